@@ -1,0 +1,1 @@
+//! The store, and what the program does with it.

@@ -1,0 +1,3 @@
+//! The program `mif`.
+
+fn main() {}

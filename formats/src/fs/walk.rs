@@ -1,0 +1,1 @@
+//! Listing a whole volume.

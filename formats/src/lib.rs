@@ -1,0 +1,26 @@
+//! Readers, planners and writers of the on-disk formats that `mif` knows.
+//!
+//! Data flows one way, and the modules lie in its order:
+//!
+//! ```text
+//! container  →  partition  →  fs  →  mif (manifest, layout, pack)
+//! a file that    a disk with    a volume    a disk as data
+//! holds a disk   volumes        with files
+//! ```
+//!
+//! Every layer takes a [`Source`] and most give one, so that layers nest and holes stay holes.
+//! Nothing here prints, keeps global state, or trusts a number that an image claims.
+
+#![forbid(unsafe_code)]
+
+pub mod container;
+pub mod error;
+pub mod fs;
+pub mod mif;
+pub mod partition;
+pub mod source;
+
+mod bytes;
+
+pub use error::{At, Error, ErrorKind, Result, at};
+pub use source::{Extent, ExtentKind, MemSource, Slice, Source};

@@ -1,0 +1,202 @@
+//! [`Source`]: random access to something disk-shaped, with its holes. The trait that every layer passes on.
+
+use std::ops::Range;
+use std::sync::Arc;
+
+use crate::{Result, at};
+
+/// Random access to something disk-shaped: a file, a virtual disk, a partition, a stored image.
+///
+/// All offsets and lengths are in bytes. A source is shared between threads and never changes.
+pub trait Source: Send + Sync {
+    /// The size in bytes.
+    fn len(&self) -> u64;
+
+    /// Fills `buf` with the bytes at `offset`: all of it, or an error. Reading past the end is an error.
+    fn read_at(&self, offset: u64, buf: &mut [u8]) -> Result<()>;
+
+    /// What is known of the bytes at `offset` (which is below `len`) without reading them: an extent that
+    /// starts at `offset`, is never empty and ends at `len` at the latest. `Zero` promises zeros; `Data`
+    /// promises nothing, and may be zeros all the same. Neighbouring extents may be of one kind.
+    fn extent_at(&self, offset: u64) -> Result<Extent>;
+
+    /// Whether there are no bytes at all.
+    fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// The `len` bytes at `offset`. For small structures of known size: the caller has held `len` against
+    /// a limit.
+    fn read_vec(&self, offset: u64, len: usize) -> Result<Vec<u8>> {
+        let mut buf = vec![0; len];
+        self.read_at(offset, &mut buf)?;
+        Ok(buf)
+    }
+}
+
+/// What lies at some bytes of a [`Source`].
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Extent {
+    /// Which bytes.
+    pub range: Range<u64>,
+    /// Whether they are known to be zero.
+    pub kind: ExtentKind,
+}
+
+/// Whether an [`Extent`] has to be read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ExtentKind {
+    /// Any bytes.
+    Data,
+    /// Known to be zeros.
+    Zero,
+}
+
+impl Extent {
+    /// The `len` bytes at `start` hold data.
+    #[must_use]
+    pub fn data(start: u64, len: u64) -> Self {
+        Extent { range: start..start + len, kind: ExtentKind::Data }
+    }
+
+    /// The `len` bytes at `start` are zeros.
+    #[must_use]
+    pub fn zero(start: u64, len: u64) -> Self {
+        Extent { range: start..start + len, kind: ExtentKind::Zero }
+    }
+
+    /// The length in bytes.
+    #[must_use]
+    pub fn len(&self) -> u64 {
+        self.range.end - self.range.start
+    }
+
+    /// Whether it holds no bytes; an extent that a source gives never is.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.range.is_empty()
+    }
+
+    /// Whether it is known to be zeros.
+    #[must_use]
+    pub fn is_zero(&self) -> bool {
+        self.kind == ExtentKind::Zero
+    }
+}
+
+macro_rules! forward_source {
+    ($($pointer:ty),*) => {$(
+        impl<S: Source + ?Sized> Source for $pointer {
+            fn len(&self) -> u64 {
+                (**self).len()
+            }
+            fn read_at(&self, offset: u64, buf: &mut [u8]) -> Result<()> {
+                (**self).read_at(offset, buf)
+            }
+            fn extent_at(&self, offset: u64) -> Result<Extent> {
+                (**self).extent_at(offset)
+            }
+        }
+    )*};
+}
+forward_source!(&S, Arc<S>, Box<S>);
+
+/// Errs unless `len` bytes at `offset` lie within `size`: the check that every `read_at` begins with.
+pub fn check_range(what: &str, size: u64, offset: u64, len: u64) -> Result<()> {
+    match offset.checked_add(len) {
+        Some(end) if end <= size => Ok(()),
+        _ => Err(at(what).byte(offset).corrupt(format!("{len} bytes reach past its end at {size}"))),
+    }
+}
+
+/// A part of another source, as a source: a partition of a disk.
+pub struct Slice<S> {
+    inner: S,
+    start: u64,
+    len: u64,
+}
+
+impl<S: Source> Slice<S> {
+    /// The bytes `range` of `inner`. Errs if they reach past its end.
+    pub fn new(inner: S, range: Range<u64>) -> Result<Self> {
+        let len = range.end.saturating_sub(range.start);
+        check_range("disk", inner.len(), range.start, len)?;
+        Ok(Slice { inner, start: range.start, len })
+    }
+}
+
+impl<S: Source> Source for Slice<S> {
+    fn len(&self) -> u64 {
+        self.len
+    }
+
+    fn read_at(&self, offset: u64, buf: &mut [u8]) -> Result<()> {
+        check_range("volume", self.len, offset, buf.len() as u64)?;
+        self.inner.read_at(self.start + offset, buf)
+    }
+
+    fn extent_at(&self, offset: u64) -> Result<Extent> {
+        let inner = self.inner.extent_at(self.start + offset)?;
+        let end = inner.range.end.min(self.start + self.len);
+        Ok(Extent { range: offset..end - self.start, kind: inner.kind })
+    }
+}
+
+/// Bytes in memory, as a source.
+pub struct MemSource(pub Vec<u8>);
+
+impl Source for MemSource {
+    fn len(&self) -> u64 {
+        self.0.len() as u64
+    }
+
+    fn read_at(&self, offset: u64, buf: &mut [u8]) -> Result<()> {
+        check_range("memory", self.len(), offset, buf.len() as u64)?;
+        let start = usize::try_from(offset).expect("checked against a length in memory");
+        buf.copy_from_slice(&self.0[start..start + buf.len()]);
+        Ok(())
+    }
+
+    fn extent_at(&self, offset: u64) -> Result<Extent> {
+        Ok(Extent::data(offset, self.len() - offset))
+    }
+}
+
+/// Whether every byte is zero.
+#[must_use]
+pub fn is_zero(bytes: &[u8]) -> bool {
+    // Sixteen words at a time: wide enough for the compiler's vectors, and data ends the scan early.
+    let mut chunks = bytes.chunks_exact(128);
+    chunks.by_ref().all(|c| c.iter().fold(0, |acc, b| acc | b) == 0)
+        && chunks.remainder().iter().all(|b| *b == 0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_slice_reads_its_own_bytes_and_no_others() {
+        let slice = Slice::new(MemSource((0..100).collect()), 10..20).unwrap();
+        assert_eq!(slice.read_vec(0, 10).unwrap(), (10..20).collect::<Vec<u8>>());
+        assert!(slice.read_vec(5, 6).is_err());
+        assert!(slice.read_vec(u64::MAX, 2).is_err());
+        assert_eq!(slice.extent_at(3).unwrap(), Extent::data(3, 7));
+    }
+
+    #[test]
+    fn a_slice_past_the_end_is_refused() {
+        assert!(Slice::new(MemSource(vec![0; 100]), 90..101).is_err());
+    }
+
+    #[test]
+    fn is_zero_sees_a_single_bit_anywhere() {
+        let mut bytes = vec![0; 1000];
+        assert!(is_zero(&bytes));
+        for i in 0..1000 {
+            bytes[i] = 1;
+            assert!(!is_zero(&bytes), "{i}");
+            bytes[i] = 0;
+        }
+    }
+}
