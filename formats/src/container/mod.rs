@@ -73,3 +73,17 @@ pub fn open(path: &Path, options: &OpenOptions) -> Result<Disk> {
 
 /// Where a writer writes.
 pub struct Output;
+impl Output {
+    /// new
+    pub fn new(_: &Path, _: bool) -> Result<Self> {
+        Ok(Output)
+    }
+    /// commit
+    pub fn commit(self) -> Result<()> {
+        Ok(())
+    }
+}
+/// fmt
+pub fn format_for_output(_: Option<&str>, path: &Path) -> Result<&'static dyn Format> {
+    Err(at("").file(path).unsupported("not written yet"))
+}

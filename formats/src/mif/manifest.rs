@@ -55,6 +55,7 @@ const SCHEMA: &str = "message mif {
     optional int64 project;
     optional fixed_len_byte_array(20) sha1;
     optional fixed_len_byte_array(32) blake3;
+    optional fixed_len_byte_array(32) content;
     optional binary path_bytes;
     optional binary link_target_bytes;
     optional binary short_name;
@@ -108,11 +109,20 @@ pub struct Row {
     pub sha1: Option<[u8; 20]>,
     /// BLAKE3-256 of a regular file's content: its object in the store.
     pub blake3: Option<ObjectId>,
+    /// The object that holds the content where `blake3` does not name it: a file with more holes than are
+    /// worth hashing is stored under its chunk list's digest.
+    pub content: Option<ObjectId>,
     /// FAT: the short name beside a long one.
     pub short_name: Option<[u8; 11]>,
 }
 
 impl Row {
+    /// The object that holds a regular file's content.
+    #[must_use]
+    pub fn object(&self) -> Option<ObjectId> {
+        self.content.or(self.blake3)
+    }
+
     /// The path as text: what is not UTF-8 escaped.
     #[must_use]
     pub fn path_text(&self) -> String {
@@ -233,6 +243,7 @@ fn write_group<W: Write + Send>(group: &mut Group<'_, W>, rows: &[Row]) -> Resul
     let fixed = |b: &[u8]| FixedLenByteArray::from(b.to_vec());
     optional::<FixedLenByteArrayType, _>(group, rows.iter().map(|r| r.sha1.map(|d| fixed(&d))))?;
     optional::<FixedLenByteArrayType, _>(group, rows.iter().map(|r| r.blake3.map(|d| fixed(&d.0))))?;
+    optional::<FixedLenByteArrayType, _>(group, rows.iter().map(|r| r.content.map(|d| fixed(&d.0))))?;
     let raw = |b: &[u8]| std::str::from_utf8(b).is_err().then(|| bytes(b));
     optional::<ByteArrayType, _>(group, rows.iter().map(|r| raw(&r.path)))?;
     optional::<ByteArrayType, _>(group, rows.iter().map(|r| r.link_target.as_deref().and_then(raw)))?;
@@ -441,6 +452,7 @@ fn read_group(group: &dyn RowGroupReader, rows: &mut Vec<Row>) -> Result<()> {
     let flags = columns.required::<Int64Type>()?;
     let (generation, project) = (columns.optional_u32()?, columns.optional_u32()?);
     let (sha1, blake3) = (columns.digests::<20>()?, columns.digests::<32>()?);
+    let content = columns.digests::<32>()?;
     let (mut path_bytes, link_bytes) = (columns.optional_bytes()?, columns.optional_bytes()?);
     let short_name = columns.optional_bytes()?;
     if xattrs.len() != count {
@@ -471,6 +483,7 @@ fn read_group(group: &dyn RowGroupReader, rows: &mut Vec<Row>) -> Result<()> {
             project: project[i],
             sha1: sha1[i],
             blake3: blake3[i].map(ObjectId),
+            content: content[i].map(ObjectId),
             short_name: short_name[i].as_deref().and_then(|name| name.try_into().ok()),
         });
     }
@@ -504,6 +517,7 @@ mod tests {
             project: None,
             sha1: Some([3; 20]),
             blake3: Some(ObjectId([4; 32])),
+            content: None,
             short_name: None,
         }
     }
@@ -519,6 +533,7 @@ mod tests {
         let mut device = row(b"/dev/\xff\\x41");
         device.file_type = FileType::Block;
         device.rdev = Some((0x1_2345, 0xabcde));
+        device.content = Some(ObjectId([5; 32]));
         device.link_target = Some(b"\xfe/a".to_vec());
         device.short_name = Some(*b"FOO     TXT");
         let mut marked = row(b"/z");
