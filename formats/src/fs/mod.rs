@@ -4,7 +4,7 @@
 
 use std::sync::Arc;
 
-use crate::{Result, Source};
+use crate::{ErrorKind, Result, Source};
 
 pub mod ext4;
 pub mod walk;
@@ -206,6 +206,17 @@ pub enum Volume {
 /// Looks at a volume and opens the filesystem on it. Unknown or unreadable is not an error: only a failing
 /// read is.
 pub fn open(volume: Arc<dyn Source>) -> Result<Volume> {
-    let _ = volume;
+    if ext4::probe(&*volume)? {
+        return opened(ext4::Ext4::open(volume), "ext2, ext3 or ext4");
+    }
     Ok(Volume::Other { name: None, warnings: Vec::new() })
+}
+
+/// The filesystem, or why it cannot be read.
+fn opened<F: Filesystem + 'static>(filesystem: Result<F>, name: &str) -> Result<Volume> {
+    match filesystem {
+        Ok(filesystem) => Ok(Volume::Known(Box::new(filesystem))),
+        Err(error) if error.kind() == ErrorKind::Io => Err(error),
+        Err(error) => Ok(Volume::Other { name: Some(name.to_owned()), warnings: vec![format!("not read: {error}")] }),
+    }
 }
