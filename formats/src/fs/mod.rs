@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use crate::{Result, Source};
 
+pub mod fat;
 pub mod walk;
 
 /// A filesystem's own handle for a file or folder: the inode number (ext), the byte offset of the short

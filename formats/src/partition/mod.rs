@@ -3,6 +3,9 @@
 
 use crate::{Result, Source};
 
+#[cfg(test)]
+pub(crate) mod tools;
+
 /// A disk's partition table.
 #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct Table {
