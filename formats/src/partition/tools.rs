@@ -37,7 +37,6 @@ pub(crate) fn run_raw(tool: &str, args: &[&str]) -> Vec<u8> {
 }
 
 /// Runs `tool` with `input` on its standard input.
-#[allow(dead_code)]
 pub(crate) fn feed(tool: &str, args: &[&str], input: &str) {
     use std::io::Write;
     let mut child = command(tool, args).stdin(std::process::Stdio::piped()).spawn().expect("run");
