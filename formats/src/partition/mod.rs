@@ -1,7 +1,24 @@
 //! Partition tables: MBR with logical partitions, GPT, or none. Read-only and slot-preserving; the table's
 //! own bytes are residue.
+//!
+//! What is a table and what is not is decided as the Linux kernel decides it (`block/partitions/`), because
+//! the guest will: a protective MBR calls for a GPT, whose backup serves where the primary is damaged; else
+//! sector 0 is an MBR if it ends in 55 AA and its four status bytes are 0 or 0x80, unless it is the boot
+//! sector of a FAT. Where the kernel refuses a table over a flaw that leaves its meaning plain (a disk cut
+//! short, entries of another size than 128 bytes), the table is read and the flaw said.
 
 use crate::{Result, Source};
+
+mod gpt;
+mod mbr;
+
+#[cfg(test)]
+mod tests;
+#[cfg(test)]
+pub(crate) mod tools;
+
+/// At most so many warnings of one table are kept; the rest are counted.
+const MAX_WARNINGS: usize = 32;
 
 /// A disk's partition table.
 #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
@@ -30,14 +47,15 @@ pub enum TableKind {
     Gpt,
 }
 
-/// One partition.
+/// One partition. It lies within the disk: one that reaches past its end is clipped.
 #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct Partition {
     /// The slot number, as the kernel names it: 1, 14, 15; logical partitions from 5.
     pub slot: u32,
     /// Where it starts on the disk, in bytes.
     pub start: u64,
-    /// Its length in bytes.
+    /// Its length in bytes. An extended partition (MBR types 0x05, 0x0f and 0x85) counts only for its first
+    /// sector, which holds the first link of the chain: what follows belongs to the logical partitions.
     pub len: u64,
     /// GPT: the type GUID, lower case. MBR: the type as `0x83`.
     pub type_id: String,
@@ -49,24 +67,145 @@ pub struct Partition {
     pub attributes: u64,
 }
 
+impl Partition {
+    /// The first byte behind it.
+    fn end(&self) -> u64 {
+        self.start + self.len
+    }
+}
+
 /// Reads the partition table of `disk`.
 ///
-/// A disk with none gives [`TableKind::None`] and one partition of slot 0 that spans it. Damage is a warning, not an error; errors are of
-/// reading.
+/// A disk with none gives [`TableKind::None`] and one partition of slot 0 that spans it. Damage is a warning,
+/// not an error; errors are of reading.
 pub fn read(disk: &dyn Source) -> Result<Table> {
-    Ok(Table {
-        kind: TableKind::None,
-        sector_size: 512,
-        id: None,
-        partitions: vec![Partition {
+    let mut builder = Builder::new(disk.len());
+    if disk.len() < mbr::SIZE as u64 {
+        return Ok(builder.whole_disk());
+    }
+    let sector0 = disk.read_vec(0, mbr::SIZE)?;
+    let mbr = mbr::Mbr::parse(&sector0);
+    if let Some(id) = gpt::read(disk, mbr.as_ref(), &mut builder)? {
+        return Ok(builder.table(TableKind::Gpt, Some(id)));
+    }
+    match mbr {
+        Some(mbr) if mbr.is_table(&sector0, disk.len()) => {
+            mbr::read(disk, &mbr, &mut builder)?;
+            Ok(builder.table(TableKind::Mbr, mbr.id()))
+        }
+        _ => Ok(builder.whole_disk()),
+    }
+}
+
+/// Collects partitions and warnings, and holds partitions within the disk.
+struct Builder {
+    disk_len: u64,
+    sector_size: u32,
+    partitions: Vec<Partition>,
+    warnings: Vec<String>,
+    more_warnings: usize,
+}
+
+/// A partition as its table gives it, counted in sectors.
+struct Claim {
+    slot: u32,
+    first_lba: u64,
+    sectors: u64,
+    type_id: String,
+    id: Option<String>,
+    name: Option<String>,
+    attributes: u64,
+}
+
+impl Builder {
+    fn new(disk_len: u64) -> Self {
+        Builder { disk_len, sector_size: 512, partitions: Vec::new(), warnings: Vec::new(), more_warnings: 0 }
+    }
+
+    fn warn(&mut self, warning: impl Into<String>) {
+        if self.warnings.len() < MAX_WARNINGS {
+            self.warnings.push(warning.into());
+        } else {
+            self.more_warnings += 1;
+        }
+    }
+
+    /// Adds a partition, clipped to the disk; one that lies wholly past the end is only said.
+    fn add(&mut self, claim: Claim) {
+        let size = u128::from(self.sector_size);
+        let start = u128::from(claim.first_lba) * size;
+        let end = start + u128::from(claim.sectors) * size;
+        let (slot, disk_len) = (claim.slot, self.disk_len);
+        if start >= u128::from(disk_len) {
+            self.warn(format!(
+                "Partition {slot} starts at byte {start}, past the end of the disk at {disk_len}: left out."
+            ));
+            return;
+        }
+        if end > u128::from(disk_len) {
+            self.warn(format!(
+                "Partition {slot} ends at byte {end}, past the end of the disk at {disk_len}: clipped."
+            ));
+        }
+        let start = u64::try_from(start).expect("below the disk's length");
+        let end = u64::try_from(end).unwrap_or(u64::MAX).min(disk_len);
+        self.partitions.push(Partition {
+            slot,
+            start,
+            len: end - start,
+            type_id: claim.type_id,
+            id: claim.id,
+            name: claim.name,
+            attributes: claim.attributes,
+        });
+    }
+
+    fn table(mut self, kind: TableKind, id: Option<String>) -> Table {
+        self.say_overlaps();
+        self.partitions.sort_by_key(|p| p.slot);
+        if self.more_warnings > 0 {
+            self.warnings.push(format!("{} more warnings are left out.", self.more_warnings));
+        }
+        Table {
+            kind,
+            sector_size: self.sector_size,
+            id,
+            partitions: self.partitions,
+            warnings: self.warnings,
+        }
+    }
+
+    /// Names each partition that starts inside an earlier one, with the one that reaches furthest.
+    fn say_overlaps(&mut self) {
+        self.partitions.sort_by_key(|p| (p.start, p.slot));
+        let mut furthest: Option<(u64, u32)> = None;
+        let mut sentences = Vec::new();
+        for p in &self.partitions {
+            if let Some((end, slot)) = furthest
+                && p.start < end
+            {
+                let shared = end.min(p.end()) - p.start;
+                sentences.push(format!("Partitions {slot} and {} overlap by {shared} bytes.", p.slot));
+            }
+            if furthest.is_none_or(|(end, _)| p.end() > end) {
+                furthest = Some((p.end(), p.slot));
+            }
+        }
+        for sentence in sentences {
+            self.warn(sentence);
+        }
+    }
+
+    fn whole_disk(mut self) -> Table {
+        self.partitions = vec![Partition {
             slot: 0,
             start: 0,
-            len: disk.len(),
+            len: self.disk_len,
             type_id: String::new(),
             id: None,
             name: None,
             attributes: 0,
-        }],
-        warnings: Vec::new(),
-    })
+        }];
+        self.table(TableKind::None, None)
+    }
 }

@@ -1,0 +1,135 @@
+//! Names: the 8.3 characters of a short name, and the UTF-16 of a long one, as bytes.
+
+/// The upper half of code page 437, which short names are read in: the original PC's, and the default of DOS
+/// and of Linux. No volume says which it was written with.
+const CP437: [char; 128] = [
+    'Ç', 'ü', 'é', 'â', 'ä', 'à', 'å', 'ç', 'ê', 'ë', 'è', 'ï', 'î', 'ì', 'Ä', 'Å', 'É', 'æ', 'Æ', 'ô', 'ö',
+    'ò', 'û', 'ù', 'ÿ', 'Ö', 'Ü', '¢', '£', '¥', '₧', 'ƒ', 'á', 'í', 'ó', 'ú', 'ñ', 'Ñ', 'ª', 'º', '¿', '⌐',
+    '¬', '½', '¼', '¡', '«', '»', '░', '▒', '▓', '│', '┤', '╡', '╢', '╖', '╕', '╣', '║', '╗', '╝', '╜', '╛',
+    '┐', '└', '┴', '┬', '├', '─', '┼', '╞', '╟', '╚', '╔', '╩', '╦', '╠', '═', '╬', '╧', '╨', '╤', '╥', '╙',
+    '╘', '╒', '╓', '╫', '╪', '┘', '┌', '█', '▄', '▌', '▐', '▀', 'α', 'ß', 'Γ', 'π', 'Σ', 'σ', 'µ', 'τ', 'Φ',
+    'Θ', 'Ω', 'δ', '∞', 'φ', 'ε', '∩', '≡', '±', '≥', '≤', '⌠', '⌡', '÷', '≈', '°', '∙', '·', '√', 'ⁿ', '²',
+    '■', '\u{a0}',
+];
+
+/// A byte of a short name as a character.
+fn decode(byte: u8) -> char {
+    if byte < 0x80 { char::from(byte) } else { CP437[usize::from(byte - 0x80)] }
+}
+
+/// The character in lower case, if the code page has it.
+fn lower(c: char) -> char {
+    let mut lower = c.to_lowercase();
+    match (lower.next(), lower.next()) {
+        (Some(l), None) if l.is_ascii() || CP437.contains(&l) => l,
+        _ => c,
+    }
+}
+
+/// Bits of `DIR_NTRes`: the base name or the extension is shown in lower case.
+const LOWER_BASE: u8 = 0x08;
+const LOWER_EXT: u8 = 0x10;
+
+/// The readable form of a short name: `README  TXT` is `README.TXT`, or `readme.txt` with both bits of
+/// `nt_res`.
+pub(super) fn short(name: &[u8; 11], nt_res: u8) -> String {
+    let mut name = *name;
+    // The byte that marks a deleted entry is also a letter, which stands as 0x05 at the start.
+    if name[0] == 0x05 {
+        name[0] = 0xe5;
+    }
+    let part = |bytes: &[u8], lower_case: bool| -> String {
+        let end = bytes.iter().position(|b| *b == 0).unwrap_or(bytes.len());
+        let chars = bytes[..end].iter().map(|b| decode(*b));
+        let text: String = if lower_case { chars.map(lower).collect() } else { chars.collect() };
+        text.trim_end_matches(' ').to_owned()
+    };
+    let base = part(&name[..8], nt_res & LOWER_BASE != 0);
+    let extension = part(&name[8..], nt_res & LOWER_EXT != 0);
+    if extension.is_empty() { base } else { format!("{base}.{extension}") }
+}
+
+/// A label, without the spaces that fill it up; `None` if nothing is left, or `NO NAME`, which stands for
+/// none.
+pub(super) fn label(label: &[u8; 11]) -> Option<String> {
+    let mut label = *label;
+    if label[0] == 0x05 {
+        label[0] = 0xe5;
+    }
+    let text: String = label.iter().take_while(|b| **b != 0).map(|b| decode(*b)).collect();
+    Some(text.trim_end_matches(' ').to_owned()).filter(|text| !text.is_empty() && text != "NO NAME")
+}
+
+/// UTF-16 as UTF-8, and unpaired surrogates as WTF-8 has them: three bytes each, that no other name gives.
+pub(super) fn wtf8(units: &[u16]) -> Vec<u8> {
+    let mut bytes = Vec::with_capacity(units.len());
+    for c in char::decode_utf16(units.iter().copied()) {
+        match c {
+            Ok(c) => bytes.extend_from_slice(c.encode_utf8(&mut [0; 4]).as_bytes()),
+            Err(unpaired) => {
+                let unit = unpaired.unpaired_surrogate();
+                let bits = |shift: u16, mask: u16| ((unit >> shift) & mask).to_le_bytes()[0];
+                bytes.extend([0xe0 | bits(12, 0xf), 0x80 | bits(6, 0x3f), 0x80 | bits(0, 0x3f)]);
+            }
+        }
+    }
+    bytes
+}
+
+/// The checksum of a short name that its long name's entries carry.
+pub(super) fn checksum(name: &[u8; 11]) -> u8 {
+    name.iter().fold(0u8, |sum, b| sum.rotate_right(1).wrapping_add(*b))
+}
+
+/// Whether it can stand as one name in a path.
+pub(super) fn is_valid(name: &[u8]) -> bool {
+    !matches!(name, b"" | b"." | b"..") && !name.contains(&b'/') && !name.contains(&0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn short_names_are_trimmed_joined_and_cased_as_their_bits_say() {
+        assert_eq!(short(b"README  TXT", 0), "README.TXT");
+        assert_eq!(short(b"README  TXT", LOWER_BASE), "readme.TXT");
+        assert_eq!(short(b"README  TXT", LOWER_EXT), "README.txt");
+        assert_eq!(short(b"README     ", LOWER_BASE | LOWER_EXT), "readme");
+        assert_eq!(short(b"A B     C  ", 0), "A B.C");
+        assert_eq!(short(b"        TXT", 0), ".TXT");
+        assert_eq!(short(b"AB\0CDEFGT\0X", 0), "AB.T");
+    }
+
+    #[test]
+    fn short_names_are_of_code_page_437() {
+        assert_eq!(short(b"\x05\x8e\x99\x9a\xe1   \xe1  ", 0), "σÄÖÜß.ß");
+        assert_eq!(short(b"\x8e\x99\x9a\xe4    \xe2  ", LOWER_BASE | LOWER_EXT), "äöüσ.Γ");
+    }
+
+    #[test]
+    fn labels_lose_their_padding_and_no_name_is_none() {
+        assert_eq!(label(b"EFI SYSTEM ").as_deref(), Some("EFI SYSTEM"));
+        assert_eq!(label(b"NO NAME    "), None);
+        assert_eq!(label(b"           "), None);
+    }
+
+    #[test]
+    fn unpaired_surrogates_survive_as_wtf8_and_pairs_are_utf8() {
+        assert_eq!(wtf8(&[0x41, 0xe4, 0x20ac]), "Aä€".as_bytes());
+        assert_eq!(wtf8(&[0xd83d, 0xde00]), "😀".as_bytes());
+        assert_eq!(wtf8(&[0x41, 0xd800, 0x42]), b"A\xed\xa0\x80B");
+        assert_eq!(wtf8(&[0xdfff, 0xd800]), b"\xed\xbf\xbf\xed\xa0\x80");
+    }
+
+    #[test]
+    fn the_checksum_is_the_specifications() {
+        assert_eq!(checksum(b"           "), {
+            let mut sum = 0u8;
+            for _ in 0..11 {
+                sum = ((sum & 1) << 7).wrapping_add(sum >> 1).wrapping_add(b' ');
+            }
+            sum
+        });
+    }
+}

@@ -1,0 +1,191 @@
+//! The file allocation table (FAT specification 4): for each cluster the next one of its file, or a mark.
+
+use std::collections::BTreeMap;
+
+use super::bpb::{Bpb, FIRST_CLUSTER, Kind};
+use super::cache::{Cache, Cursor};
+use crate::{Error, Result, at};
+
+/// A chain is kept as at most so many runs of neighbouring clusters.
+const MAX_RUNS: usize = 1 << 20;
+
+/// What stands for a cluster in the table.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Link {
+    /// The file goes on in this cluster, which need not exist.
+    Next(u32),
+    /// The file's last cluster.
+    End,
+    /// In no file.
+    Free,
+    /// Marked as unusable.
+    Bad,
+}
+
+impl Link {
+    /// What an entry of the table means. FAT32's top four bits mean nothing.
+    pub(super) fn of(kind: Kind, entry: u32) -> Self {
+        let (entry, bad) = match kind {
+            Kind::Fat12 => (entry & 0xfff, 0xff7),
+            Kind::Fat16 => (entry & 0xffff, 0xfff7),
+            Kind::Fat32 => (entry & 0x0fff_ffff, 0x0fff_fff7),
+        };
+        match entry {
+            0 => Link::Free,
+            next if next < bad => Link::Next(next),
+            next if next == bad => Link::Bad,
+            _ => Link::End,
+        }
+    }
+}
+
+/// `count` neighbouring clusters.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Run {
+    pub(super) cluster: u32,
+    pub(super) count: u32,
+}
+
+impl Run {
+    fn end(self) -> u32 {
+        self.cluster + self.count
+    }
+}
+
+/// The clusters of a file or directory, as far as they can be told.
+#[derive(Debug, Default)]
+pub(super) struct Chain {
+    pub(super) runs: Vec<Run>,
+    pub(super) clusters: u32,
+    /// Whether the end of the chain was met, and not only what was asked for.
+    pub(super) ended: bool,
+    /// Why no more can be told.
+    pub(super) problem: Option<Error>,
+}
+
+/// The table that serves.
+pub(super) struct Table<'a> {
+    bpb: &'a Bpb,
+    start: u64,
+    cursor: Cursor<'a>,
+}
+
+impl<'a> Table<'a> {
+    /// The table at byte `start`.
+    pub(super) fn new(bpb: &'a Bpb, start: u64, cache: &'a Cache) -> Self {
+        Table { bpb, start, cursor: cache.cursor() }
+    }
+
+    fn entry_place(&self, cluster: u32) -> u64 {
+        let cluster = u64::from(cluster);
+        self.start
+            + match self.bpb.kind {
+                Kind::Fat12 => cluster + cluster / 2,
+                Kind::Fat16 => cluster * 2,
+                Kind::Fat32 => cluster * 4,
+            }
+    }
+
+    /// What stands for `cluster`, which there is.
+    pub(super) fn link(&mut self, cluster: u32) -> Result<Link> {
+        let place = self.entry_place(cluster);
+        let entry = match self.bpb.kind {
+            Kind::Fat32 => u32::from_le_bytes(self.cursor.read(place)?),
+            Kind::Fat16 => u32::from(u16::from_le_bytes(self.cursor.read(place)?)),
+            // Two entries in three bytes.
+            Kind::Fat12 => u32::from(u16::from_le_bytes(self.cursor.read(place)?)) >> (4 * (cluster % 2)),
+        };
+        Ok(Link::of(self.bpb.kind, entry))
+    }
+
+    /// How many clusters are free.
+    pub(super) fn count_free(&mut self) -> Result<u32> {
+        let mut free = 0;
+        for cluster in FIRST_CLUSTER..FIRST_CLUSTER + self.bpb.cluster_count {
+            free += u32::from(self.link(cluster)? == Link::Free);
+        }
+        Ok(free)
+    }
+
+    /// Follows the chain from `first`, which there is, over at most `wanted` clusters. The error is of
+    /// reading.
+    pub(super) fn chain(&mut self, first: u32, wanted: u32) -> Result<Chain> {
+        let mut chain = Chain::default();
+        let mut cluster = first;
+        // Brent's: a mark that the walk leaves behind and moves up at every power of two. A walk that meets
+        // it goes in circles.
+        let mut mark = (first, 1u32);
+        while chain.clusters < wanted {
+            match chain.runs.last_mut() {
+                Some(run) if run.end() == cluster => run.count += 1,
+                _ => chain.runs.push(Run { cluster, count: 1 }),
+            }
+            if chain.runs.len() > MAX_RUNS {
+                let place = at("cluster chain").byte(self.entry_place(first));
+                chain.problem = Some(place.limit(format!("is in over {MAX_RUNS} pieces")));
+                return Ok(chain);
+            }
+            chain.clusters += 1;
+            let place = self.entry_place(cluster);
+            let entry = || at(format!("FAT entry of cluster {cluster}")).byte(place);
+            let next = match self.link(cluster)? {
+                Link::Next(next) if self.bpb.has_cluster(next) => next,
+                Link::End => {
+                    chain.ended = true;
+                    break;
+                }
+                // What comes after the last cluster that is wanted is not looked at.
+                _ if chain.clusters == wanted => break,
+                Link::Next(next) => {
+                    let last = FIRST_CLUSTER + self.bpb.cluster_count - 1;
+                    let problem = format!("leads to cluster {next}, expected {FIRST_CLUSTER} to {last}");
+                    chain.problem = Some(entry().corrupt(problem));
+                    break;
+                }
+                Link::Free => {
+                    chain.problem = Some(entry().corrupt("says free, in the middle of a chain"));
+                    break;
+                }
+                Link::Bad => {
+                    chain.problem = Some(entry().corrupt("says bad, in the middle of a chain"));
+                    break;
+                }
+            };
+            cluster = next;
+            if cluster == mark.0 {
+                // Walked into again, so that it is found below.
+                chain.runs.push(Run { cluster, count: 1 });
+                break;
+            }
+            if chain.clusters == mark.1 {
+                mark = (cluster, mark.1.saturating_mul(2));
+            }
+        }
+        self.cut_circle(&mut chain);
+        Ok(chain)
+    }
+
+    /// Ends a chain before the first cluster that is in it already.
+    fn cut_circle(&self, chain: &mut Chain) {
+        let mut seen = BTreeMap::new();
+        for (i, &run) in chain.runs.iter().enumerate() {
+            let around = seen.range(..=run.cluster).next_back().filter(|(_, end)| **end > run.cluster);
+            let inside = seen.range(run.cluster..run.end()).next();
+            let Some(again) = around.map(|_| run.cluster).or(inside.map(|(start, _)| *start)) else {
+                seen.insert(run.cluster, run.end());
+                continue;
+            };
+            chain.runs.truncate(i);
+            if again > run.cluster {
+                chain.runs.push(Run { cluster: run.cluster, count: again - run.cluster });
+            }
+            chain.clusters = chain.runs.iter().map(|run| run.count).sum();
+            chain.ended = false;
+            let last = chain.runs.last().map_or(again, |run| run.end() - 1);
+            let entry = at(format!("FAT entry of cluster {last}")).byte(self.entry_place(last));
+            chain.problem =
+                Some(entry.corrupt(format!("leads back to cluster {again}: the chain goes in circles")));
+            return;
+        }
+    }
+}

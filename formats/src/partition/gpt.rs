@@ -1,0 +1,348 @@
+//! GUID partition table (UEFI specification 5.3): a header in the second sector and one in the last, each
+//! with an array of entries, guarded by CRC-32.
+//!
+//! The two headers and the two arrays make four parts, and a part is damaged or is not. Each header names the
+//! CRC that both arrays must have, so one good header and one good array are enough, wherever they are.
+
+use super::mbr::Mbr;
+use super::{Builder, Claim};
+use crate::bytes::{le16, le32, le64};
+use crate::{At, Result, Source, at};
+
+/// An array of entries is at most so long, in bytes (the usual one is 16 KiB).
+const MAX_ARRAY_BYTES: u64 = 4 << 20;
+
+/// An entry is at most so long, in bytes. The specification's sizes are 128 × 2ⁿ, and 128 is what is used.
+const MAX_ENTRY_BYTES: u32 = 4096;
+
+const SECTOR_SIZES: [u32; 2] = [512, 4096];
+const SIGNATURE: &[u8; 8] = b"EFI PART";
+const HEADER_SIZE: usize = 92;
+const ENTRY_SIZE: usize = 128;
+const PRIMARY_LBA: u64 = 1;
+/// Where the primary array is unless its header says otherwise.
+const PRIMARY_ARRAY_LBA: u64 = 2;
+
+/// A GPT header. Places are in sectors.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Header {
+    my_lba: u64,
+    alternate_lba: u64,
+    first_usable_lba: u64,
+    last_usable_lba: u64,
+    disk_guid: [u8; 16],
+    partition_entry_lba: u64,
+    number_of_partition_entries: u32,
+    size_of_partition_entry: u32,
+    partition_entry_array_crc32: u32,
+}
+
+impl Header {
+    /// Parses the sector `lba`, which starts at byte `place` of the disk.
+    fn parse(sector: &[u8], lba: u64, place: u64) -> Result<Self> {
+        let field = |name: &'static str, offset: usize| -> At {
+            at("GPT header").field(name).byte(place + offset as u64)
+        };
+        if sector[..8] != *SIGNATURE {
+            return Err(field("Signature", 0).corrupt("is not \"EFI PART\""));
+        }
+        let header_size = le32(sector, 12) as usize;
+        if !(HEADER_SIZE..=sector.len()).contains(&header_size) {
+            let expected = format!("expected {HEADER_SIZE} to {}", sector.len());
+            return Err(field("HeaderSize", 12).corrupt(format!("is {header_size}, {expected}")));
+        }
+        let mut covered = sector[..header_size].to_vec();
+        covered[16..20].fill(0);
+        let (claimed, computed) = (le32(sector, 16), libdeflater::crc32(&covered));
+        if claimed != computed {
+            return Err(field("HeaderCRC32", 16)
+                .corrupt(format!("is {claimed:08x}, but the header's is {computed:08x}")));
+        }
+        let my_lba = le64(sector, 24);
+        if my_lba != lba {
+            return Err(field("MyLBA", 24).corrupt(format!("is {my_lba}, but the header lies at {lba}")));
+        }
+        let size_of_partition_entry = le32(sector, 84);
+        if !(ENTRY_SIZE as u32..=MAX_ENTRY_BYTES).contains(&size_of_partition_entry)
+            || !size_of_partition_entry.is_multiple_of(8)
+        {
+            return Err(field("SizeOfPartitionEntry", 84).corrupt(format!(
+                "is {size_of_partition_entry}, expected a multiple of 8 from {ENTRY_SIZE} to {MAX_ENTRY_BYTES}"
+            )));
+        }
+        let number_of_partition_entries = le32(sector, 80);
+        let array_bytes = u64::from(number_of_partition_entries) * u64::from(size_of_partition_entry);
+        if array_bytes > MAX_ARRAY_BYTES {
+            return Err(field("NumberOfPartitionEntries", 80).limit(format!(
+                "makes an array of {array_bytes} bytes, over the {MAX_ARRAY_BYTES} allowed"
+            )));
+        }
+        Ok(Header {
+            my_lba,
+            alternate_lba: le64(sector, 32),
+            first_usable_lba: le64(sector, 40),
+            last_usable_lba: le64(sector, 48),
+            disk_guid: sector[56..72].try_into().expect("sliced to size"),
+            partition_entry_lba: le64(sector, 72),
+            number_of_partition_entries,
+            size_of_partition_entry,
+            partition_entry_array_crc32: le32(sector, 88),
+        })
+    }
+
+    fn array_bytes(&self) -> usize {
+        // Held against MAX_ARRAY_BYTES.
+        self.number_of_partition_entries as usize * self.size_of_partition_entry as usize
+    }
+
+    /// Whether both describe the same partitions.
+    fn agrees_with(&self, other: &Header) -> bool {
+        self.disk_guid == other.disk_guid
+            && self.number_of_partition_entries == other.number_of_partition_entries
+            && self.size_of_partition_entry == other.size_of_partition_entry
+            && self.partition_entry_array_crc32 == other.partition_entry_array_crc32
+    }
+}
+
+/// A partition entry, if its slot is used.
+#[derive(Debug, PartialEq, Eq)]
+struct Entry {
+    partition_type_guid: [u8; 16],
+    unique_partition_guid: [u8; 16],
+    starting_lba: u64,
+    /// The last sector: inclusive.
+    ending_lba: u64,
+    attributes: u64,
+    partition_name: String,
+}
+
+impl Entry {
+    fn parse(bytes: &[u8]) -> Option<Self> {
+        let partition_type_guid: [u8; 16] = bytes[..16].try_into().expect("sliced to size");
+        if partition_type_guid == [0; 16] {
+            return None;
+        }
+        let units = (0..36).map(|i| le16(bytes, 56 + 2 * i)).take_while(|unit| *unit != 0);
+        Some(Entry {
+            partition_type_guid,
+            unique_partition_guid: bytes[16..32].try_into().expect("sliced to size"),
+            starting_lba: le64(bytes, 32),
+            ending_lba: le64(bytes, 40),
+            attributes: le64(bytes, 48),
+            partition_name: String::from_utf16_lossy(&units.collect::<Vec<_>>()),
+        })
+    }
+}
+
+/// A GUID in its usual form: the first three groups are little-endian integers.
+fn guid(bytes: &[u8; 16]) -> String {
+    let tail: String = bytes[10..].iter().map(|b| format!("{b:02x}")).collect();
+    format!(
+        "{:08x}-{:04x}-{:04x}-{:02x}{:02x}-{tail}",
+        le32(bytes, 0),
+        le16(bytes, 4),
+        le16(bytes, 6),
+        bytes[8],
+        bytes[9]
+    )
+}
+
+/// Adds the partitions of the GPT of `disk`, and returns the disk's GUID; `None` if there is none. `mbr` is
+/// what sector 0 holds.
+pub(super) fn read(disk: &dyn Source, mbr: Option<&Mbr>, builder: &mut Builder) -> Result<Option<String>> {
+    // Behind an MBR that calls for no GPT, a GPT is what another age of the disk left there.
+    if mbr.is_some_and(|mbr| !mbr.is_protective()) {
+        return Ok(None);
+    }
+    let mut copies = Vec::new();
+    for sector_size in SECTOR_SIZES {
+        copies.push(Copies::read(disk, u64::from(sector_size))?);
+    }
+    // The sector size is not written anywhere: it is the one with which more of the table is whole.
+    let best = copies.iter().filter_map(|c| Some((c, c.best()?))).min_by_key(|(_, choice)| choice.rank);
+    let Some((copies, choice)) = best else {
+        if mbr.is_some() {
+            let reasons = copies.iter().find(|c| c.any_signature).unwrap_or(&copies[0]).reasons();
+            builder.warn(format!("A protective MBR calls for a GPT, but none can be used: {reasons}."));
+        }
+        return Ok(None);
+    };
+    match mbr {
+        None if choice.rank > 0 => return Ok(None),
+        None => builder.warn("The GPT has no protective MBR: Linux reads it only if told to."),
+        Some(mbr) if mbr.hybrid_partitions() > 0 => builder.warn(format!(
+            "A hybrid MBR names {} partitions of its own beside the GPT, which counts.",
+            mbr.hybrid_partitions()
+        )),
+        Some(_) => {}
+    }
+    copies.say_damage(&choice, builder);
+    builder.sector_size = u32::try_from(copies.sector_size).expect("one of SECTOR_SIZES");
+    for (slot, bytes) in (1..).zip(choice.array.chunks_exact(choice.header.size_of_partition_entry as usize))
+    {
+        let Some(entry) = Entry::parse(bytes) else { continue };
+        let (first, last) = (entry.starting_lba, entry.ending_lba);
+        if last < first {
+            builder.warn(format!(
+                "Partition {slot} ends at sector {last}, before it starts at {first}: left out."
+            ));
+            continue;
+        }
+        builder.add(Claim {
+            slot,
+            first_lba: first,
+            sectors: (last - first).saturating_add(1),
+            type_id: guid(&entry.partition_type_guid),
+            id: Some(guid(&entry.unique_partition_guid)),
+            name: Some(entry.partition_name).filter(|name| !name.is_empty()),
+            attributes: entry.attributes,
+        });
+    }
+    Ok(Some(guid(&choice.header.disk_guid)))
+}
+
+/// What there is of a GPT if sectors have this size.
+struct Copies {
+    sector_size: u64,
+    last_lba: u64,
+    primary: Result<Header>,
+    backup: Result<Header>,
+    /// Whether either place has the signature at least.
+    any_signature: bool,
+    /// In the order of [`SOURCES`], as far as there is a header to judge it by.
+    arrays: [Option<Result<Vec<u8>>>; 4],
+}
+
+/// Which header is taken with which array, best first.
+const SOURCES: [&str; 4] = [
+    "the primary header and array",
+    "the backup header and array",
+    "the primary header and the backup array",
+    "the backup header and the primary array",
+];
+
+/// The header and array that serve.
+struct Choice<'a> {
+    /// Index into [`SOURCES`].
+    rank: usize,
+    header: &'a Header,
+    array: &'a [u8],
+}
+
+impl Copies {
+    fn read(disk: &dyn Source, sector_size: u64) -> Result<Self> {
+        let last_lba = (disk.len() / sector_size).saturating_sub(1);
+        let (primary, alternate) = read_header(disk, sector_size, PRIMARY_LBA)?;
+        // On a disk that was grown the backup is not at the end, and even a damaged primary may know where.
+        let (mut backup, mut signed) = read_header(disk, sector_size, alternate.unwrap_or(last_lba))?;
+        if backup.is_err() && alternate.is_some_and(|lba| lba != last_lba) {
+            let at_end = read_header(disk, sector_size, last_lba)?;
+            if at_end.0.is_ok() {
+                (backup, signed) = at_end;
+            }
+        }
+        let any_signature = alternate.is_some() || signed.is_some();
+        let mut arrays = [const { None }; 4];
+        if let Ok(header) = &primary {
+            let sectors = (header.array_bytes() as u64).div_ceil(sector_size);
+            let backup_array = header.alternate_lba.saturating_sub(sectors);
+            arrays[0] = Some(read_array(disk, sector_size, header, header.partition_entry_lba)?);
+            arrays[2] = Some(read_array(disk, sector_size, header, backup_array)?);
+        }
+        if let Ok(header) = &backup {
+            arrays[1] = Some(read_array(disk, sector_size, header, header.partition_entry_lba)?);
+            arrays[3] = Some(read_array(disk, sector_size, header, PRIMARY_ARRAY_LBA)?);
+        }
+        Ok(Copies { sector_size, last_lba, primary, backup, any_signature, arrays })
+    }
+
+    fn best(&self) -> Option<Choice<'_>> {
+        (0..SOURCES.len()).find_map(|rank| {
+            let header = if rank % 2 == 0 { &self.primary } else { &self.backup };
+            match (header, &self.arrays[rank]) {
+                (Ok(header), Some(Ok(array))) => Some(Choice { rank, header, array }),
+                _ => None,
+            }
+        })
+    }
+
+    /// Why neither copy can be used.
+    fn reasons(&self) -> String {
+        let one = |header: &Result<Header>, array: &Option<Result<Vec<u8>>>| match (header, array) {
+            (Err(e), _) | (_, Some(Err(e))) => e.to_string(),
+            _ => "whole".to_owned(),
+        };
+        format!(
+            "the primary ({}), the backup ({})",
+            one(&self.primary, &self.arrays[0]),
+            one(&self.backup, &self.arrays[1])
+        )
+    }
+
+    /// Warns of what is wrong with the parts, given that `choice` serves.
+    fn say_damage(&self, choice: &Choice, builder: &mut Builder) {
+        if choice.rank > 0 {
+            builder.warn(format!("The GPT is damaged: {}; {} serve.", self.reasons(), SOURCES[choice.rank]));
+            return;
+        }
+        let array_error = self.arrays[1].as_ref().and_then(|array| array.as_ref().err());
+        match (&self.backup, array_error) {
+            (Err(e), _) | (_, Some(e)) => builder.warn(format!("The GPT's backup is damaged: {e}.")),
+            (Ok(backup), None) if !choice.header.agrees_with(backup) => {
+                builder.warn("The GPT and its backup differ: the primary one serves.");
+            }
+            (Ok(backup), None) if backup.my_lba != self.last_lba => builder.warn(format!(
+                "The GPT's backup is at sector {}, not at the disk's last, {}: the disk has another size than \
+                 when it was partitioned.",
+                backup.my_lba, self.last_lba
+            )),
+            _ => {}
+        }
+        let (first, last) = (choice.header.first_usable_lba, choice.header.last_usable_lba);
+        if first > last || last > self.last_lba {
+            builder.warn(format!(
+                "The GPT calls sectors {first} to {last} usable; the disk's last is {}.",
+                self.last_lba
+            ));
+        }
+    }
+}
+
+const NOT_THERE: &str = "lies past the end of the disk";
+
+/// Reads the header at `lba`, and gives what its AlternateLBA says, if it is a header at all. The outer error
+/// is of reading.
+fn read_header(disk: &dyn Source, sector_size: u64, lba: u64) -> Result<(Result<Header>, Option<u64>)> {
+    let Some(place) = place(disk, lba, sector_size, sector_size) else {
+        return Ok((Err(at(format!("GPT header at sector {lba}")).corrupt(NOT_THERE)), None));
+    };
+    let sector = disk.read_vec(place, usize::try_from(sector_size).expect("one of SECTOR_SIZES"))?;
+    let alternate = (sector[..8] == *SIGNATURE).then(|| le64(&sector, 32));
+    Ok((Header::parse(&sector, lba, place), alternate))
+}
+
+/// Reads the array of entries at `lba`, and holds it against the CRC in `header`. The outer error is of
+/// reading.
+fn read_array(disk: &dyn Source, sector_size: u64, header: &Header, lba: u64) -> Result<Result<Vec<u8>>> {
+    let structure = || at("GPT partition entry array");
+    let len = header.array_bytes();
+    let Some(place) = place(disk, lba, sector_size, len as u64) else {
+        return Ok(Err(structure().corrupt(format!("{NOT_THERE} (sector {lba})"))));
+    };
+    let array = disk.read_vec(place, len)?;
+    let (claimed, computed) = (header.partition_entry_array_crc32, libdeflater::crc32(&array));
+    if claimed != computed {
+        return Ok(Err(structure()
+            .field("PartitionEntryArrayCRC32")
+            .byte(place)
+            .corrupt(format!("is {claimed:08x} in the header, but the array's is {computed:08x}"))));
+    }
+    Ok(Ok(array))
+}
+
+/// Where sector `lba` is in bytes, if `len` bytes there lie on the disk.
+fn place(disk: &dyn Source, lba: u64, sector_size: u64, len: u64) -> Option<u64> {
+    let place = lba.checked_mul(sector_size)?;
+    let end = place.checked_add(len)?;
+    (end <= disk.len()).then_some(place)
+}

@@ -1,0 +1,212 @@
+//! Master boot record (UEFI specification 5.2), and the chain of extended boot records inside an extended
+//! partition: a linked list of sectors of the same form, whose first record is a logical partition, counted
+//! from that sector, and whose second is the next link, counted from the start of the extended partition.
+
+use std::collections::HashSet;
+
+use super::{Builder, Claim};
+use crate::bytes::le32;
+use crate::fs::fat;
+use crate::{Result, Source};
+
+/// Bytes of a boot record.
+pub(super) const SIZE: usize = 512;
+
+/// A chain of extended boot records is followed for so many links. The kernel makes no more than 255
+/// partitions of a disk.
+const MAX_LINKS: usize = 512;
+
+/// The first slot of a logical partition.
+const FIRST_LOGICAL_SLOT: u32 = 5;
+
+const SIGNATURE: [u8; 2] = [0x55, 0xaa];
+const OS_TYPE_PROTECTIVE: u8 = 0xee;
+/// CHS, LBA, and Linux's own.
+const OS_TYPES_EXTENDED: [u8; 3] = [0x05, 0x0f, 0x85];
+/// "IBMA" in EBCDIC: the first bytes of an AIX disk, whose sector 0 is something else.
+const AIX: [u8; 4] = [0xc9, 0xc2, 0xd4, 0xc1];
+
+/// A master or extended boot record.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Mbr {
+    unique_mbr_disk_signature: u32,
+    partition_record: [Record; 4],
+}
+
+/// A partition record. Cylinders, heads and sectors are of no use today.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Record {
+    boot_indicator: u8,
+    os_type: u8,
+    /// In sectors, from the start of the disk (or what it is relative to).
+    starting_lba: u32,
+    /// In sectors. Zero is an empty slot.
+    size_in_lba: u32,
+}
+
+impl Record {
+    fn parse(bytes: &[u8]) -> Self {
+        Record {
+            boot_indicator: bytes[0],
+            os_type: bytes[4],
+            starting_lba: le32(bytes, 8),
+            size_in_lba: le32(bytes, 12),
+        }
+    }
+
+    fn is_extended(&self) -> bool {
+        OS_TYPES_EXTENDED.contains(&self.os_type)
+    }
+
+    fn is_used(&self) -> bool {
+        self.size_in_lba != 0
+    }
+}
+
+impl Mbr {
+    /// Parses a sector; `None` if it does not end in 55 AA.
+    pub(super) fn parse(sector: &[u8]) -> Option<Self> {
+        if sector[510..512] != SIGNATURE || sector[..4] == AIX {
+            return None;
+        }
+        Some(Mbr {
+            unique_mbr_disk_signature: le32(sector, 440),
+            partition_record: std::array::from_fn(|i| Record::parse(&sector[446 + 16 * i..][..16])),
+        })
+    }
+
+    /// Whether it calls for a GPT. Neither where the protective record starts nor how long it is matters: both
+    /// are found wrong on disks that work.
+    pub(super) fn is_protective(&self) -> bool {
+        self.partition_record.iter().any(|r| r.os_type == OS_TYPE_PROTECTIVE)
+    }
+
+    /// How many partitions it names beside a GPT's.
+    pub(super) fn hybrid_partitions(&self) -> usize {
+        let others = self.partition_record.iter().filter(|r| r.os_type != OS_TYPE_PROTECTIVE);
+        others.filter(|r| r.os_type != 0 && r.is_used()).count()
+    }
+
+    /// The signature as eight hex digits; zero is none.
+    pub(super) fn id(&self) -> Option<String> {
+        let signature = self.unique_mbr_disk_signature;
+        (signature != 0).then(|| format!("{signature:08x}"))
+    }
+
+    /// Whether `sector`, which this was parsed from, is a partition table and not a boot sector. Both end in
+    /// 55 AA.
+    pub(super) fn is_table(&self, sector: &[u8], disk_len: u64) -> bool {
+        let records = &self.partition_record;
+        let status_bytes_are_valid = records.iter().all(|r| matches!(r.boot_indicator, 0 | 0x80));
+        let any_used = records.iter().any(Record::is_used);
+        // Zeros where a table would be: a boot sector (GRUB's and syslinux's among them), or an empty table,
+        // which says as little.
+        if self.is_protective() || !status_bytes_are_valid || !any_used {
+            return false;
+        }
+        // A FAT's boot sector may hold a table as well, on sticks made to boot everywhere. The table counts
+        // if it could not be anything else.
+        !fat::is_boot_sector(sector) || self.is_beyond_doubt(disk_len)
+    }
+
+    fn is_beyond_doubt(&self, disk_len: u64) -> bool {
+        let mut end = 1;
+        let mut used: Vec<_> = self.partition_record.iter().filter(|r| r.is_used()).collect();
+        used.sort_by_key(|r| r.starting_lba);
+        used.iter().all(|r| {
+            let start = u64::from(r.starting_lba);
+            let fits = r.os_type != 0 && start >= end;
+            end = start + u64::from(r.size_in_lba);
+            fits && end <= disk_len / SIZE as u64
+        })
+    }
+
+    fn claim(&self, slot: u32, record: &Record, first_lba: u64, sectors: u64) -> Claim {
+        Claim {
+            slot,
+            first_lba,
+            sectors,
+            type_id: format!("0x{:02x}", record.os_type),
+            id: self.id().map(|id| format!("{id}-{slot:02x}")),
+            name: None,
+            attributes: u64::from(record.boot_indicator),
+        }
+    }
+}
+
+/// Adds the partitions of `mbr`, following extended ones.
+pub(super) fn read(disk: &dyn Source, mbr: &Mbr, builder: &mut Builder) -> Result<()> {
+    let mut next_slot = FIRST_LOGICAL_SLOT;
+    for (slot, record) in (1..).zip(&mbr.partition_record) {
+        if !record.is_used() {
+            continue;
+        }
+        let first_lba = u64::from(record.starting_lba);
+        if record.is_extended() {
+            builder.add(mbr.claim(slot, record, first_lba, 1));
+            read_logical(disk, mbr, record, &mut next_slot, builder)?;
+        } else {
+            builder.add(mbr.claim(slot, record, first_lba, u64::from(record.size_in_lba)));
+        }
+    }
+    Ok(())
+}
+
+/// Follows the chain of the extended partition `container`.
+fn read_logical(
+    disk: &dyn Source,
+    mbr: &Mbr,
+    container: &Record,
+    next_slot: &mut u32,
+    builder: &mut Builder,
+) -> Result<()> {
+    let container_start = u64::from(container.starting_lba);
+    let container_end = container_start + u64::from(container.size_in_lba);
+    let mut link = (container_start, u64::from(container.size_in_lba));
+    let mut seen = HashSet::new();
+    loop {
+        let (lba, sectors) = link;
+        let place = lba * SIZE as u64;
+        if !seen.insert(lba) {
+            builder
+                .warn(format!("The chain of logical partitions comes back to byte {place}: it ends there."));
+            return Ok(());
+        }
+        if seen.len() > MAX_LINKS {
+            builder.warn(format!(
+                "The chain of logical partitions has over {MAX_LINKS} links: the rest is left out."
+            ));
+            return Ok(());
+        }
+        if disk.len().saturating_sub(place) < SIZE as u64 {
+            builder.warn(format!(
+                "The chain of logical partitions goes on at byte {place}, past the end of the disk at {}.",
+                disk.len()
+            ));
+            return Ok(());
+        }
+        let Some(ebr) = Mbr::parse(&disk.read_vec(place, SIZE)?) else {
+            builder.warn(format!(
+                "The chain of logical partitions breaks off at byte {place}: no boot record there (55 AA)."
+            ));
+            return Ok(());
+        };
+        for (i, record) in ebr.partition_record.iter().enumerate() {
+            if !record.is_used() || record.is_extended() {
+                continue;
+            }
+            let (relative, size) = (u64::from(record.starting_lba), u64::from(record.size_in_lba));
+            let start = lba + relative;
+            // OS/2 uses the third and fourth record; elsewhere they may hold anything.
+            let fits = relative + size <= sectors && start + size <= container_end;
+            if i < 2 || fits {
+                builder.add(mbr.claim(*next_slot, record, start, size));
+                *next_slot += 1;
+            }
+        }
+        let Some(next) = ebr.partition_record.iter().find(|r| r.is_used() && r.is_extended()) else {
+            return Ok(());
+        };
+        link = (container_start + u64::from(next.starting_lba), u64::from(next.size_in_lba));
+    }
+}

@@ -1,0 +1,54 @@
+//! For tests: the real tools, which ours are held against.
+
+use std::path::PathBuf;
+use std::process::Command;
+
+/// Whether all of `tools` are installed. If not, the test says so and is to return, unless it has to fail:
+/// `MIF_TESTS_REQUIRE_TOOLS=1`.
+pub(crate) fn have(tools: &[&str]) -> bool {
+    let missing: Vec<_> = tools.iter().filter(|tool| find(tool).is_none()).collect();
+    if missing.is_empty() {
+        return true;
+    }
+    let required = std::env::var_os("MIF_TESTS_REQUIRE_TOOLS").is_some_and(|v| v == "1");
+    assert!(!required, "not installed: {missing:?}");
+    eprintln!("SKIPPED: not installed: {missing:?}");
+    false
+}
+
+fn find(tool: &str) -> Option<PathBuf> {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let sbin = ["/usr/sbin", "/sbin"].map(PathBuf::from);
+    std::env::split_paths(&path).chain(sbin).map(|dir| dir.join(tool)).find(|path| path.exists())
+}
+
+/// Runs `tool`, which is installed, and gives what it printed. Times are UTC, names UTF-8, and mtools reads
+/// short names in code page 437, as we do.
+pub(crate) fn run(tool: &str, args: &[&str]) -> String {
+    String::from_utf8(run_raw(tool, args)).expect("UTF-8")
+}
+
+/// As [`run`], in bytes.
+pub(crate) fn run_raw(tool: &str, args: &[&str]) -> Vec<u8> {
+    let output = command(tool, args).output().expect("run");
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{tool} {args:?}: {} {said}", output.status);
+    output.stdout
+}
+
+/// Runs `tool` with `input` on its standard input.
+pub(crate) fn feed(tool: &str, args: &[&str], input: &str) {
+    use std::io::Write;
+    let mut child = command(tool, args).stdin(std::process::Stdio::piped()).spawn().expect("run");
+    child.stdin.take().expect("piped").write_all(input.as_bytes()).expect("feed");
+    let output = child.wait_with_output().expect("wait");
+    assert!(output.status.success(), "{tool} {args:?}: {}", output.status);
+}
+
+fn command(tool: &str, args: &[&str]) -> Command {
+    let mut command = Command::new(find(tool).expect("installed"));
+    command.args(args).env("TZ", "UTC").env("LC_ALL", "C.UTF-8").env("MTOOLS_SKIP_CHECK", "1");
+    command.env("MTOOLS_DEFAULT_CODEPAGE", "437").env("default_codepage", "437");
+    command.stdout(std::process::Stdio::piped()).stderr(std::process::Stdio::piped());
+    command
+}
