@@ -34,7 +34,7 @@ pub enum Origin {
     /// An image of the store.
     Stored {
         /// The image.
-        stored: StoredImage,
+        stored: Box<StoredImage>,
         /// The store's objects.
         objects: Arc<Objects>,
     },
@@ -64,7 +64,7 @@ impl OpenImage {
 
     /// Opens an image of a store.
     pub fn stored(store: &Store, name: &ImageName) -> Result<Self> {
-        let stored = store.image(name)?;
+        let stored = Box::new(store.image(name)?);
         let objects = Arc::new(store.objects()?);
         Ok(OpenImage { label: stored.image.id(), origin: Origin::Stored { stored, objects } })
     }

@@ -80,7 +80,7 @@ impl PieceReader<'_> {
             match piece {
                 DiskPiece::Zero { .. } => part.fill(0),
                 DiskPiece::Bytes(bytes) => {
-                    part.copy_from_slice(&bytes[self.used as usize..][..here as usize])
+                    part.copy_from_slice(&bytes[self.used as usize..][..here as usize]);
                 }
                 DiskPiece::Disk { offset, .. } => {
                     let offset = offset + self.used;

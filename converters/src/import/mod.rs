@@ -430,6 +430,7 @@ fn manifest_of(
 }
 
 #[cfg(test)]
+#[allow(clippy::single_range_in_vec_init)]
 mod tests {
     use super::*;
     use mif_formats::{Extent, MemSource, Slice};
@@ -463,8 +464,8 @@ mod tests {
     fn a_hole_smaller_than_a_block_does_not_cut_the_block() {
         let disk = Sectors(64, vec![3, 4, 17]);
         assert_eq!(data_in(&disk, 0..64 * 512).unwrap(), [0..4096, 8192..12288]);
-        assert_eq!(data_in(&disk, 600..2048).unwrap(), [600..2048]);
+        assert_eq!(data_in(&disk, 600..2048).unwrap(), vec![600..2048]);
         let slice = Slice::new(MemSource(vec![1; 9000]), 0..9000).unwrap();
-        assert_eq!(data_in(&slice, 100..9000).unwrap(), [100..9000]);
+        assert_eq!(data_in(&slice, 100..9000).unwrap(), vec![100..9000]);
     }
 }

@@ -122,9 +122,7 @@ impl Objects {
             Error::store(format!("{}/{key}: object {id}, at byte {offset}: {problem}", self.storage.place()))
                 .advise("The store is damaged there; `mif fsck` says which images that costs")
         };
-        if stored_len > 2 * MAX_WHOLE && encoding != Encoding::List
-            || len > MAX_WHOLE && encoding != Encoding::List
-        {
+        if encoding != Encoding::List && stored_len.max(len) > MAX_WHOLE {
             return Err(wrong("is larger than any object may be"));
         }
         let end = offset.checked_add(stored_len).ok_or_else(|| wrong("reaches past its pack"))?;

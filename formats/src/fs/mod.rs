@@ -225,6 +225,8 @@ fn opened<F: Filesystem + 'static>(filesystem: Result<F>, name: &str) -> Result<
     match filesystem {
         Ok(filesystem) => Ok(Volume::Known(Box::new(filesystem))),
         Err(error) if error.kind() == ErrorKind::Io => Err(error),
-        Err(error) => Ok(Volume::Other { name: Some(name.to_owned()), warnings: vec![format!("not read: {error}")] }),
+        Err(error) => {
+            Ok(Volume::Other { name: Some(name.to_owned()), warnings: vec![format!("not read: {error}")] })
+        }
     }
 }

@@ -352,6 +352,9 @@ fn check_schema<R: ChunkReader + 'static>(reader: &SerializedFileReader<R>) -> R
     }
 }
 
+/// A column's values, its definition levels and its repetition levels, as Parquet stores them.
+type ColumnValues<T> = (Vec<<T as DataType>::T>, Vec<i16>, Vec<i16>);
+
 /// The columns of one row group, read in the order of [`SCHEMA`].
 struct Columns<'a> {
     group: &'a dyn RowGroupReader,
@@ -360,7 +363,7 @@ struct Columns<'a> {
 }
 
 impl Columns<'_> {
-    fn column<T: DataType>(&mut self) -> Result<(Vec<T::T>, Vec<i16>, Vec<i16>)> {
+    fn column<T: DataType>(&mut self) -> Result<ColumnValues<T>> {
         let reader = self.group.get_column_reader(self.next).map_err(broken)?;
         let descriptor = self.group.metadata().column(self.next).column_descr_ptr();
         self.next += 1;
