@@ -113,12 +113,13 @@ fn check_sum(block: &[u8], seed: u32, place: Place) -> Result<()> {
         && le16(block, tail + 4) == TAIL as u16
         && block[tail + 6] == 0
         && block[tail + 7] == TAIL_FILE_TYPE;
-    let (field, field_at, right) = if is_leaf {
-        ("det_checksum", tail + 8, crc32c(seed, &block[..tail]))
-    } else if let Some((counts, limit, count)) = index_counts(block) {
+    // An inner block may still hold the tail of the leaf that it was: its entries, which span all of it, tell.
+    let (field, field_at, right) = if let Some((counts, limit, count)) = index_counts(block) {
         let tail = counts + limit * 8;
         let crc = crc32c(crc32c(seed, &block[..counts + count * 8]), &block[tail..tail + 4]);
         ("dt_checksum", tail + 4, crc32c(crc, &[0; 4]))
+    } else if is_leaf {
+        ("det_checksum", tail + 8, crc32c(seed, &block[..tail]))
     } else {
         return Err(place.corrupt("det_checksum", tail, "the block has no room for its checksum"));
     };
