@@ -17,7 +17,13 @@ fn listing(store: &Path, image: &str) -> BTreeMap<String, Vec<String>> {
     let partitions = info["table"]["partitions"].as_array().unwrap();
     for (partition, volume) in partitions.iter().zip(info["volumes"].as_array().unwrap()) {
         let text = |key: &str| partition[key].as_str().unwrap_or("-").to_owned();
-        let line = [partition["slot"].to_string(), partition["start"].to_string(), partition["len"].to_string(), mbr_type(&text("type_id")), text("name")];
+        let line = [
+            partition["slot"].to_string(),
+            partition["start"].to_string(),
+            partition["len"].to_string(),
+            mbr_type(&text("type_id")),
+            text("name"),
+        ];
         if partition["slot"] != 0 {
             files.entry("partitions.txt".into()).or_default().push(line.join("\t"));
         }
@@ -25,7 +31,9 @@ fn listing(store: &Path, image: &str) -> BTreeMap<String, Vec<String>> {
         let name = volume["volume"].as_str().unwrap();
         let is_fat = kind.starts_with("fat");
         let entries = listing["entries"].as_array().unwrap().iter().filter(|e| e["volume"] == *name);
-        let lines = entries.filter(|e| !is_fat || e["path"] != "/").map(|e| if is_fat { fat_line(e) } else { ext_line(e) });
+        let lines = entries
+            .filter(|e| !is_fat || e["path"] != "/")
+            .map(|e| if is_fat { fat_line(e) } else { ext_line(e) });
         let file = format!("{name}.{}.tsv", if is_fat { "fat" } else { "ext4" });
         files.insert(file, lines.collect());
     }
@@ -66,7 +74,9 @@ fn ext_line(entry: &Value) -> String {
     let is_dir = kind == "dir";
     let size = if is_dir { "-".into() } else { field(&entry["size"]) };
     let target = match kind {
-        "char" | "block" => format!("{:02x}:{:02x}", entry["rdev"][0].as_u64().unwrap(), entry["rdev"][1].as_u64().unwrap()),
+        "char" | "block" => {
+            format!("{:02x}:{:02x}", entry["rdev"][0].as_u64().unwrap(), entry["rdev"][1].as_u64().unwrap())
+        }
         _ => field(&entry["link_target"]),
     };
     let xattrs: Vec<String> = entry["xattrs"].as_array().unwrap().iter().map(xattr).collect();
@@ -91,10 +101,19 @@ fn ext_line(entry: &Value) -> String {
 
 fn fat_line(entry: &Value) -> String {
     let flags = entry["flags"].as_u64().unwrap();
-    let letters: String =
-        [(0x20, 'A'), (0x01, 'R'), (0x04, 'S'), (0x02, 'H')].iter().filter(|(bit, _)| flags & bit != 0).map(|(_, c)| c).collect();
+    let letters: String = [(0x20, 'A'), (0x01, 'R'), (0x04, 'S'), (0x02, 'H')]
+        .iter()
+        .filter(|(bit, _)| flags & bit != 0)
+        .map(|(_, c)| c)
+        .collect();
     let is_dir = entry["type"] == "dir";
-    let attributes = if is_dir { "dir".into() } else if letters.is_empty() { "-".into() } else { letters };
+    let attributes = if is_dir {
+        "dir".into()
+    } else if letters.is_empty() {
+        "-".into()
+    } else {
+        letters
+    };
     let size = if is_dir { "-".into() } else { field(&entry["size"]) };
     [field(&entry["path"]).replace('\\', "\\\\"), attributes, size, field(&entry["sha1"])].join("\t")
 }
@@ -127,7 +146,11 @@ fn compare(store: &Path, image: &str, expected: &BTreeMap<String, Vec<String>>) 
     assert_eq!(found.keys().collect::<Vec<_>>(), expected.keys().collect::<Vec<_>>(), "{image}: volumes");
     for (file, lines) in expected {
         let differing = lines.iter().zip(&found[file]).find(|(a, b)| a != b);
-        assert_eq!(differing.map(|(a, _)| a), differing.map(|(_, b)| b), "{image}: {file}: the tools', and ours");
+        assert_eq!(
+            differing.map(|(a, _)| a),
+            differing.map(|(_, b)| b),
+            "{image}: {file}: the tools', and ours"
+        );
         assert_eq!(lines.len(), found[file].len(), "{image}: {file}: paths");
     }
 }
