@@ -1,1 +1,35 @@
-//! The store, and what the program does with it.
+//! `mif` as a library: the store, and each verb of the program as a function that takes plain arguments,
+//! reports its progress through a trait, and returns a report that serialises.
+
+#![forbid(unsafe_code)]
+
+mod cat;
+mod error;
+mod export;
+mod image;
+mod import;
+mod info;
+mod ls;
+mod progress;
+mod rows;
+mod scan;
+pub mod store;
+mod tree;
+pub mod verify;
+
+pub use cat::cat;
+pub use error::{Code, Error, Result};
+pub use export::{ExportOptions, ExportReport, export};
+pub use image::{OpenImage, Origin};
+pub use import::{ImportOptions, ImportReport, import};
+pub use info::{ImageInfo, info};
+pub use ls::{Listing, LsEntry, ls};
+pub use progress::{Progress, Silent};
+pub use scan::{Scan, ScannedVolume, VolumeExtent};
+pub use tree::{Tree, VolumePath};
+
+/// The name of the volume on a partition: `p` and its slot.
+#[must_use]
+pub fn volume_name(slot: u32) -> String {
+    format!("p{slot}")
+}

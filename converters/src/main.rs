@@ -1,3 +1,9 @@
-//! The program `mif`.
+//! The program `mif`: arguments in, the library's verbs, reports out.
 
-fn main() {}
+mod cli;
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    cli::run()
+}

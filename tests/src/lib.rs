@@ -1,1 +1,121 @@
-//! Helpers of the tests.
+//! What the tests have in common: the program, the tools it is held against, and places to work in.
+
+#![forbid(unsafe_code)]
+
+use std::ffi::OsStr;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
+
+use tempfile::TempDir;
+
+/// The top folder of the repository.
+#[must_use]
+pub fn repo() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("tests lies in the repository").to_owned()
+}
+
+/// Where large fixtures are kept between runs: `MIF_CACHE`, else `fixtures/cache`.
+#[must_use]
+pub fn cache() -> PathBuf {
+    let cache = std::env::var_os("MIF_CACHE").map_or_else(|| repo().join("fixtures/cache"), PathBuf::from);
+    std::fs::create_dir_all(&cache).expect("the cache can be created");
+    cache
+}
+
+/// An empty folder that goes away at the end of the test. On the cache's filesystem, for there is room.
+#[must_use]
+pub fn work_folder() -> TempDir {
+    tempfile::tempdir_in(cache()).expect("the cache is writable")
+}
+
+/// Whether all these tools are there. If not, the test says that it is skipped, or, where skipping is
+/// forbidden (`MIF_TESTS_REQUIRE_TOOLS=1`), fails.
+#[must_use]
+pub fn have(tools: &[&str]) -> bool {
+    let path = search_path();
+    let absent: Vec<&&str> = tools
+        .iter()
+        .filter(|tool| !std::env::split_paths(&path).any(|dir| dir.join(tool).is_file()))
+        .collect();
+    absent.is_empty() || skip(&format!("these tools are not installed: {absent:?}"))
+}
+
+/// Says that a test is skipped and why; gives false. Fails where skipping is forbidden.
+#[must_use]
+pub fn skip(why: &str) -> bool {
+    let forbidden = std::env::var_os("MIF_TESTS_REQUIRE_TOOLS").is_some_and(|v| v == "1");
+    assert!(!forbidden, "skipping is forbidden here, but {why}");
+    let name = std::thread::current().name().unwrap_or("test").to_owned();
+    eprintln!("\n*** SKIPPED {name}: {why} ***\n");
+    false
+}
+
+/// Debian keeps mke2fs and its like where ordinary users do not look.
+fn search_path() -> std::ffi::OsString {
+    let mut path = std::env::var_os("PATH").unwrap_or_default();
+    path.push(":/usr/sbin:/sbin");
+    path
+}
+
+/// A tool that the program is held against.
+#[must_use]
+pub fn tool(name: impl AsRef<OsStr>) -> Command {
+    let mut command = Command::new(name);
+    command.env("PATH", search_path()).env("LC_ALL", "C.UTF-8").env("TZ", "UTC").stdin(Stdio::null());
+    command
+}
+
+/// The program, beside the tests that were built with it.
+#[must_use]
+pub fn mif_path() -> PathBuf {
+    let test = std::env::current_exe().expect("a test knows itself");
+    let mif = test.parent().and_then(Path::parent).expect("tests lie in target/PROFILE/deps").join("mif");
+    assert!(
+        mif.is_file(),
+        "{} is not there: build it first (cargo build -p mif, with the same profile)",
+        mif.display()
+    );
+    mif
+}
+
+/// The program, to be run on a store.
+#[must_use]
+pub fn mif(store: &Path) -> Command {
+    let mut command = Command::new(mif_path());
+    command.env("MIF_STORE", store).stdin(Stdio::null());
+    command
+}
+
+/// Runs a command that must succeed; gives its standard output.
+pub fn run(command: &mut Command) -> String {
+    let output = command.output().unwrap_or_else(|e| panic!("{command:?}: {e}"));
+    assert!(output.status.success(), "{command:?}: {}\n{}", output.status, text(&output));
+    String::from_utf8_lossy(&output.stdout).into_owned()
+}
+
+/// Runs a command that must end with this exit code; gives its standard error.
+pub fn run_failing(command: &mut Command, code: i32) -> String {
+    let output = command.output().unwrap_or_else(|e| panic!("{command:?}: {e}"));
+    assert_eq!(output.status.code(), Some(code), "{command:?}: {}\n{}", output.status, text(&output));
+    String::from_utf8_lossy(&output.stderr).into_owned()
+}
+
+fn text(output: &Output) -> String {
+    format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr))
+}
+
+/// All files below a folder, with their bytes' lengths and digests: to see that nothing has changed.
+#[must_use]
+pub fn snapshot(folder: &Path) -> Vec<(PathBuf, u64)> {
+    let mut files = Vec::new();
+    let mut folders = vec![folder.to_owned()];
+    while let Some(folder) = folders.pop() {
+        for entry in std::fs::read_dir(&folder).into_iter().flatten() {
+            let entry = entry.expect("the folder can be read");
+            let meta = entry.metadata().expect("the entry can be read");
+            if meta.is_dir() { folders.push(entry.path()) } else { files.push((entry.path(), meta.len())) }
+        }
+    }
+    files.sort();
+    files
+}

@@ -4,8 +4,9 @@
 
 use std::sync::Arc;
 
-use crate::{Result, Source};
+use crate::{ErrorKind, Result, Source};
 
+pub mod ext4;
 pub mod fat;
 pub mod walk;
 
@@ -203,9 +204,29 @@ pub enum Volume {
     },
 }
 
+/// How much of a volume's beginning tells what it is, in bytes.
+const HEAD: u64 = 4096;
+
 /// Looks at a volume and opens the filesystem on it. Unknown or unreadable is not an error: only a failing
 /// read is.
 pub fn open(volume: Arc<dyn Source>) -> Result<Volume> {
-    let _ = volume;
+    if ext4::probe(&*volume)? {
+        return opened(ext4::Ext4::open(volume), "ext2, ext3 or ext4");
+    }
+    let head = volume.read_vec(0, volume.len().min(HEAD) as usize)?;
+    if fat::probe(&head) {
+        return opened(fat::Fat::open(volume), "FAT");
+    }
     Ok(Volume::Other { name: None, warnings: Vec::new() })
+}
+
+/// The filesystem, or why it cannot be read.
+fn opened<F: Filesystem + 'static>(filesystem: Result<F>, name: &str) -> Result<Volume> {
+    match filesystem {
+        Ok(filesystem) => Ok(Volume::Known(Box::new(filesystem))),
+        Err(error) if error.kind() == ErrorKind::Io => Err(error),
+        Err(error) => {
+            Ok(Volume::Other { name: Some(name.to_owned()), warnings: vec![format!("not read: {error}")] })
+        }
+    }
 }

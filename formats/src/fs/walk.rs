@@ -1,1 +1,173 @@
-//! Listing a whole volume.
+//! Listing a whole volume: every path, and every node once.
+
+use std::collections::{BTreeMap, HashSet};
+
+use super::{DirEntry, FileType, Filesystem, Node, NodeId};
+use crate::{Error, ErrorKind, Result, at};
+
+/// The longest path that is listed, in bytes. Linux takes 4,096 in one call; deeper trees can be made.
+pub const MAX_PATH: usize = 16 << 10;
+
+/// How many bytes all the paths of one volume may take together: about eight million files.
+pub const MAX_ALL_PATHS: usize = 512 << 20;
+
+/// All that a volume holds.
+#[derive(Debug, Default)]
+pub struct Listing {
+    /// Every path, sorted by its bytes; the root is `/`.
+    pub entries: Vec<Entry>,
+    /// Every node that an entry names.
+    pub nodes: BTreeMap<NodeId, Node>,
+    /// What could not be read, and is therefore not in the listing.
+    pub complaints: Vec<Complaint>,
+}
+
+/// One path of a volume.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Entry {
+    /// The absolute path, in bytes.
+    pub path: Vec<u8>,
+    /// The node: key into [`Listing::nodes`].
+    pub node: NodeId,
+    /// FAT: the short name beside a long one.
+    pub short_name: Option<[u8; 11]>,
+}
+
+/// Something on a volume that could not be read.
+#[derive(Debug)]
+pub struct Complaint {
+    /// The path at which it was met.
+    pub path: Vec<u8>,
+    /// What is wrong.
+    pub error: Error,
+}
+
+/// Lists the volume, level by level, so that nodes are asked for in ascending order and so from the disk in
+/// the order in which they lie there.
+///
+/// What is damaged becomes a complaint and the rest is listed; only a failing read is an error.
+pub fn walk(fs: &dyn Filesystem) -> Result<Listing> {
+    let mut listing = Listing::default();
+    let mut seen_folders = HashSet::from([fs.root()]);
+    let mut path_bytes = 0;
+    let root = fs.node(fs.root())?;
+    if root.file_type != FileType::Dir {
+        return Err(at("root folder").corrupt(format!("is of type {:?}, expected a folder", root.file_type)));
+    }
+    listing.nodes.insert(fs.root(), root);
+    listing.entries.push(Entry { path: b"/".to_vec(), node: fs.root(), short_name: None });
+    let mut level = vec![0];
+    while !level.is_empty() {
+        let found = read_folders(fs, &mut listing, &mut level, &mut path_bytes)?;
+        read_nodes(fs, &mut listing, &found)?;
+        level = keep_readable(&mut listing, found, &mut seen_folders);
+    }
+    listing.entries.sort_unstable();
+    Ok(listing)
+}
+
+/// Reads the folders of one level, given as indexes into the entries, and gives the entries found there.
+fn read_folders(
+    fs: &dyn Filesystem,
+    listing: &mut Listing,
+    level: &mut [usize],
+    path_bytes: &mut usize,
+) -> Result<Vec<Entry>> {
+    level.sort_unstable_by_key(|&i| listing.entries[i].node);
+    let mut found = Vec::new();
+    for &i in level.iter() {
+        let Entry { path, node, .. } = listing.entries[i].clone();
+        let mut complain = |error| listing.complaints.push(Complaint { path: path.clone(), error });
+        let children = match fs.read_dir(node, &mut complain) {
+            Ok(children) => children,
+            Err(error) => {
+                complain(fatal_or_not(error)?);
+                continue;
+            }
+        };
+        for DirEntry { name, short_name, node } in children {
+            let child = join(&path, &name);
+            if child.len() > MAX_PATH || *path_bytes > MAX_ALL_PATHS {
+                complain(at("folder").limit(format!(
+                    "its entries from \"{}\" on are left out: over {MAX_PATH} bytes in a path or {MAX_ALL_PATHS} in all paths",
+                    name.escape_ascii()
+                )));
+                break;
+            }
+            *path_bytes += child.len();
+            found.push(Entry { path: child, node, short_name });
+        }
+    }
+    Ok(found)
+}
+
+fn read_nodes(fs: &dyn Filesystem, listing: &mut Listing, found: &[Entry]) -> Result<()> {
+    let mut wanted: Vec<(NodeId, usize)> = found.iter().enumerate().map(|(i, e)| (e.node, i)).collect();
+    wanted.sort_unstable();
+    wanted.dedup_by_key(|(node, _)| *node);
+    for (node, i) in wanted {
+        if listing.nodes.contains_key(&node) {
+            continue;
+        }
+        match fs.node(node) {
+            Ok(read) => drop(listing.nodes.insert(node, read)),
+            Err(error) => {
+                let error = fatal_or_not(error)?;
+                listing.complaints.push(Complaint { path: found[i].path.clone(), error });
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Moves what has a node into the listing; gives the folders among it that were not met before.
+fn keep_readable(listing: &mut Listing, found: Vec<Entry>, seen: &mut HashSet<NodeId>) -> Vec<usize> {
+    let mut folders = Vec::new();
+    for entry in found {
+        let Some(node) = listing.nodes.get(&entry.node) else { continue };
+        if node.file_type == FileType::Dir {
+            if !seen.insert(entry.node) {
+                let error = at("folder")
+                    .corrupt("is linked a second time, or is its own ancestor; it is listed once");
+                listing.complaints.push(Complaint { path: entry.path, error });
+                continue;
+            }
+            folders.push(listing.entries.len());
+        }
+        listing.entries.push(entry);
+    }
+    folders
+}
+
+/// A failing read ends the listing; all else is damage to complain of.
+fn fatal_or_not(error: Error) -> Result<Error> {
+    if error.kind() == ErrorKind::Io { Err(error) } else { Ok(error) }
+}
+
+/// `folder` + `/` + `name`.
+fn join(folder: &[u8], name: &[u8]) -> Vec<u8> {
+    let mut path = Vec::with_capacity(folder.len() + 1 + name.len());
+    path.extend_from_slice(folder);
+    if folder != b"/" {
+        path.push(b'/');
+    }
+    path.extend_from_slice(name);
+    path
+}
+
+/// The node at an absolute path, without following symlinks. `NotFound` names the first part that is missing.
+pub fn lookup(fs: &dyn Filesystem, path: &[u8]) -> Result<NodeId> {
+    let mut node = fs.root();
+    for name in path.split(|b| *b == b'/').filter(|name| !name.is_empty()) {
+        let found = fs.read_dir(node, &mut |_| ())?.into_iter().find(|entry| entry.name == name);
+        node = match found {
+            Some(entry) => entry.node,
+            None => {
+                let whole = String::from_utf8_lossy(path);
+                let name = String::from_utf8_lossy(name);
+                return Err(at(format!("path {whole}")).not_found(format!("there is no \"{name}\" there")));
+            }
+        };
+    }
+    Ok(node)
+}

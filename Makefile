@@ -1,0 +1,30 @@
+# The two commands of README: `make demo` and `make test`. All of them work in a fresh clone.
+
+.PHONY: demo test tools lint build bench clean
+
+CARGO ?= cargo
+
+demo: ## Build, and take a small disk into MIF and back before your eyes. Needs a Rust toolchain only.
+	@$(CARGO) build --release --locked -p mif
+	@fixtures/demo target/release/mif
+
+test: tools lint ## Everything: tools, lints, unit tests, round trips, oracles, boots.
+	$(CARGO) build --release --locked --workspace
+	$(CARGO) test --release --locked --workspace --no-fail-fast
+
+tools: ## Install what the tests need, where that is allowed; name what is missing where it is not.
+	@tests/install-tools
+
+lint:
+	$(CARGO) fmt --all --check
+	$(CARGO) clippy --release --locked --workspace --all-targets -- -D warnings
+	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --release --locked --workspace --no-deps --document-private-items
+
+build:
+	$(CARGO) build --release --locked -p mif
+
+bench: build tools ## Against qemu-img, borg, casync and restic, in one run.
+	@tests/bench target/release/mif
+
+clean:
+	$(CARGO) clean

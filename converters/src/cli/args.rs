@@ -1,0 +1,194 @@
+//! The command line.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand};
+
+const EXIT_CODES: &str = "\
+Exit codes:
+  0  done
+  1  done, and the answer is no: images differ, some of a batch failed, damage was found
+  2  usage
+  3  bad input: missing, damaged or refused
+  4  unsupported
+  5  the store, or an I/O error";
+
+/// Disk images as data: a manifest for each image and one content store for all, and the disks back from
+/// them, bit for bit. No root, no loop devices, no mounts.
+#[derive(Parser)]
+#[command(
+    name = "mif",
+    version,
+    after_help = EXIT_CODES,
+    propagate_version = true,
+    disable_help_subcommand = true,
+    arg_required_else_help = true
+)]
+pub(super) struct Cli {
+    #[command(flatten)]
+    pub(super) global: Global,
+    #[command(subcommand)]
+    pub(super) command: Command,
+}
+
+#[derive(Args)]
+pub(super) struct Global {
+    /// The store's folder
+    #[arg(
+        long,
+        global = true,
+        env = "MIF_STORE",
+        default_value = "mif-store",
+        value_name = "DIR",
+        help_heading = "Global options"
+    )]
+    pub(super) store: PathBuf,
+    /// Print the report as JSON
+    #[arg(long, global = true, help_heading = "Global options")]
+    pub(super) json: bool,
+    /// No progress bar, and only what was asked for
+    #[arg(long, short, global = true, help_heading = "Global options")]
+    pub(super) quiet: bool,
+}
+
+/// How images are opened.
+#[derive(Args, Default)]
+pub(super) struct Open {
+    /// Take disk image files as this format instead of finding out
+    #[arg(long, short = 'f', value_name = "FORMAT")]
+    pub(super) format: Option<String>,
+    /// Also open files beneath DIR that an image names; else only those beneath its own folder
+    #[arg(long, value_name = "DIR")]
+    pub(super) allow_path: Vec<PathBuf>,
+    /// Take this internal snapshot of a qcow2 image, by name or ID
+    #[arg(long, value_name = "NAME")]
+    pub(super) snapshot: Option<String>,
+}
+
+#[derive(Subcommand)]
+pub(super) enum Command {
+    /// Disk images into the store
+    #[command(after_help = "\
+Examples:
+  mif import web.qcow2                      as the image \"web\"
+  mif import --name db --verify disk.vmdk   read back and compared before it is published
+  mif import library/*.qcow2                goes on past a failure; exits 1 if any failed")]
+    Import {
+        /// Disk image files
+        #[arg(required = true, value_name = "FILE")]
+        files: Vec<PathBuf>,
+        /// The name in the store, for a single file; otherwise the file's name without its suffix
+        #[arg(long)]
+        name: Option<String>,
+        /// Read each new image back through its layout and compare, before it is published
+        #[arg(long)]
+        verify: bool,
+        /// Refuse a disk if anything on it cannot be read or is odd
+        #[arg(long)]
+        strict: bool,
+        /// Threads; as many as there are processors if not given
+        #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=256))]
+        threads: Option<u16>,
+        #[command(flatten)]
+        open: Open,
+    },
+    /// Regenerate a disk image file
+    #[command(after_help = "\
+Examples:
+  mif export web web.raw
+  mif export web@2 out/web.vmdk
+  mif export web disk.img --format qcow2 --force")]
+    Export {
+        /// NAME[@VERSION] in the store
+        image: String,
+        /// The file to write; it appears whole or not at all
+        output: PathBuf,
+        /// The container format; by the file's suffix if not given
+        #[arg(long, short = 'O', value_name = "FORMAT")]
+        format: Option<String>,
+        /// An option of the format; an unknown one lists those that there are
+        #[arg(long = "option", short = 'o', value_name = "KEY=VALUE")]
+        options: Vec<String>,
+        /// Replace a file that is there
+        #[arg(long)]
+        force: bool,
+    },
+    /// Compare two images: bit by bit, and if bits differ, file by file
+    #[command(after_help = "\
+Examples:
+  mif verify web web.raw            exits 0 if every bit is the same, 1 if not
+  mif verify old.vmdk new.qcow2
+  mif verify web@1 web@2 --files    exits 0 if all files are the same
+
+An IMAGE is a disk image file, or NAME[@VERSION] in the store.")]
+    Verify {
+        /// One image
+        #[arg(value_name = "IMAGE")]
+        a: String,
+        /// The other
+        #[arg(value_name = "IMAGE")]
+        b: String,
+        /// Same files are enough: exit 0 even if bits differ
+        #[arg(long)]
+        files: bool,
+        #[command(flatten)]
+        open: Open,
+    },
+    /// What an image is: container, partitions, filesystems, origin
+    #[command(after_help = "\
+Examples:
+  mif info disk.vmdk
+  mif info web@2 --json
+
+An IMAGE is a disk image file, or NAME[@VERSION] in the store.")]
+    Info {
+        /// The image
+        image: String,
+        #[command(flatten)]
+        open: Open,
+    },
+    /// List files in an image
+    #[command(after_help = "\
+Examples:
+  mif ls web /etc                 on the root filesystem
+  mif ls -l disk.qcow2 p15:/EFI   on the volume of partition 15
+  mif ls -lR web                  everything, on every volume
+
+An IMAGE is a disk image file, or NAME[@VERSION] in the store.")]
+    Ls {
+        /// The image
+        image: String,
+        /// A path: /etc on the root filesystem, or p15:/EFI
+        path: Option<std::ffi::OsString>,
+        /// Mode, owner, size, time and link target too
+        #[arg(long, short)]
+        long: bool,
+        /// All that is below
+        #[arg(long, short = 'R')]
+        recursive: bool,
+        #[command(flatten)]
+        open: Open,
+    },
+    /// Print files of an image
+    #[command(after_help = "\
+Examples:
+  mif cat web /etc/os-release
+  mif cat disk.vmdk p15:/EFI/BOOT/BOOTX64.EFI > bootx64.efi
+
+Symlinks are followed, within the volume. An IMAGE is a disk image file, or NAME[@VERSION] in the store.")]
+    Cat {
+        /// The image
+        image: String,
+        /// Paths: /etc/passwd on the root filesystem, or p15:/EFI/…
+        #[arg(required = true)]
+        paths: Vec<std::ffi::OsString>,
+        #[command(flatten)]
+        open: Open,
+    },
+    /// List the images of the store
+    #[command(after_help = "\
+Examples:
+  mif images
+  mif images --store /srv/mif-store --json")]
+    Images,
+}

@@ -1,0 +1,214 @@
+//! Arguments to verbs, reports to the terminal, errors to exit codes.
+
+mod args;
+mod bar;
+mod text;
+
+use std::ffi::OsString;
+use std::io::{self, Write};
+use std::os::unix::ffi::OsStrExt;
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use clap::Parser;
+use mif::store::Store;
+use mif::{Error, ExportOptions, ImportOptions, OpenImage, Result, VolumePath};
+use mif_formats::container::OpenOptions;
+use serde::Serialize;
+
+use self::args::{Cli, Command, Global, Open};
+use self::bar::Bar;
+
+/// The answer of a verb: yes is exit code 0, no is 1.
+type Answer = Result<bool>;
+
+/// Runs the program.
+pub(super) fn run() -> ExitCode {
+    let cli = Cli::parse();
+    let context = Context { global: cli.global, stop: bar::stop_flag() };
+    let answer = context.run(cli.command).and_then(|yes| {
+        io::stdout().flush().map_err(output_failed)?;
+        Ok(yes)
+    });
+    match answer {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::from(1),
+        Err(error) => {
+            complain(&error);
+            ExitCode::from(error.code() as u8)
+        }
+    }
+}
+
+fn complain(error: &Error) {
+    let advice = error.advice().map_or(String::new(), |advice| format!("\n{advice}."));
+    eprintln!("mif: {}{}", text::printable(error.message()), advice);
+}
+
+/// Standard output that nobody reads any more is no failure (`mif ls … | head`).
+fn output_failed(error: io::Error) -> Error {
+    if error.kind() == io::ErrorKind::BrokenPipe {
+        std::process::exit(0);
+    }
+    Error::store(format!("cannot write the output: {error}"))
+}
+
+fn print(text: &str) -> Result<()> {
+    io::stdout().write_all(text.as_bytes()).map_err(output_failed)
+}
+
+fn print_json(report: &impl Serialize) -> Result<()> {
+    print(&(serde_json::to_string(report).expect("a report is JSON") + "\n"))
+}
+
+struct Context {
+    global: Global,
+    stop: Arc<AtomicBool>,
+}
+
+impl Context {
+    fn run(&self, command: Command) -> Answer {
+        match command {
+            Command::Import { files, name, verify, strict, threads, open } => {
+                if name.is_some() && files.len() > 1 {
+                    return Err(Error::usage("--name goes with a single file"));
+                }
+                let threads = threads.map(usize::from);
+                let options = ImportOptions { name, open: open_options(open), verify, strict, threads };
+                self.import(&files, &options)
+            }
+            Command::Export { image, output, format, options, force } => {
+                let options = ExportOptions { format, options: key_values(&options)?, force };
+                let image = OpenImage::stored(&Store::open(&self.global.store)?, &image.parse()?)?;
+                let report = {
+                    let bar = self.bar(&image.label);
+                    mif::export(&image, &output, &options, &bar)?
+                };
+                self.report(&report, text::export)?;
+                Ok(true)
+            }
+            Command::Verify { a, b, files, open } => {
+                let options = open_options(open);
+                let (a, b) = (self.open(&a, &options)?, self.open(&b, &options)?);
+                let report = {
+                    let bar = self.bar(&a.label);
+                    mif::verify::verify(&a, &b, &bar)?
+                };
+                self.report(&report, text::verify)?;
+                Ok(report.same_bits || files && report.files.as_ref().is_some_and(|files| files.same))
+            }
+            Command::Info { image, open } => {
+                self.report(&mif::info(&self.open(&image, &open_options(open))?)?, text::info)?;
+                Ok(true)
+            }
+            Command::Ls { image, path, long, recursive, open } => {
+                let path = path.as_ref().map(volume_path);
+                let listing = mif::ls(&self.open(&image, &open_options(open))?, path.as_ref(), recursive)?;
+                // Paths that the user can use again: with their volume where it is not the default.
+                let volumes = path.map_or(recursive, |path| path.volume.is_some());
+                self.report(&listing, |listing| text::ls(listing, long, volumes))?;
+                self.warn(&listing.warnings);
+                Ok(true)
+            }
+            Command::Cat { image, paths, open } => {
+                let paths: Vec<VolumePath> = paths.iter().map(volume_path).collect();
+                mif::cat(&self.open(&image, &open_options(open))?, &paths, &mut Output)?;
+                Ok(true)
+            }
+            Command::Images => {
+                let images = Store::open(&self.global.store)?.images()?;
+                self.report(&images, |images| text::images(images))?;
+                Ok(true)
+            }
+        }
+    }
+
+    fn import(&self, files: &[PathBuf], options: &ImportOptions) -> Answer {
+        let mut store = Store::open_or_create(&self.global.store)?;
+        let mut failed = 0;
+        for file in files {
+            let imported = {
+                let bar = self.bar(&file.display().to_string());
+                mif::import(&store, file, options, &bar)
+            };
+            match imported {
+                Ok(report) => self.report(&report, text::import)?,
+                Err(error) if files.len() == 1 || self.stop.load(Ordering::Relaxed) => return Err(error),
+                Err(error) => {
+                    failed += 1;
+                    complain(&error);
+                    if self.global.json {
+                        let source = file.display().to_string();
+                        let code = error.code() as u8;
+                        print_json(&serde_json::json!({
+                            "source": source, "result": "failed", "code": code, "error": error.to_string()
+                        }))?;
+                    }
+                }
+            }
+            store.refresh();
+        }
+        if files.len() > 1 && !self.global.json {
+            print(&format!("{} of {} imported\n", files.len() - failed, files.len()))?;
+        }
+        Ok(failed == 0)
+    }
+
+    fn open(&self, image: &str, options: &OpenOptions) -> Result<OpenImage> {
+        OpenImage::open(image, &self.global.store, options)
+    }
+
+    fn bar(&self, label: &str) -> Bar {
+        Bar::new(label, self.global.quiet || self.global.json, self.stop.clone())
+    }
+
+    fn report<R: Serialize>(&self, report: &R, text: impl Fn(&R) -> String) -> Result<()> {
+        if self.global.json { print_json(report) } else { print(&text(report)) }
+    }
+
+    /// Warnings go to standard error, so that standard output is the answer alone; JSON has them in it.
+    fn warn(&self, warnings: &[String]) {
+        if !self.global.json && !self.global.quiet {
+            for warning in warnings {
+                eprintln!("mif: warning: {}", text::printable(warning));
+            }
+        }
+    }
+}
+
+fn open_options(open: Open) -> OpenOptions {
+    OpenOptions { format: open.format, allow_paths: open.allow_path, snapshot: open.snapshot }
+}
+
+fn volume_path(text: &OsString) -> VolumePath {
+    VolumePath::parse(text.as_bytes())
+}
+
+fn key_values(options: &[String]) -> Result<Vec<(String, String)>> {
+    let pairs = options.iter().flat_map(|option| option.split(','));
+    pairs
+        .map(|pair| match pair.split_once('=') {
+            Some((key, value)) => Ok((key.to_owned(), value.to_owned())),
+            None => Err(Error::usage(format!("-o {pair}: expected KEY=VALUE"))),
+        })
+        .collect()
+}
+
+/// Standard output, with a reader that goes away taken as the end.
+struct Output;
+
+impl Write for Output {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let written = io::stdout().write(bytes);
+        match written {
+            Err(e) if e.kind() == io::ErrorKind::BrokenPipe => std::process::exit(0),
+            other => other,
+        }
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        io::stdout().flush()
+    }
+}

@@ -1,0 +1,287 @@
+//! Reports as text for people.
+
+use std::fmt::Write as _;
+
+use chrono::DateTime;
+use indicatif::{BinaryBytes, HumanBytes};
+use mif::store::{FilesystemRecord, Image};
+use mif::verify::VerifyReport;
+use mif::{ExportReport, ImageInfo, ImportReport, Listing, LsEntry};
+use mif_formats::fs::Timestamp;
+use mif_formats::partition::TableKind;
+
+/// `text` without what a terminal would obey: control characters are written as `\n`, `\u{1b}`.
+pub(super) fn printable(text: &str) -> String {
+    let harmless = |c: char| {
+        !c.is_control() && !('\u{202a}'..='\u{202e}').contains(&c) && !('\u{2066}'..='\u{2069}').contains(&c)
+    };
+    text.chars().fold(String::with_capacity(text.len()), |mut out, c| {
+        if harmless(c) {
+            out.push(c)
+        } else {
+            out.extend(c.escape_default())
+        }
+        out
+    })
+}
+
+fn size(bytes: u64) -> String {
+    HumanBytes(bytes).to_string()
+}
+
+fn share(part: u64, whole: u64) -> f64 {
+    if whole == 0 { 0.0 } else { part as f64 * 100.0 / whole as f64 }
+}
+
+pub(super) fn import(report: &ImportReport) -> String {
+    let ImportReport { source, format, result, image, same_as, disk_size, counts, added, seconds, .. } =
+        report;
+    let mut out = String::new();
+    let _ = match *result {
+        "unchanged" => writeln!(out, "{}: unchanged: {image} is this disk already", printable(source)),
+        _ => writeln!(out, "{}: imported as {image}", printable(source)),
+    };
+    let _ = writeln!(
+        out,
+        "  {format}, {} disk: {} files with {} of content, {} of residue, {} zero",
+        size(*disk_size),
+        counts.files,
+        size(counts.content_bytes),
+        size(counts.residue_bytes),
+        size(counts.zero_bytes)
+    );
+    let data = counts.content_bytes + counts.residue_bytes;
+    let _ = writeln!(
+        out,
+        "  new to the store: {} ({:.1} % of the data), stored in {}{}; {seconds:.1} s",
+        size(added.bytes),
+        share(added.bytes, data),
+        size(added.stored_bytes + report.manifest_bytes),
+        if report.verified { "; read back and compared" } else { "" },
+    );
+    if !same_as.is_empty() {
+        let _ = writeln!(out, "  the same disk as {}", same_as.join(", "));
+    }
+    for warning in &report.warnings {
+        let _ = writeln!(out, "  warning: {}", printable(warning));
+    }
+    out
+}
+
+pub(super) fn export(report: &ExportReport) -> String {
+    let ExportReport { image, output, format, disk_size, allocated, seconds } = report;
+    format!(
+        "{}: {image} as {format}, {} disk in {}; {seconds:.1} s\n",
+        printable(output),
+        size(*disk_size),
+        size(*allocated)
+    )
+}
+
+pub(super) fn verify(report: &VerifyReport) -> String {
+    let [a, b] = &report.images;
+    let (a, b) = (printable(a), printable(b));
+    if report.same_bits {
+        return format!("{a} and {b}: the same, bit for bit ({} disk)\n", size(report.disk_sizes[0]));
+    }
+    let mut out = format!("{a} and {b}: differ\n");
+    let [x, y] = report.disk_sizes;
+    if x != y {
+        let _ = writeln!(out, "  disks of {x} and {y} bytes");
+    }
+    match &report.bits {
+        Some(bits) => {
+            let place = printable(&bits.place);
+            let _ = writeln!(out, "  {} bytes differ, the first at {}: {place}", bits.bytes, bits.first);
+        }
+        None => {
+            let _ =
+                writeln!(out, "  all bytes that both have are the same, and the rest of the longer is zero");
+        }
+    }
+    if let Some(files) = &report.files {
+        if files.same {
+            let _ = writeln!(out, "  files: all {} the same", files.compared);
+        } else {
+            let _ = writeln!(out, "  files: {} of {} differ", files.differences, files.compared);
+        }
+        for path in &files.only_in_first {
+            let _ = writeln!(out, "  only in {a}: {}", printable(path));
+        }
+        for path in &files.only_in_second {
+            let _ = writeln!(out, "  only in {b}: {}", printable(path));
+        }
+        for (path, fields) in &files.different {
+            let _ = writeln!(out, "  {}: {}", printable(path), fields.join(", "));
+        }
+    }
+    out
+}
+
+pub(super) fn info(info: &ImageInfo) -> String {
+    let mut out = format!(
+        "{}\n  disk           {} ({} bytes)\n",
+        printable(&info.image),
+        size(info.disk_size),
+        info.disk_size
+    );
+    if let Some(container) = &info.container {
+        let _ = writeln!(out, "  container      {}", container.format);
+        for (what, value) in &container.details {
+            let _ = writeln!(out, "    {what:<13}{}", printable(value));
+        }
+        for file in container.files.iter().skip(1) {
+            let _ = writeln!(out, "    also in      {}", printable(file));
+        }
+    }
+    if let Some(stored) = &info.stored {
+        let from = stored.provenance.source.as_deref().or(stored.provenance.parent.as_deref()).unwrap_or("-");
+        let when = time(Some(Timestamp { secs: stored.provenance.time as i64, nanos: 0 }));
+        let _ = writeln!(
+            out,
+            "  made           {} on {when} from {}",
+            stored.provenance.operation,
+            printable(from)
+        );
+        let counts = &stored.counts;
+        let _ = writeln!(
+            out,
+            "  holds          {} files, {} of content, {} of residue, {} zero",
+            counts.files,
+            size(counts.content_bytes),
+            size(counts.residue_bytes),
+            size(counts.zero_bytes)
+        );
+        let _ = writeln!(out, "  layout digest  {}", stored.layout_digest);
+    }
+    let table = match info.table.kind {
+        TableKind::None => "none: one volume on the bare disk",
+        TableKind::Mbr => "MBR",
+        TableKind::Gpt => "GPT",
+    };
+    let id = info.table.id.as_deref().map_or(String::new(), |id| format!(", id {id}"));
+    let _ = writeln!(out, "  partitions     {table}, {}-byte sectors{id}", info.table.sector_size);
+    for (partition, volume) in info.table.partitions.iter().zip(&info.volumes) {
+        let what = match &volume.content {
+            FilesystemRecord::Filesystem(fs) => {
+                let label = fs.label.as_deref().map_or(String::new(), |l| format!(" \"{}\"", printable(l)));
+                let uuid = fs.uuid.as_deref().unwrap_or("no UUID");
+                format!("{}{label}, {uuid}, {} blocks", fs.kind, BinaryBytes(u64::from(fs.block_size)))
+            }
+            FilesystemRecord::Other(Some(name)) => name.clone(),
+            FilesystemRecord::Other(None) => "no filesystem known".into(),
+        };
+        let name = partition
+            .name
+            .as_deref()
+            .filter(|n| !n.is_empty())
+            .map_or(String::new(), |n| format!(" \"{}\"", printable(n)));
+        let _ = writeln!(
+            out,
+            "    {:<4}{:>12} at {:>12}{name}: {what}",
+            volume.volume,
+            size(partition.len),
+            partition.start
+        );
+    }
+    for warning in &info.warnings {
+        let _ = writeln!(out, "  warning: {}", printable(warning));
+    }
+    out
+}
+
+pub(super) fn ls(listing: &Listing, long: bool, volumes: bool) -> String {
+    let mut out = String::new();
+    for entry in &listing.entries {
+        let path = if volumes { format!("{}:{}", entry.volume, entry.path) } else { entry.path.clone() };
+        let path = printable(&path);
+        if !long {
+            let _ = writeln!(out, "{path}");
+            continue;
+        }
+        let number = |n: Option<u32>| n.map_or("-".into(), |n| n.to_string());
+        let size = entry.rdev.map_or(entry.size.to_string(), |(major, minor)| format!("{major},{minor}"));
+        let target = entry.link_target.as_deref().map_or(String::new(), |t| format!(" -> {}", printable(t)));
+        let _ = writeln!(
+            out,
+            "{} {:>3} {:>5} {:>5} {size:>12} {} {path}{target}",
+            mode(entry),
+            number(entry.nlink),
+            number(entry.uid),
+            number(entry.gid),
+            time(entry.mtime),
+        );
+    }
+    out
+}
+
+/// The mode as `ls -l` writes it.
+fn mode(entry: &LsEntry) -> String {
+    let kind = match entry.file_type {
+        "dir" => 'd',
+        "symlink" => 'l',
+        "char" => 'c',
+        "block" => 'b',
+        "fifo" => 'p',
+        "socket" => 's',
+        _ => '-',
+    };
+    let Some(mode) = entry.mode else { return format!("{kind}---------") };
+    let mut out = String::from(kind);
+    for (shift, special, letter) in [(6, 0o4000, 's'), (3, 0o2000, 's'), (0, 0o1000, 't')] {
+        let bits = mode >> shift;
+        out.push(if bits & 4 != 0 { 'r' } else { '-' });
+        out.push(if bits & 2 != 0 { 'w' } else { '-' });
+        out.push(match (mode & special != 0, bits & 1 != 0) {
+            (false, false) => '-',
+            (false, true) => 'x',
+            (true, true) => letter,
+            (true, false) => letter.to_ascii_uppercase(),
+        });
+    }
+    out
+}
+
+fn time(time: Option<Timestamp>) -> String {
+    let Some(time) = time else { return format!("{:<16}", "-") };
+    match DateTime::from_timestamp(time.secs, time.nanos) {
+        Some(time) => time.format("%Y-%m-%d %H:%M").to_string(),
+        None => format!("@{}", time.secs),
+    }
+}
+
+pub(super) fn images(images: &[Image]) -> String {
+    let mut out = String::new();
+    let _ =
+        writeln!(out, "{:<32} {:>12} {:>9} {:>12} {:<16} FROM", "IMAGE", "DISK", "FILES", "CONTENT", "MADE");
+    for image in images {
+        let from = image.provenance.source.as_deref().or(image.provenance.parent.as_deref()).unwrap_or("-");
+        let _ = writeln!(
+            out,
+            "{:<32} {:>12} {:>9} {:>12} {:<16} {}",
+            image.id(),
+            size(image.disk_size),
+            image.counts.files,
+            size(image.counts.content_bytes),
+            time(Some(Timestamp { secs: image.provenance.time as i64, nanos: 0 })),
+            printable(from)
+        );
+    }
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_terminal_is_not_told_what_to_do_by_a_name() {
+        assert_eq!(printable("a\u{1b}[2Jb\n\u{202e}ü"), "a\\u{1b}[2Jb\\n\\u{202e}ü");
+    }
+
+    #[test]
+    fn times_before_1970_and_past_all_calendars_print() {
+        assert_eq!(time(Some(Timestamp { secs: -2_177_452_800, nanos: 0 })), "1901-01-01 00:00");
+        assert_eq!(time(Some(Timestamp { secs: i64::MAX, nanos: 0 })), "@9223372036854775807");
+    }
+}

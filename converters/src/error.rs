@@ -1,0 +1,117 @@
+//! The error of the program: what went wrong, in words, what to do, and the exit code for it.
+
+use std::fmt;
+use std::io;
+use std::path::Path;
+
+use mif_formats::ErrorKind;
+
+/// `Result` with this crate's [`Error`].
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+/// What kind of failure, which is also the exit code of the program.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Code {
+    /// The request makes no sense as it stands.
+    Usage = 2,
+    /// The input is missing, damaged or refused.
+    Input = 3,
+    /// The input is well-formed, but this program does not do it.
+    Unsupported = 4,
+    /// The store is damaged, or the operating system failed to read or write.
+    Store = 5,
+}
+
+/// A failure.
+#[derive(Debug)]
+pub struct Error {
+    code: Code,
+    message: String,
+    advice: Option<String>,
+}
+
+impl Error {
+    /// A failure with its code and message.
+    pub fn new(code: Code, message: impl Into<String>) -> Self {
+        Error { code, message: message.into(), advice: None }
+    }
+
+    /// The request makes no sense.
+    pub fn usage(message: impl Into<String>) -> Self {
+        Self::new(Code::Usage, message)
+    }
+
+    /// The input is missing, damaged or refused.
+    pub fn input(message: impl Into<String>) -> Self {
+        Self::new(Code::Input, message)
+    }
+
+    /// Not done by this program.
+    pub fn unsupported(message: impl Into<String>) -> Self {
+        Self::new(Code::Unsupported, message)
+    }
+
+    /// The store is damaged.
+    pub fn store(message: impl Into<String>) -> Self {
+        Self::new(Code::Store, message)
+    }
+
+    /// The operating system failed at `path`.
+    pub fn io(path: &Path, error: &io::Error) -> Self {
+        Self::store(format!("{}: {error}", path.display()))
+    }
+
+    /// The same, with a sentence of what to do.
+    #[must_use]
+    pub fn advise(mut self, advice: impl Into<String>) -> Self {
+        self.advice = Some(advice.into());
+        self
+    }
+
+    /// The exit code.
+    #[must_use]
+    pub fn code(&self) -> Code {
+        self.code
+    }
+
+    /// What went wrong.
+    #[must_use]
+    pub fn message(&self) -> &str {
+        &self.message
+    }
+
+    /// What to do.
+    #[must_use]
+    pub fn advice(&self) -> Option<&str> {
+        self.advice.as_deref()
+    }
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.message)?;
+        if let Some(advice) = &self.advice {
+            write!(f, ". {advice}")?;
+        }
+        Ok(())
+    }
+}
+
+impl std::error::Error for Error {}
+
+/// An error of reading an image. (Of the store's own files it is made by [`damaged`].)
+impl From<mif_formats::Error> for Error {
+    fn from(error: mif_formats::Error) -> Self {
+        let code = match error.kind() {
+            ErrorKind::Io => Code::Store,
+            ErrorKind::Corrupt | ErrorKind::Limit | ErrorKind::Denied | ErrorKind::NotFound => Code::Input,
+            ErrorKind::Unsupported => Code::Unsupported,
+        };
+        Error::new(code, error.to_string())
+    }
+}
+
+/// An error of a file of the store, at `place` in it.
+pub(crate) fn damaged(place: &str, error: &mif_formats::Error) -> Error {
+    Error::store(format!("store: {place}: {error}"))
+}

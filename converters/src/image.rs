@@ -1,0 +1,243 @@
+//! An IMAGE argument: a disk image file, or the name of an image in the store.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use mif_formats::container::{self, OpenOptions};
+use mif_formats::fs::Piece;
+use mif_formats::fs::walk::walk;
+use mif_formats::mif::ObjectId;
+use mif_formats::source::check_range;
+use mif_formats::{Extent, Source, at};
+
+use crate::rows::row;
+use crate::scan::Scan;
+use crate::store::{ImageName, Objects, Store, StoredImage};
+use crate::tree::Tree;
+use crate::{Error, Result};
+
+/// An image that is open for reading.
+pub struct OpenImage {
+    /// What the user called it.
+    pub label: String,
+    /// Where it is.
+    pub origin: Origin,
+}
+
+/// Where an image is.
+pub enum Origin {
+    /// A disk image file.
+    File {
+        /// The container.
+        container: container::Disk,
+    },
+    /// An image of the store.
+    Stored {
+        /// The image.
+        stored: Box<StoredImage>,
+        /// The store's objects.
+        objects: Arc<Objects>,
+    },
+}
+
+impl OpenImage {
+    /// Opens `image`: the file of that name if there is one, else the image of that name in the store at
+    /// `store`.
+    pub fn open(image: &str, store: &Path, options: &OpenOptions) -> Result<Self> {
+        let path = Path::new(image);
+        if path.exists() || image.contains('/') {
+            let container = container::open(path, options)?;
+            return Ok(OpenImage { label: image.to_owned(), origin: Origin::File { container } });
+        }
+        let name: ImageName = image.parse().map_err(|_| {
+            Error::input(format!("{image}: there is no such file, and it is no name of an image in a store"))
+        })?;
+        if !store.join("store.json").exists() {
+            return Err(Error::input(format!(
+                "{image}: there is no such file, and no store at {}",
+                store.display()
+            ))
+            .advise("Name the store with --store or MIF_STORE"));
+        }
+        Self::stored(&Store::open(store)?, &name)
+    }
+
+    /// Opens an image of a store.
+    pub fn stored(store: &Store, name: &ImageName) -> Result<Self> {
+        let stored = Box::new(store.image(name)?);
+        let objects = Arc::new(store.objects()?);
+        Ok(OpenImage { label: stored.image.id(), origin: Origin::Stored { stored, objects } })
+    }
+
+    /// The disk.
+    pub fn disk(&self) -> Result<Arc<dyn Source>> {
+        Ok(match &self.origin {
+            Origin::File { container } => container.source.clone(),
+            Origin::Stored { stored, objects } => Arc::new(stored.disk(objects.clone())?),
+        })
+    }
+
+    /// All its files. Of a disk image file they come from the filesystems, of a stored image from the manifest.
+    pub fn tree(&self) -> Result<Tree> {
+        match &self.origin {
+            Origin::Stored { stored, objects } => {
+                let rows = stored.manifest()?;
+                let contents = rows
+                    .iter()
+                    .map(|row| row.object().map(|id| Contents::Stored { id, objects: objects.clone() }))
+                    .collect();
+                Ok(Tree::new(rows, contents, Vec::new()))
+            }
+            Origin::File { container } => tree_of_disk(container.source.clone()),
+        }
+    }
+
+    /// The files that hold it, for a disk image file.
+    #[must_use]
+    pub fn files(&self) -> &[PathBuf] {
+        match &self.origin {
+            Origin::File { container } => &container.files,
+            Origin::Stored { .. } => &[],
+        }
+    }
+}
+
+fn tree_of_disk(disk: Arc<dyn Source>) -> Result<Tree> {
+    let scan = Arc::new(Scan::new(disk)?);
+    let mut complaints = scan.warnings();
+    let mut found = Vec::new();
+    for (number, volume) in scan.volumes.iter().enumerate() {
+        let Some(fs) = volume.filesystem() else { continue };
+        let listing = match walk(fs) {
+            Err(e) if e.kind() != mif_formats::ErrorKind::Io => {
+                complaints.push(format!("{}: {e}", volume.name));
+                continue;
+            }
+            other => other?,
+        };
+        for complaint in &listing.complaints {
+            let path = mif_formats::mif::manifest::escape(&complaint.path);
+            complaints.push(format!("{}:{path}: {}", volume.name, complaint.error));
+        }
+        for entry in &listing.entries {
+            let node = &listing.nodes[&entry.node];
+            let is_file = node.file_type == mif_formats::fs::FileType::File;
+            let contents =
+                is_file.then(|| Contents::OnDisk { scan: scan.clone(), volume: number, node: entry.node });
+            found.push((row(&volume.name, entry, node), contents));
+        }
+    }
+    found.sort_by_cached_key(|(row, _)| (row.volume.clone(), row.path_text()));
+    let (rows, contents) = found.into_iter().unzip();
+    Ok(Tree::new(rows, contents, complaints))
+}
+
+/// Where the content of a regular file is.
+#[derive(Clone)]
+pub(crate) enum Contents {
+    /// An object of the store.
+    Stored { id: ObjectId, objects: Arc<Objects> },
+    /// On the volume of a disk.
+    OnDisk { scan: Arc<Scan>, volume: usize, node: u64 },
+}
+
+impl Contents {
+    /// The content, as something to read.
+    pub(crate) fn open(&self) -> Result<Box<dyn Source>> {
+        match self {
+            Contents::Stored { id, objects } => {
+                let len = objects.len(id)?;
+                Ok(Box::new(StoredObject { id: *id, len, objects: objects.clone() }))
+            }
+            Contents::OnDisk { scan, volume, node } => {
+                let fs = scan.volumes[*volume].filesystem().expect("its files were listed");
+                let content = fs.content(*node)?;
+                let mut start = 0;
+                let pieces = content.pieces.into_iter().map(|piece| {
+                    start += piece.len();
+                    (start - piece.len(), piece)
+                });
+                Ok(Box::new(FileOnDisk {
+                    len: content.size,
+                    pieces: pieces.collect(),
+                    scan: scan.clone(),
+                    volume: *volume,
+                }))
+            }
+        }
+    }
+}
+
+struct StoredObject {
+    id: ObjectId,
+    len: u64,
+    objects: Arc<Objects>,
+}
+
+impl Source for StoredObject {
+    fn len(&self) -> u64 {
+        self.len
+    }
+
+    fn read_at(&self, offset: u64, buf: &mut [u8]) -> mif_formats::Result<()> {
+        check_range("file", self.len, offset, buf.len() as u64)?;
+        let failed = |e: Error| at("file").byte(offset).io(std::io::Error::other(e.to_string()));
+        self.objects.read_at(&self.id, offset, buf).map_err(failed)
+    }
+
+    fn extent_at(&self, offset: u64) -> mif_formats::Result<Extent> {
+        Ok(Extent::data(offset, self.len - offset))
+    }
+}
+
+struct FileOnDisk {
+    len: u64,
+    pieces: Vec<(u64, Piece)>,
+    scan: Arc<Scan>,
+    volume: usize,
+}
+
+impl Source for FileOnDisk {
+    fn len(&self) -> u64 {
+        self.len
+    }
+
+    fn read_at(&self, mut offset: u64, mut buf: &mut [u8]) -> mif_formats::Result<()> {
+        check_range("file", self.len, offset, buf.len() as u64)?;
+        let volume = &self.scan.volumes[self.volume];
+        let first = self.pieces.partition_point(|(start, _)| *start <= offset).saturating_sub(1);
+        for (start, piece) in &self.pieces[first..] {
+            if buf.is_empty() {
+                break;
+            }
+            let skip = offset - start;
+            let here = (piece.len() - skip).min(buf.len() as u64);
+            let (part, rest) = buf.split_at_mut(here as usize);
+            match piece {
+                Piece::Zero { .. } => part.fill(0),
+                Piece::Bytes(bytes) => part.copy_from_slice(&bytes[skip as usize..(skip + here) as usize]),
+                Piece::Volume { offset, .. } => {
+                    let mut done = 0;
+                    for (disk, len) in volume.on_disk(offset + skip, here) {
+                        self.scan.disk.read_at(disk, &mut part[done..done + len as usize])?;
+                        done += len as usize;
+                    }
+                }
+            }
+            offset += here;
+            buf = rest;
+        }
+        Ok(())
+    }
+
+    fn extent_at(&self, offset: u64) -> mif_formats::Result<Extent> {
+        let i = self.pieces.partition_point(|(start, _)| *start <= offset).saturating_sub(1);
+        let (start, piece) = &self.pieces[i];
+        let left = start + piece.len() - offset;
+        Ok(if matches!(piece, Piece::Zero { .. }) {
+            Extent::zero(offset, left)
+        } else {
+            Extent::data(offset, left)
+        })
+    }
+}

@@ -1,0 +1,471 @@
+//! Import: a disk becomes a manifest, a layout and what objects the store lacks.
+//!
+//! Exact by construction: a disk range is content in the layout only if the file was read from exactly that
+//! range, and every other byte that is not zero is residue.
+
+mod content;
+mod plan;
+mod pool;
+
+use std::ops::Range;
+use std::path::Path;
+use std::sync::{Arc, Mutex, OnceLock};
+use std::time::{Instant, SystemTime, UNIX_EPOCH};
+
+use mif_formats::Source;
+use mif_formats::container::{self, Disk, OpenOptions};
+use mif_formats::mif::ObjectId;
+use mif_formats::mif::layout::{Builder, Layout, Origin};
+use mif_formats::mif::manifest::{self, Row};
+use mif_formats::source::is_zero;
+use serde::Serialize;
+
+use self::content::{BLOCK, FileDigests, import_file};
+use self::plan::Plan;
+use crate::progress::{self, Progress};
+use crate::rows::row;
+use crate::scan::Scan;
+use crate::store::{Counts, Image, ImageName, ObjectWriter, Provenance, Store, StoredDisk, WriterStats};
+use crate::{Error, Result, verify};
+
+/// Residue is cut into objects at multiples of this many bytes of the disk.
+const RESIDUE_WINDOW: u64 = 256 << 10;
+
+/// One item of work on residue is this much of the disk.
+const STRETCH: u64 = 16 << 20;
+
+/// How to import.
+#[derive(Debug, Clone, Default)]
+pub struct ImportOptions {
+    /// The name in the store; from the file's name if none.
+    pub name: Option<String>,
+    /// How the container is opened.
+    pub open: OpenOptions,
+    /// Read the new image back through its layout, and compare, before it is published.
+    pub verify: bool,
+    /// Refuse a disk of which anything cannot be read or is odd.
+    pub strict: bool,
+    /// Threads; as many as the machine has processors if none.
+    pub threads: Option<usize>,
+}
+
+/// What an import did.
+#[derive(Debug, Clone, Serialize)]
+pub struct ImportReport {
+    /// The file.
+    pub source: String,
+    /// Its container format.
+    pub format: String,
+    /// `imported`, or `unchanged` if the newest version of that name is this disk already.
+    pub result: &'static str,
+    /// The image, as `name@version`.
+    pub image: String,
+    /// Other images of the store with the same bits.
+    pub same_as: Vec<String>,
+    /// The disk's size in bytes.
+    pub disk_size: u64,
+    /// How the disk divides.
+    pub counts: Counts,
+    /// What was new to the store.
+    pub added: WriterStats,
+    /// Bytes of the manifest and the layout.
+    pub manifest_bytes: u64,
+    /// Whether it was read back and compared.
+    pub verified: bool,
+    /// What could not be read, or is odd, each a sentence.
+    pub warnings: Vec<String>,
+    /// How long it took.
+    pub seconds: f64,
+}
+
+/// Imports the disk in the container at `path`.
+pub fn import(
+    store: &Store,
+    path: &Path,
+    options: &ImportOptions,
+    progress: &dyn Progress,
+) -> Result<ImportReport> {
+    let started = Instant::now();
+    let name = match &options.name {
+        Some(name) if ImageName::is_valid(name) => name.clone(),
+        Some(name) => {
+            return Err(Error::usage(format!("\"{name}\" cannot be the name of an image"))
+                .advise("A name has letters, digits and . _ + -"));
+        }
+        None => ImageName::like(&path.file_stem().unwrap_or_default().to_string_lossy()),
+    };
+    let disk = container::open(path, &options.open)?;
+    let writer = ObjectWriter::new(store)?;
+    let Imported { scan, layout, rows, counts, mut warnings } =
+        import_disk(disk.source.clone(), &writer, options, progress)?;
+    warnings.splice(0..0, disk.warnings.iter().cloned());
+    if options.strict && !warnings.is_empty() {
+        let all = warnings.join("; ");
+        return Err(Error::input(format!("{}: refused, because of --strict: {all}", path.display())));
+    }
+    let (layout_file, digest) = layout.encode();
+    let mut manifest_file = Vec::new();
+    manifest::write(&mut manifest_file, &rows)?;
+    let added = writer.finish()?;
+    if options.verify {
+        let objects = Arc::new(fresh_objects(store)?);
+        let stored = StoredDisk::new(Arc::new(layout), objects);
+        read_back(&disk, &stored, path, progress)?;
+    }
+    let image = Image {
+        name,
+        version: 0,
+        disk_size: disk.source.len(),
+        layout_digest: blake3::Hash::from_bytes(digest).to_hex().to_string(),
+        manifest_digest: blake3::hash(&manifest_file).to_hex().to_string(),
+        volumes: scan.volumes.iter().map(crate::scan::ScannedVolume::record).collect(),
+        table: scan.table,
+        counts,
+        provenance: provenance(path, &disk),
+        warnings: warnings.clone(),
+    };
+    let same: Vec<Image> =
+        store.images()?.into_iter().filter(|other| other.layout_digest == image.layout_digest).collect();
+    let newest = store.versions(&image.name)?.last().copied();
+    let unchanged = same.iter().find(|other| {
+        other.name == image.name
+            && Some(other.version) == newest
+            && other.manifest_digest == image.manifest_digest
+    });
+    let (result, image) = match unchanged {
+        Some(there) => ("unchanged", there.clone()),
+        None => ("imported", store.publish(image, &manifest_file, &layout_file)?),
+    };
+    Ok(ImportReport {
+        source: path.display().to_string(),
+        format: disk.format.to_owned(),
+        result,
+        image: image.id(),
+        same_as: same.iter().map(Image::id).filter(|id| *id != image.id()).collect(),
+        disk_size: image.disk_size,
+        counts,
+        added,
+        manifest_bytes: if result == "imported" {
+            (layout_file.len() + manifest_file.len()) as u64
+        } else {
+            0
+        },
+        verified: options.verify,
+        warnings,
+        seconds: started.elapsed().as_secs_f64(),
+    })
+}
+
+/// The objects of a store, with an index that sees what was just added.
+fn fresh_objects(store: &Store) -> Result<crate::store::Objects> {
+    let index = crate::store::Index::load(&**store.storage())?;
+    Ok(crate::store::Objects::new(store.storage().clone(), Arc::new(index)))
+}
+
+fn read_back(disk: &Disk, stored: &StoredDisk, path: &Path, progress: &dyn Progress) -> Result<()> {
+    let difference = verify::compare_bits(&*disk.source, stored, "reading back", progress)?;
+    match difference.first {
+        None => Ok(()),
+        Some(first) => Err(Error::store(format!(
+            "{}: reading back gives other bytes, first at {first}, {} in all; the image is not published",
+            path.display(),
+            difference.bytes
+        ))
+        .advise("Was the file changed while it was read? If not, please report this")),
+    }
+}
+
+fn provenance(path: &Path, disk: &Disk) -> Provenance {
+    Provenance {
+        operation: "import".into(),
+        tool: concat!("mif ", env!("CARGO_PKG_VERSION")).into(),
+        time: SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_secs()),
+        source: Some(path.display().to_string()),
+        source_format: Some(disk.format.into()),
+        parent: None,
+    }
+}
+
+/// What a disk became.
+struct Imported {
+    scan: Scan,
+    layout: Layout,
+    rows: Vec<Row>,
+    counts: Counts,
+    warnings: Vec<String>,
+}
+
+/// What the threads have in common.
+struct Work<'a> {
+    disk: &'a dyn Source,
+    plan: &'a Plan,
+    writer: &'a ObjectWriter,
+    progress: &'a dyn Progress,
+    /// What reading each file gave; none for those that are not read.
+    files: Vec<OnceLock<FileDigests>>,
+    found: Mutex<Found>,
+}
+
+/// Where bytes of the disk came from, in no order yet.
+#[derive(Default)]
+struct Found {
+    runs: Vec<Run>,
+    residue: Vec<ObjectId>,
+}
+
+/// A run of disk bytes.
+struct Run {
+    start: u64,
+    len: u64,
+    /// A file's number, or an object of residue's.
+    of: RunOf,
+    /// Where in the object.
+    offset: u64,
+}
+
+enum RunOf {
+    File(usize),
+    Residue(usize),
+}
+
+fn import_disk(
+    disk: Arc<dyn Source>,
+    writer: &ObjectWriter,
+    options: &ImportOptions,
+    progress: &dyn Progress,
+) -> Result<Imported> {
+    progress.stage("scanning", 0);
+    let scan = Scan::new(disk)?;
+    let plan = Plan::new(&scan)?;
+    let work = Work {
+        disk: &*scan.disk,
+        plan: &plan,
+        writer,
+        progress,
+        files: (0..plan.files.len()).map(|_| OnceLock::new()).collect(),
+        found: Mutex::default(),
+    };
+    progress.stage("importing", scan.disk.len());
+    work.read_all(options.threads)?;
+    let layout = work.layout();
+    let (rows, counts) = manifest_of(&scan, &plan, &work.files, &layout);
+    let mut warnings = scan.warnings();
+    warnings.extend_from_slice(&plan.complaints);
+    Ok(Imported { scan, layout, rows, counts, warnings })
+}
+
+impl Work<'_> {
+    /// Reads every file and all residue, in the order in which they lie on the disk.
+    fn read_all(&self, threads: Option<usize>) -> Result<()> {
+        enum Item {
+            File(usize),
+            Residue(Range<u64>),
+        }
+        let size = self.disk.len();
+        let mut items: Vec<(u64, Item)> = Vec::new();
+        for (i, file) in self.plan.files.iter().enumerate() {
+            if !file.is_skipped() {
+                items.push((file.start(), Item::File(i)));
+            }
+        }
+        for start in (0..size).step_by(STRETCH as usize) {
+            items.push((start, Item::Residue(start..size.min(start + STRETCH))));
+        }
+        items.sort_by_key(|(start, _)| *start);
+        let threads = threads.unwrap_or_else(|| std::thread::available_parallelism().map_or(1, usize::from));
+        pool::run(threads, items.len(), |i, pool| {
+            progress::check(self.progress)?;
+            match &items[i].1 {
+                Item::Residue(stretch) => self.read_residue(stretch.clone()),
+                Item::File(number) => {
+                    let file = &self.plan.files[*number];
+                    let mut placed = Vec::new();
+                    let digests = import_file(file, self.disk, self.writer, pool, &mut placed)?;
+                    self.files[*number].set(digests).expect("each file is read once");
+                    let runs = placed.into_iter().map(|(start, len, offset)| Run {
+                        start,
+                        len,
+                        of: RunOf::File(*number),
+                        offset,
+                    });
+                    self.found().runs.extend(runs);
+                    Ok(())
+                }
+            }
+        })
+    }
+
+    fn found(&self) -> std::sync::MutexGuard<'_, Found> {
+        self.found.lock().expect("no thread panics while it holds this")
+    }
+
+    /// Stores what in a stretch of the disk is neither content nor zero.
+    fn read_residue(&self, stretch: Range<u64>) -> Result<()> {
+        let mut window_start = stretch.start;
+        while window_start < stretch.end {
+            let window = window_start..stretch.end.min(window_start + RESIDUE_WINDOW);
+            window_start = window.end;
+            self.read_window(window)?;
+        }
+        self.progress.advance(stretch.end - stretch.start);
+        Ok(())
+    }
+
+    fn read_window(&self, window: Range<u64>) -> Result<()> {
+        let mut object = Vec::new();
+        let mut runs: Vec<Run> = Vec::new();
+        for gap in self.plan.gaps(window) {
+            for range in data_in(self.disk, gap)? {
+                let bytes = self.disk.read_vec(range.start, (range.end - range.start) as usize)?;
+                for block in blocks(range.clone()) {
+                    let part =
+                        &bytes[(block.start - range.start) as usize..(block.end - range.start) as usize];
+                    if is_zero(part) {
+                        continue;
+                    }
+                    let (len, offset) = (part.len() as u64, object.len() as u64);
+                    runs.push(Run { start: block.start, len, of: RunOf::Residue(0), offset });
+                    object.extend_from_slice(part);
+                }
+            }
+        }
+        if object.is_empty() {
+            return Ok(());
+        }
+        let id = self.writer.put(&object)?;
+        let mut found = self.found();
+        let number = found.residue.len();
+        found.residue.push(id);
+        found.runs.extend(runs.into_iter().map(|run| Run { of: RunOf::Residue(number), ..run }));
+        Ok(())
+    }
+
+    /// Puts all runs in order; what no run covers is zero.
+    fn layout(&self) -> Layout {
+        let mut found = self.found();
+        let Found { runs, residue } = &mut *found;
+        runs.sort_unstable_by_key(|run| run.start);
+        let mut builder = Builder::new();
+        for run in runs.iter() {
+            builder.zero(run.start - builder.end());
+            match run.of {
+                RunOf::File(number) => {
+                    let file = self.files[number].get().expect("a file with runs was read");
+                    builder.content(run.len, file.object, run.offset);
+                }
+                RunOf::Residue(number) => builder.residue(run.len, residue[number], run.offset),
+            }
+        }
+        builder.zero(self.disk.len() - builder.end());
+        builder.finish()
+    }
+}
+
+/// The parts of `gap` that may hold data, in whole blocks as far as the gap goes: so a hole that a container
+/// keeps in smaller units than blocks makes no difference to the layout.
+fn data_in(disk: &dyn Source, gap: Range<u64>) -> Result<Vec<Range<u64>>> {
+    let mut ranges: Vec<Range<u64>> = Vec::new();
+    let mut at = gap.start;
+    while at < gap.end {
+        let extent = disk.extent_at(at)?;
+        if !extent.is_zero() {
+            let start = (at / BLOCK * BLOCK).max(gap.start);
+            let end = extent.range.end.min(gap.end).next_multiple_of(BLOCK).min(gap.end);
+            match ranges.last_mut() {
+                Some(last) if last.end >= start => last.end = last.end.max(end),
+                _ => ranges.push(start..end),
+            }
+        }
+        at = extent.range.end;
+    }
+    Ok(ranges)
+}
+
+/// `range` cut at the disk's block boundaries.
+fn blocks(range: Range<u64>) -> impl Iterator<Item = Range<u64>> {
+    let mut at = range.start;
+    std::iter::from_fn(move || {
+        let start = at;
+        at = ((start / BLOCK + 1) * BLOCK).min(range.end);
+        (start < range.end).then_some(start..at)
+    })
+}
+
+fn manifest_of(
+    scan: &Scan,
+    plan: &Plan,
+    files: &[OnceLock<FileDigests>],
+    layout: &Layout,
+) -> (Vec<Row>, Counts) {
+    let mut rows = Vec::new();
+    for (number, (volume, listing)) in scan.volumes.iter().zip(&plan.listings).enumerate() {
+        let Some(listing) = listing else { continue };
+        for entry in &listing.entries {
+            let mut row = row(&volume.name, entry, &listing.nodes[&entry.node]);
+            let file = plan.by_node.get(&(number, entry.node)).and_then(|i| files[*i].get());
+            if let Some(FileDigests { digests, object }) = file {
+                row.sha1 = digests.map(|(sha1, _)| sha1);
+                row.blake3 = digests.map(|(_, blake3)| blake3);
+                row.content = digests.is_none().then_some(*object);
+            }
+            rows.push(row);
+        }
+    }
+    rows.sort_by_cached_key(|row| (row.volume.clone(), row.path_text()));
+    let mut counts = Counts {
+        paths: rows.len() as u64,
+        files: plan.files.len() as u64,
+        file_bytes: plan.files.iter().map(|file| file.size).fold(0, u64::saturating_add),
+        ..Counts::default()
+    };
+    for segment in layout.segments() {
+        let len = segment.range.end - segment.range.start;
+        match segment.origin {
+            Origin::Zero => counts.zero_bytes += len,
+            Origin::Content { .. } => counts.content_bytes += len,
+            Origin::Residue { .. } => counts.residue_bytes += len,
+        }
+    }
+    (rows, counts)
+}
+
+#[cfg(test)]
+#[allow(clippy::single_range_in_vec_init)]
+mod tests {
+    use super::*;
+    use mif_formats::{Extent, MemSource, Slice};
+
+    #[test]
+    fn blocks_end_at_the_disks_boundaries() {
+        let cut: Vec<_> = blocks(1000..9000).collect();
+        assert_eq!(cut, [1000..4096, 4096..8192, 8192..9000]);
+        assert_eq!(blocks(5..5).count(), 0);
+    }
+
+    /// Data in the sectors that are named, and zeros that are known elsewhere.
+    struct Sectors(u64, Vec<u64>);
+
+    impl Source for Sectors {
+        fn len(&self) -> u64 {
+            self.0 * 512
+        }
+        fn read_at(&self, _: u64, buf: &mut [u8]) -> mif_formats::Result<()> {
+            buf.fill(0);
+            Ok(())
+        }
+        fn extent_at(&self, offset: u64) -> mif_formats::Result<Extent> {
+            let len = 512 - offset % 512;
+            let data = self.1.contains(&(offset / 512));
+            Ok(if data { Extent::data(offset, len) } else { Extent::zero(offset, len) })
+        }
+    }
+
+    #[test]
+    fn a_hole_smaller_than_a_block_does_not_cut_the_block() {
+        let disk = Sectors(64, vec![3, 4, 17]);
+        assert_eq!(data_in(&disk, 0..64 * 512).unwrap(), [0..4096, 8192..12288]);
+        assert_eq!(data_in(&disk, 600..2048).unwrap(), vec![600..2048]);
+        let slice = Slice::new(MemSource(vec![1; 9000]), 0..9000).unwrap();
+        assert_eq!(data_in(&slice, 100..9000).unwrap(), vec![100..9000]);
+    }
+}

@@ -1,0 +1,119 @@
+//! `ls`: the files of an image.
+
+use mif_formats::fs::{FileType, Timestamp};
+use mif_formats::mif::manifest::{Row, escape, type_name};
+use serde::Serialize;
+
+use crate::{OpenImage, Result, VolumePath};
+
+/// What `ls` found.
+#[derive(Debug, Clone, Serialize)]
+pub struct Listing {
+    /// The entries, by volume and path.
+    pub entries: Vec<LsEntry>,
+    /// What could not be read, each a sentence.
+    pub warnings: Vec<String>,
+}
+
+/// One path.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[allow(missing_docs)]
+pub struct LsEntry {
+    pub volume: String,
+    pub path: String,
+    #[serde(rename = "type")]
+    pub file_type: &'static str,
+    pub mode: Option<u16>,
+    pub uid: Option<u32>,
+    pub gid: Option<u32>,
+    pub nlink: Option<u32>,
+    pub inode: Option<u64>,
+    pub size: u64,
+    pub mtime: Option<Timestamp>,
+    pub atime: Option<Timestamp>,
+    pub ctime: Option<Timestamp>,
+    pub crtime: Option<Timestamp>,
+    pub link_target: Option<String>,
+    pub rdev: Option<(u32, u32)>,
+    /// Name, and value in hex.
+    pub xattrs: Vec<(String, String)>,
+    pub flags: u32,
+    pub sha1: Option<String>,
+    pub blake3: Option<String>,
+}
+
+impl LsEntry {
+    fn new(row: &Row) -> Self {
+        let hex = |bytes: &[u8]| bytes.iter().map(|b| format!("{b:02x}")).collect::<String>();
+        LsEntry {
+            volume: row.volume.clone(),
+            path: row.path_text(),
+            file_type: type_name(row.file_type),
+            mode: row.mode,
+            uid: row.uid,
+            gid: row.gid,
+            nlink: row.nlink,
+            inode: row.inode,
+            size: row.size,
+            mtime: row.mtime,
+            atime: row.atime,
+            ctime: row.ctime,
+            crtime: row.crtime,
+            link_target: row.link_target.as_deref().map(escape),
+            rdev: row.rdev,
+            xattrs: row.xattrs.iter().map(|x| (escape(&x.name), hex(&x.value))).collect(),
+            flags: row.flags,
+            sha1: row.sha1.map(|digest| hex(&digest)),
+            blake3: row.blake3.map(|id| id.to_string()),
+        }
+    }
+}
+
+/// Lists what is at `path`: the entries of a folder, or a file itself; with `recursive` all that is below.
+/// Without a path: the root filesystem's root, or with `recursive` every volume.
+pub fn ls(image: &OpenImage, path: Option<&VolumePath>, recursive: bool) -> Result<Listing> {
+    let tree = image.tree()?;
+    let rows = tree.rows();
+    let picked: Vec<&Row> = match path {
+        None if recursive || tree.root_volume().is_none() => {
+            rows.iter().filter(|row| recursive || row.path == b"/").collect()
+        }
+        _ => {
+            let root = VolumePath { volume: None, path: b"/".to_vec() };
+            let start = &rows[tree.find(path.unwrap_or(&root), true)?];
+            if start.file_type == FileType::Dir {
+                rows.iter()
+                    .filter(|row| row.volume == start.volume && is_below(&row.path, &start.path, recursive))
+                    .collect()
+            } else {
+                vec![start]
+            }
+        }
+    };
+    Ok(Listing { entries: picked.into_iter().map(LsEntry::new).collect(), warnings: tree.complaints })
+}
+
+/// Whether `path` lies below `folder`; directly, unless `deep`.
+fn is_below(path: &[u8], folder: &[u8], deep: bool) -> bool {
+    let folder = if folder == b"/" { b"" } else { folder };
+    match path.strip_prefix(folder) {
+        Some([b'/', name @ ..]) => !name.is_empty() && (deep || !name.contains(&b'/')),
+        _ => false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn below_means_in_the_folder_and_not_beside_it() {
+        assert!(is_below(b"/etc/passwd", b"/etc", false));
+        assert!(!is_below(b"/etc2/passwd", b"/etc", true));
+        assert!(!is_below(b"/etc", b"/etc", true));
+        assert!(is_below(b"/etc", b"/", false));
+        assert!(!is_below(b"/", b"/", true));
+        assert!(is_below(b"/etc/a/b", b"/etc", true));
+        assert!(!is_below(b"/etc/a/b", b"/etc", false));
+    }
+}

@@ -1,0 +1,307 @@
+//! The images of a store: their names, versions and records.
+
+use std::fmt;
+use std::str::FromStr;
+use std::sync::Arc;
+
+use mif_formats::mif::layout::Layout;
+use mif_formats::mif::manifest::{self, Row};
+use mif_formats::partition::{Partition, Table};
+use serde::{Deserialize, Serialize};
+
+use super::{Objects, Store, StoredDisk};
+use crate::error::damaged;
+use crate::{Error, Result};
+
+/// The name of an image in a store, and which of its versions: `web`, `web@3`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ImageName {
+    /// The name: letters, digits and `. _ + -`, not beginning with a dot or a dash.
+    pub name: String,
+    /// The version; the newest if none.
+    pub version: Option<u32>,
+}
+
+/// The longest name.
+const MAX_NAME: usize = 128;
+
+impl ImageName {
+    /// Whether `name` can be the name of an image. It becomes part of a path, so little is allowed.
+    #[must_use]
+    pub fn is_valid(name: &str) -> bool {
+        let plain = |c: char| c.is_ascii_alphanumeric() || "._+-".contains(c);
+        !name.is_empty() && name.len() <= MAX_NAME && name.chars().all(plain) && !name.starts_with(['.', '-'])
+    }
+
+    /// A valid name that is as much like `text` as can be.
+    #[must_use]
+    pub fn like(text: &str) -> String {
+        let plain = |c: char| if c.is_ascii_alphanumeric() || "._+-".contains(c) { c } else { '_' };
+        let name: String = text.chars().map(plain).take(MAX_NAME).collect();
+        if Self::is_valid(&name) { name } else { format!("image{}", &name[..name.len().min(MAX_NAME - 5)]) }
+    }
+}
+
+impl FromStr for ImageName {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Self> {
+        let (name, version) = match text.split_once('@') {
+            Some((name, version)) => (name, Some(version)),
+            None => (text, None),
+        };
+        if !Self::is_valid(name) {
+            return Err(Error::usage(format!("\"{text}\" is no name of an image"))
+                .advise("A name has letters, digits and . _ + - , and perhaps @VERSION"));
+        }
+        let version = version
+            .map(str::parse)
+            .transpose()
+            .map_err(|_| Error::usage(format!("\"{text}\": the version after @ is no number")))?;
+        Ok(ImageName { name: name.to_owned(), version })
+    }
+}
+
+impl fmt::Display for ImageName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.name)?;
+        self.version.map_or(Ok(()), |version| write!(f, "@{version}"))
+    }
+}
+
+/// What `image.json` says of an image.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Image {
+    /// The image's name.
+    pub name: String,
+    /// Its version, from 1.
+    pub version: u32,
+    /// The disk's size in bytes.
+    pub disk_size: u64,
+    /// The layout's digest, in hex: the identity of the disk's bits.
+    pub layout_digest: String,
+    /// BLAKE3 of `manifest.parquet`, in hex.
+    pub manifest_digest: String,
+    /// The partition table, with a partition for each volume.
+    pub table: Table,
+    /// What is on each partition, in the table's order.
+    pub volumes: Vec<VolumeRecord>,
+    /// How the disk divides.
+    pub counts: Counts,
+    /// Where it came from.
+    pub provenance: Provenance,
+    /// What could not be read, or is odd, each a sentence.
+    pub warnings: Vec<String>,
+}
+
+/// What is on a partition.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct VolumeRecord {
+    /// Its name in paths and in the manifest: `p` and the partition's slot.
+    pub volume: String,
+    /// What is there: a filesystem, or something recognised by name.
+    pub content: FilesystemRecord,
+}
+
+/// What is on a volume.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum FilesystemRecord {
+    /// A filesystem whose files are in the manifest.
+    Filesystem(mif_formats::fs::Info),
+    /// Something else, by name if it was recognised.
+    Other(Option<String>),
+}
+
+/// How a disk divides, in bytes unless said otherwise.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Counts {
+    /// Paths in the manifest.
+    pub paths: u64,
+    /// Regular files, hard links counted once.
+    pub files: u64,
+    /// Their sizes together.
+    pub file_bytes: u64,
+    /// Bytes of the disk that are file content.
+    pub content_bytes: u64,
+    /// Bytes of the disk that are none.
+    pub residue_bytes: u64,
+    /// Bytes of the disk that are zero and stored nowhere.
+    pub zero_bytes: u64,
+}
+
+/// Where an image came from.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Provenance {
+    /// What made it: `import`.
+    pub operation: String,
+    /// The version of mif.
+    pub tool: String,
+    /// When, in seconds since 1970.
+    pub time: u64,
+    /// The file it was read from.
+    pub source: Option<String>,
+    /// That file's container format.
+    pub source_format: Option<String>,
+    /// The image it was made from, as `name@version`.
+    pub parent: Option<String>,
+}
+
+impl Image {
+    /// `name@version`.
+    #[must_use]
+    pub fn id(&self) -> String {
+        format!("{}@{}", self.name, self.version)
+    }
+
+    /// The folder of a version.
+    fn folder(name: &str, version: u32) -> String {
+        format!("images/name={name}/version={version}")
+    }
+
+    /// The partition of a volume.
+    #[must_use]
+    pub fn partition(&self, volume: &str) -> Option<&Partition> {
+        self.table.partitions.iter().find(|p| crate::volume_name(p.slot) == volume)
+    }
+}
+
+/// An image of the store, open.
+pub struct StoredImage {
+    /// Its record.
+    pub image: Image,
+    storage: Arc<dyn super::Storage>,
+}
+
+impl StoredImage {
+    fn read(&self, file: &str) -> Result<Vec<u8>> {
+        let key = format!("{}/{file}", Image::folder(&self.image.name, self.image.version));
+        self.storage.read_all(&key).map_err(|e| Error::store(format!("{}/{key}: {e}", self.storage.place())))
+    }
+
+    /// The manifest's rows, checked against the digest in the record.
+    pub fn manifest(&self) -> Result<Vec<Row>> {
+        let bytes = self.read("manifest.parquet")?;
+        if blake3::hash(&bytes).to_hex().as_str() != self.image.manifest_digest {
+            return Err(Error::store(format!(
+                "{}: manifest.parquet does not fit its digest",
+                self.image.id()
+            ))
+            .advise("The store is damaged there; the disk itself may be whole: try `mif export`"));
+        }
+        manifest::read(bytes::Bytes::from(bytes)).map_err(|e| damaged(&self.image.id(), &e))
+    }
+
+    /// The layout, checked against the digest in the record.
+    pub fn layout(&self) -> Result<Layout> {
+        let (layout, digest) =
+            Layout::decode(&self.read("layout")?).map_err(|e| damaged(&self.image.id(), &e))?;
+        if blake3::Hash::from_bytes(digest).to_hex().as_str() != self.image.layout_digest {
+            return Err(Error::store(format!(
+                "{}: the layout is not the one that its record names",
+                self.image.id()
+            )));
+        }
+        Ok(layout)
+    }
+
+    /// The disk, read through the layout.
+    pub fn disk(&self, objects: Arc<Objects>) -> Result<StoredDisk> {
+        Ok(StoredDisk::new(Arc::new(self.layout()?), objects))
+    }
+}
+
+impl Store {
+    /// The names of all images.
+    pub fn names(&self) -> Result<Vec<String>> {
+        let folders = self.list("images")?;
+        Ok(folders.iter().filter_map(|f| f.strip_prefix("name=")).map(str::to_owned).collect())
+    }
+
+    /// The versions of an image, ascending.
+    pub fn versions(&self, name: &str) -> Result<Vec<u32>> {
+        let folders = self.list(&format!("images/name={name}"))?;
+        let mut versions: Vec<u32> =
+            folders.iter().filter_map(|f| f.strip_prefix("version=")?.parse().ok()).collect();
+        versions.sort_unstable();
+        Ok(versions)
+    }
+
+    fn list(&self, folder: &str) -> Result<Vec<String>> {
+        self.storage.list(folder).map_err(|e| Error::store(format!("{}/{folder}: {e}", self.storage.place())))
+    }
+
+    /// All images, by name and version.
+    pub fn images(&self) -> Result<Vec<Image>> {
+        let mut images = Vec::new();
+        for name in self.names()? {
+            for version in self.versions(&name)? {
+                images.push(self.image(&ImageName { name: name.clone(), version: Some(version) })?.image);
+            }
+        }
+        Ok(images)
+    }
+
+    /// An image, by name and perhaps version.
+    pub fn image(&self, name: &ImageName) -> Result<StoredImage> {
+        let versions = self.versions(&name.name)?;
+        let found = match name.version {
+            Some(version) => versions.contains(&version).then_some(version),
+            None => versions.last().copied(),
+        };
+        let Some(version) = found else {
+            let advice = match versions.last() {
+                Some(newest) => format!("Its newest version is {newest}"),
+                None => "`mif images` lists what is there".to_owned(),
+            };
+            let place = self.storage.place();
+            return Err(Error::input(format!("{name}: is not in the store {place}")).advise(advice));
+        };
+        let key = format!("{}/image.json", Image::folder(&name.name, version));
+        let place = || format!("{}/{key}", self.storage.place());
+        let json = self.storage.read_all(&key).map_err(|e| Error::store(format!("{}: {e}", place())))?;
+        let image = serde_json::from_slice(&json)
+            .map_err(|e| Error::store(format!("{}: is no image record: {e}", place())))?;
+        Ok(StoredImage { image, storage: self.storage.clone() })
+    }
+
+    /// Publishes an image under its name, as the next version; gives the record as published.
+    pub fn publish(&self, mut image: Image, manifest: &[u8], layout: &[u8]) -> Result<Image> {
+        loop {
+            image.version = self.versions(&image.name)?.last().copied().unwrap_or(0) + 1;
+            let json = serde_json::to_vec_pretty(&image).expect("a record is JSON");
+            let files: [(&str, &[u8]); 3] =
+                [("manifest.parquet", manifest), ("layout", layout), ("image.json", &json)];
+            let folder = Image::folder(&image.name, image.version);
+            let place = || format!("{}/{folder}", self.storage.place());
+            if self.storage.publish(&folder, &files).map_err(|e| Error::store(format!("{}: {e}", place())))? {
+                return Ok(image);
+            }
+            // Another process published this version first: take the next.
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_that_could_leave_the_store_are_refused() {
+        for bad in
+            ["", ".", "..", "a/b", "a\\b", ".hidden", "-x", "a b", "ä", "a@b", "a@-1", &"x".repeat(200)]
+        {
+            assert!(bad.parse::<ImageName>().is_err(), "{bad:?}");
+        }
+        let good: ImageName = "web-1.2_x+y@12".parse().unwrap();
+        assert_eq!((good.name.as_str(), good.version), ("web-1.2_x+y", Some(12)));
+    }
+
+    #[test]
+    fn any_text_makes_a_valid_name() {
+        for text in ["", "..", "my image (1)", "ü", "-x", &"/".repeat(300)] {
+            assert!(ImageName::is_valid(&ImageName::like(text)), "{text:?}");
+        }
+        assert_eq!(ImageName::like("my image (1)"), "my_image__1_");
+    }
+}

@@ -1,0 +1,92 @@
+//! The index: where each object lies. Read from the store's index files into memory.
+
+use std::collections::HashMap;
+
+use mif_formats::mif::ObjectId;
+use mif_formats::mif::pack::{Encoding, IndexEntry, decode_index};
+
+use super::Storage;
+use crate::error::damaged;
+use crate::{Error, Result};
+
+/// Where an object's stored bytes are.
+#[derive(Debug, Clone, Copy)]
+pub struct Location {
+    /// Number of the pack in the index.
+    pack: u32,
+    /// How it is stored.
+    pub encoding: Encoding,
+    /// Where in the pack, in bytes.
+    pub offset: u64,
+    /// Stored length in bytes.
+    pub stored_len: u64,
+    /// Length of the object in bytes.
+    pub len: u64,
+}
+
+/// Where every object of a store lies.
+#[derive(Default)]
+pub struct Index {
+    packs: Vec<ObjectId>,
+    objects: HashMap<ObjectId, Location>,
+}
+
+impl Index {
+    /// Reads all index files.
+    pub fn load(storage: &dyn Storage) -> Result<Self> {
+        let mut index = Index::default();
+        for name in
+            storage.list("index").map_err(|e| Error::store(format!("{}: index: {e}", storage.place())))?
+        {
+            let Some(pack) = name.strip_suffix(".idx").and_then(ObjectId::from_hex) else { continue };
+            let key = format!("index/{name}");
+            let bytes = storage
+                .read_all(&key)
+                .map_err(|e| Error::store(format!("{}/{key}: {e}", storage.place())))?;
+            let entries = decode_index(&bytes).map_err(|e| damaged(&key, &e))?;
+            index.add(pack, &entries);
+        }
+        Ok(index)
+    }
+
+    /// Adds the objects of a pack.
+    pub fn add(&mut self, pack: ObjectId, entries: &[IndexEntry]) {
+        let number = u32::try_from(self.packs.len()).expect("fewer packs than 2³²");
+        self.packs.push(pack);
+        self.objects.reserve(entries.len());
+        for entry in entries {
+            let IndexEntry { encoding, offset, stored_len, len, .. } = *entry;
+            self.objects.insert(entry.id, Location { pack: number, encoding, offset, stored_len, len });
+        }
+    }
+
+    /// Where an object lies.
+    #[must_use]
+    pub fn get(&self, id: &ObjectId) -> Option<&Location> {
+        self.objects.get(id)
+    }
+
+    /// The pack of a location.
+    #[must_use]
+    pub fn pack(&self, location: &Location) -> ObjectId {
+        self.packs[location.pack as usize]
+    }
+
+    /// All objects.
+    pub fn iter(&self) -> impl Iterator<Item = (&ObjectId, &Location)> {
+        self.objects.iter()
+    }
+}
+
+/// The key of a pack.
+#[must_use]
+pub(super) fn pack_key(pack: &ObjectId) -> String {
+    let hex = pack.to_string();
+    format!("packs/{}/{hex}.pack", &hex[..2])
+}
+
+/// The key of a pack's index.
+#[must_use]
+pub(super) fn index_key(pack: &ObjectId) -> String {
+    format!("index/{pack}.idx")
+}

@@ -1,0 +1,131 @@
+//! The store: images as manifests and layouts, and one collection of objects for all of them.
+//!
+//! ```text
+//! store.json                             version and parameters
+//! packs/ab/<id>.pack                     objects, many to a file       (mif_formats::mif::pack)
+//! index/<id>.idx                         where in its pack each object lies
+//! images/name=<name>/version=<n>/        an image: manifest.parquet, layout, image.json
+//! tmp/                                   what is not finished; gc empties it
+//! ```
+//!
+//! Files never change once they are there. An image appears at once and whole, after all its objects.
+
+mod catalog;
+mod disk;
+mod index;
+mod objects;
+mod storage;
+mod writer;
+
+use std::path::Path;
+use std::sync::{Arc, OnceLock};
+
+use serde::{Deserialize, Serialize};
+
+pub use catalog::{Counts, FilesystemRecord, Image, ImageName, Provenance, StoredImage, VolumeRecord};
+pub use disk::StoredDisk;
+pub use index::Index;
+pub use objects::Objects;
+pub use storage::{Folder, Storage, Upload};
+pub use writer::{ObjectWriter, WriterStats};
+
+use crate::{Error, Result};
+
+/// The version of the store's format that this program reads and writes.
+pub const FORMAT: u32 = 1;
+
+/// What `store.json` says.
+#[derive(Debug, Serialize, Deserialize)]
+struct Header {
+    /// Always `mif-store`.
+    kind: String,
+    /// [`FORMAT`].
+    format: u32,
+    /// Features that a reader has to know. None exist yet.
+    features: Vec<String>,
+}
+
+/// An open store.
+pub struct Store {
+    storage: Arc<dyn Storage>,
+    index: OnceLock<Arc<Index>>,
+}
+
+impl Store {
+    /// Opens the store in the folder `path`.
+    pub fn open(path: &Path) -> Result<Self> {
+        let storage: Arc<dyn Storage> = Arc::new(Folder::new(path));
+        let header = match storage.read_all("store.json") {
+            Ok(header) => header,
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => {
+                return Err(Error::input(format!("{}: there is no store here", path.display()))
+                    .advise("Name one with --store or MIF_STORE; `mif import` makes a new one"));
+            }
+            Err(e) => return Err(Error::io(&path.join("store.json"), &e)),
+        };
+        check_header(path, &header)?;
+        Ok(Store { storage, index: OnceLock::new() })
+    }
+
+    /// Opens the store in the folder `path`; makes a new one if nothing is there yet.
+    pub fn open_or_create(path: &Path) -> Result<Self> {
+        if !path.join("store.json").exists() {
+            if std::fs::read_dir(path).is_ok_and(|mut entries| entries.next().is_some()) {
+                return Err(Error::input(format!("{}: is not empty, and no store", path.display()))
+                    .advise("Name a new folder, or one that has a store.json"));
+            }
+            let header = Header { kind: "mif-store".into(), format: FORMAT, features: Vec::new() };
+            let json = serde_json::to_vec_pretty(&header).expect("a header is JSON");
+            Folder::new(path).put_if_absent("store.json", &json).map_err(|e| Error::io(path, &e))?;
+        }
+        Self::open(path)
+    }
+
+    /// Where the files are.
+    #[must_use]
+    pub fn storage(&self) -> &Arc<dyn Storage> {
+        &self.storage
+    }
+
+    /// The index of all objects, read at first use. It does not see what is added later.
+    pub fn index(&self) -> Result<Arc<Index>> {
+        if let Some(index) = self.index.get() {
+            return Ok(index.clone());
+        }
+        let index = Arc::new(Index::load(&*self.storage)?);
+        Ok(self.index.get_or_init(|| index).clone())
+    }
+
+    /// Forgets the index, so that the next use sees objects added since.
+    pub fn refresh(&mut self) {
+        self.index = OnceLock::new();
+    }
+
+    /// Reads objects.
+    pub fn objects(&self) -> Result<Objects> {
+        Ok(Objects::new(self.storage.clone(), self.index()?))
+    }
+}
+
+fn check_header(path: &Path, header: &[u8]) -> Result<()> {
+    let place = path.join("store.json");
+    let header: Header = serde_json::from_slice(header)
+        .map_err(|e| Error::store(format!("{}: is not a store's header: {e}", place.display())))?;
+    if header.kind != "mif-store" {
+        return Err(Error::input(format!(
+            "{}: is of kind {:?}, not mif-store",
+            place.display(),
+            header.kind
+        )));
+    }
+    if header.format != FORMAT || !header.features.is_empty() {
+        return Err(Error::unsupported(format!(
+            "{}: the store has format {} with features {:?}; this program knows format {FORMAT} without any",
+            place.display(),
+            header.format,
+            header.features
+        ))
+        .advise("Use a newer mif"));
+    }
+    Ok(())
+}

@@ -1,0 +1,149 @@
+//! Reading objects: found by the index, decompressed, verified, and cached while they are in use.
+
+use std::sync::Arc;
+
+use mif_formats::mif::ObjectId;
+use mif_formats::mif::pack::{Chunk, Encoding, MAX_WHOLE, decode_list};
+use quick_cache::Weighter;
+use quick_cache::sync::Cache;
+
+use super::Storage;
+use super::index::{Index, Location, pack_key};
+use crate::error::damaged;
+use crate::{Error, Result};
+
+/// How many bytes of decompressed objects are kept.
+const CACHE_BYTES: u64 = 96 << 20;
+
+/// Reads objects of a store, from several threads.
+pub struct Objects {
+    storage: Arc<dyn Storage>,
+    index: Arc<Index>,
+    cache: Cache<ObjectId, Cached, ByLength>,
+}
+
+#[derive(Clone)]
+enum Cached {
+    Whole(Arc<Vec<u8>>),
+    /// The chunks, and where in the object each starts.
+    List(Arc<Vec<(u64, Chunk)>>),
+}
+
+#[derive(Clone)]
+struct ByLength;
+
+impl Weighter<ObjectId, Cached> for ByLength {
+    fn weight(&self, _: &ObjectId, cached: &Cached) -> u64 {
+        64 + match cached {
+            Cached::Whole(bytes) => bytes.len() as u64,
+            Cached::List(chunks) => chunks.len() as u64 * 56,
+        }
+    }
+}
+
+impl Objects {
+    /// Reads from `storage` what `index` finds.
+    #[must_use]
+    pub fn new(storage: Arc<dyn Storage>, index: Arc<Index>) -> Self {
+        Objects { storage, index, cache: Cache::with_weighter(4096, CACHE_BYTES, ByLength) }
+    }
+
+    /// The length of an object in bytes.
+    pub fn len(&self, id: &ObjectId) -> Result<u64> {
+        Ok(self.location(id)?.len)
+    }
+
+    /// Fills `buf` with the bytes of an object from `offset` on.
+    pub fn read_at(&self, id: &ObjectId, offset: u64, buf: &mut [u8]) -> Result<()> {
+        let outside =
+            || Error::store(format!("store: object {id}: has no bytes at {offset} for {}", buf.len()));
+        let end = offset.checked_add(buf.len() as u64).ok_or_else(outside)?;
+        match self.load(id)? {
+            Cached::Whole(bytes) => {
+                if end > bytes.len() as u64 {
+                    return Err(outside());
+                }
+                buf.copy_from_slice(&bytes[offset as usize..end as usize]);
+                Ok(())
+            }
+            Cached::List(chunks) => {
+                if end > self.location(id)?.len {
+                    return Err(outside());
+                }
+                self.read_chunks(&chunks, offset, buf)
+            }
+        }
+    }
+
+    fn read_chunks(&self, chunks: &[(u64, Chunk)], mut offset: u64, mut buf: &mut [u8]) -> Result<()> {
+        let mut i = chunks.partition_point(|(start, _)| *start <= offset) - 1;
+        while !buf.is_empty() {
+            let (start, chunk) = chunks[i];
+            let here = usize::try_from(start + chunk.len - offset).unwrap_or(usize::MAX).min(buf.len());
+            let (part, rest) = buf.split_at_mut(here);
+            match chunk.id {
+                None => part.fill(0),
+                // A chunk is never a list itself, so this goes one level deep.
+                Some(id) => match self.load(&id)? {
+                    Cached::Whole(bytes) if bytes.len() as u64 == chunk.len => {
+                        let from = (offset - start) as usize;
+                        part.copy_from_slice(&bytes[from..from + here]);
+                    }
+                    _ => {
+                        return Err(Error::store(format!(
+                            "store: object {id}: is not the chunk it should be"
+                        )));
+                    }
+                },
+            }
+            offset += here as u64;
+            buf = rest;
+            i += 1;
+        }
+        Ok(())
+    }
+
+    fn location(&self, id: &ObjectId) -> Result<&Location> {
+        self.index.get(id).ok_or_else(|| {
+            Error::store(format!("store: object {id}: is not in any pack"))
+                .advise("A pack or its index is missing; `mif fsck` says which images that costs")
+        })
+    }
+
+    fn load(&self, id: &ObjectId) -> Result<Cached> {
+        self.cache.get_or_insert_with(id, || self.fetch(id))
+    }
+
+    fn fetch(&self, id: &ObjectId) -> Result<Cached> {
+        let location = *self.location(id)?;
+        let Location { encoding, offset, stored_len, len, .. } = location;
+        let key = pack_key(&self.index.pack(&location));
+        let wrong = |problem: &str| {
+            Error::store(format!("{}/{key}: object {id}, at byte {offset}: {problem}", self.storage.place()))
+                .advise("The store is damaged there; `mif fsck` says which images that costs")
+        };
+        if encoding != Encoding::List && stored_len.max(len) > MAX_WHOLE {
+            return Err(wrong("is larger than any object may be"));
+        }
+        let end = offset.checked_add(stored_len).ok_or_else(|| wrong("reaches past its pack"))?;
+        let stored = self.storage.read(&key, offset..end).map_err(|e| wrong(&e.to_string()))?;
+        let bytes = match encoding {
+            Encoding::Raw => stored,
+            Encoding::Zstd => zstd::bulk::decompress(&stored, len as usize)
+                .map_err(|e| wrong(&format!("does not decompress: {e}")))?,
+            Encoding::List => {
+                let chunks = decode_list(&stored, len).map_err(|e| damaged(&key, &e))?;
+                let mut start = 0;
+                let placed = chunks.into_iter().map(|chunk| {
+                    start += chunk.len;
+                    (start - chunk.len, chunk)
+                });
+                return Ok(Cached::List(Arc::new(placed.collect())));
+            }
+        };
+        if bytes.len() as u64 != len || ObjectId::of(&bytes) != *id {
+            return Err(wrong("its bytes do not fit its id"));
+        }
+        Ok(Cached::Whole(Arc::new(bytes)))
+    }
+}

@@ -1,0 +1,178 @@
+//! The files of an image, by volume and path, wherever the image is.
+
+use std::collections::HashMap;
+
+use mif_formats::Source;
+use mif_formats::fs::FileType;
+use mif_formats::mif::manifest::{Row, escape};
+
+use crate::image::Contents;
+use crate::{Error, Result};
+
+/// How many symlinks a path may go through, as in Linux.
+const MAX_SYMLINKS: u32 = 40;
+
+/// All files of an image.
+pub struct Tree {
+    rows: Vec<Row>,
+    contents: Vec<Option<Contents>>,
+    by_path: HashMap<(String, Vec<u8>), usize>,
+    /// What could not be read, each a sentence.
+    pub complaints: Vec<String>,
+}
+
+/// A path as the user writes it: `/etc/passwd` on the root filesystem, `p15:/EFI` on a volume.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct VolumePath {
+    /// The volume; the root filesystem's if none.
+    pub volume: Option<String>,
+    /// The path on it.
+    pub path: Vec<u8>,
+}
+
+impl VolumePath {
+    /// Reads a path as the user writes it.
+    #[must_use]
+    pub fn parse(text: &[u8]) -> Self {
+        let is_slot = |v: &[u8]| v.len() > 1 && v[0] == b'p' && v[1..].iter().all(u8::is_ascii_digit);
+        let colon = text.iter().position(|b| *b == b':');
+        match colon.map(|i| (&text[..i], &text[i + 1..])) {
+            Some((volume, path)) if is_slot(volume) => {
+                let volume = String::from_utf8(volume.to_vec()).expect("ASCII");
+                VolumePath { volume: Some(volume), path: path.to_vec() }
+            }
+            _ => VolumePath { volume: None, path: text.to_vec() },
+        }
+    }
+}
+
+impl Tree {
+    pub(crate) fn new(rows: Vec<Row>, contents: Vec<Option<Contents>>, complaints: Vec<String>) -> Self {
+        let by_path =
+            rows.iter().enumerate().map(|(i, row)| ((row.volume.clone(), row.path.clone()), i)).collect();
+        Tree { rows, contents, by_path, complaints }
+    }
+
+    /// All rows, by volume and path.
+    #[must_use]
+    pub fn rows(&self) -> &[Row] {
+        &self.rows
+    }
+
+    /// The volumes that have files, in order.
+    #[must_use]
+    pub fn volumes(&self) -> Vec<&str> {
+        let mut volumes: Vec<&str> = self.rows.iter().map(|row| row.volume.as_str()).collect();
+        volumes.dedup();
+        volumes
+    }
+
+    /// The volume with the root filesystem: the one that has the marks of one, or else the only one.
+    #[must_use]
+    pub fn root_volume(&self) -> Option<&str> {
+        let volumes = self.volumes();
+        let marks: [&[u8]; 4] = [b"/etc/fstab", b"/etc/os-release", b"/usr/lib/os-release", b"/etc/passwd"];
+        let is_root = |volume: &&&str| marks.iter().any(|mark| self.get(volume, mark).is_some());
+        let found = volumes.iter().find(is_root);
+        match (found, &volumes[..]) {
+            (Some(root), _) => Some(root),
+            (None, [only]) => Some(only),
+            (None, _) => None,
+        }
+    }
+
+    /// The row number of a path, as it stands.
+    #[must_use]
+    pub fn get(&self, volume: &str, path: &[u8]) -> Option<usize> {
+        self.by_path.get(&(volume.to_owned(), path.to_vec())).copied()
+    }
+
+    /// The row number of a path as the user writes it. Symlinks on the way are followed, within the volume;
+    /// one at the end too if `follow`.
+    pub fn find(&self, path: &VolumePath, follow: bool) -> Result<usize> {
+        let volume = match &path.volume {
+            Some(volume) if self.volumes().contains(&volume.as_str()) => volume.as_str(),
+            Some(volume) => {
+                return Err(Error::input(format!("{volume}: is no volume with files"))
+                    .advise(format!("This image has {}", self.volumes_text())));
+            }
+            None => self.root_volume().ok_or_else(|| {
+                Error::input(format!("{}: no volume has the marks of a root filesystem", escape(&path.path)))
+                    .advise(format!("Say on which: {}", self.volumes_text()))
+            })?,
+        };
+        let missing = |at: &[u8]| {
+            let at = escape(at);
+            Error::input(format!("{volume}:{at}: is not there")).advise("`mif ls` lists what is")
+        };
+        let mut links = 0;
+        let mut current = self.get(volume, b"/").ok_or_else(|| missing(b"/"))?;
+        let mut todo: Vec<Vec<u8>> = parts(&path.path).collect();
+        todo.reverse();
+        while let Some(part) = todo.pop() {
+            let here = &self.rows[current];
+            if part == b".." {
+                let parent = here.path.iter().rposition(|b| *b == b'/').unwrap_or(0).max(1);
+                current = self.get(volume, &here.path[..parent]).ok_or_else(|| missing(&here.path))?;
+                continue;
+            }
+            let mut child = if here.path == b"/" { Vec::new() } else { here.path.clone() };
+            child.push(b'/');
+            child.extend_from_slice(&part);
+            let found = self.get(volume, &child).ok_or_else(|| missing(&child))?;
+            let target = self.rows[found].link_target.as_ref().filter(|_| follow || !todo.is_empty());
+            let Some(target) = target.filter(|_| self.rows[found].file_type == FileType::Symlink) else {
+                current = found;
+                continue;
+            };
+            links += 1;
+            if links > MAX_SYMLINKS {
+                return Err(Error::input(format!(
+                    "{volume}:{}: goes through too many symlinks",
+                    escape(&child)
+                )));
+            }
+            if target.first() == Some(&b'/') {
+                current = self.get(volume, b"/").ok_or_else(|| missing(b"/"))?;
+            }
+            let target: Vec<Vec<u8>> = parts(target).collect();
+            todo.extend(target.into_iter().rev());
+        }
+        Ok(current)
+    }
+
+    fn volumes_text(&self) -> String {
+        let volumes: Vec<String> = self.volumes().iter().map(|v| format!("{v}:/")).collect();
+        if volumes.is_empty() { "no volume that can be read".to_owned() } else { volumes.join(", ") }
+    }
+
+    /// The content of a regular file, as something to read.
+    pub fn content(&self, row: usize) -> Result<Box<dyn Source>> {
+        let Row { volume, path, file_type, .. } = &self.rows[row];
+        match &self.contents[row] {
+            Some(contents) => contents.open(),
+            None if *file_type == FileType::File => {
+                Err(Error::input(format!("{volume}:{}: its content could not be read", escape(path))))
+            }
+            None => Err(Error::input(format!("{volume}:{}: is no regular file", escape(path)))),
+        }
+    }
+}
+
+fn parts(path: &[u8]) -> impl Iterator<Item = Vec<u8>> + '_ {
+    path.split(|b| *b == b'/').filter(|part| !part.is_empty() && *part != b".").map(<[u8]>::to_vec)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_path_may_name_its_volume() {
+        let of = |text: &str| VolumePath::parse(text.as_bytes());
+        assert_eq!(of("p15:/EFI"), VolumePath { volume: Some("p15".into()), path: b"/EFI".to_vec() });
+        assert_eq!(of("/p1:/x").volume, None);
+        assert_eq!(of("p:/x").volume, None);
+        assert_eq!(of("/etc/a:b").path, b"/etc/a:b");
+    }
+}

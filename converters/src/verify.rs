@@ -1,0 +1,341 @@
+//! `verify`: are two images the same? Bit by bit, and if not, file by file.
+
+use std::collections::BTreeMap;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+
+use mif_formats::Source;
+use mif_formats::fs::FileType;
+use mif_formats::mif::manifest::{Row, escape};
+use mif_formats::source::is_zero;
+use serde::Serialize;
+
+use crate::progress::{self, Progress};
+use crate::scan::Scan;
+use crate::{Error, OpenImage, Origin, Result, Tree, volume_name};
+
+/// How much is compared at once, in bytes.
+const WINDOW: u64 = 1 << 20;
+
+/// How many differing paths a report names.
+const MAX_PATHS: usize = 1000;
+
+/// Whether two images are the same.
+#[derive(Debug, Clone, Serialize)]
+pub struct VerifyReport {
+    /// The images, as the user called them.
+    pub images: [String; 2],
+    /// Sizes of the disks in bytes.
+    pub disk_sizes: [u64; 2],
+    /// Whether every bit is the same.
+    pub same_bits: bool,
+    /// Where the bits differ, if they do.
+    pub bits: Option<BitsReport>,
+    /// How the files compare, if the bits differ.
+    pub files: Option<FilesReport>,
+}
+
+/// Where bits differ.
+#[derive(Debug, Clone, Serialize)]
+pub struct BitsReport {
+    /// The first byte that differs, on the disk. A disk that ends early differs from its end on, unless the
+    /// rest of the other is zero.
+    pub first: u64,
+    /// How many bytes differ.
+    pub bytes: u64,
+    /// What lies at the first difference: the partition or `outside partitions`, and the file if it is one's.
+    pub place: String,
+}
+
+/// How the files of two images compare.
+#[derive(Debug, Clone, Default, Serialize)]
+pub struct FilesReport {
+    /// Whether all paths are there in both, with the same type, metadata and content. Access times and inode
+    /// numbers do not count.
+    pub same: bool,
+    /// How many paths were compared.
+    pub compared: u64,
+    /// Paths that only the first has; at most a thousand are named.
+    pub only_in_first: Vec<String>,
+    /// Paths that only the second has.
+    pub only_in_second: Vec<String>,
+    /// Paths that differ, and in what.
+    pub different: Vec<(String, Vec<&'static str>)>,
+    /// How many differ in all.
+    pub differences: u64,
+}
+
+/// How two sources differ.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct Difference {
+    /// The first byte that differs.
+    pub(crate) first: Option<u64>,
+    /// How many bytes differ.
+    pub(crate) bytes: u64,
+}
+
+/// Compares two images.
+pub fn verify(a: &OpenImage, b: &OpenImage, progress: &dyn Progress) -> Result<VerifyReport> {
+    let disks = [a.disk()?, b.disk()?];
+    let mut report = VerifyReport {
+        images: [a.label.clone(), b.label.clone()],
+        disk_sizes: [disks[0].len(), disks[1].len()],
+        same_bits: true,
+        bits: None,
+        files: None,
+    };
+    if let (Origin::Stored { stored: x, .. }, Origin::Stored { stored: y, .. }) = (&a.origin, &b.origin)
+        && x.image.layout_digest == y.image.layout_digest
+    {
+        return Ok(report);
+    }
+    let difference = compare_bits(&*disks[0], &*disks[1], "comparing", progress)?;
+    if disks[0].len() == disks[1].len() && difference.first.is_none() {
+        return Ok(report);
+    }
+    report.same_bits = false;
+    if let Some(first) = difference.first {
+        let place = place_of(first, &Scan::new(disks[0].clone())?);
+        report.bits = Some(BitsReport { first, bytes: difference.bytes, place });
+    }
+    progress.stage("comparing files", 0);
+    report.files = Some(compare_files(&a.tree()?, &b.tree()?, progress)?);
+    Ok(report)
+}
+
+/// Counts the bytes that differ, the shorter one taken to go on in zeros. Windows that both know to be zero
+/// are not read.
+pub(crate) fn compare_bits(
+    a: &dyn Source,
+    b: &dyn Source,
+    what: &str,
+    progress: &dyn Progress,
+) -> Result<Difference> {
+    let size = a.len().max(b.len());
+    progress.stage(what, size);
+    let next = AtomicU64::new(0);
+    let bytes = AtomicU64::new(0);
+    let first = AtomicU64::new(u64::MAX);
+    let error: Mutex<Option<Error>> = Mutex::new(None);
+    let failed = AtomicUsize::new(0);
+    let compare_windows = || -> Result<()> {
+        let (mut x, mut y) = (vec![0; WINDOW as usize], vec![0; WINDOW as usize]);
+        while failed.load(Ordering::Relaxed) == 0 {
+            let start = next.fetch_add(WINDOW, Ordering::Relaxed);
+            if start >= size {
+                return Ok(());
+            }
+            progress::check(progress)?;
+            let len = (size - start).min(WINDOW) as usize;
+            compare_window(a, b, start, (&mut x[..len], &mut y[..len]), &first, &bytes)?;
+            progress.advance(len as u64);
+        }
+        Ok(())
+    };
+    std::thread::scope(|scope| {
+        for _ in 0..std::thread::available_parallelism().map_or(1, usize::from) {
+            scope.spawn(|| {
+                if let Err(e) = compare_windows() {
+                    failed.store(1, Ordering::Relaxed);
+                    error.lock().expect("not poisoned").get_or_insert(e);
+                }
+            });
+        }
+    });
+    if let Some(error) = error.into_inner().expect("not poisoned") {
+        return Err(error);
+    }
+    let first = first.into_inner();
+    Ok(Difference { first: (first != u64::MAX).then_some(first), bytes: bytes.into_inner() })
+}
+
+fn compare_window(
+    a: &dyn Source,
+    b: &dyn Source,
+    start: u64,
+    (x, y): (&mut [u8], &mut [u8]),
+    first: &AtomicU64,
+    bytes: &AtomicU64,
+) -> Result<()> {
+    let x_has_data = read_or_zero(a, start, x)?;
+    let y_has_data = read_or_zero(b, start, y)?;
+    let same = match (x_has_data, y_has_data) {
+        (false, false) => true,
+        (true, false) => is_zero(x),
+        (false, true) => is_zero(y),
+        (true, true) => x == y,
+    };
+    if same {
+        return Ok(());
+    }
+    let different = x.iter().zip(y.iter()).enumerate().filter(|(_, (x, y))| x != y);
+    let mut count = 0;
+    for (i, _) in different {
+        if count == 0 {
+            first.fetch_min(start + i as u64, Ordering::Relaxed);
+        }
+        count += 1;
+    }
+    bytes.fetch_add(count, Ordering::Relaxed);
+    Ok(())
+}
+
+/// Reads the bytes at `start`, and zeros past the end; whether there is any data among them. Without, `buf` is
+/// zero too.
+fn read_or_zero(source: &dyn Source, start: u64, buf: &mut [u8]) -> Result<bool> {
+    buf.fill(0);
+    let end = source.len().min(start + buf.len() as u64);
+    let mut at = start;
+    let mut data = false;
+    while at < end {
+        let extent = source.extent_at(at)?;
+        let to = extent.range.end.min(end);
+        if !extent.is_zero() {
+            source.read_at(at, &mut buf[(at - start) as usize..(to - start) as usize])?;
+            data = true;
+        }
+        at = to;
+    }
+    Ok(data)
+}
+
+/// What lies at a byte of a disk.
+fn place_of(byte: u64, scan: &Scan) -> String {
+    let holder = scan
+        .table
+        .partitions
+        .iter()
+        .zip(&scan.volumes)
+        .find(|(p, _)| (p.start..p.start + p.len).contains(&byte));
+    let Some((partition, volume)) = holder else { return "outside of every partition".into() };
+    let name = volume_name(partition.slot);
+    let on_volume = byte - partition.start;
+    let Some(fs) = volume.filesystem() else { return format!("{name}, byte {on_volume}") };
+    let Ok(listing) = mif_formats::fs::walk::walk(fs) else { return format!("{name}, byte {on_volume}") };
+    for entry in &listing.entries {
+        let Ok(content) = fs.content(entry.node) else { continue };
+        let mut in_file = 0;
+        for piece in &content.pieces {
+            if let mif_formats::fs::Piece::Volume { offset, len } = piece
+                && (*offset..offset + len).contains(&on_volume)
+            {
+                let path = escape(&entry.path);
+                return format!("{name}:{path}, byte {} of it", in_file + on_volume - offset);
+            }
+            in_file += piece.len();
+        }
+    }
+    format!("{name}, byte {on_volume}, in no file's content")
+}
+
+fn compare_files(a: &Tree, b: &Tree, progress: &dyn Progress) -> Result<FilesReport> {
+    let key = |row: &Row| (row.volume.clone(), row.path.clone());
+    let index = |tree: &Tree| -> BTreeMap<(String, Vec<u8>), usize> {
+        tree.rows().iter().enumerate().map(|(i, row)| (key(row), i)).collect()
+    };
+    let (in_a, in_b) = (index(a), index(b));
+    let mut report = FilesReport::default();
+    let text = |(volume, path): &(String, Vec<u8>)| format!("{volume}:{}", escape(path));
+    for (key, i) in &in_a {
+        progress::check(progress)?;
+        report.compared += 1;
+        let Some(j) = in_b.get(key) else {
+            report.differences += 1;
+            push(&mut report.only_in_first, text(key));
+            continue;
+        };
+        let mut fields = different_fields(&a.rows()[*i], &b.rows()[*j]);
+        if !fields.contains(&"type") && content_differs(a, *i, b, *j)? {
+            fields.push("content");
+        }
+        if !fields.is_empty() {
+            report.differences += 1;
+            push(&mut report.different, (text(key), fields));
+        }
+    }
+    for key in in_b.keys().filter(|key| !in_a.contains_key(*key)) {
+        report.compared += 1;
+        report.differences += 1;
+        push(&mut report.only_in_second, text(key));
+    }
+    report.same = report.differences == 0;
+    Ok(report)
+}
+
+fn push<T>(list: &mut Vec<T>, item: T) {
+    if list.len() < MAX_PATHS {
+        list.push(item);
+    }
+}
+
+fn different_fields(a: &Row, b: &Row) -> Vec<&'static str> {
+    let fields = [
+        ("type", a.file_type != b.file_type),
+        ("mode", a.mode != b.mode),
+        ("owner", (a.uid, a.gid) != (b.uid, b.gid)),
+        ("links", a.nlink != b.nlink && a.file_type != FileType::Dir),
+        ("size", a.size != b.size && a.file_type == FileType::File),
+        ("mtime", a.mtime != b.mtime),
+        ("link target", a.link_target != b.link_target),
+        ("device", a.rdev != b.rdev),
+        ("xattrs", a.xattrs != b.xattrs),
+    ];
+    fields.into_iter().filter_map(|(name, differs)| differs.then_some(name)).collect()
+}
+
+fn content_differs(a: &Tree, i: usize, b: &Tree, j: usize) -> Result<bool> {
+    let (x, y) = (&a.rows()[i], &b.rows()[j]);
+    if x.file_type != FileType::File {
+        return Ok(false);
+    }
+    if x.size != y.size {
+        return Ok(true);
+    }
+    if let (Some(x), Some(y)) = (x.blake3, y.blake3) {
+        return Ok(x != y);
+    }
+    // A file that cannot be read in both counts as the same: both readers say so in their warnings.
+    match (a.content(i), b.content(j)) {
+        (Ok(x), Ok(y)) => sources_differ(&*x, &*y),
+        (Err(_), Err(_)) => Ok(false),
+        _ => Ok(true),
+    }
+}
+
+fn sources_differ(x: &dyn Source, y: &dyn Source) -> Result<bool> {
+    let (mut p, mut q) = (vec![0; WINDOW as usize], vec![0; WINDOW as usize]);
+    let mut start = 0;
+    while start < x.len() {
+        let len = (x.len() - start).min(WINDOW) as usize;
+        read_or_zero(x, start, &mut p[..len])?;
+        read_or_zero(y, start, &mut q[..len])?;
+        if p[..len] != q[..len] {
+            return Ok(true);
+        }
+        start += len as u64;
+    }
+    Ok(false)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::Silent;
+    use mif_formats::MemSource;
+
+    #[test]
+    fn differing_bytes_are_counted_and_the_first_is_found() {
+        let mut other = vec![7; 3 << 20];
+        other[5] = 8;
+        other[(2 << 20) + 1] = 8;
+        let difference = compare_bits(&MemSource(vec![7; 3 << 20]), &MemSource(other), "", &Silent).unwrap();
+        assert_eq!(difference, Difference { first: Some(5), bytes: 2 });
+    }
+
+    #[test]
+    fn a_shorter_disk_goes_on_in_zeros() {
+        let (short, long) = (MemSource(vec![1; 10]), MemSource([vec![1; 10], vec![0; 10], vec![2]].concat()));
+        let difference = compare_bits(&short, &long, "", &Silent).unwrap();
+        assert_eq!(difference, Difference { first: Some(20), bytes: 1 });
+    }
+}

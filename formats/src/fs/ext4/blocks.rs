@@ -1,0 +1,211 @@
+//! The block view: the volume's blocks as they are after the journal's replay, which changes nothing on the
+//! volume. All metadata is read through it, and it says where the bytes of a file's blocks are to be found.
+
+use std::collections::BTreeMap;
+use std::ops::Range;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use crate::fs::Piece;
+use crate::{Error, Result, Source, at};
+
+/// What a replayed block that happens to begin with the journal's magic number begins with: the journal
+/// keeps it with four zeros there.
+pub(super) const JOURNAL_MAGIC: [u8; 4] = 0xC03B_3998_u32.to_be_bytes();
+
+/// What replay makes of a block.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[cfg_attr(not(test), expect(dead_code, reason = "the journal's replay is to come"))]
+pub(super) enum Replayed {
+    /// It is the block of this number, which lies in the journal.
+    At(u64),
+    /// The same, but with its first four bytes [`JOURNAL_MAGIC`].
+    Escaped(u64),
+    /// It is these bytes, a block of them.
+    Bytes(Box<[u8]>),
+}
+
+/// The blocks of a volume, as they are after replay.
+pub(super) struct Blocks {
+    volume: Arc<dyn Source>,
+    /// Bytes.
+    block_size: u32,
+    /// The number of blocks that can be read: those of the filesystem that lie wholly on the volume.
+    count: u64,
+    replayed: BTreeMap<u64, Replayed>,
+}
+
+impl Blocks {
+    /// The `blocks_count` blocks of `block_size` bytes at the start of `volume`, which may end earlier.
+    pub(super) fn new(volume: Arc<dyn Source>, block_size: u32, blocks_count: u64) -> Self {
+        let count = blocks_count.min(volume.len() / u64::from(block_size));
+        Blocks { volume, block_size, count, replayed: BTreeMap::new() }
+    }
+
+    #[cfg_attr(not(test), expect(dead_code, reason = "the journal's replay is to come"))]
+    /// Puts what replay makes of `block` in its place, from now on.
+    pub(super) fn replay(&mut self, block: u64, replayed: Replayed) {
+        self.replayed.insert(block, replayed);
+    }
+
+    /// The byte of the volume at which `block` starts.
+    pub(super) fn byte(&self, block: u64) -> u64 {
+        block.saturating_mul(u64::from(self.block_size))
+    }
+
+    /// Errs unless all of `blocks` can be read.
+    pub(super) fn check(&self, what: &str, blocks: &Range<u64>) -> Result<()> {
+        if blocks.start <= blocks.end && blocks.end <= self.count {
+            return Ok(());
+        }
+        Err(at(what).byte(self.byte(blocks.start)).corrupt(format!(
+            "lies at blocks {} to {}, past the volume's last, {}",
+            blocks.start,
+            blocks.end.saturating_sub(1),
+            self.count.saturating_sub(1)
+        )))
+    }
+
+    /// Reads `count` blocks from `block` on. `what` is for the error. The caller has held `count` against a
+    /// limit.
+    pub(super) fn read(&self, what: &str, block: u64, count: u32) -> Result<Vec<u8>> {
+        let blocks = block..block.saturating_add(u64::from(count));
+        self.check(what, &blocks)?;
+        let size = self.block_size as usize;
+        let mut bytes = self.volume.read_vec(self.byte(block), count as usize * size)?;
+        for (changed, replayed) in self.replayed.range(blocks) {
+            let start = usize::try_from(changed - block).expect("below count") * size;
+            let target = &mut bytes[start..start + size];
+            match replayed {
+                Replayed::Bytes(new) => target.copy_from_slice(new),
+                Replayed::At(from) => self.volume.read_at(self.byte(*from), target)?,
+                Replayed::Escaped(from) => {
+                    self.volume.read_at(self.byte(*from), target)?;
+                    target[..4].copy_from_slice(&JOURNAL_MAGIC);
+                }
+            }
+        }
+        Ok(bytes)
+    }
+
+    /// Says where the bytes of `blocks`, which were checked, are to be found: on the volume as they stand,
+    /// or, where replay changes them, in the journal or in memory.
+    pub(super) fn locate(
+        &self,
+        blocks: Range<u64>,
+        found: &mut dyn FnMut(Piece) -> Result<()>,
+    ) -> Result<()> {
+        let size = u64::from(self.block_size);
+        let mut next = blocks.start;
+        for (changed, replayed) in self.replayed.range(blocks.clone()) {
+            if *changed > next {
+                found(Piece::Volume { offset: self.byte(next), len: (changed - next) * size })?;
+            }
+            match replayed {
+                Replayed::At(from) => found(Piece::Volume { offset: self.byte(*from), len: size })?,
+                Replayed::Escaped(from) => {
+                    found(Piece::Bytes(JOURNAL_MAGIC.to_vec()))?;
+                    found(Piece::Volume { offset: self.byte(*from) + 4, len: size - 4 })?;
+                }
+                Replayed::Bytes(new) => found(Piece::Bytes(new.to_vec()))?,
+            }
+            next = changed + 1;
+        }
+        if next < blocks.end {
+            found(Piece::Volume { offset: self.byte(next), len: (blocks.end - next) * size })?;
+        }
+        Ok(())
+    }
+
+    /// Reads bytes of the volume as they stand: for what [`Blocks::locate`] found.
+    pub(super) fn read_raw(&self, offset: u64, buf: &mut [u8]) -> Result<()> {
+        self.volume.read_at(offset, buf)
+    }
+}
+
+/// A cache of things read, of a fixed number of slots. A key has one slot, which is locked only to look or
+/// to put: readers do not wait for each other's reading.
+pub(super) struct Cache {
+    slots: Box<[Slot]>,
+    shift: u32,
+}
+
+/// What is in a slot: a key, and what was read for it.
+type Slot = Mutex<Option<(u64, Arc<[u8]>)>>;
+
+impl Cache {
+    /// A cache of `slots` slots, a power of two, for keys that are 2^`shift` apart: then neighbours get
+    /// neighbouring slots, and so never oust each other.
+    pub(super) fn new(slots: usize, shift: u32) -> Self {
+        debug_assert!(slots.is_power_of_two());
+        Cache { slots: (0..slots).map(|_| Mutex::new(None)).collect(), shift }
+    }
+
+    /// What was read for `key`, now or before.
+    pub(super) fn get(
+        &self,
+        key: u64,
+        read: impl FnOnce() -> Result<Vec<u8>, Error>,
+    ) -> Result<Arc<[u8]>, Error> {
+        let slot = &self.slots[(key >> self.shift) as usize & (self.slots.len() - 1)];
+        if let Some((k, bytes)) = &*slot.lock().unwrap_or_else(PoisonError::into_inner)
+            && *k == key
+        {
+            return Ok(Arc::clone(bytes));
+        }
+        let bytes: Arc<[u8]> = read()?.into();
+        *slot.lock().unwrap_or_else(PoisonError::into_inner) = Some((key, Arc::clone(&bytes)));
+        Ok(bytes)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::MemSource;
+
+    fn blocks() -> Blocks {
+        let bytes = (0..10 * 1024_usize).map(|i| (i / 1024) as u8).collect();
+        let mut blocks = Blocks::new(Arc::new(MemSource(bytes)), 1024, 20);
+        blocks.replay(3, Replayed::At(8));
+        blocks.replay(4, Replayed::Escaped(9));
+        blocks.replay(5, Replayed::Bytes(vec![77; 1024].into()));
+        blocks
+    }
+
+    #[test]
+    fn blocks_are_read_as_replay_makes_them() {
+        let bytes = blocks().read("x", 2, 5).unwrap();
+        let first: Vec<u8> = bytes.chunks(1024).map(|b| b[100]).collect();
+        assert_eq!(first, [2, 8, 9, 77, 6]);
+        assert_eq!(bytes[2048..2052], JOURNAL_MAGIC);
+    }
+
+    #[test]
+    fn what_replay_changes_is_located_outside_of_its_place() {
+        let mut pieces = Vec::new();
+        blocks()
+            .locate(2..7, &mut |piece| {
+                pieces.push(piece);
+                Ok(())
+            })
+            .unwrap();
+        assert_eq!(
+            pieces,
+            [
+                Piece::Volume { offset: 2048, len: 1024 },
+                Piece::Volume { offset: 8192, len: 1024 },
+                Piece::Bytes(JOURNAL_MAGIC.to_vec()),
+                Piece::Volume { offset: 9220, len: 1020 },
+                Piece::Bytes(vec![77; 1024]),
+                Piece::Volume { offset: 6144, len: 1024 },
+            ]
+        );
+    }
+
+    #[test]
+    fn blocks_past_the_end_of_the_volume_are_an_error() {
+        let error = blocks().read("extent tree", 9, 2).unwrap_err();
+        assert!(error.to_string().contains("extent tree, at byte 9216"), "{error}");
+        assert!(blocks().read("x", u64::MAX, 2).is_err());
+    }
+}

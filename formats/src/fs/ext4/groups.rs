@@ -1,0 +1,262 @@
+//! Block groups: where each one's inode table lies, and which blocks hold metadata and so never a file's
+//! bytes.
+//!
+//! <https://docs.kernel.org/filesystems/ext4/group_descr.html>
+
+use std::ops::Range;
+
+use super::blocks::Blocks;
+use super::checksum::{crc16, crc32c};
+use super::features::incompat;
+use super::superblock::Superblock;
+use crate::bytes::{le16, le32};
+use crate::{Error, Result, at};
+
+/// Warnings of one kind that are told in full; the rest are counted.
+const TOLD_MAX: u64 = 4;
+/// Backups of a descriptor that are tried.
+const BACKUPS_MAX: usize = 3;
+
+/// A group descriptor, as far as a reader needs it: block numbers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Descriptor {
+    pub(super) block_bitmap: u64,
+    pub(super) inode_bitmap: u64,
+    pub(super) inode_table: u64,
+}
+
+impl Descriptor {
+    /// Parses the `desc_size` bytes of the descriptor of `group`, which stood at byte `offset` of the volume,
+    /// and checks its checksum and that what it points to lies in the filesystem.
+    pub(super) fn parse(bytes: &[u8], sb: &Superblock, group: u32, offset: u64) -> Result<Self> {
+        let place = |field, field_at: u64| {
+            at(format!("descriptor of block group {group}")).field(field).byte(offset + field_at)
+        };
+        let (found, right) = (le16(bytes, 0x1E), checksum(bytes, sb, group));
+        if right.is_some_and(|right| right != found) {
+            let right = right.unwrap_or_default();
+            return Err(place("bg_checksum", 0x1E)
+                .corrupt(format!("is {found:#06x}, expected {right:#06x}: it is damaged")));
+        }
+        let high = |at| if sb.desc_size >= 64 { u64::from(le32(bytes, at)) << 32 } else { 0 };
+        let descriptor = Descriptor {
+            block_bitmap: u64::from(le32(bytes, 0x0)) | high(0x20),
+            inode_bitmap: u64::from(le32(bytes, 0x4)) | high(0x24),
+            inode_table: u64::from(le32(bytes, 0x8)) | high(0x28),
+        };
+        for (field, field_at, block, count) in [
+            ("bg_block_bitmap", 0x0, descriptor.block_bitmap, 1),
+            ("bg_inode_bitmap", 0x4, descriptor.inode_bitmap, 1),
+            ("bg_inode_table", 0x8, descriptor.inode_table, inode_table_blocks(sb)),
+        ] {
+            let end = block.checked_add(count);
+            if block <= u64::from(sb.first_data_block) || end.is_none_or(|end| end > sb.blocks_count) {
+                return Err(place(field, field_at).corrupt(format!(
+                    "is block {block}, expected {count} blocks between {} and {}",
+                    sb.first_data_block, sb.blocks_count
+                )));
+            }
+        }
+        Ok(descriptor)
+    }
+}
+
+/// The blocks of an inode table.
+pub(super) fn inode_table_blocks(sb: &Superblock) -> u64 {
+    (u64::from(sb.inodes_per_group) * u64::from(sb.inode_size)).div_ceil(u64::from(sb.block_size))
+}
+
+/// What `bg_checksum` should be, if the volume has such.
+fn checksum(bytes: &[u8], sb: &Superblock, group: u32) -> Option<u16> {
+    let number = group.to_le_bytes();
+    let (before, after) = (&bytes[..0x1E], &bytes[0x20..]);
+    if sb.metadata_csum() {
+        let crc = crc32c(crc32c(sb.csum_seed, &number), before);
+        let crc = crc32c(crc32c(crc, &[0, 0]), after);
+        Some((crc & 0xFFFF) as u16)
+    } else if sb.gdt_csum() {
+        Some(crc16(crc16(crc16(crc16(!0, &sb.uuid), &number), before), after))
+    } else {
+        None
+    }
+}
+
+/// All groups of a volume.
+pub(super) struct Groups {
+    /// The first block of each group's inode table; 0 where no descriptor could be read.
+    inode_tables: Vec<u64>,
+    /// Blocks that hold metadata: sorted, apart.
+    metadata: Vec<Range<u64>>,
+    /// What was odd.
+    pub(super) warnings: Vec<String>,
+}
+
+impl Groups {
+    /// Reads all descriptors. One that is damaged is taken from a backup; failing that, its group's inodes
+    /// cannot be read, and the rest can.
+    pub(super) fn read(blocks: &Blocks, sb: &Superblock) -> Result<Self> {
+        let mut scan = Scan { blocks, sb, from_backup: Told::default(), lost: Told::default() };
+        let mut inode_tables = Vec::new();
+        let mut metadata = Vec::new();
+        let per_block = sb.block_size / u32::from(sb.desc_size);
+        let desc_blocks = sb.groups_count.div_ceil(per_block);
+        for index in 0..desc_blocks {
+            let block = scan.primary(index);
+            let bytes = blocks.read("group descriptors", block, 1);
+            for slot in 0..per_block.min(sb.groups_count - index * per_block) {
+                let group = index * per_block + slot;
+                match scan.descriptor(bytes.as_deref(), index, slot, group) {
+                    Some(descriptor) => {
+                        inode_tables.push(descriptor.inode_table);
+                        metadata.push(descriptor.block_bitmap..descriptor.block_bitmap + 1);
+                        metadata.push(descriptor.inode_bitmap..descriptor.inode_bitmap + 1);
+                        let end = descriptor.inode_table + inode_table_blocks(sb);
+                        metadata.push(descriptor.inode_table..end);
+                    }
+                    None => inode_tables.push(0),
+                }
+            }
+            if index >= 1024 && index % 1024 == 0 {
+                metadata = merge(metadata); // keeps memory by the number of gaps, not of groups
+            }
+        }
+        let own = if sb.features.has_incompat(incompat::META_BG) {
+            sb.first_meta_bg.min(desc_blocks)
+        } else {
+            desc_blocks
+        };
+        metadata.push(0..u64::from(sb.first_data_block) + 1);
+        for group in (0..sb.groups_count).filter(|g| sb.has_super(*g)) {
+            let first = sb.first_block(group);
+            metadata.push(first..first + 1 + u64::from(own));
+        }
+        for index in own..desc_blocks {
+            let block = scan.primary(index);
+            metadata.push(block..block + 1);
+        }
+        let mut warnings = scan.from_backup.into_warnings("were taken from backups");
+        warnings
+            .extend(scan.lost.into_warnings("cannot be read, and so neither can the inodes of those groups"));
+        Ok(Groups { inode_tables, metadata: merge(metadata), warnings })
+    }
+
+    /// The first block of the inode table of `group`, if its descriptor could be read.
+    pub(super) fn inode_table(&self, group: u32) -> Option<u64> {
+        self.inode_tables.get(group as usize).copied().filter(|block| *block != 0)
+    }
+
+    /// The metadata that some of `blocks` are, if any.
+    pub(super) fn metadata_in(&self, blocks: &Range<u64>) -> Option<&Range<u64>> {
+        let next = self.metadata.partition_point(|range| range.end <= blocks.start);
+        self.metadata.get(next).filter(|range| range.start < blocks.end)
+    }
+}
+
+fn merge(mut ranges: Vec<Range<u64>>) -> Vec<Range<u64>> {
+    ranges.sort_unstable_by_key(|range| range.start);
+    let mut merged: Vec<Range<u64>> = Vec::new();
+    for range in ranges {
+        match merged.last_mut() {
+            Some(last) if range.start <= last.end => last.end = last.end.max(range.end),
+            _ => merged.push(range),
+        }
+    }
+    merged
+}
+
+struct Scan<'a> {
+    blocks: &'a Blocks,
+    sb: &'a Superblock,
+    from_backup: Told,
+    lost: Told,
+}
+
+impl Scan<'_> {
+    /// The block that holds the descriptors of number `index`.
+    fn primary(&self, index: u32) -> u64 {
+        let sb = self.sb;
+        let superblock = 1024 / u64::from(sb.block_size);
+        if !sb.features.has_incompat(incompat::META_BG) || index < sb.first_meta_bg {
+            return superblock + 1 + u64::from(index);
+        }
+        self.meta_bg(index, 0)
+    }
+
+    /// The block of descriptors `index` in the group `nth` of their meta block group.
+    fn meta_bg(&self, index: u32, nth: u32) -> u64 {
+        let sb = self.sb;
+        let group = u64::from(index) * u64::from(sb.block_size / u32::from(sb.desc_size)) + u64::from(nth);
+        let group = u32::try_from(group).unwrap_or(u32::MAX);
+        // Where blocks are of 1 KiB and yet the first is number 0 (bigalloc), the superblock is the second.
+        let boot = sb.block_size == 1024 && sb.first_data_block == 0 && group == 0;
+        sb.first_block(group) + u64::from(sb.has_super(group)) + u64::from(boot)
+    }
+
+    fn backups(&self, index: u32) -> Vec<u64> {
+        let sb = self.sb;
+        if sb.features.has_incompat(incompat::META_BG) && index >= sb.first_meta_bg {
+            let per_block = sb.block_size / u32::from(sb.desc_size);
+            return vec![self.meta_bg(index, 1), self.meta_bg(index, per_block - 1)];
+        }
+        (1..sb.groups_count)
+            .filter(|group| sb.has_super(*group))
+            .take(BACKUPS_MAX)
+            .map(|group| sb.first_block(group) + 1 + u64::from(index))
+            .collect()
+    }
+
+    fn descriptor(
+        &mut self,
+        bytes: Result<&[u8], &Error>,
+        index: u32,
+        slot: u32,
+        group: u32,
+    ) -> Option<Descriptor> {
+        let size = usize::from(self.sb.desc_size);
+        let start = slot as usize * size;
+        let parse = |bytes: &[u8], block| {
+            let offset = self.blocks.byte(block) + start as u64;
+            Descriptor::parse(&bytes[start..start + size], self.sb, group, offset)
+        };
+        let problem = match bytes {
+            Ok(bytes) => match parse(bytes, self.primary(index)) {
+                Ok(descriptor) => return Some(descriptor),
+                Err(error) => error.to_string(),
+            },
+            Err(error) => error.to_string(),
+        };
+        for block in self.backups(index) {
+            let backup = self.blocks.read("group descriptors", block, 1);
+            if let Ok(descriptor) = backup.and_then(|bytes| parse(&bytes, block)) {
+                self.from_backup.tell(problem);
+                return Some(descriptor);
+            }
+        }
+        self.lost.tell(problem);
+        None
+    }
+}
+
+/// Warnings of one kind: the first few in full, the number of all.
+#[derive(Default)]
+struct Told {
+    first: Vec<String>,
+    count: u64,
+}
+
+impl Told {
+    fn tell(&mut self, problem: String) {
+        self.count += 1;
+        if self.count <= TOLD_MAX {
+            self.first.push(problem);
+        }
+    }
+
+    fn into_warnings(self, outcome: &str) -> Vec<String> {
+        let mut warnings = self.first;
+        if self.count > 0 {
+            warnings.push(format!("{} group descriptors {outcome}", self.count));
+        }
+        warnings
+    }
+}

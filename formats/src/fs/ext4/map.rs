@@ -1,0 +1,159 @@
+//! The map from a file's blocks to the volume's: extent trees, and the block maps of ext2 and ext3.
+
+use std::collections::HashSet;
+use std::ops::Range;
+
+use super::blocks::Blocks;
+use super::extent;
+use super::groups::Groups;
+use super::inode::{Inode, flags};
+use super::pieces::Pieces;
+use super::superblock::Superblock;
+use crate::bytes::le32;
+use crate::fs::Content;
+use crate::{Result, at};
+
+/// Blocks that a block map names in the inode itself; after them one each of 1, 2 and 3 levels.
+const DIRECT: usize = 12;
+
+/// Where the content of `inode` lies. Errs if its map is damaged anywhere, even past the file's end.
+pub(super) fn content(blocks: &Blocks, sb: &Superblock, groups: &Groups, inode: &Inode) -> Result<Content> {
+    let pieces = Pieces::new(blocks, inode.number, inode.size);
+    let mut mapper = Mapper { blocks, sb, groups, inode, pieces, visited: HashSet::new() };
+    let block_size = u64::from(sb.block_size);
+    let is_extents = inode.has(flags::EXTENTS);
+    let size_max = if is_extents { (1 << 32) * block_size } else { indirect_max(block_size) * block_size };
+    if inode.size > size_max {
+        return Err(at(format!("inode {}", inode.number))
+            .field("i_size")
+            .byte(inode.offset + 4)
+            .corrupt(format!("is {}, more than the map of its blocks can hold, {size_max}", inode.size)));
+    }
+    if is_extents {
+        extent::walk(&mut mapper, &inode.block)?;
+    } else {
+        mapper.indirect()?;
+    }
+    mapper.pieces.finish()
+}
+
+/// The blocks that a block map can name.
+fn indirect_max(block_size: u64) -> u64 {
+    let per_block = block_size / 4;
+    (DIRECT as u64 + per_block + per_block.pow(2) + per_block.pow(3)).min(1 << 32)
+}
+
+/// Follows a map and tells [`Pieces`] of what it finds.
+pub(super) struct Mapper<'a> {
+    blocks: &'a Blocks,
+    sb: &'a Superblock,
+    groups: &'a Groups,
+    pub(super) inode: &'a Inode,
+    pieces: Pieces<'a>,
+    /// The blocks of the map itself: each is in it once, so that following it comes to an end.
+    visited: HashSet<u64>,
+}
+
+impl Mapper<'_> {
+    /// The file's blocks from `logical` on are `physical`.
+    pub(super) fn run(&mut self, logical: u64, physical: Range<u64>, written: bool) -> Result<()> {
+        self.check("data", &physical)?;
+        if written { self.pieces.data(logical, physical) } else { Ok(()) }
+    }
+
+    /// Reads a block of the map.
+    pub(super) fn metadata_block(&mut self, what: &str, block: u64) -> Result<Vec<u8>> {
+        self.check(what, &(block..block.saturating_add(1)))?;
+        if !self.visited.insert(block) {
+            return Err(at(format!("inode {}, {what}", self.inode.number))
+                .byte(self.blocks.byte(block))
+                .corrupt(format!("block {block} is in the map of the file's blocks twice")));
+        }
+        self.blocks.read(what, block, 1)
+    }
+
+    /// The byte of the volume at which `block` starts.
+    pub(super) fn byte(&self, block: u64) -> u64 {
+        self.blocks.byte(block)
+    }
+
+    /// Runs `check` with what checksums of this inode start from, if the volume has such.
+    pub(super) fn check_sum(&self, check: impl FnOnce(u32) -> Result<()>) -> Result<()> {
+        if self.sb.metadata_csum() { check(self.inode.csum_seed(self.sb)) } else { Ok(()) }
+    }
+
+    /// Errs unless `blocks` lie on the volume, and hold no metadata of the filesystem.
+    fn check(&self, what: &str, blocks: &Range<u64>) -> Result<()> {
+        let what = || format!("inode {}, {what}", self.inode.number);
+        self.blocks.check(&what(), blocks)?;
+        if let Some(metadata) = self.groups.metadata_in(blocks) {
+            return Err(at(what()).byte(self.blocks.byte(blocks.start)).corrupt(format!(
+                "lies at blocks {} to {}, but blocks {} to {} hold the filesystem's own metadata",
+                blocks.start,
+                blocks.end - 1,
+                metadata.start,
+                metadata.end - 1
+            )));
+        }
+        Ok(())
+    }
+
+    /// The block map of ext2 and ext3.
+    fn indirect(&mut self) -> Result<()> {
+        let end = self.inode.size.div_ceil(u64::from(self.sb.block_size));
+        let root = self.inode.block;
+        self.pointers(&root[..DIRECT * 4], 0, end)?;
+        let per_block = u64::from(self.sb.block_size / 4);
+        let mut logical = DIRECT as u64;
+        for level in 0..3 {
+            let pointer = le32(&root, (DIRECT + level) * 4);
+            self.below(pointer, logical, end, u32::try_from(level).expect("below 3"))?;
+            logical += per_block.pow(u32::try_from(level).expect("below 3") + 1);
+        }
+        Ok(())
+    }
+
+    /// What lies below a pointer of `level` (0: to a block of pointers to data), from block `logical` on.
+    fn below(&mut self, pointer: u32, logical: u64, end: u64, level: u32) -> Result<()> {
+        if pointer == 0 || logical >= end {
+            return Ok(());
+        }
+        let bytes = self.metadata_block("indirect block", u64::from(pointer))?;
+        if level == 0 {
+            return self.pointers(&bytes, logical, end);
+        }
+        let each = u64::from(self.sb.block_size / 4).pow(level);
+        for (i, pointer) in bytes.chunks_exact(4).enumerate() {
+            self.below(le32(pointer, 0), logical + i as u64 * each, end, level - 1)?;
+        }
+        Ok(())
+    }
+
+    /// Pointers to data, of the blocks from `logical` on: runs of neighbours are told as one.
+    fn pointers(&mut self, bytes: &[u8], logical: u64, end: u64) -> Result<()> {
+        let mut run: Option<(u64, Range<u64>)> = None;
+        for (i, pointer) in bytes.chunks_exact(4).enumerate() {
+            let (at, block) = (logical + i as u64, u64::from(le32(pointer, 0)));
+            if block == 0 || at >= end {
+                continue;
+            }
+            match &mut run {
+                Some((start, blocks))
+                    if blocks.end == block && *start + (blocks.end - blocks.start) == at =>
+                {
+                    blocks.end += 1;
+                }
+                _ => {
+                    if let Some((start, blocks)) = run.take() {
+                        self.run(start, blocks, true)?;
+                    }
+                    run = Some((at, block..block + 1));
+                }
+            }
+        }
+        match run {
+            Some((start, blocks)) => self.run(start, blocks, true),
+            None => Ok(()),
+        }
+    }
+}

@@ -1,0 +1,567 @@
+//! The manifest: one row for each path of an image, as a Parquet file that any query engine reads.
+//!
+//! Rows are sorted by volume and path. Names on disk are bytes and columns for SQL are UTF-8: what is not
+//! UTF-8 is escaped in `path` (`\xff` for each offending byte) and kept whole in `path_bytes`.
+
+use std::fmt::Write as _;
+use std::io::Write;
+use std::sync::Arc;
+
+use parquet::basic::{Compression, Encoding, ZstdLevel};
+use parquet::column::reader::get_typed_column_reader;
+use parquet::data_type::{
+    ByteArray, ByteArrayType, DataType, FixedLenByteArray, FixedLenByteArrayType, Int32Type, Int64Type,
+};
+use parquet::errors::ParquetError;
+use parquet::file::properties::{WriterProperties, WriterPropertiesPtr};
+use parquet::file::reader::{ChunkReader, FileReader, RowGroupReader, SerializedFileReader};
+use parquet::file::writer::{SerializedFileWriter, SerializedRowGroupWriter};
+use parquet::schema::parser::parse_message_type;
+use parquet::schema::types::ColumnPath;
+
+use super::ObjectId;
+use crate::fs::{FileType, Timestamp, Xattr};
+use crate::{Error, Result, at};
+
+/// The columns, as Parquet's schema language has them. Docs for users are in `docs/manifest.md`.
+const SCHEMA: &str = "message mif {
+    required binary volume (UTF8);
+    required binary path (UTF8);
+    required binary type (UTF8);
+    optional int32 mode;
+    optional int64 uid;
+    optional int64 gid;
+    optional int64 nlink;
+    optional int64 inode;
+    required int64 size;
+    optional int64 mtime;
+    optional int32 mtime_ns;
+    optional int64 atime;
+    optional int32 atime_ns;
+    optional int64 ctime;
+    optional int32 ctime_ns;
+    optional int64 crtime;
+    optional int32 crtime_ns;
+    optional binary link_target (UTF8);
+    optional int64 rdev;
+    required group xattrs (MAP) {
+        repeated group key_value {
+            required binary key (UTF8);
+            required binary value;
+        }
+    }
+    required int64 flags;
+    optional int64 generation;
+    optional int64 project;
+    optional fixed_len_byte_array(20) sha1;
+    optional fixed_len_byte_array(32) blake3;
+    optional fixed_len_byte_array(32) content;
+    optional binary path_bytes;
+    optional binary link_target_bytes;
+    optional binary short_name;
+}";
+
+/// Rows in a row group: what a reader skips or reads at once.
+const GROUP: usize = 32 << 10;
+
+/// One path of an image.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Row {
+    /// `p` and the partition's slot: `p1`.
+    pub volume: String,
+    /// The absolute path on the volume, in bytes.
+    pub path: Vec<u8>,
+    /// Its type.
+    pub file_type: FileType,
+    /// The lower 12 bits of the mode.
+    pub mode: Option<u16>,
+    /// Owner.
+    pub uid: Option<u32>,
+    /// Group.
+    pub gid: Option<u32>,
+    /// Hard links.
+    pub nlink: Option<u32>,
+    /// Inode number.
+    pub inode: Option<u64>,
+    /// Size in bytes.
+    pub size: u64,
+    /// Last change of the content.
+    pub mtime: Option<Timestamp>,
+    /// Last access.
+    pub atime: Option<Timestamp>,
+    /// Last change of the metadata.
+    pub ctime: Option<Timestamp>,
+    /// Creation.
+    pub crtime: Option<Timestamp>,
+    /// Where a symlink points, in bytes.
+    pub link_target: Option<Vec<u8>>,
+    /// Device number, (major, minor).
+    pub rdev: Option<(u32, u32)>,
+    /// Extended attributes, sorted by name.
+    pub xattrs: Vec<Xattr>,
+    /// ext: inode flags. FAT: attributes, and the NT case byte shifted left by 8.
+    pub flags: u32,
+    /// ext: inode generation.
+    pub generation: Option<u32>,
+    /// ext: project id.
+    pub project: Option<u32>,
+    /// SHA-1 of a regular file's content.
+    pub sha1: Option<[u8; 20]>,
+    /// BLAKE3-256 of a regular file's content: its object in the store.
+    pub blake3: Option<ObjectId>,
+    /// The object that holds the content where `blake3` does not name it: a file with more holes than are
+    /// worth hashing is stored under its chunk list's digest.
+    pub content: Option<ObjectId>,
+    /// FAT: the short name beside a long one.
+    pub short_name: Option<[u8; 11]>,
+}
+
+impl Row {
+    /// The object that holds a regular file's content.
+    #[must_use]
+    pub fn object(&self) -> Option<ObjectId> {
+        self.content.or(self.blake3)
+    }
+
+    /// The path as text: what is not UTF-8 escaped.
+    #[must_use]
+    pub fn path_text(&self) -> String {
+        escape(&self.path)
+    }
+}
+
+/// `bytes` as text: what is not UTF-8 is written as `\xff`. Not reversible; the bytes are kept beside it.
+#[must_use]
+pub fn escape(bytes: &[u8]) -> String {
+    let mut text = String::with_capacity(bytes.len());
+    for chunk in bytes.utf8_chunks() {
+        text.push_str(chunk.valid());
+        for byte in chunk.invalid() {
+            let _ = write!(text, "\\x{byte:02x}");
+        }
+    }
+    text
+}
+
+/// An xattr's name as a map key: as [`escape`], and with each backslash doubled, so that it can be read back.
+fn xattr_key(name: &[u8]) -> String {
+    let doubled: Vec<u8> = name
+        .iter()
+        .flat_map(|b| if *b == b'\\' { &b"\\\\"[..] } else { std::slice::from_ref(b) })
+        .copied()
+        .collect();
+    escape(&doubled)
+}
+
+/// The reverse of [`xattr_key`].
+fn xattr_name(key: &[u8]) -> Option<Vec<u8>> {
+    let mut name = Vec::with_capacity(key.len());
+    let mut rest = key;
+    while let [first, tail @ ..] = rest {
+        rest = tail;
+        match (first, tail) {
+            (b'\\', [b'\\', tail @ ..]) => {
+                name.push(b'\\');
+                rest = tail;
+            }
+            (b'\\', [b'x', hi, lo, tail @ ..]) => {
+                let hex = [*hi, *lo];
+                name.push(u8::from_str_radix(std::str::from_utf8(&hex).ok()?, 16).ok()?);
+                rest = tail;
+            }
+            (b'\\', _) => return None,
+            (other, _) => name.push(*other),
+        }
+    }
+    Some(name)
+}
+
+/// Writes `rows`, which are sorted by volume and path, as a Parquet file.
+pub fn write<W: Write + Send>(out: W, rows: &[Row]) -> Result<()> {
+    let schema = Arc::new(parse_message_type(SCHEMA).expect("the schema is constant"));
+    let mut file = SerializedFileWriter::new(out, schema, properties()).map_err(broken)?;
+    for group in rows.chunks(GROUP) {
+        let mut writer = file.next_row_group().map_err(broken)?;
+        write_group(&mut writer, group).map_err(broken)?;
+        writer.close().map_err(broken)?;
+    }
+    file.close().map_err(broken)?;
+    Ok(())
+}
+
+fn properties() -> WriterPropertiesPtr {
+    let plain = |builder: parquet::file::properties::WriterPropertiesBuilder, column: &str| {
+        builder.set_column_dictionary_enabled(ColumnPath::from(column), false)
+    };
+    let mut builder = WriterProperties::builder()
+        .set_created_by(concat!("mif ", env!("CARGO_PKG_VERSION")).to_owned())
+        .set_compression(Compression::ZSTD(ZstdLevel::try_new(3).expect("3 is a zstd level")));
+    for column in ["path", "sha1", "blake3", "inode", "size", "link_target"] {
+        builder = plain(builder, column);
+    }
+    // Sorted paths share their beginnings.
+    Arc::new(builder.set_column_encoding(ColumnPath::from("path"), Encoding::DELTA_BYTE_ARRAY).build())
+}
+
+fn broken(error: ParquetError) -> Error {
+    match error {
+        ParquetError::External(inner) => match inner.downcast::<std::io::Error>() {
+            Ok(io) => at("manifest").io(*io),
+            Err(other) => at("manifest").corrupt(other.to_string()),
+        },
+        other => at("manifest").corrupt(other.to_string()),
+    }
+}
+
+type Group<'a, W> = SerializedRowGroupWriter<'a, W>;
+
+fn write_group<W: Write + Send>(group: &mut Group<'_, W>, rows: &[Row]) -> Result<(), ParquetError> {
+    let text = |s: &str| ByteArray::from(s);
+    let bytes = |b: &[u8]| ByteArray::from(b.to_vec());
+    required::<ByteArrayType, _>(group, rows.iter().map(|r| text(&r.volume)))?;
+    required::<ByteArrayType, _>(group, rows.iter().map(|r| text(&r.path_text())))?;
+    required::<ByteArrayType, _>(group, rows.iter().map(|r| text(type_name(r.file_type))))?;
+    optional::<Int32Type, _>(group, rows.iter().map(|r| r.mode.map(i32::from)))?;
+    optional::<Int64Type, _>(group, rows.iter().map(|r| r.uid.map(i64::from)))?;
+    optional::<Int64Type, _>(group, rows.iter().map(|r| r.gid.map(i64::from)))?;
+    optional::<Int64Type, _>(group, rows.iter().map(|r| r.nlink.map(i64::from)))?;
+    optional::<Int64Type, _>(group, rows.iter().map(|r| r.inode.map(|n| n as i64)))?;
+    required::<Int64Type, _>(group, rows.iter().map(|r| r.size as i64))?;
+    for time in [|r: &Row| r.mtime, |r: &Row| r.atime, |r: &Row| r.ctime, |r: &Row| r.crtime] {
+        optional::<Int64Type, _>(group, rows.iter().map(|r| time(r).map(|t| t.secs)))?;
+        optional::<Int32Type, _>(group, rows.iter().map(|r| time(r).map(|t| t.nanos as i32)))?;
+    }
+    optional::<ByteArrayType, _>(
+        group,
+        rows.iter().map(|r| r.link_target.as_deref().map(|t| text(&escape(t)))),
+    )?;
+    optional::<Int64Type, _>(group, rows.iter().map(|r| r.rdev.map(makedev)))?;
+    xattr_columns(group, rows)?;
+    required::<Int64Type, _>(group, rows.iter().map(|r| i64::from(r.flags)))?;
+    optional::<Int64Type, _>(group, rows.iter().map(|r| r.generation.map(i64::from)))?;
+    optional::<Int64Type, _>(group, rows.iter().map(|r| r.project.map(i64::from)))?;
+    let fixed = |b: &[u8]| FixedLenByteArray::from(b.to_vec());
+    optional::<FixedLenByteArrayType, _>(group, rows.iter().map(|r| r.sha1.map(|d| fixed(&d))))?;
+    optional::<FixedLenByteArrayType, _>(group, rows.iter().map(|r| r.blake3.map(|d| fixed(&d.0))))?;
+    optional::<FixedLenByteArrayType, _>(group, rows.iter().map(|r| r.content.map(|d| fixed(&d.0))))?;
+    let raw = |b: &[u8]| std::str::from_utf8(b).is_err().then(|| bytes(b));
+    optional::<ByteArrayType, _>(group, rows.iter().map(|r| raw(&r.path)))?;
+    optional::<ByteArrayType, _>(group, rows.iter().map(|r| r.link_target.as_deref().and_then(raw)))?;
+    optional::<ByteArrayType, _>(group, rows.iter().map(|r| r.short_name.map(|n| bytes(&n))))
+}
+
+fn write_column<T: DataType, W: Write + Send>(
+    group: &mut Group<'_, W>,
+    values: &[T::T],
+    def: Option<&[i16]>,
+    rep: Option<&[i16]>,
+) -> Result<(), ParquetError> {
+    let mut column = group.next_column()?.expect("the schema has a column for each one written");
+    column.typed::<T>().write_batch(values, def, rep)?;
+    column.close()
+}
+
+fn required<T: DataType, W: Write + Send>(
+    group: &mut Group<'_, W>,
+    values: impl Iterator<Item = T::T>,
+) -> Result<(), ParquetError> {
+    write_column::<T, W>(group, &values.collect::<Vec<_>>(), None, None)
+}
+
+fn optional<T: DataType, W: Write + Send>(
+    group: &mut Group<'_, W>,
+    values: impl Iterator<Item = Option<T::T>>,
+) -> Result<(), ParquetError> {
+    let mut def = Vec::new();
+    let values: Vec<T::T> = values.inspect(|v| def.push(i16::from(v.is_some()))).flatten().collect();
+    write_column::<T, W>(group, &values, Some(&def), None)
+}
+
+fn xattr_columns<W: Write + Send>(group: &mut Group<'_, W>, rows: &[Row]) -> Result<(), ParquetError> {
+    let (mut keys, mut values, mut def, mut rep) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
+    for row in rows {
+        if row.xattrs.is_empty() {
+            def.push(0);
+            rep.push(0);
+        }
+        for (i, xattr) in row.xattrs.iter().enumerate() {
+            keys.push(ByteArray::from(xattr_key(&xattr.name).as_str()));
+            values.push(ByteArray::from(xattr.value.clone()));
+            def.push(1);
+            rep.push(i16::from(i > 0));
+        }
+    }
+    write_column::<ByteArrayType, W>(group, &keys, Some(&def), Some(&rep))?;
+    write_column::<ByteArrayType, W>(group, &values, Some(&def), Some(&rep))
+}
+
+/// The name of a file type in the `type` column.
+#[must_use]
+pub fn type_name(file_type: FileType) -> &'static str {
+    match file_type {
+        FileType::File => "file",
+        FileType::Dir => "dir",
+        FileType::Symlink => "symlink",
+        FileType::Char => "char",
+        FileType::Block => "block",
+        FileType::Fifo => "fifo",
+        FileType::Socket => "socket",
+    }
+}
+
+fn type_from(name: &[u8]) -> Option<FileType> {
+    use FileType::{Block, Char, Dir, Fifo, File, Socket, Symlink};
+    [File, Dir, Symlink, Char, Block, Fifo, Socket].into_iter().find(|t| type_name(*t).as_bytes() == name)
+}
+
+/// A device number in one integer, as glibc's `makedev` packs it, so that `os.major` of Python reads it.
+fn makedev((major, minor): (u32, u32)) -> i64 {
+    let (major, minor) = (u64::from(major), u64::from(minor));
+    ((major & 0xffff_f000) << 32 | (major & 0xfff) << 8 | (minor & 0xffff_ff00) << 12 | minor & 0xff) as i64
+}
+
+fn splitdev(rdev: i64) -> (u32, u32) {
+    let rdev = rdev as u64;
+    let major = (rdev >> 32) & 0xffff_f000 | (rdev >> 8) & 0xfff;
+    let minor = (rdev >> 12) & 0xffff_ff00 | rdev & 0xff;
+    (major as u32, minor as u32)
+}
+
+/// Reads a manifest, in the order in which it is written.
+pub fn read<R: ChunkReader + 'static>(file: R) -> Result<Vec<Row>> {
+    let reader = SerializedFileReader::new(file).map_err(broken)?;
+    check_schema(&reader)?;
+    let mut rows = Vec::new();
+    for i in 0..reader.num_row_groups() {
+        let group = reader.get_row_group(i).map_err(broken)?;
+        read_group(&*group, &mut rows)?;
+    }
+    Ok(rows)
+}
+
+/// Errs unless the file has just the columns that this program writes.
+fn check_schema<R: ChunkReader + 'static>(reader: &SerializedFileReader<R>) -> Result<()> {
+    let expected = parse_message_type(SCHEMA).expect("the schema is constant");
+    let found = reader.metadata().file_metadata().schema();
+    let same = found.get_fields().len() == expected.get_fields().len()
+        && found.get_fields().iter().zip(expected.get_fields()).all(|(a, b)| a.name() == b.name());
+    if same {
+        Ok(())
+    } else {
+        Err(at("manifest").field("schema").unsupported("has other columns than this version's"))
+    }
+}
+
+/// A column's values, its definition levels and its repetition levels, as Parquet stores them.
+type ColumnValues<T> = (Vec<<T as DataType>::T>, Vec<i16>, Vec<i16>);
+
+/// The columns of one row group, read in the order of [`SCHEMA`].
+struct Columns<'a> {
+    group: &'a dyn RowGroupReader,
+    next: usize,
+    rows: usize,
+}
+
+impl Columns<'_> {
+    fn column<T: DataType>(&mut self) -> Result<ColumnValues<T>> {
+        let reader = self.group.get_column_reader(self.next).map_err(broken)?;
+        let descriptor = self.group.metadata().column(self.next).column_descr_ptr();
+        self.next += 1;
+        if descriptor.physical_type() != T::get_physical_type() {
+            return Err(at("manifest").field("schema").unsupported("has a column of another type"));
+        }
+        let mut reader = get_typed_column_reader::<T>(reader);
+        let (mut values, mut def, mut rep) = (Vec::new(), Vec::new(), Vec::new());
+        let mut left = self.rows;
+        while left > 0 {
+            let def = (descriptor.max_def_level() > 0).then_some(&mut def);
+            let rep = (descriptor.max_rep_level() > 0).then_some(&mut rep);
+            let (records, ..) = reader.read_records(left, def, rep, &mut values).map_err(broken)?;
+            if records == 0 {
+                return Err(at("manifest").corrupt(format!("column {} ends early", descriptor.name())));
+            }
+            left -= records;
+        }
+        Ok((values, def, rep))
+    }
+
+    fn required<T: DataType>(&mut self) -> Result<Vec<T::T>> {
+        Ok(self.column::<T>()?.0)
+    }
+
+    fn optional<T: DataType>(&mut self) -> Result<Vec<Option<T::T>>> {
+        let (values, def, _) = self.column::<T>()?;
+        let mut values = values.into_iter();
+        Ok(def.into_iter().map(|d| if d > 0 { values.next() } else { None }).collect())
+    }
+
+    fn optional_u32(&mut self) -> Result<Vec<Option<u32>>> {
+        Ok(self.optional::<Int64Type>()?.into_iter().map(|v| v.map(|v| v as u32)).collect())
+    }
+
+    fn times(&mut self) -> Result<Vec<Option<Timestamp>>> {
+        let secs = self.optional::<Int64Type>()?;
+        let nanos = self.optional::<Int32Type>()?;
+        let both = secs.into_iter().zip(nanos);
+        Ok(both.map(|(secs, nanos)| Some(Timestamp { secs: secs?, nanos: nanos? as u32 })).collect())
+    }
+
+    fn optional_bytes(&mut self) -> Result<Vec<Option<Vec<u8>>>> {
+        Ok(self.optional::<ByteArrayType>()?.into_iter().map(|v| v.map(|v| v.data().to_vec())).collect())
+    }
+
+    fn digests<const N: usize>(&mut self) -> Result<Vec<Option<[u8; N]>>> {
+        let read = self.optional::<FixedLenByteArrayType>()?;
+        Ok(read.into_iter().map(|v| v.and_then(|v| v.data().try_into().ok())).collect())
+    }
+
+    fn xattrs(&mut self) -> Result<Vec<Vec<Xattr>>> {
+        let (keys, def, rep) = self.column::<ByteArrayType>()?;
+        let (values, ..) = self.column::<ByteArrayType>()?;
+        let mut pairs = keys.into_iter().zip(values);
+        let mut all: Vec<Vec<Xattr>> = Vec::with_capacity(self.rows);
+        for (def, rep) in def.into_iter().zip(rep) {
+            if rep == 0 {
+                all.push(Vec::new());
+            }
+            if def == 0 {
+                continue;
+            }
+            let wrong =
+                || at("manifest").field("xattrs").corrupt("has a key that is no name, or no value for it");
+            let (key, value) = pairs.next().ok_or_else(wrong)?;
+            let name = xattr_name(key.data()).ok_or_else(wrong)?;
+            all.last_mut().ok_or_else(wrong)?.push(Xattr { name, value: value.data().to_vec() });
+        }
+        Ok(all)
+    }
+}
+
+fn read_group(group: &dyn RowGroupReader, rows: &mut Vec<Row>) -> Result<()> {
+    let count = usize::try_from(group.metadata().num_rows()).unwrap_or(usize::MAX);
+    let mut columns = Columns { group, next: 0, rows: count };
+    let volume = columns.required::<ByteArrayType>()?;
+    let path = columns.required::<ByteArrayType>()?;
+    let file_type = columns.required::<ByteArrayType>()?;
+    let mode = columns.optional::<Int32Type>()?;
+    let (uid, gid, nlink) = (columns.optional_u32()?, columns.optional_u32()?, columns.optional_u32()?);
+    let inode = columns.optional::<Int64Type>()?;
+    let size = columns.required::<Int64Type>()?;
+    let (mtime, atime) = (columns.times()?, columns.times()?);
+    let (ctime, crtime) = (columns.times()?, columns.times()?);
+    let link_target = columns.optional_bytes()?;
+    let rdev = columns.optional::<Int64Type>()?;
+    let mut xattrs = columns.xattrs()?;
+    let flags = columns.required::<Int64Type>()?;
+    let (generation, project) = (columns.optional_u32()?, columns.optional_u32()?);
+    let (sha1, blake3) = (columns.digests::<20>()?, columns.digests::<32>()?);
+    let content = columns.digests::<32>()?;
+    let (mut path_bytes, link_bytes) = (columns.optional_bytes()?, columns.optional_bytes()?);
+    let short_name = columns.optional_bytes()?;
+    if xattrs.len() != count {
+        return Err(at("manifest").field("xattrs").corrupt("has another number of rows"));
+    }
+    rows.reserve(count);
+    for i in 0..count {
+        let unknown = || at("manifest").field("type").corrupt("is no file type");
+        rows.push(Row {
+            volume: String::from_utf8_lossy(volume[i].data()).into_owned(),
+            path: path_bytes[i].take().unwrap_or_else(|| path[i].data().to_vec()),
+            file_type: type_from(file_type[i].data()).ok_or_else(unknown)?,
+            mode: mode[i].map(|mode| mode as u16),
+            uid: uid[i],
+            gid: gid[i],
+            nlink: nlink[i],
+            inode: inode[i].map(|inode| inode as u64),
+            size: size[i] as u64,
+            mtime: mtime[i],
+            atime: atime[i],
+            ctime: ctime[i],
+            crtime: crtime[i],
+            link_target: link_bytes[i].clone().or_else(|| link_target[i].clone()),
+            rdev: rdev[i].map(splitdev),
+            xattrs: std::mem::take(&mut xattrs[i]),
+            flags: flags[i] as u32,
+            generation: generation[i],
+            project: project[i],
+            sha1: sha1[i],
+            blake3: blake3[i].map(ObjectId),
+            content: content[i].map(ObjectId),
+            short_name: short_name[i].as_deref().and_then(|name| name.try_into().ok()),
+        });
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn row(path: &[u8]) -> Row {
+        Row {
+            volume: "p1".into(),
+            path: path.to_vec(),
+            file_type: FileType::File,
+            mode: Some(0o4755),
+            uid: Some(u32::MAX),
+            gid: Some(0),
+            nlink: Some(2),
+            inode: Some(12),
+            size: 1 << 40,
+            mtime: Some(Timestamp { secs: -2_177_452_800, nanos: 999_999_999 }),
+            atime: None,
+            ctime: Some(Timestamp { secs: 13_569_465_600, nanos: 1 }),
+            crtime: None,
+            link_target: None,
+            rdev: None,
+            xattrs: Vec::new(),
+            flags: 0x8_0000,
+            generation: Some(7),
+            project: None,
+            sha1: Some([3; 20]),
+            blake3: Some(ObjectId([4; 32])),
+            content: None,
+            short_name: None,
+        }
+    }
+
+    fn round_trip(rows: &[Row]) -> Vec<Row> {
+        let mut file = Vec::new();
+        write(&mut file, rows).unwrap();
+        read(bytes::Bytes::from(file)).unwrap()
+    }
+
+    #[test]
+    fn rows_come_back_whole() {
+        let mut device = row(b"/dev/\xff\\x41");
+        device.file_type = FileType::Block;
+        device.rdev = Some((0x1_2345, 0xabcde));
+        device.content = Some(ObjectId([5; 32]));
+        device.link_target = Some(b"\xfe/a".to_vec());
+        device.short_name = Some(*b"FOO     TXT");
+        let mut marked = row(b"/z");
+        marked.xattrs = vec![
+            Xattr { name: b"security.capability".to_vec(), value: vec![0, 1, 2, 255] },
+            Xattr { name: b"user.a\\xff\xff\\".to_vec(), value: vec![] },
+        ];
+        let rows = [row(b"/"), device, marked, row("/ö".as_bytes())];
+        assert_eq!(round_trip(&rows), rows);
+    }
+
+    #[test]
+    fn many_row_groups_come_back() {
+        let rows: Vec<Row> = (0..GROUP + 5).map(|i| row(format!("/{i:08}").as_bytes())).collect();
+        assert_eq!(round_trip(&rows), rows);
+        assert_eq!(round_trip(&[]), []);
+    }
+
+    #[test]
+    fn bytes_that_are_not_utf8_are_escaped_in_text() {
+        assert_eq!(escape(b"/a\xff\xc3\xb6"), "/a\\xff\u{f6}");
+    }
+
+    #[test]
+    fn a_file_that_is_no_manifest_is_refused() {
+        assert!(read(bytes::Bytes::from_static(b"not parquet")).is_err());
+    }
+}

@@ -1,0 +1,269 @@
+//! The pack: many objects in one file, with an index at its end.
+//!
+//! ```text
+//! "MIFPACK1"                       magic and version
+//! the stored bytes of each object, one after the other
+//! the index, an entry for each object in ascending order of id:
+//!     32 bytes   object id
+//!     u8         encoding (0 raw, 1 zstd, 2 list)
+//!     u64 le     offset of the stored bytes in the pack
+//!     u64 le     length of the stored bytes
+//!     u64 le     length of the object
+//! u64 le                           count of entries
+//! 32 bytes                         BLAKE3 of the entries
+//! "MIFPKEND"
+//! ```
+//!
+//! An index file is the same from the first entry on, so it can be made again from its pack. A large object is
+//! stored as a *list* of chunks, each an object of its own: 32 bytes of BLAKE3 over what follows, then 40 bytes
+//! a chunk: its id, and its length (u64 le). A run of zeros is a chunk with an id of 32 zero bytes.
+
+use std::io::{self, Write};
+
+use super::ObjectId;
+use crate::bytes::le64;
+use crate::{Result, at};
+
+const MAGIC: &[u8; 8] = b"MIFPACK1";
+const END: &[u8; 8] = b"MIFPKEND";
+const ENTRY: usize = 57;
+/// Bytes after the entries of an index.
+pub const TRAILER: usize = 48;
+
+/// The largest object that is stored whole, in bytes. What is larger is a list of chunks, each no larger.
+pub const MAX_WHOLE: u64 = 4 << 20;
+
+/// How an object's bytes are stored.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Encoding {
+    /// As they are.
+    Raw,
+    /// As one zstd frame.
+    Zstd,
+    /// As a list of chunks.
+    List,
+}
+
+/// Where an object lies in its pack.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct IndexEntry {
+    /// Which object.
+    pub id: ObjectId,
+    /// How it is stored.
+    pub encoding: Encoding,
+    /// Where its stored bytes start in the pack.
+    pub offset: u64,
+    /// How many stored bytes there are.
+    pub stored_len: u64,
+    /// How many bytes the object has.
+    pub len: u64,
+}
+
+/// Writes a pack to `out`, and hashes it on the way.
+pub struct PackWriter<W> {
+    out: W,
+    hasher: blake3::Hasher,
+    offset: u64,
+    entries: Vec<IndexEntry>,
+}
+
+impl<W: Write> PackWriter<W> {
+    /// Starts a pack.
+    pub fn new(out: W) -> io::Result<Self> {
+        let mut pack = PackWriter { out, hasher: blake3::Hasher::new(), offset: 0, entries: Vec::new() };
+        pack.write(MAGIC)?;
+        Ok(pack)
+    }
+
+    /// How many bytes have been written.
+    pub fn len(&self) -> u64 {
+        self.offset
+    }
+
+    /// Whether no object has been added.
+    pub fn is_empty(&self) -> bool {
+        self.entries.is_empty()
+    }
+
+    /// Adds an object of `len` bytes, stored as `stored`.
+    pub fn add(&mut self, id: ObjectId, encoding: Encoding, stored: &[u8], len: u64) -> io::Result<()> {
+        let stored_len = stored.len() as u64;
+        self.entries.push(IndexEntry { id, encoding, offset: self.offset, stored_len, len });
+        self.write(stored)
+    }
+
+    /// Writes the index. Gives the file, the pack's id (BLAKE3 of all its bytes), its index as a file of its
+    /// own, and the entries.
+    pub fn finish(mut self) -> io::Result<(W, ObjectId, Vec<u8>, Vec<IndexEntry>)> {
+        let index = encode_index(&mut self.entries);
+        self.write(&index)?;
+        self.out.flush()?;
+        Ok((self.out, ObjectId(*self.hasher.finalize().as_bytes()), index, self.entries))
+    }
+
+    fn write(&mut self, bytes: &[u8]) -> io::Result<()> {
+        self.out.write_all(bytes)?;
+        self.hasher.update(bytes);
+        self.offset += bytes.len() as u64;
+        Ok(())
+    }
+}
+
+fn encode_index(entries: &mut [IndexEntry]) -> Vec<u8> {
+    entries.sort_unstable_by_key(|entry| entry.id);
+    let mut out = Vec::with_capacity(entries.len() * ENTRY + TRAILER);
+    for entry in entries.iter() {
+        out.extend_from_slice(&entry.id.0);
+        out.push(match entry.encoding {
+            Encoding::Raw => 0,
+            Encoding::Zstd => 1,
+            Encoding::List => 2,
+        });
+        for number in [entry.offset, entry.stored_len, entry.len] {
+            out.extend_from_slice(&number.to_le_bytes());
+        }
+    }
+    let digest = blake3::hash(&out);
+    out.extend_from_slice(&(entries.len() as u64).to_le_bytes());
+    out.extend_from_slice(digest.as_bytes());
+    out.extend_from_slice(END);
+    out
+}
+
+/// Reads an index file.
+pub fn decode_index(file: &[u8]) -> Result<Vec<IndexEntry>> {
+    let Some(trailer) = file.len().checked_sub(TRAILER) else {
+        return Err(at("pack index").corrupt(format!("is {} bytes long, too short", file.len())));
+    };
+    let wrong = |field, problem: &str| at("pack index").field(field).byte(trailer as u64).corrupt(problem);
+    let (entries, trailer) = file.split_at(trailer);
+    if &trailer[40..] != END {
+        return Err(wrong("end", "is missing: the file is cut short or of another version"));
+    }
+    if le64(trailer, 0).checked_mul(ENTRY as u64) != Some(entries.len() as u64) {
+        return Err(wrong("count", "does not fit the file's length"));
+    }
+    if blake3::hash(entries).as_bytes() != &trailer[8..40] {
+        return Err(wrong("digest", "does not fit the entries: the file is damaged"));
+    }
+    entries.chunks_exact(ENTRY).map(decode_entry).collect()
+}
+
+fn decode_entry(bytes: &[u8]) -> Result<IndexEntry> {
+    let encoding = match bytes[32] {
+        0 => Encoding::Raw,
+        1 => Encoding::Zstd,
+        2 => Encoding::List,
+        other => {
+            return Err(at("pack index").field("encoding").corrupt(format!("is {other}, expected 0 to 2")));
+        }
+    };
+    Ok(IndexEntry {
+        id: ObjectId(bytes[..32].try_into().expect("32 bytes")),
+        encoding,
+        offset: le64(bytes, 33),
+        stored_len: le64(bytes, 41),
+        len: le64(bytes, 49),
+    })
+}
+
+/// How many bytes the index at the end of a pack takes, from the pack's last [`TRAILER`] bytes and its length.
+pub fn index_len(trailer: &[u8; TRAILER], pack_len: u64) -> Result<u64> {
+    let len = le64(trailer, 0).checked_mul(ENTRY as u64).and_then(|n| n.checked_add(TRAILER as u64));
+    match len {
+        Some(len) if &trailer[40..] == END && len <= pack_len - MAGIC.len() as u64 => Ok(len),
+        _ => Err(at("pack")
+            .field("index")
+            .corrupt("has no index at its end: the file is cut short or damaged")),
+    }
+}
+
+/// A chunk of a large object.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Chunk {
+    /// Its object; `None` for zeros.
+    pub id: Option<ObjectId>,
+    /// Its length in bytes.
+    pub len: u64,
+}
+
+/// The stored bytes of a list of chunks.
+#[must_use]
+pub fn encode_list(chunks: &[Chunk]) -> Vec<u8> {
+    let mut body = Vec::with_capacity(chunks.len() * 40);
+    for chunk in chunks {
+        body.extend_from_slice(&chunk.id.map_or([0; 32], |id| id.0));
+        body.extend_from_slice(&chunk.len.to_le_bytes());
+    }
+    [blake3::hash(&body).as_bytes(), &body[..]].concat()
+}
+
+/// Reads a list of chunks of an object of `len` bytes.
+pub fn decode_list(stored: &[u8], len: u64) -> Result<Vec<Chunk>> {
+    let damaged = |problem: &str| at("chunk list").corrupt(problem);
+    let (digest, body) = stored.split_at_checked(32).ok_or_else(|| damaged("is too short"))?;
+    if blake3::hash(body).as_bytes() != digest || body.len() % 40 != 0 {
+        return Err(damaged("does not fit its digest"));
+    }
+    let chunks: Vec<Chunk> = body
+        .chunks_exact(40)
+        .map(|c| {
+            let id = ObjectId(c[..32].try_into().expect("32 bytes"));
+            Chunk { id: (id.0 != [0; 32]).then_some(id), len: le64(c, 32) }
+        })
+        .collect();
+    let total = chunks.iter().try_fold(0u64, |sum, chunk| sum.checked_add(chunk.len));
+    if total != Some(len) || chunks.iter().any(|c| c.len == 0 || c.id.is_some() && c.len > MAX_WHOLE) {
+        return Err(damaged("has chunks that do not add up to the object's length"));
+    }
+    Ok(chunks)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn sample() -> (Vec<u8>, Vec<u8>, Vec<IndexEntry>) {
+        let mut pack = PackWriter::new(Vec::new()).unwrap();
+        pack.add(ObjectId([9; 32]), Encoding::Raw, b"hello", 5).unwrap();
+        pack.add(ObjectId([3; 32]), Encoding::Zstd, b"world!", 600).unwrap();
+        let (file, id, index, entries) = pack.finish().unwrap();
+        assert_eq!(id, ObjectId::of(&file));
+        (file, index, entries)
+    }
+
+    #[test]
+    fn an_index_comes_back_from_its_pack() {
+        let (file, index, entries) = sample();
+        let trailer = file[file.len() - TRAILER..].try_into().unwrap();
+        let len = index_len(trailer, file.len() as u64).unwrap() as usize;
+        assert_eq!(file[file.len() - len..], index);
+        assert_eq!(decode_index(&index).unwrap(), entries);
+        assert_eq!(entries[0].id, ObjectId([3; 32]));
+        assert_eq!(file[entries[1].offset as usize..][..5], *b"hello");
+    }
+
+    #[test]
+    fn every_flipped_byte_of_an_index_is_noticed() {
+        let (_, index, _) = sample();
+        for i in 0..index.len() {
+            let mut bad = index.clone();
+            bad[i] ^= 1;
+            assert!(decode_index(&bad).is_err(), "byte {i}");
+        }
+    }
+
+    #[test]
+    fn a_list_comes_back_and_damage_is_noticed() {
+        let chunks = [Chunk { id: Some(ObjectId([7; 32])), len: 1 << 20 }, Chunk { id: None, len: 5 << 30 }];
+        let stored = encode_list(&chunks);
+        let len = (1 << 20) + (5 << 30);
+        assert_eq!(decode_list(&stored, len).unwrap(), chunks);
+        assert!(decode_list(&stored, len + 1).is_err());
+        for i in 0..stored.len() {
+            let mut bad = stored.clone();
+            bad[i] ^= 1;
+            assert!(decode_list(&bad, len).is_err(), "byte {i}");
+        }
+    }
+}

@@ -1,0 +1,5 @@
+//! The ext reader, held against the kernel's driver and e2fsprogs.
+
+mod kernel;
+mod tools;
+mod view;

@@ -1,0 +1,102 @@
+//! Running the outside tools, and skipping loudly where they are not there.
+
+use std::ffi::OsStr;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+use std::sync::Arc;
+
+use mif_formats::fs::ext4::Ext4;
+use mif_formats::{MemSource, Source};
+
+/// Whether the tools are there. If not: fails where that is asked for, else says that the test is skipped.
+pub(crate) fn have(tools: &[&str]) -> bool {
+    let missing: Vec<&str> =
+        tools.iter().copied().filter(|tool| Command::new(tool).arg("-V").output().is_err()).collect();
+    missing.is_empty() || skip(&format!("missing: {}", missing.join(", ")))
+}
+
+/// Says that the test is skipped, or fails where skipping is forbidden.
+pub(crate) fn skip(why: &str) -> bool {
+    let required = std::env::var_os("MIF_TESTS_REQUIRE_TOOLS").is_some_and(|v| v == "1");
+    assert!(!required, "{why}");
+    eprintln!("SKIPPED: {why}");
+    false
+}
+
+/// Runs a program, which must succeed.
+pub(crate) fn run<S: AsRef<OsStr>>(program: &str, args: &[S]) -> Output {
+    let output = try_run(program, args);
+    assert!(
+        output.status.success(),
+        "{program} {:?}: {}\n{}{}",
+        args.iter().map(AsRef::as_ref).collect::<Vec<_>>(),
+        output.status,
+        String::from_utf8_lossy(&output.stdout),
+        String::from_utf8_lossy(&output.stderr)
+    );
+    output
+}
+
+/// Runs a program.
+pub(crate) fn try_run<S: AsRef<OsStr>>(program: &str, args: &[S]) -> Output {
+    Command::new(program).args(args).env("MKE2FS_DEVICE_SECTSIZE", "512").output().expect(program)
+}
+
+/// A folder that goes away.
+pub(crate) fn scratch() -> tempfile::TempDir {
+    tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap()
+}
+
+/// Makes an empty sparse file of `mib` MiB, and a filesystem in it.
+pub(crate) fn mke2fs(image: &Path, mib: u64, options: &str) {
+    std::fs::File::create(image).unwrap().set_len(mib << 20).unwrap();
+    let mut args: Vec<&OsStr> = vec!["-q".as_ref(), "-F".as_ref()];
+    args.extend(options.split_whitespace().map(OsStr::new));
+    args.push(image.as_os_str());
+    run("mke2fs", &args);
+}
+
+/// Runs a command of `debugfs -w`.
+pub(crate) fn debugfs(image: &Path, command: &str) -> String {
+    let output = run("debugfs", &["-w".as_ref(), "-R".as_ref(), command.as_ref(), image.as_os_str()]);
+    String::from_utf8_lossy(&output.stdout).into_owned()
+}
+
+/// An image mounted until dropped.
+pub(crate) struct Mount {
+    pub(crate) path: PathBuf,
+}
+
+impl Mount {
+    /// Mounts `image` at `path`, if this machine can; else skips.
+    pub(crate) fn new(image: &Path, path: &Path, options: &str) -> Option<Mount> {
+        std::fs::create_dir_all(path).unwrap();
+        let options = format!("loop,{options}");
+        let output =
+            try_run("mount", &["-o".as_ref(), options.as_ref(), image.as_os_str(), path.as_os_str()]);
+        if !output.status.success() {
+            skip(&format!("cannot mount: {}", String::from_utf8_lossy(&output.stderr).trim()));
+            return None;
+        }
+        Some(Mount { path: path.to_owned() })
+    }
+}
+
+impl Drop for Mount {
+    fn drop(&mut self) {
+        let output = try_run("umount", &[&self.path]);
+        if !output.status.success() {
+            eprintln!("umount {}: {}", self.path.display(), String::from_utf8_lossy(&output.stderr));
+        }
+    }
+}
+
+/// The bytes of an image.
+pub(crate) fn load(image: &Path) -> Arc<dyn Source> {
+    Arc::new(MemSource(std::fs::read(image).unwrap()))
+}
+
+/// Opens an image.
+pub(crate) fn open(image: &Path) -> Ext4 {
+    Ext4::open(load(image)).unwrap()
+}
