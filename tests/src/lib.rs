@@ -2,6 +2,8 @@
 
 #![forbid(unsafe_code)]
 
+pub mod listing;
+
 use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
