@@ -29,10 +29,6 @@ fn size(bytes: u64) -> String {
     HumanBytes(bytes).to_string()
 }
 
-fn share(part: u64, whole: u64) -> f64 {
-    if whole == 0 { 0.0 } else { part as f64 * 100.0 / whole as f64 }
-}
-
 pub(super) fn import(report: &ImportReport) -> String {
     let ImportReport { source, format, result, image, same_as, disk_size, counts, added, seconds, .. } =
         report;
@@ -50,12 +46,10 @@ pub(super) fn import(report: &ImportReport) -> String {
         size(counts.residue_bytes),
         size(counts.zero_bytes)
     );
-    let data = counts.content_bytes + counts.residue_bytes;
     let _ = writeln!(
         out,
-        "  new to the store: {} ({:.1} % of the data), stored in {}{}; {seconds:.1} s",
+        "  new to the store: {}, stored in {}{}; {seconds:.1} s",
         size(added.bytes),
-        share(added.bytes, data),
         size(added.stored_bytes + report.manifest_bytes),
         if report.verified { "; read back and compared" } else { "" },
     );
