@@ -134,6 +134,13 @@ const WRITE: &[(&str, &[(&str, &str)])] = &[
     ("qcow2", &[("compat", "0.10")]),
     ("qcow2", &[("cluster_size", "512")]),
     ("qcow2", &[("cluster_size", "2M")]),
+    ("qcow2", &[("compress", "on")]),
+    ("qcow2", &[("compress", "on"), ("compat", "0.10"), ("cluster_size", "4k")]),
+    ("qcow2", &[("compress", "on"), ("cluster_size", "2M")]),
+    ("qcow2", &[("compression_type", "zstd")]),
+    ("qcow2", &[("compression_type", "zstd"), ("cluster_size", "512")]),
+    ("qcow2", &[("extended_l2", "on")]),
+    ("qcow2", &[("extended_l2", "on"), ("compression_type", "zstd"), ("cluster_size", "16k")]),
     ("vmdk", &[]),
 ];
 
@@ -165,6 +172,43 @@ fn check(qemu_img: &Tool, folder: &Path, format: &str, what: &str) {
         assert!(said.contains("No errors were found"), "{what}: {said}");
     }
     qemu_img.run(folder, &format!("compare -f raw -F {format} disk.raw image.{format}"));
+}
+
+#[test]
+fn only_what_differs_from_the_backing_file_is_written() {
+    let Some(qemu_img) = tool("qemu-img") else { return };
+    let dir = tempfile::tempdir().unwrap();
+    let path = |name: &str| dir.path().join(name);
+    for (base_len, len) in [(20 << 20, 20 << 20), (20 << 20, (30 << 20) + 1024), (20 << 20, 11 << 20)] {
+        make_disk(&path("base.raw"), base_len, 31);
+        let mut bytes = std::fs::read(path("base.raw")).unwrap();
+        bytes.resize(len, 0);
+        bytes[1 << 20..2 << 20].fill(0);
+        bytes[5 << 20..6 << 20].fill(5);
+        bytes[(7 << 20) + 1000] ^= 1;
+        let last = bytes.len() - 1;
+        bytes[last] = 9;
+        std::fs::write(path("disk.raw"), &bytes).unwrap();
+        qemu_img.run(dir.path(), "convert -f raw -O qcow2 -c base.raw base.qcow2");
+        let source = open_as(&path("disk.raw"), "raw").source;
+        for (base, format) in [("base.raw", "raw"), ("base.qcow2", "qcow2")] {
+            for more in [
+                &[][..],
+                &[("compat", "0.10")],
+                &[("compress", "on")],
+                &[("extended_l2", "on")],
+                &[("extended_l2", "on"), ("compress", "on")],
+            ] {
+                let options = [&[("backing_file", base), ("backing_fmt", format)], more].concat();
+                let what = format!("{options:?}, {len} bytes");
+                write(&*source, &path("image.qcow2"), "qcow2", &options);
+                check(&qemu_img, dir.path(), "qcow2", &what);
+                assert_same(&what, &*open_as(&path("image.qcow2"), "qcow2").source, &path("disk.raw"));
+                let size = std::fs::metadata(path("image.qcow2")).unwrap().len();
+                assert!(size < 5 << 20, "{what}: {size} bytes");
+            }
+        }
+    }
 }
 
 #[test]
