@@ -139,6 +139,10 @@ pub fn of_tools(folder: &Path) -> Lines {
 
 fn normal(file: &str, line: &str) -> String {
     let mut fields: Vec<String> = line.split('\t').map(str::to_owned).collect();
+    // An extended partition is a box for others: only its first sector is its own.
+    if file == "partitions.txt" && ["5", "f", "85"].contains(&fields[3].as_str()) {
+        fields[2] = "512".into();
+    }
     if file.ends_with(".ext4.tsv") && fields[12] != "-" {
         let mut xattrs: Vec<String> = fields[12].split(';').map(xattr_of_debugfs).collect();
         xattrs.sort();

@@ -1,4 +1,4 @@
-//! Decompression of blocks, by many threads: decompressors and buffers are kept for reuse.
+//! Compression and decompression of blocks, by many threads: the codecs' states are kept for reuse.
 
 use std::sync::Mutex;
 
@@ -95,6 +95,64 @@ impl Scratch {
             packed = rest;
         }
         Ok(done)
+    }
+}
+
+/// Packs blocks.
+pub(super) struct Packer {
+    codec: Codec,
+    level: i32,
+    idle: Mutex<Vec<Press>>,
+}
+
+enum Press {
+    Deflate(libdeflater::Compressor),
+    Zstd(zstd::bulk::Compressor<'static>),
+}
+
+impl Packer {
+    /// Of `level` of the codec's own scale: 1 to 12 of libdeflate, 1 to 19 of zstd.
+    pub(super) fn new(codec: Codec, level: i32) -> Result<Self> {
+        let packer = Packer { codec, level, idle: Mutex::new(Vec::new()) };
+        let first = packer.press()?;
+        packer.idle.lock().expect("no panic while locked").push(first);
+        Ok(packer)
+    }
+
+    fn press(&self) -> Result<Press> {
+        match self.codec {
+            Codec::Zstd if (1..=19).contains(&self.level) => {
+                let press = zstd::bulk::Compressor::new(self.level);
+                press.map(Press::Zstd).map_err(|e| at("zstd").io(e))
+            }
+            Codec::Deflate | Codec::Zlib if (1..=12).contains(&self.level) => {
+                let level = libdeflater::CompressionLvl::new(self.level).expect("in its range");
+                Ok(Press::Deflate(libdeflater::Compressor::new(level)))
+            }
+            codec => {
+                let most = if codec == Codec::Zstd { 19 } else { 12 };
+                let problem = format!("is {}, expected 1 to {most}", self.level);
+                Err(at("compression level").unsupported(problem))
+            }
+        }
+    }
+
+    /// Appends `block`, packed, to `out` if that takes at most `most` bytes, and says how many.
+    pub(super) fn pack(&self, block: &[u8], out: &mut Vec<u8>, most: usize) -> Option<usize> {
+        let idle = self.idle.lock().expect("no panic while locked").pop();
+        // The level was tried when the packer was made.
+        let mut press = idle.or_else(|| self.press().ok())?;
+        let start = out.len();
+        out.resize(start + most, 0);
+        let space = &mut out[start..];
+        let packed = match (&mut press, self.codec) {
+            (Press::Deflate(press), Codec::Zlib) => press.zlib_compress(block, space).ok(),
+            (Press::Deflate(press), _) => press.deflate_compress(block, space).ok(),
+            (Press::Zstd(press), _) => press.compress_to_buffer(block, space).ok(),
+        };
+        out.truncate(start + packed.unwrap_or(0));
+        self.idle.lock().expect("no panic while locked").push(press);
+        packed
     }
 }
 

@@ -39,6 +39,21 @@ impl<'a> Options<'a> {
         self.given.iter().rev().find(|(k, _)| k == key).map(|(_, v)| v.as_str())
     }
 
+    /// `on` or `off`; off when it is not given.
+    pub(super) fn flag(&self, key: &str) -> Result<bool> {
+        match self.text(key) {
+            Some("on" | "true" | "yes") => Ok(true),
+            None | Some("off" | "false" | "no") => Ok(false),
+            Some(_) => Err(self.bad(key, "on or off")),
+        }
+    }
+
+    /// A whole number.
+    pub(super) fn number(&self, key: &str) -> Result<Option<i32>> {
+        let parse = |text: &str| text.parse().map_err(|_| self.bad(key, "a number"));
+        self.text(key).map(parse).transpose()
+    }
+
     /// A number of bytes: `65536`, `64k`, `2M`, `1G`.
     pub(super) fn size(&self, key: &str) -> Result<Option<u64>> {
         let Some(text) = self.text(key) else { return Ok(None) };

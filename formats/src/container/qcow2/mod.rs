@@ -1,6 +1,7 @@
 //! qcow2, versions 2 and 3: QEMU's format. Specification: `docs/interop/qcow2.txt` of QEMU.
 
 mod header;
+mod layout;
 mod read;
 mod write;
 

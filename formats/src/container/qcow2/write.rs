@@ -1,50 +1,55 @@
-//! Writing a qcow2 image from front to back.
-//!
-//! ```text
-//! header │ L1 table │ clusters and L2 tables, in guest order │ refcount blocks │ refcount table
-//! ```
-//!
-//! An L2 table follows the clusters that it describes. What the front has to say of the back (the L1 table,
-//! the header) is written last, so the clusters stream.
+//! What a new qcow2 image is to hold: options, and for each window of the disk which clusters and how.
 
-use super::header::MAGIC;
+use std::ops::Range;
+use std::path::Path;
+use std::sync::Arc;
+
+use super::layout::{Layout, Writer};
+use crate::container::codec::{Codec, Packer};
 use crate::container::options::Options;
-use crate::container::output::OutputFile;
-use crate::container::pull::{Pull, WINDOW, Window, data_runs};
-use crate::container::{CreateOptions, Observer, Output};
-use crate::{Result, Source, at};
+use crate::container::pull::{Pull, WINDOW, Window};
+use crate::container::{CreateOptions, Disk, Observer, OpenOptions, Output, open};
+use crate::source::is_zero;
+use crate::{Extent, Result, Source, at};
 
-const KNOWN: &[&str] = &["compat", "cluster_size"];
+const KNOWN: &[&str] = &[
+    "compat",
+    "cluster_size",
+    "compress",
+    "compression_type",
+    "compression_level",
+    "extended_l2",
+    "backing_file",
+    "backing_fmt",
+];
 const DEFAULT_CLUSTER: u64 = 65536;
-const COPIED: u64 = 1 << 63;
-/// Reference counts are 16 bits wide, in every version.
-const REFCOUNT_ORDER: u32 = 4;
-/// Offsets in the file are below this.
-const MAX_FILE: u64 = 1 << 56;
-const MAX_L1_BYTES: u64 = super::header::MAX_L1_BYTES;
+/// libdeflate's level that packs a Debian disk 4 % smaller than qemu-img does, in under a third of the time.
+const DEFLATE_LEVEL: i32 = 4;
+/// What qemu uses, which is zstd's default.
+const ZSTD_LEVEL: i32 = 3;
 
-struct Settings {
-    version: u32,
-    cluster_bits: u32,
+/// A part of the disk that is to be written, in guest order.
+pub(super) struct Piece {
+    /// The number of its first cluster on the disk.
+    pub(super) cluster: u64,
+    pub(super) kind: PieceKind,
+    /// With extended L2 entries: the subcluster bitmap of each cluster.
+    pub(super) bitmaps: Vec<u64>,
 }
 
-impl Settings {
-    fn parse(options: &CreateOptions) -> Result<Self> {
-        let options = Options::new("qcow2", KNOWN, options)?;
-        let version = match options.choice("compat", &["1.1", "v3", "0.10", "v2"])? {
-            "0.10" | "v2" => 2,
-            _ => 3,
-        };
-        let cluster = options.size("cluster_size")?.unwrap_or(DEFAULT_CLUSTER);
-        if !cluster.is_power_of_two() || !(512..=2 << 20).contains(&cluster) {
-            return Err(options.bad("cluster_size", "a power of two from 512 to 2M"));
-        }
-        Ok(Settings { version, cluster_bits: cluster.trailing_zeros() })
-    }
+pub(super) enum PieceKind {
+    /// One or more clusters as they are: these bytes of the batch. The disk's last may be short.
+    Stored(Range<usize>),
+    /// One compressed cluster: these bytes of the batch.
+    Packed(Range<usize>),
+    /// One cluster without bytes: zeros over a backing file.
+    Zero,
+}
 
-    fn cluster(&self) -> u64 {
-        1 << self.cluster_bits
-    }
+/// What became of a window.
+pub(super) struct Batch {
+    pub(super) bytes: Vec<u8>,
+    pub(super) pieces: Vec<Piece>,
 }
 
 pub(super) fn create(
@@ -53,152 +58,216 @@ pub(super) fn create(
     options: &CreateOptions,
     observer: &dyn Observer,
 ) -> Result<()> {
-    let settings = Settings::parse(options)?;
+    let options = Options::new("qcow2", KNOWN, options)?;
+    let plan = Plan::new(&options, source, output.target())?;
     let target = output.target().to_owned();
-    let mut writer =
-        Writer::new(output.create()?, &settings, source.len()).map_err(|e| e.in_file(&target))?;
-    let cluster = settings.cluster() as usize;
-    let pull = Pull { source, observer, window: WINDOW.max(settings.cluster()) };
-    let find_runs = |window: Window| {
-        let runs = data_runs(&window.bytes, cluster);
-        Ok((window, runs))
+    let mut writer = Writer::new(output.create()?, &plan.layout).map_err(|e| e.in_file(&target))?;
+    let over;
+    let source: &dyn Source = match &plan.backing {
+        Some(backing) => {
+            over = OverBacking { source, backing: backing.clone() };
+            &over
+        }
+        None => source,
     };
-    let write = |(window, runs): (Window, Vec<std::ops::Range<usize>>)| {
-        writer.write_stored(&window, &runs)?;
-        Ok(Some(window.bytes))
-    };
-    pull.run(find_runs, write)?;
+    let pull = Pull { source, observer, window: WINDOW.max(plan.layout.cluster()) };
+    pull.run(
+        |window| plan.prepare(window),
+        |batch| {
+            writer.write(&batch)?;
+            Ok(Some(batch.bytes))
+        },
+    )?;
     writer.finish()
 }
 
-struct Writer<'a> {
-    file: &'a OutputFile,
-    settings: &'a Settings,
-    /// The disk's size in bytes: whole sectors, as qemu counts in them.
-    size: u64,
-    l1: Vec<u64>,
-    /// The L2 table being filled: which, and its entries.
-    l2_index: usize,
-    l2: Vec<u64>,
-    /// The first free byte of the file, a multiple of the cluster size.
-    end: u64,
+struct Plan {
+    layout: Layout,
+    packer: Option<Packer>,
+    backing: Option<Arc<dyn Source>>,
 }
 
-impl<'a> Writer<'a> {
-    fn new(file: &'a OutputFile, settings: &'a Settings, len: u64) -> Result<Self> {
-        let cluster = settings.cluster();
-        let size = len.next_multiple_of(512);
-        let entries = size.div_ceil(cluster * (cluster / 8));
-        if entries * 8 > MAX_L1_BYTES {
-            return Err(at("option cluster_size of qcow2")
-                .limit(format!("{cluster} is too small for a disk of {size} bytes")));
+impl Plan {
+    fn new(options: &Options<'_>, source: &dyn Source, target: &Path) -> Result<Self> {
+        let version = match options.choice("compat", &["1.1", "v3", "0.10", "v2"])? {
+            "0.10" | "v2" => 2,
+            _ => 3,
+        };
+        let extended = options.flag("extended_l2")?;
+        let default = if extended { 2 * DEFAULT_CLUSTER } else { DEFAULT_CLUSTER };
+        let cluster = options.size("cluster_size")?.unwrap_or(default);
+        let least = if extended { 16384 } else { 512 };
+        if !cluster.is_power_of_two() || !(least..=2 << 20).contains(&cluster) {
+            return Err(options.bad("cluster_size", &format!("a power of two from {least} to 2M")));
         }
-        let l1 = vec![0; entries.max(1) as usize];
-        let end = cluster + (l1.len() as u64 * 8).next_multiple_of(cluster);
-        Ok(Writer { file, settings, size, l1, l2_index: 0, l2: Vec::new(), end })
+        let zstd = options.choice("compression_type", &["zlib", "zstd"])? == "zstd";
+        let compress = options.flag("compress")?
+            || (options.text("compress").is_none() && options.text("compression_type").is_some());
+        if version == 2 && (zstd || extended) {
+            return Err(options.bad("compat", "1.1: zstd and extended L2 entries need it"));
+        }
+        let codec = if zstd { Codec::Zstd } else { Codec::Deflate };
+        let level = options.number("compression_level")?;
+        let level = level.unwrap_or(if zstd { ZSTD_LEVEL } else { DEFLATE_LEVEL });
+        let packer = if compress { Some(Packer::new(codec, level)?) } else { None };
+        let backing = match options.text("backing_file") {
+            Some(name) => Some((name, open_backing(name, options, target)?)),
+            None => None,
+        };
+        let layout = Layout {
+            version,
+            cluster_bits: cluster.trailing_zeros(),
+            extended,
+            zstd: zstd && compress,
+            // In whole sectors, as qemu counts.
+            size: source.len().next_multiple_of(512),
+            backing: backing.as_ref().map(|(name, disk)| ((*name).to_owned(), disk.format)),
+        };
+        Ok(Plan { layout, packer, backing: backing.map(|(_, disk)| disk.source) })
     }
 
-    /// Writes runs of whole clusters (the disk's last may be short), one after the other.
-    fn write_stored(&mut self, window: &Window, runs: &[std::ops::Range<usize>]) -> Result<()> {
-        let cluster = self.settings.cluster();
-        let mut slices = Vec::new();
-        let mut start = self.end;
-        for run in runs {
-            let mut run = run.clone();
-            while !run.is_empty() {
-                // One L2 table at a time: finishing one takes a cluster of the file.
-                let number = (window.start + run.start as u64) / cluster;
-                let table_end = (number / (cluster / 8) + 1) * (cluster / 8) * cluster;
-                let (before, l2_index) = (self.end, (number / (cluster / 8)) as usize);
-                if l2_index != self.l2_index && !self.l2.is_empty() {
-                    self.file.write_slices_at(start, &mut slices)?;
-                    slices.clear();
-                    self.finish_l2()?;
-                    start = self.end;
-                    debug_assert!(self.end == before + cluster);
+    /// Finds out what of a window must be written, and packs it.
+    fn prepare(&self, window: Window) -> Result<Batch> {
+        let below = match &self.backing {
+            Some(backing) => Some(read_below(&**backing, window.start, window.bytes.len())?),
+            None => None,
+        };
+        let cluster = self.layout.cluster() as usize;
+        let mut batch = Batch { bytes: Vec::new(), pieces: Vec::new() };
+        let first = window.start / self.layout.cluster();
+        for (i, bytes) in window.bytes.chunks(cluster).enumerate() {
+            let range = i * cluster..i * cluster + bytes.len();
+            let below = below.as_ref().map(|b| &b[range.clone()]);
+            let number = first + i as u64;
+            let Some(bitmap) = self.bitmap(bytes, below) else { continue };
+            let zero = if self.layout.extended { bitmap as u32 == 0 } else { is_zero(bytes) };
+            // Version 2 knows no zero clusters: there they are written.
+            let zero = zero && self.layout.version >= 3;
+            let bitmaps = if self.layout.extended { vec![bitmap] } else { Vec::new() };
+            if zero {
+                batch.pieces.push(Piece { cluster: number, kind: PieceKind::Zero, bitmaps });
+                continue;
+            }
+            if let Some(packer) = &self.packer {
+                batch.pack(packer, bytes, cluster, Piece { cluster: number, kind: PieceKind::Zero, bitmaps });
+                continue;
+            }
+            match batch.pieces.last_mut() {
+                Some(Piece { kind: PieceKind::Stored(run), bitmaps: run_bitmaps, .. })
+                    if run.end == range.start =>
+                {
+                    run.end = range.end;
+                    run_bitmaps.extend(bitmaps);
                 }
-                self.l2_index = l2_index;
-                let len = ((table_end - window.start) as usize - run.start).min(run.len());
-                let part = &window.bytes[run.start..run.start + len];
-                self.l2.resize((cluster / 8) as usize, 0);
-                for i in 0..(len as u64).div_ceil(cluster) {
-                    let index = ((number + i) % (cluster / 8)) as usize;
-                    self.l2[index] = (self.end + i * cluster) | COPIED;
+                _ => {
+                    let kind = PieceKind::Stored(range);
+                    batch.pieces.push(Piece { cluster: number, kind, bitmaps });
                 }
-                slices.push(std::io::IoSlice::new(part));
-                self.end += (len as u64).next_multiple_of(cluster);
-                run.start += len;
             }
         }
-        if self.end > MAX_FILE {
-            return Err(at("writing").file(self.file.path()).limit("is too large for qcow2"));
+        if self.packer.is_none() {
+            batch.bytes = window.bytes;
         }
-        self.file.write_slices_at(start, &mut slices)
+        Ok(batch)
     }
 
-    fn finish_l2(&mut self) -> Result<()> {
-        let bytes: Vec<u8> = self.l2.drain(..).flat_map(u64::to_be_bytes).collect();
-        if !bytes.is_empty() {
-            self.l1[self.l2_index] = self.end | COPIED;
-            self.file.write_at(self.end, &bytes)?;
-            self.end += bytes.len() as u64;
+    /// `None` when a cluster need not be written: it reads the same without. Else, with extended L2
+    /// entries, which subclusters are allocated (low half) and zeros (high half); what is the same below
+    /// is neither.
+    fn bitmap(&self, bytes: &[u8], below: Option<&[u8]>) -> Option<u64> {
+        let same = |range: Range<usize>| match below {
+            Some(below) => below[range.clone()] == bytes[range],
+            None => is_zero(&bytes[range]),
+        };
+        if !self.layout.extended {
+            return (!same(0..bytes.len())).then_some(0);
         }
-        Ok(())
-    }
-
-    /// Writes the last L2 table, the reference counts, the L1 table and the header.
-    fn finish(mut self) -> Result<()> {
-        self.finish_l2()?;
-        let cluster = self.settings.cluster();
-        let counts_in_block = cluster / 2;
-        // The blocks and the table count themselves too.
-        let used = self.end / cluster;
-        let (mut blocks, mut table) = (0, 0);
-        loop {
-            let total = used + blocks + table;
-            let needed = total.div_ceil(counts_in_block);
-            let needed_table = (needed * 8).div_ceil(cluster);
-            if (needed, needed_table) == (blocks, table) {
-                break;
+        let unit = self.layout.cluster() as usize / 32;
+        let mut bitmap = 0u64;
+        for (i, start) in (0..bytes.len()).step_by(unit).enumerate() {
+            let range = start..(start + unit).min(bytes.len());
+            if !same(range.clone()) {
+                bitmap |= 1 << if is_zero(&bytes[range]) { i + 32 } else { i };
             }
-            (blocks, table) = (needed, needed_table);
         }
-        let (blocks_at, table_at) = (self.end, self.end + blocks * cluster);
-        let total = used + blocks + table;
-        for block in 0..blocks {
-            let first = block * counts_in_block;
-            let ones = (total - first).min(counts_in_block) as usize;
-            let mut bytes = 1u16.to_be_bytes().repeat(ones);
-            bytes.resize(cluster as usize, 0);
-            self.file.write_at(blocks_at + block * cluster, &bytes)?;
+        (bitmap != 0).then_some(bitmap)
+    }
+}
+
+impl Batch {
+    /// Adds one cluster, packed if that makes it smaller.
+    fn pack(&mut self, packer: &Packer, bytes: &[u8], cluster: usize, mut piece: Piece) {
+        let start = self.bytes.len();
+        // The disk's last cluster may be short; a packed one is always whole.
+        let whole;
+        let block = match bytes.len() == cluster {
+            true => bytes,
+            false => {
+                whole = [bytes, &vec![0; cluster - bytes.len()]].concat();
+                &whole
+            }
+        };
+        match packer.pack(block, &mut self.bytes, cluster - 1) {
+            Some(len) => {
+                piece.kind = PieceKind::Packed(start..start + len);
+                // Compressed clusters have no subclusters.
+                piece.bitmaps.fill(0);
+            }
+            None => {
+                self.bytes.extend_from_slice(block);
+                piece.kind = PieceKind::Stored(start..start + cluster);
+            }
         }
-        let mut bytes: Vec<u8> = (0..blocks).flat_map(|b| (blocks_at + b * cluster).to_be_bytes()).collect();
-        bytes.resize((table * cluster) as usize, 0);
-        self.file.write_at(table_at, &bytes)?;
-        let l1: Vec<u8> = self.l1.iter().flat_map(|entry| entry.to_be_bytes()).collect();
-        self.file.write_at(cluster, &l1)?;
-        self.file.set_len(total * cluster)?;
-        self.file.write_at(0, &self.header(table_at, table))
+        self.pieces.push(piece);
+    }
+}
+
+fn open_backing(name: &str, options: &Options<'_>, target: &Path) -> Result<Disk> {
+    let path = target.parent().unwrap_or(Path::new("")).join(name);
+    if name.is_empty() || name.len() > 1023 {
+        return Err(options.bad("backing_file", "a file name of 1 to 1023 bytes"));
+    }
+    let format = options.text("backing_fmt").map(str::to_owned);
+    open(&path, &OpenOptions { format, ..OpenOptions::default() })
+}
+
+/// The bytes beneath: zeros where the backing disk has ended.
+fn read_below(backing: &dyn Source, start: u64, len: usize) -> Result<Vec<u8>> {
+    let mut bytes = vec![0; len];
+    let there = backing.len().saturating_sub(start).min(len as u64) as usize;
+    if there > 0 {
+        backing.read_at(start, &mut bytes[..there])?;
+    }
+    Ok(bytes)
+}
+
+/// A disk that has data also where only the disk beneath has: zeros there must be written.
+struct OverBacking<'a> {
+    source: &'a dyn Source,
+    backing: Arc<dyn Source>,
+}
+
+impl Source for OverBacking<'_> {
+    fn len(&self) -> u64 {
+        self.source.len()
     }
 
-    fn header(&self, refcount_table: u64, refcount_table_clusters: u64) -> Vec<u8> {
-        let mut bytes = vec![0; if self.settings.version == 2 { 72 } else { 112 }];
-        let mut be32 = |at: usize, value: u32| bytes[at..at + 4].copy_from_slice(&value.to_be_bytes());
-        be32(0, u32::from_be_bytes(MAGIC));
-        be32(4, self.settings.version);
-        be32(20, self.settings.cluster_bits);
-        be32(36, self.l1.len() as u32);
-        be32(56, refcount_table_clusters as u32);
-        if self.settings.version >= 3 {
-            be32(96, REFCOUNT_ORDER);
-            be32(100, 112);
-        }
-        let mut be64 = |at: usize, value: u64| bytes[at..at + 8].copy_from_slice(&value.to_be_bytes());
-        be64(24, self.size);
-        be64(40, self.settings.cluster());
-        be64(48, refcount_table);
-        // The extension that ends the extensions.
-        bytes.extend([0; 8]);
-        bytes
+    fn read_at(&self, offset: u64, buf: &mut [u8]) -> Result<()> {
+        self.source.read_at(offset, buf)
     }
+
+    fn extent_at(&self, offset: u64) -> Result<Extent> {
+        let above = self.source.extent_at(offset)?;
+        if !above.is_zero() || offset >= self.backing.len() {
+            return Ok(above);
+        }
+        let below = self.backing.extent_at(offset)?;
+        let len = above.len().min(below.len());
+        Ok(if below.is_zero() { Extent::zero(offset, len) } else { Extent::data(offset, len) })
+    }
+}
+
+/// Errs when the options ask for more than the header can hold.
+pub(super) fn too_large(what: &str) -> crate::Error {
+    at("writing qcow2").limit(what.to_owned())
 }
