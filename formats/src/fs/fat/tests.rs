@@ -632,3 +632,47 @@ fn mutants_of_volumes_stay_within_the_volume() {
     }
     assert!(opened > 15_000, "{opened}");
 }
+
+/// A FAT32 with `clusters` clusters of 512 bytes and one FAT, of which all that is there is the FAT, filled by
+/// `link`, and the root directory's first cluster, 2.
+fn large_fat32(clusters: u32, link: impl Fn(u32) -> u32) -> Vec<u8> {
+    let fat_sectors = (clusters + 2).div_ceil(128);
+    let mut b = small_fat32();
+    b.truncate(1024);
+    b[16] = 1;
+    b[32..36].copy_from_slice(&(2 + fat_sectors + clusters).to_le_bytes());
+    b[36..40].copy_from_slice(&fat_sectors.to_le_bytes());
+    b[44..48].copy_from_slice(&2u32.to_le_bytes());
+    b.extend((0..fat_sectors * 128).flat_map(|cluster| link(cluster).to_le_bytes()));
+    b.extend([0; 512]);
+    b
+}
+
+#[test]
+fn a_chain_in_more_pieces_than_the_limit_is_refused() {
+    // Every second cluster, from 3 on.
+    let mut volume =
+        Small(large_fat32(3 << 20, |cluster| if cluster == 2 { 0x0fff_ffff } else { cluster + 2 }));
+    let at = volume.0.len() - 512;
+    volume.entry(at, b"A          ", 0x20, 3, 512 * ((1 << 20) + 10));
+    let error = volume.open().content(at as u64).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Limit, "{error}");
+    assert!(error.to_string().contains("over 1048576 pieces"), "{error}");
+}
+
+#[test]
+fn a_directory_is_read_up_to_its_limit_and_the_rest_said() {
+    let mut volume = large_fat32(6000, |cluster| cluster + 1);
+    // Deleted entries, and one file just behind the limit of 4096 clusters.
+    volume.resize(volume.len() + 5000 * 512, 0xe5);
+    let data = volume.len() - 5001 * 512;
+    let mut volume = Small(volume);
+    volume.0[data..data + 512].fill(0xe5);
+    volume.entry(data + 4095 * 512, b"LAST       ", 0x20, 0, 0);
+    volume.entry(data + 4096 * 512, b"BEHIND     ", 0x20, 0, 0);
+    let mut complaints = Vec::new();
+    let entries = volume.open().read_dir(ROOT, &mut |e| complaints.push(e)).unwrap();
+    assert_eq!(entries.iter().map(|e| e.name.as_slice()).collect::<Vec<_>>(), [b"LAST"]);
+    assert_eq!(complaints.len(), 1);
+    assert_eq!(complaints[0].kind(), ErrorKind::Limit, "{}", complaints[0]);
+}
