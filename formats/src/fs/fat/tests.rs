@@ -676,3 +676,40 @@ fn a_directory_is_read_up_to_its_limit_and_the_rest_said() {
     assert_eq!(complaints.len(), 1);
     assert_eq!(complaints[0].kind(), ErrorKind::Limit, "{}", complaints[0]);
 }
+
+#[test]
+fn short_names_of_every_byte_read_as_mtools_reads_them_in_code_page_437() {
+    if !have(&["mdir"]) {
+        return;
+    }
+    // `N` and seven bytes of the upper half, in each entry.
+    let mut small = Small::new();
+    let bytes: Vec<u8> = (0x80..=0xff).collect();
+    for (i, seven) in bytes.chunks(10).enumerate() {
+        let mut name = *b"N          ";
+        name[1..1 + seven.len()].copy_from_slice(seven);
+        small.entry(FIXED_ROOT + 64 + 32 * i, &name, 0x20, 0, 0);
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let (image, config) = (dir.path().join("image"), dir.path().join("mtoolsrc"));
+    std::fs::write(&image, &small.0).unwrap();
+    std::fs::write(&config, "default_codepage=437\n").unwrap();
+    let output = std::process::Command::new("mdir")
+        .args(["-b", "-a", "-i", image.to_str().unwrap(), "::"])
+        .env("MTOOLSRC", &config)
+        .env("MTOOLS_SKIP_CHECK", "1")
+        .env("LC_ALL", "C.UTF-8")
+        .output()
+        .unwrap();
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{said}");
+    let theirs = String::from_utf8(output.stdout).unwrap();
+    let mut theirs: Vec<_> = theirs.lines().filter_map(|l| l.strip_prefix("::/N")).collect();
+    let entries = small.open().read_dir(ROOT, &mut |e| panic!("{e}")).unwrap();
+    let ours: Vec<_> = entries.iter().map(|e| std::str::from_utf8(&e.name).unwrap()).collect();
+    let mut ours: Vec<_> = ours.iter().filter_map(|n| n.strip_prefix('N')).collect();
+    ours.sort_unstable();
+    theirs.sort_unstable();
+    assert_eq!(ours, theirs);
+    assert_eq!(ours.len(), 13);
+}
