@@ -713,3 +713,31 @@ fn short_names_of_every_byte_read_as_mtools_reads_them_in_code_page_437() {
     assert_eq!(ours, theirs);
     assert_eq!(ours.len(), 13);
 }
+
+#[test]
+fn directories_that_share_clusters_are_read_once() {
+    // `/DIR/B` and `/DIR2` are directories, of `/DIR`'s own cluster.
+    let mut small = Small::new();
+    small.entry(DATA + 2 * 512 + 64, b"B          ", 0x10, 4, 0);
+    small.entry(FIXED_ROOT + 64, b"DIR2       ", 0x10, 4, 0);
+    let fat = small.open();
+    let (dir, dir2, inner) = (FIXED_ROOT as u64 + 32, FIXED_ROOT as u64 + 64, DATA as u64 + 2 * 512 + 64);
+    let names = |id| fat.read_dir(id, &mut |e| panic!("{e}")).map(|entries| entries.len());
+    assert_eq!(names(dir).unwrap(), 1);
+    for other in [dir2, inner] {
+        let error = names(other).unwrap_err().to_string();
+        let shared = format!(
+            "shares the cluster at byte {} with the directory whose entry is at byte {dir}",
+            DATA + 1024
+        );
+        assert!(error.ends_with(&shared), "{error}");
+    }
+    assert_eq!(names(dir).unwrap(), 1, "again");
+
+    // A FAT32's root has its cluster from the start.
+    let mut volume = Small(small_fat32());
+    volume.entry(2048 + 8 * 512 + 32, b"DIR        ", 0x10, 10, 0);
+    let fat = volume.open();
+    let error = fat.read_dir(2048 + 8 * 512 + 32, &mut |_| ()).unwrap_err().to_string();
+    assert!(error.ends_with("with the directory whose entry is at byte 0"), "{error}");
+}
