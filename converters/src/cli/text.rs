@@ -155,7 +155,7 @@ pub(super) fn info(info: &ImageInfo) -> String {
     };
     let id = info.table.id.as_deref().map_or(String::new(), |id| format!(", id {id}"));
     let _ = writeln!(out, "  partitions     {table}, {}-byte sectors{id}", info.table.sector_size);
-    for (partition, volume) in info.table.partitions.iter().zip(&info.volumes) {
+    for (i, volume) in info.volumes.iter().enumerate() {
         let what = match &volume.content {
             FilesystemRecord::Filesystem(fs) => {
                 let label = fs.label.as_deref().map_or(String::new(), |l| format!(" \"{}\"", printable(l)));
@@ -165,11 +165,12 @@ pub(super) fn info(info: &ImageInfo) -> String {
             FilesystemRecord::Other(Some(name)) => name.clone(),
             FilesystemRecord::Other(None) => "no filesystem known".into(),
         };
-        let name = partition
-            .name
-            .as_deref()
-            .filter(|n| !n.is_empty())
-            .map_or(String::new(), |n| format!(" \"{}\"", printable(n)));
+        let Some(partition) = info.table.partitions.get(i) else {
+            let _ = writeln!(out, "    {}: {what}", printable(&volume.volume));
+            continue;
+        };
+        let name = partition.name.as_deref().filter(|n| !n.is_empty());
+        let name = name.map_or(String::new(), |n| format!(" \"{}\"", printable(n)));
         let _ = writeln!(
             out,
             "    {:<4}{:>12} at {:>12}{name}: {what}",
