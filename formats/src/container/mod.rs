@@ -11,6 +11,9 @@ mod pull;
 
 mod qcow2;
 mod raw;
+mod vdi;
+mod vhd;
+mod vhdx;
 mod vmdk;
 
 use std::path::{Path, PathBuf};
@@ -24,7 +27,8 @@ pub use options::CreateOptions;
 pub use output::{Output, OutputFile};
 
 /// Every format, in the order in which files are probed. Raw is last: any file can be raw.
-pub static FORMATS: &[&dyn Format] = &[&qcow2::Qcow2, &vmdk::Vmdk, &raw::Raw];
+pub static FORMATS: &[&dyn Format] =
+    &[&qcow2::Qcow2, &vmdk::Vmdk, &vhdx::Vhdx, &vdi::Vdi, &vhd::Vhd, &raw::Raw];
 
 /// A container format: how it is recognised, opened and written.
 pub trait Format: Sync {
@@ -137,8 +141,10 @@ pub fn format_for_output(name: Option<&str>, path: &Path) -> Result<&'static dyn
 }
 
 fn by_name(name: &str) -> Result<&'static dyn Format> {
-    let found = FORMATS.iter().find(|f| f.name().eq_ignore_ascii_case(name));
-    found.copied().ok_or_else(|| unknown_format(name))
+    let name_or_suffix = |f: &&&dyn Format| {
+        f.name().eq_ignore_ascii_case(name) || f.suffixes().iter().any(|s| s.eq_ignore_ascii_case(name))
+    };
+    FORMATS.iter().find(name_or_suffix).copied().ok_or_else(|| unknown_format(name))
 }
 
 fn unknown_format(name: &str) -> Error {
