@@ -149,6 +149,10 @@ const WRITE: &[(&str, &[(&str, &str)])] = &[
     ("qcow2", &[("extended_l2", "on")]),
     ("qcow2", &[("extended_l2", "on"), ("compression_type", "zstd"), ("cluster_size", "16k")]),
     ("vmdk", &[]),
+    ("vmdk", &[("subformat", "streamOptimized")]),
+    ("vmdk", &[("subformat", "monolithicFlat")]),
+    ("vmdk", &[("subformat", "twoGbMaxExtentSparse")]),
+    ("vmdk", &[("subformat", "twoGbMaxExtentFlat")]),
     ("vdi", &[]),
     ("vpc", &[]),
     ("vpc", &[("subformat", "fixed")]),
@@ -233,10 +237,14 @@ fn writing_twice_gives_the_same_bytes() {
     for (format, options) in WRITE {
         let images = ["a", "b"].map(|name| {
             let image = dir.path().join(name);
-            // The name must not make the difference.
-            write(&*source, &dir.path().join("image"), format, options);
-            std::fs::rename(dir.path().join("image"), &image).unwrap();
-            std::fs::read(image).unwrap()
+            // The name must not make the difference. Every file of a format that has several counts.
+            std::fs::create_dir(&image).unwrap();
+            write(&*source, &image.join("image"), format, options);
+            let mut files: Vec<_> = std::fs::read_dir(&image).unwrap().map(|f| f.unwrap().path()).collect();
+            files.sort();
+            let bytes: Vec<_> = files.iter().map(|f| std::fs::read(f).unwrap()).collect();
+            std::fs::remove_dir_all(&image).unwrap();
+            bytes
         });
         assert!(images[0] == images[1], "{format} {options:?}");
     }
@@ -251,10 +259,10 @@ fn a_large_sparse_disk_is_enumerated_and_converted_at_once() {
     for gib in [0, 500, 1023] {
         file.write_all_at(&[(gib % 251) as u8 + 1; 1 << 20], (gib << 30) + 12345).unwrap();
     }
-    let started = std::time::Instant::now();
     let mut source = open_as(&raw, "raw").source;
     let small = |options: &[(&str, &str)]| options.iter().any(|(_, v)| matches!(*v, "512" | "4k" | "16k"));
     for (format, options) in WRITE.iter().filter(|(f, o)| *f != "raw" && !small(o)) {
+        let started = std::time::Instant::now();
         let image = dir.path().join("image");
         write(&*source, &image, format, options);
         let disk = open_as(&image, format);
@@ -265,6 +273,8 @@ fn a_large_sparse_disk_is_enumerated_and_converted_at_once() {
             data += if extent.is_zero() { 0 } else { extent.len() };
         }
         assert!(data <= 3 * (4 << 20), "{format}: {data} bytes of data");
+        println!("{format} {options:?}: {:?}", started.elapsed());
+        assert!(started.elapsed().as_secs() < 10, "{format} {options:?}: {:?}", started.elapsed());
         source = disk.source;
     }
     for gib in [0u64, 500, 1023] {
@@ -276,7 +286,6 @@ fn a_large_sparse_disk_is_enumerated_and_converted_at_once() {
                 .all(|b| *b == (gib % 251) as u8 + 1)
         );
     }
-    assert!(started.elapsed().as_secs() < 20, "{:?}", started.elapsed());
 }
 
 #[test]
