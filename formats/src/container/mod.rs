@@ -11,6 +11,7 @@ mod pull;
 
 mod qcow2;
 mod raw;
+mod split;
 mod vdi;
 mod vhd;
 mod vhdx;
@@ -28,7 +29,7 @@ pub use output::{Output, OutputFile};
 
 /// Every format, in the order in which files are probed. Raw is last: any file can be raw.
 pub static FORMATS: &[&dyn Format] =
-    &[&qcow2::Qcow2, &vmdk::Vmdk, &vhdx::Vhdx, &vdi::Vdi, &vhd::Vhd, &raw::Raw];
+    &[&qcow2::Qcow2, &vmdk::Vmdk, &vhdx::Vhdx, &vdi::Vdi, &vhd::Vhd, &split::Split, &raw::Raw];
 
 /// A container format: how it is recognised, opened and written.
 pub trait Format: Sync {
@@ -120,6 +121,8 @@ fn open_file(file: ImageFile, opener: &Opener<'_>) -> Result<Disk> {
             let head = file.read_up_to(0, 4096)?;
             let tail = file.read_up_to(file.len().saturating_sub(1024), 1024)?;
             let probed = FORMATS.iter().find(|f| f.probe(&head, &tail, file.len()));
+            let in_pieces = split::is_first_piece(&path).then_some(&(&split::Split as &dyn Format));
+            let probed = probed.or(in_pieces);
             *probed.unwrap_or(&FORMATS[FORMATS.len() - 1])
         }
     };

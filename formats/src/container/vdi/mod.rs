@@ -20,8 +20,8 @@ const VERSION: u32 = 0x0001_0001;
 const HEADER: usize = 512;
 /// Entries of the block map from here on have no block: unallocated, or discarded.
 const FIRST_ABSENT: u32 = 0xffff_fffe;
-/// The most blocks: 512 TiB of 1 MiB, twice what memory is spent on in practice.
-const MAX_BLOCKS: u32 = 1 << 29;
+/// The most blocks: 64 TiB in blocks of 1 MiB, whose map takes 256 MiB.
+const MAX_BLOCKS: u32 = 1 << 26;
 /// The largest block in bytes.
 const MAX_BLOCK: u32 = 64 << 20;
 

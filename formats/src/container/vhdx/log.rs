@@ -12,6 +12,8 @@ const ENTRY_HEADER: usize = 64;
 const DESCRIPTOR: usize = 32;
 /// The largest log that is replayed, in bytes.
 const MAX_LOG: u32 = 64 << 20;
+/// The longest that a log may say the file is, in bytes.
+const MAX_FILE: u64 = 1 << 50;
 
 /// A valid entry of the log.
 struct Entry<'a> {
@@ -45,6 +47,9 @@ pub(super) fn replay(file: ImageFile, header: &Header) -> Result<ImageFile> {
                 entry.flushed_file_offset,
                 file.len()
             )));
+        }
+        if entry.last_file_offset > MAX_FILE {
+            return Err(place().limit(format!("says that the file has {} bytes", entry.last_file_offset)));
         }
         len = len.max(entry.last_file_offset);
         entry.patches(&mut patches);

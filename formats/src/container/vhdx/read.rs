@@ -9,6 +9,8 @@ use crate::{Result, Source, at};
 
 /// How many bytes of sector bitmaps are kept.
 const BITMAP_CACHE: usize = 64 << 20;
+/// The most entries of a block allocation table: 64 TiB in blocks of 4 MiB, which takes 128 MiB.
+const MAX_ENTRIES: u64 = (16 << 20) + 4096;
 
 /// States of a payload block (section 2.5.1.1).
 mod state {
@@ -47,7 +49,9 @@ impl Blocks {
             false => blocks + blocks.saturating_sub(1) / chunk_ratio,
         };
         let place = || at("VHDX block allocation table").byte(bat.offset);
-        // At most 64 TiB in blocks of 1 MiB: half a gigabyte, and it must be in the file.
+        if entries > MAX_ENTRIES {
+            return Err(place().limit(format!("has {entries} entries, more than {MAX_ENTRIES}")));
+        }
         if entries * 8 > u64::from(bat.len) {
             return Err(place().corrupt(format!(
                 "has {} bytes, and the disk needs {}",
@@ -83,7 +87,7 @@ impl Blocks {
         let start = entry >> 20 << 20;
         let bitmap = self.bitmaps.get(start, MIB as usize, || {
             let place = at("VHDX sector bitmap").file(self.file.path()).byte(start);
-            if entry & 7 != 6 || start + MIB > self.file.len() {
+            if entry & 7 != 6 || start.saturating_add(MIB) > self.file.len() {
                 return Err(place.corrupt("is not there, and a block is partly present"));
             }
             self.file.read_vec(start, MIB as usize)
@@ -106,7 +110,7 @@ impl Map for Blocks {
         let (number, within) = (offset / self.block, offset % self.block);
         let entry = self.entry(number);
         let (state, start) = (entry & 7, entry >> 20 << 20);
-        let place = Place::Stored { file: 0, offset: start + within };
+        let place = Place::Stored { file: 0, offset: start.saturating_add(within) };
         let place = match state {
             state::NOT_PRESENT => Place::Backing,
             state::UNDEFINED | state::ZERO | state::UNMAPPED | state::UNMAPPED_DRAFT => Place::Zero,
@@ -125,7 +129,7 @@ impl Map for Blocks {
             return Ok(Run { len: count * self.block - within, place });
         }
         let needed = self.block.min(self.size - (offset - within));
-        if start + needed > self.file.len() {
+        if start.saturating_add(needed) > self.file.len() {
             return Err(at("VHDX block").file(self.file.path()).byte(start).corrupt(format!(
                 "reaches past the end of the file at {}: is it truncated?",
                 self.file.len()
