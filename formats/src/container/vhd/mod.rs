@@ -218,3 +218,74 @@ impl Map for Blocks {
         &self.file
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::container::{OpenOptions, open};
+    use crate::{ErrorKind, MemSource};
+    use std::path::Path;
+
+    struct Quiet;
+    impl Observer for Quiet {
+        fn advance(&self, _: u64) {}
+    }
+
+    const SIZE: u64 = (4 << 20) + 512;
+
+    fn write_parent(path: &Path) {
+        let mut output = Output::new(path, true).unwrap();
+        let source = MemSource(vec![1; SIZE as usize]);
+        Vhd.create(&source, &mut output, &Vec::new(), &Quiet).unwrap();
+        output.commit().unwrap();
+    }
+
+    /// A child whose sectors 3, 4 and 100 are its own.
+    fn child(parent_id: [u8; 16]) -> Vec<u8> {
+        let footer = write::footer(SIZE, DiskType::Differencing);
+        let mut header = write::dynamic_header(3);
+        header[40..56].copy_from_slice(&parent_id);
+        let name: Vec<u8> = ".\\parent.vhd".encode_utf16().flat_map(u16::to_le_bytes).collect();
+        header[576..580].copy_from_slice(b"W2ru");
+        header[584..588].copy_from_slice(&(name.len() as u32).to_be_bytes());
+        header[592..600].copy_from_slice(&2048u64.to_be_bytes());
+        header[36..40].fill(0);
+        let sum = footer::checksum(&header, 36);
+        header[36..40].copy_from_slice(&sum.to_be_bytes());
+        let mut bytes = [footer.clone(), header].concat();
+        bytes.extend(6u32.to_be_bytes());
+        bytes.resize(2048, 0xff);
+        bytes.extend(name);
+        bytes.resize(6 * 512, 0);
+        let mut bitmap = [0; 512];
+        (bitmap[0], bitmap[12]) = (0b0001_1000, 0b0000_1000);
+        bytes.extend(bitmap);
+        bytes.extend(vec![2; 2 << 20]);
+        bytes.extend(footer);
+        bytes
+    }
+
+    #[test]
+    fn a_differencing_disk_has_its_own_sectors_over_its_parents() {
+        let dir = tempfile::tempdir().unwrap();
+        write_parent(&dir.path().join("parent.vhd"));
+        let id: [u8; 16] = write::footer(SIZE, DiskType::Dynamic)[68..84].try_into().unwrap();
+        let path = dir.path().join("child.vhd");
+        std::fs::write(&path, child(id)).unwrap();
+        let disk = open(&path, &OpenOptions::default()).unwrap();
+        assert_eq!(disk.files.len(), 2);
+        let mut expected = vec![1; SIZE as usize];
+        for sector in [3, 4, 100] {
+            expected[sector * 512..][..512].fill(2);
+        }
+        assert!(disk.source.read_vec(0, SIZE as usize).unwrap() == expected);
+        std::fs::write(&path, child([9; 16])).unwrap();
+        let error = open(&path, &OpenOptions::default()).err().unwrap();
+        assert_eq!(
+            (error.kind(), error.to_string().contains("parent_unique_id")),
+            (ErrorKind::Corrupt, true)
+        );
+        std::fs::remove_file(dir.path().join("parent.vhd")).unwrap();
+        assert_eq!(open(&path, &OpenOptions::default()).err().unwrap().kind(), ErrorKind::NotFound);
+    }
+}

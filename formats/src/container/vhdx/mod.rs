@@ -128,3 +128,102 @@ fn parse_guid(text: &str) -> Option<Guid> {
     let value = u128::from_str_radix(&digits, 16).ok()?;
     (digits.len() == 32).then(|| header::guid(value))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::container::{OpenOptions, open};
+    use crate::{ErrorKind, MemSource};
+    use std::path::Path;
+
+    struct Quiet;
+    impl Observer for Quiet {
+        fn advance(&self, _: u64) {}
+    }
+
+    const SIZE: usize = (3 << 20) + 512;
+    const MIB: usize = 1 << 20;
+
+    fn write(path: &Path, bytes: Vec<u8>) -> Vec<u8> {
+        let mut output = Output::new(path, true).unwrap();
+        let options = vec![("block_size".to_owned(), "1M".to_owned())];
+        Vhdx.create(&MemSource(bytes), &mut output, &options, &Quiet).unwrap();
+        output.commit().unwrap();
+        std::fs::read(path).unwrap()
+    }
+
+    /// Makes a child of the image `bytes`: its first block is partly its own (sectors 3, 4 and 100), its
+    /// second all its own, the others its parent's.
+    fn make_child(mut bytes: Vec<u8>, linkage: &str) -> Vec<u8> {
+        let metadata = 2 * MIB;
+        bytes[metadata + METADATA_TABLE + 4] |= 2;
+        bytes[metadata + 10] = 6;
+        let item = 128 << 10;
+        let entry = metadata + 32 + 5 * 32;
+        bytes[entry..entry + 16].copy_from_slice(&header::PARENT_LOCATOR);
+        bytes[entry + 16..entry + 20].copy_from_slice(&(item as u32).to_le_bytes());
+        bytes[entry + 24] = 4;
+        let mut locator = header::guid(0xB04AEFB7_D19E_4A81_B789_25B8E9445913).to_vec();
+        locator.extend([0, 0, 2, 0]);
+        let texts = ["parent_linkage", linkage, "relative_path", ".\\parent.vhdx"]
+            .map(|t| t.encode_utf16().flat_map(u16::to_le_bytes).collect::<Vec<u8>>());
+        let mut at = 20 + 24;
+        for pair in texts.chunks(2) {
+            locator.extend((at as u32).to_le_bytes());
+            locator.extend(((at + pair[0].len()) as u32).to_le_bytes());
+            locator.extend((pair[0].len() as u16).to_le_bytes());
+            locator.extend((pair[1].len() as u16).to_le_bytes());
+            at += pair[0].len() + pair[1].len();
+        }
+        locator.extend(texts.concat());
+        bytes[entry + 20..entry + 24].copy_from_slice(&(locator.len() as u32).to_le_bytes());
+        bytes[metadata + item..][..locator.len()].copy_from_slice(&locator);
+        // The block allocation table: partly present; and the bitmap of the chunk, at the end of the file.
+        bytes[3 * MIB] = 7;
+        let bitmap = bytes.len() as u64 | 6;
+        bytes[3 * MIB + 4096 * 8..][..8].copy_from_slice(&bitmap.to_le_bytes());
+        let end = bytes.len();
+        bytes.resize(end + MIB, 0);
+        (bytes[end], bytes[end + 12]) = (0b0001_1000, 0b0001_0000);
+        bytes
+    }
+
+    #[test]
+    fn a_differencing_disk_has_its_own_sectors_over_its_parents() {
+        let dir = tempfile::tempdir().unwrap();
+        write(&dir.path().join("parent.vhdx"), vec![1; SIZE]);
+        let path = dir.path().join("child.vhdx");
+        let mut own = vec![0; SIZE];
+        own[..2 * MIB].fill(2);
+        let image = write(&path, own);
+        let linkage = "{2066696d-6964-6b73-0000-400080000002}";
+        std::fs::write(&path, make_child(image.clone(), linkage)).unwrap();
+        let disk = open(&path, &OpenOptions::default()).unwrap();
+        assert_eq!(disk.files.len(), 2);
+        let mut expected = vec![1; SIZE];
+        expected[MIB..2 * MIB].fill(2);
+        for sector in [3, 4, 100] {
+            expected[sector * 512..][..512].fill(2);
+        }
+        assert!(disk.source.read_vec(0, SIZE).unwrap() == expected);
+        std::fs::write(&path, make_child(image, "{00000000-0000-0000-0000-000000000000}")).unwrap();
+        let error = open(&path, &OpenOptions::default()).err().unwrap();
+        assert_eq!((error.kind(), error.to_string().contains("parent_linkage")), (ErrorKind::Corrupt, true));
+    }
+
+    #[test]
+    fn a_damaged_header_or_region_table_has_a_second_one() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("disk.vhdx");
+        let good = write(&path, vec![1; SIZE]);
+        for (first, second) in [(HEADERS[0], HEADERS[1]), (REGION_TABLES[0], REGION_TABLES[1])] {
+            let mut bytes = good.clone();
+            bytes[first as usize + 100] ^= 1;
+            std::fs::write(&path, &bytes).unwrap();
+            open(&path, &OpenOptions::default()).unwrap();
+            bytes[second as usize + 100] ^= 1;
+            std::fs::write(&path, &bytes).unwrap();
+            assert_eq!(open(&path, &OpenOptions::default()).err().unwrap().kind(), ErrorKind::Corrupt);
+        }
+    }
+}
