@@ -428,6 +428,20 @@ fn a_truncated_image_is_an_error_wherever_it_ends() {
 }
 
 #[test]
+fn a_size_that_is_no_multiple_of_a_sector_is_as_qemu_sees_it() {
+    let Some(qemu_img) = tool("qemu-img") else { return };
+    let dir = tempfile::tempdir().unwrap();
+    make_disk(&dir.path().join("disk.raw"), 1 << 20, 41);
+    qemu_img.run(dir.path(), "convert -f raw -O qcow2 disk.raw image.qcow2");
+    let image = File::options().write(true).open(dir.path().join("image.qcow2")).unwrap();
+    image.write_all_at(&((1u64 << 20) - 100).to_be_bytes(), 24).unwrap();
+    qemu_img.run(dir.path(), "convert -f qcow2 -O raw image.qcow2 theirs.raw");
+    let disk = open_as(&dir.path().join("image.qcow2"), "qcow2");
+    assert_same("odd size", &*disk.source, &dir.path().join("theirs.raw"));
+    assert_eq!(disk.warnings.len(), 1);
+}
+
+#[test]
 fn encrypted_images_are_refused_in_words() {
     let Some(qemu_img) = tool("qemu-img") else { return };
     let dir = tempfile::tempdir().unwrap();
