@@ -15,17 +15,17 @@ use crate::tools::{Mount, have, load, mke2fs, open, scratch};
 use crate::view::{assert_same, ours, theirs};
 
 /// What there is to be done on a filesystem, as far as it can.
-struct Can {
+pub(crate) struct Can {
     /// Bytes of a value of an extended attribute.
-    xattr: usize,
+    pub(crate) xattr: usize,
     /// Holes punched, blocks allocated and not written.
-    fallocate: bool,
+    pub(crate) fallocate: bool,
     /// A block.
-    block: usize,
+    pub(crate) block: usize,
 }
 
 /// Bytes that are not all the same, and not zeros.
-fn pattern(len: usize, seed: u64) -> Vec<u8> {
+pub(crate) fn pattern(len: usize, seed: u64) -> Vec<u8> {
     let mut state = seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1;
     (0..len)
         .map(|_| {
@@ -64,7 +64,7 @@ fn acl() -> Vec<u8> {
 }
 
 /// Makes, changes and deletes files of every kind in `root`.
-fn live(root: &Path, can: &Can) {
+pub(crate) fn live(root: &Path, can: &Can) {
     let at = |name: &str| root.join(name);
     // Content of sizes around every edge.
     fs::create_dir(at("sizes")).unwrap();

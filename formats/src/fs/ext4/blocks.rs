@@ -14,13 +14,13 @@ pub(super) const JOURNAL_MAGIC: [u8; 4] = 0xC03B_3998_u32.to_be_bytes();
 
 /// What replay makes of a block.
 #[derive(Debug, Clone, PartialEq, Eq)]
-#[cfg_attr(not(test), expect(dead_code, reason = "the journal's replay is to come"))]
 pub(super) enum Replayed {
     /// It is the block of this number, which lies in the journal.
     At(u64),
     /// The same, but with its first four bytes [`JOURNAL_MAGIC`].
     Escaped(u64),
     /// It is these bytes, a block of them.
+    #[cfg_attr(not(test), expect(dead_code, reason = "fast commits are to come"))]
     Bytes(Box<[u8]>),
 }
 
@@ -41,7 +41,6 @@ impl Blocks {
         Blocks { volume, block_size, count, replayed: BTreeMap::new() }
     }
 
-    #[cfg_attr(not(test), expect(dead_code, reason = "the journal's replay is to come"))]
     /// Puts what replay makes of `block` in its place, from now on.
     pub(super) fn replay(&mut self, block: u64, replayed: Replayed) {
         self.replayed.insert(block, replayed);
@@ -53,11 +52,11 @@ impl Blocks {
     }
 
     /// Errs unless all of `blocks` can be read.
-    pub(super) fn check(&self, what: &str, blocks: &Range<u64>) -> Result<()> {
+    pub(super) fn check(&self, what: impl Fn() -> String, blocks: &Range<u64>) -> Result<()> {
         if blocks.start <= blocks.end && blocks.end <= self.count {
             return Ok(());
         }
-        Err(at(what).byte(self.byte(blocks.start)).corrupt(format!(
+        Err(at(what()).byte(self.byte(blocks.start)).corrupt(format!(
             "lies at blocks {} to {}, past the volume's last, {}",
             blocks.start,
             blocks.end.saturating_sub(1),
@@ -69,7 +68,7 @@ impl Blocks {
     /// limit.
     pub(super) fn read(&self, what: &str, block: u64, count: u32) -> Result<Vec<u8>> {
         let blocks = block..block.saturating_add(u64::from(count));
-        self.check(what, &blocks)?;
+        self.check(|| what.to_owned(), &blocks)?;
         let size = self.block_size as usize;
         let mut bytes = self.volume.read_vec(self.byte(block), count as usize * size)?;
         for (changed, replayed) in self.replayed.range(blocks) {
@@ -114,6 +113,11 @@ impl Blocks {
             found(Piece::Volume { offset: self.byte(next), len: (blocks.end - next) * size })?;
         }
         Ok(())
+    }
+
+    /// The number of blocks that can be read.
+    pub(super) fn count(&self) -> u64 {
+        self.count
     }
 
     /// Reads bytes of the volume as they stand: for what [`Blocks::locate`] found.

@@ -156,6 +156,35 @@ impl Inode {
         })
     }
 
+    /// The inode of a journal, from the copy of its map and size in the superblock.
+    pub(super) fn of_journal(number: u32, copy: &[u8; 68]) -> Self {
+        let zero = Timestamp::default();
+        Inode {
+            number,
+            offset: 0,
+            file_type: FileType::File,
+            mode: 0o600,
+            uid: 0,
+            gid: 0,
+            size: u64::from(le32(copy, 64)) | u64::from(le32(copy, 60)) << 32,
+            atime: zero,
+            ctime: zero,
+            mtime: zero,
+            crtime: None,
+            links_count: 1,
+            blocks: 0,
+            flags: if le16(copy, 0) == 0xF30A { flags::EXTENTS } else { 0 },
+            generation: 0,
+            block: copy[..60].try_into().expect("60 bytes"),
+            file_acl: 0,
+            project: None,
+            raw_atime: 0,
+            raw_mtime: 0,
+            xattr_area: Vec::new(),
+            xattr_at: 0,
+        }
+    }
+
     /// Whether `i_flags` has `flag`.
     pub(super) fn has(&self, flag: u32) -> bool {
         self.flags & flag != 0

@@ -12,8 +12,9 @@
 //! # Damage
 //!
 //! Metadata whose checksum or bounds do not hold is an error of the smallest thing that it describes: an
-//! inode, or one block of a directory; the rest of the volume is read. A group descriptor is taken from a
-//! backup. A superblock whose checksum does not fit is used, with a warning: what it leads to is checked.
+//! inode, or one block of a directory; the rest of the volume is read. A group descriptor, or the superblock, is
+//! taken from a backup, with a warning. Where only their checksum is wrong and there is no backup they are used
+//! all the same: what they lead to is checked.
 
 use std::sync::Arc;
 
@@ -24,7 +25,7 @@ use self::superblock::Superblock;
 use self::xattr::{Stored, Value};
 use crate::fs::{Content, DirEntry, FileType, Filesystem, Info, Node, NodeId, Piece, Xattr};
 use crate::source::check_range;
-use crate::{Error, Result, Source, at};
+use crate::{Error, ErrorKind, Result, Source, at};
 
 mod blocks;
 mod checksum;
@@ -33,8 +34,10 @@ mod extent;
 mod features;
 mod groups;
 mod inode;
+mod journal;
 mod map;
 mod pieces;
+mod recovery;
 mod superblock;
 mod xattr;
 
@@ -78,26 +81,106 @@ impl Ext4 {
     /// `Corrupt` if the superblock makes no sense.
     pub fn open(volume: Arc<dyn Source>) -> Result<Self> {
         check_range("ext volume", volume.len(), superblock::OFFSET, superblock::SIZE as u64)?;
-        let bytes = volume.read_vec(superblock::OFFSET, superblock::SIZE)?;
-        let sb = Superblock::parse(&bytes, superblock::OFFSET)?;
-        let mut warnings = sb.warnings.clone();
-        if volume.len() < sb.size() {
-            warnings.push(format!(
-                "the volume ends at byte {}, but the filesystem on it at {}: what lies past cannot be read",
-                volume.len(),
-                sb.size()
-            ));
-        }
-        if sb.state & 2 != 0 {
+        let (sb, from_backup) = Self::superblock(&*volume)?;
+        let volume_len = volume.len();
+        let mut blocks = Blocks::new(volume, sb.block_size, sb.blocks_count);
+        let mut warnings = Vec::new();
+        let mut fs = Ext4::new(blocks, sb)?;
+        if fs.sb.has_journal() && fs.sb.journal_inum != 0 {
+            match recovery::Recovery::prepare(&fs, fs.sb.needs_recovery() || from_backup.is_some()) {
+                Ok(journal) => {
+                    warnings = journal.warnings;
+                    if journal.changes.is_empty() {
+                        // Nothing was pending.
+                    } else if from_backup.is_some() {
+                        // The superblock would be taken from the journal, if it is there: hold on to the backup.
+                        for (block, replayed) in journal.changes {
+                            fs.blocks.replay(block, replayed);
+                        }
+                        fs = Ext4::new(fs.blocks, fs.sb)?;
+                    } else {
+                        // Everything may have changed: the superblock too.
+                        blocks = fs.blocks;
+                        for (block, replayed) in journal.changes {
+                            blocks.replay(block, replayed);
+                        }
+                        let sb = Self::superblock_after_replay(&blocks, &fs.sb)?;
+                        fs = Ext4::new(blocks, sb)?;
+                    }
+                    let number = fs.sb.journal_inum;
+                    fs.groups.protect(journal.lies, number);
+                }
+                Err(error) if fs.sb.needs_recovery() => {
+                    warnings.push(format!(
+                        "the journal cannot be replayed, and so the last changes may be missing: {error}"
+                    ));
+                }
+                Err(error) => warnings.push(format!("the journal is damaged: {error}")),
+            }
+        } else if fs.sb.needs_recovery() {
             warnings.push(
-                "the superblock's s_state says that errors were found: run e2fsck on a copy".to_owned(),
+                "the journal is on another device, and so was not replayed: the last changes may be missing"
+                    .to_owned(),
             );
         }
-        let blocks = Blocks::new(volume, sb.block_size, sb.blocks_count);
-        if sb.needs_recovery() {
-            warnings.push("the journal was not replayed: the last changes may be missing".to_owned());
+        fs.info.warnings.append(&mut warnings);
+        fs.info.warnings.extend(from_backup);
+        if volume_len < fs.sb.size() {
+            fs.info.warnings.push(format!(
+                "the volume ends at byte {}, but the filesystem on it at {}: what lies past cannot be read",
+                volume_len,
+                fs.sb.size()
+            ));
         }
+        Ok(fs)
+    }
+
+    /// The superblock; or where that is damaged, its first backup, with a warning.
+    fn superblock(volume: &dyn Source) -> Result<(Superblock, Option<String>)> {
+        let read = |offset| {
+            let bytes = volume.read_vec(offset, superblock::SIZE)?;
+            Superblock::parse(&bytes, offset)
+        };
+        let error = match read(superblock::OFFSET) {
+            Err(error) if error.kind() == ErrorKind::Corrupt => error,
+            other => return other.map(|sb| (sb, None)),
+        };
+        for log in 0..=6 {
+            let block_size = 1024_u64 << log;
+            // Group 1 begins after as many blocks as one block of bitmap counts.
+            let offset = block_size * (block_size * 8 + u64::from(log == 0));
+            if let Ok(sb) = read(offset)
+                && u64::from(sb.block_size) == block_size
+            {
+                let warning =
+                    format!("the superblock is damaged, and its backup at byte {offset} was used: {error}");
+                return Ok((sb, Some(warning)));
+            }
+        }
+        Err(error)
+    }
+
+    fn superblock_after_replay(blocks: &Blocks, before: &Superblock) -> Result<Superblock> {
+        let block = superblock::OFFSET / u64::from(before.block_size);
+        let bytes = blocks.read("superblock", block, 1)?;
+        let start = usize::try_from(superblock::OFFSET).expect("1024") % bytes.len();
+        let sb = Superblock::parse(&bytes[start..start + superblock::SIZE], superblock::OFFSET)?;
+        if sb.block_size != before.block_size || sb.blocks_count != before.blocks_count {
+            return Err(at("ext superblock")
+                .byte(superblock::OFFSET)
+                .corrupt("the journal would change the size of the filesystem or of its blocks"));
+        }
+        Ok(sb)
+    }
+
+    /// What `blocks` hold, if nothing is replayed any more.
+    fn new(blocks: Blocks, sb: Superblock) -> Result<Self> {
         let mut groups = Groups::read(&blocks, &sb)?;
+        let mut warnings = sb.warnings.clone();
+        if sb.state & 2 != 0 {
+            warnings
+                .push("the superblock's s_state says that errors were found in the filesystem".to_owned());
+        }
         warnings.append(&mut groups.warnings);
         let label = &sb.volume_name;
         let info = Info {
@@ -179,13 +262,7 @@ impl Ext4 {
         if block != 0 {
             let what = || format!("inode {}, extended attribute block", inode.number);
             let range = block..block.saturating_add(1);
-            self.blocks.check(&what(), &range)?;
-            if self.groups.metadata_in(&range).is_some() {
-                return Err(at(what())
-                    .field("i_file_acl")
-                    .byte(inode.offset + 0x68)
-                    .corrupt(format!("is block {block}, which holds the filesystem's own metadata")));
-            }
+            map::check(&self.blocks, &self.groups, inode.number, "extended attribute block", &range)?;
             let bytes = self.xattr_blocks.get(block, || self.blocks.read(&what(), block, 1))?;
             let offset = self.blocks.byte(block);
             stored.extend(xattr::parse_block(&bytes, &self.sb, inode.number, block, offset)?);

@@ -50,6 +50,10 @@ pub(super) struct Superblock {
     pub(super) uuid: [u8; 16],
     /// Up to the first NUL.
     pub(super) volume_name: Vec<u8>,
+    /// The journal's inode; 0 if it is not on this volume.
+    pub(super) journal_inum: u32,
+    /// `s_jnl_blocks`, where it is a copy of the journal inode's `i_block` and size.
+    pub(super) jnl_blocks: Option<[u8; 68]>,
     /// What every metadata checksum of the volume starts from.
     pub(super) csum_seed: u32,
     /// `s_state`: 1 cleanly unmounted, 2 errors found, 4 orphans being recovered.
@@ -209,6 +213,8 @@ impl Superblock {
             backup_bgs: [le32(bytes, 0x24C), le32(bytes, 0x250)],
             uuid,
             volume_name: name.split(|b| *b == 0).next().unwrap_or_default().to_vec(),
+            journal_inum: le32(bytes, 0xE0),
+            jnl_blocks: (bytes[0xFD] == 1).then(|| bytes[0x10C..0x150].try_into().expect("68 bytes")),
             csum_seed,
             state: le16(bytes, 0x3A),
             warnings,
@@ -225,9 +231,14 @@ impl Superblock {
         !self.metadata_csum() && self.features.has_ro_compat(ro_compat::GDT_CSUM)
     }
 
-    /// Whether the volume has a journal of its own that must be replayed before it is read.
+    /// Whether the volume has a journal, here or elsewhere.
+    pub(super) fn has_journal(&self) -> bool {
+        self.features.has_compat(compat::HAS_JOURNAL)
+    }
+
+    /// Whether the journal must be replayed before the volume is read.
     pub(super) fn needs_recovery(&self) -> bool {
-        self.features.has_compat(compat::HAS_JOURNAL) && self.features.has_incompat(incompat::RECOVER)
+        self.features.has_incompat(incompat::RECOVER)
     }
 
     /// Whether `group` holds a copy of the superblock and of the descriptors.

@@ -1,0 +1,101 @@
+//! Volumes copied while mounted: the journal must be replayed, and the kernel's own replay is the oracle.
+
+use std::fs::{self, File};
+use std::os::unix::fs::FileExt;
+use std::path::Path;
+
+use mif_formats::fs::Filesystem;
+use rustix::fs::{XattrFlags, lsetxattr};
+
+use crate::kernel::{Can, live, pattern};
+use crate::tools::{Mount, have, load, mke2fs, open, run, scratch};
+use crate::view::{assert_same, ours, theirs};
+
+/// Many transactions, that free blocks of metadata and use them again for data and the other way round.
+fn churn(root: &Path, rounds: u64) {
+    let at = |name: String| root.join(name);
+    for round in 0..rounds {
+        let folder = at(format!("churn {}", round % 7));
+        if folder.exists() {
+            fs::remove_dir_all(&folder).unwrap();
+        }
+        fs::create_dir(&folder).unwrap();
+        for i in 0..40 {
+            let file = File::create(folder.join(format!("{}{i}", "a long name ".repeat(8)))).unwrap();
+            // Begins as a block of the journal itself would: to be escaped where data goes through it.
+            let mut data = pattern(5000, round * 100 + i);
+            data[..4].copy_from_slice(&[0xC0, 0x3B, 0x39, 0x98]);
+            data[4096..4100].copy_from_slice(&[0xC0, 0x3B, 0x39, 0x98]);
+            file.write_all_at(&data, 0).unwrap();
+            if i % 13 == 0 {
+                let path = folder.join(format!("{}{i}", "a long name ".repeat(8)));
+                lsetxattr(&path, "user.x", &pattern(400, i), XattrFlags::empty()).unwrap();
+                file.sync_all().unwrap();
+            }
+        }
+        let changed =
+            File::options().write(true).create(true).truncate(false).open(at("changed".into())).unwrap();
+        changed.write_all_at(&pattern(9000, round), round * 3000).unwrap();
+        changed.sync_all().unwrap();
+    }
+    // Committed, and by no means written to its place.
+    let last = File::create(at("last".into())).unwrap();
+    last.write_all_at(&pattern(30_000, 77), 0).unwrap();
+    fs::rename(at("changed".into()), at("renamed".into())).unwrap();
+    last.sync_all().unwrap();
+    // Not committed.
+    File::create(at("pending".into())).unwrap().write_all_at(b"pending", 0).unwrap();
+}
+
+/// Lives on a volume, copies it while it is mounted, and compares what we see in the copy with what the kernel
+/// sees in another after its replay.
+fn check(mkfs: &str, mount_options: &str, rounds: u64) {
+    if !have(&["mke2fs", "mount", "cp"]) {
+        return;
+    }
+    let what = format!("{mkfs}, mounted {mount_options}");
+    let scratch = scratch();
+    let path = |name: &str| scratch.path().join(name);
+    let (image, copy, mnt) = (path("image"), path("copy"), path("mnt"));
+    mke2fs(&image, 160, mkfs);
+    let Some(mount) = Mount::new(&image, &mnt, mount_options) else { return };
+    let fallocate = mkfs.contains("ext4");
+    live(&mount.path, &Can { xattr: 400, fallocate, block: 4096 });
+    churn(&mount.path, rounds);
+    run("cp", &["--sparse=always".as_ref(), image.as_os_str(), copy.as_os_str()]);
+    drop(mount);
+
+    let volume = load(&copy);
+    let fs = open(&copy);
+    assert!(fs.info().features.iter().any(|f| f == "needs_recovery"), "{what}: not dirty");
+    assert_eq!(fs.info().warnings, Vec::<String>::new(), "{what}");
+    let ours = ours(&fs, &volume);
+    let Some(mount) = Mount::new(&copy, &mnt, "noatime") else { return };
+    assert_same(&what, &ours, &theirs(&mount.path));
+}
+
+#[test]
+fn a_dirty_volume_is_read_as_the_kernel_replays_it() {
+    check("-t ext4 -b 4096 -J size=4", "noatime", 30);
+    check("-t ext4 -b 1024 -J size=1", "noatime", 30);
+    check("-t ext3 -b 1024 -J size=1", "noatime", 30);
+    check("-t ext4 -b 4096 -O ^64bit,^metadata_csum -J size=4", "noatime", 12);
+    check("-t ext4 -b 2048 -O bigalloc -J size=4", "noatime", 12);
+}
+
+#[test]
+fn checksummed_journals_are_replayed() {
+    check("-t ext4 -b 4096 -O ^metadata_csum -J size=4", "noatime,journal_checksum", 20);
+    check(
+        "-t ext4 -b 1024 -O ^metadata_csum,^64bit -J size=2",
+        "noatime,journal_async_commit,data=writeback",
+        20,
+    );
+    check("-t ext4 -b 1024 -O 64bit -J size=2", "noatime,journal_async_commit,data=writeback", 20);
+}
+
+#[test]
+fn data_that_went_through_the_journal_is_replayed() {
+    check("-t ext4 -b 1024 -J size=8", "noatime,data=journal,nodelalloc", 20);
+    check("-t ext3 -b 4096 -J size=16", "noatime,data=journal", 20);
+}
