@@ -2,5 +2,6 @@
 
 mod dirty;
 mod kernel;
+#[allow(dead_code)]
 mod tools;
 mod view;

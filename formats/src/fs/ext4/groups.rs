@@ -116,6 +116,11 @@ impl Groups {
         let desc_blocks = sb.groups_count.div_ceil(per_block);
         for index in 0..desc_blocks {
             let block = scan.primary(index);
+            if block >= blocks.count() {
+                // The volume was cut off, and all further descriptors and their backups lie past its end.
+                scan.lost.tell(format!("block {block} of group descriptors lies past the volume's end"));
+                break;
+            }
             let bytes = blocks.read("group descriptors", block, 1);
             for slot in 0..per_block.min(sb.groups_count - index * per_block) {
                 let group = index * per_block + slot;
@@ -140,12 +145,11 @@ impl Groups {
             desc_blocks
         };
         metadata.push(0..u64::from(sb.first_data_block) + 1);
-        for group in (0..sb.groups_count).filter(|g| sb.has_super(*g)) {
-            let first = sb.first_block(group);
+        let on_volume = |block: &u64| *block < blocks.count();
+        for first in sb.super_groups().map(|group| sb.first_block(group)).take_while(on_volume) {
             metadata.push(first..first + 1 + u64::from(own));
         }
-        for index in own..desc_blocks {
-            let block = scan.primary(index);
+        for block in (own..desc_blocks).map(|index| scan.primary(index)).take_while(on_volume) {
             metadata.push(block..block + 1);
         }
         let mut warnings = scan.from_backup.into_warnings("were taken from backups");
@@ -223,8 +227,8 @@ impl Scan<'_> {
             let per_block = sb.block_size / u32::from(sb.desc_size);
             return vec![self.meta_bg(index, 1), self.meta_bg(index, per_block - 1)];
         }
-        (1..sb.groups_count)
-            .filter(|group| sb.has_super(*group))
+        sb.super_groups()
+            .skip(1)
             .take(BACKUPS_MAX)
             .map(|group| sb.first_block(group) + 1 + u64::from(index))
             .collect()

@@ -336,12 +336,10 @@ impl Ext4 {
             return Ok(Content { size: 0, pieces: Vec::new() });
         }
         if inode.has(flags::INLINE_DATA) {
-            let bytes = self.inline_data(inode)?;
-            return Ok(Content { size: inode.size, pieces: vec![Piece::Bytes(bytes)] });
+            return Ok(in_memory(self.inline_data(inode)?));
         }
         if inode.file_type == FileType::Symlink && inode.is_fast_symlink(&self.sb) {
-            let target = self.fast_target(inode)?;
-            return Ok(Content { size: inode.size, pieces: vec![Piece::Bytes(target.to_vec())] });
+            return Ok(in_memory(self.fast_target(inode)?.to_vec()));
         }
         map::content(&self.blocks, &self.sb, &self.groups, inode)
     }
@@ -531,6 +529,13 @@ impl Filesystem for Ext4 {
     fn content(&self, id: NodeId) -> Result<Content> {
         self.content_of(&self.visible_inode(id)?)
     }
+}
+
+/// Content that does not lie in blocks.
+fn in_memory(bytes: Vec<u8>) -> Content {
+    let size = bytes.len() as u64;
+    let pieces = if bytes.is_empty() { Vec::new() } else { vec![Piece::Bytes(bytes)] };
+    Content { size, pieces }
 }
 
 /// The entries of a directory so far.

@@ -243,20 +243,28 @@ impl Superblock {
 
     /// Whether `group` holds a copy of the superblock and of the descriptors.
     pub(super) fn has_super(&self, group: u32) -> bool {
-        if group == 0 {
-            return true;
-        }
-        if self.features.has_compat(compat::SPARSE_SUPER2) {
-            return self.backup_bgs.contains(&group);
-        }
-        if group == 1 || !self.features.has_ro_compat(ro_compat::SPARSE_SUPER) {
-            return true;
-        }
-        [3, 5, 7].into_iter().any(|base: u32| {
-            std::iter::successors(Some(base), |p| p.checked_mul(base))
-                .take_while(|p| *p <= group)
-                .any(|p| p == group)
-        })
+        self.super_groups().take_while(|copy| *copy <= group).any(|copy| copy == group)
+    }
+
+    /// The groups that hold copies of the superblock and of the descriptors, ascending: 0 is the first.
+    pub(super) fn super_groups(&self) -> impl Iterator<Item = u32> {
+        let groups: Box<dyn Iterator<Item = u32>> = if self.features.has_compat(compat::SPARSE_SUPER2) {
+            let mut groups = self.backup_bgs;
+            groups.sort_unstable();
+            Box::new(std::iter::once(0).chain(groups.into_iter().filter(|group| *group != 0)))
+        } else if self.features.has_ro_compat(ro_compat::SPARSE_SUPER) {
+            // 0, 1, and the powers of 3, 5 and 7.
+            let mut groups = vec![0, 1];
+            for base in [3, 5, 7_u32] {
+                groups.extend(std::iter::successors(Some(base), |power| power.checked_mul(base)));
+            }
+            groups.sort_unstable();
+            Box::new(groups.into_iter())
+        } else {
+            Box::new(0..)
+        };
+        let count = self.groups_count;
+        groups.take_while(move |group| *group < count)
     }
 
     /// The first block of `group`.
