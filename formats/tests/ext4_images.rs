@@ -177,8 +177,7 @@ fn volumes_that_are_clean_or_need_only_replay_are_listed_as_debugfs_lists_them()
         let theirs = debugfs_list(&copy);
         // debugfs cannot open f_first_meta_bg_too_big. e2fsck does not mind that the extent tree of
         // f_extent_too_deep is deeper than any that the kernel reads, and it hides the journal of f_journal.
-        if theirs.is_empty() || ["f_extent_too_deep", "f_journal", "j_recover_fast_commit"].contains(&&*name)
-        {
+        if theirs.is_empty() || ["f_extent_too_deep", "f_journal"].contains(&&*name) {
             continue;
         }
         compared += 1;

@@ -13,15 +13,12 @@ use crate::{Error, Result, Source, at};
 pub(super) const JOURNAL_MAGIC: [u8; 4] = 0xC03B_3998_u32.to_be_bytes();
 
 /// What replay makes of a block.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Replayed {
     /// It is the block of this number, which lies in the journal.
     At(u64),
     /// The same, but with its first four bytes [`JOURNAL_MAGIC`].
     Escaped(u64),
-    /// It is these bytes, a block of them.
-    #[cfg_attr(not(test), expect(dead_code, reason = "fast commits are to come"))]
-    Bytes(Box<[u8]>),
 }
 
 /// The blocks of a volume, as they are after replay.
@@ -75,7 +72,6 @@ impl Blocks {
             let start = usize::try_from(changed - block).expect("below count") * size;
             let target = &mut bytes[start..start + size];
             match replayed {
-                Replayed::Bytes(new) => target.copy_from_slice(new),
                 Replayed::At(from) => self.volume.read_at(self.byte(*from), target)?,
                 Replayed::Escaped(from) => {
                     self.volume.read_at(self.byte(*from), target)?;
@@ -87,7 +83,7 @@ impl Blocks {
     }
 
     /// Says where the bytes of `blocks`, which were checked, are to be found: on the volume as they stand,
-    /// or, where replay changes them, in the journal or in memory.
+    /// or, where replay changes them, in the journal.
     pub(super) fn locate(
         &self,
         blocks: Range<u64>,
@@ -105,7 +101,6 @@ impl Blocks {
                     found(Piece::Bytes(JOURNAL_MAGIC.to_vec()))?;
                     found(Piece::Volume { offset: self.byte(*from) + 4, len: size - 4 })?;
                 }
-                Replayed::Bytes(new) => found(Piece::Bytes(new.to_vec()))?,
             }
             next = changed + 1;
         }
@@ -172,7 +167,6 @@ mod tests {
         let mut blocks = Blocks::new(Arc::new(MemSource(bytes)), 1024, 20);
         blocks.replay(3, Replayed::At(8));
         blocks.replay(4, Replayed::Escaped(9));
-        blocks.replay(5, Replayed::Bytes(vec![77; 1024].into()));
         blocks
     }
 
@@ -180,7 +174,7 @@ mod tests {
     fn blocks_are_read_as_replay_makes_them() {
         let bytes = blocks().read("x", 2, 5).unwrap();
         let first: Vec<u8> = bytes.chunks(1024).map(|b| b[100]).collect();
-        assert_eq!(first, [2, 8, 9, 77, 6]);
+        assert_eq!(first, [2, 8, 9, 5, 6]);
         assert_eq!(bytes[2048..2052], JOURNAL_MAGIC);
     }
 
@@ -200,8 +194,7 @@ mod tests {
                 Piece::Volume { offset: 8192, len: 1024 },
                 Piece::Bytes(JOURNAL_MAGIC.to_vec()),
                 Piece::Volume { offset: 9220, len: 1020 },
-                Piece::Bytes(vec![77; 1024]),
-                Piece::Volume { offset: 6144, len: 1024 },
+                Piece::Volume { offset: 5120, len: 2048 },
             ]
         );
     }

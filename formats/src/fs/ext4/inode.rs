@@ -74,17 +74,24 @@ pub(super) struct Inode {
 }
 
 impl Inode {
-    /// Parses the `s_inode_size` bytes of inode `number`, which stood at byte `offset` of the volume.
+    /// Parses the `s_inode_size` bytes of inode `number`, which stood at byte `offset` of the volume, with a
+    /// checksum if it `is_summed`.
     ///
     /// Errs as the kernel does: the checksum does not fit, the inode is deleted, the type is none. (An
     /// inode that is damaged anywhere is refused as a whole: a wrong owner or size is worse than none.)
-    pub(super) fn parse(bytes: &[u8], sb: &Superblock, number: u32, offset: u64) -> Result<Self> {
+    pub(super) fn parse(
+        bytes: &[u8],
+        sb: &Superblock,
+        number: u32,
+        offset: u64,
+        is_summed: bool,
+    ) -> Result<Self> {
         let place = |field, field_at: usize| {
             at(format!("inode {number}")).field(field).byte(offset + field_at as u64)
         };
         let large = bytes.len() > GOOD_OLD_SIZE;
         let extra_isize = if large { usize::from(le16(bytes, 0x80)) } else { 0 };
-        if sb.metadata_csum() {
+        if is_summed {
             check(bytes, sb, number, extra_isize).map_err(|(found, right)| {
                 place("i_checksum", 0x7C)
                     .corrupt(format!("is {found:#x}, expected {right:#x}: the inode is damaged"))

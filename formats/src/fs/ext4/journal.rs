@@ -168,7 +168,6 @@ impl Superblock {
     }
 
     /// The blocks that fast commits may be in.
-    #[expect(dead_code, reason = "fast commits are to come")]
     pub(super) fn fast_commits(&self) -> std::ops::Range<u32> {
         if self.has(incompat::FAST_COMMIT) { self.last + 1..self.maxlen } else { 0..0 }
     }

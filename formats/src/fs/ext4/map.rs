@@ -39,6 +39,23 @@ pub(super) fn content(blocks: &Blocks, sb: &Superblock, groups: &Groups, inode: 
     pieces.finish()
 }
 
+/// Where the content of `inode` lies, whose runs are known and not yet checked.
+pub(super) fn content_of_runs<'a>(
+    blocks: &Blocks,
+    groups: &Groups,
+    inode: &Inode,
+    runs: impl Iterator<Item = &'a Run>,
+) -> Result<Content> {
+    let mut pieces = Pieces::new(blocks, inode.number, inode.size);
+    for run in runs {
+        check(blocks, groups, inode.number, "data", &run.physical)?;
+        if run.written {
+            pieces.data(run.logical, run.physical.clone())?;
+        }
+    }
+    pieces.finish()
+}
+
 /// The runs of `inode`, in file order.
 pub(super) fn runs(blocks: &Blocks, sb: &Superblock, groups: &Groups, inode: &Inode) -> Result<Vec<Run>> {
     let mut runs = Vec::new();

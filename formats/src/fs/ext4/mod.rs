@@ -19,6 +19,7 @@
 use std::sync::Arc;
 
 use self::blocks::{Blocks, Cache};
+use self::fast_commit::Patches;
 use self::groups::Groups;
 use self::inode::{Inode, flags};
 use self::superblock::Superblock;
@@ -31,6 +32,7 @@ mod blocks;
 mod checksum;
 mod dir;
 mod extent;
+mod fast_commit;
 mod features;
 mod groups;
 mod inode;
@@ -72,6 +74,8 @@ pub struct Ext4 {
     info: Info,
     inode_chunks: Cache,
     xattr_blocks: Cache,
+    /// What fast commits change.
+    patches: Patches,
 }
 
 impl Ext4 {
@@ -109,6 +113,7 @@ impl Ext4 {
                     }
                     let number = fs.sb.journal_inum;
                     fs.groups.protect(journal.lies, number);
+                    Patches::replay(&mut fs, &journal.operations);
                 }
                 Err(error) if fs.sb.needs_recovery() => {
                     warnings.push(format!(
@@ -201,6 +206,7 @@ impl Ext4 {
             info,
             inode_chunks: Cache::new(CHUNKS_KEPT, chunk_blocks.ilog2()),
             xattr_blocks: Cache::new(XATTR_BLOCKS_KEPT, 0),
+            patches: Patches::default(),
         })
     }
 
@@ -215,6 +221,18 @@ impl Ext4 {
 
     /// The inode `number`.
     fn inode(&self, number: u32) -> Result<Inode> {
+        self.find_inode(number, |bytes, offset, is_summed| {
+            Inode::parse(bytes, &self.sb, number, offset, is_summed)
+        })
+    }
+
+    /// The bytes of inode `number`, and where they stand.
+    fn raw_inode(&self, number: u32) -> Result<(Vec<u8>, u64)> {
+        self.find_inode(number, |bytes, offset, _| Ok((bytes.to_vec(), offset)))
+    }
+
+    /// Gives `found` the bytes of inode `number`, where they stand, and whether their checksum should fit.
+    fn find_inode<T>(&self, number: u32, found: impl FnOnce(&[u8], u64, bool) -> Result<T>) -> Result<T> {
         let sb = &self.sb;
         let place = || at(format!("inode {number}"));
         if number == 0 || number > sb.inodes_count {
@@ -227,9 +245,11 @@ impl Ext4 {
         let size = usize::from(sb.inode_size);
         let start = u64::from((number - 1) % sb.inodes_per_group) * size as u64;
         let offset = self.blocks.byte(table) + start;
-        let bytes = self.inode_bytes(table, start)?;
-        let (bytes, at) = &bytes;
-        Inode::parse(&bytes[*at..*at + size], sb, number, offset)
+        if let Some(raw) = self.patches.inode(number) {
+            return found(raw, offset, false);
+        }
+        let (bytes, at) = self.inode_bytes(table, start)?;
+        found(&bytes[at..at + size], offset, sb.metadata_csum())
     }
 
     /// The part of the inode table at block `table` that byte `start` of it lies in, and where in the part.
@@ -341,7 +361,10 @@ impl Ext4 {
         if inode.file_type == FileType::Symlink && inode.is_fast_symlink(&self.sb) {
             return Ok(in_memory(self.fast_target(inode)?.to_vec()));
         }
-        map::content(&self.blocks, &self.sb, &self.groups, inode)
+        match self.patches.runs(inode.number) {
+            Some(runs) => map::content_of_runs(&self.blocks, &self.groups, inode, runs),
+            None => map::content(&self.blocks, &self.sb, &self.groups, inode),
+        }
     }
 
     /// What is stored in the inode instead of in blocks: first in `i_block`, then in an attribute.
@@ -520,10 +543,12 @@ impl Filesystem for Ext4 {
         let mut listing = Listing { sb: &self.sb, inode: &inode, entries: Vec::new() };
         if inode.has(flags::INLINE_DATA) {
             listing.inline(&self.inline_data(&inode)?, complain)?;
-        } else {
+        } else if !self.patches.is_new_folder(inode.number) {
             self.dir_blocks(&mut listing, complain)?;
         }
-        Ok(listing.entries)
+        let mut entries = listing.entries;
+        self.patches.change(inode.number, &mut entries);
+        Ok(entries)
     }
 
     fn content(&self, id: NodeId) -> Result<Content> {

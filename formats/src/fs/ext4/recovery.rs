@@ -3,6 +3,7 @@
 use std::ops::Range;
 
 use super::blocks::{Blocks, Replayed};
+use super::fast_commit::{self, Operation};
 use super::inode::Inode;
 use super::journal::{self, Log, Superblock};
 use super::map::{self, Run};
@@ -14,6 +15,8 @@ use crate::{Result, at};
 pub(super) struct Recovery {
     /// What becomes of the volume's blocks.
     pub(super) changes: Vec<(u64, Replayed)>,
+    /// What fast commits do after that.
+    pub(super) operations: Vec<Operation>,
     /// The blocks that the journal lies in.
     pub(super) lies: Vec<Range<u64>>,
     /// What could not be replayed.
@@ -31,6 +34,7 @@ impl Recovery {
         let sb = Superblock::parse(&log.read(0)?, log.len())?;
         let mut recovery = Recovery {
             changes: Vec::new(),
+            operations: Vec::new(),
             lies: runs.iter().map(|run| run.physical.clone()).collect(),
             warnings: Vec::new(),
         };
@@ -39,6 +43,12 @@ impl Recovery {
         }
         let replay = journal::replay(&log, &sb)?;
         recovery.warnings = replay.warnings;
+        if !sb.is_clean() {
+            match fast_commit::scan(&log, sb.fast_commits(), replay.next) {
+                Ok(operations) => recovery.operations = operations,
+                Err(error) => recovery.warnings.push(format!("fast commits were not replayed: {error}")),
+            }
+        }
         let mut outside = 0_u64;
         for (block, (from, escaped)) in replay.changes {
             if block >= fs.blocks.count() {
