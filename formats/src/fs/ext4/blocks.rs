@@ -6,7 +6,7 @@ use std::ops::Range;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use crate::fs::Piece;
-use crate::{Error, Result, Source, at};
+use crate::{Result, Source, at};
 
 /// What a replayed block that happens to begin with the journal's magic number begins with: the journal
 /// keeps it with four zeros there.
@@ -139,21 +139,19 @@ impl Cache {
         Cache { slots: (0..slots).map(|_| Mutex::new(None)).collect(), shift }
     }
 
-    /// What was read for `key`, now or before.
-    pub(super) fn get(
-        &self,
-        key: u64,
-        read: impl FnOnce() -> Result<Vec<u8>, Error>,
-    ) -> Result<Arc<[u8]>, Error> {
-        let slot = &self.slots[(key >> self.shift) as usize & (self.slots.len() - 1)];
-        if let Some((k, bytes)) = &*slot.lock().unwrap_or_else(PoisonError::into_inner)
-            && *k == key
-        {
-            return Ok(Arc::clone(bytes));
-        }
-        let bytes: Arc<[u8]> = read()?.into();
-        *slot.lock().unwrap_or_else(PoisonError::into_inner) = Some((key, Arc::clone(&bytes)));
-        Ok(bytes)
+    /// What was read for `key`, if it is still there.
+    pub(super) fn get(&self, key: u64) -> Option<Arc<[u8]>> {
+        let slot = self.slot(key).lock().unwrap_or_else(PoisonError::into_inner);
+        slot.as_ref().filter(|(k, _)| *k == key).map(|(_, bytes)| Arc::clone(bytes))
+    }
+
+    /// Keeps what was read for `key`, in the place of something else.
+    pub(super) fn put(&self, key: u64, bytes: &Arc<[u8]>) {
+        *self.slot(key).lock().unwrap_or_else(PoisonError::into_inner) = Some((key, Arc::clone(bytes)));
+    }
+
+    fn slot(&self, key: u64) -> &Slot {
+        &self.slots[(key >> self.shift) as usize & (self.slots.len() - 1)]
     }
 }
 

@@ -45,9 +45,11 @@ mod xattr;
 
 /// The inode of the root folder.
 const ROOT: u32 = 2;
-/// Bytes of an inode table that are read at once, and how many such are kept: 8 MiB in all.
-const CHUNK: u64 = 128 << 10;
-const CHUNKS_KEPT: usize = 64;
+/// Bytes of an inode table that are read at least, how many times that where reading goes on in order, and how
+/// many such are kept: 8 MiB in all.
+const CHUNK: u32 = 16 << 10;
+const AHEAD: u32 = 16;
+const CHUNKS_KEPT: usize = 512;
 /// Blocks of extended attributes that are kept: files share them.
 const XATTR_BLOCKS_KEPT: usize = 64;
 /// Bytes of a directory that are read at once.
@@ -198,13 +200,14 @@ impl Ext4 {
             features: sb.features.names(),
             warnings,
         };
-        let chunk_blocks = CHUNK / u64::from(sb.block_size);
+        let chunk_blocks = chunk_blocks(&sb);
+        let kept = CHUNKS_KEPT / (chunk_blocks * sb.block_size / CHUNK) as usize;
         Ok(Ext4 {
             blocks,
             sb,
             groups,
             info,
-            inode_chunks: Cache::new(CHUNKS_KEPT, chunk_blocks.ilog2()),
+            inode_chunks: Cache::new(kept, chunk_blocks.ilog2()),
             xattr_blocks: Cache::new(XATTR_BLOCKS_KEPT, 0),
             patches: Patches::default(),
         })
@@ -255,23 +258,31 @@ impl Ext4 {
     /// The part of the inode table at block `table` that byte `start` of it lies in, and where in the part.
     fn inode_bytes(&self, table: u64, start: u64) -> Result<(Arc<[u8]>, usize)> {
         let block_size = u64::from(self.sb.block_size);
-        let chunk_blocks = CHUNK / block_size;
-        let chunk = start / CHUNK;
-        let first = table + chunk * chunk_blocks;
-        let end = (first + chunk_blocks).min(table + groups::inode_table_blocks(&self.sb));
-        let count = u32::try_from(end - first).expect("a chunk");
-        let read = || self.blocks.read("inode table", first, count);
-        let in_chunk = |start: u64| usize::try_from(start).expect("below the size of a chunk");
-        let cached = self.inode_chunks.get(first, read);
-        match cached {
-            Ok(bytes) => Ok((bytes, in_chunk(start % CHUNK))),
-            // A volume that was cut off: this block may still be there.
-            Err(error) => {
-                let block = table + start / block_size;
-                let bytes = self.blocks.read("inode table", block, 1).map_err(|_| error)?;
-                Ok((bytes.into(), in_chunk(start % block_size)))
-            }
+        let chunk_blocks = u64::from(chunk_blocks(&self.sb));
+        let chunk_size = chunk_blocks * block_size;
+        let within =
+            |start: u64, size: u64| usize::try_from(start % size).expect("below the size of a chunk");
+        let first = table + start / chunk_size * chunk_blocks;
+        if let Some(bytes) = self.inode_chunks.get(first) {
+            return Ok((bytes, within(start, chunk_size)));
         }
+        // One who reads in order will go on; one who does not wants no more than this.
+        let in_order = start < chunk_size || self.inode_chunks.get(first - chunk_blocks).is_some();
+        let wanted = chunk_blocks * if in_order { u64::from(AHEAD) } else { 1 };
+        let end = (first + wanted).min(table + groups::inode_table_blocks(&self.sb));
+        let count = |blocks: u64| u32::try_from(blocks).expect("some chunks");
+        let Ok(bytes) = self.blocks.read("inode table", first, count(end - first)) else {
+            // A volume that was cut off: this block may still be there.
+            let bytes = self.blocks.read("inode table", table + start / block_size, 1)?;
+            return Ok((bytes.into(), within(start, block_size)));
+        };
+        let mut chunks = bytes.chunks(chunk_size as usize).map(Arc::<[u8]>::from);
+        let wanted = chunks.next().expect("at least one block was read");
+        self.inode_chunks.put(first, &wanted);
+        for (i, chunk) in (1..).zip(chunks) {
+            self.inode_chunks.put(first + i * chunk_blocks, &chunk);
+        }
+        Ok((wanted, within(start, chunk_size)))
     }
 
     /// The attributes of `inode`, as they are stored, those in the inode first.
@@ -280,10 +291,16 @@ impl Ext4 {
         let mut stored = xattr::parse_inode(&inode.xattr_area, inode.number, offset)?;
         let block = inode.file_acl;
         if block != 0 {
-            let what = || format!("inode {}, extended attribute block", inode.number);
             let range = block..block.saturating_add(1);
             map::check(&self.blocks, &self.groups, inode.number, "extended attribute block", &range)?;
-            let bytes = self.xattr_blocks.get(block, || self.blocks.read(&what(), block, 1))?;
+            let bytes = match self.xattr_blocks.get(block) {
+                Some(bytes) => bytes,
+                None => {
+                    let bytes = self.blocks.read("extended attribute block", block, 1)?.into();
+                    self.xattr_blocks.put(block, &bytes);
+                    bytes
+                }
+            };
             let offset = self.blocks.byte(block);
             stored.extend(xattr::parse_block(&bytes, &self.sb, inode.number, block, offset)?);
         }
@@ -554,6 +571,11 @@ impl Filesystem for Ext4 {
     fn content(&self, id: NodeId) -> Result<Content> {
         self.content_of(&self.visible_inode(id)?)
     }
+}
+
+/// The blocks of a part of an inode table that is read at once.
+fn chunk_blocks(sb: &Superblock) -> u32 {
+    (CHUNK / sb.block_size).max(1)
 }
 
 /// Content that does not lie in blocks.
