@@ -254,3 +254,20 @@ fn what_the_kernel_has_lived_in_is_read_as_the_kernel_reads_it() {
         assert_same(options, &ours(&fs, &volume), &kernel);
     }
 }
+
+#[test]
+#[ignore = "needs EXT4_IMAGE, a volume that can be mounted read-only"]
+fn a_given_volume_is_read_as_the_kernel_reads_it() {
+    let image = std::path::PathBuf::from(std::env::var_os("EXT4_IMAGE").expect("EXT4_IMAGE"));
+    let scratch = scratch();
+    let start = std::time::Instant::now();
+    let volume = crate::tools::FileVolume::open(&image);
+    let fs = mif_formats::fs::ext4::Ext4::open(volume.clone()).unwrap();
+    let ours = ours(&fs, &volume);
+    println!("{} paths read in {:?}", ours.len(), start.elapsed());
+    let Some(mount) = Mount::new(&image, &scratch.path().join("mnt"), "ro") else { return };
+    let start = std::time::Instant::now();
+    let kernel = theirs(&mount.path);
+    println!("by the kernel in {:?}", start.elapsed());
+    assert_same("given volume", &ours, &kernel);
+}

@@ -78,7 +78,7 @@ fn walk(
     inode: &Inode,
     found: &mut dyn FnMut(Run) -> Result<()>,
 ) -> Result<()> {
-    let mut mapper = Mapper { blocks, sb, groups, inode, found, visited: HashSet::new() };
+    let mut mapper = Mapper { blocks, sb, groups, inode, found, mapped: 0, visited: HashSet::new() };
     let block_size = u64::from(sb.block_size);
     let is_extents = inode.has(flags::EXTENTS);
     let size_max = if is_extents { (1 << 32) * block_size } else { indirect_max(block_size) * block_size };
@@ -127,6 +127,8 @@ pub(super) struct Mapper<'a> {
     groups: &'a Groups,
     pub(super) inode: &'a Inode,
     found: &'a mut dyn FnMut(Run) -> Result<()>,
+    /// Blocks of data so far.
+    mapped: u64,
     /// The blocks of the map itself: each is in it once, so that following it comes to an end.
     visited: HashSet<u64>,
 }
@@ -135,6 +137,13 @@ impl Mapper<'_> {
     /// The file's blocks from `logical` on are `physical`.
     pub(super) fn run(&mut self, logical: u64, physical: Range<u64>, written: bool) -> Result<()> {
         self.check("data", &physical)?;
+        // Else a small volume could claim a file of terabytes, all of it in the same few blocks.
+        self.mapped += physical.end - physical.start;
+        if self.mapped > self.blocks.count() {
+            return Err(at(format!("inode {}, data", self.inode.number))
+                .byte(self.blocks.byte(physical.start))
+                .corrupt(format!("the file has more blocks than the volume, {}", self.blocks.count())));
+        }
         (self.found)(Run { logical, physical, written })
     }
 
