@@ -239,3 +239,39 @@ fn journals_written_by_debugfs_are_replayed() {
         assert_eq!(before.len() as u64, after.size);
     }
 }
+
+#[test]
+fn a_damaged_journal_is_replayed_as_far_as_it_goes_and_said_to_be() {
+    if !have(&["mke2fs", "debugfs"]) {
+        return;
+    }
+    let scratch = scratch();
+    let path = |name: &str| scratch.path().join(name);
+    let image = path("image");
+    mke2fs(&image, 20, "-t ext4 -b 1024 -J size=1");
+    fs::write(path("data"), pattern(2048, 2)).unwrap();
+    let commands = format!("jo -c\njw -b 9000,9001 {}\njw -b 9003,9004 {0}\njc\n", path("data").display());
+    fs::write(path("commands"), commands).unwrap();
+    run("debugfs", &["-w".as_ref(), "-f".as_ref(), path("commands").as_os_str(), image.as_os_str()]);
+    let whole = fs::read(&image).unwrap();
+    let magic = [0xC0, 0x3B, 0x39, 0x98, 0, 0, 0];
+    let find = |kind: u8, nth: usize| {
+        let starts = |block: &[u8]| block[..7] == magic && block[7] == kind;
+        whole.chunks(1024).enumerate().filter(|(_, b)| starts(b)).nth(nth).unwrap().0 * 1024
+    };
+    let (superblock, descriptor, second_commit) = (find(4, 0), find(1, 0), find(2, 1));
+    for (at, warning) in [
+        (superblock + 0x10, "the journal cannot be replayed, and so the last changes may be missing"),
+        (descriptor + 1024, "transaction 1 in the journal: 1 blocks are damaged and were not replayed"),
+        (descriptor + 30, "transaction 1 was committed, but a block of it does not fit its checksum"),
+        (second_commit + 60, "the journal was replayed up to transaction 2 only"),
+    ] {
+        let mut bytes = whole.clone();
+        bytes[at] ^= 1;
+        let fs =
+            mif_formats::fs::ext4::Ext4::open(std::sync::Arc::new(mif_formats::MemSource(bytes))).unwrap();
+        let warnings = &fs.info().warnings;
+        assert!(warnings.iter().any(|w| w.contains(warning)), "{warnings:?}, expected {warning}");
+        assert!(fs.node(fs.root()).is_ok());
+    }
+}

@@ -428,3 +428,123 @@ fn walk(log: &dyn Log, sb: &Superblock, end: u32, wanted: u32, found: Visit<'_>)
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const BLOCK: usize = 1024;
+
+    /// A journal in memory.
+    struct Memory(Vec<Vec<u8>>);
+
+    impl Log for Memory {
+        fn len(&self) -> u32 {
+            self.0.len() as u32
+        }
+
+        fn read(&self, block: u32) -> Result<Vec<u8>> {
+            Ok(self.0[block as usize].clone())
+        }
+    }
+
+    fn block(kind: u32, sequence: u32, rest: &[u32]) -> Vec<u8> {
+        let mut bytes: Vec<u8> = Vec::new();
+        for word in [&[MAGIC, kind, sequence], rest].concat() {
+            bytes.extend(word.to_be_bytes());
+        }
+        bytes.resize(BLOCK, 0);
+        bytes
+    }
+
+    /// A log of `len` blocks, from `start` on, of transaction 7 on. The rest is zeros.
+    fn journal(len: u32, start: u32, blocks: Vec<Vec<u8>>) -> (Memory, Superblock) {
+        let first = block(kind::SUPERBLOCK_V2, 0, &[BLOCK as u32, len, 1, 7, start, 0, 0, 1]);
+        let mut all = vec![vec![0; BLOCK]; len as usize];
+        let sb = Superblock::parse(&first, len).unwrap();
+        all[0] = first;
+        let mut at = start;
+        for block in blocks {
+            all[at as usize] = block;
+            at = sb.after(at, 1);
+        }
+        (Memory(all), sb)
+    }
+
+    const SAME: u32 = tag::SAME_UUID as u32;
+    const LAST: u32 = (tag::LAST | tag::SAME_UUID) as u32;
+
+    fn commit(sequence: u32) -> Vec<u8> {
+        block(kind::COMMIT, sequence, &[])
+    }
+
+    fn data(byte: u8) -> Vec<u8> {
+        vec![byte; BLOCK]
+    }
+
+    fn changes(journal: &(Memory, Superblock)) -> Vec<(u64, u32)> {
+        let replay = replay(&journal.0, &journal.1).unwrap();
+        replay.changes.into_iter().map(|(block, (from, _))| (block, from)).collect()
+    }
+
+    #[test]
+    fn a_log_that_wraps_is_followed() {
+        let tags = block(kind::DESCRIPTOR, 7, &[100, SAME, 101, LAST]);
+        assert_eq!(changes(&journal(8, 6, vec![tags, data(1), data(2), commit(7)])), [(100, 7), (101, 1)]);
+    }
+
+    #[test]
+    fn what_was_not_committed_is_left_out() {
+        let (one, two) = (block(kind::DESCRIPTOR, 7, &[100, LAST]), block(kind::DESCRIPTOR, 8, &[200, LAST]));
+        assert_eq!(changes(&journal(16, 1, vec![one, data(1), commit(7), two, data(2)])), [(100, 2)]);
+    }
+
+    #[test]
+    fn a_revoked_block_is_replayed_only_from_later_transactions() {
+        let write = |sequence| block(kind::DESCRIPTOR, sequence, &[100, LAST]);
+        let revoke = |sequence| block(kind::REVOKE, sequence, &[20, 100]);
+        let mut log = vec![write(7), data(1), commit(7), revoke(8), commit(8)];
+        assert_eq!(changes(&journal(16, 1, log.clone())), []);
+        log.extend([write(9), data(2), commit(9)]);
+        assert_eq!(changes(&journal(16, 1, log.clone())), [(100, 7)]);
+        // Revoked by the transaction that writes it too.
+        log.extend([write(10), data(3), revoke(10), commit(10)]);
+        assert_eq!(changes(&journal(16, 1, log)), []);
+    }
+
+    #[test]
+    fn a_log_without_an_end_is_left() {
+        let round = vec![block(kind::REVOKE, 7, &[16]); 15];
+        assert_eq!(changes(&journal(16, 1, round)), []);
+        let round = vec![block(kind::DESCRIPTOR, 7, &[1, LAST]); 15];
+        assert_eq!(changes(&journal(16, 1, round)), []);
+    }
+
+    #[test]
+    fn transaction_numbers_go_round() {
+        assert!(later(0, u32::MAX));
+        assert!(!later(u32::MAX, 0));
+        assert!(!later(5, 5));
+    }
+
+    #[test]
+    fn one_wrong_field_of_the_superblock_is_named() {
+        let good = block(kind::SUPERBLOCK_V2, 0, &[BLOCK as u32, 64, 1, 7, 1, 0, 0, 1]);
+        for (at, value, error) in [
+            (0, 0, "h_magic: is 0x0, expected 0xc03b3998"),
+            (4, 1, "h_blocktype: is 1, expected 3 or 4"),
+            (0xC, 4096, "s_blocksize: is 4096, expected 1024"),
+            (0x10, 65, "s_maxlen: is 65, but the journal has 64 blocks"),
+            (0x14, 0, "s_first: is 0, expected 1 to 63"),
+            (0x1C, 64, "s_start: is 64, expected 0 to 63"),
+            (0x28, 0x40, "s_feature_incompat: has features that this program does not know: 0x40"),
+            (0x28, 0x18, "s_feature_incompat: has two kinds of checksums"),
+            (0x28, 0x10, "s_checksum: is 0x00000000, expected"),
+        ] {
+            let mut block = good.clone();
+            block[at..at + 4].copy_from_slice(&u32::to_be_bytes(value));
+            let found = Superblock::parse(&block, 64).unwrap_err().to_string();
+            assert!(found.contains(error), "{found}");
+        }
+    }
+}
