@@ -274,3 +274,123 @@ impl Ext4 {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::fs::{Filesystem, Piece};
+
+    /// A journal of one block, of fast commits of transaction 5.
+    struct Memory(Vec<u8>);
+
+    impl Log for Memory {
+        fn len(&self) -> u32 {
+            1
+        }
+
+        fn read(&self, _: u32) -> Result<Vec<u8>> {
+            Ok(self.0.clone())
+        }
+    }
+
+    fn operation(tag: u16, words: &[u32], rest: &[u8]) -> Operation {
+        let mut value: Vec<u8> = words.iter().flat_map(|word| word.to_le_bytes()).collect();
+        value.extend(rest);
+        Operation { tag, value }
+    }
+
+    /// The operations as they stand in a block, with a tail.
+    fn block(operations: &[Operation]) -> Vec<u8> {
+        let mut bytes = Vec::new();
+        for Operation { tag, value } in operations {
+            bytes.extend(tag.to_le_bytes());
+            bytes.extend((value.len() as u16).to_le_bytes());
+            bytes.extend(value);
+        }
+        bytes.extend(tag::TAIL.to_le_bytes());
+        bytes.extend((1024 - bytes.len() as u16 - 2).to_le_bytes());
+        bytes.extend(5_u32.to_le_bytes());
+        let sum = crc32c(0, &bytes);
+        bytes.extend(sum.to_le_bytes());
+        bytes.resize(1024, 0);
+        bytes
+    }
+
+    fn some() -> Vec<Operation> {
+        vec![
+            operation(tag::HEAD, &[0, 5], &[]),
+            operation(tag::LINK, &[2, 12], b"again"),
+            operation(tag::UNLINK, &[2, 12], b"file"),
+            operation(tag::UNLINK, &[2, 13], b"again"),
+            operation(tag::DEL_RANGE, &[12, 0, 1], &[]),
+            operation(tag::ADD_RANGE, &[12, 1, 1, 40], &[]),
+        ]
+    }
+
+    #[test]
+    fn operations_up_to_a_good_tail_are_found() {
+        let found = scan(&Memory(block(&some())), 0..1, 5).unwrap();
+        assert_eq!(found.len(), 7);
+        assert_eq!(found[..6], some());
+        assert_eq!(scan(&Memory(block(&some())), 0..1, 6).unwrap(), [], "another transaction's");
+        assert_eq!(scan(&Memory(vec![0; 1024]), 0..1, 5).unwrap(), []);
+        let mut damaged = block(&some());
+        damaged[20] ^= 1;
+        let error = scan(&Memory(damaged), 0..1, 5).unwrap_err().to_string();
+        assert_eq!(error, "journal block 0, fast commit: does not fit its checksum");
+        let mut unknown = block(&some());
+        unknown[4] = 1;
+        assert!(scan(&Memory(unknown), 0..1, 5).unwrap_err().to_string().contains("fc_features"));
+    }
+
+    #[test]
+    fn operations_are_seen_in_what_is_read() {
+        let mut fs = super::super::tests::small();
+        Patches::replay(&mut fs, &some());
+        let names: Vec<_> =
+            fs.read_dir(2, &mut |e| panic!("{e}")).unwrap().into_iter().map(|e| e.name).collect();
+        assert_eq!(names, [b"again"]);
+        let pieces = fs.content(12).unwrap().pieces;
+        assert_eq!(pieces, [Piece::Zero { len: 1024 }, Piece::Volume { offset: 40 * 1024, len: 476 }]);
+    }
+
+    #[test]
+    fn no_operations_do_harm() {
+        let mut state = 1_u32;
+        let mut random = |end: u32| {
+            state ^= state << 13;
+            state ^= state >> 17;
+            state ^= state << 5;
+            state % end
+        };
+        for _ in 0..5000 {
+            let mut operations = Vec::new();
+            for _ in 0..random(12) {
+                let tag = random(10) as u16;
+                let mut words: Vec<u32> = (0..40)
+                    .map(|_| match random(4) {
+                        0 => random(70),
+                        1 => 2 + 10 * random(2),
+                        2 => u32::MAX - random(3),
+                        _ => random(u32::MAX),
+                    })
+                    .collect();
+                words[0] = 2 + 10 * random(2);
+                let name = [b'a' + random(3) as u8];
+                operations.push(match tag {
+                    tag::CREAT | tag::LINK | tag::UNLINK => operation(tag, &words[..2], &name),
+                    _ => operation(tag, &words, &[]),
+                });
+            }
+            let mut fs = super::super::tests::small();
+            Patches::replay(&mut fs, &operations);
+            for id in [2, 12] {
+                let _ = fs.node(id);
+                let _ = fs.read_dir(id, &mut |_| {});
+                if let Ok(content) = fs.content(id) {
+                    assert_eq!(content.pieces.iter().map(Piece::len).sum::<u64>(), content.size);
+                }
+            }
+        }
+    }
+}

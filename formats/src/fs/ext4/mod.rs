@@ -188,6 +188,12 @@ impl Ext4 {
             warnings
                 .push("the superblock's s_state says that errors were found in the filesystem".to_owned());
         }
+        if sb.state & 1 == 0 && !sb.has_journal() {
+            warnings.push(
+                "the volume was not unmounted cleanly, and it has no journal: its last changes may be there in part"
+                    .to_owned(),
+            );
+        }
         warnings.append(&mut groups.warnings);
         let label = &sb.volume_name;
         let info = Info {

@@ -205,7 +205,7 @@ impl Superblock {
             cluster_ratio,
             inodes_count,
             inodes_per_group,
-            first_ino: if dynamic { le32(bytes, 0x54) } else { GOOD_OLD_FIRST_INO },
+            first_ino: if dynamic { le32(bytes, 0x54).max(GOOD_OLD_FIRST_INO) } else { GOOD_OLD_FIRST_INO },
             inode_size,
             desc_size,
             first_meta_bg: le32(bytes, 0x104),

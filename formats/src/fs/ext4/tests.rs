@@ -50,6 +50,7 @@ fn volume() -> Vec<u8> {
         put32(&mut v, 1024 + at, value);
     }
     put16(&mut v, 1024 + 0x38, 0xEF53);
+    put16(&mut v, 1024 + 0x3A, 1); // s_state: clean
     put16(&mut v, 1024 + 0x58, INODE as u16);
     for (at, value) in [(0x0, 3), (0x4, 4), (0x8, 5)] {
         put32(&mut v, 2 * BLOCK + at, value);
@@ -79,6 +80,11 @@ fn volume() -> Vec<u8> {
 
 fn open(volume: Vec<u8>) -> Result<Ext4> {
     Ext4::open(Arc::new(MemSource(volume)))
+}
+
+/// The volume, opened.
+pub(super) fn small() -> Ext4 {
+    open(volume()).unwrap()
 }
 
 /// The first error that reading all of the volume gives.
@@ -175,6 +181,11 @@ fn one_wrong_field_is_named_with_its_place() {
             xattr + 32 + 4,
             &[3],
             "inode 12, attribute in inode 3, e_value_inum: is not an inode that can hold a value",
+        ),
+        (
+            xattr + 32 + 4,
+            &[13, 0, 0, 0, 0, 0, 0x50, 0],
+            "e_value_size, at byte 12328: is 5242880, more than 4194304",
         ),
         (ROOT_BLOCK * BLOCK, &[17], "directory inode 2, inode, at byte 10240: is 17, expected 1 to 16"),
         (ROOT_BLOCK * BLOCK, &[8], "inode 8: is none of a file, but the filesystem's own"),
@@ -279,6 +290,25 @@ fn the_superblock_is_taken_from_its_backup() {
         "{warnings}"
     );
     assert_eq!(fs.node(FILE).unwrap().size, 1500);
+}
+
+#[test]
+fn an_unclean_volume_without_a_journal_is_said_to_be() {
+    let mut volume = volume();
+    put16(&mut volume, 1024 + 0x3A, 0);
+    assert!(open(volume).unwrap().info().warnings[0].contains("was not unmounted cleanly"));
+    let mut volume = self::volume();
+    put16(&mut volume, 1024 + 0x3A, 3);
+    assert!(open(volume).unwrap().info().warnings[0].contains("errors were found"));
+}
+
+#[test]
+fn a_file_in_millions_of_pieces_is_over_the_limit() {
+    let blocks = Blocks::new(Arc::new(MemSource(vec![0; 8 * BLOCK])), BLOCK as u32, 8);
+    let mut pieces = pieces::Pieces::new(&blocks, 12, u64::MAX);
+    let error = (0..).find_map(|i| pieces.data(2 * i, 2..3).err()).unwrap();
+    assert_eq!(error.kind(), ErrorKind::Limit);
+    assert_eq!(error.to_string(), "inode 12: lies in more than 4194304 pieces");
 }
 
 #[test]
