@@ -62,7 +62,16 @@ fn check(mkfs: &str, mount_options: &str, rounds: u64) {
     let fallocate = mkfs.contains("ext4");
     live(&mount.path, &Can { xattr: 400, fallocate, block: 4096 });
     churn(&mount.path, rounds);
+    // Deleted, and still open: it has no name, whatever its inode says.
+    let held = File::create(mount.path.join("held")).unwrap();
+    held.write_all_at(&pattern(20_000, 5), 0).unwrap();
+    held.sync_all().unwrap();
+    fs::remove_file(mount.path.join("held")).unwrap();
+    File::open(mount.path.join("last")).unwrap().sync_all().unwrap();
+    File::options().append(true).open(mount.path.join("last")).unwrap().set_len(20_000).unwrap();
+    File::open(mount.path.join("last")).unwrap().sync_all().unwrap();
     run("cp", &["--sparse=always".as_ref(), image.as_os_str(), copy.as_os_str()]);
+    drop(held);
     drop(mount);
 
     let volume = load(&copy);
@@ -81,6 +90,7 @@ fn a_dirty_volume_is_read_as_the_kernel_replays_it() {
     check("-t ext3 -b 1024 -J size=1", "noatime", 30);
     check("-t ext4 -b 4096 -O ^64bit,^metadata_csum -J size=4", "noatime", 12);
     check("-t ext4 -b 2048 -O bigalloc -J size=4", "noatime", 12);
+    check("-t ext4 -b 1024 -O orphan_file,metadata_csum_seed -J size=2", "noatime", 12);
 }
 
 #[test]

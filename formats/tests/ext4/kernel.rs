@@ -256,6 +256,28 @@ fn what_the_kernel_has_lived_in_is_read_as_the_kernel_reads_it() {
 }
 
 #[test]
+fn a_folder_of_more_folders_than_links_can_count_has_one_link() {
+    if !have(&["mke2fs", "mount"]) {
+        return;
+    }
+    let scratch = scratch();
+    let (image, mnt) = (scratch.path().join("image"), scratch.path().join("mnt"));
+    mke2fs(&image, 150, "-t ext4 -b 1024 -I 128 -N 70000");
+    let Some(mount) = Mount::new(&image, &mnt, "noatime") else { return };
+    fs::create_dir(mnt.join("many")).unwrap();
+    for i in 0..65_100 {
+        fs::create_dir(mnt.join(format!("many/{i}"))).unwrap();
+    }
+    drop(mount);
+    let Some(mount) = Mount::new(&image, &mnt, "ro") else { return };
+    let kernel = theirs(&mount.path);
+    drop(mount);
+    let ours = ours(&open(&image), &load(&image));
+    assert_eq!(ours[&b"/many"[..]].nlink, 1);
+    assert_same("65,100 folders", &ours, &kernel);
+}
+
+#[test]
 #[ignore = "needs EXT4_IMAGE, a volume that can be mounted read-only"]
 fn a_given_volume_is_read_as_the_kernel_reads_it() {
     let image = std::path::PathBuf::from(std::env::var_os("EXT4_IMAGE").expect("EXT4_IMAGE"));
