@@ -224,6 +224,8 @@ fn mutants_of_ext4_volumes_do_no_harm() {
         mutate("-t ext4 -b 1024 -O ^metadata_csum,^has_journal,^64bit", "", 3);
         mutate("-t ext4 -b 1024 -O ^metadata_csum,^has_journal,inline_data,ea_inode", "", 4);
         mutate("-t ext4 -b 4096 -O ^has_journal", "", 5);
+        mutate("-t ext4 -b 1024 -g 256 -O ^metadata_csum,^has_journal,^flex_bg,^resize_inode", "", 8);
+        mutate("-t ext4 -b 1024 -g 512 -O ^metadata_csum,^has_journal,meta_bg,^resize_inode", "", 9);
     }
 }
 

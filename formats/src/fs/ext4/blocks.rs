@@ -110,6 +110,16 @@ impl Blocks {
         Ok(())
     }
 
+    /// Takes into account that the filesystem has `blocks_count` blocks now.
+    pub(super) fn grow(&mut self, blocks_count: u64) {
+        self.count = blocks_count.min(self.volume.len() / u64::from(self.block_size));
+    }
+
+    /// The number of blocks that lie wholly on the volume, in the filesystem or not.
+    pub(super) fn on_volume(&self) -> u64 {
+        self.volume.len() / u64::from(self.block_size)
+    }
+
     /// The number of blocks that can be read.
     pub(super) fn count(&self) -> u64 {
         self.count

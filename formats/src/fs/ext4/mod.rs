@@ -6,8 +6,8 @@
 //!                                                 inode → extended attributes
 //! ```
 //!
-//! What a volume says is read as the kernel would show it after mounting: see [`Ext4`]. The format is
-//! described at <https://docs.kernel.org/filesystems/ext4/>; fields have the names they have there.
+//! What a volume says is read as the kernel would show it after mounting: the journal is replayed, in memory
+//! ([`Ext4`]). The format is described at <https://docs.kernel.org/filesystems/ext4/>; fields have the names they have there.
 //!
 //! # Damage
 //!
@@ -23,11 +23,10 @@ use self::fast_commit::Patches;
 use self::groups::Groups;
 use self::inode::{Inode, flags};
 use self::superblock::Superblock;
-use self::xattr::{Stored, Value};
-use crate::fs::{Content, DirEntry, FileType, Filesystem, Info, Node, NodeId, Piece, Xattr};
-use crate::source::check_range;
-use crate::{Error, ErrorKind, Result, Source, at};
+use crate::fs::{Content, DirEntry, FileType, Filesystem, Info, Node, NodeId, Piece};
+use crate::{Error, Result, Source, at};
 
+mod attributes;
 mod blocks;
 mod checksum;
 mod dir;
@@ -37,7 +36,9 @@ mod features;
 mod groups;
 mod inode;
 mod journal;
+mod listing;
 mod map;
+mod opening;
 mod pieces;
 mod recovery;
 mod superblock;
@@ -52,11 +53,6 @@ const AHEAD: u32 = 16;
 const CHUNKS_KEPT: usize = 512;
 /// Blocks of extended attributes that are kept: files share them.
 const XATTR_BLOCKS_KEPT: usize = 64;
-/// Bytes of a directory that are read at once.
-const DIR_CHUNK: u64 = 256 << 10;
-/// Entries that one directory may have.
-const ENTRIES_MAX: usize = 1 << 23;
-
 /// Whether `volume` has the magic number of ext2, ext3 and ext4 where they have it.
 pub fn probe(volume: &dyn Source) -> Result<bool> {
     if volume.len() < superblock::OFFSET + superblock::SIZE as u64 {
@@ -84,139 +80,9 @@ impl Ext4 {
     /// Opens the filesystem on `volume`.
     ///
     /// Errs with `Unsupported`, naming them, if it uses features that would make what is read wrong; with
-    /// `Corrupt` if the superblock makes no sense.
+    /// `Corrupt` if the superblock and its backup make no sense.
     pub fn open(volume: Arc<dyn Source>) -> Result<Self> {
-        check_range("ext volume", volume.len(), superblock::OFFSET, superblock::SIZE as u64)?;
-        let (sb, from_backup) = Self::superblock(&*volume)?;
-        let volume_len = volume.len();
-        let mut blocks = Blocks::new(volume, sb.block_size, sb.blocks_count);
-        let mut warnings = Vec::new();
-        let mut fs = Ext4::new(blocks, sb)?;
-        if fs.sb.has_journal() && fs.sb.journal_inum != 0 {
-            match recovery::Recovery::prepare(&fs, fs.sb.needs_recovery() || from_backup.is_some()) {
-                Ok(journal) => {
-                    warnings = journal.warnings;
-                    if journal.changes.is_empty() {
-                        // Nothing was pending.
-                    } else if from_backup.is_some() {
-                        // The superblock would be taken from the journal, if it is there: hold on to the backup.
-                        for (block, replayed) in journal.changes {
-                            fs.blocks.replay(block, replayed);
-                        }
-                        fs = Ext4::new(fs.blocks, fs.sb)?;
-                    } else {
-                        // Everything may have changed: the superblock too.
-                        blocks = fs.blocks;
-                        for (block, replayed) in journal.changes {
-                            blocks.replay(block, replayed);
-                        }
-                        let sb = Self::superblock_after_replay(&blocks, &fs.sb)?;
-                        fs = Ext4::new(blocks, sb)?;
-                    }
-                    let number = fs.sb.journal_inum;
-                    fs.groups.protect(journal.lies, number);
-                    Patches::replay(&mut fs, &journal.operations);
-                }
-                Err(error) if fs.sb.needs_recovery() => {
-                    warnings.push(format!(
-                        "the journal cannot be replayed, and so the last changes may be missing: {error}"
-                    ));
-                }
-                Err(error) => warnings.push(format!("the journal is damaged: {error}")),
-            }
-        } else if fs.sb.needs_recovery() {
-            warnings.push(
-                "the journal is on another device, and so was not replayed: the last changes may be missing"
-                    .to_owned(),
-            );
-        }
-        fs.info.warnings.append(&mut warnings);
-        fs.info.warnings.extend(from_backup);
-        if volume_len < fs.sb.size() {
-            fs.info.warnings.push(format!(
-                "the volume ends at byte {}, but the filesystem on it at {}: what lies past cannot be read",
-                volume_len,
-                fs.sb.size()
-            ));
-        }
-        Ok(fs)
-    }
-
-    /// The superblock; or where that is damaged, its first backup, with a warning.
-    fn superblock(volume: &dyn Source) -> Result<(Superblock, Option<String>)> {
-        let read = |offset| {
-            let bytes = volume.read_vec(offset, superblock::SIZE)?;
-            Superblock::parse(&bytes, offset)
-        };
-        let error = match read(superblock::OFFSET) {
-            Err(error) if error.kind() == ErrorKind::Corrupt => error,
-            other => return other.map(|sb| (sb, None)),
-        };
-        for log in 0..=6 {
-            let block_size = 1024_u64 << log;
-            // Group 1 begins after as many blocks as one block of bitmap counts.
-            let offset = block_size * (block_size * 8 + u64::from(log == 0));
-            if let Ok(sb) = read(offset)
-                && u64::from(sb.block_size) == block_size
-            {
-                let warning =
-                    format!("the superblock is damaged, and its backup at byte {offset} was used: {error}");
-                return Ok((sb, Some(warning)));
-            }
-        }
-        Err(error)
-    }
-
-    fn superblock_after_replay(blocks: &Blocks, before: &Superblock) -> Result<Superblock> {
-        let block = superblock::OFFSET / u64::from(before.block_size);
-        let bytes = blocks.read("superblock", block, 1)?;
-        let start = usize::try_from(superblock::OFFSET).expect("1024") % bytes.len();
-        let sb = Superblock::parse(&bytes[start..start + superblock::SIZE], superblock::OFFSET)?;
-        if sb.block_size != before.block_size || sb.blocks_count != before.blocks_count {
-            return Err(at("ext superblock")
-                .byte(superblock::OFFSET)
-                .corrupt("the journal would change the size of the filesystem or of its blocks"));
-        }
-        Ok(sb)
-    }
-
-    /// What `blocks` hold, if nothing is replayed any more.
-    fn new(blocks: Blocks, sb: Superblock) -> Result<Self> {
-        let mut groups = Groups::read(&blocks, &sb)?;
-        let mut warnings = sb.warnings.clone();
-        if sb.state & 2 != 0 {
-            warnings
-                .push("the superblock's s_state says that errors were found in the filesystem".to_owned());
-        }
-        if sb.state & 1 == 0 && !sb.has_journal() {
-            warnings.push(
-                "the volume was not unmounted cleanly, and it has no journal: its last changes may be there in part"
-                    .to_owned(),
-            );
-        }
-        warnings.append(&mut groups.warnings);
-        let label = &sb.volume_name;
-        let info = Info {
-            kind: sb.features.kind().to_owned(),
-            label: (!label.is_empty()).then(|| String::from_utf8_lossy(label).into_owned()),
-            uuid: sb.uuid_text(),
-            block_size: sb.block_size,
-            size: sb.size(),
-            free: Some(sb.free_blocks_count.saturating_mul(u64::from(sb.block_size))),
-            features: sb.features.names(),
-            warnings,
-        };
-        let chunk_blocks = chunk_blocks(&sb);
-        let kept = CHUNKS_KEPT / (chunk_blocks * sb.block_size / CHUNK) as usize;
-        Ok(Ext4 {
-            blocks,
-            sb,
-            groups,
-            info,
-            inode_chunks: Cache::new(kept, chunk_blocks.ilog2()),
-            xattr_blocks: Cache::new(XATTR_BLOCKS_KEPT, 0),
-            patches: Patches::default(),
-        })
+        opening::open(volume)
     }
 
     /// The inode `id`, of a file or folder that the kernel would open.
@@ -269,7 +135,10 @@ impl Ext4 {
         let within =
             |start: u64, size: u64| usize::try_from(start % size).expect("below the size of a chunk");
         let first = table + start / chunk_size * chunk_blocks;
-        if let Some(bytes) = self.inode_chunks.get(first) {
+        // Where tables overlap, on a damaged volume, it may be the shorter end of another.
+        let is_enough =
+            |bytes: &Arc<[u8]>| within(start, chunk_size) + usize::from(self.sb.inode_size) <= bytes.len();
+        if let Some(bytes) = self.inode_chunks.get(first).filter(is_enough) {
             return Ok((bytes, within(start, chunk_size)));
         }
         // One who reads in order will go on; one who does not wants no more than this.
@@ -289,88 +158,6 @@ impl Ext4 {
             self.inode_chunks.put(first + i * chunk_blocks, &chunk);
         }
         Ok((wanted, within(start, chunk_size)))
-    }
-
-    /// The attributes of `inode`, as they are stored, those in the inode first.
-    fn stored_xattrs(&self, inode: &Inode) -> Result<Vec<Stored>> {
-        let offset = inode.offset + inode.xattr_at as u64;
-        let mut stored = xattr::parse_inode(&inode.xattr_area, inode.number, offset)?;
-        let block = inode.file_acl;
-        if block != 0 {
-            let range = block..block.saturating_add(1);
-            map::check(&self.blocks, &self.groups, inode.number, "extended attribute block", &range)?;
-            let bytes = match self.xattr_blocks.get(block) {
-                Some(bytes) => bytes,
-                None => {
-                    let bytes = self.blocks.read("extended attribute block", block, 1)?.into();
-                    self.xattr_blocks.put(block, &bytes);
-                    bytes
-                }
-            };
-            let offset = self.blocks.byte(block);
-            stored.extend(xattr::parse_block(&bytes, &self.sb, inode.number, block, offset)?);
-        }
-        Ok(stored)
-    }
-
-    /// The attributes of `inode`, as the kernel names and gives them.
-    fn xattrs(&self, inode: &Inode) -> Result<Vec<Xattr>> {
-        let mut xattrs: Vec<Xattr> = Vec::new();
-        let mut bytes = 0;
-        for stored in self.stored_xattrs(inode)? {
-            if stored.is_inline_data() {
-                continue;
-            }
-            let name = stored.full_name();
-            let mut value = self.xattr_value(inode, &stored)?;
-            let place = || at(format!("inode {}, attribute {}", inode.number, name.escape_ascii()));
-            bytes += value.len();
-            if bytes > xattr::VALUES_MAX {
-                let problem = format!("all values together are more than {} bytes", xattr::VALUES_MAX);
-                return Err(place().limit(problem));
-            }
-            if stored.is_acl() {
-                match xattr::acl(&value).map_err(|problem| place().corrupt(problem))? {
-                    Some(list) => value = list,
-                    None => continue,
-                }
-            }
-            xattrs.push(Xattr { name, value });
-        }
-        // Stable: of two of one name, the one in the inode stays, which is the one that the kernel finds.
-        xattrs.sort_by(|a, b| a.name.cmp(&b.name));
-        xattrs.dedup_by(|later, first| later.name == first.name);
-        Ok(xattrs)
-    }
-
-    fn xattr_value(&self, owner: &Inode, stored: &Stored) -> Result<Vec<u8>> {
-        let (number, size, hash) = match &stored.value {
-            Value::Here(value) => return Ok(value.clone()),
-            Value::Inode { number, size, hash } => (*number, *size, *hash),
-        };
-        let place = || at(format!("inode {}, attribute in inode {number}", owner.number));
-        if number == owner.number || number < self.sb.first_ino {
-            return Err(place().field("e_value_inum").corrupt("is not an inode that can hold a value"));
-        }
-        let inode = self.inode(number)?;
-        if !inode.has(flags::EA_INODE) || inode.file_type != FileType::File || inode.size != u64::from(size) {
-            return Err(place().field("i_flags").byte(inode.offset + 0x20).corrupt(format!(
-                "flags {:#x}, {} bytes: not the inode of a value of {size} bytes",
-                inode.flags, inode.size
-            )));
-        }
-        let content = map::content(&self.blocks, &self.sb, &self.groups, &inode)?;
-        let value = self.read_content(&content)?;
-        let sum = checksum::crc32c(self.sb.csum_seed, &value);
-        if sum == inode.raw_atime && stored.inode_hashes(sum).contains(&hash) {
-            return Ok(value);
-        }
-        // Lustre's older form has no hashes, but names its owner.
-        if hash != inode.raw_atime && inode.raw_mtime == owner.number && inode.generation == owner.generation
-        {
-            return Ok(value);
-        }
-        Err(place().field("e_hash").corrupt(format!("does not fit the value, whose hash is {sum:#010x}")))
     }
 
     /// Where the content of `inode` lies.
@@ -472,58 +259,6 @@ impl Ext4 {
         }
         Ok(())
     }
-
-    /// Gives `listing` the blocks of its directory one after the other. Holes are complained of.
-    fn dir_blocks(&self, listing: &mut Listing<'_>, complain: &mut dyn FnMut(Error)) -> Result<()> {
-        let inode = listing.inode;
-        let content = map::content(&self.blocks, &self.sb, &self.groups, inode)?;
-        let place = || at(format!("directory inode {}", inode.number));
-        let mut lie: Vec<(u64, u64)> = Vec::new();
-        lie.extend(content.pieces.iter().filter_map(|piece| match piece {
-            Piece::Volume { offset, len } => Some((*offset, *offset + *len)),
-            _ => None,
-        }));
-        lie.sort_unstable();
-        if let Some(pair) = lie.windows(2).find(|pair| pair[0].1 > pair[1].0) {
-            return Err(place().byte(pair[1].0).corrupt("has one block of the volume twice"));
-        }
-        let block_size = self.sb.block_size as usize;
-        let mut bytes: Vec<u8> = Vec::new();
-        for piece in &content.pieces {
-            if let Piece::Zero { len } = piece {
-                complain(place().corrupt(format!("has a hole of {len} bytes")));
-                continue;
-            }
-            let mut start = 0;
-            while start < piece.len() {
-                let len = DIR_CHUNK.min(piece.len() - start);
-                let origin = match piece {
-                    Piece::Volume { offset, .. } => (offset + start).saturating_sub(bytes.len() as u64),
-                    _ => 0,
-                };
-                let whole = match self.read_piece(piece, start, len, &mut bytes) {
-                    Ok(()) => bytes.len() / block_size * block_size,
-                    Err(error) => {
-                        complain(error);
-                        bytes.clear();
-                        0
-                    }
-                };
-                for (i, block) in bytes[..whole].chunks_exact(block_size).enumerate() {
-                    listing.block(block, origin + (i * block_size) as u64, complain)?;
-                }
-                bytes.drain(..whole);
-                start += len;
-            }
-        }
-        if !bytes.is_empty() {
-            complain(place().field("i_size").byte(inode.offset + 4).corrupt(format!(
-                "is {}, no multiple of the block size, {block_size}: the end is left out",
-                inode.size
-            )));
-        }
-        Ok(())
-    }
 }
 
 impl Filesystem for Ext4 {
@@ -570,13 +305,11 @@ impl Filesystem for Ext4 {
                 .byte(inode.offset)
                 .corrupt("is no directory"));
         }
-        let mut listing = Listing { sb: &self.sb, inode: &inode, entries: Vec::new() };
-        if inode.has(flags::INLINE_DATA) {
-            listing.inline(&self.inline_data(&inode)?, complain)?;
-        } else if !self.patches.is_new_folder(inode.number) {
-            self.dir_blocks(&mut listing, complain)?;
-        }
-        let mut entries = listing.entries;
+        let mut entries = if self.patches.is_new_folder(inode.number) {
+            Vec::new()
+        } else {
+            self.listing(&inode, complain)?
+        };
         self.patches.change(inode.number, &mut entries);
         Ok(entries)
     }
@@ -596,94 +329,6 @@ fn in_memory(bytes: Vec<u8>) -> Content {
     let size = bytes.len() as u64;
     let pieces = if bytes.is_empty() { Vec::new() } else { vec![Piece::Bytes(bytes)] };
     Content { size, pieces }
-}
-
-/// The entries of a directory so far.
-struct Listing<'a> {
-    sb: &'a Superblock,
-    inode: &'a Inode,
-    entries: Vec<DirEntry>,
-}
-
-impl Listing<'_> {
-    fn format(&self) -> dir::Format {
-        dir::Format {
-            filetype: self.sb.features.has_incompat(features::incompat::FILETYPE),
-            csum_seed: self.sb.metadata_csum().then(|| self.inode.csum_seed(self.sb)),
-        }
-    }
-
-    /// The entries of a block that stands at byte `offset` of the volume.
-    fn block(&mut self, block: &[u8], offset: u64, complain: &mut dyn FnMut(Error)) -> Result<()> {
-        let place = dir::Place { inode: self.inode.number, offset };
-        let format = self.format();
-        let chain = dir::entries(block, format, place, &mut |entry| self.entry(entry, place, complain));
-        if let Err(error) = chain {
-            complain(error);
-        }
-        self.check_count()
-    }
-
-    /// The entries of a directory that is stored in its inode: its parent's number, then two chains.
-    fn inline(&mut self, bytes: &[u8], complain: &mut dyn FnMut(Error)) -> Result<()> {
-        const PARENT: usize = 4;
-        let in_block = self.inode.block.len().min(bytes.len());
-        let offset = self.inode.offset + 0x28;
-        let attribute = self.inode.offset + self.inode.xattr_at as u64;
-        let format = self.format();
-        for (chain, offset) in
-            [(bytes.get(PARENT..in_block), offset + PARENT as u64), (bytes.get(in_block..), attribute)]
-        {
-            let place = dir::Place { inode: self.inode.number, offset };
-            let chain = chain.unwrap_or_default();
-            let result = dir::chain(chain, format, place, &mut |entry| self.entry(entry, place, complain));
-            if let Err(error) = result {
-                complain(error);
-            }
-        }
-        self.check_count()
-    }
-
-    fn check_count(&self) -> Result<()> {
-        if self.entries.len() <= ENTRIES_MAX {
-            return Ok(());
-        }
-        Err(at(format!("directory inode {}", self.inode.number))
-            .limit(format!("has more than {ENTRIES_MAX} entries")))
-    }
-
-    fn entry(&mut self, entry: dir::Entry<'_>, place: dir::Place, complain: &mut dyn FnMut(Error)) {
-        let name = entry.name;
-        if name == b"." || name == b".." {
-            return;
-        }
-        if entry.inode > self.sb.inodes_count {
-            let problem = format!("is {}, expected 1 to {}", entry.inode, self.sb.inodes_count);
-            return complain(place.corrupt("inode", entry.start, problem));
-        }
-        let encrypted = self.inode.has(flags::ENCRYPT);
-        if name.is_empty() {
-            return complain(place.corrupt("name_len", entry.start + 6, "is 0: a name is empty"));
-        }
-        if !encrypted && name.iter().any(|b| matches!(b, 0 | b'/')) {
-            let problem = format!("is {:?}, which no name can be", name.escape_ascii().to_string());
-            return complain(place.corrupt("name", entry.start + 8, problem));
-        }
-        let name = if encrypted { base64url(name) } else { name.to_vec() };
-        self.entries.push(DirEntry { name, short_name: None, node: NodeId::from(entry.inode) });
-    }
-}
-
-/// The ciphertext of a name may hold any byte, so it is shown as the kernel shows one without its key: in
-/// base64, with the alphabet for file names, unpadded. (The kernel puts hashes before it, and cuts it.)
-fn base64url(bytes: &[u8]) -> Vec<u8> {
-    const ALPHABET: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_";
-    let mut text = Vec::with_capacity(bytes.len().div_ceil(3) * 4);
-    for chunk in bytes.chunks(3) {
-        let word = chunk.iter().fold(0, |word, b| word << 8 | usize::from(*b)) << (8 * (3 - chunk.len()));
-        text.extend((0..=chunk.len()).map(|i| ALPHABET[word >> (18 - 6 * i) & 63]));
-    }
-    text
 }
 
 #[cfg(test)]

@@ -51,7 +51,7 @@ impl Recovery {
         }
         let mut outside = 0_u64;
         for (block, (from, escaped)) in replay.changes {
-            if block >= fs.blocks.count() {
+            if block >= fs.blocks.on_volume() {
                 outside += 1;
                 continue;
             }
