@@ -20,8 +20,10 @@ use rustix::fs::{XattrFlags, lsetxattr};
 
 use crate::tools::{have, run, scratch};
 
-/// Mutants of each volume.
+/// Mutants of each volume, unless EXT4_MUTANTS says otherwise.
 const MUTANTS: u64 = 4000;
+/// Of each of e2fsprogs' volumes, of which there are over 200.
+const MUTANTS_EACH: u64 = 60;
 /// What one may take, in a debug build on a busy machine.
 const TIME_MAX: Duration = Duration::from_secs(5);
 const MEMORY_MAX: u64 = 512 << 20;
@@ -150,7 +152,10 @@ fn mutate(options: &str, journal: &str, seed: u64) {
     let (tree, image) = (scratch.path().join("tree"), scratch.path().join("image"));
     fill(&tree);
     fs::File::create(&image).unwrap().set_len(3 << 20).unwrap();
-    let mut args = vec!["-q", "-F", "-N", "128", "-d", tree.to_str().unwrap()];
+    let uuid = "11223344-5566-7788-99aa-bbccddeeff00";
+    let mut args =
+        vec!["-q", "-F", "-N", "128", "-U", uuid, "-E", "hash_seed=11223344-5566-7788-99aa-bbccddeeff00"];
+    args.extend(["-d", tree.to_str().unwrap()]);
     args.extend(options.split_whitespace());
     args.push(image.to_str().unwrap());
     run("mke2fs", &args);
@@ -166,6 +171,12 @@ fn mutate(options: &str, journal: &str, seed: u64) {
         nodes > 70 && errors == 0,
         "{options}: {nodes} nodes, {errors} errors before anything was changed"
     );
+    mutate_bytes(options, &bytes, &whole, seed, MUTANTS);
+}
+
+/// Reads mutants of a volume, which was read as a whole before.
+fn mutate_bytes(options: &str, bytes: &Arc<Vec<u8>>, whole: &Mutant, seed: u64, count: u64) {
+    let count = std::env::var("EXT4_MUTANTS").map_or(count, |n| count * n.parse::<u64>().unwrap() / MUTANTS);
     // Changes go where something is read, and half of them where something is.
     let mut targets: Vec<u64> =
         whole.read.lock().unwrap().iter().flat_map(|b| b * 1024..(b + 1) * 1024).collect();
@@ -174,7 +185,7 @@ fn mutate(options: &str, journal: &str, seed: u64) {
     let set: Vec<u64> = targets.iter().copied().filter(|at| bytes[*at as usize] != 0).collect();
     let mut random = Random(seed | 1);
     let (mut refused, mut damaged) = (0, 0);
-    for _ in 0..MUTANTS {
+    for _ in 0..count {
         let mut changes = Vec::new();
         for _ in 0..=random.below(3) {
             let from = if random.below(2) == 0 { &set } else { &targets };
@@ -194,13 +205,13 @@ fn mutate(options: &str, journal: &str, seed: u64) {
             }
         }
         let start = Instant::now();
-        let mutant = Arc::new(Mutant { bytes: Arc::clone(&bytes), changes, read: Mutex::default() });
+        let mutant = Arc::new(Mutant { bytes: Arc::clone(bytes), changes, read: Mutex::default() });
         let (nodes, errors) = read_all(Arc::clone(&mutant));
         assert!(start.elapsed() < TIME_MAX, "{options}: {:?} takes {:?}", mutant.changes, start.elapsed());
         refused += usize::from(nodes == 0);
         damaged += usize::from(nodes > 0 && errors > 0);
     }
-    println!("{options}: {MUTANTS} mutants, {refused} refused, {damaged} read in part");
+    println!("{options}: {count} mutants, {refused} refused, {damaged} read in part");
     let status = fs::read_to_string("/proc/self/status").unwrap();
     let peak = status.lines().find(|line| line.starts_with("VmHWM:")).unwrap();
     let peak: u64 = peak.split_whitespace().nth(1).unwrap().parse().unwrap();
@@ -234,5 +245,30 @@ fn mutants_of_journals_do_no_harm() {
     if have(&["mke2fs", "debugfs"]) {
         mutate("-t ext4 -b 1024 -J size=1 -O ^metadata_csum,^resize_inode", JOURNAL, 6);
         mutate("-t ext4 -b 1024 -J size=1 -O ^resize_inode", JOURNAL, 7);
+    }
+}
+
+#[test]
+fn mutants_of_e2fsprogs_volumes_do_no_harm() {
+    let cache = Path::new(env!("CARGO_MANIFEST_DIR")).join("../fixtures/cache/e2fsprogs");
+    let Ok(folder) = fs::read_dir(&cache) else {
+        tools::skip("fixtures/cache/e2fsprogs is not there: run fixtures/e2fsprogs-images.sh");
+        return;
+    };
+    let mut images: Vec<_> = folder.map(|entry| entry.unwrap().path()).collect();
+    images.sort();
+    for (seed, image) in (100..).zip(images) {
+        if fs::metadata(&image).unwrap().len() > 20 << 20 {
+            continue;
+        }
+        let bytes = Arc::new(fs::read(&image).unwrap());
+        if bytes.len() < 4096 {
+            continue;
+        }
+        let whole =
+            Arc::new(Mutant { bytes: Arc::clone(&bytes), changes: Vec::new(), read: Mutex::default() });
+        read_all(Arc::clone(&whole));
+        let name = image.file_stem().unwrap().to_string_lossy();
+        mutate_bytes(&name, &bytes, &whole, seed, MUTANTS_EACH);
     }
 }
