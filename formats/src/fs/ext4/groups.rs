@@ -10,7 +10,7 @@ use super::checksum::{crc16, crc32c};
 use super::features::incompat;
 use super::superblock::Superblock;
 use crate::bytes::{le16, le32};
-use crate::{Error, Result, at};
+use crate::{Error, ErrorKind, Result, at};
 
 /// Warnings of one kind that are told in full; the rest are counted.
 const TOLD_MAX: u64 = 4;
@@ -121,7 +121,10 @@ impl Groups {
                 scan.lost.tell(format!("block {block} of group descriptors lies past the volume's end"));
                 break;
             }
-            let bytes = blocks.read("group descriptors", block, 1);
+            let bytes = match blocks.read("group descriptors", block, 1) {
+                Err(error) if error.kind() == ErrorKind::Io => return Err(error),
+                bytes => bytes,
+            };
             for slot in 0..per_block.min(sb.groups_count - index * per_block) {
                 let group = index * per_block + slot;
                 match scan.descriptor(bytes.as_deref(), index, slot, group) {

@@ -5,7 +5,7 @@ use super::inode::{Inode, flags};
 use super::superblock::Superblock;
 use super::{Ext4, dir, map};
 use crate::fs::{DirEntry, NodeId, Piece};
-use crate::{Error, Result, at};
+use crate::{Error, ErrorKind, Result, at};
 
 /// Bytes of a directory that are read at once.
 const DIR_CHUNK: u64 = 256 << 10;
@@ -54,6 +54,7 @@ impl Ext4 {
                 };
                 let whole = match self.read_piece(piece, start, len, &mut bytes) {
                     Ok(()) => bytes.len() / block_size * block_size,
+                    Err(error) if error.kind() == ErrorKind::Io => return Err(error),
                     Err(error) => {
                         complain(error);
                         bytes.clear();

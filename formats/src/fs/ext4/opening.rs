@@ -84,6 +84,7 @@ impl Ext4 {
         let needs = fs.sb.needs_recovery() || is_backup;
         let journal = match Recovery::prepare(&fs, needs) {
             Ok(journal) => journal,
+            Err(error) if error.kind() == ErrorKind::Io => return Err(error),
             Err(error) => {
                 fs.info.warnings.push(if needs {
                     format!("the journal cannot be replayed, and so the last changes may be missing: {error}")

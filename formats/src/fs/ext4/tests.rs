@@ -337,3 +337,36 @@ fn inode_tables_that_overlap_do_no_harm() {
         assert!(error.contains("i_links_count"), "{error}");
     }
 }
+
+/// A volume that cannot be read from one byte on.
+struct Failing(Vec<u8>, u64);
+
+impl Source for Failing {
+    fn len(&self) -> u64 {
+        self.0.len() as u64
+    }
+
+    fn read_at(&self, offset: u64, buf: &mut [u8]) -> Result<()> {
+        if offset + buf.len() as u64 > self.1 {
+            return Err(at("disk").byte(offset).io(std::io::Error::other("unreadable")));
+        }
+        buf.copy_from_slice(&self.0[offset as usize..][..buf.len()]);
+        Ok(())
+    }
+
+    fn extent_at(&self, offset: u64) -> Result<crate::Extent> {
+        Ok(crate::Extent::data(offset, self.len() - offset))
+    }
+}
+
+#[test]
+fn a_read_that_fails_is_no_damage_of_the_volume() {
+    let open = |good| Ext4::open(Arc::new(Failing(volume(), good)));
+    assert_eq!(open(1024).err().unwrap().kind(), ErrorKind::Io);
+    assert_eq!(open(2048).err().unwrap().kind(), ErrorKind::Io);
+    assert_eq!(open(TABLE as u64).unwrap().node(2).unwrap_err().kind(), ErrorKind::Io);
+    let fs = open((ROOT_BLOCK * BLOCK) as u64).unwrap();
+    assert_eq!(fs.read_dir(2, &mut |e| panic!("{e}")).unwrap_err().kind(), ErrorKind::Io);
+    let fs = open((XATTR_BLOCK * BLOCK) as u64).unwrap();
+    assert_eq!(fs.node(FILE).unwrap_err().kind(), ErrorKind::Io);
+}
