@@ -9,7 +9,7 @@ use imago::qcow2::Qcow2;
 use imago::{FormatAccess, FormatDriverBuilder, PermissiveImplicitOpenGate};
 use mif_formats::container::{CreateOptions, Observer, OpenOptions, Output, format_for_output, open};
 use mif_formats::{MemSource, Source};
-use mif_tests::{Random, tool};
+use mif_tests::oracle::{Random, tool};
 
 struct Quiet;
 impl Observer for Quiet {
