@@ -8,6 +8,7 @@ use crate::{ErrorKind, Result, Source};
 
 pub mod ext4;
 pub mod fat;
+pub mod plan;
 pub mod walk;
 
 /// A filesystem's own handle for a file or folder: the inode number (ext), the byte offset of the short

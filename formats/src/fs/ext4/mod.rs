@@ -35,6 +35,7 @@ mod groups;
 mod inode;
 mod map;
 mod pieces;
+pub mod plan;
 mod superblock;
 mod xattr;
 
