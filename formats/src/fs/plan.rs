@@ -14,7 +14,7 @@ use std::ops::Range;
 
 use super::walk::Listing;
 use super::{FileType, Node, NodeId};
-use crate::{Result, at};
+use crate::{At, Result, at};
 
 /// A caller's own name for the content of a file; planners pass it on.
 pub type FileKey = u64;
@@ -189,6 +189,20 @@ impl Tree {
         &mut self.nodes
     }
 
+    /// Starts an error of a node, by the first of its paths.
+    pub(crate) fn named(&self, node: u32) -> At {
+        let mut todo = vec![(Vec::new(), 0u32)];
+        while let Some((path, index)) = todo.pop() {
+            if index == node {
+                return place(if path.is_empty() { b"/" } else { &path });
+            }
+            for child in self.nodes[index as usize].children.iter().rev() {
+                todo.push(([&path[..], b"/", &child.name].concat(), child.node));
+            }
+        }
+        at(format!("node {node} of the tree"))
+    }
+
     /// Every node once, at the first of its paths, in path order: a folder before what it holds.
     #[must_use]
     pub(crate) fn in_order(&self) -> Vec<u32> {
@@ -207,7 +221,7 @@ impl Tree {
 }
 
 /// An error of the node at a path.
-fn place(path: &[u8]) -> crate::At {
+fn place(path: &[u8]) -> At {
     at(format!("\"{}\"", path.escape_ascii()))
 }
 

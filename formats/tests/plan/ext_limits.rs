@@ -48,7 +48,8 @@ fn folders_of_one_to_a_hundred_thousand_entries_are_clean() {
             if count > 10_000 && version != HashVersion::HalfMd4 {
                 continue;
             }
-            let mut params = params("ext4", 256 << 20, block, features);
+            let size = if block == 4096 { 1 << 30 } else { 256 << 20 };
+            let mut params = params("ext4", size, block, features);
             params.hash_version = version;
             params.set_inodes(count as u64 + 100);
             assert_sound(&format!("{count} {block} {features} {version:?}"), &tree, &params, &image);
@@ -114,7 +115,7 @@ fn files_of_terabytes_with_holes_are_clean() {
     let image = scratch.path().join("image");
     for (kind, block, size) in [
         ("ext4", 4096, 4_u64 << 40),
-        ("ext4", 1024, 4 << 40),
+        ("ext4", 1024, (4 << 40) - 1024),
         ("ext3", 4096, 2 << 40),
         ("ext2", 1024, 16 << 30),
     ] {

@@ -2,6 +2,7 @@
 
 mod ext;
 mod ext_limits;
+mod fat;
 mod trees;
 mod volume;
 

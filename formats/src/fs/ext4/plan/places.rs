@@ -10,7 +10,7 @@ use super::params::Params;
 use super::{dir, inode, xattr};
 use crate::fs::plan::{Tree, TreeNode};
 use crate::fs::{FileType, Node};
-use crate::{At, Result, at};
+use crate::{Result, at};
 
 /// The journal and the inode of reserved descriptors, among the owners of runs.
 pub(super) const JOURNAL: u32 = u32::MAX;
@@ -160,15 +160,11 @@ impl<'a> Places<'a> {
         Ok(())
     }
 
-    fn node_place(&self, node: u32) -> At {
-        at(format!("node {} of the tree (inode {})", node, self.numbers[node as usize]))
-    }
-
     /// Places what is not the content of a regular file.
     fn place_metadata(&mut self, allocator: &mut Allocator<'_>, number: u32) -> Result<()> {
         let node = &self.tree.nodes()[number as usize];
         let mut place = std::mem::take(&mut self.places[number as usize]);
-        let stored = self.stored_xattrs(&node.meta).map_err(|p| self.node_place(number).unsupported(p))?;
+        let stored = self.stored_xattrs(&node.meta).map_err(|p| self.tree.named(number).unsupported(p))?;
         if stored.block.is_some() {
             allocator.take(1, &mut |run| place.xattr_block = run.start);
             self.push_run(place.xattr_block, 1, number, RunKind::Xattrs);
@@ -184,7 +180,7 @@ impl<'a> Places<'a> {
                 place.size = blocks * self.geometry.block_size;
                 if place.size > u64::from(u32::MAX >> 1) && !self.params.has_incompat(incompat::LARGEDIR) {
                     let problem = format!("the folder takes {} bytes, over 2 GiB", place.size);
-                    return Err(self.node_place(number).limit(problem));
+                    return Err(self.tree.named(number).limit(problem));
                 }
                 self.place_data(allocator, &mut place, number, std::iter::once(0..blocks));
             }
@@ -210,18 +206,18 @@ impl<'a> Places<'a> {
         if place.size.div_ceil(block_size) > most {
             let problem =
                 format!("has {} bytes, and a file has {} here at most", place.size, most * block_size);
-            return Err(self.node_place(number).limit(problem));
+            return Err(self.tree.named(number).limit(problem));
         }
         let blocks = data_blocks(node, block_size);
         self.place_data(allocator, &mut place, number, blocks.into_iter());
         let sectors = place.blocks * (block_size / 512);
         if sectors >> 32 != 0 && !self.params.has_ro_compat(ro_compat::HUGE_FILE) {
             let problem = "has over 2 TiB, and the volume lacks the feature huge_file";
-            return Err(self.node_place(number).limit(problem));
+            return Err(self.tree.named(number).limit(problem));
         }
         if self.map_kind == map::Kind::Tables && allocator.end_of_used() >> 32 != 0 {
             let problem = "would lie past block 2³², and the volume lacks the feature extent";
-            return Err(self.node_place(number).limit(problem));
+            return Err(self.tree.named(number).limit(problem));
         }
         self.places[number as usize] = place;
         Ok(())
@@ -312,9 +308,9 @@ fn data_blocks(node: &TreeNode, block_size: u64) -> Vec<Range<u64>> {
 /// Errs for what no such volume can hold; sets the features that the tree makes needed.
 fn check_tree(tree: &Tree, params: &mut Params) -> Result<()> {
     let mut needs = (false, false);
-    for node in tree.nodes() {
+    for (number, node) in (0..).zip(tree.nodes()) {
         let meta = &node.meta;
-        let named = || at(format!("inode {}", meta.inode.unwrap_or(0)));
+        let named = || tree.named(number);
         inode::check(meta, params).map_err(|problem| named().unsupported(problem))?;
         for child in node.children.iter().filter(|child| child.name.len() > NAME_MAX) {
             return Err(at(format!("\"{}\"", child.name.escape_ascii()))
@@ -374,12 +370,13 @@ fn links(tree: &Tree, params: &Params) -> Result<(Vec<u32>, Vec<u16>)> {
             Ok(count) if u32::from(count) <= LINKS_MAX => count,
             _ if is_dir && params.has_ro_compat(ro_compat::DIR_NLINK) => 1,
             _ if is_dir => {
-                return Err(at(format!("folder {number} of the tree")).limit(format!(
+                return Err(tree.named(number as u32).limit(format!(
                     "has {count} links, over {LINKS_MAX}, and the volume lacks the feature dir_nlink"
                 )));
             }
             _ => {
-                return Err(at(format!("node {number} of the tree"))
+                return Err(tree
+                    .named(number as u32)
                     .limit(format!("has {count} hard links, over {LINKS_MAX}")));
             }
         });
