@@ -3,6 +3,7 @@
 mod ext;
 mod ext_limits;
 mod fat;
+mod real;
 mod trees;
 mod volume;
 

@@ -131,14 +131,11 @@ impl Params {
         put::le16(&mut *template, 0x36, u16::MAX); // s_max_mnt_count: never
         put::le32(&mut *template, 0x160, if set.has_compat(compat::DIR_INDEX) { SIGNED_HASH } else { 0 });
         let blocks = size / u64::from(block_size);
-        let journal = match blocks {
-            ..32_768 => 1024,
-            ..262_144 => 4096,
-            ..524_288 => 8192,
-            ..4_194_304 => 16_384,
-            ..8_388_608 => 32_768,
-            _ => 65_536,
-        };
+        let journal =
+            [(32_768, 1024), (262_144, 4096), (524_288, 8192), (4_194_304, 16_384), (8_388_608, 32_768)]
+                .into_iter()
+                .find_map(|(below, journal)| (blocks < below).then_some(journal))
+                .unwrap_or(65_536);
         let mut params = Params {
             blocks,
             block_size,

@@ -312,7 +312,7 @@ fn check_tree(tree: &Tree, params: &mut Params) -> Result<()> {
         let meta = &node.meta;
         let named = || tree.named(number);
         inode::check(meta, params).map_err(|problem| named().unsupported(problem))?;
-        for child in node.children.iter().filter(|child| child.name.len() > NAME_MAX) {
+        if let Some(child) = node.children.iter().find(|child| child.name.len() > NAME_MAX) {
             return Err(at(format!("\"{}\"", child.name.escape_ascii()))
                 .unsupported(format!("the name has {} bytes, over {NAME_MAX}", child.name.len())));
         }

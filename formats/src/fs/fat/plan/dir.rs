@@ -106,8 +106,9 @@ fn dos_time(time: Option<Timestamp>) -> (u16, u16, u8) {
     let year = year + days / 146_097 * 400 - 1980;
     let of_day = secs % 86_400;
     let date = year << 9 | month << 5 | day;
-    let clock = of_day / 3600 << 11 | of_day / 60 % 60 << 5 | of_day % 60 / 2;
-    (date as u16, clock as u16, (of_day % 2 * 100) as u8 + (nanos / 10_000_000) as u8)
+    let (hour, minute, second) = (of_day / 3600, of_day / 60 % 60, of_day % 60);
+    let clock = hour << 11 | minute << 5 | (second / 2);
+    (date as u16, clock as u16, (second % 2 * 100) as u8 + (nanos / 10_000_000) as u8)
 }
 
 #[cfg(test)]

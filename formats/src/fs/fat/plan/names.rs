@@ -25,7 +25,7 @@ pub(super) struct Name {
 /// Names the children of a folder, in their order. Errs for what FAT cannot hold.
 pub(super) fn of_children(tree: &Tree, children: &[Child]) -> Result<Vec<Name>> {
     let mut folded = HashSet::with_capacity(children.len());
-    let mut names: Vec<(Option<[u8; 11]>, Option<Vec<u16>>)> = Vec::with_capacity(children.len());
+    let mut names = Vec::with_capacity(children.len());
     let mut taken = HashSet::with_capacity(children.len());
     for child in children {
         let refuse = |problem: String| tree.named(child.node).unsupported(problem);
@@ -43,7 +43,7 @@ pub(super) fn of_children(tree: &Tree, children: &[Child]) -> Result<Vec<Name>> 
         });
     }
     let mut tails = HashMap::new();
-    let complete = |((short, long), child): (_, &Child)| {
+    let complete = |((short, long), child): ((Option<[u8; 11]>, _), &Child)| {
         let short = match short {
             Some(short) => short,
             None => {
@@ -113,15 +113,13 @@ fn plain_short(name: &[u8], case: u8) -> Option<[u8; 11]> {
 
 /// Puts the characters of a part of a short name; `None` if it is too long, or not in the code page.
 fn put(place: &mut [u8], part: &str, lower: bool) -> Option<()> {
-    let mut at = 0;
-    for c in part.chars() {
+    for (at, c) in part.chars().enumerate() {
         let mut upper = c.to_uppercase();
         let c = match (upper.next(), upper.next()) {
             (Some(u), None) if lower && encode(u).is_some() => u,
             _ => c,
         };
         *place.get_mut(at)? = encode(c)?;
-        at += 1;
     }
     Some(())
 }

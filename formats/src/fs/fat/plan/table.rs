@@ -12,13 +12,16 @@ pub(super) struct Chain {
     pub(super) count: u32,
 }
 
+/// Who is told of a piece: its place in the FAT, and its bytes.
+type Each<'e, E> = &'e mut dyn FnMut(u64, &[u8]) -> Result<(), E>;
+
 /// Gives the bytes of a FAT, each with its place in it, up to the last cluster in use. `chains` are ascending
 /// and gap-free from the first cluster on.
 pub(super) fn pieces<E>(
     kind: Kind,
     media: u8,
     chains: impl Iterator<Item = Chain>,
-    each: &mut dyn FnMut(u64, &[u8]) -> Result<(), E>,
+    each: Each<'_, E>,
 ) -> Result<(), E> {
     let end: u32 = match kind {
         Kind::Fat12 => 0xFFF,
