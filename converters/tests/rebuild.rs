@@ -188,7 +188,12 @@ fn a_volume_planned_again_is_clean_and_holds_the_same_files() {
     let options = ImportOptions { name: Some("imported".into()), ..ImportOptions::default() };
     let store = Store::open(&lab.folder.path().join("store")).unwrap();
     let imported = import(&store, &disk, &options, &Silent).unwrap();
-    assert_eq!(imported.same_as, ["again@1"]);
+    let differs = || {
+        let (a, b) = (lab.image("again").layout().unwrap(), lab.image("imported").layout().unwrap());
+        let first = a.segments().zip(b.segments()).find(|(a, b)| a != b);
+        format!("{first:?} of {} and {} segments", a.segments().count(), b.segments().count())
+    };
+    assert_eq!(imported.same_as, ["again@1"], "{}", differs());
     assert!(report.added.stored_bytes < 200_000, "{:?}", report.added);
 }
 
@@ -247,4 +252,64 @@ fn a_rebuild_that_cannot_be_leaves_no_image() {
     let error = lab.rebuild(&bad, "bad", &[]).unwrap_err().to_string();
     assert!(error.contains("/lost: its content is not in the store"), "{error}");
     assert!(lab.store.versions("bad").unwrap().is_empty());
+}
+
+/// Says how long it takes on the disk that `MIF_TESTS_DISK` names.
+#[test]
+#[ignore = "needs a disk: MIF_TESTS_DISK"]
+fn a_real_disk_is_rebuilt_clean() {
+    let Some(path) = std::env::var_os("MIF_TESTS_DISK").map(PathBuf::from) else { return };
+    let folder = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+    let store = Store::open_or_create(&folder.path().join("store")).unwrap();
+    let options = ImportOptions { name: Some("disk".into()), ..ImportOptions::default() };
+    let imported = import(&store, &path, &options, &Silent).unwrap();
+    let store = Store::open(&folder.path().join("store")).unwrap();
+    let stored = store.image(&"disk".parse().unwrap()).unwrap();
+    let rows = stored.manifest().unwrap();
+    let mut volumes: Vec<String> = rows.iter().map(|row| row.volume.clone()).collect();
+    volumes.dedup();
+    let options =
+        RebuildOptions { name: "again".into(), operation: "rebuild".into(), always: volumes.clone() };
+    let report = rebuild(&store, &stored, &rows, &options, &Silent).unwrap();
+    eprintln!("import {:.3} s, {:?}", imported.seconds, imported.added);
+    eprintln!("rebuild of {} rows: {report:?}", rows.len());
+    let store = Store::open(&folder.path().join("store")).unwrap();
+    let again = store.image(&"again".parse().unwrap()).unwrap();
+    let disk = again.disk(Arc::new(store.objects().unwrap())).unwrap();
+    for name in volumes {
+        let partition = again.image.partition(&name).unwrap();
+        let part = folder.path().join(&name);
+        let file = fs::File::create(&part).unwrap();
+        file.set_len(partition.len).unwrap();
+        let mut at = 0;
+        while at < partition.len {
+            let len = (partition.len - at).min(1 << 20);
+            let bytes = disk.read_vec(partition.start + at, len as usize).unwrap();
+            if !is_zero(&bytes) {
+                std::os::unix::fs::FileExt::write_all_at(&file, &bytes, at).unwrap();
+            }
+            at += len;
+        }
+        let is_fat = bytes_at(&part, 0, 3)[0] == 0xEB;
+        let check = Command::new(if is_fat { "fsck.fat" } else { "e2fsck" })
+            .arg(if is_fat { "-n" } else { "-fn" })
+            .arg(&part)
+            .output()
+            .unwrap();
+        eprintln!("{name}: {}", String::from_utf8_lossy(&check.stdout));
+        assert!(check.status.success());
+    }
+    let new = again.manifest().unwrap();
+    assert_eq!(new.len(), rows.len());
+    for (new, old) in new.iter().zip(&rows) {
+        let size = if old.file_type == FileType::Dir { new.size } else { old.size };
+        let expected = Row { size, flags: new.flags, ..old.clone() };
+        assert_eq!(*new, expected);
+    }
+}
+
+fn bytes_at(path: &Path, at: u64, len: usize) -> Vec<u8> {
+    let mut bytes = vec![0; len];
+    std::os::unix::fs::FileExt::read_exact_at(&fs::File::open(path).unwrap(), &mut bytes, at).unwrap();
+    bytes
 }

@@ -179,7 +179,7 @@ impl Context {
 }
 
 fn open_options(open: Open) -> OpenOptions {
-    OpenOptions { format: open.format, allow_paths: open.allow_path, ..OpenOptions::default() }
+    OpenOptions { format: open.format, allow_paths: open.allow_path, snapshot: open.snapshot }
 }
 
 fn volume_path(text: &OsString) -> VolumePath {

@@ -20,22 +20,23 @@ use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use mif_formats::fs::plan::{Planned, Tree};
 use mif_formats::fs::walk::walk;
-use mif_formats::fs::{self, Volume, ext4, fat};
+use mif_formats::fs::{self, ext4, fat};
 use mif_formats::mif::layout::{Layout, Origin};
 use mif_formats::mif::manifest::{self, Row};
-use mif_formats::partition::Partition;
-use mif_formats::{Slice, Source};
+use mif_formats::source::check_range;
+use mif_formats::{Extent, Source};
 use serde::Serialize;
 
 use self::splice::Splicer;
 use self::tree::Rows;
 use crate::progress::{self, Progress};
 use crate::rows::row;
+use crate::scan::{Scan, ScannedVolume, VolumeExtent};
 use crate::store::{
-    Counts, FilesystemRecord, Image, ImageName, Index, ObjectWriter, Objects, Provenance, Store, StoredDisk,
-    StoredImage, VolumeRecord, WriterStats,
+    Counts, Image, ImageName, Index, ObjectWriter, Objects, Provenance, Store, StoredDisk, StoredImage,
+    VolumeRecord, WriterStats,
 };
-use crate::{Error, Result, volume_name};
+use crate::{Error, Result};
 
 /// How to rebuild.
 #[derive(Debug, Clone)]
@@ -90,36 +91,30 @@ pub fn rebuild(
     let old_disk: Arc<dyn Source> = Arc::new(StoredDisk::new(old_layout.clone(), objects.clone()));
     let edited = edited_volumes(&old_rows, rows, &options.always);
     let writer = ObjectWriter::new(store)?;
+    let scan = Scan::new(old_disk)?;
     let mut splicer = Splicer::new(&old_layout, &objects, &writer);
     let mut notes = Vec::new();
-    let mut partitions: Vec<&Partition> = Vec::new();
     for name in &edited {
-        partitions.push(parent.image.partition(name).ok_or_else(|| {
+        progress::check(progress)?;
+        let volume = scan.volumes.iter().find(|volume| volume.name == *name).ok_or_else(|| {
             Error::input(format!("{}: has no volume {name}", parent.image.id()))
                 .advise("`mif info` lists the volumes of an image")
-        })?);
-    }
-    partitions.sort_by_key(|partition| partition.start);
-    for partition in &partitions {
-        progress::check(progress)?;
-        let name = volume_name(partition.slot);
-        let range = partition.start..partition.start + partition.len;
-        let volume: Arc<dyn Source> = Arc::new(Slice::new(old_disk.clone(), range)?);
-        let rows = Rows { volume: &name, old: &old_rows, new: rows };
-        let planned = plan_volume(&rows, &volume, &objects, &mut |plan, contents| {
+        })?;
+        let rows = Rows { volume: name, old: &old_rows, new: rows };
+        let planned = plan_volume(&rows, &scan, volume, &objects, &mut |plan, contents| {
             notes.extend(plan.notes().iter().map(|note| format!("{name}: {note}")));
-            splicer.volume(partition, plan, contents)
+            splicer.volume(volume, plan, contents)
         });
-        planned.map_err(|e| e.in_volume(&name))?;
+        planned.map_err(|e| e.in_volume(name))?;
     }
     let layout = splicer.finish()?;
     let added = writer.finish()?;
-    let (new_rows, records) = read_back(store, &layout, rows, &partitions)?;
+    let (new_rows, records) = read_back(store, &layout, rows, &edited)?;
     let image = publish(store, parent, &layout, &new_rows, &records, options)?;
     Ok(RebuildReport {
         parent: parent.image.id(),
         image: image.id(),
-        planned: partitions.iter().map(|partition| volume_name(partition.slot)).collect(),
+        planned: edited,
         notes,
         counts: image.counts,
         added,
@@ -163,17 +158,57 @@ fn edited_volumes(old: &[Row], new: &[Row], always: &[String]) -> Vec<String> {
 type Use<'u> = &'u mut dyn FnMut(&dyn Planned, &[mif_formats::mif::ObjectId]) -> Result<()>;
 
 /// Plans a volume with the parameters of the original.
-fn plan_volume(rows: &Rows<'_>, volume: &Arc<dyn Source>, objects: &Objects, then: Use<'_>) -> Result<()> {
-    let Volume::Known(original) = fs::open(volume.clone())? else {
-        return Err(Error::unsupported("holds no filesystem that can be planned"));
-    };
-    let (tree, contents): (Tree, _) = rows.tree(&*original, objects)?;
+fn plan_volume(
+    rows: &Rows<'_>,
+    scan: &Scan,
+    volume: &ScannedVolume,
+    objects: &Objects,
+    then: Use<'_>,
+) -> Result<()> {
+    let original =
+        volume.filesystem().ok_or_else(|| Error::unsupported("holds no filesystem that can be planned"))?;
+    let (tree, contents): (Tree, _) = rows.tree(original, objects)?;
+    let source = Arc::new(VolumeSource::new(scan, volume));
     if original.info().kind.starts_with("ext") {
-        let plan = ext4::plan::Plan::new(&tree, ext4::plan::Params::from_volume(&**volume)?)?;
+        let plan = ext4::plan::Plan::new(&tree, ext4::plan::Params::from_volume(&*source)?)?;
         then(&plan, &contents)
     } else {
-        let plan = fat::plan::Plan::new(&tree, fat::plan::Params::from_volume(volume.clone())?)?;
+        let plan = fat::plan::Plan::new(&tree, fat::plan::Params::from_volume(source)?)?;
         then(&plan, &contents)
+    }
+}
+
+/// A volume of a disk, wherever its parts lie.
+struct VolumeSource {
+    disk: Arc<dyn Source>,
+    extents: Vec<VolumeExtent>,
+}
+
+impl VolumeSource {
+    fn new(scan: &Scan, volume: &ScannedVolume) -> Self {
+        VolumeSource { disk: scan.disk.clone(), extents: volume.extents.clone() }
+    }
+}
+
+impl Source for VolumeSource {
+    fn len(&self) -> u64 {
+        self.extents.last().map_or(0, |extent| extent.volume + extent.len)
+    }
+
+    fn read_at(&self, offset: u64, buf: &mut [u8]) -> mif_formats::Result<()> {
+        check_range("volume", self.len(), offset, buf.len() as u64)?;
+        let end = offset + buf.len() as u64;
+        let first = self.extents.partition_point(|e| e.volume + e.len <= offset);
+        for extent in self.extents[first..].iter().take_while(|e| e.volume < end) {
+            let (from, to) = (extent.volume.max(offset), (extent.volume + extent.len).min(end));
+            let part = &mut buf[(from - offset) as usize..(to - offset) as usize];
+            self.disk.read_at(extent.disk + (from - extent.volume), part)?;
+        }
+        Ok(())
+    }
+
+    fn extent_at(&self, offset: u64) -> mif_formats::Result<Extent> {
+        Ok(Extent::data(offset, self.len() - offset))
     }
 }
 
@@ -189,19 +224,18 @@ fn read_back(
     store: &Store,
     layout: &Layout,
     edited: &[Row],
-    partitions: &[&Partition],
+    names: &[String],
 ) -> Result<(Vec<Row>, Vec<VolumeRecord>)> {
     let objects = Arc::new(fresh_objects(store)?);
-    let disk: Arc<dyn Source> = Arc::new(StoredDisk::new(Arc::new(layout.clone()), objects));
-    let names: Vec<String> = partitions.iter().map(|partition| volume_name(partition.slot)).collect();
+    let scan = Scan::new(Arc::new(StoredDisk::new(Arc::new(layout.clone()), objects)))?;
     let mut rows: Vec<Row> = edited.iter().filter(|row| !names.contains(&row.volume)).cloned().collect();
     let mut records = Vec::new();
-    for (partition, name) in partitions.iter().zip(&names) {
-        let range = partition.start..partition.start + partition.len;
-        let Volume::Known(filesystem) = fs::open(Arc::new(Slice::new(disk.clone(), range)?))? else {
+    for name in names {
+        let volume = scan.volumes.iter().find(|volume| volume.name == *name);
+        let Some((volume, filesystem)) = volume.and_then(|v| Some((v, v.filesystem()?))) else {
             return Err(Error::store(format!("{name}: what was planned is no filesystem: this is a defect")));
         };
-        let listing = walk(&*filesystem)?;
+        let listing = walk(filesystem)?;
         let digests: HashMap<&[u8], &Row> =
             edited.iter().filter(|row| row.volume == *name).map(|row| (&row.path[..], row)).collect();
         if let Some(complaint) = listing.complaints.first() {
@@ -222,8 +256,7 @@ fn read_back(
             (row.sha1, row.blake3, row.content) = (planned.sha1, planned.blake3, planned.content);
             rows.push(row);
         }
-        let content = FilesystemRecord::Filesystem(filesystem.info().clone());
-        records.push(VolumeRecord { volume: name.clone(), content });
+        records.push(volume.record());
     }
     rows.sort_by_cached_key(|row| (row.volume.clone(), row.path_text()));
     Ok((rows, records))
