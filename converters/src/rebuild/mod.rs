@@ -169,12 +169,21 @@ fn plan_volume(
         volume.filesystem().ok_or_else(|| Error::unsupported("holds no filesystem that can be planned"))?;
     let (tree, contents): (Tree, _) = rows.tree(original, objects)?;
     let source = Arc::new(VolumeSource::new(scan, volume));
+    // An original that was cut off says more than it has: it is not planned at a size that nobody can hold.
+    let fits = |size: u64| match source.len() {
+        room if size > room => {
+            Err(Error::input(format!("the filesystem has {size} bytes, its volume {room}")))
+        }
+        _ => Ok(()),
+    };
     if original.info().kind.starts_with("ext") {
-        let plan = ext4::plan::Plan::new(&tree, ext4::plan::Params::from_volume(&*source)?)?;
-        then(&plan, &contents)
+        let params = ext4::plan::Params::from_volume(&*source)?;
+        fits(params.size())?;
+        then(&ext4::plan::Plan::new(&tree, params)?, &contents)
     } else {
-        let plan = fat::plan::Plan::new(&tree, fat::plan::Params::from_volume(source)?)?;
-        then(&plan, &contents)
+        let params = fat::plan::Params::from_volume(source.clone())?;
+        fits(params.size())?;
+        then(&fat::plan::Plan::new(&tree, params)?, &contents)
     }
 }
 

@@ -74,20 +74,13 @@ impl<'a> Splicer<'a> {
         Splicer { old, objects, writer, known, runs: Vec::new(), replaced: Vec::new() }
     }
 
-    /// Takes a volume as planned; what of it is past the filesystem stays the parent's.
+    /// Takes a volume as planned, which fits; what of it is past the filesystem stays the parent's.
     pub(super) fn volume(
         &mut self,
         volume: &ScannedVolume,
         plan: &dyn Planned,
         contents: &[ObjectId],
     ) -> Result<()> {
-        let room: u64 = volume.extents.iter().map(|extent| extent.len).sum();
-        if plan.size() > room {
-            return Err(Error::input(format!(
-                "the filesystem has {} bytes, and its volume {room}",
-                plan.size()
-            )));
-        }
         self.replaced.extend(volume.on_disk(0, plan.size()).map(|(start, len)| start..start + len));
         let mut window = Window { start: 0, limit: 0, bytes: Vec::new(), content: Vec::new() };
         // An error of the store has to pass through the planner, which knows none such.

@@ -1,12 +1,14 @@
 //! ext volumes at their limits: large directories, large files, large volumes, and what is refused.
 
 use mif_formats::fs::Timestamp;
+use std::os::unix::ffi::OsStrExt;
+
 use mif_formats::fs::ext4::plan::{HashVersion, Params, Plan};
 use mif_formats::fs::plan::Tree;
 use mif_formats::{Error, ErrorKind};
 
 use crate::ext::{assert_clean, assert_sound, params};
-use crate::tools::{have, scratch};
+use crate::tools::{Mount, have, scratch};
 use crate::trees::{empty, file, folder, sparse, symlink, xattr};
 use crate::volume::write;
 
@@ -53,6 +55,34 @@ fn folders_of_one_to_a_hundred_thousand_entries_are_clean() {
             params.hash_version = version;
             params.set_inodes(count as u64 + 100);
             assert_sound(&format!("{count} {block} {features} {version:?}"), &tree, &params, &image);
+        }
+    }
+}
+
+#[test]
+fn the_kernel_finds_every_name_by_its_hash() {
+    if !have(&["e2fsck", "mount", "mke2fs"]) {
+        return;
+    }
+    let scratch = scratch();
+    let (image, mnt) = (scratch.path().join("image"), scratch.path().join("mnt"));
+    // The hash takes bytes as signed or not, as the superblock says: made by hand, for mke2fs says one only.
+    crate::tools::mke2fs(&image, 64, "-t ext4 -b 1024 -O ^metadata_csum,^64bit -N 30000");
+    let mut superblock = std::fs::read(&image).unwrap()[1024..2048].to_vec();
+    let name = |i: usize| [b"\xe9\xff\x80 name ", i.to_string().as_bytes()].concat();
+    let tree = many(20_000, name);
+    for version in [HashVersion::HalfMd4, HashVersion::Tea, HashVersion::Legacy] {
+        for flags in [1, 2] {
+            superblock[0x160] = flags;
+            let mut params = Params::from_superblock(&superblock).unwrap();
+            params.hash_version = version;
+            write(&Plan::new(&tree, params).unwrap(), &image);
+            assert_clean(&format!("{version:?}, flags {flags}"), &image);
+            let Some(mount) = Mount::new(&image, &mnt, "ro") else { return };
+            for i in 0..20_000 {
+                let path = mount.path.join("many").join(std::ffi::OsStr::from_bytes(&name(i)));
+                assert!(path.symlink_metadata().is_ok(), "{version:?}, flags {flags}: {i}");
+            }
         }
     }
 }
@@ -283,7 +313,7 @@ fn a_tree_that_is_none_is_refused() {
     for path in [&b"x"[..], b"/", b"/.", b"/..", b"/a/b", b"/a\0", b""] {
         assert!(tree.add(path, None, file(1, 1)).is_err(), "{}", path.escape_ascii());
     }
-    assert!(tree.add(b"/x", None, sparse(1, 10, Vec::from([5..11]))).is_err());
+    assert!(tree.add(b"/x", None, sparse(1, 10, vec![5..11])).is_err());
     assert!(tree.add(b"/x", None, sparse(1, 10, vec![5..6, 3..4])).is_err());
     assert!(tree.link(b"/x", None, 0).is_err(), "a second path to the root");
     tree.add(b"/x", None, folder()).unwrap();

@@ -1,5 +1,7 @@
 //! The planners, held against e2fsck, debugfs, fsck.fat, mtools and the kernel, and against our own readers.
 
+#![allow(clippy::single_range_in_vec_init)]
+
 mod ext;
 mod ext_limits;
 mod fat;

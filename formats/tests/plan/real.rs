@@ -48,7 +48,7 @@ fn read_node(path: &Path) -> Node {
         ctime: time(meta.ctime(), meta.ctime_nsec()),
         crtime: time(meta.mtime(), meta.mtime_nsec()),
         rdev: (kind.is_char_device() || kind.is_block_device())
-            .then(|| (((rdev >> 8) & 0xFFF) as u32, (rdev & 0xFF | (rdev >> 12) & 0xF_FF00) as u32)),
+            .then_some((((rdev >> 8) & 0xFFF) as u32, (rdev & 0xFF | (rdev >> 12) & 0xF_FF00) as u32)),
         link_target: target,
         xattrs,
         ..node(file_type)
@@ -77,7 +77,7 @@ fn read_tree(root: &Path) -> (Tree, Vec<PathBuf>) {
             }
             let node = if meta.file_type == FileType::File && meta.size > 0 {
                 let whole = 0..meta.size;
-                TreeNode::file(meta, files.len() as u64, Vec::from([whole]))
+                TreeNode::file(meta, files.len() as u64, vec![whole])
             } else {
                 TreeNode::new(meta)
             };

@@ -30,7 +30,7 @@ pub(crate) fn node(file_type: FileType) -> Node {
 }
 
 pub(crate) fn file(key: u64, size: u64) -> TreeNode {
-    let data = if size > 0 { Vec::from([0..size]) } else { Vec::new() };
+    let data = if size > 0 { vec![0..size] } else { Vec::new() };
     sparse(key, size, data)
 }
 
