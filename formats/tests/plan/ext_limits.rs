@@ -254,6 +254,58 @@ fn attributes_up_to_their_limits_are_clean_and_one_byte_more_is_refused() {
     }
 }
 
+#[test]
+fn a_planned_volume_can_be_grown_by_resize2fs() {
+    if !have(&["e2fsck", "resize2fs"]) {
+        return;
+    }
+    let scratch = scratch();
+    let image = scratch.path().join("image");
+    let tree = many(500, |i| format!("{i}").into_bytes());
+    for (kind, block, features) in
+        [("ext4", 4096, ""), ("ext4", 1024, ""), ("ext4", 1024, "meta_bg,^resize_inode"), ("ext3", 1024, "")]
+    {
+        let what = format!("{kind} {block} {features}");
+        write(&Plan::new(&tree, params(kind, 64 << 20, block, features)).unwrap(), &image);
+        std::fs::File::options().write(true).open(&image).unwrap().set_len(3 << 30).unwrap();
+        crate::tools::run("resize2fs", &[&image]);
+        assert_clean(&what, &image);
+    }
+}
+
+#[test]
+fn no_superblock_makes_planning_panic() {
+    let tree = many(300, |i| format!("{i}").into_bytes());
+    let mut emitted = Vec::new();
+    let plan = Plan::new(&tree, params("ext4", 16 << 20, 1024, "")).unwrap();
+    mif_formats::fs::plan::Planned::emit(&plan, &mut |offset, placed| {
+        if let (1024, mif_formats::fs::plan::Placed::Bytes(bytes)) = (offset, placed) {
+            emitted = bytes.to_vec();
+        }
+        Ok(())
+    })
+    .unwrap();
+    let mut random = crate::trees::Random(7);
+    let mut planned = 0;
+    for _ in 0..3000 {
+        let mut bytes = emitted.clone();
+        for _ in 0..1 + random.below(3) {
+            let at = random.below(0x180) as usize;
+            bytes[at] =
+                if random.below(2) == 0 { random.below(256) as u8 } else { bytes[at] ^ 1 << random.below(8) };
+        }
+        let Ok(params) = Params::from_superblock(&bytes) else { continue };
+        if params.size() > 1 << 30 {
+            continue; // a caller holds the size against the volume's
+        }
+        if let Ok(plan) = Plan::new(&tree, params) {
+            planned += 1;
+            mif_formats::fs::plan::Planned::emit(&plan, &mut |_, _| Ok(())).unwrap();
+        }
+    }
+    assert!(planned > 1000, "{planned}");
+}
+
 fn refused(tree: &Tree, params: Params) -> Error {
     Plan::new(tree, params).err().expect("it was planned")
 }

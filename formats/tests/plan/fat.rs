@@ -312,3 +312,37 @@ fn the_smallest_size_is_enough_and_one_sector_less_is_not() {
         assert!(Plan::new(&tree, smaller).is_err(), "{kind}");
     }
 }
+
+#[test]
+fn no_boot_sector_makes_planning_panic() {
+    let tree = everything();
+    let mut random = Random(11);
+    let mut planned = 0;
+    for (kind, size) in [("fat12", 8 << 20), ("fat16", 20 << 20), ("fat32", 40 << 20)] {
+        let mut volume = vec![0; size as usize];
+        Plan::new(&tree, params(kind, size))
+            .unwrap()
+            .emit(&mut |offset, placed| {
+                if let mif_formats::fs::plan::Placed::Bytes(bytes) = placed {
+                    volume[offset as usize..offset as usize + bytes.len()].copy_from_slice(bytes);
+                }
+                Ok(())
+            })
+            .unwrap();
+        for _ in 0..60 {
+            let mut bytes = volume.clone();
+            for _ in 0..1 + random.below(3) {
+                bytes[11 + random.below(80) as usize] = random.below(256) as u8;
+            }
+            let Ok(params) = Params::from_volume(Arc::new(mif_formats::MemSource(bytes))) else { continue };
+            if params.size() > 1 << 30 {
+                continue; // a caller holds the size against the volume's
+            }
+            if let Ok(plan) = Plan::new(&tree, params) {
+                planned += 1;
+                plan.emit(&mut |_, _| Ok(())).unwrap();
+            }
+        }
+    }
+    assert!(planned > 20, "{planned}");
+}

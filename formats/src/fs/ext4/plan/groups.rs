@@ -5,7 +5,7 @@
 use std::ops::Range;
 
 use super::super::checksum::{crc16, crc32c};
-use super::super::features::{compat, ro_compat};
+use super::super::features::{compat, incompat, ro_compat};
 use super::super::superblock::{self, MAGIC, MAGIC_AT};
 use super::inode;
 use super::places::Places;
@@ -275,7 +275,8 @@ impl<'a> Groups<'a> {
         }
         put::le16(&mut bytes, 0x166, 0); // s_mmp_update_interval
         bytes[0x168..0x170].fill(0); // s_mmp_block
-        bytes[0x174] = params.log_groups_per_flex;
+        let is_flex = params.has_incompat(incompat::FLEX_BG);
+        bytes[0x174] = if is_flex { params.log_groups_per_flex } else { 0 };
         bytes[0x175] = params.metadata_csum().into();
         bytes[0x194..0x200].fill(0); // errors met
         bytes[0x248..0x24C].fill(0); // s_overhead_clusters: the driver counts
@@ -283,7 +284,9 @@ impl<'a> Groups<'a> {
         put::le32(&mut bytes, 0x24C, backups[0]);
         put::le32(&mut bytes, 0x250, backups[1]);
         put::le32(&mut bytes, 0x268, 0); // s_lpf_ino
-        put::le32(&mut bytes, 0x270, params.checksum_seed);
+        if params.has_incompat(incompat::CSUM_SEED) {
+            put::le32(&mut bytes, 0x270, params.checksum_seed);
+        }
         put::le32(&mut bytes, 0x280, 0); // s_orphan_file_inum
         if params.metadata_csum() {
             let end = superblock::SIZE - 4;
