@@ -60,7 +60,7 @@ fn assert_sound(what: &str, tree: &Tree, params: &Params, path: &Path) {
     assert_read_back(what, tree, &fs, &*image, &as_planned);
 }
 
-fn params(kind: &str, size: u64) -> Params {
+pub(crate) fn params(kind: &str, size: u64) -> Params {
     let mut params = Params::new(kind, size).unwrap();
     params.volume_id = 0x1234_ABCD;
     params.label = Some(*b"ELEVEN CHAR");
@@ -69,7 +69,7 @@ fn params(kind: &str, size: u64) -> Params {
 }
 
 /// One of everything that FAT can hold.
-fn everything() -> Tree {
+pub(crate) fn everything() -> Tree {
     let mut tree = Tree::new(node(FileType::Dir));
     for (i, (name, flags)) in [
         ("PLAIN.TXT", 0x20),

@@ -2,6 +2,7 @@
 
 #![allow(clippy::single_range_in_vec_init)]
 
+mod again;
 mod ext;
 mod ext_limits;
 mod fat;
