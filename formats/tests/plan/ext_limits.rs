@@ -255,6 +255,46 @@ fn attributes_up_to_their_limits_are_clean_and_one_byte_more_is_refused() {
 }
 
 #[test]
+fn attributes_of_64_kib_have_inodes_of_their_own() {
+    if !have(&["e2fsck"]) {
+        return;
+    }
+    let scratch = scratch();
+    let (image, mnt) = (scratch.path().join("image"), scratch.path().join("mnt"));
+    let mut tree = empty();
+    let mut large = file(1, 10);
+    large.meta.xattrs = vec![
+        xattr("user.a", &[1; 65_536]),
+        xattr("user.b", &[2; 60_000]),
+        xattr("user.c", &[3; 500]),
+        xattr("user.d", b"4"),
+    ];
+    tree.add(b"/large", None, large.clone()).unwrap();
+    large.meta.xattrs.truncate(1);
+    tree.add(b"/same", None, large.clone()).unwrap();
+    let mut link = symlink(b"short");
+    link.meta.xattrs = vec![xattr("trusted.long", &[5; 30_000])];
+    tree.add(b"/link", None, link).unwrap();
+    tree.finish().unwrap();
+    for (block, features) in [
+        (4096, "ea_inode"),
+        (1024, "ea_inode,^metadata_csum,^metadata_csum_seed"),
+        (4096, "ea_inode,^extent,^64bit"),
+    ] {
+        let params = params("ext4", 64 << 20, block, features);
+        assert_sound(&format!("{block} {features}"), &tree, &params, &image);
+        let source = std::sync::Arc::new(crate::volume::Image::open(&image));
+        let ours = crate::view::ours(&mif_formats::fs::ext4::Ext4::open(source.clone()).unwrap(), &*source);
+        let Some(mount) = Mount::new(&image, &mnt, "ro,user_xattr") else { return };
+        let mut theirs = crate::view::theirs(&mount.path);
+        for entry in theirs.values_mut() {
+            entry.xattrs.sort();
+        }
+        crate::view::assert_same(features, &ours, &theirs);
+    }
+}
+
+#[test]
 fn a_planned_volume_can_be_grown_by_resize2fs() {
     if !have(&["e2fsck", "resize2fs"]) {
         return;

@@ -137,6 +137,7 @@ impl Emitter<'_> {
                 block: [0; 60],
                 xattr_block: 0,
                 xattrs: &[],
+                version: 0,
             };
             if let (JOURNAL, Some(root)) = (owner, self.journal_root()) {
                 filling.block = root;
@@ -150,8 +151,26 @@ impl Emitter<'_> {
             }
             return inode::encode(bytes, &node, &filling, params);
         }
-        let node = &tree.nodes()[owner as usize].meta;
         let place = self.places.place(owner);
+        if owner as usize >= tree.nodes().len() {
+            // The value of an attribute: its hash is in the time of access, and it has one owner.
+            let hash = xattr::value_hash(&self.places.value(owner), params.csum_seed());
+            let mut node = own_node(0);
+            node.atime = Some(Timestamp { secs: i64::from(hash.cast_signed()), nanos: 0 });
+            let filling = Filling {
+                number,
+                nlink: 1,
+                size: place.size,
+                blocks: place.blocks,
+                flags: self.mapping_flag() | flags::EA_INODE,
+                block: self.root(owner),
+                xattr_block: 0,
+                xattrs: &[],
+                version: 1,
+            };
+            return inode::encode(bytes, &node, &filling, params);
+        }
+        let node = &tree.nodes()[owner as usize].meta;
         let mut flags = inode::kept_flags(node) | if place.indexed { flags::INDEX } else { 0 };
         let target = node.link_target.as_deref().unwrap_or_default();
         let block = match node.file_type {
@@ -167,7 +186,7 @@ impl Emitter<'_> {
             }
             FileType::Fifo | FileType::Socket => [0; 60],
         };
-        let stored = self.places.stored_xattrs(node).expect("it was stored when it was placed");
+        let stored = self.places.stored_xattrs(owner).expect("it was stored when it was placed");
         let filling = Filling {
             number,
             nlink: place.nlink,
@@ -177,6 +196,7 @@ impl Emitter<'_> {
             block,
             xattr_block: place.xattr_block,
             xattrs: &stored.in_inode,
+            version: 0,
         };
         inode::encode(bytes, node, &filling, params);
     }
@@ -207,8 +227,8 @@ impl Emitter<'_> {
         let (number, generation) = if owner == JOURNAL {
             (inode::JOURNAL, 0)
         } else {
-            let node = &self.places.tree.nodes()[owner as usize].meta;
-            (self.places.numbers[owner as usize], node.generation.unwrap_or(0))
+            let node = self.places.tree.nodes().get(owner as usize);
+            (self.places.numbers[owner as usize], node.and_then(|node| node.meta.generation).unwrap_or(0))
         };
         params.metadata_csum().then(|| inode::csum_seed(params, number, generation))
     }
@@ -228,8 +248,7 @@ impl Emitter<'_> {
             (_, JOURNAL) => Ok(()),
             (_, RESIZE) => place(byte, Placed::Bytes(&self.reserved_table())),
             (RunKind::Xattrs, owner) => {
-                let node = &self.places.tree.nodes()[owner as usize].meta;
-                let stored = self.places.stored_xattrs(node).expect("it was stored when it was placed");
+                let stored = self.places.stored_xattrs(owner).expect("it was stored when it was placed");
                 let mut block = stored.block.expect("it was placed because there is one");
                 if self.places.params.metadata_csum() {
                     xattr::sum_block(&mut block, run.physical, self.places.params.csum_seed());
@@ -242,8 +261,11 @@ impl Emitter<'_> {
 
     /// `len` blocks of the content of a node, from its block `logical` on, which lie at `byte`.
     fn content(&mut self, owner: u32, byte: u64, logical: u64, len: u64, place: Place<'_>) -> Result<()> {
-        let node = &self.places.tree.nodes()[owner as usize];
         let (start, end) = (self.byte(logical), self.byte(logical + len));
+        let Some(node) = self.places.tree.nodes().get(owner as usize) else {
+            let value = self.places.value(owner);
+            return place(byte, Placed::Bytes(&value[start as usize..value.len().min(end as usize)]));
+        };
         match node.meta.file_type {
             FileType::Dir => {
                 if self.folder.as_ref().is_none_or(|(number, _)| *number != owner) {

@@ -22,6 +22,8 @@ pub(super) mod flags {
     pub(in super::super) const INDEX: u32 = 0x1000;
     pub(in super::super) const HUGE_FILE: u32 = 0x4_0000;
     pub(in super::super) const EXTENTS: u32 = 0x8_0000;
+    /// The content is the value of an attribute.
+    pub(in super::super) const EA_INODE: u32 = 0x20_0000;
     /// What a user may set on a file, and the kernel keeps: see `chattr(1)`.
     pub(super) const KEPT: u32 = 0x2203_C4FF;
     /// Of them, what is for files and folders only.
@@ -34,10 +36,12 @@ pub(super) mod flags {
     ];
 }
 
-/// Gives every node a number: its own if it has one that is free, else the lowest that is.
-pub(super) fn number(tree: &Tree, order: &[u32], params: &Params) -> Result<Vec<u32>> {
+/// Gives every node a number: its own if it has one that is free, else the lowest that is. And `more` numbers
+/// behind them.
+pub(super) fn number(tree: &Tree, order: &[u32], more: usize, params: &Params) -> Result<Vec<u32>> {
     let (first, count) = (params.first_ino(), params.inodes());
-    let mut numbers = vec![0; tree.nodes().len()];
+    let nodes = tree.nodes().len();
+    let mut numbers = vec![0; nodes + more];
     numbers[0] = ROOT;
     let mut taken: HashSet<u32> = HashSet::with_capacity(numbers.len());
     for node in order.iter().skip(1) {
@@ -49,8 +53,8 @@ pub(super) fn number(tree: &Tree, order: &[u32], params: &Params) -> Result<Vec<
         }
     }
     let mut next = first;
-    for node in order {
-        let number = &mut numbers[*node as usize];
+    for node in order.iter().copied().chain(nodes as u32..(nodes + more) as u32) {
+        let number = &mut numbers[node as usize];
         if *number == 0 {
             while taken.contains(&next) {
                 next += 1;
@@ -60,7 +64,7 @@ pub(super) fn number(tree: &Tree, order: &[u32], params: &Params) -> Result<Vec<
         }
     }
     if u64::from(next - 1) > count {
-        let needed = order.len() as u64 - 1 + u64::from(first - 1);
+        let needed = (order.len() + more) as u64 - 1 + u64::from(first - 1);
         return Err(at("ext plan")
             .limit(format!("no room: the tree needs {needed} inodes, and the volume has {count}")));
     }
@@ -80,6 +84,8 @@ pub(super) struct Filling<'a> {
     pub(super) block: [u8; 60],
     pub(super) xattr_block: u64,
     pub(super) xattrs: &'a [u8],
+    /// `i_version`, which counts the owners of an attribute's value.
+    pub(super) version: u32,
 }
 
 /// The flags of a node that stay.
@@ -138,6 +144,7 @@ pub(super) fn encode(bytes: &mut [u8], node: &Node, filling: &Filling<'_>, param
     put::le32(bytes, 0x1C, blocks as u32);
     put::le16(bytes, 0x74, (blocks >> 32) as u16);
     put::le32(bytes, 0x20, filling.flags | if huge { flags::HUGE_FILE } else { 0 });
+    put::le32(bytes, 0x24, filling.version);
     bytes[0x28..0x64].copy_from_slice(&filling.block);
     let generation = node.generation.unwrap_or(0);
     put::le32(bytes, 0x64, generation);

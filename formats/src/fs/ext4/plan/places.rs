@@ -1,5 +1,6 @@
 //! Deciding all places: which inode number and which blocks every node has.
 
+use std::collections::HashMap;
 use std::ops::Range;
 
 use super::super::features::{compat, incompat, ro_compat};
@@ -63,8 +64,12 @@ pub(super) struct Places<'a> {
     pub(super) tree: &'a Tree,
     pub(super) params: Params,
     pub(super) geometry: Geometry,
-    /// The inode numbers of the tree's nodes.
+    /// The inode numbers of the tree's nodes, and then of the values of attributes that have their own.
     pub(super) numbers: Vec<u32>,
+    /// Of a node, which of those values are its.
+    values: HashMap<u32, Range<usize>>,
+    /// Of each of those values, the node.
+    value_owners: Vec<u32>,
     /// Inode number and owner, of all that are in use: sorted.
     pub(super) inodes: Vec<(u32, u32)>,
     /// The nodes' folders (of a folder; of the root itself).
@@ -85,9 +90,16 @@ impl<'a> Places<'a> {
     pub(super) fn new(tree: &'a Tree, mut params: Params) -> Result<Self> {
         check_tree(tree, &mut params)?;
         let order = tree.in_order();
-        let numbers = inode::number(tree, &order, &params)?;
+        let values = values(tree, &order, &params)?;
+        let mut value_owners = vec![0; values.values().map(Range::len).sum()];
+        for (node, own) in &values {
+            let nodes = tree.nodes().len();
+            value_owners[own.start - nodes..own.end - nodes].fill(*node);
+        }
+        let numbers = inode::number(tree, &order, value_owners.len(), &params)?;
         let geometry = Geometry::new(&params)?;
-        let mut inodes: Vec<(u32, u32)> = order.iter().map(|node| (numbers[*node as usize], *node)).collect();
+        let owners = order.iter().copied().chain(tree.nodes().len() as u32..numbers.len() as u32);
+        let mut inodes: Vec<(u32, u32)> = owners.map(|node| (numbers[node as usize], node)).collect();
         if params.has_compat(compat::HAS_JOURNAL) {
             inodes.push((inode::JOURNAL, JOURNAL));
         }
@@ -104,10 +116,13 @@ impl<'a> Places<'a> {
         };
         let map_kind =
             if params.has_incompat(incompat::EXTENTS) { map::Kind::Extents } else { map::Kind::Tables };
-        let (parents, links) = links(tree, &params)?;
+        let (parents, mut links) = links(tree, &params)?;
+        links.resize(numbers.len(), 1);
         let mut places = Places {
             tree,
             numbers,
+            values,
+            value_owners,
             inodes,
             parents,
             places: links.into_iter().map(|nlink| Place { nlink, ..Place::default() }).collect(),
@@ -164,11 +179,19 @@ impl<'a> Places<'a> {
     fn place_metadata(&mut self, allocator: &mut Allocator<'_>, number: u32) -> Result<()> {
         let node = &self.tree.nodes()[number as usize];
         let mut place = std::mem::take(&mut self.places[number as usize]);
-        let stored = self.stored_xattrs(&node.meta).map_err(|p| self.tree.named(number).unsupported(p))?;
+        let stored = self.stored_xattrs(number).map_err(|p| self.tree.named(number).unsupported(p))?;
         if stored.block.is_some() {
             allocator.take(1, &mut |run| place.xattr_block = run.start);
             self.push_run(place.xattr_block, 1, number, RunKind::Xattrs);
             place.blocks += 1;
+        }
+        for (value, owner) in stored.values.iter().zip(self.values_of(number)) {
+            let mut own = std::mem::take(&mut self.places[owner]);
+            own.size = value.len() as u64;
+            let blocks = own.size.div_ceil(self.geometry.block_size);
+            self.place_data(allocator, &mut own, owner as u32, std::iter::once(0..blocks));
+            self.places[owner] = own;
+            place.blocks += blocks; // counted with the owner, too
         }
         match node.meta.file_type {
             FileType::Dir => {
@@ -268,9 +291,22 @@ impl<'a> Places<'a> {
         Shape::new(self.map_kind, mapped, self.geometry.block_size)
     }
 
-    pub(super) fn stored_xattrs(&self, node: &Node) -> Result<xattr::Stored, String> {
-        let room = usize::from(self.params.inode_size - 128 - self.params.extra_isize());
-        xattr::store(&node.xattrs, room, self.params.block_size as usize)
+    /// The attributes of a node, as they are stored.
+    pub(super) fn stored_xattrs(&self, number: u32) -> Result<xattr::Stored, String> {
+        let own = self.values_of(number);
+        stored_xattrs(&self.tree.nodes()[number as usize].meta, &self.params, &self.numbers[own])
+    }
+
+    /// The owners that stand for the values of a node's attributes.
+    fn values_of(&self, number: u32) -> Range<usize> {
+        self.values.get(&number).cloned().unwrap_or(0..0)
+    }
+
+    /// The value that `owner` stands for, which is none of the tree's nodes.
+    pub(super) fn value(&self, owner: u32) -> Vec<u8> {
+        let node = self.value_owners[owner as usize - self.tree.nodes().len()];
+        let mut stored = self.stored_xattrs(node).expect("it was stored when it was placed");
+        stored.values.swap_remove(owner as usize - self.values_of(node).start)
     }
 
     /// Where `owner` was placed.
@@ -290,6 +326,30 @@ impl<'a> Places<'a> {
             && self.parents[number as usize] == 0
             && self.tree.nodes()[0].children.iter().any(|c| c.node == number && c.name == b"lost+found")
     }
+}
+
+fn stored_xattrs(node: &Node, params: &Params, numbers: &[u32]) -> Result<xattr::Stored, String> {
+    let room = usize::from(params.inode_size - 128 - params.extra_isize());
+    let inodes = xattr::ValueInodes { numbers, csum_seed: params.csum_seed() };
+    let inodes = params.has_incompat(incompat::EA_INODE).then_some(inodes);
+    xattr::store(&node.xattrs, room, params.block_size as usize, inodes)
+}
+
+/// Of each node with values of attributes that have inodes of their own, which those are among all owners.
+fn values(tree: &Tree, order: &[u32], params: &Params) -> Result<HashMap<u32, Range<usize>>> {
+    let mut values = HashMap::new();
+    let mut next = tree.nodes().len();
+    if params.has_incompat(incompat::EA_INODE) {
+        for number in order {
+            let stored = stored_xattrs(&tree.nodes()[*number as usize].meta, params, &[])
+                .map_err(|problem| tree.named(*number).unsupported(problem))?;
+            if !stored.values.is_empty() {
+                values.insert(*number, next..next + stored.values.len());
+                next += stored.values.len();
+            }
+        }
+    }
+    Ok(values)
 }
 
 /// The blocks of a file that hold data, in order.

@@ -1,4 +1,5 @@
-//! Extended attributes: as many as fit in what the inode has over, the rest in a block of their own.
+//! Extended attributes: as many as fit in what the inode has over, the rest in a block of their own; and with
+//! `ea_inode`, values for which that has no room in inodes of their own.
 //!
 //! <https://docs.kernel.org/filesystems/ext4/attributes.html>
 
@@ -21,7 +22,21 @@ pub(super) struct Stored {
     pub(super) in_inode: Vec<u8>,
     /// The block, if one is needed; without its checksum.
     pub(super) block: Option<Vec<u8>>,
+    /// The values that need an inode each.
+    pub(super) values: Vec<Vec<u8>>,
 }
+
+/// Where values can go that have an inode of their own.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct ValueInodes<'a> {
+    /// The inodes, in the order of the values; too few while they are not known yet.
+    pub(super) numbers: &'a [u32],
+    /// What the hashes of values start from.
+    pub(super) csum_seed: u32,
+}
+
+/// The most bytes that the kernel takes for a value.
+const VALUE_MAX: usize = 65_536;
 
 /// An attribute as it is stored. The order is that of a block's entries.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
@@ -30,6 +45,8 @@ struct Raw {
     name_len: usize,
     name: Vec<u8>,
     value: Vec<u8>,
+    /// The inode that holds the value, and the value's hash.
+    elsewhere: Option<(u32, u32)>,
 }
 
 impl Raw {
@@ -39,12 +56,15 @@ impl Raw {
         if name.len() > 255 || name.contains(&0) {
             return Err("its name is longer than 255 bytes, or holds a NUL".to_owned());
         }
-        Ok(Raw { index, name_len: name.len(), name: name.to_vec(), value })
+        if value.len() > VALUE_MAX {
+            return Err(format!("its value has {} bytes, over {VALUE_MAX}", value.len()));
+        }
+        Ok(Raw { index, name_len: name.len(), name: name.to_vec(), value, elsewhere: None })
     }
 
     /// The bytes that it takes.
     fn len(&self) -> usize {
-        self.entry_len() + self.value.len().next_multiple_of(4)
+        self.entry_len() + if self.elsewhere.is_some() { 0 } else { self.value.len().next_multiple_of(4) }
     }
 
     fn entry_len(&self) -> usize {
@@ -54,15 +74,28 @@ impl Raw {
     /// `e_hash`, of the name and the value.
     fn hash(&self) -> u32 {
         let name = self.name.iter().fold(0u32, |hash, b| hash.rotate_left(5) ^ u32::from(*b));
+        if let Some((_, hash)) = self.elsewhere {
+            return name.rotate_left(16) ^ hash;
+        }
         let mut value = self.value.clone();
         value.resize(value.len().next_multiple_of(4), 0);
         value.chunks(4).fold(name, |hash, word| hash.rotate_left(16) ^ le32(word, 0))
     }
 }
 
-/// Stores `xattrs` in `room` bytes of an inode, and in a block. The error is the problem, and names the
-/// attribute.
-pub(super) fn store(xattrs: &[Xattr], room: usize, block_size: usize) -> Result<Stored, String> {
+/// The hash of a value in an inode of its own.
+pub(super) fn value_hash(value: &[u8], csum_seed: u32) -> u32 {
+    crc32c(csum_seed, value)
+}
+
+/// Stores `xattrs` in `room` bytes of an inode, in a block, and where the volume can in `inodes`. The error is
+/// the problem, and names the attribute.
+pub(super) fn store(
+    xattrs: &[Xattr],
+    room: usize,
+    block_size: usize,
+    inodes: Option<ValueInodes<'_>>,
+) -> Result<Stored, String> {
     if xattrs.is_empty() {
         return Ok(Stored::default());
     }
@@ -73,18 +106,35 @@ pub(super) fn store(xattrs: &[Xattr], room: usize, block_size: usize) -> Result<
     }
     raws.sort_unstable();
     let mut left = room.saturating_sub(INODE_HEADER + END);
-    let (inside, outside): (Vec<Raw>, Vec<Raw>) = raws.into_iter().partition(|raw| {
+    let (inside, mut outside): (Vec<Raw>, Vec<Raw>) = raws.into_iter().partition(|raw| {
         let fits = raw.len() <= left;
         left -= if fits { raw.len() } else { 0 };
         fits
     });
-    let needed = BLOCK_HEADER + END + outside.iter().map(Raw::len).sum::<usize>();
+    let needed = |outside: &[Raw]| BLOCK_HEADER + END + outside.iter().map(Raw::len).sum::<usize>();
+    if let Some(inodes) = inodes {
+        // The largest values first, as many as must.
+        let mut largest: Vec<usize> = (0..outside.len()).collect();
+        largest.sort_by_key(|i| std::cmp::Reverse(outside[*i].value.len()));
+        let mut count = 0;
+        while count < largest.len() && needed(&outside) > block_size {
+            outside[largest[count]].elsewhere = Some((0, 0));
+            count += 1;
+        }
+        let moved = outside.iter_mut().filter(|raw| raw.elsewhere.is_some());
+        for (i, raw) in moved.enumerate() {
+            let number = inodes.numbers.get(i).copied().unwrap_or(0);
+            raw.elsewhere = Some((number, value_hash(&raw.value, inodes.csum_seed)));
+        }
+    }
+    let needed = needed(&outside);
     if needed > block_size && !outside.is_empty() {
         return Err(format!(
             "the attributes need {needed} bytes beside what fits in the inode, and one block of {block_size} is all there can be"
         ));
     }
-    let mut stored = Stored::default();
+    let moved = outside.iter().filter(|raw| raw.elsewhere.is_some());
+    let mut stored = Stored { values: moved.map(|raw| raw.value.clone()).collect(), ..Stored::default() };
     if !inside.is_empty() {
         stored.in_inode = vec![0; room];
         put::le32(&mut stored.in_inode, 0, MAGIC);
@@ -115,7 +165,9 @@ fn put_entries(bytes: &mut [u8], first: usize, raws: &[Raw], hashed: bool) {
     for raw in raws {
         bytes[at] = raw.name.len() as u8;
         bytes[at + 1] = raw.index;
-        if !raw.value.is_empty() {
+        if let Some((number, _)) = raw.elsewhere {
+            put::le32(bytes, at + 4, number);
+        } else if !raw.value.is_empty() {
             end -= raw.value.len().next_multiple_of(4);
             put::le16(bytes, at + 2, end as u16);
             bytes[end..end + raw.value.len()].copy_from_slice(&raw.value);
@@ -183,18 +235,18 @@ mod tests {
 
     #[test]
     fn what_does_not_fit_in_the_inode_goes_to_a_block() {
-        let stored = store(&[xattr("user.a", 10), xattr("user.b", 500)], 96, 1024).unwrap();
+        let stored = store(&[xattr("user.a", 10), xattr("user.b", 500)], 96, 1024, None).unwrap();
         assert_eq!(stored.in_inode.len(), 96);
         assert!(stored.block.is_some());
-        let stored = store(&[xattr("user.a", 10)], 0, 1024).unwrap();
+        let stored = store(&[xattr("user.a", 10)], 0, 1024, None).unwrap();
         assert!(stored.in_inode.is_empty() && stored.block.is_some());
     }
 
     #[test]
     fn a_block_is_filled_to_its_last_byte_and_no_further() {
         let most = 1024 - BLOCK_HEADER - END - ENTRY - 4;
-        assert!(store(&[xattr("user.a", most)], 0, 1024).is_ok());
-        let error = store(&[xattr("user.a", most + 1)], 0, 1024).unwrap_err();
+        assert!(store(&[xattr("user.a", most)], 0, 1024, None).is_ok());
+        let error = store(&[xattr("user.a", most + 1)], 0, 1024, None).unwrap_err();
         assert!(error.contains("need 1028 bytes"), "{error}");
     }
 
