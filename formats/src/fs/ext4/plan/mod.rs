@@ -30,8 +30,10 @@ use crate::fs::plan::{Placed, Planned, Tree};
 use crate::{ErrorKind, Result};
 
 mod alloc;
+mod demands;
 mod dir;
 mod emit;
+mod feature_list;
 mod geometry;
 mod groups;
 mod hash;

@@ -2,6 +2,7 @@
 
 use std::ops::RangeInclusive;
 
+use super::feature_list::{DROPPED, REFUSED, change};
 use super::hash::{HashVersion, Hasher};
 use crate::bytes::{le16, le32};
 use crate::fs::ext4::checksum::crc32c;
@@ -17,24 +18,6 @@ const JOURNAL_MIN: u64 = 1024;
 const BLOCKS_PER_GROUP_MAX: u32 = 65_528;
 /// Inodes below this one are the filesystem's own.
 const FIRST_INO: u32 = 11;
-
-/// Features that a plan leaves out though the original has them: what they are for is not lost by it.
-const DROPPED: [&str; 7] =
-    ["orphan_file", "fast_commit", "orphan_present", "needs_recovery", "mmp", "shared_blocks", "btree_dir"];
-
-/// Features that a plan cannot keep, and that cannot be dropped in silence.
-const REFUSED: [&str; 10] = [
-    "bigalloc",
-    "quota",
-    "compression",
-    "dirdata",
-    "replica",
-    "has_snapshot",
-    "snapshot_bitmap",
-    "lazy_bg",
-    "imagic_inodes",
-    "journal_dev",
-];
 
 /// The parameters of an ext2, ext3 or ext4 volume.
 ///
@@ -460,32 +443,4 @@ impl Params {
         }
         Ok(())
     }
-}
-
-/// Sets and clears features by name.
-fn change(mut features: Features, list: &str) -> Result<Features> {
-    for word in list.split(',').filter(|word| !word.is_empty()) {
-        let (name, set) = word.strip_prefix('^').map_or((word, true), |name| (name, false));
-        let none = Features::default();
-        let found = (0..32).find_map(|bit| {
-            let bit = 1 << bit;
-            [
-                Features { compat: bit, ..none },
-                Features { incompat: bit, ..none },
-                Features { ro_compat: bit, ..none },
-            ]
-            .into_iter()
-            .find(|one| one.names() == [name])
-        });
-        let Some(one) = found else {
-            return Err(bad(format!("there is no feature \"{name}\"")));
-        };
-        let merge = |all: u32, bit: u32| if set { all | bit } else { all & !bit };
-        features = Features {
-            compat: merge(features.compat, one.compat),
-            incompat: merge(features.incompat, one.incompat),
-            ro_compat: merge(features.ro_compat, one.ro_compat),
-        };
-    }
-    Ok(features)
 }

@@ -8,7 +8,7 @@ use super::alloc::Allocator;
 use super::geometry::Geometry;
 use super::map::{self, Mapped, Shape};
 use super::params::Params;
-use super::{dir, inode, xattr};
+use super::{demands, dir, inode, xattr};
 use crate::fs::plan::{Tree, TreeNode};
 use crate::fs::{FileType, Node};
 use crate::{Result, at};
@@ -17,9 +17,6 @@ use crate::{Result, at};
 pub(super) const JOURNAL: u32 = u32::MAX;
 pub(super) const RESIZE: u32 = u32::MAX - 1;
 
-/// Links that a file or folder may have.
-const LINKS_MAX: u32 = 65_000;
-const NAME_MAX: usize = 255;
 /// A symlink of this length or more has a block.
 pub(super) const FAST_SYMLINK: usize = 60;
 /// `lost+found` is made this large, in bytes, so that e2fsck need not allocate when it uses it.
@@ -88,7 +85,7 @@ pub(super) struct Places<'a> {
 
 impl<'a> Places<'a> {
     pub(super) fn new(tree: &'a Tree, mut params: Params) -> Result<Self> {
-        check_tree(tree, &mut params)?;
+        demands::check(tree, &mut params)?;
         let order = tree.in_order();
         let values = values(tree, &order, &params)?;
         let mut value_owners = vec![0; values.values().map(Range::len).sum()];
@@ -116,7 +113,7 @@ impl<'a> Places<'a> {
         };
         let map_kind =
             if params.has_incompat(incompat::EXTENTS) { map::Kind::Extents } else { map::Kind::Tables };
-        let (parents, mut links) = links(tree, &params)?;
+        let (parents, mut links) = demands::links(tree, &params)?;
         links.resize(numbers.len(), 1);
         let mut places = Places {
             tree,
@@ -363,83 +360,4 @@ fn data_blocks(node: &TreeNode, block_size: u64) -> Vec<Range<u64>> {
         }
     }
     blocks
-}
-
-/// Errs for what no such volume can hold; sets the features that the tree makes needed.
-fn check_tree(tree: &Tree, params: &mut Params) -> Result<()> {
-    let mut needs = (false, false);
-    for (number, node) in (0..).zip(tree.nodes()) {
-        let meta = &node.meta;
-        let named = || tree.named(number);
-        inode::check(meta, params).map_err(|problem| named().unsupported(problem))?;
-        if let Some(child) = node.children.iter().find(|child| child.name.len() > NAME_MAX) {
-            return Err(at(format!("\"{}\"", child.name.escape_ascii()))
-                .unsupported(format!("the name has {} bytes, over {NAME_MAX}", child.name.len())));
-        }
-        if meta.file_type == FileType::Symlink {
-            let target = meta.link_target.as_deref().unwrap_or_default();
-            if target.is_empty() || target.contains(&0) || target.len() >= params.block_size as usize {
-                return Err(named().unsupported(format!(
-                    "a symlink's target of {} bytes: it has 1 to {} and no NUL",
-                    target.len(),
-                    params.block_size - 1
-                )));
-            }
-        }
-        needs.0 |= meta.file_type == FileType::File && meta.size > u64::from(u32::MAX >> 1);
-        needs.1 |= !meta.xattrs.is_empty();
-    }
-    for (needed, name, is_set) in [
-        (needs.0, "large_file", params.has_ro_compat(ro_compat::LARGE_FILE)),
-        (needs.1, "ext_attr", params.has_compat(compat::EXT_ATTR)),
-    ] {
-        if needed && !is_set {
-            if !params.dynamic {
-                return Err(at("ext plan").unsupported(format!(
-                    "the tree needs the feature {name}, and the volume is too old for any"
-                )));
-            }
-            params.change_features(name)?;
-            params.notes.push(format!("the feature {name} is set: the tree needs it"));
-        }
-    }
-    Ok(())
-}
-
-/// The folder of each folder, and how many links each node has.
-fn links(tree: &Tree, params: &Params) -> Result<(Vec<u32>, Vec<u16>)> {
-    let mut links = vec![0u32; tree.nodes().len()];
-    let mut parents = vec![0u32; tree.nodes().len()];
-    links[0] = 1;
-    for (number, node) in tree.nodes().iter().enumerate() {
-        for child in &node.children {
-            links[child.node as usize] += 1;
-            if tree.nodes()[child.node as usize].meta.file_type == FileType::Dir {
-                parents[child.node as usize] = number as u32;
-                links[number] += 1;
-            }
-        }
-        if node.meta.file_type == FileType::Dir {
-            links[number] += 1; // its own `.`
-        }
-    }
-    let mut counts = Vec::with_capacity(links.len());
-    for (number, count) in links.into_iter().enumerate() {
-        let is_dir = tree.nodes()[number].meta.file_type == FileType::Dir;
-        counts.push(match u16::try_from(count) {
-            Ok(count) if u32::from(count) <= LINKS_MAX => count,
-            _ if is_dir && params.has_ro_compat(ro_compat::DIR_NLINK) => 1,
-            _ if is_dir => {
-                return Err(tree.named(number as u32).limit(format!(
-                    "has {count} links, over {LINKS_MAX}, and the volume lacks the feature dir_nlink"
-                )));
-            }
-            _ => {
-                return Err(tree
-                    .named(number as u32)
-                    .limit(format!("has {count} hard links, over {LINKS_MAX}")));
-            }
-        });
-    }
-    Ok((parents, counts))
 }
