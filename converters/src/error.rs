@@ -68,6 +68,13 @@ impl Error {
         self
     }
 
+    /// The same, said of a volume.
+    #[must_use]
+    pub(crate) fn in_volume(mut self, name: &str) -> Self {
+        self.message = format!("{name}: {}", self.message);
+        self
+    }
+
     /// The exit code.
     #[must_use]
     pub fn code(&self) -> Code {

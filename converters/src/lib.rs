@@ -11,6 +11,7 @@ mod import;
 mod info;
 mod ls;
 mod progress;
+mod rebuild;
 mod rows;
 mod scan;
 pub mod store;
@@ -25,6 +26,7 @@ pub use import::{ImportOptions, ImportReport, import};
 pub use info::{ImageInfo, info};
 pub use ls::{Listing, LsEntry, ls};
 pub use progress::{Progress, Silent};
+pub use rebuild::{RebuildOptions, RebuildReport, rebuild};
 pub use scan::{Scan, ScannedVolume, VolumeExtent};
 pub use tree::{Tree, VolumePath};
 

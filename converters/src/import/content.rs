@@ -13,7 +13,7 @@ use crate::Result;
 use crate::store::ObjectWriter;
 
 /// A disk block for the question "is it zero": the layout has no holes smaller than this inside content.
-pub(super) const BLOCK: u64 = 4096;
+pub(crate) const BLOCK: u64 = 4096;
 
 /// Smallest, average and largest chunk of a large file, in bytes: near whole objects in size, so that a
 /// chunk compresses and is read like one.

@@ -20,7 +20,8 @@ use mif_formats::mif::manifest::{self, Row};
 use mif_formats::source::is_zero;
 use serde::Serialize;
 
-use self::content::{BLOCK, FileDigests, import_file};
+pub(crate) use self::content::BLOCK;
+use self::content::{FileDigests, import_file};
 use self::plan::Plan;
 use crate::progress::{self, Progress};
 use crate::rows::row;
@@ -29,7 +30,7 @@ use crate::store::{Counts, Image, ImageName, ObjectWriter, Provenance, Store, St
 use crate::{Error, Result, verify};
 
 /// Residue is cut into objects at multiples of this many bytes of the disk.
-const RESIDUE_WINDOW: u64 = 256 << 10;
+pub(crate) const RESIDUE_WINDOW: u64 = 256 << 10;
 
 /// One item of work on residue is this much of the disk.
 const STRETCH: u64 = 16 << 20;

@@ -1,5 +1,6 @@
 //! Reading objects: found by the index, decompressed, verified, and cached while they are in use.
 
+use std::ops::Range;
 use std::sync::Arc;
 
 use mif_formats::mif::ObjectId;
@@ -73,6 +74,16 @@ impl Objects {
                 self.read_chunks(&chunks, offset, buf)
             }
         }
+    }
+
+    /// The parts of an object that are known to be zeros without reading it: those that a list leaves out.
+    pub(crate) fn zero_runs(&self, id: &ObjectId) -> Result<Vec<Range<u64>>> {
+        if self.location(id)?.encoding != Encoding::List {
+            return Ok(Vec::new());
+        }
+        let Cached::List(chunks) = self.load(id)? else { return Ok(Vec::new()) };
+        let zeros = chunks.iter().filter(|(_, chunk)| chunk.id.is_none());
+        Ok(zeros.map(|(start, chunk)| *start..*start + chunk.len).collect())
     }
 
     fn read_chunks(&self, chunks: &[(u64, Chunk)], mut offset: u64, mut buf: &mut [u8]) -> Result<()> {

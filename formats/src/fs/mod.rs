@@ -8,6 +8,7 @@ use crate::{ErrorKind, Result, Source};
 
 pub mod ext4;
 pub mod fat;
+pub mod plan;
 pub mod recognize;
 pub mod walk;
 

@@ -275,7 +275,7 @@ fn hash_file(path: &Path) -> String {
 }
 
 /// The attributes of a path, sorted.
-fn xattrs(path: &Path) -> Vec<(Vec<u8>, Vec<u8>)> {
+pub(crate) fn xattrs(path: &Path) -> Vec<(Vec<u8>, Vec<u8>)> {
     let mut names = vec![0; 1 << 16];
     let len = rustix::fs::llistxattr(path, &mut names).unwrap();
     let mut xattrs: Vec<_> = names[..len]

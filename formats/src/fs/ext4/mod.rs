@@ -41,6 +41,8 @@ mod map;
 mod opening;
 mod pieces;
 mod recovery;
+
+pub mod plan;
 mod superblock;
 mod xattr;
 

@@ -28,6 +28,7 @@ mod bpb;
 mod cache;
 mod dir;
 mod name;
+pub mod plan;
 mod table;
 #[cfg(test)]
 mod tests;

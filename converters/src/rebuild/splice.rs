@@ -1,0 +1,299 @@
+//! The new layout: what was planned in its volume, the parent's everywhere else.
+//!
+//! The result is canonical, as import's is: blocks of zeros inside content are zero, and residue is collected by
+//! windows of the disk.
+
+use std::collections::HashMap;
+use std::ops::Range;
+
+use mif_formats::fs::plan::{Placed, Planned};
+use mif_formats::mif::ObjectId;
+use mif_formats::mif::layout::{Builder, Layout, Origin};
+use mif_formats::source::is_zero;
+
+use crate::import::{BLOCK, RESIDUE_WINDOW};
+use crate::scan::ScannedVolume;
+use crate::store::{ObjectWriter, Objects};
+use crate::{Error, Result};
+
+/// Puts a layout together from volumes that were planned and what is kept.
+pub(super) struct Splicer<'a> {
+    old: &'a Layout,
+    objects: &'a Objects,
+    writer: &'a ObjectWriter,
+    known: Known,
+    /// What is new, in no order yet. What of `replaced` no run covers is zero.
+    runs: Vec<Run>,
+    /// The parts of the disk that were planned.
+    replaced: Vec<Range<u64>>,
+}
+
+/// A run of bytes of the disk.
+struct Run {
+    range: Range<u64>,
+    is_content: bool,
+    object: ObjectId,
+    /// Where in the object.
+    offset: u64,
+}
+
+/// The parts of objects that stand on the parent's disk as content, by where in a disk's block the object would
+/// begin, sorted: none of their whole blocks is zero.
+struct Known(HashMap<(ObjectId, u64), Vec<(u64, u64)>>);
+
+impl Known {
+    fn new(layout: &Layout) -> Self {
+        let mut known: HashMap<_, Vec<(u64, u64)>> = HashMap::new();
+        for segment in layout.segments() {
+            if let Origin::Content { object, offset } = segment.origin {
+                let len = segment.range.end - segment.range.start;
+                let phase = segment.range.start.wrapping_sub(offset) % BLOCK;
+                let id = layout.objects()[object as usize];
+                known.entry((id, phase)).or_default().push((offset, offset + len));
+            }
+        }
+        for parts in known.values_mut() {
+            parts.sort_unstable();
+            parts.dedup();
+        }
+        Known(known)
+    }
+
+    /// Whether the block at `range` of an object is known to hold something.
+    fn has_data(&self, object: ObjectId, range: &Range<u64>, phase: u64) -> bool {
+        self.0.get(&(object, phase)).is_some_and(|parts| {
+            let after = parts.partition_point(|(start, _)| *start <= range.start);
+            after > 0 && parts[after - 1].1 >= range.end
+        })
+    }
+}
+
+impl<'a> Splicer<'a> {
+    pub(super) fn new(old: &'a Layout, objects: &'a Objects, writer: &'a ObjectWriter) -> Self {
+        let known = Known::new(old);
+        Splicer { old, objects, writer, known, runs: Vec::new(), replaced: Vec::new() }
+    }
+
+    /// Takes a volume as planned, which fits; what of it is past the filesystem stays the parent's.
+    pub(super) fn volume(
+        &mut self,
+        volume: &ScannedVolume,
+        plan: &dyn Planned,
+        contents: &[ObjectId],
+    ) -> Result<()> {
+        self.replaced.extend(volume.on_disk(0, plan.size()).map(|(start, len)| start..start + len));
+        let mut window = Window { start: 0, limit: 0, bytes: Vec::new(), content: Vec::new() };
+        // An error of the store has to pass through the planner, which knows none such.
+        let mut failed = None;
+        let emitted = plan.emit(&mut |offset, placed| {
+            self.placed(&mut window, volume, offset, placed, contents).map_err(|error| {
+                failed = Some(error);
+                mif_formats::at("rebuild").io(std::io::Error::other("the store"))
+            })
+        });
+        if let Some(error) = failed {
+            return Err(error);
+        }
+        emitted?;
+        self.flush(&mut window)
+    }
+
+    /// The layout of the whole disk.
+    pub(super) fn finish(mut self) -> Result<Layout> {
+        self.runs.sort_unstable_by_key(|run| run.range.start);
+        self.replaced.sort_unstable_by_key(|range| range.start);
+        if self.replaced.windows(2).any(|pair| pair[0].end > pair[1].start) {
+            return Err(Error::unsupported("volumes that lie in one place cannot both be planned"));
+        }
+        let mut builder = Builder::new();
+        let mut runs = self.runs.iter().peekable();
+        for replaced in &self.replaced {
+            self.keep(&mut builder, replaced.start);
+            while let Some(run) = runs.next_if(|run| run.range.start < replaced.end) {
+                builder.zero(run.range.start - builder.end());
+                let len = run.range.end - run.range.start;
+                if run.is_content {
+                    builder.content(len, run.object, run.offset);
+                } else {
+                    builder.residue(len, run.object, run.offset);
+                }
+            }
+            builder.zero(replaced.end - builder.end());
+        }
+        self.keep(&mut builder, self.old.disk_size());
+        Ok(builder.finish())
+    }
+
+    /// Goes on with the parent's bytes up to `end` of the disk.
+    fn keep(&self, builder: &mut Builder, end: u64) {
+        let start = builder.end();
+        for segment in self.old.segments_in(start..end) {
+            let from = segment.range.start.max(start);
+            let to = segment.range.end.min(end);
+            let Some(len) = to.checked_sub(from).filter(|len| *len > 0) else { continue };
+            let skip = from - segment.range.start;
+            let id = |object: u32| self.old.objects()[object as usize];
+            match segment.origin {
+                Origin::Zero => builder.zero(len),
+                Origin::Content { object, offset } => builder.content(len, id(object), offset + skip),
+                Origin::Residue { object, offset } => builder.residue(len, id(object), offset + skip),
+            }
+        }
+    }
+
+    /// Takes what a plan places at `offset` of a volume.
+    fn placed(
+        &mut self,
+        window: &mut Window,
+        volume: &ScannedVolume,
+        offset: u64,
+        placed: Placed<'_>,
+        contents: &[ObjectId],
+    ) -> Result<()> {
+        let mut done = 0;
+        let whole = match placed {
+            Placed::Bytes(bytes) => bytes.len() as u64,
+            Placed::File { len, .. } => len,
+        };
+        for (disk, len) in volume.on_disk(offset, whole) {
+            let part = match placed {
+                Placed::Bytes(bytes) => Placed::Bytes(&bytes[done as usize..(done + len) as usize]),
+                Placed::File { key, offset, .. } => Placed::File { key, offset: offset + done, len },
+            };
+            self.place(window, disk, part, contents)?;
+            done += len;
+        }
+        Ok(())
+    }
+
+    /// Takes what stands at byte `at` of the disk.
+    fn place(
+        &mut self,
+        window: &mut Window,
+        mut at: u64,
+        placed: Placed<'_>,
+        contents: &[ObjectId],
+    ) -> Result<()> {
+        match placed {
+            Placed::Bytes(mut bytes) => {
+                while !bytes.is_empty() {
+                    self.move_to(window, at)?;
+                    let here = (window.limit - at).min(bytes.len() as u64) as usize;
+                    window.put(at, &bytes[..here]);
+                    (at, bytes) = (at + here as u64, &bytes[here..]);
+                }
+            }
+            Placed::File { key, mut offset, mut len } => {
+                let object = contents[key as usize];
+                while len > 0 {
+                    self.move_to(window, at)?;
+                    let here = (window.limit - at).min(len);
+                    window.content.push((at..at + here, object, offset));
+                    (at, offset, len) = (at + here, offset + here, len - here);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Moves to the window of byte `at`.
+    fn move_to(&mut self, window: &mut Window, at: u64) -> Result<()> {
+        if !(window.start..window.limit).contains(&at) {
+            self.flush(window)?;
+            window.start = at / RESIDUE_WINDOW * RESIDUE_WINDOW;
+            window.limit = window.start + RESIDUE_WINDOW;
+        }
+        Ok(())
+    }
+
+    /// Makes runs of a window: of content but for its zero blocks, and of residue what else is not zero.
+    fn flush(&mut self, window: &mut Window) -> Result<()> {
+        // Residue goes on to the end of its block, though there are only zeros, but not into what is kept.
+        let last = window.start + window.bytes.len() as u64;
+        let limit = self.replaced.iter().find(|r| r.start < last && last <= r.end).map_or(last, |r| r.end);
+        let end = last.next_multiple_of(BLOCK).min(limit);
+        window.bytes.resize((end - window.start) as usize, 0);
+        let mut gaps: Vec<Range<u64>> = Vec::new();
+        let mut at = window.start;
+        for (range, object, offset) in std::mem::take(&mut window.content) {
+            gaps.push(at..range.start.min(end));
+            at = range.end;
+            self.content(range, object, offset)?;
+        }
+        gaps.push(at..end);
+        let mut residue = Vec::new();
+        let mut found = Vec::new();
+        for block in gaps.into_iter().flat_map(blocks) {
+            let in_window = (block.start - window.start) as usize..(block.end - window.start) as usize;
+            let bytes = &window.bytes[in_window];
+            if !is_zero(bytes) {
+                found.push((block, residue.len() as u64));
+                residue.extend_from_slice(bytes);
+            }
+        }
+        if !residue.is_empty() {
+            let object = self.writer.put(&residue)?;
+            let run = |(range, offset)| Run { range, is_content: false, object, offset };
+            self.runs.extend(found.into_iter().map(run));
+        }
+        window.bytes.clear();
+        Ok(())
+    }
+
+    /// Makes runs of content, less its zero blocks.
+    fn content(&mut self, range: Range<u64>, object: ObjectId, offset: u64) -> Result<()> {
+        let phase = range.start.wrapping_sub(offset) % BLOCK;
+        let run = |from: u64, to: u64| Run {
+            range: from..to,
+            is_content: true,
+            object,
+            offset: offset + (from - range.start),
+        };
+        let mut from = range.start;
+        for block in blocks(range.clone()).filter(|block| block.end - block.start == BLOCK) {
+            let start = offset + (block.start - range.start);
+            if self.known.has_data(object, &(start..start + BLOCK), phase) {
+                continue;
+            }
+            let mut bytes = [0; BLOCK as usize];
+            self.objects.read_at(&object, start, &mut bytes)?;
+            if is_zero(&bytes) {
+                if from < block.start {
+                    self.runs.push(run(from, block.start));
+                }
+                from = block.end;
+            }
+        }
+        if from < range.end {
+            self.runs.push(run(from, range.end));
+        }
+        Ok(())
+    }
+}
+
+/// A window of the disk that is being filled.
+struct Window {
+    start: u64,
+    limit: u64,
+    /// Metadata from `start` on, as far as there is.
+    bytes: Vec<u8>,
+    content: Vec<(Range<u64>, ObjectId, u64)>,
+}
+
+impl Window {
+    fn put(&mut self, at: u64, bytes: &[u8]) {
+        let start = (at - self.start) as usize;
+        self.bytes.resize(start.max(self.bytes.len()), 0);
+        self.bytes.extend_from_slice(bytes);
+    }
+}
+
+/// `range` cut at the disk's block boundaries.
+fn blocks(range: Range<u64>) -> impl Iterator<Item = Range<u64>> {
+    let mut at = range.start;
+    std::iter::from_fn(move || {
+        let start = at;
+        at = ((start / BLOCK + 1) * BLOCK).min(range.end);
+        (start < range.end).then_some(start..at)
+    })
+}

@@ -1,0 +1,139 @@
+//! The tree to plan, from a volume's rows.
+
+use std::collections::HashMap;
+use std::ops::Range;
+
+use mif_formats::fs::plan::{Tree, TreeNode};
+use mif_formats::fs::{FileType, Filesystem, Node, Piece};
+use mif_formats::mif::ObjectId;
+use mif_formats::mif::manifest::Row;
+
+use crate::store::Objects;
+use crate::{Error, Result};
+
+/// The rows of a volume, before and after the edits; those of other volumes are passed over.
+pub(super) struct Rows<'a> {
+    pub(super) volume: &'a str,
+    pub(super) old: &'a [Row],
+    pub(super) new: &'a [Row],
+}
+
+impl Rows<'_> {
+    /// The tree, and the object of each file key.
+    ///
+    /// Rows of one inode number are hard links of one node, which the first of them describes.
+    pub(super) fn tree(&self, original: &dyn Filesystem, objects: &Objects) -> Result<(Tree, Vec<ObjectId>)> {
+        let old: HashMap<u64, &Row> = self
+            .old
+            .iter()
+            .filter(|row| row.volume == self.volume)
+            .filter_map(|row| Some((row.inode?, row)))
+            .collect();
+        // A folder before what it holds: parts of paths in their order, not bytes of whole ones.
+        let mut rows: Vec<&Row> = self.new.iter().filter(|row| row.volume == self.volume).collect();
+        rows.sort_by(|a, b| a.path.split(|c| *c == b'/').cmp(b.path.split(|c| *c == b'/')));
+        let mut rows = rows.into_iter();
+        let root = rows
+            .next()
+            .filter(|row| row.path == b"/" && row.file_type == FileType::Dir)
+            .ok_or_else(|| Error::input("the manifest has no root folder"))?;
+        let mut tree = Tree::new(node(root));
+        let mut contents = Vec::new();
+        let mut links = HashMap::new();
+        for row in rows {
+            if let Some(first) = row.inode.and_then(|inode| links.get(&inode)) {
+                tree.link(&row.path, row.short_name, *first)?;
+                continue;
+            }
+            let meta = node(row);
+            let new = if row.file_type == FileType::File && row.size > 0 {
+                let object = row.object().ok_or_else(|| {
+                    Error::input(format!("{}: its content is not in the store", row.path_text()))
+                })?;
+                let len = objects.len(&object)?;
+                if len != row.size {
+                    let path = row.path_text();
+                    return Err(Error::input(format!(
+                        "{path}: its size is {}, its content has {len}",
+                        row.size
+                    )));
+                }
+                contents.push(object);
+                let data = self.data(row, &object, &old, original, objects)?;
+                TreeNode::file(meta, contents.len() as u64 - 1, data)
+            } else {
+                TreeNode::new(meta)
+            };
+            let index = tree.add(&row.path, row.short_name, new)?;
+            if let Some(inode) = row.inode {
+                links.insert(inode, index);
+            }
+        }
+        tree.finish()?;
+        Ok((tree, contents))
+    }
+
+    /// The parts of a file that are no holes: of one that has not changed, what is none on the original volume
+    /// (a swap file must stay without holes); of another, all but what its object knows to be zeros.
+    fn data(
+        &self,
+        row: &Row,
+        object: &ObjectId,
+        old: &HashMap<u64, &Row>,
+        original: &dyn Filesystem,
+        objects: &Objects,
+    ) -> Result<Vec<Range<u64>>> {
+        let unchanged = row
+            .inode
+            .filter(|inode| old.get(inode).is_some_and(|before| before.object().as_ref() == Some(object)));
+        let mut data: Vec<Range<u64>> = Vec::new();
+        let mut add = |range: Range<u64>| match data.last_mut() {
+            Some(last) if last.end == range.start => last.end = range.end,
+            _ => data.push(range),
+        };
+        if let Some(Ok(content)) = unchanged.map(|inode| original.content(inode)) {
+            let mut at = 0;
+            for piece in &content.pieces {
+                if !matches!(piece, Piece::Zero { .. }) && !piece.is_empty() {
+                    add(at..at + piece.len());
+                }
+                at += piece.len();
+            }
+            return Ok(data);
+        }
+        let mut at = 0;
+        for zeros in objects.zero_runs(object)? {
+            if at < zeros.start {
+                add(at..zeros.start);
+            }
+            at = zeros.end;
+        }
+        if at < row.size {
+            add(at..row.size);
+        }
+        Ok(data)
+    }
+}
+
+/// The metadata that a row says.
+fn node(row: &Row) -> Node {
+    Node {
+        file_type: row.file_type,
+        mode: row.mode,
+        uid: row.uid,
+        gid: row.gid,
+        nlink: row.nlink,
+        inode: row.inode,
+        size: row.size,
+        mtime: row.mtime,
+        atime: row.atime,
+        ctime: row.ctime,
+        crtime: row.crtime,
+        rdev: row.rdev,
+        flags: row.flags,
+        generation: row.generation,
+        project: row.project,
+        link_target: row.link_target.clone(),
+        xattrs: row.xattrs.clone(),
+    }
+}

@@ -1,0 +1,123 @@
+//! Planning ext2, ext3 and ext4 volumes.
+//!
+//! ```text
+//! Params → Geometry (where the volume's own metadata lies)
+//! Tree   → numbers → blocks of folders, symlinks, attributes, files → runs   (places.rs: all is decided here)
+//! runs   → bitmaps, descriptors, superblocks, inodes, maps, folders           (emit.rs: made block by block)
+//! ```
+//!
+//! Blocks are given out in one ascending pass: journal, folders and other metadata in path order, then the files
+//! in path order, each in one piece but for what is fixed in between. So what is in use is told by one number:
+//! all before it, and what is fixed after it.
+//!
+//! # What a plan sets
+//!
+//! Read back, a planned tree has the same paths, types, modes, owners, times, link targets, attributes, device
+//! numbers, generations and content as the tree that it was planned from, except that planning sets
+//!
+//! - inode numbers, where a node has none, or one that is taken or out of range;
+//! - `nlink`: counted from the tree (a folder with more than 65,000 links has 1, with `dir_nlink`);
+//! - the size of folders, and of symlinks that of their target;
+//! - `i_flags`: how a file is mapped, whether a folder has an index, and compression's marks;
+//! - times that are missing: of access and change, that of modification; where inodes have 128 bytes, all times
+//!   are cut to seconds and there is none of creation;
+//! - holes smaller than a block, which become zeros;
+//! - of the project, 0 where the volume knows projects and a node has none.
+//!
+//! Lists of blocks that boot loaders keep outside of the filesystem (LILO, extlinux) are not followed up.
+
+use crate::fs::plan::{Placed, Planned, Tree};
+use crate::{ErrorKind, Result};
+
+mod alloc;
+mod demands;
+mod dir;
+mod emit;
+mod feature_list;
+mod geometry;
+mod groups;
+mod hash;
+mod inode;
+mod map;
+mod params;
+mod places;
+mod xattr;
+
+pub use hash::HashVersion;
+pub use params::Params;
+
+/// A planned ext2, ext3 or ext4 volume.
+pub struct Plan<'a>(places::Places<'a>);
+
+impl<'a> Plan<'a> {
+    /// Plans a volume with the files of `tree`.
+    ///
+    /// Errs before anything is emitted, and in words, with `Limit` if there is no room (and how much is
+    /// needed), with `Unsupported` for what such a volume cannot hold.
+    pub fn new(tree: &'a Tree, params: Params) -> Result<Self> {
+        places::Places::new(tree, params).map(Plan)
+    }
+
+    /// The inode number that a node has got.
+    #[must_use]
+    pub fn inode(&self, node: crate::fs::plan::NodeIndex) -> u32 {
+        self.0.numbers[node]
+    }
+}
+
+impl Planned for Plan<'_> {
+    fn size(&self) -> u64 {
+        self.0.params.size()
+    }
+
+    fn notes(&self) -> &[String] {
+        &self.0.params.notes
+    }
+
+    fn emit(&self, place: &mut dyn FnMut(u64, Placed<'_>) -> Result<()>) -> Result<()> {
+        emit::emit(&self.0, place)
+    }
+}
+
+/// The smallest size in bytes that `tree` can be planned at, with parameters that are otherwise `params`
+/// resized to it.
+///
+/// Errs as planning does if no size would do.
+pub fn minimum_size(tree: &Tree, params: &Params) -> Result<u64> {
+    let block = u64::from(params.block_size);
+    // The size at which it fits into so many blocks: less, where the last group would be too small.
+    let fits = |blocks: u64| -> Result<Option<u64>> {
+        let mut params = params.clone();
+        params.resize(blocks * block);
+        match Plan::new(tree, params) {
+            Ok(plan) => Ok(Some(plan.size())),
+            Err(error) if error.kind() == ErrorKind::Limit => Ok(None),
+            Err(error) => Err(error),
+        }
+    };
+    let data: u64 = tree
+        .nodes()
+        .iter()
+        .flat_map(|node| &node.data)
+        .map(|range| range.end.div_ceil(block) - range.start / block)
+        .sum();
+    let (mut low, mut high) = (data, data.max(params.blocks).max(64));
+    let mut smallest = loop {
+        if let Some(size) = fits(high)? {
+            break size;
+        }
+        low = high;
+        if high >= 1 << 48 {
+            return Plan::new(tree, params.clone()).map(|plan| plan.size());
+        }
+        high += high / 4 + 64;
+    };
+    while low + 1 < high {
+        let middle = low + (high - low) / 2;
+        match fits(middle)? {
+            Some(size) => (high, smallest) = (middle, size),
+            None => low = middle,
+        }
+    }
+    Ok(smallest)
+}

@@ -1,0 +1,273 @@
+//! Planning a filesystem: the reverse of reading one. A tree of files and parameters become an ordered list of
+//! what stands where on a volume. No file content is read: the list says which bytes of which file go where.
+//!
+//! ```text
+//! Tree + parameters  →  a plan (places decided, nothing written)  →  Planned::emit: (offset, Placed) …
+//! ```
+//!
+//! Planning decides all places first, and refuses what cannot be before anything is emitted. Emission makes the
+//! metadata's bytes block by block from those decisions, so memory grows with the number of files and not with
+//! the size of the volume. The same tree and parameters give the same bytes.
+
+use std::collections::HashMap;
+use std::ops::Range;
+
+use super::walk::Listing;
+use super::{FileType, Node, NodeId};
+use crate::{At, Result, at};
+
+/// A caller's own name for the content of a file; planners pass it on.
+pub type FileKey = u64;
+
+/// The number of a node in its [`Tree`].
+pub type NodeIndex = usize;
+
+/// What stands somewhere on a planned volume. What nothing stands on is zero.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Placed<'a> {
+    /// Metadata.
+    Bytes(&'a [u8]),
+    /// `len` bytes of a file, from its byte `offset` on.
+    File {
+        /// Which file.
+        key: FileKey,
+        /// Where in the file, in bytes.
+        offset: u64,
+        /// How many bytes.
+        len: u64,
+    },
+}
+
+/// A planned filesystem.
+pub trait Planned {
+    /// The size of the volume in bytes.
+    fn size(&self) -> u64;
+
+    /// What was changed on the way from the parameters to the plan, each a sentence.
+    fn notes(&self) -> &[String];
+
+    /// Gives all that is not zero, with its offset on the volume in bytes: ascending, and no two overlap.
+    fn emit(&self, place: &mut dyn FnMut(u64, Placed<'_>) -> Result<()>) -> Result<()>;
+}
+
+/// A tree of files to plan a filesystem for.
+#[derive(Debug)]
+pub struct Tree {
+    nodes: Vec<TreeNode>,
+    /// Folders by their path without the trailing slash: the root is the empty one. Emptied when finished.
+    folders: HashMap<Vec<u8>, u32>,
+}
+
+/// A file, folder or other node, and for a file what is known of its content.
+#[derive(Debug, Clone)]
+pub struct TreeNode {
+    /// Its metadata. `nlink`, and the size of a folder, are not taken from here: they follow from the tree.
+    pub meta: Node,
+    /// Names the content of a regular file.
+    pub key: FileKey,
+    /// The parts of a regular file that are no holes: sorted, apart, not empty, within its size.
+    pub data: Vec<Range<u64>>,
+    /// What a folder holds, sorted by name.
+    pub children: Vec<Child>,
+}
+
+/// An entry of a folder.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Child {
+    /// The name in bytes.
+    pub name: Vec<u8>,
+    /// FAT: the short name that it is to have beside it.
+    pub short_name: Option<[u8; 11]>,
+    /// The node.
+    pub node: u32,
+}
+
+impl TreeNode {
+    /// A node without content.
+    #[must_use]
+    pub fn new(meta: Node) -> Self {
+        TreeNode { meta, key: 0, data: Vec::new(), children: Vec::new() }
+    }
+
+    /// A regular file, of whose content only `data` is no hole.
+    #[must_use]
+    pub fn file(meta: Node, key: FileKey, data: Vec<Range<u64>>) -> Self {
+        TreeNode { meta, key, data, children: Vec::new() }
+    }
+}
+
+impl Tree {
+    /// A tree of a root folder only.
+    #[must_use]
+    pub fn new(root: Node) -> Self {
+        Tree { nodes: vec![TreeNode::new(root)], folders: HashMap::from([(Vec::new(), 0)]) }
+    }
+
+    /// Adds a node at an absolute path whose folder is there already.
+    pub fn add(&mut self, path: &[u8], short_name: Option<[u8; 11]>, node: TreeNode) -> Result<NodeIndex> {
+        check_data(path, &node)?;
+        let index = self.nodes.len();
+        self.enter(path, short_name, index)?;
+        if node.meta.file_type == FileType::Dir {
+            self.folders.insert(path.to_vec(), index as u32);
+        }
+        self.nodes.push(node);
+        Ok(index)
+    }
+
+    /// Gives a node that is there already, and is no folder, another path: a hard link.
+    pub fn link(&mut self, path: &[u8], short_name: Option<[u8; 11]>, node: NodeIndex) -> Result<()> {
+        if self.nodes[node].meta.file_type == FileType::Dir {
+            return Err(place(path).unsupported("a folder cannot have a second path"));
+        }
+        self.enter(path, short_name, node)
+    }
+
+    fn enter(&mut self, path: &[u8], short_name: Option<[u8; 11]>, node: NodeIndex) -> Result<()> {
+        let cut = path.iter().rposition(|b| *b == b'/');
+        let Some((folder, name)) = cut.map(|cut| (&path[..cut], &path[cut + 1..])) else {
+            return Err(place(path).unsupported("is no absolute path"));
+        };
+        if matches!(name, b"" | b"." | b"..") || name.contains(&0) {
+            return Err(place(path).unsupported("its last part can be no name"));
+        }
+        let Some(&parent) = self.folders.get(folder) else {
+            return Err(place(path).not_found("its folder is not there"));
+        };
+        let index = u32::try_from(node).map_err(|_| place(path).limit("the tree has too many nodes"))?;
+        self.nodes[parent as usize].children.push(Child { name: name.to_vec(), short_name, node: index });
+        Ok(())
+    }
+
+    /// Sorts the folders and checks that no path is there twice: to be called once all is added.
+    pub fn finish(&mut self) -> Result<()> {
+        self.folders = HashMap::new();
+        for node in &mut self.nodes {
+            node.children.sort_unstable();
+            if let Some(pair) = node.children.windows(2).find(|pair| pair[0].name == pair[1].name) {
+                return Err(place(&pair[0].name).unsupported("is in its folder twice"));
+            }
+        }
+        Ok(())
+    }
+
+    /// The tree of a volume that was listed. `content` is asked for the key and the data of each regular file.
+    pub fn of_listing(
+        listing: &Listing,
+        mut content: impl FnMut(NodeId, &Node) -> Result<(FileKey, Vec<Range<u64>>)>,
+    ) -> Result<Self> {
+        let mut entries = listing.entries.iter();
+        let root = entries.next().ok_or_else(|| at("tree").not_found("it has no root"))?;
+        let mut tree = Tree::new(listing.nodes[&root.node].clone());
+        let mut known: HashMap<NodeId, NodeIndex> = HashMap::new();
+        for entry in entries {
+            if let Some(index) = known.get(&entry.node) {
+                tree.link(&entry.path, entry.short_name, *index)?;
+                continue;
+            }
+            let meta = listing.nodes[&entry.node].clone();
+            let node = if meta.file_type == FileType::File {
+                let (key, data) = content(entry.node, &meta)?;
+                TreeNode::file(meta, key, data)
+            } else {
+                TreeNode::new(meta)
+            };
+            known.insert(entry.node, tree.add(&entry.path, entry.short_name, node)?);
+        }
+        tree.finish()?;
+        Ok(tree)
+    }
+
+    /// All nodes; the first is the root.
+    #[must_use]
+    pub fn nodes(&self) -> &[TreeNode] {
+        &self.nodes
+    }
+
+    /// All nodes to change their metadata.
+    pub fn nodes_mut(&mut self) -> &mut [TreeNode] {
+        &mut self.nodes
+    }
+
+    /// Starts an error of a node, by the first of its paths.
+    pub(crate) fn named(&self, node: u32) -> At {
+        let mut todo = vec![(Vec::new(), 0u32)];
+        while let Some((path, index)) = todo.pop() {
+            if index == node {
+                return place(if path.is_empty() { b"/" } else { &path });
+            }
+            for child in self.nodes[index as usize].children.iter().rev() {
+                todo.push(([&path[..], b"/", &child.name].concat(), child.node));
+            }
+        }
+        at(format!("node {node} of the tree"))
+    }
+
+    /// Every node once, at the first of its paths, in path order: a folder before what it holds.
+    #[must_use]
+    pub(crate) fn in_order(&self) -> Vec<u32> {
+        let mut seen = vec![false; self.nodes.len()];
+        let mut order = Vec::with_capacity(self.nodes.len());
+        let mut todo = vec![0u32];
+        while let Some(index) = todo.pop() {
+            if std::mem::replace(&mut seen[index as usize], true) {
+                continue;
+            }
+            order.push(index);
+            todo.extend(self.nodes[index as usize].children.iter().rev().map(|child| child.node));
+        }
+        order
+    }
+}
+
+/// An error of the node at a path.
+fn place(path: &[u8]) -> At {
+    at(format!("\"{}\"", path.escape_ascii()))
+}
+
+fn check_data(path: &[u8], node: &TreeNode) -> Result<()> {
+    let mut end = 0;
+    for (i, range) in node.data.iter().enumerate() {
+        if range.start >= range.end || (i > 0 && range.start <= end) || range.end > node.meta.size {
+            return Err(place(path).corrupt(format!(
+                "its data at {} to {} is not sorted, or past its size of {}",
+                range.start, range.end, node.meta.size
+            )));
+        }
+        end = range.end;
+    }
+    if !node.data.is_empty() && node.meta.file_type != FileType::File {
+        return Err(place(path).corrupt("has content, and is no regular file"));
+    }
+    Ok(())
+}
+
+/// Writing integers into byte slices, the reverse of [`crate::bytes`].
+pub(crate) mod put {
+    /// Puts a little-endian `u16` at byte `at`.
+    pub(crate) fn le16(bytes: &mut [u8], at: usize, value: u16) {
+        bytes[at..at + 2].copy_from_slice(&value.to_le_bytes());
+    }
+
+    /// Puts a little-endian `u32` at byte `at`.
+    pub(crate) fn le32(bytes: &mut [u8], at: usize, value: u32) {
+        bytes[at..at + 4].copy_from_slice(&value.to_le_bytes());
+    }
+
+    /// Puts a big-endian `u32` at byte `at`.
+    pub(crate) fn be32(bytes: &mut [u8], at: usize, value: u32) {
+        bytes[at..at + 4].copy_from_slice(&value.to_be_bytes());
+    }
+
+    /// Puts the lower 32 bits of `value` at byte `low`, the upper at byte `high`.
+    pub(crate) fn split32(bytes: &mut [u8], low: usize, high: usize, value: u64) {
+        le32(bytes, low, value as u32);
+        le32(bytes, high, (value >> 32) as u32);
+    }
+
+    /// Puts the lower 16 bits of `value` at byte `low`, the upper at byte `high`.
+    pub(crate) fn split16(bytes: &mut [u8], low: usize, high: usize, value: u32) {
+        le16(bytes, low, value as u16);
+        le16(bytes, high, (value >> 16) as u16);
+    }
+}

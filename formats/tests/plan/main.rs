@@ -1,0 +1,18 @@
+//! The planners, held against e2fsck, debugfs, fsck.fat, mtools and the kernel, and against our own readers.
+
+#![allow(clippy::single_range_in_vec_init)]
+
+mod again;
+mod ext;
+mod ext_limits;
+mod fat;
+mod real;
+mod trees;
+mod volume;
+
+#[path = "../ext4/tools.rs"]
+#[allow(dead_code)]
+mod tools;
+#[path = "../ext4/view.rs"]
+#[allow(dead_code)]
+mod view;
