@@ -104,7 +104,7 @@ impl OpenImage {
 
 fn tree_of_disk(disk: Arc<dyn Source>) -> Result<Tree> {
     let scan = Arc::new(Scan::new(disk)?);
-    let mut complaints = scan.warnings();
+    let mut complaints = scan.warnings.clone();
     let mut found = Vec::new();
     for (number, volume) in scan.volumes.iter().enumerate() {
         let Some(fs) = volume.filesystem() else { continue };

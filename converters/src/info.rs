@@ -66,7 +66,7 @@ pub fn info(image: &OpenImage) -> Result<ImageInfo> {
         }
         Origin::File { container } => {
             let scan = Scan::new(container.source.clone())?;
-            let warnings = container.warnings.iter().cloned().chain(scan.warnings()).collect();
+            let warnings = container.warnings.iter().cloned().chain(scan.warnings.clone()).collect();
             Ok(ImageInfo {
                 image: image.label.clone(),
                 disk_size: container.source.len(),

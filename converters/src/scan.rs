@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use mif_formats::fs::{self, Filesystem, Volume};
-use mif_formats::partition::{self, Partition, Table};
+use mif_formats::partition::{self, Partition, Table, lvm};
 use mif_formats::{Slice, Source};
 
 use crate::store::{FilesystemRecord, VolumeRecord};
@@ -15,13 +15,15 @@ pub struct Scan {
     pub disk: Arc<dyn Source>,
     /// Its partition table.
     pub table: Table,
-    /// What is on each partition, in the table's order.
+    /// What is on each partition, in the table's order, and then on each logical volume in them.
     pub volumes: Vec<ScannedVolume>,
+    /// All that is odd about the table and the volumes, each a sentence.
+    pub warnings: Vec<String>,
 }
 
 /// A volume on a disk.
 pub struct ScannedVolume {
-    /// `p` and the partition's slot.
+    /// `p` and the partition's slot; a logical volume's `group/volume`.
     pub name: String,
     /// What is on it.
     pub content: Volume,
@@ -76,24 +78,18 @@ impl Scan {
     /// Looks at a disk. Only a failing read is an error: what is unknown or broken is said in warnings.
     pub fn new(disk: Arc<dyn Source>) -> Result<Self> {
         let table = partition::read(&*disk)?;
-        let volumes =
+        let mut volumes: Vec<ScannedVolume> =
             table.partitions.iter().map(|partition| scan_volume(&disk, partition)).collect::<Result<_>>()?;
-        Ok(Scan { disk, table, volumes })
-    }
-
-    /// All that is odd about the table and the volumes, each a sentence.
-    #[must_use]
-    pub fn warnings(&self) -> Vec<String> {
-        let mut all: Vec<String> =
-            self.table.warnings.iter().map(|w| format!("partition table: {w}")).collect();
-        for volume in &self.volumes {
-            let warnings = match &volume.content {
+        let mut warnings = table.warnings.iter().map(|w| format!("partition table: {w}")).collect();
+        scan_logical_volumes(&disk, &table.partitions, &mut volumes, &mut warnings)?;
+        for volume in &volumes {
+            let said = match &volume.content {
                 Volume::Known(fs) => &fs.info().warnings,
                 Volume::Other { warnings, .. } => warnings,
             };
-            all.extend(warnings.iter().map(|w| format!("{}: {w}", volume.name)));
+            warnings.extend(said.iter().map(|w| format!("{}: {w}", volume.name)));
         }
-        all
+        Ok(Scan { disk, table, volumes, warnings })
     }
 }
 
@@ -102,6 +98,36 @@ fn scan_volume(disk: &Arc<dyn Source>, partition: &Partition) -> Result<ScannedV
     let content = fs::open(Arc::new(Slice::new(disk.clone(), range)?))?;
     let extents = vec![VolumeExtent { volume: 0, disk: partition.start, len: partition.len }];
     Ok(ScannedVolume { name: volume_name(partition.slot), content, extents })
+}
+
+/// Adds the linear logical volumes that lie in partitions, as `group/volume`.
+fn scan_logical_volumes(
+    disk: &Arc<dyn Source>,
+    partitions: &[Partition],
+    volumes: &mut Vec<ScannedVolume>,
+    warnings: &mut Vec<String>,
+) -> Result<()> {
+    let physical = partitions.iter().map(|p| -> Result<Arc<dyn Source>> {
+        Ok(Arc::new(Slice::new(disk.clone(), p.start..p.start + p.len)?))
+    });
+    let physical = physical.collect::<Result<Vec<_>>>()?;
+    for group in lvm::read(&physical)? {
+        warnings.extend(group.warnings.iter().map(|w| format!("LVM {}: {w}", group.name)));
+        for logical in &group.volumes {
+            let mut at = 0;
+            let extents = logical.segments.iter().map(|segment| {
+                at += segment.len;
+                let disk = partitions[segment.physical].start + segment.start;
+                VolumeExtent { volume: at - segment.len, disk, len: segment.len }
+            });
+            volumes.push(ScannedVolume {
+                name: format!("{}/{}", group.name, logical.name),
+                extents: extents.collect(),
+                content: fs::open(Arc::new(logical.open(&physical)))?,
+            });
+        }
+    }
+    Ok(())
 }
 
 #[cfg(test)]

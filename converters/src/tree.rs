@@ -21,7 +21,8 @@ pub struct Tree {
     pub complaints: Vec<String>,
 }
 
-/// A path as the user writes it: `/etc/passwd` on the root filesystem, `p15:/EFI` on a volume.
+/// A path as the user writes it: `/etc/passwd` on the root filesystem, `p15:/EFI` on a partition,
+/// `vg/home:/ada` on a logical volume.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct VolumePath {
     /// The volume; the root filesystem's if none.
@@ -34,12 +35,10 @@ impl VolumePath {
     /// Reads a path as the user writes it.
     #[must_use]
     pub fn parse(text: &[u8]) -> Self {
-        let is_slot = |v: &[u8]| v.len() > 1 && v[0] == b'p' && v[1..].iter().all(u8::is_ascii_digit);
-        let colon = text.iter().position(|b| *b == b':');
-        match colon.map(|i| (&text[..i], &text[i + 1..])) {
-            Some((volume, path)) if is_slot(volume) => {
-                let volume = String::from_utf8(volume.to_vec()).expect("ASCII");
-                VolumePath { volume: Some(volume), path: path.to_vec() }
+        let colon = text.windows(2).position(|pair| pair == b":/");
+        match colon.map(|i| (std::str::from_utf8(&text[..i]), &text[i + 1..])) {
+            Some((Ok(volume), path)) if !volume.is_empty() && !volume.starts_with('/') => {
+                VolumePath { volume: Some(volume.to_owned()), path: path.to_vec() }
             }
             _ => VolumePath { volume: None, path: text.to_vec() },
         }
@@ -172,7 +171,8 @@ mod tests {
         let of = |text: &str| VolumePath::parse(text.as_bytes());
         assert_eq!(of("p15:/EFI"), VolumePath { volume: Some("p15".into()), path: b"/EFI".to_vec() });
         assert_eq!(of("/p1:/x").volume, None);
-        assert_eq!(of("p:/x").volume, None);
+        assert_eq!(of("vg/root:/x").volume, Some("vg/root".into()));
+        assert_eq!(of("a:b").volume, None);
         assert_eq!(of("/etc/a:b").path, b"/etc/a:b");
     }
 }

@@ -12,7 +12,7 @@ use serde::Serialize;
 
 use crate::progress::{self, Progress};
 use crate::scan::Scan;
-use crate::{Error, OpenImage, Origin, Result, Tree, volume_name};
+use crate::{Error, OpenImage, Origin, Result, Tree};
 
 /// How much is compared at once, in bytes.
 const WINDOW: u64 = 1 << 20;
@@ -201,15 +201,13 @@ fn read_or_zero(source: &dyn Source, start: u64, buf: &mut [u8]) -> Result<bool>
 
 /// What lies at a byte of a disk.
 fn place_of(byte: u64, scan: &Scan) -> String {
-    let holder = scan
-        .table
-        .partitions
-        .iter()
-        .zip(&scan.volumes)
-        .find(|(p, _)| (p.start..p.start + p.len).contains(&byte));
-    let Some((partition, volume)) = holder else { return "outside of every partition".into() };
-    let name = volume_name(partition.slot);
-    let on_volume = byte - partition.start;
+    // The last first: a logical volume says more than the partition that it lies in.
+    let holder = scan.volumes.iter().rev().find_map(|volume| {
+        let extent = volume.extents.iter().find(|e| (e.disk..e.disk + e.len).contains(&byte))?;
+        Some((volume, extent.volume + (byte - extent.disk)))
+    });
+    let Some((volume, on_volume)) = holder else { return "outside of every partition".into() };
+    let name = &volume.name;
     let Some(fs) = volume.filesystem() else { return format!("{name}, byte {on_volume}") };
     let Ok(listing) = mif_formats::fs::walk::walk(fs) else { return format!("{name}, byte {on_volume}") };
     for entry in &listing.entries {

@@ -175,7 +175,9 @@ impl Error {
 
 impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}: {}", self.0.at, self.0.problem)
+        let place = self.0.at.to_string();
+        let gap = if place.is_empty() { "" } else { ": " };
+        write!(f, "{place}{gap}{}", self.0.problem)
     }
 }
 

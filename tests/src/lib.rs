@@ -2,6 +2,9 @@
 
 #![forbid(unsafe_code)]
 
+pub mod listing;
+pub mod oracle;
+
 use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
@@ -32,12 +35,13 @@ pub fn work_folder() -> TempDir {
 /// forbidden (`MIF_TESTS_REQUIRE_TOOLS=1`), fails.
 #[must_use]
 pub fn have(tools: &[&str]) -> bool {
-    let path = search_path();
-    let absent: Vec<&&str> = tools
-        .iter()
-        .filter(|tool| !std::env::split_paths(&path).any(|dir| dir.join(tool).is_file()))
-        .collect();
+    let absent: Vec<&&str> = tools.iter().filter(|tool| find(tool).is_none()).collect();
     absent.is_empty() || skip(&format!("these tools are not installed: {absent:?}"))
+}
+
+/// Where a tool is.
+fn find(tool: &str) -> Option<PathBuf> {
+    std::env::split_paths(&search_path()).map(|dir| dir.join(tool)).find(|path| path.is_file())
 }
 
 /// Says that a test is skipped and why; gives false. Fails where skipping is forbidden.

@@ -60,6 +60,9 @@ pub(super) struct Open {
     /// Also open files beneath DIR that an image names; else only those beneath its own folder
     #[arg(long, value_name = "DIR")]
     pub(super) allow_path: Vec<PathBuf>,
+    /// Take this internal snapshot of a qcow2 image, by name or ID
+    #[arg(long, value_name = "NAME")]
+    pub(super) snapshot: Option<String>,
 }
 
 #[derive(Subcommand)]

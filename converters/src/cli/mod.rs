@@ -192,7 +192,7 @@ fn command_line() -> Vec<String> {
 }
 
 fn open_options(open: Open) -> OpenOptions {
-    OpenOptions { format: open.format, allow_paths: open.allow_path, ..OpenOptions::default() }
+    OpenOptions { format: open.format, allow_paths: open.allow_path, snapshot: open.snapshot }
 }
 
 fn volume_path(text: &OsString) -> VolumePath {

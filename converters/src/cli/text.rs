@@ -29,10 +29,6 @@ pub(super) fn size(bytes: u64) -> String {
     HumanBytes(bytes).to_string()
 }
 
-fn share(part: u64, whole: u64) -> f64 {
-    if whole == 0 { 0.0 } else { part as f64 * 100.0 / whole as f64 }
-}
-
 pub(super) fn import(report: &ImportReport) -> String {
     let ImportReport { source, format, result, image, same_as, disk_size, counts, added, seconds, .. } =
         report;
@@ -50,12 +46,10 @@ pub(super) fn import(report: &ImportReport) -> String {
         size(counts.residue_bytes),
         size(counts.zero_bytes)
     );
-    let data = counts.content_bytes + counts.residue_bytes;
     let _ = writeln!(
         out,
-        "  new to the store: {} ({:.1} % of the data), stored in {}{}; {seconds:.1} s",
+        "  new to the store: {}, stored in {}{}; {seconds:.1} s",
         size(added.bytes),
-        share(added.bytes, data),
         size(added.stored_bytes + report.manifest_bytes),
         if report.verified { "; read back and compared" } else { "" },
     );
@@ -161,7 +155,7 @@ pub(super) fn info(info: &ImageInfo) -> String {
     };
     let id = info.table.id.as_deref().map_or(String::new(), |id| format!(", id {id}"));
     let _ = writeln!(out, "  partitions     {table}, {}-byte sectors{id}", info.table.sector_size);
-    for (partition, volume) in info.table.partitions.iter().zip(&info.volumes) {
+    for (i, volume) in info.volumes.iter().enumerate() {
         let what = match &volume.content {
             FilesystemRecord::Filesystem(fs) => {
                 let label = fs.label.as_deref().map_or(String::new(), |l| format!(" \"{}\"", printable(l)));
@@ -171,11 +165,12 @@ pub(super) fn info(info: &ImageInfo) -> String {
             FilesystemRecord::Other(Some(name)) => name.clone(),
             FilesystemRecord::Other(None) => "no filesystem known".into(),
         };
-        let name = partition
-            .name
-            .as_deref()
-            .filter(|n| !n.is_empty())
-            .map_or(String::new(), |n| format!(" \"{}\"", printable(n)));
+        let Some(partition) = info.table.partitions.get(i) else {
+            let _ = writeln!(out, "    {}: {what}", printable(&volume.volume));
+            continue;
+        };
+        let name = partition.name.as_deref().filter(|n| !n.is_empty());
+        let name = name.map_or(String::new(), |n| format!(" \"{}\"", printable(n)));
         let _ = writeln!(
             out,
             "    {:<4}{:>12} at {:>12}{name}: {what}",

@@ -280,7 +280,7 @@ fn import_disk(
     work.read_all(options.threads)?;
     let layout = work.layout();
     let (rows, counts) = manifest_of(&scan, &plan, &work.files, &layout);
-    let mut warnings = scan.warnings();
+    let mut warnings = scan.warnings.clone();
     warnings.extend_from_slice(&plan.complaints);
     Ok(Imported { scan, layout, rows, counts, warnings })
 }

@@ -1,9 +1,30 @@
 //! Containers: files that hold a disk. A format is a folder here and one line in [`FORMATS`].
 
+mod cache;
+mod codec;
+mod file;
+mod mapped;
+mod opener;
+mod options;
+mod output;
+mod pull;
+
+mod qcow2;
+mod raw;
+mod vmdk;
+
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use crate::{Result, Source, at};
+use crate::{Error, Result, Source, at};
+
+pub use file::ImageFile;
+pub use opener::Opener;
+pub use options::CreateOptions;
+pub use output::{Output, OutputFile};
+
+/// Every format, in the order in which files are probed. Raw is last: any file can be raw.
+pub static FORMATS: &[&dyn Format] = &[&qcow2::Qcow2, &vmdk::Vmdk, &raw::Raw];
 
 /// A container format: how it is recognised, opened and written.
 pub trait Format: Sync {
@@ -13,13 +34,15 @@ pub trait Format: Sync {
     /// The file name suffixes that stand for it when a file is written, without dot.
     fn suffixes(&self) -> &'static [&'static str];
 
-    /// Whether a file is of this format. `head` is its first bytes (up to 4 KiB), `tail` its last (up to 1 KiB), `len` its length in bytes.
+    /// Whether a file is of this format. `head` is its first bytes (up to 4 KiB), `tail` its last (up to
+    /// 1 KiB), `len` its length in bytes.
     fn probe(&self, head: &[u8], tail: &[u8], len: u64) -> bool;
 
-    /// Opens the container at `path` for reading.
-    fn open(&self, path: &Path, options: &OpenOptions) -> Result<Disk>;
+    /// Opens a container for reading. Further files that it names are opened through `opener`.
+    fn open(&self, file: ImageFile, opener: &Opener<'_>) -> Result<Disk>;
 
-    /// Writes `source` as a new container, through `output`. Bytes are pulled in guest order.
+    /// Writes `source` as a new container, through `output`. Bytes are pulled in guest order; what is
+    /// written depends on them and the options alone. The caller commits `output`.
     fn create(
         &self,
         source: &dyn Source,
@@ -36,6 +59,8 @@ pub struct OpenOptions {
     pub format: Option<String>,
     /// Folders beneath which an image may make us open further files, besides its own.
     pub allow_paths: Vec<PathBuf>,
+    /// The internal snapshot to open instead of the current state: its name or ID.
+    pub snapshot: Option<String>,
 }
 
 /// An opened container: the disk inside it, and what is to be said of the container.
@@ -62,28 +87,81 @@ pub trait Observer: Sync {
     }
 }
 
-/// Options of a writer, as `key=value`, with qemu-img's names where it has one.
-pub type CreateOptions = Vec<(String, String)>;
-
 /// Opens the container at `path`, probing its format unless told.
+///
+/// What no format recognises is raw. Errs on what is not there (`NotFound`), is a folder or is empty
+/// (`Corrupt`).
 pub fn open(path: &Path, options: &OpenOptions) -> Result<Disk> {
-    let _ = options;
-    Err(at("").file(path).unsupported("not written yet"))
+    let file = ImageFile::open(path)?;
+    let opener = Opener::new(path, options)?;
+    let disk = open_file(file, &opener)?;
+    if let (Some(snapshot), false) = (&options.snapshot, disk.format == "qcow2") {
+        return Err(at("").file(path).unsupported(format!(
+            "the snapshot {snapshot:?} is asked for, and {} images have none inside",
+            disk.format
+        )));
+    }
+    Ok(disk)
 }
 
-/// Where a writer writes.
-pub struct Output;
-impl Output {
-    /// new
-    pub fn new(_: &Path, _: bool) -> Result<Self> {
-        Ok(Output)
+/// Opens one image of a chain.
+fn open_file(file: ImageFile, opener: &Opener<'_>) -> Result<Disk> {
+    let path = file.path().to_owned();
+    if file.is_empty() {
+        return Err(at("").file(&path).corrupt("is empty, so there is no disk image in it"));
     }
-    /// commit
-    pub fn commit(self) -> Result<()> {
-        Ok(())
+    let format = match &opener.options().format {
+        Some(name) => by_name(name)?,
+        None => {
+            let head = file.read_up_to(0, 4096)?;
+            let tail = file.read_up_to(file.len().saturating_sub(1024), 1024)?;
+            let probed = FORMATS.iter().find(|f| f.probe(&head, &tail, file.len()));
+            *probed.unwrap_or(&FORMATS[FORMATS.len() - 1])
+        }
+    };
+    format.open(file, opener).map_err(|e| e.in_file(&path))
+}
+
+/// The format to write: the one named, else the one that the suffix of `path` stands for.
+pub fn format_for_output(name: Option<&str>, path: &Path) -> Result<&'static dyn Format> {
+    if let Some(name) = name {
+        return by_name(name);
+    }
+    let suffix = path.extension().and_then(|s| s.to_str()).unwrap_or_default().to_ascii_lowercase();
+    let found = FORMATS.iter().find(|f| f.suffixes().contains(&suffix.as_str()));
+    found.copied().ok_or_else(|| {
+        at("")
+            .file(path)
+            .unsupported(format!("its suffix does not say which format to write; --format does: {}", names()))
+    })
+}
+
+fn by_name(name: &str) -> Result<&'static dyn Format> {
+    let found = FORMATS.iter().find(|f| f.name().eq_ignore_ascii_case(name));
+    found.copied().ok_or_else(|| unknown_format(name))
+}
+
+fn unknown_format(name: &str) -> Error {
+    at("").unsupported(format!("there is no format {name:?}; the formats are {}", names()))
+}
+
+fn names() -> String {
+    FORMATS.iter().map(|f| f.name()).collect::<Vec<_>>().join(", ")
+}
+
+/// The number of bytes as people say it: `64 KiB`, `1.5 GiB`, `1000 bytes`.
+fn human(bytes: u64) -> String {
+    let (mut value, mut unit) = (bytes as f64, 0);
+    let units = ["bytes", "KiB", "MiB", "GiB", "TiB", "PiB", "EiB"];
+    while value >= 1024.0 && unit + 1 < units.len() {
+        value /= 1024.0;
+        unit += 1;
+    }
+    match value.fract() == 0.0 {
+        true => format!("{value} {}", units[unit]),
+        false => format!("{value:.1} {}", units[unit]),
     }
 }
-/// fmt
-pub fn format_for_output(_: Option<&str>, path: &Path) -> Result<&'static dyn Format> {
-    Err(at("").file(path).unsupported("not written yet"))
-}
+
+#[cfg(test)]
+mod tests;

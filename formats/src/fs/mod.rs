@@ -8,6 +8,7 @@ use crate::{ErrorKind, Result, Source};
 
 pub mod ext4;
 pub mod fat;
+pub mod recognize;
 pub mod walk;
 
 /// A filesystem's own handle for a file or folder: the inode number (ext), the byte offset of the short
@@ -204,20 +205,23 @@ pub enum Volume {
     },
 }
 
-/// How much of a volume's beginning tells what it is, in bytes.
-const HEAD: u64 = 4096;
+/// Names of what encloses another volume: under these, an older filesystem's marks may still stand.
+const ENCLOSING: [&str; 4] = ["crypto_LUKS", "BitLocker", "linux_raid_member", "LVM2_member"];
 
 /// Looks at a volume and opens the filesystem on it. Unknown or unreadable is not an error: only a failing
 /// read is.
 pub fn open(volume: Arc<dyn Source>) -> Result<Volume> {
-    if ext4::probe(&*volume)? {
-        return opened(ext4::Ext4::open(volume), "ext2, ext3 or ext4");
+    let head = volume.read_vec(0, volume.len().min(recognize::HEAD as u64) as usize)?;
+    let name = recognize::name_of(&head);
+    if name.is_none_or(|name| !ENCLOSING.contains(&name)) {
+        if ext4::probe(&*volume)? {
+            return opened(ext4::Ext4::open(volume), "ext2, ext3 or ext4");
+        }
+        if fat::probe(&head) {
+            return opened(fat::Fat::open(volume), "FAT");
+        }
     }
-    let head = volume.read_vec(0, volume.len().min(HEAD) as usize)?;
-    if fat::probe(&head) {
-        return opened(fat::Fat::open(volume), "FAT");
-    }
-    Ok(Volume::Other { name: None, warnings: Vec::new() })
+    Ok(Volume::Other { name: name.map(str::to_owned), warnings: Vec::new() })
 }
 
 /// The filesystem, or why it cannot be read.

@@ -10,6 +10,7 @@
 use crate::{Result, Source};
 
 mod gpt;
+pub mod lvm;
 mod mbr;
 
 #[cfg(test)]

@@ -472,3 +472,101 @@ fn a_fat_on_the_bare_disk_is_no_table_but_a_table_in_its_boot_sector_is() {
         assert_eq!(clean(&poke(&fat, 446, &record(2048, 2048))).kind, TableKind::Mbr);
     }
 }
+
+/// A disk of 256 sectors with a GPT of eight entries, three of them used, made without a tool.
+fn small_gpt() -> Vec<u8> {
+    let mut disk = vec![0; 256 * 512];
+    disk[446 + 4] = 0xee;
+    disk[446 + 8..446 + 16].copy_from_slice(&[1, 0, 0, 0, 255, 0, 0, 0]);
+    disk[510..512].copy_from_slice(&[0x55, 0xaa]);
+    let mut array = vec![0; 1024];
+    for (slot, first, last) in [(1usize, 10u64, 99u64), (4, 100, 149), (8, 150, 250)] {
+        let entry = &mut array[(slot - 1) * 128..][..128];
+        entry[..16].fill(0x11);
+        entry[16..32].fill(slot as u8);
+        entry[32..40].copy_from_slice(&first.to_le_bytes());
+        entry[40..48].copy_from_slice(&last.to_le_bytes());
+        entry[56..62].copy_from_slice(b"n\0a\0m\0");
+    }
+    for (lba, alternate, at) in [(1u64, 255u64, 2u64), (255, 1, 253)] {
+        disk[at as usize * 512..][..1024].copy_from_slice(&array);
+        let header = &mut disk[lba as usize * 512..][..512];
+        header[..8].copy_from_slice(b"EFI PART");
+        header[8..16].copy_from_slice(&[0, 0, 1, 0, 92, 0, 0, 0]);
+        for (offset, value) in [(24, lba), (32, alternate), (40, 4), (48, 252), (72, at)] {
+            header[offset..offset + 8].copy_from_slice(&value.to_le_bytes());
+        }
+        header[56..72].fill(0x22);
+        header[80..88].copy_from_slice(&[8, 0, 0, 0, 128, 0, 0, 0]);
+        header[88..92].copy_from_slice(&libdeflater::crc32(&array).to_le_bytes());
+        seal(&mut disk, lba as usize * 512);
+    }
+    disk
+}
+
+/// A disk of 256 sectors with two primary and three logical partitions.
+fn small_mbr() -> Vec<u8> {
+    let mut disk = vec![0; 256 * 512];
+    let mut record = |at: usize, os_type: u8, start: u32, sectors: u32| {
+        disk[at + 4] = os_type;
+        disk[at + 8..at + 12].copy_from_slice(&start.to_le_bytes());
+        disk[at + 12..at + 16].copy_from_slice(&sectors.to_le_bytes());
+    };
+    record(446, 0x83, 10, 50);
+    record(462, 0x05, 100, 150);
+    record(494, 0x0c, 60, 40);
+    for (link, next) in [(100, 120), (120, 140), (140, 0)] {
+        record(link * 512 + 446, 0x83, 1, 10);
+        if next > 0 {
+            record(link * 512 + 462, 0x05, next - 100, 20);
+        }
+    }
+    for link in [0, 100, 120, 140] {
+        disk[link * 512 + 510..link * 512 + 512].copy_from_slice(&[0x55, 0xaa]);
+    }
+    disk
+}
+
+#[test]
+fn tables_made_without_a_tool_are_whole() {
+    assert_eq!(clean(&small_gpt()).partitions.iter().map(|p| p.slot).collect::<Vec<_>>(), [1, 4, 8]);
+    assert_eq!(clean(&small_mbr()).partitions.iter().map(|p| p.slot).collect::<Vec<_>>(), [1, 2, 4, 5, 6, 7]);
+}
+
+/// Tens of thousands of damaged tables: none panics, loops, or gives a partition that is not on the disk.
+#[test]
+fn mutants_of_tables_stay_within_the_disk() {
+    let bases = [
+        (
+            small_gpt(),
+            [446..512, 512..604, 1024..2048, 255 * 512..255 * 512 + 92, 253 * 512..255 * 512].to_vec(),
+        ),
+        (small_mbr(), [440..512, 51_646..51_712, 61_886..61_952, 72_126..72_192].to_vec()),
+    ];
+    let mut kinds = [0; 3];
+    for seed in 0..30_000 {
+        let mut dice = tools::Dice::new(seed);
+        let (base, hot) = &bases[seed as usize % 2];
+        let mut disk = base.clone();
+        dice.mutate(&mut disk, hot);
+        if dice.roll(2) == 0 {
+            // Lies that the CRCs vouch for.
+            for (header, array) in [(512, 1024), (255 * 512, 253 * 512)] {
+                let crc = libdeflater::crc32(&disk[array..array + 1024]);
+                disk[header + 88..header + 92].copy_from_slice(&crc.to_le_bytes());
+                seal(&mut disk, header);
+            }
+        }
+        if dice.roll(10) == 0 {
+            disk.truncate(dice.roll(base.len()));
+        }
+        let table = table(&disk);
+        kinds[table.kind as usize] += 1;
+        assert!(table.warnings.len() <= MAX_WARNINGS + 1);
+        assert!(table.partitions.is_sorted_by_key(|p| p.slot));
+        for p in &table.partitions {
+            assert!(p.start + p.len <= disk.len() as u64, "seed {seed}: {p:?}");
+        }
+    }
+    assert!(kinds.iter().all(|count| *count > 1000), "{kinds:?}");
+}

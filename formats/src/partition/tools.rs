@@ -52,3 +52,39 @@ fn command(tool: &str, args: &[&str]) -> Command {
     command.stdout(std::process::Stdio::piped()).stderr(std::process::Stdio::piped());
     command
 }
+
+/// Numbers that look random and are the same in each run.
+pub(crate) struct Dice(u64);
+
+impl Dice {
+    pub(crate) fn new(seed: u64) -> Self {
+        Dice(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1)
+    }
+
+    pub(crate) fn roll(&mut self, sides: usize) -> usize {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        (self.0 >> 16) as usize % sides
+    }
+
+    /// Changes `bytes` in one to six places, most of which are in one of `hot`: a bit, a byte, or an integer
+    /// that is small, huge, or on the edge of something.
+    pub(crate) fn mutate(&mut self, bytes: &mut [u8], hot: &[std::ops::Range<usize>]) {
+        const EDGES: [u64; 9] = [0, 1, 2, 0x7fff, 0xffff, 0x7fff_ffff, 0xffff_ffff, u64::MAX >> 1, u64::MAX];
+        for _ in 0..1 + self.roll(6) {
+            let range = if self.roll(10) == 0 { 0..bytes.len() } else { hot[self.roll(hot.len())].clone() };
+            let at = range.start + self.roll(range.len());
+            match self.roll(4) {
+                0 => bytes[at] ^= 1 << self.roll(8),
+                1 => bytes[at] = self.roll(256) as u8,
+                _ => {
+                    let value =
+                        EDGES[self.roll(EDGES.len())].wrapping_add(self.roll(5) as u64).wrapping_sub(2);
+                    let width = (1 << self.roll(4)).min(bytes.len() - at);
+                    bytes[at..at + width].copy_from_slice(&value.to_le_bytes()[..width]);
+                }
+            }
+        }
+    }
+}

@@ -519,3 +519,116 @@ fn handles_that_are_no_entries_are_not_found() {
     }
     assert_eq!(fat.read_dir(FIXED_ROOT as u64, &mut |_| ()).unwrap_err().kind(), ErrorKind::NotFound);
 }
+
+/// A FAT32 of 126 clusters in memory: the root in cluster 10, a directory of two clusters, a long name, and a
+/// file in pieces.
+fn small_fat32() -> Vec<u8> {
+    let mut b = vec![0; 512 * 132];
+    b[..3].copy_from_slice(&[0xeb, 0x58, 0x90]);
+    b[11..17].copy_from_slice(&[0, 2, 1, 2, 0, 2]);
+    b[21] = 0xf8;
+    b[32..36].copy_from_slice(&132u32.to_le_bytes());
+    b[36..40].copy_from_slice(&1u32.to_le_bytes());
+    b[44..48].copy_from_slice(&10u32.to_le_bytes());
+    b[48..50].copy_from_slice(&1u16.to_le_bytes());
+    b[66] = 0x29;
+    b[510..512].copy_from_slice(&[0x55, 0xaa]);
+    b[512..516].copy_from_slice(b"RRaA");
+    b[996..1000].copy_from_slice(b"rrAa");
+    b[1000..1004].copy_from_slice(&100u32.to_le_bytes());
+    b[1022..1024].copy_from_slice(&[0x55, 0xaa]);
+    let end = 0x0fff_ffffu32;
+    let links = [
+        (0, 0x0fff_fff8),
+        (1, end),
+        (10, end),
+        (20, 30),
+        (30, end),
+        (40, 42),
+        (42, 41),
+        (41, end),
+        (50, end),
+    ];
+    for (cluster, next) in links {
+        for fat in [1024, 1536] {
+            b[fat + cluster * 4..][..4].copy_from_slice(&next.to_le_bytes());
+        }
+    }
+    let mut small = Small(b);
+    let cluster = |n: usize| 2048 + (n - 2) * 512;
+    let mut long = [0u8; 32];
+    (long[0], long[11], long[13]) = (0x41, 0x0f, name::checksum(b"LONG~1     "));
+    for (i, c) in "long name".encode_utf16().chain([0]).enumerate() {
+        let at = if i < 5 { 1 + 2 * i } else { 14 + 2 * (i - 5) };
+        long[at..at + 2].copy_from_slice(&c.to_le_bytes());
+    }
+    small.entry(cluster(10), b"A LABEL    ", 0x08, 0, 0);
+    small.entry(cluster(10) + 32, b"DIR        ", 0x10, 20, 0);
+    small = small.poked(cluster(10) + 64, &long);
+    small.entry(cluster(10) + 96, b"LONG~1     ", 0x20, 40, 1500);
+    small.entry(cluster(20), b".          ", 0x10, 20, 0);
+    small.entry(cluster(20) + 32, b"..         ", 0x10, 0, 0);
+    for i in 2..20u8 {
+        let at = if i < 16 { cluster(20) + 32 * i as usize } else { cluster(30) + 32 * (i as usize - 16) };
+        small.entry(at, &[b'F', b'0' + i, b' ', b' ', b' ', b' ', b' ', b' ', b' ', b' ', b' '], 0x20, 50, 5);
+    }
+    small.0
+}
+
+#[test]
+fn the_small_fat32_is_whole() {
+    let fat = open(small_fat32()).unwrap();
+    assert_eq!(fat.info().warnings, [""; 0]);
+    assert_eq!((fat.info().kind.as_str(), fat.info().label.as_deref()), ("fat32", Some("A LABEL")));
+    assert_eq!(fat.info().free, Some(100 * 512));
+    let tree = tree(&fat);
+    assert_eq!(tree.len(), 2 + 18);
+    assert_eq!(fat.content(tree["/long name"]).unwrap().pieces.len(), 3);
+}
+
+/// Tens of thousands of damaged volumes: none panics, loops, or gives content that is not on the volume.
+#[test]
+fn mutants_of_volumes_stay_within_the_volume() {
+    let bases = [
+        (
+            Small::new().0,
+            vec![11..62, FAT..FAT + 160, FAT_COPY..FAT_COPY + 16, FIXED_ROOT..FIXED_ROOT + 64, 3072..3168],
+        ),
+        (small_fat32(), vec![11..90, 512..1024, 1024..1300, 6144..6272, 11_264..11_776, 16_384..16_512]),
+    ];
+    let mut opened = 0;
+    for seed in 0..30_000 {
+        let mut dice = crate::partition::tools::Dice::new(seed);
+        let (base, hot) = &bases[seed as usize % 2];
+        let mut volume = base.clone();
+        dice.mutate(&mut volume, hot);
+        if dice.roll(20) == 0 {
+            volume.truncate(dice.roll(base.len()));
+        }
+        let len = volume.len() as u64;
+        let Ok(fat) = open(volume) else { continue };
+        opened += 1;
+        let mut seen = std::collections::HashSet::from([ROOT]);
+        let mut dirs = vec![ROOT];
+        while let Some(dir) = dirs.pop() {
+            let content = fat.content(dir).unwrap();
+            assert!(content.size <= len);
+            let Ok(entries) = fat.read_dir(dir, &mut |_| ()) else { continue };
+            for entry in entries {
+                assert!(name::is_valid(&entry.name), "seed {seed}");
+                let node = fat.node(entry.node).unwrap();
+                if node.file_type == FileType::Dir && seen.insert(entry.node) {
+                    dirs.push(entry.node);
+                }
+                let Ok(content) = fat.content(entry.node) else { continue };
+                assert_eq!(content.size, content.pieces.iter().map(Piece::len).sum::<u64>());
+                assert!(content.size <= len, "seed {seed}");
+                for piece in content.pieces {
+                    let Piece::Volume { offset, len: piece_len } = piece else { panic!("{piece:?}") };
+                    assert!(piece_len > 0 && offset + piece_len <= len, "seed {seed}");
+                }
+            }
+        }
+    }
+    assert!(opened > 15_000, "{opened}");
+}

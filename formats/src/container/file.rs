@@ -1,0 +1,134 @@
+//! A file that is read at positions, whose errors name it.
+
+use std::fs::File;
+use std::os::unix::fs::{FileExt, FileTypeExt};
+use std::path::{Path, PathBuf};
+
+use crate::source::check_range;
+use crate::{Extent, Result, Source, at};
+
+/// An open file (or block device): length in bytes, positional reads, holes.
+pub struct ImageFile {
+    file: File,
+    path: PathBuf,
+    len: u64,
+}
+
+impl ImageFile {
+    /// Opens the file or block device at `path` for reading. Nothing else is opened: no folder, no pipe.
+    pub fn open(path: &Path) -> Result<Self> {
+        let place = || at("").file(path);
+        let io = |e: std::io::Error| match e.kind() {
+            std::io::ErrorKind::NotFound => place().not_found("there is no such file"),
+            _ => place().io(e),
+        };
+        let kind = std::fs::metadata(path).map_err(io)?.file_type();
+        if kind.is_dir() {
+            return Err(place().corrupt("is a folder, not a disk image"));
+        }
+        if !kind.is_file() && !kind.is_block_device() {
+            return Err(place().corrupt("is neither a file nor a block device"));
+        }
+        let file = File::open(path).map_err(io)?;
+        let len = match kind.is_block_device() {
+            true => std::io::Seek::seek(&mut &file, std::io::SeekFrom::End(0)),
+            false => file.metadata().map(|m| m.len()),
+        };
+        let len = len.map_err(|e| place().io(e))?;
+        Ok(ImageFile { file, path: path.to_owned(), len })
+    }
+
+    /// Where it is.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// The same file once more.
+    pub(super) fn try_clone(&self) -> Result<Self> {
+        let file = self.file.try_clone().map_err(|e| at("").file(&self.path).io(e))?;
+        Ok(ImageFile { file, path: self.path.clone(), len: self.len })
+    }
+
+    /// What tells it from every other file: device and inode.
+    pub(super) fn identity(&self) -> Result<(u64, u64)> {
+        let meta = self.file.metadata().map_err(|e| at("").file(&self.path).io(e))?;
+        Ok((std::os::unix::fs::MetadataExt::dev(&meta), std::os::unix::fs::MetadataExt::ino(&meta)))
+    }
+
+    /// Fills `buf` from `offset`; what lies past the end of the file reads as zeros. For blocks that may
+    /// end after their file does; the caller has seen to it that they begin before.
+    pub(super) fn read_padded(&self, offset: u64, buf: &mut [u8]) -> Result<()> {
+        let there = self.len.saturating_sub(offset).min(buf.len() as u64) as usize;
+        self.read_at(offset, &mut buf[..there])?;
+        buf[there..].fill(0);
+        Ok(())
+    }
+
+    /// The first `len` bytes at `offset`, fewer at the end of the file.
+    pub(super) fn read_up_to(&self, offset: u64, len: usize) -> Result<Vec<u8>> {
+        let there = self.len.saturating_sub(offset).min(len as u64);
+        self.read_vec(offset.min(self.len), there as usize)
+    }
+}
+
+impl Source for ImageFile {
+    fn len(&self) -> u64 {
+        self.len
+    }
+
+    fn read_at(&self, offset: u64, buf: &mut [u8]) -> Result<()> {
+        check_range("file", self.len, offset, buf.len() as u64).map_err(|e| e.in_file(&self.path))?;
+        self.file.read_exact_at(buf, offset).map_err(|e| at("").file(&self.path).byte(offset).io(e))
+    }
+
+    fn extent_at(&self, offset: u64) -> Result<Extent> {
+        use rustix::fs::{SeekFrom, seek};
+        use rustix::io::Errno;
+        check_range("file", self.len, offset, 1).map_err(|e| e.in_file(&self.path))?;
+        // The seeks move no position that anything reads from: all reads are positional.
+        let end = |found: u64| found.clamp(offset + 1, self.len);
+        match seek(&self.file, SeekFrom::Data(offset)) {
+            Ok(data) if data > offset => Ok(Extent::zero(offset, end(data) - offset)),
+            Ok(_) => {
+                let hole = seek(&self.file, SeekFrom::Hole(offset)).unwrap_or(self.len);
+                Ok(Extent::data(offset, end(hole) - offset))
+            }
+            // No data up to the end.
+            Err(Errno::NXIO) => Ok(Extent::zero(offset, self.len - offset)),
+            // A filesystem or device that does not tell.
+            Err(_) => Ok(Extent::data(offset, self.len - offset)),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ErrorKind;
+
+    #[test]
+    fn holes_are_seen_and_errors_name_the_file() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("disk");
+        let file = File::create(&path).unwrap();
+        file.set_len(10 << 20).unwrap();
+        file.write_all_at(&[1; 4096], 4 << 20).unwrap();
+        let file = ImageFile::open(&path).unwrap();
+        assert_eq!(file.extent_at(0).unwrap(), Extent::zero(0, 4 << 20));
+        assert!(!file.extent_at(4 << 20).unwrap().is_zero());
+        let last = file.extent_at((8 << 20) + 5).unwrap();
+        assert_eq!((last.is_zero(), last.range.end), (true, 10 << 20));
+        let error = file.read_vec(10 << 20, 1).unwrap_err().to_string();
+        assert!(error.starts_with(&path.display().to_string()), "{error}");
+    }
+
+    #[test]
+    fn only_files_are_opened() {
+        let dir = tempfile::tempdir().unwrap();
+        let missing = ImageFile::open(&dir.path().join("missing"));
+        assert_eq!(missing.err().unwrap().kind(), ErrorKind::NotFound);
+        assert_eq!(ImageFile::open(dir.path()).err().unwrap().kind(), ErrorKind::Corrupt);
+        assert!(ImageFile::open(Path::new("/dev/null")).is_err());
+    }
+}

@@ -1,0 +1,343 @@
+//! Pulling a disk through several threads and handing it over in order: what every writer does.
+
+use std::collections::BTreeMap;
+use std::ops::Range;
+use std::sync::{Condvar, Mutex};
+
+use super::Observer;
+use crate::{Result, Source, at};
+
+/// How a disk is pulled.
+pub(super) struct Pull<'a> {
+    /// The disk.
+    pub(super) source: &'a dyn Source,
+    /// Who is told, and asked whether to go on.
+    pub(super) observer: &'a dyn Observer,
+    /// How much is read at a time, in bytes: windows lie at its multiples.
+    pub(super) window: u64,
+}
+
+/// What is usually read at a time.
+pub(super) const WINDOW: u64 = 1 << 20;
+
+/// How many windows may wait to be handed over, a thread.
+const AHEAD: usize = 3;
+
+/// A part of the disk and its bytes, as `work` gets it. Known zeros around it are not read.
+pub(super) struct Window {
+    /// Where it is on the disk, in bytes: a multiple of the window size.
+    pub(super) start: u64,
+    /// Its bytes; known holes in it are zeros.
+    pub(super) bytes: Vec<u8>,
+}
+
+struct State<T> {
+    /// Up to where windows have been given out.
+    position: u64,
+    /// The extent known at `position`: where it ends, and whether it is zero.
+    known: Option<(u64, bool)>,
+    next: usize,
+    handed: usize,
+    done: BTreeMap<usize, (Range<u64>, Result<T>)>,
+    /// How many windows there are, once known; or that something failed.
+    end: Option<usize>,
+    error: Option<crate::Error>,
+    spare: Vec<Vec<u8>>,
+}
+
+/// A window to be read: its range, and the parts of it that are not known to be zeros.
+struct Task {
+    number: usize,
+    range: Range<u64>,
+    data: Vec<Range<u64>>,
+}
+
+impl Pull<'_> {
+    /// Reads all windows that are not known to be zeros, passes each through `work` on one of several
+    /// threads, and hands the results to `emit` in order, on the calling thread. `emit` gives back the
+    /// buffer if it has one to spare. Memory is bounded, and the first error ends it all.
+    pub(super) fn run<T: Send>(
+        &self,
+        work: impl Fn(Window) -> Result<T> + Sync,
+        mut emit: impl FnMut(T) -> Result<Option<Vec<u8>>>,
+    ) -> Result<()> {
+        let threads = std::thread::available_parallelism().map_or(1, usize::from).min(32);
+        let state = Mutex::new(State {
+            position: 0,
+            known: None,
+            next: 0,
+            handed: 0,
+            done: BTreeMap::new(),
+            end: None,
+            error: None,
+            spare: Vec::new(),
+        });
+        let changed = Condvar::new();
+        // However this function is left, the workers must not wait for it.
+        let stop = || {
+            let mut state = state.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+            state.end.get_or_insert(0);
+            changed.notify_all();
+        };
+        std::thread::scope(|scope| {
+            let _stop = Defer(&stop);
+            for _ in 0..threads {
+                scope.spawn(|| {
+                    let _stop = OnPanic(&stop);
+                    self.worker(&state, &changed, threads * AHEAD, &work);
+                });
+            }
+            let mut told = 0;
+            loop {
+                let mut guard = state.lock().expect("no panic while locked");
+                let (range, result) = loop {
+                    let number = guard.handed;
+                    if let Some(done) = guard.done.remove(&number) {
+                        break done;
+                    }
+                    if guard.end.is_some_and(|end| number >= end) {
+                        if let Some(error) = guard.error.take() {
+                            return Err(error);
+                        }
+                        self.observer.advance(self.source.len() - told);
+                        return Ok(());
+                    }
+                    guard = changed.wait(guard).expect("no panic while locked");
+                };
+                drop(guard);
+                if self.observer.interrupted() {
+                    let stopped = std::io::Error::from(std::io::ErrorKind::Interrupted);
+                    return Err(at("").io(stopped));
+                }
+                let spare = emit(result?)?;
+                self.observer.advance(range.end - told);
+                told = range.end;
+                let mut guard = state.lock().expect("no panic while locked");
+                guard.handed += 1;
+                guard.spare.extend(spare);
+                changed.notify_all();
+            }
+        })
+    }
+
+    fn worker<T>(
+        &self,
+        state: &Mutex<State<T>>,
+        changed: &Condvar,
+        ahead: usize,
+        work: &(impl Fn(Window) -> Result<T> + Sync),
+    ) {
+        loop {
+            let mut guard = state.lock().expect("no panic while locked");
+            while guard.end.is_none() && guard.next >= guard.handed + ahead {
+                guard = changed.wait(guard).expect("no panic while locked");
+            }
+            if guard.end.is_some() {
+                return;
+            }
+            let task = match self.next_task(&mut guard) {
+                Ok(Some(task)) => task,
+                ended => {
+                    guard.error = ended.err();
+                    guard.end = Some(guard.next);
+                    changed.notify_all();
+                    return;
+                }
+            };
+            let mut bytes = guard.spare.pop().unwrap_or_default();
+            drop(guard);
+            let result =
+                self.read(&task, &mut bytes).and_then(|()| work(Window { start: task.range.start, bytes }));
+            let mut guard = state.lock().expect("no panic while locked");
+            guard.done.insert(task.number, (task.range, result));
+            changed.notify_all();
+        }
+    }
+
+    /// The next window that is not all zeros.
+    fn next_task<T>(&self, state: &mut State<T>) -> Result<Option<Task>> {
+        let len = self.source.len();
+        let mut data: Vec<Range<u64>> = Vec::new();
+        let mut window: Option<Range<u64>> = None;
+        while state.position < len {
+            if window.as_ref().is_some_and(|w| state.position >= w.end) {
+                break;
+            }
+            let (end, zero) = match state.known {
+                Some(known) if known.0 > state.position => known,
+                _ => {
+                    let extent = self.source.extent_at(state.position)?;
+                    *state.known.insert((extent.range.end, extent.is_zero()))
+                }
+            };
+            let window_end = window.as_ref().map_or(u64::MAX, |w| w.end);
+            if zero {
+                state.position = end.min(window_end);
+                continue;
+            }
+            let window = window.get_or_insert_with(|| {
+                let start = state.position - state.position % self.window;
+                start..start.saturating_add(self.window).min(len)
+            });
+            let end = end.min(window.end);
+            match data.last_mut() {
+                Some(last) if last.end == state.position => last.end = end,
+                _ => data.push(state.position..end),
+            }
+            state.position = end;
+        }
+        let Some(range) = window else { return Ok(None) };
+        state.next += 1;
+        Ok(Some(Task { number: state.next - 1, range, data }))
+    }
+
+    fn read(&self, task: &Task, bytes: &mut Vec<u8>) -> Result<()> {
+        bytes.resize((task.range.end - task.range.start) as usize, 0);
+        let mut zeroed = task.range.start;
+        let within = |range: Range<u64>| {
+            (range.start - task.range.start) as usize..(range.end - task.range.start) as usize
+        };
+        for data in &task.data {
+            bytes[within(zeroed..data.start)].fill(0);
+            self.source.read_at(data.start, &mut bytes[within(data.clone())])?;
+            zeroed = data.end;
+        }
+        bytes[within(zeroed..task.range.end)].fill(0);
+        Ok(())
+    }
+}
+
+struct Defer<F: Fn()>(F);
+
+impl<F: Fn()> Drop for Defer<F> {
+    fn drop(&mut self) {
+        (self.0)();
+    }
+}
+
+struct OnPanic<F: Fn()>(F);
+
+impl<F: Fn()> Drop for OnPanic<F> {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            (self.0)();
+        }
+    }
+}
+
+/// The runs of blocks of `size` bytes in `bytes` that are not all zeros, as byte ranges; the last block may
+/// be short.
+pub(super) fn data_runs(bytes: &[u8], size: usize) -> Vec<Range<usize>> {
+    let mut runs: Vec<Range<usize>> = Vec::new();
+    for (i, block) in bytes.chunks(size).enumerate() {
+        if crate::source::is_zero(block) {
+            continue;
+        }
+        let start = i * size;
+        match runs.last_mut() {
+            Some(last) if last.end == start => last.end += block.len(),
+            _ => runs.push(start..start + block.len()),
+        }
+    }
+    runs
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{Extent, MemSource};
+    use std::sync::atomic::{AtomicU64, Ordering};
+
+    /// 1,000 bytes of 7 at 10,000 and at 90,000, holes elsewhere, 100,000 bytes in all.
+    struct Holey;
+    impl Source for Holey {
+        fn len(&self) -> u64 {
+            100_000
+        }
+        fn read_at(&self, offset: u64, buf: &mut [u8]) -> Result<()> {
+            assert!(!self.extent_at(offset)?.is_zero(), "a hole is read at {offset}");
+            assert!(offset + buf.len() as u64 <= self.extent_at(offset)?.range.end, "a hole is read");
+            buf.fill(7);
+            Ok(())
+        }
+        fn extent_at(&self, offset: u64) -> Result<Extent> {
+            Ok(match offset {
+                0..10_000 => Extent::zero(offset, 10_000 - offset),
+                10_000..11_000 => Extent::data(offset, 11_000 - offset),
+                11_000..90_000 => Extent::zero(offset, 90_000 - offset),
+                90_000..91_000 => Extent::data(offset, 91_000 - offset),
+                _ => Extent::zero(offset, 100_000 - offset),
+            })
+        }
+    }
+
+    #[derive(Default)]
+    struct Count(AtomicU64);
+    impl Observer for Count {
+        fn advance(&self, bytes: u64) {
+            self.0.fetch_add(bytes, Ordering::Relaxed);
+        }
+    }
+
+    #[test]
+    fn windows_come_in_order_and_holes_are_not_read() {
+        for window in [512, 4096, 10_000, 1 << 20] {
+            let (mut disk, count) = (vec![0; 100_000], Count::default());
+            let mut last = None;
+            let pull = Pull { source: &Holey, observer: &count, window };
+            pull.run(Ok, |w: Window| {
+                assert!(last < Some(w.start) && w.start.is_multiple_of(window));
+                last = Some(w.start);
+                disk[w.start as usize..][..w.bytes.len()].copy_from_slice(&w.bytes);
+                // A buffer full of rubbish: it must not show.
+                Ok(Some(vec![9; 100]))
+            })
+            .unwrap();
+            let expected: Vec<u8> =
+                (0..100_000).map(|i| if matches!(i / 1000, 10 | 90) { 7 } else { 0 }).collect();
+            assert!(disk == expected, "{window}");
+            assert_eq!(count.0.into_inner(), 100_000);
+        }
+    }
+
+    #[test]
+    fn the_first_error_in_order_is_the_one_told() {
+        let source = MemSource(vec![1; 100_000]);
+        let pull = Pull { source: &source, observer: &Count::default(), window: 1000 };
+        let fail = |w: Window| match w.start {
+            0..50_000 => Ok(w),
+            start => Err(at("work").byte(start).corrupt("fails")),
+        };
+        let error = pull.run(fail, |_| Ok(None)).unwrap_err();
+        assert_eq!(error.to_string(), "work, at byte 50000: fails");
+    }
+
+    #[test]
+    fn a_failing_emit_ends_it() {
+        let source = MemSource(vec![1; 1 << 20]);
+        let pull = Pull { source: &source, observer: &Count::default(), window: 1000 };
+        assert!(pull.run(Ok, |_: Window| Err(at("disk").corrupt("full"))).is_err());
+    }
+
+    #[test]
+    fn an_interrupted_pull_errs() {
+        struct Stop;
+        impl Observer for Stop {
+            fn advance(&self, _: u64) {}
+            fn interrupted(&self) -> bool {
+                true
+            }
+        }
+        let source = MemSource(vec![1; 1000]);
+        let pull = Pull { source: &source, observer: &Stop, window: 1000 };
+        assert_eq!(pull.run(Ok, |_: Window| Ok(None)).unwrap_err().kind(), crate::ErrorKind::Io);
+    }
+
+    #[test]
+    fn data_runs_are_what_is_not_zero() {
+        let mut bytes = vec![0; 1050];
+        assert_eq!(data_runs(&bytes, 100), []);
+        (bytes[100], bytes[250], bytes[1049]) = (1, 1, 1);
+        assert_eq!(data_runs(&bytes, 100), [100..300, 1000..1050]);
+    }
+}

@@ -1,0 +1,127 @@
+//! qcow2, versions 2 and 3: QEMU's format. Specification: `docs/interop/qcow2.txt` of QEMU.
+
+mod header;
+mod layout;
+mod read;
+mod write;
+
+use std::sync::Arc;
+
+use super::mapped::Mapped;
+use super::{CreateOptions, Disk, Format, ImageFile, Observer, Opener, Output, human};
+use crate::{Result, Source, at};
+use header::{Header, MAGIC, MAX_SNAPSHOT_TABLE, Snapshot, incompatible};
+use read::Clusters;
+
+pub(super) struct Qcow2;
+
+impl Format for Qcow2 {
+    fn name(&self) -> &'static str {
+        "qcow2"
+    }
+
+    fn suffixes(&self) -> &'static [&'static str] {
+        &["qcow2", "qcow", "qc2"]
+    }
+
+    fn probe(&self, head: &[u8], _: &[u8], _: u64) -> bool {
+        head.starts_with(&MAGIC)
+    }
+
+    fn open(&self, file: ImageFile, opener: &Opener<'_>) -> Result<Disk> {
+        let first = file.read_up_to(0, 4096)?;
+        // A field that is wrong, or cut off, is the parser's to find.
+        let bits = first.get(20..24).map_or(12, |b| crate::bytes::be32(b, 0)).clamp(9, 21);
+        let header = Header::parse(&file.read_up_to(0, 1 << bits)?)?;
+        let mut disk = Disk {
+            source: Arc::new(crate::MemSource(Vec::new())),
+            format: "qcow2",
+            details: details(&header),
+            files: vec![file.path().to_owned()],
+            warnings: Vec::new(),
+        };
+        if header.has(incompatible::DIRTY) {
+            disk.warnings.push(
+                "the image was not closed properly (dirty bit): its reference counts may be wrong, \
+                 which does not touch what is read"
+                    .to_owned(),
+            );
+        }
+        let snapshots = read_snapshots(&header, &file)?;
+        for snapshot in &snapshots {
+            disk.details.push(("snapshot".to_owned(), format!("{} (ID {})", snapshot.name, snapshot.id)));
+        }
+        let (mut l1, mut size) = ((header.l1_table_offset, header.l1_size), header.size);
+        if let Some(wanted) = &opener.options().snapshot {
+            let named = snapshots.iter().find(|s| s.id == *wanted);
+            let snapshot = named.or_else(|| snapshots.iter().find(|s| s.name == *wanted));
+            let snapshot = snapshot
+                .ok_or_else(|| at("").file(file.path()).not_found(format!("has no snapshot {wanted:?}")))?;
+            l1 = (snapshot.l1_table_offset, snapshot.l1_size);
+            size = snapshot.disk_size.unwrap_or(size);
+        }
+        let data_file = match (header.has(incompatible::DATA_FILE), &header.data_file) {
+            (false, _) => None,
+            (true, Some(name)) => Some(opener.open_named(file.path(), name)?),
+            (true, None) => {
+                return Err(
+                    at("qcow2 header").corrupt("the data are in an external file, which is not named")
+                );
+            }
+        };
+        disk.files.extend(data_file.iter().map(|f| f.path().to_owned()));
+        let mut backing = None;
+        if let Some(name) = &header.backing_file {
+            let below = opener.open_backing(&file, name, header.backing_format.as_deref())?;
+            disk.files.extend(below.files);
+            disk.warnings.extend(below.warnings);
+            backing = Some(below.source);
+        }
+        let clusters = Clusters::new(header, file, data_file, l1, size)?;
+        disk.source = Arc::new(Mapped::new(clusters, backing));
+        Ok(disk)
+    }
+
+    fn create(
+        &self,
+        source: &dyn Source,
+        output: &mut Output,
+        options: &CreateOptions,
+        observer: &dyn Observer,
+    ) -> Result<()> {
+        write::create(source, output, options, observer)
+    }
+}
+
+fn details(header: &Header) -> Vec<(String, String)> {
+    let mut details = vec![
+        ("version".to_owned(), header.version.to_string()),
+        ("cluster size".to_owned(), human(header.cluster_size())),
+        ("compression".to_owned(), ["zlib", "zstd"][usize::from(header.compression_type)].to_owned()),
+    ];
+    if header.has(incompatible::EXTENDED_L2) {
+        details.push(("subcluster size".to_owned(), human(header.cluster_size() / 32)));
+    }
+    if let Some(name) = &header.backing_file {
+        details.push(("backing file".to_owned(), String::from_utf8_lossy(name).into_owned()));
+    }
+    if let Some(name) = &header.data_file {
+        details.push(("data file".to_owned(), String::from_utf8_lossy(name).into_owned()));
+    }
+    details
+}
+
+fn read_snapshots(header: &Header, file: &ImageFile) -> Result<Vec<Snapshot>> {
+    if header.nb_snapshots == 0 {
+        return Ok(Vec::new());
+    }
+    let offset = header.snapshots_offset;
+    if offset >= file.len() {
+        return Err(at("qcow2 header")
+            .field("snapshots_offset")
+            .byte(64)
+            .corrupt(format!("is {offset}, past the end of the file at {}", file.len())));
+    }
+    let bytes = file.read_up_to(offset, MAX_SNAPSHOT_TABLE as usize)?;
+    Snapshot::parse_table(&bytes, header.nb_snapshots)
+}

@@ -1,0 +1,60 @@
+//! Raw: the file is the disk, byte for byte.
+//!
+//! The disk is exactly as long as the file, also where that is no multiple of 512. (qemu-img rounds up to
+//! whole sectors; here a disk is what its bytes are, and its digest is of them.) Holes of the file are
+//! known zeros, and zeros are written as holes.
+
+use std::sync::Arc;
+
+use super::options::Options;
+use super::pull::{Pull, WINDOW, Window, data_runs};
+use super::{CreateOptions, Disk, Format, ImageFile, Observer, Opener, Output};
+use crate::{Result, Source};
+
+/// Zeros shorter than this are written: a filesystem's block.
+const HOLE: usize = 4096;
+
+pub(super) struct Raw;
+
+impl Format for Raw {
+    fn name(&self) -> &'static str {
+        "raw"
+    }
+
+    fn suffixes(&self) -> &'static [&'static str] {
+        &["raw", "img"]
+    }
+
+    fn probe(&self, _: &[u8], _: &[u8], _: u64) -> bool {
+        false
+    }
+
+    fn open(&self, file: ImageFile, _: &Opener<'_>) -> Result<Disk> {
+        let files = vec![file.path().to_owned()];
+        let source = Arc::new(file);
+        Ok(Disk { source, format: "raw", details: Vec::new(), files, warnings: Vec::new() })
+    }
+
+    fn create(
+        &self,
+        source: &dyn Source,
+        output: &mut Output,
+        options: &CreateOptions,
+        observer: &dyn Observer,
+    ) -> Result<()> {
+        Options::new("raw", &[], options)?;
+        let file = output.create()?;
+        file.set_len(source.len())?;
+        let write = |(window, runs): (Window, Vec<std::ops::Range<usize>>)| {
+            for run in runs {
+                file.write_at(window.start + run.start as u64, &window.bytes[run])?;
+            }
+            Ok(Some(window.bytes))
+        };
+        let find_runs = |window: Window| {
+            let runs = data_runs(&window.bytes, HOLE);
+            Ok((window, runs))
+        };
+        Pull { source, observer, window: WINDOW }.run(find_runs, write)
+    }
+}

@@ -1,0 +1,178 @@
+//! VMDK: VMware's formats. Specification: VMware, "Virtual Disk Format 5.0"; COWD and seSparse, which it
+//! leaves out, as QEMU reads them.
+
+mod descriptor;
+mod read;
+mod sparse;
+mod write;
+
+use std::sync::Arc;
+
+use super::mapped::Mapped;
+use super::{CreateOptions, Disk, Format, ImageFile, Observer, Opener, Output, human};
+use crate::{Result, Source, at};
+use descriptor::{Descriptor, ExtentType, MAX_DESCRIPTOR, is_descriptor};
+use read::{Extents, Storage};
+use sparse::{COWD_MAGIC, GD_AT_END, HOSTED_MAGIC, HostedHeader, SECTOR, Sparse};
+
+/// The parent's content ID where there is no parent.
+const NO_PARENT: u32 = 0xffff_ffff;
+
+pub(super) struct Vmdk;
+
+impl Format for Vmdk {
+    fn name(&self) -> &'static str {
+        "vmdk"
+    }
+
+    fn suffixes(&self) -> &'static [&'static str] {
+        &["vmdk"]
+    }
+
+    fn probe(&self, head: &[u8], _: &[u8], _: u64) -> bool {
+        head.starts_with(&HOSTED_MAGIC) || head.starts_with(&COWD_MAGIC) || is_descriptor(head)
+    }
+
+    fn open(&self, file: ImageFile, opener: &Opener<'_>) -> Result<Disk> {
+        let mut disk = Disk {
+            source: Arc::new(crate::MemSource(Vec::new())),
+            format: "vmdk",
+            details: Vec::new(),
+            files: vec![file.path().to_owned()],
+            warnings: Vec::new(),
+        };
+        let mut extents = Extents::default();
+        let descriptor = read_descriptor(&file)?;
+        let backing = match &descriptor {
+            Some(descriptor) => open_parent(&file, descriptor, opener, &mut disk)?,
+            None => None,
+        };
+        let create_type = descriptor.as_ref().and_then(|d| d.create_type.clone());
+        if let Some(storage) = open_sparse(&file)? {
+            let grain = ("grain size".to_owned(), human(storage.grain));
+            let kind = if storage.packed.is_some() { "streamOptimized" } else { "monolithicSparse" };
+            disk.details.push(("subformat".to_owned(), create_type.unwrap_or_else(|| kind.to_owned())));
+            disk.details.push(grain);
+            extents.push(storage.capacity, Storage::Sparse(Box::new(storage)));
+        } else {
+            let descriptor =
+                descriptor.ok_or_else(|| at("VMDK").corrupt("is neither an extent nor a descriptor"))?;
+            if descriptor.extents.is_empty() {
+                return Err(at("VMDK descriptor").corrupt("names no extent"));
+            }
+            disk.details.extend(create_type.map(|kind| ("subformat".to_owned(), kind)));
+            disk.details.push(("extents".to_owned(), descriptor.extents.len().to_string()));
+            for line in &descriptor.extents {
+                let storage = match line.kind {
+                    ExtentType::Zero => Storage::Zero,
+                    kind => {
+                        let extent = opener.open_named(file.path(), &line.name)?;
+                        disk.files.push(extent.path().to_owned());
+                        open_extent(extent, kind, line)?
+                    }
+                };
+                extents.push(line.sectors * SECTOR, storage);
+            }
+        }
+        disk.source = Arc::new(Mapped::new(extents, backing));
+        Ok(disk)
+    }
+
+    fn create(
+        &self,
+        source: &dyn Source,
+        output: &mut Output,
+        options: &CreateOptions,
+        observer: &dyn Observer,
+    ) -> Result<()> {
+        write::create(source, output, options, observer)
+    }
+}
+
+fn open_extent(file: ImageFile, kind: ExtentType, line: &descriptor::ExtentLine) -> Result<Storage> {
+    let path = file.path().to_owned();
+    let sparse = match kind {
+        ExtentType::Flat => return Storage::flat(file, line),
+        ExtentType::SeSparse => Sparse::se(file).map_err(|e| e.in_file(&path))?,
+        ExtentType::Sparse | ExtentType::Zero => open_sparse(&file)?
+            .ok_or_else(|| at("VMDK extent").file(&path).corrupt("has no sparse extent's magic number"))?,
+    };
+    if sparse.capacity < line.sectors * SECTOR {
+        return Err(at("VMDK extent").file(&path).corrupt(format!(
+            "holds {} bytes, and the descriptor says {}",
+            sparse.capacity,
+            line.sectors * SECTOR
+        )));
+    }
+    Ok(Storage::Sparse(Box::new(sparse)))
+}
+
+/// Opens a hosted or COWD extent; `None` when the file is neither, or only wraps a descriptor.
+fn open_sparse(file: &ImageFile) -> Result<Option<Sparse>> {
+    let head = file.read_up_to(0, 512)?;
+    let named = |e: crate::Error| e.in_file(file.path());
+    if head.starts_with(&COWD_MAGIC) {
+        return Sparse::cowd(file.try_clone()?).map(Some);
+    }
+    if !head.starts_with(&HOSTED_MAGIC) {
+        return Ok(None);
+    }
+    let mut header = HostedHeader::parse(&head).map_err(named)?;
+    if header.capacity == 0 {
+        return Ok(None);
+    }
+    if header.gd_offset == GD_AT_END {
+        let end = file.len() / SECTOR * SECTOR;
+        let tail = file.read_up_to(end.saturating_sub(1536), 1536)?;
+        header = HostedHeader::parse_footer(&tail).map_err(named)?;
+    }
+    Sparse::hosted(file.try_clone()?, &header).map(Some)
+}
+
+/// The descriptor: the file itself, or embedded in a sparse extent.
+fn read_descriptor(file: &ImageFile) -> Result<Option<Descriptor>> {
+    let head = file.read_up_to(0, 4096)?;
+    let bytes = if head.starts_with(&HOSTED_MAGIC) {
+        let header = HostedHeader::parse(&head)?;
+        if header.descriptor_offset == 0 {
+            return Ok(None);
+        }
+        let len = header.descriptor_size.saturating_mul(SECTOR).min(MAX_DESCRIPTOR as u64);
+        file.read_up_to(header.descriptor_offset.saturating_mul(SECTOR), len as usize)?
+    } else if head.starts_with(&COWD_MAGIC) {
+        return Ok(None);
+    } else {
+        if file.len() > MAX_DESCRIPTOR as u64 {
+            let problem = format!("has {} bytes, more than {MAX_DESCRIPTOR}", file.len());
+            return Err(at("VMDK descriptor").file(file.path()).limit(problem));
+        }
+        file.read_up_to(0, MAX_DESCRIPTOR)?
+    };
+    Descriptor::parse(&bytes).map(Some).map_err(|e| e.in_file(file.path()))
+}
+
+/// Opens the disk beneath a delta, and holds its content ID against the one that the delta was made on.
+fn open_parent(
+    file: &ImageFile,
+    descriptor: &Descriptor,
+    opener: &Opener<'_>,
+    disk: &mut Disk,
+) -> Result<Option<Arc<dyn Source>>> {
+    let Some(name) = &descriptor.parent else { return Ok(None) };
+    let parent = opener.open_named(file.path(), name)?;
+    let expected = descriptor.parent_cid.filter(|cid| *cid != NO_PARENT);
+    let found = read_descriptor(&parent)?.and_then(|d| d.cid);
+    if let (Some(expected), Some(found)) = (expected, found)
+        && expected != found
+    {
+        return Err(at("VMDK descriptor").field("parentCID").corrupt(format!(
+            "is {expected:08x}, and {} has {found:08x}: it was changed since",
+            parent.path().display()
+        )));
+    }
+    let below = opener.open_backing(file, name, Some("vmdk"))?;
+    disk.details.push(("parent".to_owned(), String::from_utf8_lossy(name).into_owned()));
+    disk.files.extend(below.files);
+    disk.warnings.extend(below.warnings);
+    Ok(Some(below.source))
+}

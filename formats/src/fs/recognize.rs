@@ -1,0 +1,85 @@
+//! What a volume is that is not read: recognised by its magic bytes, named as `blkid` names it.
+
+/// How much of a volume's beginning [`name_of`] looks at, in bytes.
+pub const HEAD: usize = 0x1_1000;
+
+/// Name, place, magic bytes. The first that fits counts: what encloses others comes first.
+const MAGICS: &[(&str, usize, &[u8])] = &[
+    ("crypto_LUKS", 0, b"LUKS\xba\xbe"),
+    ("BitLocker", 3, b"-FVE-FS-"),
+    ("linux_raid_member", 0, b"\xfc\x4e\x2b\xa9"),
+    ("linux_raid_member", 4096, b"\xfc\x4e\x2b\xa9"),
+    ("LVM2_member", 24, b"LVM2 001"),
+    ("LVM2_member", 512 + 24, b"LVM2 001"),
+    ("LVM2_member", 1024 + 24, b"LVM2 001"),
+    ("LVM2_member", 1536 + 24, b"LVM2 001"),
+    ("ntfs", 3, b"NTFS    "),
+    ("exfat", 3, b"EXFAT   "),
+    ("ReFS", 3, b"ReFS\0\0\0\0"),
+    ("xfs", 0, b"XFSB"),
+    ("squashfs", 0, b"hsqs"),
+    ("squashfs", 0, b"sqsh"),
+    ("cramfs", 0, b"\x45\x3d\xcd\x28"),
+    ("apfs", 32, b"NXSB"),
+    ("f2fs", 1024, b"\x10\x20\xf5\xf2"),
+    ("erofs", 1024, b"\xe2\xe1\xf5\xe0"),
+    ("hfsplus", 1024, b"H+\0\x04"),
+    ("hfsplus", 1024, b"HX\0\x05"),
+    ("btrfs", 0x1_0040, b"_BHRfS_M"),
+    ("reiserfs", 0x1_0034, b"ReIsEr"),
+    ("jfs", 0x8000, b"JFS1"),
+    ("iso9660", 0x8001, b"CD001"),
+    ("udf", 0x8001, b"BEA01"),
+    // At the end of the first page, of whatever size.
+    ("swap", 4096 - 10, b"SWAPSPACE2"),
+    ("swap", 8192 - 10, b"SWAPSPACE2"),
+    ("swap", 16_384 - 10, b"SWAPSPACE2"),
+    ("swap", 32_768 - 10, b"SWAPSPACE2"),
+    ("swap", 65_536 - 10, b"SWAPSPACE2"),
+    ("swap", 4096 - 10, b"SWAP-SPACE"),
+    ("swsuspend", 4096 - 10, b"S1SUSPEND"),
+];
+
+/// The name of what starts with `head`, the first [`HEAD`] bytes of a volume or as many as there are.
+#[must_use]
+pub fn name_of(head: &[u8]) -> Option<&'static str> {
+    let fits = |(_, place, magic): &&(&str, usize, &[u8])| {
+        head.get(*place..).is_some_and(|rest| rest.starts_with(magic))
+    };
+    MAGICS.iter().find(fits).map(|(name, _, _)| *name)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::partition::tools::{have, run};
+
+    #[test]
+    fn each_magic_is_found_at_its_place_and_nowhere_else() {
+        for (name, place, magic) in MAGICS {
+            let mut head = vec![0; HEAD];
+            head[*place..place + magic.len()].copy_from_slice(magic);
+            assert_eq!(name_of(&head), Some(*name));
+            assert_eq!(name_of(&head[..place + magic.len()]), Some(*name));
+            assert_eq!(name_of(&head[..place + magic.len() - 1]), None, "{name}");
+            assert_eq!(name_of(&head[1..]), None, "{name}");
+        }
+        assert_eq!(name_of(&[]), None);
+        assert_eq!(name_of(&vec![0xff; HEAD]), None);
+    }
+
+    #[test]
+    fn a_swap_is_named_as_blkid_names_it() {
+        if !have(&["mkswap", "blkid"]) {
+            return;
+        }
+        for page in ["4096", "65536"] {
+            let file = tempfile::NamedTempFile::new().unwrap();
+            file.as_file().set_len(1 << 20).unwrap();
+            let path = file.path().to_str().unwrap();
+            run("mkswap", &["-q", "-p", page, path]);
+            let theirs = run("blkid", &["-p", "-s", "TYPE", "-o", "value", path]);
+            assert_eq!(name_of(&std::fs::read(path).unwrap()), Some(theirs.trim()), "{page}");
+        }
+    }
+}

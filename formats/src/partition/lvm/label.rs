@@ -1,0 +1,139 @@
+//! The label of a physical volume, in one of its first four sectors, and the metadata areas that it names.
+
+use super::SECTOR;
+use crate::bytes::{le32, le64};
+use crate::{At, Result, Source, at};
+
+/// A label is looked for in so many sectors.
+const LABEL_SECTORS: u64 = 4;
+
+/// A text of metadata is at most so long, in bytes (an area is 1 MiB unless told otherwise).
+const MAX_TEXT_BYTES: u64 = 16 << 20;
+
+const SECTOR_BYTES: usize = SECTOR as usize;
+const LABEL_SIZE: usize = 32;
+const MDA_MAGIC: &[u8; 16] = b" LVM2 x[5A%r0N*>";
+/// `struct raw_locn` of a copy that does not count.
+const RAW_LOCN_IGNORED: u32 = 1;
+
+/// A physical volume.
+pub(super) struct PhysicalVolume {
+    /// As stored: 32 characters without dashes.
+    pub(super) uuid: String,
+    /// The group's metadata, a copy for each area.
+    pub(super) texts: Vec<Vec<u8>>,
+    /// What is wrong with areas, each a sentence.
+    pub(super) warnings: Vec<String>,
+}
+
+impl PhysicalVolume {
+    /// Reads the label and the metadata of `volume`; `None` if it has no label. The error is of reading.
+    pub(super) fn read(volume: &dyn Source) -> Result<Option<Self>> {
+        for sector in 0..LABEL_SECTORS.min(volume.len() / SECTOR) {
+            let bytes = volume.read_vec(sector * SECTOR, SECTOR_BYTES)?;
+            let Some(label) = Label::parse(&bytes, sector) else { continue };
+            let mut found = PhysicalVolume { uuid: label.pv_uuid, texts: Vec::new(), warnings: Vec::new() };
+            for (offset, size) in label.metadata_areas {
+                match read_area(volume, offset, size)? {
+                    Ok(text) => found.texts.extend(text),
+                    Err(error) => found.warnings.push(format!("A metadata area of LVM is damaged: {error}.")),
+                }
+            }
+            return Ok(Some(found));
+        }
+        Ok(None)
+    }
+}
+
+/// `struct label_header` and `struct pv_header`.
+#[derive(Debug, PartialEq, Eq)]
+struct Label {
+    pv_uuid: String,
+    /// Offset and size in bytes.
+    metadata_areas: Vec<(u64, u64)>,
+}
+
+impl Label {
+    /// Parses the sector of this number, if it holds a label that is whole.
+    fn parse(sector: &[u8], number: u64) -> Option<Self> {
+        let is_label = &sector[..8] == b"LABELONE" && &sector[24..32] == b"LVM2 001";
+        let header = le32(sector, 20) as usize;
+        if !is_label
+            || le64(sector, 8) != number
+            || le32(sector, 16) != crc(&sector[20..])
+            || !(LABEL_SIZE..=SECTOR_BYTES - 40).contains(&header)
+        {
+            return None;
+        }
+        let pv_uuid = std::str::from_utf8(&sector[header..header + 32]).ok()?.to_owned();
+        // Two lists, each ended by zeros: data areas, then metadata areas.
+        let mut pairs = sector[header + 40..].chunks_exact(16).map(|pair| (le64(pair, 0), le64(pair, 8)));
+        pairs.by_ref().find(|pair| *pair == (0, 0))?;
+        let metadata_areas = pairs.take_while(|pair| *pair != (0, 0)).collect();
+        Some(Label { pv_uuid, metadata_areas })
+    }
+}
+
+/// Reads the current text of the metadata area of `size` bytes at `offset`. `None` if there is none: no group,
+/// or a copy that does not count. The outer error is of reading.
+fn read_area(volume: &dyn Source, offset: u64, size: u64) -> Result<Result<Option<Vec<u8>>>> {
+    let field = |name: &'static str, byte: u64| -> At {
+        at("LVM metadata area").field(name).byte(offset.saturating_add(byte))
+    };
+    if size < SECTOR || offset.checked_add(size).is_none_or(|end| end > volume.len()) {
+        let problem = format!("{size} bytes do not lie within the volume's {}", volume.len());
+        return Ok(Err(at("LVM metadata area").byte(offset).corrupt(problem)));
+    }
+    let header = volume.read_vec(offset, SECTOR_BYTES)?;
+    if le32(&header, 0) != crc(&header[4..]) {
+        return Ok(Err(field("checksum", 0).corrupt("is wrong")));
+    }
+    if &header[4..20] != MDA_MAGIC {
+        return Ok(Err(field("magic", 4).corrupt("is not LVM's")));
+    }
+    let (text_offset, text_size) = (le64(&header, 40), le64(&header, 48));
+    let (checksum, flags) = (le32(&header, 56), le32(&header, 60));
+    if text_size == 0 || flags & RAW_LOCN_IGNORED != 0 {
+        return Ok(Ok(None));
+    }
+    if text_size > MAX_TEXT_BYTES {
+        return Ok(Err(field("size", 48).limit(format!("is {text_size}, over {MAX_TEXT_BYTES}"))));
+    }
+    if text_size > size - SECTOR || !(SECTOR..size).contains(&text_offset) {
+        let problem = format!("is {text_offset}, with {text_size} bytes, in an area of {size}");
+        return Ok(Err(field("offset", 40).corrupt(problem)));
+    }
+    // The area is a ring behind its header: a text may go on at its beginning.
+    let before_end = text_size.min(size - text_offset) as usize;
+    let mut text = volume.read_vec(offset + text_offset, before_end)?;
+    text.extend(volume.read_vec(offset + SECTOR, text_size as usize - before_end)?);
+    if checksum != crc(&text) {
+        return Ok(Err(field("checksum", 56).corrupt("is not the text's")));
+    }
+    Ok(Ok(Some(text)))
+}
+
+/// LVM's CRC-32: the usual polynomial, but another start, and the end is left as it is.
+fn crc(bytes: &[u8]) -> u32 {
+    const START: u32 = 0xf597_a6cf;
+    const TABLE: [u32; 16] = {
+        let mut table = [0; 16];
+        let mut i = 0;
+        while i < 16 {
+            let mut crc = i as u32;
+            let mut bit = 0;
+            while bit < 4 {
+                crc = if crc & 1 == 1 { crc >> 1 ^ 0xedb8_8320 } else { crc >> 1 };
+                bit += 1;
+            }
+            table[i] = crc;
+            i += 1;
+        }
+        table
+    };
+    bytes.iter().fold(START, |crc, byte| {
+        let crc = crc ^ u32::from(*byte);
+        let crc = crc >> 4 ^ TABLE[(crc & 0xf) as usize];
+        crc >> 4 ^ TABLE[(crc & 0xf) as usize]
+    })
+}

@@ -1,0 +1,315 @@
+//! LVM2: logical volumes that lie in one or more pieces on physical volumes (partitions, or whole disks).
+//!
+//! ```text
+//! label │ metadata area: header, then a ring of texts, each the whole of the group │ extents ...
+//! ```
+//!
+//! Only linear volumes are read: each piece of one is a piece of a partition, so the disk's bytes are found
+//! through them as if there were no LVM. Others (mirrors, RAID, thin pools, snapshots, caches) are said and left
+//! alone, and so are volumes that need a physical volume of another disk.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use crate::source::check_range;
+use crate::{Extent, Result, Source, at};
+
+mod label;
+mod text;
+
+use label::PhysicalVolume;
+use text::Section;
+
+/// LVM counts in these, whatever the disk does.
+const SECTOR: u64 = 512;
+
+/// A volume group, as far as it is on the disk.
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub struct Group {
+    /// Its name.
+    pub name: String,
+    /// Its UUID, as LVM prints it.
+    pub id: String,
+    /// The linear volumes that are wholly there, by name.
+    pub volumes: Vec<LogicalVolume>,
+    /// What is odd about it, and what is left out, each a sentence.
+    pub warnings: Vec<String>,
+}
+
+/// A logical volume.
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub struct LogicalVolume {
+    /// Its name, without the group's.
+    pub name: String,
+    /// Its UUID, as LVM prints it.
+    pub id: String,
+    /// Where it lies, in order, without gaps.
+    pub segments: Vec<Segment>,
+}
+
+/// A piece of a logical volume: `len` bytes at byte `start` of a physical volume.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub struct Segment {
+    /// Which of the volumes that [`read`] was given.
+    pub physical: usize,
+    /// Where on it, in bytes.
+    pub start: u64,
+    /// Length in bytes; never 0.
+    pub len: u64,
+}
+
+impl LogicalVolume {
+    /// Its length in bytes.
+    #[must_use]
+    pub fn len(&self) -> u64 {
+        self.segments.iter().map(|segment| segment.len).sum()
+    }
+
+    /// Whether it holds nothing.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.segments.is_empty()
+    }
+
+    /// The volume as a source; `volumes` are those that [`read`] was given.
+    #[must_use]
+    pub fn open(&self, volumes: &[Arc<dyn Source>]) -> Linear {
+        let mut pieces = Vec::new();
+        let mut at = 0;
+        for segment in &self.segments {
+            pieces.push((at, *segment, Arc::clone(&volumes[segment.physical])));
+            at += segment.len;
+        }
+        Linear { pieces, len: at }
+    }
+}
+
+/// Looks for physical volumes among `volumes`, which are the volumes of one disk, and gives the groups that they
+/// make, by name. What cannot be read of a group is one of its warnings; only a failing read is an error.
+pub fn read(volumes: &[Arc<dyn Source>]) -> Result<Vec<Group>> {
+    let mut physical = BTreeMap::new();
+    let mut groups = BTreeMap::new();
+    let mut damage = Vec::new();
+    for (index, volume) in volumes.iter().enumerate() {
+        let Some(found) = PhysicalVolume::read(&**volume)? else { continue };
+        damage.extend(found.warnings);
+        for text in found.texts {
+            match text::parse(&text).and_then(|section| Metadata::of(&section)) {
+                Ok(metadata) => {
+                    // Every copy is whole; the newest counts.
+                    let newest = groups.entry(metadata.id.clone()).or_insert_with(|| metadata.clone());
+                    if metadata.seqno > newest.seqno {
+                        *newest = metadata;
+                    }
+                }
+                Err(error) => damage.push(format!("The LVM metadata is damaged: {error}.")),
+            }
+        }
+        physical.insert(found.uuid, index);
+    }
+    let mut groups: Vec<_> =
+        groups.into_values().map(|metadata| metadata.resolve(&physical, volumes)).collect();
+    groups.sort_by(|a, b| (&a.name, &a.id).cmp(&(&b.name, &b.id)));
+    if let Some(group) = groups.first_mut() {
+        group.warnings.extend(damage);
+    } else if !damage.is_empty() {
+        groups.push(Group { name: String::new(), id: String::new(), volumes: Vec::new(), warnings: damage });
+    }
+    Ok(groups)
+}
+
+/// What the metadata of a group says.
+#[derive(Debug, Clone)]
+struct Metadata {
+    name: String,
+    id: String,
+    seqno: u64,
+    /// Bytes.
+    extent_size: u64,
+    /// By the name that segments use: UUID, and the first extent's place in bytes.
+    physical_volumes: BTreeMap<String, (String, u64)>,
+    logical_volumes: Vec<Claim>,
+}
+
+/// A logical volume that is to be seen.
+#[derive(Debug, Clone)]
+struct Claim {
+    name: String,
+    id: String,
+    /// The segments in extents, or what stands against reading it.
+    segments: Result<Vec<Stripe>, String>,
+}
+
+/// `extent_count` extents of a volume, from `start_extent` on; on a physical volume from `first` on.
+#[derive(Debug, Clone)]
+struct Stripe {
+    start_extent: u64,
+    extent_count: u64,
+    physical: String,
+    first: u64,
+}
+
+impl Metadata {
+    fn of(root: &Section) -> Result<Self> {
+        let (name, group) = root.sections().next().ok_or_else(|| text::error("has no volume group"))?;
+        let extent_size = group.number("extent_size")?.checked_mul(SECTOR).filter(|size| *size > 0);
+        let extent_size = extent_size.ok_or_else(|| text::error("extent_size is 0, or absurd"))?;
+        let mut physical_volumes = BTreeMap::new();
+        for (name, section) in group.section("physical_volumes").into_iter().flat_map(Section::sections) {
+            let start = section.number("pe_start")?.checked_mul(SECTOR);
+            let start = start.ok_or_else(|| text::error("pe_start is absurd"))?;
+            physical_volumes.insert(name.to_owned(), (section.string("id")?.replace('-', ""), start));
+        }
+        let mut logical_volumes = Vec::new();
+        for (name, section) in group.section("logical_volumes").into_iter().flat_map(Section::sections) {
+            // Others are parts of a volume that is.
+            if section.list("status").iter().any(|flag| flag.as_str() == Some("VISIBLE")) {
+                let (name, id) = (name.to_owned(), section.string("id")?.to_owned());
+                logical_volumes.push(Claim { name, id, segments: segments(section)? });
+            }
+        }
+        logical_volumes.sort_by(|a, b| a.name.cmp(&b.name));
+        Ok(Metadata {
+            name: name.to_owned(),
+            id: group.string("id")?.to_owned(),
+            seqno: group.number("seqno")?,
+            extent_size,
+            physical_volumes,
+            logical_volumes,
+        })
+    }
+
+    /// Finds each volume's places on `volumes`; `physical` says which has which UUID.
+    fn resolve(self, physical: &BTreeMap<String, usize>, volumes: &[Arc<dyn Source>]) -> Group {
+        let mut group =
+            Group { name: self.name.clone(), id: self.id.clone(), volumes: Vec::new(), warnings: Vec::new() };
+        for claim in &self.logical_volumes {
+            let segments = claim.segments.as_ref().map_err(Clone::clone).and_then(|stripes| {
+                stripes.iter().map(|stripe| self.place(stripe, physical, volumes)).collect()
+            });
+            match segments {
+                Ok(segments) => group.volumes.push(LogicalVolume {
+                    name: claim.name.clone(),
+                    id: claim.id.clone(),
+                    segments,
+                }),
+                Err(reason) => group
+                    .warnings
+                    .push(format!("The logical volume {}/{} is not read: {reason}.", self.name, claim.name)),
+            }
+        }
+        group
+    }
+
+    fn place(
+        &self,
+        stripe: &Stripe,
+        physical: &BTreeMap<String, usize>,
+        volumes: &[Arc<dyn Source>],
+    ) -> Result<Segment, String> {
+        let name = &stripe.physical;
+        let (uuid, first) = self.physical_volumes.get(name).ok_or_else(|| format!("there is no {name}"))?;
+        let index = *physical.get(uuid).ok_or_else(|| format!("{name} is not on this disk"))?;
+        let end = volumes[index].len();
+        let start = stripe.first.checked_mul(self.extent_size).and_then(|offset| offset.checked_add(*first));
+        let len = stripe.extent_count.checked_mul(self.extent_size);
+        match (start, len) {
+            (Some(start), Some(len)) if start.checked_add(len).is_some_and(|to| to <= end) => {
+                Ok(Segment { physical: index, start, len })
+            }
+            _ => Err(format!("extent {} of {name} and those after it reach past its end", stripe.first)),
+        }
+    }
+}
+
+/// The segments of a volume in their order, if they are linear and without gaps; otherwise why not.
+fn segments(volume: &Section) -> Result<Result<Vec<Stripe>, String>> {
+    let mut stripes = Vec::new();
+    for (name, segment) in volume.sections() {
+        if !name.starts_with("segment") {
+            continue;
+        }
+        let kind = segment.string("type")?;
+        if kind != "striped" {
+            return Ok(Err(format!("it is of type {kind}")));
+        }
+        let count = segment.number("stripe_count")?;
+        if count != 1 {
+            return Ok(Err(format!("it has {count} stripes")));
+        }
+        let [physical, first] = segment.list("stripes") else {
+            return Err(text::error("stripes is not a physical volume and an extent"));
+        };
+        let (Some(physical), Some(first)) = (physical.as_str(), first.as_number()) else {
+            return Err(text::error("stripes is not a physical volume and an extent"));
+        };
+        stripes.push(Stripe {
+            start_extent: segment.number("start_extent")?,
+            extent_count: segment.number("extent_count")?,
+            physical: physical.to_owned(),
+            first,
+        });
+    }
+    stripes.sort_by_key(|stripe| stripe.start_extent);
+    let mut next = 0u64;
+    for stripe in &stripes {
+        if stripe.start_extent != next || stripe.extent_count == 0 {
+            return Ok(Err(format!("its segments leave a gap or overlap at extent {next}")));
+        }
+        let Some(end) = next.checked_add(stripe.extent_count).filter(|end| *end < 1 << 48) else {
+            return Ok(Err("its length is absurd".to_owned()));
+        };
+        next = end;
+    }
+    Ok(if stripes.is_empty() { Err("it has no segments".to_owned()) } else { Ok(stripes) })
+}
+
+/// A linear volume, as a source.
+pub struct Linear {
+    /// Where each segment starts in the volume, and what it is of.
+    pieces: Vec<(u64, Segment, Arc<dyn Source>)>,
+    len: u64,
+}
+
+impl Linear {
+    /// The piece that byte `offset`, which there is, lies in.
+    fn piece(&self, offset: u64) -> &(u64, Segment, Arc<dyn Source>) {
+        &self.pieces[self.pieces.partition_point(|(start, _, _)| *start <= offset) - 1]
+    }
+}
+
+impl Source for Linear {
+    fn len(&self) -> u64 {
+        self.len
+    }
+
+    fn read_at(&self, offset: u64, buf: &mut [u8]) -> Result<()> {
+        check_range("logical volume", self.len, offset, buf.len() as u64)?;
+        let (mut offset, mut buf) = (offset, buf);
+        while !buf.is_empty() {
+            let (start, segment, volume) = self.piece(offset);
+            let within = offset - start;
+            let count = usize::try_from(segment.len - within).unwrap_or(usize::MAX).min(buf.len());
+            let (now, rest) = buf.split_at_mut(count);
+            volume.read_at(segment.start + within, now)?;
+            (offset, buf) = (offset + count as u64, rest);
+        }
+        Ok(())
+    }
+
+    fn extent_at(&self, offset: u64) -> Result<Extent> {
+        if offset >= self.len {
+            return Err(at("logical volume")
+                .byte(offset)
+                .corrupt(format!("is past its end at {}", self.len)));
+        }
+        let (start, segment, volume) = self.piece(offset);
+        let within = offset - start;
+        let extent = volume.extent_at(segment.start + within)?;
+        let len = extent.len().min(segment.len - within);
+        Ok(Extent { range: offset..offset + len, kind: extent.kind })
+    }
+}
+
+#[cfg(test)]
+mod tests;

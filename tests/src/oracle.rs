@@ -1,0 +1,66 @@
+//! Outside programs run by a line of words, and numbers to make test data of.
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+
+/// An outside program that a test holds ours against.
+pub struct Tool(PathBuf);
+
+/// The program `name`, or `None` where it is not installed: the test then says so and returns. With
+/// `MIF_TESTS_REQUIRE_TOOLS=1` a missing program fails the test instead.
+pub fn tool(name: &str) -> Option<Tool> {
+    crate::find(name).map(Tool).or_else(|| {
+        let _ = crate::skip(&format!("{name} is not installed"));
+        None
+    })
+}
+
+impl Tool {
+    /// Runs it with the words of `line`, in `folder`, and gives what it printed. Panics if it fails.
+    pub fn run(&self, folder: &Path, line: &str) -> String {
+        let output = self.try_run(folder, line);
+        let text = |bytes| String::from_utf8_lossy(bytes).into_owned();
+        let (out, err) = (text(&output.stdout), text(&output.stderr));
+        assert!(output.status.success(), "{} {line}: {}\n{out}{err}", self.0.display(), output.status);
+        out
+    }
+
+    /// Runs it with arguments that may hold spaces. Panics if it fails.
+    pub fn run_args(&self, folder: &Path, arguments: &[&str]) {
+        let output = Command::new(&self.0).args(arguments).current_dir(folder).output().expect("it starts");
+        let text = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "{} {arguments:?}: {text}", self.0.display());
+    }
+
+    /// Runs it with the words of `line`, in `folder`.
+    pub fn try_run(&self, folder: &Path, line: &str) -> Output {
+        let output = Command::new(&self.0).args(line.split_whitespace()).current_dir(folder).output();
+        output.unwrap_or_else(|e| panic!("{} {line}: {e}", self.0.display()))
+    }
+}
+
+/// A small generator of pseudorandom numbers (SplitMix64), so that tests repeat.
+pub struct Random(pub u64);
+
+impl Random {
+    /// The next number.
+    pub fn number(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut z = self.0;
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        z ^ (z >> 31)
+    }
+
+    /// A number below `end`.
+    pub fn below(&mut self, end: u64) -> u64 {
+        self.number() % end
+    }
+
+    /// Fills `bytes`: incompressible.
+    pub fn fill(&mut self, bytes: &mut [u8]) {
+        for chunk in bytes.chunks_mut(8) {
+            chunk.copy_from_slice(&self.number().to_le_bytes()[..chunk.len()]);
+        }
+    }
+}

@@ -1,0 +1,208 @@
+//! Real Debian disks through the store: every bit, every file, and a login prompt at the end.
+//!
+//! The trees come from the Debian archive (`fixtures/debian-tree`, kept in the cache), the disks from
+//! `fixtures/debian-disk`.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::OnceLock;
+
+use mif_tests::listing::{self, compare};
+use mif_tests::{cache, have, mif, repo, run, skip, tool, work_folder};
+use serde_json::Value;
+
+const TOOLS: &[&str] = &[
+    "mmdebstrap",
+    "mke2fs",
+    "debugfs",
+    "sgdisk",
+    "sfdisk",
+    "mcopy",
+    "mkfs.vfat",
+    "qemu-img",
+    "qemu-system-x86_64",
+    "grub-mkimage",
+];
+
+/// The containers that a disk goes in as: a name, and qemu-img's options for it.
+const CONTAINERS: &[(&str, &[&str])] = &[
+    ("v3.qcow2", &["-O", "qcow2"]),
+    ("v2.qcow2", &["-O", "qcow2", "-o", "compat=0.10"]),
+    ("zlib.qcow2", &["-O", "qcow2", "-c"]),
+    ("zstd.qcow2", &["-O", "qcow2", "-c", "-o", "compression_type=zstd"]),
+    ("small.qcow2", &["-O", "qcow2", "-o", "cluster_size=4k"]),
+    ("sparse.vmdk", &["-O", "vmdk"]),
+    ("stream.vmdk", &["-O", "vmdk", "-o", "subformat=streamOptimized"]),
+    ("flat.vmdk", &["-O", "vmdk", "-o", "subformat=monolithicFlat"]),
+];
+
+/// The tar of a small Debian; none, said loudly, if the archive cannot be reached.
+fn tree() -> Option<PathBuf> {
+    static TREE: OnceLock<Option<PathBuf>> = OnceLock::new();
+    let make = || {
+        let output = tool(repo().join("fixtures/debian-tree")).env("MIF_CACHE", cache()).output().unwrap();
+        let path = String::from_utf8_lossy(&output.stdout).trim().to_owned();
+        match output.status.code() {
+            Some(0) => Some(PathBuf::from(path)),
+            Some(3) => {
+                let _ = skip("THE DEBIAN ARCHIVE CANNOT BE REACHED");
+                None
+            }
+            _ => panic!("fixtures/debian-tree: {}", String::from_utf8_lossy(&output.stderr)),
+        }
+    };
+    TREE.get_or_init(make).clone()
+}
+
+fn is_root() -> bool {
+    run(tool("id").arg("-u")).trim() == "0"
+}
+
+/// Makes a disk from the tree, raw.
+fn make_disk(tree: &Path, out: &Path, options: &str) {
+    // Only root can have the kernel fill it.
+    let options =
+        if is_root() { options.to_owned() } else { options.replace("--fill kernel", "--fill mke2fs") };
+    run(tool(repo().join("fixtures/debian-disk")).arg(tree).arg(out).args(options.split_whitespace()));
+}
+
+fn import(store: &Path, file: &Path, name: &str) -> Value {
+    let json = run(mif(store).args(["import", "--json", "--name", name]).arg(file));
+    serde_json::from_str(&json).unwrap()
+}
+
+fn boots(disk: &Path, efi: bool) {
+    let mut boot = tool(repo().join("fixtures/boot"));
+    boot.arg(disk);
+    if efi {
+        boot.arg("--efi");
+    }
+    run(&mut boot);
+}
+
+/// Takes a disk through everything. `efi` says by which firmwares it boots.
+fn through_the_store(options: &str, efi: &[bool]) {
+    if !have(TOOLS) {
+        return;
+    }
+    let Some(tree) = tree() else { return };
+    let work = work_folder();
+    let at = |name: &str| work.path().join(name);
+    let store = at("store");
+    let raw = at("disk.raw");
+    make_disk(&tree, &raw, options);
+
+    // Meaning: what the real tools say of it.
+    run(mif(&store).args(["import", "--verify", "--name", "disk"]).arg(&raw));
+    run(tool(repo().join("fixtures/list-disk")).arg(&raw).arg(at("tools")));
+    compare(&listing::of_image(&store, "disk"), &listing::of_tools(&at("tools")));
+
+    // Bits: as qemu-img reads each container, and one layout whatever the container.
+    for (name, arguments) in CONTAINERS {
+        let container = at(name);
+        run(tool("qemu-img").args(["convert", "-f", "raw"]).args(*arguments).arg(&raw).arg(&container));
+        let report = import(&store, &container, "disk");
+        assert_eq!(report["result"], "unchanged", "{name}: another layout than the raw disk's: {report}");
+        let expected = at("expected.raw");
+        run(tool("qemu-img").args(["convert", "-O", "raw"]).arg(&container).arg(&expected));
+        run(tool("cmp").arg(&expected).arg(&raw));
+        // By its own store, so that every byte has come through this container.
+        let other = at("other-store");
+        import(&other, &container, "disk");
+        run(mif(&other).args(["export", "disk", "--format", "raw", "--force"]).arg(at("out.raw")));
+        run(tool("cmp").arg(&expected).arg(at("out.raw")));
+        fs::remove_dir_all(&other).unwrap();
+        fs::remove_file(&container).unwrap();
+        let _ = fs::remove_file(at("flat-flat.vmdk"));
+    }
+    for name in ["out.qcow2", "out.vmdk"] {
+        run(mif(&store).args(["export", "disk"]).arg(at(name)));
+        run(tool("qemu-img").arg("check").arg(at(name)));
+        run(tool("qemu-img").arg("compare").arg(at(name)).arg(&raw));
+    }
+
+    for name in ["out.raw", "out.qcow2", "out.vmdk"] {
+        for efi in efi {
+            boots(&at(name), *efi);
+        }
+    }
+}
+
+#[test]
+fn gpt_with_ext4_by_the_kernel_boots_by_bios_and_uefi() {
+    through_the_store("--table gpt --efi --fill kernel --live --size 2G", &[false, true]);
+}
+
+#[test]
+fn mbr_with_1k_blocks_and_no_checksums_boots() {
+    through_the_store("--table mbr --block 1024 --features ^metadata_csum,^64bit --live --size 1G", &[false]);
+}
+
+#[test]
+fn a_logical_partition_with_ext3_boots() {
+    through_the_store("--table mbr-logical --fs ext3 --fill kernel --live --size 1G", &[false]);
+}
+
+#[test]
+fn a_second_image_of_the_same_files_costs_little() {
+    if !have(TOOLS) {
+        return;
+    }
+    let Some(tree) = tree() else { return };
+    let work = work_folder();
+    let store = work.path().join("store");
+    let mut sizes = vec![0];
+    for (name, options) in [("large", "--table gpt --block 4096"), ("small", "--table mbr --block 1024")] {
+        let disk = work.path().join(format!("{name}.raw"));
+        make_disk(&tree, &disk, &format!("{options} --size 1G"));
+        import(&store, &disk, name);
+        sizes.push(mif_tests::snapshot(&store).iter().map(|(_, len)| len).sum::<u64>());
+    }
+    let (first, second) = (sizes[1], sizes[2] - sizes[1]);
+    assert!(second * 100 < first * 3, "the first image took {first} bytes, the second added {second}");
+}
+
+#[test]
+fn duckdb_reads_the_store_as_it_lies() {
+    let python = cache().join("venv/bin/python");
+    if !python.exists() && !skip("python with duckdb is not installed") {
+        return;
+    }
+    let work = work_folder();
+    run(mif(&work.path().join("mif-store")).arg("import").arg(repo().join("fixtures/demo.qcow2")));
+    let query = "import duckdb; duckdb.sql(\"select name, path, size from 'mif-store/images/*/*/manifest.parquet' where path like '%/os-release'\").show()";
+    let shown = run(Command::new(&python).current_dir(work.path()).args(["-c", query]));
+    assert!(shown.contains("demo") && shown.contains("/etc/os-release"), "{shown}");
+}
+
+/// No root, no loop device, no mount: as a user who may do nothing, with no way to become more.
+#[test]
+fn all_of_it_as_an_ordinary_user() {
+    let work = tempfile::tempdir().unwrap();
+    let at = |name: &str| work.path().join(name);
+    for (from, to) in [(mif_tests::mif_path(), "mif"), (repo().join("fixtures/demo.qcow2"), "demo.qcow2")] {
+        fs::copy(from, at(to)).unwrap();
+    }
+    run(tool("chmod").args(["-R", "a+rwX"]).arg(work.path()));
+    let script = "umask 022; for step in 'import --verify demo.qcow2' 'ls -lR demo' 'export demo out.vmdk' 'verify demo.qcow2 out.vmdk' \
+                  'verify demo out.vmdk' 'info out.vmdk' images; do ./mif $step || exit 1; done";
+    let mut shell = if is_root() {
+        if !have(&["setpriv"]) {
+            return;
+        }
+        let mut setpriv = tool("setpriv");
+        setpriv.args([
+            "--reuid=65534",
+            "--regid=65534",
+            "--clear-groups",
+            "--no-new-privs",
+            "--bounding-set=-all",
+            "sh",
+        ]);
+        setpriv
+    } else {
+        tool("sh")
+    };
+    run(shell.current_dir(work.path()).args(["-c", script]));
+}
