@@ -6,14 +6,19 @@
 mod cat;
 mod error;
 mod export;
+mod fsck;
+mod gc;
 mod image;
 mod import;
 mod info;
+mod log;
 mod ls;
 mod progress;
 mod rebuild;
+mod rm;
 mod rows;
 mod scan;
+mod stats;
 pub mod store;
 mod tree;
 pub mod verify;
@@ -21,13 +26,18 @@ pub mod verify;
 pub use cat::cat;
 pub use error::{Code, Error, Result};
 pub use export::{ExportOptions, ExportReport, export};
+pub use fsck::{FsckOptions, FsckReport, LostImage, fsck};
+pub use gc::{GcOptions, GcReport, gc};
 pub use image::{OpenImage, Origin};
 pub use import::{ImportOptions, ImportReport, import};
 pub use info::{ImageInfo, info};
+pub use log::{LogEntry, LogReport, log, tag, untag};
 pub use ls::{Listing, LsEntry, ls};
 pub use progress::{Progress, Silent};
 pub use rebuild::{RebuildOptions, RebuildReport, rebuild};
+pub use rm::{RmReport, rm};
 pub use scan::{Scan, ScannedVolume, VolumeExtent};
+pub use stats::{FileBytes, ImageShare, Similarity, StatsReport, stats};
 pub use tree::{Tree, VolumePath};
 
 /// The name of the volume on a partition: `p` and its slot.

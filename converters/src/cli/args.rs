@@ -191,4 +191,6 @@ Examples:
   mif images
   mif images --store /srv/mif-store --json")]
     Images,
+    #[command(flatten)]
+    Library(super::library::Library),
 }

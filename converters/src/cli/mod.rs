@@ -2,6 +2,7 @@
 
 mod args;
 mod bar;
+mod library;
 mod text;
 
 use std::ffi::OsString;
@@ -76,7 +77,9 @@ impl Context {
                     return Err(Error::usage("--name goes with a single file"));
                 }
                 let threads = threads.map(usize::from);
-                let options = ImportOptions { name, open: open_options(open), verify, strict, threads };
+                let command = command_line();
+                let options =
+                    ImportOptions { name, open: open_options(open), verify, strict, threads, command };
                 self.import(&files, &options)
             }
             Command::Export { image, output, format, options, force } => {
@@ -122,6 +125,7 @@ impl Context {
                 self.report(&images, |images| text::images(images))?;
                 Ok(true)
             }
+            Command::Library(command) => self.library(command),
         }
     }
 
@@ -176,6 +180,15 @@ impl Context {
             }
         }
     }
+}
+
+/// The command line, for an image's record. What is not UTF-8 is replaced.
+fn command_line() -> Vec<String> {
+    let mut words: Vec<String> = std::env::args_os().map(|arg| arg.to_string_lossy().into_owned()).collect();
+    if let Some(program) = words.first_mut() {
+        *program = "mif".into();
+    }
+    words
 }
 
 fn open_options(open: Open) -> OpenOptions {

@@ -25,7 +25,7 @@ pub(super) fn printable(text: &str) -> String {
     })
 }
 
-fn size(bytes: u64) -> String {
+pub(super) fn size(bytes: u64) -> String {
     HumanBytes(bytes).to_string()
 }
 
@@ -243,6 +243,11 @@ fn time(time: Option<Timestamp>) -> String {
         Some(time) => time.format("%Y-%m-%d %H:%M").to_string(),
         None => format!("@{}", time.secs),
     }
+}
+
+/// A time in seconds since 1970.
+pub(super) fn seconds_time(secs: u64) -> String {
+    time(Some(Timestamp { secs: secs as i64, nanos: 0 }))
 }
 
 pub(super) fn images(images: &[Image]) -> String {

@@ -26,7 +26,9 @@ use self::plan::Plan;
 use crate::progress::{self, Progress};
 use crate::rows::row;
 use crate::scan::Scan;
-use crate::store::{Counts, Image, ImageName, ObjectWriter, Provenance, Store, StoredDisk, WriterStats};
+use crate::store::{
+    Counts, Image, ImageName, ObjectWriter, Provenance, SourceFile, Store, StoredDisk, WriterStats,
+};
 use crate::{Error, Result, verify};
 
 /// Residue is cut into objects at multiples of this many bytes of the disk.
@@ -48,6 +50,8 @@ pub struct ImportOptions {
     pub strict: bool,
     /// Threads; as many as the machine has processors if none.
     pub threads: Option<usize>,
+    /// The command line, for the image's record.
+    pub command: Vec<String>,
 }
 
 /// What an import did.
@@ -96,6 +100,8 @@ pub fn import(
         None => ImageName::like(&path.file_stem().unwrap_or_default().to_string_lossy()),
     };
     let disk = container::open(path, &options.open)?;
+    // Before anything is read: a file that changes meanwhile must not count as known later.
+    let files = source_files(&disk)?;
     let writer = ObjectWriter::new(store)?;
     let Imported { scan, layout, rows, counts, mut warnings } =
         import_disk(disk.source.clone(), &writer, options, progress)?;
@@ -113,6 +119,7 @@ pub fn import(
         let stored = StoredDisk::new(Arc::new(layout), objects);
         read_back(&disk, &stored, path, progress)?;
     }
+    let parent = store.versions(&name)?.last().map(|version| format!("{name}@{version}"));
     let image = Image {
         name,
         version: 0,
@@ -122,7 +129,7 @@ pub fn import(
         volumes: scan.volumes.iter().map(crate::scan::ScannedVolume::record).collect(),
         table: scan.table,
         counts,
-        provenance: provenance(path, &disk),
+        provenance: Provenance { parent, ..provenance(path, files, &disk, options) },
         warnings: warnings.clone(),
     };
     let same: Vec<Image> =
@@ -135,7 +142,7 @@ pub fn import(
     });
     let (result, image) = match unchanged {
         Some(there) => ("unchanged", there.clone()),
-        None => ("imported", store.publish(image, &manifest_file, &layout_file)?),
+        None => ("imported", store.publish(image, &manifest_file, &layout_file, &[])?),
     };
     Ok(ImportReport {
         source: path.display().to_string(),
@@ -176,7 +183,12 @@ fn read_back(disk: &Disk, stored: &StoredDisk, path: &Path, progress: &dyn Progr
     }
 }
 
-fn provenance(path: &Path, disk: &Disk) -> Provenance {
+/// The files of a disk, as they are now.
+fn source_files(disk: &Disk) -> Result<Vec<SourceFile>> {
+    disk.files.iter().map(|file| SourceFile::of(file).map_err(|e| Error::io(file, &e))).collect()
+}
+
+fn provenance(path: &Path, files: Vec<SourceFile>, disk: &Disk, options: &ImportOptions) -> Provenance {
     Provenance {
         operation: "import".into(),
         tool: concat!("mif ", env!("CARGO_PKG_VERSION")).into(),
@@ -184,6 +196,8 @@ fn provenance(path: &Path, disk: &Disk) -> Provenance {
         source: Some(path.display().to_string()),
         source_format: Some(disk.format.into()),
         parent: None,
+        command: options.command.clone(),
+        files,
     }
 }
 
@@ -194,6 +208,23 @@ struct Imported {
     rows: Vec<Row>,
     counts: Counts,
     warnings: Vec<String>,
+}
+
+/// What reading a disk again gave.
+pub(crate) struct Reread {
+    pub(crate) layout: Layout,
+    pub(crate) rows: Vec<Row>,
+}
+
+/// Reads a disk as an import does, and publishes nothing.
+pub(crate) fn reread(
+    disk: Arc<dyn Source>,
+    writer: &ObjectWriter,
+    options: &ImportOptions,
+    progress: &dyn Progress,
+) -> Result<Reread> {
+    let Imported { layout, rows, .. } = import_disk(disk, writer, options, progress)?;
+    Ok(Reread { layout, rows })
 }
 
 /// What the threads have in common.

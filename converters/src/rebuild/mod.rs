@@ -304,10 +304,12 @@ fn publish(
             source: None,
             source_format: None,
             parent: Some(parent.image.id()),
+            command: Vec::new(),
+            files: Vec::new(),
         },
         warnings: Vec::new(),
     };
-    store.publish(image, &manifest_file, &layout_file)
+    store.publish(image, &manifest_file, &layout_file, &[])
 }
 
 fn counts(layout: &Layout, rows: &[Row]) -> Counts {

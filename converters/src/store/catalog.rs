@@ -1,6 +1,7 @@
 //! The images of a store: their names, versions and records.
 
 use std::fmt;
+use std::path::Path;
 use std::str::FromStr;
 use std::sync::Arc;
 
@@ -13,13 +14,24 @@ use super::{Objects, Store, StoredDisk};
 use crate::error::damaged;
 use crate::{Error, Result};
 
-/// The name of an image in a store, and which of its versions: `web`, `web@3`.
+/// The name of an image in a store, and which of its versions: `web`, `web@3`, `web@golden`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ImageName {
     /// The name: letters, digits and `. _ + -`, not beginning with a dot or a dash.
     pub name: String,
-    /// The version; the newest if none.
-    pub version: Option<u32>,
+    /// Which version.
+    pub version: Selector,
+}
+
+/// Which version of an image.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Selector {
+    /// The newest.
+    Newest,
+    /// The one of this number.
+    Number(u32),
+    /// The one that has this tag.
+    Tag(String),
 }
 
 /// The longest name.
@@ -52,12 +64,20 @@ impl FromStr for ImageName {
         };
         if !Self::is_valid(name) {
             return Err(Error::usage(format!("\"{text}\" is no name of an image"))
-                .advise("A name has letters, digits and . _ + - , and perhaps @VERSION"));
+                .advise("A name has letters, digits and . _ + - , and perhaps @VERSION or @TAG"));
         }
-        let version = version
-            .map(str::parse)
-            .transpose()
-            .map_err(|_| Error::usage(format!("\"{text}\": the version after @ is no number")))?;
+        let version = match version {
+            None => Selector::Newest,
+            Some(number) if !number.is_empty() && number.bytes().all(|b| b.is_ascii_digit()) => {
+                let large = |_| Error::usage(format!("\"{text}\": the number after @ is too large"));
+                Selector::Number(number.parse().map_err(large)?)
+            }
+            Some(tag) if Self::is_valid(tag) => Selector::Tag(tag.to_owned()),
+            Some(_) => {
+                return Err(Error::usage(format!("\"{text}\": what is after @ is no version and no tag"))
+                    .advise("A version is a number; a tag has letters, digits and . _ + -"));
+            }
+        };
         Ok(ImageName { name: name.to_owned(), version })
     }
 }
@@ -65,7 +85,11 @@ impl FromStr for ImageName {
 impl fmt::Display for ImageName {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.name)?;
-        self.version.map_or(Ok(()), |version| write!(f, "@{version}"))
+        match &self.version {
+            Selector::Newest => Ok(()),
+            Selector::Number(version) => write!(f, "@{version}"),
+            Selector::Tag(tag) => write!(f, "@{tag}"),
+        }
     }
 }
 
@@ -133,7 +157,7 @@ pub struct Counts {
 /// Where an image came from.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Provenance {
-    /// What made it: `import`.
+    /// What made it: `import`, `customize`, …
     pub operation: String,
     /// The version of mif.
     pub tool: String,
@@ -143,8 +167,57 @@ pub struct Provenance {
     pub source: Option<String>,
     /// That file's container format.
     pub source_format: Option<String>,
-    /// The image it was made from, as `name@version`.
+    /// The image it was made from, or took the place of, as `name@version`.
     pub parent: Option<String>,
+    /// The command line, where a command made it.
+    #[serde(default)]
+    pub command: Vec<String>,
+    /// The files that it was read from, as they were then: so that one that has not changed is known again.
+    #[serde(default)]
+    pub files: Vec<SourceFile>,
+}
+
+/// A file that an image was read from. What tells without reading it whether it has changed.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SourceFile {
+    /// Its absolute path.
+    pub path: String,
+    /// Its length in bytes.
+    pub size: u64,
+    /// When it was last changed: seconds since 1970.
+    pub mtime: i64,
+    /// The nanoseconds of that.
+    pub mtime_ns: u32,
+    /// Its inode number.
+    pub inode: u64,
+}
+
+impl SourceFile {
+    /// A file as it is now.
+    pub fn of(path: &Path) -> std::io::Result<Self> {
+        use std::os::unix::fs::MetadataExt;
+        let meta = path.metadata()?;
+        Ok(SourceFile {
+            path: std::path::absolute(path)?.to_string_lossy().into_owned(),
+            size: meta.len(),
+            mtime: meta.mtime(),
+            mtime_ns: meta.mtime_nsec() as u32,
+            inode: meta.ino(),
+        })
+    }
+}
+
+/// A version that was removed.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Removed {
+    /// The image's name.
+    pub name: String,
+    /// The version, which is never given again.
+    pub version: u32,
+    /// When it was removed, in seconds since 1970.
+    pub time: u64,
+    /// The digest of the layout that it had; none if its record could not be read.
+    pub layout_digest: Option<String>,
 }
 
 impl Image {
@@ -155,7 +228,7 @@ impl Image {
     }
 
     /// The folder of a version.
-    fn folder(name: &str, version: u32) -> String {
+    pub(crate) fn folder(name: &str, version: u32) -> String {
         format!("images/name={name}/version={version}")
     }
 
@@ -174,13 +247,23 @@ pub struct StoredImage {
 }
 
 impl StoredImage {
+    /// The key of one of its files.
+    pub(crate) fn key(&self, file: &str) -> String {
+        format!("{}/{file}", Image::folder(&self.image.name, self.image.version))
+    }
+
     fn read(&self, file: &str) -> Result<Vec<u8>> {
-        let key = format!("{}/{file}", Image::folder(&self.image.name, self.image.version));
+        let key = self.key(file);
         self.storage.read_all(&key).map_err(|e| Error::store(format!("{}/{key}: {e}", self.storage.place())))
     }
 
     /// The manifest's rows, checked against the digest in the record.
     pub fn manifest(&self) -> Result<Vec<Row>> {
+        manifest::read(self.manifest_file()?).map_err(|e| damaged(&self.image.id(), &e))
+    }
+
+    /// The manifest as a file, checked against the digest in the record.
+    pub fn manifest_file(&self) -> Result<bytes::Bytes> {
         let bytes = self.read("manifest.parquet")?;
         if blake3::hash(&bytes).to_hex().as_str() != self.image.manifest_digest {
             return Err(Error::store(format!(
@@ -189,7 +272,7 @@ impl StoredImage {
             ))
             .advise("The store is damaged there; the disk itself may be whole: try `mif export`"));
         }
-        manifest::read(bytes::Bytes::from(bytes)).map_err(|e| damaged(&self.image.id(), &e))
+        Ok(bytes.into())
     }
 
     /// The layout, checked against the digest in the record.
@@ -218,6 +301,12 @@ impl Store {
         Ok(folders.iter().filter_map(|f| f.strip_prefix("name=")).map(str::to_owned).collect())
     }
 
+    /// The names of images of which versions were removed.
+    pub fn removed_names(&self) -> Result<Vec<String>> {
+        let folders = self.list("removed")?;
+        Ok(folders.iter().filter_map(|f| f.strip_prefix("name=")).map(str::to_owned).collect())
+    }
+
     /// The versions of an image, ascending.
     pub fn versions(&self, name: &str) -> Result<Vec<u32>> {
         let folders = self.list(&format!("images/name={name}"))?;
@@ -236,7 +325,7 @@ impl Store {
         let mut images = Vec::new();
         for name in self.names()? {
             for version in self.versions(&name)? {
-                images.push(self.image(&ImageName { name: name.clone(), version: Some(version) })?.image);
+                images.push(self.version(&name, version)?.image);
             }
         }
         Ok(images)
@@ -245,9 +334,10 @@ impl Store {
     /// An image, by name and perhaps version.
     pub fn image(&self, name: &ImageName) -> Result<StoredImage> {
         let versions = self.versions(&name.name)?;
-        let found = match name.version {
-            Some(version) => versions.contains(&version).then_some(version),
-            None => versions.last().copied(),
+        let found = match &name.version {
+            Selector::Number(version) => versions.contains(version).then_some(*version),
+            Selector::Newest => versions.last().copied(),
+            Selector::Tag(tag) => self.tagged(&name.name, tag)?.filter(|version| versions.contains(version)),
         };
         let Some(version) = found else {
             let advice = match versions.last() {
@@ -257,21 +347,75 @@ impl Store {
             let place = self.storage.place();
             return Err(Error::input(format!("{name}: is not in the store {place}")).advise(advice));
         };
-        let key = format!("{}/image.json", Image::folder(&name.name, version));
+        self.version(&name.name, version)
+    }
+
+    /// A version of an image.
+    pub fn version(&self, name: &str, version: u32) -> Result<StoredImage> {
+        let key = format!("{}/image.json", Image::folder(name, version));
         let place = || format!("{}/{key}", self.storage.place());
         let json = self.storage.read_all(&key).map_err(|e| Error::store(format!("{}: {e}", place())))?;
-        let image = serde_json::from_slice(&json)
+        let image: Image = serde_json::from_slice(&json)
             .map_err(|e| Error::store(format!("{}: is no image record: {e}", place())))?;
+        if (image.name.as_str(), image.version) != (name, version) {
+            return Err(Error::store(format!("{}: is the record of {}", place(), image.id())));
+        }
         Ok(StoredImage { image, storage: self.storage.clone() })
     }
 
-    /// Publishes an image under its name, as the next version; gives the record as published.
-    pub fn publish(&self, mut image: Image, manifest: &[u8], layout: &[u8]) -> Result<Image> {
+    /// The versions of an image that were removed, ascending.
+    pub fn removed(&self, name: &str) -> Result<Vec<Removed>> {
+        let folder = format!("removed/name={name}");
+        let mut removed: Vec<Removed> = Vec::new();
+        for file in self.list(&folder)? {
+            let key = format!("{folder}/{file}");
+            let place = || format!("{}/{key}", self.storage.place());
+            let json = self.storage.read_all(&key).map_err(|e| Error::store(format!("{}: {e}", place())))?;
+            let record = serde_json::from_slice(&json)
+                .map_err(|e| Error::store(format!("{}: is no record of a removed version: {e}", place())))?;
+            removed.push(record);
+        }
+        removed.sort_by_key(|removed| removed.version);
+        Ok(removed)
+    }
+
+    /// The version after all that there are or ever were.
+    fn next_version(&self, name: &str) -> Result<u32> {
+        let removed = self.list(&format!("removed/name={name}"))?;
+        let removed = removed.iter().filter_map(|f| f.strip_prefix("version=")?.parse().ok());
+        Ok(removed.chain(self.versions(name)?).max().unwrap_or(0) + 1)
+    }
+
+    /// Removes a version of an image. Only for who has the store alone. Its objects stay until gc.
+    pub(crate) fn remove_version(&self, name: &str, version: u32, time: u64) -> Result<()> {
+        let layout_digest = self.version(name, version).ok().map(|stored| stored.image.layout_digest);
+        let record = Removed { name: name.to_owned(), version, time, layout_digest };
+        let json = serde_json::to_vec_pretty(&record).expect("a record is JSON");
+        // The record first: no crash may make the number free again.
+        let key = format!("removed/name={name}/version={version}");
+        let failed = |e: std::io::Error| Error::store(format!("{}/{key}: {e}", self.storage.place()));
+        self.storage.put_if_absent(&key, &json).map_err(failed)?;
+        self.storage.delete(&Image::folder(name, version)).map_err(failed)?;
+        if self.versions(name)?.is_empty() {
+            self.storage.delete(&format!("images/name={name}")).map_err(failed)?;
+        }
+        Ok(())
+    }
+
+    /// Publishes an image under its name, as the next version; gives the record as published. `more` are files
+    /// that are made from the manifest and stand beside it.
+    pub fn publish(
+        &self,
+        mut image: Image,
+        manifest: &[u8],
+        layout: &[u8],
+        more: &[(&str, &[u8])],
+    ) -> Result<Image> {
         loop {
-            image.version = self.versions(&image.name)?.last().copied().unwrap_or(0) + 1;
+            image.version = self.next_version(&image.name)?;
             let json = serde_json::to_vec_pretty(&image).expect("a record is JSON");
-            let files: [(&str, &[u8]); 3] =
-                [("manifest.parquet", manifest), ("layout", layout), ("image.json", &json)];
+            let mut files = more.to_vec();
+            files.extend([("manifest.parquet", manifest), ("layout", layout), ("image.json", &json[..])]);
             let folder = Image::folder(&image.name, image.version);
             let place = || format!("{}/{folder}", self.storage.place());
             if self.storage.publish(&folder, &files).map_err(|e| Error::store(format!("{}: {e}", place())))? {
@@ -289,12 +433,14 @@ mod tests {
     #[test]
     fn names_that_could_leave_the_store_are_refused() {
         for bad in
-            ["", ".", "..", "a/b", "a\\b", ".hidden", "-x", "a b", "ä", "a@b", "a@-1", &"x".repeat(200)]
+            ["", ".", "..", "a/b", "a\\b", ".hidden", "-x", "a b", "ä", "a@", "a@-1", "a@/", &"x".repeat(200)]
         {
             assert!(bad.parse::<ImageName>().is_err(), "{bad:?}");
         }
         let good: ImageName = "web-1.2_x+y@12".parse().unwrap();
-        assert_eq!((good.name.as_str(), good.version), ("web-1.2_x+y", Some(12)));
+        assert_eq!((good.name.as_str(), good.version), ("web-1.2_x+y", Selector::Number(12)));
+        let tagged: ImageName = "web@golden-1".parse().unwrap();
+        assert_eq!(tagged.version, Selector::Tag("golden-1".into()));
     }
 
     #[test]

@@ -24,6 +24,40 @@ pub struct Location {
     pub len: u64,
 }
 
+/// The index of one pack.
+pub struct PackIndex {
+    /// The pack.
+    pub pack: ObjectId,
+    /// Its objects, ascending.
+    pub entries: Vec<IndexEntry>,
+}
+
+impl PackIndex {
+    /// The packs that have an index file.
+    pub fn ids(storage: &dyn Storage) -> Result<Vec<ObjectId>> {
+        let names =
+            storage.list("index").map_err(|e| Error::store(format!("{}/index: {e}", storage.place())))?;
+        Ok(names.iter().filter_map(|name| name.strip_suffix(".idx").and_then(ObjectId::from_hex)).collect())
+    }
+
+    /// Reads the index file of a pack.
+    pub fn load(storage: &dyn Storage, pack: ObjectId) -> Result<Self> {
+        let key = index_key(&pack);
+        let bytes =
+            storage.read_all(&key).map_err(|e| Error::store(format!("{}/{key}: {e}", storage.place())))?;
+        let entries = decode_index(&bytes).map_err(|e| {
+            damaged(&key, &e).advise("`mif fsck --repair` makes indexes again from the packs")
+        })?;
+        Ok(PackIndex { pack, entries })
+    }
+
+    /// Bytes that its objects take in the pack.
+    #[must_use]
+    pub fn stored_bytes(&self) -> u64 {
+        self.entries.iter().map(|entry| entry.stored_len).sum()
+    }
+}
+
 /// Where every object of a store lies.
 #[derive(Default)]
 pub struct Index {
@@ -35,16 +69,8 @@ impl Index {
     /// Reads all index files.
     pub fn load(storage: &dyn Storage) -> Result<Self> {
         let mut index = Index::default();
-        for name in
-            storage.list("index").map_err(|e| Error::store(format!("{}: index: {e}", storage.place())))?
-        {
-            let Some(pack) = name.strip_suffix(".idx").and_then(ObjectId::from_hex) else { continue };
-            let key = format!("index/{name}");
-            let bytes = storage
-                .read_all(&key)
-                .map_err(|e| Error::store(format!("{}/{key}: {e}", storage.place())))?;
-            let entries = decode_index(&bytes).map_err(|e| damaged(&key, &e))?;
-            index.add(pack, &entries);
+        for pack in PackIndex::ids(storage)? {
+            index.add(pack, &PackIndex::load(storage, pack)?.entries);
         }
         Ok(index)
     }
@@ -80,13 +106,13 @@ impl Index {
 
 /// The key of a pack.
 #[must_use]
-pub(super) fn pack_key(pack: &ObjectId) -> String {
+pub(crate) fn pack_key(pack: &ObjectId) -> String {
     let hex = pack.to_string();
     format!("packs/{}/{hex}.pack", &hex[..2])
 }
 
 /// The key of a pack's index.
 #[must_use]
-pub(super) fn index_key(pack: &ObjectId) -> String {
+pub(crate) fn index_key(pack: &ObjectId) -> String {
     format!("index/{pack}.idx")
 }

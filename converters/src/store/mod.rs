@@ -5,34 +5,55 @@
 //! packs/ab/<id>.pack                     objects, many to a file       (mif_formats::mif::pack)
 //! index/<id>.idx                         where in its pack each object lies
 //! images/name=<name>/version=<n>/        an image: manifest.parquet, layout, image.json
+//! removed/name=<name>/version=<n>        a version that was removed: its number is not used again
+//! tags/name=<name>/tag=<tag>/<n>         a tag's n-th value, a version's number; the last one counts
 //! tmp/                                   what is not finished; gc empties it
+//! lock                                   held shared by whoever reads or adds, alone by whoever removes
 //! ```
 //!
 //! Files never change once they are there. An image appears at once and whole, after all its objects.
+//!
+//! The lock (flock(2), so it goes with its process) has one purpose: that nothing is removed which somebody
+//! reads, or which an importer has found and relies on. Importers and readers never wait for each other. Who
+//! removes waits until it is alone; who comes meanwhile waits until that is done.
 
 mod catalog;
 mod disk;
 mod index;
+mod needs;
 mod objects;
 mod storage;
+mod tags;
 mod writer;
 
 use std::path::Path;
 use std::sync::{Arc, OnceLock};
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-pub use catalog::{Counts, FilesystemRecord, Image, ImageName, Provenance, StoredImage, VolumeRecord};
+pub use catalog::{
+    Counts, FilesystemRecord, Image, ImageName, Provenance, Removed, Selector, SourceFile, StoredImage,
+    VolumeRecord,
+};
 pub use disk::StoredDisk;
-pub use index::Index;
+pub use index::{Index, PackIndex};
+pub(crate) use index::{index_key, pack_key};
+pub use needs::Needs;
 pub use objects::Objects;
-pub use storage::{Folder, Storage, Upload};
+pub(crate) use objects::{Decoded, decode_object};
+pub use storage::{Folder, Lock, LockKind, Storage, Upload};
+pub use tags::Tag;
 pub use writer::{ObjectWriter, WriterStats};
 
+use crate::progress::{self, Progress};
 use crate::{Error, Result};
 
 /// The version of the store's format that this program reads and writes.
 pub const FORMAT: u32 = 1;
+
+/// How often who waits for the lock looks whether to go on waiting.
+const POLL: Duration = Duration::from_millis(50);
 
 /// What `store.json` says.
 #[derive(Debug, Serialize, Deserialize)]
@@ -49,11 +70,40 @@ struct Header {
 pub struct Store {
     storage: Arc<dyn Storage>,
     index: OnceLock<Arc<Index>>,
+    /// Held for as long as the store is open.
+    _lock: Lock,
 }
 
 impl Store {
-    /// Opens the store in the folder `path`.
+    /// Opens the store in the folder `path`, to read or to add. Waits while somebody removes from it.
     pub fn open(path: &Path) -> Result<Self> {
+        Self::open_with(path, |storage| {
+            let lock = storage.lock(LockKind::Shared, true).map_err(|e| Error::io(&path.join("lock"), &e))?;
+            Ok(lock.expect("who waits gets the lock"))
+        })
+    }
+
+    /// Opens the store in the folder `path`, to remove from it. Waits until nobody else has it open.
+    pub fn open_exclusive(path: &Path, progress: &dyn Progress) -> Result<Self> {
+        Self::open_with(path, |storage| {
+            let lock =
+                || storage.lock(LockKind::Exclusive, false).map_err(|e| Error::io(&path.join("lock"), &e));
+            let mut lock_now = lock()?;
+            if lock_now.is_none() {
+                progress.stage("waiting until nobody uses the store", 0);
+            }
+            loop {
+                match lock_now {
+                    Some(lock) => return Ok(lock),
+                    None => std::thread::sleep(POLL),
+                }
+                progress::check(progress)?;
+                lock_now = lock()?;
+            }
+        })
+    }
+
+    fn open_with(path: &Path, lock: impl FnOnce(&dyn Storage) -> Result<Lock>) -> Result<Self> {
         let storage: Arc<dyn Storage> = Arc::new(Folder::new(path));
         let header = match storage.read_all("store.json") {
             Ok(header) => header,
@@ -64,7 +114,8 @@ impl Store {
             Err(e) => return Err(Error::io(&path.join("store.json"), &e)),
         };
         check_header(path, &header)?;
-        Ok(Store { storage, index: OnceLock::new() })
+        let _lock = lock(&*storage)?;
+        Ok(Store { storage, index: OnceLock::new(), _lock })
     }
 
     /// Opens the store in the folder `path`; makes a new one if nothing is there yet.

@@ -4,13 +4,12 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use mif_formats::mif::ObjectId;
-use mif_formats::mif::pack::{Chunk, Encoding, MAX_WHOLE, decode_list};
+use mif_formats::mif::pack::{Chunk, Encoding, IndexEntry, MAX_WHOLE, decode_list};
 use quick_cache::Weighter;
 use quick_cache::sync::Cache;
 
 use super::Storage;
 use super::index::{Index, Location, pack_key};
-use crate::error::damaged;
 use crate::{Error, Result};
 
 /// How many bytes of decompressed objects are kept.
@@ -47,6 +46,23 @@ impl Objects {
     #[must_use]
     pub fn new(storage: Arc<dyn Storage>, index: Arc<Index>) -> Self {
         Objects { storage, index, cache: Cache::with_weighter(4096, CACHE_BYTES, ByLength) }
+    }
+
+    /// Whether an index knows the object.
+    #[must_use]
+    pub fn contains(&self, id: &ObjectId) -> bool {
+        self.index.get(id).is_some()
+    }
+
+    /// The chunks of an object that is stored as a list, without those that are zeros; none for others.
+    pub fn chunks(&self, id: &ObjectId) -> Result<Vec<ObjectId>> {
+        if self.location(id)?.encoding != Encoding::List {
+            return Ok(Vec::new());
+        }
+        match self.load(id)? {
+            Cached::List(chunks) => Ok(chunks.iter().filter_map(|(_, chunk)| chunk.id).collect()),
+            Cached::Whole(_) => Ok(Vec::new()),
+        }
     }
 
     /// The length of an object in bytes.
@@ -138,23 +154,44 @@ impl Objects {
         }
         let end = offset.checked_add(stored_len).ok_or_else(|| wrong("reaches past its pack"))?;
         let stored = self.storage.read(&key, offset..end).map_err(|e| wrong(&e.to_string()))?;
-        let bytes = match encoding {
-            Encoding::Raw => stored,
-            Encoding::Zstd => zstd::bulk::decompress(&stored, len as usize)
-                .map_err(|e| wrong(&format!("does not decompress: {e}")))?,
-            Encoding::List => {
-                let chunks = decode_list(&stored, len).map_err(|e| damaged(&key, &e))?;
+        let entry = IndexEntry { id: *id, encoding, offset, stored_len, len };
+        Ok(match decode_object(&entry, &stored).map_err(|problem| wrong(&problem))? {
+            Decoded::Bytes(bytes) => Cached::Whole(Arc::new(bytes)),
+            Decoded::List(chunks) => {
                 let mut start = 0;
                 let placed = chunks.into_iter().map(|chunk| {
                     start += chunk.len;
                     (start - chunk.len, chunk)
                 });
-                return Ok(Cached::List(Arc::new(placed.collect())));
+                Cached::List(Arc::new(placed.collect()))
             }
-        };
-        if bytes.len() as u64 != len || ObjectId::of(&bytes) != *id {
-            return Err(wrong("its bytes do not fit its id"));
-        }
-        Ok(Cached::Whole(Arc::new(bytes)))
+        })
     }
+}
+
+/// What the stored bytes of an object are.
+pub(crate) enum Decoded {
+    /// Its bytes, which fit its id.
+    Bytes(Vec<u8>),
+    /// Its chunks, which add up to its length.
+    List(Vec<Chunk>),
+}
+
+/// Decodes and checks the stored bytes of an object; or says what is wrong with them.
+pub(crate) fn decode_object(entry: &IndexEntry, stored: &[u8]) -> Result<Decoded, String> {
+    if entry.encoding == Encoding::List {
+        return decode_list(stored, entry.len).map(Decoded::List).map_err(|e| e.to_string());
+    }
+    if entry.stored_len.max(entry.len) > MAX_WHOLE {
+        return Err("is larger than any object may be".into());
+    }
+    let bytes = match entry.encoding {
+        Encoding::Zstd => zstd::bulk::decompress(stored, entry.len as usize)
+            .map_err(|e| format!("does not decompress: {e}"))?,
+        _ => stored.to_vec(),
+    };
+    if bytes.len() as u64 != entry.len || ObjectId::of(&bytes) != entry.id {
+        return Err("its bytes do not fit its id".into());
+    }
+    Ok(Decoded::Bytes(bytes))
 }

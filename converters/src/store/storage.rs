@@ -45,7 +45,23 @@ pub trait Storage: Send + Sync {
 
     /// Removes a file, or a folder with all in it, at once. What is not there is removed already.
     fn delete(&self, key: &str) -> io::Result<()>;
+
+    /// Takes the store's lock, which is held until what this gives is dropped or the process ends. With `wait`
+    /// it waits for those who hold it; without, it gives none if they do.
+    fn lock(&self, kind: LockKind, wait: bool) -> io::Result<Option<Lock>>;
 }
+
+/// How the store's lock is held.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LockKind {
+    /// With others: by whoever reads or adds.
+    Shared,
+    /// Alone: by whoever removes.
+    Exclusive,
+}
+
+/// The store's lock, held.
+pub struct Lock(#[allow(dead_code)] Option<File>);
 
 /// A file that is being written.
 pub trait Upload: Write + Send {
@@ -75,11 +91,11 @@ impl Folder {
     }
 
     fn file(&self, key: &str) -> io::Result<Arc<File>> {
-        if let Some(file) = self.lock().get(key) {
+        if let Some(file) = self.files().get(key) {
             return Ok(file.clone());
         }
         let file = Arc::new(File::open(self.path(key))?);
-        let mut open = self.lock();
+        let mut open = self.files();
         if open.len() >= MAX_OPEN {
             open.clear();
         }
@@ -87,7 +103,7 @@ impl Folder {
         Ok(file)
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<String, Arc<File>>> {
+    fn files(&self) -> std::sync::MutexGuard<'_, HashMap<String, Arc<File>>> {
         self.open.lock().expect("no thread panics while it holds this")
     }
 
@@ -204,7 +220,7 @@ impl Storage for Folder {
     }
 
     fn delete(&self, key: &str) -> io::Result<()> {
-        self.lock().remove(key);
+        self.files().remove(key);
         let path = self.path(key);
         let gone = |result: io::Result<()>| match result {
             Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(()),
@@ -217,6 +233,42 @@ impl Storage for Folder {
         let grave = tempfile::Builder::new().prefix("delete-").tempdir_in(self.temporary()?)?;
         gone(fs::rename(&path, grave.path().join("it")))?;
         grave.close()
+    }
+
+    fn lock(&self, kind: LockKind, wait: bool) -> io::Result<Option<Lock>> {
+        use rustix::fs::{FlockOperation, flock};
+        use rustix::io::Errno;
+        let path = self.path("lock");
+        let file = match File::open(&path) {
+            Err(e) if e.kind() == io::ErrorKind::NotFound => {
+                fs::OpenOptions::new().read(true).append(true).create(true).open(&path)
+            }
+            other => other,
+        };
+        let file = match file {
+            Ok(file) => file,
+            // Who may not write to the store can still read it, as long as nobody removes anything.
+            Err(_) if kind == LockKind::Shared => return Ok(Some(Lock(None))),
+            Err(e) => return Err(e),
+        };
+        let operation = match (kind, wait) {
+            (LockKind::Shared, true) => FlockOperation::LockShared,
+            (LockKind::Shared, false) => FlockOperation::NonBlockingLockShared,
+            (LockKind::Exclusive, true) => FlockOperation::LockExclusive,
+            (LockKind::Exclusive, false) => FlockOperation::NonBlockingLockExclusive,
+        };
+        loop {
+            return match flock(&file, operation) {
+                Ok(()) => Ok(Some(Lock(Some(file)))),
+                Err(Errno::INTR) => continue,
+                Err(Errno::WOULDBLOCK) => Ok(None),
+                // A filesystem without locks: no one can take it exclusively there either.
+                Err(Errno::NOLCK | Errno::OPNOTSUPP | Errno::NOSYS) if kind == LockKind::Shared => {
+                    Ok(Some(Lock(None)))
+                }
+                Err(other) => Err(other.into()),
+            };
+        }
     }
 }
 
@@ -292,6 +344,21 @@ mod tests {
         storage.delete("images/x/1").unwrap();
         assert_eq!(storage.list("images/x").unwrap(), [""; 0]);
         assert_eq!(storage.list("tmp").unwrap(), [""; 0]);
+    }
+
+    #[test]
+    fn the_lock_is_shared_or_exclusive() {
+        let folder = tempfile::tempdir().unwrap();
+        let storage = Folder::new(folder.path());
+        let take = |kind| storage.lock(kind, false).unwrap();
+        let shared = (take(LockKind::Shared), take(LockKind::Shared));
+        assert!(shared.0.is_some() && shared.1.is_some());
+        assert!(take(LockKind::Exclusive).is_none());
+        drop(shared);
+        let alone = take(LockKind::Exclusive);
+        assert!(alone.is_some() && take(LockKind::Shared).is_none());
+        drop(alone);
+        assert!(take(LockKind::Shared).is_some());
     }
 
     #[test]

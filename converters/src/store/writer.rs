@@ -24,6 +24,8 @@ pub struct ObjectWriter {
     storage: Arc<dyn Storage>,
     index: Arc<Index>,
     claimed: Mutex<HashSet<ObjectId>>,
+    /// Nothing but these is stored, if there are any.
+    only: Option<HashSet<ObjectId>>,
     packs: Mutex<Packs>,
     added: AtomicU64,
     added_bytes: AtomicU64,
@@ -54,6 +56,7 @@ impl ObjectWriter {
             storage: store.storage().clone(),
             index: store.index()?,
             claimed: Mutex::default(),
+            only: None,
             packs: Mutex::default(),
             added: AtomicU64::new(0),
             added_bytes: AtomicU64::new(0),
@@ -61,10 +64,19 @@ impl ObjectWriter {
         })
     }
 
-    /// Whether the caller has to store the object: it is neither in the store nor claimed by anybody before.
+    /// Adds to `store` those of `objects` that it lacks now, and nothing else.
+    pub(crate) fn only(store: &Store, objects: HashSet<ObjectId>) -> Result<Self> {
+        let index = Arc::new(Index::load(&**store.storage())?);
+        Ok(ObjectWriter { index, only: Some(objects), ..Self::new(store)? })
+    }
+
+    /// Whether the caller has to store the object: it is neither in the store nor claimed by anybody before
+    /// (and wanted, for a writer of [`only`](Self::only) some).
     #[must_use]
     pub fn claim(&self, id: ObjectId) -> bool {
-        self.index.get(&id).is_none() && self.claimed.lock().expect("not poisoned").insert(id)
+        self.index.get(&id).is_none()
+            && self.only.as_ref().is_none_or(|only| only.contains(&id))
+            && self.claimed.lock().expect("not poisoned").insert(id)
     }
 
     /// Adds an object with these bytes, unless it is there; gives its id.

@@ -3,6 +3,8 @@
 //! Rows are sorted by volume and path. Names on disk are bytes and columns for SQL are UTF-8: what is not
 //! UTF-8 is escaped in `path` (`\xff` for each offending byte) and kept whole in `path_bytes`.
 
+pub mod columns;
+
 use std::fmt::Write as _;
 use std::io::Write;
 use std::sync::Arc;
@@ -497,7 +499,7 @@ fn read_group(group: &dyn RowGroupReader, rows: &mut Vec<Row>) -> Result<()> {
 mod tests {
     use super::*;
 
-    fn row(path: &[u8]) -> Row {
+    pub(super) fn row(path: &[u8]) -> Row {
         Row {
             volume: "p1".into(),
             path: path.to_vec(),

@@ -1,0 +1,176 @@
+//! Reports as text for people.
+
+use std::fmt::Write as _;
+
+use mif::store::Tag;
+use mif::{FsckReport, GcReport, LogReport, RmReport, StatsReport};
+
+use crate::cli::text::{printable, seconds_time, size};
+
+pub(super) fn log(report: &LogReport) -> String {
+    let mut out = String::new();
+    for entry in &report.versions {
+        let indent = "│ ".repeat(entry.depth.min(40) as usize);
+        let tags =
+            if entry.tags.is_empty() { String::new() } else { format!(" [{}]", entry.tags.join(", ")) };
+        let when = seconds_time(entry.time);
+        let _ =
+            write!(out, "{indent}{}{tags}  {} {when}", printable(&entry.image), printable(&entry.operation));
+        if let Some(source) = &entry.source {
+            let format = entry.source_format.as_deref().unwrap_or("");
+            let _ = write!(out, " from {} {}", printable(format), printable(source));
+        }
+        if let Some(parent) = &entry.parent {
+            let _ = write!(out, ", after {}", printable(parent));
+        }
+        if !entry.tool.is_empty() {
+            let _ = write!(out, " ({})", printable(&entry.tool));
+        }
+        out.push('\n');
+        if !entry.command.is_empty() {
+            let _ = writeln!(out, "{indent}    {}", printable(&entry.command.join(" ")));
+        }
+    }
+    out
+}
+
+pub(super) fn tag(tag: &Tag, verb: &str) -> String {
+    format!("{}@{} {verb} {}@{}\n", tag.name, tag.tag, tag.name, tag.version)
+}
+
+pub(super) fn rm(report: &RmReport) -> String {
+    let mut out: String = report.removed.iter().map(|image| format!("{image}: removed\n")).collect();
+    for tag in &report.tags {
+        let _ = writeln!(out, "{tag}: removed");
+    }
+    out.push_str("`mif gc` frees what no other image needs\n");
+    out
+}
+
+pub(super) fn gc(report: &GcReport) -> String {
+    let mut out = String::new();
+    let would = if report.dry_run { "would be " } else { "" };
+    for image in &report.forgotten {
+        let _ = writeln!(out, "{image}: {would}removed");
+    }
+    let _ = writeln!(
+        out,
+        "packs: {} kept, {} {would}dropped, {} {would}repacked",
+        report.packs_kept, report.packs_dropped, report.packs_repacked
+    );
+    let [before, after] = report.pack_bytes;
+    let _ = writeln!(
+        out,
+        "space: {} before, {} after; {} more in packs that are mostly needed",
+        size(before),
+        size(after),
+        size(report.garbage_kept)
+    );
+    if report.unfinished + report.stray_indexes > 0 {
+        let _ = writeln!(
+            out,
+            "left by others: {} unfinished files and {} indexes without a pack {would}removed",
+            report.unfinished, report.stray_indexes
+        );
+    }
+    out
+}
+
+pub(super) fn fsck(report: &FsckReport) -> String {
+    let mut out = String::new();
+    let mut list = |what: &str, lines: &[String]| {
+        for line in lines {
+            let _ = writeln!(out, "{what}{}", printable(line));
+        }
+    };
+    list("repaired: ", &report.repaired);
+    list("damage: ", &report.problems);
+    list("note: ", &report.notes);
+    for lost in &report.lost {
+        let parts =
+            if lost.parts.is_empty() { String::new() } else { format!(" its {},", lost.parts.join(", ")) };
+        let bytes: u64 = lost.disk_bytes.values().sum();
+        let _ = writeln!(
+            out,
+            "{} has lost{parts} the content of {} files, {} of its disk",
+            printable(&lost.image),
+            lost.file_count,
+            size(bytes)
+        );
+        for (volume, bytes) in &lost.disk_bytes {
+            let place = if volume == "-" { "outside of all partitions" } else { volume };
+            let _ = writeln!(out, "  {} on {place}", size(*bytes));
+        }
+        for file in &lost.files {
+            let _ = writeln!(out, "  {}", printable(file));
+        }
+        if lost.file_count > lost.files.len() as u64 {
+            let _ = writeln!(out, "  and {} more", lost.file_count - lost.files.len() as u64);
+        }
+    }
+    let _ = writeln!(
+        out,
+        "{}: {} images, {} packs, {} objects",
+        if report.clean { "clean" } else { "damaged" },
+        report.images,
+        report.packs,
+        report.objects
+    );
+    out
+}
+
+pub(super) fn stats(report: &StatsReport) -> String {
+    let mut out = String::new();
+    let files = report.file_bytes;
+    let _ = writeln!(out, "images          {} in {} versions", report.images, report.versions);
+    let _ = writeln!(
+        out,
+        "disks           {}, of which {} is data",
+        size(report.disk_bytes),
+        size(report.data_bytes)
+    );
+    let _ = writeln!(
+        out,
+        "objects         {} with {}, stored in {}",
+        report.objects,
+        size(report.object_bytes),
+        size(report.stored_bytes)
+    );
+    let _ = writeln!(
+        out,
+        "store           {}: packs {}, indexes {}, manifests and layouts {}",
+        size(files.packs + files.indexes + files.images),
+        size(files.packs),
+        size(files.indexes),
+        size(files.images)
+    );
+    if report.garbage_bytes > 0 {
+        let _ = writeln!(out, "garbage         {}; `mif gc` frees it", size(report.garbage_bytes));
+    }
+    let _ = writeln!(
+        out,
+        "ratio           {:.2} data to distinct data, {:.2} data to store",
+        report.dedup_ratio, report.total_ratio
+    );
+    let _ = writeln!(out, "\n{:<40} {:>12} {:>12} {:>12}", "IMAGE", "DATA", "STORED OWN", "SHARED");
+    for share in &report.shares {
+        let _ = writeln!(
+            out,
+            "{:<40} {:>12} {:>12} {:>12}",
+            share.image,
+            size(share.data_bytes),
+            size(share.own_bytes),
+            size(share.shared_bytes)
+        );
+    }
+    if let Some(similarity) = &report.similarity {
+        out.push_str("\nsimilarity: bytes in both, in percent of bytes in either\n");
+        let numbers = (1..=similarity.images.len()).map(|n| format!("{n:>5}")).collect::<String>();
+        let _ = writeln!(out, "{:<44} {numbers}", "");
+        for (i, (image, row)) in similarity.images.iter().zip(&similarity.matrix).enumerate() {
+            let cells = row.iter().map(|share| format!("{:>5.0}", share * 100.0)).collect::<String>();
+            let _ = writeln!(out, "{:>3} {image:<40} {cells}", i + 1);
+        }
+    }
+    out
+}

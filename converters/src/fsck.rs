@@ -1,0 +1,283 @@
+//! `fsck`: is everything in the store that images need, and as it was written? If not: which images and which
+//! of their files does that cost, and can it be had back?
+
+mod packs;
+mod repair;
+
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use mif_formats::container::OpenOptions;
+use mif_formats::mif::ObjectId;
+use mif_formats::mif::layout::{Layout, Origin};
+use mif_formats::mif::manifest::escape;
+use serde::Serialize;
+
+use self::packs::{PackState, check_packs};
+use crate::progress::{self, Progress};
+use crate::store::{Image, Objects, Store, StoredImage};
+use crate::{Error, Result};
+
+/// How many paths of an image a report names.
+const MAX_PATHS: usize = 1000;
+
+/// What to do about damage.
+#[derive(Debug, Clone, Default)]
+pub struct FsckOptions {
+    /// Make indexes again from packs, set damaged packs aside and keep what is whole of them.
+    pub repair: bool,
+    /// Disk images that may still have what was lost: read, and lost objects stored again. With `repair` only.
+    pub from: Vec<PathBuf>,
+    /// How those are opened.
+    pub open: OpenOptions,
+}
+
+/// What was found.
+#[derive(Debug, Clone, Default, Serialize)]
+pub struct FsckReport {
+    /// Whether everything that images need is there and whole (after repair, if that was asked for).
+    pub clean: bool,
+    /// Images that were checked.
+    pub images: u64,
+    /// Packs that were read.
+    pub packs: u64,
+    /// Objects in them that were held against their digests.
+    pub objects: u64,
+    /// Damage, each a sentence.
+    pub problems: Vec<String>,
+    /// What is untidy and costs nothing: each a sentence.
+    pub notes: Vec<String>,
+    /// What was done about damage, each a sentence.
+    pub repaired: Vec<String>,
+    /// What images have lost.
+    pub lost: Vec<LostImage>,
+    /// Objects that images need and that are nowhere whole, in hex.
+    pub lost_objects: Vec<String>,
+}
+
+/// What an image has lost.
+#[derive(Debug, Clone, Default, Serialize)]
+pub struct LostImage {
+    /// The image, as `name@version`.
+    pub image: String,
+    /// Parts of its record that are lost: `manifest`, `layout`, `record`.
+    pub parts: Vec<String>,
+    /// Files whose content is lost, as `volume:path`; at most a thousand are named.
+    pub files: Vec<String>,
+    /// How many there are.
+    pub file_count: u64,
+    /// Bytes of the disk that are lost, and lie on each volume or outside of all (`-`).
+    pub disk_bytes: BTreeMap<String, u64>,
+}
+
+/// Checks the store in the folder `path`.
+pub fn fsck(path: &Path, options: &FsckOptions, progress: &dyn Progress) -> Result<FsckReport> {
+    if !options.repair && !options.from.is_empty() {
+        return Err(Error::usage("images to take lost objects from go with --repair"));
+    }
+    if !options.repair {
+        return check(&Store::open(path)?, progress);
+    }
+    let store = Store::open_exclusive(path, progress)?;
+    let mut images = images(&store)?;
+    let mut state = check_packs(&store, progress)?;
+    let mut done = repair::packs(&store, &state)?;
+    if !done.is_empty() {
+        state = check_packs(&store, progress)?;
+    }
+    let mut report = check_images(&store, &images, &state, progress)?;
+    if !options.from.is_empty() && !report.clean {
+        let more = repair::from_disks(&store, &report, options, progress)?;
+        if !more.is_empty() {
+            done.extend(more);
+            images = self::images(&store)?;
+            state = check_packs(&store, progress)?;
+            report = check_images(&store, &images, &state, progress)?;
+        }
+    }
+    report.repaired = done;
+    Ok(report)
+}
+
+/// All versions there are.
+fn images(store: &Store) -> Result<Vec<(String, u32)>> {
+    let mut images = Vec::new();
+    for name in store.names()? {
+        images.extend(store.versions(&name)?.into_iter().map(|version| (name.clone(), version)));
+    }
+    Ok(images)
+}
+
+fn check(store: &Store, progress: &dyn Progress) -> Result<FsckReport> {
+    // The images first: whatever is imported from now on brings packs that are not looked at.
+    let images = images(store)?;
+    let state = check_packs(store, progress)?;
+    check_images(store, &images, &state, progress)
+}
+
+fn check_images(
+    store: &Store,
+    images: &[(String, u32)],
+    state: &PackState,
+    progress: &dyn Progress,
+) -> Result<FsckReport> {
+    let mut report = FsckReport {
+        images: images.len() as u64,
+        packs: state.packs,
+        objects: state.objects,
+        problems: state.problems.clone(),
+        notes: state.notes.clone(),
+        ..FsckReport::default()
+    };
+    let objects = Objects::new(store.storage().clone(), Arc::new(state.index()));
+    let mut checker =
+        Checker { state, objects: &objects, lists: HashMap::new(), lost: HashSet::new(), progress };
+    progress.stage("checking images", 0);
+    for (name, version) in images {
+        progress::check(progress)?;
+        checker.image(store, name, *version, &mut report)?;
+    }
+    let names: BTreeSet<&String> = images.iter().map(|(name, _)| name).collect();
+    names.into_iter().try_for_each(|name| check_tags(store, name, &mut report))?;
+    let mut lost: Vec<ObjectId> = checker.lost.into_iter().collect();
+    lost.sort_unstable();
+    report.lost_objects = lost.iter().map(ToString::to_string).collect();
+    report.clean = report.problems.is_empty() && report.lost.is_empty();
+    Ok(report)
+}
+
+fn check_tags(store: &Store, name: &str, report: &mut FsckReport) -> Result<()> {
+    let versions = store.versions(name)?;
+    match store.tags(name) {
+        Ok(tags) => {
+            for tag in tags.iter().filter(|tag| !versions.contains(&tag.version)) {
+                report
+                    .notes
+                    .push(format!("{name}@{}: stands for version {}, which is gone", tag.tag, tag.version));
+            }
+        }
+        Err(e) => report.problems.push(e.to_string()),
+    }
+    Ok(())
+}
+
+/// Checks images against the objects that are whole.
+struct Checker<'a> {
+    state: &'a PackState,
+    objects: &'a Objects,
+    /// Whether each list that was looked at is whole, with all its chunks.
+    lists: HashMap<ObjectId, bool>,
+    lost: HashSet<ObjectId>,
+    progress: &'a dyn Progress,
+}
+
+impl Checker<'_> {
+    fn image(&mut self, store: &Store, name: &str, version: u32, report: &mut FsckReport) -> Result<()> {
+        let mut lost = LostImage { image: format!("{name}@{version}"), ..LostImage::default() };
+        let mut problem = |what: &str, error: &Error, lost: &mut LostImage| {
+            lost.parts.push(what.to_owned());
+            report.problems.push(error.message().to_owned());
+        };
+        match store.version(name, version) {
+            Err(e) => problem("record", &e, &mut lost),
+            Ok(stored) => {
+                match stored.layout() {
+                    Err(e) => problem("layout", &e, &mut lost),
+                    Ok(layout) => self.layout(&stored.image, &layout, &mut lost)?,
+                }
+                match stored.manifest() {
+                    Err(e) => problem("manifest", &e, &mut lost),
+                    Ok(_) => self.files(&stored, &mut lost)?,
+                }
+            }
+        }
+        if !lost.parts.is_empty() || lost.file_count > 0 || !lost.disk_bytes.is_empty() {
+            report.lost.push(lost);
+        }
+        Ok(())
+    }
+
+    fn layout(&mut self, image: &Image, layout: &Layout, lost: &mut LostImage) -> Result<()> {
+        let mut whole = Vec::with_capacity(layout.objects().len());
+        for id in layout.objects() {
+            whole.push(self.whole(id)?);
+        }
+        if layout.disk_size() != image.disk_size {
+            lost.parts.push("record".into());
+        }
+        for segment in layout.segments() {
+            let (Origin::Content { object, .. } | Origin::Residue { object, .. }) = segment.origin else {
+                continue;
+            };
+            if !whole[object as usize] {
+                let start = segment.range.start;
+                let holder =
+                    image.table.partitions.iter().find(|p| p.start <= start && start - p.start < p.len);
+                let volume = holder.map_or("-".to_owned(), |p| crate::volume_name(p.slot));
+                *lost.disk_bytes.entry(volume).or_default() += segment.range.end - start;
+            }
+        }
+        Ok(())
+    }
+
+    fn files(&mut self, stored: &StoredImage, lost: &mut LostImage) -> Result<()> {
+        for row in stored.manifest()? {
+            let Some(id) = row.object() else { continue };
+            if !self.whole(&id)? {
+                lost.file_count += 1;
+                if lost.files.len() < MAX_PATHS {
+                    lost.files.push(format!("{}:{}", row.volume, escape(&row.path)));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether an object is there and whole; notes it if not.
+    fn whole(&mut self, id: &ObjectId) -> Result<bool> {
+        if !self.state.whole.contains_key(id) {
+            self.lost.insert(*id);
+            return Ok(false);
+        }
+        if let Some(whole) = self.lists.get(id) {
+            return Ok(*whole);
+        }
+        let chunks = self.objects.chunks(id)?;
+        if chunks.is_empty() && !self.state.lists.contains(id) {
+            return Ok(true);
+        }
+        let missing: Vec<ObjectId> =
+            chunks.into_iter().filter(|chunk| !self.state.whole.contains_key(chunk)).collect();
+        let mut whole = missing.is_empty();
+        self.lost.extend(missing);
+        if whole && !self.list_fits(id)? {
+            self.lost.insert(*id);
+            whole = false;
+        }
+        self.lists.insert(*id, whole);
+        Ok(whole)
+    }
+
+    /// Whether the chunks of a list together have its digest. A list that stands under its own digest was
+    /// checked with its pack: that is the only other name that it can have.
+    fn list_fits(&self, id: &ObjectId) -> Result<bool> {
+        if self.state.own_names.contains(id) {
+            return Ok(true);
+        }
+        let len = self.objects.len(id)?;
+        let mut hasher = blake3::Hasher::new();
+        let mut window = vec![0; len.min(4 << 20) as usize];
+        let mut at = 0;
+        while at < len {
+            progress::check(self.progress)?;
+            let here = &mut window[..(len - at).min(4 << 20) as usize];
+            if self.objects.read_at(id, at, here).is_err() {
+                return Ok(false);
+            }
+            hasher.update(here);
+            at += here.len() as u64;
+        }
+        Ok(hasher.finalize().as_bytes() == &id.0)
+    }
+}

@@ -1,0 +1,246 @@
+//! Every pack, read whole: its name against its bytes, its index against its index file, each object against
+//! its digest.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use mif_formats::mif::ObjectId;
+use mif_formats::mif::pack::{Encoding, IndexEntry, TRAILER, decode_index, index_len};
+
+use crate::progress::{self, Progress};
+use crate::store::{Decoded, Index, PackIndex, Storage, Store, decode_object, pack_key};
+use crate::{Error, Result};
+
+/// How much of a pack is read at once for its digest, in bytes.
+const WINDOW: u64 = 4 << 20;
+
+/// What state the packs are in.
+#[derive(Default)]
+pub(super) struct PackState {
+    /// How many were read, and how many objects.
+    pub(super) packs: u64,
+    pub(super) objects: u64,
+    /// Where each object is that is whole and that an index finds.
+    pub(super) whole: HashMap<ObjectId, (ObjectId, IndexEntry)>,
+    /// Those of them that are lists, and those lists that are named by their own digest.
+    pub(super) lists: HashSet<ObjectId>,
+    pub(super) own_names: HashSet<ObjectId>,
+    pub(super) problems: Vec<String>,
+    pub(super) notes: Vec<String>,
+    /// What each pack is like.
+    pub(super) checked: BTreeMap<ObjectId, Checked>,
+}
+
+/// A pack, checked.
+#[derive(Default)]
+pub(super) struct Checked {
+    /// Its file is there.
+    pub(super) there: bool,
+    /// Its bytes fit its name.
+    pub(super) whole: bool,
+    /// It has an index file that can be read.
+    pub(super) indexed: bool,
+    /// That one says something else than the pack does, or is damaged.
+    pub(super) index_differs: bool,
+    /// There is an index file at all.
+    pub(super) has_index: bool,
+    /// Objects that are whole in it, whoever knows of them.
+    pub(super) good: Vec<IndexEntry>,
+    /// How many are not.
+    pub(super) bad: u64,
+    /// The lists among the good ones that are named by their own digest.
+    own_names: Vec<ObjectId>,
+    problems: Vec<String>,
+}
+
+impl PackState {
+    /// An index of what is whole.
+    pub(super) fn index(&self) -> Index {
+        let mut by_pack: BTreeMap<ObjectId, Vec<IndexEntry>> = BTreeMap::new();
+        for (pack, entry) in self.whole.values() {
+            by_pack.entry(*pack).or_default().push(entry.clone());
+        }
+        let mut index = Index::default();
+        for (pack, entries) in by_pack {
+            index.add(pack, &entries);
+        }
+        index
+    }
+}
+
+/// Reads and checks all packs, on all processors.
+pub(super) fn check_packs(store: &Store, progress: &dyn Progress) -> Result<PackState> {
+    let storage = &**store.storage();
+    let names = names(storage)?;
+    let total = names.iter().map(|id| storage.len(&pack_key(id)).unwrap_or(0)).sum();
+    progress.stage("checking packs", total);
+    let names: Vec<ObjectId> = names.into_iter().collect();
+    let next = AtomicUsize::new(0);
+    let done: Mutex<Vec<(ObjectId, Checked)>> = Mutex::default();
+    let failed: Mutex<Option<Error>> = Mutex::default();
+    let work = || {
+        while let Some(id) = names.get(next.fetch_add(1, Ordering::Relaxed)) {
+            match check_pack(storage, *id, progress) {
+                Ok(checked) => done.lock().expect("not poisoned").push((*id, checked)),
+                Err(e) => {
+                    failed.lock().expect("not poisoned").get_or_insert(e);
+                    return;
+                }
+            }
+        }
+    };
+    std::thread::scope(|scope| {
+        for _ in 0..std::thread::available_parallelism().map_or(1, usize::from).min(names.len()) {
+            scope.spawn(work);
+        }
+    });
+    if let Some(error) = failed.into_inner().expect("not poisoned") {
+        return Err(error);
+    }
+    let mut state = PackState {
+        checked: done.into_inner().expect("not poisoned").into_iter().collect(),
+        ..PackState::default()
+    };
+    let checked = std::mem::take(&mut state.checked);
+    for (id, pack) in &checked {
+        state.count(*id, pack);
+    }
+    state.checked = checked;
+    let left = storage.list("tmp").map_err(|e| Error::store(format!("tmp: {e}")))?.len();
+    if left > 0 {
+        state
+            .notes
+            .push(format!("tmp: {left} unfinished files; gc removes them, if nobody is at work on them"));
+    }
+    Ok(state)
+}
+
+impl PackState {
+    fn count(&mut self, id: ObjectId, pack: &Checked) {
+        self.packs += u64::from(pack.there);
+        self.objects += pack.good.len() as u64 + pack.bad;
+        let key = pack_key(&id);
+        match (pack.there, pack.has_index) {
+            (true, false) if pack.whole && pack.bad == 0 => {
+                self.notes.push(format!("{key}: has no index, so nothing finds what is in it"));
+            }
+            (true, false) => {
+                self.notes.push(format!("{key}: damaged, and set aside: nothing uses it; gc removes it"))
+            }
+            (false, true) => self.problems.push(format!("{key}: is missing, and has an index")),
+            _ => {
+                self.problems.extend(pack.problems.iter().cloned());
+                if pack.index_differs {
+                    self.problems.push(format!("index/{id}.idx: is damaged, or not the index of its pack"));
+                }
+            }
+        }
+        if !pack.indexed {
+            return;
+        }
+        for entry in &pack.good {
+            if entry.encoding == Encoding::List {
+                self.lists.insert(entry.id);
+            }
+            self.whole.insert(entry.id, (id, entry.clone()));
+        }
+        self.own_names.extend(&pack.own_names);
+    }
+}
+
+/// All packs that have a file, an index file or both.
+fn names(storage: &dyn Storage) -> Result<BTreeSet<ObjectId>> {
+    let list = |folder: &str| {
+        storage.list(folder).map_err(|e| Error::store(format!("{}/{folder}: {e}", storage.place())))
+    };
+    let mut names: BTreeSet<ObjectId> = PackIndex::ids(storage)?.into_iter().collect();
+    for folder in list("packs")? {
+        for file in list(&format!("packs/{folder}"))? {
+            names.extend(file.strip_suffix(".pack").and_then(ObjectId::from_hex));
+        }
+    }
+    Ok(names)
+}
+
+fn check_pack(storage: &dyn Storage, id: ObjectId, progress: &dyn Progress) -> Result<Checked> {
+    let mut checked = Checked::default();
+    let key = pack_key(&id);
+    let ids = PackIndex::load(storage, id);
+    checked.has_index = storage.len(&crate::store::index_key(&id)).is_ok();
+    checked.indexed = ids.is_ok();
+    let Ok(len) = storage.len(&key) else { return Ok(checked) };
+    checked.there = true;
+    match digest(storage, &key, len, progress) {
+        Ok(digest) if digest == id => checked.whole = true,
+        Ok(_) => checked.problems.push(format!("{key}: its bytes do not fit its name")),
+        Err(Failed::Stopped(e)) => return Err(e),
+        Err(Failed::Read(e)) => checked.problems.push(format!("{key}: {e}")),
+    }
+    let own = own_index(storage, &key, len);
+    checked.index_differs = checked.has_index
+        && match (&ids, &own) {
+            (Ok(file), Ok(own)) => file.entries != *own,
+            (Err(_), _) => true,
+            (Ok(_), Err(_)) => false,
+        };
+    // The pack's own index is part of what its name stands for. Without it, the index file has a digest too.
+    let entries = match (own, ids) {
+        (Ok(own), _) => own,
+        (Err(problem), Ok(file)) => {
+            checked.problems.push(format!("{key}: {problem}"));
+            file.entries
+        }
+        (Err(problem), Err(_)) => {
+            checked.problems.push(format!("{key}: {problem}"));
+            return Ok(checked);
+        }
+    };
+    for entry in entries {
+        progress::check(progress)?;
+        let range = entry.offset..entry.offset.saturating_add(entry.stored_len);
+        let bytes = storage.read(&key, range).map_err(|e| e.to_string());
+        match bytes.and_then(|stored| Ok((decode_object(&entry, &stored)?, stored))) {
+            Ok((decoded, stored)) => {
+                if matches!(decoded, Decoded::List(_)) && ObjectId::of(&stored) == entry.id {
+                    checked.own_names.push(entry.id);
+                }
+                checked.good.push(entry);
+            }
+            Err(problem) => {
+                checked.bad += 1;
+                checked.problems.push(format!("{key}: object {}: {problem}", entry.id));
+            }
+        }
+    }
+    Ok(checked)
+}
+
+enum Failed {
+    Stopped(Error),
+    Read(std::io::Error),
+}
+
+fn digest(storage: &dyn Storage, key: &str, len: u64, progress: &dyn Progress) -> Result<ObjectId, Failed> {
+    let mut hasher = blake3::Hasher::new();
+    let mut at = 0;
+    while at < len {
+        progress::check(progress).map_err(Failed::Stopped)?;
+        let end = len.min(at + WINDOW);
+        hasher.update(&storage.read(key, at..end).map_err(Failed::Read)?);
+        progress.advance(end - at);
+        at = end;
+    }
+    Ok(ObjectId(*hasher.finalize().as_bytes()))
+}
+
+/// The index at the end of a pack.
+fn own_index(storage: &dyn Storage, key: &str, len: u64) -> Result<Vec<IndexEntry>, String> {
+    let short = || "is too short to be a pack".to_owned();
+    let trailer = len.checked_sub(TRAILER as u64).filter(|at| *at >= 8).ok_or_else(short)?;
+    let bytes = storage.read(key, trailer..len).map_err(|e| e.to_string())?;
+    let bytes: [u8; TRAILER] = bytes.try_into().map_err(|_| short())?;
+    let index = index_len(&bytes, len).map_err(|e| e.to_string())?;
+    let bytes = storage.read(key, len - index..len).map_err(|e| e.to_string())?;
+    decode_index(&bytes).map_err(|e| e.to_string())
+}
