@@ -17,6 +17,7 @@ mod progress;
 mod rm;
 mod rows;
 mod scan;
+mod search;
 mod stats;
 pub mod store;
 mod tree;
@@ -35,6 +36,7 @@ pub use ls::{Listing, LsEntry, ls};
 pub use progress::{Progress, Silent};
 pub use rm::{RmReport, rm};
 pub use scan::{Scan, ScannedVolume, VolumeExtent};
+pub use search::{Contents, Hit, PathGlob, Query, SearchReport, search};
 pub use stats::{FileBytes, ImageShare, Similarity, StatsReport, stats};
 pub use tree::{Tree, VolumePath};
 
