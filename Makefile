@@ -8,6 +8,8 @@ demo: ## Build, and take a small disk into MIF and back before your eyes. Needs 
 	@$(CARGO) build --release --locked -p mif
 	@fixtures/demo target/release/mif
 
+export MIF_QEMU_SAMPLES ?= $(CURDIR)/fixtures/cache/qemu-samples
+
 test: tools lint ## Everything: tools, lints, unit tests, round trips, oracles, boots.
 	$(CARGO) build --release --locked --workspace
 	$(CARGO) test --release --locked --workspace --no-fail-fast

@@ -99,7 +99,7 @@ impl fmt::Display for Error {
 
 impl std::error::Error for Error {}
 
-/// An error of reading an image. (Of the store's own files it is made by [`damaged`].)
+/// An error of reading an image. (Of the store's own files it is made by `damaged`.)
 impl From<mif_formats::Error> for Error {
     fn from(error: mif_formats::Error) -> Self {
         let code = match error.kind() {

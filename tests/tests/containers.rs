@@ -105,6 +105,13 @@ const READ: &[(&str, &str, &str)] = &[
     ("vmdk", "subformat=twoGbMaxExtentSparse", ""),
     ("vmdk", "subformat=twoGbMaxExtentFlat", ""),
     ("vmdk", "subformat=streamOptimized", ""),
+    ("vdi", "static=off", ""),
+    ("vdi", "static=on", ""),
+    ("vpc", "subformat=dynamic,force_size=on", ""),
+    ("vpc", "subformat=fixed,force_size=on", ""),
+    ("vhdx", "subformat=dynamic", ""),
+    ("vhdx", "subformat=dynamic,block_size=1M", ""),
+    ("vhdx", "subformat=fixed", ""),
 ];
 
 #[test]
@@ -142,6 +149,15 @@ const WRITE: &[(&str, &[(&str, &str)])] = &[
     ("qcow2", &[("extended_l2", "on")]),
     ("qcow2", &[("extended_l2", "on"), ("compression_type", "zstd"), ("cluster_size", "16k")]),
     ("vmdk", &[]),
+    ("vmdk", &[("subformat", "streamOptimized")]),
+    ("vmdk", &[("subformat", "monolithicFlat")]),
+    ("vmdk", &[("subformat", "twoGbMaxExtentSparse")]),
+    ("vmdk", &[("subformat", "twoGbMaxExtentFlat")]),
+    ("vdi", &[]),
+    ("vpc", &[]),
+    ("vpc", &[("subformat", "fixed")]),
+    ("vhdx", &[]),
+    ("vhdx", &[("block_size", "1M")]),
 ];
 
 #[test]
@@ -167,7 +183,8 @@ fn what_we_write_qemu_img_finds_whole_and_the_same() {
 }
 
 fn check(qemu_img: &Tool, folder: &Path, format: &str, what: &str) {
-    if format != "raw" {
+    // qemu-img checks no VHD.
+    if format != "raw" && format != "vpc" {
         let said = qemu_img.run(folder, &format!("check -f {format} image.{format}"));
         assert!(said.contains("No errors were found"), "{what}: {said}");
     }
@@ -220,10 +237,14 @@ fn writing_twice_gives_the_same_bytes() {
     for (format, options) in WRITE {
         let images = ["a", "b"].map(|name| {
             let image = dir.path().join(name);
-            // The name must not make the difference.
-            write(&*source, &dir.path().join("image"), format, options);
-            std::fs::rename(dir.path().join("image"), &image).unwrap();
-            std::fs::read(image).unwrap()
+            // The name must not make the difference. Every file of a format that has several counts.
+            std::fs::create_dir(&image).unwrap();
+            write(&*source, &image.join("image"), format, options);
+            let mut files: Vec<_> = std::fs::read_dir(&image).unwrap().map(|f| f.unwrap().path()).collect();
+            files.sort();
+            let bytes: Vec<_> = files.iter().map(|f| std::fs::read(f).unwrap()).collect();
+            std::fs::remove_dir_all(&image).unwrap();
+            bytes
         });
         assert!(images[0] == images[1], "{format} {options:?}");
     }
@@ -238,9 +259,10 @@ fn a_large_sparse_disk_is_enumerated_and_converted_at_once() {
     for gib in [0, 500, 1023] {
         file.write_all_at(&[(gib % 251) as u8 + 1; 1 << 20], (gib << 30) + 12345).unwrap();
     }
-    let started = std::time::Instant::now();
     let mut source = open_as(&raw, "raw").source;
-    for (format, options) in WRITE.iter().filter(|(f, o)| *f != "raw" && o != &[("cluster_size", "512")]) {
+    let small = |options: &[(&str, &str)]| options.iter().any(|(_, v)| matches!(*v, "512" | "4k" | "16k"));
+    for (format, options) in WRITE.iter().filter(|(f, o)| *f != "raw" && !small(o)) {
+        let started = std::time::Instant::now();
         let image = dir.path().join("image");
         write(&*source, &image, format, options);
         let disk = open_as(&image, format);
@@ -251,6 +273,8 @@ fn a_large_sparse_disk_is_enumerated_and_converted_at_once() {
             data += if extent.is_zero() { 0 } else { extent.len() };
         }
         assert!(data <= 3 * (4 << 20), "{format}: {data} bytes of data");
+        println!("{format} {options:?}: {:?}", started.elapsed());
+        assert!(started.elapsed().as_secs() < 10, "{format} {options:?}: {:?}", started.elapsed());
         source = disk.source;
     }
     for gib in [0u64, 500, 1023] {
@@ -262,7 +286,6 @@ fn a_large_sparse_disk_is_enumerated_and_converted_at_once() {
                 .all(|b| *b == (gib % 251) as u8 + 1)
         );
     }
-    assert!(started.elapsed().as_secs() < 20, "{:?}", started.elapsed());
 }
 
 #[test]
@@ -369,7 +392,12 @@ fn a_truncated_image_is_an_error_wherever_it_ends() {
     let expected = std::fs::read(&raw).unwrap();
     for (format, options, flags) in READ.iter().filter(|(f, o, _)| *f != "raw" && !o.contains("data_file")) {
         // A flat extent's descriptor is not what is cut.
-        if options.contains("Flat") || options.contains("twoGb") || options.contains("preallocation") {
+        if options.contains("Flat")
+            || options.contains("twoGb")
+            || options.contains("preallocation")
+            || options.contains("static")
+            || options.contains("fixed")
+        {
             continue;
         }
         qemu_img.run(dir.path(), &format!("convert -f raw -O {format} -o {options} {flags} disk.raw image"));
@@ -389,7 +417,7 @@ fn a_truncated_image_is_an_error_wherever_it_ends() {
                 wrong += usize::from(read.is_ok_and(|read| read != block));
             }
             assert!(wrong * 512 < 2 << 20, "{format} {options} cut at {part}/40: {wrong} sectors are wrong");
-            if !options.contains("2M") {
+            if !options.contains("2M") && *format != "vpc" {
                 assert!(
                     wrong * 512 <= 65536,
                     "{format} {options} cut at {part}/40: {wrong} sectors are wrong"
@@ -397,6 +425,20 @@ fn a_truncated_image_is_an_error_wherever_it_ends() {
             }
         }
     }
+}
+
+#[test]
+fn a_size_that_is_no_multiple_of_a_sector_is_as_qemu_sees_it() {
+    let Some(qemu_img) = tool("qemu-img") else { return };
+    let dir = tempfile::tempdir().unwrap();
+    make_disk(&dir.path().join("disk.raw"), 1 << 20, 41);
+    qemu_img.run(dir.path(), "convert -f raw -O qcow2 disk.raw image.qcow2");
+    let image = File::options().write(true).open(dir.path().join("image.qcow2")).unwrap();
+    image.write_all_at(&((1u64 << 20) - 100).to_be_bytes(), 24).unwrap();
+    qemu_img.run(dir.path(), "convert -f qcow2 -O raw image.qcow2 theirs.raw");
+    let disk = open_as(&dir.path().join("image.qcow2"), "qcow2");
+    assert_same("odd size", &*disk.source, &dir.path().join("theirs.raw"));
+    assert_eq!(disk.warnings.len(), 1);
 }
 
 #[test]
@@ -417,5 +459,42 @@ fn encrypted_images_are_refused_in_words() {
         let error = open(&dir.path().join("e.qcow2"), &OpenOptions::default()).err().unwrap();
         assert_eq!(error.kind(), ErrorKind::Unsupported);
         assert!(error.to_string().contains("encrypted"), "{error}");
+    }
+}
+
+/// The sample images of QEMU's tests, made by the vendors' own tools: read as qemu-img reads them, and the
+/// broken ones refused.
+#[test]
+fn the_vendors_images_read_as_qemu_img_reads_them() {
+    let Some(qemu_img) = tool("qemu-img") else { return };
+    let Some(samples) = std::env::var_os("MIF_QEMU_SAMPLES").map(std::path::PathBuf::from) else {
+        eprintln!("SKIPPED: MIF_QEMU_SAMPLES names no folder; fixtures/qemu-samples.sh fills one");
+        return;
+    };
+    let dir = tempfile::tempdir().unwrap();
+    for (name, format) in [
+        ("d2v-zerofilled.vhd", "vpc"),
+        ("hyperv2012r2-dynamic.vhd", "vpc"),
+        ("virtualpc-dynamic.vhd", "vpc"),
+        ("iotest-version3.vmdk", "vmdk"),
+        ("iotest-dynamic-1G.vhdx", "vhdx"),
+        ("test-disk2vhd.vhdx", "vhdx"),
+        ("iotest-dirtylog-10G-4M.vhdx", "vhdx"),
+    ] {
+        // qemu-img replays a log by writing to the file: in a copy, ours is not touched.
+        let (ours, theirs) = (samples.join(name), dir.path().join("copy"));
+        std::fs::copy(&ours, &theirs).unwrap();
+        if name.contains("dirtylog") {
+            qemu_img.run(dir.path(), "check -r all -f vhdx copy");
+        }
+        let disk = open(&ours, &OpenOptions::default()).unwrap_or_else(|e| panic!("{name}: {e}"));
+        assert_eq!(disk.format, format, "{name}");
+        write(&*disk.source, &dir.path().join("ours.raw"), "raw", &[]);
+        let said = qemu_img.run(dir.path(), &format!("compare -f {format} -F raw copy ours.raw"));
+        assert!(said.contains("Images are identical"), "{name}: {said}");
+    }
+    for (name, kind) in [("afl9.vmdk", ErrorKind::Limit), ("afl5.img", ErrorKind::Corrupt)] {
+        let error = open(&samples.join(name), &OpenOptions::default()).err().expect("a broken image");
+        assert_eq!(error.kind(), kind, "{name}: {error}");
     }
 }

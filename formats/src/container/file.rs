@@ -3,6 +3,7 @@
 use std::fs::File;
 use std::os::unix::fs::{FileExt, FileTypeExt};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use crate::source::check_range;
 use crate::{Extent, Result, Source, at};
@@ -12,6 +13,18 @@ pub struct ImageFile {
     file: File,
     path: PathBuf,
     len: u64,
+    /// What is to be read instead of the file's own bytes, the later over the earlier.
+    patches: Arc<Vec<Patch>>,
+}
+
+/// Bytes that a log says a file has, though they were not written to it yet.
+pub(super) struct Patch {
+    /// Where, in bytes.
+    pub(super) offset: u64,
+    /// How many bytes.
+    pub(super) len: u64,
+    /// The bytes; zeros if there are none.
+    pub(super) bytes: Option<Vec<u8>>,
 }
 
 impl ImageFile {
@@ -35,7 +48,7 @@ impl ImageFile {
             false => file.metadata().map(|m| m.len()),
         };
         let len = len.map_err(|e| place().io(e))?;
-        Ok(ImageFile { file, path: path.to_owned(), len })
+        Ok(ImageFile { file, path: path.to_owned(), len, patches: Arc::default() })
     }
 
     /// Where it is.
@@ -47,7 +60,32 @@ impl ImageFile {
     /// The same file once more.
     pub(super) fn try_clone(&self) -> Result<Self> {
         let file = self.file.try_clone().map_err(|e| at("").file(&self.path).io(e))?;
-        Ok(ImageFile { file, path: self.path.clone(), len: self.len })
+        Ok(ImageFile { file, path: self.path.clone(), len: self.len, patches: self.patches.clone() })
+    }
+
+    /// The same file with `patches` over its bytes, and at least `len` bytes long.
+    pub(super) fn patched(mut self, patches: Vec<Patch>, len: u64) -> Self {
+        self.patches = Arc::new(patches);
+        self.len = self.len.max(len);
+        self
+    }
+
+    /// Lays the patches over the bytes that were read from `offset`.
+    fn patch(&self, offset: u64, buf: &mut [u8]) {
+        let end = offset + buf.len() as u64;
+        for patch in self.patches.iter() {
+            let (from, to) = (patch.offset.max(offset), (patch.offset + patch.len).min(end));
+            if from >= to {
+                continue;
+            }
+            let part = &mut buf[(from - offset) as usize..(to - offset) as usize];
+            match &patch.bytes {
+                Some(bytes) => {
+                    part.copy_from_slice(&bytes[(from - patch.offset) as usize..][..part.len()]);
+                }
+                None => part.fill(0),
+            }
+        }
     }
 
     /// What tells it from every other file: device and inode.
@@ -79,13 +117,26 @@ impl Source for ImageFile {
 
     fn read_at(&self, offset: u64, buf: &mut [u8]) -> Result<()> {
         check_range("file", self.len, offset, buf.len() as u64).map_err(|e| e.in_file(&self.path))?;
-        self.file.read_exact_at(buf, offset).map_err(|e| at("").file(&self.path).byte(offset).io(e))
+        let io = |e| at("").file(&self.path).byte(offset).io(e);
+        if self.patches.is_empty() {
+            return self.file.read_exact_at(buf, offset).map_err(io);
+        }
+        // A patched file may be longer than the file is.
+        let len = self.file.metadata().map_err(io)?.len();
+        let there = len.saturating_sub(offset).min(buf.len() as u64) as usize;
+        self.file.read_exact_at(&mut buf[..there], offset).map_err(io)?;
+        buf[there..].fill(0);
+        self.patch(offset, buf);
+        Ok(())
     }
 
     fn extent_at(&self, offset: u64) -> Result<Extent> {
         use rustix::fs::{SeekFrom, seek};
         use rustix::io::Errno;
         check_range("file", self.len, offset, 1).map_err(|e| e.in_file(&self.path))?;
+        if !self.patches.is_empty() {
+            return Ok(Extent::data(offset, self.len - offset));
+        }
         // The seeks move no position that anything reads from: all reads are positional.
         let end = |found: u64| found.clamp(offset + 1, self.len);
         match seek(&self.file, SeekFrom::Data(offset)) {

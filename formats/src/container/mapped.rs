@@ -11,8 +11,8 @@ use crate::{Extent, ExtentKind, Result, Source};
 /// How many bytes of unpacked blocks a disk keeps.
 const UNPACKED_CACHE: usize = 32 << 20;
 
-/// How many runs one `extent_at` joins at most: bounds its time, whatever the image.
-const JOINED_RUNS: usize = 4096;
+/// How many runs one `extent_at` joins at most: who asks about a part of the disk does not pay for all of it.
+const JOINED_RUNS: usize = 64;
 
 /// A stored run at least this long is asked for its holes in the file that holds it.
 const HOLE_SEARCH: u64 = 1 << 20;

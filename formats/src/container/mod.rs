@@ -11,6 +11,10 @@ mod pull;
 
 mod qcow2;
 mod raw;
+mod split;
+mod vdi;
+mod vhd;
+mod vhdx;
 mod vmdk;
 
 use std::path::{Path, PathBuf};
@@ -24,7 +28,8 @@ pub use options::CreateOptions;
 pub use output::{Output, OutputFile};
 
 /// Every format, in the order in which files are probed. Raw is last: any file can be raw.
-pub static FORMATS: &[&dyn Format] = &[&qcow2::Qcow2, &vmdk::Vmdk, &raw::Raw];
+pub static FORMATS: &[&dyn Format] =
+    &[&qcow2::Qcow2, &vmdk::Vmdk, &vhdx::Vhdx, &vdi::Vdi, &vhd::Vhd, &split::Split, &raw::Raw];
 
 /// A container format: how it is recognised, opened and written.
 pub trait Format: Sync {
@@ -116,6 +121,8 @@ fn open_file(file: ImageFile, opener: &Opener<'_>) -> Result<Disk> {
             let head = file.read_up_to(0, 4096)?;
             let tail = file.read_up_to(file.len().saturating_sub(1024), 1024)?;
             let probed = FORMATS.iter().find(|f| f.probe(&head, &tail, file.len()));
+            let in_pieces = split::is_first_piece(&path).then_some(&(&split::Split as &dyn Format));
+            let probed = probed.or(in_pieces);
             *probed.unwrap_or(&FORMATS[FORMATS.len() - 1])
         }
     };
@@ -137,8 +144,10 @@ pub fn format_for_output(name: Option<&str>, path: &Path) -> Result<&'static dyn
 }
 
 fn by_name(name: &str) -> Result<&'static dyn Format> {
-    let found = FORMATS.iter().find(|f| f.name().eq_ignore_ascii_case(name));
-    found.copied().ok_or_else(|| unknown_format(name))
+    let name_or_suffix = |f: &&&dyn Format| {
+        f.name().eq_ignore_ascii_case(name) || f.suffixes().iter().any(|s| s.eq_ignore_ascii_case(name))
+    };
+    FORMATS.iter().find(name_or_suffix).copied().ok_or_else(|| unknown_format(name))
 }
 
 fn unknown_format(name: &str) -> Error {

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use super::file::ImageFile;
 use super::{Disk, OpenOptions, open_file};
-use crate::{ErrorKind, Result, at};
+use crate::{Error, ErrorKind, Result, at};
 
 /// The longest chain of disks on top of each other.
 pub(super) const MAX_CHAIN: usize = 64;
@@ -105,15 +105,34 @@ impl<'a> Opener<'a> {
         }
         Ok(disk)
     }
+}
 
-    /// Like `open_backing`, and `None` when the file is not there.
-    pub fn find_backing(&self, image: &ImageFile, name: &[u8], format: Option<&str>) -> Result<Option<Disk>> {
-        match self.open_named(image.path(), name) {
-            Err(e) if e.kind() == ErrorKind::NotFound => Ok(None),
-            Err(e) => Err(e),
-            Ok(_) => self.open_backing(image, name, format).map(Some),
+/// Tries the names that a Windows program gave a parent, each as it is and then as a file beside the image,
+/// and gives the first that `check` takes. Else the error is the one that tells most: not that a file is
+/// missing, if another was found and refused.
+pub(super) fn find_windows_name(names: &[String], check: impl Fn(&str) -> Result<()>) -> Result<String> {
+    let mut failed: Option<Error> = None;
+    for name in names {
+        let path = name.replace('\\', "/");
+        let beside = path.rsplit('/').next().unwrap_or_default().to_owned();
+        for name in [path, beside] {
+            if name.is_empty() {
+                continue;
+            }
+            match check(&name) {
+                Ok(()) => return Ok(name),
+                Err(error) => {
+                    let tells_more = |old: &Error| {
+                        old.kind() == ErrorKind::NotFound && error.kind() != ErrorKind::NotFound
+                    };
+                    if failed.as_ref().is_none_or(tells_more) {
+                        failed = Some(error);
+                    }
+                }
+            }
         }
     }
+    Err(failed.unwrap_or_else(|| at("parent disk").corrupt("the image needs one and does not name it")))
 }
 
 #[cfg(test)]

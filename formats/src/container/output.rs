@@ -4,7 +4,9 @@ use std::fs::{File, OpenOptions};
 use std::io::IoSlice;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::mpsc::SyncSender;
 
 use rustix::fs::{CWD, RenameFlags, renameat_with};
 use rustix::io::Errno;
@@ -14,6 +16,9 @@ use crate::{Result, at};
 /// How many slices one call to the operating system takes at most (`IOV_MAX`).
 const MAX_SLICES: usize = 1024;
 
+/// How many bytes are written between two syncs.
+const SYNC_EVERY: u64 = 64 << 20;
+
 /// A container that is being written: one file, or several where the format has several.
 ///
 /// The files have temporary names until [`Output::commit`]; dropped before that, they are removed.
@@ -21,6 +26,8 @@ pub struct Output {
     target: PathBuf,
     force: bool,
     files: Vec<Pending>,
+    /// Takes files to be synced while they are written, so that little is left to do at the end.
+    syncer: SyncSender<Arc<File>>,
 }
 
 struct Pending {
@@ -31,9 +38,20 @@ struct Pending {
 
 /// One file of an [`Output`]: written at positions.
 pub struct OutputFile {
-    file: File,
+    file: Arc<File>,
+    /// Bytes written since it was last given to the syncer.
+    unsynced: AtomicU64,
+    syncer: SyncSender<Arc<File>>,
     /// Its final name, which is the one that errors give.
     path: PathBuf,
+}
+
+/// Starts the thread that syncs files that a good deal was written to.
+fn start_syncer() -> SyncSender<Arc<File>> {
+    let (wake, woken) = std::sync::mpsc::sync_channel(1);
+    // It ends with the last sender. Errors show again at the final sync, so these have no say.
+    std::thread::spawn(move || woken.iter().for_each(|file: Arc<File>| drop(file.sync_data())));
+    wake
 }
 
 impl Output {
@@ -43,7 +61,7 @@ impl Output {
         if target.file_name().is_none() {
             return Err(at("").file(target).unsupported("is not the name of a file"));
         }
-        let output = Output { target: target.to_owned(), force, files: Vec::new() };
+        let output = Output { target: target.to_owned(), force, files: Vec::new(), syncer: start_syncer() };
         output.check_free(target)?;
         Ok(output)
     }
@@ -102,7 +120,9 @@ impl Output {
                 Err(e) if e.kind() == std::io::ErrorKind::AlreadyExists => {}
                 Err(e) => return Err(io(e)),
                 Ok(file) => {
-                    let file = OutputFile { file, path };
+                    let file = Arc::new(file);
+                    let syncer = self.syncer.clone();
+                    let file = OutputFile { file, unsynced: AtomicU64::new(0), syncer, path };
                     self.files.push(Pending { file, temporary, renamed: false });
                     return Ok(&self.files.last().expect("just pushed").file);
                 }
@@ -168,7 +188,9 @@ impl OutputFile {
 
     /// Writes all of `bytes` at `offset`.
     pub fn write_at(&self, offset: u64, bytes: &[u8]) -> Result<()> {
-        self.file.write_all_at(bytes, offset).map_err(|e| self.error(e))
+        self.file.write_all_at(bytes, offset).map_err(|e| self.error(e))?;
+        self.wrote(bytes.len() as u64);
+        Ok(())
     }
 
     /// Writes `slices` one after the other from `offset`, with few system calls.
@@ -176,10 +198,11 @@ impl OutputFile {
         let mut left = slices;
         while !left.is_empty() {
             let batch = left.len().min(MAX_SLICES);
-            match rustix::io::pwritev(&self.file, &left[..batch], offset) {
+            match rustix::io::pwritev(&*self.file, &left[..batch], offset) {
                 Ok(0) => return Err(self.error(std::io::ErrorKind::WriteZero.into())),
                 Ok(written) => {
                     offset += written as u64;
+                    self.wrote(written as u64);
                     IoSlice::advance_slices(&mut left, written);
                 }
                 Err(Errno::INTR) => {}
@@ -192,6 +215,14 @@ impl OutputFile {
     /// Makes the file `len` bytes long; what was not written is a hole.
     pub fn set_len(&self, len: u64) -> Result<()> {
         self.file.set_len(len).map_err(|e| self.error(e))
+    }
+
+    fn wrote(&self, bytes: u64) {
+        if self.unsynced.fetch_add(bytes, Ordering::Relaxed) + bytes >= SYNC_EVERY {
+            self.unsynced.store(0, Ordering::Relaxed);
+            // If the syncer is busy still, the next time will do.
+            let _ = self.syncer.try_send(self.file.clone());
+        }
     }
 
     fn error(&self, error: std::io::Error) -> crate::Error {

@@ -207,6 +207,25 @@ impl Pull<'_> {
     }
 }
 
+/// Pulls all of `source` and hands `emit` each run of bytes that holds data, in order: where it is on the
+/// disk, and its bytes. Zeros of 4 KiB, a filesystem's block, are left out; no run crosses a MiB.
+pub(super) fn pull_data(
+    source: &dyn Source,
+    observer: &dyn Observer,
+    mut emit: impl FnMut(u64, &[u8]) -> Result<()>,
+) -> Result<()> {
+    let find_runs = |window: Window| {
+        let runs = data_runs(&window.bytes, 4096);
+        Ok((window, runs))
+    };
+    Pull { source, observer, window: WINDOW }.run(find_runs, |(window, runs)| {
+        for run in runs {
+            emit(window.start + run.start as u64, &window.bytes[run])?;
+        }
+        Ok(Some(window.bytes))
+    })
+}
+
 struct Defer<F: Fn()>(F);
 
 impl<F: Fn()> Drop for Defer<F> {

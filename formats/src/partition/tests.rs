@@ -570,3 +570,26 @@ fn mutants_of_tables_stay_within_the_disk() {
     }
     assert!(kinds.iter().all(|count| *count > 1000), "{kinds:?}");
 }
+
+#[test]
+fn warnings_are_kept_up_to_their_limit_and_the_rest_counted() {
+    let mut disk = vec![0; 256 * 512];
+    disk[510..512].copy_from_slice(&[0x55, 0xaa]);
+    let mut record = |at: usize, os_type: u8, start: u32, sectors: u32| {
+        disk[at + 4] = os_type;
+        disk[at + 8..at + 12].copy_from_slice(&start.to_le_bytes());
+        disk[at + 12..at + 16].copy_from_slice(&sectors.to_le_bytes());
+    };
+    record(446, 0x05, 100, 150);
+    // Forty links, each with a partition past the end of the disk.
+    for link in 0..40 {
+        record((100 + link) * 512 + 446, 0x83, 1000, 1);
+        record((100 + link) * 512 + 462, 0x05, link as u32 + 1, 1);
+    }
+    for link in 0..40 {
+        disk[(100 + link) * 512 + 510..(100 + link) * 512 + 512].copy_from_slice(&[0x55, 0xaa]);
+    }
+    let table = table(&disk);
+    assert_eq!(table.warnings.len(), MAX_WARNINGS + 1);
+    assert_eq!(table.warnings[MAX_WARNINGS], "9 more warnings are left out.");
+}

@@ -22,8 +22,7 @@ fn find(tool: &str) -> Option<PathBuf> {
     std::env::split_paths(&path).chain(sbin).map(|dir| dir.join(tool)).find(|path| path.exists())
 }
 
-/// Runs `tool`, which is installed, and gives what it printed. Times are UTC, names UTF-8, and mtools reads
-/// short names in code page 437, as we do.
+/// Runs `tool`, which is installed, and gives what it printed. Times are UTC, names UTF-8.
 pub(crate) fn run(tool: &str, args: &[&str]) -> String {
     String::from_utf8(run_raw(tool, args)).expect("UTF-8")
 }
@@ -48,7 +47,6 @@ pub(crate) fn feed(tool: &str, args: &[&str], input: &str) {
 fn command(tool: &str, args: &[&str]) -> Command {
     let mut command = Command::new(find(tool).expect("installed"));
     command.args(args).env("TZ", "UTC").env("LC_ALL", "C.UTF-8").env("MTOOLS_SKIP_CHECK", "1");
-    command.env("MTOOLS_DEFAULT_CODEPAGE", "437").env("default_codepage", "437");
     command.stdout(std::process::Stdio::piped()).stderr(std::process::Stdio::piped());
     command
 }

@@ -15,17 +15,17 @@ use crate::tools::{Mount, have, load, mke2fs, open, scratch};
 use crate::view::{assert_same, ours, theirs};
 
 /// What there is to be done on a filesystem, as far as it can.
-struct Can {
+pub(crate) struct Can {
     /// Bytes of a value of an extended attribute.
-    xattr: usize,
+    pub(crate) xattr: usize,
     /// Holes punched, blocks allocated and not written.
-    fallocate: bool,
+    pub(crate) fallocate: bool,
     /// A block.
-    block: usize,
+    pub(crate) block: usize,
 }
 
 /// Bytes that are not all the same, and not zeros.
-fn pattern(len: usize, seed: u64) -> Vec<u8> {
+pub(crate) fn pattern(len: usize, seed: u64) -> Vec<u8> {
     let mut state = seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1;
     (0..len)
         .map(|_| {
@@ -64,7 +64,7 @@ fn acl() -> Vec<u8> {
 }
 
 /// Makes, changes and deletes files of every kind in `root`.
-fn live(root: &Path, can: &Can) {
+pub(crate) fn live(root: &Path, can: &Can) {
     let at = |name: &str| root.join(name);
     // Content of sizes around every edge.
     fs::create_dir(at("sizes")).unwrap();
@@ -253,4 +253,43 @@ fn what_the_kernel_has_lived_in_is_read_as_the_kernel_reads_it() {
         assert_eq!(mif_formats::fs::Filesystem::info(&fs).warnings, Vec::<String>::new(), "{options}");
         assert_same(options, &ours(&fs, &volume), &kernel);
     }
+}
+
+#[test]
+fn a_folder_of_more_folders_than_links_can_count_has_one_link() {
+    if !have(&["mke2fs", "mount"]) {
+        return;
+    }
+    let scratch = scratch();
+    let (image, mnt) = (scratch.path().join("image"), scratch.path().join("mnt"));
+    mke2fs(&image, 150, "-t ext4 -b 1024 -I 128 -N 70000");
+    let Some(mount) = Mount::new(&image, &mnt, "noatime") else { return };
+    fs::create_dir(mnt.join("many")).unwrap();
+    for i in 0..65_100 {
+        fs::create_dir(mnt.join(format!("many/{i}"))).unwrap();
+    }
+    drop(mount);
+    let Some(mount) = Mount::new(&image, &mnt, "ro") else { return };
+    let kernel = theirs(&mount.path);
+    drop(mount);
+    let ours = ours(&open(&image), &load(&image));
+    assert_eq!(ours[&b"/many"[..]].nlink, 1);
+    assert_same("65,100 folders", &ours, &kernel);
+}
+
+#[test]
+#[ignore = "needs EXT4_IMAGE, a volume that can be mounted read-only"]
+fn a_given_volume_is_read_as_the_kernel_reads_it() {
+    let image = std::path::PathBuf::from(std::env::var_os("EXT4_IMAGE").expect("EXT4_IMAGE"));
+    let scratch = scratch();
+    let start = std::time::Instant::now();
+    let volume = crate::tools::FileVolume::open(&image);
+    let fs = mif_formats::fs::ext4::Ext4::open(volume.clone()).unwrap();
+    let ours = ours(&fs, &volume);
+    println!("{} paths read in {:?}", ours.len(), start.elapsed());
+    let Some(mount) = Mount::new(&image, &scratch.path().join("mnt"), "ro") else { return };
+    let start = std::time::Instant::now();
+    let kernel = theirs(&mount.path);
+    println!("by the kernel in {:?}", start.elapsed());
+    assert_same("given volume", &ours, &kernel);
 }

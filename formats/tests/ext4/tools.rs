@@ -101,3 +101,29 @@ pub(crate) fn load(image: &Path) -> Arc<dyn Source> {
 pub(crate) fn open(image: &Path) -> Ext4 {
     Ext4::open(load(image)).unwrap()
 }
+
+/// A file as a volume, read where it is needed.
+pub(crate) struct FileVolume(std::fs::File, u64);
+
+impl FileVolume {
+    pub(crate) fn open(path: &Path) -> Arc<dyn Source> {
+        let file = std::fs::File::open(path).unwrap();
+        let len = file.metadata().unwrap().len();
+        Arc::new(FileVolume(file, len))
+    }
+}
+
+impl Source for FileVolume {
+    fn len(&self) -> u64 {
+        self.1
+    }
+
+    fn read_at(&self, offset: u64, buf: &mut [u8]) -> mif_formats::Result<()> {
+        use std::os::unix::fs::FileExt;
+        self.0.read_exact_at(buf, offset).map_err(|e| mif_formats::at("file").byte(offset).io(e))
+    }
+
+    fn extent_at(&self, offset: u64) -> mif_formats::Result<mif_formats::Extent> {
+        Ok(mif_formats::Extent::data(offset, self.1 - offset))
+    }
+}

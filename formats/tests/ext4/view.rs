@@ -63,11 +63,14 @@ pub(crate) fn ours(fs: &dyn Filesystem, volume: &dyn Source) -> View {
 pub(crate) fn try_ours(fs: &dyn Filesystem, volume: &dyn Source, complaints: &mut Vec<String>) -> View {
     let mut view = View::new();
     let mut hashes: HashMap<NodeId, Option<String>> = HashMap::new();
-    let mut todo = vec![(Vec::new(), fs.root(), 0)];
-    while let Some((path, id, depth)) = todo.pop() {
+    let mut todo = vec![(Vec::new(), fs.root())];
+    let mut folders = std::collections::HashSet::new();
+    while let Some((path, id)) = todo.pop() {
         match entry(fs, volume, id, &mut hashes) {
             Ok(entry) => {
-                if entry.file_type == FileType::Dir && depth < 40 {
+                if entry.file_type == FileType::Dir && !folders.insert(id) {
+                    complaints.push(format!("{}: a folder in two places", path.escape_ascii()));
+                } else if entry.file_type == FileType::Dir {
                     let mut told = Vec::new();
                     let listed = fs.read_dir(id, &mut |e| told.push(e.to_string()));
                     complaints.append(&mut told);
@@ -75,7 +78,7 @@ pub(crate) fn try_ours(fs: &dyn Filesystem, volume: &dyn Source, complaints: &mu
                         Ok(entries) => {
                             for child in entries {
                                 let path = [&path[..], b"/", &child.name].concat();
-                                todo.push((path, child.node, depth + 1));
+                                todo.push((path, child.node));
                             }
                         }
                         Err(error) => complaints.push(error.to_string()),

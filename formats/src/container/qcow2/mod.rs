@@ -60,9 +60,15 @@ impl Format for Qcow2 {
             l1 = (snapshot.l1_table_offset, snapshot.l1_size);
             size = snapshot.disk_size.unwrap_or(size);
         }
+        // qemu counts in whole sectors, so what is left over of a last one is not of the disk.
+        if size % 512 != 0 {
+            disk.warnings
+                .push(format!("the disk's size is {size} bytes: the last {} do not count", size % 512));
+            size -= size % 512;
+        }
         let data_file = match (header.has(incompatible::DATA_FILE), &header.data_file) {
             (false, _) => None,
-            (true, Some(name)) => Some(opener.open_named(file.path(), name)?),
+            (true, Some(name)) => Some(opener.open_named(file.path(), file_name(name)?)?),
             (true, None) => {
                 return Err(
                     at("qcow2 header").corrupt("the data are in an external file, which is not named")
@@ -72,7 +78,7 @@ impl Format for Qcow2 {
         disk.files.extend(data_file.iter().map(|f| f.path().to_owned()));
         let mut backing = None;
         if let Some(name) = &header.backing_file {
-            let below = opener.open_backing(&file, name, header.backing_format.as_deref())?;
+            let below = opener.open_backing(&file, file_name(name)?, header.backing_format.as_deref())?;
             disk.files.extend(below.files);
             disk.warnings.extend(below.warnings);
             backing = Some(below.source);
@@ -111,6 +117,21 @@ fn details(header: &Header) -> Vec<(String, String)> {
     details
 }
 
+/// The name of a file, out of what qemu takes for one: also `file:NAME`, but neither a URL nor JSON.
+fn file_name(name: &[u8]) -> Result<&[u8]> {
+    if let Some(name) = name.strip_prefix(b"file:") {
+        return Ok(name);
+    }
+    let protocol = name.iter().position(|b| !b.is_ascii_alphanumeric() && !b"+-.".contains(b));
+    match protocol.map(|at| name[at]) {
+        Some(b':') => Err(at("qcow2 header").unsupported(format!(
+            "the image needs {:?}, and only files are opened",
+            String::from_utf8_lossy(name)
+        ))),
+        _ => Ok(name),
+    }
+}
+
 fn read_snapshots(header: &Header, file: &ImageFile) -> Result<Vec<Snapshot>> {
     if header.nb_snapshots == 0 {
         return Ok(Vec::new());
@@ -124,4 +145,22 @@ fn read_snapshots(header: &Header, file: &ImageFile) -> Result<Vec<Snapshot>> {
     }
     let bytes = file.read_up_to(offset, MAX_SNAPSHOT_TABLE as usize)?;
     Snapshot::parse_table(&bytes, header.nb_snapshots)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_files_are_taken_for_files() {
+        for (name, file) in [
+            (&b"base.raw"[..], Some(&b"base.raw"[..])),
+            (b"file:base.raw", Some(b"base.raw")),
+            (b"./a:b", Some(b"./a:b")),
+            (b"nbd://host/disk", None),
+            (b"json:{}", None),
+        ] {
+            assert_eq!(file_name(name).ok(), file, "{}", String::from_utf8_lossy(name));
+        }
+    }
 }

@@ -7,12 +7,9 @@
 use std::sync::Arc;
 
 use super::options::Options;
-use super::pull::{Pull, WINDOW, Window, data_runs};
+use super::pull::pull_data;
 use super::{CreateOptions, Disk, Format, ImageFile, Observer, Opener, Output};
 use crate::{Result, Source};
-
-/// Zeros shorter than this are written: a filesystem's block.
-const HOLE: usize = 4096;
 
 pub(super) struct Raw;
 
@@ -45,16 +42,6 @@ impl Format for Raw {
         Options::new("raw", &[], options)?;
         let file = output.create()?;
         file.set_len(source.len())?;
-        let write = |(window, runs): (Window, Vec<std::ops::Range<usize>>)| {
-            for run in runs {
-                file.write_at(window.start + run.start as u64, &window.bytes[run])?;
-            }
-            Ok(Some(window.bytes))
-        };
-        let find_runs = |window: Window| {
-            let runs = data_runs(&window.bytes, HOLE);
-            Ok((window, runs))
-        };
-        Pull { source, observer, window: WINDOW }.run(find_runs, write)
+        pull_data(source, observer, |offset, bytes| file.write_at(offset, bytes))
     }
 }

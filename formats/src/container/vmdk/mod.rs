@@ -5,6 +5,8 @@ mod descriptor;
 mod read;
 mod sparse;
 mod write;
+mod write_sparse;
+mod write_stream;
 
 use std::sync::Arc;
 

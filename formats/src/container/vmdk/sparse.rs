@@ -388,3 +388,7 @@ impl Sparse {
         }
     }
 }
+
+#[cfg(test)]
+#[path = "sparse_tests.rs"]
+mod tests;

@@ -1,25 +1,22 @@
-//! Writing a VMDK.
-//!
-//! ```text
-//! header │ descriptor │ directory and tables, twice │ grains, in guest order
-//! ```
+//! Writing a VMDK: which files, and the descriptor that names them.
 
-use super::sparse::{HOSTED_MAGIC, SECTOR};
+use std::path::Path;
+
+use super::sparse::SECTOR;
+use super::write_sparse::{GRAIN, write_sparse};
+use super::write_stream::write_stream;
 use crate::container::options::Options;
-use crate::container::output::OutputFile;
-use crate::container::pull::{Pull, WINDOW, Window, data_runs};
+use crate::container::pull::pull_data;
 use crate::container::{CreateOptions, Observer, Output};
-use crate::{Result, Source, at};
+use crate::{Result, Slice, Source, at};
 
-const KNOWN: &[&str] = &["subformat", "adapter_type", "hwversion"];
-/// In sectors: 64 KiB.
-const GRAIN: u64 = 128;
-/// Entries in a grain table.
-const TABLE: u64 = 512;
-/// Where the embedded descriptor lies, and how much room it has, in sectors.
-const DESCRIPTOR: (u64, u64) = (1, 20);
-/// Sectors are counted in 32 bits.
-const MAX_SECTORS: u64 = 1 << 32;
+const KNOWN: &[&str] = &["subformat", "adapter_type", "hwversion", "compression_level"];
+const SUBFORMATS: &[&str] =
+    &["monolithicSparse", "streamOptimized", "monolithicFlat", "twoGbMaxExtentSparse", "twoGbMaxExtentFlat"];
+/// How much of the disk a piece of the "2 GiB" subformats holds, in sectors: whole grains below 2 GiB.
+const PIECE: u64 = 0x7fff_0000 / SECTOR;
+/// libdeflate's level for grains.
+const DEFLATE_LEVEL: i32 = 5;
 
 pub(super) fn create(
     source: &dyn Source,
@@ -28,25 +25,68 @@ pub(super) fn create(
     observer: &dyn Observer,
 ) -> Result<()> {
     let options = Options::new("vmdk", KNOWN, options)?;
-    options.choice("subformat", &["monolithicSparse"])?;
+    let subformat = options.choice("subformat", SUBFORMATS)?;
+    let level = options.number("compression_level")?.unwrap_or(DEFLATE_LEVEL);
     let sectors = source.len().div_ceil(SECTOR);
-    let name = output.target().file_name().and_then(|n| n.to_str()).unwrap_or("disk.vmdk").to_owned();
-    // The name is a remark here: readers take the file that they have.
-    let name = if name.contains(['"', '\n', '\r']) { "disk.vmdk".to_owned() } else { name };
-    let line = format!("RW {sectors} SPARSE \"{name}\"\n");
-    let text = descriptor_text(&options, "monolithicSparse", sectors, &line)?;
-    let mut writer = SparseWriter::new(output.create()?, sectors, &text)?;
-    let pull = Pull { source, observer, window: WINDOW };
-    let find_runs = |window: Window| {
-        let runs = data_runs(&window.bytes, (GRAIN * SECTOR) as usize);
-        Ok((window, runs))
-    };
-    let write = |(window, runs): (Window, Vec<std::ops::Range<usize>>)| {
-        writer.write(&window, &runs)?;
-        Ok(Some(window.bytes))
-    };
-    pull.run(find_runs, write)?;
-    writer.finish()
+    let descriptor = |extents: &str| descriptor_text(&options, subformat, sectors, extents);
+    match subformat {
+        "monolithicSparse" | "streamOptimized" => {
+            let name = output.target().file_name().and_then(|n| n.to_str());
+            // The name is a remark here: readers take the file that they have.
+            let name = name.filter(|n| is_plain(n)).unwrap_or("disk.vmdk");
+            let text = descriptor(&format!("RW {sectors} SPARSE \"{name}\"\n"))?;
+            let file = output.create()?;
+            match subformat {
+                "streamOptimized" => write_stream(source, file, sectors, &text, level, observer),
+                _ => write_sparse(source, file, sectors, &text, observer),
+            }
+        }
+        _ => {
+            let (piece, kind) = match subformat {
+                "monolithicFlat" => (sectors.max(1), "FLAT"),
+                "twoGbMaxExtentFlat" => (PIECE, "FLAT"),
+                _ => (PIECE, "SPARSE"),
+            };
+            debug_assert!(PIECE.is_multiple_of(GRAIN));
+            let stem = stem(output.target())?;
+            let mut lines = String::new();
+            for (i, start) in (0..sectors).step_by(piece as usize).enumerate() {
+                let count = piece.min(sectors - start);
+                let (name, offset) = match (subformat, kind) {
+                    ("monolithicFlat", _) => (format!("{stem}-flat.vmdk"), " 0"),
+                    (_, "FLAT") => (format!("{stem}-f{:03}.vmdk", i + 1), " 0"),
+                    _ => (format!("{stem}-s{:03}.vmdk", i + 1), ""),
+                };
+                lines += &format!("RW {count} {kind} \"{name}\"{offset}\n");
+                let end = ((start + count) * SECTOR).min(source.len());
+                let part = Slice::new(source, start * SECTOR..end)?;
+                let file = output.create_beside(Path::new(&name))?;
+                if kind == "FLAT" {
+                    file.set_len(count * SECTOR)?;
+                    pull_data(&part, observer, |offset, bytes| file.write_at(offset, bytes))?;
+                } else {
+                    write_sparse(&part, file, count, "", observer)?;
+                }
+            }
+            let text = descriptor(&lines)?;
+            output.create()?.write_at(0, text.as_bytes())
+        }
+    }
+}
+
+/// The target's name without its suffix, as the extents' names begin.
+fn stem(target: &Path) -> Result<String> {
+    let stem = target.file_stem().and_then(|s| s.to_str()).filter(|s| is_plain(s));
+    stem.map(str::to_owned).ok_or_else(|| {
+        at("writing")
+            .file(target)
+            .unsupported("the name cannot stand in a descriptor, which names the extents")
+    })
+}
+
+/// Whether a name can stand between the quotes of a descriptor.
+fn is_plain(name: &str) -> bool {
+    !name.contains(|c: char| c == '"' || c.is_control())
 }
 
 /// The descriptor of a disk of `sectors` sectors with the given extent lines.
@@ -65,100 +105,4 @@ fn descriptor_text(options: &Options<'_>, kind: &str, sectors: u64, extents: &st
          ddb.geometry.heads = \"{heads}\"\nddb.geometry.sectors = \"63\"\n\
          ddb.adapterType = \"{adapter}\"\n"
     ))
-}
-
-/// Writes a hosted sparse extent.
-struct SparseWriter<'a> {
-    file: &'a OutputFile,
-    /// Where the first grain tables are (the redundant ones, then the others), in sectors.
-    tables_at: [u64; 2],
-    /// The grain table being filled: which, and its entries.
-    table_index: u64,
-    table: Vec<u32>,
-    /// The first free sector.
-    end: u64,
-}
-
-impl<'a> SparseWriter<'a> {
-    /// Writes the header, the descriptor and the directories.
-    fn new(file: &'a OutputFile, sectors: u64, descriptor: &str) -> Result<Self> {
-        let tables = sectors.div_ceil(GRAIN * TABLE);
-        let table_sectors = TABLE * 4 / SECTOR;
-        let directory_sectors = (tables * 4).div_ceil(SECTOR);
-        let rgd = DESCRIPTOR.0 + DESCRIPTOR.1;
-        let gd = rgd + directory_sectors + tables * table_sectors;
-        let overhead = (gd + directory_sectors + tables * table_sectors).next_multiple_of(GRAIN);
-        if sectors.saturating_add(overhead) >= MAX_SECTORS {
-            return Err(at("writing").file(file.path()).limit("a sparse VMDK holds less than 2 TiB"));
-        }
-        if descriptor.len() as u64 > DESCRIPTOR.1 * SECTOR {
-            return Err(at("writing").file(file.path()).limit("the descriptor does not fit"));
-        }
-        let mut head = vec![0; ((DESCRIPTOR.0 + DESCRIPTOR.1) * SECTOR) as usize];
-        head[..4].copy_from_slice(&HOSTED_MAGIC);
-        // flags: the newline test below is valid, and there is a redundant directory.
-        for (at, value) in [(4, 1), (8, 3), (44, TABLE as u32)] {
-            head[at..at + 4].copy_from_slice(&value.to_le_bytes());
-        }
-        for (at, value) in [
-            (12, sectors),
-            (20, GRAIN),
-            (28, DESCRIPTOR.0),
-            (36, DESCRIPTOR.1),
-            (48, rgd),
-            (56, gd),
-            (64, overhead),
-        ] {
-            head[at..at + 8].copy_from_slice(&value.to_le_bytes());
-        }
-        // Shows whether the file was transferred as text.
-        head[73..77].copy_from_slice(b"\n \r\n");
-        head[512..512 + descriptor.len()].copy_from_slice(descriptor.as_bytes());
-        file.write_at(0, &head)?;
-        let tables_at = [rgd, gd].map(|directory| directory + directory_sectors);
-        for (directory, first) in [rgd, gd].into_iter().zip(tables_at) {
-            let entries: Vec<u8> =
-                (0..tables).flat_map(|i| ((first + i * table_sectors) as u32).to_le_bytes()).collect();
-            file.write_at(directory * SECTOR, &entries)?;
-        }
-        file.set_len(overhead * SECTOR)?;
-        Ok(SparseWriter { file, tables_at, table_index: 0, table: Vec::new(), end: overhead })
-    }
-
-    /// Writes runs of whole grains (the disk's last may be short), one after the other.
-    fn write(&mut self, window: &Window, runs: &[std::ops::Range<usize>]) -> Result<()> {
-        let start = self.end;
-        let mut slices = Vec::new();
-        for run in runs {
-            slices.push(std::io::IoSlice::new(&window.bytes[run.clone()]));
-            let first = (window.start + run.start as u64) / (GRAIN * SECTOR);
-            for number in first..first + (run.len() as u64).div_ceil(GRAIN * SECTOR) {
-                if number / TABLE != self.table_index {
-                    self.finish_table()?;
-                    self.table_index = number / TABLE;
-                }
-                self.table.resize(TABLE as usize, 0);
-                self.table[(number % TABLE) as usize] = self.end as u32;
-                self.end += GRAIN;
-            }
-        }
-        if self.end >= MAX_SECTORS {
-            return Err(at("writing").file(self.file.path()).limit("a sparse VMDK holds less than 2 TiB"));
-        }
-        self.file.write_slices_at(start * SECTOR, &mut slices)
-    }
-
-    fn finish_table(&mut self) -> Result<()> {
-        let bytes: Vec<u8> = self.table.drain(..).flat_map(u32::to_le_bytes).collect();
-        for first in self.tables_at {
-            self.file.write_at(first * SECTOR + self.table_index * TABLE * 4, &bytes)?;
-        }
-        Ok(())
-    }
-
-    fn finish(mut self) -> Result<()> {
-        self.finish_table()?;
-        // The last grain is whole, even where the disk ends within it.
-        self.file.set_len(self.end * SECTOR)
-    }
 }

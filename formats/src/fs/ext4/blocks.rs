@@ -6,22 +6,19 @@ use std::ops::Range;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use crate::fs::Piece;
-use crate::{Error, Result, Source, at};
+use crate::{Result, Source, at};
 
 /// What a replayed block that happens to begin with the journal's magic number begins with: the journal
 /// keeps it with four zeros there.
 pub(super) const JOURNAL_MAGIC: [u8; 4] = 0xC03B_3998_u32.to_be_bytes();
 
 /// What replay makes of a block.
-#[derive(Debug, Clone, PartialEq, Eq)]
-#[cfg_attr(not(test), expect(dead_code, reason = "the journal's replay is to come"))]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Replayed {
     /// It is the block of this number, which lies in the journal.
     At(u64),
     /// The same, but with its first four bytes [`JOURNAL_MAGIC`].
     Escaped(u64),
-    /// It is these bytes, a block of them.
-    Bytes(Box<[u8]>),
 }
 
 /// The blocks of a volume, as they are after replay.
@@ -41,7 +38,6 @@ impl Blocks {
         Blocks { volume, block_size, count, replayed: BTreeMap::new() }
     }
 
-    #[cfg_attr(not(test), expect(dead_code, reason = "the journal's replay is to come"))]
     /// Puts what replay makes of `block` in its place, from now on.
     pub(super) fn replay(&mut self, block: u64, replayed: Replayed) {
         self.replayed.insert(block, replayed);
@@ -53,11 +49,11 @@ impl Blocks {
     }
 
     /// Errs unless all of `blocks` can be read.
-    pub(super) fn check(&self, what: &str, blocks: &Range<u64>) -> Result<()> {
+    pub(super) fn check(&self, what: impl Fn() -> String, blocks: &Range<u64>) -> Result<()> {
         if blocks.start <= blocks.end && blocks.end <= self.count {
             return Ok(());
         }
-        Err(at(what).byte(self.byte(blocks.start)).corrupt(format!(
+        Err(at(what()).byte(self.byte(blocks.start)).corrupt(format!(
             "lies at blocks {} to {}, past the volume's last, {}",
             blocks.start,
             blocks.end.saturating_sub(1),
@@ -69,14 +65,13 @@ impl Blocks {
     /// limit.
     pub(super) fn read(&self, what: &str, block: u64, count: u32) -> Result<Vec<u8>> {
         let blocks = block..block.saturating_add(u64::from(count));
-        self.check(what, &blocks)?;
+        self.check(|| what.to_owned(), &blocks)?;
         let size = self.block_size as usize;
         let mut bytes = self.volume.read_vec(self.byte(block), count as usize * size)?;
         for (changed, replayed) in self.replayed.range(blocks) {
             let start = usize::try_from(changed - block).expect("below count") * size;
             let target = &mut bytes[start..start + size];
             match replayed {
-                Replayed::Bytes(new) => target.copy_from_slice(new),
                 Replayed::At(from) => self.volume.read_at(self.byte(*from), target)?,
                 Replayed::Escaped(from) => {
                     self.volume.read_at(self.byte(*from), target)?;
@@ -88,7 +83,7 @@ impl Blocks {
     }
 
     /// Says where the bytes of `blocks`, which were checked, are to be found: on the volume as they stand,
-    /// or, where replay changes them, in the journal or in memory.
+    /// or, where replay changes them, in the journal.
     pub(super) fn locate(
         &self,
         blocks: Range<u64>,
@@ -106,7 +101,6 @@ impl Blocks {
                     found(Piece::Bytes(JOURNAL_MAGIC.to_vec()))?;
                     found(Piece::Volume { offset: self.byte(*from) + 4, len: size - 4 })?;
                 }
-                Replayed::Bytes(new) => found(Piece::Bytes(new.to_vec()))?,
             }
             next = changed + 1;
         }
@@ -114,6 +108,21 @@ impl Blocks {
             found(Piece::Volume { offset: self.byte(next), len: (blocks.end - next) * size })?;
         }
         Ok(())
+    }
+
+    /// Takes into account that the filesystem has `blocks_count` blocks now.
+    pub(super) fn grow(&mut self, blocks_count: u64) {
+        self.count = blocks_count.min(self.volume.len() / u64::from(self.block_size));
+    }
+
+    /// The number of blocks that lie wholly on the volume, in the filesystem or not.
+    pub(super) fn on_volume(&self) -> u64 {
+        self.volume.len() / u64::from(self.block_size)
+    }
+
+    /// The number of blocks that can be read.
+    pub(super) fn count(&self) -> u64 {
+        self.count
     }
 
     /// Reads bytes of the volume as they stand: for what [`Blocks::locate`] found.
@@ -140,21 +149,19 @@ impl Cache {
         Cache { slots: (0..slots).map(|_| Mutex::new(None)).collect(), shift }
     }
 
-    /// What was read for `key`, now or before.
-    pub(super) fn get(
-        &self,
-        key: u64,
-        read: impl FnOnce() -> Result<Vec<u8>, Error>,
-    ) -> Result<Arc<[u8]>, Error> {
-        let slot = &self.slots[(key >> self.shift) as usize & (self.slots.len() - 1)];
-        if let Some((k, bytes)) = &*slot.lock().unwrap_or_else(PoisonError::into_inner)
-            && *k == key
-        {
-            return Ok(Arc::clone(bytes));
-        }
-        let bytes: Arc<[u8]> = read()?.into();
-        *slot.lock().unwrap_or_else(PoisonError::into_inner) = Some((key, Arc::clone(&bytes)));
-        Ok(bytes)
+    /// What was read for `key`, if it is still there.
+    pub(super) fn get(&self, key: u64) -> Option<Arc<[u8]>> {
+        let slot = self.slot(key).lock().unwrap_or_else(PoisonError::into_inner);
+        slot.as_ref().filter(|(k, _)| *k == key).map(|(_, bytes)| Arc::clone(bytes))
+    }
+
+    /// Keeps what was read for `key`, in the place of something else.
+    pub(super) fn put(&self, key: u64, bytes: &Arc<[u8]>) {
+        *self.slot(key).lock().unwrap_or_else(PoisonError::into_inner) = Some((key, Arc::clone(bytes)));
+    }
+
+    fn slot(&self, key: u64) -> &Slot {
+        &self.slots[(key >> self.shift) as usize & (self.slots.len() - 1)]
     }
 }
 
@@ -168,7 +175,6 @@ mod tests {
         let mut blocks = Blocks::new(Arc::new(MemSource(bytes)), 1024, 20);
         blocks.replay(3, Replayed::At(8));
         blocks.replay(4, Replayed::Escaped(9));
-        blocks.replay(5, Replayed::Bytes(vec![77; 1024].into()));
         blocks
     }
 
@@ -176,7 +182,7 @@ mod tests {
     fn blocks_are_read_as_replay_makes_them() {
         let bytes = blocks().read("x", 2, 5).unwrap();
         let first: Vec<u8> = bytes.chunks(1024).map(|b| b[100]).collect();
-        assert_eq!(first, [2, 8, 9, 77, 6]);
+        assert_eq!(first, [2, 8, 9, 5, 6]);
         assert_eq!(bytes[2048..2052], JOURNAL_MAGIC);
     }
 
@@ -196,8 +202,7 @@ mod tests {
                 Piece::Volume { offset: 8192, len: 1024 },
                 Piece::Bytes(JOURNAL_MAGIC.to_vec()),
                 Piece::Volume { offset: 9220, len: 1020 },
-                Piece::Bytes(vec![77; 1024]),
-                Piece::Volume { offset: 6144, len: 1024 },
+                Piece::Volume { offset: 5120, len: 2048 },
             ]
         );
     }

@@ -12,6 +12,27 @@ pub(super) fn crc16(seed: u16, bytes: &[u8]) -> u16 {
     })
 }
 
+/// Continues a CRC-32 (polynomial 0x04C11DB7, bits not reflected, nothing inverted), for the oldest kind of
+/// checksums in the journal.
+pub(super) fn crc32_be(seed: u32, bytes: &[u8]) -> u32 {
+    const TABLE: [u32; 256] = {
+        let mut table = [0; 256];
+        let mut i = 0;
+        while i < 256 {
+            let mut crc = (i as u32) << 24;
+            let mut bit = 0;
+            while bit < 8 {
+                crc = if crc >> 31 == 1 { crc << 1 ^ 0x04C1_1DB7 } else { crc << 1 };
+                bit += 1;
+            }
+            table[i] = crc;
+            i += 1;
+        }
+        table
+    };
+    bytes.iter().fold(seed, |crc, byte| crc << 8 ^ TABLE[(crc >> 24) as usize ^ usize::from(*byte)])
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -20,6 +41,7 @@ mod tests {
     fn the_checksums_give_their_published_check_values() {
         assert_eq!(!crc32c(!0, b"123456789"), 0xE306_9283);
         assert_eq!(crc32c(crc32c(!0, b"1234"), b"56789"), crc32c(!0, b"123456789"));
+        assert_eq!(!crc32_be(!0, b"123456789"), 0xFC89_1918); // CRC-32/BZIP2
         assert_eq!(crc16(0, b"123456789"), 0xBB3D);
     }
 }

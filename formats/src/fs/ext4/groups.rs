@@ -10,7 +10,7 @@ use super::checksum::{crc16, crc32c};
 use super::features::incompat;
 use super::superblock::Superblock;
 use crate::bytes::{le16, le32};
-use crate::{Error, Result, at};
+use crate::{Error, ErrorKind, Result, at};
 
 /// Warnings of one kind that are told in full; the rest are counted.
 const TOLD_MAX: u64 = 4;
@@ -27,17 +27,11 @@ pub(super) struct Descriptor {
 
 impl Descriptor {
     /// Parses the `desc_size` bytes of the descriptor of `group`, which stood at byte `offset` of the volume,
-    /// and checks its checksum and that what it points to lies in the filesystem.
+    /// and checks that what it points to lies in the filesystem.
     pub(super) fn parse(bytes: &[u8], sb: &Superblock, group: u32, offset: u64) -> Result<Self> {
         let place = |field, field_at: u64| {
             at(format!("descriptor of block group {group}")).field(field).byte(offset + field_at)
         };
-        let (found, right) = (le16(bytes, 0x1E), checksum(bytes, sb, group));
-        if right.is_some_and(|right| right != found) {
-            let right = right.unwrap_or_default();
-            return Err(place("bg_checksum", 0x1E)
-                .corrupt(format!("is {found:#06x}, expected {right:#06x}: it is damaged")));
-        }
         let high = |at| if sb.desc_size >= 64 { u64::from(le32(bytes, at)) << 32 } else { 0 };
         let descriptor = Descriptor {
             block_bitmap: u64::from(le32(bytes, 0x0)) | high(0x20),
@@ -58,6 +52,18 @@ impl Descriptor {
             }
         }
         Ok(descriptor)
+    }
+}
+
+/// Errs unless the checksum of the descriptor of `group`, if it has one, fits.
+fn check_sum(bytes: &[u8], sb: &Superblock, group: u32, offset: u64) -> Result<()> {
+    let found = le16(bytes, 0x1E);
+    match checksum(bytes, sb, group) {
+        Some(right) if right != found => Err(at(format!("descriptor of block group {group}"))
+            .field("bg_checksum")
+            .byte(offset + 0x1E)
+            .corrupt(format!("is {found:#06x}, expected {right:#06x}: it is damaged"))),
+        _ => Ok(()),
     }
 }
 
@@ -87,6 +93,8 @@ pub(super) struct Groups {
     inode_tables: Vec<u64>,
     /// Blocks that hold metadata: sorted, apart.
     metadata: Vec<Range<u64>>,
+    /// The journal's inode, and its blocks: sorted, apart.
+    journal: (u32, Vec<Range<u64>>),
     /// What was odd.
     pub(super) warnings: Vec<String>,
 }
@@ -95,14 +103,28 @@ impl Groups {
     /// Reads all descriptors. One that is damaged is taken from a backup; failing that, its group's inodes
     /// cannot be read, and the rest can.
     pub(super) fn read(blocks: &Blocks, sb: &Superblock) -> Result<Self> {
-        let mut scan = Scan { blocks, sb, from_backup: Told::default(), lost: Told::default() };
+        let mut scan = Scan {
+            blocks,
+            sb,
+            from_backup: Told::default(),
+            doubtful: Told::default(),
+            lost: Told::default(),
+        };
         let mut inode_tables = Vec::new();
         let mut metadata = Vec::new();
         let per_block = sb.block_size / u32::from(sb.desc_size);
         let desc_blocks = sb.groups_count.div_ceil(per_block);
         for index in 0..desc_blocks {
             let block = scan.primary(index);
-            let bytes = blocks.read("group descriptors", block, 1);
+            if block >= blocks.count() {
+                // The volume was cut off, and all further descriptors and their backups lie past its end.
+                scan.lost.tell(format!("block {block} of group descriptors lies past the volume's end"));
+                break;
+            }
+            let bytes = match blocks.read("group descriptors", block, 1) {
+                Err(error) if error.kind() == ErrorKind::Io => return Err(error),
+                bytes => bytes,
+            };
             for slot in 0..per_block.min(sb.groups_count - index * per_block) {
                 let group = index * per_block + slot;
                 match scan.descriptor(bytes.as_deref(), index, slot, group) {
@@ -126,18 +148,17 @@ impl Groups {
             desc_blocks
         };
         metadata.push(0..u64::from(sb.first_data_block) + 1);
-        for group in (0..sb.groups_count).filter(|g| sb.has_super(*g)) {
-            let first = sb.first_block(group);
+        let on_volume = |block: &u64| *block < blocks.count();
+        for first in sb.super_groups().map(|group| sb.first_block(group)).take_while(on_volume) {
             metadata.push(first..first + 1 + u64::from(own));
         }
-        for index in own..desc_blocks {
-            let block = scan.primary(index);
+        for block in (own..desc_blocks).map(|index| scan.primary(index)).take_while(on_volume) {
             metadata.push(block..block + 1);
         }
         let mut warnings = scan.from_backup.into_warnings("were taken from backups");
         warnings
             .extend(scan.lost.into_warnings("cannot be read, and so neither can the inodes of those groups"));
-        Ok(Groups { inode_tables, metadata: merge(metadata), warnings })
+        Ok(Groups { inode_tables, metadata: merge(metadata), journal: (0, Vec::new()), warnings })
     }
 
     /// The first block of the inode table of `group`, if its descriptor could be read.
@@ -145,10 +166,20 @@ impl Groups {
         self.inode_tables.get(group as usize).copied().filter(|block| *block != 0)
     }
 
-    /// The metadata that some of `blocks` are, if any.
-    pub(super) fn metadata_in(&self, blocks: &Range<u64>) -> Option<&Range<u64>> {
-        let next = self.metadata.partition_point(|range| range.end <= blocks.start);
-        self.metadata.get(next).filter(|range| range.start < blocks.end)
+    /// Counts `blocks` as metadata to all inodes but the journal's own.
+    pub(super) fn protect(&mut self, blocks: Vec<Range<u64>>, journal: u32) {
+        self.journal = (journal, merge(blocks));
+    }
+
+    /// The metadata that some of `blocks` are, if any, which should be of `inode`.
+    pub(super) fn metadata_in(&self, blocks: &Range<u64>, inode: u32) -> Option<&Range<u64>> {
+        let of_others = |ranges: &'_ [Range<u64>]| {
+            let next = ranges.partition_point(|range| range.end <= blocks.start);
+            ranges.get(next).filter(|range| range.start < blocks.end).map(|_| next)
+        };
+        let (journal, lies) = &self.journal;
+        let own = of_others(&self.metadata).map(|i| &self.metadata[i]);
+        own.or_else(|| of_others(lies).filter(|_| inode != *journal).map(|i| &lies[i]))
     }
 }
 
@@ -168,6 +199,7 @@ struct Scan<'a> {
     blocks: &'a Blocks,
     sb: &'a Superblock,
     from_backup: Told,
+    doubtful: Told,
     lost: Told,
 }
 
@@ -198,8 +230,8 @@ impl Scan<'_> {
             let per_block = sb.block_size / u32::from(sb.desc_size);
             return vec![self.meta_bg(index, 1), self.meta_bg(index, per_block - 1)];
         }
-        (1..sb.groups_count)
-            .filter(|group| sb.has_super(*group))
+        sb.super_groups()
+            .skip(1)
             .take(BACKUPS_MAX)
             .map(|group| sb.first_block(group) + 1 + u64::from(index))
             .collect()
@@ -214,23 +246,32 @@ impl Scan<'_> {
     ) -> Option<Descriptor> {
         let size = usize::from(self.sb.desc_size);
         let start = slot as usize * size;
-        let parse = |bytes: &[u8], block| {
-            let offset = self.blocks.byte(block) + start as u64;
-            Descriptor::parse(&bytes[start..start + size], self.sb, group, offset)
+        let parse = |bytes: &[u8], block| -> Result<(Descriptor, Result<()>)> {
+            let (bytes, offset) = (&bytes[start..start + size], self.blocks.byte(block) + start as u64);
+            let descriptor = Descriptor::parse(bytes, self.sb, group, offset)?;
+            Ok((descriptor, check_sum(bytes, self.sb, group, offset)))
         };
-        let problem = match bytes {
-            Ok(bytes) => match parse(bytes, self.primary(index)) {
-                Ok(descriptor) => return Some(descriptor),
-                Err(error) => error.to_string(),
-            },
+        let mut usable = None;
+        let problem = match bytes.map(|bytes| parse(bytes, self.primary(index))) {
+            Ok(Ok((descriptor, Ok(())))) => return Some(descriptor),
+            Ok(Ok((descriptor, Err(error)))) => {
+                usable = Some(descriptor);
+                error.to_string()
+            }
+            Ok(Err(error)) => error.to_string(),
             Err(error) => error.to_string(),
         };
         for block in self.backups(index) {
             let backup = self.blocks.read("group descriptors", block, 1);
-            if let Ok(descriptor) = backup.and_then(|bytes| parse(&bytes, block)) {
+            if let Ok((descriptor, Ok(()))) = backup.and_then(|bytes| parse(&bytes, block)) {
                 self.from_backup.tell(problem);
                 return Some(descriptor);
             }
+        }
+        if usable.is_some() {
+            // As the kernel does when it mounts read-only.
+            self.doubtful.tell(problem);
+            return usable;
         }
         self.lost.tell(problem);
         None

@@ -74,17 +74,24 @@ pub(super) struct Inode {
 }
 
 impl Inode {
-    /// Parses the `s_inode_size` bytes of inode `number`, which stood at byte `offset` of the volume.
+    /// Parses the `s_inode_size` bytes of inode `number`, which stood at byte `offset` of the volume, with a
+    /// checksum if it `is_summed`.
     ///
     /// Errs as the kernel does: the checksum does not fit, the inode is deleted, the type is none. (An
     /// inode that is damaged anywhere is refused as a whole: a wrong owner or size is worse than none.)
-    pub(super) fn parse(bytes: &[u8], sb: &Superblock, number: u32, offset: u64) -> Result<Self> {
+    pub(super) fn parse(
+        bytes: &[u8],
+        sb: &Superblock,
+        number: u32,
+        offset: u64,
+        is_summed: bool,
+    ) -> Result<Self> {
         let place = |field, field_at: usize| {
             at(format!("inode {number}")).field(field).byte(offset + field_at as u64)
         };
         let large = bytes.len() > GOOD_OLD_SIZE;
         let extra_isize = if large { usize::from(le16(bytes, 0x80)) } else { 0 };
-        if sb.metadata_csum() {
+        if is_summed {
             check(bytes, sb, number, extra_isize).map_err(|(found, right)| {
                 place("i_checksum", 0x7C)
                     .corrupt(format!("is {found:#x}, expected {right:#x}: the inode is damaged"))
@@ -154,6 +161,35 @@ impl Inode {
                 Vec::new()
             },
         })
+    }
+
+    /// The inode of a journal, from the copy of its map and size in the superblock.
+    pub(super) fn of_journal(number: u32, copy: &[u8; 68]) -> Self {
+        let zero = Timestamp::default();
+        Inode {
+            number,
+            offset: 0,
+            file_type: FileType::File,
+            mode: 0o600,
+            uid: 0,
+            gid: 0,
+            size: u64::from(le32(copy, 64)) | u64::from(le32(copy, 60)) << 32,
+            atime: zero,
+            ctime: zero,
+            mtime: zero,
+            crtime: None,
+            links_count: 1,
+            blocks: 0,
+            flags: if le16(copy, 0) == 0xF30A { flags::EXTENTS } else { 0 },
+            generation: 0,
+            block: copy[..60].try_into().expect("60 bytes"),
+            file_acl: 0,
+            project: None,
+            raw_atime: 0,
+            raw_mtime: 0,
+            xattr_area: Vec::new(),
+            xattr_at: 0,
+        }
     }
 
     /// Whether `i_flags` has `flag`.

@@ -16,10 +16,69 @@ use crate::{Result, at};
 /// Blocks that a block map names in the inode itself; after them one each of 1, 2 and 3 levels.
 const DIRECT: usize = 12;
 
+/// Runs of one file that are kept at once.
+const RUNS_MAX: usize = 1 << 20;
+
+/// A run of a file's blocks.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Run {
+    /// The first of them, in the file.
+    pub(super) logical: u64,
+    /// The blocks of the volume.
+    pub(super) physical: Range<u64>,
+    /// False: allocated, and reads as zeros.
+    pub(super) written: bool,
+}
+
 /// Where the content of `inode` lies. Errs if its map is damaged anywhere, even past the file's end.
 pub(super) fn content(blocks: &Blocks, sb: &Superblock, groups: &Groups, inode: &Inode) -> Result<Content> {
-    let pieces = Pieces::new(blocks, inode.number, inode.size);
-    let mut mapper = Mapper { blocks, sb, groups, inode, pieces, visited: HashSet::new() };
+    let mut pieces = Pieces::new(blocks, inode.number, inode.size);
+    walk(blocks, sb, groups, inode, &mut |run| {
+        if run.written { pieces.data(run.logical, run.physical) } else { Ok(()) }
+    })?;
+    pieces.finish()
+}
+
+/// Where the content of `inode` lies, whose runs are known and not yet checked.
+pub(super) fn content_of_runs<'a>(
+    blocks: &Blocks,
+    groups: &Groups,
+    inode: &Inode,
+    runs: impl Iterator<Item = &'a Run>,
+) -> Result<Content> {
+    let mut pieces = Pieces::new(blocks, inode.number, inode.size);
+    for run in runs {
+        check(blocks, groups, inode.number, "data", &run.physical)?;
+        if run.written {
+            pieces.data(run.logical, run.physical.clone())?;
+        }
+    }
+    pieces.finish()
+}
+
+/// The runs of `inode`, in file order.
+pub(super) fn runs(blocks: &Blocks, sb: &Superblock, groups: &Groups, inode: &Inode) -> Result<Vec<Run>> {
+    let mut runs = Vec::new();
+    walk(blocks, sb, groups, inode, &mut |run| {
+        if runs.len() == RUNS_MAX {
+            return Err(
+                at(format!("inode {}", inode.number)).limit(format!("has more than {RUNS_MAX} extents"))
+            );
+        }
+        runs.push(run);
+        Ok(())
+    })?;
+    Ok(runs)
+}
+
+fn walk(
+    blocks: &Blocks,
+    sb: &Superblock,
+    groups: &Groups,
+    inode: &Inode,
+    found: &mut dyn FnMut(Run) -> Result<()>,
+) -> Result<()> {
+    let mut mapper = Mapper { blocks, sb, groups, inode, found, mapped: 0, visited: HashSet::new() };
     let block_size = u64::from(sb.block_size);
     let is_extents = inode.has(flags::EXTENTS);
     let size_max = if is_extents { (1 << 32) * block_size } else { indirect_max(block_size) * block_size };
@@ -29,12 +88,30 @@ pub(super) fn content(blocks: &Blocks, sb: &Superblock, groups: &Groups, inode: 
             .byte(inode.offset + 4)
             .corrupt(format!("is {}, more than the map of its blocks can hold, {size_max}", inode.size)));
     }
-    if is_extents {
-        extent::walk(&mut mapper, &inode.block)?;
-    } else {
-        mapper.indirect()?;
+    if is_extents { extent::walk(&mut mapper, &inode.block) } else { mapper.indirect() }
+}
+
+/// Errs unless the blocks `range`, which should be of `inode`, lie on the volume and hold no metadata of the
+/// filesystem.
+pub(super) fn check(
+    blocks: &Blocks,
+    groups: &Groups,
+    inode: u32,
+    what: &str,
+    range: &Range<u64>,
+) -> Result<()> {
+    let what = || format!("inode {inode}, {what}");
+    blocks.check(what, range)?;
+    match groups.metadata_in(range, inode) {
+        None => Ok(()),
+        Some(metadata) => Err(at(what()).byte(blocks.byte(range.start)).corrupt(format!(
+            "lies at blocks {} to {}, but blocks {} to {} hold the filesystem's own metadata",
+            range.start,
+            range.end - 1,
+            metadata.start,
+            metadata.end - 1
+        ))),
     }
-    mapper.pieces.finish()
 }
 
 /// The blocks that a block map can name.
@@ -43,13 +120,15 @@ fn indirect_max(block_size: u64) -> u64 {
     (DIRECT as u64 + per_block + per_block.pow(2) + per_block.pow(3)).min(1 << 32)
 }
 
-/// Follows a map and tells [`Pieces`] of what it finds.
+/// Follows a map and tells of what it finds.
 pub(super) struct Mapper<'a> {
     blocks: &'a Blocks,
     sb: &'a Superblock,
     groups: &'a Groups,
     pub(super) inode: &'a Inode,
-    pieces: Pieces<'a>,
+    found: &'a mut dyn FnMut(Run) -> Result<()>,
+    /// Blocks of data so far.
+    mapped: u64,
     /// The blocks of the map itself: each is in it once, so that following it comes to an end.
     visited: HashSet<u64>,
 }
@@ -58,7 +137,14 @@ impl Mapper<'_> {
     /// The file's blocks from `logical` on are `physical`.
     pub(super) fn run(&mut self, logical: u64, physical: Range<u64>, written: bool) -> Result<()> {
         self.check("data", &physical)?;
-        if written { self.pieces.data(logical, physical) } else { Ok(()) }
+        // Else a small volume could claim a file of terabytes, all of it in the same few blocks.
+        self.mapped += physical.end - physical.start;
+        if self.mapped > self.blocks.count() {
+            return Err(at(format!("inode {}, data", self.inode.number))
+                .byte(self.blocks.byte(physical.start))
+                .corrupt(format!("the file has more blocks than the volume, {}", self.blocks.count())));
+        }
+        (self.found)(Run { logical, physical, written })
     }
 
     /// Reads a block of the map.
@@ -83,19 +169,8 @@ impl Mapper<'_> {
     }
 
     /// Errs unless `blocks` lie on the volume, and hold no metadata of the filesystem.
-    fn check(&self, what: &str, blocks: &Range<u64>) -> Result<()> {
-        let what = || format!("inode {}, {what}", self.inode.number);
-        self.blocks.check(&what(), blocks)?;
-        if let Some(metadata) = self.groups.metadata_in(blocks) {
-            return Err(at(what()).byte(self.blocks.byte(blocks.start)).corrupt(format!(
-                "lies at blocks {} to {}, but blocks {} to {} hold the filesystem's own metadata",
-                blocks.start,
-                blocks.end - 1,
-                metadata.start,
-                metadata.end - 1
-            )));
-        }
-        Ok(())
+    fn check(&self, what: &str, range: &Range<u64>) -> Result<()> {
+        check(self.blocks, self.groups, self.inode.number, what, range)
     }
 
     /// The block map of ext2 and ext3.

@@ -6,50 +6,53 @@
 //!                                                 inode → extended attributes
 //! ```
 //!
-//! What a volume says is read as the kernel would show it after mounting: see [`Ext4`]. The format is
-//! described at <https://docs.kernel.org/filesystems/ext4/>; fields have the names they have there.
+//! What a volume says is read as the kernel would show it after mounting: the journal is replayed, in memory
+//! ([`Ext4`]). The format is described at <https://docs.kernel.org/filesystems/ext4/>; fields have the names they have there.
 //!
 //! # Damage
 //!
 //! Metadata whose checksum or bounds do not hold is an error of the smallest thing that it describes: an
-//! inode, or one block of a directory; the rest of the volume is read. A group descriptor is taken from a
-//! backup. A superblock whose checksum does not fit is used, with a warning: what it leads to is checked.
+//! inode, or one block of a directory; the rest of the volume is read. A group descriptor, or the superblock, is
+//! taken from a backup, with a warning. Where only their checksum is wrong and there is no backup they are used
+//! all the same: what they lead to is checked.
 
 use std::sync::Arc;
 
 use self::blocks::{Blocks, Cache};
+use self::fast_commit::Patches;
 use self::groups::Groups;
 use self::inode::{Inode, flags};
 use self::superblock::Superblock;
-use self::xattr::{Stored, Value};
-use crate::fs::{Content, DirEntry, FileType, Filesystem, Info, Node, NodeId, Piece, Xattr};
-use crate::source::check_range;
+use crate::fs::{Content, DirEntry, FileType, Filesystem, Info, Node, NodeId, Piece};
 use crate::{Error, Result, Source, at};
 
+mod attributes;
 mod blocks;
 mod checksum;
 mod dir;
 mod extent;
+mod fast_commit;
 mod features;
 mod groups;
 mod inode;
+mod journal;
+mod listing;
 mod map;
+mod opening;
 mod pieces;
+mod recovery;
 mod superblock;
 mod xattr;
 
 /// The inode of the root folder.
 const ROOT: u32 = 2;
-/// Bytes of an inode table that are read at once, and how many such are kept: 8 MiB in all.
-const CHUNK: u64 = 128 << 10;
-const CHUNKS_KEPT: usize = 64;
+/// Bytes of an inode table that are read at least, how many times that where reading goes on in order, and how
+/// many such are kept: 8 MiB in all.
+const CHUNK: u32 = 16 << 10;
+const AHEAD: u32 = 16;
+const CHUNKS_KEPT: usize = 512;
 /// Blocks of extended attributes that are kept: files share them.
 const XATTR_BLOCKS_KEPT: usize = 64;
-/// Bytes of a directory that are read at once.
-const DIR_CHUNK: u64 = 256 << 10;
-/// Entries that one directory may have.
-const ENTRIES_MAX: usize = 1 << 23;
-
 /// Whether `volume` has the magic number of ext2, ext3 and ext4 where they have it.
 pub fn probe(volume: &dyn Source) -> Result<bool> {
     if volume.len() < superblock::OFFSET + superblock::SIZE as u64 {
@@ -69,56 +72,17 @@ pub struct Ext4 {
     info: Info,
     inode_chunks: Cache,
     xattr_blocks: Cache,
+    /// What fast commits change.
+    patches: Patches,
 }
 
 impl Ext4 {
     /// Opens the filesystem on `volume`.
     ///
     /// Errs with `Unsupported`, naming them, if it uses features that would make what is read wrong; with
-    /// `Corrupt` if the superblock makes no sense.
+    /// `Corrupt` if the superblock and its backup make no sense.
     pub fn open(volume: Arc<dyn Source>) -> Result<Self> {
-        check_range("ext volume", volume.len(), superblock::OFFSET, superblock::SIZE as u64)?;
-        let bytes = volume.read_vec(superblock::OFFSET, superblock::SIZE)?;
-        let sb = Superblock::parse(&bytes, superblock::OFFSET)?;
-        let mut warnings = sb.warnings.clone();
-        if volume.len() < sb.size() {
-            warnings.push(format!(
-                "the volume ends at byte {}, but the filesystem on it at {}: what lies past cannot be read",
-                volume.len(),
-                sb.size()
-            ));
-        }
-        if sb.state & 2 != 0 {
-            warnings.push(
-                "the superblock's s_state says that errors were found: run e2fsck on a copy".to_owned(),
-            );
-        }
-        let blocks = Blocks::new(volume, sb.block_size, sb.blocks_count);
-        if sb.needs_recovery() {
-            warnings.push("the journal was not replayed: the last changes may be missing".to_owned());
-        }
-        let mut groups = Groups::read(&blocks, &sb)?;
-        warnings.append(&mut groups.warnings);
-        let label = &sb.volume_name;
-        let info = Info {
-            kind: sb.features.kind().to_owned(),
-            label: (!label.is_empty()).then(|| String::from_utf8_lossy(label).into_owned()),
-            uuid: sb.uuid_text(),
-            block_size: sb.block_size,
-            size: sb.size(),
-            free: Some(sb.free_blocks_count.saturating_mul(u64::from(sb.block_size))),
-            features: sb.features.names(),
-            warnings,
-        };
-        let chunk_blocks = CHUNK / u64::from(sb.block_size);
-        Ok(Ext4 {
-            blocks,
-            sb,
-            groups,
-            info,
-            inode_chunks: Cache::new(CHUNKS_KEPT, chunk_blocks.ilog2()),
-            xattr_blocks: Cache::new(XATTR_BLOCKS_KEPT, 0),
-        })
+        opening::open(volume)
     }
 
     /// The inode `id`, of a file or folder that the kernel would open.
@@ -132,6 +96,18 @@ impl Ext4 {
 
     /// The inode `number`.
     fn inode(&self, number: u32) -> Result<Inode> {
+        self.find_inode(number, |bytes, offset, is_summed| {
+            Inode::parse(bytes, &self.sb, number, offset, is_summed)
+        })
+    }
+
+    /// The bytes of inode `number`, and where they stand.
+    fn raw_inode(&self, number: u32) -> Result<(Vec<u8>, u64)> {
+        self.find_inode(number, |bytes, offset, _| Ok((bytes.to_vec(), offset)))
+    }
+
+    /// Gives `found` the bytes of inode `number`, where they stand, and whether their checksum should fit.
+    fn find_inode<T>(&self, number: u32, found: impl FnOnce(&[u8], u64, bool) -> Result<T>) -> Result<T> {
         let sb = &self.sb;
         let place = || at(format!("inode {number}"));
         if number == 0 || number > sb.inodes_count {
@@ -144,113 +120,44 @@ impl Ext4 {
         let size = usize::from(sb.inode_size);
         let start = u64::from((number - 1) % sb.inodes_per_group) * size as u64;
         let offset = self.blocks.byte(table) + start;
-        let bytes = self.inode_bytes(table, start)?;
-        let (bytes, at) = &bytes;
-        Inode::parse(&bytes[*at..*at + size], sb, number, offset)
+        if let Some(raw) = self.patches.inode(number) {
+            return found(raw, offset, false);
+        }
+        let (bytes, at) = self.inode_bytes(table, start)?;
+        found(&bytes[at..at + size], offset, sb.metadata_csum())
     }
 
     /// The part of the inode table at block `table` that byte `start` of it lies in, and where in the part.
     fn inode_bytes(&self, table: u64, start: u64) -> Result<(Arc<[u8]>, usize)> {
         let block_size = u64::from(self.sb.block_size);
-        let chunk_blocks = CHUNK / block_size;
-        let chunk = start / CHUNK;
-        let first = table + chunk * chunk_blocks;
-        let end = (first + chunk_blocks).min(table + groups::inode_table_blocks(&self.sb));
-        let count = u32::try_from(end - first).expect("a chunk");
-        let read = || self.blocks.read("inode table", first, count);
-        let in_chunk = |start: u64| usize::try_from(start).expect("below the size of a chunk");
-        let cached = self.inode_chunks.get(first, read);
-        match cached {
-            Ok(bytes) => Ok((bytes, in_chunk(start % CHUNK))),
+        let chunk_blocks = u64::from(chunk_blocks(&self.sb));
+        let chunk_size = chunk_blocks * block_size;
+        let within =
+            |start: u64, size: u64| usize::try_from(start % size).expect("below the size of a chunk");
+        let first = table + start / chunk_size * chunk_blocks;
+        // Where tables overlap, on a damaged volume, it may be the shorter end of another.
+        let is_enough =
+            |bytes: &Arc<[u8]>| within(start, chunk_size) + usize::from(self.sb.inode_size) <= bytes.len();
+        if let Some(bytes) = self.inode_chunks.get(first).filter(is_enough) {
+            return Ok((bytes, within(start, chunk_size)));
+        }
+        // One who reads in order will go on; one who does not wants no more than this.
+        let in_order = start < chunk_size || self.inode_chunks.get(first - chunk_blocks).is_some();
+        let wanted = chunk_blocks * if in_order { u64::from(AHEAD) } else { 1 };
+        let end = (first + wanted).min(table + groups::inode_table_blocks(&self.sb));
+        let count = |blocks: u64| u32::try_from(blocks).expect("some chunks");
+        let Ok(bytes) = self.blocks.read("inode table", first, count(end - first)) else {
             // A volume that was cut off: this block may still be there.
-            Err(error) => {
-                let block = table + start / block_size;
-                let bytes = self.blocks.read("inode table", block, 1).map_err(|_| error)?;
-                Ok((bytes.into(), in_chunk(start % block_size)))
-            }
-        }
-    }
-
-    /// The attributes of `inode`, as they are stored, those in the inode first.
-    fn stored_xattrs(&self, inode: &Inode) -> Result<Vec<Stored>> {
-        let offset = inode.offset + inode.xattr_at as u64;
-        let mut stored = xattr::parse_inode(&inode.xattr_area, inode.number, offset)?;
-        let block = inode.file_acl;
-        if block != 0 {
-            let what = || format!("inode {}, extended attribute block", inode.number);
-            let range = block..block.saturating_add(1);
-            self.blocks.check(&what(), &range)?;
-            if self.groups.metadata_in(&range).is_some() {
-                return Err(at(what())
-                    .field("i_file_acl")
-                    .byte(inode.offset + 0x68)
-                    .corrupt(format!("is block {block}, which holds the filesystem's own metadata")));
-            }
-            let bytes = self.xattr_blocks.get(block, || self.blocks.read(&what(), block, 1))?;
-            let offset = self.blocks.byte(block);
-            stored.extend(xattr::parse_block(&bytes, &self.sb, inode.number, block, offset)?);
-        }
-        Ok(stored)
-    }
-
-    /// The attributes of `inode`, as the kernel names and gives them.
-    fn xattrs(&self, inode: &Inode) -> Result<Vec<Xattr>> {
-        let mut xattrs: Vec<Xattr> = Vec::new();
-        let mut bytes = 0;
-        for stored in self.stored_xattrs(inode)? {
-            if stored.is_inline_data() {
-                continue;
-            }
-            let name = stored.full_name();
-            let mut value = self.xattr_value(inode, &stored)?;
-            let place = || at(format!("inode {}, attribute {}", inode.number, name.escape_ascii()));
-            bytes += value.len();
-            if bytes > xattr::VALUES_MAX {
-                let problem = format!("all values together are more than {} bytes", xattr::VALUES_MAX);
-                return Err(place().limit(problem));
-            }
-            if stored.is_acl() {
-                match xattr::acl(&value).map_err(|problem| place().corrupt(problem))? {
-                    Some(list) => value = list,
-                    None => continue,
-                }
-            }
-            xattrs.push(Xattr { name, value });
-        }
-        // Stable: of two of one name, the one in the inode stays, which is the one that the kernel finds.
-        xattrs.sort_by(|a, b| a.name.cmp(&b.name));
-        xattrs.dedup_by(|later, first| later.name == first.name);
-        Ok(xattrs)
-    }
-
-    fn xattr_value(&self, owner: &Inode, stored: &Stored) -> Result<Vec<u8>> {
-        let (number, size, hash) = match &stored.value {
-            Value::Here(value) => return Ok(value.clone()),
-            Value::Inode { number, size, hash } => (*number, *size, *hash),
+            let bytes = self.blocks.read("inode table", table + start / block_size, 1)?;
+            return Ok((bytes.into(), within(start, block_size)));
         };
-        let place = || at(format!("inode {}, attribute in inode {number}", owner.number));
-        if number == owner.number || number < self.sb.first_ino {
-            return Err(place().field("e_value_inum").corrupt("is not an inode that can hold a value"));
+        let mut chunks = bytes.chunks(chunk_size as usize).map(Arc::<[u8]>::from);
+        let wanted = chunks.next().expect("at least one block was read");
+        self.inode_chunks.put(first, &wanted);
+        for (i, chunk) in (1..).zip(chunks) {
+            self.inode_chunks.put(first + i * chunk_blocks, &chunk);
         }
-        let inode = self.inode(number)?;
-        if !inode.has(flags::EA_INODE) || inode.file_type != FileType::File || inode.size != u64::from(size) {
-            return Err(place().field("i_flags").byte(inode.offset + 0x20).corrupt(format!(
-                "flags {:#x}, {} bytes: not the inode of a value of {size} bytes",
-                inode.flags, inode.size
-            )));
-        }
-        let content = map::content(&self.blocks, &self.sb, &self.groups, &inode)?;
-        let value = self.read_content(&content)?;
-        let sum = checksum::crc32c(self.sb.csum_seed, &value);
-        if sum == inode.raw_atime && stored.inode_hashes(sum).contains(&hash) {
-            return Ok(value);
-        }
-        // Lustre's older form has no hashes, but names its owner.
-        if hash != inode.raw_atime && inode.raw_mtime == owner.number && inode.generation == owner.generation
-        {
-            return Ok(value);
-        }
-        Err(place().field("e_hash").corrupt(format!("does not fit the value, whose hash is {sum:#010x}")))
+        Ok((wanted, within(start, chunk_size)))
     }
 
     /// Where the content of `inode` lies.
@@ -259,14 +166,20 @@ impl Ext4 {
             return Ok(Content { size: 0, pieces: Vec::new() });
         }
         if inode.has(flags::INLINE_DATA) {
-            let bytes = self.inline_data(inode)?;
-            return Ok(Content { size: inode.size, pieces: vec![Piece::Bytes(bytes)] });
+            let mut content = in_memory(self.inline_data(inode)?);
+            if content.size < inode.size {
+                content.pieces.push(Piece::Zero { len: inode.size - content.size });
+                content.size = inode.size;
+            }
+            return Ok(content);
         }
         if inode.file_type == FileType::Symlink && inode.is_fast_symlink(&self.sb) {
-            let target = self.fast_target(inode)?;
-            return Ok(Content { size: inode.size, pieces: vec![Piece::Bytes(target.to_vec())] });
+            return Ok(in_memory(self.fast_target(inode)?.to_vec()));
         }
-        map::content(&self.blocks, &self.sb, &self.groups, inode)
+        match self.patches.runs(inode.number) {
+            Some(runs) => map::content_of_runs(&self.blocks, &self.groups, inode, runs),
+            None => map::content(&self.blocks, &self.sb, &self.groups, inode),
+        }
     }
 
     /// What is stored in the inode instead of in blocks: first in `i_block`, then in an attribute.
@@ -279,6 +192,8 @@ impl Ext4 {
         }
         match usize::try_from(inode.size) {
             Ok(size) if size <= bytes.len() => bytes.truncate(size),
+            // The kernel gives zeros for the rest, and mke2fs -d makes such files of what is all holes.
+            _ if inode.file_type == FileType::File => {}
             _ => {
                 return Err(at(format!("inode {}", inode.number))
                     .field("i_size")
@@ -344,58 +259,6 @@ impl Ext4 {
         }
         Ok(())
     }
-
-    /// Gives `listing` the blocks of its directory one after the other. Holes are complained of.
-    fn dir_blocks(&self, listing: &mut Listing<'_>, complain: &mut dyn FnMut(Error)) -> Result<()> {
-        let inode = listing.inode;
-        let content = map::content(&self.blocks, &self.sb, &self.groups, inode)?;
-        let place = || at(format!("directory inode {}", inode.number));
-        let mut lie: Vec<(u64, u64)> = Vec::new();
-        lie.extend(content.pieces.iter().filter_map(|piece| match piece {
-            Piece::Volume { offset, len } => Some((*offset, *offset + *len)),
-            _ => None,
-        }));
-        lie.sort_unstable();
-        if let Some(pair) = lie.windows(2).find(|pair| pair[0].1 > pair[1].0) {
-            return Err(place().byte(pair[1].0).corrupt("has one block of the volume twice"));
-        }
-        let block_size = self.sb.block_size as usize;
-        let mut bytes: Vec<u8> = Vec::new();
-        for piece in &content.pieces {
-            if let Piece::Zero { len } = piece {
-                complain(place().corrupt(format!("has a hole of {len} bytes")));
-                continue;
-            }
-            let mut start = 0;
-            while start < piece.len() {
-                let len = DIR_CHUNK.min(piece.len() - start);
-                let origin = match piece {
-                    Piece::Volume { offset, .. } => (offset + start).saturating_sub(bytes.len() as u64),
-                    _ => 0,
-                };
-                let whole = match self.read_piece(piece, start, len, &mut bytes) {
-                    Ok(()) => bytes.len() / block_size * block_size,
-                    Err(error) => {
-                        complain(error);
-                        bytes.clear();
-                        0
-                    }
-                };
-                for (i, block) in bytes[..whole].chunks_exact(block_size).enumerate() {
-                    listing.block(block, origin + (i * block_size) as u64, complain)?;
-                }
-                bytes.drain(..whole);
-                start += len;
-            }
-        }
-        if !bytes.is_empty() {
-            complain(place().field("i_size").byte(inode.offset + 4).corrupt(format!(
-                "is {}, no multiple of the block size, {block_size}: the end is left out",
-                inode.size
-            )));
-        }
-        Ok(())
-    }
 }
 
 impl Filesystem for Ext4 {
@@ -442,13 +305,13 @@ impl Filesystem for Ext4 {
                 .byte(inode.offset)
                 .corrupt("is no directory"));
         }
-        let mut listing = Listing { sb: &self.sb, inode: &inode, entries: Vec::new() };
-        if inode.has(flags::INLINE_DATA) {
-            listing.inline(&self.inline_data(&inode)?, complain)?;
+        let mut entries = if self.patches.is_new_folder(inode.number) {
+            Vec::new()
         } else {
-            self.dir_blocks(&mut listing, complain)?;
-        }
-        Ok(listing.entries)
+            self.listing(&inode, complain)?
+        };
+        self.patches.change(inode.number, &mut entries);
+        Ok(entries)
     }
 
     fn content(&self, id: NodeId) -> Result<Content> {
@@ -456,102 +319,17 @@ impl Filesystem for Ext4 {
     }
 }
 
-/// The entries of a directory so far.
-struct Listing<'a> {
-    sb: &'a Superblock,
-    inode: &'a Inode,
-    entries: Vec<DirEntry>,
+/// The blocks of a part of an inode table that is read at once.
+fn chunk_blocks(sb: &Superblock) -> u32 {
+    (CHUNK / sb.block_size).max(1)
 }
 
-impl Listing<'_> {
-    fn format(&self) -> dir::Format {
-        dir::Format {
-            filetype: self.sb.features.has_incompat(features::incompat::FILETYPE),
-            csum_seed: self.sb.metadata_csum().then(|| self.inode.csum_seed(self.sb)),
-        }
-    }
-
-    /// The entries of a block that stands at byte `offset` of the volume.
-    fn block(&mut self, block: &[u8], offset: u64, complain: &mut dyn FnMut(Error)) -> Result<()> {
-        let place = dir::Place { inode: self.inode.number, offset };
-        let format = self.format();
-        let chain = dir::entries(block, format, place, &mut |entry| self.entry(entry, place, complain));
-        if let Err(error) = chain {
-            complain(error);
-        }
-        self.check_count()
-    }
-
-    /// The entries of a directory that is stored in its inode: its parent's number, then two chains.
-    fn inline(&mut self, bytes: &[u8], complain: &mut dyn FnMut(Error)) -> Result<()> {
-        const PARENT: usize = 4;
-        let in_block = self.inode.block.len().min(bytes.len());
-        let offset = self.inode.offset + 0x28;
-        let attribute = self.inode.offset + self.inode.xattr_at as u64;
-        let format = self.format();
-        for (chain, offset) in
-            [(bytes.get(PARENT..in_block), offset + PARENT as u64), (bytes.get(in_block..), attribute)]
-        {
-            let place = dir::Place { inode: self.inode.number, offset };
-            let chain = chain.unwrap_or_default();
-            let result = dir::chain(chain, format, place, &mut |entry| self.entry(entry, place, complain));
-            if let Err(error) = result {
-                complain(error);
-            }
-        }
-        self.check_count()
-    }
-
-    fn check_count(&self) -> Result<()> {
-        if self.entries.len() <= ENTRIES_MAX {
-            return Ok(());
-        }
-        Err(at(format!("directory inode {}", self.inode.number))
-            .limit(format!("has more than {ENTRIES_MAX} entries")))
-    }
-
-    fn entry(&mut self, entry: dir::Entry<'_>, place: dir::Place, complain: &mut dyn FnMut(Error)) {
-        let name = entry.name;
-        if name == b"." || name == b".." {
-            return;
-        }
-        if entry.inode > self.sb.inodes_count {
-            let problem = format!("is {}, expected 1 to {}", entry.inode, self.sb.inodes_count);
-            return complain(place.corrupt("inode", entry.start, problem));
-        }
-        let encrypted = self.inode.has(flags::ENCRYPT);
-        if name.is_empty() {
-            return complain(place.corrupt("name_len", entry.start + 6, "is 0: a name is empty"));
-        }
-        if !encrypted && name.iter().any(|b| matches!(b, 0 | b'/')) {
-            let problem = format!("is {:?}, which no name can be", name.escape_ascii().to_string());
-            return complain(place.corrupt("name", entry.start + 8, problem));
-        }
-        let name = if encrypted { base64url(name) } else { name.to_vec() };
-        self.entries.push(DirEntry { name, short_name: None, node: NodeId::from(entry.inode) });
-    }
-}
-
-/// The ciphertext of a name may hold any byte, so it is shown as the kernel shows one without its key: in
-/// base64, with the alphabet for file names, unpadded. (The kernel puts hashes before it, and cuts it.)
-fn base64url(bytes: &[u8]) -> Vec<u8> {
-    const ALPHABET: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_";
-    let mut text = Vec::with_capacity(bytes.len().div_ceil(3) * 4);
-    for chunk in bytes.chunks(3) {
-        let word = chunk.iter().fold(0, |word, b| word << 8 | usize::from(*b)) << (8 * (3 - chunk.len()));
-        text.extend((0..=chunk.len()).map(|i| ALPHABET[word >> (18 - 6 * i) & 63]));
-    }
-    text
+/// Content that does not lie in blocks.
+fn in_memory(bytes: Vec<u8>) -> Content {
+    let size = bytes.len() as u64;
+    let pieces = if bytes.is_empty() { Vec::new() } else { vec![Piece::Bytes(bytes)] };
+    Content { size, pieces }
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn ciphertext_is_shown_in_base64() {
-        assert_eq!(base64url(b"light w"), b"bGlnaHQgdw");
-        assert_eq!(base64url(&[0xFF, 0xFE]), b"__4");
-        assert_eq!(base64url(b"abc"), b"YWJj");
-    }
-}
+mod tests;

@@ -50,6 +50,10 @@ pub(super) struct Superblock {
     pub(super) uuid: [u8; 16],
     /// Up to the first NUL.
     pub(super) volume_name: Vec<u8>,
+    /// The journal's inode; 0 if it is not on this volume.
+    pub(super) journal_inum: u32,
+    /// `s_jnl_blocks`, where it is a copy of the journal inode's `i_block` and size.
+    pub(super) jnl_blocks: Option<[u8; 68]>,
     /// What every metadata checksum of the volume starts from.
     pub(super) csum_seed: u32,
     /// `s_state`: 1 cleanly unmounted, 2 errors found, 4 orphans being recovered.
@@ -201,7 +205,7 @@ impl Superblock {
             cluster_ratio,
             inodes_count,
             inodes_per_group,
-            first_ino: if dynamic { le32(bytes, 0x54) } else { GOOD_OLD_FIRST_INO },
+            first_ino: if dynamic { le32(bytes, 0x54).max(GOOD_OLD_FIRST_INO) } else { GOOD_OLD_FIRST_INO },
             inode_size,
             desc_size,
             first_meta_bg: le32(bytes, 0x104),
@@ -209,6 +213,8 @@ impl Superblock {
             backup_bgs: [le32(bytes, 0x24C), le32(bytes, 0x250)],
             uuid,
             volume_name: name.split(|b| *b == 0).next().unwrap_or_default().to_vec(),
+            journal_inum: le32(bytes, 0xE0),
+            jnl_blocks: (bytes[0xFD] == 1).then(|| bytes[0x10C..0x150].try_into().expect("68 bytes")),
             csum_seed,
             state: le16(bytes, 0x3A),
             warnings,
@@ -225,27 +231,40 @@ impl Superblock {
         !self.metadata_csum() && self.features.has_ro_compat(ro_compat::GDT_CSUM)
     }
 
-    /// Whether the volume has a journal of its own that must be replayed before it is read.
+    /// Whether the volume has a journal, here or elsewhere.
+    pub(super) fn has_journal(&self) -> bool {
+        self.features.has_compat(compat::HAS_JOURNAL)
+    }
+
+    /// Whether the journal must be replayed before the volume is read.
     pub(super) fn needs_recovery(&self) -> bool {
-        self.features.has_compat(compat::HAS_JOURNAL) && self.features.has_incompat(incompat::RECOVER)
+        self.features.has_incompat(incompat::RECOVER)
     }
 
     /// Whether `group` holds a copy of the superblock and of the descriptors.
     pub(super) fn has_super(&self, group: u32) -> bool {
-        if group == 0 {
-            return true;
-        }
-        if self.features.has_compat(compat::SPARSE_SUPER2) {
-            return self.backup_bgs.contains(&group);
-        }
-        if group == 1 || !self.features.has_ro_compat(ro_compat::SPARSE_SUPER) {
-            return true;
-        }
-        [3, 5, 7].into_iter().any(|base: u32| {
-            std::iter::successors(Some(base), |p| p.checked_mul(base))
-                .take_while(|p| *p <= group)
-                .any(|p| p == group)
-        })
+        self.super_groups().take_while(|copy| *copy <= group).any(|copy| copy == group)
+    }
+
+    /// The groups that hold copies of the superblock and of the descriptors, ascending: 0 is the first.
+    pub(super) fn super_groups(&self) -> impl Iterator<Item = u32> {
+        let groups: Box<dyn Iterator<Item = u32>> = if self.features.has_compat(compat::SPARSE_SUPER2) {
+            let mut groups = self.backup_bgs;
+            groups.sort_unstable();
+            Box::new(std::iter::once(0).chain(groups.into_iter().filter(|group| *group != 0)))
+        } else if self.features.has_ro_compat(ro_compat::SPARSE_SUPER) {
+            // 0, 1, and the powers of 3, 5 and 7.
+            let mut groups = vec![0, 1];
+            for base in [3, 5, 7_u32] {
+                groups.extend(std::iter::successors(Some(base), |power| power.checked_mul(base)));
+            }
+            groups.sort_unstable();
+            Box::new(groups.into_iter())
+        } else {
+            Box::new(0..)
+        };
+        let count = self.groups_count;
+        groups.take_while(move |group| *group < count)
     }
 
     /// The first block of `group`.

@@ -14,9 +14,11 @@
 //! - a date out of range is no date.
 //!
 //! Two files that share clusters are both read: each is what its chain says. Who puts blocks to files takes
-//! care that a block counts once.
+//! care that a block counts once. Two directories that share clusters would make a tree without end: the one
+//! that is read first has them, for as long as the volume is open, and the other is an error.
 
-use std::sync::Arc;
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use super::{Content, DirEntry, FileType, Filesystem, Info, Node, NodeId, Piece};
 use crate::source::check_range;
@@ -77,6 +79,8 @@ pub struct Fat {
     /// The FAT that serves.
     fat_start: u64,
     info: Info,
+    /// Which directory has which bytes of the volume: start, end, directory.
+    claims: Mutex<BTreeMap<u64, (u64, NodeId)>>,
 }
 
 impl Fat {
@@ -114,7 +118,7 @@ impl Fat {
             features: Vec::new(),
             warnings,
         };
-        let mut fat = Fat { cache: Cache::new(volume), bpb, fat_start, info };
+        let mut fat = Fat { cache: Cache::new(volume), bpb, fat_start, info, claims: Mutex::default() };
         fat.info.label = fat.label()?;
         fat.info.free = fat.free()?;
         if let Some(warning) = fat.compare_copies()? {
@@ -275,10 +279,35 @@ impl Fat {
         (pieces, None)
     }
 
+    /// Notes that directory `id` lies in `pieces`, unless part of that is another's.
+    fn claim(&self, id: NodeId, pieces: &[Piece]) -> Result<()> {
+        let mut claims = self.claims.lock().unwrap_or_else(PoisonError::into_inner);
+        let ranges = pieces.iter().filter_map(|piece| match piece {
+            Piece::Volume { offset, len } => Some((*offset, offset + len)),
+            _ => None,
+        });
+        for (start, end) in ranges.clone() {
+            // Claims do not overlap, so only the last one that starts before the end can reach into the range,
+            // or, if it is our own, those before it.
+            let others = claims.range(..end).rev().take_while(|(_, (claim_end, _))| *claim_end > start);
+            for (place, (_, owner)) in others {
+                if *owner != id {
+                    let shared = start.max(*place);
+                    return Err(at("FAT directory").byte(id).corrupt(format!(
+                        "shares the cluster at byte {shared} with the directory whose entry is at byte {owner}"
+                    )));
+                }
+            }
+        }
+        claims.extend(ranges.map(|(start, end)| (start, (end, id))));
+        Ok(())
+    }
+
     /// Gives each slot of a directory with its place, up to the end. Returns what is wrong with the
     /// directory.
     fn scan(&self, id: NodeId, each: &mut dyn FnMut(u64, Slot)) -> Result<Option<Error>> {
         let (pieces, problem) = self.dir_pieces(id)?;
+        self.claim(id, &pieces)?;
         for piece in &pieces {
             let Piece::Volume { offset, len } = *piece else { continue };
             // Directories are held against MAX_DIR_BYTES, the fixed root by its 16-bit count.

@@ -632,3 +632,112 @@ fn mutants_of_volumes_stay_within_the_volume() {
     }
     assert!(opened > 15_000, "{opened}");
 }
+
+/// A FAT32 with `clusters` clusters of 512 bytes and one FAT, of which all that is there is the FAT, filled by
+/// `link`, and the root directory's first cluster, 2.
+fn large_fat32(clusters: u32, link: impl Fn(u32) -> u32) -> Vec<u8> {
+    let fat_sectors = (clusters + 2).div_ceil(128);
+    let mut b = small_fat32();
+    b.truncate(1024);
+    b[16] = 1;
+    b[32..36].copy_from_slice(&(2 + fat_sectors + clusters).to_le_bytes());
+    b[36..40].copy_from_slice(&fat_sectors.to_le_bytes());
+    b[44..48].copy_from_slice(&2u32.to_le_bytes());
+    b.extend((0..fat_sectors * 128).flat_map(|cluster| link(cluster).to_le_bytes()));
+    b.extend([0; 512]);
+    b
+}
+
+#[test]
+fn a_chain_in_more_pieces_than_the_limit_is_refused() {
+    // Every second cluster, from 3 on.
+    let mut volume =
+        Small(large_fat32(3 << 20, |cluster| if cluster == 2 { 0x0fff_ffff } else { cluster + 2 }));
+    let at = volume.0.len() - 512;
+    volume.entry(at, b"A          ", 0x20, 3, 512 * ((1 << 20) + 10));
+    let error = volume.open().content(at as u64).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Limit, "{error}");
+    assert!(error.to_string().contains("over 1048576 pieces"), "{error}");
+}
+
+#[test]
+fn a_directory_is_read_up_to_its_limit_and_the_rest_said() {
+    let mut volume = large_fat32(6000, |cluster| cluster + 1);
+    // Deleted entries, and one file just behind the limit of 4096 clusters.
+    volume.resize(volume.len() + 5000 * 512, 0xe5);
+    let data = volume.len() - 5001 * 512;
+    let mut volume = Small(volume);
+    volume.0[data..data + 512].fill(0xe5);
+    volume.entry(data + 4095 * 512, b"LAST       ", 0x20, 0, 0);
+    volume.entry(data + 4096 * 512, b"BEHIND     ", 0x20, 0, 0);
+    let mut complaints = Vec::new();
+    let entries = volume.open().read_dir(ROOT, &mut |e| complaints.push(e)).unwrap();
+    assert_eq!(entries.iter().map(|e| e.name.as_slice()).collect::<Vec<_>>(), [b"LAST"]);
+    assert_eq!(complaints.len(), 1);
+    assert_eq!(complaints[0].kind(), ErrorKind::Limit, "{}", complaints[0]);
+}
+
+#[test]
+fn short_names_of_every_byte_read_as_mtools_reads_them_in_code_page_437() {
+    if !have(&["mdir"]) {
+        return;
+    }
+    // `N` and seven bytes of the upper half, in each entry.
+    let mut small = Small::new();
+    let bytes: Vec<u8> = (0x80..=0xff).collect();
+    for (i, seven) in bytes.chunks(10).enumerate() {
+        let mut name = *b"N          ";
+        name[1..1 + seven.len()].copy_from_slice(seven);
+        small.entry(FIXED_ROOT + 64 + 32 * i, &name, 0x20, 0, 0);
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let (image, config) = (dir.path().join("image"), dir.path().join("mtoolsrc"));
+    std::fs::write(&image, &small.0).unwrap();
+    std::fs::write(&config, "default_codepage=437\n").unwrap();
+    let output = std::process::Command::new("mdir")
+        .args(["-b", "-a", "-i", image.to_str().unwrap(), "::"])
+        .env("MTOOLSRC", &config)
+        .env("MTOOLS_SKIP_CHECK", "1")
+        .env("LC_ALL", "C.UTF-8")
+        .output()
+        .unwrap();
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{said}");
+    let theirs = String::from_utf8(output.stdout).unwrap();
+    let mut theirs: Vec<_> = theirs.lines().filter_map(|l| l.strip_prefix("::/N")).collect();
+    let entries = small.open().read_dir(ROOT, &mut |e| panic!("{e}")).unwrap();
+    let ours: Vec<_> = entries.iter().map(|e| std::str::from_utf8(&e.name).unwrap()).collect();
+    let mut ours: Vec<_> = ours.iter().filter_map(|n| n.strip_prefix('N')).collect();
+    ours.sort_unstable();
+    theirs.sort_unstable();
+    assert_eq!(ours, theirs);
+    assert_eq!(ours.len(), 13);
+}
+
+#[test]
+fn directories_that_share_clusters_are_read_once() {
+    // `/DIR/B` and `/DIR2` are directories, of `/DIR`'s own cluster.
+    let mut small = Small::new();
+    small.entry(DATA + 2 * 512 + 64, b"B          ", 0x10, 4, 0);
+    small.entry(FIXED_ROOT + 64, b"DIR2       ", 0x10, 4, 0);
+    let fat = small.open();
+    let (dir, dir2, inner) = (FIXED_ROOT as u64 + 32, FIXED_ROOT as u64 + 64, DATA as u64 + 2 * 512 + 64);
+    let names = |id| fat.read_dir(id, &mut |e| panic!("{e}")).map(|entries| entries.len());
+    assert_eq!(names(dir).unwrap(), 1);
+    for other in [dir2, inner] {
+        let error = names(other).unwrap_err().to_string();
+        let shared = format!(
+            "shares the cluster at byte {} with the directory whose entry is at byte {dir}",
+            DATA + 1024
+        );
+        assert!(error.ends_with(&shared), "{error}");
+    }
+    assert_eq!(names(dir).unwrap(), 1, "again");
+
+    // A FAT32's root has its cluster from the start.
+    let mut volume = Small(small_fat32());
+    volume.entry(2048 + 8 * 512 + 32, b"DIR        ", 0x10, 10, 0);
+    let fat = volume.open();
+    let error = fat.read_dir(2048 + 8 * 512 + 32, &mut |_| ()).unwrap_err().to_string();
+    assert!(error.ends_with("with the directory whose entry is at byte 0"), "{error}");
+}

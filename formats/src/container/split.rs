@@ -1,0 +1,98 @@
+//! A raw disk in pieces: `disk.000`, `disk.001` and so on, as forensic tools cut it. Also from `.001`.
+
+use std::path::{Path, PathBuf};
+
+use super::file::ImageFile;
+use super::mapped::{Map, Mapped, Place, Run};
+use super::opener::Opener;
+use super::{CreateOptions, Disk, Format, Observer, Output};
+use crate::{Result, Source, at};
+
+/// The most pieces: what three digits count.
+const MAX_PIECES: u32 = 1000;
+
+pub(super) struct Split;
+
+impl Format for Split {
+    fn name(&self) -> &'static str {
+        "split"
+    }
+
+    fn suffixes(&self) -> &'static [&'static str] {
+        &[]
+    }
+
+    fn probe(&self, _: &[u8], _: &[u8], _: u64) -> bool {
+        // The name tells, not the bytes: see `is_first_piece`.
+        false
+    }
+
+    fn open(&self, first: ImageFile, opener: &Opener<'_>) -> Result<Disk> {
+        let mut disk = Pieces { ends: Vec::new(), files: Vec::new() };
+        let path = first.path().to_owned();
+        let mut number = piece_number(&path)
+            .ok_or_else(|| at("").unsupported("is no piece of a split disk: its suffix is not 000 or 001"))?;
+        disk.push(first)?;
+        while number + 1 < MAX_PIECES {
+            number += 1;
+            let name = path.with_extension(format!("{number:03}"));
+            if std::fs::symlink_metadata(&name).is_err() {
+                break;
+            }
+            let name = name.file_name().expect("a changed suffix").as_encoded_bytes().to_vec();
+            disk.push(opener.open_named(&path, &name)?)?;
+        }
+        let files: Vec<PathBuf> = disk.files.iter().map(|f| f.path().to_owned()).collect();
+        let details = vec![("pieces".to_owned(), files.len().to_string())];
+        let source = std::sync::Arc::new(Mapped::new(disk, None));
+        Ok(Disk { source, format: "split", details, files, warnings: Vec::new() })
+    }
+
+    fn create(&self, _: &dyn Source, output: &mut Output, _: &CreateOptions, _: &dyn Observer) -> Result<()> {
+        Err(at("").file(output.target()).unsupported("split disks are read, not written"))
+    }
+}
+
+/// Whether `path` is called as the first of several pieces, and the second is there.
+pub(super) fn is_first_piece(path: &Path) -> bool {
+    piece_number(path).is_some_and(|n| n <= 1 && path.with_extension(format!("{:03}", n + 1)).is_file())
+        // `.001` is a second piece where there is a `.000`.
+        && (piece_number(path) == Some(0) || !path.with_extension("000").exists())
+}
+
+fn piece_number(path: &Path) -> Option<u32> {
+    let suffix = path.extension()?.to_str()?;
+    (suffix.len() == 3).then(|| suffix.parse().ok()).flatten()
+}
+
+struct Pieces {
+    /// Where each piece ends on the disk, in bytes.
+    ends: Vec<u64>,
+    files: Vec<ImageFile>,
+}
+
+impl Pieces {
+    fn push(&mut self, file: ImageFile) -> Result<()> {
+        let end = self.len().checked_add(file.len());
+        self.ends.push(end.ok_or_else(|| at("").file(file.path()).limit("the pieces are too large"))?);
+        self.files.push(file);
+        Ok(())
+    }
+}
+
+impl Map for Pieces {
+    fn len(&self) -> u64 {
+        self.ends.last().copied().unwrap_or(0)
+    }
+
+    fn run_at(&self, offset: u64, _: u64) -> Result<Run> {
+        let file = self.ends.partition_point(|end| *end <= offset);
+        let start = self.ends[file] - self.files[file].len();
+        let place = Place::Stored { file, offset: offset - start };
+        Ok(Run { len: self.ends[file] - offset, place })
+    }
+
+    fn file(&self, index: usize) -> &ImageFile {
+        &self.files[index]
+    }
+}

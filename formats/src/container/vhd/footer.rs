@@ -1,0 +1,208 @@
+//! The VHD footer and the header of dynamic disks (Microsoft, "Virtual Hard Disk Image Format
+//! Specification", version 1.0). All numbers are big-endian.
+
+use crate::bytes::{be16, be32, be64};
+use crate::{Result, at};
+
+pub(super) const FOOTER: usize = 512;
+pub(super) const HEADER: usize = 1024;
+pub(super) const COOKIE: [u8; 8] = *b"conectix";
+pub(super) const HEADER_COOKIE: [u8; 8] = *b"cxsparse";
+pub(super) const SECTOR: u64 = 512;
+/// The most sectors: 2040 GiB.
+pub(super) const MAX_SECTORS: u64 = 0xff00_0000;
+/// What the geometry holds at most; then it tells nothing of the size.
+pub(super) const MAX_GEOMETRY: u64 = 65535 * 16 * 255;
+/// The most entries of a block allocation table: 2040 GiB in blocks of 512 KiB.
+const MAX_ENTRIES: u32 = 4 << 20;
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum DiskType {
+    Fixed,
+    Dynamic,
+    Differencing,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Footer {
+    pub(super) disk_type: DiskType,
+    /// Where the dynamic disk's header is, in bytes.
+    pub(super) data_offset: u64,
+    /// The disk's size in bytes.
+    pub(super) size: u64,
+    /// `current_size`: the size in bytes that the footer gives, which is not what all programs go by.
+    pub(super) current_size: u64,
+    pub(super) unique_id: [u8; 16],
+}
+
+/// The one's complement of the sum of all bytes but those of the checksum itself, at `at`.
+pub(super) fn checksum(bytes: &[u8], at: usize) -> u32 {
+    let sum: u32 = bytes.iter().map(|b| u32::from(*b)).sum();
+    !(sum - bytes[at..at + 4].iter().map(|b| u32::from(*b)).sum::<u32>())
+}
+
+impl Footer {
+    pub(super) fn parse(bytes: &[u8]) -> Result<Self> {
+        let place = |field, byte| at("VHD footer").field(field).byte(byte);
+        if bytes.len() < FOOTER || bytes[..8] != COOKIE {
+            return Err(place("cookie", 0).corrupt("is not conectix: this is no VHD image"));
+        }
+        let bytes = &bytes[..FOOTER];
+        let (expected, found) = (checksum(bytes, 64), be32(bytes, 64));
+        if expected != found {
+            return Err(place("checksum", 64).corrupt(format!("is {found:#x}, expected {expected:#x}")));
+        }
+        let disk_type = match be32(bytes, 60) {
+            2 => DiskType::Fixed,
+            3 => DiskType::Dynamic,
+            4 => DiskType::Differencing,
+            other => return Err(place("disk_type", 60).unsupported(format!("is {other}, expected 2 to 4"))),
+        };
+        let geometry = u64::from(be16(bytes, 56)) * u64::from(bytes[58]) * u64::from(bytes[59]);
+        let current_size = be64(bytes, 48);
+        // Virtual PC and old qemu go by the geometry, all others by the size; who wrote it tells which.
+        let by_size = [&b"win "[..], b"qem2", b"d2v ", b"CTXS", b"tap"];
+        let by_size = by_size.iter().any(|creator| bytes[28..32].starts_with(creator));
+        let sectors = match by_size || geometry == MAX_GEOMETRY {
+            true => current_size / SECTOR,
+            false => geometry,
+        };
+        if sectors > MAX_SECTORS {
+            return Err(place("current_size", 48).limit(format!("is {sectors} sectors, more than 2040 GiB")));
+        }
+        let unique_id = bytes[68..84].try_into().expect("sliced to size");
+        Ok(Footer {
+            disk_type,
+            data_offset: be64(bytes, 16),
+            size: sectors * SECTOR,
+            current_size,
+            unique_id,
+        })
+    }
+}
+
+/// The header of a dynamic or differencing disk.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Header {
+    /// Where the block allocation table is, in bytes.
+    pub(super) table_offset: u64,
+    pub(super) max_table_entries: u32,
+    /// In bytes.
+    pub(super) block_size: u32,
+    pub(super) parent_unique_id: [u8; 16],
+    /// The parent's name as the header has it.
+    pub(super) parent_name: String,
+    pub(super) locators: Vec<Locator>,
+}
+
+/// Where a name of the parent is to be found in the file.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Locator {
+    /// What kind of name: `W2ru` is relative, `W2ku` absolute, both UTF-16.
+    pub(super) platform: [u8; 4],
+    /// In bytes.
+    pub(super) len: u32,
+    /// In bytes.
+    pub(super) offset: u64,
+}
+
+impl Header {
+    pub(super) fn parse(bytes: &[u8]) -> Result<Self> {
+        let place = |field, byte| at("VHD dynamic disk header").field(field).byte(byte);
+        if bytes.len() < HEADER {
+            return Err(at("VHD dynamic disk header").corrupt("the file ends within it"));
+        }
+        if bytes[..8] != HEADER_COOKIE {
+            return Err(place("cookie", 0).corrupt("is not cxsparse"));
+        }
+        let (expected, found) = (checksum(&bytes[..HEADER], 36), be32(bytes, 36));
+        if expected != found {
+            return Err(place("checksum", 36).corrupt(format!("is {found:#x}, expected {expected:#x}")));
+        }
+        let (max_table_entries, block_size) = (be32(bytes, 28), be32(bytes, 32));
+        if !block_size.is_power_of_two() || !(512..=256 << 20).contains(&block_size) {
+            let problem = format!("is {block_size}, expected a power of two from 512 to 256 MiB");
+            return Err(place("block_size", 32).corrupt(problem));
+        }
+        if max_table_entries > MAX_ENTRIES {
+            let problem = format!("is {max_table_entries}, more than {MAX_ENTRIES}");
+            return Err(place("max_table_entries", 28).limit(problem));
+        }
+        let name = bytes[64..576].chunks_exact(2).map(|unit| be16(unit, 0)).take_while(|unit| *unit != 0);
+        let locators = bytes[576..768].chunks_exact(24).filter(|l| l[..4] != [0; 4]);
+        Ok(Header {
+            table_offset: be64(bytes, 16),
+            max_table_entries,
+            block_size,
+            parent_unique_id: bytes[40..56].try_into().expect("sliced to size"),
+            parent_name: char::decode_utf16(name).map(|c| c.unwrap_or('\u{fffd}')).collect(),
+            locators: locators
+                .map(|l| Locator {
+                    platform: l[..4].try_into().expect("sliced to size"),
+                    len: be32(l, 8),
+                    offset: be64(l, 16),
+                })
+                .collect(),
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::write;
+    use super::*;
+    use crate::ErrorKind;
+
+    /// Sets a byte and makes the checksum right again.
+    fn poke(bytes: &[u8], byte: usize, value: u8, sum_at: usize) -> Vec<u8> {
+        let mut bytes = bytes.to_vec();
+        bytes[byte] = value;
+        let sum = checksum(&bytes, sum_at);
+        bytes[sum_at..sum_at + 4].copy_from_slice(&sum.to_be_bytes());
+        bytes
+    }
+
+    #[test]
+    fn each_bad_field_of_the_footer_is_named() {
+        let good = write::footer(1 << 30, DiskType::Dynamic);
+        assert_eq!(Footer::parse(&good).unwrap().size, 1 << 30);
+        for (byte, value, kind, field) in [
+            (0, 0, ErrorKind::Corrupt, "cookie"),
+            (63, 9, ErrorKind::Unsupported, "disk_type"),
+            (49, 255, ErrorKind::Limit, "current_size"),
+        ] {
+            let error = Footer::parse(&poke(&good, byte, value, 64)).expect_err(field);
+            assert_eq!((error.kind(), error.to_string().contains(field)), (kind, true), "{error}");
+        }
+        let mut bytes = good.clone();
+        bytes[100] ^= 1;
+        assert!(Footer::parse(&bytes).unwrap_err().to_string().contains("checksum"));
+        assert!(Footer::parse(&good[..511]).is_err());
+    }
+
+    #[test]
+    fn virtual_pc_goes_by_the_geometry() {
+        let good = write::footer(1 << 30, DiskType::Dynamic);
+        let mut bytes = good.clone();
+        bytes[28..32].copy_from_slice(b"vpc ");
+        bytes[56..60].copy_from_slice(&[0, 10, 4, 17]);
+        let footer = Footer::parse(&poke(&bytes, 84, 0, 64)).unwrap();
+        assert_eq!((footer.size, footer.current_size), (10 * 4 * 17 * 512, 1 << 30));
+    }
+
+    #[test]
+    fn each_bad_field_of_the_header_is_named() {
+        let good = write::dynamic_header(100);
+        assert_eq!(Header::parse(&good).unwrap().max_table_entries, 100);
+        for (byte, value, kind, field) in [
+            (0, 0, ErrorKind::Corrupt, "cookie"),
+            (35, 3, ErrorKind::Corrupt, "block_size"),
+            (32, 255, ErrorKind::Corrupt, "block_size"),
+            (28, 255, ErrorKind::Limit, "max_table_entries"),
+        ] {
+            let error = Header::parse(&poke(&good, byte, value, 36)).expect_err(field);
+            assert_eq!((error.kind(), error.to_string().contains(field)), (kind, true), "{error}");
+        }
+        assert!(Header::parse(&good[..1023]).is_err());
+    }
+}

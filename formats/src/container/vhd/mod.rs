@@ -1,0 +1,291 @@
+//! VHD: Virtual PC's and Hyper-V's first format; fixed, dynamic and differencing.
+//!
+//! ```text
+//! fixed:    the disk │ footer
+//! dynamic:  footer │ header │ block allocation table │ blocks: sector bitmap, data │ footer
+//! ```
+
+mod footer;
+mod write;
+
+use std::sync::Arc;
+
+use super::mapped::{Map, Mapped, Place, Run};
+use super::{CreateOptions, Disk, Format, ImageFile, Observer, Opener, Output, human};
+use crate::bytes::be32;
+use crate::container::cache::Cache;
+use crate::{Result, Source, at};
+use footer::{COOKIE, DiskType, FOOTER, Footer, HEADER, Header, SECTOR};
+
+const ABSENT: u32 = 0xffff_ffff;
+/// How many bytes of sector bitmaps are kept.
+const BITMAP_CACHE: usize = 4 << 20;
+/// The longest name of a parent, in bytes.
+const MAX_NAME: u32 = 4096;
+
+pub(super) struct Vhd;
+
+impl Format for Vhd {
+    fn name(&self) -> &'static str {
+        "vpc"
+    }
+
+    fn suffixes(&self) -> &'static [&'static str] {
+        &["vhd", "avhd"]
+    }
+
+    fn probe(&self, head: &[u8], tail: &[u8], len: u64) -> bool {
+        // A fixed disk has its footer at the end alone. What else happens to end so is not of this size.
+        let fixed = tail.len().checked_sub(FOOTER).and_then(|at| Footer::parse(&tail[at..]).ok());
+        head.starts_with(&COOKIE)
+            || fixed.is_some_and(|f| {
+                f.disk_type == DiskType::Fixed && f.current_size.checked_add(512) == Some(len)
+            })
+    }
+
+    fn open(&self, file: ImageFile, opener: &Opener<'_>) -> Result<Disk> {
+        let (footer, mut warnings) = read_footer(&file)?;
+        let subformat = match footer.disk_type {
+            DiskType::Fixed => "fixed",
+            DiskType::Dynamic => "dynamic",
+            DiskType::Differencing => "differencing",
+        };
+        let mut details = vec![("subformat".to_owned(), subformat.to_owned())];
+        let mut files = vec![file.path().to_owned()];
+        if footer.disk_type == DiskType::Fixed {
+            if footer.size + FOOTER as u64 > file.len() {
+                return Err(at("VHD footer").field("current_size").corrupt(format!(
+                    "is {}, and the file has {} bytes: is it truncated?",
+                    footer.size,
+                    file.len()
+                )));
+            }
+            let source = Arc::new(crate::Slice::new(file, 0..footer.size)?);
+            return Ok(Disk { source, format: "vpc", details, files, warnings });
+        }
+        let header = Header::parse(&file.read_up_to(footer.data_offset, HEADER)?)?;
+        details.push(("block size".to_owned(), human(header.block_size.into())));
+        let mut backing = None;
+        if footer.disk_type == DiskType::Differencing {
+            let name = find_parent(&file, &header, opener)?;
+            details.push(("parent".to_owned(), name.clone()));
+            let below = opener.open_backing(&file, name.as_bytes(), Some("vpc"))?;
+            files.extend(below.files);
+            warnings.extend(below.warnings);
+            backing = Some(below.source);
+        }
+        let source = Arc::new(Mapped::new(Blocks::new(file, &footer, &header)?, backing));
+        Ok(Disk { source, format: "vpc", details, files, warnings })
+    }
+
+    fn create(
+        &self,
+        source: &dyn Source,
+        output: &mut Output,
+        options: &CreateOptions,
+        observer: &dyn Observer,
+    ) -> Result<()> {
+        write::create(source, output, options, observer)
+    }
+}
+
+/// The footer at the front, which dynamic disks have, or the one at the end.
+fn read_footer(file: &ImageFile) -> Result<(Footer, Vec<String>)> {
+    let front = file.read_up_to(0, FOOTER)?;
+    let end = file.len().saturating_sub(FOOTER as u64);
+    let at_end = || Footer::parse(&file.read_up_to(end, FOOTER)?);
+    if !front.starts_with(&COOKIE) {
+        return Ok((at_end()?, Vec::new()));
+    }
+    match (Footer::parse(&front), at_end()) {
+        (Ok(footer), _) => Ok((footer, Vec::new())),
+        (Err(damage), Ok(footer)) => {
+            Ok((footer, vec![format!("the footer's copy at the front is damaged ({damage})")]))
+        }
+        (Err(damage), Err(_)) => Err(damage),
+    }
+}
+
+/// The parent's name: the first one that leads to a file with the parent's ID.
+fn find_parent(file: &ImageFile, header: &Header, opener: &Opener<'_>) -> Result<String> {
+    let mut names = Vec::new();
+    for locator in &header.locators {
+        if !matches!(&locator.platform, b"W2ru" | b"W2ku") || locator.len > MAX_NAME {
+            continue;
+        }
+        let bytes = file.read_up_to(locator.offset, locator.len as usize)?;
+        let units = bytes.chunks_exact(2).map(|u| u16::from_le_bytes([u[0], u[1]])).take_while(|u| *u != 0);
+        names.push(char::decode_utf16(units).map(|c| c.unwrap_or('\u{fffd}')).collect());
+    }
+    names.push(header.parent_name.clone());
+    super::opener::find_windows_name(&names, |name| {
+        let parent = opener.open_named(file.path(), name.as_bytes())?;
+        let (footer, _) = read_footer(&parent).map_err(|e| e.in_file(parent.path()))?;
+        match footer.unique_id == header.parent_unique_id {
+            true => Ok(()),
+            false => Err(at("VHD dynamic disk header")
+                .file(file.path())
+                .field("parent_unique_id")
+                .corrupt(format!("is not that of {}: it was changed or replaced", parent.path().display()))),
+        }
+    })
+}
+
+struct Blocks {
+    file: ImageFile,
+    /// In bytes.
+    size: u64,
+    /// In bytes.
+    block: u64,
+    /// Where blocks are, in sectors.
+    table: Vec<u32>,
+    /// The bitmaps tell which sectors are the parent's; without a parent they tell nothing that counts.
+    differencing: bool,
+    bitmaps: Cache<Vec<u8>>,
+}
+
+impl Blocks {
+    fn new(file: ImageFile, footer: &Footer, header: &Header) -> Result<Self> {
+        let block = u64::from(header.block_size);
+        let entries = footer.size.div_ceil(block);
+        let place = || at("VHD block allocation table").byte(header.table_offset);
+        if entries > u64::from(header.max_table_entries) {
+            return Err(place()
+                .corrupt(format!("has {} entries, and the disk needs {entries}", header.max_table_entries)));
+        }
+        if header.table_offset.checked_add(entries * 4).is_none_or(|end| end > file.len()) {
+            let problem = format!("reaches past the end of the file at {}: is it truncated?", file.len());
+            return Err(place().corrupt(problem));
+        }
+        let bytes = file.read_vec(header.table_offset, entries as usize * 4)?;
+        Ok(Blocks {
+            file,
+            size: footer.size,
+            block,
+            table: bytes.chunks_exact(4).map(|entry| be32(entry, 0)).collect(),
+            differencing: footer.disk_type == DiskType::Differencing,
+            bitmaps: Cache::new(BITMAP_CACHE),
+        })
+    }
+
+    /// The length of a block's sector bitmap in bytes: whole sectors.
+    fn bitmap_len(&self) -> u64 {
+        (self.block / SECTOR).div_ceil(8).next_multiple_of(SECTOR)
+    }
+
+    /// How many sectors from `sector` of the block at `offset` on are alike, and whether they are here.
+    fn sectors_at(&self, offset: u64, sector: u64) -> Result<(u64, bool)> {
+        let bitmap = self.bitmaps.get(offset, self.bitmap_len() as usize, || {
+            self.file.read_vec(offset, self.bitmap_len() as usize)
+        })?;
+        let here = |sector: u64| bitmap[(sector / 8) as usize] >> (7 - sector % 8) & 1 == 1;
+        let first = here(sector);
+        let same = (sector..self.block / SECTOR).take_while(|s| here(*s) == first).count();
+        Ok((same as u64, first))
+    }
+}
+
+impl Map for Blocks {
+    fn len(&self) -> u64 {
+        self.size
+    }
+
+    fn run_at(&self, offset: u64, _: u64) -> Result<Run> {
+        let (index, within) = ((offset / self.block) as usize, offset % self.block);
+        if self.table[index] == ABSENT {
+            let absent = self.table[index..].iter().take(4096).take_while(|e| **e == ABSENT).count() as u64;
+            return Ok(Run { len: absent * self.block - within, place: Place::Backing });
+        }
+        let bitmap = u64::from(self.table[index]) * SECTOR;
+        let data = bitmap + self.bitmap_len();
+        let needed = self.block.min(self.size - (offset - within));
+        if data + needed > self.file.len() {
+            return Err(at("VHD block").file(self.file.path()).byte(bitmap).corrupt(format!(
+                "reaches past the end of the file at {}: is it truncated?",
+                self.file.len()
+            )));
+        }
+        let place = Place::Stored { file: 0, offset: data + within };
+        if !self.differencing {
+            return Ok(Run { len: self.block - within, place });
+        }
+        let (sectors, here) = self.sectors_at(bitmap, within / SECTOR)?;
+        let len = (within / SECTOR + sectors) * SECTOR - within;
+        Ok(Run { len, place: if here { place } else { Place::Backing } })
+    }
+
+    fn file(&self, _: usize) -> &ImageFile {
+        &self.file
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::container::{OpenOptions, open};
+    use crate::{ErrorKind, MemSource};
+    use std::path::Path;
+
+    struct Quiet;
+    impl Observer for Quiet {
+        fn advance(&self, _: u64) {}
+    }
+
+    const SIZE: u64 = (4 << 20) + 512;
+
+    fn write_parent(path: &Path) {
+        let mut output = Output::new(path, true).unwrap();
+        let source = MemSource(vec![1; SIZE as usize]);
+        Vhd.create(&source, &mut output, &Vec::new(), &Quiet).unwrap();
+        output.commit().unwrap();
+    }
+
+    /// A child whose sectors 3, 4 and 100 are its own.
+    fn child(parent_id: [u8; 16]) -> Vec<u8> {
+        let footer = write::footer(SIZE, DiskType::Differencing);
+        let mut header = write::dynamic_header(3);
+        header[40..56].copy_from_slice(&parent_id);
+        let name: Vec<u8> = ".\\parent.vhd".encode_utf16().flat_map(u16::to_le_bytes).collect();
+        header[576..580].copy_from_slice(b"W2ru");
+        header[584..588].copy_from_slice(&(name.len() as u32).to_be_bytes());
+        header[592..600].copy_from_slice(&2048u64.to_be_bytes());
+        header[36..40].fill(0);
+        let sum = footer::checksum(&header, 36);
+        header[36..40].copy_from_slice(&sum.to_be_bytes());
+        let mut bytes = [footer.clone(), header].concat();
+        bytes.extend(6u32.to_be_bytes());
+        bytes.resize(2048, 0xff);
+        bytes.extend(name);
+        bytes.resize(6 * 512, 0);
+        let mut bitmap = [0; 512];
+        (bitmap[0], bitmap[12]) = (0b0001_1000, 0b0000_1000);
+        bytes.extend(bitmap);
+        bytes.extend(vec![2; 2 << 20]);
+        bytes.extend(footer);
+        bytes
+    }
+
+    #[test]
+    fn a_differencing_disk_has_its_own_sectors_over_its_parents() {
+        let dir = tempfile::tempdir().unwrap();
+        write_parent(&dir.path().join("parent.vhd"));
+        let id: [u8; 16] = write::footer(SIZE, DiskType::Dynamic)[68..84].try_into().unwrap();
+        let path = dir.path().join("child.vhd");
+        std::fs::write(&path, child(id)).unwrap();
+        let disk = open(&path, &OpenOptions::default()).unwrap();
+        assert_eq!(disk.files.len(), 2);
+        let mut expected = vec![1; SIZE as usize];
+        for sector in [3, 4, 100] {
+            expected[sector * 512..][..512].fill(2);
+        }
+        assert!(disk.source.read_vec(0, SIZE as usize).unwrap() == expected);
+        std::fs::write(&path, child([9; 16])).unwrap();
+        let error = open(&path, &OpenOptions::default()).err().unwrap();
+        assert_eq!(
+            (error.kind(), error.to_string().contains("parent_unique_id")),
+            (ErrorKind::Corrupt, true)
+        );
+        std::fs::remove_file(dir.path().join("parent.vhd")).unwrap();
+        assert_eq!(open(&path, &OpenOptions::default()).err().unwrap().kind(), ErrorKind::NotFound);
+    }
+}

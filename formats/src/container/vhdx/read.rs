@@ -1,0 +1,148 @@
+//! Where a VHDX's blocks lie ([MS-VHDX], section 2.5).
+
+use super::header::{MIB, Metadata, Region};
+use crate::bytes::le64;
+use crate::container::ImageFile;
+use crate::container::cache::Cache;
+use crate::container::mapped::{Map, Place, Run};
+use crate::{Result, Source, at};
+
+/// How many bytes of sector bitmaps are kept.
+const BITMAP_CACHE: usize = 64 << 20;
+/// The most entries of a block allocation table: 64 TiB in blocks of 4 MiB, which takes 128 MiB.
+const MAX_ENTRIES: u64 = (16 << 20) + 4096;
+
+/// States of a payload block (section 2.5.1.1).
+mod state {
+    pub(super) const NOT_PRESENT: u64 = 0;
+    pub(super) const UNDEFINED: u64 = 1;
+    pub(super) const ZERO: u64 = 2;
+    pub(super) const UNMAPPED: u64 = 3;
+    /// As drafts of the format had it.
+    pub(super) const UNMAPPED_DRAFT: u64 = 5;
+    pub(super) const FULLY_PRESENT: u64 = 6;
+    pub(super) const PARTIALLY_PRESENT: u64 = 7;
+}
+
+pub(super) struct Blocks {
+    file: ImageFile,
+    /// In bytes.
+    size: u64,
+    /// In bytes.
+    block: u64,
+    /// In bytes.
+    sector: u64,
+    chunk_ratio: u64,
+    has_parent: bool,
+    /// Payload blocks, and after each chunk of them its sector bitmap block.
+    bat: Vec<u64>,
+    bitmaps: Cache<Vec<u8>>,
+}
+
+impl Blocks {
+    pub(super) fn new(file: ImageFile, metadata: &Metadata, bat: Region) -> Result<Self> {
+        let (size, block) = (metadata.virtual_disk_size, u64::from(metadata.block_size));
+        let (blocks, chunk_ratio) = (size.div_ceil(block), metadata.chunk_ratio());
+        let entries = match metadata.has_parent {
+            true => blocks.div_ceil(chunk_ratio) * (chunk_ratio + 1),
+            // The last chunk's bitmap need not be there.
+            false => blocks + blocks.saturating_sub(1) / chunk_ratio,
+        };
+        let place = || at("VHDX block allocation table").byte(bat.offset);
+        if entries > MAX_ENTRIES {
+            return Err(place().limit(format!("has {entries} entries, more than {MAX_ENTRIES}")));
+        }
+        if entries * 8 > u64::from(bat.len) {
+            return Err(place().corrupt(format!(
+                "has {} bytes, and the disk needs {}",
+                bat.len,
+                entries * 8
+            )));
+        }
+        if bat.offset.checked_add(entries * 8).is_none_or(|end| end > file.len()) {
+            let problem = format!("reaches past the end of the file at {}: is it truncated?", file.len());
+            return Err(place().corrupt(problem));
+        }
+        let bytes = file.read_vec(bat.offset, (entries * 8) as usize)?;
+        Ok(Blocks {
+            file,
+            size,
+            block,
+            sector: metadata.logical_sector_size.into(),
+            chunk_ratio,
+            has_parent: metadata.has_parent,
+            bat: bytes.chunks_exact(8).map(|entry| le64(entry, 0)).collect(),
+            bitmaps: Cache::new(BITMAP_CACHE),
+        })
+    }
+
+    fn entry(&self, block: u64) -> u64 {
+        self.bat[(block + block / self.chunk_ratio) as usize]
+    }
+
+    /// How many bytes from `offset` of the disk on, within its block, are alike, and whether they are here.
+    fn sectors_at(&self, offset: u64) -> Result<(u64, bool)> {
+        let chunk = offset / self.block / self.chunk_ratio;
+        let entry = self.bat[(chunk * (self.chunk_ratio + 1) + self.chunk_ratio) as usize];
+        let start = entry >> 20 << 20;
+        let bitmap = self.bitmaps.get(start, MIB as usize, || {
+            let place = at("VHDX sector bitmap").file(self.file.path()).byte(start);
+            if entry & 7 != 6 || start.saturating_add(MIB) > self.file.len() {
+                return Err(place.corrupt("is not there, and a block is partly present"));
+            }
+            self.file.read_vec(start, MIB as usize)
+        })?;
+        let here = |sector: u64| bitmap[(sector / 8) as usize] >> (sector % 8) & 1 == 1;
+        // A bitmap covers 2^23 sectors, the chunk's.
+        let first = offset / self.sector % (1 << 23);
+        let end = (offset / self.block + 1) * self.block / self.sector - offset / self.sector + first;
+        let same = (first..end).take_while(|s| here(*s) == here(first)).count() as u64;
+        Ok((same * self.sector - offset % self.sector, here(first)))
+    }
+}
+
+impl Map for Blocks {
+    fn len(&self) -> u64 {
+        self.size
+    }
+
+    fn run_at(&self, offset: u64, _: u64) -> Result<Run> {
+        let (number, within) = (offset / self.block, offset % self.block);
+        let entry = self.entry(number);
+        let (state, start) = (entry & 7, entry >> 20 << 20);
+        let place = Place::Stored { file: 0, offset: start.saturating_add(within) };
+        let place = match state {
+            state::NOT_PRESENT => Place::Backing,
+            state::UNDEFINED | state::ZERO | state::UNMAPPED | state::UNMAPPED_DRAFT => Place::Zero,
+            state::FULLY_PRESENT => place,
+            state::PARTIALLY_PRESENT if self.has_parent => place,
+            _ => {
+                return Err(at("VHDX block allocation table")
+                    .file(self.file.path())
+                    .corrupt(format!("block {number} has the impossible state {state}")));
+            }
+        };
+        if !matches!(place, Place::Stored { .. }) {
+            let blocks = self.size.div_ceil(self.block);
+            let alike = |n: &u64| self.entry(*n) & 7 == state;
+            let count = (number..blocks).take(4096).take_while(alike).count() as u64;
+            return Ok(Run { len: count * self.block - within, place });
+        }
+        let needed = self.block.min(self.size - (offset - within));
+        if start.saturating_add(needed) > self.file.len() {
+            return Err(at("VHDX block").file(self.file.path()).byte(start).corrupt(format!(
+                "reaches past the end of the file at {}: is it truncated?",
+                self.file.len()
+            )));
+        }
+        if state == state::FULLY_PRESENT {
+            return Ok(Run { len: self.block - within, place });
+        }
+        let (len, here) = self.sectors_at(offset)?;
+        Ok(Run { len, place: if here { place } else { Place::Backing } })
+    }
+
+    fn file(&self, _: usize) -> &ImageFile {
+        &self.file
+    }
+}

@@ -1,0 +1,396 @@
+//! Fast commits: what happened after the journal's last whole transaction, told as operations on files instead
+//! of as blocks. Replay gathers what they make of inodes and folders, to be seen instead of what stands on the
+//! volume.
+//!
+//! <https://docs.kernel.org/filesystems/ext4/journal.html#fast-commits>
+
+use std::collections::BTreeMap;
+
+use super::Ext4;
+use super::checksum::crc32c;
+use super::inode::flags;
+use super::journal::Log;
+use super::map::{self, Run};
+use crate::bytes::{le16, le32};
+use crate::fs::{DirEntry, FileType, NodeId};
+use crate::{Result, at};
+
+/// Blocks of fast commits that are read: the usual number is 256.
+const BLOCKS_MAX: u32 = 1 << 14;
+const TAG_HEADER: usize = 4;
+/// Runs that files which change may have together.
+const RUNS_MAX: usize = 1 << 21;
+
+/// `fc_tag`.
+mod tag {
+    pub(super) const ADD_RANGE: u16 = 1;
+    pub(super) const DEL_RANGE: u16 = 2;
+    pub(super) const CREAT: u16 = 3;
+    pub(super) const LINK: u16 = 4;
+    pub(super) const UNLINK: u16 = 5;
+    pub(super) const INODE: u16 = 6;
+    pub(super) const PAD: u16 = 7;
+    pub(super) const TAIL: u16 = 8;
+    pub(super) const HEAD: u16 = 9;
+}
+
+/// Where `i_block` and `i_generation` stand in an inode.
+const I_FLAGS: usize = 0x20;
+const I_BLOCK: usize = 0x28;
+const I_GENERATION: usize = 0x64;
+
+/// An operation, as it is told.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Operation {
+    tag: u16,
+    value: Vec<u8>,
+}
+
+/// Gathers the operations of the fast commits of transaction `tid`, which are in `blocks` of the journal: those
+/// up to the last tail whose checksum fits. Errs where the first is damaged.
+pub(super) fn scan(log: &dyn Log, blocks: std::ops::Range<u32>, tid: u32) -> Result<Vec<Operation>> {
+    let mut operations = Vec::new();
+    let mut valid = 0;
+    let mut sum = 0;
+    'blocks: for number in blocks.take(BLOCKS_MAX as usize) {
+        let block = log.read(number)?;
+        if operations.is_empty() && le16(&block, 0) != tag::HEAD {
+            break;
+        }
+        let damaged = |problem: &str| at(format!("journal block {number}, fast commit")).corrupt(problem);
+        let mut start = 0;
+        while start + TAG_HEADER <= block.len() {
+            let (kind, len) = (le16(&block, start), usize::from(le16(&block, start + 2)));
+            let end = start + TAG_HEADER + len;
+            let least = match kind {
+                tag::ADD_RANGE => 16,
+                tag::DEL_RANGE => 12,
+                tag::CREAT | tag::LINK | tag::UNLINK | tag::HEAD | tag::TAIL => 8,
+                tag::INODE => 4 + 128,
+                tag::PAD => 0,
+                _ => usize::MAX,
+            };
+            if end > block.len() || len < least {
+                if valid == 0 {
+                    return Err(damaged("has a tag of unknown kind or impossible length"));
+                }
+                break 'blocks;
+            }
+            let value = &block[start + TAG_HEADER..end];
+            match kind {
+                tag::HEAD if le32(value, 0) != 0 => {
+                    return Err(at(format!("journal block {number}, fast commit"))
+                        .field("fc_features")
+                        .unsupported(format!(
+                            "has features that this program does not know: {:#x}",
+                            le32(value, 0)
+                        )));
+                }
+                tag::HEAD if le32(value, 4) != tid => break 'blocks,
+                tag::TAIL => {
+                    sum = crc32c(sum, &block[start..start + TAG_HEADER + 4]);
+                    if le32(value, 0) != tid || le32(value, 4) != sum {
+                        if valid == 0 {
+                            return Err(damaged("does not fit its checksum"));
+                        }
+                        break 'blocks;
+                    }
+                    valid = operations.len() + 1;
+                    sum = 0;
+                }
+                _ => {}
+            }
+            if kind != tag::TAIL {
+                sum = crc32c(sum, &block[start..end]);
+            }
+            operations.push(Operation { tag: kind, value: value.to_vec() });
+            start = end;
+        }
+    }
+    operations.truncate(valid);
+    Ok(operations)
+}
+
+/// What fast commits make of inodes and folders.
+#[derive(Default)]
+pub(super) struct Patches {
+    inodes: BTreeMap<u32, Patch>,
+    folders: BTreeMap<u32, Vec<Change>>,
+    /// Runs that were read of files that change.
+    runs_read: usize,
+}
+
+/// What becomes of an inode.
+#[derive(Default)]
+struct Patch {
+    raw: Option<Vec<u8>>,
+    /// By their first block in the file.
+    runs: Option<BTreeMap<u64, Run>>,
+    /// A folder that was made: nothing of what stands on the volume is in it.
+    is_new: bool,
+}
+
+/// What becomes of a folder's entry.
+struct Change {
+    name: Vec<u8>,
+    inode: u32,
+    /// Else it is taken out, if it is of that inode.
+    add: bool,
+}
+
+impl Patches {
+    /// The bytes of an inode, if they change.
+    pub(super) fn inode(&self, number: u32) -> Option<&[u8]> {
+        self.inodes.get(&number)?.raw.as_deref()
+    }
+
+    /// The runs of a file, if they change, in file order.
+    pub(super) fn runs(&self, number: u32) -> Option<impl Iterator<Item = &Run>> {
+        Some(self.inodes.get(&number)?.runs.as_ref()?.values())
+    }
+
+    /// Whether nothing of what stands on the volume is in the folder.
+    pub(super) fn is_new_folder(&self, number: u32) -> bool {
+        self.inodes.get(&number).is_some_and(|patch| patch.is_new)
+    }
+
+    /// Changes the entries of a folder.
+    pub(super) fn change(&self, folder: u32, entries: &mut Vec<DirEntry>) {
+        let Some(changes) = self.folders.get(&folder) else { return };
+        let mut last: BTreeMap<&[u8], Option<u32>> = BTreeMap::new();
+        let stored: BTreeMap<Vec<u8>, NodeId> = entries.iter().map(|e| (e.name.clone(), e.node)).collect();
+        for Change { name, inode, add } in changes {
+            let stands = stored.get(name).and_then(|node| u32::try_from(*node).ok());
+            let now = last.entry(name).or_insert(stands);
+            match (*add, *now) {
+                (true, _) => *now = Some(*inode),
+                (false, Some(of)) if of == *inode => *now = None,
+                (false, _) => {}
+            }
+        }
+        entries.retain(|entry| !last.contains_key(&entry.name[..]));
+        for (name, inode) in last {
+            if let Some(inode) = inode
+                && !name.is_empty()
+                && !name.iter().any(|b| matches!(b, 0 | b'/'))
+            {
+                entries.push(DirEntry { name: name.to_vec(), short_name: None, node: NodeId::from(inode) });
+            }
+        }
+    }
+
+    /// Replays operations on `fs`, whose blocks were replayed before. Each is seen by the next through
+    /// `fs.patches`. What cannot be done is left out, as the kernel does.
+    pub(super) fn replay(fs: &mut Ext4, operations: &[Operation]) {
+        for Operation { tag, value } in operations {
+            match *tag {
+                tag::INODE => fs.replay_inode(le32(value, 0), &value[4..]),
+                tag::ADD_RANGE => {
+                    let stored = le16(value, 4 + 4);
+                    let written = stored <= 0x8000;
+                    let len = u64::from(if written { stored } else { stored - 0x8000 });
+                    let logical = u64::from(le32(value, 4));
+                    let physical = u64::from(le32(value, 4 + 8)) | u64::from(le16(value, 4 + 6)) << 32;
+                    let run = Run { logical, physical: physical..physical + len, written };
+                    fs.replay_range(le32(value, 0), logical, len, Some(run));
+                }
+                tag::DEL_RANGE => {
+                    fs.replay_range(
+                        le32(value, 0),
+                        u64::from(le32(value, 4)),
+                        u64::from(le32(value, 8)),
+                        None,
+                    );
+                }
+                tag::CREAT | tag::LINK | tag::UNLINK => {
+                    let (folder, inode) = (le32(value, 0), le32(value, 4));
+                    let Ok(found) = fs.inode(inode) else { continue };
+                    if *tag == tag::CREAT && found.file_type == FileType::Dir {
+                        fs.patches.inodes.entry(inode).or_default().is_new = true;
+                        fs.patches.folders.remove(&inode);
+                    }
+                    let change = Change { name: value[8..].to_vec(), inode, add: *tag != tag::UNLINK };
+                    fs.patches.folders.entry(folder).or_default().push(change);
+                }
+                _ => {}
+            }
+        }
+    }
+}
+
+impl Ext4 {
+    fn replay_inode(&mut self, number: u32, told: &[u8]) {
+        let size = usize::from(self.sb.inode_size);
+        let Ok(mut raw) = self.raw_inode(number).map(|(raw, _)| raw) else { return };
+        let len = told.len().min(size);
+        raw[..I_BLOCK].copy_from_slice(&told[..I_BLOCK]);
+        raw[I_GENERATION..len].copy_from_slice(&told[I_GENERATION..len]);
+        let has = |flag: u32| le32(told, I_FLAGS) & flag != 0;
+        if has(flags::EXTENTS) {
+            if le16(&raw, I_BLOCK) != 0xF30A {
+                raw[I_BLOCK..I_BLOCK + 12].copy_from_slice(&[0x0A, 0xF3, 0, 0, 4, 0, 0, 0, 0, 0, 0, 0]);
+            }
+        } else if has(flags::INLINE_DATA) {
+            raw[I_BLOCK..I_GENERATION].copy_from_slice(&told[I_BLOCK..I_GENERATION]);
+        }
+        self.patches.inodes.entry(number).or_default().raw = Some(raw);
+    }
+
+    /// Puts `run`, or a hole, in the place of `len` blocks of a file.
+    fn replay_range(&mut self, number: u32, logical: u64, len: u64, run: Option<Run>) {
+        let Ok(inode) = self.inode(number) else { return };
+        if self.patches.runs(number).is_none() {
+            let Ok(before) = map::runs(&self.blocks, &self.sb, &self.groups, &inode) else { return };
+            self.patches.runs_read += before.len();
+            if self.patches.runs_read > RUNS_MAX {
+                return;
+            }
+            let runs = before.into_iter().map(|run| (run.logical, run)).collect();
+            self.patches.inodes.entry(number).or_default().runs = Some(runs);
+        }
+        let Some(runs) = self.patches.inodes.get_mut(&number).and_then(|patch| patch.runs.as_mut()) else {
+            return;
+        };
+        let end = logical + len;
+        let first = runs.range(..logical).next_back().map_or(logical, |(start, _)| *start);
+        let touched: Vec<u64> = runs.range(first..end).map(|(start, _)| *start).collect();
+        for start in touched {
+            let Some(part) = runs.remove(&start) else { continue };
+            let stop = start + (part.physical.end - part.physical.start);
+            if start < logical {
+                let keep = (logical - start).min(stop - start);
+                let physical = part.physical.start..part.physical.start + keep;
+                runs.insert(start, Run { physical, ..part.clone() });
+            }
+            if stop > end {
+                let skip = end.saturating_sub(start);
+                let physical = part.physical.start + skip..part.physical.end;
+                let logical = start + skip;
+                runs.insert(logical, Run { logical, physical, written: part.written });
+            }
+        }
+        if let Some(run) = run.filter(|run| !run.physical.is_empty()) {
+            runs.insert(run.logical, run);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::fs::{Filesystem, Piece};
+
+    /// A journal of one block, of fast commits of transaction 5.
+    struct Memory(Vec<u8>);
+
+    impl Log for Memory {
+        fn len(&self) -> u32 {
+            1
+        }
+
+        fn read(&self, _: u32) -> Result<Vec<u8>> {
+            Ok(self.0.clone())
+        }
+    }
+
+    fn operation(tag: u16, words: &[u32], rest: &[u8]) -> Operation {
+        let mut value: Vec<u8> = words.iter().flat_map(|word| word.to_le_bytes()).collect();
+        value.extend(rest);
+        Operation { tag, value }
+    }
+
+    /// The operations as they stand in a block, with a tail.
+    fn block(operations: &[Operation]) -> Vec<u8> {
+        let mut bytes = Vec::new();
+        for Operation { tag, value } in operations {
+            bytes.extend(tag.to_le_bytes());
+            bytes.extend((value.len() as u16).to_le_bytes());
+            bytes.extend(value);
+        }
+        bytes.extend(tag::TAIL.to_le_bytes());
+        bytes.extend((1024 - bytes.len() as u16 - 2).to_le_bytes());
+        bytes.extend(5_u32.to_le_bytes());
+        let sum = crc32c(0, &bytes);
+        bytes.extend(sum.to_le_bytes());
+        bytes.resize(1024, 0);
+        bytes
+    }
+
+    fn some() -> Vec<Operation> {
+        vec![
+            operation(tag::HEAD, &[0, 5], &[]),
+            operation(tag::LINK, &[2, 12], b"again"),
+            operation(tag::UNLINK, &[2, 12], b"file"),
+            operation(tag::UNLINK, &[2, 13], b"again"),
+            operation(tag::DEL_RANGE, &[12, 0, 1], &[]),
+            operation(tag::ADD_RANGE, &[12, 1, 1, 40], &[]),
+        ]
+    }
+
+    #[test]
+    fn operations_up_to_a_good_tail_are_found() {
+        let found = scan(&Memory(block(&some())), 0..1, 5).unwrap();
+        assert_eq!(found.len(), 7);
+        assert_eq!(found[..6], some());
+        assert_eq!(scan(&Memory(block(&some())), 0..1, 6).unwrap(), [], "another transaction's");
+        assert_eq!(scan(&Memory(vec![0; 1024]), 0..1, 5).unwrap(), []);
+        let mut damaged = block(&some());
+        damaged[20] ^= 1;
+        let error = scan(&Memory(damaged), 0..1, 5).unwrap_err().to_string();
+        assert_eq!(error, "journal block 0, fast commit: does not fit its checksum");
+        let mut unknown = block(&some());
+        unknown[4] = 1;
+        assert!(scan(&Memory(unknown), 0..1, 5).unwrap_err().to_string().contains("fc_features"));
+    }
+
+    #[test]
+    fn operations_are_seen_in_what_is_read() {
+        let mut fs = super::super::tests::small();
+        Patches::replay(&mut fs, &some());
+        let names: Vec<_> =
+            fs.read_dir(2, &mut |e| panic!("{e}")).unwrap().into_iter().map(|e| e.name).collect();
+        assert_eq!(names, [b"again"]);
+        let pieces = fs.content(12).unwrap().pieces;
+        assert_eq!(pieces, [Piece::Zero { len: 1024 }, Piece::Volume { offset: 40 * 1024, len: 476 }]);
+    }
+
+    #[test]
+    fn no_operations_do_harm() {
+        let mut state = 1_u32;
+        let mut random = |end: u32| {
+            state ^= state << 13;
+            state ^= state >> 17;
+            state ^= state << 5;
+            state % end
+        };
+        for _ in 0..5000 {
+            let mut operations = Vec::new();
+            for _ in 0..random(12) {
+                let tag = random(10) as u16;
+                let mut words: Vec<u32> = (0..40)
+                    .map(|_| match random(4) {
+                        0 => random(70),
+                        1 => 2 + 10 * random(2),
+                        2 => u32::MAX - random(3),
+                        _ => random(u32::MAX),
+                    })
+                    .collect();
+                words[0] = 2 + 10 * random(2);
+                let name = [b'a' + random(3) as u8];
+                operations.push(match tag {
+                    tag::CREAT | tag::LINK | tag::UNLINK => operation(tag, &words[..2], &name),
+                    _ => operation(tag, &words, &[]),
+                });
+            }
+            let mut fs = super::super::tests::small();
+            Patches::replay(&mut fs, &operations);
+            for id in [2, 12] {
+                let _ = fs.node(id);
+                let _ = fs.read_dir(id, &mut |_| {});
+                if let Ok(content) = fs.content(id) {
+                    assert_eq!(content.pieces.iter().map(Piece::len).sum::<u64>(), content.size);
+                }
+            }
+        }
+    }
+}

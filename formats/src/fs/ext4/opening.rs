@@ -1,0 +1,157 @@
+//! Opening a volume: its superblock, its groups, and what its journal has yet to write.
+
+use std::sync::Arc;
+
+use super::blocks::{Blocks, Cache};
+use super::fast_commit::Patches;
+use super::groups::Groups;
+use super::recovery::Recovery;
+use super::superblock::{self, Superblock};
+use super::{CHUNK, CHUNKS_KEPT, Ext4, XATTR_BLOCKS_KEPT, chunk_blocks};
+use crate::fs::Info;
+use crate::source::check_range;
+use crate::{ErrorKind, Result, Source, at};
+
+/// See [`Ext4::open`].
+pub(super) fn open(volume: Arc<dyn Source>) -> Result<Ext4> {
+    check_range("ext volume", volume.len(), superblock::OFFSET, superblock::SIZE as u64)?;
+    let (sb, from_backup) = read_superblock(&*volume)?;
+    let volume_len = volume.len();
+    let blocks = Blocks::new(volume, sb.block_size, sb.blocks_count);
+    let mut fs = Ext4::new(blocks, sb)?;
+    if fs.sb.has_journal() && fs.sb.journal_inum != 0 {
+        fs = fs.recover(from_backup.is_some())?;
+    } else if fs.sb.needs_recovery() {
+        fs.info.warnings.push(
+            "the journal is on another device, and so was not replayed: the last changes may be missing"
+                .to_owned(),
+        );
+    }
+    fs.info.warnings.extend(from_backup);
+    if volume_len < fs.sb.size() {
+        fs.info.warnings.push(format!(
+            "the volume ends at byte {volume_len}, but the filesystem on it at {}: what lies past cannot be read",
+            fs.sb.size()
+        ));
+    }
+    Ok(fs)
+}
+
+/// The superblock; or where that is damaged, its first backup, with a warning.
+fn read_superblock(volume: &dyn Source) -> Result<(Superblock, Option<String>)> {
+    let read = |offset| {
+        let bytes = volume.read_vec(offset, superblock::SIZE)?;
+        Superblock::parse(&bytes, offset)
+    };
+    let error = match read(superblock::OFFSET) {
+        Err(error) if error.kind() == ErrorKind::Corrupt => error,
+        other => return other.map(|sb| (sb, None)),
+    };
+    for log in 0..=6 {
+        let block_size = 1024_u64 << log;
+        // Group 1 begins after as many blocks as one block of bitmap counts.
+        let offset = block_size * (block_size * 8 + u64::from(log == 0));
+        if let Ok(sb) = read(offset)
+            && u64::from(sb.block_size) == block_size
+        {
+            let warning =
+                format!("the superblock is damaged, and its backup at byte {offset} was used: {error}");
+            return Ok((sb, Some(warning)));
+        }
+    }
+    Err(error)
+}
+
+/// The superblock as replay makes it.
+fn replayed_superblock(blocks: &Blocks, block_size: u32) -> Result<Superblock> {
+    let bytes = blocks.read("superblock", superblock::OFFSET / u64::from(block_size), 1)?;
+    let start = usize::try_from(superblock::OFFSET).expect("1024") % bytes.len();
+    let sb = Superblock::parse(&bytes[start..start + superblock::SIZE], superblock::OFFSET)?;
+    if sb.block_size != block_size {
+        return Err(at("ext superblock")
+            .field("s_log_block_size")
+            .byte(superblock::OFFSET + 0x18)
+            .corrupt("the journal would change the size of blocks"));
+    }
+    Ok(sb)
+}
+
+impl Ext4 {
+    /// Replays the journal, which is on this volume. A superblock that is a backup stays, and does not know
+    /// whether there is anything to replay.
+    fn recover(self, is_backup: bool) -> Result<Self> {
+        let mut fs = self;
+        let needs = fs.sb.needs_recovery() || is_backup;
+        let journal = match Recovery::prepare(&fs, needs) {
+            Ok(journal) => journal,
+            Err(error) if error.kind() == ErrorKind::Io => return Err(error),
+            Err(error) => {
+                fs.info.warnings.push(if needs {
+                    format!("the journal cannot be replayed, and so the last changes may be missing: {error}")
+                } else {
+                    format!("the journal is damaged: {error}")
+                });
+                return Ok(fs);
+            }
+        };
+        let mut warnings = journal.warnings;
+        if !journal.changes.is_empty() {
+            let (mut blocks, mut sb) = (fs.blocks, fs.sb);
+            for (block, replayed) in journal.changes {
+                blocks.replay(block, replayed);
+            }
+            if !is_backup {
+                match replayed_superblock(&blocks, sb.block_size) {
+                    Ok(replayed) => sb = replayed,
+                    Err(error) => warnings.push(format!("the superblock was not replayed: {error}")),
+                }
+            }
+            blocks.grow(sb.blocks_count);
+            fs = Ext4::new(blocks, sb)?;
+        }
+        let number = fs.sb.journal_inum;
+        fs.groups.protect(journal.lies, number);
+        Patches::replay(&mut fs, &journal.operations);
+        fs.info.warnings.append(&mut warnings);
+        Ok(fs)
+    }
+
+    /// What `blocks` hold, if nothing is replayed any more.
+    fn new(blocks: Blocks, sb: Superblock) -> Result<Self> {
+        let mut groups = Groups::read(&blocks, &sb)?;
+        let mut warnings = sb.warnings.clone();
+        if sb.state & 2 != 0 {
+            warnings
+                .push("the superblock's s_state says that errors were found in the filesystem".to_owned());
+        }
+        if sb.state & 1 == 0 && !sb.has_journal() {
+            warnings.push(
+                "the volume was not unmounted cleanly, and it has no journal: its last changes may be there in part"
+                    .to_owned(),
+            );
+        }
+        warnings.append(&mut groups.warnings);
+        let label = &sb.volume_name;
+        let info = Info {
+            kind: sb.features.kind().to_owned(),
+            label: (!label.is_empty()).then(|| String::from_utf8_lossy(label).into_owned()),
+            uuid: sb.uuid_text(),
+            block_size: sb.block_size,
+            size: sb.size(),
+            free: Some(sb.free_blocks_count.saturating_mul(u64::from(sb.block_size))),
+            features: sb.features.names(),
+            warnings,
+        };
+        let chunk_blocks = chunk_blocks(&sb);
+        let kept = CHUNKS_KEPT / (chunk_blocks * sb.block_size / CHUNK) as usize;
+        Ok(Ext4 {
+            blocks,
+            sb,
+            groups,
+            info,
+            inode_chunks: Cache::new(kept, chunk_blocks.ilog2()),
+            xattr_blocks: Cache::new(XATTR_BLOCKS_KEPT, 0),
+            patches: Patches::default(),
+        })
+    }
+}
