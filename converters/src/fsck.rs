@@ -80,21 +80,25 @@ pub fn fsck(path: &Path, options: &FsckOptions, progress: &dyn Progress) -> Resu
         return check(&Store::open(path)?, progress);
     }
     let store = Store::open_exclusive(path, progress)?;
-    let mut images = images(&store)?;
+    let images = images(&store)?;
     let mut state = check_packs(&store, progress)?;
     let mut done = repair::packs(&store, &state)?;
     if !done.is_empty() {
         state = check_packs(&store, progress)?;
     }
     let mut report = check_images(&store, &images, &state, progress)?;
-    if !options.from.is_empty() && !report.clean {
-        let more = repair::from_disks(&store, &report, options, progress)?;
-        if !more.is_empty() {
-            done.extend(more);
-            images = self::images(&store)?;
-            state = check_packs(&store, progress)?;
-            report = check_images(&store, &images, &state, progress)?;
+    // Twice: of a large file that was lost, which chunks it has is known once its list is there again.
+    for _ in 0..2 {
+        if options.from.is_empty() || report.clean {
+            break;
         }
+        let more = repair::from_disks(&store, &report, options, progress)?;
+        if more.is_empty() {
+            break;
+        }
+        done.extend(more);
+        state = check_packs(&store, progress)?;
+        report = check_images(&store, &images, &state, progress)?;
     }
     report.repaired = done;
     Ok(report)

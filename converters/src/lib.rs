@@ -18,6 +18,7 @@ mod rebuild;
 mod rm;
 mod rows;
 mod scan;
+mod search;
 mod stats;
 pub mod store;
 mod tree;
@@ -37,6 +38,7 @@ pub use progress::{Progress, Silent};
 pub use rebuild::{RebuildOptions, RebuildReport, rebuild};
 pub use rm::{RmReport, rm};
 pub use scan::{Scan, ScannedVolume, VolumeExtent};
+pub use search::{Contents, Hit, PathGlob, Query, SearchReport, search};
 pub use stats::{FileBytes, ImageShare, Similarity, StatsReport, stats};
 pub use tree::{Tree, VolumePath};
 

@@ -212,7 +212,12 @@ pub(super) fn ls(listing: &Listing, long: bool, volumes: bool) -> String {
 
 /// The mode as `ls -l` writes it.
 fn mode(entry: &LsEntry) -> String {
-    let kind = match entry.file_type {
+    mode_text(entry.file_type, entry.mode)
+}
+
+/// A type and a mode as `ls -l` writes them.
+pub(super) fn mode_text(file_type: &str, mode: Option<u16>) -> String {
+    let kind = match file_type {
         "dir" => 'd',
         "symlink" => 'l',
         "char" => 'c',
@@ -221,7 +226,7 @@ fn mode(entry: &LsEntry) -> String {
         "socket" => 's',
         _ => '-',
     };
-    let Some(mode) = entry.mode else { return format!("{kind}---------") };
+    let Some(mode) = mode else { return format!("{kind}---------") };
     let mut out = String::from(kind);
     for (shift, special, letter) in [(6, 0o4000, 's'), (3, 0o2000, 's'), (0, 0o1000, 't')] {
         let bits = mode >> shift;
@@ -237,7 +242,7 @@ fn mode(entry: &LsEntry) -> String {
     out
 }
 
-fn time(time: Option<Timestamp>) -> String {
+pub(super) fn time(time: Option<Timestamp>) -> String {
     let Some(time) = time else { return format!("{:<16}", "-") };
     match DateTime::from_timestamp(time.secs, time.nanos) {
         Some(time) => time.format("%Y-%m-%d %H:%M").to_string(),

@@ -36,10 +36,12 @@ pub(super) fn packs(store: &Store, state: &PackState) -> Result<Vec<String>> {
                     done.push(format!("{key}: made again from its pack"));
                 }
             }
-            // Set aside before.
-            Checked { has_index: false, .. } => {}
             _ => {
                 let copied = salvage(store, state, id, pack)?;
+                // Set aside before, and all that is whole of it is elsewhere.
+                if copied == 0 && !pack.has_index {
+                    continue;
+                }
                 storage.delete(&key).map_err(failed)?;
                 done.push(format!(
                     "{}: damaged; set aside, and {copied} objects that are whole copied from it",

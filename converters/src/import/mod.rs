@@ -14,9 +14,9 @@ use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use mif_formats::Source;
 use mif_formats::container::{self, Disk, OpenOptions};
-use mif_formats::mif::ObjectId;
 use mif_formats::mif::layout::{Builder, Layout, Origin};
 use mif_formats::mif::manifest::{self, Row};
+use mif_formats::mif::{ObjectId, digests};
 use mif_formats::source::is_zero;
 use serde::Serialize;
 
@@ -142,7 +142,10 @@ pub fn import(
     });
     let (result, image) = match unchanged {
         Some(there) => ("unchanged", there.clone()),
-        None => ("imported", store.publish(image, &manifest_file, &layout_file, &[])?),
+        None => (
+            "imported",
+            store.publish(image, &manifest_file, &layout_file, &[("digests", &digests::encode(&rows))])?,
+        ),
     };
     Ok(ImportReport {
         source: path.display().to_string(),

@@ -496,10 +496,10 @@ fn read_group(group: &dyn RowGroupReader, rows: &mut Vec<Row>) -> Result<()> {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
 
-    pub(super) fn row(path: &[u8]) -> Row {
+    pub(in crate::mif) fn row(path: &[u8]) -> Row {
         Row {
             volume: "p1".into(),
             path: path.to_vec(),

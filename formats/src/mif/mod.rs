@@ -2,6 +2,7 @@
 
 use std::fmt;
 
+pub mod digests;
 pub mod layout;
 pub mod manifest;
 pub mod pack;

@@ -1,8 +1,10 @@
 //! The arguments of the verbs that keep a library of images.
 
+use std::ops::RangeInclusive;
 use std::path::PathBuf;
 
-use clap::Subcommand;
+use clap::{Args, Subcommand};
+use mif_formats::fs::FileType;
 
 use crate::cli::args::Open;
 
@@ -87,6 +89,21 @@ Examples:
         #[command(flatten)]
         open: Open,
     },
+    /// Find files in all images
+    #[command(after_help = "\
+Examples:
+  mif search /etc/ssh/sshd_config           in the newest version of every image
+  mif search 'libssl*.so*' --csv            by the last name of a path
+  mif search '/usr/**/*.pyc' --image web    in one image
+  mif search --setuid --type file           whatever runs as another user
+  mif search --file ./suspect               the same content as a local file
+  mif search --sha1-file nsrl.txt           any content of a list
+  mif search --size 100M.. --newer 2026-01-01
+  mif search --xattr security.capability
+
+In a pattern, * ? and [a-z] stand within a name, ** over folders. All that is given must fit. Exits 1 if nothing \
+was found.")]
+    Search(Box<Search>),
     /// How large the store is, and what its images share
     #[command(after_help = "\
 Examples:
@@ -97,6 +114,104 @@ Examples:
         #[arg(long)]
         similarity: bool,
     },
+}
+
+#[derive(Args)]
+pub(crate) struct Search {
+    /// A pattern for the path; without a slash, for its last name
+    pub(super) pattern: Option<String>,
+    /// Only in this image, NAME[@VERSION]; may be given again
+    #[arg(long, value_name = "NAME")]
+    pub(super) image: Vec<String>,
+    /// In all versions, not just the newest
+    #[arg(long)]
+    pub(super) all_versions: bool,
+    /// With the content of this local file; may be given again, as may all digests
+    #[arg(long, value_name = "FILE")]
+    pub(super) file: Vec<PathBuf>,
+    /// With content of this SHA-1
+    #[arg(long, value_name = "HEX")]
+    pub(super) sha1: Vec<String>,
+    /// With content of this BLAKE3
+    #[arg(long, value_name = "HEX")]
+    pub(super) blake3: Vec<String>,
+    /// With content of any SHA-1 in this list: a line for each
+    #[arg(long, value_name = "LIST")]
+    pub(super) sha1_file: Vec<PathBuf>,
+    /// Of this type: file dir symlink char block fifo socket
+    #[arg(long = "type", value_name = "TYPE", value_parser = file_type)]
+    pub(super) file_type: Option<FileType>,
+    /// Of this owner
+    #[arg(long)]
+    pub(super) uid: Option<u32>,
+    /// Of this group
+    #[arg(long)]
+    pub(super) gid: Option<u32>,
+    /// With all of these mode bits, in octal
+    #[arg(long, value_name = "OCTAL", value_parser = octal)]
+    pub(super) mode: Option<u16>,
+    /// Setuid or setgid
+    #[arg(long)]
+    pub(super) setuid: bool,
+    /// Of a size: 100M.., ..4K, 1K..2K, or just 12
+    #[arg(long, value_name = "RANGE", value_parser = size_range)]
+    pub(super) size: Option<RangeInclusive<u64>>,
+    /// Changed at or after this day, YYYY-MM-DD in UTC, or @SECONDS
+    #[arg(long, value_name = "TIME", value_parser = moment)]
+    pub(super) newer: Option<i64>,
+    /// Changed before this day
+    #[arg(long, value_name = "TIME", value_parser = moment)]
+    pub(super) older: Option<i64>,
+    /// With an extended attribute of this name; a pattern
+    #[arg(long, value_name = "NAME")]
+    pub(super) xattr: Option<String>,
+    /// Print comma-separated values
+    #[arg(long, conflicts_with = "json")]
+    pub(super) csv: bool,
+}
+
+fn file_type(text: &str) -> Result<FileType, String> {
+    use FileType::{Block, Char, Dir, Fifo, File, Socket, Symlink};
+    let all = [File, Dir, Symlink, Char, Block, Fifo, Socket];
+    let found = all.into_iter().find(|t| mif_formats::mif::manifest::type_name(*t) == text);
+    found.ok_or_else(|| "expected file, dir, symlink, char, block, fifo or socket".into())
+}
+
+fn octal(text: &str) -> Result<u16, String> {
+    u16::from_str_radix(text, 8)
+        .ok()
+        .filter(|mode| *mode <= 0o7777)
+        .ok_or_else(|| "expected up to 7777".into())
+}
+
+fn size_range(text: &str) -> Result<RangeInclusive<u64>, String> {
+    let size = |text: &str| -> Result<u64, String> {
+        let digits = text.trim_end_matches(|c: char| c.is_ascii_alphabetic());
+        let shift = match text[digits.len()..].to_ascii_uppercase().as_str() {
+            "" | "B" => 0,
+            "K" | "KIB" => 10,
+            "M" | "MIB" => 20,
+            "G" | "GIB" => 30,
+            "T" | "TIB" => 40,
+            _ => return Err("expected a unit of K, M, G or T".into()),
+        };
+        let number: u64 = digits.parse().map_err(|_| "expected a size, such as 10M".to_owned())?;
+        number.checked_mul(1 << shift).ok_or_else(|| "is too large".into())
+    };
+    let Some((low, high)) = text.split_once("..") else { return size(text).map(|n| n..=n) };
+    let low = if low.is_empty() { 0 } else { size(low)? };
+    let high = if high.is_empty() { u64::MAX } else { size(high)? };
+    Ok(low..=high)
+}
+
+/// Seconds since 1970 of a day or of `@seconds`.
+fn moment(text: &str) -> Result<i64, String> {
+    let wrong = |_| "expected a day, such as 2026-01-31, or @SECONDS".to_owned();
+    if let Some(seconds) = text.strip_prefix('@') {
+        return seconds.parse().map_err(|_| "expected a number after @".into());
+    }
+    let day = chrono::NaiveDate::parse_from_str(text, "%Y-%m-%d").map_err(wrong)?;
+    Ok(day.and_time(chrono::NaiveTime::MIN).and_utc().timestamp())
 }
 
 /// Seconds from a number with a unit.
@@ -119,6 +234,19 @@ fn duration(text: &str) -> Result<u64, String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn sizes_modes_and_days_are_read() {
+        assert_eq!(size_range("100M.."), Ok(100 << 20..=u64::MAX));
+        assert_eq!(size_range("..4K"), Ok(0..=4096));
+        assert_eq!(size_range("12"), Ok(12..=12));
+        assert!(size_range("x..").is_err() && size_range("1Q").is_err() && size_range("99999999T").is_err());
+        assert_eq!(octal("4755"), Ok(0o4755));
+        assert!(octal("8").is_err() && octal("17777").is_err());
+        assert_eq!(moment("1970-01-02"), Ok(86400));
+        assert_eq!(moment("@-5"), Ok(-5));
+        assert!(moment("yesterday").is_err());
+    }
 
     #[test]
     fn a_duration_is_a_number_and_a_unit() {

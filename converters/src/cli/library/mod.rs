@@ -4,7 +4,7 @@ mod args;
 mod text;
 
 use mif::store::{ImageName, Store};
-use mif::{FsckOptions, GcOptions, Result};
+use mif::{Contents, FsckOptions, GcOptions, PathGlob, Query, Result};
 
 pub(super) use self::args::Library;
 use super::{Answer, Context, open_options};
@@ -43,6 +43,16 @@ impl Context {
                 self.report(&report, text::fsck)?;
                 return Ok(report.clean);
             }
+            Library::Search(search) => {
+                let csv = search.csv;
+                let query = query(*search)?;
+                let report = mif::search(&Store::open(path)?, &query, &self.bar("search"))?;
+                self.report(
+                    &report,
+                    |report| if csv { text::search_csv(report) } else { text::search(report) },
+                )?;
+                return Ok(!report.hits.is_empty());
+            }
             Library::Stats { similarity } => {
                 let report = mif::stats(&Store::open(path)?, similarity, &self.bar("stats"))?;
                 self.report(&report, text::stats)?;
@@ -50,4 +60,34 @@ impl Context {
         }
         Ok(true)
     }
+}
+
+fn query(search: args::Search) -> Result<Query> {
+    let glob = |text: Option<String>| text.map(|text| PathGlob::new(&text)).transpose();
+    let mut contents = Contents::default();
+    search.file.iter().try_for_each(|file| contents.add_file(file))?;
+    search.sha1.iter().try_for_each(|hex| contents.add_sha1(hex))?;
+    search.blake3.iter().try_for_each(|hex| contents.add_blake3(hex))?;
+    search.sha1_file.iter().try_for_each(|list| contents.add_sha1_list(list))?;
+    let by_content = [search.file.len(), search.sha1.len(), search.blake3.len(), search.sha1_file.len()];
+    let mtime = match (search.newer, search.older) {
+        (None, None) => None,
+        (from, before) => {
+            Some(from.unwrap_or(i64::MIN)..=before.map_or(i64::MAX, |before| before.saturating_sub(1)))
+        }
+    };
+    Ok(Query {
+        images: search.image.iter().map(|name| name.parse()).collect::<Result<_>>()?,
+        all_versions: search.all_versions,
+        path: glob(search.pattern)?,
+        contents: by_content.iter().any(|n| *n > 0).then_some(contents),
+        file_type: search.file_type,
+        uid: search.uid,
+        gid: search.gid,
+        mode: search.mode.unwrap_or(0),
+        mode_any: if search.setuid { 0o6000 } else { 0 },
+        size: search.size,
+        mtime,
+        xattr: glob(search.xattr)?,
+    })
 }

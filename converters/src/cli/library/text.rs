@@ -3,9 +3,9 @@
 use std::fmt::Write as _;
 
 use mif::store::Tag;
-use mif::{FsckReport, GcReport, LogReport, RmReport, StatsReport};
+use mif::{FsckReport, GcReport, LogReport, RmReport, SearchReport, StatsReport};
 
-use crate::cli::text::{printable, seconds_time, size};
+use crate::cli::text::{mode_text, printable, seconds_time, size, time};
 
 pub(super) fn log(report: &LogReport) -> String {
     let mut out = String::new();
@@ -117,6 +117,57 @@ pub(super) fn fsck(report: &FsckReport) -> String {
         report.objects
     );
     out
+}
+
+pub(super) fn search(report: &SearchReport) -> String {
+    let mut out = String::new();
+    let number = |n: Option<u32>| n.map_or("-".into(), |n| n.to_string());
+    for hit in &report.hits {
+        let _ = writeln!(
+            out,
+            "{:<24} {} {:>5} {:>5} {:>12} {} {}:{}",
+            printable(&hit.image),
+            mode_text(&hit.file_type, hit.mode),
+            number(hit.uid),
+            number(hit.gid),
+            hit.size,
+            time(hit.mtime),
+            printable(&hit.volume),
+            printable(&hit.path)
+        );
+    }
+    let _ = writeln!(out, "{} found in {} images", report.hits.len(), report.searched);
+    out
+}
+
+pub(super) fn search_csv(report: &SearchReport) -> String {
+    let mut out = String::from("image,volume,path,type,mode,uid,gid,size,mtime,sha1\n");
+    let number = |n: Option<u32>| n.map_or(String::new(), |n| n.to_string());
+    for hit in &report.hits {
+        let fields = [
+            hit.image.clone(),
+            hit.volume.clone(),
+            hit.path.clone(),
+            hit.file_type.clone(),
+            hit.mode.map_or(String::new(), |mode| format!("{mode:04o}")),
+            number(hit.uid),
+            number(hit.gid),
+            hit.size.to_string(),
+            hit.mtime.map_or(String::new(), |t| t.secs.to_string()),
+            hit.sha1.clone().unwrap_or_default(),
+        ];
+        let _ = writeln!(out, "{}", fields.map(|field| csv_field(&field)).join(","));
+    }
+    out
+}
+
+/// A field of comma-separated values (RFC 4180).
+fn csv_field(text: &str) -> String {
+    if text.contains([',', '"', '\n', '\r']) {
+        format!("\"{}\"", text.replace('"', "\"\""))
+    } else {
+        text.to_owned()
+    }
 }
 
 pub(super) fn stats(report: &StatsReport) -> String {

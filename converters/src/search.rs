@@ -1,0 +1,338 @@
+//! `search`: files of all images by path, content, owner, mode, size, time and extended attributes. Of each
+//! manifest, only the columns that the question needs are read, and of those only what the question leaves.
+
+mod content;
+mod file;
+mod glob;
+
+use std::ops::RangeInclusive;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+
+use mif_formats::fs::{FileType, Timestamp};
+use mif_formats::mif::manifest::columns::{Column, Columns, Group};
+use mif_formats::mif::manifest::type_name;
+use serde::Serialize;
+
+pub use self::content::Contents;
+use self::file::StoredFile;
+pub use self::glob::PathGlob;
+use crate::error::damaged;
+use crate::progress::{self, Progress};
+use crate::store::{Image, ImageName, Selector, Store};
+use crate::{Error, Result};
+
+/// What is searched for. What is not given does not matter; all that is given must fit.
+#[derive(Debug, Clone, Default)]
+pub struct Query {
+    /// The images to search; all if none are named.
+    pub images: Vec<ImageName>,
+    /// All versions of the images, and not just the newest.
+    pub all_versions: bool,
+    /// The path.
+    pub path: Option<PathGlob>,
+    /// The content: any of these.
+    pub contents: Option<Contents>,
+    /// The type.
+    pub file_type: Option<FileType>,
+    /// The owner.
+    pub uid: Option<u32>,
+    /// The group.
+    pub gid: Option<u32>,
+    /// Bits of the mode, all of which must be set.
+    pub mode: u16,
+    /// Bits of the mode, of which any must be set.
+    pub mode_any: u16,
+    /// Size in bytes.
+    pub size: Option<RangeInclusive<u64>>,
+    /// Time of last change, in seconds since 1970.
+    pub mtime: Option<RangeInclusive<i64>>,
+    /// Name of an extended attribute.
+    pub xattr: Option<PathGlob>,
+}
+
+/// What was found.
+#[derive(Debug, Clone, Serialize)]
+pub struct SearchReport {
+    /// How many versions were searched.
+    pub searched: u64,
+    /// The files, by image, volume and path.
+    pub hits: Vec<Hit>,
+}
+
+/// A file that fits.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[allow(missing_docs)]
+pub struct Hit {
+    /// The image, as `name@version`.
+    pub image: String,
+    pub volume: String,
+    pub path: String,
+    #[serde(rename = "type")]
+    pub file_type: String,
+    pub mode: Option<u16>,
+    pub uid: Option<u32>,
+    pub gid: Option<u32>,
+    pub size: u64,
+    pub mtime: Option<Timestamp>,
+    /// In hex.
+    pub sha1: Option<String>,
+}
+
+/// Searches a store, on all processors.
+pub fn search(store: &Store, query: &Query, progress: &dyn Progress) -> Result<SearchReport> {
+    let images = images(store, query)?;
+    progress.stage("searching", 0);
+    let next = AtomicUsize::new(0);
+    let stop = AtomicBool::new(false);
+    let found: Mutex<Vec<(usize, Vec<Hit>)>> = Mutex::default();
+    let failed: Mutex<Option<Error>> = Mutex::default();
+    let work = || {
+        while !stop.load(Ordering::Relaxed) {
+            let i = next.fetch_add(1, Ordering::Relaxed);
+            let Some((name, version)) = images.get(i) else { return };
+            match progress::check(progress).and_then(|()| search_image(store, name, *version, query)) {
+                Ok(hits) if hits.is_empty() => {}
+                Ok(hits) => found.lock().expect("not poisoned").push((i, hits)),
+                Err(e) => {
+                    stop.store(true, Ordering::Relaxed);
+                    failed.lock().expect("not poisoned").get_or_insert(e);
+                }
+            }
+        }
+    };
+    std::thread::scope(|scope| {
+        for _ in 0..std::thread::available_parallelism().map_or(1, usize::from).min(images.len()) {
+            scope.spawn(work);
+        }
+    });
+    if let Some(error) = failed.into_inner().expect("not poisoned") {
+        return Err(error);
+    }
+    let mut found = found.into_inner().expect("not poisoned");
+    found.sort_unstable_by_key(|(i, _)| *i);
+    let hits = found.into_iter().flat_map(|(_, hits)| hits).collect();
+    Ok(SearchReport { searched: images.len() as u64, hits })
+}
+
+/// The versions to search.
+fn images(store: &Store, query: &Query) -> Result<Vec<(String, u32)>> {
+    let mut images = Vec::new();
+    let names: Vec<ImageName> = if query.images.is_empty() {
+        store.names()?.into_iter().map(|name| ImageName { name, version: Selector::Newest }).collect()
+    } else {
+        query.images.clone()
+    };
+    for name in names {
+        let versions = store.versions(&name.name)?;
+        match (&name.version, versions.last()) {
+            (Selector::Newest, Some(_)) if query.all_versions => {
+                images.extend(versions.into_iter().map(|version| (name.name.clone(), version)));
+            }
+            (Selector::Newest, Some(newest)) => images.push((name.name, *newest)),
+            // A name with no versions was removed just now, unless the user asked for it.
+            (Selector::Newest, None) if query.images.is_empty() => {}
+            _ => images.push((name.name.clone(), store.image(&name)?.image.version)),
+        }
+    }
+    images.sort();
+    images.dedup();
+    Ok(images)
+}
+
+fn search_image(store: &Store, name: &str, version: u32, query: &Query) -> Result<Vec<Hit>> {
+    let folder = Image::folder(name, version);
+    let id = format!("{name}@{version}");
+    let wrong = |e: mif_formats::Error| damaged(&id, &e);
+    let candidates = match &query.contents {
+        Some(contents) => content::candidates(&**store.storage(), &folder, contents)?,
+        None => None,
+    };
+    if candidates.as_ref().is_some_and(Vec::is_empty) {
+        return Ok(Vec::new());
+    }
+    let key = format!("{folder}/manifest.parquet");
+    let file = StoredFile::new(store.storage().clone(), &key)
+        .map_err(|e| Error::store(format!("{}/{key}: {e}", store.storage().place())))?;
+    let columns = Columns::new(file).map_err(wrong)?;
+    let mut hits = Vec::new();
+    for group in columns.groups() {
+        let rows = match &candidates {
+            Some(all) => {
+                let end = group.start + group.rows;
+                let here = all.iter().filter(|row| (group.start..end).contains(*row));
+                Rows { group: &group, picked: Some(here.map(|row| row - group.start).collect()) }
+            }
+            None => Rows { group: &group, picked: None },
+        };
+        let picked = rows.filter(query).map_err(wrong)?;
+        hits.extend(describe(&id, &group, &picked).map_err(wrong)?);
+    }
+    Ok(hits)
+}
+
+/// The rows of a group that still fit: all, or these.
+struct Rows<'a> {
+    group: &'a Group<'a>,
+    picked: Option<Vec<usize>>,
+}
+
+impl Rows<'_> {
+    /// The rows that fit the query, column by column: what leaves few rows first.
+    fn filter(mut self, query: &Query) -> mif_formats::Result<Vec<usize>> {
+        if let Some(contents) = &query.contents {
+            self.contents(contents)?;
+        }
+        if let Some(glob) = &query.path {
+            let outside = self.group.bounds(Column::Path).is_some_and(|(low, high)| !glob.may_lie(low, high));
+            if outside {
+                return Ok(Vec::new());
+            }
+            self.texts(Column::Path, |path| glob.matches(path))?;
+        }
+        if query.mode != 0 {
+            self.numbers(Column::Mode, |mode| mode & i64::from(query.mode) == i64::from(query.mode))?;
+        }
+        if query.mode_any != 0 {
+            self.numbers(Column::Mode, |mode| mode & i64::from(query.mode_any) != 0)?;
+        }
+        if let Some(uid) = query.uid {
+            self.numbers(Column::Uid, |n| n == i64::from(uid))?;
+        }
+        if let Some(gid) = query.gid {
+            self.numbers(Column::Gid, |n| n == i64::from(gid))?;
+        }
+        if let Some(size) = &query.size {
+            self.numbers(Column::Size, |n| size.contains(&(n as u64)))?;
+        }
+        if let Some(mtime) = &query.mtime {
+            self.numbers(Column::Mtime, |n| mtime.contains(&n))?;
+        }
+        if let Some(file_type) = query.file_type {
+            self.texts(Column::Type, |name| name == type_name(file_type))?;
+        }
+        if let Some(glob) = &query.xattr {
+            self.xattrs(glob)?;
+        }
+        Ok(self.picked.unwrap_or_else(|| (0..self.group.rows).collect()))
+    }
+
+    fn done(&self) -> bool {
+        self.picked.as_ref().is_some_and(Vec::is_empty)
+    }
+
+    /// Whether so few rows are left that each is read by itself.
+    fn few(&self) -> Option<&[usize]> {
+        self.picked.as_deref().filter(|picked| picked.len() < self.group.rows / 16)
+    }
+
+    /// Keeps the rows for which `keep` holds, which is asked by row.
+    fn retain(&mut self, mut keep: impl FnMut(usize) -> bool) {
+        self.picked = Some(match self.picked.take() {
+            Some(picked) => picked.into_iter().filter(|row| keep(*row)).collect(),
+            None => (0..self.group.rows).filter(|row| keep(*row)).collect(),
+        });
+    }
+
+    fn numbers(&mut self, column: Column, fits: impl Fn(i64) -> bool) -> mif_formats::Result<()> {
+        if self.done() {
+            return Ok(());
+        }
+        match self.few() {
+            Some(rows) => {
+                let mut values = self.group.numbers_at(column, rows)?.into_iter();
+                self.retain(|_| values.next().flatten().is_some_and(&fits));
+            }
+            None => {
+                let values = self.group.numbers(column)?;
+                self.retain(|row| values[row].is_some_and(&fits));
+            }
+        }
+        Ok(())
+    }
+
+    fn texts(&mut self, column: Column, fits: impl Fn(&str) -> bool) -> mif_formats::Result<()> {
+        let fits = |text: &[u8]| std::str::from_utf8(text).is_ok_and(&fits);
+        if self.done() {
+            return Ok(());
+        }
+        match self.few() {
+            Some(rows) => {
+                let mut values = self.group.texts_at(column, rows)?.into_iter();
+                self.retain(|_| values.next().is_some_and(|text| fits(text.data())));
+            }
+            None => {
+                let values = self.group.texts(column)?;
+                self.retain(|row| fits(values[row].data()));
+            }
+        }
+        Ok(())
+    }
+
+    fn contents(&mut self, contents: &Contents) -> mif_formats::Result<()> {
+        if self.done() {
+            return Ok(());
+        }
+        let rows: Vec<usize> = match self.few() {
+            Some(rows) => rows.to_vec(),
+            None => Vec::new(),
+        };
+        if rows.is_empty() {
+            let blake3 = self.group.digests::<32>(Column::Blake3)?;
+            let sha1 = self.group.digests::<20>(Column::Sha1)?;
+            self.retain(|row| contents.contain(blake3[row], sha1[row]));
+        } else {
+            let blake3 = self.group.digests_at::<32>(Column::Blake3, &rows)?;
+            let sha1 = self.group.digests_at::<20>(Column::Sha1, &rows)?;
+            let mut both = blake3.into_iter().zip(sha1);
+            self.retain(|_| both.next().is_some_and(|(blake3, sha1)| contents.contain(blake3, sha1)));
+        }
+        Ok(())
+    }
+
+    fn xattrs(&mut self, glob: &PathGlob) -> mif_formats::Result<()> {
+        if self.done() || self.group.all_null(Column::XattrNames) {
+            self.picked = Some(Vec::new());
+            return Ok(());
+        }
+        let xattrs = self.group.xattrs()?;
+        let fits = |name: &[u8]| std::str::from_utf8(name).is_ok_and(|name| glob.matches(name));
+        self.retain(|row| xattrs[row].iter().any(|xattr| fits(&xattr.name)));
+        Ok(())
+    }
+}
+
+/// What a report says of these rows.
+fn describe(image: &str, group: &Group<'_>, rows: &[usize]) -> mif_formats::Result<Vec<Hit>> {
+    if rows.is_empty() {
+        return Ok(Vec::new());
+    }
+    let text = |column| -> mif_formats::Result<Vec<String>> {
+        let texts = group.texts_at(column, rows)?;
+        Ok(texts.iter().map(|text| String::from_utf8_lossy(text.data()).into_owned()).collect())
+    };
+    let number = |column| group.numbers_at(column, rows);
+    let (volume, path, file_type) = (text(Column::Volume)?, text(Column::Path)?, text(Column::Type)?);
+    let (mode, uid, gid) = (number(Column::Mode)?, number(Column::Uid)?, number(Column::Gid)?);
+    let (size, mtime, nanos) = (number(Column::Size)?, number(Column::Mtime)?, number(Column::MtimeNs)?);
+    let sha1 = group.digests_at::<20>(Column::Sha1, rows)?;
+    let hex = |bytes: [u8; 20]| bytes.iter().map(|b| format!("{b:02x}")).collect::<String>();
+    let mut names = volume.into_iter().zip(path).zip(file_type);
+    Ok((0..rows.len())
+        .map(|i| {
+            let ((volume, path), file_type) = names.next().expect("a name for each row");
+            Hit {
+                image: image.to_owned(),
+                volume,
+                path,
+                file_type,
+                mode: mode[i].map(|n| n as u16),
+                uid: uid[i].map(|n| n as u32),
+                gid: gid[i].map(|n| n as u32),
+                size: size[i].unwrap_or(0) as u64,
+                mtime: mtime[i].map(|secs| Timestamp { secs, nanos: nanos[i].unwrap_or(0) as u32 }),
+                sha1: sha1[i].map(hex),
+            }
+        })
+        .collect())
+}

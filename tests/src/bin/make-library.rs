@@ -1,0 +1,113 @@
+//! Makes a store with many manifests and no content: what searches over a large library are measured on.
+//!
+//! `make-library STORE [IMAGES [FILES]]`, by default 1,000 images of 15,000 files. Nine of ten files of an image
+//! are those of all others; the same arguments make the same manifests.
+
+use std::path::Path;
+
+use mif::store::{Counts, Image, Provenance, Store};
+use mif_formats::fs::{FileType, Timestamp};
+use mif_formats::mif::layout::Builder;
+use mif_formats::mif::manifest::{self, Row};
+use mif_formats::mif::{ObjectId, digests};
+use mif_formats::partition::{Table, TableKind};
+
+fn main() {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let store = arguments.first().expect("usage: make-library STORE [IMAGES [FILES]]");
+    let number = |i: usize, other| arguments.get(i).map_or(other, |n| n.parse().expect("a number"));
+    let (images, files) = (number(1, 1000), number(2, 15_000));
+    let store = Store::open_or_create(Path::new(store)).expect("the store can be made");
+    let mut builder = Builder::new();
+    builder.zero(1 << 30);
+    let (layout, digest) = builder.finish().encode();
+    for image in 0..images {
+        let rows = rows(image, files);
+        let mut manifest = Vec::new();
+        manifest::write(&mut manifest, &rows).expect("into memory");
+        let record = Image {
+            name: format!("image{image:04}"),
+            version: 0,
+            disk_size: 1 << 30,
+            layout_digest: ObjectId(digest).to_string(),
+            manifest_digest: ObjectId::of(&manifest).to_string(),
+            table: Table {
+                kind: TableKind::None,
+                sector_size: 512,
+                id: None,
+                partitions: Vec::new(),
+                warnings: Vec::new(),
+            },
+            volumes: Vec::new(),
+            counts: Counts { paths: rows.len() as u64, ..Counts::default() },
+            provenance: Provenance {
+                operation: "import".into(),
+                tool: "make-library".into(),
+                time: 0,
+                source: None,
+                source_format: None,
+                parent: None,
+                command: Vec::new(),
+                files: Vec::new(),
+            },
+            warnings: Vec::new(),
+        };
+        let more: [(&str, &[u8]); 1] = [("digests", &digests::encode(&rows))];
+        store.publish(record, &manifest, &layout, &more).expect("the image can be published");
+    }
+}
+
+/// The rows of an image: folders of forty files, with names as long as those of a Debian tree.
+fn rows(image: usize, files: usize) -> Vec<Row> {
+    let mut rows: Vec<Row> = (0..files).map(|i| row(image, i)).collect();
+    rows.sort_by_key(Row::path_text);
+    rows
+}
+
+fn row(image: usize, i: usize) -> Row {
+    const PLACES: [&str; 6] = [
+        "/usr/lib/x86_64-linux-gnu",
+        "/usr/share/doc",
+        "/usr/share/zoneinfo",
+        "/usr/lib/python3/dist-packages",
+        "/var/lib/dpkg/info",
+        "/etc",
+    ];
+    let folder = i / 40;
+    let place = PLACES[folder % PLACES.len()];
+    let path = match i {
+        0 => "/etc/passwd".to_owned(),
+        1 => "/usr/bin/sudo".to_owned(),
+        _ => format!("{place}/package-{folder:04}/module_{:05}.so", i * 7919 % 100_000),
+    };
+    // One of ten is the image's own.
+    let own = if i % 10 == 9 { image as u64 + 1 } else { 0 };
+    let content = [&(i as u64).to_le_bytes()[..], &own.to_le_bytes()].concat();
+    let id = ObjectId::of(&content);
+    let time = Timestamp { secs: 1_600_000_000 + (i as i64 * 131 + own as i64) % 100_000_000, nanos: 0 };
+    Row {
+        volume: "p1".into(),
+        path: path.into_bytes(),
+        file_type: FileType::File,
+        mode: Some(if i == 1 { 0o4755 } else { 0o644 }),
+        uid: Some(if i % 100 == 7 { 33 } else { 0 }),
+        gid: Some(0),
+        nlink: Some(1),
+        inode: Some(12 + i as u64),
+        size: u64::from(id.0[0]) << (id.0[1] % 12),
+        mtime: Some(time),
+        atime: Some(time),
+        ctime: Some(time),
+        crtime: Some(time),
+        link_target: None,
+        rdev: None,
+        xattrs: Vec::new(),
+        flags: 0x8_0000,
+        generation: Some(u32::from_le_bytes(id.0[..4].try_into().expect("four bytes"))),
+        project: None,
+        sha1: Some(id.0[..20].try_into().expect("twenty bytes")),
+        blake3: Some(id),
+        content: None,
+        short_name: None,
+    }
+}
