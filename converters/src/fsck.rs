@@ -10,8 +10,9 @@ use std::sync::Arc;
 
 use mif_formats::container::OpenOptions;
 use mif_formats::mif::ObjectId;
+use mif_formats::mif::digests;
 use mif_formats::mif::layout::{Layout, Origin};
-use mif_formats::mif::manifest::escape;
+use mif_formats::mif::manifest::{Row, escape};
 use serde::Serialize;
 
 use self::packs::{PackState, check_packs};
@@ -61,7 +62,7 @@ pub struct FsckReport {
 pub struct LostImage {
     /// The image, as `name@version`.
     pub image: String,
-    /// Parts of its record that are lost: `manifest`, `layout`, `record`.
+    /// Parts of its record that are lost: `manifest`, `layout`, `record`, `digests`.
     pub parts: Vec<String>,
     /// Files whose content is lost, as `volume:path`; at most a thousand are named.
     pub files: Vec<String>,
@@ -87,6 +88,11 @@ pub fn fsck(path: &Path, options: &FsckOptions, progress: &dyn Progress) -> Resu
         state = check_packs(&store, progress)?;
     }
     let mut report = check_images(&store, &images, &state, progress)?;
+    let derived = repair::digests(&store, &report)?;
+    if !derived.is_empty() {
+        done.extend(derived);
+        report = check_images(&store, &images, &state, progress)?;
+    }
     // Twice: of a large file that was lost, which chunks it has is known once its list is there again.
     for _ in 0..2 {
         if options.from.is_empty() || report.clean {
@@ -166,6 +172,16 @@ fn check_tags(store: &Store, name: &str, report: &mut FsckReport) -> Result<()> 
     Ok(())
 }
 
+/// The file of digests, if the image has one, must be what its manifest gives: a search relies on it.
+fn check_digests(stored: &StoredImage, rows: &[Row]) -> Result<()> {
+    match stored.digests()? {
+        Some(there) if there != digests::encode(rows) => {
+            Err(Error::store(format!("{}: the file of digests does not fit the manifest", stored.image.id())))
+        }
+        _ => Ok(()),
+    }
+}
+
 /// Checks images against the objects that are whole.
 struct Checker<'a> {
     state: &'a PackState,
@@ -192,7 +208,12 @@ impl Checker<'_> {
                 }
                 match stored.manifest() {
                     Err(e) => problem("manifest", &e, &mut lost),
-                    Ok(_) => self.files(&stored, &mut lost)?,
+                    Ok(rows) => {
+                        if let Err(e) = check_digests(&stored, &rows) {
+                            problem("digests", &e, &mut lost);
+                        }
+                        self.files(&rows, &mut lost)?;
+                    }
                 }
             }
         }
@@ -225,8 +246,8 @@ impl Checker<'_> {
         Ok(())
     }
 
-    fn files(&mut self, stored: &StoredImage, lost: &mut LostImage) -> Result<()> {
-        for row in stored.manifest()? {
+    fn files(&mut self, rows: &[Row], lost: &mut LostImage) -> Result<()> {
+        for row in rows {
             let Some(id) = row.object() else { continue };
             if !self.whole(&id)? {
                 lost.file_count += 1;

@@ -157,3 +157,19 @@ fn records(store: &Store, report: &FsckReport, read: &crate::import::Reread) -> 
     }
     Ok(done)
 }
+
+/// Makes files of digests again from the manifests that they belong to.
+pub(super) fn digests(store: &Store, report: &FsckReport) -> Result<Vec<String>> {
+    let mut done = Vec::new();
+    for image in report.lost.iter().filter(|image| image.parts.iter().any(|part| part == "digests")) {
+        let Some((name, version)) = image.image.rsplit_once('@') else { continue };
+        let stored = store.version(name, version.parse().unwrap_or(0))?;
+        let (storage, key) = (store.storage(), stored.key("digests"));
+        let failed = |e: std::io::Error| Error::store(format!("{}/{key}: {e}", storage.place()));
+        let bytes = mif_formats::mif::digests::encode(&stored.manifest()?);
+        storage.delete(&key).map_err(failed)?;
+        storage.put_if_absent(&key, &bytes).map_err(failed)?;
+        done.push(format!("{}: file of digests made again from the manifest", image.image));
+    }
+    Ok(done)
+}

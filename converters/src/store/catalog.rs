@@ -257,6 +257,16 @@ impl StoredImage {
         self.storage.read_all(&key).map_err(|e| Error::store(format!("{}/{key}: {e}", self.storage.place())))
     }
 
+    /// The file of digests beside the manifest, if there is one.
+    pub fn digests(&self) -> Result<Option<Vec<u8>>> {
+        let key = self.key("digests");
+        match self.storage.read_all(&key) {
+            Ok(bytes) => Ok(Some(bytes)),
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(None),
+            Err(e) => Err(Error::store(format!("{}/{key}: {e}", self.storage.place()))),
+        }
+    }
+
     /// The manifest's rows, checked against the digest in the record.
     pub fn manifest(&self) -> Result<Vec<Row>> {
         manifest::read(self.manifest_file()?).map_err(|e| damaged(&self.image.id(), &e))

@@ -71,7 +71,7 @@ impl ObjectWriter {
     }
 
     /// Whether the caller has to store the object: it is neither in the store nor claimed by anybody before
-    /// (and wanted, for a writer of [`only`](Self::only) some).
+    /// (and wanted, for a writer of `only` some).
     #[must_use]
     pub fn claim(&self, id: ObjectId) -> bool {
         self.index.get(&id).is_none()
