@@ -1,4 +1,4 @@
-//! `export`: a stored image becomes a disk image file again.
+//! `export` and `convert`: a stored image, or one in another container, becomes a disk image file.
 
 use std::path::Path;
 use std::time::Instant;
@@ -50,7 +50,7 @@ pub fn export(
     let format = container::format_for_output(options.format.as_deref(), path)?;
     let disk = image.disk()?;
     let mut output = Output::new(path, options.force)?;
-    progress.stage("exporting", disk.len());
+    progress.stage("writing", disk.len());
     let watched = AsObserver(progress);
     let written = format.create(&disk, &mut output, &options.options, &watched);
     if progress.interrupted() {

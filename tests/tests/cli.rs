@@ -274,3 +274,36 @@ fn an_interrupted_export_leaves_nothing_behind() {
     }
     run(mif(&store).args(["verify", "noise"]).arg(&disk));
 }
+
+#[test]
+fn convert_goes_straight_through_every_container() {
+    let work = work_folder();
+    let at = |name: &str| work.path().join(name);
+    let no_store = at("no-store");
+    let mut last = demo();
+    for (name, option) in [
+        ("a.vmdk", "subformat=streamOptimized"),
+        ("b.vdi", ""),
+        ("c.vhdx", ""),
+        ("d.qcow2", "compress=on"),
+        ("e.vmdk", "subformat=monolithicFlat"),
+        ("f.raw", ""),
+    ] {
+        let mut convert = mif(&no_store);
+        convert.arg("convert").arg(&last).arg(at(name));
+        if !option.is_empty() {
+            convert.args(["-o", option]);
+        }
+        run(&mut convert);
+        run(mif(&no_store).arg("verify").arg(demo()).arg(at(name)));
+        if have(&["qemu-img"]) {
+            run(tool("qemu-img").arg("compare").arg(demo()).arg(at(name)));
+        }
+        last = at(name);
+    }
+    assert!(!no_store.exists(), "converting needs no store and makes none");
+    // Onto itself: refused without --force, and then the disk is still whole.
+    run_failing(mif(&no_store).arg("convert").arg(&last).arg(&last), 3);
+    run(mif(&no_store).args(["convert", "--force"]).arg(&last).arg(&last));
+    run(mif(&no_store).arg("verify").arg(demo()).arg(&last));
+}

@@ -113,6 +113,31 @@ Examples:
         #[arg(long)]
         force: bool,
     },
+    /// A disk image into another container, straight through
+    #[command(after_help = "\
+Examples:
+  mif convert disk.vmdk disk.qcow2
+  mif convert disk.raw disk.qcow2 -o compress=on,compression_type=zstd
+  mif convert web@2 web.vmdk -o subformat=streamOptimized
+
+An IMAGE is a disk image file, or NAME[@VERSION] in the store. Holes are never read, and runs of zeros become holes.")]
+    Convert {
+        /// The image
+        image: String,
+        /// The file to write; it appears whole or not at all
+        output: PathBuf,
+        /// The container format to write; by the file's suffix if not given
+        #[arg(long, short = 'O', value_name = "FORMAT")]
+        output_format: Option<String>,
+        /// An option of the format written; an unknown one lists those that there are
+        #[arg(long = "option", short = 'o', value_name = "KEY=VALUE")]
+        options: Vec<String>,
+        /// Replace a file that is there
+        #[arg(long)]
+        force: bool,
+        #[command(flatten)]
+        open: Open,
+    },
     /// Compare two images: bit by bit, and if bits differ, file by file
     #[command(after_help = "\
 Examples:

@@ -8,7 +8,7 @@ mod text;
 use std::ffi::OsString;
 use std::io::{self, Write};
 use std::os::unix::ffi::OsStrExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -85,12 +85,11 @@ impl Context {
             Command::Export { image, output, format, options, force } => {
                 let options = ExportOptions { format, options: key_values(&options)?, force };
                 let image = OpenImage::stored(&Store::open(&self.global.store)?, &image.parse()?)?;
-                let report = {
-                    let bar = self.bar(&image.label);
-                    mif::export(&image, &output, &options, &bar)?
-                };
-                self.report(&report, text::export)?;
-                Ok(true)
+                self.export(&image, &output, &options)
+            }
+            Command::Convert { image, output, output_format, options, force, open } => {
+                let options = ExportOptions { format: output_format, options: key_values(&options)?, force };
+                self.export(&self.open(&image, &open_options(open))?, &output, &options)
             }
             Command::Verify { a, b, files, open } => {
                 let options = open_options(open);
@@ -158,6 +157,15 @@ impl Context {
             print(&format!("{} of {} imported\n", files.len() - failed, files.len()))?;
         }
         Ok(failed == 0)
+    }
+
+    fn export(&self, image: &OpenImage, output: &Path, options: &ExportOptions) -> Answer {
+        let report = {
+            let bar = self.bar(&image.label);
+            mif::export(image, output, options, &bar)?
+        };
+        self.report(&report, text::export)?;
+        Ok(true)
     }
 
     fn open(&self, image: &str, options: &OpenOptions) -> Result<OpenImage> {
