@@ -1,5 +1,6 @@
 //! Reading objects: found by the index, decompressed, verified, and cached while they are in use.
 
+use std::cell::RefCell;
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -186,12 +187,27 @@ pub(crate) fn decode_object(entry: &IndexEntry, stored: &[u8]) -> Result<Decoded
         return Err("is larger than any object may be".into());
     }
     let bytes = match entry.encoding {
-        Encoding::Zstd => zstd::bulk::decompress(stored, entry.len as usize)
-            .map_err(|e| format!("does not decompress: {e}"))?,
+        Encoding::Zstd => {
+            decompress(stored, entry.len as usize).map_err(|e| format!("does not decompress: {e}"))?
+        }
         _ => stored.to_vec(),
     };
     if bytes.len() as u64 != entry.len || ObjectId::of(&bytes) != entry.id {
         return Err("its bytes do not fit its id".into());
     }
     Ok(Decoded::Bytes(bytes))
+}
+
+/// Decompresses one frame. Each thread keeps its context: making one costs more than a small object.
+fn decompress(frame: &[u8], len: usize) -> std::io::Result<Vec<u8>> {
+    thread_local! {
+        static DECOMPRESSOR: RefCell<Option<zstd::bulk::Decompressor<'static>>> = const { RefCell::new(None) };
+    }
+    DECOMPRESSOR.with_borrow_mut(|decompressor| {
+        let decompressor = match decompressor {
+            Some(decompressor) => decompressor,
+            empty => empty.insert(zstd::bulk::Decompressor::new()?),
+        };
+        decompressor.decompress(frame, len)
+    })
 }
