@@ -5,12 +5,11 @@ use std::sync::Arc;
 
 use mif_formats::container::{self, OpenOptions};
 use mif_formats::fs::Piece;
-use mif_formats::fs::walk::walk;
 use mif_formats::mif::ObjectId;
 use mif_formats::source::check_range;
 use mif_formats::{Extent, Source, at};
 
-use crate::rows::row;
+use crate::rows::{order, row};
 use crate::scan::Scan;
 use crate::store::{ImageName, Objects, Store, StoredImage};
 use crate::tree::Tree;
@@ -107,18 +106,7 @@ fn tree_of_disk(disk: Arc<dyn Source>) -> Result<Tree> {
     let mut complaints = scan.warnings.clone();
     let mut found = Vec::new();
     for (number, volume) in scan.volumes.iter().enumerate() {
-        let Some(fs) = volume.filesystem() else { continue };
-        let listing = match walk(fs) {
-            Err(e) if e.kind() != mif_formats::ErrorKind::Io => {
-                complaints.push(format!("{}: {e}", volume.name));
-                continue;
-            }
-            other => other?,
-        };
-        for complaint in &listing.complaints {
-            let path = mif_formats::mif::manifest::escape(&complaint.path);
-            complaints.push(format!("{}:{path}: {}", volume.name, complaint.error));
-        }
+        let Some(listing) = volume.list(&mut complaints)? else { continue };
         for entry in &listing.entries {
             let node = &listing.nodes[&entry.node];
             let is_file = node.file_type == mif_formats::fs::FileType::File;
@@ -127,7 +115,7 @@ fn tree_of_disk(disk: Arc<dyn Source>) -> Result<Tree> {
             found.push((row(&volume.name, entry, node), contents));
         }
     }
-    found.sort_by_cached_key(|(row, _)| (row.volume.clone(), row.path_text()));
+    found.sort_by_cached_key(|(row, _)| order(row));
     let (rows, contents) = found.into_iter().unzip();
     Ok(Tree::new(rows, contents, complaints))
 }

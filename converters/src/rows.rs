@@ -4,6 +4,11 @@ use mif_formats::fs::Node;
 use mif_formats::fs::walk::Entry;
 use mif_formats::mif::manifest::Row;
 
+/// What the rows of a manifest are sorted by: the columns `volume` and `path`.
+pub(crate) fn order(row: &Row) -> (String, String) {
+    (row.volume.clone(), row.path_text())
+}
+
 /// The row of a path, without digests.
 pub(crate) fn row(volume: &str, entry: &Entry, node: &Node) -> Row {
     Row {

@@ -2,9 +2,11 @@
 
 use std::sync::Arc;
 
+use mif_formats::fs::walk::{Listing, walk};
 use mif_formats::fs::{self, Filesystem, Volume};
+use mif_formats::mif::manifest::escape;
 use mif_formats::partition::{self, Partition, Table, lvm};
-use mif_formats::{Slice, Source};
+use mif_formats::{ErrorKind, Slice, Source};
 
 use crate::store::{FilesystemRecord, VolumeRecord};
 use crate::{Result, volume_name};
@@ -61,6 +63,23 @@ impl ScannedVolume {
             let to = (e.volume + e.len).min(end);
             (e.disk + (from - e.volume), to - from)
         })
+    }
+
+    /// All that is on it; none where there is no filesystem that can be listed. What cannot be read is added to
+    /// `complaints`, each a sentence.
+    pub(crate) fn list(&self, complaints: &mut Vec<String>) -> Result<Option<Listing>> {
+        let Some(fs) = self.filesystem() else { return Ok(None) };
+        let listing = match walk(fs) {
+            Err(e) if e.kind() != ErrorKind::Io => {
+                complaints.push(format!("{}: {e}", self.name));
+                return Ok(None);
+            }
+            other => other?,
+        };
+        for complaint in &listing.complaints {
+            complaints.push(format!("{}:{}: {}", self.name, escape(&complaint.path), complaint.error));
+        }
+        Ok(Some(listing))
     }
 
     /// What `image.json` says of it.

@@ -3,10 +3,10 @@
 use std::collections::{BTreeMap, HashMap};
 use std::ops::Range;
 
-use mif_formats::ErrorKind;
-use mif_formats::fs::walk::{Listing, walk};
+use mif_formats::fs::walk::Listing;
 use mif_formats::fs::{FileType, NodeId, Piece};
 use mif_formats::mif::manifest::escape;
+use mif_formats::{Error, ErrorKind};
 
 use crate::Result;
 use crate::scan::{Scan, ScannedVolume};
@@ -14,9 +14,6 @@ use crate::scan::{Scan, ScannedVolume};
 /// How many bytes of holes are hashed for one image. A file that would go over it is stored all the same, but
 /// has no digests: zeros from nowhere are not worth minutes.
 pub(super) const MAX_HASHED_HOLES: u64 = 8 << 30;
-
-/// How many bytes may be read twice or more because several inodes claim them, as a share of the disk.
-const MAX_SHARED: u64 = 1;
 
 /// All files of a disk.
 pub(super) struct Plan {
@@ -120,28 +117,16 @@ impl Plan {
         number: usize,
         found: &mut Vec<((usize, NodeId), PlannedFile)>,
     ) -> Result<Option<Listing>> {
-        let Some(fs) = volume.filesystem() else { return Ok(None) };
-        let listing = match walk(fs) {
-            Err(e) if e.kind() != ErrorKind::Io => {
-                self.complaints.push(format!("{}: {e}", volume.name));
-                return Ok(None);
-            }
-            other => other?,
+        let (Some(fs), Some(listing)) = (volume.filesystem(), volume.list(&mut self.complaints)?) else {
+            return Ok(None);
         };
-        for complaint in &listing.complaints {
-            let path = escape(&complaint.path);
-            self.complaints.push(format!("{}:{path}: {}", volume.name, complaint.error));
-        }
+        let mut unreadable: HashMap<NodeId, Error> = HashMap::new();
         for (id, node) in &listing.nodes {
             if node.file_type != FileType::File {
                 continue;
             }
             match fs.content(*id) {
-                Err(e) if e.kind() != ErrorKind::Io => {
-                    let path = listing.entries.iter().find(|e| e.node == *id).map_or(&b""[..], |e| &e.path);
-                    let path = escape(path);
-                    self.complaints.push(format!("{}:{path}: its content is not readable: {e}", volume.name));
-                }
+                Err(e) if e.kind() != ErrorKind::Io => drop(unreadable.insert(*id, e)),
                 other => {
                     let content = other?;
                     let pieces = content.pieces.into_iter().flat_map(|p| place(volume, p)).collect();
@@ -149,6 +134,13 @@ impl Plan {
                         PlannedFile { size: content.size, pieces, owns_its_ranges: true, hashed: true };
                     found.push(((number, *id), file));
                 }
+            }
+        }
+        // By the first path of each, in one pass: there may be as many of them as there are files.
+        for entry in &listing.entries {
+            if let Some(error) = unreadable.remove(&entry.node) {
+                let path = escape(&entry.path);
+                self.complaints.push(format!("{}:{path}: its content is not readable: {error}", volume.name));
             }
         }
         Ok(Some(listing))
@@ -178,9 +170,10 @@ impl Plan {
         self.limit_shared(disk_size);
     }
 
-    /// A hostile volume may claim the same blocks for a million files: beyond a limit they are not read.
+    /// A hostile volume may claim the same blocks for a million files: of such files no more is read than the
+    /// disk has bytes.
     fn limit_shared(&mut self, disk_size: u64) {
-        let mut left = disk_size.saturating_mul(MAX_SHARED);
+        let mut left = disk_size;
         for file in self.files.iter_mut().filter(|file| !file.owns_its_ranges) {
             let bytes = file.ranges().map(|(_, len)| len).sum();
             match left.checked_sub(bytes) {
