@@ -4,7 +4,7 @@ use std::path::Path;
 use std::time::Instant;
 
 use mif_formats::Source;
-use mif_formats::container::{self, CreateOptions, Observer, Output};
+use mif_formats::container::{self, CreateOptions, Output};
 use serde::Serialize;
 
 use crate::progress::{Progress, interrupted};
@@ -51,8 +51,7 @@ pub fn export(
     let disk = image.disk()?;
     let mut output = Output::new(path, options.force)?;
     progress.stage("writing", disk.len());
-    let watched = AsObserver(progress);
-    let written = format.create(&disk, &mut output, &options.options, &watched);
+    let written = format.create(&disk, &mut output, &options.options, progress);
     if progress.interrupted() {
         return Err(interrupted());
     }
@@ -67,17 +66,4 @@ pub fn export(
         allocated,
         seconds: started.elapsed().as_secs_f64(),
     })
-}
-
-/// A [`Progress`] where an [`Observer`] is wanted.
-struct AsObserver<'a>(&'a dyn Progress);
-
-impl Observer for AsObserver<'_> {
-    fn advance(&self, bytes: u64) {
-        self.0.advance(bytes);
-    }
-
-    fn interrupted(&self) -> bool {
-        self.0.interrupted()
-    }
 }

@@ -14,7 +14,7 @@ use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use mif_formats::Source;
 use mif_formats::container::{self, Disk, OpenOptions};
-use mif_formats::mif::layout::{Builder, Layout, Origin};
+use mif_formats::mif::layout::{Builder, Layout};
 use mif_formats::mif::manifest::{self, Row};
 use mif_formats::mif::{ObjectId, digests};
 use mif_formats::source::is_zero;
@@ -24,7 +24,7 @@ pub(crate) use self::content::BLOCK;
 use self::content::{FileDigests, import_file};
 use self::plan::Plan;
 use crate::progress::{self, Progress};
-use crate::rows::row;
+use crate::rows;
 use crate::scan::Scan;
 use crate::store::{
     Counts, Image, ImageName, ObjectWriter, Provenance, SourceFile, Store, StoredDisk, WriterStats,
@@ -417,7 +417,7 @@ fn data_in(disk: &dyn Source, gap: Range<u64>) -> Result<Vec<Range<u64>>> {
 }
 
 /// `range` cut at the disk's block boundaries.
-fn blocks(range: Range<u64>) -> impl Iterator<Item = Range<u64>> {
+pub(crate) fn blocks(range: Range<u64>) -> impl Iterator<Item = Range<u64>> {
     let mut at = range.start;
     std::iter::from_fn(move || {
         let start = at;
@@ -436,7 +436,7 @@ fn manifest_of(
     for (number, (volume, listing)) in scan.volumes.iter().zip(&plan.listings).enumerate() {
         let Some(listing) = listing else { continue };
         for entry in &listing.entries {
-            let mut row = row(&volume.name, entry, &listing.nodes[&entry.node]);
+            let mut row = rows::row(&volume.name, entry, &listing.nodes[&entry.node]);
             let file = plan.by_node.get(&(number, entry.node)).and_then(|i| files[*i].get());
             if let Some(FileDigests { digests, object }) = file {
                 row.sha1 = digests.map(|(sha1, _)| sha1);
@@ -446,21 +446,13 @@ fn manifest_of(
             rows.push(row);
         }
     }
-    rows.sort_by_cached_key(|row| (row.volume.clone(), row.path_text()));
-    let mut counts = Counts {
+    rows.sort_by_cached_key(rows::order);
+    let counts = Counts {
         paths: rows.len() as u64,
         files: plan.files.len() as u64,
         file_bytes: plan.files.iter().map(|file| file.size).fold(0, u64::saturating_add),
-        ..Counts::default()
+        ..Counts::of(layout)
     };
-    for segment in layout.segments() {
-        let len = segment.range.end - segment.range.start;
-        match segment.origin {
-            Origin::Zero => counts.zero_bytes += len,
-            Origin::Content { .. } => counts.content_bytes += len,
-            Origin::Residue { .. } => counts.residue_bytes += len,
-        }
-    }
     (rows, counts)
 }
 

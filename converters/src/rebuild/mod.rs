@@ -21,7 +21,7 @@ use std::time::{Instant, SystemTime, UNIX_EPOCH};
 use mif_formats::fs::plan::{Planned, Tree};
 use mif_formats::fs::walk::walk;
 use mif_formats::fs::{self, ext4, fat};
-use mif_formats::mif::layout::{Layout, Origin};
+use mif_formats::mif::layout::Layout;
 use mif_formats::mif::manifest::{self, Row};
 use mif_formats::source::check_range;
 use mif_formats::{Extent, Source};
@@ -267,7 +267,7 @@ fn read_back(
         }
         records.push(volume.record());
     }
-    rows.sort_by_cached_key(|row| (row.volume.clone(), row.path_text()));
+    rows.sort_by_cached_key(crate::rows::order);
     Ok((rows, records))
 }
 
@@ -313,20 +313,12 @@ fn publish(
 }
 
 fn counts(layout: &Layout, rows: &[Row]) -> Counts {
-    let mut counts = Counts { paths: rows.len() as u64, ..Counts::default() };
+    let mut counts = Counts { paths: rows.len() as u64, ..Counts::of(layout) };
     let mut seen = std::collections::HashSet::new();
     for row in rows.iter().filter(|row| row.file_type == fs::FileType::File) {
         if row.inode.is_none_or(|inode| seen.insert((&row.volume, inode))) {
             counts.files += 1;
             counts.file_bytes = counts.file_bytes.saturating_add(row.size);
-        }
-    }
-    for segment in layout.segments() {
-        let len = segment.range.end - segment.range.start;
-        match segment.origin {
-            Origin::Zero => counts.zero_bytes += len,
-            Origin::Content { .. } => counts.content_bytes += len,
-            Origin::Residue { .. } => counts.residue_bytes += len,
         }
     }
     counts

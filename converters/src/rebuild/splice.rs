@@ -11,7 +11,7 @@ use mif_formats::mif::ObjectId;
 use mif_formats::mif::layout::{Builder, Layout, Origin};
 use mif_formats::source::is_zero;
 
-use crate::import::{BLOCK, RESIDUE_WINDOW};
+use crate::import::{BLOCK, RESIDUE_WINDOW, blocks};
 use crate::scan::ScannedVolume;
 use crate::store::{ObjectWriter, Objects};
 use crate::{Error, Result};
@@ -286,14 +286,4 @@ impl Window {
         self.bytes.resize(start.max(self.bytes.len()), 0);
         self.bytes.extend_from_slice(bytes);
     }
-}
-
-/// `range` cut at the disk's block boundaries.
-fn blocks(range: Range<u64>) -> impl Iterator<Item = Range<u64>> {
-    let mut at = range.start;
-    std::iter::from_fn(move || {
-        let start = at;
-        at = ((start / BLOCK + 1) * BLOCK).min(range.end);
-        (start < range.end).then_some(start..at)
-    })
 }

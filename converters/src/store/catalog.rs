@@ -5,7 +5,7 @@ use std::path::Path;
 use std::str::FromStr;
 use std::sync::Arc;
 
-use mif_formats::mif::layout::Layout;
+use mif_formats::mif::layout::{Layout, Origin};
 use mif_formats::mif::manifest::{self, Row};
 use mif_formats::partition::{Partition, Table};
 use serde::{Deserialize, Serialize};
@@ -218,6 +218,22 @@ pub struct Removed {
     pub time: u64,
     /// The digest of the layout that it had; none if its record could not be read.
     pub layout_digest: Option<String>,
+}
+
+impl Counts {
+    /// How the disk of a layout divides; nothing is said of files.
+    pub(crate) fn of(layout: &Layout) -> Self {
+        let mut counts = Counts::default();
+        for segment in layout.segments() {
+            let len = segment.range.end - segment.range.start;
+            match segment.origin {
+                Origin::Zero => counts.zero_bytes += len,
+                Origin::Content { .. } => counts.content_bytes += len,
+                Origin::Residue { .. } => counts.residue_bytes += len,
+            }
+        }
+        counts
+    }
 }
 
 impl Image {

@@ -57,7 +57,6 @@ pub(crate) fn mke2fs(image: &Path, mib: u64, options: &str) {
 }
 
 /// Runs a command of `debugfs -w`.
-#[allow(dead_code)]
 pub(crate) fn debugfs(image: &Path, command: &str) -> String {
     let output = run("debugfs", &["-w".as_ref(), "-R".as_ref(), command.as_ref(), image.as_os_str()]);
     String::from_utf8_lossy(&output.stdout).into_owned()
