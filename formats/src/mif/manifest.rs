@@ -10,17 +10,17 @@ use std::io::Write;
 use std::sync::Arc;
 
 use parquet::basic::{Compression, Encoding, ZstdLevel};
-use parquet::column::reader::get_typed_column_reader;
 use parquet::data_type::{
     ByteArray, ByteArrayType, DataType, FixedLenByteArray, FixedLenByteArrayType, Int32Type, Int64Type,
 };
 use parquet::errors::ParquetError;
 use parquet::file::properties::{WriterProperties, WriterPropertiesPtr};
-use parquet::file::reader::{ChunkReader, FileReader, RowGroupReader, SerializedFileReader};
+use parquet::file::reader::{ChunkReader, FileReader, SerializedFileReader};
 use parquet::file::writer::{SerializedFileWriter, SerializedRowGroupWriter};
 use parquet::schema::parser::parse_message_type;
 use parquet::schema::types::ColumnPath;
 
+use self::columns::{Column, Columns};
 use super::ObjectId;
 use crate::fs::{FileType, Timestamp, Xattr};
 use crate::{Error, Result, at};
@@ -331,12 +331,10 @@ fn splitdev(rdev: i64) -> (u32, u32) {
 
 /// Reads a manifest, in the order in which it is written.
 pub fn read<R: ChunkReader + 'static>(file: R) -> Result<Vec<Row>> {
-    let reader = SerializedFileReader::new(file).map_err(broken)?;
-    check_schema(&reader)?;
+    let columns = Columns::new(file)?;
     let mut rows = Vec::new();
-    for i in 0..reader.num_row_groups() {
-        let group = reader.get_row_group(i).map_err(broken)?;
-        read_group(&*group, &mut rows)?;
+    for group in columns.groups() {
+        read_group(&group, &mut rows)?;
     }
     Ok(rows)
 }
@@ -354,128 +352,50 @@ fn check_schema<R: ChunkReader + 'static>(reader: &SerializedFileReader<R>) -> R
     }
 }
 
-/// A column's values, its definition levels and its repetition levels, as Parquet stores them.
-type ColumnValues<T> = (Vec<<T as DataType>::T>, Vec<i16>, Vec<i16>);
-
-/// The columns of one row group, read in the order of [`SCHEMA`].
-struct Columns<'a> {
-    group: &'a dyn RowGroupReader,
-    next: usize,
-    rows: usize,
-}
-
-impl Columns<'_> {
-    fn column<T: DataType>(&mut self) -> Result<ColumnValues<T>> {
-        let reader = self.group.get_column_reader(self.next).map_err(broken)?;
-        let descriptor = self.group.metadata().column(self.next).column_descr_ptr();
-        self.next += 1;
-        if descriptor.physical_type() != T::get_physical_type() {
-            return Err(at("manifest").field("schema").unsupported("has a column of another type"));
-        }
-        let mut reader = get_typed_column_reader::<T>(reader);
-        let (mut values, mut def, mut rep) = (Vec::new(), Vec::new(), Vec::new());
-        let mut left = self.rows;
-        while left > 0 {
-            let def = (descriptor.max_def_level() > 0).then_some(&mut def);
-            let rep = (descriptor.max_rep_level() > 0).then_some(&mut rep);
-            let (records, ..) = reader.read_records(left, def, rep, &mut values).map_err(broken)?;
-            if records == 0 {
-                return Err(at("manifest").corrupt(format!("column {} ends early", descriptor.name())));
-            }
-            left -= records;
-        }
-        Ok((values, def, rep))
-    }
-
-    fn required<T: DataType>(&mut self) -> Result<Vec<T::T>> {
-        Ok(self.column::<T>()?.0)
-    }
-
-    fn optional<T: DataType>(&mut self) -> Result<Vec<Option<T::T>>> {
-        let (values, def, _) = self.column::<T>()?;
-        let mut values = values.into_iter();
-        Ok(def.into_iter().map(|d| if d > 0 { values.next() } else { None }).collect())
-    }
-
-    fn optional_u32(&mut self) -> Result<Vec<Option<u32>>> {
-        Ok(self.optional::<Int64Type>()?.into_iter().map(|v| v.map(|v| v as u32)).collect())
-    }
-
-    fn times(&mut self) -> Result<Vec<Option<Timestamp>>> {
-        let secs = self.optional::<Int64Type>()?;
-        let nanos = self.optional::<Int32Type>()?;
-        let both = secs.into_iter().zip(nanos);
+fn read_group(group: &columns::Group<'_>, rows: &mut Vec<Row>) -> Result<()> {
+    let u32s = |column| -> Result<Vec<Option<u32>>> {
+        Ok(group.numbers(column)?.into_iter().map(|n| n.map(|n| n as u32)).collect())
+    };
+    let times = |secs, nanos| -> Result<Vec<Option<Timestamp>>> {
+        let both = group.numbers(secs)?.into_iter().zip(group.numbers(nanos)?);
         Ok(both.map(|(secs, nanos)| Some(Timestamp { secs: secs?, nanos: nanos? as u32 })).collect())
-    }
-
-    fn optional_bytes(&mut self) -> Result<Vec<Option<Vec<u8>>>> {
-        Ok(self.optional::<ByteArrayType>()?.into_iter().map(|v| v.map(|v| v.data().to_vec())).collect())
-    }
-
-    fn digests<const N: usize>(&mut self) -> Result<Vec<Option<[u8; N]>>> {
-        let read = self.optional::<FixedLenByteArrayType>()?;
-        Ok(read.into_iter().map(|v| v.and_then(|v| v.data().try_into().ok())).collect())
-    }
-
-    fn xattrs(&mut self) -> Result<Vec<Vec<Xattr>>> {
-        let (keys, def, rep) = self.column::<ByteArrayType>()?;
-        let (values, ..) = self.column::<ByteArrayType>()?;
-        let mut pairs = keys.into_iter().zip(values);
-        let mut all: Vec<Vec<Xattr>> = Vec::with_capacity(self.rows);
-        for (def, rep) in def.into_iter().zip(rep) {
-            if rep == 0 {
-                all.push(Vec::new());
-            }
-            if def == 0 {
-                continue;
-            }
-            let wrong =
-                || at("manifest").field("xattrs").corrupt("has a key that is no name, or no value for it");
-            let (key, value) = pairs.next().ok_or_else(wrong)?;
-            let name = xattr_name(key.data()).ok_or_else(wrong)?;
-            all.last_mut().ok_or_else(wrong)?.push(Xattr { name, value: value.data().to_vec() });
-        }
-        Ok(all)
-    }
-}
-
-fn read_group(group: &dyn RowGroupReader, rows: &mut Vec<Row>) -> Result<()> {
-    let count = usize::try_from(group.metadata().num_rows()).unwrap_or(usize::MAX);
-    let mut columns = Columns { group, next: 0, rows: count };
-    let volume = columns.required::<ByteArrayType>()?;
-    let path = columns.required::<ByteArrayType>()?;
-    let file_type = columns.required::<ByteArrayType>()?;
-    let mode = columns.optional::<Int32Type>()?;
-    let (uid, gid, nlink) = (columns.optional_u32()?, columns.optional_u32()?, columns.optional_u32()?);
-    let inode = columns.optional::<Int64Type>()?;
-    let size = columns.required::<Int64Type>()?;
-    let (mtime, atime) = (columns.times()?, columns.times()?);
-    let (ctime, crtime) = (columns.times()?, columns.times()?);
-    let link_target = columns.optional_bytes()?;
-    let rdev = columns.optional::<Int64Type>()?;
-    let mut xattrs = columns.xattrs()?;
-    let flags = columns.required::<Int64Type>()?;
-    let (generation, project) = (columns.optional_u32()?, columns.optional_u32()?);
-    let (sha1, blake3) = (columns.digests::<20>()?, columns.digests::<32>()?);
-    let content = columns.digests::<32>()?;
-    let (mut path_bytes, link_bytes) = (columns.optional_bytes()?, columns.optional_bytes()?);
-    let short_name = columns.optional_bytes()?;
-    if xattrs.len() != count {
-        return Err(at("manifest").field("xattrs").corrupt("has another number of rows"));
-    }
-    rows.reserve(count);
-    for i in 0..count {
-        let unknown = || at("manifest").field("type").corrupt("is no file type");
+    };
+    let bytes = |column| -> Result<Vec<Option<Vec<u8>>>> {
+        Ok(group.blobs(column)?.into_iter().map(|b| b.map(|b| b.data().to_vec())).collect())
+    };
+    let volume = group.texts(Column::Volume)?;
+    let path = group.texts(Column::Path)?;
+    let file_type = group.texts(Column::Type)?;
+    let mode = group.numbers(Column::Mode)?;
+    let (uid, gid, nlink) = (u32s(Column::Uid)?, u32s(Column::Gid)?, u32s(Column::Nlink)?);
+    let inode = group.numbers(Column::Inode)?;
+    let size = group.numbers(Column::Size)?;
+    let mtime = times(Column::Mtime, Column::MtimeNs)?;
+    let atime = times(Column::Atime, Column::AtimeNs)?;
+    let ctime = times(Column::Ctime, Column::CtimeNs)?;
+    let crtime = times(Column::Crtime, Column::CrtimeNs)?;
+    let link_target = bytes(Column::LinkTarget)?;
+    let rdev = group.numbers(Column::Rdev)?;
+    let mut xattrs = group.xattrs()?;
+    let flags = group.numbers(Column::Flags)?;
+    let (generation, project) = (u32s(Column::Generation)?, u32s(Column::Project)?);
+    let sha1 = group.digests::<20>(Column::Sha1)?;
+    let (blake3, content) = (group.digests::<32>(Column::Blake3)?, group.digests::<32>(Column::Content)?);
+    let (mut path_bytes, link_bytes) = (bytes(Column::PathBytes)?, bytes(Column::LinkTargetBytes)?);
+    let short_name = bytes(Column::ShortName)?;
+    rows.reserve(group.rows);
+    for i in 0..group.rows {
+        let wrong = |field, problem| at("manifest").field(field).corrupt(problem);
         rows.push(Row {
             volume: String::from_utf8_lossy(volume[i].data()).into_owned(),
             path: path_bytes[i].take().unwrap_or_else(|| path[i].data().to_vec()),
-            file_type: type_from(file_type[i].data()).ok_or_else(unknown)?,
+            file_type: type_from(file_type[i].data()).ok_or_else(|| wrong("type", "is no file type"))?,
             mode: mode[i].map(|mode| mode as u16),
             uid: uid[i],
             gid: gid[i],
             nlink: nlink[i],
             inode: inode[i].map(|inode| inode as u64),
-            size: size[i] as u64,
+            size: size[i].ok_or_else(|| wrong("size", "is missing"))? as u64,
             mtime: mtime[i],
             atime: atime[i],
             ctime: ctime[i],
@@ -483,7 +403,7 @@ fn read_group(group: &dyn RowGroupReader, rows: &mut Vec<Row>) -> Result<()> {
             link_target: link_bytes[i].clone().or_else(|| link_target[i].clone()),
             rdev: rdev[i].map(splitdev),
             xattrs: std::mem::take(&mut xattrs[i]),
-            flags: flags[i] as u32,
+            flags: flags[i].ok_or_else(|| wrong("flags", "is missing"))? as u32,
             generation: generation[i],
             project: project[i],
             sha1: sha1[i],

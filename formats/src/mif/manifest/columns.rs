@@ -68,6 +68,9 @@ impl<R: ChunkReader + 'static> Columns<R> {
     pub fn new(file: R) -> Result<Self> {
         let reader = SerializedFileReader::new(file).map_err(broken)?;
         check_schema(&reader)?;
+        if reader.metadata().row_groups().iter().any(|group| usize::try_from(group.num_rows()).is_err()) {
+            return Err(at("manifest").field("row count").corrupt("is negative"));
+        }
         Ok(Columns { reader })
     }
 
@@ -145,7 +148,12 @@ impl Group<'_> {
         picked.into_iter().map(|value| value.ok_or_else(|| self.short(column))).collect()
     }
 
-    /// A column of bytes that not every row has, of some rows.
+    /// A column of bytes that not every row has.
+    pub fn blobs(&self, column: Column) -> Result<Vec<Option<ByteArray>>> {
+        self.optional::<ByteArrayType>(column)
+    }
+
+    /// The same, of some rows.
     pub fn blobs_at(&self, column: Column, rows: &[usize]) -> Result<Vec<Option<ByteArray>>> {
         if self.all_null(column) {
             return Ok(vec![None; rows.len()]);
