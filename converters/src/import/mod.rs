@@ -119,7 +119,8 @@ pub fn import(
         let stored = StoredDisk::new(Arc::new(layout), objects);
         read_back(&disk, &stored, path, progress)?;
     }
-    let parent = store.versions(&name)?.last().map(|version| format!("{name}@{version}"));
+    let newest = store.versions(&name)?.last().copied();
+    let parent = newest.map(|version| format!("{name}@{version}"));
     let image = Image {
         name,
         version: 0,
@@ -134,7 +135,6 @@ pub fn import(
     };
     let same: Vec<Image> =
         store.images()?.into_iter().filter(|other| other.layout_digest == image.layout_digest).collect();
-    let newest = store.versions(&image.name)?.last().copied();
     let unchanged = same.iter().find(|other| {
         other.name == image.name
             && Some(other.version) == newest

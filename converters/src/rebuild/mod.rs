@@ -21,6 +21,7 @@ use std::time::{Instant, SystemTime, UNIX_EPOCH};
 use mif_formats::fs::plan::{Planned, Tree};
 use mif_formats::fs::walk::walk;
 use mif_formats::fs::{self, ext4, fat};
+use mif_formats::mif::digests;
 use mif_formats::mif::layout::Layout;
 use mif_formats::mif::manifest::{self, Row};
 use mif_formats::source::check_range;
@@ -309,7 +310,7 @@ fn publish(
         },
         warnings: Vec::new(),
     };
-    store.publish(image, &manifest_file, &layout_file, &[])
+    store.publish(image, &manifest_file, &layout_file, &[("digests", &digests::encode(rows))])
 }
 
 fn counts(layout: &Layout, rows: &[Row]) -> Counts {
