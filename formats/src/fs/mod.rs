@@ -126,6 +126,32 @@ pub struct Node {
     pub xattrs: Vec<Xattr>,
 }
 
+impl Node {
+    /// A node of this type of which nothing else is known.
+    #[must_use]
+    pub fn bare(file_type: FileType) -> Self {
+        Node {
+            file_type,
+            mode: None,
+            uid: None,
+            gid: None,
+            nlink: None,
+            inode: None,
+            size: 0,
+            mtime: None,
+            atime: None,
+            ctime: None,
+            crtime: None,
+            rdev: None,
+            flags: 0,
+            generation: None,
+            project: None,
+            link_target: None,
+            xattrs: Vec::new(),
+        }
+    }
+}
+
 /// An extended attribute.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Xattr {

@@ -352,25 +352,7 @@ impl Filesystem for Fat {
     }
 
     fn node(&self, id: NodeId) -> Result<Node> {
-        let mut node = Node {
-            file_type: FileType::Dir,
-            mode: None,
-            uid: None,
-            gid: None,
-            nlink: None,
-            inode: None,
-            size: 0,
-            mtime: None,
-            atime: None,
-            ctime: None,
-            crtime: None,
-            rdev: None,
-            flags: 0,
-            generation: None,
-            project: None,
-            link_target: None,
-            xattrs: Vec::new(),
-        };
+        let mut node = Node::bare(FileType::Dir);
         if id != ROOT {
             let entry = self.entry(id)?;
             node.mtime = entry.written;

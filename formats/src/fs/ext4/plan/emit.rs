@@ -349,22 +349,11 @@ impl Emitter<'_> {
 fn own_node(time: u32) -> Node {
     let time = Some(Timestamp { secs: time.into(), nanos: 0 });
     Node {
-        file_type: FileType::File,
         mode: Some(0o600),
-        uid: None,
-        gid: None,
-        nlink: None,
-        inode: None,
-        size: 0,
         mtime: time,
         atime: time,
         ctime: time,
         crtime: time,
-        rdev: None,
-        flags: 0,
-        generation: None,
-        project: None,
-        link_target: None,
-        xattrs: Vec::new(),
+        ..Node::bare(FileType::File)
     }
 }

@@ -6,6 +6,7 @@ use std::ops::Range;
 
 use super::params::Params;
 use crate::fs::ext4::features::{compat, incompat, ro_compat};
+use crate::fs::ext4::groups::merge;
 use crate::{Error, Result, at};
 
 /// Groups that are planned: 256 TiB of 4 KiB blocks are two million.
@@ -237,18 +238,4 @@ impl Taker<'_> {
         self.next += len;
         (self.next <= end).then_some(start)
     }
-}
-
-/// Sorts ranges and joins those that touch.
-pub(super) fn merge(mut ranges: Vec<Range<u64>>) -> Vec<Range<u64>> {
-    ranges.retain(|range| !range.is_empty());
-    ranges.sort_unstable_by_key(|range| range.start);
-    let mut merged: Vec<Range<u64>> = Vec::new();
-    for range in ranges {
-        match merged.last_mut() {
-            Some(last) if range.start <= last.end => last.end = last.end.max(range.end),
-            _ => merged.push(range),
-        }
-    }
-    merged
 }
