@@ -7,14 +7,9 @@ use std::path::Path;
 use imago::file::File as ImagoFile;
 use imago::qcow2::Qcow2;
 use imago::{FormatAccess, FormatDriverBuilder, PermissiveImplicitOpenGate};
-use mif_formats::container::{CreateOptions, Observer, OpenOptions, Output, format_for_output, open};
+use mif_formats::container::{CreateOptions, OpenOptions, Output, format_for_output, open};
 use mif_formats::{MemSource, Source};
 use mif_tests::oracle::{Random, tool};
-
-struct Quiet;
-impl Observer for Quiet {
-    fn advance(&self, _: u64) {}
-}
 
 fn random_disk(random: &mut Random) -> Vec<u8> {
     let mut bytes = vec![0; random.below(12 << 20) as usize / 512 * 512 + 512];
@@ -34,7 +29,7 @@ fn write(bytes: &[u8], path: &Path, format: &str, options: &[(&str, String)]) {
     let options: CreateOptions = options.iter().map(|(k, v)| ((*k).to_owned(), v.clone())).collect();
     let mut output = Output::new(path, true).unwrap();
     let source = MemSource(bytes.to_vec());
-    format_for_output(Some(format), path).unwrap().create(&source, &mut output, &options, &Quiet).unwrap();
+    format_for_output(Some(format), path).unwrap().create(&source, &mut output, &options, &()).unwrap();
     output.commit().unwrap();
 }
 

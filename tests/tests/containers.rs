@@ -4,14 +4,9 @@ use std::fs::File;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 
-use mif_formats::container::{CreateOptions, Observer, OpenOptions, Output, format_for_output, open};
+use mif_formats::container::{CreateOptions, OpenOptions, Output, format_for_output, open};
 use mif_formats::{ErrorKind, Source};
 use mif_tests::oracle::{Random, Tool, tool};
-
-struct Quiet;
-impl Observer for Quiet {
-    fn advance(&self, _: u64) {}
-}
 
 /// A raw disk of `len` bytes with data, text, explicit zeros and holes, the same for the same seed.
 fn make_disk(path: &Path, len: u64, seed: u64) {
@@ -75,7 +70,7 @@ fn assert_same(what: &str, source: &dyn Source, expected: &Path) {
 fn write(source: &dyn Source, path: &Path, format: &str, options: &[(&str, &str)]) {
     let options: CreateOptions = options.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect();
     let mut output = Output::new(path, true).unwrap();
-    format_for_output(Some(format), path).unwrap().create(source, &mut output, &options, &Quiet).unwrap();
+    format_for_output(Some(format), path).unwrap().create(source, &mut output, &options, &()).unwrap();
     output.commit().unwrap();
 }
 

@@ -92,6 +92,11 @@ pub trait Observer: Sync {
     }
 }
 
+/// Nobody is told.
+impl Observer for () {
+    fn advance(&self, _: u64) {}
+}
+
 /// Opens the container at `path`, probing its format unless told.
 ///
 /// What no format recognises is raw. Errs on what is not there (`NotFound`), is a folder or is empty

@@ -1,15 +1,10 @@
 use super::*;
 use crate::{ErrorKind, MemSource};
 
-struct Quiet;
-impl Observer for Quiet {
-    fn advance(&self, _: u64) {}
-}
-
 fn write(format: &str, path: &Path, source: &dyn Source, options: &[(&str, &str)]) -> Result<()> {
     let options = options.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect();
     let mut output = Output::new(path, true)?;
-    by_name(format)?.create(source, &mut output, &options, &Quiet)?;
+    by_name(format)?.create(source, &mut output, &options, &())?;
     output.commit()
 }
 

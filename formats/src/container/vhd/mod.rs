@@ -226,17 +226,12 @@ mod tests {
     use crate::{ErrorKind, MemSource};
     use std::path::Path;
 
-    struct Quiet;
-    impl Observer for Quiet {
-        fn advance(&self, _: u64) {}
-    }
-
     const SIZE: u64 = (4 << 20) + 512;
 
     fn write_parent(path: &Path) {
         let mut output = Output::new(path, true).unwrap();
         let source = MemSource(vec![1; SIZE as usize]);
-        Vhd.create(&source, &mut output, &Vec::new(), &Quiet).unwrap();
+        Vhd.create(&source, &mut output, &Vec::new(), &()).unwrap();
         output.commit().unwrap();
     }
 

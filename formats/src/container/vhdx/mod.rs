@@ -136,18 +136,13 @@ mod tests {
     use crate::{ErrorKind, MemSource};
     use std::path::Path;
 
-    struct Quiet;
-    impl Observer for Quiet {
-        fn advance(&self, _: u64) {}
-    }
-
     const SIZE: usize = (3 << 20) + 512;
     const MIB: usize = 1 << 20;
 
     fn write(path: &Path, bytes: Vec<u8>) -> Vec<u8> {
         let mut output = Output::new(path, true).unwrap();
         let options = vec![("block_size".to_owned(), "1M".to_owned())];
-        Vhdx.create(&MemSource(bytes), &mut output, &options, &Quiet).unwrap();
+        Vhdx.create(&MemSource(bytes), &mut output, &options, &()).unwrap();
         output.commit().unwrap();
         std::fs::read(path).unwrap()
     }
