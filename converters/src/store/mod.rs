@@ -4,7 +4,7 @@
 //! store.json                             version and parameters
 //! packs/ab/<id>.pack                     objects, many to a file       (mif_formats::mif::pack)
 //! index/<id>.idx                         where in its pack each object lies
-//! images/name=<name>/version=<n>/        an image: manifest.parquet, layout, image.json
+//! images/name=<name>/version=<n>/        an image: manifest.parquet, digests, layout, image.json
 //! removed/name=<name>/version=<n>        a version that was removed: its number is not used again
 //! tags/name=<name>/tag=<tag>/<n>         a tag's n-th value, a version's number; the last one counts
 //! tmp/                                   what is not finished; gc empties it
