@@ -139,9 +139,9 @@ fn volumes_that_are_clean_or_need_only_replay_are_listed_as_debugfs_lists_them()
     let mut wrong = Vec::new();
     for image in images() {
         let name = image.file_stem().unwrap().to_string_lossy().into_owned();
-        // Some of these volumes make e2fsck -n go round forever.
+        // Some of these volumes make e2fsck -n go round forever, and then it may not hear SIGTERM either.
         let tool = |command: &str| {
-            let command = format!("5 {command}");
+            let command = format!("-k 1 5 {command}");
             let args = command.split(' ').map(OsStr::new).chain([copy.as_os_str()]);
             try_run("timeout", &args.collect::<Vec<_>>())
         };
