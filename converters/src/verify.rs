@@ -1,5 +1,7 @@
 //! `verify`: are two images the same? Bit by bit, and if not, file by file.
 
+mod places;
+
 use std::collections::BTreeMap;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
@@ -10,6 +12,8 @@ use mif_formats::mif::manifest::{Row, escape};
 use mif_formats::source::is_zero;
 use serde::Serialize;
 
+pub use self::places::PlaceReport;
+use self::places::Places;
 use crate::progress::{self, Progress};
 use crate::scan::Scan;
 use crate::{Error, OpenImage, Origin, Result, Tree};
@@ -43,8 +47,13 @@ pub struct BitsReport {
     pub first: u64,
     /// How many bytes differ.
     pub bytes: u64,
-    /// What lies at the first difference: the partition or `outside partitions`, and the file if it is one's.
+    /// What lies at the first difference, and where in it.
     pub place: String,
+    /// How many bytes differ in which partition and file of the first image, by where they lie on the disk; at
+    /// most a thousand places are named.
+    pub places: Vec<PlaceReport>,
+    /// How many places there are in all.
+    pub places_in_all: u64,
 }
 
 /// How the files of two images compare.
@@ -66,12 +75,14 @@ pub struct FilesReport {
 }
 
 /// How two sources differ.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct Difference {
     /// The first byte that differs.
     pub(crate) first: Option<u64>,
     /// How many bytes differ.
     pub(crate) bytes: u64,
+    /// Where the windows start that differ, ascending.
+    windows: Vec<u64>,
 }
 
 /// Compares two images.
@@ -95,8 +106,12 @@ pub fn verify(a: &OpenImage, b: &OpenImage, progress: &dyn Progress) -> Result<V
     }
     report.same_bits = false;
     if let Some(first) = difference.first {
-        let place = place_of(first, &Scan::new(disks[0].clone())?);
-        report.bits = Some(BitsReport { first, bytes: difference.bytes, place });
+        let found = Places::new(&Scan::new(disks[0].clone())?);
+        let place = found.describe(first);
+        let mut places = found.tally((&*disks[0], &*disks[1]), &difference.windows, progress)?;
+        let places_in_all = places.len() as u64;
+        places.truncate(MAX_PATHS);
+        report.bits = Some(BitsReport { first, bytes: difference.bytes, place, places, places_in_all });
     }
     progress.stage("comparing files", 0);
     report.files = Some(compare_files(&a.tree()?, &b.tree()?, progress)?);
@@ -116,6 +131,7 @@ pub(crate) fn compare_bits(
     let next = AtomicU64::new(0);
     let bytes = AtomicU64::new(0);
     let first = AtomicU64::new(u64::MAX);
+    let windows = Mutex::new(Vec::new());
     let error: Mutex<Option<Error>> = Mutex::new(None);
     let failed = AtomicUsize::new(0);
     let compare_windows = || -> Result<()> {
@@ -127,7 +143,11 @@ pub(crate) fn compare_bits(
             }
             progress::check(progress)?;
             let len = (size - start).min(WINDOW) as usize;
-            compare_window(a, b, start, (&mut x[..len], &mut y[..len]), &first, &bytes)?;
+            if let Some((at, count)) = compare_window(a, b, start, (&mut x[..len], &mut y[..len]))? {
+                first.fetch_min(at, Ordering::Relaxed);
+                bytes.fetch_add(count, Ordering::Relaxed);
+                windows.lock().expect("not poisoned").push(start);
+            }
             progress.advance(len as u64);
         }
         Ok(())
@@ -146,17 +166,18 @@ pub(crate) fn compare_bits(
         return Err(error);
     }
     let first = first.into_inner();
-    Ok(Difference { first: (first != u64::MAX).then_some(first), bytes: bytes.into_inner() })
+    let mut windows = windows.into_inner().expect("not poisoned");
+    windows.sort_unstable();
+    Ok(Difference { first: (first != u64::MAX).then_some(first), bytes: bytes.into_inner(), windows })
 }
 
+/// The first byte of a window that differs, on the disk, and how many do; `None` if it is the same.
 fn compare_window(
     a: &dyn Source,
     b: &dyn Source,
     start: u64,
     (x, y): (&mut [u8], &mut [u8]),
-    first: &AtomicU64,
-    bytes: &AtomicU64,
-) -> Result<()> {
+) -> Result<Option<(u64, u64)>> {
     let x_has_data = read_or_zero(a, start, x)?;
     let y_has_data = read_or_zero(b, start, y)?;
     let same = match (x_has_data, y_has_data) {
@@ -166,18 +187,10 @@ fn compare_window(
         (true, true) => x == y,
     };
     if same {
-        return Ok(());
+        return Ok(None);
     }
-    let different = x.iter().zip(y.iter()).enumerate().filter(|(_, (x, y))| x != y);
-    let mut count = 0;
-    for (i, _) in different {
-        if count == 0 {
-            first.fetch_min(start + i as u64, Ordering::Relaxed);
-        }
-        count += 1;
-    }
-    bytes.fetch_add(count, Ordering::Relaxed);
-    Ok(())
+    let mut different = x.iter().zip(y.iter()).enumerate().filter(|(_, (x, y))| x != y);
+    Ok(different.next().map(|(first, _)| (start + first as u64, 1 + different.count() as u64)))
 }
 
 /// Reads the bytes at `start`, and zeros past the end; whether there is any data among them. Without, `buf` is
@@ -197,33 +210,6 @@ fn read_or_zero(source: &dyn Source, start: u64, buf: &mut [u8]) -> Result<bool>
         at = to;
     }
     Ok(data)
-}
-
-/// What lies at a byte of a disk.
-fn place_of(byte: u64, scan: &Scan) -> String {
-    // The last first: a logical volume says more than the partition that it lies in.
-    let holder = scan.volumes.iter().rev().find_map(|volume| {
-        let extent = volume.extents.iter().find(|e| (e.disk..e.disk + e.len).contains(&byte))?;
-        Some((volume, extent.volume + (byte - extent.disk)))
-    });
-    let Some((volume, on_volume)) = holder else { return "outside of every partition".into() };
-    let name = &volume.name;
-    let Some(fs) = volume.filesystem() else { return format!("{name}, byte {on_volume}") };
-    let Ok(listing) = mif_formats::fs::walk::walk(fs) else { return format!("{name}, byte {on_volume}") };
-    for entry in &listing.entries {
-        let Ok(content) = fs.content(entry.node) else { continue };
-        let mut in_file = 0;
-        for piece in &content.pieces {
-            if let mif_formats::fs::Piece::Volume { offset, len } = piece
-                && (*offset..offset + len).contains(&on_volume)
-            {
-                let path = escape(&entry.path);
-                return format!("{name}:{path}, byte {} of it", in_file + on_volume - offset);
-            }
-            in_file += piece.len();
-        }
-    }
-    format!("{name}, byte {on_volume}, in no file's content")
 }
 
 fn compare_files(a: &Tree, b: &Tree, progress: &dyn Progress) -> Result<FilesReport> {
@@ -327,13 +313,13 @@ mod tests {
         other[5] = 8;
         other[(2 << 20) + 1] = 8;
         let difference = compare_bits(&MemSource(vec![7; 3 << 20]), &MemSource(other), "", &Silent).unwrap();
-        assert_eq!(difference, Difference { first: Some(5), bytes: 2 });
+        assert_eq!(difference, Difference { first: Some(5), bytes: 2, windows: vec![0, 2 << 20] });
     }
 
     #[test]
     fn a_shorter_disk_goes_on_in_zeros() {
         let (short, long) = (MemSource(vec![1; 10]), MemSource([vec![1; 10], vec![0; 10], vec![2]].concat()));
         let difference = compare_bits(&short, &long, "", &Silent).unwrap();
-        assert_eq!(difference, Difference { first: Some(20), bytes: 1 });
+        assert_eq!(difference, Difference { first: Some(20), bytes: 1, windows: vec![0] });
     }
 }

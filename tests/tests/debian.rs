@@ -152,6 +152,55 @@ fn a_logical_partition_with_ext3_boots() {
     through_the_store("--table mbr-logical --fs ext3 --fill kernel --live --size 1G", &[false]);
 }
 
+/// What hypervisors take beside raw, plain qcow2 and plain VMDK, which boot above: a suffix, what qemu calls it, and
+/// how it is written.
+const BOOTABLE: &[(&str, &str, &[&str])] = &[
+    ("zlib.qcow2", "qcow2", &["-o", "compress=on,extended_l2=on"]),
+    ("zstd.qcow2", "qcow2", &["-o", "compression_type=zstd"]),
+    ("stream.vmdk", "vmdk", &["-o", "subformat=streamOptimized"]),
+    ("flat.vmdk", "vmdk", &["-o", "subformat=monolithicFlat"]),
+    ("split.vmdk", "vmdk", &["-o", "subformat=twoGbMaxExtentSparse"]),
+    ("dynamic.vhd", "vpc", &[]),
+    ("fixed.vhd", "vpc", &["-o", "subformat=fixed,align=1M"]),
+    ("dynamic.vhdx", "vhdx", &[]),
+    ("dynamic.vdi", "vdi", &[]),
+];
+
+#[test]
+fn a_disk_boots_from_every_container() {
+    if !have(TOOLS) {
+        return;
+    }
+    let Some(tree) = tree() else { return };
+    let work = work_folder();
+    let at = |name: &str| work.path().join(name);
+    let store = at("store");
+    make_disk(&tree, &at("disk.raw"), "--table gpt --size 1G");
+    import(&store, &at("disk.raw"), "disk");
+    // From one container into the next, so that what boots has been read from each, too.
+    let mut before: Option<&str> = None;
+    for (name, format, options) in BOOTABLE {
+        let mut command = mif(&store);
+        match before {
+            None => command.args(["export", "disk"]),
+            Some(before) => command.arg("convert").arg(at(before)),
+        };
+        run(command.arg(at(name)).args(["-O", format]).args(*options));
+        before = Some(name);
+    }
+    let next = std::sync::Mutex::new(BOOTABLE.iter());
+    std::thread::scope(|scope| {
+        for _ in 0..2 {
+            scope.spawn(|| {
+                loop {
+                    let Some((name, format, _)) = next.lock().unwrap().next() else { return };
+                    run(tool(repo().join("fixtures/boot")).arg(at(name)).args(["--format", format]));
+                }
+            });
+        }
+    });
+}
+
 #[test]
 fn a_second_image_of_the_same_files_costs_little() {
     if !have(TOOLS) {

@@ -65,6 +65,20 @@ pub(super) struct Open {
     pub(super) snapshot: Option<String>,
 }
 
+/// How a disk image file is written.
+#[derive(Args)]
+pub(super) struct Write {
+    /// An option of the format written; an unknown one lists those that there are
+    #[arg(long = "option", short = 'o', value_name = "KEY=VALUE")]
+    pub(super) options: Vec<String>,
+    /// Write only what differs from the disk image BASE, which the new qcow2 will need
+    #[arg(long, value_name = "BASE")]
+    pub(super) backing: Option<PathBuf>,
+    /// Replace a file that is there
+    #[arg(long)]
+    pub(super) force: bool,
+}
+
 #[derive(Subcommand)]
 pub(super) enum Command {
     /// Disk images into the store
@@ -106,18 +120,15 @@ Examples:
         /// The container format; by the file's suffix if not given
         #[arg(long, short = 'O', value_name = "FORMAT")]
         format: Option<String>,
-        /// An option of the format; an unknown one lists those that there are
-        #[arg(long = "option", short = 'o', value_name = "KEY=VALUE")]
-        options: Vec<String>,
-        /// Replace a file that is there
-        #[arg(long)]
-        force: bool,
+        #[command(flatten)]
+        write: Write,
     },
     /// A disk image into another container, straight through
     #[command(after_help = "\
 Examples:
   mif convert disk.vmdk disk.qcow2
   mif convert disk.raw disk.qcow2 -o compress=on,compression_type=zstd
+  mif convert today.raw today.qcow2 --backing base.qcow2
   mif convert web@2 web.vmdk -o subformat=streamOptimized
 
 An IMAGE is a disk image file, or NAME[@VERSION] in the store. Holes are never read, and runs of zeros become holes.")]
@@ -129,12 +140,8 @@ An IMAGE is a disk image file, or NAME[@VERSION] in the store. Holes are never r
         /// The container format to write; by the file's suffix if not given
         #[arg(long, short = 'O', value_name = "FORMAT")]
         output_format: Option<String>,
-        /// An option of the format written; an unknown one lists those that there are
-        #[arg(long = "option", short = 'o', value_name = "KEY=VALUE")]
-        options: Vec<String>,
-        /// Replace a file that is there
-        #[arg(long)]
-        force: bool,
+        #[command(flatten)]
+        write: Write,
         #[command(flatten)]
         open: Open,
     },

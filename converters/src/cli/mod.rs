@@ -82,13 +82,13 @@ impl Context {
                     ImportOptions { name, open: open_options(open), verify, strict, threads, command };
                 self.import(&files, &options)
             }
-            Command::Export { image, output, format, options, force } => {
-                let options = ExportOptions { format, options: key_values(&options)?, force };
+            Command::Export { image, output, format, write } => {
+                let options = export_options(format, write)?;
                 let image = OpenImage::stored(&Store::open(&self.global.store)?, &image.parse()?)?;
                 self.export(&image, &output, &options)
             }
-            Command::Convert { image, output, output_format, options, force, open } => {
-                let options = ExportOptions { format: output_format, options: key_values(&options)?, force };
+            Command::Convert { image, output, output_format, write, open } => {
+                let options = export_options(output_format, write)?;
                 self.export(&self.open(&image, &open_options(open))?, &output, &options)
             }
             Command::Verify { a, b, files, open } => {
@@ -197,6 +197,11 @@ fn command_line() -> Vec<String> {
         *program = "mif".into();
     }
     words
+}
+
+fn export_options(format: Option<String>, write: args::Write) -> Result<ExportOptions> {
+    let args::Write { options, backing, force } = write;
+    Ok(ExportOptions { format, options: key_values(&options)?, backing, force })
 }
 
 fn open_options(open: Open) -> OpenOptions {
