@@ -4,6 +4,7 @@
 #![forbid(unsafe_code)]
 
 mod cat;
+mod diff;
 mod error;
 mod export;
 mod fsck;
@@ -25,6 +26,7 @@ mod tree;
 pub mod verify;
 
 pub use cat::cat;
+pub use diff::{Change, ChangeKind, DiffCounts, DiffOptions, DiffReport, FieldChange, Group, Grouping, diff};
 pub use error::{Code, Error, Result};
 pub use export::{ExportOptions, ExportReport, export};
 pub use fsck::{FsckOptions, FsckReport, LostImage, fsck};

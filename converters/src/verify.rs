@@ -2,18 +2,16 @@
 
 mod places;
 
-use std::collections::BTreeMap;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
 use mif_formats::Source;
-use mif_formats::fs::FileType;
-use mif_formats::mif::manifest::{Row, escape};
 use mif_formats::source::is_zero;
 use serde::Serialize;
 
 pub use self::places::PlaceReport;
 use self::places::Places;
+use crate::diff::{self, ChangeKind};
 use crate::progress::{self, Progress};
 use crate::scan::Scan;
 use crate::{Error, OpenImage, Origin, Result, Tree};
@@ -213,34 +211,19 @@ fn read_or_zero(source: &dyn Source, start: u64, buf: &mut [u8]) -> Result<bool>
 }
 
 fn compare_files(a: &Tree, b: &Tree, progress: &dyn Progress) -> Result<FilesReport> {
-    let key = |row: &Row| (row.volume.clone(), row.path.clone());
-    let index = |tree: &Tree| -> BTreeMap<(String, Vec<u8>), usize> {
-        tree.rows().iter().enumerate().map(|(i, row)| (key(row), i)).collect()
-    };
-    let (in_a, in_b) = (index(a), index(b));
-    let mut report = FilesReport::default();
-    let text = |(volume, path): &(String, Vec<u8>)| format!("{volume}:{}", escape(path));
-    for (key, i) in &in_a {
-        progress::check(progress)?;
-        report.compared += 1;
-        let Some(j) = in_b.get(key) else {
-            report.differences += 1;
-            push(&mut report.only_in_first, text(key));
-            continue;
-        };
-        let mut fields = different_fields(&a.rows()[*i], &b.rows()[*j]);
-        if !fields.contains(&"type") && content_differs(a, *i, b, *j)? {
-            fields.push("content");
-        }
-        if !fields.is_empty() {
-            report.differences += 1;
-            push(&mut report.different, (text(key), fields));
-        }
-    }
-    for key in in_b.keys().filter(|key| !in_a.contains_key(*key)) {
-        report.compared += 1;
+    let volumes = b.volumes().into_iter().map(|name| (name.to_owned(), name.to_owned())).collect();
+    let mut report = FilesReport { compared: a.rows().len() as u64, ..FilesReport::default() };
+    for change in diff::changes([a, b], &volumes, false, progress)? {
         report.differences += 1;
-        push(&mut report.only_in_second, text(key));
+        let path = format!("{}:{}", change.volume, change.path);
+        match change.kind {
+            ChangeKind::Removed => push(&mut report.only_in_first, path),
+            ChangeKind::Added => {
+                report.compared += 1;
+                push(&mut report.only_in_second, path);
+            }
+            _ => push(&mut report.different, (path, change.fields.iter().map(|field| field.field).collect())),
+        }
     }
     report.same = report.differences == 0;
     Ok(report)
@@ -250,55 +233,6 @@ fn push<T>(list: &mut Vec<T>, item: T) {
     if list.len() < MAX_PATHS {
         list.push(item);
     }
-}
-
-fn different_fields(a: &Row, b: &Row) -> Vec<&'static str> {
-    let fields = [
-        ("type", a.file_type != b.file_type),
-        ("mode", a.mode != b.mode),
-        ("owner", (a.uid, a.gid) != (b.uid, b.gid)),
-        ("links", a.nlink != b.nlink && a.file_type != FileType::Dir),
-        ("size", a.size != b.size && a.file_type == FileType::File),
-        ("mtime", a.mtime != b.mtime),
-        ("link target", a.link_target != b.link_target),
-        ("device", a.rdev != b.rdev),
-        ("xattrs", a.xattrs != b.xattrs),
-    ];
-    fields.into_iter().filter_map(|(name, differs)| differs.then_some(name)).collect()
-}
-
-fn content_differs(a: &Tree, i: usize, b: &Tree, j: usize) -> Result<bool> {
-    let (x, y) = (&a.rows()[i], &b.rows()[j]);
-    if x.file_type != FileType::File {
-        return Ok(false);
-    }
-    if x.size != y.size {
-        return Ok(true);
-    }
-    if let (Some(x), Some(y)) = (x.blake3, y.blake3) {
-        return Ok(x != y);
-    }
-    // A file that cannot be read in both counts as the same: both readers say so in their warnings.
-    match (a.content(i), b.content(j)) {
-        (Ok(x), Ok(y)) => sources_differ(&*x, &*y),
-        (Err(_), Err(_)) => Ok(false),
-        _ => Ok(true),
-    }
-}
-
-fn sources_differ(x: &dyn Source, y: &dyn Source) -> Result<bool> {
-    let (mut p, mut q) = (vec![0; WINDOW as usize], vec![0; WINDOW as usize]);
-    let mut start = 0;
-    while start < x.len() {
-        let len = (x.len() - start).min(WINDOW) as usize;
-        read_or_zero(x, start, &mut p[..len])?;
-        read_or_zero(y, start, &mut q[..len])?;
-        if p[..len] != q[..len] {
-            return Ok(true);
-        }
-        start += len as u64;
-    }
-    Ok(false)
 }
 
 #[cfg(test)]
