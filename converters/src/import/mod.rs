@@ -29,7 +29,7 @@ use crate::scan::Scan;
 use crate::store::{
     Counts, Image, ImageName, ObjectWriter, Provenance, SourceFile, Store, StoredDisk, WriterStats,
 };
-use crate::{Error, Result, verify};
+use crate::{Error, Result, packages, verify};
 
 /// Residue is cut into objects at multiples of this many bytes of the disk.
 pub(crate) const RESIDUE_WINDOW: u64 = 256 << 10;
@@ -114,8 +114,10 @@ pub fn import(
     let mut manifest_file = Vec::new();
     manifest::write(&mut manifest_file, &rows)?;
     let added = writer.finish()?;
+    let objects = Arc::new(fresh_objects(store)?);
+    let (packages_file, complaints) = packages::table(&rows, &objects)?;
+    warnings.extend(complaints);
     if options.verify {
-        let objects = Arc::new(fresh_objects(store)?);
         let stored = StoredDisk::new(Arc::new(layout), objects);
         read_back(&disk, &stored, path, progress)?;
     }
@@ -144,7 +146,12 @@ pub fn import(
         Some(there) => ("unchanged", there.clone()),
         None => (
             "imported",
-            store.publish(image, &manifest_file, &layout_file, &[("digests", &digests::encode(&rows))])?,
+            store.publish(
+                image,
+                &manifest_file,
+                &layout_file,
+                &[("digests", &digests::encode(&rows)), (packages::TABLE, &packages_file)],
+            )?,
         ),
     };
     Ok(ImportReport {

@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use mif_formats::mif::layout::{Layout, Origin};
 use mif_formats::mif::manifest::{self, Row};
+use mif_formats::mif::packages::{self, Package};
 use mif_formats::partition::{Partition, Table};
 use serde::{Deserialize, Serialize};
 
@@ -281,6 +282,11 @@ impl StoredImage {
             Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(None),
             Err(e) => Err(Error::store(format!("{}/{key}: {e}", self.storage.place()))),
         }
+    }
+
+    /// The packages, from the table beside the manifest.
+    pub fn packages(&self) -> Result<Vec<Package>> {
+        packages::read(self.read(crate::packages::TABLE)?.into()).map_err(|e| damaged(&self.image.id(), &e))
     }
 
     /// The manifest's rows, checked against the digest in the record.

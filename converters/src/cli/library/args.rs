@@ -126,6 +126,26 @@ other metadata, R was renamed. Access times and inode numbers do not count. Exit
         #[command(flatten)]
         open: Open,
     },
+    /// The packages of an image, or of all: dpkg, rpm and apk
+    #[command(after_help = "\
+Examples:
+  mif packages web                  as its own databases say
+  mif packages disk.qcow2 --csv
+  mif packages --name 'libssl*'     in the newest version of every image of the store
+
+Exits 1 if there are none.")]
+    Packages {
+        /// A disk image file, or NAME[@VERSION] in the store; all images of the store if not given
+        image: Option<String>,
+        /// Only packages whose name fits this pattern
+        #[arg(long, value_name = "PATTERN")]
+        name: Option<String>,
+        /// Print comma-separated values
+        #[arg(long, conflicts_with = "json")]
+        csv: bool,
+        #[command(flatten)]
+        open: Open,
+    },
     /// Find files in all images
     #[command(after_help = "\
 Examples:

@@ -57,6 +57,16 @@ impl Context {
                 self.warn(&report.warnings);
                 return Ok(report.same);
             }
+            Library::Packages { image, name, csv, open } => {
+                let image = image.map(|image| self.open(&image, &open_options(open))).transpose()?;
+                let report = mif::packages(path, image.as_ref(), name.as_deref(), &self.bar("packages"))?;
+                self.report(
+                    &report,
+                    |report| if csv { text::packages_csv(report) } else { text::packages(report) },
+                )?;
+                self.warn(&report.warnings);
+                return Ok(!report.packages.is_empty());
+            }
             Library::Search(search) => {
                 let csv = search.csv;
                 let query = query(*search)?;

@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 
 use mif::store::Tag;
 use mif::{
-    ChangeKind, DiffCounts, DiffReport, FieldChange, FsckReport, GcReport, LogReport, RmReport, SearchReport,
+    ChangeKind, DiffCounts, DiffReport, FieldChange, FsckReport, GcReport, LogReport, PackagesReport, RmReport, SearchReport,
     StatsReport,
 };
 
@@ -217,6 +217,36 @@ pub(super) fn search_csv(report: &SearchReport) -> String {
             hit.size.to_string(),
             hit.mtime.map_or(String::new(), |t| t.secs.to_string()),
             hit.sha1.clone().unwrap_or_default(),
+        ];
+        let _ = writeln!(out, "{}", fields.map(|field| csv_field(&field)).join(","));
+    }
+    out
+}
+
+pub(super) fn packages(report: &PackagesReport) -> String {
+    let mut out = String::new();
+    for package in &report.packages {
+        let of = [&package.image, &package.name, &package.version].map(|text| printable(text));
+        let architecture = printable(package.architecture.as_deref().unwrap_or("-"));
+        let status = if package.status == "installed" { String::new() } else { format!("  {}", printable(&package.status)) };
+        let _ = writeln!(out, "{}  {:<32} {} {architecture}{status}", of[0], of[1], of[2]);
+    }
+    out
+}
+
+pub(super) fn packages_csv(report: &PackagesReport) -> String {
+    let mut out = String::from("image,volume,manager,name,version,architecture,status,source,files\n");
+    for p in &report.packages {
+        let fields = [
+            p.image.clone(),
+            p.volume.clone(),
+            p.manager.clone(),
+            p.name.clone(),
+            p.version.clone(),
+            p.architecture.clone().unwrap_or_default(),
+            p.status.clone(),
+            p.source.clone().unwrap_or_default(),
+            p.files.to_string(),
         ];
         let _ = writeln!(out, "{}", fields.map(|field| csv_field(&field)).join(","));
     }
