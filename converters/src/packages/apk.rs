@@ -8,7 +8,9 @@ const INSTALLED: [&str; 2] = ["/lib/apk/db/installed", "/usr/lib/apk/db/installe
 
 pub(super) fn read(databases: &Databases<'_>, found: &mut Found) -> Result<()> {
     // The one may be a link to the other.
-    let Some(file) = INSTALLED.iter().find_map(|path| databases.file(path).transpose()) else { return Ok(()) };
+    let Some(file) = INSTALLED.iter().find_map(|path| databases.file(path).transpose()) else {
+        return Ok(());
+    };
     let file = file?;
     let (mut package, mut paths) = (databases.package("apk", String::new(), String::new()), Vec::new());
     let mut folder = Vec::new();

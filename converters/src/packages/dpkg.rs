@@ -50,10 +50,12 @@ fn folder<'a>(databases: &'a Databases<'_>, path: &str) -> Vec<(&'a [u8], usize)
     let prefix = [&rows[folder].path[..], b"/"].concat();
     // Rows are sorted by volume and path.
     let text = String::from_utf8_lossy(&prefix);
-    let start = rows.partition_point(|row| (row.volume.as_str(), &*row.path_text()) < (databases.volume, &*text));
-    let below = rows[start..].iter().enumerate().take_while(|(_, row)| {
-        row.volume == databases.volume && row.path.starts_with(&prefix)
-    });
+    let start =
+        rows.partition_point(|row| (row.volume.as_str(), &*row.path_text()) < (databases.volume, &*text));
+    let below = rows[start..]
+        .iter()
+        .enumerate()
+        .take_while(|(_, row)| row.volume == databases.volume && row.path.starts_with(&prefix));
     let named = below.filter_map(|(i, row)| Some((row.path.strip_prefix(&prefix[..])?, start + i)));
     named.filter(|(name, _)| !name.contains(&b'/')).collect()
 }

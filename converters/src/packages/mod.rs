@@ -79,7 +79,8 @@ pub fn packages(
     let pattern = pattern.map_err(|e| Error::usage(format!("\"{}\": {e}", name.unwrap_or_default())))?;
     let mut report = PackagesReport { packages: Vec::new(), warnings: Vec::new() };
     let mut add = |label: &str, packages: Vec<Package>| {
-        let wanted = packages.into_iter().filter(|p| pattern.as_ref().is_none_or(|pattern| pattern.matches(&p.name)));
+        let wanted =
+            packages.into_iter().filter(|p| pattern.as_ref().is_none_or(|pattern| pattern.matches(&p.name)));
         report.packages.extend(wanted.map(|p| ImagePackage {
             image: label.to_owned(),
             volume: p.volume,
@@ -95,7 +96,9 @@ pub fn packages(
     match image {
         Some(image) => {
             let found = match &image.origin {
-                Origin::Stored { stored, .. } => Found { packages: stored.packages()?, complaints: Vec::new() },
+                Origin::Stored { stored, .. } => {
+                    Found { packages: stored.packages()?, complaints: Vec::new() }
+                }
                 Origin::File { .. } => read(&image.tree()?),
             };
             add(&image.label, found.packages);

@@ -4,8 +4,8 @@ use std::fmt::Write as _;
 
 use mif::store::Tag;
 use mif::{
-    ChangeKind, DiffCounts, DiffReport, FieldChange, FsckReport, GcReport, LogReport, PackagesReport, RmReport, SearchReport,
-    StatsReport,
+    ChangeKind, DiffCounts, DiffReport, FieldChange, FsckReport, GcReport, LogReport, PackagesReport,
+    RmReport, SearchReport, StatsReport,
 };
 
 use crate::cli::text::{mode_text, printable, seconds_time, size, time};
@@ -228,7 +228,11 @@ pub(super) fn packages(report: &PackagesReport) -> String {
     for package in &report.packages {
         let of = [&package.image, &package.name, &package.version].map(|text| printable(text));
         let architecture = printable(package.architecture.as_deref().unwrap_or("-"));
-        let status = if package.status == "installed" { String::new() } else { format!("  {}", printable(&package.status)) };
+        let status = if package.status == "installed" {
+            String::new()
+        } else {
+            format!("  {}", printable(&package.status))
+        };
         let _ = writeln!(out, "{}  {:<32} {} {architecture}{status}", of[0], of[1], of[2]);
     }
     out

@@ -54,15 +54,19 @@ mod tests {
 
     #[test]
     fn rows_are_read_in_order() {
-        let made = database("CREATE TABLE Packages(hnum INTEGER PRIMARY KEY, blob BLOB NOT NULL);
-             INSERT INTO Packages VALUES (2, x'62'), (1, x'61');");
+        let made = database(
+            "CREATE TABLE Packages(hnum INTEGER PRIMARY KEY, blob BLOB NOT NULL);
+             INSERT INTO Packages VALUES (2, x'62'), (1, x'61');",
+        );
         assert_eq!(blobs(&made, None).unwrap(), [b"a", b"b"]);
     }
 
     #[test]
     fn a_view_is_no_database() {
-        let made = database("CREATE VIEW Packages AS WITH RECURSIVE t(hnum, blob) AS
-             (SELECT 1, x'61' UNION ALL SELECT hnum + 1, blob FROM t) SELECT * FROM t;");
+        let made = database(
+            "CREATE VIEW Packages AS WITH RECURSIVE t(hnum, blob) AS
+             (SELECT 1, x'61' UNION ALL SELECT hnum + 1, blob FROM t) SELECT * FROM t;",
+        );
         assert!(blobs(&made, None).unwrap_err().to_string().contains("is a view"));
         assert!(blobs(b"no database", None).is_err());
     }
