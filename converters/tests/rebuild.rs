@@ -117,6 +117,8 @@ impl Lab {
             name: name.into(),
             operation: "rebuild".into(),
             always: always.iter().map(|v| (*v).to_owned()).collect(),
+            command: Vec::new(),
+            recipe: None,
         };
         rebuild(&store, &self.image("disk"), rows, &options, &Silent)
     }
