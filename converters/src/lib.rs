@@ -4,6 +4,7 @@
 #![forbid(unsafe_code)]
 
 mod cat;
+mod customize;
 mod error;
 mod export;
 mod fsck;
@@ -25,6 +26,9 @@ mod tree;
 pub mod verify;
 
 pub use cat::cat;
+pub use customize::{
+    CustomizeOptions, CustomizeReport, Customized, Recipe, Variables, customize, read_instances,
+};
 pub use error::{Code, Error, Result};
 pub use export::{ExportOptions, ExportReport, export};
 pub use fsck::{FsckOptions, FsckReport, LostImage, fsck};

@@ -5,7 +5,7 @@
 
 mod content;
 mod plan;
-mod pool;
+pub(crate) mod pool;
 
 use std::ops::Range;
 use std::path::Path;

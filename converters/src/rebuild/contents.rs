@@ -85,7 +85,8 @@ impl NewContent {
         if store_content(&self.source, writer)? == self.id {
             return Ok(());
         }
-        Err(Error::input(format!("{}: was changed while it was read", self.label)).advise("Run the same again"))
+        Err(Error::input(format!("{}: was changed while it was read", self.label))
+            .advise("Run the same again"))
     }
 }
 

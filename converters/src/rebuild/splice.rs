@@ -11,9 +11,9 @@ use mif_formats::mif::ObjectId;
 use mif_formats::mif::layout::{Builder, Layout, Origin};
 use mif_formats::source::is_zero;
 
+use super::contents::Contents;
 use crate::import::{BLOCK, RESIDUE_WINDOW, blocks};
 use crate::scan::ScannedVolume;
-use super::contents::Contents;
 use crate::store::ObjectWriter;
 use crate::{Error, Result};
 

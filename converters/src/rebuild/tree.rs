@@ -22,7 +22,11 @@ impl Rows<'_> {
     /// The tree, and the object of each file key.
     ///
     /// Rows of one inode number are hard links of one node, which the first of them describes.
-    pub(super) fn tree(&self, original: &dyn Filesystem, contents: Contents<'_>) -> Result<(Tree, Vec<ObjectId>)> {
+    pub(super) fn tree(
+        &self,
+        original: &dyn Filesystem,
+        contents: Contents<'_>,
+    ) -> Result<(Tree, Vec<ObjectId>)> {
         let old: HashMap<u64, &Row> = self
             .old
             .iter()
