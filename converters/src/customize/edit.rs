@@ -168,6 +168,16 @@ impl Files {
         }
     }
 
+    /// Whether an edit only wants a folder that is there already.
+    pub(super) fn has_folder(&self, edit: &Edit) -> bool {
+        match edit {
+            Edit::Mkdir { path, mode: None, owner: None } => {
+                self.get(path).is_some_and(|row| row.file_type == FileType::Dir)
+            }
+            _ => false,
+        }
+    }
+
     /// Where something is.
     fn existing(&self, path: &str, follow: bool) -> Result<Place> {
         let place = self.place(path, follow)?;

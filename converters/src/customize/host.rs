@@ -112,12 +112,15 @@ pub(super) fn locale(files: &Files, locale: &str) -> Result<Vec<Edit>> {
         ));
     }
     let debian = files.is_file("/etc/default/locale") || files.is_file("/etc/debian_version");
-    let path =
-        if debian && !files.is_file("/etc/locale.conf") { "/etc/default/locale" } else { "/etc/locale.conf" };
+    let (folder, path) = if debian && !files.is_file("/etc/locale.conf") {
+        ("/etc/default", "/etc/default/locale")
+    } else {
+        ("/etc", "/etc/locale.conf")
+    };
     let old = files.editable(path)?;
     let kept = old.lines().filter(|line| !line.trim_start().starts_with("LANG="));
     let lines: Vec<String> = kept.map(str::to_owned).chain([format!("LANG={locale}")]).collect();
-    Ok(vec![Edit::text(path, lines.join("\n") + "\n")])
+    Ok(vec![Edit::folder(folder), Edit::text(path, lines.join("\n") + "\n")])
 }
 
 /// Whether glibc of the image finds a locale: built in, in a folder of its own, or in the archive.

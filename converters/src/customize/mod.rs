@@ -223,6 +223,9 @@ impl Order {
         for step in recipe.steps(&self.variables).map_err(|e| self.blame(e))? {
             let failed = |e: Error| self.blame(e.within(&step.label));
             for (edit, purpose) in compile(&step, &files, &context).map_err(failed)? {
+                if files.has_folder(&edit) {
+                    continue;
+                }
                 files.apply(&edit).map_err(failed)?;
                 edits.push(edit.to_string());
                 generalized.extend(purpose);
@@ -257,6 +260,9 @@ fn in_parallel<I: Sync, T: Send + Sync>(
     progress: &dyn Progress,
     work: impl Fn(&I) -> Result<T> + Sync,
 ) -> Result<Vec<T>> {
+    if let [only] = items {
+        return Ok(vec![work(only)?]);
+    }
     let done: Vec<OnceLock<T>> = items.iter().map(|_| OnceLock::new()).collect();
     let threads = std::thread::available_parallelism().map_or(1, usize::from).min(items.len());
     pool::run(threads, items.len(), |i, _| {

@@ -342,9 +342,9 @@ pub(super) fn first_boot(files: &Files, name: &str, script: &NewContent) -> Resu
     let wants = format!("{ETC}/multi-user.target.wants");
     Ok(vec![
         Edit::folder(FIRST_BOOT),
+        Edit::folder(&wants),
         Edit::Write { path, content: script.clone(), mode: Some(0o755), owner },
         Edit::file(format!("{ETC}/{unit}"), text, 0o644),
-        Edit::folder(&wants),
         Edit::Symlink { path: format!("{wants}/{unit}"), target: format!("{ETC}/{unit}") },
     ])
 }
@@ -373,8 +373,8 @@ pub(super) fn ssh_host_keys(files: &Files) -> Vec<Edit> {
     let unit = format!("{ETC}/mif-ssh-host-keys.service");
     let wants = format!("{ETC}/multi-user.target.wants");
     vec![
-        Edit::file(&unit, text, 0o644),
         Edit::folder(&wants),
+        Edit::file(&unit, text, 0o644),
         Edit::Symlink { path: format!("{wants}/mif-ssh-host-keys.service"), target: unit },
     ]
 }
