@@ -160,8 +160,8 @@ impl Lab {
 
     /// The disk of an image as a file. Its volumes are clean, as the real tools find.
     fn export(&self, name: &str) -> Disk {
-        let raw = self.at(&format!("{name}.raw"));
-        run(mif(&self.store()).args(["export", name]).arg(&raw));
+        let raw = self.at(&format!("{name}.exported"));
+        run(mif(&self.store()).args(["export", name, "--format", "raw"]).arg(&raw));
         let cut = |(start, len): (u64, u64), part: &str| {
             let path = self.at(&format!("{name}.{part}"));
             let bytes = fs::read(&raw).unwrap();

@@ -107,7 +107,7 @@ pub(super) fn compile(step: &FilledStep, files: &Files, context: &Context<'_>) -
         }
         Step::Lock { user } => accounts::password(files, &user, &Password::Locked, today(files), &|_| Ok(())),
         Step::Network { interface, dhcp, address, gateway, dns } => {
-            if dhcp == !address.is_empty() {
+            if dhcp != address.is_empty() {
                 return Err(Error::usage(format!("{interface}: expected either dhcp or an address")));
             }
             network::configure(files, &Network::new(&interface, &address, &gateway, &dns)?)

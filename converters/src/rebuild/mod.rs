@@ -43,7 +43,7 @@ use crate::store::{
 use crate::{Error, Result};
 
 /// How to rebuild.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Default)]
 pub struct RebuildOptions {
     /// The name of the new image; it becomes its next version.
     pub name: String,
