@@ -2,6 +2,7 @@
 //! them.
 
 use std::collections::BTreeMap;
+use std::ops::{Bound, Range};
 use std::sync::Arc;
 
 use mif_formats::fs::{FileType, Timestamp, Xattr};
@@ -34,7 +35,16 @@ pub(super) struct Files {
 #[derive(Clone)]
 struct Volume {
     is_fat: bool,
-    rows: BTreeMap<Vec<u8>, Row>,
+    /// By path. Copies of the files share the rows that are not edited.
+    rows: BTreeMap<Arc<[u8]>, Arc<Row>>,
+}
+
+impl Volume {
+    /// What is below a folder.
+    fn below(&self, folder: &[u8]) -> impl Iterator<Item = (&Arc<[u8]>, &Arc<Row>)> {
+        let Range { start, end } = below(folder);
+        self.rows.range::<[u8], _>((Bound::Included(&start[..]), Bound::Excluded(&end[..])))
+    }
 }
 
 /// What a new file or folder is to be, beside its place.
@@ -58,7 +68,7 @@ impl Files {
                     rows: BTreeMap::new(),
                 }
             });
-            volume.rows.insert(row.path.clone(), row.clone());
+            volume.rows.insert(row.path.as_slice().into(), Arc::new(row.clone()));
         }
         let objects = base.objects.clone();
         let mut files =
@@ -72,8 +82,8 @@ impl Files {
     }
 
     /// All rows, edited.
-    pub(super) fn into_rows(self) -> Vec<Row> {
-        self.volumes.into_values().flat_map(|volume| volume.rows.into_values()).collect()
+    pub(super) fn rows(&self) -> Vec<&Row> {
+        self.volumes.values().flat_map(|volume| volume.rows.values().map(|row| &**row)).collect()
     }
 
     /// Where a path leads; its last part need not be there. A symlink at the end is followed if `follow`.
@@ -107,7 +117,7 @@ impl Files {
 
     /// The row at a place, if something is there.
     pub(super) fn at(&self, place: &Place) -> Option<&Row> {
-        self.volumes.get(&place.volume)?.rows.get(&place.path)
+        self.volumes.get(&place.volume)?.rows.get(&place.path[..]).map(|row| &**row)
     }
 
     /// The row of a path, its last symlink followed, if it is there.
@@ -176,9 +186,9 @@ impl Files {
         let Some(volume) = self.volumes.get(&place.volume) else { return Vec::new() };
         let start = below(&place.path).start;
         let cut = start.len();
-        let rows = volume.rows.range(below(&place.path));
+        let rows = volume.below(&place.path);
         rows.filter(|(path, _)| path.len() > cut && !path[cut..].contains(&b'/'))
-            .filter_map(|(path, row)| Some((String::from_utf8(path[cut..].to_vec()).ok()?, row)))
+            .filter_map(|(path, row)| Some((String::from_utf8(path[cut..].to_vec()).ok()?, &**row)))
             .collect()
     }
 
@@ -249,7 +259,7 @@ impl Files {
             content: None,
             short_name: None,
         };
-        self.volume(&place.volume)?.rows.insert(place.path.clone(), row);
+        self.volume(&place.volume)?.rows.insert(place.path.as_slice().into(), Arc::new(row));
         self.touch_folder(place)
     }
 
@@ -265,12 +275,11 @@ impl Files {
         if place.path == b"/" {
             return Err(Error::input(format!("{}:/: the root of a volume stays", place.volume)));
         }
-        let range = below(&place.path);
-        let rows = &mut self.volume(&place.volume)?.rows;
-        let mut gone: Vec<Vec<u8>> = rows.range(range).map(|(path, _)| path.clone()).collect();
-        gone.push(place.path.clone());
+        let volume = self.volume(&place.volume)?;
+        let mut gone: Vec<Arc<[u8]>> = volume.below(&place.path).map(|(path, _)| path.clone()).collect();
+        gone.push(place.path.as_slice().into());
         for path in &gone {
-            rows.remove(path);
+            volume.rows.remove(path);
         }
         self.touch_folder(place)?;
         Ok(gone.len())
@@ -292,18 +301,18 @@ impl Files {
                 escape(&from.path)
             )));
         }
-        let range = below(&from.path);
-        let rows = &mut self.volume(&from.volume)?.rows;
-        let mut moved: Vec<Vec<u8>> = rows.range(range).map(|(path, _)| path.clone()).collect();
-        moved.push(from.path.clone());
+        let volume = self.volume(&from.volume)?;
+        let mut moved: Vec<Arc<[u8]>> = volume.below(&from.path).map(|(path, _)| path.clone()).collect();
+        moved.push(from.path.as_slice().into());
         for path in moved {
-            let Some(mut row) = rows.remove(&path) else { continue };
-            row.path = [&to.path[..], &path[from.path.len()..]].concat();
-            if path == from.path {
+            let Some(mut row) = volume.rows.remove(&path) else { continue };
+            let moving = Arc::make_mut(&mut row);
+            moving.path = [&to.path[..], &path[from.path.len()..]].concat();
+            if path[..] == from.path[..] {
                 // FAT: the short name was the old one's.
-                row.short_name = None;
+                moving.short_name = None;
             }
-            rows.insert(row.path.clone(), row);
+            volume.rows.insert(moving.path.as_slice().into(), row);
         }
         self.touch_folder(from)?;
         self.touch_folder(to)
@@ -313,15 +322,18 @@ impl Files {
     pub(super) fn change(&mut self, place: &Place, change: impl Fn(&mut Row)) -> Result<()> {
         let time = self.time;
         let rows = &mut self.volume(&place.volume)?.rows;
-        let row = rows.get(&place.path).ok_or_else(|| missing(&place.volume, &place.path))?;
+        let row = rows.get(&place.path[..]).ok_or_else(|| missing(&place.volume, &place.path))?;
         let inode = row.inode.filter(|_| row.nlink.is_some_and(|n| n > 1) && row.file_type != FileType::Dir);
-        let mut change = |row: &mut Row| {
+        let change = |row: &mut Row| {
             change(row);
             row.ctime = row.ctime.map(|_| time);
         };
         match inode {
-            Some(inode) => rows.values_mut().filter(|row| row.inode == Some(inode)).for_each(change),
-            None => rows.get_mut(&place.path).into_iter().for_each(&mut change),
+            Some(inode) => {
+                let links = rows.values_mut().filter(|row| row.inode == Some(inode));
+                links.for_each(|row| change(Arc::make_mut(row)));
+            }
+            None => rows.get_mut(&place.path[..]).into_iter().for_each(|row| change(Arc::make_mut(row))),
         }
         Ok(())
     }
@@ -366,7 +378,7 @@ pub(super) fn parent(path: &[u8]) -> &[u8] {
 }
 
 /// The paths below a folder: from its path with a slash to what sorts after all of these.
-fn below(folder: &[u8]) -> std::ops::Range<Vec<u8>> {
+fn below(folder: &[u8]) -> Range<Vec<u8>> {
     let folder = if folder == b"/" { b"" } else { folder };
     [folder, b"/"].concat()..[folder, b"0"].concat()
 }
@@ -379,7 +391,7 @@ struct System<'a> {
 
 impl Paths for System<'_> {
     fn row(&self, volume: &str, path: &[u8]) -> Option<&Row> {
-        self.files.volumes.get(volume)?.rows.get(path)
+        self.files.volumes.get(volume)?.rows.get(path).map(|row| &**row)
     }
 
     fn mounted(&self, volume: &str, path: &[u8]) -> Result<Option<String>> {

@@ -27,7 +27,6 @@ use std::sync::OnceLock;
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use mif_formats::fs::Timestamp;
-use mif_formats::mif::manifest::Row;
 use serde::Serialize;
 
 use self::compile::{Context, LocalFiles, compile};
@@ -36,12 +35,12 @@ use self::recipe::fill;
 pub use self::recipe::{Recipe, Variables, read_instances};
 use crate::import::pool;
 use crate::progress::{self, Progress};
-use crate::rebuild::{Base, Draft, NewContents, RebuildOptions, check_name};
+use crate::rebuild::{Base, Draft, RebuildOptions, check_name};
 use crate::store::{Counts, ObjectWriter, Store, StoredImage, WriterStats};
 use crate::{Error, Result};
 
-/// How many images are drafted before they are published together, sharing a pack.
-const GROUP: usize = 16;
+/// How many images are drafted before they are published together, sharing a pack: more take more memory.
+const GROUP: usize = 128;
 
 /// How to customize.
 #[derive(Debug, Clone, Default)]
@@ -127,7 +126,7 @@ pub fn customize(
         progress.stage("checking", 0);
         let checked = in_parallel(&orders, progress, |order| {
             let edited = edit(order)?;
-            let planned = base.check(&edited.rows, &edited.new).map_err(|e| order.blame(e))?;
+            let planned = base.check(&edited.files.rows(), &edited.files.new).map_err(|e| order.blame(e))?;
             Ok(edited.report(order, planned))
         })?;
         if options.dry_run {
@@ -140,7 +139,7 @@ pub fn customize(
             let writer = ObjectWriter::new(store)?;
             let drafts = in_parallel(group, progress, |order| {
                 let edited = edit(order)?;
-                let draft = base.draft(&edited.rows, &edited.new, &[], &writer, progress);
+                let draft = base.draft(&edited.files.rows(), &edited.files.new, &[], &writer, progress);
                 Ok((draft.map_err(|e| order.blame(e))?, edited))
             })?;
             let added = writer.finish()?;
@@ -156,7 +155,7 @@ pub fn customize(
                     command: options.command.clone(),
                     recipe: Some(report.recipe.clone()),
                 };
-                let image = base.publish(store, draft, &edited.rows, &rebuild)?;
+                let image = base.publish(store, draft, &edited.files.rows(), &rebuild)?;
                 let (id, counts) = (image.id(), Some(image.counts));
                 let said = edited.report(order, draft.planned.clone());
                 Ok(Customized { image: id, notes: draft.notes.clone(), counts, ..said })
@@ -202,8 +201,7 @@ fn orders(options: &CustomizeOptions) -> Result<Vec<Order>> {
 
 /// An image's files after all edits.
 struct Edited {
-    rows: Vec<Row>,
-    new: NewContents,
+    files: Files,
     edits: Vec<String>,
     generalized: Vec<String>,
 }
@@ -231,8 +229,7 @@ impl Order {
                 generalized.extend(purpose);
             }
         }
-        let new = std::mem::take(&mut files.new);
-        Ok(Edited { rows: files.into_rows(), new, edits, generalized })
+        Ok(Edited { files, edits, generalized })
     }
 
     /// The error, said of this image.

@@ -263,7 +263,9 @@ pub(super) fn fill(text: &str, variables: &Variables) -> Result<String> {
 pub fn read_instances(path: &Path) -> Result<Vec<Variables>> {
     let wrong = |problem: &dyn std::fmt::Display| Error::usage(format!("{}: {problem}", path.display()));
     let mut reader = csv::ReaderBuilder::new().trim(csv::Trim::All).from_path(path).map_err(|e| wrong(&e))?;
-    let names: Vec<String> = reader.headers().map_err(|e| wrong(&e))?.iter().map(str::to_owned).collect();
+    // Spreadsheets begin a file with a byte order mark, which is no part of a name.
+    let names = reader.headers().map_err(|e| wrong(&e))?.iter();
+    let names: Vec<String> = names.map(|name| name.trim_start_matches('\u{feff}').to_owned()).collect();
     let mut instances = Vec::new();
     for record in reader.records() {
         let record = record.map_err(|e| wrong(&e))?;

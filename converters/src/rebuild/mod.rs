@@ -91,11 +91,12 @@ pub fn rebuild(
     check_name(&options.name)?;
     progress.stage("planning", 0);
     let mut base = Base::new(store, parent)?;
+    let rows: Vec<&Row> = rows.iter().collect();
     let writer = ObjectWriter::new(store)?;
-    let draft = base.draft(rows, &NewContents::new(), &options.always, &writer, progress)?;
+    let draft = base.draft(&rows, &NewContents::new(), &options.always, &writer, progress)?;
     let added = writer.finish()?;
     base.refresh(store)?;
-    let image = base.publish(store, &draft, rows, options)?;
+    let image = base.publish(store, &draft, &rows, options)?;
     Ok(RebuildReport {
         parent: parent.image.id(),
         image: image.id(),
@@ -154,7 +155,7 @@ impl<'a> Base<'a> {
     }
 
     /// Errs if `rows` cannot become a disk. Writes nothing; gives the volumes that would be planned.
-    pub(crate) fn check(&self, rows: &[Row], new: &NewContents) -> Result<Vec<String>> {
+    pub(crate) fn check(&self, rows: &[&Row], new: &NewContents) -> Result<Vec<String>> {
         let edited = edited_volumes(&self.rows, rows, &[]);
         for name in &edited {
             self.plan(name, rows, new, &mut |_, _, _| Ok(()))?;
@@ -166,7 +167,7 @@ impl<'a> Base<'a> {
     /// `writer`, which is to be finished before the draft is published.
     pub(crate) fn draft(
         &self,
-        rows: &[Row],
+        rows: &[&Row],
         new: &NewContents,
         always: &[String],
         writer: &ObjectWriter,
@@ -184,7 +185,7 @@ impl<'a> Base<'a> {
             })?;
         }
         let layout = splicer.finish()?;
-        for id in rows.iter().filter_map(Row::object) {
+        for id in rows.iter().filter_map(|row| row.object()) {
             if let Some(content) = new.get(&id) {
                 content.store(writer)?;
             }
@@ -192,7 +193,7 @@ impl<'a> Base<'a> {
         Ok(Draft { layout, planned, notes })
     }
 
-    fn plan(&self, name: &str, rows: &[Row], new: &NewContents, then: Use<'_>) -> Result<()> {
+    fn plan(&self, name: &str, rows: &[&Row], new: &NewContents, then: Use<'_>) -> Result<()> {
         let volume = self.scan.volumes.iter().find(|volume| volume.name == *name).ok_or_else(|| {
             Error::input(format!("{}: has no volume {name}", self.parent.image.id()))
                 .advise("`mif info` lists the volumes of an image")
@@ -207,7 +208,7 @@ impl<'a> Base<'a> {
         &self,
         store: &Store,
         draft: &Draft,
-        rows: &[Row],
+        rows: &[&Row],
         options: &RebuildOptions,
     ) -> Result<Image> {
         let (new_rows, records) = read_back(&self.objects, &draft.layout, rows, &draft.planned)?;
@@ -216,27 +217,27 @@ impl<'a> Base<'a> {
 }
 
 /// The names of the volumes of which some row changed, is new or is gone.
-fn edited_volumes(old: &[Row], new: &[Row], always: &[String]) -> Vec<String> {
-    let by_volume = |rows: &[Row]| -> BTreeMap<String, usize> {
+fn edited_volumes(old: &[Row], new: &[&Row], always: &[String]) -> Vec<String> {
+    fn by_volume<'r>(rows: impl Iterator<Item = &'r Row>) -> BTreeMap<&'r str, usize> {
         let mut counts = BTreeMap::new();
         for row in rows {
-            *counts.entry(row.volume.clone()).or_insert(0) += 1;
+            *counts.entry(row.volume.as_str()).or_insert(0) += 1;
         }
         counts
-    };
+    }
     let old_by_path: HashMap<(&str, &[u8]), &Row> =
         old.iter().map(|row| ((&row.volume[..], &row.path[..]), row)).collect();
-    let (old_counts, new_counts) = (by_volume(old), by_volume(new));
+    let (old_counts, new_counts) = (by_volume(old.iter()), by_volume(new.iter().copied()));
     let mut edited: Vec<String> = always.to_vec();
     edited.extend(
         old_counts
             .keys()
             .chain(new_counts.keys())
             .filter(|v| old_counts.get(*v) != new_counts.get(*v))
-            .cloned(),
+            .map(|v| (*v).to_owned()),
     );
     for row in new {
-        if old_by_path.get(&(&row.volume[..], &row.path[..])) != Some(&row)
+        if old_by_path.get(&(&row.volume[..], &row.path[..])) != Some(row)
             && edited.last() != Some(&row.volume)
         {
             edited.push(row.volume.clone());
@@ -325,11 +326,12 @@ fn fresh_objects(store: &Store) -> Result<Objects> {
 fn read_back(
     objects: &Arc<Objects>,
     layout: &Layout,
-    edited: &[Row],
+    edited: &[&Row],
     names: &[String],
 ) -> Result<(Vec<Row>, Vec<VolumeRecord>)> {
     let scan = Scan::new(Arc::new(StoredDisk::new(Arc::new(layout.clone()), objects.clone())))?;
-    let mut rows: Vec<Row> = edited.iter().filter(|row| !names.contains(&row.volume)).cloned().collect();
+    let mut rows: Vec<Row> =
+        edited.iter().filter(|row| !names.contains(&row.volume)).map(|row| (*row).clone()).collect();
     let mut records = Vec::new();
     for name in names {
         let volume = scan.volumes.iter().find(|volume| volume.name == *name);
@@ -338,7 +340,7 @@ fn read_back(
         };
         let listing = walk(filesystem)?;
         let digests: HashMap<&[u8], &Row> =
-            edited.iter().filter(|row| row.volume == *name).map(|row| (&row.path[..], row)).collect();
+            edited.iter().filter(|row| row.volume == *name).map(|row| (&row.path[..], *row)).collect();
         if let Some(complaint) = listing.complaints.first() {
             return Err(Error::store(format!("{name}: what was planned does not read: {}", complaint.error)));
         }

@@ -15,7 +15,7 @@ use crate::{Error, Result};
 pub(super) struct Rows<'a> {
     pub(super) volume: &'a str,
     pub(super) old: &'a [Row],
-    pub(super) new: &'a [Row],
+    pub(super) new: &'a [&'a Row],
 }
 
 impl Rows<'_> {
@@ -34,7 +34,7 @@ impl Rows<'_> {
             .filter_map(|row| Some((row.inode?, row)))
             .collect();
         // A folder before what it holds: parts of paths in their order, not bytes of whole ones.
-        let mut rows: Vec<&Row> = self.new.iter().filter(|row| row.volume == self.volume).collect();
+        let mut rows: Vec<&Row> = self.new.iter().copied().filter(|row| row.volume == self.volume).collect();
         rows.sort_by(|a, b| a.path.split(|c| *c == b'/').cmp(b.path.split(|c| *c == b'/')));
         let mut rows = rows.into_iter();
         let root = rows
