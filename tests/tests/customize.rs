@@ -65,6 +65,8 @@ const FILES: &[(&str, &str)] = &[
     ),
     ("usr/lib/systemd/system/static.service", "[Unit]\nDescription=static\n"),
     ("usr/lib/systemd/system/worker@.service", "[Install]\nWantedBy=%i.target\n"),
+    ("usr/lib/systemd/system/also.service", "[Install]\nWantedBy=multi-user.target\nAlso=also.socket\n"),
+    ("usr/lib/systemd/system/also.socket", "[Install]\nWantedBy=sockets.target\nAlias=alias.socket\n"),
     ("data/hidden", "beneath the mount\n"),
     ("boot/efi/.keep", ""),
     ("var/.keep", ""),
@@ -399,6 +401,53 @@ fn disabling_a_unit_takes_away_what_enabling_it_made() {
     assert!(!is_there(&disk.root, "/etc/systemd/system/sshd.service"));
     assert!(!is_there(&disk.root, "/etc/systemd/system/multi-user.target.wants/ssh.service"));
     assert!(is_there(&disk.root, "/etc/systemd/system/getty.target.wants/getty@tty7.service"));
+}
+
+/// The links below a folder of units: their paths in it, and the units that they name.
+fn unit_links(folder: &Path) -> Vec<(String, String)> {
+    let found = run(tool("find").arg(folder).args(["-type", "l", "-printf", "%P %l\\n"]));
+    let mut links: Vec<_> = found.lines().map(|line| named(line.split_once(' ').unwrap())).collect();
+    links.sort();
+    links
+}
+
+/// A link and the last name of where it points: of /lib and /usr/lib systemd takes either.
+fn named((link, target): (&str, &str)) -> (String, String) {
+    (link.to_owned(), target.rsplit('/').next().unwrap().to_owned())
+}
+
+#[test]
+fn units_are_enabled_and_disabled_as_systemctl_does() {
+    let Some(lab) = Lab::new().filter(|_| have(&["systemctl"])) else { return };
+    let tree = lab.at("root");
+    let folder = tree.join("etc/systemd/system");
+    for (number, (verb, unit)) in [
+        ("enable", "ssh"),
+        ("enable", "getty@"),
+        ("enable", "getty@tty7.service"),
+        ("enable", "worker@multi-user"),
+        ("enable", "also"),
+        ("disable", "getty@tty7"),
+        ("disable", "also"),
+        ("disable", "ssh.service"),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let image = if number == 0 { "disk" } else { "units" };
+        run(mif(&lab.store()).args(["customize", image, "--as", "units", &format!("--{verb}={unit}")]));
+        run(tool("systemctl").arg("--root").arg(&tree).args([verb, unit]));
+        let listed = run(mif(&lab.store()).args(["ls", "--json", "-R", "units", "/etc/systemd/system"]));
+        let listed: Value = serde_json::from_str(&listed).unwrap();
+        let entries = listed["entries"].as_array().unwrap();
+        let mut links: Vec<_> = entries
+            .iter()
+            .filter_map(|entry| Some((entry["path"].as_str()?, entry["link_target"].as_str()?)))
+            .map(|(path, target)| named((path.strip_prefix("/etc/systemd/system/").unwrap(), target)))
+            .collect();
+        links.sort();
+        assert_eq!(links, unit_links(&folder), "after {verb} {unit}");
+    }
 }
 
 #[test]
