@@ -235,6 +235,8 @@ fn primitive_edits_are_as_the_real_tools_see_them() {
             "--mkdir=/opt/a/b",
             "--write=/opt/a/b/c:x",
             "--rename=/opt/a:/opt/z",
+            "--xattr=/opt/z:security.selinux=opt_t",
+            "--write=/opt/z/labelled:x",
             "--symlink=/opt/link:z/b/c",
             "--write=/opt/link:through the link",
             "--delete=/home/ada/.python_history",
@@ -253,6 +255,11 @@ fn primitive_edits_are_as_the_real_tools_see_them() {
     assert_eq!(owner_and_mode(&disk.root, "/etc/motd"), "104751 1000 50");
     let xattrs = debugfs(&disk.root, "ea_list /etc/motd");
     assert!(xattrs.contains("user.note (2) = 00 ff"), "{xattrs}");
+    // A new file has its folder's label; one that was there before keeps none.
+    let label = |path: &str| {
+        debugfs(&disk.root, &format!("ea_list {path}")).contains("security.selinux (5) = \"opt_t\"")
+    };
+    assert!(label("/opt/z/labelled") && !label("/opt/link") && !label("/opt/z/b") && !label("/etc/motd"));
     assert_eq!(cat(&disk, "/opt/z/b/c"), "through the link");
     assert_eq!(owner_and_mode(&disk.root, "/opt/z/b"), "040755 0 0");
     assert_eq!(link(&disk, "/opt/link"), "z/b/c");
@@ -391,6 +398,58 @@ fn named_edits_do_in_the_image_what_its_own_tools_would() {
         assert!(is_there(&disk.root, kept), "{kept}");
     }
     assert!(is_there(&disk.root, "/etc/systemd/system/multi-user.target.wants/mif-ssh-host-keys.service"));
+}
+
+#[test]
+fn the_network_is_configured_by_what_the_image_has() {
+    let Some(lab) = Lab::new() else { return };
+    let unit = |name: &str| {
+        format!("--write=/usr/lib/systemd/system/{name}.service:[Install]\nWantedBy=multi-user.target\n")
+    };
+    let address = "--network=eth0:192.0.2.10/24,gateway=192.0.2.1";
+    let (manager, networkd) = (unit("NetworkManager"), unit("systemd-networkd"));
+    let cases: [(&str, &[&str], &str, &str, &str); 4] = [
+        (
+            "netplan",
+            &["--write=/sbin/netplan:x"],
+            "/etc/netplan/90-mif-eth0.yaml",
+            "100600 0 0",
+            "- \"192.0.2.10/24\"",
+        ),
+        (
+            "manager",
+            &[
+                "--mkdir=/usr/sbin",
+                "--write=/usr/sbin/NetworkManager:x",
+                "--mkdir=/etc/NetworkManager/system-connections",
+                &manager,
+                "--enable=NetworkManager",
+            ],
+            "/etc/NetworkManager/system-connections/mif-eth0.nmconnection",
+            "100600 0 0",
+            "address1=192.0.2.10/24",
+        ),
+        (
+            "networkd",
+            &["--write=/usr/lib/systemd/systemd-networkd:x", &networkd, "--enable=systemd-networkd"],
+            "/etc/systemd/network/05-mif-eth0.network",
+            "100644 0 0",
+            "Address=192.0.2.10/24\nGateway=192.0.2.1",
+        ),
+        ("ifupdown", &[], "/etc/network/interfaces.d/mif-eth0", "100644 0 0", "iface eth0 inet static"),
+    ];
+    let places: Vec<&str> = cases.iter().map(|case| case.2).collect();
+    for (name, before, place, mode, part) in cases {
+        run(lab.customize(name, before).arg(address));
+        let disk = lab.export(name);
+        assert!(cat(&disk, place).contains(part), "{name}");
+        assert_eq!(owner_and_mode(&disk.root, place), mode, "{name}");
+        for other in places.iter().filter(|other| **other != place) {
+            assert!(!is_there(&disk.root, other), "{name}: {other}");
+        }
+    }
+    let said = run_failing(lab.customize("none", &["--delete=/sbin/ifup"]).arg(address), 4);
+    assert!(said.contains("none of netplan, NetworkManager, systemd-networkd and ifupdown"), "{said}");
 }
 
 #[test]
