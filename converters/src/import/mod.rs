@@ -20,7 +20,7 @@ use mif_formats::mif::{ObjectId, digests};
 use mif_formats::source::is_zero;
 use serde::Serialize;
 
-pub(crate) use self::content::BLOCK;
+pub(crate) use self::content::{BLOCK, WINDOW, ZERO_STEP};
 use self::content::{FileDigests, import_file};
 use self::plan::{DiskPiece, Plan, PlannedFile};
 use crate::progress::{self, Progress};

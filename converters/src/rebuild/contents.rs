@@ -12,15 +12,9 @@ use mif_formats::mif::pack::MAX_WHOLE;
 use mif_formats::source::{MemSource, is_zero};
 use sha1::{Digest, Sha1};
 
-use crate::import::store_content;
+use crate::import::{WINDOW, ZERO_STEP, store_content};
 use crate::store::{ObjectWriter, Objects};
 use crate::{Error, Result};
-
-/// How much is hashed at once.
-const WINDOW: u64 = 1 << 20;
-
-/// A run of zeros in a large file is left out in steps of this many bytes.
-const ZERO_STEP: usize = 64 << 10;
 
 /// Content that is not in the store yet, by its object.
 pub(crate) type NewContents = HashMap<ObjectId, NewContent>;
@@ -63,8 +57,10 @@ impl NewContent {
             file.read_at(start, bytes)?;
             hashes.0.update(&bytes);
             hashes.1.update(bytes);
-            for (number, step) in bytes.chunks(ZERO_STEP).enumerate().filter(|(_, step)| is_zero(step)) {
-                let from = start + (number * ZERO_STEP) as u64;
+            for (number, step) in
+                bytes.chunks(ZERO_STEP as usize).enumerate().filter(|(_, step)| is_zero(step))
+            {
+                let from = start + number as u64 * ZERO_STEP;
                 match zeros.last_mut() {
                     Some(last) if last.end == from => last.end += step.len() as u64,
                     _ => zeros.push(from..from + step.len() as u64),
