@@ -4,6 +4,7 @@
 #![forbid(unsafe_code)]
 
 mod cat;
+mod customize;
 mod diff;
 mod error;
 mod export;
@@ -27,6 +28,9 @@ mod tree;
 pub mod verify;
 
 pub use cat::cat;
+pub use customize::{
+    CustomizeOptions, CustomizeReport, Customized, Recipe, Variables, customize, read_instances,
+};
 pub use diff::{Change, ChangeKind, DiffCounts, DiffOptions, DiffReport, FieldChange, Group, Grouping, diff};
 pub use error::{Code, Error, Result};
 pub use export::{ExportOptions, ExportReport, export};

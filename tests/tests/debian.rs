@@ -4,26 +4,13 @@
 //! `fixtures/debian-disk`.
 
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::Command;
-use std::sync::OnceLock;
 
+use mif_tests::debian::{TOOLS, boot, make_disk, tree};
 use mif_tests::listing::{self, compare};
-use mif_tests::{cache, have, mif, repo, run, skip, tool, work_folder};
+use mif_tests::{cache, have, is_root, mif, repo, run, skip, tool, work_folder};
 use serde_json::Value;
-
-const TOOLS: &[&str] = &[
-    "mmdebstrap",
-    "mke2fs",
-    "debugfs",
-    "sgdisk",
-    "sfdisk",
-    "mcopy",
-    "mkfs.vfat",
-    "qemu-img",
-    "qemu-system-x86_64",
-    "grub-mkimage",
-];
 
 /// The containers that a disk goes in as: a name, and qemu-img's options for it.
 const CONTAINERS: &[(&str, &[&str])] = &[
@@ -37,48 +24,9 @@ const CONTAINERS: &[(&str, &[&str])] = &[
     ("flat.vmdk", &["-O", "vmdk", "-o", "subformat=monolithicFlat"]),
 ];
 
-/// The tar of a small Debian; none, said loudly, if the archive cannot be reached.
-fn tree() -> Option<PathBuf> {
-    static TREE: OnceLock<Option<PathBuf>> = OnceLock::new();
-    let make = || {
-        let output = tool(repo().join("fixtures/debian-tree")).env("MIF_CACHE", cache()).output().unwrap();
-        let path = String::from_utf8_lossy(&output.stdout).trim().to_owned();
-        match output.status.code() {
-            Some(0) => Some(PathBuf::from(path)),
-            Some(3) => {
-                let _ = skip("THE DEBIAN ARCHIVE CANNOT BE REACHED");
-                None
-            }
-            _ => panic!("fixtures/debian-tree: {}", String::from_utf8_lossy(&output.stderr)),
-        }
-    };
-    TREE.get_or_init(make).clone()
-}
-
-fn is_root() -> bool {
-    run(tool("id").arg("-u")).trim() == "0"
-}
-
-/// Makes a disk from the tree, raw.
-fn make_disk(tree: &Path, out: &Path, options: &str) {
-    // Only root can have the kernel fill it.
-    let options =
-        if is_root() { options.to_owned() } else { options.replace("--fill kernel", "--fill mke2fs") };
-    run(tool(repo().join("fixtures/debian-disk")).arg(tree).arg(out).args(options.split_whitespace()));
-}
-
 fn import(store: &Path, file: &Path, name: &str) -> Value {
     let json = run(mif(store).args(["import", "--json", "--name", name]).arg(file));
     serde_json::from_str(&json).unwrap()
-}
-
-fn boots(disk: &Path, efi: bool) {
-    let mut boot = tool(repo().join("fixtures/boot"));
-    boot.arg(disk);
-    if efi {
-        boot.arg("--efi");
-    }
-    run(&mut boot);
 }
 
 /// Takes a disk through everything. `efi` says by which firmwares it boots.
@@ -132,7 +80,7 @@ fn through_the_store(options: &str, efi: &[bool]) {
 
     for name in ["boot.raw", "boot.qcow2", "boot.vmdk"] {
         for efi in efi {
-            boots(&at(name), *efi);
+            boot(&at(name), *efi, "login:");
         }
     }
 }

@@ -217,6 +217,30 @@ Symlinks are followed, within the volume. An IMAGE is a disk image file, or NAME
         #[command(flatten)]
         open: Open,
     },
+    /// New images of a stored one, by edits of its files
+    #[command(
+        after_help = "\
+Examples:
+  mif customize debian --as web --hostname web --ssh-key root:file:id_ed25519.pub --enable ssh
+  mif customize debian --as web --write-file /etc/motd:motd --chmod /etc/motd:0644
+  mif customize debian --as web --recipe web.toml --set domain=example.org
+  mif customize debian --as 'web-{{id}}' --csv hosts.csv --hostname 'web-{{id}}' --network 'eth0:{{ip}}/24'
+  mif customize debian --as golden --generalize --dry-run
+
+A recipe is a TOML file with a table for each edit:
+  [[edit]]
+  do = \"write\"
+  path = \"/etc/motd\"
+  content = \"This is {{name}}\\n\"
+  mode = \"0644\"
+docs/customize.md lists all that an edit can do.
+
+PATH is absolute, as the image's own system would see it, with what /etc/fstab mounts; or VOLUME:/path, as in \
+p15:/EFI. Symlinks are followed within the image. {{name}} stands for a value of --set or a column of --csv. All edits \
+of all images are tried before anything is written.",
+        next_line_help = true
+    )]
+    Customize(Box<super::customize::Customize>),
     /// List the images of the store
     #[command(after_help = "\
 Examples:

@@ -2,6 +2,7 @@
 
 mod args;
 mod bar;
+mod customize;
 mod library;
 mod text;
 
@@ -124,6 +125,7 @@ impl Context {
                 self.report(&images, |images| text::images(images))?;
                 Ok(true)
             }
+            Command::Customize(arguments) => self.customize(&arguments),
             Command::Library(command) => self.library(command),
         }
     }

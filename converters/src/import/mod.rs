@@ -5,7 +5,7 @@
 
 mod content;
 mod plan;
-mod pool;
+pub(crate) mod pool;
 
 use std::ops::Range;
 use std::path::Path;
@@ -20,9 +20,9 @@ use mif_formats::mif::{ObjectId, digests};
 use mif_formats::source::is_zero;
 use serde::Serialize;
 
-pub(crate) use self::content::BLOCK;
+pub(crate) use self::content::{BLOCK, WINDOW, ZERO_STEP};
 use self::content::{FileDigests, import_file};
-use self::plan::Plan;
+use self::plan::{DiskPiece, Plan, PlannedFile};
 use crate::progress::{self, Progress};
 use crate::rows;
 use crate::scan::Scan;
@@ -208,7 +208,23 @@ fn provenance(path: &Path, files: Vec<SourceFile>, disk: &Disk, options: &Import
         parent: None,
         command: options.command.clone(),
         files,
+        recipe: None,
     }
+}
+
+/// Stores content that is on no disk of the store, unless it is there; gives its object.
+pub(crate) fn store_content(content: &dyn Source, writer: &ObjectWriter) -> Result<ObjectId> {
+    let len = content.len();
+    let pieces = vec![DiskPiece::Disk { offset: 0, len }];
+    let file = PlannedFile { size: len, pieces, owns_its_ranges: false, hashed: true };
+    let stored = OnceLock::new();
+    let threads = std::thread::available_parallelism().map_or(1, usize::from);
+    pool::run(threads, 1, |_, pool| {
+        let digests = import_file(&file, content, writer, pool, &mut Vec::new())?;
+        stored.set(digests.object).expect("there is one item");
+        Ok(())
+    })?;
+    Ok(*stored.get().expect("the item was done"))
 }
 
 /// What a disk became.

@@ -11,6 +11,7 @@
 //! The manifest of the new image is what the reader reads from the new disk, so it cannot say anything else than
 //! the disk does; digests are carried over.
 
+mod contents;
 mod splice;
 mod tree;
 
@@ -28,7 +29,9 @@ use mif_formats::source::check_range;
 use mif_formats::{Extent, Source};
 use serde::Serialize;
 
-use self::splice::Splicer;
+use self::contents::Contents;
+pub(crate) use self::contents::{NewContent, NewContents};
+use self::splice::{Known, Splicer};
 use self::tree::Rows;
 use crate::progress::{self, Progress};
 use crate::rows::row;
@@ -40,7 +43,7 @@ use crate::store::{
 use crate::{Error, Result};
 
 /// How to rebuild.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Default)]
 pub struct RebuildOptions {
     /// The name of the new image; it becomes its next version.
     pub name: String,
@@ -48,6 +51,10 @@ pub struct RebuildOptions {
     pub operation: String,
     /// Volumes to plan even if nothing of them was edited.
     pub always: Vec<String>,
+    /// The command line, for the image's record.
+    pub command: Vec<String>,
+    /// The digest of the edits, for the image's record.
+    pub recipe: Option<String>,
 }
 
 /// What a rebuild did.
@@ -81,70 +88,156 @@ pub fn rebuild(
     progress: &dyn Progress,
 ) -> Result<RebuildReport> {
     let started = Instant::now();
-    if !ImageName::is_valid(&options.name) {
-        return Err(Error::usage(format!("\"{}\" cannot be the name of an image", options.name))
-            .advise("A name has letters, digits and . _ + -"));
-    }
+    check_name(&options.name)?;
     progress.stage("planning", 0);
-    let objects = Arc::new(fresh_objects(store)?);
-    let old_rows = parent.manifest()?;
-    let old_layout = Arc::new(parent.layout()?);
-    let old_disk: Arc<dyn Source> = Arc::new(StoredDisk::new(old_layout.clone(), objects.clone()));
-    let edited = edited_volumes(&old_rows, rows, &options.always);
+    let mut base = Base::new(store, parent)?;
+    let rows: Vec<&Row> = rows.iter().collect();
     let writer = ObjectWriter::new(store)?;
-    let scan = Scan::new(old_disk)?;
-    let mut splicer = Splicer::new(&old_layout, &objects, &writer);
-    let mut notes = Vec::new();
-    for name in &edited {
-        progress::check(progress)?;
-        let volume = scan.volumes.iter().find(|volume| volume.name == *name).ok_or_else(|| {
-            Error::input(format!("{}: has no volume {name}", parent.image.id()))
-                .advise("`mif info` lists the volumes of an image")
-        })?;
-        let rows = Rows { volume: name, old: &old_rows, new: rows };
-        let planned = plan_volume(&rows, &scan, volume, &objects, &mut |plan, contents| {
-            notes.extend(plan.notes().iter().map(|note| format!("{name}: {note}")));
-            splicer.volume(volume, plan, contents)
-        });
-        planned.map_err(|e| e.in_volume(name))?;
-    }
-    let layout = splicer.finish()?;
+    let draft = base.draft(&rows, &NewContents::new(), &options.always, &writer, progress)?;
     let added = writer.finish()?;
-    let (new_rows, records) = read_back(store, &layout, rows, &edited)?;
-    let image = publish(store, parent, &layout, &new_rows, &records, options)?;
+    base.refresh(store)?;
+    let image = base.publish(store, &draft, &rows, options)?;
     Ok(RebuildReport {
         parent: parent.image.id(),
         image: image.id(),
-        planned: edited,
-        notes,
+        planned: draft.planned,
+        notes: draft.notes,
         counts: image.counts,
         added,
         seconds: started.elapsed().as_secs_f64(),
     })
 }
 
+/// Errs unless `name` can be the name of an image.
+pub(crate) fn check_name(name: &str) -> Result<()> {
+    if !ImageName::is_valid(name) {
+        return Err(Error::usage(format!("\"{name}\" cannot be the name of an image"))
+            .advise("A name has letters, digits and . _ + -"));
+    }
+    Ok(())
+}
+
+/// An image to rebuild from: what all that is made of it has in common, read once.
+///
+/// An image is made in two steps, so that many can share what is written between them: drafts, which become
+/// visible to nobody; and, once their objects are in the store, the published images.
+pub(crate) struct Base<'a> {
+    parent: &'a StoredImage,
+    pub(crate) rows: Vec<Row>,
+    pub(crate) objects: Arc<Objects>,
+    pub(crate) scan: Scan,
+    layout: Arc<Layout>,
+    known: Known,
+}
+
+/// A new disk, planned, of which nothing is visible yet.
+pub(crate) struct Draft {
+    layout: Layout,
+    /// The volumes that were planned.
+    pub(crate) planned: Vec<String>,
+    /// What planning changed beside the edits, each a sentence.
+    pub(crate) notes: Vec<String>,
+}
+
+impl<'a> Base<'a> {
+    pub(crate) fn new(store: &Store, parent: &'a StoredImage) -> Result<Self> {
+        let objects = Arc::new(fresh_objects(store)?);
+        let layout = Arc::new(parent.layout()?);
+        let scan = Scan::new(Arc::new(StoredDisk::new(layout.clone(), objects.clone())))?;
+        let known = Known::new(&layout);
+        Ok(Base { parent, rows: parent.manifest()?, objects, scan, layout, known })
+    }
+
+    /// Sees the objects that were added since.
+    pub(crate) fn refresh(&mut self, store: &Store) -> Result<()> {
+        self.objects = Arc::new(fresh_objects(store)?);
+        Ok(())
+    }
+
+    /// Errs if `rows` cannot become a disk. Writes nothing; gives the volumes that would be planned.
+    pub(crate) fn check(&self, rows: &[&Row], new: &NewContents) -> Result<Vec<String>> {
+        let edited = edited_volumes(&self.rows, rows, &[]);
+        for name in &edited {
+            self.plan(name, rows, new, &mut |_, _, _| Ok(()))?;
+        }
+        Ok(edited)
+    }
+
+    /// Plans the edited volumes of `rows`, whose content is in the store or `new`. What the store lacks goes to
+    /// `writer`, which is to be finished before the draft is published.
+    pub(crate) fn draft(
+        &self,
+        rows: &[&Row],
+        new: &NewContents,
+        always: &[String],
+        writer: &ObjectWriter,
+        progress: &dyn Progress,
+    ) -> Result<Draft> {
+        let planned = edited_volumes(&self.rows, rows, always);
+        let contents = Contents { objects: &self.objects, new };
+        let mut splicer = Splicer::new(&self.layout, contents, &self.known, writer);
+        let mut notes = Vec::new();
+        for name in &planned {
+            progress::check(progress)?;
+            self.plan(name, rows, new, &mut |volume, plan, contents| {
+                notes.extend(plan.notes().iter().map(|note| format!("{name}: {note}")));
+                splicer.volume(volume, plan, contents)
+            })?;
+        }
+        let layout = splicer.finish()?;
+        for id in rows.iter().filter_map(|row| row.object()) {
+            if let Some(content) = new.get(&id) {
+                content.store(writer)?;
+            }
+        }
+        Ok(Draft { layout, planned, notes })
+    }
+
+    fn plan(&self, name: &str, rows: &[&Row], new: &NewContents, then: Use<'_>) -> Result<()> {
+        let volume = self.scan.volumes.iter().find(|volume| volume.name == *name).ok_or_else(|| {
+            Error::input(format!("{}: has no volume {name}", self.parent.image.id()))
+                .advise("`mif info` lists the volumes of an image")
+        })?;
+        let rows = Rows { volume: name, old: &self.rows, new: rows };
+        let contents = Contents { objects: &self.objects, new };
+        plan_volume(&rows, &self.scan, volume, contents, then).map_err(|e| e.within(name))
+    }
+
+    /// Publishes a draft of `rows`, whose objects are in the store and seen here.
+    pub(crate) fn publish(
+        &self,
+        store: &Store,
+        draft: &Draft,
+        rows: &[&Row],
+        options: &RebuildOptions,
+    ) -> Result<Image> {
+        let (new_rows, records) = read_back(&self.objects, &draft.layout, rows, &draft.planned)?;
+        publish(store, self.parent, &draft.layout, &new_rows, &records, options)
+    }
+}
+
 /// The names of the volumes of which some row changed, is new or is gone.
-fn edited_volumes(old: &[Row], new: &[Row], always: &[String]) -> Vec<String> {
-    let by_volume = |rows: &[Row]| -> BTreeMap<String, usize> {
+fn edited_volumes(old: &[Row], new: &[&Row], always: &[String]) -> Vec<String> {
+    fn by_volume<'r>(rows: impl Iterator<Item = &'r Row>) -> BTreeMap<&'r str, usize> {
         let mut counts = BTreeMap::new();
         for row in rows {
-            *counts.entry(row.volume.clone()).or_insert(0) += 1;
+            *counts.entry(row.volume.as_str()).or_insert(0) += 1;
         }
         counts
-    };
+    }
     let old_by_path: HashMap<(&str, &[u8]), &Row> =
         old.iter().map(|row| ((&row.volume[..], &row.path[..]), row)).collect();
-    let (old_counts, new_counts) = (by_volume(old), by_volume(new));
+    let (old_counts, new_counts) = (by_volume(old.iter()), by_volume(new.iter().copied()));
     let mut edited: Vec<String> = always.to_vec();
     edited.extend(
         old_counts
             .keys()
             .chain(new_counts.keys())
             .filter(|v| old_counts.get(*v) != new_counts.get(*v))
-            .cloned(),
+            .map(|v| (*v).to_owned()),
     );
     for row in new {
-        if old_by_path.get(&(&row.volume[..], &row.path[..])) != Some(&row)
+        if old_by_path.get(&(&row.volume[..], &row.path[..])) != Some(row)
             && edited.last() != Some(&row.volume)
         {
             edited.push(row.volume.clone());
@@ -156,19 +249,19 @@ fn edited_volumes(old: &[Row], new: &[Row], always: &[String]) -> Vec<String> {
 }
 
 /// What is done with a plan, and with the content of the files that it places.
-type Use<'u> = &'u mut dyn FnMut(&dyn Planned, &[mif_formats::mif::ObjectId]) -> Result<()>;
+type Use<'u> = &'u mut dyn FnMut(&ScannedVolume, &dyn Planned, &[mif_formats::mif::ObjectId]) -> Result<()>;
 
 /// Plans a volume with the parameters of the original.
 fn plan_volume(
     rows: &Rows<'_>,
     scan: &Scan,
     volume: &ScannedVolume,
-    objects: &Objects,
+    contents: Contents<'_>,
     then: Use<'_>,
 ) -> Result<()> {
     let original =
         volume.filesystem().ok_or_else(|| Error::unsupported("holds no filesystem that can be planned"))?;
-    let (tree, contents): (Tree, _) = rows.tree(original, objects)?;
+    let (tree, contents): (Tree, _) = rows.tree(original, contents)?;
     let source = Arc::new(VolumeSource::new(scan, volume));
     // An original that was cut off says more than it has: it is not planned at a size that nobody can hold.
     let fits = |size: u64| match source.len() {
@@ -180,11 +273,11 @@ fn plan_volume(
     if original.info().kind.starts_with("ext") {
         let params = ext4::plan::Params::from_volume(&*source)?;
         fits(params.size())?;
-        then(&ext4::plan::Plan::new(&tree, params)?, &contents)
+        then(volume, &ext4::plan::Plan::new(&tree, params)?, &contents)
     } else {
         let params = fat::plan::Params::from_volume(source.clone())?;
         fits(params.size())?;
-        then(&fat::plan::Plan::new(&tree, params)?, &contents)
+        then(volume, &fat::plan::Plan::new(&tree, params)?, &contents)
     }
 }
 
@@ -231,14 +324,14 @@ fn fresh_objects(store: &Store) -> Result<Objects> {
 /// Reads the volumes that were planned from the new disk: their rows in place of the edited ones, and their
 /// records.
 fn read_back(
-    store: &Store,
+    objects: &Arc<Objects>,
     layout: &Layout,
-    edited: &[Row],
+    edited: &[&Row],
     names: &[String],
 ) -> Result<(Vec<Row>, Vec<VolumeRecord>)> {
-    let objects = Arc::new(fresh_objects(store)?);
-    let scan = Scan::new(Arc::new(StoredDisk::new(Arc::new(layout.clone()), objects)))?;
-    let mut rows: Vec<Row> = edited.iter().filter(|row| !names.contains(&row.volume)).cloned().collect();
+    let scan = Scan::new(Arc::new(StoredDisk::new(Arc::new(layout.clone()), objects.clone())))?;
+    let mut rows: Vec<Row> =
+        edited.iter().filter(|row| !names.contains(&row.volume)).map(|row| (*row).clone()).collect();
     let mut records = Vec::new();
     for name in names {
         let volume = scan.volumes.iter().find(|volume| volume.name == *name);
@@ -247,7 +340,7 @@ fn read_back(
         };
         let listing = walk(filesystem)?;
         let digests: HashMap<&[u8], &Row> =
-            edited.iter().filter(|row| row.volume == *name).map(|row| (&row.path[..], row)).collect();
+            edited.iter().filter(|row| row.volume == *name).map(|row| (&row.path[..], *row)).collect();
         if let Some(complaint) = listing.complaints.first() {
             return Err(Error::store(format!("{name}: what was planned does not read: {}", complaint.error)));
         }
@@ -305,8 +398,9 @@ fn publish(
             source: None,
             source_format: None,
             parent: Some(parent.image.id()),
-            command: Vec::new(),
+            command: options.command.clone(),
             files: Vec::new(),
+            recipe: options.recipe.clone(),
         },
         warnings: Vec::new(),
     };

@@ -11,17 +11,18 @@ use mif_formats::mif::ObjectId;
 use mif_formats::mif::layout::{Builder, Layout, Origin};
 use mif_formats::source::is_zero;
 
+use super::contents::Contents;
 use crate::import::{BLOCK, RESIDUE_WINDOW, blocks};
 use crate::scan::ScannedVolume;
-use crate::store::{ObjectWriter, Objects};
+use crate::store::ObjectWriter;
 use crate::{Error, Result};
 
 /// Puts a layout together from volumes that were planned and what is kept.
 pub(super) struct Splicer<'a> {
     old: &'a Layout,
-    objects: &'a Objects,
+    contents: Contents<'a>,
+    known: &'a Known,
     writer: &'a ObjectWriter,
-    known: Known,
     /// What is new, in no order yet. What of `replaced` no run covers is zero.
     runs: Vec<Run>,
     /// The parts of the disk that were planned.
@@ -39,10 +40,10 @@ struct Run {
 
 /// The parts of objects that stand on the parent's disk as content, by where in a disk's block the object would
 /// begin, sorted: none of their whole blocks is zero.
-struct Known(HashMap<(ObjectId, u64), Vec<(u64, u64)>>);
+pub(super) struct Known(HashMap<(ObjectId, u64), Vec<(u64, u64)>>);
 
 impl Known {
-    fn new(layout: &Layout) -> Self {
+    pub(super) fn new(layout: &Layout) -> Self {
         let mut known: HashMap<_, Vec<(u64, u64)>> = HashMap::new();
         for segment in layout.segments() {
             if let Origin::Content { object, offset } = segment.origin {
@@ -69,9 +70,14 @@ impl Known {
 }
 
 impl<'a> Splicer<'a> {
-    pub(super) fn new(old: &'a Layout, objects: &'a Objects, writer: &'a ObjectWriter) -> Self {
-        let known = Known::new(old);
-        Splicer { old, objects, writer, known, runs: Vec::new(), replaced: Vec::new() }
+    /// `known` is of the `old` layout.
+    pub(super) fn new(
+        old: &'a Layout,
+        contents: Contents<'a>,
+        known: &'a Known,
+        writer: &'a ObjectWriter,
+    ) -> Self {
+        Splicer { old, contents, known, writer, runs: Vec::new(), replaced: Vec::new() }
     }
 
     /// Takes a volume as planned, which fits; what of it is past the filesystem stays the parent's.
@@ -256,7 +262,7 @@ impl<'a> Splicer<'a> {
                 continue;
             }
             let mut bytes = [0; BLOCK as usize];
-            self.objects.read_at(&object, start, &mut bytes)?;
+            self.contents.read_at(&object, start, &mut bytes)?;
             if is_zero(&bytes) {
                 if from < block.start {
                     self.runs.push(run(from, block.start));

@@ -176,6 +176,9 @@ pub struct Provenance {
     /// The files that it was read from, as they were then: so that one that has not changed is known again.
     #[serde(default)]
     pub files: Vec<SourceFile>,
+    /// The digest of the edits that made it from its parent: BLAKE3 in hex.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub recipe: Option<String>,
 }
 
 /// A file that an image was read from. What tells without reading it whether it has changed.

@@ -49,6 +49,7 @@ fn main() {
                 parent: None,
                 command: Vec::new(),
                 files: Vec::new(),
+                recipe: None,
             },
             warnings: Vec::new(),
         };
