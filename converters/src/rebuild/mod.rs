@@ -21,7 +21,7 @@ use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use mif_formats::fs::plan::{Planned, Tree};
 use mif_formats::fs::walk::walk;
-use mif_formats::fs::{self, ext4, fat};
+use mif_formats::fs::{self, FileType, ext4, fat};
 use mif_formats::mif::digests;
 use mif_formats::mif::layout::Layout;
 use mif_formats::mif::manifest::{self, Row};
@@ -40,7 +40,7 @@ use crate::store::{
     Counts, Image, ImageName, Index, ObjectWriter, Objects, Provenance, Store, StoredDisk, StoredImage,
     VolumeRecord, WriterStats,
 };
-use crate::{Error, Result};
+use crate::{Error, Result, packages};
 
 /// How to rebuild.
 #[derive(Debug, Clone, Default)]
@@ -212,7 +212,21 @@ impl<'a> Base<'a> {
         options: &RebuildOptions,
     ) -> Result<Image> {
         let (new_rows, records) = read_back(&self.objects, &draft.layout, rows, &draft.planned)?;
-        publish(store, self.parent, &draft.layout, &new_rows, &records, options)
+        let packages = self.packages(&new_rows)?;
+        publish(store, self.parent, &draft.layout, &new_rows, &records, &packages, options)
+    }
+
+    /// The table of packages for new rows: the parent's, if nothing changed that it says.
+    fn packages(&self, rows: &[Row]) -> Result<Vec<u8>> {
+        fn told(row: &Row) -> (&str, &[u8], FileType, Option<&[u8]>) {
+            (&row.volume, &row.path, row.file_type, row.link_target.as_deref())
+        }
+        let same_paths = self.rows.iter().map(told).eq(rows.iter().map(told));
+        let databases = |rows| packages::database_rows(rows).map(Row::object);
+        if same_paths && databases(&self.rows).eq(databases(rows)) {
+            return self.parent.packages_file();
+        }
+        Ok(packages::table(rows, &self.objects)?.0)
     }
 }
 
@@ -371,6 +385,7 @@ fn publish(
     layout: &Layout,
     rows: &[Row],
     records: &[VolumeRecord],
+    packages_file: &[u8],
     options: &RebuildOptions,
 ) -> Result<Image> {
     let (layout_file, digest) = layout.encode();
@@ -404,7 +419,8 @@ fn publish(
         },
         warnings: Vec::new(),
     };
-    store.publish(image, &manifest_file, &layout_file, &[("digests", &digests::encode(rows))])
+    let more = [("digests", &digests::encode(rows)[..]), (packages::TABLE, packages_file)];
+    store.publish(image, &manifest_file, &layout_file, &more)
 }
 
 fn counts(layout: &Layout, rows: &[Row]) -> Counts {

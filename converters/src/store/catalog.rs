@@ -289,7 +289,12 @@ impl StoredImage {
 
     /// The packages, from the table beside the manifest.
     pub fn packages(&self) -> Result<Vec<Package>> {
-        packages::read(self.read(crate::packages::TABLE)?.into()).map_err(|e| damaged(&self.image.id(), &e))
+        packages::read(self.packages_file()?.into()).map_err(|e| damaged(&self.image.id(), &e))
+    }
+
+    /// The table of packages as a file.
+    pub(crate) fn packages_file(&self) -> Result<Vec<u8>> {
+        self.read(crate::packages::TABLE)
     }
 
     /// The manifest's rows, checked against the digest in the record.
