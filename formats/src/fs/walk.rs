@@ -50,7 +50,8 @@ pub fn walk(fs: &dyn Filesystem) -> Result<Listing> {
     let mut listing = Listing::default();
     let mut seen_folders = HashSet::from([fs.root()]);
     let mut path_bytes = 0;
-    let root = fs.node(fs.root())?;
+    let mut complain = |error| listing.complaints.push(Complaint { path: b"/".to_vec(), error });
+    let root = fs.node(fs.root(), &mut complain)?;
     if root.file_type != FileType::Dir {
         return Err(at("root folder").corrupt(format!("is of type {:?}, expected a folder", root.file_type)));
     }
@@ -109,12 +110,10 @@ fn read_nodes(fs: &dyn Filesystem, listing: &mut Listing, found: &[Entry]) -> Re
         if listing.nodes.contains_key(&node) {
             continue;
         }
-        match fs.node(node) {
+        let mut complain = |error| listing.complaints.push(Complaint { path: found[i].path.clone(), error });
+        match fs.node(node, &mut complain) {
             Ok(read) => drop(listing.nodes.insert(node, read)),
-            Err(error) => {
-                let error = fatal_or_not(error)?;
-                listing.complaints.push(Complaint { path: found[i].path.clone(), error });
-            }
+            Err(error) => complain(fatal_or_not(error)?),
         }
     }
     Ok(())

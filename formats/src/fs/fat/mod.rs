@@ -351,7 +351,7 @@ impl Filesystem for Fat {
         ROOT
     }
 
-    fn node(&self, id: NodeId) -> Result<Node> {
+    fn node(&self, id: NodeId, _: &mut dyn FnMut(Error)) -> Result<Node> {
         let mut node = Node::bare(FileType::Dir);
         if id != ROOT {
             let entry = self.entry(id)?;
