@@ -144,6 +144,7 @@ Examples:
   mif verify web web.raw            exits 0 if every bit is the same, 1 if not
   mif verify old.vmdk new.qcow2
   mif verify web@1 web@2 --files    exits 0 if all files are the same
+  mif verify web --independent      read again by gpt, ext4-view and fatfs: is the manifest right?
 
 An IMAGE is a disk image file, or NAME[@VERSION] in the store.")]
     Verify {
@@ -151,11 +152,14 @@ An IMAGE is a disk image file, or NAME[@VERSION] in the store.")]
         #[arg(value_name = "IMAGE")]
         a: String,
         /// The other
-        #[arg(value_name = "IMAGE")]
-        b: String,
+        #[arg(value_name = "IMAGE", required_unless_present = "independent", conflicts_with = "independent")]
+        b: Option<String>,
         /// Same files are enough: exit 0 even if bits differ
         #[arg(long)]
         files: bool,
+        /// Hold one image's partitions, paths and contents against what readers written by others find
+        #[arg(long, conflicts_with = "files")]
+        independent: bool,
         #[command(flatten)]
         open: Open,
     },

@@ -91,9 +91,11 @@ impl Context {
                 let options = ExportOptions { format: output_format, options: key_values(&options)?, force };
                 self.export(&self.open(&image, &open_options(open))?, &output, &options)
             }
-            Command::Verify { a, b, files, open } => {
+            Command::Verify { a, b, files, independent: _, open } => {
                 let options = open_options(open);
-                let (a, b) = (self.open(&a, &options)?, self.open(&b, &options)?);
+                let a = self.open(&a, &options)?;
+                let Some(b) = b else { return self.verify_independently(&a) };
+                let b = self.open(&b, &options)?;
                 let report = {
                     let bar = self.bar(&a.label);
                     mif::verify::verify(&a, &b, &bar)?
@@ -166,6 +168,16 @@ impl Context {
         };
         self.report(&report, text::export)?;
         Ok(true)
+    }
+
+    fn verify_independently(&self, image: &OpenImage) -> Answer {
+        let report = {
+            let bar = self.bar(&image.label);
+            mif::independent::independent(image, &bar)?
+        };
+        self.report(&report, text::independent)?;
+        self.warn(&report.warnings);
+        Ok(report.same)
     }
 
     fn open(&self, image: &str, options: &OpenOptions) -> Result<OpenImage> {
