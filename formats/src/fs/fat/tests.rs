@@ -306,6 +306,14 @@ impl Small {
 }
 
 #[test]
+fn a_root_of_no_entries_lies_nowhere() {
+    // Found by fuzzing: it was said to lie in a piece of no bytes.
+    let fat = Small::new().poked(17, &[0, 0]).open();
+    assert_eq!(fat.content(ROOT).unwrap().pieces, []);
+    assert_eq!(fat.read_dir(ROOT, &mut |error| panic!("{error}")).unwrap(), []);
+}
+
+#[test]
 fn the_small_volume_is_whole() {
     let small = Small::new();
     if have(&["fsck.fat"]) {
