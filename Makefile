@@ -27,6 +27,7 @@ build:
 
 bench: build tools ## Against qemu-img, borg, casync and restic, in one run.
 	@tests/bench target/release/mif
+	@tests/bench-files target/release/mif
 
 FUZZ_SECONDS ?= 60
 FUZZ_TARGETS ?= container partition ext4 fat manifest layout pack

@@ -182,6 +182,7 @@ Examples:
   mif ls web /etc                 on the root filesystem
   mif ls -l disk.qcow2 p15:/EFI   on the volume of partition 15
   mif ls -lR web                  everything, on every volume
+  mif ls -R --digests disk.vmdk   with the SHA-1 of each file, as sha1sum prints it
 
 An IMAGE is a disk image file, or NAME[@VERSION] in the store.")]
     Ls {
@@ -195,6 +196,9 @@ An IMAGE is a disk image file, or NAME[@VERSION] in the store.")]
         /// All that is below
         #[arg(long, short = 'R')]
         recursive: bool,
+        /// The SHA-1 of each file too; of a disk image file they are computed
+        #[arg(long)]
+        digests: bool,
         #[command(flatten)]
         open: Open,
     },

@@ -107,12 +107,16 @@ impl Context {
                 self.report(&mif::info(&self.open(&image, &open_options(open))?)?, text::info)?;
                 Ok(true)
             }
-            Command::Ls { image, path, long, recursive, open } => {
+            Command::Ls { image, path, long, recursive, digests, open } => {
                 let path = path.as_ref().map(volume_path);
-                let listing = mif::ls(&self.open(&image, &open_options(open))?, path.as_ref(), recursive)?;
+                let image = self.open(&image, &open_options(open))?;
+                let listing = {
+                    let bar = self.bar(&image.label);
+                    mif::ls(&image, path.as_ref(), recursive, digests, &bar)?
+                };
                 // Paths that the user can use again: with their volume where it is not the default.
                 let volumes = path.map_or(recursive, |path| path.volume.is_some());
-                self.report(&listing, |listing| text::ls(listing, long, volumes))?;
+                self.report(&listing, |listing| text::ls(listing, long, digests, volumes))?;
                 self.warn(&listing.warnings);
                 Ok(true)
             }

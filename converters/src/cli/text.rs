@@ -209,11 +209,14 @@ pub(super) fn info(info: &ImageInfo) -> String {
     out
 }
 
-pub(super) fn ls(listing: &Listing, long: bool, volumes: bool) -> String {
+pub(super) fn ls(listing: &Listing, long: bool, digests: bool, volumes: bool) -> String {
     let mut out = String::new();
     for entry in &listing.entries {
         let path = if volumes { format!("{}:{}", entry.volume, entry.path) } else { entry.path.clone() };
         let path = printable(&path);
+        if digests {
+            let _ = write!(out, "{:<40}  ", entry.sha1.as_deref().unwrap_or("-"));
+        }
         if !long {
             let _ = writeln!(out, "{path}");
             continue;

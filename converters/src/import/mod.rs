@@ -22,6 +22,7 @@ use serde::Serialize;
 
 pub(crate) use self::content::BLOCK;
 use self::content::{FileDigests, import_file};
+pub(crate) use self::plan::MAX_HASHED_HOLES;
 use self::plan::Plan;
 use crate::progress::{self, Progress};
 use crate::rows;

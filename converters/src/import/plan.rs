@@ -13,7 +13,7 @@ use crate::scan::{Scan, ScannedVolume};
 
 /// How many bytes of holes are hashed for one image. A file that would go over it is stored all the same, but
 /// has no digests: zeros from nowhere are not worth minutes.
-pub(super) const MAX_HASHED_HOLES: u64 = 8 << 30;
+pub(crate) const MAX_HASHED_HOLES: u64 = 8 << 30;
 
 /// All files of a disk.
 pub(super) struct Plan {

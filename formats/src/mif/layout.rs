@@ -361,6 +361,19 @@ mod tests {
     }
 
     #[test]
+    fn a_body_over_the_limit_or_not_as_long_as_it_says_is_refused() {
+        let (file, _) = sample().encode();
+        let claiming = |len: u64| {
+            let mut file = file.clone();
+            file[40..48].copy_from_slice(&len.to_le_bytes());
+            Layout::decode(&file).unwrap_err().kind()
+        };
+        assert_eq!(claiming(MAX_BODY + 1), crate::ErrorKind::Limit);
+        assert_eq!(claiming(MAX_BODY), crate::ErrorKind::Corrupt);
+        assert_eq!(claiming(1), crate::ErrorKind::Corrupt);
+    }
+
+    #[test]
     fn a_body_that_breaks_a_rule_is_refused() {
         let body = sample().encode_body();
         for (i, byte) in [(0, 0x01), (2, 0x7f)] {
