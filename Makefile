@@ -1,6 +1,6 @@
 # The two commands of README: `make demo` and `make test`. All of them work in a fresh clone.
 
-.PHONY: demo test tools lint build bench clean
+.PHONY: demo test tools lint build bench fuzz clean
 
 CARGO ?= cargo
 
@@ -27,6 +27,18 @@ build:
 
 bench: build tools ## Against qemu-img, borg, casync and restic, in one run.
 	@tests/bench target/release/mif
+	@tests/bench-files target/release/mif
+
+FUZZ_SECONDS ?= 60
+FUZZ_TARGETS ?= container partition ext4 fat manifest layout pack
+
+fuzz: build ## Each fuzz target for FUZZ_SECONDS. Needs a nightly toolchain and cargo-fuzz; nothing else does.
+	@cargo fuzz --version > /dev/null || { echo "cargo-fuzz is missing: cargo install cargo-fuzz --locked"; exit 1; }
+	fuzz/make-seeds target/release/mif
+	cd fuzz && for target in $(FUZZ_TARGETS); do \
+		cargo +nightly fuzz run --sanitizer none $$target -- -max_total_time=$(FUZZ_SECONDS) \
+			-max_len=8192 -rss_limit_mb=512 -timeout=10 || exit 1; \
+	done
 
 clean:
 	$(CARGO) clean

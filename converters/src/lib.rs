@@ -12,6 +12,7 @@ mod fsck;
 mod gc;
 mod image;
 mod import;
+pub mod independent;
 mod info;
 mod log;
 mod ls;

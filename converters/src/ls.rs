@@ -4,7 +4,9 @@ use mif_formats::fs::{FileType, Timestamp};
 use mif_formats::mif::manifest::{Row, escape, type_name};
 use serde::Serialize;
 
-use crate::{OpenImage, Result, VolumePath};
+use crate::{OpenImage, Progress, Result, VolumePath};
+
+mod hash;
 
 /// What `ls` found.
 #[derive(Debug, Clone, Serialize)]
@@ -44,7 +46,6 @@ pub struct LsEntry {
 
 impl LsEntry {
     fn new(row: &Row) -> Self {
-        let hex = |bytes: &[u8]| bytes.iter().map(|b| format!("{b:02x}")).collect::<String>();
         LsEntry {
             volume: row.volume.clone(),
             path: row.path_text(),
@@ -70,27 +71,48 @@ impl LsEntry {
 }
 
 /// Lists what is at `path`: the entries of a folder, or a file itself; with `recursive` all that is below.
-/// Without a path: the root filesystem's root, or with `recursive` every volume.
-pub fn ls(image: &OpenImage, path: Option<&VolumePath>, recursive: bool) -> Result<Listing> {
-    let tree = image.tree()?;
+/// Without a path: the root filesystem's root, or with `recursive` every volume. With `hashed` files of a disk
+/// image file have their SHA-1 too; those of a stored image always do.
+pub fn ls(
+    image: &OpenImage,
+    path: Option<&VolumePath>,
+    recursive: bool,
+    hashed: bool,
+    progress: &dyn Progress,
+) -> Result<Listing> {
+    let mut tree = image.tree()?;
     let rows = tree.rows();
-    let picked: Vec<&Row> = match path {
+    let all = 0..rows.len();
+    let picked: Vec<usize> = match path {
         None if recursive || tree.root_volume().is_none() => {
-            rows.iter().filter(|row| recursive || row.path == b"/").collect()
+            all.filter(|i| recursive || rows[*i].path == b"/").collect()
         }
         _ => {
             let root = VolumePath { volume: None, path: b"/".to_vec() };
-            let start = &rows[tree.find(path.unwrap_or(&root), true)?];
+            let found = tree.find(path.unwrap_or(&root), true)?;
+            let start = &rows[found];
             if start.file_type == FileType::Dir {
-                rows.iter()
-                    .filter(|row| row.volume == start.volume && is_below(&row.path, &start.path, recursive))
-                    .collect()
+                let below =
+                    |row: &Row| row.volume == start.volume && is_below(&row.path, &start.path, recursive);
+                all.filter(|i| below(&rows[*i])).collect()
             } else {
-                vec![start]
+                vec![found]
             }
         }
     };
-    Ok(Listing { entries: picked.into_iter().map(LsEntry::new).collect(), warnings: tree.complaints })
+    let mut entries: Vec<LsEntry> = picked.iter().map(|i| LsEntry::new(&rows[*i])).collect();
+    if hashed {
+        let hashes = hash::all(&tree, &picked, progress)?;
+        for (entry, digest) in entries.iter_mut().zip(hashes.digests) {
+            entry.sha1 = digest.map(|digest| hex(&digest)).or(entry.sha1.take());
+        }
+        tree.complaints.extend(hashes.complaints);
+    }
+    Ok(Listing { entries, warnings: tree.complaints })
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|b| format!("{b:02x}")).collect()
 }
 
 /// Whether `path` lies below `folder`; directly, unless `deep`.

@@ -21,6 +21,7 @@ pub mod partition;
 pub mod source;
 
 mod bytes;
+mod checksum;
 
 pub use error::{At, Error, ErrorKind, Result, at};
 pub use source::{Extent, ExtentKind, MemSource, Slice, Source};

@@ -93,7 +93,7 @@ fn read_all(volume: Arc<Mutant>) -> (usize, usize) {
         if !seen.insert(id) {
             continue;
         }
-        let node = match fs.node(id) {
+        let node = match fs.node(id, &mut |_| errors += 1) {
             Ok(node) => node,
             Err(_) => {
                 errors += 1;

@@ -42,7 +42,7 @@ fn a_million_files_are_listed_at_50_000_a_second() {
         folders += 1;
         for entry in fs.read_dir(folder, &mut |error| panic!("{error}")).unwrap() {
             nodes.push(entry.node);
-            if fs.node(entry.node).unwrap().file_type == FileType::Dir {
+            if fs.node(entry.node, &mut |error| panic!("{error}")).unwrap().file_type == FileType::Dir {
                 todo.push(entry.node);
             }
         }
@@ -53,7 +53,7 @@ fn a_million_files_are_listed_at_50_000_a_second() {
     let ascending = Instant::now();
     let mut pieces = 0;
     for node in &nodes {
-        fs.node(*node).unwrap();
+        fs.node(*node, &mut |error| panic!("{error}")).unwrap();
         pieces += fs.content(*node).unwrap().pieces.len();
     }
     let ascending = ascending.elapsed();

@@ -145,6 +145,20 @@ fn verify_answers_by_its_exit_code_and_names_the_place() {
 }
 
 #[test]
+fn digests_of_a_disk_file_are_those_of_the_store_and_of_sha1sum() {
+    let folder = work_folder();
+    let store = store_with_demo(folder.path());
+    let list = |image: &str| run(mif(&store).args(["ls", "-R", "--digests", image]));
+    let listing = list(demo().to_str().unwrap());
+    assert_eq!(listing, list("demo"));
+    let file = listing.lines().find(|line| line.ends_with("os-release")).expect("an os-release");
+    let (digest, path) = file.split_once("  ").unwrap();
+    let content = folder.path().join("content");
+    std::fs::write(&content, run(mif(&store).args(["cat", "demo", path]))).unwrap();
+    assert!(run(tool("sha1sum").arg(&content)).starts_with(digest), "{file}");
+}
+
+#[test]
 fn exporting_over_a_file_needs_force_and_a_failure_leaves_nothing() {
     let work = work_folder();
     let store = store_with_demo(work.path());

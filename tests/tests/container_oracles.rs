@@ -1,8 +1,10 @@
-//! Containers held against readers written by others (imago, vmdk-core), and qemu-img's random writes
+//! Containers held against readers written by others (imago, qcow2-rs, vmdk-core), and qemu-img's random writes
 //! against ours.
 
 use std::io::{Read, Seek, SeekFrom};
 use std::path::Path;
+use std::pin::pin;
+use std::task::{Context, Poll, Waker};
 
 use imago::file::File as ImagoFile;
 use imago::qcow2::Qcow2;
@@ -10,6 +12,9 @@ use imago::{FormatAccess, FormatDriverBuilder, PermissiveImplicitOpenGate};
 use mif_formats::container::{CreateOptions, OpenOptions, Output, format_for_output, open};
 use mif_formats::{MemSource, Source};
 use mif_tests::oracle::{Random, tool};
+use qcow2_rs::dev::Qcow2DevParams;
+use qcow2_rs::helpers::Qcow2IoBuf;
+use qcow2_rs::utils::qcow2_setup_dev_sync;
 
 fn random_disk(random: &mut Random) -> Vec<u8> {
     let mut bytes = vec![0; random.below(12 << 20) as usize / 512 * 512 + 512];
@@ -65,6 +70,55 @@ fn imago_and_we_read_our_qcow2_images_alike() {
         let theirs = Qcow2::<ImagoFile>::builder_path(&path).open(PermissiveImplicitOpenGate::default());
         let theirs = FormatAccess::new(theirs.unwrap_or_else(|e| panic!("{what}: {e}")));
         probe(&format!("imago, {what}"), &bytes, &mut random, |at, buf| theirs.read(buf, at).unwrap());
+    }
+}
+
+/// Runs what never waits: qcow2-rs over plain system calls.
+fn now<T>(future: impl Future<Output = T>) -> T {
+    let mut context = Context::from_waker(Waker::noop());
+    let mut future = pin!(future);
+    loop {
+        if let Poll::Ready(value) = future.as_mut().poll(&mut context) {
+            return value;
+        }
+    }
+}
+
+/// qcow2-rs counts in sectors, and goes round forever past the end: it is asked for whole ones that there are.
+#[test]
+fn qcow2_rs_and_we_read_our_qcow2_images_alike() {
+    const SECTOR: u64 = 512;
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("disk.qcow2");
+    // It panics at clusters below 4 KiB.
+    for cluster_bits in [12, 14, 16, 18, 21] {
+        for compress in ["off", "on"] {
+            let mut random = Random(cluster_bits + 500);
+            let bytes = random_disk(&mut random);
+            let options =
+                [("cluster_size", (1 << cluster_bits).to_string()), ("compress", compress.to_owned())];
+            write(&bytes, &path, "qcow2", &options);
+            let what = format!("{options:?}");
+            let ours = open(&path, &OpenOptions::default()).unwrap();
+            assert!(ours.source.read_vec(0, bytes.len()).unwrap() == bytes, "ours, {what}");
+            let params = Qcow2DevParams::new(9, None, None, true, false);
+            let theirs = qcow2_setup_dev_sync(&path, &params).unwrap_or_else(|e| panic!("{what}: {e:?}"));
+            now(theirs.qcow2_prep_io()).unwrap_or_else(|e| panic!("{what}: {e:?}"));
+            assert_eq!(theirs.info.virtual_size(), bytes.len() as u64, "{what}");
+            let sectors = bytes.len() as u64 / SECTOR;
+            let parts = (0..sectors).step_by(400).map(|first| (first, 400.min(sectors - first)));
+            let odd = (0..40).map(|_| {
+                let first = random.below(sectors);
+                (first, 1 + random.below((sectors - first).min(900)))
+            });
+            for (first, count) in parts.chain(odd.collect::<Vec<_>>()) {
+                let mut buf = Qcow2IoBuf::<u8>::new((count * SECTOR) as usize);
+                let read = now(theirs.read_at(&mut buf, first * SECTOR));
+                assert_eq!(read.unwrap_or_else(|e| panic!("{what}: {e:?}")), buf.len(), "{what}");
+                let start = (first * SECTOR) as usize;
+                assert!(buf[..] == bytes[start..start + buf.len()], "qcow2-rs, {what}: {count} at {first}");
+            }
+        }
     }
 }
 

@@ -151,6 +151,7 @@ Examples:
   mif verify web web.raw            exits 0 if every bit is the same, 1 if not
   mif verify old.vmdk new.qcow2
   mif verify web@1 web@2 --files    exits 0 if all files are the same
+  mif verify web --independent      read again by gpt, ext4-view and fatfs: is the manifest right?
 
 An IMAGE is a disk image file, or NAME[@VERSION] in the store.")]
     Verify {
@@ -158,11 +159,14 @@ An IMAGE is a disk image file, or NAME[@VERSION] in the store.")]
         #[arg(value_name = "IMAGE")]
         a: String,
         /// The other
-        #[arg(value_name = "IMAGE")]
-        b: String,
+        #[arg(value_name = "IMAGE", required_unless_present = "independent", conflicts_with = "independent")]
+        b: Option<String>,
         /// Same files are enough: exit 0 even if bits differ
         #[arg(long)]
         files: bool,
+        /// Hold one image's partitions, paths and contents against what readers written by others find
+        #[arg(long, conflicts_with = "files")]
+        independent: bool,
         #[command(flatten)]
         open: Open,
     },
@@ -185,6 +189,7 @@ Examples:
   mif ls web /etc                 on the root filesystem
   mif ls -l disk.qcow2 p15:/EFI   on the volume of partition 15
   mif ls -lR web                  everything, on every volume
+  mif ls -R --digests disk.vmdk   with the SHA-1 of each file, as sha1sum prints it
 
 An IMAGE is a disk image file, or NAME[@VERSION] in the store.")]
     Ls {
@@ -198,6 +203,9 @@ An IMAGE is a disk image file, or NAME[@VERSION] in the store.")]
         /// All that is below
         #[arg(long, short = 'R')]
         recursive: bool,
+        /// The SHA-1 of each file too; of a disk image file they are computed
+        #[arg(long)]
+        digests: bool,
         #[command(flatten)]
         open: Open,
     },

@@ -92,9 +92,11 @@ impl Context {
                 let options = export_options(output_format, write)?;
                 self.export(&self.open(&image, &open_options(open))?, &output, &options)
             }
-            Command::Verify { a, b, files, open } => {
+            Command::Verify { a, b, files, independent: _, open } => {
                 let options = open_options(open);
-                let (a, b) = (self.open(&a, &options)?, self.open(&b, &options)?);
+                let a = self.open(&a, &options)?;
+                let Some(b) = b else { return self.verify_independently(&a) };
+                let b = self.open(&b, &options)?;
                 let report = {
                     let bar = self.bar(&a.label);
                     mif::verify::verify(&a, &b, &bar)?
@@ -106,12 +108,16 @@ impl Context {
                 self.report(&mif::info(&self.open(&image, &open_options(open))?)?, text::info)?;
                 Ok(true)
             }
-            Command::Ls { image, path, long, recursive, open } => {
+            Command::Ls { image, path, long, recursive, digests, open } => {
                 let path = path.as_ref().map(volume_path);
-                let listing = mif::ls(&self.open(&image, &open_options(open))?, path.as_ref(), recursive)?;
+                let image = self.open(&image, &open_options(open))?;
+                let listing = {
+                    let bar = self.bar(&image.label);
+                    mif::ls(&image, path.as_ref(), recursive, digests, &bar)?
+                };
                 // Paths that the user can use again: with their volume where it is not the default.
                 let volumes = path.map_or(recursive, |path| path.volume.is_some());
-                self.report(&listing, |listing| text::ls(listing, long, volumes))?;
+                self.report(&listing, |listing| text::ls(listing, long, digests, volumes))?;
                 self.warn(&listing.warnings);
                 Ok(true)
             }
@@ -168,6 +174,16 @@ impl Context {
         };
         self.report(&report, text::export)?;
         Ok(true)
+    }
+
+    fn verify_independently(&self, image: &OpenImage) -> Answer {
+        let report = {
+            let bar = self.bar(&image.label);
+            mif::independent::independent(image, &bar)?
+        };
+        self.report(&report, text::independent)?;
+        self.warn(&report.warnings);
+        Ok(report.same)
     }
 
     fn open(&self, image: &str, options: &OpenOptions) -> Result<OpenImage> {

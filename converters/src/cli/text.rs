@@ -4,6 +4,7 @@ use std::fmt::Write as _;
 
 use chrono::DateTime;
 use indicatif::{BinaryBytes, HumanBytes};
+use mif::independent::IndependentReport;
 use mif::store::{FilesystemRecord, Image};
 use mif::verify::VerifyReport;
 use mif::{ExportReport, ImageInfo, ImportReport, Listing, LsEntry};
@@ -122,6 +123,29 @@ pub(super) fn verify(report: &VerifyReport) -> String {
     out
 }
 
+pub(super) fn independent(report: &IndependentReport) -> String {
+    let answer = if report.same { "others read it as mif does" } else { "others read it differently" };
+    let mut out = format!("{}: {answer}\n", printable(&report.image));
+    for part in &report.parts {
+        let what = printable(&part.part);
+        let (compared, differ, unchecked) = (part.compared, part.differences, part.unchecked);
+        let _ = match part.reader {
+            Some(reader) => writeln!(
+                out,
+                "  {what:<16} {reader}: {compared} compared, {differ} differ, {unchecked} not checked"
+            ),
+            None => writeln!(out, "  {what:<16} not checked"),
+        };
+        for (path, how) in &part.different {
+            let _ = writeln!(out, "    differs: {}: {}", printable(path), printable(how));
+        }
+        for (path, why) in &part.not_compared {
+            let _ = writeln!(out, "    not checked: {}: {}", printable(path), printable(why));
+        }
+    }
+    out
+}
+
 pub(super) fn info(info: &ImageInfo) -> String {
     let mut out = format!(
         "{}\n  disk           {} ({} bytes)\n",
@@ -195,11 +219,14 @@ pub(super) fn info(info: &ImageInfo) -> String {
     out
 }
 
-pub(super) fn ls(listing: &Listing, long: bool, volumes: bool) -> String {
+pub(super) fn ls(listing: &Listing, long: bool, digests: bool, volumes: bool) -> String {
     let mut out = String::new();
     for entry in &listing.entries {
         let path = if volumes { format!("{}:{}", entry.volume, entry.path) } else { entry.path.clone() };
         let path = printable(&path);
+        if digests {
+            let _ = write!(out, "{:<40}  ", entry.sha1.as_deref().unwrap_or("-"));
+        }
         if !long {
             let _ = writeln!(out, "{path}");
             continue;

@@ -22,6 +22,7 @@ use serde::Serialize;
 
 pub(crate) use self::content::{BLOCK, WINDOW, ZERO_STEP};
 use self::content::{FileDigests, import_file};
+pub(crate) use self::plan::MAX_HASHED_HOLES;
 use self::plan::{DiskPiece, Plan, PlannedFile};
 use crate::progress::{self, Progress};
 use crate::rows;

@@ -13,7 +13,7 @@ use crate::scan::{Scan, ScannedVolume};
 
 /// How many bytes of holes are hashed for one image. A file that would go over it is stored all the same, but
 /// has no digests: zeros from nowhere are not worth minutes.
-pub(super) const MAX_HASHED_HOLES: u64 = 8 << 30;
+pub(crate) const MAX_HASHED_HOLES: u64 = 8 << 30;
 
 /// All files of a disk.
 pub(super) struct Plan {
@@ -106,7 +106,8 @@ impl Plan {
             plan.by_node.insert(node, plan.files.len());
             plan.files.push(file);
         }
-        plan.decide_ownership(scan.disk.len());
+        let shared = plan.decide_ownership(scan.disk.len());
+        plan.say_shared(&shared, scan);
         plan.limit_holes();
         Ok(plan)
     }
@@ -146,8 +147,10 @@ impl Plan {
         Ok(Some(listing))
     }
 
-    /// Ranges that two files claim, or one file twice, belong to none.
-    fn decide_ownership(&mut self, disk_size: u64) {
+    /// Ranges that two files claim, or one file twice, belong to none. Gives such files, each with one that
+    /// claims the same and lies before it.
+    fn decide_ownership(&mut self, disk_size: u64) -> BTreeMap<usize, usize> {
+        let mut shared = BTreeMap::new();
         let mut claims: Vec<(Range<u64>, usize)> = Vec::new();
         for (i, file) in self.files.iter().enumerate() {
             claims.extend(file.ranges().map(|(start, len)| (start..start + len, i)));
@@ -160,6 +163,7 @@ impl Plan {
             {
                 self.files[*file].owns_its_ranges = false;
                 self.files[other].owns_its_ranges = false;
+                shared.entry(*file).or_insert(other);
             }
             if furthest.is_none_or(|(end, _)| range.end > end) {
                 furthest = Some((range.end, *file));
@@ -168,6 +172,39 @@ impl Plan {
         claims.retain(|(_, file)| self.files[*file].owns_its_ranges);
         self.content = claims.into_iter().map(|(range, _)| range).collect();
         self.limit_shared(disk_size);
+        shared
+    }
+
+    /// Complains of files that share bytes with another of the same volume: one of the two has another's
+    /// content. Where the filesystem means it so, or partitions overlap, there is nothing to say of files.
+    fn say_shared(&mut self, shared: &BTreeMap<usize, usize>, scan: &Scan) {
+        if shared.is_empty() {
+            return;
+        }
+        let mut paths: HashMap<usize, (usize, &[u8])> = HashMap::new();
+        for (number, listing) in self.listings.iter().enumerate() {
+            let info = scan.volumes[number].filesystem().map(mif_formats::fs::Filesystem::info);
+            if info.is_some_and(|info| info.features.iter().any(|feature| feature == "shared_blocks")) {
+                continue;
+            }
+            for entry in listing.iter().flat_map(|listing| &listing.entries) {
+                if let Some(file) = self.by_node.get(&(number, entry.node)) {
+                    paths.entry(*file).or_insert((number, &entry.path));
+                }
+            }
+        }
+        for (file, other) in shared {
+            let (Some((number, path)), Some((others, other))) = (paths.get(file), paths.get(other)) else {
+                continue;
+            };
+            if number == others {
+                let (path, other) = (escape(path), escape(other));
+                self.complaints.push(format!(
+                    "{}:{path}: shares blocks with {other}: at most one of them has what was written to it",
+                    scan.volumes[*number].name
+                ));
+            }
+        }
     }
 
     /// A hostile volume may claim the same blocks for a million files: of such files no more is read than the

@@ -28,8 +28,8 @@ pub trait Filesystem: Send + Sync {
     /// The root folder.
     fn root(&self) -> NodeId;
 
-    /// The metadata of a file or folder.
-    fn node(&self, id: NodeId) -> Result<Node>;
+    /// The metadata of a file or folder. `complain` is told of attributes that cannot be read while the rest is.
+    fn node(&self, id: NodeId, complain: &mut dyn FnMut(crate::Error)) -> Result<Node>;
 
     /// The entries of a folder, without `.` and `..`, in the order they are stored. `complain` is told of
     /// parts that cannot be read while the rest is.

@@ -50,7 +50,8 @@ pub fn walk(fs: &dyn Filesystem) -> Result<Listing> {
     let mut listing = Listing::default();
     let mut seen_folders = HashSet::from([fs.root()]);
     let mut path_bytes = 0;
-    let root = fs.node(fs.root())?;
+    let mut complain = |error| listing.complaints.push(Complaint { path: b"/".to_vec(), error });
+    let root = fs.node(fs.root(), &mut complain)?;
     if root.file_type != FileType::Dir {
         return Err(at("root folder").corrupt(format!("is of type {:?}, expected a folder", root.file_type)));
     }
@@ -109,12 +110,10 @@ fn read_nodes(fs: &dyn Filesystem, listing: &mut Listing, found: &[Entry]) -> Re
         if listing.nodes.contains_key(&node) {
             continue;
         }
-        match fs.node(node) {
+        let mut complain = |error| listing.complaints.push(Complaint { path: found[i].path.clone(), error });
+        match fs.node(node, &mut complain) {
             Ok(read) => drop(listing.nodes.insert(node, read)),
-            Err(error) => {
-                let error = fatal_or_not(error)?;
-                listing.complaints.push(Complaint { path: found[i].path.clone(), error });
-            }
+            Err(error) => complain(fatal_or_not(error)?),
         }
     }
     Ok(())
@@ -170,4 +169,72 @@ pub fn lookup(fs: &dyn Filesystem, path: &[u8]) -> Result<NodeId> {
         };
     }
     Ok(node)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::fs::{Content, Info};
+
+    /// Folders in folders without an end, each a new one; in each there is a file too.
+    struct Endless {
+        info: Info,
+        /// Every folder has this one below it, if any.
+        again: Option<NodeId>,
+    }
+
+    impl Filesystem for Endless {
+        fn info(&self) -> &Info {
+            &self.info
+        }
+
+        fn root(&self) -> NodeId {
+            2
+        }
+
+        fn node(&self, id: NodeId, _: &mut dyn FnMut(Error)) -> Result<Node> {
+            Ok(Node::bare(if id.is_multiple_of(2) { FileType::Dir } else { FileType::File }))
+        }
+
+        fn read_dir(&self, id: NodeId, _: &mut dyn FnMut(Error)) -> Result<Vec<DirEntry>> {
+            let entry = |name: &[u8], node| DirEntry { name: name.to_vec(), short_name: None, node };
+            Ok(vec![entry(b"file", id + 1), entry(&[b'd'; 255], self.again.unwrap_or(id + 2))])
+        }
+
+        fn content(&self, _: NodeId) -> Result<Content> {
+            Ok(Content { size: 0, pieces: Vec::new() })
+        }
+    }
+
+    fn endless(again: Option<NodeId>) -> Endless {
+        let info = Info {
+            kind: "endless".to_owned(),
+            label: None,
+            uuid: None,
+            block_size: 1,
+            size: 0,
+            free: None,
+            features: Vec::new(),
+            warnings: Vec::new(),
+        };
+        Endless { info, again }
+    }
+
+    #[test]
+    fn folders_without_an_end_are_listed_up_to_the_longest_path() {
+        let listing = walk(&endless(None)).unwrap();
+        let longest = listing.entries.iter().map(|entry| entry.path.len()).max().unwrap();
+        assert!(longest <= MAX_PATH && longest > MAX_PATH - 256 - 5, "{longest}");
+        assert_eq!(listing.entries.len(), 2 * (MAX_PATH / 256) + 1);
+        let [Complaint { path, error }] = &listing.complaints[..] else { panic!("{:?}", listing.complaints) };
+        assert_eq!((path.len(), error.kind()), (MAX_PATH / 256 * 256, ErrorKind::Limit));
+    }
+
+    #[test]
+    fn a_folder_that_is_its_own_ancestor_is_listed_once() {
+        let listing = walk(&endless(Some(2))).unwrap();
+        assert_eq!(listing.entries.len(), 2);
+        assert_eq!(listing.complaints.len(), 1);
+        assert_eq!(listing.complaints[0].error.kind(), ErrorKind::Corrupt);
+    }
 }

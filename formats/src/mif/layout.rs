@@ -24,6 +24,7 @@ use std::ops::Range;
 use super::ObjectId;
 use super::varint::{Reader, put, put_signed};
 use crate::bytes::le64;
+use crate::checksum::fits;
 use crate::{Result, at};
 
 const MAGIC: &[u8; 8] = b"MIFLAYT1";
@@ -153,7 +154,7 @@ impl Layout {
         }
         let body = decompress(&file[48..], len)?;
         let digest = *blake3::hash(&body).as_bytes();
-        if digest != file[8..40] {
+        if !fits(&file[8..40], &digest[..]) {
             return Err(at("layout")
                 .field("digest")
                 .byte(8)
@@ -357,6 +358,19 @@ mod tests {
         for len in 0..file.len() {
             assert!(Layout::decode(&file[..len]).is_err(), "cut at {len}");
         }
+    }
+
+    #[test]
+    fn a_body_over_the_limit_or_not_as_long_as_it_says_is_refused() {
+        let (file, _) = sample().encode();
+        let claiming = |len: u64| {
+            let mut file = file.clone();
+            file[40..48].copy_from_slice(&len.to_le_bytes());
+            Layout::decode(&file).unwrap_err().kind()
+        };
+        assert_eq!(claiming(MAX_BODY + 1), crate::ErrorKind::Limit);
+        assert_eq!(claiming(MAX_BODY), crate::ErrorKind::Corrupt);
+        assert_eq!(claiming(1), crate::ErrorKind::Corrupt);
     }
 
     #[test]

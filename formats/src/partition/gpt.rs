@@ -7,6 +7,7 @@
 use super::mbr::Mbr;
 use super::{Builder, Claim};
 use crate::bytes::{le16, le32, le64};
+use crate::checksum::fits;
 use crate::{At, Result, Source, at};
 
 /// An array of entries is at most so long, in bytes (the usual one is 16 KiB).
@@ -54,7 +55,7 @@ impl Header {
         let mut covered = sector[..header_size].to_vec();
         covered[16..20].fill(0);
         let (claimed, computed) = (le32(sector, 16), libdeflater::crc32(&covered));
-        if claimed != computed {
+        if !fits(claimed, computed) {
             return Err(field("HeaderCRC32", 16)
                 .corrupt(format!("is {claimed:08x}, but the header's is {computed:08x}")));
         }
@@ -331,7 +332,7 @@ fn read_array(disk: &dyn Source, sector_size: u64, header: &Header, lba: u64) ->
     };
     let array = disk.read_vec(place, len)?;
     let (claimed, computed) = (header.partition_entry_array_crc32, libdeflater::crc32(&array));
-    if claimed != computed {
+    if !fits(claimed, computed) {
         return Ok(Err(structure()
             .field("PartitionEntryArrayCRC32")
             .byte(place)

@@ -282,6 +282,6 @@ fn a_damaged_journal_is_replayed_as_far_as_it_goes_and_said_to_be() {
             mif_formats::fs::ext4::Ext4::open(std::sync::Arc::new(mif_formats::MemSource(bytes))).unwrap();
         let warnings = &fs.info().warnings;
         assert!(warnings.iter().any(|w| w.contains(warning)), "{warnings:?}, expected {warning}");
-        assert!(fs.node(fs.root()).is_ok());
+        assert!(fs.node(fs.root(), &mut |_| ()).is_ok());
     }
 }

@@ -98,10 +98,10 @@ fn folders_that_are_casefolded_or_encrypted_are_listed_and_marked() {
             b"secret" => (0x800, &b"TsOkbWU"[..]),
             _ => continue,
         };
-        assert_ne!(fs.node(entry.node).unwrap().flags & flag, 0);
+        assert_ne!(fs.node(entry.node, &mut |_| ()).unwrap().flags & flag, 0);
         let entries = list(entry.node);
         assert_eq!(entries[0].name, name);
-        assert_eq!(fs.node(entries[0].node).unwrap().size, 7);
+        assert_eq!(fs.node(entries[0].node, &mut |_| ()).unwrap().size, 7);
     }
 }
 
@@ -122,7 +122,7 @@ fn project_generation_and_flags_are_those_that_debugfs_set() {
     let fs = open(&image);
     let entries = fs.read_dir(fs.root(), &mut |error| panic!("{error}")).unwrap();
     let file = entries.iter().find(|entry| entry.name == b"file").unwrap();
-    let node = fs.node(file.node).unwrap();
+    let node = fs.node(file.node, &mut |_| ()).unwrap();
     assert_eq!(node.project, Some(4_000_000_000));
     assert_eq!(node.generation, Some(0xCAFE_BABE));
     assert_eq!(node.flags, 0x800B0);
@@ -147,7 +147,7 @@ fn what_is_open_though_deleted_is_not_shown() {
     debugfs(&image, "unlink /gone");
     let after = open(&image);
     assert!(after.read_dir(after.root(), &mut |e| panic!("{e}")).unwrap().iter().all(|e| e.name != b"gone"));
-    let error = after.node(12).unwrap_err().to_string();
+    let error = after.node(12, &mut |_| ()).unwrap_err().to_string();
     assert!(error.contains("i_links_count"), "{error}");
 }
 

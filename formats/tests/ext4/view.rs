@@ -98,7 +98,11 @@ fn entry(
     id: NodeId,
     hashes: &mut HashMap<NodeId, Option<String>>,
 ) -> Result<Entry> {
-    let node = fs.node(id)?;
+    let mut damage = None;
+    let node = fs.node(id, &mut |error| damage = Some(error))?;
+    if let Some(error) = damage {
+        return Err(error);
+    }
     let sha1 = match (node.file_type, hashes.get(&id)) {
         (FileType::File, None) => {
             let hash = Some(hash(fs, volume, id)?);

@@ -2,6 +2,7 @@
 //! Specification", version 1.0). All numbers are big-endian.
 
 use crate::bytes::{be16, be32, be64};
+use crate::checksum::fits;
 use crate::{Result, at};
 
 pub(super) const FOOTER: usize = 512;
@@ -49,7 +50,7 @@ impl Footer {
         }
         let bytes = &bytes[..FOOTER];
         let (expected, found) = (checksum(bytes, 64), be32(bytes, 64));
-        if expected != found {
+        if !fits(found, expected) {
             return Err(place("checksum", 64).corrupt(format!("is {found:#x}, expected {expected:#x}")));
         }
         let disk_type = match be32(bytes, 60) {
@@ -116,7 +117,7 @@ impl Header {
             return Err(place("cookie", 0).corrupt("is not cxsparse"));
         }
         let (expected, found) = (checksum(&bytes[..HEADER], 36), be32(bytes, 36));
-        if expected != found {
+        if !fits(found, expected) {
             return Err(place("checksum", 36).corrupt(format!("is {found:#x}, expected {expected:#x}")));
         }
         let (max_table_entries, block_size) = (be32(bytes, 28), be32(bytes, 32));

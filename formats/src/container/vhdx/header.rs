@@ -1,6 +1,7 @@
 //! The structures of a VHDX file (Microsoft, [MS-VHDX]). All numbers are little-endian.
 
 use crate::bytes::{le16, le32, le64};
+use crate::checksum::fits;
 use crate::{Result, at};
 
 pub(super) const FILE_SIGNATURE: [u8; 8] = *b"vhdxfile";
@@ -60,7 +61,7 @@ impl Header {
             return Err(place("Signature", 0).corrupt("is not head"));
         }
         let (expected, found) = (checksum(&bytes[..HEADER], 4), le32(bytes, 4));
-        if expected != found {
+        if !fits(found, expected) {
             return Err(place("Checksum", 4).corrupt(format!("is {found:#x}, expected {expected:#x}")));
         }
         let (log_version, version) = (le16(bytes, 64), le16(bytes, 66));
@@ -95,7 +96,7 @@ pub(super) fn parse_regions(bytes: &[u8]) -> Result<(Region, Region)> {
         return Err(place("Signature", 0).corrupt("is not regi"));
     }
     let (expected, found) = (checksum(&bytes[..REGION_TABLE], 4), le32(bytes, 4));
-    if expected != found {
+    if !fits(found, expected) {
         return Err(place("Checksum", 4).corrupt(format!("is {found:#x}, expected {expected:#x}")));
     }
     let count = le32(bytes, 8);

@@ -3,6 +3,7 @@
 
 use super::header::{Guid, Header, checksum};
 use crate::bytes::{le32, le64};
+use crate::checksum::fits;
 use crate::container::ImageFile;
 use crate::container::file::Patch;
 use crate::{Result, Source, at};
@@ -109,7 +110,7 @@ impl<'a> Entry<'a> {
             Some(bytes) => bytes.into(),
             None => [&log[start..], &log[..len - (log.len() - start)]].concat().into(),
         };
-        if checksum(&bytes, 4) != le32(&bytes, 4) {
+        if !fits(le32(&bytes, 4), checksum(&bytes, 4)) {
             return None;
         }
         let entry = Entry {

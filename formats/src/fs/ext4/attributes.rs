@@ -4,54 +4,66 @@ use super::inode::{Inode, flags};
 use super::xattr::{self, Stored, Value};
 use super::{Ext4, checksum, map};
 use crate::fs::{FileType, Xattr};
-use crate::{Result, at};
+use crate::{Error, ErrorKind, Result, at};
 
 impl Ext4 {
-    /// The attributes of `inode`, as they are stored, those in the inode first.
-    fn stored_xattrs(&self, inode: &Inode) -> Result<Vec<Stored>> {
-        let offset = inode.offset + inode.xattr_at as u64;
-        let mut stored = xattr::parse_inode(&inode.xattr_area, inode.number, offset)?;
+    /// The attributes in the block of them that `inode` names, as they are stored.
+    fn block_xattrs(&self, inode: &Inode, complain: &mut dyn FnMut(Error)) -> Result<Vec<Stored>> {
         let block = inode.file_acl;
-        if block != 0 {
-            let range = block..block.saturating_add(1);
-            map::check(&self.blocks, &self.groups, inode.number, "extended attribute block", &range)?;
-            let bytes = match self.xattr_blocks.get(block) {
-                Some(bytes) => bytes,
-                None => {
-                    let bytes = self.blocks.read("extended attribute block", block, 1)?.into();
-                    self.xattr_blocks.put(block, &bytes);
-                    bytes
-                }
-            };
-            let offset = self.blocks.byte(block);
-            stored.extend(xattr::parse_block(&bytes, &self.sb, inode.number, block, offset)?);
+        if block == 0 {
+            return Ok(Vec::new());
         }
-        Ok(stored)
+        let range = block..block.saturating_add(1);
+        map::check(&self.blocks, &self.groups, inode.number, "extended attribute block", &range)?;
+        let bytes = match self.xattr_blocks.get(block) {
+            Some(bytes) => bytes,
+            None => {
+                let bytes = self.blocks.read("extended attribute block", block, 1)?.into();
+                self.xattr_blocks.put(block, &bytes);
+                bytes
+            }
+        };
+        xattr::parse_block(&bytes, &self.sb, inode.number, block, self.blocks.byte(block), complain)
     }
 
-    /// The attributes of `inode`, as the kernel names and gives them.
-    pub(super) fn xattrs(&self, inode: &Inode) -> Result<Vec<Xattr>> {
+    /// The attributes of `inode`, as the kernel names and gives them. Those that are damaged are left out and
+    /// complained of; the error is of reading.
+    pub(super) fn xattrs(&self, inode: &Inode, complain: &mut dyn FnMut(Error)) -> Result<Vec<Xattr>> {
+        let offset = inode.offset + inode.xattr_at as u64;
+        let mut all = xattr::parse_inode(&inode.xattr_area, inode.number, offset, complain);
+        match self.block_xattrs(inode, complain) {
+            Ok(more) => all.extend(more),
+            Err(error) => complain(unless_io(error)?),
+        }
         let mut xattrs: Vec<Xattr> = Vec::new();
         let mut bytes = 0;
-        for stored in self.stored_xattrs(inode)? {
+        for stored in all {
             if stored.is_inline_data() {
                 continue;
             }
             let name = stored.full_name();
-            let mut value = self.xattr_value(inode, &stored)?;
             let place = || at(format!("inode {}, attribute {}", inode.number, name.escape_ascii()));
+            let value = match self.xattr_value(inode, &stored) {
+                Ok(value) => value,
+                Err(error) => {
+                    complain(unless_io(error)?);
+                    continue;
+                }
+            };
             bytes += value.len();
             if bytes > xattr::VALUES_MAX {
-                let problem = format!("all values together are more than {} bytes", xattr::VALUES_MAX);
-                return Err(place().limit(problem));
+                let limit = xattr::VALUES_MAX;
+                complain(place().limit(format!(
+                    "all values together are more than {limit} bytes: it and those after it are left out"
+                )));
+                break;
             }
-            if stored.is_acl() {
-                match xattr::acl(&value).map_err(|problem| place().corrupt(problem))? {
-                    Some(list) => value = list,
-                    None => continue,
-                }
+            let value = if stored.is_acl() { xattr::acl(&value) } else { Ok(Some(value)) };
+            match value {
+                Ok(Some(value)) => xattrs.push(Xattr { name, value }),
+                Ok(None) => {}
+                Err(problem) => complain(place().corrupt(problem)),
             }
-            xattrs.push(Xattr { name, value });
         }
         // Stable: of two of one name, the one in the inode stays, which is the one that the kernel finds.
         xattrs.sort_by(|a, b| a.name.cmp(&b.name));
@@ -78,7 +90,9 @@ impl Ext4 {
         let content = map::content(&self.blocks, &self.sb, &self.groups, &inode)?;
         let value = self.read_content(&content)?;
         let sum = checksum::crc32c(self.sb.csum_seed, &value);
-        if sum == inode.raw_atime && stored.inode_hashes(sum).contains(&hash) {
+        if checksum::fits(inode.raw_atime, sum)
+            && stored.inode_hashes(sum).iter().any(|computed| checksum::fits(hash, *computed))
+        {
             return Ok(value);
         }
         // Lustre's older form has no hashes, but names its owner.
@@ -88,4 +102,9 @@ impl Ext4 {
         }
         Err(place().field("e_hash").corrupt(format!("does not fit the value, whose hash is {sum:#010x}")))
     }
+}
+
+/// The error back, unless it is of reading.
+fn unless_io(error: Error) -> Result<Error> {
+    if error.kind() == ErrorKind::Io { Err(error) } else { Ok(error) }
 }

@@ -1,5 +1,7 @@
 //! The checksums of ext4: CRC-32C as the kernel chains it (no final inversion), and the older CRC-16.
 
+pub(super) use crate::checksum::fits;
+
 /// Continues a CRC-32C from `seed`, as `ext4_chksum` does: neither inverted on entry nor on exit.
 pub(super) fn crc32c(seed: u32, bytes: &[u8]) -> u32 {
     !crc32c::crc32c_append(!seed, bytes)

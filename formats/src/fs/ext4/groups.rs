@@ -6,7 +6,7 @@
 use std::ops::Range;
 
 use super::blocks::Blocks;
-use super::checksum::{crc16, crc32c};
+use super::checksum::{crc16, crc32c, fits};
 use super::features::incompat;
 use super::superblock::Superblock;
 use crate::bytes::{le16, le32};
@@ -59,7 +59,7 @@ impl Descriptor {
 fn check_sum(bytes: &[u8], sb: &Superblock, group: u32, offset: u64) -> Result<()> {
     let found = le16(bytes, 0x1E);
     match checksum(bytes, sb, group) {
-        Some(right) if right != found => Err(at(format!("descriptor of block group {group}"))
+        Some(right) if !fits(found, right) => Err(at(format!("descriptor of block group {group}"))
             .field("bg_checksum")
             .byte(offset + 0x1E)
             .corrupt(format!("is {found:#06x}, expected {right:#06x}: it is damaged"))),

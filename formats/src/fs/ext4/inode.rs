@@ -2,7 +2,7 @@
 //!
 //! <https://docs.kernel.org/filesystems/ext4/inodes.html>
 
-use super::checksum::crc32c;
+use super::checksum::{crc32c, fits};
 use super::features::{incompat, ro_compat};
 use super::superblock::Superblock;
 use crate::bytes::{le16, le32};
@@ -245,7 +245,7 @@ fn check(bytes: &[u8], sb: &Superblock, number: u32, extra_isize: usize) -> Resu
     } else {
         (low, crc32c(crc, &bytes[GOOD_OLD_SIZE..]) & 0xFFFF)
     };
-    if found == right { Ok(()) } else { Err((found, right)) }
+    if fits(found, right) { Ok(()) } else { Err((found, right)) }
 }
 
 /// A time: 32 signed bits of seconds; in the extra field 2 bits of epoch, and 30 of nanoseconds.

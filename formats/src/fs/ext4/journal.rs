@@ -6,7 +6,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 
-use super::checksum::{crc32_be, crc32c};
+use super::checksum::{crc32_be, crc32c, fits};
 use crate::bytes::{be16, be32, be64};
 use crate::{At, Result, at};
 
@@ -128,7 +128,7 @@ impl Superblock {
         if incompat & (incompat::CSUM_V2 | incompat::CSUM_V3) != 0 {
             let crc = crc32c(crc32c(!0, &block[..0xFC]), &[0; 4]);
             let (found, right) = (be32(block, 0xFC), crc32c(crc, &block[0x100..SUPERBLOCK_SIZE]));
-            if found != right {
+            if !fits(found, right) {
                 return bad("s_checksum", format!("is {found:#010x}, expected {right:#010x}"));
             }
         }
@@ -206,7 +206,7 @@ impl Superblock {
             return true;
         }
         let crc = crc32c(crc32c(crc32c(self.csum_seed, &block[..at]), &[0; 4]), &block[at + 4..]);
-        be32(block, at) == crc
+        fits(be32(block, at), crc)
     }
 
     /// The tags of a descriptor block.
@@ -243,7 +243,7 @@ impl Superblock {
             return true;
         }
         let crc = crc32c(crc32c(self.csum_seed, &sequence.to_be_bytes()), block);
-        tag.checksum == if self.has(incompat::CSUM_V3) { crc } else { crc & 0xFFFF }
+        fits(tag.checksum, if self.has(incompat::CSUM_V3) { crc } else { crc & 0xFFFF })
     }
 }
 
@@ -335,16 +335,16 @@ fn scan(log: &dyn Log, sb: &Superblock) -> Result<(u32, Option<String>)> {
                         "transaction {next} was committed, but a block of it does not fit its checksum"
                     )));
                 }
-                let mut fits = sb.sum_fits(&bytes, 0x10);
+                let mut is_whole = sb.sum_fits(&bytes, 0x10);
                 if checksum_v1 {
                     if end.is_some() {
                         break;
                     }
                     let (kind, size, found) = (bytes[0xC], bytes[0xD], be32(&bytes, 0x10));
-                    fits = (kind, size, found) == (1, 4, sum) || (kind, size, found) == (0, 0, 0);
+                    is_whole = fits((kind, size, found), (1, 4, sum)) || (kind, size, found) == (0, 0, 0);
                     sum = !0;
                 }
-                if !fits {
+                if !is_whole {
                     if time < last_time {
                         break;
                     }

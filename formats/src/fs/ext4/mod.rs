@@ -187,8 +187,9 @@ impl Ext4 {
     /// What is stored in the inode instead of in blocks: first in `i_block`, then in an attribute.
     fn inline_data(&self, inode: &Inode) -> Result<Vec<u8>> {
         let mut bytes = inode.block.to_vec();
-        let stored =
-            xattr::parse_inode(&inode.xattr_area, inode.number, inode.offset + inode.xattr_at as u64)?;
+        // Others that are damaged are complained of where attributes are asked for.
+        let offset = inode.offset + inode.xattr_at as u64;
+        let stored = xattr::parse_inode(&inode.xattr_area, inode.number, offset, &mut |_| ());
         if let Some(rest) = stored.iter().find(|stored| stored.is_inline_data()) {
             bytes.extend(self.xattr_value(inode, rest)?);
         }
@@ -272,7 +273,7 @@ impl Filesystem for Ext4 {
         NodeId::from(ROOT)
     }
 
-    fn node(&self, id: NodeId) -> Result<Node> {
+    fn node(&self, id: NodeId, complain: &mut dyn FnMut(Error)) -> Result<Node> {
         let inode = self.visible_inode(id)?;
         let link_target = match inode.file_type {
             FileType::Symlink => Some(self.link_target(&inode)?),
@@ -295,7 +296,7 @@ impl Filesystem for Ext4 {
             generation: Some(inode.generation),
             project: inode.project,
             link_target,
-            xattrs: self.xattrs(&inode)?,
+            xattrs: self.xattrs(&inode, complain)?,
         })
     }
 

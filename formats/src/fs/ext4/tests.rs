@@ -93,7 +93,7 @@ fn first_error(volume: Vec<u8>) -> Option<String> {
         let fs = open(volume)?;
         let mut complaint = None;
         for entry in fs.read_dir(fs.root(), &mut |error| complaint = Some(error))? {
-            fs.node(entry.node)?;
+            fs.node(entry.node, &mut |error| complaint = Some(error))?;
             fs.content(entry.node)?;
         }
         Ok(complaint)
@@ -110,7 +110,7 @@ fn the_volume_is_read() {
     assert_eq!(fs.info().warnings, Vec::<String>::new());
     let entries = fs.read_dir(fs.root(), &mut |error| panic!("{error}")).unwrap();
     assert_eq!(entries, [DirEntry { name: b"file".to_vec(), short_name: None, node: FILE }]);
-    let node = fs.node(FILE).unwrap();
+    let node = fs.node(FILE, &mut |_| ()).unwrap();
     assert_eq!(node.xattrs, [Xattr { name: b"user.x".to_vec(), value: b"ok".to_vec() }]);
     assert_eq!(node.crtime, Some(Timestamp::default()));
     let offset = (FILE_BLOCK * BLOCK) as u64;
@@ -213,6 +213,31 @@ fn one_wrong_field_is_named_with_its_place() {
 }
 
 #[test]
+fn a_damaged_attribute_leaves_the_inode_and_its_other_attributes() {
+    // A second attribute, user.y, in the block; then in the inode itself.
+    let mut volume = volume();
+    let second = XATTR_BLOCK * BLOCK + 32 + 20;
+    put(&mut volume, second, &[1, 1, 0xF8, 3, 0, 0, 0, 0, 3, 0, 0, 0, 0, 0, 0, 0, b'y']);
+    put(&mut volume, XATTR_BLOCK * BLOCK + 0x3F8, b"yes");
+    let read = |volume: &[u8]| {
+        let mut complaints = Vec::new();
+        let node =
+            open(volume.to_vec()).unwrap().node(FILE, &mut |e| complaints.push(e.to_string())).unwrap();
+        assert_eq!((node.size, node.mode), (1500, Some(0o644)));
+        let names = node.xattrs.into_iter().map(|x| String::from_utf8(x.name).unwrap()).collect::<Vec<_>>();
+        (names, complaints)
+    };
+    assert_eq!(read(&volume), (vec!["user.x".to_owned(), "user.y".to_owned()], vec![]));
+    volume[second + 8] = 9;
+    let (names, complaints) = read(&volume);
+    assert_eq!(names, ["user.x"]);
+    assert!(complaints.len() == 1 && complaints[0].contains("e_value_offs"), "{complaints:?}");
+    volume[XATTR_BLOCK * BLOCK] = 7;
+    let (names, complaints) = read(&volume);
+    assert!(names.is_empty() && complaints.len() == 1 && complaints[0].contains("h_magic"), "{complaints:?}");
+}
+
+#[test]
 fn a_descriptor_that_leads_nowhere_loses_its_inodes_only() {
     let mut volume = volume();
     put32(&mut volume, 2 * BLOCK + 8, 1000);
@@ -220,7 +245,7 @@ fn a_descriptor_that_leads_nowhere_loses_its_inodes_only() {
     assert!(fs.info().warnings[0].contains(
         "descriptor of block group 0, bg_inode_table, at byte 2056: is block 1000, expected 4 blocks between 1 and 64"
     ));
-    let error = fs.node(2).unwrap_err().to_string();
+    let error = fs.node(2, &mut |_| ()).unwrap_err().to_string();
     assert_eq!(error, "inode 2: the descriptor of its block group, 0, is damaged");
 }
 
@@ -232,7 +257,7 @@ fn a_volume_that_was_cut_off_is_read_as_far_as_it_goes() {
     assert!(
         fs.info().warnings[0].contains("the volume ends at byte 21504, but the filesystem on it at 65536")
     );
-    assert_eq!(fs.node(FILE).unwrap().size, 1500);
+    assert_eq!(fs.node(FILE, &mut |_| ()).unwrap().size, 1500);
     let error = fs.content(FILE).unwrap_err().to_string();
     assert!(error.contains("lies at blocks 20 to 21, past the volume's last, 20"), "{error}");
 }
@@ -289,7 +314,7 @@ fn the_superblock_is_taken_from_its_backup() {
         warnings.contains("its backup at byte 8389632 was used: ext superblock, s_log_block_size"),
         "{warnings}"
     );
-    assert_eq!(fs.node(FILE).unwrap().size, 1500);
+    assert_eq!(fs.node(FILE, &mut |_| ()).unwrap().size, 1500);
 }
 
 #[test]
@@ -316,7 +341,7 @@ fn threads_read_at_the_same_time() {
     let fs = open(volume()).unwrap();
     std::thread::scope(|scope| {
         for _ in 0..4 {
-            scope.spawn(|| (0..100).for_each(|_| assert_eq!(fs.node(FILE).unwrap().size, 1500)));
+            scope.spawn(|| (0..100).for_each(|_| assert_eq!(fs.node(FILE, &mut |_| ()).unwrap().size, 1500)));
         }
     });
 }
@@ -333,7 +358,7 @@ fn inode_tables_that_overlap_do_no_harm() {
     put(&mut volume, 2 * BLOCK + 32, &[3, 0, 0, 0, 4, 0, 0, 0, 66, 0, 0, 0]);
     let fs = open(volume).unwrap();
     for id in [65, 68 + 5, 68 + 64, 65, 68 + 68] {
-        let error = fs.node(id).unwrap_err().to_string();
+        let error = fs.node(id, &mut |_| ()).unwrap_err().to_string();
         assert!(error.contains("i_links_count"), "{error}");
     }
 }
@@ -364,9 +389,9 @@ fn a_read_that_fails_is_no_damage_of_the_volume() {
     let open = |good| Ext4::open(Arc::new(Failing(volume(), good)));
     assert_eq!(open(1024).err().unwrap().kind(), ErrorKind::Io);
     assert_eq!(open(2048).err().unwrap().kind(), ErrorKind::Io);
-    assert_eq!(open(TABLE as u64).unwrap().node(2).unwrap_err().kind(), ErrorKind::Io);
+    assert_eq!(open(TABLE as u64).unwrap().node(2, &mut |_| ()).unwrap_err().kind(), ErrorKind::Io);
     let fs = open((ROOT_BLOCK * BLOCK) as u64).unwrap();
     assert_eq!(fs.read_dir(2, &mut |e| panic!("{e}")).unwrap_err().kind(), ErrorKind::Io);
     let fs = open((XATTR_BLOCK * BLOCK) as u64).unwrap();
-    assert_eq!(fs.node(FILE).unwrap_err().kind(), ErrorKind::Io);
+    assert_eq!(fs.node(FILE, &mut |_| ()).unwrap_err().kind(), ErrorKind::Io);
 }

@@ -4,7 +4,7 @@
 
 use std::ops::Range;
 
-use super::checksum::crc32c;
+use super::checksum::{crc32c, fits};
 use super::superblock::Superblock;
 use crate::bytes::{le16, le32};
 use crate::{At, Error, Result, at};
@@ -92,21 +92,29 @@ impl Stored {
 }
 
 /// Parses what an inode has over, which may hold no attributes at all. `offset` is its byte on the volume.
-pub(super) fn parse_inode(area: &[u8], inode: u32, offset: u64) -> Result<Vec<Stored>> {
+/// What is damaged is left out and complained of.
+pub(super) fn parse_inode(
+    area: &[u8],
+    inode: u32,
+    offset: u64,
+    complain: &mut dyn FnMut(Error),
+) -> Vec<Stored> {
     if area.len() < INODE_HEADER || le32(area, 0) != MAGIC {
-        return Ok(Vec::new());
+        return Vec::new();
     }
     let place = || at(format!("inode {inode}, extended attributes"));
-    entries(&area[INODE_HEADER..], 0, &place, offset + INODE_HEADER as u64)
+    entries(&area[INODE_HEADER..], 0, &place, offset + INODE_HEADER as u64, complain)
 }
 
-/// Parses the block of attributes number `block`, which stood at byte `offset` of the volume.
+/// Parses the block of attributes number `block`, which stood at byte `offset` of the volume. Errs if it is
+/// none, or damaged as a whole; single attributes that are damaged are left out and complained of.
 pub(super) fn parse_block(
     bytes: &[u8],
     sb: &Superblock,
     inode: u32,
     block: u64,
     offset: u64,
+    complain: &mut dyn FnMut(Error),
 ) -> Result<Vec<Stored>> {
     let place = || at(format!("inode {inode}, extended attribute block {block}"));
     let bad = |field, at: u64, problem| Err(place().field(field).byte(offset + at).corrupt(problem));
@@ -120,16 +128,23 @@ pub(super) fn parse_block(
         let crc = crc32c(crc32c(sb.csum_seed, &block.to_le_bytes()), &bytes[..0x10]);
         let right = crc32c(crc32c(crc, &[0; 4]), &bytes[0x14..]);
         let found = le32(bytes, 0x10);
-        if found != right {
+        if !fits(found, right) {
             let problem = format!("is {found:#010x}, expected {right:#010x}: the block is damaged");
             return bad("h_checksum", 0x10, problem);
         }
     }
-    entries(bytes, BLOCK_HEADER, &place, offset)
+    Ok(entries(bytes, BLOCK_HEADER, &place, offset, complain))
 }
 
 /// The entries from `first` on; values are counted from the start of `bytes`, which is at byte `offset`.
-fn entries(bytes: &[u8], first: usize, place: &dyn Fn() -> At, offset: u64) -> Result<Vec<Stored>> {
+/// Where the entries have no end there are no values either.
+fn entries(
+    bytes: &[u8],
+    first: usize,
+    place: &dyn Fn() -> At,
+    offset: u64,
+    complain: &mut dyn FnMut(Error),
+) -> Vec<Stored> {
     let bad = |field, field_at: usize, problem: String| -> Error {
         place().field(field).byte(offset + field_at as u64).corrupt(problem)
     };
@@ -137,7 +152,8 @@ fn entries(bytes: &[u8], first: usize, place: &dyn Fn() -> At, offset: u64) -> R
     let mut next = first;
     loop {
         if next + 4 > bytes.len() {
-            return Err(bad("e_name_len", next, "the entries have no end".to_owned()));
+            complain(bad("e_name_len", next, "the entries have no end".to_owned()));
+            return Vec::new();
         }
         if le32(bytes, next) == 0 {
             break;
@@ -145,13 +161,21 @@ fn entries(bytes: &[u8], first: usize, place: &dyn Fn() -> At, offset: u64) -> R
         let end = next + ENTRY + usize::from(bytes[next]);
         if end.next_multiple_of(4) >= bytes.len() {
             let room = bytes.len() - next;
-            return Err(bad("e_name_len", next, format!("is {}, but {room} bytes are left", bytes[next])));
+            complain(bad("e_name_len", next, format!("is {}, but {room} bytes are left", bytes[next])));
+            return Vec::new();
         }
         heads.push(next..end);
         next = end.next_multiple_of(4);
     }
     let values = next + 4..bytes.len();
-    heads.into_iter().map(|head| entry(bytes, head, &values, &bad)).collect()
+    let mut found = Vec::new();
+    for head in heads {
+        match entry(bytes, head, &values, &bad) {
+            Ok(stored) => found.push(stored),
+            Err(error) => complain(error),
+        }
+    }
+    found
 }
 
 fn entry(
@@ -240,10 +264,18 @@ mod tests {
 
     #[test]
     fn an_attribute_in_the_inode_is_read() {
-        let stored = parse_inode(&area(), 12, 0).unwrap();
+        let stored = parse_inode(&area(), 12, 0, &mut |error| panic!("{error}"));
         assert_eq!(stored[0].full_name(), b"user.key");
         assert_eq!(stored[0].value, Value::Here(b"value".to_vec()));
-        assert_eq!(parse_inode(&[0; 96], 12, 0).unwrap(), []);
+        assert_eq!(parse_inode(&[0; 96], 12, 0, &mut |error| panic!("{error}")), []);
+    }
+
+    /// What is complained of, of an area without an attribute that can be read.
+    fn complaint(area: &[u8]) -> String {
+        let mut complaints = Vec::new();
+        assert_eq!(parse_inode(area, 12, 0, &mut |error| complaints.push(error.to_string())), []);
+        assert_eq!(complaints.len(), 1);
+        complaints.remove(0)
     }
 
     #[test]
@@ -261,11 +293,11 @@ mod tests {
                 area[24..].fill(60);
                 area[24] = 60;
                 area[4 + 4..12].fill(0);
-                let error = parse_inode(&area, 12, 0).unwrap_err().to_string();
+                let error = complaint(&area);
                 assert!(error.contains("e_name_len, at byte 24: is 60, but 72 bytes are left"), "{error}");
                 continue;
             }
-            let error = parse_inode(&area, 12, 0).unwrap_err().to_string();
+            let error = complaint(&area);
             assert_eq!(error, format!("inode 12, extended attributes, {problem}"));
         }
     }

@@ -244,7 +244,9 @@ impl Fat {
     fn dir_pieces(&self, id: NodeId) -> Result<(Vec<Piece>, Option<Error>)> {
         let root = &self.bpb.fixed_root;
         if id == ROOT && self.bpb.kind != Kind::Fat32 {
-            return Ok((vec![Piece::Volume { offset: root.start, len: root.end - root.start }], None));
+            let piece = Piece::Volume { offset: root.start, len: root.end - root.start };
+            // One of no entries at all can be mounted too.
+            return Ok((if piece.is_empty() { Vec::new() } else { vec![piece] }, None));
         }
         let Chain { runs, clusters, ended, problem } = self.dir_chain(id)?;
         let bytes = u64::from(clusters) * u64::from(self.bpb.cluster_size);
@@ -351,7 +353,7 @@ impl Filesystem for Fat {
         ROOT
     }
 
-    fn node(&self, id: NodeId) -> Result<Node> {
+    fn node(&self, id: NodeId, _: &mut dyn FnMut(Error)) -> Result<Node> {
         let mut node = Node::bare(FileType::Dir);
         if id != ROOT {
             let entry = self.entry(id)?;

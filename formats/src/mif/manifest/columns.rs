@@ -14,6 +14,10 @@ use parquet::file::reader::{FileReader, RowGroupReader, SerializedFileReader};
 use super::{Xattr, broken, check_schema, xattr_name};
 use crate::{Result, at};
 
+/// The most rows that one row group may have: a column of them is held in memory, and a few bytes of a file can
+/// stand for any number. This program writes 32,768.
+const MAX_GROUP_ROWS: i64 = 1 << 20;
+
 /// A column of the manifest, in the order of the file. Lists have a leaf for keys and one for values.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[allow(missing_docs)]
@@ -68,9 +72,8 @@ impl<R: ChunkReader + 'static> Columns<R> {
     pub fn new(file: R) -> Result<Self> {
         let reader = SerializedFileReader::new(file).map_err(broken)?;
         check_schema(&reader)?;
-        if reader.metadata().row_groups().iter().any(|group| usize::try_from(group.num_rows()).is_err()) {
-            return Err(at("manifest").field("row count").corrupt("is negative"));
-        }
+        let groups = reader.metadata().row_groups().iter().map(RowGroupMetaData::num_rows);
+        check_rows(groups, reader.metadata().file_metadata().num_rows())?;
         Ok(Columns { reader })
     }
 
@@ -95,6 +98,22 @@ impl<R: ChunkReader + 'static> Columns<R> {
             group
         })
     }
+}
+
+/// Errs unless the groups have as many rows together as the file says, and none more than is read at once.
+fn check_rows(groups: impl Iterator<Item = i64>, rows: i64) -> Result<()> {
+    let place = || at("manifest").field("row count");
+    let mut sum = 0_i64;
+    for group in groups {
+        if !(0..=MAX_GROUP_ROWS).contains(&group) {
+            return Err(place().limit(format!("is {group} in one row group, expected 0 to {MAX_GROUP_ROWS}")));
+        }
+        sum = sum.saturating_add(group);
+    }
+    if sum != rows {
+        return Err(place().corrupt(format!("is {rows}, but the row groups have {sum} together")));
+    }
+    Ok(())
 }
 
 /// A reader that gives row groups, whatever its file is.
@@ -309,6 +328,15 @@ mod tests {
         let mut file = Vec::new();
         write(&mut file, &rows).unwrap();
         (rows, Columns::open(file.into()).unwrap())
+    }
+
+    #[test]
+    fn a_row_group_of_more_rows_than_the_limit_is_refused() {
+        let check = |groups: &[i64], rows| check_rows(groups.iter().copied(), rows).err().map(|e| e.kind());
+        assert_eq!(check(&[MAX_GROUP_ROWS, 5], MAX_GROUP_ROWS + 5), None);
+        assert_eq!(check(&[MAX_GROUP_ROWS + 1], MAX_GROUP_ROWS + 1), Some(crate::ErrorKind::Limit));
+        assert_eq!(check(&[-1], -1), Some(crate::ErrorKind::Limit));
+        assert_eq!(check(&[3, 4], 1 << 60), Some(crate::ErrorKind::Corrupt));
     }
 
     #[test]

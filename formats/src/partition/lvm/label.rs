@@ -2,6 +2,7 @@
 
 use super::SECTOR;
 use crate::bytes::{le32, le64};
+use crate::checksum::fits;
 use crate::{At, Result, Source, at};
 
 /// A label is looked for in so many sectors.
@@ -60,7 +61,7 @@ impl Label {
         let header = le32(sector, 20) as usize;
         if !is_label
             || le64(sector, 8) != number
-            || le32(sector, 16) != crc(&sector[20..])
+            || !fits(le32(sector, 16), crc(&sector[20..]))
             || !(LABEL_SIZE..=SECTOR_BYTES - 40).contains(&header)
         {
             return None;
@@ -85,7 +86,7 @@ fn read_area(volume: &dyn Source, offset: u64, size: u64) -> Result<Result<Optio
         return Ok(Err(at("LVM metadata area").byte(offset).corrupt(problem)));
     }
     let header = volume.read_vec(offset, SECTOR_BYTES)?;
-    if le32(&header, 0) != crc(&header[4..]) {
+    if !fits(le32(&header, 0), crc(&header[4..])) {
         return Ok(Err(field("checksum", 0).corrupt("is wrong")));
     }
     if &header[4..20] != MDA_MAGIC {
@@ -107,7 +108,7 @@ fn read_area(volume: &dyn Source, offset: u64, size: u64) -> Result<Result<Optio
     let before_end = text_size.min(size - text_offset) as usize;
     let mut text = volume.read_vec(offset + text_offset, before_end)?;
     text.extend(volume.read_vec(offset + SECTOR, text_size as usize - before_end)?);
-    if checksum != crc(&text) {
+    if !fits(checksum, crc(&text)) {
         return Ok(Err(field("checksum", 56).corrupt("is not the text's")));
     }
     Ok(Ok(Some(text)))

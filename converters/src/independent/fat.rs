@@ -1,0 +1,152 @@
+//! FAT volumes by the crate `fatfs`.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::io::{self, Read};
+
+use chrono::NaiveDate;
+use fatfs::{Dir, DirEntry, FileSystem, FsOptions};
+use mif_formats::fs::FileType;
+
+use super::device::{Device, VolumeSource};
+use super::{Found, Reader, WINDOW};
+
+pub(super) const READER: &str = "fatfs 0.3";
+
+/// A folder that loops never ends for it: so many entries are the most that one may have.
+const MAX_ENTRIES: usize = 65_536;
+/// The deepest path, and the most of all paths, that are looked at: folders may contain each other.
+const MAX_DEPTH: usize = 64;
+const MAX_PATHS: usize = 1 << 20;
+
+/// All of a volume, by the path that it gives.
+pub(super) struct Fat {
+    fs: FileSystem<Device>,
+    found: BTreeMap<Vec<u8>, Found>,
+    /// Why a folder, by its path, was not read to its end.
+    unread: BTreeMap<Vec<u8>, String>,
+}
+
+impl Fat {
+    pub(super) fn open(volume: VolumeSource) -> Result<Self, String> {
+        let fs = FileSystem::new(Device::new(volume), FsOptions::new()).map_err(|e| words(&e))?;
+        let (mut found, mut unread) = (BTreeMap::new(), BTreeMap::new());
+        let root = Found {
+            file_type: FileType::Dir,
+            size: 0,
+            mode: None,
+            owner: None,
+            mtime: None,
+            link_target: None,
+        };
+        found.insert(b"/".to_vec(), root);
+        list(&fs.root_dir(), b"", 0, &mut found, &mut unread);
+        Ok(Fat { fs, found, unread })
+    }
+
+    /// What `path` is called by this reader: it knows no names that are not Unicode, and of short names alone
+    /// only ASCII.
+    fn called(&self, path: &[u8]) -> Vec<u8> {
+        String::from_utf8_lossy(path).into_owned().into_bytes()
+    }
+
+    fn is_told_apart(path: &[u8]) -> bool {
+        !String::from_utf8_lossy(path).contains('\u{fffd}')
+    }
+}
+
+fn words(error: &io::Error) -> String {
+    format!("{READER}: {error}")
+}
+
+fn list(
+    dir: &Dir<'_, Device>,
+    path: &[u8],
+    depth: usize,
+    found: &mut BTreeMap<Vec<u8>, Found>,
+    unread: &mut BTreeMap<Vec<u8>, String>,
+) {
+    let here = if path.is_empty() { b"/".to_vec() } else { path.to_vec() };
+    for (i, entry) in dir.iter().enumerate() {
+        let entry = match entry {
+            Ok(entry) if i < MAX_ENTRIES && depth < MAX_DEPTH && found.len() < MAX_PATHS => entry,
+            Ok(_) => {
+                unread.insert(here, format!("{READER} finds no end of it"));
+                return;
+            }
+            Err(error) => {
+                unread.insert(here, words(&error));
+                return;
+            }
+        };
+        let name = entry.file_name();
+        if name == "." || name == ".." {
+            continue;
+        }
+        let path = [path, b"/", name.as_bytes()].concat();
+        let is_new = found.insert(path.clone(), describe(&entry)).is_none();
+        if entry.is_dir() && is_new {
+            list(&entry.to_dir(), &path, depth + 1, found, unread);
+        }
+    }
+}
+
+fn describe(entry: &DirEntry<'_, Device>) -> Found {
+    let modified = entry.modified();
+    let (date, time) = (modified.date, modified.time);
+    let date = NaiveDate::from_ymd_opt(i32::from(date.year), date.month.into(), date.day.into());
+    let mtime = date
+        .and_then(|date| date.and_hms_opt(time.hour.into(), time.min.into(), time.sec.into()))
+        .map(|time| time.and_utc().timestamp());
+    Found {
+        file_type: if entry.is_dir() { FileType::Dir } else { FileType::File },
+        size: entry.len(),
+        mode: None,
+        owner: None,
+        mtime,
+        link_target: None,
+    }
+}
+
+impl Reader for Fat {
+    fn find(&self, path: &[u8]) -> Result<Option<Found>, String> {
+        if !Self::is_told_apart(path) {
+            return Err(format!("{READER} knows no such name"));
+        }
+        let found = self.found.get(&self.called(path)).cloned();
+        match found {
+            None if !path.is_ascii() => Err(format!("{READER} has the name in another code page")),
+            None if !self.unread.is_empty() => Err(format!("{READER} did not read every folder")),
+            found => Ok(found),
+        }
+    }
+
+    fn names(&self, folder: &[u8]) -> Result<BTreeSet<Vec<u8>>, String> {
+        if let Some(why) = self.unread.get(folder) {
+            return Err(why.clone());
+        }
+        let prefix = if folder == b"/" { b"/".to_vec() } else { [folder, b"/"].concat() };
+        let below = self.found.range(prefix.clone()..).take_while(|(path, _)| path.starts_with(&prefix));
+        let names = below.map(|(path, _)| path[prefix.len()..].to_vec());
+        // Names that it has made up are compared with nothing.
+        Ok(names
+            .filter(|name| !name.is_empty() && !name.contains(&b'/'))
+            .filter(|name| Self::is_told_apart(name))
+            .collect())
+    }
+
+    fn name_of(&self, name: &[u8]) -> Vec<u8> {
+        self.called(name)
+    }
+
+    fn read(&self, path: &[u8], each: &mut dyn FnMut(&[u8])) -> Result<(), String> {
+        let path = String::from_utf8_lossy(path);
+        let mut file = self.fs.root_dir().open_file(path.trim_start_matches('/')).map_err(|e| words(&e))?;
+        let mut buf = vec![0; WINDOW];
+        loop {
+            match file.read(&mut buf).map_err(|e| words(&e))? {
+                0 => return Ok(()),
+                read => each(&buf[..read]),
+            }
+        }
+    }
+}

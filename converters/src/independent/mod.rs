@@ -1,0 +1,343 @@
+//! `verify --independent`: an image held against what readers written by others find on the same disk.
+//!
+//! Our manifest and our reader could be wrong together. So the partition table is read again by the crate `gpt`,
+//! ext volumes by `ext4-view` and FAT volumes by `fatfs`, and each path that they can read is compared. What they
+//! cannot read is said to be unchecked, never to be the same.
+
+use std::collections::BTreeSet;
+use std::ops::Range;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
+use mif_formats::fs::{FileType, Piece, walk};
+use mif_formats::mif::manifest::{Row, escape};
+use mif_formats::partition::TableKind;
+use serde::Serialize;
+use sha1::{Digest, Sha1};
+
+use self::device::VolumeSource;
+use crate::progress::{self, Progress};
+use crate::scan::{Scan, ScannedVolume};
+use crate::{OpenImage, Result, Tree};
+
+mod device;
+mod ext;
+mod fat;
+mod table;
+
+/// How many differences, and how many unchecked paths, of one part a report names.
+const MAX_NAMED: usize = 1000;
+
+/// How much of a file is read at once, in bytes.
+const WINDOW: usize = 256 << 10;
+
+/// What others say of an image.
+#[derive(Debug, Clone, Serialize)]
+pub struct IndependentReport {
+    /// The image, as the user called it.
+    pub image: String,
+    /// Whether nothing differs. What is unchecked does not count.
+    pub same: bool,
+    /// The partition table, and then each volume.
+    pub parts: Vec<PartReport>,
+    /// What this program itself could not read, each a sentence.
+    pub warnings: Vec<String>,
+}
+
+/// What another reader says of the partition table or a volume.
+#[derive(Debug, Clone, Default, Serialize)]
+pub struct PartReport {
+    /// `partition table`, or the volume's name.
+    pub part: String,
+    /// The other reader; `None` if there is none.
+    pub reader: Option<&'static str>,
+    /// How many partitions or paths were compared.
+    pub compared: u64,
+    /// How many of those differ.
+    pub differences: u64,
+    /// Which, and in what; at most a thousand are named.
+    pub different: Vec<(String, String)>,
+    /// How many were not compared.
+    pub unchecked: u64,
+    /// Which, and why; at most a thousand are named.
+    pub not_compared: Vec<(String, String)>,
+}
+
+impl PartReport {
+    fn new(part: &str, reader: Option<&'static str>) -> Self {
+        PartReport { part: part.to_owned(), reader, ..PartReport::default() }
+    }
+
+    fn differs(&mut self, what: impl Into<String>, how: impl Into<String>) {
+        self.differences += 1;
+        if self.different.len() < MAX_NAMED {
+            self.different.push((what.into(), how.into()));
+        }
+    }
+
+    fn skips(&mut self, what: impl Into<String>, why: impl Into<String>) {
+        self.unchecked += 1;
+        if self.not_compared.len() < MAX_NAMED {
+            self.not_compared.push((what.into(), why.into()));
+        }
+    }
+}
+
+/// What another reader says of a path; `None` where its filesystem or it has no such thing.
+#[derive(Debug, Clone)]
+struct Found {
+    file_type: FileType,
+    /// Of regular files.
+    size: u64,
+    mode: Option<u16>,
+    owner: Option<(u32, u32)>,
+    /// Seconds since 1970.
+    mtime: Option<i64>,
+    link_target: Option<Vec<u8>>,
+}
+
+/// A filesystem reader written by others. Errors are its own words.
+trait Reader {
+    /// What is at a path, if there is anything.
+    fn find(&self, path: &[u8]) -> Result<Option<Found>, String>;
+
+    /// The names in a folder.
+    fn names(&self, folder: &[u8]) -> Result<BTreeSet<Vec<u8>>, String>;
+
+    /// What this reader calls one of our names.
+    fn name_of(&self, name: &[u8]) -> Vec<u8>;
+
+    /// Gives all bytes of a regular file, in order.
+    fn read(&self, path: &[u8], each: &mut dyn FnMut(&[u8])) -> Result<(), String>;
+}
+
+/// Reads an image again with others' readers, and compares.
+pub fn independent(image: &OpenImage, progress: &dyn Progress) -> Result<IndependentReport> {
+    let scan = Scan::new(image.disk()?)?;
+    let tree = image.tree()?;
+    let mut report =
+        IndependentReport { image: image.label.clone(), same: true, parts: Vec::new(), warnings: Vec::new() };
+    if scan.table.kind != TableKind::None {
+        report.parts.push(guarded("partition table", || Ok(table::compare(&scan)))?);
+    }
+    for volume in &scan.volumes {
+        report.parts.push(guarded(&volume.name, || compare_volume(&scan, volume, &tree, progress))?);
+    }
+    report.same = report.parts.iter().all(|part| part.differences == 0);
+    report.warnings = tree.complaints;
+    Ok(report)
+}
+
+/// The other readers were not made for disks that mean harm: one that panics has checked nothing.
+fn guarded(part: &str, compare: impl FnOnce() -> Result<PartReport>) -> Result<PartReport> {
+    catch_unwind(AssertUnwindSafe(compare)).unwrap_or_else(|_| {
+        let mut report = PartReport::new(part, None);
+        report.skips("all of it", "the other reader panicked");
+        Ok(report)
+    })
+}
+
+fn compare_volume(
+    scan: &Scan,
+    volume: &ScannedVolume,
+    tree: &Tree,
+    progress: &dyn Progress,
+) -> Result<PartReport> {
+    let Some(fs) = volume.filesystem() else {
+        let mut part = PartReport::new(&volume.name, None);
+        part.skips("all of it", "this program reads no filesystem on it");
+        return Ok(part);
+    };
+    let source = VolumeSource::new(scan.disk.clone(), &volume.extents);
+    let is_fat = fs.info().kind.starts_with("fat");
+    let mut part = PartReport::new(&volume.name, Some(if is_fat { fat::READER } else { ext::READER }));
+    let other: Result<Box<dyn Reader>, String> = if is_fat {
+        fat::Fat::open(source).map(|fat| Box::new(fat) as Box<dyn Reader>)
+    } else {
+        ext::Ext::open(source).map(|ext| Box::new(ext) as Box<dyn Reader>)
+    };
+    match other {
+        Ok(other) => Comparison { volume, tree, other: &*other, part: &mut part }.run(progress)?,
+        Err(why) => part.skips("all of it", why),
+    }
+    Ok(part)
+}
+
+/// One volume, by two readers.
+struct Comparison<'a> {
+    volume: &'a ScannedVolume,
+    tree: &'a Tree,
+    other: &'a dyn Reader,
+    part: &'a mut PartReport,
+}
+
+impl Comparison<'_> {
+    fn run(&mut self, progress: &dyn Progress) -> Result<()> {
+        let rows = self.tree.rows();
+        let of_volume = |row: &Row| row.volume == self.volume.name;
+        let bytes = rows.iter().filter(|row| of_volume(row)).map(|row| row.size).sum();
+        progress.stage(&format!("{} by {}", self.part.part, self.part.reader.unwrap_or_default()), bytes);
+        // Each folder's names, as the other reader has them, and less those that are ours.
+        let mut extra: Vec<(Vec<u8>, BTreeSet<Vec<u8>>)> = Vec::new();
+        let mut folders = std::collections::HashMap::new();
+        for (i, row) in rows.iter().enumerate().filter(|(_, row)| of_volume(row)) {
+            progress::check(progress)?;
+            let path = escape(&row.path);
+            if row.file_type == FileType::Dir {
+                match self.other.names(&row.path) {
+                    Ok(names) => {
+                        folders.insert(row.path.clone(), extra.len());
+                        extra.push((row.path.clone(), names));
+                    }
+                    Err(why) => self.part.skips(format!("{path}: names in it"), why),
+                }
+            }
+            self.compare_row(i, row, &path)?;
+            progress.advance(row.size);
+        }
+        for row in rows.iter().filter(|row| of_volume(row) && row.path != b"/") {
+            let slash = row.path.iter().rposition(|b| *b == b'/').unwrap_or(0);
+            if let Some(folder) = folders.get(&row.path[..slash.max(1)]) {
+                let name = self.other.name_of(&row.path[slash + 1..]);
+                extra[*folder].1.remove(&name);
+            }
+        }
+        for (folder, names) in extra {
+            for name in names {
+                let folder = if folder == b"/" { String::new() } else { escape(&folder) };
+                self.part.differs(
+                    format!("{folder}/{}", escape(&name)),
+                    format!("{} lists it, mif does not", self.part.reader.unwrap_or_default()),
+                );
+            }
+        }
+        Ok(())
+    }
+
+    fn compare_row(&mut self, i: usize, row: &Row, path: &str) -> Result<()> {
+        let reader = self.part.reader.unwrap_or_default();
+        let found = match self.other.find(&row.path) {
+            Ok(Some(found)) => found,
+            Ok(None) => {
+                self.part.compared += 1;
+                self.part.differs(path, format!("mif lists it, {reader} does not"));
+                return Ok(());
+            }
+            Err(why) => {
+                self.part.skips(path, why);
+                return Ok(());
+            }
+        };
+        let is_file = row.file_type == FileType::File;
+        let said = |ours: &dyn std::fmt::Debug, theirs: &dyn std::fmt::Debug| {
+            format!("{ours:?} by mif, {theirs:?} by {reader}")
+        };
+        let mut wrong = Vec::new();
+        if found.file_type != row.file_type {
+            wrong.push(format!("type: {}", said(&row.file_type, &found.file_type)));
+        }
+        if found.mode.is_some() && found.mode != row.mode {
+            wrong.push(format!("mode: {}", said(&row.mode, &found.mode)));
+        }
+        let owner = row.uid.zip(row.gid);
+        if found.owner.is_some() && found.owner != owner {
+            wrong.push(format!("owner: {}", said(&owner, &found.owner)));
+        }
+        let mtime = row.mtime.map(|time| time.secs);
+        if found.mtime.is_some() && mtime.is_some() && found.mtime != mtime {
+            wrong.push(format!("mtime: {}", said(&mtime, &found.mtime)));
+        }
+        if found.link_target.is_some() && found.link_target != row.link_target {
+            wrong.push(format!("link target: {}", said(&row.link_target, &found.link_target)));
+        }
+        if is_file && found.file_type == FileType::File {
+            if found.size != row.size {
+                wrong.push(format!("size: {}", said(&row.size, &found.size)));
+            } else {
+                match self.compare_content(i, row)? {
+                    Verdict::Same => {}
+                    Verdict::Differs => wrong.push("content: SHA-1s differ".to_owned()),
+                    Verdict::Unchecked(why) if wrong.is_empty() => {
+                        self.part.skips(path, why);
+                        return Ok(());
+                    }
+                    Verdict::Unchecked(why) => wrong.push(why),
+                }
+            }
+        }
+        self.part.compared += 1;
+        if !wrong.is_empty() {
+            self.part.differs(path, wrong.join("; "));
+        }
+        Ok(())
+    }
+
+    fn compare_content(&self, i: usize, row: &Row) -> Result<Verdict> {
+        let ours = match row.sha1 {
+            Some(digest) => digest,
+            None => match self.hash_ours(i) {
+                Ok(digest) => digest,
+                Err(error) => return Ok(Verdict::Unchecked(format!("mif cannot read it: {error}"))),
+            },
+        };
+        let mut hasher = Sha1::new();
+        if let Err(why) = self.other.read(&row.path, &mut |bytes| hasher.update(bytes)) {
+            return Ok(Verdict::Unchecked(why));
+        }
+        if hasher.finalize()[..] == ours {
+            return Ok(Verdict::Same);
+        }
+        if self.differs_only_where_nothing_was_written(i, row)? {
+            return Ok(Verdict::Unchecked(format!(
+                "{} reads blocks that were never written as what lies there; all others are the same",
+                self.part.reader.unwrap_or_default()
+            )));
+        }
+        Ok(Verdict::Differs)
+    }
+
+    fn hash_ours(&self, i: usize) -> Result<[u8; 20]> {
+        let content = self.tree.content(i)?;
+        let (mut hasher, mut buf, mut at) = (Sha1::new(), vec![0; WINDOW], 0);
+        while at < content.len() {
+            let part = (content.len() - at).min(WINDOW as u64) as usize;
+            content.read_at(at, &mut buf[..part])?;
+            hasher.update(&buf[..part]);
+            at += part as u64;
+        }
+        Ok(hasher.finalize().into())
+    }
+
+    /// Whether the two readers agree but for the ranges of a file that its map gives as zeros.
+    fn differs_only_where_nothing_was_written(&self, i: usize, row: &Row) -> Result<bool> {
+        let fs = self.volume.filesystem().expect("its files are compared");
+        let mut at = 0;
+        let mut zeros: Vec<Range<u64>> = Vec::new();
+        for piece in fs.content(walk::lookup(fs, &row.path)?)?.pieces {
+            if let Piece::Zero { len } = piece {
+                zeros.push(at..at + len);
+            }
+            at += piece.len();
+        }
+        let ours = self.tree.content(i)?;
+        let (mut at, mut agree, mut buf) = (0, true, Vec::new());
+        let mut compare = |theirs: &[u8]| {
+            buf.resize(theirs.len(), 0);
+            agree &= ours.read_at(at, &mut buf).is_ok();
+            let differing = buf.iter().zip(theirs).enumerate().filter(|(_, (a, b))| a != b);
+            for (byte, _) in differing {
+                let byte = at + byte as u64;
+                let before = zeros.partition_point(|range| range.end <= byte);
+                agree &= zeros.get(before).is_some_and(|range| range.start <= byte);
+            }
+            at += theirs.len() as u64;
+        };
+        Ok(self.other.read(&row.path, &mut compare).is_ok() && agree)
+    }
+}
+
+/// How the content of a file compares.
+enum Verdict {
+    Same,
+    Differs,
+    Unchecked(String),
+}

@@ -1,0 +1,95 @@
+//! The partition table by the crate `gpt`.
+
+use gpt::GptConfig;
+use gpt::disk::LogicalBlockSize;
+use mif_formats::partition::TableKind;
+
+use super::PartReport;
+use super::device::{Device, VolumeSource};
+use crate::Scan;
+
+const READER: &str = "gpt 4.1";
+
+/// What it can read: it panics at entries of another size, and allocates by their count.
+const ENTRY_SIZE: u32 = 128;
+const MAX_ENTRIES: u32 = 4096;
+
+pub(super) fn compare(scan: &Scan) -> PartReport {
+    let mut part = PartReport::new("partition table", None);
+    if scan.table.kind != TableKind::Gpt {
+        part.skips("all of it", "no other reader of MBRs is there");
+        return part;
+    }
+    part.reader = Some(READER);
+    match read(scan) {
+        Ok(theirs) => compare_partitions(scan, &theirs, &mut part),
+        Err(why) => part.skips("all of it", why),
+    }
+    part
+}
+
+fn read(scan: &Scan) -> Result<gpt::GptDisk<Device>, String> {
+    let disk = VolumeSource::whole(scan.disk.clone());
+    let sector = u64::from(scan.table.sector_size);
+    // Both headers, for either may be the one that is read.
+    for lba in [1, (disk.len() / sector).saturating_sub(1)] {
+        let mut fields = [0; 8];
+        let read = disk.read(lba * sector + 80, &mut fields).map_err(|e| e.to_string())?;
+        let number = |i: usize| u32::from_le_bytes([fields[i], fields[i + 1], fields[i + 2], fields[i + 3]]);
+        if read < 8 || number(0) > MAX_ENTRIES || number(4) != ENTRY_SIZE {
+            return Err(format!(
+                "{} entries of {} bytes: {READER} reads up to {MAX_ENTRIES} of {ENTRY_SIZE}",
+                number(0),
+                number(4)
+            ));
+        }
+    }
+    let size = match scan.table.sector_size {
+        512 => LogicalBlockSize::Lb512,
+        _ => LogicalBlockSize::Lb4096,
+    };
+    let config = GptConfig::new().writable(false).logical_block_size(size);
+    config.open_from_device(Device::new(disk)).map_err(|e| e.to_string())
+}
+
+fn compare_partitions(scan: &Scan, theirs: &gpt::GptDisk<Device>, part: &mut PartReport) {
+    let sector = u64::from(scan.table.sector_size);
+    let disk_len = scan.disk.len();
+    if scan.table.id.as_deref() != Some(&theirs.guid().to_string()) {
+        part.differs("disk GUID", format!("{:?} by mif, {} by {READER}", scan.table.id, theirs.guid()));
+    }
+    let mut left = theirs.partitions().clone();
+    left.retain(|_, partition| partition.is_used());
+    for ours in &scan.table.partitions {
+        part.compared += 1;
+        let what = format!("partition {}", ours.slot);
+        let Some(other) = left.remove(&ours.slot) else {
+            part.differs(what, format!("mif lists it, {READER} does not"));
+            continue;
+        };
+        // One that ends after the disk is clipped.
+        let end = other.last_lba.saturating_add(1).saturating_mul(sector).min(disk_len);
+        let theirs = (
+            other.first_lba.saturating_mul(sector),
+            end,
+            other.part_type_guid.guid.to_string(),
+            Some(other.part_guid.to_string()),
+            other.flags,
+            other.name,
+        );
+        let ours = (
+            ours.start,
+            ours.start + ours.len,
+            ours.type_id.clone(),
+            ours.id.clone(),
+            ours.attributes,
+            ours.name.clone().unwrap_or_default(),
+        );
+        if ours != theirs {
+            part.differs(what, format!("{ours:?} by mif, {theirs:?} by {READER}"));
+        }
+    }
+    for (slot, _) in left {
+        part.differs(format!("partition {slot}"), format!("{READER} lists it, mif does not"));
+    }
+}

@@ -1,0 +1,181 @@
+//! What the fuzz targets share: inputs that are small though disks are large, and what must hold of every source
+//! and filesystem.
+//!
+//! An input is the number of a base, one byte, and then patches of it: where (4 bytes, little-endian), how many
+//! (2 bytes), and those bytes. A patch of none cuts the base off there. The bases are made by `make-seeds`, in
+//! `bases/TARGET/`; so are seeds that hold a block of a base's own metadata, for the fuzzer to change.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use mif_formats::fs::{Content, FileType, Filesystem, Piece, Volume, walk};
+use mif_formats::source::check_range;
+use mif_formats::{Extent, Result, Source};
+
+/// The longest patch, in bytes.
+const PATCH_MAX: usize = 4096;
+/// How much of all files, of one source, and in how many extents, is read of one input.
+const READ_MAX: u64 = 4 << 20;
+const EXTENTS_MAX: usize = 4096;
+
+/// Whole disks, volumes or files that inputs change a few bytes of.
+pub struct Bases(Vec<(String, Arc<Vec<u8>>)>);
+
+impl Bases {
+    /// Those of a target, sorted by name: `make-seeds` numbers them so too.
+    ///
+    /// # Panics
+    /// If there are none.
+    #[must_use]
+    pub fn of(target: &str) -> Self {
+        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("bases").join(target);
+        let files = std::fs::read_dir(&folder)
+            .unwrap_or_else(|e| panic!("{}: {e}: run make-seeds", folder.display()));
+        let mut paths: Vec<_> = files.map(|file| file.unwrap().path()).collect();
+        paths.sort();
+        assert!(!paths.is_empty(), "{} is empty: run make-seeds", folder.display());
+        let name = |path: &Path| path.file_name().unwrap().to_string_lossy().into_owned();
+        Bases(paths.iter().map(|path| (name(path), Arc::new(std::fs::read(path).unwrap()))).collect())
+    }
+
+    /// What an input stands for, and its base's name; `None` if it is empty.
+    #[must_use]
+    pub fn decode(&self, input: &[u8]) -> Option<(&str, Patched)> {
+        let (number, mut rest) = input.split_first()?;
+        let (name, base) = &self.0[usize::from(*number) % self.0.len()];
+        let mut patched = Patched { base: Arc::clone(base), len: base.len(), patches: Vec::new() };
+        while let Some((head, after)) = rest.split_first_chunk::<6>() {
+            let at = u32::from_le_bytes([head[0], head[1], head[2], head[3]]) as usize % (base.len() + 1);
+            let len = usize::from(u16::from_le_bytes([head[4], head[5]])) % (PATCH_MAX + 1);
+            let (bytes, after) = after.split_at(len.min(after.len()).min(base.len() - at));
+            rest = after;
+            match len {
+                0 => patched.len = at,
+                _ => patched.patches.push((at, bytes.to_vec())),
+            }
+        }
+        Some((name, patched))
+    }
+}
+
+/// A base with some bytes changed, and maybe cut off.
+pub struct Patched {
+    base: Arc<Vec<u8>>,
+    len: usize,
+    patches: Vec<(usize, Vec<u8>)>,
+}
+
+impl Patched {
+    /// All of its bytes.
+    #[must_use]
+    pub fn bytes(&self) -> Vec<u8> {
+        let mut bytes = self.base[..self.len].to_vec();
+        self.patch(0, &mut bytes);
+        bytes
+    }
+
+    fn patch(&self, offset: usize, buf: &mut [u8]) {
+        let end = offset + buf.len();
+        for (at, bytes) in &self.patches {
+            let (from, to) = (offset.max(*at), end.min(at + bytes.len()));
+            if from < to {
+                buf[from - offset..to - offset].copy_from_slice(&bytes[from - at..to - at]);
+            }
+        }
+    }
+}
+
+impl Source for Patched {
+    fn len(&self) -> u64 {
+        self.len as u64
+    }
+
+    fn read_at(&self, offset: u64, buf: &mut [u8]) -> Result<()> {
+        check_range("fuzzed bytes", self.len(), offset, buf.len() as u64)?;
+        let offset = offset as usize;
+        buf.copy_from_slice(&self.base[offset..offset + buf.len()]);
+        self.patch(offset, buf);
+        Ok(())
+    }
+
+    fn extent_at(&self, offset: u64) -> Result<Extent> {
+        Ok(Extent::data(offset, self.len() - offset))
+    }
+}
+
+/// Reads a source as import does, extent by extent, and at odd places too.
+///
+/// # Panics
+/// If an extent is empty, is not where it was asked for or ends after the source.
+pub fn read_all(source: &dyn Source) {
+    let len = source.len();
+    let (mut offset, mut read, mut buf) = (0, 0, vec![0; 64 << 10]);
+    for _ in 0..EXTENTS_MAX {
+        if offset >= len {
+            break;
+        }
+        let Ok(extent) = source.extent_at(offset) else { break };
+        assert!(
+            extent.range.start == offset && extent.range.end > offset && extent.range.end <= len,
+            "{extent:?}"
+        );
+        let part = extent.len().min(buf.len() as u64) as usize;
+        if read < READ_MAX && source.read_at(offset, &mut buf[..part]).is_ok() {
+            assert!(!extent.is_zero() || buf[..part].iter().all(|b| *b == 0), "a hole at {offset} has bytes");
+        }
+        read += part as u64;
+        offset = extent.range.end;
+    }
+    for offset in [1, 511, len / 2, len.saturating_sub(1), len, u64::MAX] {
+        let read = source.read_at(offset, &mut buf[..1000]);
+        assert!(read.is_err() || offset + 1000 <= len, "{offset} lies past the end, {len}");
+    }
+}
+
+/// Opens what is on a volume and reads all of it: names, metadata and where files lie; and some of their bytes.
+///
+/// # Panics
+/// If a file is said to lie where the volume is not, or a name is none.
+pub fn read_volume(volume: Arc<dyn Source>) {
+    let Ok(Volume::Known(fs)) = mif_formats::fs::open(Arc::clone(&volume)) else { return };
+    let Ok(listing) = walk::walk(&*fs) else { return };
+    for entry in &listing.entries {
+        let name = entry.path.rsplit(|b| *b == b'/').next().unwrap();
+        assert!(!name.contains(&0) && name != b"." && name != b"..", "{}", entry.path.escape_ascii());
+        assert!(entry.path == b"/" || !name.is_empty());
+        assert!(listing.nodes.contains_key(&entry.node));
+    }
+    let mut left = READ_MAX;
+    for (id, node) in &listing.nodes {
+        if let Ok(content) = fs.content(*id) {
+            read_content(&*volume, &content, &mut left);
+            assert!(node.file_type != FileType::File || node.size == content.size, "node {id}");
+        }
+    }
+    // What no folder names is asked for too: other inodes, other places.
+    for id in (0..32).filter(|id| !listing.nodes.contains_key(id)) {
+        read_node(&*fs, id);
+    }
+}
+
+fn read_node(fs: &dyn Filesystem, id: u64) {
+    let _ = fs.content(id);
+    if fs.node(id, &mut |_| ()).is_ok() {
+        let _ = fs.read_dir(id, &mut |_| ());
+    }
+}
+
+fn read_content(volume: &dyn Source, content: &Content, left: &mut u64) {
+    let mut total = 0_u64;
+    for piece in &content.pieces {
+        assert!(!piece.is_empty());
+        total = total.checked_add(piece.len()).expect("more than any file has");
+        if let Piece::Volume { offset, len } = piece {
+            assert!(offset.checked_add(*len).is_some_and(|end| end <= volume.len()), "{piece:?}");
+            let part = (*len).min(*left).min(64 << 10);
+            volume.read_vec(*offset, part as usize).unwrap();
+            *left -= part;
+        }
+    }
+    assert_eq!(total, content.size);
+}

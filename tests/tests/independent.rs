@@ -1,0 +1,109 @@
+//! `verify --independent`: readers that others wrote, on disks that the real tools made.
+
+use std::fs;
+use std::path::Path;
+
+use mif_tests::{have, mif, repo, run, run_failing, tool, work_folder};
+use serde_json::Value;
+
+fn independent(store: &Path, image: &str) -> Value {
+    let out = run(mif(store).args(["verify", image, "--independent", "--json"]));
+    serde_json::from_str(&out).expect("a report")
+}
+
+fn count(part: &Value, what: &str) -> u64 {
+    part[what].as_u64().expect("a count")
+}
+
+#[test]
+fn other_readers_agree_on_the_committed_disk_and_what_they_cannot_read_is_said() {
+    let folder = work_folder();
+    let store = folder.path().join("store");
+    let demo = repo().join("fixtures/demo.qcow2");
+    run(mif(&store).arg("import").arg(&demo));
+    for image in ["demo", demo.to_str().unwrap()] {
+        let report = independent(&store, image);
+        assert_eq!(report["same"], true);
+        let parts = report["parts"].as_array().unwrap();
+        let compared: Vec<_> = parts
+            .iter()
+            .map(|part| (part["reader"].as_str(), count(part, "compared"), count(part, "unchecked")))
+            .collect();
+        // ext4-view takes no time before 1970 or after 2038; p14 holds boot code.
+        assert_eq!(
+            compared,
+            [
+                (Some("gpt 4.1"), 3, 0),
+                (Some("ext4-view 1.0"), 34, 2),
+                (None, 0, 1),
+                (Some("fatfs 0.3"), 9, 0)
+            ]
+        );
+        let unchecked: Vec<_> = parts[1]["not_compared"].as_array().unwrap().iter().map(|p| &p[0]).collect();
+        assert_eq!(unchecked, ["/home/ada/new", "/home/ada/old"]);
+    }
+}
+
+/// Puts the manifest of one stored image in the place of another's.
+fn swap_manifest(store: &Path, from: &str, to: &str) {
+    let folder = |name: &str| store.join(format!("images/name={name}/version=1"));
+    let record = |name: &str| -> Value {
+        serde_json::from_slice(&fs::read(folder(name).join("image.json")).unwrap()).unwrap()
+    };
+    fs::copy(folder(from).join("manifest.parquet"), folder(to).join("manifest.parquet")).unwrap();
+    let mut lie = record(to);
+    lie["manifest_digest"] = record(from)["manifest_digest"].clone();
+    fs::write(folder(to).join("image.json"), lie.to_string()).unwrap();
+}
+
+#[test]
+fn a_manifest_that_lies_is_found_by_the_other_readers() {
+    let folder = work_folder();
+    let at = |name: &str| folder.path().join(name);
+    let store = at("store");
+    run(mif(&store).arg("convert").arg(repo().join("fixtures/demo.qcow2")).arg(at("true.raw")));
+    let mut disk = fs::read(at("true.raw")).unwrap();
+    let content = b"PRETTY_NAME";
+    let place = disk.windows(content.len()).position(|bytes| bytes == content).expect("an os-release");
+    disk[place] ^= 1;
+    fs::write(at("false.raw"), disk).unwrap();
+    run(mif(&store).arg("import").arg(at("true.raw")).arg(at("false.raw")));
+    assert_eq!(independent(&store, "false")["same"], true);
+    // The manifest of the one disk beside the bits of the other.
+    swap_manifest(&store, "true", "false");
+    let output = mif(&store).args(["verify", "false", "--independent"]).output().unwrap();
+    assert_eq!(output.status.code(), Some(1));
+    let text = String::from_utf8(output.stdout).unwrap();
+    assert!(text.contains("os-release: content: SHA-1s differ"), "{text}");
+    assert_eq!(text.matches("differs:").count(), 1, "{text}");
+}
+
+#[test]
+fn blocks_that_were_never_written_are_unchecked_and_not_different() {
+    if !have(&["mke2fs", "debugfs"]) {
+        return;
+    }
+    let folder = work_folder();
+    let volume = folder.path().join("volume");
+    fs::write(&volume, vec![0xAA; 4 << 20]).unwrap();
+    run(tool("mke2fs").args(["-q", "-F", "-t", "ext4", "-b", "1024", "-E", "nodiscard"]).arg(&volume));
+    fs::write(folder.path().join("local"), vec![7; 5000]).unwrap();
+    let commands = folder.path().join("commands");
+    let local = folder.path().join("local");
+    let script = format!("write {} file\nfallocate file 5 9\nsif file size 10000\nquit\n", local.display());
+    fs::write(&commands, script).unwrap();
+    run(tool("debugfs").arg("-w").arg("-f").arg(&commands).arg(&volume));
+    let report = independent(folder.path(), volume.to_str().unwrap());
+    let part = &report["parts"][0];
+    assert_eq!(count(part, "differences"), 0, "{part}");
+    assert!(part["not_compared"].to_string().contains("never written"), "{part}");
+}
+
+#[test]
+fn one_image_or_two() {
+    let folder = work_folder();
+    let demo = repo().join("fixtures/demo.qcow2");
+    let error = run_failing(mif(folder.path()).arg("verify").arg(&demo), 2);
+    assert!(error.contains("IMAGE"), "{error}");
+    run_failing(mif(folder.path()).arg("verify").args([&demo, &demo]).arg("--independent"), 2);
+}
