@@ -101,6 +101,10 @@ fn write_columns<W: std::io::Write + Send>(
 
 /// Reads the table.
 pub fn read(file: bytes::Bytes) -> Result<Vec<Package>> {
+    table::guarded("packages", || read_rows(file))
+}
+
+fn read_rows(file: bytes::Bytes) -> Result<Vec<Package>> {
     let reader = SerializedFileReader::new(file).map_err(broken)?;
     let expected = parse_message_type(SCHEMA).expect("the schema is constant");
     if reader.metadata().file_metadata().schema() != &expected {
@@ -148,6 +152,18 @@ mod tests {
         let packages = [package("a", &["/a", "/b"]), package("b", &[]), package("c", &["/c"])];
         assert_eq!(read(write(&packages).unwrap().into()).unwrap(), packages);
         assert_eq!(read(write(&[]).unwrap().into()).unwrap(), []);
+    }
+
+    #[test]
+    fn no_byte_of_it_makes_reading_panic() {
+        let file = write(&[]).unwrap();
+        for at in 0..file.len() {
+            for value in [0, 0x7f, 0x80, 0xff] {
+                let mut bad = file.clone();
+                bad[at] = value;
+                let _ = read(bad.into());
+            }
+        }
     }
 
     #[test]

@@ -11,6 +11,7 @@ use parquet::errors::ParquetError;
 use parquet::file::metadata::{ParquetMetaData, RowGroupMetaData};
 use parquet::file::reader::{FileReader, RowGroupReader, SerializedFileReader};
 
+use super::super::table::guarded;
 use super::{Xattr, broken, check_schema, xattr_name};
 use crate::{Result, at};
 
@@ -70,7 +71,7 @@ impl Columns<Bytes> {
 impl<R: ChunkReader + 'static> Columns<R> {
     /// Reads the footer of a manifest.
     pub fn new(file: R) -> Result<Self> {
-        let reader = SerializedFileReader::new(file).map_err(broken)?;
+        let reader = guarded("manifest", || SerializedFileReader::new(file).map_err(broken))?;
         check_schema(&reader)?;
         let groups = reader.metadata().row_groups().iter().map(RowGroupMetaData::num_rows);
         check_rows(groups, reader.metadata().file_metadata().num_rows())?;
@@ -257,6 +258,11 @@ impl Group<'_> {
 
     #[allow(clippy::type_complexity)]
     fn read<T: DataType>(&self, column: Column) -> Result<(Vec<T::T>, Vec<i16>, Vec<i16>)> {
+        guarded("manifest", || self.decode::<T>(column))
+    }
+
+    #[allow(clippy::type_complexity)]
+    fn decode<T: DataType>(&self, column: Column) -> Result<(Vec<T::T>, Vec<i16>, Vec<i16>)> {
         let descriptor = self.metadata.column(column as usize).column_descr();
         let mut reader = self.open::<T>(column)?;
         let (mut values, mut def, mut rep) = (Vec::new(), Vec::new(), Vec::new());
@@ -284,13 +290,17 @@ impl Group<'_> {
 
     /// The values of some rows of a column that is no list.
     fn pick<T: DataType>(&self, column: Column, rows: &[usize]) -> Result<Vec<Option<T::T>>> {
+        guarded("manifest", || self.decode_some::<T>(column, rows))
+    }
+
+    fn decode_some<T: DataType>(&self, column: Column, rows: &[usize]) -> Result<Vec<Option<T::T>>> {
         let optional = self.metadata.column(column as usize).column_descr().max_def_level() > 0;
         let mut reader = self.open::<T>(column)?;
         let (mut picked, mut at) = (Vec::with_capacity(rows.len()), 0);
         let (mut values, mut def) = (Vec::new(), Vec::new());
         for (i, &row) in rows.iter().enumerate() {
             if row < at || row >= self.rows {
-                assert!(i == 0 || rows[i - 1] < row, "rows are asked for in ascending order");
+                debug_assert!(i == 0 || rows[i - 1] < row, "rows are asked for in ascending order");
                 return Err(self.short(column));
             }
             if reader.skip_records(row - at).map_err(broken)? != row - at {
@@ -375,5 +385,21 @@ mod tests {
             assert_eq!(digests[i].map(ObjectId), row.blake3);
         }
         assert!(group.texts_at(Column::Path, &[50]).is_err());
+    }
+
+    /// Found by fuzzing: the Parquet crate panics on lengths below zero.
+    #[test]
+    fn no_byte_of_a_manifest_makes_reading_panic() {
+        let mut marked = row(b"/b");
+        marked.xattrs = vec![Xattr { name: b"user.x".to_vec(), value: b"y".to_vec() }];
+        let mut file = Vec::new();
+        write(&mut file, &[row(b"/"), row(b"/a"), marked]).unwrap();
+        for at in 0..file.len() {
+            for value in [0, 0x7f, 0x80, 0xff] {
+                let mut bad = file.clone();
+                bad[at] = value;
+                let _ = super::super::read(Bytes::from(bad));
+            }
+        }
     }
 }
