@@ -3,7 +3,7 @@
 use std::fs;
 use std::path::Path;
 
-use mif_tests::{have, mif, run, tool, work_folder};
+use mif_tests::{cache, debian, have, mif, repo, run, skip, tool, work_folder};
 
 /// Two packages: one with an epoch, and one with so many files that its header takes several pages of a database.
 const SPEC: &str = "\
@@ -97,6 +97,53 @@ fn rpm_says_the_same_of_its_databases() {
     fs::create_dir(&folder).unwrap();
     run(tool("db5.3_load").arg("-f").arg(at("dump")).args(["-t", "hash"]).arg(folder.join("Packages")));
     assert_eq!(packages_of(work.path(), &root, "rpm"), expected);
+}
+
+#[test]
+fn dpkg_says_the_same_of_a_debian_disk_and_sql_finds_what_is_no_packages() {
+    let python = cache().join("venv/bin/python");
+    if !have(&["mmdebstrap", "mke2fs", "dpkg-query", "tar"])
+        || !python.exists() && !skip("duckdb is not installed")
+    {
+        return;
+    }
+    let Some(tree) = debian::tree() else { return };
+    let work = work_folder();
+    let at = |name: &str| work.path().join(name);
+    debian::make_disk(&tree, &at("disk.raw"), "--table gpt --size 1G");
+    let store = at("mif-store");
+    run(mif(&store).args(["import", "--name", "disk"]).arg(at("disk.raw")));
+    let csv = run(mif(&store).args(["packages", "disk", "--csv"]));
+    let found: Vec<String> =
+        csv.lines().skip(1).map(|line| line.split(',').collect::<Vec<_>>()[3..7].join(",")).collect();
+    fs::create_dir_all(at("admin/info")).unwrap();
+    let status = run(tool("tar").arg("-xOf").arg(&tree).arg("./var/lib/dpkg/status"));
+    fs::write(at("admin/status"), status).unwrap();
+    let format = "--showformat=${Package},${Version},${Architecture},${db:Status-Status}\\n";
+    let said = run(tool("dpkg-query").arg("--admindir").arg(at("admin")).args(["-W", format]));
+    assert!(said.lines().count() > 50, "{said}");
+    assert_eq!(sorted(&found.join("\n")), sorted(&said));
+
+    // What docs/manifest.md asks for: nothing in a Debian as it is, and then a file that no package brought.
+    let docs = fs::read_to_string(repo().join("docs/manifest.md")).unwrap();
+    let query = docs.split("```sql\n").last().and_then(|rest| rest.split("```").next()).unwrap();
+    let ask = || {
+        let program =
+            format!("import duckdb\nprint(duckdb.sql('''{}''').fetchall())", query.replace('\'', "\\'"));
+        run(tool(&python).current_dir(work.path()).args(["-c", &program])).trim().to_owned()
+    };
+    assert_eq!(ask(), "[]");
+    run(mif(&store).args([
+        "customize",
+        "disk",
+        "--as",
+        "other",
+        "--write",
+        "/opt/own:x",
+        "--chmod",
+        "/opt/own:4755",
+    ]));
+    assert_eq!(ask(), "[('other', '/opt/own')]");
 }
 
 #[test]

@@ -15,11 +15,12 @@ use parquet::schema::parser::parse_message_type;
 use super::table::{self, Group, optional, required, write_column};
 use crate::{Error, Result, at};
 
+/// `name` and `version` are an image's own: the folders of a store are columns to query engines.
 const SCHEMA: &str = "message mif_packages {
     required binary volume (UTF8);
     required binary manager (UTF8);
-    required binary name (UTF8);
-    required binary version (UTF8);
+    required binary package (UTF8);
+    required binary package_version (UTF8);
     optional binary architecture (UTF8);
     required binary status (UTF8);
     optional binary source (UTF8);
