@@ -6,6 +6,7 @@
 mod cat;
 mod error;
 mod export;
+mod extract;
 mod fsck;
 mod gc;
 mod image;
@@ -27,6 +28,7 @@ pub mod verify;
 pub use cat::cat;
 pub use error::{Code, Error, Result};
 pub use export::{ExportOptions, ExportReport, export};
+pub use extract::{ExtractReport, NotSet, Target, extract};
 pub use fsck::{FsckOptions, FsckReport, LostImage, fsck};
 pub use gc::{GcOptions, GcReport, gc};
 pub use image::{OpenImage, Origin};

@@ -217,5 +217,7 @@ Examples:
   mif images --store /srv/mif-store --json")]
     Images,
     #[command(flatten)]
+    Trees(super::trees::Trees),
+    #[command(flatten)]
     Library(super::library::Library),
 }

@@ -4,6 +4,7 @@ mod args;
 mod bar;
 mod library;
 mod text;
+mod trees;
 
 use std::ffi::OsString;
 use std::io::{self, Write};
@@ -124,6 +125,7 @@ impl Context {
                 self.report(&images, |images| text::images(images))?;
                 Ok(true)
             }
+            Command::Trees(command) => self.trees(command),
             Command::Library(command) => self.library(command),
         }
     }
