@@ -1,14 +1,19 @@
-//! `export` and `convert`: a stored image, or one in another container, becomes a disk image file.
+//! `export` and `convert`: a stored image, or one in another container, becomes a disk image file. A stored one may
+//! get another size, or fresh identities, on the way: that is a rebuild whose result is written and not kept.
 
 use std::path::Path;
+use std::sync::Arc;
 use std::time::Instant;
 
 use mif_formats::Source;
 use mif_formats::container::{self, CreateOptions, Output};
 use serde::Serialize;
 
+use crate::image::Origin;
 use crate::progress::{Progress, interrupted};
-use crate::{OpenImage, Result};
+use crate::rebuild::{self, Bench, IdsReport, Made, Reshape};
+use crate::store::StoredDisk;
+use crate::{Error, OpenImage, Result};
 
 /// How to export.
 #[derive(Debug, Clone, Default)]
@@ -19,6 +24,8 @@ pub struct ExportOptions {
     pub options: CreateOptions,
     /// Replace a file that is there.
     pub force: bool,
+    /// Other sizes and identities; of a stored image only.
+    pub reshape: Reshape,
 }
 
 /// What an export wrote.
@@ -32,6 +39,12 @@ pub struct ExportReport {
     pub format: String,
     /// The disk's size in bytes.
     pub disk_size: u64,
+    /// The volumes that were planned anew; all others are the image's, bit for bit.
+    pub planned: Vec<String>,
+    /// What changed beside what was asked for, each a sentence.
+    pub notes: Vec<String>,
+    /// What fresh identities did, if there are any.
+    pub ids: Option<IdsReport>,
     /// The bytes that the file takes on its filesystem.
     pub allocated: u64,
     /// How long it took.
@@ -48,8 +61,12 @@ pub fn export(
     use std::os::unix::fs::MetadataExt;
     let started = Instant::now();
     let format = container::format_for_output(options.format.as_deref(), path)?;
-    let disk = image.disk()?;
     let mut output = Output::new(path, options.force)?;
+    let reshaped = if options.reshape.is_empty() { None } else { Some(reshape(image, options, progress)?) };
+    let disk = match &reshaped {
+        Some(reshaped) => reshaped.disk.clone(),
+        None => image.disk()?,
+    };
     progress.stage("writing", disk.len());
     let written = format.create(&disk, &mut output, &options.options, progress);
     if progress.interrupted() {
@@ -63,7 +80,28 @@ pub fn export(
         output: path.display().to_string(),
         format: format.name().to_owned(),
         disk_size: disk.len(),
+        planned: reshaped.as_ref().map_or(Vec::new(), |reshaped| reshaped.made.planned.clone()),
+        notes: reshaped.as_ref().map_or(Vec::new(), |reshaped| reshaped.made.notes.clone()),
+        ids: reshaped.and_then(|reshaped| reshaped.made.ids),
         allocated,
         seconds: started.elapsed().as_secs_f64(),
     })
+}
+
+/// A disk of other sizes or identities. Its new objects go away with the bench.
+struct Reshaped<'s> {
+    made: Made,
+    disk: Arc<dyn Source>,
+    _bench: Bench<'s>,
+}
+
+fn reshape(image: &OpenImage, options: &ExportOptions, progress: &dyn Progress) -> Result<Reshaped<'static>> {
+    let Origin::Stored { stored, objects } = &image.origin else {
+        return Err(Error::usage("only an image of the store gets another size or other identities")
+            .advise("`mif import` it first"));
+    };
+    let bench = Bench::scratch(objects.clone())?;
+    let made = rebuild::make(&bench, stored, &stored.manifest()?, &[], &options.reshape, progress)?;
+    let disk = Arc::new(StoredDisk::new(Arc::new(made.layout.clone()), bench.objects()?));
+    Ok(Reshaped { made, disk, _bench: bench })
 }

@@ -37,7 +37,7 @@ pub use info::{ImageInfo, info};
 pub use log::{LogEntry, LogReport, log, tag, untag};
 pub use ls::{Listing, LsEntry, ls};
 pub use progress::{Progress, Silent};
-pub use rebuild::{RebuildOptions, RebuildReport, rebuild};
+pub use rebuild::{IdChange, IdsReport, NewIds, RebuildOptions, RebuildReport, Reshape, Size, rebuild};
 pub use rm::{RmReport, rm};
 pub use scan::{Scan, ScannedVolume, VolumeExtent};
 pub use search::{Contents, Hit, PathGlob, Query, SearchReport, search};

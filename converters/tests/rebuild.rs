@@ -117,6 +117,7 @@ impl Lab {
             name: name.into(),
             operation: "rebuild".into(),
             always: always.iter().map(|v| (*v).to_owned()).collect(),
+            ..RebuildOptions::default()
         };
         rebuild(&store, &self.image("disk"), rows, &options, &Silent)
     }
@@ -268,8 +269,12 @@ fn a_real_disk_is_rebuilt_clean() {
     let rows = stored.manifest().unwrap();
     let mut volumes: Vec<String> = rows.iter().map(|row| row.volume.clone()).collect();
     volumes.dedup();
-    let options =
-        RebuildOptions { name: "again".into(), operation: "rebuild".into(), always: volumes.clone() };
+    let options = RebuildOptions {
+        name: "again".into(),
+        operation: "rebuild".into(),
+        always: volumes.clone(),
+        ..RebuildOptions::default()
+    };
     let report = rebuild(&store, &stored, &rows, &options, &Silent).unwrap();
     eprintln!("import {:.3} s, {:?}", imported.seconds, imported.added);
     eprintln!("rebuild of {} rows: {report:?}", rows.len());

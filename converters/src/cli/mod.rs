@@ -16,11 +16,11 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use clap::Parser;
 use mif::store::Store;
-use mif::{Error, ExportOptions, ImportOptions, OpenImage, Result, VolumePath};
+use mif::{Error, ExportOptions, ImportOptions, NewIds, OpenImage, Reshape, Result, VolumePath};
 use mif_formats::container::OpenOptions;
 use serde::Serialize;
 
-use self::args::{Cli, Command, Global, Open};
+use self::args::{Cli, Command, Global, Open, ReshapeArgs};
 use self::bar::Bar;
 
 /// The answer of a verb: yes is exit code 0, no is 1.
@@ -83,13 +83,15 @@ impl Context {
                     ImportOptions { name, open: open_options(open), verify, strict, threads, command };
                 self.import(&files, &options)
             }
-            Command::Export { image, output, format, options, force } => {
-                let options = ExportOptions { format, options: key_values(&options)?, force };
+            Command::Export { image, output, format, options, force, reshape: args } => {
+                let reshape = reshape(&args)?;
+                let options = ExportOptions { format, options: key_values(&options)?, force, reshape };
                 let image = OpenImage::stored(&Store::open(&self.global.store)?, &image.parse()?)?;
                 self.export(&image, &output, &options)
             }
             Command::Convert { image, output, output_format, options, force, open } => {
-                let options = ExportOptions { format: output_format, options: key_values(&options)?, force };
+                let options = key_values(&options)?;
+                let options = ExportOptions { format: output_format, options, force, ..Default::default() };
                 self.export(&self.open(&image, &open_options(open))?, &output, &options)
             }
             Command::Verify { a, b, files, open } => {
@@ -203,6 +205,19 @@ fn command_line() -> Vec<String> {
 
 fn open_options(open: Open) -> OpenOptions {
     OpenOptions { format: open.format, allow_paths: open.allow_path, snapshot: open.snapshot }
+}
+
+fn reshape(args: &ReshapeArgs) -> Result<Reshape> {
+    let new_ids = match &args.seed {
+        Some(seed) => Some(NewIds { seed: seed.clone().into_bytes() }),
+        None if args.new_ids => Some(NewIds::random()?),
+        None => None,
+    };
+    Ok(Reshape {
+        size: args.size.as_deref().map(str::parse).transpose()?,
+        resize: args.resize.iter().map(|text| Reshape::volume_size(text)).collect::<Result<_>>()?,
+        new_ids,
+    })
 }
 
 fn volume_path(text: &OsString) -> VolumePath {

@@ -20,8 +20,7 @@ use crate::progress::Progress;
 use crate::tree::Tree;
 use crate::{Error, Result};
 
-const FOLDER: OFlags =
-    OFlags::RDONLY.union(OFlags::DIRECTORY).union(OFlags::NOFOLLOW).union(OFlags::CLOEXEC);
+const FOLDER: OFlags = OFlags::RDONLY.union(OFlags::DIRECTORY).union(OFlags::NOFOLLOW).union(OFlags::CLOEXEC);
 
 /// Bits of a mode that give the owner's rights to whoever runs the file.
 const SET_ID: u16 = 0o6000;
@@ -111,7 +110,8 @@ impl Work<'_> {
             return Ok(());
         }
         let cut = item.path.iter().rposition(|b| *b == b'/');
-        let (parent, name) = cut.map_or((&b""[..], &item.path[..]), |i| (&item.path[..i], &item.path[i + 1..]));
+        let (parent, name) =
+            cut.map_or((&b""[..], &item.path[..]), |i| (&item.path[..i], &item.path[i + 1..]));
         if self.current.as_ref().is_none_or(|(path, _)| path != parent) {
             self.current = None;
             let fd = self.folder(parent).map_err(|e| Problem::Path(format!("its folder: {e}")))?;
@@ -285,7 +285,13 @@ fn mode_of(row: &Row, owned: bool, report: &mut ExtractReport) -> Option<Mode> {
     let is_folder = row.file_type == FileType::Dir;
     let Some(mode) = row.mode else {
         let read_only = row.flags & READ_ONLY != 0;
-        return Some(Mode::from_raw_mode(if is_folder { 0o755 } else if read_only { 0o444 } else { 0o644 }));
+        return Some(Mode::from_raw_mode(if is_folder {
+            0o755
+        } else if read_only {
+            0o444
+        } else {
+            0o644
+        }));
     };
     if !owned && mode & SET_ID != 0 && !is_folder {
         report.not_set("set-id bit", &row.path, "the file would run with the rights of another owner");

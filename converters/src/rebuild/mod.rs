@@ -8,9 +8,18 @@
 //! Only volumes whose rows changed are planned; all other bytes of the disk stay the parent's, by reference. No
 //! content is copied: the new layout refers to the same objects, and what is new to the store is metadata.
 //!
+//! Partitions and volumes may get other sizes, and fresh identities, on the way (`reshape.rs`): what is said by the
+//! table is then changed in place, and what moves is moved by reference.
+//!
 //! The manifest of the new image is what the reader reads from the new disk, so it cannot say anything else than
 //! the disk does; digests are carried over.
 
+mod arrange;
+mod bench;
+mod canonical;
+mod ids;
+mod params;
+mod reshape;
 mod splice;
 mod tree;
 
@@ -18,29 +27,37 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
-use mif_formats::fs::plan::{Planned, Tree};
+use mif_formats::fs::plan::Tree;
 use mif_formats::fs::walk::walk;
-use mif_formats::fs::{self, ext4, fat};
-use mif_formats::mif::digests;
+use mif_formats::fs::{self};
 use mif_formats::mif::layout::Layout;
 use mif_formats::mif::manifest::{self, Row};
+use mif_formats::mif::{ObjectId, digests};
+use mif_formats::partition::{Partition, Table, TableKind, write};
 use mif_formats::source::check_range;
 use mif_formats::{Extent, Source};
 use serde::Serialize;
 
-use self::splice::Splicer;
-use self::tree::Rows;
+pub(crate) use self::arrange::BIOS_BOOT;
+use self::arrange::{Arrangement, arrange};
+pub(crate) use self::bench::Bench;
+use self::ids::Identities;
+pub use self::ids::{IdChange, IdsReport};
+pub(crate) use self::params::Params;
+pub use self::reshape::{NewIds, Reshape, Size};
+pub(crate) use self::reshape::{bytes as size_in_bytes, uuid_bytes};
+pub(crate) use self::splice::{Keep, Splicer};
+pub(crate) use self::tree::Rows;
 use crate::progress::{self, Progress};
 use crate::rows::row;
 use crate::scan::{Scan, ScannedVolume, VolumeExtent};
 use crate::store::{
-    Counts, Image, ImageName, Index, ObjectWriter, Objects, Provenance, Store, StoredDisk, StoredImage,
-    VolumeRecord, WriterStats,
+    Counts, Image, ImageName, Objects, Provenance, Store, StoredDisk, StoredImage, VolumeRecord, WriterStats,
 };
-use crate::{Error, Result};
+use crate::{Error, Result, volume_name};
 
 /// How to rebuild.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Default)]
 pub struct RebuildOptions {
     /// The name of the new image; it becomes its next version.
     pub name: String,
@@ -48,6 +65,8 @@ pub struct RebuildOptions {
     pub operation: String,
     /// Volumes to plan even if nothing of them was edited.
     pub always: Vec<String>,
+    /// Other sizes and identities.
+    pub reshape: Reshape,
 }
 
 /// What a rebuild did.
@@ -61,6 +80,8 @@ pub struct RebuildReport {
     pub planned: Vec<String>,
     /// What planning changed beside the edits, each a sentence.
     pub notes: Vec<String>,
+    /// What fresh identities did, if there are any.
+    pub ids: Option<IdsReport>,
     /// How the disk divides.
     pub counts: Counts,
     /// What was new to the store.
@@ -85,42 +106,249 @@ pub fn rebuild(
         return Err(Error::usage(format!("\"{}\" cannot be the name of an image", options.name))
             .advise("A name has letters, digits and . _ + -"));
     }
-    progress.stage("planning", 0);
-    let objects = Arc::new(fresh_objects(store)?);
-    let old_rows = parent.manifest()?;
-    let old_layout = Arc::new(parent.layout()?);
-    let old_disk: Arc<dyn Source> = Arc::new(StoredDisk::new(old_layout.clone(), objects.clone()));
-    let edited = edited_volumes(&old_rows, rows, &options.always);
-    let writer = ObjectWriter::new(store)?;
-    let scan = Scan::new(old_disk)?;
-    let mut splicer = Splicer::new(&old_layout, &objects, &writer);
-    let mut notes = Vec::new();
-    for name in &edited {
-        progress::check(progress)?;
-        let volume = scan.volumes.iter().find(|volume| volume.name == *name).ok_or_else(|| {
-            Error::input(format!("{}: has no volume {name}", parent.image.id()))
-                .advise("`mif info` lists the volumes of an image")
-        })?;
-        let rows = Rows { volume: name, old: &old_rows, new: rows };
-        let planned = plan_volume(&rows, &scan, volume, &objects, &mut |plan, contents| {
-            notes.extend(plan.notes().iter().map(|note| format!("{name}: {note}")));
-            splicer.volume(volume, plan, contents)
-        });
-        planned.map_err(|e| e.in_volume(name))?;
-    }
-    let layout = splicer.finish()?;
-    let added = writer.finish()?;
-    let (new_rows, records) = read_back(store, &layout, rows, &edited)?;
-    let image = publish(store, parent, &layout, &new_rows, &records, options)?;
+    let made = make(&Bench::Store(store), parent, rows, &options.always, &options.reshape, progress)?;
+    let image = publish(store, parent, &made, options)?;
     Ok(RebuildReport {
         parent: parent.image.id(),
         image: image.id(),
-        planned: edited,
-        notes,
+        planned: made.planned,
+        notes: made.notes,
+        ids: made.ids,
         counts: image.counts,
-        added,
+        added: made.added,
         seconds: started.elapsed().as_secs_f64(),
     })
+}
+
+/// A disk that was put together, and is not published yet.
+pub(crate) struct Made {
+    pub(crate) layout: Layout,
+    pub(crate) rows: Vec<Row>,
+    pub(crate) table: Table,
+    pub(crate) records: Vec<VolumeRecord>,
+    pub(crate) planned: Vec<String>,
+    pub(crate) notes: Vec<String>,
+    pub(crate) ids: Option<IdsReport>,
+    pub(crate) added: WriterStats,
+}
+
+/// A volume that is to be planned.
+struct Draft {
+    name: String,
+    tree: Tree,
+    contents: Vec<ObjectId>,
+    params: Params,
+}
+
+/// Makes the disk that `rows` and `reshape` say out of `parent`.
+pub(crate) fn make(
+    bench: &Bench<'_>,
+    parent: &StoredImage,
+    rows: &[Row],
+    always: &[String],
+    reshape: &Reshape,
+    progress: &dyn Progress,
+) -> Result<Made> {
+    progress.stage("planning", 0);
+    let mut objects = bench.objects()?;
+    let old_rows = parent.manifest()?;
+    let old_layout = Arc::new(parent.layout()?);
+    let old_disk: Arc<dyn Source> = Arc::new(StoredDisk::new(old_layout.clone(), objects.clone()));
+    let scan = Scan::new(old_disk)?;
+    let mut always = always.to_vec();
+    always.extend(resized(&scan, reshape)?);
+    let mut rows = std::borrow::Cow::Borrowed(rows);
+    let mut identities = None;
+    if let Some(ids) = &reshape.new_ids {
+        let mut new = Identities::new(&scan, ids)?;
+        let writer = bench.writer()?;
+        new.rewrite(rows.to_mut(), &scan, &objects, &writer)?;
+        writer.finish()?;
+        objects = bench.objects()?;
+        always.extend(new.volumes().map(str::to_owned));
+        identities = Some(new);
+    }
+    let edited = edited_volumes(&old_rows, &rows, &always);
+    let mut drafts = Vec::new();
+    for name in &edited {
+        progress::check(progress)?;
+        let volume = find_volume(&scan, name)?;
+        let filesystem = volume
+            .filesystem()
+            .ok_or_else(|| Error::unsupported("holds no filesystem that can be planned").in_volume(name))?;
+        let draft = || -> Result<Draft> {
+            let (tree, contents) =
+                Rows { volume: name, old: &old_rows, new: &rows }.tree(Some(filesystem), &objects)?;
+            let mut params = Params::of(filesystem, Arc::new(VolumeSource::new(&scan, volume)))?;
+            if let Some(identities) = &identities {
+                identities.apply(name, &mut params);
+            }
+            Ok(Draft { name: name.clone(), tree, contents, params })
+        };
+        drafts.push(draft().map_err(|e| e.in_volume(name))?);
+    }
+    let (arrangement, patches) = shape(&scan, &mut drafts, reshape, identities.as_ref())?;
+    let mut notes = arrangement.notes.clone();
+    let writer = bench.writer()?;
+    let mut splicer =
+        Splicer::new(&old_layout, arrangement.size, arrangement.keeps.clone(), &objects, &writer);
+    for draft in &drafts {
+        progress::check(progress)?;
+        let name = &draft.name;
+        let extents = match arrangement.partition(name) {
+            Some(partition) => vec![VolumeExtent { volume: 0, disk: partition.start, len: partition.len }],
+            None => arrangement.moved(&find_volume(&scan, name)?.extents),
+        };
+        let planned = draft.params.plan(&draft.tree, &mut |plan| {
+            notes.extend(plan.notes().iter().map(|note| format!("{name}: {note}")));
+            splicer.volume(&extents, plan, &draft.contents)
+        });
+        planned.map_err(|e| e.in_volume(name))?;
+    }
+    for (at, bytes) in patches {
+        splicer.bytes(at, &bytes)?;
+    }
+    let layout = splicer.finish()?;
+    let added = writer.finish()?;
+    let (layout, more) = settle(bench, layout)?;
+    let read = read_back(bench, &layout, &rows, &edited)?;
+    // What was not planned is as it was; where a disk was reshaped, the table is another.
+    let mut records = parent.image.volumes.clone();
+    for volume in &mut records {
+        if let Some(record) = read.records.iter().find(|record| record.volume == volume.volume) {
+            *volume = record.clone();
+        }
+    }
+    Ok(Made {
+        layout,
+        rows: read.rows,
+        table: if reshape.is_empty() { parent.image.table.clone() } else { read.table },
+        records,
+        planned: edited,
+        notes,
+        ids: identities.map(|identities| identities.report),
+        added: added.with(more),
+    })
+}
+
+/// The volumes that are to get another size, which have to be planned.
+fn resized(scan: &Scan, reshape: &Reshape) -> Result<Vec<String>> {
+    let mut names: Vec<String> = Vec::new();
+    for (name, size) in &reshape.resize {
+        let volume = find_volume(scan, name)?;
+        if !scan.table.partitions.iter().any(|p| volume_name(p.slot) == *name) {
+            return Err(Error::unsupported(format!(
+                "{name}: is no partition; a logical volume keeps its size"
+            ))
+            .advise("Grow the partition, and then the volume with the guest's own tools"));
+        }
+        if names.contains(name) {
+            return Err(Error::usage(format!("{name}: is resized twice")));
+        }
+        if volume.filesystem().is_none() && !matches!(size, Size::Grow(_) | Size::Max) {
+            return Err(Error::unsupported(format!(
+                "{name}: holds no filesystem that can be planned: it can grow, but not shrink"
+            )));
+        }
+        names.push(name.clone());
+    }
+    names.retain(|name| find_volume(scan, name).is_ok_and(|volume| volume.filesystem().is_some()));
+    Ok(names)
+}
+
+fn find_volume<'s>(scan: &'s Scan, name: &str) -> Result<&'s ScannedVolume> {
+    scan.volumes.iter().find(|volume| volume.name == name).ok_or_else(|| {
+        let names: Vec<&str> = scan.volumes.iter().map(|volume| volume.name.as_str()).collect();
+        Error::input(format!("there is no volume {name}")).advise(format!("There is {}", names.join(", ")))
+    })
+}
+
+/// Bytes that stand at places of the disk.
+type Patches = Vec<write::Patch>;
+
+/// Where all is to be, with the drafts brought to their sizes; and the bytes of the table and of identities.
+fn shape(
+    scan: &Scan,
+    drafts: &mut [Draft],
+    reshape: &Reshape,
+    identities: Option<&Identities>,
+) -> Result<(Arrangement, Patches)> {
+    let old_size = scan.disk.len();
+    let mut arrangement = if reshape.size.is_none() && reshape.resize.is_empty() {
+        Arrangement::same(&scan.table, old_size)
+    } else {
+        let mut most = None;
+        let mut sizes = Vec::new();
+        for (name, size) in &reshape.resize {
+            let partition = scan.table.partitions.iter().find(|p| volume_name(p.slot) == *name);
+            let Partition { slot, len, .. } = partition.expect("it was looked for");
+            let no_less = || Error::input(format!("{name}: has {len} bytes, which is less"));
+            let wanted = match size {
+                Size::Max if most.is_some() => {
+                    return Err(Error::usage("only one volume can have all there is"));
+                }
+                Size::Max => {
+                    most = Some(*slot);
+                    continue;
+                }
+                Size::To(size) => *size,
+                Size::Grow(more) => len.checked_add(*more).ok_or_else(|| Error::input("is too large"))?,
+                Size::Shrink(less) => len.checked_sub(*less).filter(|l| *l > 0).ok_or_else(no_less)?,
+                Size::Min => {
+                    let draft = drafts.iter().find(|draft| draft.name == *name).ok_or_else(no_less)?;
+                    draft.params.minimum(&draft.tree).map_err(|e| e.in_volume(name))?
+                }
+            };
+            // Whole pages, so that no sector size and no block size is cut.
+            sizes.push((*slot, wanted.next_multiple_of(4096)));
+        }
+        let tail = write::tail(Some(&*scan.disk), &scan.table)?;
+        let size = match (reshape.size, scan.table.kind) {
+            // The only volume of a disk without a table is the disk.
+            (None, TableKind::None) => sizes.first().map(|(_, len)| Size::To(*len)),
+            (size, _) => size,
+        };
+        arrange(&scan.table, old_size, size, &sizes, most, tail)?
+    };
+    for (name, _) in &reshape.resize {
+        let partition = arrangement.partition(name).expect("it was looked for");
+        if let Some(draft) = drafts.iter_mut().find(|draft| draft.name == *name) {
+            draft.params.resize(partition.len);
+        } else {
+            arrangement.notes.push(format!("{name}: the partition grew; what is in it did not"));
+        }
+    }
+    if let Some(identities) = identities {
+        let table = &mut arrangement.table;
+        table.id = identities.table_id.clone().or(table.id.take());
+        for partition in &mut table.partitions {
+            if let Some(id) = identities.partition_ids.get(&partition.slot) {
+                partition.id = Some(id.clone());
+            }
+        }
+    }
+    let mut patches = Patches::new();
+    if arrangement.table != scan.table || arrangement.size != old_size {
+        patches = write::write(Some((&*scan.disk, &scan.table)), &arrangement.table, arrangement.size)?;
+    }
+    for (volume, offset, bytes) in identities.map_or(&[][..], |identities| &identities.patches) {
+        let extents = arrangement.moved(&find_volume(scan, volume)?.extents);
+        let (at, _) = crate::scan::on_disk(&extents, *offset, 1)
+            .next()
+            .ok_or_else(|| Error::input(format!("{volume}: is cut short")))?;
+        patches.push((at, bytes.clone()));
+    }
+    Ok((arrangement, patches))
+}
+
+/// A layout that was spliced, made canonical.
+pub(crate) fn settle(bench: &Bench<'_>, layout: Layout) -> Result<(Layout, WriterStats)> {
+    let objects = bench.objects()?;
+    let writer = bench.writer()?;
+    let layout = Arc::new(layout);
+    let disk = StoredDisk::new(layout.clone(), objects.clone());
+    let settled = canonical::canonical(&layout, &disk, &objects, &writer)?;
+    Ok((settled, writer.finish()?))
 }
 
 /// The names of the volumes of which some row changed, is new or is gone.
@@ -153,39 +381,6 @@ fn edited_volumes(old: &[Row], new: &[Row], always: &[String]) -> Vec<String> {
     edited.sort();
     edited.dedup();
     edited
-}
-
-/// What is done with a plan, and with the content of the files that it places.
-type Use<'u> = &'u mut dyn FnMut(&dyn Planned, &[mif_formats::mif::ObjectId]) -> Result<()>;
-
-/// Plans a volume with the parameters of the original.
-fn plan_volume(
-    rows: &Rows<'_>,
-    scan: &Scan,
-    volume: &ScannedVolume,
-    objects: &Objects,
-    then: Use<'_>,
-) -> Result<()> {
-    let original =
-        volume.filesystem().ok_or_else(|| Error::unsupported("holds no filesystem that can be planned"))?;
-    let (tree, contents): (Tree, _) = rows.tree(original, objects)?;
-    let source = Arc::new(VolumeSource::new(scan, volume));
-    // An original that was cut off says more than it has: it is not planned at a size that nobody can hold.
-    let fits = |size: u64| match source.len() {
-        room if size > room => {
-            Err(Error::input(format!("the filesystem has {size} bytes, its volume {room}")))
-        }
-        _ => Ok(()),
-    };
-    if original.info().kind.starts_with("ext") {
-        let params = ext4::plan::Params::from_volume(&*source)?;
-        fits(params.size())?;
-        then(&ext4::plan::Plan::new(&tree, params)?, &contents)
-    } else {
-        let params = fat::plan::Params::from_volume(source.clone())?;
-        fits(params.size())?;
-        then(&fat::plan::Plan::new(&tree, params)?, &contents)
-    }
 }
 
 /// A volume of a disk, wherever its parts lie.
@@ -222,22 +417,24 @@ impl Source for VolumeSource {
     }
 }
 
-/// The objects of a store, with an index that sees what was just added.
-fn fresh_objects(store: &Store) -> Result<Objects> {
-    let index = Index::load(&**store.storage())?;
-    Ok(Objects::new(store.storage().clone(), Arc::new(index)))
+/// What is read from a disk that was put together.
+pub(crate) struct ReadBack {
+    pub(crate) rows: Vec<Row>,
+    /// Of the volumes that were planned.
+    pub(crate) records: Vec<VolumeRecord>,
+    pub(crate) table: Table,
 }
 
 /// Reads the volumes that were planned from the new disk: their rows in place of the edited ones, and their
 /// records.
-fn read_back(
-    store: &Store,
+pub(crate) fn read_back(
+    bench: &Bench<'_>,
     layout: &Layout,
     edited: &[Row],
     names: &[String],
-) -> Result<(Vec<Row>, Vec<VolumeRecord>)> {
-    let objects = Arc::new(fresh_objects(store)?);
-    let scan = Scan::new(Arc::new(StoredDisk::new(Arc::new(layout.clone()), objects)))?;
+) -> Result<ReadBack> {
+    let disk = StoredDisk::new(Arc::new(layout.clone()), bench.objects()?);
+    let scan = Scan::new(Arc::new(disk))?;
     let mut rows: Vec<Row> = edited.iter().filter(|row| !names.contains(&row.volume)).cloned().collect();
     let mut records = Vec::new();
     for name in names {
@@ -269,48 +466,49 @@ fn read_back(
         records.push(volume.record());
     }
     rows.sort_by_cached_key(crate::rows::order);
-    Ok((rows, records))
+    Ok(ReadBack { rows, records, table: scan.table })
 }
 
-fn publish(
-    store: &Store,
-    parent: &StoredImage,
-    layout: &Layout,
-    rows: &[Row],
-    records: &[VolumeRecord],
-    options: &RebuildOptions,
-) -> Result<Image> {
-    let (layout_file, digest) = layout.encode();
-    let mut manifest_file = Vec::new();
-    manifest::write(&mut manifest_file, rows)?;
-    let mut volumes = parent.image.volumes.clone();
-    for volume in &mut volumes {
-        if let Some(record) = records.iter().find(|record| record.volume == volume.volume) {
-            *volume = record.clone();
-        }
+fn publish(store: &Store, parent: &StoredImage, made: &Made, options: &RebuildOptions) -> Result<Image> {
+    let provenance =
+        Provenance { operation: options.operation.clone(), parent: Some(parent.image.id()), ..made_now() };
+    made.publish(store, &options.name, provenance)
+}
+
+/// That an image was made by this program, now.
+pub(crate) fn made_now() -> Provenance {
+    Provenance {
+        operation: String::new(),
+        tool: concat!("mif ", env!("CARGO_PKG_VERSION")).into(),
+        time: SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_secs()),
+        source: None,
+        source_format: None,
+        parent: None,
+        command: Vec::new(),
+        files: Vec::new(),
     }
-    let image = Image {
-        name: options.name.clone(),
-        version: 0,
-        disk_size: layout.disk_size(),
-        layout_digest: blake3::Hash::from_bytes(digest).to_hex().to_string(),
-        manifest_digest: blake3::hash(&manifest_file).to_hex().to_string(),
-        table: parent.image.table.clone(),
-        volumes,
-        counts: counts(layout, rows),
-        provenance: Provenance {
-            operation: options.operation.clone(),
-            tool: concat!("mif ", env!("CARGO_PKG_VERSION")).into(),
-            time: SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_secs()),
-            source: None,
-            source_format: None,
-            parent: Some(parent.image.id()),
-            command: Vec::new(),
-            files: Vec::new(),
-        },
-        warnings: Vec::new(),
-    };
-    store.publish(image, &manifest_file, &layout_file, &[("digests", &digests::encode(rows))])
+}
+
+impl Made {
+    /// Publishes it as the next version of `name`.
+    pub(crate) fn publish(&self, store: &Store, name: &str, provenance: Provenance) -> Result<Image> {
+        let (layout_file, digest) = self.layout.encode();
+        let mut manifest_file = Vec::new();
+        manifest::write(&mut manifest_file, &self.rows)?;
+        let image = Image {
+            name: name.to_owned(),
+            version: 0,
+            disk_size: self.layout.disk_size(),
+            layout_digest: blake3::Hash::from_bytes(digest).to_hex().to_string(),
+            manifest_digest: blake3::hash(&manifest_file).to_hex().to_string(),
+            table: self.table.clone(),
+            volumes: self.records.clone(),
+            counts: counts(&self.layout, &self.rows),
+            provenance,
+            warnings: Vec::new(),
+        };
+        store.publish(image, &manifest_file, &layout_file, &[("digests", &digests::encode(&self.rows))])
+    }
 }
 
 fn counts(layout: &Layout, rows: &[Row]) -> Counts {

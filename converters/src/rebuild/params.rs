@@ -1,0 +1,86 @@
+//! The parameters of a volume to plan, of whatever filesystem.
+
+use std::sync::Arc;
+
+use mif_formats::fs::Filesystem;
+use mif_formats::fs::plan::{Planned, Tree};
+use mif_formats::fs::{ext4, fat};
+use mif_formats::{ErrorKind, Source};
+
+use crate::{Error, Result};
+
+/// The parameters of a volume to plan.
+#[derive(Clone)]
+pub(crate) enum Params {
+    Ext(ext4::plan::Params),
+    Fat(fat::plan::Params),
+}
+
+impl Params {
+    /// Those of a volume that is there.
+    pub(crate) fn of(filesystem: &dyn Filesystem, volume: Arc<dyn Source>) -> Result<Self> {
+        let room = volume.len();
+        let params = if filesystem.info().kind.starts_with("ext") {
+            Params::Ext(ext4::plan::Params::from_volume(&*volume)?)
+        } else {
+            Params::Fat(fat::plan::Params::from_volume(volume)?)
+        };
+        // An original that was cut off says more than it has: it is not planned at a size that nobody can hold.
+        match params.size() {
+            size if size > room => {
+                Err(Error::input(format!("the filesystem has {size} bytes, its volume {room}")))
+            }
+            _ => Ok(params),
+        }
+    }
+
+    pub(crate) fn size(&self) -> u64 {
+        match self {
+            Params::Ext(params) => params.size(),
+            Params::Fat(params) => params.size(),
+        }
+    }
+
+    /// Takes another size, in bytes.
+    pub(crate) fn resize(&mut self, size: u64) {
+        match self {
+            Params::Ext(params) => params.resize(size),
+            Params::Fat(params) => params.resize(size),
+        }
+    }
+
+    /// Plans `tree`, and hands the plan on.
+    pub(crate) fn plan(&self, tree: &Tree, then: &mut dyn FnMut(&dyn Planned) -> Result<()>) -> Result<()> {
+        match self {
+            Params::Ext(params) => then(&ext4::plan::Plan::new(tree, params.clone())?),
+            Params::Fat(params) => then(&fat::plan::Plan::new(tree, params.clone())?),
+        }
+    }
+
+    /// The smallest size in bytes at which `tree` can be planned.
+    pub(crate) fn minimum(&self, tree: &Tree) -> Result<u64> {
+        match self {
+            Params::Ext(params) => Ok(ext4::plan::minimum_size(tree, params)?),
+            Params::Fat(params) => {
+                // From the present size down. A size that is too small errs with `Limit`.
+                let step = u64::from(params.bytes_per_sector);
+                let fits = |size: u64| {
+                    let mut params = params.clone();
+                    params.resize(size * step);
+                    match fat::plan::Plan::new(tree, params) {
+                        Ok(_) => Ok(true),
+                        Err(error) if error.kind() == ErrorKind::Limit => Ok(false),
+                        Err(error) => Err(Error::from(error)),
+                    }
+                };
+                fat::plan::Plan::new(tree, params.clone())?;
+                let (mut low, mut high) = (0, params.sectors);
+                while low + 1 < high {
+                    let middle = low + (high - low) / 2;
+                    if fits(middle)? { high = middle } else { low = middle }
+                }
+                Ok(high * step)
+            }
+        }
+    }
+}
