@@ -3,6 +3,7 @@
 
 #![forbid(unsafe_code)]
 
+mod build;
 mod cat;
 mod error;
 mod export;
@@ -25,6 +26,7 @@ pub mod store;
 mod tree;
 pub mod verify;
 
+pub use build::{BuildOptions, BuildReport, BuiltVolume, build};
 pub use cat::cat;
 pub use error::{Code, Error, Result};
 pub use export::{ExportOptions, ExportReport, export};

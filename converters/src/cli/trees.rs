@@ -1,15 +1,17 @@
-//! The verbs between disks and trees of files: `extract`.
+//! The verbs between disks and trees of files: `extract` and `build`.
 
 use std::ffi::OsString;
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use clap::{Subcommand, ValueEnum};
-use mif::{Error, ExtractReport, Target};
+use mif::store::Store;
+use mif::{BuildOptions, BuildReport, Error, ExtractReport, NewIds, Target};
 
 use super::args::Open;
 use super::text::{printable, size};
-use super::{Answer, Context, Output, open_options, volume_path};
+use super::{Answer, Context, Output, command_line, open_options, volume_path};
 
 #[derive(Subcommand)]
 pub(super) enum Trees {
@@ -40,6 +42,53 @@ file, or NAME[@VERSION] in the store.")]
         force: bool,
         #[command(flatten)]
         open: Open,
+    },
+    /// A disk from a tree of files, into the store
+    #[command(after_help = "\
+Examples:
+  mif build disk.toml tree/ --as web                          a folder
+  mmdebstrap bookworm - | mif build disk.toml - --as web      a tar on standard input
+  mif build disk.toml web.tar --as web --seed 1 --time 0      the same bits on every run
+
+disk.toml:
+  table = \"gpt\"                  # gpt, mbr or none
+  size = \"4G\"                    # as much as the volumes need, if not given
+  [boot]                         # files beside disk.toml
+  mbr = \"boot.img\"               # the first 440 bytes
+  core = \"core.img\"              # into the BIOS boot partition, or the gap behind an MBR
+  [[volume]]
+  slot = 14
+  type = \"bios\"                  # linux, esp, bios, swap, data; a GUID; 0x83
+  size = \"1M\"
+  [[volume]]
+  slot = 15
+  mount = \"/boot/efi\"            # gets the files below it
+  fs = \"fat32\"                   # ext2, ext3, ext4, fat, fat12, fat16, fat32, swap
+  size = \"64M\"                   # or min, +100M (min and so much), rest
+  label = \"ESP\"
+  uuid = \"4D49-4603\"
+  [[volume]]
+  slot = 1
+  mount = \"/\"
+  fs = \"ext4\"
+  features = \"^metadata_csum\"     # as mke2fs -O; also block-size, inodes
+
+Also: align, id (of the disk); name, id, active (of a partition). Owners, modes, times, xattrs, hard links, devices and
+holes are the tree's. A FAT takes no owners and modes, and refuses symlinks.")]
+    Build {
+        /// What the disk is to be like
+        description: PathBuf,
+        /// A folder, a tar, or - for a tar on standard input
+        tree: PathBuf,
+        /// The name in the store
+        #[arg(long = "as", value_name = "NAME")]
+        name: String,
+        /// Make UUIDs that are not given from this text: the same text gives the same ones
+        #[arg(long, value_name = "TEXT")]
+        seed: Option<String>,
+        /// The time of making, in seconds since 1970; now if not given
+        #[arg(long, value_name = "SECONDS", env = "SOURCE_DATE_EPOCH", hide_env_values = true)]
+        time: Option<u32>,
     },
 }
 
@@ -83,8 +132,49 @@ impl Context {
                 self.warn(&report.warnings);
                 Ok(report.failed.is_empty())
             }
+            Trees::Build { description, tree, name, seed, time } => {
+                let store = Store::open_or_create(&self.global.store)?;
+                let ids = match seed {
+                    Some(seed) => NewIds { seed: seed.into_bytes() },
+                    None => NewIds::random()?,
+                };
+                let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_secs() as u32);
+                let options = BuildOptions { name, ids, time: time.unwrap_or(now), command: command_line() };
+                let report = {
+                    let bar = self.bar(&options.name);
+                    mif::build(&store, &description, &tree, &options, &bar)?
+                };
+                self.report(&report, built)?;
+                Ok(true)
+            }
         }
     }
+}
+
+fn built(report: &BuildReport) -> String {
+    let mut out = format!(
+        "{}: {} disk, {} new to the store; {:.1} s\n",
+        report.image,
+        size(report.disk_size),
+        size(report.added.stored_bytes),
+        report.seconds
+    );
+    for volume in &report.volumes {
+        let _ = writeln!(
+            out,
+            "  {:<5} {:>10}  {:<6} {:<12} {} {} paths",
+            volume.volume,
+            size(volume.size),
+            volume.filesystem.as_deref().unwrap_or("-"),
+            volume.mount.as_deref().unwrap_or("-"),
+            volume.uuid.as_deref().unwrap_or("-"),
+            volume.paths
+        );
+    }
+    for note in &report.notes {
+        let _ = writeln!(out, "  note: {}", printable(note));
+    }
+    out
 }
 
 fn extracted(report: &ExtractReport) -> String {

@@ -45,14 +45,15 @@ use self::ids::Identities;
 pub use self::ids::{IdChange, IdsReport};
 pub(crate) use self::params::Params;
 pub use self::reshape::{NewIds, Reshape, Size};
-pub(crate) use self::reshape::{bytes as size_in_bytes, uuid_bytes};
-pub(crate) use self::splice::{Keep, Splicer};
-pub(crate) use self::tree::Rows;
+pub(crate) use self::reshape::{bytes as size_in_bytes, uuid_bytes, uuid_text};
+pub(crate) use self::splice::Splicer;
+use self::tree::Rows;
+pub(crate) use self::tree::node;
 use crate::progress::{self, Progress};
 use crate::rows::row;
 use crate::scan::{Scan, ScannedVolume, VolumeExtent};
 use crate::store::{
-    Counts, Image, ImageName, Objects, Provenance, Store, StoredDisk, StoredImage, VolumeRecord, WriterStats,
+    Counts, Image, ImageName, Provenance, Store, StoredDisk, StoredImage, VolumeRecord, WriterStats,
 };
 use crate::{Error, Result, volume_name};
 
@@ -178,7 +179,7 @@ pub(crate) fn make(
             .ok_or_else(|| Error::unsupported("holds no filesystem that can be planned").in_volume(name))?;
         let draft = || -> Result<Draft> {
             let (tree, contents) =
-                Rows { volume: name, old: &old_rows, new: &rows }.tree(Some(filesystem), &objects)?;
+                Rows { volume: name, old: &old_rows, new: &rows }.tree(filesystem, &objects)?;
             let mut params = Params::of(filesystem, Arc::new(VolumeSource::new(&scan, volume)))?;
             if let Some(identities) = &identities {
                 identities.apply(name, &mut params);
@@ -212,18 +213,11 @@ pub(crate) fn make(
     let added = writer.finish()?;
     let (layout, more) = settle(bench, layout)?;
     let read = read_back(bench, &layout, &rows, &edited)?;
-    // What was not planned is as it was; where a disk was reshaped, the table is another.
-    let mut records = parent.image.volumes.clone();
-    for volume in &mut records {
-        if let Some(record) = read.records.iter().find(|record| record.volume == volume.volume) {
-            *volume = record.clone();
-        }
-    }
     Ok(Made {
         layout,
         rows: read.rows,
-        table: if reshape.is_empty() { parent.image.table.clone() } else { read.table },
-        records,
+        table: read.table,
+        records: read.records,
         planned: edited,
         notes,
         ids: identities.map(|identities| identities.report),
@@ -420,7 +414,6 @@ impl Source for VolumeSource {
 /// What is read from a disk that was put together.
 pub(crate) struct ReadBack {
     pub(crate) rows: Vec<Row>,
-    /// Of the volumes that were planned.
     pub(crate) records: Vec<VolumeRecord>,
     pub(crate) table: Table,
 }
@@ -436,10 +429,9 @@ pub(crate) fn read_back(
     let disk = StoredDisk::new(Arc::new(layout.clone()), bench.objects()?);
     let scan = Scan::new(Arc::new(disk))?;
     let mut rows: Vec<Row> = edited.iter().filter(|row| !names.contains(&row.volume)).cloned().collect();
-    let mut records = Vec::new();
     for name in names {
         let volume = scan.volumes.iter().find(|volume| volume.name == *name);
-        let Some((volume, filesystem)) = volume.and_then(|v| Some((v, v.filesystem()?))) else {
+        let Some(filesystem) = volume.and_then(ScannedVolume::filesystem) else {
             return Err(Error::store(format!("{name}: what was planned is no filesystem: this is a defect")));
         };
         let listing = walk(filesystem)?;
@@ -463,9 +455,9 @@ pub(crate) fn read_back(
             (row.sha1, row.blake3, row.content) = (planned.sha1, planned.blake3, planned.content);
             rows.push(row);
         }
-        records.push(volume.record());
     }
     rows.sort_by_cached_key(crate::rows::order);
+    let records = scan.volumes.iter().map(ScannedVolume::record).collect();
     Ok(ReadBack { rows, records, table: scan.table })
 }
 

@@ -122,6 +122,9 @@ impl<'a> Splicer<'a> {
     /// Takes bytes that stand at byte `at` of the disk, in place of what is kept there.
     pub(crate) fn bytes(&mut self, at: u64, bytes: &[u8]) -> Result<()> {
         let range = at..at + bytes.len() as u64;
+        if bytes.is_empty() {
+            return Ok(());
+        }
         if is_zero(bytes) {
             self.replaced.push(range);
             return Ok(());

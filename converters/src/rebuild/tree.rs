@@ -12,21 +12,17 @@ use crate::store::Objects;
 use crate::{Error, Result};
 
 /// The rows of a volume, before and after the edits; those of other volumes are passed over.
-pub(crate) struct Rows<'a> {
-    pub(crate) volume: &'a str,
-    pub(crate) old: &'a [Row],
-    pub(crate) new: &'a [Row],
+pub(super) struct Rows<'a> {
+    pub(super) volume: &'a str,
+    pub(super) old: &'a [Row],
+    pub(super) new: &'a [Row],
 }
 
 impl Rows<'_> {
     /// The tree, and the object of each file key.
     ///
     /// Rows of one inode number are hard links of one node, which the first of them describes.
-    pub(crate) fn tree(
-        &self,
-        original: Option<&dyn Filesystem>,
-        objects: &Objects,
-    ) -> Result<(Tree, Vec<ObjectId>)> {
+    pub(super) fn tree(&self, original: &dyn Filesystem, objects: &Objects) -> Result<(Tree, Vec<ObjectId>)> {
         let old: HashMap<u64, &Row> = self
             .old
             .iter()
@@ -84,7 +80,7 @@ impl Rows<'_> {
         row: &Row,
         object: &ObjectId,
         old: &HashMap<u64, &Row>,
-        original: Option<&dyn Filesystem>,
+        original: &dyn Filesystem,
         objects: &Objects,
     ) -> Result<Vec<Range<u64>>> {
         let unchanged = row
@@ -95,7 +91,7 @@ impl Rows<'_> {
             Some(last) if last.end == range.start => last.end = range.end,
             _ => data.push(range),
         };
-        if let Some(Ok(content)) = unchanged.zip(original).map(|(inode, fs)| fs.content(inode)) {
+        if let Some(Ok(content)) = unchanged.map(|inode| original.content(inode)) {
             let mut at = 0;
             for piece in &content.pieces {
                 if !matches!(piece, Piece::Zero { .. }) && !piece.is_empty() {
@@ -120,7 +116,7 @@ impl Rows<'_> {
 }
 
 /// The metadata that a row says.
-fn node(row: &Row) -> Node {
+pub(crate) fn node(row: &Row) -> Node {
     Node {
         file_type: row.file_type,
         mode: row.mode,
