@@ -205,7 +205,7 @@ impl Reader<'_> {
             Some(text) => Some(time(text).ok_or_else(|| self.bad(at, "its time is none"))?),
             None => Some(Timestamp { secs: field(header.mtime())? as i64, nanos: 0 }),
         };
-        node.atime = pax(b"atime").and_then(time);
+        // Not the time of access: whoever made the tar has changed it, and two builds would differ.
         for (key, value) in &extra.pax {
             if let Some(name) = key.strip_prefix(b"SCHILY.xattr.") {
                 node.xattrs.retain(|xattr| xattr.name != name);

@@ -2,10 +2,10 @@
 
 use std::sync::Arc;
 
+use mif_formats::Source;
 use mif_formats::fs::Filesystem;
 use mif_formats::fs::plan::{Planned, Tree};
 use mif_formats::fs::{ext4, fat};
-use mif_formats::{ErrorKind, Source};
 
 use crate::{Error, Result};
 
@@ -61,26 +61,7 @@ impl Params {
     pub(crate) fn minimum(&self, tree: &Tree) -> Result<u64> {
         match self {
             Params::Ext(params) => Ok(ext4::plan::minimum_size(tree, params)?),
-            Params::Fat(params) => {
-                // From the present size down. A size that is too small errs with `Limit`.
-                let step = u64::from(params.bytes_per_sector);
-                let fits = |size: u64| {
-                    let mut params = params.clone();
-                    params.resize(size * step);
-                    match fat::plan::Plan::new(tree, params) {
-                        Ok(_) => Ok(true),
-                        Err(error) if error.kind() == ErrorKind::Limit => Ok(false),
-                        Err(error) => Err(Error::from(error)),
-                    }
-                };
-                fat::plan::Plan::new(tree, params.clone())?;
-                let (mut low, mut high) = (0, params.sectors);
-                while low + 1 < high {
-                    let middle = low + (high - low) / 2;
-                    if fits(middle)? { high = middle } else { low = middle }
-                }
-                Ok(high * step)
-            }
+            Params::Fat(params) => Ok(fat::plan::minimum_size(tree, params)?),
         }
     }
 }
