@@ -1,7 +1,6 @@
 //! A tree to bring in, from a folder or a tar: what is said of each path, and where its bytes are.
 
 use std::collections::BTreeMap;
-use std::ops::Range;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
@@ -11,7 +10,7 @@ use mif_formats::Source;
 use mif_formats::container::ImageFile;
 use mif_formats::fs::{FileType, Node, Timestamp, Xattr};
 
-use crate::import::LooseFile;
+use crate::import::{LooseFile, Parts};
 use crate::{Error, Result};
 
 /// A tree: each path from `/` on, with what is there. A folder comes before what it holds.
@@ -54,7 +53,7 @@ pub(super) enum Content {
     /// A file of this machine.
     Local(PathBuf),
     /// Parts of the tar: which of the file's, and where in the tar each begins.
-    InTar(Vec<(Range<u64>, u64)>),
+    InTar(Parts),
 }
 
 impl Content {

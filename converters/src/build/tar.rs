@@ -4,14 +4,13 @@
 //! Of the crate `tar` only the header's fields are used: its reader cuts pax records at line ends, which are bytes
 //! like any other in an xattr, and knows no sparse file of pax.
 
-use std::ops::Range;
-
 use mif_formats::Source;
 use mif_formats::fs::{FileType, Node, Timestamp, Xattr};
 use mif_formats::mif::manifest::escape;
 use tar::{EntryType, GnuExtSparseHeader, Header};
 
 use super::members::{Content, Member, Members, TreePath};
+use crate::import::Parts;
 use crate::{Error, Result};
 
 const BLOCK: u64 = 512;
@@ -234,13 +233,7 @@ impl Reader<'_> {
     }
 
     /// The size of a regular file, and its parts that are no holes with their places in the tar.
-    fn parts(
-        &mut self,
-        at: u64,
-        header: &Header,
-        size: u64,
-        extra: &Extra,
-    ) -> Result<(u64, Vec<(Range<u64>, u64)>)> {
+    fn parts(&mut self, at: u64, header: &Header, size: u64, extra: &Extra) -> Result<(u64, Parts)> {
         let start = at + BLOCK;
         let pax = |key: &[u8]| last(&extra.pax, key);
         let bad = || self.bad(at, "its map of holes makes no sense");
@@ -317,7 +310,7 @@ impl Reader<'_> {
 
 /// The parts of a map (offset and length in the file), given where in the tar they stand one after the other, and
 /// that they have `len` bytes there. None if they overlap, go past the file's end, or have other lengths.
-fn place(map: &[(u64, u64)], real: u64, mut at: u64, len: u64) -> Option<Vec<(Range<u64>, u64)>> {
+fn place(map: &[(u64, u64)], real: u64, mut at: u64, len: u64) -> Option<Parts> {
     let mut parts = Vec::new();
     let (mut end, mut left) = (0, len);
     for (offset, len) in map.iter().filter(|(_, len)| *len > 0) {

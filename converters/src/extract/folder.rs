@@ -48,13 +48,13 @@ pub(super) fn extract(
     let root = fs::open(to, FOLDER - OFlags::NOFOLLOW, Mode::empty()).map_err(|e| failed(e.into()))?;
     let is_root = rustix::process::geteuid().is_root();
     let mut work = Work { tree, items, to, root, is_root, current: None, made: vec![false; items.len()] };
-    for number in 0..items.len() {
+    for (number, item) in items.iter().enumerate() {
         crate::progress::check(progress)?;
         if let Err(problem) = work.make(number, report, progress) {
             match problem {
                 Problem::Fatal(error) => return Err(error),
                 Problem::Path(reason) => {
-                    report.failed.push(format!("{}: {reason}", items[number].row.path_text()));
+                    report.failed.push(format!("{}: {reason}", item.row.path_text()));
                 }
             }
         }

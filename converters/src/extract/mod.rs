@@ -176,11 +176,10 @@ fn select(tree: &Tree, base: usize) -> Result<Vec<Item<'_>>> {
     }
     items.sort_by(|a, b| a.path.split(|c| *c == b'/').cmp(b.path.split(|c| *c == b'/')));
     let mut first = std::collections::HashMap::new();
-    for i in 0..items.len() {
-        let row = items[i].row;
-        if let (Some(inode), true) = (row.inode, row.file_type != FileType::Dir) {
+    for (i, item) in items.iter_mut().enumerate() {
+        if let (Some(inode), true) = (item.row.inode, item.row.file_type != FileType::Dir) {
             let known = *first.entry(inode).or_insert(i);
-            items[i].link_to = (known != i).then_some(known);
+            item.link_to = (known != i).then_some(known);
         }
     }
     Ok(items)

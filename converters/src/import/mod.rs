@@ -402,9 +402,12 @@ pub(crate) struct LooseFile {
     pub(crate) source: Arc<dyn Source>,
     /// Its size in bytes.
     pub(crate) size: u64,
-    /// The parts of it that are no holes, in file order, and where in `source` each begins.
-    pub(crate) parts: Vec<(Range<u64>, u64)>,
+    /// The parts of it that are no holes.
+    pub(crate) parts: Parts,
 }
+
+/// Parts of a file, in file order, and where in what holds the file each begins.
+pub(crate) type Parts = Vec<(Range<u64>, u64)>;
 
 /// What storing a file gave: its object, and its SHA-1 and BLAKE3 unless too much of it is holes.
 pub(crate) type Stored = (ObjectId, Option<([u8; 20], ObjectId)>);
