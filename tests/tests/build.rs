@@ -79,6 +79,9 @@ fn a_disk_of_a_folder_is_what_the_tools_expect_and_the_same_from_a_tar() {
         assert_eq!(blkid(&at("volume"), "LABEL"), label);
         assert!(uuid.is_empty() || blkid(&at("volume"), "UUID") == uuid);
     }
+    // The layout is canonical: the disk, imported, is this image.
+    let report = run(mif(&store).args(["import", "--json", "--name", "imported"]).arg(&raw));
+    assert!(report.contains("\"same_as\":[\"disk@1\"]"), "{report}");
     // What the manifest says is what sfdisk, debugfs and mtools say, and that is the tree.
     run(tool(repo().join("fixtures/list-disk")).arg(&raw).arg(at("tools")));
     compare(&listing::of_image(&store, "disk"), &listing::of_tools(&at("tools")));

@@ -167,6 +167,8 @@ fn an_mbr_with_logical_partitions_is_resized_and_its_chain_follows() {
     run(mif(&store).args(["import", "--name", "disk"]).arg(&disk));
     let before = parts(&disk);
     let out = at("out.raw");
+    export(&store, &out, &["--size", "+10M"]);
+    run(tool("cmp").arg("-n").arg(disk.metadata().unwrap().len().to_string()).arg(&disk).arg(&out));
     for (option, slot, more) in [
         ("p6=+30M", 6, 30 * MIB as i64),
         ("p5=+8M", 5, 8 * MIB as i64),

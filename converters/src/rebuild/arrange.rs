@@ -107,8 +107,15 @@ pub(super) fn arrange(
                 if tail == 0 { room / sector * sector } else { aligned.max(room.min(end(&starts, &lens))) };
             lens[i] = end.saturating_sub(starts[i]);
         } else {
-            lens[i] += room.saturating_sub(end(&starts, &lens)) / STEP * STEP;
-            starts = place(&parts, &lens)?;
+            // What is free behind it is used up first, so that more may be left.
+            loop {
+                let more = room.saturating_sub(end(&starts, &lens)) / STEP * STEP;
+                if more == 0 {
+                    break;
+                }
+                lens[i] += more;
+                starts = place(&parts, &lens)?;
+            }
         }
         if lens[i] == 0 {
             return Err(Error::input(format!("{}: no room is left for it", volume_name(most))));
@@ -212,4 +219,81 @@ fn keeps(
     let to = if old_size == size && !moved { old_size } else { (old_size.saturating_sub(tail)).min(size) };
     add(from..to.max(from), from);
     keeps
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MIB: u64 = 1 << 20;
+
+    /// A disk of 100 MiB with such partitions: slot, start and length in MiB.
+    fn table(kind: TableKind, parts: &[(u32, u64, u64)]) -> Table {
+        let part = |(slot, start, len): &(u32, u64, u64)| Partition {
+            slot: *slot,
+            start: start * MIB,
+            len: len * MIB,
+            type_id: if *slot == 14 { BIOS_BOOT.into() } else { String::new() },
+            id: None,
+            name: None,
+            attributes: 0,
+        };
+        Table {
+            kind,
+            sector_size: 512,
+            id: None,
+            partitions: parts.iter().map(part).collect(),
+            warnings: Vec::new(),
+        }
+    }
+
+    fn places(arrangement: &Arrangement) -> Vec<(u32, u64, u64)> {
+        let parts = arrangement.table.partitions.iter();
+        parts.map(|p| (p.slot, p.start / MIB, p.len / MIB)).collect()
+    }
+
+    #[test]
+    fn a_volume_grows_into_free_room_first_and_then_what_is_behind_it_moves() {
+        let table = table(TableKind::Gpt, &[(14, 1, 1), (1, 10, 20), (2, 40, 20)]);
+        let arranged = |sizes: &[(u32, u64)], size| {
+            arrange(&table, 100 * MIB, size, sizes, None, 16_896).map_err(|e| e.to_string())
+        };
+        let within = arranged(&[(1, 30 * MIB)], None).unwrap();
+        assert_eq!(places(&within), [(14, 1, 1), (1, 10, 30), (2, 40, 20)]);
+        assert_eq!(within.size, 100 * MIB);
+        let over = arranged(&[(1, 35 * MIB + 512)], None).unwrap();
+        assert_eq!(places(&over), [(14, 1, 1), (1, 10, 35), (2, 46, 20)]);
+        assert!(over.keeps.contains(&Keep { to: 46 * MIB..66 * MIB, from: 40 * MIB }), "{:?}", over.keeps);
+        let beyond = arranged(&[(2, 80 * MIB)], None).unwrap();
+        assert_eq!(beyond.size, 121 * MIB, "with room for the backup, in whole mebibytes");
+        let smaller = arranged(&[(2, 10 * MIB)], Some(Size::Min)).unwrap();
+        assert_eq!(smaller.size, 50 * MIB + 16_896);
+        let error = arranged(&[], Some(Size::To(50 * MIB))).unwrap_err();
+        assert!(error.contains("no room"), "{error}");
+    }
+
+    #[test]
+    fn what_boot_code_finds_by_its_sector_is_not_moved() {
+        let table = table(TableKind::Gpt, &[(1, 1, 20), (14, 21, 1)]);
+        let error = arrange(&table, 100 * MIB, None, &[(1, 21 * MIB)], None, 16_896).unwrap_err();
+        assert!(error.to_string().contains("boot code"), "{error}");
+    }
+
+    #[test]
+    fn all_there_is_goes_to_one_volume_wherever_it_lies() {
+        let table = table(TableKind::Gpt, &[(1, 1, 20), (2, 30, 20)]);
+        let arranged = |most| arrange(&table, 100 * MIB, Some(Size::To(200 * MIB)), &[], Some(most), 16_896);
+        assert_eq!(places(&arranged(2).unwrap()), [(1, 1, 20), (2, 30, 169)]);
+        assert_eq!(places(&arranged(1).unwrap()), [(1, 1, 178), (2, 179, 20)]);
+    }
+
+    #[test]
+    fn a_logical_partition_keeps_the_room_of_its_record() {
+        // The container's first sector, then the partitions, each a mebibyte behind its record.
+        let mut table = table(TableKind::Mbr, &[(2, 1, 0), (5, 2, 10), (6, 13, 10)]);
+        table.partitions[0].len = 512;
+        let grown = arrange(&table, 100 * MIB, None, &[(5, 14 * MIB)], None, 0).unwrap();
+        assert_eq!(places(&grown), [(2, 1, 0), (5, 2, 14), (6, 17, 10)]);
+        assert!(grown.keeps.contains(&Keep { to: 16 * MIB..27 * MIB, from: 12 * MIB }), "{:?}", grown.keeps);
+    }
 }

@@ -233,7 +233,10 @@ pub(super) fn links(disk: &dyn Source, table: &Table) -> Result<BTreeMap<u32, u6
             break;
         }
         links.insert(slot, lba);
-        let Some(next) = ebr.partition_record.iter().find(|r| r.is_used() && r.is_extended()) else { break };
+        let next = &ebr.partition_record[1];
+        if !next.is_used() || !next.is_extended() {
+            break;
+        }
         lba = start(container) + start(next);
     }
     Ok(links)

@@ -146,8 +146,7 @@ fn chain(
         })?;
         let was = link * sector;
         let before = old.partitions.iter().find(|p| p.slot == partition.slot).map_or(was, |p| p.start);
-        let mut bytes = disk.read_vec(was, mbr::SIZE)?;
-        bytes[RECORDS + RECORD..RECORDS + 2 * RECORD].fill(0);
+        let bytes = disk.read_vec(was, mbr::SIZE)?;
         placed.insert(partition.slot, (first - (before - was) / sector, first, len, bytes));
     }
     let mut reach = least;
@@ -155,8 +154,8 @@ fn chain(
     for (lba, first, len, mut bytes) in placed.into_values().rev() {
         let end = first + len;
         put_record(&mut bytes[RECORDS..RECORDS + RECORD], narrow(first - lba)?, narrow(len)?);
+        // Only the last link has no other after it, before as now.
         if let Some((next_lba, next_end)) = next {
-            bytes[RECORDS + RECORD + 4] = OS_TYPES_EXTENDED[0];
             let record = &mut bytes[RECORDS + RECORD..RECORDS + 2 * RECORD];
             put_record(record, narrow(next_lba - container)?, narrow(next_end - next_lba)?);
         }
@@ -186,7 +185,12 @@ fn sector0(disk: Option<&dyn Source>) -> Result<Vec<u8>> {
     Ok(sector)
 }
 
+/// Says where a partition lies. One that lies there already keeps the cylinders, heads and sectors that somebody
+/// gave it.
 fn put_record(record: &mut [u8], first: u32, sectors: u32) {
+    if (le32(record, 8), le32(record, 12)) == (first, sectors) {
+        return;
+    }
     record[1..4].copy_from_slice(&chs(first));
     record[5..8].copy_from_slice(&chs(first.saturating_add(sectors.max(1) - 1)));
     put::le32(record, 8, first);
