@@ -1,5 +1,5 @@
 //! Partition tables: MBR with logical partitions, GPT, or none. Slot-preserving; the table's own bytes are
-//! residue. [`write`] makes a new table, or changes one.
+//! residue. [`mod@write`] makes a new table, or changes one.
 //!
 //! What is a table and what is not is decided as the Linux kernel decides it (`block/partitions/`), because
 //! the guest will: a protective MBR calls for a GPT, whose backup serves where the primary is damaged; else
