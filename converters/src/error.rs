@@ -68,10 +68,10 @@ impl Error {
         self
     }
 
-    /// The same, said of a volume.
+    /// The same, said of a volume, an edit, or whatever else it happened in.
     #[must_use]
-    pub(crate) fn in_volume(mut self, name: &str) -> Self {
-        self.message = format!("{name}: {}", self.message);
+    pub(crate) fn within(mut self, what: &str) -> Self {
+        self.message = format!("{what}: {}", self.message);
         self
     }
 

@@ -62,7 +62,8 @@ pub struct FsckReport {
 pub struct LostImage {
     /// The image, as `name@version`.
     pub image: String,
-    /// Parts of its record that are lost: `manifest`, `layout`, `record`, `digests`.
+    /// Parts of its record that are lost: `manifest`, `layout`, `record`, `digests`,
+    /// `packages`.
     pub parts: Vec<String>,
     /// Files whose content is lost, as `volume:path`; at most a thousand are named.
     pub files: Vec<String>,
@@ -88,7 +89,7 @@ pub fn fsck(path: &Path, options: &FsckOptions, progress: &dyn Progress) -> Resu
         state = check_packs(&store, progress)?;
     }
     let mut report = check_images(&store, &images, &state, progress)?;
-    let derived = repair::digests(&store, &report)?;
+    let derived = repair::tables(&store, &report)?;
     if !derived.is_empty() {
         done.extend(derived);
         report = check_images(&store, &images, &state, progress)?;
@@ -172,13 +173,13 @@ fn check_tags(store: &Store, name: &str, report: &mut FsckReport) -> Result<()> 
     Ok(())
 }
 
-/// The file of digests, if the image has one, must be what its manifest gives: a search relies on it.
+/// The file of digests must be what the manifest gives: a search relies on it.
 fn check_digests(stored: &StoredImage, rows: &[Row]) -> Result<()> {
     match stored.digests()? {
-        Some(there) if there != digests::encode(rows) => {
+        Some(there) if there == digests::encode(rows) => Ok(()),
+        _ => {
             Err(Error::store(format!("{}: the file of digests does not fit the manifest", stored.image.id())))
         }
-        _ => Ok(()),
     }
 }
 
@@ -211,6 +212,9 @@ impl Checker<'_> {
                     Ok(rows) => {
                         if let Err(e) = check_digests(&stored, &rows) {
                             problem("digests", &e, &mut lost);
+                        }
+                        if let Err(e) = stored.packages() {
+                            problem("packages", &e, &mut lost);
                         }
                         self.files(&rows, &mut lost)?;
                     }

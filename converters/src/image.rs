@@ -7,6 +7,7 @@ use std::sync::Arc;
 use mif_formats::container::{self, OpenOptions};
 use mif_formats::fs::Piece;
 use mif_formats::mif::ObjectId;
+use mif_formats::mif::manifest::Row;
 use mif_formats::source::check_range;
 use mif_formats::{Extent, Source, at};
 
@@ -80,14 +81,7 @@ impl OpenImage {
     /// All its files. Of a disk image file they come from the filesystems, of a stored image from the manifest.
     pub fn tree(&self) -> Result<Tree> {
         match &self.origin {
-            Origin::Stored { stored, objects } => {
-                let rows = stored.manifest()?;
-                let contents = rows
-                    .iter()
-                    .map(|row| row.object().map(|id| Contents::Stored { id, objects: objects.clone() }))
-                    .collect();
-                Ok(Tree::new(rows, contents, Vec::new()))
-            }
+            Origin::Stored { stored, objects } => Ok(stored_tree(stored.manifest()?, objects)),
             Origin::File { container } => tree_of_disk(container.source.clone()),
         }
     }
@@ -100,6 +94,13 @@ impl OpenImage {
             Origin::Stored { .. } => &[],
         }
     }
+}
+
+/// The tree of rows whose content is in a store.
+pub(crate) fn stored_tree(rows: Vec<Row>, objects: &Arc<Objects>) -> Tree {
+    let content = |row: &Row| row.object().map(|id| Contents::Stored { id, objects: objects.clone() });
+    let contents = rows.iter().map(content).collect();
+    Tree::new(rows, contents, Vec::new())
 }
 
 fn tree_of_disk(disk: Arc<dyn Source>) -> Result<Tree> {

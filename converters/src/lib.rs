@@ -5,6 +5,8 @@
 
 mod build;
 mod cat;
+mod customize;
+mod diff;
 mod error;
 mod export;
 mod extract;
@@ -15,6 +17,7 @@ mod import;
 mod info;
 mod log;
 mod ls;
+mod packages;
 mod progress;
 mod rebuild;
 mod rm;
@@ -28,6 +31,10 @@ pub mod verify;
 
 pub use build::{BuildOptions, BuildReport, BuiltVolume, build};
 pub use cat::cat;
+pub use customize::{
+    CustomizeOptions, CustomizeReport, Customized, Recipe, Variables, customize, read_instances,
+};
+pub use diff::{Change, ChangeKind, DiffCounts, DiffOptions, DiffReport, FieldChange, Group, Grouping, diff};
 pub use error::{Code, Error, Result};
 pub use export::{ExportOptions, ExportReport, export};
 pub use extract::{ExtractReport, NotSet, Target, extract};
@@ -38,6 +45,7 @@ pub use import::{ImportOptions, ImportReport, import};
 pub use info::{ImageInfo, info};
 pub use log::{LogEntry, LogReport, log, tag, untag};
 pub use ls::{Listing, LsEntry, ls};
+pub use packages::{ImagePackage, Package, PackagesReport, packages};
 pub use progress::{Progress, Silent};
 pub use rebuild::{IdChange, IdsReport, NewIds, RebuildOptions, RebuildReport, Reshape, Size, rebuild};
 pub use rm::{RmReport, rm};

@@ -45,6 +45,12 @@ impl VolumePath {
     }
 }
 
+impl Paths for Tree {
+    fn row(&self, volume: &str, path: &[u8]) -> Option<&Row> {
+        self.get(volume, path).map(|number| &self.rows[number])
+    }
+}
+
 impl Tree {
     pub(crate) fn new(rows: Vec<Row>, contents: Vec<Option<Contents>>, complaints: Vec<String>) -> Self {
         let by_path =
@@ -69,15 +75,7 @@ impl Tree {
     /// The volume with the root filesystem: the one that has the marks of one, or else the only one.
     #[must_use]
     pub fn root_volume(&self) -> Option<&str> {
-        let volumes = self.volumes();
-        let marks: [&[u8]; 4] = [b"/etc/fstab", b"/etc/os-release", b"/usr/lib/os-release", b"/etc/passwd"];
-        let is_root = |volume: &&&str| marks.iter().any(|mark| self.get(volume, mark).is_some());
-        let found = volumes.iter().find(is_root);
-        match (found, &volumes[..]) {
-            (Some(root), _) => Some(root),
-            (None, [only]) => Some(only),
-            (None, _) => None,
-        }
+        root_volume(self, &self.volumes())
     }
 
     /// The row number of a path, as it stands.
@@ -100,44 +98,8 @@ impl Tree {
                     .advise(format!("Say on which: {}", self.volumes_text()))
             })?,
         };
-        let missing = |at: &[u8]| {
-            let at = escape(at);
-            Error::input(format!("{volume}:{at}: is not there")).advise("`mif ls` lists what is")
-        };
-        let mut links = 0;
-        let mut current = self.get(volume, b"/").ok_or_else(|| missing(b"/"))?;
-        let mut todo: Vec<Vec<u8>> = parts(&path.path).collect();
-        todo.reverse();
-        while let Some(part) = todo.pop() {
-            let here = &self.rows[current];
-            if part == b".." {
-                let parent = here.path.iter().rposition(|b| *b == b'/').unwrap_or(0).max(1);
-                current = self.get(volume, &here.path[..parent]).ok_or_else(|| missing(&here.path))?;
-                continue;
-            }
-            let mut child = if here.path == b"/" { Vec::new() } else { here.path.clone() };
-            child.push(b'/');
-            child.extend_from_slice(&part);
-            let found = self.get(volume, &child).ok_or_else(|| missing(&child))?;
-            let target = self.rows[found].link_target.as_ref().filter(|_| follow || !todo.is_empty());
-            let Some(target) = target.filter(|_| self.rows[found].file_type == FileType::Symlink) else {
-                current = found;
-                continue;
-            };
-            links += 1;
-            if links > MAX_SYMLINKS {
-                return Err(Error::input(format!(
-                    "{volume}:{}: goes through too many symlinks",
-                    escape(&child)
-                )));
-            }
-            if target.first() == Some(&b'/') {
-                current = self.get(volume, b"/").ok_or_else(|| missing(b"/"))?;
-            }
-            let target: Vec<Vec<u8>> = parts(target).collect();
-            todo.extend(target.into_iter().rev());
-        }
-        Ok(current)
+        let place = resolve(self, volume, &path.path, follow)?;
+        self.get(&place.volume, &place.path).ok_or_else(|| missing(&place.volume, &place.path))
     }
 
     fn volumes_text(&self) -> String {
@@ -156,6 +118,104 @@ impl Tree {
             None => Err(Error::input(format!("{volume}:{}: is no regular file", escape(path)))),
         }
     }
+}
+
+/// What paths are resolved in.
+pub(crate) trait Paths {
+    /// The row of a path, as it stands.
+    fn row(&self, volume: &str, path: &[u8]) -> Option<&Row>;
+
+    /// The volume that is mounted on a folder.
+    fn mounted(&self, _volume: &str, _path: &[u8]) -> Result<Option<String>> {
+        Ok(None)
+    }
+
+    /// The folder that `..` in a volume's root is.
+    fn above(&self, volume: &str) -> Result<Place> {
+        Ok(self.root(volume))
+    }
+
+    /// The folder that `/` is, to a symlink on a volume.
+    fn root(&self, volume: &str) -> Place {
+        Place { volume: volume.to_owned(), path: b"/".to_vec() }
+    }
+}
+
+/// The volume with the root filesystem, of these: the one that has the marks of one, or else the only one.
+pub(crate) fn root_volume<'v>(paths: &impl Paths, volumes: &[&'v str]) -> Option<&'v str> {
+    let marks: [&[u8]; 4] = [b"/etc/fstab", b"/etc/os-release", b"/usr/lib/os-release", b"/etc/passwd"];
+    let is_root = |volume: &&&str| marks.iter().any(|mark| paths.row(volume, mark).is_some());
+    match (volumes.iter().find(is_root), volumes) {
+        (Some(root), _) => Some(root),
+        (None, [only]) => Some(only),
+        (None, _) => None,
+    }
+}
+
+/// Where a path leads: a volume, and a path on it that goes through no symlink.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Place {
+    pub(crate) volume: String,
+    pub(crate) path: Vec<u8>,
+}
+
+/// The error of a path that is not there.
+pub(crate) fn missing(volume: &str, path: &[u8]) -> Error {
+    Error::input(format!("{volume}:{}: is not there", escape(path))).advise("`mif ls` lists what is")
+}
+
+/// Where `path`, from the root of `volume` on, leads. Symlinks on the way are followed; one at the end too if
+/// `follow`. All on the way is there; the end need not be.
+pub(crate) fn resolve(paths: &impl Paths, volume: &str, path: &[u8], follow: bool) -> Result<Place> {
+    let mut links = 0;
+    let mut here = Place { volume: volume.to_owned(), path: b"/".to_vec() };
+    let mut todo: Vec<Vec<u8>> = parts(path).collect();
+    todo.reverse();
+    while let Some(part) = todo.pop() {
+        let folder = paths.row(&here.volume, &here.path).ok_or_else(|| missing(&here.volume, &here.path))?;
+        if folder.file_type != FileType::Dir {
+            return Err(Error::input(format!("{}:{}: is no folder", here.volume, escape(&here.path))));
+        }
+        if part == b".." {
+            if here.path == b"/" {
+                here = paths.above(&here.volume)?;
+            }
+            here.path.truncate(here.path.iter().rposition(|b| *b == b'/').unwrap_or(0).max(1));
+            continue;
+        }
+        let mut child = if here.path == b"/" { Vec::new() } else { here.path.clone() };
+        child.push(b'/');
+        child.extend_from_slice(&part);
+        let Some(found) = paths.row(&here.volume, &child) else {
+            if todo.is_empty() {
+                here.path = child;
+                continue;
+            }
+            return Err(missing(&here.volume, &child));
+        };
+        let target = found.link_target.as_ref().filter(|_| follow || !todo.is_empty());
+        let Some(target) = target.filter(|_| found.file_type == FileType::Symlink) else {
+            here = match paths.mounted(&here.volume, &child)? {
+                Some(volume) => Place { volume, path: b"/".to_vec() },
+                None => Place { path: child, ..here },
+            };
+            continue;
+        };
+        links += 1;
+        if links > MAX_SYMLINKS {
+            return Err(Error::input(format!(
+                "{}:{}: goes through too many symlinks",
+                here.volume,
+                escape(&child)
+            )));
+        }
+        if target.first() == Some(&b'/') {
+            here = paths.root(&here.volume);
+        }
+        let target: Vec<Vec<u8>> = parts(target).collect();
+        todo.extend(target.into_iter().rev());
+    }
+    Ok(here)
 }
 
 fn parts(path: &[u8]) -> impl Iterator<Item = Vec<u8>> + '_ {

@@ -1,15 +1,17 @@
 //! `verify`: are two images the same? Bit by bit, and if not, file by file.
 
-use std::collections::BTreeMap;
+mod places;
+
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
 use mif_formats::Source;
-use mif_formats::fs::FileType;
-use mif_formats::mif::manifest::{Row, escape};
 use mif_formats::source::is_zero;
 use serde::Serialize;
 
+pub use self::places::PlaceReport;
+use self::places::Places;
+use crate::diff::{self, ChangeKind};
 use crate::progress::{self, Progress};
 use crate::scan::Scan;
 use crate::{Error, OpenImage, Origin, Result, Tree};
@@ -43,8 +45,13 @@ pub struct BitsReport {
     pub first: u64,
     /// How many bytes differ.
     pub bytes: u64,
-    /// What lies at the first difference: the partition or `outside partitions`, and the file if it is one's.
+    /// What lies at the first difference, and where in it.
     pub place: String,
+    /// How many bytes differ in which partition and file of the first image, by where they lie on the disk; at
+    /// most a thousand places are named.
+    pub places: Vec<PlaceReport>,
+    /// How many places there are in all.
+    pub places_in_all: u64,
 }
 
 /// How the files of two images compare.
@@ -66,12 +73,14 @@ pub struct FilesReport {
 }
 
 /// How two sources differ.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct Difference {
     /// The first byte that differs.
     pub(crate) first: Option<u64>,
     /// How many bytes differ.
     pub(crate) bytes: u64,
+    /// Where the windows start that differ, ascending.
+    windows: Vec<u64>,
 }
 
 /// Compares two images.
@@ -95,8 +104,12 @@ pub fn verify(a: &OpenImage, b: &OpenImage, progress: &dyn Progress) -> Result<V
     }
     report.same_bits = false;
     if let Some(first) = difference.first {
-        let place = place_of(first, &Scan::new(disks[0].clone())?);
-        report.bits = Some(BitsReport { first, bytes: difference.bytes, place });
+        let found = Places::new(&Scan::new(disks[0].clone())?);
+        let place = found.describe(first);
+        let mut places = found.tally((&*disks[0], &*disks[1]), &difference.windows, progress)?;
+        let places_in_all = places.len() as u64;
+        places.truncate(MAX_PATHS);
+        report.bits = Some(BitsReport { first, bytes: difference.bytes, place, places, places_in_all });
     }
     progress.stage("comparing files", 0);
     report.files = Some(compare_files(&a.tree()?, &b.tree()?, progress)?);
@@ -116,6 +129,7 @@ pub(crate) fn compare_bits(
     let next = AtomicU64::new(0);
     let bytes = AtomicU64::new(0);
     let first = AtomicU64::new(u64::MAX);
+    let windows = Mutex::new(Vec::new());
     let error: Mutex<Option<Error>> = Mutex::new(None);
     let failed = AtomicUsize::new(0);
     let compare_windows = || -> Result<()> {
@@ -127,7 +141,11 @@ pub(crate) fn compare_bits(
             }
             progress::check(progress)?;
             let len = (size - start).min(WINDOW) as usize;
-            compare_window(a, b, start, (&mut x[..len], &mut y[..len]), &first, &bytes)?;
+            if let Some((at, count)) = compare_window(a, b, start, (&mut x[..len], &mut y[..len]))? {
+                first.fetch_min(at, Ordering::Relaxed);
+                bytes.fetch_add(count, Ordering::Relaxed);
+                windows.lock().expect("not poisoned").push(start);
+            }
             progress.advance(len as u64);
         }
         Ok(())
@@ -146,17 +164,18 @@ pub(crate) fn compare_bits(
         return Err(error);
     }
     let first = first.into_inner();
-    Ok(Difference { first: (first != u64::MAX).then_some(first), bytes: bytes.into_inner() })
+    let mut windows = windows.into_inner().expect("not poisoned");
+    windows.sort_unstable();
+    Ok(Difference { first: (first != u64::MAX).then_some(first), bytes: bytes.into_inner(), windows })
 }
 
+/// The first byte of a window that differs, on the disk, and how many do; `None` if it is the same.
 fn compare_window(
     a: &dyn Source,
     b: &dyn Source,
     start: u64,
     (x, y): (&mut [u8], &mut [u8]),
-    first: &AtomicU64,
-    bytes: &AtomicU64,
-) -> Result<()> {
+) -> Result<Option<(u64, u64)>> {
     let x_has_data = read_or_zero(a, start, x)?;
     let y_has_data = read_or_zero(b, start, y)?;
     let same = match (x_has_data, y_has_data) {
@@ -166,18 +185,10 @@ fn compare_window(
         (true, true) => x == y,
     };
     if same {
-        return Ok(());
+        return Ok(None);
     }
-    let different = x.iter().zip(y.iter()).enumerate().filter(|(_, (x, y))| x != y);
-    let mut count = 0;
-    for (i, _) in different {
-        if count == 0 {
-            first.fetch_min(start + i as u64, Ordering::Relaxed);
-        }
-        count += 1;
-    }
-    bytes.fetch_add(count, Ordering::Relaxed);
-    Ok(())
+    let mut different = x.iter().zip(y.iter()).enumerate().filter(|(_, (x, y))| x != y);
+    Ok(different.next().map(|(first, _)| (start + first as u64, 1 + different.count() as u64)))
 }
 
 /// Reads the bytes at `start`, and zeros past the end; whether there is any data among them. Without, `buf` is
@@ -199,62 +210,20 @@ fn read_or_zero(source: &dyn Source, start: u64, buf: &mut [u8]) -> Result<bool>
     Ok(data)
 }
 
-/// What lies at a byte of a disk.
-fn place_of(byte: u64, scan: &Scan) -> String {
-    // The last first: a logical volume says more than the partition that it lies in.
-    let holder = scan.volumes.iter().rev().find_map(|volume| {
-        let extent = volume.extents.iter().find(|e| (e.disk..e.disk + e.len).contains(&byte))?;
-        Some((volume, extent.volume + (byte - extent.disk)))
-    });
-    let Some((volume, on_volume)) = holder else { return "outside of every partition".into() };
-    let name = &volume.name;
-    let Some(fs) = volume.filesystem() else { return format!("{name}, byte {on_volume}") };
-    let Ok(listing) = mif_formats::fs::walk::walk(fs) else { return format!("{name}, byte {on_volume}") };
-    for entry in &listing.entries {
-        let Ok(content) = fs.content(entry.node) else { continue };
-        let mut in_file = 0;
-        for piece in &content.pieces {
-            if let mif_formats::fs::Piece::Volume { offset, len } = piece
-                && (*offset..offset + len).contains(&on_volume)
-            {
-                let path = escape(&entry.path);
-                return format!("{name}:{path}, byte {} of it", in_file + on_volume - offset);
-            }
-            in_file += piece.len();
-        }
-    }
-    format!("{name}, byte {on_volume}, in no file's content")
-}
-
 fn compare_files(a: &Tree, b: &Tree, progress: &dyn Progress) -> Result<FilesReport> {
-    let key = |row: &Row| (row.volume.clone(), row.path.clone());
-    let index = |tree: &Tree| -> BTreeMap<(String, Vec<u8>), usize> {
-        tree.rows().iter().enumerate().map(|(i, row)| (key(row), i)).collect()
-    };
-    let (in_a, in_b) = (index(a), index(b));
-    let mut report = FilesReport::default();
-    let text = |(volume, path): &(String, Vec<u8>)| format!("{volume}:{}", escape(path));
-    for (key, i) in &in_a {
-        progress::check(progress)?;
-        report.compared += 1;
-        let Some(j) = in_b.get(key) else {
-            report.differences += 1;
-            push(&mut report.only_in_first, text(key));
-            continue;
-        };
-        let mut fields = different_fields(&a.rows()[*i], &b.rows()[*j]);
-        if !fields.contains(&"type") && content_differs(a, *i, b, *j)? {
-            fields.push("content");
-        }
-        if !fields.is_empty() {
-            report.differences += 1;
-            push(&mut report.different, (text(key), fields));
-        }
-    }
-    for key in in_b.keys().filter(|key| !in_a.contains_key(*key)) {
-        report.compared += 1;
+    let volumes = b.volumes().into_iter().map(|name| (name.to_owned(), name.to_owned())).collect();
+    let mut report = FilesReport { compared: a.rows().len() as u64, ..FilesReport::default() };
+    for change in diff::changes([a, b], &volumes, false, progress)? {
         report.differences += 1;
-        push(&mut report.only_in_second, text(key));
+        let path = format!("{}:{}", change.volume, change.path);
+        match change.kind {
+            ChangeKind::Removed => push(&mut report.only_in_first, path),
+            ChangeKind::Added => {
+                report.compared += 1;
+                push(&mut report.only_in_second, path);
+            }
+            _ => push(&mut report.different, (path, change.fields.iter().map(|field| field.field).collect())),
+        }
     }
     report.same = report.differences == 0;
     Ok(report)
@@ -264,55 +233,6 @@ fn push<T>(list: &mut Vec<T>, item: T) {
     if list.len() < MAX_PATHS {
         list.push(item);
     }
-}
-
-fn different_fields(a: &Row, b: &Row) -> Vec<&'static str> {
-    let fields = [
-        ("type", a.file_type != b.file_type),
-        ("mode", a.mode != b.mode),
-        ("owner", (a.uid, a.gid) != (b.uid, b.gid)),
-        ("links", a.nlink != b.nlink && a.file_type != FileType::Dir),
-        ("size", a.size != b.size && a.file_type == FileType::File),
-        ("mtime", a.mtime != b.mtime),
-        ("link target", a.link_target != b.link_target),
-        ("device", a.rdev != b.rdev),
-        ("xattrs", a.xattrs != b.xattrs),
-    ];
-    fields.into_iter().filter_map(|(name, differs)| differs.then_some(name)).collect()
-}
-
-fn content_differs(a: &Tree, i: usize, b: &Tree, j: usize) -> Result<bool> {
-    let (x, y) = (&a.rows()[i], &b.rows()[j]);
-    if x.file_type != FileType::File {
-        return Ok(false);
-    }
-    if x.size != y.size {
-        return Ok(true);
-    }
-    if let (Some(x), Some(y)) = (x.blake3, y.blake3) {
-        return Ok(x != y);
-    }
-    // A file that cannot be read in both counts as the same: both readers say so in their warnings.
-    match (a.content(i), b.content(j)) {
-        (Ok(x), Ok(y)) => sources_differ(&*x, &*y),
-        (Err(_), Err(_)) => Ok(false),
-        _ => Ok(true),
-    }
-}
-
-fn sources_differ(x: &dyn Source, y: &dyn Source) -> Result<bool> {
-    let (mut p, mut q) = (vec![0; WINDOW as usize], vec![0; WINDOW as usize]);
-    let mut start = 0;
-    while start < x.len() {
-        let len = (x.len() - start).min(WINDOW) as usize;
-        read_or_zero(x, start, &mut p[..len])?;
-        read_or_zero(y, start, &mut q[..len])?;
-        if p[..len] != q[..len] {
-            return Ok(true);
-        }
-        start += len as u64;
-    }
-    Ok(false)
 }
 
 #[cfg(test)]
@@ -327,13 +247,13 @@ mod tests {
         other[5] = 8;
         other[(2 << 20) + 1] = 8;
         let difference = compare_bits(&MemSource(vec![7; 3 << 20]), &MemSource(other), "", &Silent).unwrap();
-        assert_eq!(difference, Difference { first: Some(5), bytes: 2 });
+        assert_eq!(difference, Difference { first: Some(5), bytes: 2, windows: vec![0, 2 << 20] });
     }
 
     #[test]
     fn a_shorter_disk_goes_on_in_zeros() {
         let (short, long) = (MemSource(vec![1; 10]), MemSource([vec![1; 10], vec![0; 10], vec![2]].concat()));
         let difference = compare_bits(&short, &long, "", &Silent).unwrap();
-        assert_eq!(difference, Difference { first: Some(20), bytes: 1 });
+        assert_eq!(difference, Difference { first: Some(20), bytes: 1, windows: vec![0] });
     }
 }

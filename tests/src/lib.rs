@@ -2,6 +2,7 @@
 
 #![forbid(unsafe_code)]
 
+pub mod debian;
 pub mod disk;
 pub mod listing;
 pub mod oracle;
@@ -38,6 +39,12 @@ pub fn work_folder() -> TempDir {
 pub fn have(tools: &[&str]) -> bool {
     let absent: Vec<&&str> = tools.iter().filter(|tool| find(tool).is_none()).collect();
     absent.is_empty() || skip(&format!("these tools are not installed: {absent:?}"))
+}
+
+/// Whether the tests run as root.
+#[must_use]
+pub fn is_root() -> bool {
+    run(tool("id").arg("-u")).trim() == "0"
 }
 
 /// Where a tool is.

@@ -124,14 +124,22 @@ fn verify_answers_by_its_exit_code_and_names_the_place() {
     let text = b"PRETTY_NAME=\"The mif demo disk\"";
     let place = bytes.windows(text.len()).position(|w| w == text).unwrap();
     bytes[place] ^= 1;
+    bytes[place + 2] ^= 1;
+    // The boot code, which lies in no partition.
+    bytes[100..105].iter_mut().for_each(|byte| *byte ^= 1);
     fs::write(&raw, &bytes).unwrap();
     let output = mif(&store).args(["verify", "demo", "--json"]).arg(&raw).output().unwrap();
     assert_eq!(output.status.code(), Some(1));
     let report: Value = serde_json::from_slice(&output.stdout).unwrap();
-    assert_eq!(report["bits"]["first"], place as u64);
-    assert_eq!(report["bits"]["bytes"], 1);
+    assert_eq!(report["bits"]["first"], 100);
+    assert_eq!(report["bits"]["bytes"], 7);
+    assert_eq!(report["bits"]["place"], "outside of every partition");
+    let places = report["bits"]["places"].as_array().unwrap();
+    assert_eq!(places.len(), 2, "{report}");
+    assert_eq!((&places[0]["first"], &places[0]["bytes"]), (&Value::from(100), &Value::from(5)));
+    assert_eq!((&places[1]["first"], &places[1]["bytes"]), (&Value::from(place as u64), &Value::from(2)));
     // One inode's content, by whichever of its names comes first.
-    assert!(report["bits"]["place"].as_str().unwrap().starts_with("p1:/"), "{report}");
+    assert!(places[1]["place"].as_str().unwrap().starts_with("p1:/"), "{report}");
     let different: Vec<_> = report["files"]["different"].as_array().unwrap().iter().map(|d| &d[0]).collect();
     assert!(different.iter().any(|path| *path == "p1:/etc/os-release"), "{report}");
 }

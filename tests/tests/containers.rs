@@ -177,6 +177,31 @@ fn what_we_write_qemu_img_finds_whole_and_the_same() {
     }
 }
 
+/// Every reader over every writer, and into every writer again.
+#[test]
+fn every_container_goes_into_every_other() {
+    let Some(qemu_img) = tool("qemu-img") else { return };
+    let dir = tempfile::tempdir().unwrap();
+    let (from, to) = (dir.path().join("from"), dir.path().join("to"));
+    std::fs::create_dir_all(&from).unwrap();
+    std::fs::create_dir_all(&to).unwrap();
+    let raw = to.join("disk.raw");
+    make_disk(&raw, (4 << 20) + 512, 77);
+    let source = open_as(&raw, "raw").source;
+    for (format, options) in WRITE {
+        let first = from.join(format!("image.{format}"));
+        write(&*source, &first, format, options);
+        let read = open_as(&first, format).source;
+        for (next, next_options) in WRITE {
+            let what = format!("{format} {options:?} to {next} {next_options:?}");
+            let second = to.join(format!("image.{next}"));
+            write(&*read, &second, next, next_options);
+            check(&qemu_img, &to, next, &what);
+            assert_same(&what, &*open_as(&second, next).source, &raw);
+        }
+    }
+}
+
 fn check(qemu_img: &Tool, folder: &Path, format: &str, what: &str) {
     // qemu-img checks no VHD.
     if format != "raw" && format != "vpc" {

@@ -131,16 +131,22 @@ fn a_lost_index_is_made_again_from_its_pack() {
 }
 
 #[test]
-fn a_damaged_file_of_digests_is_found_and_made_again() {
+fn a_damaged_table_is_found_and_made_again() {
     let fixture = Fixture::new();
-    let digests = fixture.store().join("images/name=demo/version=1/digests");
-    let whole = fs::read(&digests).unwrap();
-    let mut bad = whole.clone();
-    *bad.last_mut().unwrap() ^= 1;
-    fs::remove_file(&digests).unwrap();
-    fs::write(&digests, bad).unwrap();
-    run_failing(mif(&fixture.store()).arg("fsck"), 1);
-    fixture.mif(&["fsck", "--repair"]);
-    assert_eq!(fs::read(&digests).unwrap(), whole);
-    fixture.mif(&["fsck"]);
+    for name in ["digests", "packages.parquet"] {
+        let table = fixture.store().join("images/name=demo/version=1").join(name);
+        let whole = fs::read(&table).unwrap();
+        let mut bad = whole.clone();
+        *bad.last_mut().unwrap() ^= 1;
+        fs::remove_file(&table).unwrap();
+        fs::write(&table, bad).unwrap();
+        run_failing(mif(&fixture.store()).arg("fsck"), 1);
+        fixture.mif(&["fsck", "--repair"]);
+        assert!(fs::read(&table).unwrap() == whole, "{name}");
+        fs::remove_file(&table).unwrap();
+        run_failing(mif(&fixture.store()).arg("fsck"), 1);
+        fixture.mif(&["fsck", "--repair"]);
+        assert!(fs::read(&table).unwrap() == whole, "{name}");
+        fixture.mif(&["fsck"]);
+    }
 }

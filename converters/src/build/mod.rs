@@ -33,10 +33,13 @@ use self::description::{Description, VolumeDescription, VolumeSize};
 use self::members::{Content, Member, Members, TreePath};
 use crate::import::store_files;
 use crate::progress::{self, Progress};
-use crate::rebuild::{Bench, Made, NewIds, Params, Splicer, made_now, node, read_back, settle, uuid_bytes};
+use crate::rebuild::{
+    Bench, Contents, Known, Made, NewContents, NewIds, Params, Splicer, check_name, made_now, node,
+    uuid_bytes,
+};
 use crate::scan::VolumeExtent;
-use crate::store::{Counts, ImageName, Provenance, Store, WriterStats};
-use crate::{Error, Result, volume_name};
+use crate::store::{Counts, Provenance, Store, WriterStats};
+use crate::{Error, Result, packages, volume_name};
 
 /// Boot code in sector 0 ends here; the disk's signature and the table follow.
 const BOOT_CODE: usize = 440;
@@ -110,10 +113,7 @@ pub fn build(
     progress: &dyn Progress,
 ) -> Result<BuildReport> {
     let started = Instant::now();
-    if !ImageName::is_valid(&options.name) {
-        return Err(Error::usage(format!("\"{}\" cannot be the name of an image", options.name))
-            .advise("A name has letters, digits and . _ + -"));
-    }
+    check_name(&options.name)?;
     let description = Description::read(description)?;
     let boot = BootCode::read(&description)?;
     progress.stage("listing", 0);
@@ -123,7 +123,7 @@ pub fn build(
     progress.stage("planning", 0);
     let drafts: Vec<Option<Draft>> = volumes
         .iter()
-        .map(|volume| volume.draft(tar.as_ref()).map_err(|e| e.in_volume(&volume.name)))
+        .map(|volume| volume.draft(tar.as_ref()).map_err(|e| e.within(&volume.name)))
         .collect::<Result<_>>()?;
     let (table, size) = place(&description, &volumes, &drafts, options)?;
     let table_bytes = boot.place(write::write(None, &table, size)?, &description, &table)?;
@@ -135,7 +135,7 @@ pub fn build(
         let params = match draft {
             Some(draft) => {
                 let params = volume.params(len, draft, options)?;
-                params.plan(&draft.tree, &mut |_| Ok(())).map_err(|e| e.in_volume(&volume.name))?;
+                params.plan(&draft.tree, &mut |_| Ok(())).map_err(|e| e.within(&volume.name))?;
                 Some(params)
             }
             None => None,
@@ -151,8 +151,10 @@ pub fn build(
     let objects = bench.objects()?;
     progress.stage("putting together", 0);
     let empty = Builder::new().finish();
+    let (known, new) = (Known::new(&empty), NewContents::new());
+    let places = Contents { objects: &objects, new: &new };
     let writer = bench.writer()?;
-    let mut splicer = Splicer::new(&empty, size, Vec::new(), &objects, &writer);
+    let mut splicer = Splicer::new(&empty, size, Vec::new(), places, &known, &writer);
     let mut notes = Vec::new();
     for (i, (extent, params, head)) in plans.into_iter().enumerate() {
         progress::check(progress)?;
@@ -162,34 +164,25 @@ pub fn build(
                 notes.extend(plan.notes().iter().map(|note| format!("{name}: {note}")));
                 splicer.volume(&[extent], plan, &contents[i])
             });
-            planned.map_err(|e| e.in_volume(name))?;
+            planned.map_err(|e| e.within(name))?;
         }
         splicer.bytes(extent.disk, &head)?;
     }
     for (at, bytes) in table_bytes {
         splicer.bytes(at, &bytes)?;
     }
-    let layout = splicer.finish()?;
-    let added = writer.finish()?;
-    let (layout, more) = settle(&bench, layout)?;
-    let rows: Vec<Row> = volumes.iter().flat_map(|volume| volume.rows.iter().cloned()).collect();
+    let mut layout = Arc::new(splicer.finish()?);
+    let (objects, added) = bench.finish(writer, [&mut layout])?;
+    let rows: Vec<&Row> = volumes.iter().flat_map(|volume| &volume.rows).collect();
     let planned: Vec<String> =
         volumes.iter().zip(&drafts).filter(|(_, d)| d.is_some()).map(|(v, _)| v.name.clone()).collect();
-    let read = read_back(&bench, &layout, &rows, &planned)?;
-    let made = Made {
-        layout,
-        rows: read.rows,
-        table: read.table,
-        records: read.records,
-        planned,
-        notes: notes.clone(),
-        ids: None,
-        added: stored.with(added).with(more),
-    };
+    let made = Made::read_back(&objects, &layout, &rows, &planned)?;
+    let (packages_file, unread) = packages::table(&made.rows, &objects)?;
+    notes.extend(unread);
     let source = Some(tree.display().to_string());
     let command = options.command.clone();
     let provenance = Provenance { operation: "build".into(), source, command, ..made_now() };
-    let image = made.publish(store, &options.name, provenance)?;
+    let image = made.publish(store, &options.name, &packages_file, provenance)?;
     let built = volumes.iter().map(|volume| {
         let partition = made.table.partitions.iter().find(|p| volume_name(p.slot) == volume.name);
         let record = made.records.iter().find(|record| record.volume == volume.name);
@@ -211,7 +204,7 @@ pub fn build(
         disk_size: image.disk_size,
         volumes: built.collect(),
         counts: image.counts,
-        added: made.added,
+        added: stored.with(added),
         notes,
         seconds: started.elapsed().as_secs_f64(),
     })
@@ -626,7 +619,7 @@ fn place(
     let mut rest = None;
     for (i, (volume, draft)) in volumes.iter().zip(drafts).enumerate() {
         let least = || match draft {
-            Some(draft) => volume.least(draft, options).map_err(|e| e.in_volume(&volume.name)),
+            Some(draft) => volume.least(draft, options).map_err(|e| e.within(&volume.name)),
             None => Ok(align),
         };
         let size = match volume.description.size {

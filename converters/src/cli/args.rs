@@ -82,6 +82,20 @@ pub(super) struct ReshapeArgs {
     pub(super) seed: Option<String>,
 }
 
+/// How a disk image file is written.
+#[derive(Args)]
+pub(super) struct Write {
+    /// An option of the format written; an unknown one lists those that there are
+    #[arg(long = "option", short = 'o', value_name = "KEY=VALUE")]
+    pub(super) options: Vec<String>,
+    /// Write only what differs from the disk image BASE, which the new qcow2 will need
+    #[arg(long, value_name = "BASE")]
+    pub(super) backing: Option<PathBuf>,
+    /// Replace a file that is there
+    #[arg(long)]
+    pub(super) force: bool,
+}
+
 #[derive(Subcommand)]
 pub(super) enum Command {
     /// Disk images into the store
@@ -129,12 +143,8 @@ behind it, and what is in the way moves up.")]
         /// The container format; by the file's suffix if not given
         #[arg(long, short = 'O', value_name = "FORMAT")]
         format: Option<String>,
-        /// An option of the format; an unknown one lists those that there are
-        #[arg(long = "option", short = 'o', value_name = "KEY=VALUE")]
-        options: Vec<String>,
-        /// Replace a file that is there
-        #[arg(long)]
-        force: bool,
+        #[command(flatten)]
+        write: Write,
         #[command(flatten)]
         reshape: ReshapeArgs,
     },
@@ -143,6 +153,7 @@ behind it, and what is in the way moves up.")]
 Examples:
   mif convert disk.vmdk disk.qcow2
   mif convert disk.raw disk.qcow2 -o compress=on,compression_type=zstd
+  mif convert today.raw today.qcow2 --backing base.qcow2
   mif convert web@2 web.vmdk -o subformat=streamOptimized
 
 An IMAGE is a disk image file, or NAME[@VERSION] in the store. Holes are never read, and runs of zeros become holes.")]
@@ -154,12 +165,8 @@ An IMAGE is a disk image file, or NAME[@VERSION] in the store. Holes are never r
         /// The container format to write; by the file's suffix if not given
         #[arg(long, short = 'O', value_name = "FORMAT")]
         output_format: Option<String>,
-        /// An option of the format written; an unknown one lists those that there are
-        #[arg(long = "option", short = 'o', value_name = "KEY=VALUE")]
-        options: Vec<String>,
-        /// Replace a file that is there
-        #[arg(long)]
-        force: bool,
+        #[command(flatten)]
+        write: Write,
         #[command(flatten)]
         open: Open,
     },
@@ -235,6 +242,31 @@ Symlinks are followed, within the volume. An IMAGE is a disk image file, or NAME
         #[command(flatten)]
         open: Open,
     },
+    /// New images of a stored one, by edits of its files
+    #[command(
+        after_help = "\
+Examples:
+  mif customize debian --as web --hostname web --ssh-key root:file:id_ed25519.pub --enable ssh
+  mif customize debian --as web --write-file /etc/motd:motd --chmod /etc/motd:0644
+  mif customize debian --as web --recipe web.toml --set domain=example.org
+  mif customize debian --as 'web-{{id}}' --csv hosts.csv --hostname 'web-{{id}}' --network 'eth0:{{ip}}/24'
+  mif customize debian --as big --hostname big --size +1G --resize p1=max --new-ids
+  mif customize debian --as golden --generalize --dry-run
+
+A recipe is a TOML file with a table for each edit:
+  [[edit]]
+  do = \"write\"
+  path = \"/etc/motd\"
+  content = \"This is {{name}}\\n\"
+  mode = \"0644\"
+docs/customize.md lists all that an edit can do.
+
+PATH is absolute, as the image's own system would see it, with what /etc/fstab mounts; or VOLUME:/path, as in \
+p15:/EFI. Symlinks are followed within the image. {{name}} stands for a value of --set or a column of --csv. All edits \
+of all images are tried before anything is written.",
+        next_line_help = true
+    )]
+    Customize(Box<super::customize::Customize>),
     /// List the images of the store
     #[command(after_help = "\
 Examples:

@@ -2,6 +2,7 @@
 
 mod args;
 mod bar;
+mod customize;
 mod library;
 mod text;
 mod trees;
@@ -83,15 +84,14 @@ impl Context {
                     ImportOptions { name, open: open_options(open), verify, strict, threads, command };
                 self.import(&files, &options)
             }
-            Command::Export { image, output, format, options, force, reshape: args } => {
-                let reshape = reshape(&args)?;
-                let options = ExportOptions { format, options: key_values(&options)?, force, reshape };
+            Command::Export { image, output, format, write, reshape } => {
+                let reshape = reshape_options(&reshape)?;
+                let options = ExportOptions { reshape, ..export_options(format, write)? };
                 let image = OpenImage::stored(&Store::open(&self.global.store)?, &image.parse()?)?;
                 self.export(&image, &output, &options)
             }
-            Command::Convert { image, output, output_format, options, force, open } => {
-                let options = key_values(&options)?;
-                let options = ExportOptions { format: output_format, options, force, ..Default::default() };
+            Command::Convert { image, output, output_format, write, open } => {
+                let options = export_options(output_format, write)?;
                 self.export(&self.open(&image, &open_options(open))?, &output, &options)
             }
             Command::Verify { a, b, files, open } => {
@@ -128,6 +128,7 @@ impl Context {
                 Ok(true)
             }
             Command::Trees(command) => self.trees(command),
+            Command::Customize(arguments) => self.customize(&arguments),
             Command::Library(command) => self.library(command),
         }
     }
@@ -203,11 +204,16 @@ fn command_line() -> Vec<String> {
     words
 }
 
+fn export_options(format: Option<String>, write: args::Write) -> Result<ExportOptions> {
+    let args::Write { options, backing, force } = write;
+    Ok(ExportOptions { format, options: key_values(&options)?, backing, force, reshape: Reshape::default() })
+}
+
 fn open_options(open: Open) -> OpenOptions {
     OpenOptions { format: open.format, allow_paths: open.allow_path, snapshot: open.snapshot }
 }
 
-fn reshape(args: &ReshapeArgs) -> Result<Reshape> {
+fn reshape_options(args: &ReshapeArgs) -> Result<Reshape> {
     let new_ids = match &args.seed {
         Some(seed) => Some(NewIds { seed: seed.clone().into_bytes() }),
         None if args.new_ids => Some(NewIds::random()?),

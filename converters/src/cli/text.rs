@@ -95,6 +95,9 @@ pub(super) fn ids_text(report: &IdsReport, out: &mut String) {
     }
 }
 
+/// How many places of differing bytes are shown.
+const SHOWN_PLACES: usize = 20;
+
 pub(super) fn verify(report: &VerifyReport) -> String {
     let [a, b] = &report.images;
     let (a, b) = (printable(a), printable(b));
@@ -110,6 +113,13 @@ pub(super) fn verify(report: &VerifyReport) -> String {
         Some(bits) => {
             let place = printable(&bits.place);
             let _ = writeln!(out, "  {} bytes differ, the first at {}: {place}", bits.bytes, bits.first);
+            for place in bits.places.iter().take(SHOWN_PLACES) {
+                let _ = writeln!(out, "  {:>12} bytes: {}", place.bytes, printable(&place.place));
+            }
+            let more = bits.places_in_all.saturating_sub(SHOWN_PLACES as u64);
+            if more > 0 {
+                let _ = writeln!(out, "  and more in {more} more places; --json names a thousand");
+            }
         }
         None => {
             let _ =

@@ -2,6 +2,7 @@
 //! lost objects from disk images that still have them.
 
 use std::collections::HashSet;
+use std::sync::Arc;
 
 use mif_formats::container;
 use mif_formats::mif::ObjectId;
@@ -13,7 +14,7 @@ use super::{FsckOptions, FsckReport};
 use crate::import::{ImportOptions, reread};
 use crate::progress::Progress;
 use crate::store::{ObjectWriter, PackIndex, Store, index_key, pack_key};
-use crate::{Error, Result};
+use crate::{Error, Result, packages};
 
 /// Makes indexes again, and sets damaged packs aside: what is whole of them goes into a new pack, their index
 /// goes, and the file stays, unused, until gc.
@@ -158,18 +159,33 @@ fn records(store: &Store, report: &FsckReport, read: &crate::import::Reread) -> 
     Ok(done)
 }
 
-/// Makes files of digests again from the manifests that they belong to.
-pub(super) fn digests(store: &Store, report: &FsckReport) -> Result<Vec<String>> {
+/// Makes the tables beside manifests again from the manifests that they belong to.
+pub(super) fn tables(store: &Store, report: &FsckReport) -> Result<Vec<String>> {
     let mut done = Vec::new();
-    for image in report.lost.iter().filter(|image| image.parts.iter().any(|part| part == "digests")) {
+    for image in &report.lost {
+        let lost = |part: &str| image.parts.iter().any(|lost| lost == part);
         let Some((name, version)) = image.image.rsplit_once('@') else { continue };
+        if !lost("digests") && !lost("packages") {
+            continue;
+        }
         let stored = store.version(name, version.parse().unwrap_or(0))?;
-        let (storage, key) = (store.storage(), stored.key("digests"));
-        let failed = |e: std::io::Error| Error::store(format!("{}/{key}: {e}", storage.place()));
-        let bytes = mif_formats::mif::digests::encode(&stored.manifest()?);
-        storage.delete(&key).map_err(failed)?;
-        storage.put_if_absent(&key, &bytes).map_err(failed)?;
-        done.push(format!("{}: file of digests made again from the manifest", image.image));
+        let rows = stored.manifest()?;
+        let storage = store.storage();
+        let mut put = |part: &str, file: &str, bytes: &[u8]| -> Result<()> {
+            let key = stored.key(file);
+            let failed = |e: std::io::Error| Error::store(format!("{}/{key}: {e}", storage.place()));
+            storage.delete(&key).map_err(failed)?;
+            storage.put_if_absent(&key, bytes).map_err(failed)?;
+            done.push(format!("{}: {part} made again from the manifest", image.image));
+            Ok(())
+        };
+        if lost("digests") {
+            put("file of digests", "digests", &mif_formats::mif::digests::encode(&rows))?;
+        }
+        if lost("packages") {
+            let (table, _) = packages::table(&rows, &Arc::new(store.objects()?))?;
+            put("table of packages", packages::TABLE, &table)?;
+        }
     }
     Ok(done)
 }

@@ -20,10 +20,10 @@ pub(crate) const BLOCK: u64 = 4096;
 const CHUNK: (usize, usize, usize) = (512 << 10, 1 << 20, MAX_WHOLE as usize);
 
 /// A run of zeros in a large file is left out in steps of this many bytes.
-const ZERO_STEP: u64 = 64 << 10;
+pub(crate) const ZERO_STEP: u64 = 64 << 10;
 
 /// How much of a large file is read at once.
-const WINDOW: u64 = 1 << 20;
+pub(crate) const WINDOW: u64 = 1 << 20;
 
 /// What reading a file gave.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

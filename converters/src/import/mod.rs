@@ -5,7 +5,7 @@
 
 mod content;
 mod plan;
-mod pool;
+pub(crate) mod pool;
 
 use std::ops::Range;
 use std::path::Path;
@@ -20,16 +20,16 @@ use mif_formats::mif::{ObjectId, digests};
 use mif_formats::source::is_zero;
 use serde::Serialize;
 
-pub(crate) use self::content::BLOCK;
+pub(crate) use self::content::{BLOCK, WINDOW, ZERO_STEP};
 use self::content::{FileDigests, import_file};
-use self::plan::Plan;
+use self::plan::{DiskPiece, Plan, PlannedFile};
 use crate::progress::{self, Progress};
 use crate::rows;
 use crate::scan::Scan;
 use crate::store::{
     Counts, Image, ImageName, ObjectWriter, Provenance, SourceFile, Store, StoredDisk, WriterStats,
 };
-use crate::{Error, Result, verify};
+use crate::{Error, Result, packages, verify};
 
 /// Residue is cut into objects at multiples of this many bytes of the disk.
 pub(crate) const RESIDUE_WINDOW: u64 = 256 << 10;
@@ -114,8 +114,10 @@ pub fn import(
     let mut manifest_file = Vec::new();
     manifest::write(&mut manifest_file, &rows)?;
     let added = writer.finish()?;
+    let objects = Arc::new(fresh_objects(store)?);
+    let (packages_file, complaints) = packages::table(&rows, &objects)?;
+    warnings.extend(complaints);
     if options.verify {
-        let objects = Arc::new(fresh_objects(store)?);
         let stored = StoredDisk::new(Arc::new(layout), objects);
         read_back(&disk, &stored, path, progress)?;
     }
@@ -144,7 +146,12 @@ pub fn import(
         Some(there) => ("unchanged", there.clone()),
         None => (
             "imported",
-            store.publish(image, &manifest_file, &layout_file, &[("digests", &digests::encode(&rows))])?,
+            store.publish(
+                image,
+                &manifest_file,
+                &layout_file,
+                &[("digests", &digests::encode(&rows)), (packages::TABLE, &packages_file)],
+            )?,
         ),
     };
     Ok(ImportReport {
@@ -201,7 +208,23 @@ fn provenance(path: &Path, files: Vec<SourceFile>, disk: &Disk, options: &Import
         parent: None,
         command: options.command.clone(),
         files,
+        recipe: None,
     }
+}
+
+/// Stores content that is on no disk of the store, unless it is there; gives its object.
+pub(crate) fn store_content(content: &dyn Source, writer: &ObjectWriter) -> Result<ObjectId> {
+    let len = content.len();
+    let pieces = vec![DiskPiece::Disk { offset: 0, len }];
+    let file = PlannedFile { size: len, pieces, owns_its_ranges: false, hashed: true };
+    let stored = OnceLock::new();
+    let threads = std::thread::available_parallelism().map_or(1, usize::from);
+    pool::run(threads, 1, |_, pool| {
+        let digests = import_file(&file, content, writer, pool, &mut Vec::new())?;
+        stored.set(digests.object).expect("there is one item");
+        Ok(())
+    })?;
+    Ok(*stored.get().expect("the item was done"))
 }
 
 /// What a disk became.

@@ -9,7 +9,7 @@ use crate::{Error, Result};
 type Job<'env> = Box<dyn FnOnce() -> Result<()> + Send + 'env>;
 
 /// Where an item leaves jobs for other threads. Bounded: when enough are waiting, the item does its own.
-pub(super) struct Pool<'env> {
+pub(crate) struct Pool<'env> {
     state: Mutex<State<'env>>,
     changed: Condvar,
     max_jobs: usize,
@@ -24,7 +24,7 @@ struct State<'env> {
 
 /// Does `work` for each number below `items`, in ascending order, on `threads` threads, and then all jobs
 /// that were left. Gives the first error; the rest is then not begun.
-pub(super) fn run<'env>(
+pub(crate) fn run<'env>(
     threads: usize,
     items: usize,
     work: impl Fn(usize, &Pool<'env>) -> Result<()> + Sync,

@@ -2,9 +2,11 @@
 
 use std::sync::Arc;
 
+use mif_formats::mif::layout::Layout;
 use tempfile::TempDir;
 
-use crate::store::{Index, ObjectWriter, Objects, Store};
+use super::canonical::canonical;
+use crate::store::{Index, ObjectWriter, Objects, Store, WriterStats};
 use crate::{Error, Result};
 
 /// Where a rebuild reads objects, and where it puts new ones.
@@ -51,5 +53,24 @@ impl Bench<'_> {
             Bench::Store(_) => objects,
             Bench::Scratch { below, .. } => objects.over(below.clone()),
         }))
+    }
+
+    /// Ends the writing of what `layouts` refer to, and makes them canonical; gives all objects that are then there.
+    pub(crate) fn finish<'l>(
+        &self,
+        writer: ObjectWriter,
+        layouts: impl IntoIterator<Item = &'l mut Arc<Layout>>,
+    ) -> Result<(Arc<Objects>, WriterStats)> {
+        let added = writer.finish()?;
+        let objects = self.objects()?;
+        let writer = self.writer()?;
+        for layout in layouts {
+            if let Some(canonical) = canonical(layout, &objects, &writer)? {
+                *layout = Arc::new(canonical);
+            }
+        }
+        let more = writer.finish()?;
+        let objects = if more.objects > 0 { self.objects()? } else { objects };
+        Ok((objects, added.with(more)))
     }
 }

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::ops::Range;
+use std::sync::Arc;
 
 use mif_formats::Source;
 use mif_formats::mif::layout::{Builder, Layout, Origin, Segment};
@@ -9,18 +10,22 @@ use mif_formats::source::is_zero;
 
 use crate::Result;
 use crate::import::{RESIDUE_WINDOW, blocks};
-use crate::store::{ObjectWriter, Objects};
+use crate::store::{ObjectWriter, Objects, StoredDisk};
 
-/// `layout` with all residue of each window in one object. `disk` is what it describes; `objects` knows the lengths
-/// of what it refers to.
+/// `layout` with all residue of each window in one object, or none if it is so already: to see that, only the
+/// layout is gone through. `objects` has all that it refers to; what is put together anew goes to `writer`.
 pub(super) fn canonical(
-    layout: &Layout,
-    disk: &dyn Source,
-    objects: &Objects,
+    layout: &Arc<Layout>,
+    objects: &Arc<Objects>,
     writer: &ObjectWriter,
-) -> Result<Layout> {
+) -> Result<Option<Layout>> {
+    let mixed = mixed_windows(layout, objects)?;
+    if mixed.is_empty() {
+        return Ok(None);
+    }
+    let disk = StoredDisk::new(layout.clone(), objects.clone());
     let mut builder = Builder::new();
-    for window in mixed_windows(layout, objects)? {
+    for window in mixed {
         copy(&mut builder, layout, window.start);
         let parts: Vec<Segment> = layout.segments_in(window.clone()).map(|s| clip(s, &window)).collect();
         let content: Vec<&Segment> =
@@ -56,7 +61,7 @@ pub(super) fn canonical(
         put_until(&mut builder, window.end);
     }
     copy(&mut builder, layout, layout.disk_size());
-    Ok(builder.finish())
+    Ok(Some(builder.finish()))
 }
 
 /// The windows whose residue is not one object, whole and in order.

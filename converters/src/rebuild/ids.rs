@@ -12,13 +12,13 @@ use mif_formats::mif::ObjectId;
 use mif_formats::mif::manifest::Row;
 use mif_formats::partition::{Table, TableKind};
 use serde::Serialize;
-use sha1::{Digest, Sha1};
 
+use super::Rewritten;
+use super::contents::{Contents, NewContent, NewContents};
 use super::reshape::{NewIds, uuid_text};
 use crate::Result;
 use crate::rebuild::params::Params;
 use crate::scan::{Scan, ScannedVolume};
-use crate::store::{ObjectWriter, Objects};
 
 /// Files larger than this are not looked into.
 const MAX_FILE: u64 = 8 << 20;
@@ -148,15 +148,13 @@ impl Identities {
         Ok(())
     }
 
-    /// Rewrites what names old identities in the files of `rows`, whose contents are in `objects`; new contents go to
-    /// `writer`.
+    /// Rewrites what names old identities in the files of `rows`: gives the rows that change, and their contents.
     pub(super) fn rewrite(
         &mut self,
-        rows: &mut [Row],
+        rows: &[&Row],
         scan: &Scan,
-        objects: &Objects,
-        writer: &ObjectWriter,
-    ) -> Result<()> {
+        contents: Contents<'_>,
+    ) -> Result<(Rewritten, NewContents)> {
         let pairs: Vec<(Vec<u8>, Vec<u8>)> = self
             .report
             .changed
@@ -164,11 +162,12 @@ impl Identities {
             .filter(|change| change.of != "disk" || change.old.len() > 8)
             .map(|change| (change.old.to_ascii_lowercase().into_bytes(), change.new.clone().into_bytes()))
             .collect();
+        let (mut rewritten, mut new) = (Rewritten::new(), NewContents::new());
         // Hard links have one content: what it became, if anything.
         let mut known: HashMap<ObjectId, Option<(ObjectId, [u8; 20])>> = HashMap::new();
         let wanted = Wanted::of(rows, scan);
         let mut has_initrd = false;
-        for row in rows.iter_mut() {
+        for (number, row) in rows.iter().copied().enumerate() {
             if row.file_type != FileType::File || row.size == 0 || !wanted.is_wanted(row) {
                 continue;
             }
@@ -180,21 +179,25 @@ impl Identities {
                 Some(became) => *became,
                 None => {
                     let mut bytes = vec![0; row.size as usize];
-                    objects.read_at(&object, 0, &mut bytes)?;
+                    contents.read_at(&object, 0, &mut bytes)?;
                     let became = if replace(&mut bytes, &pairs) == 0 {
                         None
                     } else if bytes.contains(&0) && !is_unsigned_program(&bytes) {
                         self.report.left.push(format!("{place}: names an old identity, and is no text"));
                         None
                     } else {
-                        Some((writer.put(&bytes)?, Sha1::digest(&bytes).into()))
+                        let content = NewContent::of_bytes(bytes);
+                        let became = (content.id, content.sha1);
+                        new.insert(content.id, content);
+                        Some(became)
                     };
                     known.insert(object, became);
                     became
                 }
             };
             if let Some((id, sha1)) = became {
-                (row.blake3, row.sha1, row.content) = (Some(id), Some(sha1), None);
+                let row = Row { blake3: Some(id), sha1: Some(sha1), content: None, ..row.clone() };
+                rewritten.insert(number, row);
                 self.report.rewritten.push(place);
             }
         }
@@ -205,7 +208,7 @@ impl Identities {
                     .into(),
             );
         }
-        Ok(())
+        Ok((rewritten, new))
     }
 
     /// Boot code outside of filesystems is compressed, so that it can hide what it names.
@@ -263,7 +266,7 @@ struct Wanted {
 }
 
 impl Wanted {
-    fn of(rows: &[Row], scan: &Scan) -> Self {
+    fn of(rows: &[&Row], scan: &Scan) -> Self {
         let roots = rows.iter().filter(|row| row.path == b"/etc").map(|row| row.volume.clone()).collect();
         let is_fat =
             |volume: &&ScannedVolume| volume.filesystem().is_some_and(|fs| fs.info().kind.starts_with("fat"));

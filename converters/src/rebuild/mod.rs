@@ -1,8 +1,9 @@
 //! Rebuild: an image whose manifest was edited becomes a disk again.
 //!
 //! ```text
-//! edited rows → Tree (tree.rs) → plan (mif_formats::fs) → layout of the volume (splice.rs)
-//!                                  the parent's layout  → layout of all else
+//! edited rows → Tree (tree.rs) → plan (mif_formats::fs) ─┐
+//! sizes, identities (shape.rs) → table, places of all ───┼→ layout of the disk (splice.rs, canonical.rs)
+//! the parent's layout → what is kept, at its place ──────┘
 //! ```
 //!
 //! Only volumes whose rows changed are planned; all other bytes of the disk stay the parent's, by reference. No
@@ -17,45 +18,46 @@
 mod arrange;
 mod bench;
 mod canonical;
+mod contents;
 mod ids;
 mod params;
+mod publish;
 mod reshape;
+mod shape;
 mod splice;
 mod tree;
 
+use std::borrow::Cow;
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
-use std::time::{Instant, SystemTime, UNIX_EPOCH};
+use std::time::Instant;
 
-use mif_formats::fs::plan::Tree;
-use mif_formats::fs::walk::walk;
-use mif_formats::fs::{self};
+use mif_formats::fs::FileType;
 use mif_formats::mif::layout::Layout;
-use mif_formats::mif::manifest::{self, Row};
-use mif_formats::mif::{ObjectId, digests};
-use mif_formats::partition::{Partition, Table, TableKind, write};
-use mif_formats::source::check_range;
-use mif_formats::{Extent, Source};
+use mif_formats::mif::manifest::Row;
 use serde::Serialize;
 
+use self::arrange::Arrangement;
 pub(crate) use self::arrange::BIOS_BOOT;
-use self::arrange::{Arrangement, arrange};
 pub(crate) use self::bench::Bench;
+pub(crate) use self::contents::{Contents, NewContent, NewContents};
 use self::ids::Identities;
 pub use self::ids::{IdChange, IdsReport};
 pub(crate) use self::params::Params;
+use self::params::VolumeSource;
+pub(crate) use self::publish::{Made, made_now};
 pub use self::reshape::{NewIds, Reshape, Size};
 pub(crate) use self::reshape::{bytes as size_in_bytes, uuid_bytes, uuid_text};
-pub(crate) use self::splice::Splicer;
+use self::shape::{Patches, VolumeDraft, find_volume, resized, shape};
+pub(crate) use self::splice::{Known, Splicer};
 use self::tree::Rows;
 pub(crate) use self::tree::node;
 use crate::progress::{self, Progress};
-use crate::rows::row;
-use crate::scan::{Scan, ScannedVolume, VolumeExtent};
+use crate::scan::{Scan, VolumeExtent};
 use crate::store::{
-    Counts, Image, ImageName, Provenance, Store, StoredDisk, StoredImage, VolumeRecord, WriterStats,
+    Counts, Image, ImageName, ObjectWriter, Objects, Provenance, Store, StoredDisk, StoredImage, WriterStats,
 };
-use crate::{Error, Result, volume_name};
+use crate::{Error, Result, packages};
 
 /// How to rebuild.
 #[derive(Debug, Clone, Default)]
@@ -68,6 +70,10 @@ pub struct RebuildOptions {
     pub always: Vec<String>,
     /// Other sizes and identities.
     pub reshape: Reshape,
+    /// The command line, for the image's record.
+    pub command: Vec<String>,
+    /// The digest of the edits, for the image's record.
+    pub recipe: Option<String>,
 }
 
 /// What a rebuild did.
@@ -103,270 +109,279 @@ pub fn rebuild(
     progress: &dyn Progress,
 ) -> Result<RebuildReport> {
     let started = Instant::now();
-    if !ImageName::is_valid(&options.name) {
-        return Err(Error::usage(format!("\"{}\" cannot be the name of an image", options.name))
-            .advise("A name has letters, digits and . _ + -"));
-    }
-    let made = make(&Bench::Store(store), parent, rows, &options.always, &options.reshape, progress)?;
-    let image = publish(store, parent, &made, options)?;
+    check_name(&options.name)?;
+    progress.stage("planning", 0);
+    let mut base = Base::new(Bench::Store(store), parent)?;
+    let rows: Vec<&Row> = rows.iter().collect();
+    let writer = base.writer()?;
+    let mut draft =
+        base.draft(&rows, &NewContents::new(), &options.always, &options.reshape, &writer, progress)?;
+    let added = base.finish(writer, [&mut draft])?;
+    let image = base.publish(store, &draft, &rows, options)?;
     Ok(RebuildReport {
         parent: parent.image.id(),
         image: image.id(),
-        planned: made.planned,
-        notes: made.notes,
-        ids: made.ids,
+        planned: draft.planned,
+        notes: draft.notes,
+        ids: draft.ids,
         counts: image.counts,
-        added: made.added,
+        added,
         seconds: started.elapsed().as_secs_f64(),
     })
 }
 
-/// A disk that was put together, and is not published yet.
-pub(crate) struct Made {
-    pub(crate) layout: Layout,
+/// Errs unless `name` can be the name of an image.
+pub(crate) fn check_name(name: &str) -> Result<()> {
+    if !ImageName::is_valid(name) {
+        return Err(Error::usage(format!("\"{name}\" cannot be the name of an image"))
+            .advise("A name has letters, digits and . _ + -"));
+    }
+    Ok(())
+}
+
+/// An image to rebuild from: what all that is made of it has in common, read once.
+///
+/// An image is made in three steps, so that many can share what is written between them: drafts, which become
+/// visible to nobody; the end of writing, after which their objects can be read; and the published images.
+pub(crate) struct Base<'a> {
+    parent: &'a StoredImage,
+    pub(crate) bench: Bench<'a>,
     pub(crate) rows: Vec<Row>,
-    pub(crate) table: Table,
-    pub(crate) records: Vec<VolumeRecord>,
+    pub(crate) objects: Arc<Objects>,
+    pub(crate) scan: Scan,
+    layout: Arc<Layout>,
+    known: Known,
+}
+
+/// A new disk, planned, of which nothing is visible yet.
+pub(crate) struct Draft {
+    pub(crate) layout: Arc<Layout>,
+    /// Rows that fresh identities changed.
+    rewritten: Rewritten,
+    /// The volumes that were planned.
     pub(crate) planned: Vec<String>,
+    /// What planning changed beside the edits, each a sentence.
     pub(crate) notes: Vec<String>,
+    /// What fresh identities did, if there are any.
     pub(crate) ids: Option<IdsReport>,
-    pub(crate) added: WriterStats,
 }
 
-/// A volume that is to be planned.
-struct Draft {
-    name: String,
-    tree: Tree,
-    contents: Vec<ObjectId>,
-    params: Params,
+/// Rows that are other than they were given, by their number.
+type Rewritten = BTreeMap<usize, Row>;
+
+/// The rows as given, but for those that are other.
+fn with_rewritten<'r>(rows: &[&'r Row], rewritten: &'r Rewritten) -> Vec<&'r Row> {
+    rows.iter().enumerate().map(|(i, row)| rewritten.get(&i).unwrap_or(row)).collect()
 }
 
-/// Makes the disk that `rows` and `reshape` say out of `parent`.
-pub(crate) fn make(
-    bench: &Bench<'_>,
-    parent: &StoredImage,
-    rows: &[Row],
-    always: &[String],
-    reshape: &Reshape,
-    progress: &dyn Progress,
-) -> Result<Made> {
-    progress.stage("planning", 0);
-    let mut objects = bench.objects()?;
-    let old_rows = parent.manifest()?;
-    let old_layout = Arc::new(parent.layout()?);
-    let old_disk: Arc<dyn Source> = Arc::new(StoredDisk::new(old_layout.clone(), objects.clone()));
-    let scan = Scan::new(old_disk)?;
-    let mut always = always.to_vec();
-    always.extend(resized(&scan, reshape)?);
-    let mut rows = std::borrow::Cow::Borrowed(rows);
-    let mut identities = None;
-    if let Some(ids) = &reshape.new_ids {
-        let mut new = Identities::new(&scan, ids)?;
-        let writer = bench.writer()?;
-        new.rewrite(rows.to_mut(), &scan, &objects, &writer)?;
-        writer.finish()?;
-        objects = bench.objects()?;
-        always.extend(new.volumes().map(str::to_owned));
-        identities = Some(new);
-    }
-    let edited = edited_volumes(&old_rows, &rows, &always);
-    let mut drafts = Vec::new();
-    for name in &edited {
-        progress::check(progress)?;
-        let volume = find_volume(&scan, name)?;
-        let filesystem = volume
-            .filesystem()
-            .ok_or_else(|| Error::unsupported("holds no filesystem that can be planned").in_volume(name))?;
-        let draft = || -> Result<Draft> {
-            let (tree, contents) =
-                Rows { volume: name, old: &old_rows, new: &rows }.tree(filesystem, &objects)?;
-            let mut params = Params::of(filesystem, Arc::new(VolumeSource::new(&scan, volume)))?;
-            if let Some(identities) = &identities {
-                identities.apply(name, &mut params);
-            }
-            Ok(Draft { name: name.clone(), tree, contents, params })
-        };
-        drafts.push(draft().map_err(|e| e.in_volume(name))?);
-    }
-    let (arrangement, patches) = shape(&scan, &mut drafts, reshape, identities.as_ref())?;
-    let mut notes = arrangement.notes.clone();
-    let writer = bench.writer()?;
-    let mut splicer =
-        Splicer::new(&old_layout, arrangement.size, arrangement.keeps.clone(), &objects, &writer);
-    for draft in &drafts {
-        progress::check(progress)?;
-        let name = &draft.name;
-        let extents = match arrangement.partition(name) {
-            Some(partition) => vec![VolumeExtent { volume: 0, disk: partition.start, len: partition.len }],
-            None => arrangement.moved(&find_volume(&scan, name)?.extents),
-        };
-        let planned = draft.params.plan(&draft.tree, &mut |plan| {
-            notes.extend(plan.notes().iter().map(|note| format!("{name}: {note}")));
-            splicer.volume(&extents, plan, &draft.contents)
-        });
-        planned.map_err(|e| e.in_volume(name))?;
-    }
-    for (at, bytes) in patches {
-        splicer.bytes(at, &bytes)?;
-    }
-    let layout = splicer.finish()?;
-    let added = writer.finish()?;
-    let (layout, more) = settle(bench, layout)?;
-    let read = read_back(bench, &layout, &rows, &edited)?;
-    Ok(Made {
-        layout,
-        rows: read.rows,
-        table: read.table,
-        records: read.records,
-        planned: edited,
-        notes,
-        ids: identities.map(|identities| identities.report),
-        added: added.with(more),
-    })
+/// What a draft is put together from.
+struct Prepared<'n> {
+    rewritten: Rewritten,
+    new: Cow<'n, NewContents>,
+    volumes: Vec<VolumeDraft>,
+    arrangement: Arrangement,
+    patches: Patches,
+    ids: Option<IdsReport>,
 }
 
-/// The volumes that are to get another size, which have to be planned.
-fn resized(scan: &Scan, reshape: &Reshape) -> Result<Vec<String>> {
-    let mut names: Vec<String> = Vec::new();
-    for (name, size) in &reshape.resize {
-        let volume = find_volume(scan, name)?;
-        if !scan.table.partitions.iter().any(|p| volume_name(p.slot) == *name) {
-            return Err(Error::unsupported(format!(
-                "{name}: is no partition; a logical volume keeps its size"
-            ))
-            .advise("Grow the partition, and then the volume with the guest's own tools"));
+impl<'a> Base<'a> {
+    pub(crate) fn new(bench: Bench<'a>, parent: &'a StoredImage) -> Result<Self> {
+        let objects = bench.objects()?;
+        let layout = Arc::new(parent.layout()?);
+        let scan = Scan::new(Arc::new(StoredDisk::new(layout.clone(), objects.clone())))?;
+        let known = Known::new(&layout);
+        Ok(Base { parent, bench, rows: parent.manifest()?, objects, scan, layout, known })
+    }
+
+    /// Takes the objects of drafts.
+    pub(crate) fn writer(&self) -> Result<ObjectWriter> {
+        self.bench.writer()
+    }
+
+    /// Errs if `rows` cannot become a disk of this shape. Writes nothing; gives the volumes that would be planned.
+    pub(crate) fn check(
+        &self,
+        rows: &[&Row],
+        new: &NewContents,
+        reshape: &Reshape,
+        progress: &dyn Progress,
+    ) -> Result<Vec<String>> {
+        let prepared = self.prepare(rows, new, &[], reshape, progress)?;
+        for volume in &prepared.volumes {
+            let planned = volume.params.plan(&volume.tree, &mut |_| Ok(()));
+            planned.map_err(|e| e.within(&volume.name))?;
         }
-        if names.contains(name) {
-            return Err(Error::usage(format!("{name}: is resized twice")));
-        }
-        if volume.filesystem().is_none() && !matches!(size, Size::Grow(_) | Size::Max) {
-            return Err(Error::unsupported(format!(
-                "{name}: holds no filesystem that can be planned: it can grow, but not shrink"
-            )));
-        }
-        names.push(name.clone());
+        Ok(prepared.volumes.into_iter().map(|volume| volume.name).collect())
     }
-    names.retain(|name| find_volume(scan, name).is_ok_and(|volume| volume.filesystem().is_some()));
-    Ok(names)
-}
 
-fn find_volume<'s>(scan: &'s Scan, name: &str) -> Result<&'s ScannedVolume> {
-    scan.volumes.iter().find(|volume| volume.name == name).ok_or_else(|| {
-        let names: Vec<&str> = scan.volumes.iter().map(|volume| volume.name.as_str()).collect();
-        Error::input(format!("there is no volume {name}")).advise(format!("There is {}", names.join(", ")))
-    })
-}
-
-/// Bytes that stand at places of the disk.
-type Patches = Vec<write::Patch>;
-
-/// Where all is to be, with the drafts brought to their sizes; and the bytes of the table and of identities.
-fn shape(
-    scan: &Scan,
-    drafts: &mut [Draft],
-    reshape: &Reshape,
-    identities: Option<&Identities>,
-) -> Result<(Arrangement, Patches)> {
-    let old_size = scan.disk.len();
-    let mut arrangement = if reshape.size.is_none() && reshape.resize.is_empty() {
-        Arrangement::same(&scan.table, old_size)
-    } else {
-        let mut most = None;
-        let mut sizes = Vec::new();
-        for (name, size) in &reshape.resize {
-            let partition = scan.table.partitions.iter().find(|p| volume_name(p.slot) == *name);
-            let Partition { slot, len, .. } = partition.expect("it was looked for");
-            let no_less = || Error::input(format!("{name}: has {len} bytes, which is less"));
-            let wanted = match size {
-                Size::Max if most.is_some() => {
-                    return Err(Error::usage("only one volume can have all there is"));
+    /// Plans the volumes of `rows` that are edited, get another size or fresh identities, and puts the disk together.
+    /// All content is in the store or `new`. What the store lacks goes to `writer`, which is to be finished before
+    /// the draft is read or published.
+    pub(crate) fn draft(
+        &self,
+        rows: &[&Row],
+        new: &NewContents,
+        always: &[String],
+        reshape: &Reshape,
+        writer: &ObjectWriter,
+        progress: &dyn Progress,
+    ) -> Result<Draft> {
+        let Prepared { rewritten, new, volumes, arrangement, patches, ids } =
+            self.prepare(rows, new, always, reshape, progress)?;
+        let mut notes = arrangement.notes.clone();
+        let contents = Contents { objects: &self.objects, new: &new };
+        let keeps = arrangement.keeps.clone();
+        let mut splicer = Splicer::new(&self.layout, arrangement.size, keeps, contents, &self.known, writer);
+        for VolumeDraft { name, tree, contents, params } in &volumes {
+            progress::check(progress)?;
+            let extents = match arrangement.partition(name) {
+                Some(partition) => {
+                    vec![VolumeExtent { volume: 0, disk: partition.start, len: partition.len }]
                 }
-                Size::Max => {
-                    most = Some(*slot);
-                    continue;
-                }
-                Size::To(size) => *size,
-                Size::Grow(more) => len.checked_add(*more).ok_or_else(|| Error::input("is too large"))?,
-                Size::Shrink(less) => len.checked_sub(*less).filter(|l| *l > 0).ok_or_else(no_less)?,
-                Size::Min => {
-                    let draft = drafts.iter().find(|draft| draft.name == *name).ok_or_else(no_less)?;
-                    draft.params.minimum(&draft.tree).map_err(|e| e.in_volume(name))?
-                }
+                None => arrangement.moved(&find_volume(&self.scan, name)?.extents),
             };
-            // Whole pages, so that no sector size and no block size is cut.
-            sizes.push((*slot, wanted.next_multiple_of(4096)));
+            let planned = params.plan(tree, &mut |plan| {
+                notes.extend(plan.notes().iter().map(|note| format!("{name}: {note}")));
+                splicer.volume(&extents, plan, contents)
+            });
+            planned.map_err(|e| e.within(name))?;
         }
-        let tail = write::tail(Some(&*scan.disk), &scan.table)?;
-        let size = match (reshape.size, scan.table.kind) {
-            // The only volume of a disk without a table is the disk.
-            (None, TableKind::None) => sizes.first().map(|(_, len)| Size::To(*len)),
-            (size, _) => size,
-        };
-        arrange(&scan.table, old_size, size, &sizes, most, tail)?
-    };
-    for (name, _) in &reshape.resize {
-        let partition = arrangement.partition(name).expect("it was looked for");
-        if let Some(draft) = drafts.iter_mut().find(|draft| draft.name == *name) {
-            draft.params.resize(partition.len);
-        } else {
-            arrangement.notes.push(format!("{name}: the partition grew; what is in it did not"));
+        for (at, bytes) in patches {
+            splicer.bytes(at, &bytes)?;
         }
-    }
-    if let Some(identities) = identities {
-        let table = &mut arrangement.table;
-        table.id = identities.table_id.clone().or(table.id.take());
-        for partition in &mut table.partitions {
-            if let Some(id) = identities.partition_ids.get(&partition.slot) {
-                partition.id = Some(id.clone());
+        let layout = Arc::new(splicer.finish()?);
+        for id in with_rewritten(rows, &rewritten).iter().filter_map(|row| row.object()) {
+            if let Some(content) = new.get(&id) {
+                content.store(writer)?;
             }
         }
+        let planned = volumes.into_iter().map(|volume| volume.name).collect();
+        Ok(Draft { layout, rewritten, planned, notes, ids })
     }
-    let mut patches = Patches::new();
-    if arrangement.table != scan.table || arrangement.size != old_size {
-        patches = write::write(Some((&*scan.disk, &scan.table)), &arrangement.table, arrangement.size)?;
-    }
-    for (volume, offset, bytes) in identities.map_or(&[][..], |identities| &identities.patches) {
-        let extents = arrangement.moved(&find_volume(scan, volume)?.extents);
-        let (at, _) = crate::scan::on_disk(&extents, *offset, 1)
-            .next()
-            .ok_or_else(|| Error::input(format!("{volume}: is cut short")))?;
-        patches.push((at, bytes.clone()));
-    }
-    Ok((arrangement, patches))
-}
 
-/// A layout that was spliced, made canonical.
-pub(crate) fn settle(bench: &Bench<'_>, layout: Layout) -> Result<(Layout, WriterStats)> {
-    let objects = bench.objects()?;
-    let writer = bench.writer()?;
-    let layout = Arc::new(layout);
-    let disk = StoredDisk::new(layout.clone(), objects.clone());
-    let settled = canonical::canonical(&layout, &disk, &objects, &writer)?;
-    Ok((settled, writer.finish()?))
+    /// The volumes to plan, each with what it is planned from, and where all is to be.
+    fn prepare<'n>(
+        &self,
+        rows: &[&Row],
+        new: &'n NewContents,
+        always: &[String],
+        reshape: &Reshape,
+        progress: &dyn Progress,
+    ) -> Result<Prepared<'n>> {
+        let mut always = always.to_vec();
+        always.extend(resized(&self.scan, reshape)?);
+        let (mut new, mut rewritten) = (Cow::Borrowed(new), Rewritten::new());
+        let mut identities = None;
+        if let Some(ids) = &reshape.new_ids {
+            let mut fresh = Identities::new(&self.scan, ids)?;
+            let contents = Contents { objects: &self.objects, new: &new };
+            let more;
+            (rewritten, more) = fresh.rewrite(rows, &self.scan, contents)?;
+            new.to_mut().extend(more);
+            always.extend(fresh.volumes().map(str::to_owned));
+            identities = Some(fresh);
+        }
+        let rows = with_rewritten(rows, &rewritten);
+        let mut volumes = Vec::new();
+        for name in edited_volumes(&self.rows, &rows, &always) {
+            progress::check(progress)?;
+            let mut volume = self.volume(&name, &rows, &new).map_err(|e| e.within(&name))?;
+            if let Some(identities) = &identities {
+                identities.apply(&name, &mut volume.params);
+            }
+            volumes.push(volume);
+        }
+        let (arrangement, patches) = shape(&self.scan, &mut volumes, reshape, identities.as_ref())?;
+        let ids = identities.map(|identities| identities.report);
+        Ok(Prepared { rewritten, new, volumes, arrangement, patches, ids })
+    }
+
+    /// A volume with the parameters of the original.
+    fn volume(&self, name: &str, rows: &[&Row], new: &NewContents) -> Result<VolumeDraft> {
+        let volume = find_volume(&self.scan, name)?;
+        let original = volume
+            .filesystem()
+            .ok_or_else(|| Error::unsupported("holds no filesystem that can be planned"))?;
+        let rows = Rows { volume: name, old: &self.rows, new: rows };
+        let (tree, contents) = rows.tree(original, Contents { objects: &self.objects, new })?;
+        let params = Params::of(original, Arc::new(VolumeSource::new(&self.scan, volume)))?;
+        Ok(VolumeDraft { name: name.to_owned(), tree, contents, params })
+    }
+
+    /// Ends the writing of `drafts`, whose objects are then seen here.
+    pub(crate) fn finish<'d>(
+        &mut self,
+        writer: ObjectWriter,
+        drafts: impl IntoIterator<Item = &'d mut Draft>,
+    ) -> Result<WriterStats> {
+        let layouts = drafts.into_iter().map(|draft| &mut draft.layout);
+        let (objects, added) = self.bench.finish(writer, layouts)?;
+        self.objects = objects;
+        Ok(added)
+    }
+
+    /// Reads a finished draft of `rows` as the disk that it is.
+    pub(crate) fn read_back(&self, draft: &Draft, rows: &[&Row]) -> Result<Made> {
+        let rows = with_rewritten(rows, &draft.rewritten);
+        Made::read_back(&self.objects, &draft.layout, &rows, &draft.planned)
+    }
+
+    /// Publishes a finished draft of `rows`.
+    pub(crate) fn publish(
+        &self,
+        store: &Store,
+        draft: &Draft,
+        rows: &[&Row],
+        options: &RebuildOptions,
+    ) -> Result<Image> {
+        let made = self.read_back(draft, rows)?;
+        let packages = self.packages(&made.rows)?;
+        let provenance = Provenance {
+            operation: options.operation.clone(),
+            parent: Some(self.parent.image.id()),
+            command: options.command.clone(),
+            recipe: options.recipe.clone(),
+            ..made_now()
+        };
+        made.publish(store, &options.name, &packages, provenance)
+    }
+
+    /// The table of packages for new rows: the parent's, if nothing changed that it says.
+    fn packages(&self, rows: &[Row]) -> Result<Vec<u8>> {
+        fn told(row: &Row) -> (&str, &[u8], FileType, Option<&[u8]>) {
+            (&row.volume, &row.path, row.file_type, row.link_target.as_deref())
+        }
+        let same_paths = self.rows.iter().map(told).eq(rows.iter().map(told));
+        let databases = |rows| packages::database_rows(rows).map(Row::object);
+        if same_paths && databases(&self.rows).eq(databases(rows)) {
+            return self.parent.packages_file();
+        }
+        Ok(packages::table(rows, &self.objects)?.0)
+    }
 }
 
 /// The names of the volumes of which some row changed, is new or is gone.
-fn edited_volumes(old: &[Row], new: &[Row], always: &[String]) -> Vec<String> {
-    let by_volume = |rows: &[Row]| -> BTreeMap<String, usize> {
+fn edited_volumes(old: &[Row], new: &[&Row], always: &[String]) -> Vec<String> {
+    fn by_volume<'r>(rows: impl Iterator<Item = &'r Row>) -> BTreeMap<&'r str, usize> {
         let mut counts = BTreeMap::new();
         for row in rows {
-            *counts.entry(row.volume.clone()).or_insert(0) += 1;
+            *counts.entry(row.volume.as_str()).or_insert(0) += 1;
         }
         counts
-    };
+    }
     let old_by_path: HashMap<(&str, &[u8]), &Row> =
         old.iter().map(|row| ((&row.volume[..], &row.path[..]), row)).collect();
-    let (old_counts, new_counts) = (by_volume(old), by_volume(new));
+    let (old_counts, new_counts) = (by_volume(old.iter()), by_volume(new.iter().copied()));
     let mut edited: Vec<String> = always.to_vec();
     edited.extend(
         old_counts
             .keys()
             .chain(new_counts.keys())
             .filter(|v| old_counts.get(*v) != new_counts.get(*v))
-            .cloned(),
+            .map(|v| (*v).to_owned()),
     );
     for row in new {
-        if old_by_path.get(&(&row.volume[..], &row.path[..])) != Some(&row)
+        if old_by_path.get(&(&row.volume[..], &row.path[..])) != Some(row)
             && edited.last() != Some(&row.volume)
         {
             edited.push(row.volume.clone());
@@ -375,142 +390,4 @@ fn edited_volumes(old: &[Row], new: &[Row], always: &[String]) -> Vec<String> {
     edited.sort();
     edited.dedup();
     edited
-}
-
-/// A volume of a disk, wherever its parts lie.
-struct VolumeSource {
-    disk: Arc<dyn Source>,
-    extents: Vec<VolumeExtent>,
-}
-
-impl VolumeSource {
-    fn new(scan: &Scan, volume: &ScannedVolume) -> Self {
-        VolumeSource { disk: scan.disk.clone(), extents: volume.extents.clone() }
-    }
-}
-
-impl Source for VolumeSource {
-    fn len(&self) -> u64 {
-        self.extents.last().map_or(0, |extent| extent.volume + extent.len)
-    }
-
-    fn read_at(&self, offset: u64, buf: &mut [u8]) -> mif_formats::Result<()> {
-        check_range("volume", self.len(), offset, buf.len() as u64)?;
-        let end = offset + buf.len() as u64;
-        let first = self.extents.partition_point(|e| e.volume + e.len <= offset);
-        for extent in self.extents[first..].iter().take_while(|e| e.volume < end) {
-            let (from, to) = (extent.volume.max(offset), (extent.volume + extent.len).min(end));
-            let part = &mut buf[(from - offset) as usize..(to - offset) as usize];
-            self.disk.read_at(extent.disk + (from - extent.volume), part)?;
-        }
-        Ok(())
-    }
-
-    fn extent_at(&self, offset: u64) -> mif_formats::Result<Extent> {
-        Ok(Extent::data(offset, self.len() - offset))
-    }
-}
-
-/// What is read from a disk that was put together.
-pub(crate) struct ReadBack {
-    pub(crate) rows: Vec<Row>,
-    pub(crate) records: Vec<VolumeRecord>,
-    pub(crate) table: Table,
-}
-
-/// Reads the volumes that were planned from the new disk: their rows in place of the edited ones, and their
-/// records.
-pub(crate) fn read_back(
-    bench: &Bench<'_>,
-    layout: &Layout,
-    edited: &[Row],
-    names: &[String],
-) -> Result<ReadBack> {
-    let disk = StoredDisk::new(Arc::new(layout.clone()), bench.objects()?);
-    let scan = Scan::new(Arc::new(disk))?;
-    let mut rows: Vec<Row> = edited.iter().filter(|row| !names.contains(&row.volume)).cloned().collect();
-    for name in names {
-        let volume = scan.volumes.iter().find(|volume| volume.name == *name);
-        let Some(filesystem) = volume.and_then(ScannedVolume::filesystem) else {
-            return Err(Error::store(format!("{name}: what was planned is no filesystem: this is a defect")));
-        };
-        let listing = walk(filesystem)?;
-        let digests: HashMap<&[u8], &Row> =
-            edited.iter().filter(|row| row.volume == *name).map(|row| (&row.path[..], row)).collect();
-        if let Some(complaint) = listing.complaints.first() {
-            return Err(Error::store(format!("{name}: what was planned does not read: {}", complaint.error)));
-        }
-        if listing.entries.len() != digests.len() {
-            return Err(Error::store(format!(
-                "{name}: {} paths were planned, and {} are read: this is a defect",
-                digests.len(),
-                listing.entries.len()
-            )));
-        }
-        for entry in &listing.entries {
-            let mut row = row(name, entry, &listing.nodes[&entry.node]);
-            let Some(planned) = digests.get(&entry.path[..]) else {
-                return Err(Error::store(format!("{name}:{}: was not planned", row.path_text())));
-            };
-            (row.sha1, row.blake3, row.content) = (planned.sha1, planned.blake3, planned.content);
-            rows.push(row);
-        }
-    }
-    rows.sort_by_cached_key(crate::rows::order);
-    let records = scan.volumes.iter().map(ScannedVolume::record).collect();
-    Ok(ReadBack { rows, records, table: scan.table })
-}
-
-fn publish(store: &Store, parent: &StoredImage, made: &Made, options: &RebuildOptions) -> Result<Image> {
-    let provenance =
-        Provenance { operation: options.operation.clone(), parent: Some(parent.image.id()), ..made_now() };
-    made.publish(store, &options.name, provenance)
-}
-
-/// That an image was made by this program, now.
-pub(crate) fn made_now() -> Provenance {
-    Provenance {
-        operation: String::new(),
-        tool: concat!("mif ", env!("CARGO_PKG_VERSION")).into(),
-        time: SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_secs()),
-        source: None,
-        source_format: None,
-        parent: None,
-        command: Vec::new(),
-        files: Vec::new(),
-    }
-}
-
-impl Made {
-    /// Publishes it as the next version of `name`.
-    pub(crate) fn publish(&self, store: &Store, name: &str, provenance: Provenance) -> Result<Image> {
-        let (layout_file, digest) = self.layout.encode();
-        let mut manifest_file = Vec::new();
-        manifest::write(&mut manifest_file, &self.rows)?;
-        let image = Image {
-            name: name.to_owned(),
-            version: 0,
-            disk_size: self.layout.disk_size(),
-            layout_digest: blake3::Hash::from_bytes(digest).to_hex().to_string(),
-            manifest_digest: blake3::hash(&manifest_file).to_hex().to_string(),
-            table: self.table.clone(),
-            volumes: self.records.clone(),
-            counts: counts(&self.layout, &self.rows),
-            provenance,
-            warnings: Vec::new(),
-        };
-        store.publish(image, &manifest_file, &layout_file, &[("digests", &digests::encode(&self.rows))])
-    }
-}
-
-fn counts(layout: &Layout, rows: &[Row]) -> Counts {
-    let mut counts = Counts { paths: rows.len() as u64, ..Counts::of(layout) };
-    let mut seen = std::collections::HashSet::new();
-    for row in rows.iter().filter(|row| row.file_type == fs::FileType::File) {
-        if row.inode.is_none_or(|inode| seen.insert((&row.volume, inode))) {
-            counts.files += 1;
-            counts.file_bytes = counts.file_bytes.saturating_add(row.size);
-        }
-    }
-    counts
 }

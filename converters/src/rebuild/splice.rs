@@ -12,9 +12,10 @@ use mif_formats::mif::layout::{Builder, Layout, Origin};
 use mif_formats::source::is_zero;
 
 use super::canonical::append;
+use super::contents::Contents;
 use crate::import::{BLOCK, RESIDUE_WINDOW, blocks};
 use crate::scan::{VolumeExtent, on_disk};
-use crate::store::{ObjectWriter, Objects};
+use crate::store::ObjectWriter;
 use crate::{Error, Result};
 
 /// Puts a layout together from volumes that were planned and what is kept.
@@ -23,9 +24,9 @@ pub(crate) struct Splicer<'a> {
     /// The size of the new disk in bytes.
     size: u64,
     keeps: Vec<Keep>,
-    objects: &'a Objects,
+    contents: Contents<'a>,
+    known: &'a Known,
     writer: &'a ObjectWriter,
-    known: Known,
     /// What is new, in no order yet. What of `replaced` no run covers is zero.
     runs: Vec<Run>,
     /// The parts of the disk that were planned.
@@ -52,10 +53,10 @@ struct Run {
 
 /// The parts of objects that stand on the parent's disk as content, by where in a disk's block the object would
 /// begin, sorted: none of their whole blocks is zero.
-struct Known(HashMap<(ObjectId, u64), Vec<(u64, u64)>>);
+pub(crate) struct Known(HashMap<(ObjectId, u64), Vec<(u64, u64)>>);
 
 impl Known {
-    fn new(layout: &Layout) -> Self {
+    pub(crate) fn new(layout: &Layout) -> Self {
         let mut known: HashMap<_, Vec<(u64, u64)>> = HashMap::new();
         for segment in layout.segments() {
             if let Origin::Content { object, offset } = segment.origin {
@@ -83,16 +84,16 @@ impl Known {
 
 impl<'a> Splicer<'a> {
     /// A disk of `size` bytes that has of the disk `old` what `keeps` say: sorted, apart, within both. All else
-    /// is zero.
+    /// is zero. `known` is of `old`.
     pub(crate) fn new(
         old: &'a Layout,
         size: u64,
         keeps: Vec<Keep>,
-        objects: &'a Objects,
+        contents: Contents<'a>,
+        known: &'a Known,
         writer: &'a ObjectWriter,
     ) -> Self {
-        let known = Known::new(old);
-        Splicer { old, size, keeps, objects, writer, known, runs: Vec::new(), replaced: Vec::new() }
+        Splicer { old, size, keeps, contents, known, writer, runs: Vec::new(), replaced: Vec::new() }
     }
 
     /// Takes a volume as planned, which fits into `extents`; what of them is past the filesystem is kept.
@@ -288,7 +289,7 @@ impl<'a> Splicer<'a> {
                 continue;
             }
             let mut bytes = [0; BLOCK as usize];
-            self.objects.read_at(&object, start, &mut bytes)?;
+            self.contents.read_at(&object, start, &mut bytes)?;
             if is_zero(&bytes) {
                 if from < block.start {
                     self.runs.push(run(from, block.start));

@@ -8,21 +8,25 @@ use mif_formats::fs::{FileType, Filesystem, Node, Piece};
 use mif_formats::mif::ObjectId;
 use mif_formats::mif::manifest::Row;
 
-use crate::store::Objects;
+use super::contents::Contents;
 use crate::{Error, Result};
 
 /// The rows of a volume, before and after the edits; those of other volumes are passed over.
 pub(super) struct Rows<'a> {
     pub(super) volume: &'a str,
     pub(super) old: &'a [Row],
-    pub(super) new: &'a [Row],
+    pub(super) new: &'a [&'a Row],
 }
 
 impl Rows<'_> {
     /// The tree, and the object of each file key.
     ///
     /// Rows of one inode number are hard links of one node, which the first of them describes.
-    pub(super) fn tree(&self, original: &dyn Filesystem, objects: &Objects) -> Result<(Tree, Vec<ObjectId>)> {
+    pub(super) fn tree(
+        &self,
+        original: &dyn Filesystem,
+        contents: Contents<'_>,
+    ) -> Result<(Tree, Vec<ObjectId>)> {
         let old: HashMap<u64, &Row> = self
             .old
             .iter()
@@ -30,7 +34,7 @@ impl Rows<'_> {
             .filter_map(|row| Some((row.inode?, row)))
             .collect();
         // A folder before what it holds: parts of paths in their order, not bytes of whole ones.
-        let mut rows: Vec<&Row> = self.new.iter().filter(|row| row.volume == self.volume).collect();
+        let mut rows: Vec<&Row> = self.new.iter().copied().filter(|row| row.volume == self.volume).collect();
         rows.sort_by(|a, b| a.path.split(|c| *c == b'/').cmp(b.path.split(|c| *c == b'/')));
         let mut rows = rows.into_iter();
         let root = rows
@@ -38,7 +42,7 @@ impl Rows<'_> {
             .filter(|row| row.path == b"/" && row.file_type == FileType::Dir)
             .ok_or_else(|| Error::input("the manifest has no root folder"))?;
         let mut tree = Tree::new(node(root));
-        let mut contents = Vec::new();
+        let mut objects = Vec::new();
         let mut links = HashMap::new();
         for row in rows {
             if let Some(first) = row.inode.and_then(|inode| links.get(&inode)) {
@@ -50,7 +54,7 @@ impl Rows<'_> {
                 let object = row.object().ok_or_else(|| {
                     Error::input(format!("{}: its content is not in the store", row.path_text()))
                 })?;
-                let len = objects.len(&object)?;
+                let len = contents.len(&object)?;
                 if len != row.size {
                     let path = row.path_text();
                     return Err(Error::input(format!(
@@ -58,9 +62,9 @@ impl Rows<'_> {
                         row.size
                     )));
                 }
-                contents.push(object);
-                let data = self.data(row, &object, &old, original, objects)?;
-                TreeNode::file(meta, contents.len() as u64 - 1, data)
+                objects.push(object);
+                let data = self.data(row, &object, &old, original, contents)?;
+                TreeNode::file(meta, objects.len() as u64 - 1, data)
             } else {
                 TreeNode::new(meta)
             };
@@ -70,7 +74,7 @@ impl Rows<'_> {
             }
         }
         tree.finish()?;
-        Ok((tree, contents))
+        Ok((tree, objects))
     }
 
     /// The parts of a file that are no holes: of one that has not changed, what is none on the original volume
@@ -81,7 +85,7 @@ impl Rows<'_> {
         object: &ObjectId,
         old: &HashMap<u64, &Row>,
         original: &dyn Filesystem,
-        objects: &Objects,
+        contents: Contents<'_>,
     ) -> Result<Vec<Range<u64>>> {
         let unchanged = row
             .inode
@@ -102,7 +106,7 @@ impl Rows<'_> {
             return Ok(data);
         }
         let mut at = 0;
-        for zeros in objects.zero_runs(object)? {
+        for zeros in contents.zero_runs(object)? {
             if at < zeros.start {
                 add(at..zeros.start);
             }

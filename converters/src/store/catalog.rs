@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use mif_formats::mif::layout::{Layout, Origin};
 use mif_formats::mif::manifest::{self, Row};
+use mif_formats::mif::packages::{self, Package};
 use mif_formats::partition::{Partition, Table};
 use serde::{Deserialize, Serialize};
 
@@ -175,6 +176,9 @@ pub struct Provenance {
     /// The files that it was read from, as they were then: so that one that has not changed is known again.
     #[serde(default)]
     pub files: Vec<SourceFile>,
+    /// The digest of the edits that made it from its parent: BLAKE3 in hex.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub recipe: Option<String>,
 }
 
 /// A file that an image was read from. What tells without reading it whether it has changed.
@@ -281,6 +285,16 @@ impl StoredImage {
             Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(None),
             Err(e) => Err(Error::store(format!("{}/{key}: {e}", self.storage.place()))),
         }
+    }
+
+    /// The packages, from the table beside the manifest.
+    pub fn packages(&self) -> Result<Vec<Package>> {
+        packages::read(self.packages_file()?.into()).map_err(|e| damaged(&self.image.id(), &e))
+    }
+
+    /// The table of packages as a file.
+    pub(crate) fn packages_file(&self) -> Result<Vec<u8>> {
+        self.read(crate::packages::TABLE)
     }
 
     /// The manifest's rows, checked against the digest in the record.

@@ -11,17 +11,18 @@ use std::sync::Arc;
 
 use parquet::basic::{Compression, Encoding, ZstdLevel};
 use parquet::data_type::{
-    ByteArray, ByteArrayType, DataType, FixedLenByteArray, FixedLenByteArrayType, Int32Type, Int64Type,
+    ByteArray, ByteArrayType, FixedLenByteArray, FixedLenByteArrayType, Int32Type, Int64Type,
 };
 use parquet::errors::ParquetError;
 use parquet::file::properties::{WriterProperties, WriterPropertiesPtr};
 use parquet::file::reader::{ChunkReader, FileReader, SerializedFileReader};
-use parquet::file::writer::{SerializedFileWriter, SerializedRowGroupWriter};
+use parquet::file::writer::SerializedFileWriter;
 use parquet::schema::parser::parse_message_type;
 use parquet::schema::types::ColumnPath;
 
 use self::columns::{Column, Columns};
 use super::ObjectId;
+use super::table::{self, Group, optional, required, write_column};
 use crate::fs::{FileType, Timestamp, Xattr};
 use crate::{Error, Result, at};
 
@@ -206,16 +207,8 @@ fn properties() -> WriterPropertiesPtr {
 }
 
 fn broken(error: ParquetError) -> Error {
-    match error {
-        ParquetError::External(inner) => match inner.downcast::<std::io::Error>() {
-            Ok(io) => at("manifest").io(*io),
-            Err(other) => at("manifest").corrupt(other.to_string()),
-        },
-        other => at("manifest").corrupt(other.to_string()),
-    }
+    table::broken("manifest", error)
 }
-
-type Group<'a, W> = SerializedRowGroupWriter<'a, W>;
 
 fn write_group<W: Write + Send>(group: &mut Group<'_, W>, rows: &[Row]) -> Result<(), ParquetError> {
     let text = |s: &str| ByteArray::from(s);
@@ -250,33 +243,6 @@ fn write_group<W: Write + Send>(group: &mut Group<'_, W>, rows: &[Row]) -> Resul
     optional::<ByteArrayType, _>(group, rows.iter().map(|r| raw(&r.path)))?;
     optional::<ByteArrayType, _>(group, rows.iter().map(|r| r.link_target.as_deref().and_then(raw)))?;
     optional::<ByteArrayType, _>(group, rows.iter().map(|r| r.short_name.map(|n| bytes(&n))))
-}
-
-fn write_column<T: DataType, W: Write + Send>(
-    group: &mut Group<'_, W>,
-    values: &[T::T],
-    def: Option<&[i16]>,
-    rep: Option<&[i16]>,
-) -> Result<(), ParquetError> {
-    let mut column = group.next_column()?.expect("the schema has a column for each one written");
-    column.typed::<T>().write_batch(values, def, rep)?;
-    column.close()
-}
-
-fn required<T: DataType, W: Write + Send>(
-    group: &mut Group<'_, W>,
-    values: impl Iterator<Item = T::T>,
-) -> Result<(), ParquetError> {
-    write_column::<T, W>(group, &values.collect::<Vec<_>>(), None, None)
-}
-
-fn optional<T: DataType, W: Write + Send>(
-    group: &mut Group<'_, W>,
-    values: impl Iterator<Item = Option<T::T>>,
-) -> Result<(), ParquetError> {
-    let mut def = Vec::new();
-    let values: Vec<T::T> = values.inspect(|v| def.push(i16::from(v.is_some()))).flatten().collect();
-    write_column::<T, W>(group, &values, Some(&def), None)
 }
 
 fn xattr_columns<W: Write + Send>(group: &mut Group<'_, W>, rows: &[Row]) -> Result<(), ParquetError> {

@@ -6,7 +6,9 @@ pub mod digests;
 pub mod layout;
 pub mod manifest;
 pub mod pack;
+pub mod packages;
 
+mod table;
 mod varint;
 
 /// What addresses an object: the BLAKE3-256 of its bytes.

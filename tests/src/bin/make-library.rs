@@ -9,7 +9,7 @@ use mif::store::{Counts, Image, Provenance, Store};
 use mif_formats::fs::{FileType, Timestamp};
 use mif_formats::mif::layout::Builder;
 use mif_formats::mif::manifest::{self, Row};
-use mif_formats::mif::{ObjectId, digests};
+use mif_formats::mif::{ObjectId, digests, packages};
 use mif_formats::partition::{Table, TableKind};
 
 fn main() {
@@ -49,10 +49,14 @@ fn main() {
                 parent: None,
                 command: Vec::new(),
                 files: Vec::new(),
+                recipe: None,
             },
             warnings: Vec::new(),
         };
-        let more: [(&str, &[u8]); 1] = [("digests", &digests::encode(&rows))];
+        let more: [(&str, &[u8]); 2] = [
+            ("digests", &digests::encode(&rows)),
+            ("packages.parquet", &packages::write(&[]).expect("an empty table")),
+        ];
         store.publish(record, &manifest, &layout, &more).expect("the image can be published");
     }
 }

@@ -3,7 +3,7 @@
 use std::ops::RangeInclusive;
 use std::path::PathBuf;
 
-use clap::{Args, Subcommand};
+use clap::{Args, Subcommand, ValueEnum};
 use mif_formats::fs::FileType;
 
 use crate::cli::args::Open;
@@ -89,6 +89,63 @@ Examples:
         #[command(flatten)]
         open: Open,
     },
+    /// What changed from one image to another, file by file
+    #[command(after_help = "\
+Examples:
+  mif diff web@1 web@2                 what an update did
+  mif diff web@1 web@2 /etc --content  and how texts differ
+  mif diff base.qcow2 web --by folder  counted by folder
+  mif diff a.vmdk b.qcow2 --ignore-times
+
+An IMAGE is a disk image file, or NAME[@VERSION] in the store. + is new, - is gone, M has other content, m only \
+other metadata, R was renamed. Access times and inode numbers do not count. Exits 1 if anything changed.")]
+    Diff {
+        /// What it was
+        #[arg(value_name = "IMAGE")]
+        a: String,
+        /// What it became
+        #[arg(value_name = "IMAGE")]
+        b: String,
+        /// Only what is at or below this path: /etc on the root filesystem, or p15:/EFI
+        path: Option<std::ffi::OsString>,
+        /// Show how the text of changed files differs
+        #[arg(long)]
+        content: bool,
+        /// Times of files are no difference
+        #[arg(long)]
+        ignore_times: bool,
+        /// Also count the changes
+        #[arg(long, value_name = "WHAT")]
+        by: Option<By>,
+        /// With --by folder: of how many names
+        #[arg(long, value_name = "N", default_value_t = 2)]
+        depth: usize,
+        /// Only the counts
+        #[arg(long)]
+        summary: bool,
+        #[command(flatten)]
+        open: Open,
+    },
+    /// The packages of an image, or of all: dpkg, rpm and apk
+    #[command(after_help = "\
+Examples:
+  mif packages web                  as its own databases say
+  mif packages disk.qcow2 --csv
+  mif packages --name 'libssl*'     in the newest version of every image of the store
+
+Exits 1 if there are none.")]
+    Packages {
+        /// A disk image file, or NAME[@VERSION] in the store; all images of the store if not given
+        image: Option<String>,
+        /// Only packages whose name fits this pattern
+        #[arg(long, value_name = "PATTERN")]
+        name: Option<String>,
+        /// Print comma-separated values
+        #[arg(long, conflicts_with = "json")]
+        csv: bool,
+        #[command(flatten)]
+        open: Open,
+    },
     /// Find files in all images
     #[command(after_help = "\
 Examples:
@@ -114,6 +171,12 @@ Examples:
         #[arg(long)]
         similarity: bool,
     },
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+pub(crate) enum By {
+    /// By the folder they are in
+    Folder,
 }
 
 #[derive(Args)]

@@ -4,10 +4,10 @@ mod args;
 mod text;
 
 use mif::store::{ImageName, Store};
-use mif::{Contents, FsckOptions, GcOptions, PathGlob, Query, Result};
+use mif::{Contents, DiffOptions, FsckOptions, GcOptions, Grouping, PathGlob, Query, Result};
 
 pub(super) use self::args::Library;
-use super::{Answer, Context, open_options};
+use super::{Answer, Context, open_options, volume_path};
 
 impl Context {
     pub(super) fn library(&self, command: Library) -> Answer {
@@ -42,6 +42,30 @@ impl Context {
                 let report = mif::fsck(path, &options, &self.bar("fsck"))?;
                 self.report(&report, text::fsck)?;
                 return Ok(report.clean);
+            }
+            Library::Diff { a, b, path, content, ignore_times, by, depth, summary, open } => {
+                let options = DiffOptions {
+                    path: path.as_ref().map(volume_path),
+                    ignore_times,
+                    by: by.map(|args::By::Folder| Grouping::Folder(depth)),
+                    content,
+                };
+                let open = open_options(open);
+                let (a, b) = (self.open(&a, &open)?, self.open(&b, &open)?);
+                let report = mif::diff(&a, &b, &options, &self.bar("diff"))?;
+                self.report(&report, |report| text::diff(report, summary))?;
+                self.warn(&report.warnings);
+                return Ok(report.same);
+            }
+            Library::Packages { image, name, csv, open } => {
+                let image = image.map(|image| self.open(&image, &open_options(open))).transpose()?;
+                let report = mif::packages(path, image.as_ref(), name.as_deref(), &self.bar("packages"))?;
+                self.report(
+                    &report,
+                    |report| if csv { text::packages_csv(report) } else { text::packages(report) },
+                )?;
+                self.warn(&report.warnings);
+                return Ok(!report.packages.is_empty());
             }
             Library::Search(search) => {
                 let csv = search.csv;

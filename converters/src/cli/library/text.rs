@@ -3,7 +3,10 @@
 use std::fmt::Write as _;
 
 use mif::store::Tag;
-use mif::{FsckReport, GcReport, LogReport, RmReport, SearchReport, StatsReport};
+use mif::{
+    ChangeKind, DiffCounts, DiffReport, FieldChange, FsckReport, GcReport, LogReport, PackagesReport,
+    RmReport, SearchReport, StatsReport,
+};
 
 use crate::cli::text::{mode_text, printable, seconds_time, size, time};
 
@@ -36,6 +39,65 @@ pub(super) fn log(report: &LogReport) -> String {
 
 pub(super) fn tag(tag: &Tag, verb: &str) -> String {
     format!("{}@{} {verb} {}@{}\n", tag.name, tag.tag, tag.name, tag.version)
+}
+
+/// What changed; only the counts if `summary`.
+pub(super) fn diff(report: &DiffReport, summary: bool) -> String {
+    let [a, b] = &report.images;
+    let mut out = String::new();
+    if !summary {
+        for change in &report.changes {
+            let mark = match change.kind {
+                ChangeKind::Added => '+',
+                ChangeKind::Removed => '-',
+                ChangeKind::Changed => 'M',
+                ChangeKind::Metadata => 'm',
+                ChangeKind::Renamed => 'R',
+            };
+            let _ = write!(out, "{mark} {}:{}", printable(&change.volume), printable(&change.path));
+            if let Some(from) = &change.from {
+                let _ = write!(out, " from {}", printable(from));
+            }
+            let fields: Vec<String> = change.fields.iter().map(field).collect();
+            let _ = writeln!(out, "{}{}", if fields.is_empty() { "" } else { "  " }, fields.join(", "));
+            for line in change.text.iter().flat_map(|text| text.lines()) {
+                // Tabs are text here.
+                let line: Vec<String> = line.split('\t').map(printable).collect();
+                let _ = writeln!(out, "    {}", line.join("\t"));
+            }
+        }
+    }
+    for group in &report.groups {
+        let _ = writeln!(out, "{:<40} {}", printable(&group.name), counts(&group.counts));
+    }
+    let said = if report.same { "no file changed".to_owned() } else { counts(&report.counts) };
+    let _ = writeln!(out, "{} to {}: {said}", printable(a), printable(b));
+    out
+}
+
+fn field(change: &FieldChange) -> String {
+    match (&change.from, &change.to) {
+        (None, None) => change.field.to_owned(),
+        (from, to) => {
+            let text = |value: &Option<String>| value.as_deref().map_or("none".to_owned(), printable);
+            format!("{} {} → {}", change.field, text(from), text(to))
+        }
+    }
+}
+
+fn counts(counts: &DiffCounts) -> String {
+    let DiffCounts { added, removed, changed, metadata, renamed, bytes } = counts;
+    let parts = [
+        (*added, "added"),
+        (*removed, "removed"),
+        (*changed, "changed"),
+        (*metadata, "only in metadata"),
+        (*renamed, "renamed"),
+    ];
+    let told: Vec<String> =
+        parts.iter().filter(|(n, _)| *n > 0).map(|(n, what)| format!("{n} {what}")).collect();
+    let sign = if *bytes < 0 { '-' } else { '+' };
+    format!("{}; {sign}{}", told.join(", "), size(bytes.unsigned_abs()))
 }
 
 pub(super) fn rm(report: &RmReport) -> String {
@@ -155,6 +217,40 @@ pub(super) fn search_csv(report: &SearchReport) -> String {
             hit.size.to_string(),
             hit.mtime.map_or(String::new(), |t| t.secs.to_string()),
             hit.sha1.clone().unwrap_or_default(),
+        ];
+        let _ = writeln!(out, "{}", fields.map(|field| csv_field(&field)).join(","));
+    }
+    out
+}
+
+pub(super) fn packages(report: &PackagesReport) -> String {
+    let mut out = String::new();
+    for package in &report.packages {
+        let of = [&package.image, &package.name, &package.version].map(|text| printable(text));
+        let architecture = printable(package.architecture.as_deref().unwrap_or("-"));
+        let status = if package.status == "installed" {
+            String::new()
+        } else {
+            format!("  {}", printable(&package.status))
+        };
+        let _ = writeln!(out, "{}  {:<32} {} {architecture}{status}", of[0], of[1], of[2]);
+    }
+    out
+}
+
+pub(super) fn packages_csv(report: &PackagesReport) -> String {
+    let mut out = String::from("image,volume,manager,name,version,architecture,status,source,files\n");
+    for p in &report.packages {
+        let fields = [
+            p.image.clone(),
+            p.volume.clone(),
+            p.manager.clone(),
+            p.name.clone(),
+            p.version.clone(),
+            p.architecture.clone().unwrap_or_default(),
+            p.status.clone(),
+            p.source.clone().unwrap_or_default(),
+            p.files.to_string(),
         ];
         let _ = writeln!(out, "{}", fields.map(|field| csv_field(&field)).join(","));
     }

@@ -15,8 +15,9 @@ const SUBFORMATS: &[&str] =
     &["monolithicSparse", "streamOptimized", "monolithicFlat", "twoGbMaxExtentSparse", "twoGbMaxExtentFlat"];
 /// How much of the disk a piece of the "2 GiB" subformats holds, in sectors: whole grains below 2 GiB.
 const PIECE: u64 = 0x7fff_0000 / SECTOR;
-/// libdeflate's level for grains.
-const DEFLATE_LEVEL: i32 = 5;
+/// libdeflate's level for grains: a Debian disk gets 1.2 % larger than with zlib's default, which qemu-img takes,
+/// in a fourth of the time.
+const DEFLATE_LEVEL: i32 = 4;
 
 pub(super) fn create(
     source: &dyn Source,

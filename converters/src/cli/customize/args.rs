@@ -1,0 +1,371 @@
+//! The arguments of `customize`. Edits are made in the order in which they are given, so they are read together.
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+
+use clap::error::ErrorKind;
+use clap::parser::ValueSource;
+use clap::{Arg, ArgAction, ArgMatches, Args, FromArgMatches};
+use mif::{Error, Recipe, Result};
+use toml::Value;
+
+use crate::cli::args::ReshapeArgs;
+
+#[derive(Args)]
+pub(crate) struct Customize {
+    /// NAME[@VERSION] in the store
+    pub(super) image: String,
+    /// The new image's name; it may have {{names}}
+    #[arg(long = "as", value_name = "NEW")]
+    pub(super) new: String,
+    /// The value of {{NAME}}
+    #[arg(long, value_name = "NAME=VALUE")]
+    pub(super) set: Vec<String>,
+    /// Make an image for each line of FILE; the columns are {{names}}
+    #[arg(long, value_name = "FILE")]
+    pub(super) csv: Option<PathBuf>,
+    /// When the edits are made, in seconds since 1970: with it, the same edits give the same bits. Now if not given
+    #[arg(long, value_name = "SECONDS", env = "SOURCE_DATE_EPOCH", allow_negative_numbers = true)]
+    pub(super) time: Option<i64>,
+    /// Say what would be done, and do nothing
+    #[arg(long)]
+    pub(super) dry_run: bool,
+    #[command(flatten)]
+    pub(super) reshape: ReshapeArgs,
+    #[command(flatten)]
+    pub(super) edits: Edits,
+}
+
+/// The edits of the command line, in order.
+pub(crate) struct Edits(Vec<(&'static Flag, OsString)>);
+
+/// What a flag adds to a recipe: an edit's name, and its fields.
+type Fields = (&'static str, Vec<(&'static str, Value)>);
+
+/// A flag that is an edit.
+struct Flag {
+    name: &'static str,
+    /// Of its value; empty if it takes none.
+    value: &'static str,
+    help: &'static str,
+    read: fn(&str) -> Result<Fields>,
+}
+
+/// The flag whose value is a file of edits.
+const RECIPE: &str = "recipe";
+
+const FLAGS: &[Flag] = &[
+    Flag { name: RECIPE, value: "FILE", help: "The edits of a TOML file", read: |_| Ok(("", vec![])) },
+    Flag {
+        name: "write",
+        value: "PATH:TEXT",
+        help: "A file with this text",
+        read: |text| on_path("write", text, "content"),
+    },
+    Flag {
+        name: "write-file",
+        value: "PATH:FILE",
+        help: "A file with the content of a local one",
+        read: |text| on_path("write", text, "file"),
+    },
+    Flag {
+        name: "append",
+        value: "PATH:LINE",
+        help: "A further line in a file",
+        read: |text| on_path("append", &format!("{text}\n"), "content"),
+    },
+    Flag {
+        name: "mkdir",
+        value: "PATH",
+        help: "A folder, and those above it",
+        read: |text| path("mkdir", text),
+    },
+    Flag {
+        name: "delete",
+        value: "PATH",
+        help: "A file or folder goes, with all that is in it",
+        read: |text| path("delete", text),
+    },
+    Flag {
+        name: "rename",
+        value: "PATH:TO",
+        help: "A file or folder moves, on its volume",
+        read: |text| on_path("rename", text, "to"),
+    },
+    Flag {
+        name: "symlink",
+        value: "PATH:TARGET",
+        help: "A symlink",
+        read: |text| on_path("symlink", text, "target"),
+    },
+    Flag {
+        name: "chmod",
+        value: "PATH:MODE",
+        help: "Permissions, in octal",
+        read: |text| on_path("chmod", text, "mode"),
+    },
+    Flag {
+        name: "chown",
+        value: "PATH:USER[:GROUP]",
+        help: "The owner, by the image's names or by number",
+        read: |text| on_path("chown", text, "owner"),
+    },
+    Flag {
+        name: "xattr",
+        value: "PATH:NAME=VALUE",
+        help: "An extended attribute; VALUE is text, or hex after 0x",
+        read: |text| {
+            let (path, rest) = split_path(text)?;
+            let (name, value) = pair(rest, '=', "NAME=VALUE")?;
+            Ok(("xattr", vec![("path", path), ("name", name), ("value", value)]))
+        },
+    },
+    Flag {
+        name: "remove-xattr",
+        value: "PATH:NAME",
+        help: "An extended attribute goes",
+        read: |text| on_path("remove-xattr", text, "name"),
+    },
+    Flag {
+        name: "hostname",
+        value: "HOST",
+        help: "The host's name, in /etc/hosts too",
+        read: |text| Ok(("hostname", vec![("name", text.into())])),
+    },
+    Flag {
+        name: "hosts",
+        value: "ADDRESS=HOST[,HOST]",
+        help: "A line of /etc/hosts",
+        read: |text| {
+            let (address, names) = pair(text, '=', "ADDRESS=HOST")?;
+            Ok(("hosts", vec![("address", address), ("names", list(names.as_str().unwrap_or_default()))]))
+        },
+    },
+    Flag {
+        name: "timezone",
+        value: "ZONE",
+        help: "The time zone, such as Europe/Berlin",
+        read: |text| Ok(("timezone", vec![("zone", text.into())])),
+    },
+    Flag {
+        name: "locale",
+        value: "LOCALE",
+        help: "The language and character set, such as C.UTF-8",
+        read: |text| Ok(("locale", vec![("locale", text.into())])),
+    },
+    Flag {
+        name: "ssh-key",
+        value: "USER:file:FILE|USER:string:KEY",
+        help: "Keys that let in as a user",
+        read: |text| {
+            let (user, kind, value) = selector(text, "USER:file:FILE or USER:string:KEY")?;
+            let field = match kind {
+                "file" => "file",
+                "string" => "key",
+                _ => return Err(expected(text, "USER:file:FILE or USER:string:KEY")),
+            };
+            Ok(("ssh-key", vec![("user", user.into()), (field, value.into())]))
+        },
+    },
+    Flag {
+        name: "password",
+        value: "USER:file:FILE|USER:env:VARIABLE|USER:hash:HASH|USER:password:TEXT",
+        help: "A user's password, hashed as the image does",
+        read: |text| {
+            let form = "USER:file:FILE, USER:env:VARIABLE, USER:hash:HASH or USER:password:TEXT";
+            // What was given may be the secret itself: it is not repeated.
+            let (user, kind, value) = selector(text, form).map_err(|_| expected("--password", form))?;
+            let field = ["file", "env", "hash", "password"].into_iter().find(|field| *field == kind);
+            let field = field.ok_or_else(|| expected("--password", form))?;
+            Ok(("password", vec![("user", user.into()), (field, value.into())]))
+        },
+    },
+    Flag {
+        name: "lock",
+        value: "USER",
+        help: "Nobody gets in with a user's password",
+        read: |text| Ok(("lock", vec![("user", text.into())])),
+    },
+    Flag {
+        name: "network",
+        value: "INTERFACE:dhcp|INTERFACE:ADDRESS/LENGTH[,gateway=…][,dns=…]",
+        help: "An interface's addresses, in the image's own kind of configuration",
+        read: network,
+    },
+    Flag {
+        name: "enable",
+        value: "UNIT",
+        help: "A unit of systemd starts at boot",
+        read: |text| Ok(("enable", vec![("unit", text.into())])),
+    },
+    Flag {
+        name: "disable",
+        value: "UNIT",
+        help: "A unit of systemd does not start at boot",
+        read: |text| Ok(("disable", vec![("unit", text.into())])),
+    },
+    Flag {
+        name: "first-boot",
+        value: "FILE",
+        help: "A script that runs once, at the first boot",
+        read: |text| Ok(("first-boot", vec![("file", text.into())])),
+    },
+    Flag {
+        name: "generalize",
+        value: "",
+        help: "Take away what clones must not share: host keys, machine-id, seeds, leases, logs, histories, …",
+        read: |_| Ok(("generalize", vec![])),
+    },
+];
+
+impl Edits {
+    /// The recipe that they are.
+    pub(super) fn recipe(&self) -> Result<Recipe> {
+        let mut recipe = Recipe::default();
+        for (flag, value) in &self.0 {
+            if flag.name == RECIPE {
+                recipe.add_file(value.as_ref())?;
+                continue;
+            }
+            let value = value.to_str().ok_or_else(|| {
+                Error::usage(format!("--{}: is not UTF-8", flag.name))
+                    .advise("Paths that are not UTF-8 cannot be named in edits")
+            })?;
+            let label = format!("--{}", flag.name);
+            let (what, fields) = (flag.read)(value)?;
+            recipe.add(&label, what, fields);
+        }
+        Ok(recipe)
+    }
+}
+
+impl Args for Edits {
+    fn augment_args(command: clap::Command) -> clap::Command {
+        FLAGS.iter().fold(command, |command, flag| {
+            let arg = Arg::new(flag.name)
+                .long(flag.name)
+                .help(flag.help)
+                .action(ArgAction::Append)
+                .help_heading("Edits, made in the order given");
+            command.arg(if flag.value.is_empty() {
+                // Taken as often as it is given, and in its place among the others.
+                arg.num_args(0).default_missing_value("")
+            } else {
+                arg.value_name(flag.value).value_parser(clap::value_parser!(OsString))
+            })
+        })
+    }
+
+    fn augment_args_for_update(command: clap::Command) -> clap::Command {
+        Self::augment_args(command)
+    }
+}
+
+impl FromArgMatches for Edits {
+    fn from_arg_matches(matches: &ArgMatches) -> std::result::Result<Self, clap::Error> {
+        let mut edits = Vec::new();
+        for flag in FLAGS {
+            if matches.value_source(flag.name) != Some(ValueSource::CommandLine) {
+                continue;
+            }
+            let values = matches
+                .get_raw(flag.name)
+                .ok_or_else(|| clap::Error::raw(ErrorKind::InvalidValue, "an edit has no value"))?;
+            let indices = matches.indices_of(flag.name).into_iter().flatten();
+            edits.extend(indices.zip(values).map(|(index, value)| (index, flag, value.to_owned())));
+        }
+        edits.sort_by_key(|(index, _, _)| *index);
+        Ok(Edits(edits.into_iter().map(|(_, flag, value)| (flag, value)).collect()))
+    }
+
+    fn update_from_arg_matches(&mut self, matches: &ArgMatches) -> std::result::Result<(), clap::Error> {
+        *self = Self::from_arg_matches(matches)?;
+        Ok(())
+    }
+}
+
+fn expected(text: &str, form: &str) -> Error {
+    Error::usage(format!("{text}: expected {form}"))
+}
+
+fn path(what: &'static str, path: &str) -> Result<Fields> {
+    Ok((what, vec![("path", path.into())]))
+}
+
+/// An edit of `PATH:REST`.
+fn on_path(what: &'static str, text: &str, field: &'static str) -> Result<Fields> {
+    let (path, rest) = split_path(text)?;
+    Ok((what, vec![("path", path), (field, rest.into())]))
+}
+
+/// A path, which may begin with its volume, and what is after its colon.
+fn split_path(text: &str) -> Result<(Value, &str)> {
+    let start = if text.starts_with('/') { 0 } else { text.find(":/").map_or(0, |colon| colon + 1) };
+    let colon = text[start..].find(':').ok_or_else(|| expected(text, "PATH, a colon and more"))?;
+    let (path, rest) = text.split_at(start + colon);
+    Ok((path.into(), &rest[1..]))
+}
+
+fn pair(text: &str, by: char, form: &str) -> Result<(Value, Value)> {
+    let (first, second) = text.split_once(by).ok_or_else(|| expected(text, form))?;
+    Ok((first.into(), second.into()))
+}
+
+fn list(text: &str) -> Value {
+    Value::Array(text.split(',').map(Value::from).collect())
+}
+
+/// `USER:KIND:VALUE`.
+fn selector<'t>(text: &'t str, form: &str) -> Result<(&'t str, &'t str, &'t str)> {
+    let mut parts = text.splitn(3, ':');
+    match (parts.next(), parts.next(), parts.next()) {
+        (Some(user), Some(kind), Some(value)) => Ok((user, kind, value)),
+        _ => Err(expected(text, form)),
+    }
+}
+
+fn network(text: &str) -> Result<Fields> {
+    let form = "INTERFACE:dhcp or INTERFACE:ADDRESS/LENGTH,gateway=…,dns=…";
+    let (interface, rest) = text.split_once(':').ok_or_else(|| expected(text, form))?;
+    let mut fields = vec![("interface", Value::from(interface))];
+    let (mut address, mut gateway, mut dns) = (Vec::new(), Vec::new(), Vec::new());
+    for part in rest.split(',') {
+        match part.split_once('=') {
+            None if part == "dhcp" => fields.push(("dhcp", true.into())),
+            None => address.push(Value::from(part)),
+            Some(("gateway", value)) => gateway.push(Value::from(value)),
+            Some(("dns", value)) => dns.push(Value::from(value)),
+            Some(_) => return Err(expected(text, form)),
+        }
+    }
+    fields.extend([("address", address.into()), ("gateway", gateway.into()), ("dns", dns.into())]);
+    Ok(("network", fields))
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Command;
+
+    use super::*;
+
+    #[test]
+    fn edits_keep_their_order() {
+        let command = Edits::augment_args(Command::new("x"));
+        let words =
+            ["x", "--hostname", "a", "--generalize", "--mkdir", "/b", "--hostname", "c", "--generalize"];
+        let edits = Edits::from_arg_matches(&command.try_get_matches_from(words).unwrap()).unwrap();
+        let order: Vec<_> =
+            edits.0.iter().map(|(flag, value)| (flag.name, value.to_str().unwrap())).collect();
+        let expected =
+            [("hostname", "a"), ("generalize", ""), ("mkdir", "/b"), ("hostname", "c"), ("generalize", "")];
+        assert_eq!(order, expected);
+    }
+
+    #[test]
+    fn a_path_may_name_its_volume() {
+        assert_eq!(split_path("/a:b:c").unwrap(), ("/a".into(), "b:c"));
+        assert_eq!(split_path("p15:/a:b").unwrap(), ("p15:/a".into(), "b"));
+        assert_eq!(split_path("/a:p15:/b").unwrap(), ("/a".into(), "p15:/b"));
+        assert!(split_path("/a").is_err() && split_path("p1:/a").is_err());
+    }
+}

@@ -1,0 +1,268 @@
+//! Users of the image: their keys and passwords (passwd(5), shadow(5), login.defs(5), crypt(5)).
+
+use std::collections::BTreeSet;
+
+use sha_crypt::{Algorithm, CustomizedPasswordHasher, PasswordHasher, ShaCrypt};
+use yescrypt::Yescrypt;
+
+use super::edit::{Edit, Owner};
+use super::files::Files;
+use crate::rebuild::NewContent;
+use crate::{Error, Result};
+
+/// A user of the image.
+pub(super) struct User {
+    pub(super) uid: u32,
+    pub(super) gid: u32,
+    pub(super) home: String,
+}
+
+/// Bytes of salt: 16 characters of crypt's base 64.
+const SALT: usize = 12;
+
+/// A user, by name, out of the image's `/etc/passwd`.
+pub(super) fn user(files: &Files, name: &str) -> Result<User> {
+    let passwd = files.text("/etc/passwd")?;
+    let found = passwd.lines().find_map(|line| {
+        let fields: Vec<&str> = line.split(':').collect();
+        let [found, _, uid, gid, _, home, ..] = fields[..] else { return None };
+        let user = User { uid: uid.parse().ok()?, gid: gid.parse().ok()?, home: home.to_owned() };
+        (found == name).then_some(user)
+    });
+    found.ok_or_else(|| Error::input(format!("the image has no user \"{name}\" in its /etc/passwd")))
+}
+
+/// The home folders of all users.
+pub(super) fn homes(files: &Files) -> Result<BTreeSet<String>> {
+    let passwd = files.text("/etc/passwd")?;
+    let homes = passwd.lines().filter_map(|line| line.split(':').nth(5));
+    Ok(homes.filter(|home| home.starts_with('/') && home.len() > 1).map(str::to_owned).collect())
+}
+
+/// A group, by name, out of the image's `/etc/group`.
+pub(super) fn group(files: &Files, name: &str) -> Result<u32> {
+    let groups = files.text("/etc/group")?;
+    let found = groups.lines().find_map(|line| {
+        let fields: Vec<&str> = line.split(':').collect();
+        let [found, _, gid, ..] = fields[..] else { return None };
+        (found == name).then(|| gid.parse().ok()).flatten()
+    });
+    found.ok_or_else(|| Error::input(format!("the image has no group \"{name}\" in its /etc/group")))
+}
+
+/// Lets who has the private half of these keys log in as a user.
+pub(super) fn ssh_keys(files: &Files, name: &str, keys: &str) -> Result<Vec<Edit>> {
+    let User { uid, gid, home } = user(files, name)?;
+    let owner = Some(Owner::ids(uid, gid));
+    let is_folder = files.get(&home).is_some_and(|row| row.file_type == mif_formats::fs::FileType::Dir);
+    if !is_folder {
+        return Err(Error::input(format!("{home}: the home of {name} is not there"))
+            .advise("Make the folder first, with its owner"));
+    }
+    let folder = format!("{}/.ssh", home.trim_end_matches('/'));
+    let path = format!("{folder}/authorized_keys");
+    let mut text = files.editable(&path)?;
+    if !text.is_empty() && !text.ends_with('\n') {
+        text.push('\n');
+    }
+    let keys: Vec<&str> =
+        keys.lines().map(str::trim).filter(|line| !line.is_empty() && !line.starts_with('#')).collect();
+    if keys.is_empty() {
+        return Err(Error::input("there is no key"));
+    }
+    for key in keys {
+        if !is_key(key) {
+            let start: String = key.chars().take(24).collect();
+            return Err(Error::input(format!("\"{start}…\" is no public key of SSH"))
+                .advise("A key is a line such as `ssh-ed25519 AAAA… comment`, out of a .pub file"));
+        }
+        if !text.lines().any(|line| line == key) {
+            text.push_str(key);
+            text.push('\n');
+        }
+    }
+    let content = NewContent::of_bytes(text.into_bytes());
+    Ok(vec![
+        Edit::Mkdir { path: folder, mode: Some(0o700), owner: owner.clone() },
+        Edit::Write { path, content, mode: Some(0o600), owner },
+    ])
+}
+
+/// Whether a line can be one of authorized_keys (sshd(8)): perhaps options, then a type and base 64 that begins
+/// as keys do.
+fn is_key(line: &str) -> bool {
+    let words: Vec<&str> = line.split_whitespace().collect();
+    let known =
+        |word: &str| ["ssh-", "ecdsa-", "sk-ssh-", "sk-ecdsa-"].iter().any(|kind| word.starts_with(kind));
+    words.windows(2).any(|pair| known(pair[0]) && pair[1].starts_with("AAAA"))
+}
+
+/// What a password becomes.
+pub(super) enum Password {
+    /// This text, to be hashed as the image does.
+    Text(String),
+    /// This hash, as crypt(5) has them.
+    Hash(String),
+    /// It stays, and does not let anybody in.
+    Locked,
+}
+
+/// Sets or locks a user's password. `salt` gives fresh bytes; `today` is in days since 1970.
+pub(super) fn password(
+    files: &Files,
+    name: &str,
+    password: &Password,
+    today: i64,
+    salt: &dyn Fn(&mut [u8]) -> Result<()>,
+) -> Result<Vec<Edit>> {
+    user(files, name)?;
+    if !files.is_file("/etc/shadow") {
+        return Err(Error::unsupported("the image has no /etc/shadow to keep passwords in"));
+    }
+    let shadow = files.editable("/etc/shadow")?;
+    let before = shadow.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
+    let hash = match password {
+        Password::Locked => {
+            let old = before.and_then(|fields| fields.split(':').next()).unwrap_or("*");
+            if old.starts_with('!') { old.to_owned() } else { format!("!{old}") }
+        }
+        Password::Hash(hash) => {
+            let plain = |c: char| c.is_ascii_graphic() && c != ':';
+            if !hash.starts_with('$') || !hash.chars().all(plain) {
+                return Err(Error::input(
+                    "what is given as a hash is none: expected $6$… or another of crypt(5)",
+                ));
+            }
+            hash.clone()
+        }
+        Password::Text(text) => {
+            let mut bytes = [0; SALT];
+            salt(&mut bytes)?;
+            hash_as(&method(files)?, text, &bytes)?
+        }
+    };
+    let mut line = match before.map(|fields| fields.split(':').collect::<Vec<_>>()) {
+        Some(fields) => fields.into_iter().map(str::to_owned).collect(),
+        None => ["", "", "0", "99999", "7", "", "", ""].map(str::to_owned).to_vec(),
+    };
+    line[0] = hash;
+    // Zero would mean that it has to be changed at once.
+    if let Some(changed) = line.get_mut(1).filter(|_| !matches!(password, Password::Locked)) {
+        *changed = today.max(1).to_string();
+    }
+    let line = format!("{name}:{}", line.join(":"));
+    let is_line = |have: &str| have.strip_prefix(name).is_some_and(|rest| rest.starts_with(':'));
+    let mut lines: Vec<&str> =
+        shadow.lines().map(|have| if is_line(have) { &line[..] } else { have }).collect();
+    if before.is_none() {
+        lines.push(&line);
+    }
+    Ok(vec![Edit::text("/etc/shadow", lines.join("\n") + "\n")])
+}
+
+/// How a password is hashed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Method {
+    Sha256(Option<u32>),
+    Sha512(Option<u32>),
+    Yescrypt,
+}
+
+/// How the image hashes: as its login.defs says, else as its passwords are.
+fn method(files: &Files) -> Result<Method> {
+    method_of(&files.text("/etc/login.defs")?, &files.text("/etc/shadow")?)
+}
+
+fn method_of(defs: &str, shadow: &str) -> Result<Method> {
+    let value = |key: &str| {
+        defs.lines().rev().find_map(|line| {
+            let mut words = line.split_whitespace();
+            (words.next() == Some(key)).then(|| words.next()).flatten()
+        })
+    };
+    let rounds =
+        || value("SHA_CRYPT_MAX_ROUNDS").or(value("SHA_CRYPT_MIN_ROUNDS")).and_then(|n| n.parse().ok());
+    let by_shadow = || {
+        let hashes = shadow.lines().filter_map(|line| line.split(':').nth(1));
+        hashes.map(|hash| hash.trim_start_matches('!')).find_map(|hash| match hash.get(..3)? {
+            "$y$" => Some(Method::Yescrypt),
+            "$5$" => Some(Method::Sha256(None)),
+            "$6$" => Some(Method::Sha512(None)),
+            _ => None,
+        })
+    };
+    match value("ENCRYPT_METHOD") {
+        Some("SHA256") => Ok(Method::Sha256(rounds())),
+        Some("SHA512") => Ok(Method::Sha512(rounds())),
+        Some("YESCRYPT") => Ok(Method::Yescrypt),
+        None => Ok(by_shadow().unwrap_or(Method::Sha512(None))),
+        Some(other) => Err(Error::unsupported(format!(
+            "the image's /etc/login.defs has passwords hashed by {other}, which mif does not know"
+        ))
+        .advise("Give the hash instead, made by `mkpasswd`")),
+    }
+}
+
+fn hash_as(method: &Method, text: &str, salt: &[u8]) -> Result<String> {
+    let failed = |e: &dyn std::fmt::Display| Error::input(format!("the password cannot be hashed: {e}"));
+    if text.is_empty() || text.contains(['\0', '\n']) {
+        return Err(failed(&"it is empty, or has more than a line"));
+    }
+    let sha = |algorithm, rounds: Option<u32>| {
+        let rounds = rounds.unwrap_or(sha_crypt::Params::RECOMMENDED_ROUNDS).clamp(1000, 999_999_999);
+        let params = sha_crypt::Params::new(rounds).map_err(|e| failed(&e))?;
+        let hasher = ShaCrypt::new(algorithm, params);
+        let hash = hasher.hash_password_customized(text.as_bytes(), salt, None, None, params);
+        hash.map(|hash| hash.as_str().to_owned()).map_err(|e| failed(&e))
+    };
+    match method {
+        Method::Sha256(rounds) => sha(Algorithm::Sha256Crypt, *rounds),
+        Method::Sha512(rounds) => sha(Algorithm::Sha512Crypt, *rounds),
+        Method::Yescrypt => {
+            let hash = Yescrypt::default().hash_password_with_salt(text.as_bytes(), salt);
+            hash.map(|hash| hash.as_str().to_owned()).map_err(|e| failed(&e))
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_image_says_how_passwords_are_hashed() {
+        assert_eq!(
+            method_of("# ENCRYPT_METHOD MD5\nENCRYPT_METHOD YESCRYPT\n", "").unwrap(),
+            Method::Yescrypt
+        );
+        let defs = "ENCRYPT_METHOD SHA512\nSHA_CRYPT_MAX_ROUNDS 7000\n";
+        assert_eq!(method_of(defs, "a:$y$j9T$x").unwrap(), Method::Sha512(Some(7000)));
+        assert_eq!(method_of("", "a:*:1\nb:!$5$x$y:1\n").unwrap(), Method::Sha256(None));
+        assert_eq!(method_of("", "a:*:1\n").unwrap(), Method::Sha512(None));
+        assert!(method_of("ENCRYPT_METHOD DES", "").is_err());
+    }
+
+    #[test]
+    fn hashes_have_the_form_of_crypt() {
+        let salt = [7; SALT];
+        for (method, start) in [
+            (Method::Sha256(None), "$5$rounds=5000$"),
+            (Method::Sha512(Some(6000)), "$6$rounds=6000$"),
+            (Method::Yescrypt, "$y$j9T$"),
+        ] {
+            let hash = hash_as(&method, "correct horse", &salt).unwrap();
+            assert!(hash.starts_with(start) && !hash.contains(':'), "{hash}");
+            assert_eq!(hash, hash_as(&method, "correct horse", &salt).unwrap());
+            assert_ne!(hash, hash_as(&method, "correct horse", &[8; SALT]).unwrap());
+        }
+        assert!(hash_as(&Method::Yescrypt, "", &salt).is_err());
+    }
+
+    #[test]
+    fn a_key_is_known_by_its_type_and_its_beginning() {
+        assert!(is_key("ssh-ed25519 AAAAC3Nza me@here"));
+        assert!(is_key("from=\"10.0.0.0/8\",no-pty ssh-rsa AAAAB3"));
+        assert!(!is_key("-----BEGIN OPENSSH PRIVATE KEY-----"));
+        assert!(!is_key("ssh-ed25519"));
+    }
+}

@@ -1,0 +1,435 @@
+//! The files of an image, to edit: its rows by volume and path, and where paths lead as its system would see
+//! them.
+
+use std::collections::BTreeMap;
+use std::ops::{Bound, Range};
+use std::sync::Arc;
+
+use mif_formats::fs::{FileType, Timestamp, Xattr};
+use mif_formats::mif::manifest::{Row, escape};
+
+use super::mounts::{self, Mount, MountedOn};
+use crate::rebuild::{Base, NewContent, NewContents};
+use crate::store::Objects;
+use crate::tree::{Paths, Place, VolumePath, missing, resolve, root_volume};
+use crate::{Error, Result};
+
+/// The largest file that is read to be edited, in bytes.
+const MAX_READ: u64 = 64 << 20;
+
+/// The files of an image, to edit.
+#[derive(Clone)]
+pub(super) struct Files {
+    volumes: BTreeMap<String, Volume>,
+    /// The volume of the root filesystem.
+    root: Option<String>,
+    /// What its `/etc/fstab` mounts.
+    mounts: Arc<Vec<Mount>>,
+    objects: Arc<Objects>,
+    /// The content that edits brought.
+    pub(super) new: NewContents,
+    /// When the edits are made.
+    pub(super) time: Timestamp,
+}
+
+#[derive(Clone)]
+struct Volume {
+    is_fat: bool,
+    /// By path. Copies of the files share the rows that are not edited.
+    rows: BTreeMap<Arc<[u8]>, Arc<Row>>,
+}
+
+impl Volume {
+    /// What is below a folder.
+    fn below(&self, folder: &[u8]) -> impl Iterator<Item = (&Arc<[u8]>, &Arc<Row>)> {
+        let Range { start, end } = below(folder);
+        self.rows.range::<[u8], _>((Bound::Included(&start[..]), Bound::Excluded(&end[..])))
+    }
+}
+
+/// What a new file or folder is to be, beside its place.
+pub(super) struct NewNode {
+    pub(super) file_type: FileType,
+    pub(super) mode: u16,
+    pub(super) uid: u32,
+    pub(super) gid: u32,
+}
+
+impl Files {
+    /// The files of an image; `time` is when they are edited.
+    pub(super) fn new(base: &Base<'_>, time: Timestamp) -> Result<Self> {
+        let mut volumes: BTreeMap<String, Volume> = BTreeMap::new();
+        for row in &base.rows {
+            let volume = volumes.entry(row.volume.clone()).or_insert_with(|| {
+                let scanned = base.scan.volumes.iter().find(|volume| volume.name == row.volume);
+                let fs = scanned.and_then(|volume| volume.filesystem());
+                Volume {
+                    is_fat: fs.is_some_and(|fs| fs.info().kind.starts_with("fat")),
+                    rows: BTreeMap::new(),
+                }
+            });
+            volume.rows.insert(row.path.as_slice().into(), Arc::new(row.clone()));
+        }
+        let objects = base.objects.clone();
+        let mut files =
+            Files { volumes, root: None, mounts: Arc::default(), objects, new: NewContents::new(), time };
+        let names: Vec<&str> = files.volumes.keys().map(String::as_str).collect();
+        files.root = root_volume(&System { files: &files, guest: false }, &names).map(str::to_owned);
+        if let Some(fstab) = files.read("/etc/fstab")? {
+            files.mounts = Arc::new(mounts::read(&fstab, &base.scan));
+        }
+        Ok(files)
+    }
+
+    /// All rows, edited.
+    pub(super) fn rows(&self) -> Vec<&Row> {
+        self.volumes.values().flat_map(|volume| volume.rows.values().map(|row| &**row)).collect()
+    }
+
+    /// Where a path leads; its last part need not be there. A symlink at the end is followed if `follow`.
+    pub(super) fn place(&self, path: &str, follow: bool) -> Result<Place> {
+        let parsed = VolumePath::parse(path.as_bytes());
+        if parsed.path.first() != Some(&b'/') {
+            return Err(Error::usage(format!("{path}: is no absolute path"))
+                .advise("A path is /etc/passwd on the root filesystem, or VOLUME:/path"));
+        }
+        let (volume, guest) = match &parsed.volume {
+            Some(volume) if self.volumes.contains_key(volume) => (volume, false),
+            Some(volume) => {
+                let names: Vec<&str> = self.volumes.keys().map(String::as_str).collect();
+                return Err(Error::input(format!("{volume}: is no volume with files"))
+                    .advise(format!("This image has {}", names.join(", "))));
+            }
+            None => (self.root()?, true),
+        };
+        resolve(&System { files: self, guest }, volume, &parsed.path, follow)
+    }
+
+    fn root(&self) -> Result<&String> {
+        self.root.as_ref().ok_or_else(|| {
+            let names: Vec<&str> = self.volumes.keys().map(String::as_str).collect();
+            Error::input("no volume has the marks of a root filesystem").advise(format!(
+                "Name the volume of each path, as in p1:/etc; there are {}",
+                names.join(", ")
+            ))
+        })
+    }
+
+    /// The row at a place, if something is there.
+    pub(super) fn at(&self, place: &Place) -> Option<&Row> {
+        self.volumes.get(&place.volume)?.rows.get(&place.path[..]).map(|row| &**row)
+    }
+
+    /// The row of a path, its last symlink followed, if it is there.
+    pub(super) fn get(&self, path: &str) -> Option<&Row> {
+        self.at(&self.place(path, true).ok()?)
+    }
+
+    /// The row of a path itself, be it a symlink, if it is there.
+    pub(super) fn get_link(&self, path: &str) -> Option<&Row> {
+        self.at(&self.place(path, false).ok()?)
+    }
+
+    /// Whether a path is there and is a regular file, its last symlink followed.
+    pub(super) fn is_file(&self, path: &str) -> bool {
+        self.get(path).is_some_and(|row| row.file_type == FileType::File)
+    }
+
+    /// The content of a regular file; none if it is not there.
+    pub(super) fn read(&self, path: &str) -> Result<Option<Vec<u8>>> {
+        match self.get(path) {
+            Some(row) if row.file_type == FileType::File => self.content(row).map(Some),
+            _ => Ok(None),
+        }
+    }
+
+    /// The content of a text file, what is not UTF-8 replaced; empty if it is not there.
+    pub(super) fn text(&self, path: &str) -> Result<String> {
+        Ok(self.read(path)?.map_or(String::new(), |bytes| String::from_utf8_lossy(&bytes).into_owned()))
+    }
+
+    /// The content of a text file that is to be edited; empty if it is not there.
+    pub(super) fn editable(&self, path: &str) -> Result<String> {
+        String::from_utf8(self.read(path)?.unwrap_or_default()).map_err(|_| {
+            Error::input(format!("{path}: is not UTF-8, so it is not edited as text"))
+                .advise("Write the whole file instead")
+        })
+    }
+
+    /// The content of a regular file's row.
+    pub(super) fn content(&self, row: &Row) -> Result<Vec<u8>> {
+        let named = || format!("{}:{}", row.volume, row.path_text());
+        if row.size > MAX_READ {
+            return Err(Error::unsupported(format!(
+                "{}: has {} bytes; at most {MAX_READ} are read to be edited",
+                named(),
+                row.size
+            )));
+        }
+        if row.size == 0 {
+            return Ok(Vec::new());
+        }
+        let id = row
+            .object()
+            .ok_or_else(|| Error::input(format!("{}: its content could not be read at import", named())))?;
+        let mut bytes = vec![0; row.size as usize];
+        match self.new.get(&id) {
+            Some(new) => new.source.read_at(0, &mut bytes)?,
+            None => self.objects.read_at(&id, 0, &mut bytes)?,
+        }
+        Ok(bytes)
+    }
+
+    /// What a folder holds: names and rows, sorted by name, but for names that are not UTF-8.
+    pub(super) fn list(&self, folder: &str) -> Vec<(String, &Row)> {
+        let Ok(place) = self.place(folder, true) else { return Vec::new() };
+        let Some(volume) = self.volumes.get(&place.volume) else { return Vec::new() };
+        let start = below(&place.path).start;
+        let cut = start.len();
+        let rows = volume.below(&place.path);
+        rows.filter(|(path, _)| path.len() > cut && !path[cut..].contains(&b'/'))
+            .filter_map(|(path, row)| Some((String::from_utf8(path[cut..].to_vec()).ok()?, &**row)))
+            .collect()
+    }
+
+    /// The absolute paths that fit a pattern, whose parts have `*` and `?`; of whatever type.
+    pub(super) fn glob(&self, pattern: &str) -> Result<Vec<String>> {
+        let mut found = vec![String::new()];
+        for part in pattern.split('/').filter(|part| !part.is_empty()) {
+            let mut next = Vec::new();
+            if part.contains(['*', '?', '[']) {
+                let part = glob::Pattern::new(part)
+                    .map_err(|e| Error::usage(format!("\"{pattern}\" is no pattern: {}", e.msg)))?;
+                for folder in &found {
+                    let names = self.list(&format!("{folder}/")).into_iter().map(|(name, _)| name);
+                    next.extend(
+                        names.filter(|name| part.matches(name)).map(|name| format!("{folder}/{name}")),
+                    );
+                }
+            } else {
+                let paths = found.iter().map(|folder| format!("{folder}/{part}"));
+                next.extend(paths.filter(|path| self.get_link(path).is_some()));
+            }
+            found = next;
+        }
+        Ok(found)
+    }
+
+    /// Whether a volume is FAT: without owners, modes, links and attributes.
+    pub(super) fn is_fat(&self, volume: &str) -> bool {
+        self.volumes.get(volume).is_some_and(|volume| volume.is_fat)
+    }
+
+    /// Puts a new file or folder at a place where nothing is. Its folder is to be there.
+    pub(super) fn create(&mut self, place: &Place, new: &NewNode) -> Result<()> {
+        let folder = Place { volume: place.volume.clone(), path: parent(&place.path).to_vec() };
+        let above = self.at(&folder).ok_or_else(|| missing(&folder.volume, &folder.path))?;
+        if above.file_type != FileType::Dir {
+            return Err(Error::input(format!("{}:{}: is no folder", folder.volume, escape(&folder.path))));
+        }
+        let is_fat = self.is_fat(&place.volume);
+        let is_dir = new.file_type == FileType::Dir;
+        // As Linux does: who is born in a setgid folder is of its group.
+        let setgid = above.mode.is_some_and(|mode| mode & 0o2000 != 0);
+        let label = |xattr: &&Xattr| xattr.name == b"security.selinux";
+        let of_ext = |value| (!is_fat).then_some(value);
+        let row = Row {
+            volume: place.volume.clone(),
+            path: place.path.clone(),
+            file_type: new.file_type,
+            mode: of_ext(new.mode | if setgid && is_dir { 0o2000 } else { 0 }),
+            uid: (!is_fat).then_some(new.uid),
+            gid: (!is_fat).then_some(if setgid { above.gid.unwrap_or(new.gid) } else { new.gid }),
+            nlink: None,
+            inode: None,
+            size: 0,
+            mtime: Some(self.time),
+            atime: Some(self.time),
+            ctime: (!is_fat).then_some(self.time),
+            crtime: Some(self.time),
+            link_target: None,
+            rdev: None,
+            xattrs: above.xattrs.iter().filter(label).cloned().collect(),
+            // FAT: the attribute bits of a folder, and of a file that is to be archived.
+            flags: if is_fat { if is_dir { 0x10 } else { 0x20 } } else { 0 },
+            generation: None,
+            project: None,
+            sha1: None,
+            blake3: None,
+            content: None,
+            short_name: None,
+        };
+        self.volume(&place.volume)?.rows.insert(place.path.as_slice().into(), Arc::new(row));
+        self.touch_folder(place)
+    }
+
+    /// Takes away what is at a place, and all below; gives how many paths that were.
+    pub(super) fn remove(&mut self, place: &Place) -> Result<usize> {
+        if let Some(mount) = self.mount_below(place) {
+            return Err(Error::input(format!(
+                "{}:{}: /etc/fstab mounts a volume on {mount}",
+                place.volume,
+                escape(&place.path)
+            )));
+        }
+        if place.path == b"/" {
+            return Err(Error::input(format!("{}:/: the root of a volume stays", place.volume)));
+        }
+        let volume = self.volume(&place.volume)?;
+        let mut gone: Vec<Arc<[u8]>> = volume.below(&place.path).map(|(path, _)| path.clone()).collect();
+        gone.push(place.path.as_slice().into());
+        for path in &gone {
+            volume.rows.remove(path);
+        }
+        self.touch_folder(place)?;
+        Ok(gone.len())
+    }
+
+    /// Moves what is at a place, and all below, to another place of the same volume, where nothing is.
+    pub(super) fn rename(&mut self, from: &Place, to: &Place) -> Result<()> {
+        if let Some(mount) = self.mount_below(from) {
+            let path = escape(&from.path);
+            return Err(Error::input(format!(
+                "{}:{path}: /etc/fstab mounts a volume on {mount}",
+                from.volume
+            )));
+        }
+        if from.path == b"/" || to.path.starts_with(&below(&from.path).start) {
+            return Err(Error::input(format!(
+                "{}:{}: cannot be moved into itself",
+                from.volume,
+                escape(&from.path)
+            )));
+        }
+        let volume = self.volume(&from.volume)?;
+        let mut moved: Vec<Arc<[u8]>> = volume.below(&from.path).map(|(path, _)| path.clone()).collect();
+        moved.push(from.path.as_slice().into());
+        for path in moved {
+            let Some(mut row) = volume.rows.remove(&path) else { continue };
+            let moving = Arc::make_mut(&mut row);
+            moving.path = [&to.path[..], &path[from.path.len()..]].concat();
+            if path[..] == from.path[..] {
+                // FAT: the short name was the old one's.
+                moving.short_name = None;
+            }
+            volume.rows.insert(moving.path.as_slice().into(), row);
+        }
+        self.touch_folder(from)?;
+        self.touch_folder(to)
+    }
+
+    /// Changes the row at a place, and of what has several hard links, all of them.
+    pub(super) fn change(&mut self, place: &Place, change: impl Fn(&mut Row)) -> Result<()> {
+        let time = self.time;
+        let rows = &mut self.volume(&place.volume)?.rows;
+        let row = rows.get(&place.path[..]).ok_or_else(|| missing(&place.volume, &place.path))?;
+        let inode = row.inode.filter(|_| row.nlink.is_some_and(|n| n > 1) && row.file_type != FileType::Dir);
+        let change = |row: &mut Row| {
+            change(row);
+            row.ctime = row.ctime.map(|_| time);
+        };
+        match inode {
+            Some(inode) => {
+                let links = rows.values_mut().filter(|row| row.inode == Some(inode));
+                links.for_each(|row| change(Arc::make_mut(row)));
+            }
+            None => rows.get_mut(&place.path[..]).into_iter().for_each(|row| change(Arc::make_mut(row))),
+        }
+        Ok(())
+    }
+
+    /// Gives the regular file at a place new content.
+    pub(super) fn fill(&mut self, place: &Place, content: NewContent) -> Result<()> {
+        let (time, id, sha1, size) = (self.time, content.id, content.sha1, content.source.len());
+        self.new.insert(id, content);
+        self.change(place, |row| {
+            row.size = size;
+            (row.sha1, row.blake3, row.content) = (Some(sha1), Some(id), None);
+            row.mtime = row.mtime.map(|_| time);
+            // As Linux does: what a file may do, and what was measured of it, was of the content before.
+            row.xattrs.retain(|xattr| {
+                !matches!(&xattr.name[..], b"security.capability" | b"security.ima" | b"security.evm")
+            });
+        })
+    }
+
+    fn volume(&mut self, name: &str) -> Result<&mut Volume> {
+        self.volumes.get_mut(name).ok_or_else(|| Error::input(format!("{name}: is no volume with files")))
+    }
+
+    /// The time of a folder in which something came or went.
+    fn touch_folder(&mut self, child: &Place) -> Result<()> {
+        let time = self.time;
+        let folder = Place { volume: child.volume.clone(), path: parent(&child.path).to_vec() };
+        self.change(&folder, |row| row.mtime = row.mtime.map(|_| time))
+    }
+
+    fn mount_below(&self, place: &Place) -> Option<String> {
+        let is_root = Some(&place.volume) == self.root.as_ref();
+        let start = below(&place.path).start;
+        let points = self.mounts.iter().map(|mount| &mount.point).filter(|_| is_root);
+        points.filter(|point| **point == place.path || point.starts_with(&start)).map(|p| escape(p)).next()
+    }
+}
+
+/// The folder of a path.
+pub(super) fn parent(path: &[u8]) -> &[u8] {
+    &path[..path.iter().rposition(|b| *b == b'/').unwrap_or(0).max(1).min(path.len())]
+}
+
+/// The paths below a folder: from its path with a slash to what sorts after all of these.
+fn below(folder: &[u8]) -> Range<Vec<u8>> {
+    let folder = if folder == b"/" { b"" } else { folder };
+    [folder, b"/"].concat()..[folder, b"0"].concat()
+}
+
+/// Where paths lead: on one volume alone or, as the system in the image sees it, over what is mounted.
+struct System<'a> {
+    files: &'a Files,
+    guest: bool,
+}
+
+impl Paths for System<'_> {
+    fn row(&self, volume: &str, path: &[u8]) -> Option<&Row> {
+        self.files.volumes.get(volume)?.rows.get(path).map(|row| &**row)
+    }
+
+    fn mounted(&self, volume: &str, path: &[u8]) -> Result<Option<String>> {
+        if !self.guest || self.files.root.as_deref() != Some(volume) {
+            return Ok(None);
+        }
+        let Some(mount) = self.files.mounts.iter().rfind(|mount| mount.point == path) else {
+            return Ok(None);
+        };
+        let there = escape(path);
+        match &mount.what {
+            MountedOn::Volume(name) if self.files.volumes.contains_key(name) => Ok(Some(name.clone())),
+            MountedOn::Volume(name) => Err(Error::unsupported(format!(
+                "{there}: is on volume {name}, which has no filesystem that can be edited"
+            ))),
+            MountedOn::Elsewhere(what) => Err(Error::input(format!(
+                "{there}: /etc/fstab mounts {what} there, which is not in this image"
+            ))
+            .advise(format!("Name the volume to change what lies beneath: {volume}:{there}"))),
+        }
+    }
+
+    fn above(&self, volume: &str) -> Result<Place> {
+        let leaves = || {
+            Error::input(format!("{volume}:/..: leaves the image"))
+                .advise("A path, and each symlink on it, has to stay within the image")
+        };
+        let Some(root) = self.files.root.as_ref().filter(|root| self.guest && *root != volume) else {
+            return Err(leaves());
+        };
+        let mut mounts = self.files.mounts.iter();
+        let mount = mounts.rfind(|mount| matches!(&mount.what, MountedOn::Volume(name) if name == volume));
+        let mount = mount.ok_or_else(leaves)?;
+        Ok(Place { volume: root.clone(), path: mount.point.clone() })
+    }
+
+    fn root(&self, volume: &str) -> Place {
+        let root = self.files.root.as_deref().filter(|_| self.guest).unwrap_or(volume);
+        Place { volume: root.to_owned(), path: b"/".to_vec() }
+    }
+}

@@ -1,0 +1,199 @@
+//! The packages of an image: what the databases of dpkg, rpm and apk on it say, read as files.
+//!
+//! Nothing on the image is run. A database that is damaged gives the packages that can still be read, and a complaint.
+
+mod apk;
+mod dpkg;
+mod paths;
+mod rpm;
+
+use std::sync::Arc;
+
+use mif_formats::mif::manifest::Row;
+use mif_formats::mif::packages;
+pub use mif_formats::mif::packages::Package;
+use serde::Serialize;
+
+use self::paths::Paths;
+use crate::image::stored_tree;
+use crate::progress::Progress;
+use crate::store::{ImageName, Objects, Store};
+use crate::{Error, OpenImage, Origin, Result, Tree, VolumePath};
+
+/// The largest database that is read, in bytes.
+const MAX_DATABASE: u64 = 1 << 30;
+
+/// Where package managers keep what they know: a file that lies below none of these has no say.
+const FOLDERS: &[&str] = &[
+    "/var/lib/dpkg/",
+    "/var/lib/rpm/",
+    "/usr/lib/sysimage/rpm/",
+    "/usr/share/rpm/",
+    "/lib/apk/db/",
+    "/usr/lib/apk/db/",
+];
+
+/// The packages of images.
+#[derive(Debug, Clone, Serialize)]
+pub struct PackagesReport {
+    /// One entry for each package of each image, by image, volume, manager and name.
+    pub packages: Vec<ImagePackage>,
+    /// What could not be read, each a sentence.
+    pub warnings: Vec<String>,
+}
+
+/// A package of an image.
+#[derive(Debug, Clone, Serialize)]
+#[allow(missing_docs)]
+pub struct ImagePackage {
+    /// The image, as the user called it, or as `name@version`.
+    pub image: String,
+    pub volume: String,
+    pub manager: String,
+    pub name: String,
+    pub version: String,
+    pub architecture: Option<String>,
+    pub status: String,
+    pub source: Option<String>,
+    /// How many paths it has.
+    pub files: u64,
+}
+
+/// What is known of the packages of a tree.
+pub(crate) struct Found {
+    /// By volume, manager, name and architecture.
+    pub(crate) packages: Vec<Package>,
+    /// What could not be read, each a sentence.
+    pub(crate) complaints: Vec<String>,
+}
+
+/// The packages of `image`, or of the newest version of all images of the store; of those whose name matches `name`, a
+/// pattern with `*` and `?`, if it is given.
+pub fn packages(
+    store: &std::path::Path,
+    image: Option<&OpenImage>,
+    name: Option<&str>,
+    progress: &dyn Progress,
+) -> Result<PackagesReport> {
+    let pattern = name.map(glob::Pattern::new).transpose();
+    let pattern = pattern.map_err(|e| Error::usage(format!("\"{}\": {e}", name.unwrap_or_default())))?;
+    let mut report = PackagesReport { packages: Vec::new(), warnings: Vec::new() };
+    let mut add = |label: &str, packages: Vec<Package>| {
+        let wanted =
+            packages.into_iter().filter(|p| pattern.as_ref().is_none_or(|pattern| pattern.matches(&p.name)));
+        report.packages.extend(wanted.map(|p| ImagePackage {
+            image: label.to_owned(),
+            volume: p.volume,
+            manager: p.manager,
+            name: p.name,
+            version: p.version,
+            architecture: p.architecture,
+            status: p.status,
+            source: p.source,
+            files: p.files.len() as u64,
+        }));
+    };
+    match image {
+        Some(image) => {
+            let found = match &image.origin {
+                Origin::Stored { stored, .. } => {
+                    Found { packages: stored.packages()?, complaints: Vec::new() }
+                }
+                Origin::File { .. } => read(&image.tree()?),
+            };
+            add(&image.label, found.packages);
+            report.warnings = found.complaints;
+        }
+        None => {
+            let store = Store::open(store)?;
+            for name in store.names()? {
+                crate::progress::check(progress)?;
+                let stored = store.image(&name.parse::<ImageName>()?)?;
+                add(&stored.image.id(), stored.packages()?);
+            }
+        }
+    }
+    Ok(report)
+}
+
+/// Reads the packages of every volume of a tree.
+pub(crate) fn read(tree: &Tree) -> Found {
+    let mut found = Found { packages: Vec::new(), complaints: Vec::new() };
+    for volume in tree.volumes() {
+        let databases = Databases { tree, volume, paths: Paths::new(tree, volume) };
+        for read in [dpkg::read, rpm::read, apk::read] {
+            if let Err(e) = read(&databases, &mut found) {
+                found.complaints.push(format!("packages on {volume}: {e}"));
+            }
+        }
+    }
+    found.packages.sort();
+    found
+}
+
+/// The name of the table beside a manifest.
+pub(crate) const TABLE: &str = "packages.parquet";
+
+/// The table of packages to stand beside a manifest of `rows`, whose content is in the store; and what could not be
+/// read.
+pub(crate) fn table(rows: &[Row], objects: &Arc<Objects>) -> Result<(Vec<u8>, Vec<String>)> {
+    // Without a database there is no need to look.
+    let found = match database_rows(rows).next() {
+        Some(_) => read(&stored_tree(rows.to_vec(), objects)),
+        None => Found { packages: Vec::new(), complaints: Vec::new() },
+    };
+    Ok((packages::write(&found.packages)?, found.complaints))
+}
+
+/// The rows that say what packages there are: where they are the same, the packages are.
+pub(crate) fn database_rows(rows: &[Row]) -> impl Iterator<Item = &Row> {
+    rows.iter().filter(|row| FOLDERS.iter().any(|folder| row.path.starts_with(folder.as_bytes())))
+}
+
+/// The databases of a volume.
+struct Databases<'a> {
+    tree: &'a Tree,
+    volume: &'a str,
+    paths: Paths<'a>,
+}
+
+impl Databases<'_> {
+    /// The row of a path, symlinks followed.
+    fn row(&self, path: &str) -> Option<usize> {
+        let path = VolumePath { volume: Some(self.volume.to_owned()), path: path.as_bytes().to_vec() };
+        self.tree.find(&path, true).ok()
+    }
+
+    /// A whole file; none if it is not there.
+    fn file(&self, path: &str) -> Result<Option<Vec<u8>>> {
+        self.row(path).map(|row| self.content(row)).transpose()
+    }
+
+    fn content(&self, row: usize) -> Result<Vec<u8>> {
+        let content = self.tree.content(row)?;
+        let len = content.len();
+        if len > MAX_DATABASE {
+            let path = self.tree.rows()[row].path_text();
+            return Err(Error::unsupported(format!("{path}: has {len} bytes, more than {MAX_DATABASE}")));
+        }
+        Ok(content.read_vec(0, len as usize)?)
+    }
+
+    fn package(&self, manager: &str, name: String, version: String) -> Package {
+        Package {
+            volume: self.volume.to_owned(),
+            manager: manager.to_owned(),
+            name,
+            version,
+            architecture: None,
+            status: "installed".to_owned(),
+            source: None,
+            files: Vec::new(),
+        }
+    }
+}
+
+/// `bytes` as text; what is not UTF-8 is replaced.
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes).into_owned()
+}

@@ -1,0 +1,73 @@
+//! rpm's database as SQLite keeps it: the table `Packages`, a header in each row.
+
+use rusqlite::limits::Limit;
+use rusqlite::{Connection, OpenFlags};
+
+use crate::{Error, Result};
+
+/// How many thousand steps of SQLite's machine reading may take: some millions of packages.
+const MAX_STEPS: u32 = 100_000;
+/// The longest row, in bytes.
+const MAX_ROW: i32 = 256 << 20;
+
+/// The headers in a database; `wal` is what was written to it last, and may not be in it yet.
+pub(super) fn blobs(database: &[u8], wal: Option<&[u8]>) -> Result<Vec<Vec<u8>>> {
+    let failed = |e: rusqlite::Error| Error::input(format!("rpmdb.sqlite: {e}"));
+    // SQLite reads files. It may write to them, to take the log in.
+    let folder = tempfile::tempdir().map_err(|e| Error::io(&std::env::temp_dir(), &e))?;
+    let path = folder.path().join("rpmdb.sqlite");
+    std::fs::write(&path, database).map_err(|e| Error::io(&path, &e))?;
+    if let Some(wal) = wal {
+        let path = folder.path().join("rpmdb.sqlite-wal");
+        std::fs::write(&path, wal).map_err(|e| Error::io(&path, &e))?;
+    }
+    let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+    let database = Connection::open_with_flags(&path, flags).map_err(failed)?;
+    database.set_limit(Limit::SQLITE_LIMIT_LENGTH, MAX_ROW).map_err(failed)?;
+    let mut steps = 0;
+    let count = move || {
+        steps += 1;
+        steps > MAX_STEPS
+    };
+    database.progress_handler(1000, Some(count));
+    // A view of that name could be any program.
+    let kind = "SELECT type FROM sqlite_master WHERE name = 'Packages'";
+    let kind: String = database.query_row(kind, [], |row| row.get(0)).map_err(failed)?;
+    if kind != "table" {
+        return Err(Error::input(format!("rpmdb.sqlite: Packages is a {kind}, no table")));
+    }
+    let mut rows = database.prepare("SELECT blob FROM Packages ORDER BY hnum").map_err(failed)?;
+    let blobs = rows.query_map([], |row| row.get(0)).map_err(failed)?;
+    blobs.collect::<Result<_, _>>().map_err(failed)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn database(statements: &str) -> Vec<u8> {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("db");
+        Connection::open(&path).unwrap().execute_batch(statements).unwrap();
+        std::fs::read(path).unwrap()
+    }
+
+    #[test]
+    fn rows_are_read_in_order() {
+        let made = database(
+            "CREATE TABLE Packages(hnum INTEGER PRIMARY KEY, blob BLOB NOT NULL);
+             INSERT INTO Packages VALUES (2, x'62'), (1, x'61');",
+        );
+        assert_eq!(blobs(&made, None).unwrap(), [b"a", b"b"]);
+    }
+
+    #[test]
+    fn a_view_is_no_database() {
+        let made = database(
+            "CREATE VIEW Packages AS WITH RECURSIVE t(hnum, blob) AS
+             (SELECT 1, x'61' UNION ALL SELECT hnum + 1, blob FROM t) SELECT * FROM t;",
+        );
+        assert!(blobs(&made, None).unwrap_err().to_string().contains("is a view"));
+        assert!(blobs(b"no database", None).is_err());
+    }
+}

@@ -1,0 +1,60 @@
+//! Real Debian disks: trees from the Debian archive (`fixtures/debian-tree`, kept in the cache), disks from
+//! `fixtures/debian-disk`, booted by `fixtures/boot`.
+
+use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
+
+use crate::{cache, is_root, repo, run, skip, tool};
+
+/// What making, comparing and booting such disks needs.
+pub const TOOLS: &[&str] = &[
+    "mmdebstrap",
+    "mke2fs",
+    "debugfs",
+    "sgdisk",
+    "sfdisk",
+    "mcopy",
+    "mkfs.vfat",
+    "qemu-img",
+    "qemu-system-x86_64",
+    "grub-mkimage",
+];
+
+/// The tar of a small Debian; none, said loudly, if the archive cannot be reached.
+#[must_use]
+pub fn tree() -> Option<PathBuf> {
+    static TREE: OnceLock<Option<PathBuf>> = OnceLock::new();
+    let make = || {
+        let output = tool(repo().join("fixtures/debian-tree")).env("MIF_CACHE", cache()).output().unwrap();
+        let path = String::from_utf8_lossy(&output.stdout).trim().to_owned();
+        match output.status.code() {
+            Some(0) => Some(PathBuf::from(path)),
+            Some(3) => {
+                let _ = skip("THE DEBIAN ARCHIVE CANNOT BE REACHED");
+                None
+            }
+            _ => panic!("fixtures/debian-tree: {}", String::from_utf8_lossy(&output.stderr)),
+        }
+    };
+    TREE.get_or_init(make).clone()
+}
+
+/// Makes a disk from the tree, raw.
+pub fn make_disk(tree: &Path, out: &Path, options: &str) {
+    // Only root can have the kernel fill it.
+    let options =
+        if is_root() { options.to_owned() } else { options.replace("--fill kernel", "--fill mke2fs") };
+    run(tool(repo().join("fixtures/debian-disk")).arg(tree).arg(out).args(options.split_whitespace()));
+}
+
+/// Boots a disk until its serial port prints `expect`; gives all that it printed.
+pub fn boot(disk: &Path, efi: bool, expect: &str) -> String {
+    let log = disk.with_extension("log");
+    let mut boot = tool(repo().join("fixtures/boot"));
+    boot.arg(disk).args(["--expect", expect, "--log"]).arg(&log);
+    if efi {
+        boot.arg("--efi");
+    }
+    run(&mut boot);
+    String::from_utf8_lossy(&std::fs::read(log).expect("the log was written")).into_owned()
+}

@@ -1,0 +1,128 @@
+//! `mif packages` against what the package managers say of the same trees.
+
+use std::fs;
+use std::path::Path;
+
+use mif_tests::{have, mif, run, tool, work_folder};
+
+/// Two packages: one with an epoch, and one with so many files that its header takes several pages of a database.
+const SPEC: &str = "\
+Name: thing
+Epoch: 3
+Version: 1.2~rc1
+Release: 4
+Summary: A thing
+License: MIT
+BuildArch: noarch
+%description
+A thing.
+%package more
+Summary: More
+Epoch: 0
+%description more
+More.
+%install
+mkdir -p %{buildroot}/usr/bin %{buildroot}/etc/thing.d
+echo thing > %{buildroot}/usr/bin/thing
+for i in $(seq 1 400); do echo $i > %{buildroot}/etc/thing.d/a-rather-long-name-$i.conf; done
+%files
+/usr/bin/thing
+%files more
+/etc/thing.d
+";
+
+const QUERY: &str = "%{NAME},%|EPOCH?{%{EPOCH}:}:{}|%{VERSION}-%{RELEASE},%{ARCH}\\n";
+
+/// Name, version and architecture of each package, as the program says it of a volume with this tree.
+fn packages_of(work: &Path, tree: &Path, manager: &str) -> Vec<String> {
+    let (image, store) = (work.join("volume.img"), work.join("store"));
+    let _ = (fs::remove_file(&image), fs::remove_dir_all(&store));
+    run(tool("mke2fs").args(["-q", "-t", "ext4", "-d"]).arg(tree).arg(&image).arg("64M"));
+    let of = |image: &str| {
+        let csv = run(mif(&store).args(["packages", "--csv", image]));
+        let fields = |line: &str| line.split(',').map(str::to_owned).collect::<Vec<_>>();
+        let mut lines: Vec<String> = csv.lines().skip(1).map(|line| fields(line)[3..6].join(",")).collect();
+        assert!(csv.lines().skip(1).all(|line| fields(line)[2] == manager), "{csv}");
+        lines.sort();
+        lines
+    };
+    let on_disk = of(image.to_str().unwrap());
+    run(mif(&store).args(["import", "--name", "volume"]).arg(&image));
+    assert_eq!(of("volume"), on_disk, "the table beside the manifest says the same");
+    on_disk
+}
+
+fn sorted(text: &str) -> Vec<String> {
+    let mut lines: Vec<String> = text.lines().map(str::to_owned).collect();
+    lines.sort();
+    lines
+}
+
+#[test]
+fn rpm_says_the_same_of_its_databases() {
+    if !have(&["rpm", "rpmbuild", "db5.3_load", "python3", "mke2fs"]) {
+        return;
+    }
+    let work = work_folder();
+    let at = |name: &str| work.path().join(name);
+    fs::write(at("thing.spec"), SPEC).unwrap();
+    let top = format!("_topdir {}", at("top").display());
+    run(tool("rpmbuild").args(["--quiet", "-bb", "--define", &top]).arg(at("thing.spec")));
+    let built = fs::read_dir(at("top/RPMS/noarch")).unwrap().map(|f| f.unwrap().path());
+    let root = at("root");
+    fs::create_dir(&root).unwrap();
+    let rpm = || {
+        let mut rpm = tool("rpm");
+        rpm.arg("--root").arg(&root).args(["--dbpath", "/var/lib/rpm"]);
+        rpm
+    };
+    run(rpm().args(["--nodeps", "--noscripts", "--nosignature", "-i"]).args(built));
+    let expected = sorted(&run(rpm().args(["-qa", "--qf", QUERY])));
+    assert_eq!(expected.len(), 2, "{expected:?}");
+    assert_eq!(packages_of(work.path(), &root, "rpm"), expected);
+    let report = run(mif(&at("store")).args(["packages", "volume", "--name", "thing-*", "--csv"]));
+    let listed = run(rpm().args(["-ql", "thing-more"]));
+    assert!(report.trim_end().ends_with(&format!(",{}", listed.lines().count())), "{report}{listed}");
+
+    // The same headers, as Berkeley DB keeps them: by the hash that db_load makes.
+    let dump = "import sqlite3, sys\n\
+        print('VERSION=3\\nformat=bytevalue\\ntype=hash\\nHEADER=END')\n\
+        print(' ' + (0).to_bytes(4, 'little').hex() + '\\n ' + (2).to_bytes(4, 'little').hex())\n\
+        for number, blob in sqlite3.connect(sys.argv[1]).execute('SELECT hnum, blob FROM Packages'):\n\
+        \x20   print(' ' + number.to_bytes(4, 'little').hex() + '\\n ' + blob.hex())\n\
+        print('DATA=END')\n";
+    let folder = root.join("var/lib/rpm");
+    fs::write(at("dump"), run(tool("python3").args(["-c", dump]).arg(folder.join("rpmdb.sqlite")))).unwrap();
+    fs::remove_dir_all(&folder).unwrap();
+    fs::create_dir(&folder).unwrap();
+    run(tool("db5.3_load").arg("-f").arg(at("dump")).args(["-t", "hash"]).arg(folder.join("Packages")));
+    assert_eq!(packages_of(work.path(), &root, "rpm"), expected);
+}
+
+#[test]
+fn apk_and_distroless_images_are_read() {
+    if !have(&["mke2fs"]) {
+        return;
+    }
+    let work = work_folder();
+    let root = work.path().join("root");
+    for folder in ["lib/apk/db", "bin"] {
+        fs::create_dir_all(root.join(folder)).unwrap();
+    }
+    fs::write(root.join("bin/busybox"), "busybox").unwrap();
+    let installed = "C:Q1x=\nP:busybox\nV:1.36.1-r15\nA:x86_64\no:busybox\nF:bin\nR:busybox\na:0:0:755\n\n\
+                     P:musl\nV:1.2.4-r2\nA:x86_64\n";
+    fs::write(root.join("lib/apk/db/installed"), installed).unwrap();
+    let expected = ["busybox,1.36.1-r15,x86_64", "musl,1.2.4-r2,x86_64"];
+    assert_eq!(packages_of(work.path(), &root, "apk"), expected);
+
+    fs::remove_dir_all(root.join("lib")).unwrap();
+    fs::create_dir_all(root.join("var/lib/dpkg/status.d")).unwrap();
+    fs::write(
+        root.join("var/lib/dpkg/status.d/tzdata"),
+        "Package: tzdata\nVersion: 2024a-0+deb12u1\nArchitecture: all\nDescription: zones\n more\n",
+    )
+    .unwrap();
+    fs::write(root.join("var/lib/dpkg/status.d/tzdata.md5sums"), "0 usr/share/zoneinfo/UTC\n").unwrap();
+    assert_eq!(packages_of(work.path(), &root, "dpkg"), ["tzdata,2024a-0+deb12u1,all"]);
+}
