@@ -1,13 +1,19 @@
-//! `export` and `convert`: a stored image, or one in another container, becomes a disk image file.
+//! `export` and `convert`: a stored image, or one in another container, becomes a disk image file. A stored one may
+//! get another size, or fresh identities, on the way: that is a rebuild whose result is written and not kept.
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Instant;
 
 use mif_formats::Source;
 use mif_formats::container::{self, CreateOptions, Output};
+use mif_formats::mif::manifest::Row;
 use serde::Serialize;
 
+use crate::image::Origin;
 use crate::progress::{Progress, interrupted};
+use crate::rebuild::{Base, Bench, Draft, IdsReport, NewContents, Reshape};
+use crate::store::StoredDisk;
 use crate::{Error, OpenImage, Result};
 
 /// How to export.
@@ -21,6 +27,8 @@ pub struct ExportOptions {
     pub backing: Option<PathBuf>,
     /// Replace a file that is there.
     pub force: bool,
+    /// Other sizes and identities; of a stored image only.
+    pub reshape: Reshape,
 }
 
 /// What an export wrote.
@@ -34,6 +42,12 @@ pub struct ExportReport {
     pub format: String,
     /// The disk's size in bytes.
     pub disk_size: u64,
+    /// The volumes that were planned anew; all others are the image's, bit for bit.
+    pub planned: Vec<String>,
+    /// What changed beside what was asked for, each a sentence.
+    pub notes: Vec<String>,
+    /// What fresh identities did, if there are any.
+    pub ids: Option<IdsReport>,
     /// The bytes that the file takes on its filesystem.
     pub allocated: u64,
     /// How long it took.
@@ -58,8 +72,12 @@ pub fn export(
         }
         format_options.push(("backing_file".into(), backing_name(base, path)?));
     }
-    let disk = image.disk()?;
     let mut output = Output::new(path, options.force)?;
+    let reshaped = if options.reshape.is_empty() { None } else { Some(reshape(image, options, progress)?) };
+    let disk = match &reshaped {
+        Some(reshaped) => reshaped.disk.clone(),
+        None => image.disk()?,
+    };
     progress.stage("writing", disk.len());
     let written = format.create(&disk, &mut output, &format_options, progress);
     if progress.interrupted() {
@@ -73,9 +91,40 @@ pub fn export(
         output: path.display().to_string(),
         format: format.name().to_owned(),
         disk_size: disk.len(),
+        planned: reshaped.as_ref().map_or(Vec::new(), |reshaped| reshaped.draft.planned.clone()),
+        notes: reshaped.as_ref().map_or(Vec::new(), |reshaped| reshaped.draft.notes.clone()),
+        ids: reshaped.and_then(|reshaped| reshaped.draft.ids),
         allocated,
         seconds: started.elapsed().as_secs_f64(),
     })
+}
+
+/// A disk of other sizes or identities. Its new objects go away with the bench.
+struct Reshaped<'s> {
+    draft: Draft,
+    disk: Arc<dyn Source>,
+    _bench: Bench<'s>,
+}
+
+fn reshape<'i>(
+    image: &'i OpenImage,
+    options: &ExportOptions,
+    progress: &dyn Progress,
+) -> Result<Reshaped<'i>> {
+    let Origin::Stored { stored, objects } = &image.origin else {
+        return Err(Error::usage("only an image of the store gets another size or other identities")
+            .advise("`mif import` it first"));
+    };
+    progress.stage("planning", 0);
+    let mut base = Base::new(Bench::scratch(objects.clone())?, stored)?;
+    let writer = base.writer()?;
+    let rows: Vec<&Row> = base.rows.iter().collect();
+    let mut draft = base.draft(&rows, &NewContents::new(), &[], &options.reshape, &writer, progress)?;
+    base.finish(writer, [&mut draft])?;
+    let rows: Vec<&Row> = base.rows.iter().collect();
+    base.read_back(&draft, &rows)?;
+    let disk = Arc::new(StoredDisk::new(draft.layout.clone(), base.objects));
+    Ok(Reshaped { draft, disk, _bench: base.bench })
 }
 
 /// What the image at `output` is to call its backing file: its path from there if it lies beneath the same folder, so

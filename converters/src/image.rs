@@ -1,5 +1,6 @@
 //! An IMAGE argument: a disk image file, or the name of an image in the store.
 
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -135,8 +136,8 @@ impl Contents {
     pub(crate) fn open(&self) -> Result<Box<dyn Source>> {
         match self {
             Contents::Stored { id, objects } => {
-                let len = objects.len(id)?;
-                Ok(Box::new(StoredObject { id: *id, len, objects: objects.clone() }))
+                let (len, zeros) = (objects.len(id)?, objects.zero_runs(id)?);
+                Ok(Box::new(StoredObject { id: *id, len, zeros, objects: objects.clone() }))
             }
             Contents::OnDisk { scan, volume, node } => {
                 let fs = scan.volumes[*volume].filesystem().expect("its files were listed");
@@ -160,6 +161,8 @@ impl Contents {
 struct StoredObject {
     id: ObjectId,
     len: u64,
+    /// Where it is known to be zeros: sorted, apart.
+    zeros: Vec<Range<u64>>,
     objects: Arc<Objects>,
 }
 
@@ -175,7 +178,12 @@ impl Source for StoredObject {
     }
 
     fn extent_at(&self, offset: u64) -> mif_formats::Result<Extent> {
-        Ok(Extent::data(offset, self.len - offset))
+        let next = self.zeros.partition_point(|zeros| zeros.end <= offset);
+        Ok(match self.zeros.get(next) {
+            Some(zeros) if zeros.start <= offset => Extent::zero(offset, zeros.end - offset),
+            Some(zeros) => Extent::data(offset, zeros.start - offset),
+            None => Extent::data(offset, self.len - offset),
+        })
     }
 }
 

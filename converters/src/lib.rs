@@ -3,11 +3,13 @@
 
 #![forbid(unsafe_code)]
 
+mod build;
 mod cat;
 mod customize;
 mod diff;
 mod error;
 mod export;
+mod extract;
 mod fsck;
 mod gc;
 mod image;
@@ -28,6 +30,7 @@ pub mod store;
 mod tree;
 pub mod verify;
 
+pub use build::{BuildOptions, BuildReport, BuiltVolume, build};
 pub use cat::cat;
 pub use customize::{
     CustomizeOptions, CustomizeReport, Customized, Recipe, Variables, customize, read_instances,
@@ -35,6 +38,7 @@ pub use customize::{
 pub use diff::{Change, ChangeKind, DiffCounts, DiffOptions, DiffReport, FieldChange, Group, Grouping, diff};
 pub use error::{Code, Error, Result};
 pub use export::{ExportOptions, ExportReport, export};
+pub use extract::{ExtractReport, NotSet, Target, extract};
 pub use fsck::{FsckOptions, FsckReport, LostImage, fsck};
 pub use gc::{GcOptions, GcReport, gc};
 pub use image::{OpenImage, Origin};
@@ -44,7 +48,7 @@ pub use log::{LogEntry, LogReport, log, tag, untag};
 pub use ls::{Listing, LsEntry, ls};
 pub use packages::{ImagePackage, Package, PackagesReport, packages};
 pub use progress::{Progress, Silent};
-pub use rebuild::{RebuildOptions, RebuildReport, rebuild};
+pub use rebuild::{IdChange, IdsReport, NewIds, RebuildOptions, RebuildReport, Reshape, Size, rebuild};
 pub use rm::{RmReport, rm};
 pub use scan::{Scan, ScannedVolume, VolumeExtent};
 pub use search::{Contents, Hit, PathGlob, Query, SearchReport, search};

@@ -56,13 +56,7 @@ impl ScannedVolume {
 
     /// The disk ranges (start, length) of `len` bytes at `offset` of the volume, in volume order.
     pub fn on_disk(&self, offset: u64, len: u64) -> impl Iterator<Item = (u64, u64)> + '_ {
-        let end = offset.saturating_add(len);
-        let first = self.extents.partition_point(|e| e.volume + e.len <= offset);
-        self.extents[first..].iter().take_while(move |e| e.volume < end).map(move |e| {
-            let from = e.volume.max(offset);
-            let to = (e.volume + e.len).min(end);
-            (e.disk + (from - e.volume), to - from)
-        })
+        on_disk(&self.extents, offset, len)
     }
 
     /// All that is on it; none where there is no filesystem that can be listed. What cannot be read is added to
@@ -91,6 +85,22 @@ impl ScannedVolume {
         };
         VolumeRecord { volume: self.name.clone(), content }
     }
+}
+
+/// The disk ranges (start, length) of `len` bytes at `offset` of the volume that lies in `extents`, in volume
+/// order.
+pub(crate) fn on_disk(
+    extents: &[VolumeExtent],
+    offset: u64,
+    len: u64,
+) -> impl Iterator<Item = (u64, u64)> + '_ {
+    let end = offset.saturating_add(len);
+    let first = extents.partition_point(|e| e.volume + e.len <= offset);
+    extents[first..].iter().take_while(move |e| e.volume < end).map(move |e| {
+        let from = e.volume.max(offset);
+        let to = (e.volume + e.len).min(end);
+        (e.disk + (from - e.volume), to - from)
+    })
 }
 
 impl Scan {

@@ -3,6 +3,7 @@
 #![forbid(unsafe_code)]
 
 pub mod debian;
+pub mod disk;
 pub mod listing;
 pub mod oracle;
 

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use mif_tests::debian::{TOOLS, boot, make_disk, tree};
+use mif_tests::disk::{assert_gpt, assert_sound, blkid, cut, parts};
 use mif_tests::{have, mif, run, run_failing, snapshot, tool, work_folder};
 use serde_json::Value;
 use tempfile::TempDir;
@@ -652,8 +653,8 @@ fn images_by_the_hundred_are_made_at_once() {
 }
 
 #[test]
-fn a_debian_boots_with_its_new_name_by_bios_and_uefi() {
-    if !have(TOOLS) {
+fn a_debian_grown_and_with_new_ids_boots_with_its_new_name_by_bios_and_uefi() {
+    if !have(TOOLS) || !have(&["e2fsck", "fsck.fat", "blkid"]) {
         return;
     }
     let Some(tree) = tree() else { return };
@@ -679,10 +680,30 @@ fn a_debian_boots_with_its_new_name_by_bios_and_uefi() {
         .arg(file("write-file", "/etc/systemd/system/hello.service:", "hello.service"))
         .arg("--enable=hello")
         .arg(file("first-boot", "", "setup"))
-        .args(["--write=p15:/mif.txt:on the ESP", "--generalize"]));
+        .args(["--write=p15:/mif.txt:on the ESP", "--generalize"])
+        .args(["--size=+1G", "--resize=p1=max", "--new-ids"]));
     let added = store_bytes() - before;
     assert!(added * 50 < before, "the image took {before} bytes, customising it added {added}");
     run(mif(&store).arg("export").arg("web").arg(at("web.raw")));
+    assert_gpt(&at("web.raw"));
+    let uuids = |disk: &Path| -> Vec<String> {
+        parts(disk)
+            .iter()
+            .map(|part| {
+                cut(disk, part.start, part.len, &at("volume"));
+                blkid(&at("volume"), "UUID")
+            })
+            .collect()
+    };
+    let (old, new) = (uuids(&at("disk.raw")), uuids(&at("web.raw")));
+    assert_eq!(old.len(), new.len());
+    for (old, new) in old.iter().zip(&new).filter(|(old, _)| !old.is_empty()) {
+        assert!(!new.is_empty() && old != new, "{old} became {new}");
+    }
+    let sound = assert_sound(&at("web.raw"), work.path());
+    let root = sound.iter().find(|(part, _)| part.slot == 1).expect("the root").0.len;
+    let before = parts(&at("disk.raw")).iter().find(|part| part.slot == 1).expect("the root").len;
+    assert!(root > before + 1000 * MIB, "the root has {root} bytes of {before} before");
     for efi in [false, true] {
         let printed = boot(&at("web.raw"), efi, "mif-customised login:");
         for part in ["hello-from-unit", "file-of-the-edit", "key-600-0", "first-boot-on-mif-customised"] {

@@ -65,6 +65,23 @@ pub(super) struct Open {
     pub(super) snapshot: Option<String>,
 }
 
+/// Other sizes and identities for a disk.
+#[derive(Args, Default)]
+pub(super) struct ReshapeArgs {
+    /// The disk's size: 20G, +4G, -1G, or min
+    #[arg(long, value_name = "SIZE", allow_hyphen_values = true)]
+    pub(super) size: Option<String>,
+    /// A volume's size: p1=8G, p1=+2G, p1=-1G, p1=min, p1=max (all that is there)
+    #[arg(long, value_name = "VOLUME=SIZE")]
+    pub(super) resize: Vec<String>,
+    /// Fresh UUIDs for the disk, its partitions and filesystems; fstab and boot loader are told
+    #[arg(long)]
+    pub(super) new_ids: bool,
+    /// Make fresh identities from this text: the same text gives the same ones
+    #[arg(long, value_name = "TEXT", requires = "new_ids")]
+    pub(super) seed: Option<String>,
+}
+
 /// How a disk image file is written.
 #[derive(Args)]
 pub(super) struct Write {
@@ -111,7 +128,13 @@ Examples:
 Examples:
   mif export web web.raw
   mif export web@2 out/web.vmdk
-  mif export web disk.img --format qcow2 --force")]
+  mif export web disk.img --format qcow2 --force
+  mif export web big.qcow2 --size 20G --resize p1=max    the root filesystem takes all that is there
+  mif export web small.raw --resize p1=min --size min    as small as it goes
+  mif export web clone.raw --new-ids                     fresh UUIDs, and fstab and boot loader name them
+
+A volume that gets another size or identity is planned anew; all others keep every bit. A volume grows into what is free
+behind it, and what is in the way moves up.")]
     Export {
         /// NAME[@VERSION] in the store
         image: String,
@@ -122,6 +145,8 @@ Examples:
         format: Option<String>,
         #[command(flatten)]
         write: Write,
+        #[command(flatten)]
+        reshape: ReshapeArgs,
     },
     /// A disk image into another container, straight through
     #[command(after_help = "\
@@ -233,6 +258,7 @@ Examples:
   mif customize debian --as web --write-file /etc/motd:motd --chmod /etc/motd:0644
   mif customize debian --as web --recipe web.toml --set domain=example.org
   mif customize debian --as 'web-{{id}}' --csv hosts.csv --hostname 'web-{{id}}' --network 'eth0:{{ip}}/24'
+  mif customize debian --as big --hostname big --size +1G --resize p1=max --new-ids
   mif customize debian --as golden --generalize --dry-run
 
 A recipe is a TOML file with a table for each edit:
@@ -255,6 +281,8 @@ Examples:
   mif images
   mif images --store /srv/mif-store --json")]
     Images,
+    #[command(flatten)]
+    Trees(super::trees::Trees),
     #[command(flatten)]
     Library(super::library::Library),
 }

@@ -5,6 +5,7 @@ mod bar;
 mod customize;
 mod library;
 mod text;
+mod trees;
 
 use std::ffi::OsString;
 use std::io::{self, Write};
@@ -16,11 +17,11 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use clap::Parser;
 use mif::store::Store;
-use mif::{Error, ExportOptions, ImportOptions, OpenImage, Result, VolumePath};
+use mif::{Error, ExportOptions, ImportOptions, NewIds, OpenImage, Reshape, Result, VolumePath};
 use mif_formats::container::OpenOptions;
 use serde::Serialize;
 
-use self::args::{Cli, Command, Global, Open};
+use self::args::{Cli, Command, Global, Open, ReshapeArgs};
 use self::bar::Bar;
 
 /// The answer of a verb: yes is exit code 0, no is 1.
@@ -83,8 +84,9 @@ impl Context {
                     ImportOptions { name, open: open_options(open), verify, strict, threads, command };
                 self.import(&files, &options)
             }
-            Command::Export { image, output, format, write } => {
-                let options = export_options(format, write)?;
+            Command::Export { image, output, format, write, reshape } => {
+                let reshape = reshape_options(&reshape)?;
+                let options = ExportOptions { reshape, ..export_options(format, write)? };
                 let image = OpenImage::stored(&Store::open(&self.global.store)?, &image.parse()?)?;
                 self.export(&image, &output, &options)
             }
@@ -131,6 +133,7 @@ impl Context {
                 self.report(&images, |images| text::images(images))?;
                 Ok(true)
             }
+            Command::Trees(command) => self.trees(command),
             Command::Customize(arguments) => self.customize(&arguments),
             Command::Library(command) => self.library(command),
         }
@@ -219,11 +222,24 @@ fn command_line() -> Vec<String> {
 
 fn export_options(format: Option<String>, write: args::Write) -> Result<ExportOptions> {
     let args::Write { options, backing, force } = write;
-    Ok(ExportOptions { format, options: key_values(&options)?, backing, force })
+    Ok(ExportOptions { format, options: key_values(&options)?, backing, force, reshape: Reshape::default() })
 }
 
 fn open_options(open: Open) -> OpenOptions {
     OpenOptions { format: open.format, allow_paths: open.allow_path, snapshot: open.snapshot }
+}
+
+fn reshape_options(args: &ReshapeArgs) -> Result<Reshape> {
+    let new_ids = match &args.seed {
+        Some(seed) => Some(NewIds { seed: seed.clone().into_bytes() }),
+        None if args.new_ids => Some(NewIds::random()?),
+        None => None,
+    };
+    Ok(Reshape {
+        size: args.size.as_deref().map(str::parse).transpose()?,
+        resize: args.resize.iter().map(|text| Reshape::volume_size(text)).collect::<Result<_>>()?,
+        new_ids,
+    })
 }
 
 fn volume_path(text: &OsString) -> VolumePath {

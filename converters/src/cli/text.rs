@@ -7,7 +7,7 @@ use indicatif::{BinaryBytes, HumanBytes};
 use mif::independent::IndependentReport;
 use mif::store::{FilesystemRecord, Image};
 use mif::verify::VerifyReport;
-use mif::{ExportReport, ImageInfo, ImportReport, Listing, LsEntry};
+use mif::{ExportReport, IdsReport, ImageInfo, ImportReport, Listing, LsEntry};
 use mif_formats::fs::Timestamp;
 use mif_formats::partition::TableKind;
 
@@ -64,13 +64,36 @@ pub(super) fn import(report: &ImportReport) -> String {
 }
 
 pub(super) fn export(report: &ExportReport) -> String {
-    let ExportReport { image, output, format, disk_size, allocated, seconds } = report;
-    format!(
+    let ExportReport { image, output, format, disk_size, allocated, seconds, planned, notes, ids } = report;
+    let mut out = format!(
         "{}: {image} as {format}, {} disk in {}; {seconds:.1} s\n",
         printable(output),
         size(*disk_size),
         size(*allocated)
-    )
+    );
+    if !planned.is_empty() {
+        let _ = writeln!(out, "  planned anew: {}", planned.join(", "));
+    }
+    for note in notes {
+        let _ = writeln!(out, "  note: {}", printable(note));
+    }
+    if let Some(report) = ids {
+        ids_text(report, &mut out);
+    }
+    out
+}
+
+/// What fresh identities did.
+pub(super) fn ids_text(report: &IdsReport, out: &mut String) {
+    for change in &report.changed {
+        let _ = writeln!(out, "  {}: {} is {} now", printable(&change.of), change.old, change.new);
+    }
+    for path in &report.rewritten {
+        let _ = writeln!(out, "  rewritten: {}", printable(path));
+    }
+    for left in &report.left {
+        let _ = writeln!(out, "  left: {}", printable(left));
+    }
 }
 
 /// How many places of differing bytes are shown.

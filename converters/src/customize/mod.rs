@@ -35,8 +35,8 @@ use self::recipe::fill;
 pub use self::recipe::{Recipe, Variables, read_instances};
 use crate::import::pool;
 use crate::progress::{self, Progress};
-use crate::rebuild::{Base, Draft, RebuildOptions, check_name};
-use crate::store::{Counts, ObjectWriter, Store, StoredImage, WriterStats};
+use crate::rebuild::{Base, Bench, Draft, IdsReport, RebuildOptions, Reshape, check_name};
+use crate::store::{Counts, Store, StoredImage, WriterStats};
 use crate::{Error, Result};
 
 /// How many images are drafted before they are published together, sharing a pack: more take more memory.
@@ -55,6 +55,8 @@ pub struct CustomizeOptions {
     pub instances: Option<Vec<Variables>>,
     /// The time of what is edited, in seconds since 1970: with it the same edits give the same bits. Now if none.
     pub time: Option<i64>,
+    /// Other sizes and identities. Of several images with one seed, each gets identities of its own.
+    pub reshape: Reshape,
     /// Say what would be done, and do nothing.
     pub dry_run: bool,
     /// The command line, for the images' records.
@@ -91,6 +93,8 @@ pub struct Customized {
     pub planned: Vec<String>,
     /// What planning changed beside the edits, each a sentence.
     pub notes: Vec<String>,
+    /// What fresh identities did, if there are any.
+    pub ids: Option<IdsReport>,
     /// How its disk divides, if it was made.
     pub counts: Option<Counts>,
 }
@@ -105,7 +109,7 @@ pub fn customize(
     let started = Instant::now();
     let orders = orders(options)?;
     progress.stage("reading", 0);
-    let mut base = Base::new(store, parent)?;
+    let mut base = Base::new(Bench::Store(store), parent)?;
     let now = || SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs() as i64);
     let time = Timestamp { secs: options.time.unwrap_or_else(now), nanos: 0 };
     let files = Files::new(&base, time)?;
@@ -126,7 +130,9 @@ pub fn customize(
         progress.stage("checking", 0);
         let checked = in_parallel(&orders, progress, |order| {
             let edited = edit(order)?;
-            let planned = base.check(&edited.files.rows(), &edited.files.new).map_err(|e| order.blame(e))?;
+            let (rows, new) = (edited.files.rows(), &edited.files.new);
+            let planned = base.check(&rows, new, &order.reshape(&options.reshape), progress);
+            let planned = planned.map_err(|e| order.blame(e))?;
             Ok(edited.report(order, planned))
         })?;
         if options.dry_run {
@@ -136,29 +142,29 @@ pub fn customize(
     if !options.dry_run {
         progress.stage("planning", 0);
         for group in orders.chunks(GROUP) {
-            let writer = ObjectWriter::new(store)?;
-            let drafts = in_parallel(group, progress, |order| {
+            let writer = base.writer()?;
+            let mut drafts = in_parallel(group, progress, |order| {
                 let edited = edit(order)?;
-                let draft = base.draft(&edited.files.rows(), &edited.files.new, &[], &writer, progress);
+                let (rows, new) = (edited.files.rows(), &edited.files.new);
+                let reshape = order.reshape(&options.reshape);
+                let draft = base.draft(&rows, new, &[], &reshape, &writer, progress);
                 Ok((draft.map_err(|e| order.blame(e))?, edited))
             })?;
-            let added = writer.finish()?;
-            report.added.objects += added.objects;
-            report.added.bytes += added.bytes;
-            report.added.stored_bytes += added.stored_bytes;
-            base.refresh(store)?;
+            let added = base.finish(writer, drafts.iter_mut().map(|(draft, _)| draft))?;
+            report.added = report.added.with(added);
             let publish = |(order, (draft, edited)): &(&Order, (Draft, Edited))| {
                 let rebuild = RebuildOptions {
                     name: order.name.clone(),
                     operation: "customize".into(),
-                    always: Vec::new(),
                     command: options.command.clone(),
                     recipe: Some(report.recipe.clone()),
+                    ..Default::default()
                 };
                 let image = base.publish(store, draft, &edited.files.rows(), &rebuild)?;
                 let (id, counts) = (image.id(), Some(image.counts));
                 let said = edited.report(order, draft.planned.clone());
-                Ok(Customized { image: id, notes: draft.notes.clone(), counts, ..said })
+                let (notes, ids) = (draft.notes.clone(), draft.ids.clone());
+                Ok(Customized { image: id, notes, ids, counts, ..said })
             };
             let drafts: Vec<_> = group.iter().zip(drafts).collect();
             report.images.extend(in_parallel(&drafts, progress, publish)?);
@@ -193,7 +199,7 @@ fn orders(options: &CustomizeOptions) -> Result<Vec<Order>> {
         Ok(Order { name, variables, one_of_many: instances.len() > 1 })
     });
     let orders: Vec<Order> = orders.collect::<Result<_>>()?;
-    if options.recipe.is_empty() {
+    if options.recipe.is_empty() && options.reshape.is_empty() {
         return Err(Error::usage("there is nothing to edit").advise("`mif customize --help` lists the edits"));
     }
     Ok(orders)
@@ -232,6 +238,15 @@ impl Order {
         Ok(Edited { files, edits, generalized })
     }
 
+    /// The sizes and identities of this image: of several, each has its own.
+    fn reshape(&self, common: &Reshape) -> Reshape {
+        let mut reshape = common.clone();
+        if let Some(ids) = reshape.new_ids.as_mut().filter(|_| self.one_of_many) {
+            ids.seed.extend([b"\0", self.name.as_bytes()].concat());
+        }
+        reshape
+    }
+
     /// The error, said of this image.
     fn blame(&self, error: Error) -> Error {
         if self.one_of_many { error.within(&self.name) } else { error }
@@ -246,6 +261,7 @@ impl Edited {
             generalized: self.generalized.clone(),
             planned,
             notes: Vec::new(),
+            ids: None,
             counts: None,
         }
     }

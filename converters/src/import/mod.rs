@@ -420,6 +420,43 @@ impl Work<'_> {
     }
 }
 
+/// A regular file that is not on a disk: in which parts of what its bytes are.
+pub(crate) struct LooseFile {
+    /// What holds it.
+    pub(crate) source: Arc<dyn Source>,
+    /// Its size in bytes.
+    pub(crate) size: u64,
+    /// The parts of it that are no holes.
+    pub(crate) parts: Parts,
+}
+
+/// Parts of a file, in file order, and where in what holds the file each begins.
+pub(crate) type Parts = Vec<(Range<u64>, u64)>;
+
+/// What storing a file gave: its object, and its SHA-1 and BLAKE3 unless too much of it is holes.
+pub(crate) type Stored = (ObjectId, Option<([u8; 20], ObjectId)>);
+
+/// Stores `count` files, each of which `open` gives by its number.
+pub(crate) fn store_files(
+    count: usize,
+    writer: &ObjectWriter,
+    progress: &dyn Progress,
+    open: impl Fn(usize) -> Result<LooseFile> + Sync,
+) -> Result<Vec<Stored>> {
+    let stored: Vec<OnceLock<Stored>> = (0..count).map(|_| OnceLock::new()).collect();
+    let threads = std::thread::available_parallelism().map_or(1, usize::from);
+    pool::run(threads, count, |i, pool| {
+        progress::check(progress)?;
+        let LooseFile { source, size, parts } = open(i)?;
+        let file = plan::PlannedFile::loose(size, &parts);
+        let digests = import_file(&file, &*source, writer, pool, &mut Vec::new())?;
+        progress.advance(size);
+        stored[i].set((digests.object, digests.digests)).expect("each file is read once");
+        Ok(())
+    })?;
+    Ok(stored.into_iter().map(|stored| stored.into_inner().expect("all were read")).collect())
+}
+
 /// The parts of `gap` that may hold data, in whole blocks as far as the gap goes: so a hole that a container
 /// keeps in smaller units than blocks makes no difference to the layout.
 fn data_in(disk: &dyn Source, gap: Range<u64>) -> Result<Vec<Range<u64>>> {

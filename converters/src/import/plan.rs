@@ -62,6 +62,26 @@ impl DiskPiece {
 }
 
 impl PlannedFile {
+    /// A file that is on no disk: its `parts` that are no holes, and where each begins in what holds it.
+    pub(super) fn loose(size: u64, parts: &[(Range<u64>, u64)]) -> Self {
+        let mut pieces = Vec::new();
+        let mut at = 0;
+        let hole = |pieces: &mut Vec<DiskPiece>, at: u64, end: u64| {
+            if at < end {
+                pieces.push(DiskPiece::Zero { len: end - at });
+            }
+        };
+        for (range, offset) in parts {
+            hole(&mut pieces, at, range.start);
+            pieces.push(DiskPiece::Disk { offset: *offset, len: range.end - range.start });
+            at = range.end;
+        }
+        hole(&mut pieces, at, size);
+        let mut file = PlannedFile { size, pieces, owns_its_ranges: false, hashed: true };
+        file.hashed = file.holes() <= MAX_HASHED_HOLES;
+        file
+    }
+
     /// The disk ranges (start, length) that hold its bytes.
     fn ranges(&self) -> impl Iterator<Item = (u64, u64)> + '_ {
         self.pieces.iter().filter_map(|piece| match piece {

@@ -88,9 +88,9 @@ impl NewContent {
 
 /// Where content is looked for: among what is new, then in the store.
 #[derive(Clone, Copy)]
-pub(super) struct Contents<'a> {
-    pub(super) objects: &'a Objects,
-    pub(super) new: &'a NewContents,
+pub(crate) struct Contents<'a> {
+    pub(crate) objects: &'a Objects,
+    pub(crate) new: &'a NewContents,
 }
 
 impl Contents<'_> {

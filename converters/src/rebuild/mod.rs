@@ -1,44 +1,61 @@
 //! Rebuild: an image whose manifest was edited becomes a disk again.
 //!
 //! ```text
-//! edited rows → Tree (tree.rs) → plan (mif_formats::fs) → layout of the volume (splice.rs)
-//!                                  the parent's layout  → layout of all else
+//! edited rows → Tree (tree.rs) → plan (mif_formats::fs) ─┐
+//! sizes, identities (shape.rs) → table, places of all ───┼→ layout of the disk (splice.rs, canonical.rs)
+//! the parent's layout → what is kept, at its place ──────┘
 //! ```
 //!
 //! Only volumes whose rows changed are planned; all other bytes of the disk stay the parent's, by reference. No
 //! content is copied: the new layout refers to the same objects, and what is new to the store is metadata.
 //!
+//! Partitions and volumes may get other sizes, and fresh identities, on the way (`reshape.rs`): what is said by the
+//! table is then changed in place, and what moves is moved by reference.
+//!
 //! The manifest of the new image is what the reader reads from the new disk, so it cannot say anything else than
 //! the disk does; digests are carried over.
 
+mod arrange;
+mod bench;
+mod canonical;
 mod contents;
+mod ids;
+mod params;
+mod publish;
+mod reshape;
+mod shape;
 mod splice;
 mod tree;
 
+use std::borrow::Cow;
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
-use std::time::{Instant, SystemTime, UNIX_EPOCH};
+use std::time::Instant;
 
-use mif_formats::fs::plan::{Planned, Tree};
-use mif_formats::fs::walk::walk;
-use mif_formats::fs::{self, FileType, ext4, fat};
-use mif_formats::mif::digests;
+use mif_formats::fs::FileType;
 use mif_formats::mif::layout::Layout;
-use mif_formats::mif::manifest::{self, Row};
-use mif_formats::source::check_range;
-use mif_formats::{Extent, Source};
+use mif_formats::mif::manifest::Row;
 use serde::Serialize;
 
-use self::contents::Contents;
-pub(crate) use self::contents::{NewContent, NewContents};
-use self::splice::{Known, Splicer};
+use self::arrange::Arrangement;
+pub(crate) use self::arrange::BIOS_BOOT;
+pub(crate) use self::bench::Bench;
+pub(crate) use self::contents::{Contents, NewContent, NewContents};
+use self::ids::Identities;
+pub use self::ids::{IdChange, IdsReport};
+pub(crate) use self::params::Params;
+use self::params::VolumeSource;
+pub(crate) use self::publish::{Made, made_now};
+pub use self::reshape::{NewIds, Reshape, Size};
+pub(crate) use self::reshape::{bytes as size_in_bytes, uuid_bytes, uuid_text};
+use self::shape::{Patches, VolumeDraft, find_volume, resized, shape};
+pub(crate) use self::splice::{Known, Splicer};
 use self::tree::Rows;
+pub(crate) use self::tree::node;
 use crate::progress::{self, Progress};
-use crate::rows::row;
-use crate::scan::{Scan, ScannedVolume, VolumeExtent};
+use crate::scan::{Scan, VolumeExtent};
 use crate::store::{
-    Counts, Image, ImageName, Index, ObjectWriter, Objects, Provenance, Store, StoredDisk, StoredImage,
-    VolumeRecord, WriterStats,
+    Counts, Image, ImageName, ObjectWriter, Objects, Provenance, Store, StoredDisk, StoredImage, WriterStats,
 };
 use crate::{Error, Result, packages};
 
@@ -51,6 +68,8 @@ pub struct RebuildOptions {
     pub operation: String,
     /// Volumes to plan even if nothing of them was edited.
     pub always: Vec<String>,
+    /// Other sizes and identities.
+    pub reshape: Reshape,
     /// The command line, for the image's record.
     pub command: Vec<String>,
     /// The digest of the edits, for the image's record.
@@ -68,6 +87,8 @@ pub struct RebuildReport {
     pub planned: Vec<String>,
     /// What planning changed beside the edits, each a sentence.
     pub notes: Vec<String>,
+    /// What fresh identities did, if there are any.
+    pub ids: Option<IdsReport>,
     /// How the disk divides.
     pub counts: Counts,
     /// What was new to the store.
@@ -90,18 +111,19 @@ pub fn rebuild(
     let started = Instant::now();
     check_name(&options.name)?;
     progress.stage("planning", 0);
-    let mut base = Base::new(store, parent)?;
+    let mut base = Base::new(Bench::Store(store), parent)?;
     let rows: Vec<&Row> = rows.iter().collect();
-    let writer = ObjectWriter::new(store)?;
-    let draft = base.draft(&rows, &NewContents::new(), &options.always, &writer, progress)?;
-    let added = writer.finish()?;
-    base.refresh(store)?;
+    let writer = base.writer()?;
+    let mut draft =
+        base.draft(&rows, &NewContents::new(), &options.always, &options.reshape, &writer, progress)?;
+    let added = base.finish(writer, [&mut draft])?;
     let image = base.publish(store, &draft, &rows, options)?;
     Ok(RebuildReport {
         parent: parent.image.id(),
         image: image.id(),
         planned: draft.planned,
         notes: draft.notes,
+        ids: draft.ids,
         counts: image.counts,
         added,
         seconds: started.elapsed().as_secs_f64(),
@@ -119,10 +141,11 @@ pub(crate) fn check_name(name: &str) -> Result<()> {
 
 /// An image to rebuild from: what all that is made of it has in common, read once.
 ///
-/// An image is made in two steps, so that many can share what is written between them: drafts, which become
-/// visible to nobody; and, once their objects are in the store, the published images.
+/// An image is made in three steps, so that many can share what is written between them: drafts, which become
+/// visible to nobody; the end of writing, after which their objects can be read; and the published images.
 pub(crate) struct Base<'a> {
     parent: &'a StoredImage,
+    pub(crate) bench: Bench<'a>,
     pub(crate) rows: Vec<Row>,
     pub(crate) objects: Arc<Objects>,
     pub(crate) scan: Scan,
@@ -132,78 +155,178 @@ pub(crate) struct Base<'a> {
 
 /// A new disk, planned, of which nothing is visible yet.
 pub(crate) struct Draft {
-    layout: Layout,
+    pub(crate) layout: Arc<Layout>,
+    /// Rows that fresh identities changed.
+    rewritten: Rewritten,
     /// The volumes that were planned.
     pub(crate) planned: Vec<String>,
     /// What planning changed beside the edits, each a sentence.
     pub(crate) notes: Vec<String>,
+    /// What fresh identities did, if there are any.
+    pub(crate) ids: Option<IdsReport>,
+}
+
+/// Rows that are other than they were given, by their number.
+type Rewritten = BTreeMap<usize, Row>;
+
+/// The rows as given, but for those that are other.
+fn with_rewritten<'r>(rows: &[&'r Row], rewritten: &'r Rewritten) -> Vec<&'r Row> {
+    rows.iter().enumerate().map(|(i, row)| rewritten.get(&i).unwrap_or(row)).collect()
+}
+
+/// What a draft is put together from.
+struct Prepared<'n> {
+    rewritten: Rewritten,
+    new: Cow<'n, NewContents>,
+    volumes: Vec<VolumeDraft>,
+    arrangement: Arrangement,
+    patches: Patches,
+    ids: Option<IdsReport>,
 }
 
 impl<'a> Base<'a> {
-    pub(crate) fn new(store: &Store, parent: &'a StoredImage) -> Result<Self> {
-        let objects = Arc::new(fresh_objects(store)?);
+    pub(crate) fn new(bench: Bench<'a>, parent: &'a StoredImage) -> Result<Self> {
+        let objects = bench.objects()?;
         let layout = Arc::new(parent.layout()?);
         let scan = Scan::new(Arc::new(StoredDisk::new(layout.clone(), objects.clone())))?;
         let known = Known::new(&layout);
-        Ok(Base { parent, rows: parent.manifest()?, objects, scan, layout, known })
+        Ok(Base { parent, bench, rows: parent.manifest()?, objects, scan, layout, known })
     }
 
-    /// Sees the objects that were added since.
-    pub(crate) fn refresh(&mut self, store: &Store) -> Result<()> {
-        self.objects = Arc::new(fresh_objects(store)?);
-        Ok(())
+    /// Takes the objects of drafts.
+    pub(crate) fn writer(&self) -> Result<ObjectWriter> {
+        self.bench.writer()
     }
 
-    /// Errs if `rows` cannot become a disk. Writes nothing; gives the volumes that would be planned.
-    pub(crate) fn check(&self, rows: &[&Row], new: &NewContents) -> Result<Vec<String>> {
-        let edited = edited_volumes(&self.rows, rows, &[]);
-        for name in &edited {
-            self.plan(name, rows, new, &mut |_, _, _| Ok(()))?;
+    /// Errs if `rows` cannot become a disk of this shape. Writes nothing; gives the volumes that would be planned.
+    pub(crate) fn check(
+        &self,
+        rows: &[&Row],
+        new: &NewContents,
+        reshape: &Reshape,
+        progress: &dyn Progress,
+    ) -> Result<Vec<String>> {
+        let prepared = self.prepare(rows, new, &[], reshape, progress)?;
+        for volume in &prepared.volumes {
+            let planned = volume.params.plan(&volume.tree, &mut |_| Ok(()));
+            planned.map_err(|e| e.within(&volume.name))?;
         }
-        Ok(edited)
+        Ok(prepared.volumes.into_iter().map(|volume| volume.name).collect())
     }
 
-    /// Plans the edited volumes of `rows`, whose content is in the store or `new`. What the store lacks goes to
-    /// `writer`, which is to be finished before the draft is published.
+    /// Plans the volumes of `rows` that are edited, get another size or fresh identities, and puts the disk together.
+    /// All content is in the store or `new`. What the store lacks goes to `writer`, which is to be finished before
+    /// the draft is read or published.
     pub(crate) fn draft(
         &self,
         rows: &[&Row],
         new: &NewContents,
         always: &[String],
+        reshape: &Reshape,
         writer: &ObjectWriter,
         progress: &dyn Progress,
     ) -> Result<Draft> {
-        let planned = edited_volumes(&self.rows, rows, always);
-        let contents = Contents { objects: &self.objects, new };
-        let mut splicer = Splicer::new(&self.layout, contents, &self.known, writer);
-        let mut notes = Vec::new();
-        for name in &planned {
+        let Prepared { rewritten, new, volumes, arrangement, patches, ids } =
+            self.prepare(rows, new, always, reshape, progress)?;
+        let mut notes = arrangement.notes.clone();
+        let contents = Contents { objects: &self.objects, new: &new };
+        let keeps = arrangement.keeps.clone();
+        let mut splicer = Splicer::new(&self.layout, arrangement.size, keeps, contents, &self.known, writer);
+        for VolumeDraft { name, tree, contents, params } in &volumes {
             progress::check(progress)?;
-            self.plan(name, rows, new, &mut |volume, plan, contents| {
+            let extents = match arrangement.partition(name) {
+                Some(partition) => {
+                    vec![VolumeExtent { volume: 0, disk: partition.start, len: partition.len }]
+                }
+                None => arrangement.moved(&find_volume(&self.scan, name)?.extents),
+            };
+            let planned = params.plan(tree, &mut |plan| {
                 notes.extend(plan.notes().iter().map(|note| format!("{name}: {note}")));
-                splicer.volume(volume, plan, contents)
-            })?;
+                splicer.volume(&extents, plan, contents)
+            });
+            planned.map_err(|e| e.within(name))?;
         }
-        let layout = splicer.finish()?;
-        for id in rows.iter().filter_map(|row| row.object()) {
+        for (at, bytes) in patches {
+            splicer.bytes(at, &bytes)?;
+        }
+        let layout = Arc::new(splicer.finish()?);
+        for id in with_rewritten(rows, &rewritten).iter().filter_map(|row| row.object()) {
             if let Some(content) = new.get(&id) {
                 content.store(writer)?;
             }
         }
-        Ok(Draft { layout, planned, notes })
+        let planned = volumes.into_iter().map(|volume| volume.name).collect();
+        Ok(Draft { layout, rewritten, planned, notes, ids })
     }
 
-    fn plan(&self, name: &str, rows: &[&Row], new: &NewContents, then: Use<'_>) -> Result<()> {
-        let volume = self.scan.volumes.iter().find(|volume| volume.name == *name).ok_or_else(|| {
-            Error::input(format!("{}: has no volume {name}", self.parent.image.id()))
-                .advise("`mif info` lists the volumes of an image")
-        })?;
+    /// The volumes to plan, each with what it is planned from, and where all is to be.
+    fn prepare<'n>(
+        &self,
+        rows: &[&Row],
+        new: &'n NewContents,
+        always: &[String],
+        reshape: &Reshape,
+        progress: &dyn Progress,
+    ) -> Result<Prepared<'n>> {
+        let mut always = always.to_vec();
+        always.extend(resized(&self.scan, reshape)?);
+        let (mut new, mut rewritten) = (Cow::Borrowed(new), Rewritten::new());
+        let mut identities = None;
+        if let Some(ids) = &reshape.new_ids {
+            let mut fresh = Identities::new(&self.scan, ids)?;
+            let contents = Contents { objects: &self.objects, new: &new };
+            let more;
+            (rewritten, more) = fresh.rewrite(rows, &self.scan, contents)?;
+            new.to_mut().extend(more);
+            always.extend(fresh.volumes().map(str::to_owned));
+            identities = Some(fresh);
+        }
+        let rows = with_rewritten(rows, &rewritten);
+        let mut volumes = Vec::new();
+        for name in edited_volumes(&self.rows, &rows, &always) {
+            progress::check(progress)?;
+            let mut volume = self.volume(&name, &rows, &new).map_err(|e| e.within(&name))?;
+            if let Some(identities) = &identities {
+                identities.apply(&name, &mut volume.params);
+            }
+            volumes.push(volume);
+        }
+        let (arrangement, patches) = shape(&self.scan, &mut volumes, reshape, identities.as_ref())?;
+        let ids = identities.map(|identities| identities.report);
+        Ok(Prepared { rewritten, new, volumes, arrangement, patches, ids })
+    }
+
+    /// A volume with the parameters of the original.
+    fn volume(&self, name: &str, rows: &[&Row], new: &NewContents) -> Result<VolumeDraft> {
+        let volume = find_volume(&self.scan, name)?;
+        let original = volume
+            .filesystem()
+            .ok_or_else(|| Error::unsupported("holds no filesystem that can be planned"))?;
         let rows = Rows { volume: name, old: &self.rows, new: rows };
-        let contents = Contents { objects: &self.objects, new };
-        plan_volume(&rows, &self.scan, volume, contents, then).map_err(|e| e.within(name))
+        let (tree, contents) = rows.tree(original, Contents { objects: &self.objects, new })?;
+        let params = Params::of(original, Arc::new(VolumeSource::new(&self.scan, volume)))?;
+        Ok(VolumeDraft { name: name.to_owned(), tree, contents, params })
     }
 
-    /// Publishes a draft of `rows`, whose objects are in the store and seen here.
+    /// Ends the writing of `drafts`, whose objects are then seen here.
+    pub(crate) fn finish<'d>(
+        &mut self,
+        writer: ObjectWriter,
+        drafts: impl IntoIterator<Item = &'d mut Draft>,
+    ) -> Result<WriterStats> {
+        let layouts = drafts.into_iter().map(|draft| &mut draft.layout);
+        let (objects, added) = self.bench.finish(writer, layouts)?;
+        self.objects = objects;
+        Ok(added)
+    }
+
+    /// Reads a finished draft of `rows` as the disk that it is.
+    pub(crate) fn read_back(&self, draft: &Draft, rows: &[&Row]) -> Result<Made> {
+        let rows = with_rewritten(rows, &draft.rewritten);
+        Made::read_back(&self.objects, &draft.layout, &rows, &draft.planned)
+    }
+
+    /// Publishes a finished draft of `rows`.
     pub(crate) fn publish(
         &self,
         store: &Store,
@@ -211,9 +334,16 @@ impl<'a> Base<'a> {
         rows: &[&Row],
         options: &RebuildOptions,
     ) -> Result<Image> {
-        let (new_rows, records) = read_back(&self.objects, &draft.layout, rows, &draft.planned)?;
-        let packages = self.packages(&new_rows)?;
-        publish(store, self.parent, &draft.layout, &new_rows, &records, &packages, options)
+        let made = self.read_back(draft, rows)?;
+        let packages = self.packages(&made.rows)?;
+        let provenance = Provenance {
+            operation: options.operation.clone(),
+            parent: Some(self.parent.image.id()),
+            command: options.command.clone(),
+            recipe: options.recipe.clone(),
+            ..made_now()
+        };
+        made.publish(store, &options.name, &packages, provenance)
     }
 
     /// The table of packages for new rows: the parent's, if nothing changed that it says.
@@ -260,177 +390,4 @@ fn edited_volumes(old: &[Row], new: &[&Row], always: &[String]) -> Vec<String> {
     edited.sort();
     edited.dedup();
     edited
-}
-
-/// What is done with a plan, and with the content of the files that it places.
-type Use<'u> = &'u mut dyn FnMut(&ScannedVolume, &dyn Planned, &[mif_formats::mif::ObjectId]) -> Result<()>;
-
-/// Plans a volume with the parameters of the original.
-fn plan_volume(
-    rows: &Rows<'_>,
-    scan: &Scan,
-    volume: &ScannedVolume,
-    contents: Contents<'_>,
-    then: Use<'_>,
-) -> Result<()> {
-    let original =
-        volume.filesystem().ok_or_else(|| Error::unsupported("holds no filesystem that can be planned"))?;
-    let (tree, contents): (Tree, _) = rows.tree(original, contents)?;
-    let source = Arc::new(VolumeSource::new(scan, volume));
-    // An original that was cut off says more than it has: it is not planned at a size that nobody can hold.
-    let fits = |size: u64| match source.len() {
-        room if size > room => {
-            Err(Error::input(format!("the filesystem has {size} bytes, its volume {room}")))
-        }
-        _ => Ok(()),
-    };
-    if original.info().kind.starts_with("ext") {
-        let params = ext4::plan::Params::from_volume(&*source)?;
-        fits(params.size())?;
-        then(volume, &ext4::plan::Plan::new(&tree, params)?, &contents)
-    } else {
-        let params = fat::plan::Params::from_volume(source.clone())?;
-        fits(params.size())?;
-        then(volume, &fat::plan::Plan::new(&tree, params)?, &contents)
-    }
-}
-
-/// A volume of a disk, wherever its parts lie.
-struct VolumeSource {
-    disk: Arc<dyn Source>,
-    extents: Vec<VolumeExtent>,
-}
-
-impl VolumeSource {
-    fn new(scan: &Scan, volume: &ScannedVolume) -> Self {
-        VolumeSource { disk: scan.disk.clone(), extents: volume.extents.clone() }
-    }
-}
-
-impl Source for VolumeSource {
-    fn len(&self) -> u64 {
-        self.extents.last().map_or(0, |extent| extent.volume + extent.len)
-    }
-
-    fn read_at(&self, offset: u64, buf: &mut [u8]) -> mif_formats::Result<()> {
-        check_range("volume", self.len(), offset, buf.len() as u64)?;
-        let end = offset + buf.len() as u64;
-        let first = self.extents.partition_point(|e| e.volume + e.len <= offset);
-        for extent in self.extents[first..].iter().take_while(|e| e.volume < end) {
-            let (from, to) = (extent.volume.max(offset), (extent.volume + extent.len).min(end));
-            let part = &mut buf[(from - offset) as usize..(to - offset) as usize];
-            self.disk.read_at(extent.disk + (from - extent.volume), part)?;
-        }
-        Ok(())
-    }
-
-    fn extent_at(&self, offset: u64) -> mif_formats::Result<Extent> {
-        Ok(Extent::data(offset, self.len() - offset))
-    }
-}
-
-/// The objects of a store, with an index that sees what was just added.
-fn fresh_objects(store: &Store) -> Result<Objects> {
-    let index = Index::load(&**store.storage())?;
-    Ok(Objects::new(store.storage().clone(), Arc::new(index)))
-}
-
-/// Reads the volumes that were planned from the new disk: their rows in place of the edited ones, and their
-/// records.
-fn read_back(
-    objects: &Arc<Objects>,
-    layout: &Layout,
-    edited: &[&Row],
-    names: &[String],
-) -> Result<(Vec<Row>, Vec<VolumeRecord>)> {
-    let scan = Scan::new(Arc::new(StoredDisk::new(Arc::new(layout.clone()), objects.clone())))?;
-    let mut rows: Vec<Row> =
-        edited.iter().filter(|row| !names.contains(&row.volume)).map(|row| (*row).clone()).collect();
-    let mut records = Vec::new();
-    for name in names {
-        let volume = scan.volumes.iter().find(|volume| volume.name == *name);
-        let Some((volume, filesystem)) = volume.and_then(|v| Some((v, v.filesystem()?))) else {
-            return Err(Error::store(format!("{name}: what was planned is no filesystem: this is a defect")));
-        };
-        let listing = walk(filesystem)?;
-        let digests: HashMap<&[u8], &Row> =
-            edited.iter().filter(|row| row.volume == *name).map(|row| (&row.path[..], *row)).collect();
-        if let Some(complaint) = listing.complaints.first() {
-            return Err(Error::store(format!("{name}: what was planned does not read: {}", complaint.error)));
-        }
-        if listing.entries.len() != digests.len() {
-            return Err(Error::store(format!(
-                "{name}: {} paths were planned, and {} are read: this is a defect",
-                digests.len(),
-                listing.entries.len()
-            )));
-        }
-        for entry in &listing.entries {
-            let mut row = row(name, entry, &listing.nodes[&entry.node]);
-            let Some(planned) = digests.get(&entry.path[..]) else {
-                return Err(Error::store(format!("{name}:{}: was not planned", row.path_text())));
-            };
-            (row.sha1, row.blake3, row.content) = (planned.sha1, planned.blake3, planned.content);
-            rows.push(row);
-        }
-        records.push(volume.record());
-    }
-    rows.sort_by_cached_key(crate::rows::order);
-    Ok((rows, records))
-}
-
-fn publish(
-    store: &Store,
-    parent: &StoredImage,
-    layout: &Layout,
-    rows: &[Row],
-    records: &[VolumeRecord],
-    packages_file: &[u8],
-    options: &RebuildOptions,
-) -> Result<Image> {
-    let (layout_file, digest) = layout.encode();
-    let mut manifest_file = Vec::new();
-    manifest::write(&mut manifest_file, rows)?;
-    let mut volumes = parent.image.volumes.clone();
-    for volume in &mut volumes {
-        if let Some(record) = records.iter().find(|record| record.volume == volume.volume) {
-            *volume = record.clone();
-        }
-    }
-    let image = Image {
-        name: options.name.clone(),
-        version: 0,
-        disk_size: layout.disk_size(),
-        layout_digest: blake3::Hash::from_bytes(digest).to_hex().to_string(),
-        manifest_digest: blake3::hash(&manifest_file).to_hex().to_string(),
-        table: parent.image.table.clone(),
-        volumes,
-        counts: counts(layout, rows),
-        provenance: Provenance {
-            operation: options.operation.clone(),
-            tool: concat!("mif ", env!("CARGO_PKG_VERSION")).into(),
-            time: SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_secs()),
-            source: None,
-            source_format: None,
-            parent: Some(parent.image.id()),
-            command: options.command.clone(),
-            files: Vec::new(),
-            recipe: options.recipe.clone(),
-        },
-        warnings: Vec::new(),
-    };
-    let more = [("digests", &digests::encode(rows)[..]), (packages::TABLE, packages_file)];
-    store.publish(image, &manifest_file, &layout_file, &more)
-}
-
-fn counts(layout: &Layout, rows: &[Row]) -> Counts {
-    let mut counts = Counts { paths: rows.len() as u64, ..Counts::of(layout) };
-    let mut seen = std::collections::HashSet::new();
-    for row in rows.iter().filter(|row| row.file_type == fs::FileType::File) {
-        if row.inode.is_none_or(|inode| seen.insert((&row.volume, inode))) {
-            counts.files += 1;
-            counts.file_bytes = counts.file_bytes.saturating_add(row.size);
-        }
-    }
-    counts
 }

@@ -1,7 +1,7 @@
-//! The new layout: what was planned in its volume, the parent's everywhere else.
+//! The new layout: what was planned in its volume, and what is kept of the parent at its place, new or old.
 //!
-//! The result is canonical, as import's is: blocks of zeros inside content are zero, and residue is collected by
-//! windows of the disk.
+//! Blocks of zeros inside content are zero, as import has it, and residue is collected by windows of the disk;
+//! where a window is of several origins, `canonical` puts it together afterwards.
 
 use std::collections::HashMap;
 use std::ops::Range;
@@ -11,15 +11,19 @@ use mif_formats::mif::ObjectId;
 use mif_formats::mif::layout::{Builder, Layout, Origin};
 use mif_formats::source::is_zero;
 
+use super::canonical::append;
 use super::contents::Contents;
 use crate::import::{BLOCK, RESIDUE_WINDOW, blocks};
-use crate::scan::ScannedVolume;
+use crate::scan::{VolumeExtent, on_disk};
 use crate::store::ObjectWriter;
 use crate::{Error, Result};
 
 /// Puts a layout together from volumes that were planned and what is kept.
-pub(super) struct Splicer<'a> {
+pub(crate) struct Splicer<'a> {
     old: &'a Layout,
+    /// The size of the new disk in bytes.
+    size: u64,
+    keeps: Vec<Keep>,
     contents: Contents<'a>,
     known: &'a Known,
     writer: &'a ObjectWriter,
@@ -27,6 +31,15 @@ pub(super) struct Splicer<'a> {
     runs: Vec<Run>,
     /// The parts of the disk that were planned.
     replaced: Vec<Range<u64>>,
+}
+
+/// Bytes of the parent that the new disk has, at another place perhaps.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Keep {
+    /// Where they are to be.
+    pub(crate) to: Range<u64>,
+    /// Where they start on the parent.
+    pub(crate) from: u64,
 }
 
 /// A run of bytes of the disk.
@@ -40,10 +53,10 @@ struct Run {
 
 /// The parts of objects that stand on the parent's disk as content, by where in a disk's block the object would
 /// begin, sorted: none of their whole blocks is zero.
-pub(super) struct Known(HashMap<(ObjectId, u64), Vec<(u64, u64)>>);
+pub(crate) struct Known(HashMap<(ObjectId, u64), Vec<(u64, u64)>>);
 
 impl Known {
-    pub(super) fn new(layout: &Layout) -> Self {
+    pub(crate) fn new(layout: &Layout) -> Self {
         let mut known: HashMap<_, Vec<(u64, u64)>> = HashMap::new();
         for segment in layout.segments() {
             if let Origin::Content { object, offset } = segment.origin {
@@ -70,29 +83,32 @@ impl Known {
 }
 
 impl<'a> Splicer<'a> {
-    /// `known` is of the `old` layout.
-    pub(super) fn new(
+    /// A disk of `size` bytes that has of the disk `old` what `keeps` say: sorted, apart, within both. All else
+    /// is zero. `known` is of `old`.
+    pub(crate) fn new(
         old: &'a Layout,
+        size: u64,
+        keeps: Vec<Keep>,
         contents: Contents<'a>,
         known: &'a Known,
         writer: &'a ObjectWriter,
     ) -> Self {
-        Splicer { old, contents, known, writer, runs: Vec::new(), replaced: Vec::new() }
+        Splicer { old, size, keeps, contents, known, writer, runs: Vec::new(), replaced: Vec::new() }
     }
 
-    /// Takes a volume as planned, which fits; what of it is past the filesystem stays the parent's.
-    pub(super) fn volume(
+    /// Takes a volume as planned, which fits into `extents`; what of them is past the filesystem is kept.
+    pub(crate) fn volume(
         &mut self,
-        volume: &ScannedVolume,
+        extents: &[VolumeExtent],
         plan: &dyn Planned,
         contents: &[ObjectId],
     ) -> Result<()> {
-        self.replaced.extend(volume.on_disk(0, plan.size()).map(|(start, len)| start..start + len));
+        self.replaced.extend(on_disk(extents, 0, plan.size()).map(|(start, len)| start..start + len));
         let mut window = Window { start: 0, limit: 0, bytes: Vec::new(), content: Vec::new() };
         // An error of the store has to pass through the planner, which knows none such.
         let mut failed = None;
         let emitted = plan.emit(&mut |offset, placed| {
-            self.placed(&mut window, volume, offset, placed, contents).map_err(|error| {
+            self.placed(&mut window, extents, offset, placed, contents).map_err(|error| {
                 failed = Some(error);
                 mif_formats::at("rebuild").io(std::io::Error::other("the store"))
             })
@@ -104,8 +120,24 @@ impl<'a> Splicer<'a> {
         self.flush(&mut window)
     }
 
+    /// Takes bytes that stand at byte `at` of the disk, in place of what is kept there.
+    pub(crate) fn bytes(&mut self, at: u64, bytes: &[u8]) -> Result<()> {
+        let range = at..at + bytes.len() as u64;
+        if bytes.is_empty() {
+            return Ok(());
+        }
+        if is_zero(bytes) {
+            self.replaced.push(range);
+            return Ok(());
+        }
+        let object = self.writer.put(bytes)?;
+        self.runs.push(Run { range: range.clone(), is_content: false, object, offset: 0 });
+        self.replaced.push(range);
+        Ok(())
+    }
+
     /// The layout of the whole disk.
-    pub(super) fn finish(mut self) -> Result<Layout> {
+    pub(crate) fn finish(mut self) -> Result<Layout> {
         self.runs.sort_unstable_by_key(|run| run.range.start);
         self.replaced.sort_unstable_by_key(|range| range.start);
         if self.replaced.windows(2).any(|pair| pair[0].end > pair[1].start) {
@@ -126,32 +158,27 @@ impl<'a> Splicer<'a> {
             }
             builder.zero(replaced.end - builder.end());
         }
-        self.keep(&mut builder, self.old.disk_size());
+        self.keep(&mut builder, self.size);
         Ok(builder.finish())
     }
 
-    /// Goes on with the parent's bytes up to `end` of the disk.
+    /// Goes on with what is kept up to `end` of the disk.
     fn keep(&self, builder: &mut Builder, end: u64) {
-        let start = builder.end();
-        for segment in self.old.segments_in(start..end) {
-            let from = segment.range.start.max(start);
-            let to = segment.range.end.min(end);
-            let Some(len) = to.checked_sub(from).filter(|len| *len > 0) else { continue };
-            let skip = from - segment.range.start;
-            let id = |object: u32| self.old.objects()[object as usize];
-            match segment.origin {
-                Origin::Zero => builder.zero(len),
-                Origin::Content { object, offset } => builder.content(len, id(object), offset + skip),
-                Origin::Residue { object, offset } => builder.residue(len, id(object), offset + skip),
-            }
+        let first = self.keeps.partition_point(|keep| keep.to.end <= builder.end());
+        for Keep { to, from } in self.keeps[first..].iter().take_while(|keep| keep.to.start < end) {
+            builder.zero(to.start.saturating_sub(builder.end()));
+            let start = builder.end();
+            let old = from + (start - to.start)..from + (to.end.min(end) - to.start);
+            append(builder, self.old, old);
         }
+        builder.zero(end - builder.end());
     }
 
     /// Takes what a plan places at `offset` of a volume.
     fn placed(
         &mut self,
         window: &mut Window,
-        volume: &ScannedVolume,
+        extents: &[VolumeExtent],
         offset: u64,
         placed: Placed<'_>,
         contents: &[ObjectId],
@@ -161,7 +188,7 @@ impl<'a> Splicer<'a> {
             Placed::Bytes(bytes) => bytes.len() as u64,
             Placed::File { len, .. } => len,
         };
-        for (disk, len) in volume.on_disk(offset, whole) {
+        for (disk, len) in on_disk(extents, offset, whole) {
             let part = match placed {
                 Placed::Bytes(bytes) => Placed::Bytes(&bytes[done as usize..(done + len) as usize]),
                 Placed::File { key, offset, .. } => Placed::File { key, offset: offset + done, len },

@@ -120,7 +120,7 @@ impl Rows<'_> {
 }
 
 /// The metadata that a row says.
-fn node(row: &Row) -> Node {
+pub(crate) fn node(row: &Row) -> Node {
     Node {
         file_type: row.file_type,
         mode: row.mode,

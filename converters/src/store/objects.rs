@@ -21,6 +21,8 @@ pub struct Objects {
     storage: Arc<dyn Storage>,
     index: Arc<Index>,
     cache: Cache<ObjectId, Cached, ByLength>,
+    /// Where what the index does not know is looked for.
+    below: Option<Arc<Objects>>,
 }
 
 #[derive(Clone)]
@@ -46,13 +48,20 @@ impl Objects {
     /// Reads from `storage` what `index` finds.
     #[must_use]
     pub fn new(storage: Arc<dyn Storage>, index: Arc<Index>) -> Self {
-        Objects { storage, index, cache: Cache::with_weighter(4096, CACHE_BYTES, ByLength) }
+        let cache = Cache::with_weighter(4096, CACHE_BYTES, ByLength);
+        Objects { storage, index, cache, below: None }
+    }
+
+    /// The same, and what it lacks out of `below`.
+    #[must_use]
+    pub(crate) fn over(self, below: Arc<Objects>) -> Self {
+        Objects { below: Some(below), ..self }
     }
 
     /// Whether an index knows the object.
     #[must_use]
     pub fn contains(&self, id: &ObjectId) -> bool {
-        self.index.get(id).is_some()
+        self.index.get(id).is_some() || self.below.as_ref().is_some_and(|below| below.contains(id))
     }
 
     /// The chunks of an object that is stored as a list, without those that are zeros; none for others.
@@ -132,6 +141,9 @@ impl Objects {
     }
 
     fn location(&self, id: &ObjectId) -> Result<&Location> {
+        if let (None, Some(below)) = (self.index.get(id), &self.below) {
+            return below.location(id);
+        }
         self.index.get(id).ok_or_else(|| {
             Error::store(format!("store: object {id}: is not in any pack"))
                 .advise("A pack or its index is missing; `mif fsck` says which images that costs")
@@ -139,6 +151,9 @@ impl Objects {
     }
 
     fn load(&self, id: &ObjectId) -> Result<Cached> {
+        if let (None, Some(below)) = (self.index.get(id), &self.below) {
+            return below.load(id);
+        }
         self.cache.get_or_insert_with(id, || self.fetch(id))
     }
 

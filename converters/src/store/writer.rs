@@ -49,6 +49,18 @@ pub struct WriterStats {
     pub stored_bytes: u64,
 }
 
+impl WriterStats {
+    /// Both together.
+    #[must_use]
+    pub(crate) fn with(self, other: Self) -> Self {
+        WriterStats {
+            objects: self.objects + other.objects,
+            bytes: self.bytes + other.bytes,
+            stored_bytes: self.stored_bytes + other.stored_bytes,
+        }
+    }
+}
+
 impl ObjectWriter {
     /// Adds to `store`.
     pub fn new(store: &Store) -> Result<Self> {

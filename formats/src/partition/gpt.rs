@@ -347,3 +347,152 @@ fn place(disk: &dyn Source, lba: u64, sector_size: u64, len: u64) -> Option<u64>
     let end = place.checked_add(len)?;
     (end <= disk.len()).then_some(place)
 }
+
+/// The header and the array of entries that serve on `disk`; none if neither copy does.
+pub(super) fn current(disk: &dyn Source, sector_size: u64) -> Result<Option<Whole>> {
+    let copies = Copies::read(disk, sector_size)?;
+    let Some(choice) = copies.best() else { return Ok(None) };
+    Ok(Some(Whole { header: choice.header.clone(), array: choice.array.to_vec() }))
+}
+
+/// A GPT, to be written. What of an entry no caller sets stays as it is.
+pub(super) struct Whole {
+    header: Header,
+    array: Vec<u8>,
+}
+
+impl Whole {
+    /// An empty one of 128 entries, in the usual places.
+    pub(super) fn empty(sector_size: u64) -> Self {
+        let array = vec![0; ENTRY_SIZE * 128];
+        let array_sectors = (array.len() as u64).div_ceil(sector_size);
+        Whole {
+            header: Header {
+                my_lba: PRIMARY_LBA,
+                alternate_lba: 0,
+                first_usable_lba: PRIMARY_ARRAY_LBA + array_sectors,
+                last_usable_lba: 0,
+                disk_guid: [0; 16],
+                partition_entry_lba: PRIMARY_ARRAY_LBA,
+                number_of_partition_entries: 128,
+                size_of_partition_entry: ENTRY_SIZE as u32,
+                partition_entry_array_crc32: 0,
+            },
+            array,
+        }
+    }
+
+    /// Sectors that the backup takes at the end of a disk.
+    pub(super) fn backup_sectors(&self, sector_size: u64) -> u64 {
+        1 + (self.array.len() as u64).div_ceil(sector_size)
+    }
+
+    pub(super) fn set_disk_guid(&mut self, text: &str) -> Result<()> {
+        self.header.disk_guid = guid_bytes(text)?;
+        Ok(())
+    }
+
+    /// Says where the partition in `slot` lies, and who it is.
+    pub(super) fn set(&mut self, slot: u32, first_lba: u64, sectors: u64, id: Option<&str>) -> Result<()> {
+        let id = id.map(guid_bytes).transpose()?;
+        let entry = self.entry(slot)?;
+        if let Some(id) = id {
+            entry[16..32].copy_from_slice(&id);
+        }
+        entry[32..40].copy_from_slice(&first_lba.to_le_bytes());
+        entry[40..48].copy_from_slice(&(first_lba + sectors - 1).to_le_bytes());
+        Ok(())
+    }
+
+    /// Says what a new partition is.
+    pub(super) fn describe(&mut self, slot: u32, type_id: &str, name: &str, attributes: u64) -> Result<()> {
+        let type_id = guid_bytes(type_id)?;
+        let units: Vec<u16> = name.encode_utf16().collect();
+        if units.len() > 36 {
+            return Err(at("GPT").unsupported(format!("the name \"{name}\" has over 36 characters")));
+        }
+        let entry = self.entry(slot)?;
+        entry[..16].copy_from_slice(&type_id);
+        entry[48..56].copy_from_slice(&attributes.to_le_bytes());
+        for (to, unit) in entry[56..128].chunks_exact_mut(2).zip(units) {
+            to.copy_from_slice(&unit.to_le_bytes());
+        }
+        Ok(())
+    }
+
+    fn entry(&mut self, slot: u32) -> Result<&mut [u8]> {
+        let size = self.header.size_of_partition_entry as usize;
+        let index = (slot as usize).checked_sub(1);
+        let entries = self.header.number_of_partition_entries;
+        index
+            .and_then(|index| self.array.chunks_exact_mut(size).nth(index))
+            .ok_or_else(|| at("GPT").unsupported(format!("there is no slot {slot}: it has 1 to {entries}")))
+    }
+
+    /// Both copies, for a disk of so many sectors: where, in bytes, and what.
+    pub(super) fn bytes(mut self, disk_sectors: u64, sector_size: u64) -> Vec<(u64, Vec<u8>)> {
+        let backup_array = disk_sectors - self.backup_sectors(sector_size);
+        self.header.partition_entry_array_crc32 = libdeflater::crc32(&self.array);
+        self.header.last_usable_lba = backup_array - 1;
+        let (mut primary, mut backup) = (self.header.clone(), self.header);
+        // What served may be either copy, and only the primary's array may lie elsewhere.
+        if primary.my_lba != PRIMARY_LBA {
+            primary.partition_entry_lba = PRIMARY_ARRAY_LBA;
+        }
+        (primary.my_lba, primary.alternate_lba) = (PRIMARY_LBA, disk_sectors - 1);
+        (backup.my_lba, backup.alternate_lba) = (disk_sectors - 1, PRIMARY_LBA);
+        backup.partition_entry_lba = backup_array;
+        let place = |lba: u64| lba * sector_size;
+        vec![
+            (place(PRIMARY_LBA), primary.encode(sector_size)),
+            (place(primary.partition_entry_lba), self.array.clone()),
+            (place(backup_array), self.array),
+            (place(disk_sectors - 1), backup.encode(sector_size)),
+        ]
+    }
+}
+
+impl Header {
+    /// As a sector.
+    fn encode(&self, sector_size: u64) -> Vec<u8> {
+        let mut bytes = vec![0; sector_size as usize];
+        let mut put = |at: usize, value: &[u8]| bytes[at..at + value.len()].copy_from_slice(value);
+        put(0, SIGNATURE);
+        put(8, &0x0001_0000_u32.to_le_bytes());
+        put(12, &(HEADER_SIZE as u32).to_le_bytes());
+        for (at, lba) in [
+            (24, self.my_lba),
+            (32, self.alternate_lba),
+            (40, self.first_usable_lba),
+            (48, self.last_usable_lba),
+        ] {
+            put(at, &lba.to_le_bytes());
+        }
+        put(56, &self.disk_guid);
+        put(72, &self.partition_entry_lba.to_le_bytes());
+        put(80, &self.number_of_partition_entries.to_le_bytes());
+        put(84, &self.size_of_partition_entry.to_le_bytes());
+        put(88, &self.partition_entry_array_crc32.to_le_bytes());
+        let crc = libdeflater::crc32(&bytes[..HEADER_SIZE]);
+        bytes[16..20].copy_from_slice(&crc.to_le_bytes());
+        bytes
+    }
+}
+
+/// The reverse of [`guid`].
+fn guid_bytes(text: &str) -> Result<[u8; 16]> {
+    let bad = || at("GPT").unsupported(format!("\"{text}\" is no GUID"));
+    let groups: Vec<&str> = text.split('-').collect();
+    if groups.iter().map(|group| group.len()).ne([8, 4, 4, 4, 12]) || !text.is_ascii() {
+        return Err(bad());
+    }
+    let digits = groups.concat();
+    let mut bytes = [0; 16];
+    for (i, byte) in bytes.iter_mut().enumerate() {
+        *byte = u8::from_str_radix(&digits[2 * i..2 * i + 2], 16).map_err(|_| bad())?;
+    }
+    for group in [0..4, 4..6, 6..8] {
+        bytes[group].reverse();
+    }
+    Ok(bytes)
+}

@@ -2,9 +2,9 @@
 //! partition: a linked list of sectors of the same form, whose first record is a logical partition, counted
 //! from that sector, and whose second is the next link, counted from the start of the extended partition.
 
-use std::collections::HashSet;
+use std::collections::{BTreeMap, HashSet};
 
-use super::{Builder, Claim};
+use super::{Builder, Claim, Table};
 use crate::bytes::le32;
 use crate::fs::fat;
 use crate::{Result, Source};
@@ -20,9 +20,9 @@ const MAX_LINKS: usize = 512;
 const FIRST_LOGICAL_SLOT: u32 = 5;
 
 const SIGNATURE: [u8; 2] = [0x55, 0xaa];
-const OS_TYPE_PROTECTIVE: u8 = 0xee;
+pub(super) const OS_TYPE_PROTECTIVE: u8 = 0xee;
 /// CHS, LBA, and Linux's own.
-const OS_TYPES_EXTENDED: [u8; 3] = [0x05, 0x0f, 0x85];
+pub(super) const OS_TYPES_EXTENDED: [u8; 3] = [0x05, 0x0f, 0x85];
 /// "IBMA" in EBCDIC: the first bytes of an AIX disk, whose sector 0 is something else.
 const AIX: [u8; 4] = [0xc9, 0xc2, 0xd4, 0xc1];
 
@@ -209,4 +209,35 @@ fn read_logical(
         };
         link = (container_start + u64::from(next.starting_lba), u64::from(next.size_in_lba));
     }
+}
+
+/// The sectors of the extended boot records that name the logical partitions of `table`, by slot: of a plain
+/// chain, in which each names one.
+pub(super) fn links(disk: &dyn Source, table: &Table) -> Result<BTreeMap<u32, u64>> {
+    let mut links = BTreeMap::new();
+    let start = |record: &Record| u64::from(record.starting_lba);
+    let Some(mbr) = Mbr::parse(&disk.read_vec(0, SIZE)?) else { return Ok(links) };
+    let Some(container) = mbr.partition_record.iter().find(|r| r.is_used() && r.is_extended()) else {
+        return Ok(links);
+    };
+    let mut lba = start(container);
+    for slot in FIRST_LOGICAL_SLOT..FIRST_LOGICAL_SLOT + MAX_LINKS as u32 {
+        let place = lba * SIZE as u64;
+        if disk.len().saturating_sub(place) < SIZE as u64 {
+            break;
+        }
+        let Some(ebr) = Mbr::parse(&disk.read_vec(place, SIZE)?) else { break };
+        let logical = &ebr.partition_record[0];
+        let first = (lba + start(logical)) * SIZE as u64;
+        if !logical.is_used() || !table.partitions.iter().any(|p| p.slot == slot && p.start == first) {
+            break;
+        }
+        links.insert(slot, lba);
+        let next = &ebr.partition_record[1];
+        if !next.is_used() || !next.is_extended() {
+            break;
+        }
+        lba = start(container) + start(next);
+    }
+    Ok(links)
 }

@@ -1,5 +1,5 @@
-//! Partition tables: MBR with logical partitions, GPT, or none. Read-only and slot-preserving; the table's
-//! own bytes are residue.
+//! Partition tables: MBR with logical partitions, GPT, or none. Slot-preserving; the table's own bytes are
+//! residue. [`mod@write`] makes a new table, or changes one.
 //!
 //! What is a table and what is not is decided as the Linux kernel decides it (`block/partitions/`), because
 //! the guest will: a protective MBR calls for a GPT, whose backup serves where the primary is damaged; else
@@ -12,6 +12,7 @@ use crate::{Result, Source};
 mod gpt;
 pub mod lvm;
 mod mbr;
+pub mod write;
 
 #[cfg(test)]
 mod tests;

@@ -294,6 +294,27 @@ fn what_fat_cannot_hold_is_refused_in_words() {
 }
 
 #[test]
+fn a_volume_that_grows_past_what_its_kind_counts_has_larger_clusters() {
+    if !have(&["fsck.fat"]) {
+        return;
+    }
+    let scratch = scratch();
+    let image = scratch.path().join("image");
+    let tree = everything();
+    for (kind, from, to) in [("fat12", 2 << 20, 40 << 20), ("fat16", 20 << 20, 1 << 30)] {
+        let mut params = params(kind, from);
+        let before = params.sectors_per_cluster;
+        params.resize(to);
+        assert!(params.sectors_per_cluster > before, "{kind}");
+        assert_sound(&format!("{kind} grown"), &tree, &params, &image);
+    }
+    let mut params = params("fat12", 2 << 20);
+    params.resize(1 << 30);
+    let error = Plan::new(&tree, params).err().unwrap().to_string();
+    assert!(error.contains("their number decides the kind"), "{error}");
+}
+
+#[test]
 fn the_smallest_size_is_enough_and_one_sector_less_is_not() {
     if !have(&["fsck.fat"]) {
         return;

@@ -9,6 +9,8 @@ use clap::{Arg, ArgAction, ArgMatches, Args, FromArgMatches};
 use mif::{Error, Recipe, Result};
 use toml::Value;
 
+use crate::cli::args::ReshapeArgs;
+
 #[derive(Args)]
 pub(crate) struct Customize {
     /// NAME[@VERSION] in the store
@@ -28,6 +30,8 @@ pub(crate) struct Customize {
     /// Say what would be done, and do nothing
     #[arg(long)]
     pub(super) dry_run: bool,
+    #[command(flatten)]
+    pub(super) reshape: ReshapeArgs,
     #[command(flatten)]
     pub(super) edits: Edits,
 }

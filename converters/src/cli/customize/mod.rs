@@ -7,7 +7,7 @@ use mif::store::{ImageName, Store};
 use mif::{CustomizeOptions, Error, Result, Variables};
 
 pub(super) use self::args::Customize;
-use super::{Answer, Context, command_line};
+use super::{Answer, Context, command_line, reshape_options};
 
 impl Context {
     pub(super) fn customize(&self, arguments: &Customize) -> Answer {
@@ -17,6 +17,7 @@ impl Context {
             variables: variables(&arguments.set)?,
             instances: arguments.csv.as_deref().map(mif::read_instances).transpose()?,
             time: arguments.time,
+            reshape: reshape_options(&arguments.reshape)?,
             dry_run: arguments.dry_run,
             command: without_passwords(command_line()),
         };

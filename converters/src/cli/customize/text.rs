@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 
 use mif::CustomizeReport;
 
-use crate::cli::text::{printable, size};
+use crate::cli::text::{ids_text, printable, size};
 
 pub(super) fn customize(report: &CustomizeReport) -> String {
     let mut out = String::new();
@@ -30,6 +30,9 @@ pub(super) fn customize(report: &CustomizeReport) -> String {
             out.push_str("  nothing changes\n");
         } else {
             let _ = writeln!(out, "  volumes planned anew: {}", printable(&image.planned.join(", ")));
+        }
+        if let Some(ids) = &image.ids {
+            ids_text(ids, &mut out);
         }
     }
     if !report.dry_run {

@@ -14,6 +14,8 @@ use crate::{Result, Source, at};
 const FAT16_FROM: u64 = 4085;
 const FAT32_FROM: u64 = 65_525;
 const FAT32_MAX: u64 = 0x0FFF_FFF5;
+/// Bytes in a cluster.
+const CLUSTER_MAX: u32 = 32 << 10;
 
 const LEAD_SIGNATURE: u32 = 0x4161_5252;
 const STRUCT_SIGNATURE: u32 = 0x6141_7272;
@@ -169,10 +171,27 @@ impl Params {
         })
     }
 
-    /// Takes another size, in bytes; the size of a cluster stays.
+    /// Takes another size, in bytes. The size of a cluster stays, unless there would be more of them than the kind
+    /// of FAT can count.
     pub fn resize(&mut self, size: u64) {
         self.sectors = size / u64::from(self.bytes_per_sector);
         self.fit_fat();
+        let clusters_max = match self.kind {
+            Kind::Fat12 => FAT16_FROM - 1,
+            Kind::Fat16 => FAT32_FROM - 1,
+            Kind::Fat32 => FAT32_MAX,
+        };
+        // Larger ones than these not every system takes.
+        let sectors_max = (CLUSTER_MAX / self.bytes_per_sector).max(self.sectors_per_cluster);
+        let before = self.sectors_per_cluster;
+        while self.clusters_in_volume() > clusters_max && self.sectors_per_cluster < sectors_max {
+            self.sectors_per_cluster *= 2;
+            self.fit_fat();
+        }
+        if self.sectors_per_cluster != before {
+            let bytes = self.sectors_per_cluster * self.bytes_per_sector;
+            self.notes.push(format!("a cluster has {bytes} bytes now"));
+        }
     }
 
     /// The size of the filesystem in bytes.

@@ -1,0 +1,396 @@
+//! Reading a tar, where it lies: no member's bytes are copied. Old, ustar, GNU and pax headers; long names; xattrs
+//! (`SCHILY.xattr.*`); sparse files in GNU's old format and in its pax formats 0.0, 0.1 and 1.0.
+//!
+//! Of the crate `tar` only the header's fields are used: its reader cuts pax records at line ends, which are bytes
+//! like any other in an xattr, and knows no sparse file of pax.
+
+use mif_formats::Source;
+use mif_formats::fs::{FileType, Node, Timestamp, Xattr};
+use mif_formats::mif::manifest::escape;
+use tar::{EntryType, GnuExtSparseHeader, Header};
+
+use super::members::{Content, Member, Members, TreePath};
+use crate::import::Parts;
+use crate::{Error, Result};
+
+const BLOCK: u64 = 512;
+/// A pax header, a long name or a map of holes is at most so long, in bytes.
+const MAX_EXTRA: u64 = 16 << 20;
+
+/// What begins a compressed file, and what decompresses it.
+const COMPRESSED: [(&[u8], &str); 4] =
+    [(b"\x1f\x8b", "zcat"), (b"\x28\xb5\x2f\xfd", "zstdcat"), (b"\xfd7zXZ\0", "xzcat"), (b"BZh", "bzcat")];
+
+/// Reads the members of the tar in `source`, which `label` names in errors. Later members take the place of earlier
+/// ones of the same path.
+pub(super) fn of_tar(source: &dyn Source, label: &str) -> Result<Members> {
+    Reader { source, label, next: 0, global: Vec::new(), files: 0 }.members()
+}
+
+/// What headers before a member say of it.
+#[derive(Default)]
+struct Extra {
+    path: Option<Vec<u8>>,
+    link: Option<Vec<u8>>,
+    /// Keys and values of pax records, the later after the earlier.
+    pax: Vec<(Vec<u8>, Vec<u8>)>,
+}
+
+struct Reader<'a> {
+    source: &'a dyn Source,
+    label: &'a str,
+    /// Where the next header is.
+    next: u64,
+    global: Vec<(Vec<u8>, Vec<u8>)>,
+    files: u64,
+}
+
+impl Reader<'_> {
+    fn bad(&self, at: u64, problem: &str) -> Error {
+        Error::input(format!("{}: the header at byte {at}: {problem}", self.label))
+    }
+
+    fn members(mut self) -> Result<Members> {
+        let head = self.source.read_vec(0, self.source.len().min(8) as usize)?;
+        if let Some((_, tool)) = COMPRESSED.iter().find(|(mark, _)| head.starts_with(mark)) {
+            return Err(Error::unsupported(format!("{}: is compressed", self.label))
+                .advise(format!("Give it decompressed: {tool} {} | mif build … -", self.label)));
+        }
+        let mut members = Members::new();
+        let mut extra = Extra { pax: self.global.clone(), ..Extra::default() };
+        loop {
+            let at = self.next;
+            if self.source.len().saturating_sub(at) < BLOCK {
+                if at == 0 {
+                    return Err(self.bad(at, "is not there: this is no tar"));
+                }
+                break;
+            }
+            let header = self.header(at)?;
+            let Some(header) = header else { break };
+            let kind = header.entry_type();
+            let is_extra = matches!(
+                kind,
+                EntryType::XHeader
+                    | EntryType::XGlobalHeader
+                    | EntryType::GNULongName
+                    | EntryType::GNULongLink
+            );
+            let mut size = header.entry_size().map_err(|e| self.bad(at, &e.to_string()))?;
+            if let (false, Some(text)) = (is_extra, last(&extra.pax, b"size")) {
+                size = number(text).ok_or_else(|| self.bad(at, "its pax size is no number"))?;
+            }
+            let start = at + BLOCK;
+            let padded = size.checked_next_multiple_of(BLOCK).and_then(|padded| start.checked_add(padded));
+            let end = padded.filter(|_| size <= self.source.len().saturating_sub(start));
+            self.next = end.ok_or_else(|| self.bad(at, "the member reaches past the end of the tar"))?;
+            if is_extra {
+                if size > MAX_EXTRA {
+                    return Err(self.bad(at, "is longer than any may be"));
+                }
+                let mut bytes = self.source.read_vec(start, size as usize)?;
+                match kind {
+                    EntryType::XHeader => extra.pax.extend(self.records(at, &bytes)?),
+                    EntryType::XGlobalHeader => {
+                        let records = self.records(at, &bytes)?;
+                        self.global.extend(records.iter().cloned());
+                        extra.pax.splice(0..0, records);
+                    }
+                    other => {
+                        bytes.truncate(bytes.iter().position(|b| *b == 0).unwrap_or(bytes.len()));
+                        let name =
+                            if other == EntryType::GNULongName { &mut extra.path } else { &mut extra.link };
+                        *name = Some(bytes);
+                    }
+                }
+                continue;
+            }
+            self.member(at, &header, size, &extra, &mut members)?;
+            extra = Extra { pax: self.global.clone(), ..Extra::default() };
+        }
+        Ok(members)
+    }
+
+    /// The header at byte `at`; none at the end of the tar.
+    fn header(&self, at: u64) -> Result<Option<Header>> {
+        let mut header = Header::new_old();
+        self.source.read_at(at, header.as_mut_bytes())?;
+        let bytes = header.as_bytes();
+        if bytes.iter().all(|b| *b == 0) {
+            return Ok(None);
+        }
+        let sum: u32 = bytes[..148].iter().chain(&bytes[156..]).map(|b| u32::from(*b)).sum::<u32>() + 8 * 32;
+        match header.cksum() {
+            Ok(claimed) if claimed == sum => Ok(Some(header)),
+            _ if at == 0 => Err(self.bad(at, "does not fit its checksum: this is no tar")),
+            _ => Err(self.bad(at, "does not fit its checksum")),
+        }
+    }
+
+    /// The records of a pax header: `length key=value\n`.
+    fn records(&self, at: u64, mut bytes: &[u8]) -> Result<Vec<(Vec<u8>, Vec<u8>)>> {
+        let mut records = Vec::new();
+        while !bytes.is_empty() && bytes[0] != 0 {
+            let record = || -> Option<(&[u8], &[u8], usize)> {
+                let space = bytes.iter().take(20).position(|b| *b == b' ')?;
+                let len = usize::try_from(number(&bytes[..space])?).ok()?;
+                let record = bytes.get(space + 1..len)?.strip_suffix(b"\n")?;
+                let equals = record.iter().position(|b| *b == b'=')?;
+                Some((&record[..equals], &record[equals + 1..], len))
+            };
+            let (key, value, len) =
+                record().ok_or_else(|| self.bad(at, "holds a pax record that is none"))?;
+            records.push((key.to_vec(), value.to_vec()));
+            bytes = &bytes[len..];
+        }
+        Ok(records)
+    }
+
+    fn member(
+        &mut self,
+        at: u64,
+        header: &Header,
+        size: u64,
+        extra: &Extra,
+        members: &mut Members,
+    ) -> Result<()> {
+        let pax = |key: &[u8]| last(&extra.pax, key);
+        let field = |value: std::io::Result<u64>| value.map_err(|e| self.bad(at, &e.to_string()));
+        let text = pax(b"GNU.sparse.name").or(pax(b"path")).map(<[u8]>::to_vec);
+        let text = text.or(extra.path.clone()).unwrap_or_else(|| header.path_bytes().into_owned());
+        let path = TreePath::parse(&text)
+            .ok_or_else(|| self.bad(at, &format!("\"{}\" leads out of the tree", escape(&text))))?;
+        let link = pax(b"linkpath").map(<[u8]>::to_vec).or(extra.link.clone());
+        let link = link.or_else(|| header.link_name_bytes().map(std::borrow::Cow::into_owned));
+        let file_type = match header.entry_type() {
+            EntryType::Regular if text.ends_with(b"/") => FileType::Dir,
+            EntryType::Regular | EntryType::Continuous | EntryType::GNUSparse => FileType::File,
+            EntryType::Link => {
+                let target = link.and_then(|link| TreePath::parse(&link));
+                let first = target.and_then(|target| members.get_mut(&target));
+                let first = first.filter(|first| first.node.file_type != FileType::Dir);
+                let Some(first) = first else {
+                    return Err(self.bad(at, &format!("\"{}\" is a hard link to nothing", escape(&text))));
+                };
+                let next = self.files;
+                self.files += 1;
+                first.file.get_or_insert(next);
+                let member = first.clone();
+                members.insert(path, member);
+                return Ok(());
+            }
+            EntryType::Symlink => FileType::Symlink,
+            EntryType::Char => FileType::Char,
+            EntryType::Block => FileType::Block,
+            EntryType::Directory => FileType::Dir,
+            EntryType::Fifo => FileType::Fifo,
+            other if other.as_byte() == b'V' => return Ok(()),
+            other => {
+                let letter = char::from(other.as_byte());
+                return Err(self.bad(at, &format!("is of type '{letter}', which no tree has")));
+            }
+        };
+        let mut node = Node::bare(file_type);
+        node.mode = Some((header.mode().map_err(|e| self.bad(at, &e.to_string()))? & 0o7777) as u16);
+        let id = |key: &[u8], old: std::io::Result<u64>| -> Result<Option<u32>> {
+            let id = match pax(key) {
+                Some(text) => number(text).ok_or_else(|| self.bad(at, "its owner is no number"))?,
+                None => field(old)?,
+            };
+            u32::try_from(id).map(Some).map_err(|_| self.bad(at, "its owner is past 32 bits"))
+        };
+        (node.uid, node.gid) = (id(b"uid", header.uid())?, id(b"gid", header.gid())?);
+        node.mtime = match pax(b"mtime") {
+            Some(text) => Some(time(text).ok_or_else(|| self.bad(at, "its time is none"))?),
+            None => Some(Timestamp { secs: field(header.mtime())? as i64, nanos: 0 }),
+        };
+        // Not the time of access: whoever made the tar has changed it, and two builds would differ.
+        for (key, value) in &extra.pax {
+            if let Some(name) = key.strip_prefix(b"SCHILY.xattr.") {
+                node.xattrs.retain(|xattr| xattr.name != name);
+                node.xattrs.push(Xattr { name: name.to_vec(), value: value.clone() });
+            }
+        }
+        node.xattrs.sort();
+        let mut content = None;
+        match file_type {
+            FileType::File => {
+                let (real, parts) = self.parts(at, header, size, extra)?;
+                node.size = real;
+                content = Some(Content::InTar(parts));
+            }
+            FileType::Symlink => {
+                node.link_target = Some(link.ok_or_else(|| self.bad(at, "is a symlink to nothing"))?);
+            }
+            FileType::Char | FileType::Block => {
+                let number = |value: std::io::Result<Option<u32>>| value.ok().flatten().unwrap_or(0);
+                node.rdev = Some((number(header.device_major()), number(header.device_minor())));
+            }
+            _ => {}
+        }
+        members.insert(path, Member { node, content, file: None });
+        Ok(())
+    }
+
+    /// The size of a regular file, and its parts that are no holes with their places in the tar.
+    fn parts(&mut self, at: u64, header: &Header, size: u64, extra: &Extra) -> Result<(u64, Parts)> {
+        let start = at + BLOCK;
+        let pax = |key: &[u8]| last(&extra.pax, key);
+        let bad = || self.bad(at, "its map of holes makes no sense");
+        if header.entry_type() == EntryType::GNUSparse {
+            let gnu = header.as_gnu().ok_or_else(bad)?;
+            let real = gnu.real_size().map_err(|_| bad())?;
+            let mut map = Vec::new();
+            let mut add = |offset: std::io::Result<u64>, len: std::io::Result<u64>| {
+                map.push((offset.map_err(|_| bad())?, len.map_err(|_| bad())?));
+                Ok::<_, Error>(())
+            };
+            for part in gnu.sparse.iter().filter(|part| !part.is_empty()) {
+                add(part.offset(), part.length())?;
+            }
+            let mut more = gnu.is_extended();
+            let mut data = start;
+            while more {
+                let mut extended = GnuExtSparseHeader::new();
+                if data - start > MAX_EXTRA {
+                    return Err(bad());
+                }
+                self.source.read_at(data, extended.as_mut_bytes())?;
+                for part in extended.sparse().iter().filter(|part| !part.is_empty()) {
+                    add(part.offset(), part.length())?;
+                }
+                more = extended.is_extended();
+                data += BLOCK;
+            }
+            // What extends the header is not counted by the size.
+            let next = self.next + (data - start);
+            let parts = place(&map, real, data, size).filter(|_| data + size <= self.source.len());
+            let parts = parts.ok_or_else(bad)?;
+            self.next = next;
+            return Ok((real, parts));
+        }
+        if pax(b"GNU.sparse.major") == Some(b"1") {
+            let real = pax(b"GNU.sparse.realsize").and_then(number).ok_or_else(bad)?;
+            let bytes = self.source.read_vec(start, size.min(MAX_EXTRA) as usize)?;
+            let mut lines = bytes.split(|b| *b == b'\n');
+            let mut used = 0;
+            let mut next = || {
+                let line = lines.next()?;
+                used += line.len() + 1;
+                number(line)
+            };
+            let count = next().ok_or_else(bad)?;
+            let mut map = Vec::new();
+            for _ in 0..count {
+                map.push((next().ok_or_else(bad)?, next().ok_or_else(bad)?));
+            }
+            let used = (used as u64).next_multiple_of(BLOCK);
+            let left = size.checked_sub(used).ok_or_else(bad)?;
+            return Ok((real, place(&map, real, start + used, left).ok_or_else(bad)?));
+        }
+        let listed = |map: &[u8]| map.split(|b| *b == b',').map(number).collect::<Option<Vec<u64>>>();
+        let map = match pax(b"GNU.sparse.map") {
+            Some(map) => Some(listed(map).ok_or_else(bad)?),
+            None if pax(b"GNU.sparse.numblocks").is_some() => {
+                let keys: [&[u8]; 2] = [b"GNU.sparse.offset", b"GNU.sparse.numbytes"];
+                let numbers = extra.pax.iter().filter(|(key, _)| keys.contains(&&key[..]));
+                Some(numbers.map(|(_, value)| number(value)).collect::<Option<_>>().ok_or_else(bad)?)
+            }
+            None => None,
+        };
+        if let Some(map) = map {
+            let real = pax(b"GNU.sparse.size").and_then(number).ok_or_else(bad)?;
+            let map: Vec<(u64, u64)> =
+                map.chunks(2).map(|pair| (pair[0], *pair.last().expect("one"))).collect();
+            return Ok((real, place(&map, real, start, size).ok_or_else(bad)?));
+        }
+        Ok((size, if size > 0 { vec![(0..size, start)] } else { Vec::new() }))
+    }
+}
+
+/// The parts of a map (offset and length in the file), given where in the tar they stand one after the other, and
+/// that they have `len` bytes there. None if they overlap, go past the file's end, or have other lengths.
+fn place(map: &[(u64, u64)], real: u64, mut at: u64, len: u64) -> Option<Parts> {
+    let mut parts = Vec::new();
+    let (mut end, mut left) = (0, len);
+    for (offset, len) in map.iter().filter(|(_, len)| *len > 0) {
+        let stop = offset.checked_add(*len)?;
+        if *offset < end || stop > real {
+            return None;
+        }
+        left = left.checked_sub(*len)?;
+        parts.push((*offset..stop, at));
+        (end, at) = (stop, at + len);
+    }
+    Some(parts)
+}
+
+/// The last value of a key.
+fn last<'a>(pax: &'a [(Vec<u8>, Vec<u8>)], key: &[u8]) -> Option<&'a [u8]> {
+    pax.iter().rev().find(|(known, _)| known == key).map(|(_, value)| &value[..])
+}
+
+fn number(text: &[u8]) -> Option<u64> {
+    std::str::from_utf8(text).ok().filter(|text| text.bytes().all(|b| b.is_ascii_digit()))?.parse().ok()
+}
+
+/// Reads seconds with decimals, which may be negative.
+fn time(text: &[u8]) -> Option<Timestamp> {
+    let text = std::str::from_utf8(text).ok()?;
+    let (sign, digits) = text.strip_prefix('-').map_or((1, text), |digits| (-1, digits));
+    let (whole, part) = digits.split_once('.').unwrap_or((digits, ""));
+    let secs = i64::try_from(number(whole.as_bytes())?).ok()?;
+    let part = part.get(..part.len().min(9))?;
+    let nanos = match part {
+        "" => 0,
+        part => number(part.as_bytes())? as u32 * 10_u32.pow(9 - part.len() as u32),
+    };
+    Some(match (sign, nanos) {
+        (-1, 0) => Timestamp { secs: -secs, nanos },
+        (-1, nanos) => Timestamp { secs: -secs - 1, nanos: 1_000_000_000 - nanos },
+        _ => Timestamp { secs, nanos },
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use mif_formats::MemSource;
+
+    #[test]
+    fn times_before_1970_have_nanoseconds_too() {
+        let at = |text: &str| time(text.as_bytes()).map(|t| (t.secs, t.nanos));
+        assert_eq!(at("12.5"), Some((12, 500_000_000)));
+        assert_eq!(at("-1.25"), Some((-2, 750_000_000)));
+        assert_eq!(at("-3"), Some((-3, 0)));
+        assert_eq!(at("1e3"), None);
+    }
+
+    #[test]
+    fn a_tar_that_claims_too_much_is_refused_and_never_read_past() {
+        let mut header = Header::new_ustar();
+        header.set_path("a").unwrap();
+        header.set_entry_type(EntryType::Regular);
+        header.set_mode(0o644);
+        header.set_uid(0);
+        header.set_gid(0);
+        header.set_mtime(0);
+        header.set_size(1 << 30);
+        header.set_cksum();
+        let error = of_tar(&MemSource(header.as_bytes().to_vec()), "t").unwrap_err().to_string();
+        assert!(error.contains("reaches past the end"), "{error}");
+        let error = of_tar(&MemSource(vec![1; 1024]), "t").unwrap_err().to_string();
+        assert!(error.contains("no tar"), "{error}");
+        let error = of_tar(&MemSource(b"\x1f\x8b\x08 something".to_vec()), "t").unwrap_err().to_string();
+        assert!(error.contains("zcat t"), "{error}");
+    }
+
+    #[test]
+    fn a_map_of_holes_that_overlaps_or_goes_past_the_end_is_none() {
+        assert_eq!(place(&[(0, 10), (20, 5)], 25, 512, 15), Some(vec![(0..10, 512), (20..25, 522)]));
+        assert_eq!(place(&[(0, 10), (5, 5)], 25, 512, 15), None);
+        assert_eq!(place(&[(0, 10), (20, 6)], 25, 512, 16), None);
+        assert_eq!(place(&[(0, 10)], 25, 512, 9), None);
+        assert_eq!(place(&[(u64::MAX, 10)], 25, 512, 10), None);
+    }
+}

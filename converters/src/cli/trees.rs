@@ -1,0 +1,204 @@
+//! The verbs between disks and trees of files: `extract` and `build`.
+
+use std::ffi::OsString;
+use std::fmt::Write as _;
+use std::path::{Path, PathBuf};
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use clap::{Subcommand, ValueEnum};
+use mif::store::Store;
+use mif::{BuildOptions, BuildReport, Error, ExtractReport, NewIds, Target};
+
+use super::args::Open;
+use super::text::{printable, size};
+use super::{Answer, Context, Output, command_line, open_options, volume_path};
+
+#[derive(Subcommand)]
+pub(super) enum Trees {
+    /// Files out of an image, into a folder or a tar
+    #[command(after_help = "\
+Examples:
+  mif extract web -o web/                   the root filesystem
+  mif extract disk.vmdk /etc -o etc/        one folder of it; the target is new or empty
+  mif extract web p15:/ -o esp.tar          another volume, as a tar
+  mif extract web / -o - | tar -t           a tar, on standard output
+
+A tar keeps owners, modes, times, xattrs, hard links, devices and holes. A folder keeps what your rights let be set;
+the report says what is missing, and is on standard error if the tar is on standard output. An IMAGE is a disk image
+file, or NAME[@VERSION] in the store.")]
+    Extract {
+        /// The image
+        image: String,
+        /// A path: /etc on the root filesystem, or p15:/EFI
+        path: Option<OsString>,
+        /// The folder, or the tar (*.tar, or - for standard output)
+        #[arg(long, short, value_name = "TARGET")]
+        output: PathBuf,
+        /// What TARGET is, if its name does not say
+        #[arg(long = "as", value_name = "KIND")]
+        kind: Option<TreeKind>,
+        /// Replace a tar that is there
+        #[arg(long)]
+        force: bool,
+        #[command(flatten)]
+        open: Open,
+    },
+    /// A disk from a tree of files, into the store
+    #[command(after_help = "\
+Examples:
+  mif build disk.toml tree/ --as web                          a folder
+  mmdebstrap bookworm - | mif build disk.toml - --as web      a tar on standard input
+  mif build disk.toml web.tar --as web --seed 1 --time 0      the same bits on every run
+
+disk.toml:
+  table = \"gpt\"                  # gpt, mbr or none
+  size = \"4G\"                    # as much as the volumes need, if not given
+  [boot]                         # files beside disk.toml
+  mbr = \"boot.img\"               # the first 440 bytes
+  core = \"core.img\"              # into the BIOS boot partition, or the gap behind an MBR
+  [[volume]]
+  slot = 14
+  type = \"bios\"                  # linux, esp, bios, swap, data; a GUID; 0x83
+  size = \"1M\"
+  [[volume]]
+  slot = 15
+  mount = \"/boot/efi\"            # gets the files below it
+  fs = \"fat32\"                   # ext2, ext3, ext4, fat, fat12, fat16, fat32, swap
+  size = \"64M\"                   # or min, +100M (min and so much), rest
+  label = \"ESP\"
+  uuid = \"4D49-4603\"
+  [[volume]]
+  slot = 1
+  mount = \"/\"
+  fs = \"ext4\"
+  features = \"^metadata_csum\"     # as mke2fs -O; also block-size, inodes
+
+Also: align, id (of the disk); name, id, active (of a partition). Owners, modes, times, xattrs, hard links, devices and
+holes are the tree's. A FAT takes no owners and modes, and refuses symlinks.")]
+    Build {
+        /// What the disk is to be like
+        description: PathBuf,
+        /// A folder, a tar, or - for a tar on standard input
+        tree: PathBuf,
+        /// The name in the store
+        #[arg(long = "as", value_name = "NAME")]
+        name: String,
+        /// Make UUIDs that are not given from this text: the same text gives the same ones
+        #[arg(long, value_name = "TEXT")]
+        seed: Option<String>,
+        /// The time of making, in seconds since 1970; now if not given
+        #[arg(long, value_name = "SECONDS", env = "SOURCE_DATE_EPOCH", hide_env_values = true)]
+        time: Option<u32>,
+    },
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(super) enum TreeKind {
+    Folder,
+    Tar,
+}
+
+impl Context {
+    pub(super) fn trees(&self, command: Trees) -> Answer {
+        match command {
+            Trees::Extract { image, path, output, kind, force, open } => {
+                let image = self.open(&image, &open_options(open))?;
+                let path = path.as_ref().map(volume_path);
+                let to_stdout = output == Path::new("-");
+                let is_tar = match kind {
+                    Some(kind) => kind == TreeKind::Tar,
+                    None => to_stdout || output.extension().is_some_and(|suffix| suffix == "tar"),
+                };
+                if to_stdout && !is_tar {
+                    return Err(Error::usage("only a tar can go to standard output"));
+                }
+                let mut stdout = std::io::BufWriter::with_capacity(1 << 20, Output);
+                let target = match (is_tar, to_stdout) {
+                    (false, _) => Target::Folder(&output),
+                    (true, false) => Target::TarFile { path: &output, force },
+                    (true, true) => Target::Tar(&mut stdout),
+                };
+                let report = {
+                    let bar = self.bar(&image.label);
+                    mif::extract(&image, path.as_ref(), target, &bar)?
+                };
+                if to_stdout {
+                    if !self.global.quiet {
+                        eprint!("{}", extracted(&report));
+                    }
+                } else {
+                    self.report(&report, extracted)?;
+                }
+                self.warn(&report.warnings);
+                Ok(report.failed.is_empty())
+            }
+            Trees::Build { description, tree, name, seed, time } => {
+                let store = Store::open_or_create(&self.global.store)?;
+                let ids = match seed {
+                    Some(seed) => NewIds { seed: seed.into_bytes() },
+                    None => NewIds::random()?,
+                };
+                let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_secs() as u32);
+                let options = BuildOptions { name, ids, time: time.unwrap_or(now), command: command_line() };
+                let report = {
+                    let bar = self.bar(&options.name);
+                    mif::build(&store, &description, &tree, &options, &bar)?
+                };
+                self.report(&report, built)?;
+                Ok(true)
+            }
+        }
+    }
+}
+
+fn built(report: &BuildReport) -> String {
+    let mut out = format!(
+        "{}: {} disk, {} new to the store; {:.1} s\n",
+        report.image,
+        size(report.disk_size),
+        size(report.added.stored_bytes),
+        report.seconds
+    );
+    for volume in &report.volumes {
+        let _ = writeln!(
+            out,
+            "  {:<5} {:>10}  {:<6} {:<12} {} {} paths",
+            volume.volume,
+            size(volume.size),
+            volume.filesystem.as_deref().unwrap_or("-"),
+            volume.mount.as_deref().unwrap_or("-"),
+            volume.uuid.as_deref().unwrap_or("-"),
+            volume.paths
+        );
+    }
+    for note in &report.notes {
+        let _ = writeln!(out, "  note: {}", printable(note));
+    }
+    out
+}
+
+fn extracted(report: &ExtractReport) -> String {
+    let mut out = format!(
+        "{} {}: {} paths, {} files, {} in {:.1} s\n",
+        printable(&report.image),
+        printable(&report.path),
+        report.paths,
+        report.files,
+        size(report.bytes),
+        report.seconds
+    );
+    for not_set in &report.not_set {
+        let _ = writeln!(
+            out,
+            "  not set: {}, of {} paths ({}): {}",
+            printable(&not_set.what),
+            not_set.paths,
+            printable(&not_set.first),
+            printable(&not_set.reason)
+        );
+    }
+    for failed in &report.failed {
+        let _ = writeln!(out, "  failed: {}", printable(failed));
+    }
+    out
+}

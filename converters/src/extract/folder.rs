@@ -1,0 +1,307 @@
+//! Into a folder: everything is made relative to it, by file descriptors that follow no symlink, so that nothing
+//! an image says leads out of it.
+//!
+//! Folders get their mode and times last, from the deepest up: what is made in a folder changes its time, and a
+//! mode may forbid to make anything.
+
+use std::ffi::OsStr;
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
+
+use mif_formats::fs::{FileType, Timestamp};
+use mif_formats::mif::manifest::Row;
+use rustix::fs::{self, AtFlags, Mode, OFlags, Timespec, Timestamps, XattrFlags};
+use rustix::process::{Gid, Uid};
+
+use super::{ExtractReport, Item, copy, data_parts};
+use crate::progress::Progress;
+use crate::tree::Tree;
+use crate::{Error, Result};
+
+const FOLDER: OFlags = OFlags::RDONLY.union(OFlags::DIRECTORY).union(OFlags::NOFOLLOW).union(OFlags::CLOEXEC);
+
+/// Bits of a mode that give the owner's rights to whoever runs the file.
+const SET_ID: u16 = 0o6000;
+
+/// FAT: the file may not be written.
+const READ_ONLY: u32 = 1;
+
+pub(super) fn extract(
+    tree: &Tree,
+    items: &[Item<'_>],
+    to: &Path,
+    report: &mut ExtractReport,
+    progress: &dyn Progress,
+) -> Result<()> {
+    let failed = |e: io::Error| Error::io(to, &e);
+    match std::fs::create_dir(to) {
+        Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {
+            if std::fs::read_dir(to).map_err(failed)?.next().is_some() {
+                return Err(Error::input(format!("{}: is not empty", to.display()))
+                    .advise("Name a folder that is new or empty"));
+            }
+        }
+        other => other.map_err(failed)?,
+    }
+    let root = fs::open(to, FOLDER - OFlags::NOFOLLOW, Mode::empty()).map_err(|e| failed(e.into()))?;
+    let is_root = rustix::process::geteuid().is_root();
+    let mut work = Work { tree, items, to, root, is_root, current: None, made: vec![false; items.len()] };
+    for (number, item) in items.iter().enumerate() {
+        crate::progress::check(progress)?;
+        if let Err(problem) = work.make(number, report, progress) {
+            match problem {
+                Problem::Fatal(error) => return Err(error),
+                Problem::Path(reason) => {
+                    report.failed.push(format!("{}: {reason}", item.row.path_text()));
+                }
+            }
+        }
+    }
+    for (number, item) in items.iter().enumerate().rev() {
+        if item.row.file_type == FileType::Dir && work.made[number] {
+            let fd = work.folder(&item.path).map_err(failed)?;
+            work.set_meta(&fd, item, report);
+        }
+    }
+    Ok(())
+}
+
+struct Work<'a> {
+    tree: &'a Tree,
+    items: &'a [Item<'a>],
+    to: &'a Path,
+    root: OwnedFd,
+    is_root: bool,
+    /// The folder that was used last.
+    current: Option<(Vec<u8>, OwnedFd)>,
+    made: Vec<bool>,
+}
+
+/// What keeps a path from being made.
+enum Problem {
+    /// Only this path.
+    Path(String),
+    /// The work as a whole: the disk is full, or the like.
+    Fatal(Error),
+}
+
+impl Work<'_> {
+    /// Opens a folder below the target, part by part.
+    fn folder(&self, path: &[u8]) -> io::Result<OwnedFd> {
+        let mut fd = self.root.try_clone()?;
+        for part in path.split(|b| *b == b'/').filter(|part| !part.is_empty()) {
+            fd = fs::openat(&fd, OsStr::from_bytes(part), FOLDER, Mode::empty())?;
+        }
+        Ok(fd)
+    }
+
+    fn make(
+        &mut self,
+        number: usize,
+        report: &mut ExtractReport,
+        progress: &dyn Progress,
+    ) -> Result<(), Problem> {
+        let item = &self.items[number];
+        if item.path.is_empty() {
+            self.made[number] = true;
+            report.paths += 1;
+            return Ok(());
+        }
+        let cut = item.path.iter().rposition(|b| *b == b'/');
+        let (parent, name) =
+            cut.map_or((&b""[..], &item.path[..]), |i| (&item.path[..i], &item.path[i + 1..]));
+        if self.current.as_ref().is_none_or(|(path, _)| path != parent) {
+            self.current = None;
+            let fd = self.folder(parent).map_err(|e| Problem::Path(format!("its folder: {e}")))?;
+            self.current = Some((parent.to_vec(), fd));
+        }
+        let (_, parent) = self.current.as_ref().expect("just opened");
+        let name = OsStr::from_bytes(name);
+        let problem = |e: io::Error| match e.kind() {
+            io::ErrorKind::StorageFull | io::ErrorKind::ReadOnlyFilesystem | io::ErrorKind::QuotaExceeded => {
+                Problem::Fatal(Error::io(self.to, &e))
+            }
+            _ => Problem::Path(e.to_string()),
+        };
+        let row = item.row;
+        if let Some(first) = item.link_to {
+            if !self.made[first] {
+                return Err(Problem::Path("its first path was not made".into()));
+            }
+            let target = &self.items[first].path;
+            let cut = target.iter().rposition(|b| *b == b'/');
+            let (folder, old) = cut.map_or((&b""[..], &target[..]), |i| (&target[..i], &target[i + 1..]));
+            let folder = self.folder(folder).map_err(problem)?;
+            fs::linkat(&folder, OsStr::from_bytes(old), parent, name, AtFlags::empty())
+                .map_err(|e| problem(e.into()))?;
+            self.made[number] = true;
+            report.paths += 1;
+            return Ok(());
+        }
+        let private = Mode::from_raw_mode(0o700);
+        match row.file_type {
+            FileType::Dir => fs::mkdirat(parent, name, private).map_err(|e| problem(e.into()))?,
+            FileType::Symlink => {
+                let target = OsStr::from_bytes(row.link_target.as_deref().unwrap_or_default());
+                fs::symlinkat(target, parent, name).map_err(|e| problem(e.into()))?;
+                self.set_link_meta(parent, name, item, report);
+            }
+            FileType::File => {
+                let flags =
+                    OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+                let fd = fs::openat(parent, name, flags, Mode::from_raw_mode(0o600))
+                    .map_err(|e| problem(e.into()))?;
+                let filled = self.fill(&fd, item.number, progress);
+                self.set_meta(&fd, item, report);
+                report.files += 1;
+                report.bytes += row.size;
+                filled?;
+            }
+            FileType::Char | FileType::Block | FileType::Fifo | FileType::Socket => {
+                let kind = match row.file_type {
+                    FileType::Char => fs::FileType::CharacterDevice,
+                    FileType::Block => fs::FileType::BlockDevice,
+                    FileType::Fifo => fs::FileType::Fifo,
+                    _ => fs::FileType::Socket,
+                };
+                let (major, minor) = row.rdev.unwrap_or_default();
+                let device = fs::makedev(major, minor);
+                match fs::mknodat(parent, name, kind, Mode::from_raw_mode(0o600), device) {
+                    Err(rustix::io::Errno::PERM) => {
+                        report.not_set("device", &row.path, "only root may make one");
+                        return Ok(());
+                    }
+                    other => other.map_err(|e| problem(e.into()))?,
+                }
+                self.set_link_meta(parent, name, item, report);
+            }
+        }
+        self.made[number] = true;
+        report.paths += 1;
+        Ok(())
+    }
+
+    /// Writes a file's content, its holes left out.
+    fn fill(&self, fd: &OwnedFd, number: usize, progress: &dyn Progress) -> Result<(), Problem> {
+        let damaged = |e: Error| Problem::Path(format!("its content: {e}"));
+        let source = self.tree.content(number).map_err(damaged)?;
+        let parts = data_parts(&*source).map_err(damaged)?;
+        let failed = |e: io::Error| Error::io(self.to, &e);
+        fs::ftruncate(fd, source.len()).map_err(|e| Problem::Fatal(failed(e.into())))?;
+        // An error of writing ends the work, one of reading costs the file.
+        let mut fatal = false;
+        let copied = copy(&*source, &parts, progress, |offset, bytes| {
+            let mut done = 0;
+            while done < bytes.len() {
+                let written = rustix::io::pwrite(fd, &bytes[done..], offset + done as u64).map_err(|e| {
+                    fatal = true;
+                    failed(e.into())
+                })?;
+                done += written;
+            }
+            Ok(())
+        });
+        copied.map_err(|e| if fatal || progress.interrupted() { Problem::Fatal(e) } else { damaged(e) })
+    }
+
+    /// Sets what a file or folder that is open has beside its content. The owner first: changing it takes
+    /// capabilities and set-id bits away.
+    fn set_meta(&self, fd: &OwnedFd, item: &Item<'_>, report: &mut ExtractReport) {
+        let row = item.row;
+        let owned = self.set_owner(row, report, |uid, gid| fs::fchown(fd, uid, gid));
+        for xattr in &row.xattrs {
+            let name = OsStr::from_bytes(&xattr.name);
+            let set = fs::fsetxattr(fd, name, &xattr.value, XattrFlags::empty());
+            note_xattr(report, row, &xattr.name, set);
+        }
+        if let Some(mode) = mode_of(row, owned, report) {
+            note(report, "mode", row, fs::fchmod(fd, mode));
+        }
+        if let Some(times) = times_of(row) {
+            note(report, "times", row, fs::futimens(fd, &times));
+        }
+    }
+
+    /// The same of what cannot be opened: a symlink, or a device.
+    fn set_link_meta(&self, parent: &OwnedFd, name: &OsStr, item: &Item<'_>, report: &mut ExtractReport) {
+        let row = item.row;
+        let flags = AtFlags::SYMLINK_NOFOLLOW;
+        let owned = self.set_owner(row, report, |uid, gid| fs::chownat(parent, name, uid, gid, flags));
+        for xattr in &row.xattrs {
+            use std::os::fd::AsRawFd;
+            let mut path = format!("/proc/self/fd/{}/", parent.as_fd().as_raw_fd()).into_bytes();
+            path.extend_from_slice(name.as_bytes());
+            let (path, attribute) = (OsStr::from_bytes(&path), OsStr::from_bytes(&xattr.name));
+            let set = fs::lsetxattr(path, attribute, &xattr.value, XattrFlags::empty());
+            note_xattr(report, row, &xattr.name, set);
+        }
+        if row.file_type != FileType::Symlink
+            && let Some(mode) = mode_of(row, owned, report)
+        {
+            // No symlink: it was made just now, in a folder that only we may write.
+            note(report, "mode", row, fs::chmodat(parent, name, mode, AtFlags::empty()));
+        }
+        if let Some(times) = times_of(row) {
+            note(report, "times", row, fs::utimensat(parent, name, &times, flags));
+        }
+    }
+
+    /// Whether the owner is the one that the image says.
+    fn set_owner(
+        &self,
+        row: &Row,
+        report: &mut ExtractReport,
+        set: impl FnOnce(Option<Uid>, Option<Gid>) -> rustix::io::Result<()>,
+    ) -> bool {
+        let (Some(uid), Some(gid)) = (row.uid, row.gid) else { return true };
+        if !self.is_root {
+            let (own_uid, own_gid) = (rustix::process::geteuid(), rustix::process::getegid());
+            if (uid, gid) == (own_uid.as_raw(), own_gid.as_raw()) {
+                return true;
+            }
+            report.not_set("owner", &row.path, "only root may give files away");
+            return false;
+        }
+        let done = set(Some(Uid::from_raw(uid)), Some(Gid::from_raw(gid)));
+        note(report, "owner", row, done);
+        done.is_ok()
+    }
+}
+
+fn note(report: &mut ExtractReport, what: &str, row: &Row, done: rustix::io::Result<()>) {
+    if let Err(error) = done {
+        report.not_set(what, &row.path, &io::Error::from(error).to_string());
+    }
+}
+
+fn note_xattr(report: &mut ExtractReport, row: &Row, name: &[u8], done: rustix::io::Result<()>) {
+    note(report, &format!("xattr {}", mif_formats::mif::manifest::escape(name)), row, done);
+}
+
+/// The mode to set, if the image says any.
+fn mode_of(row: &Row, owned: bool, report: &mut ExtractReport) -> Option<Mode> {
+    let is_folder = row.file_type == FileType::Dir;
+    let Some(mode) = row.mode else {
+        let read_only = row.flags & READ_ONLY != 0;
+        return Some(Mode::from_raw_mode(if is_folder {
+            0o755
+        } else if read_only {
+            0o444
+        } else {
+            0o644
+        }));
+    };
+    if !owned && mode & SET_ID != 0 && !is_folder {
+        report.not_set("set-id bit", &row.path, "the file would run with the rights of another owner");
+        return Some(Mode::from_raw_mode((mode & !SET_ID).into()));
+    }
+    Some(Mode::from_raw_mode(mode.into()))
+}
+
+fn times_of(row: &Row) -> Option<Timestamps> {
+    let spec = |time: Timestamp| Timespec { tv_sec: time.secs, tv_nsec: time.nanos.into() };
+    let mtime = row.mtime?;
+    Some(Timestamps { last_access: spec(row.atime.unwrap_or(mtime)), last_modification: spec(mtime) })
+}

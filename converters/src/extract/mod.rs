@@ -1,0 +1,238 @@
+//! `extract`: a tree of an image becomes files in a folder, or a tar.
+
+mod folder;
+mod tar;
+
+use std::io::Write;
+use std::ops::Range;
+use std::path::Path;
+use std::time::Instant;
+
+use mif_formats::Source;
+use mif_formats::fs::FileType;
+use mif_formats::mif::manifest::{Row, escape};
+use mif_formats::mif::pack::MAX_WHOLE;
+use mif_formats::source::is_zero;
+use serde::Serialize;
+
+use crate::import::BLOCK;
+use crate::progress::Progress;
+use crate::tree::{Tree, VolumePath};
+use crate::{Error, OpenImage, Result};
+
+/// How much of a file is copied at once.
+const WINDOW: u64 = 1 << 20;
+
+/// Where a tree goes.
+pub enum Target<'a> {
+    /// A folder that is not there yet, or is empty.
+    Folder(&'a Path),
+    /// A tar file, which appears whole or not at all.
+    TarFile {
+        /// The file.
+        path: &'a Path,
+        /// Replace it if it is there.
+        force: bool,
+    },
+    /// A tar, written as it is made.
+    Tar(&'a mut dyn Write),
+}
+
+/// What an extraction did.
+#[derive(Debug, Clone, Default, Serialize)]
+pub struct ExtractReport {
+    /// The image.
+    pub image: String,
+    /// What was extracted, as `volume:/path`.
+    pub path: String,
+    /// Where it is; none if it was written as it was made.
+    pub output: Option<String>,
+    /// Paths that were made.
+    pub paths: u64,
+    /// Regular files, hard links counted once.
+    pub files: u64,
+    /// Their bytes, holes counted.
+    pub bytes: u64,
+    /// What the machine or the user's rights did not let be set; all else is as in the image.
+    pub not_set: Vec<NotSet>,
+    /// Paths that are missing or incomplete, each with the reason.
+    pub failed: Vec<String>,
+    /// What of the image could not be read, each a sentence.
+    pub warnings: Vec<String>,
+    /// How long it took.
+    pub seconds: f64,
+}
+
+/// Something that could not be set.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct NotSet {
+    /// What: `owner`, `device`, `xattr security.capability`.
+    pub what: String,
+    /// Of how many paths.
+    pub paths: u64,
+    /// Why, at the first of them.
+    pub reason: String,
+    /// The first of them.
+    pub first: String,
+}
+
+impl ExtractReport {
+    /// Notes that `what` could not be set at `path`.
+    fn not_set(&mut self, what: &str, path: &[u8], reason: &str) {
+        if let Some(known) = self.not_set.iter_mut().find(|known| known.what == what) {
+            known.paths += 1;
+            return;
+        }
+        let (what, reason) = (what.to_owned(), reason.to_owned());
+        self.not_set.push(NotSet { what, paths: 1, reason, first: escape(path) });
+    }
+}
+
+/// Copies the tree at `path` of `image` (its root filesystem, if none is named) to `target`: what a folder holds
+/// goes straight into the target, and a file by its name.
+pub fn extract(
+    image: &OpenImage,
+    path: Option<&VolumePath>,
+    target: Target<'_>,
+    progress: &dyn Progress,
+) -> Result<ExtractReport> {
+    let started = Instant::now();
+    let tree = image.tree()?;
+    let root = VolumePath { volume: None, path: b"/".to_vec() };
+    let base = tree.find(path.unwrap_or(&root), true)?;
+    let selected = select(&tree, base)?;
+    let row = &tree.rows()[base];
+    let mut report = ExtractReport {
+        image: image.label.clone(),
+        path: format!("{}:{}", row.volume, row.path_text()),
+        warnings: tree.complaints.clone(),
+        ..ExtractReport::default()
+    };
+    let all = selected.iter().filter(|item| item.row.file_type == FileType::File);
+    progress.stage("extracting", all.map(|item| item.row.size).fold(0, u64::saturating_add));
+    match target {
+        Target::Folder(to) => {
+            folder::extract(&tree, &selected, to, &mut report, progress)?;
+            report.output = Some(to.display().to_string());
+        }
+        Target::TarFile { path: to, force } => {
+            let folder = to.parent().filter(|parent| !parent.as_os_str().is_empty());
+            if to.exists() && !force {
+                return Err(Error::input(format!("{}: is there already", to.display()))
+                    .advise("Use --force to replace it"));
+            }
+            let failed = |e: std::io::Error| Error::io(to, &e);
+            let file = tempfile::Builder::new()
+                .prefix(".mif-extract-")
+                .permissions(std::os::unix::fs::PermissionsExt::from_mode(0o666))
+                .tempfile_in(folder.unwrap_or(Path::new(".")))
+                .map_err(failed)?;
+            let mut out = std::io::BufWriter::with_capacity(WINDOW as usize, file);
+            tar::extract(&tree, &selected, &mut out, &mut report, progress)?;
+            let file = out.into_inner().map_err(|e| failed(e.into_error()))?;
+            file.as_file().sync_all().map_err(failed)?;
+            let placed = if force { file.persist(to) } else { file.persist_noclobber(to) };
+            placed.map_err(|e| failed(e.error))?;
+            report.output = Some(to.display().to_string());
+        }
+        Target::Tar(out) => tar::extract(&tree, &selected, out, &mut report, progress)?,
+    }
+    report.seconds = started.elapsed().as_secs_f64();
+    Ok(report)
+}
+
+/// A path to extract.
+struct Item<'t> {
+    /// Below the target, without a leading slash; empty is the target itself.
+    path: Vec<u8>,
+    row: &'t Row,
+    /// The row's number in the tree.
+    number: usize,
+    /// The first item of the same file, if this is another of its paths.
+    link_to: Option<usize>,
+}
+
+/// The row `base` and all that is below it, each folder before what it holds.
+fn select(tree: &Tree, base: usize) -> Result<Vec<Item<'_>>> {
+    let top = &tree.rows()[base];
+    let is_folder = top.file_type == FileType::Dir;
+    let mut prefix = if top.path == b"/" { Vec::new() } else { top.path.clone() };
+    if is_folder {
+        prefix.push(b'/');
+    }
+    let mut items = Vec::new();
+    for (number, row) in tree.rows().iter().enumerate().filter(|(_, row)| row.volume == top.volume) {
+        let path = match row.path.strip_prefix(&prefix[..]) {
+            _ if number == base && is_folder => Vec::new(),
+            _ if number == base => top.path.rsplit(|b| *b == b'/').next().unwrap_or_default().to_vec(),
+            Some(path) if is_folder && !path.is_empty() => path.to_vec(),
+            _ => continue,
+        };
+        let bad = |part: &[u8]| matches!(part, b"" | b"." | b"..") || part.contains(&0);
+        if !path.is_empty() && path.split(|b| *b == b'/').any(bad) {
+            return Err(Error::input(format!("{}: is no path that can be extracted", row.path_text())));
+        }
+        items.push(Item { path, row, number, link_to: None });
+    }
+    items.sort_by(|a, b| a.path.split(|c| *c == b'/').cmp(b.path.split(|c| *c == b'/')));
+    let mut first = std::collections::HashMap::new();
+    for (i, item) in items.iter_mut().enumerate() {
+        if let (Some(inode), true) = (item.row.inode, item.row.file_type != FileType::Dir) {
+            let known = *first.entry(inode).or_insert(i);
+            item.link_to = (known != i).then_some(known);
+        }
+    }
+    Ok(items)
+}
+
+/// The parts of a file that are to be written, all else being holes: sorted, apart.
+fn data_parts(source: &dyn Source) -> Result<Vec<Range<u64>>> {
+    let mut parts: Vec<Range<u64>> = Vec::new();
+    let mut add = |range: Range<u64>| match parts.last_mut() {
+        Some(last) if last.end == range.start => last.end = range.end,
+        _ => parts.push(range),
+    };
+    let mut at = 0;
+    while at < source.len() {
+        let extent = source.extent_at(at)?;
+        let end = extent.range.end.min(source.len());
+        if !extent.is_zero() {
+            // A small file is stored whole, its holes with it.
+            if source.len() <= MAX_WHOLE && source.len() > BLOCK {
+                let bytes = source.read_vec(at, (end - at) as usize)?;
+                for block in crate::import::blocks(at..end) {
+                    let part = &bytes[(block.start - at) as usize..(block.end - at) as usize];
+                    if part.len() < BLOCK as usize || !is_zero(part) {
+                        add(block);
+                    }
+                }
+            } else {
+                add(at..end);
+            }
+        }
+        at = end;
+    }
+    Ok(parts)
+}
+
+/// Reads the parts of a file in order and hands them on, with their offset.
+fn copy(
+    source: &dyn Source,
+    parts: &[Range<u64>],
+    progress: &dyn Progress,
+    mut write: impl FnMut(u64, &[u8]) -> Result<()>,
+) -> Result<()> {
+    let mut buffer = vec![0; WINDOW.min(source.len()) as usize];
+    for part in parts {
+        let mut at = part.start;
+        while at < part.end {
+            crate::progress::check(progress)?;
+            let bytes = &mut buffer[..(part.end - at).min(WINDOW) as usize];
+            source.read_at(at, bytes)?;
+            write(at, bytes)?;
+            at += bytes.len() as u64;
+        }
+    }
+    progress.advance(source.len());
+    Ok(())
+}

@@ -1,0 +1,76 @@
+//! Where a rebuild reads objects, and where it puts new ones.
+
+use std::sync::Arc;
+
+use mif_formats::mif::layout::Layout;
+use tempfile::TempDir;
+
+use super::canonical::canonical;
+use crate::store::{Index, ObjectWriter, Objects, Store, WriterStats};
+use crate::{Error, Result};
+
+/// Where a rebuild reads objects, and where it puts new ones.
+pub(crate) enum Bench<'s> {
+    /// Both in a store.
+    Store(&'s Store),
+    /// Objects of a store, with new ones in a folder that goes away.
+    Scratch {
+        /// The store's.
+        below: Arc<Objects>,
+        /// The folder.
+        scratch: Box<Store>,
+        /// Removes it at the end.
+        _folder: TempDir,
+    },
+}
+
+impl Bench<'_> {
+    /// One that leaves a store as it is.
+    pub(crate) fn scratch(below: Arc<Objects>) -> Result<Self> {
+        let folder = tempfile::Builder::new().prefix("mif-").tempdir();
+        let folder = folder.map_err(|e| Error::io(&std::env::temp_dir(), &e))?;
+        let scratch = Box::new(Store::open_or_create(folder.path())?);
+        Ok(Bench::Scratch { below, scratch, _folder: folder })
+    }
+
+    /// Adds objects; they can be read when it is finished.
+    pub(crate) fn writer(&self) -> Result<ObjectWriter> {
+        match self {
+            Bench::Store(store) => ObjectWriter::new(store),
+            Bench::Scratch { scratch, .. } => ObjectWriter::new(scratch),
+        }
+    }
+
+    /// All objects that are there now.
+    pub(crate) fn objects(&self) -> Result<Arc<Objects>> {
+        let store = match self {
+            Bench::Store(store) => store,
+            Bench::Scratch { scratch, .. } => &**scratch,
+        };
+        let index = Arc::new(Index::load(&**store.storage())?);
+        let objects = Objects::new(store.storage().clone(), index);
+        Ok(Arc::new(match self {
+            Bench::Store(_) => objects,
+            Bench::Scratch { below, .. } => objects.over(below.clone()),
+        }))
+    }
+
+    /// Ends the writing of what `layouts` refer to, and makes them canonical; gives all objects that are then there.
+    pub(crate) fn finish<'l>(
+        &self,
+        writer: ObjectWriter,
+        layouts: impl IntoIterator<Item = &'l mut Arc<Layout>>,
+    ) -> Result<(Arc<Objects>, WriterStats)> {
+        let added = writer.finish()?;
+        let objects = self.objects()?;
+        let writer = self.writer()?;
+        for layout in layouts {
+            if let Some(canonical) = canonical(layout, &objects, &writer)? {
+                *layout = Arc::new(canonical);
+            }
+        }
+        let more = writer.finish()?;
+        let objects = if more.objects > 0 { self.objects()? } else { objects };
+        Ok((objects, added.with(more)))
+    }
+}

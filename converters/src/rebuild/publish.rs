@@ -1,0 +1,130 @@
+//! A disk that was put together: reading it back, and publishing it.
+
+use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use mif_formats::fs::FileType;
+use mif_formats::fs::walk::walk;
+use mif_formats::mif::digests;
+use mif_formats::mif::layout::Layout;
+use mif_formats::mif::manifest::{self, Row};
+use mif_formats::partition::Table;
+
+use crate::rows::row;
+use crate::scan::{Scan, ScannedVolume};
+use crate::store::{Counts, Image, Objects, Provenance, Store, StoredDisk, VolumeRecord};
+use crate::{Error, Result, packages};
+
+/// A disk that was put together, as it reads.
+pub(crate) struct Made {
+    layout: Arc<Layout>,
+    /// Its manifest.
+    pub(crate) rows: Vec<Row>,
+    pub(crate) records: Vec<VolumeRecord>,
+    pub(crate) table: Table,
+}
+
+impl Made {
+    /// Reads the volumes `names`, which were planned, from the new disk: their rows come in place of the edited
+    /// ones. All that the layout refers to is in `objects`.
+    pub(crate) fn read_back(
+        objects: &Arc<Objects>,
+        layout: &Arc<Layout>,
+        edited: &[&Row],
+        names: &[String],
+    ) -> Result<Self> {
+        let scan = Scan::new(Arc::new(StoredDisk::new(layout.clone(), objects.clone())))?;
+        let mut rows: Vec<Row> =
+            edited.iter().filter(|row| !names.contains(&row.volume)).map(|row| (*row).clone()).collect();
+        for name in names {
+            let volume = scan.volumes.iter().find(|volume| volume.name == *name);
+            let Some(filesystem) = volume.and_then(ScannedVolume::filesystem) else {
+                return Err(Error::store(format!(
+                    "{name}: what was planned is no filesystem: this is a defect"
+                )));
+            };
+            let listing = walk(filesystem)?;
+            let digests: HashMap<&[u8], &Row> =
+                edited.iter().filter(|row| row.volume == *name).map(|row| (&row.path[..], *row)).collect();
+            if let Some(complaint) = listing.complaints.first() {
+                return Err(Error::store(format!(
+                    "{name}: what was planned does not read: {}",
+                    complaint.error
+                )));
+            }
+            if listing.entries.len() != digests.len() {
+                return Err(Error::store(format!(
+                    "{name}: {} paths were planned, and {} are read: this is a defect",
+                    digests.len(),
+                    listing.entries.len()
+                )));
+            }
+            for entry in &listing.entries {
+                let mut row = row(name, entry, &listing.nodes[&entry.node]);
+                let Some(planned) = digests.get(&entry.path[..]) else {
+                    return Err(Error::store(format!("{name}:{}: was not planned", row.path_text())));
+                };
+                (row.sha1, row.blake3, row.content) = (planned.sha1, planned.blake3, planned.content);
+                rows.push(row);
+            }
+        }
+        rows.sort_by_cached_key(crate::rows::order);
+        let records = scan.volumes.iter().map(ScannedVolume::record).collect();
+        Ok(Made { layout: layout.clone(), rows, records, table: scan.table })
+    }
+
+    /// Publishes it as the next version of `name`, with the table of packages that is given.
+    pub(crate) fn publish(
+        &self,
+        store: &Store,
+        name: &str,
+        packages_file: &[u8],
+        provenance: Provenance,
+    ) -> Result<Image> {
+        let (layout_file, digest) = self.layout.encode();
+        let mut manifest_file = Vec::new();
+        manifest::write(&mut manifest_file, &self.rows)?;
+        let image = Image {
+            name: name.to_owned(),
+            version: 0,
+            disk_size: self.layout.disk_size(),
+            layout_digest: blake3::Hash::from_bytes(digest).to_hex().to_string(),
+            manifest_digest: blake3::hash(&manifest_file).to_hex().to_string(),
+            table: self.table.clone(),
+            volumes: self.records.clone(),
+            counts: counts(&self.layout, &self.rows),
+            provenance,
+            warnings: Vec::new(),
+        };
+        let more = [("digests", &digests::encode(&self.rows)[..]), (packages::TABLE, packages_file)];
+        store.publish(image, &manifest_file, &layout_file, &more)
+    }
+}
+
+/// That an image was made by this program, now.
+pub(crate) fn made_now() -> Provenance {
+    Provenance {
+        operation: String::new(),
+        tool: concat!("mif ", env!("CARGO_PKG_VERSION")).into(),
+        time: SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_secs()),
+        source: None,
+        source_format: None,
+        parent: None,
+        command: Vec::new(),
+        files: Vec::new(),
+        recipe: None,
+    }
+}
+
+fn counts(layout: &Layout, rows: &[Row]) -> Counts {
+    let mut counts = Counts { paths: rows.len() as u64, ..Counts::of(layout) };
+    let mut seen = HashSet::new();
+    for row in rows.iter().filter(|row| row.file_type == FileType::File) {
+        if row.inode.is_none_or(|inode| seen.insert((&row.volume, inode))) {
+            counts.files += 1;
+            counts.file_bytes = counts.file_bytes.saturating_add(row.size);
+        }
+    }
+    counts
+}

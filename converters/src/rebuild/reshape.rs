@@ -1,0 +1,186 @@
+//! What of a disk is to be other than in the parent, beside its files: sizes and identities.
+
+use std::str::FromStr;
+
+use crate::{Error, Result};
+
+/// What of a disk is to be other than in the parent, beside its files.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Reshape {
+    /// The disk's size; as it is, or as much more as the volumes need, if none.
+    pub size: Option<Size>,
+    /// Sizes of volumes, by name.
+    pub resize: Vec<(String, Size)>,
+    /// Fresh identities.
+    pub new_ids: Option<NewIds>,
+}
+
+/// Fresh identities for the disk, its partitions and filesystems.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NewIds {
+    /// What they are made from: the same seed gives the same identities.
+    pub seed: Vec<u8>,
+}
+
+/// A size, or a change of it, in bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Size {
+    /// So much.
+    To(u64),
+    /// So much more.
+    Grow(u64),
+    /// So much less.
+    Shrink(u64),
+    /// The least that will do.
+    Min,
+    /// All that there is.
+    Max,
+}
+
+impl Reshape {
+    /// Whether all stays as it is.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        *self == Reshape::default()
+    }
+
+    /// Reads `p1=+2G`.
+    pub fn volume_size(text: &str) -> Result<(String, Size)> {
+        let usage = || {
+            Error::usage(format!("\"{text}\": expected VOLUME=SIZE"))
+                .advise("Such as p1=+2G, p1=8G, p1=-512M, p1=min, p1=max")
+        };
+        let (volume, size) = text.rsplit_once('=').ok_or_else(usage)?;
+        if volume.is_empty() {
+            return Err(usage());
+        }
+        Ok((volume.to_owned(), size.parse()?))
+    }
+}
+
+impl NewIds {
+    /// Some that nobody has yet.
+    pub fn random() -> Result<Self> {
+        let mut seed = vec![0; 32];
+        let file = std::path::Path::new("/dev/urandom");
+        std::fs::File::open(file)
+            .and_then(|mut random| std::io::Read::read_exact(&mut random, &mut seed))
+            .map_err(|e| Error::io(file, &e))?;
+        Ok(NewIds { seed })
+    }
+
+    /// 16 bytes for what is named `of`.
+    pub(crate) fn bytes(&self, of: &str) -> [u8; 16] {
+        let mut hasher = blake3::Hasher::new_derive_key("mif 2025 identities of a disk");
+        hasher.update(&(self.seed.len() as u64).to_le_bytes()).update(&self.seed).update(of.as_bytes());
+        let mut bytes = [0; 16];
+        hasher.finalize_xof().fill(&mut bytes);
+        bytes
+    }
+
+    /// A random UUID (RFC 9562, version 4) for what is named `of`.
+    pub(crate) fn uuid(&self, of: &str) -> [u8; 16] {
+        let mut bytes = self.bytes(of);
+        bytes[6] = bytes[6] & 0x0F | 0x40;
+        bytes[8] = bytes[8] & 0x3F | 0x80;
+        bytes
+    }
+
+    /// Four bytes, not zero, for what is named `of`.
+    pub(crate) fn id32(&self, of: &str) -> u32 {
+        let bytes = self.bytes(of);
+        u32::from_le_bytes([bytes[0], bytes[1], bytes[2], bytes[3]]).max(1)
+    }
+}
+
+/// A UUID as text.
+pub(crate) fn uuid_text(bytes: &[u8; 16]) -> String {
+    let hex: String = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
+    format!("{}-{}-{}-{}-{}", &hex[..8], &hex[8..12], &hex[12..16], &hex[16..20], &hex[20..])
+}
+
+/// The reverse of [`uuid_text`].
+pub(crate) fn uuid_bytes(text: &str) -> Option<[u8; 16]> {
+    let groups: Vec<usize> = text.split('-').map(str::len).collect();
+    let digits = text.replace('-', "");
+    if groups != [8, 4, 4, 4, 12] || !digits.bytes().all(|b| b.is_ascii_hexdigit()) {
+        return None;
+    }
+    let mut bytes = [0; 16];
+    for (i, byte) in bytes.iter_mut().enumerate() {
+        *byte = u8::from_str_radix(&digits[2 * i..2 * i + 2], 16).ok()?;
+    }
+    Some(bytes)
+}
+
+impl FromStr for Size {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Self> {
+        Ok(match (text, text.as_bytes().first()) {
+            ("min", _) => Size::Min,
+            ("max", _) => Size::Max,
+            (_, Some(b'+')) => Size::Grow(bytes(&text[1..])?),
+            (_, Some(b'-')) => Size::Shrink(bytes(&text[1..])?),
+            _ => Size::To(bytes(text)?),
+        })
+    }
+}
+
+/// Reads a number of bytes with a unit: `512`, `64K`, `10G`, `1.5T`; units are powers of 1024.
+pub(crate) fn bytes(text: &str) -> Result<u64> {
+    let usage = || {
+        Error::usage(format!("\"{text}\" is no size"))
+            .advise("Such as 10G, 512M, 1.5T; units are powers of 1024")
+    };
+    let text = text.trim();
+    let digits = text.trim_end_matches(|c: char| c.is_ascii_alphabetic());
+    let unit = match text[digits.len()..].to_ascii_lowercase().as_str() {
+        "" | "b" => 0,
+        "k" | "kib" => 10,
+        "m" | "mib" => 20,
+        "g" | "gib" => 30,
+        "t" | "tib" => 40,
+        "p" | "pib" => 50,
+        _ => return Err(usage()),
+    };
+    let (whole, part) = digits.split_once('.').unwrap_or((digits, ""));
+    let is_number = |text: &str| text.len() <= 18 && text.bytes().all(|b| b.is_ascii_digit());
+    if whole.is_empty() || !is_number(whole) || !is_number(part) {
+        return Err(usage());
+    }
+    let scale = 10_u128.pow(part.len() as u32);
+    let number: u128 = format!("{whole}{part}").parse().map_err(|_| usage())?;
+    u64::try_from((number << unit) / scale).map_err(|_| usage())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sizes_are_read_with_their_units_and_signs() {
+        let size = |text: &str| text.parse::<Size>().ok();
+        assert_eq!(size("10G"), Some(Size::To(10 << 30)));
+        assert_eq!(size("+2GiB"), Some(Size::Grow(2 << 30)));
+        assert_eq!(size("-1.5m"), Some(Size::Shrink(3 << 19)));
+        assert_eq!(size("4096"), Some(Size::To(4096)));
+        assert_eq!(size("min"), Some(Size::Min));
+        for bad in ["", "G", "1X", "1.2.3G", "1e3", "++1", "99999999P", "1 G"] {
+            assert_eq!(size(bad), None, "{bad}");
+        }
+        assert_eq!(Reshape::volume_size("vg/root=+1G").unwrap(), ("vg/root".into(), Size::Grow(1 << 30)));
+        assert!(Reshape::volume_size("p1").is_err());
+    }
+
+    #[test]
+    fn the_same_seed_gives_the_same_identities_and_each_name_its_own() {
+        let ids = NewIds { seed: b"one".to_vec() };
+        assert_eq!(ids.uuid("p1"), ids.clone().uuid("p1"));
+        assert_ne!(ids.uuid("p1"), ids.uuid("p2"));
+        assert_ne!(ids.uuid("p1"), NewIds { seed: b"two".to_vec() }.uuid("p1"));
+        let uuid = ids.uuid("p1");
+        assert_eq!((uuid[6] >> 4, uuid[8] >> 6), (4, 2));
+        assert_eq!(uuid_bytes(&uuid_text(&uuid)), Some(uuid));
+    }
+}

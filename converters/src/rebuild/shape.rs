@@ -1,0 +1,131 @@
+//! Where all of a disk is to be, and the bytes beside its files: what a [`Reshape`] comes to.
+
+use mif_formats::fs::plan::Tree;
+use mif_formats::mif::ObjectId;
+use mif_formats::partition::{Partition, TableKind, write};
+
+use super::arrange::{Arrangement, arrange};
+use super::ids::Identities;
+use super::params::Params;
+use super::reshape::{Reshape, Size};
+use crate::scan::{Scan, ScannedVolume};
+use crate::{Error, Result, volume_name};
+
+/// A volume that is to be planned.
+pub(super) struct VolumeDraft {
+    pub(super) name: String,
+    pub(super) tree: Tree,
+    /// The object of each file key of the tree.
+    pub(super) contents: Vec<ObjectId>,
+    pub(super) params: Params,
+}
+
+/// The volumes that are to get another size, which have to be planned.
+pub(super) fn resized(scan: &Scan, reshape: &Reshape) -> Result<Vec<String>> {
+    let mut names: Vec<String> = Vec::new();
+    for (name, size) in &reshape.resize {
+        let volume = find_volume(scan, name)?;
+        if !scan.table.partitions.iter().any(|p| volume_name(p.slot) == *name) {
+            return Err(Error::unsupported(format!(
+                "{name}: is no partition; a logical volume keeps its size"
+            ))
+            .advise("Grow the partition, and then the volume with the guest's own tools"));
+        }
+        if names.contains(name) {
+            return Err(Error::usage(format!("{name}: is resized twice")));
+        }
+        if volume.filesystem().is_none() && !matches!(size, Size::Grow(_) | Size::Max) {
+            return Err(Error::unsupported(format!(
+                "{name}: holds no filesystem that can be planned: it can grow, but not shrink"
+            )));
+        }
+        names.push(name.clone());
+    }
+    names.retain(|name| find_volume(scan, name).is_ok_and(|volume| volume.filesystem().is_some()));
+    Ok(names)
+}
+
+pub(super) fn find_volume<'s>(scan: &'s Scan, name: &str) -> Result<&'s ScannedVolume> {
+    scan.volumes.iter().find(|volume| volume.name == name).ok_or_else(|| {
+        let names: Vec<&str> = scan.volumes.iter().map(|volume| volume.name.as_str()).collect();
+        Error::input(format!("there is no volume {name}")).advise(format!("There is {}", names.join(", ")))
+    })
+}
+
+/// Bytes that stand at places of the disk.
+pub(super) type Patches = Vec<write::Patch>;
+
+/// Where all is to be, with the volumes brought to their sizes; and the bytes of the table and of identities.
+pub(super) fn shape(
+    scan: &Scan,
+    volumes: &mut [VolumeDraft],
+    reshape: &Reshape,
+    identities: Option<&Identities>,
+) -> Result<(Arrangement, Patches)> {
+    let old_size = scan.disk.len();
+    let mut arrangement = if reshape.size.is_none() && reshape.resize.is_empty() {
+        Arrangement::same(&scan.table, old_size)
+    } else {
+        let mut most = None;
+        let mut sizes = Vec::new();
+        for (name, size) in &reshape.resize {
+            let partition = scan.table.partitions.iter().find(|p| volume_name(p.slot) == *name);
+            let Partition { slot, len, .. } = partition.expect("it was looked for");
+            let no_less = || Error::input(format!("{name}: has {len} bytes, which is less"));
+            let wanted = match size {
+                Size::Max if most.is_some() => {
+                    return Err(Error::usage("only one volume can have all there is"));
+                }
+                Size::Max => {
+                    most = Some(*slot);
+                    continue;
+                }
+                Size::To(size) => *size,
+                Size::Grow(more) => len.checked_add(*more).ok_or_else(|| Error::input("is too large"))?,
+                Size::Shrink(less) => len.checked_sub(*less).filter(|l| *l > 0).ok_or_else(no_less)?,
+                Size::Min => {
+                    let draft = volumes.iter().find(|draft| draft.name == *name).ok_or_else(no_less)?;
+                    draft.params.minimum(&draft.tree).map_err(|e| e.within(name))?
+                }
+            };
+            // Whole pages, so that no sector size and no block size is cut.
+            sizes.push((*slot, wanted.next_multiple_of(4096)));
+        }
+        let tail = write::tail(Some(&*scan.disk), &scan.table)?;
+        let size = match (reshape.size, scan.table.kind) {
+            // The only volume of a disk without a table is the disk.
+            (None, TableKind::None) => sizes.first().map(|(_, len)| Size::To(*len)),
+            (size, _) => size,
+        };
+        arrange(&scan.table, old_size, size, &sizes, most, tail)?
+    };
+    for (name, _) in &reshape.resize {
+        let partition = arrangement.partition(name).expect("it was looked for");
+        if let Some(draft) = volumes.iter_mut().find(|draft| draft.name == *name) {
+            draft.params.resize(partition.len);
+        } else {
+            arrangement.notes.push(format!("{name}: the partition grew; what is in it did not"));
+        }
+    }
+    if let Some(identities) = identities {
+        let table = &mut arrangement.table;
+        table.id = identities.table_id.clone().or(table.id.take());
+        for partition in &mut table.partitions {
+            if let Some(id) = identities.partition_ids.get(&partition.slot) {
+                partition.id = Some(id.clone());
+            }
+        }
+    }
+    let mut patches = Patches::new();
+    if arrangement.table != scan.table || arrangement.size != old_size {
+        patches = write::write(Some((&*scan.disk, &scan.table)), &arrangement.table, arrangement.size)?;
+    }
+    for (volume, offset, bytes) in identities.map_or(&[][..], |identities| &identities.patches) {
+        let extents = arrangement.moved(&find_volume(scan, volume)?.extents);
+        let (at, _) = crate::scan::on_disk(&extents, *offset, 1)
+            .next()
+            .ok_or_else(|| Error::input(format!("{volume}: is cut short")))?;
+        patches.push((at, bytes.clone()));
+    }
+    Ok((arrangement, patches))
+}

@@ -1,0 +1,93 @@
+//! What the real tools say of a raw disk: its table by sfdisk and sgdisk, its volumes by e2fsck and fsck.fat.
+
+use std::fs::File;
+use std::os::unix::fs::FileExt;
+use std::path::Path;
+
+use serde_json::Value;
+
+use crate::{run, tool};
+
+/// The tools that [`assert_sound`] takes.
+pub const TOOLS: &[&str] = &["sfdisk", "sgdisk", "e2fsck", "fsck.fat", "blkid"];
+
+/// A partition, as sfdisk has it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Part {
+    /// Its slot.
+    pub slot: u32,
+    /// Where it starts, in bytes.
+    pub start: u64,
+    /// Its length in bytes.
+    pub len: u64,
+}
+
+/// The partitions of a raw disk by sfdisk, extended ones left out.
+#[must_use]
+pub fn parts(disk: &Path) -> Vec<Part> {
+    let json: Value = serde_json::from_str(&run(tool("sfdisk").arg("--json").arg(disk))).unwrap();
+    let table = &json["partitiontable"];
+    let sector = table["sectorsize"].as_u64().unwrap_or(512);
+    let parts = table["partitions"].as_array().expect("partitions").iter();
+    let parts = parts.filter(|part| !["5", "f", "85"].contains(&part["type"].as_str().unwrap_or_default()));
+    let name = disk.to_str().expect("UTF-8");
+    let slot = |node: &str| -> u32 {
+        node.strip_prefix(name).expect("the disk's").trim_start_matches('p').parse().expect("a number")
+    };
+    parts
+        .map(|part| Part {
+            slot: slot(part["node"].as_str().unwrap()),
+            start: part["start"].as_u64().unwrap() * sector,
+            len: part["size"].as_u64().unwrap() * sector,
+        })
+        .collect()
+}
+
+/// Copies a part of a disk into a file, zeros as holes.
+pub fn cut(disk: &Path, start: u64, len: u64, to: &Path) {
+    let (from, out) = (File::open(disk).unwrap(), File::create(to).unwrap());
+    out.set_len(len).unwrap();
+    let mut buffer = vec![0; 1 << 20];
+    let mut at = 0;
+    while at < len {
+        let here = &mut buffer[..(len - at).min(1 << 20) as usize];
+        from.read_exact_at(here, start + at).unwrap();
+        if here.iter().any(|b| *b != 0) {
+            out.write_all_at(here, at).unwrap();
+        }
+        at += here.len() as u64;
+    }
+}
+
+/// What blkid says of a file with a volume: `TYPE`, `UUID`, `LABEL`.
+#[must_use]
+pub fn blkid(volume: &Path, what: &str) -> String {
+    let output = tool("blkid").args(["-p", "-o", "value", "-s", what]).arg(volume).output().unwrap();
+    String::from_utf8_lossy(&output.stdout).trim().to_owned()
+}
+
+/// Holds a raw disk against the tools, and gives its partitions with what blkid calls them. `work` is a folder.
+pub fn assert_sound(disk: &Path, work: &Path) -> Vec<(Part, String)> {
+    run(tool("sfdisk").arg("--verify").arg(disk));
+    let parts = parts(disk);
+    let volume = work.join("volume");
+    let mut found = Vec::new();
+    for part in parts {
+        cut(disk, part.start, part.len, &volume);
+        let kind = blkid(&volume, "TYPE");
+        match kind.as_str() {
+            "ext2" | "ext3" | "ext4" => drop(run(tool("e2fsck").arg("-fn").arg(&volume))),
+            "vfat" => drop(run(tool("fsck.fat").arg("-n").arg(&volume))),
+            _ => {}
+        }
+        found.push((part, kind));
+    }
+    std::fs::remove_file(&volume).unwrap();
+    found
+}
+
+/// Holds the GPT of a raw disk against sgdisk.
+pub fn assert_gpt(disk: &Path) {
+    let said = run(tool("sgdisk").arg("-v").arg(disk));
+    assert!(said.contains("No problems found"), "{said}");
+}
