@@ -100,7 +100,7 @@ fn rpm_says_the_same_of_its_databases() {
 }
 
 #[test]
-fn dpkg_says_the_same_of_a_debian_disk_and_sql_finds_what_is_no_packages() {
+fn dpkg_says_the_same_of_a_debian_disk_and_sql_answers() {
     let python = cache().join("venv/bin/python");
     if !have(&["mmdebstrap", "mke2fs", "dpkg-query", "tar"])
         || !python.exists() && !skip("duckdb is not installed")
@@ -124,26 +124,26 @@ fn dpkg_says_the_same_of_a_debian_disk_and_sql_finds_what_is_no_packages() {
     assert!(said.lines().count() > 50, "{said}");
     assert_eq!(sorted(&found.join("\n")), sorted(&said));
 
-    // What docs/manifest.md asks for: nothing in a Debian as it is, and then a file that no package brought.
-    let docs = fs::read_to_string(repo().join("docs/manifest.md")).unwrap();
-    let query = docs.split("```sql\n").last().and_then(|rest| rest.split("```").next()).unwrap();
-    let ask = || {
-        let program =
-            format!("import duckdb\nprint(duckdb.sql('''{}''').fetchall())", query.replace('\'', "\\'"));
-        run(tool(&python).current_dir(work.path()).args(["-c", &program])).trim().to_owned()
-    };
-    assert_eq!(ask(), "[]");
-    run(mif(&store).args([
-        "customize",
-        "disk",
-        "--as",
-        "other",
-        "--write",
-        "/opt/own:x",
-        "--chmod",
-        "/opt/own:4755",
-    ]));
-    assert_eq!(ask(), "[('other', '/opt/own')]");
+    // docs/sql.md, every query, over two versions and a second image: what is known of the answers holds.
+    let edits = ["--write", "/opt/own:x", "--chmod", "/opt/own:4755", "--delete", "/etc/passwd-"];
+    run(mif(&store).args(["customize", "disk", "--as", "web", "--hostname", "web"]));
+    run(mif(&store).args(["customize", "web@1", "--as", "web"]).args(edits));
+    let program = "import duckdb, sys\n\
+        blocks = [rest.split('```')[0] for rest in open(sys.argv[1]).read().split('```sql\\n')[1:]]\n\
+        database = duckdb.connect()\n\
+        for block in blocks:\n\
+        \x20   answer = database.sql(block)\n\
+        \x20   print(answer.fetchall() if answer is not None else None)\n";
+    let docs = repo().join("docs/sql.md");
+    let answers = run(tool(&python).current_dir(work.path()).args(["-c", program]).arg(docs));
+    let answers: Vec<&str> = answers.lines().collect();
+    assert_eq!(answers.len(), 12, "{answers:?}");
+    assert_eq!(answers[2], "[('web', '/opt/own')]", "setuid files of no package");
+    assert!(answers[3].starts_with("[('/"), "files in every image: {answers:?}");
+    assert_eq!(answers[4], "[('/etc/passwd-', 'removed'), ('/opt/own', 'added')]", "between two versions");
+    assert!(answers[8].contains("('/etc/shadow', ['disk', 'web'])"), "shared secrets: {answers:?}");
+    assert_eq!(answers[9], "[]", "packages of different versions");
+    assert!(answers[11].contains("'/usr'"), "{answers:?}");
 }
 
 #[test]
