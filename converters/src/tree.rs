@@ -17,6 +17,8 @@ pub struct Tree {
     rows: Vec<Row>,
     contents: Vec<Option<Contents>>,
     by_path: HashMap<(String, Vec<u8>), usize>,
+    /// The volumes that have rows, in order.
+    volumes: Vec<String>,
     /// What could not be read, each a sentence.
     pub complaints: Vec<String>,
 }
@@ -55,7 +57,10 @@ impl Tree {
     pub(crate) fn new(rows: Vec<Row>, contents: Vec<Option<Contents>>, complaints: Vec<String>) -> Self {
         let by_path =
             rows.iter().enumerate().map(|(i, row)| ((row.volume.clone(), row.path.clone()), i)).collect();
-        Tree { rows, contents, by_path, complaints }
+        let mut volumes: Vec<&String> = rows.iter().map(|row| &row.volume).collect();
+        volumes.dedup();
+        let volumes = volumes.into_iter().cloned().collect();
+        Tree { rows, contents, by_path, volumes, complaints }
     }
 
     /// All rows, by volume and path.
@@ -67,9 +72,7 @@ impl Tree {
     /// The volumes that have files, in order.
     #[must_use]
     pub fn volumes(&self) -> Vec<&str> {
-        let mut volumes: Vec<&str> = self.rows.iter().map(|row| row.volume.as_str()).collect();
-        volumes.dedup();
-        volumes
+        self.volumes.iter().map(String::as_str).collect()
     }
 
     /// The volume with the root filesystem: the one that has the marks of one, or else the only one.

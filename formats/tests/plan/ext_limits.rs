@@ -89,7 +89,6 @@ fn the_kernel_finds_every_name_by_its_hash() {
 
 /// Half a minute; the same code as for a hundred thousand.
 #[test]
-#[ignore = "long"]
 fn a_folder_of_a_million_entries_is_clean() {
     if !have(&["e2fsck"]) {
         return;
