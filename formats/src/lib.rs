@@ -19,6 +19,7 @@ pub mod fs;
 pub mod mif;
 pub mod partition;
 pub mod source;
+pub mod uuid;
 
 mod bytes;
 mod checksum;

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use mif_tests::disk::{TOOLS, assert_gpt, assert_sound, blkid, cut, parts};
 use mif_tests::listing::{self, compare};
-use mif_tests::{cache, have, mif, repo, run, run_failing, skip, snapshot, tool, work_folder};
+use mif_tests::{debian, have, mif, repo, run, run_failing, snapshot, tool, work_folder};
 
 const ROOT: &str = "6d69662d-6465-6269-616e-000000000001";
 
@@ -216,12 +216,7 @@ fn a_debian_tree_becomes_a_disk_that_boots_by_bios_and_uefi() {
     if !have(&tools) {
         return;
     }
-    let output = tool(repo().join("fixtures/debian-tree")).env("MIF_CACHE", cache()).output().unwrap();
-    if output.status.code() == Some(3) {
-        let _ = skip("THE DEBIAN ARCHIVE CANNOT BE REACHED");
-        return;
-    }
-    let base = String::from_utf8_lossy(&output.stdout).trim().to_owned();
+    let Some(base) = debian::tree() else { return };
     let work = work_folder();
     let at = |name: &str| work.path().join(name);
     // What boots it goes on top of the tree as a second tar: both are read as one.
@@ -274,8 +269,7 @@ fn a_debian_tree_becomes_a_disk_that_boots_by_bios_and_uefi() {
     run(mif(&at("store")).args(["export", "disk"]).arg(at("disk.raw")));
     assert_gpt(&at("disk.raw"));
     assert_sound(&at("disk.raw"), work.path());
-    for firmware in [&[][..], &["--efi"]] {
-        let mut boot = tool(repo().join("fixtures/boot"));
-        run(boot.arg(at("disk.qcow2")).args(firmware).args(["--expect", "built-here login:"]));
+    for efi in [false, true] {
+        debian::boot(&at("disk.qcow2"), efi, "built-here login:");
     }
 }

@@ -6,7 +6,7 @@ use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
 use mif_tests::disk::{Part, TOOLS, assert_gpt, assert_sound, blkid, cut, parts};
-use mif_tests::{cache, have, mif, repo, run, run_failing, skip, tool, work_folder};
+use mif_tests::{debian, have, mif, repo, run, run_failing, tool, work_folder};
 use serde_json::Value;
 
 const MIB: u64 = 1 << 20;
@@ -283,16 +283,10 @@ fn a_debian_disk_grown_and_with_new_ids_boots_by_bios_and_uefi() {
     if !have(&tools) {
         return;
     }
-    let output = tool(repo().join("fixtures/debian-tree")).env("MIF_CACHE", cache()).output().unwrap();
-    if output.status.code() == Some(3) {
-        let _ = skip("THE DEBIAN ARCHIVE CANNOT BE REACHED");
-        return;
-    }
-    let tree = String::from_utf8_lossy(&output.stdout).trim().to_owned();
+    let Some(tree) = debian::tree() else { return };
     let work = work_folder();
     let (raw, grown) = (work.path().join("disk.raw"), work.path().join("grown.raw"));
-    let mut make = tool(repo().join("fixtures/debian-disk"));
-    run(make.arg(&tree).arg(&raw).args(["--table", "gpt", "--efi", "--live", "--size", "2G"]));
+    debian::make_disk(&tree, &raw, "--table gpt --efi --live --size 2G");
     let store = work.path().join("store");
     run(mif(&store).args(["import", "--name", "disk"]).arg(&raw));
     export(&store, &grown, &["--size", "+1G", "--resize", "p1=max", "--new-ids", "--seed", "debian"]);
@@ -300,11 +294,8 @@ fn a_debian_disk_grown_and_with_new_ids_boots_by_bios_and_uefi() {
     let sound = assert_sound(&grown, work.path());
     let root = sound.iter().find(|(part, _)| part.slot == 1).expect("the root").0.clone();
     assert!(root.len > of_slot(&parts(&raw), 1).len + 1000 * MIB);
-    for firmware in [&[][..], &["--efi"]] {
-        let log = work.path().join("serial.log");
-        run(tool(repo().join("fixtures/boot")).arg(&grown).args(firmware).arg("--log").arg(&log));
-        let log = fs::read(&log).unwrap();
-        let log = String::from_utf8_lossy(&log);
+    for efi in [false, true] {
+        let log = debian::boot(&grown, efi, "login:");
         assert!(!log.contains("EXT4-fs error") && !log.contains("EXT4-fs warning"), "{log}");
     }
 }

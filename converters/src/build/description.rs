@@ -3,10 +3,11 @@
 use std::path::{Path, PathBuf};
 
 use mif_formats::partition::TableKind;
+use mif_formats::uuid;
 use serde::Deserialize;
 
 use super::members::TreePath;
-use crate::rebuild::{BIOS_BOOT, size_in_bytes, uuid_bytes};
+use crate::rebuild::{BIOS_BOOT, size_in_bytes};
 use crate::{Error, Result};
 
 /// A disk to be built.
@@ -255,7 +256,7 @@ impl VolumeDescription {
             other => (other, other),
         };
         let (type_id, good) = match kind {
-            TableKind::Gpt => (guid, uuid_bytes(guid).is_some()),
+            TableKind::Gpt => (guid, uuid::bytes(guid).is_some()),
             TableKind::Mbr => {
                 let number = byte.strip_prefix("0x").and_then(|hex| u8::from_str_radix(hex, 16).ok());
                 (byte, number.is_some_and(|number| number != 0 && !matches!(number, 5 | 0xf | 0x85 | 0xee)))

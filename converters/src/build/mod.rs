@@ -25,7 +25,7 @@ use mif_formats::mif::ObjectId;
 use mif_formats::mif::layout::Builder;
 use mif_formats::mif::manifest::Row;
 use mif_formats::partition::{Partition, Table, TableKind, write};
-use mif_formats::{ErrorKind, Source};
+use mif_formats::{ErrorKind, Source, uuid};
 use serde::Serialize;
 use sha1::{Digest, Sha1};
 
@@ -35,7 +35,6 @@ use crate::import::store_files;
 use crate::progress::{self, Progress};
 use crate::rebuild::{
     Bench, Contents, Known, Made, NewContents, NewIds, Params, Splicer, check_name, made_now, node,
-    uuid_bytes,
 };
 use crate::scan::VolumeExtent;
 use crate::store::{Counts, Provenance, Store, WriterStats};
@@ -480,7 +479,7 @@ impl Volume<'_> {
                 bytes
             })
         } else {
-            uuid_bytes(uuid)
+            uuid::bytes(uuid)
         };
         let bad = || {
             Error::usage(format!(
@@ -609,7 +608,7 @@ fn place(
     let id = match (kind, &description.id) {
         (TableKind::None, _) => None,
         (_, Some(id)) => Some(id.to_ascii_lowercase()),
-        (TableKind::Gpt, None) => Some(crate::rebuild::uuid_text(&options.ids.uuid("disk"))),
+        (TableKind::Gpt, None) => Some(uuid::text(&options.ids.uuid("disk"))),
         (TableKind::Mbr, None) => Some(format!("{:08x}", options.ids.id32("disk"))),
     };
     let mut table =
@@ -665,9 +664,7 @@ fn place(
         let VolumeDescription { slot, type_id, name, id, active, .. } = volume.description;
         let slot = slot.expect("each has one");
         let id = match (kind, id) {
-            (TableKind::Gpt, None) => {
-                Some(crate::rebuild::uuid_text(&options.ids.uuid(&format!("partition {slot}"))))
-            }
+            (TableKind::Gpt, None) => Some(uuid::text(&options.ids.uuid(&format!("partition {slot}")))),
             (_, id) => id.clone(),
         };
         table.partitions.push(Partition {

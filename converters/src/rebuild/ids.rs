@@ -11,11 +11,12 @@ use mif_formats::fs::FileType;
 use mif_formats::mif::ObjectId;
 use mif_formats::mif::manifest::Row;
 use mif_formats::partition::{Table, TableKind};
+use mif_formats::uuid;
 use serde::Serialize;
 
 use super::Rewritten;
 use super::contents::{Contents, NewContent, NewContents};
-use super::reshape::{NewIds, uuid_text};
+use super::reshape::NewIds;
 use crate::Result;
 use crate::rebuild::params::Params;
 use crate::scan::{Scan, ScannedVolume};
@@ -95,7 +96,7 @@ impl Identities {
     fn name_table(&mut self, table: &Table, ids: &NewIds) {
         let Some(old) = &table.id else { return };
         let new = match table.kind {
-            TableKind::Gpt => uuid_text(&ids.uuid("disk")),
+            TableKind::Gpt => uuid::text(&ids.uuid("disk")),
             TableKind::Mbr => format!("{:08x}", ids.id32("disk")),
             TableKind::None => return,
         };
@@ -104,7 +105,7 @@ impl Identities {
             let Some(old) = &partition.id else { continue };
             let slot = partition.slot;
             let new = match table.kind {
-                TableKind::Gpt => uuid_text(&ids.uuid(&format!("partition {slot}"))),
+                TableKind::Gpt => uuid::text(&ids.uuid(&format!("partition {slot}"))),
                 _ => format!("{new}-{slot:02x}"),
             };
             self.change(format!("partition {slot}"), old, new.clone());
@@ -119,7 +120,7 @@ impl Identities {
             let Some(old) = &filesystem.info().uuid else { return Ok(()) };
             let id = ids.uuid(name);
             let new = if filesystem.info().kind.starts_with("ext") {
-                uuid_text(&id)
+                uuid::text(&id)
             } else {
                 let id = fat_id(&id);
                 format!("{:04X}-{:04X}", id >> 16, id & 0xFFFF)
@@ -142,7 +143,7 @@ impl Identities {
             .any(|page| head.get(page - 10..*page).is_some_and(|mark| mark == b"SWAPSPACE2"));
         if let (true, Some(old)) = (is_new_kind, uuid.and_then(|b| <[u8; 16]>::try_from(b).ok())) {
             let id = ids.uuid(name);
-            self.change(name.clone(), &uuid_text(&old), uuid_text(&id));
+            self.change(name.clone(), &uuid::text(&old), uuid::text(&id));
             self.patches.push((name.clone(), SWAP_UUID, id.to_vec()));
         }
         Ok(())

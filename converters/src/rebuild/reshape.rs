@@ -93,26 +93,6 @@ impl NewIds {
     }
 }
 
-/// A UUID as text.
-pub(crate) fn uuid_text(bytes: &[u8; 16]) -> String {
-    let hex: String = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
-    format!("{}-{}-{}-{}-{}", &hex[..8], &hex[8..12], &hex[12..16], &hex[16..20], &hex[20..])
-}
-
-/// The reverse of [`uuid_text`].
-pub(crate) fn uuid_bytes(text: &str) -> Option<[u8; 16]> {
-    let groups: Vec<usize> = text.split('-').map(str::len).collect();
-    let digits = text.replace('-', "");
-    if groups != [8, 4, 4, 4, 12] || !digits.bytes().all(|b| b.is_ascii_hexdigit()) {
-        return None;
-    }
-    let mut bytes = [0; 16];
-    for (i, byte) in bytes.iter_mut().enumerate() {
-        *byte = u8::from_str_radix(&digits[2 * i..2 * i + 2], 16).ok()?;
-    }
-    Some(bytes)
-}
-
 impl FromStr for Size {
     type Err = Error;
 
@@ -181,6 +161,6 @@ mod tests {
         assert_ne!(ids.uuid("p1"), NewIds { seed: b"two".to_vec() }.uuid("p1"));
         let uuid = ids.uuid("p1");
         assert_eq!((uuid[6] >> 4, uuid[8] >> 6), (4, 2));
-        assert_eq!(uuid_bytes(&uuid_text(&uuid)), Some(uuid));
+        assert_eq!(mif_formats::uuid::bytes(&mif_formats::uuid::text(&uuid)), Some(uuid));
     }
 }

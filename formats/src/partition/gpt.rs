@@ -8,7 +8,7 @@ use super::mbr::Mbr;
 use super::{Builder, Claim};
 use crate::bytes::{le16, le32, le64};
 use crate::checksum::fits;
-use crate::{At, Result, Source, at};
+use crate::{At, Result, Source, at, uuid};
 
 /// An array of entries is at most so long, in bytes (the usual one is 16 KiB).
 const MAX_ARRAY_BYTES: u64 = 4 << 20;
@@ -137,15 +137,15 @@ impl Entry {
 
 /// A GUID in its usual form: the first three groups are little-endian integers.
 fn guid(bytes: &[u8; 16]) -> String {
-    let tail: String = bytes[10..].iter().map(|b| format!("{b:02x}")).collect();
-    format!(
-        "{:08x}-{:04x}-{:04x}-{:02x}{:02x}-{tail}",
-        le32(bytes, 0),
-        le16(bytes, 4),
-        le16(bytes, 6),
-        bytes[8],
-        bytes[9]
-    )
+    uuid::text(&swapped(*bytes))
+}
+
+/// A GUID on disk as a UUID, and the reverse: the order of bytes in the integers.
+fn swapped(mut bytes: [u8; 16]) -> [u8; 16] {
+    for group in [0..4, 4..6, 6..8] {
+        bytes[group].reverse();
+    }
+    bytes
 }
 
 /// Adds the partitions of the GPT of `disk`, and returns the disk's GUID; `None` if there is none. `mbr` is
@@ -481,18 +481,5 @@ impl Header {
 
 /// The reverse of [`guid`].
 fn guid_bytes(text: &str) -> Result<[u8; 16]> {
-    let bad = || at("GPT").unsupported(format!("\"{text}\" is no GUID"));
-    let groups: Vec<&str> = text.split('-').collect();
-    if groups.iter().map(|group| group.len()).ne([8, 4, 4, 4, 12]) || !text.is_ascii() {
-        return Err(bad());
-    }
-    let digits = groups.concat();
-    let mut bytes = [0; 16];
-    for (i, byte) in bytes.iter_mut().enumerate() {
-        *byte = u8::from_str_radix(&digits[2 * i..2 * i + 2], 16).map_err(|_| bad())?;
-    }
-    for group in [0..4, 4..6, 6..8] {
-        bytes[group].reverse();
-    }
-    Ok(bytes)
+    uuid::bytes(text).map(swapped).ok_or_else(|| at("GPT").unsupported(format!("\"{text}\" is no GUID")))
 }

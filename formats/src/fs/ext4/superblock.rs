@@ -5,7 +5,7 @@
 use super::checksum::{crc32c, fits};
 use super::features::{Features, compat, incompat, ro_compat};
 use crate::bytes::{le16, le32};
-use crate::{Error, Result, at};
+use crate::{Error, Result, at, uuid};
 
 /// Where the superblock lies on the volume, in bytes.
 pub(super) const OFFSET: u64 = 1024;
@@ -279,9 +279,6 @@ impl Superblock {
 
     /// The UUID as `blkid` prints it, unless it is all zeros.
     pub(super) fn uuid_text(&self) -> Option<String> {
-        let hex = |bytes: &[u8]| bytes.iter().map(|b| format!("{b:02x}")).collect::<String>();
-        let u = &self.uuid;
-        (*u != [0; 16])
-            .then(|| [hex(&u[..4]), hex(&u[4..6]), hex(&u[6..8]), hex(&u[8..10]), hex(&u[10..])].join("-"))
+        (self.uuid != [0; 16]).then(|| uuid::text(&self.uuid))
     }
 }
