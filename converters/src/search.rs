@@ -262,8 +262,9 @@ impl Rows<'_> {
                 self.retain(|_| values.next().is_some_and(|text| fits(text.data())));
             }
             None => {
-                let values = self.group.texts(column)?;
-                self.retain(|row| fits(values[row].data()));
+                let mut keep = Vec::with_capacity(self.group.rows);
+                self.group.each_text(column, |text| keep.push(fits(text)))?;
+                self.retain(|row| keep[row]);
             }
         }
         Ok(())

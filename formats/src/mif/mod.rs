@@ -2,6 +2,7 @@
 
 use std::fmt;
 
+mod delta;
 pub mod digests;
 pub mod layout;
 pub mod manifest;

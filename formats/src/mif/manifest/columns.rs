@@ -2,6 +2,7 @@
 //! images needs. Nothing else of the file is read.
 
 use bytes::Bytes;
+use parquet::basic::Encoding;
 use parquet::column::reader::{ColumnReaderImpl, get_typed_column_reader};
 use parquet::data_type::{ByteArray, ByteArrayType, DataType, FixedLenByteArrayType, Int32Type, Int64Type};
 pub use parquet::errors::ParquetError as ReadError;
@@ -11,8 +12,10 @@ use parquet::errors::ParquetError;
 use parquet::file::metadata::{ParquetMetaData, RowGroupMetaData};
 use parquet::file::reader::{FileReader, RowGroupReader, SerializedFileReader};
 
+use super::super::delta;
 use super::super::table::guarded;
 use super::{Xattr, broken, check_schema, xattr_name};
+use crate::fs::walk::MAX_ALL_PATHS;
 use crate::{Result, at};
 
 /// The most rows that one row group may have: a column of them is held in memory, and a few bytes of a file can
@@ -162,10 +165,50 @@ impl Group<'_> {
         if values.len() == self.rows { Ok(values) } else { Err(self.short(column)) }
     }
 
-    /// The same, of some rows: ascending numbers in the group.
+    /// Calls `each` with the values of such a column, in the order of the rows.
+    pub fn each_text(&self, column: Column, mut each: impl FnMut(&[u8])) -> Result<()> {
+        if !self.is_delta(column) {
+            self.texts(column)?.iter().for_each(|text| each(text.data()));
+            return Ok(());
+        }
+        let group = guarded("manifest", || self.reader.group(self.number).map_err(broken))?;
+        let mut pages =
+            guarded("manifest", || group.get_column_page_reader(column as usize).map_err(broken))?;
+        let (mut rows, mut bytes) = (0, 0);
+        while let Some(page) = guarded("manifest", || pages.get_next_page().map_err(broken))? {
+            // There are no levels before the values, as there is a value for each row.
+            if page.encoding() != Encoding::DELTA_BYTE_ARRAY || !page.is_data_page() {
+                let problem = format!("column {} has pages of several encodings", column as usize);
+                return Err(at("manifest").unsupported(problem));
+            }
+            let count = page.num_values() as usize;
+            rows += count;
+            if rows > self.rows {
+                return Err(at("manifest").corrupt("a column has more values than there are rows"));
+            }
+            delta::each_text(page.buffer(), count, MAX_ALL_PATHS - bytes, |text| {
+                bytes += text.len();
+                each(text);
+            })?;
+        }
+        if rows == self.rows { Ok(()) } else { Err(self.short(column)) }
+    }
+
+    /// The values of such a column in some rows: ascending numbers in the group.
     pub fn texts_at(&self, column: Column, rows: &[usize]) -> Result<Vec<ByteArray>> {
-        let picked = self.pick::<ByteArrayType>(column, rows)?;
-        picked.into_iter().map(|value| value.ok_or_else(|| self.short(column))).collect()
+        if !self.is_delta(column) {
+            let picked = self.pick::<ByteArrayType>(column, rows)?;
+            return picked.into_iter().map(|value| value.ok_or_else(|| self.short(column))).collect();
+        }
+        let (mut picked, mut wanted) = (Vec::with_capacity(rows.len()), rows.iter().peekable());
+        let mut row = 0;
+        self.each_text(column, |text| {
+            if wanted.next_if_eq(&&row).is_some() {
+                picked.push(ByteArray::from(text.to_vec()));
+            }
+            row += 1;
+        })?;
+        if picked.len() == rows.len() { Ok(picked) } else { Err(self.short(column)) }
     }
 
     /// A column of bytes that not every row has.
@@ -240,6 +283,11 @@ impl Group<'_> {
             all.last_mut().ok_or_else(wrong)?.push(Xattr { name, value: value.data().to_vec() });
         }
         if all.len() == self.rows { Ok(all) } else { Err(wrong()) }
+    }
+
+    fn is_delta(&self, column: Column) -> bool {
+        let mut encodings = self.metadata.column(column as usize).encodings();
+        encodings.any(|encoding| encoding == Encoding::DELTA_BYTE_ARRAY)
     }
 
     fn short(&self, column: Column) -> crate::Error {
@@ -359,6 +407,12 @@ mod tests {
             assert!(modes.iter().zip(rows).all(|(mode, row)| *mode == row.mode.map(i64::from)));
             let paths = group.texts(Column::Path).unwrap();
             assert!(paths.iter().zip(rows).all(|(path, row)| path.data() == row.path));
+            for column in [Column::Path, Column::Type] {
+                let mut each = Vec::new();
+                group.each_text(column, |text| each.push(text.to_vec())).unwrap();
+                let texts = group.texts(column).unwrap();
+                assert!(each.len() == rows.len() && texts.iter().zip(each).all(|(a, b)| a.data() == b));
+            }
             let digests = group.digests::<32>(Column::Blake3).unwrap();
             assert!(digests.iter().zip(rows).all(|(digest, row)| digest.map(ObjectId) == row.blake3));
             assert!(group.xattrs().unwrap().into_iter().eq(rows.iter().map(|row| row.xattrs.clone())));
@@ -398,7 +452,12 @@ mod tests {
             for value in [0, 0x7f, 0x80, 0xff] {
                 let mut bad = file.clone();
                 bad[at] = value;
-                let _ = super::super::read(Bytes::from(bad));
+                let _ = super::super::read(Bytes::from(bad.clone()));
+                let Ok(columns) = Columns::open(bad.into()) else { continue };
+                for group in columns.groups() {
+                    let _ = group.each_text(Column::Path, |_| {});
+                    let _ = group.each_text(Column::Type, |_| {});
+                }
             }
         }
     }
