@@ -82,7 +82,7 @@ impl OpenImage {
     pub fn tree(&self) -> Result<Tree> {
         match &self.origin {
             Origin::Stored { stored, objects } => Ok(stored_tree(stored.manifest()?, objects)),
-            Origin::File { container } => tree_of_disk(container.source.clone()),
+            Origin::File { container } => tree_of_scan(&Arc::new(Scan::new(container.source.clone())?)),
         }
     }
 
@@ -103,8 +103,8 @@ pub(crate) fn stored_tree(rows: Vec<Row>, objects: &Arc<Objects>) -> Tree {
     Tree::new(rows, contents, Vec::new())
 }
 
-fn tree_of_disk(disk: Arc<dyn Source>) -> Result<Tree> {
-    let scan = Arc::new(Scan::new(disk)?);
+/// The tree of a disk's volumes.
+pub(crate) fn tree_of_scan(scan: &Arc<Scan>) -> Result<Tree> {
     let mut complaints = scan.warnings.clone();
     let mut found = Vec::new();
     for (number, volume) in scan.volumes.iter().enumerate() {

@@ -1,8 +1,18 @@
-//! `info`: what an image is: its container, partitions, filesystems and, in the store, where it came from.
+//! `info`: what an image is: its container, partitions, filesystems, the system on it and, in the store, where it
+//! came from.
+
+mod boot;
+mod system;
+
+use std::sync::Arc;
 
 use mif_formats::partition::Table;
 use serde::Serialize;
 
+pub use self::boot::Boot;
+use self::boot::Sectors;
+pub use self::system::{Kernel, Os, System};
+use crate::image::tree_of_scan;
 use crate::scan::{Scan, ScannedVolume};
 use crate::store::{Counts, Image, Provenance, VolumeRecord};
 use crate::{OpenImage, Origin, Result};
@@ -20,6 +30,8 @@ pub struct ImageInfo {
     pub table: Table,
     /// What is on each partition, in the table's order.
     pub volumes: Vec<VolumeRecord>,
+    /// The system on it.
+    pub system: System,
     /// For an image of the store.
     pub stored: Option<StoredInfo>,
     /// What is odd or could not be read, each a sentence.
@@ -52,21 +64,27 @@ pub struct StoredInfo {
 pub fn info(image: &OpenImage) -> Result<ImageInfo> {
     match &image.origin {
         Origin::Stored { stored, .. } => {
-            let Image { disk_size, layout_digest, table, volumes, counts, provenance, warnings, .. } =
+            let Image { disk_size, layout_digest, table, volumes, counts, provenance, mut warnings, .. } =
                 stored.image.clone();
+            let sectors = Sectors { disk: &*image.disk()?, table: &table };
+            let system = System::read(&image.tree()?, &sectors, &mut warnings);
             Ok(ImageInfo {
                 image: image.label.clone(),
                 disk_size,
                 container: None,
                 table,
                 volumes,
+                system,
                 stored: Some(StoredInfo { layout_digest, counts, provenance }),
                 warnings,
             })
         }
         Origin::File { container } => {
-            let scan = Scan::new(container.source.clone())?;
-            let warnings = container.warnings.iter().cloned().chain(scan.warnings.clone()).collect();
+            let scan = Arc::new(Scan::new(container.source.clone())?);
+            let tree = tree_of_scan(&scan)?;
+            let mut warnings = [&container.warnings[..], &tree.complaints].concat();
+            let sectors = Sectors { disk: &*scan.disk, table: &scan.table };
+            let system = System::read(&tree, &sectors, &mut warnings);
             Ok(ImageInfo {
                 image: image.label.clone(),
                 disk_size: container.source.len(),
@@ -76,7 +94,8 @@ pub fn info(image: &OpenImage) -> Result<ImageInfo> {
                     files: container.files.iter().map(|f| f.display().to_string()).collect(),
                 }),
                 volumes: scan.volumes.iter().map(ScannedVolume::record).collect(),
-                table: scan.table,
+                table: scan.table.clone(),
+                system,
                 stored: None,
                 warnings,
             })

@@ -11,6 +11,9 @@ mod hash;
 /// What `ls` found.
 #[derive(Debug, Clone, Serialize)]
 pub struct Listing {
+    /// The path of the folder that was listed, without a slash at its end.
+    #[serde(skip)]
+    pub folder: Vec<u8>,
     /// The entries, by volume and path.
     pub entries: Vec<LsEntry>,
     /// What could not be read, each a sentence.
@@ -23,6 +26,9 @@ pub struct Listing {
 pub struct LsEntry {
     pub volume: String,
     pub path: String,
+    /// The path as it is on the disk, UTF-8 or not.
+    #[serde(skip)]
+    pub path_bytes: Vec<u8>,
     #[serde(rename = "type")]
     pub file_type: &'static str,
     pub mode: Option<u16>,
@@ -36,6 +42,9 @@ pub struct LsEntry {
     pub ctime: Option<Timestamp>,
     pub crtime: Option<Timestamp>,
     pub link_target: Option<String>,
+    /// The target as it is on the disk.
+    #[serde(skip)]
+    pub link_bytes: Option<Vec<u8>>,
     pub rdev: Option<(u32, u32)>,
     /// Name, and value in hex.
     pub xattrs: Vec<(String, String)>,
@@ -49,6 +58,7 @@ impl LsEntry {
         LsEntry {
             volume: row.volume.clone(),
             path: row.path_text(),
+            path_bytes: row.path.clone(),
             file_type: type_name(row.file_type),
             mode: row.mode,
             uid: row.uid,
@@ -61,6 +71,7 @@ impl LsEntry {
             ctime: row.ctime,
             crtime: row.crtime,
             link_target: row.link_target.as_deref().map(escape),
+            link_bytes: row.link_target.clone(),
             rdev: row.rdev,
             xattrs: row.xattrs.iter().map(|x| (escape(&x.name), hex(&x.value))).collect(),
             flags: row.flags,
@@ -70,45 +81,55 @@ impl LsEntry {
     }
 }
 
-/// Lists what is at `path`: the entries of a folder, or a file itself; with `recursive` all that is below.
-/// Without a path: the root filesystem's root, or with `recursive` every volume. With `hashed` files of a disk
-/// image file have their SHA-1 too; those of a stored image always do.
-pub fn ls(
-    image: &OpenImage,
-    path: Option<&VolumePath>,
-    recursive: bool,
-    hashed: bool,
-    progress: &dyn Progress,
-) -> Result<Listing> {
+/// What to list.
+#[derive(Debug, Clone, Default)]
+pub struct LsOptions {
+    /// Where: the entries of a folder, or a file itself. Without a path: the root filesystem's root, or with
+    /// `recursive` every volume.
+    pub path: Option<VolumePath>,
+    /// All that is below.
+    pub recursive: bool,
+    /// The folder itself too.
+    pub itself: bool,
+    /// Files of a disk image file have their SHA-1 too; those of a stored image always do.
+    pub hashed: bool,
+}
+
+/// Lists files of an image.
+pub fn ls(image: &OpenImage, options: &LsOptions, progress: &dyn Progress) -> Result<Listing> {
     let mut tree = image.tree()?;
     let rows = tree.rows();
     let all = 0..rows.len();
-    let picked: Vec<usize> = match path {
-        None if recursive || tree.root_volume().is_none() => {
-            all.filter(|i| recursive || rows[*i].path == b"/").collect()
+    let mut folder = Vec::new();
+    let picked: Vec<usize> = match &options.path {
+        None if options.recursive || tree.root_volume().is_none() => {
+            all.filter(|i| options.recursive || rows[*i].path == b"/").collect()
         }
-        _ => {
+        path => {
             let root = VolumePath { volume: None, path: b"/".to_vec() };
-            let found = tree.find(path.unwrap_or(&root), true)?;
+            let found = tree.find(path.as_ref().unwrap_or(&root), true)?;
             let start = &rows[found];
             if start.file_type == FileType::Dir {
-                let below =
-                    |row: &Row| row.volume == start.volume && is_below(&row.path, &start.path, recursive);
-                all.filter(|i| below(&rows[*i])).collect()
+                folder = start.path.strip_suffix(b"/").unwrap_or(&start.path).to_vec();
+                let below = |row: &Row| {
+                    row.volume == start.volume && is_below(&row.path, &start.path, options.recursive)
+                };
+                all.filter(|i| options.itself && *i == found || below(&rows[*i])).collect()
             } else {
+                folder = start.path[..start.path.iter().rposition(|b| *b == b'/').unwrap_or(0)].to_vec();
                 vec![found]
             }
         }
     };
     let mut entries: Vec<LsEntry> = picked.iter().map(|i| LsEntry::new(&rows[*i])).collect();
-    if hashed {
+    if options.hashed {
         let hashes = hash::all(&tree, &picked, progress)?;
         for (entry, digest) in entries.iter_mut().zip(hashes.digests) {
             entry.sha1 = digest.map(|digest| hex(&digest)).or(entry.sha1.take());
         }
         tree.complaints.extend(hashes.complaints);
     }
-    Ok(Listing { entries, warnings: tree.complaints })
+    Ok(Listing { folder, entries, warnings: tree.complaints })
 }
 
 fn hex(bytes: &[u8]) -> String {

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, Parser, Subcommand, ValueEnum};
 
 const EXIT_CODES: &str = "\
 Exit codes:
@@ -94,6 +94,14 @@ pub(super) struct Write {
     /// Replace a file that is there
     #[arg(long)]
     pub(super) force: bool,
+}
+
+/// How a listing is printed.
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(super) enum ListFormat {
+    Text,
+    Csv,
+    Mtree,
 }
 
 #[derive(Subcommand)]
@@ -195,7 +203,7 @@ An IMAGE is a disk image file, or NAME[@VERSION] in the store.")]
         #[command(flatten)]
         open: Open,
     },
-    /// What an image is: container, partitions, filesystems, origin
+    /// What an image is: container, partitions, filesystems, the system on it, origin
     #[command(after_help = "\
 Examples:
   mif info disk.vmdk
@@ -215,6 +223,7 @@ Examples:
   mif ls -l disk.qcow2 p15:/EFI   on the volume of partition 15
   mif ls -lR web                  everything, on every volume
   mif ls -R --digests disk.vmdk   with the SHA-1 of each file, as sha1sum prints it
+  mif ls web --format mtree       the root filesystem as a specification for bsdtar and mtree
 
 An IMAGE is a disk image file, or NAME[@VERSION] in the store.")]
     Ls {
@@ -231,6 +240,9 @@ An IMAGE is a disk image file, or NAME[@VERSION] in the store.")]
         /// The SHA-1 of each file too; of a disk image file they are computed
         #[arg(long)]
         digests: bool,
+        /// How it is printed; mtree is one folder and all that is below, as mtree(5) describes it
+        #[arg(long, value_enum, default_value_t = ListFormat::Text, value_name = "FORMAT")]
+        format: ListFormat,
         #[command(flatten)]
         open: Open,
     },

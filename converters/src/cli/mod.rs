@@ -2,8 +2,10 @@
 
 mod args;
 mod bar;
+mod csv;
 mod customize;
 mod library;
+mod mtree;
 mod text;
 mod trees;
 
@@ -17,11 +19,11 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use clap::Parser;
 use mif::store::Store;
-use mif::{Error, ExportOptions, ImportOptions, NewIds, OpenImage, Reshape, Result, VolumePath};
+use mif::{Error, ExportOptions, ImportOptions, LsOptions, NewIds, OpenImage, Reshape, Result, VolumePath};
 use mif_formats::container::OpenOptions;
 use serde::Serialize;
 
-use self::args::{Cli, Command, Global, Open, ReshapeArgs};
+use self::args::{Cli, Command, Global, ListFormat, Open, ReshapeArgs};
 use self::bar::Bar;
 
 /// The answer of a verb: yes is exit code 0, no is 1.
@@ -110,16 +112,27 @@ impl Context {
                 self.report(&mif::info(&self.open(&image, &open_options(open))?)?, text::info)?;
                 Ok(true)
             }
-            Command::Ls { image, path, long, recursive, digests, open } => {
-                let path = path.as_ref().map(volume_path);
+            Command::Ls { image, path, long, recursive, digests, format, open } => {
+                let mut path = path.as_ref().map(volume_path);
                 let image = self.open(&image, &open_options(open))?;
+                // Paths that the user can use again: with their volume where it is not the default.
+                let volumes = path.as_ref().map_or(recursive, |path| path.volume.is_some());
+                let mtree = format == ListFormat::Mtree;
+                if mtree {
+                    // A specification is of one folder and all that is below.
+                    path.get_or_insert_with(|| VolumePath { volume: None, path: b"/".to_vec() });
+                }
+                let options =
+                    LsOptions { path, recursive: recursive || mtree, itself: mtree, hashed: digests };
                 let listing = {
                     let bar = self.bar(&image.label);
-                    mif::ls(&image, path.as_ref(), recursive, digests, &bar)?
+                    mif::ls(&image, &options, &bar)?
                 };
-                // Paths that the user can use again: with their volume where it is not the default.
-                let volumes = path.map_or(recursive, |path| path.volume.is_some());
-                self.report(&listing, |listing| text::ls(listing, long, digests, volumes))?;
+                self.report(&listing, |listing| match format {
+                    ListFormat::Text => text::ls(listing, long, digests, volumes),
+                    ListFormat::Csv => csv::ls(listing),
+                    ListFormat::Mtree => mtree::listing(listing),
+                })?;
                 self.warn(&listing.warnings);
                 Ok(true)
             }

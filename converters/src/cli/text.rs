@@ -7,7 +7,7 @@ use indicatif::{BinaryBytes, HumanBytes};
 use mif::independent::IndependentReport;
 use mif::store::{FilesystemRecord, Image};
 use mif::verify::VerifyReport;
-use mif::{ExportReport, IdsReport, ImageInfo, ImportReport, Listing, LsEntry};
+use mif::{ExportReport, IdsReport, ImageInfo, ImportReport, Listing, LsEntry, System};
 use mif_formats::fs::Timestamp;
 use mif_formats::partition::TableKind;
 
@@ -236,8 +236,43 @@ pub(super) fn info(info: &ImageInfo) -> String {
             partition.start
         );
     }
+    out.push_str(&system(&info.system));
     for warning in &info.warnings {
         let _ = writeln!(out, "  warning: {}", printable(warning));
+    }
+    out
+}
+
+/// The system on an image, a line for each part that there is.
+fn system(system: &System) -> String {
+    let mut out = String::new();
+    if system.is_nothing() {
+        return out;
+    }
+    let name = system.os.as_ref().map_or("unknown", |os| &os.name);
+    let _ = write!(out, "  system         {}", printable(name));
+    if let Some(architecture) = &system.architecture {
+        let _ = write!(out, ", {architecture}");
+    }
+    if let Some(hostname) = &system.hostname {
+        let _ = write!(out, ", named \"{}\"", printable(hostname));
+    }
+    out.push('\n');
+    for kernel in &system.kernels {
+        let release = printable(kernel.release.as_deref().unwrap_or("unknown release"));
+        let place = printable(&format!("{}:{}", kernel.volume, kernel.path));
+        let modules = if kernel.modules { "" } else { ", no modules" };
+        let _ = writeln!(out, "  kernel         {release}, {place}{modules}");
+    }
+    for boot in &system.boot {
+        let loader = boot.loader.unwrap_or("unknown code");
+        let architecture = boot.architecture.map_or(String::new(), |name| format!(", {name}"));
+        let _ = writeln!(
+            out,
+            "  boots by       {}: {loader}, {}{architecture}",
+            boot.method,
+            printable(&boot.place)
+        );
     }
     out
 }

@@ -7,7 +7,7 @@ use mif::store::{ImageName, Store};
 use mif::{Contents, DiffOptions, FsckOptions, GcOptions, Grouping, PathGlob, Query, Result};
 
 pub(super) use self::args::Library;
-use super::{Answer, Context, open_options, volume_path};
+use super::{Answer, Context, csv, open_options, volume_path};
 
 impl Context {
     pub(super) fn library(&self, command: Library) -> Answer {
@@ -62,7 +62,7 @@ impl Context {
                 let report = mif::packages(path, image.as_ref(), name.as_deref(), &self.bar("packages"))?;
                 self.report(
                     &report,
-                    |report| if csv { text::packages_csv(report) } else { text::packages(report) },
+                    |report| if csv { csv::packages(report) } else { text::packages(report) },
                 )?;
                 self.warn(&report.warnings);
                 return Ok(!report.packages.is_empty());
@@ -71,10 +71,7 @@ impl Context {
                 let csv = search.csv;
                 let query = query(*search)?;
                 let report = mif::search(&Store::open(path)?, &query, &self.bar("search"))?;
-                self.report(
-                    &report,
-                    |report| if csv { text::search_csv(report) } else { text::search(report) },
-                )?;
+                self.report(&report, |report| if csv { csv::search(report) } else { text::search(report) })?;
                 return Ok(!report.hits.is_empty());
             }
             Library::Stats { similarity } => {

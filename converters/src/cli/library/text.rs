@@ -202,27 +202,6 @@ pub(super) fn search(report: &SearchReport) -> String {
     out
 }
 
-pub(super) fn search_csv(report: &SearchReport) -> String {
-    let mut out = String::from("image,volume,path,type,mode,uid,gid,size,mtime,sha1\n");
-    let number = |n: Option<u32>| n.map_or(String::new(), |n| n.to_string());
-    for hit in &report.hits {
-        let fields = [
-            hit.image.clone(),
-            hit.volume.clone(),
-            hit.path.clone(),
-            hit.file_type.clone(),
-            hit.mode.map_or(String::new(), |mode| format!("{mode:04o}")),
-            number(hit.uid),
-            number(hit.gid),
-            hit.size.to_string(),
-            hit.mtime.map_or(String::new(), |t| t.secs.to_string()),
-            hit.sha1.clone().unwrap_or_default(),
-        ];
-        let _ = writeln!(out, "{}", fields.map(|field| csv_field(&field)).join(","));
-    }
-    out
-}
-
 pub(super) fn packages(report: &PackagesReport) -> String {
     let mut out = String::new();
     for package in &report.packages {
@@ -236,34 +215,6 @@ pub(super) fn packages(report: &PackagesReport) -> String {
         let _ = writeln!(out, "{}  {:<32} {} {architecture}{status}", of[0], of[1], of[2]);
     }
     out
-}
-
-pub(super) fn packages_csv(report: &PackagesReport) -> String {
-    let mut out = String::from("image,volume,manager,name,version,architecture,status,source,files\n");
-    for p in &report.packages {
-        let fields = [
-            p.image.clone(),
-            p.volume.clone(),
-            p.manager.clone(),
-            p.name.clone(),
-            p.version.clone(),
-            p.architecture.clone().unwrap_or_default(),
-            p.status.clone(),
-            p.source.clone().unwrap_or_default(),
-            p.files.to_string(),
-        ];
-        let _ = writeln!(out, "{}", fields.map(|field| csv_field(&field)).join(","));
-    }
-    out
-}
-
-/// A field of comma-separated values (RFC 4180).
-fn csv_field(text: &str) -> String {
-    if text.contains([',', '"', '\n', '\r']) {
-        format!("\"{}\"", text.replace('"', "\"\""))
-    } else {
-        text.to_owned()
-    }
 }
 
 pub(super) fn stats(report: &StatsReport) -> String {

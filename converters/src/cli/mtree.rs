@@ -1,0 +1,84 @@
+//! A listing as mtree(5) tools read it: bsdtar, mtree of NetBSD and FreeBSD.
+
+use std::fmt::Write as _;
+
+use mif::{Listing, LsEntry};
+
+/// A specification of all that was listed, with paths from the folder that was listed on.
+pub(super) fn listing(listing: &Listing) -> String {
+    let mut out = String::from("#mtree\n");
+    // A specification begins with its folder, even if only a file in it was listed.
+    if listing.entries.first().is_some_and(|first| first.file_type != "dir") {
+        out.push_str(". type=dir\n");
+    }
+    for entry in &listing.entries {
+        let below = entry.path_bytes.strip_prefix(&listing.folder[..]).unwrap_or(&entry.path_bytes);
+        let below = below.strip_prefix(b"/").unwrap_or(below);
+        // The folder itself is a dot; each path has a slash, which makes it a whole path and not a name.
+        let path = if below.is_empty() { ".".to_owned() } else { format!("./{}", vis(below)) };
+        out.push_str(&path);
+        line(&mut out, entry);
+        out.push('\n');
+    }
+    out
+}
+
+fn line(out: &mut String, entry: &LsEntry) {
+    // A socket is not in all readers' lists of types, but in the manual's.
+    let kind = match entry.file_type {
+        "symlink" => "link",
+        other => other,
+    };
+    let _ = write!(out, " type={kind}");
+    let mut number = |key: &str, value: Option<u32>| {
+        if let Some(value) = value {
+            let _ = write!(out, " {key}={value}");
+        }
+    };
+    number("uid", entry.uid);
+    number("gid", entry.gid);
+    number("nlink", entry.nlink);
+    if let Some(mode) = entry.mode {
+        let _ = write!(out, " mode={mode:04o}");
+    }
+    if entry.file_type == "file" {
+        let _ = write!(out, " size={}", entry.size);
+    }
+    if let Some(time) = entry.mtime {
+        let _ = write!(out, " time={}.{:09}", time.secs, time.nanos);
+    }
+    if let Some(target) = &entry.link_bytes {
+        let _ = write!(out, " link={}", vis(target));
+    }
+    if let Some((major, minor)) = entry.rdev.filter(|_| ["char", "block"].contains(&kind)) {
+        let _ = write!(out, " device=linux,{major},{minor}");
+    }
+    if let Some(sha1) = &entry.sha1 {
+        let _ = write!(out, " sha1digest={sha1}");
+    }
+}
+
+/// What is not plain is `\` and three octal digits, as vis(3) with `VIS_OCTAL` writes it; so are the characters that
+/// some readers take as patterns.
+fn vis(bytes: &[u8]) -> String {
+    let mut out = String::with_capacity(bytes.len());
+    for byte in bytes {
+        if byte.is_ascii_graphic() && !b"\\#=*?[".contains(byte) {
+            out.push(char::from(*byte));
+        } else {
+            let _ = write!(out, "\\{byte:03o}");
+        }
+    }
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_not_plain_is_octal() {
+        assert_eq!(vis("a b\\c#é".as_bytes()), "a\\040b\\134c\\043\\303\\251");
+        assert_eq!(vis(b"/usr/lib"), "/usr/lib");
+    }
+}
