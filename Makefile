@@ -25,7 +25,8 @@ lint:
 build:
 	$(CARGO) build --release --locked -p mif
 
-bench: build tools ## Against qemu-img, borg, casync and restic, in one run.
+bench: tools ## Against qemu-img, borg, casync and restic, in one run.
+	$(CARGO) build --release --locked --workspace --bins
 	@tests/bench target/release/mif
 	@tests/bench-files target/release/mif
 

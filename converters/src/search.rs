@@ -270,25 +270,38 @@ impl Rows<'_> {
         Ok(())
     }
 
+    /// Only those digests are read that something is searched for by.
     fn contents(&mut self, contents: &Contents) -> mif_formats::Result<()> {
         if self.done() {
             return Ok(());
         }
-        let rows: Vec<usize> = match self.few() {
-            Some(rows) => rows.to_vec(),
-            None => Vec::new(),
-        };
-        if rows.is_empty() {
-            let blake3 = self.group.digests::<32>(Column::Blake3)?;
-            let sha1 = self.group.digests::<20>(Column::Sha1)?;
-            self.retain(|row| contents.contain(blake3[row], sha1[row]));
-        } else {
-            let blake3 = self.group.digests_at::<32>(Column::Blake3, &rows)?;
-            let sha1 = self.group.digests_at::<20>(Column::Sha1, &rows)?;
-            let mut both = blake3.into_iter().zip(sha1);
-            self.retain(|_| both.next().is_some_and(|(blake3, sha1)| contents.contain(blake3, sha1)));
+        let few: Option<Vec<usize>> = self.few().map(<[usize]>::to_vec);
+        let blake3 = self.digests::<32>(Column::Blake3, few.as_deref(), contents.has_blake3())?;
+        let sha1 = self.digests::<20>(Column::Sha1, few.as_deref(), contents.has_sha1())?;
+        let fits =
+            |i: usize| contents.contain(blake3.get(i).copied().flatten(), sha1.get(i).copied().flatten());
+        match few {
+            Some(_) => {
+                let mut places = 0..;
+                self.retain(|_| places.next().is_some_and(fits));
+            }
+            None => self.retain(fits),
         }
         Ok(())
+    }
+
+    /// The digests of these rows, or of all; none if they are not wanted.
+    fn digests<const N: usize>(
+        &self,
+        column: Column,
+        rows: Option<&[usize]>,
+        wanted: bool,
+    ) -> mif_formats::Result<Vec<Option<[u8; N]>>> {
+        match rows {
+            _ if !wanted => Ok(Vec::new()),
+            Some(rows) => self.group.digests_at::<N>(column, rows),
+            None => self.group.digests::<N>(column),
+        }
     }
 
     fn xattrs(&mut self, glob: &PathGlob) -> mif_formats::Result<()> {

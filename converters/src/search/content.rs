@@ -59,6 +59,16 @@ impl Contents {
         Ok(())
     }
 
+    /// Whether a BLAKE3 is wanted.
+    pub(super) fn has_blake3(&self) -> bool {
+        !self.blake3.is_empty()
+    }
+
+    /// Whether a SHA-1 is wanted.
+    pub(super) fn has_sha1(&self) -> bool {
+        !self.sha1.is_empty()
+    }
+
     /// Whether a file with these digests is wanted.
     pub(super) fn contain(&self, blake3: Option<[u8; 32]>, sha1: Option<[u8; 20]>) -> bool {
         blake3.is_some_and(|d| self.blake3.contains(&d)) || sha1.is_some_and(|d| self.sha1.contains(&d))
