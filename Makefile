@@ -1,6 +1,6 @@
 # The two commands of README: `make demo` and `make test`. All of them work in a fresh clone.
 
-.PHONY: demo test tools lint build bench fuzz clean
+.PHONY: demo test collection tools lint build bench fuzz clean
 
 CARGO ?= cargo
 
@@ -13,6 +13,10 @@ export MIF_QEMU_SAMPLES ?= $(CURDIR)/fixtures/cache/qemu-samples
 test: tools lint ## Everything: tools, lints, unit tests, round trips, oracles, boots.
 	$(CARGO) build --release --locked --workspace
 	$(CARGO) test --release --locked --workspace --no-fail-fast
+
+collection: tools ## Six real Debian disks from end to end: kept, verified, searched, compared, updated, booted. Half an hour.
+	$(CARGO) build --release --locked --workspace
+	$(CARGO) test --release --locked --workspace --test collection -- --include-ignored --nocapture
 
 tools: ## Install what the tests need, where that is allowed; name what is missing where it is not.
 	@tests/install-tools
