@@ -3,6 +3,7 @@
 
 #![forbid(unsafe_code)]
 
+mod batch;
 mod build;
 mod cat;
 mod customize;
@@ -30,6 +31,7 @@ pub mod store;
 mod tree;
 pub mod verify;
 
+pub use batch::{BatchImportOptions, ImportEvent, ImportSummary, NamePattern, PassedOver, Watch, import_all};
 pub use build::{BuildOptions, BuildReport, BuiltVolume, build};
 pub use cat::cat;
 pub use customize::{

@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
+use mif::NamePattern;
 
 const EXIT_CODES: &str = "\
 Exit codes:
@@ -103,21 +104,37 @@ pub(super) enum Command {
 Examples:
   mif import web.qcow2                      as the image \"web\"
   mif import --name db --verify disk.vmdk   read back and compared before it is published
-  mif import library/*.qcow2                goes on past a failure; exits 1 if any failed")]
+  mif import library/                       all disk images in a folder and its folders
+  mif import vms/ --name '{parent}-{stem}'  vms/web/disk.vmdk as \"web-disk\"
+  mif import library/ --json > report.json  a line for each event, the last one sums up
+
+Of a folder, all is imported that its bytes show to be a disk image; other files are passed over, and so are the
+extents of an image. A disk on which another one is based is an image of its own.
+
+Several images are imported side by side, past failures; if any failed it exits 1. What was not finished is done when the
+same is run again: an image whose files have not changed since it was imported is skipped without being read. A single file
+is always read.")]
     Import {
-        /// Disk image files
-        #[arg(required = true, value_name = "FILE")]
+        /// Disk image files, and folders with disk images in them
+        #[arg(required = true, value_name = "PATH")]
         files: Vec<PathBuf>,
-        /// The name in the store, for a single file; otherwise the file's name without its suffix
-        #[arg(long)]
-        name: Option<String>,
+        /// The name in the store; {stem} stands for the file's name without its suffix, {name} for all of it, {parent} for
+        /// its folder's name [default: {stem}]
+        #[arg(long, value_name = "PATTERN")]
+        name: Option<NamePattern>,
         /// Read each new image back through its layout and compare, before it is published
         #[arg(long)]
         verify: bool,
         /// Refuse a disk if anything on it cannot be read or is odd
         #[arg(long)]
         strict: bool,
-        /// Threads; as many as there are processors if not given
+        /// Also read images whose files have not changed since they were imported
+        #[arg(long)]
+        reread: bool,
+        /// Images imported side by side; as many as there are threads, and at most 4, if not given
+        #[arg(long, short = 'j', value_name = "N", value_parser = clap::value_parser!(u16).range(1..=256))]
+        jobs: Option<u16>,
+        /// Threads in all; as many as there are processors if not given
         #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=256))]
         threads: Option<u16>,
         #[command(flatten)]

@@ -2,6 +2,7 @@
 
 mod args;
 mod bar;
+mod batch;
 mod customize;
 mod library;
 mod text;
@@ -10,14 +11,16 @@ mod trees;
 use std::ffi::OsString;
 use std::io::{self, Write};
 use std::os::unix::ffi::OsStrExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::AtomicBool;
 
 use clap::Parser;
 use mif::store::Store;
-use mif::{Error, ExportOptions, ImportOptions, NewIds, OpenImage, Reshape, Result, VolumePath};
+use mif::{
+    BatchImportOptions, Error, ExportOptions, ImportOptions, NewIds, OpenImage, Reshape, Result, VolumePath,
+};
 use mif_formats::container::OpenOptions;
 use serde::Serialize;
 
@@ -50,6 +53,11 @@ fn complain(error: &Error) {
     eprintln!("mif: {}{}", text::printable(error.message()), advice);
 }
 
+/// The same of an error of which the text is left.
+fn complain_of(error: &str) {
+    eprintln!("mif: {}", text::printable(error));
+}
+
 /// Standard output that nobody reads any more is no failure (`mif ls … | head`).
 fn output_failed(error: io::Error) -> Error {
     if error.kind() == io::ErrorKind::BrokenPipe {
@@ -63,7 +71,11 @@ fn print(text: &str) -> Result<()> {
 }
 
 fn print_json(report: &impl Serialize) -> Result<()> {
-    print(&(serde_json::to_string(report).expect("a report is JSON") + "\n"))
+    print(&json_line(report))
+}
+
+fn json_line(report: &impl Serialize) -> String {
+    serde_json::to_string(report).expect("a report is JSON") + "\n"
 }
 
 struct Context {
@@ -74,15 +86,17 @@ struct Context {
 impl Context {
     fn run(&self, command: Command) -> Answer {
         match command {
-            Command::Import { files, name, verify, strict, threads, open } => {
-                if name.is_some() && files.len() > 1 {
-                    return Err(Error::usage("--name goes with a single file"));
+            Command::Import { files, name, verify, strict, reread, jobs, threads, open } => {
+                let (jobs, threads) = (jobs.map(usize::from), threads.map(usize::from));
+                let (open, command) = (open_options(open), command_line());
+                let each = ImportOptions { name: None, open, verify, strict, threads, command };
+                let names = name.unwrap_or_default();
+                match &files[..] {
+                    [file] if !file.is_dir() => {
+                        self.import(file, &ImportOptions { name: Some(names.name_of(file)), ..each })
+                    }
+                    _ => self.import_all(&files, &BatchImportOptions { names, jobs, reread, each }),
                 }
-                let threads = threads.map(usize::from);
-                let command = command_line();
-                let options =
-                    ImportOptions { name, open: open_options(open), verify, strict, threads, command };
-                self.import(&files, &options)
             }
             Command::Export { image, output, format, write, reshape } => {
                 let reshape = reshape_options(&reshape)?;
@@ -139,35 +153,14 @@ impl Context {
         }
     }
 
-    fn import(&self, files: &[PathBuf], options: &ImportOptions) -> Answer {
-        let mut store = Store::open_or_create(&self.global.store)?;
-        let mut failed = 0;
-        for file in files {
-            let imported = {
-                let bar = self.bar(&file.display().to_string());
-                mif::import(&store, file, options, &bar)
-            };
-            match imported {
-                Ok(report) => self.report(&report, text::import)?,
-                Err(error) if files.len() == 1 || self.stop.load(Ordering::Relaxed) => return Err(error),
-                Err(error) => {
-                    failed += 1;
-                    complain(&error);
-                    if self.global.json {
-                        let source = file.display().to_string();
-                        let code = error.code() as u8;
-                        print_json(&serde_json::json!({
-                            "source": source, "result": "failed", "code": code, "error": error.to_string()
-                        }))?;
-                    }
-                }
-            }
-            store.refresh();
-        }
-        if files.len() > 1 && !self.global.json {
-            print(&format!("{} of {} imported\n", files.len() - failed, files.len()))?;
-        }
-        Ok(failed == 0)
+    fn import(&self, file: &Path, options: &ImportOptions) -> Answer {
+        let store = Store::open_or_create(&self.global.store)?;
+        let report = {
+            let bar = self.bar(&file.display().to_string());
+            mif::import(&store, file, options, &bar)?
+        };
+        self.report(&report, text::import)?;
+        Ok(true)
     }
 
     fn export(&self, image: &OpenImage, output: &Path, options: &ExportOptions) -> Answer {

@@ -61,7 +61,7 @@ impl PackState {
         for (pack, entry) in self.whole.values() {
             by_pack.entry(*pack).or_default().push(entry.clone());
         }
-        let mut index = Index::default();
+        let index = Index::default();
         for (pack, entries) in by_pack {
             index.add(pack, &entries);
         }

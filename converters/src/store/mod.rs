@@ -22,6 +22,7 @@ mod disk;
 mod index;
 mod needs;
 mod objects;
+mod source_file;
 mod storage;
 mod tags;
 mod writer;
@@ -33,8 +34,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 pub use catalog::{
-    Counts, FilesystemRecord, Image, ImageName, Provenance, Removed, Selector, SourceFile, StoredImage,
-    VolumeRecord,
+    Counts, FilesystemRecord, Image, ImageName, Provenance, Removed, Selector, StoredImage, VolumeRecord,
 };
 pub use disk::StoredDisk;
 pub use index::{Index, PackIndex};
@@ -42,6 +42,7 @@ pub(crate) use index::{index_key, pack_key};
 pub use needs::Needs;
 pub use objects::Objects;
 pub(crate) use objects::{Decoded, decode_object};
+pub use source_file::SourceFile;
 pub use storage::{Folder, Lock, LockKind, Storage, Upload};
 pub use tags::Tag;
 pub use writer::{ObjectWriter, WriterStats};
@@ -138,18 +139,14 @@ impl Store {
         &self.storage
     }
 
-    /// The index of all objects, read at first use. It does not see what is added later.
+    /// The index of all objects, read at first use. What others add later it does not see; what is added through
+    /// this store, it does.
     pub fn index(&self) -> Result<Arc<Index>> {
         if let Some(index) = self.index.get() {
             return Ok(index.clone());
         }
         let index = Arc::new(Index::load(&*self.storage)?);
         Ok(self.index.get_or_init(|| index).clone())
-    }
-
-    /// Forgets the index, so that the next use sees objects added since.
-    pub fn refresh(&mut self) {
-        self.index = OnceLock::new();
     }
 
     /// Reads objects.
