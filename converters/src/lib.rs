@@ -31,7 +31,11 @@ pub mod store;
 mod tree;
 pub mod verify;
 
-pub use batch::{BatchImportOptions, ImportEvent, ImportSummary, NamePattern, PassedOver, Watch, import_all};
+pub use batch::{
+    BatchExportOptions, BatchImportOptions, Comparison, ExportEvent, ExportSummary, ImageCheck, ImportEvent,
+    ImportSummary, LibraryReport, NamePattern, PassedOver, VerifyAllOptions, Watch, export_all, import_all,
+    verify_all,
+};
 pub use build::{BuildOptions, BuildReport, BuiltVolume, build};
 pub use cat::cat;
 pub use customize::{

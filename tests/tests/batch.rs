@@ -84,7 +84,7 @@ fn poke(path: &Path, text: &str) {
     std::os::unix::fs::FileExt::write_all_at(&file, text.as_bytes(), 0).unwrap();
 }
 
-fn pairs<'p>(ended: &'p [(String, String)]) -> Vec<(&'p str, &'p str)> {
+fn pairs(ended: &[(String, String)]) -> Vec<(&str, &str)> {
     ended.iter().map(|(file, event)| (file.as_str(), event.as_str())).collect()
 }
 
@@ -248,4 +248,120 @@ fn a_terminal_shows_a_bar_for_each_image_and_one_for_all() {
     run(tool("script").env("TERM", "xterm").args(["-q", "-e", "-c", &script]).arg(&log));
     let seen = fs::read_to_string(&log).unwrap();
     assert!(seen.contains("of 2 images") && seen.contains("one@1") && seen.contains("two@1"), "{seen:?}");
+}
+
+#[test]
+fn a_whole_library_is_signed_off_and_what_is_wrong_with_it_is_said() {
+    let library = Library::new();
+    library.demo("a", "a");
+    fs::create_dir(library.at("lib/below")).unwrap();
+    fs::rename(library.demo("b", "b"), library.at("lib/below/b.raw")).unwrap();
+    let verify = |arguments: &[&str]| -> (i32, Value) {
+        let (code, mut events) = library.events(&[&["verify", "--all"], arguments].concat());
+        assert_eq!(events.len(), 1);
+        (code, events.remove(0))
+    };
+    let results = |report: &Value| -> Vec<String> {
+        let image = |image: &Value| format!("{} {}", text(image, "image"), image["original"]["result"]);
+        report["images"].as_array().unwrap().iter().map(|i| image(i).replace('"', "")).collect()
+    };
+    run(mif(&library.store()).args(["import", "--name", "old-{stem}"]).arg(library.at("lib")));
+    let (code, report) = verify(&["--against", "lib"]);
+    assert_eq!((code, &report["good"]), (0, &Value::Bool(true)), "{report}");
+    assert_eq!(results(&report), ["old-a@1 same", "old-b@1 same"]);
+    assert!(report["images"][0]["original"]["files"].as_u64().unwrap() > 10, "{report}");
+    // The library has moved; versions made here have no original.
+    fs::rename(library.at("lib"), library.at("moved")).unwrap();
+    fs::write(library.at("note"), "x").unwrap();
+    let edit = ["customize", "old-a", "--as", "new-a", "--write-file", "/etc/note:note"];
+    run(mif(&library.store()).args(edit).current_dir(library.work.path()));
+    let (code, report) = verify(&["--against", "moved"]);
+    assert_eq!(
+        (code, results(&report)),
+        (0, ["new-a@1 not_compared", "old-a@1 same", "old-b@1 same"].map(String::from).to_vec())
+    );
+    assert_eq!(verify(&[]).0, 0);
+
+    // An original that was changed, one that is gone, one that is new.
+    let moved = library.at("moved");
+    poke(&moved.join("a.raw"), "changed");
+    fs::rename(moved.join("below/b.raw"), moved.join("c.raw")).unwrap();
+    let (code, report) = verify(&["--against", "moved"]);
+    assert_eq!((code, &report["good"]), (1, &Value::Bool(false)));
+    assert_eq!(results(&report), ["new-a@1 not_compared", "old-a@1 differs", "old-b@1 no_original"]);
+    assert_eq!(report["images"][1]["original"]["report"]["bits"]["first"], 0);
+    assert!(report["without_image"][0].as_str().unwrap().ends_with("c.raw"), "{report}");
+    let output = mif(&library.store()).args(["verify", "--all", "--against"]).arg(&moved).output().unwrap();
+    let table = String::from_utf8(output.stdout).unwrap();
+    assert!(table.lines().all(|line| line.len() < 200) && table.contains("not good"), "{table}");
+
+    // A byte of a pack: exactly the images that have it are damaged.
+    let noise = library.at("noise.raw");
+    let mut bytes = vec![0; 300_000];
+    mif_tests::oracle::Random(3).fill(&mut bytes);
+    fs::write(&noise, &bytes).unwrap();
+    run(mif(&library.store()).arg("import").arg(&noise));
+    assert_eq!(verify(&[]).0, 0);
+    let packs = mif_tests::snapshot(&library.store().join("packs"));
+    let (pack, at) = packs
+        .iter()
+        .find_map(|(pack, _)| {
+            let packed = fs::read(pack).unwrap();
+            packed.windows(64).position(|w| *w == bytes[1000..1064]).map(|at| (pack.clone(), at))
+        })
+        .expect("noise is stored as it is");
+    let mut packed = fs::read(&pack).unwrap();
+    packed[at] ^= 1;
+    fs::remove_file(&pack).unwrap();
+    fs::write(&pack, packed).unwrap();
+    let (code, report) = verify(&[]);
+    assert_eq!(code, 1);
+    let damaged: Vec<&str> = report["images"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .filter(|image| image["whole"] == false)
+        .map(|image| text(image, "image"))
+        .collect();
+    assert_eq!(damaged, ["noise@1"]);
+}
+
+#[test]
+fn every_image_is_regenerated_past_failures_and_files_that_are_there_stay() {
+    let library = Library::new();
+    let originals = [library.demo("a", "a"), library.demo("b", "b")];
+    run(mif(&library.store()).arg("import").arg(library.at("lib")));
+    let out = library.at("out");
+    fs::create_dir(&out).unwrap();
+    fs::write(out.join("a.vmdk"), b"precious").unwrap();
+    let export = |arguments: &[&str]| {
+        let mut command = mif(&library.store());
+        command.args(["export", "--all"]).arg(&out).args(arguments).output().unwrap()
+    };
+    let output = export(&["--format", "vmdk"]);
+    let (said, error) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    assert_eq!(output.status.code(), Some(1), "{error}");
+    assert!(error.contains("a.vmdk") && error.contains("--force"), "{error}");
+    assert!(said.contains("2 images: 1 exported, 1 failed"), "{said}");
+    assert_eq!(fs::read(out.join("a.vmdk")).unwrap(), b"precious");
+    run(mif(&library.store()).arg("verify").arg(out.join("b.vmdk")).arg(&originals[1]));
+    assert_eq!(export(&["--format", "vmdk", "--force"]).status.code(), Some(0));
+    for (name, original) in ["a.vmdk", "b.vmdk"].iter().zip(&originals) {
+        run(mif(&library.store()).arg("verify").arg(out.join(name)).arg(original));
+        if have(&["qemu-img"]) {
+            run(tool("qemu-img").arg("compare").arg(out.join(name)).arg(original));
+        }
+    }
+    poke(&originals[0], "A");
+    run(mif(&library.store()).arg("import").arg(&originals[0]));
+    assert_eq!(export(&["--format", "qcow2", "--all-versions", "--json"]).status.code(), Some(0));
+    let mut names: Vec<_> = fs::read_dir(&out).unwrap().map(|e| e.unwrap().file_name()).collect();
+    names.sort();
+    assert_eq!(names, ["a.vmdk", "a@1.qcow2", "a@2.qcow2", "b.vmdk", "b@1.qcow2"]);
+    run(mif(&library.store()).arg("verify").arg(out.join("a@2.qcow2")).arg(&originals[0]));
+    // Neither without a format nor in one that is only read, nor with what is for one image.
+    for wrong in [&[][..], &["--format", "vmdk", "--size", "1G"], &["--format", "vmdk", "a"]] {
+        assert_eq!(export(wrong).status.code(), Some(2), "{wrong:?}");
+    }
+    assert_eq!(export(&["--format", "split"]).status.code(), Some(4));
 }

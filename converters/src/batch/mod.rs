@@ -1,16 +1,22 @@
 //! Work on many images: side by side, past failures, with an event for each.
 
+mod export;
 mod find;
 mod import;
 mod names;
+mod originals;
+mod verify;
 
 use std::path::{Path, PathBuf};
 
 use crate::progress::Progress;
 
+pub use self::export::{BatchExportOptions, ExportEvent, ExportSummary, export_all};
 pub use self::find::PassedOver;
 pub use self::import::{BatchImportOptions, ImportEvent, ImportSummary, import_all};
 pub use self::names::NamePattern;
+pub use self::originals::Comparison;
+pub use self::verify::{ImageCheck, LibraryReport, VerifyAllOptions, verify_all};
 
 /// Told of work on many images, from several threads.
 pub trait Watch<E>: Sync {

@@ -19,7 +19,8 @@ use std::sync::atomic::AtomicBool;
 use clap::Parser;
 use mif::store::Store;
 use mif::{
-    BatchImportOptions, Error, ExportOptions, ImportOptions, NewIds, OpenImage, Reshape, Result, VolumePath,
+    BatchExportOptions, BatchImportOptions, Error, ExportOptions, ImportOptions, NewIds, OpenImage, Reshape,
+    Result, VerifyAllOptions, VolumePath,
 };
 use mif_formats::container::OpenOptions;
 use serde::Serialize;
@@ -98,9 +99,15 @@ impl Context {
                     _ => self.import_all(&files, &BatchImportOptions { names, jobs, reread, each }),
                 }
             }
-            Command::Export { image, output, format, write, reshape } => {
+            Command::Export { image, output, format, all, all_versions, jobs, write, reshape } => {
                 let reshape = reshape_options(&reshape)?;
                 let options = ExportOptions { reshape, ..export_options(format, write)? };
+                let (Some(image), Some(output)) = (image, output) else {
+                    let folder = all.expect("clap asks for it where there is no image");
+                    let jobs = jobs.map(usize::from);
+                    return self
+                        .export_all(&folder, &BatchExportOptions { all_versions, jobs, each: options });
+                };
                 let image = OpenImage::stored(&Store::open(&self.global.store)?, &image.parse()?)?;
                 self.export(&image, &output, &options)
             }
@@ -108,8 +115,9 @@ impl Context {
                 let options = export_options(output_format, write)?;
                 self.export(&self.open(&image, &open_options(open))?, &output, &options)
             }
-            Command::Verify { a, b, files, independent: _, open } => {
+            Command::Verify { a, b, all: _, against, files, independent: _, open } => {
                 let options = open_options(open);
+                let Some(a) = a else { return self.verify_all(&VerifyAllOptions { against, open: options }) };
                 let a = self.open(&a, &options)?;
                 let Some(b) = b else { return self.verify_independently(&a) };
                 let b = self.open(&b, &options)?;

@@ -228,7 +228,7 @@ pub(crate) fn known(store: &Store, opened: &Opened<'_>, options: &ImportOptions)
         let same = from.files == opened.files
             && from.source_format.as_deref() == Some(opened.disk.format)
             && from.snapshot == options.open.snapshot
-            && !(options.strict && !warnings.is_empty());
+            && (warnings.is_empty() || !options.strict);
         return Ok(same.then_some(stored.image));
     }
     Ok(None)

@@ -21,7 +21,7 @@ const LEVEL: i32 = 3;
 
 /// Adds objects to a store, from several threads. Nothing is visible before [`finish`](Self::finish).
 ///
-/// Several images that are imported side by side each have a writer, made [`beside`](Self::beside) the others: what one
+/// Several images that are imported side by side each have a writer, made `beside` the others: what one
 /// of them stores the others need not store again.
 pub struct ObjectWriter {
     shared: Arc<Shared>,

@@ -3,11 +3,14 @@
 mod text;
 
 use std::io::Write;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 
 use mif::store::Store;
-use mif::{BatchImportOptions, ImportEvent, Progress, Watch};
+use mif::{
+    BatchExportOptions, BatchImportOptions, ExportEvent, ImageCheck, ImportEvent, Progress, VerifyAllOptions,
+    Watch,
+};
 use serde::Serialize;
 
 use super::bar::Bars;
@@ -18,7 +21,7 @@ impl Context {
         let store = Store::open_or_create(&self.global.store)?;
         let table = Mutex::new(text::ImportTable::default());
         let watcher = Watcher {
-            context: self,
+            json: self.global.json,
             bars: self.bars(),
             // Errors and warnings as they come up; the rest is for the table.
             tell: |event: &ImportEvent| {
@@ -40,20 +43,53 @@ impl Context {
         Ok(done?.failed == 0)
     }
 
+    pub(super) fn export_all(&self, folder: &Path, options: &BatchExportOptions) -> Answer {
+        let store = Store::open(&self.global.store)?;
+        let table = Mutex::new(text::ExportTable::default());
+        let watcher = Watcher {
+            json: self.global.json,
+            bars: self.bars(),
+            tell: |event: &ExportEvent| {
+                if let ExportEvent::Failed { error, .. } = event {
+                    complain_of(error);
+                }
+                table.lock().expect("not poisoned").add(event)
+            },
+        };
+        let done = mif::export_all(&store, folder, options, &watcher);
+        drop(watcher);
+        if !self.global.json {
+            print(&table.into_inner().expect("not poisoned").finish())?;
+        }
+        Ok(done?.failed == 0)
+    }
+
+    pub(super) fn verify_all(&self, options: &VerifyAllOptions) -> Answer {
+        let store = Store::open(&self.global.store)?;
+        let report = {
+            // There is one report, at the end.
+            let watcher = Watcher { json: false, bars: self.bars(), tell: |_: &ImageCheck| true };
+            mif::verify_all(&store, options, &watcher)?
+        };
+        self.report(&report, text::library)?;
+        Ok(report.good)
+    }
+
     fn bars(&self) -> Bars {
         Bars::new(self.global.quiet || self.global.json, self.stop.clone())
     }
 }
 
-/// Shows what happens to many images. `tell` is told of every event, with the bars out of the way, and says whether that
-/// was an image's last one.
-struct Watcher<'a, F> {
-    context: &'a Context,
+/// Shows what happens to many images.
+struct Watcher<F> {
+    /// Whether events are printed as they come, a line each.
+    json: bool,
     bars: Bars,
+    /// Told of every event, with the bars out of the way; says whether it was an image's last one.
     tell: F,
 }
 
-impl<E: Serialize, F: Fn(&E) -> bool + Sync> Watch<E> for Watcher<'_, F> {
+impl<E: Serialize, F: Fn(&E) -> bool + Sync> Watch<E> for Watcher<F> {
     fn total(&self, images: usize) {
         self.bars.total(images);
     }
@@ -64,7 +100,7 @@ impl<E: Serialize, F: Fn(&E) -> bool + Sync> Watch<E> for Watcher<'_, F> {
 
     fn event(&self, event: E) {
         let last = self.bars.aside(|| {
-            if self.context.global.json {
+            if self.json {
                 // Nobody reads it any more, or it cannot be written: the work itself goes on.
                 let _ = std::io::stdout().write_all(json_line(&event).as_bytes());
             }
