@@ -365,3 +365,53 @@ fn every_image_is_regenerated_past_failures_and_files_that_are_there_stay() {
     }
     assert_eq!(export(&["--format", "split"]).status.code(), Some(4));
 }
+
+#[test]
+fn a_manifest_with_a_wrong_sha1_is_found_though_all_else_fits_it() {
+    use mif_formats::mif::{ObjectId, digests, manifest};
+
+    if !have(&["mke2fs"]) {
+        return;
+    }
+    let library = Library::new();
+    let tree = library.at("tree");
+    fs::create_dir(&tree).unwrap();
+    // One that is an object, and one that is a list of chunks.
+    for (name, len) in [("small", 50_000), ("large", 6 << 20), ("right", 60_000)] {
+        let mut bytes = vec![0; len];
+        mif_tests::oracle::Random(len as u64).fill(&mut bytes);
+        fs::write(tree.join(name), bytes).unwrap();
+    }
+    let disk = library.at("lib/disk.raw");
+    fs::File::create(&disk).unwrap().set_len(16 << 20).unwrap();
+    run(tool("mke2fs").args(["-q", "-F", "-t", "ext4", "-d"]).arg(&tree).arg(&disk));
+    run(mif(&library.store()).arg("import").arg(&disk));
+    run(mif(&library.store()).args(["verify", "--all"]));
+    {
+        let store = mif::store::Store::open(&library.store()).unwrap();
+        let stored = store.image(&"disk".parse().unwrap()).unwrap();
+        let mut rows = stored.manifest().unwrap();
+        for row in rows.iter_mut().filter(|row| row.path == b"/small" || row.path == b"/large") {
+            row.sha1.as_mut().expect("files have one")[0] ^= 1;
+        }
+        let mut forged = Vec::new();
+        manifest::write(&mut forged, &rows).unwrap();
+        let beside =
+            |name: &str| fs::read(library.store().join("images/name=disk/version=1").join(name)).unwrap();
+        let image = mif::store::Image {
+            name: "forged".into(),
+            manifest_digest: ObjectId::of(&forged).to_string(),
+            ..stored.image.clone()
+        };
+        let more: [(&str, &[u8]); 2] =
+            [("digests", &digests::encode(&rows)), ("packages.parquet", &beside("packages.parquet"))];
+        store.publish(image, &forged, &beside("layout"), &more).unwrap();
+    }
+    // What addresses content is its BLAKE3, and that fits.
+    run(mif(&library.store()).arg("fsck"));
+    let (code, report) = library.events(&["verify", "--all"]);
+    assert_eq!(code, 1);
+    let lost = |number: usize| &report[0]["images"][number]["lost"];
+    assert_eq!(lost(0), &Value::Null);
+    assert_eq!(lost(1)["wrong_sha1"], serde_json::json!(["p0:/large", "p0:/small"]));
+}

@@ -2,6 +2,7 @@
 
 use std::collections::{HashMap, HashSet};
 use std::fs;
+use std::io;
 use std::path::{Path, PathBuf};
 
 use mif_formats::container::{self, OpenOptions};
@@ -28,7 +29,7 @@ pub(super) struct Found {
 pub(super) struct FoundImage {
     /// Where it is.
     pub(super) path: PathBuf,
-    /// Why it is not what its suffix says it is.
+    /// Why it cannot be imported, if that is known already.
     pub(super) problem: Option<String>,
 }
 
@@ -76,7 +77,7 @@ pub(super) fn find(paths: &[PathBuf], options: &OpenOptions, progress: &dyn Prog
                     path.display()
                 )));
             }
-            walk(path, &mut files, &mut found.passed_over, progress)?;
+            walk(path, &mut files, &mut found, progress)?;
         } else {
             files.push(File { path: path.clone(), named: true });
         }
@@ -138,31 +139,36 @@ struct File {
 }
 
 /// Adds the files in a folder and its folders, by name; those that are links last, so that a file and a link to it are
-/// known by the file's name. Links to folders are not followed.
-fn walk(
-    folder: &Path,
-    files: &mut Vec<File>,
-    passed_over: &mut Vec<PassedOver>,
-    progress: &dyn Progress,
-) -> Result<()> {
-    let failed = |e: std::io::Error| Error::io(folder, &e);
+/// known by the file's name. Links to folders are not followed. A folder that cannot be read is something that cannot
+/// be imported.
+fn walk(folder: &Path, files: &mut Vec<File>, found: &mut Found, progress: &dyn Progress) -> Result<()> {
     let mut left = vec![folder.to_owned()];
     let mut links = Vec::new();
     while let Some(folder) = left.pop() {
         progress::check(progress)?;
         if folder.join("store.json").is_file() {
-            passed_over.push(PassedOver { path: folder.display().to_string(), why: "a store".into() });
+            found.pass_over(&folder, "a store".into());
             continue;
         }
-        let entries = fs::read_dir(&folder).map_err(|e| Error::io(&folder, &e))?;
-        let mut names = entries.collect::<std::io::Result<Vec<_>>>().map_err(failed)?;
-        names.sort_by_key(fs::DirEntry::file_name);
+        let mut entries = match fs::read_dir(&folder).and_then(Iterator::collect::<io::Result<Vec<_>>>) {
+            Ok(entries) => entries,
+            // Where filesystems keep what fsck finds, for root alone.
+            Err(e) if folder.ends_with("lost+found") => {
+                found.pass_over(&folder, e.to_string());
+                continue;
+            }
+            Err(e) => {
+                found.images.push(FoundImage { path: folder, problem: Some(e.to_string()) });
+                continue;
+            }
+        };
+        entries.sort_by_key(fs::DirEntry::file_name);
         let mut folders = Vec::new();
-        for entry in names {
+        for entry in entries {
             if entry.file_name().as_encoded_bytes().starts_with(b".") {
                 continue;
             }
-            let kind = entry.file_type().map_err(failed)?;
+            let kind = entry.file_type().map_err(|e| Error::io(&entry.path(), &e))?;
             if kind.is_dir() {
                 folders.push(entry.path());
             } else if kind.is_file() {
@@ -214,7 +220,8 @@ fn judge(path: &Path) -> Result<Judged> {
     }
     if CONTAINERS.contains(&&*suffix) {
         return Ok(Judged::Broken(format!(
-            "its suffix says {suffix}, and it is neither that nor a disk with anything known on it"
+            "its suffix says {suffix}, and it is neither that nor a disk with anything known on it; named itself, it is \
+             imported as a raw disk"
         )));
     }
     if RAW.contains(&&*suffix) {

@@ -212,8 +212,7 @@ fn import_one(
 ) -> Result<ImportEvent> {
     let path = &*image.path;
     if let Some(problem) = &image.problem {
-        return Err(Error::input(format!("{}: {problem}", path.display()))
-            .advise("Named itself, it is imported as a raw disk"));
+        return Err(Error::input(format!("{}: {problem}", path.display())));
     }
     let disk = container::open(path, &options.open)?;
     let files = source_files(&disk)?;

@@ -153,3 +153,69 @@ pub(super) fn compare(
         Err(error) => Comparison::Failed { original: file, error: error.to_string() },
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use mif_formats::partition::{Table, TableKind};
+
+    use super::*;
+    use crate::rebuild::made_now;
+    use crate::store::{Counts, Provenance};
+
+    fn image(name: &str, version: u32, operation: &str, source: &str) -> Image {
+        Image {
+            name: name.into(),
+            version,
+            disk_size: 0,
+            layout_digest: String::new(),
+            manifest_digest: String::new(),
+            table: Table {
+                kind: TableKind::None,
+                sector_size: 512,
+                id: None,
+                partitions: Vec::new(),
+                warnings: Vec::new(),
+            },
+            volumes: Vec::new(),
+            counts: Counts::default(),
+            provenance: Provenance { operation: operation.into(), source: Some(source.into()), ..made_now() },
+            warnings: Vec::new(),
+        }
+    }
+
+    fn matched(images: &[Image], originals: &[&str]) -> Vec<Result<Option<usize>, String>> {
+        let original = |path: &&str| FoundImage { path: path.into(), problem: None };
+        matches(images, &originals.iter().map(original).collect::<Vec<_>>())
+    }
+
+    #[test]
+    fn the_original_is_the_file_of_which_most_of_the_path_is_the_same() {
+        let images = [
+            image("db-disk", 1, "import", "/vms/db/disk.vmdk"),
+            image("old", 1, "import", "/elsewhere/gone/disk.vmdk"),
+            image("web-disk", 1, "import", "/vms/web/disk.vmdk"),
+            image("web-snapshot", 1, "import", "/vms/web/disk.vmdk"),
+        ];
+        let found = matched(&images, &["/moved/web/disk.vmdk", "/moved/db/disk.vmdk"]);
+        // A file may be the original of several, but not of one that it fits less well than another.
+        assert_eq!(found, [Ok(Some(1)), Ok(None), Ok(Some(0)), Ok(Some(0))]);
+    }
+
+    #[test]
+    fn the_image_has_its_files_name_where_the_file_was_called_otherwise() {
+        let images = [image("web", 1, "import", "/a/web.raw"), image("db", 1, "import", "/a/db.raw")];
+        assert_eq!(matched(&images, &["/b/web.qcow2"]), [Ok(Some(0)), Ok(None)]);
+    }
+
+    #[test]
+    fn the_last_import_of_a_name_has_an_original_and_what_was_made_here_has_none() {
+        let images = [
+            image("web", 1, "import", "/a/web.raw"),
+            image("web", 2, "import", "/a/web.raw"),
+            image("web", 3, "customize", ""),
+        ];
+        let found = matched(&images, &["/a/web.raw"]);
+        assert!(found[0].is_err() && found[2].is_err(), "{found:?}");
+        assert_eq!(found[1], Ok(Some(0)));
+    }
+}

@@ -180,7 +180,7 @@ impl ObjectWriter {
 
     /// Makes all that was added durable and visible, and all that writers beside this one have added so far.
     pub fn finish(self) -> Result<WriterStats> {
-        let awaited = self.awaited.into_inner().expect("not poisoned");
+        let awaited = std::mem::take(&mut *self.awaited.lock().expect("not poisoned"));
         self.shared.wait(|state| state.failed.is_some() || awaited.is_disjoint(&state.pending));
         let pack = self.shared.take(&mut self.shared.current());
         pack.map_or(Ok(()), |pack| self.shared.finish(pack))?;
@@ -204,6 +204,15 @@ impl ObjectWriter {
     #[must_use]
     pub(crate) fn has_failed(&self) -> bool {
         self.shared.state().failed.is_some()
+    }
+}
+
+impl Drop for ObjectWriter {
+    /// By a panic, what was claimed may never be stored: nobody must wait for it.
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            self.give_up(&Error::store("the import of another image ended by a defect of this program"));
+        }
     }
 }
 
