@@ -5,6 +5,7 @@ mod packs;
 mod repair;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -14,6 +15,7 @@ use mif_formats::mif::digests;
 use mif_formats::mif::layout::{Layout, Origin};
 use mif_formats::mif::manifest::{Row, escape};
 use serde::Serialize;
+use sha1::{Digest, Sha1};
 
 use self::packs::{PackState, check_packs};
 use crate::progress::{self, Progress};
@@ -69,8 +71,21 @@ pub struct LostImage {
     pub files: Vec<String>,
     /// How many there are.
     pub file_count: u64,
+    /// Files whose content is whole, and has another SHA-1 than the manifest says; at most a thousand are named. Only
+    /// `verify --all` looks for them.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub wrong_sha1: Vec<String>,
     /// Bytes of the disk that are lost, and lie on each volume or outside of all (`-`).
     pub disk_bytes: BTreeMap<String, u64>,
+}
+
+impl LostImage {
+    fn is_something(&self) -> bool {
+        !self.parts.is_empty()
+            || self.file_count > 0
+            || !self.disk_bytes.is_empty()
+            || !self.wrong_sha1.is_empty()
+    }
 }
 
 /// Checks the store in the folder `path`.
@@ -79,14 +94,14 @@ pub fn fsck(path: &Path, options: &FsckOptions, progress: &dyn Progress) -> Resu
         return Err(Error::usage("images to take lost objects from go with --repair"));
     }
     if !options.repair {
-        return check(&Store::open(path)?, progress);
+        return check(&Store::open(path)?, false, progress);
     }
     let store = Store::open_exclusive(path, progress)?;
     let images = images(&store)?;
-    let mut state = check_packs(&store, progress)?;
+    let mut state = check_packs(&store, false, progress)?;
     let mut done = repair::packs(&store, &state)?;
     if !done.is_empty() {
-        state = check_packs(&store, progress)?;
+        state = check_packs(&store, false, progress)?;
     }
     let mut report = check_images(&store, &images, &state, progress)?;
     let derived = repair::tables(&store, &report)?;
@@ -104,7 +119,7 @@ pub fn fsck(path: &Path, options: &FsckOptions, progress: &dyn Progress) -> Resu
             break;
         }
         done.extend(more);
-        state = check_packs(&store, progress)?;
+        state = check_packs(&store, false, progress)?;
         report = check_images(&store, &images, &state, progress)?;
     }
     report.repaired = done;
@@ -120,10 +135,12 @@ fn images(store: &Store) -> Result<Vec<(String, u32)>> {
     Ok(images)
 }
 
-fn check(store: &Store, progress: &dyn Progress) -> Result<FsckReport> {
+/// Checks, and mends nothing. With `sha1`, also holds the content of files against the SHA-1 in manifests: what
+/// addresses objects is their BLAKE3.
+pub(crate) fn check(store: &Store, sha1: bool, progress: &dyn Progress) -> Result<FsckReport> {
     // The images first: whatever is imported from now on brings packs that are not looked at.
     let images = images(store)?;
-    let state = check_packs(store, progress)?;
+    let state = check_packs(store, sha1, progress)?;
     check_images(store, &images, &state, progress)
 }
 
@@ -142,8 +159,14 @@ fn check_images(
         ..FsckReport::default()
     };
     let objects = Objects::new(store.storage().clone(), Arc::new(state.index()));
-    let mut checker =
-        Checker { state, objects: &objects, lists: HashMap::new(), lost: HashSet::new(), progress };
+    let mut checker = Checker {
+        state,
+        objects: &objects,
+        lists: HashMap::new(),
+        list_sha1: HashMap::new(),
+        lost: HashSet::new(),
+        progress,
+    };
     progress.stage("checking images", 0);
     for (name, version) in images {
         progress::check(progress)?;
@@ -189,6 +212,8 @@ struct Checker<'a> {
     objects: &'a Objects,
     /// Whether each list that was looked at is whole, with all its chunks.
     lists: HashMap<ObjectId, bool>,
+    /// The SHA-1 of the content of lists, where that of other objects is known too.
+    list_sha1: HashMap<ObjectId, [u8; 20]>,
     lost: HashSet<ObjectId>,
     progress: &'a dyn Progress,
 }
@@ -221,7 +246,7 @@ impl Checker<'_> {
                 }
             }
         }
-        if !lost.parts.is_empty() || lost.file_count > 0 || !lost.disk_bytes.is_empty() {
+        if lost.is_something() {
             report.lost.push(lost);
         }
         Ok(())
@@ -230,21 +255,23 @@ impl Checker<'_> {
     fn layout(&mut self, image: &Image, layout: &Layout, lost: &mut LostImage) -> Result<()> {
         let mut whole = Vec::with_capacity(layout.objects().len());
         for id in layout.objects() {
-            whole.push(self.whole(id)?);
+            // How far a segment may reach into it.
+            whole.push(if self.whole(id)? { self.objects.len(id)? } else { 0 });
         }
         if layout.disk_size() != image.disk_size {
             lost.parts.push("record".into());
         }
         for segment in layout.segments() {
-            let (Origin::Content { object, .. } | Origin::Residue { object, .. }) = segment.origin else {
+            let (Origin::Content { object, offset } | Origin::Residue { object, offset }) = segment.origin
+            else {
                 continue;
             };
-            if !whole[object as usize] {
-                let start = segment.range.start;
+            let Range { start, end } = segment.range;
+            if offset.checked_add(end - start).is_none_or(|reach| reach > whole[object as usize]) {
                 let holder =
                     image.table.partitions.iter().find(|p| p.start <= start && start - p.start < p.len);
                 let volume = holder.map_or("-".to_owned(), |p| crate::volume_name(p.slot));
-                *lost.disk_bytes.entry(volume).or_default() += segment.range.end - start;
+                *lost.disk_bytes.entry(volume).or_default() += end - start;
             }
         }
         Ok(())
@@ -258,6 +285,14 @@ impl Checker<'_> {
                 if lost.files.len() < MAX_PATHS {
                     lost.files.push(format!("{}:{}", row.volume, escape(&row.path)));
                 }
+                continue;
+            }
+            let sha1 = self.list_sha1.get(&id).or_else(|| self.state.sha1.get(&id));
+            if let (Some(said), Some(found)) = (row.sha1, sha1)
+                && said != *found
+                && lost.wrong_sha1.len() < MAX_PATHS
+            {
+                lost.wrong_sha1.push(format!("{}:{}", row.volume, escape(&row.path)));
             }
         }
         Ok(())
@@ -290,12 +325,13 @@ impl Checker<'_> {
 
     /// Whether the chunks of a list together have its digest. A list that stands under its own digest was
     /// checked with its pack: that is the only other name that it can have.
-    fn list_fits(&self, id: &ObjectId) -> Result<bool> {
+    fn list_fits(&mut self, id: &ObjectId) -> Result<bool> {
         if self.state.own_names.contains(id) {
             return Ok(true);
         }
         let len = self.objects.len(id)?;
         let mut hasher = blake3::Hasher::new();
+        let mut sha1 = self.state.hashed.then(Sha1::new);
         let mut window = vec![0; len.min(4 << 20) as usize];
         let mut at = 0;
         while at < len {
@@ -305,8 +341,12 @@ impl Checker<'_> {
                 return Ok(false);
             }
             hasher.update(here);
+            if let Some(sha1) = &mut sha1 {
+                sha1.update(&here);
+            }
             at += here.len() as u64;
         }
+        self.list_sha1.extend(sha1.map(|sha1| (*id, sha1.finalize().into())));
         Ok(hasher.finalize().as_bytes() == &id.0)
     }
 }

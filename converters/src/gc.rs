@@ -150,7 +150,7 @@ fn needed(
     forgotten: &BTreeSet<(String, u32)>,
     progress: &dyn Progress,
 ) -> Result<HashSet<ObjectId>> {
-    let mut index = Index::default();
+    let index = Index::default();
     for pack in packs {
         // Of a pack that was cut short, only what is before the cut counts as there.
         let whole = |e: &&IndexEntry| e.offset.checked_add(e.stored_len).is_some_and(|end| end <= pack.bytes);

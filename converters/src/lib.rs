@@ -3,6 +3,7 @@
 
 #![forbid(unsafe_code)]
 
+mod batch;
 mod build;
 mod cat;
 mod customize;
@@ -30,6 +31,11 @@ pub mod store;
 mod tree;
 pub mod verify;
 
+pub use batch::{
+    BatchExportOptions, BatchImportOptions, Comparison, ExportEvent, ExportSummary, ImageCheck, ImportEvent,
+    ImportSummary, LibraryReport, NamePattern, PassedOver, VerifyAllOptions, Watch, export_all, import_all,
+    verify_all,
+};
 pub use build::{BuildOptions, BuildReport, BuiltVolume, build};
 pub use cat::cat;
 pub use customize::{

@@ -33,7 +33,7 @@ pub struct VerifyReport {
     pub same_bits: bool,
     /// Where the bits differ, if they do.
     pub bits: Option<BitsReport>,
-    /// How the files compare, if the bits differ.
+    /// How the files compare, if they were compared.
     pub files: Option<FilesReport>,
 }
 
@@ -83,8 +83,28 @@ pub(crate) struct Difference {
     windows: Vec<u64>,
 }
 
-/// Compares two images.
+/// Compares two images: their files only if bits differ.
 pub fn verify(a: &OpenImage, b: &OpenImage, progress: &dyn Progress) -> Result<VerifyReport> {
+    let mut report = compare_disks(a, b, progress)?;
+    if !report.same_bits {
+        report.files = Some(all_files(a, b, progress)?);
+    }
+    Ok(report)
+}
+
+/// Compares two images, bit by bit and file by file.
+pub(crate) fn verify_both(a: &OpenImage, b: &OpenImage, progress: &dyn Progress) -> Result<VerifyReport> {
+    let mut report = compare_disks(a, b, progress)?;
+    report.files = Some(all_files(a, b, progress)?);
+    Ok(report)
+}
+
+fn all_files(a: &OpenImage, b: &OpenImage, progress: &dyn Progress) -> Result<FilesReport> {
+    progress.stage("comparing files", 0);
+    compare_files(&a.tree()?, &b.tree()?, progress)
+}
+
+fn compare_disks(a: &OpenImage, b: &OpenImage, progress: &dyn Progress) -> Result<VerifyReport> {
     let disks = [a.disk()?, b.disk()?];
     let mut report = VerifyReport {
         images: [a.label.clone(), b.label.clone()],
@@ -111,8 +131,6 @@ pub fn verify(a: &OpenImage, b: &OpenImage, progress: &dyn Progress) -> Result<V
         places.truncate(MAX_PATHS);
         report.bits = Some(BitsReport { first, bytes: difference.bytes, place, places, places_in_all });
     }
-    progress.stage("comparing files", 0);
-    report.files = Some(compare_files(&a.tree()?, &b.tree()?, progress)?);
     Ok(report)
 }
 

@@ -4,6 +4,7 @@
 
 pub mod debian;
 pub mod disk;
+pub mod fault;
 pub mod listing;
 pub mod oracle;
 

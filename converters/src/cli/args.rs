@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use mif::NamePattern;
 
 const EXIT_CODES: &str = "\
 Exit codes:
@@ -111,21 +112,37 @@ pub(super) enum Command {
 Examples:
   mif import web.qcow2                      as the image \"web\"
   mif import --name db --verify disk.vmdk   read back and compared before it is published
-  mif import library/*.qcow2                goes on past a failure; exits 1 if any failed")]
+  mif import library/                       all disk images in a folder and its folders
+  mif import vms/ --name '{parent}-{stem}'  vms/web/disk.vmdk as \"web-disk\"
+  mif import library/ --json > report.json  a line for each event, the last one sums up
+
+Of a folder, all is imported that its bytes show to be a disk image; other files are passed over, and so are the \
+extents of an image. A disk on which another one is based is an image of its own.
+
+Several images are imported side by side, past failures; if any failed it exits 1. What was not finished is done \
+when the same is run again: an image whose files have not changed since it was imported is skipped without being \
+read. A single file is always read.")]
     Import {
-        /// Disk image files
-        #[arg(required = true, value_name = "FILE")]
+        /// Disk image files, and folders with disk images in them
+        #[arg(required = true, value_name = "PATH")]
         files: Vec<PathBuf>,
-        /// The name in the store, for a single file; otherwise the file's name without its suffix
-        #[arg(long)]
-        name: Option<String>,
+        /// The name in the store; {stem} stands for the file's name without its suffix, {name} for all of it, {parent} for
+        /// its folder's name [default: {stem}]
+        #[arg(long, value_name = "PATTERN")]
+        name: Option<NamePattern>,
         /// Read each new image back through its layout and compare, before it is published
         #[arg(long)]
         verify: bool,
         /// Refuse a disk if anything on it cannot be read or is odd
         #[arg(long)]
         strict: bool,
-        /// Threads; as many as there are processors if not given
+        /// Also read images whose files have not changed since they were imported
+        #[arg(long)]
+        reread: bool,
+        /// Images imported side by side; as many as there are threads, and at most 4, if not given
+        #[arg(long, short = 'j', value_name = "N", value_parser = clap::value_parser!(u16).range(1..=256))]
+        jobs: Option<u16>,
+        /// Threads in all; as many as there are processors if not given
         #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=256))]
         threads: Option<u16>,
         #[command(flatten)]
@@ -140,17 +157,37 @@ Examples:
   mif export web big.qcow2 --size 20G --resize p1=max    the root filesystem takes all that is there
   mif export web small.raw --resize p1=min --size min    as small as it goes
   mif export web clone.raw --new-ids                     fresh UUIDs, and fstab and boot loader name them
+  mif export --all out/ --format vmdk                    the newest version of every image, as out/NAME.vmdk
 
-A volume that gets another size or identity is planned anew; all others keep every bit. A volume grows into what is free
-behind it, and what is in the way moves up.")]
+With --all it goes on past failures, and exits 1 if there were any; files that are there are left alone without \
+--force.
+
+A volume that gets another size or identity is planned anew; all others keep every bit. A volume grows into what is \
+free behind it, and what is in the way moves up.")]
     Export {
         /// NAME[@VERSION] in the store
-        image: String,
+        #[arg(required_unless_present = "all")]
+        image: Option<String>,
         /// The file to write; it appears whole or not at all
-        output: PathBuf,
+        #[arg(required_unless_present = "all")]
+        output: Option<PathBuf>,
         /// The container format; by the file's suffix if not given
         #[arg(long, short = 'O', value_name = "FORMAT")]
         format: Option<String>,
+        /// Every image of the store, into the folder DIR
+        #[arg(
+            long,
+            value_name = "DIR",
+            requires = "format",
+            conflicts_with_all = ["image", "output", "backing", "size", "resize", "new_ids"]
+        )]
+        all: Option<PathBuf>,
+        /// With --all: all versions, as NAME@VERSION
+        #[arg(long, requires = "all")]
+        all_versions: bool,
+        /// With --all: images exported side by side; as many as there are processors, and at most 4, if not given
+        #[arg(long, short = 'j', value_name = "N", requires = "all", value_parser = clap::value_parser!(u16).range(1..=256))]
+        jobs: Option<u16>,
         #[command(flatten)]
         write: Write,
         #[command(flatten)]
@@ -178,22 +215,41 @@ An IMAGE is a disk image file, or NAME[@VERSION] in the store. Holes are never r
         #[command(flatten)]
         open: Open,
     },
-    /// Compare two images: bit by bit, and if bits differ, file by file
+    /// Compare two images, or check all of the store: bit by bit and file by file
     #[command(after_help = "\
 Examples:
   mif verify web web.raw            exits 0 if every bit is the same, 1 if not
   mif verify old.vmdk new.qcow2
   mif verify web@1 web@2 --files    exits 0 if all files are the same
   mif verify web --independent      read again by gpt, ext4-view and fatfs: is the manifest right?
+  mif verify --all                  every image against the digests kept when it was made
+  mif verify --all --against library/ --json > report.json
+                                    and against the files that they were imported from
 
-An IMAGE is a disk image file, or NAME[@VERSION] in the store.")]
+An IMAGE is a disk image file, or NAME[@VERSION] in the store. Of two images, files are compared if bits differ.
+
+--all exits 0 if every layout, manifest and object has its digest, every file its BLAKE3 and SHA-1, and every byte \
+of every disk can be had. With --against it compares the last import of each image with its original, a file in DIR \
+or its folders, by all bits and all files; an image without an original, or an original without an image, makes it \
+exit 1 too. The original of an image is the file of the name that it was imported from, or else the one of the \
+image's name. What in DIR is a disk image is decided as `mif import` does it.")]
     Verify {
         /// One image
-        #[arg(value_name = "IMAGE")]
-        a: String,
+        #[arg(value_name = "IMAGE", required_unless_present = "all")]
+        a: Option<String>,
         /// The other
-        #[arg(value_name = "IMAGE", required_unless_present = "independent", conflicts_with = "independent")]
+        #[arg(
+            value_name = "IMAGE",
+            required_unless_present_any = ["independent", "all"],
+            conflicts_with = "independent"
+        )]
         b: Option<String>,
+        /// Every version of every image of the store
+        #[arg(long, conflicts_with_all = ["a", "b", "files", "independent", "format", "snapshot"])]
+        all: bool,
+        /// With --all: also compare with the disk image files in DIR that they were imported from
+        #[arg(long, value_name = "DIR", requires = "all")]
+        against: Option<PathBuf>,
         /// Same files are enough: exit 0 even if bits differ
         #[arg(long)]
         files: bool,

@@ -4,23 +4,82 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
 use mif::Progress;
 use mif_formats::container::Observer;
 
 /// Progress on the terminal, if standard error is one.
 pub(super) struct Bar {
     bar: ProgressBar,
+    /// The bars that it is one of, if there are others.
+    among: Option<MultiProgress>,
     stop: Arc<AtomicBool>,
 }
 
 impl Bar {
     /// A bar for `label`; never drawn if `quiet` or standard error is no terminal.
     pub(super) fn new(label: &str, quiet: bool, stop: Arc<AtomicBool>) -> Self {
-        let target = if quiet { ProgressDrawTarget::hidden() } else { ProgressDrawTarget::stderr() };
-        let bar = ProgressBar::with_draw_target(None, target).with_prefix(super::text::printable(label));
-        bar.enable_steady_tick(Duration::from_millis(200));
-        Bar { bar, stop }
+        let bar = ProgressBar::with_draw_target(None, target(quiet));
+        Self::start(bar, None, label, stop)
+    }
+
+    fn start(bar: ProgressBar, among: Option<MultiProgress>, label: &str, stop: Arc<AtomicBool>) -> Self {
+        let bar = bar.with_prefix(super::text::printable(label));
+        bar.enable_steady_tick(TICK);
+        Bar { bar, among, stop }
+    }
+}
+
+/// How often bars are drawn.
+const TICK: Duration = Duration::from_millis(200);
+
+fn target(quiet: bool) -> ProgressDrawTarget {
+    if quiet { ProgressDrawTarget::hidden() } else { ProgressDrawTarget::stderr() }
+}
+
+/// A bar for each image that is worked on, and one below for all.
+pub(super) struct Bars {
+    multi: MultiProgress,
+    all: ProgressBar,
+    stop: Arc<AtomicBool>,
+}
+
+impl Bars {
+    /// Never drawn if `quiet` or standard error is no terminal.
+    pub(super) fn new(quiet: bool, stop: Arc<AtomicBool>) -> Self {
+        let multi = MultiProgress::with_draw_target(target(quiet));
+        let style = ProgressStyle::with_template("{pos} of {len} images {wide_bar} {elapsed}");
+        let all = multi.add(ProgressBar::new(0).with_style(style.expect("the template is constant")));
+        Bars { multi, all, stop }
+    }
+
+    /// How many images there are; the bar for all begins.
+    pub(super) fn total(&self, images: usize) {
+        self.all.set_length(images as u64);
+        self.all.reset();
+        self.all.enable_steady_tick(TICK);
+    }
+
+    /// A bar for an image.
+    pub(super) fn begin(&self, label: &str) -> Bar {
+        let bar = self.multi.insert_before(&self.all, ProgressBar::no_length());
+        Bar::start(bar, Some(self.multi.clone()), label, self.stop.clone())
+    }
+
+    /// One more image is done.
+    pub(super) fn done(&self) {
+        self.all.inc(1);
+    }
+
+    /// Does what prints, with the bars out of the way.
+    pub(super) fn aside<T>(&self, print: impl FnOnce() -> T) -> T {
+        self.multi.suspend(print)
+    }
+}
+
+impl Drop for Bars {
+    fn drop(&mut self) {
+        self.all.finish_and_clear();
     }
 }
 
@@ -36,10 +95,14 @@ impl Observer for Bar {
 
 impl Progress for Bar {
     fn stage(&self, what: &str, bytes: u64) {
-        let template = if bytes == 0 {
-            "{prefix}: {msg} {spinner} {elapsed}"
-        } else {
-            "{prefix}: {msg} {wide_bar} {bytes} of {total_bytes} ({binary_bytes_per_sec}, {eta} left)"
+        // Among others each has one line, however long its label is.
+        let template = match (self.among.is_some(), bytes == 0) {
+            (false, true) => "{prefix}: {msg} {spinner} {elapsed}",
+            (false, false) => {
+                "{prefix}: {msg} {wide_bar} {bytes} of {total_bytes} ({binary_bytes_per_sec}, {eta} left)"
+            }
+            (true, true) => "{prefix:27!} {msg} {spinner} {elapsed}",
+            (true, false) => "{prefix:27!} {msg:12!} {wide_bar} {bytes:>10} of {total_bytes}",
         };
         self.bar.set_style(ProgressStyle::with_template(template).expect("the template is constant"));
         self.bar.set_message(what.to_owned());
@@ -51,6 +114,9 @@ impl Progress for Bar {
 impl Drop for Bar {
     fn drop(&mut self) {
         self.bar.finish_and_clear();
+        if let Some(others) = &self.among {
+            others.remove(&self.bar);
+        }
     }
 }
 

@@ -2,6 +2,7 @@
 
 mod args;
 mod bar;
+mod batch;
 mod csv;
 mod customize;
 mod library;
@@ -12,14 +13,17 @@ mod trees;
 use std::ffi::OsString;
 use std::io::{self, Write};
 use std::os::unix::ffi::OsStrExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::AtomicBool;
 
 use clap::Parser;
 use mif::store::Store;
-use mif::{Error, ExportOptions, ImportOptions, LsOptions, NewIds, OpenImage, Reshape, Result, VolumePath};
+use mif::{
+    BatchExportOptions, BatchImportOptions, Error, ExportOptions, ImportOptions, LsOptions, NewIds,
+    OpenImage, Reshape, Result, VerifyAllOptions, VolumePath,
+};
 use mif_formats::container::OpenOptions;
 use serde::Serialize;
 
@@ -52,6 +56,11 @@ fn complain(error: &Error) {
     eprintln!("mif: {}{}", text::printable(error.message()), advice);
 }
 
+/// The same of an error of which the text is left.
+fn complain_of(error: &str) {
+    eprintln!("mif: {}", text::printable(error));
+}
+
 /// Standard output that nobody reads any more is no failure (`mif ls … | head`).
 fn output_failed(error: io::Error) -> Error {
     if error.kind() == io::ErrorKind::BrokenPipe {
@@ -65,7 +74,11 @@ fn print(text: &str) -> Result<()> {
 }
 
 fn print_json(report: &impl Serialize) -> Result<()> {
-    print(&(serde_json::to_string(report).expect("a report is JSON") + "\n"))
+    print(&json_line(report))
+}
+
+fn json_line(report: &impl Serialize) -> String {
+    serde_json::to_string(report).expect("a report is JSON") + "\n"
 }
 
 struct Context {
@@ -76,19 +89,27 @@ struct Context {
 impl Context {
     fn run(&self, command: Command) -> Answer {
         match command {
-            Command::Import { files, name, verify, strict, threads, open } => {
-                if name.is_some() && files.len() > 1 {
-                    return Err(Error::usage("--name goes with a single file"));
+            Command::Import { files, name, verify, strict, reread, jobs, threads, open } => {
+                let (jobs, threads) = (jobs.map(usize::from), threads.map(usize::from));
+                let (open, command) = (open_options(open), command_line());
+                let each = ImportOptions { name: None, open, verify, strict, threads, command };
+                let names = name.unwrap_or_default();
+                match &files[..] {
+                    [file] if !file.is_dir() => {
+                        self.import(file, &ImportOptions { name: Some(names.name_of(file)), ..each })
+                    }
+                    _ => self.import_all(&files, &BatchImportOptions { names, jobs, reread, each }),
                 }
-                let threads = threads.map(usize::from);
-                let command = command_line();
-                let options =
-                    ImportOptions { name, open: open_options(open), verify, strict, threads, command };
-                self.import(&files, &options)
             }
-            Command::Export { image, output, format, write, reshape } => {
+            Command::Export { image, output, format, all, all_versions, jobs, write, reshape } => {
                 let reshape = reshape_options(&reshape)?;
                 let options = ExportOptions { reshape, ..export_options(format, write)? };
+                let (Some(image), Some(output)) = (image, output) else {
+                    let folder = all.expect("clap asks for it where there is no image");
+                    let jobs = jobs.map(usize::from);
+                    return self
+                        .export_all(&folder, &BatchExportOptions { all_versions, jobs, each: options });
+                };
                 let image = OpenImage::stored(&Store::open(&self.global.store)?, &image.parse()?)?;
                 self.export(&image, &output, &options)
             }
@@ -96,8 +117,9 @@ impl Context {
                 let options = export_options(output_format, write)?;
                 self.export(&self.open(&image, &open_options(open))?, &output, &options)
             }
-            Command::Verify { a, b, files, independent: _, open } => {
+            Command::Verify { a, b, all: _, against, files, independent: _, open } => {
                 let options = open_options(open);
+                let Some(a) = a else { return self.verify_all(&VerifyAllOptions { against, open: options }) };
                 let a = self.open(&a, &options)?;
                 let Some(b) = b else { return self.verify_independently(&a) };
                 let b = self.open(&b, &options)?;
@@ -152,35 +174,14 @@ impl Context {
         }
     }
 
-    fn import(&self, files: &[PathBuf], options: &ImportOptions) -> Answer {
-        let mut store = Store::open_or_create(&self.global.store)?;
-        let mut failed = 0;
-        for file in files {
-            let imported = {
-                let bar = self.bar(&file.display().to_string());
-                mif::import(&store, file, options, &bar)
-            };
-            match imported {
-                Ok(report) => self.report(&report, text::import)?,
-                Err(error) if files.len() == 1 || self.stop.load(Ordering::Relaxed) => return Err(error),
-                Err(error) => {
-                    failed += 1;
-                    complain(&error);
-                    if self.global.json {
-                        let source = file.display().to_string();
-                        let code = error.code() as u8;
-                        print_json(&serde_json::json!({
-                            "source": source, "result": "failed", "code": code, "error": error.to_string()
-                        }))?;
-                    }
-                }
-            }
-            store.refresh();
-        }
-        if files.len() > 1 && !self.global.json {
-            print(&format!("{} of {} imported\n", files.len() - failed, files.len()))?;
-        }
-        Ok(failed == 0)
+    fn import(&self, file: &Path, options: &ImportOptions) -> Answer {
+        let store = Store::open_or_create(&self.global.store)?;
+        let report = {
+            let bar = self.bar(&file.display().to_string());
+            mif::import(&store, file, options, &bar)?
+        };
+        self.report(&report, text::import)?;
+        Ok(true)
     }
 
     fn export(&self, image: &OpenImage, output: &Path, options: &ExportOptions) -> Answer {

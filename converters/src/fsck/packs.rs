@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use mif_formats::mif::ObjectId;
 use mif_formats::mif::pack::{Encoding, IndexEntry, TRAILER, decode_index, index_len};
+use sha1::{Digest, Sha1};
 
 use crate::progress::{self, Progress};
 use crate::store::{Decoded, Index, PackIndex, Storage, Store, decode_object, pack_key};
@@ -26,6 +27,10 @@ pub(super) struct PackState {
     /// Those of them that are lists, and those lists that are named by their own digest.
     pub(super) lists: HashSet<ObjectId>,
     pub(super) own_names: HashSet<ObjectId>,
+    /// Whether objects were hashed by SHA-1 too.
+    pub(super) hashed: bool,
+    /// The SHA-1 of each whole object that is no list, if they were.
+    pub(super) sha1: HashMap<ObjectId, [u8; 20]>,
     pub(super) problems: Vec<String>,
     pub(super) notes: Vec<String>,
     /// What each pack is like.
@@ -51,6 +56,7 @@ pub(super) struct Checked {
     pub(super) bad: u64,
     /// The lists among the good ones that are named by their own digest.
     own_names: Vec<ObjectId>,
+    sha1: Vec<(ObjectId, [u8; 20])>,
     problems: Vec<String>,
 }
 
@@ -61,7 +67,7 @@ impl PackState {
         for (pack, entry) in self.whole.values() {
             by_pack.entry(*pack).or_default().push(entry.clone());
         }
-        let mut index = Index::default();
+        let index = Index::default();
         for (pack, entries) in by_pack {
             index.add(pack, &entries);
         }
@@ -69,8 +75,8 @@ impl PackState {
     }
 }
 
-/// Reads and checks all packs, on all processors.
-pub(super) fn check_packs(store: &Store, progress: &dyn Progress) -> Result<PackState> {
+/// Reads and checks all packs, on all processors. With `sha1`, hashes their objects too.
+pub(super) fn check_packs(store: &Store, sha1: bool, progress: &dyn Progress) -> Result<PackState> {
     let storage = &**store.storage();
     let names = names(storage)?;
     let total = names.iter().map(|id| storage.len(&pack_key(id)).unwrap_or(0)).sum();
@@ -81,7 +87,7 @@ pub(super) fn check_packs(store: &Store, progress: &dyn Progress) -> Result<Pack
     let failed: Mutex<Option<Error>> = Mutex::default();
     let work = || {
         while let Some(id) = names.get(next.fetch_add(1, Ordering::Relaxed)) {
-            match check_pack(storage, *id, progress) {
+            match check_pack(storage, *id, sha1, progress) {
                 Ok(checked) => done.lock().expect("not poisoned").push((*id, checked)),
                 Err(e) => {
                     failed.lock().expect("not poisoned").get_or_insert(e);
@@ -99,6 +105,7 @@ pub(super) fn check_packs(store: &Store, progress: &dyn Progress) -> Result<Pack
         return Err(error);
     }
     let mut state = PackState {
+        hashed: sha1,
         checked: done.into_inner().expect("not poisoned").into_iter().collect(),
         ..PackState::default()
     };
@@ -146,6 +153,7 @@ impl PackState {
             self.whole.insert(entry.id, (id, entry.clone()));
         }
         self.own_names.extend(&pack.own_names);
+        self.sha1.extend(pack.sha1.iter().copied());
     }
 }
 
@@ -163,7 +171,7 @@ fn names(storage: &dyn Storage) -> Result<BTreeSet<ObjectId>> {
     Ok(names)
 }
 
-fn check_pack(storage: &dyn Storage, id: ObjectId, progress: &dyn Progress) -> Result<Checked> {
+fn check_pack(storage: &dyn Storage, id: ObjectId, sha1: bool, progress: &dyn Progress) -> Result<Checked> {
     let mut checked = Checked::default();
     let key = pack_key(&id);
     let ids = PackIndex::load(storage, id);
@@ -202,8 +210,12 @@ fn check_pack(storage: &dyn Storage, id: ObjectId, progress: &dyn Progress) -> R
         let bytes = storage.read(&key, range).map_err(|e| e.to_string());
         match bytes.and_then(|stored| Ok((decode_object(&entry, &stored)?, stored))) {
             Ok((decoded, stored)) => {
-                if matches!(decoded, Decoded::List(_)) && ObjectId::of(&stored) == entry.id {
-                    checked.own_names.push(entry.id);
+                match decoded {
+                    Decoded::List(_) if ObjectId::of(&stored) == entry.id => checked.own_names.push(entry.id),
+                    Decoded::Bytes(bytes) if sha1 => {
+                        checked.sha1.push((entry.id, Sha1::digest(&bytes).into()));
+                    }
+                    _ => {}
                 }
                 checked.good.push(entry);
             }

@@ -8,9 +8,9 @@ mod plan;
 pub(crate) mod pool;
 
 use std::ops::Range;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, OnceLock};
-use std::time::{Instant, SystemTime, UNIX_EPOCH};
+use std::time::Instant;
 
 use mif_formats::Source;
 use mif_formats::container::{self, Disk, OpenOptions};
@@ -25,6 +25,7 @@ use self::content::{FileDigests, import_file};
 pub(crate) use self::plan::MAX_HASHED_HOLES;
 use self::plan::{DiskPiece, Plan, PlannedFile};
 use crate::progress::{self, Progress};
+use crate::rebuild::made_now;
 use crate::rows;
 use crate::scan::Scan;
 use crate::store::{
@@ -91,7 +92,6 @@ pub fn import(
     options: &ImportOptions,
     progress: &dyn Progress,
 ) -> Result<ImportReport> {
-    let started = Instant::now();
     let name = match &options.name {
         Some(name) if ImageName::is_valid(name) => name.clone(),
         Some(name) => {
@@ -104,8 +104,40 @@ pub fn import(
     // Before anything is read: a file that changes meanwhile must not count as known later.
     let files = source_files(&disk)?;
     let writer = ObjectWriter::new(store)?;
+    import_opened(
+        store,
+        &Opened { path, name: &name, disk: &disk, files: &files },
+        &writer,
+        options,
+        progress,
+    )
+}
+
+/// A container that was opened to be imported.
+pub(crate) struct Opened<'a> {
+    /// Where it is.
+    pub(crate) path: &'a Path,
+    /// What its image is to be called.
+    pub(crate) name: &'a str,
+    /// The disk in it.
+    pub(crate) disk: &'a Disk,
+    /// Its files, as they were before anything was read.
+    pub(crate) files: &'a [SourceFile],
+}
+
+/// Imports a disk, objects through a writer beside `writer`.
+pub(crate) fn import_opened(
+    store: &Store,
+    opened: &Opened<'_>,
+    writer: &ObjectWriter,
+    options: &ImportOptions,
+    progress: &dyn Progress,
+) -> Result<ImportReport> {
+    let started = Instant::now();
+    let Opened { path, name, disk, files } = *opened;
+    let own_writer = writer.beside();
     let Imported { scan, layout, rows, counts, mut warnings } =
-        import_disk(disk.source.clone(), &writer, options, progress)?;
+        import_disk(disk.source.clone(), &own_writer, options, progress)?;
     warnings.splice(0..0, disk.warnings.iter().cloned());
     if options.strict && !warnings.is_empty() {
         let all = warnings.join("; ");
@@ -114,46 +146,50 @@ pub fn import(
     let (layout_file, digest) = layout.encode();
     let mut manifest_file = Vec::new();
     manifest::write(&mut manifest_file, &rows)?;
-    let added = writer.finish()?;
-    let objects = Arc::new(fresh_objects(store)?);
-    let (packages_file, complaints) = packages::table(&rows, &objects)?;
-    warnings.extend(complaints);
+    let added = own_writer.finish()?;
+    let layout_digest = blake3::Hash::from_bytes(digest).to_hex().to_string();
+    let manifest_digest = blake3::hash(&manifest_file).to_hex().to_string();
+    let disk_size = disk.source.len();
     if options.verify {
-        let stored = StoredDisk::new(Arc::new(layout), objects);
-        read_back(&disk, &stored, path, progress)?;
+        let stored = StoredDisk::new(Arc::new(layout), Arc::new(store.objects()?));
+        read_back(disk, &stored, path, progress)?;
     }
-    let newest = store.versions(&name)?.last().copied();
-    let parent = newest.map(|version| format!("{name}@{version}"));
-    let image = Image {
-        name,
-        version: 0,
-        disk_size: disk.source.len(),
-        layout_digest: blake3::Hash::from_bytes(digest).to_hex().to_string(),
-        manifest_digest: blake3::hash(&manifest_file).to_hex().to_string(),
-        volumes: scan.volumes.iter().map(crate::scan::ScannedVolume::record).collect(),
-        table: scan.table,
-        counts,
-        provenance: Provenance { parent, ..provenance(path, files, &disk, options) },
-        warnings: warnings.clone(),
-    };
     let same: Vec<Image> =
-        store.images()?.into_iter().filter(|other| other.layout_digest == image.layout_digest).collect();
+        store.images()?.into_iter().filter(|other| other.layout_digest == layout_digest).collect();
+    let newest = store.versions(name)?.last().copied();
     let unchanged = same.iter().find(|other| {
-        other.name == image.name
-            && Some(other.version) == newest
-            && other.manifest_digest == image.manifest_digest
+        other.name == name && Some(other.version) == newest && other.manifest_digest == manifest_digest
     });
     let (result, image) = match unchanged {
         Some(there) => ("unchanged", there.clone()),
-        None => (
-            "imported",
-            store.publish(
-                image,
-                &manifest_file,
-                &layout_file,
-                &[("digests", &digests::encode(&rows)), (packages::TABLE, &packages_file)],
-            )?,
-        ),
+        None => {
+            let (packages_file, complaints) = packages::table(&rows, &Arc::new(store.objects()?))?;
+            warnings.extend(complaints);
+            let image = Image {
+                name: name.to_owned(),
+                version: 0,
+                disk_size,
+                layout_digest,
+                manifest_digest,
+                volumes: scan.volumes.iter().map(crate::scan::ScannedVolume::record).collect(),
+                table: scan.table,
+                counts,
+                provenance: Provenance {
+                    operation: "import".into(),
+                    source: Some(path.display().to_string()),
+                    source_format: Some(disk.format.into()),
+                    snapshot: options.open.snapshot.clone(),
+                    parent: newest.map(|version| format!("{name}@{version}")),
+                    command: options.command.clone(),
+                    files: files.to_vec(),
+                    ..made_now()
+                },
+                warnings: warnings.clone(),
+            };
+            let more = [("digests", &digests::encode(&rows)[..]), (packages::TABLE, &packages_file)];
+            let published = store.publish(image, &manifest_file, &layout_file, &more);
+            ("imported", published.inspect_err(|e| writer.give_up(e))?)
+        }
     };
     Ok(ImportReport {
         source: path.display().to_string(),
@@ -161,13 +197,13 @@ pub fn import(
         result,
         image: image.id(),
         same_as: same.iter().map(Image::id).filter(|id| *id != image.id()).collect(),
-        disk_size: image.disk_size,
+        disk_size,
         counts,
         added,
-        manifest_bytes: if result == "imported" {
-            (layout_file.len() + manifest_file.len()) as u64
-        } else {
+        manifest_bytes: if unchanged.is_some() {
             0
+        } else {
+            (layout_file.len() + manifest_file.len()) as u64
         },
         verified: options.verify,
         warnings,
@@ -175,10 +211,27 @@ pub fn import(
     })
 }
 
-/// The objects of a store, with an index that sees what was just added.
-fn fresh_objects(store: &Store) -> Result<crate::store::Objects> {
-    let index = crate::store::Index::load(&**store.storage())?;
-    Ok(crate::store::Objects::new(store.storage().clone(), Arc::new(index)))
+/// The image that the disk was last imported as under its name, if its files have not changed since, and reading it
+/// again with these options would give the same.
+pub(crate) fn known(store: &Store, opened: &Opened<'_>, options: &ImportOptions) -> Result<Option<Image>> {
+    // Devices do not say when they were written to.
+    if opened.disk.files.iter().any(|file| !file.is_file()) {
+        return Ok(None);
+    }
+    for version in store.versions(opened.name)?.into_iter().rev() {
+        // A record that cannot be read is fsck's to complain of.
+        let Ok(stored) = store.version(opened.name, version) else { continue };
+        let Image { provenance: from, warnings, .. } = &stored.image;
+        if from.operation != "import" {
+            continue;
+        }
+        let same = from.files == opened.files
+            && from.source_format.as_deref() == Some(opened.disk.format)
+            && from.snapshot == options.open.snapshot
+            && (warnings.is_empty() || !options.strict);
+        return Ok(same.then_some(stored.image));
+    }
+    Ok(None)
 }
 
 fn read_back(disk: &Disk, stored: &StoredDisk, path: &Path, progress: &dyn Progress) -> Result<()> {
@@ -194,23 +247,10 @@ fn read_back(disk: &Disk, stored: &StoredDisk, path: &Path, progress: &dyn Progr
     }
 }
 
-/// The files of a disk, as they are now.
-fn source_files(disk: &Disk) -> Result<Vec<SourceFile>> {
-    disk.files.iter().map(|file| SourceFile::of(file).map_err(|e| Error::io(file, &e))).collect()
-}
-
-fn provenance(path: &Path, files: Vec<SourceFile>, disk: &Disk, options: &ImportOptions) -> Provenance {
-    Provenance {
-        operation: "import".into(),
-        tool: concat!("mif ", env!("CARGO_PKG_VERSION")).into(),
-        time: SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_secs()),
-        source: Some(path.display().to_string()),
-        source_format: Some(disk.format.into()),
-        parent: None,
-        command: options.command.clone(),
-        files,
-        recipe: None,
-    }
+/// The files of a disk that is about to be read, as they are now.
+pub(crate) fn source_files(disk: &Disk) -> Result<Vec<SourceFile>> {
+    let of = |file: &PathBuf| SourceFile::before_reading(file).map_err(|e| Error::io(file, &e));
+    disk.files.iter().map(of).collect()
 }
 
 /// Stores content that is on no disk of the store, unless it is there; gives its object.

@@ -23,7 +23,8 @@ struct State<'env> {
 }
 
 /// Does `work` for each number below `items`, in ascending order, on `threads` threads, and then all jobs
-/// that were left. Gives the first error; the rest is then not begun.
+/// that were left. Gives the first error; no further item is then begun, but jobs that were left are still done:
+/// others may rely on what a job has promised to store.
 pub(crate) fn run<'env>(
     threads: usize,
     items: usize,
@@ -62,11 +63,10 @@ impl<'env> Pool<'env> {
     fn work(&self, items: usize, work: &impl Fn(usize, &Pool<'env>) -> Result<()>) {
         let mut state = self.lock();
         loop {
-            if state.error.is_some() {
-                return;
-            }
             if let Some(job) = state.jobs.pop_front() {
                 state = self.busy(state, job);
+            } else if state.error.is_some() {
+                return;
             } else if state.next < items {
                 let item = state.next;
                 state.next += 1;
@@ -127,6 +127,21 @@ mod tests {
         })
         .unwrap();
         assert_eq!(done.load(Ordering::Relaxed), 4950);
+    }
+
+    #[test]
+    fn jobs_that_were_left_are_done_also_after_an_error() {
+        let done = AtomicUsize::new(0);
+        let count = &done;
+        let result = run(1, 5, |item, pool| {
+            pool.leave(move || {
+                count.fetch_add(1, Ordering::Relaxed);
+                Ok(())
+            })?;
+            if item == 0 { Err(Error::input("zero")) } else { Ok(()) }
+        });
+        assert!(result.is_err());
+        assert_eq!(done.load(Ordering::Relaxed), 1);
     }
 
     #[test]

@@ -6,7 +6,7 @@ use mif_formats::mif::layout::Layout;
 use tempfile::TempDir;
 
 use super::canonical::canonical;
-use crate::store::{Index, ObjectWriter, Objects, Store, WriterStats};
+use crate::store::{ObjectWriter, Objects, Store, WriterStats};
 use crate::{Error, Result};
 
 /// Where a rebuild reads objects, and where it puts new ones.
@@ -47,8 +47,7 @@ impl Bench<'_> {
             Bench::Store(store) => store,
             Bench::Scratch { scratch, .. } => &**scratch,
         };
-        let index = Arc::new(Index::load(&**store.storage())?);
-        let objects = Objects::new(store.storage().clone(), index);
+        let objects = store.objects()?;
         Ok(Arc::new(match self {
             Bench::Store(_) => objects,
             Bench::Scratch { below, .. } => objects.over(below.clone()),

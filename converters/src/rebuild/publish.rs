@@ -110,6 +110,7 @@ pub(crate) fn made_now() -> Provenance {
         time: SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_secs()),
         source: None,
         source_format: None,
+        snapshot: None,
         parent: None,
         command: Vec::new(),
         files: Vec::new(),

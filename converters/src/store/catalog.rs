@@ -1,7 +1,6 @@
 //! The images of a store: their names, versions and records.
 
 use std::fmt;
-use std::path::Path;
 use std::str::FromStr;
 use std::sync::Arc;
 
@@ -11,7 +10,7 @@ use mif_formats::mif::packages::{self, Package};
 use mif_formats::partition::{Partition, Table};
 use serde::{Deserialize, Serialize};
 
-use super::{Objects, Store, StoredDisk};
+use super::{Objects, SourceFile, Store, StoredDisk};
 use crate::error::damaged;
 use crate::{Error, Result};
 
@@ -168,6 +167,9 @@ pub struct Provenance {
     pub source: Option<String>,
     /// That file's container format.
     pub source_format: Option<String>,
+    /// The internal snapshot of that file that it was read from, if it was one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub snapshot: Option<String>,
     /// The image it was made from, or took the place of, as `name@version`.
     pub parent: Option<String>,
     /// The command line, where a command made it.
@@ -179,36 +181,6 @@ pub struct Provenance {
     /// The digest of the edits that made it from its parent: BLAKE3 in hex.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub recipe: Option<String>,
-}
-
-/// A file that an image was read from. What tells without reading it whether it has changed.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct SourceFile {
-    /// Its absolute path.
-    pub path: String,
-    /// Its length in bytes.
-    pub size: u64,
-    /// When it was last changed: seconds since 1970.
-    pub mtime: i64,
-    /// The nanoseconds of that.
-    pub mtime_ns: u32,
-    /// Its inode number.
-    pub inode: u64,
-}
-
-impl SourceFile {
-    /// A file as it is now.
-    pub fn of(path: &Path) -> std::io::Result<Self> {
-        use std::os::unix::fs::MetadataExt;
-        let meta = path.metadata()?;
-        Ok(SourceFile {
-            path: std::path::absolute(path)?.to_string_lossy().into_owned(),
-            size: meta.len(),
-            mtime: meta.mtime(),
-            mtime_ns: meta.mtime_nsec() as u32,
-            inode: meta.ino(),
-        })
-    }
 }
 
 /// A version that was removed.

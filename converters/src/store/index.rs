@@ -1,6 +1,7 @@
 //! The index: where each object lies. Read from the store's index files into memory.
 
 use std::collections::HashMap;
+use std::sync::{RwLock, RwLockReadGuard};
 
 use mif_formats::mif::ObjectId;
 use mif_formats::mif::pack::{Encoding, IndexEntry, decode_index};
@@ -58,9 +59,14 @@ impl PackIndex {
     }
 }
 
-/// Where every object of a store lies.
+/// Where every object of a store lies. Whoever shares it sees at once what is added.
 #[derive(Default)]
 pub struct Index {
+    entries: RwLock<Entries>,
+}
+
+#[derive(Default)]
+struct Entries {
     packs: Vec<ObjectId>,
     objects: HashMap<ObjectId, Location>,
 }
@@ -68,7 +74,7 @@ pub struct Index {
 impl Index {
     /// Reads all index files.
     pub fn load(storage: &dyn Storage) -> Result<Self> {
-        let mut index = Index::default();
+        let index = Index::default();
         for pack in PackIndex::ids(storage)? {
             index.add(pack, &PackIndex::load(storage, pack)?.entries);
         }
@@ -76,31 +82,31 @@ impl Index {
     }
 
     /// Adds the objects of a pack.
-    pub fn add(&mut self, pack: ObjectId, entries: &[IndexEntry]) {
-        let number = u32::try_from(self.packs.len()).expect("fewer packs than 2³²");
-        self.packs.push(pack);
-        self.objects.reserve(entries.len());
-        for entry in entries {
+    pub fn add(&self, pack: ObjectId, added: &[IndexEntry]) {
+        let mut entries = self.entries.write().expect("no thread panics while it holds this");
+        let number = u32::try_from(entries.packs.len()).expect("fewer packs than 2³²");
+        entries.packs.push(pack);
+        entries.objects.reserve(added.len());
+        for entry in added {
             let IndexEntry { encoding, offset, stored_len, len, .. } = *entry;
-            self.objects.insert(entry.id, Location { pack: number, encoding, offset, stored_len, len });
+            entries.objects.insert(entry.id, Location { pack: number, encoding, offset, stored_len, len });
         }
     }
 
     /// Where an object lies.
     #[must_use]
-    pub fn get(&self, id: &ObjectId) -> Option<&Location> {
-        self.objects.get(id)
+    pub fn get(&self, id: &ObjectId) -> Option<Location> {
+        self.entries().objects.get(id).copied()
     }
 
     /// The pack of a location.
     #[must_use]
     pub fn pack(&self, location: &Location) -> ObjectId {
-        self.packs[location.pack as usize]
+        self.entries().packs[location.pack as usize]
     }
 
-    /// All objects.
-    pub fn iter(&self) -> impl Iterator<Item = (&ObjectId, &Location)> {
-        self.objects.iter()
+    fn entries(&self) -> RwLockReadGuard<'_, Entries> {
+        self.entries.read().expect("no thread panics while it holds this")
     }
 }
 

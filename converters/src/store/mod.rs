@@ -22,6 +22,7 @@ mod disk;
 mod index;
 mod needs;
 mod objects;
+mod source_file;
 mod storage;
 mod tags;
 mod writer;
@@ -33,8 +34,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 pub use catalog::{
-    Counts, FilesystemRecord, Image, ImageName, Provenance, Removed, Selector, SourceFile, StoredImage,
-    VolumeRecord,
+    Counts, FilesystemRecord, Image, ImageName, Provenance, Removed, Selector, StoredImage, VolumeRecord,
 };
 pub use disk::StoredDisk;
 pub use index::{Index, PackIndex};
@@ -42,6 +42,7 @@ pub(crate) use index::{index_key, pack_key};
 pub use needs::Needs;
 pub use objects::Objects;
 pub(crate) use objects::{Decoded, decode_object};
+pub use source_file::SourceFile;
 pub use storage::{Folder, Lock, LockKind, Storage, Upload};
 pub use tags::Tag;
 pub use writer::{ObjectWriter, WriterStats};
@@ -121,7 +122,8 @@ impl Store {
     /// Opens the store in the folder `path`; makes a new one if nothing is there yet.
     pub fn open_or_create(path: &Path) -> Result<Self> {
         if !path.join("store.json").exists() {
-            if std::fs::read_dir(path).is_ok_and(|mut entries| entries.next().is_some()) {
+            // Somebody else may be making it just now: only what is there without a header is not ours.
+            if !is_begun(path) && !path.join("store.json").exists() {
                 return Err(Error::input(format!("{}: is not empty, and no store", path.display()))
                     .advise("Name a new folder, or one that has a store.json"));
             }
@@ -138,7 +140,8 @@ impl Store {
         &self.storage
     }
 
-    /// The index of all objects, read at first use. It does not see what is added later.
+    /// The index of all objects, read at first use. What others add later it does not see; what is added through
+    /// this store, it does.
     pub fn index(&self) -> Result<Arc<Index>> {
         if let Some(index) = self.index.get() {
             return Ok(index.clone());
@@ -147,15 +150,20 @@ impl Store {
         Ok(self.index.get_or_init(|| index).clone())
     }
 
-    /// Forgets the index, so that the next use sees objects added since.
-    pub fn refresh(&mut self) {
-        self.index = OnceLock::new();
-    }
-
     /// Reads objects.
     pub fn objects(&self) -> Result<Objects> {
         Ok(Objects::new(self.storage.clone(), self.index()?))
     }
+}
+
+/// Whether there is nothing in a folder but what somebody leaves who is killed while making a store in it.
+fn is_begun(path: &Path) -> bool {
+    let names = |path: &Path| {
+        let entries = std::fs::read_dir(path).into_iter().flatten().flatten();
+        entries.map(|entry| entry.file_name().to_string_lossy().into_owned()).collect::<Vec<_>>()
+    };
+    names(path).iter().all(|name| name == "tmp")
+        && names(&path.join("tmp")).iter().all(|name| name.starts_with(".tmp"))
 }
 
 fn check_header(path: &Path, header: &[u8]) -> Result<()> {
@@ -179,4 +187,22 @@ fn check_header(path: &Path, header: &[u8]) -> Result<()> {
         .advise("Use a newer mif"));
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_store_that_somebody_only_began_to_make_is_made_and_another_folder_is_not() {
+        let folder = tempfile::tempdir().unwrap();
+        let store = folder.path().join("store");
+        std::fs::create_dir_all(store.join("tmp")).unwrap();
+        std::fs::write(store.join("tmp/.tmpa1b2"), b"{").unwrap();
+        drop(Store::open_or_create(&store).unwrap());
+        let other = folder.path().join("other");
+        std::fs::create_dir_all(other.join("tmp")).unwrap();
+        std::fs::write(other.join("tmp/notes"), b"mine").unwrap();
+        assert!(Store::open_or_create(&other).is_err());
+    }
 }

@@ -140,11 +140,12 @@ impl Objects {
         Ok(())
     }
 
-    fn location(&self, id: &ObjectId) -> Result<&Location> {
-        if let (None, Some(below)) = (self.index.get(id), &self.below) {
+    fn location(&self, id: &ObjectId) -> Result<Location> {
+        let found = self.index.get(id);
+        if let (None, Some(below)) = (found, &self.below) {
             return below.location(id);
         }
-        self.index.get(id).ok_or_else(|| {
+        found.ok_or_else(|| {
             Error::store(format!("store: object {id}: is not in any pack"))
                 .advise("A pack or its index is missing; `mif fsck` says which images that costs")
         })
@@ -158,7 +159,7 @@ impl Objects {
     }
 
     fn fetch(&self, id: &ObjectId) -> Result<Cached> {
-        let location = *self.location(id)?;
+        let location = self.location(id)?;
         let Location { encoding, offset, stored_len, len, .. } = location;
         let key = pack_key(&self.index.pack(&location));
         let wrong = |problem: &str| {

@@ -4,10 +4,10 @@ use std::cell::RefCell;
 use std::collections::HashSet;
 use std::io;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 
 use mif_formats::mif::ObjectId;
-use mif_formats::mif::pack::{Chunk, Encoding, PackWriter, encode_list};
+use mif_formats::mif::pack::{Chunk, Encoding, IndexEntry, PackWriter, encode_list};
 
 use super::index::{Index, index_key, pack_key};
 use super::{Storage, Store, Upload};
@@ -20,22 +20,42 @@ const MAX_PACK: u64 = 512 << 20;
 const LEVEL: i32 = 3;
 
 /// Adds objects to a store, from several threads. Nothing is visible before [`finish`](Self::finish).
+///
+/// Several images that are imported side by side each have a writer, made `beside` the others: what one
+/// of them stores the others need not store again.
 pub struct ObjectWriter {
-    storage: Arc<dyn Storage>,
-    index: Arc<Index>,
-    claimed: Mutex<HashSet<ObjectId>>,
-    /// Nothing but these is stored, if there are any.
-    only: Option<HashSet<ObjectId>>,
-    packs: Mutex<Packs>,
+    shared: Arc<Shared>,
+    /// Objects that somebody else was about to store when this writer met them.
+    awaited: Mutex<HashSet<ObjectId>>,
     added: AtomicU64,
     added_bytes: AtomicU64,
     stored_bytes: AtomicU64,
 }
 
-/// The pack that is being written.
+/// What writers beside each other have in common.
+struct Shared {
+    storage: Arc<dyn Storage>,
+    index: Arc<Index>,
+    /// Nothing but these is stored, if there are any.
+    only: Option<HashSet<ObjectId>>,
+    state: Mutex<State>,
+    changed: Condvar,
+    /// The pack that is being written.
+    current: Mutex<Option<Pack>>,
+}
+
+type Pack = PackWriter<Box<dyn Upload>>;
+
 #[derive(Default)]
-struct Packs {
-    current: Option<PackWriter<Box<dyn Upload>>>,
+struct State {
+    /// Objects that are not in the index yet, and that somebody stores or has stored.
+    claimed: HashSet<ObjectId>,
+    /// Those of them that are in no pack yet.
+    pending: HashSet<ObjectId>,
+    /// Packs that are being made durable.
+    finishing: usize,
+    /// Why the store cannot be written to. What was claimed may then be nowhere, so nobody can rely on it.
+    failed: Option<String>,
 }
 
 /// What an [`ObjectWriter`] has added.
@@ -64,31 +84,62 @@ impl WriterStats {
 impl ObjectWriter {
     /// Adds to `store`.
     pub fn new(store: &Store) -> Result<Self> {
-        Ok(ObjectWriter {
-            storage: store.storage().clone(),
-            index: store.index()?,
-            claimed: Mutex::default(),
-            only: None,
-            packs: Mutex::default(),
-            added: AtomicU64::new(0),
-            added_bytes: AtomicU64::new(0),
-            stored_bytes: AtomicU64::new(0),
-        })
+        Ok(Self::with(store, store.index()?, None))
     }
 
     /// Adds to `store` those of `objects` that it lacks now, and nothing else.
     pub(crate) fn only(store: &Store, objects: HashSet<ObjectId>) -> Result<Self> {
         let index = Arc::new(Index::load(&**store.storage())?);
-        Ok(ObjectWriter { index, only: Some(objects), ..Self::new(store)? })
+        Ok(Self::with(store, index, Some(objects)))
     }
 
-    /// Whether the caller has to store the object: it is neither in the store nor claimed by anybody before
-    /// (and wanted, for a writer of `only` some).
+    fn with(store: &Store, index: Arc<Index>, only: Option<HashSet<ObjectId>>) -> Self {
+        Self::of(Arc::new(Shared {
+            storage: store.storage().clone(),
+            index,
+            only,
+            state: Mutex::default(),
+            changed: Condvar::new(),
+            current: Mutex::default(),
+        }))
+    }
+
+    fn of(shared: Arc<Shared>) -> Self {
+        ObjectWriter {
+            shared,
+            awaited: Mutex::default(),
+            added: AtomicU64::new(0),
+            added_bytes: AtomicU64::new(0),
+            stored_bytes: AtomicU64::new(0),
+        }
+    }
+
+    /// A writer for another image, beside this one: each object is stored by one of them. Each is finished by itself.
+    #[must_use]
+    pub(crate) fn beside(&self) -> Self {
+        Self::of(self.shared.clone())
+    }
+
+    /// Whether the caller has to store the object, at once and whatever else fails: it is neither in the store nor
+    /// claimed by anybody before (and wanted, for a writer of `only` some).
     #[must_use]
     pub fn claim(&self, id: ObjectId) -> bool {
-        self.index.get(&id).is_none()
-            && self.only.as_ref().is_none_or(|only| only.contains(&id))
-            && self.claimed.lock().expect("not poisoned").insert(id)
+        let shared = &*self.shared;
+        if shared.index.get(&id).is_some() || shared.only.as_ref().is_some_and(|only| !only.contains(&id)) {
+            return false;
+        }
+        let mut state = shared.state();
+        // Once more, under the lock: what is finished goes into the index first and then out of the claims.
+        if shared.index.get(&id).is_some() {
+            return false;
+        }
+        if state.claimed.insert(id) {
+            return state.pending.insert(id);
+        }
+        if state.pending.contains(&id) {
+            self.awaited.lock().expect("not poisoned").insert(id);
+        }
+        false
     }
 
     /// Adds an object with these bytes, unless it is there; gives its id.
@@ -120,47 +171,22 @@ impl ObjectWriter {
     }
 
     fn append(&self, id: ObjectId, encoding: Encoding, stored: &[u8], len: u64) -> Result<()> {
-        let mut packs = self.packs.lock().expect("not poisoned");
-        self.append_locked(&mut packs, id, encoding, stored, len).map_err(|e| self.failed(&e))?;
-        drop(packs);
+        self.shared.append(id, encoding, stored, len)?;
         self.added.fetch_add(1, Ordering::Relaxed);
         self.added_bytes.fetch_add(if encoding == Encoding::List { 0 } else { len }, Ordering::Relaxed);
         self.stored_bytes.fetch_add(stored.len() as u64, Ordering::Relaxed);
         Ok(())
     }
 
-    fn append_locked(
-        &self,
-        packs: &mut Packs,
-        id: ObjectId,
-        encoding: Encoding,
-        stored: &[u8],
-        len: u64,
-    ) -> io::Result<()> {
-        let pack = match &mut packs.current {
-            Some(pack) => pack,
-            empty => empty.insert(PackWriter::new(self.storage.upload()?)?),
-        };
-        pack.add(id, encoding, stored, len)?;
-        if pack.len() >= MAX_PACK {
-            self.finish_pack(packs)?;
-        }
-        Ok(())
-    }
-
-    fn finish_pack(&self, packs: &mut Packs) -> io::Result<()> {
-        let Some(pack) = packs.current.take() else { return Ok(()) };
-        let (upload, id, index, _) = pack.finish()?;
-        // The pack first: an index must never name a pack that is not there.
-        upload.finish(&pack_key(&id))?;
-        self.storage.put_if_absent(&index_key(&id), &index)?;
-        Ok(())
-    }
-
-    /// Makes all that was added durable and visible.
+    /// Makes all that was added durable and visible, and all that writers beside this one have added so far.
     pub fn finish(self) -> Result<WriterStats> {
-        let mut packs = self.packs.lock().expect("not poisoned");
-        self.finish_pack(&mut packs).map_err(|e| self.failed(&e))?;
+        let awaited = std::mem::take(&mut *self.awaited.lock().expect("not poisoned"));
+        self.shared.wait(|state| state.failed.is_some() || awaited.is_disjoint(&state.pending));
+        let pack = self.shared.take(&mut self.shared.current());
+        pack.map_or(Ok(()), |pack| self.shared.finish(pack))?;
+        // A pack that another one is just finishing may hold what this one relies on.
+        self.shared.wait(|state| state.failed.is_some() || state.finishing == 0);
+        self.shared.check()?;
         Ok(WriterStats {
             objects: self.added.load(Ordering::Relaxed),
             bytes: self.added_bytes.load(Ordering::Relaxed),
@@ -168,9 +194,112 @@ impl ObjectWriter {
         })
     }
 
-    fn failed(&self, error: &io::Error) -> Error {
-        Error::store(format!("{}: cannot write to the store: {error}", self.storage.place()))
+    /// Notes that the store cannot be written to, for another reason than that adding objects failed.
+    pub(crate) fn give_up(&self, why: &Error) {
+        self.shared.state().failed.get_or_insert_with(|| why.message().to_owned());
+        self.shared.changed.notify_all();
     }
+
+    /// Whether the store could not be written to. Nothing more can be added beside this writer.
+    #[must_use]
+    pub(crate) fn has_failed(&self) -> bool {
+        self.shared.state().failed.is_some()
+    }
+}
+
+impl Drop for ObjectWriter {
+    /// By a panic, what was claimed may never be stored: nobody must wait for it.
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            self.give_up(&Error::store("the import of another image ended by a defect of this program"));
+        }
+    }
+}
+
+impl Shared {
+    fn append(&self, id: ObjectId, encoding: Encoding, stored: &[u8], len: u64) -> Result<()> {
+        self.check()?;
+        let full = self.append_to_pack(id, encoding, stored, len).map_err(|e| self.fail(&e))?;
+        self.state().pending.remove(&id);
+        self.changed.notify_all();
+        full.map_or(Ok(()), |pack| self.finish(pack))
+    }
+
+    /// Appends to the pack that is being written; gives it if it is full.
+    fn append_to_pack(
+        &self,
+        id: ObjectId,
+        encoding: Encoding,
+        stored: &[u8],
+        len: u64,
+    ) -> io::Result<Option<Pack>> {
+        let mut current = self.current();
+        let pack = match &mut *current {
+            Some(pack) => pack,
+            empty => empty.insert(PackWriter::new(self.storage.upload()?)?),
+        };
+        pack.add(id, encoding, stored, len)?;
+        Ok(if pack.len() >= MAX_PACK { self.take(&mut current) } else { None })
+    }
+
+    /// Takes the pack that is being written, for the caller to finish.
+    fn take(&self, current: &mut Option<Pack>) -> Option<Pack> {
+        let pack = current.take()?;
+        // While `current` is locked: whoever finishes meanwhile must see that there is a pack to wait for.
+        self.state().finishing += 1;
+        Some(pack)
+    }
+
+    /// Makes a pack durable and visible. Others go on writing the next one meanwhile.
+    fn finish(&self, pack: Pack) -> Result<()> {
+        let finished = self.finish_pack(pack).map_err(|e| self.fail(&e));
+        let mut state = self.state();
+        state.finishing -= 1;
+        self.changed.notify_all();
+        for entry in finished? {
+            state.claimed.remove(&entry.id);
+        }
+        Ok(())
+    }
+
+    fn finish_pack(&self, pack: Pack) -> io::Result<Vec<IndexEntry>> {
+        let (upload, id, index, entries) = pack.finish()?;
+        // The pack first: an index must never name a pack that is not there.
+        upload.finish(&pack_key(&id))?;
+        self.storage.put_if_absent(&index_key(&id), &index)?;
+        self.index.add(id, &entries);
+        Ok(entries)
+    }
+
+    fn current(&self) -> MutexGuard<'_, Option<Pack>> {
+        self.current.lock().expect("no thread panics while it holds this")
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().expect("no thread panics while it holds this")
+    }
+
+    fn wait(&self, until: impl Fn(&State) -> bool) {
+        let state = self.state();
+        drop(self.changed.wait_while(state, |state| !until(state)).expect("not poisoned"));
+    }
+
+    fn check(&self) -> Result<()> {
+        self.state().failed.as_ref().map_or(Ok(()), |why| Err(cannot_write(why)))
+    }
+
+    /// Notes that the store cannot be written to.
+    fn fail(&self, error: &io::Error) -> Error {
+        let why = format!("{}: cannot write to the store: {error}", self.storage.place());
+        self.state().failed.get_or_insert_with(|| why.clone());
+        self.changed.notify_all();
+        cannot_write(&why)
+    }
+}
+
+fn cannot_write(why: &str) -> Error {
+    Error::store(why)
+        .advise("All that was in the store before is still whole; mend this and run the same again")
 }
 
 /// The bytes as a zstd frame, if that is worth it.
@@ -181,4 +310,50 @@ fn compress(bytes: &[u8]) -> Option<Vec<u8>> {
     }
     let packed = COMPRESSOR.with_borrow_mut(|compressor| compressor.compress(bytes)).ok()?;
     (packed.len() < bytes.len() - bytes.len() / 32).then_some(packed)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn writers_beside_each_other_store_an_object_once_and_each_can_be_relied_on_when_it_has_finished() {
+        let folder = tempfile::tempdir().unwrap();
+        let store = Store::open_or_create(folder.path()).unwrap();
+        let first = ObjectWriter::new(&store).unwrap();
+        let second = first.beside();
+        let (shared, own) = (b"of both".as_slice(), b"of the second".as_slice());
+        first.put(shared).unwrap();
+        let ids = [second.put(shared).unwrap(), second.put(own).unwrap()];
+        assert_eq!(second.finish().unwrap().objects, 1);
+        // The first is not finished, and never will be: what the second needs is there all the same.
+        drop(first);
+        let objects = Store::open(folder.path()).unwrap().objects().unwrap();
+        for (id, bytes) in ids.iter().zip([shared, own]) {
+            let mut read = vec![0; bytes.len()];
+            objects.read_at(id, 0, &mut read).unwrap();
+            assert_eq!(read, bytes);
+        }
+        // The store's own index knows them too, so they are not claimed again.
+        let third = ObjectWriter::new(&store).unwrap();
+        assert!(!third.claim(ids[0]) && third.claim(ObjectId::of(b"new")));
+    }
+
+    #[test]
+    fn a_writer_waits_for_what_another_is_about_to_store() {
+        let folder = tempfile::tempdir().unwrap();
+        let store = Store::open_or_create(folder.path()).unwrap();
+        let first = ObjectWriter::new(&store).unwrap();
+        let second = first.beside();
+        let id = ObjectId::of(b"slow");
+        assert!(first.claim(id) && !second.claim(id));
+        std::thread::scope(|scope| {
+            let finished = scope.spawn(|| second.finish().unwrap());
+            std::thread::sleep(std::time::Duration::from_millis(50));
+            assert!(!finished.is_finished(), "it did not wait");
+            first.store_claimed(id, b"slow").unwrap();
+            finished.join().unwrap();
+        });
+        assert!(Index::load(&**store.storage()).unwrap().get(&id).is_some());
+    }
 }

@@ -76,8 +76,11 @@ pub struct Disk {
     pub format: &'static str,
     /// Details for `info`, in order: (`cluster size`, `64 KiB`).
     pub details: Vec<(String, String)>,
-    /// All files that hold the disk: the image first, then its extents and backing files.
+    /// All files that hold the disk: the image first, then its extents, then the files of the disks beneath it.
     pub files: Vec<PathBuf>,
+    /// How many of them are the image's own: itself and its extents. What comes after is of disks beneath, each an
+    /// image of its own.
+    pub own_files: usize,
     /// What is odd about it, each a sentence.
     pub warnings: Vec<String>,
 }
@@ -122,16 +125,23 @@ fn open_file(file: ImageFile, opener: &Opener<'_>) -> Result<Disk> {
     }
     let format = match &opener.options().format {
         Some(name) => by_name(name)?,
-        None => {
-            let head = file.read_up_to(0, 4096)?;
-            let tail = file.read_up_to(file.len().saturating_sub(1024), 1024)?;
-            let probed = FORMATS.iter().find(|f| f.probe(&head, &tail, file.len()));
-            let in_pieces = split::is_first_piece(&path).then_some(&(&split::Split as &dyn Format));
-            let probed = probed.or(in_pieces);
-            *probed.unwrap_or(&FORMATS[FORMATS.len() - 1])
-        }
+        None => probe_file(&file)?.unwrap_or(&raw::Raw),
     };
     format.open(file, opener).map_err(|e| e.in_file(&path))
+}
+
+/// The format of the file at `path`, by its bytes or, of a disk in pieces, its name. None for what no format
+/// recognises: a raw disk, or no disk at all.
+pub fn probe(path: &Path) -> Result<Option<&'static dyn Format>> {
+    probe_file(&ImageFile::open(path)?)
+}
+
+fn probe_file(file: &ImageFile) -> Result<Option<&'static dyn Format>> {
+    let head = file.read_up_to(0, 4096)?;
+    let tail = file.read_up_to(file.len().saturating_sub(1024), 1024)?;
+    let probed = FORMATS.iter().find(|f| f.probe(&head, &tail, file.len())).copied();
+    let in_pieces = || split::is_first_piece(file.path()).then_some(&split::Split as &dyn Format);
+    Ok(probed.or_else(in_pieces))
 }
 
 /// The format to write: the one named, else the one that the suffix of `path` stands for.

@@ -46,6 +46,7 @@ fn main() {
                 time: 0,
                 source: None,
                 source_format: None,
+                snapshot: None,
                 parent: None,
                 command: Vec::new(),
                 files: Vec::new(),

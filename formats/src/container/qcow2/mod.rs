@@ -38,6 +38,7 @@ impl Format for Qcow2 {
             format: "qcow2",
             details: details(&header),
             files: vec![file.path().to_owned()],
+            own_files: 1,
             warnings: Vec::new(),
         };
         if header.has(incompatible::DIRTY) {
@@ -76,6 +77,7 @@ impl Format for Qcow2 {
             }
         };
         disk.files.extend(data_file.iter().map(|f| f.path().to_owned()));
+        disk.own_files = disk.files.len();
         let mut backing = None;
         if let Some(name) = &header.backing_file {
             let below = opener.open_backing(&file, file_name(name)?, header.backing_format.as_deref())?;

@@ -29,7 +29,7 @@ impl Format for Raw {
     fn open(&self, file: ImageFile, _: &Opener<'_>) -> Result<Disk> {
         let files = vec![file.path().to_owned()];
         let source = Arc::new(file);
-        Ok(Disk { source, format: "raw", details: Vec::new(), files, warnings: Vec::new() })
+        Ok(Disk { source, format: "raw", details: Vec::new(), files, own_files: 1, warnings: Vec::new() })
     }
 
     fn create(

@@ -48,7 +48,7 @@ impl Format for Vdi {
             ("block size".to_owned(), human(header.block_size.into())),
         ];
         let source = Arc::new(Mapped::new(Blocks::new(file, header)?, None));
-        Ok(Disk { source, format: "vdi", details, files, warnings: Vec::new() })
+        Ok(Disk { source, format: "vdi", details, files, own_files: 1, warnings: Vec::new() })
     }
 
     fn create(

@@ -61,7 +61,7 @@ impl Format for Vhd {
                 )));
             }
             let source = Arc::new(crate::Slice::new(file, 0..footer.size)?);
-            return Ok(Disk { source, format: "vpc", details, files, warnings });
+            return Ok(Disk { source, format: "vpc", details, files, own_files: 1, warnings });
         }
         let header = Header::parse(&file.read_up_to(footer.data_offset, HEADER)?)?;
         details.push(("block size".to_owned(), human(header.block_size.into())));
@@ -75,7 +75,7 @@ impl Format for Vhd {
             backing = Some(below.source);
         }
         let source = Arc::new(Mapped::new(Blocks::new(file, &footer, &header)?, backing));
-        Ok(Disk { source, format: "vpc", details, files, warnings })
+        Ok(Disk { source, format: "vpc", details, files, own_files: 1, warnings })
     }
 
     fn create(

@@ -62,7 +62,7 @@ impl Format for Vhdx {
             backing = Some(below.source);
         }
         let source = Arc::new(Mapped::new(Blocks::new(file, &metadata, bat)?, backing));
-        Ok(Disk { source, format: "vhdx", details, files, warnings })
+        Ok(Disk { source, format: "vhdx", details, files, own_files: 1, warnings })
     }
 
     fn create(

@@ -41,11 +41,12 @@ impl Format for Vmdk {
             format: "vmdk",
             details: Vec::new(),
             files: vec![file.path().to_owned()],
+            own_files: 1,
             warnings: Vec::new(),
         };
         let mut extents = Extents::default();
         let descriptor = read_descriptor(&file)?;
-        let backing = match &descriptor {
+        let below = match &descriptor {
             Some(descriptor) => open_parent(&file, descriptor, opener, &mut disk)?,
             None => None,
         };
@@ -76,6 +77,12 @@ impl Format for Vmdk {
                 extents.push(line.sectors * SECTOR, storage);
             }
         }
+        disk.own_files = disk.files.len();
+        let backing = below.map(|below| {
+            disk.files.extend(below.files);
+            disk.warnings.extend(below.warnings);
+            below.source
+        });
         disk.source = Arc::new(Mapped::new(extents, backing));
         Ok(disk)
     }
@@ -159,7 +166,7 @@ fn open_parent(
     descriptor: &Descriptor,
     opener: &Opener<'_>,
     disk: &mut Disk,
-) -> Result<Option<Arc<dyn Source>>> {
+) -> Result<Option<Disk>> {
     let Some(name) = &descriptor.parent else { return Ok(None) };
     let parent = opener.open_named(file.path(), name)?;
     let expected = descriptor.parent_cid.filter(|cid| *cid != NO_PARENT);
@@ -174,7 +181,5 @@ fn open_parent(
     }
     let below = opener.open_backing(file, name, Some("vmdk"))?;
     disk.details.push(("parent".to_owned(), String::from_utf8_lossy(name).into_owned()));
-    disk.files.extend(below.files);
-    disk.warnings.extend(below.warnings);
-    Ok(Some(below.source))
+    Ok(Some(below))
 }

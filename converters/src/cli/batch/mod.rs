@@ -1,0 +1,113 @@
+//! Verbs on many images: bars while they are at work, a table at the end, or a line of JSON for each event.
+
+mod text;
+
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::sync::Mutex;
+
+use mif::store::Store;
+use mif::{
+    BatchExportOptions, BatchImportOptions, ExportEvent, ImageCheck, ImportEvent, Progress, VerifyAllOptions,
+    Watch,
+};
+use serde::Serialize;
+
+use super::bar::Bars;
+use super::{Answer, Context, complain_of, json_line, print};
+
+impl Context {
+    pub(super) fn import_all(&self, paths: &[PathBuf], options: &BatchImportOptions) -> Answer {
+        let store = Store::open_or_create(&self.global.store)?;
+        let table = Mutex::new(text::ImportTable::default());
+        let watcher = Watcher {
+            json: self.global.json,
+            bars: self.bars(),
+            // Errors and warnings as they come up; the rest is for the table.
+            tell: |event: &ImportEvent| {
+                if let ImportEvent::Failed { error, .. } = event {
+                    complain_of(error);
+                }
+                if let ImportEvent::Finished(report) = event {
+                    let named = |warning: &String| format!("{}: {warning}", report.image);
+                    self.warn(&report.warnings.iter().map(named).collect::<Vec<_>>());
+                }
+                table.lock().expect("not poisoned").add(event)
+            },
+        };
+        let done = mif::import_all(&store, paths, options, &watcher);
+        drop(watcher);
+        if !self.global.json {
+            print(&table.into_inner().expect("not poisoned").finish())?;
+        }
+        Ok(done?.failed == 0)
+    }
+
+    pub(super) fn export_all(&self, folder: &Path, options: &BatchExportOptions) -> Answer {
+        let store = Store::open(&self.global.store)?;
+        let table = Mutex::new(text::ExportTable::default());
+        let watcher = Watcher {
+            json: self.global.json,
+            bars: self.bars(),
+            tell: |event: &ExportEvent| {
+                if let ExportEvent::Failed { error, .. } = event {
+                    complain_of(error);
+                }
+                table.lock().expect("not poisoned").add(event)
+            },
+        };
+        let done = mif::export_all(&store, folder, options, &watcher);
+        drop(watcher);
+        if !self.global.json {
+            print(&table.into_inner().expect("not poisoned").finish())?;
+        }
+        Ok(done?.failed == 0)
+    }
+
+    pub(super) fn verify_all(&self, options: &VerifyAllOptions) -> Answer {
+        let store = Store::open(&self.global.store)?;
+        let report = {
+            // There is one report, at the end.
+            let watcher = Watcher { json: false, bars: self.bars(), tell: |_: &ImageCheck| true };
+            mif::verify_all(&store, options, &watcher)?
+        };
+        self.report(&report, text::library)?;
+        Ok(report.good)
+    }
+
+    fn bars(&self) -> Bars {
+        Bars::new(self.global.quiet || self.global.json, self.stop.clone())
+    }
+}
+
+/// Shows what happens to many images.
+struct Watcher<F> {
+    /// Whether events are printed as they come, a line each.
+    json: bool,
+    bars: Bars,
+    /// Told of every event, with the bars out of the way; says whether it was an image's last one.
+    tell: F,
+}
+
+impl<E: Serialize, F: Fn(&E) -> bool + Sync> Watch<E> for Watcher<F> {
+    fn total(&self, images: usize) {
+        self.bars.total(images);
+    }
+
+    fn begin<'w>(&'w self, label: &str) -> Box<dyn Progress + 'w> {
+        Box::new(self.bars.begin(label))
+    }
+
+    fn event(&self, event: E) {
+        let last = self.bars.aside(|| {
+            if self.json {
+                // Nobody reads it any more, or it cannot be written: the work itself goes on.
+                let _ = std::io::stdout().write_all(json_line(&event).as_bytes());
+            }
+            (self.tell)(&event)
+        });
+        if last {
+            self.bars.done();
+        }
+    }
+}

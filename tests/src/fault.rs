@@ -1,0 +1,51 @@
+//! The program with calls to the system that fail.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use crate::{mif, repo, run, tool};
+
+/// What the tests need for it.
+pub const TOOLS: &[&str] = &["cc"];
+
+/// A library to preload.
+pub struct Faults(PathBuf);
+
+/// What fails.
+#[derive(Debug, Clone, Copy)]
+pub enum Fault {
+    /// Reading this byte of a file gives EIO.
+    ReadAt(u64),
+    /// Once this many bytes were written, the device is full.
+    WriteAfter(u64),
+    /// This sync, counted from 1, and all after it give EIO.
+    SyncAt(u64),
+}
+
+impl Faults {
+    /// Compiles it into a folder.
+    #[must_use]
+    pub fn new(work: &Path) -> Self {
+        let library = work.join("fault.so");
+        run(tool("cc")
+            .args(["-shared", "-fPIC", "-O1", "-o"])
+            .arg(&library)
+            .arg(repo().join("tests/src/fault.c"))
+            .arg("-ldl"));
+        Faults(library)
+    }
+
+    /// The program on a store, where `fault` happens to files whose path begins with `path`.
+    #[must_use]
+    pub fn mif(&self, store: &Path, path: &Path, fault: Fault) -> Command {
+        let (name, value) = match fault {
+            Fault::ReadAt(at) => ("FAULT_READ_AT", at),
+            Fault::WriteAfter(bytes) => ("FAULT_WRITE_AFTER", bytes),
+            Fault::SyncAt(number) => ("FAULT_SYNC_AT", number),
+        };
+        let mut command = mif(store);
+        let path = path.canonicalize().unwrap_or_else(|_| path.to_owned());
+        command.env("LD_PRELOAD", &self.0).env("FAULT_PATH", path).env(name, value.to_string());
+        command
+    }
+}
