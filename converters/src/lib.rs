@@ -10,6 +10,7 @@ mod diff;
 mod error;
 mod export;
 mod extract;
+mod files;
 mod fsck;
 mod gc;
 mod image;

@@ -4,9 +4,9 @@ use mif_formats::fs::FileType;
 
 use super::accounts;
 use super::edit::Edit;
-use super::files::Files;
 use super::systemd;
 use crate::Result;
+use crate::files::Files;
 
 /// What goes, by what it is. A pattern's parts have `*` and `?`; folders go with all that is in them.
 const GONE: &[(&str, &[&str])] = &[

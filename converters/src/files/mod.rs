@@ -1,6 +1,8 @@
 //! The files of an image, to edit: its rows by volume and path, and where paths lead as its system would see
 //! them.
 
+mod mounts;
+
 use std::collections::BTreeMap;
 use std::ops::{Bound, Range};
 use std::sync::Arc;
@@ -8,7 +10,7 @@ use std::sync::Arc;
 use mif_formats::fs::{FileType, Timestamp, Xattr};
 use mif_formats::mif::manifest::{Row, escape};
 
-use super::mounts::{self, Mount, MountedOn};
+use self::mounts::{Mount, MountedOn};
 use crate::rebuild::{Base, NewContent, NewContents};
 use crate::store::Objects;
 use crate::tree::{Paths, Place, VolumePath, missing, resolve, root_volume};
