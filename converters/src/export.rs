@@ -117,7 +117,7 @@ fn reshape<'i>(
     };
     progress.stage("planning", 0);
     let mut base = Base::new(Bench::scratch(objects.clone())?, stored)?;
-    let writer = base.writer()?;
+    let writer = base.writer();
     let rows: Vec<&Row> = base.rows.iter().collect();
     let mut draft = base.draft(&rows, &NewContents::new(), &[], &options.reshape, &writer, progress)?;
     base.finish(writer, [&mut draft])?;

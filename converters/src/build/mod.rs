@@ -152,7 +152,7 @@ pub fn build(
     let empty = Builder::new().finish();
     let (known, new) = (Known::new(&empty), NewContents::new());
     let places = Contents { objects: &objects, new: &new };
-    let writer = bench.writer()?;
+    let writer = bench.writer(&objects);
     let mut splicer = Splicer::new(&empty, size, Vec::new(), places, &known, &writer);
     let mut notes = Vec::new();
     for (i, (extent, params, head)) in plans.into_iter().enumerate() {
@@ -557,7 +557,7 @@ fn store_contents(
     let files: Vec<(usize, usize)> = drafts.iter().enumerate().flat_map(of_volume).collect();
     let sizes = files.iter().map(|(volume, row)| volumes[*volume].rows[*row].size);
     progress.stage("storing files", sizes.fold(0, u64::saturating_add));
-    let writer = bench.writer()?;
+    let writer = bench.writer(&*bench.objects()?);
     let stored = store_files(files.len(), &writer, progress, |i| {
         let (volume, row) = files[i];
         let Volume { rows, contents, .. } = &volumes[volume];

@@ -65,6 +65,19 @@ const HISTORIES: &[&str] = &[
     ".local/share/fish/fish_history",
 ];
 
+/// What must not be shared, and patterns of where it is: in the homes that systems usually have.
+pub(crate) fn not_shared() -> impl Iterator<Item = (&'static str, String)> {
+    let gone = GONE.iter().flat_map(|(what, patterns)| patterns.iter().map(|p| (*what, (*p).to_owned())));
+    let homes =
+        HISTORIES.iter().flat_map(|history| ["/root", "/home/*"].map(|home| format!("{home}/{history}")));
+    let more = [
+        ("machine-id", "/etc/machine-id".to_owned()),
+        ("machine-id", "/var/lib/dbus/machine-id".to_owned()),
+        ("log", "/var/log/*".to_owned()),
+    ];
+    gone.chain(homes.map(|path| ("history", path))).chain(more)
+}
+
 /// The edits that make a system fit to be cloned, and what each takes away.
 pub(super) fn generalize(files: &Files) -> Result<Vec<(Edit, Option<String>)>> {
     let mut edits: Vec<(Edit, Option<String>)> = Vec::new();

@@ -27,6 +27,7 @@ use mif_formats::fs::Timestamp;
 use serde::Serialize;
 
 use self::compile::{Context, LocalFiles, compile};
+pub(crate) use self::generalize::not_shared;
 use self::recipe::fill;
 pub use self::recipe::{Recipe, Variables, read_instances};
 use crate::files::Files;
@@ -139,7 +140,7 @@ pub fn customize(
     if !options.dry_run {
         progress.stage("planning", 0);
         for group in orders.chunks(GROUP) {
-            let writer = base.writer()?;
+            let writer = base.writer();
             let mut drafts = in_parallel(group, progress, |order| {
                 let edited = edit(order)?;
                 let (rows, new) = (edited.files.rows(), &edited.files.new);

@@ -44,10 +44,10 @@ pub(crate) fn run<'env>(
 }
 
 /// Does `work` for each item, on all processors; gives what it gave, in order, or its first error.
-pub(crate) fn in_parallel<I: Sync, T: Send + Sync>(
-    items: &[I],
+pub(crate) fn in_parallel<'i, I: Sync, T: Send + Sync>(
+    items: &'i [I],
     progress: &dyn Progress,
-    work: impl Fn(&I) -> Result<T> + Sync,
+    work: impl Fn(&'i I) -> Result<T> + Sync,
 ) -> Result<Vec<T>> {
     if let [only] = items {
         return Ok(vec![work(only)?]);

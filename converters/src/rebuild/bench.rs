@@ -33,20 +33,22 @@ impl Bench<'_> {
         Ok(Bench::Scratch { below, scratch, _folder: folder })
     }
 
-    /// Adds objects; they can be read when it is finished.
-    pub(crate) fn writer(&self) -> Result<ObjectWriter> {
+    /// Adds what `objects` lack; it can be read when that is finished.
+    pub(crate) fn writer(&self, objects: &Objects) -> ObjectWriter {
+        ObjectWriter::knowing(self.store(), objects.index().clone())
+    }
+
+    /// Where new ones go.
+    fn store(&self) -> &Store {
         match self {
-            Bench::Store(store) => ObjectWriter::new(store),
-            Bench::Scratch { scratch, .. } => ObjectWriter::new(scratch),
+            Bench::Store(store) => store,
+            Bench::Scratch { scratch, .. } => scratch,
         }
     }
 
     /// All objects that are there now.
     pub(crate) fn objects(&self) -> Result<Arc<Objects>> {
-        let store = match self {
-            Bench::Store(store) => store,
-            Bench::Scratch { scratch, .. } => &**scratch,
-        };
+        let store = self.store();
         let index = Arc::new(Index::load(&**store.storage())?);
         let objects = Objects::new(store.storage().clone(), index);
         Ok(Arc::new(match self {
@@ -63,7 +65,7 @@ impl Bench<'_> {
     ) -> Result<(Arc<Objects>, WriterStats)> {
         let added = writer.finish()?;
         let objects = self.objects()?;
-        let writer = self.writer()?;
+        let writer = self.writer(&objects);
         for layout in layouts {
             if let Some(canonical) = canonical(layout, &objects, &writer)? {
                 *layout = Arc::new(canonical);

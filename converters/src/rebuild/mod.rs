@@ -113,7 +113,7 @@ pub fn rebuild(
     progress.stage("planning", 0);
     let mut base = Base::new(Bench::Store(store), parent)?;
     let rows: Vec<&Row> = rows.iter().collect();
-    let writer = base.writer()?;
+    let writer = base.writer();
     let mut draft =
         base.draft(&rows, &NewContents::new(), &options.always, &options.reshape, &writer, progress)?;
     let added = base.finish(writer, [&mut draft])?;
@@ -187,15 +187,25 @@ struct Prepared<'n> {
 impl<'a> Base<'a> {
     pub(crate) fn new(bench: Bench<'a>, parent: &'a StoredImage) -> Result<Self> {
         let objects = bench.objects()?;
+        Self::among(objects, bench, parent)
+    }
+
+    /// The same, where all objects of the bench are known already.
+    pub(crate) fn among(objects: Arc<Objects>, bench: Bench<'a>, parent: &'a StoredImage) -> Result<Self> {
         let layout = Arc::new(parent.layout()?);
         let scan = Scan::new(Arc::new(StoredDisk::new(layout.clone(), objects.clone())))?;
         let known = Known::new(&layout);
         Ok(Base { parent, bench, rows: parent.manifest()?, objects, scan, layout, known })
     }
 
+    /// The name of the image.
+    pub(crate) fn name(&self) -> &str {
+        &self.parent.image.name
+    }
+
     /// Takes the objects of drafts.
-    pub(crate) fn writer(&self) -> Result<ObjectWriter> {
-        self.bench.writer()
+    pub(crate) fn writer(&self) -> ObjectWriter {
+        self.bench.writer(&self.objects)
     }
 
     /// Errs if `rows` cannot become a disk of this shape. Writes nothing; gives the volumes that would be planned.

@@ -58,6 +58,11 @@ impl Objects {
         Objects { below: Some(below), ..self }
     }
 
+    /// What it finds objects by, but for those below.
+    pub(crate) fn index(&self) -> &Arc<Index> {
+        &self.index
+    }
+
     /// Whether an index knows the object.
     #[must_use]
     pub fn contains(&self, id: &ObjectId) -> bool {

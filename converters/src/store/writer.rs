@@ -64,22 +64,27 @@ impl WriterStats {
 impl ObjectWriter {
     /// Adds to `store`.
     pub fn new(store: &Store) -> Result<Self> {
-        Ok(ObjectWriter {
+        Ok(Self::knowing(store, store.index()?))
+    }
+
+    /// Adds to `store` what `index` does not know.
+    pub(crate) fn knowing(store: &Store, index: Arc<Index>) -> Self {
+        ObjectWriter {
             storage: store.storage().clone(),
-            index: store.index()?,
+            index,
             claimed: Mutex::default(),
             only: None,
             packs: Mutex::default(),
             added: AtomicU64::new(0),
             added_bytes: AtomicU64::new(0),
             stored_bytes: AtomicU64::new(0),
-        })
+        }
     }
 
     /// Adds to `store` those of `objects` that it lacks now, and nothing else.
     pub(crate) fn only(store: &Store, objects: HashSet<ObjectId>) -> Result<Self> {
         let index = Arc::new(Index::load(&**store.storage())?);
-        Ok(ObjectWriter { index, only: Some(objects), ..Self::new(store)? })
+        Ok(ObjectWriter { only: Some(objects), ..Self::knowing(store, index) })
     }
 
     /// Whether the caller has to store the object: it is neither in the store nor claimed by anybody before

@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 
 use mif::store::Tag;
 use mif::{
-    ChangeKind, DiffCounts, DiffReport, FieldChange, FsckReport, GcReport, LogReport, PackagesReport,
+    ChangeKind, DiffCounts, DiffReport, FieldChange, FsckReport, GcReport, Group, LogReport, PackagesReport,
     RmReport, SearchReport, StatsReport,
 };
 
@@ -68,11 +68,27 @@ pub(super) fn diff(report: &DiffReport, summary: bool) -> String {
         }
     }
     for group in &report.groups {
-        let _ = writeln!(out, "{:<40} {}", printable(&group.name), counts(&group.counts));
+        let counts = if group.counts == DiffCounts::default() {
+            "no path changed".to_owned()
+        } else {
+            counts(&group.counts)
+        };
+        let _ = writeln!(out, "{:<40} {counts}", printable(&group.name) + &versions(group));
     }
     let said = if report.same { "no file changed".to_owned() } else { counts(&report.counts) };
     let _ = writeln!(out, "{} to {}: {said}", printable(a), printable(b));
     out
+}
+
+/// What became of a package's version, with a space before it.
+fn versions(group: &Group) -> String {
+    match &group.versions {
+        None | Some([None, None]) => String::new(),
+        Some([None, Some(new)]) => format!(" new: {}", printable(new)),
+        Some([Some(old), None]) => format!(" gone: {}", printable(old)),
+        Some([Some(old), Some(new)]) if old == new => format!(" {}", printable(new)),
+        Some([Some(old), Some(new)]) => format!(" {} → {}", printable(old), printable(new)),
+    }
 }
 
 fn field(change: &FieldChange) -> String {
