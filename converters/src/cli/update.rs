@@ -33,7 +33,7 @@ docs/update.md has the rules. Exits 1 if any image has a conflict or cannot take
         /// What it became
         #[arg(long, value_name = "IMAGE")]
         to: String,
-        /// Who wins where the image and the update changed the same path
+        /// Who wins where both changed the same path: the image keeps its own, or gets the update's
         #[arg(long, value_name = "WHO")]
         on_conflict: Option<Who>,
         #[command(flatten)]
@@ -81,11 +81,10 @@ pub(super) struct Images {
     time: Option<i64>,
 }
 
+/// Who wins: the image, which keeps what it has, or the update.
 #[derive(Clone, Copy, ValueEnum)]
 pub(super) enum Who {
-    /// The image keeps what it has
     Image,
-    /// The image gets what the update has
     Update,
 }
 
