@@ -633,6 +633,54 @@ fn a_content_is_replaced_wherever_it_is_and_all_else_stays() {
     run_failing(&mut lab.mif(&["info", "without@2"]), 3);
 }
 
+#[test]
+fn a_fat_is_updated_and_the_same_update_gives_the_same_bits() {
+    if !have(&["sfdisk", "sgdisk", "blkid", "e2fsck", "fsck.fat", "mtype", "mdir"]) {
+        return;
+    }
+    let work = work_folder();
+    let at = |name: &str| work.path().join(name);
+    let store = at("store");
+    run(mif(&store).args(["import", "--name", "a"]).arg(repo().join("fixtures/demo.qcow2")));
+    let edit = |image: &str, edits: &[&str]| {
+        run(mif(&store).args(["customize", "a@1", "--as", image, "--time", "1700000000"]).args(edits));
+    };
+    let (greeting, folder) = ("p15:/EFI/mif/hello.txt", "p15:/A directory with a long name");
+    let removal = format!("--delete={folder}");
+    edit(
+        "b",
+        &[&format!("--write={greeting}:newer"), "--write=p15:/EFI/A rather long name.efi:new", &removal],
+    );
+    edit("c", &["--write=p15:/OWN.TXT:own", &format!("--write={folder}/own:own"), "--write=/etc/own:own"]);
+    edit("d", &[&format!("--write={greeting}:its own")]);
+    let update = |image: &str| {
+        let mut command = mif(&store);
+        command.args(["update", "--from", "a", "--to", "b", image, "--time", "1800000000"]);
+        command
+    };
+    run(&mut update("c@1"));
+    run(&mut update("c@1"));
+    let said = update("d").output().unwrap();
+    assert_eq!(said.status.code(), Some(1));
+    assert!(String::from_utf8_lossy(&said.stdout).contains(&format!("conflict {greeting}")));
+    for version in [2, 3] {
+        run(mif(&store).args(["export", &format!("c@{version}")]).arg(at(&format!("{version}.raw"))));
+    }
+    run(tool("cmp").arg(at("2.raw")).arg(at("3.raw")));
+    assert_sound(&at("2.raw"), work.path());
+    let image = format!("{}@@{}", at("2.raw").display(), 2 * MIB);
+    let text = |path: &str| run(tool("mtype").env("MTOOLS_SKIP_CHECK", "1").args(["-i", &image, path]));
+    assert_eq!(text("::/EFI/mif/hello.txt"), "newer");
+    assert_eq!(text("::/EFI/A rather long name.efi"), "new");
+    assert_eq!(text("::/OWN.TXT"), "own");
+    assert_eq!(text("::/A directory with a long name/own"), "own");
+    let mut mdir = tool("mdir");
+    mdir.env("MTOOLS_SKIP_CHECK", "1").args(["-b", "-i", &image, "::/A directory with a long name"]);
+    assert_eq!(run(&mut mdir).lines().count(), 1, "what the image had of A is gone");
+    let log = run(mif(&store).args(["log", "c"]));
+    assert!(log.contains("c@2  update") && log.contains(" from a@1 to b@1, after c@1"), "{log}");
+}
+
 /// What is installed in B beside A, what goes, and what gets a newer version.
 const UPGRADE: &str = "apt-get install -y --no-install-recommends -t bookworm-backports linux-image-cloud-amd64\n\
     apt-get install -y --no-install-recommends less curl\napt-get purge -y tzdata";

@@ -74,6 +74,8 @@ pub struct RebuildOptions {
     pub command: Vec<String>,
     /// The digest of the edits, for the image's record.
     pub recipe: Option<String>,
+    /// Where the edits came from, for the image's record.
+    pub source: Option<String>,
 }
 
 /// What a rebuild did.
@@ -351,6 +353,7 @@ impl<'a> Base<'a> {
             parent: Some(self.parent.image.id()),
             command: options.command.clone(),
             recipe: options.recipe.clone(),
+            source: options.source.clone(),
             ..made_now()
         };
         made.publish(store, &options.name, &packages, provenance)

@@ -1,14 +1,13 @@
 //! New versions of many images, each by itself: what one of them cannot take is said of that one, and the others are made.
 
 use std::collections::BTreeSet;
-use std::sync::Arc;
 
 use super::{ImageResult, UpdatedImage};
 use crate::files::Files;
 use crate::import::pool::in_parallel;
 use crate::progress::{self, Progress};
 use crate::rebuild::{Base, Bench, Draft, RebuildOptions, Reshape};
-use crate::store::{ImageName, Objects, Selector, Store, StoredImage, WriterStats};
+use crate::store::{ImageName, ObjectWriter, Selector, Store, StoredImage, WriterStats};
 use crate::{Error, Result};
 
 /// How many images are in work together, and share a pack: more take more memory.
@@ -21,6 +20,8 @@ pub(super) struct Batch<'a> {
     pub(super) operation: &'static str,
     /// The digest of the edits, for the images' records.
     pub(super) recipe: String,
+    /// What they are between.
+    pub(super) between: [String; 2],
     pub(super) options: &'a super::UpdateOptions,
 }
 
@@ -67,19 +68,21 @@ impl<'a> Batch<'a> {
                 (objects, added) = (all.clone(), added.with(*more));
             }
             let written = finished.map(drop).map_err(|e| e.to_string());
-            for tried in tried {
-                done.push(match tried {
-                    Tried::Done(said) => *said,
-                    Tried::Drafted(mut drafted) => {
-                        let image = drafted.said.image.clone();
-                        let made = match &written {
-                            Ok(()) => self.publish(&mut drafted, objects.clone()),
-                            Err(e) => Err(Error::store(e.clone())),
-                        };
-                        or_refused(made, &image, progress, |said| said)?
-                    }
-                });
+            for tried in &mut tried {
+                if let Tried::Drafted(drafted) = tried {
+                    drafted.base.objects = objects.clone();
+                }
             }
+            done.extend(in_parallel(&tried, progress, |tried| match tried {
+                Tried::Done(said) => Ok((**said).clone()),
+                Tried::Drafted(drafted) => {
+                    let made = match &written {
+                        Ok(()) => self.publish(drafted),
+                        Err(e) => Err(Error::store(e.clone())),
+                    };
+                    or_refused(made, &drafted.said.image, progress, |said| said)
+                }
+            })?);
         }
         Ok((done, added))
     }
@@ -89,7 +92,7 @@ impl<'a> Batch<'a> {
         base: Base<'a>,
         image: &StoredImage,
         edit: &impl Fn(&StoredImage, &Files) -> Result<(Files, UpdatedImage)>,
-        writer: &crate::store::ObjectWriter,
+        writer: &ObjectWriter,
         progress: &dyn Progress,
     ) -> Result<Tried<'a>> {
         let files = Files::new(&base, self.options.time)?;
@@ -108,14 +111,14 @@ impl<'a> Batch<'a> {
         Ok(Tried::Drafted(Box::new(Drafted { base, files, draft, said })))
     }
 
-    fn publish(&self, drafted: &mut Drafted<'a>, objects: Arc<Objects>) -> Result<UpdatedImage> {
+    fn publish(&self, drafted: &Drafted<'a>) -> Result<UpdatedImage> {
         let Drafted { base, files, draft, said } = drafted;
-        base.objects = objects;
         let rebuild = RebuildOptions {
             name: base.name().to_owned(),
             operation: self.operation.into(),
             command: self.options.command.clone(),
             recipe: Some(self.recipe.clone()),
+            source: Some(self.between.join(" to ")),
             ..Default::default()
         };
         let image = base.publish(self.store, draft, &files.rows(), &rebuild)?;

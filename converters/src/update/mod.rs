@@ -20,6 +20,7 @@ use std::collections::BTreeMap;
 use std::time::Instant;
 
 use mif_formats::fs::Timestamp;
+use mif_formats::mif::manifest::escape;
 use serde::Serialize;
 
 use self::apply::Applying;
@@ -229,7 +230,7 @@ pub fn update(
     let recipe =
         blake3::hash(format!("update\0{recipe}\0{:?}", options.winner).as_bytes()).to_hex().to_string();
     progress.stage("updating", 0);
-    let batch = Batch { store, operation: "update", recipe, options };
+    let batch = Batch { store, operation: "update", recipe, between: between.clone(), options };
     let edit = |image: &StoredImage, files: &Files| {
         let said = UpdatedImage::of(&image.image.id());
         update_image(&changes, files, options.winner, said)
@@ -245,6 +246,9 @@ pub fn update(
     })
 }
 
+/// Where GRUB's modules for BIOS are.
+const GRUB_MODULES: [&[u8]; 2] = [b"/boot/grub/i386-pc/", b"/boot/grub2/i386-pc/"];
+
 /// What changes on each volume from A to B, and what of them is no part of it.
 fn changes<'a>(files: [&'a Files; 2]) -> (Vec<Change<'a>>, Vec<String>) {
     let roles = files.map(Files::roles);
@@ -257,7 +261,18 @@ fn changes<'a>(files: [&'a Files; 2]) -> (Vec<Change<'a>>, Vec<String>) {
     let both =
         roles[0].iter().filter_map(|(role, a)| Some((role, [a.as_str(), roles[1].get(role)?.as_str()])));
     let changes = both.map(|(role, volumes)| Change::new(role, files, volumes));
-    (changes.filter(|change| !change.paths.is_empty()).collect(), warnings)
+    let changes: Vec<Change<'_>> = changes.filter(|change| !change.paths.is_empty()).collect();
+    let guest_paths =
+        changes.iter().flat_map(|change| change.paths.iter().filter_map(|p| change.guest_path(p)));
+    let is_grub = |path: &Vec<u8>| GRUB_MODULES.iter().any(|folder| path.starts_with(folder));
+    if let Some(path) = guest_paths.into_iter().find(is_grub) {
+        warnings.push(format!(
+            "{}: GRUB's core image for BIOS lies outside of all files and stays the images' own, which may not go with \
+             other modules",
+            escape(&path)
+        ));
+    }
+    (changes, warnings)
 }
 
 /// Merges changes into the files of an image.
@@ -308,7 +323,7 @@ fn check_volumes(changes: &[Change<'_>], files: &Files, roles: &BTreeMap<String,
             };
             let is_below = role.starts_with(&change.role) && !changes.iter().any(|c| c.role == *role);
             if is_below && let Some(path) = change.paths.iter().find(hidden) {
-                let path = mif_formats::mif::manifest::escape(path);
+                let path = escape(path);
                 return Err(Error::unsupported(format!(
                     "{path}: is to be on {}, where the image mounts {volume} on {role}",
                     change.role

@@ -56,7 +56,8 @@ pub fn replace(
     progress.stage("replacing", 0);
     let recipe = format!("replace\0{}\0{}", wanted.name, new.id);
     let recipe = blake3::hash(recipe.as_bytes()).to_hex().to_string();
-    let batch = Batch { store, operation: "replace", recipe, options };
+    let between = [wanted.name.clone(), new_name];
+    let batch = Batch { store, operation: "replace", recipe, between: between.clone(), options };
     let (mut done, added) = batch.run(
         &images,
         &|image, files| {
@@ -70,7 +71,7 @@ pub fn replace(
     )?;
     done.extend(without.iter().map(|image| UpdatedImage::of(&image.image.id())));
     done.sort_by_key(|image| order.iter().position(|id| *id == image.image));
-    let report = UpdateReport::new("replace", [wanted.name, new_name], options, done);
+    let report = UpdateReport::new("replace", between, options, done);
     Ok(UpdateReport { added, seconds: started.elapsed().as_secs_f64(), ..report })
 }
 

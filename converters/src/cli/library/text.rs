@@ -20,8 +20,8 @@ pub(super) fn log(report: &LogReport) -> String {
         let _ =
             write!(out, "{indent}{}{tags}  {} {when}", printable(&entry.image), printable(&entry.operation));
         if let Some(source) = &entry.source {
-            let format = entry.source_format.as_deref().unwrap_or("");
-            let _ = write!(out, " from {} {}", printable(format), printable(source));
+            let format = entry.source_format.as_deref().map_or(String::new(), |format| format!("{format} "));
+            let _ = write!(out, " from {}{}", printable(&format), printable(source));
         }
         if let Some(parent) = &entry.parent {
             let _ = write!(out, ", after {}", printable(parent));
@@ -67,13 +67,16 @@ pub(super) fn diff(report: &DiffReport, summary: bool) -> String {
             }
         }
     }
-    for group in &report.groups {
+    let names: Vec<String> =
+        report.groups.iter().map(|group| printable(&group.name) + &versions(group)).collect();
+    let width = names.iter().map(|name| name.chars().count()).max().unwrap_or(0).clamp(40, 72);
+    for (name, group) in names.iter().zip(&report.groups) {
         let counts = if group.counts == DiffCounts::default() {
             "no path changed".to_owned()
         } else {
             counts(&group.counts)
         };
-        let _ = writeln!(out, "{:<40} {counts}", printable(&group.name) + &versions(group));
+        let _ = writeln!(out, "{name:<width$} {counts}");
     }
     let said = if report.same { "no file changed".to_owned() } else { counts(&report.counts) };
     let _ = writeln!(out, "{} to {}: {said}", printable(a), printable(b));
