@@ -1,5 +1,5 @@
-//! Updating stored images: what the real tools say of the new versions is what was asked for, conflicts and refusals
-//! change nothing, and a Debian gets a newer kernel and other packages, and boots.
+//! Updating stored images: what the real tools say of the new versions is what was asked for, conflicts and
+//! refusals change nothing, and a Debian gets a newer kernel and other packages, and boots.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -9,7 +9,7 @@ use std::process::{Command, Stdio};
 
 use mif_tests::debian::{self, boot, make_disk};
 use mif_tests::disk::assert_sound;
-use mif_tests::{have, listing, mif, repo, run, run_failing, snapshot, tool, work_folder};
+use mif_tests::{have, listing, mif, mif_path, repo, run, run_failing, snapshot, tool, work_folder};
 use serde_json::Value;
 use tempfile::TempDir;
 
@@ -89,8 +89,8 @@ impl Lab {
         tree
     }
 
-    /// Makes a disk of a tree, runs debugfs over its root, and imports it. `swapped`: the root is the second partition,
-    /// and has other blocks.
+    /// Makes a disk of a tree, runs debugfs over its root, and imports it. `swapped`: the root is the second
+    /// partition, and has other blocks.
     fn import(&self, name: &str, swapped: bool, commands: &str) {
         let disk = self.at(&format!("{name}.raw"));
         let (root, srv) = (self.at("root.img"), self.at("srv.img"));
@@ -490,19 +490,49 @@ fn what_an_image_cannot_take_is_refused_and_the_others_get_it() {
     run(&mut lab.mif(&["fsck"]));
     // What is no image is said before any is changed.
     let stored = snapshot(&lab.store());
+    let empty = lab.at("empty");
+    fs::write(&empty, "").unwrap();
     for (arguments, code, part) in [
         (&["update", "--from", "a", "--to", "nothing", "c"][..], 3, "nothing: is not in the store"),
         (&["update", "--from", "a", "--to", "b", "c", "nothing"], 3, "nothing: is not in the store"),
         (&["update", "--from", "a", "--to", "b"], 2, "<IMAGE>"),
         (&["update", "--from", "a", "--to", "b", "c", "--all"], 2, "--all"),
         (&["replace", "--old", "nothing", "--new", "/etc/passwd", "c"], 3, "no such file"),
-        (&["replace", "--old", "/dev/null", "--new", "/etc/passwd", "c"], 2, "empty"),
+        (&["replace", "--old", empty.to_str().unwrap(), "--new", "/etc/passwd", "c"], 2, "empty"),
         (&["replace", "--old", "/etc/passwd", "--new", "/etc/passwd", "c"], 2, "same content"),
     ] {
         let said = run_failing(&mut lab.mif(arguments), code);
         assert!(said.contains(part), "{arguments:?}: {said}");
         assert_eq!(snapshot(&lab.store()), stored, "{arguments:?}");
     }
+}
+
+#[test]
+fn a_disk_that_is_full_costs_no_image() {
+    let Some(lab) = Lab::new() else { return };
+    lab.base("a");
+    lab.import("a", false, "");
+    fs::write(lab.at("names.csv"), "n\n1\n2\n3\n4\n5\n6\n7\n8\n9\n").unwrap();
+    let customize = ["customize", "a", "--as", "host-{{n}}", "--write=/etc/own:{{n}}", "--csv"];
+    run(lab.mif(&customize).arg(lab.at("names.csv")));
+    fs::write(lab.at("old"), "hello\n").unwrap();
+    // One object, and a list of several.
+    for size in [3 * MIB, 6 * MIB] {
+        fs::write(lab.at("new"), noise(size)).unwrap();
+        // No file may become larger than 1 MiB.
+        let mut full = tool("sh");
+        full.args(["-c", "trap '' XFSZ; ulimit -f 2048; exec \"$@\"", "sh"]).arg(mif_path());
+        full.args(["replace", "--all", "--json", "--old"]).arg(lab.at("old")).arg("--new").arg(lab.at("new"));
+        let output = full.env("MIF_STORE", lab.store()).output().unwrap();
+        let report: Value = serde_json::from_slice(&output.stdout).unwrap();
+        assert_eq!((output.status.code(), report["refused"].as_u64()), (Some(1), Some(10)), "{report}");
+        assert!(report["images"][0]["error"].as_str().unwrap().contains("write"), "{report}");
+        run(&mut lab.mif(&["fsck"]));
+        run_failing(&mut lab.mif(&["info", "host-1@2"]), 3);
+    }
+    run(lab.mif(&["replace", "--all", "--old"]).arg(lab.at("old")).arg("--new").arg(lab.at("new")));
+    let read = lab.mif(&["cat", "host-9@2", "/etc/motd"]).output().unwrap().stdout;
+    assert!(read == noise(6 * MIB));
 }
 
 /// Random bytes, the same each time: nothing makes them smaller.

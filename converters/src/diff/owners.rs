@@ -56,8 +56,8 @@ impl<'a> Owners<'a> {
     }
 }
 
-/// Counts changes by the package that has the path after or, if it is gone, had it before. Packages of another version
-/// are among them, if `all` even those without a path that changed.
+/// Counts changes by the package that has the path after or, if it is gone, had it before. Packages of another
+/// version are among them, if `all` even those without a path that changed.
 pub(super) fn by_package(
     names: &HashMap<String, String>,
     changes: &[Change],

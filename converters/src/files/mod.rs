@@ -87,8 +87,8 @@ impl Files {
         self.volumes.values().flat_map(|volume| volume.rows.values().map(|row| &**row)).collect()
     }
 
-    /// The volumes by what they are to the image's system: where its fstab mounts each, `/` for the root; by their own
-    /// names those that it does not mount.
+    /// The volumes by what they are to the image's system: where its fstab mounts each, `/` for the root; by their
+    /// own names those that it does not mount.
     pub(super) fn roles(&self) -> BTreeMap<String, String> {
         let role = |volume: &String| {
             let is_here = |mount: &&Mount| mount.what == MountedOn::Volume(volume.clone());
@@ -373,8 +373,8 @@ impl Files {
         Ok(())
     }
 
-    /// Gives the regular file at a place new content. As Linux does: what the file may do goes with the content that
-    /// it had.
+    /// Gives the regular file at a place new content. As Linux does: what the file may do goes with the content
+    /// that it had.
     pub(super) fn fill(&mut self, place: &Place, content: NewContent) -> Result<()> {
         self.replace(place, content)?;
         self.change(place, |row| row.xattrs.retain(|xattr| xattr.name != b"security.capability"))

@@ -96,6 +96,11 @@ impl ObjectWriter {
             && self.claimed.lock().expect("not poisoned").insert(id)
     }
 
+    /// Whether all that was claimed was stored. If not, who claimed it failed, and who relied on that has nothing.
+    pub(crate) fn is_whole(&self) -> bool {
+        self.claimed.lock().expect("not poisoned").len() as u64 == self.added.load(Ordering::Relaxed)
+    }
+
     /// Adds an object with these bytes, unless it is there; gives its id.
     pub fn put(&self, bytes: &[u8]) -> Result<ObjectId> {
         let id = ObjectId::of(bytes);
@@ -186,4 +191,21 @@ fn compress(bytes: &[u8]) -> Option<Vec<u8>> {
     }
     let packed = COMPRESSOR.with_borrow_mut(|compressor| compressor.compress(bytes)).ok()?;
     (packed.len() < bytes.len() - bytes.len() / 32).then_some(packed)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_claimed_and_not_stored_is_known() {
+        let folder = tempfile::tempdir().unwrap();
+        let writer = ObjectWriter::new(&Store::open_or_create(folder.path()).unwrap()).unwrap();
+        let id = ObjectId::of(b"claimed");
+        assert!(writer.is_whole() && writer.claim(id) && !writer.claim(id));
+        assert!(!writer.is_whole());
+        writer.store_claimed(id, b"claimed").unwrap();
+        writer.put(b"another").unwrap();
+        assert!(writer.is_whole());
+    }
 }

@@ -104,8 +104,8 @@ impl Applying<'_> {
         }
     }
 
-    /// The numbers of inodes of what becomes B's: those that its paths had, where nobody else has them. All paths of one
-    /// file have the same.
+    /// The numbers of inodes of what becomes B's: those that its paths had, where nobody else has them. All paths of
+    /// one file have the same.
     fn inodes(&self) -> HashMap<&[u8], u64> {
         let mut files: BTreeMap<&[u8], Vec<&[u8]>> = BTreeMap::new();
         for (path, take) in self.takes {
@@ -132,7 +132,8 @@ impl Applying<'_> {
         inodes
     }
 
-    /// Sets the time of a folder in which something came or went: B's, or that of the update where the image had its own.
+    /// Sets the time of a folder in which something came or went: B's, or that of the update where the image had its
+    /// own.
     fn touch(&self, files: &mut Files, folder: &[u8], time: Timestamp) -> Result<()> {
         let place = Place { volume: self.volume.to_owned(), path: folder.to_vec() };
         let [before, after] =

@@ -1,4 +1,5 @@
-//! New versions of many images, each by itself: what one of them cannot take is said of that one, and the others are made.
+//! New versions of many images, each by itself: what one of them cannot take is said of that one, and the others are
+//! made.
 
 use std::collections::BTreeSet;
 
@@ -41,8 +42,9 @@ enum Tried<'a> {
 }
 
 impl<'a> Batch<'a> {
-    /// Makes the next version of each of `images` with the files that `edit` gives. Where `edit` says of an image anything
-    /// but that it is applied, there is none. Errs only if the user stops it, or if the store cannot be read at all.
+    /// Makes the next version of each of `images` with the files that `edit` gives. Where `edit` says of an image
+    /// anything but that it is applied, there is none. Errs only if the user stops it, or if the store cannot be read
+    /// at all.
     pub(super) fn run(
         &self,
         images: &'a [StoredImage],
@@ -63,7 +65,12 @@ impl<'a> Batch<'a> {
                 Tried::Drafted(drafted) => Some(&mut drafted.draft.layout),
                 Tried::Done(_) => None,
             });
-            let finished = bench.finish(writer, layouts);
+            // Images rely on what others of their group have claimed to write.
+            let finished = if writer.is_whole() {
+                bench.finish(writer, layouts)
+            } else {
+                Err(Error::store("what another image needs too could not be written"))
+            };
             if let Ok((all, more)) = &finished {
                 (objects, added) = (all.clone(), added.with(*more));
             }

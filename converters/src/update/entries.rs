@@ -13,7 +13,7 @@ pub(super) enum Format {
     Paragraphs(&'static [&'static str]),
     /// So many lines each, known by all that they say.
     Lines(usize),
-    /// Lines of fields between colons, known by the first (passwd(5)). In the third may be a number that is nobody else's.
+    /// Lines of fields between colons, known by the first (passwd(5)). The third may be a number that is nobody else's.
     Accounts {
         /// Whether it is.
         numbered: bool,

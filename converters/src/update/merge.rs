@@ -7,8 +7,8 @@
 //! else                        a conflict, unless a rule (rules.rs) says otherwise
 //! ```
 //!
-//! Which paths are one file is part of what a path is. So of the names of a file, either all change or none, and so it is
-//! with what is decided of them.
+//! Which paths are one file is part of what a path is. So of the names of a file, either all change or none, and so it
+//! is with what is decided of them.
 
 use std::collections::BTreeMap;
 

@@ -1,4 +1,5 @@
-//! `update`: what changed from an image A to an image B, applied to other images; and `replace`, the same of one content.
+//! `update`: what changed from an image A to an image B, applied to other images; and `replace`, the same of one
+//! content.
 //!
 //! ```text
 //! A, B → the changes of each volume ─┐
@@ -267,8 +268,8 @@ fn changes<'a>(files: [&'a Files; 2]) -> (Vec<Change<'a>>, Vec<String>) {
     let is_grub = |path: &Vec<u8>| GRUB_MODULES.iter().any(|folder| path.starts_with(folder));
     if let Some(path) = guest_paths.into_iter().find(is_grub) {
         warnings.push(format!(
-            "{}: GRUB's core image for BIOS lies outside of all files and stays the images' own, which may not go with \
-             other modules",
+            "{}: GRUB's core image for BIOS lies outside of all files and stays the images' own, which may not go \
+             with other modules",
             escape(&path)
         ));
     }

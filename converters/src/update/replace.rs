@@ -25,8 +25,8 @@ struct Wanted {
     id: Option<ObjectId>,
 }
 
-/// Gives all files with the content `old`, a local file or a SHA-1 in hex, the content of the local file `new`, in the
-/// next version of each image. All else of the files stays, but for their times.
+/// Gives all files with the content `old`, a local file or a SHA-1 in hex, the content of the local file `new`, in
+/// the next version of each image. All else of the files stays, but for their times.
 pub fn replace(
     store: &Store,
     old: &Path,
