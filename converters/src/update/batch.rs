@@ -65,11 +65,11 @@ impl<'a> Batch<'a> {
                 Tried::Drafted(drafted) => Some(&mut drafted.draft.layout),
                 Tried::Done(_) => None,
             });
-            // Images rely on what others of their group have claimed to write.
+            // Images rely on what others of their group have claimed to store.
             let finished = if writer.is_whole() {
                 bench.finish(writer, layouts)
             } else {
-                Err(Error::store("what another image needs too could not be written"))
+                Err(Error::store("what it shares with another image here could not be stored"))
             };
             if let Ok((all, more)) = &finished {
                 (objects, added) = (all.clone(), added.with(*more));
