@@ -4,6 +4,7 @@
 //! tell.
 
 mod content;
+mod owners;
 
 use std::collections::{BTreeMap, HashMap};
 
@@ -13,8 +14,9 @@ use mif_formats::mif::manifest::{Row, escape, type_name};
 use serde::Serialize;
 
 use self::content::{digest, same_content, text_difference};
+use self::owners::by_package;
 use crate::progress::{self, Progress};
-use crate::{OpenImage, Result, Tree, VolumePath};
+use crate::{OpenImage, Result, Tree, VolumePath, packages};
 
 /// How to compare.
 #[derive(Debug, Clone, Default)]
@@ -34,6 +36,8 @@ pub struct DiffOptions {
 pub enum Grouping {
     /// The first names of a path, as many as said.
     Folder(usize),
+    /// The package that has the path, as the images' own databases say.
+    Package,
 }
 
 /// What changed from one image to another.
@@ -47,7 +51,7 @@ pub struct DiffReport {
     pub counts: DiffCounts,
     /// The changes, by volume and path; a file that was renamed stands where it is now.
     pub changes: Vec<Change>,
-    /// The changes counted by folder, if asked for.
+    /// The changes counted by folder or package, if asked for.
     pub groups: Vec<Group>,
     /// What could not be read, each a sentence.
     pub warnings: Vec<String>,
@@ -129,6 +133,8 @@ pub struct Group {
     pub name: String,
     /// What changed in it.
     pub counts: DiffCounts,
+    /// Of a package, its versions before and after; none where it is not installed.
+    pub versions: Option<[Option<String>; 2]>,
 }
 
 /// Says what changed from `a` to `b`.
@@ -154,8 +160,17 @@ pub fn diff(
     }
     let mut counts = DiffCounts::default();
     changes.iter().for_each(|change| counts.add(change));
+    let mut warnings: Vec<String> = trees.iter().flat_map(|tree| tree.complaints.clone()).collect();
     let groups = match options.by {
-        Some(Grouping::Folder(depth)) => group_by(&changes, |change| folder(&change.path, depth)),
+        Some(Grouping::Folder(depth)) => {
+            let groups = group_by(&changes, |change| folder(&change.path, depth));
+            groups.into_iter().map(|(name, counts)| Group { name, counts, versions: None }).collect()
+        }
+        Some(Grouping::Package) => {
+            let found = [packages::of_image(a, || Ok(trees[0]))?, packages::of_image(b, || Ok(trees[1]))?];
+            warnings.extend(found.iter().flat_map(|found| found.complaints.clone()));
+            by_package(&names, &changes, &found.map(|found| found.packages), options.path.is_none())
+        }
         None => Vec::new(),
     };
     Ok(DiffReport {
@@ -164,7 +179,7 @@ pub fn diff(
         counts,
         changes,
         groups,
-        warnings: trees.iter().flat_map(|tree| tree.complaints.clone()).collect(),
+        warnings,
     })
 }
 
@@ -370,12 +385,12 @@ fn keep_below(trees: [&Tree; 2], path: &VolumePath, changes: &mut Vec<Change>) {
     });
 }
 
-fn group_by(changes: &[Change], name: impl Fn(&Change) -> String) -> Vec<Group> {
-    let mut groups: BTreeMap<String, DiffCounts> = BTreeMap::new();
+fn group_by<K: Ord>(changes: &[Change], key: impl Fn(&Change) -> K) -> BTreeMap<K, DiffCounts> {
+    let mut groups: BTreeMap<K, DiffCounts> = BTreeMap::new();
     for change in changes {
-        groups.entry(name(change)).or_default().add(change);
+        groups.entry(key(change)).or_default().add(change);
     }
-    groups.into_iter().map(|(name, counts)| Group { name, counts }).collect()
+    groups
 }
 
 /// The folder of a path, of which no more than `depth` names are told.

@@ -11,6 +11,7 @@ mod diff;
 mod error;
 mod export;
 mod extract;
+mod files;
 mod fsck;
 mod gc;
 mod image;
@@ -29,6 +30,7 @@ mod search;
 mod stats;
 pub mod store;
 mod tree;
+mod update;
 pub mod verify;
 
 pub use batch::{
@@ -60,6 +62,10 @@ pub use scan::{Scan, ScannedVolume, VolumeExtent};
 pub use search::{Contents, Hit, PathGlob, Query, SearchReport, search};
 pub use stats::{FileBytes, ImageShare, Similarity, StatsReport, stats};
 pub use tree::{Tree, VolumePath};
+pub use update::{
+    Conflict, ImageResult, Left, UpdateCounts, UpdateOptions, UpdateReport, UpdatedImage, Winner, replace,
+    update,
+};
 
 /// The name of the volume on a partition: `p` and its slot.
 #[must_use]

@@ -1,7 +1,8 @@
-//! Real Debian disks: trees from the Debian archive (`fixtures/debian-tree`, kept in the cache), disks from
-//! `fixtures/debian-disk`, booted by `fixtures/boot`.
+//! Real Debian disks: trees from the Debian archive (`fixtures/debian-tree`, `fixtures/debian-changed`, kept in
+//! the cache), disks from `fixtures/debian-disk`, booted by `fixtures/boot`.
 
 use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::sync::OnceLock;
 
 use crate::{cache, is_root, repo, run, skip, tool};
@@ -24,19 +25,26 @@ pub const TOOLS: &[&str] = &[
 #[must_use]
 pub fn tree() -> Option<PathBuf> {
     static TREE: OnceLock<Option<PathBuf>> = OnceLock::new();
-    let make = || {
-        let output = tool(repo().join("fixtures/debian-tree")).env("MIF_CACHE", cache()).output().unwrap();
-        let path = String::from_utf8_lossy(&output.stdout).trim().to_owned();
-        match output.status.code() {
-            Some(0) => Some(PathBuf::from(path)),
-            Some(3) => {
-                let _ = skip("THE DEBIAN ARCHIVE CANNOT BE REACHED");
-                None
-            }
-            _ => panic!("fixtures/debian-tree: {}", String::from_utf8_lossy(&output.stderr)),
+    TREE.get_or_init(|| made(&mut tool(repo().join("fixtures/debian-tree")))).clone()
+}
+
+/// The tar of such a tree after a shell command was run in it; none, said loudly, if the archive cannot be reached.
+#[must_use]
+pub fn changed(tree: &Path, command: &str) -> Option<PathBuf> {
+    made(tool(repo().join("fixtures/debian-changed")).arg(tree).arg(command))
+}
+
+/// Runs a script that prints the path of a tree.
+fn made(script: &mut Command) -> Option<PathBuf> {
+    let output = script.env("MIF_CACHE", cache()).output().unwrap();
+    match output.status.code() {
+        Some(0) => Some(PathBuf::from(String::from_utf8_lossy(&output.stdout).trim())),
+        Some(3) => {
+            let _ = skip("THE DEBIAN ARCHIVE CANNOT BE REACHED");
+            None
         }
-    };
-    TREE.get_or_init(make).clone()
+        _ => panic!("{script:?}: {}", String::from_utf8_lossy(&output.stderr)),
+    }
 }
 
 /// Makes a disk from the tree, raw.

@@ -94,3 +94,80 @@ fn what_debugfs_changed_is_what_diff_says() {
     assert!(text.contains("mode 0644 → 0600"), "{text}");
     assert!(text.lines().any(|line| line.starts_with("/etc ") && line.contains("1 renamed")), "{text}");
 }
+
+/// Makes a volume of files, with the database of dpkg: name and version of each package, and its paths.
+fn volume_of_packages(image: &Path, files: &[(&str, &str)], packages: &[(&str, &str, &str)]) {
+    let tree = tempfile::tempdir_in(image.parent().unwrap()).unwrap();
+    let write = |path: &str, text: &str| {
+        let path = tree.path().join(path);
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        fs::write(path, text).unwrap();
+    };
+    files.iter().for_each(|(path, text)| write(path, text));
+    let mut status = String::new();
+    for (name, version, paths) in packages {
+        write(&format!("var/lib/dpkg/info/{name}.list"), paths);
+        status += &format!(
+            "Package: {name}\nStatus: install ok installed\nArchitecture: all\nVersion: {version}\n\n"
+        );
+    }
+    write("var/lib/dpkg/status", &status);
+    run(tool("mke2fs").args(["-q", "-t", "ext4", "-d"]).arg(tree.path()).arg(image).arg("4M"));
+}
+
+#[test]
+fn changes_are_counted_by_the_package_that_has_the_path() {
+    if !have(&["mke2fs"]) {
+        return;
+    }
+    let work = work_folder();
+    let images = ["a.img", "b.img"].map(|name| work.path().join(name));
+    volume_of_packages(
+        &images[0],
+        &[("usr/bin/tool", "1"), ("usr/bin/same", "1"), ("usr/lib/old", "1"), ("own", "1")],
+        &[
+            ("tool", "1.0", "/.\n/usr\n/usr/bin\n/usr/bin/tool\n"),
+            ("same", "1", "/.\n/usr\n/usr/bin\n/usr/bin/same\n"),
+            ("old", "1:3", "/.\n/usr\n/usr/lib\n/usr/lib/old\n"),
+            ("meta", "1", "/.\n"),
+        ],
+    );
+    volume_of_packages(
+        &images[1],
+        &[("usr/bin/tool", "22"), ("usr/bin/same", "2"), ("usr/lib/new", "333"), ("own", "2")],
+        &[
+            ("tool", "2.0", "/.\n/usr\n/usr/bin\n/usr/bin/tool\n"),
+            ("same", "1", "/.\n/usr\n/usr/bin\n/usr/bin/same\n"),
+            ("new", "7", "/.\n/usr\n/usr/lib\n/usr/lib/new\n"),
+            ("meta", "2", "/.\n"),
+        ],
+    );
+    let store = work.path().join("store");
+    run(mif(&store).arg("import").args(&images));
+    for names in [["a", "b"], [images[0].to_str().unwrap(), images[1].to_str().unwrap()]] {
+        let arguments = ["diff", "--ignore-times", "--by", "package", "--json"];
+        let output = mif(&store).args(arguments).args(names).output().unwrap();
+        let report: Value = serde_json::from_slice(&output.stdout).unwrap();
+        let group = |group: &Value| {
+            let version = |side: usize| group["versions"][side].as_str().unwrap_or("-").to_owned();
+            let count = |kind: &str| group["counts"][kind].as_i64().unwrap();
+            let kinds = ["added", "removed", "changed", "metadata", "renamed", "bytes"].map(count);
+            format!("{} {} {} {kinds:?}", group["name"].as_str().unwrap(), version(0), version(1))
+        };
+        let found: Vec<String> = report["groups"].as_array().unwrap().iter().map(group).collect();
+        let expected = [
+            "meta 1 2 [0, 0, 0, 0, 0, 0]",
+            "new - 7 [1, 0, 0, 0, 0, 3]",
+            "old 1:3 - [0, 1, 0, 0, 0, -1]",
+            "same 1 1 [0, 0, 1, 0, 0, 0]",
+            "tool 1.0 2.0 [0, 0, 1, 0, 0, 1]",
+        ];
+        assert_eq!(found[1..], expected, "{found:?}");
+        assert!(found[0].starts_with("(no package) - - "), "{found:?}");
+    }
+    let output = mif(&store).args(["diff", "a", "b", "--by", "package", "--summary"]).output().unwrap();
+    let text = String::from_utf8(output.stdout).unwrap();
+    for part in ["tool 1.0 → 2.0", "new new: 7", "old gone: 1:3", "meta 1 → 2", "no path changed"] {
+        assert!(text.contains(part), "{part}: {text}");
+    }
+}

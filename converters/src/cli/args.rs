@@ -350,6 +350,8 @@ Examples:
   mif images --store /srv/mif-store --json")]
     Images,
     #[command(flatten)]
+    Update(super::update::Update),
+    #[command(flatten)]
     Trees(super::trees::Trees),
     #[command(flatten)]
     Library(super::library::Library),

@@ -9,6 +9,7 @@ mod library;
 mod mtree;
 mod text;
 mod trees;
+mod update;
 
 use std::ffi::OsString;
 use std::io::{self, Write};
@@ -168,6 +169,7 @@ impl Context {
                 self.report(&images, |images| text::images(images))?;
                 Ok(true)
             }
+            Command::Update(command) => self.update(command),
             Command::Trees(command) => self.trees(command),
             Command::Customize(arguments) => self.customize(&arguments),
             Command::Library(command) => self.library(command),

@@ -6,7 +6,7 @@ use sha_crypt::{Algorithm, CustomizedPasswordHasher, PasswordHasher, ShaCrypt};
 use yescrypt::Yescrypt;
 
 use super::edit::{Edit, Owner};
-use super::files::Files;
+use crate::files::Files;
 use crate::rebuild::NewContent;
 use crate::{Error, Result};
 

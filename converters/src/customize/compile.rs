@@ -6,11 +6,11 @@ use std::sync::Mutex;
 
 use super::accounts::{self, Password};
 use super::edit::{Edit, Owner};
-use super::files::Files;
 use super::generalize::generalize;
 use super::network::{self, Network};
 use super::recipe::{FilledStep, Step, Variables, fill};
 use super::{host, systemd};
+use crate::files::Files;
 use crate::rebuild::NewContent;
 use crate::{Error, Result};
 

@@ -6,7 +6,7 @@ use mif_formats::fs::{FileType, Xattr};
 use mif_formats::mif::manifest::escape;
 
 use super::accounts;
-use super::files::{Files, NewNode, parent};
+use crate::files::{Files, NewNode, parent};
 use crate::rebuild::NewContent;
 use crate::tree::{Place, missing};
 use crate::{Error, Result};

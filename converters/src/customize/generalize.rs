@@ -4,9 +4,9 @@ use mif_formats::fs::FileType;
 
 use super::accounts;
 use super::edit::Edit;
-use super::files::Files;
 use super::systemd;
 use crate::Result;
+use crate::files::Files;
 
 /// What goes, by what it is. A pattern's parts have `*` and `?`; folders go with all that is in them.
 const GONE: &[(&str, &[&str])] = &[
@@ -64,6 +64,19 @@ const HISTORIES: &[&str] = &[
     ".wget-hsts",
     ".local/share/fish/fish_history",
 ];
+
+/// What must not be shared, and patterns of where it is: in the homes that systems usually have.
+pub(crate) fn not_shared() -> impl Iterator<Item = (&'static str, String)> {
+    let gone = GONE.iter().flat_map(|(what, patterns)| patterns.iter().map(|p| (*what, (*p).to_owned())));
+    let homes =
+        HISTORIES.iter().flat_map(|history| ["/root", "/home/*"].map(|home| format!("{home}/{history}")));
+    let more = [
+        ("machine-id", "/etc/machine-id".to_owned()),
+        ("machine-id", "/var/lib/dbus/machine-id".to_owned()),
+        ("log", "/var/log/*".to_owned()),
+    ];
+    gone.chain(homes.map(|path| ("history", path))).chain(more)
+}
 
 /// The edits that make a system fit to be cloned, and what each takes away.
 pub(super) fn generalize(files: &Files) -> Result<Vec<(Edit, Option<String>)>> {

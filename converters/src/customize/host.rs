@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use mif_formats::fs::FileType;
 
 use super::edit::Edit;
-use super::files::Files;
+use crate::files::Files;
 use crate::{Error, Result};
 
 /// The host's name, and its line in `/etc/hosts`.

@@ -5,7 +5,7 @@
 //! recipe, flags (recipe.rs) → steps, filled in for each image
 //!     → primitive edits (compile.rs, and host.rs, accounts.rs, network.rs, systemd.rs, generalize.rs,
 //!       which look into the image)
-//!     → the files, edited (files.rs, edit.rs) → rows → rebuild
+//!     → the files (files/), edited (edit.rs) → rows → rebuild
 //! ```
 //!
 //! All edits of all images are made, and all volumes planned, before anything is visible in the store: what an
@@ -14,27 +14,25 @@
 mod accounts;
 mod compile;
 mod edit;
-mod files;
 mod generalize;
 mod host;
-mod mounts;
 mod network;
 mod recipe;
 mod systemd;
 
 use std::collections::BTreeSet;
-use std::sync::OnceLock;
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use mif_formats::fs::Timestamp;
 use serde::Serialize;
 
 use self::compile::{Context, LocalFiles, compile};
-use self::files::Files;
+pub(crate) use self::generalize::not_shared;
 use self::recipe::fill;
 pub use self::recipe::{Recipe, Variables, read_instances};
-use crate::import::pool;
-use crate::progress::{self, Progress};
+use crate::files::Files;
+use crate::import::pool::in_parallel;
+use crate::progress::Progress;
 use crate::rebuild::{Base, Bench, Draft, IdsReport, RebuildOptions, Reshape, check_name};
 use crate::store::{Counts, Store, StoredImage, WriterStats};
 use crate::{Error, Result};
@@ -265,23 +263,4 @@ impl Edited {
             counts: None,
         }
     }
-}
-
-/// Does `work` for each item, on all processors; gives what it gave, in order, or its first error.
-fn in_parallel<I: Sync, T: Send + Sync>(
-    items: &[I],
-    progress: &dyn Progress,
-    work: impl Fn(&I) -> Result<T> + Sync,
-) -> Result<Vec<T>> {
-    if let [only] = items {
-        return Ok(vec![work(only)?]);
-    }
-    let done: Vec<OnceLock<T>> = items.iter().map(|_| OnceLock::new()).collect();
-    let threads = std::thread::available_parallelism().map_or(1, usize::from).min(items.len());
-    pool::run(threads, items.len(), |i, _| {
-        progress::check(progress)?;
-        let _ = done[i].set(work(&items[i])?);
-        Ok(())
-    })?;
-    Ok(done.into_iter().filter_map(OnceLock::into_inner).collect())
 }

@@ -4,8 +4,8 @@ use std::fmt::Write as _;
 use std::net::IpAddr;
 
 use super::edit::{Edit, Owner};
-use super::files::Files;
 use super::systemd;
+use crate::files::Files;
 use crate::rebuild::NewContent;
 use crate::{Error, Result};
 

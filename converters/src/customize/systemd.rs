@@ -6,7 +6,7 @@ use std::collections::BTreeSet;
 use mif_formats::fs::FileType;
 
 use super::edit::Edit;
-use super::files::Files;
+use crate::files::Files;
 use crate::rebuild::NewContent;
 use crate::{Error, Result};
 

@@ -1,9 +1,10 @@
 //! A pool of threads for work that makes more work: items taken in order, and jobs that they leave behind.
 
 use std::collections::VecDeque;
-use std::sync::{Condvar, Mutex, MutexGuard};
+use std::sync::{Condvar, Mutex, MutexGuard, OnceLock};
 use std::thread;
 
+use crate::progress::{self, Progress};
 use crate::{Error, Result};
 
 type Job<'env> = Box<dyn FnOnce() -> Result<()> + Send + 'env>;
@@ -41,6 +42,25 @@ pub(crate) fn run<'env>(
         Some(error) => Err(error),
         None => Ok(()),
     }
+}
+
+/// Does `work` for each item, on all processors; gives what it gave, in order, or its first error.
+pub(crate) fn in_parallel<'i, I: Sync, T: Send + Sync>(
+    items: &'i [I],
+    progress: &dyn Progress,
+    work: impl Fn(&'i I) -> Result<T> + Sync,
+) -> Result<Vec<T>> {
+    if let [only] = items {
+        return Ok(vec![work(only)?]);
+    }
+    let done: Vec<OnceLock<T>> = items.iter().map(|_| OnceLock::new()).collect();
+    let threads = std::thread::available_parallelism().map_or(1, usize::from).min(items.len());
+    run(threads, items.len(), |i, _| {
+        progress::check(progress)?;
+        let _ = done[i].set(work(&items[i])?);
+        Ok(())
+    })?;
+    Ok(done.into_iter().filter_map(OnceLock::into_inner).collect())
 }
 
 impl<'env> Pool<'env> {

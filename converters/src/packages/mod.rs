@@ -95,12 +95,7 @@ pub fn packages(
     };
     match image {
         Some(image) => {
-            let found = match &image.origin {
-                Origin::Stored { stored, .. } => {
-                    Found { packages: stored.packages()?, complaints: Vec::new() }
-                }
-                Origin::File { .. } => read(&image.tree()?),
-            };
+            let found = of_image(image, || image.tree())?;
             add(&image.label, found.packages);
             report.warnings = found.complaints;
         }
@@ -114,6 +109,17 @@ pub fn packages(
         }
     }
     Ok(report)
+}
+
+/// The packages of an image, of which the tree is asked for if it is not stored.
+pub(crate) fn of_image<T: std::borrow::Borrow<Tree>>(
+    image: &OpenImage,
+    tree: impl FnOnce() -> Result<T>,
+) -> Result<Found> {
+    match &image.origin {
+        Origin::Stored { stored, .. } => Ok(Found { packages: stored.packages()?, complaints: Vec::new() }),
+        Origin::File { .. } => Ok(read(tree()?.borrow())),
+    }
 }
 
 /// Reads the packages of every volume of a tree.

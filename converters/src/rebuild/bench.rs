@@ -33,21 +33,22 @@ impl Bench<'_> {
         Ok(Bench::Scratch { below, scratch, _folder: folder })
     }
 
-    /// Adds objects; they can be read when it is finished.
+    /// Adds what is lacking; it can be read when that is finished.
     pub(crate) fn writer(&self) -> Result<ObjectWriter> {
+        ObjectWriter::new(self.store())
+    }
+
+    /// Where new ones go.
+    fn store(&self) -> &Store {
         match self {
-            Bench::Store(store) => ObjectWriter::new(store),
-            Bench::Scratch { scratch, .. } => ObjectWriter::new(scratch),
+            Bench::Store(store) => store,
+            Bench::Scratch { scratch, .. } => scratch,
         }
     }
 
     /// All objects that are there now.
     pub(crate) fn objects(&self) -> Result<Arc<Objects>> {
-        let store = match self {
-            Bench::Store(store) => store,
-            Bench::Scratch { scratch, .. } => &**scratch,
-        };
-        let objects = store.objects()?;
+        let objects = self.store().objects()?;
         Ok(Arc::new(match self {
             Bench::Store(_) => objects,
             Bench::Scratch { below, .. } => objects.over(below.clone()),
@@ -68,8 +69,6 @@ impl Bench<'_> {
                 *layout = Arc::new(canonical);
             }
         }
-        let more = writer.finish()?;
-        let objects = if more.objects > 0 { self.objects()? } else { objects };
-        Ok((objects, added.with(more)))
+        Ok((objects, added.with(writer.finish()?)))
     }
 }

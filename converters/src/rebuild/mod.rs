@@ -74,6 +74,8 @@ pub struct RebuildOptions {
     pub command: Vec<String>,
     /// The digest of the edits, for the image's record.
     pub recipe: Option<String>,
+    /// Where the edits came from, for the image's record.
+    pub source: Option<String>,
 }
 
 /// What a rebuild did.
@@ -187,10 +189,20 @@ struct Prepared<'n> {
 impl<'a> Base<'a> {
     pub(crate) fn new(bench: Bench<'a>, parent: &'a StoredImage) -> Result<Self> {
         let objects = bench.objects()?;
+        Self::among(objects, bench, parent)
+    }
+
+    /// The same, where all objects of the bench are known already.
+    pub(crate) fn among(objects: Arc<Objects>, bench: Bench<'a>, parent: &'a StoredImage) -> Result<Self> {
         let layout = Arc::new(parent.layout()?);
         let scan = Scan::new(Arc::new(StoredDisk::new(layout.clone(), objects.clone())))?;
         let known = Known::new(&layout);
         Ok(Base { parent, bench, rows: parent.manifest()?, objects, scan, layout, known })
+    }
+
+    /// The name of the image.
+    pub(crate) fn name(&self) -> &str {
+        &self.parent.image.name
     }
 
     /// Takes the objects of drafts.
@@ -341,6 +353,7 @@ impl<'a> Base<'a> {
             parent: Some(self.parent.image.id()),
             command: options.command.clone(),
             recipe: options.recipe.clone(),
+            source: options.source.clone(),
             ..made_now()
         };
         made.publish(store, &options.name, &packages, provenance)

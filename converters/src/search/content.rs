@@ -70,7 +70,7 @@ impl Contents {
     }
 
     /// Whether a file with these digests is wanted.
-    pub(super) fn contain(&self, blake3: Option<[u8; 32]>, sha1: Option<[u8; 20]>) -> bool {
+    pub(crate) fn contain(&self, blake3: Option<[u8; 32]>, sha1: Option<[u8; 20]>) -> bool {
         blake3.is_some_and(|d| self.blake3.contains(&d)) || sha1.is_some_and(|d| self.sha1.contains(&d))
     }
 }

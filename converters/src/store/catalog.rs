@@ -163,7 +163,7 @@ pub struct Provenance {
     pub tool: String,
     /// When, in seconds since 1970.
     pub time: u64,
-    /// The file it was read from.
+    /// The file it was read from; of an update, what it is between, as `a@1 to a@2`.
     pub source: Option<String>,
     /// That file's container format.
     pub source_format: Option<String>,

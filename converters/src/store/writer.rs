@@ -142,6 +142,11 @@ impl ObjectWriter {
         false
     }
 
+    /// Whether all that was claimed was stored. If not, who claimed it failed, and who relied on that has nothing.
+    pub(crate) fn is_whole(&self) -> bool {
+        self.shared.state().pending.is_empty()
+    }
+
     /// Adds an object with these bytes, unless it is there; gives its id.
     pub fn put(&self, bytes: &[u8]) -> Result<ObjectId> {
         let id = ObjectId::of(bytes);
@@ -355,5 +360,17 @@ mod tests {
             finished.join().unwrap();
         });
         assert!(Index::load(&**store.storage()).unwrap().get(&id).is_some());
+    }
+
+    #[test]
+    fn what_is_claimed_and_not_stored_is_known() {
+        let folder = tempfile::tempdir().unwrap();
+        let writer = ObjectWriter::new(&Store::open_or_create(folder.path()).unwrap()).unwrap();
+        let id = ObjectId::of(b"claimed");
+        assert!(writer.is_whole() && writer.claim(id) && !writer.claim(id));
+        assert!(!writer.is_whole());
+        writer.store_claimed(id, b"claimed").unwrap();
+        writer.put(b"another").unwrap();
+        assert!(writer.is_whole());
     }
 }

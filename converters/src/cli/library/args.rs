@@ -95,6 +95,8 @@ Examples:
   mif diff web@1 web@2                 what an update did
   mif diff web@1 web@2 /etc --content  and how texts differ
   mif diff base.qcow2 web --by folder  counted by folder
+  mif diff web@1 web@2 --by package --summary
+                                       which packages came, went and changed, and how many files of each
   mif diff a.vmdk b.qcow2 --ignore-times
 
 An IMAGE is a disk image file, or NAME[@VERSION] in the store. + is new, - is gone, M has other content, m only \
@@ -177,6 +179,8 @@ Examples:
 pub(crate) enum By {
     /// By the folder they are in
     Folder,
+    /// By the package that has the path, as dpkg, rpm or apk say
+    Package,
 }
 
 #[derive(Args)]

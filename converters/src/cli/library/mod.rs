@@ -47,7 +47,10 @@ impl Context {
                 let options = DiffOptions {
                     path: path.as_ref().map(volume_path),
                     ignore_times,
-                    by: by.map(|args::By::Folder| Grouping::Folder(depth)),
+                    by: by.map(|by| match by {
+                        args::By::Folder => Grouping::Folder(depth),
+                        args::By::Package => Grouping::Package,
+                    }),
                     content,
                 };
                 let open = open_options(open);

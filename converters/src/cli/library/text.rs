@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 
 use mif::store::Tag;
 use mif::{
-    ChangeKind, DiffCounts, DiffReport, FieldChange, FsckReport, GcReport, LogReport, PackagesReport,
+    ChangeKind, DiffCounts, DiffReport, FieldChange, FsckReport, GcReport, Group, LogReport, PackagesReport,
     RmReport, SearchReport, StatsReport,
 };
 
@@ -20,8 +20,8 @@ pub(super) fn log(report: &LogReport) -> String {
         let _ =
             write!(out, "{indent}{}{tags}  {} {when}", printable(&entry.image), printable(&entry.operation));
         if let Some(source) = &entry.source {
-            let format = entry.source_format.as_deref().unwrap_or("");
-            let _ = write!(out, " from {} {}", printable(format), printable(source));
+            let format = entry.source_format.as_deref().map_or(String::new(), |format| format!("{format} "));
+            let _ = write!(out, " from {}{}", printable(&format), printable(source));
         }
         if let Some(parent) = &entry.parent {
             let _ = write!(out, ", after {}", printable(parent));
@@ -67,12 +67,31 @@ pub(super) fn diff(report: &DiffReport, summary: bool) -> String {
             }
         }
     }
-    for group in &report.groups {
-        let _ = writeln!(out, "{:<40} {}", printable(&group.name), counts(&group.counts));
+    let names: Vec<String> =
+        report.groups.iter().map(|group| printable(&group.name) + &versions(group)).collect();
+    let width = names.iter().map(|name| name.chars().count()).max().unwrap_or(0).clamp(40, 72);
+    for (name, group) in names.iter().zip(&report.groups) {
+        let counts = if group.counts == DiffCounts::default() {
+            "no path changed".to_owned()
+        } else {
+            counts(&group.counts)
+        };
+        let _ = writeln!(out, "{name:<width$} {counts}");
     }
     let said = if report.same { "no file changed".to_owned() } else { counts(&report.counts) };
     let _ = writeln!(out, "{} to {}: {said}", printable(a), printable(b));
     out
+}
+
+/// What became of a package's version, with a space before it.
+fn versions(group: &Group) -> String {
+    match &group.versions {
+        None | Some([None, None]) => String::new(),
+        Some([None, Some(new)]) => format!(" new: {}", printable(new)),
+        Some([Some(old), None]) => format!(" gone: {}", printable(old)),
+        Some([Some(old), Some(new)]) if old == new => format!(" {}", printable(new)),
+        Some([Some(old), Some(new)]) => format!(" {} → {}", printable(old), printable(new)),
+    }
 }
 
 fn field(change: &FieldChange) -> String {

@@ -1,5 +1,6 @@
-//! The files of an image, to edit: its rows by volume and path, and where paths lead as its system would see
-//! them.
+//! The files of an image, to edit: its rows by volume and path, and where paths lead as its system would see them.
+
+mod mounts;
 
 use std::collections::BTreeMap;
 use std::ops::{Bound, Range};
@@ -8,7 +9,7 @@ use std::sync::Arc;
 use mif_formats::fs::{FileType, Timestamp, Xattr};
 use mif_formats::mif::manifest::{Row, escape};
 
-use super::mounts::{self, Mount, MountedOn};
+use self::mounts::{Mount, MountedOn};
 use crate::rebuild::{Base, NewContent, NewContents};
 use crate::store::Objects;
 use crate::tree::{Paths, Place, VolumePath, missing, resolve, root_volume};
@@ -84,6 +85,40 @@ impl Files {
     /// All rows, edited.
     pub(super) fn rows(&self) -> Vec<&Row> {
         self.volumes.values().flat_map(|volume| volume.rows.values().map(|row| &**row)).collect()
+    }
+
+    /// The volumes by what they are to the image's system: where its fstab mounts each, `/` for the root; by their
+    /// own names those that it does not mount.
+    pub(super) fn roles(&self) -> BTreeMap<String, String> {
+        let role = |volume: &String| {
+            let is_here = |mount: &&Mount| mount.what == MountedOn::Volume(volume.clone());
+            match self.mounts.iter().find(is_here) {
+                _ if self.root.as_ref() == Some(volume) => "/".to_owned(),
+                Some(mount) => escape(&mount.point),
+                None => volume.clone(),
+            }
+        };
+        self.volumes.keys().map(|volume| (role(volume), volume.clone())).collect()
+    }
+
+    /// The rows of a volume, by path.
+    pub(super) fn volume_rows(&self, volume: &str) -> impl Iterator<Item = &Row> {
+        self.volumes.get(volume).into_iter().flat_map(|volume| volume.rows.values().map(|row| &**row))
+    }
+
+    /// Whether a folder, or one below it, is where the image's fstab mounts something.
+    pub(super) fn is_mounted_on(&self, place: &Place) -> bool {
+        self.mount_below(place).is_some()
+    }
+
+    /// Puts a row at its place, or takes away what is at a place, and changes nothing else.
+    pub(super) fn set(&mut self, place: &Place, row: Option<Row>) -> Result<()> {
+        let rows = &mut self.volume(&place.volume)?.rows;
+        match row {
+            Some(row) => rows.insert(place.path.as_slice().into(), Arc::new(row)),
+            None => rows.remove(&place.path[..]),
+        };
+        Ok(())
     }
 
     /// Where a path leads; its last part need not be there. A symlink at the end is followed if `follow`.
@@ -338,18 +373,23 @@ impl Files {
         Ok(())
     }
 
-    /// Gives the regular file at a place new content.
+    /// Gives the regular file at a place new content. As Linux does: what the file may do goes with the content
+    /// that it had.
     pub(super) fn fill(&mut self, place: &Place, content: NewContent) -> Result<()> {
+        self.replace(place, content)?;
+        self.change(place, |row| row.xattrs.retain(|xattr| xattr.name != b"security.capability"))
+    }
+
+    /// Gives the regular file at a place new content, and leaves all else of it but its times and what was measured
+    /// of the content before.
+    pub(super) fn replace(&mut self, place: &Place, content: NewContent) -> Result<()> {
         let (time, id, sha1, size) = (self.time, content.id, content.sha1, content.source.len());
         self.new.insert(id, content);
         self.change(place, |row| {
             row.size = size;
             (row.sha1, row.blake3, row.content) = (Some(sha1), Some(id), None);
             row.mtime = row.mtime.map(|_| time);
-            // As Linux does: what a file may do, and what was measured of it, was of the content before.
-            row.xattrs.retain(|xattr| {
-                !matches!(&xattr.name[..], b"security.capability" | b"security.ima" | b"security.evm")
-            });
+            row.xattrs.retain(|xattr| !matches!(&xattr.name[..], b"security.ima" | b"security.evm"));
         })
     }
 
@@ -378,7 +418,7 @@ pub(super) fn parent(path: &[u8]) -> &[u8] {
 }
 
 /// The paths below a folder: from its path with a slash to what sorts after all of these.
-fn below(folder: &[u8]) -> Range<Vec<u8>> {
+pub(super) fn below(folder: &[u8]) -> Range<Vec<u8>> {
     let folder = if folder == b"/" { b"" } else { folder };
     [folder, b"/"].concat()..[folder, b"0"].concat()
 }

@@ -1,0 +1,214 @@
+//! `update` and `replace`: their arguments, and their report as text.
+
+use std::fmt::Write as _;
+use std::path::PathBuf;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use clap::{Args, Subcommand, ValueEnum};
+use mif::store::{ImageName, Store};
+use mif::{ImageResult, Result, UpdateCounts, UpdateOptions, UpdateReport, UpdatedImage, Winner};
+use mif_formats::fs::Timestamp;
+
+use super::text::{printable, size};
+use super::{Answer, Context, command_line};
+
+#[derive(Subcommand)]
+pub(super) enum Update {
+    /// What changed from one image to another, applied to further images
+    #[command(after_help = "\
+Examples:
+  mif update --from debian@1 --to debian@2 web db       new versions of web and db
+  mif update --from debian@1 --to debian@2 --all        of all other images
+  mif update --from debian@1 --to debian@2 --all --dry-run
+  mif update --from debian@1 --to debian@2 web --on-conflict image
+
+An image gets what changed between the two where it has the same files as the first. A path that it changed itself is a \
+conflict: it is listed, and nothing of that image changes, unless --on-conflict says who wins. Lists of packages and \
+accounts are merged entry by entry. Logs, keys and names of one machine, and caches that both changed, are left. \
+docs/update.md has the rules. Exits 1 if any image has a conflict or cannot take the update.")]
+    Update {
+        /// What it was: NAME[@VERSION] in the store
+        #[arg(long, value_name = "IMAGE")]
+        from: String,
+        /// What it became
+        #[arg(long, value_name = "IMAGE")]
+        to: String,
+        /// Who wins where both changed the same path: the image keeps its own, or gets the update's
+        #[arg(long, value_name = "WHO")]
+        on_conflict: Option<Who>,
+        #[command(flatten)]
+        images: Images,
+    },
+    /// One content for another, wherever images have it
+    #[command(after_help = "\
+Examples:
+  mif replace --old libz.so.1.2.13 --new libz.so.1.2.13.fixed --all
+  mif replace --old 2fd4e1c67a2d28fced849ee1bb76e7391b93eb12 --new motd web db@3 --dry-run
+
+Names, owners, modes and attributes of the files stay; the time is that of the change. Hard links stay one file. Exits 1 \
+if any image cannot take it.")]
+    Replace {
+        /// A local file with the content that is replaced, or its SHA-1
+        #[arg(long, value_name = "FILE|SHA1")]
+        old: PathBuf,
+        /// A local file with the new content
+        #[arg(long, value_name = "FILE")]
+        new: PathBuf,
+        #[command(flatten)]
+        images: Images,
+    },
+}
+
+#[derive(Args)]
+pub(super) struct Images {
+    /// NAME[@VERSION] in the store; each gets a new version
+    #[arg(value_name = "IMAGE", required_unless_present = "all", conflicts_with = "all")]
+    images: Vec<String>,
+    /// The newest version of every image in the store
+    #[arg(long)]
+    all: bool,
+    /// Say what would be done, and do nothing
+    #[arg(long)]
+    dry_run: bool,
+    /// When this is done, in seconds since 1970: with it, the same gives the same bits. Now if not given
+    #[arg(
+        long,
+        value_name = "SECONDS",
+        env = "SOURCE_DATE_EPOCH",
+        hide_env_values = true,
+        allow_negative_numbers = true
+    )]
+    time: Option<i64>,
+}
+
+/// Who wins: the image, which keeps what it has, or the update.
+#[derive(Clone, Copy, ValueEnum)]
+pub(super) enum Who {
+    Image,
+    Update,
+}
+
+impl Images {
+    fn options(&self, on_conflict: Option<Who>) -> Result<UpdateOptions> {
+        let names = self.images.iter().map(|name| name.parse::<ImageName>());
+        let names = names.collect::<Result<Vec<_>>>()?;
+        let now = || SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs() as i64);
+        Ok(UpdateOptions {
+            images: (!self.all).then_some(names),
+            winner: on_conflict.map(|who| match who {
+                Who::Image => Winner::Image,
+                Who::Update => Winner::Update,
+            }),
+            time: Timestamp { secs: self.time.unwrap_or_else(now), nanos: 0 },
+            dry_run: self.dry_run,
+            command: command_line(),
+        })
+    }
+}
+
+impl Context {
+    pub(super) fn update(&self, command: Update) -> Answer {
+        let report = match command {
+            Update::Update { from, to, on_conflict, images } => {
+                let options = images.options(on_conflict)?;
+                let names = [from.parse()?, to.parse()?];
+                let store = Store::open(&self.global.store)?;
+                let [from, to] = [store.image(&names[0])?, store.image(&names[1])?];
+                mif::update(&store, &from, &to, &options, &self.bar("update"))?
+            }
+            Update::Replace { old, new, images } => {
+                let options = images.options(None)?;
+                let store = Store::open(&self.global.store)?;
+                mif::replace(&store, &old, &new, &options, &self.bar("replace"))?
+            }
+        };
+        self.report(&report, text)?;
+        self.warn(&report.warnings);
+        Ok(report.conflict + report.refused == 0)
+    }
+}
+
+/// How many paths of a kind are shown; JSON has all.
+const SHOWN: usize = 20;
+
+fn text(report: &UpdateReport) -> String {
+    let mut out = String::new();
+    let [from, to] = [&report.between[0], &report.between[1]].map(|text| printable(text));
+    let _ = match report.paths {
+        Some(paths) => writeln!(out, "{from} to {to}: {paths} paths change"),
+        None => writeln!(out, "{from} becomes {to}"),
+    };
+    let width = report.images.iter().map(|image| image.image.len()).max().unwrap_or(0);
+    for image in &report.images {
+        let _ = writeln!(out, "{:<width$}  {}", printable(&image.image), result(image, report.dry_run));
+        details(image, report, &mut out);
+    }
+    let UpdateReport { applied, unchanged, conflict, refused, .. } = report;
+    let would = if report.dry_run { "would be " } else { "" };
+    let _ = write!(
+        out,
+        "{would}applied to {applied}; {unchanged} with nothing to do, {conflict} with conflicts, {refused} refused"
+    );
+    if !report.dry_run {
+        let (bytes, stored) = (size(report.added.bytes), size(report.added.stored_bytes));
+        let _ = write!(out, "; new to the store: {bytes}, stored in {stored}");
+    }
+    let _ = writeln!(out, "; {:.1} s", report.seconds);
+    out
+}
+
+/// What became of an image, in a line.
+fn result(image: &UpdatedImage, dry_run: bool) -> String {
+    match image.result {
+        ImageResult::Applied if dry_run => format!("would be applied: {}", counts(&image.counts)),
+        ImageResult::Applied => {
+            let made = image.made.as_deref().unwrap_or_default();
+            format!("applied as {}: {}", printable(made), counts(&image.counts))
+        }
+        ImageResult::Unchanged => "nothing to do".to_owned(),
+        ImageResult::Conflict => format!("conflict at {}; stays as it is", paths(image.conflicts.len())),
+        ImageResult::Refused => {
+            format!("refused: {}", printable(image.error.as_deref().unwrap_or_default()))
+        }
+    }
+}
+
+fn counts(counts: &UpdateCounts) -> String {
+    let UpdateCounts { added, removed, changed, metadata } = counts;
+    let parts =
+        [(added, "added"), (removed, "removed"), (changed, "changed"), (metadata, "only in metadata")];
+    let told = parts.iter().filter(|(n, _)| **n > 0).map(|(n, what)| format!("{n} {what}"));
+    told.collect::<Vec<_>>().join(", ")
+}
+
+fn paths(count: usize) -> String {
+    if count == 1 { "1 path".to_owned() } else { format!("{count} paths") }
+}
+
+/// The paths of an image that are worth a word.
+fn details(image: &UpdatedImage, report: &UpdateReport, out: &mut String) {
+    let mut list = |what: &str, lines: &[(&str, &str)]| {
+        for (path, why) in lines.iter().take(SHOWN) {
+            let why = if why.is_empty() { String::new() } else { format!(": {}", printable(why)) };
+            let _ = writeln!(out, "    {what} {}{why}", printable(path));
+        }
+        if lines.len() > SHOWN {
+            let _ = writeln!(out, "    and {} more, which --json lists", lines.len() - SHOWN);
+        }
+    };
+    let what = match report.winner {
+        None => "conflict",
+        Some(Winner::Image) => "kept",
+        Some(Winner::Update) => "overruled",
+    };
+    let conflicts: Vec<_> = image.conflicts.iter().map(|c| (&c.path[..], &c.why[..])).collect();
+    list(what, &conflicts);
+    if image.result == ImageResult::Applied {
+        let merged: Vec<_> = image.merged.iter().map(|path| (&path[..], "")).collect();
+        list("merged", &merged);
+        let left: Vec<_> = image.left.iter().map(|left| (&left.path[..], &left.why[..])).collect();
+        list("left", &left);
+        let notes: Vec<_> = image.notes.iter().map(|note| (&note[..], "")).collect();
+        list("note", &notes);
+    }
+}
