@@ -224,12 +224,13 @@ fn a_disk_that_is_full_loses_nothing_and_more_room_is_all_that_it_needs() {
     if !have(&["mke2fs", "mount"]) {
         return;
     }
-    if !is_root() {
-        // The same without a real disk: the test before this one.
-        return;
-    }
     let half = Half::new();
-    let Some(small) = Small::new(half.at("small"), "14m") else { return };
+    let small = if is_root() { Small::new(half.at("small"), "14m") } else { None };
+    let Some(small) = small else {
+        // No tool is missing, and the test before this one has disks that are full by pretence.
+        eprintln!("\n*** NOT RUN: this user or machine cannot mount a small filesystem ***\n");
+        return;
+    };
     let store = small.0.join("store");
     run(mif(&store).arg("import").arg(half.lib().join("first.raw")));
     for arguments in [&["import"][..], &["import", "--jobs", "1"]] {
