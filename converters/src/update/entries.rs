@@ -196,7 +196,7 @@ mod tests {
     fn lines_come_and_go() {
         let merged = texts(Format::Lines(1), ["# x\na\nb\n", "# x\nb\nc\n", "# x\na\nb\nown"], None);
         assert_eq!(merged, ("# x\nb\nown\nc\n".to_owned(), vec![]));
-        assert_eq!(texts(Format::Lines(3), ["", "a\nb\nc\n", "d\ne\nf\n"], None).0, "a\nb\nc\nd\ne\nf\n");
+        assert_eq!(texts(Format::Lines(3), ["", "a\nb\nc\n", "d\ne\nf\n"], None).0, "d\ne\nf\na\nb\nc\n");
     }
 
     #[test]
