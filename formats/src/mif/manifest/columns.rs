@@ -11,7 +11,7 @@ use parquet::errors::ParquetError;
 use parquet::file::metadata::{ParquetMetaData, RowGroupMetaData};
 use parquet::file::reader::{FileReader, RowGroupReader, SerializedFileReader};
 
-use super::super::table::guarded;
+use super::super::table::{self, Checked, guarded};
 use super::{Xattr, broken, check_schema, xattr_name};
 use crate::{Result, at};
 
@@ -58,7 +58,7 @@ pub enum Column {
 
 /// A manifest, open for reading some of its columns.
 pub struct Columns<R: ChunkReader + 'static> {
-    reader: SerializedFileReader<R>,
+    reader: SerializedFileReader<Checked<R>>,
 }
 
 impl Columns<Bytes> {
@@ -71,7 +71,7 @@ impl Columns<Bytes> {
 impl<R: ChunkReader + 'static> Columns<R> {
     /// Reads the footer of a manifest.
     pub fn new(file: R) -> Result<Self> {
-        let reader = guarded("manifest", || SerializedFileReader::new(file).map_err(broken))?;
+        let reader = table::open("manifest", file)?;
         check_schema(&reader)?;
         let groups = reader.metadata().row_groups().iter().map(RowGroupMetaData::num_rows);
         check_rows(groups, reader.metadata().file_metadata().num_rows())?;
