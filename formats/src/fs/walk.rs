@@ -47,9 +47,13 @@ pub struct Complaint {
 ///
 /// What is damaged becomes a complaint and the rest is listed; only a failing read is an error.
 pub fn walk(fs: &dyn Filesystem) -> Result<Listing> {
+    walk_up_to(MAX_ALL_PATHS, fs)
+}
+
+fn walk_up_to(all_paths: usize, fs: &dyn Filesystem) -> Result<Listing> {
     let mut listing = Listing::default();
     let mut seen_folders = HashSet::from([fs.root()]);
-    let mut path_bytes = 0;
+    let mut room = Room { used: 0, all_paths };
     let mut complain = |error| listing.complaints.push(Complaint { path: b"/".to_vec(), error });
     let root = fs.node(fs.root(), &mut complain)?;
     if root.file_type != FileType::Dir {
@@ -59,7 +63,7 @@ pub fn walk(fs: &dyn Filesystem) -> Result<Listing> {
     listing.entries.push(Entry { path: b"/".to_vec(), node: fs.root(), short_name: None });
     let mut level = vec![0];
     while !level.is_empty() {
-        let found = read_folders(fs, &mut listing, &mut level, &mut path_bytes)?;
+        let found = read_folders(fs, &mut listing, &mut level, &mut room)?;
         read_nodes(fs, &mut listing, &found)?;
         level = keep_readable(&mut listing, found, &mut seen_folders);
     }
@@ -67,12 +71,18 @@ pub fn walk(fs: &dyn Filesystem) -> Result<Listing> {
     Ok(listing)
 }
 
+/// Room for paths, in bytes.
+struct Room {
+    used: usize,
+    all_paths: usize,
+}
+
 /// Reads the folders of one level, given as indexes into the entries, and gives the entries found there.
 fn read_folders(
     fs: &dyn Filesystem,
     listing: &mut Listing,
     level: &mut [usize],
-    path_bytes: &mut usize,
+    room: &mut Room,
 ) -> Result<Vec<Entry>> {
     level.sort_unstable_by_key(|&i| listing.entries[i].node);
     let mut found = Vec::new();
@@ -88,14 +98,15 @@ fn read_folders(
         };
         for DirEntry { name, short_name, node } in children {
             let child = join(&path, &name);
-            if child.len() > MAX_PATH || *path_bytes > MAX_ALL_PATHS {
+            if child.len() > MAX_PATH || room.used + child.len() > room.all_paths {
                 complain(at("folder").limit(format!(
-                    "its entries from \"{}\" on are left out: over {MAX_PATH} bytes in a path or {MAX_ALL_PATHS} in all paths",
-                    name.escape_ascii()
+                    "its entries from \"{}\" on are left out: over {MAX_PATH} bytes in a path or {} in all paths",
+                    name.escape_ascii(),
+                    room.all_paths
                 )));
                 break;
             }
-            *path_bytes += child.len();
+            room.used += child.len();
             found.push(Entry { path: child, node, short_name });
         }
     }
@@ -228,6 +239,20 @@ mod tests {
         assert_eq!(listing.entries.len(), 2 * (MAX_PATH / 256) + 1);
         let [Complaint { path, error }] = &listing.complaints[..] else { panic!("{:?}", listing.complaints) };
         assert_eq!((path.len(), error.kind()), (MAX_PATH / 256 * 256, ErrorKind::Limit));
+    }
+
+    #[test]
+    fn paths_over_the_limit_for_all_of_them_are_left_out_and_said() {
+        // "/file" and "/ddd…", 5 and 256 bytes, and then "/ddd…/file" of 261.
+        for (all_paths, entries) in [(4, 1), (5, 2), (5 + 256, 3), (5 + 256 + 260, 3), (5 + 256 + 261, 4)] {
+            let listing = walk_up_to(all_paths, &endless(None)).unwrap();
+            assert_eq!(listing.entries.len(), entries, "{all_paths}");
+            let [Complaint { error, .. }] = &listing.complaints[..] else {
+                panic!("{:?}", listing.complaints)
+            };
+            assert_eq!(error.kind(), ErrorKind::Limit);
+            assert!(error.to_string().contains(&format!("or {all_paths} in all paths")), "{error}");
+        }
     }
 
     #[test]
