@@ -351,6 +351,20 @@ mod tests {
     }
 
     #[test]
+    fn holes_over_the_limit_are_not_hashed_and_said() {
+        let holes = |sizes: &[u64]| {
+            let mut plan = plan(vec![Vec::new(); sizes.len()]);
+            for (file, len) in plan.files.iter_mut().zip(sizes) {
+                (file.size, file.pieces) = (*len, vec![DiskPiece::Zero { len: *len }]);
+            }
+            plan.limit_holes();
+            (plan.files.iter().map(|file| file.hashed).collect::<Vec<_>>(), plan.complaints.len())
+        };
+        assert_eq!(holes(&[MAX_HASHED_HOLES - 1, 1]), (vec![true, true], 0));
+        assert_eq!(holes(&[MAX_HASHED_HOLES, 1, 0]), (vec![true, false, true], 1));
+    }
+
+    #[test]
     fn files_that_claim_more_than_the_disk_are_not_read() {
         let plan = plan(vec![vec![(0, 900)]; 5]);
         assert_eq!(plan.files.iter().filter(|f| f.is_skipped()).count(), 4);
