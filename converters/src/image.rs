@@ -11,7 +11,7 @@ use mif_formats::mif::manifest::Row;
 use mif_formats::source::check_range;
 use mif_formats::{Extent, Source, at};
 
-use crate::rows::{order, row};
+use crate::rows;
 use crate::scan::Scan;
 use crate::store::{ImageName, Objects, Store, StoredImage};
 use crate::tree::Tree;
@@ -109,15 +109,13 @@ pub(crate) fn tree_of_scan(scan: &Arc<Scan>) -> Result<Tree> {
     let mut found = Vec::new();
     for (number, volume) in scan.volumes.iter().enumerate() {
         let Some(listing) = volume.list(&mut complaints)? else { continue };
-        for entry in &listing.entries {
-            let node = &listing.nodes[&entry.node];
-            let is_file = node.file_type == mif_formats::fs::FileType::File;
-            let contents =
-                is_file.then(|| Contents::OnDisk { scan: scan.clone(), volume: number, node: entry.node });
-            found.push((row(&volume.name, entry, node), contents));
-        }
+        found.extend(rows::of_listing(&volume.name, listing, |node, row| {
+            let is_file = row.file_type == mif_formats::fs::FileType::File;
+            let contents = is_file.then(|| Contents::OnDisk { scan: scan.clone(), volume: number, node });
+            (row, contents)
+        }));
     }
-    found.sort_by_cached_key(|(row, _)| order(row));
+    found.sort_unstable_by(|(a, _), (b, _)| rows::compare(a, b));
     let (rows, contents) = found.into_iter().unzip();
     Ok(Tree::new(rows, contents, complaints))
 }

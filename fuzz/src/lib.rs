@@ -143,17 +143,17 @@ pub fn read_volume(volume: Arc<dyn Source>) {
         let name = entry.path.rsplit(|b| *b == b'/').next().unwrap();
         assert!(!name.contains(&0) && name != b"." && name != b"..", "{}", entry.path.escape_ascii());
         assert!(entry.path == b"/" || !name.is_empty());
-        assert!(listing.nodes.contains_key(&entry.node));
+        assert!(listing.nodes.get(entry.node).is_some());
     }
     let mut left = READ_MAX;
-    for (id, node) in &listing.nodes {
-        if let Ok(content) = fs.content(*id) {
+    for (id, node) in listing.nodes.iter() {
+        if let Ok(content) = fs.content(id) {
             read_content(&*volume, &content, &mut left);
             assert!(node.file_type != FileType::File || node.size == content.size, "node {id}");
         }
     }
     // What no folder names is asked for too: other inodes, other places.
-    for id in (0..32).filter(|id| !listing.nodes.contains_key(id)) {
+    for id in (0..32).filter(|id| listing.nodes.get(*id).is_none()) {
         read_node(&*fs, id);
     }
 }

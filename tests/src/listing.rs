@@ -79,7 +79,7 @@ fn ext_line(entry: &Value) -> String {
     let size = if is_dir { "-".into() } else { field(&entry["size"]) };
     let target = match kind {
         "char" | "block" => {
-            format!("{:02x}:{:02x}", entry["rdev"][0].as_u64().unwrap(), entry["rdev"][1].as_u64().unwrap())
+            format!("{:02}:{:02}", entry["rdev"][0].as_u64().unwrap(), entry["rdev"][1].as_u64().unwrap())
         }
         _ => field(&entry["link_target"]),
     };
@@ -147,6 +147,12 @@ fn normal(file: &str, line: &str) -> String {
         let mut xattrs: Vec<String> = fields[12].split(';').map(xattr_of_debugfs).collect();
         xattrs.sort();
         fields[12] = xattrs.join(" ");
+    }
+    if file.ends_with(".ext4.tsv") {
+        // Inodes of 128 bytes have no extra bits.
+        for time in fields[7..11].iter_mut().filter(|time| *time != "-" && !time.contains(':')) {
+            time.push_str(":00000000");
+        }
     }
     if file.ends_with(".fat.tsv") && fields[1] != "dir" && fields[1] != "-" {
         let sorted: String = "ARSH".chars().filter(|c| fields[1].contains(*c)).collect();

@@ -39,3 +39,59 @@ fn files_that_share_clusters_are_said_and_the_disk_comes_back() {
     run(mif(&store).args(["export", "disk"]).arg(at("out.raw")));
     assert!(fs::read(at("out.raw")).unwrap() == disk);
 }
+
+#[test]
+fn each_damaged_inode_and_folder_of_an_ext_volume_is_one_warning_with_its_place() {
+    if !have(&["mke2fs", "debugfs"]) {
+        return;
+    }
+    let folder = work_folder();
+    let at = |name: &str| folder.path().join(name);
+    fs::create_dir_all(at("tree/folder")).unwrap();
+    for name in ["good", "bad", "folder/inside"] {
+        fs::write(at("tree").join(name), name.repeat(3000)).unwrap();
+    }
+    fs::write(at("disk.raw"), vec![0; 8 << 20]).unwrap();
+    run(tool("mke2fs")
+        .args(["-q", "-F", "-t", "ext4", "-O", "^metadata_csum", "-d"])
+        .arg(at("tree"))
+        .arg(at("disk.raw")));
+    let ask = |command: &str| run(tool("debugfs").args(["-R", command]).arg(at("disk.raw")));
+    // `located at block 35, offset 0x0b00`.
+    let place = |path: &str| {
+        let said = ask(&format!("imap {path}"));
+        let (block, offset) =
+            said.split_once("located at block ").unwrap().1.trim().split_once(", offset 0x").unwrap();
+        block.parse::<usize>().unwrap() * 1024 + usize::from_str_radix(offset, 16).unwrap()
+    };
+    let block_size: usize = 1024;
+    assert!(run(tool("dumpe2fs").arg("-h").arg(at("disk.raw"))).contains("Block size:               1024"));
+    let (inode, directory) =
+        (place("/bad"), ask("bmap /folder 0").trim().parse::<usize>().unwrap() * block_size);
+    let mut disk = fs::read(at("disk.raw")).unwrap();
+    // The magic number of the root of its extents; the length of the folder's first entry.
+    disk[inode + 0x28] ^= 0xff;
+    disk[directory + 4] = 3;
+    fs::write(at("disk.raw"), &disk).unwrap();
+
+    let store = at("store");
+    let error = run_failing(mif(&store).args(["import", "--strict"]).arg(at("disk.raw")), 3);
+    assert!(error.contains("--strict"), "{error}");
+    let report: Value =
+        serde_json::from_str(&run(mif(&store).args(["import", "--json"]).arg(at("disk.raw")))).unwrap();
+    let warnings: Vec<&str> =
+        report["warnings"].as_array().unwrap().iter().map(|w| w.as_str().unwrap()).collect();
+    assert_eq!(warnings.len(), 2, "{warnings:?}");
+    for (path, field, byte) in [("/bad", "eh_magic", inode + 0x28), ("/folder", "rec_len", directory + 4)] {
+        let said = |w: &&&str| w.contains(path) && w.contains(field) && w.contains(&format!("byte {byte}"));
+        assert_eq!(warnings.iter().filter(said).count(), 1, "{path}, {field}, {byte}: {warnings:?}");
+    }
+    // The damaged file is listed, though its content is not to be had; what was in the folder is not.
+    let listed = run(mif(&store).args(["ls", "-R", "disk"]));
+    let has = |path: &str| listed.lines().any(|line| line.ends_with(&format!(":{path}")));
+    assert!(has("/good") && has("/bad") && has("/folder") && !has("/folder/inside"), "{listed}");
+    assert_eq!(run(mif(&store).args(["cat", "disk", "/good"])), "good".repeat(3000));
+    run_failing(mif(&store).args(["cat", "disk", "/bad"]), 3);
+    run(mif(&store).args(["export", "disk"]).arg(at("out.raw")));
+    assert!(fs::read(at("out.raw")).unwrap() == disk);
+}

@@ -350,7 +350,7 @@ impl Volume<'_> {
             // FAT keeps none of these.
             (node.mode, node.uid, node.gid, node.xattrs) = (None, None, None, Vec::new());
         }
-        self.rows.push(crate::rows::row(&self.name, &entry, &node));
+        self.rows.push(crate::rows::row(&self.name, entry, node));
         self.contents.push(member.content);
     }
 

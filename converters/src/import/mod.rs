@@ -14,6 +14,7 @@ use std::time::Instant;
 
 use mif_formats::Source;
 use mif_formats::container::{self, Disk, OpenOptions};
+use mif_formats::fs::walk::Listing;
 use mif_formats::mif::layout::{Builder, Layout};
 use mif_formats::mif::manifest::{self, Row};
 use mif_formats::mif::{ObjectId, digests};
@@ -23,7 +24,7 @@ use serde::Serialize;
 pub(crate) use self::content::{BLOCK, WINDOW, ZERO_STEP};
 use self::content::{FileDigests, import_file};
 pub(crate) use self::plan::MAX_HASHED_HOLES;
-use self::plan::{DiskPiece, Plan, PlannedFile};
+use self::plan::{DiskPiece, FileNumbers, Plan, PlannedFile};
 use crate::progress::{self, Progress};
 use crate::rebuild::made_now;
 use crate::rows;
@@ -136,17 +137,18 @@ pub(crate) fn import_opened(
     let started = Instant::now();
     let Opened { path, name, disk, files } = *opened;
     let own_writer = writer.beside();
-    let Imported { scan, layout, rows, counts, mut warnings } =
-        import_disk(disk.source.clone(), &own_writer, options, progress)?;
+    let mut read = import_disk(disk.source.clone(), &own_writer, options, progress)?;
+    let mut warnings = std::mem::take(&mut read.warnings);
     warnings.splice(0..0, disk.warnings.iter().cloned());
     if options.strict && !warnings.is_empty() {
         let all = warnings.join("; ");
         return Err(Error::input(format!("{}: refused, because of --strict: {all}", path.display())));
     }
+    let added = own_writer.finish()?;
+    let (scan, layout, rows, counts) = read.into_rows();
     let (layout_file, digest) = layout.encode();
     let mut manifest_file = Vec::new();
     manifest::write(&mut manifest_file, &rows)?;
-    let added = own_writer.finish()?;
     let layout_digest = blake3::Hash::from_bytes(digest).to_hex().to_string();
     let manifest_digest = blake3::hash(&manifest_file).to_hex().to_string();
     let disk_size = disk.source.len();
@@ -272,9 +274,12 @@ pub(crate) fn store_content(content: &dyn Source, writer: &ObjectWriter) -> Resu
 struct Imported {
     scan: Scan,
     layout: Layout,
-    rows: Vec<Row>,
-    counts: Counts,
     warnings: Vec<String>,
+    /// What rows are made of: the volumes' listings, what reading each file gave, and which file a node is.
+    listings: Vec<Option<Listing>>,
+    files: Vec<OnceLock<FileDigests>>,
+    by_node: FileNumbers,
+    file_bytes: u64,
 }
 
 /// What reading a disk again gave.
@@ -290,7 +295,7 @@ pub(crate) fn reread(
     options: &ImportOptions,
     progress: &dyn Progress,
 ) -> Result<Reread> {
-    let Imported { layout, rows, .. } = import_disk(disk, writer, options, progress)?;
+    let (_, layout, rows, _) = import_disk(disk, writer, options, progress)?.into_rows();
     Ok(Reread { layout, rows })
 }
 
@@ -346,11 +351,16 @@ fn import_disk(
     };
     progress.stage("importing", scan.disk.len());
     work.read_all(options.threads)?;
-    let layout = work.layout();
-    let (rows, counts) = manifest_of(&scan, &plan, &work.files, &layout);
+    let Work { files, found, .. } = work;
+    let Plan { listings, by_node, complaints, files: planned, content } = plan;
+    let file_bytes = planned.iter().map(|file| file.size).fold(0, u64::saturating_add);
+    // What is not needed any more makes room.
+    drop((planned, content));
+    let found = found.into_inner().expect("no thread panicked while it held this");
+    let layout = layout_of(found, &files, scan.disk.len());
     let mut warnings = scan.warnings.clone();
-    warnings.extend_from_slice(&plan.complaints);
-    Ok(Imported { scan, layout, rows, counts, warnings })
+    warnings.extend(complaints);
+    Ok(Imported { scan, layout, warnings, listings, files, by_node, file_bytes })
 }
 
 impl Work<'_> {
@@ -438,26 +448,25 @@ impl Work<'_> {
         found.runs.extend(runs.into_iter().map(|run| Run { of: RunOf::Residue(number), ..run }));
         Ok(())
     }
+}
 
-    /// Puts all runs in order; what no run covers is zero.
-    fn layout(&self) -> Layout {
-        let mut found = self.found();
-        let Found { runs, residue } = &mut *found;
-        runs.sort_unstable_by_key(|run| run.start);
-        let mut builder = Builder::new();
-        for run in runs.iter() {
-            builder.zero(run.start - builder.end());
-            match run.of {
-                RunOf::File(number) => {
-                    let file = self.files[number].get().expect("a file with runs was read");
-                    builder.content(run.len, file.object, run.offset);
-                }
-                RunOf::Residue(number) => builder.residue(run.len, residue[number], run.offset),
+/// Puts all runs in order; what no run covers is zero.
+fn layout_of(found: Found, files: &[OnceLock<FileDigests>], disk_size: u64) -> Layout {
+    let Found { mut runs, residue } = found;
+    runs.sort_unstable_by_key(|run| run.start);
+    let mut builder = Builder::new();
+    for run in &runs {
+        builder.zero(run.start - builder.end());
+        match run.of {
+            RunOf::File(number) => {
+                let file = files[number].get().expect("a file with runs was read");
+                builder.content(run.len, file.object, run.offset);
             }
+            RunOf::Residue(number) => builder.residue(run.len, residue[number], run.offset),
         }
-        builder.zero(self.disk.len() - builder.end());
-        builder.finish()
     }
+    builder.zero(disk_size - builder.end());
+    builder.finish()
 }
 
 /// A regular file that is not on a disk: in which parts of what its bytes are.
@@ -527,34 +536,31 @@ pub(crate) fn blocks(range: Range<u64>) -> impl Iterator<Item = Range<u64>> {
     })
 }
 
-fn manifest_of(
-    scan: &Scan,
-    plan: &Plan,
-    files: &[OnceLock<FileDigests>],
-    layout: &Layout,
-) -> (Vec<Row>, Counts) {
-    let mut rows = Vec::new();
-    for (number, (volume, listing)) in scan.volumes.iter().zip(&plan.listings).enumerate() {
-        let Some(listing) = listing else { continue };
-        for entry in &listing.entries {
-            let mut row = rows::row(&volume.name, entry, &listing.nodes[&entry.node]);
-            let file = plan.by_node.get(&(number, entry.node)).and_then(|i| files[*i].get());
-            if let Some(FileDigests { digests, object }) = file {
-                row.sha1 = digests.map(|(sha1, _)| sha1);
-                row.blake3 = digests.map(|(_, blake3)| blake3);
-                row.content = digests.is_none().then_some(*object);
-            }
-            rows.push(row);
+impl Imported {
+    /// The rows of its manifest, and counts of what it holds. They take the place of what they are made of.
+    fn into_rows(self) -> (Scan, Layout, Vec<Row>, Counts) {
+        let Imported { scan, layout, listings, files, by_node, file_bytes, .. } = self;
+        let mut listings: Vec<_> = listings.into_iter().enumerate().collect();
+        listings.sort_by_key(|(number, _)| &scan.volumes[*number].name);
+        let mut rows = Vec::new();
+        for (number, listing) in listings {
+            let Some(listing) = listing else { continue };
+            let made = rows::of_listing(&scan.volumes[number].name, listing, |node, mut row| {
+                let file = by_node.get(number, node).and_then(|i| files[i].get());
+                if let Some(FileDigests { digests, object }) = file {
+                    row.sha1 = digests.map(|(sha1, _)| sha1);
+                    row.blake3 = digests.map(|(_, blake3)| blake3);
+                    row.content = digests.is_none().then_some(*object);
+                }
+                row
+            });
+            if rows.is_empty() { rows = made } else { rows.extend(made) }
         }
+        rows::sort(&mut rows);
+        let counts =
+            Counts { paths: rows.len() as u64, files: files.len() as u64, file_bytes, ..Counts::of(&layout) };
+        (scan, layout, rows, counts)
     }
-    rows.sort_by_cached_key(rows::order);
-    let counts = Counts {
-        paths: rows.len() as u64,
-        files: plan.files.len() as u64,
-        file_bytes: plan.files.iter().map(|file| file.size).fold(0, u64::saturating_add),
-        ..Counts::of(layout)
-    };
-    (rows, counts)
 }
 
 #[cfg(test)]

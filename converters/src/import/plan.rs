@@ -21,12 +21,29 @@ pub(super) struct Plan {
     pub listings: Vec<Option<Listing>>,
     /// Each regular file once, in the order in which they lie on the disk.
     pub files: Vec<PlannedFile>,
-    /// Which file a node is.
-    pub by_node: HashMap<(usize, NodeId), usize>,
+    /// Which file a node is, by volume and node.
+    pub by_node: FileNumbers,
     /// The disk ranges that are content of exactly one file, sorted. All else is residue.
     pub content: Vec<Range<u64>>,
     /// What could not be read, each a sentence.
     pub complaints: Vec<String>,
+}
+
+/// The numbers of files by volume and node.
+#[derive(Default)]
+pub(super) struct FileNumbers(Vec<((usize, NodeId), usize)>);
+
+impl FileNumbers {
+    fn new(mut numbers: Vec<((usize, NodeId), usize)>) -> Self {
+        numbers.sort_unstable();
+        FileNumbers(numbers)
+    }
+
+    /// The number of a file; none if the node is no file, or cannot be read.
+    pub(super) fn get(&self, volume: usize, node: NodeId) -> Option<usize> {
+        let at = self.0.binary_search_by_key(&(volume, node), |(place, _)| *place).ok()?;
+        Some(self.0[at].1)
+    }
 }
 
 /// A regular file to be read.
@@ -111,7 +128,7 @@ impl Plan {
         let mut plan = Plan {
             listings: Vec::new(),
             files: Vec::new(),
-            by_node: HashMap::new(),
+            by_node: FileNumbers::default(),
             content: Vec::new(),
             complaints: Vec::new(),
         };
@@ -122,10 +139,9 @@ impl Plan {
         }
         // In the order of the disk; what lies nowhere on it comes last.
         found.sort_by_key(|(_, file)| file.start());
-        for (node, file) in found {
-            plan.by_node.insert(node, plan.files.len());
-            plan.files.push(file);
-        }
+        let numbers = found.iter().enumerate().map(|(i, (node, _))| (*node, i)).collect();
+        plan.by_node = FileNumbers::new(numbers);
+        plan.files = found.into_iter().map(|(_, file)| file).collect();
         let shared = plan.decide_ownership(scan.disk.len());
         plan.say_shared(&shared, scan);
         plan.limit_holes();
@@ -142,18 +158,21 @@ impl Plan {
             return Ok(None);
         };
         let mut unreadable: HashMap<NodeId, Error> = HashMap::new();
-        for (id, node) in &listing.nodes {
+        for (id, node) in listing.nodes.iter() {
             if node.file_type != FileType::File {
                 continue;
             }
-            match fs.content(*id) {
-                Err(e) if e.kind() != ErrorKind::Io => drop(unreadable.insert(*id, e)),
+            match fs.content(id) {
+                Err(e) if e.kind() != ErrorKind::Io => drop(unreadable.insert(id, e)),
                 other => {
                     let content = other?;
-                    let pieces = content.pieces.into_iter().flat_map(|p| place(volume, p)).collect();
+                    let mut pieces: Vec<_> =
+                        content.pieces.into_iter().flat_map(|p| place(volume, p)).collect();
+                    // Most have one, and there may be millions of files.
+                    pieces.shrink_to_fit();
                     let file =
                         PlannedFile { size: content.size, pieces, owns_its_ranges: true, hashed: true };
-                    found.push(((number, *id), file));
+                    found.push(((number, id), file));
                 }
             }
         }
@@ -208,8 +227,8 @@ impl Plan {
                 continue;
             }
             for entry in listing.iter().flat_map(|listing| &listing.entries) {
-                if let Some(file) = self.by_node.get(&(number, entry.node)) {
-                    paths.entry(*file).or_insert((number, &entry.path));
+                if let Some(file) = self.by_node.get(number, entry.node) {
+                    paths.entry(file).or_insert((number, &entry.path));
                 }
             }
         }
@@ -307,7 +326,7 @@ mod tests {
         let mut plan = Plan {
             listings: Vec::new(),
             files: files.collect(),
-            by_node: HashMap::new(),
+            by_node: FileNumbers::default(),
             content: Vec::new(),
             complaints: Vec::new(),
         };
@@ -329,6 +348,20 @@ mod tests {
     fn a_short_claim_inside_a_long_one_is_found_behind_others() {
         let plan = plan(vec![vec![(0, 100)], vec![(10, 5)], vec![(50, 5)]]);
         assert!(plan.files.iter().all(|f| !f.owns_its_ranges));
+    }
+
+    #[test]
+    fn holes_over_the_limit_are_not_hashed_and_said() {
+        let holes = |sizes: &[u64]| {
+            let mut plan = plan(vec![Vec::new(); sizes.len()]);
+            for (file, len) in plan.files.iter_mut().zip(sizes) {
+                (file.size, file.pieces) = (*len, vec![DiskPiece::Zero { len: *len }]);
+            }
+            plan.limit_holes();
+            (plan.files.iter().map(|file| file.hashed).collect::<Vec<_>>(), plan.complaints.len())
+        };
+        assert_eq!(holes(&[MAX_HASHED_HOLES - 1, 1]), (vec![true, true], 0));
+        assert_eq!(holes(&[MAX_HASHED_HOLES, 1, 0]), (vec![true, false, true], 1));
     }
 
     #[test]

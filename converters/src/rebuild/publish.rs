@@ -11,7 +11,7 @@ use mif_formats::mif::layout::Layout;
 use mif_formats::mif::manifest::{self, Row};
 use mif_formats::partition::Table;
 
-use crate::rows::row;
+use crate::rows;
 use crate::scan::{Scan, ScannedVolume};
 use crate::store::{Counts, Image, Objects, Provenance, Store, StoredDisk, VolumeRecord};
 use crate::{Error, Result, packages};
@@ -60,16 +60,15 @@ impl Made {
                     listing.entries.len()
                 )));
             }
-            for entry in &listing.entries {
-                let mut row = row(name, entry, &listing.nodes[&entry.node]);
-                let Some(planned) = digests.get(&entry.path[..]) else {
+            for mut row in rows::of_listing(name, listing, |_, row| row) {
+                let Some(planned) = digests.get(&row.path[..]) else {
                     return Err(Error::store(format!("{name}:{}: was not planned", row.path_text())));
                 };
                 (row.sha1, row.blake3, row.content) = (planned.sha1, planned.blake3, planned.content);
                 rows.push(row);
             }
         }
-        rows.sort_by_cached_key(crate::rows::order);
+        rows::sort(&mut rows);
         let records = scan.volumes.iter().map(ScannedVolume::record).collect();
         Ok(Made { layout: layout.clone(), rows, records, table: scan.table })
     }

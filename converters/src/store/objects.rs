@@ -227,3 +227,23 @@ fn decompress(frame: &[u8], len: usize) -> std::io::Result<Vec<u8>> {
         decompressor.decompress(frame, len)
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_object_over_the_limit_is_refused_before_it_is_unpacked() {
+        let packed = zstd::bulk::compress(&[7; 100], 3).unwrap();
+        let problem = |encoding, stored_len, len| {
+            let entry = IndexEntry { id: ObjectId::of(&[7; 100]), encoding, offset: 0, stored_len, len };
+            decode_object(&entry, &packed).err()
+        };
+        let stored = packed.len() as u64;
+        assert_eq!(problem(Encoding::Zstd, stored, 100), None);
+        for (stored, len) in [(stored, MAX_WHOLE + 1), (MAX_WHOLE + 1, 100)] {
+            let problem = problem(Encoding::Zstd, stored, len);
+            assert_eq!(problem.as_deref(), Some("is larger than any object may be"));
+        }
+    }
+}

@@ -165,6 +165,8 @@ mod tests {
         assert_eq!(kind(&options, "below"), Some(ErrorKind::Denied));
         assert_eq!(kind(&options, "missing"), Some(ErrorKind::NotFound));
         assert_eq!(kind(&options, "a\0b"), Some(ErrorKind::Corrupt));
+        assert_eq!(kind(&options, &"./".repeat(MAX_NAME / 2)), Some(ErrorKind::Denied), "the folder itself");
+        assert_eq!(kind(&options, &("./".repeat(MAX_NAME / 2) + "/")), Some(ErrorKind::Corrupt), "too long");
         options.allow_paths.push(outside);
         assert_eq!(kind(&options, &absolute), None);
         assert_eq!(kind(&options, "link"), None);

@@ -96,3 +96,16 @@ impl Map for Pieces {
         &self.files[index]
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pieces_are_counted_up_to_the_limit() {
+        let number = |name: &str| piece_number(Path::new(name));
+        assert_eq!(number("disk.000"), Some(0));
+        assert_eq!(number("disk.999"), Some(MAX_PIECES - 1));
+        assert_eq!(number("disk.1000"), None);
+    }
+}

@@ -158,14 +158,14 @@ impl Tree {
     ) -> Result<Self> {
         let mut entries = listing.entries.iter();
         let root = entries.next().ok_or_else(|| at("tree").not_found("it has no root"))?;
-        let mut tree = Tree::new(listing.nodes[&root.node].clone());
+        let mut tree = Tree::new(listing.nodes[root.node].clone());
         let mut known: HashMap<NodeId, NodeIndex> = HashMap::new();
         for entry in entries {
             if let Some(index) = known.get(&entry.node) {
                 tree.link(&entry.path, entry.short_name, *index)?;
                 continue;
             }
-            let meta = listing.nodes[&entry.node].clone();
+            let meta = listing.nodes[entry.node].clone();
             let node = if meta.file_type == FileType::File {
                 let (key, data) = content(entry.node, &meta)?;
                 TreeNode::file(meta, key, data)

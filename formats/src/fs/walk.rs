@@ -1,6 +1,7 @@
 //! Listing a whole volume: every path, and every node once.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{HashMap, HashSet};
+use std::ops::Index;
 
 use super::{DirEntry, FileType, Filesystem, Node, NodeId};
 use crate::{Error, ErrorKind, Result, at};
@@ -17,9 +18,56 @@ pub struct Listing {
     /// Every path, sorted by its bytes; the root is `/`.
     pub entries: Vec<Entry>,
     /// Every node that an entry names.
-    pub nodes: BTreeMap<NodeId, Node>,
+    pub nodes: Nodes,
     /// What could not be read, and is therefore not in the listing.
     pub complaints: Vec<Complaint>,
+}
+
+/// Nodes in the order of their ids.
+#[derive(Debug, Default)]
+pub struct Nodes(Vec<(NodeId, Node)>);
+
+impl Nodes {
+    /// How many there are.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.0.len()
+    }
+
+    /// Whether there are none.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// The node of this id.
+    #[must_use]
+    pub fn get(&self, id: NodeId) -> Option<&Node> {
+        self.0.binary_search_by_key(&id, |(id, _)| *id).ok().map(|at| &self.0[at].1)
+    }
+
+    /// All of them, ascending.
+    pub fn iter(&self) -> impl Iterator<Item = (NodeId, &Node)> {
+        self.0.iter().map(|(id, node)| (*id, node))
+    }
+
+    /// Takes the last one. Their memory is given back bit by bit: of millions of nodes, what is made of them takes
+    /// their place.
+    pub fn pop(&mut self) -> Option<(NodeId, Node)> {
+        const STEP: usize = 1 << 15;
+        if self.0.len().is_multiple_of(STEP) {
+            self.0.shrink_to_fit();
+        }
+        self.0.pop()
+    }
+}
+
+impl Index<NodeId> for Nodes {
+    type Output = Node;
+
+    fn index(&self, id: NodeId) -> &Node {
+        self.get(id).expect("there is a node of this id")
+    }
 }
 
 /// One path of a volume.
@@ -47,24 +95,57 @@ pub struct Complaint {
 ///
 /// What is damaged becomes a complaint and the rest is listed; only a failing read is an error.
 pub fn walk(fs: &dyn Filesystem) -> Result<Listing> {
+    walk_up_to(MAX_ALL_PATHS, fs)
+}
+
+fn walk_up_to(all_paths: usize, fs: &dyn Filesystem) -> Result<Listing> {
     let mut listing = Listing::default();
+    let mut nodes = Found::default();
     let mut seen_folders = HashSet::from([fs.root()]);
-    let mut path_bytes = 0;
+    let mut room = Room { used: 0, all_paths };
     let mut complain = |error| listing.complaints.push(Complaint { path: b"/".to_vec(), error });
     let root = fs.node(fs.root(), &mut complain)?;
     if root.file_type != FileType::Dir {
         return Err(at("root folder").corrupt(format!("is of type {:?}, expected a folder", root.file_type)));
     }
-    listing.nodes.insert(fs.root(), root);
+    nodes.insert(fs.root(), root);
     listing.entries.push(Entry { path: b"/".to_vec(), node: fs.root(), short_name: None });
     let mut level = vec![0];
     while !level.is_empty() {
-        let found = read_folders(fs, &mut listing, &mut level, &mut path_bytes)?;
-        read_nodes(fs, &mut listing, &found)?;
-        level = keep_readable(&mut listing, found, &mut seen_folders);
+        let found = read_folders(fs, &mut listing, &mut level, &mut room)?;
+        read_nodes(fs, &mut listing, &mut nodes, &found)?;
+        level = keep_readable(&mut listing, &nodes, found, &mut seen_folders);
     }
     listing.entries.sort_unstable();
+    // Each level of folders is in order already.
+    nodes.list.sort_by_key(|(id, _)| *id);
+    listing.nodes = Nodes(nodes.list);
     Ok(listing)
+}
+
+/// The nodes so far, as they come.
+#[derive(Default)]
+struct Found {
+    list: Vec<(NodeId, Node)>,
+    /// Where each is in the list.
+    at: HashMap<NodeId, usize>,
+}
+
+impl Found {
+    fn insert(&mut self, id: NodeId, node: Node) {
+        self.at.insert(id, self.list.len());
+        self.list.push((id, node));
+    }
+
+    fn get(&self, id: NodeId) -> Option<&Node> {
+        self.at.get(&id).map(|at| &self.list[*at].1)
+    }
+}
+
+/// Room for paths, in bytes.
+struct Room {
+    used: usize,
+    all_paths: usize,
 }
 
 /// Reads the folders of one level, given as indexes into the entries, and gives the entries found there.
@@ -72,7 +153,7 @@ fn read_folders(
     fs: &dyn Filesystem,
     listing: &mut Listing,
     level: &mut [usize],
-    path_bytes: &mut usize,
+    room: &mut Room,
 ) -> Result<Vec<Entry>> {
     level.sort_unstable_by_key(|&i| listing.entries[i].node);
     let mut found = Vec::new();
@@ -88,31 +169,32 @@ fn read_folders(
         };
         for DirEntry { name, short_name, node } in children {
             let child = join(&path, &name);
-            if child.len() > MAX_PATH || *path_bytes > MAX_ALL_PATHS {
+            if child.len() > MAX_PATH || room.used + child.len() > room.all_paths {
                 complain(at("folder").limit(format!(
-                    "its entries from \"{}\" on are left out: over {MAX_PATH} bytes in a path or {MAX_ALL_PATHS} in all paths",
-                    name.escape_ascii()
+                    "its entries from \"{}\" on are left out: over {MAX_PATH} bytes in a path or {} in all paths",
+                    name.escape_ascii(),
+                    room.all_paths
                 )));
                 break;
             }
-            *path_bytes += child.len();
+            room.used += child.len();
             found.push(Entry { path: child, node, short_name });
         }
     }
     Ok(found)
 }
 
-fn read_nodes(fs: &dyn Filesystem, listing: &mut Listing, found: &[Entry]) -> Result<()> {
+fn read_nodes(fs: &dyn Filesystem, listing: &mut Listing, nodes: &mut Found, found: &[Entry]) -> Result<()> {
     let mut wanted: Vec<(NodeId, usize)> = found.iter().enumerate().map(|(i, e)| (e.node, i)).collect();
     wanted.sort_unstable();
     wanted.dedup_by_key(|(node, _)| *node);
     for (node, i) in wanted {
-        if listing.nodes.contains_key(&node) {
+        if nodes.get(node).is_some() {
             continue;
         }
         let mut complain = |error| listing.complaints.push(Complaint { path: found[i].path.clone(), error });
         match fs.node(node, &mut complain) {
-            Ok(read) => drop(listing.nodes.insert(node, read)),
+            Ok(read) => nodes.insert(node, read),
             Err(error) => complain(fatal_or_not(error)?),
         }
     }
@@ -120,10 +202,15 @@ fn read_nodes(fs: &dyn Filesystem, listing: &mut Listing, found: &[Entry]) -> Re
 }
 
 /// Moves what has a node into the listing; gives the folders among it that were not met before.
-fn keep_readable(listing: &mut Listing, found: Vec<Entry>, seen: &mut HashSet<NodeId>) -> Vec<usize> {
+fn keep_readable(
+    listing: &mut Listing,
+    nodes: &Found,
+    found: Vec<Entry>,
+    seen: &mut HashSet<NodeId>,
+) -> Vec<usize> {
     let mut folders = Vec::new();
     for entry in found {
-        let Some(node) = listing.nodes.get(&entry.node) else { continue };
+        let Some(node) = nodes.get(entry.node) else { continue };
         if node.file_type == FileType::Dir {
             if !seen.insert(entry.node) {
                 let error = at("folder")
@@ -228,6 +315,20 @@ mod tests {
         assert_eq!(listing.entries.len(), 2 * (MAX_PATH / 256) + 1);
         let [Complaint { path, error }] = &listing.complaints[..] else { panic!("{:?}", listing.complaints) };
         assert_eq!((path.len(), error.kind()), (MAX_PATH / 256 * 256, ErrorKind::Limit));
+    }
+
+    #[test]
+    fn paths_over_the_limit_for_all_of_them_are_left_out_and_said() {
+        // "/file" and "/ddd…", 5 and 256 bytes, and then "/ddd…/file" of 261.
+        for (all_paths, entries) in [(4, 1), (5, 2), (5 + 256, 3), (5 + 256 + 260, 3), (5 + 256 + 261, 4)] {
+            let listing = walk_up_to(all_paths, &endless(None)).unwrap();
+            assert_eq!(listing.entries.len(), entries, "{all_paths}");
+            let [Complaint { error, .. }] = &listing.complaints[..] else {
+                panic!("{:?}", listing.complaints)
+            };
+            assert_eq!(error.kind(), ErrorKind::Limit);
+            assert!(error.to_string().contains(&format!("or {all_paths} in all paths")), "{error}");
+        }
     }
 
     #[test]

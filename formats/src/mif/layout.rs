@@ -6,7 +6,7 @@
 //! "MIFLAYT1"   magic and version
 //! 32 bytes     the digest: BLAKE3 of the body
 //! u64 le       length of the body in bytes
-//! the body, as one zstd frame:
+//! the body, as one zstd frame, and maybe a skippable one behind it (see below):
 //!     varint   disk size in bytes
 //!     varint   count of objects, then 32 bytes for each, in order of first use
 //!     varint   count of segments, then for each, in disk order:
@@ -17,6 +17,10 @@
 //!
 //! A layout is canonical: neighbours that could be one segment are one, and objects are numbered in the order
 //! of their first use. So the same segments have one encoding and one digest.
+//!
+//! A body is at most so much longer than its file, so that a few bytes cannot unfold into gigabytes in whoever
+//! reads them. A disk that is honestly that repetitive, such as one of terabytes that are all 0xFF, has a file that
+//! is padded by a skippable frame (RFC 8878, section 3.1.2).
 
 use std::collections::HashMap;
 use std::ops::Range;
@@ -31,6 +35,12 @@ const MAGIC: &[u8; 8] = b"MIFLAYT1";
 
 /// The largest body that is read: some two hundred million segments.
 pub const MAX_BODY: u64 = 4 << 30;
+
+/// A body may have this many bytes for each one of what it is compressed to, ...
+const MAX_RATIO: u64 = 1024;
+/// ... and this many in any case.
+const FREE_BODY: u64 = 8 << 20;
+const SKIPPABLE: [u8; 4] = 0x184D_2A50_u32.to_le_bytes();
 
 /// What one segment of a disk is made of.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -114,6 +124,13 @@ impl Layout {
         file.extend_from_slice(&digest);
         file.extend_from_slice(&(body.len() as u64).to_le_bytes());
         file.extend_from_slice(&packed);
+        let padding = padding(body.len() as u64, packed.len() as u64);
+        if padding > 0 {
+            let padding = u32::try_from(padding).expect("under 4 GiB, as a body is") as usize;
+            file.extend_from_slice(&SKIPPABLE);
+            file.extend_from_slice(&(padding as u32).to_le_bytes());
+            file.resize(file.len() + padding, 0);
+        }
         (file, digest)
     }
 
@@ -151,6 +168,12 @@ impl Layout {
         let len = le64(file, 40);
         if len > MAX_BODY {
             return Err(at("layout").field("length").byte(40).limit(format!("is {len}, at most {MAX_BODY}")));
+        }
+        let packed = (file.len() - 48) as u64;
+        if padding(len, packed) > 0 {
+            return Err(at("layout").field("length").byte(40).limit(format!(
+                "is {len}, over {MAX_RATIO} times the {packed} bytes that it is compressed to"
+            )));
         }
         let body = decompress(&file[48..], len)?;
         let digest = *blake3::hash(&body).as_bytes();
@@ -211,6 +234,11 @@ impl Layout {
         }
         Ok(layout)
     }
+}
+
+/// How many bytes are missing of what a body of `len` bytes is compressed to, for it to be read.
+fn padding(len: u64, packed: u64) -> u64 {
+    len.saturating_sub(FREE_BODY).div_ceil(MAX_RATIO).saturating_sub(packed)
 }
 
 /// Decompresses one frame of `len` bytes, without trusting `len` for the allocation.
@@ -369,8 +397,33 @@ mod tests {
             Layout::decode(&file).unwrap_err().kind()
         };
         assert_eq!(claiming(MAX_BODY + 1), crate::ErrorKind::Limit);
-        assert_eq!(claiming(MAX_BODY), crate::ErrorKind::Corrupt);
+        assert_eq!(claiming(FREE_BODY), crate::ErrorKind::Corrupt);
         assert_eq!(claiming(1), crate::ErrorKind::Corrupt);
+    }
+
+    #[test]
+    fn a_body_much_longer_than_its_file_is_refused() {
+        let body = vec![4; FREE_BODY as usize + 64 * MAX_RATIO as usize * 1024];
+        let packed = zstd::bulk::compress(&body, 3).unwrap();
+        let head = [&MAGIC[..], blake3::hash(&body).as_bytes(), &(body.len() as u64).to_le_bytes()].concat();
+        let error = Layout::decode(&[head, packed].concat()).unwrap_err();
+        assert_eq!(error.kind(), crate::ErrorKind::Limit);
+        assert!(error.to_string().contains("length, at byte 40: is 75497472, over 1024 times"), "{error}");
+    }
+
+    #[test]
+    fn a_disk_that_is_the_same_all_over_comes_back() {
+        let mut builder = Builder::new();
+        for _ in 0..2 << 20 {
+            builder.residue(256 << 10, ObjectId([1; 32]), 0);
+        }
+        let layout = builder.finish();
+        let (file, digest) = layout.encode();
+        let body = le64(&file, 40);
+        assert!(body > FREE_BODY && (file.len() as u64) < body / 1000, "{} for {body}", file.len());
+        assert!(Layout::decode(&file).unwrap() == (layout, digest));
+        let unpadded = &file[..file.len() - 16];
+        assert_eq!(Layout::decode(unpadded).unwrap_err().kind(), crate::ErrorKind::Limit);
     }
 
     #[test]

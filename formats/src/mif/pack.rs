@@ -267,4 +267,12 @@ mod tests {
             assert!(decode_list(&bad, len).is_err(), "byte {i}");
         }
     }
+
+    #[test]
+    fn a_chunk_longer_than_the_limit_is_refused_and_zeros_may_be_longer() {
+        let read = |id, len| decode_list(&encode_list(&[Chunk { id, len }]), len).is_ok();
+        assert!(read(Some(ObjectId([7; 32])), MAX_WHOLE));
+        assert!(!read(Some(ObjectId([7; 32])), MAX_WHOLE + 1));
+        assert!(read(None, MAX_WHOLE + 1));
+    }
 }

@@ -7,7 +7,7 @@ use parquet::basic::{Compression, ZstdLevel};
 use parquet::data_type::{ByteArray, ByteArrayType};
 use parquet::errors::ParquetError;
 use parquet::file::properties::WriterProperties;
-use parquet::file::reader::{FileReader, SerializedFileReader};
+use parquet::file::reader::FileReader;
 use parquet::file::writer::SerializedFileWriter;
 use parquet::record::{Field, Row};
 use parquet::schema::parser::parse_message_type;
@@ -106,7 +106,7 @@ pub fn read(file: bytes::Bytes) -> Result<Vec<Package>> {
 }
 
 fn read_rows(file: bytes::Bytes) -> Result<Vec<Package>> {
-    let reader = SerializedFileReader::new(file).map_err(broken)?;
+    let reader = table::open("packages", file)?;
     let expected = parse_message_type(SCHEMA).expect("the schema is constant");
     if reader.metadata().file_metadata().schema() != &expected {
         return Err(at("packages").field("schema").unsupported("has other columns than this version's"));

@@ -1,11 +1,14 @@
 //! Parquet files by the low-level API, for all tables of a store: writing columns, and guarding what reads them.
 
+mod checked;
+
 use std::io::Write;
 
 use parquet::data_type::DataType;
 use parquet::errors::ParquetError;
 use parquet::file::writer::SerializedRowGroupWriter;
 
+pub(super) use self::checked::{Checked, open};
 use crate::{Error, at};
 
 /// A row group that is being written, column after column.
@@ -15,6 +18,7 @@ pub(super) type Group<'a, W> = SerializedRowGroupWriter<'a, W>;
 pub(super) fn broken(what: &'static str, error: ParquetError) -> Error {
     match error {
         ParquetError::External(inner) => match inner.downcast::<std::io::Error>() {
+            Ok(io) if io.kind() == std::io::ErrorKind::InvalidData => at(what).corrupt(io.to_string()),
             Ok(io) => at(what).io(*io),
             Err(other) => at(what).corrupt(other.to_string()),
         },

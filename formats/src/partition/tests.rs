@@ -209,8 +209,9 @@ fn any_one_damaged_part_of_a_gpt_is_said_and_the_rest_serves() {
 fn a_header_that_lies_with_a_good_crc_is_refused_by_field() {
     let Some(disk) = gpt_disk() else { return };
     let whole = table(&disk);
-    let cases: [(usize, &[u8], &str); 4] = [
+    let cases: [(usize, &[u8], &str); 5] = [
         (24, &[2], "MyLBA"),
+        (84, &4104u32.to_le_bytes(), "SizeOfPartitionEntry"),
         (84, &64u32.to_le_bytes(), "SizeOfPartitionEntry"),
         (84, &132u32.to_le_bytes(), "SizeOfPartitionEntry"),
         (80, &u32::MAX.to_le_bytes(), "NumberOfPartitionEntries"),

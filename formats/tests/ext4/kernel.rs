@@ -11,7 +11,7 @@ use rustix::fs::{
     lsetxattr, makedev, mknodat, utimensat,
 };
 
-use crate::tools::{Mount, have, load, mke2fs, open, scratch};
+use crate::tools::{Mount, debugfs, have, load, mke2fs, open, scratch};
 use crate::view::{assert_same, ours, theirs};
 
 /// What there is to be done on a filesystem, as far as it can.
@@ -275,6 +275,30 @@ fn a_folder_of_more_folders_than_links_can_count_has_one_link() {
     let ours = ours(&open(&image), &load(&image));
     assert_eq!(ours[&b"/many"[..]].nlink, 1);
     assert_same("65,100 folders", &ours, &kernel);
+}
+
+#[test]
+fn a_folder_whose_index_has_three_levels_is_read_whole() {
+    if !have(&["mke2fs", "mount", "debugfs"]) {
+        return;
+    }
+    let scratch = scratch();
+    let (image, mnt) = (scratch.path().join("image"), scratch.path().join("mnt"));
+    mke2fs(&image, 120, "-t ext4 -b 1024 -O large_dir,^has_journal -N 70000");
+    let Some(mount) = Mount::new(&image, &mnt, "noatime") else { return };
+    fs::create_dir(mnt.join("many")).unwrap();
+    // Names as long as names are, so that three fill a block.
+    for i in 0..60_000 {
+        File::create(mnt.join(format!("many/{i:0>255}"))).unwrap();
+    }
+    drop(mount);
+    let index = debugfs(&image, "htree_dump /many");
+    assert!(index.contains("Indirect levels: 2"), "{}", &index[..index.len().min(300)]);
+    let Some(mount) = Mount::new(&image, &mnt, "ro") else { return };
+    let kernel = theirs(&mount.path);
+    drop(mount);
+    assert_eq!(kernel.len(), 60_003);
+    assert_same("three levels", &ours(&open(&image), &load(&image)), &kernel);
 }
 
 #[test]

@@ -1,6 +1,8 @@
 //! rpm's database as Berkeley DB keeps it: a hash, a header under each number (Berkeley DB 4.8 and 5.3, `dbinc/db_page.h`
 //! has the pages). All pages are looked through in order; the hash is not needed for that.
 
+use std::cell::Cell;
+
 use crate::{Error, Result};
 
 const HASH_MAGIC: u32 = 0x0006_1561;
@@ -19,22 +21,27 @@ struct Database<'a> {
     bytes: &'a [u8],
     page_size: usize,
     big_endian: bool,
+    /// How many bytes on overflow pages there may still be: no page is of two headers.
+    left: Cell<usize>,
 }
 
 /// The headers in a database.
 pub(super) fn blobs(bytes: &[u8]) -> Result<Vec<Vec<u8>>> {
     let wrong = |problem: String| Error::input(format!("rpm's Packages: {problem}"));
-    let magic = |big_endian| Database { bytes, page_size: 0, big_endian }.u32(12) == Some(HASH_MAGIC);
+    let magic = |big_endian| {
+        Database { bytes, page_size: 0, big_endian, left: Cell::new(0) }.u32(12) == Some(HASH_MAGIC)
+    };
     let Some(big_endian) = [false, true].into_iter().find(|big_endian| magic(*big_endian)) else {
         return Err(wrong("is no hash of Berkeley DB".into()));
     };
-    let mut database = Database { bytes, page_size: 0, big_endian };
+    let mut database = Database { bytes, page_size: 0, big_endian, left: Cell::new(0) };
     let page_size = database.u32(20).unwrap_or(0) as usize;
     if !page_size.is_power_of_two() || !(512..=65536).contains(&page_size) {
         return Err(wrong(format!("its pages have {page_size} bytes, expected 512 to 65536")));
     }
     database.page_size = page_size;
     let mut blobs = Vec::new();
+    database.left.set(bytes.len());
     for number in 1..bytes.len() / page_size {
         let page = database.page(number).expect("it lies within the file");
         if matches!(page[25], HASH | HASH_UNSORTED) {
@@ -89,10 +96,11 @@ impl<'a> Database<'a> {
 
     /// What lies on a chain of overflow pages: `len` bytes, or none.
     fn overflow(&self, mut number: usize, len: usize) -> Option<Vec<u8>> {
-        // Whatever the chain does, it cannot hold more than the file.
-        if len > MAX_BLOB.min(self.bytes.len()) {
+        // Whatever the chains do, they cannot hold more than the file.
+        if len > MAX_BLOB {
             return None;
         }
+        self.left.set(self.left.get().checked_sub(len)?);
         let mut blob = Vec::with_capacity(len);
         while blob.len() < len {
             let page = self.page(number).filter(|page| number > 0 && page[25] == OVERFLOW)?;
@@ -127,5 +135,38 @@ mod tests {
             bytes[page * 512 + 25] = HASH;
         }
         let _ = blobs(&bytes).unwrap();
+    }
+
+    #[test]
+    fn headers_that_share_overflow_pages_are_no_longer_than_the_file_together() {
+        // Page 1: as many items as it holds, each of which is the 26 pages from page 2 on.
+        const PAGE: usize = 512;
+        let mut bytes = vec![0; 28 * PAGE];
+        bytes[12..16].copy_from_slice(&HASH_MAGIC.to_le_bytes());
+        bytes[20..24].copy_from_slice(&(PAGE as u32).to_le_bytes());
+        let len = 26 * (PAGE - PAGE_HEADER);
+        for number in 2..28 {
+            let page = &mut bytes[number * PAGE..][..PAGE];
+            page[16..20].copy_from_slice(&(number as u32 + 1).to_le_bytes());
+            page[22..24].copy_from_slice(&((PAGE - PAGE_HEADER) as u16).to_le_bytes());
+            page[25] = OVERFLOW;
+        }
+        let page = &mut bytes[PAGE..2 * PAGE];
+        page[25] = HASH;
+        let items = 10;
+        page[20..22].copy_from_slice(&(2 * items as u16).to_le_bytes());
+        for item in 0..items {
+            // Key and value of each pair, from the page's end.
+            let (key, value) = (PAGE - item * 17 - 5, PAGE - item * 17 - 17);
+            page[PAGE_HEADER + item * 4..][..2].copy_from_slice(&(key as u16).to_le_bytes());
+            page[PAGE_HEADER + item * 4 + 2..][..2].copy_from_slice(&(value as u16).to_le_bytes());
+            page[key] = KEY_DATA;
+            page[key + 1..key + 5].copy_from_slice(&(item as u32 + 1).to_le_bytes());
+            page[value] = OFF_PAGE;
+            page[value + 4..value + 8].copy_from_slice(&2u32.to_le_bytes());
+            page[value + 8..value + 12].copy_from_slice(&(len as u32).to_le_bytes());
+        }
+        let found = blobs(&bytes).unwrap();
+        assert_eq!(found.iter().map(Vec::len).collect::<Vec<_>>(), [len]);
     }
 }

@@ -21,6 +21,7 @@ pub(super) fn blobs(database: &[u8], wal: Option<&[u8]>) -> Result<Vec<Vec<u8>>>
         let path = folder.path().join("rpmdb.sqlite-wal");
         std::fs::write(&path, wal).map_err(|e| Error::io(&path, &e))?;
     }
+    let database_len = database.len();
     let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
     let database = Connection::open_with_flags(&path, flags).map_err(failed)?;
     database.set_limit(Limit::SQLITE_LIMIT_LENGTH, MAX_ROW).map_err(failed)?;
@@ -38,7 +39,18 @@ pub(super) fn blobs(database: &[u8], wal: Option<&[u8]>) -> Result<Vec<Vec<u8>>>
     }
     let mut rows = database.prepare("SELECT blob FROM Packages ORDER BY hnum").map_err(failed)?;
     let blobs = rows.query_map([], |row| row.get(0)).map_err(failed)?;
-    blobs.collect::<Result<_, _>>().map_err(failed)
+    // Rows of a database that is whole do not share pages: together they cannot be longer than it.
+    let most = database_len + wal.map_or(0, <[u8]>::len);
+    let mut left = most;
+    blobs
+        .map(|blob: Result<Vec<u8>, _>| {
+            let blob = blob.map_err(failed)?;
+            left = left.checked_sub(blob.len()).ok_or_else(|| {
+                Error::input(format!("rpmdb.sqlite: its rows are longer than all of it, {most} bytes"))
+            })?;
+            Ok(blob)
+        })
+        .collect()
 }
 
 #[cfg(test)]
@@ -59,6 +71,26 @@ mod tests {
              INSERT INTO Packages VALUES (2, x'62'), (1, x'61');",
         );
         assert_eq!(blobs(&made, None).unwrap(), [b"a", b"b"]);
+    }
+
+    #[test]
+    fn rows_that_are_longer_than_the_database_are_refused() {
+        let made = database(
+            "CREATE TABLE Packages(hnum INTEGER PRIMARY KEY, blob AS (zeroblob(1000000)));
+             INSERT INTO Packages(hnum) VALUES (1), (2), (3);",
+        );
+        let error = blobs(&made, None).unwrap_err().to_string();
+        assert!(error.contains("its rows are longer than all of it"), "{error}");
+    }
+
+    #[test]
+    fn a_row_over_the_limit_is_refused() {
+        let made = database(&format!(
+            "CREATE TABLE Packages(hnum INTEGER PRIMARY KEY, blob AS (zeroblob({})));
+             INSERT INTO Packages(hnum) VALUES (1);",
+            MAX_ROW + 1
+        ));
+        assert!(blobs(&made, None).unwrap_err().to_string().contains("too big"));
     }
 
     #[test]

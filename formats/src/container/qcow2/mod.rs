@@ -154,6 +154,29 @@ mod tests {
     use super::*;
 
     #[test]
+    fn a_snapshot_table_longer_than_the_limit_is_refused() {
+        // Entries of 40 bytes and a name of 65,496: 256 of them are 16 MiB.
+        let mut entry = vec![0; 65_536];
+        entry[14..16].copy_from_slice(&65_496u16.to_be_bytes());
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("image");
+        std::fs::write(&path, entry.repeat(257)).unwrap();
+        let file = ImageFile::open(&path).unwrap();
+        let mut bytes = vec![0; 65_536];
+        bytes[..4].copy_from_slice(&MAGIC);
+        for (at, value) in [(4, 2), (20, 16), (36, 1u32)] {
+            bytes[at..at + 4].copy_from_slice(&value.to_be_bytes());
+        }
+        let mut read = |count: u32| {
+            bytes[60..64].copy_from_slice(&count.to_be_bytes());
+            read_snapshots(&Header::parse(&bytes).unwrap(), &file)
+        };
+        assert_eq!(read(256).unwrap().len(), 256);
+        let error = read(257).unwrap_err().to_string();
+        assert!(error.contains("entry 256: the table ends within it, or it is absurdly long"), "{error}");
+    }
+
+    #[test]
     fn only_files_are_taken_for_files() {
         for (name, file) in [
             (&b"base.raw"[..], Some(&b"base.raw"[..])),

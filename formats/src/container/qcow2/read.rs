@@ -243,3 +243,31 @@ impl Map for Clusters {
         self.unpacker.unpack(codec, &self.image, offset, len, buf, size)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ErrorKind;
+
+    /// A snapshot has a table of its own, which its entry tells of and not the header.
+    #[test]
+    fn a_table_of_more_entries_than_the_limit_is_refused() {
+        let mut bytes = vec![0; 65_536];
+        bytes[..4].copy_from_slice(&super::super::header::MAGIC);
+        for (at, value) in [(4, 2), (20, 9), (36, 1u32)] {
+            bytes[at..at + 4].copy_from_slice(&value.to_be_bytes());
+        }
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("image");
+        std::fs::write(&path, &bytes).unwrap();
+        let kind = |entries: u64| {
+            let (header, file) = (Header::parse(&bytes).unwrap(), ImageFile::open(&path).unwrap());
+            // Clusters of 512 bytes: an entry tells of 64 of them.
+            let size = entries * 64 * 512;
+            Clusters::new(header, file, None, (0, u32::MAX), size).err().map(|e| e.kind())
+        };
+        let most = super::super::header::MAX_L1_BYTES / 8;
+        assert_eq!(kind(most), Some(ErrorKind::Corrupt), "past the end of the file");
+        assert_eq!(kind(most + 1), Some(ErrorKind::Limit));
+    }
+}

@@ -216,6 +216,9 @@ mod tests {
             let error = Header::parse(&bytes).expect_err(field);
             assert_eq!((error.kind(), error.to_string().contains(field)), (kind, true), "{byte}: {error}");
         }
+        let mut bytes = good.clone();
+        bytes[376..380].copy_from_slice(&(2 * MAX_BLOCK).to_le_bytes());
+        assert!(Header::parse(&bytes).unwrap_err().to_string().contains("a power of two up to 67108864"));
         for len in 0..HEADER {
             assert!(Header::parse(&good[..len]).is_err());
         }

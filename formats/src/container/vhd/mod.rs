@@ -280,6 +280,16 @@ mod tests {
             (error.kind(), error.to_string().contains("parent_unique_id")),
             (ErrorKind::Corrupt, true)
         );
+        // A name longer than any is passed over; here there is no other.
+        let mut long = child(id);
+        long[512 + 584..512 + 588].copy_from_slice(&(MAX_NAME + 1).to_be_bytes());
+        long[512 + 36..512 + 40].fill(0);
+        let sum = footer::checksum(&long[512..1536], 36);
+        long[512 + 36..512 + 40].copy_from_slice(&sum.to_be_bytes());
+        std::fs::write(&path, long).unwrap();
+        let error = open(&path, &OpenOptions::default()).err().unwrap().to_string();
+        assert!(error.contains("does not name it"), "{error}");
+        std::fs::write(&path, child(id)).unwrap();
         std::fs::remove_file(dir.path().join("parent.vhd")).unwrap();
         assert_eq!(open(&path, &OpenOptions::default()).err().unwrap().kind(), ErrorKind::NotFound);
     }

@@ -186,6 +186,7 @@ impl<'a> Entry<'a> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::ErrorKind;
 
     const GUID: Guid = [7; 16];
 
@@ -263,5 +264,32 @@ mod tests {
         assert!(read[SECTOR..2 * SECTOR] == sector);
         assert_eq!(file.read_vec(SECTOR as u64 + 6, 4).unwrap(), [1, 1, 2, 2]);
         assert!(std::fs::read(&path).unwrap() == bytes);
+    }
+
+    #[test]
+    fn a_log_or_a_file_over_the_limit_is_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("file");
+        let kind = |log_length, last_file_offset: u64| {
+            let mut log = entry(5, 0);
+            log[56..64].copy_from_slice(&last_file_offset.to_le_bytes());
+            log[4..8].fill(0);
+            let sum = checksum(&log, 4);
+            log[4..8].copy_from_slice(&sum.to_le_bytes());
+            std::fs::write(&path, &log).unwrap();
+            let header = Header {
+                sequence_number: 1,
+                data_write_guid: [0; 16],
+                log_guid: GUID,
+                log_length,
+                log_offset: 0,
+            };
+            replay(ImageFile::open(&path).unwrap(), &header).err().map(|e| e.kind())
+        };
+        let whole = 2 * SECTOR as u32;
+        assert_eq!(kind(whole, MAX_FILE), None);
+        assert_eq!(kind(whole, MAX_FILE + 1), Some(ErrorKind::Limit));
+        assert_eq!(kind(MAX_LOG, 0), Some(ErrorKind::Corrupt), "past the end of the file");
+        assert_eq!(kind(MAX_LOG + 4096, 0), Some(ErrorKind::Limit));
     }
 }

@@ -146,3 +146,29 @@ impl Map for Blocks {
         &self.file
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ErrorKind;
+
+    #[test]
+    fn a_table_of_more_entries_than_the_limit_is_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::write(dir.path().join("file"), "").unwrap();
+        let kind = |virtual_disk_size| {
+            let metadata = Metadata {
+                block_size: 1 << 20,
+                virtual_disk_size,
+                logical_sector_size: 512,
+                ..Metadata::default()
+            };
+            let file = ImageFile::open(&dir.path().join("file")).unwrap();
+            Blocks::new(file, &metadata, Region { offset: 0, len: u32::MAX }).err().map(|e| e.kind())
+        };
+        // An entry for each MiB, and one more for each 4 GiB.
+        let most = (MAX_ENTRIES - MAX_ENTRIES / 4097) << 20;
+        assert_eq!(kind(most), Some(ErrorKind::Corrupt), "past the end of the file");
+        assert_eq!(kind(most + 1), Some(ErrorKind::Limit));
+    }
+}

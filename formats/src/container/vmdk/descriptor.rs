@@ -212,4 +212,17 @@ mod tests {
             assert!(error.to_string().contains("line 2"), "{error}");
         }
     }
+
+    #[test]
+    fn more_extents_or_sectors_than_the_limit_are_refused() {
+        let kind = |line: &str, count: usize| {
+            let text = "version=1\n".to_owned() + &line.repeat(count);
+            Descriptor::parse(text.as_bytes()).err().map(|e| e.kind())
+        };
+        assert_eq!(kind("RW 1 ZERO\n", MAX_EXTENTS), None);
+        assert_eq!(kind("RW 1 ZERO\n", MAX_EXTENTS + 1), Some(ErrorKind::Limit));
+        let half = format!("RW {} ZERO\n", MAX_SECTORS / 2);
+        assert_eq!(kind(&half, 2), None);
+        assert_eq!(kind(&half, 3), Some(ErrorKind::Limit));
+    }
 }

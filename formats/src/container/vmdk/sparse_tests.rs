@@ -34,6 +34,7 @@ fn each_bad_field_is_named() {
         (19, 255, ErrorKind::Limit, "capacity"),
         (20, 0, ErrorKind::Corrupt, "grainSize"),
         (27, 1, ErrorKind::Limit, "grainSize"),
+        (22, 0x21, ErrorKind::Limit, "grainSize"),
         (45, 0, ErrorKind::Corrupt, "numGTEsPerGT"),
         (45, 3, ErrorKind::Corrupt, "numGTEsPerGT"),
     ] {
@@ -43,6 +44,39 @@ fn each_bad_field_is_named() {
         assert_eq!((error.kind(), error.to_string().contains(field)), (kind, true), "{byte}: {error}");
     }
     assert!(HostedHeader::parse(&header()[..511]).is_err());
+    // Grains that are unpacked as a whole are smaller.
+    let mut bytes = header();
+    bytes[77] = 1;
+    put64(&mut bytes, 20, MAX_PACKED_GRAIN);
+    assert!(HostedHeader::parse(&bytes).is_ok());
+    put64(&mut bytes, 20, MAX_PACKED_GRAIN + 1);
+    assert_eq!(HostedHeader::parse(&bytes).unwrap_err().kind(), ErrorKind::Limit);
+}
+
+#[test]
+fn a_directory_of_more_entries_than_the_limit_is_refused() {
+    let kind = |capacity| {
+        let mut bytes = header();
+        put64(&mut bytes, 12, capacity);
+        put64(&mut bytes, 20, 1);
+        put32(&mut bytes, 44, 1);
+        read(&bytes, "SPARSE", capacity).unwrap_err().kind()
+    };
+    assert_eq!(kind(MAX_DIRECTORY), ErrorKind::Corrupt, "past the end of the file");
+    assert_eq!(kind(MAX_DIRECTORY + 1), ErrorKind::Limit);
+}
+
+#[test]
+fn a_descriptor_over_the_limit_is_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("disk.vmdk");
+    let kind = |len: u64| {
+        std::fs::write(&path, "# Disk DescriptorFile\nversion=1\nRW 8 ZERO\n").unwrap();
+        std::fs::File::options().write(true).open(&path).unwrap().set_len(len).unwrap();
+        open(&path, &OpenOptions::default()).err().map(|e| e.kind())
+    };
+    assert_eq!(kind(super::super::MAX_DESCRIPTOR as u64), None);
+    assert_eq!(kind(super::super::MAX_DESCRIPTOR as u64 + 1), Some(ErrorKind::Limit));
 }
 
 #[test]
@@ -124,6 +158,7 @@ fn a_se_sparse_extent_is_read() {
     for (byte, value, kind) in [
         (0, 0, ErrorKind::Unsupported),
         (512, 0, ErrorKind::Corrupt),
+        (16 + 7, 1, ErrorKind::Limit),
         (512 + 24, 1, ErrorKind::Unsupported),
         (2 * 512 + 7, 0x20, ErrorKind::Corrupt),
         (64 * 512 + 8 * 3 + 7, 0x40, ErrorKind::Corrupt),

@@ -29,6 +29,16 @@ impl Ext4 {
     /// The attributes of `inode`, as the kernel names and gives them. Those that are damaged are left out and
     /// complained of; the error is of reading.
     pub(super) fn xattrs(&self, inode: &Inode, complain: &mut dyn FnMut(Error)) -> Result<Vec<Xattr>> {
+        self.xattrs_up_to(xattr::VALUES_MAX, inode, complain)
+    }
+
+    /// The same, of which all values together may have `most` bytes.
+    pub(super) fn xattrs_up_to(
+        &self,
+        most: usize,
+        inode: &Inode,
+        complain: &mut dyn FnMut(Error),
+    ) -> Result<Vec<Xattr>> {
         let offset = inode.offset + inode.xattr_at as u64;
         let mut all = xattr::parse_inode(&inode.xattr_area, inode.number, offset, complain);
         match self.block_xattrs(inode, complain) {
@@ -51,10 +61,9 @@ impl Ext4 {
                 }
             };
             bytes += value.len();
-            if bytes > xattr::VALUES_MAX {
-                let limit = xattr::VALUES_MAX;
+            if bytes > most {
                 complain(place().limit(format!(
-                    "all values together are more than {limit} bytes: it and those after it are left out"
+                    "all values together are more than {most} bytes: it and those after it are left out"
                 )));
                 break;
             }

@@ -5,6 +5,7 @@
 //! <https://docs.kernel.org/filesystems/ext4/journal.html#fast-commits>
 
 use std::collections::BTreeMap;
+use std::ops::Range;
 
 use super::Ext4;
 use super::checksum::{crc32c, fits};
@@ -47,12 +48,23 @@ pub(super) struct Operation {
 }
 
 /// Gathers the operations of the fast commits of transaction `tid`, which are in `blocks` of the journal: those
-/// up to the last tail whose checksum fits. Errs where the first is damaged.
-pub(super) fn scan(log: &dyn Log, blocks: std::ops::Range<u32>, tid: u32) -> Result<Vec<Operation>> {
+/// up to the last tail whose checksum fits. Errs where the first is damaged, and if they go on for longer than is
+/// read: what stands before them is whole, a part of them need not be.
+pub(super) fn scan(log: &dyn Log, blocks: Range<u32>, tid: u32) -> Result<Vec<Operation>> {
+    scan_up_to(BLOCKS_MAX, log, blocks, tid)
+}
+
+fn scan_up_to(most: u32, log: &dyn Log, blocks: Range<u32>, tid: u32) -> Result<Vec<Operation>> {
+    let past = blocks.start.saturating_add(most);
     let mut operations = Vec::new();
     let mut valid = 0;
     let mut sum = 0;
-    'blocks: for number in blocks.take(BLOCKS_MAX as usize) {
+    'blocks: for number in blocks {
+        if number == past {
+            return Err(
+                at("fast commits").limit(format!("go on after {most} blocks, which is all that are read"))
+            );
+        }
         let block = log.read(number)?;
         if operations.is_empty() && le16(&block, 0) != tag::HEAD {
             break;
@@ -118,6 +130,8 @@ pub(super) struct Patches {
     folders: BTreeMap<u32, Vec<Change>>,
     /// Runs that were read of files that change.
     runs_read: usize,
+    /// What is not as it should be, for a limit of ours.
+    warnings: Vec<String>,
 }
 
 /// What becomes of an inode.
@@ -180,8 +194,12 @@ impl Patches {
     }
 
     /// Replays operations on `fs`, whose blocks were replayed before. Each is seen by the next through
-    /// `fs.patches`. What cannot be done is left out, as the kernel does.
-    pub(super) fn replay(fs: &mut Ext4, operations: &[Operation]) {
+    /// `fs.patches`. What cannot be done is left out, as the kernel does. Gives warnings.
+    pub(super) fn replay(fs: &mut Ext4, operations: &[Operation]) -> Vec<String> {
+        Self::replay_up_to(RUNS_MAX, fs, operations)
+    }
+
+    fn replay_up_to(runs_max: usize, fs: &mut Ext4, operations: &[Operation]) -> Vec<String> {
         for Operation { tag, value } in operations {
             match *tag {
                 tag::INODE => fs.replay_inode(le32(value, 0), &value[4..]),
@@ -192,10 +210,11 @@ impl Patches {
                     let logical = u64::from(le32(value, 4));
                     let physical = u64::from(le32(value, 4 + 8)) | u64::from(le16(value, 4 + 6)) << 32;
                     let run = Run { logical, physical: physical..physical + len, written };
-                    fs.replay_range(le32(value, 0), logical, len, Some(run));
+                    fs.replay_range(runs_max, le32(value, 0), logical, len, Some(run));
                 }
                 tag::DEL_RANGE => {
                     fs.replay_range(
+                        runs_max,
                         le32(value, 0),
                         u64::from(le32(value, 4)),
                         u64::from(le32(value, 8)),
@@ -215,6 +234,7 @@ impl Patches {
                 _ => {}
             }
         }
+        std::mem::take(&mut fs.patches.warnings)
     }
 }
 
@@ -236,13 +256,19 @@ impl Ext4 {
         self.patches.inodes.entry(number).or_default().raw = Some(raw);
     }
 
-    /// Puts `run`, or a hole, in the place of `len` blocks of a file.
-    fn replay_range(&mut self, number: u32, logical: u64, len: u64, run: Option<Run>) {
+    /// Puts `run`, or a hole, in the place of `len` blocks of a file. Of files that change, up to `runs_max` runs
+    /// are kept.
+    fn replay_range(&mut self, runs_max: usize, number: u32, logical: u64, len: u64, run: Option<Run>) {
         let Ok(inode) = self.inode(number) else { return };
         if self.patches.runs(number).is_none() {
             let Ok(before) = map::runs(&self.blocks, &self.sb, &self.groups, &inode) else { return };
             self.patches.runs_read += before.len();
-            if self.patches.runs_read > RUNS_MAX {
+            if self.patches.runs_read > runs_max {
+                if self.patches.warnings.is_empty() {
+                    self.patches.warnings.push(format!(
+                        "fast commits change files of over {runs_max} extents together: of some of them, the last changes are missing"
+                    ));
+                }
                 return;
             }
             let runs = before.into_iter().map(|run| (run.logical, run)).collect();
@@ -280,7 +306,7 @@ mod tests {
     use super::*;
     use crate::fs::{Filesystem, Piece};
 
-    /// A journal of one block, of fast commits of transaction 5.
+    /// A journal whose blocks are all alike, of fast commits of transaction 5.
     struct Memory(Vec<u8>);
 
     impl Log for Memory {
@@ -344,9 +370,34 @@ mod tests {
     }
 
     #[test]
+    fn fast_commits_of_more_blocks_than_the_limit_are_not_replayed() {
+        let log = Memory(block(&some()));
+        assert_eq!(scan_up_to(3, &log, 8..11, 5).unwrap().len(), 21);
+        let error = scan_up_to(2, &log, 8..11, 5).unwrap_err();
+        assert_eq!(error.kind(), crate::ErrorKind::Limit);
+        assert_eq!(error.to_string(), "fast commits: go on after 2 blocks, which is all that are read");
+    }
+
+    #[test]
+    fn fast_commits_of_files_of_more_extents_than_the_limit_are_left_out_and_said() {
+        let mut fs = super::super::tests::small();
+        assert_eq!(Patches::replay_up_to(1, &mut fs, &some()), [""; 0]);
+        let mut fs = super::super::tests::small();
+        let before = fs.content(12).unwrap();
+        let warnings = Patches::replay_up_to(0, &mut fs, &some());
+        assert_eq!(
+            warnings,
+            [
+                "fast commits change files of over 0 extents together: of some of them, the last changes are missing"
+            ]
+        );
+        assert_eq!(fs.content(12).unwrap(), before);
+    }
+
+    #[test]
     fn operations_are_seen_in_what_is_read() {
         let mut fs = super::super::tests::small();
-        Patches::replay(&mut fs, &some());
+        assert_eq!(Patches::replay(&mut fs, &some()), [""; 0]);
         let names: Vec<_> =
             fs.read_dir(2, &mut |e| panic!("{e}")).unwrap().into_iter().map(|e| e.name).collect();
         assert_eq!(names, [b"again"]);

@@ -268,7 +268,7 @@ pub(super) fn replay(log: &dyn Log, sb: &Superblock) -> Result<Replay> {
     }
     let (end, warning) = scan(log, sb)?;
     replay.warnings.extend(warning);
-    let revoked = revokes(log, sb, end)?;
+    let revoked = revokes(log, sb, end, REVOKED_MAX)?;
     let mut visitor = |sequence, block, bytes: &[u8]| {
         let mut damaged = 0_u64;
         for (i, tag) in (1..).zip(sb.tags(bytes)) {
@@ -371,8 +371,8 @@ fn scan(log: &dyn Log, sb: &Superblock) -> Result<(u32, Option<String>)> {
 }
 
 /// The blocks that were revoked, each with the last transaction that did: what that and earlier ones have of
-/// it is not replayed.
-fn revokes(log: &dyn Log, sb: &Superblock, end: u32) -> Result<HashMap<u64, u32>> {
+/// it is not replayed. Errs if they are more than `most`.
+fn revokes(log: &dyn Log, sb: &Superblock, end: u32, most: usize) -> Result<HashMap<u64, u32>> {
     let mut revoked = HashMap::new();
     walk(log, sb, end, kind::REVOKE, &mut |sequence, block, bytes| {
         let room = bytes.len() - if sb.csum_v2or3() { TAIL } else { 0 };
@@ -388,8 +388,8 @@ fn revokes(log: &dyn Log, sb: &Superblock, end: u32) -> Result<HashMap<u64, u32>
                 *latest = sequence;
             }
         }
-        if revoked.len() > REVOKED_MAX {
-            return Err(at("journal").limit(format!("revokes more than {REVOKED_MAX} blocks")));
+        if revoked.len() > most {
+            return Err(at("journal").limit(format!("revokes more than {most} blocks")));
         }
         Ok(())
     })?;
@@ -510,6 +510,16 @@ mod tests {
         // Revoked by the transaction that writes it too.
         log.extend([write(10), data(3), revoke(10), commit(10)]);
         assert_eq!(changes(&journal(16, 1, log)), []);
+    }
+
+    #[test]
+    fn a_journal_that_revokes_more_blocks_than_the_limit_is_refused() {
+        let revoke = |sequence, block_number| block(kind::REVOKE, sequence, &[24, 100, block_number]);
+        let (log, sb) = journal(16, 1, vec![revoke(7, 101), commit(7), revoke(8, 102), commit(8)]);
+        assert_eq!(revokes(&log, &sb, 9, 3).unwrap().len(), 3);
+        let error = revokes(&log, &sb, 9, 2).unwrap_err();
+        assert_eq!(error.kind(), crate::ErrorKind::Limit);
+        assert_eq!(error.to_string(), "journal: revokes more than 2 blocks");
     }
 
     #[test]

@@ -15,7 +15,17 @@ const ENTRIES_MAX: usize = 1 << 23;
 impl Ext4 {
     /// The entries of the directory `inode`, as they stand on the volume.
     pub(super) fn listing(&self, inode: &Inode, complain: &mut dyn FnMut(Error)) -> Result<Vec<DirEntry>> {
-        let mut listing = Listing { sb: &self.sb, inode, entries: Vec::new() };
+        self.listing_up_to(ENTRIES_MAX, inode, complain)
+    }
+
+    /// The same, of a directory that may have `most` entries.
+    fn listing_up_to(
+        &self,
+        most: usize,
+        inode: &Inode,
+        complain: &mut dyn FnMut(Error),
+    ) -> Result<Vec<DirEntry>> {
+        let mut listing = Listing { sb: &self.sb, inode, entries: Vec::new(), most };
         if inode.has(flags::INLINE_DATA) {
             listing.inline(&self.inline_data(inode)?, complain)?;
         } else {
@@ -83,6 +93,8 @@ struct Listing<'a> {
     sb: &'a Superblock,
     inode: &'a Inode,
     entries: Vec<DirEntry>,
+    /// How many there may be.
+    most: usize,
 }
 
 impl Listing<'_> {
@@ -125,11 +137,11 @@ impl Listing<'_> {
     }
 
     fn check_count(&self) -> Result<()> {
-        if self.entries.len() <= ENTRIES_MAX {
+        if self.entries.len() <= self.most {
             return Ok(());
         }
         Err(at(format!("directory inode {}", self.inode.number))
-            .limit(format!("has more than {ENTRIES_MAX} entries")))
+            .limit(format!("has more than {} entries", self.most)))
     }
 
     fn entry(&mut self, entry: dir::Entry<'_>, place: dir::Place, complain: &mut dyn FnMut(Error)) {
@@ -169,6 +181,16 @@ fn base64url(bytes: &[u8]) -> Vec<u8> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_directory_of_more_entries_than_the_limit_is_refused() {
+        let fs = super::super::tests::small();
+        let root = fs.inode(2).unwrap();
+        assert_eq!(fs.listing_up_to(1, &root, &mut |e| panic!("{e}")).unwrap().len(), 1);
+        let error = fs.listing_up_to(0, &root, &mut |e| panic!("{e}")).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Limit);
+        assert_eq!(error.to_string(), "directory inode 2: has more than 0 entries");
+    }
 
     #[test]
     fn ciphertext_is_shown_in_base64() {

@@ -58,12 +58,20 @@ pub(super) fn content_of_runs<'a>(
 
 /// The runs of `inode`, in file order.
 pub(super) fn runs(blocks: &Blocks, sb: &Superblock, groups: &Groups, inode: &Inode) -> Result<Vec<Run>> {
+    runs_up_to(RUNS_MAX, blocks, sb, groups, inode)
+}
+
+fn runs_up_to(
+    most: usize,
+    blocks: &Blocks,
+    sb: &Superblock,
+    groups: &Groups,
+    inode: &Inode,
+) -> Result<Vec<Run>> {
     let mut runs = Vec::new();
     walk(blocks, sb, groups, inode, &mut |run| {
-        if runs.len() == RUNS_MAX {
-            return Err(
-                at(format!("inode {}", inode.number)).limit(format!("has more than {RUNS_MAX} extents"))
-            );
+        if runs.len() == most {
+            return Err(at(format!("inode {}", inode.number)).limit(format!("has more than {most} extents")));
         }
         runs.push(run);
         Ok(())
@@ -230,5 +238,24 @@ impl Mapper<'_> {
             Some((start, blocks)) => self.run(start, blocks, true),
             None => Ok(()),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_file_of_more_extents_than_the_limit_is_refused() {
+        let fs = super::super::tests::small();
+        let mut file = fs.inode(12).unwrap();
+        // A second extent: the file's block 5 is block 30 of the volume.
+        file.block[2] = 2;
+        file.block[24..36].copy_from_slice(&[5, 0, 0, 0, 1, 0, 0, 0, 30, 0, 0, 0]);
+        let runs = |most| runs_up_to(most, &fs.blocks, &fs.sb, &fs.groups, &file);
+        assert_eq!(runs(2).unwrap().len(), 2);
+        let error = runs(1).unwrap_err();
+        assert_eq!(error.kind(), crate::ErrorKind::Limit);
+        assert_eq!(error.to_string(), "inode 12: has more than 1 extents");
     }
 }

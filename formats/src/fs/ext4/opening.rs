@@ -111,7 +111,7 @@ impl Ext4 {
         }
         let number = fs.sb.journal_inum;
         fs.groups.protect(journal.lies, number);
-        Patches::replay(&mut fs, &journal.operations);
+        warnings.append(&mut Patches::replay(&mut fs, &journal.operations));
         fs.info.warnings.append(&mut warnings);
         Ok(fs)
     }

@@ -212,13 +212,40 @@ fn one_wrong_field_is_named_with_its_place() {
     }
 }
 
+/// Where the entry of the second attribute is in [`with_two_attributes`].
+const SECOND_XATTR: usize = XATTR_BLOCK * BLOCK + 32 + 20;
+
+/// The volume with a second attribute in the file's block of them, `user.y` = `yes`.
+fn with_two_attributes() -> Vec<u8> {
+    let mut volume = volume();
+    put(&mut volume, SECOND_XATTR, &[1, 1, 0xF8, 3, 0, 0, 0, 0, 3, 0, 0, 0, 0, 0, 0, 0, b'y']);
+    put(&mut volume, XATTR_BLOCK * BLOCK + 0x3F8, b"yes");
+    volume
+}
+
+#[test]
+fn attributes_whose_values_are_over_the_limit_together_are_left_out_from_there_on() {
+    let fs = open(with_two_attributes()).unwrap();
+    let inode = fs.inode(12).unwrap();
+    let read = |most| {
+        let mut complaints = Vec::new();
+        let xattrs = fs.xattrs_up_to(most, &inode, &mut |error| complaints.push(error)).unwrap();
+        (xattrs.into_iter().map(|x| String::from_utf8(x.name).unwrap()).collect::<Vec<_>>(), complaints)
+    };
+    let (names, complaints) = read(5);
+    assert_eq!((names, complaints.len()), (vec!["user.x".to_owned(), "user.y".to_owned()], 0));
+    let (names, complaints) = read(4);
+    assert_eq!(names, ["user.x"]);
+    assert_eq!(complaints[0].kind(), ErrorKind::Limit);
+    assert_eq!(
+        complaints[0].to_string(),
+        "inode 12, attribute user.y: all values together are more than 4 bytes: it and those after it are left out"
+    );
+}
+
 #[test]
 fn a_damaged_attribute_leaves_the_inode_and_its_other_attributes() {
-    // A second attribute, user.y, in the block; then in the inode itself.
-    let mut volume = volume();
-    let second = XATTR_BLOCK * BLOCK + 32 + 20;
-    put(&mut volume, second, &[1, 1, 0xF8, 3, 0, 0, 0, 0, 3, 0, 0, 0, 0, 0, 0, 0, b'y']);
-    put(&mut volume, XATTR_BLOCK * BLOCK + 0x3F8, b"yes");
+    let mut volume = with_two_attributes();
     let read = |volume: &[u8]| {
         let mut complaints = Vec::new();
         let node =
@@ -228,7 +255,7 @@ fn a_damaged_attribute_leaves_the_inode_and_its_other_attributes() {
         (names, complaints)
     };
     assert_eq!(read(&volume), (vec!["user.x".to_owned(), "user.y".to_owned()], vec![]));
-    volume[second + 8] = 9;
+    volume[SECOND_XATTR + 8] = 9;
     let (names, complaints) = read(&volume);
     assert_eq!(names, ["user.x"]);
     assert!(complaints.len() == 1 && complaints[0].contains("e_value_offs"), "{complaints:?}");

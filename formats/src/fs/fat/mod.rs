@@ -122,7 +122,7 @@ impl Fat {
         let mut fat = Fat { cache: Cache::new(volume), bpb, fat_start, info, claims: Mutex::default() };
         fat.info.label = fat.label()?;
         fat.info.free = fat.free()?;
-        if let Some(warning) = fat.compare_copies()? {
+        if let Some(warning) = fat.compare_copies(MAX_COMPARED_BYTES)? {
             fat.info.warnings.push(warning);
         }
         Ok(fat)
@@ -164,13 +164,12 @@ impl Fat {
         Ok(clusters.map(|count| u64::from(count) * u64::from(self.bpb.cluster_size)))
     }
 
-    /// Holds the other copies of the FAT, where such are kept, against the one that serves.
-    fn compare_copies(&self) -> Result<Option<String>> {
+    /// Holds the first `left` bytes of the other copies of the FAT, where such are kept, against the one that serves.
+    fn compare_copies(&self, mut left: u64) -> Result<Option<String>> {
         const CHUNK: u64 = 256 << 10;
         if !self.bpb.is_mirrored() {
             return Ok(None);
         }
-        let mut left = MAX_COMPARED_BYTES;
         let used = self.bpb.fat_used();
         let volume = self.cache.volume();
         for copy in 1..u64::from(self.bpb.num_fats) {

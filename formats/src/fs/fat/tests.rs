@@ -140,6 +140,20 @@ const VOLUMES: &[(&str, u64, &[&str])] = &[
     ("fat32", 270_000, &["-F", "32", "-S", "4096", "-s", "1"]),
 ];
 
+/// Holds all paths, and what is in them, against mtools.
+fn assert_same_tree(image: &Image, fat: &Fat) {
+    let tree = tree(fat);
+    let theirs = image.mtools("mdir", &["-a", "-/", "-b", "::"]);
+    let mut theirs: Vec<_> = theirs.lines().map(|l| l.trim_start_matches("::").to_owned()).collect();
+    theirs.sort();
+    assert_eq!(tree.keys().cloned().collect::<Vec<_>>(), theirs);
+    for (path, id) in tree.iter().filter(|(path, _)| !path.ends_with('/')) {
+        let theirs = run_raw("mcopy", &["-i", &image.path, &format!("::{path}"), "-"]);
+        assert!(read(fat, *id) == theirs, "{path}");
+        assert_eq!(fat.node(*id, &mut |_| ()).unwrap().size, theirs.len() as u64);
+    }
+}
+
 #[test]
 fn every_kind_and_sector_size_reads_as_mtools_reads_it() {
     if !have(MKFS) {
@@ -156,22 +170,11 @@ fn every_kind_and_sector_size_reads_as_mtools_reads_it() {
         let label = options.iter().position(|o| *o == "-n").map(|i| options[i + 1]);
         assert_eq!(fat.info().label.as_deref(), label);
 
-        let tree = tree(&fat);
-        let theirs = image.mtools("mdir", &["-a", "-/", "-b", "::"]);
-        let mut theirs: Vec<_> = theirs.lines().map(|l| l.trim_start_matches("::").to_owned()).collect();
-        theirs.sort();
-        assert_eq!(tree.keys().cloned().collect::<Vec<_>>(), theirs, "{options:?}");
-
+        assert_same_tree(&image, &fat);
         let free = image.mtools("mdir", &["-a", "::"]);
         let free = free.lines().find(|l| l.ends_with("bytes free")).unwrap();
         let free: String = free.chars().filter(char::is_ascii_digit).collect();
         assert_eq!(fat.info().free, free.parse().ok(), "{options:?}");
-
-        for (path, id) in tree.iter().filter(|(path, _)| !path.ends_with('/')) {
-            let theirs = run_raw("mcopy", &["-i", &image.path, &format!("::{path}"), "-"]);
-            assert!(read(&fat, *id) == theirs, "{options:?} {path}");
-            assert_eq!(fat.node(*id, &mut |_| ()).unwrap().size, theirs.len() as u64);
-        }
     }
 }
 
@@ -484,6 +487,13 @@ fn copies_of_the_fat_that_differ_are_said_and_the_first_serves() {
 }
 
 #[test]
+fn copies_of_the_fat_are_compared_up_to_the_limit() {
+    let fat = Small::new().poked(FAT_COPY + 8, &[0xab]).open();
+    assert_eq!(fat.compare_copies(8).unwrap(), None);
+    assert!(fat.compare_copies(9).unwrap().unwrap().contains("at byte 8"));
+}
+
+#[test]
 fn the_active_fat_of_a_fat32_serves() {
     if !have(MKFS) {
         return;
@@ -502,6 +512,36 @@ fn the_active_fat_of_a_fat32_serves() {
     bytes[40] = 0x85;
     let warnings = &open(bytes).unwrap().info.warnings;
     assert_eq!(*warnings, ["The boot sector calls FAT 5 active, of 2: the first one serves."]);
+}
+
+#[test]
+fn a_fat32_whose_root_begins_at_another_cluster_is_read_from_there() {
+    if !have(MKFS) {
+        return;
+    }
+    let image = lived_in(66_000, &["-F", "32", "-s", "1"]);
+    let mut bytes = image.bytes();
+    let bpb = Bpb::parse(&bytes).unwrap();
+    // The root's first cluster, 2, moves to one near the end of the volume; the rest of its chain stays.
+    let to = bpb.cluster_count - 7;
+    let cluster = |n: u32| (bpb.data_start + u64::from(n - 2) * u64::from(bpb.cluster_size)) as usize;
+    bytes.copy_within(cluster(2)..cluster(3), cluster(to));
+    bytes[cluster(2)..cluster(3)].fill(0xee);
+    for copy in 0..2 {
+        let fat = (bpb.fat_start + copy * bpb.fat_len) as usize;
+        let next = bytes[fat + 8..fat + 12].to_vec();
+        bytes[fat + 4 * to as usize..][..4].copy_from_slice(&next);
+        bytes[fat + 8..fat + 12].fill(0);
+    }
+    // BPB_RootClus, and in the copy of the boot sector.
+    for boot in [0, 6 * 512] {
+        bytes[boot + 44..boot + 48].copy_from_slice(&to.to_le_bytes());
+    }
+    std::fs::write(&image.path, bytes).unwrap();
+    run("fsck.fat", &["-n", &image.path]);
+    let fat = image.open();
+    assert_eq!(fat.info().warnings, [""; 0]);
+    assert_same_tree(&image, &fat);
 }
 
 #[test]

@@ -13,7 +13,7 @@ use parquet::file::metadata::{ParquetMetaData, RowGroupMetaData};
 use parquet::file::reader::{FileReader, RowGroupReader, SerializedFileReader};
 
 use super::super::delta;
-use super::super::table::guarded;
+use super::super::table::{self, Checked, guarded};
 use super::{Xattr, broken, check_schema, xattr_name};
 use crate::fs::walk::MAX_ALL_PATHS;
 use crate::{Result, at};
@@ -61,7 +61,7 @@ pub enum Column {
 
 /// A manifest, open for reading some of its columns.
 pub struct Columns<R: ChunkReader + 'static> {
-    reader: SerializedFileReader<R>,
+    reader: SerializedFileReader<Checked<R>>,
 }
 
 impl Columns<Bytes> {
@@ -74,7 +74,7 @@ impl Columns<Bytes> {
 impl<R: ChunkReader + 'static> Columns<R> {
     /// Reads the footer of a manifest.
     pub fn new(file: R) -> Result<Self> {
-        let reader = guarded("manifest", || SerializedFileReader::new(file).map_err(broken))?;
+        let reader = table::open("manifest", file)?;
         check_schema(&reader)?;
         let groups = reader.metadata().row_groups().iter().map(RowGroupMetaData::num_rows);
         check_rows(groups, reader.metadata().file_metadata().num_rows())?;

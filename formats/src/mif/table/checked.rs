@@ -1,0 +1,379 @@
+//! A Parquet file whose own structures, its footer and the headers of its pages, are looked at before the Parquet crate
+//! reads them.
+//!
+//! They are in [Thrift's compact protocol](https://github.com/apache/thrift/blob/master/doc/specs/thrift-compact-protocol.md).
+//! The crate takes a field for what its number says, whatever type it has, steps over fields that it does not know, and
+//! there counts down what a list claims to hold even when nothing is left to read: a few bytes keep it busy for
+//! minutes, a few thousand for days. So a table has just the fields that are written here, each of its type, and every
+//! element of a list takes a byte at least.
+
+use std::io::{self, Cursor, Read};
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use bytes::Bytes;
+use parquet::errors::ParquetError;
+use parquet::file::reader::{ChunkReader, Length, SerializedFileReader};
+
+use self::Kind::{Binary, Bool, Byte, Int, List, Struct};
+use super::{broken, guarded};
+use crate::bytes::le32;
+use crate::{Result, at};
+
+/// The end of a file: the length of the footer before it, and `PAR1`.
+const TAIL: u64 = 8;
+/// The longest header of a page, in bytes. It holds the least and the greatest value, which are cut to 64 bytes.
+const HEADER_MAX: usize = 64 << 10;
+
+/// Opens a file, whose footer and pages are checked as they are read.
+pub(in crate::mif) fn open<R: ChunkReader + 'static>(
+    what: &'static str,
+    file: R,
+) -> Result<SerializedFileReader<Checked<R>>> {
+    let io = |error: ParquetError| broken(what, error);
+    if let Some(start) = file.len().checked_sub(TAIL) {
+        let tail = file.get_bytes(start, TAIL as usize).map_err(io)?;
+        let len = u64::from(le32(&tail, 0));
+        // Else it is no Parquet file, as the crate says.
+        if let Some(start) = start.checked_sub(len).filter(|_| tail.ends_with(b"PAR1")) {
+            let footer = file.get_bytes(start, len as usize).map_err(io)?;
+            structure(&mut Tee::new(&footer[..], footer.len()), FILE)
+                .map_err(|problem| at(what).field("footer").byte(start).corrupt(problem.to_string()))?;
+        }
+    }
+    let file = Checked { file, is_open: AtomicBool::new(false) };
+    guarded(what, || SerializedFileReader::new(file).map_err(io))
+}
+
+/// A file of which the crate reads only what was checked.
+pub(in crate::mif) struct Checked<R> {
+    file: R,
+    /// Whether its tail was read, which comes first. All that is read on from somewhere after that is page headers.
+    is_open: AtomicBool,
+}
+
+impl<R: Length> Length for Checked<R> {
+    fn len(&self) -> u64 {
+        self.file.len()
+    }
+}
+
+impl<R: ChunkReader> ChunkReader for Checked<R> {
+    type T = Header<R::T>;
+
+    fn get_read(&self, start: u64) -> Result<Self::T, ParquetError> {
+        let file = self.file.get_read(start)?;
+        let is_tail = !self.is_open.swap(true, Ordering::Relaxed) && start + TAIL == self.len();
+        Ok(if is_tail { Header::Tail(file.take(TAIL)) } else { Header::Unread(Some(file)) })
+    }
+
+    fn get_bytes(&self, start: u64, length: usize) -> Result<Bytes, ParquetError> {
+        self.file.get_bytes(start, length)
+    }
+}
+
+/// Gives the header of a page, and nothing after it. It is checked when the first of it is read, for the crate asks for
+/// headers that it does not read.
+pub(in crate::mif) enum Header<T> {
+    Tail(io::Take<T>),
+    Unread(Option<T>),
+    Checked(Cursor<Vec<u8>>),
+}
+
+impl<T: Read> Read for Header<T> {
+    fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
+        if let Header::Unread(file) = self {
+            let file = file.take().ok_or_else(|| wrong("the header of a page is damaged"))?;
+            let mut tee = Tee::new(file, HEADER_MAX);
+            structure(&mut tee, PAGE)?;
+            *self = Header::Checked(Cursor::new(tee.seen));
+        }
+        match self {
+            Header::Tail(tail) => tail.read(buf),
+            Header::Checked(header) => header.read(buf),
+            Header::Unread(_) => unreachable!("it was read above"),
+        }
+    }
+}
+
+fn wrong(problem: impl Into<String>) -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidData, problem.into())
+}
+
+/// What is read, kept.
+struct Tee<R> {
+    file: R,
+    seen: Vec<u8>,
+    /// How many bytes may be read.
+    most: usize,
+}
+
+impl<R: Read> Tee<R> {
+    fn new(file: R, most: usize) -> Self {
+        Tee { file, seen: Vec::new(), most }
+    }
+
+    fn skip(&mut self, len: usize) -> io::Result<()> {
+        if len > self.most - self.seen.len() {
+            return Err(wrong("a field reaches past the end"));
+        }
+        let start = self.seen.len();
+        let read = self.file.by_ref().take(len as u64).read_to_end(&mut self.seen)?;
+        debug_assert_eq!(start + read, self.seen.len());
+        if read == len { Ok(()) } else { Err(wrong("ends within a field")) }
+    }
+
+    fn byte(&mut self) -> io::Result<u8> {
+        self.skip(1)?;
+        Ok(self.seen[self.seen.len() - 1])
+    }
+
+    fn varint(&mut self) -> io::Result<u64> {
+        let mut value = 0;
+        for shift in (0..64).step_by(7) {
+            let byte = self.byte()?;
+            value |= u64::from(byte & 0x7f) << shift;
+            if byte & 0x80 == 0 {
+                return Ok(value);
+            }
+        }
+        Err(wrong("has an integer of over 64 bits"))
+    }
+}
+
+/// What a field is.
+enum Kind {
+    Bool,
+    Byte,
+    /// Of 16, 32 or 64 bits: all are written as varints.
+    Int,
+    Binary,
+    Struct(Fields),
+    List(&'static Kind),
+}
+
+/// The fields that a structure may have, each with its number.
+type Fields = &'static [(i16, Kind)];
+
+impl Kind {
+    /// Whether this is what `code`, of a field or of a list's elements, stands for.
+    fn is(&self, code: u8) -> bool {
+        match self {
+            Bool => matches!(code, 1 | 2),
+            Byte => code == 3,
+            Int => matches!(code, 4..=6),
+            Binary => code == 8,
+            List(_) => code == 9,
+            Struct(_) => code == 12,
+        }
+    }
+}
+
+/// Steps over a structure.
+fn structure<R: Read>(bytes: &mut Tee<R>, fields: Fields) -> io::Result<()> {
+    let mut number = 0_i16;
+    loop {
+        let head = bytes.byte()?;
+        if head == 0 {
+            return Ok(());
+        }
+        number = match head >> 4 {
+            0 => {
+                let zigzag = bytes.varint()?;
+                i16::try_from((zigzag >> 1) as i64 ^ -((zigzag & 1) as i64)).unwrap_or(i16::MAX)
+            }
+            step => number.saturating_add(step.into()),
+        };
+        let kind = fields.iter().find(|(known, _)| *known == number).map(|(_, kind)| kind);
+        match kind.filter(|kind| kind.is(head & 0xf)) {
+            Some(Bool) => {}
+            Some(kind) => value(bytes, kind)?,
+            None => {
+                return Err(wrong(format!("has a field {number}, type {}, that no table has", head & 0xf)));
+            }
+        }
+    }
+}
+
+/// Steps over a value, which is a byte at least.
+fn value<R: Read>(bytes: &mut Tee<R>, kind: &Kind) -> io::Result<()> {
+    match kind {
+        Bool | Byte => bytes.skip(1),
+        Int => bytes.varint().map(drop),
+        Binary => {
+            let len = bytes.varint()?;
+            bytes.skip(usize::try_from(len).unwrap_or(usize::MAX))
+        }
+        Struct(fields) => structure(bytes, fields),
+        List(element) => {
+            let head = bytes.byte()?;
+            let count = if head >> 4 == 15 { bytes.varint()? } else { u64::from(head >> 4) };
+            if count > 0 && !element.is(head & 0xf) {
+                return Err(wrong(format!("has a list of type {}, which no table has", head & 0xf)));
+            }
+            (0..count).try_for_each(|_| value(bytes, element))
+        }
+    }
+}
+
+// The structures of <https://github.com/apache/parquet-format/blob/master/src/main/thrift/parquet.thrift>: what the
+// crate writes of them.
+
+/// `FileMetaData`.
+const FILE: Fields = &[
+    (1, Int),
+    (2, List(&Struct(SCHEMA_ELEMENT))),
+    (3, Int),
+    (4, List(&Struct(ROW_GROUP))),
+    (5, List(&Struct(KEY_VALUE))),
+    (6, Binary),
+    (7, List(&Struct(&[(1, Struct(&[]))]))),
+];
+
+const SCHEMA_ELEMENT: Fields = &[
+    (1, Int),
+    (2, Int),
+    (3, Int),
+    (4, Binary),
+    (5, Int),
+    (6, Int),
+    (7, Int),
+    (8, Int),
+    (9, Int),
+    (10, Struct(LOGICAL_TYPE)),
+];
+
+/// `STRING`, `MAP` and `LIST`; and `INTEGER`.
+const LOGICAL_TYPE: Fields =
+    &[(1, Struct(&[])), (2, Struct(&[])), (3, Struct(&[])), (10, Struct(&[(1, Byte), (2, Bool)]))];
+
+const KEY_VALUE: Fields = &[(1, Binary), (2, Binary)];
+
+const ROW_GROUP: Fields = &[
+    (1, List(&Struct(COLUMN_CHUNK))),
+    (2, Int),
+    (3, Int),
+    (4, List(&Struct(&[(1, Int), (2, Bool), (3, Bool)]))),
+    (5, Int),
+    (6, Int),
+    (7, Int),
+];
+
+const COLUMN_CHUNK: Fields =
+    &[(1, Binary), (2, Int), (3, Struct(COLUMN)), (4, Int), (5, Int), (6, Int), (7, Int)];
+
+/// `ColumnMetaData`.
+const COLUMN: Fields = &[
+    (1, Int),
+    (2, List(&Int)),
+    (3, List(&Binary)),
+    (4, Int),
+    (5, Int),
+    (6, Int),
+    (7, Int),
+    (8, List(&Struct(KEY_VALUE))),
+    (9, Int),
+    (10, Int),
+    (11, Int),
+    (12, Struct(STATISTICS)),
+    (13, List(&Struct(&[(1, Int), (2, Int), (3, Int)]))),
+    (14, Int),
+    (15, Int),
+    (16, Struct(&[(1, Int), (2, List(&Int)), (3, List(&Int))])),
+];
+
+const STATISTICS: Fields =
+    &[(1, Binary), (2, Binary), (3, Int), (4, Int), (5, Binary), (6, Binary), (7, Bool), (8, Bool)];
+
+/// `PageHeader`.
+const PAGE: Fields = &[
+    (1, Int),
+    (2, Int),
+    (3, Int),
+    (4, Int),
+    // `DataPageHeader`, `DictionaryPageHeader`, `DataPageHeaderV2`.
+    (5, Struct(&[(1, Int), (2, Int), (3, Int), (4, Int), (5, Struct(STATISTICS))])),
+    (7, Struct(&[(1, Int), (2, Int), (3, Bool)])),
+    (
+        8,
+        Struct(&[
+            (1, Int),
+            (2, Int),
+            (3, Int),
+            (4, Int),
+            (5, Int),
+            (6, Int),
+            (7, Bool),
+            (8, Struct(STATISTICS)),
+        ]),
+    ),
+];
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ErrorKind;
+    use crate::mif::manifest::{self, tests::row};
+
+    fn manifest() -> Vec<u8> {
+        let mut file = Vec::new();
+        manifest::write(&mut file, &[row(b"/a"), row(b"/b")]).unwrap();
+        file
+    }
+
+    /// 2³¹ - 1, as a varint.
+    const MANY: [u8; 5] = [0xff, 0xff, 0xff, 0xff, 7];
+
+    /// What is wrong with a manifest whose first page has this header.
+    fn with_page_header(header: &[u8]) -> String {
+        let mut file = manifest();
+        file[4..4 + header.len()].copy_from_slice(header);
+        let error = manifest::read(Bytes::from(file)).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Corrupt);
+        error.to_string()
+    }
+
+    #[test]
+    fn a_page_header_with_a_list_that_claims_billions_is_refused_at_once() {
+        // Field 15, a list (9), of booleans (1), doubles (7) and lists: none of them takes a byte at the file's end.
+        for element in [1, 7, 9] {
+            let error = with_page_header(&[&[0xf9, 0xf0 | element][..], &MANY].concat());
+            assert!(error.contains("has a field 15, type 9, that no table has"), "{error}");
+        }
+        // The same in a field that is none of the header's, and in one that is, with another type.
+        let error = with_page_header(&[&[0x5c, 0x6c, 0xf9, 0xf1][..], &MANY].concat());
+        assert!(error.contains("has a field 6, type 12"), "{error}");
+        let error = with_page_header(&[0x58, 20, 0, 0]);
+        assert!(error.contains("has a field 5, type 8"), "{error}");
+    }
+
+    #[test]
+    fn a_footer_with_a_list_that_claims_billions_is_refused_at_once() {
+        let error = |footer: &[u8]| {
+            let len = u32::try_from(footer.len()).unwrap().to_le_bytes();
+            let file = [b"PAR1", footer, &len, b"PAR1"].concat();
+            let error = manifest::read(Bytes::from(file)).unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::Corrupt);
+            error.to_string()
+        };
+        let said = error(&[&[0xf9, 0xf1][..], &MANY, &[0]].concat());
+        assert!(said.contains("footer, at byte 4: has a field 15, type 9, that no table has"), "{said}");
+        // The schema's elements, which are structures; of booleans, and of what is not there.
+        assert!(error(&[&[0x29, 0xf1][..], &MANY, &[0]].concat()).contains("a list of type 1"));
+        assert!(error(&[&[0x29, 0xfc][..], &MANY, &[0]].concat()).contains("past the end"));
+    }
+
+    #[test]
+    fn a_page_header_longer_than_the_limit_is_refused() {
+        // The least value, in the statistics of a data page.
+        let header = |len: usize| {
+            let fields = [
+                &[0x5c, 0x5c, 0x18, (len & 0x7f) as u8 | 0x80, (len >> 7 & 0x7f) as u8 | 0x80][..],
+                &[(len >> 14) as u8],
+            ];
+            [&fields.concat()[..], &vec![7; len], &[0, 0, 0]].concat()
+        };
+        let read = |header: &[u8]| Header::Unread(Some(header)).read_to_end(&mut Vec::new()).is_ok();
+        assert!(read(&header(HEADER_MAX - 9)));
+        assert!(!read(&header(HEADER_MAX - 8)));
+    }
+}
