@@ -66,8 +66,11 @@ pub fn info(image: &OpenImage) -> Result<ImageInfo> {
         Origin::Stored { stored, .. } => {
             let Image { disk_size, layout_digest, table, volumes, counts, provenance, mut warnings, .. } =
                 stored.image.clone();
-            let sectors = Sectors { disk: &*image.disk()?, table: &table };
-            let system = System::read(&image.tree()?, &sectors, &mut warnings);
+            // What the record says is said also of an image whose files are damaged.
+            let system = stored_system(image, &table, &mut warnings).unwrap_or_else(|error| {
+                warnings.push(format!("its files cannot be read: {error}"));
+                System::default()
+            });
             Ok(ImageInfo {
                 image: image.label.clone(),
                 disk_size,
@@ -101,4 +104,9 @@ pub fn info(image: &OpenImage) -> Result<ImageInfo> {
             })
         }
     }
+}
+
+fn stored_system(image: &OpenImage, table: &Table, warnings: &mut Vec<String>) -> Result<System> {
+    let sectors = Sectors { disk: &*image.disk()?, table };
+    Ok(System::read(&image.tree()?, &sectors, warnings))
 }

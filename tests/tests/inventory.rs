@@ -164,3 +164,20 @@ fn info_names_the_system_its_kernel_and_how_it_boots() {
     fs::write(&disk, &bytes).unwrap();
     assert_eq!(of(disk.to_str().unwrap())["boot"].as_array().unwrap().len(), 1);
 }
+
+#[test]
+fn info_says_what_it_knows_of_an_image_whose_files_are_damaged() {
+    let work = work_folder();
+    let store = work.path().join("store");
+    let demo = mif_tests::repo().join("fixtures/demo.qcow2");
+    run(mif(&store).args(["import", "--name", "demo"]).arg(&demo));
+    let manifest = store.join("images/name=demo/version=1/manifest.parquet");
+    let mut bytes = fs::read(&manifest).unwrap();
+    let end = bytes.len();
+    bytes[end - 40..].fill(0xff);
+    fs::write(&manifest, bytes).unwrap();
+    let info: Value = serde_json::from_str(&run(mif(&store).args(["--json", "info", "demo"]))).unwrap();
+    assert_eq!(info["table"]["partitions"].as_array().unwrap().len(), 3);
+    let warnings = info["warnings"].to_string();
+    assert!(warnings.contains("its files cannot be read"), "{warnings}");
+}

@@ -173,3 +173,20 @@ fn apk_and_distroless_images_are_read() {
     fs::write(root.join("var/lib/dpkg/status.d/tzdata.md5sums"), "0 usr/share/zoneinfo/UTC\n").unwrap();
     assert_eq!(packages_of(work.path(), &root, "dpkg"), ["tzdata,2024a-0+deb12u1,all"]);
 }
+
+/// A volume of a few kilobytes may have a database that would fill the memory.
+#[test]
+fn a_database_over_the_limit_is_said_and_not_read() {
+    if !have(&["mke2fs"]) {
+        return;
+    }
+    let work = work_folder();
+    let (root, image) = (work.path().join("root"), work.path().join("volume.img"));
+    fs::create_dir_all(root.join("var/lib/dpkg")).unwrap();
+    fs::File::create(root.join("var/lib/dpkg/status")).unwrap().set_len((256 << 20) + 1).unwrap();
+    run(tool("mke2fs").args(["-q", "-t", "ext4", "-d"]).arg(&root).arg(&image).arg("64M"));
+    let answer = mif(&work.path().join("store")).args(["packages", "--json"]).arg(&image).output().unwrap();
+    assert_eq!(answer.status.code(), Some(1), "there is no package");
+    let said = String::from_utf8_lossy(&answer.stdout);
+    assert!(said.contains("/var/lib/dpkg/status: has 268435457 bytes, more than 268435456"), "{said}");
+}

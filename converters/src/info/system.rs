@@ -18,7 +18,7 @@ const MIN_KERNEL: u64 = 64 << 10;
 const KERNEL_HEAD: u64 = 64 << 10;
 
 /// The installed system.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
 pub struct System {
     /// The volume with the root filesystem; none if no volume has the marks of one.
     pub root: Option<String>,

@@ -20,8 +20,9 @@ use crate::progress::Progress;
 use crate::store::{ImageName, Objects, Store};
 use crate::{Error, OpenImage, Origin, Result, Tree, VolumePath};
 
-/// The largest database that is read, in bytes.
-const MAX_DATABASE: u64 = 1 << 30;
+/// The largest database that is read, in bytes: it is held in memory. Of a system with thousands of packages it has some
+/// tens of megabytes.
+const MAX_DATABASE: u64 = 256 << 20;
 
 /// Where package managers keep what they know: a file that lies below none of these has no say.
 const FOLDERS: &[&str] = &[
