@@ -116,7 +116,7 @@ fn reshape<'i>(
             .advise("`mif import` it first"));
     };
     progress.stage("planning", 0);
-    let mut base = Base::new(Bench::scratch(objects.clone())?, stored)?;
+    let base = Base::new(Bench::scratch(objects.clone())?, stored)?;
     let writer = base.writer()?;
     let rows: Vec<&Row> = base.rows.iter().collect();
     let mut draft = base.draft(&rows, &NewContents::new(), &[], &options.reshape, &writer, progress)?;

@@ -171,7 +171,7 @@ pub fn build(
         splicer.bytes(at, &bytes)?;
     }
     let mut layout = Arc::new(splicer.finish()?);
-    let (objects, added) = bench.finish(writer, [&mut layout])?;
+    let added = bench.finish(writer, &objects, [&mut layout])?;
     let rows: Vec<&Row> = volumes.iter().flat_map(|volume| &volume.rows).collect();
     let planned: Vec<String> =
         volumes.iter().zip(&drafts).filter(|(_, d)| d.is_some()).map(|(v, _)| v.name.clone()).collect();

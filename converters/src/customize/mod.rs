@@ -107,7 +107,7 @@ pub fn customize(
     let started = Instant::now();
     let orders = orders(options)?;
     progress.stage("reading", 0);
-    let mut base = Base::new(Bench::Store(store), parent)?;
+    let base = Base::new(Bench::Store(store), parent)?;
     let now = || SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs() as i64);
     let time = Timestamp { secs: options.time.unwrap_or_else(now), nanos: 0 };
     let files = Files::new(&base, time)?;

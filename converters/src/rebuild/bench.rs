@@ -55,20 +55,21 @@ impl Bench<'_> {
         }))
     }
 
-    /// Ends the writing of what `layouts` refer to, and makes them canonical; gives all objects that are then there.
+    /// Ends the writing of what `layouts` refer to, and makes them canonical. `objects` are the bench's: they see what was
+    /// added.
     pub(crate) fn finish<'l>(
         &self,
         writer: ObjectWriter,
+        objects: &Arc<Objects>,
         layouts: impl IntoIterator<Item = &'l mut Arc<Layout>>,
-    ) -> Result<(Arc<Objects>, WriterStats)> {
+    ) -> Result<WriterStats> {
         let added = writer.finish()?;
-        let objects = self.objects()?;
         let writer = self.writer()?;
         for layout in layouts {
-            if let Some(canonical) = canonical(layout, &objects, &writer)? {
+            if let Some(canonical) = canonical(layout, objects, &writer)? {
                 *layout = Arc::new(canonical);
             }
         }
-        Ok((objects, added.with(writer.finish()?)))
+        Ok(added.with(writer.finish()?))
     }
 }

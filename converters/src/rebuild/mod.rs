@@ -113,7 +113,7 @@ pub fn rebuild(
     let started = Instant::now();
     check_name(&options.name)?;
     progress.stage("planning", 0);
-    let mut base = Base::new(Bench::Store(store), parent)?;
+    let base = Base::new(Bench::Store(store), parent)?;
     let rows: Vec<&Row> = rows.iter().collect();
     let writer = base.writer()?;
     let mut draft =
@@ -322,14 +322,12 @@ impl<'a> Base<'a> {
 
     /// Ends the writing of `drafts`, whose objects are then seen here.
     pub(crate) fn finish<'d>(
-        &mut self,
+        &self,
         writer: ObjectWriter,
         drafts: impl IntoIterator<Item = &'d mut Draft>,
     ) -> Result<WriterStats> {
         let layouts = drafts.into_iter().map(|draft| &mut draft.layout);
-        let (objects, added) = self.bench.finish(writer, layouts)?;
-        self.objects = objects;
-        Ok(added)
+        self.bench.finish(writer, &self.objects, layouts)
     }
 
     /// Reads a finished draft of `rows` as the disk that it is.

@@ -52,7 +52,7 @@ impl<'a> Batch<'a> {
         progress: &dyn Progress,
     ) -> Result<(Vec<UpdatedImage>, WriterStats)> {
         let bench = Bench::Store(self.store);
-        let mut objects = bench.objects()?;
+        let objects = bench.objects()?;
         let (mut done, mut added) = (Vec::new(), WriterStats::default());
         for group in images.chunks(GROUP) {
             let writer = bench.writer()?;
@@ -67,19 +67,11 @@ impl<'a> Batch<'a> {
             });
             // Images rely on what others of their group have claimed to store.
             let finished = if writer.is_whole() {
-                bench.finish(writer, layouts)
+                bench.finish(writer, &objects, layouts)
             } else {
                 Err(Error::store("what it shares with another image here could not be stored"))
             };
-            if let Ok((all, more)) = &finished {
-                (objects, added) = (all.clone(), added.with(*more));
-            }
-            let written = finished.map(drop).map_err(|e| e.to_string());
-            for tried in &mut tried {
-                if let Tried::Drafted(drafted) = tried {
-                    drafted.base.objects = objects.clone();
-                }
-            }
+            let written = finished.map(|more| added = added.with(more)).map_err(|e| e.to_string());
             done.extend(in_parallel(&tried, progress, |tried| match tried {
                 Tried::Done(said) => Ok((**said).clone()),
                 Tried::Drafted(drafted) => {
