@@ -10,7 +10,7 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use mif_formats::fs::{FileType, Timestamp};
-use mif_formats::mif::manifest::columns::{Column, Columns, Group};
+use mif_formats::mif::manifest::columns::{self, Column, Columns, Group};
 use mif_formats::mif::manifest::type_name;
 use serde::Serialize;
 
@@ -309,7 +309,7 @@ impl Rows<'_> {
             self.picked = Some(Vec::new());
             return Ok(());
         }
-        let xattrs = self.group.xattrs()?;
+        let xattrs = columns::xattrs(self.group)?;
         let fits = |name: &[u8]| std::str::from_utf8(name).is_ok_and(|name| glob.matches(name));
         self.retain(|row| xattrs[row].iter().any(|xattr| fits(&xattr.name)));
         Ok(())

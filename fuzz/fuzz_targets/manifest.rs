@@ -1,12 +1,12 @@
-//! The manifest: all of it, and its columns one by one as searches read them.
+//! The manifest: all of it, and its columns one by one as searches read them; and the table of packages beside it.
 #![no_main]
 
 use std::sync::LazyLock;
 
 use bytes::Bytes;
 use libfuzzer_sys::{Corpus, fuzz_target};
-use mif_formats::mif::manifest;
-use mif_formats::mif::manifest::columns::{Column, Columns};
+use mif_formats::mif::manifest::columns::{self, Column, Columns};
+use mif_formats::mif::{manifest, packages};
 use mif_fuzz::Bases;
 
 static BASES: LazyLock<Bases> = LazyLock::new(|| {
@@ -17,8 +17,14 @@ static BASES: LazyLock<Bases> = LazyLock::new(|| {
 });
 
 fuzz_target!(|input: &[u8]| -> Corpus {
-    let Some((_, file)) = BASES.decode(input) else { return Corpus::Reject };
+    let Some((name, file)) = BASES.decode(input) else { return Corpus::Reject };
     let file = Bytes::from(file.bytes());
+    if name.starts_with("packages") {
+        if let Ok(read) = packages::read(file) {
+            packages::write(&read).expect("packages that were read can be written");
+        }
+        return Corpus::Keep;
+    }
     if let Ok(rows) = manifest::read(file.clone()) {
         let mut again = Vec::new();
         manifest::write(&mut again, &rows).expect("rows that were read can be written");
@@ -29,7 +35,7 @@ fuzz_target!(|input: &[u8]| -> Corpus {
         let _ = group.blobs(Column::LinkTarget);
         let _ = group.numbers(Column::Size);
         let _ = group.digests::<20>(Column::Sha1);
-        let _ = group.xattrs();
+        let _ = columns::xattrs(&group);
         let _ = group.bounds(Column::Path);
         let some: Vec<usize> = (0..group.rows.min(100)).step_by(3).collect();
         let _ = group.texts_at(Column::Path, &some);

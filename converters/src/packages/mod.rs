@@ -134,6 +134,14 @@ pub(crate) fn read(tree: &Tree) -> Found {
             }
         }
     }
+    let all = found.packages.len();
+    found.packages.retain(Package::fits);
+    if found.packages.len() < all {
+        let left_out = all - found.packages.len();
+        found
+            .complaints
+            .push(format!("packages: {left_out} are left out: their paths or texts are too long"));
+    }
     found.packages.sort();
     found
 }

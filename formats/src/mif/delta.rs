@@ -10,8 +10,14 @@ use crate::{Result, at};
 
 /// Calls `each` for each of the `count` texts of a page, in order. They may have `limit` bytes together: a few
 /// bytes of a page can stand for a long text, again and again.
-pub(super) fn each_text(page: &[u8], count: usize, limit: usize, mut each: impl FnMut(&[u8])) -> Result<()> {
-    let mut reader = Reader::new("manifest", page);
+pub(super) fn each_text(
+    what: &'static str,
+    page: &[u8],
+    count: usize,
+    limit: usize,
+    mut each: impl FnMut(&[u8]),
+) -> Result<()> {
+    let mut reader = Reader::new(what, page);
     let prefixes = lengths(&mut reader, count)?;
     let suffixes = lengths(&mut reader, count)?;
     let mut text: Vec<u8> = Vec::new();
@@ -25,7 +31,7 @@ pub(super) fn each_text(page: &[u8], count: usize, limit: usize, mut each: impl 
         text.extend_from_slice(reader.take("text", suffix)?);
         sum += text.len();
         if sum > limit {
-            return Err(at("manifest").field("text").limit(format!("the texts have over {limit} bytes")));
+            return Err(at(what).field("text").limit(format!("the texts have over {limit} bytes")));
         }
         each(&text);
     }
@@ -96,7 +102,7 @@ mod tests {
 
     fn texts(page: &[u8], count: usize, limit: usize) -> Result<Vec<Vec<u8>>> {
         let mut all = Vec::new();
-        each_text(page, count, limit, |text| all.push(text.to_vec())).map(|()| all)
+        each_text("manifest", page, count, limit, |text| all.push(text.to_vec())).map(|()| all)
     }
 
     /// Lengths in blocks of 128 in 4 miniblocks, each difference in 32 bits.

@@ -15,14 +15,14 @@ use parquet::data_type::{
 };
 use parquet::errors::ParquetError;
 use parquet::file::properties::{WriterProperties, WriterPropertiesPtr};
-use parquet::file::reader::{ChunkReader, FileReader, SerializedFileReader};
+use parquet::file::reader::ChunkReader;
 use parquet::file::writer::SerializedFileWriter;
 use parquet::schema::parser::parse_message_type;
 use parquet::schema::types::ColumnPath;
 
-use self::columns::{Column, Columns};
+use self::columns::{Column, Columns, Group};
 use super::ObjectId;
-use super::table::{self, Group, optional, required, write_column};
+use super::table::{self, GroupWriter, VALUE_COST, optional, required, row_groups, write_column};
 use crate::fs::{FileType, Timestamp, Xattr};
 use crate::{Error, Result, at};
 
@@ -63,9 +63,6 @@ const SCHEMA: &str = "message mif {
     optional binary link_target_bytes;
     optional binary short_name;
 }";
-
-/// Rows in a row group: what a reader skips or reads at once.
-const GROUP: usize = 32 << 10;
 
 /// One path of an image.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -183,13 +180,24 @@ fn xattr_name(key: &[u8]) -> Option<Vec<u8>> {
 pub fn write<W: Write + Send>(out: W, rows: &[Row]) -> Result<()> {
     let schema = Arc::new(parse_message_type(SCHEMA).expect("the schema is constant"));
     let mut file = SerializedFileWriter::new(out, schema, properties()).map_err(broken)?;
-    for group in rows.chunks(GROUP) {
+    for group in row_groups("manifest", rows, cost) {
         let mut writer = file.next_row_group().map_err(broken)?;
-        write_group(&mut writer, group).map_err(broken)?;
+        write_group(&mut writer, group?).map_err(broken)?;
         writer.close().map_err(broken)?;
     }
     file.close().map_err(broken)?;
     Ok(())
+}
+
+/// No fewer bytes than any column has of this row; of what is escaped, as if each byte were.
+fn cost(row: &Row) -> usize {
+    const ESCAPED: usize = 4;
+    let text = |bytes: &[u8]| if std::str::from_utf8(bytes).is_ok() { 1 } else { ESCAPED } * bytes.len();
+    let of_all = |size: fn(&Xattr) -> usize| row.xattrs.iter().map(|x| size(x) + VALUE_COST).sum();
+    let keys: usize = of_all(|xattr| ESCAPED * xattr.name.len());
+    let values = of_all(|xattr| xattr.value.len());
+    let target = row.link_target.as_deref().map_or(0, text);
+    [row.volume.len(), text(&row.path), target, keys, values].into_iter().max().unwrap_or(0)
 }
 
 fn properties() -> WriterPropertiesPtr {
@@ -210,7 +218,7 @@ fn broken(error: ParquetError) -> Error {
     table::broken("manifest", error)
 }
 
-fn write_group<W: Write + Send>(group: &mut Group<'_, W>, rows: &[Row]) -> Result<(), ParquetError> {
+fn write_group<W: Write + Send>(group: &mut GroupWriter<'_, W>, rows: &[Row]) -> Result<(), ParquetError> {
     let text = |s: &str| ByteArray::from(s);
     let bytes = |b: &[u8]| ByteArray::from(b.to_vec());
     required::<ByteArrayType, _>(group, rows.iter().map(|r| text(&r.volume)))?;
@@ -245,7 +253,7 @@ fn write_group<W: Write + Send>(group: &mut Group<'_, W>, rows: &[Row]) -> Resul
     optional::<ByteArrayType, _>(group, rows.iter().map(|r| r.short_name.map(|n| bytes(&n))))
 }
 
-fn xattr_columns<W: Write + Send>(group: &mut Group<'_, W>, rows: &[Row]) -> Result<(), ParquetError> {
+fn xattr_columns<W: Write + Send>(group: &mut GroupWriter<'_, W>, rows: &[Row]) -> Result<(), ParquetError> {
     let (mut keys, mut values, mut def, mut rep) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
     for row in rows {
         if row.xattrs.is_empty() {
@@ -305,20 +313,7 @@ pub fn read<R: ChunkReader + 'static>(file: R) -> Result<Vec<Row>> {
     Ok(rows)
 }
 
-/// Errs unless the file has just the columns that this program writes.
-fn check_schema<R: ChunkReader + 'static>(reader: &SerializedFileReader<R>) -> Result<()> {
-    let expected = parse_message_type(SCHEMA).expect("the schema is constant");
-    let found = reader.metadata().file_metadata().schema();
-    let same = found.get_fields().len() == expected.get_fields().len()
-        && found.get_fields().iter().zip(expected.get_fields()).all(|(a, b)| a.name() == b.name());
-    if same {
-        Ok(())
-    } else {
-        Err(at("manifest").field("schema").unsupported("has other columns than this version's"))
-    }
-}
-
-fn read_group(group: &columns::Group<'_>, rows: &mut Vec<Row>) -> Result<()> {
+fn read_group(group: &Group<'_>, rows: &mut Vec<Row>) -> Result<()> {
     let u32s = |column| -> Result<Vec<Option<u32>>> {
         Ok(group.numbers(column)?.into_iter().map(|n| n.map(|n| n as u32)).collect())
     };
@@ -342,7 +337,7 @@ fn read_group(group: &columns::Group<'_>, rows: &mut Vec<Row>) -> Result<()> {
     let crtime = times(Column::Crtime, Column::CrtimeNs)?;
     let link_target = bytes(Column::LinkTarget)?;
     let rdev = group.numbers(Column::Rdev)?;
-    let mut xattrs = group.xattrs()?;
+    let mut xattrs = columns::xattrs(group)?;
     let flags = group.numbers(Column::Flags)?;
     let (generation, project) = (u32s(Column::Generation)?, u32s(Column::Project)?);
     let sha1 = group.digests::<20>(Column::Sha1)?;
@@ -384,6 +379,7 @@ fn read_group(group: &columns::Group<'_>, rows: &mut Vec<Row>) -> Result<()> {
 #[cfg(test)]
 pub(super) mod tests {
     use super::*;
+    use crate::fs::walk::MAX_PATH;
 
     pub(in crate::mif) fn row(path: &[u8]) -> Row {
         Row {
@@ -438,9 +434,26 @@ pub(super) mod tests {
 
     #[test]
     fn many_row_groups_come_back() {
-        let rows: Vec<Row> = (0..GROUP + 5).map(|i| row(format!("/{i:08}").as_bytes())).collect();
+        let rows: Vec<Row> =
+            (0..table::GROUP_ROWS_MAX + 5).map(|i| row(format!("/{i:08}").as_bytes())).collect();
         assert_eq!(round_trip(&rows), rows);
         assert_eq!(round_trip(&[]), []);
+    }
+
+    #[test]
+    fn rows_with_the_longest_names_attributes_and_targets_come_back() {
+        let long = |i: usize| {
+            let mut long = row(&[format!("/{i:04}").as_bytes(), &[0xff; MAX_PATH - 5]].concat());
+            long.link_target = Some(vec![0xfe; 64 << 10]);
+            let name = |j: usize| format!("user.{j:04}\\{}", "\\".repeat(240)).into_bytes();
+            long.xattrs = (0..250).map(|j| Xattr { name: name(j), value: vec![i as u8; 16 << 10] }).collect();
+            long
+        };
+        let rows: Vec<Row> = (0..10).map(long).collect();
+        let mut file = Vec::new();
+        write(&mut file, &rows).unwrap();
+        assert_eq!(Columns::open(file.clone().into()).unwrap().groups().count(), 3);
+        assert_eq!(read(bytes::Bytes::from(file)).unwrap(), rows);
     }
 
     #[test]

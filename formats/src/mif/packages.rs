@@ -7,12 +7,13 @@ use parquet::basic::{Compression, ZstdLevel};
 use parquet::data_type::{ByteArray, ByteArrayType};
 use parquet::errors::ParquetError;
 use parquet::file::properties::WriterProperties;
-use parquet::file::reader::FileReader;
 use parquet::file::writer::SerializedFileWriter;
-use parquet::record::{Field, Row};
 use parquet::schema::parser::parse_message_type;
 
-use super::table::{self, Group, optional, required, write_column};
+use super::table::{
+    self, GROUP_BYTES_MAX, Group, GroupWriter, Table, VALUE_COST, optional, required, row_groups,
+    write_column,
+};
 use crate::{Error, Result, at};
 
 /// `name` and `version` are an image's own: the folders of a store are columns to query engines.
@@ -30,6 +31,24 @@ const SCHEMA: &str = "message mif_packages {
         }
     }
 }";
+
+/// The columns, in the order of the file.
+enum Column {
+    Volume,
+    Manager,
+    Name,
+    Version,
+    Architecture,
+    Status,
+    Source,
+    Files,
+}
+
+impl From<Column> for usize {
+    fn from(column: Column) -> usize {
+        column as usize
+    }
+}
 
 /// A package that an image has, or of which its database still knows.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
@@ -53,11 +72,30 @@ pub struct Package {
     pub files: Vec<String>,
 }
 
+impl Package {
+    /// Whether a table can have it: its paths, and each of its texts, take at most 16 MiB.
+    #[must_use]
+    pub fn fits(&self) -> bool {
+        cost(self) <= GROUP_BYTES_MAX
+    }
+}
+
+/// No fewer bytes than any column has of this package.
+fn cost(package: &Package) -> usize {
+    let Package { volume, manager, name, version, architecture, status, source, files } = package;
+    let texts = [volume, manager, name, version, status].into_iter().chain(architecture).chain(source);
+    let files = files.iter().map(|file| file.len() + VALUE_COST).sum();
+    texts.map(String::len).chain([files]).max().unwrap_or(0)
+}
+
 fn broken(error: ParquetError) -> Error {
     table::broken("packages", error)
 }
 
 /// Writes the table.
+///
+/// # Errors
+/// `Limit` if a package does not [fit](Package::fits).
 pub fn write(packages: &[Package]) -> Result<Vec<u8>> {
     let schema = Arc::new(parse_message_type(SCHEMA).expect("the schema is constant"));
     let properties = WriterProperties::builder()
@@ -66,15 +104,17 @@ pub fn write(packages: &[Package]) -> Result<Vec<u8>> {
         .build();
     let mut out = Vec::new();
     let mut file = SerializedFileWriter::new(&mut out, schema, Arc::new(properties)).map_err(broken)?;
-    let mut group = file.next_row_group().map_err(broken)?;
-    write_columns(&mut group, packages).map_err(broken)?;
-    group.close().map_err(broken)?;
+    for packages in row_groups("packages", packages, cost) {
+        let mut group = file.next_row_group().map_err(broken)?;
+        write_columns(&mut group, packages?).map_err(broken)?;
+        group.close().map_err(broken)?;
+    }
     file.close().map_err(broken)?;
     Ok(out)
 }
 
 fn write_columns<W: std::io::Write + Send>(
-    group: &mut Group<'_, W>,
+    group: &mut GroupWriter<'_, W>,
     all: &[Package],
 ) -> Result<(), ParquetError> {
     let text = |s: &String| ByteArray::from(s.as_str());
@@ -102,36 +142,35 @@ fn write_columns<W: std::io::Write + Send>(
 
 /// Reads the table.
 pub fn read(file: bytes::Bytes) -> Result<Vec<Package>> {
-    table::guarded("packages", || read_rows(file))
-}
-
-fn read_rows(file: bytes::Bytes) -> Result<Vec<Package>> {
-    let reader = table::open("packages", file)?;
-    let expected = parse_message_type(SCHEMA).expect("the schema is constant");
-    if reader.metadata().file_metadata().schema() != &expected {
-        return Err(at("packages").field("schema").unsupported("has other columns than this version's"));
+    let table = Table::open("packages", file, SCHEMA)?;
+    let mut packages = Vec::new();
+    for group in table.groups() {
+        read_group(&group, &mut packages)?;
     }
-    reader.get_row_iter(None).map_err(broken)?.map(|row| package(row.map_err(broken)?)).collect()
+    Ok(packages)
 }
 
-fn package(row: Row) -> Result<Package> {
-    let wrong = || at("packages").corrupt("has a row of another kind");
-    let mut fields = row.into_columns().into_iter().map(|(_, field)| field);
-    let mut optional = || match fields.next() {
-        Some(Field::Str(text)) => Ok(Some(text)),
-        Some(Field::Null) => Ok(None),
-        _ => Err(wrong()),
+fn read_group(group: &Group<'_>, packages: &mut Vec<Package>) -> Result<()> {
+    let text = |value: &ByteArray| -> Result<String> {
+        let text = value.as_utf8().map_err(|_| at("packages").corrupt("has a text that is not UTF-8"))?;
+        Ok(text.to_owned())
     };
-    let mut required = || optional()?.ok_or_else(wrong);
-    let (volume, manager, name, version) = (required()?, required()?, required()?, required()?);
-    let (architecture, status, source) = (optional()?, optional()?.ok_or_else(wrong)?, optional()?);
-    let Some(Field::ListInternal(list)) = fields.next() else { return Err(wrong()) };
-    let files = list.elements().iter().map(|file| match file {
-        Field::Str(text) => Ok(text.clone()),
-        _ => Err(wrong()),
-    });
-    let files = files.collect::<Result<_>>()?;
-    Ok(Package { volume, manager, name, version, architecture, status, source, files })
+    let required = |column| -> Result<Vec<String>> { group.texts(column)?.iter().map(text).collect() };
+    let optional = |column| -> Result<Vec<Option<String>>> {
+        group.blobs(column)?.iter().map(|value| value.as_ref().map(text).transpose()).collect()
+    };
+    let (volume, manager) = (required(Column::Volume)?, required(Column::Manager)?);
+    let (name, version) = (required(Column::Name)?, required(Column::Version)?);
+    let (architecture, status) = (optional(Column::Architecture)?, required(Column::Status)?);
+    let (source, files) = (optional(Column::Source)?, group.lists(Column::Files)?);
+    let texts = volume.into_iter().zip(manager).zip(name).zip(version).zip(architecture).zip(status);
+    for (((((((volume, manager), name), version), architecture), status), source), files) in
+        texts.zip(source).zip(files)
+    {
+        let files = files.iter().map(text).collect::<Result<_>>()?;
+        packages.push(Package { volume, manager, name, version, architecture, status, source, files });
+    }
+    Ok(())
 }
 
 #[cfg(test)]

@@ -1,6 +1,9 @@
-//! Parquet files by the low-level API, for all tables of a store: writing columns, and guarding what reads them.
+//! Parquet files by the low-level API, for all tables of a store: writing columns, and reading them with a guard
+//! against what a file claims.
 
 mod checked;
+mod group;
+mod pages;
 
 use std::io::Write;
 
@@ -8,11 +11,55 @@ use parquet::data_type::DataType;
 use parquet::errors::ParquetError;
 use parquet::file::writer::SerializedRowGroupWriter;
 
-pub(super) use self::checked::{Checked, open};
-use crate::{Error, at};
+use self::checked::Checked;
+pub use self::group::Group;
+pub(super) use self::group::Table;
+use crate::{Error, Result, at};
+
+/// The most rows of a row group: what a reader skips or reads at once.
+pub(super) const GROUP_ROWS_MAX: usize = 32 << 10;
+
+/// The most bytes that a column of texts may have in one row group. Texts are encoded so that a few bytes of a file can
+/// stand for any number of long ones; so where a group would have more, the next one begins.
+pub(super) const GROUP_BYTES_MAX: usize = 16 << 20;
+
+/// What a value of a list counts for, beside its bytes: its length and its levels.
+pub(super) const VALUE_COST: usize = 8;
+
+/// The most bytes that the pages of a column may have in one row group: values, and what stands beside them.
+const CHUNK_BYTES_MAX: usize = GROUP_BYTES_MAX + (4 << 20);
+
+/// Cuts rows into row groups. `cost` is at least the bytes that a row has in any column, and [`VALUE_COST`] for each
+/// value of a list.
+///
+/// # Errors
+/// `Limit` if one row alone has more than a row group may.
+pub(super) fn row_groups<'r, T>(
+    what: &'static str,
+    mut rows: &'r [T],
+    cost: impl Fn(&T) -> usize,
+) -> impl Iterator<Item = Result<&'r [T]>> {
+    std::iter::from_fn(move || {
+        let first = cost(rows.first()?);
+        if first > GROUP_BYTES_MAX {
+            let problem = format!("takes {first} bytes, expected at most {GROUP_BYTES_MAX}");
+            return Some(Err(at(what).field("row").limit(problem)));
+        }
+        let mut left = GROUP_BYTES_MAX;
+        let fits = |row: &&T| {
+            let rest = left.checked_sub(cost(row));
+            left = rest.unwrap_or(0);
+            rest.is_some()
+        };
+        let count = rows.iter().take(GROUP_ROWS_MAX).take_while(fits).count();
+        let (group, rest) = rows.split_at(count);
+        rows = rest;
+        Some(Ok(group))
+    })
+}
 
 /// A row group that is being written, column after column.
-pub(super) type Group<'a, W> = SerializedRowGroupWriter<'a, W>;
+pub(super) type GroupWriter<'a, W> = SerializedRowGroupWriter<'a, W>;
 
 /// What went wrong with the table `what`.
 pub(super) fn broken(what: &'static str, error: ParquetError) -> Error {
@@ -36,7 +83,7 @@ pub(super) fn guarded<T>(what: &'static str, read: impl FnOnce() -> crate::Resul
 
 /// Writes the next column, with its definition and repetition levels if it has such.
 pub(super) fn write_column<T: DataType, W: Write + Send>(
-    group: &mut Group<'_, W>,
+    group: &mut GroupWriter<'_, W>,
     values: &[T::T],
     def: Option<&[i16]>,
     rep: Option<&[i16]>,
@@ -48,7 +95,7 @@ pub(super) fn write_column<T: DataType, W: Write + Send>(
 
 /// Writes a column that every row has.
 pub(super) fn required<T: DataType, W: Write + Send>(
-    group: &mut Group<'_, W>,
+    group: &mut GroupWriter<'_, W>,
     values: impl Iterator<Item = T::T>,
 ) -> Result<(), ParquetError> {
     write_column::<T, W>(group, &values.collect::<Vec<_>>(), None, None)
@@ -56,7 +103,7 @@ pub(super) fn required<T: DataType, W: Write + Send>(
 
 /// Writes a column that not every row has.
 pub(super) fn optional<T: DataType, W: Write + Send>(
-    group: &mut Group<'_, W>,
+    group: &mut GroupWriter<'_, W>,
     values: impl Iterator<Item = Option<T::T>>,
 ) -> Result<(), ParquetError> {
     let mut def = Vec::new();

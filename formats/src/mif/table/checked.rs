@@ -14,8 +14,8 @@ use bytes::Bytes;
 use parquet::errors::ParquetError;
 use parquet::file::reader::{ChunkReader, Length, SerializedFileReader};
 
-use self::Kind::{Binary, Bool, Byte, Int, List, Struct};
-use super::{broken, guarded};
+use self::Kind::{Binary, Bool, Byte, Int, List, PageSize, Struct};
+use super::{CHUNK_BYTES_MAX, broken, guarded};
 use crate::bytes::le32;
 use crate::{Result, at};
 
@@ -25,7 +25,7 @@ const TAIL: u64 = 8;
 const HEADER_MAX: usize = 64 << 10;
 
 /// Opens a file, whose footer and pages are checked as they are read.
-pub(in crate::mif) fn open<R: ChunkReader + 'static>(
+pub(super) fn open<R: ChunkReader + 'static>(
     what: &'static str,
     file: R,
 ) -> Result<SerializedFileReader<Checked<R>>> {
@@ -45,7 +45,7 @@ pub(in crate::mif) fn open<R: ChunkReader + 'static>(
 }
 
 /// A file of which the crate reads only what was checked.
-pub(in crate::mif) struct Checked<R> {
+pub(super) struct Checked<R> {
     file: R,
     /// Whether its tail was read, which comes first. All that is read on from somewhere after that is page headers.
     is_open: AtomicBool,
@@ -73,7 +73,7 @@ impl<R: ChunkReader> ChunkReader for Checked<R> {
 
 /// Gives the header of a page, and nothing after it. It is checked when the first of it is read, for the crate asks for
 /// headers that it does not read.
-pub(in crate::mif) enum Header<T> {
+pub(super) enum Header<T> {
     Tail(io::Take<T>),
     Unread(Option<T>),
     Checked(Cursor<Vec<u8>>),
@@ -140,12 +140,19 @@ impl<R: Read> Tee<R> {
     }
 }
 
+/// A signed integer, of which a varint has the sign in its last bit.
+fn unzigzag(zigzag: u64) -> i64 {
+    (zigzag >> 1) as i64 ^ -((zigzag & 1) as i64)
+}
+
 /// What a field is.
 enum Kind {
     Bool,
     Byte,
     /// Of 16, 32 or 64 bits: all are written as varints.
     Int,
+    /// An integer that is the size of a page in bytes: room is made for so many before they are there.
+    PageSize,
     Binary,
     Struct(Fields),
     List(&'static Kind),
@@ -160,7 +167,7 @@ impl Kind {
         match self {
             Bool => matches!(code, 1 | 2),
             Byte => code == 3,
-            Int => matches!(code, 4..=6),
+            Int | PageSize => matches!(code, 4..=6),
             Binary => code == 8,
             List(_) => code == 9,
             Struct(_) => code == 12,
@@ -177,10 +184,7 @@ fn structure<R: Read>(bytes: &mut Tee<R>, fields: Fields) -> io::Result<()> {
             return Ok(());
         }
         number = match head >> 4 {
-            0 => {
-                let zigzag = bytes.varint()?;
-                i16::try_from((zigzag >> 1) as i64 ^ -((zigzag & 1) as i64)).unwrap_or(i16::MAX)
-            }
+            0 => i16::try_from(unzigzag(bytes.varint()?)).unwrap_or(i16::MAX),
             step => number.saturating_add(step.into()),
         };
         let kind = fields.iter().find(|(known, _)| *known == number).map(|(_, kind)| kind);
@@ -199,6 +203,10 @@ fn value<R: Read>(bytes: &mut Tee<R>, kind: &Kind) -> io::Result<()> {
     match kind {
         Bool | Byte => bytes.skip(1),
         Int => bytes.varint().map(drop),
+        PageSize => match unzigzag(bytes.varint()?) {
+            size if usize::try_from(size).is_ok_and(|size| size <= CHUNK_BYTES_MAX) => Ok(()),
+            size => Err(wrong(format!("has a page of {size} bytes, expected at most {CHUNK_BYTES_MAX}"))),
+        },
         Binary => {
             let len = bytes.varint()?;
             bytes.skip(usize::try_from(len).unwrap_or(usize::MAX))
@@ -287,8 +295,8 @@ const STATISTICS: Fields =
 /// `PageHeader`.
 const PAGE: Fields = &[
     (1, Int),
-    (2, Int),
-    (3, Int),
+    (2, PageSize),
+    (3, PageSize),
     (4, Int),
     // `DataPageHeader`, `DictionaryPageHeader`, `DataPageHeaderV2`.
     (5, Struct(&[(1, Int), (2, Int), (3, Int), (4, Int), (5, Struct(STATISTICS))])),

@@ -1,0 +1,546 @@
+//! Reading some columns of a table, and of those only the rows that are wanted. Nothing else of the file is read.
+
+use parquet::basic::{Encoding, Type};
+use parquet::column::page::PageReader;
+use parquet::column::reader::{ColumnReaderImpl, get_column_reader, get_typed_column_reader};
+use parquet::data_type::{ByteArray, ByteArrayType, DataType, FixedLenByteArrayType, Int32Type, Int64Type};
+use parquet::errors::ParquetError;
+use parquet::file::metadata::RowGroupMetaData;
+use parquet::file::reader::{ChunkReader, FileReader, RowGroupReader, SerializedFileReader};
+use parquet::schema::parser::parse_message_type;
+
+use super::super::delta;
+use super::pages::{BY_THE_CRATE, Pages};
+use super::{Checked, GROUP_BYTES_MAX, GROUP_ROWS_MAX, broken, checked, guarded};
+use crate::{Result, at};
+
+/// A table, open for reading some of its columns.
+pub(in crate::mif) struct Table<R: ChunkReader + 'static> {
+    what: &'static str,
+    reader: SerializedFileReader<Checked<R>>,
+}
+
+impl<R: ChunkReader + 'static> Table<R> {
+    /// Reads the footer of a table, which has the columns of `schema`.
+    pub(in crate::mif) fn open(what: &'static str, file: R, schema: &str) -> Result<Self> {
+        let reader = checked::open(what, file)?;
+        let expected = parse_message_type(schema).expect("the schema is constant");
+        let metadata = reader.metadata().file_metadata();
+        if metadata.schema() != &expected {
+            return Err(at(what).field("schema").unsupported("has other columns than this version's"));
+        }
+        let groups = reader.metadata().row_groups().iter().map(RowGroupMetaData::num_rows);
+        check_rows(what, groups, metadata.num_rows())?;
+        Ok(Table { what, reader })
+    }
+
+    /// How many rows there are.
+    pub(in crate::mif) fn rows(&self) -> usize {
+        usize::try_from(self.reader.metadata().file_metadata().num_rows()).unwrap_or(0)
+    }
+
+    /// The row groups, in order.
+    pub(in crate::mif) fn groups(&self) -> impl Iterator<Item = Group<'_>> {
+        let mut start = 0;
+        (0..self.reader.num_row_groups()).map(move |number| {
+            let metadata = self.reader.metadata().row_group(number);
+            let rows = usize::try_from(metadata.num_rows()).unwrap_or(0);
+            let group = Group { what: self.what, reader: &self.reader, number, metadata, start, rows };
+            start += rows;
+            group
+        })
+    }
+}
+
+/// Errs unless the groups have as many rows together as the file says, and none more than are written.
+fn check_rows(what: &'static str, groups: impl Iterator<Item = i64>, rows: i64) -> Result<()> {
+    let place = || at(what).field("row count");
+    let mut sum = 0_i64;
+    for group in groups {
+        if !(0..=GROUP_ROWS_MAX as i64).contains(&group) {
+            return Err(place().limit(format!("is {group} in one row group, expected 0 to {GROUP_ROWS_MAX}")));
+        }
+        sum = sum.saturating_add(group);
+    }
+    if sum != rows {
+        return Err(place().corrupt(format!("is {rows}, but the row groups have {sum} together")));
+    }
+    Ok(())
+}
+
+/// A reader that gives row groups, whatever its file is.
+trait Groups {
+    fn group(&self, i: usize) -> Result<Box<dyn RowGroupReader + '_>, ParquetError>;
+}
+
+impl<R: ChunkReader + 'static> Groups for SerializedFileReader<R> {
+    fn group(&self, i: usize) -> Result<Box<dyn RowGroupReader + '_>, ParquetError> {
+        self.get_row_group(i)
+    }
+}
+
+/// A row group: some tens of thousands of rows.
+pub struct Group<'a> {
+    what: &'static str,
+    reader: &'a dyn Groups,
+    number: usize,
+    metadata: &'a RowGroupMetaData,
+    /// The number of its first row in the table.
+    pub start: usize,
+    /// How many rows it has.
+    pub rows: usize,
+}
+
+/// Values, definition levels and repetition levels.
+type Leaf<T> = (Vec<T>, Vec<i16>, Vec<i16>);
+
+impl Group<'_> {
+    /// The least and the greatest value of a text column, as far as the file says. Long ones are shortened, so
+    /// that these are bounds and no values.
+    #[must_use]
+    pub fn bounds(&self, column: impl Into<usize>) -> Option<(&[u8], &[u8])> {
+        let statistics = self.metadata.column(column.into()).statistics()?;
+        Some((statistics.min_bytes_opt()?, statistics.max_bytes_opt()?))
+    }
+
+    /// Whether no row has a value in this column.
+    #[must_use]
+    pub fn all_null(&self, column: impl Into<usize>) -> bool {
+        let statistics = self.metadata.column(column.into()).statistics();
+        statistics.and_then(parquet::file::statistics::Statistics::null_count_opt)
+            == Some(self.metadata.num_rows() as u64)
+    }
+
+    /// A column of text or bytes that every row has.
+    pub fn texts(&self, column: impl Into<usize>) -> Result<Vec<ByteArray>> {
+        let column = column.into();
+        if self.is_delta(column) {
+            let mut values = Vec::with_capacity(self.rows);
+            self.each_text(column, |text| values.push(ByteArray::from(text.to_vec())))?;
+            return Ok(values);
+        }
+        let (values, ..) = self.read::<ByteArrayType>(column)?;
+        self.unfolded(column, &values)?;
+        if values.len() == self.rows { Ok(values) } else { Err(self.short(column)) }
+    }
+
+    /// Calls `each` with the values of such a column, in the order of the rows.
+    pub fn each_text(&self, column: impl Into<usize>, mut each: impl FnMut(&[u8])) -> Result<()> {
+        let column = column.into();
+        if !self.is_delta(column) {
+            self.texts(column)?.iter().for_each(|text| each(text.data()));
+            return Ok(());
+        }
+        let mut pages = guarded(self.what, || self.pages(column, &[Encoding::DELTA_BYTE_ARRAY]))?;
+        let (mut rows, mut bytes) = (0, 0);
+        let next = |pages: &mut Pages| pages.get_next_page().map_err(|e| broken(self.what, e));
+        while let Some(page) = guarded(self.what, || next(&mut pages))? {
+            // There are no levels before the values, as there is a value for each row; and no dictionary.
+            if !page.is_data_page() {
+                return Err(self.broken(column, "has a dictionary beside delta-encoded pages"));
+            }
+            let count = page.num_values() as usize;
+            rows += count;
+            delta::each_text(self.what, page.buffer(), count, GROUP_BYTES_MAX - bytes, |text| {
+                bytes += text.len();
+                each(text);
+            })?;
+        }
+        if rows == self.rows { Ok(()) } else { Err(self.short(column)) }
+    }
+
+    /// The values of such a column in some rows: ascending numbers in the group.
+    pub fn texts_at(&self, column: impl Into<usize>, rows: &[usize]) -> Result<Vec<ByteArray>> {
+        let column = column.into();
+        if !self.is_delta(column) {
+            let picked = self.pick::<ByteArrayType>(column, rows)?;
+            let picked: Result<Vec<_>> =
+                picked.into_iter().map(|value| value.ok_or_else(|| self.short(column))).collect();
+            return picked.and_then(|picked| self.unfolded(column, &picked).map(|()| picked));
+        }
+        let (mut picked, mut wanted) = (Vec::with_capacity(rows.len()), rows.iter().peekable());
+        let mut row = 0;
+        self.each_text(column, |text| {
+            if wanted.next_if_eq(&&row).is_some() {
+                picked.push(ByteArray::from(text.to_vec()));
+            }
+            row += 1;
+        })?;
+        if picked.len() == rows.len() { Ok(picked) } else { Err(self.short(column)) }
+    }
+
+    /// A column of text or bytes that not every row has.
+    pub fn blobs(&self, column: impl Into<usize>) -> Result<Vec<Option<ByteArray>>> {
+        let column = column.into();
+        let values = self.optional::<ByteArrayType>(column)?;
+        self.unfolded(column, values.iter().flatten())?;
+        Ok(values)
+    }
+
+    /// The same, of some rows.
+    pub fn blobs_at(&self, column: impl Into<usize>, rows: &[usize]) -> Result<Vec<Option<ByteArray>>> {
+        let column = column.into();
+        if self.all_null(column) {
+            return Ok(vec![None; rows.len()]);
+        }
+        let values = self.pick::<ByteArrayType>(column, rows)?;
+        self.unfolded(column, values.iter().flatten())?;
+        Ok(values)
+    }
+
+    /// A column of lists of text or bytes: for each row its values.
+    pub fn lists(&self, column: impl Into<usize>) -> Result<Vec<Vec<ByteArray>>> {
+        let column = column.into();
+        let wrong = || self.broken(column, "has levels that no list has, or no value for one");
+        let (values, def, rep) = self.read::<ByteArrayType>(column)?;
+        self.unfolded(column, &values)?;
+        let mut values = values.into_iter();
+        let mut all: Vec<Vec<ByteArray>> = Vec::with_capacity(self.rows);
+        for (def, rep) in def.into_iter().zip(rep) {
+            if rep == 0 {
+                all.push(Vec::new());
+            }
+            if def > 0 {
+                all.last_mut().ok_or_else(wrong)?.push(values.next().ok_or_else(wrong)?);
+            }
+        }
+        if all.len() == self.rows { Ok(all) } else { Err(wrong()) }
+    }
+
+    /// A column of numbers.
+    pub fn numbers(&self, column: impl Into<usize>) -> Result<Vec<Option<i64>>> {
+        let column = column.into();
+        match self.metadata.column(column).column_type() {
+            Type::INT32 => {
+                Ok(self.optional::<Int32Type>(column)?.into_iter().map(|v| v.map(i64::from)).collect())
+            }
+            _ => self.optional::<Int64Type>(column),
+        }
+    }
+
+    /// The same, of some rows.
+    pub fn numbers_at(&self, column: impl Into<usize>, rows: &[usize]) -> Result<Vec<Option<i64>>> {
+        let column = column.into();
+        match self.metadata.column(column).column_type() {
+            Type::INT32 => {
+                let picked = self.pick::<Int32Type>(column, rows)?;
+                Ok(picked.into_iter().map(|v| v.map(i64::from)).collect())
+            }
+            _ => self.pick::<Int64Type>(column, rows),
+        }
+    }
+
+    /// A column of digests.
+    pub fn digests<const N: usize>(&self, column: impl Into<usize>) -> Result<Vec<Option<[u8; N]>>> {
+        let column = column.into();
+        if self.all_null(column) {
+            return Ok(vec![None; self.rows]);
+        }
+        let read = self.optional::<FixedLenByteArrayType>(column)?;
+        Ok(read.into_iter().map(|v| v.and_then(|v| v.data().try_into().ok())).collect())
+    }
+
+    /// The same, of some rows.
+    pub fn digests_at<const N: usize>(
+        &self,
+        column: impl Into<usize>,
+        rows: &[usize],
+    ) -> Result<Vec<Option<[u8; N]>>> {
+        let column = column.into();
+        if self.all_null(column) {
+            return Ok(vec![None; rows.len()]);
+        }
+        let read = self.pick::<FixedLenByteArrayType>(column, rows)?;
+        Ok(read.into_iter().map(|v| v.and_then(|v| v.data().try_into().ok())).collect())
+    }
+
+    fn is_delta(&self, column: usize) -> bool {
+        self.metadata.column(column).encodings().any(|encoding| encoding == Encoding::DELTA_BYTE_ARRAY)
+    }
+
+    fn name(&self, column: usize) -> String {
+        self.metadata.column(column).column_path().string()
+    }
+
+    fn broken(&self, column: usize, problem: &str) -> crate::Error {
+        at(self.what).corrupt(format!("column {} {problem}", self.name(column)))
+    }
+
+    fn short(&self, column: usize) -> crate::Error {
+        self.broken(column, "ends early")
+    }
+
+    /// Errs if values have more bytes than are written in one row group: those of a dictionary are there once, and in
+    /// any number of rows.
+    fn unfolded<'v>(&self, column: usize, values: impl IntoIterator<Item = &'v ByteArray>) -> Result<()> {
+        let bytes: usize = values.into_iter().map(ByteArray::len).sum();
+        if bytes <= GROUP_BYTES_MAX {
+            return Ok(());
+        }
+        let problem = format!(
+            "column {} has {bytes} bytes in one row group, expected at most {GROUP_BYTES_MAX}",
+            self.name(column)
+        );
+        Err(at(self.what).limit(problem))
+    }
+
+    fn pages(&self, column: usize, encodings: &'static [Encoding]) -> Result<Pages> {
+        let wrong = |e| broken(self.what, e);
+        let group = self.reader.group(self.number).map_err(wrong)?;
+        let pages = group.get_column_page_reader(column).map_err(wrong)?;
+        Ok(Pages::new(pages, self.metadata.column(column).column_descr(), self.rows, encodings))
+    }
+
+    fn open<T: DataType>(&self, column: usize) -> Result<ColumnReaderImpl<T>> {
+        let metadata = self.metadata.column(column);
+        if metadata.column_type() != T::get_physical_type() {
+            return Err(at(self.what).field("schema").unsupported("has a column of another type"));
+        }
+        let pages = self.pages(column, BY_THE_CRATE)?;
+        Ok(get_typed_column_reader::<T>(get_column_reader(metadata.column_descr_ptr(), Box::new(pages))))
+    }
+
+    fn read<T: DataType>(&self, column: usize) -> Result<Leaf<T::T>> {
+        guarded(self.what, || self.decode::<T>(column))
+    }
+
+    fn decode<T: DataType>(&self, column: usize) -> Result<Leaf<T::T>> {
+        let descriptor = self.metadata.column(column).column_descr();
+        let mut reader = self.open::<T>(column)?;
+        let (mut values, mut def, mut rep) = (Vec::new(), Vec::new(), Vec::new());
+        let mut left = self.rows;
+        while left > 0 {
+            let def = (descriptor.max_def_level() > 0).then_some(&mut def);
+            let rep = (descriptor.max_rep_level() > 0).then_some(&mut rep);
+            let read = reader.read_records(left, def, rep, &mut values);
+            let (records, ..) = read.map_err(|e| broken(self.what, e))?;
+            if records == 0 {
+                return Err(self.short(column));
+            }
+            left = left.saturating_sub(records);
+        }
+        Ok((values, def, rep))
+    }
+
+    fn optional<T: DataType>(&self, column: usize) -> Result<Vec<Option<T::T>>> {
+        let (values, def, _) = self.read::<T>(column)?;
+        if self.metadata.column(column).column_descr().max_def_level() == 0 {
+            return Ok(values.into_iter().map(Some).collect());
+        }
+        let mut values = values.into_iter();
+        Ok(def.into_iter().map(|d| if d > 0 { values.next() } else { None }).collect())
+    }
+
+    /// The values of some rows of a column that is no list.
+    fn pick<T: DataType>(&self, column: usize, rows: &[usize]) -> Result<Vec<Option<T::T>>> {
+        guarded(self.what, || self.decode_some::<T>(column, rows))
+    }
+
+    fn decode_some<T: DataType>(&self, column: usize, rows: &[usize]) -> Result<Vec<Option<T::T>>> {
+        let wrong = |e| broken(self.what, e);
+        let optional = self.metadata.column(column).column_descr().max_def_level() > 0;
+        let mut reader = self.open::<T>(column)?;
+        let (mut picked, mut at) = (Vec::with_capacity(rows.len()), 0);
+        let (mut values, mut def) = (Vec::new(), Vec::new());
+        for (i, &row) in rows.iter().enumerate() {
+            if row < at || row >= self.rows {
+                debug_assert!(i == 0 || rows[i - 1] < row, "rows are asked for in ascending order");
+                return Err(self.short(column));
+            }
+            if reader.skip_records(row - at).map_err(wrong)? != row - at {
+                return Err(self.short(column));
+            }
+            values.clear();
+            def.clear();
+            let levels = optional.then_some(&mut def);
+            let (records, ..) = reader.read_records(1, levels, None, &mut values).map_err(wrong)?;
+            if records != 1 {
+                return Err(self.short(column));
+            }
+            picked.push(values.pop());
+            at = row + 1;
+        }
+        Ok(picked)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use bytes::Bytes;
+    use parquet::basic::{Compression, ZstdLevel};
+    use parquet::file::properties::{WriterProperties, WriterPropertiesBuilder};
+    use parquet::file::writer::SerializedFileWriter;
+
+    use super::super::{CHUNK_BYTES_MAX, VALUE_COST, optional, required, row_groups, write_column};
+    use super::*;
+    use crate::ErrorKind;
+
+    const SCHEMA: &str = "message table {
+        required binary text;
+        optional binary blob;
+        required group list (LIST) { repeated group list { required binary element; } }
+    }";
+
+    type Properties = fn(WriterPropertiesBuilder) -> WriterPropertiesBuilder;
+
+    /// A table of one row group: a text and a blob for each row, and lists by their levels.
+    fn table(
+        properties: Properties,
+        texts: &[&[u8]],
+        blob: Option<&[u8]>,
+        (elements, def, rep): (usize, Vec<i16>, Vec<i16>),
+    ) -> Vec<u8> {
+        let zstd = Compression::ZSTD(ZstdLevel::try_new(3).unwrap());
+        let properties = properties(WriterProperties::builder().set_compression(zstd)).build();
+        let schema = Arc::new(parse_message_type(SCHEMA).unwrap());
+        let mut out = Vec::new();
+        let mut file = SerializedFileWriter::new(&mut out, schema, Arc::new(properties)).unwrap();
+        let mut group = file.next_row_group().unwrap();
+        let bytes = |text: &[u8]| ByteArray::from(text.to_vec());
+        required::<ByteArrayType, _>(&mut group, texts.iter().map(|text| bytes(text))).unwrap();
+        let blob = blob.map(bytes);
+        optional::<ByteArrayType, _>(&mut group, texts.iter().map(|_| blob.clone())).unwrap();
+        let elements = vec![bytes(b"e"); elements];
+        write_column::<ByteArrayType, _>(&mut group, &elements, Some(&def), Some(&rep)).unwrap();
+        group.close().unwrap();
+        file.close().unwrap();
+        out
+    }
+
+    /// No list has a value.
+    fn empty(rows: usize) -> (usize, Vec<i16>, Vec<i16>) {
+        (0, vec![0; rows], vec![0; rows])
+    }
+
+    /// What reading a table's only group comes to.
+    fn reading<T>(
+        file: Vec<u8>,
+        read: impl FnOnce(&Group<'_>) -> Result<T>,
+    ) -> Result<T, (ErrorKind, String)> {
+        let opened = Table::open("table", Bytes::from(file), SCHEMA);
+        let told = |e: crate::Error| (e.kind(), e.to_string());
+        opened.and_then(|table| read(&table.groups().next().unwrap())).map_err(told)
+    }
+
+    fn limit<T>(result: Result<T, (ErrorKind, String)>) {
+        let (kind, said) = result.map(drop).unwrap_err();
+        assert_eq!(kind, ErrorKind::Limit, "{said}");
+        assert!(said.contains(&GROUP_BYTES_MAX.to_string()), "{said}");
+    }
+
+    fn corrupt<T>(result: Result<T, (ErrorKind, String)>, problem: &str) {
+        let (kind, said) = result.map(drop).unwrap_err();
+        assert_eq!(kind, ErrorKind::Corrupt, "{said}");
+        assert!(said.contains(problem), "{said}");
+    }
+
+    #[test]
+    fn a_row_group_of_more_rows_than_the_limit_is_refused() {
+        const MAX: i64 = GROUP_ROWS_MAX as i64;
+        let check =
+            |groups: &[i64], rows| check_rows("table", groups.iter().copied(), rows).err().map(|e| e.kind());
+        assert_eq!(check(&[MAX, 5], MAX + 5), None);
+        assert_eq!(check(&[MAX + 1], MAX + 1), Some(ErrorKind::Limit));
+        assert_eq!(check(&[-1], -1), Some(ErrorKind::Limit));
+        assert_eq!(check(&[3, 4], 1 << 60), Some(ErrorKind::Corrupt));
+    }
+
+    #[test]
+    fn a_long_text_of_a_dictionary_in_many_rows_is_refused() {
+        let long = vec![b'x'; 1 << 20];
+        let of_rows = |rows: usize| {
+            let blob = &long[..GROUP_BYTES_MAX / 16];
+            table(|with| with, &vec![blob; rows], Some(blob), empty(rows))
+        };
+        for rows in [16, 17] {
+            let all: Vec<usize> = (0..rows).collect();
+            let file = || of_rows(rows);
+            let results = [
+                reading(file(), |group| group.texts(0_usize).map(drop)),
+                reading(file(), |group| group.texts_at(0_usize, &all).map(drop)),
+                reading(file(), |group| group.blobs(1_usize).map(drop)),
+                reading(file(), |group| group.blobs_at(1_usize, &all).map(drop)),
+            ];
+            for result in results {
+                if rows == 16 { result.unwrap() } else { limit(result) }
+            }
+        }
+    }
+
+    /// Found by fuzzing: texts that share long beginnings took 900 MB.
+    #[test]
+    fn delta_encoded_texts_that_unfold_into_more_than_a_row_group_has_are_refused() {
+        let long = vec![b'x'; GROUP_BYTES_MAX / 16];
+        let delta: Properties =
+            |with| with.set_dictionary_enabled(false).set_encoding(Encoding::DELTA_BYTE_ARRAY);
+        let file = |rows| table(delta, &vec![&long[..]; rows], Some(b"b"), empty(rows));
+        assert_eq!(reading(file(16), |group| group.texts(0_usize)).unwrap().len(), 16);
+        assert!(file(17).len() < 16 << 10);
+        limit(reading(file(17), |group| group.texts(0_usize)));
+        limit(reading(file(17), |group| group.texts_at(0_usize, &[0])));
+        limit(reading(file(17), |group| group.each_text(0_usize, |_| ())));
+        // No column but of such texts is written so.
+        corrupt(reading(file(3), |group| group.blobs(1_usize)), "DELTA_BYTE_ARRAY, which no table has");
+    }
+
+    #[test]
+    fn a_page_of_more_bytes_than_a_row_group_has_is_refused_before_there_is_room_for_it() {
+        let plain: Properties = |with| with.set_dictionary_enabled(false);
+        let long = vec![b'x'; CHUNK_BYTES_MAX + 1];
+        let file = table(plain, &[&long], Some(b"b"), empty(1));
+        assert!(file.len() < 16 << 10);
+        let over = format!("expected at most {CHUNK_BYTES_MAX}");
+        corrupt(reading(file, |group| group.texts(0_usize)), &over);
+        // Neither may all pages together have more.
+        let half = &long[..CHUNK_BYTES_MAX / 2 + 1];
+        let file = table(
+            |with| with.set_dictionary_enabled(false).set_write_batch_size(1),
+            &[half, half],
+            Some(b"b"),
+            empty(2),
+        );
+        corrupt(reading(file, |group| group.texts(0_usize)), "bytes in one row group");
+    }
+
+    #[test]
+    fn a_dictionary_that_claims_more_values_than_it_has_bytes_is_refused() {
+        let file = table(|with| with, &[b"some text"], Some(b"b"), empty(1));
+        let read = |file: Vec<u8>| reading(file, |group| group.texts(0_usize));
+        assert_eq!(read(file.clone()).unwrap().len(), 1);
+        // The header of the first page: `DictionaryPageHeader`, field 7, whose first field is the count, zigzagged.
+        let at = file.windows(3).position(|bytes| bytes == [0x4c, 0x15, 2]).unwrap() + 2;
+        for count in [4, 63] {
+            let mut file = file.clone();
+            file[at] = count * 2;
+            corrupt(read(file), &format!("a dictionary claims {count} values in 13 bytes"));
+        }
+    }
+
+    #[test]
+    fn lists_of_more_values_than_a_row_group_has_are_refused() {
+        const MAX: usize = GROUP_BYTES_MAX / VALUE_COST;
+        let one_list = |values: usize| {
+            let rep = (0..values).map(|i| i16::from(i > 0)).collect();
+            table(|with| with, &[b"t"], Some(b"b"), (values, vec![1; values], rep))
+        };
+        let lists = reading(one_list(MAX), |group| group.lists(2_usize)).unwrap();
+        assert_eq!(lists.iter().map(Vec::len).collect::<Vec<_>>(), [MAX]);
+        corrupt(reading(one_list(MAX + 2), |group| group.lists(2_usize)), "more values than there are rows");
+    }
+
+    #[test]
+    fn rows_are_cut_into_groups_by_number_and_by_bytes() {
+        let groups = |costs: &[usize]| -> Result<Vec<usize>> {
+            row_groups("table", costs, |cost| *cost).map(|group| group.map(<[usize]>::len)).collect()
+        };
+        const HALF: usize = GROUP_BYTES_MAX / 2;
+        assert_eq!(groups(&[]).unwrap(), []);
+        assert_eq!(groups(&[1; GROUP_ROWS_MAX + 1]).unwrap(), [GROUP_ROWS_MAX, 1]);
+        assert_eq!(groups(&[HALF, HALF, 1, HALF, HALF]).unwrap(), [2, 2, 1]);
+        assert_eq!(groups(&[1, GROUP_BYTES_MAX, 1]).unwrap(), [1, 1, 1]);
+        assert_eq!(groups(&[GROUP_BYTES_MAX + 1]).unwrap_err().kind(), ErrorKind::Limit);
+        assert_eq!(groups(&[1, GROUP_BYTES_MAX + 1]).unwrap_err().kind(), ErrorKind::Limit);
+    }
+}
