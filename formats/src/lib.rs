@@ -23,6 +23,8 @@ pub mod uuid;
 
 mod bytes;
 mod checksum;
+#[cfg(test)]
+mod testing;
 
 pub use error::{At, Error, ErrorKind, Result, at};
 pub use source::{Extent, ExtentKind, MemSource, Slice, Source};

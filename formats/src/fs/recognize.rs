@@ -52,7 +52,7 @@ pub fn name_of(head: &[u8]) -> Option<&'static str> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::partition::tools::{have, run};
+    use crate::testing::{have, run};
 
     #[test]
     fn each_magic_is_found_at_its_place_and_nowhere_else() {

@@ -45,8 +45,8 @@ fn lengths(reader: &mut Reader<'_>, count: usize) -> Result<Vec<usize>> {
     let there = reader.varint("value count")?;
     let mut value = reader.signed("first value")?;
     // The specification's conditions; the limits are this program's: the one in use is 128 values in four.
-    let divides = miniblocks != 0 && block_size % (miniblocks * 32).max(1) == 0;
-    if !(128..=1 << 16).contains(&block_size) || !(1..=512).contains(&miniblocks) || !divides {
+    let in_range = (128..=1 << 16).contains(&block_size) && (1..=512).contains(&miniblocks);
+    if !in_range || block_size % (miniblocks * 32) != 0 {
         let problem =
             format!("is {block_size} values in {miniblocks} miniblocks, expected 32 or more in each");
         return Err(reader.corrupt("block size", problem));
@@ -166,6 +166,10 @@ mod tests {
         assert!(error(&page(&[0, -1], &[1, 1], b"ab"), 2).contains("is -1"));
         assert!(error(&page(&[0, 0], &[1, 2], b"ab"), 2).contains("needs 2 bytes"));
         assert!(error(&by_hand(), 4).contains("value count"));
+        // Found by fuzzing: 32 in each of so many miniblocks are more than 64 bits count.
+        let mut endless = by_hand();
+        endless.splice(2..3, [[0xff; 9].as_slice(), &[1]].concat());
+        assert!(error(&endless, 3).contains("block size"));
         for (at, value, field) in [(0, 0x81, "block size"), (2, 0, "block size"), (6, 33, "bit widths")] {
             let mut bytes = by_hand();
             bytes[at] = value;

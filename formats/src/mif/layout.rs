@@ -134,7 +134,7 @@ impl Layout {
         (file, digest)
     }
 
-    fn encode_body(&self) -> Vec<u8> {
+    pub(super) fn encode_body(&self) -> Vec<u8> {
         let mut out = Vec::with_capacity(self.objects.len() * 32 + self.segments.len() * 8 + 32);
         put(&mut out, self.disk_size);
         put(&mut out, self.objects.len() as u64);
@@ -186,7 +186,7 @@ impl Layout {
         Ok((Self::decode_body(&body)?, digest))
     }
 
-    fn decode_body(body: &[u8]) -> Result<Self> {
+    pub(super) fn decode_body(body: &[u8]) -> Result<Self> {
         let mut reader = Reader::new("layout", body);
         let disk_size = reader.varint("disk size")?;
         let count = reader.varint("object count")?;

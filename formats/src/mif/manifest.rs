@@ -9,7 +9,7 @@ use std::fmt::Write as _;
 use std::io::Write;
 use std::sync::Arc;
 
-use parquet::basic::{Compression, Encoding, ZstdLevel};
+use parquet::basic::{Compression, Encoding};
 use parquet::data_type::{
     ByteArray, ByteArrayType, FixedLenByteArray, FixedLenByteArrayType, Int32Type, Int64Type,
 };
@@ -178,8 +178,13 @@ fn xattr_name(key: &[u8]) -> Option<Vec<u8>> {
 
 /// Writes `rows`, which are sorted by volume and path, as a Parquet file.
 pub fn write<W: Write + Send>(out: W, rows: &[Row]) -> Result<()> {
+    write_with(table::compression(), out, rows)
+}
+
+/// The same, with pages compressed so.
+pub(super) fn write_with<W: Write + Send>(compression: Compression, out: W, rows: &[Row]) -> Result<()> {
     let schema = Arc::new(parse_message_type(SCHEMA).expect("the schema is constant"));
-    let mut file = SerializedFileWriter::new(out, schema, properties()).map_err(broken)?;
+    let mut file = SerializedFileWriter::new(out, schema, properties(compression)).map_err(broken)?;
     for group in row_groups("manifest", rows, cost) {
         let mut writer = file.next_row_group().map_err(broken)?;
         write_group(&mut writer, group?).map_err(broken)?;
@@ -200,13 +205,13 @@ fn cost(row: &Row) -> usize {
     [row.volume.len(), text(&row.path), target, keys, values].into_iter().max().unwrap_or(0)
 }
 
-fn properties() -> WriterPropertiesPtr {
+fn properties(compression: Compression) -> WriterPropertiesPtr {
     let plain = |builder: parquet::file::properties::WriterPropertiesBuilder, column: &str| {
         builder.set_column_dictionary_enabled(ColumnPath::from(column), false)
     };
     let mut builder = WriterProperties::builder()
         .set_created_by(concat!("mif ", env!("CARGO_PKG_VERSION")).to_owned())
-        .set_compression(Compression::ZSTD(ZstdLevel::try_new(3).expect("3 is a zstd level")));
+        .set_compression(compression);
     for column in ["path", "sha1", "blake3", "inode", "size", "link_target"] {
         builder = plain(builder, column);
     }

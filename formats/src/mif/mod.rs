@@ -9,6 +9,8 @@ pub mod manifest;
 pub mod pack;
 pub mod packages;
 
+#[cfg(test)]
+mod mutants;
 mod table;
 mod varint;
 

@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use parquet::basic::{Compression, ZstdLevel};
+use parquet::basic::Compression;
 use parquet::data_type::{ByteArray, ByteArrayType};
 use parquet::errors::ParquetError;
 use parquet::file::properties::WriterProperties;
@@ -97,10 +97,15 @@ fn broken(error: ParquetError) -> Error {
 /// # Errors
 /// `Limit` if a package does not [fit](Package::fits).
 pub fn write(packages: &[Package]) -> Result<Vec<u8>> {
+    write_with(table::compression(), packages)
+}
+
+/// The same, with pages compressed so.
+pub(super) fn write_with(compression: Compression, packages: &[Package]) -> Result<Vec<u8>> {
     let schema = Arc::new(parse_message_type(SCHEMA).expect("the schema is constant"));
     let properties = WriterProperties::builder()
         .set_created_by(concat!("mif ", env!("CARGO_PKG_VERSION")).to_owned())
-        .set_compression(Compression::ZSTD(ZstdLevel::try_new(3).expect("3 is a zstd level")))
+        .set_compression(compression)
         .build();
     let mut out = Vec::new();
     let mut file = SerializedFileWriter::new(&mut out, schema, Arc::new(properties)).map_err(broken)?;

@@ -7,6 +7,7 @@ mod pages;
 
 use std::io::Write;
 
+use parquet::basic::{Compression, ZstdLevel};
 use parquet::data_type::DataType;
 use parquet::errors::ParquetError;
 use parquet::file::writer::SerializedRowGroupWriter;
@@ -28,6 +29,11 @@ pub(super) const VALUE_COST: usize = 8;
 
 /// The most bytes that the pages of a column may have in one row group: values, and what stands beside them.
 const CHUNK_BYTES_MAX: usize = GROUP_BYTES_MAX + (4 << 20);
+
+/// How pages are compressed.
+pub(super) fn compression() -> Compression {
+    Compression::ZSTD(ZstdLevel::try_new(3).expect("3 is a zstd level"))
+}
 
 /// Cuts rows into row groups. `cost` is at least the bytes that a row has in any column, and [`VALUE_COST`] for each
 /// value of a list.

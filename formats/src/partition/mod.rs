@@ -16,8 +16,6 @@ pub mod write;
 
 #[cfg(test)]
 mod tests;
-#[cfg(test)]
-pub(crate) mod tools;
 
 /// At most so many warnings of one table are kept; the rest are counted.
 const MAX_WARNINGS: usize = 32;

@@ -369,11 +369,12 @@ mod tests {
     use std::sync::Arc;
 
     use bytes::Bytes;
-    use parquet::basic::{Compression, ZstdLevel};
     use parquet::file::properties::{WriterProperties, WriterPropertiesBuilder};
     use parquet::file::writer::SerializedFileWriter;
 
-    use super::super::{CHUNK_BYTES_MAX, VALUE_COST, optional, required, row_groups, write_column};
+    use super::super::{
+        CHUNK_BYTES_MAX, VALUE_COST, compression, optional, required, row_groups, write_column,
+    };
     use super::*;
     use crate::ErrorKind;
 
@@ -392,8 +393,7 @@ mod tests {
         blob: Option<&[u8]>,
         (elements, def, rep): (usize, Vec<i16>, Vec<i16>),
     ) -> Vec<u8> {
-        let zstd = Compression::ZSTD(ZstdLevel::try_new(3).unwrap());
-        let properties = properties(WriterProperties::builder().set_compression(zstd)).build();
+        let properties = properties(WriterProperties::builder().set_compression(compression())).build();
         let schema = Arc::new(parse_message_type(SCHEMA).unwrap());
         let mut out = Vec::new();
         let mut file = SerializedFileWriter::new(&mut out, schema, Arc::new(properties)).unwrap();

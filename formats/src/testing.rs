@@ -1,4 +1,4 @@
-//! For tests: the real tools, which ours are held against.
+//! For tests: the real tools, which ours are held against; and damage, the same in each run.
 
 use std::path::PathBuf;
 use std::process::Command;
@@ -85,4 +85,23 @@ impl Dice {
             }
         }
     }
+}
+
+/// What a process that reads mutants may have mapped, in KiB.
+const MEMORY_MAX: u64 = 512 << 10;
+
+/// Tens of thousands of mutants over every parser, in a process of their own, which has little memory.
+#[test]
+fn mutants_are_read_in_little_memory() {
+    let program = std::env::current_exe().expect("this program has a path");
+    let limited = format!("ulimit -v {MEMORY_MAX}; exec \"$0\" \"$@\"");
+    let output = Command::new("sh")
+        .args(["-c", &limited])
+        .arg(program)
+        .args(["--ignored", "--test-threads", "1", "mutants_of"])
+        .output()
+        .expect("sh runs");
+    let said = String::from_utf8_lossy(&output.stdout);
+    assert!(output.status.success(), "{said}{}", String::from_utf8_lossy(&output.stderr));
+    assert!(said.lines().filter(|line| line.ends_with(" ... ok")).count() >= 8, "{said}");
 }
