@@ -16,6 +16,7 @@
 pub mod container;
 pub mod error;
 pub mod fs;
+pub mod guard;
 pub mod mif;
 pub mod partition;
 pub mod source;

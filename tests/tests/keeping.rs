@@ -3,6 +3,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use mif_formats::mif::manifest::columns::{Column, Columns};
 use mif_tests::{mif, repo, run, run_failing, snapshot, work_folder};
 use serde_json::Value;
 
@@ -149,4 +150,31 @@ fn a_damaged_table_is_found_and_made_again() {
         assert!(fs::read(&table).unwrap() == whole, "{name}");
         fixture.mif(&["fsck"]);
     }
+}
+
+/// Of some damage the Parquet reader panics: users are told what is damaged, and nothing of that.
+#[test]
+fn a_manifest_that_makes_its_reader_panic_is_told_as_damage() {
+    const SAID: &str = "is damaged and cannot be decoded";
+    let fixture = Fixture::new();
+    let path = fixture.store().join("images/name=demo/version=1/manifest.parquet");
+    let whole = fs::read(&path).unwrap();
+    let changes = (0..whole.len()).flat_map(|at| [1, 0x7f, 0x81].map(|value| (at, value)));
+    let mut mutants = changes.map(|(at, value)| {
+        let mut bad = whole.clone();
+        bad[at] = value;
+        bad
+    });
+    let panics = |bad: &Vec<u8>| {
+        let Ok(columns) = Columns::open(bytes::Bytes::from(bad.clone())) else { return false };
+        let read = columns.groups().try_for_each(|group| group.each_text(Column::Path, |_| {}));
+        read.is_err_and(|error| error.to_string().contains(SAID))
+    };
+    let bad = mutants.find(panics).expect("some byte makes it panic");
+    fs::remove_file(&path).unwrap();
+    fs::write(&path, bad).unwrap();
+    let output = mif(&fixture.store()).args(["search", "/etc/**"]).output().unwrap();
+    let error = String::from_utf8_lossy(&output.stderr);
+    assert!(!output.status.success());
+    assert!(error.contains("demo@1") && error.contains(SAID) && !error.contains("panicked"), "{error}");
 }

@@ -6,7 +6,6 @@
 
 use std::collections::BTreeSet;
 use std::ops::Range;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use mif_formats::fs::{FileType, Piece, walk};
 use mif_formats::mif::manifest::{Row, escape};
@@ -129,7 +128,7 @@ pub fn independent(image: &OpenImage, progress: &dyn Progress) -> Result<Indepen
 
 /// The other readers were not made for disks that mean harm: one that panics has checked nothing.
 fn guarded(part: &str, compare: impl FnOnce() -> Result<PartReport>) -> Result<PartReport> {
-    catch_unwind(AssertUnwindSafe(compare)).unwrap_or_else(|_| {
+    mif_formats::guard::catch(compare).unwrap_or_else(|| {
         let mut report = PartReport::new(part, None);
         report.skips("all of it", "the other reader panicked");
         Ok(report)

@@ -82,9 +82,8 @@ pub(super) fn broken(what: &'static str, error: ParquetError) -> Error {
 /// Reads with the Parquet crate what may be any bytes: of some that are damaged it panics, and that is an error like
 /// another.
 pub(super) fn guarded<T>(what: &'static str, read: impl FnOnce() -> crate::Result<T>) -> crate::Result<T> {
-    // What was read so far is dropped, so nothing half done is seen.
-    std::panic::catch_unwind(std::panic::AssertUnwindSafe(read))
-        .unwrap_or_else(|_| Err(at(what).corrupt("a page is damaged and cannot be decoded")))
+    crate::guard::catch(read)
+        .unwrap_or_else(|| Err(at(what).corrupt("a page is damaged and cannot be decoded")))
 }
 
 /// Writes the next column, with its definition and repetition levels if it has such.

@@ -1,0 +1,35 @@
+//! Readers that other people wrote may panic on damaged bytes: that is an error like another.
+
+use std::cell::Cell;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
+thread_local! {
+    static CATCHING: Cell<u32> = const { Cell::new(0) };
+}
+
+/// What `read` gives; `None` if it panics. What it had made so far is dropped, so nothing half done may be reachable
+/// from elsewhere.
+pub fn catch<T>(read: impl FnOnce() -> T) -> Option<T> {
+    CATCHING.set(CATCHING.get() + 1);
+    let result = catch_unwind(AssertUnwindSafe(read));
+    CATCHING.set(CATCHING.get() - 1);
+    result.ok()
+}
+
+/// Whether a panic of this thread is caught by [`catch`]: a panic hook need not tell the user of it.
+#[must_use]
+pub fn is_catching() -> bool {
+    CATCHING.get() > 0
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_panic_is_none_and_catching_ends_with_it() {
+        assert_eq!(catch(|| (is_catching(), catch(is_catching))), Some((true, Some(true))));
+        assert_eq!(catch(|| -> u8 { panic!("of a test: it may be told") }), None);
+        assert!(!is_catching());
+    }
+}
