@@ -100,6 +100,35 @@ fn a_folder_that_is_no_store_is_not_made_one() {
 }
 
 #[test]
+fn symlinks_that_lead_to_each_other_are_an_error_and_a_long_chain_is_none() {
+    if !have(&["mke2fs"]) {
+        return;
+    }
+    let folder = work_folder();
+    let at = |name: &str| folder.path().join(name);
+    fs::create_dir(at("tree")).unwrap();
+    let link = |name: &str, to: &str| std::os::unix::fs::symlink(to, at("tree").join(name)).unwrap();
+    link("ping", "pong");
+    link("pong", "/ping/below");
+    fs::write(at("tree/link0"), "found").unwrap();
+    for i in 1..=41 {
+        link(&format!("link{i}"), &format!("link{}", i - 1));
+    }
+    run(tool("mke2fs").args(["-q", "-t", "ext4", "-d"]).arg(at("tree")).arg(at("disk.raw")).arg("4M"));
+    let cat = |path: &str| {
+        let mut command = mif(&at("store"));
+        command.arg("cat").arg(at("disk.raw")).arg(path);
+        command
+    };
+    // As many as Linux follows.
+    assert_eq!(run(&mut cat("/link40")), "found");
+    for path in ["/link41", "/ping", "/pong/x"] {
+        let error = run_failing(&mut cat(path), 3);
+        assert!(error.contains("goes through too many symlinks"), "{path}: {error}");
+    }
+}
+
+#[test]
 fn a_batch_goes_on_past_a_failure_and_says_so() {
     let work = work_folder();
     let store = work.path().join("store");

@@ -14,8 +14,6 @@ const HASH: u8 = 13;
 /// An item that lies on the page, and one that lies on overflow pages.
 const KEY_DATA: u8 = 1;
 const OFF_PAGE: u8 = 3;
-/// The longest header.
-const MAX_BLOB: usize = 256 << 20;
 
 struct Database<'a> {
     bytes: &'a [u8],
@@ -97,9 +95,6 @@ impl<'a> Database<'a> {
     /// What lies on a chain of overflow pages: `len` bytes, or none.
     fn overflow(&self, mut number: usize, len: usize) -> Option<Vec<u8>> {
         // Whatever the chains do, they cannot hold more than the file.
-        if len > MAX_BLOB {
-            return None;
-        }
         self.left.set(self.left.get().checked_sub(len)?);
         let mut blob = Vec::with_capacity(len);
         while blob.len() < len {

@@ -12,6 +12,10 @@ const MAX_ROW: i32 = 256 << 20;
 
 /// The headers in a database; `wal` is what was written to it last, and may not be in it yet.
 pub(super) fn blobs(database: &[u8], wal: Option<&[u8]>) -> Result<Vec<Vec<u8>>> {
+    blobs_within(MAX_STEPS, database, wal)
+}
+
+fn blobs_within(max_steps: u32, database: &[u8], wal: Option<&[u8]>) -> Result<Vec<Vec<u8>>> {
     let failed = |e: rusqlite::Error| Error::input(format!("rpmdb.sqlite: {e}"));
     // SQLite reads files. It may write to them, to take the log in.
     let folder = tempfile::tempdir().map_err(|e| Error::io(&std::env::temp_dir(), &e))?;
@@ -28,7 +32,7 @@ pub(super) fn blobs(database: &[u8], wal: Option<&[u8]>) -> Result<Vec<Vec<u8>>>
     let mut steps = 0;
     let count = move || {
         steps += 1;
-        steps > MAX_STEPS
+        steps > max_steps
     };
     database.progress_handler(1000, Some(count));
     // A view of that name could be any program.
@@ -91,6 +95,17 @@ mod tests {
             MAX_ROW + 1
         ));
         assert!(blobs(&made, None).unwrap_err().to_string().contains("too big"));
+    }
+
+    #[test]
+    fn a_database_that_takes_more_steps_than_the_limit_is_refused() {
+        let made = database(
+            "CREATE TABLE Packages(hnum INTEGER PRIMARY KEY, blob BLOB NOT NULL);
+             WITH RECURSIVE t(n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM t WHERE n < 2000)
+             INSERT INTO Packages SELECT n, x'61' FROM t;",
+        );
+        assert_eq!(blobs_within(20, &made, None).unwrap().len(), 2000);
+        assert!(blobs_within(2, &made, None).unwrap_err().to_string().contains("interrupted"));
     }
 
     #[test]
