@@ -87,11 +87,15 @@ impl Superblock {
         if rev_level > 1 {
             warnings.push(format!("the superblock's s_rev_level is {rev_level}: newer than any known (1)"));
         }
-        let features = if dynamic {
-            Features { compat: le32(bytes, 0x5C), incompat: le32(bytes, 0x60), ro_compat: le32(bytes, 0x64) }
-        } else {
-            Features::default()
-        };
+        // Of a volume of revision 0 too the kernel takes them into account.
+        let features =
+            Features { compat: le32(bytes, 0x5C), incompat: le32(bytes, 0x60), ro_compat: le32(bytes, 0x64) };
+        if !dynamic && features != Features::default() {
+            warnings.push(format!(
+                "the superblock's s_rev_level is 0, which knows no features, and yet it has some: {}",
+                features.names().join(", ")
+            ));
+        }
         if features.has_incompat(incompat::JOURNAL_DEV) {
             return Err(at("ext superblock")
                 .field("s_feature_incompat")

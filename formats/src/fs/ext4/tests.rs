@@ -364,6 +364,26 @@ fn a_file_in_millions_of_pieces_is_over_the_limit() {
 }
 
 #[test]
+fn features_count_on_a_volume_of_revision_0_too() {
+    // With inodes of 128 bytes: inode 12 stands where the upper half of inode 6 was.
+    let mut volume = volume();
+    put32(&mut volume, 1024 + 0x4C, 0);
+    let file = volume[inode_at(FILE)..][..128].to_vec();
+    let root = volume[inode_at(2)..][..128].to_vec();
+    put(&mut volume, TABLE, &[0; 16 * INODE]);
+    put(&mut volume, TABLE + 128, &root);
+    put(&mut volume, TABLE + 11 * 128, &file);
+    let fs = open(volume).unwrap();
+    assert_eq!(
+        fs.info().warnings,
+        ["the superblock's s_rev_level is 0, which knows no features, and yet it has some: filetype, extent"]
+    );
+    let entries = fs.read_dir(2, &mut |e| panic!("{e}")).unwrap();
+    assert_eq!(entries[0].name, b"file");
+    assert_eq!(fs.node(entries[0].node, &mut |e| panic!("{e}")).unwrap().size, 1500);
+}
+
+#[test]
 fn threads_read_at_the_same_time() {
     let fs = open(volume()).unwrap();
     std::thread::scope(|scope| {
