@@ -364,6 +364,22 @@ fn a_file_in_millions_of_pieces_is_over_the_limit() {
 }
 
 #[test]
+fn the_upper_half_of_the_count_of_blocks_counts_with_huge_file_only() {
+    let mut volume = volume();
+    let at = inode_at(FILE);
+    put16(&mut volume, at, 0o120_777);
+    put32(&mut volume, at + 0x4, 6);
+    put32(&mut volume, at + 0x20, 0); // i_flags
+    put32(&mut volume, at + 0x1C, 2); // i_blocks_lo: the block of attributes
+    put16(&mut volume, at + 0x74, 5); // i_blocks_high
+    put(&mut volume, at + 0x28, b"target");
+    let target = |volume: &[u8]| open(volume.to_vec()).unwrap().node(FILE, &mut |e| panic!("{e}"));
+    assert_eq!(target(&volume).unwrap().link_target.unwrap(), b"target");
+    put32(&mut volume, 1024 + 0x64, 8); // s_feature_ro_compat: huge_file
+    assert!(target(&volume).is_err());
+}
+
+#[test]
 fn features_count_on_a_volume_of_revision_0_too() {
     // With inodes of 128 bytes: inode 12 stands where the upper half of inode 6 was.
     let mut volume = volume();
