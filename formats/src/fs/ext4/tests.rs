@@ -277,6 +277,23 @@ fn a_descriptor_that_leads_nowhere_loses_its_inodes_only() {
 }
 
 #[test]
+fn a_descriptor_that_is_damaged_elsewhere_is_used_and_said_to_be() {
+    for (at, bytes, warning) in [
+        (2 * BLOCK, &1000_u32.to_le_bytes()[..], "bg_block_bitmap, at byte 2048: is block 1000"),
+        (2 * BLOCK + 4, &[1], "bg_inode_bitmap, at byte 2052: is block 1"),
+        (1024 + 0x64, &[0x10], "bg_checksum, at byte 2078: is 0x0000"), // s_feature_ro_compat: uninit_bg
+    ] {
+        let mut volume = volume();
+        put(&mut volume, at, bytes);
+        let fs = open(volume).unwrap();
+        let warnings = &fs.info().warnings;
+        assert!(warnings[0].contains(warning), "{warnings:?}");
+        assert_eq!(warnings[1], "1 group descriptors are damaged, and were used all the same");
+        assert_eq!(fs.node(FILE, &mut |_| ()).unwrap().size, 1500);
+    }
+}
+
+#[test]
 fn a_volume_that_was_cut_off_is_read_as_far_as_it_goes() {
     let mut volume = volume();
     volume.truncate((FILE_BLOCK + 1) * BLOCK);
