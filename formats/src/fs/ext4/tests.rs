@@ -294,6 +294,14 @@ fn a_descriptor_that_is_damaged_elsewhere_is_used_and_said_to_be() {
 }
 
 #[test]
+fn a_journal_that_is_to_be_replayed_and_is_not_there_is_said() {
+    let mut volume = volume();
+    put32(&mut volume, 1024 + 0x60, 0x46); // s_feature_incompat: needs_recovery too
+    let warnings = open(volume).unwrap().info().warnings.clone();
+    assert_eq!(warnings, ["the superblock says that the journal is to be replayed, but there is none"]);
+}
+
+#[test]
 fn a_volume_that_was_cut_off_is_read_as_far_as_it_goes() {
     let mut volume = volume();
     volume.truncate((FILE_BLOCK + 1) * BLOCK);
