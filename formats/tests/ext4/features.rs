@@ -76,6 +76,56 @@ fn volumes_of_every_feature_hold_the_tree_that_they_were_made_of() {
 }
 
 #[test]
+fn a_damaged_superblock_is_taken_from_its_backup_however_large_the_groups_are() {
+    if !have(&["mke2fs"]) {
+        return;
+    }
+    const SB: usize = 1024;
+    let scratch = scratch();
+    let (source, image) = (scratch.path().join("tree"), scratch.path().join("image"));
+    fs::create_dir(&source).unwrap();
+    fs::write(source.join("file"), b"content").unwrap();
+    let open = |bytes: &[u8]| {
+        mif_formats::fs::ext4::Ext4::open(std::sync::Arc::new(mif_formats::MemSource(bytes.to_vec())))
+    };
+    for (mib, options) in [
+        (20, "-b 1024"),
+        (20, "-b 1024 -g 1024 -O ^metadata_csum"),
+        (40, "-b 1024 -O bigalloc -C 4096"),
+        (40, "-b 1024 -O bigalloc,^metadata_csum -C 2048 -g 4096"),
+        (300, "-b 2048 -O bigalloc -C 16384"),
+        (600, "-b 8192 -O ^resize_inode,sparse_super2"),
+    ] {
+        mke2fs(&image, mib, &format!("-t ext4 -N 256 -d {} {options}", source.display()));
+        let whole = fs::read(&image).unwrap();
+        let expected = ours(&open(&whole).unwrap(), &load(&image));
+        let has_sums = !options.contains("^metadata_csum");
+        for (at, value, needs_sum) in [
+            (0x18, 99, false),         // s_log_block_size: impossible
+            (0x28, 0, false),          // s_inodes_per_group: impossible
+            (0x28, 8, true),           // possible, and wrong
+            (0x60, 0x4000_02C2, true), // s_feature_incompat: one that nobody knows
+        ] {
+            if needs_sum && !has_sums {
+                continue;
+            }
+            let mut bytes = whole.clone();
+            bytes[SB + at..SB + at + 4].copy_from_slice(&u32::to_le_bytes(value));
+            let fs = open(&bytes).unwrap();
+            let warnings = &fs.info().warnings;
+            assert!(warnings.iter().any(|w| w.contains("its backup at byte")), "{options}: {warnings:?}");
+            assert_same(options, &ours(&fs, &load(&image)), &expected);
+        }
+        // Whole, and with a feature that nobody knows: no backup makes that readable.
+        if !has_sums {
+            let mut bytes = whole;
+            bytes[SB + 0x63] = 0x40;
+            assert_eq!(open(&bytes).err().unwrap().kind(), mif_formats::ErrorKind::Unsupported);
+        }
+    }
+}
+
+#[test]
 fn folders_that_are_casefolded_or_encrypted_are_listed_and_marked() {
     if !have(&["mke2fs", "debugfs"]) {
         return;

@@ -22,15 +22,6 @@ pub(super) struct Entry<'a> {
     pub(super) start: usize,
 }
 
-/// How directories of a volume are read.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Format {
-    /// Whether there is a byte `file_type`; else it is the upper half of `name_len`.
-    pub(super) filetype: bool,
-    /// Of a volume with checksums: what those of this directory start from.
-    pub(super) csum_seed: Option<u32>,
-}
-
 /// Where a block stands, for errors.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Place {
@@ -51,26 +42,22 @@ impl Place {
 }
 
 /// Gives the entries in use of a block to `found`, `.` and `..` among them. Errs where the chain breaks (what
-/// was before has been found), and at the start if the checksum does not fit.
+/// was before has been found), and at the start if the checksum does not fit. `csum_seed` is what those of this
+/// directory start from, on a volume with checksums.
 pub(super) fn entries<'a>(
     block: &'a [u8],
-    format: Format,
+    csum_seed: Option<u32>,
     place: Place,
     found: &mut dyn FnMut(Entry<'a>),
 ) -> Result<()> {
-    if let Some(seed) = format.csum_seed {
+    if let Some(seed) = csum_seed {
         check_sum(block, seed, place)?;
     }
-    chain(block, format, place, found)
+    chain(block, place, found)
 }
 
 /// The chain of entries in `bytes`, a block or a part of an inode.
-pub(super) fn chain<'a>(
-    bytes: &'a [u8],
-    format: Format,
-    place: Place,
-    found: &mut dyn FnMut(Entry<'a>),
-) -> Result<()> {
+pub(super) fn chain<'a>(bytes: &'a [u8], place: Place, found: &mut dyn FnMut(Entry<'a>)) -> Result<()> {
     let mut start = 0;
     while start < bytes.len() {
         let room = bytes.len() - start;
@@ -82,8 +69,9 @@ pub(super) fn chain<'a>(
             ));
         }
         let rec_len = rec_len(le16(bytes, start + 4), bytes.len());
-        let name_len =
-            usize::from(if format.filetype { u16::from(bytes[start + 6]) } else { le16(bytes, start + 6) });
+        // The byte after it is `file_type`, or without that feature the upper half of `name_len`: always 0, or
+        // left of a time with the feature. The kernel never counts it in.
+        let name_len = usize::from(bytes[start + 6]);
         let inode = le32(bytes, start);
         let least = if inode == 0 { 8 } else { (8 + name_len).next_multiple_of(4).max(ENTRY_MIN) };
         if !rec_len.is_multiple_of(4) || rec_len < least || rec_len > room {
@@ -153,7 +141,6 @@ fn index_counts(block: &[u8]) -> Option<(usize, usize, usize)> {
 mod tests {
     use super::*;
 
-    const FORMAT: Format = Format { filetype: true, csum_seed: None };
     const PLACE: Place = Place { inode: 2, offset: 4096 };
 
     /// Entries `.`, a deleted one, `name` and the rest.
@@ -165,29 +152,26 @@ mod tests {
         block
     }
 
-    fn names(block: &[u8], format: Format) -> Result<Vec<(u32, Vec<u8>)>, String> {
+    fn names(block: &[u8], csum_seed: Option<u32>) -> Result<Vec<(u32, Vec<u8>)>, String> {
         let mut names = Vec::new();
-        let result = entries(block, format, PLACE, &mut |e| names.push((e.inode, e.name.to_vec())));
+        let result = entries(block, csum_seed, PLACE, &mut |e| names.push((e.inode, e.name.to_vec())));
         result.map(|()| names).map_err(|e| e.to_string())
     }
 
     #[test]
     fn entries_in_use_are_found() {
         let expected = vec![(2, b".".to_vec()), (11, b"name".to_vec())];
-        assert_eq!(names(&block(), FORMAT), Ok(expected));
+        assert_eq!(names(&block(), None), Ok(expected));
     }
 
     #[test]
-    fn without_filetype_the_name_length_has_16_bits() {
-        let mut block = block();
-        (block[7], block[31]) = (0, 0);
-        assert_eq!(names(&block, Format { filetype: false, ..FORMAT }).unwrap().len(), 2);
-        block[31] = 4;
-        let error = names(&block, Format { filetype: false, ..FORMAT }).unwrap_err();
-        assert!(
-            error.contains("rec_len, at byte 4124: is 1000, expected a multiple of 4 from 1036"),
-            "{error}"
-        );
+    fn the_byte_after_the_name_length_is_not_part_of_it() {
+        let expected = vec![(2, b".".to_vec()), (11, b"name".to_vec())];
+        for file_type in [0, 1, 4, 0xFF] {
+            let mut block = block();
+            (block[7], block[31]) = (file_type, file_type);
+            assert_eq!(names(&block, None).as_ref(), Ok(&expected), "{file_type}");
+        }
     }
 
     #[test]
@@ -199,7 +183,7 @@ mod tests {
         ] {
             let mut block = block();
             block[byte] = value;
-            let error = names(&block, FORMAT).unwrap_err();
+            let error = names(&block, None).unwrap_err();
             assert_eq!(error, format!("directory inode 2, {problem}"));
         }
     }
@@ -214,15 +198,15 @@ mod tests {
 
     #[test]
     fn a_checksum_that_does_not_fit_is_an_error() {
-        let format = Format { csum_seed: Some(5), ..FORMAT };
+        let seed = Some(5);
         let mut block = block();
-        assert!(names(&block, format).unwrap_err().contains("no room for its checksum"));
+        assert!(names(&block, seed).unwrap_err().contains("no room for its checksum"));
         block[28..30].copy_from_slice(&[0xDC, 3]);
         block[1012..1020].copy_from_slice(&[0, 0, 0, 0, 12, 0, 0, 0xDE]);
         let sum = crc32c(5, &block[..1012]);
         block[1020..].copy_from_slice(&sum.to_le_bytes());
-        assert_eq!(names(&block, format).unwrap().len(), 2);
+        assert_eq!(names(&block, seed).unwrap().len(), 2);
         block[30] ^= 1;
-        assert!(names(&block, format).unwrap_err().contains("det_checksum, at byte 5116"));
+        assert!(names(&block, seed).unwrap_err().contains("det_checksum, at byte 5116"));
     }
 }

@@ -26,32 +26,37 @@ pub(super) struct Descriptor {
 }
 
 impl Descriptor {
-    /// Parses the `desc_size` bytes of the descriptor of `group`, which stood at byte `offset` of the volume,
-    /// and checks that what it points to lies in the filesystem.
-    pub(super) fn parse(bytes: &[u8], sb: &Superblock, group: u32, offset: u64) -> Result<Self> {
-        let place = |field, field_at: u64| {
-            at(format!("descriptor of block group {group}")).field(field).byte(offset + field_at)
-        };
+    /// Parses the `desc_size` bytes of the descriptor of `group`, which stood at byte `offset` of the volume.
+    ///
+    /// Errs if the inode table does not lie in the filesystem. The second result does if a bitmap does not: files
+    /// can be read without.
+    pub(super) fn parse(
+        bytes: &[u8],
+        sb: &Superblock,
+        group: u32,
+        offset: u64,
+    ) -> Result<(Self, Result<()>)> {
         let high = |at| if sb.desc_size >= 64 { u64::from(le32(bytes, at)) << 32 } else { 0 };
         let descriptor = Descriptor {
             block_bitmap: u64::from(le32(bytes, 0x0)) | high(0x20),
             inode_bitmap: u64::from(le32(bytes, 0x4)) | high(0x24),
             inode_table: u64::from(le32(bytes, 0x8)) | high(0x28),
         };
-        for (field, field_at, block, count) in [
-            ("bg_block_bitmap", 0x0, descriptor.block_bitmap, 1),
-            ("bg_inode_bitmap", 0x4, descriptor.inode_bitmap, 1),
-            ("bg_inode_table", 0x8, descriptor.inode_table, inode_table_blocks(sb)),
-        ] {
+        let check = |field, field_at, block: u64, count| {
             let end = block.checked_add(count);
-            if block <= u64::from(sb.first_data_block) || end.is_none_or(|end| end > sb.blocks_count) {
-                return Err(place(field, field_at).corrupt(format!(
-                    "is block {block}, expected {count} blocks between {} and {}",
-                    sb.first_data_block, sb.blocks_count
-                )));
+            if block > u64::from(sb.first_data_block) && end.is_some_and(|end| end <= sb.blocks_count) {
+                return Ok(());
             }
-        }
-        Ok(descriptor)
+            let place = at(format!("descriptor of block group {group}")).field(field).byte(offset + field_at);
+            Err(place.corrupt(format!(
+                "is block {block}, expected {count} blocks between {} and {}",
+                sb.first_data_block, sb.blocks_count
+            )))
+        };
+        check("bg_inode_table", 0x8, descriptor.inode_table, inode_table_blocks(sb))?;
+        let bitmaps = check("bg_block_bitmap", 0x0, descriptor.block_bitmap, 1)
+            .and_then(|()| check("bg_inode_bitmap", 0x4, descriptor.inode_bitmap, 1));
+        Ok((descriptor, bitmaps))
     }
 }
 
@@ -130,8 +135,9 @@ impl Groups {
                 match scan.descriptor(bytes.as_deref(), index, slot, group) {
                     Some(descriptor) => {
                         inode_tables.push(descriptor.inode_table);
-                        metadata.push(descriptor.block_bitmap..descriptor.block_bitmap + 1);
-                        metadata.push(descriptor.inode_bitmap..descriptor.inode_bitmap + 1);
+                        for bitmap in [descriptor.block_bitmap, descriptor.inode_bitmap] {
+                            metadata.push(bitmap..bitmap.saturating_add(1));
+                        }
                         let end = descriptor.inode_table + inode_table_blocks(sb);
                         metadata.push(descriptor.inode_table..end);
                     }
@@ -156,6 +162,7 @@ impl Groups {
             metadata.push(block..block + 1);
         }
         let mut warnings = scan.from_backup.into_warnings("were taken from backups");
+        warnings.extend(scan.doubtful.into_warnings("are damaged, and were used all the same"));
         warnings
             .extend(scan.lost.into_warnings("cannot be read, and so neither can the inodes of those groups"));
         Ok(Groups { inode_tables, metadata: merge(metadata), journal: (0, Vec::new()), warnings })
@@ -250,8 +257,8 @@ impl Scan<'_> {
         let start = slot as usize * size;
         let parse = |bytes: &[u8], block| -> Result<(Descriptor, Result<()>)> {
             let (bytes, offset) = (&bytes[start..start + size], self.blocks.byte(block) + start as u64);
-            let descriptor = Descriptor::parse(bytes, self.sb, group, offset)?;
-            Ok((descriptor, check_sum(bytes, self.sb, group, offset)))
+            let (descriptor, bitmaps) = Descriptor::parse(bytes, self.sb, group, offset)?;
+            Ok((descriptor, bitmaps.and_then(|()| check_sum(bytes, self.sb, group, offset))))
         };
         let mut usable = None;
         let problem = match bytes.map(|bytes| parse(bytes, self.primary(index))) {

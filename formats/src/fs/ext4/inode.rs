@@ -132,6 +132,7 @@ impl Inode {
         let reach = reach.min(bytes.len());
         let extra = |field_at: usize| (field_at + 4 <= reach).then(|| le32(bytes, field_at));
         let time = |base_at, extra_at| timestamp(le32(bytes, base_at), extra(extra_at));
+        let blocks_high = if sb.features.has_ro_compat(ro_compat::HUGE_FILE) { le16(bytes, 0x74) } else { 0 };
         let file_acl_high = if sb.features.has_incompat(incompat::BIT64) { le16(bytes, 0x76) } else { 0 };
         Ok(Inode {
             number,
@@ -146,7 +147,7 @@ impl Inode {
             mtime: time(0x10, extra::MTIME),
             crtime: extra(extra::CRTIME).map(|base| timestamp(base, extra(extra::CRTIME_EXTRA))),
             links_count,
-            blocks: u64::from(le32(bytes, 0x1C)) | u64::from(le16(bytes, 0x74)) << 32,
+            blocks: u64::from(le32(bytes, 0x1C)) | u64::from(blocks_high) << 32,
             flags: le32(bytes, 0x20),
             generation: le32(bytes, 0x64),
             block: bytes[0x28..0x64].try_into().expect("60 bytes"),

@@ -15,6 +15,8 @@ const SUPERBLOCK_SIZE: usize = 1024;
 const HEADER: usize = 12;
 const REVOKE_HEADER: usize = 16;
 const TAIL: usize = 4;
+/// `struct commit_header`: what a commit block is but for zeros.
+const COMMIT_HEADER: usize = 64;
 const UUID: usize = 16;
 /// Blocks that may be revoked: each takes about 32 bytes of memory.
 const REVOKED_MAX: usize = 1 << 22;
@@ -209,6 +211,15 @@ impl Superblock {
         fits(be32(block, at), crc)
     }
 
+    /// Whether the checksum of a commit block fits. It does for the kernel too if it would with zeros after the
+    /// header: all that counts of the block was written.
+    fn commit_fits(&self, block: &[u8]) -> bool {
+        const H_CHKSUM: usize = 0x10;
+        let mut header = block[..COMMIT_HEADER].to_vec();
+        header.resize(block.len(), 0);
+        self.sum_fits(block, H_CHKSUM) || self.sum_fits(&header, H_CHKSUM)
+    }
+
     /// The tags of a descriptor block.
     fn tags(&self, block: &[u8]) -> Vec<Tag> {
         let size = self.tag_size();
@@ -304,7 +315,6 @@ fn scan(log: &dyn Log, sb: &Superblock) -> Result<(u32, Option<String>)> {
     let mut suspicious = false;
     let mut last_time = 0;
     let mut visited = 0;
-    let mut warning = None;
     while visited < u64::from(sb.maxlen) {
         let bytes = log.read(block)?;
         visited += 1;
@@ -335,7 +345,7 @@ fn scan(log: &dyn Log, sb: &Superblock) -> Result<(u32, Option<String>)> {
                         "transaction {next} was committed, but a block of it does not fit its checksum"
                     )));
                 }
-                let mut is_whole = sb.sum_fits(&bytes, 0x10);
+                let mut is_whole = sb.commit_fits(&bytes);
                 if checksum_v1 {
                     if end.is_some() {
                         break;
@@ -348,13 +358,8 @@ fn scan(log: &dyn Log, sb: &Superblock) -> Result<(u32, Option<String>)> {
                     if time < last_time {
                         break;
                     }
-                    warning.get_or_insert_with(|| {
-                        format!(
-                            "the journal was replayed up to transaction {next} only, whose commit block does \
-                             not fit its checksum"
-                        )
-                    });
-                    end.get_or_insert(next);
+                    // A later one counts instead: where the log goes on, that one was no end of it.
+                    end = Some(next);
                     if !sb.has(incompat::ASYNC_COMMIT) {
                         break;
                     }
@@ -367,6 +372,11 @@ fn scan(log: &dyn Log, sb: &Superblock) -> Result<(u32, Option<String>)> {
         }
         block = sb.after(block, 1);
     }
+    let warning = end.map(|end| {
+        format!(
+            "the journal was replayed up to transaction {end} only, whose commit block does not fit its checksum"
+        )
+    });
     Ok((end.unwrap_or(next), warning))
 }
 
@@ -520,6 +530,55 @@ mod tests {
         let error = revokes(&log, &sb, 9, 2).unwrap_err();
         assert_eq!(error.kind(), crate::ErrorKind::Limit);
         assert_eq!(error.to_string(), "journal: revokes more than 2 blocks");
+    }
+
+    /// A journal with checksums of version 3 and asynchronous commits, of transactions that each write one block,
+    /// from 100 on, and at which blocks its commits are.
+    fn summed(transactions: u32) -> (Memory, Superblock, Vec<usize>) {
+        let (_, mut sb) = journal(64, 1, Vec::new());
+        sb.incompat = incompat::CSUM_V3 | incompat::ASYNC_COMMIT;
+        let sum = |block: &mut Vec<u8>, at: usize| {
+            let sum = crc32c(sb.csum_seed, block).to_be_bytes();
+            block[at..at + 4].copy_from_slice(&sum);
+        };
+        let mut blocks = vec![Vec::new()];
+        let mut commits = Vec::new();
+        for i in 0..transactions {
+            let bytes = data(i as u8);
+            let tag = crc32c(crc32c(sb.csum_seed, &(7 + i).to_be_bytes()), &bytes);
+            let mut tags = block(kind::DESCRIPTOR, 7 + i, &[100 + i, LAST, 0, tag]);
+            sum(&mut tags, BLOCK - TAIL);
+            let mut commit = commit(7 + i);
+            commit[0x37] = i as u8; // h_commit_sec
+            sum(&mut commit, 0x10);
+            blocks.extend([tags, bytes, commit]);
+            commits.push(blocks.len() - 1);
+        }
+        blocks.resize(64, vec![0; BLOCK]);
+        (Memory(blocks), sb, commits)
+    }
+
+    #[test]
+    fn a_commit_block_of_which_only_the_header_was_written_counts() {
+        let (mut log, sb, commits) = summed(2);
+        log.0[commits[1]][COMMIT_HEADER..].fill(0xAB);
+        let found = replay(&log, &sb).unwrap();
+        assert_eq!((found.changes.len(), found.warnings), (2, vec![]));
+        log.0[commits[1]][COMMIT_HEADER - 1] = 1;
+        let found = replay(&log, &sb).unwrap();
+        assert_eq!((found.changes.len(), found.next), (1, 8));
+        assert!(found.warnings[0].contains("up to transaction 8 only"), "{:?}", found.warnings);
+    }
+
+    #[test]
+    fn with_asynchronous_commits_the_log_ends_at_the_last_that_does_not_fit() {
+        let (mut log, sb, commits) = summed(5);
+        log.0[commits[1]][0x3F] ^= 1;
+        log.0[commits[3]][0x3F] ^= 1;
+        let found = replay(&log, &sb).unwrap();
+        assert_eq!(found.changes.into_keys().collect::<Vec<_>>(), [100, 101, 102]);
+        assert_eq!((found.next, found.warnings.len()), (10, 1));
+        assert!(found.warnings[0].contains("up to transaction 10 only"), "{:?}", found.warnings);
     }
 
     #[test]

@@ -1,6 +1,5 @@
 //! Reading the entries of a directory, from its blocks or from its inode.
 
-use super::features::incompat;
 use super::inode::{Inode, flags};
 use super::superblock::Superblock;
 use super::{Ext4, dir, map};
@@ -98,18 +97,11 @@ struct Listing<'a> {
 }
 
 impl Listing<'_> {
-    fn format(&self) -> dir::Format {
-        dir::Format {
-            filetype: self.sb.features.has_incompat(incompat::FILETYPE),
-            csum_seed: self.sb.metadata_csum().then(|| self.inode.csum_seed(self.sb)),
-        }
-    }
-
     /// The entries of a block that stands at byte `offset` of the volume.
     fn block(&mut self, block: &[u8], offset: u64, complain: &mut dyn FnMut(Error)) -> Result<()> {
         let place = dir::Place { inode: self.inode.number, offset };
-        let format = self.format();
-        let chain = dir::entries(block, format, place, &mut |entry| self.entry(entry, place, complain));
+        let csum_seed = self.sb.metadata_csum().then(|| self.inode.csum_seed(self.sb));
+        let chain = dir::entries(block, csum_seed, place, &mut |entry| self.entry(entry, place, complain));
         if let Err(error) = chain {
             complain(error);
         }
@@ -122,13 +114,12 @@ impl Listing<'_> {
         let in_block = self.inode.block.len().min(bytes.len());
         let offset = self.inode.offset + 0x28;
         let attribute = self.inode.offset + self.inode.xattr_at as u64;
-        let format = self.format();
         for (chain, offset) in
             [(bytes.get(PARENT..in_block), offset + PARENT as u64), (bytes.get(in_block..), attribute)]
         {
             let place = dir::Place { inode: self.inode.number, offset };
             let chain = chain.unwrap_or_default();
-            let result = dir::chain(chain, format, place, &mut |entry| self.entry(entry, place, complain));
+            let result = dir::chain(chain, place, &mut |entry| self.entry(entry, place, complain));
             if let Err(error) = result {
                 complain(error);
             }

@@ -13,8 +13,8 @@
 //!
 //! Metadata whose checksum or bounds do not hold is an error of the smallest thing that it describes: an
 //! inode, or one block of a directory; the rest of the volume is read. A group descriptor, or the superblock, is
-//! taken from a backup, with a warning. Where only their checksum is wrong and there is no backup they are used
-//! all the same: what they lead to is checked.
+//! taken from a backup, with a warning. Where only their checksum is wrong, or the place of a bitmap, and there is no
+//! backup they are used all the same, with a warning too: what they lead to is checked.
 
 use std::sync::Arc;
 

@@ -8,6 +8,7 @@ use super::groups::Groups;
 use super::recovery::Recovery;
 use super::superblock::{self, Superblock};
 use super::{CHUNK, CHUNKS_KEPT, Ext4, XATTR_BLOCKS_KEPT, chunk_blocks};
+use crate::bytes::le32;
 use crate::fs::Info;
 use crate::source::check_range;
 use crate::{ErrorKind, Result, Source, at};
@@ -22,10 +23,12 @@ pub(super) fn open(volume: Arc<dyn Source>) -> Result<Ext4> {
     if fs.sb.has_journal() && fs.sb.journal_inum != 0 {
         fs = fs.recover(from_backup.is_some())?;
     } else if fs.sb.needs_recovery() {
-        fs.info.warnings.push(
+        let warning = if fs.sb.has_journal() {
             "the journal is on another device, and so was not replayed: the last changes may be missing"
-                .to_owned(),
-        );
+        } else {
+            "the superblock says that the journal is to be replayed, but there is none"
+        };
+        fs.info.warnings.push(warning.to_owned());
     }
     fs.info.warnings.extend(from_backup);
     if volume_len < fs.sb.size() {
@@ -37,29 +40,49 @@ pub(super) fn open(volume: Arc<dyn Source>) -> Result<Ext4> {
     Ok(fs)
 }
 
-/// The superblock; or where that is damaged, its first backup, with a warning.
+/// The superblock; or where that is damaged, its backup in group 1, with a warning.
 fn read_superblock(volume: &dyn Source) -> Result<(Superblock, Option<String>)> {
-    let read = |offset| {
-        let bytes = volume.read_vec(offset, superblock::SIZE)?;
-        Superblock::parse(&bytes, offset)
+    let primary = volume.read_vec(superblock::OFFSET, superblock::SIZE)?;
+    let sum = superblock::check_sum(&primary, superblock::OFFSET);
+    let (sb, error) = match (Superblock::parse(&primary, superblock::OFFSET), sum) {
+        (Ok(sb), Ok(())) => return Ok((sb, None)),
+        (Ok(sb), Err(error)) => (Some(sb), error),
+        // It is too much for this reader, and whole.
+        (Err(error), Ok(())) if error.kind() != ErrorKind::Corrupt => return Err(error),
+        (Err(error), _) => (None, error),
     };
-    let error = match read(superblock::OFFSET) {
-        Err(error) if error.kind() == ErrorKind::Corrupt => error,
-        other => return other.map(|sb| (sb, None)),
-    };
-    for log in 0..=6 {
-        let block_size = 1024_u64 << log;
-        // Group 1 begins after as many blocks as one block of bitmap counts.
-        let offset = block_size * (block_size * 8 + u64::from(log == 0));
-        if let Ok(sb) = read(offset)
-            && u64::from(sb.block_size) == block_size
-        {
+    for offset in backups(&primary) {
+        let Ok(bytes) = volume.read_vec(offset, superblock::SIZE) else { continue };
+        let Ok(backup) = Superblock::parse(&bytes, offset) else { continue };
+        let stands_there = backup.first_block(1) * u64::from(backup.block_size) == offset;
+        // One that could be used is no worse than a backup of who knows what.
+        let is_better = sb.as_ref().is_none_or(|sb| {
+            sb.uuid == backup.uuid && backup.metadata_csum() && superblock::check_sum(&bytes, offset).is_ok()
+        });
+        if stands_there && is_better {
             let warning =
                 format!("the superblock is damaged, and its backup at byte {offset} was used: {error}");
-            return Ok((sb, Some(warning)));
+            return Ok((backup, Some(warning)));
         }
     }
-    Err(error)
+    sb.map(|sb| (sb, None)).ok_or(error)
+}
+
+/// Where the backup in group 1 may stand, in bytes: after as many blocks, or clusters of them, as one block of
+/// bitmap counts, unless the superblock, which is damaged, says otherwise.
+fn backups(primary: &[u8]) -> impl Iterator<Item = u64> {
+    /// What mke2fs makes no group larger than, in clusters.
+    const GROUP_MAX: u64 = 65528;
+    let says = u64::from(le32(primary, 0x20)); // s_blocks_per_group
+    (0..=6).flat_map(move |log| {
+        let block_size = 1024_u64 << log;
+        let group = (block_size * 8).min(GROUP_MAX);
+        let groups = (0..=16).map(move |cluster| group << cluster).chain([says]);
+        // Blocks of 1 KiB are counted from 1, though not where they are in clusters.
+        groups.flat_map(move |blocks| {
+            (0..=u64::from(log == 0)).rev().map(move |first| (first + blocks) * block_size)
+        })
+    })
 }
 
 /// The superblock as replay makes it.

@@ -67,6 +67,16 @@ pub(super) fn has_magic(bytes: &[u8]) -> bool {
     le16(bytes, MAGIC_AT) == MAGIC
 }
 
+/// Errs unless the checksum, if there should be one, fits the bytes of the superblock that stood at byte `offset`.
+pub(super) fn check_sum(bytes: &[u8], offset: u64) -> Result<()> {
+    let (found, right) = (le32(bytes, 0x3FC), crc32c(!0, &bytes[..0x3FC]));
+    if le32(bytes, 0x64) & ro_compat::METADATA_CSUM == 0 || fits(found, right) {
+        return Ok(());
+    }
+    let problem = format!("is {found:#010x}, expected {right:#010x}: the superblock is damaged");
+    Err(corrupt(offset, "s_checksum", 0x3FC, problem))
+}
+
 fn corrupt(offset: u64, field: &'static str, field_at: usize, problem: String) -> Error {
     at("ext superblock").field(field).byte(offset + field_at as u64).corrupt(problem)
 }
@@ -87,11 +97,15 @@ impl Superblock {
         if rev_level > 1 {
             warnings.push(format!("the superblock's s_rev_level is {rev_level}: newer than any known (1)"));
         }
-        let features = if dynamic {
-            Features { compat: le32(bytes, 0x5C), incompat: le32(bytes, 0x60), ro_compat: le32(bytes, 0x64) }
-        } else {
-            Features::default()
-        };
+        // Of a volume of revision 0 too the kernel takes them into account.
+        let features =
+            Features { compat: le32(bytes, 0x5C), incompat: le32(bytes, 0x60), ro_compat: le32(bytes, 0x64) };
+        if !dynamic && features != Features::default() {
+            warnings.push(format!(
+                "the superblock's s_rev_level is 0, which knows no features, and yet it has some: {}",
+                features.names().join(", ")
+            ));
+        }
         if features.has_incompat(incompat::JOURNAL_DEV) {
             return Err(at("ext superblock")
                 .field("s_feature_incompat")
@@ -184,12 +198,8 @@ impl Superblock {
                     .byte(offset + 0x175)
                     .unsupported(format!("is {}, expected 1 (CRC-32C)", bytes[0x175])));
             }
-            let (found, right) = (le32(bytes, 0x3FC), crc32c(!0, &bytes[..0x3FC]));
-            if !fits(found, right) {
-                warnings.push(format!(
-                    "the superblock's s_checksum is {found:#010x}, expected {right:#010x}: it is damaged, and \
-                     what it says may be wrong"
-                ));
+            if let Err(error) = check_sum(bytes, offset) {
+                warnings.push(format!("{error}, and what the superblock says may be wrong"));
             }
         }
         let csum_seed =

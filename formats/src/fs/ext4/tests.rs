@@ -277,6 +277,31 @@ fn a_descriptor_that_leads_nowhere_loses_its_inodes_only() {
 }
 
 #[test]
+fn a_descriptor_that_is_damaged_elsewhere_is_used_and_said_to_be() {
+    for (at, bytes, warning) in [
+        (2 * BLOCK, &1000_u32.to_le_bytes()[..], "bg_block_bitmap, at byte 2048: is block 1000"),
+        (2 * BLOCK + 4, &[1], "bg_inode_bitmap, at byte 2052: is block 1"),
+        (1024 + 0x64, &[0x10], "bg_checksum, at byte 2078: is 0x0000"), // s_feature_ro_compat: uninit_bg
+    ] {
+        let mut volume = volume();
+        put(&mut volume, at, bytes);
+        let fs = open(volume).unwrap();
+        let warnings = &fs.info().warnings;
+        assert!(warnings[0].contains(warning), "{warnings:?}");
+        assert_eq!(warnings[1], "1 group descriptors are damaged, and were used all the same");
+        assert_eq!(fs.node(FILE, &mut |_| ()).unwrap().size, 1500);
+    }
+}
+
+#[test]
+fn a_journal_that_is_to_be_replayed_and_is_not_there_is_said() {
+    let mut volume = volume();
+    put32(&mut volume, 1024 + 0x60, 0x46); // s_feature_incompat: needs_recovery too
+    let warnings = open(volume).unwrap().info().warnings.clone();
+    assert_eq!(warnings, ["the superblock says that the journal is to be replayed, but there is none"]);
+}
+
+#[test]
 fn a_volume_that_was_cut_off_is_read_as_far_as_it_goes() {
     let mut volume = volume();
     volume.truncate((FILE_BLOCK + 1) * BLOCK);
@@ -361,6 +386,42 @@ fn a_file_in_millions_of_pieces_is_over_the_limit() {
     let error = (0..).find_map(|i| pieces.data(2 * i, 2..3).err()).unwrap();
     assert_eq!(error.kind(), ErrorKind::Limit);
     assert_eq!(error.to_string(), "inode 12: lies in more than 4194304 pieces");
+}
+
+#[test]
+fn the_upper_half_of_the_count_of_blocks_counts_with_huge_file_only() {
+    let mut volume = volume();
+    let at = inode_at(FILE);
+    put16(&mut volume, at, 0o120_777);
+    put32(&mut volume, at + 0x4, 6);
+    put32(&mut volume, at + 0x20, 0); // i_flags
+    put32(&mut volume, at + 0x1C, 2); // i_blocks_lo: the block of attributes
+    put16(&mut volume, at + 0x74, 5); // i_blocks_high
+    put(&mut volume, at + 0x28, b"target");
+    let target = |volume: &[u8]| open(volume.to_vec()).unwrap().node(FILE, &mut |e| panic!("{e}"));
+    assert_eq!(target(&volume).unwrap().link_target.unwrap(), b"target");
+    put32(&mut volume, 1024 + 0x64, 8); // s_feature_ro_compat: huge_file
+    assert!(target(&volume).is_err());
+}
+
+#[test]
+fn features_count_on_a_volume_of_revision_0_too() {
+    // With inodes of 128 bytes: inode 12 stands where the upper half of inode 6 was.
+    let mut volume = volume();
+    put32(&mut volume, 1024 + 0x4C, 0);
+    let file = volume[inode_at(FILE)..][..128].to_vec();
+    let root = volume[inode_at(2)..][..128].to_vec();
+    put(&mut volume, TABLE, &[0; 16 * INODE]);
+    put(&mut volume, TABLE + 128, &root);
+    put(&mut volume, TABLE + 11 * 128, &file);
+    let fs = open(volume).unwrap();
+    assert_eq!(
+        fs.info().warnings,
+        ["the superblock's s_rev_level is 0, which knows no features, and yet it has some: filetype, extent"]
+    );
+    let entries = fs.read_dir(2, &mut |e| panic!("{e}")).unwrap();
+    assert_eq!(entries[0].name, b"file");
+    assert_eq!(fs.node(entries[0].node, &mut |e| panic!("{e}")).unwrap().size, 1500);
 }
 
 #[test]

@@ -244,7 +244,8 @@ impl Params {
             boot: Vec::new(),
             features,
             desc_size: sb.desc_size,
-            dynamic: le32(bytes, 0x4C) > 0,
+            // A superblock of revision 0 has no features, though some say so: a new one is of revision 1 then.
+            dynamic: le32(bytes, 0x4C) > 0 || features != Features::default(),
             template: Box::new(bytes.try_into().expect("1024 bytes")),
             notes,
         })
