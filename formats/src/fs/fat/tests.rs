@@ -377,6 +377,9 @@ fn what_is_not_a_fat_is_not_taken_for_one() {
     assert!(!is_boot_sector(&small().poked(3, b"EXFAT   ").0));
     assert!(!is_boot_sector(&small().poked(54, b"HPFS    ").0));
     assert!(!is_boot_sector(&small().poked(0, &[0]).poked(510, &[0]).0));
+    // What it calls itself is a mark as well, and so is an Atari's jump.
+    assert!(is_boot_sector(&small().poked(0, &[0]).poked(510, &[0]).poked(54, b"FAT12   ").0));
+    assert!(is_boot_sector(&small().poked(0, &[0x60, 0x1c]).poked(510, &[0]).0));
     // One that says it is one, but cannot be: opened, for the error.
     let damaged = small().poked(54, b"FAT12   ").poked(11, &[1]);
     assert!(!is_boot_sector(&damaged.0) && probe(&damaged.0));
