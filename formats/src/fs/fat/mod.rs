@@ -141,10 +141,9 @@ impl Fat {
     /// The root directory's label; without one, the boot sector's.
     fn label(&self) -> Result<Option<String>> {
         let mut label = None;
-        self.scan(ROOT, &mut |_, slot| {
-            if let (None, Slot::Label(entry)) = (&label, slot) {
-                label = Some(entry.dir_name);
-            }
+        self.scan(ROOT, &mut |_, slot| match slot {
+            Slot::Label(entry) if label.is_none() && entry.is_label() => label = Some(entry.dir_name),
+            _ => {}
         })?;
         Ok(label.or(self.bpb.vol_lab).and_then(|label| name::label(&label)))
     }

@@ -475,6 +475,22 @@ fn names_that_no_path_can_hold_are_left_out_and_said() {
 }
 
 #[test]
+fn the_label_is_the_first_entry_that_is_nothing_else() {
+    let mut small = Small::new();
+    // A part of a long name with a stray bit, and a directory, are passed over like a label.
+    for (i, (name, attr)) in
+        [(b"LONG       ", 0x4f), (b"FOLDER     ", 0x18), (b"NAME       ", 0x28), (b"SECOND     ", 0x08)]
+            .into_iter()
+            .enumerate()
+    {
+        small.entry(FIXED_ROOT + 64 + 32 * i, name, attr, 0, 0);
+    }
+    let fat = small.open();
+    assert_eq!(fat.info().label.as_deref(), Some("NAME"));
+    assert_eq!(tree(&fat).keys().collect::<Vec<_>>(), ["/A.BIN", "/DIR/", "/DIR/B"]);
+}
+
+#[test]
 fn entries_behind_the_end_and_deleted_ones_are_not_shown() {
     let at = DATA + 2 * 512 + 64;
     assert!(Small::new().poked(at, &[0xe5]).dir().0.is_empty());
