@@ -100,6 +100,30 @@ fn blocks_that_were_never_written_are_unchecked_and_not_different() {
 }
 
 #[test]
+fn the_table_of_a_disk_that_was_grown_or_cut_is_compared() {
+    if !have(&["sfdisk"]) {
+        return;
+    }
+    let folder = work_folder();
+    let disk = folder.path().join("disk");
+    let script = folder.path().join("script");
+    fs::write(&script, "label: gpt\nstart=2048, size=2048\nstart=6144, size=4096\nstart=12288, size=100\n")
+        .unwrap();
+    fs::File::create(&disk).unwrap().set_len(8 << 20).unwrap();
+    run(tool("sfdisk").arg("-q").arg(&disk).stdin(fs::File::open(&script).unwrap()));
+    let resized = |len: u64| {
+        fs::File::options().write(true).open(&disk).unwrap().set_len(len).unwrap();
+        let report = independent(folder.path(), disk.to_str().unwrap());
+        let part = &report["parts"][0];
+        (count(part, "compared"), count(part, "differences"), count(part, "unchecked"))
+    };
+    assert_eq!(resized(8 << 20), (3, 0, 0));
+    assert_eq!(resized(9 << 20), (3, 0, 0));
+    // The second one is clipped by this, and the third left out.
+    assert_eq!(resized(4 << 20), (2, 0, 1));
+}
+
+#[test]
 fn one_image_or_two() {
     let folder = work_folder();
     let demo = repo().join("fixtures/demo.qcow2");
