@@ -100,6 +100,80 @@ fn blocks_that_were_never_written_are_unchecked_and_not_different() {
 }
 
 #[test]
+fn the_table_of_a_disk_that_was_grown_or_cut_is_compared() {
+    if !have(&["sfdisk"]) {
+        return;
+    }
+    let folder = work_folder();
+    let disk = folder.path().join("disk");
+    let script = folder.path().join("script");
+    fs::write(&script, "label: gpt\nstart=2048, size=2048\nstart=6144, size=4096\nstart=12288, size=100\n")
+        .unwrap();
+    fs::File::create(&disk).unwrap().set_len(8 << 20).unwrap();
+    run(tool("sfdisk").arg("-q").arg(&disk).stdin(fs::File::open(&script).unwrap()));
+    let resized = |len: u64| {
+        fs::File::options().write(true).open(&disk).unwrap().set_len(len).unwrap();
+        let report = independent(folder.path(), disk.to_str().unwrap());
+        let part = &report["parts"][0];
+        (count(part, "compared"), count(part, "differences"), count(part, "unchecked"))
+    };
+    assert_eq!(resized(8 << 20), (3, 0, 0));
+    assert_eq!(resized(9 << 20), (3, 0, 0));
+    // The second one is clipped by this, and the third left out.
+    assert_eq!(resized(4 << 20), (2, 0, 1));
+}
+
+#[test]
+fn names_that_are_no_way_to_a_file_are_unchecked_and_not_different() {
+    if !have(&["mkfs.fat", "mmd", "mcopy"]) {
+        return;
+    }
+    let folder = work_folder();
+    let at = |name: &str| folder.path().join(name);
+    let volume = at("volume");
+    fs::File::create(&volume).unwrap().set_len(1440 << 10).unwrap();
+    run(tool("mkfs.fat").arg(&volume));
+    let put = |name: &str, content: &str| {
+        fs::write(at("local"), content).unwrap();
+        run(tool("mcopy").arg("-i").arg(&volume).arg(at("local")).arg(format!("::/{name}")));
+    };
+    run(tool("mmd").arg("-i").arg(&volume).args(["::/DIR1", "::/DIR2"]));
+    for (name, content) in [
+        ("ONE", "1"),
+        ("TWO", "22"),
+        ("LOST", ""),
+        ("a rather long name", "4"),
+        ("DIR1/A", "5"),
+        ("DIR2/B", "6"),
+    ] {
+        put(name, content);
+    }
+    let report = independent(folder.path(), volume.to_str().unwrap());
+    assert_eq!(count(&report["parts"][0], "compared"), 9, "{report}");
+    let mut bytes = fs::read(&volume).unwrap();
+    let mut change = |from: &[u8], to: &[u8]| {
+        let place = bytes.windows(from.len()).position(|bytes| bytes == from).expect("it is there");
+        bytes[place..place + to.len()].copy_from_slice(to);
+    };
+    change(b"TWO        ", b"ONE");
+    change(b"DIR2       ", b"DIR1");
+    change(b"LOST       ", b"    ");
+    // What stands behind the end of a long name is no part of it.
+    change(b"\0\0\xff\xff\xff\xff\xff\xff", b"\0\0x\0y\0");
+    fs::write(&volume, bytes).unwrap();
+    let report = independent(folder.path(), volume.to_str().unwrap());
+    let part = &report["parts"][0];
+    assert_eq!(part["different"].to_string(), "[]");
+    let unchecked: Vec<_> = part["not_compared"].as_array().unwrap().iter().map(|p| &p[0]).collect();
+    assert_eq!(
+        unchecked,
+        ["/DIR1", "/DIR1", "/DIR1/A", "/DIR1/B", "/ONE", "/ONE", "/a rather long name"],
+        "{report}"
+    );
+    assert_eq!(count(part, "compared"), 1);
+}
+
+#[test]
 fn one_image_or_two() {
     let folder = work_folder();
     let demo = repo().join("fixtures/demo.qcow2");

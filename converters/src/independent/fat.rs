@@ -78,8 +78,10 @@ fn list(
                 return;
             }
         };
+        // It takes what stands behind the end of a long name for a part of it.
         let name = entry.file_name();
-        if name == "." || name == ".." {
+        let name = name.split('\0').next().unwrap_or_default();
+        if matches!(name, "" | "." | "..") || name.contains('/') {
             continue;
         }
         let path = [path, b"/", name.as_bytes()].concat();

@@ -4,9 +4,10 @@
 //! ext volumes by `ext4-view` and FAT volumes by `fatfs`, and each path that they can read is compared. What they
 //! cannot read is said to be unchecked, never to be the same.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashSet};
 use std::ops::Range;
 
+use mif_formats::ErrorKind;
 use mif_formats::fs::{FileType, Piece, walk};
 use mif_formats::mif::manifest::{Row, escape};
 use mif_formats::partition::TableKind;
@@ -178,9 +179,14 @@ impl Comparison<'_> {
         // Each folder's names, as the other reader has them, and less those that are ours.
         let mut extra: Vec<(Vec<u8>, BTreeSet<Vec<u8>>)> = Vec::new();
         let mut folders = std::collections::HashMap::new();
+        let doubled = doubled(rows.iter().filter(|row| of_volume(row)));
         for (i, row) in rows.iter().enumerate().filter(|(_, row)| of_volume(row)) {
             progress::check(progress)?;
             let path = escape(&row.path);
+            if !doubled.is_empty() && ways_to(&row.path).any(|way| doubled.contains(way)) {
+                self.part.skips(path, "a folder has this name more than once");
+                continue;
+            }
             if row.file_type == FileType::Dir {
                 match self.other.names(&row.path) {
                     Ok(names) => {
@@ -311,7 +317,12 @@ impl Comparison<'_> {
         let fs = self.volume.filesystem().expect("its files are compared");
         let mut at = 0;
         let mut zeros: Vec<Range<u64>> = Vec::new();
-        for piece in fs.content(walk::lookup(fs, &row.path)?)?.pieces {
+        let content = match walk::lookup(fs, &row.path).and_then(|node| fs.content(node)) {
+            // Not what the manifest has there.
+            Err(error) if error.kind() != ErrorKind::Io => return Ok(false),
+            other => other?,
+        };
+        for piece in content.pieces {
             if let Piece::Zero { len } = piece {
                 zeros.push(at..at + len);
             }
@@ -332,6 +343,17 @@ impl Comparison<'_> {
         };
         Ok(self.other.read(&row.path, &mut compare).is_ok() && agree)
     }
+}
+
+/// The paths that more than one of `rows` has, which have their order: a path is no way to tell those apart.
+fn doubled<'a>(rows: impl Iterator<Item = &'a Row>) -> HashSet<&'a [u8]> {
+    let paths: Vec<&[u8]> = rows.map(|row| row.path.as_slice()).collect();
+    paths.windows(2).filter(|pair| pair[0] == pair[1]).map(|pair| pair[0]).collect()
+}
+
+/// A path, and those of the folders that it leads through.
+fn ways_to(path: &[u8]) -> impl Iterator<Item = &[u8]> {
+    (1..=path.len()).filter(|end| *end == path.len() || path[*end] == b'/').map(|end| &path[..end])
 }
 
 /// How the content of a file compares.

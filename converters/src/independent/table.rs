@@ -31,16 +31,18 @@ pub(super) fn compare(scan: &Scan) -> PartReport {
 fn read(scan: &Scan) -> Result<gpt::GptDisk<Device>, String> {
     let disk = VolumeSource::whole(scan.disk.clone());
     let sector = u64::from(scan.table.sector_size);
-    // Both headers, for either may be the one that is read.
+    // Both headers, for either may be the one that is read: what is none by its signature is not.
     for lba in [1, (disk.len() / sector).saturating_sub(1)] {
-        let mut fields = [0; 8];
-        let read = disk.read(lba * sector + 80, &mut fields).map_err(|e| e.to_string())?;
-        let number = |i: usize| u32::from_le_bytes([fields[i], fields[i + 1], fields[i + 2], fields[i + 3]]);
-        if read < 8 || number(0) > MAX_ENTRIES || number(4) != ENTRY_SIZE {
+        let mut header = [0; 88];
+        disk.read(lba * sector, &mut header).map_err(|e| e.to_string())?;
+        if !header.starts_with(b"EFI PART") {
+            continue;
+        }
+        let number = |i: usize| u32::from_le_bytes([header[i], header[i + 1], header[i + 2], header[i + 3]]);
+        let (entries, size) = (number(80), number(84));
+        if entries > MAX_ENTRIES || size != ENTRY_SIZE {
             return Err(format!(
-                "{} entries of {} bytes: {READER} reads up to {MAX_ENTRIES} of {ENTRY_SIZE}",
-                number(0),
-                number(4)
+                "{entries} entries of {size} bytes: {READER} reads up to {MAX_ENTRIES} of {ENTRY_SIZE}"
             ));
         }
     }
@@ -89,7 +91,14 @@ fn compare_partitions(scan: &Scan, theirs: &gpt::GptDisk<Device>, part: &mut Par
             part.differs(what, format!("{ours:?} by mif, {theirs:?} by {READER}"));
         }
     }
-    for (slot, _) in left {
-        part.differs(format!("partition {slot}"), format!("{READER} lists it, mif does not"));
+    for (slot, theirs) in left {
+        let what = format!("partition {slot}");
+        let is_nowhere =
+            theirs.last_lba < theirs.first_lba || theirs.first_lba.saturating_mul(sector) >= disk_len;
+        if is_nowhere {
+            part.skips(what, "it lies nowhere on the disk, and mif leaves it out");
+        } else {
+            part.differs(what, format!("{READER} lists it, mif does not"));
+        }
     }
 }

@@ -117,6 +117,7 @@ fn walk_up_to(all_paths: usize, fs: &dyn Filesystem) -> Result<Listing> {
         level = keep_readable(&mut listing, &nodes, found, &mut seen_folders);
     }
     listing.entries.sort_unstable();
+    say_doubled(&mut listing);
     // Each level of folders is in order already.
     nodes.list.sort_by_key(|(id, _)| *id);
     listing.nodes = Nodes(nodes.list);
@@ -225,6 +226,16 @@ fn keep_readable(
     folders
 }
 
+/// Complains of each path that is there more than once. All are listed, and to look the path up finds one of them.
+fn say_doubled(listing: &mut Listing) {
+    let doubled = listing.entries.chunk_by(|a, b| a.path == b.path).filter(|same| same.len() > 1);
+    let complaints = doubled.map(|same| Complaint {
+        path: same[0].path.clone(),
+        error: at("folder").corrupt(format!("has {} entries of this name", same.len())),
+    });
+    listing.complaints.extend(complaints);
+}
+
 /// A failing read ends the listing; all else is damage to complain of.
 fn fatal_or_not(error: Error) -> Result<Error> {
     if error.kind() == ErrorKind::Io { Err(error) } else { Ok(error) }
@@ -329,6 +340,18 @@ mod tests {
             assert_eq!(error.kind(), ErrorKind::Limit);
             assert!(error.to_string().contains(&format!("or {all_paths} in all paths")), "{error}");
         }
+    }
+
+    #[test]
+    fn a_name_that_a_folder_has_twice_is_said_once() {
+        let entry = |path: &[u8], node| Entry { path: path.to_vec(), node, short_name: None };
+        let entries = [entry(b"/", 0), entry(b"/a", 1), entry(b"/a", 2), entry(b"/a", 3), entry(b"/b", 3)];
+        let mut listing = Listing { entries: entries.to_vec(), ..Listing::default() };
+        say_doubled(&mut listing);
+        assert_eq!(listing.entries.len(), 5);
+        let [Complaint { path, error }] = &listing.complaints[..] else { panic!("{:?}", listing.complaints) };
+        assert_eq!((path.as_slice(), error.kind()), (&b"/a"[..], ErrorKind::Corrupt));
+        assert!(error.to_string().contains("3 entries of this name"), "{error}");
     }
 
     #[test]

@@ -51,7 +51,7 @@ const ROOT: NodeId = 0;
 /// mounted, and the marks of a boot sector. Others have left such a block there, and are not taken for a FAT.
 #[must_use]
 pub fn is_boot_sector(head: &[u8]) -> bool {
-    has_boot_marks(head)
+    (has_boot_marks(head) || calls_itself_fat(head))
         && !matches!(&head[54..62], b"JFS     " | b"HPFS    ")
         && !matches!(&head[3..11], b"NTFS    " | b"EXFAT   ")
         && Bpb::parse(head).is_ok()
@@ -61,16 +61,22 @@ pub fn is_boot_sector(head: &[u8]) -> bool {
 /// one that still calls itself so.
 #[must_use]
 pub fn probe(head: &[u8]) -> bool {
-    is_boot_sector(head)
-        || (has_boot_marks(head)
-            && (matches!(&head[54..62], b"FAT12   " | b"FAT16   " | b"FAT     ")
-                || &head[82..90] == b"FAT32   "))
+    is_boot_sector(head) || (has_boot_marks(head) && calls_itself_fat(head))
 }
 
-/// A jump at the start, or the signature at the end. Old floppies lack one or the other.
+/// A jump at the start, or the signature at the end. Old floppies lack one or the other, and an Atari's has
+/// neither, but the jump of a 68000.
 fn has_boot_marks(head: &[u8]) -> bool {
     head.len() >= bpb::SIZE
-        && (head[510..512] == [0x55, 0xaa] || head[0] == 0xe9 || (head[0] == 0xeb && head[2] == 0x90))
+        && (head[510..512] == [0x55, 0xaa]
+            || matches!(head[0], 0xe9 | 0x60)
+            || (head[0] == 0xeb && head[2] == 0x90))
+}
+
+/// `BS_FilSysType`, which says nothing of the kind.
+fn calls_itself_fat(head: &[u8]) -> bool {
+    head.len() >= bpb::SIZE
+        && (matches!(&head[54..62], b"FAT12   " | b"FAT16   " | b"FAT     ") || &head[82..90] == b"FAT32   ")
 }
 
 /// A FAT volume.
@@ -135,10 +141,9 @@ impl Fat {
     /// The root directory's label; without one, the boot sector's.
     fn label(&self) -> Result<Option<String>> {
         let mut label = None;
-        self.scan(ROOT, &mut |_, slot| {
-            if let (None, Slot::Label(entry)) = (&label, slot) {
-                label = Some(entry.dir_name);
-            }
+        self.scan(ROOT, &mut |_, slot| match slot {
+            Slot::Label(entry) if label.is_none() && entry.is_label() => label = Some(entry.dir_name),
+            _ => {}
         })?;
         Ok(label.or(self.bpb.vol_lab).and_then(|label| name::label(&label)))
     }

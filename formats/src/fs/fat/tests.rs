@@ -377,6 +377,9 @@ fn what_is_not_a_fat_is_not_taken_for_one() {
     assert!(!is_boot_sector(&small().poked(3, b"EXFAT   ").0));
     assert!(!is_boot_sector(&small().poked(54, b"HPFS    ").0));
     assert!(!is_boot_sector(&small().poked(0, &[0]).poked(510, &[0]).0));
+    // What it calls itself is a mark as well, and so is an Atari's jump.
+    assert!(is_boot_sector(&small().poked(0, &[0]).poked(510, &[0]).poked(54, b"FAT12   ").0));
+    assert!(is_boot_sector(&small().poked(0, &[0x60, 0x1c]).poked(510, &[0]).0));
     // One that says it is one, but cannot be: opened, for the error.
     let damaged = small().poked(54, b"FAT12   ").poked(11, &[1]);
     assert!(!is_boot_sector(&damaged.0) && probe(&damaged.0));
@@ -469,6 +472,22 @@ fn names_that_no_path_can_hold_are_left_out_and_said() {
     let (names, complaints) = small.poked(at, &long).dir();
     assert_eq!(names, ["B"]);
     assert!(complaints[0].contains("the short serves"), "{complaints:?}");
+}
+
+#[test]
+fn the_label_is_the_first_entry_that_is_nothing_else() {
+    let mut small = Small::new();
+    // A part of a long name with a stray bit, and a directory, are passed over like a label.
+    for (i, (name, attr)) in
+        [(b"LONG       ", 0x4f), (b"FOLDER     ", 0x18), (b"NAME       ", 0x28), (b"SECOND     ", 0x08)]
+            .into_iter()
+            .enumerate()
+    {
+        small.entry(FIXED_ROOT + 64 + 32 * i, name, attr, 0, 0);
+    }
+    let fat = small.open();
+    assert_eq!(fat.info().label.as_deref(), Some("NAME"));
+    assert_eq!(tree(&fat).keys().collect::<Vec<_>>(), ["/A.BIN", "/DIR/", "/DIR/B"]);
 }
 
 #[test]

@@ -28,6 +28,19 @@ pub(super) struct PhysicalVolume {
 }
 
 impl PhysicalVolume {
+    /// The UUID as LVM prints it; one that is no UUID with its odd characters escaped.
+    pub(super) fn id(&self) -> String {
+        let dashed: String = self
+            .uuid
+            .char_indices()
+            .flat_map(|(i, c)| {
+                let dash = matches!(i, 6 | 10 | 14 | 18 | 22 | 26).then_some('-');
+                dash.into_iter().chain([c])
+            })
+            .collect();
+        dashed.escape_debug().to_string()
+    }
+
     /// Reads the label and the metadata of `volume`; `None` if it has no label. The error is of reading.
     pub(super) fn read(volume: &dyn Source) -> Result<Option<Self>> {
         for sector in 0..LABEL_SECTORS.min(volume.len() / SECTOR) {
@@ -37,7 +50,10 @@ impl PhysicalVolume {
             for (offset, size) in label.metadata_areas {
                 match read_area(volume, offset, size)? {
                     Ok(text) => found.texts.extend(text),
-                    Err(error) => found.warnings.push(format!("A metadata area of LVM is damaged: {error}.")),
+                    Err(error) => found.warnings.push(format!(
+                        "A metadata area of the physical volume {} is damaged: {error}.",
+                        found.id()
+                    )),
                 }
             }
             return Ok(Some(found));

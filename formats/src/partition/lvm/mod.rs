@@ -8,7 +8,7 @@
 //! through them as if there were no LVM. Others (mirrors, RAID, thin pools, snapshots, caches) are said and left
 //! alone, and so are volumes that need a physical volume of another disk.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use crate::source::check_range;
@@ -92,6 +92,11 @@ pub fn read(volumes: &[Arc<dyn Source>]) -> Result<Vec<Group>> {
     let mut damage = Vec::new();
     for (index, volume) in volumes.iter().enumerate() {
         let Some(found) = PhysicalVolume::read(&**volume)? else { continue };
+        if physical.contains_key(&found.uuid) {
+            damage.push(format!("The physical volume {} is there twice: the first one counts.", found.id()));
+            continue;
+        }
+        let id = found.id();
         damage.extend(found.warnings);
         for text in found.texts {
             match text::parse(&text).and_then(|section| Metadata::of(&section)) {
@@ -102,7 +107,9 @@ pub fn read(volumes: &[Arc<dyn Source>]) -> Result<Vec<Group>> {
                         *newest = metadata;
                     }
                 }
-                Err(error) => damage.push(format!("The LVM metadata is damaged: {error}.")),
+                Err(error) => {
+                    damage.push(format!("The LVM metadata of the physical volume {id} is damaged: {error}."));
+                }
             }
         }
         physical.insert(found.uuid, index);
@@ -110,12 +117,30 @@ pub fn read(volumes: &[Arc<dyn Source>]) -> Result<Vec<Group>> {
     let mut groups: Vec<_> =
         groups.into_values().map(|metadata| metadata.resolve(&physical, volumes)).collect();
     groups.sort_by(|a, b| (&a.name, &a.id).cmp(&(&b.name, &b.id)));
+    leave_out_namesakes(&mut groups);
     if let Some(group) = groups.first_mut() {
         group.warnings.extend(damage);
     } else if !damage.is_empty() {
         groups.push(Group { name: String::new(), id: String::new(), volumes: Vec::new(), warnings: damage });
     }
     Ok(groups)
+}
+
+/// A name stands for one volume: of several the first, by its group's UUID.
+fn leave_out_namesakes(groups: &mut [Group]) {
+    let mut names = BTreeSet::new();
+    for Group { name: group, volumes, warnings, .. } in groups {
+        volumes.retain(|volume| {
+            let is_first = names.insert((group.clone(), volume.name.clone()));
+            if !is_first {
+                warnings.push(format!(
+                    "The logical volume {group}/{} of UUID {} is not read: another one has its name.",
+                    volume.name, volume.id
+                ));
+            }
+            is_first
+        });
+    }
 }
 
 /// What the metadata of a group says.

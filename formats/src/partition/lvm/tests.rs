@@ -6,6 +6,9 @@ use crate::testing::Dice;
 
 const MIB: u64 = 1 << 20;
 
+/// The UUID of `fixtures/lvm`'s physical volume.
+const PHYSICAL_ID: &str = "IegECo-HA9o-fHYd-R7ik-rU2g-fuNf-jl4AhK";
+
 /// The physical volume of `fixtures/lvm`, whose data area repeats the number of each MiB.
 fn volume() -> Vec<u8> {
     let mut bytes = include_bytes!("../../../../fixtures/lvm/pv-head.bin").to_vec();
@@ -79,12 +82,47 @@ fn damaged_metadata_is_said() {
         assert!(groups[0].volumes.is_empty());
         assert!(groups[0].warnings[0].contains(said), "{:?}", groups[0].warnings);
     }
+    // It is said of which physical volume.
+    let mut bytes = volume();
+    bytes[4096 + 4] ^= 1;
+    let warnings = read(&sources(bytes)).unwrap().remove(0).warnings;
+    assert!(warnings[0].contains(PHYSICAL_ID), "{warnings:?}");
     // Cut off in the middle of a volume.
     let mut bytes = volume();
     bytes.truncate(9 * MIB as usize);
     let groups = read(&sources(bytes)).unwrap();
     assert_eq!(groups[0].volumes.len(), 1, "swap-1 is whole");
     assert!(groups[0].warnings.iter().all(|w| w.contains("reach past its end")), "{:?}", groups[0].warnings);
+}
+
+#[test]
+fn of_physical_volumes_with_one_uuid_the_first_counts_and_the_other_is_said() {
+    let twice: Vec<Arc<dyn Source>> = vec![Arc::new(MemSource(volume())), Arc::new(MemSource(volume()))];
+    let groups = read(&twice).unwrap();
+    assert_eq!(groups[0].warnings.len(), 1, "{:?}", groups[0].warnings);
+    assert!(groups[0].warnings[0].contains(PHYSICAL_ID), "{:?}", groups[0].warnings);
+    assert_eq!(groups[0].volumes.len(), 3);
+    assert!(
+        groups[0].volumes.iter().flat_map(|volume| &volume.segments).all(|segment| segment.physical == 0)
+    );
+}
+
+#[test]
+fn of_logical_volumes_with_one_name_the_first_counts_and_the_others_are_said() {
+    let logical = |id: &str| LogicalVolume { name: "lv".to_owned(), id: id.to_owned(), segments: Vec::new() };
+    let group = |id: &str, ids: &[&str]| Group {
+        name: "vg".to_owned(),
+        id: id.to_owned(),
+        volumes: ids.iter().map(|id| logical(id)).collect(),
+        warnings: Vec::new(),
+    };
+    let mut groups = [group("g1", &["a", "b"]), group("g2", &["c"])];
+    leave_out_namesakes(&mut groups);
+    assert_eq!(groups[0].volumes, [logical("a")]);
+    assert!(groups[1].volumes.is_empty());
+    for (group, id) in groups.iter().zip(["UUID b", "UUID c"]) {
+        assert!(group.warnings[0].contains(id), "{:?}", group.warnings);
+    }
 }
 
 /// The group of `metadata`, on one physical volume of 24 MiB.
