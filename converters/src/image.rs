@@ -106,18 +106,27 @@ pub(crate) fn stored_tree(rows: Vec<Row>, objects: &Arc<Objects>) -> Tree {
 /// The tree of a disk's volumes.
 pub(crate) fn tree_of_scan(scan: &Arc<Scan>) -> Result<Tree> {
     let mut complaints = scan.warnings.clone();
-    let mut found = Vec::new();
+    let (mut all, mut all_contents) = (Vec::new(), Vec::new());
     for (number, volume) in scan.volumes.iter().enumerate() {
         let Some(listing) = volume.list(&mut complaints)? else { continue };
-        found.extend(rows::of_listing(&volume.name, listing, |node, row| {
+        let (rows, contents) = rows::of_listing(&volume.name, listing, |_, node, row| {
             let is_file = row.file_type == mif_formats::fs::FileType::File;
-            let contents = is_file.then(|| Contents::OnDisk { scan: scan.clone(), volume: number, node });
-            (row, contents)
-        }));
+            is_file.then(|| Contents::OnDisk { scan: scan.clone(), volume: number, node })
+        });
+        if all.is_empty() {
+            (all, all_contents) = (rows, contents);
+        } else {
+            all.extend(rows);
+            all_contents.extend(contents);
+        }
     }
-    found.sort_unstable_by(|(a, _), (b, _)| rows::compare(a, b));
-    let (rows, contents) = found.into_iter().unzip();
-    Ok(Tree::new(rows, contents, complaints))
+    // Mostly they are in order, and then there need not be room for them twice.
+    if !all.is_sorted_by(|a, b| rows::compare(a, b).is_le()) {
+        let mut both: Vec<_> = all.into_iter().zip(all_contents).collect();
+        both.sort_unstable_by(|(a, _), (b, _)| rows::compare(a, b));
+        (all, all_contents) = both.into_iter().unzip();
+    }
+    Ok(Tree::new(all, all_contents, complaints))
 }
 
 /// Where the content of a regular file is.

@@ -2,7 +2,7 @@
 
 use mif_formats::fs::{FileType, Timestamp};
 use mif_formats::mif::manifest::{Row, escape, type_name};
-use serde::Serialize;
+use serde::{Serialize, Serializer};
 
 use crate::{OpenImage, Progress, Result, VolumePath};
 
@@ -14,10 +14,22 @@ pub struct Listing {
     /// The path of the folder that was listed, without a slash at its end.
     #[serde(skip)]
     pub folder: Vec<u8>,
-    /// The entries, by volume and path.
-    pub entries: Vec<LsEntry>,
+    /// The entries are made of these as they are asked for: there may be millions.
+    #[serde(rename = "entries", serialize_with = "as_entries")]
+    rows: Vec<Row>,
     /// What could not be read, each a sentence.
     pub warnings: Vec<String>,
+}
+
+impl Listing {
+    /// The entries, by volume and path.
+    pub fn entries(&self) -> impl Iterator<Item = LsEntry> + '_ {
+        self.rows.iter().map(LsEntry::new)
+    }
+}
+
+fn as_entries<S: Serializer>(rows: &[Row], serializer: S) -> std::result::Result<S::Ok, S::Error> {
+    serializer.collect_seq(rows.iter().map(LsEntry::new))
 }
 
 /// One path.
@@ -97,7 +109,7 @@ pub struct LsOptions {
 
 /// Lists files of an image.
 pub fn ls(image: &OpenImage, options: &LsOptions, progress: &dyn Progress) -> Result<Listing> {
-    let mut tree = image.tree()?;
+    let tree = image.tree()?;
     let rows = tree.rows();
     let all = 0..rows.len();
     let mut folder = Vec::new();
@@ -121,15 +133,21 @@ pub fn ls(image: &OpenImage, options: &LsOptions, progress: &dyn Progress) -> Re
             }
         }
     };
-    let mut entries: Vec<LsEntry> = picked.iter().map(|i| LsEntry::new(&rows[*i])).collect();
-    if options.hashed {
-        let hashes = hash::all(&tree, &picked, progress)?;
-        for (entry, digest) in entries.iter_mut().zip(hashes.digests) {
-            entry.sha1 = digest.map(|digest| hex(&digest)).or(entry.sha1.take());
+    let hashes = options.hashed.then(|| hash::all(&tree, &picked, progress)).transpose()?;
+    let (mut rows, mut warnings) = tree.into_rows();
+    let mut picked = picked.into_iter().peekable();
+    let mut number = 0;
+    rows.retain(|_| {
+        number += 1;
+        picked.next_if_eq(&(number - 1)).is_some()
+    });
+    if let Some(hashes) = hashes {
+        for (row, digest) in rows.iter_mut().zip(hashes.digests) {
+            row.sha1 = digest.or(row.sha1);
         }
-        tree.complaints.extend(hashes.complaints);
+        warnings.extend(hashes.complaints);
     }
-    Ok(Listing { folder, entries, warnings: tree.complaints })
+    Ok(Listing { folder, rows, warnings })
 }
 
 fn hex(bytes: &[u8]) -> String {

@@ -1,6 +1,6 @@
 //! Manifest rows out of what a filesystem says.
 
-use std::cmp::Ordering;
+use std::cmp::{Ordering, Reverse};
 
 use mif_formats::fs::walk::{Entry, Listing};
 use mif_formats::fs::{Node, NodeId};
@@ -19,37 +19,43 @@ pub(crate) fn compare(a: &Row, b: &Row) -> Ordering {
     })
 }
 
-/// What `made` gives for each path of a volume, in their order: it is given the node and the row, without digests.
+/// The row of each path of a volume, in their order, and what `made` gives for it: it is given which of the nodes it is,
+/// the node's id, and the row, still without digests.
 ///
 /// Rows are made in the order of the nodes, which go as they come: of a million files there is not room for both.
 pub(crate) fn of_listing<T>(
     volume: &str,
     listing: Listing,
-    mut made: impl FnMut(NodeId, Row) -> T,
-) -> Vec<T> {
+    mut made: impl FnMut(usize, NodeId, &mut Row) -> T,
+) -> (Vec<Row>, Vec<T>) {
     let Listing { mut entries, mut nodes, .. } = listing;
-    let mut left: Vec<usize> = (0..entries.len()).collect();
-    left.sort_unstable_by_key(|i| (entries[*i].node, *i));
-    let (mut all, mut places) = (Vec::with_capacity(entries.len()), Vec::with_capacity(entries.len()));
+    let count = u32::try_from(entries.len()).expect("paths take less than 4 GiB");
+    // Which entry each of the rows is of, the last node's first.
+    let mut places: Vec<u32> = (0..count).collect();
+    places.sort_unstable_by_key(|i| Reverse((entries[*i as usize].node, *i)));
+    let mut left = places.iter().map(|place| *place as usize).peekable();
+    let (mut rows, mut others) = (Vec::with_capacity(entries.len()), Vec::with_capacity(entries.len()));
     while let Some((id, node)) = nodes.pop() {
         let mut node = Some(node);
-        while let Some(place) = left.pop_if(|i| entries[*i].node == id) {
+        while let Some(place) = left.next_if(|i| entries[*i].node == id) {
             // A node with more than one path is copied for all but the last.
-            let more = left.last().is_some_and(|i| entries[*i].node == id);
+            let more = left.peek().is_some_and(|i| entries[*i].node == id);
             let node = if more { node.clone() } else { node.take() };
             let entry = Entry { path: std::mem::take(&mut entries[place].path), ..entries[place].clone() };
-            all.push(made(id, row(volume, entry, node.expect("it is taken for the last path only"))));
-            places.push(place);
+            let mut row = row(volume, entry, node.expect("it is taken for the last path only"));
+            others.push(made(nodes.len(), id, &mut row));
+            rows.push(row);
         }
     }
-    for i in 0..all.len() {
-        while places[i] != i {
-            let place = places[i];
-            all.swap(i, place);
+    for i in 0..rows.len() {
+        while places[i] as usize != i {
+            let place = places[i] as usize;
+            rows.swap(i, place);
+            others.swap(i, place);
             places.swap(i, place);
         }
     }
-    all
+    (rows, others)
 }
 
 /// The row of a path, without digests.

@@ -1,7 +1,8 @@
 //! The files of an image, by volume and path, wherever the image is.
 
-use std::collections::HashMap;
+use std::hash::{BuildHasher, RandomState};
 
+use hashbrown::HashTable;
 use mif_formats::Source;
 use mif_formats::fs::FileType;
 use mif_formats::mif::manifest::{Row, escape};
@@ -16,7 +17,9 @@ const MAX_SYMLINKS: u32 = 40;
 pub struct Tree {
     rows: Vec<Row>,
     contents: Vec<Option<Contents>>,
-    by_path: HashMap<(String, Vec<u8>), usize>,
+    /// The numbers of rows by their volumes and paths; of rows that have the same, the last.
+    by_path: HashTable<usize>,
+    hasher: RandomState,
     /// The volumes that have rows, in order.
     volumes: Vec<String>,
     /// What could not be read, each a sentence.
@@ -55,12 +58,22 @@ impl Paths for Tree {
 
 impl Tree {
     pub(crate) fn new(rows: Vec<Row>, contents: Vec<Option<Contents>>, complaints: Vec<String>) -> Self {
-        let by_path =
-            rows.iter().enumerate().map(|(i, row)| ((row.volume.clone(), row.path.clone()), i)).collect();
+        let hasher = RandomState::new();
+        let hash = |row: &Row| hasher.hash_one((&row.volume[..], &row.path[..]));
+        let mut by_path = HashTable::with_capacity(rows.len());
+        for (i, row) in rows.iter().enumerate() {
+            let same = |other: &usize| rows[*other].path == row.path && rows[*other].volume == row.volume;
+            by_path.entry(hash(row), same, |other| hash(&rows[*other])).insert(i);
+        }
         let mut volumes: Vec<&String> = rows.iter().map(|row| &row.volume).collect();
         volumes.dedup();
         let volumes = volumes.into_iter().cloned().collect();
-        Tree { rows, contents, by_path, volumes, complaints }
+        Tree { rows, contents, by_path, hasher, volumes, complaints }
+    }
+
+    /// All rows, by volume and path, and what could not be read.
+    pub(crate) fn into_rows(self) -> (Vec<Row>, Vec<String>) {
+        (self.rows, self.complaints)
     }
 
     /// All rows, by volume and path.
@@ -84,7 +97,8 @@ impl Tree {
     /// The row number of a path, as it stands.
     #[must_use]
     pub fn get(&self, volume: &str, path: &[u8]) -> Option<usize> {
-        self.by_path.get(&(volume.to_owned(), path.to_vec())).copied()
+        let same = |i: &usize| self.rows[*i].path == path && self.rows[*i].volume == volume;
+        self.by_path.find(self.hasher.hash_one((volume, path)), same).copied()
     }
 
     /// The row number of a path as the user writes it. Symlinks on the way are followed, within the volume;

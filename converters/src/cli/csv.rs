@@ -40,10 +40,10 @@ pub(super) fn search(report: &SearchReport) -> String {
 
 pub(super) fn ls(listing: &Listing) -> String {
     let names = ["volume", "path", "type", "mode", "uid", "gid", "size", "mtime", "link_target", "sha1"];
-    let rows = listing.entries.iter().map(|entry| {
+    let rows = listing.entries().map(|entry| {
         [
-            entry.volume.clone(),
-            entry.path.clone(),
+            entry.volume,
+            entry.path,
             entry.file_type.to_owned(),
             octal(entry.mode),
             text(entry.uid),

@@ -75,7 +75,9 @@ fn print(text: &str) -> Result<()> {
 }
 
 fn print_json(report: &impl Serialize) -> Result<()> {
-    print(&json_line(report))
+    let mut out = io::BufWriter::new(io::stdout().lock());
+    serde_json::to_writer(&mut out, report).map_err(|e| output_failed(e.into()))?;
+    out.write_all(b"\n").and_then(|()| out.flush()).map_err(output_failed)
 }
 
 fn json_line(report: &impl Serialize) -> String {

@@ -8,16 +8,16 @@ use mif::{Listing, LsEntry};
 pub(super) fn listing(listing: &Listing) -> String {
     let mut out = String::from("#mtree\n");
     // A specification begins with its folder, even if only a file in it was listed.
-    if listing.entries.first().is_some_and(|first| first.file_type != "dir") {
+    if listing.entries().next().is_some_and(|first| first.file_type != "dir") {
         out.push_str(". type=dir\n");
     }
-    for entry in &listing.entries {
+    for entry in listing.entries() {
         let below = entry.path_bytes.strip_prefix(&listing.folder[..]).unwrap_or(&entry.path_bytes);
         let below = below.strip_prefix(b"/").unwrap_or(below);
         // The folder itself is a dot; each path has a slash, which makes it a whole path and not a name.
         let path = if below.is_empty() { ".".to_owned() } else { format!("./{}", vis(below)) };
         out.push_str(&path);
-        line(&mut out, entry);
+        line(&mut out, &entry);
         out.push('\n');
     }
     out

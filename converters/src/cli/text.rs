@@ -279,7 +279,7 @@ fn system(system: &System) -> String {
 
 pub(super) fn ls(listing: &Listing, long: bool, digests: bool, volumes: bool) -> String {
     let mut out = String::new();
-    for entry in &listing.entries {
+    for entry in listing.entries() {
         let path = if volumes { format!("{}:{}", entry.volume, entry.path) } else { entry.path.clone() };
         let path = printable(&path);
         if digests {
@@ -295,7 +295,7 @@ pub(super) fn ls(listing: &Listing, long: bool, digests: bool, volumes: bool) ->
         let _ = writeln!(
             out,
             "{} {:>3} {:>5} {:>5} {size:>12} {} {path}{target}",
-            mode(entry),
+            mode(&entry),
             number(entry.nlink),
             number(entry.uid),
             number(entry.gid),

@@ -28,9 +28,9 @@ pub(crate) const WINDOW: u64 = 1 << 20;
 /// What reading a file gave.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct FileDigests {
-    /// SHA-1 and BLAKE3, unless too much of it is holes.
-    pub digests: Option<([u8; 20], ObjectId)>,
-    /// The object that holds it.
+    /// SHA-1, unless too much of it is holes.
+    pub sha1: Option<[u8; 20]>,
+    /// The object that holds it: its BLAKE3, if it has a SHA-1.
     pub object: ObjectId,
 }
 
@@ -55,7 +55,7 @@ pub(super) fn import_file<'env>(
     if writer.claim(id) {
         writer.store_claimed(id, &bytes)?;
     }
-    Ok(FileDigests { digests: Some((Sha1::digest(&bytes).into(), id)), object: id })
+    Ok(FileDigests { sha1: Some(Sha1::digest(&bytes).into()), object: id })
 }
 
 /// Reads a file's pieces one after the other.
@@ -187,9 +187,9 @@ fn import_large<'env>(
         }
     }
     let list = chunks.finish()?;
-    let digests = hashed.then(|| (hashes.0.finalize().into(), ObjectId(*hashes.1.finalize().as_bytes())));
-    let object = writer.put_list(digests.map(|(_, id)| id), &list)?;
-    Ok(FileDigests { digests, object })
+    let (sha1, blake3) = hashes;
+    let object = writer.put_list(hashed.then(|| ObjectId(*blake3.finalize().as_bytes())), &list)?;
+    Ok(FileDigests { sha1: hashed.then(|| sha1.finalize().into()), object })
 }
 
 /// Cuts a stream into chunks and stores them.

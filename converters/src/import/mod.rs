@@ -145,17 +145,22 @@ pub(crate) fn import_opened(
         return Err(Error::input(format!("{}: refused, because of --strict: {all}", path.display())));
     }
     let added = own_writer.finish()?;
-    let (scan, layout, rows, counts) = read.into_rows();
+    let layout = read.take_layout();
+    let counts = read.counts(&layout);
     let (layout_file, digest) = layout.encode();
+    // Of a million files there is not room for the layout and the rows.
+    if options.verify {
+        let stored = StoredDisk::new(Arc::new(layout), Arc::new(store.objects()?));
+        read_back(disk, &stored, path, progress)?;
+    } else {
+        drop(layout);
+    }
+    let (scan, rows) = read.into_rows();
     let mut manifest_file = Vec::new();
     manifest::write(&mut manifest_file, &rows)?;
     let layout_digest = blake3::Hash::from_bytes(digest).to_hex().to_string();
     let manifest_digest = blake3::hash(&manifest_file).to_hex().to_string();
     let disk_size = disk.source.len();
-    if options.verify {
-        let stored = StoredDisk::new(Arc::new(layout), Arc::new(store.objects()?));
-        read_back(disk, &stored, path, progress)?;
-    }
     let same: Vec<Image> =
         store.images()?.into_iter().filter(|other| other.layout_digest == layout_digest).collect();
     let newest = store.versions(name)?.last().copied();
@@ -165,7 +170,8 @@ pub(crate) fn import_opened(
     let (result, image) = match unchanged {
         Some(there) => ("unchanged", there.clone()),
         None => {
-            let (packages_file, complaints) = packages::table(&rows, &Arc::new(store.objects()?))?;
+            let digests_file = digests::encode(&rows);
+            let (packages_file, complaints) = packages::table(rows, &Arc::new(store.objects()?))?;
             warnings.extend(complaints);
             let image = Image {
                 name: name.to_owned(),
@@ -188,7 +194,7 @@ pub(crate) fn import_opened(
                 },
                 warnings: warnings.clone(),
             };
-            let more = [("digests", &digests::encode(&rows)[..]), (packages::TABLE, &packages_file)];
+            let more = [("digests", &digests_file[..]), (packages::TABLE, &packages_file)];
             let published = store.publish(image, &manifest_file, &layout_file, &more);
             ("imported", published.inspect_err(|e| writer.give_up(e))?)
         }
@@ -273,8 +279,8 @@ pub(crate) fn store_content(content: &dyn Source, writer: &ObjectWriter) -> Resu
 /// What a disk became.
 struct Imported {
     scan: Scan,
-    layout: Layout,
     warnings: Vec<String>,
+    found: Found,
     /// What rows are made of: the volumes' listings, what reading each file gave, and which file a node is.
     listings: Vec<Option<Listing>>,
     files: Vec<OnceLock<FileDigests>>,
@@ -295,8 +301,8 @@ pub(crate) fn reread(
     options: &ImportOptions,
     progress: &dyn Progress,
 ) -> Result<Reread> {
-    let (_, layout, rows, _) = import_disk(disk, writer, options, progress)?.into_rows();
-    Ok(Reread { layout, rows })
+    let mut read = import_disk(disk, writer, options, progress)?;
+    Ok(Reread { layout: read.take_layout(), rows: read.into_rows().1 })
 }
 
 /// What the threads have in common.
@@ -328,8 +334,13 @@ struct Run {
 }
 
 enum RunOf {
-    File(usize),
-    Residue(usize),
+    File(u32),
+    Residue(u32),
+}
+
+/// The number of a file or an object, as small as there are many runs.
+fn small(number: usize) -> u32 {
+    u32::try_from(number).expect("fewer than 2³²")
 }
 
 fn import_disk(
@@ -357,10 +368,9 @@ fn import_disk(
     // What is not needed any more makes room.
     drop((planned, content));
     let found = found.into_inner().expect("no thread panicked while it held this");
-    let layout = layout_of(found, &files, scan.disk.len());
     let mut warnings = scan.warnings.clone();
     warnings.extend(complaints);
-    Ok(Imported { scan, layout, warnings, listings, files, by_node, file_bytes })
+    Ok(Imported { scan, warnings, found, listings, files, by_node, file_bytes })
 }
 
 impl Work<'_> {
@@ -368,33 +378,34 @@ impl Work<'_> {
     fn read_all(&self, threads: Option<usize>) -> Result<()> {
         enum Item {
             File(usize),
-            Residue(Range<u64>),
+            /// From where on.
+            Residue(u64),
         }
         let size = self.disk.len();
-        let mut items: Vec<(u64, Item)> = Vec::new();
-        for (i, file) in self.plan.files.iter().enumerate() {
-            if !file.is_skipped() {
-                items.push((file.start(), Item::File(i)));
+        let mut items = Vec::new();
+        let mut stretches = (0..size).step_by(STRETCH as usize).peekable();
+        // The files are in the order of the disk.
+        for (i, file) in self.plan.files.iter().enumerate().filter(|(_, file)| !file.is_skipped()) {
+            while let Some(start) = stretches.next_if(|start| *start < file.start()) {
+                items.push(Item::Residue(start));
             }
+            items.push(Item::File(i));
         }
-        for start in (0..size).step_by(STRETCH as usize) {
-            items.push((start, Item::Residue(start..size.min(start + STRETCH))));
-        }
-        items.sort_by_key(|(start, _)| *start);
+        items.extend(stretches.map(Item::Residue));
         let threads = threads.unwrap_or_else(|| std::thread::available_parallelism().map_or(1, usize::from));
         pool::run(threads, items.len(), |i, pool| {
             progress::check(self.progress)?;
-            match &items[i].1 {
-                Item::Residue(stretch) => self.read_residue(stretch.clone()),
+            match items[i] {
+                Item::Residue(start) => self.read_residue(start..size.min(start + STRETCH)),
                 Item::File(number) => {
-                    let file = &self.plan.files[*number];
+                    let file = &self.plan.files[number];
                     let mut placed = Vec::new();
                     let digests = import_file(file, self.disk, self.writer, pool, &mut placed)?;
-                    self.files[*number].set(digests).expect("each file is read once");
+                    self.files[number].set(digests).expect("each file is read once");
                     let runs = placed.into_iter().map(|(start, len, offset)| Run {
                         start,
                         len,
-                        of: RunOf::File(*number),
+                        of: RunOf::File(small(number)),
                         offset,
                     });
                     self.found().runs.extend(runs);
@@ -445,7 +456,7 @@ impl Work<'_> {
         let mut found = self.found();
         let number = found.residue.len();
         found.residue.push(id);
-        found.runs.extend(runs.into_iter().map(|run| Run { of: RunOf::Residue(number), ..run }));
+        found.runs.extend(runs.into_iter().map(|run| Run { of: RunOf::Residue(small(number)), ..run }));
         Ok(())
     }
 }
@@ -459,10 +470,10 @@ fn layout_of(found: Found, files: &[OnceLock<FileDigests>], disk_size: u64) -> L
         builder.zero(run.start - builder.end());
         match run.of {
             RunOf::File(number) => {
-                let file = files[number].get().expect("a file with runs was read");
+                let file = files[number as usize].get().expect("a file with runs was read");
                 builder.content(run.len, file.object, run.offset);
             }
-            RunOf::Residue(number) => builder.residue(run.len, residue[number], run.offset),
+            RunOf::Residue(number) => builder.residue(run.len, residue[number as usize], run.offset),
         }
     }
     builder.zero(disk_size - builder.end());
@@ -498,9 +509,9 @@ pub(crate) fn store_files(
         progress::check(progress)?;
         let LooseFile { source, size, parts } = open(i)?;
         let file = plan::PlannedFile::loose(size, &parts);
-        let digests = import_file(&file, &*source, writer, pool, &mut Vec::new())?;
+        let FileDigests { sha1, object } = import_file(&file, &*source, writer, pool, &mut Vec::new())?;
         progress.advance(size);
-        stored[i].set((digests.object, digests.digests)).expect("each file is read once");
+        stored[i].set((object, sha1.map(|sha1| (sha1, object)))).expect("each file is read once");
         Ok(())
     })?;
     Ok(stored.into_iter().map(|stored| stored.into_inner().expect("all were read")).collect())
@@ -537,29 +548,41 @@ pub(crate) fn blocks(range: Range<u64>) -> impl Iterator<Item = Range<u64>> {
 }
 
 impl Imported {
-    /// The rows of its manifest, and counts of what it holds. They take the place of what they are made of.
-    fn into_rows(self) -> (Scan, Layout, Vec<Row>, Counts) {
-        let Imported { scan, layout, listings, files, by_node, file_bytes, .. } = self;
+    /// Its layout, which takes the place of what it is made of: it can be taken once.
+    fn take_layout(&mut self) -> Layout {
+        layout_of(std::mem::take(&mut self.found), &self.files, self.scan.disk.len())
+    }
+
+    /// Counts of what it holds.
+    fn counts(&self, layout: &Layout) -> Counts {
+        Counts {
+            paths: self.listings.iter().flatten().map(|listing| listing.entries.len() as u64).sum(),
+            files: self.files.len() as u64,
+            file_bytes: self.file_bytes,
+            ..Counts::of(layout)
+        }
+    }
+
+    /// The rows of its manifest. They take the place of what they are made of.
+    fn into_rows(self) -> (Scan, Vec<Row>) {
+        let Imported { scan, listings, files, by_node, .. } = self;
         let mut listings: Vec<_> = listings.into_iter().enumerate().collect();
         listings.sort_by_key(|(number, _)| &scan.volumes[*number].name);
         let mut rows = Vec::new();
         for (number, listing) in listings {
             let Some(listing) = listing else { continue };
-            let made = rows::of_listing(&scan.volumes[number].name, listing, |node, mut row| {
-                let file = by_node.get(number, node).and_then(|i| files[i].get());
-                if let Some(FileDigests { digests, object }) = file {
-                    row.sha1 = digests.map(|(sha1, _)| sha1);
-                    row.blake3 = digests.map(|(_, blake3)| blake3);
-                    row.content = digests.is_none().then_some(*object);
+            let (made, _) = rows::of_listing(&scan.volumes[number].name, listing, |at, _, row| {
+                let file = by_node.get(number, at).and_then(|i| files[i].get());
+                if let Some(FileDigests { sha1, object }) = file {
+                    row.sha1 = *sha1;
+                    row.blake3 = sha1.is_some().then_some(*object);
+                    row.content = sha1.is_none().then_some(*object);
                 }
-                row
             });
             if rows.is_empty() { rows = made } else { rows.extend(made) }
         }
         rows::sort(&mut rows);
-        let counts =
-            Counts { paths: rows.len() as u64, files: files.len() as u64, file_bytes, ..Counts::of(&layout) };
-        (scan, layout, rows, counts)
+        (scan, rows)
     }
 }
 

@@ -21,7 +21,7 @@ pub(super) struct Plan {
     pub listings: Vec<Option<Listing>>,
     /// Each regular file once, in the order in which they lie on the disk.
     pub files: Vec<PlannedFile>,
-    /// Which file a node is, by volume and node.
+    /// Which file a node is.
     pub by_node: FileNumbers,
     /// The disk ranges that are content of exactly one file, sorted. All else is residue.
     pub content: Vec<Range<u64>>,
@@ -29,20 +29,21 @@ pub(super) struct Plan {
     pub complaints: Vec<String>,
 }
 
-/// The numbers of files by volume and node.
+/// The numbers of files, by volume and by which of the volume's nodes they are.
 #[derive(Default)]
-pub(super) struct FileNumbers(Vec<((usize, NodeId), usize)>);
+pub(super) struct FileNumbers(Vec<Vec<u32>>);
+
+/// A node that is no file.
+const NONE: u32 = u32::MAX;
 
 impl FileNumbers {
-    fn new(mut numbers: Vec<((usize, NodeId), usize)>) -> Self {
-        numbers.sort_unstable();
-        FileNumbers(numbers)
+    fn set(&mut self, (volume, node): (usize, usize), file: usize) {
+        self.0[volume][node] = u32::try_from(file).expect("a volume has fewer inodes than 2³²");
     }
 
     /// The number of a file; none if the node is no file, or cannot be read.
-    pub(super) fn get(&self, volume: usize, node: NodeId) -> Option<usize> {
-        let at = self.0.binary_search_by_key(&(volume, node), |(place, _)| *place).ok()?;
-        Some(self.0[at].1)
+    pub(super) fn get(&self, volume: usize, node: usize) -> Option<usize> {
+        self.0[volume].get(node).filter(|number| **number != NONE).map(|number| *number as usize)
     }
 }
 
@@ -135,13 +136,16 @@ impl Plan {
         let mut found = Vec::new();
         for (number, volume) in scan.volumes.iter().enumerate() {
             let listing = plan.list(volume, number, &mut found)?;
+            plan.by_node.0.push(vec![NONE; listing.as_ref().map_or(0, |listing| listing.nodes.len())]);
             plan.listings.push(listing);
         }
         // In the order of the disk; what lies nowhere on it comes last.
         found.sort_by_key(|(_, file)| file.start());
-        let numbers = found.iter().enumerate().map(|(i, (node, _))| (*node, i)).collect();
-        plan.by_node = FileNumbers::new(numbers);
+        for (i, (node, _)) in found.iter().enumerate() {
+            plan.by_node.set(*node, i);
+        }
         plan.files = found.into_iter().map(|(_, file)| file).collect();
+        plan.files.shrink_to_fit();
         let shared = plan.decide_ownership(scan.disk.len());
         plan.say_shared(&shared, scan);
         plan.limit_holes();
@@ -152,13 +156,13 @@ impl Plan {
         &mut self,
         volume: &ScannedVolume,
         number: usize,
-        found: &mut Vec<((usize, NodeId), PlannedFile)>,
+        found: &mut Vec<((usize, usize), PlannedFile)>,
     ) -> Result<Option<Listing>> {
         let (Some(fs), Some(listing)) = (volume.filesystem(), volume.list(&mut self.complaints)?) else {
             return Ok(None);
         };
         let mut unreadable: HashMap<NodeId, Error> = HashMap::new();
-        for (id, node) in listing.nodes.iter() {
+        for (at, (id, node)) in listing.nodes.iter().enumerate() {
             if node.file_type != FileType::File {
                 continue;
             }
@@ -166,13 +170,12 @@ impl Plan {
                 Err(e) if e.kind() != ErrorKind::Io => drop(unreadable.insert(id, e)),
                 other => {
                     let content = other?;
-                    let mut pieces: Vec<_> =
-                        content.pieces.into_iter().flat_map(|p| place(volume, p)).collect();
-                    // Most have one, and there may be millions of files.
-                    pieces.shrink_to_fit();
+                    // Most have one, and there may be millions of files: with no room to spare.
+                    let mut pieces = Vec::with_capacity(content.pieces.len());
+                    pieces.extend(content.pieces.into_iter().flat_map(|p| place(volume, p)));
                     let file =
                         PlannedFile { size: content.size, pieces, owns_its_ranges: true, hashed: true };
-                    found.push(((number, id), file));
+                    found.push(((number, at), file));
                 }
             }
         }
@@ -210,6 +213,7 @@ impl Plan {
         }
         claims.retain(|(_, file)| self.files[*file].owns_its_ranges);
         self.content = claims.into_iter().map(|(range, _)| range).collect();
+        self.content.shrink_to_fit();
         self.limit_shared(disk_size);
         shared
     }
@@ -226,8 +230,10 @@ impl Plan {
             if info.is_some_and(|info| info.features.iter().any(|feature| feature == "shared_blocks")) {
                 continue;
             }
-            for entry in listing.iter().flat_map(|listing| &listing.entries) {
-                if let Some(file) = self.by_node.get(number, entry.node) {
+            let Some(listing) = listing else { continue };
+            for entry in &listing.entries {
+                let node = listing.nodes.position(entry.node);
+                if let Some(file) = node.and_then(|node| self.by_node.get(number, node)) {
                     paths.entry(file).or_insert((number, &entry.path));
                 }
             }

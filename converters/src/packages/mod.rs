@@ -7,6 +7,7 @@ mod dpkg;
 mod paths;
 mod rpm;
 
+use std::borrow::Cow;
 use std::sync::Arc;
 
 use mif_formats::mif::manifest::Row;
@@ -151,11 +152,16 @@ pub(crate) const TABLE: &str = "packages.parquet";
 
 /// The table of packages to stand beside a manifest of `rows`, whose content is in the store; and what could not be
 /// read.
-pub(crate) fn table(rows: &[Row], objects: &Arc<Objects>) -> Result<(Vec<u8>, Vec<String>)> {
+pub(crate) fn table<'r>(
+    rows: impl Into<Cow<'r, [Row]>>,
+    objects: &Arc<Objects>,
+) -> Result<(Vec<u8>, Vec<String>)> {
+    let rows = rows.into();
     // Without a database there is no need to look.
-    let found = match database_rows(rows).next() {
-        Some(_) => read(&stored_tree(rows.to_vec(), objects)),
-        None => Found { packages: Vec::new(), complaints: Vec::new() },
+    let found = if database_rows(&rows).next().is_some() {
+        read(&stored_tree(rows.into_owned(), objects))
+    } else {
+        Found { packages: Vec::new(), complaints: Vec::new() }
     };
     Ok((packages::write(&found.packages)?, found.complaints))
 }

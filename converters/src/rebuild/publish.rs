@@ -60,7 +60,7 @@ impl Made {
                     listing.entries.len()
                 )));
             }
-            for mut row in rows::of_listing(name, listing, |_, row| row) {
+            for mut row in rows::of_listing(name, listing, |_, _, _| ()).0 {
                 let Some(planned) = digests.get(&row.path[..]) else {
                     return Err(Error::store(format!("{name}:{}: was not planned", row.path_text())));
                 };

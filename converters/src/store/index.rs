@@ -1,8 +1,9 @@
 //! The index: where each object lies. Read from the store's index files into memory.
 
-use std::collections::HashMap;
+use std::hash::{BuildHasher, RandomState};
 use std::sync::{RwLock, RwLockReadGuard};
 
+use hashbrown::HashTable;
 use mif_formats::mif::ObjectId;
 use mif_formats::mif::pack::{Encoding, IndexEntry, decode_index};
 
@@ -68,7 +69,27 @@ pub struct Index {
 #[derive(Default)]
 struct Entries {
     packs: Vec<ObjectId>,
-    objects: HashMap<ObjectId, Location>,
+    objects: Vec<(ObjectId, Location)>,
+    /// The numbers of objects by their ids. A map of the objects themselves would be up to twice as large.
+    by_id: HashTable<u32>,
+    hasher: RandomState,
+}
+
+impl Entries {
+    fn get(&self, id: &ObjectId) -> Option<u32> {
+        self.by_id.find(self.hasher.hash_one(id), |n| self.objects[*n as usize].0 == *id).copied()
+    }
+
+    fn insert(&mut self, id: ObjectId, location: Location) {
+        if let Some(number) = self.get(&id) {
+            self.objects[number as usize].1 = location;
+            return;
+        }
+        let number = u32::try_from(self.objects.len()).expect("fewer objects than 2³²");
+        self.objects.push((id, location));
+        let Entries { objects, by_id, hasher, .. } = self;
+        by_id.insert_unique(hasher.hash_one(id), number, |n| hasher.hash_one(objects[*n as usize].0));
+    }
 }
 
 impl Index {
@@ -83,20 +104,23 @@ impl Index {
 
     /// Adds the objects of a pack.
     pub fn add(&self, pack: ObjectId, added: &[IndexEntry]) {
-        let mut entries = self.entries.write().expect("no thread panics while it holds this");
+        let entries = &mut *self.entries.write().expect("no thread panics while it holds this");
         let number = u32::try_from(entries.packs.len()).expect("fewer packs than 2³²");
         entries.packs.push(pack);
         entries.objects.reserve(added.len());
+        let Entries { objects, by_id, hasher, .. } = entries;
+        by_id.reserve(added.len(), |n| hasher.hash_one(objects[*n as usize].0));
         for entry in added {
             let IndexEntry { encoding, offset, stored_len, len, .. } = *entry;
-            entries.objects.insert(entry.id, Location { pack: number, encoding, offset, stored_len, len });
+            entries.insert(entry.id, Location { pack: number, encoding, offset, stored_len, len });
         }
     }
 
     /// Where an object lies.
     #[must_use]
     pub fn get(&self, id: &ObjectId) -> Option<Location> {
-        self.entries().objects.get(id).copied()
+        let entries = self.entries();
+        entries.get(id).map(|number| entries.objects[number as usize].1)
     }
 
     /// The pack of a location.

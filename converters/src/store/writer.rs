@@ -264,6 +264,7 @@ impl Shared {
         for entry in finished? {
             state.claimed.remove(&entry.id);
         }
+        state.claimed.shrink_to_fit();
         Ok(())
     }
 
@@ -272,6 +273,7 @@ impl Shared {
         // The pack first: an index must never name a pack that is not there.
         upload.finish(&pack_key(&id))?;
         self.storage.put_if_absent(&index_key(&id), &index)?;
+        drop(index);
         self.index.add(id, &entries);
         Ok(entries)
     }

@@ -43,7 +43,13 @@ impl Nodes {
     /// The node of this id.
     #[must_use]
     pub fn get(&self, id: NodeId) -> Option<&Node> {
-        self.0.binary_search_by_key(&id, |(id, _)| *id).ok().map(|at| &self.0[at].1)
+        self.position(id).map(|at| &self.0[at].1)
+    }
+
+    /// Which of them has this id.
+    #[must_use]
+    pub fn position(&self, id: NodeId) -> Option<usize> {
+        self.0.binary_search_by_key(&id, |(id, _)| *id).ok()
     }
 
     /// All of them, ascending.
