@@ -174,6 +174,37 @@ fn names_that_are_no_way_to_a_file_are_unchecked_and_not_different() {
 }
 
 #[test]
+fn folders_that_contain_themselves_end_for_the_other_readers_too() {
+    if !have(&["mkfs.fat", "mmd", "mcopy"]) {
+        return;
+    }
+    let folder = work_folder();
+    let at = |name: &str| folder.path().join(name);
+    let volume = at("volume");
+    fs::File::create(&volume).unwrap().set_len(1440 << 10).unwrap();
+    run(tool("mkfs.fat").arg(&volume));
+    run(tool("mmd").arg("-i").arg(&volume).arg("::/DIR"));
+    fs::write(at("local"), "x").unwrap();
+    for name in ["A", "B"] {
+        run(tool("mcopy").arg("-i").arg(&volume).arg(at("local")).arg(format!("::/DIR/{name}")));
+    }
+    // Both become the folder that they are in: two ways from each to the next, without an end.
+    let mut bytes = fs::read(&volume).unwrap();
+    let entry = |name: &[u8; 11]| bytes.windows(11).position(|bytes| bytes == name).expect("it is there");
+    let (dir, inside) = (entry(b"DIR        "), [entry(b"A          "), entry(b"B          ")]);
+    for entry in inside {
+        bytes[entry + 11] = 0x10;
+        bytes.copy_within(dir + 26..dir + 28, entry + 26);
+        bytes[entry + 28..entry + 32].fill(0);
+    }
+    fs::write(&volume, bytes).unwrap();
+    let report = independent(folder.path(), volume.to_str().unwrap());
+    let part = &report["parts"][0];
+    assert_eq!(count(part, "differences"), 0, "{part}");
+    assert!(part["not_compared"].to_string().contains("finds no end of it"), "{part}");
+}
+
+#[test]
 fn one_image_or_two() {
     let folder = work_folder();
     let demo = repo().join("fixtures/demo.qcow2");

@@ -14,9 +14,11 @@ pub(super) const READER: &str = "fatfs 0.3";
 
 /// A folder that loops never ends for it: so many entries are the most that one may have.
 const MAX_ENTRIES: usize = 65_536;
-/// The deepest path, and the most of all paths, that are looked at: folders may contain each other.
+/// The deepest path, and the most of all paths, that are looked at: folders may contain each other. Nor are there more
+/// paths than the volume has room for entries.
 const MAX_DEPTH: usize = 64;
-const MAX_PATHS: usize = 1 << 20;
+const MAX_PATHS: u64 = 1 << 20;
+const ENTRY_SIZE: u64 = 32;
 
 /// All of a volume, by the path that it gives.
 pub(super) struct Fat {
@@ -28,8 +30,8 @@ pub(super) struct Fat {
 
 impl Fat {
     pub(super) fn open(volume: VolumeSource) -> Result<Self, String> {
+        let most = MAX_PATHS.min(volume.len() / ENTRY_SIZE) as usize;
         let fs = FileSystem::new(Device::new(volume), FsOptions::new()).map_err(|e| words(&e))?;
-        let (mut found, mut unread) = (BTreeMap::new(), BTreeMap::new());
         let root = Found {
             file_type: FileType::Dir,
             size: 0,
@@ -38,8 +40,9 @@ impl Fat {
             mtime: None,
             link_target: None,
         };
-        found.insert(b"/".to_vec(), root);
-        list(&fs.root_dir(), b"", 0, &mut found, &mut unread);
+        let mut list = List { found: [(b"/".to_vec(), root)].into(), unread: BTreeMap::new(), most };
+        list.read(&fs.root_dir(), b"", 0);
+        let List { found, unread, .. } = list;
         Ok(Fat { fs, found, unread })
     }
 
@@ -58,36 +61,39 @@ fn words(error: &io::Error) -> String {
     format!("{READER}: {error}")
 }
 
-fn list(
-    dir: &Dir<'_, Device>,
-    path: &[u8],
-    depth: usize,
-    found: &mut BTreeMap<Vec<u8>, Found>,
-    unread: &mut BTreeMap<Vec<u8>, String>,
-) {
-    let here = if path.is_empty() { b"/".to_vec() } else { path.to_vec() };
-    for (i, entry) in dir.iter().enumerate() {
-        let entry = match entry {
-            Ok(entry) if i < MAX_ENTRIES && depth < MAX_DEPTH && found.len() < MAX_PATHS => entry,
-            Ok(_) => {
-                unread.insert(here, format!("{READER} finds no end of it"));
-                return;
+/// What is found of a volume, and of how many paths at most.
+struct List {
+    found: BTreeMap<Vec<u8>, Found>,
+    unread: BTreeMap<Vec<u8>, String>,
+    most: usize,
+}
+
+impl List {
+    fn read(&mut self, dir: &Dir<'_, Device>, path: &[u8], depth: usize) {
+        let here = if path.is_empty() { b"/".to_vec() } else { path.to_vec() };
+        for (i, entry) in dir.iter().enumerate() {
+            let entry = match entry {
+                Ok(entry) if i < MAX_ENTRIES && depth < MAX_DEPTH && self.found.len() < self.most => entry,
+                Ok(_) => {
+                    self.unread.insert(here, format!("{READER} finds no end of it"));
+                    return;
+                }
+                Err(error) => {
+                    self.unread.insert(here, words(&error));
+                    return;
+                }
+            };
+            // It takes what stands behind the end of a long name for a part of it.
+            let name = entry.file_name();
+            let name = name.split('\0').next().unwrap_or_default();
+            if matches!(name, "" | "." | "..") || name.contains('/') {
+                continue;
             }
-            Err(error) => {
-                unread.insert(here, words(&error));
-                return;
+            let path = [path, b"/", name.as_bytes()].concat();
+            let is_new = self.found.insert(path.clone(), describe(&entry)).is_none();
+            if entry.is_dir() && is_new {
+                self.read(&entry.to_dir(), &path, depth + 1);
             }
-        };
-        // It takes what stands behind the end of a long name for a part of it.
-        let name = entry.file_name();
-        let name = name.split('\0').next().unwrap_or_default();
-        if matches!(name, "" | "." | "..") || name.contains('/') {
-            continue;
-        }
-        let path = [path, b"/", name.as_bytes()].concat();
-        let is_new = found.insert(path.clone(), describe(&entry)).is_none();
-        if entry.is_dir() && is_new {
-            list(&entry.to_dir(), &path, depth + 1, found, unread);
         }
     }
 }
