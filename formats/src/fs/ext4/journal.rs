@@ -116,11 +116,15 @@ impl Superblock {
         let v2 = version == kind::SUPERBLOCK_V2;
         let feature = |at| if v2 { be32(block, at) } else { 0 };
         let (compat, incompat) = (feature(0x24), feature(0x28));
-        let unknown = incompat & !incompat::KNOWN;
-        if unknown != 0 {
-            return Err(at("journal superblock")
-                .field("s_feature_incompat")
-                .unsupported(format!("has features that this program does not know: {unknown:#x}")));
+        // Of those with which a journal may only be read, none is known to anybody.
+        for (field, unknown) in
+            [("s_feature_incompat", incompat & !incompat::KNOWN), ("s_feature_ro_compat", feature(0x2C))]
+        {
+            if unknown != 0 {
+                return Err(at("journal superblock")
+                    .field(field)
+                    .unsupported(format!("has features that this program does not know: {unknown:#x}")));
+            }
         }
         let checksums =
             [compat & COMPAT_CHECKSUM, incompat & incompat::CSUM_V2, incompat & incompat::CSUM_V3];
@@ -606,6 +610,7 @@ mod tests {
             (0x10, 65, "s_maxlen: is 65, but the journal has 64 blocks"),
             (0x14, 0, "s_first: is 0, expected 1 to 63"),
             (0x1C, 64, "s_start: is 64, expected 0 to 63"),
+            (0x2C, 1, "s_feature_ro_compat: has features that this program does not know: 0x1"),
             (0x28, 0x40, "s_feature_incompat: has features that this program does not know: 0x40"),
             (0x28, 0x18, "s_feature_incompat: has two kinds of checksums"),
             (0x28, 0x10, "s_checksum: is 0x00000000, expected"),
