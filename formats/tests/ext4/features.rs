@@ -4,7 +4,7 @@
 use std::fs;
 use std::path::Path;
 
-use mif_formats::fs::{FileType, Filesystem};
+use mif_formats::fs::{FileType, Filesystem, Piece};
 
 use crate::kernel::{Can, live};
 use crate::tools::{debugfs, have, load, mke2fs, open, run, scratch};
@@ -177,6 +177,35 @@ fn project_generation_and_flags_are_those_that_debugfs_set() {
     assert_eq!(node.generation, Some(0xCAFE_BABE));
     assert_eq!(node.flags, 0x800B0);
     assert_eq!(node.nlink, Some(65_000));
+}
+
+#[test]
+fn a_file_sealed_by_verity_ends_where_its_size_says_and_not_with_its_merkle_tree() {
+    if !have(&["mke2fs", "debugfs"]) {
+        return;
+    }
+    const SEALED: u32 = 0x10_0000;
+    let scratch = scratch();
+    let (source, image) = (scratch.path().join("tree"), scratch.path().join("image"));
+    fs::create_dir(&source).unwrap();
+    // As the kernel lays it out: the tree stands at the next 64 KiB behind the end, in blocks of the file.
+    let bytes: Vec<u8> = (0..80_000_u32).map(|i| (i / 7) as u8 | 1).collect();
+    fs::write(source.join("file"), &bytes).unwrap();
+    mke2fs(&image, 20, &format!("-d {} -t ext4 -O verity", source.display()));
+    debugfs(&image, "sif /file size 5000");
+    debugfs(&image, &format!("sif /file flags {:#x}", SEALED | 0x8_0000));
+    let fs = open(&image);
+    let entries = fs.read_dir(fs.root(), &mut |error| panic!("{error}")).unwrap();
+    let file = entries.iter().find(|entry| entry.name == b"file").unwrap().node;
+    let node = fs.node(file, &mut |error| panic!("{error}")).unwrap();
+    assert_eq!((node.size, node.flags & SEALED), (5000, SEALED));
+    let (content, volume) = (fs.content(file).unwrap(), load(&image));
+    let mut read = Vec::new();
+    for piece in content.pieces {
+        let Piece::Volume { offset, len } = piece else { panic!("{piece:?}") };
+        read.extend(volume.read_vec(offset, len as usize).unwrap());
+    }
+    assert_eq!(read, bytes[..5000]);
 }
 
 #[test]
