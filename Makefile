@@ -8,8 +8,8 @@ demo: ## Build, and take a small disk into MIF and back before your eyes. Needs 
 	@$(CARGO) build --release --locked -p mif
 	@fixtures/demo target/release/mif
 
-# Tools that would sync all filesystems of the machine do not.
-export PATH := $(CURDIR)/tests/no-sync:$(PATH)
+# Tools that would sync all filesystems of the machine do not: tests/install-tools makes this folder.
+export PATH := $(or $(MIF_CACHE),$(CURDIR)/fixtures/cache)/no-sync:$(PATH)
 export MIF_QEMU_SAMPLES ?= $(CURDIR)/fixtures/cache/qemu-samples
 
 test: tools lint ## Everything: tools, lints, unit tests, round trips, oracles, boots.

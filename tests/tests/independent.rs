@@ -1,7 +1,7 @@
 //! `verify --independent`: readers that others wrote, on disks that the real tools made.
 
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use mif_tests::{have, mif, repo, run, run_failing, tool, work_folder};
 use serde_json::Value;
@@ -123,31 +123,34 @@ fn the_table_of_a_disk_that_was_grown_or_cut_is_compared() {
     assert_eq!(resized(4 << 20), (2, 0, 1));
 }
 
+/// A FAT of a floppy's size, of these folders and files.
+fn floppy(folder: &Path, folders: &[&str], files: &[(&str, &str)]) -> PathBuf {
+    let (volume, local) = (folder.join("volume"), folder.join("local"));
+    fs::File::create(&volume).unwrap().set_len(1440 << 10).unwrap();
+    run(tool("mkfs.fat").arg(&volume));
+    run(tool("mmd").arg("-i").arg(&volume).args(folders.iter().map(|name| format!("::/{name}"))));
+    for (name, content) in files {
+        fs::write(&local, content).unwrap();
+        run(tool("mcopy").arg("-i").arg(&volume).arg(&local).arg(format!("::/{name}")));
+    }
+    volume
+}
+
 #[test]
 fn names_that_are_no_way_to_a_file_are_unchecked_and_not_different() {
     if !have(&["mkfs.fat", "mmd", "mcopy"]) {
         return;
     }
     let folder = work_folder();
-    let at = |name: &str| folder.path().join(name);
-    let volume = at("volume");
-    fs::File::create(&volume).unwrap().set_len(1440 << 10).unwrap();
-    run(tool("mkfs.fat").arg(&volume));
-    let put = |name: &str, content: &str| {
-        fs::write(at("local"), content).unwrap();
-        run(tool("mcopy").arg("-i").arg(&volume).arg(at("local")).arg(format!("::/{name}")));
-    };
-    run(tool("mmd").arg("-i").arg(&volume).args(["::/DIR1", "::/DIR2"]));
-    for (name, content) in [
+    let files = [
         ("ONE", "1"),
         ("TWO", "22"),
         ("LOST", ""),
         ("a rather long name", "4"),
         ("DIR1/A", "5"),
         ("DIR2/B", "6"),
-    ] {
-        put(name, content);
-    }
+    ];
+    let volume = floppy(folder.path(), &["DIR1", "DIR2"], &files);
     let report = independent(folder.path(), volume.to_str().unwrap());
     assert_eq!(count(&report["parts"][0], "compared"), 9, "{report}");
     let mut bytes = fs::read(&volume).unwrap();
@@ -179,15 +182,7 @@ fn folders_that_contain_themselves_end_for_the_other_readers_too() {
         return;
     }
     let folder = work_folder();
-    let at = |name: &str| folder.path().join(name);
-    let volume = at("volume");
-    fs::File::create(&volume).unwrap().set_len(1440 << 10).unwrap();
-    run(tool("mkfs.fat").arg(&volume));
-    run(tool("mmd").arg("-i").arg(&volume).arg("::/DIR"));
-    fs::write(at("local"), "x").unwrap();
-    for name in ["A", "B"] {
-        run(tool("mcopy").arg("-i").arg(&volume).arg(at("local")).arg(format!("::/DIR/{name}")));
-    }
+    let volume = floppy(folder.path(), &["DIR"], &[("DIR/A", "x"), ("DIR/B", "x")]);
     // Both become the folder that they are in: two ways from each to the next, without an end.
     let mut bytes = fs::read(&volume).unwrap();
     let entry = |name: &[u8; 11]| bytes.windows(11).position(|bytes| bytes == name).expect("it is there");
