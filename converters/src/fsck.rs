@@ -1,23 +1,23 @@
 //! `fsck`: is everything in the store that images need, and as it was written? If not: which images and which
-//! of their files does that cost, and can it be had back?
+//! of their files does that cost, and how can it be had back?
 
 mod packs;
+mod records;
 mod repair;
+mod report;
 
-use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::ops::Range;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 
-use mif_formats::container::OpenOptions;
-use mif_formats::mif::ObjectId;
-use mif_formats::mif::digests;
 use mif_formats::mif::layout::{Layout, Origin};
 use mif_formats::mif::manifest::{Row, escape};
-use serde::Serialize;
+use mif_formats::mif::{ObjectId, ObjectKind, digests};
 use sha1::{Digest, Sha1};
 
 use self::packs::{PackState, check_packs};
+pub use self::report::{FsckOptions, FsckReport, LostImage, Verdict};
 use crate::progress::{self, Progress};
 use crate::store::{Image, Objects, Store, StoredImage};
 use crate::{Error, Result};
@@ -25,88 +25,28 @@ use crate::{Error, Result};
 /// How many paths of an image a report names.
 const MAX_PATHS: usize = 1000;
 
-/// What to do about damage.
-#[derive(Debug, Clone, Default)]
-pub struct FsckOptions {
-    /// Make indexes again from packs, set damaged packs aside and keep what is whole of them.
-    pub repair: bool,
-    /// Disk images that may still have what was lost: read, and lost objects stored again. With `repair` only.
-    pub from: Vec<PathBuf>,
-    /// How those are opened.
-    pub open: OpenOptions,
-}
-
-/// What was found.
-#[derive(Debug, Clone, Default, Serialize)]
-pub struct FsckReport {
-    /// Whether everything that images need is there and whole (after repair, if that was asked for).
-    pub clean: bool,
-    /// Images that were checked.
-    pub images: u64,
-    /// Packs that were read.
-    pub packs: u64,
-    /// Objects in them that were held against their digests.
-    pub objects: u64,
-    /// Damage, each a sentence.
-    pub problems: Vec<String>,
-    /// What is untidy and costs nothing: each a sentence.
-    pub notes: Vec<String>,
-    /// What was done about damage, each a sentence.
-    pub repaired: Vec<String>,
-    /// What images have lost.
-    pub lost: Vec<LostImage>,
-    /// Objects that images need and that are nowhere whole, in hex.
-    pub lost_objects: Vec<String>,
-}
-
-/// What an image has lost.
-#[derive(Debug, Clone, Default, Serialize)]
-pub struct LostImage {
-    /// The image, as `name@version`.
-    pub image: String,
-    /// Parts of its record that are lost: `manifest`, `layout`, `record`, `digests`,
-    /// `packages`.
-    pub parts: Vec<String>,
-    /// Files whose content is lost, as `volume:path`; at most a thousand are named.
-    pub files: Vec<String>,
-    /// How many there are.
-    pub file_count: u64,
-    /// Files whose content is whole, and has another SHA-1 than the manifest says; at most a thousand are named. Only
-    /// `verify --all` looks for them.
-    #[serde(skip_serializing_if = "Vec::is_empty")]
-    pub wrong_sha1: Vec<String>,
-    /// Bytes of the disk that are lost, and lie on each volume or outside of all (`-`).
-    pub disk_bytes: BTreeMap<String, u64>,
-}
-
-impl LostImage {
-    fn is_something(&self) -> bool {
-        !self.parts.is_empty()
-            || self.file_count > 0
-            || !self.disk_bytes.is_empty()
-            || !self.wrong_sha1.is_empty()
-    }
-}
-
 /// Checks the store in the folder `path`.
 pub fn fsck(path: &Path, options: &FsckOptions, progress: &dyn Progress) -> Result<FsckReport> {
     if !options.repair && !options.from.is_empty() {
-        return Err(Error::usage("images to take lost objects from go with --repair"));
+        return Err(Error::usage("--from is for --repair: disk images to take lost objects from"));
     }
     if !options.repair {
         return check(&Store::open(path)?, false, progress);
     }
+    let mut done = Vec::new();
+    done.extend(Store::repair_header(path)?);
     let store = Store::open_exclusive(path, progress)?;
     let images = images(&store)?;
     let mut state = check_packs(&store, false, progress)?;
-    let mut done = repair::packs(&store, &state)?;
-    if !done.is_empty() {
+    let packs = repair::packs(&store, &state)?;
+    if !packs.is_empty() {
+        done.extend(packs);
         state = check_packs(&store, false, progress)?;
     }
     let mut report = check_images(&store, &images, &state, progress)?;
-    let derived = repair::tables(&store, &report)?;
-    if !derived.is_empty() {
-        done.extend(derived);
+    let mended = records::mend(&store, &report, &state, progress)?;
+    if !mended.is_empty() {
+        done.extend(mended);
         report = check_images(&store, &images, &state, progress)?;
     }
     // Twice: of a large file that was lost, which chunks it has is known once its list is there again.
@@ -126,12 +66,13 @@ pub fn fsck(path: &Path, options: &FsckOptions, progress: &dyn Progress) -> Resu
     Ok(report)
 }
 
-/// All versions there are.
+/// All versions that there are, or that have vanished.
 fn images(store: &Store) -> Result<Vec<(String, u32)>> {
-    let mut images = Vec::new();
+    let mut images = store.vanished()?;
     for name in store.names()? {
         images.extend(store.versions(&name)?.into_iter().map(|version| (name.clone(), version)));
     }
+    images.sort();
     Ok(images)
 }
 
@@ -177,7 +118,7 @@ fn check_images(
     let mut lost: Vec<ObjectId> = checker.lost.into_iter().collect();
     lost.sort_unstable();
     report.lost_objects = lost.iter().map(ToString::to_string).collect();
-    report.clean = report.problems.is_empty() && report.lost.is_empty();
+    report.judge(store);
     Ok(report)
 }
 
@@ -198,12 +139,10 @@ fn check_tags(store: &Store, name: &str, report: &mut FsckReport) -> Result<()> 
 
 /// The file of digests must be what the manifest gives: a search relies on it.
 fn check_digests(stored: &StoredImage, rows: &[Row]) -> Result<()> {
-    match stored.digests()? {
-        Some(there) if there == digests::encode(rows) => Ok(()),
-        _ => {
-            Err(Error::store(format!("{}: the file of digests does not fit the manifest", stored.image.id())))
-        }
+    if stored.table("digests")? == digests::encode(rows) {
+        return Ok(());
     }
+    Err(Error::store(format!("{}: the file of digests does not fit the manifest", stored.image.id())))
 }
 
 /// Checks images against the objects that are whole.
@@ -225,25 +164,42 @@ impl Checker<'_> {
             lost.parts.push(what.to_owned());
             report.problems.push(error.message().to_owned());
         };
-        match store.version(name, version) {
-            Err(e) => problem("record", &e, &mut lost),
-            Ok(stored) => {
-                match stored.layout() {
-                    Err(e) => problem("layout", &e, &mut lost),
-                    Ok(layout) => self.layout(&stored.image, &layout, &mut lost)?,
-                }
-                match stored.manifest() {
-                    Err(e) => problem("manifest", &e, &mut lost),
-                    Ok(rows) => {
-                        if let Err(e) = check_digests(&stored, &rows) {
-                            problem("digests", &e, &mut lost);
-                        }
-                        if let Err(e) = stored.packages() {
-                            problem("packages", &e, &mut lost);
-                        }
-                        self.files(&rows, &mut lost)?;
+        if !store.versions(name)?.contains(&version) {
+            let vanished = Error::store(format!("{}: was deleted behind the store's back", lost.image));
+            problem("image", &vanished, &mut lost);
+            report.lost.push(lost);
+            return Ok(());
+        }
+        let stored = match records::read(store, name, version) {
+            Ok(stored) => Ok(stored),
+            Err(e) => {
+                problem("record", &e, &mut lost);
+                store.published(name, version).or_else(|_| store.without_record(name, version))
+            }
+        };
+        if let Ok(stored) = stored {
+            match stored.layout() {
+                Err(e) => problem("layout", &e, &mut lost),
+                Ok(layout) => self.layout(&stored.image, &layout, &mut lost)?,
+            }
+            match stored.manifest() {
+                Err(e) => problem("manifest", &e, &mut lost),
+                Ok(rows) => {
+                    if let Err(e) = check_digests(&stored, &rows) {
+                        problem("digests", &e, &mut lost);
                     }
+                    if let Err(e) = stored.packages() {
+                        problem("packages", &e, &mut lost);
+                    }
+                    self.files(&rows, &mut lost)?;
                 }
+            }
+            if lost.parts.is_empty() && !store.is_noted(&stored.image) {
+                report.unnoted.push(lost.image.clone());
+                report.notes.push(format!(
+                    "{}: its second record is missing or differs; `mif fsck --repair` writes it again",
+                    lost.image
+                ));
             }
         }
         if lost.is_something() {
@@ -323,10 +279,10 @@ impl Checker<'_> {
         Ok(whole)
     }
 
-    /// Whether the chunks of a list together have its digest. A list that stands under its own digest was
-    /// checked with its pack: that is the only other name that it can have.
+    /// Whether the chunks of a list together have the digest that names them. A list whose content has none is named
+    /// by its own bytes, which were checked with its pack.
     fn list_fits(&mut self, id: &ObjectId) -> Result<bool> {
-        if self.state.own_names.contains(id) {
+        if id.kind == ObjectKind::ChunkList {
             return Ok(true);
         }
         let len = self.objects.len(id)?;
@@ -347,6 +303,6 @@ impl Checker<'_> {
             at += here.len() as u64;
         }
         self.list_sha1.extend(sha1.map(|sha1| (*id, sha1.finalize().into())));
-        Ok(hasher.finalize().as_bytes() == &id.0)
+        Ok(hasher.finalize().as_bytes() == &id.digest)
     }
 }

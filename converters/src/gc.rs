@@ -1,20 +1,22 @@
 //! `gc`: versions that no rule keeps are forgotten, and what no image needs leaves the store.
 //!
-//! Nothing is removed unless everything that images need is known and there. Packs that are mostly garbage are
-//! written again without it: the new pack and its index first, then the old index is removed, then the old
-//! pack. So whoever is killed leaves garbage at most.
+//! No pack is removed unless everything that images need is known and there, and unless each copy that stays of an
+//! object that goes was read and is whole. Packs that are mostly garbage are written again without it: the new pack and
+//! its index first, then the old index is removed, then the old pack. So a process that is killed leaves garbage at
+//! most.
 
-use std::collections::{BTreeSet, HashSet};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::path::Path;
 use std::sync::Arc;
 
-use mif_formats::mif::ObjectId;
 use mif_formats::mif::pack::{IndexEntry, PackWriter};
+use mif_formats::mif::{ObjectId, PackId};
 use serde::Serialize;
 
 use crate::progress::{self, Progress};
 use crate::store::{
-    Index, Needs, Objects, PackIndex, Storage, Store, Upload, decode_object, index_key, pack_key,
+    DamagedImage, Index, Needs, Objects, PackIndex, Storage, Store, Upload, decode_object, index_key,
+    pack_key,
 };
 use crate::{Error, Result};
 
@@ -39,10 +41,15 @@ pub struct GcOptions {
 /// What `gc` did, or would do.
 #[derive(Debug, Clone, Default, Serialize)]
 pub struct GcReport {
-    /// Whether nothing was done.
+    /// Whether nothing was done, since only that was asked for.
     pub dry_run: bool,
+    /// Whether no damage was met. If images or objects are damaged, what they may need stays.
+    pub whole: bool,
     /// Versions that were forgotten, as `name@version`.
     pub forgotten: Vec<String>,
+    /// Images of which something is damaged, or missing, or that have vanished. As long as there are any, every pack
+    /// stays, for any of them may hold what is needed for the repair.
+    pub damaged: Vec<DamagedImage>,
     /// Packs that stay as they are.
     pub packs_kept: u64,
     /// Packs that went.
@@ -57,7 +64,7 @@ pub struct GcReport {
     pub pack_bytes: [u64; 2],
     /// Bytes of objects that no image needs and that stay, being few in their packs.
     pub garbage_kept: u64,
-    /// What could not be done, each a sentence.
+    /// Damaged copies of objects, and what could not be done, each a sentence.
     pub warnings: Vec<String>,
 }
 
@@ -66,19 +73,25 @@ pub fn gc(path: &Path, options: &GcOptions, progress: &dyn Progress) -> Result<G
     let store = if options.dry_run { Store::open(path)? } else { Store::open_exclusive(path, progress)? };
     progress.stage("finding what images need", 0);
     let mut report = GcReport { dry_run: options.dry_run, ..GcReport::default() };
-    let forgotten = forgotten(&store, options)?;
+    let mut forgotten = forgotten(&store, options)?;
     let (packs, stray) = packs(&store)?;
-    let needed = needed(&store, &packs, &forgotten, progress)?;
+    let needed = needed(&store, &packs, &mut forgotten, progress, &mut report)?;
+    let sweep = Sweep { storage: &**store.storage(), dry_run: options.dry_run, progress };
     if !options.dry_run {
         for (name, version) in &forgotten {
             store.remove_version(name, *version, crate::rm::now())?;
         }
     }
     report.forgotten = forgotten.iter().map(|(name, version)| format!("{name}@{version}")).collect();
-    let sweep = Sweep { storage: &**store.storage(), dry_run: options.dry_run, progress };
-    sweep.packs(packs, &needed, &mut report)?;
-    sweep.strays(stray, &mut report)?;
+    if report.damaged.is_empty() {
+        sweep.packs(packs, &needed, &mut report)?;
+        sweep.strays(stray, &mut report)?;
+    } else {
+        report.packs_kept = packs.len() as u64;
+        report.pack_bytes = [packs.iter().map(|pack| pack.bytes).sum(); 2];
+    }
     sweep.unfinished(&mut report)?;
+    report.whole = report.damaged.is_empty() && report.warnings.is_empty();
     Ok(report)
 }
 
@@ -95,10 +108,10 @@ fn forgotten(store: &Store, options: &GcOptions) -> Result<BTreeSet<(String, u32
         versions.reverse();
         for (age, version) in versions.into_iter().enumerate().skip(1) {
             let last = options.keep_last.is_some_and(|n| age < n);
-            let recent = match since {
-                Some(since) => store.version(&name, version)?.image.provenance.time >= since,
-                None => false,
-            };
+            // A version whose record cannot be read may be a recent one.
+            let recent = since.is_some_and(|since| {
+                store.version(&name, version).map_or(true, |stored| stored.image.provenance.time >= since)
+            });
             if !last && !recent && !tagged.contains(&version) {
                 forgotten.insert((name.clone(), version));
             }
@@ -111,6 +124,13 @@ fn forgotten(store: &Store, options: &GcOptions) -> Result<BTreeSet<(String, u32
 struct Pack {
     index: PackIndex,
     bytes: u64,
+}
+
+impl Pack {
+    /// Whether the pack reaches as far as an object that it should have.
+    fn holds(&self, entry: &IndexEntry) -> bool {
+        entry.offset.checked_add(entry.stored_len).is_some_and(|end| end <= self.bytes)
+    }
 }
 
 /// All packs that have an index, and what is one without the other.
@@ -143,31 +163,59 @@ struct Stray {
     packs: Vec<String>,
 }
 
-/// What the images that stay need; an error if any of it is not there.
+/// What the images that stay need. Images of which that cannot be told, or is not there, are reported as damaged, and
+/// all versions of their names stay: an older one may be the last that is whole.
 fn needed(
     store: &Store,
     packs: &[Pack],
-    forgotten: &BTreeSet<(String, u32)>,
+    forgotten: &mut BTreeSet<(String, u32)>,
     progress: &dyn Progress,
+    report: &mut GcReport,
 ) -> Result<HashSet<ObjectId>> {
     let index = Index::default();
     for pack in packs {
         // Of a pack that was cut short, only what is before the cut counts as there.
-        let whole = |e: &&IndexEntry| e.offset.checked_add(e.stored_len).is_some_and(|end| end <= pack.bytes);
-        let there: Vec<IndexEntry> = pack.index.entries.iter().filter(whole).cloned().collect();
+        let there: Vec<IndexEntry> =
+            pack.index.entries.iter().filter(|entry| pack.holds(entry)).cloned().collect();
         index.add(pack.index.pack, &there);
     }
     let objects = Objects::new(store.storage().clone(), Arc::new(index));
     let mut needs = Needs::default();
     for name in store.names()? {
-        for version in store.versions(&name)? {
+        let before = report.damaged.len();
+        let versions = store.versions(&name)?;
+        let is_forgotten = |version: &u32| forgotten.contains(&(name.clone(), *version));
+        let (old, kept): (Vec<u32>, Vec<u32>) = versions.into_iter().partition(is_forgotten);
+        let mut add = |version: u32, damaged: &mut Vec<DamagedImage>| -> Result<()> {
             progress::check(progress)?;
-            if !forgotten.contains(&(name.clone(), version)) {
-                needs.add(&store.version(&name, version)?, &objects)?;
+            let record = store.version(&name, version);
+            if let Err(e) = &record {
+                damaged.push(DamagedImage::new(&name, version, e));
             }
+            let Ok(stored) = record.or_else(|_| store.published(&name, version)) else { return Ok(()) };
+            match needs.add(&stored, &objects) {
+                Ok(0) => {}
+                Ok(missing) => damaged.push(DamagedImage {
+                    image: stored.image.id(),
+                    problem: format!("the store lacks {missing} objects that it needs"),
+                }),
+                Err(e) => damaged.push(DamagedImage::new(&name, version, &e)),
+            }
+            Ok(())
+        };
+        kept.into_iter().try_for_each(|version| add(version, &mut report.damaged))?;
+        if report.damaged.len() > before {
+            forgotten.retain(|(of, _)| *of != name);
+            old.into_iter().try_for_each(|version| add(version, &mut report.damaged))?;
         }
     }
-    needs.complete()?;
+    report.damaged.extend(store.vanished()?.into_iter().map(|(name, version)| DamagedImage {
+        image: format!("{name}@{version}"),
+        problem: format!(
+            "was deleted behind the store's back; `mif rm {name}@{version}` forgets it, `mif fsck` says how to get it \
+             back"
+        ),
+    }));
     Ok(needs.objects)
 }
 
@@ -177,87 +225,145 @@ struct Sweep<'a> {
     progress: &'a dyn Progress,
 }
 
-impl Sweep<'_> {
-    fn packs(&self, packs: Vec<Pack>, needed: &HashSet<ObjectId>, report: &mut GcReport) -> Result<()> {
-        let live = |pack: &Pack| -> u64 {
-            pack.index.entries.iter().filter(|e| needed.contains(&e.id)).map(|e| e.stored_len).sum()
+/// What becomes of each pack.
+#[derive(Default)]
+struct Plan {
+    kept: u64,
+    /// Bytes of garbage in the packs that are kept.
+    garbage: u64,
+    /// Packs that go, by number, and what of each is to be copied into a new one.
+    going: Vec<(usize, Vec<IndexEntry>)>,
+    /// Which pack's copy of each needed object stays.
+    counted: HashMap<ObjectId, usize>,
+}
+
+/// Copies of objects that were read: whether each was whole.
+type Read = HashMap<(usize, ObjectId), bool>;
+
+impl Plan {
+    /// Plans over packs in the order of how much of them is needed: of an object that is in two packs, the first copy
+    /// counts that was not found damaged. A pack that has the last copy of an object stays if that copy is damaged.
+    fn new(packs: &[Pack], needed: &HashSet<ObjectId>, read: &Read) -> Self {
+        let is_good = |number: usize, entry: &IndexEntry| {
+            packs[number].holds(entry) && read.get(&(number, entry.id)) != Some(&false)
         };
-        // Of an object that is in two packs, the copy in the pack that is needed most is the one that counts.
-        let mut packs: Vec<(u64, Pack)> = packs.into_iter().map(|pack| (live(&pack), pack)).collect();
-        packs.sort_by(|(a, x), (b, y)| b.cmp(a).then(x.index.pack.cmp(&y.index.pack)));
-        let total = packs.iter().map(|(_, pack)| pack.bytes).sum();
-        report.pack_bytes = [total, total];
-        let mut counted: HashSet<ObjectId> = HashSet::new();
-        let mut old = Vec::new();
-        let mut moved = Vec::new();
-        for (_, pack) in packs {
-            let here: Vec<IndexEntry> = pack
-                .index
-                .entries
-                .iter()
-                .filter(|e| needed.contains(&e.id) && !counted.contains(&e.id))
-                .cloned()
-                .collect();
-            let live: u64 = here.iter().map(|e| e.stored_len).sum();
+        let mut plan = Plan::default();
+        let mut live: Vec<Vec<&IndexEntry>> = Vec::new();
+        for (number, pack) in packs.iter().enumerate() {
+            let here = pack.index.entries.iter().filter(|entry| {
+                needed.contains(&entry.id) && !plan.counted.contains_key(&entry.id) && is_good(number, entry)
+            });
+            live.push(here.collect());
+            plan.counted.extend(live[number].iter().map(|entry| (entry.id, number)));
+        }
+        for (number, (pack, here)) in packs.iter().zip(live).enumerate() {
+            let live: u64 = here.iter().map(|entry| entry.stored_len).sum();
             let stored = pack.index.stored_bytes();
-            counted.extend(here.iter().map(|e| e.id));
-            if !here.is_empty() && live as f64 >= stored as f64 * REPACK_BELOW {
-                report.packs_kept += 1;
-                report.garbage_kept += stored - live;
-                continue;
-            }
-            if !here.is_empty() {
-                // A pack with damage stays, for fsck to deal with.
-                match self.check(&pack, &here) {
-                    Ok(()) => report.packs_repacked += 1,
-                    Err(problem) => {
-                        report.warnings.push(problem.to_string());
-                        report.packs_kept += 1;
-                        continue;
-                    }
-                }
-                moved.push((pack.index.pack, here));
+            let last_copy =
+                |entry: &IndexEntry| needed.contains(&entry.id) && !plan.counted.contains_key(&entry.id);
+            let kept = !here.is_empty() && live as f64 >= stored as f64 * REPACK_BELOW;
+            if kept || pack.index.entries.iter().any(last_copy) {
+                plan.kept += 1;
+                plan.garbage += stored.saturating_sub(live);
             } else {
-                report.packs_dropped += 1;
+                plan.going.push((number, here.into_iter().cloned().collect()));
             }
-            report.pack_bytes[1] -= pack.bytes;
-            old.push(pack);
+        }
+        plan
+    }
+
+    /// The copies that must be whole for this plan to lose nothing: what is copied, and what stays elsewhere of an
+    /// object that a going pack has too.
+    fn relied_on(&self, packs: &[Pack]) -> Vec<(usize, ObjectId)> {
+        let entries = self.going.iter().flat_map(|(number, _)| &packs[*number].index.entries);
+        let mut copies: Vec<(usize, ObjectId)> =
+            entries.filter_map(|entry| Some((*self.counted.get(&entry.id)?, entry.id))).collect();
+        copies.sort_unstable();
+        copies.dedup();
+        copies
+    }
+}
+
+impl Sweep<'_> {
+    fn packs(&self, mut packs: Vec<Pack>, needed: &HashSet<ObjectId>, report: &mut GcReport) -> Result<()> {
+        packs.sort_by_cached_key(|pack| {
+            let entries = pack.index.entries.iter().filter(|entry| needed.contains(&entry.id));
+            let live = entries.fold(0u64, |sum, entry| sum.saturating_add(entry.stored_len));
+            (std::cmp::Reverse(live), pack.index.pack)
+        });
+        let total = packs.iter().map(|pack| pack.bytes).sum();
+        let mut read = Read::new();
+        let plan = loop {
+            let plan = Plan::new(&packs, needed, &read);
+            if self.read_copies(&packs, &plan.relied_on(&packs), &mut read, report)? {
+                break plan;
+            }
+        };
+        report.packs_kept = plan.kept;
+        report.garbage_kept = plan.garbage;
+        report.pack_bytes = [total, total];
+        for (number, entries) in &plan.going {
+            if entries.is_empty() {
+                report.packs_dropped += 1;
+            } else {
+                report.packs_repacked += 1;
+            }
+            report.pack_bytes[1] -= packs[*number].bytes;
         }
         if self.dry_run {
-            report.pack_bytes[1] +=
-                moved.iter().flat_map(|(_, entries)| entries).map(|e| e.stored_len).sum::<u64>();
+            let moved = plan.going.iter().flat_map(|(_, entries)| entries);
+            report.pack_bytes[1] += moved.map(|entry| entry.stored_len).sum::<u64>();
             return Ok(());
         }
-        report.pack_bytes[1] += self.repack(&moved)?;
-        for pack in old {
-            self.delete(&index_key(&pack.index.pack))?;
-            self.delete(&pack_key(&pack.index.pack))?;
+        report.pack_bytes[1] += self.repack(&packs, &plan.going)?;
+        for (number, _) in plan.going {
+            let pack = &packs[number].index.pack;
+            self.delete(&index_key(pack))?;
+            self.delete(&pack_key(pack))?;
         }
         Ok(())
     }
 
-    fn read(&self, pack: &ObjectId, entry: &IndexEntry) -> Result<Vec<u8>> {
+    /// Reads copies that were not read before. Gives whether all of them are whole.
+    fn read_copies(
+        &self,
+        packs: &[Pack],
+        copies: &[(usize, ObjectId)],
+        read: &mut Read,
+        report: &mut GcReport,
+    ) -> Result<bool> {
+        let mut whole = true;
+        for (number, id) in copies {
+            progress::check(self.progress)?;
+            if read.contains_key(&(*number, *id)) {
+                continue;
+            }
+            let pack = &packs[*number].index;
+            let place = pack.entries.binary_search_by_key(id, |entry| entry.id);
+            let entry = &pack.entries[place.expect("the plan names what the pack's index has")];
+            let found = self.read(&pack.pack, entry).and_then(|stored| {
+                decode_object(entry, &stored).map_err(|problem| {
+                    Error::store(format!("{}: object {id}: {problem}", pack_key(&pack.pack)))
+                })
+            });
+            if let Err(e) = &found {
+                report.warnings.push(e.message().to_owned());
+                whole = false;
+            }
+            read.insert((*number, *id), found.is_ok());
+        }
+        Ok(whole)
+    }
+
+    fn read(&self, pack: &PackId, entry: &IndexEntry) -> Result<Vec<u8>> {
         let key = pack_key(pack);
         self.storage
             .read(&key, entry.offset..entry.offset.saturating_add(entry.stored_len))
             .map_err(|e| Error::store(format!("{}/{key}: object {}: {e}", self.storage.place(), entry.id)))
     }
 
-    /// Errs unless these objects of a pack are whole.
-    fn check(&self, pack: &Pack, entries: &[IndexEntry]) -> Result<()> {
-        for entry in entries {
-            progress::check(self.progress)?;
-            let stored = self.read(&pack.index.pack, entry)?;
-            decode_object(entry, &stored).map_err(|problem| {
-                let key = pack_key(&pack.index.pack);
-                Error::store(format!("{key}: object {}: {problem}; the pack stays as it is", entry.id))
-            })?;
-        }
-        Ok(())
-    }
-
     /// Writes objects into new packs; gives the bytes of these.
-    fn repack(&self, moved: &[(ObjectId, Vec<IndexEntry>)]) -> Result<u64> {
+    fn repack(&self, packs: &[Pack], moved: &[(usize, Vec<IndexEntry>)]) -> Result<u64> {
         let total = moved.iter().flat_map(|(_, entries)| entries).map(|e| e.stored_len).sum();
         self.progress.stage("repacking", total);
         let failed = |e: std::io::Error| {
@@ -265,7 +371,8 @@ impl Sweep<'_> {
         };
         let mut current: Option<PackWriter<Box<dyn Upload>>> = None;
         let mut bytes = 0;
-        for (pack, entries) in moved {
+        for (number, entries) in moved {
+            let pack = &packs[*number].index.pack;
             let mut entries = entries.clone();
             entries.sort_by_key(|entry| entry.offset);
             for entry in &entries {

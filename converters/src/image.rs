@@ -25,6 +25,13 @@ pub struct OpenImage {
     pub origin: Origin,
 }
 
+/// Whether an IMAGE argument is the path of a file: it has a slash, or names a file that is there with the suffix of a
+/// container format.
+#[must_use]
+pub fn is_path(image: &str) -> bool {
+    image.contains('/') || container::has_suffix(Path::new(image)) && Path::new(image).is_file()
+}
+
 /// Where an image is.
 pub enum Origin {
     /// A disk image file.
@@ -42,25 +49,31 @@ pub enum Origin {
 }
 
 impl OpenImage {
-    /// Opens `image`: the file of that name if there is one, else the image of that name in the store at
-    /// `store`.
+    /// Opens `image`: a file if it is a path (see [`is_path`]), else the image of that name in the store at `store`.
+    /// What lies in the working directory never hides a stored image.
     pub fn open(image: &str, store: &Path, options: &OpenOptions) -> Result<Self> {
         let path = Path::new(image);
-        if path.exists() || image.contains('/') {
+        if is_path(image) {
             let container = container::open(path, options)?;
             return Ok(OpenImage { label: image.to_owned(), origin: Origin::File { container } });
         }
+        // A file that the user may have meant, and that has to be called by a path.
+        let or_file = |error: Error| match path.exists() {
+            true => error.advise(format!("To open the file of that name, write ./{image}")),
+            false => error,
+        };
         let name: ImageName = image.parse().map_err(|_| {
-            Error::input(format!("{image}: there is no such file, and it is no name of an image in a store"))
+            or_file(Error::input(format!("{image}: is neither a path nor the name of an image in a store")))
         })?;
-        if !store.join("store.json").exists() {
-            return Err(Error::input(format!(
-                "{image}: there is no such file, and no store at {}",
-                store.display()
-            ))
-            .advise("Name the store with --store or MIF_STORE"));
+        if !store.join("store.json").exists() && !store.join("packs").is_dir() {
+            let error = Error::input(format!("{image}: there is no store at {}", store.display()));
+            return Err(or_file(error.advise("Name the store with --store or MIF_STORE")));
         }
-        Self::stored(&Store::open(store)?, &name)
+        let store = Store::open(store)?;
+        if store.versions(&name.name)?.is_empty() {
+            return Err(or_file(store.image(&name).err().expect("it has no versions")));
+        }
+        Self::stored(&store, &name)
     }
 
     /// Opens an image of a store.

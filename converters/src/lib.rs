@@ -35,8 +35,8 @@ pub mod verify;
 
 pub use batch::{
     BatchExportOptions, BatchImportOptions, Comparison, ExportEvent, ExportSummary, ImageCheck, ImportEvent,
-    ImportSummary, LibraryReport, NamePattern, PassedOver, VerifyAllOptions, Watch, export_all, import_all,
-    verify_all,
+    ImportSummary, LibraryReport, NamePattern, PassedOver, VerifyAllOptions, Watch, disk_images, export_all,
+    import_all, verify_all,
 };
 pub use build::{BuildOptions, BuildReport, BuiltVolume, build};
 pub use cat::cat;
@@ -47,9 +47,9 @@ pub use diff::{Change, ChangeKind, DiffCounts, DiffOptions, DiffReport, FieldCha
 pub use error::{Code, Error, Result};
 pub use export::{ExportOptions, ExportReport, export};
 pub use extract::{ExtractReport, NotSet, Target, extract};
-pub use fsck::{FsckOptions, FsckReport, LostImage, fsck};
+pub use fsck::{FsckOptions, FsckReport, LostImage, Verdict, fsck};
 pub use gc::{GcOptions, GcReport, gc};
-pub use image::{OpenImage, Origin};
+pub use image::{OpenImage, Origin, is_path};
 pub use import::{ImportOptions, ImportReport, import};
 pub use info::{Boot, ImageInfo, Kernel, Os, System, info};
 pub use log::{LogEntry, LogReport, log, tag, untag};

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde::Serialize;
 
-use crate::store::{Image, ImageName, Selector, Store, Tag};
+use crate::store::{DamagedImage, Image, ImageName, Selector, Store, Tag};
 use crate::{Error, Result};
 
 /// The versions of images, each after what it was made from.
@@ -12,6 +12,8 @@ use crate::{Error, Result};
 pub struct LogReport {
     /// The versions.
     pub versions: Vec<LogEntry>,
+    /// Versions that were left out, for their records are damaged.
+    pub damaged: Vec<DamagedImage>,
 }
 
 /// A version.
@@ -43,7 +45,7 @@ pub struct LogEntry {
 
 /// The versions of the image `name`, or of all images.
 pub fn log(store: &Store, name: Option<&str>) -> Result<LogReport> {
-    let mut entries = Vec::new();
+    let (mut entries, mut damaged) = (Vec::new(), Vec::new());
     let names: BTreeSet<String> = match name {
         Some(name) => BTreeSet::from([name.to_owned()]),
         None => store.names()?.into_iter().chain(store.removed_names()?).collect(),
@@ -51,18 +53,20 @@ pub fn log(store: &Store, name: Option<&str>) -> Result<LogReport> {
     for name in &names {
         let tags = store.tags(name)?;
         for version in store.versions(name)? {
-            let image = store.version(name, version)?.image;
-            entries.push((version, entry(&image, &tags)));
+            match store.version(name, version) {
+                Ok(stored) => entries.push((version, entry(&stored.image, &tags))),
+                Err(e) => damaged.push(DamagedImage::new(name, version, &e)),
+            }
         }
         for gone in store.removed(name)? {
             entries.push((gone.version, removed(gone)));
         }
     }
-    if let (Some(name), true) = (name, entries.is_empty()) {
+    if let (Some(name), true) = (name, entries.is_empty() && damaged.is_empty()) {
         return Err(Error::input(format!("{name}: is not in the store {}", store.storage().place()))
             .advise("`mif images` lists what is there"));
     }
-    Ok(LogReport { versions: in_order(entries) })
+    Ok(LogReport { versions: in_order(entries), damaged })
 }
 
 fn entry(image: &Image, tags: &[Tag]) -> LogEntry {

@@ -1,5 +1,6 @@
 //! `rm`: versions of images are forgotten. Their numbers are not used again; their objects stay until `gc`.
 
+use std::collections::BTreeSet;
 use std::path::Path;
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -27,13 +28,13 @@ pub fn rm(store: &Path, names: &[ImageName], force: bool, progress: &dyn Progres
         match name.version {
             // A version whose record is damaged can be removed too.
             Selector::Newest => {
-                let versions = store.versions(&name.name)?;
+                let versions = known_versions(&store, &name.name)?;
                 if versions.is_empty() {
                     store.image(name)?;
                 }
                 chosen.extend(versions.into_iter().map(|version| (name.name.clone(), version)));
             }
-            Selector::Number(version) if store.versions(&name.name)?.contains(&version) => {
+            Selector::Number(version) if known_versions(&store, &name.name)?.contains(&version) => {
                 chosen.push((name.name.clone(), version));
             }
             _ => chosen.push((name.name.clone(), store.image(name)?.image.version)),
@@ -59,6 +60,12 @@ pub fn rm(store: &Path, names: &[ImageName], force: bool, progress: &dyn Progres
     }
     let tags = tags.into_iter().map(|tag| format!("{}@{}", tag.name, tag.tag)).collect();
     Ok(RmReport { removed, tags })
+}
+
+/// The versions of an image that are there, and those that have vanished: `rm` forgets these too.
+fn known_versions(store: &Store, name: &str) -> Result<BTreeSet<u32>> {
+    let vanished = store.vanished()?.into_iter().filter(|(of, _)| of == name).map(|(_, version)| version);
+    Ok(store.versions(name)?.into_iter().chain(vanished).collect())
 }
 
 /// Seconds since 1970.

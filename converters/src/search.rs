@@ -7,7 +7,7 @@ mod glob;
 
 use std::ops::RangeInclusive;
 use std::sync::Mutex;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use mif_formats::fs::{FileType, Timestamp};
 use mif_formats::mif::manifest::columns::{self, Column, Columns, Group};
@@ -19,7 +19,7 @@ use self::file::StoredFile;
 pub use self::glob::PathGlob;
 use crate::error::damaged;
 use crate::progress::{self, Progress};
-use crate::store::{Image, ImageName, Selector, Store};
+use crate::store::{DamagedImage, Image, ImageName, Selector, Store};
 use crate::{Error, Result};
 
 /// What is searched for. What is not given does not matter; all that is given must fit.
@@ -56,6 +56,8 @@ pub struct Query {
 pub struct SearchReport {
     /// How many versions were searched.
     pub searched: u64,
+    /// Images that could not be searched, for something of them is damaged.
+    pub damaged: Vec<DamagedImage>,
     /// The files, by image, volume and path.
     pub hits: Vec<Hit>,
 }
@@ -84,19 +86,18 @@ pub fn search(store: &Store, query: &Query, progress: &dyn Progress) -> Result<S
     let images = images(store, query)?;
     progress.stage("searching", 0);
     let next = AtomicUsize::new(0);
-    let stop = AtomicBool::new(false);
     let found: Mutex<Vec<(usize, Vec<Hit>)>> = Mutex::default();
-    let failed: Mutex<Option<Error>> = Mutex::default();
+    let damaged: Mutex<Vec<(usize, DamagedImage)>> = Mutex::default();
     let work = || {
-        while !stop.load(Ordering::Relaxed) {
+        while !progress.interrupted() {
             let i = next.fetch_add(1, Ordering::Relaxed);
             let Some((name, version)) = images.get(i) else { return };
-            match progress::check(progress).and_then(|()| search_image(store, name, *version, query)) {
+            match search_image(store, name, *version, query) {
                 Ok(hits) if hits.is_empty() => {}
                 Ok(hits) => found.lock().expect("not poisoned").push((i, hits)),
                 Err(e) => {
-                    stop.store(true, Ordering::Relaxed);
-                    failed.lock().expect("not poisoned").get_or_insert(e);
+                    let image = DamagedImage::new(name, *version, &e);
+                    damaged.lock().expect("not poisoned").push((i, image));
                 }
             }
         }
@@ -106,13 +107,14 @@ pub fn search(store: &Store, query: &Query, progress: &dyn Progress) -> Result<S
             scope.spawn(work);
         }
     });
-    if let Some(error) = failed.into_inner().expect("not poisoned") {
-        return Err(error);
-    }
+    progress::check(progress)?;
     let mut found = found.into_inner().expect("not poisoned");
     found.sort_unstable_by_key(|(i, _)| *i);
     let hits = found.into_iter().flat_map(|(_, hits)| hits).collect();
-    Ok(SearchReport { searched: images.len() as u64, hits })
+    let mut damaged = damaged.into_inner().expect("not poisoned");
+    damaged.sort_unstable_by_key(|(i, _)| *i);
+    let damaged: Vec<DamagedImage> = damaged.into_iter().map(|(_, image)| image).collect();
+    Ok(SearchReport { searched: (images.len() - damaged.len()) as u64, damaged, hits })
 }
 
 /// The versions to search.

@@ -6,12 +6,14 @@ use mif_formats::mif::ObjectId;
 use serde::Serialize;
 
 use crate::progress::{self, Progress};
-use crate::store::{Image, Index, Needs, PackIndex, Store, index_key, pack_key};
+use crate::store::{DamagedImage, Image, Index, Needs, PackIndex, Store, index_key, pack_key};
 use crate::{Error, Result};
 
 /// How large a store is and what its images share.
 #[derive(Debug, Clone, Serialize)]
 pub struct StatsReport {
+    /// Images that were left out, for something of them is damaged.
+    pub damaged: Vec<DamagedImage>,
     /// Names.
     pub images: u64,
     /// Versions, each a disk of its own.
@@ -74,15 +76,21 @@ pub struct Similarity {
 /// Measures a store.
 pub fn stats(store: &Store, similarity: bool, progress: &dyn Progress) -> Result<StatsReport> {
     progress.stage("reading images", 0);
-    let images = store.images()?;
+    let (images, mut damaged) = store.images()?;
     let objects = store.objects()?;
     let index = store.index()?;
     let mut numbers: HashMap<ObjectId, u32> = HashMap::new();
     let mut needs: Vec<Vec<u32>> = Vec::new();
-    for image in &images {
+    let mut measured = Vec::new();
+    for image in images {
         progress::check(progress)?;
         let mut own = Needs::default();
-        own.add(&store.version(&image.name, image.version)?, &objects)?;
+        let added = store.version(&image.name, image.version).and_then(|stored| own.add(&stored, &objects));
+        if let Err(e) = added {
+            damaged.push(DamagedImage::new(&image.name, image.version, &e));
+            continue;
+        }
+        measured.push(image);
         let number = |id: ObjectId| {
             let next = numbers.len() as u32;
             *numbers.entry(id).or_insert(next)
@@ -91,6 +99,7 @@ pub fn stats(store: &Store, similarity: bool, progress: &dyn Progress) -> Result
         own.sort_unstable();
         needs.push(own);
     }
+    let images = measured;
     let sizes = sizes(&numbers, &index);
     let mut users = vec![0u32; sizes.len()];
     needs.iter().flatten().for_each(|&n| users[n as usize] += 1);
@@ -106,6 +115,7 @@ pub fn stats(store: &Store, similarity: bool, progress: &dyn Progress) -> Result
         .map(|id| PackIndex::load(&**store.storage(), id).map(|index| index.stored_bytes()))
         .sum::<Result<u64>>()?;
     Ok(StatsReport {
+        damaged,
         images: store.names()?.len() as u64,
         versions: images.len() as u64,
         disk_bytes: images.iter().map(|i| i.disk_size).sum(),

@@ -44,6 +44,8 @@ pub enum ImportEvent {
     Finished(ImportReport),
     /// It was read, and the newest version is this disk already.
     Unchanged(ImportReport),
+    /// It was read, the newest version is this disk already, and what was damaged of that was written again.
+    Repaired(ImportReport),
     /// It was not read: its files have not changed since they were imported.
     Skipped {
         /// The file.
@@ -77,6 +79,10 @@ pub struct ImportSummary {
     pub imported: u64,
     /// That were read, and were there already.
     pub unchanged: u64,
+    /// That were read, were there already, and were damaged.
+    pub repaired: u64,
+    /// Whether damaged copies of objects are still in the store: `mif fsck --repair` drops them.
+    pub damage_left: bool,
     /// That were not read, for their files have not changed.
     pub skipped: u64,
     /// That could not be imported.
@@ -98,10 +104,15 @@ pub struct ImportSummary {
 impl ImportSummary {
     fn count(&mut self, event: &ImportEvent) {
         match event {
-            ImportEvent::Finished(report) | ImportEvent::Unchanged(report) => {
-                let new = matches!(event, ImportEvent::Finished(_));
-                self.imported += u64::from(new);
-                self.unchanged += u64::from(!new);
+            ImportEvent::Finished(report)
+            | ImportEvent::Unchanged(report)
+            | ImportEvent::Repaired(report) => {
+                match event {
+                    ImportEvent::Finished(_) => self.imported += 1,
+                    ImportEvent::Unchanged(_) => self.unchanged += 1,
+                    _ => self.repaired += 1,
+                }
+                self.damage_left |= report.damage_left;
                 self.disk_bytes += report.disk_size;
                 self.data_bytes += report.counts.content_bytes + report.counts.residue_bytes;
                 self.added = self.added.with(report.added);
@@ -173,7 +184,12 @@ pub fn import_all(
     });
     let mut summary = summary.into_inner().expect("not poisoned");
     summary.images = planned.len() as u64;
-    summary.left = summary.images - summary.imported - summary.unchanged - summary.skipped - summary.failed;
+    summary.left = summary.images
+        - summary.imported
+        - summary.unchanged
+        - summary.repaired
+        - summary.skipped
+        - summary.failed;
     summary.seconds = started.elapsed().as_secs_f64();
     watch.event(ImportEvent::Summary(summary));
     done.map(|()| summary)
@@ -224,6 +240,7 @@ fn import_one(
     let report = import_opened(store, &opened, writer, options, progress)?;
     Ok(match report.result {
         "unchanged" => ImportEvent::Unchanged(report),
+        "repaired" => ImportEvent::Repaired(report),
         _ => ImportEvent::Finished(report),
     })
 }

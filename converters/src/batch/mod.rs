@@ -18,6 +18,15 @@ pub use self::names::NamePattern;
 pub use self::originals::Comparison;
 pub use self::verify::{ImageCheck, LibraryReport, VerifyAllOptions, verify_all};
 
+/// The disk images that `paths` stand for: files, and those in directories, as an import finds them.
+pub fn disk_images(
+    paths: &[PathBuf],
+    options: &mif_formats::container::OpenOptions,
+    progress: &dyn Progress,
+) -> crate::Result<Vec<PathBuf>> {
+    Ok(find::find(paths, options, progress)?.images.into_iter().map(|image| image.path).collect())
+}
+
 /// Told of work on many images, from several threads.
 pub trait Watch<E>: Sync {
     /// How many images there are to work on.

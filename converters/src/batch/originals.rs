@@ -159,7 +159,6 @@ mod tests {
     use mif_formats::partition::{Table, TableKind};
 
     use super::*;
-    use crate::rebuild::made_now;
     use crate::store::{Counts, Provenance};
 
     fn image(name: &str, version: u32, operation: &str, source: &str) -> Image {
@@ -169,6 +168,7 @@ mod tests {
             disk_size: 0,
             layout_digest: String::new(),
             manifest_digest: String::new(),
+            tables: std::collections::BTreeMap::new(),
             table: Table {
                 kind: TableKind::None,
                 sector_size: 512,
@@ -178,7 +178,7 @@ mod tests {
             },
             volumes: Vec::new(),
             counts: Counts::default(),
-            provenance: Provenance { operation: operation.into(), source: Some(source.into()), ..made_now() },
+            provenance: Provenance { source: Some(source.into()), ..Provenance::of(operation) },
             warnings: Vec::new(),
         }
     }

@@ -10,10 +10,10 @@ use serde::Serialize;
 use super::Watch;
 use super::find::{Found, PassedOver, find};
 use super::originals::{Comparison, compare, matches};
+use crate::Result;
 use crate::fsck::{LostImage, check};
 use crate::progress;
-use crate::store::{Image, Store};
-use crate::{Result, rebuild};
+use crate::store::{Image, Provenance, Store};
 
 /// How to check a library.
 #[derive(Debug, Clone, Default)]
@@ -76,18 +76,13 @@ pub fn verify_all(
     watch: &dyn Watch<ImageCheck>,
 ) -> Result<LibraryReport> {
     let started = Instant::now();
-    let made = rebuild::made_now();
+    let made = Provenance::of("verify");
     let found = match &options.against {
         Some(folder) => find(std::slice::from_ref(folder), &options.open, &*watch.begin("originals"))?,
         None => Found::default(),
     };
     // Before the check, so that it sees them all. A record that cannot be read is among what it finds.
-    let mut images = Vec::new();
-    for name in store.names()? {
-        let versions = store.versions(&name)?;
-        images.extend(versions.into_iter().filter_map(|version| store.version(&name, version).ok()));
-    }
-    let images: Vec<Image> = images.into_iter().map(|stored| stored.image).collect();
+    let (images, _) = store.images()?;
     let checked = check(store, true, &*watch.begin("library"))?;
     let mut checks: Vec<ImageCheck> = Vec::new();
     let mut lost = checked.lost;

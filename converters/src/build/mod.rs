@@ -33,9 +33,7 @@ use self::description::{Description, VolumeDescription, VolumeSize};
 use self::members::{Content, Member, Members, TreePath};
 use crate::import::store_files;
 use crate::progress::{self, Progress};
-use crate::rebuild::{
-    Bench, Contents, Known, Made, NewContents, NewIds, Params, Splicer, check_name, made_now, node,
-};
+use crate::rebuild::{Bench, Contents, Known, Made, NewContents, NewIds, Params, Splicer, check_name, node};
 use crate::scan::VolumeExtent;
 use crate::store::{Counts, Provenance, Store, WriterStats};
 use crate::{Error, Result, packages, volume_name};
@@ -180,7 +178,7 @@ pub fn build(
     notes.extend(unread);
     let source = Some(tree.display().to_string());
     let command = options.command.clone();
-    let provenance = Provenance { operation: "build".into(), source, command, ..made_now() };
+    let provenance = Provenance { source, command, ..Provenance::of("build") };
     let image = made.publish(store, &options.name, &packages_file, provenance)?;
     let built = volumes.iter().map(|volume| {
         let partition = made.table.partitions.iter().find(|p| volume_name(p.slot) == volume.name);

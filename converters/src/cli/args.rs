@@ -120,8 +120,12 @@ Of a folder, all is imported that its bytes show to be a disk image; other files
 extents of an image. A disk on which another one is based is an image of its own.
 
 Several images are imported side by side, past failures; if any failed it exits 1. What was not finished is done \
-when the same is run again: an image whose files have not changed since it was imported is skipped without being \
-read. A single file is always read.")]
+when the same is run again: an image whose files have not changed since it was imported, and which is whole in the \
+store, is skipped without being read. A single file is always read.
+
+A name belongs to the file that was first imported as it. Another file of that name is refused: give it a --name of \
+its own, or say that it is a --new-version. What is damaged of the stored image is written again; objects are checked \
+with --verify, and if any were damaged it exits 1, for `mif fsck --repair` has to drop the damaged copies.")]
     Import {
         /// Disk image files, and folders with disk images in them
         #[arg(required = true, value_name = "PATH")]
@@ -130,6 +134,9 @@ read. A single file is always read.")]
         /// its folder's name [default: {stem}]
         #[arg(long, value_name = "PATTERN")]
         name: Option<NamePattern>,
+        /// Make a new version of an image of that name, although another file was imported as it
+        #[arg(long)]
+        new_version: bool,
         /// Read each new image back through its layout and compare, before it is published
         #[arg(long)]
         verify: bool,

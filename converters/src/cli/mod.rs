@@ -20,7 +20,7 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
 use clap::Parser;
-use mif::store::Store;
+use mif::store::{DamagedImage, Store};
 use mif::{
     BatchExportOptions, BatchImportOptions, Error, ExportOptions, ImportOptions, LsOptions, NewIds,
     OpenImage, Reshape, Result, VerifyAllOptions, VolumePath,
@@ -92,10 +92,10 @@ struct Context {
 impl Context {
     fn run(&self, command: Command) -> Answer {
         match command {
-            Command::Import { files, name, verify, strict, reread, jobs, threads, open } => {
+            Command::Import { files, name, new_version, verify, strict, reread, jobs, threads, open } => {
                 let (jobs, threads) = (jobs.map(usize::from), threads.map(usize::from));
                 let (open, command) = (open_options(open), command_line());
-                let each = ImportOptions { name: None, open, verify, strict, threads, command };
+                let each = ImportOptions { name: None, new_version, open, verify, strict, threads, command };
                 let names = name.unwrap_or_default();
                 match &files[..] {
                     [file] if !file.is_dir() => {
@@ -167,9 +167,9 @@ impl Context {
                 Ok(true)
             }
             Command::Images => {
-                let images = Store::open(&self.global.store)?.images()?;
+                let (images, damaged) = Store::open(&self.global.store)?.images()?;
                 self.report(&images, |images| text::images(images))?;
-                Ok(true)
+                Ok(self.none_damaged(&damaged))
             }
             Command::Update(command) => self.update(command),
             Command::Trees(command) => self.trees(command),
@@ -185,7 +185,7 @@ impl Context {
             mif::import(&store, file, options, &bar)?
         };
         self.report(&report, text::import)?;
-        Ok(true)
+        Ok(!report.damage_left)
     }
 
     fn export(&self, image: &OpenImage, output: &Path, options: &ExportOptions) -> Answer {
@@ -217,6 +217,17 @@ impl Context {
 
     fn report<R: Serialize>(&self, report: &R, text: impl Fn(&R) -> String) -> Result<()> {
         if self.global.json { print_json(report) } else { print(&text(report)) }
+    }
+
+    /// Names images that were gone past; gives whether there are none.
+    fn none_damaged(&self, images: &[DamagedImage]) -> bool {
+        for DamagedImage { image, problem } in images {
+            complain_of(&format!("{image}: {problem}"));
+        }
+        if !images.is_empty() {
+            complain_of("`mif fsck` checks the store, and says how to repair it");
+        }
+        images.is_empty()
     }
 
     /// Warnings go to standard error, so that standard output is the answer alone; JSON has them in it.

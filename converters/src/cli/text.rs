@@ -36,6 +36,9 @@ pub(super) fn import(report: &ImportReport) -> String {
     let mut out = String::new();
     let _ = match *result {
         "unchanged" => writeln!(out, "{}: unchanged: {image} is this disk already", printable(source)),
+        "repaired" => {
+            writeln!(out, "{}: repaired: {image} is this disk already, and was damaged", printable(source))
+        }
         _ => writeln!(out, "{}: imported as {image}", printable(source)),
     };
     let _ = writeln!(
@@ -56,6 +59,12 @@ pub(super) fn import(report: &ImportReport) -> String {
     );
     if !same_as.is_empty() {
         let _ = writeln!(out, "  the same disk as {}", same_as.join(", "));
+    }
+    for repaired in &report.repaired {
+        let _ = writeln!(out, "  repaired: {}", printable(repaired));
+    }
+    if report.damage_left {
+        let _ = writeln!(out, "  damaged copies are still in the store: `mif fsck --repair` drops them");
     }
     for warning in &report.warnings {
         let _ = writeln!(out, "  warning: {}", printable(warning));

@@ -77,7 +77,7 @@ pub(super) fn digest(tree: &Tree, row: usize) -> Result<Option<ObjectId>> {
         hasher.update(piece);
         true
     })?;
-    Ok(Some(ObjectId(*hasher.finalize().as_bytes())))
+    Ok(Some(ObjectId::content(*hasher.finalize().as_bytes())))
 }
 
 /// How the text of a changed file differs; none if it is not text on both sides.

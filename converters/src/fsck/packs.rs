@@ -5,8 +5,8 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use mif_formats::mif::ObjectId;
 use mif_formats::mif::pack::{Encoding, IndexEntry, TRAILER, decode_index, index_len};
+use mif_formats::mif::{ObjectId, PackId};
 use sha1::{Digest, Sha1};
 
 use crate::progress::{self, Progress};
@@ -23,10 +23,9 @@ pub(super) struct PackState {
     pub(super) packs: u64,
     pub(super) objects: u64,
     /// Where each object is that is whole and that an index finds.
-    pub(super) whole: HashMap<ObjectId, (ObjectId, IndexEntry)>,
-    /// Those of them that are lists, and those lists that are named by their own digest.
+    pub(super) whole: HashMap<ObjectId, (PackId, IndexEntry)>,
+    /// Those of them that are lists.
     pub(super) lists: HashSet<ObjectId>,
-    pub(super) own_names: HashSet<ObjectId>,
     /// Whether objects were hashed by SHA-1 too.
     pub(super) hashed: bool,
     /// The SHA-1 of each whole object that is no list, if they were.
@@ -34,7 +33,7 @@ pub(super) struct PackState {
     pub(super) problems: Vec<String>,
     pub(super) notes: Vec<String>,
     /// What each pack is like.
-    pub(super) checked: BTreeMap<ObjectId, Checked>,
+    pub(super) checked: BTreeMap<PackId, Checked>,
 }
 
 /// A pack, checked.
@@ -54,8 +53,6 @@ pub(super) struct Checked {
     pub(super) good: Vec<IndexEntry>,
     /// How many are not.
     pub(super) bad: u64,
-    /// The lists among the good ones that are named by their own digest.
-    own_names: Vec<ObjectId>,
     sha1: Vec<(ObjectId, [u8; 20])>,
     problems: Vec<String>,
 }
@@ -63,7 +60,7 @@ pub(super) struct Checked {
 impl PackState {
     /// An index of what is whole.
     pub(super) fn index(&self) -> Index {
-        let mut by_pack: BTreeMap<ObjectId, Vec<IndexEntry>> = BTreeMap::new();
+        let mut by_pack: BTreeMap<PackId, Vec<IndexEntry>> = BTreeMap::new();
         for (pack, entry) in self.whole.values() {
             by_pack.entry(*pack).or_default().push(entry.clone());
         }
@@ -81,9 +78,9 @@ pub(super) fn check_packs(store: &Store, sha1: bool, progress: &dyn Progress) ->
     let names = names(storage)?;
     let total = names.iter().map(|id| storage.len(&pack_key(id)).unwrap_or(0)).sum();
     progress.stage("checking packs", total);
-    let names: Vec<ObjectId> = names.into_iter().collect();
+    let names: Vec<PackId> = names.into_iter().collect();
     let next = AtomicUsize::new(0);
-    let done: Mutex<Vec<(ObjectId, Checked)>> = Mutex::default();
+    let done: Mutex<Vec<(PackId, Checked)>> = Mutex::default();
     let failed: Mutex<Option<Error>> = Mutex::default();
     let work = || {
         while let Some(id) = names.get(next.fetch_add(1, Ordering::Relaxed)) {
@@ -124,7 +121,7 @@ pub(super) fn check_packs(store: &Store, sha1: bool, progress: &dyn Progress) ->
 }
 
 impl PackState {
-    fn count(&mut self, id: ObjectId, pack: &Checked) {
+    fn count(&mut self, id: PackId, pack: &Checked) {
         self.packs += u64::from(pack.there);
         self.objects += pack.good.len() as u64 + pack.bad;
         let key = pack_key(&id);
@@ -152,26 +149,25 @@ impl PackState {
             }
             self.whole.insert(entry.id, (id, entry.clone()));
         }
-        self.own_names.extend(&pack.own_names);
         self.sha1.extend(pack.sha1.iter().copied());
     }
 }
 
 /// All packs that have a file, an index file or both.
-fn names(storage: &dyn Storage) -> Result<BTreeSet<ObjectId>> {
+fn names(storage: &dyn Storage) -> Result<BTreeSet<PackId>> {
     let list = |folder: &str| {
         storage.list(folder).map_err(|e| Error::store(format!("{}/{folder}: {e}", storage.place())))
     };
-    let mut names: BTreeSet<ObjectId> = PackIndex::ids(storage)?.into_iter().collect();
+    let mut names: BTreeSet<PackId> = PackIndex::ids(storage)?.into_iter().collect();
     for folder in list("packs")? {
         for file in list(&format!("packs/{folder}"))? {
-            names.extend(file.strip_suffix(".pack").and_then(ObjectId::from_hex));
+            names.extend(file.strip_suffix(".pack").and_then(PackId::from_hex));
         }
     }
     Ok(names)
 }
 
-fn check_pack(storage: &dyn Storage, id: ObjectId, sha1: bool, progress: &dyn Progress) -> Result<Checked> {
+fn check_pack(storage: &dyn Storage, id: PackId, sha1: bool, progress: &dyn Progress) -> Result<Checked> {
     let mut checked = Checked::default();
     let key = pack_key(&id);
     let ids = PackIndex::load(storage, id);
@@ -208,14 +204,10 @@ fn check_pack(storage: &dyn Storage, id: ObjectId, sha1: bool, progress: &dyn Pr
         progress::check(progress)?;
         let range = entry.offset..entry.offset.saturating_add(entry.stored_len);
         let bytes = storage.read(&key, range).map_err(|e| e.to_string());
-        match bytes.and_then(|stored| Ok((decode_object(&entry, &stored)?, stored))) {
-            Ok((decoded, stored)) => {
-                match decoded {
-                    Decoded::List(_) if ObjectId::of(&stored) == entry.id => checked.own_names.push(entry.id),
-                    Decoded::Bytes(bytes) if sha1 => {
-                        checked.sha1.push((entry.id, Sha1::digest(&bytes).into()));
-                    }
-                    _ => {}
+        match bytes.and_then(|stored| decode_object(&entry, &stored)) {
+            Ok(decoded) => {
+                if let (Decoded::Bytes(bytes), true) = (decoded, sha1) {
+                    checked.sha1.push((entry.id, Sha1::digest(&bytes).into()));
                 }
                 checked.good.push(entry);
             }
@@ -233,7 +225,7 @@ enum Failed {
     Read(std::io::Error),
 }
 
-fn digest(storage: &dyn Storage, key: &str, len: u64, progress: &dyn Progress) -> Result<ObjectId, Failed> {
+fn digest(storage: &dyn Storage, key: &str, len: u64, progress: &dyn Progress) -> Result<PackId, Failed> {
     let mut hasher = blake3::Hasher::new();
     let mut at = 0;
     while at < len {
@@ -243,7 +235,7 @@ fn digest(storage: &dyn Storage, key: &str, len: u64, progress: &dyn Progress) -
         progress.advance(end - at);
         at = end;
     }
-    Ok(ObjectId(*hasher.finalize().as_bytes()))
+    Ok(PackId(*hasher.finalize().as_bytes()))
 }
 
 /// The index at the end of a pack.

@@ -5,15 +5,14 @@ use std::collections::HashSet;
 use std::sync::Arc;
 
 use mif_formats::container;
-use mif_formats::mif::ObjectId;
-use mif_formats::mif::manifest;
 use mif_formats::mif::pack::{PackWriter, TRAILER};
+use mif_formats::mif::{ObjectId, PackId, manifest};
 
 use super::packs::{Checked, PackState};
 use super::{FsckOptions, FsckReport};
-use crate::import::{ImportOptions, reread};
+use crate::import::{ImportOptions, Reread, reread};
 use crate::progress::Progress;
-use crate::store::{ObjectWriter, PackIndex, Store, index_key, pack_key};
+use crate::store::{Index, ObjectWriter, Store, index_key, pack_key, tables_of};
 use crate::{Error, Result, packages};
 
 /// Makes indexes again, and sets damaged packs aside: what is whole of them goes into a new pack, their index
@@ -55,7 +54,7 @@ pub(super) fn packs(store: &Store, state: &PackState) -> Result<Vec<String>> {
 }
 
 /// The index at the end of a pack that is whole, as a file.
-fn own_index(store: &Store, id: &ObjectId) -> Result<Vec<u8>> {
+fn own_index(store: &Store, id: &PackId) -> Result<Vec<u8>> {
     let storage = store.storage();
     let key = pack_key(id);
     let failed = |e: std::io::Error| Error::store(format!("{}/{key}: {e}", storage.place()));
@@ -67,7 +66,7 @@ fn own_index(store: &Store, id: &ObjectId) -> Result<Vec<u8>> {
 }
 
 /// Copies what is whole of a damaged pack, and nowhere else, into a new one; gives how many objects.
-fn salvage(store: &Store, state: &PackState, id: &ObjectId, pack: &Checked) -> Result<u64> {
+fn salvage(store: &Store, state: &PackState, id: &PackId, pack: &Checked) -> Result<u64> {
     let storage = store.storage();
     let failed = |e: std::io::Error| Error::store(format!("{}: {e}", storage.place()));
     let elsewhere = |entry: &ObjectId| state.whole.get(entry).is_some_and(|(other, _)| other != id);
@@ -97,94 +96,64 @@ pub(super) fn from_disks(
     progress: &dyn Progress,
 ) -> Result<Vec<String>> {
     let mut lost: HashSet<ObjectId> =
-        report.lost_objects.iter().filter_map(|hex| ObjectId::from_hex(hex)).collect();
-    unlist(store, &lost)?;
+        report.lost_objects.iter().filter_map(|id| ObjectId::parse(id)).collect();
+    // What images need whose layout is lost is not known before it is there again.
+    let everything = report.lost.iter().any(|image| image.lacks("layout") || image.lacks("image"));
     let mut done = Vec::new();
     for path in &options.from {
-        let disk = container::open(path, &options.open)?;
-        let writer = ObjectWriter::only(store, lost.clone())?;
+        let disk = match container::open(path, &options.open) {
+            Ok(disk) => disk,
+            Err(e) => {
+                done.push(format!("{}: passed over: {e}", path.display()));
+                continue;
+            }
+        };
+        let writer = match everything {
+            true => ObjectWriter::replacing(store, lost.clone())?,
+            false => ObjectWriter::only(store, lost.clone())?,
+        };
         let read = reread(disk.source, &writer, &ImportOptions::default(), progress)?;
         let added = writer.finish()?;
         if added.objects > 0 {
             done.push(format!("{}: {} lost objects stored again", path.display(), added.objects));
         }
-        let there = crate::store::Index::load(&**store.storage())?;
+        let there = Index::load(&**store.storage())?;
         lost.retain(|id| there.get(id).is_none());
-        done.extend(records(store, report, &read)?);
+        done.extend(parts(store, report, &read)?);
     }
     Ok(done)
 }
 
-/// Takes objects that are damaged lists out of the indexes, so that they can be stored again.
-fn unlist(store: &Store, lost: &HashSet<ObjectId>) -> Result<()> {
-    let storage = store.storage();
-    for pack in PackIndex::ids(&**storage)? {
-        let index = PackIndex::load(&**storage, pack)?;
-        if index.entries.iter().any(|entry| lost.contains(&entry.id)) {
-            let key = index_key(&pack);
-            return Err(Error::store(format!("{key}: names an object as whole whose chunks do not fit it"))
-                .advise("Please report this"));
-        }
-    }
-    Ok(())
-}
-
 /// Writes the layouts and manifests that were lost, of images whose record says that they are these.
-fn records(store: &Store, report: &FsckReport, read: &crate::import::Reread) -> Result<Vec<String>> {
-    let storage = store.storage();
+fn parts(store: &Store, report: &FsckReport, read: &Reread) -> Result<Vec<String>> {
     let mut done = Vec::new();
     let mut manifest_file = Vec::new();
     manifest::write(&mut manifest_file, &read.rows)?;
     let (layout_file, digest) = read.layout.encode();
-    let layout_digest = ObjectId(digest).to_string();
-    let manifest_digest = ObjectId::of(&manifest_file).to_string();
-    for image in &report.lost {
-        let Some((name, version)) = image.image.rsplit_once('@') else { continue };
-        let Ok(stored) = store.version(name, version.parse().unwrap_or(0)) else { continue };
-        let mut put = |part: &str, file: &str, bytes: &[u8]| -> Result<()> {
-            let key = stored.key(file);
-            let failed = |e: std::io::Error| Error::store(format!("{}/{key}: {e}", storage.place()));
-            storage.delete(&key).map_err(failed)?;
-            storage.put_if_absent(&key, bytes).map_err(failed)?;
-            done.push(format!("{}: {part} written again", image.image));
-            Ok(())
-        };
-        if image.parts.iter().any(|p| p == "layout") && stored.image.layout_digest == layout_digest {
-            put("layout", "layout", &layout_file)?;
-        }
-        if image.parts.iter().any(|p| p == "manifest") && stored.image.manifest_digest == manifest_digest {
-            put("manifest", "manifest.parquet", &manifest_file)?;
-        }
-    }
-    Ok(done)
-}
-
-/// Makes the tables beside manifests again from the manifests that they belong to.
-pub(super) fn tables(store: &Store, report: &FsckReport) -> Result<Vec<String>> {
-    let mut done = Vec::new();
-    for image in &report.lost {
-        let lost = |part: &str| image.parts.iter().any(|lost| lost == part);
-        let Some((name, version)) = image.image.rsplit_once('@') else { continue };
-        if !lost("digests") && !lost("packages") {
+    let layout_digest = blake3::Hash::from_bytes(digest).to_hex().to_string();
+    let manifest_digest = blake3::hash(&manifest_file).to_hex().to_string();
+    for lost in &report.lost {
+        let Some((name, version)) = lost.id() else { continue };
+        let stored = store.version(name, version).or_else(|_| store.published(name, version));
+        let Ok(mut stored) = stored else { continue };
+        if stored.image.layout_digest != layout_digest {
             continue;
         }
-        let stored = store.version(name, version.parse().unwrap_or(0))?;
-        let rows = stored.manifest()?;
-        let storage = store.storage();
-        let mut put = |part: &str, file: &str, bytes: &[u8]| -> Result<()> {
-            let key = stored.key(file);
-            let failed = |e: std::io::Error| Error::store(format!("{}/{key}: {e}", storage.place()));
-            storage.delete(&key).map_err(failed)?;
-            storage.put_if_absent(&key, bytes).map_err(failed)?;
-            done.push(format!("{}: {part} made again from the manifest", image.image));
-            Ok(())
-        };
-        if lost("digests") {
-            put("file of digests", "digests", &mif_formats::mif::digests::encode(&rows))?;
+        if lost.lacks("image") {
+            stored.image.manifest_digest.clone_from(&manifest_digest);
+            let (packages_file, _) = packages::table(&read.rows, &Arc::new(store.fresh_objects()?))?;
+            let digests_file = mif_formats::mif::digests::encode(&read.rows);
+            let more = [("digests", &digests_file[..]), (packages::TABLE, &packages_file)];
+            stored.image.tables = tables_of(&more);
+            let json = stored.image.to_json();
+            store.publish_version(&stored.image, &json, &manifest_file, &layout_file, &more)?;
+            store.note_again(&stored.image)?;
+            done.push(format!("{}: published again", lost.image));
         }
-        if lost("packages") {
-            let (table, _) = packages::table(&rows, &Arc::new(store.objects()?))?;
-            put("table of packages", packages::TABLE, &table)?;
+        // The manifest, where that is lost too, follows from the disk.
+        if lost.lacks("layout") {
+            stored.replace("layout", &layout_file)?;
+            done.push(format!("{}: layout written again", lost.image));
         }
     }
     Ok(done)

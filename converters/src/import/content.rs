@@ -188,7 +188,7 @@ fn import_large<'env>(
     }
     let list = chunks.finish()?;
     let (sha1, blake3) = hashes;
-    let object = writer.put_list(hashed.then(|| ObjectId(*blake3.finalize().as_bytes())), &list)?;
+    let object = writer.put_list(hashed.then(|| ObjectId::content(*blake3.finalize().as_bytes())), &list)?;
     Ok(FileDigests { sha1: hashed.then(|| sha1.finalize().into()), object })
 }
 

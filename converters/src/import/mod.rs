@@ -4,9 +4,12 @@
 //! range, and every other byte that is not zero is residue.
 
 mod content;
+mod known;
 mod plan;
 pub(crate) mod pool;
+mod read_back;
 
+use std::collections::BTreeMap;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, OnceLock};
@@ -18,21 +21,25 @@ use mif_formats::fs::walk::Listing;
 use mif_formats::mif::layout::{Builder, Layout};
 use mif_formats::mif::manifest::{self, Row};
 use mif_formats::mif::{ObjectId, digests};
+use mif_formats::partition::Table;
 use mif_formats::source::is_zero;
 use serde::Serialize;
 
 pub(crate) use self::content::{BLOCK, WINDOW, ZERO_STEP};
 use self::content::{FileDigests, import_file};
+pub(crate) use self::known::known;
+use self::known::{check_owner, damaged_parts, there};
 pub(crate) use self::plan::MAX_HASHED_HOLES;
 use self::plan::{DiskPiece, FileNumbers, Plan, PlannedFile};
+use self::read_back::ReadBack;
 use crate::progress::{self, Progress};
-use crate::rebuild::made_now;
 use crate::rows;
 use crate::scan::Scan;
 use crate::store::{
-    Counts, Image, ImageName, ObjectWriter, Provenance, SourceFile, Store, StoredDisk, WriterStats,
+    Counts, Image, ImageName, ObjectWriter, Provenance, SourceFile, Store, VolumeRecord, WriterStats,
+    tables_of,
 };
-use crate::{Error, Result, packages, verify};
+use crate::{Error, Result, packages};
 
 /// Residue is cut into objects at multiples of this many bytes of the disk.
 pub(crate) const RESIDUE_WINDOW: u64 = 256 << 10;
@@ -45,6 +52,8 @@ const STRETCH: u64 = 16 << 20;
 pub struct ImportOptions {
     /// The name in the store; from the file's name if none.
     pub name: Option<String>,
+    /// Make a new version of an image of that name even if another file was imported as it.
+    pub new_version: bool,
     /// How the container is opened.
     pub open: OpenOptions,
     /// Read the new image back through its layout, and compare, before it is published.
@@ -64,7 +73,8 @@ pub struct ImportReport {
     pub source: String,
     /// Its container format.
     pub format: String,
-    /// `imported`, or `unchanged` if the newest version of that name is this disk already.
+    /// `imported`; `unchanged` if the newest version of that name is this disk already; `repaired` if it is, and
+    /// something of it was damaged.
     pub result: &'static str,
     /// The image, as `name@version`.
     pub image: String,
@@ -80,6 +90,10 @@ pub struct ImportReport {
     pub manifest_bytes: u64,
     /// Whether it was read back and compared.
     pub verified: bool,
+    /// What was damaged in the store and was written again, each a sentence.
+    pub repaired: Vec<String>,
+    /// Whether damaged copies of objects are still in the store, beside whole ones: `mif fsck --repair` drops them.
+    pub damage_left: bool,
     /// What could not be read, or is odd, each a sentence.
     pub warnings: Vec<String>,
     /// How long it took.
@@ -104,14 +118,9 @@ pub fn import(
     let disk = container::open(path, &options.open)?;
     // Before anything is read: a file that changes meanwhile must not count as known later.
     let files = source_files(&disk)?;
+    let opened = Opened { path, name: &name, disk: &disk, files: &files };
     let writer = ObjectWriter::new(store)?;
-    import_opened(
-        store,
-        &Opened { path, name: &name, disk: &disk, files: &files },
-        &writer,
-        options,
-        progress,
-    )
+    import_opened(store, &opened, &writer, options, progress)
 }
 
 /// A container that was opened to be imported.
@@ -136,6 +145,9 @@ pub(crate) fn import_opened(
 ) -> Result<ImportReport> {
     let started = Instant::now();
     let Opened { path, name, disk, files } = *opened;
+    if !options.new_version {
+        check_owner(store, opened)?;
+    }
     let own_writer = writer.beside();
     let mut read = import_disk(disk.source.clone(), &own_writer, options, progress)?;
     let mut warnings = std::mem::take(&mut read.warnings);
@@ -144,34 +156,71 @@ pub(crate) fn import_opened(
         let all = warnings.join("; ");
         return Err(Error::input(format!("{}: refused, because of --strict: {all}", path.display())));
     }
-    let added = own_writer.finish()?;
-    let layout = read.take_layout();
+    let mut added = own_writer.finish()?;
+    let layout = Arc::new(read.take_layout());
     let counts = read.counts(&layout);
     let (layout_file, digest) = layout.encode();
+    let mut check = options.verify.then(|| ReadBack::new(store, opened, progress, options));
     // Of a million files there is not room for the layout and the rows.
-    if options.verify {
-        let stored = StoredDisk::new(Arc::new(layout), Arc::new(store.objects()?));
-        read_back(disk, &stored, path, progress)?;
-    } else {
-        drop(layout);
+    if let Some(check) = &mut check {
+        check.disk(&layout)?;
     }
+    drop(layout);
     let (scan, rows) = read.into_rows();
+    let mut damage_left = false;
+    let mut repaired = Vec::new();
+    if let Some(check) = check {
+        let (stored, damaged) = check.files(&rows)?;
+        added = added.with(stored);
+        if damaged > 0 {
+            damage_left = true;
+            repaired.push(format!("{damaged} objects were damaged and are stored again"));
+        }
+    }
     let mut manifest_file = Vec::new();
     manifest::write(&mut manifest_file, &rows)?;
     let layout_digest = blake3::Hash::from_bytes(digest).to_hex().to_string();
     let manifest_digest = blake3::hash(&manifest_file).to_hex().to_string();
     let disk_size = disk.source.len();
-    let same: Vec<Image> =
-        store.images()?.into_iter().filter(|other| other.layout_digest == layout_digest).collect();
+    let same = store.with_layout(&layout_digest)?;
     let newest = store.versions(name)?.last().copied();
-    let unchanged = same.iter().find(|other| {
-        other.name == name && Some(other.version) == newest && other.manifest_digest == manifest_digest
+    let unchanged = newest.and_then(|version| there(store, name, version)).filter(|stored| {
+        (&stored.image.layout_digest, &stored.image.manifest_digest) == (&layout_digest, &manifest_digest)
     });
-    let (result, image) = match unchanged {
-        Some(there) => ("unchanged", there.clone()),
+    let is_new = unchanged.is_none();
+    let tables = |rows: Vec<Row>| -> Result<_> {
+        let digests_file = digests::encode(&rows);
+        let (packages_file, complaints) = packages::table(rows, &Arc::new(store.objects()?))?;
+        Ok((digests_file, packages_file, complaints))
+    };
+    let image = match unchanged {
+        Some(mut there) => {
+            let mut damaged = damaged_parts(store, &there);
+            if !damaged.is_empty() {
+                let (digests_file, packages_file, _) = tables(rows)?;
+                let tables = tables_of(&[("digests", &digests_file), (packages::TABLE, &packages_file)]);
+                if there.image.tables != tables {
+                    there.image.tables = tables;
+                    damaged.extend(["image.json", "digests", packages::TABLE]);
+                }
+                let json = there.image.to_json();
+                let files = [
+                    ("image.json", &json[..]),
+                    ("layout", &layout_file),
+                    ("manifest.parquet", &manifest_file),
+                    ("digests", &digests_file),
+                    (packages::TABLE, &packages_file),
+                ];
+                for (file, bytes) in files.into_iter().filter(|(file, _)| damaged.contains(file)) {
+                    there.replace(file, bytes)?;
+                    repaired.push(format!("{}: {file} was damaged and is written again", there.image.id()));
+                }
+                store.note_again(&there.image)?;
+            }
+            there.image
+        }
         None => {
-            let digests_file = digests::encode(&rows);
-            let (packages_file, complaints) = packages::table(rows, &Arc::new(store.objects()?))?;
+            let (digests_file, packages_file, complaints) = tables(rows)?;
             warnings.extend(complaints);
             let image = Image {
                 name: name.to_owned(),
@@ -179,86 +228,46 @@ pub(crate) fn import_opened(
                 disk_size,
                 layout_digest,
                 manifest_digest,
+                tables: BTreeMap::new(),
                 volumes: scan.volumes.iter().map(crate::scan::ScannedVolume::record).collect(),
                 table: scan.table,
                 counts,
                 provenance: Provenance {
-                    operation: "import".into(),
                     source: Some(path.display().to_string()),
                     source_format: Some(disk.format.into()),
                     snapshot: options.open.snapshot.clone(),
                     parent: newest.map(|version| format!("{name}@{version}")),
                     command: options.command.clone(),
                     files: files.to_vec(),
-                    ..made_now()
+                    ..Provenance::of("import")
                 },
                 warnings: warnings.clone(),
             };
             let more = [("digests", &digests_file[..]), (packages::TABLE, &packages_file)];
             let published = store.publish(image, &manifest_file, &layout_file, &more);
-            ("imported", published.inspect_err(|e| writer.give_up(e))?)
+            published.inspect_err(|e| writer.give_up(e))?
         }
     };
     Ok(ImportReport {
         source: path.display().to_string(),
         format: disk.format.to_owned(),
-        result,
+        result: match (is_new, repaired.is_empty()) {
+            (true, _) => "imported",
+            (false, true) => "unchanged",
+            (false, false) => "repaired",
+        },
         image: image.id(),
         same_as: same.iter().map(Image::id).filter(|id| *id != image.id()).collect(),
         disk_size,
         counts,
         added,
-        manifest_bytes: if unchanged.is_some() {
-            0
-        } else {
-            (layout_file.len() + manifest_file.len()) as u64
-        },
+        manifest_bytes: if is_new { (layout_file.len() + manifest_file.len()) as u64 } else { 0 },
         verified: options.verify,
+        repaired,
+        damage_left,
         warnings,
         seconds: started.elapsed().as_secs_f64(),
     })
-}
-
-/// The image that the disk was last imported as under its name, if its files have not changed since, and reading it
-/// again with these options would give the same.
-pub(crate) fn known(store: &Store, opened: &Opened<'_>, options: &ImportOptions) -> Result<Option<Image>> {
-    // Devices do not say when they were written to.
-    if opened.disk.files.iter().any(|file| !file.is_file()) {
-        return Ok(None);
-    }
-    for version in store.versions(opened.name)?.into_iter().rev() {
-        // A record that cannot be read is fsck's to complain of.
-        let Ok(stored) = store.version(opened.name, version) else { continue };
-        let Image { provenance: from, warnings, .. } = &stored.image;
-        if from.operation != "import" {
-            continue;
-        }
-        let same = from.files == opened.files
-            && from.source_format.as_deref() == Some(opened.disk.format)
-            && from.snapshot == options.open.snapshot
-            && (warnings.is_empty() || !options.strict);
-        return Ok(same.then_some(stored.image));
-    }
-    Ok(None)
-}
-
-fn read_back(disk: &Disk, stored: &StoredDisk, path: &Path, progress: &dyn Progress) -> Result<()> {
-    let difference = verify::compare_bits(&*disk.source, stored, "reading back", progress)?;
-    match difference.first {
-        None => Ok(()),
-        Some(first) => Err(Error::store(format!(
-            "{}: reading back gives other bytes, first at {first}, {} in all; the image is not published",
-            path.display(),
-            difference.bytes
-        ))
-        .advise("Was the file changed while it was read? If not, please report this")),
-    }
-}
-
-/// The files of a disk that is about to be read, as they are now.
-pub(crate) fn source_files(disk: &Disk) -> Result<Vec<SourceFile>> {
-    let of = |file: &PathBuf| SourceFile::before_reading(file).map_err(|e| Error::io(file, &e));
-    disk.files.iter().map(of).collect()
 }
 
 /// Stores content that is on no disk of the store, unless it is there; gives its object.
@@ -274,6 +283,12 @@ pub(crate) fn store_content(content: &dyn Source, writer: &ObjectWriter) -> Resu
         Ok(())
     })?;
     Ok(*stored.get().expect("the item was done"))
+}
+
+/// The files of a disk that is about to be read, as they are now.
+pub(crate) fn source_files(disk: &Disk) -> Result<Vec<SourceFile>> {
+    let of = |file: &PathBuf| SourceFile::before_reading(file).map_err(|e| Error::io(file, &e));
+    disk.files.iter().map(of).collect()
 }
 
 /// What a disk became.
@@ -292,6 +307,10 @@ struct Imported {
 pub(crate) struct Reread {
     pub(crate) layout: Layout,
     pub(crate) rows: Vec<Row>,
+    pub(crate) table: Table,
+    pub(crate) volumes: Vec<VolumeRecord>,
+    pub(crate) counts: Counts,
+    pub(crate) warnings: Vec<String>,
 }
 
 /// Reads a disk as an import does, and publishes nothing.
@@ -302,7 +321,11 @@ pub(crate) fn reread(
     progress: &dyn Progress,
 ) -> Result<Reread> {
     let mut read = import_disk(disk, writer, options, progress)?;
-    Ok(Reread { layout: read.take_layout(), rows: read.into_rows().1 })
+    let layout = read.take_layout();
+    let (counts, warnings) = (read.counts(&layout), std::mem::take(&mut read.warnings));
+    let (scan, rows) = read.into_rows();
+    let volumes = scan.volumes.iter().map(crate::scan::ScannedVolume::record).collect();
+    Ok(Reread { layout, rows, table: scan.table, volumes, counts, warnings })
 }
 
 /// What the threads have in common.

@@ -18,7 +18,7 @@ use serde::Serialize;
 use self::paths::Paths;
 use crate::image::stored_tree;
 use crate::progress::Progress;
-use crate::store::{ImageName, Objects, Store};
+use crate::store::{DamagedImage, Objects, Store};
 use crate::{Error, OpenImage, Origin, Result, Tree, VolumePath};
 
 /// The largest database that is read, in bytes: it is held in memory. Of a system with thousands of packages it has some
@@ -40,6 +40,8 @@ const FOLDERS: &[&str] = &[
 pub struct PackagesReport {
     /// One entry for each package of each image, by image, volume, manager and name.
     pub packages: Vec<ImagePackage>,
+    /// Images that were passed over, for something of them is damaged.
+    pub damaged: Vec<DamagedImage>,
     /// What could not be read, each a sentence.
     pub warnings: Vec<String>,
 }
@@ -79,7 +81,8 @@ pub fn packages(
 ) -> Result<PackagesReport> {
     let pattern = name.map(glob::Pattern::new).transpose();
     let pattern = pattern.map_err(|e| Error::usage(format!("\"{}\": {e}", name.unwrap_or_default())))?;
-    let mut report = PackagesReport { packages: Vec::new(), warnings: Vec::new() };
+    let mut report = PackagesReport { packages: Vec::new(), damaged: Vec::new(), warnings: Vec::new() };
+    let mut damaged = Vec::new();
     let mut add = |label: &str, packages: Vec<Package>| {
         let wanted =
             packages.into_iter().filter(|p| pattern.as_ref().is_none_or(|pattern| pattern.matches(&p.name)));
@@ -105,11 +108,16 @@ pub fn packages(
             let store = Store::open(store)?;
             for name in store.names()? {
                 crate::progress::check(progress)?;
-                let stored = store.image(&name.parse::<ImageName>()?)?;
-                add(&stored.image.id(), stored.packages()?);
+                let Some(version) = store.versions(&name)?.last().copied() else { continue };
+                let packages = store.version(&name, version).and_then(|stored| stored.packages());
+                match packages {
+                    Ok(packages) => add(&format!("{name}@{version}"), packages),
+                    Err(e) => damaged.push(DamagedImage::new(&name, version, &e)),
+                }
             }
         }
     }
+    report.damaged = damaged;
     Ok(report)
 }
 

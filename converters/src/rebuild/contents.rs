@@ -68,7 +68,7 @@ impl NewContent {
             }
         }
         Ok(NewContent {
-            id: ObjectId(*hashes.1.finalize().as_bytes()),
+            id: ObjectId::content(*hashes.1.finalize().as_bytes()),
             sha1: hashes.0.finalize().into(),
             source: Arc::new(file),
             zeros: Arc::new(zeros),

@@ -45,7 +45,7 @@ use self::ids::Identities;
 pub use self::ids::{IdChange, IdsReport};
 pub(crate) use self::params::Params;
 use self::params::VolumeSource;
-pub(crate) use self::publish::{Made, made_now};
+pub(crate) use self::publish::Made;
 pub(crate) use self::reshape::bytes as size_in_bytes;
 pub use self::reshape::{NewIds, Reshape, Size};
 use self::shape::{Patches, VolumeDraft, find_volume, resized, shape};
@@ -347,12 +347,11 @@ impl<'a> Base<'a> {
         let made = self.read_back(draft, rows)?;
         let packages = self.packages(&made.rows)?;
         let provenance = Provenance {
-            operation: options.operation.clone(),
             parent: Some(self.parent.image.id()),
             command: options.command.clone(),
             recipe: options.recipe.clone(),
             source: options.source.clone(),
-            ..made_now()
+            ..Provenance::of(&options.operation)
         };
         made.publish(store, &options.name, &packages, provenance)
     }

@@ -1,8 +1,7 @@
 //! A disk that was put together: reading it back, and publishing it.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
-use std::time::{SystemTime, UNIX_EPOCH};
 
 use mif_formats::fs::FileType;
 use mif_formats::fs::walk::walk;
@@ -90,6 +89,7 @@ impl Made {
             disk_size: self.layout.disk_size(),
             layout_digest: blake3::Hash::from_bytes(digest).to_hex().to_string(),
             manifest_digest: blake3::hash(&manifest_file).to_hex().to_string(),
+            tables: BTreeMap::new(),
             table: self.table.clone(),
             volumes: self.records.clone(),
             counts: counts(&self.layout, &self.rows),
@@ -98,22 +98,6 @@ impl Made {
         };
         let more = [("digests", &digests::encode(&self.rows)[..]), (packages::TABLE, packages_file)];
         store.publish(image, &manifest_file, &layout_file, &more)
-    }
-}
-
-/// That an image was made by this program, now.
-pub(crate) fn made_now() -> Provenance {
-    Provenance {
-        operation: String::new(),
-        tool: concat!("mif ", env!("CARGO_PKG_VERSION")).into(),
-        time: SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_secs()),
-        source: None,
-        source_format: None,
-        snapshot: None,
-        parent: None,
-        command: Vec::new(),
-        files: Vec::new(),
-        recipe: None,
     }
 }
 

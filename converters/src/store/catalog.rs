@@ -1,5 +1,6 @@
 //! The images of a store: their names, versions and records.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::str::FromStr;
 use std::sync::Arc;
@@ -7,7 +8,7 @@ use std::sync::Arc;
 use mif_formats::mif::layout::{Layout, Origin};
 use mif_formats::mif::manifest::{self, Row};
 use mif_formats::mif::packages::{self, Package};
-use mif_formats::partition::{Partition, Table};
+use mif_formats::partition::{Partition, Table, TableKind};
 use serde::{Deserialize, Serialize};
 
 use super::{Objects, SourceFile, Store, StoredDisk};
@@ -106,6 +107,8 @@ pub struct Image {
     pub layout_digest: String,
     /// BLAKE3 of `manifest.parquet`, in hex.
     pub manifest_digest: String,
+    /// BLAKE3 of each of the files beside it that are made from it, in hex, by the file's name.
+    pub tables: BTreeMap<String, String>,
     /// The partition table, with a partition for each volume.
     pub table: Table,
     /// What is on each partition, in the table's order.
@@ -196,6 +199,24 @@ pub struct Removed {
     pub layout_digest: Option<String>,
 }
 
+impl Provenance {
+    /// What this program makes now by `operation`.
+    pub(crate) fn of(operation: &str) -> Self {
+        Provenance {
+            operation: operation.into(),
+            tool: concat!("mif ", env!("CARGO_PKG_VERSION")).into(),
+            time: crate::rm::now(),
+            source: None,
+            source_format: None,
+            snapshot: None,
+            parent: None,
+            command: Vec::new(),
+            files: Vec::new(),
+            recipe: None,
+        }
+    }
+}
+
 impl Counts {
     /// How the disk of a layout divides; nothing is said of files.
     pub(crate) fn of(layout: &Layout) -> Self {
@@ -212,7 +233,27 @@ impl Counts {
     }
 }
 
+/// An image of the store that a verb went past, for something of it is damaged.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct DamagedImage {
+    /// The image, as `name@version`.
+    pub image: String,
+    /// What is wrong with it.
+    pub problem: String,
+}
+
+impl DamagedImage {
+    pub(crate) fn new(name: &str, version: u32, error: &Error) -> Self {
+        DamagedImage { image: format!("{name}@{version}"), problem: error.message().to_owned() }
+    }
+}
+
 impl Image {
+    /// Its record as `image.json` has it.
+    pub(crate) fn to_json(&self) -> Vec<u8> {
+        serde_json::to_vec_pretty(self).expect("a record is JSON")
+    }
+
     /// `name@version`.
     #[must_use]
     pub fn id(&self) -> String {
@@ -244,19 +285,27 @@ impl StoredImage {
         format!("{}/{file}", Image::folder(&self.image.name, self.image.version))
     }
 
+    /// Writes one of its files again, in the place of one that is damaged.
+    pub(crate) fn replace(&self, file: &str, bytes: &[u8]) -> Result<()> {
+        let key = self.key(file);
+        let place = || format!("{}/{key}", self.storage.place());
+        self.storage.replace(&key, bytes).map_err(|e| Error::store(format!("{}: {e}", place())))
+    }
+
     fn read(&self, file: &str) -> Result<Vec<u8>> {
         let key = self.key(file);
         self.storage.read_all(&key).map_err(|e| Error::store(format!("{}/{key}: {e}", self.storage.place())))
     }
 
-    /// The file of digests beside the manifest, if there is one.
-    pub fn digests(&self) -> Result<Option<Vec<u8>>> {
-        let key = self.key("digests");
-        match self.storage.read_all(&key) {
-            Ok(bytes) => Ok(Some(bytes)),
-            Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(None),
-            Err(e) => Err(Error::store(format!("{}/{key}: {e}", self.storage.place()))),
+    /// One of the files that are made from the manifest, checked against its digest in the record.
+    pub(crate) fn table(&self, file: &str) -> Result<Vec<u8>> {
+        let bytes = self.read(file)?;
+        let digest = blake3::hash(&bytes).to_hex();
+        if self.image.tables.get(file).map(String::as_str) != Some(digest.as_str()) {
+            return Err(Error::store(format!("{}: {file} does not fit its digest", self.image.id()))
+                .advise("`mif fsck --repair` makes it again from the manifest"));
         }
+        Ok(bytes)
     }
 
     /// The packages, from the table beside the manifest.
@@ -266,7 +315,7 @@ impl StoredImage {
 
     /// The table of packages as a file.
     pub(crate) fn packages_file(&self) -> Result<Vec<u8>> {
-        self.read(crate::packages::TABLE)
+        self.table(crate::packages::TABLE)
     }
 
     /// The manifest's rows, checked against the digest in the record.
@@ -309,38 +358,49 @@ impl StoredImage {
 impl Store {
     /// The names of all images.
     pub fn names(&self) -> Result<Vec<String>> {
-        let folders = self.list("images")?;
-        Ok(folders.iter().filter_map(|f| f.strip_prefix("name=")).map(str::to_owned).collect())
+        self.names_in("images")
     }
 
     /// The names of images of which versions were removed.
     pub fn removed_names(&self) -> Result<Vec<String>> {
-        let folders = self.list("removed")?;
-        Ok(folders.iter().filter_map(|f| f.strip_prefix("name=")).map(str::to_owned).collect())
+        self.names_in("removed")
+    }
+
+    pub(super) fn names_in(&self, place: &str) -> Result<Vec<String>> {
+        let folders = self.list(place)?;
+        let names = folders.iter().filter_map(|f| f.strip_prefix("name="));
+        Ok(names.filter(|name| ImageName::is_valid(name)).map(str::to_owned).collect())
     }
 
     /// The versions of an image, ascending.
     pub fn versions(&self, name: &str) -> Result<Vec<u32>> {
-        let folders = self.list(&format!("images/name={name}"))?;
+        self.versions_in("images", name)
+    }
+
+    pub(super) fn versions_in(&self, place: &str, name: &str) -> Result<Vec<u32>> {
+        let folders = self.list(&format!("{place}/name={name}"))?;
         let mut versions: Vec<u32> =
             folders.iter().filter_map(|f| f.strip_prefix("version=")?.parse().ok()).collect();
         versions.sort_unstable();
         Ok(versions)
     }
 
-    fn list(&self, folder: &str) -> Result<Vec<String>> {
+    pub(super) fn list(&self, folder: &str) -> Result<Vec<String>> {
         self.storage.list(folder).map_err(|e| Error::store(format!("{}/{folder}: {e}", self.storage.place())))
     }
 
-    /// All images, by name and version.
-    pub fn images(&self) -> Result<Vec<Image>> {
-        let mut images = Vec::new();
+    /// All images whose records can be read, by name and version; and those whose records cannot.
+    pub fn images(&self) -> Result<(Vec<Image>, Vec<DamagedImage>)> {
+        let (mut images, mut damaged) = (Vec::new(), Vec::new());
         for name in self.names()? {
             for version in self.versions(&name)? {
-                images.push(self.version(&name, version)?.image);
+                match self.version(&name, version) {
+                    Ok(stored) => images.push(stored.image),
+                    Err(e) => damaged.push(DamagedImage::new(&name, version, &e)),
+                }
             }
         }
-        Ok(images)
+        Ok((images, damaged))
     }
 
     /// An image, by name and perhaps version.
@@ -354,25 +414,62 @@ impl Store {
         let Some(version) = found else {
             let advice = match versions.last() {
                 Some(newest) => format!("Its newest version is {newest}"),
-                None => "`mif images` lists what is there".to_owned(),
+                None => "`mif images` lists the images".to_owned(),
             };
             let place = self.storage.place();
-            return Err(Error::input(format!("{name}: is not in the store {place}")).advise(advice));
+            return Err(Error::input(format!("{name}: no such image in the store {place}")).advise(advice));
         };
         self.version(&name.name, version)
     }
 
     /// A version of an image.
     pub fn version(&self, name: &str, version: u32) -> Result<StoredImage> {
-        let key = format!("{}/image.json", Image::folder(name, version));
+        self.read_record(&format!("{}/image.json", Image::folder(name, version)), name, version)
+    }
+
+    pub(super) fn read_record(&self, key: &str, name: &str, version: u32) -> Result<StoredImage> {
         let place = || format!("{}/{key}", self.storage.place());
-        let json = self.storage.read_all(&key).map_err(|e| Error::store(format!("{}: {e}", place())))?;
+        let advise = |e: Error| e.advise("`mif fsck` checks the store, and says how to repair it");
+        let json =
+            self.storage.read_all(key).map_err(|e| advise(Error::store(format!("{}: {e}", place()))))?;
         let image: Image = serde_json::from_slice(&json)
-            .map_err(|e| Error::store(format!("{}: is no image record: {e}", place())))?;
+            .map_err(|e| advise(Error::store(format!("{}: is not an image record: {e}", place()))))?;
         if (image.name.as_str(), image.version) != (name, version) {
-            return Err(Error::store(format!("{}: is the record of {}", place(), image.id())));
+            return Err(advise(Error::store(format!("{}: is the record of {}", place(), image.id()))));
         }
         Ok(StoredImage { image, storage: self.storage.clone() })
+    }
+
+    /// A version of an image of which no record can be read, as its layout and its manifest have it. Their digests
+    /// are what they are. An error if either is missing, or the layout is damaged.
+    pub(crate) fn without_record(&self, name: &str, version: u32) -> Result<StoredImage> {
+        let image = Image {
+            name: name.to_owned(),
+            version,
+            disk_size: 0,
+            layout_digest: String::new(),
+            manifest_digest: String::new(),
+            tables: BTreeMap::new(),
+            table: Table {
+                kind: TableKind::None,
+                sector_size: 512,
+                id: None,
+                partitions: Vec::new(),
+                warnings: Vec::new(),
+            },
+            volumes: Vec::new(),
+            counts: Counts::default(),
+            provenance: Provenance::of("unknown"),
+            warnings: Vec::new(),
+        };
+        let mut stored = StoredImage { image, storage: self.storage.clone() };
+        let (layout, digest) =
+            Layout::decode(&stored.read("layout")?).map_err(|e| damaged(&stored.image.id(), &e))?;
+        stored.image.disk_size = layout.disk_size();
+        stored.image.layout_digest = blake3::Hash::from_bytes(digest).to_hex().to_string();
+        let manifest = stored.read("manifest.parquet").unwrap_or_default();
+        stored.image.manifest_digest = blake3::hash(&manifest).to_hex().to_string();
+        Ok(stored)
     }
 
     /// The versions of an image that were removed, ascending.
@@ -383,24 +480,36 @@ impl Store {
             let key = format!("{folder}/{file}");
             let place = || format!("{}/{key}", self.storage.place());
             let json = self.storage.read_all(&key).map_err(|e| Error::store(format!("{}: {e}", place())))?;
-            let record = serde_json::from_slice(&json)
-                .map_err(|e| Error::store(format!("{}: is no record of a removed version: {e}", place())))?;
+            let record = serde_json::from_slice(&json).map_err(|e| {
+                Error::store(format!("{}: is not the record of a removed version: {e}", place()))
+            })?;
             removed.push(record);
         }
         removed.sort_by_key(|removed| removed.version);
         Ok(removed)
     }
 
-    /// The version after all that there are or ever were.
-    fn next_version(&self, name: &str) -> Result<u32> {
-        let removed = self.list(&format!("removed/name={name}"))?;
-        let removed = removed.iter().filter_map(|f| f.strip_prefix("version=")?.parse().ok());
-        Ok(removed.chain(self.versions(name)?).max().unwrap_or(0) + 1)
+    /// Whether a version was removed.
+    pub(super) fn is_removed(&self, name: &str, version: u32) -> Result<bool> {
+        Ok(self.versions_in("removed", name)?.contains(&version))
     }
 
-    /// Removes a version of an image. Only for who has the store alone. Its objects stay until gc.
+    /// The version after all that there are or ever were.
+    fn next_version(&self, name: &str) -> Result<u32> {
+        let mut newest = 0;
+        for place in ["images", "published", "removed"] {
+            newest = newest.max(self.versions_in(place, name)?.last().copied().unwrap_or(0));
+        }
+        newest.checked_add(1).ok_or_else(|| {
+            Error::store(format!("{name}: the store has a version {newest}, and none can follow it"))
+                .advise("Import under another name")
+        })
+    }
+
+    /// Removes a version of an image. The caller holds the store's lock alone. Its objects stay until gc.
     pub(crate) fn remove_version(&self, name: &str, version: u32, time: u64) -> Result<()> {
-        let layout_digest = self.version(name, version).ok().map(|stored| stored.image.layout_digest);
+        let stored = self.version(name, version).or_else(|_| self.published(name, version)).ok();
+        let layout_digest = stored.map(|stored| stored.image.layout_digest);
         let record = Removed { name: name.to_owned(), version, time, layout_digest };
         let json = serde_json::to_vec_pretty(&record).expect("a record is JSON");
         // The record first: no crash may make the number free again.
@@ -411,7 +520,7 @@ impl Store {
         if self.versions(name)?.is_empty() {
             self.storage.delete(&format!("images/name={name}")).map_err(failed)?;
         }
-        Ok(())
+        self.forget_published(name, version, record.layout_digest.as_deref())
     }
 
     /// Publishes an image under its name, as the next version; gives the record as published. `more` are files
@@ -425,22 +534,72 @@ impl Store {
     ) -> Result<Image> {
         loop {
             image.version = self.next_version(&image.name)?;
-            let json = serde_json::to_vec_pretty(&image).expect("a record is JSON");
-            let mut files = more.to_vec();
-            files.extend([("manifest.parquet", manifest), ("layout", layout), ("image.json", &json[..])]);
-            let folder = Image::folder(&image.name, image.version);
-            let place = || format!("{}/{folder}", self.storage.place());
-            if self.storage.publish(&folder, &files).map_err(|e| Error::store(format!("{}: {e}", place())))? {
+            image.tables = tables_of(more);
+            let json = image.to_json();
+            if self.publish_version(&image, &json, manifest, layout, more)? {
+                self.note_published(&image, &json)?;
                 return Ok(image);
             }
             // Another process published this version first: take the next.
         }
     }
+
+    /// Publishes an image as the version that its record names. Gives false if that is there.
+    pub(crate) fn publish_version(
+        &self,
+        image: &Image,
+        json: &[u8],
+        manifest: &[u8],
+        layout: &[u8],
+        more: &[(&str, &[u8])],
+    ) -> Result<bool> {
+        let mut files = more.to_vec();
+        files.extend([("manifest.parquet", manifest), ("layout", layout), ("image.json", json)]);
+        let folder = Image::folder(&image.name, image.version);
+        self.storage
+            .publish(&folder, &files)
+            .map_err(|e| Error::store(format!("{}/{folder}: {e}", self.storage.place())))
+    }
+}
+
+/// The digests of files that are made from a manifest.
+pub(crate) fn tables_of(files: &[(&str, &[u8])]) -> BTreeMap<String, String> {
+    files.iter().map(|(file, bytes)| ((*file).to_owned(), blake3::hash(bytes).to_hex().to_string())).collect()
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
+    use mif_formats::mif::layout::Builder;
+
     use super::*;
+
+    /// Publishes a disk of nothing.
+    pub(in super::super) fn publish_empty(store: &Store, name: &str) -> Image {
+        let mut builder = Builder::new();
+        builder.zero(1 << 20);
+        let (layout, digest) = builder.finish().encode();
+        let mut manifest = Vec::new();
+        mif_formats::mif::manifest::write(&mut manifest, &[]).unwrap();
+        let table =
+            Table { kind: TableKind::None, sector_size: 512, id: None, partitions: vec![], warnings: vec![] };
+        let image = Image {
+            name: name.into(),
+            version: 0,
+            disk_size: 1 << 20,
+            layout_digest: blake3::Hash::from_bytes(digest).to_hex().to_string(),
+            manifest_digest: blake3::hash(&manifest).to_hex().to_string(),
+            tables: BTreeMap::new(),
+            table,
+            volumes: vec![],
+            counts: Counts::default(),
+            provenance: Provenance::of("import"),
+            warnings: vec![],
+        };
+        let packages = mif_formats::mif::packages::write(&[]).unwrap();
+        let digests = mif_formats::mif::digests::encode(&[]);
+        let more = [("digests", &digests[..]), ("packages.parquet", &packages)];
+        store.publish(image, &manifest, &layout, &more).unwrap()
+    }
 
     #[test]
     fn names_that_could_leave_the_store_are_refused() {

@@ -1,11 +1,12 @@
 //! The index: where each object lies. Read from the store's index files into memory.
 
+use std::collections::{HashMap, HashSet};
 use std::hash::{BuildHasher, RandomState};
 use std::sync::{RwLock, RwLockReadGuard};
 
 use hashbrown::HashTable;
-use mif_formats::mif::ObjectId;
 use mif_formats::mif::pack::{Encoding, IndexEntry, decode_index};
+use mif_formats::mif::{ObjectId, PackId};
 
 use super::Storage;
 use crate::error::damaged;
@@ -29,21 +30,21 @@ pub struct Location {
 /// The index of one pack.
 pub struct PackIndex {
     /// The pack.
-    pub pack: ObjectId,
+    pub pack: PackId,
     /// Its objects, ascending.
     pub entries: Vec<IndexEntry>,
 }
 
 impl PackIndex {
     /// The packs that have an index file.
-    pub fn ids(storage: &dyn Storage) -> Result<Vec<ObjectId>> {
+    pub fn ids(storage: &dyn Storage) -> Result<Vec<PackId>> {
         let names =
             storage.list("index").map_err(|e| Error::store(format!("{}/index: {e}", storage.place())))?;
-        Ok(names.iter().filter_map(|name| name.strip_suffix(".idx").and_then(ObjectId::from_hex)).collect())
+        Ok(names.iter().filter_map(|name| name.strip_suffix(".idx").and_then(PackId::from_hex)).collect())
     }
 
     /// Reads the index file of a pack.
-    pub fn load(storage: &dyn Storage, pack: ObjectId) -> Result<Self> {
+    pub fn load(storage: &dyn Storage, pack: PackId) -> Result<Self> {
         let key = index_key(&pack);
         let bytes =
             storage.read_all(&key).map_err(|e| Error::store(format!("{}/{key}: {e}", storage.place())))?;
@@ -68,8 +69,10 @@ pub struct Index {
 
 #[derive(Default)]
 struct Entries {
-    packs: Vec<ObjectId>,
+    packs: Vec<PackId>,
     objects: Vec<(ObjectId, Location)>,
+    /// Where the further copies of an object lie, by its number. Few objects have any.
+    more: HashMap<u32, Vec<Location>>,
     /// The numbers of objects by their ids. A map of the objects themselves would be up to twice as large.
     by_id: HashTable<u32>,
     hasher: RandomState,
@@ -82,7 +85,7 @@ impl Entries {
 
     fn insert(&mut self, id: ObjectId, location: Location) {
         if let Some(number) = self.get(&id) {
-            self.objects[number as usize].1 = location;
+            self.more.entry(number).or_default().push(location);
             return;
         }
         let number = u32::try_from(self.objects.len()).expect("fewer objects than 2³²");
@@ -102,8 +105,8 @@ impl Index {
         Ok(index)
     }
 
-    /// Adds the objects of a pack.
-    pub fn add(&self, pack: ObjectId, added: &[IndexEntry]) {
+    /// Adds the objects of a pack. An object that another pack has too is found in both.
+    pub fn add(&self, pack: PackId, added: &[IndexEntry]) {
         let entries = &mut *self.entries.write().expect("no thread panics while it holds this");
         let number = u32::try_from(entries.packs.len()).expect("fewer packs than 2³²");
         entries.packs.push(pack);
@@ -116,16 +119,42 @@ impl Index {
         }
     }
 
-    /// Where an object lies.
+    /// Where an object lies; of several copies, the one that was found first.
     #[must_use]
     pub fn get(&self, id: &ObjectId) -> Option<Location> {
         let entries = self.entries();
         entries.get(id).map(|number| entries.objects[number as usize].1)
     }
 
+    /// Where all copies of an object lie.
+    #[must_use]
+    pub fn copies(&self, id: &ObjectId) -> Vec<Location> {
+        let entries = self.entries();
+        let Some(number) = entries.get(id) else { return Vec::new() };
+        let more = entries.more.get(&number).into_iter().flatten();
+        std::iter::once(&entries.objects[number as usize].1).chain(more).copied().collect()
+    }
+
+    /// The packs that are missing, or too short for an object that they should have: a look at the length of
+    /// each, which reads none.
+    pub(crate) fn broken_packs(&self, storage: &dyn Storage) -> HashSet<PackId> {
+        let entries = self.entries();
+        let mut ends = vec![0; entries.packs.len()];
+        let more = entries.more.values().flatten();
+        for location in entries.objects.iter().map(|(_, location)| location).chain(more) {
+            let end: &mut u64 = &mut ends[location.pack as usize];
+            *end = (*end).max(location.offset.saturating_add(location.stored_len));
+        }
+        let is_broken = |(pack, end): &(&PackId, u64)| match storage.len(&pack_key(pack)) {
+            Ok(len) => len < *end,
+            Err(e) => e.kind() == std::io::ErrorKind::NotFound,
+        };
+        entries.packs.iter().zip(ends).filter(is_broken).map(|(pack, _)| *pack).collect()
+    }
+
     /// The pack of a location.
     #[must_use]
-    pub fn pack(&self, location: &Location) -> ObjectId {
+    pub fn pack(&self, location: &Location) -> PackId {
         self.entries().packs[location.pack as usize]
     }
 
@@ -136,13 +165,13 @@ impl Index {
 
 /// The key of a pack.
 #[must_use]
-pub(crate) fn pack_key(pack: &ObjectId) -> String {
+pub(crate) fn pack_key(pack: &PackId) -> String {
     let hex = pack.to_string();
     format!("packs/{}/{hex}.pack", &hex[..2])
 }
 
 /// The key of a pack's index.
 #[must_use]
-pub(crate) fn index_key(pack: &ObjectId) -> String {
+pub(crate) fn index_key(pack: &PackId) -> String {
     format!("index/{pack}.idx")
 }

@@ -5,6 +5,8 @@
 //! packs/ab/<id>.pack                     objects, many to a file       (mif_formats::mif::pack)
 //! index/<id>.idx                         where in its pack each object lies
 //! images/name=<name>/version=<n>/        an image: manifest.parquet, digests, layout, image.json
+//! published/name=<name>/version=<n>      a copy of image.json, by which an image that vanished is noticed
+//! disks/ab/<digest>.<name>@<version>     which images have the layout with this digest
 //! removed/name=<name>/version=<n>        a version that was removed: its number is not used again
 //! tags/name=<name>/tag=<tag>/<n>         a tag's n-th value, a version's number; the last one counts
 //! tmp/                                   what is not finished; gc empties it
@@ -22,6 +24,7 @@ mod disk;
 mod index;
 mod needs;
 mod objects;
+mod published;
 mod source_file;
 mod storage;
 mod tags;
@@ -33,8 +36,10 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+pub(crate) use catalog::tables_of;
 pub use catalog::{
-    Counts, FilesystemRecord, Image, ImageName, Provenance, Removed, Selector, StoredImage, VolumeRecord,
+    Counts, DamagedImage, FilesystemRecord, Image, ImageName, Provenance, Removed, Selector, StoredImage,
+    VolumeRecord,
 };
 pub use disk::StoredDisk;
 pub use index::{Index, PackIndex};
@@ -51,7 +56,7 @@ use crate::progress::{self, Progress};
 use crate::{Error, Result};
 
 /// The version of the store's format that this program reads and writes.
-pub const FORMAT: u32 = 1;
+pub const FORMAT: u32 = 2;
 
 /// How often who waits for the lock looks whether to go on waiting.
 const POLL: Duration = Duration::from_millis(50);
@@ -65,6 +70,16 @@ struct Header {
     format: u32,
     /// Features that a reader has to know. None exist yet.
     features: Vec<String>,
+}
+
+impl Header {
+    fn new() -> Self {
+        Header { kind: "mif-store".into(), format: FORMAT, features: Vec::new() }
+    }
+
+    fn to_json(&self) -> Vec<u8> {
+        serde_json::to_vec_pretty(self).expect("a header is JSON")
+    }
 }
 
 /// An open store.
@@ -109,8 +124,11 @@ impl Store {
         let header = match storage.read_all("store.json") {
             Ok(header) => header,
             Err(e) if e.kind() == std::io::ErrorKind::NotFound => {
-                return Err(Error::input(format!("{}: there is no store here", path.display()))
-                    .advise("Name one with --store or MIF_STORE; `mif import` makes a new one"));
+                let error = Error::input(format!("{}: there is no store here", path.display()));
+                return Err(match path.join("packs").is_dir() {
+                    true => error.advise("Its store.json is missing: `mif fsck --repair` writes it again"),
+                    false => error.advise("Name one with --store or MIF_STORE; `mif import` makes a new one"),
+                });
             }
             Err(e) => return Err(Error::io(&path.join("store.json"), &e)),
         };
@@ -127,11 +145,27 @@ impl Store {
                 return Err(Error::input(format!("{}: is not empty, and no store", path.display()))
                     .advise("Name a new folder, or one that has a store.json"));
             }
-            let header = Header { kind: "mif-store".into(), format: FORMAT, features: Vec::new() };
-            let json = serde_json::to_vec_pretty(&header).expect("a header is JSON");
-            Folder::new(path).put_if_absent("store.json", &json).map_err(|e| Error::io(path, &e))?;
+            let header = Header::new().to_json();
+            Folder::new(path).put_if_absent("store.json", &header).map_err(|e| Error::io(path, &e))?;
         }
         Self::open(path)
+    }
+
+    /// Writes the header of the store in the folder `path` again if it is missing or damaged, and if there is a store
+    /// around it; gives what was done, a sentence.
+    pub(crate) fn repair_header(path: &Path) -> Result<Option<String>> {
+        let storage = Folder::new(path);
+        let place = path.join("store.json");
+        match storage.read_all("store.json") {
+            Ok(header) if serde_json::from_slice::<Header>(&header).is_ok() => return Ok(None),
+            Err(e) if e.kind() != std::io::ErrorKind::NotFound => return Err(Error::io(&place, &e)),
+            _ => {}
+        }
+        if !path.join("packs").is_dir() || !path.join("images").is_dir() {
+            return Ok(None);
+        }
+        storage.replace("store.json", &Header::new().to_json()).map_err(|e| Error::io(&place, &e))?;
+        Ok(Some("store.json: written again".to_owned()))
     }
 
     /// Where the files are.
@@ -154,6 +188,11 @@ impl Store {
     pub fn objects(&self) -> Result<Objects> {
         Ok(Objects::new(self.storage.clone(), self.index()?))
     }
+
+    /// Reads objects by the index as it is now.
+    pub(crate) fn fresh_objects(&self) -> Result<Objects> {
+        Ok(Objects::new(self.storage.clone(), Arc::new(Index::load(&*self.storage)?)))
+    }
 }
 
 /// Whether there is nothing in a folder but what somebody leaves who is killed while making a store in it.
@@ -169,7 +208,8 @@ fn is_begun(path: &Path) -> bool {
 fn check_header(path: &Path, header: &[u8]) -> Result<()> {
     let place = path.join("store.json");
     let header: Header = serde_json::from_slice(header)
-        .map_err(|e| Error::store(format!("{}: is not a store's header: {e}", place.display())))?;
+        .map_err(|e| Error::store(format!("{}: is not a store's header: {e}", place.display())))
+        .map_err(|e| e.advise("`mif fsck --repair` writes it again"))?;
     if header.kind != "mif-store" {
         return Err(Error::input(format!(
             "{}: is of kind {:?}, not mif-store",

@@ -6,8 +6,8 @@ use mif_formats::mif::ObjectId;
 use mif_formats::mif::manifest::columns::{Column, Columns};
 
 use super::{Objects, StoredImage};
+use crate::Result;
 use crate::error::damaged;
-use crate::{Error, Result};
 
 /// The objects that images need.
 #[derive(Debug, Default, Clone, PartialEq, Eq)]
@@ -19,35 +19,31 @@ pub struct Needs {
 }
 
 impl Needs {
-    /// Adds what an image needs. An error if its layout or its manifest cannot be read.
-    pub fn add(&mut self, image: &StoredImage, objects: &Objects) -> Result<()> {
+    /// Adds what an image needs; gives how many objects of that are missing. Chunks of a list that was added for
+    /// another image are not counted again. An error if its layout or its manifest cannot be read.
+    pub fn add(&mut self, image: &StoredImage, objects: &Objects) -> Result<u64> {
+        let mut missing = 0;
         for id in named(image)? {
-            if self.objects.contains(&id) || self.missing.contains(&id) {
+            if self.objects.contains(&id) {
                 continue;
             }
             if !objects.contains(&id) {
+                missing += 1;
                 self.missing.insert(id);
                 continue;
             }
+            let chunks = objects.chunks(&id)?;
             self.objects.insert(id);
-            for chunk in objects.chunks(&id)? {
-                let set = if objects.contains(&chunk) { &mut self.objects } else { &mut self.missing };
-                set.insert(chunk);
+            for chunk in chunks {
+                if objects.contains(&chunk) {
+                    self.objects.insert(chunk);
+                } else {
+                    missing += 1;
+                    self.missing.insert(chunk);
+                }
             }
         }
-        Ok(())
-    }
-
-    /// An error if anything is missing.
-    pub fn complete(&self) -> Result<()> {
-        match self.missing.iter().min() {
-            None => Ok(()),
-            Some(first) => Err(Error::store(format!(
-                "the store lacks {} objects that images need, such as {first}",
-                self.missing.len()
-            ))
-            .advise("`mif fsck` says which images that costs, and `mif fsck --repair` what can be done")),
-        }
+        Ok(missing)
     }
 }
 
@@ -60,7 +56,10 @@ fn named(image: &StoredImage) -> Result<HashSet<ObjectId>> {
         // `content` names the object where it is there, and `blake3` where not.
         let whole = group.digests::<32>(Column::Blake3).map_err(wrong)?;
         let other = group.digests::<32>(Column::Content).map_err(wrong)?;
-        ids.extend(whole.into_iter().zip(other).filter_map(|(whole, other)| other.or(whole)).map(ObjectId));
+        let object = |(whole, other): (Option<_>, Option<_>)| {
+            other.map(ObjectId::chunk_list).or(whole.map(ObjectId::content))
+        };
+        ids.extend(whole.into_iter().zip(other).filter_map(object));
     }
     Ok(ids)
 }

@@ -4,8 +4,8 @@ use std::cell::RefCell;
 use std::ops::Range;
 use std::sync::Arc;
 
-use mif_formats::mif::ObjectId;
 use mif_formats::mif::pack::{Chunk, Encoding, IndexEntry, MAX_WHOLE, decode_list};
+use mif_formats::mif::{ObjectId, ObjectKind};
 use quick_cache::Weighter;
 use quick_cache::sync::Cache;
 
@@ -94,10 +94,10 @@ impl Objects {
                 Ok(())
             }
             Cached::List(chunks) => {
-                if end > self.location(id)?.len {
+                if end > chunks.last().map_or(0, |(start, chunk)| start + chunk.len) {
                     return Err(outside());
                 }
-                self.read_chunks(&chunks, offset, buf)
+                if buf.is_empty() { Ok(()) } else { self.read_chunks(&chunks, offset, buf) }
             }
         }
     }
@@ -145,10 +145,7 @@ impl Objects {
         if let (None, Some(below)) = (found, &self.below) {
             return below.location(id);
         }
-        found.ok_or_else(|| {
-            Error::store(format!("store: object {id}: is not in any pack"))
-                .advise("A pack or its index is missing; `mif fsck` says which images that costs")
-        })
+        found.ok_or_else(|| missing(id))
     }
 
     fn load(&self, id: &ObjectId) -> Result<Cached> {
@@ -158,13 +155,24 @@ impl Objects {
         self.cache.get_or_insert_with(id, || self.fetch(id))
     }
 
+    /// Reads an object from the first of its copies that is whole.
     fn fetch(&self, id: &ObjectId) -> Result<Cached> {
-        let location = self.location(id)?;
-        let Location { encoding, offset, stored_len, len, .. } = location;
-        let key = pack_key(&self.index.pack(&location));
+        let mut failed = None;
+        for copy in self.index.copies(id) {
+            match self.fetch_copy(id, &copy) {
+                Ok(cached) => return Ok(cached),
+                Err(e) => failed.get_or_insert(e),
+            };
+        }
+        Err(failed.unwrap_or_else(|| missing(id)))
+    }
+
+    fn fetch_copy(&self, id: &ObjectId, location: &Location) -> Result<Cached> {
+        let Location { encoding, offset, stored_len, len, .. } = *location;
+        let key = pack_key(&self.index.pack(location));
         let wrong = |problem: &str| {
             Error::store(format!("{}/{key}: object {id}, at byte {offset}: {problem}", self.storage.place()))
-                .advise("The store is damaged there; `mif fsck` says which images that costs")
+                .advise("The store is damaged there; `mif fsck` names the images that need it and the repair")
         };
         if encoding != Encoding::List && stored_len.max(len) > MAX_WHOLE {
             return Err(wrong("is larger than any object may be"));
@@ -186,6 +194,11 @@ impl Objects {
     }
 }
 
+fn missing(id: &ObjectId) -> Error {
+    Error::store(format!("store: object {id}: is not in any pack"))
+        .advise("A pack or its index is missing; `mif fsck` names the images that need it and the repair")
+}
+
 /// What the stored bytes of an object are.
 pub(crate) enum Decoded {
     /// Its bytes, which fit its id.
@@ -197,7 +210,13 @@ pub(crate) enum Decoded {
 /// Decodes and checks the stored bytes of an object; or says what is wrong with them.
 pub(crate) fn decode_object(entry: &IndexEntry, stored: &[u8]) -> Result<Decoded, String> {
     if entry.encoding == Encoding::List {
+        if entry.id.kind == ObjectKind::ChunkList && ObjectId::of_list(stored) != entry.id {
+            return Err("its bytes do not fit its id".into());
+        }
         return decode_list(stored, entry.len).map(Decoded::List).map_err(|e| e.to_string());
+    }
+    if entry.id.kind != ObjectKind::Content {
+        return Err("is a chunk list, and stored as content".into());
     }
     if entry.stored_len.max(entry.len) > MAX_WHOLE {
         return Err("is larger than any object may be".into());
@@ -230,7 +249,25 @@ fn decompress(frame: &[u8], len: usize) -> std::io::Result<Vec<u8>> {
 
 #[cfg(test)]
 mod tests {
+    use mif_formats::mif::pack::encode_list;
+
     use super::*;
+
+    #[test]
+    fn a_reader_of_one_kind_refuses_the_other() {
+        let list = encode_list(&[Chunk { id: None, len: 5 << 30 }]);
+        let decode = |id, encoding, len| {
+            let entry = IndexEntry { id, encoding, offset: 0, stored_len: list.len() as u64, len };
+            decode_object(&entry, &list).err()
+        };
+        let (content, chunk_list) = (ObjectId::of(&list), ObjectId::of_list(&list));
+        assert_eq!(decode(content, Encoding::Raw, list.len() as u64), None);
+        assert_eq!(decode(chunk_list, Encoding::List, 5 << 30), None);
+        let swapped = [ObjectId::content(chunk_list.digest), ObjectId::chunk_list(content.digest)];
+        assert!(decode(swapped[0], Encoding::Raw, list.len() as u64).is_some());
+        assert!(decode(swapped[1], Encoding::List, 5 << 30).is_some());
+        assert!(decode(chunk_list, Encoding::Raw, list.len() as u64).is_some());
+    }
 
     #[test]
     fn an_object_over_the_limit_is_refused_before_it_is_unpacked() {

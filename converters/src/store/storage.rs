@@ -36,6 +36,10 @@ pub trait Storage: Send + Sync {
         upload.finish(key)
     }
 
+    /// Writes a file, durably, in the place of what the key names now. For files that are damaged: all others never
+    /// change.
+    fn replace(&self, key: &str, bytes: &[u8]) -> io::Result<()>;
+
     /// Writes several files of one folder, all at once and durably: nobody ever sees a part of them. Gives
     /// false, and changes nothing, if the folder is there already.
     fn publish(&self, folder: &str, files: &[(&str, &[u8])]) -> io::Result<bool>;
@@ -188,6 +192,17 @@ impl Storage for Folder {
         }))
     }
 
+    fn replace(&self, key: &str, bytes: &[u8]) -> io::Result<()> {
+        self.files().remove(key);
+        let mut file = NamedTempFile::new_in(self.temporary()?)?;
+        file.write_all(bytes)?;
+        file.as_file().sync_all()?;
+        set_plain_mode(file.path(), 0o666)?;
+        let parent = self.parent(key)?;
+        file.persist(self.path(key))?;
+        sync_folder(&parent)
+    }
+
     fn publish(&self, folder: &str, files: &[(&str, &[u8])]) -> io::Result<bool> {
         let parent = self.parent(folder)?;
         let staging = tempfile::Builder::new().prefix("publish-").tempdir_in(self.temporary()?)?;
@@ -329,6 +344,8 @@ mod tests {
         assert!(storage.put_if_absent("a/b/c", b"first").unwrap());
         assert!(!storage.put_if_absent("a/b/c", b"second").unwrap());
         assert_eq!(storage.read_all("a/b/c").unwrap(), b"first");
+        storage.replace("a/b/c", b"mended").unwrap();
+        assert_eq!(storage.read_all("a/b/c").unwrap(), b"mended");
         assert_eq!(storage.list("tmp").unwrap(), [""; 0]);
     }
 

@@ -6,10 +6,10 @@ use std::io;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 
-use mif_formats::mif::ObjectId;
 use mif_formats::mif::pack::{Chunk, Encoding, IndexEntry, PackWriter, encode_list};
+use mif_formats::mif::{ObjectId, PackId};
 
-use super::index::{Index, index_key, pack_key};
+use super::index::{Index, Location, index_key, pack_key};
 use super::{Storage, Store, Upload};
 use crate::{Error, Result};
 
@@ -38,6 +38,12 @@ struct Shared {
     index: Arc<Index>,
     /// Nothing but these is stored, if there are any.
     only: Option<HashSet<ObjectId>>,
+    /// Packs that are missing or cut short: what only they have is stored again.
+    broken: HashSet<PackId>,
+    /// Objects of which every copy in the index is damaged: they are stored again.
+    damaged: HashSet<ObjectId>,
+    /// Objects stored since the index was read. A damaged object that is among them is whole again.
+    stored: Mutex<HashSet<ObjectId>>,
     state: Mutex<State>,
     changed: Condvar,
     /// The pack that is being written.
@@ -84,20 +90,37 @@ impl WriterStats {
 impl ObjectWriter {
     /// Adds to `store`.
     pub fn new(store: &Store) -> Result<Self> {
-        Ok(Self::with(store, store.index()?, None))
+        Self::replacing(store, HashSet::new())
+    }
+
+    /// Adds to `store`, and stores `damaged` objects again, although the index has them.
+    pub(crate) fn replacing(store: &Store, damaged: HashSet<ObjectId>) -> Result<Self> {
+        let index = store.index()?;
+        let broken = index.broken_packs(&**store.storage());
+        Ok(Self::with(store, index, None, broken, damaged))
     }
 
     /// Adds to `store` those of `objects` that it lacks now, and nothing else.
     pub(crate) fn only(store: &Store, objects: HashSet<ObjectId>) -> Result<Self> {
         let index = Arc::new(Index::load(&**store.storage())?);
-        Ok(Self::with(store, index, Some(objects)))
+        let damaged = objects.clone();
+        Ok(Self::with(store, index, Some(objects), HashSet::new(), damaged))
     }
 
-    fn with(store: &Store, index: Arc<Index>, only: Option<HashSet<ObjectId>>) -> Self {
+    fn with(
+        store: &Store,
+        index: Arc<Index>,
+        only: Option<HashSet<ObjectId>>,
+        broken: HashSet<PackId>,
+        damaged: HashSet<ObjectId>,
+    ) -> Self {
         Self::of(Arc::new(Shared {
             storage: store.storage().clone(),
             index,
             only,
+            broken,
+            damaged,
+            stored: Mutex::default(),
             state: Mutex::default(),
             changed: Condvar::new(),
             current: Mutex::default(),
@@ -125,12 +148,12 @@ impl ObjectWriter {
     #[must_use]
     pub fn claim(&self, id: ObjectId) -> bool {
         let shared = &*self.shared;
-        if shared.index.get(&id).is_some() || shared.only.as_ref().is_some_and(|only| !only.contains(&id)) {
+        if shared.has(&id) || shared.only.as_ref().is_some_and(|only| !only.contains(&id)) {
             return false;
         }
         let mut state = shared.state();
         // Once more, under the lock: what is finished goes into the index first and then out of the claims.
-        if shared.index.get(&id).is_some() {
+        if shared.has(&id) {
             return false;
         }
         if state.claimed.insert(id) {
@@ -165,10 +188,10 @@ impl ObjectWriter {
     }
 
     /// Adds a large object as a list of chunks, unless it is there. `id` is the BLAKE3 of the whole; `None`
-    /// if that was not computed: the list is then stored under its own.
+    /// if that was not computed: the list is then an object of its own kind.
     pub fn put_list(&self, id: Option<ObjectId>, chunks: &[Chunk]) -> Result<ObjectId> {
         let list = encode_list(chunks);
-        let id = id.unwrap_or_else(|| ObjectId::of(&list));
+        let id = id.unwrap_or_else(|| ObjectId::of_list(&list));
         if self.claim(id) {
             self.append(id, Encoding::List, &list, chunks.iter().map(|c| c.len).sum())?;
         }
@@ -222,6 +245,20 @@ impl Drop for ObjectWriter {
 }
 
 impl Shared {
+    /// Whether the store has a copy of the object that can be relied on.
+    fn has(&self, id: &ObjectId) -> bool {
+        let Some(first) = self.index.get(id) else { return false };
+        // Hardly ever is anything known to be damaged: then one look at the index is enough.
+        if self.broken.is_empty() && self.damaged.is_empty()
+            || self.stored.lock().expect("not poisoned").contains(id)
+        {
+            return true;
+        }
+        let in_whole_pack = |location: &Location| !self.broken.contains(&self.index.pack(location));
+        !self.damaged.contains(id)
+            && (in_whole_pack(&first) || self.index.copies(id).iter().any(in_whole_pack))
+    }
+
     fn append(&self, id: ObjectId, encoding: Encoding, stored: &[u8], len: u64) -> Result<()> {
         self.check()?;
         let full = self.append_to_pack(id, encoding, stored, len).map_err(|e| self.fail(&e))?;
@@ -275,6 +312,9 @@ impl Shared {
         self.storage.put_if_absent(&index_key(&id), &index)?;
         drop(index);
         self.index.add(id, &entries);
+        if !self.broken.is_empty() || !self.damaged.is_empty() {
+            self.stored.lock().expect("not poisoned").extend(entries.iter().map(|entry| entry.id));
+        }
         Ok(entries)
     }
 

@@ -78,7 +78,7 @@ pub fn replace(
 /// Replaces a content in the files of an image.
 fn replace_in(files: &mut Files, wanted: &Wanted, new: &NewContent) -> Result<UpdateCounts> {
     let fits = |row: &&Row| {
-        row.file_type == FileType::File && wanted.contents.contain(row.blake3.map(|id| id.0), row.sha1)
+        row.file_type == FileType::File && wanted.contents.contain(row.blake3.map(|id| id.digest), row.sha1)
     };
     let found: Vec<(Place, Option<ObjectId>)> = files
         .rows()

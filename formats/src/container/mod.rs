@@ -144,6 +144,14 @@ fn probe_file(file: &ImageFile) -> Result<Option<&'static dyn Format>> {
     Ok(probed.or_else(in_pieces))
 }
 
+/// Whether a file is called as containers are: with the suffix of a format, or as the first of a disk in pieces.
+#[must_use]
+pub fn has_suffix(path: &Path) -> bool {
+    let suffix = path.extension().and_then(|s| s.to_str()).unwrap_or_default().to_ascii_lowercase();
+    !suffix.is_empty()
+        && (FORMATS.iter().any(|f| f.suffixes().contains(&suffix.as_str())) || split::is_first_piece(path))
+}
+
 /// The format to write: the one named, else the one that the suffix of `path` stands for.
 pub fn format_for_output(name: Option<&str>, path: &Path) -> Result<&'static dyn Format> {
     if let Some(name) = name {

@@ -35,7 +35,7 @@ pub fn encode(rows: &[Row]) -> Vec<u8> {
         entries
     };
     let first = |digest: &[u8]| -> [u8; 4] { digest[..4].try_into().expect("a digest is longer") };
-    let blake3 = entries(&|row| row.blake3.map(|id| first(&id.0)));
+    let blake3 = entries(&|row| row.blake3.map(|id| first(&id.digest)));
     let sha1 = entries(&|row| row.sha1.map(|digest| first(&digest)));
     let mut body = Vec::with_capacity(16 + (blake3.len() + sha1.len()) * ENTRY);
     body.extend_from_slice(&(blake3.len() as u64).to_le_bytes());
@@ -99,14 +99,14 @@ mod tests {
         let mut rows: Vec<Row> = (0..300u32).map(|i| row(format!("/{i}").as_bytes())).collect();
         for (i, row) in rows.iter_mut().enumerate() {
             row.blake3 = (i % 7 > 0).then(|| ObjectId::of(&(i as u32 / 2).to_le_bytes()));
-            row.sha1 = (i % 5 > 0).then(|| ObjectId::of(&[i as u8, 1]).0[..20].try_into().unwrap());
+            row.sha1 = (i % 5 > 0).then(|| ObjectId::of(&[i as u8, 1]).digest[..20].try_into().unwrap());
         }
         let file = encode(&rows);
         let sections = sections(&file[..HEADER], file.len() as u64).unwrap();
         let part = |range: Range<u64>| &file[range.start as usize..range.end as usize];
         for (i, row) in rows.iter().enumerate() {
             if let Some(id) = row.blake3 {
-                assert!(find(part(sections.blake3.clone()), &id.0).any(|n| n as usize == i));
+                assert!(find(part(sections.blake3.clone()), &id.digest).any(|n| n as usize == i));
             }
             if let Some(sha1) = row.sha1 {
                 assert!(find(part(sections.sha1.clone()), &sha1).any(|n| n as usize == i));

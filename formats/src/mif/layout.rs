@@ -3,12 +3,14 @@
 //! On disk, a layout is
 //!
 //! ```text
-//! "MIFLAYT1"   magic and version
+//! "MIFLAYT2"   magic and version
 //! 32 bytes     the digest: BLAKE3 of the body
 //! u64 le       length of the body in bytes
 //! the body, as one zstd frame, and maybe a skippable one behind it (see below):
 //!     varint   disk size in bytes
-//!     varint   count of objects, then 32 bytes for each, in order of first use
+//!     varint   count of objects, then for each, in order of first use:
+//!         u8           its kind (0 content, 1 chunk list)
+//!         32 bytes     the digest that names it among its kind
 //!     varint   count of segments, then for each, in disk order:
 //!         varint   length in bytes × 4 + kind (0 zero, 1 content, 2 residue)
 //!         signed   content and residue: object number, less that of the segment before
@@ -25,13 +27,15 @@
 use std::collections::HashMap;
 use std::ops::Range;
 
-use super::ObjectId;
 use super::varint::{Reader, put, put_signed};
+use super::{ObjectId, ObjectKind};
 use crate::bytes::le64;
 use crate::checksum::fits;
 use crate::{Result, at};
 
-const MAGIC: &[u8; 8] = b"MIFLAYT1";
+const MAGIC: &[u8; 8] = b"MIFLAYT2";
+/// Bytes that name an object.
+const OBJECT: usize = 33;
 
 /// The largest body that is read: some two hundred million segments.
 pub const MAX_BODY: u64 = 4 << 30;
@@ -135,11 +139,12 @@ impl Layout {
     }
 
     pub(super) fn encode_body(&self) -> Vec<u8> {
-        let mut out = Vec::with_capacity(self.objects.len() * 32 + self.segments.len() * 8 + 32);
+        let mut out = Vec::with_capacity(self.objects.len() * OBJECT + self.segments.len() * 8 + 32);
         put(&mut out, self.disk_size);
         put(&mut out, self.objects.len() as u64);
         for object in &self.objects {
-            out.extend_from_slice(&object.0);
+            out.push(object.kind as u8);
+            out.extend_from_slice(&object.digest);
         }
         put(&mut out, self.segments.len() as u64);
         let mut last = 0;
@@ -190,13 +195,18 @@ impl Layout {
         let mut reader = Reader::new("layout", body);
         let disk_size = reader.varint("disk size")?;
         let count = reader.varint("object count")?;
-        if count > reader.left() as u64 / 32 || count > u64::from(u32::MAX) {
+        if count > (reader.left() / OBJECT) as u64 || count > u64::from(u32::MAX) {
             return Err(
                 reader.corrupt("object count", format!("is {count}, more than the layout has room for"))
             );
         }
-        let ids = reader.take("object ids", count as usize * 32)?;
-        let objects = ids.chunks_exact(32).map(|id| ObjectId(id.try_into().expect("32 bytes"))).collect();
+        let ids = reader.take("objects", count as usize * OBJECT)?;
+        let object = |entry: &[u8]| {
+            let kind = ObjectKind::from_byte(entry[0])?;
+            Some(ObjectId { kind, digest: entry[1..].try_into().expect("32 bytes") })
+        };
+        let objects: Option<Vec<_>> = ids.chunks_exact(OBJECT).map(object).collect();
+        let objects = objects.ok_or_else(|| reader.corrupt("object kind", "is neither 0 nor 1"))?;
         let count = reader.varint("segment count")?;
         if count > reader.left() as u64 {
             return Err(
@@ -223,6 +233,11 @@ impl Layout {
                 2 => reference().map(|(object, offset)| Origin::Residue { object, offset })?,
                 _ => return Err(reader.corrupt("segment kind", "is 3, expected 0 to 2")),
             };
+            if let Origin::Residue { object, .. } = origin
+                && layout.objects[object as usize].kind != ObjectKind::Content
+            {
+                return Err(reader.corrupt("object kind", "of residue is not 0 (content)"));
+            }
             layout.segments.push((start, origin));
             start = match start.checked_add(word >> 2) {
                 Some(end) if end <= disk_size && end > start => end,
@@ -335,12 +350,12 @@ mod tests {
 
     fn sample() -> Layout {
         let mut builder = Builder::new();
-        builder.residue(512, ObjectId([1; 32]), 0);
+        builder.residue(512, ObjectId::content([1; 32]), 0);
         builder.zero(1024);
-        builder.content(4096, ObjectId([2; 32]), 0);
-        builder.content(4096, ObjectId([2; 32]), 4096);
-        builder.content(100, ObjectId([2; 32]), 65536);
-        builder.residue(100, ObjectId([1; 32]), 512);
+        builder.content(4096, ObjectId::content([2; 32]), 0);
+        builder.content(4096, ObjectId::content([2; 32]), 4096);
+        builder.content(100, ObjectId::content([2; 32]), 65536);
+        builder.residue(100, ObjectId::content([1; 32]), 512);
         builder.zero(10);
         builder.zero(10);
         builder.finish()
@@ -358,6 +373,23 @@ mod tests {
     fn encoding_comes_back_with_its_digest() {
         let (file, digest) = sample().encode();
         assert_eq!(Layout::decode(&file).unwrap(), (sample(), digest));
+    }
+
+    #[test]
+    fn the_kind_of_an_object_is_part_of_the_layout() {
+        let layout = |id| {
+            let mut builder = Builder::new();
+            builder.content(512, id, 0);
+            builder.finish()
+        };
+        let (content, list) =
+            (layout(ObjectId::content([1; 32])).encode(), layout(ObjectId::chunk_list([1; 32])).encode());
+        assert_ne!(content.1, list.1);
+        assert_eq!(Layout::decode(&list.0).unwrap().0.objects(), [ObjectId::chunk_list([1; 32])]);
+        let mut residue = Builder::new();
+        residue.residue(512, ObjectId::chunk_list([1; 32]), 0);
+        let error = Layout::decode(&residue.finish().encode().0).unwrap_err();
+        assert!(error.to_string().contains("object kind"), "{error}");
     }
 
     #[test]
@@ -415,7 +447,7 @@ mod tests {
     fn a_disk_that_is_the_same_all_over_comes_back() {
         let mut builder = Builder::new();
         for _ in 0..2 << 20 {
-            builder.residue(256 << 10, ObjectId([1; 32]), 0);
+            builder.residue(256 << 10, ObjectId::content([1; 32]), 0);
         }
         let layout = builder.finish();
         let (file, digest) = layout.encode();

@@ -250,8 +250,8 @@ fn write_group<W: Write + Send>(group: &mut GroupWriter<'_, W>, rows: &[Row]) ->
     optional::<Int64Type, _>(group, rows.iter().map(|r| r.project.map(i64::from)))?;
     let fixed = |b: &[u8]| FixedLenByteArray::from(b.to_vec());
     optional::<FixedLenByteArrayType, _>(group, rows.iter().map(|r| r.sha1.map(|d| fixed(&d))))?;
-    optional::<FixedLenByteArrayType, _>(group, rows.iter().map(|r| r.blake3.map(|d| fixed(&d.0))))?;
-    optional::<FixedLenByteArrayType, _>(group, rows.iter().map(|r| r.content.map(|d| fixed(&d.0))))?;
+    optional::<FixedLenByteArrayType, _>(group, rows.iter().map(|r| r.blake3.map(|d| fixed(&d.digest))))?;
+    optional::<FixedLenByteArrayType, _>(group, rows.iter().map(|r| r.content.map(|d| fixed(&d.digest))))?;
     let raw = |b: &[u8]| std::str::from_utf8(b).is_err().then(|| bytes(b));
     optional::<ByteArrayType, _>(group, rows.iter().map(|r| raw(&r.path)))?;
     optional::<ByteArrayType, _>(group, rows.iter().map(|r| r.link_target.as_deref().and_then(raw)))?;
@@ -373,8 +373,8 @@ fn read_group(group: &Group<'_>, rows: &mut Vec<Row>) -> Result<()> {
             generation: generation[i],
             project: project[i],
             sha1: sha1[i],
-            blake3: blake3[i].map(ObjectId),
-            content: content[i].map(ObjectId),
+            blake3: blake3[i].map(ObjectId::content),
+            content: content[i].map(ObjectId::chunk_list),
             short_name: short_name[i].as_deref().and_then(|name| name.try_into().ok()),
         });
     }
@@ -408,7 +408,7 @@ pub(super) mod tests {
             generation: Some(7),
             project: None,
             sha1: Some([3; 20]),
-            blake3: Some(ObjectId([4; 32])),
+            blake3: Some(ObjectId::content([4; 32])),
             content: None,
             short_name: None,
         }
@@ -425,7 +425,7 @@ pub(super) mod tests {
         let mut device = row(b"/dev/\xff\\x41");
         device.file_type = FileType::Block;
         device.rdev = Some((0x1_2345, 0xabcde));
-        device.content = Some(ObjectId([5; 32]));
+        device.content = Some(ObjectId::chunk_list([5; 32]));
         device.link_target = Some(b"\xfe/a".to_vec());
         device.short_name = Some(*b"FOO     TXT");
         let mut marked = row(b"/z");

@@ -15,28 +15,108 @@ mod mutants;
 mod table;
 mod varint;
 
-/// What addresses an object: the BLAKE3-256 of its bytes.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct ObjectId(pub [u8; 32]);
+/// What an object holds, and so how its id is derived. Objects of two kinds never have the same id.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[repr(u8)]
+pub enum ObjectKind {
+    /// Plain bytes: a file's content, a chunk of it, or a window of residue. Named by its BLAKE3-256, which is
+    /// also the digest that a manifest gives.
+    Content = 0,
+    /// The chunk list of a file whose content has no digest. Named by the list's own bytes, under
+    /// [`ObjectId::CHUNK_LIST_CONTEXT`].
+    ChunkList = 1,
+}
 
-impl ObjectId {
-    /// The id of an object with these bytes.
+impl ObjectKind {
+    /// The kind that a byte of a file stands for.
     #[must_use]
-    pub fn of(bytes: &[u8]) -> Self {
-        ObjectId(*blake3::hash(bytes).as_bytes())
-    }
-
-    /// Reads 64 hex digits.
-    #[must_use]
-    pub fn from_hex(hex: &str) -> Option<Self> {
-        blake3::Hash::from_hex(hex).ok().map(|hash| ObjectId(*hash.as_bytes()))
+    pub fn from_byte(byte: u8) -> Option<Self> {
+        [ObjectKind::Content, ObjectKind::ChunkList].into_iter().find(|kind| *kind as u8 == byte)
     }
 }
 
+/// The name of an object: its kind, and a digest in that kind's own domain.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ObjectId {
+    /// What the object holds.
+    pub kind: ObjectKind,
+    /// The digest that names it among its kind.
+    pub digest: [u8; 32],
+}
+
+impl ObjectId {
+    /// The context of the key (`blake3::derive_key`) that names chunk lists.
+    pub const CHUNK_LIST_CONTEXT: &str = "mif object chunk list 1";
+
+    /// The content with this BLAKE3-256.
+    #[must_use]
+    pub const fn content(digest: [u8; 32]) -> Self {
+        ObjectId { kind: ObjectKind::Content, digest }
+    }
+
+    /// The chunk list with this name.
+    #[must_use]
+    pub const fn chunk_list(digest: [u8; 32]) -> Self {
+        ObjectId { kind: ObjectKind::ChunkList, digest }
+    }
+
+    /// The id of content with these bytes.
+    #[must_use]
+    pub fn of(bytes: &[u8]) -> Self {
+        ObjectId::content(*blake3::hash(bytes).as_bytes())
+    }
+
+    /// The id of a chunk list with these stored bytes.
+    #[must_use]
+    pub fn of_list(stored: &[u8]) -> Self {
+        ObjectId::chunk_list(blake3::derive_key(Self::CHUNK_LIST_CONTEXT, stored))
+    }
+
+    /// Reads what [`Display`](fmt::Display) writes.
+    #[must_use]
+    pub fn parse(text: &str) -> Option<Self> {
+        match text.strip_prefix("list:") {
+            Some(hex) => from_hex(hex).map(ObjectId::chunk_list),
+            None => from_hex(text).map(ObjectId::content),
+        }
+    }
+}
+
+/// 64 hex digits, and `list:` before them if it is a chunk list.
 impl fmt::Display for ObjectId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let kind = if self.kind == ObjectKind::ChunkList { "list:" } else { "" };
+        write!(f, "{kind}{}", blake3::Hash::from_bytes(self.digest).to_hex())
+    }
+}
+
+/// The name of a pack: the BLAKE3-256 of its file.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct PackId(pub [u8; 32]);
+
+impl PackId {
+    /// Reads 64 hex digits.
+    #[must_use]
+    pub fn from_hex(hex: &str) -> Option<Self> {
+        from_hex(hex).map(PackId)
+    }
+}
+
+impl fmt::Display for PackId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&blake3::Hash::from_bytes(self.0).to_hex())
     }
+}
+
+impl fmt::Debug for PackId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+/// Reads 64 hex digits.
+fn from_hex(hex: &str) -> Option<[u8; 32]> {
+    blake3::Hash::from_hex(hex).ok().map(|hash| *hash.as_bytes())
 }
 
 impl fmt::Debug for ObjectId {

@@ -89,9 +89,9 @@ fn mutants_of_package_tables_do_no_harm() {
 fn mutants_of_layouts_do_no_harm() {
     let mut builder = layout::Builder::new();
     for i in 0..200_u64 {
-        builder.content(4096 * (i % 7 + 1), ObjectId([i as u8 % 20; 32]), i << 20);
+        builder.content(4096 * (i % 7 + 1), ObjectId::content([i as u8 % 20; 32]), i << 20);
         builder.zero(i % 3 * 512);
-        builder.residue(512, ObjectId([i as u8 % 9 + 100; 32]), 0);
+        builder.residue(512, ObjectId::content([i as u8 % 9 + 100; 32]), 0);
     }
     let good = builder.finish().encode_body();
     let mut whole = 0;
@@ -113,7 +113,7 @@ fn mutants_of_layouts_do_no_harm() {
 fn mutants_of_packs_do_no_harm() {
     let mut writer = pack::PackWriter::new(Vec::new()).unwrap();
     for i in 0..20 {
-        writer.add(ObjectId([i; 32]), pack::Encoding::Zstd, &[i; 30], 600).unwrap();
+        writer.add(ObjectId::content([i; 32]), pack::Encoding::Zstd, &[i; 30], 600).unwrap();
     }
     let (file, _, index, _) = writer.finish().unwrap();
     let mut whole = 0;
@@ -130,8 +130,9 @@ fn mutants_of_packs_do_no_harm() {
         }
     }
     assert!((5000..19_500).contains(&whole), "{whole}");
-    let chunks: Vec<_> =
-        (0..9).map(|i| pack::Chunk { id: (i > 3).then_some(ObjectId([i; 32])), len: 1 << 20 }).collect();
+    let chunks: Vec<_> = (0..9)
+        .map(|i| pack::Chunk { id: (i > 3).then_some(ObjectId::content([i; 32])), len: 1 << 20 })
+        .collect();
     let list = pack::encode_list(&chunks);
     for (_, bad) in mutants(&list[32..], 40, 10_000) {
         if let Ok(chunks) = pack::decode_list(&sealed(b"", &bad), 9 << 20) {

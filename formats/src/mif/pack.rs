@@ -1,33 +1,37 @@
 //! The pack: many objects in one file, with an index at its end.
 //!
 //! ```text
-//! "MIFPACK1"                       magic and version
+//! "MIFPACK2"                       magic and version
 //! the stored bytes of each object, one after the other
 //! the index, an entry for each object in ascending order of id:
-//!     32 bytes   object id
+//!     u8         kind of object (0 content, 1 chunk list)
+//!     32 bytes   digest that names it among its kind
 //!     u8         encoding (0 raw, 1 zstd, 2 list)
 //!     u64 le     offset of the stored bytes in the pack
 //!     u64 le     length of the stored bytes
 //!     u64 le     length of the object
 //! u64 le                           count of entries
 //! 32 bytes                         BLAKE3 of the entries
-//! "MIFPKEND"
+//! "MIFPEND2"
 //! ```
 //!
 //! An index file is the same from the first entry on, so it can be made again from its pack. A large object is
-//! stored as a *list* of chunks, each an object of its own: 32 bytes of BLAKE3 over what follows, then 40 bytes
-//! a chunk: its id, and its length (u64 le). A run of zeros is a chunk with an id of 32 zero bytes.
+//! stored as a *list* of chunks, each content of its own: 32 bytes of BLAKE3 over what follows, then 40 bytes
+//! a chunk: its digest, and its length (u64 le). A run of zeros is a chunk with a digest of 32 zero bytes.
+//!
+//! A list that stands for content whose digest is known is an object of kind content, named by that digest. A list
+//! whose content was not hashed is an object of kind chunk list, named by its own stored bytes.
 
 use std::io::{self, Write};
 
-use super::ObjectId;
+use super::{ObjectId, ObjectKind, PackId};
 use crate::bytes::le64;
 use crate::checksum::fits;
 use crate::{Result, at};
 
-const MAGIC: &[u8; 8] = b"MIFPACK1";
-const END: &[u8; 8] = b"MIFPKEND";
-const ENTRY: usize = 57;
+const MAGIC: &[u8; 8] = b"MIFPACK2";
+const END: &[u8; 8] = b"MIFPEND2";
+const ENTRY: usize = 58;
 /// Bytes after the entries of an index.
 pub const TRAILER: usize = 48;
 
@@ -95,11 +99,11 @@ impl<W: Write> PackWriter<W> {
 
     /// Writes the index. Gives the file, the pack's id (BLAKE3 of all its bytes), its index as a file of its
     /// own, and the entries.
-    pub fn finish(mut self) -> io::Result<(W, ObjectId, Vec<u8>, Vec<IndexEntry>)> {
+    pub fn finish(mut self) -> io::Result<(W, PackId, Vec<u8>, Vec<IndexEntry>)> {
         let index = encode_index(&mut self.entries);
         self.write(&index)?;
         self.out.flush()?;
-        Ok((self.out, ObjectId(*self.hasher.finalize().as_bytes()), index, self.entries))
+        Ok((self.out, PackId(*self.hasher.finalize().as_bytes()), index, self.entries))
     }
 
     fn write(&mut self, bytes: &[u8]) -> io::Result<()> {
@@ -114,7 +118,8 @@ fn encode_index(entries: &mut [IndexEntry]) -> Vec<u8> {
     entries.sort_unstable_by_key(|entry| entry.id);
     let mut out = Vec::with_capacity(entries.len() * ENTRY + TRAILER);
     for entry in entries.iter() {
-        out.extend_from_slice(&entry.id.0);
+        out.push(entry.id.kind as u8);
+        out.extend_from_slice(&entry.id.digest);
         out.push(match entry.encoding {
             Encoding::Raw => 0,
             Encoding::Zstd => 1,
@@ -147,11 +152,17 @@ pub fn decode_index(file: &[u8]) -> Result<Vec<IndexEntry>> {
     if !fits(&trailer[8..40], &blake3::hash(entries).as_bytes()[..]) {
         return Err(wrong("digest", "does not fit the entries: the file is damaged"));
     }
-    entries.chunks_exact(ENTRY).map(decode_entry).collect()
+    let entries: Vec<IndexEntry> = entries.chunks_exact(ENTRY).map(decode_entry).collect::<Result<_>>()?;
+    if !entries.is_sorted_by(|a, b| a.id < b.id) {
+        return Err(at("pack index").field("id").corrupt("of an entry is not greater than the one before"));
+    }
+    Ok(entries)
 }
 
 fn decode_entry(bytes: &[u8]) -> Result<IndexEntry> {
-    let encoding = match bytes[32] {
+    let kind = ObjectKind::from_byte(bytes[0])
+        .ok_or_else(|| at("pack index").field("kind").corrupt(format!("is {}, expected 0 or 1", bytes[0])))?;
+    let encoding = match bytes[33] {
         0 => Encoding::Raw,
         1 => Encoding::Zstd,
         2 => Encoding::List,
@@ -159,12 +170,15 @@ fn decode_entry(bytes: &[u8]) -> Result<IndexEntry> {
             return Err(at("pack index").field("encoding").corrupt(format!("is {other}, expected 0 to 2")));
         }
     };
+    if kind == ObjectKind::ChunkList && encoding != Encoding::List {
+        return Err(at("pack index").field("encoding").corrupt("of a chunk list is not 2 (list)"));
+    }
     Ok(IndexEntry {
-        id: ObjectId(bytes[..32].try_into().expect("32 bytes")),
+        id: ObjectId { kind, digest: bytes[1..33].try_into().expect("32 bytes") },
         encoding,
-        offset: le64(bytes, 33),
-        stored_len: le64(bytes, 41),
-        len: le64(bytes, 49),
+        offset: le64(bytes, 34),
+        stored_len: le64(bytes, 42),
+        len: le64(bytes, 50),
     })
 }
 
@@ -182,7 +196,7 @@ pub fn index_len(trailer: &[u8; TRAILER], pack_len: u64) -> Result<u64> {
 /// A chunk of a large object.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Chunk {
-    /// Its object; `None` for zeros.
+    /// Its content; `None` for zeros.
     pub id: Option<ObjectId>,
     /// Its length in bytes.
     pub len: u64,
@@ -193,7 +207,7 @@ pub struct Chunk {
 pub fn encode_list(chunks: &[Chunk]) -> Vec<u8> {
     let mut body = Vec::with_capacity(chunks.len() * 40);
     for chunk in chunks {
-        body.extend_from_slice(&chunk.id.map_or([0; 32], |id| id.0));
+        body.extend_from_slice(&chunk.id.map_or([0; 32], |id| id.digest));
         body.extend_from_slice(&chunk.len.to_le_bytes());
     }
     [blake3::hash(&body).as_bytes(), &body[..]].concat()
@@ -209,8 +223,8 @@ pub fn decode_list(stored: &[u8], len: u64) -> Result<Vec<Chunk>> {
     let chunks: Vec<Chunk> = body
         .chunks_exact(40)
         .map(|c| {
-            let id = ObjectId(c[..32].try_into().expect("32 bytes"));
-            Chunk { id: (id.0 != [0; 32]).then_some(id), len: le64(c, 32) }
+            let digest: [u8; 32] = c[..32].try_into().expect("32 bytes");
+            Chunk { id: (digest != [0; 32]).then(|| ObjectId::content(digest)), len: le64(c, 32) }
         })
         .collect();
     let total = chunks.iter().try_fold(0u64, |sum, chunk| sum.checked_add(chunk.len));
@@ -226,10 +240,10 @@ mod tests {
 
     fn sample() -> (Vec<u8>, Vec<u8>, Vec<IndexEntry>) {
         let mut pack = PackWriter::new(Vec::new()).unwrap();
-        pack.add(ObjectId([9; 32]), Encoding::Raw, b"hello", 5).unwrap();
-        pack.add(ObjectId([3; 32]), Encoding::Zstd, b"world!", 600).unwrap();
+        pack.add(ObjectId::content([9; 32]), Encoding::Raw, b"hello", 5).unwrap();
+        pack.add(ObjectId::content([3; 32]), Encoding::Zstd, b"world!", 600).unwrap();
         let (file, id, index, entries) = pack.finish().unwrap();
-        assert_eq!(id, ObjectId::of(&file));
+        assert_eq!(id.0, *blake3::hash(&file).as_bytes());
         (file, index, entries)
     }
 
@@ -240,8 +254,32 @@ mod tests {
         let len = index_len(trailer, file.len() as u64).unwrap() as usize;
         assert_eq!(file[file.len() - len..], index);
         assert_eq!(decode_index(&index).unwrap(), entries);
-        assert_eq!(entries[0].id, ObjectId([3; 32]));
+        assert_eq!(entries[0].id, ObjectId::content([3; 32]));
         assert_eq!(file[entries[1].offset as usize..][..5], *b"hello");
+    }
+
+    #[test]
+    fn an_object_of_each_kind_comes_back_and_a_kind_in_another_encoding_does_not() {
+        let mut pack = PackWriter::new(Vec::new()).unwrap();
+        pack.add(ObjectId::chunk_list([1; 32]), Encoding::List, b"list", 5).unwrap();
+        pack.add(ObjectId::content([1; 32]), Encoding::Raw, b"bytes", 5).unwrap();
+        let (_, _, index, entries) = pack.finish().unwrap();
+        assert_eq!(decode_index(&index).unwrap(), entries);
+        assert_eq!(entries[0].id, ObjectId::content([1; 32]));
+        let mut pack = PackWriter::new(Vec::new()).unwrap();
+        pack.add(ObjectId::chunk_list([1; 32]), Encoding::Raw, b"bytes", 5).unwrap();
+        let error = decode_index(&pack.finish().unwrap().2).unwrap_err();
+        assert!(error.to_string().contains("encoding"), "{error}");
+    }
+
+    #[test]
+    fn a_list_and_a_file_with_its_bytes_have_different_ids() {
+        let list = encode_list(&[Chunk { id: None, len: 5 << 30 }]);
+        let ids = [ObjectId::of(&list), ObjectId::of_list(&list)];
+        assert_ne!(ids[0].digest, ids[1].digest);
+        for id in ids {
+            assert_eq!(ObjectId::parse(&id.to_string()), Some(id));
+        }
     }
 
     #[test]
@@ -256,7 +294,8 @@ mod tests {
 
     #[test]
     fn a_list_comes_back_and_damage_is_noticed() {
-        let chunks = [Chunk { id: Some(ObjectId([7; 32])), len: 1 << 20 }, Chunk { id: None, len: 5 << 30 }];
+        let chunks =
+            [Chunk { id: Some(ObjectId::content([7; 32])), len: 1 << 20 }, Chunk { id: None, len: 5 << 30 }];
         let stored = encode_list(&chunks);
         let len = (1 << 20) + (5 << 30);
         assert_eq!(decode_list(&stored, len).unwrap(), chunks);
@@ -271,8 +310,8 @@ mod tests {
     #[test]
     fn a_chunk_longer_than_the_limit_is_refused_and_zeros_may_be_longer() {
         let read = |id, len| decode_list(&encode_list(&[Chunk { id, len }]), len).is_ok();
-        assert!(read(Some(ObjectId([7; 32])), MAX_WHOLE));
-        assert!(!read(Some(ObjectId([7; 32])), MAX_WHOLE + 1));
+        assert!(read(Some(ObjectId::content([7; 32])), MAX_WHOLE));
+        assert!(!read(Some(ObjectId::content([7; 32])), MAX_WHOLE + 1));
         assert!(read(None, MAX_WHOLE + 1));
     }
 }

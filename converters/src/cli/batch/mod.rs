@@ -40,7 +40,11 @@ impl Context {
         if !self.global.json {
             print(&table.into_inner().expect("not poisoned").finish())?;
         }
-        Ok(done?.failed == 0)
+        let done = done?;
+        if done.damage_left {
+            complain_of("damaged copies of objects are still in the store: `mif fsck --repair` drops them");
+        }
+        Ok(done.failed == 0 && !done.damage_left)
     }
 
     pub(super) fn export_all(&self, folder: &Path, options: &BatchExportOptions) -> Answer {

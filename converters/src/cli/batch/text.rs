@@ -79,7 +79,9 @@ impl ImportTable {
     pub(super) fn add(&mut self, event: &ImportEvent) -> bool {
         let none = || "-".to_owned();
         let row = match event {
-            ImportEvent::Finished(report) | ImportEvent::Unchanged(report) => {
+            ImportEvent::Finished(report)
+            | ImportEvent::Unchanged(report)
+            | ImportEvent::Repaired(report) => {
                 let new = report.added.stored_bytes + report.manifest_bytes;
                 let shared = shared(&report.counts, report.added.bytes);
                 let (time, disk) = (seconds(report.seconds), size(report.disk_size));
@@ -113,6 +115,7 @@ impl ImportTable {
         let counts = [
             (summary.imported, "imported"),
             (summary.unchanged, "unchanged"),
+            (summary.repaired, "repaired"),
             (summary.skipped, "skipped, for their files have not changed"),
             (summary.failed, "failed"),
             (summary.left, "not finished"),

@@ -76,16 +76,23 @@ store open; who opens it meanwhile waits for gc.")]
     /// Check the store: is everything there and as it was written?
     #[command(after_help = "\
 Examples:
-  mif fsck                                   exits 1 if anything is damaged, and says what that costs
-  mif fsck --repair                          indexes from packs; damaged packs set aside
-  mif fsck --repair --from old/web.qcow2     and lost objects out of disk images that still have them")]
+  mif fsck                                exits 1 if anything is damaged, and says what that costs
+  mif fsck --repair                       puts right what the store itself has everything for
+  mif fsck --repair --from /srv/images    and takes lost objects out of disk images that still have them
+
+The first line is the verdict: whole, repairable from the store itself, in need of originals, or lost. The second line \
+is the command that repairs the store. --repair makes indexes again from packs, drops damaged packs and keeps what is \
+whole of them, and makes records, manifests and tables again.")]
     Fsck {
         /// Put right what can be. Waits until nobody else has the store open
         #[arg(long)]
         repair: bool,
-        /// Disk image files that may still have what was lost
-        #[arg(long, value_name = "FILE", num_args = 1.., requires = "repair")]
+        /// Disk image files, and directories with disk images in them, that may still have what was lost
+        #[arg(long, value_name = "PATH", num_args = 1.., requires = "repair")]
         from: Vec<PathBuf>,
+        /// Name every path that lost its content; ten an image otherwise
+        #[arg(long)]
+        list: bool,
         #[command(flatten)]
         open: Open,
     },

@@ -16,7 +16,9 @@ impl Context {
             Library::Log { name } => {
                 let name = name.map(|name| name.parse::<ImageName>()).transpose()?;
                 let store = Store::open(path)?;
-                self.report(&mif::log(&store, name.as_ref().map(|n| n.name.as_str()))?, text::log)?;
+                let report = mif::log(&store, name.as_ref().map(|n| n.name.as_str()))?;
+                self.report(&report, text::log)?;
+                return Ok(self.none_damaged(&report.damaged));
             }
             Library::Tag { image, tag, delete } => {
                 let (store, image) = (Store::open(path)?, image.parse()?);
@@ -35,12 +37,16 @@ impl Context {
                 let options = GcOptions { keep_last, keep_within, dry_run };
                 let report = mif::gc(path, &options, &self.bar("gc"))?;
                 self.report(&report, text::gc)?;
+                self.none_damaged(&report.damaged);
                 self.warn(&report.warnings);
+                return Ok(report.whole);
             }
-            Library::Fsck { repair, from, open } => {
-                let options = FsckOptions { repair, from, open: open_options(open) };
-                let report = mif::fsck(path, &options, &self.bar("fsck"))?;
-                self.report(&report, text::fsck)?;
+            Library::Fsck { repair, from, list, open } => {
+                let (open, bar) = (open_options(open), self.bar("fsck"));
+                let from = if from.is_empty() { from } else { mif::disk_images(&from, &open, &bar)? };
+                let report = mif::fsck(path, &FsckOptions { repair, from, open }, &bar)?;
+                drop(bar);
+                self.report(&report, |report| text::fsck(report, path, list))?;
                 return Ok(report.clean);
             }
             Library::Diff { a, b, path, content, ignore_times, by, depth, summary, open } => {
@@ -68,18 +74,19 @@ impl Context {
                     |report| if csv { csv::packages(report) } else { text::packages(report) },
                 )?;
                 self.warn(&report.warnings);
-                return Ok(!report.packages.is_empty());
+                return Ok(self.none_damaged(&report.damaged) && !report.packages.is_empty());
             }
             Library::Search(search) => {
                 let csv = search.csv;
                 let query = query(*search)?;
                 let report = mif::search(&Store::open(path)?, &query, &self.bar("search"))?;
                 self.report(&report, |report| if csv { csv::search(report) } else { text::search(report) })?;
-                return Ok(!report.hits.is_empty());
+                return Ok(self.none_damaged(&report.damaged) && !report.hits.is_empty());
             }
             Library::Stats { similarity } => {
                 let report = mif::stats(&Store::open(path)?, similarity, &self.bar("stats"))?;
                 self.report(&report, text::stats)?;
+                return Ok(self.none_damaged(&report.damaged));
             }
         }
         Ok(true)

@@ -1,11 +1,12 @@
 //! Reports as text for people.
 
 use std::fmt::Write as _;
+use std::path::Path;
 
 use mif::store::Tag;
 use mif::{
-    ChangeKind, DiffCounts, DiffReport, FieldChange, FsckReport, GcReport, Group, LogReport, PackagesReport,
-    RmReport, SearchReport, StatsReport,
+    ChangeKind, DiffCounts, DiffReport, FieldChange, FsckReport, GcReport, Group, LogReport, LostImage,
+    PackagesReport, RmReport, SearchReport, StatsReport, Verdict,
 };
 
 use crate::cli::text::{mode_text, printable, seconds_time, size, time};
@@ -157,47 +158,72 @@ pub(super) fn gc(report: &GcReport) -> String {
     out
 }
 
-pub(super) fn fsck(report: &FsckReport) -> String {
-    let mut out = String::new();
-    let mut list = |what: &str, lines: &[String]| {
+/// How many paths of an image are named unless all are asked for.
+const PATHS: usize = 10;
+
+pub(super) fn fsck(report: &FsckReport, store: &Path, list: bool) -> String {
+    let mut out = match report.verdict {
+        Verdict::Whole => "whole".to_owned(),
+        Verdict::Repairable => "damaged: repairable from the store itself".to_owned(),
+        Verdict::NeedsOriginals => format!("damaged: needs these originals: {}", report.originals.join(", ")),
+        Verdict::Lost => "damaged: some of it is lost: no original is known that has it".to_owned(),
+    };
+    out = printable(&out);
+    let _ = writeln!(
+        out,
+        " ({} images, {} packs and {} objects checked)",
+        report.images, report.packs, report.objects
+    );
+    if !report.command.is_empty() {
+        let store = store.to_string_lossy();
+        let words = ["mif", "--store", &store].into_iter().chain(report.command.iter().map(String::as_str));
+        let words: Vec<String> = words.map(shell_word).collect();
+        let _ = writeln!(out, "repair: {}", printable(&words.join(" ")));
+    }
+    let mut lines = |what: &str, lines: &[String]| {
         for line in lines {
             let _ = writeln!(out, "{what}{}", printable(line));
         }
     };
-    list("repaired: ", &report.repaired);
-    list("damage: ", &report.problems);
-    list("note: ", &report.notes);
+    lines("repaired: ", &report.repaired);
+    lines("damage: ", &report.problems);
+    lines("note: ", &report.notes);
     for lost in &report.lost {
-        let parts =
-            if lost.parts.is_empty() { String::new() } else { format!(" its {},", lost.parts.join(", ")) };
-        let bytes: u64 = lost.disk_bytes.values().sum();
-        let _ = writeln!(
-            out,
-            "{} has lost{parts} the content of {} files, {} of its disk",
-            printable(&lost.image),
-            lost.file_count,
-            size(bytes)
-        );
-        for (volume, bytes) in &lost.disk_bytes {
-            let place = if volume == "-" { "outside of all partitions" } else { volume };
-            let _ = writeln!(out, "  {} on {place}", size(*bytes));
-        }
-        for file in &lost.files {
-            let _ = writeln!(out, "  {}", printable(file));
-        }
-        if lost.file_count > lost.files.len() as u64 {
-            let _ = writeln!(out, "  and {} more", lost.file_count - lost.files.len() as u64);
-        }
+        lost_image(&mut out, lost, if list { usize::MAX } else { PATHS });
     }
-    let _ = writeln!(
-        out,
-        "{}: {} images, {} packs, {} objects",
-        if report.clean { "clean" } else { "damaged" },
-        report.images,
-        report.packs,
-        report.objects
-    );
     out
+}
+
+fn lost_image(out: &mut String, lost: &LostImage, paths: usize) {
+    let mut parts: Vec<String> = lost.parts.clone();
+    if lost.file_count > 0 {
+        parts.push(format!("the content of {} files", lost.file_count));
+    }
+    let bytes: u64 = lost.disk_bytes.values().sum();
+    if bytes > 0 {
+        parts.push(format!("{} of its disk", size(bytes)));
+    }
+    let _ = writeln!(out, "{} has lost: {}", printable(&lost.image), parts.join(", "));
+    for (volume, bytes) in &lost.disk_bytes {
+        let place = if volume == "-" { "outside of all partitions" } else { volume };
+        let _ = writeln!(out, "  {} on {place}", size(*bytes));
+    }
+    for file in lost.files.iter().take(paths) {
+        let _ = writeln!(out, "  {}", printable(file));
+    }
+    let named = lost.files.len().min(paths) as u64;
+    if lost.file_count > named {
+        let _ = writeln!(out, "  and {} more (--list names them)", lost.file_count - named);
+    }
+}
+
+/// A word as a shell reads it.
+fn shell_word(word: &str) -> String {
+    let plain = |c: char| c.is_ascii_alphanumeric() || "/._+-=:,@%".contains(c);
+    match !word.is_empty() && word.chars().all(plain) {
+        true => word.to_owned(),
+        false => format!("'{}'", word.replace('\'', "'\\''")),
+    }
 }
 
 pub(super) fn search(report: &SearchReport) -> String {

@@ -138,7 +138,9 @@ mod tests {
                 assert!(each.len() == rows.len() && texts.iter().zip(each).all(|(a, b)| a.data() == b));
             }
             let digests = group.digests::<32>(Column::Blake3).unwrap();
-            assert!(digests.iter().zip(rows).all(|(digest, row)| digest.map(ObjectId) == row.blake3));
+            assert!(
+                digests.iter().zip(rows).all(|(digest, row)| digest.map(ObjectId::content) == row.blake3)
+            );
             assert!(xattrs(&group).unwrap().into_iter().eq(rows.iter().map(|row| row.xattrs.clone())));
             assert!(group.all_null(Column::Content) && !group.all_null(Column::Blake3));
             let (low, high) = group.bounds(Column::Path).unwrap();
@@ -160,7 +162,7 @@ mod tests {
             assert_eq!(paths[i].data(), row.path);
             assert_eq!(sizes[i], Some(row.size as i64));
             assert_eq!(modes[i], row.mode.map(i64::from));
-            assert_eq!(digests[i].map(ObjectId), row.blake3);
+            assert_eq!(digests[i].map(ObjectId::content), row.blake3);
         }
         assert!(group.texts_at(Column::Path, &[50]).is_err());
     }

@@ -1,0 +1,145 @@
+//! What was published, in a second place: a copy of each image's record, by which an image that has vanished is
+//! noticed and a damaged record is mended; and a pointer by the disk, by which an import finds the images with the
+//! same bits without reading the library.
+//!
+//! ```text
+//! published/name=<name>/version=<n>            a copy of image.json
+//! disks/ab/<layout digest>.<name>@<version>    one for each image; the text is `name@version`
+//! ```
+//!
+//! Both are written after the image. A process that is killed in between leaves an image without them, which is
+//! whole; `mif fsck --repair` adds them.
+
+use super::{Image, ImageName, Selector, Store, StoredImage};
+use crate::{Error, Result};
+
+fn copy_key(name: &str, version: u32) -> String {
+    format!("published/name={name}/version={version}")
+}
+
+fn pointer_folder(layout_digest: &str) -> String {
+    format!("disks/{}", layout_digest.get(..2).unwrap_or("--"))
+}
+
+fn pointer_key(image: &Image) -> String {
+    format!("{}/{}.{}", pointer_folder(&image.layout_digest), image.layout_digest, image.id())
+}
+
+impl Store {
+    /// Notes that an image was published; `json` is its record.
+    pub(super) fn note_published(&self, image: &Image, json: &[u8]) -> Result<()> {
+        let failed = |e: std::io::Error| Error::store(format!("{}/published: {e}", self.storage.place()));
+        self.storage.put_if_absent(&copy_key(&image.name, image.version), json).map_err(failed)?;
+        self.storage.put_if_absent(&pointer_key(image), image.id().as_bytes()).map_err(failed)?;
+        Ok(())
+    }
+
+    /// Writes the second record and the pointer of an image again.
+    pub(crate) fn note_again(&self, image: &Image) -> Result<()> {
+        let json = image.to_json();
+        let failed = |e: std::io::Error| Error::store(format!("{}/published: {e}", self.storage.place()));
+        self.storage.replace(&copy_key(&image.name, image.version), &json).map_err(failed)?;
+        self.storage.replace(&pointer_key(image), image.id().as_bytes()).map_err(failed)
+    }
+
+    /// Whether an image's second record is there and says the same, and its pointer is there.
+    pub(crate) fn is_noted(&self, image: &Image) -> bool {
+        self.published(&image.name, image.version).is_ok_and(|copy| copy.image == *image)
+            && self.storage.len(&pointer_key(image)).is_ok()
+    }
+
+    /// Forgets the second record and the pointer of a version.
+    pub(super) fn forget_published(&self, name: &str, version: u32, layout: Option<&str>) -> Result<()> {
+        let failed = |e: std::io::Error| Error::store(format!("{}/published: {e}", self.storage.place()));
+        if let Some(layout) = layout {
+            let pointer = format!("{}/{layout}.{name}@{version}", pointer_folder(layout));
+            self.storage.delete(&pointer).map_err(failed)?;
+        }
+        self.storage.delete(&copy_key(name, version)).map_err(failed)?;
+        if self.published_versions(name)?.is_empty() {
+            self.storage.delete(&format!("published/name={name}")).map_err(failed)?;
+        }
+        Ok(())
+    }
+
+    /// An image as its second record has it, for when the first is lost.
+    pub(crate) fn published(&self, name: &str, version: u32) -> Result<StoredImage> {
+        self.read_record(&copy_key(name, version), name, version)
+    }
+
+    /// The versions of an image that were published and not removed, ascending, whether they are there or not.
+    pub(crate) fn published_versions(&self, name: &str) -> Result<Vec<u32>> {
+        self.versions_in("published", name)
+    }
+
+    /// The versions of all images that were published, and that neither are there nor were removed.
+    pub(crate) fn vanished(&self) -> Result<Vec<(String, u32)>> {
+        let mut vanished = Vec::new();
+        for name in self.names_in("published")? {
+            let there = self.versions(&name)?;
+            for version in self.published_versions(&name)? {
+                if !there.contains(&version) && !self.is_removed(&name, version)? {
+                    vanished.push((name.clone(), version));
+                }
+            }
+        }
+        Ok(vanished)
+    }
+
+    /// The images with this layout: the same bits, as far as they were read alike. Only their records are read.
+    pub(crate) fn with_layout(&self, layout_digest: &str) -> Result<Vec<Image>> {
+        let folder = pointer_folder(layout_digest);
+        let names = self.list(&folder)?;
+        let ids = names.iter().filter_map(|name| name.strip_prefix(layout_digest)?.strip_prefix('.'));
+        let mut images = Vec::new();
+        for name in ids.filter_map(|id| id.parse::<ImageName>().ok()) {
+            let Selector::Number(version) = name.version else { continue };
+            // A pointer may outlive its image, and a damaged record is for fsck to report.
+            if let Ok(stored) = self.version(&name.name, version)
+                && stored.image.layout_digest == layout_digest
+            {
+                images.push(stored.image);
+            }
+        }
+        images.sort_by(|a, b| (&a.name, a.version).cmp(&(&b.name, b.version)));
+        Ok(images)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::catalog::tests::publish_empty;
+    use super::*;
+
+    #[test]
+    fn an_image_that_vanishes_is_noticed_and_one_that_is_removed_is_not() {
+        let folder = tempfile::tempdir().unwrap();
+        let store = Store::open_or_create(folder.path()).unwrap();
+        let image = publish_empty(&store, "web");
+        publish_empty(&store, "web");
+        publish_empty(&store, "db");
+        assert!(store.is_noted(&image));
+        store.remove_version("db", 1, 0).unwrap();
+        assert_eq!(store.vanished().unwrap(), []);
+        std::fs::remove_dir_all(folder.path().join("images/name=web/version=2")).unwrap();
+        assert_eq!(store.vanished().unwrap(), [("web".to_owned(), 2)]);
+        std::fs::remove_dir_all(folder.path().join("images/name=web")).unwrap();
+        assert_eq!(store.vanished().unwrap().len(), 2);
+        assert_eq!(store.published("web", 1).unwrap().image, image);
+        // The numbers of vanished versions are not given again.
+        assert_eq!(publish_empty(&store, "web").version, 3);
+    }
+
+    #[test]
+    fn images_with_the_same_layout_are_found_by_it() {
+        let folder = tempfile::tempdir().unwrap();
+        let store = Store::open_or_create(folder.path()).unwrap();
+        let images = [publish_empty(&store, "a"), publish_empty(&store, "b"), publish_empty(&store, "b")];
+        let digest = images[0].layout_digest.clone();
+        assert_eq!(store.with_layout(&digest).unwrap(), images);
+        store.remove_version("b", 1, 0).unwrap();
+        let ids: Vec<String> = store.with_layout(&digest).unwrap().iter().map(Image::id).collect();
+        assert_eq!(ids, ["a@1", "b@2"]);
+        assert_eq!(store.with_layout(&digest.replace(|_| true, "0")).unwrap(), []);
+    }
+}
