@@ -25,6 +25,9 @@ use crate::{Error, Result};
 /// How many paths of an image a report names.
 const MAX_PATHS: usize = 1000;
 
+/// How often a repair looks whether more can be mended.
+const MAX_ROUNDS: usize = 4;
+
 /// Checks the store in the folder `path`.
 pub fn fsck(path: &Path, options: &FsckOptions, progress: &dyn Progress) -> Result<FsckReport> {
     if !options.repair && !options.from.is_empty() {
@@ -44,25 +47,26 @@ pub fn fsck(path: &Path, options: &FsckOptions, progress: &dyn Progress) -> Resu
         state = check_packs(&store, false, progress)?;
     }
     let mut report = check_images(&store, &images, &state, progress)?;
-    let mended = records::mend(&store, &report, &state, progress)?;
-    if !mended.is_empty() {
+    // What is mended from originals lets more be made again from it: a list its chunks, a layout its objects, the disk
+    // its manifest.
+    let mut notes = BTreeSet::new();
+    for _ in 0..MAX_ROUNDS {
+        let mended = records::mend(&store, &report, &state, progress)?;
+        let mut changed = !mended.is_empty();
         done.extend(mended);
-        report = check_images(&store, &images, &state, progress)?;
-    }
-    // Twice: of a large file that was lost, which chunks it has is known once its list is there again.
-    for _ in 0..2 {
-        if options.from.is_empty() || report.clean {
+        if !report.clean && !options.from.is_empty() {
+            let restored = repair::from_disks(&store, &report, options, progress, &mut notes)?;
+            changed |= !restored.is_empty();
+            done.extend(restored);
+            state = check_packs(&store, false, progress)?;
+        }
+        if !changed {
             break;
         }
-        let more = repair::from_disks(&store, &report, options, progress)?;
-        if more.is_empty() {
-            break;
-        }
-        done.extend(more);
-        state = check_packs(&store, false, progress)?;
         report = check_images(&store, &images, &state, progress)?;
     }
     report.repaired = done;
+    report.notes.extend(notes);
     Ok(report)
 }
 

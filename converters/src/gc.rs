@@ -16,7 +16,7 @@ use serde::Serialize;
 use crate::progress::{self, Progress};
 use crate::store::{
     DamagedImage, Index, Needs, Objects, PackIndex, Storage, Store, Upload, decode_object, index_key,
-    pack_key,
+    pack_key, put_pack,
 };
 use crate::{Error, Result};
 
@@ -315,9 +315,19 @@ impl Sweep<'_> {
             report.pack_bytes[1] += moved.map(|entry| entry.stored_len).sum::<u64>();
             return Ok(());
         }
-        report.pack_bytes[1] += self.repack(&packs, &plan.going)?;
+        let written = self.repack(&packs, &plan.going)?;
+        for pack in &written {
+            let key = pack_key(pack);
+            let len = self.storage.len(&key);
+            report.pack_bytes[1] +=
+                len.map_err(|e| Error::store(format!("{}/{key}: {e}", self.storage.place())))?;
+        }
         for (number, _) in plan.going {
             let pack = &packs[number].index.pack;
+            // What is left of one pack may be just what another one that goes consists of.
+            if written.contains(pack) {
+                continue;
+            }
             self.delete(&index_key(pack))?;
             self.delete(&pack_key(pack))?;
         }
@@ -362,15 +372,15 @@ impl Sweep<'_> {
             .map_err(|e| Error::store(format!("{}/{key}: object {}: {e}", self.storage.place(), entry.id)))
     }
 
-    /// Writes objects into new packs; gives the bytes of these.
-    fn repack(&self, packs: &[Pack], moved: &[(usize, Vec<IndexEntry>)]) -> Result<u64> {
+    /// Writes objects into new packs; gives the ids of these.
+    fn repack(&self, packs: &[Pack], moved: &[(usize, Vec<IndexEntry>)]) -> Result<HashSet<PackId>> {
         let total = moved.iter().flat_map(|(_, entries)| entries).map(|e| e.stored_len).sum();
         self.progress.stage("repacking", total);
         let failed = |e: std::io::Error| {
             Error::store(format!("{}: cannot write to the store: {e}", self.storage.place()))
         };
         let mut current: Option<PackWriter<Box<dyn Upload>>> = None;
-        let mut bytes = 0;
+        let mut written = HashSet::new();
         for (number, entries) in moved {
             let pack = &packs[*number].index.pack;
             let mut entries = entries.clone();
@@ -386,12 +396,17 @@ impl Sweep<'_> {
                 };
                 writer.add(entry.id, entry.encoding, &stored, entry.len).map_err(failed)?;
                 self.progress.advance(entry.stored_len);
-                if writer.len() >= MAX_PACK {
-                    bytes += finish(self.storage, &mut current).map_err(failed)?;
+                if writer.len() >= MAX_PACK
+                    && let Some(full) = current.take()
+                {
+                    written.insert(put_pack(self.storage, full).map_err(failed)?.0);
                 }
             }
         }
-        Ok(bytes + finish(self.storage, &mut current).map_err(failed)?)
+        if let Some(last) = current {
+            written.insert(put_pack(self.storage, last).map_err(failed)?.0);
+        }
+        Ok(written)
     }
 
     /// What is an index without its pack, or a pack without its index, goes: no image needs it, for all that
@@ -420,14 +435,4 @@ impl Sweep<'_> {
         }
         self.storage.delete(key).map_err(|e| Error::store(format!("{}/{key}: {e}", self.storage.place())))
     }
-}
-
-/// Finishes a pack and its index, if one was begun; gives its bytes.
-fn finish(storage: &dyn Storage, current: &mut Option<PackWriter<Box<dyn Upload>>>) -> std::io::Result<u64> {
-    let Some(pack) = current.take() else { return Ok(0) };
-    let (upload, id, index, _) = pack.finish()?;
-    let key = pack_key(&id);
-    upload.finish(&key)?;
-    storage.put_if_absent(&index_key(&id), &index)?;
-    storage.len(&key)
 }

@@ -2,7 +2,7 @@
 
 use std::fs::File;
 use std::os::unix::fs::FileExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use serde_json::Value;
 
@@ -10,6 +10,33 @@ use crate::{run, tool};
 
 /// The tools that [`assert_sound`] takes.
 pub const TOOLS: &[&str] = &["sfdisk", "sgdisk", "e2fsck", "fsck.fat", "blkid"];
+
+/// A small ext4 disk with these files, as `NAME.raw` in `work`.
+#[must_use]
+pub fn small(work: &Path, name: &str, files: &[(&str, &[u8])]) -> PathBuf {
+    let folder = work.join(format!("{name}.d"));
+    std::fs::create_dir_all(&folder).unwrap();
+    for (file, bytes) in files {
+        std::fs::write(folder.join(file), bytes).unwrap();
+    }
+    let image = work.join(format!("{name}.raw"));
+    File::create(&image).unwrap().set_len(16 << 20).unwrap();
+    run(tool("mke2fs").args(["-q", "-F", "-t", "ext4", "-d"]).arg(&folder).arg(&image));
+    image
+}
+
+/// Bytes that do not compress, different for each seed.
+#[must_use]
+pub fn noise(seed: u8, len: usize) -> Vec<u8> {
+    let mut state = u64::from(seed) + 1;
+    let mut next = || {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        (state >> 24) as u8
+    };
+    (0..len).map(|_| next()).collect()
+}
 
 /// A partition, as sfdisk has it.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -113,6 +113,50 @@ pub fn run_failing(command: &mut Command, code: i32) -> String {
     String::from_utf8_lossy(&output.stderr).into_owned()
 }
 
+/// What a verb that must succeed answers with `--json`.
+#[must_use]
+pub fn json(store: &Path, arguments: &[&str]) -> serde_json::Value {
+    serde_json::from_str(&run(mif(store).arg("--json").args(arguments))).expect("JSON")
+}
+
+/// The files below a directory whose names end so.
+#[must_use]
+pub fn files(folder: &Path, suffix: &str) -> Vec<PathBuf> {
+    let all = snapshot(folder).into_iter().map(|(path, _)| path);
+    all.filter(|path| path.to_string_lossy().ends_with(suffix)).collect()
+}
+
+/// Reads every image of a store by the second reader, a program in Python made from docs/format.md alone, which checks
+/// every digest on the way; each disk must be what `mif export` gives.
+pub fn assert_second_reader_agrees(store: &Path) {
+    let work = work_folder();
+    let (theirs, ours) = (work.path().join("theirs.raw"), work.path().join("ours.raw"));
+    let images = json(store, &["images"]);
+    for image in images.as_array().expect("a list of images") {
+        let id = format!("{}@{}", image["name"].as_str().expect("a name"), image["version"]);
+        run(second_reader().arg(store).arg(&id).arg(&theirs));
+        run(mif(store).args(["export", "--force", &id]).arg(&ours));
+        run(tool("cmp").arg(&theirs).arg(&ours));
+    }
+}
+
+/// The second reader: `second-reader STORE IMAGE OUT`.
+#[must_use]
+pub fn second_reader() -> Command {
+    let mut command = tool(cache().join("venv/bin/python"));
+    command.arg(repo().join("tests/second-reader"));
+    command
+}
+
+/// Whether the second reader can run here.
+#[must_use]
+pub fn have_second_reader() -> bool {
+    let python = cache().join("venv/bin/python");
+    let modules = tool(python).args(["-c", "import blake3, duckdb, zstandard"]).output();
+    modules.is_ok_and(|output| output.status.success())
+        || skip("the Python packages of the second reader are not installed: tests/install-tools")
+}
+
 fn text(output: &Output) -> String {
     format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr))
 }

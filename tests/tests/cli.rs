@@ -79,12 +79,12 @@ fn a_store_of_a_newer_format_is_left_alone() {
     let work = work_folder();
     let store = store_with_demo(work.path());
     let header = store.join("store.json");
-    let newer = fs::read_to_string(&header).unwrap().replace("\"format\": 1", "\"format\": 2");
+    let newer = fs::read_to_string(&header).unwrap().replace("\"format\": 2", "\"format\": 3");
     fs::write(&header, newer).unwrap();
     let before = snapshot(&store);
     for arguments in [&["images"][..], &["info", "demo"], &["export", "demo", "x.raw"]] {
         let error = run_failing(mif(&store).args(arguments), 4);
-        assert!(error.contains("format 2"), "{error}");
+        assert!(error.contains("format 3"), "{error}");
     }
     run_failing(mif(&store).arg("import").arg(demo()), 4);
     assert_eq!(snapshot(&store), before);

@@ -1,7 +1,7 @@
 //! What can be done about damage: indexes from packs, the whole objects of damaged packs into new ones, and
 //! lost objects from disk images that still have them.
 
-use std::collections::HashSet;
+use std::collections::{BTreeSet, HashSet};
 use std::sync::Arc;
 
 use mif_formats::container;
@@ -12,7 +12,7 @@ use super::packs::{Checked, PackState};
 use super::{FsckOptions, FsckReport};
 use crate::import::{ImportOptions, Reread, reread};
 use crate::progress::Progress;
-use crate::store::{Index, ObjectWriter, Store, index_key, pack_key, tables_of};
+use crate::store::{Index, ObjectWriter, Store, index_key, pack_key, put_pack, tables_of};
 use crate::{Error, Result, packages};
 
 /// Makes indexes again, and sets damaged packs aside: what is whole of them goes into a new pack, their index
@@ -81,19 +81,18 @@ fn salvage(store: &Store, state: &PackState, id: &PackId, pack: &Checked) -> Res
         let stored = storage.read(&pack_key(id), range).map_err(failed)?;
         writer.add(entry.id, entry.encoding, &stored, entry.len).map_err(failed)?;
     }
-    let (upload, new, index, _) = writer.finish().map_err(failed)?;
-    upload.finish(&pack_key(&new)).map_err(failed)?;
-    storage.put_if_absent(&index_key(&new), &index).map_err(failed)?;
+    put_pack(&**storage, writer).map_err(failed)?;
     Ok(entries.len() as u64)
 }
 
 /// Reads disk images, and stores what of them was lost: objects, and the layouts and manifests of images that
-/// have just these bits.
+/// have just these bits. `notes` is told of those that cannot be opened.
 pub(super) fn from_disks(
     store: &Store,
     report: &FsckReport,
     options: &FsckOptions,
     progress: &dyn Progress,
+    notes: &mut BTreeSet<String>,
 ) -> Result<Vec<String>> {
     let mut lost: HashSet<ObjectId> =
         report.lost_objects.iter().filter_map(|id| ObjectId::parse(id)).collect();
@@ -104,7 +103,7 @@ pub(super) fn from_disks(
         let disk = match container::open(path, &options.open) {
             Ok(disk) => disk,
             Err(e) => {
-                done.push(format!("{}: passed over: {e}", path.display()));
+                notes.insert(format!("{}: passed over: {e}", path.display()));
                 continue;
             }
         };

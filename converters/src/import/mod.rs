@@ -167,8 +167,15 @@ pub(crate) fn import_opened(
     }
     drop(layout);
     let (scan, rows) = read.into_rows();
-    let mut damage_left = false;
     let mut repaired = Vec::new();
+    let broken = writer.broken_packs();
+    let mut damage_left = broken > 0;
+    if damage_left && added.objects > 0 {
+        repaired.push(format!(
+            "{broken} packs are missing or cut short; {} objects are stored again",
+            added.objects
+        ));
+    }
     if let Some(check) = check {
         let (stored, damaged) = check.files(&rows)?;
         added = added.with(stored);

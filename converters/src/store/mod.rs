@@ -50,6 +50,7 @@ pub(crate) use objects::{Decoded, decode_object};
 pub use source_file::SourceFile;
 pub use storage::{Folder, Lock, LockKind, Storage, Upload};
 pub use tags::Tag;
+pub(crate) use writer::put_pack;
 pub use writer::{ObjectWriter, WriterStats};
 
 use crate::progress::{self, Progress};
@@ -224,7 +225,10 @@ fn check_header(path: &Path, header: &[u8]) -> Result<()> {
             header.format,
             header.features
         ))
-        .advise("Use a newer mif"));
+        .advise(match header.format < FORMAT {
+            true => "It was made by an older mif: import its disks into a new store",
+            false => "Use a newer mif",
+        }));
     }
     Ok(())
 }

@@ -36,8 +36,8 @@ pub trait Storage: Send + Sync {
         upload.finish(key)
     }
 
-    /// Writes a file, durably, in the place of what the key names now. For files that are damaged: all others never
-    /// change.
+    /// Writes a file, durably, in the place of what the key names now. For files that are damaged, or are named by
+    /// their own digest: all others never change.
     fn replace(&self, key: &str, bytes: &[u8]) -> io::Result<()>;
 
     /// Writes several files of one folder, all at once and durably: nobody ever sees a part of them. Gives
@@ -72,6 +72,9 @@ pub trait Upload: Write + Send {
     /// Makes the file durable and visible under `key`. Gives false if the key is there already: what is
     /// there stays.
     fn finish(self: Box<Self>, key: &str) -> io::Result<bool>;
+
+    /// Makes the file durable and visible under `key`, in the place of what is there.
+    fn replace(self: Box<Self>, key: &str) -> io::Result<()>;
 }
 
 /// A store in a folder.
@@ -194,13 +197,9 @@ impl Storage for Folder {
 
     fn replace(&self, key: &str, bytes: &[u8]) -> io::Result<()> {
         self.files().remove(key);
-        let mut file = NamedTempFile::new_in(self.temporary()?)?;
-        file.write_all(bytes)?;
-        file.as_file().sync_all()?;
-        set_plain_mode(file.path(), 0o666)?;
-        let parent = self.parent(key)?;
-        file.persist(self.path(key))?;
-        sync_folder(&parent)
+        let mut upload = self.upload()?;
+        upload.write_all(bytes)?;
+        upload.replace(key)
     }
 
     fn publish(&self, folder: &str, files: &[(&str, &[u8])]) -> io::Result<bool> {
@@ -302,13 +301,27 @@ impl Write for FolderUpload {
     }
 }
 
-impl Upload for FolderUpload {
-    fn finish(self: Box<Self>, key: &str) -> io::Result<bool> {
+impl FolderUpload {
+    /// The file, synced, and the directory that it is to lie in.
+    fn synced(self, key: &str) -> io::Result<(Folder, NamedTempFile, PathBuf)> {
         let file = self.file.into_inner().map_err(io::IntoInnerError::into_error)?;
         file.as_file().sync_all()?;
         set_plain_mode(file.path(), 0o666)?;
         let parent = self.folder.parent(key)?;
-        let done = rename_if_absent(file.path(), &self.folder.path(key))?;
+        Ok((self.folder, file, parent))
+    }
+}
+
+impl Upload for FolderUpload {
+    fn replace(self: Box<Self>, key: &str) -> io::Result<()> {
+        let (folder, file, parent) = self.synced(key)?;
+        file.persist(folder.path(key))?;
+        sync_folder(&parent)
+    }
+
+    fn finish(self: Box<Self>, key: &str) -> io::Result<bool> {
+        let (folder, file, parent) = self.synced(key)?;
+        let done = rename_if_absent(file.path(), &folder.path(key))?;
         if done {
             let _moved_away = file.into_temp_path().keep();
             sync_folder(&parent)?;

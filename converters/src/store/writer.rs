@@ -165,6 +165,11 @@ impl ObjectWriter {
         false
     }
 
+    /// How many packs are missing or cut short: what only they have, and an image needs, is stored again.
+    pub(crate) fn broken_packs(&self) -> usize {
+        self.shared.broken.len()
+    }
+
     /// Whether all that was claimed was stored. If not, who claimed it failed, and who relied on that has nothing.
     pub(crate) fn is_whole(&self) -> bool {
         self.shared.state().pending.is_empty()
@@ -306,11 +311,7 @@ impl Shared {
     }
 
     fn finish_pack(&self, pack: Pack) -> io::Result<Vec<IndexEntry>> {
-        let (upload, id, index, entries) = pack.finish()?;
-        // The pack first: an index must never name a pack that is not there.
-        upload.finish(&pack_key(&id))?;
-        self.storage.put_if_absent(&index_key(&id), &index)?;
-        drop(index);
+        let (id, entries) = put_pack(&*self.storage, pack)?;
         self.index.add(id, &entries);
         if !self.broken.is_empty() || !self.damaged.is_empty() {
             self.stored.lock().expect("not poisoned").extend(entries.iter().map(|entry| entry.id));
@@ -342,6 +343,21 @@ impl Shared {
         self.changed.notify_all();
         cannot_write(&why)
     }
+}
+
+/// Makes a pack durable and visible, and its index after it; gives its id and what is in it.
+///
+/// A pack of the same name may be there already. It should be the same, but may be one that was damaged and set aside:
+/// so it is replaced.
+pub(crate) fn put_pack(
+    storage: &dyn Storage,
+    pack: PackWriter<Box<dyn Upload>>,
+) -> io::Result<(PackId, Vec<IndexEntry>)> {
+    let (upload, id, index, entries) = pack.finish()?;
+    // The pack first: an index must never name a pack that is not there.
+    upload.replace(&pack_key(&id))?;
+    storage.replace(&index_key(&id), &index)?;
+    Ok((id, entries))
 }
 
 fn cannot_write(why: &str) -> Error {
