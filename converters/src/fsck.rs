@@ -122,7 +122,7 @@ fn check_images(
     let mut lost: Vec<ObjectId> = checker.lost.into_iter().collect();
     lost.sort_unstable();
     report.lost_objects = lost.iter().map(ToString::to_string).collect();
-    report.judge(store);
+    report.judge(store, lost.iter().all(|id| state.unindexed.contains(id)));
     Ok(report)
 }
 

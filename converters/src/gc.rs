@@ -73,7 +73,7 @@ pub fn gc(path: &Path, options: &GcOptions, progress: &dyn Progress) -> Result<G
     let store = if options.dry_run { Store::open(path)? } else { Store::open_exclusive(path, progress)? };
     progress.stage("finding what images need", 0);
     let mut report = GcReport { dry_run: options.dry_run, ..GcReport::default() };
-    let mut forgotten = forgotten(&store, options)?;
+    let mut forgotten = forgotten(&store, options, &mut report)?;
     let (packs, stray) = packs(&store)?;
     let needed = needed(&store, &packs, &mut forgotten, progress, &mut report)?;
     let sweep = Sweep { storage: &**store.storage(), dry_run: options.dry_run, progress };
@@ -96,14 +96,21 @@ pub fn gc(path: &Path, options: &GcOptions, progress: &dyn Progress) -> Result<G
 }
 
 /// The versions that no rule keeps.
-fn forgotten(store: &Store, options: &GcOptions) -> Result<BTreeSet<(String, u32)>> {
+fn forgotten(store: &Store, options: &GcOptions, report: &mut GcReport) -> Result<BTreeSet<(String, u32)>> {
     let mut forgotten = BTreeSet::new();
     if options.keep_last.is_none() && options.keep_within.is_none() {
         return Ok(forgotten);
     }
     let since = options.keep_within.map(|seconds| crate::rm::now().saturating_sub(seconds));
     for name in store.names()? {
-        let tagged: HashSet<u32> = store.tags(&name)?.into_iter().map(|tag| tag.version).collect();
+        let tagged: HashSet<u32> = match store.tags(&name) {
+            Ok(tags) => tags.into_iter().map(|tag| tag.version).collect(),
+            // Any version may have the tag that cannot be read.
+            Err(e) => {
+                report.warnings.push(format!("{}; no version of {name} is forgotten", e.message()));
+                continue;
+            }
+        };
         let mut versions = store.versions(&name)?;
         versions.reverse();
         for (age, version) in versions.into_iter().enumerate().skip(1) {

@@ -51,7 +51,8 @@ pub fn log(store: &Store, name: Option<&str>) -> Result<LogReport> {
         None => store.names()?.into_iter().chain(store.removed_names()?).collect(),
     };
     for name in &names {
-        let tags = store.tags(name)?;
+        // A tag that cannot be read is for fsck to report.
+        let tags = store.tags(name).unwrap_or_default();
         for version in store.versions(name)? {
             match store.version(name, version) {
                 Ok(stored) => entries.push((version, entry(&stored.image, &tags))),

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use mif_formats::mif::pack::{Encoding, IndexEntry, TRAILER, decode_index, index_len};
+use mif_formats::mif::pack::{Encoding, IndexEntry};
 use mif_formats::mif::{ObjectId, PackId};
 use sha1::{Digest, Sha1};
 
@@ -24,7 +24,9 @@ pub(super) struct PackState {
     pub(super) objects: u64,
     /// Where each object is that is whole and that an index finds.
     pub(super) whole: HashMap<ObjectId, (PackId, IndexEntry)>,
-    /// Those of them that are lists.
+    /// Objects that are whole in packs without an index: a repair finds them.
+    pub(super) unindexed: HashSet<ObjectId>,
+    /// Those of the whole ones that are lists.
     pub(super) lists: HashSet<ObjectId>,
     /// Whether objects were hashed by SHA-1 too.
     pub(super) hashed: bool,
@@ -141,6 +143,7 @@ impl PackState {
             }
         }
         if !pack.indexed {
+            self.unindexed.extend(pack.good.iter().map(|entry| entry.id));
             return;
         }
         for entry in &pack.good {
@@ -170,7 +173,7 @@ fn names(storage: &dyn Storage) -> Result<BTreeSet<PackId>> {
 fn check_pack(storage: &dyn Storage, id: PackId, sha1: bool, progress: &dyn Progress) -> Result<Checked> {
     let mut checked = Checked::default();
     let key = pack_key(&id);
-    let ids = PackIndex::load(storage, id);
+    let ids = PackIndex::from_file(storage, id);
     checked.has_index = storage.len(&crate::store::index_key(&id)).is_ok();
     checked.indexed = ids.is_ok();
     let Ok(len) = storage.len(&key) else { return Ok(checked) };
@@ -181,7 +184,9 @@ fn check_pack(storage: &dyn Storage, id: PackId, sha1: bool, progress: &dyn Prog
         Err(Failed::Stopped(e)) => return Err(e),
         Err(Failed::Read(e)) => checked.problems.push(format!("{key}: {e}")),
     }
-    let own = own_index(storage, &key, len);
+    let own = PackIndex::from_pack(storage, id).map(|(own, _)| own.entries);
+    // A damaged index file is no loss to readers as long as the pack has its index too.
+    checked.indexed |= checked.has_index && own.is_ok();
     checked.index_differs = checked.has_index
         && match (&ids, &own) {
             (Ok(file), Ok(own)) => file.entries != *own,
@@ -192,11 +197,11 @@ fn check_pack(storage: &dyn Storage, id: PackId, sha1: bool, progress: &dyn Prog
     let entries = match (own, ids) {
         (Ok(own), _) => own,
         (Err(problem), Ok(file)) => {
-            checked.problems.push(format!("{key}: {problem}"));
+            checked.problems.push(problem.message().to_owned());
             file.entries
         }
         (Err(problem), Err(_)) => {
-            checked.problems.push(format!("{key}: {problem}"));
+            checked.problems.push(problem.message().to_owned());
             return Ok(checked);
         }
     };
@@ -236,15 +241,4 @@ fn digest(storage: &dyn Storage, key: &str, len: u64, progress: &dyn Progress) -
         at = end;
     }
     Ok(PackId(*hasher.finalize().as_bytes()))
-}
-
-/// The index at the end of a pack.
-fn own_index(storage: &dyn Storage, key: &str, len: u64) -> Result<Vec<IndexEntry>, String> {
-    let short = || "is too short to be a pack".to_owned();
-    let trailer = len.checked_sub(TRAILER as u64).filter(|at| *at >= 8).ok_or_else(short)?;
-    let bytes = storage.read(key, trailer..len).map_err(|e| e.to_string())?;
-    let bytes: [u8; TRAILER] = bytes.try_into().map_err(|_| short())?;
-    let index = index_len(&bytes, len).map_err(|e| e.to_string())?;
-    let bytes = storage.read(key, len - index..len).map_err(|e| e.to_string())?;
-    decode_index(&bytes).map_err(|e| e.to_string())
 }

@@ -42,7 +42,7 @@ pub(super) fn mend(
         store.note_again(&store.version(name, version)?.image)?;
         done.push(format!("{id}: second record written again"));
     }
-    for lost in report.lost.iter().filter(|lost| lost.is_repairable()) {
+    for lost in report.lost.iter().filter(|lost| lost.has_layout() && lost.has_objects()) {
         let Some((name, version)) = lost.id() else { continue };
         let objects = Arc::new(Objects::new(store.storage().clone(), Arc::new(state.index())));
         Mender { store, lost, name, version, objects, progress, done: &mut done }.mend()?;

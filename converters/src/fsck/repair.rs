@@ -5,14 +5,14 @@ use std::collections::{BTreeSet, HashSet};
 use std::sync::Arc;
 
 use mif_formats::container;
-use mif_formats::mif::pack::{PackWriter, TRAILER};
+use mif_formats::mif::pack::PackWriter;
 use mif_formats::mif::{ObjectId, PackId, manifest};
 
 use super::packs::{Checked, PackState};
 use super::{FsckOptions, FsckReport};
 use crate::import::{ImportOptions, Reread, reread};
 use crate::progress::Progress;
-use crate::store::{Index, ObjectWriter, Store, index_key, pack_key, put_pack, tables_of};
+use crate::store::{Index, ObjectWriter, PackIndex, Store, index_key, pack_key, put_pack, tables_of};
 use crate::{Error, Result, packages};
 
 /// Makes indexes again, and sets damaged packs aside: what is whole of them goes into a new pack, their index
@@ -31,7 +31,7 @@ pub(super) fn packs(store: &Store, state: &PackState) -> Result<Vec<String>> {
             Checked { whole: true, bad: 0, .. } => {
                 if pack.index_differs || !pack.has_index {
                     storage.delete(&key).map_err(failed)?;
-                    let index = own_index(store, id)?;
+                    let (_, index) = PackIndex::from_pack(storage, *id)?;
                     storage.put_if_absent(&key, &index).map_err(failed)?;
                     done.push(format!("{key}: made again from its pack"));
                 }
@@ -51,18 +51,6 @@ pub(super) fn packs(store: &Store, state: &PackState) -> Result<Vec<String>> {
         }
     }
     Ok(done)
-}
-
-/// The index at the end of a pack that is whole, as a file.
-fn own_index(store: &Store, id: &PackId) -> Result<Vec<u8>> {
-    let storage = store.storage();
-    let key = pack_key(id);
-    let failed = |e: std::io::Error| Error::store(format!("{}/{key}: {e}", storage.place()));
-    let len = storage.len(&key).map_err(failed)?;
-    let trailer = storage.read(&key, len - TRAILER as u64..len).map_err(failed)?;
-    let trailer = trailer.try_into().expect("as many bytes as asked for");
-    let index = mif_formats::mif::pack::index_len(&trailer, len)?;
-    storage.read(&key, len - index..len).map_err(failed)
 }
 
 /// Copies what is whole of a damaged pack, and nowhere else, into a new one; gives how many objects.

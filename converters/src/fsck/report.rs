@@ -99,14 +99,14 @@ impl LostImage {
         self.parts.iter().any(|lost| lost == part)
     }
 
-    /// Whether what the store still has is enough to make the rest again: all but what files and disks hold follows
-    /// from the layout.
-    pub(super) fn is_repairable(&self) -> bool {
-        !self.lacks("image")
-            && !self.lacks("layout")
-            && self.file_count == 0
-            && self.disk_bytes.is_empty()
-            && self.wrong_sha1.is_empty()
+    /// Whether all objects are there that its files and its disk need.
+    pub(super) fn has_objects(&self) -> bool {
+        self.file_count == 0 && self.disk_bytes.is_empty()
+    }
+
+    /// Whether the layout is there: all but the objects follows from it.
+    pub(super) fn has_layout(&self) -> bool {
+        !self.lacks("image") && !self.lacks("layout") && self.wrong_sha1.is_empty()
     }
 
     /// Its name and version.
@@ -117,10 +117,11 @@ impl LostImage {
 }
 
 impl FsckReport {
-    /// Decides what is to be done.
-    pub(super) fn judge(&mut self, store: &Store) {
+    /// Decides what is to be done. `found` says whether all lost objects are in packs without an index.
+    pub(super) fn judge(&mut self, store: &Store, found: bool) {
         self.clean = self.problems.is_empty() && self.lost.is_empty();
-        let needy: Vec<&LostImage> = self.lost.iter().filter(|lost| !lost.is_repairable()).collect();
+        let is_repairable = |lost: &&LostImage| lost.has_layout() && (found || lost.has_objects());
+        let needy: Vec<&LostImage> = self.lost.iter().filter(|lost| !is_repairable(lost)).collect();
         let mut originals = BTreeSet::new();
         let mut without = false;
         for lost in &needy {

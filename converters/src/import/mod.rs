@@ -224,6 +224,19 @@ pub(crate) fn import_opened(
                 }
                 store.note_again(&there.image)?;
             }
+            // From now on the disk is known by the files that it was read from last.
+            let from = &mut there.image.provenance;
+            let moved = from.operation == "import" && from.files != files;
+            if moved {
+                from.source = Some(path.display().to_string());
+                from.source_format = Some(disk.format.into());
+                from.snapshot.clone_from(&options.open.snapshot);
+                from.files = files.to_vec();
+                there.replace("image.json", &there.image.to_json())?;
+            }
+            if moved || !store.is_noted(&there.image) {
+                store.note_again(&there.image)?;
+            }
             there.image
         }
         None => {
@@ -251,6 +264,10 @@ pub(crate) fn import_opened(
                 warnings: warnings.clone(),
             };
             let more = [("digests", &digests_file[..]), (packages::TABLE, &packages_file)];
+            // Another import may have taken the name meanwhile.
+            if !options.new_version {
+                check_owner(store, opened)?;
+            }
             let published = store.publish(image, &manifest_file, &layout_file, &more);
             published.inspect_err(|e| writer.give_up(e))?
         }

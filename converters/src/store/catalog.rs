@@ -379,8 +379,12 @@ impl Store {
 
     pub(super) fn versions_in(&self, place: &str, name: &str) -> Result<Vec<u32>> {
         let folders = self.list(&format!("{place}/name={name}"))?;
-        let mut versions: Vec<u32> =
-            folders.iter().filter_map(|f| f.strip_prefix("version=")?.parse().ok()).collect();
+        // `version=01` is not a version that this program wrote, and may stand beside `version=1`.
+        let number = |folder: &String| {
+            let text = folder.strip_prefix("version=")?;
+            text.parse().ok().filter(|number: &u32| number.to_string() == text)
+        };
+        let mut versions: Vec<u32> = folders.iter().filter_map(number).collect();
         versions.sort_unstable();
         Ok(versions)
     }
@@ -472,20 +476,18 @@ impl Store {
         Ok(stored)
     }
 
-    /// The versions of an image that were removed, ascending.
+    /// The versions of an image that were removed, ascending. Of one whose record cannot be read, only the number is
+    /// known.
     pub fn removed(&self, name: &str) -> Result<Vec<Removed>> {
         let folder = format!("removed/name={name}");
         let mut removed: Vec<Removed> = Vec::new();
-        for file in self.list(&folder)? {
-            let key = format!("{folder}/{file}");
-            let place = || format!("{}/{key}", self.storage.place());
-            let json = self.storage.read_all(&key).map_err(|e| Error::store(format!("{}: {e}", place())))?;
-            let record = serde_json::from_slice(&json).map_err(|e| {
-                Error::store(format!("{}: is not the record of a removed version: {e}", place()))
-            })?;
+        for version in self.versions_in("removed", name)? {
+            let key = format!("{folder}/version={version}");
+            let unknown = Removed { name: name.to_owned(), version, time: 0, layout_digest: None };
+            let json = self.storage.read_all(&key).unwrap_or_default();
+            let record = serde_json::from_slice(&json).unwrap_or(unknown);
             removed.push(record);
         }
-        removed.sort_by_key(|removed| removed.version);
         Ok(removed)
     }
 

@@ -5,7 +5,7 @@ use std::hash::{BuildHasher, RandomState};
 use std::sync::{RwLock, RwLockReadGuard};
 
 use hashbrown::HashTable;
-use mif_formats::mif::pack::{Encoding, IndexEntry, decode_index};
+use mif_formats::mif::pack::{Encoding, IndexEntry, TRAILER, decode_index, index_len};
 use mif_formats::mif::{ObjectId, PackId};
 
 use super::Storage;
@@ -43,15 +43,37 @@ impl PackIndex {
         Ok(names.iter().filter_map(|name| name.strip_suffix(".idx").and_then(PackId::from_hex)).collect())
     }
 
-    /// Reads the index file of a pack.
+    /// Reads the index of a pack: its index file, or where that is damaged, the same at the end of the pack.
     pub fn load(storage: &dyn Storage, pack: PackId) -> Result<Self> {
+        Self::from_file(storage, pack).or_else(|error| match Self::from_pack(storage, pack) {
+            Ok((index, _)) => Ok(index),
+            Err(_) => Err(error.advise("`mif fsck --repair` makes indexes again from the packs")),
+        })
+    }
+
+    /// Reads the index file of a pack.
+    pub(crate) fn from_file(storage: &dyn Storage, pack: PackId) -> Result<Self> {
         let key = index_key(&pack);
         let bytes =
             storage.read_all(&key).map_err(|e| Error::store(format!("{}/{key}: {e}", storage.place())))?;
-        let entries = decode_index(&bytes).map_err(|e| {
-            damaged(&key, &e).advise("`mif fsck --repair` makes indexes again from the packs")
-        })?;
+        let entries = decode_index(&bytes).map_err(|e| damaged(&key, &e))?;
         Ok(PackIndex { pack, entries })
+    }
+
+    /// Reads the index at the end of a pack; gives its bytes too, which are those of an index file.
+    pub(crate) fn from_pack(storage: &dyn Storage, pack: PackId) -> Result<(Self, Vec<u8>)> {
+        let key = pack_key(&pack);
+        let failed = |e: std::io::Error| Error::store(format!("{}/{key}: {e}", storage.place()));
+        let len = storage.len(&key).map_err(failed)?;
+        let Some(trailer) = len.checked_sub(TRAILER as u64).filter(|at| *at >= 8) else {
+            return Err(Error::store(format!("{key}: is too short to be a pack")));
+        };
+        let trailer = storage.read(&key, trailer..len).map_err(failed)?;
+        let trailer = trailer.try_into().expect("as many bytes as asked for");
+        let index = index_len(&trailer, len).map_err(|e| damaged(&key, &e))?;
+        let bytes = storage.read(&key, len - index..len).map_err(failed)?;
+        let entries = decode_index(&bytes).map_err(|e| damaged(&key, &e))?;
+        Ok((PackIndex { pack, entries }, bytes))
     }
 
     /// Bytes that its objects take in the pack.

@@ -78,9 +78,11 @@ pub trait Upload: Write + Send {
 }
 
 /// A store in a folder.
+#[derive(Clone)]
 pub struct Folder {
     root: PathBuf,
-    open: Mutex<HashMap<String, Arc<File>>>,
+    /// Files that are kept open, by their keys; shared by clones.
+    open: Arc<Mutex<HashMap<String, Arc<File>>>>,
 }
 
 /// How many files are kept open.
@@ -90,7 +92,7 @@ impl Folder {
     /// The store in `root`, which need not be there yet.
     #[must_use]
     pub fn new(root: &Path) -> Self {
-        Folder { root: root.to_owned(), open: Mutex::default() }
+        Folder { root: root.to_owned(), open: Arc::default() }
     }
 
     fn path(&self, key: &str) -> PathBuf {
@@ -189,14 +191,10 @@ impl Storage for Folder {
 
     fn upload(&self) -> io::Result<Box<dyn Upload>> {
         let file = NamedTempFile::new_in(self.temporary()?)?;
-        Ok(Box::new(FolderUpload {
-            folder: Folder::new(&self.root),
-            file: io::BufWriter::with_capacity(1 << 20, file),
-        }))
+        Ok(Box::new(FolderUpload { folder: self.clone(), file: io::BufWriter::with_capacity(1 << 20, file) }))
     }
 
     fn replace(&self, key: &str, bytes: &[u8]) -> io::Result<()> {
-        self.files().remove(key);
         let mut upload = self.upload()?;
         upload.write_all(bytes)?;
         upload.replace(key)
@@ -316,6 +314,8 @@ impl Upload for FolderUpload {
     fn replace(self: Box<Self>, key: &str) -> io::Result<()> {
         let (folder, file, parent) = self.synced(key)?;
         file.persist(folder.path(key))?;
+        // Whoever reads it from now on must not read the file that was there.
+        folder.files().remove(key);
         sync_folder(&parent)
     }
 
@@ -357,6 +357,7 @@ mod tests {
         assert!(storage.put_if_absent("a/b/c", b"first").unwrap());
         assert!(!storage.put_if_absent("a/b/c", b"second").unwrap());
         assert_eq!(storage.read_all("a/b/c").unwrap(), b"first");
+        // A file that is open, for it was read, is not read any more once it was replaced.
         storage.replace("a/b/c", b"mended").unwrap();
         assert_eq!(storage.read_all("a/b/c").unwrap(), b"mended");
         assert_eq!(storage.list("tmp").unwrap(), [""; 0]);
