@@ -724,9 +724,12 @@ fn whatever_happens_to_a_store_nothing_is_called_whole_that_is_not_and_originals
         let text = String::from_utf8_lossy(&output.stdout).into_owned();
         if output.status.code() != Some(0) {
             // Without any record of an image, nobody knows that there was one, or what it was.
+            let pointers = files(&store.join("disks"), "@1");
             let known = |name: &str| {
-                store.join(format!("published/name={name}/version=1")).exists()
-                    || store.join(format!("images/name={name}/version=1/layout")).exists()
+                pointers.iter().any(|path| path.to_string_lossy().ends_with(&format!(".{name}@1")))
+                    || fs::read(store.join(format!("published/name={name}/version=1"))).is_ok_and(|json| {
+                        serde_json::from_slice::<Value>(&json).is_ok_and(|v| v["name"] == name)
+                    })
             };
             assert!(!names.iter().all(|name| known(name)), "{what}: {text}");
             continue;

@@ -12,15 +12,19 @@ use crate::progress::Progress;
 use crate::store::{Image, ObjectWriter, Objects, Provenance, Store, StoredImage, tables_of};
 use crate::{Error, Result, packages};
 
-/// An image's record. An error too if it can be read and is not what the layout and the second record agree on.
+/// An image's record. An error too if it can be read and is not what the image's files and the second record, or its
+/// pointer, agree on.
 pub(super) fn read(store: &Store, name: &str, version: u32) -> Result<StoredImage> {
     let stored = store.version(name, version)?;
-    if let (Ok(copy), Ok(files)) = (store.published(name, version), store.without_record(name, version)) {
+    if let Ok(files) = store.without_record(name, version) {
         let fits = |image: &Image| {
             (&image.layout_digest, &image.manifest_digest, image.disk_size)
                 == (&files.image.layout_digest, &files.image.manifest_digest, files.image.disk_size)
         };
-        if !fits(&stored.image) && fits(&copy.image) {
+        let digest = &files.image.layout_digest;
+        let confirmed = store.published(name, version).is_ok_and(|copy| fits(&copy.image))
+            || stored.image.layout_digest != *digest && store.has_pointer(name, version, digest);
+        if !fits(&stored.image) && confirmed {
             let id = stored.image.id();
             return Err(Error::store(format!("{id}: image.json does not fit the image's other files")));
         }

@@ -1,7 +1,7 @@
 //! What can be done about damage: indexes from packs, the whole objects of damaged packs into new ones, and
 //! lost objects from disk images that still have them.
 
-use std::collections::{BTreeSet, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::sync::Arc;
 
 use mif_formats::container;
@@ -12,7 +12,9 @@ use super::packs::{Checked, PackState};
 use super::{FsckOptions, FsckReport};
 use crate::import::{ImportOptions, Reread, reread};
 use crate::progress::Progress;
-use crate::store::{Index, ObjectWriter, PackIndex, Store, index_key, pack_key, put_pack, tables_of};
+use crate::store::{
+    Image, Index, ObjectWriter, PackIndex, Provenance, Store, index_key, pack_key, put_pack, tables_of,
+};
 use crate::{Error, Result, packages};
 
 /// Makes indexes again, and sets damaged packs aside: what is whole of them goes into a new pack, their index
@@ -122,10 +124,27 @@ fn parts(store: &Store, report: &FsckReport, read: &Reread) -> Result<Vec<String
     for lost in &report.lost {
         let Some((name, version)) = lost.id() else { continue };
         let stored = store.version(name, version).or_else(|_| store.published(name, version));
-        let Ok(mut stored) = stored else { continue };
-        if stored.image.layout_digest != layout_digest {
-            continue;
-        }
+        let mut stored = match stored {
+            Ok(stored) if stored.image.layout_digest == layout_digest => stored,
+            // Both records are lost, and it is known all the same that this was the disk.
+            Err(_) if store.has_pointer(name, version, &layout_digest) => {
+                let provenance = Provenance::of("fsck");
+                store.stored(Image {
+                    name: name.to_owned(),
+                    version,
+                    disk_size: read.layout.disk_size(),
+                    layout_digest: layout_digest.clone(),
+                    manifest_digest: manifest_digest.clone(),
+                    tables: BTreeMap::new(),
+                    table: read.table.clone(),
+                    volumes: read.volumes.clone(),
+                    counts: read.counts,
+                    provenance,
+                    warnings: read.warnings.clone(),
+                })
+            }
+            _ => continue,
+        };
         if lost.lacks("image") {
             stored.image.manifest_digest.clone_from(&manifest_digest);
             let (packages_file, _) = packages::table(&read.rows, &Arc::new(store.fresh_objects()?))?;

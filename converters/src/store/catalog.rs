@@ -441,7 +441,12 @@ impl Store {
         if (image.name.as_str(), image.version) != (name, version) {
             return Err(advise(Error::store(format!("{}: is the record of {}", place(), image.id()))));
         }
-        Ok(StoredImage { image, storage: self.storage.clone() })
+        Ok(self.stored(image))
+    }
+
+    /// An image with this record, whether that stands in the store or not.
+    pub(crate) fn stored(&self, image: Image) -> StoredImage {
+        StoredImage { image, storage: self.storage.clone() }
     }
 
     /// A version of an image of which no record can be read, as its layout and its manifest have it. Their digests
@@ -466,7 +471,7 @@ impl Store {
             provenance: Provenance::of("unknown"),
             warnings: Vec::new(),
         };
-        let mut stored = StoredImage { image, storage: self.storage.clone() };
+        let mut stored = self.stored(image);
         let (layout, digest) =
             Layout::decode(&stored.read("layout")?).map_err(|e| damaged(&stored.image.id(), &e))?;
         stored.image.disk_size = layout.disk_size();

@@ -48,6 +48,12 @@ impl Store {
             && self.storage.len(&pointer_key(image)).is_ok()
     }
 
+    /// Whether a pointer says that a version has the layout with this digest.
+    pub(crate) fn has_pointer(&self, name: &str, version: u32, layout_digest: &str) -> bool {
+        let key = format!("{}/{layout_digest}.{name}@{version}", pointer_folder(layout_digest));
+        self.storage.len(&key).is_ok()
+    }
+
     /// Forgets the second record and the pointer of a version.
     pub(super) fn forget_published(&self, name: &str, version: u32, layout: Option<&str>) -> Result<()> {
         let failed = |e: std::io::Error| Error::store(format!("{}/published: {e}", self.storage.place()));
