@@ -1,6 +1,6 @@
 # The two commands of README: `make demo` and `make test`. All of them work in a fresh clone.
 
-.PHONY: demo test collection tools lint build bench fuzz clean
+.PHONY: demo test field collection tools lint build bench fuzz clean
 
 CARGO ?= cargo
 
@@ -19,6 +19,12 @@ test: tools lint ## Everything: tools, lints, unit tests, round trips, oracles, 
 collection: tools ## Six real Debian disks from end to end: kept, verified, searched, compared, updated, booted. Half an hour.
 	$(CARGO) build --release --locked --workspace
 	$(CARGO) test --release --locked --workspace --test collection -- --include-ignored --nocapture
+
+FIELD_CASES ?= ../shared/cases
+FIELD_SKIP ?= attack-*
+
+field: build ## Faults from the field, a script for each, in a directory beside this one (or FIELD_CASES).
+	@tests/field target/release/mif $(FIELD_CASES) '$(FIELD_SKIP)'
 
 tools: ## Install what the tests need, where that is allowed; name what is missing where it is not.
 	@tests/install-tools
