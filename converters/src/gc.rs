@@ -15,8 +15,8 @@ use serde::Serialize;
 
 use crate::progress::{self, Progress};
 use crate::store::{
-    DamagedImage, Index, Needs, Objects, PackIndex, Storage, Store, Upload, decode_object, index_key,
-    pack_key, put_pack,
+    DamagedImage, Index, Needs, Objects, PackIndex, Storage, Store, Upload, clear_index_cache, decode_object,
+    index_key, pack_key, put_pack,
 };
 use crate::{Error, Result};
 
@@ -321,6 +321,10 @@ impl Sweep<'_> {
             let moved = plan.going.iter().flat_map(|(_, entries)| entries);
             report.pack_bytes[1] += moved.map(|entry| entry.stored_len).sum::<u64>();
             return Ok(());
+        }
+        if !plan.going.is_empty() {
+            clear_index_cache(self.storage)
+                .map_err(|e| Error::store(format!("{}/index: {e}", self.storage.place())))?;
         }
         let written = self.repack(&packs, &plan.going)?;
         for pack in &written {

@@ -226,6 +226,24 @@ fn a_damaged_pack_that_was_set_aside_is_not_taken_for_the_new_one_of_its_name() 
     run(mif(&store).arg("fsck"));
 }
 
+#[test]
+fn a_pack_that_lost_only_its_end_is_made_whole_again_from_its_objects() {
+    if !have(&["mke2fs", "cmp"]) {
+        return;
+    }
+    let work = work_folder();
+    let disk = small(work.path(), "d", &[("x", &noise(1, 200_000))]);
+    let store = work.path().join("store");
+    run(mif(&store).arg("import").arg(&disk));
+    let pack = &files(&store.join("packs"), ".pack")[0];
+    let whole = fs::read(pack).unwrap();
+    fs::write(pack, &whole[..whole.len() - 20]).unwrap();
+    assert!(comes_back(&store, "d", &disk));
+    run(mif(&store).args(["fsck", "--repair"]));
+    run(mif(&store).arg("fsck"));
+    assert!(comes_back(&store, "d", &disk) && fs::read(pack).unwrap() == whole);
+}
+
 /// A store of three small systems, each with a file and a package of its own.
 fn three_systems(work: &Path) -> PathBuf {
     let store = work.join("clean");
@@ -619,6 +637,16 @@ fn an_import_opens_as_many_files_whatever_the_store_has_and_finds_the_same_disk_
     }
     let many = opens("second");
     assert!(many <= one + 20, "{one} and {many} files");
+    // And of images with packs of their own.
+    for i in 0..70 {
+        run(mif(&store).arg("import").arg(small(
+            work.path(),
+            &format!("disk{i}"),
+            &[("x", &noise(i, 9000))],
+        )));
+    }
+    let with_packs = opens("third");
+    assert!(with_packs <= one + 50, "{one} and {with_packs} files");
     let copied = json(&store, &["import", "--name", "again", seed.to_str().unwrap()]);
     assert_eq!(copied["same_as"], serde_json::json!(["seed@1"]));
 }

@@ -13,7 +13,8 @@ use super::{FsckOptions, FsckReport};
 use crate::import::{ImportOptions, Reread, reread};
 use crate::progress::Progress;
 use crate::store::{
-    Image, Index, ObjectWriter, PackIndex, Provenance, Store, index_key, pack_key, put_pack, tables_of,
+    Image, Index, ObjectWriter, PackIndex, Provenance, Store, clear_index_cache, index_key, pack_key,
+    put_pack, tables_of,
 };
 use crate::{Error, Result, packages};
 
@@ -22,6 +23,8 @@ use crate::{Error, Result, packages};
 pub(super) fn packs(store: &Store, state: &PackState) -> Result<Vec<String>> {
     let storage = &**store.storage();
     let failed = |e: std::io::Error| Error::store(format!("{}: {e}", storage.place()));
+    // It is made again when it is needed, from index files that are right then.
+    clear_index_cache(storage).map_err(failed)?;
     let mut done = Vec::new();
     for (id, pack) in &state.checked {
         let key = index_key(id);
@@ -39,7 +42,12 @@ pub(super) fn packs(store: &Store, state: &PackState) -> Result<Vec<String>> {
                 }
             }
             _ => {
-                let copied = salvage(store, state, id, pack)?;
+                let (copied, new) = salvage(store, state, id, pack)?;
+                // With all of its objects, the new pack is this one as it was.
+                if new == Some(*id) {
+                    done.push(format!("{}: written again from its objects", pack_key(id)));
+                    continue;
+                }
                 // Set aside before, and all that is whole of it is elsewhere.
                 if copied == 0 && !pack.has_index {
                     continue;
@@ -55,14 +63,14 @@ pub(super) fn packs(store: &Store, state: &PackState) -> Result<Vec<String>> {
     Ok(done)
 }
 
-/// Copies what is whole of a damaged pack, and nowhere else, into a new one; gives how many objects.
-fn salvage(store: &Store, state: &PackState, id: &PackId, pack: &Checked) -> Result<u64> {
+/// Copies what is whole of a damaged pack, and nowhere else, into a new one; gives how many objects, and that pack.
+fn salvage(store: &Store, state: &PackState, id: &PackId, pack: &Checked) -> Result<(u64, Option<PackId>)> {
     let storage = store.storage();
     let failed = |e: std::io::Error| Error::store(format!("{}: {e}", storage.place()));
     let elsewhere = |entry: &ObjectId| state.whole.get(entry).is_some_and(|(other, _)| other != id);
     let mut entries: Vec<_> = pack.good.iter().filter(|entry| !elsewhere(&entry.id)).collect();
     if entries.is_empty() {
-        return Ok(0);
+        return Ok((0, None));
     }
     entries.sort_by_key(|entry| entry.offset);
     let mut writer = PackWriter::new(storage.upload().map_err(failed)?).map_err(failed)?;
@@ -71,8 +79,8 @@ fn salvage(store: &Store, state: &PackState, id: &PackId, pack: &Checked) -> Res
         let stored = storage.read(&pack_key(id), range).map_err(failed)?;
         writer.add(entry.id, entry.encoding, &stored, entry.len).map_err(failed)?;
     }
-    put_pack(&**storage, writer).map_err(failed)?;
-    Ok(entries.len() as u64)
+    let (new, _) = put_pack(&**storage, writer).map_err(failed)?;
+    Ok((entries.len() as u64, Some(new)))
 }
 
 /// Reads disk images, and stores what of them was lost: objects, and the layouts and manifests of images that

@@ -1,6 +1,6 @@
 //! The index: where each object lies. Read from the store's index files into memory.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::hash::{BuildHasher, RandomState};
 use std::sync::{RwLock, RwLockReadGuard};
 
@@ -8,7 +8,7 @@ use hashbrown::HashTable;
 use mif_formats::mif::pack::{Encoding, IndexEntry, TRAILER, decode_index, index_len};
 use mif_formats::mif::{ObjectId, PackId};
 
-use super::Storage;
+use super::{Storage, index_cache};
 use crate::error::damaged;
 use crate::{Error, Result};
 
@@ -38,9 +38,12 @@ pub struct PackIndex {
 impl PackIndex {
     /// The packs that have an index file.
     pub fn ids(storage: &dyn Storage) -> Result<Vec<PackId>> {
-        let names =
-            storage.list("index").map_err(|e| Error::store(format!("{}/index: {e}", storage.place())))?;
-        Ok(names.iter().filter_map(|name| name.strip_suffix(".idx").and_then(PackId::from_hex)).collect())
+        Ok(Self::of_names(&names(storage)?).collect())
+    }
+
+    /// The packs whose index files are among `names`.
+    pub(super) fn of_names(names: &[String]) -> impl Iterator<Item = PackId> + '_ {
+        names.iter().filter_map(|name| name.strip_suffix(".idx").and_then(PackId::from_hex))
     }
 
     /// Reads the index of a pack: its index file, or where that is damaged, the same at the end of the pack.
@@ -121,8 +124,12 @@ impl Index {
     /// Reads all index files.
     pub fn load(storage: &dyn Storage) -> Result<Self> {
         let index = Index::default();
-        for pack in PackIndex::ids(storage)? {
-            index.add(pack, &PackIndex::load(storage, pack)?.entries);
+        let names = names(storage)?;
+        let packs: BTreeSet<PackId> = PackIndex::of_names(&names).collect();
+        let mut cached = index_cache::read(storage, &names, &packs);
+        for pack in packs {
+            let found = cached.remove(&pack).map_or_else(|| PackIndex::load(storage, pack), Ok)?;
+            index.add(pack, &found.entries);
         }
         Ok(index)
     }
@@ -183,6 +190,10 @@ impl Index {
     fn entries(&self) -> RwLockReadGuard<'_, Entries> {
         self.entries.read().expect("no thread panics while it holds this")
     }
+}
+
+fn names(storage: &dyn Storage) -> Result<Vec<String>> {
+    storage.list("index").map_err(|e| Error::store(format!("{}/index: {e}", storage.place())))
 }
 
 /// The key of a pack.

@@ -4,6 +4,7 @@
 //! store.json                             version and parameters
 //! packs/ab/<id>.pack                     objects, many to a file       (mif_formats::mif::pack)
 //! index/<id>.idx                         where in its pack each object lies
+//! index/all-<n>.cache                    many of these in one file
 //! images/name=<name>/version=<n>/        an image: manifest.parquet, digests, layout, image.json
 //! published/name=<name>/version=<n>      a copy of image.json, by which an image that vanished is noticed
 //! disks/ab/<digest>.<name>@<version>     which images have the layout with this digest
@@ -22,6 +23,7 @@
 mod catalog;
 mod disk;
 mod index;
+mod index_cache;
 mod needs;
 mod objects;
 mod published;
@@ -44,6 +46,7 @@ pub use catalog::{
 pub use disk::StoredDisk;
 pub use index::{Index, PackIndex};
 pub(crate) use index::{index_key, pack_key};
+pub(crate) use index_cache::clear as clear_index_cache;
 pub use needs::Needs;
 pub use objects::Objects;
 pub(crate) use objects::{Decoded, decode_object};

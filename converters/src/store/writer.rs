@@ -95,6 +95,7 @@ impl ObjectWriter {
 
     /// Adds to `store`, and stores `damaged` objects again, although the index has them.
     pub(crate) fn replacing(store: &Store, damaged: HashSet<ObjectId>) -> Result<Self> {
+        super::index_cache::refresh(&**store.storage())?;
         let index = store.index()?;
         let broken = index.broken_packs(&**store.storage());
         Ok(Self::with(store, index, None, broken, damaged))

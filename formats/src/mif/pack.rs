@@ -114,7 +114,9 @@ impl<W: Write> PackWriter<W> {
     }
 }
 
-fn encode_index(entries: &mut [IndexEntry]) -> Vec<u8> {
+/// An index file of these entries, which are sorted for it.
+#[must_use]
+pub fn encode_index(entries: &mut [IndexEntry]) -> Vec<u8> {
     entries.sort_unstable_by_key(|entry| entry.id);
     let mut out = Vec::with_capacity(entries.len() * ENTRY + TRAILER);
     for entry in entries.iter() {
