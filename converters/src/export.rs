@@ -1,19 +1,21 @@
 //! `export` and `convert`: a stored image, or one in another container, becomes a disk image file. A stored one may
 //! get another size, or fresh identities, on the way: that is a rebuild whose result is written and not kept.
 
+use std::io::IsTerminal;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Instant;
 
-use mif_formats::Source;
-use mif_formats::container::{self, CreateOptions, Output};
+use mif_formats::container::{self, CreateOptions, Format, OpenOptions, Output, OutputKind};
 use mif_formats::mif::manifest::Row;
+use mif_formats::{ErrorKind, Slice, Source, partition};
 use serde::Serialize;
 
 use crate::image::Origin;
 use crate::progress::{Progress, interrupted};
 use crate::rebuild::{Base, Bench, Draft, IdsReport, NewContents, Reshape};
 use crate::store::StoredDisk;
+use crate::verify::compare_bits;
 use crate::{Error, OpenImage, Result};
 
 /// How to export.
@@ -25,8 +27,10 @@ pub struct ExportOptions {
     pub options: CreateOptions,
     /// A disk image: only what differs from it is written, and the new one refers to it. For qcow2.
     pub backing: Option<PathBuf>,
-    /// Replace a file that is there.
+    /// Replace a file that is there, or overwrite a block device.
     pub force: bool,
+    /// Read what was written back and compare it with the disk.
+    pub verify: bool,
     /// Other sizes and identities; of a stored image only.
     pub reshape: Reshape,
 }
@@ -48,13 +52,18 @@ pub struct ExportReport {
     pub notes: Vec<String>,
     /// What fresh identities did, if there are any.
     pub ids: Option<IdsReport>,
+    /// What is odd about the source, or gets lost in the output's format, each a sentence.
+    pub warnings: Vec<String>,
+    /// Whether it was read back and compared.
+    pub verified: bool,
     /// The bytes that the file takes on its filesystem.
     pub allocated: u64,
     /// How long it took.
     pub seconds: f64,
 }
 
-/// Writes the disk of `image` to `path`. The file appears whole, or not at all.
+/// Writes the disk of `image` to `path`: a file, which appears whole or not at all, a block device, or standard output
+/// (`-`). A symbolic link is followed.
 pub fn export(
     image: &OpenImage,
     path: &Path,
@@ -73,30 +82,172 @@ pub fn export(
         format_options.push(("backing_file".into(), backing_name(base, path)?));
     }
     let mut output = Output::new(path, options.force)?;
+    check_kind(&output, path, format, options)?;
+    if is_private(image) {
+        output.make_private();
+    }
     let reshaped = if options.reshape.is_empty() { None } else { Some(reshape(image, options, progress)?) };
     let disk = match &reshaped {
         Some(reshaped) => reshaped.disk.clone(),
         None => image.disk()?,
     };
-    progress.stage("writing", disk.len());
-    let written = format.create(&disk, &mut output, &format_options, progress);
-    if progress.interrupted() {
-        return Err(interrupted());
+    let mut warnings = match &image.origin {
+        Origin::File { container } => container.warnings.clone(),
+        Origin::Stored { .. } => Vec::new(),
+    };
+    warnings.extend(carry_sector_size(image, &*disk, format, &mut format_options)?);
+    if let (Some(ids), true) = (&options.reshape.new_ids, format.has_identity()) {
+        // What the user says comes later, and counts.
+        let seed: String = ids.seed.iter().map(|byte| format!("{byte:02x}")).collect();
+        format_options.insert(0, ("seed".into(), seed));
     }
-    written?;
-    output.commit()?;
-    let allocated = std::fs::metadata(path).map_or(0, |m| m.blocks() * 512);
+    let kind = output.kind();
+    write(&*disk, output, format, &format_options, progress)?;
+    let mut notes = reshaped.as_ref().map_or(Vec::new(), |reshaped| reshaped.draft.notes.clone());
+    if kind == OutputKind::Device {
+        notes.extend(rest_of_device(path, disk.len())?);
+    }
+    if options.verify {
+        read_back(&*disk, path, format, options, progress)?;
+    }
+    let allocated = match kind {
+        OutputKind::Files => std::fs::metadata(path).map_or(0, |m| m.blocks() * 512),
+        OutputKind::Device | OutputKind::Stream => disk.len(),
+    };
     Ok(ExportReport {
         image: image.label.clone(),
         output: path.display().to_string(),
         format: format.name().to_owned(),
         disk_size: disk.len(),
         planned: reshaped.as_ref().map_or(Vec::new(), |reshaped| reshaped.draft.planned.clone()),
-        notes: reshaped.as_ref().map_or(Vec::new(), |reshaped| reshaped.draft.notes.clone()),
+        notes,
+        warnings,
+        verified: options.verify,
         ids: reshaped.and_then(|reshaped| reshaped.draft.ids),
         allocated,
         seconds: started.elapsed().as_secs_f64(),
     })
+}
+
+/// Errs if the format cannot go where the output goes.
+fn check_kind(output: &Output, path: &Path, format: &dyn Format, options: &ExportOptions) -> Result<()> {
+    let (shown, name) = (path.display(), format.name());
+    match output.kind() {
+        OutputKind::Files => return Ok(()),
+        OutputKind::Stream if std::io::stdout().is_terminal() => {
+            return Err(Error::usage("standard output is a terminal: a disk is not written there"));
+        }
+        OutputKind::Stream if options.verify => {
+            return Err(Error::usage("what went to standard output cannot be read back for --verify"));
+        }
+        OutputKind::Stream | OutputKind::Device if format.is_sequential() => return Ok(()),
+        OutputKind::Stream => Err(Error::unsupported(format!(
+            "-: a {name} file is not written from front to back, so it cannot go to standard output"
+        ))),
+        OutputKind::Device => Err(Error::unsupported(format!(
+            "{shown}: a block device gets the disk itself, not a {name} file"
+        ))),
+    }
+    .map_err(|e: Error| e.advise("Pass -O raw, or write to a file"))
+}
+
+/// Whether others may not read the disk: then what is made of it is not for them either.
+fn is_private(image: &OpenImage) -> bool {
+    use std::os::unix::fs::MetadataExt;
+    image.files().iter().any(|file| std::fs::metadata(file).is_ok_and(|meta| meta.mode() & 0o004 == 0))
+}
+
+/// Has the format record the sector size of the disk, if it is not the usual one; a warning if the format cannot.
+fn carry_sector_size(
+    image: &OpenImage,
+    disk: &dyn Source,
+    format: &dyn Format,
+    options: &mut CreateOptions,
+) -> Result<Option<String>> {
+    const USUAL: u32 = 512;
+    const OPTION: &str = "logical_sector_size";
+    let size = match (&image.origin, disk.sector_size()) {
+        (_, Some(recorded)) => recorded,
+        (Origin::Stored { stored, .. }, None) => stored.image.table.sector_size,
+        (Origin::File { .. }, None) => partition::read(disk)?.sector_size,
+    };
+    if size == USUAL {
+        return Ok(None);
+    }
+    if format.name() == "vhdx" {
+        match options.iter().rev().find(|(key, _)| key == OPTION) {
+            None => options.push((OPTION.into(), size.to_string())),
+            Some((_, given)) if *given != size.to_string() => {
+                return Ok(Some(format!(
+                    "the disk counts in sectors of {size} bytes, and {OPTION}={given} says otherwise"
+                )));
+            }
+            Some(_) => {}
+        }
+        return Ok(None);
+    }
+    Ok(Some(format!(
+        "the disk counts in sectors of {size} bytes, which a {} file does not record: a machine finds its partitions only \
+         where it is attached as such a disk",
+        format.name()
+    )))
+}
+
+fn write(
+    disk: &dyn Source,
+    mut output: Output,
+    format: &dyn Format,
+    options: &CreateOptions,
+    progress: &dyn Progress,
+) -> Result<()> {
+    let kind = output.kind();
+    let written = format.create(disk, &mut output, options, progress).and_then(|()| output.commit());
+    let failed = match written {
+        _ if progress.interrupted() => interrupted(),
+        Ok(()) => return Ok(()),
+        // The device is too small, or not ours: nothing was done.
+        Err(e) if matches!(e.kind(), ErrorKind::Limit | ErrorKind::Denied) => return Err(e.into()),
+        Err(e) => e.into(),
+    };
+    Err(match kind {
+        OutputKind::Device => failed.advise("The device may be overwritten in part; write it again"),
+        OutputKind::Files | OutputKind::Stream => failed,
+    })
+}
+
+/// What is said of a device that is larger than the disk.
+fn rest_of_device(path: &Path, disk_size: u64) -> Result<Option<String>> {
+    let rest = open_written(path, "raw", None)?.len() - disk_size;
+    Ok((rest > 0).then(|| format!("the device has {rest} bytes more than the disk; they are as they were")))
+}
+
+fn open_written(path: &Path, format: &str, backing: Option<&Path>) -> Result<Arc<dyn Source>> {
+    let allow_paths = backing.and_then(|base| base.canonicalize().ok()?.parent().map(Path::to_owned));
+    let open = OpenOptions {
+        format: Some(format.to_owned()),
+        allow_paths: allow_paths.into_iter().collect(),
+        ..OpenOptions::default()
+    };
+    Ok(container::open(path, &open)?.source)
+}
+
+fn read_back(
+    disk: &dyn Source,
+    path: &Path,
+    format: &dyn Format,
+    options: &ExportOptions,
+    progress: &dyn Progress,
+) -> Result<()> {
+    let written = open_written(path, format.name(), options.backing.as_deref())?;
+    // A device may go on, and a container count in whole sectors.
+    let written = Slice::new(&*written, 0..disk.len())?;
+    match compare_bits(disk, &written, "reading back", progress)?.first {
+        None => Ok(()),
+        Some(first) => Err(Error::store(format!(
+            "{}: reading back gives other bytes, first at byte {first} of the disk",
+            path.display()
+        ))),
+    }
 }
 
 /// A disk of other sizes or identities. Its new objects go away with the bench.

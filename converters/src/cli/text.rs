@@ -64,13 +64,17 @@ pub(super) fn import(report: &ImportReport) -> String {
 }
 
 pub(super) fn export(report: &ExportReport) -> String {
-    let ExportReport { image, output, format, disk_size, allocated, seconds, planned, notes, ids } = report;
+    let ExportReport { image, output, format, disk_size, allocated, seconds, planned, notes, ids, .. } =
+        report;
     let mut out = format!(
         "{}: {image} as {format}, {} disk in {}; {seconds:.1} s\n",
         printable(output),
         size(*disk_size),
         size(*allocated)
     );
+    if report.verified {
+        let _ = writeln!(out, "  read back: every byte is the same");
+    }
     if !planned.is_empty() {
         let _ = writeln!(out, "  planned anew: {}", planned.join(", "));
     }

@@ -1,16 +1,18 @@
-//! Where a writer writes: temporary names in the target's folder, synced and renamed when all is well.
+//! Where a writer writes: temporary names in the target's folder, synced and renamed when all is well; or straight onto a
+//! block device, or to standard output.
 
-use std::fs::{File, OpenOptions};
+use std::fs::{File, OpenOptions, Permissions};
 use std::io::IoSlice;
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{FileExt, FileTypeExt, MetadataExt, OpenOptionsExt, PermissionsExt, fchown};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::mpsc::SyncSender;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use rustix::fs::{CWD, RenameFlags, renameat_with};
 use rustix::io::Errno;
 
+use super::sequence::Sequence;
 use crate::{Result, at};
 
 /// How many slices one call to the operating system takes at most (`IOV_MAX`).
@@ -19,31 +21,58 @@ const MAX_SLICES: usize = 1024;
 /// How many bytes are written between two syncs.
 const SYNC_EVERY: u64 = 64 << 20;
 
+/// The name that stands for standard output.
+pub const STANDARD_OUTPUT: &str = "-";
+
 /// A container that is being written: one file, or several where the format has several.
 ///
-/// The files have temporary names until [`Output::commit`]; dropped before that, they are removed.
+/// The files have temporary names until [`Output::commit`]; dropped before that, they are removed. A block device, or
+/// standard output, is written to at once.
 pub struct Output {
+    /// Without symbolic links: they stay, and what they lead to is written.
     target: PathBuf,
+    kind: OutputKind,
     force: bool,
+    /// New files are for their owner alone.
+    private: bool,
     files: Vec<Pending>,
     /// Takes files to be synced while they are written, so that little is left to do at the end.
     syncer: SyncSender<Arc<File>>,
 }
 
+/// What an [`Output`] writes to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum OutputKind {
+    /// Files, which appear whole or not at all.
+    Files,
+    /// A block device.
+    Device,
+    /// Standard output.
+    Stream,
+}
+
 struct Pending {
     file: OutputFile,
-    temporary: PathBuf,
+    /// Its name until all is well; none if it is no file.
+    temporary: Option<PathBuf>,
     renamed: bool,
 }
 
 /// One file of an [`Output`]: written at positions.
 pub struct OutputFile {
-    file: Arc<File>,
-    /// Bytes written since it was last given to the syncer.
-    unsynced: AtomicU64,
-    syncer: SyncSender<Arc<File>>,
+    sink: Sink,
     /// Its final name, which is the one that errors give.
     path: PathBuf,
+}
+
+enum Sink {
+    File {
+        file: Arc<File>,
+        /// Bytes written since it was last given to the syncer.
+        unsynced: AtomicU64,
+        syncer: SyncSender<Arc<File>>,
+    },
+    Sequence(Mutex<Sequence>),
 }
 
 /// Starts the thread that syncs files that a good deal was written to.
@@ -55,15 +84,41 @@ fn start_syncer() -> SyncSender<Arc<File>> {
 }
 
 impl Output {
-    /// For a container at `target`. What is there already is refused unless `force`, and then only a file
-    /// is replaced.
+    /// For a container at `target`, or where that symbolic link leads; [`STANDARD_OUTPUT`] stands for standard output.
+    /// What is there already is refused unless `force`, and then only a file is replaced or a block device written.
     pub fn new(target: &Path, force: bool) -> Result<Self> {
+        let mut output = Output {
+            target: target.to_owned(),
+            kind: OutputKind::Stream,
+            force,
+            private: false,
+            files: Vec::new(),
+            syncer: start_syncer(),
+        };
+        if target.as_os_str() == STANDARD_OUTPUT {
+            return Ok(output);
+        }
         if target.file_name().is_none() {
             return Err(at("").file(target).unsupported("is not the name of a file"));
         }
-        let output = Output { target: target.to_owned(), force, files: Vec::new(), syncer: start_syncer() };
-        output.check_free(target)?;
+        output.target = resolve(target)?;
+        output.kind = match std::fs::metadata(&output.target) {
+            Ok(meta) if meta.file_type().is_block_device() => OutputKind::Device,
+            _ => OutputKind::Files,
+        };
+        output.check_free(&output.target)?;
         Ok(output)
+    }
+
+    /// What it writes to.
+    #[must_use]
+    pub fn kind(&self) -> OutputKind {
+        self.kind
+    }
+
+    /// New files become readable for their owner alone. (One that is replaced keeps its mode.)
+    pub fn make_private(&mut self) {
+        self.private = true;
     }
 
     /// The final name of the container's main file.
@@ -95,8 +150,14 @@ impl Output {
         match std::fs::symlink_metadata(path) {
             Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(()),
             Err(e) => Err(place().io(e)),
-            Ok(meta) if !meta.is_file() && !meta.is_symlink() => {
-                Err(place().unsupported("is there already, and is not a file"))
+            Ok(meta) if meta.file_type().is_block_device() && self.kind == OutputKind::Device => {
+                match self.force {
+                    true => Ok(()),
+                    false => Err(place().denied("is a block device; --force overwrites what is on it")),
+                }
+            }
+            Ok(meta) if !meta.is_file() => {
+                Err(place().unsupported("is there already, and is neither a file nor a block device"))
             }
             Ok(_) if !self.force => Err(place().denied("is there already; --force replaces it")),
             Ok(_) => Ok(()),
@@ -104,8 +165,21 @@ impl Output {
     }
 
     fn add(&mut self, path: PathBuf) -> Result<&OutputFile> {
+        let sequence = match self.kind {
+            OutputKind::Files => return self.add_file(path),
+            OutputKind::Device => Sequence::to_device(&path)?,
+            OutputKind::Stream => Sequence::to_standard_output(),
+        };
+        let file = OutputFile { sink: Sink::Sequence(Mutex::new(sequence)), path };
+        self.files.push(Pending { file, temporary: None, renamed: false });
+        Ok(&self.files.last().expect("just pushed").file)
+    }
+
+    fn add_file(&mut self, path: PathBuf) -> Result<&OutputFile> {
         static NEXT: AtomicU32 = AtomicU32::new(0);
         let io = |e| at("").file(&path).io(e);
+        // One that replaces another gets its mode when it is whole, and until then is nobody else's business.
+        let mode = if self.private || path.exists() { 0o600 } else { 0o666 };
         loop {
             let number = NEXT.fetch_add(1, Ordering::Relaxed);
             let mut name = std::ffi::OsString::from(".");
@@ -116,14 +190,16 @@ impl Output {
             }
             name.push(format!(".{}-{number}.part", std::process::id()));
             let temporary = path.with_file_name(name);
-            match OpenOptions::new().read(true).write(true).create_new(true).open(&temporary) {
+            let mut options = OpenOptions::new();
+            options.read(true).write(true).create_new(true).mode(mode);
+            match options.open(&temporary) {
                 Err(e) if e.kind() == std::io::ErrorKind::AlreadyExists => {}
                 Err(e) => return Err(io(e)),
                 Ok(file) => {
-                    let file = Arc::new(file);
-                    let syncer = self.syncer.clone();
-                    let file = OutputFile { file, unsynced: AtomicU64::new(0), syncer, path };
-                    self.files.push(Pending { file, temporary, renamed: false });
+                    let (file, syncer) = (Arc::new(file), self.syncer.clone());
+                    let file =
+                        OutputFile { sink: Sink::File { file, unsynced: AtomicU64::new(0), syncer }, path };
+                    self.files.push(Pending { file, temporary: Some(temporary), renamed: false });
                     return Ok(&self.files.last().expect("just pushed").file);
                 }
             }
@@ -131,19 +207,29 @@ impl Output {
     }
 
     /// Syncs every file and gives it its final name, the main one last: a name that is there means a
-    /// container that is whole.
+    /// container that is whole. A file that is replaced leaves its owner and mode to the new one.
     pub fn commit(mut self) -> Result<()> {
-        for pending in &self.files {
-            pending.file.file.sync_all().map_err(|e| pending.file.error(e))?;
+        for Pending { file, .. } in &self.files {
+            match &file.sink {
+                Sink::File { file: synced, .. } => {
+                    take_over(&file.path, synced).map_err(|e| file.error(e))?;
+                    synced.sync_all().map_err(|e| file.error(e))?;
+                }
+                Sink::Sequence(sequence) => file.lock(sequence).finish().map_err(|e| file.error(e))?,
+            }
         }
         let (force, target) = (self.force, self.target.clone());
         self.files.sort_by_key(|f| f.file.path == target);
         for pending in &mut self.files {
-            rename(&pending.temporary, &pending.file.path, force)?;
+            let Some(temporary) = &pending.temporary else { continue };
+            rename(temporary, &pending.file.path, force)?;
             pending.renamed = true;
         }
         // From here on dropping must not undo anything.
         self.files.clear();
+        if self.kind != OutputKind::Files {
+            return Ok(());
+        }
         let folder = match self.target.parent() {
             Some(folder) if folder != Path::new("") => folder,
             _ => Path::new("."),
@@ -156,13 +242,53 @@ impl Output {
 impl Drop for Output {
     fn drop(&mut self) {
         for pending in &self.files {
+            let Some(temporary) = &pending.temporary else { continue };
             // Errors have nobody to go to; what is left has a name that says what it is.
             let _ = match pending.renamed {
-                false => std::fs::remove_file(&pending.temporary),
+                false => std::fs::remove_file(temporary),
                 true => std::fs::remove_file(&pending.file.path),
             };
         }
     }
+}
+
+/// Where `target` leads, if it is a symbolic link; a link to nothing leads to the file that is to be made.
+fn resolve(target: &Path) -> Result<PathBuf> {
+    /// As the kernel follows.
+    const MAX_LINKS: usize = 40;
+    let io = |e| at("").file(target).io(e);
+    let mut path = target.to_owned();
+    for _ in 0..MAX_LINKS {
+        match std::fs::symlink_metadata(&path) {
+            Ok(meta) if meta.is_symlink() => {
+                let link = std::fs::read_link(&path).map_err(io)?;
+                path = path.parent().unwrap_or(Path::new("")).join(link);
+            }
+            Ok(_) => return Ok(path),
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(path),
+            Err(e) => return Err(io(e)),
+        }
+    }
+    Err(io(Errno::LOOP.into()))
+}
+
+/// Gives `new` the owner and the mode of the file at `path`, if there is one. What cannot be given does not become
+/// readable for others.
+fn take_over(path: &Path, new: &File) -> std::io::Result<()> {
+    let old = match std::fs::metadata(path) {
+        Ok(old) => old,
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(()),
+        Err(e) => return Err(e),
+    };
+    let own = new.metadata()?;
+    let mut mode = old.mode() & 0o7777;
+    if own.gid() != old.gid() && fchown(new, None, Some(old.gid())).is_err() {
+        mode &= 0o707;
+    }
+    if own.uid() != old.uid() && fchown(new, Some(old.uid()), None).is_err() {
+        mode &= 0o777;
+    }
+    new.set_permissions(Permissions::from_mode(mode))
 }
 
 fn rename(from: &Path, to: &Path, force: bool) -> Result<()> {
@@ -188,17 +314,32 @@ impl OutputFile {
 
     /// Writes all of `bytes` at `offset`.
     pub fn write_at(&self, offset: u64, bytes: &[u8]) -> Result<()> {
-        self.file.write_all_at(bytes, offset).map_err(|e| self.error(e))?;
+        match &self.sink {
+            Sink::File { file, .. } => file.write_all_at(bytes, offset).map_err(|e| self.error(e))?,
+            Sink::Sequence(sequence) => {
+                self.lock(sequence).write_at(offset, bytes).map_err(|e| self.error(e))?;
+            }
+        }
         self.wrote(bytes.len() as u64);
         Ok(())
     }
 
     /// Writes `slices` one after the other from `offset`, with few system calls.
     pub fn write_slices_at(&self, mut offset: u64, slices: &mut [IoSlice<'_>]) -> Result<()> {
+        let file = match &self.sink {
+            Sink::File { file, .. } => file,
+            Sink::Sequence(_) => {
+                for slice in slices {
+                    self.write_at(offset, slice)?;
+                    offset += slice.len() as u64;
+                }
+                return Ok(());
+            }
+        };
         let mut left = slices;
         while !left.is_empty() {
             let batch = left.len().min(MAX_SLICES);
-            match rustix::io::pwritev(&*self.file, &left[..batch], offset) {
+            match rustix::io::pwritev(&**file, &left[..batch], offset) {
                 Ok(0) => return Err(self.error(std::io::ErrorKind::WriteZero.into())),
                 Ok(written) => {
                     offset += written as u64;
@@ -212,16 +353,24 @@ impl OutputFile {
         Ok(())
     }
 
-    /// Makes the file `len` bytes long; what was not written is a hole.
+    /// Makes the file `len` bytes long; what was not written is a hole. Errs if a device is smaller.
     pub fn set_len(&self, len: u64) -> Result<()> {
-        self.file.set_len(len).map_err(|e| self.error(e))
+        match &self.sink {
+            Sink::File { file, .. } => file.set_len(len).map_err(|e| self.error(e)),
+            Sink::Sequence(sequence) => self.lock(sequence).set_len(len, &self.path),
+        }
+    }
+
+    fn lock<'s>(&self, sequence: &'s Mutex<Sequence>) -> MutexGuard<'s, Sequence> {
+        sequence.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn wrote(&self, bytes: u64) {
-        if self.unsynced.fetch_add(bytes, Ordering::Relaxed) + bytes >= SYNC_EVERY {
-            self.unsynced.store(0, Ordering::Relaxed);
+        let Sink::File { file, unsynced, syncer } = &self.sink else { return };
+        if unsynced.fetch_add(bytes, Ordering::Relaxed) + bytes >= SYNC_EVERY {
+            unsynced.store(0, Ordering::Relaxed);
             // If the syncer is busy still, the next time will do.
-            let _ = self.syncer.try_send(self.file.clone());
+            let _ = syncer.try_send(file.clone());
         }
     }
 
@@ -276,6 +425,47 @@ mod tests {
         output.create().unwrap().write_at(0, b"new").unwrap();
         output.commit().unwrap();
         assert_eq!(std::fs::read(&path).unwrap(), b"new");
+    }
+
+    #[test]
+    fn a_file_that_is_replaced_leaves_its_mode_and_a_link_stays() {
+        let dir = tempfile::tempdir().unwrap();
+        let at = |name: &str| dir.path().join(name);
+        let mode = |name: &str| std::fs::metadata(at(name)).unwrap().mode() & 0o7777;
+        let write = |name: &str, force: bool| -> Result<()> {
+            let mut output = Output::new(&at(name), force)?;
+            output.create()?.write_at(0, b"new")?;
+            let temporary = output.files[0].temporary.clone().unwrap();
+            if at(name).exists() {
+                assert_eq!(std::fs::metadata(temporary).unwrap().mode() & 0o077, 0, "not yet");
+            }
+            output.commit()
+        };
+        std::fs::create_dir(at("folder")).unwrap();
+        for mode in [0o600, 0o640, 0o444, 0o664] {
+            std::fs::write(at("folder/old"), "old").unwrap();
+            std::fs::set_permissions(at("folder/old"), Permissions::from_mode(mode)).unwrap();
+            std::os::unix::fs::symlink("folder/old", at("link")).unwrap();
+            assert_eq!(write("link", false).unwrap_err().kind(), ErrorKind::Denied);
+            write("link", true).unwrap();
+            assert_eq!(std::fs::metadata(at("folder/old")).unwrap().mode() & 0o7777, mode);
+            assert_eq!(std::fs::read(at("folder/old")).unwrap(), b"new");
+            assert_eq!(std::fs::read_link(at("link")).unwrap(), Path::new("folder/old"));
+            std::fs::remove_file(at("link")).unwrap();
+            std::fs::remove_file(at("folder/old")).unwrap();
+        }
+        // A link to nothing gives the file that it names; a circle gives none.
+        std::os::unix::fs::symlink("folder/new", at("link")).unwrap();
+        write("link", false).unwrap();
+        assert_eq!(std::fs::read(at("folder/new")).unwrap(), b"new");
+        std::os::unix::fs::symlink("b", at("a")).unwrap();
+        std::os::unix::fs::symlink("a", at("b")).unwrap();
+        assert_eq!(Output::new(&at("a"), true).err().unwrap().kind(), ErrorKind::Io);
+        let mut output = Output::new(&at("private"), false).unwrap();
+        output.make_private();
+        output.create().unwrap();
+        output.commit().unwrap();
+        assert_eq!(mode("private"), 0o600);
     }
 
     #[test]

@@ -70,7 +70,7 @@ pub(super) fn create(
         }
         None => source,
     };
-    let pull = Pull { source, observer, window: WINDOW.max(plan.layout.cluster()) };
+    let pull = Pull { window: WINDOW.max(plan.layout.cluster()), ..Pull::new(source, observer) };
     pull.run(
         |window| plan.prepare(window),
         |batch| {
