@@ -151,6 +151,10 @@ fn walk(folder: &Path, files: &mut Vec<File>, found: &mut Found, progress: &dyn 
             found.pass_over(&folder, "a store".into());
             continue;
         }
+        if folder.join("Info.plist").is_file() && folder.join("bands").is_dir() {
+            found.pass_over(&folder, "no disk: an Apple sparse bundle, which is not read".into());
+            continue;
+        }
         let mut entries = match fs::read_dir(&folder).and_then(Iterator::collect::<io::Result<Vec<_>>>) {
             Ok(entries) => entries,
             // Where filesystems keep what fsck finds, for root alone.
@@ -265,6 +269,9 @@ mod tests {
         let at = |name: &str| folder.path().join(name);
         fs::create_dir_all(at("web")).unwrap();
         fs::create_dir_all(at("store")).unwrap();
+        fs::create_dir_all(at("mac.sparsebundle/bands")).unwrap();
+        fs::write(at("mac.sparsebundle/Info.plist"), b"<plist/>\n").unwrap();
+        fs::write(at("mac.sparsebundle/bands/0"), mbr()).unwrap();
         fs::write(at("store/store.json"), b"{}").unwrap();
         fs::write(at("store/inside.raw"), mbr()).unwrap();
         let mut iso = mbr();
@@ -292,6 +299,7 @@ mod tests {
             "empty.txt: empty",
             "initrd.img: no disk: gzip data",
             "install.iso: no disk: iso9660",
+            "mac.sparsebundle: no disk: an Apple sparse bundle, which is not read",
             "store: a store",
         ];
         for line in expected {

@@ -183,7 +183,7 @@ pub(super) fn info(info: &ImageInfo) -> String {
     if let Some(container) = &info.container {
         let _ = writeln!(out, "  container      {}", container.format);
         for (what, value) in &container.details {
-            let _ = writeln!(out, "    {what:<13}{}", printable(value));
+            let _ = writeln!(out, "    {what:<12} {}", printable(value));
         }
         for file in container.files.iter().skip(1) {
             let _ = writeln!(out, "    also in      {}", printable(file));

@@ -146,13 +146,14 @@ fn open_file(file: ImageFile, opener: &Opener<'_>) -> Result<Disk> {
     }
     let format = match &opener.options().format {
         Some(name) => by_name(name)?,
-        None => match probe_file(&file)? {
-            Some(format) => format,
-            None => {
-                refuse_foreign(&file)?;
-                &raw::Raw
+        None => {
+            let format = probe_file(&file)?.unwrap_or(&raw::Raw);
+            // These two take any bytes for a disk's.
+            if matches!(format.name(), "raw" | "split") {
+                refuse_foreign(&file, format.name())?;
             }
-        },
+            format
+        }
     };
     let disk = format.open(file, opener).map_err(|e| e.in_file(&path))?;
     if disk.source.len() > MAX_DISK {
@@ -180,13 +181,13 @@ fn foreign_name_of(file: &ImageFile) -> Result<Option<&'static str>> {
     Ok(foreign::name(&head, &tail, file.len()))
 }
 
-/// Errs for what would pass for a raw disk and is something else.
-fn refuse_foreign(file: &ImageFile) -> Result<()> {
+/// Errs for what would pass for a disk of `format`, and is something else.
+fn refuse_foreign(file: &ImageFile, format: &str) -> Result<()> {
     match foreign_name_of(file)? {
         None => Ok(()),
         Some(what) => Err(at("").file(file.path()).unsupported(format!(
             "is {what}, not a disk image that is read; unpack or convert it first, or take its bytes for the disk's \
-             with --format raw"
+             with --format {format}"
         ))),
     }
 }

@@ -101,6 +101,14 @@ impl Output {
         if target.file_name().is_none() {
             return Err(at("").file(target).unsupported("is not the name of a file"));
         }
+        // A pipe or a terminal, as /dev/stdout may lead to.
+        if std::fs::metadata(target)
+            .is_ok_and(|m| !m.is_file() && !m.is_dir() && !m.file_type().is_block_device())
+        {
+            return Err(at("").file(target).unsupported(format!(
+                "is neither a file nor a block device; {STANDARD_OUTPUT} stands for standard output"
+            )));
+        }
         output.target = resolve(target)?;
         output.kind = match std::fs::metadata(&output.target) {
             Ok(meta) if meta.file_type().is_block_device() => OutputKind::Device,
@@ -135,7 +143,7 @@ impl Output {
 
     /// Creates a further file, which will be called `name` and lie beside the main one.
     pub fn create_beside(&mut self, name: &Path) -> Result<&OutputFile> {
-        let path = self.target.with_file_name(name);
+        let path = resolve(&self.target.with_file_name(name))?;
         self.check_free(&path)?;
         self.add(path)
     }

@@ -88,6 +88,12 @@ fn what_cannot_be_an_image_is_refused_with_its_kind() {
     std::fs::write(path("raw"), [7; 1000]).unwrap();
     let disk = open(&path("raw"), &OpenOptions::default()).unwrap();
     assert_eq!((disk.format, disk.source.len()), ("raw", 1000));
+    // An archive in parts is no disk in pieces.
+    std::fs::write(path("a.001"), b"7z\xbc\xaf\x27\x1c and more").unwrap();
+    std::fs::write(path("a.002"), b"the rest").unwrap();
+    assert_eq!(kind(&path("a.001"), &OpenOptions::default()), ErrorKind::Unsupported);
+    let options = OpenOptions { format: Some("split".into()), ..OpenOptions::default() };
+    assert_eq!(open(&path("a.001"), &options).unwrap().files.len(), 2);
     let options = OpenOptions { parents: vec![path("raw")], ..OpenOptions::default() };
     assert_eq!(kind(&path("raw"), &options), ErrorKind::Unsupported, "it has no parent");
 }

@@ -50,7 +50,7 @@ impl Format for Vhdx {
         let metadata = read_metadata(&file, metadata_region)?;
         let mut details = vec![
             ("block size".to_owned(), human(metadata.block_size.into())),
-            ("logical sector size".to_owned(), metadata.logical_sector_size.to_string()),
+            ("sector size".to_owned(), metadata.logical_sector_size.to_string()),
         ];
         let mut files = vec![file.path().to_owned()];
         let mut backing = None;
