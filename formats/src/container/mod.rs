@@ -148,8 +148,8 @@ fn open_file(file: ImageFile, opener: &Opener<'_>) -> Result<Disk> {
         Some(name) => by_name(name)?,
         None => {
             let format = probe_file(&file)?.unwrap_or(&raw::Raw);
-            // These two take any bytes for a disk's.
-            if matches!(format.name(), "raw" | "split") {
+            // These take any bytes for a disk's; a fixed VHD is known by its last sector alone.
+            if matches!(format.name(), "raw" | "split" | "vpc") {
                 refuse_foreign(&file, format.name())?;
             }
             format

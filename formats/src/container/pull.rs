@@ -42,6 +42,9 @@ pub(super) struct Window {
     pub(super) bytes: Vec<u8>,
 }
 
+/// What came of a window, and the digests of its blocks.
+type Worked<T> = (T, Vec<BlockDigest>);
+
 struct State<T> {
     /// Up to where windows have been given out.
     position: u64,
@@ -49,7 +52,7 @@ struct State<T> {
     known: Option<(u64, bool)>,
     next: usize,
     handed: usize,
-    done: BTreeMap<usize, (Range<u64>, Result<(T, Vec<BlockDigest>)>)>,
+    done: BTreeMap<usize, (Range<u64>, Result<Worked<T>>)>,
     /// How many windows there are, once known; or that something failed.
     end: Option<usize>,
     error: Option<crate::Error>,

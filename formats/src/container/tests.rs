@@ -88,6 +88,15 @@ fn what_cannot_be_an_image_is_refused_with_its_kind() {
     std::fs::write(path("raw"), [7; 1000]).unwrap();
     let disk = open(&path("raw"), &OpenOptions::default()).unwrap();
     assert_eq!((disk.format, disk.source.len()), ("raw", 1000));
+    // An archive with a fixed VHD's footer behind it is still an archive.
+    let mut tar = vec![0; 4096];
+    tar[257..262].copy_from_slice(b"ustar");
+    let options = [("subformat", "fixed")];
+    write("vpc", &path("tar.vhd"), &MemSource(tar), &options).unwrap();
+    assert_eq!(kind(&path("tar.vhd"), &OpenOptions::default()), ErrorKind::Unsupported);
+    assert!(
+        open(&path("tar.vhd"), &OpenOptions { format: Some("vpc".into()), ..OpenOptions::default() }).is_ok()
+    );
     // An archive in parts is no disk in pieces.
     std::fs::write(path("a.001"), b"7z\xbc\xaf\x27\x1c and more").unwrap();
     std::fs::write(path("a.002"), b"the rest").unwrap();

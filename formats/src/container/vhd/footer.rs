@@ -110,8 +110,8 @@ pub(super) struct Header {
     /// In bytes.
     pub(super) block_size: u32,
     pub(super) parent_unique_id: [u8; 16],
-    /// The parent's name as the header has it.
-    pub(super) parent_name: String,
+    /// The parent's name as the header has it: UTF-16, padded with zeros.
+    pub(super) parent_name: Vec<u8>,
     pub(super) locators: Vec<Locator>,
 }
 
@@ -148,14 +148,13 @@ impl Header {
             let problem = format!("is {max_table_entries}, more than {MAX_ENTRIES}");
             return Err(place("max_table_entries", 28).limit(problem));
         }
-        let name = bytes[64..576].chunks_exact(2).map(|unit| be16(unit, 0)).take_while(|unit| *unit != 0);
         let locators = bytes[576..768].chunks_exact(24).filter(|l| l[..4] != [0; 4]);
         Ok(Header {
             table_offset: be64(bytes, 16),
             max_table_entries,
             block_size,
             parent_unique_id: bytes[40..56].try_into().expect("sliced to size"),
-            parent_name: char::decode_utf16(name).map(|c| c.unwrap_or('\u{fffd}')).collect(),
+            parent_name: bytes[64..576].to_vec(),
             locators: locators
                 .map(|l| Locator {
                     platform: l[..4].try_into().expect("sliced to size"),

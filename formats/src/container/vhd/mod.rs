@@ -107,6 +107,7 @@ impl Format for Vhd {
 fn describe_size(footer: &Footer, details: &mut Vec<(String, String)>, warnings: &mut Vec<String>) {
     let creator = footer.creator.escape_ascii();
     details.push(("creator".to_owned(), creator.to_string()));
+    details.push(("UUID".to_owned(), crate::uuid::text(&footer.unique_id)));
     let by_geometry = footer.geometry_size();
     if by_geometry != footer.current_size {
         let (cylinders, heads, sectors) = footer.geometry;
@@ -150,17 +151,33 @@ fn read_footer(file: &ImageFile) -> Result<(Footer, Vec<String>)> {
 fn find_parent(file: &ImageFile, header: &Header, opener: &Opener<'_>) -> Result<Vec<u8>> {
     let mut names = Vec::new();
     for locator in &header.locators {
-        if !matches!(&locator.platform, b"W2ru" | b"W2ku") || locator.len > MAX_NAME {
+        if locator.len > MAX_NAME {
             continue;
         }
         let bytes = file.read_up_to(locator.offset, locator.len as usize)?;
-        let units = bytes.chunks_exact(2).map(|u| u16::from_le_bytes([u[0], u[1]])).take_while(|u| *u != 0);
-        let name: String = char::decode_utf16(units).map(|c| c.unwrap_or('\u{fffd}')).collect();
-        names.push(name.into_bytes());
+        match &locator.platform {
+            b"W2ru" | b"W2ku" => names.push(utf16(&bytes, u16::from_le_bytes)),
+            // A URL in UTF-8, which Xen's tools write.
+            b"MacX" => {
+                let url = bytes.split(|b| *b == 0).next().unwrap_or_default();
+                let path = url.strip_prefix(b"file://localhost").or(url.strip_prefix(b"file://"));
+                names.push(path.unwrap_or(url).to_vec());
+            }
+            _ => {}
+        }
     }
-    names.push(header.parent_name.clone().into_bytes());
+    // Numbers are big-endian, and so is the name in the header; not all programs know.
+    names.push(utf16(&header.parent_name, u16::from_be_bytes));
+    names.push(utf16(&header.parent_name, u16::from_le_bytes));
+    names.retain(|name| !name.is_empty());
     find_named(&names, |name| check_parent(file, header, &opener.open_named(file.path(), name)?))
         .map_err(advise_parent)
+}
+
+/// UTF-16 up to its end or the first NUL, in UTF-8.
+fn utf16(bytes: &[u8], unit: impl Fn([u8; 2]) -> u16) -> Vec<u8> {
+    let units = bytes.chunks_exact(2).map(|u| unit([u[0], u[1]])).take_while(|u| *u != 0);
+    char::decode_utf16(units).map(|c| c.unwrap_or('\u{fffd}')).collect::<String>().into_bytes()
 }
 
 /// Errs unless `parent` has the ID that the header names.
@@ -335,6 +352,24 @@ mod tests {
         std::fs::write(&path, long).unwrap();
         let error = open(&path, &OpenOptions::default()).err().unwrap().to_string();
         assert!(error.contains("does not name it"), "{error}");
+        // A URL of Xen's tools, and the name in the header in either order of bytes.
+        let name = |order: fn(u16) -> [u8; 2]| {
+            "C:\\x\\parent.vhd".encode_utf16().flat_map(order).collect::<Vec<u8>>()
+        };
+        let in_header = [name(u16::to_be_bytes), name(u16::to_le_bytes)];
+        let url = [b"file://./parent.vhd\0"].map(|url| url.to_vec());
+        for (place, bytes) in in_header.iter().map(|n| (512 + 64, n)).chain(url.iter().map(|u| (2048, u))) {
+            let mut other = child(id);
+            other[place..place + bytes.len()].copy_from_slice(bytes);
+            let platform: &[u8; 4] = if place == 2048 { b"MacX" } else { &[0; 4] };
+            other[512 + 576..512 + 580].copy_from_slice(platform);
+            other[512 + 36..512 + 40].fill(0);
+            let sum = footer::checksum(&other[512..1536], 36);
+            other[512 + 36..512 + 40].copy_from_slice(&sum.to_be_bytes());
+            std::fs::write(&path, other).unwrap();
+            let disk = open(&path, &OpenOptions::default()).unwrap();
+            assert_eq!(disk.source.read_vec(0, 1).unwrap(), [1], "{}", bytes.escape_ascii());
+        }
         std::fs::write(&path, child(id)).unwrap();
         std::fs::remove_file(dir.path().join("parent.vhd")).unwrap();
         assert_eq!(open(&path, &OpenOptions::default()).err().unwrap().kind(), ErrorKind::NotFound);

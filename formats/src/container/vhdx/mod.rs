@@ -52,6 +52,10 @@ impl Format for Vhdx {
             ("block size".to_owned(), human(metadata.block_size.into())),
             ("sector size".to_owned(), metadata.logical_sector_size.to_string()),
         ];
+        details.push((
+            "data write ID".to_owned(),
+            crate::uuid::text(&crate::uuid::swapped(header.data_write_guid)),
+        ));
         let mut files = vec![file.path().to_owned()];
         let mut backing = None;
         if metadata.has_parent {

@@ -79,6 +79,9 @@ impl Format for Vmdk {
                 extents.push(line.sectors * SECTOR, storage);
             }
         }
+        if let Some(cid) = descriptor.as_ref().and_then(|d| d.cid) {
+            disk.details.push(("CID".to_owned(), format!("{cid:08x}")));
+        }
         disk.own_files = disk.files.len();
         let backing = below.map(|below| {
             disk.files.extend(below.files);
