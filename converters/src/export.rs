@@ -52,7 +52,7 @@ pub struct ExportReport {
     pub notes: Vec<String>,
     /// What fresh identities did, if there are any.
     pub ids: Option<IdsReport>,
-    /// What is odd about the source, or gets lost in the output's format, each a sentence.
+    /// Oddities of the source, and what the output format cannot record, each a sentence.
     pub warnings: Vec<String>,
     /// Whether it was read back and compared.
     pub verified: bool,
@@ -97,7 +97,7 @@ pub fn export(
     };
     warnings.extend(carry_sector_size(image, &*disk, format, &mut format_options)?);
     if let (Some(ids), true) = (&options.reshape.new_ids, format.has_identity()) {
-        // What the user says comes later, and counts.
+        // The last option given wins, so an explicit `-o seed=` overrides this one.
         let seed: String = ids.seed.iter().map(|byte| format!("{byte:02x}")).collect();
         format_options.insert(0, ("seed".into(), seed));
     }
@@ -129,35 +129,35 @@ pub fn export(
     })
 }
 
-/// Errs if the format cannot go where the output goes.
+/// Errs if the format cannot be written to this kind of output.
 fn check_kind(output: &Output, path: &Path, format: &dyn Format, options: &ExportOptions) -> Result<()> {
     let (shown, name) = (path.display(), format.name());
     match output.kind() {
         OutputKind::Files => return Ok(()),
         OutputKind::Stream if std::io::stdout().is_terminal() => {
-            return Err(Error::usage("standard output is a terminal: a disk is not written there"));
+            return Err(Error::usage("refusing to write a disk to a terminal"));
         }
         OutputKind::Stream if options.verify => {
-            return Err(Error::usage("what went to standard output cannot be read back for --verify"));
+            return Err(Error::usage("--verify cannot read standard output back"));
         }
         OutputKind::Stream | OutputKind::Device if format.is_sequential() => return Ok(()),
         OutputKind::Stream => Err(Error::unsupported(format!(
-            "-: a {name} file is not written from front to back, so it cannot go to standard output"
+            "-: a {name} image is not written sequentially, so it cannot go to standard output"
         ))),
         OutputKind::Device => Err(Error::unsupported(format!(
-            "{shown}: a block device gets the disk itself, not a {name} file"
+            "{shown}: only a raw disk can be written to a block device, not a {name} image"
         ))),
     }
     .map_err(|e: Error| e.advise("Pass -O raw, or write to a file"))
 }
 
-/// Whether others may not read the disk: then what is made of it is not for them either.
+/// Whether a source file is not world-readable. The output must not be readable by users who could not read the source.
 fn is_private(image: &OpenImage) -> bool {
     use std::os::unix::fs::MetadataExt;
     image.files().iter().any(|file| std::fs::metadata(file).is_ok_and(|meta| meta.mode() & 0o004 == 0))
 }
 
-/// Has the format record the sector size of the disk, if it is not the usual one; a warning if the format cannot.
+/// Tells the writer to record an unusual sector size; returns a warning if the format cannot record it.
 fn carry_sector_size(
     image: &OpenImage,
     disk: &dyn Source,
@@ -178,17 +178,15 @@ fn carry_sector_size(
         match options.iter().rev().find(|(key, _)| key == OPTION) {
             None => options.push((OPTION.into(), size.to_string())),
             Some((_, given)) if *given != size.to_string() => {
-                return Ok(Some(format!(
-                    "the disk counts in sectors of {size} bytes, and {OPTION}={given} says otherwise"
-                )));
+                return Ok(Some(format!("the disk has {size}-byte sectors, but {OPTION}={given} was given")));
             }
             Some(_) => {}
         }
         return Ok(None);
     }
     Ok(Some(format!(
-        "the disk counts in sectors of {size} bytes, which a {} file does not record: a machine finds its partitions only \
-         where it is attached as such a disk",
+        "the disk has {size}-byte sectors, which a {} image cannot record: attach it as a disk with such sectors, or its \
+         partitions will not be found",
         format.name()
     )))
 }
@@ -201,24 +199,28 @@ fn write(
     progress: &dyn Progress,
 ) -> Result<()> {
     let kind = output.kind();
-    let written = format.create(disk, &mut output, options, progress).and_then(|()| output.commit());
+    let written = format.create(disk, &mut output, options, progress);
     let failed = match written {
         _ if progress.interrupted() => interrupted(),
-        Ok(()) => return Ok(()),
-        // The device is too small, or not ours: nothing was done.
+        Ok(()) => match output.commit() {
+            Ok(()) => return Ok(()),
+            Err(e) => e.into(),
+        },
+        // The device is too small or in use: nothing was written.
         Err(e) if matches!(e.kind(), ErrorKind::Limit | ErrorKind::Denied) => return Err(e.into()),
         Err(e) => e.into(),
     };
     Err(match kind {
-        OutputKind::Device => failed.advise("The device may be overwritten in part; write it again"),
+        OutputKind::Device => failed.advise("The device may be partly overwritten; write it again"),
         OutputKind::Files | OutputKind::Stream => failed,
     })
 }
 
-/// What is said of a device that is larger than the disk.
+/// A note for the report if the device is larger than the disk.
 fn rest_of_device(path: &Path, disk_size: u64) -> Result<Option<String>> {
     let rest = open_written(path, "raw", None)?.len() - disk_size;
-    Ok((rest > 0).then(|| format!("the device has {rest} bytes more than the disk; they are as they were")))
+    Ok((rest > 0)
+        .then(|| format!("the device is {rest} bytes larger than the disk; those bytes were left unchanged")))
 }
 
 fn open_written(path: &Path, format: &str, backing: Option<&Path>) -> Result<Arc<dyn Source>> {
@@ -239,7 +241,7 @@ fn read_back(
     progress: &dyn Progress,
 ) -> Result<()> {
     let written = open_written(path, format.name(), options.backing.as_deref())?;
-    // A device may go on, and a container count in whole sectors.
+    // A device may be larger than the disk, and a container rounds up to whole sectors.
     let written = Slice::new(&*written, 0..disk.len())?;
     match compare_bits(disk, &written, "reading back", progress)?.first {
         None => Ok(()),

@@ -186,7 +186,7 @@ pub(crate) fn compare_bits(
     Ok(Difference { first: (first != u64::MAX).then_some(first), bytes: bytes.into_inner(), windows })
 }
 
-/// The windows of two disks that are not known to be zeros in both.
+/// Iterates over the windows in which at least one of two disks may hold data.
 struct Windows {
     at: u64,
     size: u64,
@@ -195,7 +195,7 @@ struct Windows {
 }
 
 impl Windows {
-    /// Where the next one starts, and how many bytes of holes were passed over before it.
+    /// The start of the next window, if any, and the bytes of holes skipped before it.
     fn next(&mut self, disks: [&dyn Source; 2]) -> Result<(Option<u64>, u64)> {
         let from = self.at;
         while self.at < self.size {

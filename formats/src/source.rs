@@ -20,8 +20,8 @@ pub trait Source: Send + Sync {
     /// promises nothing, and may be zeros all the same. Neighbouring extents may be of one kind.
     fn extent_at(&self, offset: u64) -> Result<Extent>;
 
-    /// As [`Source::extent_at`], for a caller that has no use for more than `wanted` bytes: the extent may end sooner
-    /// than it could, where finding out more would take work.
+    /// Like [`Source::extent_at`], for a caller that needs at most `wanted` bytes: the extent may end early if finding its
+    /// real end takes work.
     fn extent_up_to(&self, offset: u64, wanted: u64) -> Result<Extent> {
         let _ = wanted;
         self.extent_at(offset)

@@ -208,7 +208,7 @@ fn a_vhd_is_as_large_as_its_footer_says_unless_virtual_pc_made_it() {
             assert!(fs::read(at("b.raw")).unwrap() == expected, "{subformat} {creator:?}");
             let info = run(mif(&at("s")).arg("info").arg(at("b.vhd")));
             assert!(info.contains("119/4/17"), "the two sizes are said: {info}");
-            let warned = info.contains("not of the disk");
+            let warned = info.contains("not part of the disk");
             assert_eq!(warned, !whole, "{info}");
         }
     }
@@ -238,7 +238,7 @@ fn the_size_of_sectors_goes_into_vhdx_and_is_said_elsewhere() {
     assert_eq!(size("again.vhdx"), 4096);
     for to in ["x.vmdk", "x.vhd", "x.vdi", "x.qcow2", "x.raw"] {
         let said = convert("4k.vhdx", to, &[]);
-        assert!(said.contains("sectors of 4096 bytes"), "{to}: {said}");
+        assert!(said.contains("4096-byte sectors"), "{to}: {said}");
     }
     let said = convert("4k.vhdx", "x.vhdx", &["-o", "logical_sector_size=512"]);
     assert!(said.contains("4096"), "{said}");
@@ -247,5 +247,5 @@ fn the_size_of_sectors_goes_into_vhdx_and_is_said_elsewhere() {
     run(mif(&at("s")).args(["export", "d"]).arg(at("out.vhdx")));
     assert_eq!(size("out.vhdx"), 4096);
     let output = mif(&at("s")).args(["export", "d"]).arg(at("out.vmdk")).output().unwrap();
-    assert!(String::from_utf8_lossy(&output.stderr).contains("sectors of 4096 bytes"));
+    assert!(String::from_utf8_lossy(&output.stderr).contains("4096-byte sectors"));
 }

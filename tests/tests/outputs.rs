@@ -28,7 +28,7 @@ fn a_symlink_stays_and_the_file_behind_it_keeps_its_owner_and_mode() {
     run(mif(&store).arg("import").arg(at("d.raw")));
     fs::create_dir(at("folder")).unwrap();
     symlink("folder/disk.raw", at("link.raw")).unwrap();
-    // A link to nothing: the file that it names is made.
+    // A dangling link: its target is created.
     run(mif(&store).arg("convert").arg(at("d.raw")).arg(at("link.raw")));
     assert!(fs::read(at("folder/disk.raw")).unwrap() == bytes);
     for (verb, mode) in [("convert", 0o640), ("export", 0o600)] {
@@ -48,7 +48,7 @@ fn a_symlink_stays_and_the_file_behind_it_keeps_its_owner_and_mode() {
         assert_eq!(fs::read_link(at("link.raw")).unwrap(), Path::new("folder/disk.raw"));
     }
     assert_eq!(fs::read_dir(at("folder")).unwrap().count(), 1, "nothing else is left there");
-    // What is made of a disk that others may not read is not for them either.
+    // The output is not readable by users who could not read the source.
     fs::set_permissions(at("d.raw"), fs::Permissions::from_mode(0o600)).unwrap();
     run(mif(&store).arg("convert").arg(at("d.raw")).arg(at("private.qcow2")));
     assert_eq!(fs::metadata(at("private.qcow2")).unwrap().mode() & 0o077, 0);
@@ -82,7 +82,7 @@ fn a_raw_disk_goes_to_standard_output_and_no_other_format_does() {
     assert!(output.stdout.is_empty());
     let error = String::from_utf8_lossy(&output.stderr).into_owned();
     assert!(output.status.code() == Some(4) && error.contains("standard output"), "{error}");
-    // Whoever stops reading has not got the disk.
+    // A reader that goes away early did not get the disk.
     let mut child = mif(&store)
         .arg("convert")
         .arg(at("d.raw"))
@@ -162,7 +162,7 @@ fn a_block_device_gets_the_disk_and_keeps_what_lies_behind_it() {
     };
     symlink("node", at("lv")).unwrap();
     for (verb, source) in [("convert", at("d.raw")), ("export", PathBuf::from("d"))] {
-        // Whatever lay there: where the disk has holes, the device has zeros.
+        // Old data on the device must not show through the disk's holes.
         device.fill(0xee, 12 * MIB);
         let error = run_failing(mif(&store).arg(verb).arg(&source).arg(at("lv")), 3);
         assert!(error.contains("block device") && error.contains("--force"), "{error}");
@@ -171,7 +171,7 @@ fn a_block_device_gets_the_disk_and_keeps_what_lies_behind_it() {
         assert!(error.contains("block device"), "{error}");
         assert!(device.read(0, 12 * MIB).iter().all(|b| *b == 0xee), "nothing was done yet");
         let said = run(mif(&store).arg(verb).arg(&source).arg(at("lv")).args(["--force", "--verify"]));
-        assert!(said.contains("read back") && said.contains("4194304 bytes more"), "{said}");
+        assert!(said.contains("read back") && said.contains("4194304 bytes larger"), "{said}");
         assert!(device.read(0, 8 * MIB) == bytes, "{verb}");
         assert!(device.read(8 * MIB, 4 * MIB).iter().all(|b| *b == 0xee), "{verb}");
         assert!(fs::symlink_metadata(at("lv")).unwrap().is_symlink());

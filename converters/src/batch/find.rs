@@ -60,7 +60,7 @@ pub(super) fn find(paths: &[PathBuf], options: &OpenOptions, progress: &dyn Prog
     let mut files = Vec::new();
     let options = trusting(paths, options);
     if !options.parents.is_empty() && (paths.len() > 1 || paths.iter().any(|path| path.is_dir())) {
-        return Err(Error::usage("--parent goes with one image, not with several or with a folder"));
+        return Err(Error::usage("--parent works with a single image, not with several or with a directory"));
     }
     for path in paths {
         if path.is_dir() {
@@ -118,8 +118,8 @@ pub(super) fn find(paths: &[PathBuf], options: &OpenOptions, progress: &dyn Prog
     Ok(found)
 }
 
-/// The same options, with the folders among `paths` trusted: an image may open the files in them that it names. Who names
-/// a folder means all that is in it, and a disk's parent may lie in another folder of it.
+/// The same options, with the directories among `paths` trusted: images may open the files in them that they name. A user
+/// who names a directory means all of it, and a disk's parent often lies in another directory of the library.
 pub(super) fn trusting(paths: &[PathBuf], options: &OpenOptions) -> OpenOptions {
     let mut options = options.clone();
     options.allow_paths.extend(paths.iter().filter(|path| path.is_dir()).cloned());

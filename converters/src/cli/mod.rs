@@ -194,7 +194,7 @@ impl Context {
             mif::export(image, output, options, &bar)?
         };
         if output.as_os_str() == STANDARD_OUTPUT {
-            // The disk has standard output for itself.
+            // Standard output carries the disk, so the report goes to standard error.
             if !self.global.quiet {
                 let text = if self.global.json { json_line(&report) } else { text::export(&report) };
                 eprint!("{text}");

@@ -1,5 +1,5 @@
-//! The work of an import, in the order of the disk: each file once, and each stretch that may hold data. Holes are no
-//! work, however large they are.
+//! The work items of an import, in disk order: each file once, and each stretch of the disk that may hold data. Holes
+//! make no items, however large they are.
 
 use std::ops::Range;
 
@@ -15,17 +15,17 @@ pub(super) const STRETCH: u64 = 16 << 20;
 pub(super) enum Item {
     /// The file of this number.
     File(usize),
-    /// What is residue in this part of the disk.
+    /// The residue in this part of the disk.
     Residue(Range<u64>),
 }
 
 /// The items of a disk, by number.
 pub(super) struct Items {
-    /// Neighbouring stretches are one part: memory follows the files and the runs of data, not the disk's size.
+    /// Adjacent stretches share one part, so memory grows with files and runs of data, not with the disk's size.
     parts: Vec<Part>,
     count: usize,
     disk_size: u64,
-    /// How many bytes of the disk are in no stretch.
+    /// Bytes of the disk that belong to no stretch.
     pub(super) skipped: u64,
 }
 
@@ -37,12 +37,12 @@ struct Part {
 
 enum PartOf {
     File(usize),
-    /// Stretches one after the other, from this byte of the disk on.
+    /// Consecutive stretches, starting at this byte of the disk.
     Stretches(u64),
 }
 
 impl Items {
-    /// The work on `disk`. `files` are numbers of files and the bytes of the disk where each begins, ascending.
+    /// The items for `disk`. `files` yields the number of each file and its first byte on the disk, in ascending order.
     ///
     /// Errs if the container cannot tell where its data lie.
     pub(super) fn new(disk: &dyn Source, files: impl Iterator<Item = (usize, u64)>) -> Result<Self> {
@@ -114,7 +114,7 @@ fn runs_of_stretches(disk: &dyn Source) -> Result<Vec<Range<u64>>> {
             Some(last) if last.end >= start => last.end = end,
             _ => runs.push(start..end),
         }
-        // Whatever else the last stretch holds, it is work.
+        // The last stretch is an item already, so the rest of it need not be looked at.
         at = end;
     }
     Ok(runs)
@@ -186,7 +186,7 @@ mod tests {
         let middle = 1 << 49;
         assert_eq!(all(&disk, &[]), [Item::Residue(middle..middle + STRETCH)]);
         assert!(disk.2.load(Ordering::Relaxed) <= 3, "each extent is asked for once");
-        // Nor does a disk that is all data take memory before it is read.
+        // A disk full of data takes no memory either before it is read.
         let full = Sparse::new(1 << 50, vec![0..1 << 50]);
         let items = Items::new(&full, [(0, 1 << 40)].into_iter()).unwrap();
         assert_eq!((items.len(), items.parts.len()), ((1 << 26) + 1, 3));

@@ -410,7 +410,7 @@ impl Work<'_> {
     fn read_residue(&self, stretch: Range<u64>) -> Result<()> {
         let mut window_start = stretch.start;
         while window_start < stretch.end {
-            // A window that lies in a hole is not looked at.
+            // Skip windows that lie wholly in a hole.
             let extent = self.disk.extent_at(window_start)?;
             let next = extent.range.end.min(stretch.end) / RESIDUE_WINDOW * RESIDUE_WINDOW;
             if extent.is_zero() && (next > window_start || extent.range.end >= stretch.end) {

@@ -14,7 +14,7 @@ pub struct ImageFile {
     file: File,
     path: PathBuf,
     len: u64,
-    /// What is to be read instead of the file's own bytes.
+    /// Bytes to read instead of the file's own.
     patches: Arc<Patches>,
 }
 

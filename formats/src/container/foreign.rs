@@ -1,9 +1,9 @@
-//! What files are that are no disk image, or none that is read here, but would pass for a raw disk: compressed files,
-//! archives, text, and other programs' containers. They are told by their content.
+//! Recognises files that would pass for a raw disk but are something else: compressed files, archives, text, and disk
+//! containers that are not supported. Recognition is by content, never by name.
 
-/// What [`name`] looks at: how much of a file's beginning, in bytes.
+/// Bytes of a file's beginning that [`name`] looks at.
 pub const HEAD: usize = 4096;
-/// How much of its end, in bytes.
+/// Bytes of its end.
 pub const TAIL: usize = 1024;
 
 /// Name, place in the head, magic bytes. The first that fits counts.
@@ -62,17 +62,17 @@ const MAGICS: &[(&str, usize, &[u8])] = &[
     ("a QEMU machine state", 0, b"QEVM"),
     ("a libvirt save file", 0, b"LibvirtQemudSave"),
     ("a libvirt save file", 0, b"LibvirtQemudPart"),
-    // What else lies beside disks.
+    // Other files found next to disks.
     ("a PDF document", 0, b"%PDF-"),
     ("an ELF program", 0, b"\x7fELF"),
     ("a SQLite database", 0, b"SQLite format 3\0"),
     ("a PNG picture", 0, b"\x89PNG\r\n\x1a\n"),
 ];
 
-/// What a file is, in words, if it is known and no disk image: `gzip data`, `a tar archive`, `plain text`.
+/// Names a file that is known not to be a disk image: `gzip data`, `a tar archive`, `plain text`.
 ///
 /// `head` is its first [`HEAD`] bytes and `tail` its last [`TAIL`], or as many as there are; `len` is its length in
-/// bytes. None for what may be a raw disk.
+/// bytes. `None` if the file may be a raw disk.
 #[must_use]
 pub fn name(head: &[u8], tail: &[u8], len: u64) -> Option<&'static str> {
     let fits = |(_, place, magic): &&(&str, usize, &[u8])| {
@@ -92,7 +92,7 @@ pub fn name(head: &[u8], tail: &[u8], len: u64) -> Option<&'static str> {
     }
 }
 
-/// The block size, and then the magic number of the first block or of the end of an empty stream.
+/// bzip2: the block size, then the magic number of the first block, or of the end of an empty stream.
 fn is_bzip2(head: &[u8]) -> bool {
     head.len() >= 10
         && head.starts_with(b"BZh")
@@ -100,8 +100,8 @@ fn is_bzip2(head: &[u8]) -> bool {
         && (head[4..10] == *b"\x31\x41\x59\x26\x53\x59" || head[4..10] == *b"\x17\x72\x45\x38\x50\x90")
 }
 
-/// `.lzma` has no magic number: properties that every encoder writes, a dictionary of a power of two, and a length that
-/// is unknown or credible.
+/// `.lzma` has no magic number. Checks for the properties that every encoder writes, a dictionary size that is a power of
+/// two, and an unpacked length that is unknown or plausible.
 fn is_lzma(head: &[u8], len: u64) -> bool {
     if head.len() < 14 || head[0] != 0x5d || head[13] != 0 {
         return false;
@@ -112,7 +112,7 @@ fn is_lzma(head: &[u8], len: u64) -> bool {
     dictionary.is_power_of_two() && dictionary >= 4096 && credible
 }
 
-/// A tar header without `ustar` is known by its checksum: the sum of its bytes, its own eight taken as spaces.
+/// Recognises a tar header without `ustar` by its checksum, the sum of its bytes with the checksum field as spaces.
 fn is_old_tar(head: &[u8]) -> bool {
     let Some(header) = head.get(..512).filter(|header| header[0] != 0) else { return false };
     let digits: Vec<u8> = header[148..156].iter().copied().filter(|b| !matches!(b, b' ' | 0)).collect();
@@ -128,8 +128,8 @@ fn is_dmg(tail: &[u8], len: u64) -> bool {
     len >= 512 && trailer.is_some_and(|trailer| trailer.starts_with(b"koly\0\0\0\x04\0\0\x02\0"))
 }
 
-/// Text has lines, no control characters but those of text, and is UTF-8, UTF-16 with its mark, or of one byte a
-/// character. (A disk of one letter only has no lines.)
+/// Text contains line breaks and no control characters but white space and escape; it is UTF-8, UTF-16 with a byte order
+/// mark, or mostly ASCII. (A disk filled with one letter has no line breaks.)
 fn is_text(head: &[u8], len: u64) -> bool {
     let whole = len == head.len() as u64;
     if head.is_empty() || (!whole && !head.contains(&b'\n') && !head.contains(&b'\r')) {
@@ -147,7 +147,7 @@ fn is_text(head: &[u8], len: u64) -> bool {
     }
     match std::str::from_utf8(head) {
         Ok(_) => true,
-        // A character may be cut off at the end; and of an older encoding most is ASCII all the same.
+        // The head may end within a character; text in a legacy encoding is mostly ASCII.
         Err(e) => {
             (!whole && e.error_len().is_none())
                 || head.iter().filter(|b| b.is_ascii()).count() * 10 >= head.len() * 9

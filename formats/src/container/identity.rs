@@ -1,6 +1,6 @@
-//! Who a container is: UUIDs and content IDs, by which programs tell disks apart and a child finds its parent. They are
-//! derived from the disk's digest, so that the same disk gives the same file and another disk another identity; a
-//! `seed` gives copies of one disk different ones, and `uuid` sets the disk's own.
+//! The identity of a container: the UUIDs and content IDs by which programs tell disks apart and a child finds its parent.
+//! They are derived from the disk's digest, so the same disk gives the same file and different disks get different
+//! identities. The option `seed` gives copies of one disk different identities; `uuid` sets the disk's UUID.
 
 use std::sync::Mutex;
 
@@ -11,18 +11,18 @@ use crate::mif::disk_digest::{BlockDigest, DiskDigest, Hasher, blocks};
 /// The context of the keys that identities are derived with.
 const CONTEXT: &str = "mif container identity 1";
 
-/// The options that a format with an identity has.
+/// The options of every format that has an identity.
 pub(super) const UUID: &str = "uuid";
 pub(super) const SEED: &str = "seed";
 
-/// What the user says of the identity.
+/// The identity options that the user gave.
 pub(super) struct Wanted {
     uuid: Option<[u8; 16]>,
     seed: Vec<u8>,
 }
 
 impl Wanted {
-    /// Reads the options. Errs on what is no UUID, before anything is written.
+    /// Reads the options. Errs on an invalid UUID, before anything is written.
     pub(super) fn new(options: &Options<'_>) -> Result<Self> {
         let parse = |text: &str| {
             let digits = text.strip_prefix('{').and_then(|t| t.strip_suffix('}')).unwrap_or(text);
@@ -60,7 +60,7 @@ impl Identity {
         self.uuid.unwrap_or_else(|| self.uuid("disk"))
     }
 
-    /// Another UUID of the container, in the same order: random ones, version 4, to those who look.
+    /// Another UUID of the container, in the same byte order, in the form of a random (version 4) UUID.
     pub(super) fn uuid(&self, of: &str) -> [u8; 16] {
         let mut uuid: [u8; 16] = self.derive(of)[..16].try_into().expect("sliced to size");
         uuid[6] = uuid[6] & 0x0f | 0x40;
@@ -68,7 +68,7 @@ impl Identity {
         uuid
     }
 
-    /// A content ID of 32 bits: none of those that VMDK gives a meaning.
+    /// A 32-bit content ID other than the values to which VMDK gives a meaning.
     pub(super) fn content_id(&self) -> u32 {
         let bytes = self.derive("content");
         let words = bytes.chunks_exact(4).map(|w| u32::from_le_bytes(w.try_into().expect("of four")));
@@ -80,7 +80,7 @@ impl Identity {
     }
 }
 
-/// Digests a disk while it is pulled: its blocks on the threads that read them, and what they make up in their order.
+/// Computes a disk's digest while the disk is pulled: reading threads hash the blocks, and the caller adds them in order.
 pub(super) struct Digester {
     size: u64,
     hasher: Mutex<Hasher>,
@@ -97,13 +97,13 @@ impl Digester {
         blocks(start, bytes, self.size)
     }
 
-    /// Takes blocks, in the order of the disk.
+    /// Adds blocks, in disk order.
     pub(super) fn push(&self, blocks: &[BlockDigest]) {
         let mut hasher = self.hasher.lock().expect("no panic while locked");
         blocks.iter().for_each(|block| hasher.push(block));
     }
 
-    /// The digest of the disk, when all of it was pulled.
+    /// The digest, once the whole disk was pulled.
     pub(super) fn finish(self) -> DiskDigest {
         self.hasher.into_inner().expect("no panic while locked").finish()
     }

@@ -17,7 +17,7 @@ const JOINED_RUNS: usize = 64;
 /// A stored run at least this long is asked for its holes in the file that holds it.
 const HOLE_SEARCH: u64 = 1 << 20;
 
-/// How many entries of a table, each of `unit` bytes of the disk, are looked at for a run of `wanted` bytes.
+/// How many table entries, each covering `unit` bytes of the disk, to examine for a run of `wanted` bytes.
 pub(super) fn entries_to_look_at(wanted: u64, unit: u64) -> usize {
     const MOST: u64 = 4096;
     (wanted.div_ceil(unit) + 1).min(MOST) as usize
@@ -58,7 +58,7 @@ pub(super) struct Run {
 }
 
 impl Run {
-    /// What is left of it after `skip` bytes, which are fewer than it has.
+    /// The rest of the run after `skip` bytes; `skip` is less than its length.
     fn after(self, skip: u64) -> Run {
         let place = match self.place {
             Place::Stored { file, offset } => Place::Stored { file, offset: offset + skip },
@@ -102,8 +102,8 @@ pub(super) struct Mapped<M> {
     map: M,
     backing: Option<Arc<dyn Source>>,
     unpacked: Cache<Vec<u8>>,
-    /// The run that an extent was last made of, and where it begins. A disk on top that is cut finer asks about one run
-    /// many times, and finding it can take a walk through a table.
+    /// The run found last, and its start. An overlay with smaller runs asks about the same run many times, and finding it
+    /// can take a walk through a table.
     last: Mutex<Option<(u64, Run)>>,
 }
 
@@ -144,7 +144,7 @@ impl<M: Map> Mapped<M> {
         }
     }
 
-    /// As the map's `run_at`, remembering the last one.
+    /// Like the map's `run_at`, but remembers the last run.
     fn run_at(&self, offset: u64, wanted: u64) -> Result<Run> {
         let last = *self.last.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some((start, run)) = last
@@ -159,9 +159,9 @@ impl<M: Map> Mapped<M> {
         Ok(run)
     }
 
-    /// The kind of the bytes at `offset`, and how many of them: at most what the map gives in one run, and of that what
-    /// the disk beneath gives in one. Nothing is joined here: if every disk of a chain joined runs of the next one, the
-    /// work would grow with a power of the chain's length.
+    /// The kind of the bytes at `offset`, and their number: at most one run of this disk, and of that at most one run of
+    /// its backing disk. Runs are not joined here: if every disk of a chain joined the runs of the next, the work would
+    /// grow exponentially with the depth of the chain.
     fn extent_in_run(&self, offset: u64, wanted: u64) -> Result<(u64, ExtentKind)> {
         let run = self.run_at(offset, wanted)?;
         let len = run.len.min(self.len() - offset);

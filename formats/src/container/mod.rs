@@ -35,8 +35,8 @@ pub use output::{Output, OutputFile, OutputKind, STANDARD_OUTPUT};
 pub static FORMATS: &[&dyn Format] =
     &[&qcow2::Qcow2, &vmdk::Vmdk, &vhdx::Vhdx, &vdi::Vdi, &vhd::Vhd, &split::Split, &raw::Raw];
 
-/// The largest disk that is opened, in bytes: 1 PiB. No format's own limit that virtual machines keep to is above it, and
-/// what claims more would make numbers and tables that nothing can work with.
+/// The largest disk that is opened, in bytes: 1 PiB. It is far above what hypervisors support, and it keeps sums of offsets
+/// and the sizes of tables in range.
 pub const MAX_DISK: u64 = 1 << 50;
 
 /// A container format: how it is recognised, opened and written.
@@ -51,7 +51,7 @@ pub trait Format: Sync {
     /// 1 KiB), `len` its length in bytes.
     fn probe(&self, head: &[u8], tail: &[u8], len: u64) -> bool;
 
-    /// Whether it is written from front to back, so that it can go to a pipe or a device.
+    /// Whether it is written sequentially, so that it can go to a pipe or a block device.
     fn is_sequential(&self) -> bool {
         false
     }
@@ -84,8 +84,8 @@ pub struct OpenOptions {
     pub allow_paths: Vec<PathBuf>,
     /// The internal snapshot to open instead of the current state: its name or ID.
     pub snapshot: Option<String>,
-    /// The disk beneath the image, then the one beneath that, and so on, for an image whose parent was moved, renamed or
-    /// changed. They count whatever the images say of their parents.
+    /// The parent of the image, then the parent's parent, and so on, for chains that were moved, renamed or changed. They
+    /// are used whatever the images say about their parents.
     pub parents: Vec<PathBuf>,
 }
 
@@ -148,7 +148,7 @@ fn open_file(file: ImageFile, opener: &Opener<'_>) -> Result<Disk> {
         Some(name) => by_name(name)?,
         None => {
             let format = probe_file(&file)?.unwrap_or(&raw::Raw);
-            // These take any bytes for a disk's; a fixed VHD is known by its last sector alone.
+            // Raw formats accept any bytes; a fixed VHD is recognised by its last sector alone.
             if matches!(format.name(), "raw" | "split" | "vpc") {
                 refuse_foreign(&file, format.name())?;
             }
@@ -164,13 +164,13 @@ fn open_file(file: ImageFile, opener: &Opener<'_>) -> Result<Disk> {
     if let Some(parent) = opener.parent()
         && disk.files.len() == disk.own_files
     {
-        let problem = format!("needs no disk beneath it, and --parent names {}", parent.display());
+        let problem = format!("has no parent, but --parent names {}", parent.display());
         return Err(at("").file(&path).unsupported(problem));
     }
     Ok(disk)
 }
 
-/// What the file at `path` is, in words, if it is known and no disk image ([`foreign`]).
+/// Names the file at `path` if it is known not to be a disk image (see [`foreign`]).
 pub fn foreign_name(path: &Path) -> Result<Option<&'static str>> {
     foreign_name_of(&ImageFile::open(path)?)
 }
@@ -181,13 +181,13 @@ fn foreign_name_of(file: &ImageFile) -> Result<Option<&'static str>> {
     Ok(foreign::name(&head, &tail, file.len()))
 }
 
-/// Errs for what would pass for a disk of `format`, and is something else.
+/// Errs if the file would pass for a disk of `format` but is something else.
 fn refuse_foreign(file: &ImageFile, format: &str) -> Result<()> {
     match foreign_name_of(file)? {
         None => Ok(()),
         Some(what) => Err(at("").file(file.path()).unsupported(format!(
-            "is {what}, not a disk image that is read; unpack or convert it first, or take its bytes for the disk's \
-             with --format {format}"
+            "is {what}, which is not read as a disk image; unpack or convert it first, or pass --format {format} to use \
+             its bytes as the disk"
         ))),
     }
 }
@@ -206,8 +206,7 @@ fn probe_file(file: &ImageFile) -> Result<Option<&'static dyn Format>> {
     Ok(probed.or_else(in_pieces))
 }
 
-/// The format to write: the one named, else the one that the suffix of `path` stands for; what is no file but a stream or
-/// a device gets the disk as it is.
+/// The format to write: the one named, else the one for the suffix of `path`. Standard output and devices default to raw.
 pub fn format_for_output(name: Option<&str>, path: &Path) -> Result<&'static dyn Format> {
     if let Some(name) = name {
         return by_name(name);

@@ -10,7 +10,7 @@ use crate::{Error, ErrorKind, Result, at};
 /// The longest chain of disks on top of each other.
 pub(super) const MAX_CHAIN: usize = 64;
 
-/// How many entries of a folder are looked at to find a parent.
+/// How many directory entries are examined to find a parent.
 const MAX_LISTED: usize = 4096;
 
 /// The longest name of a further file, in bytes.
@@ -23,7 +23,7 @@ pub struct Opener<'a> {
     roots: Vec<PathBuf>,
     /// The files of the chain so far, by device and inode.
     chain: Vec<(u64, u64)>,
-    /// The disk that the user named as the parent of this image, then that one's parent, and so on.
+    /// Parents named by the user: of this image, then of its parent, and so on.
     parents: &'a [PathBuf],
 }
 
@@ -47,7 +47,7 @@ impl<'a> Opener<'a> {
         self.options
     }
 
-    /// The disk that the user named as the one beneath this image. It counts whatever the image says of its parent.
+    /// The parent that the user named for this image. It is used whatever the image says about its parent.
     #[must_use]
     pub fn parent(&self) -> Option<&'a Path> {
         self.parents.first().map(PathBuf::as_path)
@@ -85,8 +85,8 @@ impl<'a> Opener<'a> {
         ImageFile::open(&resolved)
     }
 
-    /// The names, as seen from `image`, of the files with this suffix in the image's folder and in the one above, as far
-    /// as they may be opened; of a folder at most [`MAX_LISTED`].
+    /// The names, relative to `image`, of files with this suffix in the image's directory and its parent directory, as far
+    /// as those may be opened. At most [`MAX_LISTED`] entries of a directory are examined.
     pub(super) fn files_around(&self, image: &Path, suffix: &str) -> Vec<Vec<u8>> {
         let folder = match image.parent() {
             Some(folder) if folder != Path::new("") => folder,
@@ -110,9 +110,9 @@ impl<'a> Opener<'a> {
         names
     }
 
-    /// Opens the disk beneath the image at `image`: the one that the user named, else the file that the image calls
-    /// `name`; of format `format` when the image says so. A raw disk that the image names is only taken for one when the
-    /// image says so: its bytes are the guest's, who could write another format's header there.
+    /// Opens the parent of `image`: the file that the user named, else the file that the image calls `name`; in `format` if
+    /// the image states one. A parent named by the image is taken as raw only if the image says so: the guest controls
+    /// the bytes of a raw disk and could write another format's header there.
     pub fn open_backing(&self, image: &ImageFile, name: &[u8], format: Option<&str>) -> Result<Disk> {
         let file = match self.parent() {
             Some(path) => ImageFile::open(path)?,
@@ -153,19 +153,20 @@ impl<'a> Opener<'a> {
     }
 }
 
-/// The error about a disk beneath; if it is not there, with what to do.
+/// Adds advice to the error that a parent was not found.
 pub(super) fn advise_parent(error: Error) -> Error {
     match error.kind() {
-        ErrorKind::NotFound => {
-            error.at().clone().not_found(format!("{}; --parent names it where it is now", error.problem()))
-        }
+        ErrorKind::NotFound => error
+            .at()
+            .clone()
+            .not_found(format!("{}; pass --parent FILE if it was moved or renamed", error.problem())),
         _ => error,
     }
 }
 
 /// Tries the names that another machine gave a file: each as it is, with `/` for `\\`, and then as a file beside the
-/// image. Gives the first that `check` takes. Else the error is the one that tells most: not that a file is missing, if
-/// another was found and refused.
+/// image. Returns the first name that `check` accepts, else the most specific error: a file that was found and refused
+/// says more than one that is missing.
 pub(super) fn find_named(names: &[Vec<u8>], check: impl Fn(&[u8]) -> Result<()>) -> Result<Vec<u8>> {
     let mut failed: Option<Error> = None;
     for name in names {

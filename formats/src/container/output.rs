@@ -29,11 +29,11 @@ pub const STANDARD_OUTPUT: &str = "-";
 /// The files have temporary names until [`Output::commit`]; dropped before that, they are removed. A block device, or
 /// standard output, is written to at once.
 pub struct Output {
-    /// Without symbolic links: they stay, and what they lead to is written.
+    /// The target with symbolic links resolved: links stay, and their target is written.
     target: PathBuf,
     kind: OutputKind,
     force: bool,
-    /// New files are for their owner alone.
+    /// New files get mode 0600.
     private: bool,
     files: Vec<Pending>,
     /// Takes files to be synced while they are written, so that little is left to do at the end.
@@ -53,7 +53,7 @@ pub enum OutputKind {
 
 struct Pending {
     file: OutputFile,
-    /// Its name until all is well; none if it is no file.
+    /// Its temporary name; none for a device or stream.
     temporary: Option<PathBuf>,
     renamed: bool,
 }
@@ -84,8 +84,8 @@ fn start_syncer() -> SyncSender<Arc<File>> {
 }
 
 impl Output {
-    /// For a container at `target`, or where that symbolic link leads; [`STANDARD_OUTPUT`] stands for standard output.
-    /// What is there already is refused unless `force`, and then only a file is replaced or a block device written.
+    /// For a container at `target`; symbolic links are followed, and [`STANDARD_OUTPUT`] stands for standard output.
+    /// An existing file or block device is refused unless `force`; anything else that exists is always refused.
     pub fn new(target: &Path, force: bool) -> Result<Self> {
         let mut output = Output {
             target: target.to_owned(),
@@ -101,7 +101,7 @@ impl Output {
         if target.file_name().is_none() {
             return Err(at("").file(target).unsupported("is not the name of a file"));
         }
-        // A pipe or a terminal, as /dev/stdout may lead to.
+        // /dev/stdout, for example, may lead to a pipe or a terminal.
         if std::fs::metadata(target)
             .is_ok_and(|m| !m.is_file() && !m.is_dir() && !m.file_type().is_block_device())
         {
@@ -118,13 +118,13 @@ impl Output {
         Ok(output)
     }
 
-    /// What it writes to.
+    /// The kind of output.
     #[must_use]
     pub fn kind(&self) -> OutputKind {
         self.kind
     }
 
-    /// New files become readable for their owner alone. (One that is replaced keeps its mode.)
+    /// Makes new files readable by their owner only. (A replaced file keeps its mode.)
     pub fn make_private(&mut self) {
         self.private = true;
     }
@@ -161,11 +161,11 @@ impl Output {
             Ok(meta) if meta.file_type().is_block_device() && self.kind == OutputKind::Device => {
                 match self.force {
                     true => Ok(()),
-                    false => Err(place().denied("is a block device; --force overwrites what is on it")),
+                    false => Err(place().denied("is a block device; pass --force to overwrite it")),
                 }
             }
             Ok(meta) if !meta.is_file() => {
-                Err(place().unsupported("is there already, and is neither a file nor a block device"))
+                Err(place().unsupported("already exists and is neither a regular file nor a block device"))
             }
             Ok(_) if !self.force => Err(place().denied("is there already; --force replaces it")),
             Ok(_) => Ok(()),
@@ -186,7 +186,7 @@ impl Output {
     fn add_file(&mut self, path: PathBuf) -> Result<&OutputFile> {
         static NEXT: AtomicU32 = AtomicU32::new(0);
         let io = |e| at("").file(&path).io(e);
-        // One that replaces another gets its mode when it is whole, and until then is nobody else's business.
+        // A replacement gets the old file's mode at the end; until then only the owner may read it.
         let mode = if self.private || path.exists() { 0o600 } else { 0o666 };
         loop {
             let number = NEXT.fetch_add(1, Ordering::Relaxed);
@@ -215,7 +215,7 @@ impl Output {
     }
 
     /// Syncs every file and gives it its final name, the main one last: a name that is there means a
-    /// container that is whole. A file that is replaced leaves its owner and mode to the new one.
+    /// container that is whole. A replacement gets the owner and mode of the old file.
     pub fn commit(mut self) -> Result<()> {
         for Pending { file, .. } in &self.files {
             match &file.sink {
@@ -260,9 +260,9 @@ impl Drop for Output {
     }
 }
 
-/// Where `target` leads, if it is a symbolic link; a link to nothing leads to the file that is to be made.
+/// Resolves symbolic links at `target`. A dangling link resolves to the file to be created.
 fn resolve(target: &Path) -> Result<PathBuf> {
-    /// As the kernel follows.
+    /// The kernel's limit.
     const MAX_LINKS: usize = 40;
     let io = |e| at("").file(target).io(e);
     let mut path = target.to_owned();
@@ -280,8 +280,8 @@ fn resolve(target: &Path) -> Result<PathBuf> {
     Err(io(Errno::LOOP.into()))
 }
 
-/// Gives `new` the owner and the mode of the file at `path`, if there is one. What cannot be given does not become
-/// readable for others.
+/// Gives `new` the owner and mode of the existing file at `path`, if any. If the owner or group cannot be set, the
+/// permissions that would then apply to someone else are dropped.
 fn take_over(path: &Path, new: &File) -> std::io::Result<()> {
     let old = match std::fs::metadata(path) {
         Ok(old) => old,

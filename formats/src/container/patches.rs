@@ -1,11 +1,11 @@
-//! Bytes that a log says a file has, though they were not written to it yet: an ordered map of parts that do not
-//! overlap, so that a read looks only at the parts within it, however many the log has.
+//! Changes that a log holds for a file but that were not written to it yet: an ordered map of parts that do not overlap, so
+//! a read examines only the parts within it, however many the log has.
 
 use std::collections::BTreeMap;
 use std::ops::Range;
 use std::sync::Arc;
 
-/// What is to be read instead of a file's own bytes.
+/// Bytes to read instead of a file's own.
 #[derive(Default)]
 pub(super) struct Patches {
     /// By where each part begins, in bytes of the file.
@@ -20,7 +20,7 @@ struct Part {
 }
 
 impl Patches {
-    /// Whether the file is as it was written.
+    /// Whether there are no patches.
     pub(super) fn is_empty(&self) -> bool {
         self.parts.is_empty()
     }
@@ -57,7 +57,7 @@ impl Patches {
         }
     }
 
-    /// Leaves nothing of earlier patches in `range`.
+    /// Removes earlier patches from `range`, splitting those that reach out of it.
     fn cut(&mut self, range: Range<u64>) {
         let mut rest = None;
         if let Some((before, part)) = self.parts.range_mut(..range.start).next_back()
@@ -108,7 +108,7 @@ impl Patches {
     }
 }
 
-/// What a byte of a patched file is.
+/// The origin of a byte of a patched file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Patched {
     /// The file's own.

@@ -17,12 +17,12 @@ pub(super) struct Pull<'a> {
     pub(super) observer: &'a dyn Observer,
     /// How much is read at a time, in bytes: windows lie at its multiples.
     pub(super) window: u64,
-    /// Digests what is read, if anybody wants to know: of this disk, or of the one that begins so many bytes before it.
+    /// Computes a digest on the way, if wanted: the digester, and where `source` begins on the disk that is digested.
     pub(super) digest: Option<(&'a Digester, u64)>,
 }
 
 impl<'a> Pull<'a> {
-    /// In windows of the usual size, without a digest.
+    /// Pulls windows of the usual size, without a digest.
     pub(super) fn new(source: &'a dyn Source, observer: &'a dyn Observer) -> Self {
         Pull { source, observer, window: WINDOW, digest: None }
     }
@@ -42,7 +42,7 @@ pub(super) struct Window {
     pub(super) bytes: Vec<u8>,
 }
 
-/// What came of a window, and the digests of its blocks.
+/// The result for a window, and the digests of its blocks.
 type Worked<T> = (T, Vec<BlockDigest>);
 
 struct State<T> {
@@ -228,8 +228,8 @@ impl Pull<'_> {
     }
 }
 
-/// Pulls all of a disk and hands `emit` each run of bytes that holds data, in order: where it is on the
-/// disk, and its bytes. Zeros of 4 KiB, a filesystem's block, are left out; no run crosses a window.
+/// Pulls a whole disk and hands `emit` each run of data in order, with its place on the disk. Blocks of 4 KiB
+/// that are all zeros are left out, and no run crosses a window.
 pub(super) fn pull_data(pull: &Pull<'_>, mut emit: impl FnMut(u64, &[u8]) -> Result<()>) -> Result<()> {
     let find_runs = |window: Window| {
         let runs = data_runs(&window.bytes, 4096);

@@ -1,5 +1,4 @@
-//! Writing from front to back, to what is no file of ours: a block device, or standard output. Nothing there is a hole, so
-//! what is passed over is made zeros.
+//! Sequential output to a block device or standard output. Neither has holes, so skipped ranges are written as zeros.
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
@@ -12,15 +11,17 @@ use crate::{Result, at};
 
 /// How many zeros are written at once, in bytes.
 const ZEROS: usize = 1 << 20;
-/// How many bytes of a device are asked to be zeroed at once.
+/// The kernel's page size for device caches, in bytes.
+const PAGE: u64 = 4096;
+/// How many bytes of a device the kernel is asked to zero at once.
 const ZERO_STEP: u64 = 1 << 30;
 
 /// Bytes that are written in ascending order.
 pub(super) struct Sequence {
     sink: Sink,
-    /// Up to where it is written, in bytes.
+    /// The end of what was written, in bytes.
     position: u64,
-    /// How long it is to be, in bytes.
+    /// The length of the whole output, in bytes.
     len: u64,
 }
 
@@ -31,38 +32,39 @@ enum Sink {
 }
 
 impl Sequence {
-    /// To the block device at `path`, which nobody else may have in use.
+    /// Opens the block device at `path` exclusively. Errs if it is mounted or otherwise in use.
     pub(super) fn to_device(path: &Path) -> Result<Self> {
         let place = || at("").file(path);
-        // Of a block device, without O_CREAT, this means: unless it is mounted, or part of something that is in use.
+        // Without O_CREAT, O_EXCL on a block device fails if it is mounted or claimed by another driver.
         let mut options = OpenOptions::new();
         options.write(true).custom_flags(OFlags::EXCL.bits() as i32);
         let device = options.open(path).map_err(|e| match e.kind() {
-            io::ErrorKind::ResourceBusy => place().denied("is in use: is it mounted?"),
+            io::ErrorKind::ResourceBusy => place().denied("is in use (mounted?)"),
             _ => place().io(e),
         })?;
         let size = io::Seek::seek(&mut &device, io::SeekFrom::End(0)).map_err(|e| place().io(e))?;
         Ok(Sequence { sink: Sink::Device(device, size), position: 0, len: 0 })
     }
 
-    /// To standard output.
+    /// Writes to standard output.
     pub(super) fn to_standard_output() -> Self {
         Sequence { sink: Sink::Output(io::stdout()), position: 0, len: 0 }
     }
 
-    /// How long it is to be, in bytes. Errs if the device at `path` is smaller: nothing is written then.
+    /// Sets the length of the output, in bytes. Errs if the device at `path` is smaller: nothing is written then.
     pub(super) fn set_len(&mut self, len: u64, path: &Path) -> Result<()> {
         if let Sink::Device(_, size) = self.sink
             && len > size
         {
-            let problem = format!("the device has {size} bytes, and the disk {len}; nothing was written");
+            let problem =
+                format!("the disk has {len} bytes, but the device only {size}; nothing was written");
             return Err(at("").file(path).limit(problem));
         }
         self.len = len;
         Ok(())
     }
 
-    /// Writes `bytes` at `offset`, and zeros before them from where it was.
+    /// Writes zeros up to `offset`, then `bytes`.
     pub(super) fn write_at(&mut self, offset: u64, bytes: &[u8]) -> io::Result<()> {
         if offset < self.position {
             return Err(io::Error::new(io::ErrorKind::NotSeekable, "cannot go back to what was written"));
@@ -76,13 +78,13 @@ impl Sequence {
         Ok(())
     }
 
-    /// Writes the zeros at the end, and waits until all is durable.
+    /// Writes zeros up to the length, and syncs.
     pub(super) fn finish(&mut self) -> io::Result<()> {
         self.zero_to(self.len)?;
         match &mut self.sink {
             Sink::Device(device, _) => {
                 device.sync_all()?;
-                // Who reads it again is to read what the device has. What the kernel makes of the advice is its own business.
+                // A later read should come from the device, not from the cache. This is advice only.
                 let _ = fadvise(&*device, 0, None, Advice::DontNeed);
                 Ok(())
             }
@@ -95,11 +97,16 @@ impl Sequence {
             let mut len = end - self.position;
             match &mut self.sink {
                 Sink::Device(device, _) => {
-                    len = len.min(ZERO_STEP);
-                    // The kernel zeroes whole blocks, and not on every device.
+                    // Zeroing by the kernel works on whole pages, and not on every device; else zeros are written.
                     let flags = FallocateFlags::ZERO_RANGE | FallocateFlags::KEEP_SIZE;
-                    if fallocate(&*device, flags, self.position, len).is_err() {
-                        len = len.min(ZEROS as u64);
+                    let whole = (len / PAGE * PAGE).min(ZERO_STEP);
+                    let by_kernel = whole > 0
+                        && self.position.is_multiple_of(PAGE)
+                        && fallocate(&*device, flags, self.position, whole).is_ok();
+                    if by_kernel {
+                        len = whole;
+                    } else {
+                        len = len.min(ZEROS as u64 - self.position % PAGE);
                         device.write_all_at(&vec![0; len as usize], self.position)?;
                     }
                 }

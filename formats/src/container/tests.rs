@@ -88,7 +88,7 @@ fn what_cannot_be_an_image_is_refused_with_its_kind() {
     std::fs::write(path("raw"), [7; 1000]).unwrap();
     let disk = open(&path("raw"), &OpenOptions::default()).unwrap();
     assert_eq!((disk.format, disk.source.len()), ("raw", 1000));
-    // An archive with a fixed VHD's footer behind it is still an archive.
+    // A tar archive with the footer of a fixed VHD appended.
     let mut tar = vec![0; 4096];
     tar[257..262].copy_from_slice(b"ustar");
     let options = [("subformat", "fixed")];
@@ -97,7 +97,7 @@ fn what_cannot_be_an_image_is_refused_with_its_kind() {
     assert!(
         open(&path("tar.vhd"), &OpenOptions { format: Some("vpc".into()), ..OpenOptions::default() }).is_ok()
     );
-    // An archive in parts is no disk in pieces.
+    // A split archive is not a split disk.
     std::fs::write(path("a.001"), b"7z\xbc\xaf\x27\x1c and more").unwrap();
     std::fs::write(path("a.002"), b"the rest").unwrap();
     assert_eq!(kind(&path("a.001"), &OpenOptions::default()), ErrorKind::Unsupported);
@@ -119,7 +119,7 @@ fn a_disk_larger_than_the_limit_is_refused() {
     let most = MAX_DISK / 512;
     assert_eq!(kind(&format!("RW {most} ZERO\n")), None);
     assert_eq!(kind(&format!("RW {most} ZERO\nRW 1 ZERO\n")), Some(ErrorKind::Limit));
-    // A qcow2 image, which has no limit of its own on that: 2 PiB in clusters of 2 MiB.
+    // qcow2 has no such limit of its own: 2 PiB in clusters of 2 MiB.
     let mut header = vec![0; 2 << 20];
     header[..4].copy_from_slice(b"QFI\xfb");
     for (at, value) in [(4, 3u32), (20, 21), (36, 4096), (96, 4), (100, 104)] {

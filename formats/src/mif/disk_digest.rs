@@ -72,7 +72,7 @@ pub fn of_blocks(size: u64, mut blocks: Vec<BlockDigest>) -> DiskDigest {
     hasher.finish()
 }
 
-/// Makes a disk's digest of its blocks as they come, in ascending order, and keeps none of them.
+/// Computes a disk's digest from its blocks in ascending order, without keeping them.
 pub struct Hasher(blake3::Hasher);
 
 impl Hasher {
@@ -84,7 +84,7 @@ impl Hasher {
         Hasher(hasher)
     }
 
-    /// Takes the next block.
+    /// Adds the next block.
     pub fn push(&mut self, block: &BlockDigest) {
         self.0.update(&block.number.to_le_bytes());
         self.0.update(&block.digest);

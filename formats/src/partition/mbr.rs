@@ -121,9 +121,9 @@ impl Mbr {
         })
     }
 
-    /// The size in bytes of the sectors that it counts in. It is written nowhere: it is the one that the container
-    /// records; else 4096 where all partitions fit the disk so, and what they begin with is known at one of those places
-    /// and at none of 512.
+    /// The sector size in bytes in which the table counts. The table does not record it. It is the size that the container
+    /// records; else 4096 if all partitions then fit the disk and known content begins at one of those places, but at
+    /// none of the places for 512; else 512.
     pub(super) fn sector_size(&self, disk: &dyn Source) -> Result<u32> {
         const LARGE: u64 = 4096;
         if let Some(recorded) = disk.sector_size() {
@@ -158,7 +158,7 @@ impl Mbr {
     }
 }
 
-/// Whether a partition of this kind begins at byte `place`: a link of a chain, or a filesystem that is known.
+/// Whether known content begins at byte `place`: an extended boot record, or a known filesystem.
 fn begins_something(disk: &dyn Source, record: &Record, place: u64) -> Result<bool> {
     let there = disk.len().saturating_sub(place).min(recognize::HEAD as u64) as usize;
     if there < SIZE {

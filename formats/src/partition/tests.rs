@@ -559,7 +559,7 @@ fn an_mbr_counts_in_the_sectors_of_its_disk() {
     };
     let small = read(&MemSource(small_mbr())).unwrap();
     let large = small_mbr_of(4096);
-    // Where nothing tells, sectors have 512 bytes; the chain of logical partitions tells.
+    // The chain of logical partitions shows the sector size; without any evidence it is 512.
     let table = read(&MemSource(large.clone())).unwrap();
     assert_eq!((table.sector_size, places(&table)), (4096, places(&small)), "by the chain");
     assert!(table.warnings.is_empty(), "{:?}", table.warnings);
@@ -571,16 +571,16 @@ fn an_mbr_counts_in_the_sectors_of_its_disk() {
         let mut known = primary.clone();
         known[10 * 4096 + at..][..magic.len()].copy_from_slice(magic);
         assert_eq!(sector_size(&known), 4096, "{}", magic.escape_ascii());
-        // At both places: then it is the usual size.
+        // Known content at both places: the usual size.
         known[10 * 512 + at..][..magic.len()].copy_from_slice(magic);
         assert_eq!(sector_size(&known), 512, "{}", magic.escape_ascii());
     }
-    // What the container says counts, and of a disk without a table too.
+    // The size that the container records counts, also for a disk without a table.
     for size in [512, 4096] {
         let recorded = |bytes: Vec<u8>| read(&Recorded(MemSource(bytes), size)).unwrap().sector_size;
         assert_eq!((recorded(primary.clone()), recorded(vec![0; 65536])), (size, size));
     }
-    // Writing it again, with a partition elsewhere, counts in them too.
+    // Writing a changed table counts in the same sectors.
     let mut moved = table.clone();
     moved.partitions[0].start += 4096;
     let mut disk = large.clone();

@@ -51,8 +51,8 @@ impl Format for Qcow2 {
         }
         if header.has(incompatible::CORRUPT) {
             disk.warnings.push(
-                "the image is marked corrupt by who wrote it last; what its tables lead to is read, and may not be what \
-                 the guest wrote"
+                "the image is marked corrupt (corrupt bit): its tables are followed as they are, and the data may not be \
+                 what the guest wrote"
                     .to_owned(),
             );
         }
@@ -90,7 +90,7 @@ impl Format for Qcow2 {
         if let Some(name) = &header.backing_file {
             let format = header.backing_format.clone();
             let (name, format) = match opener.parent() {
-                // Whatever the name is, it is not looked for.
+                // The user named the parent, so the image's name for it is not parsed.
                 Some(_) => (Vec::new(), format),
                 None => {
                     let named = name::parse(name)?;

@@ -1,5 +1,5 @@
-//! Names of files as QEMU writes them into an image: plain names, `file:` names, and `json:` descriptions of block
-//! devices, of which those that are nothing but a file are taken.
+//! File names as QEMU writes them into an image: plain names, `file:` names, and `json:` descriptions of block devices, of
+//! which only those that describe a plain file are accepted.
 
 use serde_json::{Map, Value};
 
@@ -14,11 +14,11 @@ pub(super) struct Named {
     pub(super) format: Option<String>,
 }
 
-/// Drivers that read a file as it is. (`host_device` is refused when it is no regular file.)
+/// Drivers that read a file as it is. (The opener refuses `host_device` names that are not regular files.)
 const FILE_DRIVERS: [&str; 2] = ["file", "host_device"];
 /// Formats that `json:` may name.
 const FORMATS: [&str; 6] = ["raw", "qcow2", "vmdk", "vdi", "vpc", "vhdx"];
-/// Settings of QEMU's own input and output, which do not change what is read.
+/// I/O settings of QEMU that do not change the data that is read.
 const HARMLESS: [&str; 14] = [
     "aio",
     "auto-read-only",
@@ -38,7 +38,7 @@ const HARMLESS: [&str; 14] = [
 /// How deep a description may be.
 const MAX_DEPTH: usize = 8;
 
-/// What file the name in an image stands for. Errs for what is no file: a URL, or a device made of other ones.
+/// Parses the name of a file in an image. Errs for anything that is not a plain file, such as a URL.
 pub(super) fn parse(name: &[u8]) -> Result<Named> {
     if let Some(name) = name.strip_prefix(b"file:") {
         return Ok(Named { file: name.to_vec(), format: None });
@@ -88,7 +88,7 @@ fn from_json(value: &Map<String, Value>, name: &[u8], depth: usize) -> Result<Na
         let below = below.ok_or_else(|| no_file(name, "\"file\" describes no file"))?;
         let below = nested(below.clone(), name)?;
         let inner = from_json(&below, name, depth - 1)?;
-        // A format of a format is a disk within a disk.
+        // A format inside a format would be a disk image inside a disk image.
         if inner.format.is_some() {
             return Err(no_file(name, "a disk image inside a disk image is not opened"));
         }
@@ -158,7 +158,7 @@ mod tests {
             assert_eq!(named(json).unwrap(), Named { file: file.clone(), format }, "{json}");
         }
         for json in [
-            // Another part of the file, or another disk altogether.
+            // These describe a part of the file, or another disk.
             r#"{"driver":"raw","offset":512,"file":{"driver":"file","filename":"b.img"}}"#,
             r#"{"driver":"raw","size":512,"file.filename":"b.img"}"#,
             r#"{"driver":"qcow2","backing":null,"file.filename":"b.img"}"#,

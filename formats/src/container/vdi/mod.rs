@@ -84,8 +84,8 @@ impl Format for Vdi {
     }
 }
 
-/// Opens the disk beneath a differencing one, which knows it by its UUID alone: VirtualBox keeps differences in
-/// `Snapshots/{UUID}.vdi`, and the first disk in the folder above, under any name.
+/// Opens the parent of a differencing disk, which identifies it by UUID only. VirtualBox keeps differencing disks in
+/// `Snapshots/{UUID}.vdi`, and the base disk in the directory above under any name.
 fn open_parent(
     file: &ImageFile,
     header: &Header,
@@ -106,14 +106,14 @@ fn open_parent(
         let Ok(parent) = opener.open_named(file.path(), &name) else { continue };
         match header.check_parent(file, &parent) {
             Ok(()) => return opener.open_backing(file, &name, Some("vdi")),
-            // One that has the UUID and was changed tells more than that there is none.
+            // A parent that was changed is a better answer than no parent.
             Err(e) if e.at().to_string().contains("uuidParentModify") => refused = Some(e),
             Err(_) => {}
         }
     }
     Err(refused.unwrap_or_else(|| {
         at("VDI header").file(file.path()).field("uuidLinkage").byte(424).not_found(format!(
-            "the image is a difference to the disk {wanted}, and no VDI in its folder has that UUID; --parent names it"
+            "is {wanted}, and no VDI in this directory or the one above has that UUID; pass --parent FILE"
         ))
     }))
 }
@@ -136,8 +136,8 @@ struct Header {
     /// In bytes.
     block_size: u32,
     blocks_in_image: u32,
-    /// UUIDs as they are stored: of the image, of its last change, of its parent, and of the parent's last change when
-    /// this image was made.
+    /// UUIDs as stored: of the image, its last change, its parent, and the parent's last change when this image was
+    /// created.
     uuid_image: [u8; 16],
     uuid_modify: [u8; 16],
     uuid_linkage: [u8; 16],
@@ -145,7 +145,7 @@ struct Header {
 }
 
 impl Header {
-    /// Errs unless `parent` is the disk that this one, in `file`, was made on, as it was then.
+    /// Errs unless `parent` is the disk on which this one, in `file`, was created, unchanged since.
     fn check_parent(&self, file: &ImageFile, parent: &ImageFile) -> Result<()> {
         let found = Header::parse(&parent.read_up_to(0, HEADER)?).map_err(|e| e.in_file(parent.path()))?;
         let place = |field, byte| at("VDI header").file(file.path()).field(field).byte(byte);
@@ -154,7 +154,7 @@ impl Header {
             let problem = format!("is not the UUID of {shown}");
             return Err(place("uuidLinkage", 424).corrupt(problem));
         }
-        // VirtualBox leaves it empty where it does not know.
+        // VirtualBox leaves this empty if it is unknown.
         if self.uuid_parent_modify != [0; 16] && found.uuid_modify != self.uuid_parent_modify {
             let problem = format!("is not that of {shown}: it was changed since");
             return Err(place("uuidParentModify", 440).corrupt(problem));

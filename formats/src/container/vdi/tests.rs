@@ -75,7 +75,7 @@ fn a_differencing_disk_finds_its_parent_by_its_uuid() {
         let disk = open(&at(name), options)?;
         Ok::<_, crate::Error>((disk.source.read_vec(0, 4 * MIB)? == expected, disk.warnings))
     };
-    // In the folder above, where that is trusted; beside it; and one step further, a difference to a difference.
+    // In the directory above, if that is trusted, and beside the child.
     assert_eq!(reads("Snapshots/child.vdi", &trusted(Vec::new())).unwrap(), (true, Vec::new()));
     let error = reads("Snapshots/child.vdi", &OpenOptions::default()).unwrap_err();
     assert_eq!(
@@ -88,7 +88,7 @@ fn a_differencing_disk_finds_its_parent_by_its_uuid() {
     std::fs::remove_file(at("Snapshots/x.vdi")).unwrap();
     let named = OpenOptions { allow_paths: Vec::new(), ..trusted(vec![at("base.vdi")]) };
     assert_eq!(reads("Snapshots/child.vdi", &named).unwrap(), (true, Vec::new()));
-    // Another disk is no parent, unless the user says so; nor is one that was changed.
+    // Another disk, or a changed one, is not the parent unless the user says so.
     write(&at("base.vdi"), vec![1; 4 * MIB], &[("seed", "other")]);
     assert_eq!(reads("Snapshots/child.vdi", &trusted(Vec::new())).unwrap_err().kind(), ErrorKind::NotFound);
     let (same, warnings) = reads("Snapshots/child.vdi", &named).unwrap();

@@ -14,7 +14,7 @@ pub(super) const SECTOR: u64 = 512;
 pub(super) const MAX_SECTORS: u64 = 0xff00_0000;
 /// What the geometry holds at most; then it tells nothing of the size.
 pub(super) const MAX_GEOMETRY: u64 = 65535 * 16 * 255;
-/// The creators whose disks are as large as the geometry says: Virtual PC, and QEMU before it called itself `qem2`.
+/// Creators whose disks have the size of the geometry: Virtual PC, and QEMU before it wrote `qem2`.
 const GEOMETRY_IS_SIZE: [[u8; 4]; 2] = [*b"vpc ", *b"qemu"];
 /// The most entries of a block allocation table: 2040 GiB in blocks of 512 KiB.
 const MAX_ENTRIES: u32 = 4 << 20;
@@ -68,7 +68,7 @@ impl Footer {
         let geometry = (be16(bytes, 56), bytes[58], bytes[59]);
         let current_size = be64(bytes, 48);
         let creator = bytes[28..32].try_into().expect("sliced to size");
-        // The specification rounds the geometry down, so it is the size only for the two programs that made it so.
+        // The specification rounds the geometry down, so it is the size only for the two creators that define it so.
         let by_geometry = GEOMETRY_IS_SIZE.contains(&creator);
         let sectors = match geometry_sectors(geometry) {
             sectors if by_geometry && (1..MAX_GEOMETRY).contains(&sectors) => {

@@ -102,8 +102,8 @@ impl Format for Vhd {
     }
 }
 
-/// Says if the footer gives two sizes, as most do: the geometry is rounded down. A warning only where the smaller one
-/// counts.
+/// Describes creator and sizes. Most footers have two sizes, because the geometry is rounded down; it is a warning only if
+/// the smaller one counts.
 fn describe_size(footer: &Footer, details: &mut Vec<(String, String)>, warnings: &mut Vec<String>) {
     let creator = footer.creator.escape_ascii();
     details.push(("creator".to_owned(), creator.to_string()));
@@ -118,8 +118,8 @@ fn describe_size(footer: &Footer, details: &mut Vec<(String, String)>, warnings:
     let left_out = footer.current_size.saturating_sub(footer.size);
     if left_out >= SECTOR {
         warnings.push(format!(
-            "the footer gives {} bytes and its geometry {by_geometry}: the geometry counts, because the disk was \
-             created by \"{creator}\", and the last {left_out} bytes are not of the disk",
+            "the footer says {} bytes and its geometry {by_geometry}: the geometry counts, because \"{creator}\" \
+             created the disk, so the last {left_out} bytes are not part of the disk",
             footer.current_size
         ));
     } else if left_out > 0 {
@@ -166,7 +166,7 @@ fn find_parent(file: &ImageFile, header: &Header, opener: &Opener<'_>) -> Result
             _ => {}
         }
     }
-    // Numbers are big-endian, and so is the name in the header; not all programs know.
+    // The name should be big-endian like all numbers; some programs write it in little-endian.
     names.push(utf16(&header.parent_name, u16::from_be_bytes));
     names.push(utf16(&header.parent_name, u16::from_le_bytes));
     names.retain(|name| !name.is_empty());

@@ -13,8 +13,8 @@ const ENTRY_HEADER: usize = 64;
 const DESCRIPTOR: usize = 32;
 /// The largest log that is replayed, in bytes.
 const MAX_LOG: u32 = 64 << 20;
-/// An entry is read when it is found and when it may end a sequence. More than so many times the log's length is only
-/// checksummed where entries lie within one another, as no program writes them.
+/// A valid log is checksummed a few times over: each entry when it is found, and again as the possible end of a sequence.
+/// More than this many times the log's length means overlapping entries, which no program writes.
 const MAX_READS: usize = 8;
 /// The longest that a log may say the file is, in bytes.
 const MAX_FILE: u64 = 1 << 50;
@@ -64,7 +64,7 @@ pub(super) fn replay(file: ImageFile, header: &Header) -> Result<ImageFile> {
 
 /// The entries of the newest complete sequence, in order.
 ///
-/// Errs if entries lie within one another so that reading them all would take far more than the log's length.
+/// Errs if entries overlap so much that reading them would take far more than the log's length.
 fn active_sequence<'a>(log: &'a [u8], guid: &Guid) -> Result<Option<Vec<Entry<'a>>>> {
     let mut budget = log.len().saturating_mul(MAX_READS);
     let mut best: Option<Vec<Entry<'a>>> = None;
@@ -99,7 +99,7 @@ fn active_sequence<'a>(log: &'a [u8], guid: &Guid) -> Result<Option<Vec<Entry<'a
 
 impl<'a> Entry<'a> {
     /// The entry at `start`, which may wrap around the end of the log; `None` if none is there.
-    /// The entry's length is taken off the `budget` of bytes that may be checksummed.
+    /// The entry's length is deducted from `budget`, the bytes that may still be checksummed.
     fn parse(log: &'a [u8], start: usize, guid: &Guid, budget: &mut usize) -> Result<Option<Self>> {
         let Some(head) = log.get(start..start + ENTRY_HEADER) else { return Ok(None) };
         let len = le32(head, 8) as usize;
@@ -115,7 +115,7 @@ impl<'a> Entry<'a> {
             return Ok(None);
         }
         *budget = budget.checked_sub(len).ok_or_else(|| {
-            at("VHDX log").byte(start as u64).limit("its entries lie within one another: it is not replayed")
+            at("VHDX log").byte(start as u64).limit("its entries overlap; the log is not replayed")
         })?;
         let bytes: std::borrow::Cow<'a, [u8]> = match log.get(start..start + len) {
             Some(bytes) => bytes.into(),
@@ -181,7 +181,7 @@ impl<'a> Entry<'a> {
         for descriptor in self.descriptors() {
             let offset = le64(descriptor, 16);
             if &descriptor[..4] == b"zero" {
-                // Held against an overflow when the entry was judged.
+                // `is_sound` checked that this does not overflow.
                 patches.zero(offset..offset + le64(descriptor, 8));
                 continue;
             }
@@ -254,7 +254,7 @@ mod tests {
     }
 
     #[test]
-    fn entries_within_one_another_are_refused() {
+    fn overlapping_entries_are_refused() {
         // Each sector begins an entry that claims all of the log, and has a wrong checksum.
         let mut log = vec![0; 1024 * SECTOR];
         let len = log.len() as u32;

@@ -104,7 +104,7 @@ fn header(sequence_number: u64, identity: &Identity) -> Vec<u8> {
     let mut bytes = vec![0; HEADER];
     bytes[..4].copy_from_slice(b"head");
     bytes[8..16].copy_from_slice(&sequence_number.to_le_bytes());
-    // By the second a child knows that its parent is the disk that it was made on.
+    // A child identifies its parent by the data write GUID.
     bytes[16..32].copy_from_slice(&uuid::swapped(identity.uuid("file write")));
     bytes[32..48].copy_from_slice(&uuid::swapped(identity.uuid("data write")));
     // No log GUID: the log is empty.

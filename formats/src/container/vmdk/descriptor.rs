@@ -115,8 +115,8 @@ impl Descriptor {
         }
     }
 
-    /// The names that `name` can stand for, as bytes: decoded as the descriptor says, in UTF-8, and as it stands. Which
-    /// one a file has depends on how it was copied here.
+    /// The file names that `name` may stand for, as bytes: decoded from the declared encoding into UTF-8, and unchanged.
+    /// Which of them a file has depends on how it was copied.
     pub(super) fn names(&self, name: &[u8]) -> Vec<Vec<u8>> {
         let encoding = self.encoding.as_ref().and_then(|label| Encoding::for_label(label.as_bytes()));
         let decoded = encoding.and_then(|e| e.decode_without_bom_handling_and_without_replacement(name));

@@ -13,7 +13,7 @@ use std::sync::Arc;
 use super::mapped::Mapped;
 use super::opener::{advise_parent, find_named};
 use super::{CreateOptions, Disk, Format, ImageFile, Observer, Opener, Output, human};
-use crate::{Result, Source, at};
+use crate::{ErrorKind, Result, Source, at};
 use descriptor::{Descriptor, ExtentType, MAX_DESCRIPTOR, is_descriptor};
 use read::{Extents, Storage};
 use sparse::{COWD_MAGIC, GD_AT_END, HOSTED_MAGIC, HostedHeader, SECTOR, Sparse};
@@ -107,8 +107,8 @@ impl Format for Vmdk {
     }
 }
 
-/// The file of an extent. One that the descriptor names by a path that is not here is looked for beside it, which is said:
-/// nothing but the name tells that it is the right one.
+/// Opens the file of an extent. If its path does not exist here, the file of that name beside the descriptor is used, with
+/// a warning: only the name says that it is the right one.
 fn find_extent(
     file: &ImageFile,
     descriptor: &Descriptor,
@@ -117,13 +117,18 @@ fn find_extent(
     warnings: &mut Vec<String>,
 ) -> Result<ImageFile> {
     let names = descriptor.names(name);
-    let found = find_named(&names, |name| opener.open_named(file.path(), name).map(drop))?;
-    if !names.contains(&found) {
-        let (name, found) = (String::from_utf8_lossy(name), String::from_utf8_lossy(&found));
-        warnings.push(format!(
-            "the extent {name:?} is not there; {found:?} beside the descriptor is taken for it"
-        ));
+    for name in &names {
+        match opener.open_named(file.path(), name) {
+            // If the named file exists but may not be opened, another file of that name is no substitute.
+            Err(e) if e.kind() == ErrorKind::NotFound => {}
+            found => return found,
+        }
     }
+    let found = find_named(&names, |name| opener.open_named(file.path(), name).map(drop))?;
+    let (shown, beside) = (String::from_utf8_lossy(name), String::from_utf8_lossy(&found));
+    warnings.push(format!(
+        "the extent {shown:?} was not found; {beside:?} beside the descriptor is used instead"
+    ));
     opener.open_named(file.path(), &found)
 }
 
@@ -198,8 +203,7 @@ fn read_descriptor(file: &ImageFile) -> Result<Option<Descriptor>> {
     Descriptor::parse(&bytes).map(Some).map_err(|e| e.in_file(file.path()))
 }
 
-/// Opens the disk beneath a delta: of the names that its descriptor can mean, the one of a disk with the content ID that
-/// the delta was made on.
+/// Opens the parent of a delta disk: the first of its possible names that leads to a disk with the expected content ID.
 fn open_parent(
     file: &ImageFile,
     descriptor: &Descriptor,
@@ -222,7 +226,7 @@ fn open_parent(
             None => return Ok(None),
             Some(cid) => {
                 return Err(at("VMDK descriptor").field("parentCID").corrupt(format!(
-                    "is {cid:08x}, so there is a disk beneath, and no parentFileNameHint names it; --parent does"
+                    "is {cid:08x}, so the disk has a parent, but no parentFileNameHint names it; pass --parent FILE"
                 )));
             }
         },

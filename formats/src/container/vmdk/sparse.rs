@@ -54,7 +54,7 @@ pub(super) struct HostedHeader {
     /// In sectors.
     pub(super) overhead: u64,
     pub(super) compressed: bool,
-    /// Who had the extent open did not close it.
+    /// Set while the extent is open for writing; still set if it was not closed properly.
     pub(super) unclean_shutdown: bool,
 }
 
@@ -183,7 +183,7 @@ struct Tables {
 }
 
 impl Sparse {
-    /// A hosted extent. Where its grain directory is damaged, the redundant one serves, which is said in `warnings`.
+    /// A hosted extent. If its grain directory is damaged, the redundant one is used, with a warning.
     pub(super) fn hosted(file: ImageFile, header: &HostedHeader, warnings: &mut Vec<String>) -> Result<Self> {
         if header.overhead.saturating_mul(SECTOR) > file.len() {
             return Err(at("VMDK header").file(file.path()).field("overHead").byte(64).corrupt(format!(
@@ -216,7 +216,7 @@ impl Sparse {
                 Ok(second)
             }
             (Ok(mut first), Ok(second)) => {
-                // Without the flag the redundant directory may hold anything, and serves only if there is no other.
+                // Without the flag the redundant directory may hold anything; it is used only if there is no other.
                 let is_gone = first.directory.iter().all(|entry| *entry == 0);
                 if is_gone || header.flags & flag::REDUNDANT_DIRECTORY != 0 {
                     first.mend_directory(&second, warnings);
@@ -226,7 +226,7 @@ impl Sparse {
         }
     }
 
-    /// Takes entries that lead to no table from the redundant directory, where they do.
+    /// Replaces entries that lead to no table by those of the redundant directory that do.
     fn mend_directory(&mut self, redundant: &Sparse, warnings: &mut Vec<String>) {
         let table_len = self.table_len * 4;
         let leads = |entry: u64| entry != 0 && entry.saturating_add(table_len) <= self.file.len();

@@ -195,26 +195,26 @@ fn the_redundant_directory_serves_where_the_first_is_damaged() {
     };
     assert_eq!(read(&good).unwrap(), (true, Vec::new()));
     let gd = (le64(&good, 56) * SECTOR) as usize;
-    // Gone, gone in part, and overwritten.
+    // Zeroed, partly zeroed, overwritten, and misplaced.
     for (range, value) in [(gd..gd + 8, 0), (gd + 4..gd + 8, 0), (gd..gd + 512, 0xff), (56..64, 0x7f)] {
         let mut bad = good.clone();
         bad[range.clone()].fill(value);
         let (same, warnings) = read(&bad).unwrap();
         assert!(same && warnings.len() == 1 && warnings[0].contains("redundant"), "{range:?}: {warnings:?}");
     }
-    // Both gone: then there is nothing, and that of a directory that leads nowhere is said.
+    // Both directories damaged: an error, not zeros.
     let mut bad = good.clone();
     let rgd = (le64(&good, 48) * SECTOR) as usize;
     for at in [gd, rgd] {
         bad[at..at + 8].fill(0xff);
     }
     assert_eq!(read(&bad).unwrap_err().kind(), ErrorKind::Corrupt);
-    // Without the flag it may hold anything; a hole in the first directory is a hole then.
+    // Without the flag the redundant directory may hold anything, so a hole in the first one is a hole.
     let mut plain = good.clone();
     plain[8] &= !2;
     plain[gd + 4..gd + 8].fill(0);
     assert_eq!(read(&plain).unwrap(), (false, Vec::new()));
-    // One that was not closed is said.
+    // An extent that was not closed is reported.
     let mut unclean = good;
     unclean[72] = 1;
     let (same, warnings) = read(&unclean).unwrap();
@@ -251,12 +251,12 @@ fn a_parent_has_the_content_id_that_the_child_names() {
         let hint = format!("parentFileNameHint=\"{hint}\"\n");
         assert_eq!(opened(&hint, &none).unwrap(), (true, Vec::new()), "{hint}");
     }
-    // Without a name the delta is not the disk: read alone, all that it lacks would be zeros.
+    // A delta whose parent is not named must not be read alone: what it lacks would be zeros.
     let error = opened("", &none).unwrap_err();
     assert!(error.kind() == ErrorKind::Corrupt && error.to_string().contains("--parent"), "{error}");
     let named = OpenOptions { parents: vec![at("base.vmdk")], ..OpenOptions::default() };
     assert_eq!(opened("", &named).unwrap(), (true, Vec::new()));
-    // Another content ID, or none: refused, unless the user says that it is the parent.
+    // Another content ID, or none, is refused unless the user names the parent.
     let hint = "parentFileNameHint=\"base.vmdk\"\n";
     for other in ["CID=33333333\n", ""] {
         std::fs::write(at("base.vmdk"), base(other)).unwrap();
@@ -282,4 +282,11 @@ fn an_extent_of_another_machine_or_encoding_is_found() {
     assert_eq!(opened("für-flat.vmdk".as_bytes()).unwrap(), 0);
     assert_eq!(opened(b"/vmfs/volumes/1/vm/f\xfcr-flat.vmdk").unwrap(), 1, "which is said");
     assert_eq!(opened(b"other-flat.vmdk").unwrap_err().kind(), ErrorKind::NotFound);
+    // If the named file exists but may not be opened, the one beside is not used.
+    let elsewhere = tempfile::tempdir().unwrap();
+    let there = elsewhere.path().join("disk-flat.vmdk");
+    for place in [&there, &dir.path().join("disk-flat.vmdk")] {
+        std::fs::write(place, [2; 512]).unwrap();
+    }
+    assert_eq!(opened(there.to_str().unwrap().as_bytes()).unwrap_err().kind(), ErrorKind::Denied);
 }

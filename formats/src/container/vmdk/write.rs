@@ -21,8 +21,8 @@ const KNOWN: &[&str] = &[
     identity::UUID,
     identity::SEED,
 ];
-/// `ddb.toolsVersion` of guest tools whose version is not known, as qemu-img and open-vmdk write it. Without one vSphere
-/// customises no guest.
+/// `ddb.toolsVersion` for guest tools of unknown version, as qemu-img and open-vmdk write it. Without the key vSphere does
+/// not customise guests.
 const UNKNOWN_TOOLS: &str = "2147483647";
 const SUBFORMATS: &[&str] =
     &["monolithicSparse", "streamOptimized", "monolithicFlat", "twoGbMaxExtentSparse", "twoGbMaxExtentFlat"];
@@ -53,7 +53,7 @@ pub(super) fn create(
             // The name is a remark here: readers take the file that they have.
             let name = name.filter(|n| is_plain(n)).unwrap_or("disk.vmdk");
             let line = format!("RW {sectors} SPARSE \"{name}\"\n");
-            // It takes the room of the one that counts, which the disk's digest is needed for.
+            // A placeholder of the same length: the final descriptor needs the digest of the disk.
             let first = descriptor(&line, &wanted.identity(&DiskDigest([0; 32])))?;
             let file = output.create()?;
             match subformat {

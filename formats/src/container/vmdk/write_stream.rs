@@ -1,5 +1,5 @@
 //! Writing a streamOptimized VMDK, as OVF packages carry it and ESXi's importer takes it: from front to
-//! back. (Only the identity in the descriptor is put in last.)
+//! back. (Only the descriptor is rewritten at the end, with the disk's identity.)
 //!
 //! ```text
 //! header │ descriptor │ for each table: packed grains, the table │ directory │ footer │ end of stream
