@@ -293,5 +293,7 @@ fn backing_name(base: &Path, output: &Path) -> Result<String> {
     let name = name.to_str().ok_or_else(|| {
         Error::unsupported(format!("{}: a backing file's name must be UTF-8", base.display()))
     })?;
-    Ok(name.to_owned())
+    // Before the first slash, a colon would end the name of a protocol.
+    let has_protocol = name.split('/').next().is_some_and(|first| first.contains(':'));
+    Ok(if has_protocol { format!("./{name}") } else { name.to_owned() })
 }

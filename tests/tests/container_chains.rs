@@ -166,6 +166,32 @@ fn names_that_qemu_writes_as_json_are_read_and_the_corrupt_bit_is_said() {
 }
 
 #[test]
+fn a_base_with_a_colon_in_its_name_is_written_as_a_file() {
+    if !have(&["qemu-img"]) {
+        return;
+    }
+    let work = work_folder();
+    let at = |name: &str| work.path().join(name);
+    let bytes = disk(&at("d.raw"));
+    for base in ["base:1.raw", "nbd:localhost:1"] {
+        fs::copy(at("d.raw"), at(base)).unwrap();
+        let convert = |more: &[&str]| {
+            let mut command = mif(&at("s"));
+            command.current_dir(work.path()).args(["convert", "d.raw", "top.qcow2", "--force"]).args(more);
+            command
+        };
+        run(&mut convert(&["--backing", base]));
+        run(mif(&at("s")).arg("convert").arg(at("top.qcow2")).arg(at("ours.raw")).arg("--force"));
+        qemu_img(work.path(), "convert -O raw top.qcow2 theirs.raw");
+        assert!(fs::read(at("ours.raw")).unwrap() == bytes && fs::read(at("theirs.raw")).unwrap() == bytes);
+        let option = format!("backing_file={base}");
+        let error = run_failing(&mut convert(&["-o", &option]), 4);
+        assert!(error.contains("colon"), "{error}");
+        run(&mut convert(&["-o", &format!("backing_file=./{base}")]));
+    }
+}
+
+#[test]
 fn a_deep_chain_takes_time_by_its_depth() {
     if !have(&["qemu-img"]) {
         return;
