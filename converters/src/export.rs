@@ -1,19 +1,21 @@
 //! `export` and `convert`: a stored image, or one in another container, becomes a disk image file. A stored one may
 //! get another size, or fresh identities, on the way: that is a rebuild whose result is written and not kept.
 
+use std::io::IsTerminal;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Instant;
 
-use mif_formats::Source;
-use mif_formats::container::{self, CreateOptions, Output};
+use mif_formats::container::{self, CreateOptions, Format, OpenOptions, Output, OutputKind};
 use mif_formats::mif::manifest::Row;
+use mif_formats::{ErrorKind, Slice, Source, partition};
 use serde::Serialize;
 
 use crate::image::Origin;
 use crate::progress::{Progress, interrupted};
 use crate::rebuild::{Base, Bench, Draft, IdsReport, NewContents, Reshape};
 use crate::store::StoredDisk;
+use crate::verify::compare_bits;
 use crate::{Error, OpenImage, Result};
 
 /// How to export.
@@ -25,8 +27,10 @@ pub struct ExportOptions {
     pub options: CreateOptions,
     /// A disk image: only what differs from it is written, and the new one refers to it. For qcow2.
     pub backing: Option<PathBuf>,
-    /// Replace a file that is there.
+    /// Replace a file that is there, or overwrite a block device.
     pub force: bool,
+    /// Read what was written back and compare it with the disk.
+    pub verify: bool,
     /// Other sizes and identities; of a stored image only.
     pub reshape: Reshape,
 }
@@ -48,13 +52,18 @@ pub struct ExportReport {
     pub notes: Vec<String>,
     /// What fresh identities did, if there are any.
     pub ids: Option<IdsReport>,
+    /// Oddities of the source, and what the output format cannot record, each a sentence.
+    pub warnings: Vec<String>,
+    /// Whether it was read back and compared.
+    pub verified: bool,
     /// The bytes that the file takes on its filesystem.
     pub allocated: u64,
     /// How long it took.
     pub seconds: f64,
 }
 
-/// Writes the disk of `image` to `path`. The file appears whole, or not at all.
+/// Writes the disk of `image` to `path`: a file, which appears whole or not at all, a block device, or standard output
+/// (`-`). A symbolic link is followed.
 pub fn export(
     image: &OpenImage,
     path: &Path,
@@ -73,30 +82,174 @@ pub fn export(
         format_options.push(("backing_file".into(), backing_name(base, path)?));
     }
     let mut output = Output::new(path, options.force)?;
+    check_kind(&output, path, format, options)?;
+    if is_private(image) {
+        output.make_private();
+    }
     let reshaped = if options.reshape.is_empty() { None } else { Some(reshape(image, options, progress)?) };
     let disk = match &reshaped {
         Some(reshaped) => reshaped.disk.clone(),
         None => image.disk()?,
     };
-    progress.stage("writing", disk.len());
-    let written = format.create(&disk, &mut output, &format_options, progress);
-    if progress.interrupted() {
-        return Err(interrupted());
+    let mut warnings = match &image.origin {
+        Origin::File { container } => container.warnings.clone(),
+        Origin::Stored { .. } => Vec::new(),
+    };
+    warnings.extend(carry_sector_size(image, &*disk, format, &mut format_options)?);
+    if let (Some(ids), true) = (&options.reshape.new_ids, format.has_identity()) {
+        // The last option given wins, so an explicit `-o seed=` overrides this one.
+        let seed: String = ids.seed.iter().map(|byte| format!("{byte:02x}")).collect();
+        format_options.insert(0, ("seed".into(), seed));
     }
-    written?;
-    output.commit()?;
-    let allocated = std::fs::metadata(path).map_or(0, |m| m.blocks() * 512);
+    let kind = output.kind();
+    write(&*disk, output, format, &format_options, progress)?;
+    let mut notes = reshaped.as_ref().map_or(Vec::new(), |reshaped| reshaped.draft.notes.clone());
+    if kind == OutputKind::Device {
+        notes.extend(rest_of_device(path, disk.len())?);
+    }
+    if options.verify {
+        read_back(&*disk, path, format, options, progress)?;
+    }
+    let allocated = match kind {
+        OutputKind::Files => std::fs::metadata(path).map_or(0, |m| m.blocks() * 512),
+        OutputKind::Device | OutputKind::Stream => disk.len(),
+    };
     Ok(ExportReport {
         image: image.label.clone(),
         output: path.display().to_string(),
         format: format.name().to_owned(),
         disk_size: disk.len(),
         planned: reshaped.as_ref().map_or(Vec::new(), |reshaped| reshaped.draft.planned.clone()),
-        notes: reshaped.as_ref().map_or(Vec::new(), |reshaped| reshaped.draft.notes.clone()),
+        notes,
+        warnings,
+        verified: options.verify,
         ids: reshaped.and_then(|reshaped| reshaped.draft.ids),
         allocated,
         seconds: started.elapsed().as_secs_f64(),
     })
+}
+
+/// Errs if the format cannot be written to this kind of output.
+fn check_kind(output: &Output, path: &Path, format: &dyn Format, options: &ExportOptions) -> Result<()> {
+    let (shown, name) = (path.display(), format.name());
+    match output.kind() {
+        OutputKind::Files => return Ok(()),
+        OutputKind::Stream if std::io::stdout().is_terminal() => {
+            return Err(Error::usage("refusing to write a disk to a terminal"));
+        }
+        OutputKind::Stream if options.verify => {
+            return Err(Error::usage("--verify cannot read standard output back"));
+        }
+        OutputKind::Stream | OutputKind::Device if format.is_sequential() => return Ok(()),
+        OutputKind::Stream => Err(Error::unsupported(format!(
+            "-: a {name} image is not written sequentially, so it cannot go to standard output"
+        ))),
+        OutputKind::Device => Err(Error::unsupported(format!(
+            "{shown}: only a raw disk can be written to a block device, not a {name} image"
+        ))),
+    }
+    .map_err(|e: Error| e.advise("Pass -O raw, or write to a file"))
+}
+
+/// Whether a source file is not world-readable. The output must not be readable by users who could not read the source.
+fn is_private(image: &OpenImage) -> bool {
+    use std::os::unix::fs::MetadataExt;
+    image.files().iter().any(|file| std::fs::metadata(file).is_ok_and(|meta| meta.mode() & 0o004 == 0))
+}
+
+/// Tells the writer to record an unusual sector size; returns a warning if the format cannot record it.
+fn carry_sector_size(
+    image: &OpenImage,
+    disk: &dyn Source,
+    format: &dyn Format,
+    options: &mut CreateOptions,
+) -> Result<Option<String>> {
+    const USUAL: u32 = 512;
+    const OPTION: &str = "logical_sector_size";
+    let size = match (&image.origin, disk.sector_size()) {
+        (_, Some(recorded)) => recorded,
+        (Origin::Stored { stored, .. }, None) => stored.image.table.sector_size,
+        (Origin::File { .. }, None) => partition::read(disk)?.sector_size,
+    };
+    if size == USUAL {
+        return Ok(None);
+    }
+    if format.name() == "vhdx" {
+        match options.iter().rev().find(|(key, _)| key == OPTION) {
+            None => options.push((OPTION.into(), size.to_string())),
+            Some((_, given)) if *given != size.to_string() => {
+                return Ok(Some(format!("the disk has {size}-byte sectors, but {OPTION}={given} was given")));
+            }
+            Some(_) => {}
+        }
+        return Ok(None);
+    }
+    Ok(Some(format!(
+        "the disk has {size}-byte sectors, which a {} image cannot record: attach it as a disk with such sectors, or its \
+         partitions will not be found",
+        format.name()
+    )))
+}
+
+fn write(
+    disk: &dyn Source,
+    mut output: Output,
+    format: &dyn Format,
+    options: &CreateOptions,
+    progress: &dyn Progress,
+) -> Result<()> {
+    let kind = output.kind();
+    let written = format.create(disk, &mut output, options, progress);
+    let failed = match written {
+        _ if progress.interrupted() => interrupted(),
+        Ok(()) => match output.commit() {
+            Ok(()) => return Ok(()),
+            Err(e) => e.into(),
+        },
+        // The device is too small or in use: nothing was written.
+        Err(e) if matches!(e.kind(), ErrorKind::Limit | ErrorKind::Denied) => return Err(e.into()),
+        Err(e) => e.into(),
+    };
+    Err(match kind {
+        OutputKind::Device => failed.advise("The device may be partly overwritten; write it again"),
+        OutputKind::Files | OutputKind::Stream => failed,
+    })
+}
+
+/// A note for the report if the device is larger than the disk.
+fn rest_of_device(path: &Path, disk_size: u64) -> Result<Option<String>> {
+    let rest = open_written(path, "raw", None)?.len() - disk_size;
+    Ok((rest > 0)
+        .then(|| format!("the device is {rest} bytes larger than the disk; those bytes were left unchanged")))
+}
+
+fn open_written(path: &Path, format: &str, backing: Option<&Path>) -> Result<Arc<dyn Source>> {
+    let allow_paths = backing.and_then(|base| base.canonicalize().ok()?.parent().map(Path::to_owned));
+    let open = OpenOptions {
+        format: Some(format.to_owned()),
+        allow_paths: allow_paths.into_iter().collect(),
+        ..OpenOptions::default()
+    };
+    Ok(container::open(path, &open)?.source)
+}
+
+fn read_back(
+    disk: &dyn Source,
+    path: &Path,
+    format: &dyn Format,
+    options: &ExportOptions,
+    progress: &dyn Progress,
+) -> Result<()> {
+    let written = open_written(path, format.name(), options.backing.as_deref())?;
+    // A device may be larger than the disk, and a container rounds up to whole sectors.
+    let written = Slice::new(&*written, 0..disk.len())?;
+    match compare_bits(disk, &written, "reading back", progress)?.first {
+        None => Ok(()),
+        Some(first) => Err(Error::store(format!(
+            "{}: reading back gives other bytes, first at byte {first} of the disk",
+            path.display()
+        ))),
+    }
 }
 
 /// A disk of other sizes or identities. Its new objects go away with the bench.
@@ -140,5 +293,7 @@ fn backing_name(base: &Path, output: &Path) -> Result<String> {
     let name = name.to_str().ok_or_else(|| {
         Error::unsupported(format!("{}: a backing file's name must be UTF-8", base.display()))
     })?;
-    Ok(name.to_owned())
+    // Before the first slash, a colon would end the name of a protocol.
+    let has_protocol = name.split('/').next().is_some_and(|first| first.contains(':'));
+    Ok(if has_protocol { format!("./{name}") } else { name.to_owned() })
 }

@@ -144,7 +144,7 @@ pub(crate) fn compare_bits(
 ) -> Result<Difference> {
     let size = a.len().max(b.len());
     progress.stage(what, size);
-    let next = AtomicU64::new(0);
+    let windows_left = Mutex::new(Windows { at: 0, size, extents: [(0, true); 2] });
     let bytes = AtomicU64::new(0);
     let first = AtomicU64::new(u64::MAX);
     let windows = Mutex::new(Vec::new());
@@ -153,10 +153,9 @@ pub(crate) fn compare_bits(
     let compare_windows = || -> Result<()> {
         let (mut x, mut y) = (vec![0; WINDOW as usize], vec![0; WINDOW as usize]);
         while failed.load(Ordering::Relaxed) == 0 {
-            let start = next.fetch_add(WINDOW, Ordering::Relaxed);
-            if start >= size {
-                return Ok(());
-            }
+            let (next, skipped) = windows_left.lock().expect("not poisoned").next([a, b])?;
+            progress.advance(skipped);
+            let Some(start) = next else { return Ok(()) };
             progress::check(progress)?;
             let len = (size - start).min(WINDOW) as usize;
             if let Some((at, count)) = compare_window(a, b, start, (&mut x[..len], &mut y[..len]))? {
@@ -185,6 +184,46 @@ pub(crate) fn compare_bits(
     let mut windows = windows.into_inner().expect("not poisoned");
     windows.sort_unstable();
     Ok(Difference { first: (first != u64::MAX).then_some(first), bytes: bytes.into_inner(), windows })
+}
+
+/// Iterates over the windows in which at least one of two disks may hold data.
+struct Windows {
+    at: u64,
+    size: u64,
+    /// The extent of each disk at `at`, if it is known: where it ends, and whether it is zeros.
+    extents: [(u64, bool); 2],
+}
+
+impl Windows {
+    /// The start of the next window, if any, and the bytes of holes skipped before it.
+    fn next(&mut self, disks: [&dyn Source; 2]) -> Result<(Option<u64>, u64)> {
+        let from = self.at;
+        while self.at < self.size {
+            for (disk, known) in disks.into_iter().zip(&mut self.extents) {
+                if known.0 > self.at {
+                    continue;
+                }
+                *known = match self.at < disk.len() {
+                    true => {
+                        let extent = disk.extent_at(self.at)?;
+                        (extent.range.end, extent.is_zero())
+                    }
+                    false => (self.size, true),
+                };
+            }
+            let [(a_end, a_zero), (b_end, b_zero)] = self.extents;
+            let end = a_end.min(b_end).min(self.size);
+            let whole = if end == self.size { end } else { end / WINDOW * WINDOW };
+            if a_zero && b_zero && whole > self.at {
+                self.at = whole;
+                continue;
+            }
+            let start = self.at;
+            self.at = self.size.min(start + WINDOW);
+            return Ok((Some(start), start - from));
+        }
+        Ok((None, self.at - from))
+    }
 }
 
 /// The first byte of a window that differs, on the disk, and how many do; `None` if it is the same.
@@ -257,7 +296,7 @@ fn push<T>(list: &mut Vec<T>, item: T) {
 mod tests {
     use super::*;
     use crate::Silent;
-    use mif_formats::MemSource;
+    use mif_formats::{Extent, MemSource};
 
     #[test]
     fn differing_bytes_are_counted_and_the_first_is_found() {
@@ -266,6 +305,38 @@ mod tests {
         other[(2 << 20) + 1] = 8;
         let difference = compare_bits(&MemSource(vec![7; 3 << 20]), &MemSource(other), "", &Silent).unwrap();
         assert_eq!(difference, Difference { first: Some(5), bytes: 2, windows: vec![0, 2 << 20] });
+    }
+
+    /// A disk of a pebibyte with one byte in its middle.
+    struct Huge;
+
+    impl Source for Huge {
+        fn len(&self) -> u64 {
+            1 << 50
+        }
+        fn read_at(&self, offset: u64, buf: &mut [u8]) -> mif_formats::Result<()> {
+            buf.fill(0);
+            if let Some(byte) = ((1 << 49) + 5u64).checked_sub(offset).and_then(|at| buf.get_mut(at as usize))
+            {
+                *byte = 1;
+            }
+            Ok(())
+        }
+        fn extent_at(&self, offset: u64) -> mif_formats::Result<Extent> {
+            let (start, end) = (1 << 49, (1 << 49) + 4096);
+            Ok(match offset {
+                _ if offset < start => Extent::zero(offset, start - offset),
+                _ if offset < end => Extent::data(offset, end - offset),
+                _ => Extent::zero(offset, self.len() - offset),
+            })
+        }
+    }
+
+    #[test]
+    fn holes_that_both_have_take_no_time() {
+        let difference = compare_bits(&Huge, &MemSource(vec![0; 10]), "", &Silent).unwrap();
+        assert_eq!(difference, Difference { first: Some((1 << 49) + 5), bytes: 1, windows: vec![1 << 49] });
+        assert_eq!(compare_bits(&Huge, &Huge, "", &Silent).unwrap(), Difference::default());
     }
 
     #[test]

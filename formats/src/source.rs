@@ -20,6 +20,18 @@ pub trait Source: Send + Sync {
     /// promises nothing, and may be zeros all the same. Neighbouring extents may be of one kind.
     fn extent_at(&self, offset: u64) -> Result<Extent>;
 
+    /// Like [`Source::extent_at`], for a caller that needs at most `wanted` bytes: the extent may end early if finding its
+    /// real end takes work.
+    fn extent_up_to(&self, offset: u64, wanted: u64) -> Result<Extent> {
+        let _ = wanted;
+        self.extent_at(offset)
+    }
+
+    /// The logical sector size in bytes that the container records (512 or 4096); none if it records no size.
+    fn sector_size(&self) -> Option<u32> {
+        None
+    }
+
     /// Whether there are no bytes at all.
     fn is_empty(&self) -> bool {
         self.len() == 0
@@ -96,6 +108,12 @@ macro_rules! forward_source {
             fn extent_at(&self, offset: u64) -> Result<Extent> {
                 (**self).extent_at(offset)
             }
+            fn extent_up_to(&self, offset: u64, wanted: u64) -> Result<Extent> {
+                (**self).extent_up_to(offset, wanted)
+            }
+            fn sector_size(&self) -> Option<u32> {
+                (**self).sector_size()
+            }
         }
     )*};
 }
@@ -123,6 +141,12 @@ impl<S: Source> Slice<S> {
         check_range("disk", inner.len(), range.start, len)?;
         Ok(Slice { inner, start: range.start, len })
     }
+
+    /// An extent of the other source as one of the slice.
+    fn within(&self, extent: Extent) -> Extent {
+        let end = extent.range.end.min(self.start + self.len);
+        Extent { range: extent.range.start - self.start..end - self.start, kind: extent.kind }
+    }
 }
 
 impl<S: Source> Source for Slice<S> {
@@ -136,9 +160,15 @@ impl<S: Source> Source for Slice<S> {
     }
 
     fn extent_at(&self, offset: u64) -> Result<Extent> {
-        let inner = self.inner.extent_at(self.start + offset)?;
-        let end = inner.range.end.min(self.start + self.len);
-        Ok(Extent { range: offset..end - self.start, kind: inner.kind })
+        Ok(self.within(self.inner.extent_at(self.start + offset)?))
+    }
+
+    fn extent_up_to(&self, offset: u64, wanted: u64) -> Result<Extent> {
+        Ok(self.within(self.inner.extent_up_to(self.start + offset, wanted)?))
+    }
+
+    fn sector_size(&self) -> Option<u32> {
+        self.inner.sector_size()
     }
 }
 

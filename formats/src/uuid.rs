@@ -22,6 +22,15 @@ pub fn bytes(text: &str) -> Option<[u8; 16]> {
     Some(bytes)
 }
 
+/// A UUID as Microsoft stores it (a GUID), and the reverse: the first three groups are little-endian numbers.
+#[must_use]
+pub fn swapped(mut bytes: [u8; 16]) -> [u8; 16] {
+    for group in [0..4, 4..6, 6..8] {
+        bytes[group].reverse();
+    }
+    bytes
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

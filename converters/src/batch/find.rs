@@ -48,17 +48,6 @@ const RAW: [&str; 3] = ["raw", "img", "dd"];
 /// Suffixes of containers that have a header of their own.
 const CONTAINERS: [&str; 5] = ["qcow2", "vmdk", "vdi", "vhd", "vhdx"];
 
-/// What begins like this is something packed, whatever its suffix says. (`.img` is the suffix of an initramfs too.)
-const PACKED: [(&str, &[u8]); 7] = [
-    ("gzip data", b"\x1f\x8b"),
-    ("xz data", b"\xfd7zXZ\0"),
-    ("zstd data", b"\x28\xb5\x2f\xfd"),
-    ("bzip2 data", b"BZh"),
-    ("a zip archive", b"PK\x03\x04"),
-    ("a 7z archive", b"7z\xbc\xaf\x27\x1c"),
-    ("a cpio archive", b"070701"),
-];
-
 /// Filesystems that are shipped in files of their own, and are no disks.
 const NO_DISKS: [&str; 5] = ["iso9660", "udf", "squashfs", "cramfs", "erofs"];
 
@@ -69,6 +58,10 @@ pub(super) fn find(paths: &[PathBuf], options: &OpenOptions, progress: &dyn Prog
     progress.stage("looking for disk images", 0);
     let mut found = Found::default();
     let mut files = Vec::new();
+    let options = trusting(paths, options);
+    if !options.parents.is_empty() && (paths.len() > 1 || paths.iter().any(|path| path.is_dir())) {
+        return Err(Error::usage("--parent works with a single image, not with several or with a directory"));
+    }
     for path in paths {
         if path.is_dir() {
             if options.format.is_some() {
@@ -103,7 +96,7 @@ pub(super) fn find(paths: &[PathBuf], options: &OpenOptions, progress: &dyn Prog
             // It is said again, and counted, when it is to be imported.
             Err(_) => None,
         };
-        if let Ok(disk) = container::open(&path, options) {
+        if let Ok(disk) = container::open(&path, &options) {
             for part in &disk.files[1..disk.own_files] {
                 parts.entry(resolved(part)).or_default().push(path.clone());
             }
@@ -123,6 +116,14 @@ pub(super) fn find(paths: &[PathBuf], options: &OpenOptions, progress: &dyn Prog
         }
     }
     Ok(found)
+}
+
+/// The same options, with the directories among `paths` trusted: images may open the files in them that they name. A user
+/// who names a directory means all of it, and a disk's parent often lies in another directory of the library.
+pub(super) fn trusting(paths: &[PathBuf], options: &OpenOptions) -> OpenOptions {
+    let mut options = options.clone();
+    options.allow_paths.extend(paths.iter().filter(|path| path.is_dir()).cloned());
+    options
 }
 
 impl Found {
@@ -148,6 +149,10 @@ fn walk(folder: &Path, files: &mut Vec<File>, found: &mut Found, progress: &dyn 
         progress::check(progress)?;
         if folder.join("store.json").is_file() {
             found.pass_over(&folder, "a store".into());
+            continue;
+        }
+        if folder.join("Info.plist").is_file() && folder.join("bands").is_dir() {
+            found.pass_over(&folder, "no disk: an Apple sparse bundle, which is not read".into());
             continue;
         }
         let mut entries = match fs::read_dir(&folder).and_then(Iterator::collect::<io::Result<Vec<_>>>) {
@@ -202,16 +207,13 @@ fn judge(path: &Path) -> Result<Judged> {
         let image = RAW.contains(&&*suffix) || CONTAINERS.contains(&&*suffix);
         return Ok(if image { Judged::Image } else { Judged::Other("empty".into()) });
     }
+    if let Some(what) = container::foreign_name(path)? {
+        return Ok(Judged::Other(format!("no disk: {what}")));
+    }
     let disk = container::open(path, &raw)?.source;
     let head = disk.read_vec(0, disk.len().min(recognize::HEAD as u64) as usize)?;
     if let Some(name) = recognize::name_of(&head).filter(|name| NO_DISKS.contains(name)) {
         return Ok(Judged::Other(format!("no disk: {name}")));
-    }
-    if let Some((what, _)) = PACKED.iter().find(|(_, magic)| head.starts_with(magic)) {
-        return Ok(Judged::Other(format!("no disk: {what}")));
-    }
-    if head.get(257..262) == Some(b"ustar") {
-        return Ok(Judged::Other("no disk: a tar archive".into()));
     }
     let scan = Scan::new(disk)?;
     let known = |content: &Volume| !matches!(content, Volume::Other { name: None, .. });
@@ -267,6 +269,9 @@ mod tests {
         let at = |name: &str| folder.path().join(name);
         fs::create_dir_all(at("web")).unwrap();
         fs::create_dir_all(at("store")).unwrap();
+        fs::create_dir_all(at("mac.sparsebundle/bands")).unwrap();
+        fs::write(at("mac.sparsebundle/Info.plist"), b"<plist/>\n").unwrap();
+        fs::write(at("mac.sparsebundle/bands/0"), mbr()).unwrap();
         fs::write(at("store/store.json"), b"{}").unwrap();
         fs::write(at("store/inside.raw"), mbr()).unwrap();
         let mut iso = mbr();
@@ -290,10 +295,11 @@ mod tests {
         assert_eq!(images, ["a.raw", "b.qcow2", "web/no-suffix"]);
         assert!(found.images[1].problem.as_ref().is_some_and(|problem| problem.contains("qcow2")));
         let expected = [
-            "SHA256SUMS: not recognised as a disk image",
+            "SHA256SUMS: no disk: plain text",
             "empty.txt: empty",
             "initrd.img: no disk: gzip data",
             "install.iso: no disk: iso9660",
+            "mac.sparsebundle: no disk: an Apple sparse bundle, which is not read",
             "store: a store",
         ];
         for line in expected {

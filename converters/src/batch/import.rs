@@ -7,7 +7,7 @@ use std::time::Instant;
 use mif_formats::container;
 use serde::Serialize;
 
-use super::find::{FoundImage, PassedOver, find};
+use super::find::{FoundImage, PassedOver, find, trusting};
 use super::{NamePattern, Share, Watch};
 use crate::import::{Opened, import_opened, known, pool, source_files};
 use crate::progress::{Progress, interrupted};
@@ -168,7 +168,8 @@ pub fn import_all(
         let progress = watch.begin(name);
         crate::progress::check(&*progress)?;
         tell(ImportEvent::Started { source: source.clone(), name: name.clone() });
-        let each = ImportOptions { threads: Some(share.threads_for(number)), ..options.each.clone() };
+        let open = trusting(paths, &options.each.open);
+        let each = ImportOptions { threads: Some(share.threads_for(number)), open, ..options.each.clone() };
         let event = match import_one(store, image, name, &writer, options.reread, &each, &*progress) {
             Ok(event) => event,
             Err(_) if progress.interrupted() => return Err(interrupted()),

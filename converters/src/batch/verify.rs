@@ -8,7 +8,7 @@ use mif_formats::container::OpenOptions;
 use serde::Serialize;
 
 use super::Watch;
-use super::find::{Found, PassedOver, find};
+use super::find::{Found, PassedOver, find, trusting};
 use super::originals::{Comparison, compare, matches};
 use crate::Result;
 use crate::fsck::{LostImage, check};
@@ -140,6 +140,7 @@ fn compare_all(
     watch: &dyn Watch<ImageCheck>,
 ) -> Result<BTreeSet<usize>> {
     let mut used = BTreeSet::new();
+    let open = trusting(options.against.as_slice(), &options.open);
     for ((image, original), check) in images.iter().zip(matches(images, &found.images)).zip(checks) {
         check.original = Some(match original {
             Err(why) => Comparison::NotCompared { why },
@@ -148,7 +149,7 @@ fn compare_all(
                 used.insert(number);
                 let progress = watch.begin(&check.image);
                 progress::check(&*progress)?;
-                compare(store, image, &found.images[number], &options.open, &*progress)?
+                compare(store, image, &found.images[number], &open, &*progress)?
             }
         });
         watch.event(check.clone());

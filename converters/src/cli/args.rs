@@ -64,6 +64,9 @@ pub(super) struct Open {
     /// Take this internal snapshot of a qcow2 image, by name or ID
     #[arg(long, value_name = "NAME")]
     pub(super) snapshot: Option<String>,
+    /// The disk beneath the image, where it was moved, renamed or changed; given again, the one beneath that
+    #[arg(long, value_name = "FILE")]
+    pub(super) parent: Vec<PathBuf>,
 }
 
 /// Other sizes and identities for a disk.
@@ -92,9 +95,12 @@ pub(super) struct Write {
     /// Write only what differs from the disk image BASE, which the new qcow2 will need
     #[arg(long, value_name = "BASE")]
     pub(super) backing: Option<PathBuf>,
-    /// Replace a file that is there
+    /// Replace a file that is there, or overwrite a block device
     #[arg(long)]
     pub(super) force: bool,
+    /// Read what was written back, and compare it with the disk
+    #[arg(long)]
+    pub(super) verify: bool,
 }
 
 /// How a listing is printed.
@@ -175,7 +181,7 @@ free behind it, and what is in the way moves up.")]
         /// NAME[@VERSION] in the store
         #[arg(required_unless_present = "all")]
         image: Option<String>,
-        /// The file to write; it appears whole or not at all
+        /// The file to write, which appears whole or not at all; a block device; or - for standard output
         #[arg(required_unless_present = "all")]
         output: Option<PathBuf>,
         /// The container format; by the file's suffix if not given
@@ -207,12 +213,15 @@ Examples:
   mif convert disk.raw disk.qcow2 -o compress=on,compression_type=zstd
   mif convert today.raw today.qcow2 --backing base.qcow2
   mif convert web@2 web.vmdk -o subformat=streamOptimized
+  mif convert disk.qcow2 /dev/vg/web --force --verify
+  mif convert disk.vmdk - | ssh host 'cat > disk.raw'
+  mif convert vm-000001.vmdk vm.raw --parent /moved/base.vmdk
 
 An IMAGE is a disk image file, or NAME[@VERSION] in the store. Holes are never read, and runs of zeros become holes.")]
     Convert {
         /// The image
         image: String,
-        /// The file to write; it appears whole or not at all
+        /// The file to write, which appears whole or not at all; a block device; or - for standard output
         output: PathBuf,
         /// The container format to write; by the file's suffix if not given
         #[arg(long, short = 'O', value_name = "FORMAT")]

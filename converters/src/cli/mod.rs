@@ -25,7 +25,7 @@ use mif::{
     BatchExportOptions, BatchImportOptions, Error, ExportOptions, ImportOptions, LsOptions, NewIds,
     OpenImage, Reshape, Result, VerifyAllOptions, VolumePath,
 };
-use mif_formats::container::OpenOptions;
+use mif_formats::container::{OpenOptions, STANDARD_OUTPUT};
 use serde::Serialize;
 
 use self::args::{Cli, Command, Global, ListFormat, Open, ReshapeArgs};
@@ -193,7 +193,16 @@ impl Context {
             let bar = self.bar(&image.label);
             mif::export(image, output, options, &bar)?
         };
-        self.report(&report, text::export)?;
+        if output.as_os_str() == STANDARD_OUTPUT {
+            // Standard output carries the disk, so the report goes to standard error.
+            if !self.global.quiet {
+                let text = if self.global.json { json_line(&report) } else { text::export(&report) };
+                eprint!("{text}");
+            }
+        } else {
+            self.report(&report, text::export)?;
+        }
+        self.warn(&report.warnings);
         Ok(true)
     }
 
@@ -250,12 +259,18 @@ fn command_line() -> Vec<String> {
 }
 
 fn export_options(format: Option<String>, write: args::Write) -> Result<ExportOptions> {
-    let args::Write { options, backing, force } = write;
-    Ok(ExportOptions { format, options: key_values(&options)?, backing, force, reshape: Reshape::default() })
+    let args::Write { options, backing, force, verify } = write;
+    let options = key_values(&options)?;
+    Ok(ExportOptions { format, options, backing, force, verify, reshape: Reshape::default() })
 }
 
 fn open_options(open: Open) -> OpenOptions {
-    OpenOptions { format: open.format, allow_paths: open.allow_path, snapshot: open.snapshot }
+    OpenOptions {
+        format: open.format,
+        allow_paths: open.allow_path,
+        snapshot: open.snapshot,
+        parents: open.parent,
+    }
 }
 
 fn reshape_options(args: &ReshapeArgs) -> Result<Reshape> {

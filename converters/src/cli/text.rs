@@ -73,13 +73,17 @@ pub(super) fn import(report: &ImportReport) -> String {
 }
 
 pub(super) fn export(report: &ExportReport) -> String {
-    let ExportReport { image, output, format, disk_size, allocated, seconds, planned, notes, ids } = report;
+    let ExportReport { image, output, format, disk_size, allocated, seconds, planned, notes, ids, .. } =
+        report;
     let mut out = format!(
         "{}: {image} as {format}, {} disk in {}; {seconds:.1} s\n",
         printable(output),
         size(*disk_size),
         size(*allocated)
     );
+    if report.verified {
+        let _ = writeln!(out, "  read back: every byte is the same");
+    }
     if !planned.is_empty() {
         let _ = writeln!(out, "  planned anew: {}", planned.join(", "));
     }
@@ -188,7 +192,7 @@ pub(super) fn info(info: &ImageInfo) -> String {
     if let Some(container) = &info.container {
         let _ = writeln!(out, "  container      {}", container.format);
         for (what, value) in &container.details {
-            let _ = writeln!(out, "    {what:<13}{}", printable(value));
+            let _ = writeln!(out, "    {what:<12} {}", printable(value));
         }
         for file in container.files.iter().skip(1) {
             let _ = writeln!(out, "    also in      {}", printable(file));

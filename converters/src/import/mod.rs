@@ -5,6 +5,7 @@
 
 mod content;
 mod known;
+mod items;
 mod plan;
 pub(crate) mod pool;
 mod read_back;
@@ -29,6 +30,7 @@ pub(crate) use self::content::{BLOCK, WINDOW, ZERO_STEP};
 use self::content::{FileDigests, import_file};
 pub(crate) use self::known::known;
 use self::known::{check_owner, damaged_parts, there};
+use self::items::{Item, Items};
 pub(crate) use self::plan::MAX_HASHED_HOLES;
 use self::plan::{DiskPiece, FileNumbers, Plan, PlannedFile};
 use self::read_back::ReadBack;
@@ -43,9 +45,6 @@ use crate::{Error, Result, packages};
 
 /// Residue is cut into objects at multiples of this many bytes of the disk.
 pub(crate) const RESIDUE_WINDOW: u64 = 256 << 10;
-
-/// One item of work on residue is this much of the disk.
-const STRETCH: u64 = 16 << 20;
 
 /// How to import.
 #[derive(Debug, Clone, Default)]
@@ -423,27 +422,15 @@ fn import_disk(
 impl Work<'_> {
     /// Reads every file and all residue, in the order in which they lie on the disk.
     fn read_all(&self, threads: Option<usize>) -> Result<()> {
-        enum Item {
-            File(usize),
-            /// From where on.
-            Residue(u64),
-        }
-        let size = self.disk.len();
-        let mut items = Vec::new();
-        let mut stretches = (0..size).step_by(STRETCH as usize).peekable();
+        let planned = self.plan.files.iter().enumerate().filter(|(_, file)| !file.is_skipped());
         // The files are in the order of the disk.
-        for (i, file) in self.plan.files.iter().enumerate().filter(|(_, file)| !file.is_skipped()) {
-            while let Some(start) = stretches.next_if(|start| *start < file.start()) {
-                items.push(Item::Residue(start));
-            }
-            items.push(Item::File(i));
-        }
-        items.extend(stretches.map(Item::Residue));
+        let items = Items::new(self.disk, planned.map(|(number, file)| (number, file.start())))?;
+        self.progress.advance(items.skipped);
         let threads = threads.unwrap_or_else(|| std::thread::available_parallelism().map_or(1, usize::from));
         pool::run(threads, items.len(), |i, pool| {
             progress::check(self.progress)?;
-            match items[i] {
-                Item::Residue(start) => self.read_residue(start..size.min(start + STRETCH)),
+            match items.get(i) {
+                Item::Residue(stretch) => self.read_residue(stretch),
                 Item::File(number) => {
                     let file = &self.plan.files[number];
                     let mut placed = Vec::new();
@@ -470,6 +457,13 @@ impl Work<'_> {
     fn read_residue(&self, stretch: Range<u64>) -> Result<()> {
         let mut window_start = stretch.start;
         while window_start < stretch.end {
+            // Skip windows that lie wholly in a hole.
+            let extent = self.disk.extent_at(window_start)?;
+            let next = extent.range.end.min(stretch.end) / RESIDUE_WINDOW * RESIDUE_WINDOW;
+            if extent.is_zero() && (next > window_start || extent.range.end >= stretch.end) {
+                window_start = if extent.range.end >= stretch.end { stretch.end } else { next };
+                continue;
+            }
             let window = window_start..stretch.end.min(window_start + RESIDUE_WINDOW);
             window_start = window.end;
             self.read_window(window)?;

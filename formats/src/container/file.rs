@@ -5,6 +5,7 @@ use std::os::unix::fs::{FileExt, FileTypeExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use super::patches::{Patched, Patches};
 use crate::source::check_range;
 use crate::{Extent, Result, Source, at};
 
@@ -13,18 +14,8 @@ pub struct ImageFile {
     file: File,
     path: PathBuf,
     len: u64,
-    /// What is to be read instead of the file's own bytes, the later over the earlier.
-    patches: Arc<Vec<Patch>>,
-}
-
-/// Bytes that a log says a file has, though they were not written to it yet.
-pub(super) struct Patch {
-    /// Where, in bytes.
-    pub(super) offset: u64,
-    /// How many bytes.
-    pub(super) len: u64,
-    /// The bytes; zeros if there are none.
-    pub(super) bytes: Option<Vec<u8>>,
+    /// Bytes to read instead of the file's own.
+    patches: Arc<Patches>,
 }
 
 impl ImageFile {
@@ -64,28 +55,10 @@ impl ImageFile {
     }
 
     /// The same file with `patches` over its bytes, and at least `len` bytes long.
-    pub(super) fn patched(mut self, patches: Vec<Patch>, len: u64) -> Self {
+    pub(super) fn patched(mut self, patches: Patches, len: u64) -> Self {
         self.patches = Arc::new(patches);
         self.len = self.len.max(len);
         self
-    }
-
-    /// Lays the patches over the bytes that were read from `offset`.
-    fn patch(&self, offset: u64, buf: &mut [u8]) {
-        let end = offset + buf.len() as u64;
-        for patch in self.patches.iter() {
-            let (from, to) = (patch.offset.max(offset), (patch.offset + patch.len).min(end));
-            if from >= to {
-                continue;
-            }
-            let part = &mut buf[(from - offset) as usize..(to - offset) as usize];
-            match &patch.bytes {
-                Some(bytes) => {
-                    part.copy_from_slice(&bytes[(from - patch.offset) as usize..][..part.len()]);
-                }
-                None => part.fill(0),
-            }
-        }
     }
 
     /// What tells it from every other file: device and inode.
@@ -126,7 +99,7 @@ impl Source for ImageFile {
         let there = len.saturating_sub(offset).min(buf.len() as u64) as usize;
         self.file.read_exact_at(&mut buf[..there], offset).map_err(io)?;
         buf[there..].fill(0);
-        self.patch(offset, buf);
+        self.patches.apply(offset, buf);
         Ok(())
     }
 
@@ -134,21 +107,25 @@ impl Source for ImageFile {
         use rustix::fs::{SeekFrom, seek};
         use rustix::io::Errno;
         check_range("file", self.len, offset, 1).map_err(|e| e.in_file(&self.path))?;
-        if !self.patches.is_empty() {
-            return Ok(Extent::data(offset, self.len - offset));
+        let (patched, end) = self.patches.at(offset);
+        let len = end.unwrap_or(self.len).min(self.len) - offset;
+        match patched {
+            Patched::Zeros => return Ok(Extent::zero(offset, len)),
+            Patched::Bytes => return Ok(Extent::data(offset, len)),
+            Patched::No => {}
         }
         // The seeks move no position that anything reads from: all reads are positional.
-        let end = |found: u64| found.clamp(offset + 1, self.len);
+        let end = |found: u64| found.clamp(offset + 1, offset + len);
         match seek(&self.file, SeekFrom::Data(offset)) {
             Ok(data) if data > offset => Ok(Extent::zero(offset, end(data) - offset)),
             Ok(_) => {
-                let hole = seek(&self.file, SeekFrom::Hole(offset)).unwrap_or(self.len);
+                let hole = seek(&self.file, SeekFrom::Hole(offset)).unwrap_or(offset + len);
                 Ok(Extent::data(offset, end(hole) - offset))
             }
             // No data up to the end.
-            Err(Errno::NXIO) => Ok(Extent::zero(offset, self.len - offset)),
+            Err(Errno::NXIO) => Ok(Extent::zero(offset, len)),
             // A filesystem or device that does not tell.
-            Err(_) => Ok(Extent::data(offset, self.len - offset)),
+            Err(_) => Ok(Extent::data(offset, len)),
         }
     }
 }

@@ -3,14 +3,18 @@
 mod cache;
 mod codec;
 mod file;
+pub mod foreign;
+mod identity;
 mod mapped;
 mod opener;
 mod options;
 mod output;
+mod patches;
 mod pull;
 
 mod qcow2;
 mod raw;
+mod sequence;
 mod split;
 mod vdi;
 mod vhd;
@@ -25,11 +29,15 @@ use crate::{Error, Result, Source, at};
 pub use file::ImageFile;
 pub use opener::Opener;
 pub use options::CreateOptions;
-pub use output::{Output, OutputFile};
+pub use output::{Output, OutputFile, OutputKind, STANDARD_OUTPUT};
 
 /// Every format, in the order in which files are probed. Raw is last: any file can be raw.
 pub static FORMATS: &[&dyn Format] =
     &[&qcow2::Qcow2, &vmdk::Vmdk, &vhdx::Vhdx, &vdi::Vdi, &vhd::Vhd, &split::Split, &raw::Raw];
+
+/// The largest disk that is opened, in bytes: 1 PiB. It is far above what hypervisors support, and it keeps sums of offsets
+/// and the sizes of tables in range.
+pub const MAX_DISK: u64 = 1 << 50;
 
 /// A container format: how it is recognised, opened and written.
 pub trait Format: Sync {
@@ -42,6 +50,16 @@ pub trait Format: Sync {
     /// Whether a file is of this format. `head` is its first bytes (up to 4 KiB), `tail` its last (up to
     /// 1 KiB), `len` its length in bytes.
     fn probe(&self, head: &[u8], tail: &[u8], len: u64) -> bool;
+
+    /// Whether it is written sequentially, so that it can go to a pipe or a block device.
+    fn is_sequential(&self) -> bool {
+        false
+    }
+
+    /// Whether its files have an identity of their own: then its writer takes the options `uuid` and `seed`.
+    fn has_identity(&self) -> bool {
+        false
+    }
 
     /// Opens a container for reading. Further files that it names are opened through `opener`.
     fn open(&self, file: ImageFile, opener: &Opener<'_>) -> Result<Disk>;
@@ -66,6 +84,9 @@ pub struct OpenOptions {
     pub allow_paths: Vec<PathBuf>,
     /// The internal snapshot to open instead of the current state: its name or ID.
     pub snapshot: Option<String>,
+    /// The parent of the image, then the parent's parent, and so on, for chains that were moved, renamed or changed. They
+    /// are used whatever the images say about their parents.
+    pub parents: Vec<PathBuf>,
 }
 
 /// An opened container: the disk inside it, and what is to be said of the container.
@@ -125,9 +146,50 @@ fn open_file(file: ImageFile, opener: &Opener<'_>) -> Result<Disk> {
     }
     let format = match &opener.options().format {
         Some(name) => by_name(name)?,
-        None => probe_file(&file)?.unwrap_or(&raw::Raw),
+        None => {
+            let format = probe_file(&file)?.unwrap_or(&raw::Raw);
+            // Raw formats accept any bytes; a fixed VHD is recognised by its last sector alone.
+            if matches!(format.name(), "raw" | "split" | "vpc") {
+                refuse_foreign(&file, format.name())?;
+            }
+            format
+        }
     };
-    format.open(file, opener).map_err(|e| e.in_file(&path))
+    let disk = format.open(file, opener).map_err(|e| e.in_file(&path))?;
+    if disk.source.len() > MAX_DISK {
+        let problem =
+            format!("the disk has {} bytes, more than {} ({MAX_DISK})", disk.source.len(), human(MAX_DISK));
+        return Err(at("").file(&path).limit(problem));
+    }
+    if let Some(parent) = opener.parent()
+        && disk.files.len() == disk.own_files
+    {
+        let problem = format!("has no parent, but --parent names {}", parent.display());
+        return Err(at("").file(&path).unsupported(problem));
+    }
+    Ok(disk)
+}
+
+/// Names the file at `path` if it is known not to be a disk image (see [`foreign`]).
+pub fn foreign_name(path: &Path) -> Result<Option<&'static str>> {
+    foreign_name_of(&ImageFile::open(path)?)
+}
+
+fn foreign_name_of(file: &ImageFile) -> Result<Option<&'static str>> {
+    let head = file.read_up_to(0, foreign::HEAD)?;
+    let tail = file.read_up_to(file.len().saturating_sub(foreign::TAIL as u64), foreign::TAIL)?;
+    Ok(foreign::name(&head, &tail, file.len()))
+}
+
+/// Errs if the file would pass for a disk of `format` but is something else.
+fn refuse_foreign(file: &ImageFile, format: &str) -> Result<()> {
+    match foreign_name_of(file)? {
+        None => Ok(()),
+        Some(what) => Err(at("").file(file.path()).unsupported(format!(
+            "is {what}, which is not read as a disk image; unpack or convert it first, or pass --format {format} to use \
+             its bytes as the disk"
+        ))),
+    }
 }
 
 /// The format of the file at `path`, by its bytes or, of a disk in pieces, its name. None for what no format
@@ -152,17 +214,21 @@ pub fn has_suffix(path: &Path) -> bool {
         && (FORMATS.iter().any(|f| f.suffixes().contains(&suffix.as_str())) || split::is_first_piece(path))
 }
 
-/// The format to write: the one named, else the one that the suffix of `path` stands for.
+/// The format to write: the one named, else the one for the suffix of `path`. Standard output and devices default to raw.
 pub fn format_for_output(name: Option<&str>, path: &Path) -> Result<&'static dyn Format> {
     if let Some(name) = name {
         return by_name(name);
+    }
+    let is_device = std::fs::metadata(path).is_ok_and(|meta| !meta.is_file() && !meta.is_dir());
+    if is_device || path.as_os_str() == STANDARD_OUTPUT {
+        return Ok(&raw::Raw);
     }
     let suffix = path.extension().and_then(|s| s.to_str()).unwrap_or_default().to_ascii_lowercase();
     let found = FORMATS.iter().find(|f| f.suffixes().contains(&suffix.as_str()));
     found.copied().ok_or_else(|| {
         at("")
             .file(path)
-            .unsupported(format!("its suffix does not say which format to write; --format does: {}", names()))
+            .unsupported(format!("cannot tell the output format from the suffix; pass -O ({})", writable()))
     })
 }
 
@@ -175,6 +241,12 @@ fn by_name(name: &str) -> Result<&'static dyn Format> {
 
 fn unknown_format(name: &str) -> Error {
     at("").unsupported(format!("there is no format {name:?}; the formats are {}", names()))
+}
+
+/// The names of the formats that are written: those with a suffix.
+fn writable() -> String {
+    let written = FORMATS.iter().filter(|f| !f.suffixes().is_empty());
+    written.map(|f| f.name()).collect::<Vec<_>>().join(", ")
 }
 
 fn names() -> String {

@@ -10,6 +10,9 @@ use crate::{Error, ErrorKind, Result, at};
 /// The longest chain of disks on top of each other.
 pub(super) const MAX_CHAIN: usize = 64;
 
+/// How many directory entries are examined to find a parent.
+const MAX_LISTED: usize = 4096;
+
 /// The longest name of a further file, in bytes.
 const MAX_NAME: usize = 4096;
 
@@ -20,6 +23,8 @@ pub struct Opener<'a> {
     roots: Vec<PathBuf>,
     /// The files of the chain so far, by device and inode.
     chain: Vec<(u64, u64)>,
+    /// Parents named by the user: of this image, then of its parent, and so on.
+    parents: &'a [PathBuf],
 }
 
 impl<'a> Opener<'a> {
@@ -33,13 +38,19 @@ impl<'a> Opener<'a> {
         for root in std::iter::once(folder).chain(options.allow_paths.iter().map(PathBuf::as_path)) {
             roots.push(root.canonicalize().map_err(|e| at("").file(root).io(e))?);
         }
-        Ok(Opener { options, roots, chain: Vec::new() })
+        Ok(Opener { options, roots, chain: Vec::new(), parents: &options.parents })
     }
 
     /// How the first image is to be opened.
     #[must_use]
     pub fn options(&self) -> &'a OpenOptions {
         self.options
+    }
+
+    /// The parent that the user named for this image. It is used whatever the image says about its parent.
+    #[must_use]
+    pub fn parent(&self) -> Option<&'a Path> {
+        self.parents.first().map(PathBuf::as_path)
     }
 
     /// Opens the file that the image at `image` calls `name`, if it may.
@@ -74,11 +85,39 @@ impl<'a> Opener<'a> {
         ImageFile::open(&resolved)
     }
 
-    /// Opens the disk beneath the image at `image`: the file that it calls `name`, of format `format` when
-    /// the image says so. A raw disk is only taken for one when the image says so: its bytes are the
-    /// guest's, who could write another format's header there.
+    /// The names, relative to `image`, of files with this suffix in the image's directory and its parent directory, as far
+    /// as those may be opened. At most [`MAX_LISTED`] entries of a directory are examined.
+    pub(super) fn files_around(&self, image: &Path, suffix: &str) -> Vec<Vec<u8>> {
+        let folder = match image.parent() {
+            Some(folder) if folder != Path::new("") => folder,
+            _ => Path::new("."),
+        };
+        let mut names = Vec::new();
+        for prefix in ["", "../"] {
+            let Ok(folder) = folder.join(prefix).canonicalize() else { continue };
+            if !self.roots.iter().any(|root| folder.starts_with(root)) {
+                continue;
+            }
+            let Ok(entries) = std::fs::read_dir(&folder) else { continue };
+            let here = entries.take(MAX_LISTED).flatten().map(|entry| entry.file_name());
+            let here =
+                here.filter(|n| Path::new(n).extension().is_some_and(|s| s.eq_ignore_ascii_case(suffix)));
+            let mut here: Vec<Vec<u8>> =
+                here.map(|name| [prefix.as_bytes(), name.as_encoded_bytes()].concat()).collect();
+            here.sort();
+            names.extend(here);
+        }
+        names
+    }
+
+    /// Opens the parent of `image`: the file that the user named, else the file that the image calls `name`; in `format` if
+    /// the image states one. A parent named by the image is taken as raw only if the image says so: the guest controls
+    /// the bytes of a raw disk and could write another format's header there.
     pub fn open_backing(&self, image: &ImageFile, name: &[u8], format: Option<&str>) -> Result<Disk> {
-        let file = self.open_named(image.path(), name)?;
+        let file = match self.parent() {
+            Some(path) => ImageFile::open(path)?,
+            None => self.open_named(image.path(), name).map_err(advise_parent)?,
+        };
         let place = || at("backing file").file(image.path());
         let mut chain = self.chain.clone();
         chain.push(image.identity()?);
@@ -93,10 +132,17 @@ impl<'a> Opener<'a> {
         }
         // Snapshots and formats that were asked for are of the first image only.
         let options = OpenOptions { format: format.map(str::to_owned), ..OpenOptions::default() };
-        let opener = Opener { options: &options, roots: self.roots.clone(), chain };
+        let mut roots = self.roots.clone();
+        if let Some(folder) =
+            self.parent().and_then(|path| path.canonicalize().ok()?.parent().map(Path::to_owned))
+        {
+            roots.push(folder);
+        }
+        let parents = self.parents.get(1..).unwrap_or_default();
+        let opener = Opener { options: &options, roots, chain, parents };
         let shown = file.path().to_owned();
         let disk = open_file(file, &opener)?;
-        if disk.format == "raw" && format.is_none() {
+        if disk.format == "raw" && format.is_none() && self.parent().is_none() {
             return Err(place().unsupported(format!(
                 "{} is of no known format and the image does not call it raw; \
                  qemu-img rebase -u -F raw says that it is",
@@ -107,23 +153,37 @@ impl<'a> Opener<'a> {
     }
 }
 
-/// Tries the names that a Windows program gave a parent, each as it is and then as a file beside the image,
-/// and gives the first that `check` takes. Else the error is the one that tells most: not that a file is
-/// missing, if another was found and refused.
-pub(super) fn find_windows_name(names: &[String], check: impl Fn(&str) -> Result<()>) -> Result<String> {
+/// Adds advice to the error that a parent was not found.
+pub(super) fn advise_parent(error: Error) -> Error {
+    match error.kind() {
+        ErrorKind::NotFound => error
+            .at()
+            .clone()
+            .not_found(format!("{}; pass --parent FILE if it was moved or renamed", error.problem())),
+        _ => error,
+    }
+}
+
+/// Tries the names that another machine gave a file: each as it is, with `/` for `\\`, and then as a file beside the
+/// image. Returns the first name that `check` accepts, else the most specific error: a file that was found and refused
+/// says more than one that is missing.
+pub(super) fn find_named(names: &[Vec<u8>], check: impl Fn(&[u8]) -> Result<()>) -> Result<Vec<u8>> {
     let mut failed: Option<Error> = None;
     for name in names {
-        let path = name.replace('\\', "/");
-        let beside = path.rsplit('/').next().unwrap_or_default().to_owned();
-        for name in [path, beside] {
-            if name.is_empty() {
+        let path: Vec<u8> = name.iter().map(|b| if *b == b'\\' { b'/' } else { *b }).collect();
+        let beside = path.rsplit(|b| *b == b'/').next().unwrap_or_default().to_owned();
+        let mut tried: Vec<&[u8]> = Vec::new();
+        for name in [&name[..], &path, &beside] {
+            if name.is_empty() || tried.contains(&name) {
                 continue;
             }
-            match check(&name) {
-                Ok(()) => return Ok(name),
+            tried.push(name);
+            match check(name) {
+                Ok(()) => return Ok(name.to_vec()),
                 Err(error) => {
                     let tells_more = |old: &Error| {
                         old.kind() == ErrorKind::NotFound && error.kind() != ErrorKind::NotFound
+                            || old.kind() == ErrorKind::Denied && error.kind() == ErrorKind::Corrupt
                     };
                     if failed.as_ref().is_none_or(tells_more) {
                         failed = Some(error);
@@ -170,5 +230,22 @@ mod tests {
         options.allow_paths.push(outside);
         assert_eq!(kind(&options, &absolute), None);
         assert_eq!(kind(&options, "link"), None);
+    }
+
+    #[test]
+    fn a_parents_name_from_another_machine_is_tried_beside_the_image() {
+        let tried = |name: &str, takes: &str| {
+            let check = |tried: &[u8]| match tried == takes.as_bytes() {
+                true => Ok(()),
+                false => Err(at("").not_found("no")),
+            };
+            find_named(&[name.as_bytes().to_vec()], check).is_ok()
+        };
+        assert!(tried("C:\\VMs\\base.vmdk", "base.vmdk"));
+        assert!(tried("C:\\VMs\\base.vmdk", "C:/VMs/base.vmdk"));
+        assert!(tried("/vmfs/volumes/1/vm/base.vmdk", "base.vmdk"));
+        assert!(tried("a\\b.vmdk", "a\\b.vmdk"), "a backslash may be of the name");
+        assert!(!tried("/other.vmdk", "base.vmdk"));
+        assert_eq!(find_named(&[], |_| Ok(())).unwrap_err().kind(), ErrorKind::Corrupt);
     }
 }

@@ -1,16 +1,18 @@
-//! Where a writer writes: temporary names in the target's folder, synced and renamed when all is well.
+//! Where a writer writes: temporary names in the target's folder, synced and renamed when all is well; or straight onto a
+//! block device, or to standard output.
 
-use std::fs::{File, OpenOptions};
+use std::fs::{File, OpenOptions, Permissions};
 use std::io::IoSlice;
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{FileExt, FileTypeExt, MetadataExt, OpenOptionsExt, PermissionsExt, fchown};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::mpsc::SyncSender;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use rustix::fs::{CWD, RenameFlags, renameat_with};
 use rustix::io::Errno;
 
+use super::sequence::Sequence;
 use crate::{Result, at};
 
 /// How many slices one call to the operating system takes at most (`IOV_MAX`).
@@ -19,31 +21,58 @@ const MAX_SLICES: usize = 1024;
 /// How many bytes are written between two syncs.
 const SYNC_EVERY: u64 = 64 << 20;
 
+/// The name that stands for standard output.
+pub const STANDARD_OUTPUT: &str = "-";
+
 /// A container that is being written: one file, or several where the format has several.
 ///
-/// The files have temporary names until [`Output::commit`]; dropped before that, they are removed.
+/// The files have temporary names until [`Output::commit`]; dropped before that, they are removed. A block device, or
+/// standard output, is written to at once.
 pub struct Output {
+    /// The target with symbolic links resolved: links stay, and their target is written.
     target: PathBuf,
+    kind: OutputKind,
     force: bool,
+    /// New files get mode 0600.
+    private: bool,
     files: Vec<Pending>,
     /// Takes files to be synced while they are written, so that little is left to do at the end.
     syncer: SyncSender<Arc<File>>,
 }
 
+/// What an [`Output`] writes to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum OutputKind {
+    /// Files, which appear whole or not at all.
+    Files,
+    /// A block device.
+    Device,
+    /// Standard output.
+    Stream,
+}
+
 struct Pending {
     file: OutputFile,
-    temporary: PathBuf,
+    /// Its temporary name; none for a device or stream.
+    temporary: Option<PathBuf>,
     renamed: bool,
 }
 
 /// One file of an [`Output`]: written at positions.
 pub struct OutputFile {
-    file: Arc<File>,
-    /// Bytes written since it was last given to the syncer.
-    unsynced: AtomicU64,
-    syncer: SyncSender<Arc<File>>,
+    sink: Sink,
     /// Its final name, which is the one that errors give.
     path: PathBuf,
+}
+
+enum Sink {
+    File {
+        file: Arc<File>,
+        /// Bytes written since it was last given to the syncer.
+        unsynced: AtomicU64,
+        syncer: SyncSender<Arc<File>>,
+    },
+    Sequence(Mutex<Sequence>),
 }
 
 /// Starts the thread that syncs files that a good deal was written to.
@@ -55,15 +84,49 @@ fn start_syncer() -> SyncSender<Arc<File>> {
 }
 
 impl Output {
-    /// For a container at `target`. What is there already is refused unless `force`, and then only a file
-    /// is replaced.
+    /// For a container at `target`; symbolic links are followed, and [`STANDARD_OUTPUT`] stands for standard output.
+    /// An existing file or block device is refused unless `force`; anything else that exists is always refused.
     pub fn new(target: &Path, force: bool) -> Result<Self> {
+        let mut output = Output {
+            target: target.to_owned(),
+            kind: OutputKind::Stream,
+            force,
+            private: false,
+            files: Vec::new(),
+            syncer: start_syncer(),
+        };
+        if target.as_os_str() == STANDARD_OUTPUT {
+            return Ok(output);
+        }
         if target.file_name().is_none() {
             return Err(at("").file(target).unsupported("is not the name of a file"));
         }
-        let output = Output { target: target.to_owned(), force, files: Vec::new(), syncer: start_syncer() };
-        output.check_free(target)?;
+        // /dev/stdout, for example, may lead to a pipe or a terminal.
+        if std::fs::metadata(target)
+            .is_ok_and(|m| !m.is_file() && !m.is_dir() && !m.file_type().is_block_device())
+        {
+            return Err(at("").file(target).unsupported(format!(
+                "is neither a file nor a block device; {STANDARD_OUTPUT} stands for standard output"
+            )));
+        }
+        output.target = resolve(target)?;
+        output.kind = match std::fs::metadata(&output.target) {
+            Ok(meta) if meta.file_type().is_block_device() => OutputKind::Device,
+            _ => OutputKind::Files,
+        };
+        output.check_free(&output.target)?;
         Ok(output)
+    }
+
+    /// The kind of output.
+    #[must_use]
+    pub fn kind(&self) -> OutputKind {
+        self.kind
+    }
+
+    /// Makes new files readable by their owner only. (A replaced file keeps its mode.)
+    pub fn make_private(&mut self) {
+        self.private = true;
     }
 
     /// The final name of the container's main file.
@@ -80,7 +143,7 @@ impl Output {
 
     /// Creates a further file, which will be called `name` and lie beside the main one.
     pub fn create_beside(&mut self, name: &Path) -> Result<&OutputFile> {
-        let path = self.target.with_file_name(name);
+        let path = resolve(&self.target.with_file_name(name))?;
         self.check_free(&path)?;
         self.add(path)
     }
@@ -95,8 +158,14 @@ impl Output {
         match std::fs::symlink_metadata(path) {
             Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(()),
             Err(e) => Err(place().io(e)),
-            Ok(meta) if !meta.is_file() && !meta.is_symlink() => {
-                Err(place().unsupported("is there already, and is not a file"))
+            Ok(meta) if meta.file_type().is_block_device() && self.kind == OutputKind::Device => {
+                match self.force {
+                    true => Ok(()),
+                    false => Err(place().denied("is a block device; pass --force to overwrite it")),
+                }
+            }
+            Ok(meta) if !meta.is_file() => {
+                Err(place().unsupported("already exists and is neither a regular file nor a block device"))
             }
             Ok(_) if !self.force => Err(place().denied("is there already; --force replaces it")),
             Ok(_) => Ok(()),
@@ -104,8 +173,21 @@ impl Output {
     }
 
     fn add(&mut self, path: PathBuf) -> Result<&OutputFile> {
+        let sequence = match self.kind {
+            OutputKind::Files => return self.add_file(path),
+            OutputKind::Device => Sequence::to_device(&path)?,
+            OutputKind::Stream => Sequence::to_standard_output(),
+        };
+        let file = OutputFile { sink: Sink::Sequence(Mutex::new(sequence)), path };
+        self.files.push(Pending { file, temporary: None, renamed: false });
+        Ok(&self.files.last().expect("just pushed").file)
+    }
+
+    fn add_file(&mut self, path: PathBuf) -> Result<&OutputFile> {
         static NEXT: AtomicU32 = AtomicU32::new(0);
         let io = |e| at("").file(&path).io(e);
+        // A replacement gets the old file's mode at the end; until then only the owner may read it.
+        let mode = if self.private || path.exists() { 0o600 } else { 0o666 };
         loop {
             let number = NEXT.fetch_add(1, Ordering::Relaxed);
             let mut name = std::ffi::OsString::from(".");
@@ -116,14 +198,16 @@ impl Output {
             }
             name.push(format!(".{}-{number}.part", std::process::id()));
             let temporary = path.with_file_name(name);
-            match OpenOptions::new().read(true).write(true).create_new(true).open(&temporary) {
+            let mut options = OpenOptions::new();
+            options.read(true).write(true).create_new(true).mode(mode);
+            match options.open(&temporary) {
                 Err(e) if e.kind() == std::io::ErrorKind::AlreadyExists => {}
                 Err(e) => return Err(io(e)),
                 Ok(file) => {
-                    let file = Arc::new(file);
-                    let syncer = self.syncer.clone();
-                    let file = OutputFile { file, unsynced: AtomicU64::new(0), syncer, path };
-                    self.files.push(Pending { file, temporary, renamed: false });
+                    let (file, syncer) = (Arc::new(file), self.syncer.clone());
+                    let file =
+                        OutputFile { sink: Sink::File { file, unsynced: AtomicU64::new(0), syncer }, path };
+                    self.files.push(Pending { file, temporary: Some(temporary), renamed: false });
                     return Ok(&self.files.last().expect("just pushed").file);
                 }
             }
@@ -131,19 +215,29 @@ impl Output {
     }
 
     /// Syncs every file and gives it its final name, the main one last: a name that is there means a
-    /// container that is whole.
+    /// container that is whole. A replacement gets the owner and mode of the old file.
     pub fn commit(mut self) -> Result<()> {
-        for pending in &self.files {
-            pending.file.file.sync_all().map_err(|e| pending.file.error(e))?;
+        for Pending { file, .. } in &self.files {
+            match &file.sink {
+                Sink::File { file: synced, .. } => {
+                    take_over(&file.path, synced).map_err(|e| file.error(e))?;
+                    synced.sync_all().map_err(|e| file.error(e))?;
+                }
+                Sink::Sequence(sequence) => file.lock(sequence).finish().map_err(|e| file.error(e))?,
+            }
         }
         let (force, target) = (self.force, self.target.clone());
         self.files.sort_by_key(|f| f.file.path == target);
         for pending in &mut self.files {
-            rename(&pending.temporary, &pending.file.path, force)?;
+            let Some(temporary) = &pending.temporary else { continue };
+            rename(temporary, &pending.file.path, force)?;
             pending.renamed = true;
         }
         // From here on dropping must not undo anything.
         self.files.clear();
+        if self.kind != OutputKind::Files {
+            return Ok(());
+        }
         let folder = match self.target.parent() {
             Some(folder) if folder != Path::new("") => folder,
             _ => Path::new("."),
@@ -156,13 +250,53 @@ impl Output {
 impl Drop for Output {
     fn drop(&mut self) {
         for pending in &self.files {
+            let Some(temporary) = &pending.temporary else { continue };
             // Errors have nobody to go to; what is left has a name that says what it is.
             let _ = match pending.renamed {
-                false => std::fs::remove_file(&pending.temporary),
+                false => std::fs::remove_file(temporary),
                 true => std::fs::remove_file(&pending.file.path),
             };
         }
     }
+}
+
+/// Resolves symbolic links at `target`. A dangling link resolves to the file to be created.
+fn resolve(target: &Path) -> Result<PathBuf> {
+    /// The kernel's limit.
+    const MAX_LINKS: usize = 40;
+    let io = |e| at("").file(target).io(e);
+    let mut path = target.to_owned();
+    for _ in 0..MAX_LINKS {
+        match std::fs::symlink_metadata(&path) {
+            Ok(meta) if meta.is_symlink() => {
+                let link = std::fs::read_link(&path).map_err(io)?;
+                path = path.parent().unwrap_or(Path::new("")).join(link);
+            }
+            Ok(_) => return Ok(path),
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(path),
+            Err(e) => return Err(io(e)),
+        }
+    }
+    Err(io(Errno::LOOP.into()))
+}
+
+/// Gives `new` the owner and mode of the existing file at `path`, if any. If the owner or group cannot be set, the
+/// permissions that would then apply to someone else are dropped.
+fn take_over(path: &Path, new: &File) -> std::io::Result<()> {
+    let old = match std::fs::metadata(path) {
+        Ok(old) => old,
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(()),
+        Err(e) => return Err(e),
+    };
+    let own = new.metadata()?;
+    let mut mode = old.mode() & 0o7777;
+    if own.gid() != old.gid() && fchown(new, None, Some(old.gid())).is_err() {
+        mode &= 0o707;
+    }
+    if own.uid() != old.uid() && fchown(new, Some(old.uid()), None).is_err() {
+        mode &= 0o777;
+    }
+    new.set_permissions(Permissions::from_mode(mode))
 }
 
 fn rename(from: &Path, to: &Path, force: bool) -> Result<()> {
@@ -188,17 +322,32 @@ impl OutputFile {
 
     /// Writes all of `bytes` at `offset`.
     pub fn write_at(&self, offset: u64, bytes: &[u8]) -> Result<()> {
-        self.file.write_all_at(bytes, offset).map_err(|e| self.error(e))?;
+        match &self.sink {
+            Sink::File { file, .. } => file.write_all_at(bytes, offset).map_err(|e| self.error(e))?,
+            Sink::Sequence(sequence) => {
+                self.lock(sequence).write_at(offset, bytes).map_err(|e| self.error(e))?;
+            }
+        }
         self.wrote(bytes.len() as u64);
         Ok(())
     }
 
     /// Writes `slices` one after the other from `offset`, with few system calls.
     pub fn write_slices_at(&self, mut offset: u64, slices: &mut [IoSlice<'_>]) -> Result<()> {
+        let file = match &self.sink {
+            Sink::File { file, .. } => file,
+            Sink::Sequence(_) => {
+                for slice in slices {
+                    self.write_at(offset, slice)?;
+                    offset += slice.len() as u64;
+                }
+                return Ok(());
+            }
+        };
         let mut left = slices;
         while !left.is_empty() {
             let batch = left.len().min(MAX_SLICES);
-            match rustix::io::pwritev(&*self.file, &left[..batch], offset) {
+            match rustix::io::pwritev(&**file, &left[..batch], offset) {
                 Ok(0) => return Err(self.error(std::io::ErrorKind::WriteZero.into())),
                 Ok(written) => {
                     offset += written as u64;
@@ -212,16 +361,24 @@ impl OutputFile {
         Ok(())
     }
 
-    /// Makes the file `len` bytes long; what was not written is a hole.
+    /// Makes the file `len` bytes long; what was not written is a hole. Errs if a device is smaller.
     pub fn set_len(&self, len: u64) -> Result<()> {
-        self.file.set_len(len).map_err(|e| self.error(e))
+        match &self.sink {
+            Sink::File { file, .. } => file.set_len(len).map_err(|e| self.error(e)),
+            Sink::Sequence(sequence) => self.lock(sequence).set_len(len, &self.path),
+        }
+    }
+
+    fn lock<'s>(&self, sequence: &'s Mutex<Sequence>) -> MutexGuard<'s, Sequence> {
+        sequence.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn wrote(&self, bytes: u64) {
-        if self.unsynced.fetch_add(bytes, Ordering::Relaxed) + bytes >= SYNC_EVERY {
-            self.unsynced.store(0, Ordering::Relaxed);
+        let Sink::File { file, unsynced, syncer } = &self.sink else { return };
+        if unsynced.fetch_add(bytes, Ordering::Relaxed) + bytes >= SYNC_EVERY {
+            unsynced.store(0, Ordering::Relaxed);
             // If the syncer is busy still, the next time will do.
-            let _ = self.syncer.try_send(self.file.clone());
+            let _ = syncer.try_send(file.clone());
         }
     }
 
@@ -231,63 +388,5 @@ impl OutputFile {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::ErrorKind;
-
-    fn names(dir: &Path) -> Vec<String> {
-        let mut names: Vec<_> =
-            std::fs::read_dir(dir).unwrap().map(|e| e.unwrap().file_name().into_string().unwrap()).collect();
-        names.sort();
-        names
-    }
-
-    #[test]
-    fn nothing_is_left_without_a_commit() {
-        let dir = tempfile::tempdir().unwrap();
-        let mut output = Output::new(&dir.path().join("a"), false).unwrap();
-        output.create().unwrap().write_at(0, b"x").unwrap();
-        output.create_beside(Path::new("a-flat")).unwrap();
-        assert_eq!(names(dir.path()).len(), 2);
-        drop(output);
-        assert_eq!(names(dir.path()), [""; 0]);
-    }
-
-    #[test]
-    fn a_commit_names_all_files() {
-        let dir = tempfile::tempdir().unwrap();
-        let mut output = Output::new(&dir.path().join("a"), false).unwrap();
-        let mut slices = [IoSlice::new(b"he"), IoSlice::new(b"llo")];
-        output.create().unwrap().write_slices_at(1, &mut slices).unwrap();
-        output.create_beside(Path::new("a-flat")).unwrap();
-        output.commit().unwrap();
-        assert_eq!(names(dir.path()), ["a", "a-flat"]);
-        assert_eq!(std::fs::read(dir.path().join("a")).unwrap(), b"\0hello");
-    }
-
-    #[test]
-    fn an_existing_file_needs_force_and_a_folder_is_never_replaced() {
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("a");
-        std::fs::write(&path, "old").unwrap();
-        assert_eq!(Output::new(&path, false).err().unwrap().kind(), ErrorKind::Denied);
-        assert_eq!(Output::new(dir.path(), true).err().unwrap().kind(), ErrorKind::Unsupported);
-        let mut output = Output::new(&path, true).unwrap();
-        output.create().unwrap().write_at(0, b"new").unwrap();
-        output.commit().unwrap();
-        assert_eq!(std::fs::read(&path).unwrap(), b"new");
-    }
-
-    #[test]
-    fn a_file_that_appeared_meanwhile_is_not_replaced() {
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("a");
-        let mut output = Output::new(&path, false).unwrap();
-        output.create().unwrap();
-        output.create_beside(Path::new("b")).unwrap();
-        std::fs::write(&path, "other").unwrap();
-        assert_eq!(output.commit().unwrap_err().kind(), ErrorKind::Denied);
-        assert_eq!(names(dir.path()), ["a"]);
-        assert_eq!(std::fs::read(&path).unwrap(), b"other");
-    }
-}
+#[path = "output_tests.rs"]
+mod tests;

@@ -5,6 +5,8 @@ use std::ops::Range;
 use std::sync::{Condvar, Mutex};
 
 use super::Observer;
+use super::identity::Digester;
+use crate::mif::disk_digest::BlockDigest;
 use crate::{Result, Source, at};
 
 /// How a disk is pulled.
@@ -15,6 +17,15 @@ pub(super) struct Pull<'a> {
     pub(super) observer: &'a dyn Observer,
     /// How much is read at a time, in bytes: windows lie at its multiples.
     pub(super) window: u64,
+    /// Computes a digest on the way, if wanted: the digester, and where `source` begins on the disk that is digested.
+    pub(super) digest: Option<(&'a Digester, u64)>,
+}
+
+impl<'a> Pull<'a> {
+    /// Pulls windows of the usual size, without a digest.
+    pub(super) fn new(source: &'a dyn Source, observer: &'a dyn Observer) -> Self {
+        Pull { source, observer, window: WINDOW, digest: None }
+    }
 }
 
 /// What is usually read at a time.
@@ -31,6 +42,9 @@ pub(super) struct Window {
     pub(super) bytes: Vec<u8>,
 }
 
+/// The result for a window, and the digests of its blocks.
+type Worked<T> = (T, Vec<BlockDigest>);
+
 struct State<T> {
     /// Up to where windows have been given out.
     position: u64,
@@ -38,7 +52,7 @@ struct State<T> {
     known: Option<(u64, bool)>,
     next: usize,
     handed: usize,
-    done: BTreeMap<usize, (Range<u64>, Result<T>)>,
+    done: BTreeMap<usize, (Range<u64>, Result<Worked<T>>)>,
     /// How many windows there are, once known; or that something failed.
     end: Option<usize>,
     error: Option<crate::Error>,
@@ -109,7 +123,11 @@ impl Pull<'_> {
                     let stopped = std::io::Error::from(std::io::ErrorKind::Interrupted);
                     return Err(at("").io(stopped));
                 }
-                let spare = emit(result?)?;
+                let (work, digests) = result?;
+                if let Some((digester, _)) = self.digest {
+                    digester.push(&digests);
+                }
+                let spare = emit(work)?;
                 self.observer.advance(range.end - told);
                 told = range.end;
                 let mut guard = state.lock().expect("no panic while locked");
@@ -146,8 +164,11 @@ impl Pull<'_> {
             };
             let mut bytes = guard.spare.pop().unwrap_or_default();
             drop(guard);
-            let result =
-                self.read(&task, &mut bytes).and_then(|()| work(Window { start: task.range.start, bytes }));
+            let result = self.read(&task, &mut bytes).and_then(|()| {
+                let start = task.range.start;
+                let digests = self.digest.map(|(digester, base)| digester.blocks(base + start, &bytes));
+                Ok((work(Window { start, bytes })?, digests.unwrap_or_default()))
+            });
             let mut guard = state.lock().expect("no panic while locked");
             guard.done.insert(task.number, (task.range, result));
             changed.notify_all();
@@ -207,18 +228,14 @@ impl Pull<'_> {
     }
 }
 
-/// Pulls all of `source` and hands `emit` each run of bytes that holds data, in order: where it is on the
-/// disk, and its bytes. Zeros of 4 KiB, a filesystem's block, are left out; no run crosses a MiB.
-pub(super) fn pull_data(
-    source: &dyn Source,
-    observer: &dyn Observer,
-    mut emit: impl FnMut(u64, &[u8]) -> Result<()>,
-) -> Result<()> {
+/// Pulls a whole disk and hands `emit` each run of data in order, with its place on the disk. Blocks of 4 KiB
+/// that are all zeros are left out, and no run crosses a window.
+pub(super) fn pull_data(pull: &Pull<'_>, mut emit: impl FnMut(u64, &[u8]) -> Result<()>) -> Result<()> {
     let find_runs = |window: Window| {
         let runs = data_runs(&window.bytes, 4096);
         Ok((window, runs))
     };
-    Pull { source, observer, window: WINDOW }.run(find_runs, |(window, runs)| {
+    pull.run(find_runs, |(window, runs)| {
         for run in runs {
             emit(window.start + run.start as u64, &window.bytes[run])?;
         }
@@ -303,7 +320,7 @@ mod tests {
         for window in [512, 4096, 10_000, 1 << 20] {
             let (mut disk, count) = (vec![0; 100_000], Count::default());
             let mut last = None;
-            let pull = Pull { source: &Holey, observer: &count, window };
+            let pull = Pull { window, ..Pull::new(&Holey, &count) };
             pull.run(Ok, |w: Window| {
                 assert!(last < Some(w.start) && w.start.is_multiple_of(window));
                 last = Some(w.start);
@@ -322,7 +339,7 @@ mod tests {
     #[test]
     fn the_first_error_in_order_is_the_one_told() {
         let source = MemSource(vec![1; 100_000]);
-        let pull = Pull { source: &source, observer: &Count::default(), window: 1000 };
+        let pull = Pull { window: 1000, ..Pull::new(&source, &()) };
         let fail = |w: Window| match w.start {
             0..50_000 => Ok(w),
             start => Err(at("work").byte(start).corrupt("fails")),
@@ -334,7 +351,7 @@ mod tests {
     #[test]
     fn a_failing_emit_ends_it() {
         let source = MemSource(vec![1; 1 << 20]);
-        let pull = Pull { source: &source, observer: &Count::default(), window: 1000 };
+        let pull = Pull { window: 1000, ..Pull::new(&source, &()) };
         assert!(pull.run(Ok, |_: Window| Err(at("disk").corrupt("full"))).is_err());
     }
 
@@ -348,7 +365,7 @@ mod tests {
             }
         }
         let source = MemSource(vec![1; 1000]);
-        let pull = Pull { source: &source, observer: &Stop, window: 1000 };
+        let pull = Pull { window: 1000, ..Pull::new(&source, &Stop) };
         assert_eq!(pull.run(Ok, |_: Window| Ok(None)).unwrap_err().kind(), crate::ErrorKind::Io);
     }
 

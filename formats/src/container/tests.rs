@@ -81,8 +81,57 @@ fn what_cannot_be_an_image_is_refused_with_its_kind() {
     assert_eq!(kind(&path("raw"), &options), ErrorKind::Corrupt);
     let options = OpenOptions { snapshot: Some("s".into()), ..OpenOptions::default() };
     assert_eq!(kind(&path("raw"), &options), ErrorKind::Unsupported);
-    let disk = open(&path("raw"), &OpenOptions::default()).unwrap();
+    assert_eq!(kind(&path("raw"), &OpenOptions::default()), ErrorKind::Unsupported, "it is text");
+    let options = OpenOptions { format: Some("raw".into()), ..OpenOptions::default() };
+    let disk = open(&path("raw"), &options).unwrap();
     assert_eq!((disk.format, disk.source.len()), ("raw", 10));
+    std::fs::write(path("raw"), [7; 1000]).unwrap();
+    let disk = open(&path("raw"), &OpenOptions::default()).unwrap();
+    assert_eq!((disk.format, disk.source.len()), ("raw", 1000));
+    // A tar archive with the footer of a fixed VHD appended.
+    let mut tar = vec![0; 4096];
+    tar[257..262].copy_from_slice(b"ustar");
+    let options = [("subformat", "fixed")];
+    write("vpc", &path("tar.vhd"), &MemSource(tar), &options).unwrap();
+    assert_eq!(kind(&path("tar.vhd"), &OpenOptions::default()), ErrorKind::Unsupported);
+    assert!(
+        open(&path("tar.vhd"), &OpenOptions { format: Some("vpc".into()), ..OpenOptions::default() }).is_ok()
+    );
+    // A split archive is not a split disk.
+    std::fs::write(path("a.001"), b"7z\xbc\xaf\x27\x1c and more").unwrap();
+    std::fs::write(path("a.002"), b"the rest").unwrap();
+    assert_eq!(kind(&path("a.001"), &OpenOptions::default()), ErrorKind::Unsupported);
+    let options = OpenOptions { format: Some("split".into()), ..OpenOptions::default() };
+    assert_eq!(open(&path("a.001"), &options).unwrap().files.len(), 2);
+    let options = OpenOptions { parents: vec![path("raw")], ..OpenOptions::default() };
+    assert_eq!(kind(&path("raw"), &options), ErrorKind::Unsupported, "it has no parent");
+}
+
+#[test]
+fn a_disk_larger_than_the_limit_is_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("disk.vmdk");
+    let kind = |extents: &str| {
+        let head = "# Disk DescriptorFile\nversion=1\nCID=12345678\nparentCID=ffffffff\n";
+        std::fs::write(&path, format!("{head}createType=\"custom\"\n{extents}")).unwrap();
+        open(&path, &OpenOptions::default()).err().map(|e| e.kind())
+    };
+    let most = MAX_DISK / 512;
+    assert_eq!(kind(&format!("RW {most} ZERO\n")), None);
+    assert_eq!(kind(&format!("RW {most} ZERO\nRW 1 ZERO\n")), Some(ErrorKind::Limit));
+    // qcow2 has no such limit of its own: 2 PiB in clusters of 2 MiB.
+    let mut header = vec![0; 2 << 20];
+    header[..4].copy_from_slice(b"QFI\xfb");
+    for (at, value) in [(4, 3u32), (20, 21), (36, 4096), (96, 4), (100, 104)] {
+        header[at..at + 4].copy_from_slice(&value.to_be_bytes());
+    }
+    for (at, value) in [(24, 2 * MAX_DISK), (40, 2 << 20)] {
+        header[at..at + 8].copy_from_slice(&value.to_be_bytes());
+    }
+    header.resize(4 << 20, 0);
+    std::fs::write(&path, header).unwrap();
+    let error = open(&path, &OpenOptions::default()).err().unwrap();
+    assert_eq!((error.kind(), error.to_string().contains("1 PiB")), (ErrorKind::Limit, true), "{error}");
 }
 
 #[test]

@@ -67,13 +67,34 @@ pub fn blocks(start: u64, bytes: &[u8], size: u64) -> Vec<BlockDigest> {
 #[must_use]
 pub fn of_blocks(size: u64, mut blocks: Vec<BlockDigest>) -> DiskDigest {
     blocks.sort_unstable();
-    let mut hasher = blake3::Hasher::new_derive_key(CONTEXT);
-    hasher.update(&size.to_le_bytes());
-    for block in &blocks {
-        hasher.update(&block.number.to_le_bytes());
-        hasher.update(&block.digest);
+    let mut hasher = Hasher::new(size);
+    blocks.iter().for_each(|block| hasher.push(block));
+    hasher.finish()
+}
+
+/// Computes a disk's digest from its blocks in ascending order, without keeping them.
+pub struct Hasher(blake3::Hasher);
+
+impl Hasher {
+    /// For a disk of `size` bytes.
+    #[must_use]
+    pub fn new(size: u64) -> Self {
+        let mut hasher = blake3::Hasher::new_derive_key(CONTEXT);
+        hasher.update(&size.to_le_bytes());
+        Hasher(hasher)
     }
-    DiskDigest(*hasher.finalize().as_bytes())
+
+    /// Adds the next block.
+    pub fn push(&mut self, block: &BlockDigest) {
+        self.0.update(&block.number.to_le_bytes());
+        self.0.update(&block.digest);
+    }
+
+    /// The digest, after the last block.
+    #[must_use]
+    pub fn finish(self) -> DiskDigest {
+        DiskDigest(*self.0.finalize().as_bytes())
+    }
 }
 
 /// The digest of a disk, read from its beginning to its end. Known holes are not read.

@@ -137,15 +137,7 @@ impl Entry {
 
 /// A GUID in its usual form: the first three groups are little-endian integers.
 fn guid(bytes: &[u8; 16]) -> String {
-    uuid::text(&swapped(*bytes))
-}
-
-/// A GUID on disk as a UUID, and the reverse: the order of bytes in the integers.
-fn swapped(mut bytes: [u8; 16]) -> [u8; 16] {
-    for group in [0..4, 4..6, 6..8] {
-        bytes[group].reverse();
-    }
-    bytes
+    uuid::text(&uuid::swapped(*bytes))
 }
 
 /// Adds the partitions of the GPT of `disk`, and returns the disk's GUID; `None` if there is none. `mbr` is
@@ -481,5 +473,7 @@ impl Header {
 
 /// The reverse of [`guid`].
 fn guid_bytes(text: &str) -> Result<[u8; 16]> {
-    uuid::bytes(text).map(swapped).ok_or_else(|| at("GPT").unsupported(format!("\"{text}\" is no GUID")))
+    uuid::bytes(text)
+        .map(uuid::swapped)
+        .ok_or_else(|| at("GPT").unsupported(format!("\"{text}\" is no GUID")))
 }

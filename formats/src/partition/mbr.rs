@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, HashSet};
 
 use super::{Builder, Claim, Table};
 use crate::bytes::le32;
-use crate::fs::fat;
+use crate::fs::{fat, recognize};
 use crate::{Result, Source};
 
 /// Bytes of a boot record.
@@ -95,7 +95,7 @@ impl Mbr {
 
     /// Whether `sector`, which this was parsed from, is a partition table and not a boot sector. Both end in
     /// 55 AA.
-    pub(super) fn is_table(&self, sector: &[u8], disk_len: u64) -> bool {
+    pub(super) fn is_table(&self, sector: &[u8], disk_len: u64, sector_size: u32) -> bool {
         let records = &self.partition_record;
         let status_bytes_are_valid = records.iter().all(|r| matches!(r.boot_indicator, 0 | 0x80));
         let any_used = records.iter().any(Record::is_used);
@@ -106,10 +106,10 @@ impl Mbr {
         }
         // A FAT's boot sector may hold a table as well, on sticks made to boot everywhere. The table counts
         // if it could not be anything else.
-        !fat::is_boot_sector(sector) || self.is_beyond_doubt(disk_len)
+        !fat::is_boot_sector(sector) || self.is_beyond_doubt(disk_len / u64::from(sector_size))
     }
 
-    fn is_beyond_doubt(&self, disk_len: u64) -> bool {
+    fn is_beyond_doubt(&self, disk_sectors: u64) -> bool {
         let mut end = 1;
         let mut used: Vec<_> = self.partition_record.iter().filter(|r| r.is_used()).collect();
         used.sort_by_key(|r| r.starting_lba);
@@ -117,8 +117,32 @@ impl Mbr {
             let start = u64::from(r.starting_lba);
             let fits = r.os_type != 0 && start >= end;
             end = start + u64::from(r.size_in_lba);
-            fits && end <= disk_len / SIZE as u64
+            fits && end <= disk_sectors
         })
+    }
+
+    /// The sector size in bytes in which the table counts. The table does not record it. It is the size that the container
+    /// records; else 4096 if all partitions then fit the disk and known content begins at one of those places, but at
+    /// none of the places for 512; else 512.
+    pub(super) fn sector_size(&self, disk: &dyn Source) -> Result<u32> {
+        const LARGE: u64 = 4096;
+        if let Some(recorded) = disk.sector_size() {
+            return Ok(recorded);
+        }
+        let used = || self.partition_record.iter().filter(|record| record.is_used());
+        let end = |r: &Record| (u64::from(r.starting_lba) + u64::from(r.size_in_lba)) * LARGE;
+        if !disk.len().is_multiple_of(LARGE) || used().any(|record| end(record) > disk.len()) {
+            return Ok(SIZE as u32);
+        }
+        let known = |sector_size: u64| -> Result<bool> {
+            for record in used() {
+                if begins_something(disk, record, u64::from(record.starting_lba) * sector_size)? {
+                    return Ok(true);
+                }
+            }
+            Ok(false)
+        };
+        Ok(if known(LARGE)? && !known(SIZE as u64)? { LARGE as u32 } else { SIZE as u32 })
     }
 
     fn claim(&self, slot: u32, record: &Record, first_lba: u64, sectors: u64) -> Claim {
@@ -132,6 +156,20 @@ impl Mbr {
             attributes: u64::from(record.boot_indicator),
         }
     }
+}
+
+/// Whether known content begins at byte `place`: an extended boot record, or a known filesystem.
+fn begins_something(disk: &dyn Source, record: &Record, place: u64) -> Result<bool> {
+    let there = disk.len().saturating_sub(place).min(recognize::HEAD as u64) as usize;
+    if there < SIZE {
+        return Ok(false);
+    }
+    let head = disk.read_vec(place, there)?;
+    if record.is_extended() {
+        return Ok(head[510..512] == SIGNATURE);
+    }
+    let ext = head.get(1080..1082) == Some(&[0x53, 0xef]);
+    Ok(ext || fat::is_boot_sector(&head[..SIZE]) || recognize::name_of(&head).is_some())
 }
 
 /// Adds the partitions of `mbr`, following extended ones.
@@ -166,7 +204,7 @@ fn read_logical(
     let mut seen = HashSet::new();
     loop {
         let (lba, sectors) = link;
-        let place = lba * SIZE as u64;
+        let place = lba * u64::from(builder.sector_size);
         if !seen.insert(lba) {
             builder
                 .warn(format!("The chain of logical partitions comes back to byte {place}: it ends there."));
@@ -222,13 +260,13 @@ pub(super) fn links(disk: &dyn Source, table: &Table) -> Result<BTreeMap<u32, u6
     };
     let mut lba = start(container);
     for slot in FIRST_LOGICAL_SLOT..FIRST_LOGICAL_SLOT + MAX_LINKS as u32 {
-        let place = lba * SIZE as u64;
+        let place = lba * u64::from(table.sector_size);
         if disk.len().saturating_sub(place) < SIZE as u64 {
             break;
         }
         let Some(ebr) = Mbr::parse(&disk.read_vec(place, SIZE)?) else { break };
         let logical = &ebr.partition_record[0];
-        let first = (lba + start(logical)) * SIZE as u64;
+        let first = (lba + start(logical)) * u64::from(table.sector_size);
         if !logical.is_used() || !table.partitions.iter().any(|p| p.slot == slot && p.start == first) {
             break;
         }

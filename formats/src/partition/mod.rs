@@ -80,6 +80,7 @@ impl Partition {
 /// not an error; errors are of reading.
 pub fn read(disk: &dyn Source) -> Result<Table> {
     let mut builder = Builder::new(disk.len());
+    builder.sector_size = disk.sector_size().unwrap_or(builder.sector_size);
     if disk.len() < mbr::SIZE as u64 {
         return Ok(builder.whole_disk());
     }
@@ -89,7 +90,8 @@ pub fn read(disk: &dyn Source) -> Result<Table> {
         return Ok(builder.table(TableKind::Gpt, Some(id)));
     }
     match mbr {
-        Some(mbr) if mbr.is_table(&sector0, disk.len()) => {
+        Some(mbr) if mbr.is_table(&sector0, disk.len(), builder.sector_size) => {
+            builder.sector_size = mbr.sector_size(disk)?;
             mbr::read(disk, &mbr, &mut builder)?;
             Ok(builder.table(TableKind::Mbr, mbr.id()))
         }
@@ -119,7 +121,13 @@ struct Claim {
 
 impl Builder {
     fn new(disk_len: u64) -> Self {
-        Builder { disk_len, sector_size: 512, partitions: Vec::new(), warnings: Vec::new(), more_warnings: 0 }
+        Builder {
+            disk_len,
+            sector_size: mbr::SIZE as u32,
+            partitions: Vec::new(),
+            warnings: Vec::new(),
+            more_warnings: 0,
+        }
     }
 
     fn warn(&mut self, warning: impl Into<String>) {

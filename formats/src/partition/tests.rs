@@ -507,7 +507,12 @@ fn small_gpt() -> Vec<u8> {
 
 /// A disk of 256 sectors with two primary and three logical partitions.
 fn small_mbr() -> Vec<u8> {
-    let mut disk = vec![0; 256 * 512];
+    small_mbr_of(512)
+}
+
+/// The same, in sectors of this size.
+fn small_mbr_of(sector: usize) -> Vec<u8> {
+    let mut disk = vec![0; 256 * sector];
     let mut record = |at: usize, os_type: u8, start: u32, sectors: u32| {
         disk[at + 4] = os_type;
         disk[at + 8..at + 12].copy_from_slice(&start.to_le_bytes());
@@ -517,15 +522,72 @@ fn small_mbr() -> Vec<u8> {
     record(462, 0x05, 100, 150);
     record(494, 0x0c, 60, 40);
     for (link, next) in [(100, 120), (120, 140), (140, 0)] {
-        record(link * 512 + 446, 0x83, 1, 10);
+        record(link * sector + 446, 0x83, 1, 10);
         if next > 0 {
-            record(link * 512 + 462, 0x05, next - 100, 20);
+            record(link * sector + 462, 0x05, next - 100, 20);
         }
     }
     for link in [0, 100, 120, 140] {
-        disk[link * 512 + 510..link * 512 + 512].copy_from_slice(&[0x55, 0xaa]);
+        disk[link * sector + 510..link * sector + 512].copy_from_slice(&[0x55, 0xaa]);
     }
     disk
+}
+
+/// A disk whose container records the size of its sectors.
+struct Recorded(MemSource, u32);
+
+impl Source for Recorded {
+    fn len(&self) -> u64 {
+        self.0.len()
+    }
+    fn read_at(&self, offset: u64, buf: &mut [u8]) -> Result<()> {
+        self.0.read_at(offset, buf)
+    }
+    fn extent_at(&self, offset: u64) -> Result<crate::Extent> {
+        self.0.extent_at(offset)
+    }
+    fn sector_size(&self) -> Option<u32> {
+        Some(self.1)
+    }
+}
+
+#[test]
+fn an_mbr_counts_in_the_sectors_of_its_disk() {
+    let places = |table: &Table| -> Vec<(u32, u64, u64)> {
+        let sector = u64::from(table.sector_size);
+        table.partitions.iter().map(|p| (p.slot, p.start / sector, p.len / sector)).collect()
+    };
+    let small = read(&MemSource(small_mbr())).unwrap();
+    let large = small_mbr_of(4096);
+    // The chain of logical partitions shows the sector size; without any evidence it is 512.
+    let table = read(&MemSource(large.clone())).unwrap();
+    assert_eq!((table.sector_size, places(&table)), (4096, places(&small)), "by the chain");
+    assert!(table.warnings.is_empty(), "{:?}", table.warnings);
+    let mut primary = large.clone();
+    primary[462..478].fill(0);
+    let sector_size = |disk: &[u8]| read(&MemSource(disk.to_vec())).unwrap().sector_size;
+    assert_eq!(sector_size(&primary), 512, "nothing tells");
+    for (at, magic) in [(1080, &b"\x53\xef"[..]), (0, b"XFSB"), (4086, b"SWAPSPACE2"), (3, b"NTFS    ")] {
+        let mut known = primary.clone();
+        known[10 * 4096 + at..][..magic.len()].copy_from_slice(magic);
+        assert_eq!(sector_size(&known), 4096, "{}", magic.escape_ascii());
+        // Known content at both places: the usual size.
+        known[10 * 512 + at..][..magic.len()].copy_from_slice(magic);
+        assert_eq!(sector_size(&known), 512, "{}", magic.escape_ascii());
+    }
+    // The size that the container records counts, also for a disk without a table.
+    for size in [512, 4096] {
+        let recorded = |bytes: Vec<u8>| read(&Recorded(MemSource(bytes), size)).unwrap().sector_size;
+        assert_eq!((recorded(primary.clone()), recorded(vec![0; 65536])), (size, size));
+    }
+    // Writing a changed table counts in the same sectors.
+    let mut moved = table.clone();
+    moved.partitions[0].start += 4096;
+    let mut disk = large.clone();
+    for (at, bytes) in write::write(Some((&MemSource(large), &table)), &moved, 256 * 4096).unwrap() {
+        disk[at as usize..][..bytes.len()].copy_from_slice(&bytes);
+    }
+    assert_eq!(read(&MemSource(disk)).unwrap().partitions, moved.partitions);
 }
 
 #[test]

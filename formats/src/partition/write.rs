@@ -86,7 +86,8 @@ fn write_gpt(disk: Option<&dyn Source>, table: &Table, size: u64) -> Result<Vec<
 }
 
 fn write_mbr(before: Option<(&dyn Source, &Table)>, table: &Table, size: u64) -> Result<Vec<Patch>> {
-    if size.div_ceil(mbr::SIZE as u64) > u64::from(u32::MAX) {
+    let sector = u64::from(table.sector_size);
+    if size.div_ceil(sector) > u64::from(u32::MAX) {
         return Err(at("MBR").unsupported(format!("a disk of {size} bytes needs a GPT")));
     }
     let mut sector0 = sector0(before.map(|(disk, _)| disk))?;
@@ -102,7 +103,7 @@ fn write_mbr(before: Option<(&dyn Source, &Table)>, table: &Table, size: u64) ->
     {
         let container = primary.iter().find(|p| is_extended(p));
         let container = container.ok_or_else(|| at("MBR").corrupt("has logical partitions in none"))?;
-        let (start, _) = in_sectors(container, mbr::SIZE as u64)?;
+        let (start, _) = in_sectors(container, sector)?;
         let record = record(container.slot as usize - 1);
         let reach = chain(disk, old, &logical, start, le32(&sector0, record + 12).into(), &mut patches)?;
         put::le32(&mut sector0, record + 12, narrow(reach)?);
@@ -110,7 +111,7 @@ fn write_mbr(before: Option<(&dyn Source, &Table)>, table: &Table, size: u64) ->
         return Err(at("MBR").unsupported("a new table has slots 1 to 4: more need a GPT"));
     }
     for partition in primary {
-        let (first, len) = in_sectors(partition, mbr::SIZE as u64)?;
+        let (first, len) = in_sectors(partition, sector)?;
         let at = record(partition.slot as usize - 1);
         let len = if is_extended(partition) { le32(&sector0, at + 12) } else { narrow(len)? };
         if before.is_none() {
@@ -136,7 +137,7 @@ fn chain(
     least: u64,
     patches: &mut Vec<Patch>,
 ) -> Result<u64> {
-    let sector = mbr::SIZE as u64;
+    let sector = u64::from(old.sector_size);
     let links = mbr::links(disk, old)?;
     let mut placed: BTreeMap<u32, (u64, u64, u64, Vec<u8>)> = BTreeMap::new();
     for partition in logical {

@@ -54,8 +54,10 @@ impl Context {
             json: self.global.json,
             bars: self.bars(),
             tell: |event: &ExportEvent| {
-                if let ExportEvent::Failed { error, .. } = event {
-                    complain_of(error);
+                match event {
+                    ExportEvent::Failed { error, .. } => complain_of(error),
+                    ExportEvent::Finished(report) => self.warn(&report.warnings),
+                    ExportEvent::Started { .. } | ExportEvent::Summary(_) => {}
                 }
                 table.lock().expect("not poisoned").add(event)
             },

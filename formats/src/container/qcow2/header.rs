@@ -203,11 +203,6 @@ impl Header {
 
     fn check_features(&self, feature_names: &[u8]) -> Result<()> {
         let place = || at("qcow2 header").field("incompatible_features").byte(72);
-        if self.has(incompatible::CORRUPT) {
-            return Err(place().corrupt(
-                "the image is marked corrupt by who wrote it last; qemu-img check -r all may repair it",
-            ));
-        }
         let unknown = self.incompatible_features & !incompatible::KNOWN;
         if unknown != 0 {
             let bit = unknown.trailing_zeros() as u8;

@@ -48,7 +48,6 @@ fn each_bad_field_is_named() {
         (&[(24, &[255])], ErrorKind::Corrupt, "l1_size"),
         (&[(47, &[1])], ErrorKind::Corrupt, "l1_table_offset"),
         (&[(60, &[1])], ErrorKind::Limit, "nb_snapshots"),
-        (&[(79, &[2])], ErrorKind::Corrupt, "marked corrupt"),
         (&[(79, &[32])], ErrorKind::Unsupported, "bit 5"),
         (&[(79, &[8])], ErrorKind::Corrupt, "compression_type"),
         (&[(104, &[1])], ErrorKind::Corrupt, "compression_type"),

@@ -2,6 +2,7 @@
 
 mod header;
 mod layout;
+mod name;
 mod read;
 mod write;
 
@@ -48,6 +49,13 @@ impl Format for Qcow2 {
                     .to_owned(),
             );
         }
+        if header.has(incompatible::CORRUPT) {
+            disk.warnings.push(
+                "the image is marked corrupt (corrupt bit): its tables are followed as they are, and the data may not be \
+                 what the guest wrote"
+                    .to_owned(),
+            );
+        }
         let snapshots = read_snapshots(&header, &file)?;
         for snapshot in &snapshots {
             disk.details.push(("snapshot".to_owned(), format!("{} (ID {})", snapshot.name, snapshot.id)));
@@ -69,7 +77,7 @@ impl Format for Qcow2 {
         }
         let data_file = match (header.has(incompatible::DATA_FILE), &header.data_file) {
             (false, _) => None,
-            (true, Some(name)) => Some(opener.open_named(file.path(), file_name(name)?)?),
+            (true, Some(name)) => Some(opener.open_named(file.path(), &name::parse(name)?.file)?),
             (true, None) => {
                 return Err(
                     at("qcow2 header").corrupt("the data are in an external file, which is not named")
@@ -80,7 +88,16 @@ impl Format for Qcow2 {
         disk.own_files = disk.files.len();
         let mut backing = None;
         if let Some(name) = &header.backing_file {
-            let below = opener.open_backing(&file, file_name(name)?, header.backing_format.as_deref())?;
+            let format = header.backing_format.clone();
+            let (name, format) = match opener.parent() {
+                // The user named the parent, so the image's name for it is not parsed.
+                Some(_) => (Vec::new(), format),
+                None => {
+                    let named = name::parse(name)?;
+                    (named.file, named.format.or(format))
+                }
+            };
+            let below = opener.open_backing(&file, &name, format.as_deref())?;
             disk.files.extend(below.files);
             disk.warnings.extend(below.warnings);
             backing = Some(below.source);
@@ -117,21 +134,6 @@ fn details(header: &Header) -> Vec<(String, String)> {
         details.push(("data file".to_owned(), String::from_utf8_lossy(name).into_owned()));
     }
     details
-}
-
-/// The name of a file, out of what qemu takes for one: also `file:NAME`, but neither a URL nor JSON.
-fn file_name(name: &[u8]) -> Result<&[u8]> {
-    if let Some(name) = name.strip_prefix(b"file:") {
-        return Ok(name);
-    }
-    let protocol = name.iter().position(|b| !b.is_ascii_alphanumeric() && !b"+-.".contains(b));
-    match protocol.map(|at| name[at]) {
-        Some(b':') => Err(at("qcow2 header").unsupported(format!(
-            "the image needs {:?}, and only files are opened",
-            String::from_utf8_lossy(name)
-        ))),
-        _ => Ok(name),
-    }
 }
 
 fn read_snapshots(header: &Header, file: &ImageFile) -> Result<Vec<Snapshot>> {
@@ -174,18 +176,5 @@ mod tests {
         assert_eq!(read(256).unwrap().len(), 256);
         let error = read(257).unwrap_err().to_string();
         assert!(error.contains("entry 256: the table ends within it, or it is absurdly long"), "{error}");
-    }
-
-    #[test]
-    fn only_files_are_taken_for_files() {
-        for (name, file) in [
-            (&b"base.raw"[..], Some(&b"base.raw"[..])),
-            (b"file:base.raw", Some(b"base.raw")),
-            (b"./a:b", Some(b"./a:b")),
-            (b"nbd://host/disk", None),
-            (b"json:{}", None),
-        ] {
-            assert_eq!(file_name(name).ok(), file, "{}", String::from_utf8_lossy(name));
-        }
     }
 }

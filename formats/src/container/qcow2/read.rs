@@ -5,7 +5,7 @@ use crate::bytes::be64;
 use crate::container::ImageFile;
 use crate::container::cache::Cache;
 use crate::container::codec::{Codec, Unpacker};
-use crate::container::mapped::{Map, Packed, Place, Run};
+use crate::container::mapped::{Map, Packed, Place, Run, entries_to_look_at};
 use crate::{Result, Source, at};
 
 /// Bits 9 to 55 of an L1 or L2 entry: an offset in the file.
@@ -15,8 +15,6 @@ const COMPRESSED: u64 = 1 << 62;
 const ZERO: u64 = 1;
 /// Subclusters in a cluster with extended L2 entries.
 const SUBCLUSTERS: u64 = 32;
-/// How many L1 entries one look takes in at most.
-const L1_LOOK: usize = 4096;
 /// How many bytes of L2 tables are kept.
 const L2_CACHE: usize = 32 << 20;
 
@@ -181,7 +179,11 @@ impl Map for Clusters {
         let l1_index = (offset >> table_bits) as usize;
         let table_offset = self.l1[l1_index];
         if table_offset == 0 {
-            let absent = self.l1[l1_index..].iter().take(L1_LOOK).take_while(|e| **e == 0).count();
+            let absent = self.l1[l1_index..]
+                .iter()
+                .take(entries_to_look_at(wanted, 1 << table_bits))
+                .take_while(|e| **e == 0)
+                .count();
             let end = ((l1_index + absent) as u64) << table_bits;
             return Ok(Run { len: end - offset, place: Place::Backing });
         }

@@ -5,6 +5,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use super::layout::{Layout, Writer};
+use super::name;
 use crate::container::codec::{Codec, Packer};
 use crate::container::options::Options;
 use crate::container::pull::{Pull, WINDOW, Window};
@@ -70,7 +71,7 @@ pub(super) fn create(
         }
         None => source,
     };
-    let pull = Pull { source, observer, window: WINDOW.max(plan.layout.cluster()) };
+    let pull = Pull { window: WINDOW.max(plan.layout.cluster()), ..Pull::new(source, observer) };
     pull.run(
         |window| plan.prepare(window),
         |batch| {
@@ -226,6 +227,10 @@ fn open_backing(name: &str, options: &Options<'_>, target: &Path) -> Result<Disk
     let path = target.parent().unwrap_or(Path::new("")).join(name);
     if name.is_empty() || name.len() > 1023 {
         return Err(options.bad("backing_file", "a file name of 1 to 1023 bytes"));
+    }
+    // A reader would take `nbd:…` for a protocol and `json:…` for a description.
+    if name::parse(name.as_bytes()).ok().is_none_or(|named| named.file != name.as_bytes()) {
+        return Err(options.bad("backing_file", "the name of a file; write ./NAME if it contains a colon"));
     }
     let format = options.text("backing_fmt").map(str::to_owned);
     open(&path, &OpenOptions { format, ..OpenOptions::default() })

@@ -7,7 +7,7 @@
 use std::sync::Arc;
 
 use super::options::Options;
-use super::pull::pull_data;
+use super::pull::{Pull, pull_data};
 use super::{CreateOptions, Disk, Format, ImageFile, Observer, Opener, Output};
 use crate::{Result, Source};
 
@@ -32,6 +32,10 @@ impl Format for Raw {
         Ok(Disk { source, format: "raw", details: Vec::new(), files, own_files: 1, warnings: Vec::new() })
     }
 
+    fn is_sequential(&self) -> bool {
+        true
+    }
+
     fn create(
         &self,
         source: &dyn Source,
@@ -42,6 +46,6 @@ impl Format for Raw {
         Options::new("raw", &[], options)?;
         let file = output.create()?;
         file.set_len(source.len())?;
-        pull_data(source, observer, |offset, bytes| file.write_at(offset, bytes))
+        pull_data(&Pull::new(source, observer), |offset, bytes| file.write_at(offset, bytes))
     }
 }

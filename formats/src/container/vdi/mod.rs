@@ -1,4 +1,4 @@
-//! VDI: VirtualBox's format, static and dynamic. All numbers are little-endian.
+//! VDI: VirtualBox's format, static, dynamic and differencing. All numbers are little-endian.
 //!
 //! ```text
 //! header │ block map: a u32 a block │ blocks
@@ -10,7 +10,7 @@ mod write;
 
 use std::sync::Arc;
 
-use super::mapped::{Map, Mapped, Place, Run};
+use super::mapped::{Map, Mapped, Place, Run, entries_to_look_at};
 use super::{CreateOptions, Disk, Format, ImageFile, Observer, Opener, Output, human};
 use crate::bytes::{le32, le64};
 use crate::{Result, Source, at};
@@ -18,8 +18,12 @@ use crate::{Result, Source, at};
 const SIGNATURE: u32 = 0xbeda_107f;
 const VERSION: u32 = 0x0001_0001;
 const HEADER: usize = 512;
-/// Entries of the block map from here on have no block: unallocated, or discarded.
+/// Entries of the block map from here on have no block.
 const FIRST_ABSENT: u32 = 0xffff_fffe;
+/// The block is zeros: it was discarded.
+const DISCARDED: u32 = 0xffff_fffe;
+/// `image_type` of a disk that has a parent.
+const DIFFERENCING: u32 = 4;
 /// The most blocks: 64 TiB in blocks of 1 MiB, whose map takes 256 MiB.
 const MAX_BLOCKS: u32 = 1 << 26;
 /// The largest block in bytes.
@@ -40,15 +44,33 @@ impl Format for Vdi {
         head.len() >= HEADER && le32(head, 64) == SIGNATURE
     }
 
-    fn open(&self, file: ImageFile, _: &Opener<'_>) -> Result<Disk> {
+    fn open(&self, file: ImageFile, opener: &Opener<'_>) -> Result<Disk> {
         let header = Header::parse(&file.read_up_to(0, HEADER)?)?;
-        let files = vec![file.path().to_owned()];
-        let details = vec![
-            ("subformat".to_owned(), if header.image_type == 2 { "static" } else { "dynamic" }.to_owned()),
+        let mut files = vec![file.path().to_owned()];
+        let subformat = match header.image_type {
+            1 => "dynamic",
+            2 => "static",
+            _ => "differencing",
+        };
+        let mut details = vec![
+            ("subformat".to_owned(), subformat.to_owned()),
             ("block size".to_owned(), human(header.block_size.into())),
+            ("UUID".to_owned(), uuid_text(header.uuid_image)),
         ];
-        let source = Arc::new(Mapped::new(Blocks::new(file, header)?, None));
-        Ok(Disk { source, format: "vdi", details, files, own_files: 1, warnings: Vec::new() })
+        let mut warnings = Vec::new();
+        let mut backing = None;
+        if header.image_type == DIFFERENCING {
+            let below = open_parent(&file, &header, opener, &mut details, &mut warnings)?;
+            files.extend(below.files);
+            warnings.extend(below.warnings);
+            backing = Some(below.source);
+        }
+        let source = Arc::new(Mapped::new(Blocks::new(file, header)?, backing));
+        Ok(Disk { source, format: "vdi", details, files, own_files: 1, warnings })
+    }
+
+    fn has_identity(&self) -> bool {
+        true
     }
 
     fn create(
@@ -62,9 +84,48 @@ impl Format for Vdi {
     }
 }
 
+/// Opens the parent of a differencing disk, which identifies it by UUID only. VirtualBox keeps differencing disks in
+/// `Snapshots/{UUID}.vdi`, and the base disk in the directory above under any name.
+fn open_parent(
+    file: &ImageFile,
+    header: &Header,
+    opener: &Opener<'_>,
+    details: &mut Vec<(String, String)>,
+    warnings: &mut Vec<String>,
+) -> Result<Disk> {
+    let wanted = uuid_text(header.uuid_linkage);
+    details.push(("parent".to_owned(), wanted.clone()));
+    if let Some(path) = opener.parent() {
+        let parent = ImageFile::open(path)?;
+        warnings.extend(header.check_parent(file, &parent).err().map(|e| e.to_string()));
+        return opener.open_backing(file, b"", Some("vdi"));
+    }
+    let mut refused = None;
+    let likely = [format!("{{{wanted}}}.vdi").into_bytes()];
+    for name in likely.into_iter().chain(opener.files_around(file.path(), "vdi")) {
+        let Ok(parent) = opener.open_named(file.path(), &name) else { continue };
+        match header.check_parent(file, &parent) {
+            Ok(()) => return opener.open_backing(file, &name, Some("vdi")),
+            // A parent that was changed is a better answer than no parent.
+            Err(e) if e.at().to_string().contains("uuidParentModify") => refused = Some(e),
+            Err(_) => {}
+        }
+    }
+    Err(refused.unwrap_or_else(|| {
+        at("VDI header").file(file.path()).field("uuidLinkage").byte(424).not_found(format!(
+            "is {wanted}, and no VDI in this directory or the one above has that UUID; pass --parent FILE"
+        ))
+    }))
+}
+
+/// A UUID as VirtualBox shows it: the first three groups are little-endian numbers.
+fn uuid_text(uuid: [u8; 16]) -> String {
+    crate::uuid::text(&crate::uuid::swapped(uuid))
+}
+
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Header {
-    /// 1 dynamic, 2 static.
+    /// 1 dynamic, 2 static, 4 differencing.
     image_type: u32,
     /// Where the block map is, in bytes.
     offset_bmap: u32,
@@ -75,9 +136,32 @@ struct Header {
     /// In bytes.
     block_size: u32,
     blocks_in_image: u32,
+    /// UUIDs as stored: of the image, its last change, its parent, and the parent's last change when this image was
+    /// created.
+    uuid_image: [u8; 16],
+    uuid_modify: [u8; 16],
+    uuid_linkage: [u8; 16],
+    uuid_parent_modify: [u8; 16],
 }
 
 impl Header {
+    /// Errs unless `parent` is the disk on which this one, in `file`, was created, unchanged since.
+    fn check_parent(&self, file: &ImageFile, parent: &ImageFile) -> Result<()> {
+        let found = Header::parse(&parent.read_up_to(0, HEADER)?).map_err(|e| e.in_file(parent.path()))?;
+        let place = |field, byte| at("VDI header").file(file.path()).field(field).byte(byte);
+        let shown = parent.path().display();
+        if found.uuid_image != self.uuid_linkage {
+            let problem = format!("is not the UUID of {shown}");
+            return Err(place("uuidLinkage", 424).corrupt(problem));
+        }
+        // VirtualBox leaves this empty if it is unknown.
+        if self.uuid_parent_modify != [0; 16] && found.uuid_modify != self.uuid_parent_modify {
+            let problem = format!("is not that of {shown}: it was changed since");
+            return Err(place("uuidParentModify", 440).corrupt(problem));
+        }
+        Ok(())
+    }
+
     fn parse(bytes: &[u8]) -> Result<Self> {
         let place = |field, byte| at("VDI header").field(field).byte(byte);
         if bytes.len() < HEADER {
@@ -91,6 +175,7 @@ impl Header {
             let problem = format!("is {}.{}, expected 1.1", version >> 16, version & 0xffff);
             return Err(place("version", 68).unsupported(problem));
         }
+        let uuid = |at: usize| bytes[at..at + 16].try_into().expect("sliced to size");
         let header = Header {
             image_type: le32(bytes, 76),
             offset_bmap: le32(bytes, 340),
@@ -99,11 +184,24 @@ impl Header {
             disk_size: le64(bytes, 368).checked_next_multiple_of(512).unwrap_or(u64::MAX),
             block_size: le32(bytes, 376),
             blocks_in_image: le32(bytes, 384),
+            uuid_image: uuid(392),
+            uuid_modify: uuid(408),
+            uuid_linkage: uuid(424),
+            uuid_parent_modify: uuid(440),
         };
-        let has_parent = bytes[424..456].iter().any(|b| *b != 0);
-        if has_parent || !matches!(header.image_type, 1 | 2) {
-            return Err(place("image_type", 76)
-                .unsupported("the image is a difference to another one, which it knows by a UUID alone"));
+        let has_parent = header.uuid_linkage != [0; 16];
+        match header.image_type {
+            1 | 2 if !has_parent => {}
+            DIFFERENCING if has_parent => {}
+            1 | 2 => {
+                let problem = format!("is {}, and the image names a parent", header.image_type);
+                return Err(place("image_type", 76).corrupt(problem));
+            }
+            DIFFERENCING => return Err(place("uuidLinkage", 424).corrupt("names no parent")),
+            other => {
+                let problem = format!("is {other}, expected 1, 2 or 4 (dynamic, static, differencing)");
+                return Err(place("image_type", 76).unsupported(problem));
+            }
         }
         let sector_size = le32(bytes, 360);
         if sector_size != 512 {
@@ -156,15 +254,21 @@ impl Map for Blocks {
     fn run_at(&self, offset: u64, wanted: u64) -> Result<Run> {
         let block = u64::from(self.header.block_size);
         let (index, within) = ((offset / block) as usize, offset % block);
-        let first = self.map[index];
-        let most = self.map.len().min((index as u64 + 1).saturating_add(wanted.div_ceil(block)) as usize);
+        let (first, differencing) = (self.map[index], self.header.image_type == DIFFERENCING);
         let follows = |(i, entry): &(usize, &u32)| match first < FIRST_ABSENT {
             true => u64::from(**entry) == u64::from(first) + *i as u64,
+            false if differencing => **entry == first,
             false => **entry >= FIRST_ABSENT,
         };
-        let count = self.map[index..most].iter().enumerate().take(4096).take_while(follows).count() as u64;
+        let count = self.map[index..]
+            .iter()
+            .enumerate()
+            .take(entries_to_look_at(wanted, block))
+            .take_while(follows)
+            .count() as u64;
         let mut len = count * block - within;
         let place = match first < FIRST_ABSENT {
+            false if differencing && first != DISCARDED => Place::Backing,
             false => Place::Zero,
             true => {
                 let start = u64::from(self.header.offset_data) + u64::from(first) * block;
@@ -191,36 +295,4 @@ impl Map for Blocks {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::ErrorKind;
-
-    #[test]
-    fn each_bad_field_is_named() {
-        let good = write::header(1 << 30, 5);
-        assert_eq!(Header::parse(&good).unwrap().disk_size, 1 << 30);
-        for (byte, value, kind, field) in [
-            (64, 0, ErrorKind::Corrupt, "signature"),
-            (68, 9, ErrorKind::Unsupported, "version"),
-            (76, 4, ErrorKind::Unsupported, "image_type"),
-            (440, 1, ErrorKind::Unsupported, "image_type"),
-            (360, 1, ErrorKind::Unsupported, "sector_size"),
-            (376, 3, ErrorKind::Corrupt, "block_size"),
-            (380, 1, ErrorKind::Unsupported, "block_extra"),
-            (385, 0, ErrorKind::Corrupt, "blocks_in_image"),
-            (387, 255, ErrorKind::Limit, "blocks_in_image"),
-            (375, 255, ErrorKind::Corrupt, "blocks_in_image"),
-        ] {
-            let mut bytes = good.clone();
-            bytes[byte] = value;
-            let error = Header::parse(&bytes).expect_err(field);
-            assert_eq!((error.kind(), error.to_string().contains(field)), (kind, true), "{byte}: {error}");
-        }
-        let mut bytes = good.clone();
-        bytes[376..380].copy_from_slice(&(2 * MAX_BLOCK).to_le_bytes());
-        assert!(Header::parse(&bytes).unwrap_err().to_string().contains("a power of two up to 67108864"));
-        for len in 0..HEADER {
-            assert!(Header::parse(&good[..len]).is_err());
-        }
-    }
-}
+mod tests;

@@ -1,11 +1,13 @@
 //! Writing a dynamic VDI.
 
 use super::{HEADER, MAX_BLOCKS, SIGNATURE, VERSION};
+use crate::container::identity::{self, Digester, Wanted};
 use crate::container::options::Options;
-use crate::container::pull::pull_data;
+use crate::container::pull::{Pull, pull_data};
 use crate::container::{CreateOptions, Observer, Output};
-use crate::{Result, Source, at};
+use crate::{Result, Source, at, uuid};
 
+const KNOWN: &[&str] = &[identity::UUID, identity::SEED];
 const BLOCK: u64 = 1 << 20;
 const BLOCK_MAP: u64 = HEADER as u64;
 const ABSENT: u32 = 0xffff_ffff;
@@ -16,7 +18,7 @@ pub(super) fn create(
     options: &CreateOptions,
     observer: &dyn Observer,
 ) -> Result<()> {
-    Options::new("vdi", &[], options)?;
+    let wanted = Wanted::new(&Options::new("vdi", KNOWN, options)?)?;
     let file = output.create()?;
     // In whole sectors, as every reader counts.
     let size = source.len().next_multiple_of(512);
@@ -27,7 +29,9 @@ pub(super) fn create(
     let data = data_offset(blocks);
     let mut map = vec![ABSENT; blocks as usize];
     let mut used = 0;
-    pull_data(source, observer, |offset, bytes| {
+    let digester = Digester::new(source.len());
+    let pull = Pull { digest: Some((&digester, 0)), ..Pull::new(source, observer) };
+    pull_data(&pull, |offset, bytes| {
         let entry = &mut map[(offset / BLOCK) as usize];
         if *entry == ABSENT {
             *entry = used;
@@ -38,7 +42,10 @@ pub(super) fn create(
     let map: Vec<u8> = map.into_iter().flat_map(u32::to_le_bytes).collect();
     file.write_at(BLOCK_MAP, &map)?;
     file.set_len(data + u64::from(used) * BLOCK)?;
-    file.write_at(0, &header(size, used))
+    let identity = wanted.identity(&digester.finish());
+    // The image's UUID and that of its last change.
+    let uuids = [identity.disk_uuid(), identity.uuid("change")].map(uuid::swapped);
+    file.write_at(0, &header(size, used, uuids))
 }
 
 /// Where the blocks are: at a whole MiB, as VirtualBox puts them.
@@ -46,7 +53,8 @@ fn data_offset(blocks: u64) -> u64 {
     (BLOCK_MAP + blocks * 4).next_multiple_of(BLOCK)
 }
 
-pub(super) fn header(size: u64, used: u32) -> Vec<u8> {
+/// The header of a disk of `size` bytes with `used` blocks; `uuids` as they are stored.
+pub(super) fn header(size: u64, used: u32, uuids: [[u8; 16]; 2]) -> Vec<u8> {
     let blocks = size.div_ceil(BLOCK);
     let mut bytes = vec![0; HEADER];
     let text = b"<<< mif VM Virtual Disk Image >>>\n";
@@ -68,11 +76,8 @@ pub(super) fn header(size: u64, used: u32) -> Vec<u8> {
         bytes[at..at + 4].copy_from_slice(&value.to_le_bytes());
     }
     bytes[368..376].copy_from_slice(&size.to_le_bytes());
-    // The image's UUID and that of its last change: fixed, so that the same disk gives the same file, and
-    // not null, which VirtualBox would refuse. (VBoxManage internalcommands sethduuid sets another.)
-    for (at, last) in [(392, 1), (408, 2)] {
-        bytes[at..at + 16].copy_from_slice(b"mif disk\0\0\x40\0\x80\0\0\0");
-        bytes[at + 15] = last;
+    for (at, uuid) in [392, 408].into_iter().zip(uuids) {
+        bytes[at..at + 16].copy_from_slice(&uuid);
     }
     bytes
 }

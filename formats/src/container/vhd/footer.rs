@@ -14,6 +14,8 @@ pub(super) const SECTOR: u64 = 512;
 pub(super) const MAX_SECTORS: u64 = 0xff00_0000;
 /// What the geometry holds at most; then it tells nothing of the size.
 pub(super) const MAX_GEOMETRY: u64 = 65535 * 16 * 255;
+/// Creators whose disks have the size of the geometry: Virtual PC, and QEMU before it wrote `qem2`.
+const GEOMETRY_IS_SIZE: [[u8; 4]; 2] = [*b"vpc ", *b"qemu"];
 /// The most entries of a block allocation table: 2040 GiB in blocks of 512 KiB.
 const MAX_ENTRIES: u32 = 4 << 20;
 
@@ -31,8 +33,12 @@ pub(super) struct Footer {
     pub(super) data_offset: u64,
     /// The disk's size in bytes.
     pub(super) size: u64,
-    /// `current_size`: the size in bytes that the footer gives, which is not what all programs go by.
+    /// `current_size`: the size in bytes that the footer gives.
     pub(super) current_size: u64,
+    /// `disk_geometry`: cylinders, heads and sectors in a track.
+    pub(super) geometry: (u16, u8, u8),
+    /// `creator_application`.
+    pub(super) creator: [u8; 4],
     pub(super) unique_id: [u8; 16],
 }
 
@@ -59,14 +65,16 @@ impl Footer {
             4 => DiskType::Differencing,
             other => return Err(place("disk_type", 60).unsupported(format!("is {other}, expected 2 to 4"))),
         };
-        let geometry = u64::from(be16(bytes, 56)) * u64::from(bytes[58]) * u64::from(bytes[59]);
+        let geometry = (be16(bytes, 56), bytes[58], bytes[59]);
         let current_size = be64(bytes, 48);
-        // Virtual PC and old qemu go by the geometry, all others by the size; who wrote it tells which.
-        let by_size = [&b"win "[..], b"qem2", b"d2v ", b"CTXS", b"tap"];
-        let by_size = by_size.iter().any(|creator| bytes[28..32].starts_with(creator));
-        let sectors = match by_size || geometry == MAX_GEOMETRY {
-            true => current_size / SECTOR,
-            false => geometry,
+        let creator = bytes[28..32].try_into().expect("sliced to size");
+        // The specification rounds the geometry down, so it is the size only for the two creators that define it so.
+        let by_geometry = GEOMETRY_IS_SIZE.contains(&creator);
+        let sectors = match geometry_sectors(geometry) {
+            sectors if by_geometry && (1..MAX_GEOMETRY).contains(&sectors) => {
+                sectors.min(current_size / SECTOR)
+            }
+            _ => current_size / SECTOR,
         };
         if sectors > MAX_SECTORS {
             return Err(place("current_size", 48).limit(format!("is {sectors} sectors, more than 2040 GiB")));
@@ -77,9 +85,20 @@ impl Footer {
             data_offset: be64(bytes, 16),
             size: sectors * SECTOR,
             current_size,
+            geometry,
+            creator,
             unique_id,
         })
     }
+
+    /// The size in bytes that the geometry tells.
+    pub(super) fn geometry_size(&self) -> u64 {
+        geometry_sectors(self.geometry) * SECTOR
+    }
+}
+
+fn geometry_sectors((cylinders, heads, sectors): (u16, u8, u8)) -> u64 {
+    u64::from(cylinders) * u64::from(heads) * u64::from(sectors)
 }
 
 /// The header of a dynamic or differencing disk.
@@ -91,8 +110,8 @@ pub(super) struct Header {
     /// In bytes.
     pub(super) block_size: u32,
     pub(super) parent_unique_id: [u8; 16],
-    /// The parent's name as the header has it.
-    pub(super) parent_name: String,
+    /// The parent's name as the header has it: UTF-16, padded with zeros.
+    pub(super) parent_name: Vec<u8>,
     pub(super) locators: Vec<Locator>,
 }
 
@@ -129,14 +148,13 @@ impl Header {
             let problem = format!("is {max_table_entries}, more than {MAX_ENTRIES}");
             return Err(place("max_table_entries", 28).limit(problem));
         }
-        let name = bytes[64..576].chunks_exact(2).map(|unit| be16(unit, 0)).take_while(|unit| *unit != 0);
         let locators = bytes[576..768].chunks_exact(24).filter(|l| l[..4] != [0; 4]);
         Ok(Header {
             table_offset: be64(bytes, 16),
             max_table_entries,
             block_size,
             parent_unique_id: bytes[40..56].try_into().expect("sliced to size"),
-            parent_name: char::decode_utf16(name).map(|c| c.unwrap_or('\u{fffd}')).collect(),
+            parent_name: bytes[64..576].to_vec(),
             locators: locators
                 .map(|l| Locator {
                     platform: l[..4].try_into().expect("sliced to size"),
@@ -165,7 +183,7 @@ mod tests {
 
     #[test]
     fn each_bad_field_of_the_footer_is_named() {
-        let good = write::footer(1 << 30, DiskType::Dynamic);
+        let good = write::footer(1 << 30, DiskType::Dynamic, &[0; 16]);
         assert_eq!(Footer::parse(&good).unwrap().size, 1 << 30);
         for (byte, value, kind, field) in [
             (0, 0, ErrorKind::Corrupt, "cookie"),
@@ -182,13 +200,26 @@ mod tests {
     }
 
     #[test]
-    fn virtual_pc_goes_by_the_geometry() {
-        let good = write::footer(1 << 30, DiskType::Dynamic);
-        let mut bytes = good.clone();
-        bytes[28..32].copy_from_slice(b"vpc ");
-        bytes[56..60].copy_from_slice(&[0, 10, 4, 17]);
-        let footer = Footer::parse(&poke(&bytes, 84, 0, 64)).unwrap();
-        assert_eq!((footer.size, footer.current_size), (10 * 4 * 17 * 512, 1 << 30));
+    fn only_virtual_pc_and_old_qemu_go_by_the_geometry() {
+        let size = |creator: &[u8; 4], geometry: [u8; 4], current_size: u64| {
+            let mut bytes = write::footer(current_size, DiskType::Dynamic, &[0; 16]);
+            bytes[28..32].copy_from_slice(creator);
+            bytes[56..60].copy_from_slice(&geometry);
+            Footer::parse(&poke(&bytes, 84, 0, 64)).unwrap().size
+        };
+        let small = [0, 10, 4, 17];
+        for creator in [b"vpc ", b"qemu"] {
+            assert_eq!(size(creator, small, 1 << 30), 10 * 4 * 17 * 512);
+            // The largest geometry and none tell nothing.
+            assert_eq!(size(creator, [0xff, 0xff, 16, 255], 1 << 40), 1 << 40);
+            assert_eq!(size(creator, [0; 4], 1 << 30), 1 << 30);
+            assert_eq!(size(creator, [0xff, 0xff, 16, 63], 1 << 20), 1 << 20, "no more than there is");
+        }
+        for creator in
+            [b"win ", b"wa\0\0", b"vbox", b"vs  ", b"d2v ", b"tap\0", b"CTXS", b"qem2", b"\0\0\0\0"]
+        {
+            assert_eq!(size(creator, small, 1 << 30), 1 << 30);
+        }
     }
 
     #[test]

@@ -10,7 +10,8 @@ mod write;
 
 use std::sync::Arc;
 
-use super::mapped::{Map, Mapped, Place, Run};
+use super::mapped::{Map, Mapped, Place, Run, entries_to_look_at};
+use super::opener::{advise_parent, find_named};
 use super::{CreateOptions, Disk, Format, ImageFile, Observer, Opener, Output, human};
 use crate::bytes::be32;
 use crate::container::cache::Cache;
@@ -51,6 +52,7 @@ impl Format for Vhd {
             DiskType::Differencing => "differencing",
         };
         let mut details = vec![("subformat".to_owned(), subformat.to_owned())];
+        describe_size(&footer, &mut details, &mut warnings);
         let mut files = vec![file.path().to_owned()];
         if footer.disk_type == DiskType::Fixed {
             if footer.size + FOOTER as u64 > file.len() {
@@ -67,15 +69,26 @@ impl Format for Vhd {
         details.push(("block size".to_owned(), human(header.block_size.into())));
         let mut backing = None;
         if footer.disk_type == DiskType::Differencing {
-            let name = find_parent(&file, &header, opener)?;
-            details.push(("parent".to_owned(), name.clone()));
-            let below = opener.open_backing(&file, name.as_bytes(), Some("vpc"))?;
+            let name = match opener.parent() {
+                Some(path) => {
+                    let parent = ImageFile::open(path)?;
+                    warnings.extend(check_parent(&file, &header, &parent).err().map(|e| e.to_string()));
+                    path.as_os_str().as_encoded_bytes().to_vec()
+                }
+                None => find_parent(&file, &header, opener)?,
+            };
+            details.push(("parent".to_owned(), String::from_utf8_lossy(&name).into_owned()));
+            let below = opener.open_backing(&file, &name, Some("vpc"))?;
             files.extend(below.files);
             warnings.extend(below.warnings);
             backing = Some(below.source);
         }
         let source = Arc::new(Mapped::new(Blocks::new(file, &footer, &header)?, backing));
         Ok(Disk { source, format: "vpc", details, files, own_files: 1, warnings })
+    }
+
+    fn has_identity(&self) -> bool {
+        true
     }
 
     fn create(
@@ -86,6 +99,34 @@ impl Format for Vhd {
         observer: &dyn Observer,
     ) -> Result<()> {
         write::create(source, output, options, observer)
+    }
+}
+
+/// Describes creator and sizes. Most footers have two sizes, because the geometry is rounded down; it is a warning only if
+/// the smaller one counts.
+fn describe_size(footer: &Footer, details: &mut Vec<(String, String)>, warnings: &mut Vec<String>) {
+    let creator = footer.creator.escape_ascii();
+    details.push(("creator".to_owned(), creator.to_string()));
+    details.push(("UUID".to_owned(), crate::uuid::text(&footer.unique_id)));
+    let by_geometry = footer.geometry_size();
+    if by_geometry != footer.current_size {
+        let (cylinders, heads, sectors) = footer.geometry;
+        let said =
+            format!("{cylinders}/{heads}/{sectors} ({by_geometry} bytes; the size is {})", footer.size);
+        details.push(("geometry".to_owned(), said));
+    }
+    let left_out = footer.current_size.saturating_sub(footer.size);
+    if left_out >= SECTOR {
+        warnings.push(format!(
+            "the footer says {} bytes and its geometry {by_geometry}: the geometry counts, because \"{creator}\" \
+             created the disk, so the last {left_out} bytes are not part of the disk",
+            footer.current_size
+        ));
+    } else if left_out > 0 {
+        let size = footer.current_size;
+        warnings.push(format!(
+            "the disk's size is {size} bytes: the last {left_out} are no whole sector and do not count"
+        ));
     }
 }
 
@@ -107,28 +148,48 @@ fn read_footer(file: &ImageFile) -> Result<(Footer, Vec<String>)> {
 }
 
 /// The parent's name: the first one that leads to a file with the parent's ID.
-fn find_parent(file: &ImageFile, header: &Header, opener: &Opener<'_>) -> Result<String> {
+fn find_parent(file: &ImageFile, header: &Header, opener: &Opener<'_>) -> Result<Vec<u8>> {
     let mut names = Vec::new();
     for locator in &header.locators {
-        if !matches!(&locator.platform, b"W2ru" | b"W2ku") || locator.len > MAX_NAME {
+        if locator.len > MAX_NAME {
             continue;
         }
         let bytes = file.read_up_to(locator.offset, locator.len as usize)?;
-        let units = bytes.chunks_exact(2).map(|u| u16::from_le_bytes([u[0], u[1]])).take_while(|u| *u != 0);
-        names.push(char::decode_utf16(units).map(|c| c.unwrap_or('\u{fffd}')).collect());
-    }
-    names.push(header.parent_name.clone());
-    super::opener::find_windows_name(&names, |name| {
-        let parent = opener.open_named(file.path(), name.as_bytes())?;
-        let (footer, _) = read_footer(&parent).map_err(|e| e.in_file(parent.path()))?;
-        match footer.unique_id == header.parent_unique_id {
-            true => Ok(()),
-            false => Err(at("VHD dynamic disk header")
-                .file(file.path())
-                .field("parent_unique_id")
-                .corrupt(format!("is not that of {}: it was changed or replaced", parent.path().display()))),
+        match &locator.platform {
+            b"W2ru" | b"W2ku" => names.push(utf16(&bytes, u16::from_le_bytes)),
+            // A URL in UTF-8, which Xen's tools write.
+            b"MacX" => {
+                let url = bytes.split(|b| *b == 0).next().unwrap_or_default();
+                let path = url.strip_prefix(b"file://localhost").or(url.strip_prefix(b"file://"));
+                names.push(path.unwrap_or(url).to_vec());
+            }
+            _ => {}
         }
-    })
+    }
+    // The name should be big-endian like all numbers; some programs write it in little-endian.
+    names.push(utf16(&header.parent_name, u16::from_be_bytes));
+    names.push(utf16(&header.parent_name, u16::from_le_bytes));
+    names.retain(|name| !name.is_empty());
+    find_named(&names, |name| check_parent(file, header, &opener.open_named(file.path(), name)?))
+        .map_err(advise_parent)
+}
+
+/// UTF-16 up to its end or the first NUL, in UTF-8.
+fn utf16(bytes: &[u8], unit: impl Fn([u8; 2]) -> u16) -> Vec<u8> {
+    let units = bytes.chunks_exact(2).map(|u| unit([u[0], u[1]])).take_while(|u| *u != 0);
+    char::decode_utf16(units).map(|c| c.unwrap_or('\u{fffd}')).collect::<String>().into_bytes()
+}
+
+/// Errs unless `parent` has the ID that the header names.
+fn check_parent(file: &ImageFile, header: &Header, parent: &ImageFile) -> Result<()> {
+    let (footer, _) = read_footer(parent).map_err(|e| e.in_file(parent.path()))?;
+    match footer.unique_id == header.parent_unique_id {
+        true => Ok(()),
+        false => Err(at("VHD dynamic disk header")
+            .file(file.path())
+            .field("parent_unique_id")
+            .corrupt(format!("is not that of {}: it was changed or replaced", parent.path().display()))),
+    }
 }
 
 struct Blocks {
@@ -190,10 +251,11 @@ impl Map for Blocks {
         self.size
     }
 
-    fn run_at(&self, offset: u64, _: u64) -> Result<Run> {
+    fn run_at(&self, offset: u64, wanted: u64) -> Result<Run> {
         let (index, within) = ((offset / self.block) as usize, offset % self.block);
         if self.table[index] == ABSENT {
-            let absent = self.table[index..].iter().take(4096).take_while(|e| **e == ABSENT).count() as u64;
+            let look = entries_to_look_at(wanted, self.block);
+            let absent = self.table[index..].iter().take(look).take_while(|e| **e == ABSENT).count() as u64;
             return Ok(Run { len: absent * self.block - within, place: Place::Backing });
         }
         let bitmap = u64::from(self.table[index]) * SECTOR;
@@ -237,7 +299,7 @@ mod tests {
 
     /// A child whose sectors 3, 4 and 100 are its own.
     fn child(parent_id: [u8; 16]) -> Vec<u8> {
-        let footer = write::footer(SIZE, DiskType::Differencing);
+        let footer = write::footer(SIZE, DiskType::Differencing, &[7; 16]);
         let mut header = write::dynamic_header(3);
         header[40..56].copy_from_slice(&parent_id);
         let name: Vec<u8> = ".\\parent.vhd".encode_utf16().flat_map(u16::to_le_bytes).collect();
@@ -264,7 +326,8 @@ mod tests {
     fn a_differencing_disk_has_its_own_sectors_over_its_parents() {
         let dir = tempfile::tempdir().unwrap();
         write_parent(&dir.path().join("parent.vhd"));
-        let id: [u8; 16] = write::footer(SIZE, DiskType::Dynamic)[68..84].try_into().unwrap();
+        let parent = std::fs::read(dir.path().join("parent.vhd")).unwrap();
+        let id: [u8; 16] = parent[68..84].try_into().unwrap();
         let path = dir.path().join("child.vhd");
         std::fs::write(&path, child(id)).unwrap();
         let disk = open(&path, &OpenOptions::default()).unwrap();
@@ -289,6 +352,24 @@ mod tests {
         std::fs::write(&path, long).unwrap();
         let error = open(&path, &OpenOptions::default()).err().unwrap().to_string();
         assert!(error.contains("does not name it"), "{error}");
+        // A URL of Xen's tools, and the name in the header in either order of bytes.
+        let name = |order: fn(u16) -> [u8; 2]| {
+            "C:\\x\\parent.vhd".encode_utf16().flat_map(order).collect::<Vec<u8>>()
+        };
+        let in_header = [name(u16::to_be_bytes), name(u16::to_le_bytes)];
+        let url = [b"file://./parent.vhd\0"].map(|url| url.to_vec());
+        for (place, bytes) in in_header.iter().map(|n| (512 + 64, n)).chain(url.iter().map(|u| (2048, u))) {
+            let mut other = child(id);
+            other[place..place + bytes.len()].copy_from_slice(bytes);
+            let platform: &[u8; 4] = if place == 2048 { b"MacX" } else { &[0; 4] };
+            other[512 + 576..512 + 580].copy_from_slice(platform);
+            other[512 + 36..512 + 40].fill(0);
+            let sum = footer::checksum(&other[512..1536], 36);
+            other[512 + 36..512 + 40].copy_from_slice(&sum.to_be_bytes());
+            std::fs::write(&path, other).unwrap();
+            let disk = open(&path, &OpenOptions::default()).unwrap();
+            assert_eq!(disk.source.read_vec(0, 1).unwrap(), [1], "{}", bytes.escape_ascii());
+        }
         std::fs::write(&path, child(id)).unwrap();
         std::fs::remove_file(dir.path().join("parent.vhd")).unwrap();
         assert_eq!(open(&path, &OpenOptions::default()).err().unwrap().kind(), ErrorKind::NotFound);

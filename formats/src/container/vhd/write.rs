@@ -2,13 +2,14 @@
 
 use super::ABSENT;
 use super::footer::{COOKIE, DiskType, FOOTER, HEADER, HEADER_COOKIE, MAX_SECTORS, SECTOR, checksum};
+use crate::container::identity::{self, Digester, Wanted};
 use crate::container::options::Options;
 use crate::container::output::OutputFile;
-use crate::container::pull::pull_data;
+use crate::container::pull::{Pull, pull_data};
 use crate::container::{CreateOptions, Observer, Output};
 use crate::{Result, Source, at};
 
-const KNOWN: &[&str] = &["subformat", "force_size", "align"];
+const KNOWN: &[&str] = &["subformat", "force_size", "align", identity::UUID, identity::SEED];
 const BLOCK: u64 = 2 << 20;
 /// A block's sector bitmap, all ones: every sector counts, also where it is zeros.
 const BITMAP: [u8; 512] = [0xff; 512];
@@ -30,27 +31,32 @@ pub(super) fn create(
     if !align.is_power_of_two() || align < SECTOR {
         return Err(options.bad("align", "a power of two from 512, such as 1M"));
     }
+    let wanted = Wanted::new(&options)?;
     let file = output.create()?;
     let size = source.len().checked_next_multiple_of(align).unwrap_or(u64::MAX);
     if size / SECTOR > MAX_SECTORS {
         return Err(at("writing").file(file.path()).limit("a VHD holds at most 2040 GiB"));
     }
-    match fixed {
-        true => create_fixed(source, file, size, observer),
-        false => create_dynamic(source, file, size, observer),
+    let digester = Digester::new(source.len());
+    let pull = Pull { digest: Some((&digester, 0)), ..Pull::new(source, observer) };
+    let end = match fixed {
+        true => pull_data(&pull, |offset, bytes| file.write_at(offset, bytes)).map(|()| size)?,
+        false => create_dynamic(&pull, file, size)?,
+    };
+    let id = wanted.identity(&digester.finish()).disk_uuid();
+    let footer = footer(size, if fixed { DiskType::Fixed } else { DiskType::Dynamic }, &id);
+    if !fixed {
+        file.write_at(0, &footer)?;
     }
+    file.write_at(end, &footer)
 }
 
-fn create_fixed(source: &dyn Source, file: &OutputFile, size: u64, observer: &dyn Observer) -> Result<()> {
-    pull_data(source, observer, |offset, bytes| file.write_at(offset, bytes))?;
-    file.write_at(size, &footer(size, DiskType::Fixed))
-}
-
-fn create_dynamic(source: &dyn Source, file: &OutputFile, size: u64, observer: &dyn Observer) -> Result<()> {
+/// Writes all but the footers; gives where the one at the end goes.
+fn create_dynamic(pull: &Pull<'_>, file: &OutputFile, size: u64) -> Result<u64> {
     let blocks = size.div_ceil(BLOCK);
     let mut table = vec![ABSENT; blocks as usize];
     let mut end = TABLE + (blocks * 4).next_multiple_of(SECTOR);
-    pull_data(source, observer, |offset, bytes| {
+    pull_data(pull, |offset, bytes| {
         let entry = &mut table[(offset / BLOCK) as usize];
         if *entry == ABSENT {
             *entry = (end / SECTOR) as u32;
@@ -64,12 +70,10 @@ fn create_dynamic(source: &dyn Source, file: &OutputFile, size: u64, observer: &
     bytes.resize(bytes.len().next_multiple_of(SECTOR as usize), 0xff);
     file.write_at(TABLE, &bytes)?;
     file.write_at(FOOTER as u64, &dynamic_header(blocks as u32))?;
-    let footer = footer(size, DiskType::Dynamic);
-    file.write_at(0, &footer)?;
-    file.write_at(end, &footer)
+    Ok(end)
 }
 
-pub(super) fn footer(size: u64, disk_type: DiskType) -> Vec<u8> {
+pub(super) fn footer(size: u64, disk_type: DiskType, unique_id: &[u8; 16]) -> Vec<u8> {
     let mut bytes = vec![0; FOOTER];
     bytes[..8].copy_from_slice(&COOKIE);
     // Features: the reserved bit, always set. Version 1.0.
@@ -90,8 +94,7 @@ pub(super) fn footer(size: u64, disk_type: DiskType) -> Vec<u8> {
         DiskType::Dynamic => 3,
         DiskType::Differencing => 4,
     };
-    // A fixed ID, so that the same disk gives the same file: it only serves to find a parent by.
-    bytes[68..84].copy_from_slice(b"mif disk\0\0\x40\0\x80\0\0\x01");
+    bytes[68..84].copy_from_slice(unique_id);
     let sum = checksum(&bytes, 64);
     bytes[64..68].copy_from_slice(&sum.to_be_bytes());
     bytes

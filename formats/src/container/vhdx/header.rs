@@ -206,6 +206,11 @@ impl Metadata {
         Ok(())
     }
 
+    /// The value of a key of the parent locator.
+    pub(super) fn locate(&self, key: &str) -> Option<&str> {
+        self.parent.iter().find(|(k, _)| k == key).map(|(_, value)| value.as_str())
+    }
+
     /// How many payload blocks a sector bitmap block covers (section 2.5).
     pub(super) fn chunk_ratio(&self) -> u64 {
         (u64::from(self.logical_sector_size) << 23) / u64::from(self.block_size)

@@ -5,7 +5,7 @@ use super::header::{Guid, Header, checksum};
 use crate::bytes::{le32, le64};
 use crate::checksum::fits;
 use crate::container::ImageFile;
-use crate::container::file::Patch;
+use crate::container::patches::Patches;
 use crate::{Result, Source, at};
 
 const SECTOR: usize = 4096;
@@ -13,6 +13,9 @@ const ENTRY_HEADER: usize = 64;
 const DESCRIPTOR: usize = 32;
 /// The largest log that is replayed, in bytes.
 const MAX_LOG: u32 = 64 << 20;
+/// A valid log is checksummed a few times over: each entry when it is found, and again as the possible end of a sequence.
+/// More than this many times the log's length means overlapping entries, which no program writes.
+const MAX_READS: usize = 8;
 /// The longest that a log may say the file is, in bytes.
 const MAX_FILE: u64 = 1 << 50;
 
@@ -37,10 +40,11 @@ pub(super) fn replay(file: ImageFile, header: &Header) -> Result<ImageFile> {
         return Err(place().corrupt("reaches past the end of the file: is it truncated?"));
     }
     let log = file.read_vec(header.log_offset, header.log_length as usize)?;
-    let Some(sequence) = active_sequence(&log, &header.log_guid) else {
+    let sequence = active_sequence(&log, &header.log_guid).map_err(|e| e.in_file(file.path()))?;
+    let Some(sequence) = sequence else {
         return Err(place().corrupt("holds no valid sequence, and the header says that it is in use"));
     };
-    let (mut patches, mut len) = (Vec::new(), file.len());
+    let (mut patches, mut len) = (Patches::default(), file.len());
     for entry in &sequence {
         if entry.flushed_file_offset > file.len() {
             return Err(place().corrupt(format!(
@@ -59,14 +63,17 @@ pub(super) fn replay(file: ImageFile, header: &Header) -> Result<ImageFile> {
 }
 
 /// The entries of the newest complete sequence, in order.
-fn active_sequence<'a>(log: &'a [u8], guid: &Guid) -> Option<Vec<Entry<'a>>> {
+///
+/// Errs if entries overlap so much that reading them would take far more than the log's length.
+fn active_sequence<'a>(log: &'a [u8], guid: &Guid) -> Result<Option<Vec<Entry<'a>>>> {
+    let mut budget = log.len().saturating_mul(MAX_READS);
     let mut best: Option<Vec<Entry<'a>>> = None;
     let mut start = 0;
     // Every entry that begins a sequence is tried once; a sequence that was walked is not walked again.
     while start < log.len() {
         let mut sequence: Vec<Entry<'a>> = Vec::new();
         let (mut position, mut left) = (start, log.len());
-        while let Some(entry) = Entry::parse(log, position, guid) {
+        while let Some(entry) = Entry::parse(log, position, guid, &mut budget)? {
             let follows = sequence.last().is_none_or(|e| e.sequence_number + 1 == entry.sequence_number);
             if !follows || entry.bytes.len() > left {
                 break;
@@ -87,13 +94,14 @@ fn active_sequence<'a>(log: &'a [u8], guid: &Guid) -> Option<Vec<Entry<'a>>> {
         }
         start += walked;
     }
-    best
+    Ok(best)
 }
 
 impl<'a> Entry<'a> {
     /// The entry at `start`, which may wrap around the end of the log; `None` if none is there.
-    fn parse(log: &'a [u8], start: usize, guid: &Guid) -> Option<Self> {
-        let head = log.get(start..start + ENTRY_HEADER)?;
+    /// The entry's length is deducted from `budget`, the bytes that may still be checksummed.
+    fn parse(log: &'a [u8], start: usize, guid: &Guid, budget: &mut usize) -> Result<Option<Self>> {
+        let Some(head) = log.get(start..start + ENTRY_HEADER) else { return Ok(None) };
         let len = le32(head, 8) as usize;
         let sequence_number = le64(head, 16);
         let valid = head[..4] == *b"loge"
@@ -104,14 +112,17 @@ impl<'a> Entry<'a> {
             && sequence_number != u64::MAX
             && head[32..48] == *guid;
         if !valid {
-            return None;
+            return Ok(None);
         }
+        *budget = budget.checked_sub(len).ok_or_else(|| {
+            at("VHDX log").byte(start as u64).limit("its entries overlap; the log is not replayed")
+        })?;
         let bytes: std::borrow::Cow<'a, [u8]> = match log.get(start..start + len) {
             Some(bytes) => bytes.into(),
             None => [&log[start..], &log[..len - (log.len() - start)]].concat().into(),
         };
         if !fits(le32(&bytes, 4), checksum(&bytes, 4)) {
-            return None;
+            return Ok(None);
         }
         let entry = Entry {
             at: start,
@@ -121,7 +132,7 @@ impl<'a> Entry<'a> {
             last_file_offset: le64(&bytes, 56),
             bytes,
         };
-        entry.is_sound().then_some(entry)
+        Ok(entry.is_sound().then_some(entry))
     }
 
     fn descriptors(&self) -> impl Iterator<Item = &[u8]> {
@@ -165,19 +176,20 @@ impl<'a> Entry<'a> {
         })
     }
 
-    fn patches(&self, patches: &mut Vec<Patch>) {
+    fn patches(&self, patches: &mut Patches) {
         let mut data = self.data_at();
         for descriptor in self.descriptors() {
             let offset = le64(descriptor, 16);
             if &descriptor[..4] == b"zero" {
-                patches.push(Patch { offset, len: le64(descriptor, 8), bytes: None });
+                // `is_sound` checked that this does not overflow.
+                patches.zero(offset..offset + le64(descriptor, 8));
                 continue;
             }
             // The first eight bytes and the last four of a data sector are in its descriptor.
             let mut bytes = self.bytes[data..data + SECTOR].to_vec();
             bytes[..8].copy_from_slice(&descriptor[8..16]);
             bytes[SECTOR - 4..].copy_from_slice(&descriptor[4..8]);
-            patches.push(Patch { offset, len: SECTOR as u64, bytes: Some(bytes) });
+            patches.write(offset, &bytes);
             data += SECTOR;
         }
     }
@@ -225,20 +237,34 @@ mod tests {
         // Newer, and its tail is gone.
         log[5 * size..6 * size].copy_from_slice(&entry(90, 4 * size as u32));
         let numbers = |log: &[u8]| {
-            let sequence = active_sequence(log, &GUID)?;
+            let sequence = active_sequence(log, &GUID).unwrap()?;
             Some(sequence.iter().map(|e| e.sequence_number).collect::<Vec<_>>())
         };
         assert_eq!(numbers(&log), Some(vec![60, 61]));
         // One bit of the last entry: the sequence ends before it.
         log[4 * size - 100] ^= 1;
         assert_eq!(numbers(&log), Some(vec![60]));
-        assert!(active_sequence(&log, &[8; 16]).is_none());
+        assert!(active_sequence(&log, &[8; 16]).unwrap().is_none());
         // One that wraps around the end.
         let wrapped = entry(70, 8 * size as u32 - SECTOR as u32);
         let (front, back) = log.split_at_mut(8 * size - SECTOR);
         back.copy_from_slice(&wrapped[..SECTOR]);
         front[..SECTOR].copy_from_slice(&wrapped[SECTOR..]);
         assert_eq!(numbers(&log), Some(vec![70]));
+    }
+
+    #[test]
+    fn overlapping_entries_are_refused() {
+        // Each sector begins an entry that claims all of the log, and has a wrong checksum.
+        let mut log = vec![0; 1024 * SECTOR];
+        let len = log.len() as u32;
+        for sector in log.chunks_exact_mut(SECTOR) {
+            sector[..4].copy_from_slice(b"loge");
+            sector[8..12].copy_from_slice(&len.to_le_bytes());
+            sector[16] = 1;
+            sector[32..48].copy_from_slice(&GUID);
+        }
+        assert_eq!(active_sequence(&log, &GUID).err().unwrap().kind(), ErrorKind::Limit);
     }
 
     #[test]

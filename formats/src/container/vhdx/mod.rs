@@ -8,6 +8,7 @@ mod write;
 use std::sync::Arc;
 
 use super::mapped::Mapped;
+use super::opener::{advise_parent, find_named};
 use super::{CreateOptions, Disk, Format, ImageFile, Observer, Opener, Output, human};
 use crate::{Result, Source, at};
 use header::{
@@ -49,20 +50,35 @@ impl Format for Vhdx {
         let metadata = read_metadata(&file, metadata_region)?;
         let mut details = vec![
             ("block size".to_owned(), human(metadata.block_size.into())),
-            ("logical sector size".to_owned(), metadata.logical_sector_size.to_string()),
+            ("sector size".to_owned(), metadata.logical_sector_size.to_string()),
         ];
+        details.push((
+            "data write ID".to_owned(),
+            crate::uuid::text(&crate::uuid::swapped(header.data_write_guid)),
+        ));
         let mut files = vec![file.path().to_owned()];
         let mut backing = None;
         if metadata.has_parent {
-            let name = find_parent(&file, &metadata, opener)?;
-            details.push(("parent".to_owned(), name.clone()));
-            let below = opener.open_backing(&file, name.as_bytes(), Some("vhdx"))?;
+            let name = match opener.parent() {
+                Some(path) => {
+                    let parent = ImageFile::open(path)?;
+                    warnings.extend(check_parent(&file, &metadata, &parent).err().map(|e| e.to_string()));
+                    path.as_os_str().as_encoded_bytes().to_vec()
+                }
+                None => find_parent(&file, &metadata, opener)?,
+            };
+            details.push(("parent".to_owned(), String::from_utf8_lossy(&name).into_owned()));
+            let below = opener.open_backing(&file, &name, Some("vhdx"))?;
             files.extend(below.files);
             warnings.extend(below.warnings);
             backing = Some(below.source);
         }
         let source = Arc::new(Mapped::new(Blocks::new(file, &metadata, bat)?, backing));
         Ok(Disk { source, format: "vhdx", details, files, own_files: 1, warnings })
+    }
+
+    fn has_identity(&self) -> bool {
+        true
     }
 
     fn create(
@@ -103,23 +119,29 @@ fn read_metadata(file: &ImageFile, region: Region) -> Result<Metadata> {
 }
 
 /// The parent's name: the first one that leads to a file with the parent's write ID.
-fn find_parent(file: &ImageFile, metadata: &Metadata, opener: &Opener<'_>) -> Result<String> {
-    let value = |key: &str| metadata.parent.iter().find(|(k, _)| k == key).map(|(_, v)| v.clone());
-    let linkages: Vec<Guid> =
-        ["parent_linkage", "parent_linkage2"].into_iter().filter_map(|k| parse_guid(&value(k)?)).collect();
+fn find_parent(file: &ImageFile, metadata: &Metadata, opener: &Opener<'_>) -> Result<Vec<u8>> {
     let keys = ["relative_path", "volume_path", "absolute_win32_path"];
-    let names: Vec<String> = keys.into_iter().filter_map(value).collect();
-    super::opener::find_windows_name(&names, |name| {
-        let parent = opener.open_named(file.path(), name.as_bytes())?;
-        let header = read_header(&parent).map_err(|e| e.in_file(parent.path()))?;
-        match linkages.contains(&header.data_write_guid) {
-            true => Ok(()),
-            false => Err(at("VHDX parent locator")
-                .file(file.path())
-                .field("parent_linkage")
-                .corrupt(format!("is not that of {}: it was changed or replaced", parent.path().display()))),
-        }
-    })
+    let names: Vec<Vec<u8>> = keys
+        .into_iter()
+        .filter_map(|key| metadata.locate(key))
+        .map(|name| name.as_bytes().to_vec())
+        .collect();
+    find_named(&names, |name| check_parent(file, metadata, &opener.open_named(file.path(), name)?))
+        .map_err(advise_parent)
+}
+
+/// Errs unless `parent` has a write ID that the locator names.
+fn check_parent(file: &ImageFile, metadata: &Metadata, parent: &ImageFile) -> Result<()> {
+    let header = read_header(parent).map_err(|e| e.in_file(parent.path()))?;
+    let mut linkages =
+        ["parent_linkage", "parent_linkage2"].into_iter().filter_map(|key| metadata.locate(key));
+    match linkages.any(|text| parse_guid(text) == Some(header.data_write_guid)) {
+        true => Ok(()),
+        false => Err(at("VHDX parent locator")
+            .file(file.path())
+            .field("parent_linkage")
+            .corrupt(format!("is not that of {}: it was changed or replaced", parent.path().display()))),
+    }
 }
 
 /// A GUID out of `{2dc27766-f623-4200-9d64-115e9bfd4a08}`.
@@ -186,13 +208,15 @@ mod tests {
     #[test]
     fn a_differencing_disk_has_its_own_sectors_over_its_parents() {
         let dir = tempfile::tempdir().unwrap();
-        write(&dir.path().join("parent.vhdx"), vec![1; SIZE]);
+        let parent = write(&dir.path().join("parent.vhdx"), vec![1; SIZE]);
+        // The data write GUID, as text.
+        let guid = Header::parse(&parent[HEADERS[1] as usize..][..HEADER]).unwrap().data_write_guid;
+        let linkage = format!("{{{}}}", crate::uuid::text(&crate::uuid::swapped(guid)));
         let path = dir.path().join("child.vhdx");
         let mut own = vec![0; SIZE];
         own[..2 * MIB].fill(2);
         let image = write(&path, own);
-        let linkage = "{2066696d-6964-6b73-0000-400080000002}";
-        std::fs::write(&path, make_child(image.clone(), linkage)).unwrap();
+        std::fs::write(&path, make_child(image.clone(), &linkage)).unwrap();
         let disk = open(&path, &OpenOptions::default()).unwrap();
         assert_eq!(disk.files.len(), 2);
         let mut expected = vec![1; SIZE];
@@ -201,9 +225,37 @@ mod tests {
             expected[sector * 512..][..512].fill(2);
         }
         assert!(disk.source.read_vec(0, SIZE).unwrap() == expected);
-        std::fs::write(&path, make_child(image, "{00000000-0000-0000-0000-000000000000}")).unwrap();
+        // On another disk it is refused, unless the user says that this is the parent.
+        write(&dir.path().join("parent.vhdx"), vec![3; SIZE]);
         let error = open(&path, &OpenOptions::default()).err().unwrap();
         assert_eq!((error.kind(), error.to_string().contains("parent_linkage")), (ErrorKind::Corrupt, true));
+        std::fs::rename(dir.path().join("parent.vhdx"), dir.path().join("renamed.vhdx")).unwrap();
+        let error = open(&path, &OpenOptions::default()).err().unwrap();
+        assert_eq!((error.kind(), error.to_string().contains("--parent")), (ErrorKind::NotFound, true));
+        let parents = vec![dir.path().join("renamed.vhdx")];
+        let disk = open(&path, &OpenOptions { parents, ..OpenOptions::default() }).unwrap();
+        assert!(disk.warnings.iter().any(|w| w.contains("parent_linkage")), "{:?}", disk.warnings);
+        assert_eq!(disk.source.read_vec(0, 1).unwrap(), [3]);
+    }
+
+    #[test]
+    fn the_sector_size_goes_from_one_image_to_the_next() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = |name: &str| dir.path().join(name);
+        let convert = |source: &dyn Source, to: &str, options: &[(&str, &str)]| {
+            let options = options.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect();
+            let mut output = Output::new(&path(to), true).unwrap();
+            Vhdx.create(source, &mut output, &options, &()).unwrap();
+            output.commit().unwrap();
+            open(&path(to), &OpenOptions::default()).unwrap().source
+        };
+        let bytes = vec![1; 3 * MIB + 512];
+        let first = convert(&MemSource(bytes), "a", &[("logical_sector_size", "4096")]);
+        assert_eq!((first.sector_size(), first.len()), (Some(4096), 3 * MIB as u64 + 4096), "whole sectors");
+        let second = convert(&*first, "b", &[]);
+        assert_eq!(second.sector_size(), Some(4096));
+        assert!(second.read_vec(0, 3 * MIB).unwrap() == vec![1; 3 * MIB]);
+        assert_eq!(convert(&*first, "c", &[("logical_sector_size", "512")]).sector_size(), Some(512));
     }
 
     #[test]

@@ -4,7 +4,7 @@ use super::header::{MIB, Metadata, Region};
 use crate::bytes::le64;
 use crate::container::ImageFile;
 use crate::container::cache::Cache;
-use crate::container::mapped::{Map, Place, Run};
+use crate::container::mapped::{Map, Place, Run, entries_to_look_at};
 use crate::{Result, Source, at};
 
 /// How many bytes of sector bitmaps are kept.
@@ -106,7 +106,7 @@ impl Map for Blocks {
         self.size
     }
 
-    fn run_at(&self, offset: u64, _: u64) -> Result<Run> {
+    fn run_at(&self, offset: u64, wanted: u64) -> Result<Run> {
         let (number, within) = (offset / self.block, offset % self.block);
         let entry = self.entry(number);
         let (state, start) = (entry & 7, entry >> 20 << 20);
@@ -125,7 +125,9 @@ impl Map for Blocks {
         if !matches!(place, Place::Stored { .. }) {
             let blocks = self.size.div_ceil(self.block);
             let alike = |n: &u64| self.entry(*n) & 7 == state;
-            let count = (number..blocks).take(4096).take_while(alike).count() as u64;
+            let count =
+                (number..blocks).take(entries_to_look_at(wanted, self.block)).take_while(alike).count()
+                    as u64;
             return Ok(Run { len: count * self.block - within, place });
         }
         let needed = self.block.min(self.size - (offset - within));
@@ -144,6 +146,11 @@ impl Map for Blocks {
 
     fn file(&self, _: usize) -> &ImageFile {
         &self.file
+    }
+
+    fn sector_size(&self) -> Option<u32> {
+        // 512 or 4096: it was read from 32 bits.
+        Some(self.sector as u32)
     }
 }
 

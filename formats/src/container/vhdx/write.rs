@@ -13,13 +13,13 @@ use super::header::{
     METADATA_TABLE, MIB, Metadata, PHYSICAL_SECTOR_SIZE, REGION_TABLE, REGION_TABLES, VIRTUAL_DISK_ID,
     VIRTUAL_DISK_SIZE, checksum,
 };
+use crate::container::identity::{self, Digester, Identity, Wanted};
 use crate::container::options::Options;
-use crate::container::pull::pull_data;
+use crate::container::pull::{Pull, pull_data};
 use crate::container::{CreateOptions, Observer, Output};
-use crate::{Result, Source, at};
+use crate::{Result, Source, at, uuid};
 
-const KNOWN: &[&str] = &["subformat", "block_size"];
-const SECTOR: u64 = 512;
+const KNOWN: &[&str] = &["subformat", "block_size", "logical_sector_size", identity::UUID, identity::SEED];
 const MAX_SIZE: u64 = 64 << 40;
 const FULLY_PRESENT: u64 = 6;
 const LOG: u64 = MIB;
@@ -34,8 +34,14 @@ pub(super) fn create(
 ) -> Result<()> {
     let options = Options::new("vhdx", KNOWN, options)?;
     options.choice("subformat", &["dynamic"])?;
+    let wanted = Wanted::new(&options)?;
+    let recorded = u64::from(source.sector_size().unwrap_or(512));
+    let sector = options.size("logical_sector_size")?.unwrap_or(recorded);
+    if !matches!(sector, 512 | 4096) {
+        return Err(options.bad("logical_sector_size", "512 or 4096"));
+    }
     let file = output.create()?;
-    let size = source.len().next_multiple_of(SECTOR);
+    let size = source.len().next_multiple_of(sector);
     if size > MAX_SIZE {
         return Err(at("writing").file(file.path()).limit("a VHDX holds at most 64 TiB"));
     }
@@ -53,7 +59,7 @@ pub(super) fn create(
     let metadata = Metadata {
         block_size: block as u32,
         virtual_disk_size: size,
-        logical_sector_size: SECTOR as u32,
+        logical_sector_size: sector as u32,
         ..Metadata::default()
     };
     let (blocks, chunk_ratio) = (size.div_ceil(block), metadata.chunk_ratio());
@@ -61,7 +67,9 @@ pub(super) fn create(
     let mut bat = vec![0u64; (blocks + blocks.div_ceil(chunk_ratio)).max(1) as usize];
     let bat_len = (bat.len() as u64 * 8).next_multiple_of(MIB);
     let mut end = BAT + bat_len;
-    pull_data(source, observer, |offset, bytes| {
+    let digester = Digester::new(source.len());
+    let pull = Pull { digest: Some((&digester, 0)), ..Pull::new(source, observer) };
+    pull_data(&pull, |offset, bytes| {
         let number = offset / block;
         let entry = &mut bat[(number + number / chunk_ratio) as usize];
         if *entry == 0 {
@@ -78,32 +86,27 @@ pub(super) fn create(
             file.write_at(BAT + i as u64 * 65536, &bytes)?;
         }
     }
-    file.write_at(METADATA, &metadata_region(&metadata))?;
+    let identity = wanted.identity(&digester.finish());
+    file.write_at(METADATA, &metadata_region(&metadata, &identity))?;
     let regions = region_table(bat_len as u32);
     for offset in REGION_TABLES {
         file.write_at(offset, &regions)?;
     }
     for (i, offset) in HEADERS.into_iter().enumerate() {
-        file.write_at(offset, &header(i as u64 + 1))?;
+        file.write_at(offset, &header(i as u64 + 1, &identity))?;
     }
     let mut identifier = FILE_SIGNATURE.to_vec();
     identifier.extend("mif".encode_utf16().flat_map(u16::to_le_bytes));
     file.write_at(0, &identifier)
 }
 
-/// A fixed GUID, so that the same disk gives the same file.
-fn fixed_guid(last: u8) -> Guid {
-    let mut guid = *b"mif disk\0\0\x40\0\x80\0\0\0";
-    guid[15] = last;
-    guid
-}
-
-fn header(sequence_number: u64) -> Vec<u8> {
+fn header(sequence_number: u64, identity: &Identity) -> Vec<u8> {
     let mut bytes = vec![0; HEADER];
     bytes[..4].copy_from_slice(b"head");
     bytes[8..16].copy_from_slice(&sequence_number.to_le_bytes());
-    bytes[16..32].copy_from_slice(&fixed_guid(1));
-    bytes[32..48].copy_from_slice(&fixed_guid(2));
+    // A child identifies its parent by the data write GUID.
+    bytes[16..32].copy_from_slice(&uuid::swapped(identity.uuid("file write")));
+    bytes[32..48].copy_from_slice(&uuid::swapped(identity.uuid("data write")));
     // No log GUID: the log is empty.
     bytes[66] = 1;
     bytes[68..72].copy_from_slice(&(MIB as u32).to_le_bytes());
@@ -126,14 +129,14 @@ fn region_table(bat_len: u32) -> Vec<u8> {
     sum(bytes)
 }
 
-fn metadata_region(metadata: &Metadata) -> Vec<u8> {
+fn metadata_region(metadata: &Metadata, identity: &Identity) -> Vec<u8> {
     let mut parameters = metadata.block_size.to_le_bytes().to_vec();
     parameters.extend([0; 4]);
     let items: [(Guid, Vec<u8>, u8); 5] = [
         // Flags: 4 required, 2 of the disk rather than the file.
         (FILE_PARAMETERS, parameters, 4),
         (VIRTUAL_DISK_SIZE, metadata.virtual_disk_size.to_le_bytes().to_vec(), 6),
-        (VIRTUAL_DISK_ID, fixed_guid(3).to_vec(), 6),
+        (VIRTUAL_DISK_ID, uuid::swapped(identity.disk_uuid()).to_vec(), 6),
         (LOGICAL_SECTOR_SIZE, metadata.logical_sector_size.to_le_bytes().to_vec(), 6),
         (PHYSICAL_SECTOR_SIZE, 4096u32.to_le_bytes().to_vec(), 6),
     ];

@@ -1,14 +1,17 @@
 //! The VMDK descriptor: text that names the extents (VMware, "Virtual Disk Format 5.0", "The Descriptor
 //! File").
 
+use encoding_rs::Encoding;
+
+use crate::container::MAX_DISK;
 use crate::{Result, at};
 
 /// The largest descriptor that is read, in bytes.
 pub(super) const MAX_DESCRIPTOR: usize = 1 << 20;
 /// The most extents: 8 TiB in pieces of 2 GiB.
 const MAX_EXTENTS: usize = 4096;
-/// The most sectors of a disk: 64 PiB, far above what VMware makes, so that sums stay in range.
-const MAX_SECTORS: u64 = 1 << 47;
+/// The most sectors of a disk.
+const MAX_SECTORS: u64 = MAX_DISK / 512;
 
 /// What the descriptor says.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -18,6 +21,8 @@ pub(super) struct Descriptor {
     /// The content ID that the parent had.
     pub(super) parent_cid: Option<u32>,
     pub(super) create_type: Option<String>,
+    /// The encoding of the names, by its label (`windows-1252`).
+    pub(super) encoding: Option<String>,
     /// The name of the disk beneath, as bytes.
     pub(super) parent: Option<Vec<u8>>,
     pub(super) extents: Vec<ExtentLine>,
@@ -69,8 +74,14 @@ impl Descriptor {
     /// Parses a descriptor; what follows a NUL byte is padding.
     pub(super) fn parse(bytes: &[u8]) -> Result<Self> {
         let text = bytes.split(|b| *b == 0).next().unwrap_or_default();
-        let mut descriptor =
-            Descriptor { cid: None, parent_cid: None, create_type: None, parent: None, extents: Vec::new() };
+        let mut descriptor = Descriptor {
+            cid: None,
+            parent_cid: None,
+            create_type: None,
+            encoding: None,
+            parent: None,
+            extents: Vec::new(),
+        };
         let mut sectors = 0;
         for (number, line) in text.split(|b| *b == b'\n' || *b == b'\r').enumerate() {
             let line = line.trim_ascii();
@@ -98,9 +109,23 @@ impl Descriptor {
             b"cid" => self.cid = number(),
             b"parentcid" => self.parent_cid = number(),
             b"createtype" => self.create_type = Some(text()),
-            b"parentfilenamehint" => self.parent = Some(value.to_vec()),
+            b"encoding" => self.encoding = Some(text()),
+            b"parentfilenamehint" => self.parent = Some(value.to_vec()).filter(|name| !name.is_empty()),
             _ => {}
         }
+    }
+
+    /// The file names that `name` may stand for, as bytes: decoded from the declared encoding into UTF-8, and unchanged.
+    /// Which of them a file has depends on how it was copied.
+    pub(super) fn names(&self, name: &[u8]) -> Vec<Vec<u8>> {
+        let encoding = self.encoding.as_ref().and_then(|label| Encoding::for_label(label.as_bytes()));
+        let decoded = encoding.and_then(|e| e.decode_without_bom_handling_and_without_replacement(name));
+        let mut names: Vec<Vec<u8>> =
+            decoded.map(|text| text.into_owned().into_bytes()).into_iter().collect();
+        if !names.iter().any(|decoded| decoded == name) {
+            names.push(name.to_vec());
+        }
+        names
     }
 }
 
@@ -185,6 +210,21 @@ mod tests {
                 line(1, ExtentType::Zero, b"", 0)
             ]
         );
+    }
+
+    #[test]
+    fn names_are_of_the_encoding_that_is_declared() {
+        let names = |label: &str, name: &[u8]| {
+            let text = [b"version=1\nencoding=\"", label.as_bytes(), b"\"\n"].concat();
+            Descriptor::parse(&text).unwrap().names(name)
+        };
+        assert_eq!(names("windows-1252", b"f\xfcr.vmdk"), ["für.vmdk".as_bytes(), b"f\xfcr.vmdk"]);
+        assert_eq!(names("Shift_JIS", b"\x83\x5c.vmdk"), ["ソ.vmdk".as_bytes(), b"\x83\x5c.vmdk"]);
+        assert_eq!(names("GBK", b"\xc4\xe3.vmdk")[0], "你.vmdk".as_bytes());
+        assert_eq!(names("UTF-8", "für.vmdk".as_bytes()), ["für.vmdk".as_bytes()]);
+        assert_eq!(names("UTF-8", b"f\xfcr.vmdk"), [b"f\xfcr.vmdk"], "it is not");
+        assert_eq!(names("no such", b"a"), [b"a"]);
+        assert_eq!(names("windows-1252", b"a.vmdk"), [b"a.vmdk"]);
     }
 
     #[test]

@@ -11,8 +11,9 @@ mod write_stream;
 use std::sync::Arc;
 
 use super::mapped::Mapped;
+use super::opener::{advise_parent, find_named};
 use super::{CreateOptions, Disk, Format, ImageFile, Observer, Opener, Output, human};
-use crate::{Result, Source, at};
+use crate::{ErrorKind, Result, Source, at};
 use descriptor::{Descriptor, ExtentType, MAX_DESCRIPTOR, is_descriptor};
 use read::{Extents, Storage};
 use sparse::{COWD_MAGIC, GD_AT_END, HOSTED_MAGIC, HostedHeader, SECTOR, Sparse};
@@ -51,15 +52,16 @@ impl Format for Vmdk {
             None => None,
         };
         let create_type = descriptor.as_ref().and_then(|d| d.create_type.clone());
-        if let Some(storage) = open_sparse(&file)? {
+        if let Some(storage) = open_sparse(&file, &mut disk.warnings)? {
             let grain = ("grain size".to_owned(), human(storage.grain));
             let kind = if storage.packed.is_some() { "streamOptimized" } else { "monolithicSparse" };
             disk.details.push(("subformat".to_owned(), create_type.unwrap_or_else(|| kind.to_owned())));
             disk.details.push(grain);
             extents.push(storage.capacity, Storage::Sparse(Box::new(storage)));
         } else {
-            let descriptor =
-                descriptor.ok_or_else(|| at("VMDK").corrupt("is neither an extent nor a descriptor"))?;
+            let descriptor = descriptor
+                .as_ref()
+                .ok_or_else(|| at("VMDK").corrupt("is neither an extent nor a descriptor"))?;
             if descriptor.extents.is_empty() {
                 return Err(at("VMDK descriptor").corrupt("names no extent"));
             }
@@ -69,13 +71,16 @@ impl Format for Vmdk {
                 let storage = match line.kind {
                     ExtentType::Zero => Storage::Zero,
                     kind => {
-                        let extent = opener.open_named(file.path(), &line.name)?;
+                        let extent = find_extent(&file, descriptor, &line.name, opener, &mut disk.warnings)?;
                         disk.files.push(extent.path().to_owned());
-                        open_extent(extent, kind, line)?
+                        open_extent(extent, kind, line, &mut disk.warnings)?
                     }
                 };
                 extents.push(line.sectors * SECTOR, storage);
             }
+        }
+        if let Some(cid) = descriptor.as_ref().and_then(|d| d.cid) {
+            disk.details.push(("CID".to_owned(), format!("{cid:08x}")));
         }
         disk.own_files = disk.files.len();
         let backing = below.map(|below| {
@@ -85,6 +90,10 @@ impl Format for Vmdk {
         });
         disk.source = Arc::new(Mapped::new(extents, backing));
         Ok(disk)
+    }
+
+    fn has_identity(&self) -> bool {
+        true
     }
 
     fn create(
@@ -98,12 +107,42 @@ impl Format for Vmdk {
     }
 }
 
-fn open_extent(file: ImageFile, kind: ExtentType, line: &descriptor::ExtentLine) -> Result<Storage> {
+/// Opens the file of an extent. If its path does not exist here, the file of that name beside the descriptor is used, with
+/// a warning: only the name says that it is the right one.
+fn find_extent(
+    file: &ImageFile,
+    descriptor: &Descriptor,
+    name: &[u8],
+    opener: &Opener<'_>,
+    warnings: &mut Vec<String>,
+) -> Result<ImageFile> {
+    let names = descriptor.names(name);
+    for name in &names {
+        match opener.open_named(file.path(), name) {
+            // If the named file exists but may not be opened, another file of that name is no substitute.
+            Err(e) if e.kind() == ErrorKind::NotFound => {}
+            found => return found,
+        }
+    }
+    let found = find_named(&names, |name| opener.open_named(file.path(), name).map(drop))?;
+    let (shown, beside) = (String::from_utf8_lossy(name), String::from_utf8_lossy(&found));
+    warnings.push(format!(
+        "the extent {shown:?} was not found; {beside:?} beside the descriptor is used instead"
+    ));
+    opener.open_named(file.path(), &found)
+}
+
+fn open_extent(
+    file: ImageFile,
+    kind: ExtentType,
+    line: &descriptor::ExtentLine,
+    warnings: &mut Vec<String>,
+) -> Result<Storage> {
     let path = file.path().to_owned();
     let sparse = match kind {
         ExtentType::Flat => return Storage::flat(file, line),
         ExtentType::SeSparse => Sparse::se(file).map_err(|e| e.in_file(&path))?,
-        ExtentType::Sparse | ExtentType::Zero => open_sparse(&file)?
+        ExtentType::Sparse | ExtentType::Zero => open_sparse(&file, warnings)?
             .ok_or_else(|| at("VMDK extent").file(&path).corrupt("has no sparse extent's magic number"))?,
     };
     if sparse.capacity < line.sectors * SECTOR {
@@ -117,7 +156,7 @@ fn open_extent(file: ImageFile, kind: ExtentType, line: &descriptor::ExtentLine)
 }
 
 /// Opens a hosted or COWD extent; `None` when the file is neither, or only wraps a descriptor.
-fn open_sparse(file: &ImageFile) -> Result<Option<Sparse>> {
+fn open_sparse(file: &ImageFile, warnings: &mut Vec<String>) -> Result<Option<Sparse>> {
     let head = file.read_up_to(0, 512)?;
     let named = |e: crate::Error| e.in_file(file.path());
     if head.starts_with(&COWD_MAGIC) {
@@ -130,12 +169,16 @@ fn open_sparse(file: &ImageFile) -> Result<Option<Sparse>> {
     if header.capacity == 0 {
         return Ok(None);
     }
+    if header.unclean_shutdown {
+        let name = file.path().display();
+        warnings.push(format!("{name} was not closed properly: what was written last may be missing"));
+    }
     if header.gd_offset == GD_AT_END {
         let end = file.len() / SECTOR * SECTOR;
         let tail = file.read_up_to(end.saturating_sub(1536), 1536)?;
         header = HostedHeader::parse_footer(&tail).map_err(named)?;
     }
-    Sparse::hosted(file.try_clone()?, &header).map(Some)
+    Sparse::hosted(file.try_clone()?, &header, warnings).map(Some)
 }
 
 /// The descriptor: the file itself, or embedded in a sparse extent.
@@ -160,26 +203,50 @@ fn read_descriptor(file: &ImageFile) -> Result<Option<Descriptor>> {
     Descriptor::parse(&bytes).map(Some).map_err(|e| e.in_file(file.path()))
 }
 
-/// Opens the disk beneath a delta, and holds its content ID against the one that the delta was made on.
+/// Opens the parent of a delta disk: the first of its possible names that leads to a disk with the expected content ID.
 fn open_parent(
     file: &ImageFile,
     descriptor: &Descriptor,
     opener: &Opener<'_>,
     disk: &mut Disk,
 ) -> Result<Option<Disk>> {
-    let Some(name) = &descriptor.parent else { return Ok(None) };
-    let parent = opener.open_named(file.path(), name)?;
     let expected = descriptor.parent_cid.filter(|cid| *cid != NO_PARENT);
-    let found = read_descriptor(&parent)?.and_then(|d| d.cid);
-    if let (Some(expected), Some(found)) = (expected, found)
-        && expected != found
-    {
-        return Err(at("VMDK descriptor").field("parentCID").corrupt(format!(
-            "is {expected:08x}, and {} has {found:08x}: it was changed since",
-            parent.path().display()
-        )));
+    let name = match (opener.parent(), &descriptor.parent) {
+        (Some(path), Some(_)) => path,
+        (Some(path), None) if expected.is_some() => path,
+        (_, Some(name)) => {
+            let name = find_named(&descriptor.names(name), |name| {
+                check_parent(expected, &opener.open_named(file.path(), name)?)
+            });
+            let name = name.map_err(advise_parent)?;
+            disk.details.push(("parent".to_owned(), String::from_utf8_lossy(&name).into_owned()));
+            return opener.open_backing(file, &name, Some("vmdk")).map(Some);
+        }
+        (_, None) => match expected {
+            None => return Ok(None),
+            Some(cid) => {
+                return Err(at("VMDK descriptor").field("parentCID").corrupt(format!(
+                    "is {cid:08x}, so the disk has a parent, but no parentFileNameHint names it; pass --parent FILE"
+                )));
+            }
+        },
+    };
+    disk.warnings.extend(check_parent(expected, &ImageFile::open(name)?).err().map(|e| e.to_string()));
+    disk.details.push(("parent".to_owned(), name.display().to_string()));
+    opener.open_backing(file, b"", Some("vmdk")).map(Some)
+}
+
+/// Errs unless the content ID of `parent` is the one that is expected.
+fn check_parent(expected: Option<u32>, parent: &ImageFile) -> Result<()> {
+    let found = read_descriptor(parent)?.and_then(|d| d.cid);
+    match expected {
+        Some(expected) if found != Some(expected) => {
+            let found = found.map_or("none".to_owned(), |cid| format!("{cid:08x}"));
+            Err(at("VMDK descriptor").field("parentCID").corrupt(format!(
+                "is {expected:08x}, and {} has {found}: it was changed since, or is another disk",
+                parent.path().display()
+            )))
+        }
+        _ => Ok(()),
     }
-    let below = opener.open_backing(file, name, Some("vmdk"))?;
-    disk.details.push(("parent".to_owned(), String::from_utf8_lossy(name).into_owned()));
-    Ok(Some(below))
 }

@@ -2,8 +2,9 @@
 //! tables: hosted ("KDMV"), COWD (old ESX redo logs) and seSparse (ESXi snapshots). All little-endian.
 
 use crate::bytes::{le16, le32, le64};
-use crate::container::ImageFile;
 use crate::container::cache::Cache;
+use crate::container::mapped::entries_to_look_at;
+use crate::container::{ImageFile, MAX_DISK};
 use crate::{Result, Source, at};
 
 pub(super) const HOSTED_MAGIC: [u8; 4] = *b"KDMV";
@@ -21,11 +22,12 @@ const MAX_PACKED_GRAIN: u64 = 0x8000;
 /// The most entries of a grain directory, qemu's limit: 64 TiB with grains of 4 KiB.
 const MAX_DIRECTORY: u64 = 4 << 20;
 /// The most sectors of an extent.
-const MAX_SECTORS: u64 = 1 << 47;
+const MAX_SECTORS: u64 = MAX_DISK / SECTOR;
 const TABLE_CACHE: usize = 16 << 20;
 
 /// Bits of a hosted header's `flags`.
 mod flag {
+    pub(super) const REDUNDANT_DIRECTORY: u32 = 1 << 1;
     pub(super) const ZERO_GRAIN: u32 = 1 << 2;
     pub(super) const COMPRESSED: u32 = 1 << 16;
     pub(super) const MARKERS: u32 = 1 << 17;
@@ -45,11 +47,15 @@ pub(super) struct HostedHeader {
     /// In sectors.
     pub(super) descriptor_size: u64,
     pub(super) num_gtes_per_gt: u32,
+    /// Where the redundant grain directory is, in sectors; 0 for none.
+    pub(super) rgd_offset: u64,
     /// In sectors.
     pub(super) gd_offset: u64,
     /// In sectors.
     pub(super) overhead: u64,
     pub(super) compressed: bool,
+    /// Set while the extent is open for writing; still set if it was not closed properly.
+    pub(super) unclean_shutdown: bool,
 }
 
 impl HostedHeader {
@@ -79,9 +85,11 @@ impl HostedHeader {
             descriptor_offset: le64(bytes, 28),
             descriptor_size: le64(bytes, 36),
             num_gtes_per_gt: le32(bytes, 44),
+            rgd_offset: le64(bytes, 48),
             gd_offset: le64(bytes, 56),
             overhead: le64(bytes, 64),
             compressed: compress_algorithm == 1,
+            unclean_shutdown: bytes[72] != 0,
         };
         if flags & flag::COMPRESSED != 0 && !header.compressed {
             return Err(place("compressAlgorithm", 77).corrupt("is 0, and the flags say compressed"));
@@ -165,6 +173,7 @@ pub(super) enum Grain {
 }
 
 /// Where a directory is and what it leads to; numbers in sectors.
+#[derive(Clone, Copy)]
 struct Tables {
     capacity: u64,
     grain: u64,
@@ -174,7 +183,8 @@ struct Tables {
 }
 
 impl Sparse {
-    pub(super) fn hosted(file: ImageFile, header: &HostedHeader) -> Result<Self> {
+    /// A hosted extent. If its grain directory is damaged, the redundant one is used, with a warning.
+    pub(super) fn hosted(file: ImageFile, header: &HostedHeader, warnings: &mut Vec<String>) -> Result<Self> {
         if header.overhead.saturating_mul(SECTOR) > file.len() {
             return Err(at("VMDK header").file(file.path()).field("overHead").byte(64).corrupt(format!(
                 "is {} sectors, and the file has {} bytes: is it truncated?",
@@ -192,7 +202,48 @@ impl Sparse {
         };
         let entries = Entries::Hosted { zero: header.flags & flag::ZERO_GRAIN != 0 };
         let packed = header.compressed.then(|| header.has_markers());
-        Self::new(file, &tables, entries, packed, |entry| Some(u64::from(le32(entry, 0)) * SECTOR))
+        let open = |tables: &Tables| {
+            let table_at = |entry: &[u8]| Some(u64::from(le32(entry, 0)) * SECTOR);
+            Self::new(file.try_clone()?, tables, entries, packed, table_at)
+        };
+        if matches!(header.rgd_offset, 0 | GD_AT_END) || header.rgd_offset == header.gd_offset {
+            return open(&tables);
+        }
+        match (open(&tables), open(&Tables { directory: header.rgd_offset, ..tables })) {
+            (first, Err(_)) => first,
+            (Err(damage), Ok(second)) => {
+                warnings.push(format!("{damage}; the redundant grain directory is read instead"));
+                Ok(second)
+            }
+            (Ok(mut first), Ok(second)) => {
+                // Without the flag the redundant directory may hold anything; it is used only if there is no other.
+                let is_gone = first.directory.iter().all(|entry| *entry == 0);
+                if is_gone || header.flags & flag::REDUNDANT_DIRECTORY != 0 {
+                    first.mend_directory(&second, warnings);
+                }
+                Ok(first)
+            }
+        }
+    }
+
+    /// Replaces entries that lead to no table by those of the redundant directory that do.
+    fn mend_directory(&mut self, redundant: &Sparse, warnings: &mut Vec<String>) {
+        let table_len = self.table_len * 4;
+        let leads = |entry: u64| entry != 0 && entry.saturating_add(table_len) <= self.file.len();
+        let mut mended = 0;
+        for (entry, other) in self.directory.iter_mut().zip(&redundant.directory) {
+            if !leads(*entry) && leads(*other) {
+                *entry = *other;
+                mended += 1;
+            }
+        }
+        if mended > 0 {
+            warnings.push(format!(
+                "the grain directory of {} is damaged; {mended} of its {} entries are read from the redundant one",
+                self.file.path().display(),
+                self.directory.len()
+            ));
+        }
     }
 
     /// A COWD extent.
@@ -319,7 +370,8 @@ impl Sparse {
         let number = offset / self.grain;
         let (table, index) = ((number / self.table_len) as usize, number % self.table_len);
         if self.directory[table] == 0 {
-            let absent = self.directory[table..].iter().take(4096).take_while(|e| **e == 0).count() as u64;
+            let look = entries_to_look_at(wanted, self.grain * self.table_len);
+            let absent = self.directory[table..].iter().take(look).take_while(|e| **e == 0).count() as u64;
             return Ok((Grain::Absent, absent * self.table_len - index));
         }
         let entries = self.table(self.directory[table])?;

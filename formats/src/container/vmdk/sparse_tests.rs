@@ -169,3 +169,124 @@ fn a_se_sparse_extent_is_read() {
         assert_eq!(read(&bad, "SESPARSE", 800).unwrap_err().kind(), kind, "{byte}");
     }
 }
+
+/// A monolithicSparse image that our writer made, of 64 MiB (two tables) with data in both.
+fn sparse_image(path: &std::path::Path) -> Vec<u8> {
+    use crate::container::{Format, Output};
+    let mut bytes = vec![0; 64 << 20];
+    bytes[5 << 20..6 << 20].fill(1);
+    bytes[40 << 20..41 << 20].fill(2);
+    let mut output = Output::new(path, true).unwrap();
+    super::super::Vmdk.create(&crate::MemSource(bytes.clone()), &mut output, &Vec::new(), &()).unwrap();
+    output.commit().unwrap();
+    bytes
+}
+
+#[test]
+fn the_redundant_directory_serves_where_the_first_is_damaged() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("disk.vmdk");
+    let expected = sparse_image(&path);
+    let good = std::fs::read(&path).unwrap();
+    let read = |image: &[u8]| {
+        std::fs::write(&path, image).unwrap();
+        let disk = open(&path, &OpenOptions::default())?;
+        Ok::<_, crate::Error>((disk.source.read_vec(0, 64 << 20)? == expected, disk.warnings))
+    };
+    assert_eq!(read(&good).unwrap(), (true, Vec::new()));
+    let gd = (le64(&good, 56) * SECTOR) as usize;
+    // Zeroed, partly zeroed, overwritten, and misplaced.
+    for (range, value) in [(gd..gd + 8, 0), (gd + 4..gd + 8, 0), (gd..gd + 512, 0xff), (56..64, 0x7f)] {
+        let mut bad = good.clone();
+        bad[range.clone()].fill(value);
+        let (same, warnings) = read(&bad).unwrap();
+        assert!(same && warnings.len() == 1 && warnings[0].contains("redundant"), "{range:?}: {warnings:?}");
+    }
+    // Both directories damaged: an error, not zeros.
+    let mut bad = good.clone();
+    let rgd = (le64(&good, 48) * SECTOR) as usize;
+    for at in [gd, rgd] {
+        bad[at..at + 8].fill(0xff);
+    }
+    assert_eq!(read(&bad).unwrap_err().kind(), ErrorKind::Corrupt);
+    // Without the flag the redundant directory may hold anything, so a hole in the first one is a hole.
+    let mut plain = good.clone();
+    plain[8] &= !2;
+    plain[gd + 4..gd + 8].fill(0);
+    assert_eq!(read(&plain).unwrap(), (false, Vec::new()));
+    // An extent that was not closed is reported.
+    let mut unclean = good;
+    unclean[72] = 1;
+    let (same, warnings) = read(&unclean).unwrap();
+    assert!(same && warnings[0].contains("not closed properly"), "{warnings:?}");
+}
+
+#[test]
+fn a_parent_has_the_content_id_that_the_child_names() {
+    let dir = tempfile::tempdir().unwrap();
+    let at = |name: &str| dir.path().join(name);
+    std::fs::create_dir(at("sub")).unwrap();
+    std::fs::write(at("base-flat.vmdk"), [1; 1024]).unwrap();
+    let base = |cid: &str| format!("# Disk DescriptorFile\nversion=1\n{cid}RW 2 FLAT \"base-flat.vmdk\" 0\n");
+    std::fs::write(at("base.vmdk"), base("CID=11111111\n")).unwrap();
+    // A delta with nothing of its own: a COWD extent without a table.
+    let mut delta = vec![0; 5 * 512];
+    delta[..4].copy_from_slice(&COWD_MAGIC);
+    for (at, value) in [(4, 1), (8, 3), (12, 2), (16, 1), (20, 4), (24, 1)] {
+        put32(&mut delta, at, value);
+    }
+    std::fs::write(at("delta"), delta).unwrap();
+    let child = |hint: &str| {
+        let text =
+            "# Disk DescriptorFile\nversion=1\nencoding=\"windows-1252\"\nCID=22222222\nparentCID=11111111\n";
+        [text.as_bytes(), hint.as_bytes(), b"RW 2 VMFSSPARSE \"delta\"\n"].concat()
+    };
+    let opened = |hint: &str, options: &OpenOptions| {
+        std::fs::write(at("child.vmdk"), child(hint)).unwrap();
+        let disk = open(&at("child.vmdk"), options)?;
+        Ok::<_, crate::Error>((disk.source.read_vec(0, 1024)? == [1; 1024], disk.warnings))
+    };
+    let none = OpenOptions::default();
+    for hint in ["base.vmdk", "/vmfs/volumes/1/vm/base.vmdk", "C:\\VMs\\base.vmdk", "..\\x\\base.vmdk"] {
+        let hint = format!("parentFileNameHint=\"{hint}\"\n");
+        assert_eq!(opened(&hint, &none).unwrap(), (true, Vec::new()), "{hint}");
+    }
+    // A delta whose parent is not named must not be read alone: what it lacks would be zeros.
+    let error = opened("", &none).unwrap_err();
+    assert!(error.kind() == ErrorKind::Corrupt && error.to_string().contains("--parent"), "{error}");
+    let named = OpenOptions { parents: vec![at("base.vmdk")], ..OpenOptions::default() };
+    assert_eq!(opened("", &named).unwrap(), (true, Vec::new()));
+    // Another content ID, or none, is refused unless the user names the parent.
+    let hint = "parentFileNameHint=\"base.vmdk\"\n";
+    for other in ["CID=33333333\n", ""] {
+        std::fs::write(at("base.vmdk"), base(other)).unwrap();
+        let error = opened(hint, &none).unwrap_err();
+        assert!(error.kind() == ErrorKind::Corrupt && error.to_string().contains("parentCID"), "{error}");
+        let (same, warnings) = opened(hint, &named).unwrap();
+        assert!(same && warnings.len() == 1 && warnings[0].contains("parentCID"), "{warnings:?}");
+    }
+}
+
+#[test]
+fn an_extent_of_another_machine_or_encoding_is_found() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("disk.vmdk");
+    std::fs::write(dir.path().join("für-flat.vmdk"), [1; 512]).unwrap();
+    let opened = |name: &[u8]| {
+        let text =
+            [b"# Disk DescriptorFile\nversion=1\nencoding=\"windows-1252\"\nRW 1 FLAT \"", name, b"\" 0\n"];
+        std::fs::write(&path, text.concat()).unwrap();
+        open(&path, &OpenOptions::default()).map(|disk| disk.warnings.len())
+    };
+    assert_eq!(opened(b"f\xfcr-flat.vmdk").unwrap(), 0);
+    assert_eq!(opened("für-flat.vmdk".as_bytes()).unwrap(), 0);
+    assert_eq!(opened(b"/vmfs/volumes/1/vm/f\xfcr-flat.vmdk").unwrap(), 1, "which is said");
+    assert_eq!(opened(b"other-flat.vmdk").unwrap_err().kind(), ErrorKind::NotFound);
+    // If the named file exists but may not be opened, the one beside is not used.
+    let elsewhere = tempfile::tempdir().unwrap();
+    let there = elsewhere.path().join("disk-flat.vmdk");
+    for place in [&there, &dir.path().join("disk-flat.vmdk")] {
+        std::fs::write(place, [2; 512]).unwrap();
+    }
+    assert_eq!(opened(there.to_str().unwrap().as_bytes()).unwrap_err().kind(), ErrorKind::Denied);
+}

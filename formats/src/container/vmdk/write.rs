@@ -3,14 +3,27 @@
 use std::path::Path;
 
 use super::sparse::SECTOR;
-use super::write_sparse::{GRAIN, write_sparse};
+use super::write_sparse::{DESCRIPTOR, GRAIN, write_sparse};
 use super::write_stream::write_stream;
+use crate::container::identity::{self, Digester, Identity, Wanted};
 use crate::container::options::Options;
-use crate::container::pull::pull_data;
+use crate::container::pull::{Pull, pull_data};
 use crate::container::{CreateOptions, Observer, Output};
+use crate::mif::disk_digest::DiskDigest;
 use crate::{Result, Slice, Source, at};
 
-const KNOWN: &[&str] = &["subformat", "adapter_type", "hwversion", "compression_level"];
+const KNOWN: &[&str] = &[
+    "subformat",
+    "adapter_type",
+    "hwversion",
+    "toolsversion",
+    "compression_level",
+    identity::UUID,
+    identity::SEED,
+];
+/// `ddb.toolsVersion` for guest tools of unknown version, as qemu-img and open-vmdk write it. Without the key vSphere does
+/// not customise guests.
+const UNKNOWN_TOOLS: &str = "2147483647";
 const SUBFORMATS: &[&str] =
     &["monolithicSparse", "streamOptimized", "monolithicFlat", "twoGbMaxExtentSparse", "twoGbMaxExtentFlat"];
 /// How much of the disk a piece of the "2 GiB" subformats holds, in sectors: whole grains below 2 GiB.
@@ -29,18 +42,27 @@ pub(super) fn create(
     let subformat = options.choice("subformat", SUBFORMATS)?;
     let level = options.number("compression_level")?.unwrap_or(DEFLATE_LEVEL);
     let sectors = source.len().div_ceil(SECTOR);
-    let descriptor = |extents: &str| descriptor_text(&options, subformat, sectors, extents);
+    let wanted = Wanted::new(&options)?;
+    let digester = Digester::new(source.len());
+    let pull = Pull { digest: Some((&digester, 0)), ..Pull::new(source, observer) };
+    let descriptor =
+        |extents: &str, identity: &Identity| descriptor_text(&options, subformat, sectors, extents, identity);
     match subformat {
         "monolithicSparse" | "streamOptimized" => {
             let name = output.target().file_name().and_then(|n| n.to_str());
             // The name is a remark here: readers take the file that they have.
             let name = name.filter(|n| is_plain(n)).unwrap_or("disk.vmdk");
-            let text = descriptor(&format!("RW {sectors} SPARSE \"{name}\"\n"))?;
+            let line = format!("RW {sectors} SPARSE \"{name}\"\n");
+            // A placeholder of the same length: the final descriptor needs the digest of the disk.
+            let first = descriptor(&line, &wanted.identity(&DiskDigest([0; 32])))?;
             let file = output.create()?;
             match subformat {
-                "streamOptimized" => write_stream(source, file, sectors, &text, level, observer),
-                _ => write_sparse(source, file, sectors, &text, observer),
+                "streamOptimized" => write_stream(&pull, file, sectors, &first, level)?,
+                _ => write_sparse(&pull, file, sectors, &first)?,
             }
+            let text = descriptor(&line, &wanted.identity(&digester.finish()))?;
+            debug_assert_eq!(text.len(), first.len());
+            file.write_at(DESCRIPTOR.0 * SECTOR, text.as_bytes())
         }
         _ => {
             let (piece, kind) = match subformat {
@@ -61,15 +83,16 @@ pub(super) fn create(
                 lines += &format!("RW {count} {kind} \"{name}\"{offset}\n");
                 let end = ((start + count) * SECTOR).min(source.len());
                 let part = Slice::new(source, start * SECTOR..end)?;
+                let pull = Pull { source: &part, digest: Some((&digester, start * SECTOR)), ..pull };
                 let file = output.create_beside(Path::new(&name))?;
                 if kind == "FLAT" {
                     file.set_len(count * SECTOR)?;
-                    pull_data(&part, observer, |offset, bytes| file.write_at(offset, bytes))?;
+                    pull_data(&pull, |offset, bytes| file.write_at(offset, bytes))?;
                 } else {
-                    write_sparse(&part, file, count, "", observer)?;
+                    write_sparse(&pull, file, count, "")?;
                 }
             }
-            let text = descriptor(&lines)?;
+            let text = descriptor(&lines, &wanted.identity(&digester.finish()))?;
             output.create()?.write_at(0, text.as_bytes())
         }
     }
@@ -91,19 +114,31 @@ fn is_plain(name: &str) -> bool {
 }
 
 /// The descriptor of a disk of `sectors` sectors with the given extent lines.
-fn descriptor_text(options: &Options<'_>, kind: &str, sectors: u64, extents: &str) -> Result<String> {
+fn descriptor_text(
+    options: &Options<'_>,
+    kind: &str,
+    sectors: u64,
+    extents: &str,
+    identity: &Identity,
+) -> Result<String> {
     let adapter = options.choice("adapter_type", &["lsilogic", "ide", "buslogic", "legacyESX"])?;
     let hardware = options.text("hwversion").unwrap_or("4");
     if hardware.is_empty() || hardware.len() > 3 || !hardware.bytes().all(|b| b.is_ascii_digit()) {
         return Err(options.bad("hwversion", "a number such as 4 or 13"));
     }
+    let tools = options.text("toolsversion").unwrap_or(UNKNOWN_TOOLS);
+    if tools.is_empty() || tools.len() > 10 || !tools.bytes().all(|b| b.is_ascii_digit()) {
+        return Err(options.bad("toolsversion", "a number such as 2147483647"));
+    }
+    let (cid, uuid) = (identity.content_id(), crate::uuid::text(&identity.disk_uuid()));
     let heads = if adapter == "ide" { 16 } else { 255 };
     let cylinders = sectors / (63 * heads);
     Ok(format!(
-        "# Disk DescriptorFile\nversion=1\nCID=fffffffe\nparentCID=ffffffff\ncreateType=\"{kind}\"\n\n\
+        "# Disk DescriptorFile\nversion=1\nCID={cid:08x}\nparentCID=ffffffff\ncreateType=\"{kind}\"\n\n\
          # Extent description\n{extents}\n# The Disk Data Base\n#DDB\n\n\
          ddb.virtualHWVersion = \"{hardware}\"\nddb.geometry.cylinders = \"{cylinders}\"\n\
          ddb.geometry.heads = \"{heads}\"\nddb.geometry.sectors = \"63\"\n\
-         ddb.adapterType = \"{adapter}\"\n"
+         ddb.adapterType = \"{adapter}\"\nddb.toolsVersion = \"{tools}\"\n\
+         ddb.uuid.image=\"{uuid}\"\n"
     ))
 }

@@ -5,10 +5,9 @@
 //! ```
 
 use super::sparse::{HOSTED_MAGIC, HostedHeader, SECTOR};
-use crate::container::Observer;
 use crate::container::output::OutputFile;
-use crate::container::pull::{Pull, WINDOW, Window, data_runs};
-use crate::{Result, Source, at};
+use crate::container::pull::{Pull, Window, data_runs};
+use crate::{Result, at};
 
 /// In sectors: 64 KiB.
 pub(super) const GRAIN: u64 = 128;
@@ -21,16 +20,9 @@ pub(super) const DESCRIPTOR: (u64, u64) = (1, 20);
 /// Sectors are counted in 32 bits.
 pub(super) const MAX_SECTORS: u64 = 1 << 32;
 
-/// Writes all of `source` as an extent of `sectors` sectors.
-pub(super) fn write_sparse(
-    source: &dyn Source,
-    file: &OutputFile,
-    sectors: u64,
-    descriptor: &str,
-    observer: &dyn Observer,
-) -> Result<()> {
+/// Writes all of a disk as an extent of `sectors` sectors.
+pub(super) fn write_sparse(pull: &Pull<'_>, file: &OutputFile, sectors: u64, descriptor: &str) -> Result<()> {
     let mut writer = SparseWriter::new(file, sectors, descriptor)?;
-    let pull = Pull { source, observer, window: WINDOW };
     let find_runs = |window: Window| {
         let runs = data_runs(&window.bytes, (GRAIN * SECTOR) as usize);
         Ok((window, runs))
@@ -47,7 +39,7 @@ pub(super) fn too_large(file: &OutputFile) -> crate::Error {
 }
 
 /// The header and, in the sectors after it, the descriptor.
-pub(super) fn head(file: &OutputFile, header: &HostedHeader, rgd: u64, descriptor: &str) -> Result<Vec<u8>> {
+pub(super) fn head(file: &OutputFile, header: &HostedHeader, descriptor: &str) -> Result<Vec<u8>> {
     if descriptor.len() as u64 > DESCRIPTOR.1 * SECTOR {
         return Err(at("writing").file(file.path()).limit("the descriptor does not fit"));
     }
@@ -61,7 +53,7 @@ pub(super) fn head(file: &OutputFile, header: &HostedHeader, rgd: u64, descripto
         (20, header.grain_size),
         (28, header.descriptor_offset),
         (36, header.descriptor_size),
-        (48, rgd),
+        (48, header.rgd_offset),
         (56, header.gd_offset),
         (64, header.overhead),
     ] {
@@ -105,11 +97,13 @@ impl<'a> SparseWriter<'a> {
             descriptor_offset: if descriptor.is_empty() { 0 } else { DESCRIPTOR.0 },
             descriptor_size: if descriptor.is_empty() { 0 } else { DESCRIPTOR.1 },
             num_gtes_per_gt: TABLE as u32,
+            rgd_offset: rgd,
             gd_offset: gd,
             overhead,
             compressed: false,
+            unclean_shutdown: false,
         };
-        file.write_at(0, &head(file, &header, rgd, descriptor)?)?;
+        file.write_at(0, &head(file, &header, descriptor)?)?;
         let tables_at = [rgd, gd].map(|directory| directory + directory_sectors);
         for (directory, first) in [rgd, gd].into_iter().zip(tables_at) {
             let entries: Vec<u8> =

@@ -1,5 +1,5 @@
 //! Writing a streamOptimized VMDK, as OVF packages carry it and ESXi's importer takes it: from front to
-//! back, never going back.
+//! back. (Only the descriptor is rewritten at the end, with the disk's identity.)
 //!
 //! ```text
 //! header │ descriptor │ for each table: packed grains, the table │ directory │ footer │ end of stream
@@ -10,12 +10,11 @@
 
 use super::sparse::{GD_AT_END, HostedHeader, SECTOR};
 use super::write_sparse::{DESCRIPTOR, GRAIN, MAX_SECTORS, TABLE, TABLE_SECTORS, head, too_large};
-use crate::container::Observer;
+use crate::Result;
 use crate::container::codec::{Codec, Packer};
 use crate::container::output::OutputFile;
-use crate::container::pull::{Pull, WINDOW, Window};
+use crate::container::pull::{Pull, Window};
 use crate::source::is_zero;
-use crate::{Result, Source};
 
 /// In sectors; a grain's.
 const OVERHEAD: u64 = 128;
@@ -35,14 +34,13 @@ struct Batch {
     grains: Vec<(u64, usize)>,
 }
 
-/// Writes all of `source` as an extent of `sectors` sectors, packed at libdeflate's `level`.
+/// Writes all of a disk as an extent of `sectors` sectors, packed at libdeflate's `level`.
 pub(super) fn write_stream(
-    source: &dyn Source,
+    pull: &Pull<'_>,
     file: &OutputFile,
     sectors: u64,
     descriptor: &str,
     level: i32,
-    observer: &dyn Observer,
 ) -> Result<()> {
     if sectors >= MAX_SECTORS {
         return Err(too_large(file));
@@ -57,11 +55,13 @@ pub(super) fn write_stream(
         descriptor_offset: DESCRIPTOR.0,
         descriptor_size: DESCRIPTOR.1,
         num_gtes_per_gt: TABLE as u32,
+        rgd_offset: 0,
         gd_offset: GD_AT_END,
         overhead: OVERHEAD,
         compressed: true,
+        unclean_shutdown: false,
     };
-    file.write_at(0, &head(file, &header, 0, descriptor)?)?;
+    file.write_at(0, &head(file, &header, descriptor)?)?;
     let tables = sectors.div_ceil(GRAIN * TABLE);
     let mut stream = Stream {
         file,
@@ -71,7 +71,6 @@ pub(super) fn write_stream(
         table: Vec::new(),
     };
     // A window lies within one grain table: both begin at multiples of a MiB.
-    let pull = Pull { source, observer, window: WINDOW };
     pull.run(
         |window| Ok(pack(&packer, &window)),
         |batch| {
@@ -82,7 +81,7 @@ pub(super) fn write_stream(
     stream.finish_table()?;
     let directory: Vec<u8> = stream.directory.iter().flat_map(|entry| entry.to_le_bytes()).collect();
     header.gd_offset = stream.write_marked(Marker::GrainDirectory, directory)?;
-    let footer = head(file, &header, 0, "")?[..SECTOR as usize].to_vec();
+    let footer = head(file, &header, "")?[..SECTOR as usize].to_vec();
     stream.write_marked(Marker::Footer, footer)?;
     stream.write_marked(Marker::EndOfStream, Vec::new())?;
     Ok(())

@@ -536,7 +536,7 @@ mod tests {
             row_groups("table", costs, |cost| *cost).map(|group| group.map(<[usize]>::len)).collect()
         };
         const HALF: usize = GROUP_BYTES_MAX / 2;
-        assert_eq!(groups(&[]).unwrap(), []);
+        assert!(groups(&[]).unwrap().is_empty());
         assert_eq!(groups(&[1; GROUP_ROWS_MAX + 1]).unwrap(), [GROUP_ROWS_MAX, 1]);
         assert_eq!(groups(&[HALF, HALF, 1, HALF, HALF]).unwrap(), [2, 2, 1]);
         assert_eq!(groups(&[1, GROUP_BYTES_MAX, 1]).unwrap(), [1, 1, 1]);

@@ -1,0 +1,122 @@
+//! Sequential output to a block device or standard output. Neither has holes, so skipped ranges are written as zeros.
+
+use std::fs::{File, OpenOptions};
+use std::io::{self, Write};
+use std::os::unix::fs::{FileExt, OpenOptionsExt};
+use std::path::Path;
+
+use rustix::fs::{Advice, FallocateFlags, OFlags, fadvise, fallocate};
+
+use crate::{Result, at};
+
+/// How many zeros are written at once, in bytes.
+const ZEROS: usize = 1 << 20;
+/// The kernel's page size for device caches, in bytes.
+const PAGE: u64 = 4096;
+/// How many bytes of a device the kernel is asked to zero at once.
+const ZERO_STEP: u64 = 1 << 30;
+
+/// Bytes that are written in ascending order.
+pub(super) struct Sequence {
+    sink: Sink,
+    /// The end of what was written, in bytes.
+    position: u64,
+    /// The length of the whole output, in bytes.
+    len: u64,
+}
+
+enum Sink {
+    /// A block device, and its size in bytes.
+    Device(File, u64),
+    Output(io::Stdout),
+}
+
+impl Sequence {
+    /// Opens the block device at `path` exclusively. Errs if it is mounted or otherwise in use.
+    pub(super) fn to_device(path: &Path) -> Result<Self> {
+        let place = || at("").file(path);
+        // Without O_CREAT, O_EXCL on a block device fails if it is mounted or claimed by another driver.
+        let mut options = OpenOptions::new();
+        options.write(true).custom_flags(OFlags::EXCL.bits() as i32);
+        let device = options.open(path).map_err(|e| match e.kind() {
+            io::ErrorKind::ResourceBusy => place().denied("is in use (mounted?)"),
+            _ => place().io(e),
+        })?;
+        let size = io::Seek::seek(&mut &device, io::SeekFrom::End(0)).map_err(|e| place().io(e))?;
+        Ok(Sequence { sink: Sink::Device(device, size), position: 0, len: 0 })
+    }
+
+    /// Writes to standard output.
+    pub(super) fn to_standard_output() -> Self {
+        Sequence { sink: Sink::Output(io::stdout()), position: 0, len: 0 }
+    }
+
+    /// Sets the length of the output, in bytes. Errs if the device at `path` is smaller: nothing is written then.
+    pub(super) fn set_len(&mut self, len: u64, path: &Path) -> Result<()> {
+        if let Sink::Device(_, size) = self.sink
+            && len > size
+        {
+            let problem =
+                format!("the disk has {len} bytes, but the device only {size}; nothing was written");
+            return Err(at("").file(path).limit(problem));
+        }
+        self.len = len;
+        Ok(())
+    }
+
+    /// Writes zeros up to `offset`, then `bytes`.
+    pub(super) fn write_at(&mut self, offset: u64, bytes: &[u8]) -> io::Result<()> {
+        if offset < self.position {
+            return Err(io::Error::new(io::ErrorKind::NotSeekable, "cannot go back to what was written"));
+        }
+        self.zero_to(offset)?;
+        match &mut self.sink {
+            Sink::Device(device, _) => device.write_all_at(bytes, offset)?,
+            Sink::Output(output) => output.write_all(bytes)?,
+        }
+        self.position += bytes.len() as u64;
+        Ok(())
+    }
+
+    /// Writes zeros up to the length, and syncs.
+    pub(super) fn finish(&mut self) -> io::Result<()> {
+        self.zero_to(self.len)?;
+        match &mut self.sink {
+            Sink::Device(device, _) => {
+                device.sync_all()?;
+                // A later read should come from the device, not from the cache. This is advice only.
+                let _ = fadvise(&*device, 0, None, Advice::DontNeed);
+                Ok(())
+            }
+            Sink::Output(output) => output.flush(),
+        }
+    }
+
+    fn zero_to(&mut self, end: u64) -> io::Result<()> {
+        while self.position < end {
+            let mut len = end - self.position;
+            match &mut self.sink {
+                Sink::Device(device, _) => {
+                    // Zeroing by the kernel works on whole pages, and not on every device; else zeros are written.
+                    let flags = FallocateFlags::ZERO_RANGE | FallocateFlags::KEEP_SIZE;
+                    let whole = (len / PAGE * PAGE).min(ZERO_STEP);
+                    let by_kernel = whole > 0
+                        && self.position.is_multiple_of(PAGE)
+                        && fallocate(&*device, flags, self.position, whole).is_ok();
+                    if by_kernel {
+                        len = whole;
+                    } else {
+                        len = len.min(ZEROS as u64 - self.position % PAGE);
+                        device.write_all_at(&vec![0; len as usize], self.position)?;
+                    }
+                }
+                Sink::Output(output) => {
+                    len = len.min(ZEROS as u64);
+                    output.write_all(&vec![0; len as usize])?;
+                }
+            }
+            self.position += len;
+        }
+        Ok(())
+    }
+}
