@@ -252,7 +252,7 @@ fn primitive_edits_are_as_the_real_tools_see_them() {
         ],
     ));
     let disk = lab.export("edited");
-    assert_eq!(cat(&disk, "/etc/motd"), "hello world\n");
+    assert_eq!(cat(&disk, "/etc/motd"), "hello\n world\n", "a line of its own");
     assert_eq!(owner_and_mode(&disk.root, "/etc/motd"), "104751 1000 50");
     let xattrs = debugfs(&disk.root, "ea_list /etc/motd");
     assert!(xattrs.contains("user.note (2) = 00 ff"), "{xattrs}");

@@ -12,6 +12,7 @@ use mif_formats::mif::pack::{PackWriter, TRAILER};
 use super::packs::{Checked, PackState};
 use super::{FsckOptions, FsckReport};
 use crate::import::{ImportOptions, reread};
+use crate::mounts::Devices;
 use crate::progress::Progress;
 use crate::store::{ObjectWriter, PackIndex, Store, index_key, pack_key};
 use crate::{Error, Result, packages};
@@ -183,7 +184,10 @@ pub(super) fn tables(store: &Store, report: &FsckReport) -> Result<Vec<String>> 
             put("file of digests", "digests", &mif_formats::mif::digests::encode(&rows))?;
         }
         if lost("packages") {
-            let (table, _) = packages::table(&rows, &Arc::new(store.objects()?))?;
+            let (table, _) = {
+                let devices = Devices { table: &stored.image.table, volumes: &stored.image.volumes };
+                packages::table(&rows, &Arc::new(store.objects()?), devices)?
+            };
             put("table of packages", packages::TABLE, &table)?;
         }
     }

@@ -25,6 +25,7 @@ pub(crate) use self::content::{BLOCK, WINDOW, ZERO_STEP};
 use self::content::{FileDigests, import_file};
 pub(crate) use self::plan::MAX_HASHED_HOLES;
 use self::plan::{DiskPiece, FileNumbers, Plan, PlannedFile};
+use crate::mounts::Devices;
 use crate::progress::{self, Progress};
 use crate::rebuild::made_now;
 use crate::rows;
@@ -171,7 +172,9 @@ pub(crate) fn import_opened(
         Some(there) => ("unchanged", there.clone()),
         None => {
             let digests_file = digests::encode(&rows);
-            let (packages_file, complaints) = packages::table(rows, &Arc::new(store.objects()?))?;
+            let volumes: Vec<_> = scan.volumes.iter().map(crate::scan::ScannedVolume::record).collect();
+            let devices = Devices { table: &scan.table, volumes: &volumes };
+            let (packages_file, complaints) = packages::table(rows, &Arc::new(store.objects()?), devices)?;
             warnings.extend(complaints);
             let image = Image {
                 name: name.to_owned(),
@@ -179,7 +182,7 @@ pub(crate) fn import_opened(
                 disk_size,
                 layout_digest,
                 manifest_digest,
-                volumes: scan.volumes.iter().map(crate::scan::ScannedVolume::record).collect(),
+                volumes,
                 table: scan.table,
                 counts,
                 provenance: Provenance {

@@ -345,7 +345,7 @@ impl<'a> Base<'a> {
         options: &RebuildOptions,
     ) -> Result<Image> {
         let made = self.read_back(draft, rows)?;
-        let packages = self.packages(&made.rows)?;
+        let packages = self.packages(&made)?;
         let provenance = Provenance {
             operation: options.operation.clone(),
             parent: Some(self.parent.image.id()),
@@ -358,7 +358,8 @@ impl<'a> Base<'a> {
     }
 
     /// The table of packages for new rows: the parent's, if nothing changed that it says.
-    fn packages(&self, rows: &[Row]) -> Result<Vec<u8>> {
+    fn packages(&self, made: &Made) -> Result<Vec<u8>> {
+        let rows = &made.rows;
         fn told(row: &Row) -> (&str, &[u8], FileType, Option<&[u8]>) {
             (&row.volume, &row.path, row.file_type, row.link_target.as_deref())
         }
@@ -367,7 +368,7 @@ impl<'a> Base<'a> {
         if same_paths && databases(&self.rows).eq(databases(rows)) {
             return self.parent.packages_file();
         }
-        Ok(packages::table(rows, &self.objects)?.0)
+        Ok(packages::table(&rows[..], &self.objects, made.devices())?.0)
     }
 }
 

@@ -29,7 +29,7 @@ pub(super) fn read(databases: &Databases<'_>, found: &mut Found) -> Result<()> {
             }
         }
         if damaged > 0 {
-            let volume = databases.volume;
+            let volume = databases.volume();
             found
                 .complaints
                 .push(format!("packages on {volume}: {folder}: {damaged} entries are no package headers"));
