@@ -130,8 +130,9 @@ pub fn customize(
             let edited = edit(order)?;
             let (rows, new) = (edited.files.rows(), &edited.files.new);
             let planned = base.check(&rows, new, &order.reshape(&options.reshape), progress);
-            let planned = planned.map_err(|e| order.blame(e))?;
-            Ok(edited.report(order, planned))
+            let checked = planned.map_err(|e| order.blame(e))?;
+            let (notes, ids) = (checked.notes, checked.ids);
+            Ok(Customized { notes, ids, ..edited.report(order, checked.planned) })
         })?;
         if options.dry_run {
             report.images = checked;

@@ -168,6 +168,16 @@ pub(crate) struct Draft {
     pub(crate) ids: Option<IdsReport>,
 }
 
+/// What a draft would be.
+pub(crate) struct Checked {
+    /// The volumes that would be planned.
+    pub(crate) planned: Vec<String>,
+    /// What planning would change beside the edits, each a sentence.
+    pub(crate) notes: Vec<String>,
+    /// What fresh identities would do, if there are any.
+    pub(crate) ids: Option<IdsReport>,
+}
+
 /// Rows that are other than they were given, by their number.
 type Rewritten = BTreeMap<usize, Row>;
 
@@ -210,20 +220,25 @@ impl<'a> Base<'a> {
         self.bench.writer()
     }
 
-    /// Errs if `rows` cannot become a disk of this shape. Writes nothing; gives the volumes that would be planned.
+    /// Errs if `rows` cannot become a disk of this shape. Writes nothing.
     pub(crate) fn check(
         &self,
         rows: &[&Row],
         new: &NewContents,
         reshape: &Reshape,
         progress: &dyn Progress,
-    ) -> Result<Vec<String>> {
+    ) -> Result<Checked> {
         let prepared = self.prepare(rows, new, &[], reshape, progress)?;
+        let mut notes = prepared.arrangement.notes;
         for volume in &prepared.volumes {
-            let planned = volume.params.plan(&volume.tree, &mut |_| Ok(()));
+            let planned = volume.params.plan(&volume.tree, &mut |plan| {
+                notes.extend(plan.notes().iter().map(|note| format!("{}: {note}", volume.name)));
+                Ok(())
+            });
             planned.map_err(|e| e.within(&volume.name))?;
         }
-        Ok(prepared.volumes.into_iter().map(|volume| volume.name).collect())
+        let planned = prepared.volumes.into_iter().map(|volume| volume.name).collect();
+        Ok(Checked { planned, notes, ids: prepared.ids })
     }
 
     /// Plans the volumes of `rows` that are edited, get another size or fresh identities, and puts the disk together.
@@ -288,7 +303,7 @@ impl<'a> Base<'a> {
             let mut fresh = Identities::new(&self.scan, ids)?;
             let contents = Contents { objects: &self.objects, new: &new };
             let more;
-            (rewritten, more) = fresh.rewrite(rows, &self.scan, contents)?;
+            (rewritten, more) = fresh.rewrite(rows, &self.scan, contents, &self.objects)?;
             new.to_mut().extend(more);
             always.extend(fresh.volumes().map(str::to_owned));
             identities = Some(fresh);
