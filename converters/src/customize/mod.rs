@@ -28,8 +28,8 @@ use serde::Serialize;
 
 use self::compile::{Context, LocalFiles, compile};
 pub(crate) use self::generalize::not_shared;
-use self::recipe::fill;
 pub use self::recipe::{Recipe, Variables, read_instances};
+use self::recipe::{Step, fill};
 use crate::files::Files;
 use crate::import::pool::in_parallel;
 use crate::progress::Progress;
@@ -87,6 +87,8 @@ pub struct Customized {
     pub edits: Vec<String>,
     /// What was taken away because clones must not share it.
     pub generalized: Vec<String>,
+    /// What clones should not share and still do, each with the reason.
+    pub left: Vec<String>,
     /// The volumes that were planned; all others are the parent's, bit for bit.
     pub planned: Vec<String>,
     /// What planning changed beside the edits, each a sentence.
@@ -131,8 +133,9 @@ pub fn customize(
             let (rows, new) = (edited.files.rows(), &edited.files.new);
             let planned = base.check(&rows, new, &order.reshape(&options.reshape), progress);
             let checked = planned.map_err(|e| order.blame(e))?;
-            let (notes, ids) = (checked.notes, checked.ids);
-            Ok(Customized { notes, ids, ..edited.report(order, checked.planned) })
+            let mut said = edited.report(order, checked.planned);
+            said.notes.extend(checked.notes);
+            Ok(Customized { ids: checked.ids, ..said })
         })?;
         if options.dry_run {
             report.images = checked;
@@ -162,7 +165,8 @@ pub fn customize(
                 let image = base.publish(store, draft, &edited.files.rows(), &rebuild)?;
                 let (id, counts) = (image.id(), Some(image.counts));
                 let said = edited.report(order, draft.planned.clone());
-                let (notes, ids) = (draft.notes.clone(), draft.ids.clone());
+                let (mut notes, ids) = (said.notes.clone(), draft.ids.clone());
+                notes.extend(draft.notes.clone());
                 Ok(Customized { image: id, notes, ids, counts, ..said })
             };
             let drafts: Vec<_> = group.iter().zip(drafts).collect();
@@ -209,6 +213,7 @@ struct Edited {
     files: Files,
     edits: Vec<String>,
     generalized: Vec<String>,
+    left: Vec<String>,
 }
 
 impl Order {
@@ -222,7 +227,7 @@ impl Order {
         let mut files = files.clone();
         let salt = salt.map(|salt| format!("{salt}\0{}", self.name));
         let context = Context { variables: &self.variables, local, salt };
-        let (mut edits, mut generalized) = (Vec::new(), Vec::new());
+        let (mut edits, mut generalized, mut left) = (Vec::new(), Vec::new(), Vec::new());
         for step in recipe.steps(&self.variables).map_err(|e| self.blame(e))? {
             let failed = |e: Error| self.blame(e.within(&step.label));
             for (edit, purpose) in compile(&step, &files, &context).map_err(failed)? {
@@ -233,8 +238,11 @@ impl Order {
                 edits.push(edit.to_string());
                 generalized.extend(purpose);
             }
+            if matches!(step.step, Step::Generalize {}) {
+                left.extend(generalize::left(&files).map_err(failed)?);
+            }
         }
-        Ok(Edited { files, edits, generalized })
+        Ok(Edited { files, edits, generalized, left })
     }
 
     /// The sizes and identities of this image: of several, each has its own.
@@ -253,13 +261,26 @@ impl Order {
 }
 
 impl Edited {
+    /// What the user should know of the edits, each a sentence.
+    fn notes(&self) -> Vec<String> {
+        let first = self.files.labelled_by_directory.first();
+        let Some(first) = first.filter(|_| self.files.get_link("/.autorelabel").is_none()) else {
+            return Vec::new();
+        };
+        let count = self.files.labelled_by_directory.len();
+        vec![format!(
+            "{count} new files have the SELinux label of their directory ({first} is the first), for the image has no file_contexts in use: if its SELinux is on, have it label its files at its first boot with --write /.autorelabel:"
+        )]
+    }
+
     fn report(&self, order: &Order, planned: Vec<String>) -> Customized {
         Customized {
             image: order.name.clone(),
             edits: self.edits.clone(),
             generalized: self.generalized.clone(),
+            left: self.left.clone(),
             planned,
-            notes: Vec::new(),
+            notes: self.notes(),
             ids: None,
             counts: None,
         }

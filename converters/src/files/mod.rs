@@ -1,5 +1,7 @@
 //! The files of an image, to edit: its rows by volume and path, and where paths lead as its system would see them.
 
+mod labels;
+
 use std::collections::BTreeMap;
 use std::ops::{Bound, Range};
 use std::sync::Arc;
@@ -7,6 +9,7 @@ use std::sync::Arc;
 use mif_formats::fs::{FileType, Timestamp, Xattr};
 use mif_formats::mif::manifest::{Row, escape};
 
+use self::labels::Labels;
 use crate::acl;
 use crate::mounts::{self, Devices, Elsewhere, Root, View};
 use crate::rebuild::{Base, NewContent, NewContents};
@@ -24,6 +27,10 @@ pub(super) struct Files {
     volumes: BTreeMap<String, Volume>,
     /// The root filesystem, and what its `/etc/fstab` mounts.
     root: Option<Arc<Root>>,
+    /// What labels its SELinux policy gives, if it has one.
+    labels: Option<Arc<Labels>>,
+    /// New files that got their directory's label, for want of a policy.
+    pub(super) labelled_by_directory: Vec<String>,
     objects: Arc<Objects>,
     /// The content that edits brought.
     pub(super) new: NewContents,
@@ -70,7 +77,15 @@ impl Files {
             volume.rows.insert(row.path.as_slice().into(), Arc::new(row.clone()));
         }
         let objects = base.objects.clone();
-        let mut files = Files { volumes, root: None, objects, new: NewContents::new(), time };
+        let mut files = Files {
+            volumes,
+            root: None,
+            labels: None,
+            labelled_by_directory: Vec::new(),
+            objects,
+            new: NewContents::new(),
+            time,
+        };
         let names: Vec<&str> = files.volumes.keys().map(String::as_str).collect();
         let Some(volume) = root_volume(&files, &names).map(str::to_owned) else { return Ok(files) };
         files.root = Some(Arc::new(Root { volume, mounts: Vec::new() }));
@@ -80,6 +95,7 @@ impl Files {
             let mounts = mounts::read(&fstab, devices);
             files.root = files.root.map(|root| Arc::new(Root { mounts, volume: root.volume.clone() }));
         }
+        files.labels = Labels::read(&files)?.map(Arc::new);
         Ok(files)
     }
 
@@ -263,12 +279,27 @@ impl Files {
         if above.file_type != FileType::Dir {
             return Err(Error::input(format!("{}:{}: is no folder", folder.volume, escape(&folder.path))));
         }
+        let mut labelled_by_directory = None;
         let is_fat = self.is_fat(&place.volume);
         let is_dir = new.file_type == FileType::Dir;
         // As Linux does: who is born in a setgid folder is of its group.
         let setgid = above.mode.is_some_and(|mode| mode & 0o2000 != 0);
         let label = |xattr: &&Xattr| xattr.name == b"security.selinux";
         let mut xattrs: Vec<Xattr> = above.xattrs.iter().filter(label).cloned().collect();
+        let path = self.root.as_ref().and_then(|root| root.path_of(place));
+        match (&self.labels, path, xattrs.first_mut()) {
+            // A system that labels its files: what has none in the policy has its directory's, as in Linux.
+            (Some(labels), Some(path), Some(label)) => {
+                if let Some(context) = labels.of(&path, new.file_type) {
+                    label.value = [context.as_bytes(), b"\0"].concat();
+                }
+            }
+            (_, _, Some(_)) => {
+                let path = format!("{}:{}", place.volume, escape(&place.path));
+                labelled_by_directory = Some(path);
+            }
+            _ => {}
+        }
         let mut mode = new.mode;
         let default = above.xattrs.iter().find(|xattr| xattr.name == acl::DEFAULT.as_bytes());
         if let Some(default) = default.filter(|_| matches!(new.file_type, FileType::Dir | FileType::File)) {
@@ -306,6 +337,7 @@ impl Files {
             content: None,
             short_name: None,
         };
+        self.labelled_by_directory.extend(labelled_by_directory);
         self.volume(&place.volume)?.rows.insert(place.path.as_slice().into(), Arc::new(row));
         self.touch_folder(place)
     }

@@ -69,7 +69,7 @@ fn of_interface(files: &Files, interface: &str) -> Result<Vec<(String, String)>>
 }
 
 /// The last value of a variable, without its quotes.
-pub(in crate::customize) fn value(text: &str, key: &str) -> Option<String> {
+fn value(text: &str, key: &str) -> Option<String> {
     let values = text.lines().filter_map(|line| line.trim().strip_prefix(key)?.strip_prefix('='));
     values.last().map(|value| value.trim().trim_matches(['"', '\'']).to_owned())
 }

@@ -1,7 +1,7 @@
 //! The network, configured in the image's own way: netplan, NetworkManager, systemd-networkd, Red Hat's network scripts or
 //! ifupdown. The address asked for is then the only one that the image's files give the interface.
 
-pub(super) mod ifcfg;
+mod ifcfg;
 mod ifupdown;
 mod netplan;
 mod network_manager;
@@ -9,6 +9,8 @@ mod networkd;
 mod yaml;
 
 use std::net::IpAddr;
+
+pub(super) use self::netplan::without_macs as netplan_without_macs;
 
 use super::edit::{Edit, Owner};
 use super::systemd;

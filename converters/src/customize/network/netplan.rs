@@ -155,6 +155,37 @@ pub(super) fn configure(files: &Files, network: &Network) -> Result<Vec<Edit>> {
     Ok(edits)
 }
 
+/// A file in which no definition is matched by a MAC address. What was renamed by it is matched by its name. None if
+/// nothing is to be changed, or the file cannot be read.
+pub(in crate::customize) fn without_macs(text: &str) -> Option<String> {
+    let mut yaml = Yaml::parse(text).ok()?;
+    let root = yaml.get_mut("network")?;
+    let mut changed = false;
+    for section in SECTIONS {
+        let Some(Yaml::Map(definitions)) = root.get_mut(section) else { continue };
+        for (_, definition) in definitions {
+            let Some(matches) = definition.get_mut("match") else { continue };
+            if !matches.remove(|key| key == "macaddress") {
+                continue;
+            }
+            changed = true;
+            let is_empty = matches.entries().is_empty();
+            let name = definition.get("set-name").cloned();
+            match (is_empty, name) {
+                (true, Some(name)) => {
+                    definition.remove(|key| key == "set-name");
+                    if let Some(matches) = definition.get_mut("match") {
+                        *matches = Yaml::Map(vec![("name".to_owned(), name)]);
+                    }
+                }
+                (true, None) => _ = definition.remove(|key| key == "match"),
+                _ => {}
+            }
+        }
+    }
+    changed.then(|| yaml.write())
+}
+
 /// The files that netplan reads, but for `own`.
 fn read(files: &Files, own: &str) -> Result<Vec<File>> {
     let mut found: BTreeMap<String, File> = BTreeMap::new();
@@ -208,6 +239,16 @@ fn text(network: &Network, section: &str, id: &str, with_match: bool) -> String 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_match_by_mac_address_goes_and_the_name_stays() {
+        let text = "network:\n  version: 2\n  ethernets:\n    id0:\n      match: {macaddress: \"52:54:00:11:22:33\"}\n      set-name: lan0\n      dhcp4: true\n    \
+            eth1:\n      match:\n        macaddress: aa:bb:cc:dd:ee:ff\n      dhcp4: true\n    eth2: {match: {name: eth2}}\n";
+        let expected = "network:\n  version: 2\n  ethernets:\n    id0:\n      match:\n        name: lan0\n      dhcp4: true\n    \
+            eth1:\n      dhcp4: true\n    eth2:\n      match:\n        name: eth2\n";
+        assert_eq!(without_macs(text).as_deref(), Some(expected));
+        assert_eq!(without_macs(expected), None);
+    }
 
     #[test]
     fn a_definition_is_known_by_what_all_files_say_of_it() {
