@@ -34,8 +34,9 @@ impl Labels {
     pub(super) fn read(files: &Files) -> Result<Option<Self>> {
         let config = files.text("/etc/selinux/config")?;
         let value = |key: &str| {
-            let values = config.lines().filter_map(|line| line.trim().strip_prefix(key)?.strip_prefix('='));
-            values.last().map(|value| value.trim().trim_matches('"').to_owned())
+            let mut values =
+                config.lines().filter_map(|line| line.trim().strip_prefix(key)?.strip_prefix('='));
+            values.next_back().map(|value| value.trim().trim_matches('"').to_owned())
         };
         if value("SELINUX").as_deref() == Some("disabled") {
             return Ok(None);

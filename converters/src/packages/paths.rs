@@ -7,11 +7,14 @@ use mif_formats::mif::manifest::escape;
 
 use super::Scope;
 
+/// Where a folder is: its volume, and its path without a slash at the end.
+type Folder<'a> = (&'a str, Vec<u8>);
+
 /// Finds where the paths of packages are.
 pub(super) struct Paths<'a> {
     scope: &'a Scope<'a>,
     /// Where folders are that were asked for: the volume, and the path without a slash at the end.
-    folders: RefCell<HashMap<Vec<u8>, Option<(&'a str, Vec<u8>)>>>,
+    folders: RefCell<HashMap<Vec<u8>, Option<Folder<'a>>>>,
 }
 
 impl<'a> Paths<'a> {
@@ -35,7 +38,7 @@ impl<'a> Paths<'a> {
     }
 
     /// Where a folder is, without a slash at the end.
-    fn folder(&self, path: &[u8]) -> Option<(&'a str, Vec<u8>)> {
+    fn folder(&self, path: &[u8]) -> Option<Folder<'a>> {
         let row = &self.scope.tree.rows()[self.scope.row(path)?];
         Some((&row.volume, if row.path == b"/" { Vec::new() } else { row.path.clone() }))
     }

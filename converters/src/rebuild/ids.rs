@@ -12,6 +12,7 @@ use mif_formats::Source;
 use mif_formats::fs::FileType;
 use mif_formats::mif::ObjectId;
 use mif_formats::mif::manifest::Row;
+use mif_formats::partition::write::Patch;
 use mif_formats::partition::{Table, TableKind};
 use mif_formats::uuid;
 use serde::Serialize;
@@ -425,7 +426,7 @@ impl References {
     }
 
     /// The references in a file of any length; and whether it is a text: it has no zero byte.
-    fn find_in(&self, source: &dyn Source) -> Result<(Vec<(u64, Vec<u8>)>, bool)> {
+    fn find_in(&self, source: &dyn Source) -> Result<(Vec<Patch>, bool)> {
         /// More than any reference, and what stands beside it.
         const OVERLAP: u64 = 256;
         let (mut found, mut is_text) = (Vec::new(), true);

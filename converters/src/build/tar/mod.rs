@@ -9,7 +9,7 @@
 mod attributes;
 mod sparse;
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 
 use mif_formats::Source;
 use mif_formats::fs::{FileType, Node, Timestamp};
@@ -39,6 +39,7 @@ pub(super) fn of_tar(source: &dyn Source, label: &str) -> Result<(Members, Vec<S
         files: 0,
         bodies: HashMap::new(),
         follower: Follower::default(),
+        left_out: BTreeMap::new(),
     };
     reader.members()
 }
@@ -71,6 +72,8 @@ struct Reader<'a> {
     /// By the number of a file: the size and places of the data that stands behind one of its hard links.
     bodies: HashMap<u64, (u64, Parts)>,
     follower: Follower,
+    /// What no volume can hold: what it is, of how many members, and the first of them.
+    left_out: BTreeMap<&'static str, (u64, TreePath)>,
 }
 
 impl Reader<'_> {
@@ -146,11 +149,14 @@ impl Reader<'_> {
                 (member.node.size, member.content) = (*size, Some(Content::InTar(parts.clone())));
             }
         }
-        let notes = attributes::resolve_acls(&mut members, self.source).map_err(|(path, problem)| {
+        let mut notes = attributes::resolve_acls(&mut members, self.source).map_err(|(path, problem)| {
             Error::input(format!("{}: member \"{}\": {problem}", self.label, escape(&path.bytes()))).advise(
                 "Add the name to the tree's /etc/passwd or /etc/group, or make the tar with --numeric-owner",
             )
         })?;
+        notes.extend(self.left_out.iter().map(|(what, (count, first))| {
+            format!("{what} of {count} members are left out; the first is {}", escape(&first.bytes()))
+        }));
         Ok((members, notes))
     }
 
@@ -282,6 +288,11 @@ impl Reader<'_> {
             None => Some(Timestamp { secs: field(header.mtime())? as i64, nanos: 0 }),
         };
         // Not the time of access: whoever made the tar has changed it, and two builds would differ.
+        for (key, what) in [("SCHILY.acl.ace", "the NFSv4 ACLs"), ("SCHILY.fflags", "the file flags")] {
+            if pax(key.as_bytes()).is_some_and(|value| !value.is_empty()) {
+                self.left_out.entry(what).or_insert_with(|| (0, path.clone())).0 += 1;
+            }
+        }
         let acls;
         (node.xattrs, acls) = attributes::read(&extra.pax);
         let mut content = None;

@@ -70,8 +70,8 @@ fn of_interface(files: &Files, interface: &str) -> Result<Vec<(String, String)>>
 
 /// The last value of a variable, without its quotes.
 fn value(text: &str, key: &str) -> Option<String> {
-    let values = text.lines().filter_map(|line| line.trim().strip_prefix(key)?.strip_prefix('='));
-    values.last().map(|value| value.trim().trim_matches(['"', '\'']).to_owned())
+    let mut values = text.lines().filter_map(|line| line.trim().strip_prefix(key)?.strip_prefix('='));
+    values.next_back().map(|value| value.trim().trim_matches(['"', '\'']).to_owned())
 }
 
 fn text(network: &Network) -> String {

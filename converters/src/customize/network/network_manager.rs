@@ -49,10 +49,11 @@ fn value<'t>(text: &'t str, section: &str, key: &str) -> Option<&'t str> {
     for line in text.lines().map(str::trim) {
         if let Some(name) = line.strip_prefix('[').and_then(|line| line.strip_suffix(']')) {
             here = name;
-        } else if let Some((known, value)) = line.split_once('=').filter(|_| here == section) {
-            if known.trim() == key {
-                found = Some(value.trim());
-            }
+        } else if let Some((known, value)) = line.split_once('=')
+            && here == section
+            && known.trim() == key
+        {
+            found = Some(value.trim());
         }
     }
     found
