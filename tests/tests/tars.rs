@@ -242,6 +242,25 @@ fn names_in_acls_get_the_numbers_of_the_tree_then_of_this_machine_and_what_is_un
 }
 
 #[test]
+fn what_no_volume_can_hold_is_said() {
+    if !have(&["python3"]) {
+        return;
+    }
+    let lab = Lab::new();
+    lab.python(
+        "t = tar('bsd.tar')\n\
+         add(t, 'f', R, 'x', pax={'SCHILY.acl.ace': 'owner@:rw-p--aARWcCos:-------:allow', 'SCHILY.fflags': 'nodump'})\n\
+         add(t, 'g', R, 'x', pax={'SCHILY.fflags': 'nodump'}); t.close()\n",
+    );
+    let said = run(&mut lab.mif(&["build", "disk.toml", "bsd.tar", "--as", "bsd"]));
+    for sentence in
+        ["the NFSv4 ACLs of 1 members", "the file flags of 2 members are left out; the first is /f"]
+    {
+        assert!(said.contains(sentence), "{said}");
+    }
+}
+
+#[test]
 fn selinux_labels_go_in_and_come_out() {
     if !have(&["python3", "bsdtar", "setfattr", "getfattr"]) || !is_root() {
         return;

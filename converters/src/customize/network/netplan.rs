@@ -47,6 +47,7 @@ const ADDRESS_KEYS: [&str; 14] = [
 /// A file of netplan's.
 struct File {
     name: String,
+    text: String,
     yaml: Yaml,
     changed: bool,
 }
@@ -149,7 +150,7 @@ pub(super) fn configure(files: &Files, network: &Network) -> Result<Vec<Edit>> {
     };
     let mut edits = vec![Edit::folder(ETC)];
     for file in found.into_iter().filter(|file| file.changed) {
-        edits.push(Edit::file(format!("{ETC}/{}", file.name), file.yaml.write(), 0o600));
+        edits.push(Edit::file(format!("{ETC}/{}", file.name), written(&file.yaml, &file.text), 0o600));
     }
     edits.push(Edit::file(format!("{ETC}/{own}"), text, 0o600));
     Ok(edits)
@@ -183,7 +184,14 @@ pub(in crate::customize) fn without_macs(text: &str) -> Option<String> {
             }
         }
     }
-    changed.then(|| yaml.write())
+    changed.then(|| written(&yaml, text))
+}
+
+/// A changed file, with the comments that the file began with.
+fn written(yaml: &Yaml, before: &str) -> String {
+    let comments =
+        before.split_inclusive('\n').take_while(|line| line.starts_with('#') || line.trim().is_empty());
+    comments.collect::<String>() + &yaml.write()
 }
 
 /// The files that netplan reads, but for `own`.
@@ -195,13 +203,14 @@ fn read(files: &Files, own: &str) -> Result<Vec<File>> {
             if !name.ends_with(".yaml") || name == own || found.contains_key(&name) || !files.is_file(&path) {
                 continue;
             }
-            let yaml = Yaml::parse(&files.editable(&path)?).map_err(|problem| {
+            let text = files.editable(&path)?;
+            let yaml = Yaml::parse(&text).map_err(|problem| {
                 Error::unsupported(format!(
                     "{path}: {problem}, so what it says of the interface is not known"
                 ))
                 .advise("Write or delete that file first, with an edit before this one")
             })?;
-            found.insert(name.clone(), File { name, yaml, changed: false });
+            found.insert(name.clone(), File { name, text, yaml, changed: false });
         }
     }
     Ok(found.into_values().collect())
@@ -242,9 +251,9 @@ mod tests {
 
     #[test]
     fn a_match_by_mac_address_goes_and_the_name_stays() {
-        let text = "network:\n  version: 2\n  ethernets:\n    id0:\n      match: {macaddress: \"52:54:00:11:22:33\"}\n      set-name: lan0\n      dhcp4: true\n    \
+        let text = "# of the installer\nnetwork:\n  version: 2\n  ethernets:\n    id0:\n      match: {macaddress: \"52:54:00:11:22:33\"}\n      set-name: lan0\n      dhcp4: true\n    \
             eth1:\n      match:\n        macaddress: aa:bb:cc:dd:ee:ff\n      dhcp4: true\n    eth2: {match: {name: eth2}}\n";
-        let expected = "network:\n  version: 2\n  ethernets:\n    id0:\n      match:\n        name: lan0\n      dhcp4: true\n    \
+        let expected = "# of the installer\nnetwork:\n  version: 2\n  ethernets:\n    id0:\n      match:\n        name: lan0\n      dhcp4: true\n    \
             eth1:\n      dhcp4: true\n    eth2:\n      match:\n        name: eth2\n";
         assert_eq!(without_macs(text).as_deref(), Some(expected));
         assert_eq!(without_macs(expected), None);
