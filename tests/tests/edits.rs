@@ -83,7 +83,7 @@ fn rename_and_delete_do_what_posix_says() {
     for (edit, code, says) in [
         ("--rename=/d/from:/d/full", 3, "not empty"),
         ("--rename=/d/file:/d/empty", 3, "is a directory"),
-        ("--rename=/d/from:/d/other", 3, "is no directory"),
+        ("--rename=/d/from:/d/other", 3, "not a directory"),
         ("--rename=/d/from:/d/from/y/z", 3, ""),
         ("--rename=/d/from:/d/from/z", 3, "into itself"),
         ("--rename=/d/file:/d/new/", 3, "slash"),
@@ -92,8 +92,8 @@ fn rename_and_delete_do_what_posix_says() {
         ("--delete=/d/full/..", 2, "ends in .."),
         ("--delete=/d/link/", 3, "slash"),
         ("--delete=/d/file/", 3, ""),
-        ("--write=/d/new/:x", 2, "directory"),
-        ("--symlink=/d/new/:x", 2, "directory"),
+        ("--write=/d/new/:x", 2, "slash"),
+        ("--symlink=/d/new/:x", 2, "slash"),
     ] {
         let error = guest.refuses(&[edit], code);
         assert!(error.contains(says), "{edit}: {error}");

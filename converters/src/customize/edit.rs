@@ -139,6 +139,15 @@ impl fmt::Display for Edit {
     }
 }
 
+/// The error of a path that ends in a slash and is not a directory's.
+fn not_a_directory(place: &Place) -> Error {
+    Error::input(format!(
+        "{}:{}: not a directory, but a path ends in a slash",
+        place.volume,
+        escape(&place.path)
+    ))
+}
+
 impl Files {
     /// Makes an edit. Errs, with the reason, if these files cannot take it; they are then of no use any more.
     pub(super) fn apply(&mut self, edit: &Edit) -> Result<()> {
@@ -199,14 +208,12 @@ impl Files {
     fn named(&self, path: &str) -> Result<Place> {
         let name = path.trim_end_matches('/').rsplit('/').next().unwrap_or_default();
         if matches!(name, "." | "..") {
-            return Err(Error::usage(format!(
-                "{path}: a path that ends in {name} cannot be removed or renamed"
-            )));
+            return Err(Error::usage(format!("{path}: cannot remove or rename a path that ends in {name}")));
         }
         let place = self.existing(path, false)?;
         let is_dir = self.at(&place).is_some_and(|row| row.file_type == FileType::Dir);
         if path.ends_with('/') && !is_dir {
-            return Err(self.is_no(&place, "directory, as the slash at the end of its path says"));
+            return Err(not_a_directory(&place));
         }
         Ok(place)
     }
@@ -219,7 +226,7 @@ impl Files {
         owner: Option<&Owner>,
     ) -> Result<()> {
         if path.ends_with('/') {
-            return Err(Error::usage(format!("{path}: names a directory, and a file is to be written")));
+            return Err(Error::usage(format!("{path}: expected a file, but the path ends in a slash")));
         }
         let place = self.place(path, true)?;
         match self.at(&place) {
@@ -267,10 +274,10 @@ impl Files {
         let to = self.place(to_path, false)?;
         let is_dir = self.at(&from).is_some_and(|row| row.file_type == FileType::Dir);
         if matches!(to_path.trim_end_matches('/').rsplit('/').next(), Some("." | "..")) {
-            return Err(Error::usage(format!("{to_path}: a path that ends in . or .. names nothing new")));
+            return Err(Error::usage(format!("{to_path}: the new name cannot be . or ..")));
         }
         if to_path.ends_with('/') && !is_dir {
-            return Err(self.is_no(&from, "directory, as the slash at the end of its new path says"));
+            return Err(not_a_directory(&from));
         }
         if from.volume != to.volume {
             return Err(Error::input(format!(
@@ -296,9 +303,9 @@ impl Files {
         if let Some(there) = self.at(&to) {
             let problem = match (is_dir, there.file_type == FileType::Dir) {
                 (false, false) => None,
-                (true, true) => self.has_entries(&to).then_some("is a directory that is not empty"),
-                (true, false) => Some("is no directory, and cannot be replaced by one"),
-                (false, true) => Some("is a directory, and cannot be replaced by a file"),
+                (true, true) => self.has_entries(&to).then_some("directory not empty"),
+                (true, false) => Some("not a directory, so a directory cannot replace it"),
+                (false, true) => Some("is a directory, so a file cannot replace it"),
             };
             if let Some(problem) = problem {
                 return Err(Error::input(format!("{}:{}: {problem}", to.volume, escape(&to.path))));
@@ -317,7 +324,9 @@ impl Files {
 
     fn symlink(&mut self, path: &str, target: &str) -> Result<()> {
         if path.ends_with('/') {
-            return Err(Error::usage(format!("{path}: names a directory, and a symlink is to be made")));
+            return Err(Error::usage(format!(
+                "{path}: expected the name of a symlink, but the path ends in a slash"
+            )));
         }
         let place = self.place(path, false)?;
         if self.is_fat(&place.volume) {
@@ -399,7 +408,7 @@ impl Files {
         let is_acl = [acl::ACCESS, acl::DEFAULT].iter().any(|acl| acl.as_bytes() == name);
         let bits = value.and_then(|value| acl::mode_of(value));
         if is_acl && value.is_some() && bits.is_none() {
-            return Err(Error::usage("the value is no ACL in the kernel's form")
+            return Err(Error::usage("the value is not an ACL in the kernel's xattr format")
                 .advise("`getfattr -e hex -n system.posix_acl_access` prints one"));
         }
         self.change(&place, |row| {

@@ -269,7 +269,7 @@ impl Edited {
         };
         let count = self.files.labelled_by_directory.len();
         vec![format!(
-            "{count} new files have the SELinux label of their directory ({first} is the first), for the image has no file_contexts in use: if its SELinux is on, have it label its files at its first boot with --write /.autorelabel:"
+            "{count} new files have the SELinux label of their directory (the first is {first}), because the image has no file_contexts; add --write /.autorelabel: to relabel the image at its first boot"
         )]
     }
 

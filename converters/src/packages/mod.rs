@@ -173,7 +173,7 @@ fn without_database(tree: &Tree, packages: &[Package]) -> Vec<String> {
     let sentences = systems.filter_map(|root| {
         let os = crate::info::os_of(tree, root)?;
         Some(format!(
-            "{}: {}: no package database was found (dpkg, rpm and apk were looked for)",
+            "{}: {}: no package database found (looked for dpkg, rpm and apk)",
             root.volume, os.name
         ))
     });

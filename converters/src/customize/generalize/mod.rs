@@ -128,7 +128,7 @@ const KEPT: &[&str] = &["/var/kerberos/krb5kdc/kadm5.acl", "/var/kerberos/krb5kd
 /// Secrets that stay, for the image may not work without: they are named. Patterns of where they are, and what to do.
 const LEFT: &[(&str, &[&str])] = &[
     (
-        "private keys: replace them where clones must not share them",
+        "private keys: replace them if clones must not share them",
         &[
             "/etc/wireguard/*.conf",
             "/etc/ssl/private/*",
@@ -139,8 +139,8 @@ const LEFT: &[(&str, &[&str])] = &[
             "/var/lib/tor/*/hs_ed25519_secret_key",
         ],
     ),
-    ("who may log in by a key: delete it if clones must not share it", &["/root/.ssh/authorized_keys*"]),
-    ("a host's own name: set another with --hostname", &["/etc/hostname"]),
+    ("authorized keys: delete the file if clones must not share them", &["/root/.ssh/authorized_keys*"]),
+    ("host name: set another one with --hostname", &["/etc/hostname"]),
 ];
 
 /// What goes of each home.
