@@ -19,6 +19,9 @@ fn unpacked(path: &str) -> Option<PathBuf> {
     found
 }
 
+/// Names and texts of files.
+type Files<'a> = &'a [(&'a str, &'a str)];
+
 const STATIC: &str = "192.0.2.10/24,gateway=192.0.2.1,dns=9.9.9.9";
 
 /// Puts ifupdown, and the libraries that it needs, into a tree.
@@ -45,7 +48,7 @@ fn ifupdown_gives_the_interface_its_new_address_whatever_its_files_read() {
     let old = "auto eth0\niface eth0 inet static\n  address 10.0.0.5/24\n  gateway 10.0.0.1\niface eth0 inet6 auto\n";
     let alias = "auto eth0:1\niface eth0:1 inet static\n  address 10.0.0.6/24\n";
     let split = "auto lo \\\n  eth0\niface eth0 \\\n  inet static\n  address \\\n  10.0.0.5/24\niface lo inet loopback";
-    let cases: [(&str, &str, &[(&str, &str)]); 10] = [
+    let cases: [(&str, &str, Files<'_>); 10] = [
         ("all files", "source /etc/network/interfaces.d/*\n", &[("interfaces.d/eth0", DHCP)]),
         ("*.cfg", "source /etc/network/interfaces.d/*.cfg\n", &[("interfaces.d/eth0.cfg", DHCP)]),
         (

@@ -3,7 +3,7 @@
 //!
 //! ```text
 //! recipe, flags (recipe.rs) → steps, filled in for each image
-//!     → primitive edits (compile.rs, and host.rs, accounts.rs, network.rs, systemd.rs, generalize.rs,
+//!     → primitive edits (compile.rs, and host.rs, accounts.rs, network/, systemd.rs, first_boot.rs, generalize/,
 //!       which look into the image)
 //!     → the files (files/), edited (edit.rs) → rows → rebuild
 //! ```
@@ -14,6 +14,7 @@
 mod accounts;
 mod compile;
 mod edit;
+mod first_boot;
 mod generalize;
 mod host;
 mod network;

@@ -542,7 +542,7 @@ fn an_extended_partition_ends_with_the_disk_and_else_keeps_its_length() {
         let source = MemSource(disk.clone());
         let patches = super::write::write(Some((&source, &before)), &before, size * 512).unwrap();
         let sector0 = &patches.iter().find(|(at, _)| *at == 0).unwrap().1;
-        let at = |offset| crate::bytes::le32(sector0, 462 + offset);
+        let at = |offset: usize| crate::bytes::le32(sector0, 462 + offset);
         (at(8), at(12))
     };
     assert_eq!(container(256), (100, 150), "as it is");

@@ -7,7 +7,7 @@ use mif_formats::fs::FileType;
 
 use super::accounts;
 use super::edit::Edit;
-use super::systemd;
+use super::first_boot;
 use crate::Result;
 use crate::files::Files;
 
@@ -244,7 +244,7 @@ pub(super) fn generalize(files: &Files) -> Result<Vec<(Edit, Option<String>)>> {
     let had_keys =
         edits.iter().any(|(_, said)| said.as_ref().is_some_and(|said| said.starts_with("SSH host key")));
     if had_keys {
-        edits.extend(systemd::ssh_host_keys(files).into_iter().map(|edit| (edit, None)));
+        edits.extend(first_boot::ssh_host_keys(files).into_iter().map(|edit| (edit, None)));
     }
     Ok(edits)
 }
