@@ -16,6 +16,7 @@ use serde::Serialize;
 use self::content::{digest, same_content, text_difference};
 use self::owners::by_package;
 use crate::progress::{self, Progress};
+use crate::tree::Place;
 use crate::{OpenImage, Result, Tree, VolumePath, packages};
 
 /// How to compare.
@@ -374,6 +375,29 @@ fn find_renames(
 
 /// Leaves only the changes at or below a path, or that were there before.
 fn keep_below(trees: [&Tree; 2], path: &VolumePath, changes: &mut Vec<Change>) {
+    // Without a volume, a path is what the image's system sees over its mounts.
+    let root = trees[0].roots().first().filter(|_| path.volume.is_none());
+    let seen = |volume: &str, path: &[u8]| {
+        let place = Place { volume: volume.to_owned(), path: path.to_vec() };
+        root.and_then(|root| root.path_of(&place))
+    };
+    if root.is_some() {
+        let found = trees[0].find(path, true).ok().map(|row| &trees[0].rows()[row]);
+        let folder = found.and_then(|row| seen(&row.volume, &row.path)).unwrap_or_else(|| path.path.clone());
+        let folder = escape(&folder);
+        let folder = folder.trim_end_matches('/');
+        let below = |path: &str| {
+            path.strip_prefix(folder).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+        };
+        changes.retain(|change| {
+            let is_below = |path: &str| {
+                let seen = seen(&change.volume, path.as_bytes());
+                seen.is_some_and(|seen| below(&String::from_utf8_lossy(&seen)))
+            };
+            is_below(&change.path) || change.from.as_deref().is_some_and(is_below)
+        });
+        return;
+    }
     let volume = path.volume.as_deref().or(trees[0].root_volume());
     let folder = escape(&path.path);
     let folder = folder.trim_end_matches('/');

@@ -11,8 +11,9 @@ use mif_formats::mif::manifest::Row;
 use mif_formats::source::check_range;
 use mif_formats::{Extent, Source, at};
 
+use crate::mounts::Devices;
 use crate::rows;
-use crate::scan::Scan;
+use crate::scan::{Scan, ScannedVolume};
 use crate::store::{ImageName, Objects, Store, StoredImage};
 use crate::tree::Tree;
 use crate::{Error, Result};
@@ -94,7 +95,10 @@ impl OpenImage {
     /// All its files. Of a disk image file they come from the filesystems, of a stored image from the manifest.
     pub fn tree(&self) -> Result<Tree> {
         match &self.origin {
-            Origin::Stored { stored, objects } => Ok(stored_tree(stored.manifest()?, objects)),
+            Origin::Stored { stored, objects } => {
+                let devices = Devices { table: &stored.image.table, volumes: &stored.image.volumes };
+                Ok(stored_tree(stored.manifest()?, objects, devices))
+            }
             Origin::File { container } => tree_of_scan(&Arc::new(Scan::new(container.source.clone())?)),
         }
     }
@@ -109,11 +113,11 @@ impl OpenImage {
     }
 }
 
-/// The tree of rows whose content is in a store.
-pub(crate) fn stored_tree(rows: Vec<Row>, objects: &Arc<Objects>) -> Tree {
+/// The tree of rows whose content is in a store, on a disk with these devices.
+pub(crate) fn stored_tree(rows: Vec<Row>, objects: &Arc<Objects>, devices: Devices<'_>) -> Tree {
     let content = |row: &Row| row.object().map(|id| Contents::Stored { id, objects: objects.clone() });
     let contents = rows.iter().map(content).collect();
-    Tree::new(rows, contents, Vec::new())
+    Tree::new(rows, contents, Vec::new()).with_roots(devices)
 }
 
 /// The tree of a disk's volumes.
@@ -139,7 +143,9 @@ pub(crate) fn tree_of_scan(scan: &Arc<Scan>) -> Result<Tree> {
         both.sort_unstable_by(|(a, _), (b, _)| rows::compare(a, b));
         (all, all_contents) = both.into_iter().unzip();
     }
-    Ok(Tree::new(all, all_contents, complaints))
+    let volumes: Vec<_> = scan.volumes.iter().map(ScannedVolume::record).collect();
+    let devices = Devices { table: &scan.table, volumes: &volumes };
+    Ok(Tree::new(all, all_contents, complaints).with_roots(devices))
 }
 
 /// Where the content of a regular file is.

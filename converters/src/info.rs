@@ -11,7 +11,8 @@ use serde::Serialize;
 
 pub use self::boot::Boot;
 use self::boot::Sectors;
-pub use self::system::{Kernel, Os, System};
+pub(crate) use self::system::os_of;
+pub use self::system::{Kernel, Os, OtherRoot, System};
 use crate::image::tree_of_scan;
 use crate::scan::{Scan, ScannedVolume};
 use crate::store::{Counts, Image, Provenance, VolumeRecord};

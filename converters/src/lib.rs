@@ -3,6 +3,7 @@
 
 #![forbid(unsafe_code)]
 
+mod acl;
 mod batch;
 mod build;
 mod cat;
@@ -20,6 +21,7 @@ pub mod independent;
 mod info;
 mod log;
 mod ls;
+mod mounts;
 mod packages;
 mod progress;
 mod rebuild;
@@ -51,7 +53,7 @@ pub use fsck::{FsckOptions, FsckReport, LostImage, Verdict, fsck};
 pub use gc::{GcOptions, GcReport, gc};
 pub use image::{OpenImage, Origin, is_path};
 pub use import::{ImportOptions, ImportReport, import};
-pub use info::{Boot, ImageInfo, Kernel, Os, System, info};
+pub use info::{Boot, ImageInfo, Kernel, Os, OtherRoot, System, info};
 pub use log::{LogEntry, LogReport, log, tag, untag};
 pub use ls::{Listing, LsEntry, LsOptions, ls};
 pub use packages::{ImagePackage, Package, PackagesReport, packages};

@@ -14,6 +14,10 @@ pub struct Listing {
     /// The path of the folder that was listed, without a slash at its end.
     #[serde(skip)]
     pub folder: Vec<u8>,
+    /// Where the image's fstab mounts the volume that was listed, if the path was given without a volume; empty for the
+    /// root's. With it before them, paths can be given again.
+    #[serde(skip)]
+    pub point: String,
     /// The entries are made of these as they are asked for: there may be millions.
     #[serde(rename = "entries", serialize_with = "as_entries")]
     rows: Vec<Row>,
@@ -112,7 +116,7 @@ pub fn ls(image: &OpenImage, options: &LsOptions, progress: &dyn Progress) -> Re
     let tree = image.tree()?;
     let rows = tree.rows();
     let all = 0..rows.len();
-    let mut folder = Vec::new();
+    let (mut folder, mut point) = (Vec::new(), String::new());
     let picked: Vec<usize> = match &options.path {
         None if options.recursive || tree.root_volume().is_none() => {
             all.filter(|i| options.recursive || rows[*i].path == b"/").collect()
@@ -121,6 +125,10 @@ pub fn ls(image: &OpenImage, options: &LsOptions, progress: &dyn Progress) -> Re
             let root = VolumePath { volume: None, path: b"/".to_vec() };
             let found = tree.find(path.as_ref().unwrap_or(&root), true)?;
             let start = &rows[found];
+            let root =
+                tree.roots().first().filter(|_| path.as_ref().is_none_or(|path| path.volume.is_none()));
+            let root = root.filter(|root| root.volume != start.volume);
+            point = root.and_then(|root| root.point_of(&start.volume)).map_or_else(String::new, escape);
             if start.file_type == FileType::Dir {
                 folder = start.path.strip_suffix(b"/").unwrap_or(&start.path).to_vec();
                 let below = |row: &Row| {
@@ -147,7 +155,7 @@ pub fn ls(image: &OpenImage, options: &LsOptions, progress: &dyn Progress) -> Re
         }
         warnings.extend(hashes.complaints);
     }
-    Ok(Listing { folder, rows, warnings })
+    Ok(Listing { folder, point, rows, warnings })
 }
 
 fn hex(bytes: &[u8]) -> String {

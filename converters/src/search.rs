@@ -4,10 +4,11 @@
 mod content;
 mod file;
 mod glob;
+mod mounts;
 
 use std::ops::RangeInclusive;
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
 
 use mif_formats::fs::{FileType, Timestamp};
 use mif_formats::mif::manifest::columns::{self, Column, Columns, Group};
@@ -17,9 +18,10 @@ use serde::Serialize;
 pub use self::content::Contents;
 use self::file::StoredFile;
 pub use self::glob::PathGlob;
+use self::mounts::Points;
 use crate::error::damaged;
 use crate::progress::{self, Progress};
-use crate::store::{DamagedImage, Image, ImageName, Selector, Store};
+use crate::store::{DamagedImage, Image, ImageName, Objects, Selector, Store};
 use crate::{Error, Result};
 
 /// What is searched for. What is not given does not matter; all that is given must fit.
@@ -88,11 +90,19 @@ pub fn search(store: &Store, query: &Query, progress: &dyn Progress) -> Result<S
     let next = AtomicUsize::new(0);
     let found: Mutex<Vec<(usize, Vec<Hit>)>> = Mutex::default();
     let damaged: Mutex<Vec<(usize, DamagedImage)>> = Mutex::default();
+    let objects: Mutex<Option<Arc<Objects>>> = Mutex::default();
+    let objects = || {
+        let mut known = objects.lock().expect("not poisoned");
+        match &*known {
+            Some(objects) => Ok(objects.clone()),
+            None => Ok(known.insert(Arc::new(store.objects()?)).clone()),
+        }
+    };
     let work = || {
         while !progress.interrupted() {
             let i = next.fetch_add(1, Ordering::Relaxed);
             let Some((name, version)) = images.get(i) else { return };
-            match search_image(store, name, *version, query) {
+            match search_image(store, name, *version, query, &objects) {
                 Ok(hits) if hits.is_empty() => {}
                 Ok(hits) => found.lock().expect("not poisoned").push((i, hits)),
                 Err(e) => {
@@ -142,7 +152,13 @@ fn images(store: &Store, query: &Query) -> Result<Vec<(String, u32)>> {
     Ok(images)
 }
 
-fn search_image(store: &Store, name: &str, version: u32, query: &Query) -> Result<Vec<Hit>> {
+fn search_image(
+    store: &Store,
+    name: &str,
+    version: u32,
+    query: &Query,
+    objects: &dyn Fn() -> Result<Arc<Objects>>,
+) -> Result<Vec<Hit>> {
     let folder = Image::folder(name, version);
     let id = format!("{name}@{version}");
     let wrong = |e: mif_formats::Error| damaged(&id, &e);
@@ -157,6 +173,13 @@ fn search_image(store: &Store, name: &str, version: u32, query: &Query) -> Resul
     let file = StoredFile::new(store.storage().clone(), &key)
         .map_err(|e| Error::store(format!("{}/{key}: {e}", store.storage().place())))?;
     let columns = Columns::new(file).map_err(wrong)?;
+    // A pattern for whole paths means those that the image's system has.
+    let points = match &query.path {
+        Some(glob) if glob.is_for_whole_paths() => {
+            mounts::points(&store.version(name, version)?, &columns, objects)?
+        }
+        _ => Points::new(),
+    };
     let mut hits = Vec::new();
     for group in columns.groups() {
         let rows = match &candidates {
@@ -167,7 +190,7 @@ fn search_image(store: &Store, name: &str, version: u32, query: &Query) -> Resul
             }
             None => Rows { group: &group, picked: None },
         };
-        let picked = rows.filter(query).map_err(wrong)?;
+        let picked = rows.filter(query, &points).map_err(wrong)?;
         hits.extend(describe(&id, &group, &picked).map_err(wrong)?);
     }
     Ok(hits)
@@ -181,16 +204,16 @@ struct Rows<'a> {
 
 impl Rows<'_> {
     /// The rows that fit the query, column by column: what leaves few rows first.
-    fn filter(mut self, query: &Query) -> mif_formats::Result<Vec<usize>> {
+    fn filter(mut self, query: &Query, points: &Points) -> mif_formats::Result<Vec<usize>> {
         if let Some(contents) = &query.contents {
             self.contents(contents)?;
         }
         if let Some(glob) = &query.path {
             let outside = self.group.bounds(Column::Path).is_some_and(|(low, high)| !glob.may_lie(low, high));
-            if outside {
+            if points.is_empty() && outside {
                 return Ok(Vec::new());
             }
-            self.texts(Column::Path, |path| glob.matches(path))?;
+            self.paths(glob, points)?;
         }
         if query.mode != 0 {
             self.numbers(Column::Mode, |mode| mode & i64::from(query.mode) == i64::from(query.mode))?;
@@ -250,6 +273,24 @@ impl Rows<'_> {
                 self.retain(|row| values[row].is_some_and(&fits));
             }
         }
+        Ok(())
+    }
+
+    /// Keeps the rows whose path fits, on its volume or as the image's system sees it.
+    fn paths(&mut self, glob: &PathGlob, points: &Points) -> mif_formats::Result<()> {
+        if points.is_empty() || self.done() {
+            return self.texts(Column::Path, |path| glob.matches(path));
+        }
+        let volumes = self.group.texts(Column::Volume)?;
+        let mut keep = Vec::with_capacity(self.group.rows);
+        self.group.each_text(Column::Path, |path| {
+            let path = std::str::from_utf8(path).unwrap_or_default();
+            let volume = std::str::from_utf8(volumes[keep.len()].data()).unwrap_or_default();
+            let below = if path == "/" { "" } else { path };
+            let mut points = points.get(volume).into_iter().flatten();
+            keep.push(glob.matches(path) || points.any(|point| glob.matches(&format!("{point}{below}"))));
+        })?;
+        self.retain(|row| keep[row]);
         Ok(())
     }
 

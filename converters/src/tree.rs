@@ -8,10 +8,14 @@ use mif_formats::fs::FileType;
 use mif_formats::mif::manifest::{Row, escape};
 
 use crate::image::Contents;
+use crate::mounts::{self, Devices, Elsewhere, Root, View};
 use crate::{Error, Result};
 
 /// How many symlinks a path may go through, as in Linux.
 const MAX_SYMLINKS: u32 = 40;
+
+/// At most so much of an fstab is read, in bytes.
+const MAX_FSTAB: u64 = 1 << 20;
 
 /// All files of an image.
 pub struct Tree {
@@ -22,6 +26,8 @@ pub struct Tree {
     hasher: RandomState,
     /// The volumes that have rows, in order.
     volumes: Vec<String>,
+    /// The root filesystems with what their fstabs mount, the one that paths are on by default first.
+    roots: Vec<Root>,
     /// What could not be read, each a sentence.
     pub complaints: Vec<String>,
 }
@@ -68,7 +74,52 @@ impl Tree {
         let mut volumes: Vec<&String> = rows.iter().map(|row| &row.volume).collect();
         volumes.dedup();
         let volumes = volumes.into_iter().cloned().collect();
-        Tree { rows, contents, by_path, hasher, volumes, complaints }
+        Tree { rows, contents, by_path, hasher, volumes, roots: Vec::new(), complaints }
+    }
+
+    /// Finds the root filesystems, and what their fstabs mount.
+    pub(crate) fn with_roots(mut self, devices: Devices<'_>) -> Self {
+        let Some(first) = self.root_volume().map(str::to_owned) else { return self };
+        let others = self.volumes.iter().filter(|volume| **volume != first && has_root_marks(&self, volume));
+        let candidates: Vec<String> = [&first].into_iter().chain(others).cloned().collect();
+        let mut roots: Vec<Root> = Vec::new();
+        for volume in candidates {
+            // What another root mounts belongs to that one.
+            if roots.iter().any(|root| root.point_of(&volume).is_some()) {
+                continue;
+            }
+            let fstab = self.fstab(&volume).unwrap_or_else(|error| {
+                self.complaints.push(format!("{volume}:/etc/fstab: {error}"));
+                Vec::new()
+            });
+            roots.push(Root { mounts: mounts::read(&fstab, devices), volume });
+        }
+        self.roots = roots;
+        self
+    }
+
+    /// The beginning of the fstab on a volume; nothing if it has none.
+    fn fstab(&self, volume: &str) -> Result<Vec<u8>> {
+        let place = resolve(self, volume, b"/etc/fstab", true).ok();
+        let row = place.and_then(|place| self.get(&place.volume, &place.path));
+        let Some(row) = row.filter(|row| self.rows[*row].file_type == FileType::File) else {
+            return Ok(Vec::new());
+        };
+        let content = self.content(row)?;
+        Ok(content.read_vec(0, content.len().min(MAX_FSTAB) as usize)?)
+    }
+
+    /// The root filesystems with what their fstabs mount, the one that paths are on by default first. More than one has,
+    /// for example, a system that is updated on the volume beside it.
+    pub(crate) fn roots(&self) -> &[Root] {
+        &self.roots
+    }
+
+    /// The row number of a path as the system of a root sees it, over what its fstab mounts.
+    pub(crate) fn find_in(&self, root: &Root, path: &[u8], follow: bool) -> Result<usize> {
+        let view = View { paths: self, root, elsewhere: Elsewhere::Beneath };
+        let place = resolve(&view, &root.volume, path, follow)?;
+        self.get(&place.volume, &place.path).ok_or_else(|| missing(&place.volume, &place.path))
     }
 
     /// All rows, by volume and path, and what could not be read.
@@ -101,8 +152,9 @@ impl Tree {
         self.by_path.find(self.hasher.hash_one((volume, path)), same).copied()
     }
 
-    /// The row number of a path as the user writes it. Symlinks on the way are followed, within the volume;
-    /// one at the end too if `follow`.
+    /// The row number of a path as the user writes it: without a volume, as the image's system sees it over what its
+    /// fstab mounts. Symlinks on the way are followed, within the image, or within the volume that is named; one at the
+    /// end too if `follow`.
     pub fn find(&self, path: &VolumePath, follow: bool) -> Result<usize> {
         let volume = match &path.volume {
             Some(volume) if self.volumes().contains(&volume.as_str()) => volume.as_str(),
@@ -110,10 +162,18 @@ impl Tree {
                 return Err(Error::input(format!("{volume}: is no volume with files"))
                     .advise(format!("This image has {}", self.volumes_text())));
             }
-            None => self.root_volume().ok_or_else(|| {
-                Error::input(format!("{}: no volume has the marks of a root filesystem", escape(&path.path)))
+            None => {
+                if let Some(root) = self.roots.first() {
+                    return self.find_in(root, &path.path, follow);
+                }
+                self.root_volume().ok_or_else(|| {
+                    Error::input(format!(
+                        "{}: no volume has the marks of a root filesystem",
+                        escape(&path.path)
+                    ))
                     .advise(format!("Say on which: {}", self.volumes_text()))
-            })?,
+                })?
+            }
         };
         let place = resolve(self, volume, &path.path, follow)?;
         self.get(&place.volume, &place.path).ok_or_else(|| missing(&place.volume, &place.path))
@@ -160,13 +220,17 @@ pub(crate) trait Paths {
 
 /// The volume with the root filesystem, of these: the one that has the marks of one, or else the only one.
 pub(crate) fn root_volume<'v>(paths: &impl Paths, volumes: &[&'v str]) -> Option<&'v str> {
-    let marks: [&[u8]; 4] = [b"/etc/fstab", b"/etc/os-release", b"/usr/lib/os-release", b"/etc/passwd"];
-    let is_root = |volume: &&&str| marks.iter().any(|mark| paths.row(volume, mark).is_some());
-    match (volumes.iter().find(is_root), volumes) {
+    match (volumes.iter().find(|volume| has_root_marks(paths, volume)), volumes) {
         (Some(root), _) => Some(root),
         (None, [only]) => Some(only),
         (None, _) => None,
     }
+}
+
+/// Whether a volume has the marks of a root filesystem.
+fn has_root_marks(paths: &impl Paths, volume: &str) -> bool {
+    let marks: [&[u8]; 4] = [b"/etc/fstab", b"/etc/os-release", b"/usr/lib/os-release", b"/etc/passwd"];
+    marks.iter().any(|mark| paths.row(volume, mark).is_some())
 }
 
 /// Where a path leads: a volume, and a path on it that goes through no symlink.

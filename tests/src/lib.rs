@@ -5,6 +5,7 @@
 pub mod debian;
 pub mod disk;
 pub mod fault;
+pub mod guest;
 pub mod listing;
 pub mod oracle;
 

@@ -252,8 +252,8 @@ fn primitive_edits_are_as_the_real_tools_see_them() {
         ],
     ));
     let disk = lab.export("edited");
-    assert_eq!(cat(&disk, "/etc/motd"), "hello world\n");
-    assert_eq!(owner_and_mode(&disk.root, "/etc/motd"), "104751 1000 50");
+    assert_eq!(cat(&disk, "/etc/motd"), "hello\n world\n", "a line of its own");
+    assert_eq!(owner_and_mode(&disk.root, "/etc/motd"), "100751 1000 50", "a new owner takes setuid away");
     let xattrs = debugfs(&disk.root, "ea_list /etc/motd");
     assert!(xattrs.contains("user.note (2) = 00 ff"), "{xattrs}");
     // A new file has its folder's label; one that was there before keeps none.
@@ -352,7 +352,7 @@ fn named_edits_do_in_the_image_what_its_own_tools_would() {
     assert!(cat(&disk, "/etc/shadow").starts_with("root:!*:19000:"));
     assert_eq!(
         cat(&disk, "/etc/network/interfaces"),
-        "auto lo\niface lo inet loopback\n\nsource /etc/network/interfaces.d/*\n"
+        "auto lo\niface lo inet loopback\nsource /etc/network/interfaces.d/mif-eth0\n"
     );
     let eth0 = cat(&disk, "/etc/network/interfaces.d/mif-eth0");
     assert!(
@@ -450,7 +450,10 @@ fn the_network_is_configured_by_what_the_image_has() {
         }
     }
     let said = run_failing(lab.customize("none", &["--delete=/sbin/ifup"]).arg(address), 4);
-    assert!(said.contains("none of netplan, NetworkManager, systemd-networkd and ifupdown"), "{said}");
+    assert!(
+        said.contains("none of netplan, NetworkManager, systemd-networkd, network scripts and ifupdown"),
+        "{said}"
+    );
 }
 
 #[test]

@@ -114,7 +114,7 @@ pub fn build(
     let description = Description::read(description)?;
     let boot = BootCode::read(&description)?;
     progress.stage("listing", 0);
-    let Input { members, tar } = Input::open(tree)?;
+    let Input { members, tar, mut notes } = Input::open(tree)?;
     let mut volumes = split(&description, members, options)?;
     // All that can be refused is, before any content is read.
     progress.stage("planning", 0);
@@ -152,7 +152,6 @@ pub fn build(
     let places = Contents { objects: &objects, new: &new };
     let writer = bench.writer()?;
     let mut splicer = Splicer::new(&empty, size, Vec::new(), places, &known, &writer);
-    let mut notes = Vec::new();
     for (i, (extent, params, head)) in plans.into_iter().enumerate() {
         progress::check(progress)?;
         let name = &volumes[i].name;
@@ -174,7 +173,7 @@ pub fn build(
     let planned: Vec<String> =
         volumes.iter().zip(&drafts).filter(|(_, d)| d.is_some()).map(|(v, _)| v.name.clone()).collect();
     let made = Made::read_back(&objects, &layout, &rows, &planned)?;
-    let (packages_file, unread) = packages::table(&made.rows, &objects)?;
+    let (packages_file, unread) = packages::table(&made.rows, &objects, made.devices())?;
     notes.extend(unread);
     let source = Some(tree.display().to_string());
     let command = options.command.clone();
@@ -211,12 +210,14 @@ pub fn build(
 struct Input {
     members: Members,
     tar: Option<Arc<dyn Source>>,
+    /// What the user should know of how it was read, each a sentence.
+    notes: Vec<String>,
 }
 
 impl Input {
     fn open(tree: &Path) -> Result<Self> {
         if tree.is_dir() {
-            return Ok(Input { members: members::of_folder(tree)?, tar: None });
+            return Ok(Input { members: members::of_folder(tree)?, tar: None, notes: Vec::new() });
         }
         let source: Arc<dyn Source> = if tree == Path::new("-") {
             Arc::new(spool(&mut std::io::stdin().lock())?)
@@ -228,8 +229,8 @@ impl Input {
         } else {
             Arc::new(ImageFile::open(tree)?)
         };
-        let members = tar::of_tar(&*source, &tree.display().to_string())?;
-        Ok(Input { members, tar: Some(source) })
+        let (members, notes) = tar::of_tar(&*source, &tree.display().to_string())?;
+        Ok(Input { members, tar: Some(source), notes })
     }
 }
 
@@ -269,7 +270,7 @@ fn split<'d>(
         let mut node = Node::bare(FileType::Dir);
         (node.mode, node.uid, node.gid) = (Some(0o755), Some(0), Some(0));
         node.mtime = Some(Timestamp { secs: options.time.into(), nanos: 0 });
-        Member { node, content: None, file: None }
+        Member { node, content: None, file: None, acls: Vec::new() }
     };
     let mounts: Vec<Option<TreePath>> = description
         .volumes
@@ -373,7 +374,7 @@ impl Volume<'_> {
             let path = TreePath::parse(name).expect("a constant");
             if !self.rows.iter().any(|row| row.path == name) {
                 let node = Node { mode: Some(mode), ..folder.clone() };
-                self.add(&path, Member { node, content: None, file: None }, None);
+                self.add(&path, Member { node, content: None, file: None, acls: Vec::new() }, None);
             }
         }
     }

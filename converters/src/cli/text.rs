@@ -271,6 +271,16 @@ fn system(system: &System) -> String {
         let _ = write!(out, ", named \"{}\"", printable(hostname));
     }
     out.push('\n');
+    for root in &system.other_roots {
+        let name = printable(root.os.as_ref().map_or("unknown", |os| &os.name));
+        let hostname = root.hostname.as_deref().map(|name| format!(", named \"{}\"", printable(name)));
+        let _ = writeln!(
+            out,
+            "  system         {name}{} (another root, on {})",
+            hostname.unwrap_or_default(),
+            root.volume
+        );
+    }
     for kernel in &system.kernels {
         let release = printable(kernel.release.as_deref().unwrap_or("unknown release"));
         let place = printable(&format!("{}:{}", kernel.volume, kernel.path));
@@ -293,7 +303,8 @@ fn system(system: &System) -> String {
 pub(super) fn ls(listing: &Listing, long: bool, digests: bool, volumes: bool) -> String {
     let mut out = String::new();
     for entry in listing.entries() {
-        let path = if volumes { format!("{}:{}", entry.volume, entry.path) } else { entry.path.clone() };
+        let before = if volumes { format!("{}:", entry.volume) } else { listing.point.clone() };
+        let path = format!("{before}{}", entry.path);
         let path = printable(&path);
         if digests {
             let _ = write!(out, "{:<40}  ", entry.sha1.as_deref().unwrap_or("-"));

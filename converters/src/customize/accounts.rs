@@ -108,6 +108,9 @@ pub(super) enum Password {
 }
 
 /// Sets or locks a user's password. `salt` gives fresh bytes; `today` is in days since 1970.
+///
+/// `/etc/shadow` counts where the user's line in `/etc/passwd` has an `x` for the password. A line with a hash, or with
+/// nothing, counts by itself (passwd(5)): it gets the `x`, or the new hash if the image has no `/etc/shadow`.
 pub(super) fn password(
     files: &Files,
     name: &str,
@@ -116,16 +119,10 @@ pub(super) fn password(
     salt: &dyn Fn(&mut [u8]) -> Result<()>,
 ) -> Result<Vec<Edit>> {
     user(files, name)?;
-    if !files.is_file("/etc/shadow") {
-        return Err(Error::unsupported("the image has no /etc/shadow to keep passwords in"));
-    }
-    let shadow = files.editable("/etc/shadow")?;
-    let before = shadow.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
-    let hash = match password {
-        Password::Locked => {
-            let old = before.and_then(|fields| fields.split(':').next()).unwrap_or("*");
-            if old.starts_with('!') { old.to_owned() } else { format!("!{old}") }
-        }
+    let passwd = files.editable("/etc/passwd")?;
+    let shadow = files.is_file("/etc/shadow").then(|| files.editable("/etc/shadow")).transpose()?;
+    let new = match password {
+        Password::Locked => None,
         Password::Hash(hash) => {
             let plain = |c: char| c.is_ascii_graphic() && c != ':';
             if !hash.starts_with('$') || !hash.chars().all(plain) {
@@ -133,31 +130,79 @@ pub(super) fn password(
                     "what is given as a hash is none: expected $6$… or another of crypt(5)",
                 ));
             }
-            hash.clone()
+            Some(hash.clone())
         }
         Password::Text(text) => {
             let mut bytes = [0; SALT];
             salt(&mut bytes)?;
-            hash_as(&method(files)?, text, &bytes)?
+            Some(hash_as(&method(files)?, text, &bytes)?)
         }
     };
-    let mut line = match before.map(|fields| fields.split(':').collect::<Vec<_>>()) {
-        Some(fields) => fields.into_iter().map(str::to_owned).collect(),
-        None => ["", "", "0", "99999", "7", "", "", ""].map(str::to_owned).to_vec(),
+    let (new_passwd, new_shadow) = with_password(&passwd, shadow.as_deref(), name, new.as_deref(), today);
+    let mut edits = Vec::new();
+    if new_passwd != passwd {
+        edits.push(Edit::text("/etc/passwd", new_passwd));
+    }
+    edits.extend(new_shadow.map(|shadow| Edit::text("/etc/shadow", shadow)));
+    Ok(edits)
+}
+
+/// `/etc/passwd` and `/etc/shadow` with a user's new hash; with the old one locked, if there is none.
+fn with_password(
+    passwd: &str,
+    shadow: Option<&str>,
+    name: &str,
+    new: Option<&str>,
+    today: i64,
+) -> (String, Option<String>) {
+    let of_user = |line: &str| line.strip_prefix(name).is_some_and(|rest| rest.starts_with(':'));
+    let second = |text: &str| {
+        let line = text.lines().find(|line| of_user(line));
+        line.map(|line| line.split(':').nth(1).unwrap_or_default().to_owned())
     };
-    line[0] = hash;
-    // Zero would mean that it has to be changed at once.
-    if let Some(changed) = line.get_mut(1).filter(|_| !matches!(password, Password::Locked)) {
-        *changed = today.max(1).to_string();
+    let with_second = |line: &str, field: &str| {
+        let mut fields: Vec<&str> = line.split(':').collect();
+        fields[1] = field;
+        fields.join(":")
+    };
+    let map = |text: &str, change: &dyn Fn(&str) -> String| {
+        let lines = text.lines().map(|line| if of_user(line) { change(line) } else { line.to_owned() });
+        lines.collect::<Vec<_>>().join("\n") + "\n"
+    };
+    let in_passwd = second(passwd).unwrap_or_default();
+    // What lets the user in today.
+    let effective = match shadow {
+        Some(shadow) if in_passwd == "x" => second(shadow).unwrap_or_else(|| "*".to_owned()),
+        _ => in_passwd.clone(),
+    };
+    let field = match new {
+        Some(hash) => hash.to_owned(),
+        None if effective.starts_with('!') => effective,
+        None => format!("!{effective}"),
+    };
+    let Some(shadow) = shadow else {
+        return (map(passwd, &|line| with_second(line, &field)), None);
+    };
+    let new_passwd = match &in_passwd[..] {
+        "x" => passwd.to_owned(),
+        _ => map(passwd, &|line| with_second(line, "x")),
+    };
+    let change = |line: &str| {
+        let mut fields: Vec<String> = line.split(':').map(str::to_owned).collect();
+        fields[1].clone_from(&field);
+        // Zero would mean that it has to be changed at once.
+        if let Some(changed) = fields.get_mut(2).filter(|_| new.is_some()) {
+            *changed = today.max(1).to_string();
+        }
+        fields.join(":")
+    };
+    let mut new_shadow = map(shadow, &change);
+    if second(shadow).is_none() {
+        new_shadow = if shadow.is_empty() { String::new() } else { new_shadow };
+        new_shadow += &change(&format!("{name}:::0:99999:7:::"));
+        new_shadow.push('\n');
     }
-    let line = format!("{name}:{}", line.join(":"));
-    let is_line = |have: &str| have.strip_prefix(name).is_some_and(|rest| rest.starts_with(':'));
-    let mut lines: Vec<&str> =
-        shadow.lines().map(|have| if is_line(have) { &line[..] } else { have }).collect();
-    if before.is_none() {
-        lines.push(&line);
-    }
-    Ok(vec![Edit::text("/etc/shadow", lines.join("\n") + "\n")])
+    (new_passwd, Some(new_shadow))
 }
 
 /// How a password is hashed.
@@ -256,6 +301,32 @@ mod tests {
             assert_ne!(hash, hash_as(&method, "correct horse", &[8; SALT]).unwrap());
         }
         assert!(hash_as(&Method::Yescrypt, "", &salt).is_err());
+    }
+
+    #[test]
+    fn a_hash_in_passwd_counts_and_moves_to_shadow() {
+        let passwd =
+            "root:x:0:0::/root:/bin/sh\nada:$6$old$h:1000:1000::/h:/bin/sh\nbob::1001:1001::/b:/bin/sh\n";
+        let shadow = "root:*:1:0:99999:7:::\nada:*:1:0:99999:7:::\n";
+        let set = |name, new| with_password(passwd, Some(shadow), name, new, 20_000);
+        let (new_passwd, new_shadow) = set("ada", None);
+        assert!(new_passwd.contains("\nada:x:1000:") && new_passwd.contains("\nbob::1001"), "{new_passwd}");
+        assert!(new_shadow.unwrap().contains("\nada:!$6$old$h:1:0:"), "what let her in is locked");
+        let (new_passwd, new_shadow) = set("bob", Some("$6$s$h"));
+        assert!(new_passwd.contains("\nbob:x:1001:"), "no empty password is left");
+        assert_eq!(new_shadow.unwrap(), format!("{shadow}bob:$6$s$h:20000:0:99999:7:::\n"));
+        let (new_passwd, new_shadow) = set("bob", None);
+        assert!(new_passwd.contains("\nbob:x:") && new_shadow.unwrap().ends_with("\nbob:!::0:99999:7:::\n"));
+        let (new_passwd, new_shadow) = set("root", None);
+        assert_eq!(
+            (new_passwd.as_str(), new_shadow.unwrap().lines().next()),
+            (passwd, Some("root:!*:1:0:99999:7:::"))
+        );
+        // Without a shadow the hash is in passwd itself.
+        let (new_passwd, new_shadow) = with_password(passwd, None, "ada", Some("$5$n"), 1);
+        assert!(new_passwd.contains("\nada:$5$n:1000:") && new_shadow.is_none());
+        let (new_passwd, _) = with_password(passwd, None, "ada", None, 1);
+        assert!(new_passwd.contains("\nada:!$6$old$h:1000:"));
     }
 
     #[test]

@@ -9,7 +9,7 @@ use super::edit::{Edit, Owner};
 use super::generalize::generalize;
 use super::network::{self, Network};
 use super::recipe::{FilledStep, Step, Variables, fill};
-use super::{host, systemd};
+use super::{first_boot, host, systemd};
 use crate::files::Files;
 use crate::rebuild::NewContent;
 use crate::{Error, Result};
@@ -118,7 +118,7 @@ pub(super) fn compile(step: &FilledStep, files: &Files, context: &Context<'_>) -
             let script = content(&text, &file, template)?;
             let stem = file.as_ref().and_then(|file| file.file_stem()?.to_str());
             let name = name.as_deref().or(stem).unwrap_or("script");
-            systemd::first_boot(files, name, &script)
+            first_boot::first_boot(files, name, &script)
         }
         Step::Generalize {} => return generalize(files),
     };

@@ -6,6 +6,7 @@ use mif_formats::fs::{FileType, Xattr};
 use mif_formats::mif::manifest::escape;
 
 use super::accounts;
+use crate::acl;
 use crate::files::{Files, NewNode, parent};
 use crate::rebuild::NewContent;
 use crate::tree::{Place, missing};
@@ -17,19 +18,21 @@ pub(super) enum Edit {
     /// A regular file gets this content. A new one belongs to root and has the mode 0644, if nothing else is
     /// said; one that is there keeps what is not said.
     Write { path: String, content: NewContent, mode: Option<u16>, owner: Option<Owner> },
-    /// This is added to the end of a file; a new one is made if it is not there.
+    /// This is added to the end of a file; a new one is made if it is not there. To a text it is added as lines of its
+    /// own: a last line without a line end gets one.
     Append { path: String, content: NewContent, mode: Option<u16>, owner: Option<Owner> },
     /// A folder is there, and those above it. New ones belong to root and have the mode 0755.
     Mkdir { path: String, mode: Option<u16>, owner: Option<Owner> },
     /// A path goes, and all below.
     Delete { path: String },
-    /// A path becomes another of the same volume. A file that is there is replaced.
+    /// A path becomes another of the same volume, as rename(2) does it: a file replaces a file, and a directory an empty
+    /// directory.
     Rename { from: String, to: String },
     /// A symlink; what is there and is no folder is replaced.
     Symlink { path: String, target: String },
     /// The permissions change.
     Chmod { path: String, mode: u16 },
-    /// The owner changes.
+    /// The owner changes. Of what is no directory this takes setuid, setgid and capabilities away, as in Linux.
     Chown { path: String, owner: Owner },
     /// An extended attribute is set.
     SetXattr { path: String, name: String, value: Vec<u8> },
@@ -136,6 +139,15 @@ impl fmt::Display for Edit {
     }
 }
 
+/// The error of a path that ends in a slash and is not a directory's.
+fn not_a_directory(place: &Place) -> Error {
+    Error::input(format!(
+        "{}:{}: not a directory, but a path ends in a slash",
+        place.volume,
+        escape(&place.path)
+    ))
+}
+
 impl Files {
     /// Makes an edit. Errs, with the reason, if these files cannot take it; they are then of no use any more.
     pub(super) fn apply(&mut self, edit: &Edit) -> Result<()> {
@@ -145,12 +157,16 @@ impl Files {
             }
             Edit::Append { path, content, mode, owner } => {
                 let mut bytes = self.read(path)?.unwrap_or_default();
+                let is_text = !bytes.contains(&0);
+                if is_text && bytes.last().is_some_and(|last| *last != b'\n') {
+                    bytes.push(b'\n');
+                }
                 bytes.extend(content.source.read_vec(0, content.source.len() as usize)?);
                 self.write(path, NewContent::of_bytes(bytes), *mode, owner.as_ref())
             }
             Edit::Mkdir { path, mode, owner } => self.mkdir(path, *mode, owner.as_ref()),
             Edit::Delete { path } => {
-                let place = self.existing(path, false)?;
+                let place = self.named(path)?;
                 self.remove(&place).map(|_| ())
             }
             Edit::Rename { from, to } => self.move_to(from, to),
@@ -187,6 +203,21 @@ impl Files {
         Ok(place)
     }
 
+    /// Where something is that is to be removed or renamed: a name in a directory. As rename(2) and rm(1) have it, a
+    /// path that ends in `.` or `..` is none, and one that ends in a slash is a directory's.
+    fn named(&self, path: &str) -> Result<Place> {
+        let name = path.trim_end_matches('/').rsplit('/').next().unwrap_or_default();
+        if matches!(name, "." | "..") {
+            return Err(Error::usage(format!("{path}: cannot remove or rename a path that ends in {name}")));
+        }
+        let place = self.existing(path, false)?;
+        let is_dir = self.at(&place).is_some_and(|row| row.file_type == FileType::Dir);
+        if path.ends_with('/') && !is_dir {
+            return Err(not_a_directory(&place));
+        }
+        Ok(place)
+    }
+
     fn write(
         &mut self,
         path: &str,
@@ -194,6 +225,9 @@ impl Files {
         mode: Option<u16>,
         owner: Option<&Owner>,
     ) -> Result<()> {
+        if path.ends_with('/') {
+            return Err(Error::usage(format!("{path}: expected a file, but the path ends in a slash")));
+        }
         let place = self.place(path, true)?;
         match self.at(&place) {
             Some(row) if row.file_type != FileType::File => return Err(self.is_no(&place, "regular file")),
@@ -236,9 +270,14 @@ impl Files {
     }
 
     fn move_to(&mut self, from: &str, to: &str) -> Result<()> {
-        let (from, to) = (self.existing(from, false)?, self.place(to, false)?);
-        if from == to {
-            return Ok(());
+        let (from, to_path) = (self.named(from)?, to);
+        let to = self.place(to_path, false)?;
+        let is_dir = self.at(&from).is_some_and(|row| row.file_type == FileType::Dir);
+        if matches!(to_path.trim_end_matches('/').rsplit('/').next(), Some("." | "..")) {
+            return Err(Error::usage(format!("{to_path}: the new name cannot be . or ..")));
+        }
+        if to_path.ends_with('/') && !is_dir {
+            return Err(not_a_directory(&from));
         }
         if from.volume != to.volume {
             return Err(Error::input(format!(
@@ -249,14 +288,34 @@ impl Files {
             ))
             .advise("Write it there, and delete it here"));
         }
+        let same_file = |a: &Place, b: &Place| {
+            let inode = |place: &Place| self.at(place).and_then(|row| row.inode);
+            a == b || !is_dir && inode(a).is_some() && inode(a) == inode(b)
+        };
+        // Two names of one file both stay, as rename(2) has it.
+        if same_file(&from, &to) {
+            return Ok(());
+        }
         let above = Place { path: parent(&to.path).to_vec(), ..to.clone() };
         if self.at(&above).is_none_or(|row| row.file_type != FileType::Dir) {
             return Err(missing(&above.volume, &above.path).advise("Make the folder first"));
         }
         if let Some(there) = self.at(&to) {
-            let is_dir = self.at(&from).is_some_and(|row| row.file_type == FileType::Dir);
-            if there.file_type == FileType::Dir || is_dir {
-                return Err(Error::input(format!("{}:{}: is there already", to.volume, escape(&to.path))));
+            let problem = match (is_dir, there.file_type == FileType::Dir) {
+                (false, false) => None,
+                (true, true) => self.has_entries(&to).then_some("directory not empty"),
+                (true, false) => Some("not a directory, so a directory cannot replace it"),
+                (false, true) => Some("is a directory, so a file cannot replace it"),
+            };
+            if let Some(problem) = problem {
+                return Err(Error::input(format!("{}:{}: {problem}", to.volume, escape(&to.path))));
+            }
+            if to.path.starts_with(&crate::files::below(&from.path).start) {
+                return Err(Error::input(format!(
+                    "{}:{}: cannot be moved into itself",
+                    from.volume,
+                    escape(&from.path)
+                )));
             }
             self.remove(&to)?;
         }
@@ -264,6 +323,11 @@ impl Files {
     }
 
     fn symlink(&mut self, path: &str, target: &str) -> Result<()> {
+        if path.ends_with('/') {
+            return Err(Error::usage(format!(
+                "{path}: expected the name of a symlink, but the path ends in a slash"
+            )));
+        }
         let place = self.place(path, false)?;
         if self.is_fat(&place.volume) {
             return Err(self.fat_has_no(&place, "symlinks"));
@@ -296,11 +360,24 @@ impl Files {
         }
         let (uid, gid) = owner.map_or(Ok((None, None)), |owner| owner.numbers(self))?;
         self.change(place, |row| {
-            if mode.is_some() {
-                row.mode = mode;
-            }
             row.uid = uid.or(row.uid);
             row.gid = gid.or(row.gid);
+            if owner.is_some() && row.file_type != FileType::Dir {
+                // Setgid without the group's right to execute marks mandatory locking, and stays.
+                row.mode = row.mode.map(|mode| {
+                    let setgid = if mode & 0o010 != 0 { 0o2000 } else { 0 };
+                    mode & !(0o4000 | setgid)
+                });
+                row.xattrs.retain(|xattr| xattr.name != b"security.capability");
+            }
+            if let Some(mode) = mode {
+                row.mode = Some(mode);
+                for xattr in row.xattrs.iter_mut().filter(|xattr| xattr.name == acl::ACCESS.as_bytes()) {
+                    if let Some(value) = acl::with_mode(&xattr.value, mode) {
+                        xattr.value = value;
+                    }
+                }
+            }
         })
     }
 
@@ -328,7 +405,16 @@ impl Files {
                 escape(name)
             )));
         }
+        let is_acl = [acl::ACCESS, acl::DEFAULT].iter().any(|acl| acl.as_bytes() == name);
+        let bits = value.and_then(|value| acl::mode_of(value));
+        if is_acl && value.is_some() && bits.is_none() {
+            return Err(Error::usage("the value is not an ACL in the kernel's xattr format")
+                .advise("`getfattr -e hex -n system.posix_acl_access` prints one"));
+        }
         self.change(&place, |row| {
+            if name == acl::ACCESS.as_bytes() {
+                row.mode = row.mode.map(|mode| bits.map_or(mode, |bits| mode & !0o777 | bits));
+            }
             row.xattrs.retain(|xattr| xattr.name != name);
             row.xattrs.extend(value.map(|value| Xattr { name: name.to_vec(), value: value.clone() }));
             row.xattrs.sort();

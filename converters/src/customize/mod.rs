@@ -3,7 +3,7 @@
 //!
 //! ```text
 //! recipe, flags (recipe.rs) → steps, filled in for each image
-//!     → primitive edits (compile.rs, and host.rs, accounts.rs, network.rs, systemd.rs, generalize.rs,
+//!     → primitive edits (compile.rs, and host.rs, accounts.rs, network/, systemd.rs, first_boot.rs, generalize/,
 //!       which look into the image)
 //!     → the files (files/), edited (edit.rs) → rows → rebuild
 //! ```
@@ -14,6 +14,7 @@
 mod accounts;
 mod compile;
 mod edit;
+mod first_boot;
 mod generalize;
 mod host;
 mod network;
@@ -28,8 +29,8 @@ use serde::Serialize;
 
 use self::compile::{Context, LocalFiles, compile};
 pub(crate) use self::generalize::not_shared;
-use self::recipe::fill;
 pub use self::recipe::{Recipe, Variables, read_instances};
+use self::recipe::{Step, fill};
 use crate::files::Files;
 use crate::import::pool::in_parallel;
 use crate::progress::Progress;
@@ -87,6 +88,8 @@ pub struct Customized {
     pub edits: Vec<String>,
     /// What was taken away because clones must not share it.
     pub generalized: Vec<String>,
+    /// What clones should not share and still do, each with the reason.
+    pub left: Vec<String>,
     /// The volumes that were planned; all others are the parent's, bit for bit.
     pub planned: Vec<String>,
     /// What planning changed beside the edits, each a sentence.
@@ -130,8 +133,10 @@ pub fn customize(
             let edited = edit(order)?;
             let (rows, new) = (edited.files.rows(), &edited.files.new);
             let planned = base.check(&rows, new, &order.reshape(&options.reshape), progress);
-            let planned = planned.map_err(|e| order.blame(e))?;
-            Ok(edited.report(order, planned))
+            let checked = planned.map_err(|e| order.blame(e))?;
+            let mut said = edited.report(order, checked.planned);
+            said.notes.extend(checked.notes);
+            Ok(Customized { ids: checked.ids, ..said })
         })?;
         if options.dry_run {
             report.images = checked;
@@ -161,7 +166,8 @@ pub fn customize(
                 let image = base.publish(store, draft, &edited.files.rows(), &rebuild)?;
                 let (id, counts) = (image.id(), Some(image.counts));
                 let said = edited.report(order, draft.planned.clone());
-                let (notes, ids) = (draft.notes.clone(), draft.ids.clone());
+                let (mut notes, ids) = (said.notes.clone(), draft.ids.clone());
+                notes.extend(draft.notes.clone());
                 Ok(Customized { image: id, notes, ids, counts, ..said })
             };
             let drafts: Vec<_> = group.iter().zip(drafts).collect();
@@ -208,6 +214,7 @@ struct Edited {
     files: Files,
     edits: Vec<String>,
     generalized: Vec<String>,
+    left: Vec<String>,
 }
 
 impl Order {
@@ -221,7 +228,7 @@ impl Order {
         let mut files = files.clone();
         let salt = salt.map(|salt| format!("{salt}\0{}", self.name));
         let context = Context { variables: &self.variables, local, salt };
-        let (mut edits, mut generalized) = (Vec::new(), Vec::new());
+        let (mut edits, mut generalized, mut left) = (Vec::new(), Vec::new(), Vec::new());
         for step in recipe.steps(&self.variables).map_err(|e| self.blame(e))? {
             let failed = |e: Error| self.blame(e.within(&step.label));
             for (edit, purpose) in compile(&step, &files, &context).map_err(failed)? {
@@ -232,8 +239,11 @@ impl Order {
                 edits.push(edit.to_string());
                 generalized.extend(purpose);
             }
+            if matches!(step.step, Step::Generalize {}) {
+                left.extend(generalize::left(&files).map_err(failed)?);
+            }
         }
-        Ok(Edited { files, edits, generalized })
+        Ok(Edited { files, edits, generalized, left })
     }
 
     /// The sizes and identities of this image: of several, each has its own.
@@ -252,13 +262,26 @@ impl Order {
 }
 
 impl Edited {
+    /// What the user should know of the edits, each a sentence.
+    fn notes(&self) -> Vec<String> {
+        let first = self.files.labelled_by_directory.first();
+        let Some(first) = first.filter(|_| self.files.get_link("/.autorelabel").is_none()) else {
+            return Vec::new();
+        };
+        let count = self.files.labelled_by_directory.len();
+        vec![format!(
+            "{count} new files have the SELinux label of their directory (the first is {first}), because the image has no file_contexts; add --write /.autorelabel: to relabel the image at its first boot"
+        )]
+    }
+
     fn report(&self, order: &Order, planned: Vec<String>) -> Customized {
         Customized {
             image: order.name.clone(),
             edits: self.edits.clone(),
             generalized: self.generalized.clone(),
+            left: self.left.clone(),
             planned,
-            notes: Vec::new(),
+            notes: self.notes(),
             ids: None,
             counts: None,
         }

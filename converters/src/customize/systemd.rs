@@ -1,5 +1,5 @@
 //! Units of systemd in the image: enabled and disabled by the symlinks that `systemctl` makes, as the unit's own
-//! `[Install]` section says (systemd.unit(5)); and scripts for the first boot.
+//! `[Install]` section says (systemd.unit(5)).
 
 use std::collections::BTreeSet;
 
@@ -7,7 +7,6 @@ use mif_formats::fs::FileType;
 
 use super::edit::Edit;
 use crate::files::Files;
-use crate::rebuild::NewContent;
 use crate::{Error, Result};
 
 /// Where units are, the first found counting.
@@ -19,7 +18,7 @@ const FOLDERS: [&str; 4] = [
 ];
 
 /// Where the administrator's links are.
-const ETC: &str = "/etc/systemd/system";
+pub(super) const ETC: &str = "/etc/systemd/system";
 
 /// The `[Install]` section of a unit.
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -39,9 +38,8 @@ impl Install {
     /// Reads the section out of a unit's text, and adds it.
     fn read(&mut self, text: &str) {
         let mut section = String::new();
-        // A line that ends with a backslash goes on.
-        let joined = text.replace("\\\n", " ");
-        for line in joined.lines().map(str::trim) {
+        for line in logical_lines(text) {
+            let line = line.trim();
             if line.starts_with('[') {
                 section = line.to_owned();
                 continue;
@@ -75,6 +73,28 @@ impl Install {
             self.wanted.extend(words.into_iter().map(|word| (suffix, word)));
         }
     }
+}
+
+/// The lines of a unit file (systemd.syntax(7)): a line that ends with a backslash goes on with the next line that is no
+/// comment.
+fn logical_lines(text: &str) -> Vec<String> {
+    let mut lines: Vec<String> = Vec::new();
+    let mut goes_on = false;
+    for line in text.lines() {
+        if line.trim_start().starts_with(['#', ';']) {
+            continue;
+        }
+        // Of two backslashes the first quotes the second.
+        let backslashes = line.len() - line.trim_end_matches('\\').len();
+        let continues = backslashes % 2 == 1;
+        let part = if continues { &line[..line.len() - 1] } else { line };
+        match lines.last_mut().filter(|_| goes_on) {
+            Some(last) => *last = format!("{last} {part}"),
+            None => lines.push(part.to_owned()),
+        }
+        goes_on = continues;
+    }
+    lines
 }
 
 /// A unit's name in parts: `getty`, the instance `tty1`, `service`.
@@ -121,7 +141,7 @@ fn full_name(name: &str) -> Result<String> {
 }
 
 /// The path of a unit's file, for an instance its template's.
-fn find(files: &Files, unit: &str) -> Result<String> {
+pub(super) fn find(files: &Files, unit: &str) -> Result<String> {
     let name = Name::of(unit);
     let template = name.template();
     let names = if name.instance.is_some() { vec![unit, &template] } else { vec![unit] };
@@ -186,6 +206,38 @@ pub(super) fn enable(files: &Files, unit: &str) -> Result<Vec<Edit>> {
     Ok(edits)
 }
 
+/// A unit and the units that its name is an alias of, one after the other: the last has the file.
+fn aliases(files: &Files, unit: &str) -> Vec<String> {
+    let mut names = vec![unit.to_owned()];
+    while let Some(target) = names.last().and_then(|unit| alias_of(files, unit)) {
+        if names.contains(&target) {
+            break;
+        }
+        names.push(target);
+    }
+    names
+}
+
+/// The unit that a symlink makes a name an alias of. None if the name has a file of its own, is masked, or is linked to a
+/// file of the same name elsewhere.
+fn alias_of(files: &Files, unit: &str) -> Option<String> {
+    let name = Name::of(unit);
+    let template = name.template();
+    let names = if name.instance.is_some() { vec![unit, &template[..]] } else { vec![unit] };
+    let paths = names.iter().flat_map(|name| FOLDERS.map(|folder| (*name, format!("{folder}/{name}"))));
+    let (found, row) = paths.into_iter().find_map(|(name, path)| Some((name, files.get_link(&path)?)))?;
+    let target = String::from_utf8(row.link_target.clone()?).ok()?;
+    let target = target.rsplit('/').next().filter(|target| *target != found && *target != "null")?;
+    let to = Name::of(target);
+    if to.suffix != name.suffix {
+        return None;
+    }
+    Some(match (name.instance, to.instance) {
+        (Some(instance), Some("")) => format!("{}@{instance}.{}", to.prefix, to.suffix),
+        _ => target.to_owned(),
+    })
+}
+
 /// Links a unit, and those that it names. `named` by the user, it has to say how it is installed.
 fn enable_with(
     files: &Files,
@@ -194,6 +246,8 @@ fn enable_with(
     edits: &mut Vec<Edit>,
     named: bool,
 ) -> Result<()> {
+    let unit = aliases(files, unit).pop().unwrap_or_else(|| unit.to_owned());
+    let unit = unit.as_str();
     if !seen.insert(unit.to_owned()) {
         return Ok(());
     }
@@ -237,146 +291,105 @@ fn enable_with(
     Ok(())
 }
 
-/// Has a unit not started at boot any more: takes away the links that enabling it made.
+/// Has a unit not started at boot any more: takes away the links that `systemctl disable` takes away, which are those by
+/// any of the unit's names or to its file, those of the units that it names by `Also=`, and links to those links. Of a
+/// unit that is masked all stays.
 pub(super) fn disable(files: &Files, unit: &str) -> Result<Vec<Edit>> {
     let unit = full_name(unit)?;
-    let mut units = BTreeSet::new();
+    let mut names = BTreeSet::new();
     let mut todo = vec![unit.clone()];
-    let found = find(files, &unit);
     while let Some(unit) = todo.pop() {
-        if let Ok(path) = find(files, &unit).map_err(drop) {
-            let install = install(files, path.rsplit('/').next().unwrap_or(&unit), &path)?;
-            todo.extend(
-                install.also.iter().map(|also| specified(also, &unit)).filter(|u| !units.contains(u)),
-            );
+        let aliases = aliases(files, &unit);
+        let last = aliases.last().unwrap_or(&unit);
+        if let Ok(path) = find(files, last).map_err(drop) {
+            let install = install(files, path.rsplit('/').next().unwrap_or(last), &path)?;
+            let also = install.also.iter().map(|also| specified(also, last));
+            todo.extend(also.filter(|also| !names.contains(also)));
         }
-        units.insert(unit);
+        names.extend(aliases);
     }
-    let edits: Vec<Edit> = links(files, &units).into_iter().map(|path| Edit::Delete { path }).collect();
-    if edits.is_empty() {
-        found?;
+    if is_masked(files, &unit) {
+        return Ok(Vec::new());
     }
-    Ok(edits)
+    let gone = links_to_remove(files, &mut names);
+    if gone.is_empty() {
+        // A name that nothing has may be a mistake.
+        find(files, &unit)?;
+    }
+    Ok(gone.into_iter().map(|path| Edit::Delete { path }).collect())
 }
 
-/// The administrator's links to units: by the name of the link, or of what it points to.
-fn links(files: &Files, units: &BTreeSet<String>) -> Vec<String> {
-    let mut found = Vec::new();
-    let mut look = |folder: &str, top: bool| {
-        for (name, row) in files.list(folder) {
-            let Some(target) = row.link_target.as_deref() else { continue };
-            let target = String::from_utf8_lossy(target);
-            let pointed = target.rsplit('/').next().unwrap_or("");
-            // A unit that is itself a link of the same name at the top is its file, or masks it.
-            let by_name = units.contains(&name) && !(top && (pointed == name || pointed == "null"));
-            if by_name || units.contains(pointed) && (!top || pointed != name) {
-                found.push(format!("{folder}/{name}"));
+/// Whether a unit is masked: its name is a link to `/dev/null`.
+fn is_masked(files: &Files, unit: &str) -> bool {
+    let paths = FOLDERS.map(|folder| format!("{folder}/{unit}"));
+    let row = paths.iter().find_map(|path| files.get_link(path));
+    row.is_some_and(|row| row.link_target.as_deref() == Some(b"/dev/null"))
+}
+
+/// A symlink in the administrator's directory of units.
+struct Link {
+    path: String,
+    /// Its own name.
+    name: String,
+    /// The last part of its target.
+    target: String,
+}
+
+/// The symlinks of the administrator's directory of units and of all directories in it, but not those below a directory
+/// that is itself a symlink.
+fn administrators_links(files: &Files) -> Vec<Link> {
+    let mut links = Vec::new();
+    let mut folders = vec![ETC.to_owned()];
+    while let Some(folder) = folders.pop() {
+        for (name, row) in files.list(&folder) {
+            let path = format!("{folder}/{name}");
+            match &row.link_target {
+                Some(target) => {
+                    let target = String::from_utf8_lossy(target);
+                    let target = target.trim_end_matches('/').rsplit('/').next().unwrap_or("").to_owned();
+                    links.push(Link { path, name, target });
+                }
+                None if row.file_type == FileType::Dir => folders.push(path),
+                None => {}
             }
         }
-    };
-    look(ETC, true);
-    for (name, row) in files.list(ETC) {
-        let holds_links = [".wants", ".requires", ".upholds"].iter().any(|suffix| name.ends_with(suffix));
-        if row.file_type == FileType::Dir && holds_links {
-            look(&format!("{ETC}/{name}"), false);
+    }
+    links.sort_by(|a, b| a.path.cmp(&b.path));
+    links
+}
+
+/// The paths of the links that go with the units of these names. The names of links that go are added to the names, for
+/// other links may point to them.
+fn links_to_remove(files: &Files, names: &mut BTreeSet<String>) -> Vec<String> {
+    let mut left = administrators_links(files);
+    let mut gone = Vec::new();
+    loop {
+        // A template stands for all its instances.
+        let has = |name: &str| {
+            names.contains(name)
+                || Name::of(name).instance.is_some_and(|i| !i.is_empty())
+                    && names.contains(&Name::of(name).template())
+        };
+        let (going, staying): (Vec<Link>, Vec<Link>) =
+            left.into_iter().partition(|link| has(&link.name) || names.contains(&link.target));
+        if going.is_empty() {
+            break;
         }
+        names.extend(going.iter().map(|link| link.name.clone()));
+        gone.extend(going.into_iter().map(|link| link.path));
+        left = staying;
     }
-    found
+    gone
 }
 
-/// Whether some link has a unit started at boot.
+/// Whether some link has a unit started at boot. A link at the top that only says where the unit's file is, or that the
+/// unit is masked, has none started.
 pub(super) fn is_enabled(files: &Files, unit: &str) -> bool {
-    !links(files, &BTreeSet::from([unit.to_owned()])).is_empty()
-}
-
-/// Whether systemd is what boots the image.
-fn require_systemd(files: &Files) -> Result<()> {
-    let found = ["/usr/lib/systemd/systemd", "/lib/systemd/systemd"].iter().any(|path| files.is_file(path));
-    if !found {
-        return Err(Error::unsupported(
-            "the image has no systemd, which is to run scripts at its first boot",
-        ));
-    }
-    Ok(())
-}
-
-/// Where first-boot scripts are.
-const FIRST_BOOT: &str = "/usr/local/lib/mif-first-boot";
-
-/// Has a script run once, at the first boot. It runs after those that were added before.
-pub(super) fn first_boot(files: &Files, name: &str, script: &NewContent) -> Result<Vec<Edit>> {
-    require_systemd(files)?;
-    let plain = |c: char| if c.is_ascii_alphanumeric() || "_-".contains(c) { c } else { '-' };
-    let name: String = name.chars().map(plain).take(64).collect();
-    let start = script.source.read_vec(0, script.source.len().min(2) as usize)?;
-    if start != b"#!" {
-        return Err(Error::input("a script for the first boot begins with #! and what runs it")
-            .advise("Its first line is, say, #!/bin/sh"));
-    }
-    let before = files.list(FIRST_BOOT);
-    let number = before.len() + 1;
-    let stem = format!("{number:02}-{name}");
-    let after = before.last().map_or(String::new(), |(last, _)| format!(" mif-first-boot-{last}.service"));
-    let systemctl = ["/usr/bin/systemctl", "/bin/systemctl"].into_iter().find(|path| files.is_file(path));
-    let systemctl = systemctl.unwrap_or("/bin/systemctl");
-    let unit = format!("mif-first-boot-{stem}.service");
-    let text = format!(
-        "[Unit]\n\
-         Description=First boot: {name}\n\
-         Wants=network-online.target\n\
-         After=network-online.target{after}\n\
-         \n\
-         [Service]\n\
-         Type=oneshot\n\
-         ExecStart={FIRST_BOOT}/{stem}\n\
-         # Once, however it ended.\n\
-         ExecStopPost={systemctl} --no-reload disable {unit}\n\
-         StandardOutput=journal+console\n\
-         TimeoutStartSec=infinity\n\
-         \n\
-         [Install]\n\
-         WantedBy=multi-user.target\n"
-    );
-    let path = format!("{FIRST_BOOT}/{stem}");
-    let owner = Some(super::edit::Owner::ids(0, 0));
-    let wants = format!("{ETC}/multi-user.target.wants");
-    Ok(vec![
-        Edit::folder(FIRST_BOOT),
-        Edit::folder(&wants),
-        Edit::Write { path, content: script.clone(), mode: Some(0o755), owner },
-        Edit::file(format!("{ETC}/{unit}"), text, 0o644),
-        Edit::Symlink { path: format!("{wants}/{unit}"), target: format!("{ETC}/{unit}") },
-    ])
-}
-
-/// A unit that makes the host keys of SSH where they are missing, for images whose own packages do so only when
-/// they are installed.
-pub(super) fn ssh_host_keys(files: &Files) -> Vec<Edit> {
-    let made_by_image =
-        ["sshd-keygen@.service", "sshd-keygen.target", "sshd-keygen.service", "cloud-init.service"]
-            .iter()
-            .any(|unit| find(files, unit).is_ok());
-    if made_by_image || !files.is_file("/usr/bin/ssh-keygen") || require_systemd(files).is_err() {
-        return Vec::new();
-    }
-    let text = "[Unit]\n\
-                Description=SSH host keys\n\
-                Before=ssh.service sshd.service\n\
-                ConditionPathExists=!/etc/ssh/ssh_host_ed25519_key\n\
-                \n\
-                [Service]\n\
-                Type=oneshot\n\
-                ExecStart=/usr/bin/ssh-keygen -A\n\
-                \n\
-                [Install]\n\
-                WantedBy=multi-user.target\n";
-    let unit = format!("{ETC}/mif-ssh-host-keys.service");
-    let wants = format!("{ETC}/multi-user.target.wants");
-    vec![
-        Edit::folder(&wants),
-        Edit::file(&unit, text, 0o644),
-        Edit::Symlink { path: format!("{wants}/mif-ssh-host-keys.service"), target: unit },
-    ]
+    administrators_links(files).iter().any(|link| {
+        let is_top = link.path.rsplit_once('/').is_some_and(|(folder, _)| folder == ETC);
+        let names_it = link.name == unit || link.target == unit;
+        names_it && !(is_top && (link.target == link.name || link.target == "null"))
+    })
 }
 
 #[cfg(test)]
@@ -397,6 +410,20 @@ mod tests {
             default_instance: Some("tty1".into()),
         };
         assert_eq!(install, expected);
+    }
+
+    #[test]
+    fn comments_inside_a_continued_line_are_no_part_of_it() {
+        let mut install = Install::default();
+        install.read("[Install]\nWantedBy=a.target \\\n# not \\\n; nor\n b.target\nAlias=x.service\n#[Unit]\\\nAlso=y.socket\n");
+        let expected = Install {
+            wanted: vec![("wants", "a.target".into()), ("wants", "b.target".into())],
+            alias: vec!["x.service".into()],
+            also: vec!["y.socket".into()],
+            default_instance: None,
+        };
+        assert_eq!(install, expected);
+        assert_eq!(logical_lines("a \\\n\nb \\\\\nc"), ["a  ", "b \\\\", "c"]);
     }
 
     #[test]

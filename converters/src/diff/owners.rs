@@ -34,8 +34,13 @@ impl<'a> Owners<'a> {
                 _ => package.name.clone(),
             };
             for file in &package.files {
-                let owner =
-                    owners.by_path.entry((names(&package.volume), file)).or_insert(Some(name.clone()));
+                // On another volume than the database's root, a path has its volume before it.
+                let qualified = file.split_once(":/").filter(|_| !file.starts_with('/'));
+                let (volume, path) = match qualified {
+                    Some((volume, _)) => (volume, &file[volume.len() + 1..]),
+                    None => (package.volume.as_str(), file.as_str()),
+                };
+                let owner = owners.by_path.entry((names(volume), path)).or_insert(Some(name.clone()));
                 if owner.as_ref() != Some(&name) {
                     *owner = None;
                 }

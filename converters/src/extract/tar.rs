@@ -1,6 +1,6 @@
 //! Into a tar: a pax header before each member keeps what the old header has no room for, as GNU tar and libarchive
-//! read it: long and non-ASCII names, nanoseconds, large numbers, xattrs (`SCHILY.xattr.*`), and holes (GNU's
-//! sparse format 1.0).
+//! read it: long and non-ASCII names, nanoseconds, large numbers, xattrs (`SCHILY.xattr.*`), ACLs (`SCHILY.acl.*`),
+//! SELinux labels (`RHT.security.selinux`), and holes (GNU's sparse format 1.0).
 
 use std::io::{self, Write};
 use std::ops::Range;
@@ -10,6 +10,7 @@ use mif_formats::mif::manifest::escape;
 use tar::{Builder, EntryType, Header};
 
 use super::{ExtractReport, Item, copy, data_parts};
+use crate::acl;
 use crate::progress::Progress;
 use crate::tree::Tree;
 use crate::{Error, Result};
@@ -78,12 +79,22 @@ fn member(
         pax.add("atime", decimal(atime));
     }
     for xattr in &row.xattrs {
-        match std::str::from_utf8(&xattr.name) {
-            Ok(name) if !name.contains('=') => pax.add(&format!("SCHILY.xattr.{name}"), &*xattr.value),
-            _ => {
-                let what = format!("xattr {}", escape(&xattr.name));
-                report.not_set(&what, &row.path, "a tar cannot hold its name");
+        let Ok(name) = std::str::from_utf8(&xattr.name) else {
+            let what = format!("xattr {}", escape(&xattr.name));
+            report.not_set(&what, &row.path, "a tar cannot hold its name");
+            continue;
+        };
+        // As GNU tar writes a name: an equals sign would end the record's key.
+        let encoded = name.replace('%', "%25").replace('=', "%3D");
+        pax.add(&format!("SCHILY.xattr.{encoded}"), &*xattr.value);
+        // What `tar --acls` and `--selinux` restore.
+        match name {
+            acl::ACCESS => pax.add_some("SCHILY.acl.access", acl::text(&xattr.value)),
+            acl::DEFAULT => pax.add_some("SCHILY.acl.default", acl::text(&xattr.value)),
+            "security.selinux" => {
+                pax.add("RHT.security.selinux", xattr.value.strip_suffix(b"\0").unwrap_or(&xattr.value));
             }
+            _ => {}
         }
     }
     let link = match item.link_to {
@@ -212,6 +223,12 @@ struct Pax(Vec<(String, Vec<u8>)>);
 impl Pax {
     fn add(&mut self, key: &str, value: impl AsRef<[u8]>) {
         self.0.push((key.to_owned(), value.as_ref().to_vec()));
+    }
+
+    fn add_some(&mut self, key: &str, value: Option<String>) {
+        if let Some(value) = value {
+            self.add(key, value);
+        }
     }
 
     fn write(&self, out: &mut Builder<&mut dyn Write>) -> Result<()> {

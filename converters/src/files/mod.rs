@@ -1,6 +1,6 @@
 //! The files of an image, to edit: its rows by volume and path, and where paths lead as its system would see them.
 
-mod mounts;
+mod labels;
 
 use std::collections::BTreeMap;
 use std::ops::{Bound, Range};
@@ -9,8 +9,11 @@ use std::sync::Arc;
 use mif_formats::fs::{FileType, Timestamp, Xattr};
 use mif_formats::mif::manifest::{Row, escape};
 
-use self::mounts::{Mount, MountedOn};
+use self::labels::Labels;
+use crate::acl;
+use crate::mounts::{self, Devices, Elsewhere, Root, View};
 use crate::rebuild::{Base, NewContent, NewContents};
+use crate::scan::ScannedVolume;
 use crate::store::Objects;
 use crate::tree::{Paths, Place, VolumePath, missing, resolve, root_volume};
 use crate::{Error, Result};
@@ -22,10 +25,12 @@ const MAX_READ: u64 = 64 << 20;
 #[derive(Clone)]
 pub(super) struct Files {
     volumes: BTreeMap<String, Volume>,
-    /// The volume of the root filesystem.
-    root: Option<String>,
-    /// What its `/etc/fstab` mounts.
-    mounts: Arc<Vec<Mount>>,
+    /// The root filesystem, and what its `/etc/fstab` mounts.
+    root: Option<Arc<Root>>,
+    /// What labels its SELinux policy gives, if it has one.
+    labels: Option<Arc<Labels>>,
+    /// New files that got their directory's label, for want of a policy.
+    pub(super) labelled_by_directory: Vec<String>,
     objects: Arc<Objects>,
     /// The content that edits brought.
     pub(super) new: NewContents,
@@ -72,13 +77,25 @@ impl Files {
             volume.rows.insert(row.path.as_slice().into(), Arc::new(row.clone()));
         }
         let objects = base.objects.clone();
-        let mut files =
-            Files { volumes, root: None, mounts: Arc::default(), objects, new: NewContents::new(), time };
+        let mut files = Files {
+            volumes,
+            root: None,
+            labels: None,
+            labelled_by_directory: Vec::new(),
+            objects,
+            new: NewContents::new(),
+            time,
+        };
         let names: Vec<&str> = files.volumes.keys().map(String::as_str).collect();
-        files.root = root_volume(&System { files: &files, guest: false }, &names).map(str::to_owned);
+        let Some(volume) = root_volume(&files, &names).map(str::to_owned) else { return Ok(files) };
+        files.root = Some(Arc::new(Root { volume, mounts: Vec::new() }));
         if let Some(fstab) = files.read("/etc/fstab")? {
-            files.mounts = Arc::new(mounts::read(&fstab, &base.scan));
+            let volumes: Vec<_> = base.scan.volumes.iter().map(ScannedVolume::record).collect();
+            let devices = Devices { table: &base.scan.table, volumes: &volumes };
+            let mounts = mounts::read(&fstab, devices);
+            files.root = files.root.map(|root| Arc::new(Root { mounts, volume: root.volume.clone() }));
         }
+        files.labels = Labels::read(&files)?.map(Arc::new);
         Ok(files)
     }
 
@@ -90,13 +107,10 @@ impl Files {
     /// The volumes by what they are to the image's system: where its fstab mounts each, `/` for the root; by their
     /// own names those that it does not mount.
     pub(super) fn roles(&self) -> BTreeMap<String, String> {
-        let role = |volume: &String| {
-            let is_here = |mount: &&Mount| mount.what == MountedOn::Volume(volume.clone());
-            match self.mounts.iter().find(is_here) {
-                _ if self.root.as_ref() == Some(volume) => "/".to_owned(),
-                Some(mount) => escape(&mount.point),
-                None => volume.clone(),
-            }
+        let role = |volume: &String| match &self.root {
+            Some(root) if root.volume == *volume => "/".to_owned(),
+            Some(root) => root.point_of(volume).map_or_else(|| volume.clone(), escape),
+            None => volume.clone(),
         };
         self.volumes.keys().map(|volume| (role(volume), volume.clone())).collect()
     }
@@ -128,20 +142,23 @@ impl Files {
             return Err(Error::usage(format!("{path}: is no absolute path"))
                 .advise("A path is /etc/passwd on the root filesystem, or VOLUME:/path"));
         }
-        let (volume, guest) = match &parsed.volume {
-            Some(volume) if self.volumes.contains_key(volume) => (volume, false),
+        match &parsed.volume {
+            Some(volume) if self.volumes.contains_key(volume) => resolve(self, volume, &parsed.path, follow),
             Some(volume) => {
                 let names: Vec<&str> = self.volumes.keys().map(String::as_str).collect();
-                return Err(Error::input(format!("{volume}: is no volume with files"))
-                    .advise(format!("This image has {}", names.join(", "))));
+                Err(Error::input(format!("{volume}: is no volume with files"))
+                    .advise(format!("This image has {}", names.join(", "))))
             }
-            None => (self.root()?, true),
-        };
-        resolve(&System { files: self, guest }, volume, &parsed.path, follow)
+            None => {
+                let root = self.root()?;
+                let view = View { paths: self, root, elsewhere: Elsewhere::Refused };
+                resolve(&view, &root.volume, &parsed.path, follow)
+            }
+        }
     }
 
-    fn root(&self) -> Result<&String> {
-        self.root.as_ref().ok_or_else(|| {
+    fn root(&self) -> Result<&Root> {
+        self.root.as_deref().ok_or_else(|| {
             let names: Vec<&str> = self.volumes.keys().map(String::as_str).collect();
             Error::input("no volume has the marks of a root filesystem").advise(format!(
                 "Name the volume of each path, as in p1:/etc; there are {}",
@@ -262,17 +279,43 @@ impl Files {
         if above.file_type != FileType::Dir {
             return Err(Error::input(format!("{}:{}: is no folder", folder.volume, escape(&folder.path))));
         }
+        let mut labelled_by_directory = None;
         let is_fat = self.is_fat(&place.volume);
         let is_dir = new.file_type == FileType::Dir;
         // As Linux does: who is born in a setgid folder is of its group.
         let setgid = above.mode.is_some_and(|mode| mode & 0o2000 != 0);
         let label = |xattr: &&Xattr| xattr.name == b"security.selinux";
+        let mut xattrs: Vec<Xattr> = above.xattrs.iter().filter(label).cloned().collect();
+        let path = self.root.as_ref().and_then(|root| root.path_of(place));
+        match (&self.labels, path, xattrs.first_mut()) {
+            // A system that labels its files: what has none in the policy has its directory's, as in Linux.
+            (Some(labels), Some(path), Some(label)) => {
+                if let Some(context) = labels.of(&path, new.file_type) {
+                    label.value = [context.as_bytes(), b"\0"].concat();
+                }
+            }
+            (_, _, Some(_)) => {
+                let path = format!("{}:{}", place.volume, escape(&place.path));
+                labelled_by_directory = Some(path);
+            }
+            _ => {}
+        }
+        let mut mode = new.mode;
+        let default = above.xattrs.iter().find(|xattr| xattr.name == acl::DEFAULT.as_bytes());
+        if let Some(default) = default.filter(|_| matches!(new.file_type, FileType::Dir | FileType::File)) {
+            if let Some((access, bits)) = acl::inherited(&default.value, mode) {
+                mode = mode & !0o777 | bits;
+                xattrs.extend(access.map(|value| Xattr { name: acl::ACCESS.as_bytes().to_vec(), value }));
+            }
+            xattrs.extend(is_dir.then(|| default.clone()));
+            xattrs.sort();
+        }
         let of_ext = |value| (!is_fat).then_some(value);
         let row = Row {
             volume: place.volume.clone(),
             path: place.path.clone(),
             file_type: new.file_type,
-            mode: of_ext(new.mode | if setgid && is_dir { 0o2000 } else { 0 }),
+            mode: of_ext(mode | if setgid && is_dir { 0o2000 } else { 0 }),
             uid: (!is_fat).then_some(new.uid),
             gid: (!is_fat).then_some(if setgid { above.gid.unwrap_or(new.gid) } else { new.gid }),
             nlink: None,
@@ -284,7 +327,7 @@ impl Files {
             crtime: Some(self.time),
             link_target: None,
             rdev: None,
-            xattrs: above.xattrs.iter().filter(label).cloned().collect(),
+            xattrs,
             // FAT: the attribute bits of a folder, and of a file that is to be archived.
             flags: if is_fat { if is_dir { 0x10 } else { 0x20 } } else { 0 },
             generation: None,
@@ -294,6 +337,7 @@ impl Files {
             content: None,
             short_name: None,
         };
+        self.labelled_by_directory.extend(labelled_by_directory);
         self.volume(&place.volume)?.rows.insert(place.path.as_slice().into(), Arc::new(row));
         self.touch_folder(place)
     }
@@ -318,6 +362,11 @@ impl Files {
         }
         self.touch_folder(place)?;
         Ok(gone.len())
+    }
+
+    /// Whether a directory holds anything.
+    pub(super) fn has_entries(&self, folder: &Place) -> bool {
+        self.volumes.get(&folder.volume).is_some_and(|volume| volume.below(&folder.path).next().is_some())
     }
 
     /// Moves what is at a place, and all below, to another place of the same volume, where nothing is.
@@ -349,6 +398,7 @@ impl Files {
             }
             volume.rows.insert(moving.path.as_slice().into(), row);
         }
+        self.change(to, |_| {})?;
         self.touch_folder(from)?;
         self.touch_folder(to)
     }
@@ -404,11 +454,16 @@ impl Files {
         self.change(&folder, |row| row.mtime = row.mtime.map(|_| time))
     }
 
+    /// The first mount point that is at a place or below it.
     fn mount_below(&self, place: &Place) -> Option<String> {
-        let is_root = Some(&place.volume) == self.root.as_ref();
-        let start = below(&place.path).start;
-        let points = self.mounts.iter().map(|mount| &mount.point).filter(|_| is_root);
-        points.filter(|point| **point == place.path || point.starts_with(&start)).map(|p| escape(p)).next()
+        let root = self.root.as_deref()?;
+        let path = root.path_of(place)?;
+        let start = below(&path).start;
+        // The root of a mounted volume is its own mount point.
+        let is_top = place.path == b"/";
+        let points = root.mounts.iter().map(|mount| &mount.point);
+        let mut inside = points.filter(|point| !is_top && **point == path || point.starts_with(&start));
+        inside.next().map(|point| escape(point))
     }
 }
 
@@ -423,53 +478,14 @@ pub(super) fn below(folder: &[u8]) -> Range<Vec<u8>> {
     [folder, b"/"].concat()..[folder, b"0"].concat()
 }
 
-/// Where paths lead: on one volume alone or, as the system in the image sees it, over what is mounted.
-struct System<'a> {
-    files: &'a Files,
-    guest: bool,
-}
-
-impl Paths for System<'_> {
+/// Paths on one volume alone.
+impl Paths for Files {
     fn row(&self, volume: &str, path: &[u8]) -> Option<&Row> {
-        self.files.volumes.get(volume)?.rows.get(path).map(|row| &**row)
-    }
-
-    fn mounted(&self, volume: &str, path: &[u8]) -> Result<Option<String>> {
-        if !self.guest || self.files.root.as_deref() != Some(volume) {
-            return Ok(None);
-        }
-        let Some(mount) = self.files.mounts.iter().rfind(|mount| mount.point == path) else {
-            return Ok(None);
-        };
-        let there = escape(path);
-        match &mount.what {
-            MountedOn::Volume(name) if self.files.volumes.contains_key(name) => Ok(Some(name.clone())),
-            MountedOn::Volume(name) => Err(Error::unsupported(format!(
-                "{there}: is on volume {name}, which has no filesystem that can be edited"
-            ))),
-            MountedOn::Elsewhere(what) => Err(Error::input(format!(
-                "{there}: /etc/fstab mounts {what} there, which is not in this image"
-            ))
-            .advise(format!("Name the volume to change what lies beneath: {volume}:{there}"))),
-        }
+        self.volumes.get(volume)?.rows.get(path).map(|row| &**row)
     }
 
     fn above(&self, volume: &str) -> Result<Place> {
-        let leaves = || {
-            Error::input(format!("{volume}:/..: leaves the image"))
-                .advise("A path, and each symlink on it, has to stay within the image")
-        };
-        let Some(root) = self.files.root.as_ref().filter(|root| self.guest && *root != volume) else {
-            return Err(leaves());
-        };
-        let mut mounts = self.files.mounts.iter();
-        let mount = mounts.rfind(|mount| matches!(&mount.what, MountedOn::Volume(name) if name == volume));
-        let mount = mount.ok_or_else(leaves)?;
-        Ok(Place { volume: root.clone(), path: mount.point.clone() })
-    }
-
-    fn root(&self, volume: &str) -> Place {
-        let root = self.files.root.as_deref().filter(|_| self.guest).unwrap_or(volume);
-        Place { volume: root.to_owned(), path: b"/".to_vec() }
+        Err(Error::input(format!("{volume}:/..: leaves the image"))
+            .advise("A path, and each symlink on it, has to stay within the image"))
     }
 }

@@ -8,6 +8,7 @@ use mif_formats::mif::manifest::{self, Row};
 use super::packs::PackState;
 use super::report::{FsckReport, LostImage};
 use crate::import::{ImportOptions, Reread, reread};
+use crate::mounts::Devices;
 use crate::progress::Progress;
 use crate::store::{Image, ObjectWriter, Objects, Provenance, Store, StoredImage, tables_of};
 use crate::{Error, Result, packages};
@@ -138,7 +139,10 @@ impl Mender<'_> {
         let rows: Vec<Row> = stored.manifest()?;
         let bytes = match file {
             "digests" => digests::encode(&rows),
-            _ => packages::table(&rows, &self.objects)?.0,
+            _ => {
+                let devices = Devices { table: &stored.image.table, volumes: &stored.image.volumes };
+                packages::table(&rows, &self.objects, devices)?.0
+            }
         };
         stored.image.tables.extend(tables_of(&[(file, &bytes)]));
         self.put(stored, file, &bytes, "manifest")

@@ -11,6 +11,7 @@ use mif_formats::mif::{ObjectId, PackId, manifest};
 use super::packs::{Checked, PackState};
 use super::{FsckOptions, FsckReport};
 use crate::import::{ImportOptions, Reread, reread};
+use crate::mounts::Devices;
 use crate::progress::Progress;
 use crate::store::{
     Image, Index, ObjectWriter, PackIndex, Provenance, Store, clear_index_cache, index_key, pack_key,
@@ -155,7 +156,11 @@ fn parts(store: &Store, report: &FsckReport, read: &Reread) -> Result<Vec<String
         };
         if lost.lacks("image") {
             stored.image.manifest_digest.clone_from(&manifest_digest);
-            let (packages_file, _) = packages::table(&read.rows, &Arc::new(store.fresh_objects()?))?;
+            let (packages_file, _) = packages::table(
+                &read.rows,
+                &Arc::new(store.fresh_objects()?),
+                Devices { table: &read.table, volumes: &read.volumes },
+            )?;
             let digests_file = mif_formats::mif::digests::encode(&read.rows);
             let more = [("digests", &digests_file[..]), (packages::TABLE, &packages_file)];
             stored.image.tables = tables_of(&more);

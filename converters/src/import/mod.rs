@@ -4,8 +4,8 @@
 //! range, and every other byte that is not zero is residue.
 
 mod content;
-mod known;
 mod items;
+mod known;
 mod plan;
 pub(crate) mod pool;
 mod read_back;
@@ -28,12 +28,13 @@ use serde::Serialize;
 
 pub(crate) use self::content::{BLOCK, WINDOW, ZERO_STEP};
 use self::content::{FileDigests, import_file};
+use self::items::{Item, Items};
 pub(crate) use self::known::known;
 use self::known::{check_owner, damaged_parts, there};
-use self::items::{Item, Items};
 pub(crate) use self::plan::MAX_HASHED_HOLES;
 use self::plan::{DiskPiece, FileNumbers, Plan, PlannedFile};
 use self::read_back::ReadBack;
+use crate::mounts::Devices;
 use crate::progress::{self, Progress};
 use crate::rows;
 use crate::scan::Scan;
@@ -194,9 +195,11 @@ pub(crate) fn import_opened(
         (&stored.image.layout_digest, &stored.image.manifest_digest) == (&layout_digest, &manifest_digest)
     });
     let is_new = unchanged.is_none();
+    let volumes: Vec<_> = scan.volumes.iter().map(crate::scan::ScannedVolume::record).collect();
     let tables = |rows: Vec<Row>| -> Result<_> {
         let digests_file = digests::encode(&rows);
-        let (packages_file, complaints) = packages::table(rows, &Arc::new(store.objects()?))?;
+        let devices = Devices { table: &scan.table, volumes: &volumes };
+        let (packages_file, complaints) = packages::table(rows, &Arc::new(store.objects()?), devices)?;
         Ok((digests_file, packages_file, complaints))
     };
     let image = match unchanged {
@@ -248,8 +251,8 @@ pub(crate) fn import_opened(
                 layout_digest,
                 manifest_digest,
                 tables: BTreeMap::new(),
-                volumes: scan.volumes.iter().map(crate::scan::ScannedVolume::record).collect(),
-                table: scan.table,
+                volumes: volumes.clone(),
+                table: scan.table.clone(),
                 counts,
                 provenance: Provenance {
                     source: Some(path.display().to_string()),

@@ -5,7 +5,8 @@ use mif_formats::mif::manifest::Row;
 use serde::Serialize;
 
 use super::boot::{self, Boot};
-use crate::{Result, Tree, VolumePath};
+use crate::mounts::Root;
+use crate::{Result, Tree};
 
 /// At most so much of a text file is read, in bytes.
 const MAX_TEXT: u64 = 64 << 10;
@@ -22,6 +23,8 @@ const KERNEL_HEAD: u64 = 64 << 10;
 pub struct System {
     /// The volume with the root filesystem; none if no volume has the marks of one.
     pub root: Option<String>,
+    /// Other volumes with a root filesystem: the second system of an image that is updated by turns, for example.
+    pub other_roots: Vec<OtherRoot>,
     /// What os-release(5) says.
     pub os: Option<Os>,
     /// The machine that its programs are for, as `uname -m` names it.
@@ -32,6 +35,17 @@ pub struct System {
     pub kernels: Vec<Kernel>,
     /// The ways in which a machine can start it.
     pub boot: Vec<Boot>,
+}
+
+/// A root filesystem beside the first.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct OtherRoot {
+    /// Its volume.
+    pub volume: String,
+    /// What os-release(5) says there.
+    pub os: Option<Os>,
+    /// What hostname(5) says there.
+    pub hostname: Option<String>,
 }
 
 /// An operating system, as os-release(5) names it.
@@ -62,28 +76,31 @@ impl System {
     /// Looks at the files of an image, and the first bytes of its disk and partitions. What cannot be read is not
     /// there, and is a sentence in `complaints`.
     pub(super) fn read(tree: &Tree, disk: &boot::Sectors<'_>, complaints: &mut Vec<String>) -> Self {
-        let root = tree.root_volume();
         // A volume may be the only one and yet no root: a data disk.
-        let root = root.filter(|root| tree.get(root, b"/etc").is_some() || tree.get(root, b"/usr").is_some());
+        let is_system = |root: &&Root| {
+            ["/etc", "/usr"].iter().any(|path| tree.get(&root.volume, path.as_bytes()).is_some())
+        };
+        let mut roots = tree.roots().iter().filter(is_system);
+        let root = roots.next();
         let mut files = Files { tree, complaints };
         let (mut os, mut architecture, mut hostname) = (None, None, None);
         if let Some(root) = root {
-            os = ["/etc/os-release", "/usr/lib/os-release"].iter().find_map(|path| {
-                let text = files.text(root, path)?;
-                Some(os_release(&text))
-            });
+            os = files.os(root);
+            hostname = files.hostname(root);
             let programs =
                 ["/sbin/init", "/usr/lib/systemd/systemd", "/bin/sh", "/bin/busybox", "/usr/bin/env"];
             architecture = programs.iter().find_map(|path| elf_machine(&files.head(root, path, 64)?));
-            let text = files.text(root, "/etc/hostname");
-            hostname = text.and_then(|text| {
-                let mut lines = text.lines().map(str::trim);
-                lines.find(|line| !line.is_empty() && !line.starts_with('#')).map(str::to_owned)
-            });
         }
+        let other_roots = roots.map(|root| OtherRoot {
+            volume: root.volume.clone(),
+            os: files.os(root),
+            hostname: files.hostname(root),
+        });
+        let other_roots = other_roots.collect();
         let kernels = files.kernels(root);
         let boot = boot::read(&mut files, disk);
-        System { root: root.map(str::to_owned), os, architecture, hostname, kernels, boot }
+        let root = root.map(|root| root.volume.clone());
+        System { root, other_roots, os, architecture, hostname, kernels, boot }
     }
 
     /// Whether nothing of a system was found.
@@ -93,6 +110,11 @@ impl System {
     }
 }
 
+/// The operating system of a root filesystem, if it says which it is.
+pub(crate) fn os_of(tree: &Tree, root: &Root) -> Option<Os> {
+    Files { tree, complaints: &mut Vec::new() }.os(root)
+}
+
 /// The files of an image; what cannot be read is complained of.
 pub(super) struct Files<'a> {
     pub(super) tree: &'a Tree,
@@ -100,11 +122,21 @@ pub(super) struct Files<'a> {
 }
 
 impl Files<'_> {
-    /// The first bytes of a regular file, at most `len`; symlinks are followed.
-    fn head(&mut self, volume: &str, path: &str, len: u64) -> Option<Vec<u8>> {
-        let path = VolumePath { volume: Some(volume.to_owned()), path: path.as_bytes().to_vec() };
-        let row = self.tree.find(&path, true).ok()?;
+    /// The first bytes of a regular file, at most `len`, as the system of a root sees it.
+    fn head(&mut self, root: &Root, path: &str, len: u64) -> Option<Vec<u8>> {
+        let row = self.tree.find_in(root, path.as_bytes(), true).ok()?;
         self.head_of(row, len)
+    }
+
+    fn os(&mut self, root: &Root) -> Option<Os> {
+        let text = ["/etc/os-release", "/usr/lib/os-release"].iter().find_map(|path| self.text(root, path));
+        text.map(|text| os_release(&text))
+    }
+
+    fn hostname(&mut self, root: &Root) -> Option<String> {
+        let text = self.text(root, "/etc/hostname")?;
+        let mut lines = text.lines().map(str::trim);
+        lines.find(|line| !line.is_empty() && !line.starts_with('#')).map(str::to_owned)
     }
 
     /// The same, of a row.
@@ -126,12 +158,12 @@ impl Files<'_> {
         }
     }
 
-    fn text(&mut self, volume: &str, path: &str) -> Option<String> {
-        Some(String::from_utf8_lossy(&self.head(volume, path, MAX_TEXT)?).into_owned())
+    fn text(&mut self, root: &Root, path: &str) -> Option<String> {
+        Some(String::from_utf8_lossy(&self.head(root, path, MAX_TEXT)?).into_owned())
     }
 
     /// The kernels, wherever boot loaders look for them. `/boot` may be a volume of its own.
-    fn kernels(&mut self, root: Option<&str>) -> Vec<Kernel> {
+    fn kernels(&mut self, root: Option<&Root>) -> Vec<Kernel> {
         let is_kernel = |row: &Row| {
             let name = row.path.rsplit(|b| *b == b'/').next().unwrap_or(&[]);
             let folder = &row.path[..row.path.len() - name.len()];
@@ -154,8 +186,7 @@ impl Files<'_> {
             let release = kernel_release(&head).or_else(of_name);
             let modules = release.as_ref().zip(root).is_some_and(|(release, root)| {
                 ["/lib/modules", "/usr/lib/modules"].iter().any(|folder| {
-                    let path = format!("{folder}/{release}").into_bytes();
-                    self.tree.find(&VolumePath { volume: Some(root.to_owned()), path }, true).is_ok()
+                    self.tree.find_in(root, format!("{folder}/{release}").as_bytes(), true).is_ok()
                 })
             });
             Some(Kernel { release, volume: row.volume.clone(), path: row.path_text(), modules })

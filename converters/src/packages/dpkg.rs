@@ -20,7 +20,7 @@ pub(super) fn read(databases: &Databases<'_>, found: &mut Found) -> Result<()> {
             if let Some(row) = list.iter().find_map(|name| info.get(name.as_bytes())) {
                 match databases.content(*row) {
                     Ok(list) => package.files = databases.paths.find_all(list.split(|b| *b == b'\n')),
-                    Err(e) => found.complaints.push(format!("packages on {}: {e}", databases.volume)),
+                    Err(e) => found.complaints.push(format!("packages on {}: {e}", databases.volume())),
                 }
             }
             found.packages.push(package);
@@ -50,12 +50,12 @@ fn folder<'a>(databases: &'a Databases<'_>, path: &str) -> Vec<(&'a [u8], usize)
     let prefix = [&rows[folder].path[..], b"/"].concat();
     // Rows are sorted by volume and path.
     let text = String::from_utf8_lossy(&prefix);
-    let start =
-        rows.partition_point(|row| (row.volume.as_str(), &*row.path_text()) < (databases.volume, &*text));
+    let volume = &rows[folder].volume;
+    let start = rows.partition_point(|row| (&row.volume, &*row.path_text()) < (volume, &*text));
     let below = rows[start..]
         .iter()
         .enumerate()
-        .take_while(|(_, row)| row.volume == databases.volume && row.path.starts_with(&prefix));
+        .take_while(|(_, row)| row.volume == *volume && row.path.starts_with(&prefix));
     let named = below.filter_map(|(i, row)| Some((row.path.strip_prefix(&prefix[..])?, start + i)));
     named.filter(|(name, _)| !name.contains(&b'/')).collect()
 }

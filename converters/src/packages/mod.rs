@@ -17,6 +17,7 @@ use serde::Serialize;
 
 use self::paths::Paths;
 use crate::image::stored_tree;
+use crate::mounts::{Devices, Root};
 use crate::progress::Progress;
 use crate::store::{DamagedImage, Objects, Store};
 use crate::{Error, OpenImage, Origin, Result, Tree, VolumePath};
@@ -83,6 +84,7 @@ pub fn packages(
     let pattern = pattern.map_err(|e| Error::usage(format!("\"{}\": {e}", name.unwrap_or_default())))?;
     let mut report = PackagesReport { packages: Vec::new(), damaged: Vec::new(), warnings: Vec::new() };
     let mut damaged = Vec::new();
+    let mut warnings = Vec::new();
     let mut add = |label: &str, packages: Vec<Package>| {
         let wanted =
             packages.into_iter().filter(|p| pattern.as_ref().is_none_or(|pattern| pattern.matches(&p.name)));
@@ -100,24 +102,36 @@ pub fn packages(
     };
     match image {
         Some(image) => {
-            let found = of_image(image, || image.tree())?;
+            let tree = image.tree()?;
+            let found = of_image(image, || Ok(&tree))?;
+            warnings.extend(found.complaints);
+            warnings.extend(without_database(&tree, &found.packages));
             add(&image.label, found.packages);
-            report.warnings = found.complaints;
         }
         None => {
             let store = Store::open(store)?;
             for name in store.names()? {
                 crate::progress::check(progress)?;
                 let Some(version) = store.versions(&name)?.last().copied() else { continue };
-                let packages = store.version(&name, version).and_then(|stored| stored.packages());
+                let id = format!("{name}@{version}");
+                let packages = store.version(&name, version).and_then(|stored| {
+                    let packages = stored.packages()?;
+                    if packages.is_empty() {
+                        let tree = OpenImage::stored(&store, &id.parse()?)?.tree()?;
+                        let said = without_database(&tree, &packages);
+                        warnings.extend(said.into_iter().map(|sentence| format!("{id}: {sentence}")));
+                    }
+                    Ok(packages)
+                });
                 match packages {
-                    Ok(packages) => add(&format!("{name}@{version}"), packages),
+                    Ok(packages) => add(&id, packages),
                     Err(e) => damaged.push(DamagedImage::new(&name, version, &e)),
                 }
             }
         }
     }
     report.damaged = damaged;
+    report.warnings.extend(warnings);
     Ok(report)
 }
 
@@ -132,14 +146,20 @@ pub(crate) fn of_image<T: std::borrow::Borrow<Tree>>(
     }
 }
 
-/// Reads the packages of every volume of a tree.
+/// Reads the packages of a tree: of each root filesystem with what its fstab mounts, and of each volume that is neither.
 pub(crate) fn read(tree: &Tree) -> Found {
     let mut found = Found { packages: Vec::new(), complaints: Vec::new() };
-    for volume in tree.volumes() {
-        let databases = Databases { tree, volume, paths: Paths::new(tree, volume) };
+    let is_part = |volume: &&str| {
+        tree.roots().iter().any(|root| root.volume == *volume || root.point_of(volume).is_some())
+    };
+    let roots = tree.roots().iter().map(|root| Scope { tree, at: At::Root(root) });
+    let alone = tree.volumes().into_iter().filter(|volume| !is_part(volume));
+    let alone = alone.map(|volume| Scope { tree, at: At::Volume(volume) });
+    for scope in roots.chain(alone) {
+        let databases = Databases { tree, scope: &scope, paths: Paths::new(&scope) };
         for read in [dpkg::read, rpm::read, apk::read] {
             if let Err(e) = read(&databases, &mut found) {
-                found.complaints.push(format!("packages on {volume}: {e}"));
+                found.complaints.push(format!("packages on {}: {e}", scope.volume()));
             }
         }
     }
@@ -155,6 +175,21 @@ pub(crate) fn read(tree: &Tree) -> Found {
     found
 }
 
+/// Sentences about the systems of a tree that have no package in `packages`: where nothing was found is no proof that
+/// nothing is installed.
+fn without_database(tree: &Tree, packages: &[Package]) -> Vec<String> {
+    let has_packages = |root: &&Root| packages.iter().any(|package| package.volume == root.volume);
+    let systems = tree.roots().iter().filter(|root| !has_packages(root));
+    let sentences = systems.filter_map(|root| {
+        let os = crate::info::os_of(tree, root)?;
+        Some(format!(
+            "{}: {}: no package database found (looked for dpkg, rpm and apk)",
+            root.volume, os.name
+        ))
+    });
+    sentences.collect()
+}
+
 /// The name of the table beside a manifest.
 pub(crate) const TABLE: &str = "packages.parquet";
 
@@ -163,34 +198,79 @@ pub(crate) const TABLE: &str = "packages.parquet";
 pub(crate) fn table<'r>(
     rows: impl Into<Cow<'r, [Row]>>,
     objects: &Arc<Objects>,
+    devices: Devices<'_>,
 ) -> Result<(Vec<u8>, Vec<String>)> {
     let rows = rows.into();
     // Without a database there is no need to look.
     let found = if database_rows(&rows).next().is_some() {
-        read(&stored_tree(rows.into_owned(), objects))
+        read(&stored_tree(rows.into_owned(), objects, devices))
     } else {
         Found { packages: Vec::new(), complaints: Vec::new() }
     };
     Ok((packages::write(&found.packages)?, found.complaints))
 }
 
-/// The rows that say what packages there are: where they are the same, the packages are.
+/// The rows that say what packages there are: where they are the same, the packages are. Any part of a database's path
+/// may be a volume of its own, whose paths begin behind it.
 pub(crate) fn database_rows(rows: &[Row]) -> impl Iterator<Item = &Row> {
-    rows.iter().filter(|row| FOLDERS.iter().any(|folder| row.path.starts_with(folder.as_bytes())))
+    let is_below = |path: &[u8], folder: &str| {
+        let slashes = folder.match_indices('/').map(|(i, _)| &folder[i..]).filter(|rest| rest.len() > 1);
+        slashes.into_iter().any(|rest| path.starts_with(rest.as_bytes()))
+    };
+    rows.iter().filter(move |row| {
+        row.path == b"/etc/fstab" || FOLDERS.iter().any(|folder| is_below(&row.path, folder))
+    })
 }
 
-/// The databases of a volume.
+/// Where databases are looked for.
+struct Scope<'a> {
+    tree: &'a Tree,
+    at: At<'a>,
+}
+
+enum At<'a> {
+    /// A root filesystem, with what its fstab mounts.
+    Root(&'a Root),
+    /// A volume by itself.
+    Volume(&'a str),
+}
+
+impl Scope<'_> {
+    fn volume(&self) -> &str {
+        match self.at {
+            At::Root(root) => &root.volume,
+            At::Volume(volume) => volume,
+        }
+    }
+
+    /// The row of a path, symlinks followed.
+    fn row(&self, path: &[u8]) -> Option<usize> {
+        match self.at {
+            At::Root(root) => self.tree.find_in(root, path, true).ok(),
+            At::Volume(volume) => {
+                let path = VolumePath { volume: Some(volume.to_owned()), path: path.to_vec() };
+                self.tree.find(&path, true).ok()
+            }
+        }
+    }
+}
+
+/// The databases of a system.
 struct Databases<'a> {
     tree: &'a Tree,
-    volume: &'a str,
+    scope: &'a Scope<'a>,
     paths: Paths<'a>,
 }
 
 impl Databases<'_> {
+    /// The volume that its packages are said to be on.
+    fn volume(&self) -> &str {
+        self.scope.volume()
+    }
+
     /// The row of a path, symlinks followed.
     fn row(&self, path: &str) -> Option<usize> {
-        let path = VolumePath { volume: Some(self.volume.to_owned()), path: path.as_bytes().to_vec() };
-        self.tree.find(&path, true).ok()
+        self.scope.row(path.as_bytes())
     }
 
     /// A whole file; none if it is not there.
@@ -210,7 +290,7 @@ impl Databases<'_> {
 
     fn package(&self, manager: &str, name: String, version: String) -> Package {
         Package {
-            volume: self.volume.to_owned(),
+            volume: self.volume().to_owned(),
             manager: manager.to_owned(),
             name,
             version,

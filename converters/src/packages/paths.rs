@@ -5,39 +5,42 @@ use std::collections::HashMap;
 
 use mif_formats::mif::manifest::escape;
 
-use crate::{Tree, VolumePath};
+use super::Scope;
 
-/// Finds where the paths of packages are on a volume.
+/// Where a folder is: its volume, and its path without a slash at the end.
+type Folder<'a> = (&'a str, Vec<u8>);
+
+/// Finds where the paths of packages are.
 pub(super) struct Paths<'a> {
-    tree: &'a Tree,
-    volume: &'a str,
-    /// Where folders are that were asked for.
-    folders: RefCell<HashMap<Vec<u8>, Option<Vec<u8>>>>,
+    scope: &'a Scope<'a>,
+    /// Where folders are that were asked for: the volume, and the path without a slash at the end.
+    folders: RefCell<HashMap<Vec<u8>, Option<Folder<'a>>>>,
 }
 
 impl<'a> Paths<'a> {
-    pub(super) fn new(tree: &'a Tree, volume: &'a str) -> Self {
-        Paths { tree, volume, folders: RefCell::default() }
+    pub(super) fn new(scope: &'a Scope<'a>) -> Self {
+        Paths { scope, folders: RefCell::default() }
     }
 
-    /// The manifest's name for `path`, if it is there. Symlinks on the way are followed, not one at the end.
+    /// The manifest's name for `path`, if it is there; with its volume before it, if that is not the database's root.
+    /// Symlinks on the way are followed, not one at the end.
     pub(super) fn find(&self, path: &[u8]) -> Option<String> {
         let path = path.strip_suffix(b"/").unwrap_or(path);
         let (folder, name) = path.split_at(path.iter().rposition(|b| *b == b'/')?);
-        let mut found = match self.folders.borrow_mut().entry(folder.to_vec()) {
+        let (volume, mut found) = match self.folders.borrow_mut().entry(folder.to_vec()) {
             std::collections::hash_map::Entry::Occupied(known) => known.get().clone(),
             std::collections::hash_map::Entry::Vacant(new) => new.insert(self.folder(folder)).clone(),
         }?;
         found.extend_from_slice(name);
-        self.tree.get(self.volume, &found).map(|_| escape(&found))
+        self.scope.tree.get(volume, &found)?;
+        let found = escape(&found);
+        Some(if volume == self.scope.volume() { found } else { format!("{volume}:{found}") })
     }
 
     /// Where a folder is, without a slash at the end.
-    fn folder(&self, path: &[u8]) -> Option<Vec<u8>> {
-        let path = VolumePath { volume: Some(self.volume.to_owned()), path: path.to_vec() };
-        let row = self.tree.find(&path, true).ok()?;
-        let found = &self.tree.rows()[row].path;
-        Some(if found == b"/" { Vec::new() } else { found.clone() })
+    fn folder(&self, path: &[u8]) -> Option<Folder<'a>> {
+        let row = &self.scope.tree.rows()[self.scope.row(path)?];
+        Some((&row.volume, if row.path == b"/" { Vec::new() } else { row.path.clone() }))
     }
 
     /// All of `paths` that are there, ascending and each once.

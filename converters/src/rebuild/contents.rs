@@ -5,11 +5,11 @@ use std::ops::Range;
 use std::path::Path;
 use std::sync::Arc;
 
-use mif_formats::Source;
 use mif_formats::container::ImageFile;
 use mif_formats::mif::ObjectId;
 use mif_formats::mif::pack::MAX_WHOLE;
 use mif_formats::source::{MemSource, is_zero};
+use mif_formats::{Extent, Source};
 use sha1::{Digest, Sha1};
 
 use crate::import::{WINDOW, ZERO_STEP, store_content};
@@ -44,17 +44,22 @@ impl NewContent {
 
     /// The content of a local file, which is read once now and, if it is large, again when it is stored.
     pub(crate) fn of_file(path: &Path) -> Result<Self> {
-        let file = ImageFile::open(path)?;
-        let len = file.len();
+        Self::of_source(Arc::new(ImageFile::open(path)?), path.display().to_string())
+    }
+
+    /// The content of a source, which `label` names in errors; it is read once now and, if it is large, again when it is
+    /// stored.
+    pub(crate) fn of_source(source: Arc<dyn Source>, label: String) -> Result<Self> {
+        let len = source.len();
         if len <= MAX_WHOLE {
-            return Ok(Self::of_bytes(file.read_vec(0, len as usize)?));
+            return Ok(Self::of_bytes(source.read_vec(0, len as usize)?));
         }
         let mut hashes = (Sha1::new(), blake3::Hasher::new());
         let mut zeros: Vec<Range<u64>> = Vec::new();
         let mut window = vec![0; WINDOW as usize];
         for start in (0..len).step_by(WINDOW as usize) {
             let bytes = &mut window[..(len - start).min(WINDOW) as usize];
-            file.read_at(start, bytes)?;
+            source.read_at(start, bytes)?;
             hashes.0.update(&bytes);
             hashes.1.update(bytes);
             for (number, step) in
@@ -70,9 +75,9 @@ impl NewContent {
         Ok(NewContent {
             id: ObjectId::content(*hashes.1.finalize().as_bytes()),
             sha1: hashes.0.finalize().into(),
-            source: Arc::new(file),
+            source,
             zeros: Arc::new(zeros),
-            label: path.display().to_string(),
+            label,
         })
     }
 
@@ -83,6 +88,35 @@ impl NewContent {
         }
         Err(Error::input(format!("{}: was changed while it was read", self.label))
             .advise("Run the same again"))
+    }
+}
+
+/// Content with other bytes at some places.
+pub(super) struct Patched {
+    pub(super) source: Arc<dyn Source>,
+    /// Offsets and bytes, ascending and apart.
+    pub(super) patches: Vec<(u64, Vec<u8>)>,
+}
+
+impl Source for Patched {
+    fn len(&self) -> u64 {
+        self.source.len()
+    }
+
+    fn read_at(&self, offset: u64, buf: &mut [u8]) -> mif_formats::Result<()> {
+        self.source.read_at(offset, buf)?;
+        let end = offset + buf.len() as u64;
+        let first = self.patches.partition_point(|(at, bytes)| at + bytes.len() as u64 <= offset);
+        for (at, bytes) in self.patches[first..].iter().take_while(|(at, _)| *at < end) {
+            let (from, to) = ((*at).max(offset), (at + bytes.len() as u64).min(end));
+            buf[(from - offset) as usize..(to - offset) as usize]
+                .copy_from_slice(&bytes[(from - at) as usize..(to - at) as usize]);
+        }
+        Ok(())
+    }
+
+    fn extent_at(&self, offset: u64) -> mif_formats::Result<Extent> {
+        Ok(Extent::data(offset, self.len() - offset))
     }
 }
 
@@ -101,6 +135,17 @@ impl Contents<'_> {
     /// The parts that are known to be zeros without reading.
     pub(super) fn zero_runs(&self, id: &ObjectId) -> Result<Vec<Range<u64>>> {
         self.new.get(id).map_or_else(|| self.objects.zero_runs(id), |new| Ok(new.zeros.to_vec()))
+    }
+
+    /// The content as something to read; `objects` are the store's.
+    pub(super) fn source(&self, id: &ObjectId, objects: &Arc<Objects>) -> Result<Arc<dyn Source>> {
+        match self.new.get(id) {
+            Some(new) => Ok(new.source.clone()),
+            None => {
+                let stored = crate::image::Contents::Stored { id: *id, objects: objects.clone() };
+                Ok(Arc::from(stored.open()?))
+            }
+        }
     }
 
     pub(super) fn read_at(&self, id: &ObjectId, offset: u64, buf: &mut [u8]) -> Result<()> {

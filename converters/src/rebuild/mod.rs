@@ -168,6 +168,16 @@ pub(crate) struct Draft {
     pub(crate) ids: Option<IdsReport>,
 }
 
+/// What a draft would be.
+pub(crate) struct Checked {
+    /// The volumes that would be planned.
+    pub(crate) planned: Vec<String>,
+    /// What planning would change beside the edits, each a sentence.
+    pub(crate) notes: Vec<String>,
+    /// What fresh identities would do, if there are any.
+    pub(crate) ids: Option<IdsReport>,
+}
+
 /// Rows that are other than they were given, by their number.
 type Rewritten = BTreeMap<usize, Row>;
 
@@ -210,20 +220,25 @@ impl<'a> Base<'a> {
         self.bench.writer()
     }
 
-    /// Errs if `rows` cannot become a disk of this shape. Writes nothing; gives the volumes that would be planned.
+    /// Errs if `rows` cannot become a disk of this shape. Writes nothing.
     pub(crate) fn check(
         &self,
         rows: &[&Row],
         new: &NewContents,
         reshape: &Reshape,
         progress: &dyn Progress,
-    ) -> Result<Vec<String>> {
+    ) -> Result<Checked> {
         let prepared = self.prepare(rows, new, &[], reshape, progress)?;
+        let mut notes = prepared.arrangement.notes;
         for volume in &prepared.volumes {
-            let planned = volume.params.plan(&volume.tree, &mut |_| Ok(()));
+            let planned = volume.params.plan(&volume.tree, &mut |plan| {
+                notes.extend(plan.notes().iter().map(|note| format!("{}: {note}", volume.name)));
+                Ok(())
+            });
             planned.map_err(|e| e.within(&volume.name))?;
         }
-        Ok(prepared.volumes.into_iter().map(|volume| volume.name).collect())
+        let planned = prepared.volumes.into_iter().map(|volume| volume.name).collect();
+        Ok(Checked { planned, notes, ids: prepared.ids })
     }
 
     /// Plans the volumes of `rows` that are edited, get another size or fresh identities, and puts the disk together.
@@ -288,7 +303,7 @@ impl<'a> Base<'a> {
             let mut fresh = Identities::new(&self.scan, ids)?;
             let contents = Contents { objects: &self.objects, new: &new };
             let more;
-            (rewritten, more) = fresh.rewrite(rows, &self.scan, contents)?;
+            (rewritten, more) = fresh.rewrite(rows, &self.scan, contents, &self.objects)?;
             new.to_mut().extend(more);
             always.extend(fresh.volumes().map(str::to_owned));
             identities = Some(fresh);
@@ -345,7 +360,7 @@ impl<'a> Base<'a> {
         options: &RebuildOptions,
     ) -> Result<Image> {
         let made = self.read_back(draft, rows)?;
-        let packages = self.packages(&made.rows)?;
+        let packages = self.packages(&made)?;
         let provenance = Provenance {
             parent: Some(self.parent.image.id()),
             command: options.command.clone(),
@@ -357,7 +372,8 @@ impl<'a> Base<'a> {
     }
 
     /// The table of packages for new rows: the parent's, if nothing changed that it says.
-    fn packages(&self, rows: &[Row]) -> Result<Vec<u8>> {
+    fn packages(&self, made: &Made) -> Result<Vec<u8>> {
+        let rows = &made.rows;
         fn told(row: &Row) -> (&str, &[u8], FileType, Option<&[u8]>) {
             (&row.volume, &row.path, row.file_type, row.link_target.as_deref())
         }
@@ -366,7 +382,7 @@ impl<'a> Base<'a> {
         if same_paths && databases(&self.rows).eq(databases(rows)) {
             return self.parent.packages_file();
         }
-        Ok(packages::table(rows, &self.objects)?.0)
+        Ok(packages::table(&rows[..], &self.objects, made.devices())?.0)
     }
 }
 

@@ -10,6 +10,7 @@ use mif_formats::mif::layout::Layout;
 use mif_formats::mif::manifest::{self, Row};
 use mif_formats::partition::Table;
 
+use crate::mounts::Devices;
 use crate::rows;
 use crate::scan::{Scan, ScannedVolume};
 use crate::store::{Counts, Image, Objects, Provenance, Store, StoredDisk, VolumeRecord};
@@ -25,6 +26,11 @@ pub(crate) struct Made {
 }
 
 impl Made {
+    /// Its partitions and volumes.
+    pub(crate) fn devices(&self) -> Devices<'_> {
+        Devices { table: &self.table, volumes: &self.records }
+    }
+
     /// Reads the volumes `names`, which were planned, from the new disk: their rows come in place of the edited
     /// ones. All that the layout refers to is in `objects`.
     pub(crate) fn read_back(

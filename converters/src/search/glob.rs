@@ -45,6 +45,11 @@ impl PathGlob {
         })
     }
 
+    /// Whether the pattern is for whole paths, and not for their last names.
+    pub(super) fn is_for_whole_paths(&self) -> bool {
+        self.whole_path
+    }
+
     /// Whether a path fits.
     #[must_use]
     pub fn matches(&self, path: &str) -> bool {

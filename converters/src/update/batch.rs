@@ -101,7 +101,7 @@ impl<'a> Batch<'a> {
         }
         let (rows, reshape) = (files.rows(), Reshape::default());
         if self.options.dry_run {
-            said.planned = base.check(&rows, &files.new, &reshape, progress)?;
+            said.planned = base.check(&rows, &files.new, &reshape, progress)?.planned;
             return Ok(Tried::Done(said.into()));
         }
         let draft = base.draft(&rows, &files.new, &[], &reshape, writer, progress)?;

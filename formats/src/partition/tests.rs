@@ -596,6 +596,24 @@ fn tables_made_without_a_tool_are_whole() {
     assert_eq!(clean(&small_mbr()).partitions.iter().map(|p| p.slot).collect::<Vec<_>>(), [1, 2, 4, 5, 6, 7]);
 }
 
+#[test]
+fn an_extended_partition_ends_with_the_disk_and_else_keeps_its_length() {
+    let disk = small_mbr();
+    let before = clean(&disk);
+    let container = |size: u64| {
+        let source = MemSource(disk.clone());
+        let patches = super::write::write(Some((&source, &before)), &before, size * 512).unwrap();
+        let sector0 = &patches.iter().find(|(at, _)| *at == 0).unwrap().1;
+        let at = |offset: usize| crate::bytes::le32(sector0, 462 + offset);
+        (at(8), at(12))
+    };
+    assert_eq!(container(256), (100, 150), "as it is");
+    assert_eq!(container(400), (100, 150), "on a larger disk");
+    assert_eq!(container(200), (100, 100), "to the end of a smaller one");
+    // Its last logical partition ends at sector 151.
+    assert_eq!(container(151), (100, 51));
+}
+
 /// Tens of thousands of damaged tables: none panics, loops, or gives a partition that is not on the disk.
 #[test]
 #[ignore = "is run by mutants_are_read_in_little_memory"]

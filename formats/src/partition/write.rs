@@ -90,6 +90,8 @@ fn write_mbr(before: Option<(&dyn Source, &Table)>, table: &Table, size: u64) ->
     if size.div_ceil(sector) > u64::from(u32::MAX) {
         return Err(at("MBR").unsupported(format!("a disk of {size} bytes needs a GPT")));
     }
+    // An extended partition keeps its length as far as the disk goes: parted opens no disk with one that goes further.
+    let room = size / mbr::SIZE as u64;
     let mut sector0 = sector0(before.map(|(disk, _)| disk))?;
     if let Some(id) = &table.id {
         let id = u32::from_str_radix(id, 16)
@@ -105,7 +107,8 @@ fn write_mbr(before: Option<(&dyn Source, &Table)>, table: &Table, size: u64) ->
         let container = container.ok_or_else(|| at("MBR").corrupt("has logical partitions in none"))?;
         let (start, _) = in_sectors(container, sector)?;
         let record = record(container.slot as usize - 1);
-        let reach = chain(disk, old, &logical, start, le32(&sector0, record + 12).into(), &mut patches)?;
+        let least = u64::from(le32(&sector0, record + 12)).min(room.saturating_sub(start));
+        let reach = chain(disk, old, &logical, start, least, &mut patches)?;
         put::le32(&mut sector0, record + 12, narrow(reach)?);
     } else if !logical.is_empty() {
         return Err(at("MBR").unsupported("a new table has slots 1 to 4: more need a GPT"));
@@ -113,7 +116,10 @@ fn write_mbr(before: Option<(&dyn Source, &Table)>, table: &Table, size: u64) ->
     for partition in primary {
         let (first, len) = in_sectors(partition, sector)?;
         let at = record(partition.slot as usize - 1);
-        let len = if is_extended(partition) { le32(&sector0, at + 12) } else { narrow(len)? };
+        let len = match is_extended(partition) {
+            true => narrow(u64::from(le32(&sector0, at + 12)).min(room.saturating_sub(first)))?,
+            false => narrow(len)?,
+        };
         if before.is_none() {
             sector0[at] = partition.attributes as u8;
             let digits = partition.type_id.trim_start_matches("0x");

@@ -90,7 +90,10 @@ const FLAGS: &[Flag] = &[
         name: "rename",
         value: "PATH:TO",
         help: "A file or folder moves, on its volume",
-        read: |text| on_path("rename", text, "to"),
+        read: |text| {
+            let (path, to) = split_path(text)?;
+            Ok(("rename", vec![("path", path), ("to", unescape(to).into())]))
+        },
     },
     Flag {
         name: "symlink",
@@ -246,7 +249,7 @@ impl Args for Edits {
                 .long(flag.name)
                 .help(flag.help)
                 .action(ArgAction::Append)
-                .help_heading("Edits, made in the order given");
+                .help_heading("Edits, made in the order given; a colon of a path is written \\:");
             command.arg(if flag.value.is_empty() {
                 // Taken as often as it is given, and in its place among the others.
                 arg.num_args(0).default_missing_value("")
@@ -289,7 +292,7 @@ fn expected(text: &str, form: &str) -> Error {
 }
 
 fn path(what: &'static str, path: &str) -> Result<Fields> {
-    Ok((what, vec![("path", path.into())]))
+    Ok((what, vec![("path", unescape(path).into())]))
 }
 
 /// An edit of `PATH:REST`.
@@ -298,12 +301,19 @@ fn on_path(what: &'static str, text: &str, field: &'static str) -> Result<Fields
     Ok((what, vec![("path", path), (field, rest.into())]))
 }
 
-/// A path, which may begin with its volume, and what is after its colon.
+/// A path, which may begin with its volume, and what is after its colon. A colon of the path itself is written `\:`.
 fn split_path(text: &str) -> Result<(Value, &str)> {
     let start = if text.starts_with('/') { 0 } else { text.find(":/").map_or(0, |colon| colon + 1) };
-    let colon = text[start..].find(':').ok_or_else(|| expected(text, "PATH, a colon and more"))?;
-    let (path, rest) = text.split_at(start + colon);
-    Ok((path.into(), &rest[1..]))
+    let mut colons = text[start..].match_indices(':').map(|(i, _)| start + i);
+    let colon = colons
+        .find(|i| !text[..*i].ends_with('\\'))
+        .ok_or_else(|| expected(text, "PATH, a colon and more; a colon of the path is written \\:"))?;
+    Ok((unescape(&text[..colon]).into(), &text[colon + 1..]))
+}
+
+/// A path with its colons as they are.
+fn unescape(path: &str) -> String {
+    path.replace("\\:", ":")
 }
 
 fn pair(text: &str, by: char, form: &str) -> Result<(Value, Value)> {
@@ -367,5 +377,13 @@ mod tests {
         assert_eq!(split_path("p15:/a:b").unwrap(), ("p15:/a".into(), "b"));
         assert_eq!(split_path("/a:p15:/b").unwrap(), ("/a".into(), "p15:/b"));
         assert!(split_path("/a").is_err() && split_path("p1:/a").is_err());
+    }
+
+    #[test]
+    fn a_colon_of_a_path_is_written_with_a_backslash() {
+        assert_eq!(split_path("/a\\:b:c:d\\:e").unwrap(), ("/a:b".into(), "c:d\\:e"));
+        assert_eq!(split_path("p1:/\\:/x\\x2d:c").unwrap(), ("p1:/:/x\\x2d".into(), "c"));
+        assert!(split_path("/a\\:b").is_err());
+        assert_eq!(path("delete", "/a\\:b:c").unwrap().1, vec![("path", "/a:b:c".into())]);
     }
 }

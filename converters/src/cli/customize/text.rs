@@ -26,6 +26,9 @@ pub(super) fn customize(report: &CustomizeReport) -> String {
         for gone in &image.generalized {
             let _ = writeln!(out, "  not to be shared: {}", printable(gone));
         }
+        for left in &image.left {
+            let _ = writeln!(out, "  left, and shared by all clones: {}", printable(left));
+        }
         if image.planned.is_empty() {
             out.push_str("  nothing changes\n");
         } else {

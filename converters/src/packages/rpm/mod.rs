@@ -19,6 +19,12 @@ pub(super) fn read(databases: &Databases<'_>, found: &mut Found) -> Result<()> {
         } else if let Some(database) = file("Packages")? {
             berkeley::blobs(&database)?
         } else {
+            if databases.row(&format!("{folder}/Packages.db")).is_some() {
+                let volume = databases.volume();
+                found.complaints.push(format!(
+                    "packages on {volume}: {folder}/Packages.db: mif does not read rpm's ndb format"
+                ));
+            }
             continue;
         };
         let mut damaged = 0;
@@ -29,7 +35,7 @@ pub(super) fn read(databases: &Databases<'_>, found: &mut Found) -> Result<()> {
             }
         }
         if damaged > 0 {
-            let volume = databases.volume;
+            let volume = databases.volume();
             found
                 .complaints
                 .push(format!("packages on {volume}: {folder}: {damaged} entries are no package headers"));

@@ -172,9 +172,6 @@ impl Params {
         let text = |range: RangeInclusive<usize>| {
             bytes[range].split(|b| *b == 0).next().unwrap_or_default().to_vec()
         };
-        if sb.first_data_block != u32::from(sb.block_size == 1024) {
-            return Err(bad(format!("the volume's first block of data is {}", sb.first_data_block)));
-        }
         if le32(bytes, 0x48) == 1 {
             return Err(bad("the volume is of the Hurd, whose inodes are others"));
         }
@@ -189,6 +186,10 @@ impl Params {
                 "the volume has features that cannot be planned: {}",
                 refused.join(", ")
             )));
+        }
+        // With bigalloc it is another, so the features come first.
+        if sb.first_data_block != u32::from(sb.block_size == 1024) {
+            return Err(bad(format!("the volume's first block of data is {}", sb.first_data_block)));
         }
         let mut features = sb.features;
         let mut notes = Vec::new();

@@ -1,15 +1,22 @@
-//! Reading a tar, where it lies: no member's bytes are copied. Old, ustar, GNU and pax headers; long names; xattrs
-//! (`SCHILY.xattr.*`); sparse files in GNU's old format and in its pax formats 0.0, 0.1 and 1.0.
+//! Reading a tar, where it lies: no member's bytes are copied. Old, ustar, GNU and pax headers; long names; attributes,
+//! ACLs and labels in every spelling; sparse files.
+//!
+//! Paths are resolved as GNU tar extracts them: a member below a symlink lies where the symlink leads, within the tree.
 //!
 //! Of the crate `tar` only the header's fields are used: its reader cuts pax records at line ends, which are bytes
 //! like any other in an xattr, and knows no sparse file of pax.
 
-use mif_formats::Source;
-use mif_formats::fs::{FileType, Node, Timestamp, Xattr};
-use mif_formats::mif::manifest::escape;
-use tar::{EntryType, GnuExtSparseHeader, Header};
+mod attributes;
+mod sparse;
 
-use super::members::{Content, Member, Members, TreePath};
+use std::collections::{BTreeMap, HashMap};
+
+use mif_formats::Source;
+use mif_formats::fs::{FileType, Node, Timestamp};
+use mif_formats::mif::manifest::escape;
+use tar::{EntryType, Header};
+
+use super::members::{Content, Follower, Member, Members, TreePath};
 use crate::import::Parts;
 use crate::{Error, Result};
 
@@ -22,9 +29,19 @@ const COMPRESSED: [(&[u8], &str); 4] =
     [(b"\x1f\x8b", "zcat"), (b"\x28\xb5\x2f\xfd", "zstdcat"), (b"\xfd7zXZ\0", "xzcat"), (b"BZh", "bzcat")];
 
 /// Reads the members of the tar in `source`, which `label` names in errors. Later members take the place of earlier
-/// ones of the same path.
-pub(super) fn of_tar(source: &dyn Source, label: &str) -> Result<Members> {
-    Reader { source, label, next: 0, global: Vec::new(), files: 0 }.members()
+/// ones of the same path. Returns notes for the user too, each a sentence.
+pub(super) fn of_tar(source: &dyn Source, label: &str) -> Result<(Members, Vec<String>)> {
+    let reader = Reader {
+        source,
+        label,
+        next: 0,
+        global: Vec::new(),
+        files: 0,
+        bodies: HashMap::new(),
+        follower: Follower::default(),
+        left_out: BTreeMap::new(),
+    };
+    reader.members()
 }
 
 /// What headers before a member say of it.
@@ -36,6 +53,15 @@ struct Extra {
     pax: Vec<(Vec<u8>, Vec<u8>)>,
 }
 
+/// What a block can be.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Next {
+    Header,
+    /// Zeros, or the end of the tar.
+    End,
+    Data,
+}
+
 struct Reader<'a> {
     source: &'a dyn Source,
     label: &'a str,
@@ -43,6 +69,11 @@ struct Reader<'a> {
     next: u64,
     global: Vec<(Vec<u8>, Vec<u8>)>,
     files: u64,
+    /// By the number of a file: the size and places of the data that stands behind one of its hard links.
+    bodies: HashMap<u64, (u64, Parts)>,
+    follower: Follower,
+    /// What no volume can hold: what it is, of how many members, and the first of them.
+    left_out: BTreeMap<&'static str, (u64, TreePath)>,
 }
 
 impl Reader<'_> {
@@ -50,7 +81,7 @@ impl Reader<'_> {
         Error::input(format!("{}: the header at byte {at}: {problem}", self.label))
     }
 
-    fn members(mut self) -> Result<Members> {
+    fn members(mut self) -> Result<(Members, Vec<String>)> {
         let head = self.source.read_vec(0, self.source.len().min(8) as usize)?;
         if let Some((_, tool)) = COMPRESSED.iter().find(|(mark, _)| head.starts_with(mark)) {
             return Err(Error::unsupported(format!("{}: is compressed", self.label))
@@ -81,8 +112,12 @@ impl Reader<'_> {
                 size = number(text).ok_or_else(|| self.bad(at, "its pax size is no number"))?;
             }
             let start = at + BLOCK;
-            let padded = size.checked_next_multiple_of(BLOCK).and_then(|padded| start.checked_add(padded));
-            let end = padded.filter(|_| size <= self.source.len().saturating_sub(start));
+            let padded =
+                |size: u64| size.checked_next_multiple_of(BLOCK).and_then(|len| start.checked_add(len));
+            if size > 0 && is_without_data(&header) && !self.has_data(start, padded(size)) {
+                size = 0;
+            }
+            let end = padded(size).filter(|_| size <= self.source.len().saturating_sub(start));
             self.next = end.ok_or_else(|| self.bad(at, "the member reaches past the end of the tar"))?;
             if is_extra {
                 if size > MAX_EXTRA {
@@ -108,7 +143,47 @@ impl Reader<'_> {
             self.member(at, &header, size, &extra, &mut members)?;
             extra = Extra { pax: self.global.clone(), ..Extra::default() };
         }
-        Ok(members)
+        for member in members.values_mut() {
+            let body = member.file.and_then(|file| self.bodies.get(&file));
+            if let Some((size, parts)) = body.filter(|_| member.node.file_type == FileType::File) {
+                (member.node.size, member.content) = (*size, Some(Content::InTar(parts.clone())));
+            }
+        }
+        let mut notes = attributes::resolve_acls(&mut members, self.source).map_err(|(path, problem)| {
+            Error::input(format!("{}: member \"{}\": {problem}", self.label, escape(&path.bytes()))).advise(
+                "Add the name to the tree's /etc/passwd or /etc/group, or make the tar with --numeric-owner",
+            )
+        })?;
+        notes.extend(self.left_out.iter().map(|(what, (count, first))| {
+            format!("{what} of {count} members are left out; the first is {}", escape(&first.bytes()))
+        }));
+        Ok((members, notes))
+    }
+
+    /// Whether data follows the header of a type that has none. Some writers give a hard link the size of its file
+    /// and write no data (so read GNU tar and libarchive); pax allows data behind a hard link, and others write it. What
+    /// tells is where the next header stands: directly behind this one, or only at `end`, behind the data.
+    fn has_data(&self, start: u64, end: Option<u64>) -> bool {
+        match (self.what_is_at(start), end.map(|end| self.what_is_at(end))) {
+            (Next::Header, _) => false,
+            (Next::End, behind) => behind == Some(Next::Header),
+            (Next::Data, behind) => behind.is_some_and(|next| next != Next::Data),
+        }
+    }
+
+    /// What a block of the tar is.
+    fn what_is_at(&self, at: u64) -> Next {
+        if at == self.source.len() {
+            return Next::End;
+        }
+        if self.source.len().saturating_sub(at) < BLOCK {
+            return Next::Data;
+        }
+        match self.header(at) {
+            Ok(Some(_)) => Next::Header,
+            Ok(None) => Next::End,
+            Err(_) => Next::Data,
+        }
     }
 
     /// The header at byte `at`; none at the end of the tar.
@@ -155,18 +230,21 @@ impl Reader<'_> {
         members: &mut Members,
     ) -> Result<()> {
         let pax = |key: &[u8]| last(&extra.pax, key);
-        let field = |value: std::io::Result<u64>| value.map_err(|e| self.bad(at, &e.to_string()));
         let text = pax(b"GNU.sparse.name").or(pax(b"path")).map(<[u8]>::to_vec);
         let text = text.or(extra.path.clone()).unwrap_or_else(|| header.path_bytes().into_owned());
         let path = TreePath::parse(&text)
             .ok_or_else(|| self.bad(at, &format!("\"{}\" leads out of the tree", escape(&text))))?;
+        let path = self.follow(at, path, members)?;
         let link = pax(b"linkpath").map(<[u8]>::to_vec).or(extra.link.clone());
         let link = link.or_else(|| header.link_name_bytes().map(std::borrow::Cow::into_owned));
         let file_type = match header.entry_type() {
             EntryType::Regular if text.ends_with(b"/") => FileType::Dir,
+            // GNU tar's incremental backups: a directory, and a list of what was in it.
+            other if other.as_byte() == b'D' => FileType::Dir,
             EntryType::Regular | EntryType::Continuous | EntryType::GNUSparse => FileType::File,
             EntryType::Link => {
                 let target = link.and_then(|link| TreePath::parse(&link));
+                let target = target.map(|target| self.follow(at, target, members)).transpose()?;
                 let first = target.and_then(|target| members.get_mut(&target));
                 let first = first.filter(|first| first.node.file_type != FileType::Dir);
                 let Some(first) = first else {
@@ -174,8 +252,12 @@ impl Reader<'_> {
                 };
                 let next = self.files;
                 self.files += 1;
-                first.file.get_or_insert(next);
+                let file = *first.file.get_or_insert(next);
                 let member = first.clone();
+                if size > 0 {
+                    self.bodies.insert(file, (size, vec![(0..size, at + BLOCK)]));
+                }
+                self.follower.changes(&path, members, &member);
                 members.insert(path, member);
                 return Ok(());
             }
@@ -192,6 +274,7 @@ impl Reader<'_> {
         };
         let mut node = Node::bare(file_type);
         node.mode = Some((header.mode().map_err(|e| self.bad(at, &e.to_string()))? & 0o7777) as u16);
+        let field = |value: std::io::Result<u64>| value.map_err(|e| self.bad(at, &e.to_string()));
         let id = |key: &[u8], old: std::io::Result<u64>| -> Result<Option<u32>> {
             let id = match pax(key) {
                 Some(text) => number(text).ok_or_else(|| self.bad(at, "its owner is no number"))?,
@@ -205,13 +288,13 @@ impl Reader<'_> {
             None => Some(Timestamp { secs: field(header.mtime())? as i64, nanos: 0 }),
         };
         // Not the time of access: whoever made the tar has changed it, and two builds would differ.
-        for (key, value) in &extra.pax {
-            if let Some(name) = key.strip_prefix(b"SCHILY.xattr.") {
-                node.xattrs.retain(|xattr| xattr.name != name);
-                node.xattrs.push(Xattr { name: name.to_vec(), value: value.clone() });
+        for (key, what) in [("SCHILY.acl.ace", "the NFSv4 ACLs"), ("SCHILY.fflags", "the file flags")] {
+            if pax(key.as_bytes()).is_some_and(|value| !value.is_empty()) {
+                self.left_out.entry(what).or_insert_with(|| (0, path.clone())).0 += 1;
             }
         }
-        node.xattrs.sort();
+        let acls;
+        (node.xattrs, acls) = attributes::read(&extra.pax);
         let mut content = None;
         match file_type {
             FileType::File => {
@@ -228,101 +311,33 @@ impl Reader<'_> {
             }
             _ => {}
         }
-        members.insert(path, Member { node, content, file: None });
+        let member = Member { node, content, file: None, acls };
+        self.follower.changes(&path, members, &member);
+        members.insert(path, member);
         Ok(())
     }
 
-    /// The size of a regular file, and its parts that are no holes with their places in the tar.
-    fn parts(&mut self, at: u64, header: &Header, size: u64, extra: &Extra) -> Result<(u64, Parts)> {
-        let start = at + BLOCK;
-        let pax = |key: &[u8]| last(&extra.pax, key);
-        let bad = || self.bad(at, "its map of holes makes no sense");
-        if header.entry_type() == EntryType::GNUSparse {
-            let gnu = header.as_gnu().ok_or_else(bad)?;
-            let real = gnu.real_size().map_err(|_| bad())?;
-            let mut map = Vec::new();
-            let mut add = |offset: std::io::Result<u64>, len: std::io::Result<u64>| {
-                map.push((offset.map_err(|_| bad())?, len.map_err(|_| bad())?));
-                Ok::<_, Error>(())
-            };
-            for part in gnu.sparse.iter().filter(|part| !part.is_empty()) {
-                add(part.offset(), part.length())?;
-            }
-            let mut more = gnu.is_extended();
-            let mut data = start;
-            while more {
-                let mut extended = GnuExtSparseHeader::new();
-                if data - start > MAX_EXTRA {
-                    return Err(bad());
-                }
-                self.source.read_at(data, extended.as_mut_bytes())?;
-                for part in extended.sparse().iter().filter(|part| !part.is_empty()) {
-                    add(part.offset(), part.length())?;
-                }
-                more = extended.is_extended();
-                data += BLOCK;
-            }
-            // What extends the header is not counted by the size.
-            let next = self.next + (data - start);
-            let parts = place(&map, real, data, size).filter(|_| data + size <= self.source.len());
-            let parts = parts.ok_or_else(bad)?;
-            self.next = next;
-            return Ok((real, parts));
-        }
-        if pax(b"GNU.sparse.major") == Some(b"1") {
-            let real = pax(b"GNU.sparse.realsize").and_then(number).ok_or_else(bad)?;
-            let bytes = self.source.read_vec(start, size.min(MAX_EXTRA) as usize)?;
-            let mut lines = bytes.split(|b| *b == b'\n');
-            let mut used = 0;
-            let mut next = || {
-                let line = lines.next()?;
-                used += line.len() + 1;
-                number(line)
-            };
-            let count = next().ok_or_else(bad)?;
-            let mut map = Vec::new();
-            for _ in 0..count {
-                map.push((next().ok_or_else(bad)?, next().ok_or_else(bad)?));
-            }
-            let used = (used as u64).next_multiple_of(BLOCK);
-            let left = size.checked_sub(used).ok_or_else(bad)?;
-            return Ok((real, place(&map, real, start + used, left).ok_or_else(bad)?));
-        }
-        let listed = |map: &[u8]| map.split(|b| *b == b',').map(number).collect::<Option<Vec<u64>>>();
-        let map = match pax(b"GNU.sparse.map") {
-            Some(map) => Some(listed(map).ok_or_else(bad)?),
-            None if pax(b"GNU.sparse.numblocks").is_some() => {
-                let keys: [&[u8]; 2] = [b"GNU.sparse.offset", b"GNU.sparse.numbytes"];
-                let numbers = extra.pax.iter().filter(|(key, _)| keys.contains(&&key[..]));
-                Some(numbers.map(|(_, value)| number(value)).collect::<Option<_>>().ok_or_else(bad)?)
-            }
-            None => None,
-        };
-        if let Some(map) = map {
-            let real = pax(b"GNU.sparse.size").and_then(number).ok_or_else(bad)?;
-            let map: Vec<(u64, u64)> =
-                map.chunks(2).map(|pair| (pair[0], *pair.last().expect("one"))).collect();
-            return Ok((real, place(&map, real, start, size).ok_or_else(bad)?));
-        }
-        Ok((size, if size > 0 { vec![(0..size, start)] } else { Vec::new() }))
+    fn follow(&mut self, at: u64, path: TreePath, members: &Members) -> Result<TreePath> {
+        let text = path.bytes();
+        self.follower
+            .follow(path, members)
+            .ok_or_else(|| self.bad(at, &format!("\"{}\" goes through too many symlinks", escape(&text))))
     }
 }
 
-/// The parts of a map (offset and length in the file), given where in the tar they stand one after the other, and
-/// that they have `len` bytes there. None if they overlap, go past the file's end, or have other lengths.
-fn place(map: &[(u64, u64)], real: u64, mut at: u64, len: u64) -> Option<Parts> {
-    let mut parts = Vec::new();
-    let (mut end, mut left) = (0, len);
-    for (offset, len) in map.iter().filter(|(_, len)| *len > 0) {
-        let stop = offset.checked_add(*len)?;
-        if *offset < end || stop > real {
-            return None;
-        }
-        left = left.checked_sub(*len)?;
-        parts.push((*offset..stop, at));
-        (end, at) = (stop, at + len);
+/// Whether members of this type have no data, whatever size their header gives.
+fn is_without_data(header: &Header) -> bool {
+    match header.entry_type() {
+        EntryType::Link
+        | EntryType::Symlink
+        | EntryType::Char
+        | EntryType::Block
+        | EntryType::Directory
+        | EntryType::Fifo => true,
+        // Before ustar a slash at the end of its name was what made a directory.
+        EntryType::Regular => header.path_bytes().ends_with(b"/"),
+        _ => false,
     }
-    Some(parts)
 }
 
 /// The last value of a key.
@@ -377,20 +392,12 @@ mod tests {
         header.set_mtime(0);
         header.set_size(1 << 30);
         header.set_cksum();
-        let error = of_tar(&MemSource(header.as_bytes().to_vec()), "t").unwrap_err().to_string();
+        let error = of_tar(&MemSource(header.as_bytes().to_vec()), "t").map(drop).unwrap_err().to_string();
         assert!(error.contains("reaches past the end"), "{error}");
-        let error = of_tar(&MemSource(vec![1; 1024]), "t").unwrap_err().to_string();
+        let error = of_tar(&MemSource(vec![1; 1024]), "t").map(drop).unwrap_err().to_string();
         assert!(error.contains("no tar"), "{error}");
-        let error = of_tar(&MemSource(b"\x1f\x8b\x08 something".to_vec()), "t").unwrap_err().to_string();
+        let error =
+            of_tar(&MemSource(b"\x1f\x8b\x08 something".to_vec()), "t").map(drop).unwrap_err().to_string();
         assert!(error.contains("zcat t"), "{error}");
-    }
-
-    #[test]
-    fn a_map_of_holes_that_overlaps_or_goes_past_the_end_is_none() {
-        assert_eq!(place(&[(0, 10), (20, 5)], 25, 512, 15), Some(vec![(0..10, 512), (20..25, 522)]));
-        assert_eq!(place(&[(0, 10), (5, 5)], 25, 512, 15), None);
-        assert_eq!(place(&[(0, 10), (20, 6)], 25, 512, 16), None);
-        assert_eq!(place(&[(0, 10)], 25, 512, 9), None);
-        assert_eq!(place(&[(u64::MAX, 10)], 25, 512, 10), None);
     }
 }

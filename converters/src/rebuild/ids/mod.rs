@@ -1,10 +1,14 @@
 //! Fresh identities: UUIDs of filesystems and swap, serial numbers of FATs, GUIDs and signature of the partition
 //! table; and the files of the disk that name the old ones.
 //!
-//! An identity and its successor have one length, so a reference is rewritten in place, in text files of `/etc`,
-//! of `/boot` and of the EFI system partition, and in boot programs that are not signed.
+//! An identity and its successor have one length, so a reference is rewritten in place: in text files of `/etc`, of `/boot`,
+//! of the EFI system partition and of vendors' directories in `/usr`, in boot programs that are not signed, and in the names
+//! of systemd's units.
+
+mod references;
 
 use std::collections::HashMap;
+use std::sync::Arc;
 
 use mif_formats::Source;
 use mif_formats::fs::FileType;
@@ -14,15 +18,17 @@ use mif_formats::partition::{Table, TableKind};
 use mif_formats::uuid;
 use serde::Serialize;
 
+use self::references::References;
 use super::Rewritten;
-use super::contents::{Contents, NewContent, NewContents};
+use super::contents::{Contents, NewContent, NewContents, Patched};
 use super::reshape::NewIds;
 use crate::Result;
 use crate::rebuild::params::Params;
 use crate::scan::{Scan, ScannedVolume};
+use crate::store::Objects;
 
-/// Files larger than this are not looked into.
-const MAX_FILE: u64 = 8 << 20;
+/// The header of a program lies within so many bytes.
+const PROGRAM_HEAD: u64 = 64 << 10;
 /// `sws_uuid` of a swap space, and how many bytes of its head are read.
 const SWAP_UUID: u64 = 1036;
 const SWAP_HEAD: u64 = 64 << 10;
@@ -149,57 +155,58 @@ impl Identities {
         Ok(())
     }
 
-    /// Rewrites what names old identities in the files of `rows`: gives the rows that change, and their contents.
+    /// Rewrites what names old identities in the files of `rows`, in symlinks, and in the names of systemd's units: gives
+    /// the rows that change, and their contents. `objects` are the store's.
     pub(super) fn rewrite(
         &mut self,
         rows: &[&Row],
         scan: &Scan,
         contents: Contents<'_>,
+        objects: &Arc<Objects>,
     ) -> Result<(Rewritten, NewContents)> {
-        let pairs: Vec<(Vec<u8>, Vec<u8>)> = self
-            .report
-            .changed
-            .iter()
-            .filter(|change| change.of != "disk" || change.old.len() > 8)
-            .map(|change| (change.old.to_ascii_lowercase().into_bytes(), change.new.clone().into_bytes()))
-            .collect();
+        let pairs = References::new(&self.report.changed);
         let (mut rewritten, mut new) = (Rewritten::new(), NewContents::new());
         // Hard links have one content: what it became, if anything.
         let mut known: HashMap<ObjectId, Option<(ObjectId, [u8; 20])>> = HashMap::new();
         let wanted = Wanted::of(rows, scan);
         let mut has_initrd = false;
         for (number, row) in rows.iter().copied().enumerate() {
-            if row.file_type != FileType::File || row.size == 0 || !wanted.is_wanted(row) {
+            if !wanted.is_wanted(row) {
                 continue;
             }
-            let name = row.path.rsplit(|b| *b == b'/').next().unwrap_or_default();
-            has_initrd |= name.starts_with(b"initr") || name.starts_with(b"initramfs");
-            let Some(object) = row.object().filter(|_| row.size <= MAX_FILE) else { continue };
             let place = format!("{}:{}", row.volume, row.path_text());
-            let became = match known.get(&object) {
-                Some(became) => *became,
-                None => {
-                    let mut bytes = vec![0; row.size as usize];
-                    contents.read_at(&object, 0, &mut bytes)?;
-                    let became = if replace(&mut bytes, &pairs) == 0 {
-                        None
-                    } else if bytes.contains(&0) && !is_unsigned_program(&bytes) {
-                        self.report.left.push(format!("{place}: names an old identity, and is no text"));
-                        None
-                    } else {
-                        let content = NewContent::of_bytes(bytes);
-                        let became = (content.id, content.sha1);
-                        new.insert(content.id, content);
-                        Some(became)
-                    };
-                    known.insert(object, became);
-                    became
+            let mut changed = row.clone();
+            if is_unit(&row.path) {
+                pairs.replace(&mut changed.path);
+            }
+            if let Some(target) = &mut changed.link_target {
+                pairs.replace(target);
+            }
+            if row.file_type == FileType::File && row.size > 0 {
+                let name = row.path.rsplit(|b| *b == b'/').next().unwrap_or_default();
+                has_initrd |= name.starts_with(b"initr") || name.starts_with(b"initramfs");
+                let Some(object) = row.object() else { continue };
+                let became = match known.get(&object) {
+                    Some(became) => *became,
+                    None => {
+                        let source = contents.source(&object, objects)?;
+                        let content = self.rewritten(&place, source, &pairs)?;
+                        let became = content.as_ref().map(|content| (content.id, content.sha1));
+                        new.extend(content.map(|content| (content.id, content)));
+                        known.insert(object, became);
+                        became
+                    }
+                };
+                if let Some((id, sha1)) = became {
+                    (changed.blake3, changed.sha1, changed.content) = (Some(id), Some(sha1), None);
                 }
-            };
-            if let Some((id, sha1)) = became {
-                let row = Row { blake3: Some(id), sha1: Some(sha1), content: None, ..row.clone() };
-                rewritten.insert(number, row);
-                self.report.rewritten.push(place);
+            }
+            if changed != *row {
+                self.report.rewritten.push(match changed.path == row.path {
+                    true => place,
+                    false => format!("{place} (now {})", changed.path_text()),
+                });
+                rewritten.insert(number, changed);
             }
         }
         self.look_at_boot_code(scan, &pairs)?;
@@ -212,8 +219,35 @@ impl Identities {
         Ok((rewritten, new))
     }
 
+    /// A file's content with new references, if it has old ones and may be changed.
+    fn rewritten(
+        &mut self,
+        place: &str,
+        source: Arc<dyn Source>,
+        pairs: &References,
+    ) -> Result<Option<NewContent>> {
+        let (patches, is_text) = pairs.find_in(&*source)?;
+        if patches.is_empty() {
+            return Ok(None);
+        }
+        if !is_text {
+            let head = source.read_vec(0, source.len().min(PROGRAM_HEAD) as usize)?;
+            let why = match signature(&head) {
+                Signature::Unsigned => None,
+                Signature::Signed => Some("is signed, so it was not changed"),
+                Signature::NoProgram => Some("is neither text nor a program for UEFI, so it was not changed"),
+            };
+            if let Some(why) = why {
+                self.report.left.push(format!("{place}: names an old identity, and {why}"));
+                return Ok(None);
+            }
+        }
+        let patched = Patched { source, patches };
+        NewContent::of_source(Arc::new(patched), place.to_owned()).map(Some)
+    }
+
     /// Boot code outside of filesystems is compressed, so that it can hide what it names.
-    fn look_at_boot_code(&mut self, scan: &Scan, pairs: &[(Vec<u8>, Vec<u8>)]) -> Result<()> {
+    fn look_at_boot_code(&mut self, scan: &Scan, pairs: &References) -> Result<()> {
         let partitions = &scan.table.partitions;
         let gap = partitions.iter().map(|p| p.start).min().unwrap_or(0).min(BOOT_AREA);
         let bios = partitions.iter().filter(|p| p.type_id == super::arrange::BIOS_BOOT);
@@ -225,7 +259,7 @@ impl Identities {
             is_grub |=
                 start == 0 && bytes.get(..512).is_some_and(|sector| sector.windows(5).any(|w| w == b"GRUB "));
             // The table itself is text nowhere.
-            if replace(&mut bytes, pairs) > 0 {
+            if pairs.replace(&mut bytes) > 0 {
                 self.report.left.push(format!("the boot code at byte {start} names an old identity"));
             }
         }
@@ -266,6 +300,18 @@ struct Wanted {
     fats: Vec<String>,
 }
 
+/// Directories of vendors' units, kernel command lines and rules, without the `/usr` that may be a volume of its own.
+const VENDOR: [&[u8]; 8] = [
+    b"/lib/systemd/",
+    b"/local/lib/systemd/",
+    b"/lib/kernel/",
+    b"/lib/bootc/",
+    b"/lib/kargs.d/",
+    b"/lib/dracut/",
+    b"/lib/udev/rules.d/",
+    b"/lib/repart.d/",
+];
+
 impl Wanted {
     fn of(rows: &[&Row], scan: &Scan) -> Self {
         let roots = rows.iter().filter(|row| row.path == b"/etc").map(|row| row.volume.clone()).collect();
@@ -277,8 +323,15 @@ impl Wanted {
 
     fn is_wanted(&self, row: &Row) -> bool {
         let below = |folders: &[&[u8]]| folders.iter().any(|folder| row.path.starts_with(folder));
-        if self.fats.contains(&row.volume) {
+        if self.fats.contains(&row.volume) || is_vendors(&row.path) {
             return true;
+        }
+        // Of ostree, each deployment has an /etc and a /usr.
+        if let Some(deployed) = row.path.strip_prefix(b"/ostree/deploy/") {
+            let parts: Vec<&[u8]> = deployed.splitn(5, |b| *b == b'/').collect();
+            if let [_, b"deploy", _, top, rest] = parts[..] {
+                return top == b"etc" || top == b"usr" && is_vendors(&[b"/", rest].concat());
+            }
         }
         if self.roots.contains(&row.volume) {
             return below(&[b"/etc/", b"/boot/", b"/efi/"]);
@@ -289,59 +342,49 @@ impl Wanted {
     }
 }
 
-/// Puts new identities in place of old ones, which are in lower case here; gives how many.
-fn replace(bytes: &mut [u8], pairs: &[(Vec<u8>, Vec<u8>)]) -> usize {
-    let mut count = 0;
-    for (old, new) in pairs.iter().filter(|(old, new)| old.len() == new.len()) {
-        // A UUID is found by its last dash, which few other things have.
-        let dash = old.iter().rposition(|b| *b == b'-');
-        let Some(dash) = dash else { continue };
-        let at: Vec<usize> = memchr::memchr_iter(b'-', bytes).collect();
-        for at in at {
-            let Some(start) = at.checked_sub(dash) else { continue };
-            let end = start + old.len();
-            let Some(here) = bytes.get(start..end) else { continue };
-            if !here.eq_ignore_ascii_case(old) {
-                continue;
-            }
-            let is_part = |b: Option<&u8>| b.is_some_and(|b| b.is_ascii_alphanumeric() || *b == b'-');
-            let before = start.checked_sub(1).and_then(|i| bytes.get(i));
-            if is_part(before) || is_part(bytes.get(end)) {
-                continue;
-            }
-            let upper = here.iter().any(u8::is_ascii_uppercase);
-            let lower = here.iter().any(u8::is_ascii_lowercase);
-            let mut text = new.clone();
-            match (upper, lower) {
-                (true, false) => text.make_ascii_uppercase(),
-                (false, true) => text.make_ascii_lowercase(),
-                // Digits alone say nothing: as the tools print it.
-                _ => {}
-            }
-            bytes[start..end].copy_from_slice(&text);
-            count += 1;
-        }
-    }
-    count
+/// Whether a path is below one of the vendors' directories.
+fn is_vendors(path: &[u8]) -> bool {
+    let path = path.strip_prefix(b"/usr").unwrap_or(path);
+    VENDOR.iter().any(|folder| path.starts_with(folder))
 }
 
-/// Whether it is a program for UEFI without a signature, which a change would break.
-fn is_unsigned_program(bytes: &[u8]) -> bool {
+/// Whether a path is in a directory of units, whose names say what they are of.
+fn is_unit(path: &[u8]) -> bool {
+    memchr::memmem::find(path, b"/systemd/").is_some()
+}
+
+/// Whether a file is a program for UEFI, and has a signature, which a change would break.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Signature {
+    Unsigned,
+    Signed,
+    NoProgram,
+}
+
+/// What the first bytes of a file say (PE format, "Optional Header Data Directories").
+fn signature(bytes: &[u8]) -> Signature {
     let u32_at = |at: usize| {
-        bytes.get(at..at + 4).map(|b| u32::from_le_bytes(b.try_into().expect("4 bytes")) as usize)
+        let bytes = bytes.get(at..at.checked_add(4)?)?;
+        Some(u32::from_le_bytes(bytes.try_into().ok()?) as usize)
     };
-    let signed = || {
+    let certificates = || {
         let header = u32_at(0x3C)?;
-        let is_pe = bytes.get(header..header + 4)? == b"PE\0\0";
+        if !bytes.starts_with(b"MZ") || bytes.get(header..header.checked_add(4)?)? != b"PE\0\0" {
+            return None;
+        }
         let directories = match bytes.get(header + 24..header + 26)? {
             [0x0B, 0x02] => header + 24 + 112,
             [0x0B, 0x01] => header + 24 + 96,
             _ => return None,
         };
         // The fifth directory is of certificates: its place and size.
-        is_pe.then_some(u32_at(directories + 4 * 8 + 4)? > 0)
+        u32_at(directories + 4 * 8 + 4)
     };
-    bytes.starts_with(b"MZ") && signed() == Some(false)
+    match certificates() {
+        Some(0) => Signature::Unsigned,
+        Some(_) => Signature::Signed,
+        None => Signature::NoProgram,
+    }
 }
 
 #[cfg(test)]
@@ -349,22 +392,17 @@ mod tests {
     use super::*;
 
     #[test]
-    fn references_are_rewritten_in_the_case_they_have_and_only_whole() {
-        let pairs = [
-            (b"4d49-4603".to_vec(), b"AB12-34CD".to_vec()),
-            (
-                b"6d69662d-6465-6269-616e-000000000001".to_vec(),
-                b"11111111-2222-4333-8444-abcdefabcdef".to_vec(),
-            ),
-        ];
-        let mut text = b"UUID=4D49-4603 /boot/efi\nroot=UUID=6d69662d-6465-6269-616e-000000000001 ro\n\
-            x-4d49-4603 4d49-46030 PARTUUID=6D69662D-6465-6269-616E-000000000001\n"
-            .to_vec();
-        assert_eq!(replace(&mut text, &pairs), 3);
-        assert_eq!(
-            String::from_utf8(text).unwrap(),
-            "UUID=AB12-34CD /boot/efi\nroot=UUID=11111111-2222-4333-8444-abcdefabcdef ro\n\
-            x-4d49-4603 4d49-46030 PARTUUID=11111111-2222-4333-8444-ABCDEFABCDEF\n"
-        );
+    fn a_program_is_told_by_its_header_and_its_certificates() {
+        let mut program = vec![0; 0x200];
+        program[..2].copy_from_slice(b"MZ");
+        program[0x3C] = 0x80;
+        program[0x80..0x84].copy_from_slice(b"PE\0\0");
+        program[0x98..0x9A].copy_from_slice(&[0x0B, 0x02]);
+        assert_eq!(signature(&program), Signature::Unsigned);
+        program[0x98 + 112 + 36] = 8;
+        assert_eq!(signature(&program), Signature::Signed);
+        program[0x3C..0x40].fill(0xFF);
+        assert_eq!(signature(&program), Signature::NoProgram);
+        assert_eq!(signature(b"MZ"), Signature::NoProgram);
     }
 }

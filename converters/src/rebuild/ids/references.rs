@@ -1,0 +1,160 @@
+//! Finding old identities in texts and files of any length, and the new ones that come in their place.
+
+use mif_formats::Source;
+use mif_formats::partition::write::Patch;
+
+use super::IdChange;
+use crate::Result;
+
+/// So much of a file is searched at once, in bytes.
+const WINDOW: u64 = 4 << 20;
+
+/// Old identities in lower case, each with the new one, as they stand in texts: plain, and with the dashes as systemd
+/// escapes them in the names of units (systemd.unit(5)).
+pub(super) struct References(Vec<(Vec<u8>, Vec<u8>)>);
+
+impl References {
+    pub(super) fn new(changes: &[IdChange]) -> Self {
+        let mut pairs = Vec::new();
+        for change in changes.iter().filter(|change| change.of != "disk" || change.old.len() > 8) {
+            let (old, new) = (change.old.to_ascii_lowercase(), change.new.clone());
+            if old.len() != new.len() || !old.contains('-') {
+                continue;
+            }
+            let escaped = |text: &str| text.replace('-', "\\x2d").into_bytes();
+            pairs.push((escaped(&old), escaped(&new)));
+            pairs.push((old.into_bytes(), new.into_bytes()));
+        }
+        References(pairs)
+    }
+
+    /// The references in `bytes`: where each begins, and what comes in its place.
+    fn find(&self, bytes: &[u8]) -> Vec<(usize, Vec<u8>)> {
+        let mut found = Vec::new();
+        for (old, new) in &self.0 {
+            // It is found by its last dash or backslash, which few other things have.
+            let escaped = old.contains(&b'\\');
+            let mark = if escaped { b'\\' } else { b'-' };
+            let Some(place) = old.iter().rposition(|b| *b == mark) else { continue };
+            for at in memchr::memchr_iter(mark, bytes) {
+                let Some(start) = at.checked_sub(place) else { continue };
+                let end = start + old.len();
+                let Some(here) = bytes.get(start..end) else { continue };
+                if !here.eq_ignore_ascii_case(old) {
+                    continue;
+                }
+                // In a unit's name a dash stands for a slash.
+                let is_part =
+                    |b: Option<&u8>| b.is_some_and(|b| b.is_ascii_alphanumeric() || *b == b'-' && !escaped);
+                let before = start.checked_sub(1).and_then(|i| bytes.get(i));
+                if is_part(before) || is_part(bytes.get(end)) {
+                    continue;
+                }
+                // The x and the d of an escaped dash say nothing of the case.
+                let digits: Vec<u8> = String::from_utf8_lossy(here).replace("\\x2d", "").into_bytes();
+                let upper = digits.iter().any(u8::is_ascii_uppercase);
+                let lower = digits.iter().any(u8::is_ascii_lowercase);
+                let mut text = new.clone();
+                match (upper, lower) {
+                    (true, false) if !escaped => text.make_ascii_uppercase(),
+                    (true, false) => {
+                        text.make_ascii_uppercase();
+                        text = String::from_utf8_lossy(&text).replace("\\X2D", "\\x2d").into_bytes();
+                    }
+                    (false, true) => text.make_ascii_lowercase(),
+                    // Digits alone say nothing: as the tools print it.
+                    _ => {}
+                }
+                found.push((start, text));
+            }
+        }
+        found.sort();
+        found
+    }
+
+    /// Puts new identities in place of old ones; gives how many.
+    pub(super) fn replace(&self, bytes: &mut [u8]) -> usize {
+        let found = self.find(bytes);
+        for (start, text) in &found {
+            bytes[*start..start + text.len()].copy_from_slice(text);
+        }
+        found.len()
+    }
+
+    /// The references in a file of any length; and whether it is a text: it has no zero byte.
+    pub(super) fn find_in(&self, source: &dyn Source) -> Result<(Vec<Patch>, bool)> {
+        /// More than any reference, and what stands beside it.
+        const OVERLAP: u64 = 256;
+        let (mut found, mut is_text) = (Vec::new(), true);
+        let mut start = 0;
+        while start < source.len() {
+            let end = (start + WINDOW).min(source.len());
+            let from = start.saturating_sub(OVERLAP);
+            let to = (end + OVERLAP).min(source.len());
+            let bytes = source.read_vec(from, (to - from) as usize)?;
+            is_text &= memchr::memchr(0, &bytes).is_none();
+            let here = self.find(&bytes).into_iter().map(|(at, text)| (from + at as u64, text));
+            found.extend(here.filter(|(at, _)| (start..end).contains(at)));
+            start = end;
+        }
+        Ok((found, is_text))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn references(pairs: &[(&str, &str)]) -> References {
+        let change = |(old, new): &(&str, &str)| IdChange {
+            of: "p1".into(),
+            old: (*old).to_owned(),
+            new: (*new).to_owned(),
+        };
+        References::new(&pairs.iter().map(change).collect::<Vec<_>>())
+    }
+
+    const OLD: &str = "6d69662d-6465-6269-616e-000000000001";
+    const NEW: &str = "11111111-2222-4333-8444-abcdefabcdef";
+
+    #[test]
+    fn references_are_rewritten_in_the_case_they_have_and_only_whole() {
+        let pairs = references(&[("4d49-4603", "AB12-34CD"), (OLD, NEW)]);
+        let mut text = b"UUID=4D49-4603 /boot/efi\nroot=UUID=6d69662d-6465-6269-616e-000000000001 ro\n\
+            x-4d49-4603 4d49-46030 PARTUUID=6D69662D-6465-6269-616E-000000000001\n"
+            .to_vec();
+        assert_eq!(pairs.replace(&mut text), 3);
+        assert_eq!(
+            String::from_utf8(text).unwrap(),
+            "UUID=AB12-34CD /boot/efi\nroot=UUID=11111111-2222-4333-8444-abcdefabcdef ro\n\
+            x-4d49-4603 4d49-46030 PARTUUID=11111111-2222-4333-8444-ABCDEFABCDEF\n"
+        );
+    }
+
+    #[test]
+    fn names_of_units_have_their_dashes_escaped() {
+        let pairs = references(&[("4d49-4603", "AB12-34CD"), (OLD, NEW)]);
+        let mut name = b"/etc/systemd/system/dev-disk-by\\x2duuid-6d69662d\\x2d6465\\x2d6269\\x2d616e\\x2d000000000001.swap.d/x".to_vec();
+        assert_eq!(pairs.replace(&mut name), 1);
+        assert_eq!(
+            String::from_utf8(name).unwrap(),
+            "/etc/systemd/system/dev-disk-by\\x2duuid-11111111\\x2d2222\\x2d4333\\x2d8444\\x2dabcdefabcdef.swap.d/x"
+        );
+        let mut name = b"dev-disk-by\\x2duuid-4D49\\x2d4603.device".to_vec();
+        assert_eq!(pairs.replace(&mut name), 1);
+        assert_eq!(name, b"dev-disk-by\\x2duuid-AB12\\x2d34CD.device");
+    }
+
+    #[test]
+    fn a_reference_across_two_windows_is_found_once() {
+        let pairs = references(&[(OLD, NEW)]);
+        for before in [WINDOW - 40, WINDOW - 36, WINDOW - 20, WINDOW - 1, WINDOW, 2 * WINDOW - 18] {
+            let text = format!("{}{OLD} {}", " ".repeat(before as usize), "x".repeat(300));
+            let (found, is_text) = pairs.find_in(&mif_formats::MemSource(text.into_bytes())).unwrap();
+            assert_eq!(found, [(before, NEW.as_bytes().to_vec())], "{before}");
+            assert!(is_text);
+        }
+        let zeros = [OLD.as_bytes(), &[0]].concat();
+        assert!(!pairs.find_in(&mif_formats::MemSource(zeros)).unwrap().1);
+    }
+}
