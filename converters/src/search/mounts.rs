@@ -67,7 +67,7 @@ fn fstabs(columns: &Columns<StoredFile>) -> mif_formats::Result<Vec<ObjectId>> {
             row += 1;
         })?;
         let digests = group.digests_at::<32>(Column::Blake3, &rows)?;
-        found.extend(digests.into_iter().flatten().map(ObjectId));
+        found.extend(digests.into_iter().flatten().map(ObjectId::content));
     }
     Ok(found)
 }
