@@ -25,7 +25,7 @@ const CONTAINERS: &[(&str, &[&str])] = &[
 ];
 
 fn import(store: &Path, file: &Path, name: &str) -> Value {
-    let json = run(mif(store).args(["import", "--json", "--name", name]).arg(file));
+    let json = run(mif(store).args(["import", "--json", "--new-version", "--name", name]).arg(file));
     serde_json::from_str(&json).unwrap()
 }
 

@@ -157,7 +157,8 @@ fn an_index_that_gives_an_object_another_kind_is_noticed() {
     }
     fs::write(index, writer.finish().unwrap().2).unwrap();
     run_failing(mif(&store).arg("fsck"), 1);
-    run_failing(mif(&store).args(["export", "a"]).arg(work.path().join("out.raw")), 5);
+    // The pack has the right index at its end: readers go by that.
+    run(mif(&store).args(["export", "a"]).arg(work.path().join("out.raw")));
     run(mif(&store).args(["fsck", "--repair"]));
     run(mif(&store).arg("fsck"));
 }

@@ -189,7 +189,9 @@ fn an_mbr_with_logical_partitions_is_resized_and_its_chain_follows() {
             );
         }
         same_files(&store, &disk, &out);
-        run(mif(&store).args(["import", "--strict", "--verify", "--name", "again"]).arg(&out));
+        run(mif(&store)
+            .args(["import", "--new-version", "--strict", "--verify", "--name", "again"])
+            .arg(&out));
     }
 }
 
