@@ -764,7 +764,7 @@ fn whatever_happens_to_a_store_nothing_is_called_whole_that_is_not_and_originals
         }
         for (name, disk) in names.iter().zip(&disks) {
             assert!(
-                exact(name, disk) || !store.join(format!("images/name={name}")).exists(),
+                exact(name, disk) || !store.join(format!("images/name={name}/version=1")).exists(),
                 "{what}: {name}: {text}"
             );
         }
