@@ -238,7 +238,7 @@ struct Plan {
     kept: u64,
     /// Bytes of garbage in the packs that are kept.
     garbage: u64,
-    /// Packs that go, by number, and what of each is to be copied into a new one.
+    /// Packs to delete, by number, and the objects of each to copy into a new pack first.
     going: Vec<(usize, Vec<IndexEntry>)>,
     /// Which pack's copy of each needed object stays.
     counted: HashMap<ObjectId, usize>,

@@ -44,7 +44,7 @@ pub enum ImportEvent {
     Finished(ImportReport),
     /// It was read, and the newest version is this disk already.
     Unchanged(ImportReport),
-    /// It was read, the newest version is this disk already, and what was damaged of that was written again.
+    /// The newest version is this disk already, and its damaged parts were written again.
     Repaired(ImportReport),
     /// It was not read: its files have not changed since they were imported.
     Skipped {

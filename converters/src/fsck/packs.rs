@@ -185,7 +185,7 @@ fn check_pack(storage: &dyn Storage, id: PackId, sha1: bool, progress: &dyn Prog
         Err(Failed::Read(e)) => checked.problems.push(format!("{key}: {e}")),
     }
     let own = PackIndex::from_pack(storage, id).map(|(own, _)| own.entries);
-    // A damaged index file is no loss to readers as long as the pack has its index too.
+    // Readers survive a damaged index file as long as the pack still ends with its index.
     checked.indexed |= checked.has_index && own.is_ok();
     checked.index_differs = checked.has_index
         && match (&ids, &own) {

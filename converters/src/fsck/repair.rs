@@ -64,7 +64,7 @@ pub(super) fn packs(store: &Store, state: &PackState) -> Result<Vec<String>> {
     Ok(done)
 }
 
-/// Copies what is whole of a damaged pack, and nowhere else, into a new one; gives how many objects, and that pack.
+/// Copies the whole objects of a damaged pack that no other pack has into a new one. Returns their number and the new pack.
 fn salvage(store: &Store, state: &PackState, id: &PackId, pack: &Checked) -> Result<(u64, Option<PackId>)> {
     let storage = store.storage();
     let failed = |e: std::io::Error| Error::store(format!("{}: {e}", storage.place()));
@@ -85,7 +85,7 @@ fn salvage(store: &Store, state: &PackState, id: &PackId, pack: &Checked) -> Res
 }
 
 /// Reads disk images, and stores what of them was lost: objects, and the layouts and manifests of images that
-/// have just these bits. `notes` is told of those that cannot be opened.
+/// have just these bits. Files that cannot be opened are added to `notes`.
 pub(super) fn from_disks(
     store: &Store,
     report: &FsckReport,

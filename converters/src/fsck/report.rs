@@ -55,7 +55,7 @@ pub struct FsckReport {
     pub objects: u64,
     /// Damage, each a sentence.
     pub problems: Vec<String>,
-    /// What is untidy and costs nothing: each a sentence.
+    /// Untidiness that costs nothing, each a sentence.
     pub notes: Vec<String>,
     /// What was done about damage, each a sentence.
     pub repaired: Vec<String>,
