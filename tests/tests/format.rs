@@ -14,7 +14,7 @@ use mif_tests::{
 /// Copies the committed store, for tools make files in one that they read.
 fn golden(work: &Path) -> std::path::PathBuf {
     let store = work.join("store");
-    run(tool("cp").arg("-r").arg(repo().join("fixtures/golden/store")).arg(&store));
+    run(tool("cp").arg("-r").arg(repo().join("fixtures/golden-store")).arg(&store));
     store
 }
 
@@ -26,7 +26,7 @@ fn the_committed_store_is_read_as_it_was_written() {
     let work = work_folder();
     let store = golden(work.path());
     run(mif(&store).arg("fsck"));
-    let sums = fs::read_to_string(repo().join("fixtures/golden/store.sha256")).unwrap();
+    let sums = fs::read_to_string(repo().join("fixtures/golden-store.sha256")).unwrap();
     let mut images = 0;
     for line in sums.lines() {
         let (sum, image) = line.split_once("  ").unwrap();

@@ -493,8 +493,8 @@ fn what_an_image_cannot_take_is_refused_and_the_others_get_it() {
     let empty = lab.at("empty");
     fs::write(&empty, "").unwrap();
     for (arguments, code, part) in [
-        (&["update", "--from", "a", "--to", "nothing", "c"][..], 3, "nothing: is not in the store"),
-        (&["update", "--from", "a", "--to", "b", "c", "nothing"], 3, "nothing: is not in the store"),
+        (&["update", "--from", "a", "--to", "nothing", "c"][..], 3, "nothing: no such image in the store"),
+        (&["update", "--from", "a", "--to", "b", "c", "nothing"], 3, "nothing: no such image in the store"),
         (&["update", "--from", "a", "--to", "b"], 2, "<IMAGE>"),
         (&["update", "--from", "a", "--to", "b", "c", "--all"], 2, "--all"),
         (&["replace", "--old", "nothing", "--new", "/etc/passwd", "c"], 3, "no such file"),
