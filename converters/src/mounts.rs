@@ -153,15 +153,22 @@ impl<P: Paths> Paths for View<'_, P> {
 
 /// A field: `\040` stands for a space.
 fn unescape(field: &[u8]) -> Vec<u8> {
-    let mut out = Vec::with_capacity(field.len());
-    let mut rest = field;
+    unescaped(field, b"\\", 3, 8)
+}
+
+/// Text in which `start` and as many `digits` of a radix stand for a byte.
+fn unescaped(text: &[u8], start: &[u8], digits: usize, radix: u32) -> Vec<u8> {
+    let mut out = Vec::with_capacity(text.len());
+    let mut rest = text;
     while let [first, tail @ ..] = rest {
-        let octal =
-            tail.get(..3).filter(|_| *first == b'\\').and_then(|digits| std::str::from_utf8(digits).ok());
-        match octal.and_then(|digits| u8::from_str_radix(digits, 8).ok()) {
+        let number = rest.strip_prefix(start).and_then(|rest| std::str::from_utf8(rest.get(..digits)?).ok());
+        match number
+            .filter(|number| !number.starts_with('+'))
+            .and_then(|number| u8::from_str_radix(number, radix).ok())
+        {
             Some(byte) => {
                 out.push(byte);
-                rest = &tail[3..];
+                rest = &rest[start.len() + digits..];
             }
             None => {
                 out.push(*first);
@@ -219,38 +226,15 @@ impl Devices<'_> {
 
 /// A name below `/dev/disk`, where udev writes what is special as `\x20`.
 fn unescape_udev(name: &str) -> String {
-    let mut out = Vec::with_capacity(name.len());
-    let mut rest = name.as_bytes();
-    while let [first, tail @ ..] = rest {
-        let hex = tail.strip_prefix(b"x").and_then(|hex| std::str::from_utf8(hex.get(..2)?).ok());
-        match hex.filter(|_| *first == b'\\').and_then(|hex| u8::from_str_radix(hex, 16).ok()) {
-            Some(byte) => {
-                out.push(byte);
-                rest = &tail[3..];
-            }
-            None => {
-                out.push(*first);
-                rest = tail;
-            }
-        }
-    }
-    String::from_utf8_lossy(&out).into_owned()
+    String::from_utf8_lossy(&unescaped(name.as_bytes(), b"\\x", 2, 16)).into_owned()
 }
 
 #[cfg(test)]
 mod tests {
-    use mif_formats::partition::TableKind;
-
     use super::*;
 
     fn disk(volumes: &[(&str, &str)]) -> (Table, Vec<VolumeRecord>) {
-        let table = Table {
-            kind: TableKind::None,
-            sector_size: 512,
-            id: None,
-            partitions: Vec::new(),
-            warnings: Vec::new(),
-        };
+        let table = Table::none();
         let record = |(name, label): &(&str, &str)| VolumeRecord {
             volume: (*name).to_owned(),
             content: FilesystemRecord::Filesystem(Info {

@@ -9,6 +9,8 @@ mod verify;
 
 use std::path::{Path, PathBuf};
 
+use mif_formats::container::OpenOptions;
+
 use crate::progress::Progress;
 
 pub use self::export::{BatchExportOptions, ExportEvent, ExportSummary, export_all};
@@ -18,12 +20,14 @@ pub use self::names::NamePattern;
 pub use self::originals::Comparison;
 pub use self::verify::{ImageCheck, LibraryReport, VerifyAllOptions, verify_all};
 
-/// The disk images that `paths` stand for: files, and those in directories, as an import finds them.
+/// The disk images that `paths` stand for: files, and those in directories, as an import finds them. From then on
+/// `options` trust the directories, as an import does.
 pub fn disk_images(
     paths: &[PathBuf],
-    options: &mif_formats::container::OpenOptions,
+    options: &mut OpenOptions,
     progress: &dyn Progress,
 ) -> crate::Result<Vec<PathBuf>> {
+    *options = find::trusting(paths, options);
     Ok(find::find(paths, options, progress)?.images.into_iter().map(|image| image.path).collect())
 }
 

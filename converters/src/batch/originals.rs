@@ -156,31 +156,12 @@ pub(super) fn compare(
 
 #[cfg(test)]
 mod tests {
-    use mif_formats::partition::{Table, TableKind};
-
     use super::*;
-    use crate::store::{Counts, Provenance};
 
     fn image(name: &str, version: u32, operation: &str, source: &str) -> Image {
-        Image {
-            name: name.into(),
-            version,
-            disk_size: 0,
-            layout_digest: String::new(),
-            manifest_digest: String::new(),
-            tables: std::collections::BTreeMap::new(),
-            table: Table {
-                kind: TableKind::None,
-                sector_size: 512,
-                id: None,
-                partitions: Vec::new(),
-                warnings: Vec::new(),
-            },
-            volumes: Vec::new(),
-            counts: Counts::default(),
-            provenance: Provenance { source: Some(source.into()), ..Provenance::of(operation) },
-            warnings: Vec::new(),
-        }
+        let mut image = Image::empty(name, version, operation);
+        image.provenance.source = Some(source.into());
+        image
     }
 
     fn matched(images: &[Image], originals: &[&str]) -> Vec<Result<Option<usize>, String>> {

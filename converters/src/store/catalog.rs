@@ -8,7 +8,7 @@ use std::sync::Arc;
 use mif_formats::mif::layout::{Layout, Origin};
 use mif_formats::mif::manifest::{self, Row};
 use mif_formats::mif::packages::{self, Package};
-use mif_formats::partition::{Partition, Table, TableKind};
+use mif_formats::partition::{Partition, Table};
 use serde::{Deserialize, Serialize};
 
 use super::{Objects, SourceFile, Store, StoredDisk};
@@ -249,6 +249,24 @@ impl DamagedImage {
 }
 
 impl Image {
+    /// The record of an empty disk without a table, made by `operation`, for the caller to fill in.
+    #[must_use]
+    pub fn empty(name: &str, version: u32, operation: &str) -> Self {
+        Image {
+            name: name.to_owned(),
+            version,
+            disk_size: 0,
+            layout_digest: String::new(),
+            manifest_digest: String::new(),
+            tables: BTreeMap::new(),
+            table: Table::none(),
+            volumes: Vec::new(),
+            counts: Counts::default(),
+            provenance: Provenance::of(operation),
+            warnings: Vec::new(),
+        }
+    }
+
     /// Its record as `image.json` has it.
     pub(crate) fn to_json(&self) -> Vec<u8> {
         serde_json::to_vec_pretty(self).expect("a record is JSON")
@@ -452,26 +470,7 @@ impl Store {
     /// A version of an image of which no record can be read, as its layout and its manifest have it. Their digests
     /// are what they are. An error if either is missing, or the layout is damaged.
     pub(crate) fn without_record(&self, name: &str, version: u32) -> Result<StoredImage> {
-        let image = Image {
-            name: name.to_owned(),
-            version,
-            disk_size: 0,
-            layout_digest: String::new(),
-            manifest_digest: String::new(),
-            tables: BTreeMap::new(),
-            table: Table {
-                kind: TableKind::None,
-                sector_size: 512,
-                id: None,
-                partitions: Vec::new(),
-                warnings: Vec::new(),
-            },
-            volumes: Vec::new(),
-            counts: Counts::default(),
-            provenance: Provenance::of("unknown"),
-            warnings: Vec::new(),
-        };
-        let mut stored = self.stored(image);
+        let mut stored = self.stored(Image::empty(name, version, "unknown"));
         let (layout, digest) =
             Layout::decode(&stored.read("layout")?).map_err(|e| damaged(&stored.image.id(), &e))?;
         stored.image.disk_size = layout.disk_size();

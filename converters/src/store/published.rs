@@ -10,6 +10,8 @@
 //! Both are written after the image. A process that is killed in between leaves an image without them, which is
 //! whole; `mif fsck --repair` adds them.
 
+use std::collections::{BTreeMap, BTreeSet};
+
 use super::{Image, ImageName, Selector, Store, StoredImage};
 use crate::{Error, Result};
 
@@ -23,6 +25,12 @@ fn pointer_folder(layout_digest: &str) -> String {
 
 fn pointer_key(image: &Image) -> String {
     format!("{}/{}.{}", pointer_folder(&image.layout_digest), image.layout_digest, image.id())
+}
+
+/// The version that a pointer's text names.
+fn version_of(id: &str) -> Option<(String, u32)> {
+    let ImageName { name, version: Selector::Number(version) } = id.parse().ok()? else { return None };
+    Some((name, version))
 }
 
 impl Store {
@@ -78,12 +86,17 @@ impl Store {
         self.versions_in("published", name)
     }
 
-    /// The versions of all images that were published, and that neither are there nor were removed.
+    /// The versions of all images that were published, by their second record or their pointer, and that neither are
+    /// there nor were removed; in order.
     pub(crate) fn vanished(&self) -> Result<Vec<(String, u32)>> {
-        let mut vanished = Vec::new();
+        let mut noted = self.pointed()?;
         for name in self.names_in("published")? {
+            noted.entry(name.clone()).or_default().extend(self.published_versions(&name)?);
+        }
+        let mut vanished = Vec::new();
+        for (name, versions) in noted {
             let there = self.versions(&name)?;
-            for version in self.published_versions(&name)? {
+            for version in versions {
                 if !there.contains(&version) && !self.is_removed(&name, version)? {
                     vanished.push((name.clone(), version));
                 }
@@ -92,16 +105,27 @@ impl Store {
         Ok(vanished)
     }
 
+    /// The versions that have a pointer, by the image's name.
+    fn pointed(&self) -> Result<BTreeMap<String, BTreeSet<u32>>> {
+        let mut pointed = BTreeMap::<String, BTreeSet<u32>>::new();
+        for folder in self.list("disks")? {
+            let pointers = self.list(&format!("disks/{folder}"))?;
+            for (name, version) in pointers.iter().filter_map(|key| version_of(key.split_once('.')?.1)) {
+                pointed.entry(name).or_default().insert(version);
+            }
+        }
+        Ok(pointed)
+    }
+
     /// The images with this layout: the same bits, as far as they were read alike. Only their records are read.
     pub(crate) fn with_layout(&self, layout_digest: &str) -> Result<Vec<Image>> {
         let folder = pointer_folder(layout_digest);
         let names = self.list(&folder)?;
         let ids = names.iter().filter_map(|name| name.strip_prefix(layout_digest)?.strip_prefix('.'));
         let mut images = Vec::new();
-        for name in ids.filter_map(|id| id.parse::<ImageName>().ok()) {
-            let Selector::Number(version) = name.version else { continue };
+        for (name, version) in ids.filter_map(version_of) {
             // A pointer may outlive its image, and a damaged record is for fsck to report.
-            if let Ok(stored) = self.version(&name.name, version)
+            if let Ok(stored) = self.version(&name, version)
                 && stored.image.layout_digest == layout_digest
             {
                 images.push(stored.image);
@@ -134,6 +158,9 @@ mod tests {
         assert_eq!(store.published("web", 1).unwrap().image, image);
         // The numbers of vanished versions are not given again.
         assert_eq!(publish_empty(&store, "web").version, 3);
+        // An image that has lost its second record too is missed by its pointer.
+        std::fs::remove_file(folder.path().join("published/name=web/version=2")).unwrap();
+        assert_eq!(store.vanished().unwrap(), [("web".to_owned(), 1), ("web".to_owned(), 2)]);
     }
 
     #[test]

@@ -35,6 +35,20 @@ pub struct Table {
     pub warnings: Vec<String>,
 }
 
+impl Table {
+    /// What a disk without a partition table has: no partitions, and sectors of 512 bytes.
+    #[must_use]
+    pub fn none() -> Self {
+        Table {
+            kind: TableKind::None,
+            sector_size: mbr::SIZE as u32,
+            id: None,
+            partitions: Vec::new(),
+            warnings: Vec::new(),
+        }
+    }
+}
+
 /// Which kind of partition table.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 #[serde(rename_all = "lowercase")]

@@ -5,12 +5,11 @@
 
 use std::path::Path;
 
-use mif::store::{Counts, Image, Provenance, Store};
+use mif::store::{Counts, Image, Store};
 use mif_formats::fs::{FileType, Timestamp};
 use mif_formats::mif::layout::Builder;
 use mif_formats::mif::manifest::{self, Row};
 use mif_formats::mif::{ObjectId, digests, packages};
-use mif_formats::partition::{Table, TableKind};
 
 fn main() {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
@@ -26,34 +25,11 @@ fn main() {
         let mut manifest = Vec::new();
         manifest::write(&mut manifest, &rows).expect("into memory");
         let record = Image {
-            name: format!("image{image:04}"),
-            version: 0,
             disk_size: 1 << 30,
             layout_digest: ObjectId::content(digest).to_string(),
             manifest_digest: ObjectId::of(&manifest).to_string(),
-            tables: std::collections::BTreeMap::new(),
-            table: Table {
-                kind: TableKind::None,
-                sector_size: 512,
-                id: None,
-                partitions: Vec::new(),
-                warnings: Vec::new(),
-            },
-            volumes: Vec::new(),
             counts: Counts { paths: rows.len() as u64, ..Counts::default() },
-            provenance: Provenance {
-                operation: "import".into(),
-                tool: "make-library".into(),
-                time: 0,
-                source: None,
-                source_format: None,
-                snapshot: None,
-                parent: None,
-                command: Vec::new(),
-                files: Vec::new(),
-                recipe: None,
-            },
-            warnings: Vec::new(),
+            ..Image::empty(&format!("image{image:04}"), 0, "import")
         };
         let more: [(&str, &[u8]); 2] = [
             ("digests", &digests::encode(&rows)),

@@ -42,8 +42,8 @@ impl Context {
                 return Ok(report.whole);
             }
             Library::Fsck { repair, from, list, open } => {
-                let (open, bar) = (open_options(open), self.bar("fsck"));
-                let from = if from.is_empty() { from } else { mif::disk_images(&from, &open, &bar)? };
+                let (mut open, bar) = (open_options(open), self.bar("fsck"));
+                let from = if from.is_empty() { from } else { mif::disk_images(&from, &mut open, &bar)? };
                 let report = mif::fsck(path, &FsckOptions { repair, from, open }, &bar)?;
                 drop(bar);
                 self.report(&report, |report| text::fsck(report, path, list))?;
