@@ -102,13 +102,14 @@ pub fn export(
         format_options.insert(0, ("seed".into(), seed));
     }
     let kind = output.kind();
-    write(&*disk, output, format, &format_options, progress)?;
+    let check = |written: &Path| match options.verify {
+        true => read_back(&*disk, written, path, format, options, progress),
+        false => Ok(()),
+    };
+    write(&*disk, output, format, &format_options, &check, progress)?;
     let mut notes = reshaped.as_ref().map_or(Vec::new(), |reshaped| reshaped.draft.notes.clone());
     if kind == OutputKind::Device {
         notes.extend(rest_of_device(path, disk.len())?);
-    }
-    if options.verify {
-        read_back(&*disk, path, format, options, progress)?;
     }
     let allocated = match kind {
         OutputKind::Files => std::fs::metadata(path).map_or(0, |m| m.blocks() * 512),
@@ -191,21 +192,28 @@ fn carry_sector_size(
     )))
 }
 
+/// Writes the disk and lets `check` look at what was written: before it gets its final name, where that is possible.
 fn write(
     disk: &dyn Source,
     mut output: Output,
     format: &dyn Format,
     options: &CreateOptions,
+    check: &dyn Fn(&Path) -> Result<()>,
     progress: &dyn Progress,
 ) -> Result<()> {
     let kind = output.kind();
     let written = format.create(disk, &mut output, options, progress);
     let failed = match written {
         _ if progress.interrupted() => interrupted(),
-        Ok(()) => match output.commit() {
-            Ok(()) => return Ok(()),
-            Err(e) => e.into(),
-        },
+        Ok(()) => {
+            let (target, early) = (output.target().to_owned(), output.temporary().is_some());
+            output.temporary().map_or(Ok(()), check)?;
+            match output.commit() {
+                Ok(()) if early || kind == OutputKind::Stream => return Ok(()),
+                Ok(()) => return check(&target),
+                Err(e) => e.into(),
+            }
+        }
         // The device is too small or in use: nothing was written.
         Err(e) if matches!(e.kind(), ErrorKind::Limit | ErrorKind::Denied) => return Err(e.into()),
         Err(e) => e.into(),
@@ -233,14 +241,16 @@ fn open_written(path: &Path, format: &str, backing: Option<&Path>) -> Result<Arc
     Ok(container::open(path, &open)?.source)
 }
 
+/// Compares what was written, and lies at `written` now, with the disk; errors name it by `path`.
 fn read_back(
     disk: &dyn Source,
+    written: &Path,
     path: &Path,
     format: &dyn Format,
     options: &ExportOptions,
     progress: &dyn Progress,
 ) -> Result<()> {
-    let written = open_written(path, format.name(), options.backing.as_deref())?;
+    let written = open_written(written, format.name(), options.backing.as_deref())?;
     // A device may be larger than the disk, and a container rounds up to whole sectors.
     let written = Slice::new(&*written, 0..disk.len())?;
     match compare_bits(disk, &written, "reading back", progress)?.first {

@@ -4,13 +4,11 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use tempfile::TempDir;
-
-use crate::{have, mif, run, run_failing, tool, work_folder};
+use crate::{WorkFolder, have, mif, run, run_failing, tool, work_folder};
 
 /// A system whose image is `guest`.
 pub struct Guest {
-    work: TempDir,
+    work: WorkFolder,
 }
 
 impl Guest {

@@ -31,8 +31,39 @@ pub fn cache() -> PathBuf {
 
 /// An empty folder that goes away at the end of the test. On the cache's filesystem, for there is room.
 #[must_use]
-pub fn work_folder() -> TempDir {
-    tempfile::tempdir_in(cache()).expect("the cache is writable")
+pub fn work_folder() -> WorkFolder {
+    WorkFolder(tempfile::tempdir_in(cache()).expect("the cache is writable"))
+}
+
+/// A test's folder. When the test has passed, the second reader regenerates every disk of every whole store in it.
+pub struct WorkFolder(TempDir);
+
+impl WorkFolder {
+    /// Where it is.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        self.0.path()
+    }
+}
+
+impl Drop for WorkFolder {
+    fn drop(&mut self) {
+        if !std::thread::panicking() {
+            stores(self.path(), 3).iter().for_each(|store| assert_second_reader_agrees(store));
+        }
+    }
+}
+
+/// The stores in a folder and in its folders, down to a depth, that have images and are whole.
+fn stores(folder: &Path, depth: u32) -> Vec<PathBuf> {
+    if folder.join("store.json").exists() {
+        let whole =
+            mif(folder).args(["verify", "--all"]).output().is_ok_and(|output| output.status.success());
+        return if whole { vec![folder.to_owned()] } else { Vec::new() };
+    }
+    let folders = std::fs::read_dir(folder).into_iter().flatten().flatten();
+    let folders = folders.filter(|entry| depth > 0 && entry.file_type().is_ok_and(|kind| kind.is_dir()));
+    folders.flat_map(|entry| stores(&entry.path(), depth - 1)).collect()
 }
 
 /// Whether all these tools are there. If not, the test says that it is skipped, or, where skipping is
@@ -131,17 +162,31 @@ pub fn files(folder: &Path, suffix: &str) -> Vec<PathBuf> {
 /// every digest on the way; each disk must be what `mif export` gives.
 pub fn assert_second_reader_agrees(store: &Path) {
     let work = work_folder();
-    let (theirs, ours) = (work.path().join("theirs.raw"), work.path().join("ours.raw"));
     let images = json(store, &["images"]);
-    for image in images.as_array().expect("a list of images") {
-        let id = format!("{}@{}", image["name"].as_str().expect("a name"), image["version"]);
-        run(second_reader().arg(store).arg(&id).arg(&theirs));
-        run(mif(store).args(["export", "--force", &id]).arg(&ours));
-        run(tool("cmp").arg(&theirs).arg(&ours));
+    let images = images.as_array().expect("a list of images");
+    if images.is_empty() || !have_second_reader() {
+        return;
+    }
+    let id = |image: &serde_json::Value| {
+        format!("{}@{}", image["name"].as_str().expect("a name"), image["version"])
+    };
+    // Several at once, for it reads each pack once; not all, for the disks take room.
+    for images in images.chunks(8) {
+        let disks: Vec<_> = images.iter().map(|image| (id(image), work.path().join(id(image)))).collect();
+        let mut reader = second_reader();
+        reader.arg(store);
+        for (id, disk) in &disks {
+            reader.arg(id).arg(disk);
+        }
+        run(&mut reader);
+        for (id, disk) in disks {
+            run(mif(store).arg("verify").arg(id).arg(&disk));
+            std::fs::remove_file(disk).expect("it was written");
+        }
     }
 }
 
-/// The second reader: `second-reader STORE IMAGE OUT`.
+/// The second reader: `second-reader STORE IMAGE OUT [IMAGE OUT]...`.
 #[must_use]
 pub fn second_reader() -> Command {
     let mut command = tool(cache().join("venv/bin/python"));

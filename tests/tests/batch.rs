@@ -3,12 +3,12 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use mif_tests::{have, mif, mif_path, repo, run, run_failing, tool, work_folder};
+use mif_tests::{WorkFolder, have, mif, mif_path, repo, run, run_failing, tool, work_folder};
 use serde_json::Value;
 
 /// A folder to work in, with the folder `lib` for images.
 struct Library {
-    work: tempfile::TempDir,
+    work: WorkFolder,
 }
 
 impl Library {

@@ -3,6 +3,7 @@
 use std::fs;
 use std::path::Path;
 
+use mif_tests::disk::small;
 use mif_tests::{have, mif, run, run_failing, tool, work_folder};
 
 const MIB: usize = 1 << 20;
@@ -248,4 +249,13 @@ fn the_size_of_sectors_goes_into_vhdx_and_is_said_elsewhere() {
     assert_eq!(size("out.vhdx"), 4096);
     let output = mif(&at("s")).args(["export", "d"]).arg(at("out.vmdk")).output().unwrap();
     assert!(String::from_utf8_lossy(&output.stderr).contains("4096-byte sectors"));
+    // And an image made from it has it too.
+    if have(&["mke2fs"]) {
+        small(work.path(), "fs", &[("issue", b"hello\n")]);
+        convert("fs.raw", "fs.vhdx", &["-o", "logical_sector_size=4096"]);
+        run(mif(&at("s")).arg("import").arg(at("fs.vhdx")));
+        run(mif(&at("s")).args(["customize", "fs", "--as", "made", "--write", "/motd:hi"]));
+        run(mif(&at("s")).args(["export", "made"]).arg(at("made.vhdx")));
+        assert_eq!(size("made.vhdx"), 4096);
+    }
 }

@@ -7,9 +7,8 @@ use std::process::Command;
 
 use mif_tests::debian::{TOOLS, boot, make_disk, tree};
 use mif_tests::disk::{assert_gpt, assert_sound, blkid, cut, parts};
-use mif_tests::{have, mif, run, run_failing, snapshot, tool, work_folder};
+use mif_tests::{WorkFolder, have, mif, run, run_failing, snapshot, tool, work_folder};
 use serde_json::Value;
-use tempfile::TempDir;
 
 /// What the small disk needs.
 const SMALL_TOOLS: [&str; 9] =
@@ -85,7 +84,7 @@ const VAR_FILES: &[(&str, &str)] = &[
 
 /// A small disk in a store.
 struct Lab {
-    work: TempDir,
+    work: WorkFolder,
 }
 
 impl Lab {

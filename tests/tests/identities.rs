@@ -5,14 +5,14 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use mif_tests::{have, mif, run, run_failing, tool, work_folder};
+use mif_tests::{WorkFolder, have, mif, run, run_failing, tool, work_folder};
 use serde_json::Value;
 
 const MIB: u64 = 1 << 20;
 const UUID: &str = "11111111-2222-4333-8444-555555555555";
 
 struct Lab {
-    work: tempfile::TempDir,
+    work: WorkFolder,
 }
 
 impl Lab {

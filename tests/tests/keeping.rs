@@ -4,12 +4,12 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use mif_formats::mif::manifest::columns::{Column, Columns};
-use mif_tests::{mif, repo, run, run_failing, snapshot, work_folder};
+use mif_tests::{WorkFolder, mif, repo, run, run_failing, snapshot, work_folder};
 use serde_json::Value;
 
 /// A store with two different disks, `demo` and `noise`.
 struct Fixture {
-    work: tempfile::TempDir,
+    work: WorkFolder,
 }
 
 impl Fixture {

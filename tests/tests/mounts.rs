@@ -5,7 +5,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use mif_tests::{have, mif, run, run_failing, tool, work_folder};
+use mif_tests::{WorkFolder, have, mif, run, run_failing, tool, work_folder};
 use serde_json::Value;
 
 const TOOLS: &[&str] = &["sfdisk", "mke2fs", "dd"];
@@ -13,7 +13,7 @@ const TOOLS: &[&str] = &["sfdisk", "mke2fs", "dd"];
 const SIZE: u64 = 16;
 
 struct Lab {
-    work: tempfile::TempDir,
+    work: WorkFolder,
 }
 
 impl Lab {

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use mif_tests::fault::{self, Fault, Faults};
 use mif_tests::oracle::Random;
-use mif_tests::{have, is_root, mif, run, run_failing, snapshot, tool, work_folder};
+use mif_tests::{WorkFolder, files, have, is_root, mif, run, run_failing, snapshot, tool, work_folder};
 use serde_json::Value;
 
 /// How many imports are killed.
@@ -132,7 +132,7 @@ fn two_imports_killed_a_hundred_times_lose_nothing_and_are_finished_by_running_t
 
 /// A store with one image, and a folder with that and two more to import.
 struct Half {
-    work: tempfile::TempDir,
+    work: WorkFolder,
 }
 
 impl Half {
@@ -304,4 +304,17 @@ fn a_read_that_fails_is_told_with_file_and_place_and_costs_that_image_alone() {
     );
     assert!(error.contains(".pack") && error.contains("Input/output error"), "{error}");
     assert!(!out.exists());
+    // What cannot be read back does not take the place of what is there.
+    for name in ["there.raw", "there.qcow2", "there.vmdk"] {
+        let there = half.at(name);
+        fs::write(&there, "kept").unwrap();
+        let unfinished = half.at(&format!(".{name}"));
+        let mut convert = faults.mif(&half.store(), &unfinished, Fault::ReadAt(1 << 20));
+        convert.args(["convert", "--force", "--verify"]).arg(&second).arg(&there);
+        let error = run_failing(&mut convert, 5);
+        assert!(error.contains(name) && error.contains("Input/output error"), "{error}");
+        assert_eq!(fs::read(&there).unwrap(), b"kept");
+        let left = files(half.work.path(), ".part");
+        assert!(left.is_empty(), "{left:?}");
+    }
 }

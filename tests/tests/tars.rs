@@ -5,13 +5,13 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use mif_tests::{have, is_root, mif, run, run_failing, tool, work_folder};
+use mif_tests::{WorkFolder, have, is_root, mif, run, run_failing, tool, work_folder};
 
 const DISK: &str = "table = \"none\"\nsize = \"16M\"\n[[volume]]\nmount = \"/\"\nfs = \"ext4\"\n";
 
 /// A place with the description of a disk.
 struct Lab {
-    work: tempfile::TempDir,
+    work: WorkFolder,
 }
 
 impl Lab {

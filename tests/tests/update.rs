@@ -9,9 +9,10 @@ use std::process::{Command, Stdio};
 
 use mif_tests::debian::{self, boot, make_disk};
 use mif_tests::disk::assert_sound;
-use mif_tests::{have, listing, mif, mif_path, repo, run, run_failing, snapshot, tool, work_folder};
+use mif_tests::{
+    WorkFolder, have, listing, mif, mif_path, repo, run, run_failing, snapshot, tool, work_folder,
+};
 use serde_json::Value;
-use tempfile::TempDir;
 
 const SMALL_TOOLS: [&str; 6] = ["sfdisk", "sgdisk", "mke2fs", "debugfs", "e2fsck", "mkfs.vfat"];
 
@@ -51,7 +52,7 @@ const FILES: &[(&str, &str)] = &[
 
 /// Small disks, of a root and a volume for /srv, in a store.
 struct Lab {
-    work: TempDir,
+    work: WorkFolder,
 }
 
 impl Lab {

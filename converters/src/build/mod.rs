@@ -35,7 +35,7 @@ use crate::import::store_files;
 use crate::progress::{self, Progress};
 use crate::rebuild::{Bench, Contents, Known, Made, NewContents, NewIds, Params, Splicer, check_name, node};
 use crate::scan::VolumeExtent;
-use crate::store::{Counts, Provenance, Store, WriterStats};
+use crate::store::{Counts, Provenance, Store, StoredDisk, WriterStats};
 use crate::{Error, Result, packages, volume_name};
 
 /// Boot code in sector 0 ends here; the disk's signature and the table follow.
@@ -172,7 +172,7 @@ pub fn build(
     let rows: Vec<&Row> = volumes.iter().flat_map(|volume| &volume.rows).collect();
     let planned: Vec<String> =
         volumes.iter().zip(&drafts).filter(|(_, d)| d.is_some()).map(|(v, _)| v.name.clone()).collect();
-    let made = Made::read_back(&objects, &layout, &rows, &planned)?;
+    let made = Made::read_back(StoredDisk::new(layout.clone(), objects.clone()), &rows, &planned)?;
     let (packages_file, unread) = packages::table(&made.rows, &objects, made.devices())?;
     notes.extend(unread);
     let source = Some(tree.display().to_string());

@@ -1,7 +1,7 @@
 //! What can be done about damage: indexes from packs, the whole objects of damaged packs into new ones, and
 //! lost objects from disk images that still have them.
 
-use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::collections::{BTreeSet, HashSet};
 use std::sync::Arc;
 
 use mif_formats::container;
@@ -14,8 +14,7 @@ use crate::import::{ImportOptions, Reread, reread};
 use crate::mounts::Devices;
 use crate::progress::Progress;
 use crate::store::{
-    Image, Index, ObjectWriter, PackIndex, Provenance, Store, clear_index_cache, index_key, pack_key,
-    put_pack, tables_of,
+    Image, Index, ObjectWriter, PackIndex, Store, clear_index_cache, index_key, pack_key, put_pack, tables_of,
 };
 use crate::{Error, Result, packages};
 
@@ -136,22 +135,16 @@ fn parts(store: &Store, report: &FsckReport, read: &Reread) -> Result<Vec<String
         let mut stored = match stored {
             Ok(stored) if stored.image.layout_digest == layout_digest => stored,
             // Both records are lost, and it is known all the same that this was the disk.
-            Err(_) if store.has_pointer(name, version, &layout_digest) => {
-                let provenance = Provenance::of("fsck");
-                store.stored(Image {
-                    name: name.to_owned(),
-                    version,
-                    disk_size: read.layout.disk_size(),
-                    layout_digest: layout_digest.clone(),
-                    manifest_digest: manifest_digest.clone(),
-                    tables: BTreeMap::new(),
-                    table: read.table.clone(),
-                    volumes: read.volumes.clone(),
-                    counts: read.counts,
-                    provenance,
-                    warnings: read.warnings.clone(),
-                })
-            }
+            Err(_) if store.has_pointer(name, version, &layout_digest) => store.stored(Image {
+                disk_size: read.layout.disk_size(),
+                layout_digest: layout_digest.clone(),
+                manifest_digest: manifest_digest.clone(),
+                table: read.table.clone(),
+                volumes: read.volumes.clone(),
+                counts: read.counts,
+                warnings: read.warnings.clone(),
+                ..Image::empty(name, version, "fsck")
+            }),
             _ => continue,
         };
         if lost.lacks("image") {

@@ -10,7 +10,6 @@ mod plan;
 pub(crate) mod pool;
 mod read_back;
 
-use std::collections::BTreeMap;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, OnceLock};
@@ -244,26 +243,24 @@ pub(crate) fn import_opened(
         None => {
             let (digests_file, packages_file, complaints) = tables(rows)?;
             warnings.extend(complaints);
+            let provenance = Provenance {
+                source: Some(path.display().to_string()),
+                source_format: Some(disk.format.into()),
+                snapshot: options.open.snapshot.clone(),
+                parent: newest.map(|version| format!("{name}@{version}")),
+                command: options.command.clone(),
+                files: files.to_vec(),
+                ..Provenance::of("import")
+            };
             let image = Image {
-                name: name.to_owned(),
-                version: 0,
                 disk_size,
                 layout_digest,
                 manifest_digest,
-                tables: BTreeMap::new(),
                 volumes: volumes.clone(),
                 table: scan.table.clone(),
                 counts,
-                provenance: Provenance {
-                    source: Some(path.display().to_string()),
-                    source_format: Some(disk.format.into()),
-                    snapshot: options.open.snapshot.clone(),
-                    parent: newest.map(|version| format!("{name}@{version}")),
-                    command: options.command.clone(),
-                    files: files.to_vec(),
-                    ..Provenance::of("import")
-                },
                 warnings: warnings.clone(),
+                ..Image::new(name, 0, provenance)
             };
             let more = [("digests", &digests_file[..]), (packages::TABLE, &packages_file)];
             // Another import may have taken the name meanwhile.

@@ -205,7 +205,8 @@ impl<'a> Base<'a> {
     /// The same, where all objects of the bench are known already.
     pub(crate) fn among(objects: Arc<Objects>, bench: Bench<'a>, parent: &'a StoredImage) -> Result<Self> {
         let layout = Arc::new(parent.layout()?);
-        let scan = Scan::new(Arc::new(StoredDisk::new(layout.clone(), objects.clone())))?;
+        let disk = StoredDisk::new(layout.clone(), objects.clone());
+        let scan = Scan::new(Arc::new(disk.with_sectors_of(parent.image.table.sector_size)))?;
         let known = Known::new(&layout);
         Ok(Base { parent, bench, rows: parent.manifest()?, objects, scan, layout, known })
     }
@@ -348,7 +349,9 @@ impl<'a> Base<'a> {
     /// Reads a finished draft of `rows` as the disk that it is.
     pub(crate) fn read_back(&self, draft: &Draft, rows: &[&Row]) -> Result<Made> {
         let rows = with_rewritten(rows, &draft.rewritten);
-        Made::read_back(&self.objects, &draft.layout, &rows, &draft.planned)
+        let disk = StoredDisk::new(draft.layout.clone(), self.objects.clone());
+        let disk = disk.with_sectors_of(self.scan.table.sector_size);
+        Made::read_back(disk, &rows, &draft.planned)
     }
 
     /// Publishes a finished draft of `rows`.

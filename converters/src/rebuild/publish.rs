@@ -1,6 +1,6 @@
 //! A disk that was put together: reading it back, and publishing it.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use mif_formats::fs::FileType;
@@ -13,7 +13,7 @@ use mif_formats::partition::Table;
 use crate::mounts::Devices;
 use crate::rows;
 use crate::scan::{Scan, ScannedVolume};
-use crate::store::{Counts, Image, Objects, Provenance, Store, StoredDisk, VolumeRecord};
+use crate::store::{Counts, Image, Provenance, Store, StoredDisk, VolumeRecord};
 use crate::{Error, Result, packages};
 
 /// A disk that was put together, as it reads.
@@ -32,14 +32,10 @@ impl Made {
     }
 
     /// Reads the volumes `names`, which were planned, from the new disk: their rows come in place of the edited
-    /// ones. All that the layout refers to is in `objects`.
-    pub(crate) fn read_back(
-        objects: &Arc<Objects>,
-        layout: &Arc<Layout>,
-        edited: &[&Row],
-        names: &[String],
-    ) -> Result<Self> {
-        let scan = Scan::new(Arc::new(StoredDisk::new(layout.clone(), objects.clone())))?;
+    /// ones.
+    pub(crate) fn read_back(disk: StoredDisk, edited: &[&Row], names: &[String]) -> Result<Self> {
+        let layout = disk.layout().clone();
+        let scan = Scan::new(Arc::new(disk))?;
         let mut rows: Vec<Row> =
             edited.iter().filter(|row| !names.contains(&row.volume)).map(|row| (*row).clone()).collect();
         for name in names {
@@ -75,7 +71,7 @@ impl Made {
         }
         rows::sort(&mut rows);
         let records = scan.volumes.iter().map(ScannedVolume::record).collect();
-        Ok(Made { layout: layout.clone(), rows, records, table: scan.table })
+        Ok(Made { layout, rows, records, table: scan.table })
     }
 
     /// Publishes it as the next version of `name`, with the table of packages that is given.
@@ -90,17 +86,13 @@ impl Made {
         let mut manifest_file = Vec::new();
         manifest::write(&mut manifest_file, &self.rows)?;
         let image = Image {
-            name: name.to_owned(),
-            version: 0,
             disk_size: self.layout.disk_size(),
             layout_digest: blake3::Hash::from_bytes(digest).to_hex().to_string(),
             manifest_digest: blake3::hash(&manifest_file).to_hex().to_string(),
-            tables: BTreeMap::new(),
             table: self.table.clone(),
             volumes: self.records.clone(),
             counts: counts(&self.layout, &self.rows),
-            provenance,
-            warnings: Vec::new(),
+            ..Image::new(name, 0, provenance)
         };
         let more = [("digests", &digests::encode(&self.rows)[..]), (packages::TABLE, packages_file)];
         store.publish(image, &manifest_file, &layout_file, &more)

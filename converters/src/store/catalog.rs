@@ -249,9 +249,14 @@ impl DamagedImage {
 }
 
 impl Image {
-    /// The record of an empty disk without a table, made by `operation`, for the caller to fill in.
+    /// The record of an empty disk without a table, made now by `operation`, for the caller to fill in.
     #[must_use]
     pub fn empty(name: &str, version: u32, operation: &str) -> Self {
+        Self::new(name, version, Provenance::of(operation))
+    }
+
+    /// The same, where more is known of how it was made.
+    pub(crate) fn new(name: &str, version: u32, provenance: Provenance) -> Self {
         Image {
             name: name.to_owned(),
             version,
@@ -262,7 +267,7 @@ impl Image {
             table: Table::none(),
             volumes: Vec::new(),
             counts: Counts::default(),
-            provenance: Provenance::of(operation),
+            provenance,
             warnings: Vec::new(),
         }
     }
@@ -369,7 +374,7 @@ impl StoredImage {
 
     /// The disk, read through the layout.
     pub fn disk(&self, objects: Arc<Objects>) -> Result<StoredDisk> {
-        Ok(StoredDisk::new(Arc::new(self.layout()?), objects))
+        Ok(StoredDisk::new(Arc::new(self.layout()?), objects).with_sectors_of(self.image.table.sector_size))
     }
 }
 
@@ -586,20 +591,11 @@ pub(super) mod tests {
         let (layout, digest) = builder.finish().encode();
         let mut manifest = Vec::new();
         mif_formats::mif::manifest::write(&mut manifest, &[]).unwrap();
-        let table =
-            Table { kind: TableKind::None, sector_size: 512, id: None, partitions: vec![], warnings: vec![] };
         let image = Image {
-            name: name.into(),
-            version: 0,
             disk_size: 1 << 20,
             layout_digest: blake3::Hash::from_bytes(digest).to_hex().to_string(),
             manifest_digest: blake3::hash(&manifest).to_hex().to_string(),
-            tables: BTreeMap::new(),
-            table,
-            volumes: vec![],
-            counts: Counts::default(),
-            provenance: Provenance::of("import"),
-            warnings: vec![],
+            ..Image::empty(name, 0, "import")
         };
         let packages = mif_formats::mif::packages::write(&[]).unwrap();
         let digests = mif_formats::mif::digests::encode(&[]);

@@ -12,13 +12,25 @@ use super::Objects;
 pub struct StoredDisk {
     layout: Arc<Layout>,
     objects: Arc<Objects>,
+    sector_size: Option<u32>,
 }
 
 impl StoredDisk {
     /// The disk that `layout` describes over `objects`.
     #[must_use]
     pub fn new(layout: Arc<Layout>, objects: Arc<Objects>) -> Self {
-        StoredDisk { layout, objects }
+        StoredDisk { layout, objects, sector_size: None }
+    }
+
+    /// The layout that it is read by.
+    pub(crate) fn layout(&self) -> &Arc<Layout> {
+        &self.layout
+    }
+
+    /// The same disk, known to have logical sectors of this many bytes.
+    #[must_use]
+    pub fn with_sectors_of(self, bytes: u32) -> Self {
+        StoredDisk { sector_size: Some(bytes), ..self }
     }
 }
 
@@ -47,6 +59,10 @@ impl Source for StoredDisk {
             }
         }
         Ok(())
+    }
+
+    fn sector_size(&self) -> Option<u32> {
+        self.sector_size
     }
 
     fn extent_at(&self, offset: u64) -> Result<Extent> {

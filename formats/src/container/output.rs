@@ -153,6 +153,16 @@ impl Output {
         self.files.iter().map(|f| &f.file)
     }
 
+    /// The temporary name of the container, if it is one file: by it the file can be read before it gets its own. A container
+    /// of several files refers to them by their final names.
+    #[must_use]
+    pub fn temporary(&self) -> Option<&Path> {
+        match &self.files[..] {
+            [only] => only.temporary.as_deref(),
+            _ => None,
+        }
+    }
+
     fn check_free(&self, path: &Path) -> Result<()> {
         let place = || at("").file(path);
         match std::fs::symlink_metadata(path) {

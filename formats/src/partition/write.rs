@@ -91,7 +91,7 @@ fn write_mbr(before: Option<(&dyn Source, &Table)>, table: &Table, size: u64) ->
         return Err(at("MBR").unsupported(format!("a disk of {size} bytes needs a GPT")));
     }
     // An extended partition keeps its length as far as the disk goes: parted opens no disk with one that goes further.
-    let room = size / mbr::SIZE as u64;
+    let room = size / sector;
     let mut sector0 = sector0(before.map(|(disk, _)| disk))?;
     if let Some(id) = &table.id {
         let id = u32::from_str_radix(id, 16)
