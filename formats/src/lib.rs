@@ -13,6 +13,7 @@
 
 #![forbid(unsafe_code)]
 
+pub mod beneath;
 pub mod container;
 pub mod error;
 pub mod fs;
