@@ -28,12 +28,13 @@ pub struct Error {
     code: Code,
     message: String,
     advice: Option<String>,
+    unreadable: bool,
 }
 
 impl Error {
     /// A failure with its code and message.
     pub fn new(code: Code, message: impl Into<String>) -> Self {
-        Error { code, message: message.into(), advice: None }
+        Error { code, message: message.into(), advice: None, unreadable: false }
     }
 
     /// The request makes no sense.
@@ -58,7 +59,14 @@ impl Error {
 
     /// The operating system failed at `path`.
     pub fn io(path: &Path, error: &io::Error) -> Self {
-        Self::store(format!("{}: {error}", path.display()))
+        Self::file(&path.display().to_string(), error)
+    }
+
+    /// The operating system failed at the file called `name`, or that is not what it should be.
+    pub(crate) fn file(name: &str, error: &io::Error) -> Self {
+        use io::ErrorKind::{FileTooLarge, InvalidData, NotFound, UnexpectedEof};
+        let damaged = matches!(error.kind(), NotFound | UnexpectedEof | FileTooLarge | InvalidData);
+        Error { unreadable: !damaged, ..Self::store(format!("{name}: {error}")) }
     }
 
     /// The same, with a sentence of what to do.
@@ -73,6 +81,13 @@ impl Error {
     pub(crate) fn within(mut self, what: &str) -> Self {
         self.message = format!("{what}: {}", self.message);
         self
+    }
+
+    /// Whether a file could not be read (permissions, a disk's error, too few descriptors): what is in it, and whether it
+    /// is damaged, is not known.
+    #[must_use]
+    pub fn is_unreadable(&self) -> bool {
+        self.unreadable
     }
 
     /// The exit code.
@@ -115,6 +130,15 @@ impl From<mif_formats::Error> for Error {
             ErrorKind::Unsupported => Code::Unsupported,
         };
         Error::new(code, error.to_string())
+    }
+}
+
+/// A result in which an error means damage. What could not be read is an error of the caller: it must not be taken for
+/// damaged or missing.
+pub(crate) fn readable<T>(result: Result<T>) -> Result<Result<T>> {
+    match result {
+        Err(e) if e.is_unreadable() => Err(e),
+        result => Ok(result),
     }
 }
 

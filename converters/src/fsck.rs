@@ -19,7 +19,7 @@ use sha1::{Digest, Sha1};
 use self::packs::{PackState, check_packs};
 pub use self::report::{FsckOptions, FsckReport, LostImage, Verdict};
 use crate::progress::{self, Progress};
-use crate::store::{Image, Objects, Store, StoredImage};
+use crate::store::{Image, Objects, Store, StoredImage, strangers};
 use crate::{Error, Result};
 
 /// How many paths of an image a report names.
@@ -34,19 +34,24 @@ pub fn fsck(path: &Path, options: &FsckOptions, progress: &dyn Progress) -> Resu
         return Err(Error::usage("--from is for --repair: disk images to take lost objects from"));
     }
     if !options.repair {
-        return check(&Store::open(path)?, false, progress);
+        return check(&Store::open(path, progress)?, false, progress);
     }
     let mut done = Vec::new();
     done.extend(Store::repair_header(path)?);
     let store = Store::open_exclusive(path, progress)?;
     let images = images(&store)?;
     let mut state = check_packs(&store, false, progress)?;
+    let mut report = check_images(&store, &images, &state, progress)?;
+    if report.verdict == Verdict::Unreadable {
+        report.repaired = done;
+        return Ok(report);
+    }
     let packs = repair::packs(&store, &state)?;
     if !packs.is_empty() {
         done.extend(packs);
         state = check_packs(&store, false, progress)?;
+        report = check_images(&store, &images, &state, progress)?;
     }
-    let mut report = check_images(&store, &images, &state, progress)?;
     // What is mended from originals lets more be made again from it: a list its chunks, a layout its objects, the disk
     // its manifest.
     let mut notes = BTreeSet::new();
@@ -101,8 +106,10 @@ fn check_images(
         objects: state.objects,
         problems: state.problems.clone(),
         notes: state.notes.clone(),
+        unreadable: state.unreadable.clone(),
         ..FsckReport::default()
     };
+    note_strangers(store, &mut report)?;
     let objects = Objects::new(store.storage().clone(), Arc::new(state.index()));
     let mut checker = Checker {
         state,
@@ -126,6 +133,19 @@ fn check_images(
     Ok(report)
 }
 
+fn note_strangers(store: &Store, report: &mut FsckReport) -> Result<()> {
+    let storage = &**store.storage();
+    let (names, count) = strangers(storage).map_err(|e| Error::file(&storage.place(), &e))?;
+    if count > 0 {
+        let and_more = if count > names.len() { ", …" } else { "" };
+        report.notes.push(format!(
+            "{count} files are no files of a store, and are left alone: {}{and_more}",
+            names.join(", ")
+        ));
+    }
+    Ok(())
+}
+
 fn check_tags(store: &Store, name: &str, report: &mut FsckReport) -> Result<()> {
     let versions = store.versions(name)?;
     match store.tags(name) {
@@ -136,6 +156,7 @@ fn check_tags(store: &Store, name: &str, report: &mut FsckReport) -> Result<()> 
                     .push(format!("{name}@{}: stands for version {}, which is gone", tag.tag, tag.version));
             }
         }
+        Err(e) if e.is_unreadable() => report.unreadable.push(e.message().to_owned()),
         Err(e) => report.problems.push(e.to_string()),
     }
     Ok(())
@@ -164,9 +185,12 @@ struct Checker<'a> {
 impl Checker<'_> {
     fn image(&mut self, store: &Store, name: &str, version: u32, report: &mut FsckReport) -> Result<()> {
         let mut lost = LostImage { image: format!("{name}@{version}"), ..LostImage::default() };
-        let mut problem = |what: &str, error: &Error, lost: &mut LostImage| {
-            lost.parts.push(what.to_owned());
-            report.problems.push(error.message().to_owned());
+        let mut problem = |what: &str, error: &Error, lost: &mut LostImage| match error.is_unreadable() {
+            true => report.unreadable.push(error.message().to_owned()),
+            false => {
+                lost.parts.push(what.to_owned());
+                report.problems.push(error.message().to_owned());
+            }
         };
         if !store.versions(name)?.contains(&version) {
             let vanished = Error::store(format!("{}: was deleted behind the store's back", lost.image));

@@ -5,7 +5,9 @@
 //! its index first, then the old index is removed, then the old pack. So a process that is killed leaves garbage at
 //! most.
 
+use std::cell::Cell;
 use std::collections::{BTreeSet, HashMap, HashSet};
+use std::io::ErrorKind;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -16,7 +18,7 @@ use serde::Serialize;
 use crate::progress::{self, Progress};
 use crate::store::{
     DamagedImage, Index, Needs, Objects, PackIndex, Storage, Store, Upload, clear_index_cache, decode_object,
-    index_key, pack_key, put_pack,
+    index_key, is_unfinished, pack_key, put_pack, strangers, total,
 };
 use crate::{Error, Result};
 
@@ -66,11 +68,14 @@ pub struct GcReport {
     pub garbage_kept: u64,
     /// Damaged copies of objects, and what could not be done, each a sentence.
     pub warnings: Vec<String>,
+    /// Files in the store that are not its own, and were left alone: the first of their names, relative to the store.
+    pub strangers: Vec<String>,
 }
 
 /// Collects the garbage of the store in the folder `path`.
 pub fn gc(path: &Path, options: &GcOptions, progress: &dyn Progress) -> Result<GcReport> {
-    let store = if options.dry_run { Store::open(path)? } else { Store::open_exclusive(path, progress)? };
+    let store =
+        if options.dry_run { Store::open(path, progress)? } else { Store::open_exclusive(path, progress)? };
     progress.stage("finding what images need", 0);
     let mut report = GcReport { dry_run: options.dry_run, ..GcReport::default() };
     let mut forgotten = forgotten(&store, options, &mut report)?;
@@ -78,6 +83,7 @@ pub fn gc(path: &Path, options: &GcOptions, progress: &dyn Progress) -> Result<G
     let needed = needed(&store, &packs, &mut forgotten, progress, &mut report)?;
     let sweep = Sweep { storage: &**store.storage(), dry_run: options.dry_run, progress };
     if !options.dry_run {
+        store.finish_removals()?;
         for (name, version) in &forgotten {
             store.remove_version(name, *version, crate::rm::now())?;
         }
@@ -88,9 +94,11 @@ pub fn gc(path: &Path, options: &GcOptions, progress: &dyn Progress) -> Result<G
         sweep.strays(stray, &mut report)?;
     } else {
         report.packs_kept = packs.len() as u64;
-        report.pack_bytes = [packs.iter().map(|pack| pack.bytes).sum(); 2];
+        report.pack_bytes = [total(packs.iter().map(|pack| pack.bytes)); 2];
     }
     sweep.unfinished(&mut report)?;
+    let storage = &**store.storage();
+    report.strangers = strangers(storage).map_err(|e| Error::file(&storage.place(), &e))?.0;
     report.whole = report.damaged.is_empty() && report.warnings.is_empty();
     Ok(report)
 }
@@ -143,13 +151,17 @@ impl Pack {
 /// All packs that have an index, and what is one without the other.
 fn packs(store: &Store) -> Result<(Vec<Pack>, Stray)> {
     let storage = &**store.storage();
-    let failed = |e: std::io::Error| Error::store(format!("{}/packs: {e}", storage.place()));
+    let failed = |e: std::io::Error| storage.error("packs", &e);
     let (mut packs, mut stray) = (Vec::new(), Stray::default());
     let mut without: BTreeSet<String> = BTreeSet::new();
     for folder in storage.list("packs").map_err(failed)? {
-        for file in storage.list(&format!("packs/{folder}")).map_err(failed)? {
-            without.insert(format!("packs/{folder}/{file}"));
-        }
+        let key = format!("packs/{folder}");
+        // A file with that name holds nothing.
+        let Ok(files) = storage.list(&key) else { continue };
+        // Only what has a pack's name in a pack's place is ours to remove.
+        let keys =
+            files.iter().filter_map(|file| Some(pack_key(&PackId::from_hex(file.strip_suffix(".pack")?)?)));
+        without.extend(keys.filter(|pack| pack.starts_with(&key)));
     }
     for id in PackIndex::ids(storage)? {
         if !without.remove(&pack_key(&id)) {
@@ -226,6 +238,14 @@ fn needed(
     Ok(needs.objects)
 }
 
+/// What became of an attempt to repack.
+enum Repacked {
+    /// The new packs.
+    Written(HashSet<PackId>),
+    /// The disk is full: what was to go stays.
+    NoRoom(Error),
+}
+
 struct Sweep<'a> {
     storage: &'a dyn Storage,
     dry_run: bool,
@@ -264,14 +284,14 @@ impl Plan {
             plan.counted.extend(live[number].iter().map(|entry| (entry.id, number)));
         }
         for (number, (pack, here)) in packs.iter().zip(live).enumerate() {
-            let live: u64 = here.iter().map(|entry| entry.stored_len).sum();
+            let live = total(here.iter().map(|entry| entry.stored_len));
             let stored = pack.index.stored_bytes();
             let last_copy =
                 |entry: &IndexEntry| needed.contains(&entry.id) && !plan.counted.contains_key(&entry.id);
             let kept = !here.is_empty() && live as f64 >= stored as f64 * REPACK_BELOW;
             if kept || pack.index.entries.iter().any(last_copy) {
                 plan.kept += 1;
-                plan.garbage += stored.saturating_sub(live);
+                plan.garbage = plan.garbage.saturating_add(stored.saturating_sub(live));
             } else {
                 plan.going.push((number, here.into_iter().cloned().collect()));
             }
@@ -295,10 +315,10 @@ impl Sweep<'_> {
     fn packs(&self, mut packs: Vec<Pack>, needed: &HashSet<ObjectId>, report: &mut GcReport) -> Result<()> {
         packs.sort_by_cached_key(|pack| {
             let entries = pack.index.entries.iter().filter(|entry| needed.contains(&entry.id));
-            let live = entries.fold(0u64, |sum, entry| sum.saturating_add(entry.stored_len));
+            let live = total(entries.map(|entry| entry.stored_len));
             (std::cmp::Reverse(live), pack.index.pack)
         });
-        let total = packs.iter().map(|pack| pack.bytes).sum();
+        let all = total(packs.iter().map(|pack| pack.bytes));
         let mut read = Read::new();
         let plan = loop {
             let plan = Plan::new(&packs, needed, &read);
@@ -308,41 +328,59 @@ impl Sweep<'_> {
         };
         report.packs_kept = plan.kept;
         report.garbage_kept = plan.garbage;
-        report.pack_bytes = [total, total];
-        for (number, entries) in &plan.going {
-            if entries.is_empty() {
-                report.packs_dropped += 1;
-            } else {
-                report.packs_repacked += 1;
-            }
-            report.pack_bytes[1] -= packs[*number].bytes;
-        }
+        report.pack_bytes = [all, all];
+        let (dropped, repacked): (Vec<_>, Vec<_>) =
+            plan.going.into_iter().partition(|(_, entries)| entries.is_empty());
+        let bytes = |going: &[(usize, Vec<IndexEntry>)]| total(going.iter().map(|(n, _)| packs[*n].bytes));
+        report.packs_dropped += dropped.len() as u64;
+        report.packs_repacked += repacked.len() as u64;
+        report.pack_bytes[1] = all.saturating_sub(bytes(&dropped)).saturating_sub(bytes(&repacked));
         if self.dry_run {
-            let moved = plan.going.iter().flat_map(|(_, entries)| entries);
-            report.pack_bytes[1] += moved.map(|entry| entry.stored_len).sum::<u64>();
+            let moved = repacked.iter().flat_map(|(_, entries)| entries);
+            report.pack_bytes[1] =
+                report.pack_bytes[1].saturating_add(total(moved.map(|entry| entry.stored_len)));
             return Ok(());
         }
-        if !plan.going.is_empty() {
-            clear_index_cache(self.storage)
-                .map_err(|e| Error::store(format!("{}/index: {e}", self.storage.place())))?;
+        if !dropped.is_empty() || !repacked.is_empty() {
+            clear_index_cache(self.storage).map_err(|e| self.storage.error("index", &e))?;
         }
-        let written = self.repack(&packs, &plan.going)?;
+        // These first: on a disk that is full they make the room to repack others.
+        for (number, _) in dropped {
+            self.delete_pack(&packs[number].index.pack)?;
+        }
+        let written = match self.repack(&packs, &repacked)? {
+            Repacked::Written(written) => written,
+            Repacked::NoRoom(error) => {
+                report.warnings.push(format!(
+                    "{}; {} packs stay as they are",
+                    error.message(),
+                    repacked.len()
+                ));
+                report.packs_kept += repacked.len() as u64;
+                report.packs_repacked = 0;
+                report.pack_bytes[1] = report.pack_bytes[1].saturating_add(bytes(&repacked));
+                return Ok(());
+            }
+        };
         for pack in &written {
             let key = pack_key(pack);
             let len = self.storage.len(&key);
-            report.pack_bytes[1] +=
-                len.map_err(|e| Error::store(format!("{}/{key}: {e}", self.storage.place())))?;
+            let len = len.map_err(|e| self.storage.error(&key, &e))?;
+            report.pack_bytes[1] = report.pack_bytes[1].saturating_add(len);
         }
-        for (number, _) in plan.going {
+        for (number, _) in repacked {
             let pack = &packs[number].index.pack;
             // What is left of one pack may be just what another one that goes consists of.
-            if written.contains(pack) {
-                continue;
+            if !written.contains(pack) {
+                self.delete_pack(pack)?;
             }
-            self.delete(&index_key(pack))?;
-            self.delete(&pack_key(pack))?;
         }
         Ok(())
+    }
+
+    fn delete_pack(&self, pack: &PackId) -> Result<()> {
+        self.delete(&index_key(pack))?;
+        self.delete(&pack_key(pack))
     }
 
     /// Reads copies that were not read before. Gives whether all of them are whole.
@@ -362,7 +400,12 @@ impl Sweep<'_> {
             let pack = &packs[*number].index;
             let place = pack.entries.binary_search_by_key(id, |entry| entry.id);
             let entry = &pack.entries[place.expect("the plan names what the pack's index has")];
-            let found = self.read(&pack.pack, entry).and_then(|stored| {
+            let stored = match self.read(&pack.pack, entry) {
+                // Whether it is whole is not known, so nothing can be removed that it may be needed for.
+                Err(e) if e.is_unreadable() => return Err(e),
+                stored => stored,
+            };
+            let found = stored.and_then(|stored| {
                 decode_object(entry, &stored).map_err(|problem| {
                     Error::store(format!("{}: object {id}: {problem}", pack_key(&pack.pack)))
                 })
@@ -380,16 +423,31 @@ impl Sweep<'_> {
         let key = pack_key(pack);
         self.storage
             .read(&key, entry.offset..entry.offset.saturating_add(entry.stored_len))
-            .map_err(|e| Error::store(format!("{}/{key}: object {}: {e}", self.storage.place(), entry.id)))
+            .map_err(|e| Error::file(&format!("{}/{key}: object {}", self.storage.place(), entry.id), &e))
     }
 
-    /// Writes objects into new packs; gives the ids of these.
-    fn repack(&self, packs: &[Pack], moved: &[(usize, Vec<IndexEntry>)]) -> Result<HashSet<PackId>> {
-        let total = moved.iter().flat_map(|(_, entries)| entries).map(|e| e.stored_len).sum();
-        self.progress.stage("repacking", total);
+    /// Writes objects into new packs, if there is room for them.
+    fn repack(&self, packs: &[Pack], moved: &[(usize, Vec<IndexEntry>)]) -> Result<Repacked> {
+        let is_full = Cell::new(false);
         let failed = |e: std::io::Error| {
+            is_full.set(matches!(e.kind(), ErrorKind::StorageFull | ErrorKind::QuotaExceeded));
             Error::store(format!("{}: cannot write to the store: {e}", self.storage.place()))
         };
+        match self.write_again(packs, moved, &failed) {
+            Ok(written) => Ok(Repacked::Written(written)),
+            Err(e) if is_full.get() => Ok(Repacked::NoRoom(e)),
+            Err(e) => Err(e),
+        }
+    }
+
+    fn write_again(
+        &self,
+        packs: &[Pack],
+        moved: &[(usize, Vec<IndexEntry>)],
+        failed: &dyn Fn(std::io::Error) -> Error,
+    ) -> Result<HashSet<PackId>> {
+        let bytes = total(moved.iter().flat_map(|(_, entries)| entries).map(|e| e.stored_len));
+        self.progress.stage("repacking", bytes);
         let mut current: Option<PackWriter<Box<dyn Upload>>> = None;
         let mut written = HashSet::new();
         for (number, entries) in moved {
@@ -427,7 +485,7 @@ impl Sweep<'_> {
         for key in stray.packs {
             let bytes = self.storage.len(&key).unwrap_or(0);
             report.packs_dropped += 1;
-            report.pack_bytes[0] += bytes;
+            report.pack_bytes[0] = report.pack_bytes[0].saturating_add(bytes);
             self.delete(&key)?;
         }
         stray.indexes.iter().try_for_each(|key| self.delete(key))
@@ -435,15 +493,16 @@ impl Sweep<'_> {
 
     /// Nobody else has the store open: whatever is in `tmp` was left by somebody who was stopped.
     fn unfinished(&self, report: &mut GcReport) -> Result<()> {
-        let left = self.storage.list("tmp").map_err(|e| Error::store(format!("tmp: {e}")))?;
+        let names = self.storage.list("tmp").map_err(|e| self.storage.error("tmp", &e))?;
+        let left: Vec<&String> = names.iter().filter(|name| is_unfinished(name)).collect();
         report.unfinished = left.len() as u64;
-        left.iter().try_for_each(|name| self.delete(&format!("tmp/{name}")))
+        left.into_iter().try_for_each(|name| self.delete(&format!("tmp/{name}")))
     }
 
     fn delete(&self, key: &str) -> Result<()> {
         if self.dry_run {
             return Ok(());
         }
-        self.storage.delete(key).map_err(|e| Error::store(format!("{}/{key}: {e}", self.storage.place())))
+        self.storage.delete(key).map_err(|e| self.storage.error(key, &e))
     }
 }

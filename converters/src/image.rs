@@ -12,6 +12,7 @@ use mif_formats::source::check_range;
 use mif_formats::{Extent, Source, at};
 
 use crate::mounts::Devices;
+use crate::progress::Progress;
 use crate::rows;
 use crate::scan::{Scan, ScannedVolume};
 use crate::store::{ImageName, Objects, Store, StoredImage};
@@ -52,7 +53,7 @@ pub enum Origin {
 impl OpenImage {
     /// Opens `image`: a file if it is a path (see [`is_path`]), else the image of that name in the store at `store`.
     /// What lies in the working directory never hides a stored image.
-    pub fn open(image: &str, store: &Path, options: &OpenOptions) -> Result<Self> {
+    pub fn open(image: &str, store: &Path, options: &OpenOptions, progress: &dyn Progress) -> Result<Self> {
         let path = Path::new(image);
         if is_path(image) {
             let container = container::open(path, options)?;
@@ -70,7 +71,7 @@ impl OpenImage {
             let error = Error::input(format!("{image}: there is no store at {}", store.display()));
             return Err(or_file(error.advise("Name the store with --store or MIF_STORE")));
         }
-        let store = Store::open(store)?;
+        let store = Store::open(store, progress)?;
         if store.versions(&name.name)?.is_empty() {
             return Err(or_file(store.image(&name).err().expect("it has no versions")));
         }

@@ -19,10 +19,10 @@ pub use self::content::Contents;
 use self::file::StoredFile;
 pub use self::glob::PathGlob;
 use self::mounts::Points;
+use crate::Result;
 use crate::error::damaged;
 use crate::progress::{self, Progress};
 use crate::store::{DamagedImage, Image, ImageName, Objects, Selector, Store};
-use crate::{Error, Result};
 
 /// What is searched for. What is not given does not matter; all that is given must fit.
 #[derive(Debug, Clone, Default)]
@@ -170,8 +170,7 @@ fn search_image(
         return Ok(Vec::new());
     }
     let key = format!("{folder}/manifest.parquet");
-    let file = StoredFile::new(store.storage().clone(), &key)
-        .map_err(|e| Error::store(format!("{}/{key}: {e}", store.storage().place())))?;
+    let file = StoredFile::new(store.storage().clone(), &key).map_err(|e| store.storage().error(&key, &e))?;
     let columns = Columns::new(file).map_err(wrong)?;
     // A pattern for whole paths means those that the image's system has.
     let points = match &query.path {

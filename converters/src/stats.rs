@@ -5,9 +5,11 @@ use std::collections::HashMap;
 use mif_formats::mif::ObjectId;
 use serde::Serialize;
 
+use crate::Result;
 use crate::progress::{self, Progress};
-use crate::store::{DamagedImage, Image, Index, Needs, PackIndex, Store, index_key, pack_key};
-use crate::{Error, Result};
+use crate::store::{
+    DamagedImage, IMAGE_FILES, Image, Index, Needs, PackIndex, Store, index_key, pack_key, total,
+};
 
 /// How large a store is and what its images share.
 #[derive(Debug, Clone, Serialize)]
@@ -106,19 +108,19 @@ pub fn stats(store: &Store, similarity: bool, progress: &dyn Progress) -> Result
     let shares =
         images.iter().zip(&needs).map(|(image, needs)| share(image, needs, &sizes, &users)).collect();
     let file_bytes = file_bytes(store, &images)?;
-    let data_bytes = images.iter().map(|i| i.counts.content_bytes + i.counts.residue_bytes).sum::<u64>();
-    let object_bytes = sizes.iter().map(|s| s.len).sum();
-    let stored_bytes = sizes.iter().map(|s| s.stored).sum::<u64>();
-    let files = file_bytes.packs + file_bytes.indexes + file_bytes.images;
-    let in_packs: u64 = PackIndex::ids(&**store.storage())?
-        .into_iter()
-        .map(|id| PackIndex::load(&**store.storage(), id).map(|index| index.stored_bytes()))
-        .sum::<Result<u64>>()?;
+    let data_bytes = total(images.iter().flat_map(|i| [i.counts.content_bytes, i.counts.residue_bytes]));
+    let object_bytes = total(sizes.iter().map(|s| s.len));
+    let stored_bytes = total(sizes.iter().map(|s| s.stored));
+    let files = total([file_bytes.packs, file_bytes.indexes, file_bytes.images].into_iter());
+    let mut in_packs = 0u64;
+    for id in PackIndex::ids(&**store.storage())? {
+        in_packs = in_packs.saturating_add(PackIndex::load(&**store.storage(), id)?.stored_bytes());
+    }
     Ok(StatsReport {
         damaged,
         images: store.names()?.len() as u64,
         versions: images.len() as u64,
-        disk_bytes: images.iter().map(|i| i.disk_size).sum(),
+        disk_bytes: total(images.iter().map(|i| i.disk_size)),
         data_bytes,
         objects: sizes.len() as u64,
         object_bytes,
@@ -155,7 +157,7 @@ fn sizes(numbers: &HashMap<ObjectId, u32>, index: &Index) -> Vec<Size> {
 fn share(image: &Image, needs: &[u32], sizes: &[Size], users: &[u32]) -> ImageShare {
     let stored = |alone: bool| {
         let picked = needs.iter().filter(|n| (users[**n as usize] == 1) == alone);
-        picked.map(|n| sizes[*n as usize].stored).sum()
+        total(picked.map(|n| sizes[*n as usize].stored))
     };
     ImageShare {
         image: image.id(),
@@ -172,17 +174,16 @@ fn ratio(a: u64, b: u64) -> f64 {
 fn file_bytes(store: &Store, images: &[Image]) -> Result<FileBytes> {
     let storage = store.storage();
     let mut bytes = FileBytes::default();
-    let len =
-        |key: &str| storage.len(key).map_err(|e| Error::store(format!("{}/{key}: {e}", storage.place())));
+    let len = |key: &str| storage.len(key).map_err(|e| storage.error(key, &e));
     for id in PackIndex::ids(&**storage)? {
-        bytes.packs += len(&pack_key(&id))?;
-        bytes.indexes += len(&index_key(&id))?;
+        bytes.packs = bytes.packs.saturating_add(len(&pack_key(&id))?);
+        bytes.indexes = bytes.indexes.saturating_add(len(&index_key(&id))?);
     }
     for image in images {
         let folder = Image::folder(&image.name, image.version);
-        let files = storage.list(&folder).map_err(|e| Error::store(format!("{folder}: {e}")))?;
-        for file in files {
-            bytes.images += len(&format!("{folder}/{file}"))?;
+        let files = storage.list(&folder).map_err(|e| storage.error(&folder, &e))?;
+        for file in files.iter().filter(|file| IMAGE_FILES.contains(&file.as_str())) {
+            bytes.images = bytes.images.saturating_add(len(&format!("{folder}/{file}"))?);
         }
     }
     Ok(bytes)
@@ -191,13 +192,13 @@ fn file_bytes(store: &Store, images: &[Image]) -> Result<FileBytes> {
 fn compare(images: &[Image], needs: &[Vec<u32>], sizes: &[Size]) -> Similarity {
     let newest = |i: &usize| images.get(i + 1).is_none_or(|next| next.name != images[*i].name);
     let picked: Vec<usize> = (0..images.len()).filter(newest).collect();
-    let total = |needs: &[u32]| needs.iter().map(|n| sizes[*n as usize].len).sum::<u64>();
-    let totals: Vec<u64> = picked.iter().map(|i| total(&needs[*i])).collect();
+    let of = |needs: &[u32]| total(needs.iter().map(|n| sizes[*n as usize].len));
+    let totals: Vec<u64> = picked.iter().map(|i| of(&needs[*i])).collect();
     let mut matrix = vec![vec![1.0; picked.len()]; picked.len()];
     for a in 0..picked.len() {
         for b in a + 1..picked.len() {
             let common = common(&needs[picked[a]], &needs[picked[b]], sizes);
-            let either = totals[a] + totals[b] - common;
+            let either = totals[a].saturating_add(totals[b]) - common;
             let share = if either == 0 { 1.0 } else { common as f64 / either as f64 };
             matrix[a][b] = share;
             matrix[b][a] = share;
@@ -208,10 +209,10 @@ fn compare(images: &[Image], needs: &[Vec<u32>], sizes: &[Size]) -> Similarity {
 
 /// Bytes of the objects that are in both of two sorted lists.
 fn common(a: &[u32], b: &[u32], sizes: &[Size]) -> u64 {
-    let (mut i, mut j, mut bytes) = (0, 0, 0);
+    let (mut i, mut j, mut bytes) = (0, 0, 0u64);
     while let (Some(x), Some(y)) = (a.get(i), b.get(j)) {
         if x == y {
-            bytes += sizes[*x as usize].len;
+            bytes = bytes.saturating_add(sizes[*x as usize].len);
         }
         i += usize::from(x <= y);
         j += usize::from(y <= x);

@@ -100,7 +100,7 @@ impl Lab {
         let image = format!("{text}@@{}", FAT.0);
         run("mmd", &["-i", &image, "::/EFI"]);
         run("mcopy", &["-i", &image, tree.join("with zeros").to_str().unwrap(), "::/EFI/a long name.efi"]);
-        let store = Store::open_or_create(&at("store")).unwrap();
+        let store = Store::open_or_create(&at("store"), &mif::Silent).unwrap();
         let options = ImportOptions { name: Some("disk".into()), ..ImportOptions::default() };
         import(&store, &disk, &options, &Silent).unwrap();
         Lab { folder, store }
@@ -108,11 +108,11 @@ impl Lab {
 
     fn image(&self, name: &str) -> StoredImage {
         let name: ImageName = name.parse().unwrap();
-        Store::open(&self.folder.path().join("store")).unwrap().image(&name).unwrap()
+        Store::open(&self.folder.path().join("store"), &mif::Silent).unwrap().image(&name).unwrap()
     }
 
     fn rebuild(&self, rows: &[Row], name: &str, always: &[&str]) -> mif::Result<RebuildReport> {
-        let store = Store::open(&self.folder.path().join("store")).unwrap();
+        let store = Store::open(&self.folder.path().join("store"), &mif::Silent).unwrap();
         let options = RebuildOptions {
             name: name.into(),
             operation: "rebuild".into(),
@@ -124,7 +124,9 @@ impl Lab {
 
     /// The disk of an image, as a file.
     fn write(&self, name: &str) -> PathBuf {
-        let objects = Arc::new(Store::open(&self.folder.path().join("store")).unwrap().objects().unwrap());
+        let objects = Arc::new(
+            Store::open(&self.folder.path().join("store"), &mif::Silent).unwrap().objects().unwrap(),
+        );
         let disk = self.image(name).disk(objects).unwrap();
         let path = self.folder.path().join(name);
         fs::write(&path, disk.read_vec(0, disk.len() as usize).unwrap()).unwrap();
@@ -146,7 +148,7 @@ impl Lab {
 
     /// What an image says that a file holds.
     fn read(&self, name: &str, path: &str) -> Vec<u8> {
-        let store = Store::open(&self.folder.path().join("store")).unwrap();
+        let store = Store::open(&self.folder.path().join("store"), &mif::Silent).unwrap();
         let image = OpenImage::stored(&store, &name.parse().unwrap()).unwrap();
         let tree = image.tree().unwrap();
         let row = tree.find(&VolumePath::parse(path.as_bytes()), false).unwrap();
@@ -187,7 +189,7 @@ fn a_volume_planned_again_is_clean_and_holds_the_same_files() {
     }
     // The layout is canonical: the disk, imported, is this image.
     let options = ImportOptions { name: Some("imported".into()), ..ImportOptions::default() };
-    let store = Store::open(&lab.folder.path().join("store")).unwrap();
+    let store = Store::open(&lab.folder.path().join("store"), &mif::Silent).unwrap();
     let imported = import(&store, &disk, &options, &Silent).unwrap();
     let differs = || {
         let (a, b) = (lab.image("again").layout().unwrap(), lab.image("imported").layout().unwrap());
@@ -261,10 +263,10 @@ fn a_rebuild_that_cannot_be_leaves_no_image() {
 fn a_real_disk_is_rebuilt_clean() {
     let Some(path) = std::env::var_os("MIF_TESTS_DISK").map(PathBuf::from) else { return };
     let folder = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
-    let store = Store::open_or_create(&folder.path().join("store")).unwrap();
+    let store = Store::open_or_create(&folder.path().join("store"), &mif::Silent).unwrap();
     let options = ImportOptions { name: Some("disk".into()), ..ImportOptions::default() };
     let imported = import(&store, &path, &options, &Silent).unwrap();
-    let store = Store::open(&folder.path().join("store")).unwrap();
+    let store = Store::open(&folder.path().join("store"), &mif::Silent).unwrap();
     let stored = store.image(&"disk".parse().unwrap()).unwrap();
     let rows = stored.manifest().unwrap();
     let mut volumes: Vec<String> = rows.iter().map(|row| row.volume.clone()).collect();
@@ -278,7 +280,7 @@ fn a_real_disk_is_rebuilt_clean() {
     let report = rebuild(&store, &stored, &rows, &options, &Silent).unwrap();
     eprintln!("import {:.3} s, {:?}", imported.seconds, imported.added);
     eprintln!("rebuild of {} rows: {report:?}", rows.len());
-    let store = Store::open(&folder.path().join("store")).unwrap();
+    let store = Store::open(&folder.path().join("store"), &mif::Silent).unwrap();
     let again = store.image(&"again".parse().unwrap()).unwrap();
     let disk = again.disk(Arc::new(store.objects().unwrap())).unwrap();
     for name in volumes {

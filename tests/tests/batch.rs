@@ -388,7 +388,7 @@ fn a_manifest_with_a_wrong_sha1_is_found_though_all_else_fits_it() {
     run(mif(&library.store()).arg("import").arg(&disk));
     run(mif(&library.store()).args(["verify", "--all"]));
     {
-        let store = mif::store::Store::open(&library.store()).unwrap();
+        let store = mif::store::Store::open(&library.store(), &mif::Silent).unwrap();
         let stored = store.image(&"disk".parse().unwrap()).unwrap();
         let mut rows = stored.manifest().unwrap();
         for row in rows.iter_mut().filter(|row| row.path == b"/small" || row.path == b"/large") {

@@ -72,7 +72,7 @@ fn gc_waits_for_whoever_has_the_store_open() {
     let work = work_folder();
     let store = work.path().join("store");
     run(mif(&store).arg("import").arg(disk(work.path(), "a", &[("x", b"y")])));
-    let reader = mif::store::Store::open(&store).unwrap();
+    let reader = mif::store::Store::open(&store, &mif::Silent).unwrap();
     let mut gc = mif(&store).args(["--quiet", "gc"]).spawn().unwrap();
     std::thread::sleep(std::time::Duration::from_millis(500));
     assert!(gc.try_wait().unwrap().is_none(), "gc did not wait");

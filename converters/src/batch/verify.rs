@@ -10,10 +10,10 @@ use serde::Serialize;
 use super::Watch;
 use super::find::{Found, PassedOver, find, trusting};
 use super::originals::{Comparison, compare, matches};
-use crate::Result;
 use crate::fsck::{LostImage, check};
 use crate::progress;
 use crate::store::{Image, Provenance, Store};
+use crate::{Error, Result};
 
 /// How to check a library.
 #[derive(Debug, Clone, Default)]
@@ -84,6 +84,14 @@ pub fn verify_all(
     // Before the check, so that it sees them all. A record that cannot be read is among what it finds.
     let (images, _) = store.images()?;
     let checked = check(store, true, &*watch.begin("library"))?;
+    if let Some(first) = checked.unreadable.first() {
+        let more = match checked.unreadable.len() {
+            1 => String::new(),
+            files => format!(" (and {} more files cannot be read)", files - 1),
+        };
+        return Err(Error::store(format!("{first}{more}"))
+            .advise("Whether the library is whole is not known before they can be read"));
+    }
     let mut checks: Vec<ImageCheck> = Vec::new();
     let mut lost = checked.lost;
     for image in &images {

@@ -52,6 +52,14 @@ pub(super) struct Global {
     pub(super) quiet: bool,
 }
 
+/// How a new store is made.
+#[derive(Args)]
+pub(super) struct NewStore {
+    /// Open a new store to this group (its name or number); otherwise it is readable by its owner only
+    #[arg(long, value_name = "GROUP")]
+    pub(super) shared: Option<String>,
+}
+
 /// How images are opened.
 #[derive(Args, Default)]
 pub(super) struct Open {
@@ -158,6 +166,8 @@ with --verify, and if any were damaged it exits 1, for `mif fsck --repair` has t
         /// Threads in all; as many as there are processors if not given
         #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=256))]
         threads: Option<u16>,
+        #[command(flatten)]
+        new: NewStore,
         #[command(flatten)]
         open: Open,
     },

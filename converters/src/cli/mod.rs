@@ -92,7 +92,19 @@ struct Context {
 impl Context {
     fn run(&self, command: Command) -> Answer {
         match command {
-            Command::Import { files, name, new_version, verify, strict, reread, jobs, threads, open } => {
+            Command::Import {
+                files,
+                name,
+                new_version,
+                verify,
+                strict,
+                reread,
+                jobs,
+                threads,
+                new,
+                open,
+            } => {
+                self.make_shared(&new)?;
                 let (jobs, threads) = (jobs.map(usize::from), threads.map(usize::from));
                 let (open, command) = (open_options(open), command_line());
                 let each = ImportOptions { name: None, new_version, open, verify, strict, threads, command };
@@ -113,7 +125,10 @@ impl Context {
                     return self
                         .export_all(&folder, &BatchExportOptions { all_versions, jobs, each: options });
                 };
-                let image = OpenImage::stored(&Store::open(&self.global.store)?, &image.parse()?)?;
+                let image = OpenImage::stored(
+                    &Store::open(&self.global.store, &self.bar("store"))?,
+                    &image.parse()?,
+                )?;
                 self.export(&image, &output, &options)
             }
             Command::Convert { image, output, output_format, write, open } => {
@@ -167,7 +182,7 @@ impl Context {
                 Ok(true)
             }
             Command::Images => {
-                let (images, damaged) = Store::open(&self.global.store)?.images()?;
+                let (images, damaged) = Store::open(&self.global.store, &self.bar("store"))?.images()?;
                 self.report(&images, |images| text::images(images))?;
                 Ok(self.none_damaged(&damaged))
             }
@@ -178,8 +193,19 @@ impl Context {
         }
     }
 
+    /// Makes the store, if it is to be a group's.
+    fn make_shared(&self, new: &args::NewStore) -> Result<()> {
+        let Some(group) = &new.shared else { return Ok(()) };
+        let store = &self.global.store;
+        if store.join("store.json").exists() {
+            return Err(Error::usage(format!("{}: --shared is for a new store; this one is there already", store.display()))
+                .advise("Change its group and modes with chgrp and chmod; new files get the permissions of its directory"));
+        }
+        Store::make(store, Some(group_number(group)?))
+    }
+
     fn import(&self, file: &Path, options: &ImportOptions) -> Answer {
-        let store = Store::open_or_create(&self.global.store)?;
+        let store = Store::open_or_create(&self.global.store, &self.bar("store"))?;
         let report = {
             let bar = self.bar(&file.display().to_string());
             mif::import(&store, file, options, &bar)?
@@ -217,7 +243,7 @@ impl Context {
     }
 
     fn open(&self, image: &str, options: &OpenOptions) -> Result<OpenImage> {
-        OpenImage::open(image, &self.global.store, options)
+        OpenImage::open(image, &self.global.store, options, &self.bar(image))
     }
 
     fn bar(&self, label: &str) -> Bar {
@@ -262,6 +288,22 @@ fn export_options(format: Option<String>, write: args::Write) -> Result<ExportOp
     let args::Write { options, backing, force, verify } = write;
     let options = key_values(&options)?;
     Ok(ExportOptions { format, options, backing, force, verify, reshape: Reshape::default() })
+}
+
+/// The number of a group, by its name in `/etc/group` or as it is.
+fn group_number(group: &str) -> Result<u32> {
+    if let Ok(number) = group.parse() {
+        return Ok(number);
+    }
+    let known = std::fs::read_to_string("/etc/group").unwrap_or_default();
+    let number = |line: &str| {
+        let mut fields = line.split(':');
+        (fields.next() == Some(group)).then(|| fields.nth(1)?.parse().ok())?
+    };
+    known.lines().find_map(number).ok_or_else(|| {
+        Error::usage(format!("{group}: there is no such group in /etc/group"))
+            .advise("Give its number, as `getent group` shows it")
+    })
 }
 
 fn open_options(open: Open) -> OpenOptions {

@@ -9,7 +9,7 @@ use clap::{Subcommand, ValueEnum};
 use mif::store::Store;
 use mif::{BuildOptions, BuildReport, Error, ExtractReport, NewIds, Target};
 
-use super::args::Open;
+use super::args::{NewStore, Open};
 use super::text::{printable, size};
 use super::{Answer, Context, Output, command_line, open_options, volume_path};
 
@@ -89,6 +89,8 @@ holes are the tree's. A FAT takes no owners and modes, and refuses symlinks.")]
         /// The time of making, in seconds since 1970; now if not given
         #[arg(long, value_name = "SECONDS", env = "SOURCE_DATE_EPOCH", hide_env_values = true)]
         time: Option<u32>,
+        #[command(flatten)]
+        new: NewStore,
     },
 }
 
@@ -132,8 +134,9 @@ impl Context {
                 self.warn(&report.warnings);
                 Ok(report.failed.is_empty())
             }
-            Trees::Build { description, tree, name, seed, time } => {
-                let store = Store::open_or_create(&self.global.store)?;
+            Trees::Build { description, tree, name, seed, time, new } => {
+                self.make_shared(&new)?;
+                let store = Store::open_or_create(&self.global.store, &self.bar("store"))?;
                 let ids = match seed {
                     Some(seed) => NewIds { seed: seed.into_bytes() },
                     None => NewIds::random()?,

@@ -112,13 +112,13 @@ impl Context {
             Update::Update { from, to, on_conflict, images } => {
                 let options = images.options(on_conflict)?;
                 let names = [from.parse()?, to.parse()?];
-                let store = Store::open(&self.global.store)?;
+                let store = Store::open(&self.global.store, &self.bar("store"))?;
                 let [from, to] = [store.image(&names[0])?, store.image(&names[1])?];
                 mif::update(&store, &from, &to, &options, &self.bar("update"))?
             }
             Update::Replace { old, new, images } => {
                 let options = images.options(None)?;
-                let store = Store::open(&self.global.store)?;
+                let store = Store::open(&self.global.store, &self.bar("store"))?;
                 mif::replace(&store, &old, &new, &options, &self.bar("replace"))?
             }
         };

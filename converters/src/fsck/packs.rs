@@ -5,16 +5,20 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use mif_formats::mif::pack::{Encoding, IndexEntry};
+use mif_formats::mif::pack::{Encoding, IndexEntry, pack_len};
 use mif_formats::mif::{ObjectId, PackId};
 use sha1::{Digest, Sha1};
 
+use crate::error::readable;
 use crate::progress::{self, Progress};
-use crate::store::{Decoded, Index, PackIndex, Storage, Store, decode_object, pack_key};
+use crate::store::{Decoded, Index, PackIndex, Storage, Store, decode_object, is_unfinished, pack_key};
 use crate::{Error, Result};
 
 /// How much of a pack is read at once for its digest, in bytes.
 const WINDOW: u64 = 4 << 20;
+
+/// How many bytes of a pack are read that no index accounts for.
+const MAX_PACK: u64 = 4 << 30;
 
 /// What state the packs are in.
 #[derive(Default)]
@@ -34,6 +38,8 @@ pub(super) struct PackState {
     pub(super) sha1: HashMap<ObjectId, [u8; 20]>,
     pub(super) problems: Vec<String>,
     pub(super) notes: Vec<String>,
+    /// Files that could not be read, each a sentence: what they hold is not known.
+    pub(super) unreadable: Vec<String>,
     /// What each pack is like.
     pub(super) checked: BTreeMap<PackId, Checked>,
 }
@@ -57,6 +63,8 @@ pub(super) struct Checked {
     pub(super) bad: u64,
     sha1: Vec<(ObjectId, [u8; 20])>,
     problems: Vec<String>,
+    /// Why it, or its index file, could not be read; all else is not known then.
+    unreadable: Option<String>,
 }
 
 impl PackState {
@@ -113,7 +121,8 @@ pub(super) fn check_packs(store: &Store, sha1: bool, progress: &dyn Progress) ->
         state.count(*id, pack);
     }
     state.checked = checked;
-    let left = storage.list("tmp").map_err(|e| Error::store(format!("tmp: {e}")))?.len();
+    let unfinished = storage.list("tmp").map_err(|e| storage.error("tmp", &e))?;
+    let left = unfinished.iter().filter(|name| is_unfinished(name)).count();
     if left > 0 {
         state
             .notes
@@ -124,6 +133,10 @@ pub(super) fn check_packs(store: &Store, sha1: bool, progress: &dyn Progress) ->
 
 impl PackState {
     fn count(&mut self, id: PackId, pack: &Checked) {
+        if let Some(why) = &pack.unreadable {
+            self.unreadable.push(why.clone());
+            return;
+        }
         self.packs += u64::from(pack.there);
         self.objects += pack.good.len() as u64 + pack.bad;
         let key = pack_key(&id);
@@ -158,9 +171,7 @@ impl PackState {
 
 /// All packs that have a file, an index file or both.
 fn names(storage: &dyn Storage) -> Result<BTreeSet<PackId>> {
-    let list = |folder: &str| {
-        storage.list(folder).map_err(|e| Error::store(format!("{}/{folder}: {e}", storage.place())))
-    };
+    let list = |folder: &str| storage.list(folder).map_err(|e| storage.error(folder, &e));
     let mut names: BTreeSet<PackId> = PackIndex::ids(storage)?.into_iter().collect();
     for folder in list("packs")? {
         for file in list(&format!("packs/{folder}"))? {
@@ -170,21 +181,42 @@ fn names(storage: &dyn Storage) -> Result<BTreeSet<PackId>> {
     Ok(names)
 }
 
+/// Checks a pack. A file that cannot be read is no damage: the error is kept, and nothing else is said of the pack.
 fn check_pack(storage: &dyn Storage, id: PackId, sha1: bool, progress: &dyn Progress) -> Result<Checked> {
-    let mut checked = Checked::default();
-    let key = pack_key(&id);
-    let ids = PackIndex::from_file(storage, id);
-    checked.has_index = storage.len(&crate::store::index_key(&id)).is_ok();
-    checked.indexed = ids.is_ok();
-    let Ok(len) = storage.len(&key) else { return Ok(checked) };
-    checked.there = true;
-    match digest(storage, &key, len, progress) {
-        Ok(digest) if digest == id => checked.whole = true,
-        Ok(_) => checked.problems.push(format!("{key}: its bytes do not fit its name")),
-        Err(Failed::Stopped(e)) => return Err(e),
-        Err(Failed::Read(e)) => checked.problems.push(format!("{key}: {e}")),
+    match look_at_pack(storage, id, sha1, progress) {
+        Err(e) if e.is_unreadable() => {
+            Ok(Checked { unreadable: Some(e.message().to_owned()), ..Checked::default() })
+        }
+        checked => checked,
     }
-    let own = PackIndex::from_pack(storage, id).map(|(own, _)| own.entries);
+}
+
+fn look_at_pack(storage: &dyn Storage, id: PackId, sha1: bool, progress: &dyn Progress) -> Result<Checked> {
+    let mut checked = Checked::default();
+    let (key, index_key) = (pack_key(&id), crate::store::index_key(&id));
+    let len_of = |key: &str| readable(storage.len(key).map_err(|e| storage.error(key, &e)));
+    let ids = readable(PackIndex::from_file(storage, id))?;
+    checked.has_index = len_of(&index_key)?.is_ok();
+    checked.indexed = ids.is_ok();
+    let Ok(len) = len_of(&key)? else { return Ok(checked) };
+    checked.there = true;
+    let own = readable(PackIndex::from_pack(storage, id))?.map(|(own, _)| own.entries);
+    // A file may be far longer than what was ever written: only what an index accounts for is read.
+    let entries = own.as_ref().ok().or_else(|| Some(&ids.as_ref().ok()?.entries));
+    let most = entries.map_or(MAX_PACK, |entries| pack_len(entries));
+    if len > most {
+        checked.problems.push(format!("{key}: is {len} bytes long, and a pack of {most} bytes at most"));
+    } else {
+        match readable(digest(storage, &key, len, progress))? {
+            Ok(digest) if digest == id => checked.whole = true,
+            Ok(_) => checked.problems.push(format!("{key}: its bytes do not fit its name")),
+            Err(e) => {
+                // Stopped, rather than damaged.
+                progress::check(progress)?;
+                checked.problems.push(e.message().to_owned());
+            }
+        }
+    }
     // Readers survive a damaged index file as long as the pack still ends with its index.
     checked.indexed |= checked.has_index && own.is_ok();
     checked.index_differs = checked.has_index
@@ -208,8 +240,8 @@ fn check_pack(storage: &dyn Storage, id: PackId, sha1: bool, progress: &dyn Prog
     for entry in entries {
         progress::check(progress)?;
         let range = entry.offset..entry.offset.saturating_add(entry.stored_len);
-        let bytes = storage.read(&key, range).map_err(|e| e.to_string());
-        match bytes.and_then(|stored| decode_object(&entry, &stored)) {
+        let bytes = readable(storage.read(&key, range).map_err(|e| storage.error(&key, &e)))?;
+        match bytes.map_err(|e| e.message().to_owned()).and_then(|stored| decode_object(&entry, &stored)) {
             Ok(decoded) => {
                 if let (Decoded::Bytes(bytes), true) = (decoded, sha1) {
                     checked.sha1.push((entry.id, Sha1::digest(&bytes).into()));
@@ -225,18 +257,13 @@ fn check_pack(storage: &dyn Storage, id: PackId, sha1: bool, progress: &dyn Prog
     Ok(checked)
 }
 
-enum Failed {
-    Stopped(Error),
-    Read(std::io::Error),
-}
-
-fn digest(storage: &dyn Storage, key: &str, len: u64, progress: &dyn Progress) -> Result<PackId, Failed> {
+fn digest(storage: &dyn Storage, key: &str, len: u64, progress: &dyn Progress) -> Result<PackId> {
     let mut hasher = blake3::Hasher::new();
     let mut at = 0;
     while at < len {
-        progress::check(progress).map_err(Failed::Stopped)?;
+        progress::check(progress)?;
         let end = len.min(at + WINDOW);
-        hasher.update(&storage.read(key, at..end).map_err(Failed::Read)?);
+        hasher.update(&storage.read(key, at..end).map_err(|e| storage.error(key, &e))?);
         progress.advance(end - at);
         at = end;
     }

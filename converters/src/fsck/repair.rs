@@ -22,7 +22,7 @@ use crate::{Error, Result, packages};
 /// goes, and the file stays, unused, until gc.
 pub(super) fn packs(store: &Store, state: &PackState) -> Result<Vec<String>> {
     let storage = &**store.storage();
-    let failed = |e: std::io::Error| Error::store(format!("{}: {e}", storage.place()));
+    let failed = |e: std::io::Error| Error::file(&storage.place(), &e);
     // It is made again when it is needed, from index files that are right then.
     clear_index_cache(storage).map_err(failed)?;
     let mut done = Vec::new();
@@ -66,7 +66,7 @@ pub(super) fn packs(store: &Store, state: &PackState) -> Result<Vec<String>> {
 /// Copies the whole objects of a damaged pack that no other pack has into a new one. Returns their number and the new pack.
 fn salvage(store: &Store, state: &PackState, id: &PackId, pack: &Checked) -> Result<(u64, Option<PackId>)> {
     let storage = store.storage();
-    let failed = |e: std::io::Error| Error::store(format!("{}: {e}", storage.place()));
+    let failed = |e: std::io::Error| Error::file(&storage.place(), &e);
     let elsewhere = |entry: &ObjectId| state.whole.get(entry).is_some_and(|(other, _)| other != id);
     let mut entries: Vec<_> = pack.good.iter().filter(|entry| !elsewhere(&entry.id)).collect();
     if entries.is_empty() {

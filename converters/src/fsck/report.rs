@@ -34,6 +34,8 @@ pub enum Verdict {
     NeedsOriginals,
     /// Something is lost that no disk image is known to have.
     Lost,
+    /// Not known: files of the store could not be read. Nothing is repaired before they can be.
+    Unreadable,
 }
 
 /// What was found.
@@ -55,6 +57,8 @@ pub struct FsckReport {
     pub objects: u64,
     /// Damage, each a sentence.
     pub problems: Vec<String>,
+    /// Files that could not be read, each a sentence: whether they are damaged is not known.
+    pub unreadable: Vec<String>,
     /// Untidiness that costs nothing, each a sentence.
     pub notes: Vec<String>,
     /// What was done about damage, each a sentence.
@@ -119,6 +123,13 @@ impl LostImage {
 impl FsckReport {
     /// Decides what is to be done. `found` says whether all lost objects are in packs without an index.
     pub(super) fn judge(&mut self, store: &Store, found: bool) {
+        if !self.unreadable.is_empty() {
+            // What seems to be lost may be in what could not be read.
+            self.lost.clear();
+            self.lost_objects.clear();
+            self.verdict = Verdict::Unreadable;
+            return;
+        }
         self.clean = self.problems.is_empty() && self.lost.is_empty();
         let is_repairable = |lost: &&LostImage| lost.has_layout() && (found || lost.has_objects());
         let needy: Vec<&LostImage> = self.lost.iter().filter(|lost| !is_repairable(lost)).collect();
@@ -137,7 +148,7 @@ impl FsckReport {
             (false, false) => Verdict::NeedsOriginals,
         };
         self.command = match self.verdict {
-            Verdict::Whole => Vec::new(),
+            Verdict::Whole | Verdict::Unreadable => Vec::new(),
             _ => ["fsck", "--repair"].map(str::to_owned).to_vec(),
         };
         if !self.originals.is_empty() {

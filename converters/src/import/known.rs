@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 
 use super::read_back::damaged_objects;
 use super::{ImportOptions, Opened};
+use crate::error::readable;
 use crate::store::{Image, ImageName, Store, StoredImage};
 use crate::{Error, Result, packages};
 
@@ -68,7 +69,7 @@ pub(crate) fn known(store: &Store, opened: &Opened<'_>, options: &ImportOptions)
     }
     for version in store.versions(opened.name)?.into_iter().rev() {
         // An import of the file mends a record that cannot be read.
-        let Ok(stored) = store.version(opened.name, version) else { return Ok(None) };
+        let Ok(stored) = readable(store.version(opened.name, version))? else { return Ok(None) };
         let Image { provenance: from, warnings, .. } = &stored.image;
         if from.operation != "import" {
             continue;
@@ -78,32 +79,30 @@ pub(crate) fn known(store: &Store, opened: &Opened<'_>, options: &ImportOptions)
             && from.snapshot == options.open.snapshot
             && (warnings.is_empty() || !options.strict);
         let whole =
-            same && damaged_parts(store, &stored).is_empty() && objects_there(store, &stored, options)?;
+            same && damaged_parts(store, &stored)?.is_empty() && objects_there(store, &stored, options)?;
         return Ok(whole.then_some(stored.image));
     }
     Ok(None)
 }
 
-/// Which of an image's files cannot be read, or do not fit its record; and `image.json` if that is so of its record.
-pub(super) fn damaged_parts(store: &Store, stored: &StoredImage) -> Vec<&'static str> {
-    let mut damaged = Vec::new();
-    let mut check = |file, is_whole: bool| {
-        if !is_whole {
-            damaged.push(file);
-        }
-    };
+/// Which of an image's files are missing or damaged, or do not fit its record; and `image.json` if that is so of its
+/// record.
+pub(super) fn damaged_parts(store: &Store, stored: &StoredImage) -> Result<Vec<&'static str>> {
     let Image { name, version, .. } = &stored.image;
-    check("image.json", store.version(name, *version).is_ok_and(|first| first.image == stored.image));
-    check("layout", stored.layout().is_ok());
-    check("manifest.parquet", stored.manifest_file().is_ok());
-    check("digests", stored.table("digests").is_ok());
-    check(packages::TABLE, stored.table(packages::TABLE).is_ok());
-    damaged
+    let first = readable(store.version(name, *version))?;
+    let parts = [
+        ("image.json", first.is_ok_and(|first| first.image == stored.image)),
+        ("layout", readable(stored.layout())?.is_ok()),
+        ("manifest.parquet", readable(stored.manifest_file())?.is_ok()),
+        ("digests", readable(stored.table("digests"))?.is_ok()),
+        (packages::TABLE, readable(stored.table(packages::TABLE))?.is_ok()),
+    ];
+    Ok(parts.into_iter().filter(|(_, is_whole)| !is_whole).map(|(file, _)| file).collect())
 }
 
 /// Whether all objects of an image are where the indexes say, and with `verify` whether they are whole.
 fn objects_there(store: &Store, stored: &StoredImage, options: &ImportOptions) -> Result<bool> {
-    let Ok(layout) = stored.layout() else { return Ok(false) };
+    let Ok(layout) = readable(stored.layout())? else { return Ok(false) };
     let objects = store.objects()?;
     let broken = store.index()?.broken_packs(&**store.storage());
     if !broken.is_empty() || !layout.objects().iter().all(|id| objects.contains(id)) {
@@ -114,5 +113,5 @@ fn objects_there(store: &Store, stored: &StoredImage, options: &ImportOptions) -
     }
     let mut ids: Vec<_> = layout.objects().to_vec();
     ids.extend(stored.manifest()?.iter().filter_map(mif_formats::mif::manifest::Row::object));
-    Ok(damaged_objects(&objects, ids).is_empty())
+    Ok(damaged_objects(&objects, ids)?.is_empty())
 }

@@ -203,7 +203,7 @@ pub(crate) fn import_opened(
     };
     let image = match unchanged {
         Some(mut there) => {
-            let mut damaged = damaged_parts(store, &there);
+            let mut damaged = damaged_parts(store, &there)?;
             if !damaged.is_empty() {
                 let (digests_file, packages_file, _) = tables(rows)?;
                 let tables = tables_of(&[("digests", &digests_file), (packages::TABLE, &packages_file)]);

@@ -8,6 +8,7 @@ use mif_formats::mif::layout::Layout;
 use mif_formats::mif::manifest::Row;
 
 use super::{ImportOptions, Opened, import_disk};
+use crate::error::readable;
 use crate::progress::Progress;
 use crate::store::{ObjectWriter, Objects, Store, StoredDisk, WriterStats};
 use crate::{Error, Result, verify};
@@ -16,22 +17,25 @@ use crate::{Error, Result, verify};
 pub(super) fn damaged_objects(
     objects: &Objects,
     ids: impl IntoIterator<Item = ObjectId>,
-) -> HashSet<ObjectId> {
+) -> Result<HashSet<ObjectId>> {
     let mut damaged = HashSet::new();
     let mut seen = HashSet::new();
     for id in ids {
         if !seen.insert(id) {
             continue;
         }
-        match objects.chunks(&id) {
+        match readable(objects.chunks(&id))? {
             Err(_) => drop(damaged.insert(id)),
             Ok(chunks) => {
-                let parts = if chunks.is_empty() { vec![id] } else { chunks };
-                damaged.extend(parts.into_iter().filter(|part| objects.read_at(part, 0, &mut []).is_err()));
+                for part in if chunks.is_empty() { vec![id] } else { chunks } {
+                    if readable(objects.read_at(&part, 0, &mut []))?.is_err() {
+                        damaged.insert(part);
+                    }
+                }
             }
         }
     }
-    damaged
+    Ok(damaged)
 }
 
 /// Reads a stored disk and its files back. Objects that the store had before, and of which no copy is whole any more,
@@ -93,14 +97,14 @@ impl<'a> ReadBack<'a> {
 
     /// Stores those of `ids` again that are damaged; gives whether there were any.
     fn store_again(&mut self, ids: impl Iterator<Item = ObjectId>) -> Result<bool> {
-        let damaged = damaged_objects(&self.store.objects()?, ids);
+        let damaged = damaged_objects(&self.store.objects()?, ids)?;
         if damaged.is_empty() {
             return Ok(false);
         }
         let writer = ObjectWriter::replacing(self.store, damaged.clone())?;
         import_disk(self.opened.disk.source.clone(), &writer, self.options, self.progress)?;
         self.added = self.added.with(writer.finish()?);
-        let left = damaged_objects(&self.store.objects()?, damaged.iter().copied());
+        let left = damaged_objects(&self.store.objects()?, damaged.iter().copied())?;
         if let Some(id) = left.iter().min() {
             return Err(Error::store(format!(
                 "store: object {id}: is damaged, and {} does not have it any more",

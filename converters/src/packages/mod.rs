@@ -109,7 +109,7 @@ pub fn packages(
             add(&image.label, found.packages);
         }
         None => {
-            let store = Store::open(store)?;
+            let store = Store::open(store, progress)?;
             for name in store.names()? {
                 crate::progress::check(progress)?;
                 let Some(version) = store.versions(&name)?.last().copied() else { continue };

@@ -6,6 +6,7 @@ use mif_formats::mif::layout::Layout;
 use tempfile::TempDir;
 
 use super::canonical::canonical;
+use crate::progress::Silent;
 use crate::store::{ObjectWriter, Objects, Store, WriterStats};
 use crate::{Error, Result};
 
@@ -29,7 +30,7 @@ impl Bench<'_> {
     pub(crate) fn scratch(below: Arc<Objects>) -> Result<Self> {
         let folder = tempfile::Builder::new().prefix("mif-").tempdir();
         let folder = folder.map_err(|e| Error::io(&std::env::temp_dir(), &e))?;
-        let scratch = Box::new(Store::open_or_create(folder.path())?);
+        let scratch = Box::new(Store::open_or_create(folder.path(), &Silent)?);
         Ok(Bench::Scratch { below, scratch, _folder: folder })
     }
 

@@ -95,7 +95,7 @@ pub(super) fn candidates(
     contents: &Contents,
 ) -> Result<Option<Vec<usize>>> {
     let key = format!("{folder}/digests");
-    let failed = |e: std::io::Error| Error::store(format!("{}/{key}: {e}", storage.place()));
+    let failed = |e: std::io::Error| storage.error(&key, &e);
     let len = match storage.len(&key) {
         Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(None),
         other => other.map_err(failed)?,

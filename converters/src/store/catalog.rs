@@ -11,7 +11,7 @@ use mif_formats::mif::packages::{self, Package};
 use mif_formats::partition::{Partition, Table};
 use serde::{Deserialize, Serialize};
 
-use super::{Objects, SourceFile, Store, StoredDisk};
+use super::{Objects, SourceFile, Store, StoredDisk, published};
 use crate::error::damaged;
 use crate::{Error, Result};
 
@@ -193,7 +193,8 @@ pub struct Removed {
     pub name: String,
     /// The version, which is never given again.
     pub version: u32,
-    /// When it was removed, in seconds since 1970.
+    /// When it was removed, in seconds since 1970; 0 if that is not known.
+    #[serde(default)]
     pub time: u64,
     /// The digest of the layout that it had; none if its record could not be read.
     pub layout_digest: Option<String>,
@@ -311,13 +312,12 @@ impl StoredImage {
     /// Writes one of its files again, in the place of one that is damaged.
     pub(crate) fn replace(&self, file: &str, bytes: &[u8]) -> Result<()> {
         let key = self.key(file);
-        let place = || format!("{}/{key}", self.storage.place());
-        self.storage.replace(&key, bytes).map_err(|e| Error::store(format!("{}: {e}", place())))
+        self.storage.replace(&key, bytes).map_err(|e| self.storage.error(&key, &e))
     }
 
     fn read(&self, file: &str) -> Result<Vec<u8>> {
         let key = self.key(file);
-        self.storage.read_all(&key).map_err(|e| Error::store(format!("{}/{key}: {e}", self.storage.place())))
+        self.storage.read_all(&key).map_err(|e| self.storage.error(&key, &e))
     }
 
     /// One of the files that are made from the manifest, checked against its digest in the record.
@@ -397,7 +397,27 @@ impl Store {
 
     /// The versions of an image, ascending.
     pub fn versions(&self, name: &str) -> Result<Vec<u32>> {
-        self.versions_in("images", name)
+        let mut versions = self.versions_in("images", name)?;
+        if !versions.is_empty() {
+            // Of one that was removed, a folder may be left: with files that are not ours, or by a process that was killed.
+            let removed = self.versions_in("removed", name)?;
+            versions.retain(|version| !removed.contains(version));
+        }
+        Ok(versions)
+    }
+
+    /// Deletes what is left of versions that were removed. The caller holds the store's lock alone.
+    pub(crate) fn finish_removals(&self) -> Result<()> {
+        for name in self.removed_names()? {
+            let left = self.versions_in("images", &name)?;
+            for version in self.versions_in("removed", &name)? {
+                if left.contains(&version) {
+                    let folder = Image::folder(&name, version);
+                    self.storage.delete(&folder).map_err(|e| self.storage.error(&folder, &e))?;
+                }
+            }
+        }
+        Ok(())
     }
 
     pub(super) fn versions_in(&self, place: &str, name: &str) -> Result<Vec<u32>> {
@@ -413,7 +433,7 @@ impl Store {
     }
 
     pub(super) fn list(&self, folder: &str) -> Result<Vec<String>> {
-        self.storage.list(folder).map_err(|e| Error::store(format!("{}/{folder}: {e}", self.storage.place())))
+        self.storage.list(folder).map_err(|e| self.storage.error(folder, &e))
     }
 
     /// All images whose records can be read, by name and version; and those whose records cannot.
@@ -457,8 +477,7 @@ impl Store {
     pub(super) fn read_record(&self, key: &str, name: &str, version: u32) -> Result<StoredImage> {
         let place = || format!("{}/{key}", self.storage.place());
         let advise = |e: Error| e.advise("`mif fsck` checks the store, and says how to repair it");
-        let json =
-            self.storage.read_all(key).map_err(|e| advise(Error::store(format!("{}: {e}", place()))))?;
+        let json = self.storage.read_all(key).map_err(|e| advise(self.storage.error(key, &e)))?;
         let image: Image = serde_json::from_slice(&json)
             .map_err(|e| advise(Error::store(format!("{}: is not an image record: {e}", place()))))?;
         if (image.name.as_str(), image.version) != (name, version) {
@@ -525,13 +544,39 @@ impl Store {
         let json = serde_json::to_vec_pretty(&record).expect("a record is JSON");
         // The record first: no crash may make the number free again.
         let key = format!("removed/name={name}/version={version}");
-        let failed = |e: std::io::Error| Error::store(format!("{}/{key}: {e}", self.storage.place()));
-        self.storage.put_if_absent(&key, &json).map_err(failed)?;
+        let failed = |e: std::io::Error| self.storage.error(&key, &e);
+        self.put_removed(&key, &json, name, version).map_err(failed)?;
         self.storage.delete(&Image::folder(name, version)).map_err(failed)?;
         if self.versions(name)?.is_empty() {
             self.storage.delete(&format!("images/name={name}")).map_err(failed)?;
         }
         self.forget_published(name, version, record.layout_digest.as_deref())
+    }
+
+    /// Notes that a version was removed. On a disk that is full, what is only a copy goes first; and if that is not enough,
+    /// the image's own record becomes the note, which takes no room.
+    fn put_removed(&self, key: &str, json: &[u8], name: &str, version: u32) -> std::io::Result<()> {
+        use std::io::ErrorKind::{QuotaExceeded, StorageFull};
+        let is_full = |e: &std::io::Error| matches!(e.kind(), StorageFull | QuotaExceeded);
+        let put = || self.storage.put_if_absent(key, json).map(|_| ());
+        let no_room = match put() {
+            Err(e) if is_full(&e) => {
+                super::index_cache::clear(&*self.storage)?;
+                match put() {
+                    Err(e) if is_full(&e) => e,
+                    result => return result,
+                }
+            }
+            result => return result,
+        };
+        for record in
+            [format!("{}/image.json", Image::folder(name, version)), published::copy_key(name, version)]
+        {
+            if self.storage.rename(&record, key).is_ok() {
+                return Ok(());
+            }
+        }
+        Err(no_room)
     }
 
     /// Publishes an image under its name, as the next version; gives the record as published. `more` are files
@@ -567,9 +612,7 @@ impl Store {
         let mut files = more.to_vec();
         files.extend([("manifest.parquet", manifest), ("layout", layout), ("image.json", json)]);
         let folder = Image::folder(&image.name, image.version);
-        self.storage
-            .publish(&folder, &files)
-            .map_err(|e| Error::store(format!("{}/{folder}: {e}", self.storage.place())))
+        self.storage.publish(&folder, &files).map_err(|e| self.storage.error(&folder, &e))
     }
 }
 

@@ -57,8 +57,7 @@ impl PackIndex {
     /// Reads the index file of a pack.
     pub(crate) fn from_file(storage: &dyn Storage, pack: PackId) -> Result<Self> {
         let key = index_key(&pack);
-        let bytes =
-            storage.read_all(&key).map_err(|e| Error::store(format!("{}/{key}: {e}", storage.place())))?;
+        let bytes = storage.read_all(&key).map_err(|e| storage.error(&key, &e))?;
         let entries = decode_index(&bytes).map_err(|e| damaged(&key, &e))?;
         Ok(PackIndex { pack, entries })
     }
@@ -66,7 +65,7 @@ impl PackIndex {
     /// Reads the index at the end of a pack; gives its bytes too, which are those of an index file.
     pub(crate) fn from_pack(storage: &dyn Storage, pack: PackId) -> Result<(Self, Vec<u8>)> {
         let key = pack_key(&pack);
-        let failed = |e: std::io::Error| Error::store(format!("{}/{key}: {e}", storage.place()));
+        let failed = |e: std::io::Error| storage.error(&key, &e);
         let len = storage.len(&key).map_err(failed)?;
         let Some(trailer) = len.checked_sub(TRAILER as u64).filter(|at| *at >= 8) else {
             return Err(Error::store(format!("{key}: is too short to be a pack")));
@@ -82,7 +81,7 @@ impl PackIndex {
     /// Bytes that its objects take in the pack.
     #[must_use]
     pub fn stored_bytes(&self) -> u64 {
-        self.entries.iter().map(|entry| entry.stored_len).sum()
+        total(self.entries.iter().map(|entry| entry.stored_len))
     }
 }
 
@@ -193,7 +192,12 @@ impl Index {
 }
 
 fn names(storage: &dyn Storage) -> Result<Vec<String>> {
-    storage.list("index").map_err(|e| Error::store(format!("{}/index: {e}", storage.place())))
+    storage.list("index").map_err(|e| storage.error("index", &e))
+}
+
+/// The sum of lengths that a store claims, which may add up to more than any disk has.
+pub(crate) fn total(lengths: impl Iterator<Item = u64>) -> u64 {
+    lengths.fold(0, u64::saturating_add)
 }
 
 /// The key of a pack.

@@ -104,18 +104,19 @@ pub(crate) fn clear(storage: &dyn Storage) -> std::io::Result<()> {
 mod tests {
     use super::super::{Index, ObjectWriter, Store};
     use super::*;
+    use crate::progress::Silent;
     use mif_formats::mif::ObjectId;
 
     #[test]
     fn a_cache_stands_for_many_index_files_and_for_none_that_is_gone() {
         let folder = tempfile::tempdir().unwrap();
         let put = |bytes: &[u8]| {
-            let writer = ObjectWriter::new(&Store::open_or_create(folder.path()).unwrap()).unwrap();
+            let writer = ObjectWriter::new(&Store::open_or_create(folder.path(), &Silent).unwrap()).unwrap();
             writer.put(bytes).unwrap();
             writer.finish().unwrap();
         };
         (0..=REFRESH_AT as u32).for_each(|i| put(&i.to_le_bytes()));
-        let store = Store::open(folder.path()).unwrap();
+        let store = Store::open(folder.path(), &Silent).unwrap();
         let storage = &**store.storage();
         let names = storage.list("index").unwrap();
         assert_eq!(caches(&names).into_keys().collect::<Vec<_>>(), [REFRESH_AT as u64]);

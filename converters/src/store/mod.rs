@@ -22,6 +22,7 @@
 
 mod catalog;
 mod disk;
+mod folder;
 mod index;
 mod index_cache;
 mod needs;
@@ -29,6 +30,7 @@ mod objects;
 mod published;
 mod source_file;
 mod storage;
+mod strangers;
 mod tags;
 mod writer;
 
@@ -44,14 +46,18 @@ pub use catalog::{
     VolumeRecord,
 };
 pub use disk::StoredDisk;
+pub use folder::Folder;
+pub(crate) use folder::is_unfinished;
 pub use index::{Index, PackIndex};
-pub(crate) use index::{index_key, pack_key};
+pub(crate) use index::{index_key, pack_key, total};
 pub(crate) use index_cache::clear as clear_index_cache;
 pub use needs::Needs;
 pub use objects::Objects;
 pub(crate) use objects::{Decoded, decode_object};
 pub use source_file::SourceFile;
-pub use storage::{Folder, Lock, LockKind, Storage, Upload};
+pub(crate) use storage::IMAGE_FILES;
+pub use storage::{Lock, LockKind, Storage, Upload};
+pub(crate) use strangers::strangers;
 pub use tags::Tag;
 pub(crate) use writer::put_pack;
 pub use writer::{ObjectWriter, WriterStats};
@@ -90,40 +96,22 @@ impl Header {
 pub struct Store {
     storage: Arc<dyn Storage>,
     index: OnceLock<Arc<Index>>,
-    /// Held for as long as the store is open.
-    _lock: Lock,
+    /// Held for as long as the store, or its objects, are in use.
+    lock: Arc<Lock>,
 }
 
 impl Store {
     /// Opens the store in the folder `path`, to read or to add. Waits while somebody removes from it.
-    pub fn open(path: &Path) -> Result<Self> {
-        Self::open_with(path, |storage| {
-            let lock = storage.lock(LockKind::Shared, true).map_err(|e| Error::io(&path.join("lock"), &e))?;
-            Ok(lock.expect("who waits gets the lock"))
-        })
+    pub fn open(path: &Path, progress: &dyn Progress) -> Result<Self> {
+        Self::open_with(path, LockKind::Shared, progress)
     }
 
     /// Opens the store in the folder `path`, to remove from it. Waits until nobody else has it open.
     pub fn open_exclusive(path: &Path, progress: &dyn Progress) -> Result<Self> {
-        Self::open_with(path, |storage| {
-            let lock =
-                || storage.lock(LockKind::Exclusive, false).map_err(|e| Error::io(&path.join("lock"), &e));
-            let mut lock_now = lock()?;
-            if lock_now.is_none() {
-                progress.stage("waiting until nobody uses the store", 0);
-            }
-            loop {
-                match lock_now {
-                    Some(lock) => return Ok(lock),
-                    None => std::thread::sleep(POLL),
-                }
-                progress::check(progress)?;
-                lock_now = lock()?;
-            }
-        })
+        Self::open_with(path, LockKind::Exclusive, progress)
     }
 
-    fn open_with(path: &Path, lock: impl FnOnce(&dyn Storage) -> Result<Lock>) -> Result<Self> {
+    fn open_with(path: &Path, kind: LockKind, progress: &dyn Progress) -> Result<Self> {
         let storage: Arc<dyn Storage> = Arc::new(Folder::new(path));
         let header = match storage.read_all("store.json") {
             Ok(header) => header,
@@ -137,22 +125,31 @@ impl Store {
             Err(e) => return Err(Error::io(&path.join("store.json"), &e)),
         };
         check_header(path, &header)?;
-        let _lock = lock(&*storage)?;
-        Ok(Store { storage, index: OnceLock::new(), _lock })
+        let lock = Arc::new(wait_for_lock(&*storage, kind, progress)?);
+        Ok(Store { storage, index: OnceLock::new(), lock })
     }
 
-    /// Opens the store in the folder `path`; makes a new one if nothing is there yet.
-    pub fn open_or_create(path: &Path) -> Result<Self> {
-        if !path.join("store.json").exists() {
-            // Somebody else may be making it just now: only what is there without a header is not ours.
-            if !is_begun(path) && !path.join("store.json").exists() {
-                return Err(Error::input(format!("{}: is not empty, and no store", path.display()))
-                    .advise("Name a new folder, or one that has a store.json"));
-            }
-            let header = Header::new().to_json();
-            Folder::new(path).put_if_absent("store.json", &header).map_err(|e| Error::io(path, &e))?;
+    /// Opens the store in the folder `path`; makes a new one if nothing is there yet, which nobody but its owner may
+    /// read.
+    pub fn open_or_create(path: &Path, progress: &dyn Progress) -> Result<Self> {
+        match path.join("store.json").symlink_metadata() {
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => Self::make(path, None)?,
+            _ => {}
         }
-        Self::open(path)
+        Self::open(path, progress)
+    }
+
+    /// Makes a new store in the folder `path`: for its owner alone, or also for the group with this number. An error if
+    /// something is there.
+    pub fn make(path: &Path, group: Option<u32>) -> Result<()> {
+        // Somebody else may be making it just now: only what is there without a header is not ours.
+        if !is_begun(path) && !path.join("store.json").exists() {
+            return Err(Error::input(format!("{}: is not empty, and no store", path.display()))
+                .advise("Name a new folder, or one that has a store.json"));
+        }
+        let (folder, header) = (Folder::new(path), Header::new().to_json());
+        let made = folder.make(group).and_then(|()| folder.put_if_absent("store.json", &header));
+        made.map(|_| ()).map_err(|e| Error::io(path, &e))
     }
 
     /// Writes the header of the store in the folder `path` again if it is missing or damaged, and if there is a store
@@ -165,7 +162,8 @@ impl Store {
             Err(e) if e.kind() != std::io::ErrorKind::NotFound => return Err(Error::io(&place, &e)),
             _ => {}
         }
-        if !path.join("packs").is_dir() || !path.join("images").is_dir() {
+        let is_there = |folder| storage.list(folder).is_ok_and(|names| !names.is_empty());
+        if !is_there("packs") || !is_there("images") {
             return Ok(None);
         }
         storage.replace("store.json", &Header::new().to_json()).map_err(|e| Error::io(&place, &e))?;
@@ -190,23 +188,39 @@ impl Store {
 
     /// Reads objects.
     pub fn objects(&self) -> Result<Objects> {
-        Ok(Objects::new(self.storage.clone(), self.index()?))
+        Ok(Objects::new(self.storage.clone(), self.index()?).under(self.lock.clone()))
     }
 
     /// Reads objects by the index as it is now.
     pub(crate) fn fresh_objects(&self) -> Result<Objects> {
-        Ok(Objects::new(self.storage.clone(), Arc::new(Index::load(&*self.storage)?)))
+        Ok(Objects::new(self.storage.clone(), Arc::new(Index::load(&*self.storage)?))
+            .under(self.lock.clone()))
+    }
+}
+
+/// Takes the store's lock, waiting for those who hold it until the user wants to stop.
+fn wait_for_lock(storage: &dyn Storage, kind: LockKind, progress: &dyn Progress) -> Result<Lock> {
+    let mut told = false;
+    loop {
+        if let Some(lock) = storage.lock(kind).map_err(|e| storage.error("lock", &e))? {
+            return Ok(lock);
+        }
+        if !std::mem::replace(&mut told, true) {
+            progress.stage("waiting for others who use the store", 0);
+        }
+        progress::check(progress)?;
+        std::thread::sleep(POLL);
     }
 }
 
 /// Whether there is nothing in a folder but what somebody leaves who is killed while making a store in it.
 fn is_begun(path: &Path) -> bool {
-    let names = |path: &Path| {
-        let entries = std::fs::read_dir(path).into_iter().flatten().flatten();
-        entries.map(|entry| entry.file_name().to_string_lossy().into_owned()).collect::<Vec<_>>()
+    let folder = Folder::new(path);
+    let is_only = |key: &str, is_ours: &dyn Fn(&str) -> bool| {
+        folder.list(key).is_ok_and(|names| names.iter().all(|name| is_ours(name)))
+            && folder.others(key).is_ok_and(|names| names.is_empty())
     };
-    names(path).iter().all(|name| name == "tmp")
-        && names(&path.join("tmp")).iter().all(|name| name.starts_with(".tmp"))
+    is_only("", &|name| name == "tmp") && is_only("tmp", &is_unfinished)
 }
 
 fn check_header(path: &Path, header: &[u8]) -> Result<()> {
@@ -239,17 +253,18 @@ fn check_header(path: &Path, header: &[u8]) -> Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::progress::Silent;
 
     #[test]
     fn a_store_that_somebody_only_began_to_make_is_made_and_another_folder_is_not() {
         let folder = tempfile::tempdir().unwrap();
         let store = folder.path().join("store");
         std::fs::create_dir_all(store.join("tmp")).unwrap();
-        std::fs::write(store.join("tmp/.tmpa1b2"), b"{").unwrap();
-        drop(Store::open_or_create(&store).unwrap());
+        std::fs::write(store.join("tmp/upload-0123456789abcdef"), b"{").unwrap();
+        drop(Store::open_or_create(&store, &Silent).unwrap());
         let other = folder.path().join("other");
         std::fs::create_dir_all(other.join("tmp")).unwrap();
         std::fs::write(other.join("tmp/notes"), b"mine").unwrap();
-        assert!(Store::open_or_create(&other).is_err());
+        assert!(Store::open_or_create(&other, &Silent).is_err());
     }
 }

@@ -9,8 +9,8 @@ use mif_formats::mif::{ObjectId, ObjectKind};
 use quick_cache::Weighter;
 use quick_cache::sync::Cache;
 
-use super::Storage;
 use super::index::{Index, Location, pack_key};
+use super::{Lock, Storage};
 use crate::{Error, Result};
 
 /// How many bytes of decompressed objects are kept.
@@ -23,6 +23,8 @@ pub struct Objects {
     cache: Cache<ObjectId, Cached, ByLength>,
     /// Where what the index does not know is looked for.
     below: Option<Arc<Objects>>,
+    /// Held while these are read, so that nobody removes them.
+    _lock: Option<Arc<Lock>>,
 }
 
 #[derive(Clone)]
@@ -49,7 +51,12 @@ impl Objects {
     #[must_use]
     pub fn new(storage: Arc<dyn Storage>, index: Arc<Index>) -> Self {
         let cache = Cache::with_weighter(4096, CACHE_BYTES, ByLength);
-        Objects { storage, index, cache, below: None }
+        Objects { storage, index, cache, below: None, _lock: None }
+    }
+
+    /// The same, and the store's lock is held for as long as they are.
+    pub(super) fn under(self, lock: Arc<Lock>) -> Self {
+        Objects { _lock: Some(lock), ..self }
     }
 
     /// The same, and what it lacks out of `below`.
@@ -170,15 +177,19 @@ impl Objects {
     fn fetch_copy(&self, id: &ObjectId, location: &Location) -> Result<Cached> {
         let Location { encoding, offset, stored_len, len, .. } = *location;
         let key = pack_key(&self.index.pack(location));
-        let wrong = |problem: &str| {
-            Error::store(format!("{}/{key}: object {id}, at byte {offset}: {problem}", self.storage.place()))
-                .advise("The store is damaged there; `mif fsck` names the images that need it and the repair")
+        let place = || format!("{}/{key}: object {id}, at byte {offset}", self.storage.place());
+        let advise = |e: Error| {
+            e.advise("The store is damaged there; `mif fsck` names the images that need it and the repair")
         };
+        let wrong = |problem: &str| advise(Error::store(format!("{}: {problem}", place())));
         if encoding != Encoding::List && stored_len.max(len) > MAX_WHOLE {
             return Err(wrong("is larger than any object may be"));
         }
         let end = offset.checked_add(stored_len).ok_or_else(|| wrong("reaches past its pack"))?;
-        let stored = self.storage.read(&key, offset..end).map_err(|e| wrong(&e.to_string()))?;
+        let stored = self.storage.read(&key, offset..end).map_err(|e| match Error::file(&place(), &e) {
+            unreadable if unreadable.is_unreadable() => unreadable,
+            damaged => advise(damaged),
+        })?;
         let entry = IndexEntry { id: *id, encoding, offset, stored_len, len };
         Ok(match decode_object(&entry, &stored).map_err(|problem| wrong(&problem))? {
             Decoded::Bytes(bytes) => Cached::Whole(Arc::new(bytes)),

@@ -13,9 +13,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::{Image, ImageName, Selector, Store, StoredImage};
-use crate::{Error, Result};
+use crate::Result;
 
-fn copy_key(name: &str, version: u32) -> String {
+pub(super) fn copy_key(name: &str, version: u32) -> String {
     format!("published/name={name}/version={version}")
 }
 
@@ -36,7 +36,7 @@ fn version_of(id: &str) -> Option<(String, u32)> {
 impl Store {
     /// Notes that an image was published; `json` is its record.
     pub(super) fn note_published(&self, image: &Image, json: &[u8]) -> Result<()> {
-        let failed = |e: std::io::Error| Error::store(format!("{}/published: {e}", self.storage.place()));
+        let failed = |e: std::io::Error| self.storage.error("published", &e);
         self.storage.put_if_absent(&copy_key(&image.name, image.version), json).map_err(failed)?;
         self.storage.put_if_absent(&pointer_key(image), image.id().as_bytes()).map_err(failed)?;
         Ok(())
@@ -45,7 +45,7 @@ impl Store {
     /// Writes the second record and the pointer of an image again.
     pub(crate) fn note_again(&self, image: &Image) -> Result<()> {
         let json = image.to_json();
-        let failed = |e: std::io::Error| Error::store(format!("{}/published: {e}", self.storage.place()));
+        let failed = |e: std::io::Error| self.storage.error("published", &e);
         self.storage.replace(&copy_key(&image.name, image.version), &json).map_err(failed)?;
         self.storage.replace(&pointer_key(image), image.id().as_bytes()).map_err(failed)
     }
@@ -64,7 +64,7 @@ impl Store {
 
     /// Forgets the second record and the pointer of a version.
     pub(super) fn forget_published(&self, name: &str, version: u32, layout: Option<&str>) -> Result<()> {
-        let failed = |e: std::io::Error| Error::store(format!("{}/published: {e}", self.storage.place()));
+        let failed = |e: std::io::Error| self.storage.error("published", &e);
         if let Some(layout) = layout {
             let pointer = format!("{}/{layout}.{name}@{version}", pointer_folder(layout));
             self.storage.delete(&pointer).map_err(failed)?;
@@ -140,11 +140,12 @@ impl Store {
 mod tests {
     use super::super::catalog::tests::publish_empty;
     use super::*;
+    use crate::progress::Silent;
 
     #[test]
     fn an_image_that_vanishes_is_noticed_and_one_that_is_removed_is_not() {
         let folder = tempfile::tempdir().unwrap();
-        let store = Store::open_or_create(folder.path()).unwrap();
+        let store = Store::open_or_create(folder.path(), &Silent).unwrap();
         let image = publish_empty(&store, "web");
         publish_empty(&store, "web");
         publish_empty(&store, "db");
@@ -166,7 +167,7 @@ mod tests {
     #[test]
     fn images_with_the_same_layout_are_found_by_it() {
         let folder = tempfile::tempdir().unwrap();
-        let store = Store::open_or_create(folder.path()).unwrap();
+        let store = Store::open_or_create(folder.path(), &Silent).unwrap();
         let images = [publish_empty(&store, "a"), publish_empty(&store, "b"), publish_empty(&store, "b")];
         let digest = images[0].layout_digest.clone();
         assert_eq!(store.with_layout(&digest).unwrap(), images);

@@ -43,7 +43,7 @@ impl Store {
                 |problem: String| Error::store(format!("{}/{key}: {problem}", self.storage().place()));
             match self.storage().read_all(&key) {
                 Err(e) if e.kind() == std::io::ErrorKind::NotFound => {}
-                Err(e) => return Err(failed(e.to_string())),
+                Err(e) => return Err(self.storage().error(&key, &e)),
                 Ok(text) => {
                     let version = std::str::from_utf8(&text).ok().and_then(|text| text.trim().parse().ok());
                     return version.map(Some).ok_or_else(|| failed("is no version's number".into()));
@@ -69,10 +69,13 @@ impl Store {
                 .advise("A tag has letters, digits and . _ + - , and is no number"));
         }
         let folder = folder(name, tag);
-        let failed = |e: std::io::Error| Error::store(format!("{}/{folder}: {e}", self.storage().place()));
+        let failed = |e: std::io::Error| self.storage().error(&folder, &e);
         loop {
             let before = self.tag_values(name, tag)?;
-            let next = before.last().copied().unwrap_or(0) + 1;
+            let next = before.last().copied().unwrap_or(0).checked_add(1).ok_or_else(|| {
+                Error::store(format!("{name}@{tag}: its values have used up all numbers"))
+                    .advise(format!("`mif tag {name} {tag} --remove` removes the tag"))
+            })?;
             let key = format!("{folder}/{next}");
             if self.storage().put_if_absent(&key, format!("{version}\n").as_bytes()).map_err(failed)? {
                 for old in before {
@@ -87,27 +90,24 @@ impl Store {
     pub fn remove_tag(&self, name: &str, tag: &str) -> Result<bool> {
         let there = self.tagged(name, tag)?.is_some();
         let folder = folder(name, tag);
-        self.storage()
-            .delete(&folder)
-            .map_err(|e| Error::store(format!("{}/{folder}: {e}", self.storage().place())))?;
+        self.storage().delete(&folder).map_err(|e| self.storage().error(&folder, &e))?;
         Ok(there)
     }
 
     fn list_keys(&self, folder: &str) -> Result<Vec<String>> {
-        self.storage()
-            .list(folder)
-            .map_err(|e| Error::store(format!("{}/{folder}: {e}", self.storage().place())))
+        self.storage().list(folder).map_err(|e| self.storage().error(folder, &e))
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::progress::Silent;
 
     #[test]
     fn a_tag_stands_for_the_version_that_was_set_last() {
         let folder = tempfile::tempdir().unwrap();
-        let store = Store::open_or_create(&folder.path().join("store")).unwrap();
+        let store = Store::open_or_create(&folder.path().join("store"), &Silent).unwrap();
         assert_eq!(store.tagged("web", "golden").unwrap(), None);
         for version in [1, 7, 3] {
             store.set_tag("web", "golden", version).unwrap();

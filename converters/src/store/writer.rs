@@ -379,11 +379,12 @@ fn compress(bytes: &[u8]) -> Option<Vec<u8>> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::progress::Silent;
 
     #[test]
     fn writers_beside_each_other_store_an_object_once_and_each_can_be_relied_on_when_it_has_finished() {
         let folder = tempfile::tempdir().unwrap();
-        let store = Store::open_or_create(folder.path()).unwrap();
+        let store = Store::open_or_create(folder.path(), &Silent).unwrap();
         let first = ObjectWriter::new(&store).unwrap();
         let second = first.beside();
         let (shared, own) = (b"of both".as_slice(), b"of the second".as_slice());
@@ -392,7 +393,7 @@ mod tests {
         assert_eq!(second.finish().unwrap().objects, 1);
         // The first is not finished, and never will be: what the second needs is there all the same.
         drop(first);
-        let objects = Store::open(folder.path()).unwrap().objects().unwrap();
+        let objects = Store::open(folder.path(), &Silent).unwrap().objects().unwrap();
         for (id, bytes) in ids.iter().zip([shared, own]) {
             let mut read = vec![0; bytes.len()];
             objects.read_at(id, 0, &mut read).unwrap();
@@ -406,7 +407,7 @@ mod tests {
     #[test]
     fn a_writer_waits_for_what_another_is_about_to_store() {
         let folder = tempfile::tempdir().unwrap();
-        let store = Store::open_or_create(folder.path()).unwrap();
+        let store = Store::open_or_create(folder.path(), &Silent).unwrap();
         let first = ObjectWriter::new(&store).unwrap();
         let second = first.beside();
         let id = ObjectId::of(b"slow");
@@ -424,7 +425,7 @@ mod tests {
     #[test]
     fn what_is_claimed_and_not_stored_is_known() {
         let folder = tempfile::tempdir().unwrap();
-        let writer = ObjectWriter::new(&Store::open_or_create(folder.path()).unwrap()).unwrap();
+        let writer = ObjectWriter::new(&Store::open_or_create(folder.path(), &Silent).unwrap()).unwrap();
         let id = ObjectId::of(b"claimed");
         assert!(writer.is_whole() && writer.claim(id) && !writer.claim(id));
         assert!(!writer.is_whole());

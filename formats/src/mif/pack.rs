@@ -195,6 +195,14 @@ pub fn index_len(trailer: &[u8; TRAILER], pack_len: u64) -> Result<u64> {
     }
 }
 
+/// The length in bytes of a pack with these objects.
+#[must_use]
+pub fn pack_len(entries: &[IndexEntry]) -> u64 {
+    let end = |entry: &IndexEntry| entry.offset.saturating_add(entry.stored_len);
+    let objects = entries.iter().map(end).max().unwrap_or(MAGIC.len() as u64);
+    objects.saturating_add((entries.len() * ENTRY + TRAILER) as u64)
+}
+
 /// A chunk of a large object.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Chunk {

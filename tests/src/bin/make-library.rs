@@ -16,7 +16,7 @@ fn main() {
     let store = arguments.first().expect("usage: make-library STORE [IMAGES [FILES]]");
     let number = |i: usize, other| arguments.get(i).map_or(other, |n| n.parse().expect("a number"));
     let (images, files) = (number(1, 1000), number(2, 15_000));
-    let store = Store::open_or_create(Path::new(store)).expect("the store can be made");
+    let store = Store::open_or_create(Path::new(store), &mif::Silent).expect("the store can be made");
     let mut builder = Builder::new();
     builder.zero(1 << 30);
     let (layout, digest) = builder.finish().encode();

@@ -18,7 +18,7 @@ use super::{Answer, Context, complain_of, json_line, print};
 
 impl Context {
     pub(super) fn import_all(&self, paths: &[PathBuf], options: &BatchImportOptions) -> Answer {
-        let store = Store::open_or_create(&self.global.store)?;
+        let store = Store::open_or_create(&self.global.store, &self.bar("store"))?;
         let table = Mutex::new(text::ImportTable::default());
         let watcher = Watcher {
             json: self.global.json,
@@ -48,7 +48,7 @@ impl Context {
     }
 
     pub(super) fn export_all(&self, folder: &Path, options: &BatchExportOptions) -> Answer {
-        let store = Store::open(&self.global.store)?;
+        let store = Store::open(&self.global.store, &self.bar("store"))?;
         let table = Mutex::new(text::ExportTable::default());
         let watcher = Watcher {
             json: self.global.json,
@@ -71,7 +71,7 @@ impl Context {
     }
 
     pub(super) fn verify_all(&self, options: &VerifyAllOptions) -> Answer {
-        let store = Store::open(&self.global.store)?;
+        let store = Store::open(&self.global.store, &self.bar("store"))?;
         let report = {
             // There is one report, at the end.
             let watcher = Watcher { json: false, bars: self.bars(), tell: |_: &ImageCheck| true };

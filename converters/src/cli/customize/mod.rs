@@ -22,7 +22,7 @@ impl Context {
             command: without_passwords(command_line()),
         };
         let name: ImageName = arguments.image.parse()?;
-        let store = Store::open(&self.global.store)?;
+        let store = Store::open(&self.global.store, &self.bar("store"))?;
         let parent = store.image(&name)?;
         let report = mif::customize(&store, &parent, &options, &self.bar(&parent.image.id()))?;
         self.report(&report, text::customize)?;

@@ -15,13 +15,13 @@ impl Context {
         match command {
             Library::Log { name } => {
                 let name = name.map(|name| name.parse::<ImageName>()).transpose()?;
-                let store = Store::open(path)?;
+                let store = Store::open(path, &self.bar("store"))?;
                 let report = mif::log(&store, name.as_ref().map(|n| n.name.as_str()))?;
                 self.report(&report, text::log)?;
                 return Ok(self.none_damaged(&report.damaged));
             }
             Library::Tag { image, tag, delete } => {
-                let (store, image) = (Store::open(path)?, image.parse()?);
+                let (store, image) = (Store::open(path, &self.bar("store"))?, image.parse()?);
                 let (tag, verb) = match tag {
                     Some(tag) if !delete => (mif::tag(&store, &image, &tag)?, "is"),
                     _ => (mif::untag(&store, &image)?, "is no longer"),
@@ -79,12 +79,14 @@ impl Context {
             Library::Search(search) => {
                 let csv = search.csv;
                 let query = query(*search)?;
-                let report = mif::search(&Store::open(path)?, &query, &self.bar("search"))?;
+                let report =
+                    mif::search(&Store::open(path, &self.bar("store"))?, &query, &self.bar("search"))?;
                 self.report(&report, |report| if csv { csv::search(report) } else { text::search(report) })?;
                 return Ok(self.none_damaged(&report.damaged) && !report.hits.is_empty());
             }
             Library::Stats { similarity } => {
-                let report = mif::stats(&Store::open(path)?, similarity, &self.bar("stats"))?;
+                let report =
+                    mif::stats(&Store::open(path, &self.bar("store"))?, similarity, &self.bar("stats"))?;
                 self.report(&report, text::stats)?;
                 return Ok(self.none_damaged(&report.damaged));
             }

@@ -155,6 +155,10 @@ pub(super) fn gc(report: &GcReport) -> String {
             report.unfinished, report.stray_indexes
         );
     }
+    if !report.strangers.is_empty() {
+        let _ =
+            writeln!(out, "left alone, for they are no files of a store: {}", report.strangers.join(", "));
+    }
     out
 }
 
@@ -167,6 +171,10 @@ pub(super) fn fsck(report: &FsckReport, store: &Path, list: bool) -> String {
         Verdict::Repairable => "damaged: repairable from the store itself".to_owned(),
         Verdict::NeedsOriginals => format!("damaged: needs these originals: {}", report.originals.join(", ")),
         Verdict::Lost => "damaged: some of it is lost: no original is known that has it".to_owned(),
+        Verdict::Unreadable => format!(
+            "unknown: {} files cannot be read; nothing is repaired before they can be",
+            report.unreadable.len()
+        ),
     };
     out = printable(&out);
     let _ = writeln!(
@@ -186,6 +194,7 @@ pub(super) fn fsck(report: &FsckReport, store: &Path, list: bool) -> String {
         }
     };
     lines("repaired: ", &report.repaired);
+    lines("unreadable: ", &report.unreadable);
     lines("damage: ", &report.problems);
     lines("note: ", &report.notes);
     for lost in &report.lost {

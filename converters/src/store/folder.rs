@@ -1,0 +1,527 @@
+//! A store in a directory.
+//!
+//! The store may have been made by somebody else. So everything in it is opened beneath the store's own descriptor,
+//! without following symbolic links and without waiting; only regular files are read; and only files whose names this
+//! program gives are removed. A user who keeps `packs` on another disk behind a link sets `MIF_STORE_LINKS=1`: then
+//! links at the top of the store are followed, and none below.
+//!
+//! Who may read a store is decided by the mode of its directory, 0700 if this program makes it. What is written in it has
+//! the same permissions.
+
+use std::collections::HashMap;
+use std::ffi::{OsStr, OsString};
+use std::fs::File;
+use std::io::{self, Write};
+use std::ops::Range;
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock};
+
+use mif_formats::beneath::Directory;
+use rustix::fs::FileType;
+
+use super::storage::{Lock, LockKind, Storage, Upload, is_given};
+
+/// The environment variable that permits symbolic links at the top of a store.
+const LINKS: &str = "MIF_STORE_LINKS";
+
+/// How many files are kept open.
+const MAX_OPEN: usize = 16;
+
+/// What is larger is only allocated if there is memory for it, in bytes.
+const LARGE: usize = 16 << 20;
+
+/// A store in a directory.
+#[derive(Clone)]
+pub struct Folder {
+    root: PathBuf,
+    /// The directory, opened at first use; shared by clones.
+    directory: Arc<OnceLock<Directory>>,
+    /// Files that are kept open, by their keys; shared by clones.
+    open: Arc<Mutex<HashMap<String, Arc<File>>>>,
+    /// Whether symbolic links at the top are followed.
+    links: bool,
+}
+
+impl Folder {
+    /// The store in `root`, which need not be there yet.
+    #[must_use]
+    pub fn new(root: &Path) -> Self {
+        let links = std::env::var_os(LINKS).is_some_and(|value| value == "1");
+        Folder { root: root.to_owned(), directory: Arc::default(), open: Arc::default(), links }
+    }
+
+    /// Makes the directory, or takes one that is there, for a new store: private, or open to the group with this number.
+    pub(super) fn make(&self, group: Option<u32>) -> io::Result<()> {
+        use rustix::fs::{Gid, Mode, fchmod, fchown};
+        create_folders_durably(&self.root)?;
+        let directory = Directory::open(&self.root)?;
+        let mode = match group {
+            Some(group) => {
+                fchown(&directory, None, Some(Gid::from_raw(group)))?;
+                0o2770
+            }
+            None => 0o700,
+        };
+        match fchmod(&directory, Mode::from_raw_mode(mode)) {
+            // Another user's directory: who may read it is that user's business.
+            Err(rustix::io::Errno::PERM) if group.is_none() => Ok(()),
+            result => Ok(result?),
+        }
+    }
+
+    fn root(&self) -> io::Result<&Directory> {
+        if let Some(directory) = self.directory.get() {
+            return Ok(directory);
+        }
+        let directory = Directory::open(&self.root)?;
+        Ok(self.directory.get_or_init(|| directory))
+    }
+
+    /// The directory beneath which a key is looked up, if that is not the root, and the path from there.
+    fn base<'k>(&self, key: &'k str) -> io::Result<(Option<Directory>, &'k Path)> {
+        match key.split_once('/') {
+            Some((top, rest)) if self.links => {
+                Ok((Some(self.root()?.linked_directory(OsStr::new(top))?), Path::new(rest)))
+            }
+            _ => Ok((None, Path::new(key))),
+        }
+    }
+
+    /// Does something with the directory that a key is looked up beneath, and the path from there.
+    fn at<T>(&self, key: &str, work: impl FnOnce(&Directory, &Path) -> io::Result<T>) -> io::Result<T> {
+        let (base, path) = self.base(key)?;
+        let result = match &base {
+            Some(base) => work(base, path),
+            None => work(self.root()?, path),
+        };
+        result.map_err(|e| self.advise(e, key))
+    }
+
+    /// Says how a link at the top is permitted, if that is what is in the way.
+    fn advise(&self, error: io::Error, key: &str) -> io::Error {
+        let top = key.split('/').next().unwrap_or_default();
+        let is_link = |stat: rustix::fs::Stat| FileType::from_raw_mode(stat.st_mode) == FileType::Symlink;
+        let root = self.root().and_then(|root| root.stat(Path::new(top)));
+        if self.links || error.kind() != io::ErrorKind::InvalidInput || !root.is_ok_and(is_link) {
+            return error;
+        }
+        io::Error::new(
+            io::ErrorKind::InvalidInput,
+            format!("{top} is a symbolic link, and is followed only with {LINKS}=1"),
+        )
+    }
+
+    fn directory(&self, key: &str) -> io::Result<Directory> {
+        match self.links && !key.contains('/') {
+            true => self.root()?.linked_directory(OsStr::new(key)),
+            false => self.at(key, Directory::directory),
+        }
+    }
+
+    fn file(&self, key: &str) -> io::Result<Arc<File>> {
+        if let Some(file) = self.files().get(key) {
+            return Ok(file.clone());
+        }
+        let mut file = self.at(key, Directory::file);
+        // With few descriptors left, the ones that are kept are what can be spared.
+        if file.as_ref().is_err_and(|e| matches!(e.raw_os_error(), Some(23 | 24))) {
+            self.files().clear();
+            file = self.at(key, Directory::file);
+        }
+        let file = Arc::new(file?);
+        let mut open = self.files();
+        if open.len() >= MAX_OPEN {
+            open.clear();
+        }
+        open.insert(key.to_owned(), file.clone());
+        Ok(file)
+    }
+
+    fn files(&self) -> MutexGuard<'_, HashMap<String, Arc<File>>> {
+        self.open.lock().expect("no thread panics while it holds this")
+    }
+
+    /// The modes of what is written: as private as the store.
+    fn modes(&self) -> io::Result<Modes> {
+        let mode = self.root()?.own_stat()?.st_mode;
+        Ok(Modes { file: mode & 0o666 | 0o600, directory: mode & 0o2777 | 0o700 })
+    }
+
+    /// The directory with this key, made if need be.
+    fn make_directory(&self, key: &str) -> io::Result<Directory> {
+        let modes = self.modes()?;
+        let mut at: Option<Directory> = None;
+        for part in key.split('/') {
+            let within = match &at {
+                Some(at) => at,
+                None => self.root()?,
+            };
+            let name = OsStr::new(part);
+            let made = within.make_directory(name, modes.directory);
+            if made.map_err(|e| self.advise(e, key))? {
+                within.sync()?;
+            }
+            let opened = match self.links && at.is_none() {
+                true => within.linked_directory(name),
+                false => within.directory(Path::new(name)),
+            };
+            at = Some(opened.map_err(|e| self.advise(e, key))?);
+        }
+        Ok(at.expect("a key has a part"))
+    }
+
+    /// The directory that a key lies in, made if need be, and the key's last part.
+    fn parent<'k>(&self, key: &'k str) -> io::Result<(Option<Directory>, &'k OsStr)> {
+        match key.rsplit_once('/') {
+            Some((parent, name)) => Ok((Some(self.make_directory(parent)?), OsStr::new(name))),
+            None => Ok((None, OsStr::new(key))),
+        }
+    }
+
+    /// Moves what was finished to its key: over what is there, or unless anything is; gives whether it did.
+    fn settle(&self, unfinished: Unfinished, key: &str, over: bool) -> io::Result<bool> {
+        let (parent, name) = self.parent(key)?;
+        let to = match &parent {
+            Some(parent) => parent,
+            None => self.root()?,
+        };
+        let done = match over {
+            true => unfinished.directory.rename(&unfinished.name, to, name).map(|()| true)?,
+            false => unfinished.directory.rename_if_absent(&unfinished.name, to, name)?,
+        };
+        if done {
+            unfinished.moved();
+            // Whoever reads it from now on must not read the file that was there.
+            self.files().remove(key);
+            to.sync()?;
+        }
+        Ok(done)
+    }
+
+    /// A new name in `tmp`, which is in the store so that a rename is enough to finish what lies there.
+    fn unfinished(&self, kind: &str) -> io::Result<Unfinished> {
+        Ok(Unfinished { directory: self.make_directory("tmp")?, name: unfinished_name(kind)?, moved: false })
+    }
+}
+
+struct Modes {
+    file: u32,
+    directory: u32,
+}
+
+/// Kinds of what lies in `tmp`.
+const UPLOAD: &str = "upload";
+const PUBLISH: &str = "publish";
+const DELETE: &str = "delete";
+
+fn unfinished_name(kind: &str) -> io::Result<OsString> {
+    let mut bytes = [0; 8];
+    rustix::rand::getrandom(&mut bytes, rustix::rand::GetRandomFlags::empty())?;
+    Ok(format!("{kind}-{:016x}", u64::from_le_bytes(bytes)).into())
+}
+
+/// Whether this program gives such names to what lies in `tmp`.
+#[must_use]
+pub(crate) fn is_unfinished(name: &str) -> bool {
+    name.split_once('-').is_some_and(|(kind, number)| {
+        [UPLOAD, PUBLISH, DELETE].contains(&kind)
+            && number.len() == 16
+            && number.bytes().all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b))
+    })
+}
+
+/// Something in `tmp`, which is removed unless it is moved away.
+struct Unfinished {
+    directory: Directory,
+    name: OsString,
+    moved: bool,
+}
+
+impl Unfinished {
+    fn moved(mut self) {
+        self.moved = true;
+    }
+}
+
+impl Drop for Unfinished {
+    fn drop(&mut self) {
+        if !self.moved {
+            // What is left has a name that gc knows.
+            let _ = remove(&self.directory, &self.name);
+        }
+    }
+}
+
+/// Removes a file, or a directory with the files in it whose names this program gives; what else is in it stays, and so does
+/// the directory then.
+fn remove(within: &Directory, name: &OsStr) -> io::Result<()> {
+    let gone = |result: io::Result<()>| match result {
+        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(()),
+        other => other,
+    };
+    let kind = match within.stat(Path::new(name)) {
+        Ok(stat) => FileType::from_raw_mode(stat.st_mode),
+        Err(e) => return gone(Err(e)),
+    };
+    match kind {
+        FileType::RegularFile => return gone(within.remove_file(name)),
+        FileType::Directory => {}
+        _ => return Ok(()),
+    }
+    let directory = within.directory(Path::new(name))?;
+    for (name, kind) in directory.entries()? {
+        if kind == FileType::RegularFile && name.to_str().is_some_and(is_given) {
+            gone(directory.remove_file(&name))?;
+        }
+    }
+    match within.remove_directory(name) {
+        Err(e) if e.kind() == io::ErrorKind::DirectoryNotEmpty => Ok(()),
+        result => gone(result),
+    }
+}
+
+/// Creates a folder and its parents, each synced into its own parent.
+fn create_folders_durably(folder: &Path) -> io::Result<()> {
+    if folder.is_dir() {
+        return Ok(());
+    }
+    let parent = match folder.parent() {
+        Some(parent) if parent != Path::new("") => parent,
+        _ => Path::new("."),
+    };
+    create_folders_durably(parent)?;
+    match std::fs::create_dir(folder) {
+        Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {}
+        other => other?,
+    }
+    Directory::open(parent)?.sync()
+}
+
+impl Storage for Folder {
+    fn place(&self) -> String {
+        self.root.display().to_string()
+    }
+
+    fn read(&self, key: &str, range: Range<u64>) -> io::Result<Vec<u8>> {
+        let file = self.file(key)?;
+        let len = range.end.saturating_sub(range.start);
+        if range.end > file.metadata()?.len() {
+            return Err(io::Error::new(
+                io::ErrorKind::UnexpectedEof,
+                "the file is shorter than its index says",
+            ));
+        }
+        let mut bytes = zeros(usize::try_from(len).map_err(io::Error::other)?)?;
+        file.read_exact_at(&mut bytes, range.start)?;
+        Ok(bytes)
+    }
+
+    fn len(&self, key: &str) -> io::Result<u64> {
+        let stat = self.at(key, Directory::stat)?;
+        match FileType::from_raw_mode(stat.st_mode) {
+            FileType::RegularFile => Ok(stat.st_size as u64),
+            FileType::Symlink => {
+                Err(io::Error::new(io::ErrorKind::InvalidInput, "is a symbolic link, and is not followed"))
+            }
+            _ => Err(io::Error::new(io::ErrorKind::InvalidInput, "is not a regular file")),
+        }
+    }
+
+    fn upload(&self) -> io::Result<Box<dyn Upload>> {
+        let unfinished = self.unfinished(UPLOAD)?;
+        let file = unfinished.directory.create(&unfinished.name, self.modes()?.file)?;
+        let file = io::BufWriter::with_capacity(1 << 20, file);
+        Ok(Box::new(FolderUpload { folder: self.clone(), file, unfinished }))
+    }
+
+    fn replace(&self, key: &str, bytes: &[u8]) -> io::Result<()> {
+        let mut upload = self.upload()?;
+        upload.write_all(bytes)?;
+        upload.replace(key)
+    }
+
+    fn publish(&self, folder: &str, files: &[(&str, &[u8])]) -> io::Result<bool> {
+        let (staging, modes) = (self.unfinished(PUBLISH)?, self.modes()?);
+        staging.directory.make_directory(&staging.name, modes.directory)?;
+        let directory = staging.directory.directory(Path::new(&staging.name))?;
+        for (name, bytes) in files {
+            let mut file = directory.create(OsStr::new(name), modes.file)?;
+            file.write_all(bytes)?;
+            file.sync_all()?;
+        }
+        directory.sync()?;
+        self.settle(staging, folder, false)
+    }
+
+    fn list(&self, folder: &str) -> io::Result<Vec<String>> {
+        let named = |(name, kind): (OsString, FileType)| {
+            matches!(kind, FileType::RegularFile | FileType::Directory).then(|| name.into_string().ok())?
+        };
+        self.entries(folder, named)
+    }
+
+    fn others(&self, folder: &str) -> io::Result<Vec<String>> {
+        let other = |(name, kind): (OsString, FileType)| {
+            let plain = matches!(kind, FileType::RegularFile | FileType::Directory);
+            (!plain || name.to_str().is_none()).then(|| name.to_string_lossy().into_owned())
+        };
+        self.entries(folder, other)
+    }
+
+    fn delete(&self, key: &str) -> io::Result<()> {
+        self.files().remove(key);
+        let (parent, name) = key.rsplit_once('/').unwrap_or(("", key));
+        let parent = match parent {
+            "" => None,
+            parent => match self.directory(parent) {
+                Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(()),
+                directory => Some(directory?),
+            },
+        };
+        let within = match &parent {
+            Some(parent) => parent,
+            None => self.root()?,
+        };
+        let name = OsStr::new(name);
+        // A directory that is all ours goes out of sight in one step, and then away.
+        if let Ok(directory) = within.directory(Path::new(name))
+            && directory
+                .entries()?
+                .iter()
+                .all(|(name, kind)| *kind == FileType::RegularFile && name.to_str().is_some_and(is_given))
+            && let Ok(grave) = self.unfinished(DELETE)
+            && within.rename_if_absent(name, &grave.directory, &grave.name).is_ok_and(|done| done)
+        {
+            return remove(&grave.directory, &grave.name);
+        }
+        remove(within, name)
+    }
+
+    fn rename(&self, key: &str, to: &str) -> io::Result<bool> {
+        let (from, name) = key.rsplit_once('/').unwrap_or(("", key));
+        let from = self.directory(from)?;
+        self.files().remove(key);
+        let (parent, to) = self.parent(to)?;
+        let within = match &parent {
+            Some(parent) => parent,
+            None => self.root()?,
+        };
+        let done = from.rename_if_absent(OsStr::new(name), within, to)?;
+        within.sync()?;
+        Ok(done)
+    }
+
+    fn lock(&self, kind: LockKind) -> io::Result<Option<Lock>> {
+        use rustix::fs::{FlockOperation, flock};
+        use rustix::io::Errno;
+        const LOCK: &str = "lock";
+        let root = self.root()?;
+        let file = loop {
+            match root.file(Path::new(LOCK)) {
+                Err(e) if e.kind() == io::ErrorKind::NotFound => {}
+                other => break other,
+            }
+            match root.create(OsStr::new(LOCK), self.modes()?.file) {
+                Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {}
+                other => break other,
+            }
+        };
+        let file = match file {
+            Ok(file) => file,
+            // Who may not write to the store can still read it, as long as nobody removes anything.
+            Err(e)
+                if kind == LockKind::Shared
+                    && matches!(
+                        e.kind(),
+                        io::ErrorKind::PermissionDenied
+                            | io::ErrorKind::ReadOnlyFilesystem
+                            | io::ErrorKind::StorageFull
+                    ) =>
+            {
+                return Ok(Some(Lock(None)));
+            }
+            Err(e) => return Err(e),
+        };
+        let operation = match kind {
+            LockKind::Shared => FlockOperation::NonBlockingLockShared,
+            LockKind::Exclusive => FlockOperation::NonBlockingLockExclusive,
+        };
+        loop {
+            return match flock(&file, operation) {
+                Ok(()) => Ok(Some(Lock(Some(file)))),
+                Err(Errno::INTR) => continue,
+                Err(Errno::WOULDBLOCK) => Ok(None),
+                // A filesystem without locks: no one can take it exclusively there either.
+                Err(Errno::NOLCK | Errno::OPNOTSUPP | Errno::NOSYS) if kind == LockKind::Shared => {
+                    Ok(Some(Lock(None)))
+                }
+                Err(other) => Err(other.into()),
+            };
+        }
+    }
+}
+
+impl Folder {
+    fn entries(
+        &self,
+        folder: &str,
+        pick: impl Fn((OsString, FileType)) -> Option<String>,
+    ) -> io::Result<Vec<String>> {
+        let directory = match folder {
+            "" => Directory::open(&self.root),
+            folder => self.directory(folder),
+        };
+        match directory {
+            Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
+            directory => {
+                let mut names: Vec<String> = directory?.entries()?.into_iter().filter_map(pick).collect();
+                names.sort_unstable();
+                Ok(names)
+            }
+        }
+    }
+}
+
+/// So many zeros; an error, not an abort, if there is no memory for them.
+fn zeros(len: usize) -> io::Result<Vec<u8>> {
+    if len > LARGE {
+        Vec::<u8>::new().try_reserve_exact(len).map_err(|_| {
+            io::Error::new(io::ErrorKind::OutOfMemory, format!("there is no memory for {len} bytes"))
+        })?;
+    }
+    Ok(vec![0; len])
+}
+
+struct FolderUpload {
+    folder: Folder,
+    file: io::BufWriter<File>,
+    unfinished: Unfinished,
+}
+
+impl Write for FolderUpload {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.file.write(bytes)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.file.flush()
+    }
+}
+
+impl FolderUpload {
+    fn settle(self, key: &str, over: bool) -> io::Result<bool> {
+        self.file.into_inner().map_err(io::IntoInnerError::into_error)?.sync_all()?;
+        self.folder.settle(self.unfinished, key, over)
+    }
+}
+
+impl Upload for FolderUpload {
+    fn replace(self: Box<Self>, key: &str) -> io::Result<()> {
+        self.settle(key, true).map(|_| ())
+    }
+
+    fn finish(self: Box<Self>, key: &str) -> io::Result<bool> {
+        self.settle(key, false)
+    }
+}

@@ -1,0 +1,68 @@
+//! What lies in a store and is not ours: no file of it is read, followed or removed, and fsck and gc name it.
+
+use super::{IMAGE_FILES, ImageName, Storage, is_unfinished};
+use mif_formats::mif::PackId;
+
+/// How many are named.
+const MAX_NAMED: usize = 20;
+
+/// Names, from the root of the store, of what this program did not make; the first [`MAX_NAMED`], and the number of all.
+pub(crate) fn strangers(storage: &dyn Storage) -> std::io::Result<(Vec<String>, usize)> {
+    let mut found = Found { storage, named: Vec::new(), count: 0 };
+    found.look("", &|name| TOP.contains(&name))?;
+    found.look("tmp", &is_unfinished)?;
+    found.look("index", &|name| {
+        is_pack(name, ".idx") || name.starts_with("all-") && name.ends_with(".cache")
+    })?;
+    for folder in found.look("packs", &is_prefix)? {
+        found
+            .look(&format!("packs/{folder}"), &|name| is_pack(name, ".pack") && name.starts_with(&folder))?;
+    }
+    for name in found.look("images", &is_name)? {
+        for version in found.look(&format!("images/{name}"), &is_version)? {
+            found.look(&format!("images/{name}/{version}"), &|file| IMAGE_FILES.contains(&file))?;
+        }
+    }
+    Ok((found.named, found.count))
+}
+
+/// The files and directories at the root of a store.
+const TOP: [&str; 10] =
+    ["store.json", "lock", "packs", "index", "images", "published", "disks", "removed", "tags", "tmp"];
+
+fn is_pack(name: &str, suffix: &str) -> bool {
+    name.strip_suffix(suffix).and_then(PackId::from_hex).is_some()
+}
+
+fn is_prefix(name: &str) -> bool {
+    name.len() == 2 && name.bytes().all(|b| b.is_ascii_hexdigit())
+}
+
+fn is_name(name: &str) -> bool {
+    name.strip_prefix("name=").is_some_and(ImageName::is_valid)
+}
+
+fn is_version(name: &str) -> bool {
+    let number = name.strip_prefix("version=").and_then(|number| number.parse::<u32>().ok());
+    number.is_some_and(|number| name == format!("version={number}"))
+}
+
+struct Found<'a> {
+    storage: &'a dyn Storage,
+    named: Vec<String>,
+    count: usize,
+}
+
+impl Found<'_> {
+    /// Looks at a folder: gives the names that are ours, and notes the others.
+    fn look(&mut self, folder: &str, is_ours: &dyn Fn(&str) -> bool) -> std::io::Result<Vec<String>> {
+        let (ours, mut others): (Vec<_>, Vec<_>) =
+            self.storage.list(folder)?.into_iter().partition(|name| is_ours(name));
+        others.extend(self.storage.others(folder)?);
+        self.count += others.len();
+        let room = MAX_NAMED.saturating_sub(self.named.len());
+        let place = if folder.is_empty() { String::new() } else { format!("{folder}/") };
+        self.named.extend(others.into_iter().take(room).map(|name| format!("{place}{name}")));
+        Ok(ours)
+    }
+}

@@ -1,0 +1,353 @@
+//! A store that somebody else made, or that cannot be read: nothing outside of it is read or written, nothing waits for
+//! ever, and what is not known to be damaged is left alone.
+
+use std::fs;
+use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
+use std::os::unix::net::UnixListener;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
+use std::time::{Duration, Instant};
+
+use mif_tests::disk::{noise, small};
+use mif_tests::{have, json, mif, run, run_failing, snapshot, tool, work_folder};
+
+/// What a file or a directory of the store is replaced by.
+const IMPOSTORS: [&str; 7] = ["link", "fifo", "socket", "directory", "empty", "sparse", "random"];
+
+/// No verb may take longer on a store of one small image, however loaded the machine is.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// The verbs, on an image `d`, with what they write in the directory `out`.
+fn verbs(disk: &Path, out: &Path) -> Vec<Vec<String>> {
+    let (disk, out) = (disk.display().to_string(), out.display().to_string());
+    let verbs = [
+        "images".to_owned(),
+        "ls -R d".into(),
+        "cat d /a".into(),
+        "info d".into(),
+        "log".into(),
+        "stats".into(),
+        "packages".into(),
+        "search a".into(),
+        format!("search --file {disk}"),
+        "diff d d".into(),
+        "tag d t".into(),
+        format!("verify d {disk}"),
+        "verify --all".into(),
+        format!("export d {out}/d.raw --force"),
+        format!("extract d -o {out}/d.tar --force"),
+        "customize d --as e --write /b:c".into(),
+        format!("import {disk}"),
+        format!("import --verify --reread {disk}"),
+        "fsck".into(),
+        "gc --dry-run".into(),
+        "gc".into(),
+        "fsck --repair".into(),
+        format!("fsck --repair --from {disk}"),
+        "rm d@1 --force".into(),
+        "gc".into(),
+    ];
+    verbs.iter().map(|verb| verb.split(' ').map(str::to_owned).collect()).collect()
+}
+
+/// Runs a verb within 3 GB of memory, and ends it if it takes too long: then, and if it was killed, panics.
+fn ends(store: &Path, verb: &[String], what: &str) -> Output {
+    let mut command = Command::new("bash");
+    command.args(["-c", "ulimit -v 3000000; exec \"$0\" \"$@\""]).arg(mif_tests::mif_path()).args(verb);
+    command.env("MIF_STORE", store).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
+    let mut child = command.spawn().unwrap();
+    let start = Instant::now();
+    while child.try_wait().unwrap().is_none() {
+        if start.elapsed() > PATIENCE {
+            child.kill().unwrap();
+            panic!("{what}: {verb:?} hangs");
+        }
+        std::thread::sleep(Duration::from_millis(2));
+    }
+    let output = child.wait_with_output().unwrap();
+    let errors = String::from_utf8_lossy(&output.stderr);
+    let code = output.status.code();
+    assert!(code.is_some_and(|code| code <= 5), "{what}: {verb:?}: {code:?}: {errors}");
+    assert!(!errors.contains("panicked") && !errors.contains("defect"), "{what}: {verb:?}: {errors}");
+    output
+}
+
+fn copy(from: &Path, to: &Path) {
+    let _gone = fs::remove_dir_all(to);
+    run(tool("cp").arg("-a").arg(from).arg(to));
+}
+
+/// All files and directories of a store, relative to it.
+fn paths(store: &Path) -> Vec<PathBuf> {
+    let mut found = vec![];
+    let mut left = vec![store.to_owned()];
+    while let Some(folder) = left.pop() {
+        for entry in fs::read_dir(folder).unwrap() {
+            let path = entry.unwrap().path();
+            found.push(path.strip_prefix(store).unwrap().to_owned());
+            if path.is_dir() {
+                left.push(path);
+            }
+        }
+    }
+    found.sort();
+    found
+}
+
+/// Puts something else in the place of `path`; a link leads to `outside`, which is of the same kind.
+fn replace(path: &Path, impostor: &str, outside: &Path) -> Option<UnixListener> {
+    let is_dir = path.is_dir();
+    if is_dir {
+        fs::rename(path, outside.join("moved")).unwrap();
+    } else {
+        fs::rename(path, outside.join("moved.file")).unwrap();
+    }
+    match impostor {
+        "link" if is_dir => symlink(outside.join("moved"), path).unwrap(),
+        "link" => symlink(outside.join("moved.file"), path).unwrap(),
+        "fifo" => drop(run(tool("mkfifo").arg(path))),
+        "socket" => return Some(UnixListener::bind(path).unwrap()),
+        "directory" => fs::create_dir(path).unwrap(),
+        "empty" => fs::write(path, b"").unwrap(),
+        "sparse" => fs::File::create(path).unwrap().set_len(1 << 40).unwrap(),
+        _ => fs::write(path, noise(7, 5000)).unwrap(),
+    }
+    None
+}
+
+#[test]
+fn whatever_stands_in_the_place_of_a_file_nothing_outside_is_touched_and_every_verb_ends() {
+    if !have(&["mke2fs", "cp", "mkfifo", "bash"]) {
+        return;
+    }
+    // Short, for the path of a socket has 108 bytes at most.
+    let work = tempfile::tempdir_in("/tmp").unwrap();
+    let disk = small(work.path(), "d", &[("a", b"hello\n"), ("n", &noise(1, 50_000))]);
+    let made = work.path().join("made");
+    run(mif(&made).arg("import").arg(&disk));
+    run(mif(&made).args(["tag", "d", "g"]));
+    run(mif(&made).args(["customize", "d", "--as", "x", "--write", "/y:z"]));
+    run(mif(&made).args(["rm", "x"]));
+    fs::create_dir_all(made.join("tmp")).unwrap();
+    let (store, out, outside) = (work.path().join("s"), work.path().join("o"), work.path().join("v"));
+    fs::create_dir(&out).unwrap();
+    let verbs = verbs(&disk, &out);
+    let paths = paths(&made);
+    assert!(paths.len() > 25, "{paths:?}");
+    for (number, path) in paths.iter().enumerate() {
+        for (turn, impostor) in IMPOSTORS.iter().enumerate() {
+            copy(&made, &store);
+            let _gone = fs::remove_dir_all(&outside);
+            fs::create_dir_all(outside.join("precious")).unwrap();
+            fs::write(outside.join("precious/letter"), b"mine").unwrap();
+            let _socket = replace(&store.join(path), impostor, &outside);
+            // What a directory holds that a link leads to would all be a store's, but for this.
+            if outside.join("moved").is_dir() {
+                fs::write(outside.join("moved/letter"), b"mine").unwrap();
+            }
+            let before = snapshot(&outside);
+            // All verbs on one of them, and a few on each of the others, lest it take hours: each verb meets each path
+            // and each impostor.
+            let chosen = verbs.iter().enumerate().filter(|(verb, _)| {
+                (verb + number) % IMPOSTORS.len() == turn || path == Path::new("lock") || *impostor == "link"
+            });
+            for (_, verb) in chosen {
+                ends(&store, verb, &format!("{} is a {impostor}", path.display()));
+                assert_eq!(snapshot(&outside), before, "{} is a {impostor}: {verb:?}", path.display());
+            }
+        }
+    }
+}
+
+#[test]
+fn gc_and_repair_leave_alone_what_is_not_a_stores_own_and_name_it() {
+    if !have(&["mke2fs"]) {
+        return;
+    }
+    let work = work_folder();
+    let store = work.path().join("s");
+    run(mif(&store).arg("import").arg(small(work.path(), "d", &[("a", b"hello\n")])));
+    let pack = fs::read_dir(store.join("packs")).unwrap().next().unwrap().unwrap().path();
+    let ours = store.join("images/name=d/version=1");
+    let mine = [
+        store.join("README"),
+        pack.join("notes"),
+        store.join("packs/keep/notes"),
+        store.join("index/notes.idx"),
+        store.join("tmp/systemd-private"),
+        ours.join("notes"),
+    ];
+    for file in &mine {
+        fs::create_dir_all(file.parent().unwrap()).unwrap();
+        fs::write(file, b"mine").unwrap();
+    }
+    // Left by a process that was killed, with a name that we give.
+    fs::write(store.join("tmp/upload-0123456789abcdef"), b"half").unwrap();
+    let report = json(&store, &["gc"]);
+    assert_eq!(report["unfinished"], 1, "{report}");
+    let strangers = report["strangers"].to_string();
+    for name in ["README", "notes", "packs/keep", "index/notes.idx", "tmp/systemd-private"] {
+        assert!(strangers.contains(name), "{name}: {report}");
+    }
+    assert!(run(mif(&store).args(["fsck", "--repair"])).contains("left alone"));
+    run(mif(&store).args(["rm", "d"]));
+    run(mif(&store).arg("gc"));
+    assert!(mine.iter().all(|file| fs::read(file).unwrap() == b"mine"));
+    assert!(!ours.join("image.json").exists() && !store.join("tmp/upload-0123456789abcdef").exists());
+    assert_eq!(json(&store, &["images"]), serde_json::json!([]));
+}
+
+#[test]
+fn packs_behind_a_link_are_used_only_if_that_is_said() {
+    if !have(&["mke2fs"]) {
+        return;
+    }
+    let work = work_folder();
+    let (store, elsewhere) = (work.path().join("s"), work.path().join("elsewhere"));
+    let disk = small(work.path(), "d", &[("a", b"hello\n")]);
+    run(mif(&store).arg("import").arg(&disk));
+    fs::rename(store.join("packs"), &elsewhere).unwrap();
+    symlink(&elsewhere, store.join("packs")).unwrap();
+    let error = run_failing(mif(&store).arg("gc"), 5);
+    assert!(error.contains("packs is a symbolic link") && error.contains("MIF_STORE_LINKS=1"), "{error}");
+    let allowed = |arguments: &[&str]| run(mif(&store).env("MIF_STORE_LINKS", "1").args(arguments));
+    allowed(&["customize", "d", "--as", "e", "--write", "/x:y"]);
+    allowed(&["rm", "e"]);
+    allowed(&["gc"]);
+    assert!(allowed(&["fsck"]).starts_with("whole "));
+    allowed(&["verify", "d", disk.to_str().unwrap()]);
+    // Further down none is followed all the same.
+    for (number, folder) in fs::read_dir(&elsewhere).unwrap().enumerate() {
+        let (folder, further) = (folder.unwrap().path(), work.path().join(number.to_string()));
+        fs::rename(&folder, &further).unwrap();
+        symlink(further, folder).unwrap();
+    }
+    run_failing(mif(&store).env("MIF_STORE_LINKS", "1").args(["verify", "d", disk.to_str().unwrap()]), 5);
+}
+
+/// A command as a user that owns nothing here; none if the tests do not run as root.
+fn as_nobody(store: &Path, arguments: &[&str]) -> Option<Command> {
+    if !mif_tests::is_root() {
+        return None;
+    }
+    let mut command = tool("setpriv");
+    command.args(["--reuid", "65534", "--regid", "65534", "--clear-groups"]).arg(mif_tests::mif_path());
+    command.env("MIF_STORE", store).args(arguments).stdin(Stdio::null());
+    Some(command)
+}
+
+#[test]
+fn what_cannot_be_read_is_not_called_damaged_and_nothing_is_repaired_then() {
+    if !have(&["mke2fs", "setpriv", "chown", "chmod"]) || !mif_tests::is_root() {
+        return;
+    }
+    let work = tempfile::tempdir_in("/tmp").unwrap();
+    fs::set_permissions(work.path(), fs::Permissions::from_mode(0o755)).unwrap();
+    let disk = small(work.path(), "d", &[("a", b"hello\n"), ("n", &noise(1, 50_000))]);
+    let store = work.path().join("s");
+    run(mif(&store).arg("import").arg(&disk));
+    run(tool("chown").args(["-R", "65534:65534"]).arg(&store));
+    for path in paths(&store) {
+        let unreadable = store.join(&path);
+        // What is only a copy, or a lock, is done without.
+        let needed = ["packs", "index", "images", "store.json"].iter().any(|top| path.starts_with(top));
+        if !needed {
+            continue;
+        }
+        let mode = fs::metadata(&unreadable).unwrap().mode();
+        run(tool("chmod").arg("000").arg(&unreadable));
+        let before = snapshot(&store);
+        let what = path.display().to_string();
+        for verb in [&["fsck"][..], &["fsck", "--repair"], &["gc"], &["verify", "--all"]] {
+            let output = as_nobody(&store, verb).unwrap().output().unwrap();
+            let text = format!(
+                "{}{}",
+                String::from_utf8_lossy(&output.stdout),
+                String::from_utf8_lossy(&output.stderr)
+            );
+            let code = output.status.code().unwrap();
+            // gc does not need every file, and removes nothing here.
+            if verb != ["gc"] || code != 0 {
+                assert!([1, 5].contains(&code), "{what}: {verb:?}: {text}");
+                assert!(text.contains("Permission denied"), "{what}: {verb:?}: {text}");
+            }
+            assert!(!text.contains("repaired:") && !text.contains("gc removes"), "{what}: {verb:?}: {text}");
+            assert_eq!(snapshot(&store), before, "{what}: {verb:?}: {text}");
+        }
+        fs::set_permissions(&unreadable, fs::Permissions::from_mode(mode)).unwrap();
+    }
+    let whole = run(&mut as_nobody(&store, &["fsck"]).unwrap());
+    assert!(whole.starts_with("whole "), "{whole}");
+}
+
+#[test]
+fn a_new_store_is_its_owners_alone_and_a_shared_one_its_groups() {
+    if !have(&["mke2fs"]) {
+        return;
+    }
+    let work = work_folder();
+    let disk = small(work.path(), "d", &[("a", b"hello\n")]);
+    let modes = |store: &Path| {
+        let modes = |path: &Path| fs::metadata(path).unwrap().mode() & 0o7777;
+        let (folders, files): (Vec<_>, Vec<_>) =
+            paths(store).into_iter().map(|path| store.join(path)).partition(|path| path.is_dir());
+        let mut all: Vec<u32> = folders.iter().map(|path| modes(path)).collect();
+        all.extend(files.iter().map(|path| modes(path) | 0o10_0000));
+        all.push(modes(store));
+        all.sort_unstable();
+        all.dedup();
+        all
+    };
+    let umask = |store: &Path, mask: &str, arguments: &[&str]| {
+        let mut command = tool("bash");
+        command.args(["-c", "umask $0; exec \"$@\"", mask]).arg(mif_tests::mif_path()).args(arguments);
+        run(command.env("MIF_STORE", store))
+    };
+    let disk = disk.to_str().unwrap();
+    for mask in ["022", "000", "077"] {
+        let store = work.path().join(format!("own-{mask}"));
+        umask(&store, mask, &["import", disk]);
+        umask(&store, mask, &["customize", "d", "--as", "e", "--write", "/x:y"]);
+        umask(&store, mask, &["rm", "e"]);
+        assert_eq!(modes(&store), [0o700, 0o10_0600], "{mask}");
+    }
+    // A directory that was there before becomes private too.
+    let store = work.path().join("there");
+    fs::create_dir(&store).unwrap();
+    run(mif(&store).args(["import", disk]));
+    assert_eq!(modes(&store), [0o700, 0o10_0600]);
+    let store = work.path().join("shared");
+    let group = fs::metadata(work.path()).unwrap().gid().to_string();
+    umask(&store, "077", &["import", "--shared", &group, disk]);
+    assert_eq!(modes(&store), [0o2770, 0o10_0660]);
+    let error = run_failing(mif(&store).args(["import", "--shared", &group, disk]), 2);
+    assert!(error.contains("is there already"), "{error}");
+    run_failing(mif(&work.path().join("x")).args(["import", "--shared", "no such group", disk]), 2);
+}
+
+#[test]
+fn few_descriptors_suffice() {
+    if !have(&["mke2fs", "bash"]) {
+        return;
+    }
+    let work = work_folder();
+    let out = work.path().join("out");
+    fs::create_dir(&out).unwrap();
+    let store = work.path().join("s");
+    let mut disks = Vec::new();
+    for number in 0..40 {
+        let file = noise(number, 20_000);
+        disks.push(small(work.path(), &format!("d{number}"), &[("a", b"hello\n"), ("n", &file)]));
+        run(mif(&store).arg("import").arg(&disks[number as usize]));
+    }
+    let disk = small(work.path(), "d", &[("a", b"hello\n"), ("n", &noise(1, 50_000))]);
+    run(mif(&store).arg("import").arg(&disk));
+    for verb in verbs(&disk, &out) {
+        let mut command = tool("bash");
+        command.args(["-c", "ulimit -n 64; exec \"$0\" \"$@\""]).arg(mif_tests::mif_path()).args(&verb);
+        let output = command.env("MIF_STORE", &store).output().unwrap();
+        let errors = String::from_utf8_lossy(&output.stderr);
+        assert!(!errors.contains("Too many open files"), "{verb:?}: {errors}");
+        assert!([0, 1].contains(&output.status.code().unwrap()), "{verb:?}: {errors}");
+    }
+}
