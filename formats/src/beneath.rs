@@ -137,7 +137,7 @@ impl Directory {
 
     /// Makes the names in this directory durable.
     pub fn sync(&self) -> io::Result<()> {
-        Ok(rustix::fs::fsync(&self.0)?)
+        File::from(self.0.try_clone()?).sync_all()
     }
 
     /// The directory beneath this one that holds the last component of `path` (none if it is this one), and that name.

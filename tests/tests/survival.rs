@@ -256,6 +256,22 @@ fn a_disk_that_is_full_loses_nothing_and_more_room_is_all_that_it_needs() {
     assert_eq!(images(&store), ["first@1", "second@1", "third@1"]);
     run(mif(&store).arg("gc"));
     assert_good(&store, &half.lib());
+    // On a disk without a free byte, room is made by what makes room: a version whose packs hold nothing else.
+    run(mif(&store).args(["rm", "third"]));
+    run(mif(&store).arg("gc"));
+    run(mif(&store).arg("import").arg(half.lib().join("third.raw")));
+    let _full = tool("dd").args(["if=/dev/zero", "bs=4k"]).arg(format!("of={}", ballast.display())).output();
+    let used = || snapshot(&store).iter().map(|(_, len)| len).sum::<u64>();
+    let before = used();
+    run(mif(&store).args(["rm", "third"]));
+    run(mif(&store).arg("gc"));
+    assert!(used() + (5 << 20) < before, "{} of {before}", used());
+    fs::remove_file(&ballast).unwrap();
+    assert_eq!(images(&store), ["first@1", "second@1"]);
+    run(mif(&store).arg("fsck"));
+    // The number is not given again.
+    run(mif(&store).arg("import").arg(half.lib().join("third.raw")));
+    assert_eq!(images(&store), ["first@1", "second@1", "third@3"]);
 }
 
 #[test]
@@ -305,11 +321,11 @@ fn a_read_that_fails_is_told_with_file_and_place_and_costs_that_image_alone() {
     assert!(error.contains(".pack") && error.contains("Input/output error"), "{error}");
     assert!(!out.exists());
     // What cannot be read back does not take the place of what is there.
-    for name in ["there.raw", "there.qcow2", "there.vmdk"] {
+    for (name, at) in [("there.raw", 1024), ("there.qcow2", 65536), ("there.vmdk", 65536)] {
         let there = half.at(name);
         fs::write(&there, "kept").unwrap();
         let unfinished = half.at(&format!(".{name}"));
-        let mut convert = faults.mif(&half.store(), &unfinished, Fault::ReadAt(1 << 20));
+        let mut convert = faults.mif(&half.store(), &unfinished, Fault::ReadAt(at));
         convert.args(["convert", "--force", "--verify"]).arg(&second).arg(&there);
         let error = run_failing(&mut convert, 5);
         assert!(error.contains(name) && error.contains("Input/output error"), "{error}");
