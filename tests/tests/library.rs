@@ -55,7 +55,7 @@ fn gc_leaves_a_store_alone_that_lacks_something_and_takes_what_was_left_unfinish
     let store = work.path().join("store");
     let a = disk(work.path(), "a", &[("x", &noise(1, 300_000))]);
     run(mif(&store).arg("import").arg(&a));
-    std::fs::write(store.join("tmp/.tmpleft"), b"half a pack").unwrap();
+    std::fs::write(store.join("tmp/upload-00000000deadbeef"), b"half a pack").unwrap();
     run(mif(&store).arg("fsck"));
     assert_eq!(json(&store, &["gc"])["unfinished"], 1);
     std::fs::remove_file(&files(&store.join("packs"), ".pack")[0]).unwrap();

@@ -120,6 +120,7 @@ mod tests {
     fn a_key_is_written_once() {
         let folder = tempfile::tempdir().unwrap();
         let storage = Folder::new(&folder.path().join("store"));
+        storage.make(None).unwrap();
         assert!(storage.put_if_absent("a/b/c", b"first").unwrap());
         assert!(!storage.put_if_absent("a/b/c", b"second").unwrap());
         assert_eq!(storage.read_all("a/b/c").unwrap(), b"first");
@@ -133,13 +134,17 @@ mod tests {
     fn a_folder_is_published_once_and_whole() {
         let folder = tempfile::tempdir().unwrap();
         let storage = Folder::new(folder.path());
-        assert!(storage.publish("images/x/1", &[("a", b"1"), ("b", b"2")]).unwrap());
-        assert!(!storage.publish("images/x/1", &[("a", b"3")]).unwrap());
-        assert_eq!(storage.read_all("images/x/1/a").unwrap(), b"1");
-        assert_eq!(storage.list("images/x/1").unwrap(), ["a", "b"]);
+        assert!(storage.publish("images/x/1", &[("layout", b"1"), ("digests", b"2")]).unwrap());
+        assert!(!storage.publish("images/x/1", &[("layout", b"3")]).unwrap());
+        assert_eq!(storage.read_all("images/x/1/layout").unwrap(), b"1");
+        assert_eq!(storage.list("images/x/1").unwrap(), ["digests", "layout"]);
         storage.delete("images/x/1").unwrap();
         storage.delete("images/x/1").unwrap();
         assert_eq!(storage.list("images/x").unwrap(), [""; 0]);
+        // With something in it that is not ours, it stays, and that in it.
+        assert!(storage.publish("images/x/2", &[("layout", b"1"), ("notes", b"2")]).unwrap());
+        storage.delete("images/x/2").unwrap();
+        assert_eq!(storage.list("images/x/2").unwrap(), ["notes"]);
         assert_eq!(storage.list("tmp").unwrap(), [""; 0]);
     }
 
