@@ -161,7 +161,7 @@ fn share(image: &Image, needs: &[u32], sizes: &[Size], users: &[u32]) -> ImageSh
     };
     ImageShare {
         image: image.id(),
-        data_bytes: image.counts.content_bytes + image.counts.residue_bytes,
+        data_bytes: image.counts.content_bytes.saturating_add(image.counts.residue_bytes),
         own_bytes: stored(true),
         shared_bytes: stored(false),
     }

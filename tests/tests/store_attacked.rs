@@ -198,6 +198,54 @@ fn gc_and_repair_leave_alone_what_is_not_a_stores_own_and_name_it() {
 }
 
 #[test]
+fn numbers_that_no_store_has_are_damage_and_no_work() {
+    if !have(&["mke2fs"]) {
+        return;
+    }
+    let work = work_folder();
+    let (made, store, out) = (work.path().join("m"), work.path().join("s"), work.path().join("o"));
+    fs::create_dir(&out).unwrap();
+    let disk = small(work.path(), "d", &[("a", b"hello\n")]);
+    run(mif(&made).arg("import").arg(&disk));
+    let mut verbs = verbs(&disk, &out);
+    let resize = format!("export d {}/r.raw --force --size +1M --resize p0=max", out.display());
+    verbs.push(resize.split(' ').map(str::to_owned).collect());
+    let record = "images/name=d/version=1/image.json";
+    let json: serde_json::Value = serde_json::from_slice(&fs::read(made.join(record)).unwrap()).unwrap();
+    for (place, number) in [
+        ("/table/sector_size", 0),
+        ("/table/partitions/0/start", u64::MAX),
+        ("/table/partitions/0/len", u64::MAX),
+        ("/disk_size", u64::MAX),
+        ("/counts/content_bytes", u64::MAX),
+        ("/counts/file_bytes", u64::MAX),
+        ("/provenance/time", u64::MAX),
+    ] {
+        let mut json = json.clone();
+        *json.pointer_mut(place).unwrap() = number.into();
+        copy(&made, &store);
+        for record in [record, "published/name=d/version=1"] {
+            fs::write(store.join(record), json.to_string()).unwrap();
+        }
+        for verb in &verbs {
+            ends(&store, verb, &format!("{place} {number}"));
+        }
+    }
+    // A tag whose values have used up all numbers, and a version after which there is none.
+    copy(&made, &store);
+    let tag = store.join("tags/name=d/tag=t");
+    fs::create_dir_all(&tag).unwrap();
+    fs::write(tag.join(u64::MAX.to_string()), "1\n").unwrap();
+    let error = run_failing(mif(&store).args(["tag", "d", "t"]), 5);
+    assert!(error.contains("used up all numbers"), "{error}");
+    let removed = store.join("removed/name=d");
+    fs::create_dir_all(&removed).unwrap();
+    fs::write(removed.join(format!("version={}", u32::MAX)), "{}").unwrap();
+    let error = run_failing(mif(&store).args(["customize", "d", "--as", "d", "--write", "/x:y"]), 5);
+    assert!(error.contains("none can follow"), "{error}");
+}
+
+#[test]
 fn packs_behind_a_link_are_used_only_if_that_is_said() {
     if !have(&["mke2fs"]) {
         return;

@@ -94,6 +94,9 @@ impl fmt::Display for ImageName {
     }
 }
 
+/// No disk, and nothing on one, has so many bytes: sums of sizes up to it do not overflow.
+const MAX_SIZE: u64 = 1 << 56;
+
 /// What `image.json` says of an image.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Image {
@@ -276,6 +279,25 @@ impl Image {
     /// Its record as `image.json` has it.
     pub(crate) fn to_json(&self) -> Vec<u8> {
         serde_json::to_vec_pretty(self).expect("a record is JSON")
+    }
+
+    /// Which of the numbers no record of ours has, if there are any: nobody has to reckon with such later.
+    fn problem(&self) -> Option<&'static str> {
+        let Image { table, counts, disk_size, .. } = self;
+        let fits = |n: u64| n <= MAX_SIZE;
+        let is_bad = |p: &Partition| !fits(p.start) || !fits(p.len);
+        if ![512, 4096].contains(&table.sector_size) {
+            return Some("its sector size is neither 512 nor 4096 bytes");
+        }
+        if !fits(*disk_size) || table.partitions.iter().any(is_bad) {
+            return Some("it has a disk or partition larger than any disk");
+        }
+        let counts =
+            [counts.content_bytes, counts.residue_bytes, counts.zero_bytes, counts.paths, counts.files];
+        if !counts.into_iter().all(fits) {
+            return Some("it counts more than any disk has");
+        }
+        None
     }
 
     /// `name@version`.
@@ -482,6 +504,9 @@ impl Store {
             .map_err(|e| advise(Error::store(format!("{}: is not an image record: {e}", place()))))?;
         if (image.name.as_str(), image.version) != (name, version) {
             return Err(advise(Error::store(format!("{}: is the record of {}", place(), image.id()))));
+        }
+        if let Some(problem) = image.problem() {
+            return Err(advise(Error::store(format!("{}: is not an image record: {problem}", place()))));
         }
         Ok(self.stored(image))
     }

@@ -74,7 +74,7 @@ impl Store {
             let before = self.tag_values(name, tag)?;
             let next = before.last().copied().unwrap_or(0).checked_add(1).ok_or_else(|| {
                 Error::store(format!("{name}@{tag}: its values have used up all numbers"))
-                    .advise(format!("`mif tag {name} {tag} --remove` removes the tag"))
+                    .advise(format!("`mif tag --delete {name}@{tag}` removes the tag"))
             })?;
             let key = format!("{folder}/{next}");
             if self.storage().put_if_absent(&key, format!("{version}\n").as_bytes()).map_err(failed)? {
