@@ -83,9 +83,7 @@ pub fn export(
     }
     let mut output = Output::new(path, options.force)?;
     check_kind(&output, path, format, options)?;
-    if is_private(image) {
-        output.make_private();
-    }
+    output.limit(image.access());
     let reshaped = if options.reshape.is_empty() { None } else { Some(reshape(image, options, progress)?) };
     let disk = match &reshaped {
         Some(reshaped) => reshaped.disk.clone(),
@@ -150,12 +148,6 @@ fn check_kind(output: &Output, path: &Path, format: &dyn Format, options: &Expor
         ))),
     }
     .map_err(|e: Error| e.advise("Pass -O raw, or write to a file"))
-}
-
-/// Whether a source file is not world-readable. The output must not be readable by users who could not read the source.
-fn is_private(image: &OpenImage) -> bool {
-    use std::os::unix::fs::MetadataExt;
-    image.files().iter().any(|file| std::fs::metadata(file).is_ok_and(|meta| meta.mode() & 0o004 == 0))
 }
 
 /// Tells the writer to record an unusual sector size; returns a warning if the format cannot record it.
@@ -274,7 +266,7 @@ fn reshape<'i>(
     options: &ExportOptions,
     progress: &dyn Progress,
 ) -> Result<Reshaped<'i>> {
-    let Origin::Stored { stored, objects } = &image.origin else {
+    let Origin::Stored { stored, objects, .. } = &image.origin else {
         return Err(Error::usage("only an image of the store gets another size or other identities")
             .advise("`mif import` it first"));
     };
