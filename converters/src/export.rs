@@ -283,7 +283,7 @@ fn reshape<'i>(
 }
 
 /// What the image at `output` is to call its backing file: its path from there if it lies beneath the same folder, so
-/// that both can be moved together, and else its whole path.
+/// that both can be moved together, and else its whole path; that also if `output` is a symbolic link.
 fn backing_name(base: &Path, output: &Path) -> Result<String> {
     let found = base.canonicalize().map_err(|e| Error::io(base, &e))?;
     let folder = match output.parent() {
@@ -291,7 +291,9 @@ fn backing_name(base: &Path, output: &Path) -> Result<String> {
         _ => Path::new("."),
     };
     let folder = folder.canonicalize().map_err(|e| Error::io(folder, &e))?;
-    let name = found.strip_prefix(&folder).unwrap_or(&found);
+    // A relative name means another file when the image is opened by a link from elsewhere.
+    let is_link = output.is_symlink();
+    let name = found.strip_prefix(&folder).ok().filter(|_| !is_link).unwrap_or(&found);
     let name = name.to_str().ok_or_else(|| {
         Error::unsupported(format!("{}: a backing file's name must be UTF-8", base.display()))
     })?;

@@ -119,9 +119,8 @@ impl Directory {
 
     /// At most `max` of the names in this directory, in no order.
     pub fn some_names(&self, max: usize) -> io::Result<Vec<OsString>> {
-        let names = Dir::read_from(&self.0)?.map(|entry| {
-            entry.map(|entry| OsStr::from_bytes(entry.file_name().to_bytes()).to_owned())
-        });
+        let names = Dir::read_from(&self.0)?
+            .map(|entry| entry.map(|entry| OsStr::from_bytes(entry.file_name().to_bytes()).to_owned()));
         let names = names.filter(|name| name.as_ref().map_or(true, |name| name != "." && name != ".."));
         Ok(names.take(max).collect::<Result<_, Errno>>()?)
     }

@@ -68,7 +68,9 @@ fn make(work: &Path, file: &str) {
 
 fn descriptor(extents: &[&str]) -> String {
     let lines: String = extents.iter().map(|name| format!("RW 1 FLAT \"{name}\" 0\n")).collect();
-    format!("# Disk DescriptorFile\nversion=1\nCID=fffffffe\nparentCID=ffffffff\ncreateType=\"custom\"\n{lines}")
+    format!(
+        "# Disk DescriptorFile\nversion=1\nCID=fffffffe\nparentCID=ffffffff\ncreateType=\"custom\"\n{lines}"
+    )
 }
 
 fn swap(folder: &Path, [a, b]: [&str; 2]) {

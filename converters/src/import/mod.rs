@@ -16,7 +16,7 @@ use std::sync::{Arc, Mutex, OnceLock};
 use std::time::Instant;
 
 use mif_formats::Source;
-use mif_formats::container::{self, DiskFile, Disk, OpenOptions};
+use mif_formats::container::{self, Disk, DiskFile, OpenOptions};
 use mif_formats::fs::walk::Listing;
 use mif_formats::mif::layout::{Builder, Layout};
 use mif_formats::mif::manifest::{self, Row};

@@ -198,7 +198,12 @@ mod tests {
         let socket = dir.path().join("socket");
         let _listener = std::os::unix::net::UnixListener::bind(&socket).unwrap();
         for path in [fifo, socket] {
-            assert_eq!(ImageFile::open(&path).err().unwrap().kind(), ErrorKind::Corrupt, "{}", path.display());
+            assert_eq!(
+                ImageFile::open(&path).err().unwrap().kind(),
+                ErrorKind::Corrupt,
+                "{}",
+                path.display()
+            );
         }
     }
 }

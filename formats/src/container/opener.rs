@@ -242,10 +242,7 @@ pub(super) fn advise_parent(error: Error) -> Error {
 /// Tries the names that another machine gave a file: each as it is, with `/` for `\\`, and then as a file beside the
 /// image. Returns the first name that `check` accepts, with what it gave, else the most specific error: a file that was
 /// found and refused says more than one that is missing.
-pub(super) fn find_named<T>(
-    names: &[Vec<u8>],
-    check: impl Fn(&[u8]) -> Result<T>,
-) -> Result<(Vec<u8>, T)> {
+pub(super) fn find_named<T>(names: &[Vec<u8>], check: impl Fn(&[u8]) -> Result<T>) -> Result<(Vec<u8>, T)> {
     let mut failed: Option<Error> = None;
     for name in names {
         let path: Vec<u8> = name.iter().map(|b| if *b == b'\\' { b'/' } else { *b }).collect();
