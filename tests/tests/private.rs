@@ -245,7 +245,7 @@ fn what_gives_rights_on_the_machine_comes_only_when_asked_for() {
     // A tar is data, and has all of it.
     assert!(left_out(&extract(&[], "out.tar")).is_empty());
     let listed = run(tool("tar").arg("-tvf").arg(at("out.tar")));
-    for of_tar in ["-rwsr-sr-x", "drwxr-sr-x", "crw", "brw"] {
+    for of_tar in ["-rwsr-sr-x", "drwxr-sr-x", "\nc", "\nb"] {
         assert!(listed.contains(of_tar), "{of_tar}: {listed}");
     }
     fs::create_dir(at("unpacked")).unwrap();

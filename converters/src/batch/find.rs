@@ -96,7 +96,7 @@ pub(super) fn find(paths: &[PathBuf], options: &OpenOptions, progress: &dyn Prog
             found.pass_over(&path, outside.problem().to_owned());
             continue;
         }
-        let problem = match opened.map_err(Error::from).and_then(|file| judge(file)) {
+        let problem = match opened.map_err(Error::from).and_then(judge) {
             Ok(Judged::Image) => None,
             Ok(_) | Err(_) if named => None,
             Ok(Judged::Broken(problem)) => Some(problem),
@@ -368,7 +368,7 @@ mod tests {
         assert!(absolute.contains("outside") && absolute.contains("--allow-path"), "{absolute}");
         assert!(relative.starts_with("relative.raw: the same file as"), "{relative}");
         let allowed = OpenOptions { allow_paths: vec![outside], ..OpenOptions::default() };
-        let found = find(&[folder.clone()], &allowed, &Silent).unwrap();
+        let found = find(std::slice::from_ref(&folder), &allowed, &Silent).unwrap();
         assert_eq!(names(&found, &folder).0, ["deep/a.raw", "absolute.raw"]);
         // Who names a link means what it leads to.
         let found = find(&[folder.join("absolute.raw")], &OpenOptions::default(), &Silent).unwrap();

@@ -364,3 +364,21 @@ fn times_of(row: &Row) -> Option<Timestamps> {
     let mtime = row.mtime?;
     Some(Timestamps { last_access: spec(row.atime.unwrap_or(mtime)), last_modification: spec(mtime) })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_takes_the_place_of_a_node_is_not_changed() {
+        let folder = tempfile::tempdir().unwrap();
+        let at = |name: &str| folder.path().join(name);
+        std::fs::write(at("secret"), "secret").unwrap();
+        std::os::unix::fs::symlink("secret", at("fifo")).unwrap();
+        let parent = fs::open(folder.path(), FOLDER, Mode::empty()).unwrap();
+        let node = |name: &str, kind| made_node(&parent, OsStr::new(name), kind).map(drop);
+        assert_eq!(node("fifo", FileType::Fifo), Err(rustix::io::Errno::STALE));
+        assert_eq!(node("secret", FileType::Fifo), Err(rustix::io::Errno::STALE));
+        assert_eq!(node("fifo", FileType::Symlink), Ok(()));
+    }
+}

@@ -297,6 +297,14 @@ mod tests {
         assert_eq!(kind(&options, "../outside/secret"), Some(ErrorKind::Denied));
         assert_eq!(kind(&options, &absolute), Some(ErrorKind::Denied));
         assert_eq!(kind(&options, "link"), Some(ErrorKind::Denied));
+        // The ways around that the kernel offers, as of CVE-2024-21626 in runc.
+        let open = File::open(outside.join("secret")).unwrap();
+        let by_number = format!("/proc/self/fd/{}", std::os::fd::AsRawFd::as_raw_fd(&open));
+        for name in
+            [by_number, format!("/proc/self/root{absolute}"), format!("/proc/self/cwd/../..{absolute}")]
+        {
+            assert_ne!(kind(&options, &name), None, "{name}");
+        }
         assert_eq!(kind(&options, "below"), Some(ErrorKind::Denied));
         assert_eq!(kind(&options, "missing"), Some(ErrorKind::NotFound));
         assert_eq!(kind(&options, "a\0b"), Some(ErrorKind::Corrupt));
