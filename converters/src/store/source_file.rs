@@ -67,7 +67,8 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("disk");
         std::fs::write(&path, b"one").unwrap();
-        let disk = container::open(&path, &OpenOptions::default()).unwrap();
+        let raw = OpenOptions { format: Some("raw".into()), ..OpenOptions::default() };
+        let disk = container::open(&path, &raw).unwrap();
         let file = SourceFile::before_reading(&disk.files[0]).unwrap();
         assert_eq!(file, SourceFile::of(&disk.files[0]).unwrap());
         // Another file that takes its name is not the one that is read.
