@@ -83,9 +83,7 @@ pub fn export(
     }
     let mut output = Output::new(path, options.force)?;
     check_kind(&output, path, format, options)?;
-    if is_private(image) {
-        output.make_private();
-    }
+    output.limit(image.access());
     let reshaped = if options.reshape.is_empty() { None } else { Some(reshape(image, options, progress)?) };
     let disk = match &reshaped {
         Some(reshaped) => reshaped.disk.clone(),
@@ -150,12 +148,6 @@ fn check_kind(output: &Output, path: &Path, format: &dyn Format, options: &Expor
         ))),
     }
     .map_err(|e: Error| e.advise("Pass -O raw, or write to a file"))
-}
-
-/// Whether a source file is not world-readable. The output must not be readable by users who could not read the source.
-fn is_private(image: &OpenImage) -> bool {
-    use std::os::unix::fs::MetadataExt;
-    image.files().iter().any(|file| std::fs::metadata(file).is_ok_and(|meta| meta.mode() & 0o004 == 0))
 }
 
 /// Tells the writer to record an unusual sector size; returns a warning if the format cannot record it.
@@ -274,7 +266,7 @@ fn reshape<'i>(
     options: &ExportOptions,
     progress: &dyn Progress,
 ) -> Result<Reshaped<'i>> {
-    let Origin::Stored { stored, objects } = &image.origin else {
+    let Origin::Stored { stored, objects, .. } = &image.origin else {
         return Err(Error::usage("only an image of the store gets another size or other identities")
             .advise("`mif import` it first"));
     };
@@ -291,7 +283,7 @@ fn reshape<'i>(
 }
 
 /// What the image at `output` is to call its backing file: its path from there if it lies beneath the same folder, so
-/// that both can be moved together, and else its whole path.
+/// that both can be moved together, and else its whole path; that also if `output` is a symbolic link.
 fn backing_name(base: &Path, output: &Path) -> Result<String> {
     let found = base.canonicalize().map_err(|e| Error::io(base, &e))?;
     let folder = match output.parent() {
@@ -299,7 +291,9 @@ fn backing_name(base: &Path, output: &Path) -> Result<String> {
         _ => Path::new("."),
     };
     let folder = folder.canonicalize().map_err(|e| Error::io(folder, &e))?;
-    let name = found.strip_prefix(&folder).unwrap_or(&found);
+    // A relative name means another file when the image is opened by a link from elsewhere.
+    let is_link = output.is_symlink();
+    let name = found.strip_prefix(&folder).ok().filter(|_| !is_link).unwrap_or(&found);
     let name = name.to_str().ok_or_else(|| {
         Error::unsupported(format!("{}: a backing file's name must be UTF-8", base.display()))
     })?;

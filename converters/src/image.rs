@@ -1,10 +1,10 @@
 //! An IMAGE argument: a disk image file, or the name of an image in the store.
 
 use std::ops::Range;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 
-use mif_formats::container::{self, OpenOptions};
+use mif_formats::container::{self, Access, OpenOptions};
 use mif_formats::fs::Piece;
 use mif_formats::mif::ObjectId;
 use mif_formats::mif::manifest::Row;
@@ -47,6 +47,8 @@ pub enum Origin {
         stored: Box<StoredImage>,
         /// The store's objects.
         objects: Arc<Objects>,
+        /// Who may read the store.
+        access: Access,
     },
 }
 
@@ -82,21 +84,24 @@ impl OpenImage {
     pub fn stored(store: &Store, name: &ImageName) -> Result<Self> {
         let stored = Box::new(store.image(name)?);
         let objects = Arc::new(store.objects()?);
-        Ok(OpenImage { label: stored.image.id(), origin: Origin::Stored { stored, objects } })
+        // Who could read the file that it was imported from is not known.
+        let folder = std::fs::metadata(store.storage().place());
+        let access = folder.map_or(Access::Owner, |meta| Access::of_directory(&meta));
+        Ok(OpenImage { label: stored.image.id(), origin: Origin::Stored { stored, objects, access } })
     }
 
     /// The disk.
     pub fn disk(&self) -> Result<Arc<dyn Source>> {
         Ok(match &self.origin {
             Origin::File { container } => container.source.clone(),
-            Origin::Stored { stored, objects } => Arc::new(stored.disk(objects.clone())?),
+            Origin::Stored { stored, objects, .. } => Arc::new(stored.disk(objects.clone())?),
         })
     }
 
     /// All its files. Of a disk image file they come from the filesystems, of a stored image from the manifest.
     pub fn tree(&self) -> Result<Tree> {
         match &self.origin {
-            Origin::Stored { stored, objects } => {
+            Origin::Stored { stored, objects, .. } => {
                 let devices = Devices { table: &stored.image.table, volumes: &stored.image.volumes };
                 Ok(stored_tree(stored.manifest()?, objects, devices))
             }
@@ -104,12 +109,15 @@ impl OpenImage {
         }
     }
 
-    /// The files that hold it, for a disk image file.
+    /// Who may read it beside its owner: what is made of it is to be no more readable.
     #[must_use]
-    pub fn files(&self) -> &[PathBuf] {
+    pub fn access(&self) -> Access {
         match &self.origin {
-            Origin::File { container } => &container.files,
-            Origin::Stored { .. } => &[],
+            Origin::File { container } => container.files.iter().fold(Access::All, |access, file| {
+                // What cannot be told is not given away.
+                access.and(file.access().unwrap_or(Access::Owner))
+            }),
+            Origin::Stored { access, .. } => *access,
         }
     }
 }

@@ -95,7 +95,7 @@ pub fn info(image: &OpenImage) -> Result<ImageInfo> {
                 container: Some(ContainerInfo {
                     format: container.format.to_owned(),
                     details: container.details.clone(),
-                    files: container.files.iter().map(|f| f.display().to_string()).collect(),
+                    files: container.files.iter().map(|f| f.path().display().to_string()).collect(),
                 }),
                 volumes: scan.volumes.iter().map(ScannedVolume::record).collect(),
                 table: scan.table.clone(),

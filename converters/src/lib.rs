@@ -31,6 +31,7 @@ mod scan;
 mod search;
 mod stats;
 pub mod store;
+mod temporary;
 mod tree;
 mod update;
 pub mod verify;
@@ -43,7 +44,8 @@ pub use batch::{
 pub use build::{BuildOptions, BuildReport, BuiltVolume, build};
 pub use cat::cat;
 pub use customize::{
-    CustomizeOptions, CustomizeReport, Customized, Recipe, Variables, customize, read_instances,
+    CustomizeOptions, CustomizeReport, Customized, PLACEHOLDER, Recipe, Variables, customize, is_secret_file,
+    read_instances,
 };
 pub use diff::{Change, ChangeKind, DiffCounts, DiffOptions, DiffReport, FieldChange, Group, Grouping, diff};
 pub use error::{Code, Error, Result};

@@ -33,6 +33,12 @@ impl Directory {
         Ok(Directory(openat(CWD, path, DIRECTORY, Mode::empty())?))
     }
 
+    /// Opens the directory at `path`, which the caller trusts, only to open what lies beneath it: that needs no right to
+    /// list it.
+    pub fn open_to_search(path: &Path) -> io::Result<Self> {
+        Ok(Directory(openat(CWD, path, SEARCH, Mode::empty())?))
+    }
+
     /// Opens the directory at `path` beneath this one.
     pub fn directory(&self, path: &Path) -> io::Result<Self> {
         Ok(Directory(self.open_beneath(path, DIRECTORY, Mode::empty())?))
@@ -46,6 +52,12 @@ impl Directory {
     /// Opens the file at `path` beneath this directory for reading. An error if it is not a regular file.
     pub fn file(&self, path: &Path) -> io::Result<File> {
         regular(self.open_beneath(path, READ, Mode::empty())?)
+    }
+
+    /// Opens the file or block device `name` in this directory for reading, wherever a symbolic link of that name leads. An
+    /// error if it is anything else.
+    pub fn linked_file_or_device(&self, name: &OsStr) -> io::Result<File> {
+        file_or_device(openat(&self.0, name, READ, Mode::empty()).map_err(explained)?)
     }
 
     /// Creates the file `name` in this directory with a mode that no umask changes, for reading and writing. An error
@@ -103,6 +115,14 @@ impl Directory {
         }
         entries.sort_unstable_by(|a, b| a.0.cmp(&b.0));
         Ok(entries)
+    }
+
+    /// At most `max` of the names in this directory, in no order.
+    pub fn some_names(&self, max: usize) -> io::Result<Vec<OsString>> {
+        let names = Dir::read_from(&self.0)?
+            .map(|entry| entry.map(|entry| OsStr::from_bytes(entry.file_name().to_bytes()).to_owned()));
+        let names = names.filter(|name| name.as_ref().map_or(true, |name| name != "." && name != ".."));
+        Ok(names.take(max).collect::<Result<_, Errno>>()?)
     }
 
     /// Renames `from` in this directory to `name` in another, over what is there.
@@ -176,7 +196,7 @@ impl Directory {
                 Component::CurDir => OsStr::new("."),
                 _ => return Err(explained(Errno::XDEV)),
             };
-            let flags = if parts.peek().is_some() { DIRECTORY } else { flags } | OFlags::NOFOLLOW;
+            let flags = if parts.peek().is_some() { SEARCH } else { flags } | OFlags::NOFOLLOW;
             let within = folder.as_ref().map_or(self.0.as_fd(), AsFd::as_fd);
             let opened = openat(within, name, flags, mode).map_err(|e| match e {
                 // With O_DIRECTORY, a symbolic link is only said to be no directory.
@@ -190,6 +210,7 @@ impl Directory {
 }
 
 const DIRECTORY: OFlags = OFlags::RDONLY.union(OFlags::DIRECTORY).union(OFlags::CLOEXEC);
+const SEARCH: OFlags = OFlags::PATH.union(OFlags::DIRECTORY).union(OFlags::CLOEXEC);
 const READ: OFlags = OFlags::RDONLY.union(OFlags::NONBLOCK).union(OFlags::NOCTTY).union(OFlags::CLOEXEC);
 
 impl AsFd for Directory {
@@ -207,6 +228,20 @@ fn is_link(within: impl AsFd, name: &OsStr) -> bool {
 /// For paths that the user names. An error if it is not a regular file.
 pub fn open_regular(path: &Path) -> io::Result<File> {
     regular(openat(CWD, path, READ, Mode::empty())?)
+}
+
+/// Opens the file or block device at `path` for reading, following symbolic links; it never waits, and what was opened is
+/// judged. For paths that the user names. An error if it is anything else.
+pub fn open_file_or_device(path: &Path) -> io::Result<File> {
+    file_or_device(openat(CWD, path, READ, Mode::empty()).map_err(explained)?)
+}
+
+/// The open file, if it is a regular one or a block device.
+fn file_or_device(fd: OwnedFd) -> io::Result<File> {
+    match FileType::from_raw_mode(fstat(&fd)?.st_mode) {
+        FileType::BlockDevice => Ok(File::from(fd)),
+        _ => regular(fd),
+    }
 }
 
 /// The open file, if it is a regular one.

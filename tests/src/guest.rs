@@ -88,7 +88,8 @@ impl Guest {
     pub fn extract(&self, image: &str) -> PathBuf {
         let out = self.at(&format!("{image}.files"));
         let _ = fs::remove_dir_all(&out);
-        let output = self.mif(&["extract", image, "/", "-o"]).arg(&out).output().expect("mif runs");
+        let output =
+            self.mif(&["extract", image, "/", "--privileged", "-o"]).arg(&out).output().expect("mif runs");
         assert!(output.status.success(), "{output:?}");
         out
     }

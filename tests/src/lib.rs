@@ -163,7 +163,9 @@ pub fn files(folder: &Path, suffix: &str) -> Vec<PathBuf> {
 pub fn assert_second_reader_agrees(store: &Path) {
     let work = work_folder();
     let images = json(store, &["images"]);
-    let images = images.as_array().expect("a list of images");
+    // A disk that is larger than this cannot be a file on every filesystem.
+    let has_room = |image: &&serde_json::Value| image["disk_size"].as_u64().expect("a size") <= 1 << 40;
+    let images: Vec<_> = images.as_array().expect("a list of images").iter().filter(has_room).collect();
     if images.is_empty() || !have_second_reader() {
         return;
     }

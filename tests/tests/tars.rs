@@ -52,7 +52,7 @@ impl Lab {
     fn built(&self, tar: &str) -> PathBuf {
         run(&mut self.mif(&["build", "disk.toml", tar, "--as", tar.trim_end_matches(".tar")]));
         let out = self.at(&format!("{tar}.built"));
-        run(self.mif(&["extract", tar.trim_end_matches(".tar"), "-o"]).arg(&out));
+        run(self.mif(&["extract", tar.trim_end_matches(".tar"), "--privileged", "-o"]).arg(&out));
         let _ = fs::remove_dir(out.join("lost+found"));
         out
     }

@@ -1,13 +1,15 @@
 //! Which files of a batch are disk images: those that were named, and those in folders that bear an image's marks.
 
 use std::collections::{HashMap, HashSet};
-use std::fs;
-use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
-use mif_formats::container::{self, OpenOptions};
+use mif_formats::beneath::Directory;
+use mif_formats::container::{self, ImageFile, OpenOptions};
 use mif_formats::fs::{Volume, recognize};
 use mif_formats::partition::TableKind;
+use mif_formats::{ErrorKind, Source};
+use rustix::fs::FileType;
 use serde::Serialize;
 
 use super::resolved;
@@ -72,20 +74,29 @@ pub(super) fn find(paths: &[PathBuf], options: &OpenOptions, progress: &dyn Prog
             }
             walk(path, &mut files, &mut found, progress)?;
         } else {
-            files.push(File { path: path.clone(), named: true });
+            files.push(File { path: path.clone(), named: true, is_link: false });
         }
     }
     let mut seen: HashMap<PathBuf, PathBuf> = HashMap::new();
     let mut parts: HashMap<PathBuf, Vec<PathBuf>> = HashMap::new();
     let mut candidates = Vec::new();
-    for File { path, named } in files {
+    for File { path, named, is_link } in files {
         progress::check(progress)?;
         if let Some(first) = seen.insert(resolved(&path), path.clone()) {
             found.pass_over(&path, format!("the same file as {}", first.display()));
             seen.insert(resolved(&path), first);
             continue;
         }
-        let problem = match judge(&path) {
+        // What is judged is the file that the gate opened, not what the path leads to by then.
+        let opened = container::open_image_file(&path, &options);
+        if let Err(outside) = &opened
+            && is_link
+            && outside.kind() == ErrorKind::Denied
+        {
+            found.pass_over(&path, outside.problem().to_owned());
+            continue;
+        }
+        let problem = match opened.map_err(Error::from).and_then(judge) {
             Ok(Judged::Image) => None,
             Ok(_) | Err(_) if named => None,
             Ok(Judged::Broken(problem)) => Some(problem),
@@ -98,7 +109,7 @@ pub(super) fn find(paths: &[PathBuf], options: &OpenOptions, progress: &dyn Prog
         };
         if let Ok(disk) = container::open(&path, &options) {
             for part in &disk.files[1..disk.own_files] {
-                parts.entry(resolved(part)).or_default().push(path.clone());
+                parts.entry(resolved(part.path())).or_default().push(path.clone());
             }
         }
         candidates.push(FoundImage { path, problem });
@@ -108,7 +119,7 @@ pub(super) fn find(paths: &[PathBuf], options: &OpenOptions, progress: &dyn Prog
     for image in candidates {
         let owners = parts.get(&resolved(&image.path)).into_iter().flatten();
         match owners.filter(|owner| **owner != image.path && !dropped.contains(*owner)).min() {
-            Some(owner) if is_part(&image.path) => {
+            Some(owner) if is_part(&image.path, &options) => {
                 found.pass_over(&image.path, format!("a part of {}", owner.display()));
                 dropped.insert(image.path);
             }
@@ -119,10 +130,13 @@ pub(super) fn find(paths: &[PathBuf], options: &OpenOptions, progress: &dyn Prog
 }
 
 /// The same options, with the directories among `paths` trusted: images may open the files in them that they name. A user
-/// who names a directory means all of it, and a disk's parent often lies in another directory of the library.
+/// who names a directory means all of it, and a disk's parent often lies in another directory of the library. What lies
+/// outside is not meant: a link in the directory that leads there is not followed.
 pub(super) fn trusting(paths: &[PathBuf], options: &OpenOptions) -> OpenOptions {
     let mut options = options.clone();
-    options.allow_paths.extend(paths.iter().filter(|path| path.is_dir()).cloned());
+    let folders = paths.iter().filter(|path| path.is_dir());
+    options.searched.extend(folders.clone().cloned());
+    options.allow_paths.extend(folders.cloned());
     options
 }
 
@@ -137,25 +151,41 @@ struct File {
     path: PathBuf,
     /// The user named it: it is an image, whatever it looks like.
     named: bool,
+    /// It is a symbolic link that was found.
+    is_link: bool,
 }
 
 /// Adds the files in a folder and its folders, by name; those that are links last, so that a file and a link to it are
 /// known by the file's name. Links to folders are not followed. A folder that cannot be read is something that cannot
-/// be imported.
+/// be imported. All folders are opened beneath the first, so none becomes a link meanwhile.
 fn walk(folder: &Path, files: &mut Vec<File>, found: &mut Found, progress: &dyn Progress) -> Result<()> {
-    let mut left = vec![folder.to_owned()];
+    let root = match Directory::open(folder) {
+        Ok(root) => root,
+        Err(e) => {
+            found.images.push(FoundImage { path: folder.to_owned(), problem: Some(e.to_string()) });
+            return Ok(());
+        }
+    };
+    let (top, mut left) = (folder, vec![PathBuf::new()]);
     let mut links = Vec::new();
-    while let Some(folder) = left.pop() {
+    while let Some(rest) = left.pop() {
         progress::check(progress)?;
-        if folder.join("store.json").is_file() {
+        let is_top = rest.as_os_str().is_empty();
+        let folder = if is_top { top.to_owned() } else { top.join(&rest) };
+        let opened = root.directory(if is_top { Path::new(".") } else { &rest });
+        let has = |name: &str, kind: FileType| {
+            let stat = opened.as_ref().ok().and_then(|folder| folder.stat(Path::new(name)).ok());
+            stat.is_some_and(|stat| FileType::from_raw_mode(stat.st_mode) == kind)
+        };
+        if has("store.json", FileType::RegularFile) {
             found.pass_over(&folder, "a store".into());
             continue;
         }
-        if folder.join("Info.plist").is_file() && folder.join("bands").is_dir() {
+        if has("Info.plist", FileType::RegularFile) && has("bands", FileType::Directory) {
             found.pass_over(&folder, "no disk: an Apple sparse bundle, which is not read".into());
             continue;
         }
-        let mut entries = match fs::read_dir(&folder).and_then(Iterator::collect::<io::Result<Vec<_>>>) {
+        let entries = match opened.and_then(|folder| folder.entries()) {
             Ok(entries) => entries,
             // Where filesystems keep what fsck finds, for root alone.
             Err(e) if folder.ends_with("lost+found") => {
@@ -167,19 +197,20 @@ fn walk(folder: &Path, files: &mut Vec<File>, found: &mut Found, progress: &dyn 
                 continue;
             }
         };
-        entries.sort_by_key(fs::DirEntry::file_name);
         let mut folders = Vec::new();
-        for entry in entries {
-            if entry.file_name().as_encoded_bytes().starts_with(b".") {
+        for (name, kind) in entries {
+            if name.as_encoded_bytes().starts_with(b".") {
                 continue;
             }
-            let kind = entry.file_type().map_err(|e| Error::io(&entry.path(), &e))?;
-            if kind.is_dir() {
-                folders.push(entry.path());
-            } else if kind.is_file() {
-                files.push(File { path: entry.path(), named: false });
-            } else if kind.is_symlink() && entry.path().is_file() {
-                links.push(File { path: entry.path(), named: false });
+            let path = folder.join(&name);
+            match kind {
+                FileType::Directory => folders.push(rest.join(&name)),
+                FileType::RegularFile => files.push(File { path, named: false, is_link: false }),
+                // Whether it may be opened is decided when it is.
+                FileType::Symlink if path.is_file() => {
+                    links.push(File { path, named: false, is_link: true });
+                }
+                _ => {}
             }
         }
         left.extend(folders.into_iter().rev());
@@ -197,20 +228,20 @@ enum Judged {
     Other(String),
 }
 
-fn judge(path: &Path) -> Result<Judged> {
-    if container::probe(path)?.is_some() {
+fn judge(file: ImageFile) -> Result<Judged> {
+    if container::probe(&file)?.is_some() {
         return Ok(Judged::Image);
     }
+    let path = file.path();
     let suffix = path.extension().and_then(|suffix| suffix.to_str()).unwrap_or_default().to_ascii_lowercase();
-    let raw = OpenOptions { format: Some("raw".into()), ..OpenOptions::default() };
-    if path.metadata().is_ok_and(|meta| meta.len() == 0) {
+    if file.is_empty() {
         let image = RAW.contains(&&*suffix) || CONTAINERS.contains(&&*suffix);
         return Ok(if image { Judged::Image } else { Judged::Other("empty".into()) });
     }
-    if let Some(what) = container::foreign_name(path)? {
+    if let Some(what) = container::foreign_name(&file)? {
         return Ok(Judged::Other(format!("no disk: {what}")));
     }
-    let disk = container::open(path, &raw)?.source;
+    let disk: Arc<dyn Source> = Arc::new(file);
     let head = disk.read_vec(0, disk.len().min(recognize::HEAD as u64) as usize)?;
     if let Some(name) = recognize::name_of(&head).filter(|name| NO_DISKS.contains(name)) {
         return Ok(Judged::Other(format!("no disk: {name}")));
@@ -234,12 +265,15 @@ fn judge(path: &Path) -> Result<Judged> {
 
 /// Whether a file that another image calls its extent can be nothing more than that: it is raw, or of a format whose
 /// disks have extents. A file of another format is an image, whoever claims it.
-fn is_part(path: &Path) -> bool {
-    container::probe(path).is_ok_and(|format| format.is_none_or(|format| format.name() == "vmdk"))
+fn is_part(path: &Path, options: &OpenOptions) -> bool {
+    let format = container::open_image_file(path, options).and_then(|file| container::probe(&file));
+    format.is_ok_and(|format| format.is_none_or(|format| format.name() == "vmdk"))
 }
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use super::*;
     use crate::Silent;
 
@@ -310,6 +344,35 @@ mod tests {
             "{passed_over:?}"
         );
         assert_eq!(passed_over.len(), expected.len() + 1);
+    }
+
+    #[test]
+    fn a_link_that_leads_outside_is_passed_over_unless_that_is_allowed() {
+        let work = tempfile::tempdir().unwrap();
+        let (folder, outside) = (work.path().join("in"), work.path().join("out"));
+        fs::create_dir_all(folder.join("deep")).unwrap();
+        fs::create_dir(&outside).unwrap();
+        for path in [folder.join("deep/a.raw"), outside.join("secret.raw")] {
+            fs::write(path, mbr()).unwrap();
+        }
+        let link = |to: &Path, name: &str| std::os::unix::fs::symlink(to, folder.join(name)).unwrap();
+        link(&outside.join("secret.raw"), "absolute.raw");
+        link(Path::new("../out/secret.raw"), "relative.raw");
+        link(Path::new("deep/a.raw"), "good.raw");
+        link(&outside, "folder");
+        link(Path::new("nowhere"), "dangling.raw");
+        let (images, passed_over) = names(&find_in(&folder), &folder);
+        assert_eq!(images, ["deep/a.raw"]);
+        let [absolute, good, relative] = &passed_over[..] else { panic!("{passed_over:?}") };
+        assert!(good.starts_with("good.raw: the same file as"), "{good}");
+        assert!(absolute.contains("outside") && absolute.contains("--allow-path"), "{absolute}");
+        assert!(relative.starts_with("relative.raw: the same file as"), "{relative}");
+        let allowed = OpenOptions { allow_paths: vec![outside], ..OpenOptions::default() };
+        let found = find(std::slice::from_ref(&folder), &allowed, &Silent).unwrap();
+        assert_eq!(names(&found, &folder).0, ["deep/a.raw", "absolute.raw"]);
+        // Who names a link means what it leads to.
+        let found = find(&[folder.join("absolute.raw")], &OpenOptions::default(), &Silent).unwrap();
+        assert!(found.images.len() == 1 && found.passed_over.is_empty());
     }
 
     #[test]

@@ -310,6 +310,7 @@ fn open_options(open: Open) -> OpenOptions {
     OpenOptions {
         format: open.format,
         allow_paths: open.allow_path,
+        searched: Vec::new(),
         snapshot: open.snapshot,
         parents: open.parent,
     }

@@ -23,8 +23,9 @@ Examples:
   mif extract web p15:/ -o esp.tar          another volume, as a tar
   mif extract web / -o - | tar -t           a tar, on standard output
 
-A tar keeps owners, modes, times, xattrs, hard links, devices and holes. A folder keeps what your rights let be set;
-the report says what is missing, and is on standard error if the tar is on standard output. An IMAGE is a disk image
+A tar keeps owners, modes, times, xattrs, hard links, devices and holes. A folder keeps what your rights let be set,
+but for devices, set-id bits and security.* attributes, which --privileged adds; the report says what is missing, and is
+on standard error if the tar is on standard output. A folder that is there keeps its mode and owner. An IMAGE is a disk image
 file, or NAME[@VERSION] in the store.")]
     Extract {
         /// The image
@@ -37,9 +38,13 @@ file, or NAME[@VERSION] in the store.")]
         /// What TARGET is, if its name does not say
         #[arg(long = "as", value_name = "KIND")]
         kind: Option<TreeKind>,
-        /// Replace a tar that is there
+        /// Replace a tar that is there; its mode and owner stay
         #[arg(long)]
         force: bool,
+        /// In a folder, also make devices and set set-user-id and set-group-id bits and security.* attributes (capabilities,
+        /// labels): for an image that you trust
+        #[arg(long)]
+        privileged: bool,
         #[command(flatten)]
         open: Open,
     },
@@ -103,7 +108,7 @@ pub(super) enum TreeKind {
 impl Context {
     pub(super) fn trees(&self, command: Trees) -> Answer {
         match command {
-            Trees::Extract { image, path, output, kind, force, open } => {
+            Trees::Extract { image, path, output, kind, force, privileged, open } => {
                 let image = self.open(&image, &open_options(open))?;
                 let path = path.as_ref().map(volume_path);
                 let to_stdout = output == Path::new("-");
@@ -116,7 +121,7 @@ impl Context {
                 }
                 let mut stdout = std::io::BufWriter::with_capacity(1 << 20, Output);
                 let target = match (is_tar, to_stdout) {
-                    (false, _) => Target::Folder(&output),
+                    (false, _) => Target::Folder { path: &output, privileged },
                     (true, false) => Target::TarFile { path: &output, force },
                     (true, true) => Target::Tar(&mut stdout),
                 };

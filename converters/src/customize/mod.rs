@@ -19,6 +19,7 @@ mod generalize;
 mod host;
 mod network;
 mod recipe;
+mod secrets;
 mod systemd;
 
 use std::collections::BTreeSet;
@@ -31,6 +32,7 @@ use self::compile::{Context, LocalFiles, compile};
 pub(crate) use self::generalize::not_shared;
 pub use self::recipe::{Recipe, Variables, read_instances};
 use self::recipe::{Step, fill};
+pub use self::secrets::{PLACEHOLDER, is_secret_file};
 use crate::files::Files;
 use crate::import::pool::in_parallel;
 use crate::progress::Progress;

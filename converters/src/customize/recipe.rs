@@ -73,14 +73,20 @@ impl Recipe {
         self.entries.is_empty()
     }
 
-    /// BLAKE3, in hex, of the edits as they were written, in JSON. Passwords are left out: a digest would give
-    /// them away to who can guess them.
+    /// The edits as they were written.
+    pub(super) fn tables(&self) -> impl Iterator<Item = &Table> {
+        self.entries.iter().map(|entry| &entry.table)
+    }
+
+    /// BLAKE3, in hex, of the edits as they were written, in JSON. Passwords and their hashes are left out: a
+    /// digest would give them away to who can guess them.
     #[must_use]
     pub(super) fn digest(&self) -> String {
         let mut hasher = blake3::Hasher::new();
         for entry in &self.entries {
             let mut table = entry.table.clone();
             table.remove("password");
+            table.remove("hash");
             hasher.update(&serde_json::to_vec(&table).unwrap_or_default());
             hasher.update(b"\n");
         }
@@ -257,6 +263,11 @@ pub(super) fn fill(text: &str, variables: &Variables) -> Result<String> {
     }
     out.push_str(rest);
     Ok(out)
+}
+
+/// The names of the variables in a text.
+pub(super) fn variable_names(text: &str) -> impl Iterator<Item = &str> {
+    text.split("{{").skip(1).filter_map(|after| Some(after.split_once("}}")?.0.trim()))
 }
 
 /// Reads a CSV file of instances: the names of its columns, and for each further line their values.

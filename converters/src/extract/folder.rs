@@ -6,11 +6,12 @@
 
 use std::ffi::OsStr;
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::DirBuilderExt;
 use std::path::Path;
 
-use mif_formats::fs::{FileType, Timestamp};
+use mif_formats::fs::{FileType, Timestamp, Xattr};
 use mif_formats::mif::manifest::Row;
 use rustix::fs::{self, AtFlags, Mode, OFlags, Timespec, Timestamps, XattrFlags};
 use rustix::process::{Gid, Uid};
@@ -25,6 +26,9 @@ const FOLDER: OFlags = OFlags::RDONLY.union(OFlags::DIRECTORY).union(OFlags::NOF
 /// Bits of a mode that give the owner's rights to whoever runs the file.
 const SET_ID: u16 = 0o6000;
 
+/// Why something that gives rights on the machine was not set.
+const ONLY_PRIVILEGED: &str = "left out without --privileged";
+
 /// FAT: the file may not be written.
 const READ_ONLY: u32 = 1;
 
@@ -32,11 +36,16 @@ pub(super) fn extract(
     tree: &Tree,
     items: &[Item<'_>],
     to: &Path,
+    privileged: bool,
     report: &mut ExtractReport,
     progress: &dyn Progress,
 ) -> Result<()> {
     let failed = |e: io::Error| Error::io(to, &e);
-    match std::fs::create_dir(to) {
+    // What the image's folder becomes is for nobody else before it is filled: it gets the image's mode at the end.
+    let is_root_made = items.first().is_some_and(|item| item.path.is_empty());
+    let made = std::fs::DirBuilder::new().mode(if is_root_made { 0o700 } else { 0o777 }).create(to);
+    let is_new = made.is_ok();
+    match made {
         Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {
             if std::fs::read_dir(to).map_err(failed)?.next().is_some() {
                 return Err(Error::input(format!("{}: is not empty", to.display()))
@@ -47,7 +56,8 @@ pub(super) fn extract(
     }
     let root = fs::open(to, FOLDER - OFlags::NOFOLLOW, Mode::empty()).map_err(|e| failed(e.into()))?;
     let is_root = rustix::process::geteuid().is_root();
-    let mut work = Work { tree, items, to, root, is_root, current: None, made: vec![false; items.len()] };
+    let made = vec![false; items.len()];
+    let mut work = Work { tree, items, to, root, is_root, privileged, current: None, made };
     for (number, item) in items.iter().enumerate() {
         crate::progress::check(progress)?;
         if let Err(problem) = work.make(number, report, progress) {
@@ -60,6 +70,10 @@ pub(super) fn extract(
         }
     }
     for (number, item) in items.iter().enumerate().rev() {
+        // A target that was there belongs to somebody, and is no part of the image.
+        if item.path.is_empty() && !is_new {
+            continue;
+        }
         if item.row.file_type == FileType::Dir && work.made[number] {
             let fd = work.folder(&item.path).map_err(failed)?;
             work.set_meta(&fd, item, report);
@@ -74,6 +88,7 @@ struct Work<'a> {
     to: &'a Path,
     root: OwnedFd,
     is_root: bool,
+    privileged: bool,
     /// The folder that was used last.
     current: Option<(Vec<u8>, OwnedFd)>,
     made: Vec<bool>,
@@ -160,15 +175,14 @@ impl Work<'_> {
                 filled?;
             }
             FileType::Char | FileType::Block | FileType::Fifo | FileType::Socket => {
-                let kind = match row.file_type {
-                    FileType::Char => fs::FileType::CharacterDevice,
-                    FileType::Block => fs::FileType::BlockDevice,
-                    FileType::Fifo => fs::FileType::Fifo,
-                    _ => fs::FileType::Socket,
-                };
+                if !self.privileged && matches!(row.file_type, FileType::Char | FileType::Block) {
+                    report.not_set("device", &row.path, ONLY_PRIVILEGED);
+                    return Ok(());
+                }
                 let (major, minor) = row.rdev.unwrap_or_default();
                 let device = fs::makedev(major, minor);
-                match fs::mknodat(parent, name, kind, Mode::from_raw_mode(0o600), device) {
+                match fs::mknodat(parent, name, node_type(row.file_type), Mode::from_raw_mode(0o600), device)
+                {
                     Err(rustix::io::Errno::PERM) => {
                         report.not_set("device", &row.path, "only root may make one");
                         return Ok(());
@@ -211,12 +225,12 @@ impl Work<'_> {
     fn set_meta(&self, fd: &OwnedFd, item: &Item<'_>, report: &mut ExtractReport) {
         let row = item.row;
         let owned = self.set_owner(row, report, |uid, gid| fs::fchown(fd, uid, gid));
-        for xattr in &row.xattrs {
+        for xattr in self.xattrs(row, report) {
             let name = OsStr::from_bytes(&xattr.name);
             let set = fs::fsetxattr(fd, name, &xattr.value, XattrFlags::empty());
             note_xattr(report, row, &xattr.name, set);
         }
-        if let Some(mode) = mode_of(row, owned, report) {
+        if let Some(mode) = self.mode_of(row, owned, report) {
             note(report, "mode", row, fs::fchmod(fd, mode));
         }
         if let Some(times) = times_of(row) {
@@ -228,9 +242,13 @@ impl Work<'_> {
     fn set_link_meta(&self, parent: &OwnedFd, name: &OsStr, item: &Item<'_>, report: &mut ExtractReport) {
         let row = item.row;
         let flags = AtFlags::SYMLINK_NOFOLLOW;
-        let owned = self.set_owner(row, report, |uid, gid| fs::chownat(parent, name, uid, gid, flags));
-        for xattr in &row.xattrs {
-            use std::os::fd::AsRawFd;
+        let node = match made_node(parent, name, row.file_type) {
+            Ok(node) => node,
+            Err(e) => return note(report, "attributes", row, Err(e)),
+        };
+        let itself = flags | AtFlags::EMPTY_PATH;
+        let owned = self.set_owner(row, report, |uid, gid| fs::chownat(&node, "", uid, gid, itself));
+        for xattr in self.xattrs(row, report) {
             let mut path = format!("/proc/self/fd/{}/", parent.as_fd().as_raw_fd()).into_bytes();
             path.extend_from_slice(name.as_bytes());
             let (path, attribute) = (OsStr::from_bytes(&path), OsStr::from_bytes(&xattr.name));
@@ -238,14 +256,54 @@ impl Work<'_> {
             note_xattr(report, row, &xattr.name, set);
         }
         if row.file_type != FileType::Symlink
-            && let Some(mode) = mode_of(row, owned, report)
+            && let Some(mode) = self.mode_of(row, owned, report)
         {
-            // No symlink: it was made just now, in a folder that only we may write.
-            note(report, "mode", row, fs::chmodat(parent, name, mode, AtFlags::empty()));
+            // A descriptor that only stands for a node cannot be changed; by its name in /proc the node can.
+            let path = format!("/proc/self/fd/{}", node.as_raw_fd());
+            note(report, "mode", row, fs::chmod(path, mode));
         }
         if let Some(times) = times_of(row) {
             note(report, "times", row, fs::utimensat(parent, name, &times, flags));
         }
+    }
+
+    /// The mode to set, if the image says any.
+    fn mode_of(&self, row: &Row, owned: bool, report: &mut ExtractReport) -> Option<Mode> {
+        let is_folder = row.file_type == FileType::Dir;
+        let Some(mode) = row.mode else {
+            let read_only = row.flags & READ_ONLY != 0;
+            return Some(Mode::from_raw_mode(if is_folder {
+                0o755
+            } else if read_only {
+                0o444
+            } else {
+                0o644
+            }));
+        };
+        let refused = match mode & SET_ID != 0 {
+            true if !self.privileged => Some(ONLY_PRIVILEGED),
+            true if !owned && !is_folder => Some("the file would run with the rights of another owner"),
+            _ => None,
+        };
+        if let Some(why) = refused {
+            report.not_set("set-id bit", &row.path, why);
+            return Some(Mode::from_raw_mode((mode & !SET_ID).into()));
+        }
+        Some(Mode::from_raw_mode(mode.into()))
+    }
+
+    /// The attributes to set.
+    fn xattrs<'r>(&self, row: &'r Row, report: &mut ExtractReport) -> Vec<&'r Xattr> {
+        let (privileged, plain): (Vec<_>, Vec<_>) =
+            row.xattrs.iter().partition(|xattr| xattr.name.starts_with(b"security."));
+        if self.privileged {
+            return row.xattrs.iter().collect();
+        }
+        for xattr in privileged {
+            let what = format!("xattr {}", mif_formats::mif::manifest::escape(&xattr.name));
+            report.not_set(&what, &row.path, ONLY_PRIVILEGED);
+        }
+        plain
     }
 
     /// Whether the owner is the one that the image says.
@@ -280,28 +338,47 @@ fn note_xattr(report: &mut ExtractReport, row: &Row, name: &[u8], done: rustix::
     note(report, &format!("xattr {}", mif_formats::mif::manifest::escape(name)), row, done);
 }
 
-/// The mode to set, if the image says any.
-fn mode_of(row: &Row, owned: bool, report: &mut ExtractReport) -> Option<Mode> {
-    let is_folder = row.file_type == FileType::Dir;
-    let Some(mode) = row.mode else {
-        let read_only = row.flags & READ_ONLY != 0;
-        return Some(Mode::from_raw_mode(if is_folder {
-            0o755
-        } else if read_only {
-            0o444
-        } else {
-            0o644
-        }));
-    };
-    if !owned && mode & SET_ID != 0 && !is_folder {
-        report.not_set("set-id bit", &row.path, "the file would run with the rights of another owner");
-        return Some(Mode::from_raw_mode((mode & !SET_ID).into()));
+/// What was made just now as `name`, and not what somebody who may write in the target has put in its place: of another
+/// type, such as a link.
+fn made_node(parent: &OwnedFd, name: &OsStr, made: FileType) -> rustix::io::Result<OwnedFd> {
+    let node = fs::openat(parent, name, OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC, Mode::empty())?;
+    let kind = fs::FileType::from_raw_mode(fs::fstat(&node)?.st_mode);
+    if kind == node_type(made) { Ok(node) } else { Err(rustix::io::Errno::STALE) }
+}
+
+/// The system's type of what is made by a name alone.
+fn node_type(file_type: FileType) -> fs::FileType {
+    match file_type {
+        FileType::Symlink => fs::FileType::Symlink,
+        FileType::Char => fs::FileType::CharacterDevice,
+        FileType::Block => fs::FileType::BlockDevice,
+        FileType::Fifo => fs::FileType::Fifo,
+        FileType::Socket => fs::FileType::Socket,
+        FileType::File => fs::FileType::RegularFile,
+        FileType::Dir => fs::FileType::Directory,
     }
-    Some(Mode::from_raw_mode(mode.into()))
 }
 
 fn times_of(row: &Row) -> Option<Timestamps> {
     let spec = |time: Timestamp| Timespec { tv_sec: time.secs, tv_nsec: time.nanos.into() };
     let mtime = row.mtime?;
     Some(Timestamps { last_access: spec(row.atime.unwrap_or(mtime)), last_modification: spec(mtime) })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_takes_the_place_of_a_node_is_not_changed() {
+        let folder = tempfile::tempdir().unwrap();
+        let at = |name: &str| folder.path().join(name);
+        std::fs::write(at("secret"), "secret").unwrap();
+        std::os::unix::fs::symlink("secret", at("fifo")).unwrap();
+        let parent = fs::open(folder.path(), FOLDER, Mode::empty()).unwrap();
+        let node = |name: &str, kind| made_node(&parent, OsStr::new(name), kind).map(drop);
+        assert_eq!(node("fifo", FileType::Fifo), Err(rustix::io::Errno::STALE));
+        assert_eq!(node("secret", FileType::Fifo), Err(rustix::io::Errno::STALE));
+        assert_eq!(node("fifo", FileType::Symlink), Ok(()));
+    }
 }

@@ -9,6 +9,7 @@ use std::path::Path;
 use std::time::Instant;
 
 use mif_formats::Source;
+use mif_formats::container::{Output, OutputFile};
 use mif_formats::fs::FileType;
 use mif_formats::mif::manifest::{Row, escape};
 use mif_formats::mif::pack::MAX_WHOLE;
@@ -25,8 +26,14 @@ const WINDOW: u64 = 1 << 20;
 
 /// Where a tree goes.
 pub enum Target<'a> {
-    /// A folder that is not there yet, or is empty.
-    Folder(&'a Path),
+    /// A folder that is not there yet, or is empty. One that is there keeps its own mode and owner.
+    Folder {
+        /// The folder.
+        path: &'a Path,
+        /// Also make and set what gives rights on the machine: devices, set-user-id and set-group-id bits, and attributes
+        /// of `security.*`, among them capabilities of programs. (A tar has all of these in any case: it is data.)
+        privileged: bool,
+    },
     /// A tar file, which appears whole or not at all.
     TarFile {
         /// The file.
@@ -53,7 +60,8 @@ pub struct ExtractReport {
     pub files: u64,
     /// Their bytes, holes counted.
     pub bytes: u64,
-    /// What the machine or the user's rights did not let be set; all else is as in the image.
+    /// What was not set: the machine or the user's rights did not let it be, or it is privileged and was not asked for. All
+    /// else is as in the image.
     pub not_set: Vec<NotSet>,
     /// Paths that are missing or incomplete, each with the reason.
     pub failed: Vec<String>,
@@ -111,34 +119,42 @@ pub fn extract(
     let all = selected.iter().filter(|item| item.row.file_type == FileType::File);
     progress.stage("extracting", all.map(|item| item.row.size).fold(0, u64::saturating_add));
     match target {
-        Target::Folder(to) => {
-            folder::extract(&tree, &selected, to, &mut report, progress)?;
+        Target::Folder { path: to, privileged } => {
+            folder::extract(&tree, &selected, to, privileged, &mut report, progress)?;
             report.output = Some(to.display().to_string());
         }
-        Target::TarFile { path: to, force } => {
-            let folder = to.parent().filter(|parent| !parent.as_os_str().is_empty());
-            if to.exists() && !force {
-                return Err(Error::input(format!("{}: is there already", to.display()))
-                    .advise("Use --force to replace it"));
-            }
-            let failed = |e: std::io::Error| Error::io(to, &e);
-            let file = tempfile::Builder::new()
-                .prefix(".mif-extract-")
-                .permissions(std::os::unix::fs::PermissionsExt::from_mode(0o666))
-                .tempfile_in(folder.unwrap_or(Path::new(".")))
-                .map_err(failed)?;
-            let mut out = std::io::BufWriter::with_capacity(WINDOW as usize, file);
+        Target::TarFile { path, force } => {
+            let mut output = Output::new(path, force)?;
+            output.limit(image.access());
+            let to = At { file: output.create()?, offset: 0 };
+            let mut out = std::io::BufWriter::with_capacity(WINDOW as usize, to);
             tar::extract(&tree, &selected, &mut out, &mut report, progress)?;
-            let file = out.into_inner().map_err(|e| failed(e.into_error()))?;
-            file.as_file().sync_all().map_err(failed)?;
-            let placed = if force { file.persist(to) } else { file.persist_noclobber(to) };
-            placed.map_err(|e| failed(e.error))?;
-            report.output = Some(to.display().to_string());
+            drop(out);
+            output.commit()?;
+            report.output = Some(path.display().to_string());
         }
         Target::Tar(out) => tar::extract(&tree, &selected, out, &mut report, progress)?,
     }
     report.seconds = started.elapsed().as_secs_f64();
     Ok(report)
+}
+
+/// Writes a file from its beginning to its end.
+struct At<'f> {
+    file: &'f OutputFile,
+    offset: u64,
+}
+
+impl Write for At<'_> {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        self.file.write_at(self.offset, bytes).map_err(std::io::Error::other)?;
+        self.offset += bytes.len() as u64;
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
 }
 
 /// A path to extract.

@@ -64,7 +64,7 @@ fn is_same_file(path: &Path, recorded: &Path) -> bool {
 /// beside it are read for that, and with `verify` its objects too.
 pub(crate) fn known(store: &Store, opened: &Opened<'_>, options: &ImportOptions) -> Result<Option<Image>> {
     // Devices do not say when they were written to.
-    if opened.disk.files.iter().any(|file| !file.is_file()) {
+    if opened.disk.files.iter().any(|file| !file.metadata().is_ok_and(|meta| meta.is_file())) {
         return Ok(None);
     }
     for version in store.versions(opened.name)?.into_iter().rev() {

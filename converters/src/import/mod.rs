@@ -11,12 +11,12 @@ pub(crate) mod pool;
 mod read_back;
 
 use std::ops::Range;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::{Arc, Mutex, OnceLock};
 use std::time::Instant;
 
 use mif_formats::Source;
-use mif_formats::container::{self, Disk, OpenOptions};
+use mif_formats::container::{self, Disk, DiskFile, OpenOptions};
 use mif_formats::fs::walk::Listing;
 use mif_formats::mif::layout::{Builder, Layout};
 use mif_formats::mif::manifest::{self, Row};
@@ -310,7 +310,7 @@ pub(crate) fn store_content(content: &dyn Source, writer: &ObjectWriter) -> Resu
 
 /// The files of a disk that is about to be read, as they are now.
 pub(crate) fn source_files(disk: &Disk) -> Result<Vec<SourceFile>> {
-    let of = |file: &PathBuf| SourceFile::before_reading(file).map_err(|e| Error::io(file, &e));
+    let of = |file: &DiskFile| SourceFile::before_reading(file).map_err(|e| Error::io(file.path(), &e));
     disk.files.iter().map(of).collect()
 }
 

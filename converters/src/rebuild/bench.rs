@@ -6,9 +6,9 @@ use mif_formats::mif::layout::Layout;
 use tempfile::TempDir;
 
 use super::canonical::canonical;
+use crate::Result;
 use crate::progress::Silent;
 use crate::store::{ObjectWriter, Objects, Store, WriterStats};
-use crate::{Error, Result};
 
 /// Where a rebuild reads objects, and where it puts new ones.
 pub(crate) enum Bench<'s> {
@@ -28,8 +28,7 @@ pub(crate) enum Bench<'s> {
 impl Bench<'_> {
     /// One that leaves a store as it is.
     pub(crate) fn scratch(below: Arc<Objects>) -> Result<Self> {
-        let folder = tempfile::Builder::new().prefix("mif-").tempdir();
-        let folder = folder.map_err(|e| Error::io(&std::env::temp_dir(), &e))?;
+        let folder = crate::temporary::directory()?;
         let scratch = Box::new(Store::open_or_create(folder.path(), &Silent)?);
         Ok(Bench::Scratch { below, scratch, _folder: folder })
     }

@@ -1,9 +1,9 @@
 //! A file that an image was read from, and whether it is still the same.
 
 use std::io;
-use std::path::Path;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use mif_formats::container::DiskFile;
 use serde::{Deserialize, Serialize};
 
 /// A file that an image was read from. What tells without reading it whether it has changed.
@@ -22,12 +22,12 @@ pub struct SourceFile {
 }
 
 impl SourceFile {
-    /// A file as it is now.
-    pub fn of(path: &Path) -> io::Result<Self> {
+    /// A file as it is now: the one that was opened, whatever its path leads to by now.
+    pub fn of(file: &DiskFile) -> io::Result<Self> {
         use std::os::unix::fs::MetadataExt;
-        let meta = path.metadata()?;
+        let meta = file.metadata()?;
         Ok(SourceFile {
-            path: std::path::absolute(path)?.to_string_lossy().into_owned(),
+            path: std::path::absolute(file.path())?.to_string_lossy().into_owned(),
             size: meta.len(),
             mtime: meta.mtime(),
             mtime_ns: meta.mtime_nsec() as u32,
@@ -37,8 +37,8 @@ impl SourceFile {
 
     /// A file that is about to be read. Waits, if it was changed just now, until the clock of its filesystem has
     /// ticked: so whoever changes it from now on also changes its time.
-    pub(crate) fn before_reading(path: &Path) -> io::Result<Self> {
-        let mut file = Self::of(path)?;
+    pub(crate) fn before_reading(opened: &DiskFile) -> io::Result<Self> {
+        let mut file = Self::of(opened)?;
         for _ in 0..3 {
             // Filesystems that count whole or even seconds have no nanoseconds.
             let tick = Duration::from_millis(if file.mtime_ns == 0 { 2000 } else { 20 });
@@ -49,7 +49,7 @@ impl SourceFile {
                 return Ok(file);
             }
             std::thread::sleep(tick - age);
-            file = Self::of(path)?;
+            file = Self::of(opened)?;
         }
         // Somebody is writing to it all the time. No file has this number: it will never be known again.
         Ok(SourceFile { inode: 0, ..file })
@@ -58,6 +58,8 @@ impl SourceFile {
 
 #[cfg(test)]
 mod tests {
+    use mif_formats::container::{self, OpenOptions};
+
     use super::*;
 
     #[test]
@@ -65,9 +67,15 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("disk");
         std::fs::write(&path, b"one").unwrap();
-        let file = SourceFile::before_reading(&path).unwrap();
-        assert_eq!(file, SourceFile::of(&path).unwrap());
-        std::fs::write(&path, b"two").unwrap();
-        assert_ne!(file, SourceFile::of(&path).unwrap());
+        let raw = OpenOptions { format: Some("raw".into()), ..OpenOptions::default() };
+        let disk = container::open(&path, &raw).unwrap();
+        let file = SourceFile::before_reading(&disk.files[0]).unwrap();
+        assert_eq!(file, SourceFile::of(&disk.files[0]).unwrap());
+        // Another file that takes its name is not the one that is read.
+        std::fs::rename(&path, folder.path().join("moved")).unwrap();
+        std::fs::write(&path, b"other").unwrap();
+        assert_eq!(file, SourceFile::of(&disk.files[0]).unwrap());
+        std::fs::write(folder.path().join("moved"), b"two").unwrap();
+        assert_ne!(file, SourceFile::of(&disk.files[0]).unwrap());
     }
 }

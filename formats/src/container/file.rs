@@ -1,17 +1,45 @@
 //! A file that is read at positions, whose errors name it.
 
-use std::fs::File;
-use std::os::unix::fs::{FileExt, FileTypeExt};
+use std::fs::{File, Metadata};
+use std::io;
+use std::os::unix::fs::{FileExt, FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use super::access::Access;
 use super::patches::{Patched, Patches};
 use crate::source::check_range;
-use crate::{Extent, Result, Source, at};
+use crate::{Extent, Result, Source, at, beneath};
+
+/// A file that holds a disk or a part of it: the path by which it was opened, and the file itself, which is still the same
+/// when the path leads elsewhere.
+#[derive(Debug, Clone)]
+pub struct DiskFile {
+    file: Arc<File>,
+    path: PathBuf,
+}
+
+impl DiskFile {
+    /// The path by which it was opened.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// What the open file is now: its length, times, mode and owner.
+    pub fn metadata(&self) -> io::Result<Metadata> {
+        self.file.metadata()
+    }
+
+    /// Who may read it beside its owner.
+    pub fn access(&self) -> io::Result<Access> {
+        Ok(Access::of_file(&self.file, &self.metadata()?))
+    }
+}
 
 /// An open file (or block device): length in bytes, positional reads, holes.
 pub struct ImageFile {
-    file: File,
+    file: Arc<File>,
     path: PathBuf,
     len: u64,
     /// Bytes to read instead of the file's own.
@@ -19,27 +47,27 @@ pub struct ImageFile {
 }
 
 impl ImageFile {
-    /// Opens the file or block device at `path` for reading. Nothing else is opened: no folder, no pipe.
+    /// Opens the file or block device at `path`, which the user names, for reading. Nothing else is opened: no folder, no
+    /// pipe.
     pub fn open(path: &Path) -> Result<Self> {
+        Self::of(beneath::open_file_or_device(path), path)
+    }
+
+    /// What was opened by `path`, or failed to be.
+    pub(super) fn of(opened: io::Result<File>, path: &Path) -> Result<Self> {
         let place = || at("").file(path);
-        let io = |e: std::io::Error| match e.kind() {
-            std::io::ErrorKind::NotFound => place().not_found("there is no such file"),
+        let file = opened.map_err(|e| match e.kind() {
+            io::ErrorKind::NotFound => place().not_found("there is no such file"),
+            io::ErrorKind::IsADirectory => place().corrupt("is a folder, not a disk image"),
+            io::ErrorKind::InvalidInput => place().corrupt("is neither a file nor a block device"),
             _ => place().io(e),
-        };
-        let kind = std::fs::metadata(path).map_err(io)?.file_type();
-        if kind.is_dir() {
-            return Err(place().corrupt("is a folder, not a disk image"));
-        }
-        if !kind.is_file() && !kind.is_block_device() {
-            return Err(place().corrupt("is neither a file nor a block device"));
-        }
-        let file = File::open(path).map_err(io)?;
-        let len = match kind.is_block_device() {
-            true => std::io::Seek::seek(&mut &file, std::io::SeekFrom::End(0)),
-            false => file.metadata().map(|m| m.len()),
-        };
+        })?;
+        let len = file.metadata().and_then(|meta| match meta.file_type().is_block_device() {
+            true => io::Seek::seek(&mut &file, io::SeekFrom::End(0)),
+            false => Ok(meta.len()),
+        });
         let len = len.map_err(|e| place().io(e))?;
-        Ok(ImageFile { file, path: path.to_owned(), len, patches: Arc::default() })
+        Ok(ImageFile { file: Arc::new(file), path: path.to_owned(), len, patches: Arc::default() })
     }
 
     /// Where it is.
@@ -48,10 +76,15 @@ impl ImageFile {
         &self.path
     }
 
+    /// The open file, to be looked at later.
+    pub(super) fn opened(&self) -> DiskFile {
+        DiskFile { file: self.file.clone(), path: self.path.clone() }
+    }
+
     /// The same file once more.
-    pub(super) fn try_clone(&self) -> Result<Self> {
-        let file = self.file.try_clone().map_err(|e| at("").file(&self.path).io(e))?;
-        Ok(ImageFile { file, path: self.path.clone(), len: self.len, patches: self.patches.clone() })
+    pub(super) fn again(&self) -> Self {
+        let ImageFile { file, path, len, patches } = self;
+        ImageFile { file: file.clone(), path: path.clone(), len: *len, patches: patches.clone() }
     }
 
     /// The same file with `patches` over its bytes, and at least `len` bytes long.
@@ -64,7 +97,7 @@ impl ImageFile {
     /// What tells it from every other file: device and inode.
     pub(super) fn identity(&self) -> Result<(u64, u64)> {
         let meta = self.file.metadata().map_err(|e| at("").file(&self.path).io(e))?;
-        Ok((std::os::unix::fs::MetadataExt::dev(&meta), std::os::unix::fs::MetadataExt::ino(&meta)))
+        Ok((meta.dev(), meta.ino()))
     }
 
     /// Fills `buf` from `offset`; what lies past the end of the file reads as zeros. For blocks that may
@@ -116,10 +149,10 @@ impl Source for ImageFile {
         }
         // The seeks move no position that anything reads from: all reads are positional.
         let end = |found: u64| found.clamp(offset + 1, offset + len);
-        match seek(&self.file, SeekFrom::Data(offset)) {
+        match seek(&*self.file, SeekFrom::Data(offset)) {
             Ok(data) if data > offset => Ok(Extent::zero(offset, end(data) - offset)),
             Ok(_) => {
-                let hole = seek(&self.file, SeekFrom::Hole(offset)).unwrap_or(offset + len);
+                let hole = seek(&*self.file, SeekFrom::Hole(offset)).unwrap_or(offset + len);
                 Ok(Extent::data(offset, end(hole) - offset))
             }
             // No data up to the end.
@@ -158,5 +191,19 @@ mod tests {
         assert_eq!(missing.err().unwrap().kind(), ErrorKind::NotFound);
         assert_eq!(ImageFile::open(dir.path()).err().unwrap().kind(), ErrorKind::Corrupt);
         assert!(ImageFile::open(Path::new("/dev/null")).is_err());
+        // A FIFO without a writer would wait for ever, and a socket cannot be opened.
+        let fifo = dir.path().join("fifo");
+        let (kind, mode) = (rustix::fs::FileType::Fifo, rustix::fs::Mode::RUSR);
+        rustix::fs::mknodat(rustix::fs::CWD, &fifo, kind, mode, 0).unwrap();
+        let socket = dir.path().join("socket");
+        let _listener = std::os::unix::net::UnixListener::bind(&socket).unwrap();
+        for path in [fifo, socket] {
+            assert_eq!(
+                ImageFile::open(&path).err().unwrap().kind(),
+                ErrorKind::Corrupt,
+                "{}",
+                path.display()
+            );
+        }
     }
 }

@@ -1,5 +1,6 @@
 //! Containers: files that hold a disk. A format is a folder here and one line in [`FORMATS`].
 
+mod access;
 mod cache;
 mod codec;
 mod file;
@@ -26,7 +27,8 @@ use std::sync::Arc;
 
 use crate::{Error, Result, Source, at};
 
-pub use file::ImageFile;
+pub use access::Access;
+pub use file::{DiskFile, ImageFile};
 pub use opener::Opener;
 pub use options::CreateOptions;
 pub use output::{Output, OutputFile, OutputKind, STANDARD_OUTPUT};
@@ -82,6 +84,9 @@ pub struct OpenOptions {
     pub format: Option<String>,
     /// Folders beneath which an image may make us open further files, besides its own.
     pub allow_paths: Vec<PathBuf>,
+    /// Directories that are searched for images. The user named these, and not the images in them: so an image whose path
+    /// begins with one of them is opened only if it lies beneath one of `allow_paths`, wherever links lead.
+    pub searched: Vec<PathBuf>,
     /// The internal snapshot to open instead of the current state: its name or ID.
     pub snapshot: Option<String>,
     /// The parent of the image, then the parent's parent, and so on, for chains that were moved, renamed or changed. They
@@ -98,7 +103,7 @@ pub struct Disk {
     /// Details for `info`, in order: (`cluster size`, `64 KiB`).
     pub details: Vec<(String, String)>,
     /// All files that hold the disk: the image first, then its extents, then the files of the disks beneath it.
-    pub files: Vec<PathBuf>,
+    pub files: Vec<DiskFile>,
     /// How many of them are the image's own: itself and its extents. What comes after is of disks beneath, each an
     /// image of its own.
     pub own_files: usize,
@@ -126,9 +131,8 @@ impl Observer for () {
 /// What no format recognises is raw. Errs on what is not there (`NotFound`), is a folder or is empty
 /// (`Corrupt`).
 pub fn open(path: &Path, options: &OpenOptions) -> Result<Disk> {
-    let file = ImageFile::open(path)?;
     let opener = Opener::new(path, options)?;
-    let disk = open_file(file, &opener)?;
+    let disk = open_file(opener.open_image(path)?, &opener)?;
     if let (Some(snapshot), false) = (&options.snapshot, disk.format == "qcow2") {
         return Err(at("").file(path).unsupported(format!(
             "the snapshot {snapshot:?} is asked for, and {} images have none inside",
@@ -147,7 +151,7 @@ fn open_file(file: ImageFile, opener: &Opener<'_>) -> Result<Disk> {
     let format = match &opener.options().format {
         Some(name) => by_name(name)?,
         None => {
-            let format = probe_file(&file)?.unwrap_or(&raw::Raw);
+            let format = probe(&file)?.unwrap_or(&raw::Raw);
             // Raw formats accept any bytes; a fixed VHD is recognised by its last sector alone.
             if matches!(format.name(), "raw" | "split" | "vpc") {
                 refuse_foreign(&file, format.name())?;
@@ -170,12 +174,13 @@ fn open_file(file: ImageFile, opener: &Opener<'_>) -> Result<Disk> {
     Ok(disk)
 }
 
-/// Names the file at `path` if it is known not to be a disk image (see [`foreign`]).
-pub fn foreign_name(path: &Path) -> Result<Option<&'static str>> {
-    foreign_name_of(&ImageFile::open(path)?)
+/// Opens the file at `path`, if these options allow it, only to look at it.
+pub fn open_image_file(path: &Path, options: &OpenOptions) -> Result<ImageFile> {
+    Opener::new(path, options)?.open_image(path)
 }
 
-fn foreign_name_of(file: &ImageFile) -> Result<Option<&'static str>> {
+/// Names a file if it is known not to be a disk image (see [`foreign`]).
+pub fn foreign_name(file: &ImageFile) -> Result<Option<&'static str>> {
     let head = file.read_up_to(0, foreign::HEAD)?;
     let tail = file.read_up_to(file.len().saturating_sub(foreign::TAIL as u64), foreign::TAIL)?;
     Ok(foreign::name(&head, &tail, file.len()))
@@ -183,7 +188,7 @@ fn foreign_name_of(file: &ImageFile) -> Result<Option<&'static str>> {
 
 /// Errs if the file would pass for a disk of `format` but is something else.
 fn refuse_foreign(file: &ImageFile, format: &str) -> Result<()> {
-    match foreign_name_of(file)? {
+    match foreign_name(file)? {
         None => Ok(()),
         Some(what) => Err(at("").file(file.path()).unsupported(format!(
             "is {what}, which is not read as a disk image; unpack or convert it first, or pass --format {format} to use \
@@ -192,13 +197,9 @@ fn refuse_foreign(file: &ImageFile, format: &str) -> Result<()> {
     }
 }
 
-/// The format of the file at `path`, by its bytes or, of a disk in pieces, its name. None for what no format
+/// The format of a file, by its bytes or, of a disk in pieces, its name. None for what no format
 /// recognises: a raw disk, or no disk at all.
-pub fn probe(path: &Path) -> Result<Option<&'static dyn Format>> {
-    probe_file(&ImageFile::open(path)?)
-}
-
-fn probe_file(file: &ImageFile) -> Result<Option<&'static dyn Format>> {
+pub fn probe(file: &ImageFile) -> Result<Option<&'static dyn Format>> {
     let head = file.read_up_to(0, 4096)?;
     let tail = file.read_up_to(file.len().saturating_sub(1024), 1024)?;
     let probed = FORMATS.iter().find(|f| f.probe(&head, &tail, file.len())).copied();

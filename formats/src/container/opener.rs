@@ -1,10 +1,15 @@
 //! The gate: which further files an image may make us open, and how deep chains of them go.
 
 use std::ffi::OsStr;
+use std::fs::File;
+use std::io::ErrorKind::{InvalidInput, IsADirectory};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use super::file::ImageFile;
 use super::{Disk, OpenOptions, open_file};
+use crate::beneath::Directory;
+use crate::error::At;
 use crate::{Error, ErrorKind, Result, at};
 
 /// The longest chain of disks on top of each other.
@@ -16,11 +21,29 @@ const MAX_LISTED: usize = 4096;
 /// The longest name of a further file, in bytes.
 const MAX_NAME: usize = 4096;
 
+/// A directory beneath which files may be opened.
+struct Root {
+    /// Its path without symbolic links. It only tells which files to look for beneath it.
+    path: PathBuf,
+    directory: Directory,
+}
+
+impl Root {
+    fn of(folder: &Path) -> std::io::Result<Arc<Self>> {
+        let directory = Directory::open_to_search(folder)?;
+        Ok(Arc::new(Root { path: folder.canonicalize()?, directory }))
+    }
+}
+
 /// Passed down a chain of images while it is opened.
+///
+/// A path is resolved only to know what to look for. The file is then opened beneath the descriptor of a root, without
+/// following links, and judged itself: so it does not matter what becomes of the names meanwhile.
 pub struct Opener<'a> {
     options: &'a OpenOptions,
-    /// Folders beneath which files may be opened: resolved, without symbolic links.
-    roots: Vec<PathBuf>,
+    roots: Vec<Arc<Root>>,
+    /// The first image's own directory is the first root. (An image that was found by a search has only the other roots.)
+    has_own: bool,
     /// The files of the chain so far, by device and inode.
     chain: Vec<(u64, u64)>,
     /// Parents named by the user: of this image, then of its parent, and so on.
@@ -30,15 +53,74 @@ pub struct Opener<'a> {
 impl<'a> Opener<'a> {
     /// For the image at `path`, the first of its chain.
     pub(super) fn new(path: &Path, options: &'a OpenOptions) -> Result<Self> {
-        let folder = match path.parent() {
-            Some(folder) if folder != Path::new("") => folder,
-            _ => Path::new("."),
-        };
         let mut roots = Vec::new();
-        for root in std::iter::once(folder).chain(options.allow_paths.iter().map(PathBuf::as_path)) {
-            roots.push(root.canonicalize().map_err(|e| at("").file(root).io(e))?);
+        let has_own = !options.searched.iter().any(|searched| path.starts_with(searched));
+        if has_own {
+            roots.push(Root::of(folder_of(path)).map_err(|e| match e.kind() {
+                std::io::ErrorKind::NotFound => at("").file(path).not_found("there is no such file"),
+                _ => at("").file(folder_of(path)).io(e),
+            })?);
         }
-        Ok(Opener { options, roots, chain: Vec::new(), parents: &options.parents })
+        for root in &options.allow_paths {
+            roots.push(Root::of(root).map_err(|e| at("").file(root).io(e))?);
+        }
+        Ok(Opener { options, roots, has_own, chain: Vec::new(), parents: &options.parents })
+    }
+
+    /// Opens the first image, which is at `path`.
+    pub(super) fn open_image(&self, path: &Path) -> Result<ImageFile> {
+        match (self.roots.first(), path.file_name()) {
+            // The user named it, so a link may lead anywhere. Its directory is the one that was opened.
+            (Some(own), Some(name)) if self.has_own => {
+                ImageFile::of(own.directory.linked_file_or_device(name), path)
+            }
+            _ if self.has_own => ImageFile::open(path),
+            _ => {
+                let place = || at("").file(path);
+                let (file, _) = self.open_allowed(path, place, |resolved| {
+                    format!("leads to {}, which is outside the directories to search", resolved.display())
+                })?;
+                ImageFile::of(Ok(file), path)
+            }
+        }
+    }
+
+    /// Opens the file at `path`, following links, if it lies beneath a root; gives where it is. `outside` says what is
+    /// wrong with one that does not.
+    fn open_allowed(
+        &self,
+        path: &Path,
+        place: impl Fn() -> At,
+        outside: impl FnOnce(&Path) -> String,
+    ) -> Result<(File, PathBuf)> {
+        let failed = |e: std::io::Error| match e.kind() {
+            std::io::ErrorKind::NotFound => place().not_found(format!("{} is not there", path.display())),
+            _ => at("").file(path).io(e),
+        };
+        let resolved = path.canonicalize().map_err(failed)?;
+        let Some((root, rest)) = self.beneath(&resolved) else {
+            return Err(place().denied(format!(
+                "{}; --allow-path {} permits it",
+                outside(&resolved),
+                folder_of(&resolved).display()
+            )));
+        };
+        match root.directory.file(rest) {
+            Ok(file) => Ok((file, resolved)),
+            // A link in the way was not there when the path was resolved.
+            Err(e) if matches!(e.kind(), InvalidInput | IsADirectory) => {
+                Err(place().denied(format!("{}: {e}", resolved.display())))
+            }
+            Err(e) => Err(failed(e)),
+        }
+    }
+
+    /// The root that a resolved path lies beneath, and the path from there.
+    fn beneath<'p>(&self, resolved: &'p Path) -> Option<(&Root, &'p Path)> {
+        self.roots.iter().find_map(|root| {
+            let rest = resolved.strip_prefix(&root.path).ok()?;
+            Some((&**root, if rest == Path::new("") { Path::new(".") } else { rest }))
+        })
     }
 
     /// How the first image is to be opened.
@@ -61,47 +143,31 @@ impl<'a> Opener<'a> {
             return Err(place().corrupt(format!("{shown:?} is not a file name")));
         }
         let name: &OsStr = std::os::unix::ffi::OsStrExt::from_bytes(name);
-        let folder = image.parent().unwrap_or(Path::new(""));
-        let path = folder.join(name);
-        let resolved = path.canonicalize().map_err(|e| match e.kind() {
-            std::io::ErrorKind::NotFound => place().not_found(format!(
-                "the image needs the file {shown:?}, and {} is not there",
-                path.display()
-            )),
-            _ => at("").file(&path).io(e),
-        })?;
-        if !self.roots.iter().any(|root| resolved.starts_with(root)) {
-            return Err(place().denied(format!(
-                "the image wants to open {}, which is outside its own folder; \
-                 --allow-path {} permits it",
-                resolved.display(),
-                resolved.parent().unwrap_or(Path::new("/")).display()
-            )));
+        let path = image.parent().unwrap_or(Path::new("")).join(name);
+        let opened = self.open_allowed(&path, place, |resolved| {
+            format!("the image wants to open {}, which is outside its own folder", resolved.display())
+        });
+        match opened {
+            Ok((file, resolved)) => ImageFile::of(Ok(file), &resolved),
+            Err(e) if e.kind() == ErrorKind::NotFound => {
+                Err(place().not_found(format!("the image needs the file {shown:?}, and {}", e.problem())))
+            }
+            Err(e) => Err(e),
         }
-        if !resolved.is_file() {
-            return Err(place().denied(format!("{} is not a regular file", resolved.display())));
-        }
-        // The resolved path is what was checked, so it is what is opened.
-        ImageFile::open(&resolved)
     }
 
     /// The names, relative to `image`, of files with this suffix in the image's directory and its parent directory, as far
     /// as those may be opened. At most [`MAX_LISTED`] entries of a directory are examined.
     pub(super) fn files_around(&self, image: &Path, suffix: &str) -> Vec<Vec<u8>> {
-        let folder = match image.parent() {
-            Some(folder) if folder != Path::new("") => folder,
-            _ => Path::new("."),
-        };
         let mut names = Vec::new();
         for prefix in ["", "../"] {
-            let Ok(folder) = folder.join(prefix).canonicalize() else { continue };
-            if !self.roots.iter().any(|root| folder.starts_with(root)) {
-                continue;
-            }
-            let Ok(entries) = std::fs::read_dir(&folder) else { continue };
-            let here = entries.take(MAX_LISTED).flatten().map(|entry| entry.file_name());
-            let here =
-                here.filter(|n| Path::new(n).extension().is_some_and(|s| s.eq_ignore_ascii_case(suffix)));
+            let Ok(folder) = folder_of(image).join(prefix).canonicalize() else { continue };
+            let Some((root, rest)) = self.beneath(&folder) else { continue };
+            let listed = root.directory.directory(rest).and_then(|folder| folder.some_names(MAX_LISTED));
+            let Ok(here) = listed else { continue };
+            let here = here
+                .into_iter()
+                .filter(|n| Path::new(n).extension().is_some_and(|s| s.eq_ignore_ascii_case(suffix)));
             let mut here: Vec<Vec<u8>> =
                 here.map(|name| [prefix.as_bytes(), name.as_encoded_bytes()].concat()).collect();
             here.sort();
@@ -110,14 +176,15 @@ impl<'a> Opener<'a> {
         names
     }
 
-    /// Opens the parent of `image`: the file that the user named, else the file that the image calls `name`; in `format` if
-    /// the image states one. A parent named by the image is taken as raw only if the image says so: the guest controls
-    /// the bytes of a raw disk and could write another format's header there.
-    pub fn open_backing(&self, image: &ImageFile, name: &[u8], format: Option<&str>) -> Result<Disk> {
-        let file = match self.parent() {
-            Some(path) => ImageFile::open(path)?,
-            None => self.open_named(image.path(), name).map_err(advise_parent)?,
-        };
+    /// Opens the parent that the user named for this image, if there is one.
+    pub fn parent_file(&self) -> Result<Option<ImageFile>> {
+        self.parent().map(ImageFile::open).transpose()
+    }
+
+    /// Opens the disk in `file`, the parent of `image`: what [`Opener::parent_file`] gives, else a file that the image
+    /// names; in `format` if the image states one. A parent named by the image is taken as raw only if the image says so:
+    /// the guest controls the bytes of a raw disk and could write another format's header there.
+    pub fn open_backing(&self, image: &ImageFile, file: ImageFile, format: Option<&str>) -> Result<Disk> {
         let place = || at("backing file").file(image.path());
         let mut chain = self.chain.clone();
         chain.push(image.identity()?);
@@ -136,10 +203,10 @@ impl<'a> Opener<'a> {
         if let Some(folder) =
             self.parent().and_then(|path| path.canonicalize().ok()?.parent().map(Path::to_owned))
         {
-            roots.push(folder);
+            roots.push(Root::of(&folder).map_err(|e| at("").file(&folder).io(e))?);
         }
         let parents = self.parents.get(1..).unwrap_or_default();
-        let opener = Opener { options: &options, roots, chain, parents };
+        let opener = Opener { options: &options, roots, has_own: self.has_own, chain, parents };
         let shown = file.path().to_owned();
         let disk = open_file(file, &opener)?;
         if disk.format == "raw" && format.is_none() && self.parent().is_none() {
@@ -150,6 +217,14 @@ impl<'a> Opener<'a> {
             )));
         }
         Ok(disk)
+    }
+}
+
+/// The directory that a path's last component is in.
+fn folder_of(path: &Path) -> &Path {
+    match path.parent() {
+        Some(folder) if folder != Path::new("") => folder,
+        _ => Path::new("."),
     }
 }
 
@@ -165,9 +240,9 @@ pub(super) fn advise_parent(error: Error) -> Error {
 }
 
 /// Tries the names that another machine gave a file: each as it is, with `/` for `\\`, and then as a file beside the
-/// image. Returns the first name that `check` accepts, else the most specific error: a file that was found and refused
-/// says more than one that is missing.
-pub(super) fn find_named(names: &[Vec<u8>], check: impl Fn(&[u8]) -> Result<()>) -> Result<Vec<u8>> {
+/// image. Returns the first name that `check` accepts, with what it gave, else the most specific error: a file that was
+/// found and refused says more than one that is missing.
+pub(super) fn find_named<T>(names: &[Vec<u8>], check: impl Fn(&[u8]) -> Result<T>) -> Result<(Vec<u8>, T)> {
     let mut failed: Option<Error> = None;
     for name in names {
         let path: Vec<u8> = name.iter().map(|b| if *b == b'\\' { b'/' } else { *b }).collect();
@@ -179,7 +254,7 @@ pub(super) fn find_named(names: &[Vec<u8>], check: impl Fn(&[u8]) -> Result<()>)
             }
             tried.push(name);
             match check(name) {
-                Ok(()) => return Ok(name.to_vec()),
+                Ok(found) => return Ok((name.to_vec(), found)),
                 Err(error) => {
                     let tells_more = |old: &Error| {
                         old.kind() == ErrorKind::NotFound && error.kind() != ErrorKind::NotFound
@@ -222,6 +297,14 @@ mod tests {
         assert_eq!(kind(&options, "../outside/secret"), Some(ErrorKind::Denied));
         assert_eq!(kind(&options, &absolute), Some(ErrorKind::Denied));
         assert_eq!(kind(&options, "link"), Some(ErrorKind::Denied));
+        // The ways around that the kernel offers, as of CVE-2024-21626 in runc.
+        let open = File::open(outside.join("secret")).unwrap();
+        let by_number = format!("/proc/self/fd/{}", std::os::fd::AsRawFd::as_raw_fd(&open));
+        for name in
+            [by_number, format!("/proc/self/root{absolute}"), format!("/proc/self/cwd/../..{absolute}")]
+        {
+            assert_ne!(kind(&options, &name), None, "{name}");
+        }
         assert_eq!(kind(&options, "below"), Some(ErrorKind::Denied));
         assert_eq!(kind(&options, "missing"), Some(ErrorKind::NotFound));
         assert_eq!(kind(&options, "a\0b"), Some(ErrorKind::Corrupt));

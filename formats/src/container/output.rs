@@ -12,6 +12,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use rustix::fs::{CWD, RenameFlags, renameat_with};
 use rustix::io::Errno;
 
+use super::access::Access;
 use super::sequence::Sequence;
 use crate::{Result, at};
 
@@ -33,8 +34,8 @@ pub struct Output {
     target: PathBuf,
     kind: OutputKind,
     force: bool,
-    /// New files get mode 0600.
-    private: bool,
+    /// Who may read new files beside their owner.
+    access: Access,
     files: Vec<Pending>,
     /// Takes files to be synced while they are written, so that little is left to do at the end.
     syncer: SyncSender<Arc<File>>,
@@ -91,7 +92,7 @@ impl Output {
             target: target.to_owned(),
             kind: OutputKind::Stream,
             force,
-            private: false,
+            access: Access::All,
             files: Vec::new(),
             syncer: start_syncer(),
         };
@@ -124,9 +125,9 @@ impl Output {
         self.kind
     }
 
-    /// Makes new files readable by their owner only. (A replaced file keeps its mode.)
-    pub fn make_private(&mut self) {
-        self.private = true;
+    /// Makes new files no more readable than their source, which these may read. (A replaced file keeps its mode.)
+    pub fn limit(&mut self, access: Access) {
+        self.access = self.access.and(access);
     }
 
     /// The final name of the container's main file.
@@ -197,7 +198,8 @@ impl Output {
         static NEXT: AtomicU32 = AtomicU32::new(0);
         let io = |e| at("").file(&path).io(e);
         // A replacement gets the old file's mode at the end; until then only the owner may read it.
-        let mode = if self.private || path.exists() { 0o600 } else { 0o666 };
+        let is_replaced = path.exists();
+        let mode = if is_replaced || self.access != Access::All { 0o600 } else { 0o666 };
         loop {
             let number = NEXT.fetch_add(1, Ordering::Relaxed);
             let mut name = std::ffi::OsString::from(".");
@@ -214,6 +216,10 @@ impl Output {
                 Err(e) if e.kind() == std::io::ErrorKind::AlreadyExists => {}
                 Err(e) => return Err(io(e)),
                 Ok(file) => {
+                    // Its group is known only now.
+                    if !is_replaced && self.access != Access::All {
+                        self.access.apply(&file).map_err(io)?;
+                    }
                     let (file, syncer) = (Arc::new(file), self.syncer.clone());
                     let file =
                         OutputFile { sink: Sink::File { file, unsynced: AtomicU64::new(0), syncer }, path };

@@ -79,7 +79,7 @@ fn a_file_that_is_replaced_leaves_its_mode_and_a_link_stays() {
     std::os::unix::fs::symlink("a", at("b")).unwrap();
     assert_eq!(Output::new(&at("a"), true).err().unwrap().kind(), ErrorKind::Io);
     let mut output = Output::new(&at("private"), false).unwrap();
-    output.make_private();
+    output.limit(Access::Owner);
     output.create().unwrap();
     output.commit().unwrap();
     assert_eq!(mode("private"), 0o600);

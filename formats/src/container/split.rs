@@ -1,6 +1,6 @@
 //! A raw disk in pieces: `disk.000`, `disk.001` and so on, as forensic tools cut it. Also from `.001`.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use super::file::ImageFile;
 use super::mapped::{Map, Mapped, Place, Run};
@@ -42,7 +42,7 @@ impl Format for Split {
             let name = name.file_name().expect("a changed suffix").as_encoded_bytes().to_vec();
             disk.push(opener.open_named(&path, &name)?)?;
         }
-        let files: Vec<PathBuf> = disk.files.iter().map(|f| f.path().to_owned()).collect();
+        let files: Vec<_> = disk.files.iter().map(ImageFile::opened).collect();
         let details = vec![("pieces".to_owned(), files.len().to_string())];
         let source = std::sync::Arc::new(Mapped::new(disk, None));
         Ok(Disk { source, format: "split", details, own_files: files.len(), files, warnings: Vec::new() })

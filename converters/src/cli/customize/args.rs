@@ -311,6 +311,11 @@ fn split_path(text: &str) -> Result<(Value, &str)> {
     Ok((unescape(&text[..colon]).into(), &text[colon + 1..]))
 }
 
+/// The text of `PATH:TEXT`.
+pub(super) fn text_of(value: &str) -> Option<&str> {
+    split_path(value).ok().map(|(_, text)| text)
+}
+
 /// A path with its colons as they are.
 fn unescape(path: &str) -> String {
     path.replace("\\:", ":")

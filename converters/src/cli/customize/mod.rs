@@ -1,6 +1,7 @@
 //! `customize`: its arguments, and its report as text.
 
 mod args;
+mod record;
 mod text;
 
 use mif::store::{ImageName, Store};
@@ -11,15 +12,16 @@ use super::{Answer, Context, command_line, reshape_options};
 
 impl Context {
     pub(super) fn customize(&self, arguments: &Customize) -> Answer {
+        let recipe = arguments.edits.recipe()?;
         let options = CustomizeOptions {
+            command: record::without_secrets(command_line(), &recipe),
             name: arguments.new.clone(),
-            recipe: arguments.edits.recipe()?,
+            recipe,
             variables: variables(&arguments.set)?,
             instances: arguments.csv.as_deref().map(mif::read_instances).transpose()?,
             time: arguments.time,
             reshape: reshape_options(&arguments.reshape)?,
             dry_run: arguments.dry_run,
-            command: without_passwords(command_line()),
         };
         let name: ImageName = arguments.image.parse()?;
         let store = Store::open(&self.global.store, &self.bar("store"))?;
@@ -40,35 +42,4 @@ fn variables(set: &[String]) -> Result<Variables> {
             None => Err(Error::usage(format!("--set {pair}: expected NAME=VALUE"))),
         })
         .collect()
-}
-
-/// The command line, for an image's record, without the passwords on it.
-fn without_passwords(mut words: Vec<String>) -> Vec<String> {
-    let hide = |word: &mut String| {
-        if let Some(at) = word.find(":password:") {
-            word.truncate(at + ":password:".len());
-            word.push('…');
-        }
-    };
-    for i in 0..words.len() {
-        if words[i] == "--password" {
-            words.get_mut(i + 1).into_iter().for_each(hide);
-        } else if words[i].starts_with("--password=") {
-            hide(&mut words[i]);
-        }
-    }
-    words
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_password_on_the_command_line_is_not_recorded() {
-        let words =
-            ["--password", "a:password:secret", "--password=b:password:secret", "--password", "c:file:x"];
-        let kept = without_passwords(words.map(str::to_owned).to_vec());
-        assert_eq!(kept, ["--password", "a:password:…", "--password=b:password:…", "--password", "c:file:x"]);
-    }
 }

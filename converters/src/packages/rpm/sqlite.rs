@@ -18,7 +18,7 @@ pub(super) fn blobs(database: &[u8], wal: Option<&[u8]>) -> Result<Vec<Vec<u8>>>
 fn blobs_within(max_steps: u32, database: &[u8], wal: Option<&[u8]>) -> Result<Vec<Vec<u8>>> {
     let failed = |e: rusqlite::Error| Error::input(format!("rpmdb.sqlite: {e}"));
     // SQLite reads files. It may write to them, to take the log in.
-    let folder = tempfile::tempdir().map_err(|e| Error::io(&std::env::temp_dir(), &e))?;
+    let folder = crate::temporary::directory()?;
     let path = folder.path().join("rpmdb.sqlite");
     std::fs::write(&path, database).map_err(|e| Error::io(&path, &e))?;
     if let Some(wal) = wal {

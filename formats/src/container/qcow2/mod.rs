@@ -9,6 +9,7 @@ mod write;
 use std::sync::Arc;
 
 use super::mapped::Mapped;
+use super::opener::advise_parent;
 use super::{CreateOptions, Disk, Format, ImageFile, Observer, Opener, Output, human};
 use crate::{Result, Source, at};
 use header::{Header, MAGIC, MAX_SNAPSHOT_TABLE, Snapshot, incompatible};
@@ -38,7 +39,7 @@ impl Format for Qcow2 {
             source: Arc::new(crate::MemSource(Vec::new())),
             format: "qcow2",
             details: details(&header),
-            files: vec![file.path().to_owned()],
+            files: vec![file.opened()],
             own_files: 1,
             warnings: Vec::new(),
         };
@@ -84,20 +85,21 @@ impl Format for Qcow2 {
                 );
             }
         };
-        disk.files.extend(data_file.iter().map(|f| f.path().to_owned()));
+        disk.files.extend(data_file.iter().map(ImageFile::opened));
         disk.own_files = disk.files.len();
         let mut backing = None;
         if let Some(name) = &header.backing_file {
             let format = header.backing_format.clone();
-            let (name, format) = match opener.parent() {
+            let (parent, format) = match opener.parent_file()? {
                 // The user named the parent, so the image's name for it is not parsed.
-                Some(_) => (Vec::new(), format),
+                Some(parent) => (parent, format),
                 None => {
                     let named = name::parse(name)?;
-                    (named.file, named.format.or(format))
+                    let parent = opener.open_named(file.path(), &named.file).map_err(advise_parent)?;
+                    (parent, named.format.or(format))
                 }
             };
-            let below = opener.open_backing(&file, &name, format.as_deref())?;
+            let below = opener.open_backing(&file, parent, format.as_deref())?;
             disk.files.extend(below.files);
             disk.warnings.extend(below.warnings);
             backing = Some(below.source);

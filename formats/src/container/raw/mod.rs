@@ -27,7 +27,7 @@ impl Format for Raw {
     }
 
     fn open(&self, file: ImageFile, _: &Opener<'_>) -> Result<Disk> {
-        let files = vec![file.path().to_owned()];
+        let files = vec![file.opened()];
         let source = Arc::new(file);
         Ok(Disk { source, format: "raw", details: Vec::new(), files, own_files: 1, warnings: Vec::new() })
     }

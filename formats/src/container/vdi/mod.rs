@@ -46,7 +46,7 @@ impl Format for Vdi {
 
     fn open(&self, file: ImageFile, opener: &Opener<'_>) -> Result<Disk> {
         let header = Header::parse(&file.read_up_to(0, HEADER)?)?;
-        let mut files = vec![file.path().to_owned()];
+        let mut files = vec![file.opened()];
         let subformat = match header.image_type {
             1 => "dynamic",
             2 => "static",
@@ -95,17 +95,16 @@ fn open_parent(
 ) -> Result<Disk> {
     let wanted = uuid_text(header.uuid_linkage);
     details.push(("parent".to_owned(), wanted.clone()));
-    if let Some(path) = opener.parent() {
-        let parent = ImageFile::open(path)?;
+    if let Some(parent) = opener.parent_file()? {
         warnings.extend(header.check_parent(file, &parent).err().map(|e| e.to_string()));
-        return opener.open_backing(file, b"", Some("vdi"));
+        return opener.open_backing(file, parent, Some("vdi"));
     }
     let mut refused = None;
     let likely = [format!("{{{wanted}}}.vdi").into_bytes()];
     for name in likely.into_iter().chain(opener.files_around(file.path(), "vdi")) {
         let Ok(parent) = opener.open_named(file.path(), &name) else { continue };
         match header.check_parent(file, &parent) {
-            Ok(()) => return opener.open_backing(file, &name, Some("vdi")),
+            Ok(()) => return opener.open_backing(file, parent, Some("vdi")),
             // A parent that was changed is a better answer than no parent.
             Err(e) if e.at().to_string().contains("uuidParentModify") => refused = Some(e),
             Err(_) => {}

@@ -53,7 +53,7 @@ impl Format for Vhd {
         };
         let mut details = vec![("subformat".to_owned(), subformat.to_owned())];
         describe_size(&footer, &mut details, &mut warnings);
-        let mut files = vec![file.path().to_owned()];
+        let mut files = vec![file.opened()];
         if footer.disk_type == DiskType::Fixed {
             if footer.size + FOOTER as u64 > file.len() {
                 return Err(at("VHD footer").field("current_size").corrupt(format!(
@@ -69,16 +69,15 @@ impl Format for Vhd {
         details.push(("block size".to_owned(), human(header.block_size.into())));
         let mut backing = None;
         if footer.disk_type == DiskType::Differencing {
-            let name = match opener.parent() {
-                Some(path) => {
-                    let parent = ImageFile::open(path)?;
+            let (name, parent) = match opener.parent_file()? {
+                Some(parent) => {
                     warnings.extend(check_parent(&file, &header, &parent).err().map(|e| e.to_string()));
-                    path.as_os_str().as_encoded_bytes().to_vec()
+                    (parent.path().as_os_str().as_encoded_bytes().to_vec(), parent)
                 }
                 None => find_parent(&file, &header, opener)?,
             };
             details.push(("parent".to_owned(), String::from_utf8_lossy(&name).into_owned()));
-            let below = opener.open_backing(&file, &name, Some("vpc"))?;
+            let below = opener.open_backing(&file, parent, Some("vpc"))?;
             files.extend(below.files);
             warnings.extend(below.warnings);
             backing = Some(below.source);
@@ -147,8 +146,8 @@ fn read_footer(file: &ImageFile) -> Result<(Footer, Vec<String>)> {
     }
 }
 
-/// The parent's name: the first one that leads to a file with the parent's ID.
-fn find_parent(file: &ImageFile, header: &Header, opener: &Opener<'_>) -> Result<Vec<u8>> {
+/// The parent, by the first of its names that leads to a file with the parent's ID.
+fn find_parent(file: &ImageFile, header: &Header, opener: &Opener<'_>) -> Result<(Vec<u8>, ImageFile)> {
     let mut names = Vec::new();
     for locator in &header.locators {
         if locator.len > MAX_NAME {
@@ -170,8 +169,11 @@ fn find_parent(file: &ImageFile, header: &Header, opener: &Opener<'_>) -> Result
     names.push(utf16(&header.parent_name, u16::from_be_bytes));
     names.push(utf16(&header.parent_name, u16::from_le_bytes));
     names.retain(|name| !name.is_empty());
-    find_named(&names, |name| check_parent(file, header, &opener.open_named(file.path(), name)?))
-        .map_err(advise_parent)
+    let found = find_named(&names, |name| {
+        let parent = opener.open_named(file.path(), name)?;
+        check_parent(file, header, &parent).map(|()| parent)
+    });
+    found.map_err(advise_parent)
 }
 
 /// UTF-16 up to its end or the first NUL, in UTF-8.

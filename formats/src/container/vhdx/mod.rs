@@ -56,19 +56,18 @@ impl Format for Vhdx {
             "data write ID".to_owned(),
             crate::uuid::text(&crate::uuid::swapped(header.data_write_guid)),
         ));
-        let mut files = vec![file.path().to_owned()];
+        let mut files = vec![file.opened()];
         let mut backing = None;
         if metadata.has_parent {
-            let name = match opener.parent() {
-                Some(path) => {
-                    let parent = ImageFile::open(path)?;
+            let (name, parent) = match opener.parent_file()? {
+                Some(parent) => {
                     warnings.extend(check_parent(&file, &metadata, &parent).err().map(|e| e.to_string()));
-                    path.as_os_str().as_encoded_bytes().to_vec()
+                    (parent.path().as_os_str().as_encoded_bytes().to_vec(), parent)
                 }
                 None => find_parent(&file, &metadata, opener)?,
             };
             details.push(("parent".to_owned(), String::from_utf8_lossy(&name).into_owned()));
-            let below = opener.open_backing(&file, &name, Some("vhdx"))?;
+            let below = opener.open_backing(&file, parent, Some("vhdx"))?;
             files.extend(below.files);
             warnings.extend(below.warnings);
             backing = Some(below.source);
@@ -118,16 +117,19 @@ fn read_metadata(file: &ImageFile, region: Region) -> Result<Metadata> {
     })
 }
 
-/// The parent's name: the first one that leads to a file with the parent's write ID.
-fn find_parent(file: &ImageFile, metadata: &Metadata, opener: &Opener<'_>) -> Result<Vec<u8>> {
+/// The parent, by the first of its names that leads to a file with the parent's write ID.
+fn find_parent(file: &ImageFile, metadata: &Metadata, opener: &Opener<'_>) -> Result<(Vec<u8>, ImageFile)> {
     let keys = ["relative_path", "volume_path", "absolute_win32_path"];
     let names: Vec<Vec<u8>> = keys
         .into_iter()
         .filter_map(|key| metadata.locate(key))
         .map(|name| name.as_bytes().to_vec())
         .collect();
-    find_named(&names, |name| check_parent(file, metadata, &opener.open_named(file.path(), name)?))
-        .map_err(advise_parent)
+    let found = find_named(&names, |name| {
+        let parent = opener.open_named(file.path(), name)?;
+        check_parent(file, metadata, &parent).map(|()| parent)
+    });
+    found.map_err(advise_parent)
 }
 
 /// Errs unless `parent` has a write ID that the locator names.

@@ -41,7 +41,7 @@ impl Format for Vmdk {
             source: Arc::new(crate::MemSource(Vec::new())),
             format: "vmdk",
             details: Vec::new(),
-            files: vec![file.path().to_owned()],
+            files: vec![file.opened()],
             own_files: 1,
             warnings: Vec::new(),
         };
@@ -72,7 +72,7 @@ impl Format for Vmdk {
                     ExtentType::Zero => Storage::Zero,
                     kind => {
                         let extent = find_extent(&file, descriptor, &line.name, opener, &mut disk.warnings)?;
-                        disk.files.push(extent.path().to_owned());
+                        disk.files.push(extent.opened());
                         open_extent(extent, kind, line, &mut disk.warnings)?
                     }
                 };
@@ -124,12 +124,12 @@ fn find_extent(
             found => return found,
         }
     }
-    let found = find_named(&names, |name| opener.open_named(file.path(), name).map(drop))?;
+    let (found, extent) = find_named(&names, |name| opener.open_named(file.path(), name))?;
     let (shown, beside) = (String::from_utf8_lossy(name), String::from_utf8_lossy(&found));
     warnings.push(format!(
         "the extent {shown:?} was not found; {beside:?} beside the descriptor is used instead"
     ));
-    opener.open_named(file.path(), &found)
+    Ok(extent)
 }
 
 fn open_extent(
@@ -160,7 +160,7 @@ fn open_sparse(file: &ImageFile, warnings: &mut Vec<String>) -> Result<Option<Sp
     let head = file.read_up_to(0, 512)?;
     let named = |e: crate::Error| e.in_file(file.path());
     if head.starts_with(&COWD_MAGIC) {
-        return Sparse::cowd(file.try_clone()?).map(Some);
+        return Sparse::cowd(file.again()).map(Some);
     }
     if !head.starts_with(&HOSTED_MAGIC) {
         return Ok(None);
@@ -178,7 +178,7 @@ fn open_sparse(file: &ImageFile, warnings: &mut Vec<String>) -> Result<Option<Sp
         let tail = file.read_up_to(end.saturating_sub(1536), 1536)?;
         header = HostedHeader::parse_footer(&tail).map_err(named)?;
     }
-    Sparse::hosted(file.try_clone()?, &header, warnings).map(Some)
+    Sparse::hosted(file.again(), &header, warnings).map(Some)
 }
 
 /// The descriptor: the file itself, or embedded in a sparse extent.
@@ -211,16 +211,20 @@ fn open_parent(
     disk: &mut Disk,
 ) -> Result<Option<Disk>> {
     let expected = descriptor.parent_cid.filter(|cid| *cid != NO_PARENT);
-    let name = match (opener.parent(), &descriptor.parent) {
-        (Some(path), Some(_)) => path,
-        (Some(path), None) if expected.is_some() => path,
+    let named = match descriptor.parent.is_some() || expected.is_some() {
+        true => opener.parent_file()?,
+        false => None,
+    };
+    let parent = match (named, &descriptor.parent) {
+        (Some(parent), _) => parent,
         (_, Some(name)) => {
-            let name = find_named(&descriptor.names(name), |name| {
-                check_parent(expected, &opener.open_named(file.path(), name)?)
+            let found = find_named(&descriptor.names(name), |name| {
+                let parent = opener.open_named(file.path(), name)?;
+                check_parent(expected, &parent).map(|()| parent)
             });
-            let name = name.map_err(advise_parent)?;
+            let (name, parent) = found.map_err(advise_parent)?;
             disk.details.push(("parent".to_owned(), String::from_utf8_lossy(&name).into_owned()));
-            return opener.open_backing(file, &name, Some("vmdk")).map(Some);
+            return opener.open_backing(file, parent, Some("vmdk")).map(Some);
         }
         (_, None) => match expected {
             None => return Ok(None),
@@ -231,9 +235,9 @@ fn open_parent(
             }
         },
     };
-    disk.warnings.extend(check_parent(expected, &ImageFile::open(name)?).err().map(|e| e.to_string()));
-    disk.details.push(("parent".to_owned(), name.display().to_string()));
-    opener.open_backing(file, b"", Some("vmdk")).map(Some)
+    disk.warnings.extend(check_parent(expected, &parent).err().map(|e| e.to_string()));
+    disk.details.push(("parent".to_owned(), parent.path().display().to_string()));
+    opener.open_backing(file, parent, Some("vmdk")).map(Some)
 }
 
 /// Errs unless the content ID of `parent` is the one that is expected.

@@ -204,7 +204,7 @@ impl Sparse {
         let packed = header.compressed.then(|| header.has_markers());
         let open = |tables: &Tables| {
             let table_at = |entry: &[u8]| Some(u64::from(le32(entry, 0)) * SECTOR);
-            Self::new(file.try_clone()?, tables, entries, packed, table_at)
+            Self::new(file.again(), tables, entries, packed, table_at)
         };
         if matches!(header.rgd_offset, 0 | GD_AT_END) || header.rgd_offset == header.gd_offset {
             return open(&tables);

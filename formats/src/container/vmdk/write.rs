@@ -80,7 +80,7 @@ pub(super) fn create(
                     (_, "FLAT") => (format!("{stem}-f{:03}.vmdk", i + 1), " 0"),
                     _ => (format!("{stem}-s{:03}.vmdk", i + 1), ""),
                 };
-                lines += &format!("RW {count} {kind} \"{name}\"{offset}\n");
+                lines += &format!("RW {count} {kind} \"{}\"{offset}\n", as_path(&name));
                 let end = ((start + count) * SECTOR).min(source.len());
                 let part = Slice::new(source, start * SECTOR..end)?;
                 let pull = Pull { source: &part, digest: Some((&digester, start * SECTOR)), ..pull };
@@ -106,6 +106,12 @@ fn stem(target: &Path) -> Result<String> {
             .file(target)
             .unsupported("the name cannot stand in a descriptor, which names the extents")
     })
+}
+
+/// A file's name as a descriptor gives it. Before the first slash a colon would end the name of a protocol for QEMU, which
+/// would then open `nbd:host:1-flat.vmdk` elsewhere.
+fn as_path(name: &str) -> String {
+    if name.contains(':') { format!("./{name}") } else { name.to_owned() }
 }
 
 /// Whether a name can stand between the quotes of a descriptor.

@@ -1,0 +1,111 @@
+//! Who may read a file beside its owner: what is made of a file is not to be more readable than that file.
+
+use std::fs::{File, Metadata};
+use std::os::unix::fs::MetadataExt;
+
+/// Who may read something beside its owner.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Access {
+    /// Everybody.
+    All,
+    /// The members of this group.
+    Group(u32),
+    /// Nobody.
+    Owner,
+}
+
+impl Access {
+    /// Who may read an open file. An access control list says more than the mode's bits for the group, so with one the
+    /// group does not count.
+    pub(super) fn of_file(file: &File, meta: &Metadata) -> Self {
+        let has_acl = rustix::fs::fgetxattr(file, ACL, &mut [0u8; 0][..]).is_ok();
+        match Self::of_mode(meta.mode(), 0o4, meta.gid()) {
+            Access::Group(_) if has_acl => Access::Owner,
+            access => access,
+        }
+    }
+
+    /// Who may list a directory and open what is in it.
+    #[must_use]
+    pub fn of_directory(meta: &Metadata) -> Self {
+        Self::of_mode(meta.mode(), 0o5, meta.gid())
+    }
+
+    /// The classes that have all of `bits`. Where the group has less than all others, its members are shut out, so it is
+    /// not open to everybody.
+    fn of_mode(mode: u32, bits: u32, gid: u32) -> Self {
+        let has = |shift: u32| mode >> shift & bits == bits;
+        match (has(3), has(0)) {
+            (true, true) => Access::All,
+            (true, false) => Access::Group(gid),
+            (false, _) => Access::Owner,
+        }
+    }
+
+    /// Who has both.
+    #[must_use]
+    pub fn and(self, other: Self) -> Self {
+        match (self, other) {
+            (Access::All, access) | (access, Access::All) => access,
+            (Access::Group(a), Access::Group(b)) if a == b => self,
+            _ => Access::Owner,
+        }
+    }
+
+    /// The mode of a new file of `gid` that nobody else may read, with this umask.
+    fn mode_of(self, gid: u32, umask: u32) -> u32 {
+        let wanted = match self {
+            Access::All => 0o666,
+            Access::Group(group) if group == gid => 0o660,
+            Access::Group(_) | Access::Owner => 0o600,
+        };
+        wanted & !umask
+    }
+
+    /// Gives a new file, which only its owner may read, the mode that this allows. An access control list that it
+    /// inherited from its directory could let others in, and goes.
+    pub(super) fn apply(self, file: &File) -> std::io::Result<()> {
+        use rustix::io::Errno;
+        match rustix::fs::fremovexattr(file, ACL) {
+            Ok(()) | Err(Errno::NODATA | Errno::NOTSUP) => {}
+            Err(e) => return Err(e.into()),
+        }
+        let mode = self.mode_of(file.metadata()?.gid(), umask());
+        Ok(rustix::fs::fchmod(file, rustix::fs::Mode::from_raw_mode(mode))?)
+    }
+}
+
+/// The attribute in which Linux keeps a file's access control list.
+const ACL: &str = "system.posix_acl_access";
+
+/// The process's umask. The system call that tells it also changes it, which other threads would notice; Linux shows it
+/// here. Where it does not, nobody but the owner gets anything.
+fn umask() -> u32 {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let line = status.lines().find_map(|line| line.strip_prefix("Umask:"));
+    line.and_then(|octal| u32::from_str_radix(octal.trim(), 8).ok()).unwrap_or(0o077)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_new_file_is_readable_by_no_class_that_could_not_read_the_source() {
+        let of = |mode: u32, gid: u32| Access::of_mode(mode, 0o4, 7).mode_of(gid, 0o022);
+        assert_eq!([of(0o644, 7), of(0o644, 8)], [0o644, 0o644]);
+        assert_eq!([of(0o640, 7), of(0o640, 8)], [0o640, 0o600]);
+        assert_eq!([of(0o600, 7), of(0o400, 7), of(0o604, 7), of(0o620, 7)], [0o600; 4]);
+        assert_eq!(Access::of_mode(0o640, 0o4, 7).mode_of(7, 0o077), 0o600, "the umask counts");
+        assert_eq!(Access::of_mode(0o100_754, 0o5, 7), Access::Group(7));
+        assert_eq!(Access::of_mode(0o100_744, 0o5, 7), Access::Owner);
+    }
+
+    #[test]
+    fn of_several_sources_the_least_readable_counts() {
+        let (all, group, other, owner) = (Access::All, Access::Group(1), Access::Group(2), Access::Owner);
+        assert_eq!([all.and(group), group.and(all), group.and(group)], [group; 3]);
+        assert_eq!([group.and(other), owner.and(all), owner.and(group)], [owner; 3]);
+        assert_eq!(all.and(all), all);
+    }
+}
