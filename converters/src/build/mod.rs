@@ -9,6 +9,7 @@
 
 mod description;
 mod members;
+mod spool;
 mod tar;
 
 use std::collections::{BTreeMap, HashMap};
@@ -31,6 +32,7 @@ use sha1::{Digest, Sha1};
 
 use self::description::{Description, VolumeDescription, VolumeSize};
 use self::members::{Content, Member, Members, TreePath};
+use self::spool::Spool;
 use crate::import::store_files;
 use crate::progress::{self, Progress};
 use crate::rebuild::{Bench, Contents, Known, Made, NewContents, NewIds, Params, Splicer, check_name, node};
@@ -220,28 +222,18 @@ impl Input {
             return Ok(Input { members: members::of_folder(tree)?, tar: None, notes: Vec::new() });
         }
         let source: Arc<dyn Source> = if tree == Path::new("-") {
-            Arc::new(spool(&mut std::io::stdin().lock())?)
+            Arc::new(Spool::of(&mut std::io::stdin().lock())?)
         } else if std::fs::metadata(tree)
             .is_ok_and(|meta| std::os::unix::fs::FileTypeExt::is_fifo(&meta.file_type()))
         {
             let mut pipe = std::fs::File::open(tree).map_err(|e| Error::io(tree, &e))?;
-            Arc::new(spool(&mut pipe)?)
+            Arc::new(Spool::of(&mut pipe)?)
         } else {
             Arc::new(ImageFile::open(tree)?)
         };
         let (members, notes) = tar::of_tar(&*source, &tree.display().to_string())?;
         Ok(Input { members, tar: Some(source), notes })
     }
-}
-
-/// Keeps a stream in a file without a name, to be read at positions.
-fn spool(from: &mut dyn Read) -> Result<ImageFile> {
-    let file = tempfile::NamedTempFile::new().map_err(|e| Error::io(&std::env::temp_dir(), &e))?;
-    let copied = std::io::copy(from, &mut file.as_file());
-    copied.map_err(|e| {
-        Error::store(format!("cannot keep the tar in {}: {e}", std::env::temp_dir().display()))
-    })?;
-    Ok(ImageFile::open(file.path())?)
 }
 
 /// A volume with its files.

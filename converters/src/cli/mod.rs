@@ -7,6 +7,7 @@ mod csv;
 mod customize;
 mod library;
 mod mtree;
+mod signals;
 mod text;
 mod trees;
 mod update;
@@ -17,7 +18,6 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
 
 use clap::Parser;
 use mif::store::{DamagedImage, Store};
@@ -30,6 +30,7 @@ use serde::Serialize;
 
 use self::args::{Cli, Command, Global, ListFormat, Open, ReshapeArgs};
 use self::bar::Bar;
+use self::signals::Stop;
 
 /// The answer of a verb: yes is exit code 0, no is 1.
 type Answer = Result<bool>;
@@ -37,17 +38,18 @@ type Answer = Result<bool>;
 /// Runs the program.
 pub(super) fn run() -> ExitCode {
     let cli = Cli::parse();
-    let context = Context { global: cli.global, stop: bar::stop_flag() };
+    let context = Context { global: cli.global, stop: Stop::listen() };
     let answer = context.run(cli.command).and_then(|yes| {
         io::stdout().flush().map_err(output_failed)?;
         Ok(yes)
     });
+    context.stop.returned();
     match answer {
         Ok(true) => ExitCode::SUCCESS,
         Ok(false) => ExitCode::from(1),
         Err(error) => {
             complain(&error);
-            ExitCode::from(error.code() as u8)
+            context.stop.exit_code().unwrap_or(ExitCode::from(error.code() as u8))
         }
     }
 }
@@ -86,7 +88,7 @@ fn json_line(report: &impl Serialize) -> String {
 
 struct Context {
     global: Global,
-    stop: Arc<AtomicBool>,
+    stop: Arc<Stop>,
 }
 
 impl Context {
@@ -189,6 +191,9 @@ impl Context {
     }
 
     fn export(&self, image: &OpenImage, output: &Path, options: &ExportOptions) -> Answer {
+        if output.as_os_str() == STANDARD_OUTPUT {
+            self.stop.writes_to_pipe();
+        }
         let report = {
             let bar = self.bar(&image.label);
             mif::export(image, output, options, &bar)?

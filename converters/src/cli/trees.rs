@@ -112,6 +112,9 @@ impl Context {
                 if to_stdout && !is_tar {
                     return Err(Error::usage("only a tar can go to standard output"));
                 }
+                if to_stdout {
+                    self.stop.writes_to_pipe();
+                }
                 let mut stdout = std::io::BufWriter::with_capacity(1 << 20, Output);
                 let target = match (is_tar, to_stdout) {
                     (false, _) => Target::Folder(&output),
