@@ -316,6 +316,9 @@ An IMAGE is a disk image file, or NAME[@VERSION] in the store.")]
         /// How it is printed; mtree is one folder and all that is below, as mtree(5) describes it
         #[arg(long, value_enum, default_value_t = ListFormat::Text, value_name = "FORMAT")]
         format: ListFormat,
+        /// In CSV, put an apostrophe before cells that a spreadsheet would take as formulas
+        #[arg(long)]
+        csv_safe: bool,
         #[command(flatten)]
         open: Open,
     },

@@ -106,7 +106,7 @@ impl Progress for Bar {
             (true, false) => "{prefix:27!} {msg:12!} {wide_bar} {bytes:>10} of {total_bytes}",
         };
         self.bar.set_style(ProgressStyle::with_template(template).expect("the template is constant"));
-        self.bar.set_message(what.to_owned());
+        self.bar.set_message(super::text::printable(what));
         self.bar.set_length(bytes);
         self.bar.reset();
     }

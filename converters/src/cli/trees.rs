@@ -12,6 +12,7 @@ use mif::{BuildOptions, BuildReport, Error, ExtractReport, NewIds, Target};
 use super::args::Open;
 use super::text::{printable, size};
 use super::{Answer, Context, Output, command_line, open_options, volume_path};
+use mif_formats::text::printable_lines;
 
 #[derive(Subcommand)]
 pub(super) enum Trees {
@@ -127,7 +128,7 @@ impl Context {
                 };
                 if to_stdout {
                     if !self.global.quiet {
-                        eprint!("{}", extracted(&report));
+                        eprint!("{}", printable_lines(&extracted(&report)));
                     }
                 } else {
                     self.report(&report, extracted)?;
@@ -157,7 +158,7 @@ impl Context {
 fn built(report: &BuildReport) -> String {
     let mut out = format!(
         "{}: {} disk, {} new to the store; {:.1} s\n",
-        report.image,
+        printable(&report.image),
         size(report.disk_size),
         size(report.added.stored_bytes),
         report.seconds
@@ -166,11 +167,11 @@ fn built(report: &BuildReport) -> String {
         let _ = writeln!(
             out,
             "  {:<5} {:>10}  {:<6} {:<12} {} {} paths",
-            volume.volume,
+            printable(&volume.volume),
             size(volume.size),
-            volume.filesystem.as_deref().unwrap_or("-"),
-            volume.mount.as_deref().unwrap_or("-"),
-            volume.uuid.as_deref().unwrap_or("-"),
+            printable(volume.filesystem.as_deref().unwrap_or("-")),
+            printable(volume.mount.as_deref().unwrap_or("-")),
+            printable(volume.uuid.as_deref().unwrap_or("-")),
             volume.paths
         );
     }
