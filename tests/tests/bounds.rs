@@ -128,7 +128,7 @@ fn every_file_that_a_flag_names_is_regular_and_bounded() {
         for line in [
             "customize demo --as c --recipe FILE",
             "customize demo --as 'c-{{n}}' --csv FILE --hostname x",
-            "customize demo --as c --upload FILE:/x",
+            "customize demo --as c --write-file /x:FILE",
             "customize demo --as c --ssh-key root:file:FILE",
             "customize demo --as c --password root:file:FILE",
             "search --file FILE",
