@@ -18,18 +18,14 @@ pub(crate) const MAX_CONTENT: u64 = 64 << 30;
 
 /// Opens the file at `path`. What is read from it ends with an error after `limit` bytes.
 pub(crate) fn open(path: &Path, limit: u64) -> Result<Limited> {
-    let failed = |e: io::Error| Error::input(format!("{}: {e}", path.display()));
-    let file = if is_inherited(path) { File::open(path) } else { open_regular(path) }.map_err(|e| {
-        let error = failed(match e.kind() {
-            io::ErrorKind::InvalidInput => io::Error::other("is not a regular file"),
-            _ => e,
-        });
-        match std::fs::metadata(path).is_ok_and(|meta| !meta.is_file() && !meta.is_dir()) {
-            true => error.advise(
-                "Only a regular file is read here, not a device or a pipe; - and /dev/stdin as documented",
-            ),
-            false => error,
+    let failed = |e: io::Error| Error::io(path, &e);
+    let opened = if is_inherited(path) { File::open(path) } else { open_regular(path) };
+    let file = opened.map_err(|e| match std::fs::metadata(path) {
+        Ok(meta) if !meta.is_file() && !meta.is_dir() => {
+            Error::input(format!("{}: is not a regular file", path.display()))
+                .advise("Only a regular file is read here, not a device or a named pipe")
         }
+        _ => failed(e),
     })?;
     let len = file.metadata().map_err(failed)?.len();
     if len > limit {
@@ -41,9 +37,7 @@ pub(crate) fn open(path: &Path, limit: u64) -> Result<Limited> {
 /// All bytes of the file at `path`, at most `limit`.
 pub(crate) fn read(path: &Path, limit: u64) -> Result<Vec<u8>> {
     let mut bytes = Vec::new();
-    open(path, limit)?
-        .read_to_end(&mut bytes)
-        .map_err(|e| Error::input(format!("{}: {e}", path.display())))?;
+    open(path, limit)?.read_to_end(&mut bytes).map_err(|e| Error::io(path, &e))?;
     Ok(bytes)
 }
 

@@ -244,7 +244,8 @@ mod tests {
         let _socket = std::os::unix::net::UnixListener::bind(root.join("socket")).unwrap();
         let directory = Directory::open(&root).unwrap();
         let by_parts = |path: &Path| regular(directory.open_by_parts(path, READ, Mode::empty())?);
-        let opens: [&dyn Fn(&Path) -> io::Result<File>; 2] = [&|path| directory.file(path), &by_parts];
+        type Open<'a> = &'a dyn Fn(&Path) -> io::Result<File>;
+        let opens: [Open<'_>; 2] = [&|path| directory.file(path), &by_parts];
         for open in opens {
             for path in ["a/b/file", "./a/b/file"] {
                 let mut text = String::new();

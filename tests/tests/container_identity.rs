@@ -251,7 +251,7 @@ fn the_size_of_sectors_goes_into_vhdx_and_is_said_elsewhere() {
     assert!(String::from_utf8_lossy(&output.stderr).contains("4096-byte sectors"));
     // And an image made from it has it too.
     if have(&["mke2fs"]) {
-        small(work.path(), "fs", &[("issue", b"hello\n")]);
+        let _ = small(work.path(), "fs", &[("issue", b"hello\n")]);
         convert("fs.raw", "fs.vhdx", &["-o", "logical_sector_size=4096"]);
         run(mif(&at("s")).arg("import").arg(at("fs.vhdx")));
         run(mif(&at("s")).args(["customize", "fs", "--as", "made", "--write", "/motd:hi"]));

@@ -11,9 +11,8 @@ use super::network::{self, Network};
 use super::recipe::{FilledStep, Step, Variables, fill};
 use super::{first_boot, host, systemd};
 use crate::files::Files;
-use crate::named::read_text;
 use crate::rebuild::NewContent;
-use crate::{Error, Result};
+use crate::{Code, Error, Result};
 
 /// Seconds of a day.
 const DAY: i64 = 86400;
@@ -52,7 +51,7 @@ pub(super) fn compile(step: &FilledStep, files: &Files, context: &Context<'_>) -
     let content = |content: &Option<String>, file: &Option<PathBuf>, template: bool| match (content, file) {
         (Some(text), None) => Ok(NewContent::of_bytes(text.clone().into_bytes())),
         (None, Some(file)) if template => {
-            let text = fill(&read_text(&step.folder.join(file))?, context.variables)?;
+            let text = fill(&local_text(&step.folder.join(file))?, context.variables)?;
             Ok(NewContent::of_bytes(text.into_bytes()))
         }
         (None, Some(file)) => context.local.get(&step.folder.join(file)),
@@ -85,7 +84,7 @@ pub(super) fn compile(step: &FilledStep, files: &Files, context: &Context<'_>) -
         Step::SshKey { user, key, file } => {
             let keys = match (key, file) {
                 (Some(key), None) => key,
-                (None, Some(file)) => read_text(&step.folder.join(file))?,
+                (None, Some(file)) => local_text(&step.folder.join(file))?,
                 _ => return Err(Error::usage("expected either a key or a file")),
             };
             accounts::ssh_keys(files, &user, &keys)
@@ -94,7 +93,7 @@ pub(super) fn compile(step: &FilledStep, files: &Files, context: &Context<'_>) -
             let secret = match (password, file, env, hash) {
                 (Some(text), None, None, None) => Password::Text(text),
                 (None, Some(file), None, None) => {
-                    let text = read_text(&step.folder.join(file))?;
+                    let text = local_text(&step.folder.join(file))?;
                     Password::Text(text.lines().next().unwrap_or("").to_owned())
                 }
                 (None, None, Some(name), None) => Password::Text(
@@ -143,6 +142,10 @@ impl Context<'_> {
 
 fn today(files: &Files) -> i64 {
     files.time.secs.div_euclid(DAY)
+}
+
+fn local_text(path: &Path) -> Result<String> {
+    crate::named::read_text(path).map_err(|e| e.coded(Code::Input))
 }
 
 fn optional_mode(text: Option<String>) -> Result<Option<u16>> {
