@@ -217,7 +217,7 @@ pub(super) fn info(info: &ImageInfo) -> String {
             size(counts.residue_bytes),
             size(counts.zero_bytes)
         );
-        let _ = writeln!(out, "  layout digest  {}", printable(&stored.layout_digest.to_string()));
+        let _ = writeln!(out, "  layout digest  {}", printable(&stored.layout_digest));
     }
     let table = match info.table.kind {
         TableKind::None => "none: one volume on the bare disk",
