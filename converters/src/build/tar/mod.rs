@@ -119,7 +119,13 @@ impl Reader<'_> {
                     | EntryType::GNULongName
                     | EntryType::GNULongLink
             );
-            let mut size = header.entry_size().map_err(|e| self.bad(at, &e.to_string()))?;
+            let mut size = match header.as_old().size {
+                // A number in base 256 has room for 95 bits and a sign, of which the crate drops all over 64.
+                [first, more @ ..] if first & 0x80 != 0 && (first != 0x80 || more[..3] != [0; 3]) => {
+                    return Err(self.bad(at, "its size is no number that a file can have"));
+                }
+                _ => header.entry_size().map_err(|e| self.bad(at, &e.to_string()))?,
+            };
             if let (false, Some(text)) = (is_extra, extra.pax.get(b"size")) {
                 size = number(text).ok_or_else(|| self.bad(at, "its pax size is no number"))?;
             }
@@ -421,6 +427,13 @@ mod tests {
         header.set_cksum();
         let error = of_tar(&MemSource(header.as_bytes().to_vec()), "t").map(drop).unwrap_err().to_string();
         assert!(error.contains("reaches past the end"), "{error}");
+        for size in [[0x80, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0, 0], [0xff; 12]] {
+            header.as_old_mut().size = size;
+            header.set_cksum();
+            let error =
+                of_tar(&MemSource(header.as_bytes().to_vec()), "t").map(drop).unwrap_err().to_string();
+            assert!(error.contains("no number"), "{error}");
+        }
         let error = of_tar(&MemSource(vec![1; 1024]), "t").map(drop).unwrap_err().to_string();
         assert!(error.contains("no tar"), "{error}");
         let error =
