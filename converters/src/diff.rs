@@ -15,6 +15,7 @@ use serde::Serialize;
 
 use self::content::{digest, same_content, text_difference};
 use self::owners::by_package;
+use crate::ls::hex_unless_text;
 use crate::progress::{self, Progress};
 use crate::tree::Place;
 use crate::{OpenImage, Result, Tree, VolumePath, packages};
@@ -100,6 +101,9 @@ pub struct Change {
     pub volume: String,
     /// Its path.
     pub path: String,
+    /// The path's bytes in hex, where they are not UTF-8.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub path_bytes: Option<String>,
     /// The path that it had before, if it was renamed, with its volume if that was another.
     pub from: Option<String>,
     /// Its type, now or before it went.
@@ -260,6 +264,7 @@ pub(crate) fn changes(
             kind,
             volume: volume.to_owned(),
             path: escape(path),
+            path_bytes: hex_unless_text(path),
             from: None,
             file_type: type_name(row.file_type),
             sizes: [before.map(|row| row.size), after.map(|row| row.size)],

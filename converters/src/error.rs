@@ -90,6 +90,13 @@ impl Error {
         self.unreadable
     }
 
+    /// The same with another exit code.
+    #[must_use]
+    pub(crate) fn coded(mut self, code: Code) -> Self {
+        self.code = code;
+        self
+    }
+
     /// The exit code.
     #[must_use]
     pub fn code(&self) -> Code {

@@ -22,6 +22,7 @@ mod info;
 mod log;
 mod ls;
 mod mounts;
+mod named;
 mod packages;
 mod progress;
 mod rebuild;

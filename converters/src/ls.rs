@@ -42,6 +42,10 @@ fn as_entries<S: Serializer>(rows: &[Row], serializer: S) -> std::result::Result
 pub struct LsEntry {
     pub volume: String,
     pub path: String,
+    /// The path's bytes in hex, where they are not UTF-8: `path` has an escape for each byte then, which may be another path's
+    /// own text.
+    #[serde(rename = "path_bytes", skip_serializing_if = "Option::is_none")]
+    pub path_hex: Option<String>,
     /// The path as it is on the disk, UTF-8 or not.
     #[serde(skip)]
     pub path_bytes: Vec<u8>,
@@ -58,6 +62,9 @@ pub struct LsEntry {
     pub ctime: Option<Timestamp>,
     pub crtime: Option<Timestamp>,
     pub link_target: Option<String>,
+    /// The target's bytes in hex, where they are not UTF-8.
+    #[serde(rename = "link_target_bytes", skip_serializing_if = "Option::is_none")]
+    pub link_target_hex: Option<String>,
     /// The target as it is on the disk.
     #[serde(skip)]
     pub link_bytes: Option<Vec<u8>>,
@@ -74,6 +81,7 @@ impl LsEntry {
         LsEntry {
             volume: row.volume.clone(),
             path: row.path_text(),
+            path_hex: hex_unless_text(&row.path),
             path_bytes: row.path.clone(),
             file_type: type_name(row.file_type),
             mode: row.mode,
@@ -87,6 +95,7 @@ impl LsEntry {
             ctime: row.ctime,
             crtime: row.crtime,
             link_target: row.link_target.as_deref().map(escape),
+            link_target_hex: row.link_target.as_deref().and_then(hex_unless_text),
             link_bytes: row.link_target.clone(),
             rdev: row.rdev,
             xattrs: row.xattrs.iter().map(|x| (escape(&x.name), hex(&x.value))).collect(),
@@ -156,6 +165,11 @@ pub fn ls(image: &OpenImage, options: &LsOptions, progress: &dyn Progress) -> Re
         warnings.extend(hashes.complaints);
     }
     Ok(Listing { folder, point, rows, warnings })
+}
+
+/// The bytes of a name in hex, if they are not UTF-8.
+pub(crate) fn hex_unless_text(name: &[u8]) -> Option<String> {
+    std::str::from_utf8(name).is_err().then(|| hex(name))
 }
 
 fn hex(bytes: &[u8]) -> String {

@@ -21,6 +21,7 @@ pub use self::glob::PathGlob;
 use self::mounts::Points;
 use crate::Result;
 use crate::error::damaged;
+use crate::ls::hex_unless_text;
 use crate::progress::{self, Progress};
 use crate::store::{DamagedImage, Image, ImageName, Objects, Selector, Store};
 
@@ -72,6 +73,9 @@ pub struct Hit {
     pub image: String,
     pub volume: String,
     pub path: String,
+    /// The path's bytes in hex, where they are not UTF-8.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub path_bytes: Option<String>,
     #[serde(rename = "type")]
     pub file_type: String,
     pub mode: Option<u16>,
@@ -373,6 +377,7 @@ fn describe(image: &str, group: &Group<'_>, rows: &[usize]) -> mif_formats::Resu
     let (size, mtime, nanos) = (number(Column::Size)?, number(Column::Mtime)?, number(Column::MtimeNs)?);
     let sha1 = group.digests_at::<20>(Column::Sha1, rows)?;
     let hex = |bytes: [u8; 20]| bytes.iter().map(|b| format!("{b:02x}")).collect::<String>();
+    let path_bytes = group.blobs_at(Column::PathBytes, rows)?;
     let mut names = volume.into_iter().zip(path).zip(file_type);
     Ok((0..rows.len())
         .map(|i| {
@@ -381,6 +386,7 @@ fn describe(image: &str, group: &Group<'_>, rows: &[usize]) -> mif_formats::Resu
                 image: image.to_owned(),
                 volume,
                 path,
+                path_bytes: path_bytes[i].as_ref().and_then(|bytes| hex_unless_text(bytes.data())),
                 file_type,
                 mode: mode[i].map(|n| n as u16),
                 uid: uid[i].map(|n| n as u32),

@@ -21,6 +21,7 @@ pub mod guard;
 pub mod mif;
 pub mod partition;
 pub mod source;
+pub mod text;
 pub mod uuid;
 
 mod bytes;

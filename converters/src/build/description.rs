@@ -6,7 +6,7 @@ use mif_formats::partition::TableKind;
 use mif_formats::uuid;
 use serde::Deserialize;
 
-use super::members::TreePath;
+use super::path::TreePath;
 use crate::rebuild::{BIOS_BOOT, size_in_bytes};
 use crate::{Error, Result};
 
@@ -132,7 +132,7 @@ impl TryFrom<String> for VolumeSize {
 impl Description {
     /// Reads the file at `path`. The files that it names are beside it.
     pub(super) fn read(path: &Path) -> Result<Self> {
-        let text = std::fs::read_to_string(path).map_err(|e| Error::io(path, &e))?;
+        let text = crate::named::read_text(path)?;
         let mut description = Self::parse(&text).map_err(|e| {
             let message = format!("{}: {}", path.display(), e.message());
             match e.advice() {

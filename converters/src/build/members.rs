@@ -10,33 +10,13 @@ use mif_formats::Source;
 use mif_formats::container::ImageFile;
 use mif_formats::fs::{FileType, Node, Timestamp, Xattr};
 
+use super::limits::Room;
+use super::path::TreePath;
 use crate::import::{LooseFile, Parts};
 use crate::{Error, Result};
 
 /// A tree: each path from `/` on, with what is there. A folder comes before what it holds.
 pub(super) type Members = BTreeMap<TreePath, Member>;
-
-/// A path, in the order in which a folder comes before what it holds: part by part.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) struct TreePath(pub(super) Vec<Vec<u8>>);
-
-impl TreePath {
-    /// The path that `text` names from the top; none if it goes up.
-    pub(super) fn parse(text: &[u8]) -> Option<Self> {
-        let parts = text.split(|b| *b == b'/').filter(|part| !matches!(*part, b"" | b"."));
-        let parts: Vec<Vec<u8>> = parts.map(<[u8]>::to_vec).collect();
-        let good = parts.iter().all(|part| part != b".." && !part.contains(&0));
-        good.then_some(TreePath(parts))
-    }
-
-    /// As bytes, from `/` on.
-    pub(super) fn bytes(&self) -> Vec<u8> {
-        match &self.0[..] {
-            [] => b"/".to_vec(),
-            parts => parts.iter().flat_map(|part| [b"/", &part[..]].concat()).collect(),
-        }
-    }
-}
 
 /// What is at a path.
 #[derive(Debug, Clone)]
@@ -49,79 +29,13 @@ pub(super) struct Member {
     pub(super) acls: Vec<(&'static str, Vec<u8>)>,
 }
 
-/// Finds where members lie whose paths go through symlinks that came before them, as when tar extracts one member
-/// after the other. An absolute target is taken from the root of the tree, so no path leaves it.
-#[derive(Default)]
-pub(super) struct Follower {
-    /// Whether there has been a symlink at all.
-    has_symlinks: bool,
-    /// The directory that was looked for last, and where it is: most members lie beside the one before.
-    last: Option<(TreePath, TreePath)>,
-}
-
-impl Follower {
-    /// The most symlinks in one path, as in Linux.
-    const MAX_SYMLINKS: u32 = 40;
-    /// The most parts of a path that goes through symlinks.
-    const MAX_PARTS: usize = 4096;
-
-    /// Notes that `member` is about to be at `path`.
-    pub(super) fn changes(&mut self, path: &TreePath, members: &Members, member: &Member) {
-        let is_symlink = |member: &Member| member.node.file_type == FileType::Symlink;
-        if is_symlink(member) || members.get(path).is_some_and(is_symlink) {
-            (self.has_symlinks, self.last) = (true, None);
-        }
-    }
-
-    /// `path` with the symlinks on it followed, but for one at its end. None if there are too many.
-    pub(super) fn follow(&mut self, mut path: TreePath, members: &Members) -> Option<TreePath> {
-        if !self.has_symlinks {
-            return Some(path);
-        }
-        let Some(name) = path.0.pop() else { return Some(path) };
-        if self.last.as_ref().is_none_or(|(asked, _)| *asked != path) {
-            let found = Self::resolve(&path, members)?;
-            self.last = Some((path, found));
-        }
-        let mut found = self.last.as_ref()?.1.clone();
-        found.0.push(name);
-        Some(found)
-    }
-
-    fn resolve(folder: &TreePath, members: &Members) -> Option<TreePath> {
-        let mut here = TreePath(Vec::new());
-        let mut todo: Vec<Vec<u8>> = folder.0.iter().rev().cloned().collect();
-        let mut links = 0;
-        while let Some(part) = todo.pop() {
-            if part == b".." {
-                here.0.pop();
-                continue;
-            }
-            here.0.push(part);
-            let target = members.get(&here).and_then(|member| member.node.link_target.as_ref());
-            let Some(target) = target else { continue };
-            here.0.pop();
-            if target.first() == Some(&b'/') {
-                here.0.clear();
-            }
-            links += 1;
-            let parts = target.split(|b| *b == b'/').filter(|part| !matches!(*part, b"" | b"."));
-            todo.extend(parts.rev().take(Self::MAX_PARTS + 1).map(<[u8]>::to_vec));
-            if links > Self::MAX_SYMLINKS || here.0.len() + todo.len() > Self::MAX_PARTS {
-                return None;
-            }
-        }
-        Some(here)
-    }
-}
-
 /// Where the bytes of a regular file are.
 #[derive(Debug, Clone)]
 pub(super) enum Content {
     /// A file of this machine.
     Local(PathBuf),
     /// Parts of the tar: which of the file's, and where in the tar each begins.
-    InTar(Parts),
+    InTar(Arc<Parts>),
 }
 
 impl Content {
@@ -146,7 +60,7 @@ impl Content {
                 Ok(LooseFile { source, size, parts })
             }
             (Content::InTar(parts), Some(tar)) => {
-                Ok(LooseFile { source: tar.clone(), size, parts: parts.clone() })
+                Ok(LooseFile { source: tar.clone(), size, parts: Parts::clone(parts) })
             }
             (Content::InTar(_), None) => Err(Error::store("a part of a tar without one: this is a defect")),
         }
@@ -157,10 +71,11 @@ impl Content {
 /// half a tree makes no disk.
 pub(super) fn of_folder(folder: &Path) -> Result<Members> {
     let mut members = Members::new();
-    let mut todo = vec![(folder.to_owned(), TreePath(Vec::new()))];
+    let mut room = Room::default();
+    let mut todo = vec![(folder.to_owned(), TreePath::root())];
     while let Some((path, name)) = todo.pop() {
         let failed = |e: std::io::Error| Error::io(&path, &e);
-        let meta = if name.0.is_empty() { path.metadata() } else { path.symlink_metadata() };
+        let meta = if name.is_root() { path.metadata() } else { path.symlink_metadata() };
         let meta = meta.map_err(failed)?;
         let kind = meta.file_type();
         let file_type = match () {
@@ -177,7 +92,7 @@ pub(super) fn of_folder(folder: &Path) -> Result<Members> {
         node.mode = Some((meta.mode() & 0o7777) as u16);
         (node.uid, node.gid) = (Some(meta.uid()), Some(meta.gid()));
         node.mtime = time(meta.mtime(), meta.mtime_nsec());
-        node.xattrs = xattrs_of(&path, name.0.is_empty()).map_err(failed)?;
+        node.xattrs = xattrs_of(&path, name.is_root()).map_err(failed)?;
         let mut content = None;
         match file_type {
             FileType::File => {
@@ -195,9 +110,7 @@ pub(super) fn of_folder(folder: &Path) -> Result<Members> {
             FileType::Dir => {
                 for entry in std::fs::read_dir(&path).map_err(failed)? {
                     let entry = entry.map_err(failed)?;
-                    let mut below = name.clone();
-                    below.0.push(entry.file_name().as_bytes().to_vec());
-                    todo.push((entry.path(), below));
+                    todo.push((entry.path(), name.child(entry.file_name().as_bytes())));
                 }
             }
             FileType::Fifo | FileType::Socket => {}
@@ -208,7 +121,10 @@ pub(super) fn of_folder(folder: &Path) -> Result<Members> {
             let hash = blake3::hash(&[meta.dev().to_le_bytes(), meta.ino().to_le_bytes()].concat());
             u64::from_le_bytes(hash.as_bytes()[..8].try_into().expect("8 bytes"))
         });
-        members.insert(name, Member { node, content, file, acls: Vec::new() });
+        let member = Member { node, content, file, acls: Vec::new() };
+        room.take(&name, &member)
+            .map_err(|problem| Error::input(format!("{}: {problem}", path.display())))?;
+        members.insert(name, member);
     }
     Ok(members)
 }
@@ -243,62 +159,4 @@ fn xattrs_of(path: &Path, follow: bool) -> std::io::Result<Vec<Xattr>> {
     }
     xattrs.sort();
     Ok(xattrs)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn path(text: &str) -> TreePath {
-        TreePath::parse(text.as_bytes()).unwrap()
-    }
-
-    fn tree(items: &[(&str, Option<&str>)]) -> (Members, Follower) {
-        let (mut members, mut follower) = (Members::new(), Follower::default());
-        for (at, target) in items {
-            let mut node = Node::bare(if target.is_some() { FileType::Symlink } else { FileType::Dir });
-            node.link_target = target.map(|target| target.as_bytes().to_vec());
-            let member = Member { node, content: None, file: None, acls: Vec::new() };
-            follower.changes(&path(at), &members, &member);
-            members.insert(path(at), member);
-        }
-        (members, follower)
-    }
-
-    #[test]
-    fn a_path_below_a_symlink_lies_where_the_symlink_leads_and_never_outside() {
-        let items = [
-            ("usr/bin", None),
-            ("bin", Some("usr/bin")),
-            ("a", Some("/bin/../lib")),
-            ("up", Some("../../x")),
-        ];
-        let (members, mut follower) = tree(&items);
-        let mut at = |text: &str| follower.follow(path(text), &members).unwrap();
-        assert_eq!(at("bin/hello"), path("usr/bin/hello"));
-        assert_eq!(at("bin/deep/er"), path("usr/bin/deep/er"));
-        assert_eq!(at("a/x"), path("usr/lib/x"));
-        assert_eq!(at("up/y"), path("x/y"));
-        // The last part stays: a symlink itself, or what takes its place.
-        assert_eq!(at("bin"), path("bin"));
-    }
-
-    #[test]
-    fn a_directory_that_takes_a_symlinks_place_is_followed_no_more() {
-        let (mut members, mut follower) = tree(&[("bin", Some("usr/bin"))]);
-        assert_eq!(follower.follow(path("bin/a"), &members), Some(path("usr/bin/a")));
-        let folder = Member { node: Node::bare(FileType::Dir), content: None, file: None, acls: Vec::new() };
-        follower.changes(&path("bin"), &members, &folder);
-        members.insert(path("bin"), folder);
-        assert_eq!(follower.follow(path("bin/a"), &members), Some(path("bin/a")));
-    }
-
-    #[test]
-    fn symlinks_in_a_circle_and_targets_without_end_are_refused() {
-        let (members, mut follower) = tree(&[("a", Some("b")), ("b", Some("a/a"))]);
-        assert_eq!(follower.follow(path("a/x"), &members), None);
-        let long = "x/".repeat(1 << 20);
-        let (members, mut follower) = tree(&[("a", Some(&long))]);
-        assert_eq!(follower.follow(path("a/x"), &members), None);
-    }
 }

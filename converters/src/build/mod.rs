@@ -8,11 +8,13 @@
 //! It is a rebuild without a parent: the same planners, the same layout, the same reading back.
 
 mod description;
+mod limits;
 mod members;
+mod path;
+mod spool;
 mod tar;
 
 use std::collections::{BTreeMap, HashMap};
-use std::io::Read;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Instant;
@@ -30,7 +32,10 @@ use serde::Serialize;
 use sha1::{Digest, Sha1};
 
 use self::description::{Description, VolumeDescription, VolumeSize};
-use self::members::{Content, Member, Members, TreePath};
+use self::limits::Room;
+use self::members::{Content, Member, Members};
+use self::path::TreePath;
+use self::spool::Spool;
 use crate::import::store_files;
 use crate::progress::{self, Progress};
 use crate::rebuild::{Bench, Contents, Known, Made, NewContents, NewIds, Params, Splicer, check_name, node};
@@ -220,28 +225,18 @@ impl Input {
             return Ok(Input { members: members::of_folder(tree)?, tar: None, notes: Vec::new() });
         }
         let source: Arc<dyn Source> = if tree == Path::new("-") {
-            Arc::new(spool(&mut std::io::stdin().lock())?)
+            Arc::new(Spool::of(&mut std::io::stdin().lock())?)
         } else if std::fs::metadata(tree)
             .is_ok_and(|meta| std::os::unix::fs::FileTypeExt::is_fifo(&meta.file_type()))
         {
             let mut pipe = std::fs::File::open(tree).map_err(|e| Error::io(tree, &e))?;
-            Arc::new(spool(&mut pipe)?)
+            Arc::new(Spool::of(&mut pipe)?)
         } else {
             Arc::new(ImageFile::open(tree)?)
         };
         let (members, notes) = tar::of_tar(&*source, &tree.display().to_string())?;
         Ok(Input { members, tar: Some(source), notes })
     }
-}
-
-/// Keeps a stream in a file without a name, to be read at positions.
-fn spool(from: &mut dyn Read) -> Result<ImageFile> {
-    let file = tempfile::NamedTempFile::new().map_err(|e| Error::io(&std::env::temp_dir(), &e))?;
-    let copied = std::io::copy(from, &mut file.as_file());
-    copied.map_err(|e| {
-        Error::store(format!("cannot keep the tar in {}: {e}", std::env::temp_dir().display()))
-    })?;
-    Ok(ImageFile::open(file.path())?)
 }
 
 /// A volume with its files.
@@ -279,11 +274,16 @@ fn split<'d>(
         .collect();
     // Folders that no member says, and mount points.
     let wanted: Vec<TreePath> = members.keys().chain(mounts.iter().flatten()).cloned().collect();
+    let mut room = Room::default();
     for path in wanted {
-        for len in 0..path.0.len() {
-            members.entry(TreePath(path.0[..len].to_vec())).or_insert_with(folder);
+        // What lies above a directory that is there is seen to when its own turn comes.
+        let mut missing = if members.contains_key(&path) { path.parent() } else { Some(path) };
+        while let Some(path) = missing.filter(|path| !members.contains_key(path)) {
+            room.take_implied(&path)
+                .map_err(|problem| Error::input(format!("{}: {problem}", path.shown())))?;
+            missing = path.parent();
+            members.insert(path, folder());
         }
-        members.entry(path).or_insert_with(folder);
     }
     let mut volumes: Vec<Volume<'_>> = description
         .volumes
@@ -298,25 +298,25 @@ fn split<'d>(
     let mut homeless = 0;
     let mut inodes: HashMap<(usize, u64), u64> = HashMap::new();
     for (path, member) in members {
-        let here = |mount: &TreePath| path.0.starts_with(&mount.0);
+        let here = |mount: &TreePath| path.below(mount).is_some();
         let closest = (0..mounts.len()).filter(|i| mounts[*i].as_ref().is_some_and(here));
-        let closest = closest.max_by_key(|i| mounts[*i].as_ref().map_or(0, |mount| mount.0.len()));
+        let closest = closest.max_by_key(|i| mounts[*i].as_ref().map_or(0, TreePath::len));
         let Some(home) = closest else {
             homeless += usize::from(member.node.file_type != FileType::Dir);
             continue;
         };
-        let mount = mounts[home].clone().unwrap_or(TreePath(Vec::new()));
+        let mount = mounts[home].clone().unwrap_or(TreePath::root());
         // A mount point is a folder of the volume around it, too.
         let around = |i: &usize| {
             let mount = mounts[*i].as_ref();
-            mount.is_some_and(|other| *i != home && path.0.starts_with(&other.0))
+            mount.is_some_and(|other| *i != home && path.below(other).is_some())
         };
         if path == mount
             && let Some(outer) =
-                (0..mounts.len()).filter(around).max_by_key(|i| mounts[*i].as_ref().map(|m| m.0.len()))
+                (0..mounts.len()).filter(around).max_by_key(|i| mounts[*i].as_ref().map(TreePath::len))
         {
-            let prefix = mounts[outer].as_ref().map_or(0, |mount| mount.0.len());
-            volumes[outer].add(&TreePath(path.0[prefix..].to_vec()), folder(), None);
+            let within = mounts[outer].as_ref().and_then(|mount| path.below(mount));
+            volumes[outer].add(&within.expect("it is around this one"), folder(), None);
         }
         if path == mount && member.node.file_type != FileType::Dir {
             let path = String::from_utf8_lossy(&path.bytes()).into_owned();
@@ -328,7 +328,7 @@ fn split<'d>(
             let next = FIRST_INODE + inodes.len() as u64;
             *inodes.entry((home, file)).or_insert(next)
         });
-        volumes[home].add(&TreePath(path.0[mount.0.len()..].to_vec()), member, inode);
+        volumes[home].add(&path.below(&mount).expect("it is mounted here"), member, inode);
     }
     if homeless > 0 {
         return Err(Error::usage(format!("{homeless} files of the tree lie on no volume"))
@@ -709,13 +709,7 @@ impl BootCode {
         const MAX: u64 = 16 << 20;
         let read = |path: &Option<std::path::PathBuf>| -> Result<Option<Vec<u8>>> {
             let Some(path) = path else { return Ok(None) };
-            let mut bytes = Vec::new();
-            let file = std::fs::File::open(path).map_err(|e| Error::io(path, &e))?;
-            file.take(MAX + 1).read_to_end(&mut bytes).map_err(|e| Error::io(path, &e))?;
-            if bytes.len() as u64 > MAX {
-                return Err(Error::input(format!("{}: is no boot code: over {MAX} bytes", path.display())));
-            }
-            Ok(Some(bytes))
+            crate::named::read(path, MAX).map(Some)
         };
         Ok(BootCode { mbr: read(&description.boot.mbr)?, core: read(&description.boot.core)? })
     }

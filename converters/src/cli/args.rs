@@ -12,7 +12,8 @@ Exit codes:
   2  usage
   3  bad input: missing, damaged or refused
   4  unsupported
-  5  the store, or an I/O error";
+  5  the store, or an I/O error
+  129, 130, 143  ended by SIGHUP, SIGINT or SIGTERM; no temporary file is left";
 
 /// Disk images as data: a manifest for each image and one content store for all, and the disks back from
 /// them, bit for bit. No root, no loop devices, no mounts.
@@ -325,6 +326,9 @@ An IMAGE is a disk image file, or NAME[@VERSION] in the store.")]
         /// How it is printed; mtree is one folder and all that is below, as mtree(5) describes it
         #[arg(long, value_enum, default_value_t = ListFormat::Text, value_name = "FORMAT")]
         format: ListFormat,
+        /// In CSV, put an apostrophe before cells that a spreadsheet would take as formulas
+        #[arg(long)]
+        csv_safe: bool,
         #[command(flatten)]
         open: Open,
     },

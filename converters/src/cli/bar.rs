@@ -1,29 +1,30 @@
-//! The progress bar, and being told to stop.
+//! The progress bars.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
 use mif::Progress;
 use mif_formats::container::Observer;
 
+use super::signals::Stop;
+
 /// Progress on the terminal, if standard error is one.
 pub(super) struct Bar {
     bar: ProgressBar,
     /// The bars that it is one of, if there are others.
     among: Option<MultiProgress>,
-    stop: Arc<AtomicBool>,
+    stop: Arc<Stop>,
 }
 
 impl Bar {
     /// A bar for `label`; never drawn if `quiet` or standard error is no terminal.
-    pub(super) fn new(label: &str, quiet: bool, stop: Arc<AtomicBool>) -> Self {
+    pub(super) fn new(label: &str, quiet: bool, stop: Arc<Stop>) -> Self {
         let bar = ProgressBar::with_draw_target(None, target(quiet));
         Self::start(bar, None, label, stop)
     }
 
-    fn start(bar: ProgressBar, among: Option<MultiProgress>, label: &str, stop: Arc<AtomicBool>) -> Self {
+    fn start(bar: ProgressBar, among: Option<MultiProgress>, label: &str, stop: Arc<Stop>) -> Self {
         let bar = bar.with_prefix(super::text::printable(label));
         bar.enable_steady_tick(TICK);
         Bar { bar, among, stop }
@@ -41,12 +42,12 @@ fn target(quiet: bool) -> ProgressDrawTarget {
 pub(super) struct Bars {
     multi: MultiProgress,
     all: ProgressBar,
-    stop: Arc<AtomicBool>,
+    stop: Arc<Stop>,
 }
 
 impl Bars {
     /// Never drawn if `quiet` or standard error is no terminal.
-    pub(super) fn new(quiet: bool, stop: Arc<AtomicBool>) -> Self {
+    pub(super) fn new(quiet: bool, stop: Arc<Stop>) -> Self {
         let multi = MultiProgress::with_draw_target(target(quiet));
         let style = ProgressStyle::with_template("{pos} of {len} images {wide_bar} {elapsed}");
         let all = multi.add(ProgressBar::new(0).with_style(style.expect("the template is constant")));
@@ -89,7 +90,7 @@ impl Observer for Bar {
     }
 
     fn interrupted(&self) -> bool {
-        self.stop.load(Ordering::Relaxed)
+        self.stop.interrupted()
     }
 }
 
@@ -105,7 +106,7 @@ impl Progress for Bar {
             (true, false) => "{prefix:27!} {msg:12!} {wide_bar} {bytes:>10} of {total_bytes}",
         };
         self.bar.set_style(ProgressStyle::with_template(template).expect("the template is constant"));
-        self.bar.set_message(what.to_owned());
+        self.bar.set_message(super::text::printable(what));
         self.bar.set_length(bytes);
         self.bar.reset();
     }
@@ -118,16 +119,4 @@ impl Drop for Bar {
             others.remove(&self.bar);
         }
     }
-}
-
-/// A flag that is set when the user asks to stop. A second time ends the program at once.
-pub(super) fn stop_flag() -> Arc<AtomicBool> {
-    use signal_hook::consts::{SIGINT, SIGTERM};
-    let stop = Arc::new(AtomicBool::new(false));
-    for signal in [SIGINT, SIGTERM] {
-        // Without a handler the program still works: the signal then simply ends it.
-        let _ = signal_hook::flag::register_conditional_shutdown(signal, 128 + signal, stop.clone());
-        let _ = signal_hook::flag::register(signal, stop.clone());
-    }
-    stop
 }

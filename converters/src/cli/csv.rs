@@ -4,10 +4,22 @@ use csv::Writer;
 use mif::{Listing, PackagesReport, SearchReport};
 
 /// A table: the names of its columns, and a row for each entry.
-fn table<const N: usize>(names: [&str; N], rows: impl Iterator<Item = [String; N]>) -> String {
+///
+/// A spreadsheet takes a cell that begins with `=` and its like as a formula, whatever its quotes. If `safe`, such cells get an
+/// apostrophe before them, and so do those that begin with one, so that different cells stay different.
+fn table<const N: usize>(safe: bool, names: [&str; N], rows: impl Iterator<Item = [String; N]>) -> String {
     let mut out = Writer::from_writer(Vec::new());
     out.write_record(names).expect("writing to memory");
-    rows.for_each(|row| out.write_record(row).expect("writing to memory"));
+    for mut row in rows {
+        // Times are numbers, and those before 1970 begin with a minus.
+        let cells = row.iter_mut().zip(names).filter(|(_, name)| safe && *name != "mtime");
+        for (cell, _) in cells {
+            if cell.starts_with(['=', '+', '-', '@', '\t', '\r', '\n', '\'']) {
+                cell.insert(0, '\'');
+            }
+        }
+        out.write_record(row).expect("writing to memory");
+    }
     String::from_utf8(out.into_inner().expect("writing to memory")).expect("made of text")
 }
 
@@ -19,8 +31,9 @@ fn octal(mode: Option<u16>) -> String {
     mode.map_or(String::new(), |mode| format!("{mode:04o}"))
 }
 
-pub(super) fn search(report: &SearchReport) -> String {
-    let names = ["image", "volume", "path", "type", "mode", "uid", "gid", "size", "mtime", "sha1"];
+pub(super) fn search(report: &SearchReport, safe: bool) -> String {
+    let names =
+        ["image", "volume", "path", "type", "mode", "uid", "gid", "size", "mtime", "sha1", "path_bytes"];
     let rows = report.hits.iter().map(|hit| {
         [
             hit.image.clone(),
@@ -33,13 +46,27 @@ pub(super) fn search(report: &SearchReport) -> String {
             hit.size.to_string(),
             text(hit.mtime.map(|t| t.secs)),
             text(hit.sha1.as_ref()),
+            text(hit.path_bytes.as_ref()),
         ]
     });
-    table(names, rows)
+    table(safe, names, rows)
 }
 
-pub(super) fn ls(listing: &Listing) -> String {
-    let names = ["volume", "path", "type", "mode", "uid", "gid", "size", "mtime", "link_target", "sha1"];
+pub(super) fn ls(listing: &Listing, safe: bool) -> String {
+    let names = [
+        "volume",
+        "path",
+        "type",
+        "mode",
+        "uid",
+        "gid",
+        "size",
+        "mtime",
+        "link_target",
+        "sha1",
+        "path_bytes",
+        "link_target_bytes",
+    ];
     let rows = listing.entries().map(|entry| {
         [
             entry.volume,
@@ -52,12 +79,14 @@ pub(super) fn ls(listing: &Listing) -> String {
             text(entry.mtime.map(|t| t.secs)),
             text(entry.link_target.as_ref()),
             text(entry.sha1.as_ref()),
+            text(entry.path_hex.as_ref()),
+            text(entry.link_target_hex.as_ref()),
         ]
     });
-    table(names, rows)
+    table(safe, names, rows)
 }
 
-pub(super) fn packages(report: &PackagesReport) -> String {
+pub(super) fn packages(report: &PackagesReport, safe: bool) -> String {
     let names =
         ["image", "volume", "manager", "name", "version", "architecture", "status", "source", "files"];
     let rows = report.packages.iter().map(|p| {
@@ -73,5 +102,23 @@ pub(super) fn packages(report: &PackagesReport) -> String {
             p.files.to_string(),
         ]
     });
-    table(names, rows)
+    table(safe, names, rows)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn safe_cells_are_no_formulas_and_stay_different() {
+        let cells = ["=1", "+1", "-1", "@x", "\tx", "\rx", "'=1", "x=1", "-5"].map(|cell| [cell.to_owned()]);
+        let of = |name: &str, safe: bool| -> Vec<String> {
+            let text = table(safe, [name], cells.iter().cloned());
+            let mut reader = csv::Reader::from_reader(text.as_bytes());
+            reader.records().map(|record| record.unwrap()[0].to_owned()).collect()
+        };
+        assert_eq!(of("path", false), cells.concat());
+        assert_eq!(of("path", true), ["'=1", "'+1", "'-1", "'@x", "'\tx", "'\rx", "''=1", "x=1", "'-5"]);
+        assert_eq!(of("mtime", true)[8], "-5");
+    }
 }

@@ -5,19 +5,20 @@ mod bar;
 mod batch;
 mod csv;
 mod customize;
+mod json;
 mod library;
 mod mtree;
+mod signals;
 mod text;
 mod trees;
 mod update;
 
 use std::ffi::OsString;
-use std::io::{self, Write};
+use std::io::{self, IsTerminal, Write};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
 
 use clap::Parser;
 use mif::store::{DamagedImage, Store};
@@ -26,34 +27,49 @@ use mif::{
     OpenImage, Reshape, Result, VerifyAllOptions, VolumePath,
 };
 use mif_formats::container::{OpenOptions, STANDARD_OUTPUT};
+use mif_formats::text::printable_lines;
 use serde::Serialize;
 
 use self::args::{Cli, Command, Global, ListFormat, Open, ReshapeArgs};
 use self::bar::Bar;
+use self::signals::Stop;
 
 /// The answer of a verb: yes is exit code 0, no is 1.
 type Answer = Result<bool>;
 
 /// Runs the program.
 pub(super) fn run() -> ExitCode {
-    let cli = Cli::parse();
-    let context = Context { global: cli.global, stop: bar::stop_flag() };
+    let cli = Cli::try_parse().unwrap_or_else(|error| refuse(&error));
+    let context = Context { global: cli.global, stop: Stop::listen() };
     let answer = context.run(cli.command).and_then(|yes| {
         io::stdout().flush().map_err(output_failed)?;
         Ok(yes)
     });
+    context.stop.returned();
     match answer {
         Ok(true) => ExitCode::SUCCESS,
         Ok(false) => ExitCode::from(1),
         Err(error) => {
             complain(&error);
-            ExitCode::from(error.code() as u8)
+            context.stop.exit_code().unwrap_or(ExitCode::from(error.code() as u8))
         }
     }
 }
 
+/// Says what is wrong with the command line, or prints the help. A word that is not known may be a file's name, from a
+/// pattern of the shell.
+fn refuse(error: &clap::Error) -> ! {
+    let text = error.render().to_string();
+    let harmless = printable_lines(&text);
+    if harmless == text {
+        error.exit();
+    }
+    eprint!("{harmless}");
+    std::process::exit(error.exit_code());
+}
+
 fn complain(error: &Error) {
-    let advice = error.advice().map_or(String::new(), |advice| format!("\n{advice}."));
+    let advice = error.advice().map_or(String::new(), |advice| format!("\n{}.", text::printable(advice)));
     eprintln!("mif: {}{}", text::printable(error.message()), advice);
 }
 
@@ -70,23 +86,31 @@ fn output_failed(error: io::Error) -> Error {
     Error::store(format!("cannot write the output: {error}"))
 }
 
+/// Prints text for people. Names in it are escaped where the text is made, so that none makes a line of its own; whatever
+/// was missed is escaped here.
 fn print(text: &str) -> Result<()> {
+    print_exactly(&printable_lines(text))
+}
+
+fn print_exactly(text: &str) -> Result<()> {
     io::stdout().write_all(text.as_bytes()).map_err(output_failed)
 }
 
 fn print_json(report: &impl Serialize) -> Result<()> {
     let mut out = io::BufWriter::new(io::stdout().lock());
-    serde_json::to_writer(&mut out, report).map_err(|e| output_failed(e.into()))?;
+    json::write(&mut out, report).map_err(|e| output_failed(e.into()))?;
     out.write_all(b"\n").and_then(|()| out.flush()).map_err(output_failed)
 }
 
 fn json_line(report: &impl Serialize) -> String {
-    serde_json::to_string(report).expect("a report is JSON") + "\n"
+    let mut line = Vec::new();
+    json::write(&mut line, report).expect("a report is JSON");
+    String::from_utf8(line).expect("JSON is UTF-8") + "\n"
 }
 
 struct Context {
     global: Global,
-    stop: Arc<AtomicBool>,
+    stop: Arc<Stop>,
 }
 
 impl Context {
@@ -152,7 +176,7 @@ impl Context {
                 self.report(&mif::info(&self.open(&image, &open_options(open))?)?, text::info)?;
                 Ok(true)
             }
-            Command::Ls { image, path, long, recursive, digests, format, open } => {
+            Command::Ls { image, path, long, recursive, digests, format, csv_safe, open } => {
                 let mut path = path.as_ref().map(volume_path);
                 let image = self.open(&image, &open_options(open))?;
                 // Paths that the user can use again: with their volume where it is not the default.
@@ -168,11 +192,13 @@ impl Context {
                     let bar = self.bar(&image.label);
                     mif::ls(&image, &options, &bar)?
                 };
-                self.report(&listing, |listing| match format {
-                    ListFormat::Text => text::ls(listing, long, digests, volumes),
-                    ListFormat::Csv => csv::ls(listing),
-                    ListFormat::Mtree => mtree::listing(listing),
-                })?;
+                match format {
+                    ListFormat::Text => {
+                        self.report(&listing, |listing| text::ls(listing, long, digests, volumes))?;
+                    }
+                    ListFormat::Csv => self.table(&listing, |listing| csv::ls(listing, csv_safe))?,
+                    ListFormat::Mtree => self.report(&listing, mtree::listing)?,
+                }
                 self.warn(&listing.warnings);
                 Ok(true)
             }
@@ -215,6 +241,9 @@ impl Context {
     }
 
     fn export(&self, image: &OpenImage, output: &Path, options: &ExportOptions) -> Answer {
+        if output.as_os_str() == STANDARD_OUTPUT {
+            self.stop.writes_to_pipe();
+        }
         let report = {
             let bar = self.bar(&image.label);
             mif::export(image, output, options, &bar)?
@@ -223,7 +252,7 @@ impl Context {
             // Standard output carries the disk, so the report goes to standard error.
             if !self.global.quiet {
                 let text = if self.global.json { json_line(&report) } else { text::export(&report) };
-                eprint!("{text}");
+                eprint!("{}", printable_lines(&text));
             }
         } else {
             self.report(&report, text::export)?;
@@ -252,6 +281,14 @@ impl Context {
 
     fn report<R: Serialize>(&self, report: &R, text: impl Fn(&R) -> String) -> Result<()> {
         if self.global.json { print_json(report) } else { print(&text(report)) }
+    }
+
+    /// Prints a report as a table for programs: exactly, but on a terminal.
+    fn table<R: Serialize>(&self, report: &R, table: impl Fn(&R) -> String) -> Result<()> {
+        match self.global.json || io::stdout().is_terminal() {
+            true => self.report(report, table),
+            false => print_exactly(&table(report)),
+        }
     }
 
     /// Names images that were gone past; gives whether there are none.

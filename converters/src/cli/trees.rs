@@ -12,6 +12,7 @@ use mif::{BuildOptions, BuildReport, Error, ExtractReport, NewIds, Target};
 use super::args::{NewStore, Open};
 use super::text::{printable, size};
 use super::{Answer, Context, Output, command_line, open_options, volume_path};
+use mif_formats::text::printable_lines;
 
 #[derive(Subcommand)]
 pub(super) enum Trees {
@@ -119,6 +120,9 @@ impl Context {
                 if to_stdout && !is_tar {
                     return Err(Error::usage("only a tar can go to standard output"));
                 }
+                if to_stdout {
+                    self.stop.writes_to_pipe();
+                }
                 let mut stdout = std::io::BufWriter::with_capacity(1 << 20, Output);
                 let target = match (is_tar, to_stdout) {
                     (false, _) => Target::Folder { path: &output, privileged },
@@ -131,7 +135,7 @@ impl Context {
                 };
                 if to_stdout {
                     if !self.global.quiet {
-                        eprint!("{}", extracted(&report));
+                        eprint!("{}", printable_lines(&extracted(&report)));
                     }
                 } else {
                     self.report(&report, extracted)?;
@@ -162,7 +166,7 @@ impl Context {
 fn built(report: &BuildReport) -> String {
     let mut out = format!(
         "{}: {} disk, {} new to the store; {:.1} s\n",
-        report.image,
+        printable(&report.image),
         size(report.disk_size),
         size(report.added.stored_bytes),
         report.seconds
@@ -171,11 +175,11 @@ fn built(report: &BuildReport) -> String {
         let _ = writeln!(
             out,
             "  {:<5} {:>10}  {:<6} {:<12} {} {} paths",
-            volume.volume,
+            printable(&volume.volume),
             size(volume.size),
-            volume.filesystem.as_deref().unwrap_or("-"),
-            volume.mount.as_deref().unwrap_or("-"),
-            volume.uuid.as_deref().unwrap_or("-"),
+            printable(volume.filesystem.as_deref().unwrap_or("-")),
+            printable(volume.mount.as_deref().unwrap_or("-")),
+            printable(volume.uuid.as_deref().unwrap_or("-")),
             volume.paths
         );
     }

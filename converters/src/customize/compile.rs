@@ -12,7 +12,7 @@ use super::recipe::{FilledStep, Step, Variables, fill};
 use super::{first_boot, host, systemd};
 use crate::files::Files;
 use crate::rebuild::NewContent;
-use crate::{Error, Result};
+use crate::{Code, Error, Result};
 
 /// Seconds of a day.
 const DAY: i64 = 86400;
@@ -145,7 +145,7 @@ fn today(files: &Files) -> i64 {
 }
 
 fn local_text(path: &Path) -> Result<String> {
-    std::fs::read_to_string(path).map_err(|e| Error::input(format!("{}: {e}", path.display())))
+    crate::named::read_text(path).map_err(|e| e.coded(Code::Input))
 }
 
 fn optional_mode(text: Option<String>) -> Result<Option<u16>> {

@@ -14,7 +14,8 @@ use std::path::{Path, PathBuf};
 use serde::Deserialize;
 use toml::{Table, Value};
 
-use crate::{Error, Result};
+use crate::named::{MAX_TEXT, open, read_text};
+use crate::{Code, Error, Result};
 
 /// Edits, in order.
 #[derive(Debug, Clone, Default)]
@@ -39,7 +40,7 @@ impl Recipe {
     /// Reads a file of edits and adds them.
     pub fn add_file(&mut self, path: &Path) -> Result<()> {
         let wrong = |problem: &dyn std::fmt::Display| Error::usage(format!("{}: {problem}", path.display()));
-        let text = std::fs::read_to_string(path).map_err(|e| wrong(&e))?;
+        let text = read_text(path).map_err(|e| e.coded(Code::Usage))?;
         let mut table: Table = text.parse().map_err(|e: toml::de::Error| wrong(&e))?;
         let edits = match table.remove("edit") {
             Some(Value::Array(edits)) => edits,
@@ -273,7 +274,9 @@ pub(super) fn variable_names(text: &str) -> impl Iterator<Item = &str> {
 /// Reads a CSV file of instances: the names of its columns, and for each further line their values.
 pub fn read_instances(path: &Path) -> Result<Vec<Variables>> {
     let wrong = |problem: &dyn std::fmt::Display| Error::usage(format!("{}: {problem}", path.display()));
-    let mut reader = csv::ReaderBuilder::new().trim(csv::Trim::All).from_path(path).map_err(|e| wrong(&e))?;
+    let mut reader = csv::ReaderBuilder::new()
+        .trim(csv::Trim::All)
+        .from_reader(open(path, MAX_TEXT).map_err(|e| e.coded(Code::Usage))?);
     // Spreadsheets begin a file with a byte order mark, which is no part of a name.
     let names = reader.headers().map_err(|e| wrong(&e))?.iter();
     let names: Vec<String> = names.map(|name| name.trim_start_matches('\u{feff}').to_owned()).collect();

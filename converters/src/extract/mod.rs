@@ -108,12 +108,13 @@ pub fn extract(
     let tree = image.tree()?;
     let root = VolumePath { volume: None, path: b"/".to_vec() };
     let base = tree.find(path.unwrap_or(&root), true)?;
-    let selected = select(&tree, base)?;
+    let (selected, left_out) = select(&tree, base)?;
     let row = &tree.rows()[base];
     let mut report = ExtractReport {
         image: image.label.clone(),
         path: format!("{}:{}", row.volume, row.path_text()),
         warnings: tree.complaints.clone(),
+        failed: left_out,
         ..ExtractReport::default()
     };
     let all = selected.iter().filter(|item| item.row.file_type == FileType::File);
@@ -168,8 +169,11 @@ struct Item<'t> {
     link_to: Option<usize>,
 }
 
-/// The row `base` and all that is below it, each folder before what it holds.
-fn select(tree: &Tree, base: usize) -> Result<Vec<Item<'_>>> {
+/// The row `base` and all that is below it, each folder before what it holds; and what is left out, each a sentence.
+///
+/// A damaged directory may have a name twice. The first of the two is taken, so that no path leads through a symlink that
+/// took the name of a directory.
+fn select(tree: &Tree, base: usize) -> Result<(Vec<Item<'_>>, Vec<String>)> {
     let top = &tree.rows()[base];
     let is_folder = top.file_type == FileType::Dir;
     let mut prefix = if top.path == b"/" { Vec::new() } else { top.path.clone() };
@@ -191,6 +195,25 @@ fn select(tree: &Tree, base: usize) -> Result<Vec<Item<'_>>> {
         items.push(Item { path, row, number, link_to: None });
     }
     items.sort_by(|a, b| a.path.split(|c| *c == b'/').cmp(b.path.split(|c| *c == b'/')));
+    let mut left_out = Vec::new();
+    let mut last = None;
+    let mut directories = std::collections::HashSet::new();
+    items.retain(|item| {
+        let parent = item.path.iter().rposition(|b| *b == b'/').map_or(&b""[..], |cut| &item.path[..cut]);
+        let problem = if last.as_ref() == Some(&item.path) {
+            "has the name of another in its directory, which is extracted"
+        } else if !item.path.is_empty() && is_folder && !directories.contains(parent) {
+            "lies in a directory that was left out"
+        } else {
+            last = Some(item.path.clone());
+            if item.row.file_type == FileType::Dir {
+                directories.insert(item.path.clone());
+            }
+            return true;
+        };
+        left_out.push(format!("{}: {problem}", item.row.path_text()));
+        false
+    });
     let mut first = std::collections::HashMap::new();
     for (i, item) in items.iter_mut().enumerate() {
         if let (Some(inode), true) = (item.row.inode, item.row.file_type != FileType::Dir) {
@@ -198,7 +221,7 @@ fn select(tree: &Tree, base: usize) -> Result<Vec<Item<'_>>> {
             item.link_to = (known != i).then_some(known);
         }
     }
-    Ok(items)
+    Ok((items, left_out))
 }
 
 /// The parts of a file that are to be written, all else being holes: sorted, apart.

@@ -79,16 +79,14 @@ fn member(
         pax.add("atime", decimal(atime));
     }
     for xattr in &row.xattrs {
-        let Ok(name) = std::str::from_utf8(&xattr.name) else {
+        if xattr.name.contains(&0) {
             let what = format!("xattr {}", escape(&xattr.name));
-            report.not_set(&what, &row.path, "a tar cannot hold its name");
+            report.not_set(&what, &row.path, "no system has an attribute with a zero byte in its name");
             continue;
-        };
-        // As GNU tar writes a name: an equals sign would end the record's key.
-        let encoded = name.replace('%', "%25").replace('=', "%3D");
-        pax.add(&format!("SCHILY.xattr.{encoded}"), &*xattr.value);
+        }
+        pax.add([b"SCHILY.xattr.", &encoded(&xattr.name)[..]].concat(), &*xattr.value);
         // What `tar --acls` and `--selinux` restore.
-        match name {
+        match std::str::from_utf8(&xattr.name).unwrap_or_default() {
             acl::ACCESS => pax.add_some("SCHILY.acl.access", acl::text(&xattr.value)),
             acl::DEFAULT => pax.add_some("SCHILY.acl.default", acl::text(&xattr.value)),
             "security.selinux" => {
@@ -216,13 +214,34 @@ fn decimal(time: Timestamp) -> String {
     }
 }
 
+/// The name of an attribute as GNU tar writes it: an equals sign would end the record's key. All other bytes stay.
+fn encoded(name: &[u8]) -> Vec<u8> {
+    let mut out = Vec::with_capacity(name.len());
+    for byte in name {
+        match byte {
+            b'%' => out.extend_from_slice(b"%25"),
+            b'=' => out.extend_from_slice(b"%3D"),
+            other => out.push(*other),
+        }
+    }
+    out
+}
+
 /// The records of a pax header.
 #[derive(Default)]
-struct Pax(Vec<(String, Vec<u8>)>);
+struct Pax(Vec<u8>);
 
 impl Pax {
-    fn add(&mut self, key: &str, value: impl AsRef<[u8]>) {
-        self.0.push((key.to_owned(), value.as_ref().to_vec()));
+    fn add(&mut self, key: impl AsRef<[u8]>, value: impl AsRef<[u8]>) {
+        let (key, value) = (key.as_ref(), value.as_ref());
+        // The length of a record counts the digits that say it.
+        let rest = key.len() + value.len() + 3;
+        let mut len = rest + 1;
+        while len != rest + len.to_string().len() {
+            len = rest + len.to_string().len();
+        }
+        self.0.extend_from_slice(format!("{len} ").as_bytes());
+        self.0.extend([key, b"=", value, b"\n"].concat());
     }
 
     fn add_some(&mut self, key: &str, value: Option<String>) {
@@ -232,7 +251,30 @@ impl Pax {
     }
 
     fn write(&self, out: &mut Builder<&mut dyn Write>) -> Result<()> {
-        out.append_pax_extensions(self.0.iter().map(|(key, value)| (key.as_str(), &value[..])))
-            .map_err(failed)
+        if self.0.is_empty() {
+            return Ok(());
+        }
+        let mut header = Header::new_ustar();
+        header.set_size(self.0.len() as u64);
+        header.set_entry_type(EntryType::XHeader);
+        header.set_cksum();
+        out.append(&header, &self.0[..]).map_err(failed)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_length_of_a_record_counts_its_own_digits() {
+        for len in 0..2000 {
+            let mut pax = Pax::default();
+            pax.add("key", vec![b'v'; len]);
+            let text = String::from_utf8(pax.0.clone()).unwrap();
+            let (said, rest) = text.split_once(' ').unwrap();
+            assert_eq!(said.parse::<usize>().unwrap(), pax.0.len());
+            assert!(rest.starts_with("key=") && rest.ends_with('\n'));
+        }
     }
 }

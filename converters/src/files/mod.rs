@@ -3,9 +3,11 @@
 mod labels;
 
 use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 use std::ops::{Bound, Range};
 use std::sync::Arc;
 
+use mif_formats::fs::walk::MAX_PATH;
 use mif_formats::fs::{FileType, Timestamp, Xattr};
 use mif_formats::mif::manifest::{Row, escape};
 
@@ -43,6 +45,9 @@ struct Volume {
     is_fat: bool,
     /// By path. Copies of the files share the rows that are not edited.
     rows: BTreeMap<Arc<[u8]>, Arc<Row>>,
+    /// The further rows of paths that a damaged directory has more than once. No edit reaches them, and a volume that has
+    /// any is not planned; they are kept so that nothing is lost unsaid.
+    doubled: Vec<Arc<Row>>,
 }
 
 impl Volume {
@@ -72,9 +77,13 @@ impl Files {
                 Volume {
                     is_fat: fs.is_some_and(|fs| fs.info().kind.starts_with("fat")),
                     rows: BTreeMap::new(),
+                    doubled: Vec::new(),
                 }
             });
-            volume.rows.insert(row.path.as_slice().into(), Arc::new(row.clone()));
+            match volume.rows.entry(row.path.as_slice().into()) {
+                Entry::Vacant(place) => _ = place.insert(Arc::new(row.clone())),
+                Entry::Occupied(_) => volume.doubled.push(Arc::new(row.clone())),
+            }
         }
         let objects = base.objects.clone();
         let mut files = Files {
@@ -101,7 +110,11 @@ impl Files {
 
     /// All rows, edited.
     pub(super) fn rows(&self) -> Vec<&Row> {
-        self.volumes.values().flat_map(|volume| volume.rows.values().map(|row| &**row)).collect()
+        self.volumes
+            .values()
+            .flat_map(|volume| volume.rows.values().chain(&volume.doubled))
+            .map(|row| &**row)
+            .collect()
     }
 
     /// The volumes by what they are to the image's system: where its fstab mounts each, `/` for the root; by their
@@ -137,6 +150,13 @@ impl Files {
 
     /// Where a path leads; its last part need not be there. A symlink at the end is followed if `follow`.
     pub(super) fn place(&self, path: &str, follow: bool) -> Result<Place> {
+        if path.len() > MAX_PATH {
+            let start: String = path.chars().take(40).collect();
+            return Err(Error::usage(format!(
+                "{start}…: is a path of {} bytes, at most {MAX_PATH}",
+                path.len()
+            )));
+        }
         let parsed = VolumePath::parse(path.as_bytes());
         if parsed.path.first() != Some(&b'/') {
             return Err(Error::usage(format!("{path}: is no absolute path"))

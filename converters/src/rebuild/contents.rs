@@ -44,6 +44,8 @@ impl NewContent {
 
     /// The content of a local file, which is read once now and, if it is large, again when it is stored.
     pub(crate) fn of_file(path: &Path) -> Result<Self> {
+        // Judged before it is opened to be read at positions.
+        crate::named::open(path, crate::named::MAX_CONTENT)?;
         Self::of_source(Arc::new(ImageFile::open(path)?), path.display().to_string())
     }
 

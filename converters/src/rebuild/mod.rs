@@ -398,8 +398,24 @@ fn edited_volumes(old: &[Row], new: &[&Row], always: &[String]) -> Vec<String> {
         }
         counts
     }
-    let old_by_path: HashMap<(&str, &[u8]), &Row> =
-        old.iter().map(|row| ((&row.volume[..], &row.path[..]), row)).collect();
+    let mut old_by_path: HashMap<(&str, &[u8]), &Row> = HashMap::new();
+    // A damaged directory may have a name more than once.
+    let mut doubled: HashMap<(&str, &[u8]), Vec<&Row>> = HashMap::new();
+    for row in old {
+        let path = (&row.volume[..], &row.path[..]);
+        if old_by_path.insert(path, row).is_some_and(|before| before != row) {
+            doubled.insert(path, Vec::new());
+        }
+    }
+    for row in old {
+        if let Some(same) = doubled.get_mut(&(&row.volume[..], &row.path[..])) {
+            same.push(row);
+        }
+    }
+    let is_old = |row: &Row| {
+        let path = (&row.volume[..], &row.path[..]);
+        old_by_path.get(&path) == Some(&row) || doubled.get(&path).is_some_and(|same| same.contains(&row))
+    };
     let (old_counts, new_counts) = (by_volume(old.iter()), by_volume(new.iter().copied()));
     let mut edited: Vec<String> = always.to_vec();
     edited.extend(
@@ -410,9 +426,7 @@ fn edited_volumes(old: &[Row], new: &[&Row], always: &[String]) -> Vec<String> {
             .map(|v| (*v).to_owned()),
     );
     for row in new {
-        if old_by_path.get(&(&row.volume[..], &row.path[..])) != Some(row)
-            && edited.last() != Some(&row.volume)
-        {
+        if edited.last() != Some(&row.volume) && !is_old(row) {
             edited.push(row.volume.clone());
         }
     }

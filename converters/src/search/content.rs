@@ -1,13 +1,17 @@
 //! Searching by content: digests that are wanted, and the rows of an image that may have them.
 
 use std::collections::HashSet;
-use std::fs::File;
+use std::io::{BufRead, BufReader, Read};
 use std::path::Path;
 
 use mif_formats::mif::digests::{HEADER, find, sections};
 
+use crate::named::{MAX_CONTENT, open};
 use crate::store::Storage;
 use crate::{Error, Result};
+
+/// The longest line of a list of digests, in bytes.
+const MAX_LINE: u64 = 1 << 20;
 
 /// Contents that are searched for, by digest.
 #[derive(Debug, Clone, Default)]
@@ -20,7 +24,7 @@ impl Contents {
     /// Adds the content of a local file.
     pub fn add_file(&mut self, path: &Path) -> Result<()> {
         let mut hasher = blake3::Hasher::new();
-        let file = File::open(path).map_err(|e| Error::io(path, &e))?;
+        let file = open(path, MAX_CONTENT)?;
         hasher.update_reader(file).map_err(|e| Error::io(path, &e))?;
         self.blake3.insert(*hasher.finalize().as_bytes());
         Ok(())
@@ -45,12 +49,15 @@ impl Contents {
     /// as NSRL's have them (quoted and comma-separated words too). Lines without one, such as headings, are
     /// passed over; a list without any is an error.
     pub fn add_sha1_list(&mut self, path: &Path) -> Result<()> {
-        let text = std::fs::read(path).map_err(|e| Error::io(path, &e))?;
+        let mut list = BufReader::new(open(path, MAX_CONTENT)?);
         let before = self.sha1.len();
         let separates = |b: &u8| b.is_ascii_whitespace() || matches!(b, b',' | b';' | b'"' | b'\'');
-        for line in text.split(|b| *b == b'\n') {
+        let mut line = Vec::new();
+        // A line is held at once, so it has a limit too: of a longer one, each part counts as a line.
+        while (&mut list).take(MAX_LINE).read_until(b'\n', &mut line).map_err(|e| Error::io(path, &e))? > 0 {
             let words = line.split(separates).filter_map(|word| std::str::from_utf8(word).ok());
             self.sha1.extend(words.filter_map(digest::<20>).next());
+            line.clear();
         }
         if self.sha1.len() == before {
             return Err(Error::input(format!("{}: has no SHA-1 in it that is new", path.display()))

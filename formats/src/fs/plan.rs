@@ -12,7 +12,7 @@
 use std::collections::HashMap;
 use std::ops::Range;
 
-use super::walk::Listing;
+use super::walk::{Listing, MAX_PATH};
 use super::{FileType, Node, NodeId};
 use crate::{At, Result, at};
 
@@ -131,6 +131,12 @@ impl Tree {
         if matches!(name, b"" | b"." | b"..") || name.contains(&0) {
             return Err(place(path).unsupported("its last part can be no name"));
         }
+        if path.len() > MAX_PATH {
+            return Err(place(&path[..64]).limit(format!(
+                "is the start of a path of {} bytes; the longest that is read or made has {MAX_PATH}",
+                path.len()
+            )));
+        }
         let Some(&parent) = self.folders.get(folder) else {
             return Err(place(path).not_found("its folder is not there"));
         };
@@ -145,7 +151,10 @@ impl Tree {
         for node in &mut self.nodes {
             node.children.sort_unstable();
             if let Some(pair) = node.children.windows(2).find(|pair| pair[0].name == pair[1].name) {
-                return Err(place(&pair[0].name).unsupported("is in its folder twice"));
+                return Err(place(&pair[0].name).unsupported(
+                    "stands twice in one directory, and a planned volume can hold only one of the two; change or remove nothing \
+                     on this volume, or repair it first (e2fsck, fsck.fat)",
+                ));
             }
         }
         Ok(())

@@ -7,7 +7,9 @@ use std::path::Path;
 use mif_formats::Source;
 use mif_formats::fs::{FileType, Xattr};
 
-use super::super::members::{Content, Members, TreePath};
+use super::super::members::{Content, Members};
+use super::super::path::TreePath;
+use super::records::Records;
 use crate::acl::{self, Principal};
 
 /// The attribute that holds a file's SELinux label.
@@ -17,29 +19,31 @@ const MAX_NAMES: u64 = 4 << 20;
 
 /// The attributes that a member's pax records hold, sorted by name; and its ACLs, which are still text: the
 /// attribute of each, and its text.
-pub(super) fn read(pax: &[(Vec<u8>, Vec<u8>)]) -> (Vec<Xattr>, Vec<(&'static str, Vec<u8>)>) {
+pub(super) fn read(pax: &Records) -> (Vec<Xattr>, Vec<(&'static str, Vec<u8>)>) {
     // One attribute may be there in several spellings: the one that keeps every byte counts.
     let mut xattrs: BTreeMap<Vec<u8>, (u8, Vec<u8>)> = BTreeMap::new();
     let mut acls: BTreeMap<&'static str, Vec<u8>> = BTreeMap::new();
-    for (key, value) in pax {
+    // libarchive writes each attribute in both spellings, and encodes more of the name than GNU tar and star do.
+    let by_libarchive = pax.iter().any(|(key, _)| key.starts_with(b"LIBARCHIVE.xattr."));
+    for (key, value) in pax.iter() {
         let (rank, name, value) = if let Some(name) = key.strip_prefix(b"SCHILY.xattr.") {
-            (2, decode_percent(name, |hex| matches!(hex, b"3D" | b"25")), value.clone())
+            (2, decode_percent(name, |hex| by_libarchive || matches!(hex, b"3D" | b"25")), value.to_vec())
         } else if let Some(name) = key.strip_prefix(b"LIBARCHIVE.xattr.") {
             let Some(value) = decode_base64(value) else { continue };
             (1, decode_percent(name, |_| true), value)
         } else {
-            match &key[..] {
+            match key {
                 // The kernel keeps a label with the zero at its end.
                 b"RHT.security.selinux" if !value.is_empty() => {
                     let zero: &[u8] = if value.ends_with(b"\0") { b"" } else { b"\0" };
                     (0, SELINUX.to_vec(), [value, zero].concat())
                 }
                 b"SCHILY.acl.access" => {
-                    acls.insert(acl::ACCESS, value.clone());
+                    acls.insert(acl::ACCESS, value.to_vec());
                     continue;
                 }
                 b"SCHILY.acl.default" => {
-                    acls.insert(acl::DEFAULT, value.clone());
+                    acls.insert(acl::DEFAULT, value.to_vec());
                     continue;
                 }
                 _ => continue,
@@ -184,7 +188,7 @@ fn read_text(members: &Members, source: &dyn Source, path: &[u8]) -> Vec<u8> {
     let Some(member) = member.filter(|member| member.node.size <= MAX_NAMES) else { return Vec::new() };
     let Some(Content::InTar(parts)) = &member.content else { return Vec::new() };
     let mut bytes = vec![0; member.node.size as usize];
-    for (range, at) in parts {
+    for (range, at) in parts.iter() {
         let Some(part) = bytes.get_mut(range.start as usize..range.end as usize) else { return Vec::new() };
         if source.read_at(*at, part).is_err() {
             return Vec::new();
@@ -197,9 +201,15 @@ fn read_text(members: &Members, source: &dyn Source, path: &[u8]) -> Vec<u8> {
 mod tests {
     use super::*;
 
+    fn records(own: Vec<(Vec<u8>, Vec<u8>)>) -> Records {
+        let mut records = Records::default();
+        records.extend(own);
+        records
+    }
+
     fn of(pairs: &[(&str, &[u8])]) -> Vec<(String, Vec<u8>)> {
         let pax: Vec<_> = pairs.iter().map(|(k, v)| (k.as_bytes().to_vec(), v.to_vec())).collect();
-        let (xattrs, _) = read(&pax);
+        let (xattrs, _) = read(&records(pax));
         xattrs.into_iter().map(|x| (String::from_utf8(x.name).unwrap(), x.value)).collect()
     }
 
@@ -217,6 +227,9 @@ mod tests {
         );
         let both = [("SCHILY.xattr.user.x", &b"raw"[..]), ("LIBARCHIVE.xattr.user.x", b"b3RoZXI")];
         assert_eq!(of(&both), [("user.x".into(), b"raw".to_vec())]);
+        // What bsdtar 3.6 writes of `user.sp ace`: the same encoded name in both spellings.
+        let both = [("LIBARCHIVE.xattr.user.sp%20ace", &b"eA"[..]), ("SCHILY.xattr.user.sp%20ace", b"x")];
+        assert_eq!(of(&both), [("user.sp ace".into(), b"x".to_vec())]);
         // GNU tar encodes these two bytes of a name, and no other.
         assert_eq!(of(&[("SCHILY.xattr.user.a%3Db%25%20", b"")]), [("user.a=b%%20".into(), vec![])]);
     }
@@ -228,7 +241,7 @@ mod tests {
             (b"SCHILY.xattr.system.posix_acl_access".to_vec(), b"\x02\0\0\0".to_vec()),
             (b"SCHILY.acl.default".to_vec(), b"\n".to_vec()),
         ];
-        let (xattrs, acls) = read(&pax);
+        let (xattrs, acls) = read(&records(pax.into()));
         assert_eq!((xattrs.len(), acls.len()), (1, 0));
     }
 }

@@ -7,22 +7,28 @@
 //! like any other in an xattr, and knows no sparse file of pax.
 
 mod attributes;
+mod records;
 mod sparse;
 
 use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
 
 use mif_formats::Source;
 use mif_formats::fs::{FileType, Node, Timestamp};
-use mif_formats::mif::manifest::escape;
 use tar::{EntryType, Header};
 
-use super::members::{Content, Follower, Member, Members, TreePath};
+use self::records::{Record, Records};
+use super::limits::Room;
+use super::members::{Content, Member, Members};
+use super::path::{Follower, TreePath, shown};
 use crate::import::Parts;
 use crate::{Error, Result};
 
 const BLOCK: u64 = 512;
-/// A pax header, a long name or a map of holes is at most so long, in bytes.
+/// All pax headers and long names of one member, the global pax headers, and a map of holes: each has at most so many bytes.
 const MAX_EXTRA: u64 = 16 << 20;
+/// Each member is held against all global pax records, so there are no more than this.
+const MAX_GLOBAL: usize = 4096;
 
 /// What begins a compressed file, and what decompresses it.
 const COMPRESSED: [(&[u8], &str); 4] =
@@ -35,7 +41,9 @@ pub(super) fn of_tar(source: &dyn Source, label: &str) -> Result<(Members, Vec<S
         source,
         label,
         next: 0,
-        global: Vec::new(),
+        global: Arc::default(),
+        global_bytes: 0,
+        room: Room::default(),
         files: 0,
         bodies: HashMap::new(),
         follower: Follower::default(),
@@ -49,8 +57,9 @@ pub(super) fn of_tar(source: &dyn Source, label: &str) -> Result<(Members, Vec<S
 struct Extra {
     path: Option<Vec<u8>>,
     link: Option<Vec<u8>>,
-    /// Keys and values of pax records, the later after the earlier.
-    pax: Vec<(Vec<u8>, Vec<u8>)>,
+    pax: Records,
+    /// How many bytes these headers have.
+    bytes: u64,
 }
 
 /// What a block can be.
@@ -67,10 +76,13 @@ struct Reader<'a> {
     label: &'a str,
     /// Where the next header is.
     next: u64,
-    global: Vec<(Vec<u8>, Vec<u8>)>,
+    /// The pax records that count for every member that follows. All members share them.
+    global: Arc<BTreeMap<Vec<u8>, Vec<u8>>>,
+    global_bytes: u64,
+    room: Room,
     files: u64,
     /// By the number of a file: the size and places of the data that stands behind one of its hard links.
-    bodies: HashMap<u64, (u64, Parts)>,
+    bodies: HashMap<u64, (u64, Arc<Parts>)>,
     follower: Follower,
     /// What no volume can hold: what it is, of how many members, and the first of them.
     left_out: BTreeMap<&'static str, (u64, TreePath)>,
@@ -88,7 +100,7 @@ impl Reader<'_> {
                 .advise(format!("Give it decompressed: {tool} {} | mif build … -", self.label)));
         }
         let mut members = Members::new();
-        let mut extra = Extra { pax: self.global.clone(), ..Extra::default() };
+        let mut extra = Extra { pax: Records::over(self.global.clone()), ..Extra::default() };
         loop {
             let at = self.next;
             if self.source.len().saturating_sub(at) < BLOCK {
@@ -107,8 +119,14 @@ impl Reader<'_> {
                     | EntryType::GNULongName
                     | EntryType::GNULongLink
             );
-            let mut size = header.entry_size().map_err(|e| self.bad(at, &e.to_string()))?;
-            if let (false, Some(text)) = (is_extra, last(&extra.pax, b"size")) {
+            let mut size = match header.as_old().size {
+                // A number in base 256 has room for 95 bits and a sign, of which the crate drops all over 64.
+                [first, more @ ..] if first & 0x80 != 0 && (first != 0x80 || more[..3] != [0; 3]) => {
+                    return Err(self.bad(at, "its size is no number that a file can have"));
+                }
+                _ => header.entry_size().map_err(|e| self.bad(at, &e.to_string()))?,
+            };
+            if let (false, Some(text)) = (is_extra, extra.pax.get(b"size")) {
                 size = number(text).ok_or_else(|| self.bad(at, "its pax size is no number"))?;
             }
             let start = at + BLOCK;
@@ -120,16 +138,31 @@ impl Reader<'_> {
             let end = padded(size).filter(|_| size <= self.source.len().saturating_sub(start));
             self.next = end.ok_or_else(|| self.bad(at, "the member reaches past the end of the tar"))?;
             if is_extra {
-                if size > MAX_EXTRA {
-                    return Err(self.bad(at, "is longer than any may be"));
+                let so_far = match kind {
+                    EntryType::XGlobalHeader => &mut self.global_bytes,
+                    _ => &mut extra.bytes,
+                };
+                *so_far = so_far.saturating_add(size);
+                if *so_far > MAX_EXTRA {
+                    let what = "and those before it for the same member (or for all) have";
+                    return Err(
+                        self.bad(at, &format!("{what} more than {MAX_EXTRA} bytes; no more are read"))
+                    );
                 }
                 let mut bytes = self.source.read_vec(start, size as usize)?;
                 match kind {
                     EntryType::XHeader => extra.pax.extend(self.records(at, &bytes)?),
                     EntryType::XGlobalHeader => {
                         let records = self.records(at, &bytes)?;
-                        self.global.extend(records.iter().cloned());
-                        extra.pax.splice(0..0, records);
+                        // Nobody else holds the map then, so that it is not copied.
+                        extra.pax.set_global(Arc::default());
+                        let global = Arc::make_mut(&mut self.global);
+                        global.extend(records);
+                        if global.len() > MAX_GLOBAL {
+                            let problem = format!("makes it more than {MAX_GLOBAL} global pax records");
+                            return Err(self.bad(at, &problem));
+                        }
+                        extra.pax.set_global(self.global.clone());
                     }
                     other => {
                         bytes.truncate(bytes.iter().position(|b| *b == 0).unwrap_or(bytes.len()));
@@ -141,7 +174,7 @@ impl Reader<'_> {
                 continue;
             }
             self.member(at, &header, size, &extra, &mut members)?;
-            extra = Extra { pax: self.global.clone(), ..Extra::default() };
+            extra = Extra { pax: Records::over(self.global.clone()), ..Extra::default() };
         }
         for member in members.values_mut() {
             let body = member.file.and_then(|file| self.bodies.get(&file));
@@ -150,12 +183,12 @@ impl Reader<'_> {
             }
         }
         let mut notes = attributes::resolve_acls(&mut members, self.source).map_err(|(path, problem)| {
-            Error::input(format!("{}: member \"{}\": {problem}", self.label, escape(&path.bytes()))).advise(
+            Error::input(format!("{}: member \"{}\": {problem}", self.label, path.shown())).advise(
                 "Add the name to the tree's /etc/passwd or /etc/group, or make the tar with --numeric-owner",
             )
         })?;
         notes.extend(self.left_out.iter().map(|(what, (count, first))| {
-            format!("{what} of {count} members are left out; the first is {}", escape(&first.bytes()))
+            format!("{what} of {count} members are left out; the first is {}", first.shown())
         }));
         Ok((members, notes))
     }
@@ -203,7 +236,7 @@ impl Reader<'_> {
     }
 
     /// The records of a pax header: `length key=value\n`.
-    fn records(&self, at: u64, mut bytes: &[u8]) -> Result<Vec<(Vec<u8>, Vec<u8>)>> {
+    fn records(&self, at: u64, mut bytes: &[u8]) -> Result<Vec<Record>> {
         let mut records = Vec::new();
         while !bytes.is_empty() && bytes[0] != 0 {
             let record = || -> Option<(&[u8], &[u8], usize)> {
@@ -215,7 +248,9 @@ impl Reader<'_> {
             };
             let (key, value, len) =
                 record().ok_or_else(|| self.bad(at, "holds a pax record that is none"))?;
-            records.push((key.to_vec(), value.to_vec()));
+            if records::is_read(key) {
+                records.push((key.to_vec(), value.to_vec()));
+            }
             bytes = &bytes[len..];
         }
         Ok(records)
@@ -229,11 +264,11 @@ impl Reader<'_> {
         extra: &Extra,
         members: &mut Members,
     ) -> Result<()> {
-        let pax = |key: &[u8]| last(&extra.pax, key);
+        let pax = |key: &[u8]| extra.pax.get(key);
         let text = pax(b"GNU.sparse.name").or(pax(b"path")).map(<[u8]>::to_vec);
         let text = text.or(extra.path.clone()).unwrap_or_else(|| header.path_bytes().into_owned());
         let path = TreePath::parse(&text)
-            .ok_or_else(|| self.bad(at, &format!("\"{}\" leads out of the tree", escape(&text))))?;
+            .ok_or_else(|| self.bad(at, &format!("\"{}\" leads out of the tree", shown(&text))))?;
         let path = self.follow(at, path, members)?;
         let link = pax(b"linkpath").map(<[u8]>::to_vec).or(extra.link.clone());
         let link = link.or_else(|| header.link_name_bytes().map(std::borrow::Cow::into_owned));
@@ -248,18 +283,16 @@ impl Reader<'_> {
                 let first = target.and_then(|target| members.get_mut(&target));
                 let first = first.filter(|first| first.node.file_type != FileType::Dir);
                 let Some(first) = first else {
-                    return Err(self.bad(at, &format!("\"{}\" is a hard link to nothing", escape(&text))));
+                    return Err(self.bad(at, &format!("\"{}\" is a hard link to nothing", shown(&text))));
                 };
                 let next = self.files;
                 self.files += 1;
                 let file = *first.file.get_or_insert(next);
                 let member = first.clone();
                 if size > 0 {
-                    self.bodies.insert(file, (size, vec![(0..size, at + BLOCK)]));
+                    self.bodies.insert(file, (size, Arc::new(vec![(0..size, at + BLOCK)])));
                 }
-                self.follower.changes(&path, members, &member);
-                members.insert(path, member);
-                return Ok(());
+                return self.insert(at, path, member, members);
             }
             EntryType::Symlink => FileType::Symlink,
             EntryType::Char => FileType::Char,
@@ -300,7 +333,7 @@ impl Reader<'_> {
             FileType::File => {
                 let (real, parts) = self.parts(at, header, size, extra)?;
                 node.size = real;
-                content = Some(Content::InTar(parts));
+                content = Some(Content::InTar(Arc::new(parts)));
             }
             FileType::Symlink => {
                 node.link_target = Some(link.ok_or_else(|| self.bad(at, "is a symlink to nothing"))?);
@@ -311,17 +344,22 @@ impl Reader<'_> {
             }
             _ => {}
         }
-        let member = Member { node, content, file: None, acls };
+        self.insert(at, path, Member { node, content, file: None, acls }, members)
+    }
+
+    fn insert(&mut self, at: u64, path: TreePath, member: Member, members: &mut Members) -> Result<()> {
+        let taken = self.room.take(&path, &member);
+        taken.map_err(|problem| self.bad(at, &format!("\"{}\" {problem}", path.shown())))?;
         self.follower.changes(&path, members, &member);
         members.insert(path, member);
         Ok(())
     }
 
     fn follow(&mut self, at: u64, path: TreePath, members: &Members) -> Result<TreePath> {
-        let text = path.bytes();
+        let text = path.shown();
         self.follower
             .follow(path, members)
-            .ok_or_else(|| self.bad(at, &format!("\"{}\" goes through too many symlinks", escape(&text))))
+            .ok_or_else(|| self.bad(at, &format!("\"{text}\" goes through too many symlinks")))
     }
 }
 
@@ -338,11 +376,6 @@ fn is_without_data(header: &Header) -> bool {
         EntryType::Regular => header.path_bytes().ends_with(b"/"),
         _ => false,
     }
-}
-
-/// The last value of a key.
-fn last<'a>(pax: &'a [(Vec<u8>, Vec<u8>)], key: &[u8]) -> Option<&'a [u8]> {
-    pax.iter().rev().find(|(known, _)| known == key).map(|(_, value)| &value[..])
 }
 
 fn number(text: &[u8]) -> Option<u64> {
@@ -394,6 +427,13 @@ mod tests {
         header.set_cksum();
         let error = of_tar(&MemSource(header.as_bytes().to_vec()), "t").map(drop).unwrap_err().to_string();
         assert!(error.contains("reaches past the end"), "{error}");
+        for size in [[0x80, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0, 0], [0xff; 12]] {
+            header.as_old_mut().size = size;
+            header.set_cksum();
+            let error =
+                of_tar(&MemSource(header.as_bytes().to_vec()), "t").map(drop).unwrap_err().to_string();
+            assert!(error.contains("no number"), "{error}");
+        }
         let error = of_tar(&MemSource(vec![1; 1024]), "t").map(drop).unwrap_err().to_string();
         assert!(error.contains("no tar"), "{error}");
         let error =

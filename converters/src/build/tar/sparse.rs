@@ -2,7 +2,7 @@
 
 use tar::{EntryType, GnuExtSparseHeader, Header};
 
-use super::{BLOCK, Extra, MAX_EXTRA, Reader, last, number};
+use super::{BLOCK, Extra, MAX_EXTRA, Reader, number};
 use crate::import::Parts;
 use crate::{Error, Result};
 
@@ -16,7 +16,7 @@ impl Reader<'_> {
         extra: &Extra,
     ) -> Result<(u64, Parts)> {
         let start = at + BLOCK;
-        let pax = |key: &[u8]| last(&extra.pax, key);
+        let pax = |key: &[u8]| extra.pax.get(key);
         let bad = || self.bad(at, "its map of holes makes no sense");
         if header.entry_type() == EntryType::GNUSparse {
             let gnu = header.as_gnu().ok_or_else(bad)?;
@@ -74,7 +74,7 @@ impl Reader<'_> {
             Some(map) => Some(listed(map).ok_or_else(bad)?),
             None if pax(b"GNU.sparse.numblocks").is_some() => {
                 let keys: [&[u8]; 2] = [b"GNU.sparse.offset", b"GNU.sparse.numbytes"];
-                let numbers = extra.pax.iter().filter(|(key, _)| keys.contains(&&key[..]));
+                let numbers = extra.pax.own().filter(|(key, _)| keys.contains(key));
                 Some(numbers.map(|(_, value)| number(value)).collect::<Option<_>>().ok_or_else(bad)?)
             }
             None => None,

@@ -26,7 +26,7 @@ impl Table {
     }
 
     fn add<const N: usize>(&mut self, cells: [String; N]) {
-        self.rows.push(cells.to_vec());
+        self.rows.push(cells.iter().map(|cell| printable(cell)).collect());
     }
 
     /// In 80 columns. A name that is too long for that has a line of its own.
@@ -260,14 +260,14 @@ pub(super) fn library(report: &LibraryReport) -> String {
 
 /// What there is to say of an image that is not as it should be.
 fn about(image: &ImageCheck, out: &mut String) {
-    let name = &image.image;
+    let name = printable(&image.image);
     if let Some(lost) = &image.lost {
         let parts = lost.parts.join(", ");
         let bytes: u64 = lost.disk_bytes.values().sum();
         let _ = writeln!(
             out,
             "{name}: lost: {}{}the content of {} files, {} of its disk; `mif fsck` names them",
-            parts,
+            printable(&parts),
             if parts.is_empty() { "" } else { ", " },
             lost.file_count,
             size(bytes)

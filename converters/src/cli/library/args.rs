@@ -152,6 +152,9 @@ Exits 1 if there are none.")]
         /// Print comma-separated values
         #[arg(long, conflicts_with = "json")]
         csv: bool,
+        /// In CSV, put an apostrophe before cells that a spreadsheet would take as formulas
+        #[arg(long, requires = "csv")]
+        csv_safe: bool,
         #[command(flatten)]
         open: Open,
     },
@@ -242,6 +245,9 @@ pub(crate) struct Search {
     /// Print comma-separated values
     #[arg(long, conflicts_with = "json")]
     pub(super) csv: bool,
+    /// In CSV, put an apostrophe before cells that a spreadsheet would take as formulas
+    #[arg(long, requires = "csv")]
+    pub(super) csv_safe: bool,
 }
 
 fn file_type(text: &str) -> Result<FileType, String> {

@@ -66,22 +66,25 @@ impl Context {
                 self.warn(&report.warnings);
                 return Ok(report.same);
             }
-            Library::Packages { image, name, csv, open } => {
+            Library::Packages { image, name, csv, csv_safe, open } => {
                 let image = image.map(|image| self.open(&image, &open_options(open))).transpose()?;
                 let report = mif::packages(path, image.as_ref(), name.as_deref(), &self.bar("packages"))?;
-                self.report(
-                    &report,
-                    |report| if csv { csv::packages(report) } else { text::packages(report) },
-                )?;
+                match csv {
+                    true => self.table(&report, |report| csv::packages(report, csv_safe))?,
+                    false => self.report(&report, text::packages)?,
+                }
                 self.warn(&report.warnings);
                 return Ok(self.none_damaged(&report.damaged) && !report.packages.is_empty());
             }
             Library::Search(search) => {
-                let csv = search.csv;
+                let (csv, csv_safe) = (search.csv, search.csv_safe);
                 let query = query(*search)?;
                 let report =
                     mif::search(&Store::open(path, &self.bar("store"))?, &query, &self.bar("search"))?;
-                self.report(&report, |report| if csv { csv::search(report) } else { text::search(report) })?;
+                match csv {
+                    true => self.table(&report, |report| csv::search(report, csv_safe))?,
+                    false => self.report(&report, text::search)?,
+                }
                 return Ok(self.none_damaged(&report.damaged) && !report.hits.is_empty());
             }
             Library::Stats { similarity } => {

@@ -15,8 +15,11 @@ pub(super) fn log(report: &LogReport) -> String {
     let mut out = String::new();
     for entry in &report.versions {
         let indent = "│ ".repeat(entry.depth.min(40) as usize);
-        let tags =
-            if entry.tags.is_empty() { String::new() } else { format!(" [{}]", entry.tags.join(", ")) };
+        let tags = if entry.tags.is_empty() {
+            String::new()
+        } else {
+            format!(" [{}]", printable(&entry.tags.join(", ")))
+        };
         let when = seconds_time(entry.time);
         let _ =
             write!(out, "{indent}{}{tags}  {} {when}", printable(&entry.image), printable(&entry.operation));
@@ -39,7 +42,8 @@ pub(super) fn log(report: &LogReport) -> String {
 }
 
 pub(super) fn tag(tag: &Tag, verb: &str) -> String {
-    format!("{}@{} {verb} {}@{}\n", tag.name, tag.tag, tag.name, tag.version)
+    let (name, label) = (printable(&tag.name), printable(&tag.tag));
+    format!("{name}@{label} {verb} {name}@{}\n", tag.version)
 }
 
 /// What changed; only the counts if `summary`.
@@ -121,9 +125,10 @@ fn counts(counts: &DiffCounts) -> String {
 }
 
 pub(super) fn rm(report: &RmReport) -> String {
-    let mut out: String = report.removed.iter().map(|image| format!("{image}: removed\n")).collect();
+    let mut out: String =
+        report.removed.iter().map(|image| format!("{}: removed\n", printable(image))).collect();
     for tag in &report.tags {
-        let _ = writeln!(out, "{tag}: removed");
+        let _ = writeln!(out, "{}: removed", printable(tag));
     }
     out.push_str("`mif gc` frees what no other image needs\n");
     out
@@ -133,7 +138,7 @@ pub(super) fn gc(report: &GcReport) -> String {
     let mut out = String::new();
     let would = if report.dry_run { "would be " } else { "" };
     for image in &report.forgotten {
-        let _ = writeln!(out, "{image}: {would}removed");
+        let _ = writeln!(out, "{}: {would}removed", printable(image));
     }
     let _ = writeln!(
         out,
@@ -212,9 +217,9 @@ fn lost_image(out: &mut String, lost: &LostImage, paths: usize) {
     if bytes > 0 {
         parts.push(format!("{} of its disk", size(bytes)));
     }
-    let _ = writeln!(out, "{} has lost: {}", printable(&lost.image), parts.join(", "));
+    let _ = writeln!(out, "{} has lost: {}", printable(&lost.image), printable(&parts.join(", ")));
     for (volume, bytes) in &lost.disk_bytes {
-        let place = if volume == "-" { "outside of all partitions" } else { volume };
+        let place = if volume == "-" { "outside of all partitions".to_owned() } else { printable(volume) };
         let _ = writeln!(out, "  {} on {place}", size(*bytes));
     }
     for file in lost.files.iter().take(paths) {
@@ -309,7 +314,7 @@ pub(super) fn stats(report: &StatsReport) -> String {
         let _ = writeln!(
             out,
             "{:<40} {:>12} {:>12} {:>12}",
-            share.image,
+            printable(&share.image),
             size(share.data_bytes),
             size(share.own_bytes),
             size(share.shared_bytes)
@@ -321,7 +326,7 @@ pub(super) fn stats(report: &StatsReport) -> String {
         let _ = writeln!(out, "{:<44} {numbers}", "");
         for (i, (image, row)) in similarity.images.iter().zip(&similarity.matrix).enumerate() {
             let cells = row.iter().map(|share| format!("{:>5.0}", share * 100.0)).collect::<String>();
-            let _ = writeln!(out, "{:>3} {image:<40} {cells}", i + 1);
+            let _ = writeln!(out, "{:>3} {:<40} {cells}", i + 1, printable(image));
         }
     }
     out

@@ -1,0 +1,115 @@
+//! Being told to stop: SIGINT, SIGTERM and SIGHUP.
+//!
+//! A verb at work asks now and then whether it is to stop ([`Observer::interrupted`]). Once it has heard, it ends by
+//! itself and removes its temporary files. A verb that waits (for a pipe, for a lock, for whoever reads standard output)
+//! does not ask; nor does one that only computes. Neither has a temporary file with a name, so a thread ends the program
+//! after a moment. A second signal ends it at once.
+//!
+//! [`Observer::interrupted`]: mif_formats::container::Observer::interrupted
+
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicI32, Ordering};
+use std::time::Duration;
+
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
+use signal_hook::iterator::Signals;
+
+/// How long a verb may take to ask whether it is to stop. One that writes its file asks many times in this time.
+const GRACE: Duration = Duration::from_millis(700);
+const STEP: Duration = Duration::from_millis(50);
+/// The kernel's number of the signal for a file that grows past `ulimit -f`, the same on all that Rust's Linux and BSD
+/// targets have.
+const SIGXFSZ: i32 = 25;
+
+/// Whether the user asked to stop, and whether the verb has heard.
+#[derive(Default)]
+pub(super) struct Stop {
+    asked: Arc<AtomicBool>,
+    /// Which signal it was; 0 if none.
+    signal: AtomicI32,
+    heard: AtomicBool,
+    /// The verb may wait for whoever reads standard output, even after it has heard.
+    to_pipe: AtomicBool,
+}
+
+impl Stop {
+    /// Begins to listen.
+    pub(super) fn listen() -> Arc<Self> {
+        let stop = Arc::new(Stop::default());
+        // A handler of any kind turns the signal into an error of the write, which names the file.
+        let _ = signal_hook::flag::register(SIGXFSZ, Arc::default());
+        let hangs_up = !is_ignored(SIGHUP);
+        let signals = [SIGINT, SIGTERM].into_iter().chain(hangs_up.then_some(SIGHUP));
+        let signals: Vec<i32> = signals.collect();
+        for &signal in &signals {
+            // Without a handler the program still works: the signal then simply ends it.
+            let asked = stop.asked.clone();
+            let _ = signal_hook::flag::register_conditional_shutdown(signal, 128 + signal, asked.clone());
+            let _ = signal_hook::flag::register(signal, asked);
+        }
+        if let Ok(mut signals) = Signals::new(&signals) {
+            let watched = stop.clone();
+            std::thread::spawn(move || {
+                if let Some(signal) = signals.forever().next() {
+                    watched.signal.store(signal, Ordering::Relaxed);
+                    watched.end_unless_heard(128 + signal);
+                }
+            });
+        }
+        stop
+    }
+
+    /// Whether the verb is to stop. If so, it is expected to clean up and return.
+    pub(super) fn interrupted(&self) -> bool {
+        let asked = self.asked.load(Ordering::Relaxed);
+        if asked {
+            self.heard.store(true, Ordering::Relaxed);
+        }
+        asked
+    }
+
+    /// Tells that the verb writes its result to standard output, where a write may wait for ever, and has no file.
+    pub(super) fn writes_to_pipe(&self) {
+        self.to_pipe.store(true, Ordering::Relaxed);
+    }
+
+    /// Tells that the verb has returned, with its files gone.
+    pub(super) fn returned(&self) {
+        self.heard.store(false, Ordering::Relaxed);
+    }
+
+    /// The exit code of a verb that failed because it was stopped.
+    pub(super) fn exit_code(&self) -> Option<ExitCode> {
+        if !self.asked.load(Ordering::Relaxed) {
+            return None;
+        }
+        // The flag is set in the handler, the number by the thread that it wakes.
+        for _ in 0..GRACE.as_millis() / STEP.as_millis() {
+            match self.signal.load(Ordering::Relaxed) {
+                0 => std::thread::sleep(STEP),
+                signal => return Some(ExitCode::from(128 + signal as u8)),
+            }
+        }
+        None
+    }
+
+    fn end_unless_heard(&self, code: i32) {
+        let mut unheard = Duration::ZERO;
+        while unheard < GRACE {
+            std::thread::sleep(STEP);
+            let heard = self.heard.load(Ordering::Relaxed) && !self.to_pipe.load(Ordering::Relaxed);
+            unheard = if heard { Duration::ZERO } else { unheard + STEP };
+        }
+        // Without destructors: other threads hold what those would wait for.
+        signal_hook::low_level::exit(code);
+    }
+}
+
+/// Whether the program was started with this signal ignored, as by nohup(1): then it stays so.
+fn is_ignored(signal: i32) -> bool {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let mask = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
+    let mask = mask.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok());
+    mask.is_some_and(|mask| mask >> (signal - 1) & 1 == 1)
+}
