@@ -77,8 +77,8 @@ pub trait Storage: Send + Sync {
     /// The names in a folder of what is neither a file nor a folder, or is not named in UTF-8: nothing of this program's.
     fn others(&self, folder: &str) -> io::Result<Vec<String>>;
 
-    /// Removes a file, or a folder with the files in it whose names this program gives ([`is_given`]); what else is in
-    /// it stays, and then the folder too. What is not there is removed already.
+    /// Removes a file, or a folder with the files in it whose names this program gives; what else is in it stays,
+    /// and then the folder too. What is not there is removed already.
     fn delete(&self, key: &str) -> io::Result<()>;
 
     /// Gives a file another key, unless that is there; gives whether it did. It takes no room.
