@@ -21,7 +21,7 @@ collection: tools ## Six real Debian disks from end to end: kept, verified, sear
 	$(CARGO) test --release --locked --workspace --test collection -- --include-ignored --nocapture
 
 FIELD_CASES ?= ../shared/cases
-FIELD_SKIP ?= attack-*
+FIELD_SKIP ?=
 
 field: build ## Faults from the field, a script for each, in a directory beside this one (or FIELD_CASES).
 	@tests/field target/release/mif $(FIELD_CASES) '$(FIELD_SKIP)'

@@ -8,6 +8,8 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
+use mif_formats::fs::{FileType, Timestamp};
+use mif_formats::mif::manifest::{self, Row};
 use mif_tests::disk::{noise, small};
 use mif_tests::{have, json, mif, run, run_failing, snapshot, tool, work_folder};
 
@@ -243,6 +245,99 @@ fn numbers_that_no_store_has_are_damage_and_no_work() {
     fs::write(removed.join(format!("version={}", u32::MAX)), "{}").unwrap();
     let error = run_failing(mif(&store).args(["customize", "d", "--as", "d", "--write", "/x:y"]), 5);
     assert!(error.contains("none can follow"), "{error}");
+}
+
+/// A way to spoil the rows of a manifest.
+type Spoil = (&'static str, fn(&mut Vec<Row>));
+
+fn of_file(rows: &mut [Row]) -> &mut Row {
+    rows.iter_mut().find(|row| row.path == b"/n").unwrap()
+}
+
+/// Rows that no volume has.
+const SPOILT: [Spoil; 24] = [
+    ("size", |rows| of_file(rows).size = i64::MAX as u64),
+    ("size of all", |rows| rows.iter_mut().for_each(|row| row.size = i64::MAX as u64)),
+    ("nlink", |rows| rows.iter_mut().for_each(|row| row.nlink = Some(u32::MAX))),
+    ("inode", |rows| rows.iter_mut().for_each(|row| row.inode = Some(i64::MAX as u64))),
+    ("no inode", |rows| rows.iter_mut().for_each(|row| row.inode = None)),
+    ("one inode", |rows| rows.iter_mut().for_each(|row| row.inode = Some(2))),
+    ("mode", |rows| rows.iter_mut().for_each(|row| row.mode = Some(0o7777))),
+    ("owner", |rows| rows.iter_mut().for_each(|row| row.uid = Some(u32::MAX))),
+    ("early", |rows| {
+        rows.iter_mut().for_each(|row| row.mtime = Some(Timestamp { secs: i64::MIN, nanos: 0 }))
+    }),
+    ("late", |rows| rows.iter_mut().for_each(|row| row.mtime = Some(Timestamp { secs: i64::MAX, nanos: 9 }))),
+    ("nanos", |rows| {
+        rows.iter_mut().for_each(|row| row.ctime = Some(Timestamp { secs: 0, nanos: u32::MAX }))
+    }),
+    ("flags", |rows| rows.iter_mut().for_each(|row| row.flags = u32::MAX)),
+    ("project", |rows| rows.iter_mut().for_each(|row| row.project = Some(u32::MAX))),
+    ("dot dot", |rows| of_file(rows).path = b"/../../n".to_vec()),
+    ("relative", |rows| of_file(rows).path = b"n".to_vec()),
+    ("zero", |rows| of_file(rows).path = b"/a\0b".to_vec()),
+    ("below a file", |rows| of_file(rows).path = b"/a/b/c".to_vec()),
+    ("long", |rows| of_file(rows).path = [b"/".to_vec(), vec![b'x'; 3000]].concat()),
+    ("empty", |rows| of_file(rows).path = Vec::new()),
+    ("volume", |rows| of_file(rows).volume = "../p0".to_owned()),
+    ("no root", |rows| rows.retain(|row| row.path != b"/")),
+    ("twice", |rows| rows.extend(rows.clone())),
+    ("type", |rows| rows.iter_mut().for_each(|row| row.file_type = FileType::Dir)),
+    ("link", |rows| {
+        let row = of_file(rows);
+        (row.file_type, row.link_target) = (FileType::Symlink, Some(vec![b'/'; 100_000]));
+    }),
+];
+
+#[test]
+fn rows_that_no_volume_has_end_no_verb_and_write_nothing_outside() {
+    if !have(&["mke2fs"]) {
+        return;
+    }
+    let work = work_folder();
+    let (made, store, out) = (work.path().join("m"), work.path().join("s"), work.path().join("o/o/o"));
+    fs::create_dir_all(&out).unwrap();
+    let disk = small(work.path(), "d", &[("a", b"hello\n"), ("n", &noise(1, 50_000))]);
+    run(mif(&made).arg("import").arg(&disk));
+    let mut verbs = verbs(&disk, &out);
+    for more in
+        ["export d {}/r.raw --force --size +1M --resize p0=max", "extract d -o {}/x", "ls d --format mtree"]
+    {
+        let more = more.replace("{}", &out.display().to_string());
+        verbs.push(more.split(' ').map(str::to_owned).collect());
+    }
+    let folder = "images/name=d/version=1";
+    let digest = |bytes: &[u8]| mif_formats::mif::ObjectId::of(bytes).to_string();
+    let mut listed = 0;
+    for (what, spoil) in SPOILT {
+        copy(&made, &store);
+        let file = store.join(folder).join("manifest.parquet");
+        let mut rows = manifest::read(bytes::Bytes::from(fs::read(&file).unwrap())).unwrap();
+        spoil(&mut rows);
+        let mut spoilt = Vec::new();
+        manifest::write(&mut spoilt, &rows).unwrap();
+        let digests = mif_formats::mif::digests::encode(&rows);
+        let mut json: serde_json::Value =
+            serde_json::from_slice(&fs::read(store.join(folder).join("image.json")).unwrap()).unwrap();
+        json["manifest_digest"] = digest(&spoilt).into();
+        json["tables"]["digests"] = digest(&digests).into();
+        fs::write(file, spoilt).unwrap();
+        fs::write(store.join(folder).join("digests"), digests).unwrap();
+        for record in [format!("{folder}/image.json"), "published/name=d/version=1".to_owned()] {
+            fs::write(store.join(record), json.to_string()).unwrap();
+        }
+        let list = ends(&store, &["ls", "-R", "d"].map(str::to_owned), what);
+        listed += u32::from(list.status.success());
+        let _gone = fs::remove_dir_all(out.join("x"));
+        for verb in &verbs {
+            ends(&store, verb, what);
+        }
+        // Nothing beside what was asked for.
+        for folder in [work.path().join("o"), work.path().join("o/o")] {
+            assert_eq!(fs::read_dir(&folder).unwrap().count(), 1, "{what}: {}", folder.display());
+        }
+    }
+    assert!(listed > 8, "most of them were refused before any verb met them: {listed} were listed");
 }
 
 #[test]

@@ -35,7 +35,7 @@ pub(super) struct Cli {
 
 #[derive(Args)]
 pub(super) struct Global {
-    /// The store's folder
+    /// The store's folder. Symbolic links at its top are followed only with MIF_STORE_LINKS=1
     #[arg(
         long,
         global = true,
