@@ -11,12 +11,12 @@ use std::ffi::{OsStr, OsString};
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::os::unix::ffi::OsStrExt;
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Component, Path};
 
 use rustix::fs::{
     AtFlags, CWD, Dir, FileType, Mode, OFlags, RenameFlags, ResolveFlags, Stat, fstat, mkdirat, openat,
-    openat2, renameat, renameat_with, statat, unlinkat,
+    openat2, readlinkat, renameat, renameat_with, statat, unlinkat,
 };
 use rustix::io::Errno;
 
@@ -86,6 +86,11 @@ impl Directory {
         let (folder, name) = self.parent_of(path)?;
         let folder = folder.as_ref().map_or(self.0.as_fd(), |folder| folder.0.as_fd());
         Ok(statat(folder, name, AtFlags::SYMLINK_NOFOLLOW)?)
+    }
+
+    /// Where the symbolic link `name` in this directory points.
+    pub fn read_link(&self, name: &OsStr) -> io::Result<OsString> {
+        Ok(OsString::from_vec(readlinkat(&self.0, name, Vec::new())?.into_bytes()))
     }
 
     /// What this directory itself is.

@@ -54,7 +54,7 @@ impl ImageFile {
     }
 
     /// What was opened by `path`, or failed to be.
-    pub(super) fn of(opened: io::Result<File>, path: &Path) -> Result<Self> {
+    pub fn of(opened: io::Result<File>, path: &Path) -> Result<Self> {
         let place = || at("").file(path);
         let file = opened.map_err(|e| match e.kind() {
             io::ErrorKind::NotFound => place().not_found("there is no such file"),
@@ -95,7 +95,7 @@ impl ImageFile {
     }
 
     /// What tells it from every other file: device and inode.
-    pub(super) fn identity(&self) -> Result<(u64, u64)> {
+    pub fn identity(&self) -> Result<(u64, u64)> {
         let meta = self.file.metadata().map_err(|e| at("").file(&self.path).io(e))?;
         Ok((meta.dev(), meta.ino()))
     }
