@@ -106,6 +106,9 @@ pub struct Change {
     pub path_bytes: Option<String>,
     /// The path that it had before, if it was renamed, with its volume if that was another.
     pub from: Option<String>,
+    /// The bytes of that path in hex, where they are not UTF-8.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub from_bytes: Option<String>,
     /// Its type, now or before it went.
     #[serde(rename = "type")]
     pub file_type: &'static str,
@@ -266,6 +269,7 @@ pub(crate) fn changes(
             path: escape(path),
             path_bytes: hex_unless_text(path),
             from: None,
+            from_bytes: None,
             file_type: type_name(row.file_type),
             sizes: [before.map(|row| row.size), after.map(|row| row.size)],
             fields,
@@ -361,9 +365,10 @@ fn find_renames(
             true => changes[old].path.clone(),
             false => format!("{}:{}", changes[old].volume, changes[old].path),
         };
+        let from_bytes = changes[old].path_bytes.take();
         let change = &mut changes[i];
         change.kind = ChangeKind::Renamed;
-        change.from = Some(from);
+        (change.from, change.from_bytes) = (Some(from), from_bytes);
         change.sizes = [Some(before.size), Some(after.size)];
         change.fields = different_fields(before, after, ignore_times);
         change.rows = rows;

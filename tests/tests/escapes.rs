@@ -8,13 +8,13 @@ use std::path::Path;
 
 use mif_tests::{WorkFolder, json, mif, run, run_failing, tool, work_folder};
 
-/// A volume with an empty file of each name.
+/// A volume with a file of each name, all with the same text.
 fn disk(names: &[&[u8]]) -> WorkFolder {
     let work = work_folder();
     let tree = work.path().join("tree");
     fs::create_dir(&tree).unwrap();
     for name in names {
-        fs::write(tree.join(OsStr::from_bytes(name)), "").unwrap();
+        fs::write(tree.join(OsStr::from_bytes(name)), "text\n").unwrap();
     }
     let disk = work.path().join("disk.raw");
     fs::File::create(&disk).unwrap().set_len(2 << 20).unwrap();
@@ -116,6 +116,21 @@ fn json_and_csv_tell_a_name_that_is_not_utf8_from_its_escape() {
         let counts = run(tool("python3").args(["-c", program]).current_dir(work.path()));
         assert_eq!(counts.trim(), "3 3", "{words:?}");
     }
+    let one = |name: &[u8], image: &str| {
+        let from = disk(&[name]);
+        run(mif(&store).arg("import").arg(from.path().join("disk.raw")).args(["--name", image]));
+    };
+    one(b"bad\xff", "before");
+    one(b"good", "after");
+    let output = mif(&store).args(["--json", "diff", "before", "after"]).output().unwrap();
+    let report: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    let change =
+        report["changes"].as_array().unwrap().iter().find(|change| change["path"] == "/good").unwrap();
+    assert_eq!(
+        (&change["from"], &change["from_bytes"]),
+        (&"/bad\\xff".into(), &"2f626164ff".into()),
+        "{report}"
+    );
 }
 
 #[test]

@@ -19,6 +19,7 @@ use super::rules::{Rule, rule};
 use super::side::{Node, Side, same};
 use super::{Conflict, Left, Winner, entries};
 use crate::files::{Files, parent};
+use crate::ls::hex_unless_text;
 use crate::tree::Place;
 use crate::{Error, Result};
 
@@ -169,12 +170,14 @@ impl<'a> Merging<'a> {
 
     /// Says that both sides changed a path; whether the update wins.
     fn conflict(&mut self, path: &[u8], why: String) -> bool {
-        self.merge.conflicts.push(Conflict { path: self.name(path), why });
+        let path_bytes = hex_unless_text(path);
+        self.merge.conflicts.push(Conflict { path: self.name(path), path_bytes, why });
         self.winner == Some(Winner::Update)
     }
 
     fn leave(&mut self, path: &[u8], why: String) {
-        self.merge.left.push(Left { path: self.name(path), why });
+        let path_bytes = hex_unless_text(path);
+        self.merge.left.push(Left { path: self.name(path), path_bytes, why });
     }
 
     fn name(&self, path: &[u8]) -> String {

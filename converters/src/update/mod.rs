@@ -169,6 +169,9 @@ pub struct UpdateCounts {
 pub struct Conflict {
     /// It, as `volume:path`.
     pub path: String,
+    /// The bytes of the path without the volume in hex, where they are not UTF-8.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub path_bytes: Option<String>,
     /// What was done to it.
     pub why: String,
 }
@@ -178,6 +181,9 @@ pub struct Conflict {
 pub struct Left {
     /// It, as `volume:path`.
     pub path: String,
+    /// The bytes of the path without the volume in hex, where they are not UTF-8.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub path_bytes: Option<String>,
     /// Why.
     pub why: String,
 }

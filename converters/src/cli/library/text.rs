@@ -161,8 +161,8 @@ pub(super) fn gc(report: &GcReport) -> String {
         );
     }
     if !report.strangers.is_empty() {
-        let _ =
-            writeln!(out, "left alone, for they are no files of a store: {}", report.strangers.join(", "));
+        let names = printable(&report.strangers.join(", "));
+        let _ = writeln!(out, "left alone, for they are no files of a store: {names}");
     }
     out
 }
