@@ -182,7 +182,7 @@ pub fn assert_second_reader_agrees(store: &Path) {
         }
         run(&mut reader);
         for (id, disk) in disks {
-            run(mif(store).arg("verify").arg(id).arg(&disk));
+            run(mif(store).args(["verify", "--format", "raw"]).arg(id).arg(&disk));
             std::fs::remove_file(disk).expect("it was written");
         }
     }

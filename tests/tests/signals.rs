@@ -16,6 +16,13 @@ fn send(signal: &str, child: &Child) {
     run(tool("kill").args([&format!("-{signal}"), &child.id().to_string()]));
 }
 
+/// The program, which minds SIGHUP even if these tests were started to ignore it, as by nohup.
+fn listening(store: &Path) -> Command {
+    let mut command = tool("env");
+    command.arg("--default-signal=HUP").arg(mif_path()).env("MIF_STORE", store).stdin(Stdio::null());
+    command
+}
+
 /// How a child ends that was told to; it is killed, and the test fails, if it does not.
 fn end(mut child: Child) -> ExitStatus {
     let start = Instant::now();
@@ -36,9 +43,10 @@ fn pause() {
 
 /// Every path below a folder of which no image is made up: temporary names, and what a store keeps under `tmp`.
 fn left(folder: &Path) -> Vec<String> {
-    let found = run(tool("find")
-        .arg(folder)
-        .args(["-name", "*.part", "-o", "-path", "*/tmp/*", "-o", "-name", ".mif*"]));
+    // From there, for the folder itself may lie under a `tmp`.
+    let mut find = tool("find");
+    find.current_dir(folder).args([".", "-name", "*.part", "-o", "-path", "*/tmp/*", "-o", "-name", ".mif*"]);
+    let found = run(&mut find);
     found.lines().map(str::to_owned).collect()
 }
 
@@ -64,7 +72,7 @@ fn a_verb_that_waits_for_a_pipe_ends_at_the_first_signal() {
     fs::create_dir(at("temporary")).unwrap();
     run(tool("mkfifo").arg(at("pipe")));
     let build = |tree: &Path| {
-        let mut command = mif(&at("store"));
+        let mut command = listening(&at("store"));
         command.arg("build").arg(at("disk.toml")).arg(tree).args(["--as", "b"]);
         command.env("TMPDIR", at("temporary")).stderr(Stdio::null());
         command
@@ -136,7 +144,7 @@ fn a_verb_that_writes_a_file_removes_it() {
     let at = |name: &str| work.path().join(name);
     noise(&at("noise.raw"));
     for (signal, code) in [("HUP", 129), ("TERM", 143)] {
-        let mut command = mif(&at("store"));
+        let mut command = listening(&at("store"));
         command.args(["convert", "-o", "compress=on", "-f", "raw"]).args([at("noise.raw"), at("out.qcow2")]);
         let child = command.stderr(Stdio::null()).spawn().unwrap();
         let start = Instant::now();
