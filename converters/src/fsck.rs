@@ -12,7 +12,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use mif_formats::mif::layout::{Layout, Origin};
-use mif_formats::mif::manifest::{Row, escape};
+use mif_formats::mif::manifest::{Row, escape_apart};
 use mif_formats::mif::{ObjectId, ObjectKind, digests};
 use sha1::{Digest, Sha1};
 
@@ -267,7 +267,7 @@ impl Checker<'_> {
             if !self.whole(&id)? {
                 lost.file_count += 1;
                 if lost.files.len() < MAX_PATHS {
-                    lost.files.push(format!("{}:{}", row.volume, escape(&row.path)));
+                    lost.files.push(format!("{}:{}", row.volume, escape_apart(&row.path)));
                 }
                 continue;
             }
@@ -276,7 +276,7 @@ impl Checker<'_> {
                 && said != *found
                 && lost.wrong_sha1.len() < MAX_PATHS
             {
-                lost.wrong_sha1.push(format!("{}:{}", row.volume, escape(&row.path)));
+                lost.wrong_sha1.push(format!("{}:{}", row.volume, escape_apart(&row.path)));
             }
         }
         Ok(())

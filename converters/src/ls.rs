@@ -1,7 +1,7 @@
 //! `ls`: the files of an image.
 
 use mif_formats::fs::{FileType, Timestamp};
-use mif_formats::mif::manifest::{Row, escape, type_name};
+use mif_formats::mif::manifest::{Row, escape, escape_apart, type_name};
 use serde::{Serialize, Serializer};
 
 use crate::{OpenImage, Progress, Result, VolumePath};
@@ -98,7 +98,7 @@ impl LsEntry {
             link_target_hex: row.link_target.as_deref().and_then(hex_unless_text),
             link_bytes: row.link_target.clone(),
             rdev: row.rdev,
-            xattrs: row.xattrs.iter().map(|x| (escape(&x.name), hex(&x.value))).collect(),
+            xattrs: row.xattrs.iter().map(|x| (escape_apart(&x.name), hex(&x.value))).collect(),
             flags: row.flags,
             sha1: row.sha1.map(|digest| hex(&digest)),
             blake3: row.blake3.map(|id| id.to_string()),

@@ -1,6 +1,6 @@
 /* Makes calls fail: preloaded into the program by tests/src/fault.rs. Only files whose path begins with FAULT_PATH are
    concerned. FAULT_READ_AT: reading this byte fails. FAULT_WRITE_AFTER: there is room for this many more bytes.
-   FAULT_SYNC_AT: this sync, counted from 1, and all after it fail. */
+   FAULT_SYNC_AT: this sync, counted from 1, and all after it fail. FAULT_SLOW_SYNC: each sync takes so many milliseconds. */
 #define _GNU_SOURCE
 #include <dlfcn.h>
 #include <errno.h>
@@ -55,6 +55,7 @@ ssize_t write(int fd, const void *buf, size_t len) {
 
 static int sync_fails(int fd) {
     long long at;
+    if (number("FAULT_SLOW_SYNC", &at) && concerned(fd)) usleep(at * 1000);
     return number("FAULT_SYNC_AT", &at) && concerned(fd) && atomic_fetch_add(&syncs, 1) + 1 >= at;
 }
 

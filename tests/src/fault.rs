@@ -20,6 +20,8 @@ pub enum Fault {
     WriteAfter(u64),
     /// This sync, counted from 1, and all after it give EIO.
     SyncAt(u64),
+    /// Each sync takes so many milliseconds.
+    SlowSync(u64),
 }
 
 impl Faults {
@@ -42,6 +44,7 @@ impl Faults {
             Fault::ReadAt(at) => ("FAULT_READ_AT", at),
             Fault::WriteAfter(bytes) => ("FAULT_WRITE_AFTER", bytes),
             Fault::SyncAt(number) => ("FAULT_SYNC_AT", number),
+            Fault::SlowSync(milliseconds) => ("FAULT_SLOW_SYNC", milliseconds),
         };
         let mut command = mif(store);
         let path = path.canonicalize().unwrap_or_else(|_| path.to_owned());

@@ -5,7 +5,8 @@ use std::path::Path;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
-use mif_tests::{mif, mif_path, repo, run, run_failing, tool, work_folder};
+use mif_tests::fault::{self, Fault, Faults};
+use mif_tests::{have, mif, mif_path, repo, run, run_failing, tool, work_folder};
 
 const DESCRIPTION: &str = "table = \"none\"\n[[volume]]\nfs = \"ext4\"\nmount = \"/\"\n";
 
@@ -155,6 +156,33 @@ fn a_verb_that_writes_a_file_removes_it() {
         assert!(ended.code() == Some(code) || at("out.qcow2").exists(), "{ended}");
         let _ = fs::remove_file(at("out.qcow2"));
         assert_eq!(left(work.path()), [""; 0], "{signal}");
+    }
+}
+
+#[test]
+fn a_verb_that_makes_its_file_durable_removes_it_afterwards() {
+    if !have(fault::TOOLS) {
+        return;
+    }
+    let work = work_folder();
+    let faults = Faults::new(work.path());
+    let at = |name: &str| work.path().join(name);
+    fs::copy(repo().join("fixtures/demo.qcow2"), at("demo.qcow2")).unwrap();
+    for arguments in [&["convert", "demo.qcow2", "out.raw"][..], &["import", "demo.qcow2"]] {
+        let mut command = faults.mif(&at("store"), work.path(), Fault::SlowSync(1500));
+        let child = command.current_dir(work.path()).args(arguments).stderr(Stdio::null()).spawn().unwrap();
+        let start = Instant::now();
+        while left(work.path()).is_empty() && start.elapsed() < SOON {}
+        pause();
+        send("TERM", &child);
+        let ended = Instant::now();
+        let mut child = child;
+        // As many syncs as the verb has begun when it hears.
+        while child.try_wait().unwrap().is_none() && ended.elapsed() < 4 * SOON {
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        assert!(child.try_wait().unwrap().is_some(), "{arguments:?}: does not end");
+        assert_eq!(left(work.path()), [""; 0], "{arguments:?}");
     }
 }
 

@@ -386,3 +386,24 @@ Examples:
     #[command(flatten)]
     Library(super::library::Library),
 }
+
+impl Command {
+    /// Whether it writes files, and so may be making one durable.
+    pub(super) fn writes_files(&self) -> bool {
+        use super::library::Library;
+        match self {
+            Command::Verify { .. }
+            | Command::Info { .. }
+            | Command::Ls { .. }
+            | Command::Cat { .. }
+            | Command::Images => false,
+            Command::Library(library) => {
+                matches!(
+                    library,
+                    Library::Gc { .. } | Library::Fsck { .. } | Library::Rm { .. } | Library::Tag { .. }
+                )
+            }
+            _ => true,
+        }
+    }
+}

@@ -40,7 +40,7 @@ type Answer = Result<bool>;
 /// Runs the program.
 pub(super) fn run() -> ExitCode {
     let cli = Cli::try_parse().unwrap_or_else(|error| refuse(&error));
-    let context = Context { global: cli.global, stop: Stop::listen() };
+    let context = Context { global: cli.global, stop: Stop::listen(cli.command.writes_files()) };
     let answer = context.run(cli.command).and_then(|yes| {
         io::stdout().flush().map_err(output_failed)?;
         Ok(yes)

@@ -1,12 +1,15 @@
 //! Being told to stop: SIGINT, SIGTERM and SIGHUP.
 //!
 //! A verb at work asks now and then whether it is to stop ([`Observer::interrupted`]). Once it has heard, it ends by
-//! itself and removes its temporary files. A verb that waits (for a pipe, for a lock, for whoever reads standard output)
-//! does not ask; nor does one that only computes. Neither has a temporary file with a name, so a thread ends the program
-//! after a moment. A second signal ends it at once.
+//! itself and removes its temporary files. A verb that waits (for a pipe, or for whoever reads standard output) does not ask;
+//! nor does one that only computes. Neither has a temporary file with a name, so a thread ends the program after a moment. A
+//! verb that writes files may be making one durable, which can take seconds on a slow disk and cannot be interrupted: it gets
+//! longer, so that it can remove the file afterwards. A second signal ends any verb at once.
 //!
 //! [`Observer::interrupted`]: mif_formats::container::Observer::interrupted
 
+use std::fs::FileType;
+use std::os::unix::fs::FileTypeExt;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicI32, Ordering};
@@ -17,6 +20,8 @@ use signal_hook::iterator::Signals;
 
 /// How long a verb may take to ask whether it is to stop. One that writes its file asks many times in this time.
 const GRACE: Duration = Duration::from_millis(700);
+/// The same for one that may be making a file durable.
+const SYNC_GRACE: Duration = Duration::from_secs(15);
 const STEP: Duration = Duration::from_millis(50);
 /// The kernel's number of the signal for a file that grows past `ulimit -f`, the same on all that Rust's Linux and BSD
 /// targets have.
@@ -29,14 +34,16 @@ pub(super) struct Stop {
     /// Which signal it was; 0 if none.
     signal: AtomicI32,
     heard: AtomicBool,
+    /// The verb may be making a file durable, and waits for no pipe.
+    syncs: bool,
     /// The verb may wait for whoever reads standard output, even after it has heard.
     to_pipe: AtomicBool,
 }
 
 impl Stop {
-    /// Begins to listen.
-    pub(super) fn listen() -> Arc<Self> {
-        let stop = Arc::new(Stop::default());
+    /// Begins to listen, for a verb that writes files or does not.
+    pub(super) fn listen(writes: bool) -> Arc<Self> {
+        let stop = Arc::new(Stop { syncs: writes && !names_a_pipe(), ..Stop::default() });
         // A handler of any kind turns the signal into an error of the write, which names the file.
         let _ = signal_hook::flag::register(SIGXFSZ, Arc::default());
         let hangs_up = !is_ignored(SIGHUP);
@@ -96,14 +103,28 @@ impl Stop {
 
     fn end_unless_heard(&self, code: i32) {
         let mut unheard = Duration::ZERO;
-        while unheard < GRACE {
+        loop {
+            let to_pipe = self.to_pipe.load(Ordering::Relaxed);
+            if unheard >= if self.syncs && !to_pipe { SYNC_GRACE } else { GRACE } {
+                break;
+            }
             std::thread::sleep(STEP);
-            let heard = self.heard.load(Ordering::Relaxed) && !self.to_pipe.load(Ordering::Relaxed);
+            let heard = self.heard.load(Ordering::Relaxed) && !to_pipe;
             unheard = if heard { Duration::ZERO } else { unheard + STEP };
         }
         // Without destructors: other threads hold what those would wait for.
         signal_hook::low_level::exit(code);
     }
+}
+
+/// Whether a word of the command line is a pipe, or what the program was started with open, which may be one.
+fn names_a_pipe() -> bool {
+    std::env::args_os().skip(1).any(|word| {
+        let text = word.to_string_lossy();
+        let inherited = ["/dev/stdin", "/dev/fd/", "/proc/self/fd/"].iter().any(|path| text.contains(path));
+        let waits = |kind: FileType| kind.is_fifo() || kind.is_char_device() || kind.is_socket();
+        text == "-" || inherited || std::fs::metadata(&word).is_ok_and(|meta| waits(meta.file_type()))
+    })
 }
 
 /// Whether the program was started with this signal ignored, as by nohup(1): then it stays so.

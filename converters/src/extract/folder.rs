@@ -12,7 +12,7 @@ use std::os::unix::fs::DirBuilderExt;
 use std::path::Path;
 
 use mif_formats::fs::{FileType, Timestamp, Xattr};
-use mif_formats::mif::manifest::Row;
+use mif_formats::mif::manifest::{Row, escape_apart};
 use rustix::fs::{self, AtFlags, Mode, OFlags, Timespec, Timestamps, XattrFlags};
 use rustix::process::{Gid, Uid};
 
@@ -64,7 +64,7 @@ pub(super) fn extract(
             match problem {
                 Problem::Fatal(error) => return Err(error),
                 Problem::Path(reason) => {
-                    report.failed.push(format!("{}: {reason}", item.row.path_text()));
+                    report.failed.push(format!("{}: {reason}", escape_apart(&item.row.path)));
                 }
             }
         }
@@ -300,7 +300,7 @@ impl Work<'_> {
             return row.xattrs.iter().collect();
         }
         for xattr in privileged {
-            let what = format!("xattr {}", mif_formats::mif::manifest::escape(&xattr.name));
+            let what = format!("xattr {}", escape_apart(&xattr.name));
             report.not_set(&what, &row.path, ONLY_PRIVILEGED);
         }
         plain
@@ -335,7 +335,7 @@ fn note(report: &mut ExtractReport, what: &str, row: &Row, done: rustix::io::Res
 }
 
 fn note_xattr(report: &mut ExtractReport, row: &Row, name: &[u8], done: rustix::io::Result<()>) {
-    note(report, &format!("xattr {}", mif_formats::mif::manifest::escape(name)), row, done);
+    note(report, &format!("xattr {}", escape_apart(name)), row, done);
 }
 
 /// What was made just now as `name`, and not what somebody who may write in the target has put in its place: of another

@@ -11,7 +11,7 @@ use std::time::Instant;
 use mif_formats::Source;
 use mif_formats::container::{Output, OutputFile};
 use mif_formats::fs::FileType;
-use mif_formats::mif::manifest::{Row, escape};
+use mif_formats::mif::manifest::{Row, escape_apart};
 use mif_formats::mif::pack::MAX_WHOLE;
 use mif_formats::source::is_zero;
 use serde::Serialize;
@@ -92,7 +92,7 @@ impl ExtractReport {
             return;
         }
         let (what, reason) = (what.to_owned(), reason.to_owned());
-        self.not_set.push(NotSet { what, paths: 1, reason, first: escape(path) });
+        self.not_set.push(NotSet { what, paths: 1, reason, first: escape_apart(path) });
     }
 }
 

@@ -6,7 +6,7 @@ use std::io::{self, Write};
 use std::ops::Range;
 
 use mif_formats::fs::{FileType, Timestamp};
-use mif_formats::mif::manifest::escape;
+use mif_formats::mif::manifest::escape_apart;
 use tar::{Builder, EntryType, Header};
 
 use super::{ExtractReport, Item, copy, data_parts};
@@ -80,7 +80,7 @@ fn member(
     }
     for xattr in &row.xattrs {
         if xattr.name.contains(&0) {
-            let what = format!("xattr {}", escape(&xattr.name));
+            let what = format!("xattr {}", escape_apart(&xattr.name));
             report.not_set(&what, &row.path, "no system has an attribute with a zero byte in its name");
             continue;
         }
@@ -121,7 +121,7 @@ fn member(
     }
     header.set_size(0);
     if row.file_type == FileType::File && item.link_to.is_none() {
-        let damaged = |e: Error| format!("{}: its content: {e}", row.path_text());
+        let damaged = |e: Error| format!("{}: its content: {e}", escape_apart(&row.path));
         let opened = tree.content(item.number).and_then(|source| Ok((data_parts(&*source)?, source)));
         let (parts, source) = match opened {
             Ok(opened) => opened,

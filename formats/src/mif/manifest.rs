@@ -143,8 +143,10 @@ pub fn escape(bytes: &[u8]) -> String {
     text
 }
 
-/// An xattr's name as a map key: as [`escape`], and with each backslash doubled, so that it can be read back.
-fn xattr_key(name: &[u8]) -> String {
+/// `bytes` as text that no other bytes have: as [`escape`], and with each backslash doubled. So an xattr's name is a key of
+/// the manifest, and lists that have no bytes beside a name tell all names apart.
+#[must_use]
+pub fn escape_apart(name: &[u8]) -> String {
     let doubled: Vec<u8> = name
         .iter()
         .flat_map(|b| if *b == b'\\' { &b"\\\\"[..] } else { std::slice::from_ref(b) })
@@ -153,7 +155,7 @@ fn xattr_key(name: &[u8]) -> String {
     escape(&doubled)
 }
 
-/// The reverse of [`xattr_key`].
+/// The reverse of [`escape_apart`].
 fn xattr_name(key: &[u8]) -> Option<Vec<u8>> {
     let mut name = Vec::with_capacity(key.len());
     let mut rest = key;
@@ -266,7 +268,7 @@ fn xattr_columns<W: Write + Send>(group: &mut GroupWriter<'_, W>, rows: &[Row]) 
             rep.push(0);
         }
         for (i, xattr) in row.xattrs.iter().enumerate() {
-            keys.push(ByteArray::from(xattr_key(&xattr.name).as_str()));
+            keys.push(ByteArray::from(escape_apart(&xattr.name).as_str()));
             values.push(ByteArray::from(xattr.value.clone()));
             def.push(1);
             rep.push(i16::from(i > 0));
