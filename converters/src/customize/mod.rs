@@ -110,6 +110,7 @@ pub fn customize(
     progress: &dyn Progress,
 ) -> Result<CustomizeReport> {
     let started = Instant::now();
+    options.recipe.check_name(&options.name)?;
     let orders = orders(options)?;
     progress.stage("reading", 0);
     let base = Base::new(Bench::Store(store), parent)?;

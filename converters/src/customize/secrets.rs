@@ -4,6 +4,7 @@
 use toml::{Table, Value};
 
 use super::recipe::{Recipe, variable_names};
+use crate::{Error, Result};
 
 /// What stands for a secret in a record.
 pub const PLACEHOLDER: &str = "…";
@@ -15,12 +16,26 @@ impl Recipe {
     /// Whether the value of the variable `name` is secret: a password, a hash, or what a file of hashes says is made of it.
     #[must_use]
     pub fn hides(&self, name: &str) -> bool {
-        self.tables().any(|edit| {
-            let named = secrets(edit).flat_map(variable_names).any(|used| used == name);
-            // What variables a template has is not known here.
-            named || is_secret_template(edit)
-        })
+        // What variables a template has is not known here.
+        self.tables().any(|edit| names_secret(edit, name) || is_secret_template(edit))
     }
+
+    /// Errs if the name of an image is made of a variable that a password or a hash is made of: names stand in the store.
+    pub(super) fn check_name(&self, name: &str) -> Result<()> {
+        let is_secret = |variable: &&str| self.tables().any(|edit| names_secret(edit, variable));
+        match variable_names(name).find(is_secret) {
+            None => Ok(()),
+            Some(variable) => Err(Error::usage(format!(
+                "{name}: an image's name cannot be made of {variable}, which a password is made of"
+            ))
+            .advise("Names are not secret; use another variable")),
+        }
+    }
+}
+
+/// Whether an edit has a secret that is made of the variable `name`.
+fn names_secret(edit: &Table, name: &str) -> bool {
+    secrets(edit).flat_map(variable_names).any(|used| used == name)
 }
 
 /// Whether what is written to the file `path` of an image is secret. The name may have `{{names}}`: then it could be any.
@@ -81,6 +96,8 @@ mod tests {
         for plain in ["user", "file", "what", "motd", "other"] {
             assert!(!recipe.hides(plain), "{plain}");
         }
+        assert!(recipe.check_name("web-{{ user }}").is_ok());
+        assert!(recipe.check_name("web-{{second}}").is_err_and(|e| e.message().contains("made of second")));
     }
 
     #[test]
@@ -90,6 +107,7 @@ mod tests {
         assert!(recipe(&edit("/etc/shadow-")).hides("any"));
         assert!(recipe(&edit("/etc/{{which}}")).hides("any"));
         assert!(!recipe(&edit("/etc/motd")).hides("any"));
+        assert!(recipe(&edit("/etc/shadow-")).check_name("web-{{ n }}").is_ok());
         assert!(!is_secret_file("/etc/passwdqc.conf") && !is_secret_file("/etc/shadows"));
     }
 }
