@@ -11,13 +11,13 @@ use std::collections::{BTreeMap, HashMap};
 use mif_formats::fs::{FileType, Timestamp};
 use mif_formats::mif::ObjectId;
 use mif_formats::mif::manifest::{Row, escape, type_name};
+use mif_formats::text::hex_unless_text;
 use serde::Serialize;
 
 use self::content::{digest, same_content, text_difference};
 use self::owners::by_package;
-use crate::ls::hex_unless_text;
 use crate::progress::{self, Progress};
-use crate::tree::Place;
+use crate::tree::path::Place;
 use crate::{OpenImage, Result, Tree, VolumePath, packages};
 
 /// How to compare.

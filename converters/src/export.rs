@@ -8,6 +8,7 @@ use std::time::Instant;
 
 use mif_formats::container::{self, CreateOptions, Format, OpenOptions, Output, OutputKind};
 use mif_formats::mif::manifest::Row;
+use mif_formats::text::hex;
 use mif_formats::{ErrorKind, Slice, Source, partition};
 use serde::Serialize;
 
@@ -96,8 +97,7 @@ pub fn export(
     warnings.extend(carry_sector_size(image, &*disk, format, &mut format_options)?);
     if let (Some(ids), true) = (&options.reshape.new_ids, format.has_identity()) {
         // The last option given wins, so an explicit `-o seed=` overrides this one.
-        let seed: String = ids.seed.iter().map(|byte| format!("{byte:02x}")).collect();
-        format_options.insert(0, ("seed".into(), seed));
+        format_options.insert(0, ("seed".into(), hex(&ids.seed)));
     }
     let kind = output.kind();
     let check = |written: &Path| match options.verify {

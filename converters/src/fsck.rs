@@ -33,9 +33,23 @@ pub fn fsck(path: &Path, options: &FsckOptions, progress: &dyn Progress) -> Resu
     if !options.repair && !options.from.is_empty() {
         return Err(Error::usage("--from is for --repair: disk images to take lost objects from"));
     }
-    if !options.repair {
-        return check(&Store::open(path, progress)?, false, progress);
-    }
+    let (store, mut report) = match options.repair {
+        true => check_and_mend(path, options, progress)?,
+        false => {
+            let store = Store::open(path, progress)?;
+            let report = check(&store, false, progress)?;
+            (store, report)
+        }
+    };
+    note_strangers(&store, &mut report)?;
+    Ok(report)
+}
+
+fn check_and_mend(
+    path: &Path,
+    options: &FsckOptions,
+    progress: &dyn Progress,
+) -> Result<(Store, FsckReport)> {
     let mut done = Vec::new();
     done.extend(Store::repair_header(path)?);
     let store = Store::open_exclusive(path, progress)?;
@@ -44,7 +58,7 @@ pub fn fsck(path: &Path, options: &FsckOptions, progress: &dyn Progress) -> Resu
     let mut report = check_images(&store, &images, &state, progress)?;
     if report.verdict == Verdict::Unreadable {
         report.repaired = done;
-        return Ok(report);
+        return Ok((store, report));
     }
     let packs = repair::packs(&store, &state)?;
     if !packs.is_empty() {
@@ -72,7 +86,7 @@ pub fn fsck(path: &Path, options: &FsckOptions, progress: &dyn Progress) -> Resu
     }
     report.repaired = done;
     report.notes.extend(notes);
-    Ok(report)
+    Ok((store, report))
 }
 
 /// All versions that there are, or that have vanished.
@@ -109,7 +123,6 @@ fn check_images(
         unreadable: state.unreadable.clone(),
         ..FsckReport::default()
     };
-    note_strangers(store, &mut report)?;
     let objects = Objects::new(store.storage().clone(), Arc::new(state.index()));
     let mut checker = Checker {
         state,

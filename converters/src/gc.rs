@@ -18,7 +18,7 @@ use serde::Serialize;
 use crate::progress::{self, Progress};
 use crate::store::{
     DamagedImage, Index, Needs, Objects, PackIndex, Storage, Store, Upload, clear_index_cache, decode_object,
-    index_key, is_unfinished, pack_key, put_pack, strangers, total,
+    index_key, is_unfinished, pack_files, pack_key, put_pack, strangers, total,
 };
 use crate::{Error, Result};
 
@@ -79,9 +79,10 @@ pub fn gc(path: &Path, options: &GcOptions, progress: &dyn Progress) -> Result<G
     progress.stage("finding what images need", 0);
     let mut report = GcReport { dry_run: options.dry_run, ..GcReport::default() };
     let mut forgotten = forgotten(&store, options, &mut report)?;
-    let (packs, stray) = packs(&store)?;
+    let storage = &**store.storage();
+    let (packs, stray) = packs(storage)?;
     let needed = needed(&store, &packs, &mut forgotten, progress, &mut report)?;
-    let sweep = Sweep { storage: &**store.storage(), dry_run: options.dry_run, progress };
+    let sweep = Sweep { storage, dry_run: options.dry_run, progress };
     if !options.dry_run {
         store.finish_removals()?;
         for (name, version) in &forgotten {
@@ -97,7 +98,6 @@ pub fn gc(path: &Path, options: &GcOptions, progress: &dyn Progress) -> Result<G
         report.pack_bytes = [total(packs.iter().map(|pack| pack.bytes)); 2];
     }
     sweep.unfinished(&mut report)?;
-    let storage = &**store.storage();
     report.strangers = strangers(storage).map_err(|e| Error::file(&storage.place(), &e))?.0;
     report.whole = report.damaged.is_empty() && report.warnings.is_empty();
     Ok(report)
@@ -149,37 +149,23 @@ impl Pack {
 }
 
 /// All packs that have an index, and what is one without the other.
-fn packs(store: &Store) -> Result<(Vec<Pack>, Stray)> {
-    let storage = &**store.storage();
-    let failed = |e: std::io::Error| storage.error("packs", &e);
-    let (mut packs, mut stray) = (Vec::new(), Stray::default());
-    let mut without: BTreeSet<String> = BTreeSet::new();
-    for folder in storage.list("packs").map_err(failed)? {
-        let key = format!("packs/{folder}");
-        // A file with that name holds nothing.
-        let Ok(files) = storage.list(&key) else { continue };
-        // Only what has a pack's name in a pack's place is ours to remove.
-        let keys =
-            files.iter().filter_map(|file| Some(pack_key(&PackId::from_hex(file.strip_suffix(".pack")?)?)));
-        without.extend(keys.filter(|pack| pack.starts_with(&key)));
-    }
+fn packs(storage: &dyn Storage) -> Result<(Vec<Pack>, Stray)> {
+    let (mut packs, mut stray) = (Vec::new(), Stray { indexes: Vec::new(), packs: pack_files(storage)? });
     for id in PackIndex::ids(storage)? {
-        if !without.remove(&pack_key(&id)) {
-            stray.indexes.push(index_key(&id));
+        if !stray.packs.remove(&id) {
+            stray.indexes.push(id);
             continue;
         }
-        let index = PackIndex::load(storage, id)?;
-        let bytes = storage.len(&pack_key(&id)).map_err(failed)?;
+        let (index, key) = (PackIndex::load(storage, id)?, pack_key(&id));
+        let bytes = storage.len(&key).map_err(|e| storage.error(&key, &e))?;
         packs.push(Pack { index, bytes });
     }
-    stray.packs = without.into_iter().collect();
     Ok((packs, stray))
 }
 
-#[derive(Default)]
 struct Stray {
-    indexes: Vec<String>,
-    packs: Vec<String>,
+    indexes: Vec<PackId>,
+    packs: BTreeSet<PackId>,
 }
 
 /// What the images that stay need. Images of which that cannot be told, or is not there, are reported as damaged, and
@@ -482,13 +468,13 @@ impl Sweep<'_> {
     /// images need was found elsewhere.
     fn strays(&self, stray: Stray, report: &mut GcReport) -> Result<()> {
         report.stray_indexes = stray.indexes.len() as u64;
-        for key in stray.packs {
-            let bytes = self.storage.len(&key).unwrap_or(0);
+        for pack in &stray.packs {
+            let bytes = self.storage.len(&pack_key(pack)).unwrap_or(0);
             report.packs_dropped += 1;
             report.pack_bytes[0] = report.pack_bytes[0].saturating_add(bytes);
-            self.delete(&key)?;
+            self.delete(&pack_key(pack))?;
         }
-        stray.indexes.iter().try_for_each(|key| self.delete(key))
+        stray.indexes.iter().try_for_each(|pack| self.delete(&index_key(pack)))
     }
 
     /// Nobody else has the store open: whatever is in `tmp` was left by somebody who was stopped.

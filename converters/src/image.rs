@@ -1,15 +1,11 @@
 //! An IMAGE argument: a disk image file, or the name of an image in the store.
 
-use std::ops::Range;
 use std::path::Path;
 use std::sync::Arc;
 
+use mif_formats::Source;
 use mif_formats::container::{self, Access, OpenOptions};
-use mif_formats::fs::Piece;
-use mif_formats::mif::ObjectId;
 use mif_formats::mif::manifest::Row;
-use mif_formats::source::check_range;
-use mif_formats::{Extent, Source, at};
 
 use crate::mounts::Devices;
 use crate::progress::Progress;
@@ -17,6 +13,7 @@ use crate::rows;
 use crate::scan::{Scan, ScannedVolume};
 use crate::store::{ImageName, Objects, Store, StoredImage};
 use crate::tree::Tree;
+use crate::tree::content::Contents;
 use crate::{Error, Result};
 
 /// An image that is open for reading.
@@ -155,121 +152,4 @@ pub(crate) fn tree_of_scan(scan: &Arc<Scan>) -> Result<Tree> {
     let volumes: Vec<_> = scan.volumes.iter().map(ScannedVolume::record).collect();
     let devices = Devices { table: &scan.table, volumes: &volumes };
     Ok(Tree::new(all, all_contents, complaints).with_roots(devices))
-}
-
-/// Where the content of a regular file is.
-#[derive(Clone)]
-pub(crate) enum Contents {
-    /// An object of the store.
-    Stored { id: ObjectId, objects: Arc<Objects> },
-    /// On the volume of a disk.
-    OnDisk { scan: Arc<Scan>, volume: usize, node: u64 },
-}
-
-impl Contents {
-    /// The content, as something to read.
-    pub(crate) fn open(&self) -> Result<Box<dyn Source>> {
-        match self {
-            Contents::Stored { id, objects } => {
-                let (len, zeros) = (objects.len(id)?, objects.zero_runs(id)?);
-                Ok(Box::new(StoredObject { id: *id, len, zeros, objects: objects.clone() }))
-            }
-            Contents::OnDisk { scan, volume, node } => {
-                let fs = scan.volumes[*volume].filesystem().expect("its files were listed");
-                let content = fs.content(*node)?;
-                let mut start = 0;
-                let pieces = content.pieces.into_iter().map(|piece| {
-                    start += piece.len();
-                    (start - piece.len(), piece)
-                });
-                Ok(Box::new(FileOnDisk {
-                    len: content.size,
-                    pieces: pieces.collect(),
-                    scan: scan.clone(),
-                    volume: *volume,
-                }))
-            }
-        }
-    }
-}
-
-struct StoredObject {
-    id: ObjectId,
-    len: u64,
-    /// Where it is known to be zeros: sorted, apart.
-    zeros: Vec<Range<u64>>,
-    objects: Arc<Objects>,
-}
-
-impl Source for StoredObject {
-    fn len(&self) -> u64 {
-        self.len
-    }
-
-    fn read_at(&self, offset: u64, buf: &mut [u8]) -> mif_formats::Result<()> {
-        check_range("file", self.len, offset, buf.len() as u64)?;
-        let failed = |e: Error| at("file").byte(offset).io(std::io::Error::other(e.to_string()));
-        self.objects.read_at(&self.id, offset, buf).map_err(failed)
-    }
-
-    fn extent_at(&self, offset: u64) -> mif_formats::Result<Extent> {
-        let next = self.zeros.partition_point(|zeros| zeros.end <= offset);
-        Ok(match self.zeros.get(next) {
-            Some(zeros) if zeros.start <= offset => Extent::zero(offset, zeros.end - offset),
-            Some(zeros) => Extent::data(offset, zeros.start - offset),
-            None => Extent::data(offset, self.len - offset),
-        })
-    }
-}
-
-struct FileOnDisk {
-    len: u64,
-    pieces: Vec<(u64, Piece)>,
-    scan: Arc<Scan>,
-    volume: usize,
-}
-
-impl Source for FileOnDisk {
-    fn len(&self) -> u64 {
-        self.len
-    }
-
-    fn read_at(&self, mut offset: u64, mut buf: &mut [u8]) -> mif_formats::Result<()> {
-        check_range("file", self.len, offset, buf.len() as u64)?;
-        let volume = &self.scan.volumes[self.volume];
-        let first = self.pieces.partition_point(|(start, _)| *start <= offset).saturating_sub(1);
-        for (start, piece) in &self.pieces[first..] {
-            if buf.is_empty() {
-                break;
-            }
-            let skip = offset - start;
-            let here = (piece.len() - skip).min(buf.len() as u64);
-            let (part, rest) = buf.split_at_mut(here as usize);
-            match piece {
-                Piece::Zero { .. } => part.fill(0),
-                Piece::Bytes(bytes) => part.copy_from_slice(&bytes[skip as usize..(skip + here) as usize]),
-                Piece::Volume { offset, .. } => {
-                    let mut done = 0;
-                    for (disk, len) in volume.on_disk(offset + skip, here) {
-                        self.scan.disk.read_at(disk, &mut part[done..done + len as usize])?;
-                        done += len as usize;
-                    }
-                }
-            }
-            offset += here;
-            buf = rest;
-        }
-        Ok(())
-    }
-
-    fn extent_at(&self, offset: u64) -> mif_formats::Result<Extent> {
-        let i = self.pieces.partition_point(|(start, _)| *start <= offset).saturating_sub(1);
-        let (start, piece) = &self.pieces[i];
-        let left = start + piece.len() - offset;
-        Ok(if matches!(piece, Piece::Zero { .. }) {
-            Extent::zero(offset, left)
-        } else {
-            Extent::data(offset, left)
-        })
-    }
 }

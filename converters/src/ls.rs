@@ -2,6 +2,7 @@
 
 use mif_formats::fs::{FileType, Timestamp};
 use mif_formats::mif::manifest::{Row, escape, escape_apart, type_name};
+use mif_formats::text::{hex, hex_unless_text};
 use serde::{Serialize, Serializer};
 
 use crate::{OpenImage, Progress, Result, VolumePath};
@@ -165,15 +166,6 @@ pub fn ls(image: &OpenImage, options: &LsOptions, progress: &dyn Progress) -> Re
         warnings.extend(hashes.complaints);
     }
     Ok(Listing { folder, point, rows, warnings })
-}
-
-/// The bytes of a name in hex, if they are not UTF-8.
-pub(crate) fn hex_unless_text(name: &[u8]) -> Option<String> {
-    std::str::from_utf8(name).is_err().then(|| hex(name))
-}
-
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|b| format!("{b:02x}")).collect()
 }
 
 /// Whether `path` lies below `folder`; directly, unless `deep`.

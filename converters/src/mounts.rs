@@ -5,7 +5,7 @@ use mif_formats::mif::manifest::{Row, escape};
 use mif_formats::partition::{Partition, Table};
 
 use crate::store::{FilesystemRecord, VolumeRecord};
-use crate::tree::{Paths, Place};
+use crate::tree::path::{Paths, Place};
 use crate::{Error, Result};
 
 /// A line of fstab.

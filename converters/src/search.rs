@@ -13,6 +13,7 @@ use std::sync::{Arc, Mutex};
 use mif_formats::fs::{FileType, Timestamp};
 use mif_formats::mif::manifest::columns::{self, Column, Columns, Group};
 use mif_formats::mif::manifest::type_name;
+use mif_formats::text::{hex, hex_unless_text};
 use serde::Serialize;
 
 pub use self::content::Contents;
@@ -21,7 +22,6 @@ pub use self::glob::PathGlob;
 use self::mounts::Points;
 use crate::Result;
 use crate::error::damaged;
-use crate::ls::hex_unless_text;
 use crate::progress::{self, Progress};
 use crate::store::{DamagedImage, Image, ImageName, Objects, Selector, Store};
 
@@ -376,7 +376,6 @@ fn describe(image: &str, group: &Group<'_>, rows: &[usize]) -> mif_formats::Resu
     let (mode, uid, gid) = (number(Column::Mode)?, number(Column::Uid)?, number(Column::Gid)?);
     let (size, mtime, nanos) = (number(Column::Size)?, number(Column::Mtime)?, number(Column::MtimeNs)?);
     let sha1 = group.digests_at::<20>(Column::Sha1, rows)?;
-    let hex = |bytes: [u8; 20]| bytes.iter().map(|b| format!("{b:02x}")).collect::<String>();
     let path_bytes = group.blobs_at(Column::PathBytes, rows)?;
     let mut names = volume.into_iter().zip(path).zip(file_type);
     Ok((0..rows.len())
@@ -393,7 +392,7 @@ fn describe(image: &str, group: &Group<'_>, rows: &[usize]) -> mif_formats::Resu
                 gid: gid[i].map(|n| n as u32),
                 size: size[i].unwrap_or(0) as u64,
                 mtime: mtime[i].map(|secs| Timestamp { secs, nanos: nanos[i].unwrap_or(0) as u32 }),
-                sha1: sha1[i].map(hex),
+                sha1: sha1[i].map(|digest| hex(&digest)),
             }
         })
         .collect())

@@ -1,5 +1,8 @@
 //! The files of an image, by volume and path, wherever the image is.
 
+pub(crate) mod content;
+pub(crate) mod path;
+
 use std::hash::{BuildHasher, RandomState};
 
 use hashbrown::HashTable;
@@ -7,12 +10,11 @@ use mif_formats::Source;
 use mif_formats::fs::FileType;
 use mif_formats::mif::manifest::{Row, escape};
 
-use crate::image::Contents;
+pub(crate) use self::content::Contents;
+pub use self::path::VolumePath;
+use self::path::{Paths, has_root_marks, missing, resolve, root_volume};
 use crate::mounts::{self, Devices, Elsewhere, Root, View};
 use crate::{Error, Result};
-
-/// How many symlinks a path may go through, as in Linux.
-const MAX_SYMLINKS: u32 = 40;
 
 /// At most so much of an fstab is read, in bytes.
 const MAX_FSTAB: u64 = 1 << 20;
@@ -30,30 +32,6 @@ pub struct Tree {
     roots: Vec<Root>,
     /// What could not be read, each a sentence.
     pub complaints: Vec<String>,
-}
-
-/// A path as the user writes it: `/etc/passwd` on the root filesystem, `p15:/EFI` on a partition,
-/// `vg/home:/ada` on a logical volume.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct VolumePath {
-    /// The volume; the root filesystem's if none.
-    pub volume: Option<String>,
-    /// The path on it.
-    pub path: Vec<u8>,
-}
-
-impl VolumePath {
-    /// Reads a path as the user writes it.
-    #[must_use]
-    pub fn parse(text: &[u8]) -> Self {
-        let colon = text.windows(2).position(|pair| pair == b":/");
-        match colon.map(|i| (std::str::from_utf8(&text[..i]), &text[i + 1..])) {
-            Some((Ok(volume), path)) if !volume.is_empty() && !volume.starts_with('/') => {
-                VolumePath { volume: Some(volume.to_owned()), path: path.to_vec() }
-            }
-            _ => VolumePath { volume: None, path: text.to_vec() },
-        }
-    }
 }
 
 impl Paths for Tree {
@@ -194,126 +172,5 @@ impl Tree {
             }
             None => Err(Error::input(format!("{volume}:{}: is no regular file", escape(path)))),
         }
-    }
-}
-
-/// What paths are resolved in.
-pub(crate) trait Paths {
-    /// The row of a path, as it stands.
-    fn row(&self, volume: &str, path: &[u8]) -> Option<&Row>;
-
-    /// The volume that is mounted on a folder.
-    fn mounted(&self, _volume: &str, _path: &[u8]) -> Result<Option<String>> {
-        Ok(None)
-    }
-
-    /// The folder that `..` in a volume's root is.
-    fn above(&self, volume: &str) -> Result<Place> {
-        Ok(self.root(volume))
-    }
-
-    /// The folder that `/` is, to a symlink on a volume.
-    fn root(&self, volume: &str) -> Place {
-        Place { volume: volume.to_owned(), path: b"/".to_vec() }
-    }
-}
-
-/// The volume with the root filesystem, of these: the one that has the marks of one, or else the only one.
-pub(crate) fn root_volume<'v>(paths: &impl Paths, volumes: &[&'v str]) -> Option<&'v str> {
-    match (volumes.iter().find(|volume| has_root_marks(paths, volume)), volumes) {
-        (Some(root), _) => Some(root),
-        (None, [only]) => Some(only),
-        (None, _) => None,
-    }
-}
-
-/// Whether a volume has the marks of a root filesystem.
-fn has_root_marks(paths: &impl Paths, volume: &str) -> bool {
-    let marks: [&[u8]; 4] = [b"/etc/fstab", b"/etc/os-release", b"/usr/lib/os-release", b"/etc/passwd"];
-    marks.iter().any(|mark| paths.row(volume, mark).is_some())
-}
-
-/// Where a path leads: a volume, and a path on it that goes through no symlink.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Place {
-    pub(crate) volume: String,
-    pub(crate) path: Vec<u8>,
-}
-
-/// The error of a path that is not there.
-pub(crate) fn missing(volume: &str, path: &[u8]) -> Error {
-    Error::input(format!("{volume}:{}: is not there", escape(path))).advise("`mif ls` lists what is")
-}
-
-/// Where `path`, from the root of `volume` on, leads. Symlinks on the way are followed; one at the end too if
-/// `follow`. All on the way is there; the end need not be.
-pub(crate) fn resolve(paths: &impl Paths, volume: &str, path: &[u8], follow: bool) -> Result<Place> {
-    let mut links = 0;
-    let mut here = Place { volume: volume.to_owned(), path: b"/".to_vec() };
-    let mut todo: Vec<Vec<u8>> = parts(path).collect();
-    todo.reverse();
-    while let Some(part) = todo.pop() {
-        let folder = paths.row(&here.volume, &here.path).ok_or_else(|| missing(&here.volume, &here.path))?;
-        if folder.file_type != FileType::Dir {
-            return Err(Error::input(format!("{}:{}: is no folder", here.volume, escape(&here.path))));
-        }
-        if part == b".." {
-            if here.path == b"/" {
-                here = paths.above(&here.volume)?;
-            }
-            here.path.truncate(here.path.iter().rposition(|b| *b == b'/').unwrap_or(0).max(1));
-            continue;
-        }
-        let mut child = if here.path == b"/" { Vec::new() } else { here.path.clone() };
-        child.push(b'/');
-        child.extend_from_slice(&part);
-        let Some(found) = paths.row(&here.volume, &child) else {
-            if todo.is_empty() {
-                here.path = child;
-                continue;
-            }
-            return Err(missing(&here.volume, &child));
-        };
-        let target = found.link_target.as_ref().filter(|_| follow || !todo.is_empty());
-        let Some(target) = target.filter(|_| found.file_type == FileType::Symlink) else {
-            here = match paths.mounted(&here.volume, &child)? {
-                Some(volume) => Place { volume, path: b"/".to_vec() },
-                None => Place { path: child, ..here },
-            };
-            continue;
-        };
-        links += 1;
-        if links > MAX_SYMLINKS {
-            return Err(Error::input(format!(
-                "{}:{}: goes through too many symlinks",
-                here.volume,
-                escape(&child)
-            )));
-        }
-        if target.first() == Some(&b'/') {
-            here = paths.root(&here.volume);
-        }
-        let target: Vec<Vec<u8>> = parts(target).collect();
-        todo.extend(target.into_iter().rev());
-    }
-    Ok(here)
-}
-
-fn parts(path: &[u8]) -> impl Iterator<Item = Vec<u8>> + '_ {
-    path.split(|b| *b == b'/').filter(|part| !part.is_empty() && *part != b".").map(<[u8]>::to_vec)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_path_may_name_its_volume() {
-        let of = |text: &str| VolumePath::parse(text.as_bytes());
-        assert_eq!(of("p15:/EFI"), VolumePath { volume: Some("p15".into()), path: b"/EFI".to_vec() });
-        assert_eq!(of("/p1:/x").volume, None);
-        assert_eq!(of("vg/root:/x").volume, Some("vg/root".into()));
-        assert_eq!(of("a:b").volume, None);
-        assert_eq!(of("/etc/a:b").path, b"/etc/a:b");
     }
 }

@@ -1,4 +1,4 @@
-//! Text that somebody else chose (names, labels, errors about them), made fit for a terminal.
+//! Text that somebody else chose (names, labels, errors about them), made fit for a terminal; and bytes as text.
 //!
 //! Two kinds of characters are escaped: those that a terminal obeys (C0, C1 and DEL), and those that show nothing or move
 //! what stands around them, so that two names look alike or a line reads as another (bidirectional controls, zero-width
@@ -28,6 +28,18 @@ pub fn printable(text: &str) -> String {
 #[must_use]
 pub fn printable_lines(text: &str) -> String {
     escaped(text, |c| is_hidden(c) && !matches!(c, '\n' | '\t'))
+}
+
+/// `bytes` in hex, two digits each.
+#[must_use]
+pub fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// The bytes of a name in hex, if they are not UTF-8.
+#[must_use]
+pub fn hex_unless_text(name: &[u8]) -> Option<String> {
+    std::str::from_utf8(name).is_err().then(|| hex(name))
 }
 
 fn escaped(text: &str, hidden: impl Fn(char) -> bool) -> String {

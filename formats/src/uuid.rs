@@ -1,9 +1,11 @@
 //! UUIDs as text (RFC 9562, section 4): 32 hex digits in groups of 8, 4, 4, 4 and 12.
 
+use crate::text::hex;
+
 /// The text of a UUID, in lower case.
 #[must_use]
 pub fn text(uuid: &[u8; 16]) -> String {
-    let hex: String = uuid.iter().map(|byte| format!("{byte:02x}")).collect();
+    let hex = hex(uuid);
     format!("{}-{}-{}-{}-{}", &hex[..8], &hex[8..12], &hex[12..16], &hex[16..20], &hex[20..])
 }
 

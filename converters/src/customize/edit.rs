@@ -9,7 +9,7 @@ use super::accounts;
 use crate::acl;
 use crate::files::{Files, NewNode, parent};
 use crate::rebuild::NewContent;
-use crate::tree::{Place, missing};
+use crate::tree::path::{Place, missing};
 use crate::{Error, Result};
 
 /// A change of an image's files. Paths are `/path` as the image's own system would see them, or `VOLUME:/path`.

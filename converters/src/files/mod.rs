@@ -17,7 +17,7 @@ use crate::mounts::{self, Devices, Elsewhere, Root, View};
 use crate::rebuild::{Base, NewContent, NewContents};
 use crate::scan::ScannedVolume;
 use crate::store::Objects;
-use crate::tree::{Paths, Place, VolumePath, missing, resolve, root_volume};
+use crate::tree::path::{Paths, Place, VolumePath, missing, resolve, root_volume};
 use crate::{Error, Result};
 
 /// The largest file that is read to be edited, in bytes.

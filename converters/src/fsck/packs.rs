@@ -1,7 +1,7 @@
 //! Every pack, read whole: its name against its bytes, its index against its index file, each object against
 //! its digest.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -11,7 +11,9 @@ use sha1::{Digest, Sha1};
 
 use crate::error::readable;
 use crate::progress::{self, Progress};
-use crate::store::{Decoded, Index, PackIndex, Storage, Store, decode_object, is_unfinished, pack_key};
+use crate::store::{
+    Decoded, Index, PackIndex, Storage, Store, decode_object, is_unfinished, pack_files, pack_key,
+};
 use crate::{Error, Result};
 
 /// How much of a pack is read at once for its digest, in bytes.
@@ -85,7 +87,9 @@ impl PackState {
 /// Reads and checks all packs, on all processors. With `sha1`, hashes their objects too.
 pub(super) fn check_packs(store: &Store, sha1: bool, progress: &dyn Progress) -> Result<PackState> {
     let storage = &**store.storage();
-    let names = names(storage)?;
+    // All that have a file, an index file or both.
+    let mut names = pack_files(storage)?;
+    names.extend(PackIndex::ids(storage)?);
     let total = names.iter().map(|id| storage.len(&pack_key(id)).unwrap_or(0)).sum();
     progress.stage("checking packs", total);
     let names: Vec<PackId> = names.into_iter().collect();
@@ -167,18 +171,6 @@ impl PackState {
         }
         self.sha1.extend(pack.sha1.iter().copied());
     }
-}
-
-/// All packs that have a file, an index file or both.
-fn names(storage: &dyn Storage) -> Result<BTreeSet<PackId>> {
-    let list = |folder: &str| storage.list(folder).map_err(|e| storage.error(folder, &e));
-    let mut names: BTreeSet<PackId> = PackIndex::ids(storage)?.into_iter().collect();
-    for folder in list("packs")? {
-        for file in list(&format!("packs/{folder}"))? {
-            names.extend(file.strip_suffix(".pack").and_then(PackId::from_hex));
-        }
-    }
-    Ok(names)
 }
 
 /// Checks a pack. A file that cannot be read is no damage: the error is kept, and nothing else is said of the pack.

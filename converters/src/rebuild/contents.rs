@@ -144,7 +144,7 @@ impl Contents<'_> {
         match self.new.get(id) {
             Some(new) => Ok(new.source.clone()),
             None => {
-                let stored = crate::image::Contents::Stored { id: *id, objects: objects.clone() };
+                let stored = crate::tree::content::Contents::Stored { id: *id, objects: objects.clone() };
                 Ok(Arc::from(stored.open()?))
             }
         }

@@ -20,7 +20,7 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock};
 use mif_formats::beneath::Directory;
 use rustix::fs::FileType;
 
-use super::storage::{Lock, LockKind, Storage, Upload, is_given};
+use super::storage::{Entries, Lock, LockKind, Storage, Upload, is_given};
 
 /// The environment variable that permits symbolic links at the top of a store.
 const LINKS: &str = "MIF_STORE_LINKS";
@@ -112,10 +112,12 @@ impl Folder {
         )
     }
 
+    /// The directory with this key; the root's is empty.
     fn directory(&self, key: &str) -> io::Result<Directory> {
-        match self.links && !key.contains('/') {
-            true => self.root()?.linked_directory(OsStr::new(key)),
-            false => self.at(key, Directory::directory),
+        match key {
+            "" => self.root()?.directory(Path::new(".")),
+            top if self.links && !top.contains('/') => self.root()?.linked_directory(OsStr::new(top)),
+            _ => self.at(key, Directory::directory),
         }
     }
 
@@ -172,23 +174,19 @@ impl Folder {
     }
 
     /// The directory that a key lies in, made if need be, and the key's last part.
-    fn parent<'k>(&self, key: &'k str) -> io::Result<(Option<Directory>, &'k OsStr)> {
+    fn parent<'k>(&self, key: &'k str) -> io::Result<(Directory, &'k OsStr)> {
         match key.rsplit_once('/') {
-            Some((parent, name)) => Ok((Some(self.make_directory(parent)?), OsStr::new(name))),
-            None => Ok((None, OsStr::new(key))),
+            Some((parent, name)) => Ok((self.make_directory(parent)?, OsStr::new(name))),
+            None => Ok((self.directory("")?, OsStr::new(key))),
         }
     }
 
     /// Moves what was finished to its key: over what is there, or unless anything is; gives whether it did.
     fn settle(&self, unfinished: Unfinished, key: &str, over: bool) -> io::Result<bool> {
-        let (parent, name) = self.parent(key)?;
-        let to = match &parent {
-            Some(parent) => parent,
-            None => self.root()?,
-        };
+        let (to, name) = self.parent(key)?;
         let done = match over {
-            true => unfinished.directory.rename(&unfinished.name, to, name).map(|()| true)?,
-            false => unfinished.directory.rename_if_absent(&unfinished.name, to, name)?,
+            true => unfinished.directory.rename(&unfinished.name, &to, name).map(|()| true)?,
+            false => unfinished.directory.rename_if_absent(&unfinished.name, &to, name)?,
         };
         if done {
             unfinished.moved();
@@ -356,34 +354,29 @@ impl Storage for Folder {
         self.settle(staging, folder, false)
     }
 
-    fn list(&self, folder: &str) -> io::Result<Vec<String>> {
-        let named = |(name, kind): (OsString, FileType)| {
-            matches!(kind, FileType::RegularFile | FileType::Directory).then(|| name.into_string().ok())?
+    fn entries(&self, folder: &str) -> io::Result<Entries> {
+        let directory = match self.directory(folder) {
+            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(Entries::default()),
+            directory => directory?,
         };
-        self.entries(folder, named)
-    }
-
-    fn others(&self, folder: &str) -> io::Result<Vec<String>> {
-        let other = |(name, kind): (OsString, FileType)| {
-            let plain = matches!(kind, FileType::RegularFile | FileType::Directory);
-            (!plain || name.to_str().is_none()).then(|| name.to_string_lossy().into_owned())
-        };
-        self.entries(folder, other)
+        let mut entries = Entries::default();
+        for (name, kind) in directory.entries()? {
+            match (name.into_string(), kind) {
+                (Ok(name), FileType::RegularFile) => entries.files.push(name),
+                (Ok(name), FileType::Directory) => entries.folders.push(name),
+                (Ok(name), _) => entries.others.push(name),
+                (Err(name), _) => entries.others.push(name.to_string_lossy().into_owned()),
+            }
+        }
+        Ok(entries)
     }
 
     fn delete(&self, key: &str) -> io::Result<()> {
         self.files().remove(key);
         let (parent, name) = key.rsplit_once('/').unwrap_or(("", key));
-        let parent = match parent {
-            "" => None,
-            parent => match self.directory(parent) {
-                Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(()),
-                directory => Some(directory?),
-            },
-        };
-        let within = match &parent {
-            Some(parent) => parent,
-            None => self.root()?,
+        let within = match self.directory(parent) {
+            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(()),
+            directory => directory?,
         };
         let name = OsStr::new(name);
         // A directory that is all ours goes out of sight in one step, and then away.
@@ -397,19 +390,15 @@ impl Storage for Folder {
         {
             return remove(&grave.directory, &grave.name);
         }
-        remove(within, name)
+        remove(&within, name)
     }
 
     fn rename(&self, key: &str, to: &str) -> io::Result<bool> {
         let (from, name) = key.rsplit_once('/').unwrap_or(("", key));
         let from = self.directory(from)?;
         self.files().remove(key);
-        let (parent, to) = self.parent(to)?;
-        let within = match &parent {
-            Some(parent) => parent,
-            None => self.root()?,
-        };
-        let done = from.rename_if_absent(OsStr::new(name), within, to)?;
+        let (within, to) = self.parent(to)?;
+        let done = from.rename_if_absent(OsStr::new(name), &within, to)?;
         within.sync()?;
         Ok(done)
     }
@@ -460,27 +449,6 @@ impl Storage for Folder {
                 }
                 Err(other) => Err(other.into()),
             };
-        }
-    }
-}
-
-impl Folder {
-    fn entries(
-        &self,
-        folder: &str,
-        pick: impl Fn((OsString, FileType)) -> Option<String>,
-    ) -> io::Result<Vec<String>> {
-        let directory = match folder {
-            "" => Directory::open(&self.root),
-            folder => self.directory(folder),
-        };
-        match directory {
-            Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
-            directory => {
-                let mut names: Vec<String> = directory?.entries()?.into_iter().filter_map(pick).collect();
-                names.sort_unstable();
-                Ok(names)
-            }
         }
     }
 }

@@ -195,6 +195,20 @@ fn names(storage: &dyn Storage) -> Result<Vec<String>> {
     storage.list("index").map_err(|e| storage.error("index", &e))
 }
 
+/// The packs that have a file. What has another name than a pack, or lies elsewhere than that pack would, is none.
+pub(crate) fn pack_files(storage: &dyn Storage) -> Result<BTreeSet<PackId>> {
+    let entries = |folder: &str| storage.entries(folder).map_err(|e| storage.error(folder, &e));
+    let mut packs = BTreeSet::new();
+    for folder in entries("packs")?.folders {
+        let folder = format!("packs/{folder}");
+        for file in entries(&folder)?.files {
+            let id = file.strip_suffix(".pack").and_then(PackId::from_hex);
+            packs.extend(id.filter(|id| pack_key(id) == format!("{folder}/{file}")));
+        }
+    }
+    Ok(packs)
+}
+
 /// The sum of lengths that a store claims, which may add up to more than any disk has.
 pub(crate) fn total(lengths: impl Iterator<Item = u64>) -> u64 {
     lengths.fold(0, u64::saturating_add)

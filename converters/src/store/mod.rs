@@ -49,14 +49,14 @@ pub use disk::StoredDisk;
 pub use folder::Folder;
 pub(crate) use folder::is_unfinished;
 pub use index::{Index, PackIndex};
-pub(crate) use index::{index_key, pack_key, total};
+pub(crate) use index::{index_key, pack_files, pack_key, total};
 pub(crate) use index_cache::clear as clear_index_cache;
 pub use needs::Needs;
 pub use objects::Objects;
 pub(crate) use objects::{Decoded, decode_object};
 pub use source_file::SourceFile;
 pub(crate) use storage::IMAGE_FILES;
-pub use storage::{Lock, LockKind, Storage, Upload};
+pub use storage::{Entries, Lock, LockKind, Storage, Upload};
 pub(crate) use strangers::strangers;
 pub use tags::Tag;
 pub(crate) use writer::put_pack;
@@ -217,8 +217,9 @@ fn wait_for_lock(storage: &dyn Storage, kind: LockKind, progress: &dyn Progress)
 fn is_begun(path: &Path) -> bool {
     let folder = Folder::new(path);
     let is_only = |key: &str, is_ours: &dyn Fn(&str) -> bool| {
-        folder.list(key).is_ok_and(|names| names.iter().all(|name| is_ours(name)))
-            && folder.others(key).is_ok_and(|names| names.is_empty())
+        folder.entries(key).is_ok_and(|Entries { files, folders, others }| {
+            others.is_empty() && files.iter().chain(&folders).all(|name| is_ours(name))
+        })
     };
     is_only("", &|name| name == "tmp") && is_only("tmp", &is_unfinished)
 }

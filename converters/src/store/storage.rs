@@ -71,11 +71,16 @@ pub trait Storage: Send + Sync {
     /// false, and changes nothing, if the folder is there already.
     fn publish(&self, folder: &str, files: &[(&str, &[u8])]) -> io::Result<bool>;
 
-    /// The names of the files and folders in a folder, sorted; none if it is not there.
-    fn list(&self, folder: &str) -> io::Result<Vec<String>>;
+    /// What is in a folder; nothing if it is not there.
+    fn entries(&self, folder: &str) -> io::Result<Entries>;
 
-    /// The names in a folder of what is neither a file nor a folder, or is not named in UTF-8: nothing of this program's.
-    fn others(&self, folder: &str) -> io::Result<Vec<String>>;
+    /// The names of the files and folders in a folder, sorted; none if it is not there.
+    fn list(&self, folder: &str) -> io::Result<Vec<String>> {
+        let Entries { mut files, folders, .. } = self.entries(folder)?;
+        files.extend(folders);
+        files.sort_unstable();
+        Ok(files)
+    }
 
     /// Removes a file, or a folder with the files in it whose names this program gives; what else is in it stays,
     /// and then the folder too. What is not there is removed already.
@@ -87,6 +92,17 @@ pub trait Storage: Send + Sync {
     /// Takes the store's lock, which is held until what this gives is dropped or the process ends; gives none while
     /// others hold it.
     fn lock(&self, kind: LockKind) -> io::Result<Option<Lock>>;
+}
+
+/// What is in a folder: names, each list sorted.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Entries {
+    /// Files.
+    pub files: Vec<String>,
+    /// Folders.
+    pub folders: Vec<String>,
+    /// Links, sockets and the like, and names that are not UTF-8: this program makes none of these.
+    pub others: Vec<String>,
 }
 
 /// How the store's lock is held.

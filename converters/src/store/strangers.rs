@@ -1,12 +1,12 @@
 //! What lies in a store and is not ours: no file of it is read, followed or removed, and fsck and gc name it.
 
-use super::{IMAGE_FILES, ImageName, Storage, is_unfinished};
+use super::{Entries, IMAGE_FILES, ImageName, Storage, is_unfinished};
 use mif_formats::mif::PackId;
 
 /// How many are named.
 const MAX_NAMED: usize = 20;
 
-/// Names, from the root of the store, of what this program did not make; the first [`MAX_NAMED`], and the number of all.
+/// Names, from the root of the store, of what this program did not make: the first [`MAX_NAMED`], and the number of all.
 pub(crate) fn strangers(storage: &dyn Storage) -> std::io::Result<(Vec<String>, usize)> {
     let mut found = Found { storage, named: Vec::new(), count: 0 };
     found.look("", &|name| TOP.contains(&name))?;
@@ -54,15 +54,19 @@ struct Found<'a> {
 }
 
 impl Found<'_> {
-    /// Looks at a folder: gives the names that are ours, and notes the others.
+    /// Looks at a folder: gives the folders in it that are ours, and notes what is not.
     fn look(&mut self, folder: &str, is_ours: &dyn Fn(&str) -> bool) -> std::io::Result<Vec<String>> {
-        let (ours, mut others): (Vec<_>, Vec<_>) =
-            self.storage.list(folder)?.into_iter().partition(|name| is_ours(name));
-        others.extend(self.storage.others(folder)?);
-        self.count += others.len();
-        let room = MAX_NAMED.saturating_sub(self.named.len());
+        let Entries { files, folders, others } = self.storage.entries(folder)?;
+        let (ours, strange): (Vec<_>, Vec<_>) = folders.into_iter().partition(|name| is_ours(name));
+        let strange =
+            strange.into_iter().chain(files.into_iter().filter(|name| !is_ours(name))).chain(others);
         let place = if folder.is_empty() { String::new() } else { format!("{folder}/") };
-        self.named.extend(others.into_iter().take(room).map(|name| format!("{place}{name}")));
+        for name in strange {
+            self.count += 1;
+            if self.named.len() < MAX_NAMED {
+                self.named.push(format!("{place}{name}"));
+            }
+        }
         Ok(ours)
     }
 }

@@ -11,7 +11,7 @@ use super::side::{Node, Side, USER_FLAGS};
 use crate::Result;
 use crate::files::{Files, parent};
 use crate::rebuild::NewContent;
-use crate::tree::Place;
+use crate::tree::path::Place;
 
 /// The first of the numbers that tell which new paths are one file. No volume has such: a planner gives others.
 const FIRST_LABEL: u64 = 1 << 32;

@@ -14,13 +14,13 @@ use std::collections::BTreeMap;
 
 use mif_formats::fs::FileType;
 use mif_formats::mif::manifest::escape;
+use mif_formats::text::hex_unless_text;
 
 use super::rules::{Rule, rule};
 use super::side::{Node, Side, same};
 use super::{Conflict, Left, Winner, entries};
 use crate::files::{Files, parent};
-use crate::ls::hex_unless_text;
-use crate::tree::Place;
+use crate::tree::path::Place;
 use crate::{Error, Result};
 
 /// What changes on a volume, from A to B.

@@ -6,6 +6,7 @@ use std::time::Instant;
 use mif_formats::fs::FileType;
 use mif_formats::mif::ObjectId;
 use mif_formats::mif::manifest::Row;
+use mif_formats::text::hex;
 
 use super::batch::{Batch, chosen};
 use super::{ImageResult, UpdateCounts, UpdateOptions, UpdateReport, UpdatedImage};
@@ -14,7 +15,7 @@ use crate::progress::Progress;
 use crate::rebuild::NewContent;
 use crate::search::{Contents, Query, search};
 use crate::store::{ImageName, Selector, Store};
-use crate::tree::Place;
+use crate::tree::path::Place;
 use crate::{Error, Result};
 
 /// A content that is searched for.
@@ -115,8 +116,4 @@ fn wanted(old: &Path) -> Result<Wanted> {
     }
     contents.add_blake3(&content.id.to_string())?;
     Ok(Wanted { contents, name: hex(&content.sha1), id: Some(content.id) })
-}
-
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|b| format!("{b:02x}")).collect()
 }

@@ -3,6 +3,7 @@
 mod args;
 mod record;
 mod text;
+mod value;
 
 use mif::store::{ImageName, Store};
 use mif::{CustomizeOptions, Error, Result, Variables};

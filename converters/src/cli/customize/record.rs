@@ -2,6 +2,8 @@
 
 use mif::{PLACEHOLDER, Recipe, is_secret_file};
 
+use super::value::text_of;
+
 /// The words of a command line, with a placeholder for each password, each hash, each value of a variable that one of them
 /// is made of, and each text for a file that holds hashes.
 pub(super) fn without_secrets(words: Vec<String>, recipe: &Recipe) -> Vec<String> {
@@ -37,7 +39,7 @@ fn hidden(flag: &str, value: &str, recipe: &Recipe) -> Option<String> {
             if recipe.hides(name) { keep(name.len() + 1) } else { None }
         }
         "--write" | "--append" => {
-            let text = super::args::text_of(value)?;
+            let text = text_of(value)?;
             let path = value[..value.len() - text.len()].trim_end_matches(':');
             if is_secret_file(path) { keep(value.len() - text.len()) } else { None }
         }
