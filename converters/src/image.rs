@@ -82,8 +82,7 @@ impl OpenImage {
         let stored = Box::new(store.image(name)?);
         let objects = Arc::new(store.objects()?);
         // Who could read the file that it was imported from is not known.
-        let folder = std::fs::metadata(store.storage().place());
-        let access = folder.map_or(Access::Owner, |meta| Access::of_directory(&meta));
+        let access = store.storage().access();
         Ok(OpenImage { label: stored.image.id(), origin: Origin::Stored { stored, objects, access } })
     }
 

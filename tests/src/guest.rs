@@ -4,7 +4,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use crate::{WorkFolder, have, mif, run, run_failing, tool, work_folder};
+use crate::{WorkFolder, have, run, run_failing, tool, work_folder};
 
 /// A system whose image is `guest`.
 pub struct Guest {
@@ -40,15 +40,13 @@ impl Guest {
     /// A path in its working directory.
     #[must_use]
     pub fn at(&self, name: &str) -> PathBuf {
-        self.work.path().join(name)
+        self.work.at(name)
     }
 
     /// The program, on its store.
     #[must_use]
     pub fn mif(&self, words: &[&str]) -> Command {
-        let mut command = mif(&self.at("store"));
-        command.current_dir(self.work.path()).args(words);
-        command
+        self.work.mif(words)
     }
 
     /// Edits it into the image `new`; gives all that was said.

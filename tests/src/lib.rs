@@ -44,6 +44,20 @@ impl WorkFolder {
     pub fn path(&self) -> &Path {
         self.0.path()
     }
+
+    /// A path in it.
+    #[must_use]
+    pub fn at(&self, name: &str) -> PathBuf {
+        self.path().join(name)
+    }
+
+    /// The program, run in it, on the store `store` in it.
+    #[must_use]
+    pub fn mif(&self, words: &[&str]) -> Command {
+        let mut command = mif(&self.at("store"));
+        command.current_dir(self.path()).args(words);
+        command
+    }
 }
 
 impl Drop for WorkFolder {

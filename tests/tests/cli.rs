@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
+use mif_tests::disk::noise;
 use mif_tests::{have, mif, mif_path, repo, run, run_failing, snapshot, tool, work_folder};
 use serde_json::Value;
 
@@ -292,15 +293,7 @@ fn an_interrupted_export_leaves_nothing_behind() {
     let work = work_folder();
     let disk = work.path().join("noise.img");
     // Enough noise that the export is still at work when it is told to stop.
-    let mut state = 1u64;
-    let noise: Vec<u8> = (0..32 << 20)
-        .map(|_| {
-            state ^= state << 13;
-            state ^= state >> 7;
-            state ^= state << 17;
-            state as u8
-        })
-        .collect();
+    let noise = noise(1, 32 << 20);
     let mut file = fs::File::create(&disk).unwrap();
     for _ in 0..8 {
         std::io::Write::write_all(&mut file, &noise).unwrap();

@@ -2,10 +2,10 @@
 //! planning leaves out: held against sfdisk, parted, mtools, debugfs and e2fsck.
 
 use std::fs;
+use std::ops::Deref;
 use std::path::{Path, PathBuf};
-use std::process::Command;
 
-use mif_tests::{WorkFolder, have, mif, run, run_failing, tool, work_folder};
+use mif_tests::{WorkFolder, have, run, run_failing, tool, work_folder};
 use serde_json::Value;
 
 const MIB: u64 = 1 << 20;
@@ -15,19 +15,17 @@ struct Lab {
     work: WorkFolder,
 }
 
+impl Deref for Lab {
+    type Target = WorkFolder;
+
+    fn deref(&self) -> &WorkFolder {
+        &self.work
+    }
+}
+
 impl Lab {
     fn new() -> Self {
         Lab { work: work_folder() }
-    }
-
-    fn at(&self, name: &str) -> PathBuf {
-        self.work.path().join(name)
-    }
-
-    fn mif(&self, words: &[&str]) -> Command {
-        let mut command = mif(&self.at("store"));
-        command.current_dir(self.work.path()).args(words);
-        command
     }
 
     /// A disk with this table, and volumes at places in mebibytes.

@@ -2,10 +2,10 @@
 //! /boot, /var and /var/log on volumes of their own; and images with two systems.
 
 use std::fs;
-use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::ops::Deref;
+use std::path::Path;
 
-use mif_tests::{WorkFolder, have, mif, run, run_failing, tool, work_folder};
+use mif_tests::{WorkFolder, have, run, run_failing, tool, work_folder};
 use serde_json::Value;
 
 const TOOLS: &[&str] = &["sfdisk", "mke2fs", "dd"];
@@ -16,17 +16,15 @@ struct Lab {
     work: WorkFolder,
 }
 
+impl Deref for Lab {
+    type Target = WorkFolder;
+
+    fn deref(&self) -> &WorkFolder {
+        &self.work
+    }
+}
+
 impl Lab {
-    fn at(&self, name: &str) -> PathBuf {
-        self.work.path().join(name)
-    }
-
-    fn mif(&self, words: &[&str]) -> Command {
-        let mut command = mif(&self.at("store"));
-        command.current_dir(self.work.path()).args(words);
-        command
-    }
-
     /// A disk with a volume for each directory, in order, labelled by its name.
     fn disk(&self, name: &str, volumes: &[&str]) {
         let disk = self.at(name);

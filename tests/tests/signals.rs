@@ -5,6 +5,7 @@ use std::path::Path;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
+use mif_tests::disk::noise;
 use mif_tests::fault::{self, Fault, Faults};
 use mif_tests::{have, mif, mif_path, repo, run, run_failing, tool, work_folder};
 
@@ -51,18 +52,9 @@ fn left(folder: &Path) -> Vec<String> {
     found.lines().map(str::to_owned).collect()
 }
 
-/// 64 MiB that do not compress.
-fn noise(to: &Path) {
-    let mut state = 1u64;
-    let noise: Vec<u8> = (0..64 << 20)
-        .map(|_| {
-            state ^= state << 13;
-            state ^= state >> 7;
-            state ^= state << 17;
-            state as u8
-        })
-        .collect();
-    fs::write(to, noise).unwrap();
+/// A file of 64 MiB that do not compress.
+fn write_noise(to: &Path) {
+    fs::write(to, noise(1, 64 << 20)).unwrap();
 }
 
 #[test]
@@ -101,7 +93,7 @@ fn a_verb_that_waits_for_a_pipe_ends_at_the_first_signal() {
 fn a_verb_whose_reader_has_stopped_ends_at_the_first_signal() {
     let work = work_folder();
     let at = |name: &str| work.path().join(name);
-    noise(&at("noise.raw"));
+    write_noise(&at("noise.raw"));
     let verbs: [&[&str]; 2] =
         [&["convert", "-f", "raw", "noise.raw", "-", "-O", "raw"], &["extract", "demo.qcow2", "-o", "-"]];
     fs::copy(repo().join("fixtures/demo.qcow2"), at("demo.qcow2")).unwrap();
@@ -143,7 +135,7 @@ fn a_second_signal_ends_at_once_and_nohup_keeps_its_promise() {
 fn a_verb_that_writes_a_file_removes_it() {
     let work = work_folder();
     let at = |name: &str| work.path().join(name);
-    noise(&at("noise.raw"));
+    write_noise(&at("noise.raw"));
     for (signal, code) in [("HUP", 129), ("TERM", 143)] {
         let mut command = listening(&at("store"));
         command.args(["convert", "-o", "compress=on", "-f", "raw"]).args([at("noise.raw"), at("out.qcow2")]);
@@ -190,7 +182,7 @@ fn a_verb_that_makes_its_file_durable_removes_it_afterwards() {
 fn a_file_past_the_limit_of_file_sizes_is_an_error_that_names_it() {
     let work = work_folder();
     let at = |name: &str| work.path().join(name);
-    noise(&at("noise.raw"));
+    write_noise(&at("noise.raw"));
     let limited = |line: &str| {
         let mut command = tool("sh");
         command

@@ -2,10 +2,10 @@
 //! `extract` writes against what GNU tar and bsdtar restore.
 
 use std::fs;
+use std::ops::Deref;
 use std::path::{Path, PathBuf};
-use std::process::Command;
 
-use mif_tests::{WorkFolder, have, is_root, mif, run, run_failing, tool, work_folder};
+use mif_tests::{WorkFolder, have, is_root, run, run_failing, tool, work_folder};
 
 const DISK: &str = "table = \"none\"\nsize = \"16M\"\n[[volume]]\nmount = \"/\"\nfs = \"ext4\"\n";
 
@@ -14,21 +14,19 @@ struct Lab {
     work: WorkFolder,
 }
 
+impl Deref for Lab {
+    type Target = WorkFolder;
+
+    fn deref(&self) -> &WorkFolder {
+        &self.work
+    }
+}
+
 impl Lab {
     fn new() -> Self {
         let lab = Lab { work: work_folder() };
         fs::write(lab.at("disk.toml"), DISK).unwrap();
         lab
-    }
-
-    fn at(&self, name: &str) -> PathBuf {
-        self.work.path().join(name)
-    }
-
-    fn mif(&self, words: &[&str]) -> Command {
-        let mut command = mif(&self.at("store"));
-        command.current_dir(self.work.path()).args(words);
-        command
     }
 
     /// Runs Python lines that write tars; `add(tar, name, type, data or link target, size of its header)` is there.

@@ -18,6 +18,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock};
 
 use mif_formats::beneath::Directory;
+use mif_formats::container::Access;
 use rustix::fs::FileType;
 
 use super::storage::{Entries, Lock, LockKind, Storage, Upload, is_given};
@@ -299,6 +300,12 @@ fn create_folders_durably(folder: &Path) -> io::Result<()> {
 impl Storage for Folder {
     fn place(&self) -> String {
         self.root.display().to_string()
+    }
+
+    fn access(&self) -> Access {
+        // What cannot be told is not given away.
+        let stat = self.root().and_then(Directory::own_stat);
+        stat.map_or(Access::Owner, |stat| Access::of_directory(stat.st_mode, stat.st_gid))
     }
 
     fn read(&self, key: &str, range: Range<u64>) -> io::Result<Vec<u8>> {

@@ -4,6 +4,8 @@ use std::fs::File;
 use std::io::{self, Write};
 use std::ops::Range;
 
+use mif_formats::container::Access;
+
 use crate::Error;
 
 /// The files of an image.
@@ -30,6 +32,9 @@ fn max_len(key: &str) -> u64 {
 pub trait Storage: Send + Sync {
     /// For messages: where this is.
     fn place(&self) -> String;
+
+    /// Who may read what is here, beside its owner.
+    fn access(&self) -> Access;
 
     /// The bytes `range` of a file: exactly these, or an error.
     fn read(&self, key: &str, range: Range<u64>) -> io::Result<Vec<u8>>;

@@ -25,10 +25,10 @@ impl Access {
         }
     }
 
-    /// Who may list a directory and open what is in it.
+    /// Who may list a directory of this mode and group, and open what is in it.
     #[must_use]
-    pub fn of_directory(meta: &Metadata) -> Self {
-        Self::of_mode(meta.mode(), 0o5, meta.gid())
+    pub fn of_directory(mode: u32, gid: u32) -> Self {
+        Self::of_mode(mode, 0o5, gid)
     }
 
     /// The classes that have all of `bits`. Where the group has less than all others, its members are shut out, so it is
