@@ -62,7 +62,7 @@ impl Error {
         Self::file(&path.display().to_string(), error)
     }
 
-    /// The operating system failed at the file called `name`, or that is not what it should be.
+    /// The operating system failed at the file called `name`, or the file is damaged.
     pub(crate) fn file(name: &str, error: &io::Error) -> Self {
         use io::ErrorKind::{FileTooLarge, InvalidData, NotFound, UnexpectedEof};
         let damaged = matches!(error.kind(), NotFound | UnexpectedEof | FileTooLarge | InvalidData);
@@ -83,8 +83,7 @@ impl Error {
         self
     }
 
-    /// Whether a file could not be read (permissions, a disk's error, too few descriptors): what is in it, and whether it
-    /// is damaged, is not known.
+    /// Whether a file could not be read (permissions, an I/O error, too few descriptors). It may be whole or damaged.
     #[must_use]
     pub fn is_unreadable(&self) -> bool {
         self.unreadable
@@ -140,8 +139,8 @@ impl From<mif_formats::Error> for Error {
     }
 }
 
-/// A result in which an error means damage. What could not be read is an error of the caller: it must not be taken for
-/// damaged or missing.
+/// Separates damage from failure to read: the inner error is damage, the outer one means that the file could not be read and
+/// may be whole.
 pub(crate) fn readable<T>(result: Result<T>) -> Result<Result<T>> {
     match result {
         Err(e) if e.is_unreadable() => Err(e),

@@ -224,7 +224,7 @@ fn needed(
     Ok(needs.objects)
 }
 
-/// What became of an attempt to repack.
+/// The result of repacking.
 enum Repacked {
     /// The new packs.
     Written(HashSet<PackId>),

@@ -81,7 +81,7 @@ impl OpenImage {
     pub fn stored(store: &Store, name: &ImageName) -> Result<Self> {
         let stored = Box::new(store.image(name)?);
         let objects = Arc::new(store.objects()?);
-        // Who could read the file that it was imported from is not known.
+        // The mode of the imported file is not recorded, so the store decides.
         let access = store.storage().access();
         Ok(OpenImage { label: stored.image.id(), origin: Origin::Stored { stored, objects, access } })
     }
@@ -105,12 +105,12 @@ impl OpenImage {
         }
     }
 
-    /// Who may read it beside its owner: what is made of it is to be no more readable.
+    /// Who besides the owner may read the image. Output made from it must not be readable by anybody else.
     #[must_use]
     pub fn access(&self) -> Access {
         match &self.origin {
             Origin::File { container } => container.files.iter().fold(Access::All, |access, file| {
-                // What cannot be told is not given away.
+                // If it is unknown, nobody else may read the output.
                 access.and(file.access().unwrap_or(Access::Owner))
             }),
             Origin::Stored { access, .. } => *access,

@@ -1,8 +1,8 @@
-//! Files beneath a directory, whatever becomes of their names meanwhile.
+//! Opens files beneath a directory, safe against names being exchanged meanwhile.
 //!
-//! A path that was checked may be another's when it is opened. Here a file is opened first, beneath a directory that
-//! is held open itself, and then judged by its descriptor. On the way there no symbolic link is followed, and no `..`
-//! leads out. Opening never waits (for a writer of a FIFO, say).
+//! A path that was checked may lead to another file when it is opened. So a file is opened first, beneath a directory that is
+//! held open, and its type is checked on the descriptor. No symbolic link is followed on the way, and `..` does not lead
+//! out. Opening never blocks, for example on a FIFO without a writer.
 //!
 //! Linux does this in one call, `openat2(2)` with `RESOLVE_BENEATH` and `RESOLVE_NO_SYMLINKS`; where the kernel, or a
 //! sandbox, does not have it, each component is opened relative to the one before.

@@ -155,7 +155,7 @@ fn attack(made: &Path, disk: &Path, work: &Path, paths: &[&PathBuf]) {
             fs::create_dir_all(outside.join("precious")).unwrap();
             fs::write(outside.join("precious/letter"), b"mine").unwrap();
             let _socket = replace(&store.join(path), impostor, &outside);
-            // What a directory holds that a link leads to would all be a store's, but for this.
+            // A directory behind a link has a file that is not a store's, too.
             if outside.join("moved").is_dir() {
                 fs::write(outside.join("moved/letter"), b"mine").unwrap();
             }
@@ -399,7 +399,7 @@ fn what_cannot_be_read_is_not_called_damaged_and_nothing_is_repaired_then() {
     run(tool("chown").args(["-R", "65534:65534"]).arg(&store));
     for path in paths(&store) {
         let unreadable = store.join(&path);
-        // What is only a copy, or a lock, is done without.
+        // Copies and the lock are not needed.
         let needed = ["packs", "index", "images", "store.json"].iter().any(|top| path.starts_with(top));
         if !needed {
             continue;

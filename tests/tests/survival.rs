@@ -320,7 +320,7 @@ fn a_read_that_fails_is_told_with_file_and_place_and_costs_that_image_alone() {
     );
     assert!(error.contains(".pack") && error.contains("Input/output error"), "{error}");
     assert!(!out.exists());
-    // What cannot be read back does not take the place of what is there.
+    // A file that cannot be read back does not replace the existing one.
     for (name, at) in [("there.raw", 1024), ("there.qcow2", 65536), ("there.vmdk", 65536)] {
         let there = half.at(name);
         fs::write(&there, "kept").unwrap();

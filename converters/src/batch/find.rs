@@ -87,7 +87,7 @@ pub(super) fn find(paths: &[PathBuf], options: &OpenOptions, progress: &dyn Prog
             seen.insert(resolved(&path), first);
             continue;
         }
-        // What is judged is the file that the gate opened, not what the path leads to by then.
+        // The file is opened once and examined through that descriptor: the path may lead elsewhere by now.
         let opened = container::open_image_file(&path, &options);
         if let Err(outside) = &opened
             && is_link

@@ -1,4 +1,4 @@
-//! What a tree that is brought in may take, wherever it comes from: a directory, a tar, the mount points of a description.
+//! Limits for trees that `build` reads, whether from a directory, a tar or a description.
 //!
 //! Paths have the limits that the readers of volumes have ([`MAX_PATH`], [`MAX_ALL_PATHS`]), attributes those of Linux. A few
 //! bytes of a tar can stand for much more: a global pax record for an attribute of every member, a deep path for thousands of

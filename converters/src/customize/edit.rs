@@ -32,7 +32,7 @@ pub(super) enum Edit {
     Symlink { path: String, target: String },
     /// The permissions change.
     Chmod { path: String, mode: u16 },
-    /// The owner changes. Of what is no directory this takes setuid, setgid and capabilities away, as in Linux.
+    /// Changes the owner. As in Linux, this clears setuid, setgid and capabilities of anything but a directory.
     Chown { path: String, owner: Owner },
     /// An extended attribute is set.
     SetXattr { path: String, name: String, value: Vec<u8> },

@@ -41,7 +41,7 @@ pub(super) fn extract(
     progress: &dyn Progress,
 ) -> Result<()> {
     let failed = |e: io::Error| Error::io(to, &e);
-    // What the image's folder becomes is for nobody else before it is filled: it gets the image's mode at the end.
+    // A new target is private until everything is in it. It gets the image's mode at the end.
     let is_root_made = items.first().is_some_and(|item| item.path.is_empty());
     let made = std::fs::DirBuilder::new().mode(if is_root_made { 0o700 } else { 0o777 }).create(to);
     let is_new = made.is_ok();
@@ -70,7 +70,7 @@ pub(super) fn extract(
         }
     }
     for (number, item) in items.iter().enumerate().rev() {
-        // A target that was there belongs to somebody, and is no part of the image.
+        // A directory that existed before keeps its own mode and owner.
         if item.path.is_empty() && !is_new {
             continue;
         }
@@ -338,8 +338,8 @@ fn note_xattr(report: &mut ExtractReport, row: &Row, name: &[u8], done: rustix::
     note(report, &format!("xattr {}", escape_apart(name)), row, done);
 }
 
-/// What was made just now as `name`, and not what somebody who may write in the target has put in its place: of another
-/// type, such as a link.
+/// Opens the node that was just made as `name`. An error if somebody has replaced it by something of another type, such as a
+/// link.
 fn made_node(parent: &OwnedFd, name: &OsStr, made: FileType) -> rustix::io::Result<OwnedFd> {
     let node = fs::openat(parent, name, OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC, Mode::empty())?;
     let kind = fs::FileType::from_raw_mode(fs::fstat(&node)?.st_mode);

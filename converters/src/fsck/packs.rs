@@ -87,7 +87,7 @@ impl PackState {
 /// Reads and checks all packs, on all processors. With `sha1`, hashes their objects too.
 pub(super) fn check_packs(store: &Store, sha1: bool, progress: &dyn Progress) -> Result<PackState> {
     let storage = &**store.storage();
-    // All that have a file, an index file or both.
+    // Packs with a file, an index file, or both.
     let mut names = pack_files(storage)?;
     names.extend(PackIndex::ids(storage)?);
     let total = names.iter().map(|id| storage.len(&pack_key(id)).unwrap_or(0)).sum();
@@ -173,7 +173,7 @@ impl PackState {
     }
 }
 
-/// Checks a pack. A file that cannot be read is no damage: the error is kept, and nothing else is said of the pack.
+/// Checks a pack. If one of its files cannot be read, only that error is reported: the pack may be whole.
 fn check_pack(storage: &dyn Storage, id: PackId, sha1: bool, progress: &dyn Progress) -> Result<Checked> {
     match look_at_pack(storage, id, sha1, progress) {
         Err(e) if e.is_unreadable() => {

@@ -124,7 +124,7 @@ impl FsckReport {
     /// Decides what is to be done. `found` says whether all lost objects are in packs without an index.
     pub(super) fn judge(&mut self, store: &Store, found: bool) {
         if !self.unreadable.is_empty() {
-            // What seems to be lost may be in what could not be read.
+            // Objects that seem to be lost may be in the files that could not be read.
             self.lost.clear();
             self.lost_objects.clear();
             self.verdict = Verdict::Unreadable;

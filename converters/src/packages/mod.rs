@@ -175,8 +175,7 @@ pub(crate) fn read(tree: &Tree) -> Found {
     found
 }
 
-/// Sentences about the systems of a tree that have no package in `packages`: where nothing was found is no proof that
-/// nothing is installed.
+/// A sentence for each system of the tree of which no package was found: that does not mean that none is installed.
 fn without_database(tree: &Tree, packages: &[Package]) -> Vec<String> {
     let has_packages = |root: &&Root| packages.iter().any(|package| package.volume == root.volume);
     let systems = tree.roots().iter().filter(|root| !has_packages(root));
@@ -263,7 +262,7 @@ struct Databases<'a> {
 }
 
 impl Databases<'_> {
-    /// The volume that its packages are said to be on.
+    /// The volume that is reported for its packages.
     fn volume(&self) -> &str {
         self.scope.volume()
     }

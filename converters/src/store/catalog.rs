@@ -281,7 +281,7 @@ impl Image {
         serde_json::to_vec_pretty(self).expect("a record is JSON")
     }
 
-    /// Which of the numbers no record of ours has, if there are any: nobody has to reckon with such later.
+    /// Says which numbers of the record are out of range, if any: the rest of the program need not check them again.
     fn problem(&self) -> Option<&'static str> {
         let Image { table, counts, disk_size, .. } = self;
         let fits = |n: u64| n <= MAX_SIZE;
@@ -421,7 +421,7 @@ impl Store {
     pub fn versions(&self, name: &str) -> Result<Vec<u32>> {
         let mut versions = self.versions_in("images", name)?;
         if !versions.is_empty() {
-            // Of one that was removed, a folder may be left: with files that are not ours, or by a process that was killed.
+            // The folder of a removed version may still be there, with files that are not ours or because `rm` was killed.
             let removed = self.versions_in("removed", name)?;
             versions.retain(|version| !removed.contains(version));
         }
@@ -578,8 +578,8 @@ impl Store {
         self.forget_published(name, version, record.layout_digest.as_deref())
     }
 
-    /// Notes that a version was removed. On a disk that is full, what is only a copy goes first; and if that is not enough,
-    /// the image's own record becomes the note, which takes no room.
+    /// Records that a version was removed. If the disk is full, the index cache is deleted first; if that is not enough, the
+    /// image's own record is renamed to be the note, which needs no space.
     fn put_removed(&self, key: &str, json: &[u8], name: &str, version: u32) -> std::io::Result<()> {
         use std::io::ErrorKind::{QuotaExceeded, StorageFull};
         let is_full = |e: &std::io::Error| matches!(e.kind(), StorageFull | QuotaExceeded);

@@ -5,8 +5,8 @@
 //! program gives are removed. A user who keeps `packs` on another disk behind a link sets `MIF_STORE_LINKS=1`: then
 //! links at the top of the store are followed, and none below.
 //!
-//! Who may read a store is decided by the mode of its directory, 0700 if this program makes it. What is written in it has
-//! the same permissions.
+//! The mode of the store's directory (0700 if this program makes it) decides who may read the store: all files in it get the
+//! same permissions.
 
 use std::collections::HashMap;
 use std::ffi::{OsStr, OsString};
@@ -29,7 +29,7 @@ const LINKS: &str = "MIF_STORE_LINKS";
 /// How many files are kept open.
 const MAX_OPEN: usize = 16;
 
-/// What is larger is only allocated if there is memory for it, in bytes.
+/// Larger buffers, in bytes, are only allocated after checking that there is memory.
 const LARGE: usize = 16 << 20;
 
 /// A store in a directory.
@@ -246,7 +246,7 @@ impl Unfinished {
 impl Drop for Unfinished {
     fn drop(&mut self) {
         if !self.moved {
-            // What is left has a name that gc knows.
+            // gc removes it if this fails.
             let _ = remove(&self.directory, &self.name);
         }
     }
@@ -303,7 +303,7 @@ impl Storage for Folder {
     }
 
     fn access(&self) -> Access {
-        // What cannot be told is not given away.
+        // If it is unknown, nobody else may read the output.
         let stat = self.root().and_then(Directory::own_stat);
         stat.map_or(Access::Owner, |stat| Access::of_directory(stat.st_mode, stat.st_gid))
     }
@@ -323,8 +323,7 @@ impl Storage for Folder {
     }
 
     fn len(&self, key: &str) -> io::Result<u64> {
-        // By its path, which takes one call: a length alone is nothing that a link could give away or spoil, and whoever
-        // reads the file comes by the door.
+        // By path, which is one system call instead of three. Only the length is looked at; reading goes through `file`.
         let stat = rustix::fs::statat(self.root()?, key, rustix::fs::AtFlags::SYMLINK_NOFOLLOW)?;
         match FileType::from_raw_mode(stat.st_mode) {
             FileType::RegularFile => Ok(stat.st_size as u64),

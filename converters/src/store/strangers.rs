@@ -1,4 +1,4 @@
-//! What lies in a store and is not ours: no file of it is read, followed or removed, and fsck and gc name it.
+//! Files in a store that this program did not make. They are never read or removed; fsck and gc name them.
 
 use super::{Entries, IMAGE_FILES, ImageName, Storage, is_unfinished};
 use mif_formats::mif::PackId;

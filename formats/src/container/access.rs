@@ -1,4 +1,4 @@
-//! Who may read a file beside its owner: what is made of a file is not to be more readable than that file.
+//! Who besides its owner may read a file, so that output is not more readable than its source.
 
 use std::fs::{File, Metadata};
 use std::os::unix::fs::MetadataExt;

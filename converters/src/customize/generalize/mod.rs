@@ -1,5 +1,5 @@
-//! What clones of a system must not share: keys, identities, seeds, leases, and what was logged and typed. All that
-//! virt-sysprep(1) takes away by default is here, or is named as left.
+//! `--generalize`: removes what clones of a system must not share, such as keys, identities, random seeds, DHCP leases, logs
+//! and shell histories. It covers what virt-sysprep(1) removes by default; the report lists what is left.
 
 mod hardware;
 

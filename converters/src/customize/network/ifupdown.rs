@@ -49,7 +49,7 @@ fn text(network: &Network) -> String {
     for (address, prefix) in &network.addresses {
         let family = if address.is_ipv4() { "inet" } else { "inet6" };
         let _ = writeln!(out, "iface {interface} {family} static\n    address {address}/{prefix}");
-        // A gateway and name servers are said once.
+        // The gateway of each family, and the name servers, are written once: in the first stanza.
         let first = network.addresses.iter().find(|(a, _)| a.is_ipv4() == address.is_ipv4());
         if first == Some(&(*address, *prefix)) {
             for gateway in network.gateways.iter().filter(|g| g.is_ipv4() == address.is_ipv4()) {

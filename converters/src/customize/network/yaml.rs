@@ -172,7 +172,7 @@ impl Yaml {
     }
 }
 
-/// What has begun and not ended.
+/// A list or map whose end has not been read yet.
 enum Open {
     List(Vec<Yaml>),
     Map(Vec<(String, Yaml)>, Option<String>),
