@@ -94,7 +94,7 @@ pub fn export(
         Origin::File { container } => container.warnings.clone(),
         Origin::Stored { .. } => Vec::new(),
     };
-    warnings.extend(carry_sector_size(image, &*disk, format, &mut format_options)?);
+    warnings.extend(carry_sector_size(&*disk, format, &mut format_options)?);
     if let (Some(ids), true) = (&options.reshape.new_ids, format.has_identity()) {
         // The last option given wins, so an explicit `-o seed=` overrides this one.
         format_options.insert(0, ("seed".into(), hex(&ids.seed)));
@@ -152,17 +152,15 @@ fn check_kind(output: &Output, path: &Path, format: &dyn Format, options: &Expor
 
 /// Tells the writer to record an unusual sector size; returns a warning if the format cannot record it.
 fn carry_sector_size(
-    image: &OpenImage,
     disk: &dyn Source,
     format: &dyn Format,
     options: &mut CreateOptions,
 ) -> Result<Option<String>> {
     const USUAL: u32 = 512;
     const OPTION: &str = "logical_sector_size";
-    let size = match (&image.origin, disk.sector_size()) {
-        (_, Some(recorded)) => recorded,
-        (Origin::Stored { stored, .. }, None) => stored.image.table.sector_size,
-        (Origin::File { .. }, None) => partition::read(disk)?.sector_size,
+    let size = match disk.sector_size() {
+        Some(recorded) => recorded,
+        None => partition::read(disk)?.sector_size,
     };
     if size == USUAL {
         return Ok(None);
@@ -278,7 +276,8 @@ fn reshape<'i>(
     base.finish(writer, [&mut draft])?;
     let rows: Vec<&Row> = base.rows.iter().collect();
     base.read_back(&draft, &rows)?;
-    let disk = Arc::new(StoredDisk::new(draft.layout.clone(), base.objects));
+    let disk = StoredDisk::new(draft.layout.clone(), base.objects);
+    let disk = Arc::new(disk.with_sectors_of(stored.image.table.sector_size));
     Ok(Reshaped { draft, disk, _bench: base.bench })
 }
 
