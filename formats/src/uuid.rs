@@ -9,6 +9,14 @@ pub fn text(uuid: &[u8; 16]) -> String {
     format!("{}-{}-{}-{}-{}", &hex[..8], &hex[8..12], &hex[12..16], &hex[16..20], &hex[20..])
 }
 
+/// These bytes as a random UUID: version 4, of the variant of RFC 9562 (sections 4.1, 4.2 and 5.4).
+#[must_use]
+pub fn random(mut bytes: [u8; 16]) -> [u8; 16] {
+    bytes[6] = bytes[6] & 0x0f | 0x40;
+    bytes[8] = bytes[8] & 0x3f | 0x80;
+    bytes
+}
+
 /// The reverse of [`text`], in upper or lower case; none if it is no UUID.
 #[must_use]
 pub fn bytes(text: &str) -> Option<[u8; 16]> {

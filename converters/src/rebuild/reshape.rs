@@ -80,10 +80,7 @@ impl NewIds {
 
     /// A random UUID (RFC 9562, version 4) for what is named `of`.
     pub(crate) fn uuid(&self, of: &str) -> [u8; 16] {
-        let mut bytes = self.bytes(of);
-        bytes[6] = bytes[6] & 0x0F | 0x40;
-        bytes[8] = bytes[8] & 0x3F | 0x80;
-        bytes
+        mif_formats::uuid::random(self.bytes(of))
     }
 
     /// Four bytes, not zero, for what is named `of`.

@@ -62,10 +62,7 @@ impl Identity {
 
     /// Another UUID of the container, in the same byte order, in the form of a random (version 4) UUID.
     pub(super) fn uuid(&self, of: &str) -> [u8; 16] {
-        let mut uuid: [u8; 16] = self.derive(of)[..16].try_into().expect("sliced to size");
-        uuid[6] = uuid[6] & 0x0f | 0x40;
-        uuid[8] = uuid[8] & 0x3f | 0x80;
-        uuid
+        crate::uuid::random(self.derive(of)[..16].try_into().expect("sliced to size"))
     }
 
     /// A 32-bit content ID other than the values to which VMDK gives a meaning.
