@@ -1,30 +1,42 @@
-# The two commands of README: `make demo` and `make test`. All of them work in a fresh clone.
+# README's two commands are `make demo` and `make test`; `make check` is for every edit. All of them work in a fresh clone.
 
-.PHONY: demo test field collection tools lint build bench fuzz clean
+.PHONY: demo check test collection field tools lint build bench fuzz clean
 
 CARGO ?= cargo
+# Where cargo builds: `target`, or what CARGO_TARGET_DIR or cargo's configuration says.
+TARGET = $(shell $(CARGO) metadata --format-version 1 --no-deps --offline | sed 's/.*"target_directory":"\([^"]*\)".*/\1/')
+MIF = $(TARGET)/release/mif
 
 demo: ## Build, and take a small disk into MIF and back before your eyes. Needs a Rust toolchain only.
+	@echo "Building mif in release mode: the first time takes two or three minutes on two cores."
 	@$(CARGO) build --release --locked -p mif
-	@fixtures/demo target/release/mif
+	@fixtures/demo $(MIF)
 
-# Tools that would sync all filesystems of the machine do not: tests/install-tools makes this folder.
+check: ## For every edit: format, lints, and all tests that need no outside tool.
+	$(CARGO) fmt --all --check
+	$(CARGO) clippy --locked --workspace --all-targets -- -D warnings
+	$(CARGO) build --locked --workspace
+	MIF_TESTS_TOOLS=none tests/run --locked --workspace --no-fail-fast
+
+# A missing tool is an error if this is `required`; if it is `optional`, the tests that need it are skipped and counted.
+export MIF_TESTS_TOOLS ?= optional
+# Tools that would sync all filesystems of the machine do not: tests/install-tools makes this directory.
 export PATH := $(or $(MIF_CACHE),$(CURDIR)/fixtures/cache)/no-sync:$(PATH)
 export MIF_QEMU_SAMPLES ?= $(CURDIR)/fixtures/cache/qemu-samples
 
 test: tools lint ## Everything: tools, lints, unit tests, round trips, oracles, boots.
 	$(CARGO) build --release --locked --workspace
-	$(CARGO) test --release --locked --workspace --no-fail-fast
+	tests/run --release --locked --workspace --no-fail-fast
 
-collection: tools ## Six real Debian disks from end to end: kept, verified, searched, compared, updated, booted. Half an hour.
+collection: tools ## What takes long and needs real Debian disks: six of them from end to end, and more boots. Half an hour.
 	$(CARGO) build --release --locked --workspace
-	$(CARGO) test --release --locked --workspace --test collection -- --include-ignored --nocapture
+	tests/run --release --locked --workspace -- --ignored --nocapture collection
 
 FIELD_CASES ?= ../shared/cases
 FIELD_SKIP ?=
 
 field: build ## Faults from the field, a script for each, in a directory beside this one (or FIELD_CASES).
-	@tests/field target/release/mif $(FIELD_CASES) '$(FIELD_SKIP)'
+	@tests/field $(MIF) $(FIELD_CASES) '$(FIELD_SKIP)'
 
 tools: ## Install what the tests need, where that is allowed; name what is missing where it is not.
 	@tests/install-tools
@@ -39,15 +51,15 @@ build:
 
 bench: tools ## Against qemu-img, borg, casync and restic, in one run.
 	$(CARGO) build --release --locked --workspace --bins
-	@tests/bench target/release/mif
-	@tests/bench-files target/release/mif
+	@tests/bench $(MIF)
+	@tests/bench-files $(MIF)
 
 FUZZ_SECONDS ?= 60
 FUZZ_TARGETS ?= container partition ext4 fat manifest layout pack
 
 fuzz: build ## Each fuzz target for FUZZ_SECONDS. Needs a nightly toolchain and cargo-fuzz; nothing else does.
 	@cargo fuzz --version > /dev/null || { echo "cargo-fuzz is missing: cargo install cargo-fuzz --locked"; exit 1; }
-	fuzz/make-seeds target/release/mif
+	fuzz/make-seeds $(MIF)
 	cd fuzz && for target in $(FUZZ_TARGETS); do \
 		cargo +nightly fuzz run --sanitizer none $$target -- -max_total_time=$(FUZZ_SECONDS) \
 			-max_len=8192 -rss_limit_mb=512 -timeout=10 || exit 1; \

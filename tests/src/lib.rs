@@ -8,12 +8,18 @@ pub mod fault;
 pub mod guest;
 pub mod listing;
 pub mod oracle;
+#[path = "../../formats/src/testing/tools.rs"]
+#[allow(unreachable_pub)]
+mod skipping;
 
 use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 
 use tempfile::TempDir;
+
+use self::skipping::search_path;
+pub use self::skipping::{find, have, skip};
 
 /// The top folder of the repository.
 #[must_use]
@@ -80,40 +86,10 @@ fn stores(folder: &Path, depth: u32) -> Vec<PathBuf> {
     folders.flat_map(|entry| stores(&entry.path(), depth - 1)).collect()
 }
 
-/// Whether all these tools are there. If not, the test says that it is skipped, or, where skipping is
-/// forbidden (`MIF_TESTS_REQUIRE_TOOLS=1`), fails.
-#[must_use]
-pub fn have(tools: &[&str]) -> bool {
-    let absent: Vec<&&str> = tools.iter().filter(|tool| find(tool).is_none()).collect();
-    absent.is_empty() || skip(&format!("these tools are not installed: {absent:?}"))
-}
-
 /// Whether the tests run as root.
 #[must_use]
 pub fn is_root() -> bool {
     run(tool("id").arg("-u")).trim() == "0"
-}
-
-/// Where a tool is.
-fn find(tool: &str) -> Option<PathBuf> {
-    std::env::split_paths(&search_path()).map(|dir| dir.join(tool)).find(|path| path.is_file())
-}
-
-/// Says that a test is skipped and why; gives false. Fails where skipping is forbidden.
-#[must_use]
-pub fn skip(why: &str) -> bool {
-    let forbidden = std::env::var_os("MIF_TESTS_REQUIRE_TOOLS").is_some_and(|v| v == "1");
-    assert!(!forbidden, "skipping is forbidden here, but {why}");
-    let name = std::thread::current().name().unwrap_or("test").to_owned();
-    eprintln!("\n*** SKIPPED {name}: {why} ***\n");
-    false
-}
-
-/// Debian keeps mke2fs and its like where ordinary users do not look.
-fn search_path() -> std::ffi::OsString {
-    let mut path = std::env::var_os("PATH").unwrap_or_default();
-    path.push(":/usr/sbin:/sbin");
-    path
 }
 
 /// A tool that the program is held against.

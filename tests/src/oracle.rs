@@ -6,13 +6,9 @@ use std::process::{Command, Output};
 /// An outside program that a test holds ours against.
 pub struct Tool(PathBuf);
 
-/// The program `name`, or `None` where it is not installed: the test then says so and returns. With
-/// `MIF_TESTS_REQUIRE_TOOLS=1` a missing program fails the test instead.
+/// The program `name`, or `None` where it is not installed: the test is then skipped, or fails if it may not be.
 pub fn tool(name: &str) -> Option<Tool> {
-    crate::find(name).map(Tool).or_else(|| {
-        let _ = crate::skip(&format!("{name} is not installed"));
-        None
-    })
+    crate::have(&[name]).then(|| Tool(crate::find(name).expect("it is installed")))
 }
 
 impl Tool {

@@ -1,10 +1,6 @@
 //! Tens of thousands of volumes, each with a few bytes changed: none may make the reader panic, go on for long,
 //! take much memory, or say that a file lies where the volume is not. The seeds are fixed.
 
-#[path = "ext4/tools.rs"]
-#[allow(dead_code)]
-mod tools;
-
 use std::collections::HashSet;
 use std::fs;
 use std::os::unix::fs::symlink;
@@ -18,7 +14,7 @@ use mif_formats::source::check_range;
 use mif_formats::{Extent, Result, Source};
 use rustix::fs::{XattrFlags, lsetxattr};
 
-use crate::tools::{have, run, scratch};
+use crate::tools::{have, in_own_process, run, scratch, skip};
 
 /// Mutants of each volume, unless EXT4_MUTANTS says otherwise.
 const MUTANTS: u64 = 4000;
@@ -230,7 +226,7 @@ const JOURNAL: &str = "jo\njw -b 2900,2901 /dev/zero\njw -r 2901\njc\nquit\n";
 
 #[test]
 fn mutants_of_ext2_volumes_do_no_harm() {
-    if have(&["mke2fs"]) {
+    if have(&["mke2fs"]) && in_own_process() {
         mutate("-t ext2 -b 1024 -I 128", "", 1);
         mutate("-t ext2 -b 1024 -I 256 -O ^filetype", "", 2);
     }
@@ -238,7 +234,7 @@ fn mutants_of_ext2_volumes_do_no_harm() {
 
 #[test]
 fn mutants_of_ext4_volumes_do_no_harm() {
-    if have(&["mke2fs"]) {
+    if have(&["mke2fs"]) && in_own_process() {
         mutate("-t ext4 -b 1024 -O ^metadata_csum,^has_journal,^64bit", "", 3);
         mutate("-t ext4 -b 1024 -O ^metadata_csum,^has_journal,inline_data,ea_inode", "", 4);
         mutate("-t ext4 -b 4096 -O ^has_journal", "", 5);
@@ -249,7 +245,7 @@ fn mutants_of_ext4_volumes_do_no_harm() {
 
 #[test]
 fn mutants_of_journals_do_no_harm() {
-    if have(&["mke2fs", "debugfs"]) {
+    if have(&["mke2fs", "debugfs"]) && in_own_process() {
         mutate("-t ext4 -b 1024 -J size=1 -O ^metadata_csum,^resize_inode", JOURNAL, 6);
         mutate("-t ext4 -b 1024 -J size=1 -O ^resize_inode", JOURNAL, 7);
     }
@@ -257,9 +253,12 @@ fn mutants_of_journals_do_no_harm() {
 
 #[test]
 fn mutants_of_e2fsprogs_volumes_do_no_harm() {
+    if !in_own_process() {
+        return;
+    }
     let cache = Path::new(env!("CARGO_MANIFEST_DIR")).join("../fixtures/cache/e2fsprogs");
     let Ok(folder) = fs::read_dir(&cache) else {
-        tools::skip("fixtures/cache/e2fsprogs is not there: run fixtures/e2fsprogs-images.sh");
+        let _ = skip("fixtures/cache/e2fsprogs is not there: run fixtures/e2fsprogs-images.sh");
         return;
     };
     let mut images: Vec<_> = folder.map(|entry| entry.unwrap().path()).collect();

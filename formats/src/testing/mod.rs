@@ -1,26 +1,11 @@
 //! For tests: the real tools, which ours are held against; and damage, the same in each run.
 
-use std::path::PathBuf;
 use std::process::Command;
 
-/// Whether all of `tools` are installed. If not, the test says so and is to return, unless it has to fail:
-/// `MIF_TESTS_REQUIRE_TOOLS=1`.
-pub(crate) fn have(tools: &[&str]) -> bool {
-    let missing: Vec<_> = tools.iter().filter(|tool| find(tool).is_none()).collect();
-    if missing.is_empty() {
-        return true;
-    }
-    let required = std::env::var_os("MIF_TESTS_REQUIRE_TOOLS").is_some_and(|v| v == "1");
-    assert!(!required, "not installed: {missing:?}");
-    eprintln!("SKIPPED: not installed: {missing:?}");
-    false
-}
+#[allow(unreachable_pub)]
+mod tools;
 
-fn find(tool: &str) -> Option<PathBuf> {
-    let path = std::env::var_os("PATH").unwrap_or_default();
-    let sbin = ["/usr/sbin", "/sbin"].map(PathBuf::from);
-    std::env::split_paths(&path).chain(sbin).map(|dir| dir.join(tool)).find(|path| path.exists())
-}
+pub(crate) use self::tools::have;
 
 /// Runs `tool`, which is installed, and gives what it printed. Times are UTC, names UTF-8.
 pub(crate) fn run(tool: &str, args: &[&str]) -> String {
@@ -45,7 +30,7 @@ pub(crate) fn feed(tool: &str, args: &[&str], input: &str) {
 }
 
 fn command(tool: &str, args: &[&str]) -> Command {
-    let mut command = Command::new(find(tool).expect("installed"));
+    let mut command = Command::new(tools::find(tool).expect("installed"));
     command.args(args).env("TZ", "UTC").env("LC_ALL", "C.UTF-8").env("MTOOLS_SKIP_CHECK", "1");
     command.stdout(std::process::Stdio::piped()).stderr(std::process::Stdio::piped());
     command

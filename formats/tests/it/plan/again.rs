@@ -8,10 +8,10 @@ use mif_formats::fs::plan::{Placed, Planned, Tree};
 use mif_formats::fs::walk::walk;
 use mif_formats::fs::{Filesystem, Piece, ext4, fat};
 
-use crate::ext::params;
+use super::ext::params;
+use super::trees::{Can, Random, everything, random};
+use super::volume::{Image, write};
 use crate::tools::scratch;
-use crate::trees::{Can, Random, everything, random};
-use crate::volume::{Image, write};
 
 /// All metadata that a plan emits, by its place.
 fn metadata(plan: &dyn Planned) -> Vec<(u64, Vec<u8>)> {
@@ -96,9 +96,9 @@ fn an_ext_volume_planned_again_is_the_same() {
 fn a_fat_volume_planned_again_is_the_same() {
     let scratch = scratch();
     let image = scratch.path().join("image");
-    let tree = crate::fat::everything();
+    let tree = super::fat::everything();
     for (kind, size) in [("fat12", 8 << 20), ("fat16", 100 << 20), ("fat32", 300 << 20)] {
-        let first = fat::plan::Plan::new(&tree, crate::fat::params(kind, size)).unwrap();
+        let first = fat::plan::Plan::new(&tree, super::fat::params(kind, size)).unwrap();
         write(&first, &image);
         let source = Arc::new(Image::open(&image));
         let again = tree_of(&Fat::open(source.clone()).unwrap());

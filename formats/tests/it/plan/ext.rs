@@ -9,10 +9,10 @@ use mif_formats::fs::ext4::plan::{Params, Plan, minimum_size};
 use mif_formats::fs::plan::Tree;
 use mif_formats::fs::{FileType, Node};
 
+use super::trees::{Can, Random, everything, random};
+use super::volume::{Image, assert_read_back, paths, write};
 use crate::tools::{Mount, have, run, scratch, try_run};
-use crate::trees::{Can, Random, everything, random};
 use crate::view;
-use crate::volume::{Image, assert_read_back, paths, write};
 
 /// Flags that a plan keeps.
 const KEPT_FLAGS: u32 = 0x2203_C4FF;
@@ -231,7 +231,7 @@ fn a_plan_takes_what_mke2fs_made_and_keeps_it() {
         let source = Image::open(&original);
         let params = Params::from_volume(&source).unwrap();
         let tree = {
-            let mut tree = crate::trees::empty();
+            let mut tree = super::trees::empty();
             tree.finish().unwrap();
             tree
         };

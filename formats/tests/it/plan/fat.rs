@@ -8,9 +8,9 @@ use mif_formats::fs::fat::plan::{Params, Plan, minimum_size};
 use mif_formats::fs::plan::{Planned, Tree, TreeNode};
 use mif_formats::fs::{FileType, Node, Timestamp};
 
+use super::trees::{Random, file, folder, node, sparse, symlink, xattr};
+use super::volume::{Image, assert_read_back, content, write};
 use crate::tools::{have, run, scratch, try_run};
-use crate::trees::{Random, file, folder, node, sparse, symlink, xattr};
-use crate::volume::{Image, assert_read_back, content, write};
 
 /// fsck.fat must find nothing, and say so.
 fn assert_clean(what: &str, path: &Path) {

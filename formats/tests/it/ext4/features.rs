@@ -6,7 +6,7 @@ use std::path::Path;
 
 use mif_formats::fs::{FileType, Filesystem, Piece};
 
-use crate::kernel::{Can, live};
+use super::kernel::{Can, live};
 use crate::tools::{debugfs, have, load, mke2fs, open, run, scratch};
 use crate::view::{View, assert_same, ours, theirs};
 

@@ -7,10 +7,10 @@ use mif_formats::fs::ext4::plan::{HashVersion, Params, Plan};
 use mif_formats::fs::plan::Tree;
 use mif_formats::{Error, ErrorKind};
 
-use crate::ext::{assert_clean, assert_sound, params};
+use super::ext::{assert_clean, assert_sound, params};
+use super::trees::{empty, file, folder, sparse, symlink, xattr};
+use super::volume::write;
 use crate::tools::{Mount, have, scratch};
-use crate::trees::{empty, file, folder, sparse, symlink, xattr};
-use crate::volume::write;
 
 /// A folder `/many` of `count` files of no bytes.
 fn many(count: usize, name: impl Fn(usize) -> Vec<u8>) -> Tree {
@@ -282,7 +282,7 @@ fn attributes_of_64_kib_have_inodes_of_their_own() {
     ] {
         let params = params("ext4", 64 << 20, block, features);
         assert_sound(&format!("{block} {features}"), &tree, &params, &image);
-        let source = std::sync::Arc::new(crate::volume::Image::open(&image));
+        let source = std::sync::Arc::new(super::volume::Image::open(&image));
         let ours = crate::view::ours(&mif_formats::fs::ext4::Ext4::open(source.clone()).unwrap(), &*source);
         let Some(mount) = Mount::new(&image, &mnt, "ro,user_xattr") else { return };
         let mut theirs = crate::view::theirs(&mount.path);
@@ -324,7 +324,7 @@ fn no_superblock_makes_planning_panic() {
         Ok(())
     })
     .unwrap();
-    let mut random = crate::trees::Random(7);
+    let mut random = super::trees::Random(7);
     let mut planned = 0;
     for _ in 0..3000 {
         let mut bytes = emitted.clone();

@@ -9,10 +9,3 @@ mod fat;
 mod real;
 mod trees;
 mod volume;
-
-#[path = "../ext4/tools.rs"]
-#[allow(dead_code)]
-mod tools;
-#[path = "../ext4/view.rs"]
-#[allow(dead_code)]
-mod view;

@@ -1,9 +1,5 @@
 //! How fast a volume of a million files is listed. Not run by default: `cargo test --release -p mif-formats
-//! --test ext4_speed -- --ignored --nocapture`. `EXT4_SPEED_IMAGE` names a volume to take instead.
-
-#[path = "ext4/tools.rs"]
-#[allow(dead_code)]
-mod tools;
+//! --test it ext4::speed -- --ignored --nocapture`. `EXT4_SPEED_IMAGE` names a volume to take instead.
 
 use std::fs::{self, File};
 use std::path::PathBuf;
@@ -12,13 +8,16 @@ use std::time::Instant;
 use mif_formats::fs::ext4::Ext4;
 use mif_formats::fs::{FileType, Filesystem};
 
-use crate::tools::{FileVolume, Mount, mke2fs, scratch};
+use crate::tools::{FileVolume, Mount, in_own_process, mke2fs, scratch};
 
 const FILES: u32 = 1_000_000;
 
 #[test]
 #[ignore = "takes minutes and 2 GB"]
 fn a_million_files_are_listed_at_50_000_a_second() {
+    if !in_own_process() {
+        return;
+    }
     let scratch = scratch();
     let image =
         std::env::var_os("EXT4_SPEED_IMAGE").map_or_else(|| scratch.path().join("image"), PathBuf::from);

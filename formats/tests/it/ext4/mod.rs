@@ -2,7 +2,7 @@
 
 mod dirty;
 mod features;
+mod images;
 mod kernel;
-#[allow(dead_code)]
-mod tools;
-mod view;
+mod mutants;
+mod speed;

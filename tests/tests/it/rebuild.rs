@@ -11,21 +11,11 @@ use mif_formats::Source;
 use mif_formats::fs::FileType;
 use mif_formats::mif::manifest::Row;
 use mif_formats::source::is_zero;
+use mif_tests::have;
 
 const TOOLS: [&str; 7] = ["sfdisk", "mke2fs", "e2fsck", "mkfs.fat", "fsck.fat", "mcopy", "mmd"];
 const EXT: (u64, u64) = (1 << 20, 96 << 20);
 const FAT: (u64, u64) = (97 << 20, 32 << 20);
-
-/// Whether all tools are there. If not: fails where that is asked for, else says that the test is skipped.
-fn have_tools() -> bool {
-    let missing: Vec<_> =
-        TOOLS.iter().filter(|tool| Command::new(tool).arg("--version").output().is_err()).collect();
-    assert!(missing.is_empty() || std::env::var_os("MIF_TESTS_REQUIRE_TOOLS").is_none_or(|v| v != "1"));
-    if !missing.is_empty() {
-        eprintln!("SKIPPED: missing: {missing:?}");
-    }
-    missing.is_empty()
-}
 
 fn run(program: &str, args: &[&str]) -> Output {
     let output = Command::new(program).args(args).output().unwrap();
@@ -164,7 +154,7 @@ fn like(row: &Row, path: &str) -> Row {
 
 #[test]
 fn a_volume_planned_again_is_clean_and_holds_the_same_files() {
-    if !have_tools() {
+    if !have(&TOOLS) {
         return;
     }
     let lab = Lab::new();
@@ -202,7 +192,7 @@ fn a_volume_planned_again_is_clean_and_holds_the_same_files() {
 
 #[test]
 fn an_edited_volume_is_planned_and_the_rest_of_the_disk_stays() {
-    if !have_tools() {
+    if !have(&TOOLS) {
         return;
     }
     let lab = Lab::new();
@@ -236,7 +226,7 @@ fn an_edited_volume_is_planned_and_the_rest_of_the_disk_stays() {
 
 #[test]
 fn a_rebuild_that_cannot_be_leaves_no_image() {
-    if !have_tools() {
+    if !have(&TOOLS) {
         return;
     }
     let lab = Lab::new();

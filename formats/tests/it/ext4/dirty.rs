@@ -7,7 +7,7 @@ use std::path::Path;
 use mif_formats::fs::{FileType, Filesystem, Piece};
 use rustix::fs::{XattrFlags, lsetxattr};
 
-use crate::kernel::{Can, live, pattern};
+use super::kernel::{Can, live, pattern};
 use crate::tools::{Mount, have, load, mke2fs, open, run, scratch};
 use crate::view::{assert_same, ours, theirs};
 

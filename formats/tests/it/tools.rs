@@ -8,18 +8,28 @@ use std::sync::Arc;
 use mif_formats::fs::ext4::Ext4;
 use mif_formats::{MemSource, Source};
 
-/// Whether the tools are there. If not: fails where that is asked for, else says that the test is skipped.
-pub(crate) fn have(tools: &[&str]) -> bool {
-    let missing: Vec<&str> =
-        tools.iter().copied().filter(|tool| Command::new(tool).arg("-V").output().is_err()).collect();
-    missing.is_empty() || skip(&format!("missing: {}", missing.join(", ")))
-}
+pub(crate) use crate::skipping::{have, skip};
 
-/// Says that the test is skipped, or fails where skipping is forbidden.
-pub(crate) fn skip(why: &str) -> bool {
-    let required = std::env::var_os("MIF_TESTS_REQUIRE_TOOLS").is_some_and(|v| v == "1");
-    assert!(!required, "{why}");
-    eprintln!("SKIPPED: {why}");
+/// Runs the calling test once more in a process of its own, where it returns true and no other test takes memory. The
+/// caller returns when it gets false.
+pub(crate) fn in_own_process() -> bool {
+    const ALONE: &str = "MIF_TEST_ALONE";
+    let thread = std::thread::current();
+    let name = thread.name().expect("a test's thread bears its name");
+    if std::env::var_os(ALONE).is_some_and(|alone| alone == name) {
+        return true;
+    }
+    // Two threads: with one, the harness runs the test on the main thread, which bears no test's name.
+    let mut test = Command::new(std::env::current_exe().expect("this program has a path"));
+    test.args(["--exact", name, "--include-ignored", "--nocapture", "--test-threads", "2"]).env(ALONE, name);
+    let output = test.output().expect("this program starts");
+    let errors = String::from_utf8_lossy(&output.stderr);
+    errors.lines().filter(|line| line.contains(" ... skipped, ")).for_each(|line| {
+        let reason = line.split_once(" ... skipped, ").expect("as filtered").1;
+        let _ = skip(reason);
+    });
+    let printed = String::from_utf8_lossy(&output.stdout);
+    assert!(output.status.success(), "in a process of its own: {}\n{printed}{errors}", output.status);
     false
 }
 
@@ -39,7 +49,12 @@ pub(crate) fn run<S: AsRef<OsStr>>(program: &str, args: &[S]) -> Output {
 
 /// Runs a program.
 pub(crate) fn try_run<S: AsRef<OsStr>>(program: &str, args: &[S]) -> Output {
-    Command::new(program).args(args).env("MKE2FS_DEVICE_SECTSIZE", "512").output().expect(program)
+    Command::new(program)
+        .args(args)
+        .env("PATH", crate::skipping::search_path())
+        .env("MKE2FS_DEVICE_SECTSIZE", "512")
+        .output()
+        .expect(program)
 }
 
 /// A folder that goes away.
@@ -75,7 +90,7 @@ impl Mount {
         let output =
             try_run("mount", &["-o".as_ref(), options.as_ref(), image.as_os_str(), path.as_os_str()]);
         if !output.status.success() {
-            skip(&format!("cannot mount: {}", String::from_utf8_lossy(&output.stderr).trim()));
+            let _ = skip(&format!("cannot mount: {}", String::from_utf8_lossy(&output.stderr).trim()));
             return None;
         }
         Some(Mount { path: path.to_owned() })

@@ -12,11 +12,11 @@ use mif_formats::fs::ext4::plan::{Plan, minimum_size};
 use mif_formats::fs::plan::{Tree, TreeNode};
 use mif_formats::fs::{FileType, Node, Timestamp};
 
-use crate::ext::{assert_clean, params};
+use super::ext::{assert_clean, params};
+use super::trees::node;
+use super::volume::{Image, write_with};
 use crate::tools::{Mount, have, scratch};
-use crate::trees::node;
 use crate::view::{assert_same, ours, theirs};
-use crate::volume::{Image, write_with};
 
 fn read_node(path: &Path) -> Node {
     let meta = std::fs::symlink_metadata(path).unwrap();

@@ -1,0 +1,10 @@
+//! The parsers and planners, held against the kernel, e2fsprogs, dosfstools and mtools, and against themselves.
+
+mod ext4;
+mod plan;
+mod race;
+#[allow(dead_code, unreachable_pub)]
+#[path = "../../src/testing/tools.rs"]
+mod skipping;
+mod tools;
+mod view;
