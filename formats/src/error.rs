@@ -1,8 +1,7 @@
 //! The one error of the formats layer: what kind, where, and what was found and expected.
 
-use std::fmt;
-use std::io;
 use std::path::{Path, PathBuf};
+use std::{fmt, io};
 
 /// `Result` with this crate's [`Error`].
 pub type Result<T, E = Error> = std::result::Result<T, E>;

@@ -15,6 +15,7 @@
 
 pub mod beneath;
 pub mod container;
+pub mod disk_digest;
 pub mod error;
 pub mod fs;
 pub mod guard;

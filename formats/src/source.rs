@@ -3,7 +3,7 @@
 use std::ops::Range;
 use std::sync::Arc;
 
-use crate::{Result, at};
+use crate::error::{Result, at};
 
 /// Random access to something disk-shaped: a file, a virtual disk, a partition, a stored image.
 ///

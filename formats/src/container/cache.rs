@@ -4,7 +4,7 @@
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, OnceLock};
 
-use crate::Result;
+use crate::error::Result;
 
 const SHARDS: usize = 16;
 
@@ -84,7 +84,7 @@ impl<V> Cache<V> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::at;
+    use crate::error::at;
     use std::sync::atomic::{AtomicUsize, Ordering};
 
     #[test]

@@ -5,7 +5,8 @@ use std::sync::Mutex;
 use libdeflater::{DecompressionError, Decompressor};
 
 use super::file::ImageFile;
-use crate::{Result, Source, at};
+use crate::error::{Result, at};
+use crate::source::Source;
 
 /// How a block is compressed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

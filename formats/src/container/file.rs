@@ -8,8 +8,9 @@ use std::sync::Arc;
 
 use super::access::Access;
 use super::patches::{Patched, Patches};
-use crate::source::check_range;
-use crate::{Extent, Result, Source, at, beneath};
+use crate::beneath;
+use crate::error::{Result, at};
+use crate::source::{Extent, Source, check_range};
 
 /// A file that holds a disk or a part of it: the path by which it was opened, and the file itself, which is still the same
 /// when the path leads elsewhere.
@@ -166,7 +167,7 @@ impl Source for ImageFile {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::ErrorKind;
+    use crate::error::ErrorKind;
 
     #[test]
     fn holes_are_seen_and_errors_name_the_file() {

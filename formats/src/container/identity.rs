@@ -5,8 +5,8 @@
 use std::sync::Mutex;
 
 use super::options::Options;
-use crate::Result;
-use crate::mif::disk_digest::{BlockDigest, DiskDigest, Hasher, blocks};
+use crate::disk_digest::{BlockDigest, DiskDigest, Hasher, blocks};
+use crate::error::Result;
 
 /// The context of the keys that identities are derived with.
 const CONTEXT: &str = "mif container identity 1";

@@ -5,8 +5,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use super::cache::Cache;
 use super::file::ImageFile;
-use crate::source::check_range;
-use crate::{Extent, ExtentKind, Result, Source};
+use crate::error::Result;
+use crate::source::{Extent, ExtentKind, Source, check_range};
 
 /// How many bytes of unpacked blocks a disk keeps.
 const UNPACKED_CACHE: usize = 32 << 20;

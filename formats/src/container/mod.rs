@@ -25,13 +25,14 @@ mod vmdk;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use crate::{Error, Result, Source, at};
+use crate::error::{Error, Result, at};
+use crate::source::Source;
 
-pub use access::Access;
-pub use file::{DiskFile, ImageFile};
-pub use opener::Opener;
-pub use options::CreateOptions;
-pub use output::{Output, OutputFile, OutputKind, STANDARD_OUTPUT};
+pub use self::access::Access;
+pub use self::file::{DiskFile, ImageFile};
+pub use self::opener::Opener;
+pub use self::options::CreateOptions;
+pub use self::output::{Output, OutputFile, OutputKind, STANDARD_OUTPUT};
 
 /// Every format, in the order in which files are probed. Raw is last: any file can be raw.
 pub static FORMATS: &[&dyn Format] =

@@ -9,8 +9,7 @@ use std::sync::Arc;
 use super::file::ImageFile;
 use super::{Disk, OpenOptions, open_file};
 use crate::beneath::Directory;
-use crate::error::At;
-use crate::{Error, ErrorKind, Result, at};
+use crate::error::{At, Error, ErrorKind, Result, at};
 
 /// The longest chain of disks on top of each other.
 pub(super) const MAX_CHAIN: usize = 64;

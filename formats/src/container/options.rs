@@ -1,6 +1,6 @@
 //! A writer's options: `key=value`, each taken once, the unknown ones refused.
 
-use crate::{Result, at};
+use crate::error::{Result, at};
 
 /// Options of a writer, as `key=value`, with qemu-img's names where it has one.
 pub type CreateOptions = Vec<(String, String)>;
@@ -83,7 +83,7 @@ impl<'a> Options<'a> {
     }
 
     /// The error that the value of `key` is wrong.
-    pub(super) fn bad(&self, key: &str, expected: &str) -> crate::Error {
+    pub(super) fn bad(&self, key: &str, expected: &str) -> crate::error::Error {
         let value = self.text(key).unwrap_or_default();
         at(format!("option {key} of {}", self.format))
             .unsupported(format!("is {value:?}, expected {expected}"))

@@ -14,7 +14,7 @@ use rustix::io::Errno;
 
 use super::access::Access;
 use super::sequence::Sequence;
-use crate::{Result, at};
+use crate::error::{Result, at};
 
 /// How many slices one call to the operating system takes at most (`IOV_MAX`).
 const MAX_SLICES: usize = 1024;
@@ -398,7 +398,7 @@ impl OutputFile {
         }
     }
 
-    fn error(&self, error: std::io::Error) -> crate::Error {
+    fn error(&self, error: std::io::Error) -> crate::error::Error {
         at("writing").file(&self.path).io(error)
     }
 }

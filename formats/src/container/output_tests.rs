@@ -1,5 +1,5 @@
 use super::*;
-use crate::ErrorKind;
+use crate::error::ErrorKind;
 
 fn names(dir: &Path) -> Vec<String> {
     let mut names: Vec<_> =

@@ -6,8 +6,9 @@ use std::sync::{Condvar, Mutex};
 
 use super::Observer;
 use super::identity::Digester;
-use crate::mif::disk_digest::BlockDigest;
-use crate::{Result, Source, at};
+use crate::disk_digest::BlockDigest;
+use crate::error::{Result, at};
+use crate::source::Source;
 
 /// How a disk is pulled.
 pub(super) struct Pull<'a> {
@@ -55,7 +56,7 @@ struct State<T> {
     done: BTreeMap<usize, (Range<u64>, Result<Worked<T>>)>,
     /// How many windows there are, once known; or that something failed.
     end: Option<usize>,
-    error: Option<crate::Error>,
+    error: Option<crate::error::Error>,
     spare: Vec<Vec<u8>>,
 }
 
@@ -281,7 +282,7 @@ pub(super) fn data_runs(bytes: &[u8], size: usize) -> Vec<Range<usize>> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{Extent, MemSource};
+    use crate::source::{Extent, MemSource};
     use std::sync::atomic::{AtomicU64, Ordering};
 
     /// 1,000 bytes of 7 at 10,000 and at 90,000, holes elsewhere, 100,000 bytes in all.
@@ -366,7 +367,7 @@ mod tests {
         }
         let source = MemSource(vec![1; 1000]);
         let pull = Pull { window: 1000, ..Pull::new(&source, &Stop) };
-        assert_eq!(pull.run(Ok, |_: Window| Ok(None)).unwrap_err().kind(), crate::ErrorKind::Io);
+        assert_eq!(pull.run(Ok, |_: Window| Ok(None)).unwrap_err().kind(), crate::error::ErrorKind::Io);
     }
 
     #[test]

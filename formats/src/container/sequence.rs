@@ -7,7 +7,7 @@ use std::path::Path;
 
 use rustix::fs::{Advice, FallocateFlags, OFlags, fadvise, fallocate};
 
-use crate::{Result, at};
+use crate::error::{Result, at};
 
 /// How many zeros are written at once, in bytes.
 const ZEROS: usize = 1 << 20;

@@ -6,7 +6,8 @@ use super::file::ImageFile;
 use super::mapped::{Map, Mapped, Place, Run};
 use super::opener::Opener;
 use super::{CreateOptions, Disk, Format, Observer, Output};
-use crate::{Result, Source, at};
+use crate::error::{Result, at};
+use crate::source::Source;
 
 /// The most pieces: what three digits count.
 const MAX_PIECES: u32 = 1000;

@@ -1,6 +1,7 @@
 use super::*;
+use crate::error::ErrorKind;
+use crate::source::MemSource;
 use crate::testing::Dice;
-use crate::{ErrorKind, MemSource};
 
 fn write(format: &str, path: &Path, source: &dyn Source, options: &[(&str, &str)]) -> Result<()> {
     let options = options.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect();

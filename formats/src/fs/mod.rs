@@ -4,7 +4,8 @@
 
 use std::sync::Arc;
 
-use crate::{ErrorKind, Result, Source};
+use crate::error::{ErrorKind, Result};
+use crate::source::Source;
 
 pub mod ext4;
 pub mod fat;
@@ -29,11 +30,11 @@ pub trait Filesystem: Send + Sync {
     fn root(&self) -> NodeId;
 
     /// The metadata of a file or folder. `complain` is told of attributes that cannot be read while the rest is.
-    fn node(&self, id: NodeId, complain: &mut dyn FnMut(crate::Error)) -> Result<Node>;
+    fn node(&self, id: NodeId, complain: &mut dyn FnMut(crate::error::Error)) -> Result<Node>;
 
     /// The entries of a folder, without `.` and `..`, in the order they are stored. `complain` is told of
     /// parts that cannot be read while the rest is.
-    fn read_dir(&self, id: NodeId, complain: &mut dyn FnMut(crate::Error)) -> Result<Vec<DirEntry>>;
+    fn read_dir(&self, id: NodeId, complain: &mut dyn FnMut(crate::error::Error)) -> Result<Vec<DirEntry>>;
 
     /// Where the content of a regular file lies (for a folder or a symlink: what holds its data).
     fn content(&self, id: NodeId) -> Result<Content>;

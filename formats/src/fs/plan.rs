@@ -14,7 +14,7 @@ use std::ops::Range;
 
 use super::walk::{Listing, MAX_PATH};
 use super::{FileType, Node, NodeId};
-use crate::{At, Result, at};
+use crate::error::{At, Result, at};
 
 /// A caller's own name for the content of a file; planners pass it on.
 pub type FileKey = u64;

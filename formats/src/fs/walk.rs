@@ -4,7 +4,7 @@ use std::collections::{HashMap, HashSet};
 use std::ops::Index;
 
 use super::{DirEntry, FileType, Filesystem, Node, NodeId};
-use crate::{Error, ErrorKind, Result, at};
+use crate::error::{Error, ErrorKind, Result, at};
 
 /// The longest path that is listed, in bytes. Linux takes 4,096 in one call; deeper trees can be made.
 pub const MAX_PATH: usize = 16 << 10;

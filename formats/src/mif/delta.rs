@@ -6,7 +6,7 @@
 //! what each text has in common with the one before, then the lengths of what follows that, then those bytes.
 
 use super::varint::Reader;
-use crate::{Result, at};
+use crate::error::{Result, at};
 
 /// Calls `each` for each of the `count` texts of a page, in order. They may have `limit` bytes together: a few
 /// bytes of a page can stand for a long text, again and again.
@@ -97,8 +97,8 @@ fn unpack(bits: &[u8], i: usize, width: usize) -> u64 {
 
 #[cfg(test)]
 mod tests {
-    use super::super::varint::{put, put_signed};
     use super::*;
+    use crate::mif::varint::{put, put_signed};
 
     fn texts(page: &[u8], count: usize, limit: usize) -> Result<Vec<Vec<u8>>> {
         let mut all = Vec::new();
@@ -185,6 +185,6 @@ mod tests {
         suffixes[0] = 50;
         let page = [&packed(&prefixes)[..], &packed(&suffixes), &[b'x'; 50]].concat();
         assert_eq!(texts(&page, 100, 5000).unwrap().len(), 100);
-        assert_eq!(texts(&page, 100, 4999).unwrap_err().kind(), crate::ErrorKind::Limit);
+        assert_eq!(texts(&page, 100, 4999).unwrap_err().kind(), crate::error::ErrorKind::Limit);
     }
 }

@@ -17,7 +17,7 @@ use std::ops::Range;
 
 use super::manifest::Row;
 use crate::bytes::le64;
-use crate::{Result, at};
+use crate::error::{Result, at};
 
 const MAGIC: &[u8; 8] = b"MIFDIGS1";
 /// Bytes before the entries.
@@ -90,9 +90,9 @@ pub fn find<'a>(entries: &'a [u8], digest: &[u8]) -> impl Iterator<Item = u32> +
 
 #[cfg(test)]
 mod tests {
-    use super::super::ObjectId;
-    use super::super::manifest::tests::row;
     use super::*;
+    use crate::mif::ObjectId;
+    use crate::mif::manifest::tests::row;
 
     #[test]
     fn every_row_is_found_by_its_digests() {

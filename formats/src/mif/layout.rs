@@ -31,7 +31,7 @@ use super::varint::{Reader, put, put_signed};
 use super::{ObjectId, ObjectKind};
 use crate::bytes::le64;
 use crate::checksum::fits;
-use crate::{Result, at};
+use crate::error::{Result, at};
 
 const MAGIC: &[u8; 8] = b"MIFLAYT2";
 /// Bytes that name an object.
@@ -428,9 +428,9 @@ mod tests {
             file[40..48].copy_from_slice(&len.to_le_bytes());
             Layout::decode(&file).unwrap_err().kind()
         };
-        assert_eq!(claiming(MAX_BODY + 1), crate::ErrorKind::Limit);
-        assert_eq!(claiming(FREE_BODY), crate::ErrorKind::Corrupt);
-        assert_eq!(claiming(1), crate::ErrorKind::Corrupt);
+        assert_eq!(claiming(MAX_BODY + 1), crate::error::ErrorKind::Limit);
+        assert_eq!(claiming(FREE_BODY), crate::error::ErrorKind::Corrupt);
+        assert_eq!(claiming(1), crate::error::ErrorKind::Corrupt);
     }
 
     #[test]
@@ -439,7 +439,7 @@ mod tests {
         let packed = zstd::bulk::compress(&body, 3).unwrap();
         let head = [&MAGIC[..], blake3::hash(&body).as_bytes(), &(body.len() as u64).to_le_bytes()].concat();
         let error = Layout::decode(&[head, packed].concat()).unwrap_err();
-        assert_eq!(error.kind(), crate::ErrorKind::Limit);
+        assert_eq!(error.kind(), crate::error::ErrorKind::Limit);
         assert!(error.to_string().contains("length, at byte 40: is 75497472, over 1024 times"), "{error}");
     }
 
@@ -455,7 +455,7 @@ mod tests {
         assert!(body > FREE_BODY && (file.len() as u64) < body / 1000, "{} for {body}", file.len());
         assert!(Layout::decode(&file).unwrap() == (layout, digest));
         let unpadded = &file[..file.len() - 16];
-        assert_eq!(Layout::decode(unpadded).unwrap_err().kind(), crate::ErrorKind::Limit);
+        assert_eq!(Layout::decode(unpadded).unwrap_err().kind(), crate::error::ErrorKind::Limit);
     }
 
     #[test]

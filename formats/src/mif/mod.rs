@@ -4,7 +4,6 @@ use std::fmt;
 
 mod delta;
 pub mod digests;
-pub mod disk_digest;
 pub mod layout;
 pub mod manifest;
 pub mod pack;

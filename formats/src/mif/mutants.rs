@@ -3,10 +3,11 @@
 
 use parquet::basic::Compression;
 
+use super::manifest;
 use super::manifest::columns::{self, Column, Columns};
 use super::manifest::tests::row;
-use super::packages::Package;
-use super::{ObjectId, digests, layout, manifest, pack, packages};
+use super::packages::{self, Package};
+use super::{ObjectId, digests, layout, pack};
 use crate::fs::Xattr;
 use crate::testing::Dice;
 

@@ -27,7 +27,7 @@ use std::io::{self, Write};
 use super::{ObjectId, ObjectKind, PackId};
 use crate::bytes::le64;
 use crate::checksum::fits;
-use crate::{Result, at};
+use crate::error::{Result, at};
 
 const MAGIC: &[u8; 8] = b"MIFPACK2";
 const END: &[u8; 8] = b"MIFPEND2";

@@ -14,7 +14,7 @@ use super::table::{
     self, GROUP_BYTES_MAX, Group, GroupWriter, Table, VALUE_COST, optional, required, row_groups,
     write_column,
 };
-use crate::{Error, Result, at};
+use crate::error::{Error, Result, at};
 
 /// `name` and `version` are an image's own: the folders of a store are columns to query engines.
 const SCHEMA: &str = "message mif_packages {

@@ -1,6 +1,6 @@
 //! Unsigned LEB128 integers, and signed ones zigzagged into them.
 
-use crate::{Error, Result, at};
+use crate::error::{Error, Result, at};
 
 /// Appends `value`.
 pub(super) fn put(out: &mut Vec<u8>, mut value: u64) {

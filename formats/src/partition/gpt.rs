@@ -8,7 +8,9 @@ use super::mbr::Mbr;
 use super::{Builder, Claim};
 use crate::bytes::{le16, le32, le64};
 use crate::checksum::fits;
-use crate::{At, Result, Source, at, uuid};
+use crate::error::{At, Result, at};
+use crate::source::Source;
+use crate::uuid;
 
 /// An array of entries is at most so long, in bytes (the usual one is 16 KiB).
 const MAX_ARRAY_BYTES: u64 = 4 << 20;

@@ -6,8 +6,9 @@ use std::collections::{BTreeMap, HashSet};
 
 use super::{Builder, Claim, Table};
 use crate::bytes::le32;
+use crate::error::Result;
 use crate::fs::{fat, recognize};
-use crate::{Result, Source};
+use crate::source::Source;
 
 /// Bytes of a boot record.
 pub(super) const SIZE: usize = 512;

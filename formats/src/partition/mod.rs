@@ -7,7 +7,8 @@
 //! sector of a FAT. Where the kernel refuses a table over a flaw that leaves its meaning plain (a disk cut
 //! short, entries of another size than 128 bytes), the table is read and the flaw said.
 
-use crate::{Result, Source};
+use crate::error::Result;
+use crate::source::Source;
 
 mod gpt;
 pub mod lvm;

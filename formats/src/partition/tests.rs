@@ -1,7 +1,7 @@
 //! Tables made by sfdisk and sgdisk, and tables poked byte by byte.
 
 use super::*;
-use crate::MemSource;
+use crate::source::MemSource;
 use crate::testing::{feed, have, run};
 
 const MIB: usize = 1 << 20;
@@ -543,7 +543,7 @@ impl Source for Recorded {
     fn read_at(&self, offset: u64, buf: &mut [u8]) -> Result<()> {
         self.0.read_at(offset, buf)
     }
-    fn extent_at(&self, offset: u64) -> Result<crate::Extent> {
+    fn extent_at(&self, offset: u64) -> Result<crate::source::Extent> {
         self.0.extent_at(offset)
     }
     fn sector_size(&self) -> Option<u32> {

@@ -8,8 +8,9 @@ use std::collections::BTreeMap;
 use super::mbr::{self, OS_TYPE_PROTECTIVE, OS_TYPES_EXTENDED};
 use super::{Partition, Table, TableKind, gpt};
 use crate::bytes::le32;
+use crate::error::{Result, at};
 use crate::fs::plan::put;
-use crate::{Result, Source, at};
+use crate::source::Source;
 
 /// Bytes that go to a place of the disk, in bytes.
 pub type Patch = (u64, Vec<u8>);
@@ -124,7 +125,7 @@ fn write_mbr(before: Option<(&dyn Source, &Table)>, table: &Table, size: u64) ->
             sector0[at] = partition.attributes as u8;
             let digits = partition.type_id.trim_start_matches("0x");
             sector0[at + 4] = u8::from_str_radix(digits, 16).map_err(|_| {
-                crate::at("MBR").unsupported(format!("\"{}\" is no type like 0x83", partition.type_id))
+                crate::error::at("MBR").unsupported(format!("\"{}\" is no type like 0x83", partition.type_id))
             })?;
         }
         put_record(&mut sector0[at..at + RECORD], narrow(first)?, len);

@@ -2,7 +2,7 @@
 //! extensions", "Snapshots"). All numbers are big-endian.
 
 use crate::bytes::{be16, be32, be64};
-use crate::{Result, at};
+use crate::error::{Result, at};
 
 pub(super) const MAGIC: [u8; 4] = *b"QFI\xfb";
 
@@ -18,20 +18,21 @@ const MAX_BACKING_NAME: u32 = 1023;
 
 /// Bits of `incompatible_features`.
 pub(super) mod incompatible {
-    pub(in super::super) const DIRTY: u64 = 1 << 0;
-    pub(in super::super) const CORRUPT: u64 = 1 << 1;
-    pub(in super::super) const DATA_FILE: u64 = 1 << 2;
-    pub(in super::super) const COMPRESSION: u64 = 1 << 3;
-    pub(in super::super) const EXTENDED_L2: u64 = 1 << 4;
-    pub(in super::super) const KNOWN: u64 = DIRTY | CORRUPT | DATA_FILE | COMPRESSION | EXTENDED_L2;
+    pub(in crate::container::qcow2) const DIRTY: u64 = 1 << 0;
+    pub(in crate::container::qcow2) const CORRUPT: u64 = 1 << 1;
+    pub(in crate::container::qcow2) const DATA_FILE: u64 = 1 << 2;
+    pub(in crate::container::qcow2) const COMPRESSION: u64 = 1 << 3;
+    pub(in crate::container::qcow2) const EXTENDED_L2: u64 = 1 << 4;
+    pub(in crate::container::qcow2) const KNOWN: u64 =
+        DIRTY | CORRUPT | DATA_FILE | COMPRESSION | EXTENDED_L2;
 }
 
 /// Types of header extensions.
 pub(super) mod extension {
-    pub(in super::super) const END: u32 = 0;
-    pub(in super::super) const BACKING_FORMAT: u32 = 0xe279_2aca;
-    pub(in super::super) const FEATURE_NAMES: u32 = 0x6803_f857;
-    pub(in super::super) const DATA_FILE: u32 = 0x4441_5441;
+    pub(in crate::container::qcow2) const END: u32 = 0;
+    pub(in crate::container::qcow2) const BACKING_FORMAT: u32 = 0xe279_2aca;
+    pub(in crate::container::qcow2) const FEATURE_NAMES: u32 = 0x6803_f857;
+    pub(in crate::container::qcow2) const DATA_FILE: u32 = 0x4441_5441;
 }
 
 /// What the header says, checked.

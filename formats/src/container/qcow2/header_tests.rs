@@ -1,5 +1,5 @@
 use super::*;
-use crate::ErrorKind;
+use crate::error::ErrorKind;
 
 /// A version 3 header of a 1 GiB disk with 64 KiB clusters, in a whole cluster.
 fn header() -> Vec<u8> {

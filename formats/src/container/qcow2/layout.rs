@@ -10,10 +10,10 @@
 use std::io::IoSlice;
 use std::ops::Range;
 
+use super::batch::{Batch, Piece, PieceKind, too_large};
 use super::header::{MAGIC, MAX_L1_BYTES, extension, incompatible};
-use super::write::{Batch, Piece, PieceKind, too_large};
-use crate::Result;
 use crate::container::output::OutputFile;
+use crate::error::Result;
 
 const COPIED: u64 = 1 << 63;
 const COMPRESSED: u64 = 1 << 62;

@@ -1,5 +1,6 @@
 //! qcow2, versions 2 and 3: QEMU's format. Specification: `docs/interop/qcow2.txt` of QEMU.
 
+mod batch;
 mod header;
 mod layout;
 mod name;
@@ -8,12 +9,13 @@ mod write;
 
 use std::sync::Arc;
 
+use self::header::{Header, MAGIC, MAX_SNAPSHOT_TABLE, Snapshot, incompatible};
+use self::read::Clusters;
 use super::mapped::Mapped;
 use super::opener::advise_parent;
 use super::{CreateOptions, Disk, Format, ImageFile, Observer, Opener, Output, human};
-use crate::{Result, Source, at};
-use header::{Header, MAGIC, MAX_SNAPSHOT_TABLE, Snapshot, incompatible};
-use read::Clusters;
+use crate::error::{Result, at};
+use crate::source::Source;
 
 pub(super) struct Qcow2;
 
@@ -36,7 +38,7 @@ impl Format for Qcow2 {
         let bits = first.get(20..24).map_or(12, |b| crate::bytes::be32(b, 0)).clamp(9, 21);
         let header = Header::parse(&file.read_up_to(0, 1 << bits)?)?;
         let mut disk = Disk {
-            source: Arc::new(crate::MemSource(Vec::new())),
+            source: Arc::new(crate::source::MemSource(Vec::new())),
             format: "qcow2",
             details: details(&header),
             files: vec![file.opened()],

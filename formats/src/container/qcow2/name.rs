@@ -3,7 +3,7 @@
 
 use serde_json::{Map, Value};
 
-use crate::{Error, Result, at};
+use crate::error::{Error, Result, at};
 
 /// A file that an image names.
 #[derive(Debug, Clone, PartialEq, Eq)]

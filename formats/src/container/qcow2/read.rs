@@ -6,7 +6,8 @@ use crate::container::ImageFile;
 use crate::container::cache::Cache;
 use crate::container::codec::{Codec, Unpacker};
 use crate::container::mapped::{Map, Packed, Place, Run, entries_to_look_at};
-use crate::{Result, Source, at};
+use crate::error::{Result, at};
+use crate::source::Source;
 
 /// Bits 9 to 55 of an L1 or L2 entry: an offset in the file.
 const OFFSET_MASK: u64 = 0x00ff_ffff_ffff_fe00;
@@ -249,13 +250,13 @@ impl Map for Clusters {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::ErrorKind;
+    use crate::error::ErrorKind;
 
     /// A snapshot has a table of its own, which its entry tells of and not the header.
     #[test]
     fn a_table_of_more_entries_than_the_limit_is_refused() {
         let mut bytes = vec![0; 65_536];
-        bytes[..4].copy_from_slice(&super::super::header::MAGIC);
+        bytes[..4].copy_from_slice(&crate::container::qcow2::header::MAGIC);
         for (at, value) in [(4, 2), (20, 9), (36, 1u32)] {
             bytes[at..at + 4].copy_from_slice(&value.to_be_bytes());
         }
@@ -268,7 +269,7 @@ mod tests {
             let size = entries * 64 * 512;
             Clusters::new(header, file, None, (0, u32::MAX), size).err().map(|e| e.kind())
         };
-        let most = super::super::header::MAX_L1_BYTES / 8;
+        let most = crate::container::qcow2::header::MAX_L1_BYTES / 8;
         assert_eq!(kind(most), Some(ErrorKind::Corrupt), "past the end of the file");
         assert_eq!(kind(most + 1), Some(ErrorKind::Limit));
     }

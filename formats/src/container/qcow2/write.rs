@@ -4,14 +4,15 @@ use std::ops::Range;
 use std::path::Path;
 use std::sync::Arc;
 
+use super::batch::{Batch, Piece, PieceKind};
 use super::layout::{Layout, Writer};
 use super::name;
 use crate::container::codec::{Codec, Packer};
 use crate::container::options::Options;
 use crate::container::pull::{Pull, WINDOW, Window};
 use crate::container::{CreateOptions, Disk, Observer, OpenOptions, Output, open};
-use crate::source::is_zero;
-use crate::{Extent, Result, Source, at};
+use crate::error::Result;
+use crate::source::{Extent, Source, is_zero};
 
 const KNOWN: &[&str] = &[
     "compat",
@@ -28,30 +29,6 @@ const DEFAULT_CLUSTER: u64 = 65536;
 const DEFLATE_LEVEL: i32 = 4;
 /// What qemu uses, which is zstd's default.
 const ZSTD_LEVEL: i32 = 3;
-
-/// A part of the disk that is to be written, in guest order.
-pub(super) struct Piece {
-    /// The number of its first cluster on the disk.
-    pub(super) cluster: u64,
-    pub(super) kind: PieceKind,
-    /// With extended L2 entries: the subcluster bitmap of each cluster.
-    pub(super) bitmaps: Vec<u64>,
-}
-
-pub(super) enum PieceKind {
-    /// One or more clusters as they are: these bytes of the batch. The disk's last may be short.
-    Stored(Range<usize>),
-    /// One compressed cluster: these bytes of the batch.
-    Packed(Range<usize>),
-    /// One cluster without bytes: zeros over a backing file.
-    Zero,
-}
-
-/// What became of a window.
-pub(super) struct Batch {
-    pub(super) bytes: Vec<u8>,
-    pub(super) pieces: Vec<Piece>,
-}
 
 pub(super) fn create(
     source: &dyn Source,
@@ -195,34 +172,6 @@ impl Plan {
     }
 }
 
-impl Batch {
-    /// Adds one cluster, packed if that makes it smaller.
-    fn pack(&mut self, packer: &Packer, bytes: &[u8], cluster: usize, mut piece: Piece) {
-        let start = self.bytes.len();
-        // The disk's last cluster may be short; a packed one is always whole.
-        let whole;
-        let block = match bytes.len() == cluster {
-            true => bytes,
-            false => {
-                whole = [bytes, &vec![0; cluster - bytes.len()]].concat();
-                &whole
-            }
-        };
-        match packer.pack(block, &mut self.bytes, cluster - 1) {
-            Some(len) => {
-                piece.kind = PieceKind::Packed(start..start + len);
-                // Compressed clusters have no subclusters.
-                piece.bitmaps.fill(0);
-            }
-            None => {
-                self.bytes.extend_from_slice(block);
-                piece.kind = PieceKind::Stored(start..start + cluster);
-            }
-        }
-        self.pieces.push(piece);
-    }
-}
-
 fn open_backing(name: &str, options: &Options<'_>, target: &Path) -> Result<Disk> {
     let path = target.parent().unwrap_or(Path::new("")).join(name);
     if name.is_empty() || name.len() > 1023 {
@@ -270,9 +219,4 @@ impl Source for OverBacking<'_> {
         let len = above.len().min(below.len());
         Ok(if below.is_zero() { Extent::zero(offset, len) } else { Extent::data(offset, len) })
     }
-}
-
-/// Errs when the options ask for more than the header can hold.
-pub(super) fn too_large(what: &str) -> crate::Error {
-    at("writing qcow2").limit(what.to_owned())
 }

@@ -9,7 +9,8 @@ use std::sync::Arc;
 use super::options::Options;
 use super::pull::{Pull, pull_data};
 use super::{CreateOptions, Disk, Format, ImageFile, Observer, Opener, Output};
-use crate::{Result, Source};
+use crate::error::Result;
+use crate::source::Source;
 
 pub(super) struct Raw;
 

@@ -13,7 +13,8 @@ use std::sync::Arc;
 use super::mapped::{Map, Mapped, Place, Run, entries_to_look_at};
 use super::{CreateOptions, Disk, Format, ImageFile, Observer, Opener, Output, human};
 use crate::bytes::{le32, le64};
-use crate::{Result, Source, at};
+use crate::error::{Result, at};
+use crate::source::Source;
 
 const SIGNATURE: u32 = 0xbeda_107f;
 const VERSION: u32 = 0x0001_0001;

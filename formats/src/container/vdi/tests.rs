@@ -1,5 +1,5 @@
 use super::*;
-use crate::ErrorKind;
+use crate::error::ErrorKind;
 
 #[test]
 fn each_bad_field_is_named() {
@@ -31,8 +31,8 @@ fn each_bad_field_is_named() {
     }
 }
 
-use crate::MemSource;
 use crate::container::{OpenOptions, open};
+use crate::source::MemSource;
 use std::path::{Path, PathBuf};
 
 const MIB: usize = 1 << 20;
@@ -73,7 +73,7 @@ fn a_differencing_disk_finds_its_parent_by_its_uuid() {
     let expected = [vec![2; MIB], vec![0; MIB], vec![1; 2 * MIB]].concat();
     let reads = |name: &str, options: &OpenOptions| {
         let disk = open(&at(name), options)?;
-        Ok::<_, crate::Error>((disk.source.read_vec(0, 4 * MIB)? == expected, disk.warnings))
+        Ok::<_, crate::error::Error>((disk.source.read_vec(0, 4 * MIB)? == expected, disk.warnings))
     };
     // In the directory above, if that is trusted, and beside the child.
     assert_eq!(reads("Snapshots/child.vdi", &trusted(Vec::new())).unwrap(), (true, Vec::new()));

@@ -5,7 +5,9 @@ use crate::container::identity::{self, Digester, Wanted};
 use crate::container::options::Options;
 use crate::container::pull::{Pull, pull_data};
 use crate::container::{CreateOptions, Observer, Output};
-use crate::{Result, Source, at, uuid};
+use crate::error::{Result, at};
+use crate::source::Source;
+use crate::uuid;
 
 const KNOWN: &[&str] = &[identity::UUID, identity::SEED];
 const BLOCK: u64 = 1 << 20;

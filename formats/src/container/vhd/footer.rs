@@ -3,7 +3,7 @@
 
 use crate::bytes::{be16, be32, be64};
 use crate::checksum::fits;
-use crate::{Result, at};
+use crate::error::{Result, at};
 
 pub(super) const FOOTER: usize = 512;
 pub(super) const HEADER: usize = 1024;
@@ -168,9 +168,9 @@ impl Header {
 
 #[cfg(test)]
 mod tests {
-    use super::super::write;
     use super::*;
-    use crate::ErrorKind;
+    use crate::container::vhd::write;
+    use crate::error::ErrorKind;
 
     /// Sets a byte and makes the checksum right again.
     fn poke(bytes: &[u8], byte: usize, value: u8, sum_at: usize) -> Vec<u8> {

@@ -10,13 +10,14 @@ mod write;
 
 use std::sync::Arc;
 
+use self::footer::{COOKIE, DiskType, FOOTER, Footer, HEADER, Header, SECTOR};
+use super::cache::Cache;
 use super::mapped::{Map, Mapped, Place, Run, entries_to_look_at};
 use super::opener::{advise_parent, find_named};
 use super::{CreateOptions, Disk, Format, ImageFile, Observer, Opener, Output, human};
 use crate::bytes::be32;
-use crate::container::cache::Cache;
-use crate::{Result, Source, at};
-use footer::{COOKIE, DiskType, FOOTER, Footer, HEADER, Header, SECTOR};
+use crate::error::{Result, at};
+use crate::source::Source;
 
 const ABSENT: u32 = 0xffff_ffff;
 /// How many bytes of sector bitmaps are kept.
@@ -62,7 +63,7 @@ impl Format for Vhd {
                     file.len()
                 )));
             }
-            let source = Arc::new(crate::Slice::new(file, 0..footer.size)?);
+            let source = Arc::new(crate::source::Slice::new(file, 0..footer.size)?);
             return Ok(Disk { source, format: "vpc", details, files, own_files: 1, warnings });
         }
         let header = Header::parse(&file.read_up_to(footer.data_offset, HEADER)?)?;
@@ -287,7 +288,8 @@ impl Map for Blocks {
 mod tests {
     use super::*;
     use crate::container::{OpenOptions, open};
-    use crate::{ErrorKind, MemSource};
+    use crate::error::ErrorKind;
+    use crate::source::MemSource;
     use std::path::Path;
 
     const SIZE: u64 = (4 << 20) + 512;

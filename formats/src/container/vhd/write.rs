@@ -7,7 +7,8 @@ use crate::container::options::Options;
 use crate::container::output::OutputFile;
 use crate::container::pull::{Pull, pull_data};
 use crate::container::{CreateOptions, Observer, Output};
-use crate::{Result, Source, at};
+use crate::error::{Result, at};
+use crate::source::Source;
 
 const KNOWN: &[&str] = &["subformat", "force_size", "align", identity::UUID, identity::SEED];
 const BLOCK: u64 = 2 << 20;

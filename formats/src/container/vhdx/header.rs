@@ -2,7 +2,7 @@
 
 use crate::bytes::{le16, le32, le64};
 use crate::checksum::fits;
-use crate::{Result, at};
+use crate::error::{Result, at};
 
 pub(super) const FILE_SIGNATURE: [u8; 8] = *b"vhdxfile";
 /// Where the two headers and the two region tables are, and how long they are, in bytes.
@@ -241,7 +241,7 @@ fn parse_locator(bytes: &[u8]) -> Result<Vec<(String, String)>> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::ErrorKind;
+    use crate::error::ErrorKind;
 
     fn header() -> Vec<u8> {
         let mut bytes = vec![0; HEADER];

@@ -6,7 +6,8 @@ use crate::bytes::{le32, le64};
 use crate::checksum::fits;
 use crate::container::ImageFile;
 use crate::container::patches::Patches;
-use crate::{Result, Source, at};
+use crate::error::{Result, at};
+use crate::source::Source;
 
 const SECTOR: usize = 4096;
 const ENTRY_HEADER: usize = 64;
@@ -198,7 +199,7 @@ impl<'a> Entry<'a> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::ErrorKind;
+    use crate::error::ErrorKind;
 
     const GUID: Guid = [7; 16];
 

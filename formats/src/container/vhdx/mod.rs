@@ -7,15 +7,16 @@ mod write;
 
 use std::sync::Arc;
 
-use super::mapped::Mapped;
-use super::opener::{advise_parent, find_named};
-use super::{CreateOptions, Disk, Format, ImageFile, Observer, Opener, Output, human};
-use crate::{Result, Source, at};
-use header::{
+use self::header::{
     FILE_SIGNATURE, Guid, HEADER, HEADERS, Header, METADATA_TABLE, Metadata, REGION_TABLE, REGION_TABLES,
     Region, parse_regions,
 };
-use read::Blocks;
+use self::read::Blocks;
+use super::mapped::Mapped;
+use super::opener::{advise_parent, find_named};
+use super::{CreateOptions, Disk, Format, ImageFile, Observer, Opener, Output, human};
+use crate::error::{Result, at};
+use crate::source::Source;
 
 pub(super) struct Vhdx;
 
@@ -157,7 +158,8 @@ fn parse_guid(text: &str) -> Option<Guid> {
 mod tests {
     use super::*;
     use crate::container::{OpenOptions, open};
-    use crate::{ErrorKind, MemSource};
+    use crate::error::ErrorKind;
+    use crate::source::MemSource;
     use std::path::Path;
 
     const SIZE: usize = (3 << 20) + 512;

@@ -5,7 +5,8 @@ use crate::bytes::le64;
 use crate::container::ImageFile;
 use crate::container::cache::Cache;
 use crate::container::mapped::{Map, Place, Run, entries_to_look_at};
-use crate::{Result, Source, at};
+use crate::error::{Result, at};
+use crate::source::Source;
 
 /// How many bytes of sector bitmaps are kept.
 const BITMAP_CACHE: usize = 64 << 20;
@@ -157,7 +158,7 @@ impl Map for Blocks {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::ErrorKind;
+    use crate::error::ErrorKind;
 
     #[test]
     fn a_table_of_more_entries_than_the_limit_is_refused() {

@@ -17,7 +17,9 @@ use crate::container::identity::{self, Digester, Identity, Wanted};
 use crate::container::options::Options;
 use crate::container::pull::{Pull, pull_data};
 use crate::container::{CreateOptions, Observer, Output};
-use crate::{Result, Source, at, uuid};
+use crate::error::{Result, at};
+use crate::source::Source;
+use crate::uuid;
 
 const KNOWN: &[&str] = &["subformat", "block_size", "logical_sector_size", identity::UUID, identity::SEED];
 const MAX_SIZE: u64 = 64 << 40;

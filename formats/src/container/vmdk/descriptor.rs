@@ -4,7 +4,7 @@
 use encoding_rs::Encoding;
 
 use crate::container::MAX_DISK;
-use crate::{Result, at};
+use crate::error::{Result, at};
 
 /// The largest descriptor that is read, in bytes.
 pub(super) const MAX_DESCRIPTOR: usize = 1 << 20;
@@ -188,7 +188,7 @@ impl ExtentLine {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::ErrorKind;
+    use crate::error::ErrorKind;
 
     const TEXT: &[u8] = b"# Disk DescriptorFile\r\nversion=1\r\nCID=fffffffe\nparentCID = ffffffff\n\
         createType=\"monolithicFlat\"\n\n# Extent description\nRW 2048 FLAT \"a b.vmdk\" 128\n\

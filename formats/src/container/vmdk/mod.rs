@@ -10,13 +10,14 @@ mod write_stream;
 
 use std::sync::Arc;
 
+use self::descriptor::{Descriptor, ExtentType, MAX_DESCRIPTOR, is_descriptor};
+use self::read::{Extents, Storage};
+use self::sparse::{COWD_MAGIC, GD_AT_END, HOSTED_MAGIC, HostedHeader, SECTOR, Sparse};
 use super::mapped::Mapped;
 use super::opener::{advise_parent, find_named};
 use super::{CreateOptions, Disk, Format, ImageFile, Observer, Opener, Output, human};
-use crate::{ErrorKind, Result, Source, at};
-use descriptor::{Descriptor, ExtentType, MAX_DESCRIPTOR, is_descriptor};
-use read::{Extents, Storage};
-use sparse::{COWD_MAGIC, GD_AT_END, HOSTED_MAGIC, HostedHeader, SECTOR, Sparse};
+use crate::error::{ErrorKind, Result, at};
+use crate::source::Source;
 
 /// The parent's content ID where there is no parent.
 const NO_PARENT: u32 = 0xffff_ffff;
@@ -38,7 +39,7 @@ impl Format for Vmdk {
 
     fn open(&self, file: ImageFile, opener: &Opener<'_>) -> Result<Disk> {
         let mut disk = Disk {
-            source: Arc::new(crate::MemSource(Vec::new())),
+            source: Arc::new(crate::source::MemSource(Vec::new())),
             format: "vmdk",
             details: Vec::new(),
             files: vec![file.opened()],
@@ -158,7 +159,7 @@ fn open_extent(
 /// Opens a hosted or COWD extent; `None` when the file is neither, or only wraps a descriptor.
 fn open_sparse(file: &ImageFile, warnings: &mut Vec<String>) -> Result<Option<Sparse>> {
     let head = file.read_up_to(0, 512)?;
-    let named = |e: crate::Error| e.in_file(file.path());
+    let named = |e: crate::error::Error| e.in_file(file.path());
     if head.starts_with(&COWD_MAGIC) {
         return Sparse::cowd(file.again()).map(Some);
     }

@@ -6,7 +6,8 @@ use crate::bytes::le32;
 use crate::container::ImageFile;
 use crate::container::codec::{Codec, Unpacker};
 use crate::container::mapped::{Map, Packed, Place, Run};
-use crate::{Result, Source, at};
+use crate::error::{Result, at};
+use crate::source::Source;
 
 /// The extents of a disk.
 #[derive(Default)]

@@ -5,7 +5,8 @@ use crate::bytes::{le16, le32, le64};
 use crate::container::cache::Cache;
 use crate::container::mapped::entries_to_look_at;
 use crate::container::{ImageFile, MAX_DISK};
-use crate::{Result, Source, at};
+use crate::error::{Result, at};
+use crate::source::Source;
 
 pub(super) const HOSTED_MAGIC: [u8; 4] = *b"KDMV";
 pub(super) const COWD_MAGIC: [u8; 4] = *b"COWD";

@@ -1,6 +1,7 @@
 use super::*;
 use crate::container::{OpenOptions, open};
-use crate::{ErrorKind, Source};
+use crate::error::ErrorKind;
+use crate::source::Source;
 
 fn put32(bytes: &mut [u8], at: usize, value: u32) {
     bytes[at..at + 4].copy_from_slice(&value.to_le_bytes());
@@ -95,7 +96,7 @@ fn a_footer_needs_its_markers() {
 }
 
 /// Opens `extent` through a descriptor that calls it `kind`, and reads all of it.
-fn read(extent: &[u8], kind: &str, sectors: u64) -> crate::Result<Vec<u8>> {
+fn read(extent: &[u8], kind: &str, sectors: u64) -> crate::error::Result<Vec<u8>> {
     let dir = tempfile::tempdir().unwrap();
     std::fs::write(dir.path().join("extent"), extent).unwrap();
     let descriptor = format!("# Disk DescriptorFile\nversion=1\nRW {sectors} {kind} \"extent\"\n");
@@ -177,7 +178,9 @@ fn sparse_image(path: &std::path::Path) -> Vec<u8> {
     bytes[5 << 20..6 << 20].fill(1);
     bytes[40 << 20..41 << 20].fill(2);
     let mut output = Output::new(path, true).unwrap();
-    super::super::Vmdk.create(&crate::MemSource(bytes.clone()), &mut output, &Vec::new(), &()).unwrap();
+    super::super::Vmdk
+        .create(&crate::source::MemSource(bytes.clone()), &mut output, &Vec::new(), &())
+        .unwrap();
     output.commit().unwrap();
     bytes
 }
@@ -191,7 +194,7 @@ fn the_redundant_directory_serves_where_the_first_is_damaged() {
     let read = |image: &[u8]| {
         std::fs::write(&path, image).unwrap();
         let disk = open(&path, &OpenOptions::default())?;
-        Ok::<_, crate::Error>((disk.source.read_vec(0, 64 << 20)? == expected, disk.warnings))
+        Ok::<_, crate::error::Error>((disk.source.read_vec(0, 64 << 20)? == expected, disk.warnings))
     };
     assert_eq!(read(&good).unwrap(), (true, Vec::new()));
     let gd = (le64(&good, 56) * SECTOR) as usize;
@@ -244,7 +247,7 @@ fn a_parent_has_the_content_id_that_the_child_names() {
     let opened = |hint: &str, options: &OpenOptions| {
         std::fs::write(at("child.vmdk"), child(hint)).unwrap();
         let disk = open(&at("child.vmdk"), options)?;
-        Ok::<_, crate::Error>((disk.source.read_vec(0, 1024)? == [1; 1024], disk.warnings))
+        Ok::<_, crate::error::Error>((disk.source.read_vec(0, 1024)? == [1; 1024], disk.warnings))
     };
     let none = OpenOptions::default();
     for hint in ["base.vmdk", "/vmfs/volumes/1/vm/base.vmdk", "C:\\VMs\\base.vmdk", "..\\x\\base.vmdk"] {

@@ -9,8 +9,9 @@ use crate::container::identity::{self, Digester, Identity, Wanted};
 use crate::container::options::Options;
 use crate::container::pull::{Pull, pull_data};
 use crate::container::{CreateOptions, Observer, Output};
-use crate::mif::disk_digest::DiskDigest;
-use crate::{Result, Slice, Source, at};
+use crate::disk_digest::DiskDigest;
+use crate::error::{Result, at};
+use crate::source::{Slice, Source};
 
 const KNOWN: &[&str] = &[
     "subformat",

@@ -7,7 +7,7 @@
 use super::sparse::{HOSTED_MAGIC, HostedHeader, SECTOR};
 use crate::container::output::OutputFile;
 use crate::container::pull::{Pull, Window, data_runs};
-use crate::{Result, at};
+use crate::error::{Result, at};
 
 /// In sectors: 64 KiB.
 pub(super) const GRAIN: u64 = 128;
@@ -34,7 +34,7 @@ pub(super) fn write_sparse(pull: &Pull<'_>, file: &OutputFile, sectors: u64, des
     writer.finish()
 }
 
-pub(super) fn too_large(file: &OutputFile) -> crate::Error {
+pub(super) fn too_large(file: &OutputFile) -> crate::error::Error {
     at("writing").file(file.path()).limit("a sparse VMDK extent holds less than 2 TiB")
 }
 

@@ -10,10 +10,10 @@
 
 use super::sparse::{GD_AT_END, HostedHeader, SECTOR};
 use super::write_sparse::{DESCRIPTOR, GRAIN, MAX_SECTORS, TABLE, TABLE_SECTORS, head, too_large};
-use crate::Result;
 use crate::container::codec::{Codec, Packer};
 use crate::container::output::OutputFile;
 use crate::container::pull::{Pull, Window};
+use crate::error::Result;
 use crate::source::is_zero;
 
 /// In sectors; a grain's.

@@ -2,9 +2,9 @@
 
 use super::inode::{Inode, flags};
 use super::xattr::{self, Stored, Value};
-use super::{Ext4, checksum, map};
+use super::{Ext4, checksum, map, mapper};
+use crate::error::{Error, ErrorKind, Result, at};
 use crate::fs::{FileType, Xattr};
-use crate::{Error, ErrorKind, Result, at};
 
 impl Ext4 {
     /// The attributes in the block of them that `inode` names, as they are stored.
@@ -14,7 +14,7 @@ impl Ext4 {
             return Ok(Vec::new());
         }
         let range = block..block.saturating_add(1);
-        map::check(&self.blocks, &self.groups, inode.number, "extended attribute block", &range)?;
+        mapper::check(&self.blocks, &self.groups, inode.number, "extended attribute block", &range)?;
         let bytes = match self.xattr_blocks.get(block) {
             Some(bytes) => bytes,
             None => {

@@ -5,8 +5,9 @@ use std::collections::BTreeMap;
 use std::ops::Range;
 use std::sync::{Arc, Mutex, PoisonError};
 
+use crate::error::{Result, at};
 use crate::fs::Piece;
-use crate::{Result, Source, at};
+use crate::source::Source;
 
 /// What a replayed block that happens to begin with the journal's magic number begins with: the journal
 /// keeps it with four zeros there.
@@ -168,7 +169,7 @@ impl Cache {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::MemSource;
+    use crate::source::MemSource;
 
     fn blocks() -> Blocks {
         let bytes = (0..10 * 1024_usize).map(|i| (i / 1024) as u8).collect();

@@ -3,9 +3,10 @@
 //!
 //! <https://docs.kernel.org/filesystems/ext4/directory.html>
 
-use super::checksum::{crc32c, fits};
+use super::checksum::crc32c;
 use crate::bytes::{le16, le32};
-use crate::{Error, Result, at};
+use crate::checksum::fits;
+use crate::error::{Error, Result, at};
 
 /// The least length of an entry: 8 bytes and a name of up to 4.
 const ENTRY_MIN: usize = 12;

@@ -4,10 +4,11 @@
 
 use std::ops::Range;
 
-use super::checksum::{crc32c, fits};
-use super::map::Mapper;
+use super::checksum::crc32c;
+use super::mapper::Mapper;
 use crate::bytes::{le16, le32};
-use crate::{At, Result, at};
+use crate::checksum::fits;
+use crate::error::{At, Result, at};
 
 const MAGIC: u16 = 0xF30A;
 /// Levels that a tree may have: enough for 2³² blocks in blocks of 1 KiB.

@@ -4,17 +4,18 @@
 //!
 //! <https://docs.kernel.org/filesystems/ext4/journal.html#fast-commits>
 
-use std::collections::BTreeMap;
 use std::ops::Range;
 
-use super::Ext4;
-use super::checksum::{crc32c, fits};
+use super::checksum::crc32c;
 use super::inode::flags;
 use super::journal::Log;
-use super::map::{self, Run};
+use super::mapper::Run;
+use super::patches::Change;
+use super::{Ext4, map};
 use crate::bytes::{le16, le32};
-use crate::fs::{DirEntry, FileType, NodeId};
-use crate::{Result, at};
+use crate::checksum::fits;
+use crate::error::{Result, at};
+use crate::fs::FileType;
 
 /// Blocks of fast commits that are read: the usual number is 256.
 const BLOCKS_MAX: u32 = 1 << 14;
@@ -123,119 +124,48 @@ fn scan_up_to(most: u32, log: &dyn Log, blocks: Range<u32>, tid: u32) -> Result<
     Ok(operations)
 }
 
-/// What fast commits make of inodes and folders.
-#[derive(Default)]
-pub(super) struct Patches {
-    inodes: BTreeMap<u32, Patch>,
-    folders: BTreeMap<u32, Vec<Change>>,
-    /// Runs that were read of files that change.
-    runs_read: usize,
-    /// What is not as it should be, for a limit of ours.
-    warnings: Vec<String>,
+/// Replays operations on `fs`, whose blocks were replayed before. Each is seen by the next through
+/// `fs.patches`. What cannot be done is left out, as the kernel does. Gives warnings.
+pub(super) fn replay(fs: &mut Ext4, operations: &[Operation]) -> Vec<String> {
+    replay_up_to(RUNS_MAX, fs, operations)
 }
 
-/// What becomes of an inode.
-#[derive(Default)]
-struct Patch {
-    raw: Option<Vec<u8>>,
-    /// By their first block in the file.
-    runs: Option<BTreeMap<u64, Run>>,
-    /// A folder that was made: nothing of what stands on the volume is in it.
-    is_new: bool,
-}
-
-/// What becomes of a folder's entry.
-struct Change {
-    name: Vec<u8>,
-    inode: u32,
-    /// Else it is taken out, if it is of that inode.
-    add: bool,
-}
-
-impl Patches {
-    /// The bytes of an inode, if they change.
-    pub(super) fn inode(&self, number: u32) -> Option<&[u8]> {
-        self.inodes.get(&number)?.raw.as_deref()
-    }
-
-    /// The runs of a file, if they change, in file order.
-    pub(super) fn runs(&self, number: u32) -> Option<impl Iterator<Item = &Run>> {
-        Some(self.inodes.get(&number)?.runs.as_ref()?.values())
-    }
-
-    /// Whether nothing of what stands on the volume is in the folder.
-    pub(super) fn is_new_folder(&self, number: u32) -> bool {
-        self.inodes.get(&number).is_some_and(|patch| patch.is_new)
-    }
-
-    /// Changes the entries of a folder.
-    pub(super) fn change(&self, folder: u32, entries: &mut Vec<DirEntry>) {
-        let Some(changes) = self.folders.get(&folder) else { return };
-        let mut last: BTreeMap<&[u8], Option<u32>> = BTreeMap::new();
-        let stored: BTreeMap<Vec<u8>, NodeId> = entries.iter().map(|e| (e.name.clone(), e.node)).collect();
-        for Change { name, inode, add } in changes {
-            let stands = stored.get(name).and_then(|node| u32::try_from(*node).ok());
-            let now = last.entry(name).or_insert(stands);
-            match (*add, *now) {
-                (true, _) => *now = Some(*inode),
-                (false, Some(of)) if of == *inode => *now = None,
-                (false, _) => {}
+fn replay_up_to(runs_max: usize, fs: &mut Ext4, operations: &[Operation]) -> Vec<String> {
+    for Operation { tag, value } in operations {
+        match *tag {
+            tag::INODE => fs.replay_inode(le32(value, 0), &value[4..]),
+            tag::ADD_RANGE => {
+                let stored = le16(value, 4 + 4);
+                let written = stored <= 0x8000;
+                let len = u64::from(if written { stored } else { stored - 0x8000 });
+                let logical = u64::from(le32(value, 4));
+                let physical = u64::from(le32(value, 4 + 8)) | u64::from(le16(value, 4 + 6)) << 32;
+                let run = Run { logical, physical: physical..physical + len, written };
+                fs.replay_range(runs_max, le32(value, 0), logical, len, Some(run));
             }
-        }
-        entries.retain(|entry| !last.contains_key(&entry.name[..]));
-        for (name, inode) in last {
-            if let Some(inode) = inode
-                && !name.is_empty()
-                && !name.iter().any(|b| matches!(b, 0 | b'/'))
-            {
-                entries.push(DirEntry { name: name.to_vec(), short_name: None, node: NodeId::from(inode) });
+            tag::DEL_RANGE => {
+                fs.replay_range(
+                    runs_max,
+                    le32(value, 0),
+                    u64::from(le32(value, 4)),
+                    u64::from(le32(value, 8)),
+                    None,
+                );
             }
+            tag::CREAT | tag::LINK | tag::UNLINK => {
+                let (folder, inode) = (le32(value, 0), le32(value, 4));
+                let Ok(found) = fs.inode(inode) else { continue };
+                if *tag == tag::CREAT && found.file_type == FileType::Dir {
+                    fs.patches.inodes.entry(inode).or_default().is_new = true;
+                    fs.patches.folders.remove(&inode);
+                }
+                let change = Change { name: value[8..].to_vec(), inode, add: *tag != tag::UNLINK };
+                fs.patches.folders.entry(folder).or_default().push(change);
+            }
+            _ => {}
         }
     }
-
-    /// Replays operations on `fs`, whose blocks were replayed before. Each is seen by the next through
-    /// `fs.patches`. What cannot be done is left out, as the kernel does. Gives warnings.
-    pub(super) fn replay(fs: &mut Ext4, operations: &[Operation]) -> Vec<String> {
-        Self::replay_up_to(RUNS_MAX, fs, operations)
-    }
-
-    fn replay_up_to(runs_max: usize, fs: &mut Ext4, operations: &[Operation]) -> Vec<String> {
-        for Operation { tag, value } in operations {
-            match *tag {
-                tag::INODE => fs.replay_inode(le32(value, 0), &value[4..]),
-                tag::ADD_RANGE => {
-                    let stored = le16(value, 4 + 4);
-                    let written = stored <= 0x8000;
-                    let len = u64::from(if written { stored } else { stored - 0x8000 });
-                    let logical = u64::from(le32(value, 4));
-                    let physical = u64::from(le32(value, 4 + 8)) | u64::from(le16(value, 4 + 6)) << 32;
-                    let run = Run { logical, physical: physical..physical + len, written };
-                    fs.replay_range(runs_max, le32(value, 0), logical, len, Some(run));
-                }
-                tag::DEL_RANGE => {
-                    fs.replay_range(
-                        runs_max,
-                        le32(value, 0),
-                        u64::from(le32(value, 4)),
-                        u64::from(le32(value, 8)),
-                        None,
-                    );
-                }
-                tag::CREAT | tag::LINK | tag::UNLINK => {
-                    let (folder, inode) = (le32(value, 0), le32(value, 4));
-                    let Ok(found) = fs.inode(inode) else { continue };
-                    if *tag == tag::CREAT && found.file_type == FileType::Dir {
-                        fs.patches.inodes.entry(inode).or_default().is_new = true;
-                        fs.patches.folders.remove(&inode);
-                    }
-                    let change = Change { name: value[8..].to_vec(), inode, add: *tag != tag::UNLINK };
-                    fs.patches.folders.entry(folder).or_default().push(change);
-                }
-                _ => {}
-            }
-        }
-        std::mem::take(&mut fs.patches.warnings)
-    }
+    std::mem::take(&mut fs.patches.warnings)
 }
 
 impl Ext4 {
@@ -374,17 +304,17 @@ mod tests {
         let log = Memory(block(&some()));
         assert_eq!(scan_up_to(3, &log, 8..11, 5).unwrap().len(), 21);
         let error = scan_up_to(2, &log, 8..11, 5).unwrap_err();
-        assert_eq!(error.kind(), crate::ErrorKind::Limit);
+        assert_eq!(error.kind(), crate::error::ErrorKind::Limit);
         assert_eq!(error.to_string(), "fast commits: go on after 2 blocks, which is all that are read");
     }
 
     #[test]
     fn fast_commits_of_files_of_more_extents_than_the_limit_are_left_out_and_said() {
-        let mut fs = super::super::tests::small();
-        assert_eq!(Patches::replay_up_to(1, &mut fs, &some()), [""; 0]);
-        let mut fs = super::super::tests::small();
+        let mut fs = crate::fs::ext4::tests::small();
+        assert_eq!(replay_up_to(1, &mut fs, &some()), [""; 0]);
+        let mut fs = crate::fs::ext4::tests::small();
         let before = fs.content(12).unwrap();
-        let warnings = Patches::replay_up_to(0, &mut fs, &some());
+        let warnings = replay_up_to(0, &mut fs, &some());
         assert_eq!(
             warnings,
             [
@@ -396,8 +326,8 @@ mod tests {
 
     #[test]
     fn operations_are_seen_in_what_is_read() {
-        let mut fs = super::super::tests::small();
-        assert_eq!(Patches::replay(&mut fs, &some()), [""; 0]);
+        let mut fs = crate::fs::ext4::tests::small();
+        assert_eq!(replay(&mut fs, &some()), [""; 0]);
         let names: Vec<_> =
             fs.read_dir(2, &mut |e| panic!("{e}")).unwrap().into_iter().map(|e| e.name).collect();
         assert_eq!(names, [b"again"]);
@@ -433,8 +363,8 @@ mod tests {
                     _ => operation(tag, &words, &[]),
                 });
             }
-            let mut fs = super::super::tests::small();
-            Patches::replay(&mut fs, &operations);
+            let mut fs = crate::fs::ext4::tests::small();
+            replay(&mut fs, &operations);
             for id in [2, 12] {
                 let _ = fs.node(id, &mut |_| ());
                 let _ = fs.read_dir(id, &mut |_| {});

@@ -18,7 +18,7 @@ macro_rules! flags {
         $(pub(super) mod $set {$(
             #[doc = concat!("`", $text, "`.")]
             #[allow(dead_code)]
-            pub(in super::super) const $name: u32 = $value;
+            pub(in crate::fs) const $name: u32 = $value;
         )*})*
         $(const fn $set(bit: u32) -> Option<&'static str> {
             match bit {

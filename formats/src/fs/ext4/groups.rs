@@ -6,11 +6,12 @@
 use std::ops::Range;
 
 use super::blocks::Blocks;
-use super::checksum::{crc16, crc32c, fits};
+use super::checksum::{crc16, crc32c};
 use super::features::incompat;
 use super::superblock::Superblock;
 use crate::bytes::{le16, le32};
-use crate::{Error, ErrorKind, Result, at};
+use crate::checksum::fits;
+use crate::error::{Error, ErrorKind, Result, at};
 
 /// Warnings of one kind that are told in full; the rest are counted.
 const TOLD_MAX: u64 = 4;

@@ -2,23 +2,24 @@
 //!
 //! <https://docs.kernel.org/filesystems/ext4/inodes.html>
 
-use super::checksum::{crc32c, fits};
+use super::checksum::crc32c;
 use super::features::{incompat, ro_compat};
 use super::superblock::Superblock;
 use crate::bytes::{le16, le32};
+use crate::checksum::fits;
+use crate::error::{Result, at};
 use crate::fs::{FileType, Timestamp};
-use crate::{Result, at};
 
 /// Flags of `i_flags`.
 pub(super) mod flags {
     /// The names in this directory, or the content, are ciphertext.
-    pub(in super::super) const ENCRYPT: u32 = 0x800;
+    pub(in crate::fs::ext4) const ENCRYPT: u32 = 0x800;
     /// `i_block` is an extent tree.
-    pub(in super::super) const EXTENTS: u32 = 0x8_0000;
+    pub(in crate::fs::ext4) const EXTENTS: u32 = 0x8_0000;
     /// The content is the value of an extended attribute.
-    pub(in super::super) const EA_INODE: u32 = 0x20_0000;
+    pub(in crate::fs::ext4) const EA_INODE: u32 = 0x20_0000;
     /// The content is in the inode.
-    pub(in super::super) const INLINE_DATA: u32 = 0x1000_0000;
+    pub(in crate::fs::ext4) const INLINE_DATA: u32 = 0x1000_0000;
 }
 
 /// Bytes of an inode of the first revision; what follows is described by `i_extra_isize`.

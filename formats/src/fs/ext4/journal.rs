@@ -6,9 +6,10 @@
 
 use std::collections::{BTreeMap, HashMap};
 
-use super::checksum::{crc32_be, crc32c, fits};
+use super::checksum::{crc32_be, crc32c};
 use crate::bytes::{be16, be32, be64};
-use crate::{At, Result, at};
+use crate::checksum::fits;
+use crate::error::{At, Result, at};
 
 const MAGIC: u32 = 0xC03B_3998;
 const SUPERBLOCK_SIZE: usize = 1024;
@@ -532,7 +533,7 @@ mod tests {
         let (log, sb) = journal(16, 1, vec![revoke(7, 101), commit(7), revoke(8, 102), commit(8)]);
         assert_eq!(revokes(&log, &sb, 9, 3).unwrap().len(), 3);
         let error = revokes(&log, &sb, 9, 2).unwrap_err();
-        assert_eq!(error.kind(), crate::ErrorKind::Limit);
+        assert_eq!(error.kind(), crate::error::ErrorKind::Limit);
         assert_eq!(error.to_string(), "journal: revokes more than 2 blocks");
     }
 

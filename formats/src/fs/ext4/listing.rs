@@ -3,8 +3,8 @@
 use super::inode::{Inode, flags};
 use super::superblock::Superblock;
 use super::{Ext4, dir, map};
+use crate::error::{Error, ErrorKind, Result, at};
 use crate::fs::{DirEntry, NodeId, Piece};
-use crate::{Error, ErrorKind, Result, at};
 
 /// Bytes of a directory that are read at once.
 const DIR_CHUNK: u64 = 256 << 10;
@@ -175,7 +175,7 @@ mod tests {
 
     #[test]
     fn a_directory_of_more_entries_than_the_limit_is_refused() {
-        let fs = super::super::tests::small();
+        let fs = crate::fs::ext4::tests::small();
         let root = fs.inode(2).unwrap();
         assert_eq!(fs.listing_up_to(1, &root, &mut |e| panic!("{e}")).unwrap().len(), 1);
         let error = fs.listing_up_to(0, &root, &mut |e| panic!("{e}")).unwrap_err();

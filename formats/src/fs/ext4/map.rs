@@ -1,34 +1,19 @@
 //! The map from a file's blocks to the volume's: extent trees, and the block maps of ext2 and ext3.
 
-use std::collections::HashSet;
-use std::ops::Range;
-
 use super::blocks::Blocks;
 use super::extent;
 use super::groups::Groups;
 use super::inode::{Inode, flags};
+pub(super) use super::mapper::Run;
+use super::mapper::{Mapper, check, indirect_max};
 use super::pieces::Pieces;
 use super::superblock::Superblock;
-use crate::bytes::le32;
+use crate::error::{Result, at};
 use crate::fs::Content;
-use crate::{Result, at};
-
-/// Blocks that a block map names in the inode itself; after them one each of 1, 2 and 3 levels.
-const DIRECT: usize = 12;
+use std::collections::HashSet;
 
 /// Runs of one file that are kept at once.
 const RUNS_MAX: usize = 1 << 20;
-
-/// A run of a file's blocks.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Run {
-    /// The first of them, in the file.
-    pub(super) logical: u64,
-    /// The blocks of the volume.
-    pub(super) physical: Range<u64>,
-    /// False: allocated, and reads as zeros.
-    pub(super) written: bool,
-}
 
 /// Where the content of `inode` lies. Errs if its map is damaged anywhere, even past the file's end.
 pub(super) fn content(blocks: &Blocks, sb: &Superblock, groups: &Groups, inode: &Inode) -> Result<Content> {
@@ -99,155 +84,13 @@ fn walk(
     if is_extents { extent::walk(&mut mapper, &inode.block) } else { mapper.indirect() }
 }
 
-/// Errs unless the blocks `range`, which should be of `inode`, lie on the volume and hold no metadata of the
-/// filesystem.
-pub(super) fn check(
-    blocks: &Blocks,
-    groups: &Groups,
-    inode: u32,
-    what: &str,
-    range: &Range<u64>,
-) -> Result<()> {
-    let what = || format!("inode {inode}, {what}");
-    blocks.check(what, range)?;
-    match groups.metadata_in(range, inode) {
-        None => Ok(()),
-        Some(metadata) => Err(at(what()).byte(blocks.byte(range.start)).corrupt(format!(
-            "lies at blocks {} to {}, but blocks {} to {} hold the filesystem's own metadata",
-            range.start,
-            range.end - 1,
-            metadata.start,
-            metadata.end - 1
-        ))),
-    }
-}
-
-/// The blocks that a block map can name.
-fn indirect_max(block_size: u64) -> u64 {
-    let per_block = block_size / 4;
-    (DIRECT as u64 + per_block + per_block.pow(2) + per_block.pow(3)).min(1 << 32)
-}
-
-/// Follows a map and tells of what it finds.
-pub(super) struct Mapper<'a> {
-    blocks: &'a Blocks,
-    sb: &'a Superblock,
-    groups: &'a Groups,
-    pub(super) inode: &'a Inode,
-    found: &'a mut dyn FnMut(Run) -> Result<()>,
-    /// Blocks of data so far.
-    mapped: u64,
-    /// The blocks of the map itself: each is in it once, so that following it comes to an end.
-    visited: HashSet<u64>,
-}
-
-impl Mapper<'_> {
-    /// The file's blocks from `logical` on are `physical`.
-    pub(super) fn run(&mut self, logical: u64, physical: Range<u64>, written: bool) -> Result<()> {
-        self.check("data", &physical)?;
-        // Else a small volume could claim a file of terabytes, all of it in the same few blocks.
-        self.mapped += physical.end - physical.start;
-        if self.mapped > self.blocks.count() {
-            return Err(at(format!("inode {}, data", self.inode.number))
-                .byte(self.blocks.byte(physical.start))
-                .corrupt(format!("the file has more blocks than the volume, {}", self.blocks.count())));
-        }
-        (self.found)(Run { logical, physical, written })
-    }
-
-    /// Reads a block of the map.
-    pub(super) fn metadata_block(&mut self, what: &str, block: u64) -> Result<Vec<u8>> {
-        self.check(what, &(block..block.saturating_add(1)))?;
-        if !self.visited.insert(block) {
-            return Err(at(format!("inode {}, {what}", self.inode.number))
-                .byte(self.blocks.byte(block))
-                .corrupt(format!("block {block} is in the map of the file's blocks twice")));
-        }
-        self.blocks.read(what, block, 1)
-    }
-
-    /// The byte of the volume at which `block` starts.
-    pub(super) fn byte(&self, block: u64) -> u64 {
-        self.blocks.byte(block)
-    }
-
-    /// Runs `check` with what checksums of this inode start from, if the volume has such.
-    pub(super) fn check_sum(&self, check: impl FnOnce(u32) -> Result<()>) -> Result<()> {
-        if self.sb.metadata_csum() { check(self.inode.csum_seed(self.sb)) } else { Ok(()) }
-    }
-
-    /// Errs unless `blocks` lie on the volume, and hold no metadata of the filesystem.
-    fn check(&self, what: &str, range: &Range<u64>) -> Result<()> {
-        check(self.blocks, self.groups, self.inode.number, what, range)
-    }
-
-    /// The block map of ext2 and ext3.
-    fn indirect(&mut self) -> Result<()> {
-        let end = self.inode.size.div_ceil(u64::from(self.sb.block_size));
-        let root = self.inode.block;
-        self.pointers(&root[..DIRECT * 4], 0, end)?;
-        let per_block = u64::from(self.sb.block_size / 4);
-        let mut logical = DIRECT as u64;
-        for level in 0..3 {
-            let pointer = le32(&root, (DIRECT + level) * 4);
-            self.below(pointer, logical, end, u32::try_from(level).expect("below 3"))?;
-            logical += per_block.pow(u32::try_from(level).expect("below 3") + 1);
-        }
-        Ok(())
-    }
-
-    /// What lies below a pointer of `level` (0: to a block of pointers to data), from block `logical` on.
-    fn below(&mut self, pointer: u32, logical: u64, end: u64, level: u32) -> Result<()> {
-        if pointer == 0 || logical >= end {
-            return Ok(());
-        }
-        let bytes = self.metadata_block("indirect block", u64::from(pointer))?;
-        if level == 0 {
-            return self.pointers(&bytes, logical, end);
-        }
-        let each = u64::from(self.sb.block_size / 4).pow(level);
-        for (i, pointer) in bytes.chunks_exact(4).enumerate() {
-            self.below(le32(pointer, 0), logical + i as u64 * each, end, level - 1)?;
-        }
-        Ok(())
-    }
-
-    /// Pointers to data, of the blocks from `logical` on: runs of neighbours are told as one.
-    fn pointers(&mut self, bytes: &[u8], logical: u64, end: u64) -> Result<()> {
-        let mut run: Option<(u64, Range<u64>)> = None;
-        for (i, pointer) in bytes.chunks_exact(4).enumerate() {
-            let (at, block) = (logical + i as u64, u64::from(le32(pointer, 0)));
-            if block == 0 || at >= end {
-                continue;
-            }
-            match &mut run {
-                Some((start, blocks))
-                    if blocks.end == block && *start + (blocks.end - blocks.start) == at =>
-                {
-                    blocks.end += 1;
-                }
-                _ => {
-                    if let Some((start, blocks)) = run.take() {
-                        self.run(start, blocks, true)?;
-                    }
-                    run = Some((at, block..block + 1));
-                }
-            }
-        }
-        match run {
-            Some((start, blocks)) => self.run(start, blocks, true),
-            None => Ok(()),
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
     fn a_file_of_more_extents_than_the_limit_is_refused() {
-        let fs = super::super::tests::small();
+        let fs = crate::fs::ext4::tests::small();
         let mut file = fs.inode(12).unwrap();
         // A second extent: the file's block 5 is block 30 of the volume.
         file.block[2] = 2;
@@ -255,7 +98,7 @@ mod tests {
         let runs = |most| runs_up_to(most, &fs.blocks, &fs.sb, &fs.groups, &file);
         assert_eq!(runs(2).unwrap().len(), 2);
         let error = runs(1).unwrap_err();
-        assert_eq!(error.kind(), crate::ErrorKind::Limit);
+        assert_eq!(error.kind(), crate::error::ErrorKind::Limit);
         assert_eq!(error.to_string(), "inode 12: has more than 1 extents");
     }
 }

@@ -19,12 +19,13 @@
 use std::sync::Arc;
 
 use self::blocks::{Blocks, Cache};
-use self::fast_commit::Patches;
 use self::groups::Groups;
 use self::inode::{Inode, flags};
+use self::patches::Patches;
 use self::superblock::Superblock;
-use crate::fs::{Content, DirEntry, FileType, Filesystem, Info, Node, NodeId, Piece};
-use crate::{Error, Result, Source, at};
+use super::{Content, DirEntry, FileType, Filesystem, Info, Node, NodeId, Piece};
+use crate::error::{Error, Result, at};
+use crate::source::Source;
 
 mod attributes;
 mod blocks;
@@ -38,7 +39,9 @@ mod inode;
 mod journal;
 mod listing;
 mod map;
+mod mapper;
 mod opening;
+mod patches;
 mod pieces;
 mod recovery;
 

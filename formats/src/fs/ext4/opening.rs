@@ -3,15 +3,15 @@
 use std::sync::Arc;
 
 use super::blocks::{Blocks, Cache};
-use super::fast_commit::Patches;
 use super::groups::Groups;
+use super::patches::Patches;
 use super::recovery::Recovery;
 use super::superblock::{self, Superblock};
-use super::{CHUNK, CHUNKS_KEPT, Ext4, XATTR_BLOCKS_KEPT, chunk_blocks};
+use super::{CHUNK, CHUNKS_KEPT, Ext4, XATTR_BLOCKS_KEPT, chunk_blocks, fast_commit};
 use crate::bytes::le32;
+use crate::error::{ErrorKind, Result, at};
 use crate::fs::Info;
-use crate::source::check_range;
-use crate::{ErrorKind, Result, Source, at};
+use crate::source::{Source, check_range};
 
 /// See [`Ext4::open`].
 pub(super) fn open(volume: Arc<dyn Source>) -> Result<Ext4> {
@@ -134,7 +134,7 @@ impl Ext4 {
         }
         let number = fs.sb.journal_inum;
         fs.groups.protect(journal.lies, number);
-        warnings.append(&mut Patches::replay(&mut fs, &journal.operations));
+        warnings.append(&mut fast_commit::replay(&mut fs, &journal.operations));
         fs.info.warnings.append(&mut warnings);
         Ok(fs)
     }

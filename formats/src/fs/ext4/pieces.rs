@@ -3,8 +3,8 @@
 use std::ops::Range;
 
 use super::blocks::Blocks;
+use crate::error::{Result, at};
 use crate::fs::{Content, Piece};
-use crate::{Result, at};
 
 /// Pieces that one file may lie in. Each takes 32 bytes of memory.
 const PIECES_MAX: usize = 1 << 22;

@@ -8,8 +8,8 @@ use super::inode::Inode;
 use super::journal::{self, Log, Superblock};
 use super::map::{self, Run};
 use super::{Ext4, flags};
+use crate::error::{Result, at};
 use crate::fs::FileType;
-use crate::{Result, at};
 
 /// What replaying the journal would do.
 pub(super) struct Recovery {

@@ -2,10 +2,12 @@
 //!
 //! <https://docs.kernel.org/filesystems/ext4/super.html>
 
-use super::checksum::{crc32c, fits};
+use super::checksum::crc32c;
 use super::features::{Features, compat, incompat, ro_compat};
 use crate::bytes::{le16, le32};
-use crate::{Error, Result, at, uuid};
+use crate::checksum::fits;
+use crate::error::{Error, Result, at};
+use crate::uuid;
 
 /// Where the superblock lies on the volume, in bytes.
 pub(super) const OFFSET: u64 = 1024;

@@ -3,8 +3,9 @@
 use std::sync::Arc;
 
 use super::*;
+use crate::error::ErrorKind;
 use crate::fs::{Timestamp, Xattr};
-use crate::{ErrorKind, MemSource};
+use crate::source::MemSource;
 
 const BLOCK: usize = 1024;
 /// Blocks of the volume: superblock 1, descriptors 2, bitmaps 3 and 4, inode table 5 to 8, then data.
@@ -467,8 +468,8 @@ impl Source for Failing {
         Ok(())
     }
 
-    fn extent_at(&self, offset: u64) -> Result<crate::Extent> {
-        Ok(crate::Extent::data(offset, self.len() - offset))
+    fn extent_at(&self, offset: u64) -> Result<crate::source::Extent> {
+        Ok(crate::source::Extent::data(offset, self.len() - offset))
     }
 }
 

@@ -4,10 +4,11 @@
 
 use std::ops::Range;
 
-use super::checksum::{crc32c, fits};
+use super::checksum::crc32c;
 use super::superblock::Superblock;
 use crate::bytes::{le16, le32};
-use crate::{At, Error, Result, at};
+use crate::checksum::fits;
+use crate::error::{At, Error, Result, at};
 
 const MAGIC: u32 = 0xEA02_0000;
 const BLOCK_HEADER: usize = 32;

@@ -3,7 +3,7 @@
 use std::ops::Range;
 
 use crate::bytes::{le16, le32};
-use crate::{At, Result, at};
+use crate::error::{At, Result, at};
 
 /// Bytes of the boot sector that hold it.
 pub(super) const SIZE: usize = 512;

@@ -3,8 +3,8 @@
 
 use std::sync::{Arc, Mutex, PoisonError};
 
-use crate::source::check_range;
-use crate::{Result, Source};
+use crate::error::Result;
+use crate::source::{Source, check_range};
 
 /// Bytes of a block.
 const BLOCK: u64 = 16 << 10;
@@ -82,7 +82,7 @@ impl Cursor<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::MemSource;
+    use crate::source::MemSource;
 
     #[test]
     fn reads_across_blocks_and_up_to_the_end_are_the_volumes_own_bytes() {

@@ -21,8 +21,8 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use super::{Content, DirEntry, FileType, Filesystem, Info, Node, NodeId, Piece};
-use crate::source::check_range;
-use crate::{Error, Result, Source, at};
+use crate::error::{Error, Result, at};
+use crate::source::{Source, check_range};
 
 mod bpb;
 mod cache;
@@ -33,10 +33,10 @@ mod table;
 #[cfg(test)]
 mod tests;
 
-use bpb::{Bpb, ENTRY_SIZE, Kind};
-use cache::Cache;
-use dir::{LongName, RawEntry, ShortEntry, Slot};
-use table::{Chain, Run, Table};
+use self::bpb::{Bpb, ENTRY_SIZE, Kind};
+use self::cache::Cache;
+use self::dir::{LongName, RawEntry, ShortEntry, Slot};
+use self::table::{Chain, Run, Table};
 
 /// A directory is read up to this many bytes: 65,536 entries, which is as many as one may have.
 const MAX_DIR_BYTES: u64 = 65_536 * ENTRY_SIZE as u64;

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use super::bpb::{Bpb, FIRST_CLUSTER, Kind};
 use super::cache::{Cache, Cursor};
-use crate::{Error, Result, at};
+use crate::error::{Error, Result, at};
 
 /// A chain is kept as at most so many runs of neighbouring clusters.
 const MAX_RUNS: usize = 1 << 20;

@@ -4,8 +4,9 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use super::*;
+use crate::error::ErrorKind;
+use crate::source::MemSource;
 use crate::testing::{have, run, run_raw};
-use crate::{ErrorKind, MemSource};
 
 const MKFS: &[&str] = &["mkfs.vfat", "fsck.fat", "mcopy", "mmd", "mdel", "mdir", "mattrib"];
 
@@ -59,8 +60,8 @@ impl Source for FileSource {
         std::os::unix::fs::FileExt::read_exact_at(&self.0, buf, offset).map_err(|e| at("file").io(e))
     }
 
-    fn extent_at(&self, offset: u64) -> Result<crate::Extent> {
-        Ok(crate::Extent::data(offset, self.len() - offset))
+    fn extent_at(&self, offset: u64) -> Result<crate::source::Extent> {
+        Ok(crate::source::Extent::data(offset, self.len() - offset))
     }
 }
 

@@ -5,10 +5,11 @@ use bytes::Bytes;
 pub use parquet::errors::ParquetError as ReadError;
 pub use parquet::file::reader::{ChunkReader, Length};
 
-pub use super::super::table::Group;
-use super::super::table::Table;
-use super::{SCHEMA, Xattr, xattr_name};
-use crate::{Result, at};
+use super::schema::{SCHEMA, xattr_name};
+use crate::error::{Result, at};
+use crate::fs::Xattr;
+pub use crate::mif::table::Group;
+use crate::mif::table::Table;
 
 /// A column of the manifest, in the order of the file. Lists have a leaf for keys and one for values.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -101,10 +102,10 @@ pub fn xattrs(group: &Group<'_>) -> Result<Vec<Vec<Xattr>>> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::tests::row;
-    use super::super::{Row, write};
     use super::*;
     use crate::mif::ObjectId;
+    use crate::mif::manifest::tests::row;
+    use crate::mif::manifest::{Row, write};
     use crate::mif::table::GROUP_ROWS_MAX;
 
     fn sample() -> (Vec<Row>, Columns<Bytes>) {
@@ -178,7 +179,7 @@ mod tests {
             for value in [0, 0x7f, 0x80, 0xff] {
                 let mut bad = file.clone();
                 bad[at] = value;
-                let _ = super::super::read(Bytes::from(bad.clone()));
+                let _ = crate::mif::manifest::read(Bytes::from(bad.clone()));
                 let Ok(columns) = Columns::open(bad.into()) else { continue };
                 for group in columns.groups() {
                     let _ = group.each_text(Column::Path, |_| {});

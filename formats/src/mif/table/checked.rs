@@ -15,9 +15,10 @@ use parquet::errors::ParquetError;
 use parquet::file::reader::{ChunkReader, Length, SerializedFileReader};
 
 use self::Kind::{Binary, Bool, Byte, Int, List, PageSize, Struct};
-use super::{CHUNK_BYTES_MAX, broken, guarded};
+use super::guarded::{broken, guarded};
+use super::limits::CHUNK_BYTES_MAX;
 use crate::bytes::le32;
-use crate::{Result, at};
+use crate::error::{Result, at};
 
 /// The end of a file: the length of the footer before it, and `PAR1`.
 const TAIL: u64 = 8;
@@ -319,8 +320,9 @@ const PAGE: Fields = &[
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::ErrorKind;
-    use crate::mif::manifest::{self, tests::row};
+    use crate::error::ErrorKind;
+    use crate::mif::manifest;
+    use crate::mif::manifest::tests::row;
 
     fn manifest() -> Vec<u8> {
         let mut file = Vec::new();

@@ -9,10 +9,12 @@ use parquet::file::metadata::RowGroupMetaData;
 use parquet::file::reader::{ChunkReader, FileReader, RowGroupReader, SerializedFileReader};
 use parquet::schema::parser::parse_message_type;
 
-use super::super::delta;
+use super::checked::{self, Checked};
+use super::guarded::{broken, guarded};
+use super::limits::{GROUP_BYTES_MAX, GROUP_ROWS_MAX};
 use super::pages::{BY_THE_CRATE, Pages};
-use super::{Checked, GROUP_BYTES_MAX, GROUP_ROWS_MAX, broken, checked, guarded};
-use crate::{Result, at};
+use crate::error::{Result, at};
+use crate::mif::delta;
 
 /// A table, open for reading some of its columns.
 pub(in crate::mif) struct Table<R: ChunkReader + 'static> {
@@ -262,11 +264,11 @@ impl Group<'_> {
         self.metadata.column(column).column_path().string()
     }
 
-    fn broken(&self, column: usize, problem: &str) -> crate::Error {
+    fn broken(&self, column: usize, problem: &str) -> crate::error::Error {
         at(self.what).corrupt(format!("column {} {problem}", self.name(column)))
     }
 
-    fn short(&self, column: usize) -> crate::Error {
+    fn short(&self, column: usize) -> crate::error::Error {
         self.broken(column, "ends early")
     }
 
@@ -372,11 +374,10 @@ mod tests {
     use parquet::file::properties::{WriterProperties, WriterPropertiesBuilder};
     use parquet::file::writer::SerializedFileWriter;
 
-    use super::super::{
-        CHUNK_BYTES_MAX, VALUE_COST, compression, optional, required, row_groups, write_column,
-    };
     use super::*;
-    use crate::ErrorKind;
+    use crate::error::ErrorKind;
+    use crate::mif::table::limits::CHUNK_BYTES_MAX;
+    use crate::mif::table::{VALUE_COST, compression, optional, required, row_groups, write_column};
 
     const SCHEMA: &str = "message table {
         required binary text;
@@ -420,7 +421,7 @@ mod tests {
         read: impl FnOnce(&Group<'_>) -> Result<T>,
     ) -> Result<T, (ErrorKind, String)> {
         let opened = Table::open("table", Bytes::from(file), SCHEMA);
-        let told = |e: crate::Error| (e.kind(), e.to_string());
+        let told = |e: crate::error::Error| (e.kind(), e.to_string());
         opened.and_then(|table| read(&table.groups().next().unwrap())).map_err(told)
     }
 

@@ -8,7 +8,7 @@ use parquet::column::page::{Page, PageMetadata, PageReader};
 use parquet::errors::ParquetError;
 use parquet::schema::types::ColumnDescriptor;
 
-use super::{CHUNK_BYTES_MAX, GROUP_BYTES_MAX, VALUE_COST};
+use super::limits::{CHUNK_BYTES_MAX, GROUP_BYTES_MAX, VALUE_COST};
 
 /// Encodings that the Parquet crate decodes: values as they are, and numbers of values in a dictionary.
 pub(super) const BY_THE_CRATE: &[Encoding] = &[Encoding::PLAIN, Encoding::RLE_DICTIONARY];

@@ -1,9 +1,9 @@
 //! The label of a physical volume, in one of its first four sectors, and the metadata areas that it names.
 
-use super::SECTOR;
 use crate::bytes::{le32, le64};
 use crate::checksum::fits;
-use crate::{At, Result, Source, at};
+use crate::error::{At, Result, at};
+use crate::source::Source;
 
 /// A label is looked for in so many sectors.
 const LABEL_SECTORS: u64 = 4;
@@ -155,10 +155,13 @@ fn crc(bytes: &[u8]) -> u32 {
     })
 }
 
+/// LVM counts in these, whatever the disk does.
+pub(super) const SECTOR: u64 = 512;
+
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::MemSource;
+    use crate::source::MemSource;
 
     /// The metadata area of `fixtures/lvm`, of 128 KiB, with the header poked and vouched for.
     fn area(at: usize, with: &[u8]) -> String {

@@ -11,17 +11,14 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use crate::source::check_range;
-use crate::{Extent, Result, Source, at};
+use crate::error::{Result, at};
+use crate::source::{Extent, Source, check_range};
 
 mod label;
 mod text;
 
-use label::PhysicalVolume;
-use text::Section;
-
-/// LVM counts in these, whatever the disk does.
-const SECTOR: u64 = 512;
+use self::label::{PhysicalVolume, SECTOR};
+use self::text::Section;
 
 /// A volume group, as far as it is on the disk.
 #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]

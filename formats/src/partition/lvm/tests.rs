@@ -1,7 +1,7 @@
 //! A physical volume that LVM wrote, and the same one damaged.
 
 use super::*;
-use crate::MemSource;
+use crate::source::MemSource;
 use crate::testing::Dice;
 
 const MIB: u64 = 1 << 20;

@@ -1,7 +1,7 @@
 //! LVM's text format: `name = value` and `name { ... }`, where a value is a number, a string or a list, and `#`
 //! begins a comment.
 
-use crate::{Error, Result, at};
+use crate::error::{Error, Result, at};
 
 /// Sections and lists lie in each other at most so deep. A group needs five levels.
 const MAX_DEPTH: usize = 16;

@@ -1,11 +1,11 @@
 //! What a tree asks of a volume: what none can hold, the features that it needs, the links of its nodes.
 
-use super::super::features::{compat, ro_compat};
 use super::inode;
 use super::params::Params;
+use crate::error::{Result, at};
 use crate::fs::FileType;
+use crate::fs::ext4::features::{compat, ro_compat};
 use crate::fs::plan::Tree;
-use crate::{Result, at};
 
 /// Links that a file or folder may have.
 const LINKS_MAX: u32 = 65_000;

@@ -2,9 +2,9 @@
 //!
 //! <https://docs.kernel.org/filesystems/ext4/directory.html>
 
-use super::super::checksum::crc32c;
 use super::hash::{Hasher, NameHash};
 use crate::fs::FileType;
+use crate::fs::ext4::checksum::crc32c;
 use crate::fs::plan::put;
 
 /// The entry at the end of a block with the checksum, and the like of an index block.

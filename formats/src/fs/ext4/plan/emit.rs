@@ -2,10 +2,9 @@
 
 use super::groups::Groups;
 use super::inode::{self, Filling, flags};
-use super::map;
 use super::places::{FAST_SYMLINK, JOURNAL, Places, RESIZE, Run, RunKind};
-use super::{dir, xattr};
-use crate::Result;
+use super::{dir, map, xattr};
+use crate::error::Result;
 use crate::fs::plan::{Placed, put};
 use crate::fs::{FileType, Node, Timestamp};
 

@@ -1,7 +1,7 @@
 //! Features by their names: which a plan keeps, and setting and clearing them.
 
+use crate::error::{Result, at};
 use crate::fs::ext4::features::Features;
-use crate::{Result, at};
 
 /// Features that a plan leaves out though the original has them: what they are for is not lost by it.
 pub(super) const DROPPED: [&str; 7] =

@@ -5,9 +5,9 @@
 use std::ops::Range;
 
 use super::params::Params;
+use crate::error::{Error, Result, at};
 use crate::fs::ext4::features::{compat, incompat, ro_compat};
 use crate::fs::ext4::groups::merge;
-use crate::{Error, Result, at};
 
 /// Groups that are planned: 256 TiB of 4 KiB blocks are two million.
 const GROUPS_MAX: u32 = 1 << 22;

@@ -4,12 +4,12 @@
 
 use std::ops::Range;
 
-use super::super::checksum::{crc16, crc32c};
-use super::super::features::{compat, incompat, ro_compat};
-use super::super::superblock::{self, MAGIC, MAGIC_AT};
 use super::inode;
 use super::places::Places;
 use crate::fs::FileType;
+use crate::fs::ext4::checksum::{crc16, crc32c};
+use crate::fs::ext4::features::{compat, incompat, ro_compat};
+use crate::fs::ext4::superblock::{self, MAGIC, MAGIC_AT};
 use crate::fs::plan::put;
 
 const INODE_UNINIT: u16 = 1;

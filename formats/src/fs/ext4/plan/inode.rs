@@ -4,12 +4,12 @@
 
 use std::collections::HashSet;
 
-use super::super::checksum::crc32c;
-use super::super::features::{incompat, ro_compat};
 use super::params::Params;
+use crate::error::{Result, at};
+use crate::fs::ext4::checksum::crc32c;
+use crate::fs::ext4::features::{incompat, ro_compat};
 use crate::fs::plan::{Tree, put};
 use crate::fs::{FileType, Node, Timestamp};
-use crate::{Result, at};
 
 pub(super) const ROOT: u32 = 2;
 pub(super) const RESIZE: u32 = 7;
@@ -19,11 +19,11 @@ const SIZE_MIN: usize = 128;
 
 /// Bits of `i_flags`.
 pub(super) mod flags {
-    pub(in super::super) const INDEX: u32 = 0x1000;
-    pub(in super::super) const HUGE_FILE: u32 = 0x4_0000;
-    pub(in super::super) const EXTENTS: u32 = 0x8_0000;
+    pub(in crate::fs::ext4::plan) const INDEX: u32 = 0x1000;
+    pub(in crate::fs::ext4::plan) const HUGE_FILE: u32 = 0x4_0000;
+    pub(in crate::fs::ext4::plan) const EXTENTS: u32 = 0x8_0000;
     /// The content is the value of an attribute.
-    pub(in super::super) const EA_INODE: u32 = 0x20_0000;
+    pub(in crate::fs::ext4::plan) const EA_INODE: u32 = 0x20_0000;
     /// What a user may set on a file, and the kernel keeps: see `chattr(1)`.
     pub(super) const KEPT: u32 = 0x2203_C4FF;
     /// Of them, what is for files and folders only.

@@ -5,7 +5,7 @@
 //!
 //! <https://docs.kernel.org/filesystems/ext4/ifork.html>
 
-use super::super::checksum::crc32c;
+use crate::fs::ext4::checksum::crc32c;
 use crate::fs::plan::put;
 
 /// Blocks that one extent can have.

@@ -26,8 +26,8 @@
 //!
 //! Lists of blocks that boot loaders keep outside of the filesystem (LILO, extlinux) are not followed up.
 
+use crate::error::{ErrorKind, Result};
 use crate::fs::plan::{Placed, Planned, Tree};
-use crate::{ErrorKind, Result};
 
 mod alloc;
 mod demands;
@@ -43,8 +43,8 @@ mod params;
 mod places;
 mod xattr;
 
-pub use hash::HashVersion;
-pub use params::Params;
+pub use self::hash::HashVersion;
+pub use self::params::Params;
 
 /// A planned ext2, ext3 or ext4 volume.
 pub struct Plan<'a>(places::Places<'a>);

@@ -5,11 +5,12 @@ use std::ops::RangeInclusive;
 use super::feature_list::{DROPPED, REFUSED, change};
 use super::hash::{HashVersion, Hasher};
 use crate::bytes::{le16, le32};
+use crate::error::{Error, Result, at};
 use crate::fs::ext4::checksum::crc32c;
 use crate::fs::ext4::features::{Features, compat, incompat, ro_compat};
 use crate::fs::ext4::superblock::{self, Superblock};
 use crate::fs::plan::put;
-use crate::{Error, Result, Source, at};
+use crate::source::Source;
 
 const SIGNED_HASH: u32 = 1;
 const UNSIGNED_HASH: u32 = 2;

@@ -3,15 +3,15 @@
 use std::collections::HashMap;
 use std::ops::Range;
 
-use super::super::features::{compat, incompat, ro_compat};
 use super::alloc::Allocator;
 use super::geometry::Geometry;
 use super::map::{self, Mapped, Shape};
 use super::params::Params;
 use super::{demands, dir, inode, xattr};
+use crate::error::{Result, at};
+use crate::fs::ext4::features::{compat, incompat, ro_compat};
 use crate::fs::plan::{Tree, TreeNode};
 use crate::fs::{FileType, Node};
-use crate::{Result, at};
 
 /// The journal and the inode of reserved descriptors, among the owners of runs.
 pub(super) const JOURNAL: u32 = u32::MAX;

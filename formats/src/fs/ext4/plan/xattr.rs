@@ -3,9 +3,9 @@
 //!
 //! <https://docs.kernel.org/filesystems/ext4/attributes.html>
 
-use super::super::checksum::crc32c;
 use crate::bytes::{le16, le32};
 use crate::fs::Xattr;
+use crate::fs::ext4::checksum::crc32c;
 use crate::fs::plan::put;
 
 const MAGIC: u32 = 0xEA02_0000;

@@ -1,8 +1,8 @@
 //! Directory entries, the reverse of what `fat/dir.rs` reads.
 
-use super::super::bpb::ENTRY_SIZE;
-use super::super::name;
 use super::names::Name;
+use crate::fs::fat::bpb::ENTRY_SIZE;
+use crate::fs::fat::name;
 use crate::fs::plan::put;
 use crate::fs::{FileType, Node, Timestamp};
 

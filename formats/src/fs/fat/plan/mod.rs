@@ -21,18 +21,18 @@
 use std::collections::HashMap;
 
 use super::bpb::{self, Kind};
+use crate::error::{ErrorKind, Result, at};
 use crate::fs::FileType;
 use crate::fs::plan::{Placed, Planned, Tree};
-use crate::{ErrorKind, Result, at};
 
-use table::Chain;
+use self::table::Chain;
 
 mod dir;
 mod names;
 mod params;
 mod table;
 
-pub use params::Params;
+pub use self::params::Params;
 
 /// Bytes that a folder may have.
 const FOLDER_MAX: u64 = 65_536 * bpb::ENTRY_SIZE as u64;

@@ -3,8 +3,8 @@
 use std::collections::{HashMap, HashSet};
 use std::sync::LazyLock;
 
-use super::super::name;
-use crate::Result;
+use crate::error::Result;
+use crate::fs::fat::name;
 use crate::fs::plan::{Child, Tree};
 
 /// UTF-16 units of a long name.

@@ -2,13 +2,14 @@
 
 use std::sync::Arc;
 
-use super::super::bpb::{self, Bpb, Kind};
-use super::super::dir::Slot;
-use super::super::{Fat, ROOT};
 use crate::bytes::{le16, le32};
+use crate::error::{Result, at};
 use crate::fs::Timestamp;
+use crate::fs::fat::bpb::{self, Bpb, Kind};
+use crate::fs::fat::dir::Slot;
+use crate::fs::fat::{Fat, ROOT};
 use crate::fs::plan::put;
-use crate::{Result, Source, at};
+use crate::source::Source;
 
 /// Clusters from which on a volume is FAT16, and FAT32: its kind follows from their number.
 const FAT16_FROM: u64 = 4085;

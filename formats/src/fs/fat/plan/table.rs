@@ -1,6 +1,6 @@
 //! The file allocation table, made piece by piece.
 
-use super::super::bpb::{FIRST_CLUSTER, Kind};
+use crate::fs::fat::bpb::{FIRST_CLUSTER, Kind};
 
 /// Entries that are made at once. Even, for FAT12 packs them in pairs.
 const PIECE: u32 = 64 << 10;

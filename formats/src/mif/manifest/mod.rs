@@ -4,6 +4,7 @@
 //! UTF-8 is escaped in `path` (`\xff` for each offending byte) and kept whole in `path_bytes`.
 
 pub mod columns;
+mod schema;
 
 use std::fmt::Write as _;
 use std::io::Write;
@@ -20,49 +21,12 @@ use parquet::file::writer::SerializedFileWriter;
 use parquet::schema::parser::parse_message_type;
 use parquet::schema::types::ColumnPath;
 
-use self::columns::{Column, Columns, Group};
+use self::columns::{Column, Columns};
+use self::schema::SCHEMA;
 use super::ObjectId;
-use super::table::{self, GroupWriter, VALUE_COST, optional, required, row_groups, write_column};
+use super::table::{self, Group, GroupWriter, VALUE_COST, optional, required, row_groups, write_column};
+use crate::error::{Error, Result, at};
 use crate::fs::{FileType, Timestamp, Xattr};
-use crate::{Error, Result, at};
-
-/// The columns, as Parquet's schema language has them. Docs for users are in `docs/manifest.md`.
-const SCHEMA: &str = "message mif {
-    required binary volume (UTF8);
-    required binary path (UTF8);
-    required binary type (UTF8);
-    optional int32 mode;
-    optional int64 uid;
-    optional int64 gid;
-    optional int64 nlink;
-    optional int64 inode;
-    required int64 size;
-    optional int64 mtime;
-    optional int32 mtime_ns;
-    optional int64 atime;
-    optional int32 atime_ns;
-    optional int64 ctime;
-    optional int32 ctime_ns;
-    optional int64 crtime;
-    optional int32 crtime_ns;
-    optional binary link_target (UTF8);
-    optional int64 rdev;
-    required group xattrs (MAP) {
-        repeated group key_value {
-            required binary key (UTF8);
-            required binary value;
-        }
-    }
-    required int64 flags;
-    optional int64 generation;
-    optional int64 project;
-    optional fixed_len_byte_array(20) sha1;
-    optional fixed_len_byte_array(32) blake3;
-    optional fixed_len_byte_array(32) content;
-    optional binary path_bytes;
-    optional binary link_target_bytes;
-    optional binary short_name;
-}";
 
 /// One path of an image.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -153,29 +117,6 @@ pub fn escape_apart(name: &[u8]) -> String {
         .copied()
         .collect();
     escape(&doubled)
-}
-
-/// The reverse of [`escape_apart`].
-fn xattr_name(key: &[u8]) -> Option<Vec<u8>> {
-    let mut name = Vec::with_capacity(key.len());
-    let mut rest = key;
-    while let [first, tail @ ..] = rest {
-        rest = tail;
-        match (first, tail) {
-            (b'\\', [b'\\', tail @ ..]) => {
-                name.push(b'\\');
-                rest = tail;
-            }
-            (b'\\', [b'x', hi, lo, tail @ ..]) => {
-                let hex = [*hi, *lo];
-                name.push(u8::from_str_radix(std::str::from_utf8(&hex).ok()?, 16).ok()?);
-                rest = tail;
-            }
-            (b'\\', _) => return None,
-            (other, _) => name.push(*other),
-        }
-    }
-    Some(name)
 }
 
 /// Writes `rows`, which are sorted by volume and path, as a Parquet file.

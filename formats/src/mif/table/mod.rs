@@ -3,6 +3,8 @@
 
 mod checked;
 mod group;
+mod guarded;
+mod limits;
 mod pages;
 
 use std::io::Write;
@@ -12,23 +14,12 @@ use parquet::data_type::DataType;
 use parquet::errors::ParquetError;
 use parquet::file::writer::SerializedRowGroupWriter;
 
-use self::checked::Checked;
 pub use self::group::Group;
 pub(super) use self::group::Table;
-use crate::{Error, Result, at};
-
-/// The most rows of a row group: what a reader skips or reads at once.
-pub(super) const GROUP_ROWS_MAX: usize = 32 << 10;
-
-/// The most bytes that a column of texts may have in one row group. Texts are encoded so that a few bytes of a file can
-/// stand for any number of long ones; so where a group would have more, the next one begins.
-pub(super) const GROUP_BYTES_MAX: usize = 16 << 20;
-
-/// What a value of a list counts for, beside its bytes: its length and its levels.
-pub(super) const VALUE_COST: usize = 8;
-
-/// The most bytes that the pages of a column may have in one row group: values, and what stands beside them.
-const CHUNK_BYTES_MAX: usize = GROUP_BYTES_MAX + (4 << 20);
+pub(super) use self::guarded::broken;
+pub(super) use self::limits::GROUP_ROWS_MAX;
+pub(super) use self::limits::{GROUP_BYTES_MAX, VALUE_COST};
+use crate::error::{Result, at};
 
 /// How pages are compressed.
 pub(super) fn compression() -> Compression {
@@ -66,25 +57,6 @@ pub(super) fn row_groups<'r, T>(
 
 /// A row group that is being written, column after column.
 pub(super) type GroupWriter<'a, W> = SerializedRowGroupWriter<'a, W>;
-
-/// What went wrong with the table `what`.
-pub(super) fn broken(what: &'static str, error: ParquetError) -> Error {
-    match error {
-        ParquetError::External(inner) => match inner.downcast::<std::io::Error>() {
-            Ok(io) if io.kind() == std::io::ErrorKind::InvalidData => at(what).corrupt(io.to_string()),
-            Ok(io) => at(what).io(*io),
-            Err(other) => at(what).corrupt(other.to_string()),
-        },
-        other => at(what).corrupt(other.to_string()),
-    }
-}
-
-/// Reads with the Parquet crate what may be any bytes: of some that are damaged it panics, and that is an error like
-/// another.
-pub(super) fn guarded<T>(what: &'static str, read: impl FnOnce() -> crate::Result<T>) -> crate::Result<T> {
-    crate::guard::catch(read)
-        .unwrap_or_else(|| Err(at(what).corrupt("a page is damaged and cannot be decoded")))
-}
 
 /// Writes the next column, with its definition and repetition levels if it has such.
 pub(super) fn write_column<T: DataType, W: Write + Send>(

@@ -14,8 +14,8 @@
 
 use std::fmt;
 
-use crate::source::is_zero;
-use crate::{Result, Source};
+use crate::error::Result;
+use crate::source::{Source, is_zero};
 
 /// The size of a block in bytes.
 pub const BLOCK: u64 = 64 << 10;
@@ -121,7 +121,7 @@ pub fn of_source(disk: &dyn Source) -> Result<DiskDigest> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::Extent;
+    use crate::source::Extent;
 
     /// Bytes, and whether runs of zeros among them are known to be holes.
     struct Sparse(Vec<u8>, bool);

@@ -1,0 +1,77 @@
+//! What fast commits make of inodes and directories, laid over what stands on the volume.
+
+use std::collections::BTreeMap;
+
+use super::mapper::Run;
+use crate::fs::{DirEntry, NodeId};
+
+/// What fast commits make of inodes and folders.
+#[derive(Default)]
+pub(super) struct Patches {
+    pub(super) inodes: BTreeMap<u32, Patch>,
+    pub(super) folders: BTreeMap<u32, Vec<Change>>,
+    /// Runs that were read of files that change.
+    pub(super) runs_read: usize,
+    /// What is not as it should be, for a limit of ours.
+    pub(super) warnings: Vec<String>,
+}
+
+/// What becomes of an inode.
+#[derive(Default)]
+pub(super) struct Patch {
+    pub(super) raw: Option<Vec<u8>>,
+    /// By their first block in the file.
+    pub(super) runs: Option<BTreeMap<u64, Run>>,
+    /// A folder that was made: nothing of what stands on the volume is in it.
+    pub(super) is_new: bool,
+}
+
+/// What becomes of a folder's entry.
+pub(super) struct Change {
+    pub(super) name: Vec<u8>,
+    pub(super) inode: u32,
+    /// Else it is taken out, if it is of that inode.
+    pub(super) add: bool,
+}
+
+impl Patches {
+    /// The bytes of an inode, if they change.
+    pub(super) fn inode(&self, number: u32) -> Option<&[u8]> {
+        self.inodes.get(&number)?.raw.as_deref()
+    }
+
+    /// The runs of a file, if they change, in file order.
+    pub(super) fn runs(&self, number: u32) -> Option<impl Iterator<Item = &Run>> {
+        Some(self.inodes.get(&number)?.runs.as_ref()?.values())
+    }
+
+    /// Whether nothing of what stands on the volume is in the folder.
+    pub(super) fn is_new_folder(&self, number: u32) -> bool {
+        self.inodes.get(&number).is_some_and(|patch| patch.is_new)
+    }
+
+    /// Changes the entries of a folder.
+    pub(super) fn change(&self, folder: u32, entries: &mut Vec<DirEntry>) {
+        let Some(changes) = self.folders.get(&folder) else { return };
+        let mut last: BTreeMap<&[u8], Option<u32>> = BTreeMap::new();
+        let stored: BTreeMap<Vec<u8>, NodeId> = entries.iter().map(|e| (e.name.clone(), e.node)).collect();
+        for Change { name, inode, add } in changes {
+            let stands = stored.get(name).and_then(|node| u32::try_from(*node).ok());
+            let now = last.entry(name).or_insert(stands);
+            match (*add, *now) {
+                (true, _) => *now = Some(*inode),
+                (false, Some(of)) if of == *inode => *now = None,
+                (false, _) => {}
+            }
+        }
+        entries.retain(|entry| !last.contains_key(&entry.name[..]));
+        for (name, inode) in last {
+            if let Some(inode) = inode
+                && !name.is_empty()
+                && !name.iter().any(|b| matches!(b, 0 | b'/'))
+            {
+                entries.push(DirEntry { name: name.to_vec(), short_name: None, node: NodeId::from(inode) });
+            }
+        }
+    }
+}

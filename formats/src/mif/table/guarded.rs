@@ -1,0 +1,24 @@
+//! Calls into the Parquet crate, which may panic on what no file of ours holds.
+
+use parquet::errors::ParquetError;
+
+use crate::error::{Error, Result, at};
+use crate::guard;
+
+/// What went wrong with the table `what`.
+pub(in crate::mif) fn broken(what: &'static str, error: ParquetError) -> Error {
+    match error {
+        ParquetError::External(inner) => match inner.downcast::<std::io::Error>() {
+            Ok(io) if io.kind() == std::io::ErrorKind::InvalidData => at(what).corrupt(io.to_string()),
+            Ok(io) => at(what).io(*io),
+            Err(other) => at(what).corrupt(other.to_string()),
+        },
+        other => at(what).corrupt(other.to_string()),
+    }
+}
+
+/// Reads with the Parquet crate what may be any bytes: of some that are damaged it panics, and that is an error like
+/// another.
+pub(in crate::mif) fn guarded<T>(what: &'static str, read: impl FnOnce() -> Result<T>) -> Result<T> {
+    guard::catch(read).unwrap_or_else(|| Err(at(what).corrupt("a page is damaged and cannot be decoded")))
+}
