@@ -1,8 +1,7 @@
 //! The error of the program: what went wrong, in words, what to do, and the exit code for it.
 
-use std::fmt;
-use std::io;
 use std::path::Path;
+use std::{fmt, io};
 
 use mif_formats::ErrorKind;
 

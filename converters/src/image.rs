@@ -7,14 +7,14 @@ use mif_formats::Source;
 use mif_formats::container::{self, Access, OpenOptions};
 use mif_formats::mif::manifest::Row;
 
-use crate::mounts::Devices;
-use crate::progress::Progress;
-use crate::rows;
-use crate::scan::{Scan, ScannedVolume};
+use crate::disk::scan::{Scan, ScannedVolume};
+use crate::error::{Error, Result};
 use crate::store::{ImageName, Objects, Store, StoredImage};
-use crate::tree::Tree;
+use crate::task::progress::Progress;
 use crate::tree::content::Contents;
-use crate::{Error, Result};
+use crate::tree::mounts::Devices;
+use crate::tree::rows;
+use crate::tree::view::Tree;
 
 /// An image that is open for reading.
 pub struct OpenImage {

@@ -3,77 +3,66 @@
 
 #![forbid(unsafe_code)]
 
-mod acl;
-mod batch;
-mod build;
-mod cat;
-mod customize;
-mod diff;
+mod care;
+mod compose;
+mod disk;
+mod edit;
 mod error;
-mod export;
 mod extract;
-mod files;
-mod fsck;
-mod gc;
+mod guest;
+mod host;
 mod image;
-mod import;
 pub mod independent;
-mod info;
-mod log;
-mod ls;
-mod mounts;
-mod named;
-mod packages;
-mod progress;
+mod ingest;
+mod merge;
+mod mkdisk;
 mod rebuild;
-mod rm;
-mod rows;
-mod scan;
-mod search;
-mod stats;
 pub mod store;
-mod temporary;
+mod task;
 mod tree;
-mod update;
-pub mod verify;
+mod verbs;
 
-pub use batch::{
+pub use care::fsck::fsck;
+pub use care::gc::{GcOptions, GcReport, gc};
+pub use care::report::{FsckOptions, FsckReport, LostImage, Verdict};
+pub use disk::scan::{Scan, ScannedVolume, VolumeExtent};
+pub use edit::{
+    CustomizeOptions, CustomizeReport, Customized, PLACEHOLDER, Recipe, Variables, customize, is_secret_file,
+    read_instances,
+};
+pub use error::{Code, Error, Result};
+pub use extract::{ExtractReport, NotSet, Target, extract};
+pub use guest::boot::Boot;
+pub use guest::probe::{Kernel, Os};
+pub use guest::system::{OtherRoot, System};
+pub use image::{OpenImage, Origin, is_path};
+pub use merge::{
+    Conflict, ImageResult, Left, UpdateCounts, UpdateOptions, UpdateReport, UpdatedImage, Winner, update,
+};
+pub use mif_formats::mif::packages::Package;
+pub use mkdisk::{BuildOptions, BuildReport, BuiltVolume, build};
+pub use rebuild::{IdChange, IdsReport, NewIds, RebuildOptions, RebuildReport, Reshape, Size, rebuild};
+pub use store::volume_name;
+pub use task::progress::{Progress, Silent};
+pub use tree::path::VolumePath;
+pub use tree::view::Tree;
+pub use verbs::batch::{
     BatchExportOptions, BatchImportOptions, Comparison, ExportEvent, ExportSummary, ImageCheck, ImportEvent,
     ImportSummary, LibraryReport, NamePattern, PassedOver, VerifyAllOptions, Watch, disk_images, export_all,
     import_all, verify_all,
 };
-pub use build::{BuildOptions, BuildReport, BuiltVolume, build};
-pub use cat::cat;
-pub use customize::{
-    CustomizeOptions, CustomizeReport, Customized, PLACEHOLDER, Recipe, Variables, customize, is_secret_file,
-    read_instances,
+pub use verbs::change::replace::replace;
+pub use verbs::inspect::cat::cat;
+pub use verbs::inspect::diff::{
+    Change, ChangeKind, DiffCounts, DiffOptions, DiffReport, FieldChange, Group, Grouping, diff,
 };
-pub use diff::{Change, ChangeKind, DiffCounts, DiffOptions, DiffReport, FieldChange, Group, Grouping, diff};
-pub use error::{Code, Error, Result};
-pub use export::{ExportOptions, ExportReport, export};
-pub use extract::{ExtractReport, NotSet, Target, extract};
-pub use fsck::{FsckOptions, FsckReport, LostImage, Verdict, fsck};
-pub use gc::{GcOptions, GcReport, gc};
-pub use image::{OpenImage, Origin, is_path};
-pub use import::{ImportOptions, ImportReport, import};
-pub use info::{Boot, ImageInfo, Kernel, Os, OtherRoot, System, info};
-pub use log::{LogEntry, LogReport, log, tag, untag};
-pub use ls::{Listing, LsEntry, LsOptions, ls};
-pub use packages::{ImagePackage, Package, PackagesReport, packages};
-pub use progress::{Progress, Silent};
-pub use rebuild::{IdChange, IdsReport, NewIds, RebuildOptions, RebuildReport, Reshape, Size, rebuild};
-pub use rm::{RmReport, rm};
-pub use scan::{Scan, ScannedVolume, VolumeExtent};
-pub use search::{Contents, Hit, PathGlob, Query, SearchReport, search};
-pub use stats::{FileBytes, ImageShare, Similarity, StatsReport, stats};
-pub use tree::{Tree, VolumePath};
-pub use update::{
-    Conflict, ImageResult, Left, UpdateCounts, UpdateOptions, UpdateReport, UpdatedImage, Winner, replace,
-    update,
-};
-
-/// The name of the volume on a partition: `p` and its slot.
-#[must_use]
-pub fn volume_name(slot: u32) -> String {
-    format!("p{slot}")
-}
+pub use verbs::inspect::info::{ImageInfo, info};
+pub use verbs::inspect::ls::{Listing, LsEntry, LsOptions, ls};
+pub use verbs::inspect::packages::{ImagePackage, PackagesReport, packages};
+pub use verbs::inspect::search::{Contents, Hit, PathGlob, Query, SearchReport, search};
+pub use verbs::library::log::{LogEntry, LogReport, log, tag, untag};
+pub use verbs::library::rm::{RmReport, rm};
+pub use verbs::library::stats::{FileBytes, ImageShare, Similarity, StatsReport, stats};
+pub use verbs::transfer::export::{ExportOptions, ExportReport, export};
+pub use verbs::transfer::import::{ImportOptions, ImportReport, import};
+pub use verbs::transfer::verify::{BitsReport, FilesReport, PlaceReport, VerifyReport, verify};

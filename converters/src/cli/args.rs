@@ -2,8 +2,10 @@
 
 use std::path::PathBuf;
 
-use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap::{Parser, Subcommand};
 use mif::NamePattern;
+
+use super::common::{Global, ListFormat, NewStore, Open, ReshapeArgs, Write};
 
 const EXIT_CODES: &str = "\
 Exit codes:
@@ -31,93 +33,6 @@ pub(super) struct Cli {
     pub(super) global: Global,
     #[command(subcommand)]
     pub(super) command: Command,
-}
-
-#[derive(Args)]
-pub(super) struct Global {
-    /// The store's folder. Symbolic links at its top are followed only with MIF_STORE_LINKS=1
-    #[arg(
-        long,
-        global = true,
-        env = "MIF_STORE",
-        default_value = "mif-store",
-        value_name = "DIR",
-        help_heading = "Global options"
-    )]
-    pub(super) store: PathBuf,
-    /// Print the report as JSON
-    #[arg(long, global = true, help_heading = "Global options")]
-    pub(super) json: bool,
-    /// No progress bar, and only what was asked for
-    #[arg(long, short, global = true, help_heading = "Global options")]
-    pub(super) quiet: bool,
-}
-
-/// How a new store is made.
-#[derive(Args)]
-pub(super) struct NewStore {
-    /// Open a new store to this group (its name or number); otherwise it is readable by its owner only
-    #[arg(long, value_name = "GROUP")]
-    pub(super) shared: Option<String>,
-}
-
-/// How images are opened.
-#[derive(Args, Default)]
-pub(super) struct Open {
-    /// Take disk image files as this format instead of finding out
-    #[arg(long, short = 'f', value_name = "FORMAT")]
-    pub(super) format: Option<String>,
-    /// Also open files beneath DIR that an image names; else only those beneath its own folder
-    #[arg(long, value_name = "DIR")]
-    pub(super) allow_path: Vec<PathBuf>,
-    /// Take this internal snapshot of a qcow2 image, by name or ID
-    #[arg(long, value_name = "NAME")]
-    pub(super) snapshot: Option<String>,
-    /// The disk beneath the image, where it was moved, renamed or changed; given again, the one beneath that
-    #[arg(long, value_name = "FILE")]
-    pub(super) parent: Vec<PathBuf>,
-}
-
-/// Other sizes and identities for a disk.
-#[derive(Args, Default)]
-pub(super) struct ReshapeArgs {
-    /// The disk's size: 20G, +4G, -1G, or min
-    #[arg(long, value_name = "SIZE", allow_hyphen_values = true)]
-    pub(super) size: Option<String>,
-    /// A volume's size: p1=8G, p1=+2G, p1=-1G, p1=min, p1=max (all that is there)
-    #[arg(long, value_name = "VOLUME=SIZE")]
-    pub(super) resize: Vec<String>,
-    /// Fresh UUIDs for the disk, its partitions and filesystems; fstab and boot loader are told
-    #[arg(long)]
-    pub(super) new_ids: bool,
-    /// Make fresh identities from this text: the same text gives the same ones
-    #[arg(long, value_name = "TEXT", requires = "new_ids")]
-    pub(super) seed: Option<String>,
-}
-
-/// How a disk image file is written.
-#[derive(Args)]
-pub(super) struct Write {
-    /// An option of the format written; an unknown one lists those that there are
-    #[arg(long = "option", short = 'o', value_name = "KEY=VALUE")]
-    pub(super) options: Vec<String>,
-    /// Write only what differs from the disk image BASE, which the new qcow2 will need
-    #[arg(long, value_name = "BASE")]
-    pub(super) backing: Option<PathBuf>,
-    /// Replace a file that is there, or overwrite a block device
-    #[arg(long)]
-    pub(super) force: bool,
-    /// Read what was written back, and compare it with the disk
-    #[arg(long)]
-    pub(super) verify: bool,
-}
-
-/// How a listing is printed.
-#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub(super) enum ListFormat {
-    Text,
-    Csv,
-    Mtree,
 }
 
 #[derive(Subcommand)]

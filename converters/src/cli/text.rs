@@ -4,9 +4,9 @@ use std::fmt::Write as _;
 
 use chrono::DateTime;
 use indicatif::{BinaryBytes, HumanBytes};
+use mif::VerifyReport;
 use mif::independent::IndependentReport;
 use mif::store::{FilesystemRecord, Image};
-use mif::verify::VerifyReport;
 use mif::{ExportReport, IdsReport, ImageInfo, ImportReport, Listing, LsEntry, System};
 use mif_formats::fs::Timestamp;
 use mif_formats::partition::TableKind;

@@ -9,9 +9,11 @@ use clap::{Subcommand, ValueEnum};
 use mif::store::Store;
 use mif::{BuildOptions, BuildReport, Error, ExtractReport, NewIds, Target};
 
-use super::args::{NewStore, Open};
+use super::common::{NewStore, Open};
+use super::common::{command_line, open_options, volume_path};
+use super::context::{Answer, Context};
+use super::print::Output;
 use super::text::{printable, size};
-use super::{Answer, Context, Output, command_line, open_options, volume_path};
 use mif_formats::text::printable_lines;
 
 #[derive(Subcommand)]

@@ -9,8 +9,9 @@ use mif::store::{ImageName, Store};
 use mif::{ImageResult, Result, UpdateCounts, UpdateOptions, UpdateReport, UpdatedImage, Winner};
 use mif_formats::fs::Timestamp;
 
+use super::common::command_line;
+use super::context::{Answer, Context};
 use super::text::{printable, size};
-use super::{Answer, Context, command_line};
 
 #[derive(Subcommand)]
 pub(super) enum Update {

@@ -17,9 +17,9 @@ use rustix::fs::{self, AtFlags, Mode, OFlags, Timespec, Timestamps, XattrFlags};
 use rustix::process::{Gid, Uid};
 
 use super::{ExtractReport, Item, copy, data_parts};
-use crate::progress::Progress;
-use crate::tree::Tree;
-use crate::{Error, Result};
+use crate::error::{Error, Result};
+use crate::task::progress::Progress;
+use crate::tree::view::Tree;
 
 const FOLDER: OFlags = OFlags::RDONLY.union(OFlags::DIRECTORY).union(OFlags::NOFOLLOW).union(OFlags::CLOEXEC);
 
@@ -59,7 +59,7 @@ pub(super) fn extract(
     let made = vec![false; items.len()];
     let mut work = Work { tree, items, to, root, is_root, privileged, current: None, made };
     for (number, item) in items.iter().enumerate() {
-        crate::progress::check(progress)?;
+        crate::task::progress::check(progress)?;
         if let Err(problem) = work.make(number, report, progress) {
             match problem {
                 Problem::Fatal(error) => return Err(error),

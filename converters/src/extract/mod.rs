@@ -16,10 +16,12 @@ use mif_formats::mif::pack::MAX_WHOLE;
 use mif_formats::source::is_zero;
 use serde::Serialize;
 
-use crate::import::BLOCK;
-use crate::progress::Progress;
-use crate::tree::{Tree, VolumePath};
-use crate::{Error, OpenImage, Result};
+use crate::disk::blocks::{BLOCK, blocks};
+use crate::error::{Error, Result};
+use crate::image::OpenImage;
+use crate::task::progress::Progress;
+use crate::tree::path::VolumePath;
+use crate::tree::view::Tree;
 
 /// How much of a file is copied at once.
 const WINDOW: u64 = 1 << 20;
@@ -239,7 +241,7 @@ fn data_parts(source: &dyn Source) -> Result<Vec<Range<u64>>> {
             // A small file is stored whole, its holes with it.
             if source.len() <= MAX_WHOLE && source.len() > BLOCK {
                 let bytes = source.read_vec(at, (end - at) as usize)?;
-                for block in crate::import::blocks(at..end) {
+                for block in blocks(at..end) {
                     let part = &bytes[(block.start - at) as usize..(block.end - at) as usize];
                     if part.len() < BLOCK as usize || !is_zero(part) {
                         add(block);
@@ -265,7 +267,7 @@ fn copy(
     for part in parts {
         let mut at = part.start;
         while at < part.end {
-            crate::progress::check(progress)?;
+            crate::task::progress::check(progress)?;
             let bytes = &mut buffer[..(part.end - at).min(WINDOW) as usize];
             source.read_at(at, bytes)?;
             write(at, bytes)?;

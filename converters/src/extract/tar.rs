@@ -10,10 +10,10 @@ use mif_formats::mif::manifest::escape_apart;
 use tar::{Builder, EntryType, Header};
 
 use super::{ExtractReport, Item, copy, data_parts};
-use crate::acl;
-use crate::progress::Progress;
-use crate::tree::Tree;
-use crate::{Error, Result};
+use crate::error::{Error, Result};
+use crate::host::acl;
+use crate::task::progress::Progress;
+use crate::tree::view::Tree;
 
 /// What the old header has room for.
 const MAX_NAME: usize = 100;
@@ -31,7 +31,7 @@ pub(super) fn extract(
 ) -> Result<()> {
     let mut builder = Builder::new(out);
     for item in items {
-        crate::progress::check(progress)?;
+        crate::task::progress::check(progress)?;
         member(tree, items, item, &mut builder, report, progress)?;
     }
     builder.finish().map_err(failed)?;

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use mif_formats::Source;
 
-use crate::VolumeExtent;
+use crate::disk::scan::VolumeExtent;
 
 /// The bytes of a volume, wherever on the disk they lie.
 #[derive(Clone)]

@@ -15,9 +15,11 @@ use serde::Serialize;
 use sha1::{Digest, Sha1};
 
 use self::device::VolumeSource;
-use crate::progress::{self, Progress};
-use crate::scan::{Scan, ScannedVolume};
-use crate::{OpenImage, Result, Tree};
+use crate::disk::scan::{Scan, ScannedVolume};
+use crate::error::Result;
+use crate::image::OpenImage;
+use crate::task::progress::{self, Progress};
+use crate::tree::view::Tree;
 
 mod device;
 mod ext;

@@ -6,7 +6,7 @@ use mif_formats::partition::TableKind;
 
 use super::PartReport;
 use super::device::{Device, VolumeSource};
-use crate::Scan;
+use crate::disk::scan::Scan;
 
 const READER: &str = "gpt 4.1";
 

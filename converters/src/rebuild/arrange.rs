@@ -4,9 +4,10 @@
 use mif_formats::partition::{Partition, Table, TableKind};
 
 use super::reshape::Size;
-use super::splice::Keep;
-use crate::scan::VolumeExtent;
-use crate::{Error, Result, volume_name};
+use crate::compose::splice::Keep;
+use crate::disk::scan::VolumeExtent;
+use crate::error::{Error, Result};
+use crate::store::volume_name;
 
 /// What moves does so by multiples of this many bytes, so that its alignment stays.
 const STEP: u64 = 1 << 20;

@@ -2,7 +2,7 @@
 
 use std::str::FromStr;
 
-use crate::{Error, Result};
+use crate::error::{Error, Result};
 
 /// What of a disk is to be other than in the parent, beside its files.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]

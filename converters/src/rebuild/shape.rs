@@ -6,10 +6,11 @@ use mif_formats::partition::{Partition, TableKind, write};
 
 use super::arrange::{Arrangement, arrange};
 use super::ids::Identities;
-use super::params::Params;
 use super::reshape::{Reshape, Size};
-use crate::scan::{Scan, ScannedVolume};
-use crate::{Error, Result, volume_name};
+use crate::compose::planner::Params;
+use crate::disk::scan::{Scan, ScannedVolume};
+use crate::error::{Error, Result};
+use crate::store::volume_name;
 
 /// A volume that is to be planned.
 pub(super) struct VolumeDraft {
@@ -122,7 +123,7 @@ pub(super) fn shape(
     }
     for (volume, offset, bytes) in identities.map_or(&[][..], |identities| &identities.patches) {
         let extents = arrangement.moved(&find_volume(scan, volume)?.extents);
-        let (at, _) = crate::scan::on_disk(&extents, *offset, 1)
+        let (at, _) = crate::disk::scan::on_disk(&extents, *offset, 1)
             .next()
             .ok_or_else(|| Error::input(format!("{volume}: is cut short")))?;
         patches.push((at, bytes.clone()));

@@ -8,8 +8,8 @@ use mif_formats::fs::{FileType, Filesystem, Node, Piece};
 use mif_formats::mif::ObjectId;
 use mif_formats::mif::manifest::Row;
 
-use super::contents::Contents;
-use crate::{Error, Result};
+use crate::error::{Error, Result};
+use crate::tree::new_content::Contents;
 
 /// The rows of a volume, before and after the edits; those of other volumes are passed over.
 pub(super) struct Rows<'a> {

@@ -16,8 +16,8 @@ use mif_formats::mif::PackId;
 use mif_formats::mif::pack::{decode_index, encode_index};
 
 use super::Storage;
-use super::index::PackIndex;
-use crate::Result;
+use super::pack_index::PackIndex;
+use crate::error::Result;
 
 const MAGIC: &[u8; 8] = b"MIFIDXC2";
 
@@ -102,9 +102,9 @@ pub(crate) fn clear(storage: &dyn Storage) -> std::io::Result<()> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::{Index, ObjectWriter, Store};
     use super::*;
-    use crate::progress::Silent;
+    use crate::store::{Index, ObjectWriter, Store};
+    use crate::task::progress::Silent;
     use mif_formats::mif::ObjectId;
 
     #[test]
@@ -125,7 +125,7 @@ mod tests {
         assert!(knows(&first) && knows(&ObjectId::of(&(REFRESH_AT as u32).to_le_bytes())));
         // Its index file is what counts, and a damaged cache costs nothing.
         let pack = Index::load(storage).unwrap().pack(&Index::load(storage).unwrap().get(&first).unwrap());
-        storage.delete(&super::super::index_key(&pack)).unwrap();
+        storage.delete(&crate::store::index_key(&pack)).unwrap();
         assert!(!knows(&first));
         let key = caches(&names).into_values().next().unwrap();
         let mut bytes = storage.read_all(&key).unwrap();

@@ -21,15 +21,18 @@
 //! removes waits until it is alone; who comes meanwhile waits until that is done.
 
 mod catalog;
-mod disk;
 mod folder;
 mod index;
 mod index_cache;
 mod needs;
 mod objects;
+mod pack_index;
 mod published;
+mod record;
 mod source_file;
 mod storage;
+mod stored_disk;
+mod stored_image;
 mod strangers;
 mod tags;
 mod writer;
@@ -40,30 +43,34 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-pub(crate) use catalog::tables_of;
-pub use catalog::{
-    Counts, DamagedImage, FilesystemRecord, Image, ImageName, Provenance, Removed, Selector, StoredImage,
-    VolumeRecord,
+pub(crate) use self::catalog::tables_of;
+pub use self::folder::Folder;
+pub(crate) use self::folder::is_unfinished;
+pub use self::index::Index;
+pub(crate) use self::index_cache::clear as clear_index_cache;
+pub use self::needs::Needs;
+pub use self::objects::Objects;
+pub(crate) use self::objects::{Decoded, decode_object};
+pub use self::pack_index::PackIndex;
+pub(crate) use self::pack_index::{index_key, pack_files, pack_key, total};
+pub use self::record::{
+    Counts, DamagedImage, FilesystemRecord, Image, ImageName, Provenance, Removed, Selector, VolumeRecord,
+    volume_name,
 };
-pub use disk::StoredDisk;
-pub use folder::Folder;
-pub(crate) use folder::is_unfinished;
-pub use index::{Index, PackIndex};
-pub(crate) use index::{index_key, pack_files, pack_key, total};
-pub(crate) use index_cache::clear as clear_index_cache;
-pub use needs::Needs;
-pub use objects::Objects;
-pub(crate) use objects::{Decoded, decode_object};
-pub use source_file::SourceFile;
-pub(crate) use storage::IMAGE_FILES;
-pub use storage::{Entries, Lock, LockKind, Storage, Upload};
-pub(crate) use strangers::strangers;
-pub use tags::Tag;
-pub(crate) use writer::put_pack;
-pub use writer::{ObjectWriter, WriterStats};
+pub(crate) use self::record::{check_name, now};
+pub use self::source_file::SourceFile;
+pub(crate) use self::storage::IMAGE_FILES;
+pub use self::storage::{Entries, Lock, LockKind, Storage, Upload};
+pub use self::stored_disk::StoredDisk;
+pub(crate) use self::stored_image::PACKAGES;
+pub use self::stored_image::StoredImage;
+pub(crate) use self::strangers::strangers;
+pub use self::tags::Tag;
+pub(crate) use self::writer::put_pack;
+pub use self::writer::{ObjectWriter, WriterStats};
 
-use crate::progress::{self, Progress};
-use crate::{Error, Result};
+use crate::error::{Error, Result};
+use crate::task::progress::{self, Progress};
 
 /// The version of the store's format that this program reads and writes.
 pub const FORMAT: u32 = 2;
@@ -254,7 +261,7 @@ fn check_header(path: &Path, header: &[u8]) -> Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::progress::Silent;
+    use crate::task::progress::Silent;
 
     #[test]
     fn a_store_that_somebody_only_began_to_make_is_made_and_another_folder_is_not() {

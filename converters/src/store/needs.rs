@@ -6,8 +6,7 @@ use mif_formats::mif::ObjectId;
 use mif_formats::mif::manifest::columns::{Column, Columns};
 
 use super::{Objects, StoredImage};
-use crate::Result;
-use crate::error::damaged;
+use crate::error::{Result, damaged};
 
 /// The objects that images need.
 #[derive(Debug, Default, Clone, PartialEq, Eq)]

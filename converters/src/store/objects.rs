@@ -9,9 +9,10 @@ use mif_formats::mif::{ObjectId, ObjectKind};
 use quick_cache::Weighter;
 use quick_cache::sync::Cache;
 
-use super::index::{Index, Location, pack_key};
+use super::index::{Index, Location};
+use super::pack_index::pack_key;
 use super::{Lock, Storage};
-use crate::{Error, Result};
+use crate::error::{Error, Result};
 
 /// How many bytes of decompressed objects are kept.
 const CACHE_BYTES: u64 = 96 << 20;

@@ -13,7 +13,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::{Image, ImageName, Selector, Store, StoredImage};
-use crate::Result;
+use crate::error::Result;
 
 pub(super) fn copy_key(name: &str, version: u32) -> String {
     format!("published/name={name}/version={version}")
@@ -138,9 +138,9 @@ impl Store {
 
 #[cfg(test)]
 mod tests {
-    use super::super::catalog::tests::publish_empty;
     use super::*;
-    use crate::progress::Silent;
+    use crate::store::catalog::tests::publish_empty;
+    use crate::task::progress::Silent;
 
     #[test]
     fn an_image_that_vanishes_is_noticed_and_one_that_is_removed_is_not() {

@@ -6,7 +6,7 @@ use std::ops::Range;
 
 use mif_formats::container::Access;
 
-use crate::Error;
+use crate::error::Error;
 
 /// The files of an image.
 pub(crate) const IMAGE_FILES: [&str; 5] =
@@ -134,8 +134,8 @@ pub trait Upload: Write + Send {
 
 #[cfg(test)]
 mod tests {
-    use super::super::Folder;
     use super::*;
+    use crate::store::Folder;
 
     #[test]
     fn a_key_is_written_once() {

@@ -3,7 +3,7 @@
 use serde::Serialize;
 
 use super::{ImageName, Store};
-use crate::{Error, Result};
+use crate::error::{Error, Result};
 
 /// A tag of an image.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -102,7 +102,7 @@ impl Store {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::progress::Silent;
+    use crate::task::progress::Silent;
 
     #[test]
     fn a_tag_stands_for_the_version_that_was_set_last() {

@@ -9,9 +9,10 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 use mif_formats::mif::pack::{Chunk, Encoding, IndexEntry, PackWriter, encode_list};
 use mif_formats::mif::{ObjectId, PackId};
 
-use super::index::{Index, Location, index_key, pack_key};
+use super::index::{Index, Location};
+use super::pack_index::{index_key, pack_key};
 use super::{Storage, Store, Upload};
-use crate::{Error, Result};
+use crate::error::{Error, Result};
 
 /// A pack is finished once it is this large, in bytes.
 const MAX_PACK: u64 = 512 << 20;
@@ -379,7 +380,7 @@ fn compress(bytes: &[u8]) -> Option<Vec<u8>> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::progress::Silent;
+    use crate::task::progress::Silent;
 
     #[test]
     fn writers_beside_each_other_store_an_object_once_and_each_can_be_relied_on_when_it_has_finished() {

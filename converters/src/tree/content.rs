@@ -8,8 +8,8 @@ use mif_formats::mif::ObjectId;
 use mif_formats::source::check_range;
 use mif_formats::{Extent, Source, at};
 
+use crate::disk::scan::Scan;
 use crate::error::{Error, Result};
-use crate::scan::Scan;
 use crate::store::Objects;
 
 /// Where the content of a regular file is.

@@ -14,7 +14,8 @@ use mif::{
 use serde::Serialize;
 
 use super::bar::Bars;
-use super::{Answer, Context, complain_of, json_line, print};
+use super::context::{Answer, Context};
+use super::print::{complain_of, json_line, print};
 
 impl Context {
     pub(super) fn import_all(&self, paths: &[PathBuf], options: &BatchImportOptions) -> Answer {

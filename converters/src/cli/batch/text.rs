@@ -2,8 +2,8 @@
 
 use std::fmt::Write as _;
 
+use mif::VerifyReport;
 use mif::store::Counts;
-use mif::verify::VerifyReport;
 use mif::{
     Comparison, ExportEvent, ExportSummary, ImageCheck, ImportEvent, ImportSummary, LibraryReport, PassedOver,
 };

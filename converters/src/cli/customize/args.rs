@@ -10,7 +10,7 @@ use mif::{Error, Recipe, Result};
 use toml::Value;
 
 use super::value::{expected, split_path, unescape};
-use crate::cli::args::ReshapeArgs;
+use crate::cli::common::ReshapeArgs;
 
 #[derive(Args)]
 pub(crate) struct Customize {

@@ -9,7 +9,8 @@ use mif::store::{ImageName, Store};
 use mif::{CustomizeOptions, Error, Result, Variables};
 
 pub(super) use self::args::Customize;
-use super::{Answer, Context, command_line, reshape_options};
+use super::common::{command_line, reshape_options};
+use super::context::{Answer, Context};
 
 impl Context {
     pub(super) fn customize(&self, arguments: &Customize) -> Answer {

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use clap::{Args, Subcommand, ValueEnum};
 use mif_formats::fs::FileType;
 
-use crate::cli::args::Open;
+use crate::cli::common::Open;
 
 #[derive(Subcommand)]
 pub(crate) enum Library {

@@ -7,7 +7,9 @@ use mif::store::{ImageName, Store};
 use mif::{Contents, DiffOptions, FsckOptions, GcOptions, Grouping, PathGlob, Query, Result};
 
 pub(super) use self::args::Library;
-use super::{Answer, Context, csv, open_options, volume_path};
+use super::common::{open_options, volume_path};
+use super::context::{Answer, Context};
+use super::csv;
 
 impl Context {
     pub(super) fn library(&self, command: Library) -> Answer {

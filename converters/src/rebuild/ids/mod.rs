@@ -6,26 +6,28 @@
 //! of systemd's units.
 
 mod references;
+mod report;
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
-use mif_formats::Source;
 use mif_formats::fs::FileType;
 use mif_formats::mif::ObjectId;
 use mif_formats::mif::manifest::Row;
 use mif_formats::partition::{Table, TableKind};
-use mif_formats::uuid;
-use serde::Serialize;
+use mif_formats::{Source, uuid};
 
 use self::references::References;
-use super::Rewritten;
-use super::contents::{Contents, NewContent, NewContents, Patched};
+pub use self::report::{IdChange, IdsReport};
 use super::reshape::NewIds;
-use crate::Result;
-use crate::rebuild::params::Params;
-use crate::scan::{Scan, ScannedVolume};
+use crate::compose::planner::Params;
+use crate::disk::scan::{Scan, ScannedVolume};
+use crate::error::Result;
 use crate::store::Objects;
+use crate::tree::new_content::{Contents, NewContent, NewContents, Patched};
+
+/// Rows that are other than they were given, by their number.
+pub(super) type Rewritten = BTreeMap<usize, Row>;
 
 /// The header of a program lies within so many bytes.
 const PROGRAM_HEAD: u64 = 64 << 10;
@@ -34,28 +36,6 @@ const SWAP_UUID: u64 = 1036;
 const SWAP_HEAD: u64 = 64 << 10;
 /// How much of a disk's beginning is searched for references, in bytes.
 const BOOT_AREA: u64 = 2 << 20;
-
-/// What fresh identities did.
-#[derive(Debug, Clone, Default, Serialize)]
-pub struct IdsReport {
-    /// Each identity that changed.
-    pub changed: Vec<IdChange>,
-    /// The files in which references were rewritten, as `volume:/path`.
-    pub rewritten: Vec<String>,
-    /// What still names an old identity, or may, each a sentence.
-    pub left: Vec<String>,
-}
-
-/// An identity that changed.
-#[derive(Debug, Clone, Serialize)]
-pub struct IdChange {
-    /// Whose: `disk`, `partition 1`, `p1`.
-    pub of: String,
-    /// What it was, as `blkid` prints it.
-    pub old: String,
-    /// What it is.
-    pub new: String,
-}
 
 /// Fresh identities, and where they go.
 #[derive(Default)]

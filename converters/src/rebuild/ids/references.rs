@@ -3,8 +3,8 @@
 use mif_formats::Source;
 use mif_formats::partition::write::Patch;
 
-use super::IdChange;
-use crate::Result;
+use super::report::IdChange;
+use crate::error::Result;
 
 /// So much of a file is searched at once, in bytes.
 const WINDOW: u64 = 4 << 20;

@@ -1,0 +1,345 @@
+//! `fsck`: is everything in the store that images need, and as it was written? If not: which images and which
+//! of their files does that cost, and how can it be had back?
+
+use std::collections::{BTreeSet, HashMap, HashSet};
+use std::ops::Range;
+use std::path::Path;
+use std::sync::Arc;
+
+use mif_formats::mif::layout::{Layout, Origin};
+use mif_formats::mif::manifest::{Row, escape_apart};
+use mif_formats::mif::{ObjectId, ObjectKind, digests};
+use sha1::{Digest, Sha1};
+
+use super::packs::{PackState, check_packs};
+use super::report::{FsckOptions, FsckReport, LostImage, Verdict};
+use super::{records, repair};
+use crate::error::{Error, Result};
+use crate::store::{Image, Objects, Store, StoredImage, strangers};
+use crate::task::progress::{self, Progress};
+
+/// How many paths of an image a report names.
+const MAX_PATHS: usize = 1000;
+
+/// How often a repair looks whether more can be mended.
+const MAX_ROUNDS: usize = 4;
+
+/// Checks the store in the folder `path`.
+pub fn fsck(path: &Path, options: &FsckOptions, progress: &dyn Progress) -> Result<FsckReport> {
+    if !options.repair && !options.from.is_empty() {
+        return Err(Error::usage("--from is for --repair: disk images to take lost objects from"));
+    }
+    let (store, mut report) = match options.repair {
+        true => check_and_mend(path, options, progress)?,
+        false => {
+            let store = Store::open(path, progress)?;
+            let report = check(&store, false, progress)?;
+            (store, report)
+        }
+    };
+    note_strangers(&store, &mut report)?;
+    Ok(report)
+}
+
+fn check_and_mend(
+    path: &Path,
+    options: &FsckOptions,
+    progress: &dyn Progress,
+) -> Result<(Store, FsckReport)> {
+    let mut done = Vec::new();
+    done.extend(Store::repair_header(path)?);
+    let store = Store::open_exclusive(path, progress)?;
+    let images = images(&store)?;
+    let mut state = check_packs(&store, false, progress)?;
+    let mut report = check_images(&store, &images, &state, progress)?;
+    if report.verdict == Verdict::Unreadable {
+        report.repaired = done;
+        return Ok((store, report));
+    }
+    let packs = repair::packs(&store, &state)?;
+    if !packs.is_empty() {
+        done.extend(packs);
+        state = check_packs(&store, false, progress)?;
+        report = check_images(&store, &images, &state, progress)?;
+    }
+    // What is mended from originals lets more be made again from it: a list its chunks, a layout its objects, the disk
+    // its manifest.
+    let mut notes = BTreeSet::new();
+    for _ in 0..MAX_ROUNDS {
+        let mended = records::mend(&store, &report, &state, progress)?;
+        let mut changed = !mended.is_empty();
+        done.extend(mended);
+        if !report.clean && !options.from.is_empty() {
+            let restored = repair::from_disks(&store, &report, options, progress, &mut notes)?;
+            changed |= !restored.is_empty();
+            done.extend(restored);
+            state = check_packs(&store, false, progress)?;
+        }
+        if !changed {
+            break;
+        }
+        report = check_images(&store, &images, &state, progress)?;
+    }
+    report.repaired = done;
+    report.notes.extend(notes);
+    Ok((store, report))
+}
+
+/// All versions that there are, or that have vanished.
+fn images(store: &Store) -> Result<Vec<(String, u32)>> {
+    let mut images = store.vanished()?;
+    for name in store.names()? {
+        images.extend(store.versions(&name)?.into_iter().map(|version| (name.clone(), version)));
+    }
+    images.sort();
+    Ok(images)
+}
+
+/// Checks, and mends nothing. With `sha1`, also holds the content of files against the SHA-1 in manifests: what
+/// addresses objects is their BLAKE3.
+pub(crate) fn check(store: &Store, sha1: bool, progress: &dyn Progress) -> Result<FsckReport> {
+    // The images first: whatever is imported from now on brings packs that are not looked at.
+    let images = images(store)?;
+    let state = check_packs(store, sha1, progress)?;
+    check_images(store, &images, &state, progress)
+}
+
+fn check_images(
+    store: &Store,
+    images: &[(String, u32)],
+    state: &PackState,
+    progress: &dyn Progress,
+) -> Result<FsckReport> {
+    let mut report = FsckReport {
+        images: images.len() as u64,
+        packs: state.packs,
+        objects: state.objects,
+        problems: state.problems.clone(),
+        notes: state.notes.clone(),
+        unreadable: state.unreadable.clone(),
+        ..FsckReport::default()
+    };
+    let objects = Objects::new(store.storage().clone(), Arc::new(state.index()));
+    let mut checker = Checker {
+        state,
+        objects: &objects,
+        lists: HashMap::new(),
+        list_sha1: HashMap::new(),
+        lost: HashSet::new(),
+        progress,
+    };
+    progress.stage("checking images", 0);
+    for (name, version) in images {
+        progress::check(progress)?;
+        checker.image(store, name, *version, &mut report)?;
+    }
+    let names: BTreeSet<&String> = images.iter().map(|(name, _)| name).collect();
+    names.into_iter().try_for_each(|name| check_tags(store, name, &mut report))?;
+    let mut lost: Vec<ObjectId> = checker.lost.into_iter().collect();
+    lost.sort_unstable();
+    report.lost_objects = lost.iter().map(ToString::to_string).collect();
+    report.judge(store, lost.iter().all(|id| state.unindexed.contains(id)));
+    Ok(report)
+}
+
+fn note_strangers(store: &Store, report: &mut FsckReport) -> Result<()> {
+    let storage = &**store.storage();
+    let (names, count) = strangers(storage).map_err(|e| Error::file(&storage.place(), &e))?;
+    if count > 0 {
+        let and_more = if count > names.len() { ", …" } else { "" };
+        report.notes.push(format!(
+            "{count} files are no files of a store, and are left alone: {}{and_more}",
+            names.join(", ")
+        ));
+    }
+    Ok(())
+}
+
+fn check_tags(store: &Store, name: &str, report: &mut FsckReport) -> Result<()> {
+    let versions = store.versions(name)?;
+    match store.tags(name) {
+        Ok(tags) => {
+            for tag in tags.iter().filter(|tag| !versions.contains(&tag.version)) {
+                report
+                    .notes
+                    .push(format!("{name}@{}: stands for version {}, which is gone", tag.tag, tag.version));
+            }
+        }
+        Err(e) if e.is_unreadable() => report.unreadable.push(e.message().to_owned()),
+        Err(e) => report.problems.push(e.to_string()),
+    }
+    Ok(())
+}
+
+/// The file of digests must be what the manifest gives: a search relies on it.
+fn check_digests(stored: &StoredImage, rows: &[Row]) -> Result<()> {
+    if stored.table("digests")? == digests::encode(rows) {
+        return Ok(());
+    }
+    Err(Error::store(format!("{}: the file of digests does not fit the manifest", stored.image.id())))
+}
+
+/// Checks images against the objects that are whole.
+struct Checker<'a> {
+    state: &'a PackState,
+    objects: &'a Objects,
+    /// Whether each list that was looked at is whole, with all its chunks.
+    lists: HashMap<ObjectId, bool>,
+    /// The SHA-1 of the content of lists, where that of other objects is known too.
+    list_sha1: HashMap<ObjectId, [u8; 20]>,
+    lost: HashSet<ObjectId>,
+    progress: &'a dyn Progress,
+}
+
+impl Checker<'_> {
+    fn image(&mut self, store: &Store, name: &str, version: u32, report: &mut FsckReport) -> Result<()> {
+        let mut lost = LostImage { image: format!("{name}@{version}"), ..LostImage::default() };
+        let mut problem = |what: &str, error: &Error, lost: &mut LostImage| match error.is_unreadable() {
+            true => report.unreadable.push(error.message().to_owned()),
+            false => {
+                lost.parts.push(what.to_owned());
+                report.problems.push(error.message().to_owned());
+            }
+        };
+        if !store.versions(name)?.contains(&version) {
+            let vanished = Error::store(format!("{}: was deleted behind the store's back", lost.image));
+            problem("image", &vanished, &mut lost);
+            report.lost.push(lost);
+            return Ok(());
+        }
+        let stored = match records::read(store, name, version) {
+            Ok(stored) => Ok(stored),
+            Err(e) => {
+                problem("record", &e, &mut lost);
+                store.published(name, version).or_else(|_| store.without_record(name, version))
+            }
+        };
+        if let Ok(stored) = stored {
+            match stored.layout() {
+                Err(e) => problem("layout", &e, &mut lost),
+                Ok(layout) => self.layout(&stored.image, &layout, &mut lost)?,
+            }
+            match stored.manifest() {
+                Err(e) => problem("manifest", &e, &mut lost),
+                Ok(rows) => {
+                    if let Err(e) = check_digests(&stored, &rows) {
+                        problem("digests", &e, &mut lost);
+                    }
+                    if let Err(e) = stored.packages() {
+                        problem("packages", &e, &mut lost);
+                    }
+                    self.files(&rows, &mut lost)?;
+                }
+            }
+            if lost.parts.is_empty() && !store.is_noted(&stored.image) {
+                report.unnoted.push(lost.image.clone());
+                report.notes.push(format!(
+                    "{}: its second record is missing or differs; `mif fsck --repair` writes it again",
+                    lost.image
+                ));
+            }
+        }
+        if lost.is_something() {
+            report.lost.push(lost);
+        }
+        Ok(())
+    }
+
+    fn layout(&mut self, image: &Image, layout: &Layout, lost: &mut LostImage) -> Result<()> {
+        let mut whole = Vec::with_capacity(layout.objects().len());
+        for id in layout.objects() {
+            // How far a segment may reach into it.
+            whole.push(if self.whole(id)? { self.objects.len(id)? } else { 0 });
+        }
+        if layout.disk_size() != image.disk_size {
+            lost.parts.push("record".into());
+        }
+        for segment in layout.segments() {
+            let (Origin::Content { object, offset } | Origin::Residue { object, offset }) = segment.origin
+            else {
+                continue;
+            };
+            let Range { start, end } = segment.range;
+            if offset.checked_add(end - start).is_none_or(|reach| reach > whole[object as usize]) {
+                let holder =
+                    image.table.partitions.iter().find(|p| p.start <= start && start - p.start < p.len);
+                let volume = holder.map_or("-".to_owned(), |p| crate::store::volume_name(p.slot));
+                *lost.disk_bytes.entry(volume).or_default() += end - start;
+            }
+        }
+        Ok(())
+    }
+
+    fn files(&mut self, rows: &[Row], lost: &mut LostImage) -> Result<()> {
+        for row in rows {
+            let Some(id) = row.object() else { continue };
+            if !self.whole(&id)? {
+                lost.file_count += 1;
+                if lost.files.len() < MAX_PATHS {
+                    lost.files.push(format!("{}:{}", row.volume, escape_apart(&row.path)));
+                }
+                continue;
+            }
+            let sha1 = self.list_sha1.get(&id).or_else(|| self.state.sha1.get(&id));
+            if let (Some(said), Some(found)) = (row.sha1, sha1)
+                && said != *found
+                && lost.wrong_sha1.len() < MAX_PATHS
+            {
+                lost.wrong_sha1.push(format!("{}:{}", row.volume, escape_apart(&row.path)));
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether an object is there and whole; notes it if not.
+    fn whole(&mut self, id: &ObjectId) -> Result<bool> {
+        if !self.state.whole.contains_key(id) {
+            self.lost.insert(*id);
+            return Ok(false);
+        }
+        if let Some(whole) = self.lists.get(id) {
+            return Ok(*whole);
+        }
+        let chunks = self.objects.chunks(id)?;
+        if chunks.is_empty() && !self.state.lists.contains(id) {
+            return Ok(true);
+        }
+        let missing: Vec<ObjectId> =
+            chunks.into_iter().filter(|chunk| !self.state.whole.contains_key(chunk)).collect();
+        let mut whole = missing.is_empty();
+        self.lost.extend(missing);
+        if whole && !self.list_fits(id)? {
+            self.lost.insert(*id);
+            whole = false;
+        }
+        self.lists.insert(*id, whole);
+        Ok(whole)
+    }
+
+    /// Whether the chunks of a list together have the digest that names them. A list whose content has none is named
+    /// by its own bytes, which were checked with its pack.
+    fn list_fits(&mut self, id: &ObjectId) -> Result<bool> {
+        if id.kind == ObjectKind::ChunkList {
+            return Ok(true);
+        }
+        let len = self.objects.len(id)?;
+        let mut hasher = blake3::Hasher::new();
+        let mut sha1 = self.state.hashed.then(Sha1::new);
+        let mut window = vec![0; len.min(4 << 20) as usize];
+        let mut at = 0;
+        while at < len {
+            progress::check(self.progress)?;
+            let here = &mut window[..(len - at).min(4 << 20) as usize];
+            if self.objects.read_at(id, at, here).is_err() {
+                return Ok(false);
+            }
+            hasher.update(here);
+            if let Some(sha1) = &mut sha1 {
+                sha1.update(&here);
+            }
+            at += here.len() as u64;
+        }
+        self.list_sha1.extend(sha1.map(|sha1| (*id, sha1.finalize().into())));
+        Ok(hasher.finalize().as_bytes() == &id.digest)
+    }
+}

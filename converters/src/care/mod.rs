@@ -1,0 +1,8 @@
+//! Caring for a store: checking, repairing and sweeping it.
+
+pub(crate) mod fsck;
+pub(crate) mod gc;
+pub(crate) mod packs;
+pub(crate) mod records;
+pub(crate) mod repair;
+pub(crate) mod report;

@@ -1,0 +1,262 @@
+//! Every pack, read whole: its name against its bytes, its index against its index file, each object against
+//! its digest.
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use mif_formats::mif::pack::{Encoding, IndexEntry, pack_len};
+use mif_formats::mif::{ObjectId, PackId};
+use sha1::{Digest, Sha1};
+
+use crate::error::{Error, Result, readable};
+use crate::store::{
+    Decoded, Index, PackIndex, Storage, Store, decode_object, is_unfinished, pack_files, pack_key,
+};
+use crate::task::progress::{self, Progress};
+
+/// How much of a pack is read at once for its digest, in bytes.
+const WINDOW: u64 = 4 << 20;
+
+/// How many bytes of a pack are read that no index accounts for.
+const MAX_PACK: u64 = 4 << 30;
+
+/// What state the packs are in.
+#[derive(Default)]
+pub(super) struct PackState {
+    /// How many were read, and how many objects.
+    pub(super) packs: u64,
+    pub(super) objects: u64,
+    /// Where each object is that is whole and that an index finds.
+    pub(super) whole: HashMap<ObjectId, (PackId, IndexEntry)>,
+    /// Objects that are whole in packs without an index: a repair finds them.
+    pub(super) unindexed: HashSet<ObjectId>,
+    /// Those of the whole ones that are lists.
+    pub(super) lists: HashSet<ObjectId>,
+    /// Whether objects were hashed by SHA-1 too.
+    pub(super) hashed: bool,
+    /// The SHA-1 of each whole object that is no list, if they were.
+    pub(super) sha1: HashMap<ObjectId, [u8; 20]>,
+    pub(super) problems: Vec<String>,
+    pub(super) notes: Vec<String>,
+    /// Files that could not be read, each a sentence: what they hold is not known.
+    pub(super) unreadable: Vec<String>,
+    /// What each pack is like.
+    pub(super) checked: BTreeMap<PackId, Checked>,
+}
+
+/// A pack, checked.
+#[derive(Default)]
+pub(super) struct Checked {
+    /// Its file is there.
+    pub(super) there: bool,
+    /// Its bytes fit its name.
+    pub(super) whole: bool,
+    /// It has an index file that can be read.
+    pub(super) indexed: bool,
+    /// That one says something else than the pack does, or is damaged.
+    pub(super) index_differs: bool,
+    /// There is an index file at all.
+    pub(super) has_index: bool,
+    /// Objects that are whole in it, whoever knows of them.
+    pub(super) good: Vec<IndexEntry>,
+    /// How many are not.
+    pub(super) bad: u64,
+    sha1: Vec<(ObjectId, [u8; 20])>,
+    problems: Vec<String>,
+    /// Why it, or its index file, could not be read; all else is not known then.
+    unreadable: Option<String>,
+}
+
+impl PackState {
+    /// An index of what is whole.
+    pub(super) fn index(&self) -> Index {
+        let mut by_pack: BTreeMap<PackId, Vec<IndexEntry>> = BTreeMap::new();
+        for (pack, entry) in self.whole.values() {
+            by_pack.entry(*pack).or_default().push(entry.clone());
+        }
+        let index = Index::default();
+        for (pack, entries) in by_pack {
+            index.add(pack, &entries);
+        }
+        index
+    }
+}
+
+/// Reads and checks all packs, on all processors. With `sha1`, hashes their objects too.
+pub(super) fn check_packs(store: &Store, sha1: bool, progress: &dyn Progress) -> Result<PackState> {
+    let storage = &**store.storage();
+    // Packs with a file, an index file, or both.
+    let mut names = pack_files(storage)?;
+    names.extend(PackIndex::ids(storage)?);
+    let total = names.iter().map(|id| storage.len(&pack_key(id)).unwrap_or(0)).sum();
+    progress.stage("checking packs", total);
+    let names: Vec<PackId> = names.into_iter().collect();
+    let next = AtomicUsize::new(0);
+    let done: Mutex<Vec<(PackId, Checked)>> = Mutex::default();
+    let failed: Mutex<Option<Error>> = Mutex::default();
+    let work = || {
+        while let Some(id) = names.get(next.fetch_add(1, Ordering::Relaxed)) {
+            match check_pack(storage, *id, sha1, progress) {
+                Ok(checked) => done.lock().expect("not poisoned").push((*id, checked)),
+                Err(e) => {
+                    failed.lock().expect("not poisoned").get_or_insert(e);
+                    return;
+                }
+            }
+        }
+    };
+    std::thread::scope(|scope| {
+        for _ in 0..std::thread::available_parallelism().map_or(1, usize::from).min(names.len()) {
+            scope.spawn(work);
+        }
+    });
+    if let Some(error) = failed.into_inner().expect("not poisoned") {
+        return Err(error);
+    }
+    let mut state = PackState {
+        hashed: sha1,
+        checked: done.into_inner().expect("not poisoned").into_iter().collect(),
+        ..PackState::default()
+    };
+    let checked = std::mem::take(&mut state.checked);
+    for (id, pack) in &checked {
+        state.count(*id, pack);
+    }
+    state.checked = checked;
+    let unfinished = storage.list("tmp").map_err(|e| storage.error("tmp", &e))?;
+    let left = unfinished.iter().filter(|name| is_unfinished(name)).count();
+    if left > 0 {
+        state
+            .notes
+            .push(format!("tmp: {left} unfinished files; gc removes them, if nobody is at work on them"));
+    }
+    Ok(state)
+}
+
+impl PackState {
+    fn count(&mut self, id: PackId, pack: &Checked) {
+        if let Some(why) = &pack.unreadable {
+            self.unreadable.push(why.clone());
+            return;
+        }
+        self.packs += u64::from(pack.there);
+        self.objects += pack.good.len() as u64 + pack.bad;
+        let key = pack_key(&id);
+        match (pack.there, pack.has_index) {
+            (true, false) if pack.whole && pack.bad == 0 => {
+                self.notes.push(format!("{key}: has no index, so nothing finds what is in it"));
+            }
+            (true, false) => {
+                self.notes.push(format!("{key}: damaged, and set aside: nothing uses it; gc removes it"))
+            }
+            (false, true) => self.problems.push(format!("{key}: is missing, and has an index")),
+            _ => {
+                self.problems.extend(pack.problems.iter().cloned());
+                if pack.index_differs {
+                    self.problems.push(format!("index/{id}.idx: is damaged, or not the index of its pack"));
+                }
+            }
+        }
+        if !pack.indexed {
+            self.unindexed.extend(pack.good.iter().map(|entry| entry.id));
+            return;
+        }
+        for entry in &pack.good {
+            if entry.encoding == Encoding::List {
+                self.lists.insert(entry.id);
+            }
+            self.whole.insert(entry.id, (id, entry.clone()));
+        }
+        self.sha1.extend(pack.sha1.iter().copied());
+    }
+}
+
+/// Checks a pack. If one of its files cannot be read, only that error is reported: the pack may be whole.
+fn check_pack(storage: &dyn Storage, id: PackId, sha1: bool, progress: &dyn Progress) -> Result<Checked> {
+    match look_at_pack(storage, id, sha1, progress) {
+        Err(e) if e.is_unreadable() => {
+            Ok(Checked { unreadable: Some(e.message().to_owned()), ..Checked::default() })
+        }
+        checked => checked,
+    }
+}
+
+fn look_at_pack(storage: &dyn Storage, id: PackId, sha1: bool, progress: &dyn Progress) -> Result<Checked> {
+    let mut checked = Checked::default();
+    let (key, index_key) = (pack_key(&id), crate::store::index_key(&id));
+    let len_of = |key: &str| readable(storage.len(key).map_err(|e| storage.error(key, &e)));
+    let ids = readable(PackIndex::from_file(storage, id))?;
+    checked.has_index = len_of(&index_key)?.is_ok();
+    checked.indexed = ids.is_ok();
+    let Ok(len) = len_of(&key)? else { return Ok(checked) };
+    checked.there = true;
+    let own = readable(PackIndex::from_pack(storage, id))?.map(|(own, _)| own.entries);
+    // A file may be far longer than what was ever written: only what an index accounts for is read.
+    let entries = own.as_ref().ok().or_else(|| Some(&ids.as_ref().ok()?.entries));
+    let most = entries.map_or(MAX_PACK, |entries| pack_len(entries));
+    if len > most {
+        checked.problems.push(format!("{key}: is {len} bytes long, and a pack of {most} bytes at most"));
+    } else {
+        match readable(digest(storage, &key, len, progress))? {
+            Ok(digest) if digest == id => checked.whole = true,
+            Ok(_) => checked.problems.push(format!("{key}: its bytes do not fit its name")),
+            Err(e) => {
+                // Stopped, rather than damaged.
+                progress::check(progress)?;
+                checked.problems.push(e.message().to_owned());
+            }
+        }
+    }
+    // Readers survive a damaged index file as long as the pack still ends with its index.
+    checked.indexed |= checked.has_index && own.is_ok();
+    checked.index_differs = checked.has_index
+        && match (&ids, &own) {
+            (Ok(file), Ok(own)) => file.entries != *own,
+            (Err(_), _) => true,
+            (Ok(_), Err(_)) => false,
+        };
+    // The pack's own index is part of what its name stands for. Without it, the index file has a digest too.
+    let entries = match (own, ids) {
+        (Ok(own), _) => own,
+        (Err(problem), Ok(file)) => {
+            checked.problems.push(problem.message().to_owned());
+            file.entries
+        }
+        (Err(problem), Err(_)) => {
+            checked.problems.push(problem.message().to_owned());
+            return Ok(checked);
+        }
+    };
+    for entry in entries {
+        progress::check(progress)?;
+        let range = entry.offset..entry.offset.saturating_add(entry.stored_len);
+        let bytes = readable(storage.read(&key, range).map_err(|e| storage.error(&key, &e)))?;
+        match bytes.map_err(|e| e.message().to_owned()).and_then(|stored| decode_object(&entry, &stored)) {
+            Ok(decoded) => {
+                if let (Decoded::Bytes(bytes), true) = (decoded, sha1) {
+                    checked.sha1.push((entry.id, Sha1::digest(&bytes).into()));
+                }
+                checked.good.push(entry);
+            }
+            Err(problem) => {
+                checked.bad += 1;
+                checked.problems.push(format!("{key}: object {}: {problem}", entry.id));
+            }
+        }
+    }
+    Ok(checked)
+}
+
+fn digest(storage: &dyn Storage, key: &str, len: u64, progress: &dyn Progress) -> Result<PackId> {
+    let mut hasher = blake3::Hasher::new();
+    let mut at = 0;
+    while at < len {
+        progress::check(progress)?;
+        let end = len.min(at + WINDOW);
+        hasher.update(&storage.read(key, at..end).map_err(|e| storage.error(key, &e))?);
+        progress.advance(end - at);
+        at = end;
+    }
+    Ok(PackId(*hasher.finalize().as_bytes()))
+}

@@ -1,0 +1,174 @@
+//! What can be done about damage: indexes from packs, the whole objects of damaged packs into new ones, and
+//! lost objects from disk images that still have them.
+
+use std::collections::{BTreeSet, HashSet};
+use std::sync::Arc;
+
+use mif_formats::container;
+use mif_formats::mif::pack::PackWriter;
+use mif_formats::mif::{ObjectId, PackId, manifest};
+
+use super::packs::{Checked, PackState};
+use super::report::{FsckOptions, FsckReport};
+use crate::error::{Error, Result};
+use crate::guest::packages;
+use crate::ingest::{Reread, reread};
+use crate::store::{
+    Image, Index, ObjectWriter, PACKAGES, PackIndex, Store, clear_index_cache, index_key, pack_key, put_pack,
+    tables_of,
+};
+use crate::task::progress::Progress;
+use crate::tree::mounts::Devices;
+
+/// Makes indexes again, and sets damaged packs aside: what is whole of them goes into a new pack, their index
+/// goes, and the file stays, unused, until gc.
+pub(super) fn packs(store: &Store, state: &PackState) -> Result<Vec<String>> {
+    let storage = &**store.storage();
+    let failed = |e: std::io::Error| Error::file(&storage.place(), &e);
+    // It is made again when it is needed, from index files that are right then.
+    clear_index_cache(storage).map_err(failed)?;
+    let mut done = Vec::new();
+    for (id, pack) in &state.checked {
+        let key = index_key(id);
+        match pack {
+            Checked { there: false, .. } => {
+                storage.delete(&key).map_err(failed)?;
+                done.push(format!("{key}: removed, its pack is gone"));
+            }
+            Checked { whole: true, bad: 0, .. } => {
+                if pack.index_differs || !pack.has_index {
+                    storage.delete(&key).map_err(failed)?;
+                    let (_, index) = PackIndex::from_pack(storage, *id)?;
+                    storage.put_if_absent(&key, &index).map_err(failed)?;
+                    done.push(format!("{key}: made again from its pack"));
+                }
+            }
+            _ => {
+                let (copied, new) = salvage(store, state, id, pack)?;
+                // With all of its objects, the new pack is this one as it was.
+                if new == Some(*id) {
+                    done.push(format!("{}: written again from its objects", pack_key(id)));
+                    continue;
+                }
+                // Set aside before, and all that is whole of it is elsewhere.
+                if copied == 0 && !pack.has_index {
+                    continue;
+                }
+                storage.delete(&key).map_err(failed)?;
+                done.push(format!(
+                    "{}: damaged; set aside, and {copied} objects that are whole copied from it",
+                    pack_key(id)
+                ));
+            }
+        }
+    }
+    Ok(done)
+}
+
+/// Copies the whole objects of a damaged pack that no other pack has into a new one. Returns their number and the new pack.
+fn salvage(store: &Store, state: &PackState, id: &PackId, pack: &Checked) -> Result<(u64, Option<PackId>)> {
+    let storage = store.storage();
+    let failed = |e: std::io::Error| Error::file(&storage.place(), &e);
+    let elsewhere = |entry: &ObjectId| state.whole.get(entry).is_some_and(|(other, _)| other != id);
+    let mut entries: Vec<_> = pack.good.iter().filter(|entry| !elsewhere(&entry.id)).collect();
+    if entries.is_empty() {
+        return Ok((0, None));
+    }
+    entries.sort_by_key(|entry| entry.offset);
+    let mut writer = PackWriter::new(storage.upload().map_err(failed)?).map_err(failed)?;
+    for entry in &entries {
+        let range = entry.offset..entry.offset + entry.stored_len;
+        let stored = storage.read(&pack_key(id), range).map_err(failed)?;
+        writer.add(entry.id, entry.encoding, &stored, entry.len).map_err(failed)?;
+    }
+    let (new, _) = put_pack(&**storage, writer).map_err(failed)?;
+    Ok((entries.len() as u64, Some(new)))
+}
+
+/// Reads disk images, and stores what of them was lost: objects, and the layouts and manifests of images that
+/// have just these bits. Files that cannot be opened are added to `notes`.
+pub(super) fn from_disks(
+    store: &Store,
+    report: &FsckReport,
+    options: &FsckOptions,
+    progress: &dyn Progress,
+    notes: &mut BTreeSet<String>,
+) -> Result<Vec<String>> {
+    let mut lost: HashSet<ObjectId> =
+        report.lost_objects.iter().filter_map(|id| ObjectId::parse(id)).collect();
+    // What images need whose layout is lost is not known before it is there again.
+    let everything = report.lost.iter().any(|image| image.lacks("layout") || image.lacks("image"));
+    let mut done = Vec::new();
+    for path in &options.from {
+        let disk = match container::open(path, &options.open) {
+            Ok(disk) => disk,
+            Err(e) => {
+                notes.insert(format!("{}: passed over: {e}", path.display()));
+                continue;
+            }
+        };
+        let writer = match everything {
+            true => ObjectWriter::replacing(store, lost.clone())?,
+            false => ObjectWriter::only(store, lost.clone())?,
+        };
+        let read = reread(disk.source, &writer, None, progress)?;
+        let added = writer.finish()?;
+        if added.objects > 0 {
+            done.push(format!("{}: {} lost objects stored again", path.display(), added.objects));
+        }
+        let there = Index::load(&**store.storage())?;
+        lost.retain(|id| there.get(id).is_none());
+        done.extend(parts(store, report, &read)?);
+    }
+    Ok(done)
+}
+
+/// Writes the layouts and manifests that were lost, of images whose record says that they are these.
+fn parts(store: &Store, report: &FsckReport, read: &Reread) -> Result<Vec<String>> {
+    let mut done = Vec::new();
+    let mut manifest_file = Vec::new();
+    manifest::write(&mut manifest_file, &read.rows)?;
+    let (layout_file, digest) = read.layout.encode();
+    let layout_digest = blake3::Hash::from_bytes(digest).to_hex().to_string();
+    let manifest_digest = blake3::hash(&manifest_file).to_hex().to_string();
+    for lost in &report.lost {
+        let Some((name, version)) = lost.id() else { continue };
+        let stored = store.version(name, version).or_else(|_| store.published(name, version));
+        let mut stored = match stored {
+            Ok(stored) if stored.image.layout_digest == layout_digest => stored,
+            // Both records are lost, and it is known all the same that this was the disk.
+            Err(_) if store.has_pointer(name, version, &layout_digest) => store.stored(Image {
+                disk_size: read.layout.disk_size(),
+                layout_digest: layout_digest.clone(),
+                manifest_digest: manifest_digest.clone(),
+                table: read.table.clone(),
+                volumes: read.volumes.clone(),
+                counts: read.counts,
+                warnings: read.warnings.clone(),
+                ..Image::empty(name, version, "fsck")
+            }),
+            _ => continue,
+        };
+        if lost.lacks("image") {
+            stored.image.manifest_digest.clone_from(&manifest_digest);
+            let (packages_file, _) = packages::table(
+                &read.rows,
+                &Arc::new(store.fresh_objects()?),
+                Devices { table: &read.table, volumes: &read.volumes },
+            )?;
+            let digests_file = mif_formats::mif::digests::encode(&read.rows);
+            let more = [("digests", &digests_file[..]), (PACKAGES, &packages_file)];
+            stored.image.tables = tables_of(&more);
+            let json = stored.image.to_json();
+            store.publish_version(&stored.image, &json, &manifest_file, &layout_file, &more)?;
+            store.note_again(&stored.image)?;
+            done.push(format!("{}: published again", lost.image));
+        }
+        // The manifest, where that is lost too, follows from the disk.
+        if lost.lacks("layout") {
+            stored.replace("layout", &layout_file)?;
+            done.push(format!("{}: layout written again", lost.image));
+        }
+    }
+    Ok(done)
+}

@@ -1,0 +1,77 @@
+//! What every verb of the command line has: its global arguments, and how it answers.
+
+use std::io::{self, IsTerminal};
+use std::sync::Arc;
+
+use mif::store::{DamagedImage, Store};
+use mif::{Error, OpenImage, Result};
+use mif_formats::container::OpenOptions;
+use serde::Serialize;
+
+use super::bar::Bar;
+use super::common::{Global, NewStore, group_number};
+use super::print::{complain_of, print, print_exactly, print_json};
+use super::signals::Stop;
+use super::text;
+
+/// The answer of a verb: yes is exit code 0, no is 1.
+pub(super) type Answer = Result<bool>;
+
+/// A run of the program.
+pub(super) struct Context {
+    pub(super) global: Global,
+    pub(super) stop: Arc<Stop>,
+}
+
+impl Context {
+    /// Makes the store, if it is to be a group's.
+    pub(super) fn make_shared(&self, new: &NewStore) -> Result<()> {
+        let Some(group) = &new.shared else { return Ok(()) };
+        let store = &self.global.store;
+        if store.join("store.json").exists() {
+            return Err(Error::usage(format!("{}: --shared is for a new store; this one is there already", store.display()))
+                .advise("Change its group and modes with chgrp and chmod; new files get the permissions of its directory"));
+        }
+        Store::make(store, Some(group_number(group)?))
+    }
+
+    pub(super) fn open(&self, image: &str, options: &OpenOptions) -> Result<OpenImage> {
+        OpenImage::open(image, &self.global.store, options, &self.bar(image))
+    }
+
+    pub(super) fn bar(&self, label: &str) -> Bar {
+        Bar::new(label, self.global.quiet || self.global.json, self.stop.clone())
+    }
+
+    pub(super) fn report<R: Serialize>(&self, report: &R, text: impl Fn(&R) -> String) -> Result<()> {
+        if self.global.json { print_json(report) } else { print(&text(report)) }
+    }
+
+    /// Prints a report as a table for programs: exactly, but on a terminal.
+    pub(super) fn table<R: Serialize>(&self, report: &R, table: impl Fn(&R) -> String) -> Result<()> {
+        match self.global.json || io::stdout().is_terminal() {
+            true => self.report(report, table),
+            false => print_exactly(&table(report)),
+        }
+    }
+
+    /// Names images that were gone past; gives whether there are none.
+    pub(super) fn none_damaged(&self, images: &[DamagedImage]) -> bool {
+        for DamagedImage { image, problem } in images {
+            complain_of(&format!("{image}: {problem}"));
+        }
+        if !images.is_empty() {
+            complain_of("`mif fsck` checks the store, and says how to repair it");
+        }
+        images.is_empty()
+    }
+
+    /// Warnings go to standard error, so that standard output is the answer alone; JSON has them in it.
+    pub(super) fn warn(&self, warnings: &[String]) {
+        if !self.global.json && !self.global.quiet {
+            for warning in warnings {
+                eprintln!("mif: warning: {}", text::printable(warning));
+            }
+        }
+    }
+}

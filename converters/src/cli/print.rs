@@ -1,0 +1,66 @@
+//! What is printed, and where: answers on standard output, complaints on standard error.
+
+use std::io::{self, Write};
+
+use mif::{Error, Result};
+use mif_formats::text::printable_lines;
+use serde::Serialize;
+
+use super::{json, text};
+
+pub(super) fn complain(error: &Error) {
+    let advice = error.advice().map_or(String::new(), |advice| format!("\n{}.", text::printable(advice)));
+    eprintln!("mif: {}{}", text::printable(error.message()), advice);
+}
+
+/// The same of an error of which the text is left.
+pub(super) fn complain_of(error: &str) {
+    eprintln!("mif: {}", text::printable(error));
+}
+
+/// Standard output that nobody reads any more is no failure (`mif ls … | head`).
+pub(super) fn output_failed(error: io::Error) -> Error {
+    if error.kind() == io::ErrorKind::BrokenPipe {
+        std::process::exit(0);
+    }
+    Error::store(format!("cannot write the output: {error}"))
+}
+
+/// Prints text for people. Names in it are escaped where the text is made, so that none makes a line of its own; whatever
+/// was missed is escaped here.
+pub(super) fn print(text: &str) -> Result<()> {
+    print_exactly(&printable_lines(text))
+}
+
+pub(super) fn print_exactly(text: &str) -> Result<()> {
+    io::stdout().write_all(text.as_bytes()).map_err(output_failed)
+}
+
+pub(super) fn print_json(report: &impl Serialize) -> Result<()> {
+    let mut out = io::BufWriter::new(io::stdout().lock());
+    json::write(&mut out, report).map_err(|e| output_failed(e.into()))?;
+    out.write_all(b"\n").and_then(|()| out.flush()).map_err(output_failed)
+}
+
+pub(super) fn json_line(report: &impl Serialize) -> String {
+    let mut line = Vec::new();
+    json::write(&mut line, report).expect("a report is JSON");
+    String::from_utf8(line).expect("JSON is UTF-8") + "\n"
+}
+
+/// Standard output, with a reader that goes away taken as the end.
+pub(super) struct Output;
+
+impl Write for Output {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let written = io::stdout().write(bytes);
+        match written {
+            Err(e) if e.kind() == io::ErrorKind::BrokenPipe => std::process::exit(0),
+            other => other,
+        }
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        io::stdout().flush()
+    }
+}

@@ -1,0 +1,322 @@
+//! The new layout: what was planned in its volume, and what is kept of the parent at its place, new or old.
+//!
+//! Blocks of zeros inside content are zero, as import has it, and residue is collected by windows of the disk;
+//! where a window is of several origins, `canonical` puts it together afterwards.
+
+use std::collections::HashMap;
+use std::ops::Range;
+
+use mif_formats::fs::plan::{Placed, Planned};
+use mif_formats::mif::ObjectId;
+use mif_formats::mif::layout::{Builder, Layout, Origin};
+use mif_formats::source::is_zero;
+
+use super::canonical::append;
+use crate::disk::blocks::{BLOCK, RESIDUE_WINDOW, blocks};
+use crate::disk::scan::{VolumeExtent, on_disk};
+use crate::error::{Error, Result};
+use crate::store::ObjectWriter;
+use crate::tree::new_content::Contents;
+
+/// Puts a layout together from volumes that were planned and what is kept.
+pub(crate) struct Splicer<'a> {
+    old: &'a Layout,
+    /// The size of the new disk in bytes.
+    size: u64,
+    keeps: Vec<Keep>,
+    contents: Contents<'a>,
+    known: &'a Known,
+    writer: &'a ObjectWriter,
+    /// What is new, in no order yet. What of `replaced` no run covers is zero.
+    runs: Vec<Run>,
+    /// The parts of the disk that were planned.
+    replaced: Vec<Range<u64>>,
+}
+
+/// Bytes of the parent that the new disk has, at another place perhaps.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Keep {
+    /// Where they are to be.
+    pub(crate) to: Range<u64>,
+    /// Where they start on the parent.
+    pub(crate) from: u64,
+}
+
+/// A run of bytes of the disk.
+struct Run {
+    range: Range<u64>,
+    is_content: bool,
+    object: ObjectId,
+    /// Where in the object.
+    offset: u64,
+}
+
+/// The parts of objects that stand on the parent's disk as content, by where in a disk's block the object would
+/// begin, sorted: none of their whole blocks is zero.
+pub(crate) struct Known(HashMap<(ObjectId, u64), Vec<(u64, u64)>>);
+
+impl Known {
+    pub(crate) fn new(layout: &Layout) -> Self {
+        let mut known: HashMap<_, Vec<(u64, u64)>> = HashMap::new();
+        for segment in layout.segments() {
+            if let Origin::Content { object, offset } = segment.origin {
+                let len = segment.range.end - segment.range.start;
+                let phase = segment.range.start.wrapping_sub(offset) % BLOCK;
+                let id = layout.objects()[object as usize];
+                known.entry((id, phase)).or_default().push((offset, offset + len));
+            }
+        }
+        for parts in known.values_mut() {
+            parts.sort_unstable();
+            parts.dedup();
+        }
+        Known(known)
+    }
+
+    /// Whether the block at `range` of an object is known to hold something.
+    fn has_data(&self, object: ObjectId, range: &Range<u64>, phase: u64) -> bool {
+        self.0.get(&(object, phase)).is_some_and(|parts| {
+            let after = parts.partition_point(|(start, _)| *start <= range.start);
+            after > 0 && parts[after - 1].1 >= range.end
+        })
+    }
+}
+
+impl<'a> Splicer<'a> {
+    /// A disk of `size` bytes that has of the disk `old` what `keeps` say: sorted, apart, within both. All else
+    /// is zero. `known` is of `old`.
+    pub(crate) fn new(
+        old: &'a Layout,
+        size: u64,
+        keeps: Vec<Keep>,
+        contents: Contents<'a>,
+        known: &'a Known,
+        writer: &'a ObjectWriter,
+    ) -> Self {
+        Splicer { old, size, keeps, contents, known, writer, runs: Vec::new(), replaced: Vec::new() }
+    }
+
+    /// Takes a volume as planned, which fits into `extents`; what of them is past the filesystem is kept.
+    pub(crate) fn volume(
+        &mut self,
+        extents: &[VolumeExtent],
+        plan: &dyn Planned,
+        contents: &[ObjectId],
+    ) -> Result<()> {
+        self.replaced.extend(on_disk(extents, 0, plan.size()).map(|(start, len)| start..start + len));
+        let mut window = Window { start: 0, limit: 0, bytes: Vec::new(), content: Vec::new() };
+        // An error of the store has to pass through the planner, which knows none such.
+        let mut failed = None;
+        let emitted = plan.emit(&mut |offset, placed| {
+            self.placed(&mut window, extents, offset, placed, contents).map_err(|error| {
+                failed = Some(error);
+                mif_formats::at("rebuild").io(std::io::Error::other("the store"))
+            })
+        });
+        if let Some(error) = failed {
+            return Err(error);
+        }
+        emitted?;
+        self.flush(&mut window)
+    }
+
+    /// Takes bytes that stand at byte `at` of the disk, in place of what is kept there.
+    pub(crate) fn bytes(&mut self, at: u64, bytes: &[u8]) -> Result<()> {
+        let range = at..at + bytes.len() as u64;
+        if bytes.is_empty() {
+            return Ok(());
+        }
+        if is_zero(bytes) {
+            self.replaced.push(range);
+            return Ok(());
+        }
+        let object = self.writer.put(bytes)?;
+        self.runs.push(Run { range: range.clone(), is_content: false, object, offset: 0 });
+        self.replaced.push(range);
+        Ok(())
+    }
+
+    /// The layout of the whole disk.
+    pub(crate) fn finish(mut self) -> Result<Layout> {
+        self.runs.sort_unstable_by_key(|run| run.range.start);
+        self.replaced.sort_unstable_by_key(|range| range.start);
+        if self.replaced.windows(2).any(|pair| pair[0].end > pair[1].start) {
+            return Err(Error::unsupported("volumes that lie in one place cannot both be planned"));
+        }
+        let mut builder = Builder::new();
+        let mut runs = self.runs.iter().peekable();
+        for replaced in &self.replaced {
+            self.keep(&mut builder, replaced.start);
+            while let Some(run) = runs.next_if(|run| run.range.start < replaced.end) {
+                builder.zero(run.range.start - builder.end());
+                let len = run.range.end - run.range.start;
+                if run.is_content {
+                    builder.content(len, run.object, run.offset);
+                } else {
+                    builder.residue(len, run.object, run.offset);
+                }
+            }
+            builder.zero(replaced.end - builder.end());
+        }
+        self.keep(&mut builder, self.size);
+        Ok(builder.finish())
+    }
+
+    /// Goes on with what is kept up to `end` of the disk.
+    fn keep(&self, builder: &mut Builder, end: u64) {
+        let first = self.keeps.partition_point(|keep| keep.to.end <= builder.end());
+        for Keep { to, from } in self.keeps[first..].iter().take_while(|keep| keep.to.start < end) {
+            builder.zero(to.start.saturating_sub(builder.end()));
+            let start = builder.end();
+            let old = from + (start - to.start)..from + (to.end.min(end) - to.start);
+            append(builder, self.old, old);
+        }
+        builder.zero(end - builder.end());
+    }
+
+    /// Takes what a plan places at `offset` of a volume.
+    fn placed(
+        &mut self,
+        window: &mut Window,
+        extents: &[VolumeExtent],
+        offset: u64,
+        placed: Placed<'_>,
+        contents: &[ObjectId],
+    ) -> Result<()> {
+        let mut done = 0;
+        let whole = match placed {
+            Placed::Bytes(bytes) => bytes.len() as u64,
+            Placed::File { len, .. } => len,
+        };
+        for (disk, len) in on_disk(extents, offset, whole) {
+            let part = match placed {
+                Placed::Bytes(bytes) => Placed::Bytes(&bytes[done as usize..(done + len) as usize]),
+                Placed::File { key, offset, .. } => Placed::File { key, offset: offset + done, len },
+            };
+            self.place(window, disk, part, contents)?;
+            done += len;
+        }
+        Ok(())
+    }
+
+    /// Takes what stands at byte `at` of the disk.
+    fn place(
+        &mut self,
+        window: &mut Window,
+        mut at: u64,
+        placed: Placed<'_>,
+        contents: &[ObjectId],
+    ) -> Result<()> {
+        match placed {
+            Placed::Bytes(mut bytes) => {
+                while !bytes.is_empty() {
+                    self.move_to(window, at)?;
+                    let here = (window.limit - at).min(bytes.len() as u64) as usize;
+                    window.put(at, &bytes[..here]);
+                    (at, bytes) = (at + here as u64, &bytes[here..]);
+                }
+            }
+            Placed::File { key, mut offset, mut len } => {
+                let object = contents[key as usize];
+                while len > 0 {
+                    self.move_to(window, at)?;
+                    let here = (window.limit - at).min(len);
+                    window.content.push((at..at + here, object, offset));
+                    (at, offset, len) = (at + here, offset + here, len - here);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Moves to the window of byte `at`.
+    fn move_to(&mut self, window: &mut Window, at: u64) -> Result<()> {
+        if !(window.start..window.limit).contains(&at) {
+            self.flush(window)?;
+            window.start = at / RESIDUE_WINDOW * RESIDUE_WINDOW;
+            window.limit = window.start + RESIDUE_WINDOW;
+        }
+        Ok(())
+    }
+
+    /// Makes runs of a window: of content but for its zero blocks, and of residue what else is not zero.
+    fn flush(&mut self, window: &mut Window) -> Result<()> {
+        // Residue goes on to the end of its block, though there are only zeros, but not into what is kept.
+        let last = window.start + window.bytes.len() as u64;
+        let limit = self.replaced.iter().find(|r| r.start < last && last <= r.end).map_or(last, |r| r.end);
+        let end = last.next_multiple_of(BLOCK).min(limit);
+        window.bytes.resize((end - window.start) as usize, 0);
+        let mut gaps: Vec<Range<u64>> = Vec::new();
+        let mut at = window.start;
+        for (range, object, offset) in std::mem::take(&mut window.content) {
+            gaps.push(at..range.start.min(end));
+            at = range.end;
+            self.content(range, object, offset)?;
+        }
+        gaps.push(at..end);
+        let mut residue = Vec::new();
+        let mut found = Vec::new();
+        for block in gaps.into_iter().flat_map(blocks) {
+            let in_window = (block.start - window.start) as usize..(block.end - window.start) as usize;
+            let bytes = &window.bytes[in_window];
+            if !is_zero(bytes) {
+                found.push((block, residue.len() as u64));
+                residue.extend_from_slice(bytes);
+            }
+        }
+        if !residue.is_empty() {
+            let object = self.writer.put(&residue)?;
+            let run = |(range, offset)| Run { range, is_content: false, object, offset };
+            self.runs.extend(found.into_iter().map(run));
+        }
+        window.bytes.clear();
+        Ok(())
+    }
+
+    /// Makes runs of content, less its zero blocks.
+    fn content(&mut self, range: Range<u64>, object: ObjectId, offset: u64) -> Result<()> {
+        let phase = range.start.wrapping_sub(offset) % BLOCK;
+        let run = |from: u64, to: u64| Run {
+            range: from..to,
+            is_content: true,
+            object,
+            offset: offset + (from - range.start),
+        };
+        let mut from = range.start;
+        for block in blocks(range.clone()).filter(|block| block.end - block.start == BLOCK) {
+            let start = offset + (block.start - range.start);
+            if self.known.has_data(object, &(start..start + BLOCK), phase) {
+                continue;
+            }
+            let mut bytes = [0; BLOCK as usize];
+            self.contents.read_at(&object, start, &mut bytes)?;
+            if is_zero(&bytes) {
+                if from < block.start {
+                    self.runs.push(run(from, block.start));
+                }
+                from = block.end;
+            }
+        }
+        if from < range.end {
+            self.runs.push(run(from, range.end));
+        }
+        Ok(())
+    }
+}
+
+/// A window of the disk that is being filled.
+struct Window {
+    start: u64,
+    limit: u64,
+    /// Metadata from `start` on, as far as there is.
+    bytes: Vec<u8>,
+    content: Vec<(Range<u64>, ObjectId, u64)>,
+}
+
+impl Window {
+    fn put(&mut self, at: u64, bytes: &[u8]) {
+        let start = (at - self.start) as usize;
+        self.bytes.resize(start.max(self.bytes.len()), 0);
+        self.bytes.extend_from_slice(bytes);
+    }
+}

@@ -1,0 +1,212 @@
+//! Comparing two disks bit by bit.
+
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+
+use mif_formats::Source;
+use mif_formats::source::is_zero;
+
+use crate::error::{Error, Result};
+use crate::task::progress::{self, Progress};
+
+/// How much is compared at once, in bytes.
+pub(crate) const WINDOW: u64 = 1 << 20;
+
+/// How two sources differ.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) struct Difference {
+    /// The first byte that differs.
+    pub(crate) first: Option<u64>,
+    /// How many bytes differ.
+    pub(crate) bytes: u64,
+    /// Where the windows start that differ, ascending.
+    pub(crate) windows: Vec<u64>,
+}
+
+/// Counts the bytes that differ, the shorter one taken to go on in zeros. Windows that both know to be zero
+/// are not read.
+pub(crate) fn compare_bits(
+    a: &dyn Source,
+    b: &dyn Source,
+    what: &str,
+    progress: &dyn Progress,
+) -> Result<Difference> {
+    let size = a.len().max(b.len());
+    progress.stage(what, size);
+    let windows_left = Mutex::new(Windows { at: 0, size, extents: [(0, true); 2] });
+    let bytes = AtomicU64::new(0);
+    let first = AtomicU64::new(u64::MAX);
+    let windows = Mutex::new(Vec::new());
+    let error: Mutex<Option<Error>> = Mutex::new(None);
+    let failed = AtomicUsize::new(0);
+    let compare_windows = || -> Result<()> {
+        let (mut x, mut y) = (vec![0; WINDOW as usize], vec![0; WINDOW as usize]);
+        while failed.load(Ordering::Relaxed) == 0 {
+            let (next, skipped) = windows_left.lock().expect("not poisoned").next([a, b])?;
+            progress.advance(skipped);
+            let Some(start) = next else { return Ok(()) };
+            progress::check(progress)?;
+            let len = (size - start).min(WINDOW) as usize;
+            if let Some((at, count)) = compare_window(a, b, start, (&mut x[..len], &mut y[..len]))? {
+                first.fetch_min(at, Ordering::Relaxed);
+                bytes.fetch_add(count, Ordering::Relaxed);
+                windows.lock().expect("not poisoned").push(start);
+            }
+            progress.advance(len as u64);
+        }
+        Ok(())
+    };
+    std::thread::scope(|scope| {
+        for _ in 0..std::thread::available_parallelism().map_or(1, usize::from) {
+            scope.spawn(|| {
+                if let Err(e) = compare_windows() {
+                    failed.store(1, Ordering::Relaxed);
+                    error.lock().expect("not poisoned").get_or_insert(e);
+                }
+            });
+        }
+    });
+    if let Some(error) = error.into_inner().expect("not poisoned") {
+        return Err(error);
+    }
+    let first = first.into_inner();
+    let mut windows = windows.into_inner().expect("not poisoned");
+    windows.sort_unstable();
+    Ok(Difference { first: (first != u64::MAX).then_some(first), bytes: bytes.into_inner(), windows })
+}
+
+/// Iterates over the windows in which at least one of two disks may hold data.
+struct Windows {
+    at: u64,
+    size: u64,
+    /// The extent of each disk at `at`, if it is known: where it ends, and whether it is zeros.
+    extents: [(u64, bool); 2],
+}
+
+impl Windows {
+    /// The start of the next window, if any, and the bytes of holes skipped before it.
+    fn next(&mut self, disks: [&dyn Source; 2]) -> Result<(Option<u64>, u64)> {
+        let from = self.at;
+        while self.at < self.size {
+            for (disk, known) in disks.into_iter().zip(&mut self.extents) {
+                if known.0 > self.at {
+                    continue;
+                }
+                *known = match self.at < disk.len() {
+                    true => {
+                        let extent = disk.extent_at(self.at)?;
+                        (extent.range.end, extent.is_zero())
+                    }
+                    false => (self.size, true),
+                };
+            }
+            let [(a_end, a_zero), (b_end, b_zero)] = self.extents;
+            let end = a_end.min(b_end).min(self.size);
+            let whole = if end == self.size { end } else { end / WINDOW * WINDOW };
+            if a_zero && b_zero && whole > self.at {
+                self.at = whole;
+                continue;
+            }
+            let start = self.at;
+            self.at = self.size.min(start + WINDOW);
+            return Ok((Some(start), start - from));
+        }
+        Ok((None, self.at - from))
+    }
+}
+
+/// The first byte of a window that differs, on the disk, and how many do; `None` if it is the same.
+fn compare_window(
+    a: &dyn Source,
+    b: &dyn Source,
+    start: u64,
+    (x, y): (&mut [u8], &mut [u8]),
+) -> Result<Option<(u64, u64)>> {
+    let x_has_data = read_or_zero(a, start, x)?;
+    let y_has_data = read_or_zero(b, start, y)?;
+    let same = match (x_has_data, y_has_data) {
+        (false, false) => true,
+        (true, false) => is_zero(x),
+        (false, true) => is_zero(y),
+        (true, true) => x == y,
+    };
+    if same {
+        return Ok(None);
+    }
+    let mut different = x.iter().zip(y.iter()).enumerate().filter(|(_, (x, y))| x != y);
+    Ok(different.next().map(|(first, _)| (start + first as u64, 1 + different.count() as u64)))
+}
+
+/// Reads the bytes at `start`, and zeros past the end; whether there is any data among them. Without, `buf` is
+/// zero too.
+pub(crate) fn read_or_zero(source: &dyn Source, start: u64, buf: &mut [u8]) -> Result<bool> {
+    buf.fill(0);
+    let end = source.len().min(start + buf.len() as u64);
+    let mut at = start;
+    let mut data = false;
+    while at < end {
+        let extent = source.extent_at(at)?;
+        let to = extent.range.end.min(end);
+        if !extent.is_zero() {
+            source.read_at(at, &mut buf[(at - start) as usize..(to - start) as usize])?;
+            data = true;
+        }
+        at = to;
+    }
+    Ok(data)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::task::progress::Silent;
+    use mif_formats::{Extent, MemSource};
+
+    #[test]
+    fn differing_bytes_are_counted_and_the_first_is_found() {
+        let mut other = vec![7; 3 << 20];
+        other[5] = 8;
+        other[(2 << 20) + 1] = 8;
+        let difference = compare_bits(&MemSource(vec![7; 3 << 20]), &MemSource(other), "", &Silent).unwrap();
+        assert_eq!(difference, Difference { first: Some(5), bytes: 2, windows: vec![0, 2 << 20] });
+    }
+
+    /// A disk of a pebibyte with one byte in its middle.
+    struct Huge;
+
+    impl Source for Huge {
+        fn len(&self) -> u64 {
+            1 << 50
+        }
+        fn read_at(&self, offset: u64, buf: &mut [u8]) -> mif_formats::Result<()> {
+            buf.fill(0);
+            if let Some(byte) = ((1 << 49) + 5u64).checked_sub(offset).and_then(|at| buf.get_mut(at as usize))
+            {
+                *byte = 1;
+            }
+            Ok(())
+        }
+        fn extent_at(&self, offset: u64) -> mif_formats::Result<Extent> {
+            let (start, end) = (1 << 49, (1 << 49) + 4096);
+            Ok(match offset {
+                _ if offset < start => Extent::zero(offset, start - offset),
+                _ if offset < end => Extent::data(offset, end - offset),
+                _ => Extent::zero(offset, self.len() - offset),
+            })
+        }
+    }
+
+    #[test]
+    fn holes_that_both_have_take_no_time() {
+        let difference = compare_bits(&Huge, &MemSource(vec![0; 10]), "", &Silent).unwrap();
+        assert_eq!(difference, Difference { first: Some((1 << 49) + 5), bytes: 1, windows: vec![1 << 49] });
+        assert_eq!(compare_bits(&Huge, &Huge, "", &Silent).unwrap(), Difference::default());
+    }
+
+    #[test]
+    fn a_shorter_disk_goes_on_in_zeros() {
+        let (short, long) = (MemSource(vec![1; 10]), MemSource([vec![1; 10], vec![0; 10], vec![2]].concat()));
+        let difference = compare_bits(&short, &long, "", &Silent).unwrap();
+        assert_eq!(difference, Difference { first: Some(20), bytes: 1, windows: vec![0] });
+    }
+}

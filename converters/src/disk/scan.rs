@@ -1,0 +1,179 @@
+//! What is on a disk: its partitions, the volume on each, and where that volume lies.
+
+use std::sync::Arc;
+
+use mif_formats::fs::walk::{Listing, walk};
+use mif_formats::fs::{self, Filesystem, Volume};
+use mif_formats::mif::manifest::escape;
+use mif_formats::partition::{self, Partition, Table, lvm};
+use mif_formats::{ErrorKind, Slice, Source};
+
+use crate::error::Result;
+use crate::store::{FilesystemRecord, VolumeRecord, volume_name};
+
+/// A disk with its volumes found.
+pub struct Scan {
+    /// The disk.
+    pub disk: Arc<dyn Source>,
+    /// Its partition table.
+    pub table: Table,
+    /// What is on each partition, in the table's order, and then on each logical volume in them.
+    pub volumes: Vec<ScannedVolume>,
+    /// All that is odd about the table and the volumes, each a sentence.
+    pub warnings: Vec<String>,
+}
+
+/// A volume on a disk.
+pub struct ScannedVolume {
+    /// `p` and the partition's slot; a logical volume's `group/volume`.
+    pub name: String,
+    /// What is on it.
+    pub content: Volume,
+    /// Where it lies on the disk, in volume order and gap-free.
+    pub extents: Vec<VolumeExtent>,
+}
+
+/// A run of bytes of a volume, and where they are on the disk.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct VolumeExtent {
+    /// First byte on the volume.
+    pub volume: u64,
+    /// First byte on the disk.
+    pub disk: u64,
+    /// How many bytes.
+    pub len: u64,
+}
+
+impl ScannedVolume {
+    /// The filesystem, if there is one that can be read.
+    #[must_use]
+    pub fn filesystem(&self) -> Option<&dyn Filesystem> {
+        match &self.content {
+            Volume::Known(fs) => Some(&**fs),
+            Volume::Other { .. } => None,
+        }
+    }
+
+    /// The disk ranges (start, length) of `len` bytes at `offset` of the volume, in volume order.
+    pub fn on_disk(&self, offset: u64, len: u64) -> impl Iterator<Item = (u64, u64)> + '_ {
+        on_disk(&self.extents, offset, len)
+    }
+
+    /// All that is on it; none where there is no filesystem that can be listed. What cannot be read is added to
+    /// `complaints`, each a sentence.
+    pub(crate) fn list(&self, complaints: &mut Vec<String>) -> Result<Option<Listing>> {
+        let Some(fs) = self.filesystem() else { return Ok(None) };
+        let listing = match walk(fs) {
+            Err(e) if e.kind() != ErrorKind::Io => {
+                complaints.push(format!("{}: {e}", self.name));
+                return Ok(None);
+            }
+            other => other?,
+        };
+        for complaint in &listing.complaints {
+            complaints.push(format!("{}:{}: {}", self.name, escape(&complaint.path), complaint.error));
+        }
+        Ok(Some(listing))
+    }
+
+    /// What `image.json` says of it.
+    #[must_use]
+    pub fn record(&self) -> VolumeRecord {
+        let content = match &self.content {
+            Volume::Known(fs) => FilesystemRecord::Filesystem(fs.info().clone()),
+            Volume::Other { name, .. } => FilesystemRecord::Other(name.clone()),
+        };
+        VolumeRecord { volume: self.name.clone(), content }
+    }
+}
+
+/// The disk ranges (start, length) of `len` bytes at `offset` of the volume that lies in `extents`, in volume
+/// order.
+pub(crate) fn on_disk(
+    extents: &[VolumeExtent],
+    offset: u64,
+    len: u64,
+) -> impl Iterator<Item = (u64, u64)> + '_ {
+    let end = offset.saturating_add(len);
+    let first = extents.partition_point(|e| e.volume + e.len <= offset);
+    extents[first..].iter().take_while(move |e| e.volume < end).map(move |e| {
+        let from = e.volume.max(offset);
+        let to = (e.volume + e.len).min(end);
+        (e.disk + (from - e.volume), to - from)
+    })
+}
+
+impl Scan {
+    /// Looks at a disk. Only a failing read is an error: what is unknown or broken is said in warnings.
+    pub fn new(disk: Arc<dyn Source>) -> Result<Self> {
+        let table = partition::read(&*disk)?;
+        let mut volumes: Vec<ScannedVolume> =
+            table.partitions.iter().map(|partition| scan_volume(&disk, partition)).collect::<Result<_>>()?;
+        let mut warnings = table.warnings.iter().map(|w| format!("partition table: {w}")).collect();
+        scan_logical_volumes(&disk, &table.partitions, &mut volumes, &mut warnings)?;
+        for volume in &volumes {
+            let said = match &volume.content {
+                Volume::Known(fs) => &fs.info().warnings,
+                Volume::Other { warnings, .. } => warnings,
+            };
+            warnings.extend(said.iter().map(|w| format!("{}: {w}", volume.name)));
+        }
+        Ok(Scan { disk, table, volumes, warnings })
+    }
+}
+
+fn scan_volume(disk: &Arc<dyn Source>, partition: &Partition) -> Result<ScannedVolume> {
+    let range = partition.start..partition.start + partition.len;
+    let content = fs::open(Arc::new(Slice::new(disk.clone(), range)?))?;
+    let extents = vec![VolumeExtent { volume: 0, disk: partition.start, len: partition.len }];
+    Ok(ScannedVolume { name: volume_name(partition.slot), content, extents })
+}
+
+/// Adds the linear logical volumes that lie in partitions, as `group/volume`.
+fn scan_logical_volumes(
+    disk: &Arc<dyn Source>,
+    partitions: &[Partition],
+    volumes: &mut Vec<ScannedVolume>,
+    warnings: &mut Vec<String>,
+) -> Result<()> {
+    let physical = partitions.iter().map(|p| -> Result<Arc<dyn Source>> {
+        Ok(Arc::new(Slice::new(disk.clone(), p.start..p.start + p.len)?))
+    });
+    let physical = physical.collect::<Result<Vec<_>>>()?;
+    for group in lvm::read(&physical)? {
+        warnings.extend(group.warnings.iter().map(|w| format!("LVM {}: {w}", group.name)));
+        for logical in &group.volumes {
+            let mut at = 0;
+            let extents = logical.segments.iter().map(|segment| {
+                at += segment.len;
+                let disk = partitions[segment.physical].start + segment.start;
+                VolumeExtent { volume: at - segment.len, disk, len: segment.len }
+            });
+            volumes.push(ScannedVolume {
+                name: format!("{}/{}", group.name, logical.name),
+                extents: extents.collect(),
+                content: fs::open(Arc::new(logical.open(&physical)))?,
+            });
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_volume_in_two_parts_maps_to_the_disk() {
+        let part = |volume, disk, len| VolumeExtent { volume, disk, len };
+        let volume = ScannedVolume {
+            name: "p1".into(),
+            content: Volume::Other { name: None, warnings: Vec::new() },
+            extents: vec![part(0, 1000, 100), part(100, 5000, 100)],
+        };
+        let on_disk = |offset, len| volume.on_disk(offset, len).collect::<Vec<_>>();
+        assert_eq!(on_disk(0, 100), [(1000, 100)]);
+        assert_eq!(on_disk(90, 20), [(1090, 10), (5000, 10)]);
+        assert_eq!(on_disk(150, 50), [(5050, 50)]);
+    }
+}

@@ -1,0 +1,203 @@
+//! From what a recipe says to primitive edits: named edits look into the image for what that is there.
+
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
+use std::sync::Mutex;
+
+use super::accounts::{self, Password};
+use super::generalize::generalize;
+use super::network::{self, Network};
+use super::primitive::{Edit, Owner};
+use super::recipe::{FilledStep, Step, Variables, fill};
+use super::{first_boot, host, systemd};
+use crate::error::{Code, Error, Result};
+use crate::tree::edit::Files;
+use crate::tree::new_content::NewContent;
+
+/// Seconds of a day.
+const DAY: i64 = 86400;
+
+/// What edits of one image are compiled with.
+pub(super) struct Context<'a> {
+    /// The values of the `{{names}}`.
+    pub(super) variables: &'a Variables,
+    /// Local files that were read, for all images.
+    pub(super) local: &'a LocalFiles,
+    /// What the salts of passwords are made from; random ones if none.
+    pub(super) salt: Option<String>,
+}
+
+/// Local files, each read once for all images.
+#[derive(Default)]
+pub(super) struct LocalFiles(Mutex<HashMap<PathBuf, NewContent>>);
+
+impl LocalFiles {
+    fn get(&self, path: &Path) -> Result<NewContent> {
+        let known = || self.0.lock().expect("no thread panics while it holds this");
+        if let Some(content) = known().get(path) {
+            return Ok(content.clone());
+        }
+        let content = NewContent::of_file(path)?;
+        known().insert(path.to_owned(), content.clone());
+        Ok(content)
+    }
+}
+
+/// An edit, and what it is called where its own words do not say what it is for.
+pub(super) type Named = (Edit, Option<String>);
+
+/// The primitive edits of a step.
+pub(super) fn compile(step: &FilledStep, files: &Files, context: &Context<'_>) -> Result<Vec<Named>> {
+    let content = |content: &Option<String>, file: &Option<PathBuf>, template: bool| match (content, file) {
+        (Some(text), None) => Ok(NewContent::of_bytes(text.clone().into_bytes())),
+        (None, Some(file)) if template => {
+            let text = fill(&local_text(&step.folder.join(file))?, context.variables)?;
+            Ok(NewContent::of_bytes(text.into_bytes()))
+        }
+        (None, Some(file)) => context.local.get(&step.folder.join(file)),
+        _ => Err(Error::usage("expected either content or a file")),
+    };
+    let one = |edit: Edit| Ok(vec![edit]);
+    let edits = match step.step.clone() {
+        Step::Write { path, content: text, file, template, mode, owner } => {
+            let content = content(&text, &file, template)?;
+            one(Edit::Write { path, content, mode: optional_mode(mode)?, owner: optional_owner(owner)? })
+        }
+        Step::Append { path, content: text, file, template, mode, owner } => {
+            let content = content(&text, &file, template)?;
+            one(Edit::Append { path, content, mode: optional_mode(mode)?, owner: optional_owner(owner)? })
+        }
+        Step::Mkdir { path, mode, owner } => {
+            one(Edit::Mkdir { path, mode: optional_mode(mode)?, owner: optional_owner(owner)? })
+        }
+        Step::Delete { path } => one(Edit::Delete { path }),
+        Step::Rename { path, to } => one(Edit::Rename { from: path, to }),
+        Step::Symlink { path, target } => one(Edit::Symlink { path, target }),
+        Step::Chmod { path, mode } => one(Edit::Chmod { path, mode: octal(&mode)? }),
+        Step::Chown { path, owner } => one(Edit::Chown { path, owner: Owner::parse(&owner)? }),
+        Step::Xattr { path, name, value } => one(Edit::SetXattr { path, name, value: xattr_value(&value)? }),
+        Step::RemoveXattr { path, name } => one(Edit::RemoveXattr { path, name }),
+        Step::Hostname { name } => host::hostname(files, &name),
+        Step::Hosts { address, names } => host::hosts_entry(files, &address, &names),
+        Step::Timezone { zone } => host::timezone(files, &zone),
+        Step::Locale { locale } => host::locale(files, &locale),
+        Step::SshKey { user, key, file } => {
+            let keys = match (key, file) {
+                (Some(key), None) => key,
+                (None, Some(file)) => local_text(&step.folder.join(file))?,
+                _ => return Err(Error::usage("expected either a key or a file")),
+            };
+            accounts::ssh_keys(files, &user, &keys)
+        }
+        Step::Password { user, password, file, env, hash } => {
+            let secret = match (password, file, env, hash) {
+                (Some(text), None, None, None) => Password::Text(text),
+                (None, Some(file), None, None) => {
+                    let text = local_text(&step.folder.join(file))?;
+                    Password::Text(text.lines().next().unwrap_or("").to_owned())
+                }
+                (None, None, Some(name), None) => Password::Text(
+                    std::env::var(&name)
+                        .map_err(|_| Error::usage(format!("{name} is not set in the environment")))?,
+                ),
+                (None, None, None, Some(hash)) => Password::Hash(hash),
+                _ => return Err(Error::usage("expected one of password, file, env and hash")),
+            };
+            accounts::password(files, &user, &secret, today(files), &|salt| context.salt(&user, salt))
+        }
+        Step::Lock { user } => accounts::password(files, &user, &Password::Locked, today(files), &|_| Ok(())),
+        Step::Network { interface, dhcp, address, gateway, dns } => {
+            if dhcp != address.is_empty() {
+                return Err(Error::usage(format!("{interface}: expected either dhcp or an address")));
+            }
+            network::configure(files, &Network::new(&interface, &address, &gateway, &dns)?)
+        }
+        Step::Enable { unit } => systemd::enable(files, &unit),
+        Step::Disable { unit } => systemd::disable(files, &unit),
+        Step::FirstBoot { name, content: text, file, template } => {
+            let script = content(&text, &file, template)?;
+            let stem = file.as_ref().and_then(|file| file.file_stem()?.to_str());
+            let name = name.as_deref().or(stem).unwrap_or("script");
+            first_boot::first_boot(files, name, &script)
+        }
+        Step::Generalize {} => return generalize(files),
+    };
+    Ok(edits?.into_iter().map(|edit| (edit, None)).collect())
+}
+
+impl Context<'_> {
+    fn salt(&self, user: &str, salt: &mut [u8]) -> Result<()> {
+        let Some(seed) = &self.salt else {
+            let wanted = salt.len();
+            return match rustix::rand::getrandom(salt, rustix::rand::GetRandomFlags::empty()) {
+                Ok(len) if len == wanted => Ok(()),
+                _ => Err(Error::store("the operating system gives no random numbers")),
+            };
+        };
+        let mut hasher = blake3::Hasher::new_derive_key("mif customize: salt of a password");
+        hasher.update(format!("{seed}\0{user}").as_bytes()).finalize_xof().fill(salt);
+        Ok(())
+    }
+}
+
+fn today(files: &Files) -> i64 {
+    files.time.secs.div_euclid(DAY)
+}
+
+fn local_text(path: &Path) -> Result<String> {
+    crate::host::named::read_text(path).map_err(|e| e.coded(Code::Input))
+}
+
+fn optional_mode(text: Option<String>) -> Result<Option<u16>> {
+    text.map(|text| octal(&text)).transpose()
+}
+
+fn optional_owner(text: Option<String>) -> Result<Option<Owner>> {
+    text.map(|text| Owner::parse(&text)).transpose()
+}
+
+/// A mode, in octal.
+fn octal(text: &str) -> Result<u16> {
+    let wrong =
+        || Error::usage(format!("\"{text}\" is no mode: expected octal digits, such as 0644 or 4755"));
+    let mode = u16::from_str_radix(text, 8).map_err(|_| wrong())?;
+    if mode > 0o7777 { Err(wrong()) } else { Ok(mode) }
+}
+
+/// The value of an attribute: text, or bytes in hex after `0x`, as setfattr(1) takes them.
+fn xattr_value(text: &str) -> Result<Vec<u8>> {
+    let Some(hex) = text.strip_prefix("0x") else { return Ok(text.as_bytes().to_vec()) };
+    let wrong = || Error::usage(format!("\"{text}\" is no value: expected pairs of hex digits after 0x"));
+    if !hex.is_ascii() || !hex.len().is_multiple_of(2) {
+        return Err(wrong());
+    }
+    (0..hex.len()).step_by(2).map(|i| u8::from_str_radix(&hex[i..i + 2], 16).map_err(|_| wrong())).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn modes_are_octal_and_values_may_be_hex() {
+        assert_eq!(octal("4755").unwrap(), 0o4755);
+        assert!(octal("8").is_err() && octal("17777").is_err() && octal("").is_err());
+        assert_eq!(xattr_value("0x00ff").unwrap(), [0, 255]);
+        assert_eq!(xattr_value("text").unwrap(), b"text");
+        assert!(xattr_value("0x0").is_err() && xattr_value("0xzz").is_err());
+    }
+
+    #[test]
+    fn salts_are_random_unless_they_are_to_repeat() {
+        let (variables, local) = (Variables::new(), LocalFiles::default());
+        let salt = |seed: Option<&str>, user: &str| {
+            let context = Context { variables: &variables, local: &local, salt: seed.map(str::to_owned) };
+            let mut salt = [0; 12];
+            context.salt(user, &mut salt).unwrap();
+            salt
+        };
+        assert_eq!(salt(Some("x"), "root"), salt(Some("x"), "root"));
+        assert_ne!(salt(Some("x"), "root"), salt(Some("x"), "other"));
+        assert_ne!(salt(None, "root"), salt(None, "root"));
+    }
+}

@@ -1,0 +1,431 @@
+//! The primitive edits, and how they change the files.
+
+use std::fmt;
+
+use mif_formats::fs::{FileType, Xattr};
+use mif_formats::mif::manifest::escape;
+
+use crate::error::{Error, Result};
+use crate::guest::accounts;
+use crate::host::acl;
+use crate::tree::edit::{Files, NewNode, parent};
+use crate::tree::new_content::NewContent;
+use crate::tree::path::{Place, missing};
+
+/// A change of an image's files. Paths are `/path` as the image's own system would see them, or `VOLUME:/path`.
+#[derive(Clone)]
+pub(super) enum Edit {
+    /// A regular file gets this content. A new one belongs to root and has the mode 0644, if nothing else is
+    /// said; one that is there keeps what is not said.
+    Write { path: String, content: NewContent, mode: Option<u16>, owner: Option<Owner> },
+    /// This is added to the end of a file; a new one is made if it is not there. To a text it is added as lines of its
+    /// own: a last line without a line end gets one.
+    Append { path: String, content: NewContent, mode: Option<u16>, owner: Option<Owner> },
+    /// A folder is there, and those above it. New ones belong to root and have the mode 0755.
+    Mkdir { path: String, mode: Option<u16>, owner: Option<Owner> },
+    /// A path goes, and all below.
+    Delete { path: String },
+    /// A path becomes another of the same volume, as rename(2) does it: a file replaces a file, and a directory an empty
+    /// directory.
+    Rename { from: String, to: String },
+    /// A symlink; what is there and is no folder is replaced.
+    Symlink { path: String, target: String },
+    /// The permissions change.
+    Chmod { path: String, mode: u16 },
+    /// Changes the owner. As in Linux, this clears setuid, setgid and capabilities of anything but a directory.
+    Chown { path: String, owner: Owner },
+    /// An extended attribute is set.
+    SetXattr { path: String, name: String, value: Vec<u8> },
+    /// An extended attribute goes.
+    RemoveXattr { path: String, name: String },
+}
+
+/// Who owns a file: names of the image's accounts, or numbers. What is empty stays.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Owner {
+    user: String,
+    group: String,
+}
+
+impl Owner {
+    /// Reads `USER`, `USER:GROUP` or `:GROUP`.
+    pub(super) fn parse(text: &str) -> Result<Self> {
+        let (user, group) = text.split_once(':').unwrap_or((text, ""));
+        if user.is_empty() && group.is_empty() || group.contains(':') {
+            return Err(Error::usage(format!("\"{text}\" is no owner: expected USER, USER:GROUP or :GROUP")));
+        }
+        Ok(Owner { user: user.to_owned(), group: group.to_owned() })
+    }
+
+    /// A user and a group by number.
+    pub(super) fn ids(uid: u32, gid: u32) -> Self {
+        Owner { user: uid.to_string(), group: gid.to_string() }
+    }
+
+    /// The numbers, by the image's own accounts.
+    fn numbers(&self, files: &Files) -> Result<(Option<u32>, Option<u32>)> {
+        let number = |text: &str, find: &dyn Fn(&str) -> Result<u32>| match text {
+            "" => Ok(None),
+            text if text.bytes().all(|b| b.is_ascii_digit()) => text
+                .parse()
+                .map(Some)
+                .map_err(|_| Error::usage(format!("{text}: no owner's number is over {}", u32::MAX))),
+            name => find(name).map(Some),
+        };
+        let uid = number(&self.user, &|name| accounts::user(files, name).map(|user| user.uid))?;
+        let gid = number(&self.group, &|name| accounts::group(files, name))?;
+        Ok((uid, gid))
+    }
+}
+
+impl Edit {
+    /// A text file gets this content; a new one belongs to root and has the mode 0644.
+    pub(super) fn text(path: impl Into<String>, text: impl Into<String>) -> Self {
+        let content = NewContent::of_bytes(text.into().into_bytes());
+        Edit::Write { path: path.into(), content, mode: None, owner: None }
+    }
+
+    /// The same, of a file with this mode that belongs to root.
+    pub(super) fn file(path: impl Into<String>, text: impl Into<String>, mode: u16) -> Self {
+        let content = NewContent::of_bytes(text.into().into_bytes());
+        Edit::Write { path: path.into(), content, mode: Some(mode), owner: Some(Owner::ids(0, 0)) }
+    }
+
+    /// A folder is there.
+    pub(super) fn folder(path: impl Into<String>) -> Self {
+        Edit::Mkdir { path: path.into(), mode: None, owner: None }
+    }
+}
+
+impl fmt::Display for Owner {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.group.is_empty() {
+            f.write_str(&self.user)
+        } else {
+            write!(f, "{}:{}", self.user, self.group)
+        }
+    }
+}
+
+impl fmt::Display for Edit {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let with = |f: &mut fmt::Formatter<'_>, mode: &Option<u16>, owner: &Option<Owner>| {
+            if let Some(mode) = mode {
+                write!(f, ", mode {mode:04o}")?;
+            }
+            owner.as_ref().map_or(Ok(()), |owner| write!(f, ", owner {owner}"))
+        };
+        match self {
+            Edit::Write { path, content, mode, owner } => {
+                write!(f, "write {path} ({} bytes)", content.source.len())?;
+                with(f, mode, owner)
+            }
+            Edit::Append { path, content, mode, owner } => {
+                write!(f, "append {} bytes to {path}", content.source.len())?;
+                with(f, mode, owner)
+            }
+            Edit::Mkdir { path, mode, owner } => {
+                write!(f, "make folder {path}")?;
+                with(f, mode, owner)
+            }
+            Edit::Delete { path } => write!(f, "delete {path}"),
+            Edit::Rename { from, to } => write!(f, "rename {from} to {to}"),
+            Edit::Symlink { path, target } => write!(f, "symlink {path} to {target}"),
+            Edit::Chmod { path, mode } => write!(f, "change mode of {path} to {mode:04o}"),
+            Edit::Chown { path, owner } => write!(f, "change owner of {path} to {owner}"),
+            Edit::SetXattr { path, name, .. } => write!(f, "set attribute {name} of {path}"),
+            Edit::RemoveXattr { path, name } => write!(f, "remove attribute {name} of {path}"),
+        }
+    }
+}
+
+/// The error of a path that ends in a slash and is not a directory's.
+fn not_a_directory(place: &Place) -> Error {
+    Error::input(format!(
+        "{}:{}: not a directory, but a path ends in a slash",
+        place.volume,
+        escape(&place.path)
+    ))
+}
+
+impl Files {
+    /// Makes an edit. Errs, with the reason, if these files cannot take it; they are then of no use any more.
+    pub(super) fn apply(&mut self, edit: &Edit) -> Result<()> {
+        match edit {
+            Edit::Write { path, content, mode, owner } => {
+                self.write(path, content.clone(), *mode, owner.as_ref())
+            }
+            Edit::Append { path, content, mode, owner } => {
+                let mut bytes = self.read(path)?.unwrap_or_default();
+                let is_text = !bytes.contains(&0);
+                if is_text && bytes.last().is_some_and(|last| *last != b'\n') {
+                    bytes.push(b'\n');
+                }
+                bytes.extend(content.source.read_vec(0, content.source.len() as usize)?);
+                self.write(path, NewContent::of_bytes(bytes), *mode, owner.as_ref())
+            }
+            Edit::Mkdir { path, mode, owner } => self.mkdir(path, *mode, owner.as_ref()),
+            Edit::Delete { path } => {
+                let place = self.named(path)?;
+                self.remove(&place).map(|_| ())
+            }
+            Edit::Rename { from, to } => self.move_to(from, to),
+            Edit::Symlink { path, target } => self.symlink(path, target),
+            Edit::Chmod { path, mode } => {
+                let place = self.existing(path, true)?;
+                self.set_owner_and_mode(&place, Some(*mode), None)
+            }
+            Edit::Chown { path, owner } => {
+                let place = self.existing(path, true)?;
+                self.set_owner_and_mode(&place, None, Some(owner))
+            }
+            Edit::SetXattr { path, name, value } => self.set_xattr(path, name, Some(value)),
+            Edit::RemoveXattr { path, name } => self.set_xattr(path, name, None),
+        }
+    }
+
+    /// Whether an edit only wants a folder that is there already.
+    pub(super) fn has_folder(&self, edit: &Edit) -> bool {
+        match edit {
+            Edit::Mkdir { path, mode: None, owner: None } => {
+                self.get(path).is_some_and(|row| row.file_type == FileType::Dir)
+            }
+            _ => false,
+        }
+    }
+
+    /// Where something is.
+    fn existing(&self, path: &str, follow: bool) -> Result<Place> {
+        let place = self.place(path, follow)?;
+        if self.at(&place).is_none() {
+            return Err(missing(&place.volume, &place.path));
+        }
+        Ok(place)
+    }
+
+    /// Where something is that is to be removed or renamed: a name in a directory. As rename(2) and rm(1) have it, a
+    /// path that ends in `.` or `..` is none, and one that ends in a slash is a directory's.
+    fn named(&self, path: &str) -> Result<Place> {
+        let name = path.trim_end_matches('/').rsplit('/').next().unwrap_or_default();
+        if matches!(name, "." | "..") {
+            return Err(Error::usage(format!("{path}: cannot remove or rename a path that ends in {name}")));
+        }
+        let place = self.existing(path, false)?;
+        let is_dir = self.at(&place).is_some_and(|row| row.file_type == FileType::Dir);
+        if path.ends_with('/') && !is_dir {
+            return Err(not_a_directory(&place));
+        }
+        Ok(place)
+    }
+
+    fn write(
+        &mut self,
+        path: &str,
+        content: NewContent,
+        mode: Option<u16>,
+        owner: Option<&Owner>,
+    ) -> Result<()> {
+        if path.ends_with('/') {
+            return Err(Error::usage(format!("{path}: expected a file, but the path ends in a slash")));
+        }
+        let place = self.place(path, true)?;
+        match self.at(&place) {
+            Some(row) if row.file_type != FileType::File => return Err(self.is_no(&place, "regular file")),
+            Some(_) => {}
+            None => {
+                let above = Place { path: parent(&place.path).to_vec(), ..place.clone() };
+                if self.at(&above).is_none() {
+                    return Err(missing(&above.volume, &above.path).advise("Make the folder first"));
+                }
+                let node = NewNode { file_type: FileType::File, mode: 0o644, uid: 0, gid: 0 };
+                self.create(&place, &node)?;
+            }
+        }
+        self.fill(&place, content)?;
+        self.set_owner_and_mode(&place, mode, owner)
+    }
+
+    fn mkdir(&mut self, path: &str, mode: Option<u16>, owner: Option<&Owner>) -> Result<()> {
+        let start = path.find(":/").filter(|_| !path.starts_with('/')).map_or(0, |colon| colon + 1);
+        let mut ends: Vec<usize> = path
+            .char_indices()
+            .skip_while(|(i, _)| *i <= start)
+            .filter(|(_, c)| *c == '/')
+            .map(|(i, _)| i)
+            .collect();
+        ends.push(path.len());
+        for end in ends {
+            let place = self.place(&path[..end], true)?;
+            match self.at(&place) {
+                Some(row) if row.file_type != FileType::Dir => return Err(self.is_no(&place, "folder")),
+                Some(_) => {}
+                None => {
+                    let node = NewNode { file_type: FileType::Dir, mode: 0o755, uid: 0, gid: 0 };
+                    self.create(&place, &node)?;
+                }
+            }
+        }
+        let place = self.existing(path, true)?;
+        self.set_owner_and_mode(&place, mode, owner)
+    }
+
+    fn move_to(&mut self, from: &str, to: &str) -> Result<()> {
+        let (from, to_path) = (self.named(from)?, to);
+        let to = self.place(to_path, false)?;
+        let is_dir = self.at(&from).is_some_and(|row| row.file_type == FileType::Dir);
+        if matches!(to_path.trim_end_matches('/').rsplit('/').next(), Some("." | "..")) {
+            return Err(Error::usage(format!("{to_path}: the new name cannot be . or ..")));
+        }
+        if to_path.ends_with('/') && !is_dir {
+            return Err(not_a_directory(&from));
+        }
+        if from.volume != to.volume {
+            return Err(Error::input(format!(
+                "{}:{}: cannot be moved to another volume, {}",
+                from.volume,
+                escape(&from.path),
+                to.volume
+            ))
+            .advise("Write it there, and delete it here"));
+        }
+        let same_file = |a: &Place, b: &Place| {
+            let inode = |place: &Place| self.at(place).and_then(|row| row.inode);
+            a == b || !is_dir && inode(a).is_some() && inode(a) == inode(b)
+        };
+        // Two names of one file both stay, as rename(2) has it.
+        if same_file(&from, &to) {
+            return Ok(());
+        }
+        let above = Place { path: parent(&to.path).to_vec(), ..to.clone() };
+        if self.at(&above).is_none_or(|row| row.file_type != FileType::Dir) {
+            return Err(missing(&above.volume, &above.path).advise("Make the folder first"));
+        }
+        if let Some(there) = self.at(&to) {
+            let problem = match (is_dir, there.file_type == FileType::Dir) {
+                (false, false) => None,
+                (true, true) => self.has_entries(&to).then_some("directory not empty"),
+                (true, false) => Some("not a directory, so a directory cannot replace it"),
+                (false, true) => Some("is a directory, so a file cannot replace it"),
+            };
+            if let Some(problem) = problem {
+                return Err(Error::input(format!("{}:{}: {problem}", to.volume, escape(&to.path))));
+            }
+            if to.path.starts_with(&crate::tree::edit::below(&from.path).start) {
+                return Err(Error::input(format!(
+                    "{}:{}: cannot be moved into itself",
+                    from.volume,
+                    escape(&from.path)
+                )));
+            }
+            self.remove(&to)?;
+        }
+        self.rename(&from, &to)
+    }
+
+    fn symlink(&mut self, path: &str, target: &str) -> Result<()> {
+        if path.ends_with('/') {
+            return Err(Error::usage(format!(
+                "{path}: expected the name of a symlink, but the path ends in a slash"
+            )));
+        }
+        let place = self.place(path, false)?;
+        if self.is_fat(&place.volume) {
+            return Err(self.fat_has_no(&place, "symlinks"));
+        }
+        if target.is_empty() || target.contains('\0') {
+            return Err(Error::usage(format!("{path}: a symlink needs a target")));
+        }
+        match self.at(&place) {
+            Some(row) if row.file_type == FileType::Dir => {
+                let path = escape(&place.path);
+                return Err(Error::input(format!("{}:{path}: is a folder", place.volume))
+                    .advise("Delete it first, if that is meant"));
+            }
+            Some(_) => self.remove(&place).map(|_| ())?,
+            None => {}
+        }
+        self.create(&place, &NewNode { file_type: FileType::Symlink, mode: 0o777, uid: 0, gid: 0 })?;
+        self.change(&place, |row| {
+            row.link_target = Some(target.as_bytes().to_vec());
+            row.size = target.len() as u64;
+        })
+    }
+
+    fn set_owner_and_mode(&mut self, place: &Place, mode: Option<u16>, owner: Option<&Owner>) -> Result<()> {
+        if mode.is_none() && owner.is_none() {
+            return Ok(());
+        }
+        if self.is_fat(&place.volume) {
+            return Err(self.fat_has_no(place, "owners and modes"));
+        }
+        let (uid, gid) = owner.map_or(Ok((None, None)), |owner| owner.numbers(self))?;
+        self.change(place, |row| {
+            row.uid = uid.or(row.uid);
+            row.gid = gid.or(row.gid);
+            if owner.is_some() && row.file_type != FileType::Dir {
+                // Setgid without the group's right to execute marks mandatory locking, and stays.
+                row.mode = row.mode.map(|mode| {
+                    let setgid = if mode & 0o010 != 0 { 0o2000 } else { 0 };
+                    mode & !(0o4000 | setgid)
+                });
+                row.xattrs.retain(|xattr| xattr.name != b"security.capability");
+            }
+            if let Some(mode) = mode {
+                row.mode = Some(mode);
+                for xattr in row.xattrs.iter_mut().filter(|xattr| xattr.name == acl::ACCESS.as_bytes()) {
+                    if let Some(value) = acl::with_mode(&xattr.value, mode) {
+                        xattr.value = value;
+                    }
+                }
+            }
+        })
+    }
+
+    fn set_xattr(&mut self, path: &str, name: &str, value: Option<&Vec<u8>>) -> Result<()> {
+        let place = self.existing(path, false)?;
+        if self.is_fat(&place.volume) {
+            return Err(self.fat_has_no(&place, "extended attributes"));
+        }
+        let row = self.at(&place).ok_or_else(|| missing(&place.volume, &place.path))?;
+        let plain = matches!(row.file_type, FileType::File | FileType::Dir);
+        let known = ["user.", "trusted.", "security.", "system.posix_acl_"];
+        if !known.iter().any(|prefix| name.len() > prefix.len() && name.starts_with(prefix)) {
+            return Err(Error::usage(format!("\"{name}\" is no attribute's name"))
+                .advise("It begins with user., trusted., security. or system.posix_acl_"));
+        }
+        if name.starts_with("user.") && !plain {
+            return Err(self.is_no(&place, "file or folder, which alone have attributes of users"));
+        }
+        let name = name.as_bytes();
+        if value.is_none() && !row.xattrs.iter().any(|xattr| xattr.name == name) {
+            return Err(Error::input(format!(
+                "{}:{}: has no attribute {}",
+                place.volume,
+                escape(&place.path),
+                escape(name)
+            )));
+        }
+        let is_acl = [acl::ACCESS, acl::DEFAULT].iter().any(|acl| acl.as_bytes() == name);
+        let bits = value.and_then(|value| acl::mode_of(value));
+        if is_acl && value.is_some() && bits.is_none() {
+            return Err(Error::usage("the value is not an ACL in the kernel's xattr format")
+                .advise("`getfattr -e hex -n system.posix_acl_access` prints one"));
+        }
+        self.change(&place, |row| {
+            if name == acl::ACCESS.as_bytes() {
+                row.mode = row.mode.map(|mode| bits.map_or(mode, |bits| mode & !0o777 | bits));
+            }
+            row.xattrs.retain(|xattr| xattr.name != name);
+            row.xattrs.extend(value.map(|value| Xattr { name: name.to_vec(), value: value.clone() }));
+            row.xattrs.sort();
+        })
+    }
+
+    fn is_no(&self, place: &Place, what: &str) -> Error {
+        Error::input(format!("{}:{}: is no {what}", place.volume, escape(&place.path)))
+    }
+
+    fn fat_has_no(&self, place: &Place, what: &str) -> Error {
+        Error::input(format!("{}:{}: is on FAT, which has no {what}", place.volume, escape(&place.path)))
+    }
+}

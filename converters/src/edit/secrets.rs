@@ -1,0 +1,113 @@
+//! Which parts of a recipe are secret: passwords, their hashes, and the variables that these are made of. None of it stands
+//! in a record.
+
+use toml::{Table, Value};
+
+use super::recipe::{Recipe, variable_names};
+use crate::error::{Error, Result};
+
+/// What stands for a secret in a record.
+pub const PLACEHOLDER: &str = "…";
+
+/// Files that hold hashes of passwords, by their names.
+const SECRET_FILES: [&str; 4] = ["shadow", "gshadow", "passwd", "opasswd"];
+
+impl Recipe {
+    /// Whether the value of the variable `name` is secret: a password, a hash, or what a file of hashes says is made of it.
+    #[must_use]
+    pub fn hides(&self, name: &str) -> bool {
+        // What variables a template has is not known here.
+        self.tables().any(|edit| names_secret(edit, name) || is_secret_template(edit))
+    }
+
+    /// Errs if the name of an image is made of a variable that a password or a hash is made of: names stand in the store.
+    pub(super) fn check_name(&self, name: &str) -> Result<()> {
+        let is_secret = |variable: &&str| self.tables().any(|edit| names_secret(edit, variable));
+        match variable_names(name).find(is_secret) {
+            None => Ok(()),
+            Some(variable) => Err(Error::usage(format!(
+                "{name}: an image's name cannot be made of {variable}, which a password is made of"
+            ))
+            .advise("Names are not secret; use another variable")),
+        }
+    }
+}
+
+/// Whether an edit has a secret that is made of the variable `name`.
+fn names_secret(edit: &Table, name: &str) -> bool {
+    secrets(edit).flat_map(variable_names).any(|used| used == name)
+}
+
+/// Whether what is written to the file `path` of an image is secret. The name may have `{{names}}`: then it could be any.
+#[must_use]
+pub fn is_secret_file(path: &str) -> bool {
+    let name = path.rsplit('/').next().unwrap_or_default();
+    // Their backups are called `shadow-`, and what edits them `shadow+` and `shadow.edit`.
+    let is_like =
+        |file: &&str| name.strip_prefix(*file).is_some_and(|rest| !rest.starts_with(char::is_alphanumeric));
+    name.contains("{{") || SECRET_FILES.iter().any(is_like)
+}
+
+/// The texts of an edit that are secret.
+fn secrets(edit: &Table) -> impl Iterator<Item = &str> {
+    let text = |key: &str| edit.get(key).and_then(Value::as_str);
+    let fields: &[&str] = match text("do").unwrap_or_default() {
+        "password" => &["password", "hash"],
+        "write" | "append" if text("path").is_some_and(is_secret_file) => &["content"],
+        what if what.contains("{{") => &["password", "hash", "content"],
+        _ => &[],
+    };
+    fields.iter().filter_map(move |field| edit.get(*field)?.as_str())
+}
+
+fn is_secret_template(edit: &Table) -> bool {
+    let path = edit.get("path").and_then(Value::as_str);
+    edit.get("template").is_some_and(|template| *template != Value::Boolean(false))
+        && edit.contains_key("file")
+        && path.is_some_and(is_secret_file)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn recipe(text: &str) -> Recipe {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("recipe.toml");
+        std::fs::write(&path, text).unwrap();
+        let mut recipe = Recipe::default();
+        recipe.add_file(&path).unwrap();
+        recipe
+    }
+
+    #[test]
+    fn variables_of_passwords_hashes_and_shadow_files_are_hidden() {
+        let recipe = recipe(
+            "[[edit]]\ndo = 'password'\nuser = '{{user}}'\npassword = 'a{{ first }}b{{second}}'\n\
+             [[edit]]\ndo = 'password'\nuser = 'b'\nhash = '{{hash}}'\n\
+             [[edit]]\ndo = 'password'\nuser = 'c'\nfile = '{{file}}'\n\
+             [[edit]]\ndo = 'append'\npath = '/etc/shadow'\ncontent = 'x:{{line}}'\n\
+             [[edit]]\ndo = '{{what}}'\ncontent = '{{any}}'\n\
+             [[edit]]\ndo = 'write'\npath = '/etc/motd'\ncontent = '{{motd}}'\n",
+        );
+        for hidden in ["first", "second", "hash", "line", "any"] {
+            assert!(recipe.hides(hidden), "{hidden}");
+        }
+        for plain in ["user", "file", "what", "motd", "other"] {
+            assert!(!recipe.hides(plain), "{plain}");
+        }
+        assert!(recipe.check_name("web-{{ user }}").is_ok());
+        assert!(recipe.check_name("web-{{second}}").is_err_and(|e| e.message().contains("made of second")));
+    }
+
+    #[test]
+    fn of_a_template_for_a_shadow_file_all_variables_are_hidden() {
+        let edit =
+            |path: &str| format!("[[edit]]\ndo = 'write'\npath = '{path}'\nfile = 't'\ntemplate = true\n");
+        assert!(recipe(&edit("/etc/shadow-")).hides("any"));
+        assert!(recipe(&edit("/etc/{{which}}")).hides("any"));
+        assert!(!recipe(&edit("/etc/motd")).hides("any"));
+        assert!(recipe(&edit("/etc/shadow-")).check_name("web-{{ n }}").is_ok());
+        assert!(!is_secret_file("/etc/passwdqc.conf") && !is_secret_file("/etc/shadows"));
+    }
+}

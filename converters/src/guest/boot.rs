@@ -1,0 +1,232 @@
+//! How a machine can start what is on a disk: boot code that a BIOS runs, and programs that UEFI firmware runs.
+
+use memchr::memmem;
+use mif_formats::Source;
+use mif_formats::fs::FileType;
+use mif_formats::partition::{Table, TableKind};
+use serde::Serialize;
+
+use super::probe::Files;
+
+/// Boot code ends here in sector 0, and the disk's signature and the table begin.
+const BOOT_CODE: usize = 440;
+
+/// At most so much of a UEFI program is searched for its name, in bytes.
+const MAX_PROGRAM: u64 = 8 << 20;
+
+/// At most so many UEFI programs are looked at.
+const MAX_PROGRAMS: usize = 64;
+
+/// A way to start.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Boot {
+    /// `BIOS` or `UEFI`.
+    pub method: &'static str,
+    /// The boot loader, if it is a known one.
+    pub loader: Option<&'static str>,
+    /// Where: `the disk's boot sector`, `the boot sector of p1`, or a program's volume and path.
+    pub place: String,
+    /// The machine that a UEFI program is for, as `uname -m` names it.
+    pub architecture: Option<&'static str>,
+}
+
+/// A disk and its partitions.
+pub(crate) struct Sectors<'a> {
+    pub(crate) disk: &'a dyn Source,
+    pub(crate) table: &'a Table,
+}
+
+/// Finds all ways to start.
+pub(crate) fn read(files: &mut Files<'_>, sectors: &Sectors<'_>) -> Vec<Boot> {
+    let mut found = Vec::new();
+    found.extend(bios(sectors));
+    uefi(files, &mut found);
+    found
+}
+
+/// What a BIOS would run: the disk's boot code and, where that is one that goes on to the active partition, that one's.
+fn bios(sectors: &Sectors<'_>) -> Option<Boot> {
+    let code = boot_code(sectors.disk, 0)?;
+    let boot = |loader, place| Some(Boot { method: "BIOS", loader, place, architecture: None });
+    if let Some(loader) = loader_of(&code) {
+        return boot(Some(loader), "the disk's boot sector".to_owned());
+    }
+    // Of an MBR, the status byte; of a GPT, "legacy BIOS bootable" (UEFI specification, table 5.8).
+    let active = match sectors.table.kind {
+        TableKind::Gpt => 1 << 2,
+        _ => 0x80,
+    };
+    let active = sectors.table.partitions.iter().find(|p| p.attributes & active != 0);
+    if let Some(partition) = active {
+        let name = crate::store::volume_name(partition.slot);
+        let loader = boot_code(sectors.disk, partition.start).map(|code| loader_of(&code));
+        return boot(loader?, format!("the boot sector of {name}"));
+    }
+    boot(None, "the disk's boot sector".to_owned())
+}
+
+/// The boot code at `start` of a disk; none if there is none: all zero, or the note that mkfs.fat leaves there.
+fn boot_code(disk: &dyn Source, start: u64) -> Option<Vec<u8>> {
+    let sector = disk.read_vec(start, disk.len().checked_sub(start)?.min(512) as usize).ok()?;
+    let signed = sector.get(510..512)? == b"\x55\xaa";
+    let none = sector[..BOOT_CODE].iter().all(|b| *b == 0)
+        || memmem::find(&sector, b"This is not a bootable disk").is_some();
+    (signed && !none).then_some(sector)
+}
+
+/// Which boot loader a sector is of: each has a message or its name in it.
+fn loader_of(sector: &[u8]) -> Option<&'static str> {
+    let marks: [(&[u8], &str); 6] = [
+        (b"GRUB ", "GRUB"),
+        (b"SYSLINUX", "SYSLINUX"),
+        (b"EXTLINUX", "EXTLINUX"),
+        (b"ISOLINUX", "ISOLINUX"),
+        (b"LILO", "LILO"),
+        (b"BOOTMGR", "Windows Boot Manager"),
+    ];
+    marks.iter().find(|(mark, _)| memmem::find(sector, mark).is_some()).map(|(_, name)| *name)
+}
+
+/// What UEFI firmware can run: the programs in `/EFI/*/` of any FAT, of which it takes `/EFI/BOOT/BOOT….EFI` by itself
+/// (UEFI specification, 3.5.1), and others by its own settings, which are not on the disk.
+fn uefi(files: &mut Files<'_>, found: &mut Vec<Boot>) {
+    let is_program = |path: &[u8]| {
+        let path = path.to_ascii_lowercase();
+        let mut parts = path.split(|b| *b == b'/').skip(1);
+        parts.next() == Some(b"efi")
+            && parts.next().is_some()
+            && parts.next().is_some_and(|name| name.ends_with(b".efi"))
+            && parts.next().is_none()
+    };
+    // A folder of that name on the root filesystem is a mount point: a FAT has no modes.
+    let rows = files.tree.rows().iter().enumerate();
+    let programs: Vec<usize> = rows
+        .filter(|(_, row)| row.file_type == FileType::File && row.mode.is_none() && is_program(&row.path))
+        .map(|(i, _)| i)
+        .take(MAX_PROGRAMS)
+        .collect();
+    for i in programs {
+        let Some(program) = files.head_of(i, MAX_PROGRAM) else { continue };
+        let Some(architecture) = pe_machine(&program) else { continue };
+        let row = &files.tree.rows()[i];
+        let place = format!("{}:{}", row.volume, row.path_text());
+        let loader = program_of(&row.path, &program);
+        found.push(Boot { method: "UEFI", loader, place, architecture: Some(architecture) });
+    }
+}
+
+/// The machine of a PE program (PE format: the header's offset at 0x3c, `Machine` behind the signature).
+fn pe_machine(program: &[u8]) -> Option<&'static str> {
+    if program.get(..2)? != b"MZ" {
+        return None;
+    }
+    let at = u32::from_le_bytes(program.get(0x3c..0x40)?.try_into().ok()?) as usize;
+    let header = program.get(at..at.checked_add(6)?)?;
+    if &header[..4] != b"PE\0\0" {
+        return None;
+    }
+    Some(match u16::from_le_bytes([header[4], header[5]]) {
+        0x8664 => "x86_64",
+        0x014c => "i686",
+        0xaa64 => "aarch64",
+        0x01c0 | 0x01c2 | 0x01c4 => "arm",
+        0x5064 => "riscv64",
+        0x6264 => "loongarch64",
+        _ => "another machine",
+    })
+}
+
+/// Which boot loader a UEFI program is: by a mark that it carries, else by the name that its package gives it.
+fn program_of(path: &[u8], program: &[u8]) -> Option<&'static str> {
+    let has = |mark: &[u8]| memmem::find(program, mark).is_some();
+    if has(b"#### LoaderInfo: systemd-boot") {
+        return Some("systemd-boot");
+    }
+    if has(b"#### LoaderInfo: systemd-stub") {
+        return Some("unified kernel image");
+    }
+    if has(b"UEFI SHIM\n$Version") {
+        return Some("shim");
+    }
+    let name = path.rsplit(|b| *b == b'/').next().unwrap_or(&[]).to_ascii_lowercase();
+    let named = |start: &[u8]| name.starts_with(start);
+    if named(b"shim") {
+        Some("shim")
+    } else if named(b"grub") || has(b"grub_") || has(b"GRUB") {
+        Some("GRUB")
+    } else if has(b"L\0i\0n\0u\0x\0 \0k\0e\0r\0n\0e\0l") || has(b"HdrS") {
+        Some("Linux kernel")
+    } else if named(b"bootmgfw") {
+        Some("Windows Boot Manager")
+    } else if named(b"refind") {
+        Some("rEFInd")
+    } else {
+        None
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use mif_formats::partition::Partition;
+    use mif_formats::source::MemSource;
+
+    use super::*;
+
+    fn sector(text: &[u8]) -> Vec<u8> {
+        let mut sector = vec![0; 512];
+        sector[100..100 + text.len()].copy_from_slice(text);
+        sector[510..].copy_from_slice(b"\x55\xaa");
+        sector
+    }
+
+    fn boots(disk: Vec<u8>, active: bool) -> Option<(Option<&'static str>, String)> {
+        let partition = Partition {
+            slot: 1,
+            start: 512,
+            len: 512,
+            type_id: "0x83".into(),
+            id: None,
+            name: None,
+            attributes: if active { 0x80 } else { 0 },
+        };
+        let table = Table {
+            kind: TableKind::Mbr,
+            sector_size: 512,
+            id: None,
+            partitions: vec![partition],
+            warnings: Vec::new(),
+        };
+        bios(&Sectors { disk: &MemSource(disk), table: &table }).map(|boot| (boot.loader, boot.place))
+    }
+
+    #[test]
+    fn a_bios_runs_the_disks_code_or_the_active_partitions() {
+        let zero = sector(b"");
+        let disk = |a: &[u8], b: &[u8]| [a, b].concat();
+        let place = "the disk's boot sector".to_owned();
+        assert_eq!(boots(disk(&zero, &sector(b"GRUB ")), true), None);
+        assert_eq!(boots(disk(&sector(b"GRUB "), &zero), true), Some((Some("GRUB"), place.clone())));
+        let of_p1 = "the boot sector of p1".to_owned();
+        let missing = sector(b"Missing operating system");
+        assert_eq!(boots(disk(&missing, &sector(b"EXTLINUX")), true), Some((Some("EXTLINUX"), of_p1)));
+        assert_eq!(boots(disk(&missing, &zero), true), None);
+        assert_eq!(boots(disk(&missing, &zero), false), Some((None, place)));
+        assert_eq!(boots(sector(b"This is not a bootable disk"), false), None);
+        assert_eq!(boots(vec![1; 300], false), None);
+    }
+
+    #[test]
+    fn a_uefi_program_is_one_with_a_pe_header() {
+        let mut program = vec![0; 0x100];
+        program[..2].copy_from_slice(b"MZ");
+        program[0x3c] = 0x80;
+        program[0x80..0x86].copy_from_slice(b"PE\0\0\x64\x86");
+        assert_eq!(pe_machine(&program), Some("x86_64"));
+        program[0x3c..0x40].fill(0xff);
+        assert_eq!(pe_machine(&program), None);
+        assert_eq!(pe_machine(b"MZ"), None);
+        assert_eq!(program_of(b"/EFI/debian/grubx64.efi", &program), Some("GRUB"));
+        assert_eq!(program_of(b"/EFI/x/y.efi", b"#### LoaderInfo: systemd-boot 252"), Some("systemd-boot"));
+        assert_eq!(program_of(b"/EFI/x/y.efi", &program), None);
+    }
+}

@@ -1,0 +1,7 @@
+//! What an image says of itself: packages, system, ways to boot.
+
+pub(crate) mod accounts;
+pub(crate) mod boot;
+pub(crate) mod packages;
+pub(crate) mod probe;
+pub(crate) mod system;

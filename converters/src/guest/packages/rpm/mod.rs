@@ -1,0 +1,62 @@
+//! rpm's database: headers of packages, in a table of SQLite (`rpmdb.sqlite`) or a hash of Berkeley DB (`Packages`).
+
+mod berkeley;
+mod header;
+mod sqlite;
+
+use self::header::Header;
+use super::{Databases, Found, Package};
+use crate::error::Result;
+
+/// Where the database may be, the newest place first; one may be a link to the other.
+const FOLDERS: [&str; 3] = ["/usr/lib/sysimage/rpm", "/usr/share/rpm", "/var/lib/rpm"];
+
+pub(super) fn read(databases: &Databases<'_>, found: &mut Found) -> Result<()> {
+    for folder in FOLDERS {
+        let file = |name: &str| databases.file(&format!("{folder}/{name}"));
+        let blobs = if let Some(database) = file("rpmdb.sqlite")? {
+            sqlite::blobs(&database, file("rpmdb.sqlite-wal")?.as_deref())?
+        } else if let Some(database) = file("Packages")? {
+            berkeley::blobs(&database)?
+        } else {
+            if databases.row(&format!("{folder}/Packages.db")).is_some() {
+                let volume = databases.volume();
+                found.complaints.push(format!(
+                    "packages on {volume}: {folder}/Packages.db: mif does not read rpm's ndb format"
+                ));
+            }
+            continue;
+        };
+        let mut damaged = 0;
+        for blob in blobs {
+            match Header::parse(&blob).and_then(|header| package(databases, &header)) {
+                Some(package) => found.packages.push(package),
+                None => damaged += 1,
+            }
+        }
+        if damaged > 0 {
+            let volume = databases.volume();
+            found
+                .complaints
+                .push(format!("packages on {volume}: {folder}: {damaged} entries are no package headers"));
+        }
+        return Ok(());
+    }
+    Ok(())
+}
+
+fn package(databases: &Databases<'_>, header: &Header<'_>) -> Option<Package> {
+    use self::header::tag;
+    let version = format!("{}-{}", header.text(tag::VERSION)?, header.text(tag::RELEASE)?);
+    let version = match header.number(tag::EPOCH) {
+        Some(epoch) => format!("{epoch}:{version}"),
+        None => version,
+    };
+    let paths = header.paths();
+    Some(Package {
+        architecture: header.text(tag::ARCH),
+        source: header.text(tag::SOURCERPM),
+        files: databases.paths.find_all(paths.iter().map(Vec::as_slice)),
+        ..databases.package("rpm", header.text(tag::NAME)?, version)
+    })
+}

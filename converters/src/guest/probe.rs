@@ -1,0 +1,261 @@
+//! The few files of an image that tell which system it holds: read as that system sees them.
+
+use mif_formats::fs::FileType;
+use mif_formats::mif::manifest::Row;
+use serde::Serialize;
+
+use crate::error::Result;
+use crate::tree::mounts::Root;
+use crate::tree::view::Tree;
+
+/// At most so much of a text file is read, in bytes.
+const MAX_TEXT: u64 = 64 << 10;
+
+/// A kernel's file is at least so long, in bytes: notes and scripts beside it are not.
+const MIN_KERNEL: u64 = 64 << 10;
+
+/// So much of a kernel holds its header and version, in bytes: the version of an x86 kernel lies in its setup
+/// code, of at most 64 sectors.
+const KERNEL_HEAD: u64 = 64 << 10;
+
+/// An operating system, as os-release(5) names it.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+pub struct Os {
+    /// `ID`, as in `debian`.
+    pub id: String,
+    /// `PRETTY_NAME`, or else `NAME`: for people.
+    pub name: String,
+    /// `VERSION_ID`, as in `12`; rolling releases have none.
+    pub version: Option<String>,
+}
+
+/// A kernel.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Kernel {
+    /// Its release, as `uname -r` prints it: from the kernel itself where it says so, else from the file's name.
+    pub release: Option<String>,
+    /// The volume it lies on.
+    pub volume: String,
+    /// Its path there.
+    pub path: String,
+    /// Whether the root filesystem has a folder of modules for it.
+    pub modules: bool,
+}
+
+/// The operating system of a root filesystem, if it says which it is.
+pub(crate) fn os_of(tree: &Tree, root: &Root) -> Option<Os> {
+    Files { tree, complaints: &mut Vec::new() }.os(root)
+}
+
+/// The files of an image; what cannot be read is complained of.
+pub(crate) struct Files<'a> {
+    pub(crate) tree: &'a Tree,
+    pub(crate) complaints: &'a mut Vec<String>,
+}
+
+impl Files<'_> {
+    /// The first bytes of a regular file, at most `len`, as the system of a root sees it.
+    pub(crate) fn head(&mut self, root: &Root, path: &str, len: u64) -> Option<Vec<u8>> {
+        let row = self.tree.find_in(root, path.as_bytes(), true).ok()?;
+        self.head_of(row, len)
+    }
+
+    pub(crate) fn os(&mut self, root: &Root) -> Option<Os> {
+        let text = ["/etc/os-release", "/usr/lib/os-release"].iter().find_map(|path| self.text(root, path));
+        text.map(|text| os_release(&text))
+    }
+
+    pub(crate) fn hostname(&mut self, root: &Root) -> Option<String> {
+        let text = self.text(root, "/etc/hostname")?;
+        let mut lines = text.lines().map(str::trim);
+        lines.find(|line| !line.is_empty() && !line.starts_with('#')).map(str::to_owned)
+    }
+
+    /// The same, of a row.
+    pub(crate) fn head_of(&mut self, row: usize, len: u64) -> Option<Vec<u8>> {
+        if self.tree.rows()[row].file_type != FileType::File {
+            return None;
+        }
+        let read = || -> Result<Vec<u8>> {
+            let content = self.tree.content(row)?;
+            Ok(content.read_vec(0, content.len().min(len) as usize)?)
+        };
+        match read() {
+            Ok(bytes) => Some(bytes),
+            Err(error) => {
+                let row = &self.tree.rows()[row];
+                self.complaints.push(format!("{}:{}: {error}", row.volume, row.path_text()));
+                None
+            }
+        }
+    }
+
+    pub(crate) fn text(&mut self, root: &Root, path: &str) -> Option<String> {
+        Some(String::from_utf8_lossy(&self.head(root, path, MAX_TEXT)?).into_owned())
+    }
+
+    /// The kernels, wherever boot loaders look for them. `/boot` may be a volume of its own.
+    pub(crate) fn kernels(&mut self, root: Option<&Root>) -> Vec<Kernel> {
+        let is_kernel = |row: &Row| {
+            let name = row.path.rsplit(|b| *b == b'/').next().unwrap_or(&[]);
+            let folder = &row.path[..row.path.len() - name.len()];
+            let named = ["vmlinuz", "vmlinux", "bzImage", "zImage", "Image", "kernel"];
+            row.file_type == FileType::File
+                && row.size >= MIN_KERNEL
+                && matches!(folder, b"/" | b"/boot/")
+                && named.iter().any(|start| name.starts_with(start.as_bytes()))
+        };
+        let rows = self.tree.rows();
+        let found: Vec<usize> = (0..rows.len()).filter(|i| is_kernel(&rows[*i])).collect();
+        let kernels = found.into_iter().filter_map(|i| {
+            let head = self.head_of(i, KERNEL_HEAD)?;
+            let row = &self.tree.rows()[i];
+            let name = row.path.rsplit(|b| *b == b'/').next().unwrap_or(&[]);
+            let of_name = || {
+                let (_, release) = std::str::from_utf8(name).ok()?.split_once('-')?;
+                release.starts_with(|c: char| c.is_ascii_digit()).then(|| release.to_owned())
+            };
+            let release = kernel_release(&head).or_else(of_name);
+            let modules = release.as_ref().zip(root).is_some_and(|(release, root)| {
+                ["/lib/modules", "/usr/lib/modules"].iter().any(|folder| {
+                    self.tree.find_in(root, format!("{folder}/{release}").as_bytes(), true).is_ok()
+                })
+            });
+            Some(Kernel { release, volume: row.volume.clone(), path: row.path_text(), modules })
+        });
+        kernels.collect()
+    }
+}
+
+/// The release that an x86 kernel's setup header points to (Linux, Documentation/arch/x86/boot.rst: `header` at 0x202,
+/// `kernel_version` at 0x20e, counted from 0x200).
+fn kernel_release(head: &[u8]) -> Option<String> {
+    if head.get(0x202..0x206)? != b"HdrS" {
+        return None;
+    }
+    let at = usize::from(u16::from_le_bytes(head.get(0x20e..0x210)?.try_into().ok()?));
+    let text = head.get(0x200 + at..).filter(|_| at != 0)?;
+    let end = text.iter().take(128).position(|b| b.is_ascii_whitespace() || *b == 0)?;
+    let release = std::str::from_utf8(&text[..end]).ok()?;
+    release.starts_with(|c: char| c.is_ascii_digit()).then(|| release.to_owned())
+}
+
+/// What an ELF program runs on (ELF, "e_machine"), as `uname -m` names it.
+pub(crate) fn elf_machine(head: &[u8]) -> Option<String> {
+    if head.get(..4)? != b"\x7fELF" {
+        return None;
+    }
+    let (is_64, big_endian) = (head.get(4)? == &2, head.get(5)? == &2);
+    let machine: [u8; 2] = head.get(18..20)?.try_into().ok()?;
+    let machine = if big_endian { u16::from_be_bytes(machine) } else { u16::from_le_bytes(machine) };
+    let name = match (machine, is_64, big_endian) {
+        (3, ..) => "i686",
+        // x32 is 32 bits on a 64-bit machine.
+        (62, ..) => "x86_64",
+        (40, _, false) => "arm",
+        (40, _, true) => "armeb",
+        (183, _, false) => "aarch64",
+        (183, _, true) => "aarch64_be",
+        (8, true, true) => "mips64",
+        (8, _, true) => "mips",
+        (8, true, false) => "mips64el",
+        (8, _, false) => "mipsel",
+        (20, ..) => "ppc",
+        (21, _, true) => "ppc64",
+        (21, _, false) => "ppc64le",
+        (22, true, _) => "s390x",
+        (22, false, _) => "s390",
+        (243, true, _) => "riscv64",
+        (243, false, _) => "riscv32",
+        (258, true, _) => "loongarch64",
+        _ => return Some(format!("ELF machine {machine}")),
+    };
+    Some(name.to_owned())
+}
+
+/// Reads os-release(5): `KEY=value` lines, quoted as in a shell.
+fn os_release(text: &str) -> Os {
+    let get = |key: &str| {
+        let mut lines = text.lines();
+        let value = lines.find_map(|line| line.trim().strip_prefix(key)?.strip_prefix('='))?;
+        Some(unquote(value)).filter(|value| !value.is_empty())
+    };
+    // The defaults are os-release(5)'s.
+    let id = get("ID").unwrap_or_else(|| "linux".to_owned());
+    let name = get("PRETTY_NAME").or_else(|| get("NAME")).unwrap_or_else(|| "Linux".to_owned());
+    Os { id, name, version: get("VERSION_ID") }
+}
+
+/// A value without its quotes, and without the backslashes before what is special.
+fn unquote(value: &str) -> String {
+    let value = value.trim();
+    for quote in ['"', '\''] {
+        let inner = value.strip_prefix(quote).and_then(|rest| rest.strip_suffix(quote));
+        let Some(inner) = inner else { continue };
+        if quote == '\'' {
+            return inner.to_owned();
+        }
+        let mut out = String::with_capacity(inner.len());
+        let mut chars = inner.chars().peekable();
+        while let Some(c) = chars.next() {
+            match chars.peek() {
+                Some(next) if c == '\\' && "\\\"$`".contains(*next) => {}
+                _ => {
+                    out.push(c);
+                    continue;
+                }
+            }
+            out.extend(chars.next());
+        }
+        return out;
+    }
+    value.to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn os_release_is_read_as_a_shell_would() {
+        let os = os_release(
+            "# c\nNAME='A B'\nPRETTY_NAME=\"Big \\\"C\\\" \\$5 a\\b\"\nVERSION_ID=\"12\"\nID=debian\nID_LIKE=x\n",
+        );
+        let expected =
+            Os { id: "debian".into(), name: "Big \"C\" $5 a\\b".into(), version: Some("12".into()) };
+        assert_eq!(os, expected);
+        assert_eq!(os_release("").id, "linux");
+        assert_eq!(os_release("NAME='A B'\nVERSION_ID=\n").name, "A B");
+        assert_eq!(os_release("VERSION_ID=\n").version, None);
+    }
+
+    #[test]
+    fn a_machine_is_named_as_uname_does() {
+        let elf = |class: u8, data: u8, machine: [u8; 2]| {
+            let mut head = b"\x7fELF".to_vec();
+            head.extend([class, data]);
+            head.resize(18, 0);
+            head.extend(machine);
+            elf_machine(&head)
+        };
+        assert_eq!(elf(2, 1, [62, 0]).as_deref(), Some("x86_64"));
+        assert_eq!(elf(2, 1, [183, 0]).as_deref(), Some("aarch64"));
+        assert_eq!(elf(2, 2, [0, 22]).as_deref(), Some("s390x"));
+        assert_eq!(elf(2, 2, [0, 21]).as_deref(), Some("ppc64"));
+        assert_eq!(elf(1, 1, [1, 2]).as_deref(), Some("ELF machine 513"));
+        assert_eq!(elf_machine(b"#!/bin/sh"), None);
+        assert_eq!(elf_machine(b"\x7fELF\x02"), None);
+    }
+
+    #[test]
+    fn a_kernel_says_its_release() {
+        let mut head = vec![0; 0x400];
+        head[0x202..0x206].copy_from_slice(b"HdrS");
+        head[0x20e..0x210].copy_from_slice(&0x100u16.to_le_bytes());
+        head[0x300..0x310].copy_from_slice(b"6.1.0-9-x (a@b)\0");
+        assert_eq!(kernel_release(&head).as_deref(), Some("6.1.0-9-x"));
+        head[0x20e..0x210].copy_from_slice(&0xfff0u16.to_le_bytes());
+        assert_eq!(kernel_release(&head), None);
+        assert_eq!(kernel_release(&head[..0x204]), None);
+    }
+}

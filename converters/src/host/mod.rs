@@ -1,0 +1,5 @@
+//! Files of this machine: those that the user names, temporary ones, and the form of their ACLs.
+
+pub(crate) mod acl;
+pub(crate) mod named;
+pub(crate) mod temporary;

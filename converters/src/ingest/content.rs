@@ -1,0 +1,258 @@
+//! Reading a file's content off a disk: hashed, stored if it is new, and its place noted for the layout.
+
+use fastcdc::v2020::FastCDC;
+use mif_formats::Source;
+use mif_formats::mif::ObjectId;
+use mif_formats::mif::pack::{Chunk, MAX_WHOLE};
+use mif_formats::source::is_zero;
+use sha1::{Digest, Sha1};
+
+use super::plan::{DiskPiece, PlannedFile};
+use crate::disk::blocks::{BLOCK, WINDOW, ZERO_STEP};
+use crate::error::Result;
+use crate::store::ObjectWriter;
+use crate::task::pool::Pool;
+
+/// Smallest, average and largest chunk of a large file, in bytes: near whole objects in size, so that a
+/// chunk compresses and is read like one.
+const CHUNK: (usize, usize, usize) = (512 << 10, 1 << 20, MAX_WHOLE as usize);
+
+/// What reading a file gave.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct FileDigests {
+    /// SHA-1, unless too much of it is holes.
+    pub sha1: Option<[u8; 20]>,
+    /// The object that holds it: its BLAKE3, if it has a SHA-1.
+    pub object: ObjectId,
+}
+
+/// A run of disk bytes that are a file's: where on the disk, how many, where in the file.
+pub(super) type Placed = (u64, u64, u64);
+
+/// Reads a file from `disk`. `placed` is told which disk ranges hold which part of it, zero blocks left out.
+pub(super) fn import_file<'env>(
+    file: &PlannedFile,
+    disk: &dyn Source,
+    writer: &'env ObjectWriter,
+    pool: &Pool<'env>,
+    placed: &mut Vec<Placed>,
+) -> Result<FileDigests> {
+    let mut reader = PieceReader { file, disk, piece: 0, used: 0, position: 0, placed };
+    if file.size > MAX_WHOLE || !file.hashed {
+        return import_large(&mut reader, writer, pool);
+    }
+    let mut bytes = vec![0; file.size as usize];
+    reader.read(&mut bytes)?;
+    let id = ObjectId::of(&bytes);
+    if writer.claim(id) {
+        writer.store_claimed(id, &bytes)?;
+    }
+    Ok(FileDigests { sha1: Some(Sha1::digest(&bytes).into()), object: id })
+}
+
+/// Reads a file's pieces one after the other.
+struct PieceReader<'a> {
+    file: &'a PlannedFile,
+    disk: &'a dyn Source,
+    /// The current piece, and how many of its bytes are used up.
+    piece: usize,
+    used: u64,
+    /// The offset in the file.
+    position: u64,
+    placed: &'a mut Vec<Placed>,
+}
+
+impl PieceReader<'_> {
+    /// Fills `buf` with the next bytes; the file has that many left.
+    fn read(&mut self, mut buf: &mut [u8]) -> Result<()> {
+        while !buf.is_empty() {
+            let piece = &self.file.pieces[self.piece];
+            let here = (piece.len() - self.used).min(buf.len() as u64);
+            let (part, rest) = buf.split_at_mut(here as usize);
+            match piece {
+                DiskPiece::Zero { .. } => part.fill(0),
+                DiskPiece::Bytes(bytes) => {
+                    part.copy_from_slice(&bytes[self.used as usize..][..here as usize]);
+                }
+                DiskPiece::Disk { offset, .. } => {
+                    let offset = offset + self.used;
+                    self.disk.read_at(offset, part)?;
+                    if self.file.owns_its_ranges {
+                        place(offset, self.position, part, self.placed);
+                    }
+                }
+            }
+            self.advance(here);
+            buf = rest;
+        }
+        Ok(())
+    }
+
+    fn advance(&mut self, bytes: u64) {
+        self.position += bytes;
+        self.used += bytes;
+        if self.used == self.file.pieces[self.piece].len() {
+            self.piece += 1;
+            self.used = 0;
+        }
+    }
+
+    /// Passes over the hole here, as far as it goes in whole steps of zeros; gives how many bytes that was.
+    fn skip_hole(&mut self) -> u64 {
+        if !self.position.is_multiple_of(ZERO_STEP) {
+            return 0;
+        }
+        let Some(DiskPiece::Zero { len }) = self.file.pieces.get(self.piece) else { return 0 };
+        let bytes = (len - self.used) / ZERO_STEP * ZERO_STEP;
+        if bytes > 0 {
+            self.advance(bytes);
+        }
+        bytes
+    }
+
+    fn left(&self) -> u64 {
+        self.file.size - self.position
+    }
+}
+
+/// Notes where `bytes`, read at `disk` and standing at `file` in the file, lie; whole blocks of zeros are left
+/// to the layout's zeros.
+fn place(disk: u64, file: u64, bytes: &[u8], placed: &mut Vec<Placed>) {
+    let len = bytes.len() as u64;
+    let mut from = 0;
+    let mut at = disk.next_multiple_of(BLOCK) - disk;
+    while at + BLOCK <= len {
+        let zero = is_zero(&bytes[at as usize..(at + BLOCK) as usize]);
+        if zero {
+            if from < at {
+                placed.push((disk + from, at - from, file + from));
+            }
+            from = at + BLOCK;
+        }
+        at += BLOCK;
+    }
+    if from < len {
+        placed.push((disk + from, len - from, file + from));
+    }
+}
+
+/// Reads a large file window by window: bounded memory, chunks cut by content, holes left out.
+fn import_large<'env>(
+    reader: &mut PieceReader<'_>,
+    writer: &'env ObjectWriter,
+    pool: &Pool<'env>,
+) -> Result<FileDigests> {
+    let hashed = reader.file.hashed;
+    let mut hashes = (Sha1::new(), blake3::Hasher::new());
+    let mut hash = |bytes: &[u8]| {
+        if hashed {
+            hashes.0.update(bytes);
+            hashes.1.update(bytes);
+        }
+    };
+    let mut chunks = Chunks { writer, pool, data: Vec::new(), chunks: Vec::new() };
+    let mut window = vec![0; WINDOW as usize];
+    while reader.left() > 0 {
+        let hole = reader.skip_hole();
+        if hole > 0 {
+            chunks.zeros(hole)?;
+            if hashed {
+                window.fill(0);
+                let mut left = hole;
+                while left > 0 {
+                    let here = left.min(WINDOW);
+                    hash(&window[..here as usize]);
+                    left -= here;
+                }
+            }
+            continue;
+        }
+        let len = reader.left().min(WINDOW - reader.position % WINDOW) as usize;
+        reader.read(&mut window[..len])?;
+        hash(&window[..len]);
+        for step in window[..len].chunks(ZERO_STEP as usize) {
+            if is_zero(step) {
+                chunks.zeros(step.len() as u64)?;
+            } else {
+                chunks.data(step)?;
+            }
+        }
+    }
+    let list = chunks.finish()?;
+    let (sha1, blake3) = hashes;
+    let object = writer.put_list(hashed.then(|| ObjectId::content(*blake3.finalize().as_bytes())), &list)?;
+    Ok(FileDigests { sha1: hashed.then(|| sha1.finalize().into()), object })
+}
+
+/// Cuts a stream into chunks and stores them.
+struct Chunks<'a, 'env> {
+    writer: &'env ObjectWriter,
+    pool: &'a Pool<'env>,
+    data: Vec<u8>,
+    chunks: Vec<Chunk>,
+}
+
+impl Chunks<'_, '_> {
+    fn data(&mut self, bytes: &[u8]) -> Result<()> {
+        self.data.extend_from_slice(bytes);
+        // Enough for many cuts at once, so that what is left over is moved seldom.
+        if self.data.len() >= 4 * CHUNK.2 { self.cut(CHUNK.2) } else { Ok(()) }
+    }
+
+    fn zeros(&mut self, len: u64) -> Result<()> {
+        self.cut(1)?;
+        match self.chunks.last_mut() {
+            Some(chunk) if chunk.id.is_none() => chunk.len += len,
+            _ => self.chunks.push(Chunk { id: None, len }),
+        }
+        Ok(())
+    }
+
+    /// Cuts chunks off the front while at least `least` bytes are there: with the largest chunk's size, no cut
+    /// depends on where the buffer happens to end.
+    fn cut(&mut self, least: usize) -> Result<()> {
+        let mut start = 0;
+        while self.data.len() - start >= least {
+            let (_, end) =
+                FastCDC::new(&self.data, CHUNK.0, CHUNK.1, CHUNK.2).cut(start, self.data.len() - start);
+            let bytes = &self.data[start..end];
+            let id = ObjectId::of(bytes);
+            self.chunks.push(Chunk { id: Some(id), len: bytes.len() as u64 });
+            if self.writer.claim(id) {
+                let (writer, bytes) = (self.writer, bytes.to_vec());
+                self.pool.leave(move || writer.store_claimed(id, &bytes))?;
+            }
+            start = end;
+        }
+        self.data.drain(..start);
+        Ok(())
+    }
+
+    fn finish(mut self) -> Result<Vec<Chunk>> {
+        self.cut(1)?;
+        Ok(self.chunks)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn zero_blocks_of_the_disk_are_left_out_of_content() {
+        let mut bytes = vec![1; 3 * 4096];
+        bytes[1024..1024 + 2 * 4096].fill(0);
+        let mut placed = Vec::new();
+        // The disk's blocks begin 1024 bytes into the bytes, and both that lie whole in them are zero.
+        place(8192 - 1024, 100, &bytes, &mut placed);
+        assert_eq!(placed, [(7168, 1024, 100), (8192 + 8192, 3072, 100 + 1024 + 8192)]);
+    }
+
+    #[test]
+    fn a_short_run_is_one_piece_even_if_zero() {
+        let mut placed = Vec::new();
+        place(4096, 0, &[0; 4095], &mut placed);
+        place(9000, 0, &[0; 100], &mut placed);
+        assert_eq!(placed, [(4096, 4095, 0), (9000, 100, 0)]);
+    }
+}

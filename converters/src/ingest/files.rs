@@ -1,0 +1,80 @@
+//! Files that lie on no disk of the store: their content is stored, and the objects that hold it are given.
+
+use std::ops::Range;
+use std::sync::{Arc, OnceLock};
+
+use mif_formats::Source;
+use mif_formats::mif::ObjectId;
+
+use super::content::{FileDigests, import_file};
+use super::plan::{DiskPiece, PlannedFile};
+use crate::error::{Error, Result};
+use crate::store::ObjectWriter;
+use crate::task::pool;
+use crate::task::progress::{self, Progress};
+use crate::tree::new_content::NewContent;
+
+/// Stores content that is on no disk of the store, unless it is there; gives its object.
+pub(crate) fn store_content(content: &dyn Source, writer: &ObjectWriter) -> Result<ObjectId> {
+    let len = content.len();
+    let pieces = vec![DiskPiece::Disk { offset: 0, len }];
+    let file = PlannedFile { size: len, pieces, owns_its_ranges: false, hashed: true };
+    let stored = OnceLock::new();
+    let threads = std::thread::available_parallelism().map_or(1, usize::from);
+    pool::run(threads, 1, |_, pool| {
+        let digests = import_file(&file, content, writer, pool, &mut Vec::new())?;
+        stored.set(digests.object).expect("there is one item");
+        Ok(())
+    })?;
+    Ok(*stored.get().expect("the item was done"))
+}
+
+/// Stores content that edits brought, unless it is there.
+///
+/// # Errors
+///
+/// If a large file, which is read again here, is no longer what it was.
+pub(crate) fn store_new(content: &NewContent, writer: &ObjectWriter) -> Result<()> {
+    if store_content(&content.source, writer)? == content.id {
+        return Ok(());
+    }
+    Err(Error::input(format!("{}: was changed while it was read", content.label))
+        .advise("Run the same again"))
+}
+
+/// A regular file that is not on a disk: in which parts of what its bytes are.
+pub(crate) struct LooseFile {
+    /// What holds it.
+    pub(crate) source: Arc<dyn Source>,
+    /// Its size in bytes.
+    pub(crate) size: u64,
+    /// The parts of it that are no holes.
+    pub(crate) parts: Parts,
+}
+
+/// Parts of a file, in file order, and where in what holds the file each begins.
+pub(crate) type Parts = Vec<(Range<u64>, u64)>;
+
+/// What storing a file gave: its object, and its SHA-1 and BLAKE3 unless too much of it is holes.
+pub(crate) type Stored = (ObjectId, Option<([u8; 20], ObjectId)>);
+
+/// Stores `count` files, each of which `open` gives by its number.
+pub(crate) fn store_files(
+    count: usize,
+    writer: &ObjectWriter,
+    progress: &dyn Progress,
+    open: impl Fn(usize) -> Result<LooseFile> + Sync,
+) -> Result<Vec<Stored>> {
+    let stored: Vec<OnceLock<Stored>> = (0..count).map(|_| OnceLock::new()).collect();
+    let threads = std::thread::available_parallelism().map_or(1, usize::from);
+    pool::run(threads, count, |i, pool| {
+        progress::check(progress)?;
+        let LooseFile { source, size, parts } = open(i)?;
+        let file = PlannedFile::loose(size, &parts);
+        let FileDigests { sha1, object } = import_file(&file, &*source, writer, pool, &mut Vec::new())?;
+        progress.advance(size);
+        stored[i].set((object, sha1.map(|sha1| (sha1, object)))).expect("each file is read once");
+        Ok(())
+    })?;
+    Ok(stored.into_iter().map(|stored| stored.into_inner().expect("all were read")).collect())
+}

@@ -1,0 +1,280 @@
+//! Import: a disk becomes a manifest, a layout and what objects the store lacks.
+//!
+//! Exact by construction: a disk range is content in the layout only if the file was read from exactly that
+//! range, and every other byte that is not zero is residue.
+
+mod content;
+mod files;
+mod items;
+mod plan;
+
+use std::ops::Range;
+use std::sync::{Arc, Mutex, OnceLock};
+
+use mif_formats::Source;
+use mif_formats::fs::walk::Listing;
+use mif_formats::mif::ObjectId;
+use mif_formats::mif::layout::{Builder, Layout};
+use mif_formats::mif::manifest::Row;
+use mif_formats::partition::Table;
+use mif_formats::source::is_zero;
+
+use self::content::{FileDigests, import_file};
+pub(crate) use self::files::{LooseFile, Parts, store_files, store_new};
+use self::items::{Item, Items};
+pub(crate) use self::plan::MAX_HASHED_HOLES;
+use self::plan::{FileNumbers, Plan};
+use crate::disk::blocks::{RESIDUE_WINDOW, blocks, data_in};
+use crate::disk::scan::{Scan, ScannedVolume};
+use crate::error::Result;
+use crate::store::{Counts, ObjectWriter, VolumeRecord};
+use crate::task::pool;
+use crate::task::progress::{self, Progress};
+use crate::tree::rows;
+
+/// What a disk became.
+pub(crate) struct Imported {
+    scan: Scan,
+    pub(crate) warnings: Vec<String>,
+    found: Found,
+    /// What rows are made of: the volumes' listings, what reading each file gave, and which file a node is.
+    listings: Vec<Option<Listing>>,
+    files: Vec<OnceLock<FileDigests>>,
+    by_node: FileNumbers,
+    file_bytes: u64,
+}
+
+/// What reading a disk again gave.
+pub(crate) struct Reread {
+    pub(crate) layout: Layout,
+    pub(crate) rows: Vec<Row>,
+    pub(crate) table: Table,
+    pub(crate) volumes: Vec<VolumeRecord>,
+    pub(crate) counts: Counts,
+    pub(crate) warnings: Vec<String>,
+}
+
+/// Reads a disk as an import does, and publishes nothing.
+pub(crate) fn reread(
+    disk: Arc<dyn Source>,
+    writer: &ObjectWriter,
+    threads: Option<usize>,
+    progress: &dyn Progress,
+) -> Result<Reread> {
+    let mut read = import_disk(disk, writer, threads, progress)?;
+    let layout = read.take_layout();
+    let (counts, warnings) = (read.counts(&layout), std::mem::take(&mut read.warnings));
+    let (scan, rows) = read.into_rows();
+    let volumes = scan.volumes.iter().map(ScannedVolume::record).collect();
+    Ok(Reread { layout, rows, table: scan.table, volumes, counts, warnings })
+}
+
+/// What the threads have in common.
+struct Work<'a> {
+    disk: &'a dyn Source,
+    plan: &'a Plan,
+    writer: &'a ObjectWriter,
+    progress: &'a dyn Progress,
+    /// What reading each file gave; none for those that are not read.
+    files: Vec<OnceLock<FileDigests>>,
+    found: Mutex<Found>,
+}
+
+/// Where bytes of the disk came from, in no order yet.
+#[derive(Default)]
+struct Found {
+    runs: Vec<Run>,
+    residue: Vec<ObjectId>,
+}
+
+/// A run of disk bytes.
+struct Run {
+    start: u64,
+    len: u64,
+    /// A file's number, or an object of residue's.
+    of: RunOf,
+    /// Where in the object.
+    offset: u64,
+}
+
+enum RunOf {
+    File(u32),
+    Residue(u32),
+}
+
+/// The number of a file or an object, as small as there are many runs.
+fn small(number: usize) -> u32 {
+    u32::try_from(number).expect("fewer than 2³²")
+}
+
+/// Reads a disk into objects. With no number of `threads`, as many work as the machine has processors.
+pub(crate) fn import_disk(
+    disk: Arc<dyn Source>,
+    writer: &ObjectWriter,
+    threads: Option<usize>,
+    progress: &dyn Progress,
+) -> Result<Imported> {
+    progress.stage("scanning", 0);
+    let scan = Scan::new(disk)?;
+    let plan = Plan::new(&scan)?;
+    let work = Work {
+        disk: &*scan.disk,
+        plan: &plan,
+        writer,
+        progress,
+        files: (0..plan.files.len()).map(|_| OnceLock::new()).collect(),
+        found: Mutex::default(),
+    };
+    progress.stage("importing", scan.disk.len());
+    work.read_all(threads)?;
+    let Work { files, found, .. } = work;
+    let Plan { listings, by_node, complaints, files: planned, content } = plan;
+    let file_bytes = planned.iter().map(|file| file.size).fold(0, u64::saturating_add);
+    // What is not needed any more makes room.
+    drop((planned, content));
+    let found = found.into_inner().expect("no thread panicked while it held this");
+    let mut warnings = scan.warnings.clone();
+    warnings.extend(complaints);
+    Ok(Imported { scan, warnings, found, listings, files, by_node, file_bytes })
+}
+
+impl Work<'_> {
+    /// Reads every file and all residue, in the order in which they lie on the disk.
+    fn read_all(&self, threads: Option<usize>) -> Result<()> {
+        let planned = self.plan.files.iter().enumerate().filter(|(_, file)| !file.is_skipped());
+        // The files are in the order of the disk.
+        let items = Items::new(self.disk, planned.map(|(number, file)| (number, file.start())))?;
+        self.progress.advance(items.skipped);
+        let threads = threads.unwrap_or_else(|| std::thread::available_parallelism().map_or(1, usize::from));
+        pool::run(threads, items.len(), |i, pool| {
+            progress::check(self.progress)?;
+            match items.get(i) {
+                Item::Residue(stretch) => self.read_residue(stretch),
+                Item::File(number) => {
+                    let file = &self.plan.files[number];
+                    let mut placed = Vec::new();
+                    let digests = import_file(file, self.disk, self.writer, pool, &mut placed)?;
+                    self.files[number].set(digests).expect("each file is read once");
+                    let runs = placed.into_iter().map(|(start, len, offset)| Run {
+                        start,
+                        len,
+                        of: RunOf::File(small(number)),
+                        offset,
+                    });
+                    self.found().runs.extend(runs);
+                    Ok(())
+                }
+            }
+        })
+    }
+
+    fn found(&self) -> std::sync::MutexGuard<'_, Found> {
+        self.found.lock().expect("no thread panics while it holds this")
+    }
+
+    /// Stores what in a stretch of the disk is neither content nor zero.
+    fn read_residue(&self, stretch: Range<u64>) -> Result<()> {
+        let mut window_start = stretch.start;
+        while window_start < stretch.end {
+            // Skip windows that lie wholly in a hole.
+            let extent = self.disk.extent_at(window_start)?;
+            let next = extent.range.end.min(stretch.end) / RESIDUE_WINDOW * RESIDUE_WINDOW;
+            if extent.is_zero() && (next > window_start || extent.range.end >= stretch.end) {
+                window_start = if extent.range.end >= stretch.end { stretch.end } else { next };
+                continue;
+            }
+            let window = window_start..stretch.end.min(window_start + RESIDUE_WINDOW);
+            window_start = window.end;
+            self.read_window(window)?;
+        }
+        self.progress.advance(stretch.end - stretch.start);
+        Ok(())
+    }
+
+    fn read_window(&self, window: Range<u64>) -> Result<()> {
+        let mut object = Vec::new();
+        let mut runs: Vec<Run> = Vec::new();
+        for gap in self.plan.gaps(window) {
+            for range in data_in(self.disk, gap)? {
+                let bytes = self.disk.read_vec(range.start, (range.end - range.start) as usize)?;
+                for block in blocks(range.clone()) {
+                    let part =
+                        &bytes[(block.start - range.start) as usize..(block.end - range.start) as usize];
+                    if is_zero(part) {
+                        continue;
+                    }
+                    let (len, offset) = (part.len() as u64, object.len() as u64);
+                    runs.push(Run { start: block.start, len, of: RunOf::Residue(0), offset });
+                    object.extend_from_slice(part);
+                }
+            }
+        }
+        if object.is_empty() {
+            return Ok(());
+        }
+        let id = self.writer.put(&object)?;
+        let mut found = self.found();
+        let number = found.residue.len();
+        found.residue.push(id);
+        found.runs.extend(runs.into_iter().map(|run| Run { of: RunOf::Residue(small(number)), ..run }));
+        Ok(())
+    }
+}
+
+/// Puts all runs in order; what no run covers is zero.
+fn layout_of(found: Found, files: &[OnceLock<FileDigests>], disk_size: u64) -> Layout {
+    let Found { mut runs, residue } = found;
+    runs.sort_unstable_by_key(|run| run.start);
+    let mut builder = Builder::new();
+    for run in &runs {
+        builder.zero(run.start - builder.end());
+        match run.of {
+            RunOf::File(number) => {
+                let file = files[number as usize].get().expect("a file with runs was read");
+                builder.content(run.len, file.object, run.offset);
+            }
+            RunOf::Residue(number) => builder.residue(run.len, residue[number as usize], run.offset),
+        }
+    }
+    builder.zero(disk_size - builder.end());
+    builder.finish()
+}
+
+impl Imported {
+    /// Its layout, which takes the place of what it is made of: it can be taken once.
+    pub(crate) fn take_layout(&mut self) -> Layout {
+        layout_of(std::mem::take(&mut self.found), &self.files, self.scan.disk.len())
+    }
+
+    /// Counts of what it holds.
+    pub(crate) fn counts(&self, layout: &Layout) -> Counts {
+        Counts {
+            paths: self.listings.iter().flatten().map(|listing| listing.entries.len() as u64).sum(),
+            files: self.files.len() as u64,
+            file_bytes: self.file_bytes,
+            ..Counts::of(layout)
+        }
+    }
+
+    /// The rows of its manifest. They take the place of what they are made of.
+    pub(crate) fn into_rows(self) -> (Scan, Vec<Row>) {
+        let Imported { scan, listings, files, by_node, .. } = self;
+        let mut listings: Vec<_> = listings.into_iter().enumerate().collect();
+        listings.sort_by_key(|(number, _)| &scan.volumes[*number].name);
+        let mut rows = Vec::new();
+        for (number, listing) in listings {
+            let Some(listing) = listing else { continue };
+            let (made, _) = rows::of_listing(&scan.volumes[number].name, listing, |at, _, row| {
+                let file = by_node.get(number, at).and_then(|i| files[i].get());
+                if let Some(FileDigests { sha1, object }) = file {
+                    row.sha1 = *sha1;
+                    row.blake3 = sha1.is_some().then_some(*object);
+                    row.content = sha1.is_none().then_some(*object);
+                }
+            });
+            if rows.is_empty() { rows = made } else { rows.extend(made) }
+        }
+        rows::sort(&mut rows);
+        (scan, rows)
+    }
+}

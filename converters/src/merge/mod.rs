@@ -1,0 +1,163 @@
+//! `update`: what changed from an image A to an image B, applied to other images.
+//!
+//! ```text
+//! A, B → the changes of each volume ─┐
+//! an image's files (files/) ─────────┴→ merge (three_way.rs; rules.rs, entries.rs) → files, changed (apply.rs)
+//!     → rows → rebuild → the image's next version (batch.rs)
+//! ```
+//!
+//! An image is changed whole or not at all. Volumes are matched by where the system mounts them.
+
+mod apply;
+mod batch;
+mod entries;
+mod report;
+mod rules;
+mod side;
+mod three_way;
+
+use std::collections::BTreeMap;
+use std::time::Instant;
+
+use mif_formats::mif::manifest::escape;
+
+use self::apply::Applying;
+pub(crate) use self::batch::{Batch, chosen};
+pub use self::report::{
+    Conflict, ImageResult, Left, UpdateCounts, UpdateOptions, UpdateReport, UpdatedImage, Winner,
+};
+use self::side::Side;
+use self::three_way::Change;
+use crate::compose::staging::Bench;
+use crate::error::{Error, Result};
+use crate::rebuild::Base;
+use crate::store::{Store, StoredImage};
+use crate::task::progress::Progress;
+use crate::tree::edit::Files;
+
+/// Applies what changed from the image `from` to the image `to`, each in the next version of its image.
+///
+/// Errs before any image is changed if one is not there; what an image cannot take is said in the report.
+pub fn update(
+    store: &Store,
+    from: &StoredImage,
+    to: &StoredImage,
+    options: &UpdateOptions,
+    progress: &dyn Progress,
+) -> Result<UpdateReport> {
+    let started = Instant::now();
+    let between = [from.image.id(), to.image.id()];
+    let images = chosen(store, options.images.as_deref(), &between)?;
+    progress.stage("comparing", 0);
+    let files = [from, to].map(|image| Base::new(Bench::Store(store), image)?.files(options.time));
+    let [a, b] = files;
+    let files = [a?, b?];
+    let (changes, warnings) = changes([&files[0], &files[1]]);
+    let paths = changes.iter().map(|change| change.paths.len() as u64).sum();
+    let recipe = [&from.image.layout_digest, &to.image.layout_digest].map(String::as_str).join("\0");
+    let recipe =
+        blake3::hash(format!("update\0{recipe}\0{:?}", options.winner).as_bytes()).to_hex().to_string();
+    progress.stage("updating", 0);
+    let batch = Batch { store, operation: "update", recipe, between: between.clone(), options };
+    let edit = |image: &StoredImage, files: &Files| {
+        let said = UpdatedImage::of(&image.image.id());
+        update_image(&changes, files, options.winner, said)
+    };
+    let (done, added) = batch.run(&images, &edit, progress)?;
+    let report = UpdateReport::new("update", between, options, done);
+    Ok(UpdateReport {
+        paths: Some(paths),
+        added,
+        seconds: started.elapsed().as_secs_f64(),
+        warnings,
+        ..report
+    })
+}
+
+/// Where GRUB's modules for BIOS are.
+const GRUB_MODULES: [&[u8]; 2] = [b"/boot/grub/i386-pc/", b"/boot/grub2/i386-pc/"];
+
+/// What changes on each volume from A to B, and what of them is no part of it.
+fn changes<'a>(files: [&'a Files; 2]) -> (Vec<Change<'a>>, Vec<String>) {
+    let roles = files.map(Files::roles);
+    let mut warnings = Vec::new();
+    for (role, volume) in roles[0].iter().chain(&roles[1]) {
+        if roles.iter().any(|roles| !roles.contains_key(role)) {
+            warnings.push(format!("{volume}: only one of the two images has it, so its files do not count"));
+        }
+    }
+    let both =
+        roles[0].iter().filter_map(|(role, a)| Some((role, [a.as_str(), roles[1].get(role)?.as_str()])));
+    let changes = both.map(|(role, volumes)| Change::new(role, files, volumes));
+    let changes: Vec<Change<'_>> = changes.filter(|change| !change.paths.is_empty()).collect();
+    let guest_paths =
+        changes.iter().flat_map(|change| change.paths.iter().filter_map(|p| change.guest_path(p)));
+    let is_grub = |path: &Vec<u8>| GRUB_MODULES.iter().any(|folder| path.starts_with(folder));
+    if let Some(path) = guest_paths.into_iter().find(is_grub) {
+        warnings.push(format!(
+            "{}: GRUB's core image for BIOS lies outside of all files and stays the images' own, which may not go \
+             with other modules",
+            escape(&path)
+        ));
+    }
+    (changes, warnings)
+}
+
+/// Merges changes into the files of an image.
+fn update_image(
+    changes: &[Change<'_>],
+    files: &Files,
+    winner: Option<Winner>,
+    mut said: UpdatedImage,
+) -> Result<(Files, UpdatedImage)> {
+    let roles = files.roles();
+    check_volumes(changes, files, &roles)?;
+    let mut edited = files.clone();
+    for change in changes {
+        let volume = &roles[&change.role];
+        let ours = Side::new(files, volume);
+        let merge = three_way::merge(change, files, volume, &ours, winner)?;
+        let applying = Applying { volume, ours: &ours, change, takes: &merge.takes };
+        said.merged.extend(applying.apply(&mut edited, &mut said.counts)?);
+        said.conflicts.extend(merge.conflicts);
+        said.left.extend(merge.left);
+    }
+    said.result = if !said.conflicts.is_empty() && winner.is_none() {
+        ImageResult::Conflict
+    } else if said.counts == UpdateCounts::default() {
+        ImageResult::Unchanged
+    } else {
+        ImageResult::Applied
+    };
+    Ok((edited, said))
+}
+
+/// Errs unless an image has the volumes that change, and no others in their place.
+fn check_volumes(changes: &[Change<'_>], files: &Files, roles: &BTreeMap<String, String>) -> Result<()> {
+    for change in changes {
+        let Some(volume) = roles.get(&change.role) else {
+            let what = if change.role.starts_with('/') { "mounted on " } else { "called " };
+            return Err(Error::input(format!("the image has no volume {what}{}", change.role)));
+        };
+        if files.is_fat(volume) != change.sides[1].is_fat || change.sides[0].is_fat != change.sides[1].is_fat
+        {
+            return Err(Error::unsupported(format!("{volume}: is FAT in one image, and ext in another")));
+        }
+        for (role, volume) in roles.iter().filter(|(role, _)| role.starts_with('/') && **role != change.role)
+        {
+            let folder = format!("{}/", role.trim_end_matches('/'));
+            let hidden = |path: &&&[u8]| {
+                change.guest_path(path).is_some_and(|path| path.starts_with(folder.as_bytes()))
+            };
+            let is_below = role.starts_with(&change.role) && !changes.iter().any(|c| c.role == *role);
+            if is_below && let Some(path) = change.paths.iter().find(hidden) {
+                let path = escape(path);
+                return Err(Error::unsupported(format!(
+                    "{path}: is to be on {}, where the image mounts {volume} on {role}",
+                    change.role
+                )));
+            }
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,185 @@
+//! Which images an update changes and how, and what it did.
+
+use mif_formats::fs::Timestamp;
+use serde::Serialize;
+
+use crate::store::{ImageName, WriterStats};
+
+/// Which images get new versions, and how.
+#[derive(Debug, Clone)]
+pub struct UpdateOptions {
+    /// The images; the newest version of all if none, but for the two that an update is between.
+    pub images: Option<Vec<ImageName>>,
+    /// Who wins where the image and the update changed the same path. If none, such an image stays as it is.
+    pub winner: Option<Winner>,
+    /// The time of what is changed, where it is not the update's own: with it the same update gives the same bits.
+    pub time: Timestamp,
+    /// Say what would be done, and do nothing.
+    pub dry_run: bool,
+    /// The command line, for the images' records.
+    pub command: Vec<String>,
+}
+
+/// Who wins where both changed the same path.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Winner {
+    /// The image keeps what it has.
+    Image,
+    /// The image gets what the update has.
+    Update,
+}
+
+/// What an update did.
+#[derive(Debug, Clone, Serialize)]
+pub struct UpdateReport {
+    /// `update` or `replace`.
+    pub operation: &'static str,
+    /// What it was, and what it became: images as `name@version`, or contents by SHA-1.
+    pub between: [String; 2],
+    /// How many paths change from the one image to the other; none for `replace`.
+    pub paths: Option<u64>,
+    /// Whether this is only what would be done.
+    pub dry_run: bool,
+    /// Who wins where both changed a path.
+    pub winner: Option<Winner>,
+    /// The images.
+    pub images: Vec<UpdatedImage>,
+    /// How many of them have a new version.
+    pub applied: u64,
+    /// How many had nothing to change.
+    pub unchanged: u64,
+    /// How many have changed the same paths themselves, and stay as they are.
+    pub conflict: u64,
+    /// How many cannot take it, and stay as they are.
+    pub refused: u64,
+    /// What was new to the store.
+    pub added: WriterStats,
+    /// How long it took.
+    pub seconds: f64,
+    /// What is not part of the update, each a sentence.
+    pub warnings: Vec<String>,
+}
+
+/// What became of an image.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum ImageResult {
+    /// It has a new version, or would have.
+    Applied,
+    /// There is nothing to change.
+    Unchanged,
+    /// It changed the same paths itself, and stays as it is.
+    Conflict,
+    /// It cannot take the update, and stays as it is.
+    Refused,
+}
+
+/// An image, and what became of it.
+#[derive(Debug, Clone, Serialize)]
+pub struct UpdatedImage {
+    /// It, as `name@version`.
+    pub image: String,
+    /// What became of it.
+    pub result: ImageResult,
+    /// The version that was made of it, as `name@version`.
+    pub made: Option<String>,
+    /// What changed in it, or would have but for the conflicts.
+    pub counts: UpdateCounts,
+    /// Databases that were merged entry by entry, as `volume:path`.
+    pub merged: Vec<String>,
+    /// What both changed. If there is a winner, it has these.
+    pub conflicts: Vec<Conflict>,
+    /// What of the update the image does not get, and is no conflict.
+    pub left: Vec<Left>,
+    /// The volumes that were planned; all others stay bit for bit.
+    pub planned: Vec<String>,
+    /// What planning changed beside, each a sentence.
+    pub notes: Vec<String>,
+    /// Why it was refused.
+    pub error: Option<String>,
+    /// The kind of that error, as the program's exit codes count them.
+    pub code: Option<u8>,
+}
+
+impl UpdatedImage {
+    /// An image in which there is nothing to change.
+    pub(crate) fn of(image: &str) -> Self {
+        UpdatedImage {
+            image: image.to_owned(),
+            result: ImageResult::Unchanged,
+            made: None,
+            counts: UpdateCounts::default(),
+            merged: Vec::new(),
+            conflicts: Vec::new(),
+            left: Vec::new(),
+            planned: Vec::new(),
+            notes: Vec::new(),
+            error: None,
+            code: None,
+        }
+    }
+}
+
+/// How many paths change, of each kind.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
+pub struct UpdateCounts {
+    /// Paths that are new.
+    pub added: u64,
+    /// Paths that go.
+    pub removed: u64,
+    /// Paths that get another type, content or target.
+    pub changed: u64,
+    /// Paths of which only metadata changes.
+    pub metadata: u64,
+}
+
+/// A path that the image and the update changed.
+#[derive(Debug, Clone, Serialize)]
+pub struct Conflict {
+    /// It, as `volume:path`.
+    pub path: String,
+    /// The bytes of the path without the volume in hex, where they are not UTF-8.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub path_bytes: Option<String>,
+    /// What was done to it.
+    pub why: String,
+}
+
+/// A path that stays as the image has it.
+#[derive(Debug, Clone, Serialize)]
+pub struct Left {
+    /// It, as `volume:path`.
+    pub path: String,
+    /// The bytes of the path without the volume in hex, where they are not UTF-8.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub path_bytes: Option<String>,
+    /// Why.
+    pub why: String,
+}
+
+impl UpdateReport {
+    pub(crate) fn new(
+        operation: &'static str,
+        between: [String; 2],
+        options: &UpdateOptions,
+        images: Vec<UpdatedImage>,
+    ) -> Self {
+        let count = |result| images.iter().filter(|image| image.result == result).count() as u64;
+        UpdateReport {
+            operation,
+            between,
+            paths: None,
+            dry_run: options.dry_run,
+            winner: options.winner,
+            applied: count(ImageResult::Applied),
+            unchanged: count(ImageResult::Unchanged),
+            conflict: count(ImageResult::Conflict),
+            refused: count(ImageResult::Refused),
+            images,
+            added: WriterStats::default(),
+            seconds: 0.0,
+            warnings: Vec::new(),
+        }
+    }
+}

@@ -1,0 +1,107 @@
+//! The files of a volume, to compare: what each path is, with the paths that are the same file.
+
+use std::collections::{BTreeMap, HashMap};
+use std::ops::Bound;
+
+use mif_formats::fs::FileType;
+use mif_formats::mif::manifest::Row;
+
+use crate::tree::edit::{Files, below};
+
+/// The flags of an inode that users set: secure deletion to no access times, and synchronous folders (`chattr`).
+pub(super) const USER_FLAGS: u32 = 0x1_00FB;
+/// The attributes of FAT that users set: read-only, hidden, system.
+const USER_ATTRIBUTES: u32 = 0x7;
+
+/// The files of a volume.
+pub(super) struct Side<'a> {
+    pub(super) is_fat: bool,
+    rows: BTreeMap<&'a [u8], &'a Row>,
+    /// The paths of each file that has several, in order.
+    links: HashMap<u64, Vec<&'a [u8]>>,
+}
+
+/// What is at a path.
+#[derive(Clone, Copy)]
+pub(super) struct Node<'a> {
+    pub(super) row: &'a Row,
+    /// All paths of this file, if it has several.
+    pub(super) links: &'a [&'a [u8]],
+}
+
+impl<'a> Side<'a> {
+    pub(super) fn new(files: &'a Files, volume: &str) -> Self {
+        let is_fat = files.is_fat(volume);
+        let rows: BTreeMap<&[u8], &Row> =
+            files.volume_rows(volume).map(|row| (row.path.as_slice(), row)).collect();
+        let mut links: HashMap<u64, Vec<&[u8]>> = HashMap::new();
+        for row in rows.values().filter(|row| !is_fat && row.file_type != FileType::Dir) {
+            if let Some(inode) = row.inode {
+                links.entry(inode).or_default().push(&row.path);
+            }
+        }
+        links.retain(|_, paths| paths.len() > 1);
+        Side { is_fat, rows, links }
+    }
+
+    pub(super) fn get(&self, path: &[u8]) -> Option<Node<'_>> {
+        let row = *self.rows.get(path)?;
+        let links =
+            row.inode.and_then(|inode| self.links.get(&inode)).filter(|_| row.file_type != FileType::Dir);
+        Some(Node { row, links: links.map_or(&[], Vec::as_slice) })
+    }
+
+    /// All paths, in order.
+    pub(super) fn paths(&self) -> impl Iterator<Item = &'a [u8]> {
+        self.rows.keys().copied()
+    }
+
+    /// The paths below a folder, in order.
+    pub(super) fn below(&self, folder: &[u8]) -> impl DoubleEndedIterator<Item = &'a [u8]> {
+        let range = below(folder);
+        let range = (Bound::Included(&range.start[..]), Bound::Excluded(&range.end[..]));
+        self.rows.range::<[u8], _>(range).map(|(path, _)| *path)
+    }
+}
+
+impl Node<'_> {
+    pub(super) fn is(&self, file_type: FileType) -> bool {
+        self.row.file_type == file_type
+    }
+
+    /// Whether two nodes are the same to a user. Times, and numbers of inodes, do not count.
+    pub(super) fn same(&self, other: &Node<'_>, is_fat: bool) -> bool {
+        self.same_metadata(other, is_fat) && self.same_content(other) && self.links == other.links
+    }
+
+    /// Whether type, owner, mode, attributes and flags are the same, and where a symlink or device leads.
+    pub(super) fn same_metadata(&self, other: &Node<'_>, is_fat: bool) -> bool {
+        let flags = if is_fat { USER_ATTRIBUTES } else { USER_FLAGS };
+        let (a, b) = (self.row, other.row);
+        self.same_kind(other)
+            && (a.mode, a.uid, a.gid) == (b.mode, b.uid, b.gid)
+            && a.xattrs == b.xattrs
+            && a.flags & flags == b.flags & flags
+    }
+
+    /// Whether the type is the same, and where a symlink or device leads.
+    pub(super) fn same_kind(&self, other: &Node<'_>) -> bool {
+        let (a, b) = (self.row, other.row);
+        a.file_type == b.file_type && a.link_target == b.link_target && a.rdev == b.rdev
+    }
+
+    /// Whether the bytes of regular files are the same. What could be read of neither counts as the same.
+    pub(super) fn same_content(&self, other: &Node<'_>) -> bool {
+        let (a, b) = (self.row, other.row);
+        a.file_type != FileType::File || a.size == b.size && (a.size == 0 || a.object() == b.object())
+    }
+}
+
+/// Whether what may be at a path is the same.
+pub(super) fn same(a: Option<Node<'_>>, b: Option<Node<'_>>, is_fat: bool) -> bool {
+    match (a, b) {
+        (Some(a), Some(b)) => a.same(&b, is_fat),
+        (None, None) => true,
+        _ => false,
+    }
+}

@@ -1,0 +1,296 @@
+//! What a disk is to be like, as a TOML file says it.
+
+use std::path::{Path, PathBuf};
+
+use mif_formats::partition::TableKind;
+use mif_formats::uuid;
+use serde::Deserialize;
+
+use super::path::TreePath;
+use crate::error::{Error, Result};
+use crate::rebuild::{BIOS_BOOT, size_in_bytes};
+
+/// A disk to be built.
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub(super) struct Description {
+    /// `gpt`, `mbr` or `none`.
+    pub(super) table: TableKind,
+    /// The disk's size; as much as the volumes need, if none.
+    #[serde(default)]
+    pub(super) size: Option<Bytes>,
+    /// Where partitions begin: at multiples of this.
+    #[serde(default = "one_mebibyte")]
+    pub(super) align: Bytes,
+    /// GPT: the disk's GUID. MBR: its signature, as 8 hex digits.
+    #[serde(default)]
+    pub(super) id: Option<String>,
+    #[serde(default)]
+    pub(super) boot: Boot,
+    #[serde(rename = "volume")]
+    pub(super) volumes: Vec<VolumeDescription>,
+}
+
+/// Boot code beside the filesystems.
+#[derive(Debug, Default, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub(super) struct Boot {
+    /// A file for the first 440 bytes of the disk.
+    #[serde(default)]
+    pub(super) mbr: Option<PathBuf>,
+    /// A file for the BIOS boot partition, or the gap behind an MBR: GRUB's core image.
+    #[serde(default)]
+    pub(super) core: Option<PathBuf>,
+}
+
+/// A volume of the disk.
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub(super) struct VolumeDescription {
+    /// The slot; the next free one if none.
+    #[serde(default)]
+    pub(super) slot: Option<u32>,
+    /// The folder of the tree whose files it gets.
+    #[serde(default)]
+    pub(super) mount: Option<String>,
+    /// The filesystem: `ext4`, `ext3`, `ext2`, `fat`, `fat12`, `fat16`, `fat32`, `swap`; nothing if none.
+    #[serde(default)]
+    pub(super) fs: Option<String>,
+    #[serde(default)]
+    pub(super) size: VolumeSize,
+    #[serde(default)]
+    pub(super) label: Option<String>,
+    /// Of the filesystem: a UUID, or FAT's ABCD-1234.
+    #[serde(default)]
+    pub(super) uuid: Option<String>,
+    /// ext: as `mke2fs -O` takes them.
+    #[serde(default)]
+    pub(super) features: String,
+    /// ext: bytes in a block.
+    #[serde(default)]
+    pub(super) block_size: Option<u32>,
+    /// ext: inodes in all.
+    #[serde(default)]
+    pub(super) inodes: Option<u64>,
+    /// Of the partition: `linux`, `esp`, `bios`, `swap`, `data`, or a GUID or `0x83`.
+    #[serde(default, rename = "type")]
+    pub(super) type_id: Option<String>,
+    /// GPT: the partition's name.
+    #[serde(default)]
+    pub(super) name: Option<String>,
+    /// GPT: the partition's GUID.
+    #[serde(default)]
+    pub(super) id: Option<String>,
+    /// MBR: marked as active.
+    #[serde(default)]
+    pub(super) active: bool,
+}
+
+/// A number of bytes, with a unit.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(try_from = "String")]
+pub(super) struct Bytes(pub(super) u64);
+
+/// The size of a volume.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
+#[serde(try_from = "String")]
+pub(super) enum VolumeSize {
+    /// All that is left; on a disk without a size, the least and a quarter more.
+    #[default]
+    Rest,
+    /// The least at which all fits, and so many bytes.
+    Least(u64),
+    /// So much.
+    Bytes(u64),
+}
+
+fn one_mebibyte() -> Bytes {
+    Bytes(1 << 20)
+}
+
+impl TryFrom<String> for Bytes {
+    type Error = Error;
+
+    fn try_from(text: String) -> Result<Self> {
+        size_in_bytes(&text).map(Bytes)
+    }
+}
+
+impl TryFrom<String> for VolumeSize {
+    type Error = Error;
+
+    fn try_from(text: String) -> Result<Self> {
+        Ok(match (text.as_str(), text.strip_prefix('+')) {
+            ("rest", _) => VolumeSize::Rest,
+            ("min", _) => VolumeSize::Least(0),
+            (_, Some(more)) => VolumeSize::Least(size_in_bytes(more)?),
+            (text, None) => VolumeSize::Bytes(size_in_bytes(text)?),
+        })
+    }
+}
+
+impl Description {
+    /// Reads the file at `path`. The files that it names are beside it.
+    pub(super) fn read(path: &Path) -> Result<Self> {
+        let text = crate::host::named::read_text(path)?;
+        let mut description = Self::parse(&text).map_err(|e| {
+            let message = format!("{}: {}", path.display(), e.message());
+            match e.advice() {
+                Some(advice) => Error::usage(message).advise(advice),
+                None => Error::usage(message),
+            }
+        })?;
+        let beside = path.parent().unwrap_or(Path::new(""));
+        for file in [&mut description.boot.mbr, &mut description.boot.core].into_iter().flatten() {
+            *file = beside.join(&*file);
+        }
+        Ok(description)
+    }
+
+    pub(super) fn parse(text: &str) -> Result<Self> {
+        let mut description: Description =
+            toml::from_str(text).map_err(|e| Error::usage(e.to_string().trim_end().to_owned()))?;
+        description.check()?;
+        Ok(description)
+    }
+
+    /// Gives every volume a slot and a type, and refuses what cannot be.
+    fn check(&mut self) -> Result<()> {
+        let kind = self.table;
+        let last = match kind {
+            TableKind::None => 0,
+            TableKind::Mbr => 4,
+            TableKind::Gpt => 128,
+        };
+        if self.volumes.is_empty() || kind == TableKind::None && self.volumes.len() > 1 {
+            return Err(Error::usage("a disk without a table has one [[volume]], any other one at least"));
+        }
+        if !self.align.0.is_multiple_of(4096) || self.align.0 == 0 {
+            return Err(Error::usage("align is no multiple of 4096"));
+        }
+        let mut taken: Vec<u32> = self.volumes.iter().filter_map(|volume| volume.slot).collect();
+        let mut mounts = Vec::new();
+        for volume in &mut self.volumes {
+            let slot = match volume.slot {
+                Some(slot) => slot,
+                None if kind == TableKind::None => 0,
+                None => (1..).find(|slot| !taken.contains(slot)).expect("numbers do not end"),
+            };
+            if volume.slot.is_none() {
+                taken.push(slot);
+            }
+            volume.slot = Some(slot);
+            let of = format!("volume {slot}");
+            if slot > last || (slot == 0) != (kind == TableKind::None) {
+                return Err(Error::usage(format!("{of}: such a table has slots up to {last}")));
+            }
+            if let Some(mount) = &volume.mount {
+                let path = TreePath::parse(mount.as_bytes()).filter(|_| mount.starts_with('/'));
+                let path = path.ok_or_else(|| Error::usage(format!("{of}: mount is no path from / on")))?;
+                if mounts.contains(&path) {
+                    return Err(Error::usage(format!("{of}: {mount} is another volume's")));
+                }
+                mounts.push(path);
+                if !matches!(volume.fs.as_deref(), Some("ext2" | "ext3" | "ext4")) && !volume.is_fat() {
+                    return Err(Error::usage(format!(
+                        "{of}: a volume that is mounted has fs = ext4 or fat, say"
+                    )));
+                }
+            }
+            match volume.fs.as_deref() {
+                None | Some("ext2" | "ext3" | "ext4" | "swap") => {}
+                Some(_) if volume.is_fat() => {}
+                Some(other) => {
+                    return Err(Error::unsupported(format!("{of}: fs = \"{other}\" is not made"))
+                        .advise("There are ext2, ext3, ext4, fat, fat12, fat16, fat32 and swap"));
+                }
+            }
+            if volume.fs.is_none() && !matches!(volume.size, VolumeSize::Bytes(_)) {
+                return Err(Error::usage(format!("{of}: without a filesystem it needs a size")));
+            }
+            if volume.fs.as_deref() == Some("swap") && matches!(volume.size, VolumeSize::Least(_)) {
+                return Err(Error::usage(format!("{of}: a swap has no least size")));
+            }
+            volume.type_id = Some(volume.type_for(kind)?);
+        }
+        taken.sort_unstable();
+        if let Some(pair) = taken.windows(2).find(|pair| pair[0] == pair[1]) {
+            return Err(Error::usage(format!("slot {} is there twice", pair[0])));
+        }
+        if self.volumes.iter().filter(|volume| volume.size == VolumeSize::Rest).count() > 1 {
+            return Err(Error::usage("only one volume can have the rest: give the others a size"));
+        }
+        if self.boot.core.is_some() && kind == TableKind::Gpt && self.bios_boot().is_none() {
+            return Err(Error::usage("boot.core needs a volume with type = \"bios\" to be put into"));
+        }
+        Ok(())
+    }
+
+    /// The slot of the BIOS boot partition.
+    pub(super) fn bios_boot(&self) -> Option<u32> {
+        let found = self.volumes.iter().find(|volume| volume.type_id.as_deref() == Some(BIOS_BOOT));
+        found.and_then(|volume| volume.slot)
+    }
+}
+
+impl VolumeDescription {
+    pub(super) fn is_fat(&self) -> bool {
+        matches!(self.fs.as_deref(), Some("fat" | "fat12" | "fat16" | "fat32"))
+    }
+
+    /// The partition type as the table has it.
+    fn type_for(&self, kind: TableKind) -> Result<String> {
+        let named = match self.type_id.as_deref() {
+            Some(named) => named.to_ascii_lowercase(),
+            None if matches!(self.mount.as_deref(), Some("/boot/efi" | "/efi")) => "esp".into(),
+            None if self.fs.as_deref() == Some("swap") => "swap".into(),
+            None if self.is_fat() => "data".into(),
+            None => "linux".into(),
+        };
+        let (guid, byte) = match named.as_str() {
+            "linux" => ("0fc63daf-8483-4772-8e79-3d69d8477de4", "0x83"),
+            "esp" => ("c12a7328-f81f-11d2-ba4b-00a0c93ec93b", "0xef"),
+            "bios" if kind == TableKind::Gpt => (BIOS_BOOT, ""),
+            "swap" => ("0657fd6d-a4ab-43c4-84e5-0933c84b4f4f", "0x82"),
+            "data" => ("ebd0a0a2-b9e5-4433-87c0-68b6b72699c7", "0x0c"),
+            other => (other, other),
+        };
+        let (type_id, good) = match kind {
+            TableKind::Gpt => (guid, uuid::bytes(guid).is_some()),
+            TableKind::Mbr => {
+                let number = byte.strip_prefix("0x").and_then(|hex| u8::from_str_radix(hex, 16).ok());
+                (byte, number.is_some_and(|number| number != 0 && !matches!(number, 5 | 0xf | 0x85 | 0xee)))
+            }
+            TableKind::None => ("", true),
+        };
+        if !good {
+            return Err(Error::usage(format!("type = \"{named}\" is none that this table has"))
+                .advise("There are linux, esp, bios (gpt), swap and data; or give a GUID, or 0x83"));
+        }
+        Ok(type_id.to_owned())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_makes_no_sense_is_refused_in_words() {
+        let refused = |text: &str, words: &str| {
+            let error = Description::parse(text).unwrap_err().to_string();
+            assert!(error.contains(words), "{text}: {error}");
+        };
+        refused("table = 'gpt'", "volume");
+        refused("table = 'floppy'\n[[volume]]\nfs='ext4'", "floppy");
+        refused("table = 'gpt'\n[[volume]]\nfs='ext4'\ncolour='red'", "colour");
+        refused("table = 'gpt'\n[[volume]]\nfs='xfs'", "not made");
+        refused("table = 'gpt'\n[[volume]]\nfs='ext4'\n[[volume]]\nfs='ext4'", "only one volume");
+        refused("table = 'mbr'\n[[volume]]\nslot=5\nfs='ext4'", "slots up to 4");
+        refused("table = 'gpt'\n[[volume]]\nslot=2\nfs='ext4'\n[[volume]]\nslot=2\nsize='1M'", "slot 2");
+        refused("table = 'gpt'\n[boot]\ncore='x'\n[[volume]]\nfs='ext4'", "type = \"bios\"");
+        refused("table = 'gpt'\n[[volume]]\nfs='ext4'\nsize='1X'", "no size");
+        refused("table = 'mbr'\n[[volume]]\nfs='ext4'\ntype='0x05'", "is none that this table has");
+        refused("table = 'none'\n[[volume]]\nfs='ext4'\nmount='etc'", "no path from / on");
+    }
+}

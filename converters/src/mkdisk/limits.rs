@@ -1,0 +1,135 @@
+//! Limits for trees that `build` reads, whether from a directory, a tar or a description.
+//!
+//! Paths have the limits that the readers of volumes have ([`MAX_PATH`], [`MAX_ALL_PATHS`]), attributes those of Linux. A few
+//! bytes of a tar can stand for much more: a global pax record for an attribute of every member, a deep path for thousands of
+//! directories, a hard link for a copy of all that its file has. So everything is counted as often as it is kept.
+
+use mif_formats::fs::walk::{MAX_ALL_PATHS, MAX_PATH};
+
+use super::member::Member;
+use super::path::TreePath;
+
+/// The longest name and value of an attribute, in bytes (Linux: `XATTR_NAME_MAX`, `XATTR_SIZE_MAX`).
+const MAX_XATTR_NAME: usize = 255;
+const MAX_XATTR_VALUE: usize = 64 << 10;
+/// All names of one file's attributes, each with a zero after it, in bytes (Linux: `XATTR_LIST_MAX`).
+const MAX_XATTR_NAMES: usize = 64 << 10;
+/// All values of one file's attributes, in bytes: as much as the ext reader takes.
+const MAX_XATTR_VALUES: usize = 4 << 20;
+/// The attributes of all files, in bytes.
+const MAX_ALL_XATTRS: usize = 256 << 20;
+/// All paths of directories that no member names, and that are made because something lies in them, in bytes.
+const MAX_IMPLIED_PATHS: usize = 32 << 20;
+
+/// What has been taken so far.
+#[derive(Debug, Default)]
+pub(super) struct Room {
+    paths: usize,
+    xattrs: usize,
+    implied: usize,
+}
+
+impl Room {
+    /// Takes room for a member. Errs with what is too much, in words that follow a name.
+    pub(super) fn take(&mut self, path: &TreePath, member: &Member) -> Result<(), String> {
+        let target = member.node.link_target.as_ref().map_or(0, Vec::len);
+        if target > MAX_PATH {
+            return Err(format!("is a symlink to a path of {target} bytes; at most {MAX_PATH} are taken"));
+        }
+        self.take_path(path, target)?;
+        let (mut names, mut values) = (0, 0);
+        let xattrs = member.node.xattrs.iter().map(|xattr| (xattr.name.len(), xattr.value.len()));
+        let acls = member.acls.iter().map(|(name, text)| (name.len(), text.len()));
+        for (name, value) in xattrs.chain(acls) {
+            if name > MAX_XATTR_NAME {
+                return Err(format!(
+                    "has an attribute with a name of {name} bytes; at most {MAX_XATTR_NAME} are taken"
+                ));
+            }
+            if value > MAX_XATTR_VALUE {
+                return Err(format!(
+                    "has an attribute of {value} bytes; at most {MAX_XATTR_VALUE} are taken"
+                ));
+            }
+            (names, values) = (names + name + 1, values + value);
+        }
+        if names > MAX_XATTR_NAMES || values > MAX_XATTR_VALUES {
+            return Err(format!(
+                "has attributes with {names} bytes of names and {values} of values; at most {MAX_XATTR_NAMES} and \
+                 {MAX_XATTR_VALUES} are taken"
+            ));
+        }
+        self.xattrs += names + values;
+        if self.xattrs > MAX_ALL_XATTRS {
+            return Err(format!(
+                "is where the attributes of all members have more than {MAX_ALL_XATTRS} bytes together"
+            ));
+        }
+        Ok(())
+    }
+
+    /// Takes room for a directory that no member names.
+    pub(super) fn take_implied(&mut self, path: &TreePath) -> Result<(), String> {
+        self.take_path(path, 0)?;
+        self.implied += path.len();
+        if self.implied > MAX_IMPLIED_PATHS {
+            return Err(format!(
+                "lies so deep that the paths of directories which no member names have more than {MAX_IMPLIED_PATHS} bytes \
+                 together"
+            ));
+        }
+        Ok(())
+    }
+
+    fn take_path(&mut self, path: &TreePath, more: usize) -> Result<(), String> {
+        if path.len() > MAX_PATH {
+            return Err(format!("has a path of {} bytes; at most {MAX_PATH} are taken", path.len()));
+        }
+        self.paths += path.len() + more;
+        if self.paths > MAX_ALL_PATHS {
+            return Err(format!("is where all paths have more than {MAX_ALL_PATHS} bytes together"));
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use mif_formats::fs::{FileType, Node, Xattr};
+
+    use super::*;
+
+    fn with(xattrs: &[(usize, usize)]) -> Member {
+        let mut node = Node::bare(FileType::File);
+        let xattrs =
+            xattrs.iter().map(|(name, value)| Xattr { name: vec![b'n'; *name], value: vec![0; *value] });
+        node.xattrs = xattrs.collect();
+        Member { node, content: None, file: None, acls: Vec::new() }
+    }
+
+    fn path(len: usize) -> TreePath {
+        TreePath::parse("d/".repeat(len / 2).as_bytes()).unwrap()
+    }
+
+    #[test]
+    fn paths_and_attributes_are_taken_up_to_the_readers_limits_and_no_further() {
+        let take = |len: usize, xattrs: &[(usize, usize)]| Room::default().take(&path(len), &with(xattrs));
+        assert_eq!(take(MAX_PATH, &[(255, 64 << 10)]), Ok(()));
+        assert!(take(MAX_PATH + 2, &[]).unwrap_err().contains("path of"));
+        assert!(take(2, &[(256, 0)]).unwrap_err().contains("name of 256"));
+        assert!(take(2, &[(8, (64 << 10) + 1)]).unwrap_err().contains("65537"));
+        assert_eq!(take(2, &[(8, 64 << 10); 64]), Ok(()));
+        assert!(take(2, &[(8, 64 << 10); 65]).is_err());
+        assert!(take(2, &[(255, 0); 257]).is_err());
+    }
+
+    #[test]
+    fn what_is_kept_for_every_member_counts_for_every_member() {
+        let (mut room, member) = (Room::default(), with(&[(8, 64 << 10); 64]));
+        let taken = (0..1000).take_while(|_| room.take(&path(2), &member).is_ok()).count();
+        assert_eq!(taken, 63);
+        let mut room = Room::default();
+        let taken = (0..1 << 20).take_while(|_| room.take_implied(&path(MAX_PATH)).is_ok()).count();
+        assert_eq!(taken, MAX_IMPLIED_PATHS / MAX_PATH);
+    }
+}

@@ -1,0 +1,778 @@
+//! `build`: a disk from a tree of files and a description, without any disk to begin with.
+//!
+//! ```text
+//! folder or tar → members → rows for each volume → trees → plans ─┐
+//! description   → places of partitions → table, boot code         ┴→ Splicer → layout
+//! ```
+//!
+//! It is a rebuild without a parent: the same planners, the same layout, the same reading back.
+
+mod description;
+mod follower;
+mod limits;
+mod member;
+mod members;
+mod path;
+mod spool;
+mod tar;
+
+use std::collections::{BTreeMap, HashMap};
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Instant;
+
+use mif_formats::container::ImageFile;
+use mif_formats::fs::plan::{Tree, TreeNode};
+use mif_formats::fs::walk::Entry;
+use mif_formats::fs::{FileType, Node, Timestamp, ext4, fat};
+use mif_formats::mif::ObjectId;
+use mif_formats::mif::layout::Builder;
+use mif_formats::mif::manifest::Row;
+use mif_formats::partition::{Partition, Table, TableKind, write};
+use mif_formats::{ErrorKind, Source, uuid};
+use serde::Serialize;
+use sha1::{Digest, Sha1};
+
+use self::description::{Description, VolumeDescription, VolumeSize};
+use self::limits::Room;
+use self::member::{Content, Member, Members};
+use self::path::TreePath;
+use self::spool::Spool;
+use crate::compose::made::Made;
+use crate::compose::planner::Params;
+use crate::compose::splice::{Known, Splicer};
+use crate::compose::staging::Bench;
+use crate::disk::scan::VolumeExtent;
+use crate::error::{Error, Result};
+use crate::guest::packages;
+use crate::ingest::store_files;
+use crate::rebuild::{NewIds, node};
+use crate::store::{Counts, Provenance, Store, StoredDisk, WriterStats, check_name, volume_name};
+use crate::task::progress::{self, Progress};
+use crate::tree::new_content::{Contents, NewContents};
+
+/// Boot code in sector 0 ends here; the disk's signature and the table follow.
+const BOOT_CODE: usize = 440;
+const SECTOR: u64 = 512;
+/// In GRUB's boot.img: the sector of the core image, and a jump that is taken where the BIOS's drive number is not
+/// to be trusted.
+const GRUB_SECTOR: usize = 0x5C;
+const GRUB_DRIVE_CHECK: usize = 0x66;
+/// In the first sector of GRUB's core image: where the rest is, how long, and the segment it is loaded to.
+const GRUB_BLOCK_LIST: usize = 0x1F4;
+const GRUB_SEGMENT: u16 = 0x0820;
+/// The first inode that is no filesystem's own.
+const FIRST_INODE: u64 = 12;
+
+/// How to build.
+#[derive(Debug, Clone)]
+pub struct BuildOptions {
+    /// The name of the new image; it becomes its next version.
+    pub name: String,
+    /// What UUIDs that the description does not give are made from.
+    pub ids: NewIds,
+    /// The time of making, in seconds since 1970.
+    pub time: u32,
+    /// The command line, for the image's record.
+    pub command: Vec<String>,
+}
+
+/// What was built.
+#[derive(Debug, Clone, Serialize)]
+pub struct BuildReport {
+    /// The image, as `name@version`.
+    pub image: String,
+    /// The disk's size in bytes.
+    pub disk_size: u64,
+    /// Its volumes, in disk order.
+    pub volumes: Vec<BuiltVolume>,
+    /// How the disk divides.
+    pub counts: Counts,
+    /// What was new to the store.
+    pub added: WriterStats,
+    /// What is to be known, each a sentence.
+    pub notes: Vec<String>,
+    /// How long it took.
+    pub seconds: f64,
+}
+
+/// A volume that was built.
+#[derive(Debug, Clone, Serialize)]
+pub struct BuiltVolume {
+    /// Its name: `p1`.
+    pub volume: String,
+    /// Its size in bytes.
+    pub size: u64,
+    /// The filesystem.
+    pub filesystem: Option<String>,
+    /// The folder of the tree whose files it has.
+    pub mount: Option<String>,
+    /// The filesystem's UUID.
+    pub uuid: Option<String>,
+    /// Paths on it.
+    pub paths: u64,
+}
+
+/// Builds the disk that the file `description` describes, with the files of `tree` (a folder, a tar, or `-` for a
+/// tar on standard input), and publishes it as an image.
+pub fn build(
+    store: &Store,
+    description: &Path,
+    tree: &Path,
+    options: &BuildOptions,
+    progress: &dyn Progress,
+) -> Result<BuildReport> {
+    let started = Instant::now();
+    check_name(&options.name)?;
+    let description = Description::read(description)?;
+    let boot = BootCode::read(&description)?;
+    progress.stage("listing", 0);
+    let Input { members, tar, mut notes } = Input::open(tree)?;
+    let mut volumes = split(&description, members, options)?;
+    // All that can be refused is, before any content is read.
+    progress.stage("planning", 0);
+    let drafts: Vec<Option<Draft>> = volumes
+        .iter()
+        .map(|volume| volume.draft(tar.as_ref()).map_err(|e| e.within(&volume.name)))
+        .collect::<Result<_>>()?;
+    let (table, size) = place(&description, &volumes, &drafts, options)?;
+    let table_bytes = boot.place(write::write(None, &table, size)?, &description, &table)?;
+    let mut plans = Vec::new();
+    for (volume, draft) in volumes.iter().zip(&drafts) {
+        progress::check(progress)?;
+        let partition = table.partitions.iter().find(|p| volume_name(p.slot) == volume.name);
+        let Partition { start, len, .. } = *partition.expect("each volume has one");
+        let params = match draft {
+            Some(draft) => {
+                let params = volume.params(len, draft, options)?;
+                params.plan(&draft.tree, &mut |_| Ok(())).map_err(|e| e.within(&volume.name))?;
+                Some(params)
+            }
+            None => None,
+        };
+        let head = match volume.description.fs.as_deref() {
+            Some("swap") => swap_head(len, volume, options)?,
+            _ => Vec::new(),
+        };
+        plans.push((VolumeExtent { volume: 0, disk: start, len }, params, head));
+    }
+    let bench = Bench::Store(store);
+    let (stored, contents) = store_contents(&bench, &mut volumes, &drafts, tar.as_ref(), progress)?;
+    let objects = bench.objects()?;
+    progress.stage("putting together", 0);
+    let empty = Builder::new().finish();
+    let (known, new) = (Known::new(&empty), NewContents::new());
+    let places = Contents { objects: &objects, new: &new };
+    let writer = bench.writer()?;
+    let mut splicer = Splicer::new(&empty, size, Vec::new(), places, &known, &writer);
+    for (i, (extent, params, head)) in plans.into_iter().enumerate() {
+        progress::check(progress)?;
+        let name = &volumes[i].name;
+        if let (Some(params), Some(draft)) = (params, &drafts[i]) {
+            let planned = params.plan(&draft.tree, &mut |plan| {
+                notes.extend(plan.notes().iter().map(|note| format!("{name}: {note}")));
+                splicer.volume(&[extent], plan, &contents[i])
+            });
+            planned.map_err(|e| e.within(name))?;
+        }
+        splicer.bytes(extent.disk, &head)?;
+    }
+    for (at, bytes) in table_bytes {
+        splicer.bytes(at, &bytes)?;
+    }
+    let mut layout = Arc::new(splicer.finish()?);
+    let added = bench.finish(writer, &objects, [&mut layout])?;
+    let rows: Vec<&Row> = volumes.iter().flat_map(|volume| &volume.rows).collect();
+    let planned: Vec<String> =
+        volumes.iter().zip(&drafts).filter(|(_, d)| d.is_some()).map(|(v, _)| v.name.clone()).collect();
+    let made = Made::read_back(StoredDisk::new(layout.clone(), objects.clone()), &rows, &planned)?;
+    let (packages_file, unread) = packages::table(&made.rows, &objects, made.devices())?;
+    notes.extend(unread);
+    let source = Some(tree.display().to_string());
+    let command = options.command.clone();
+    let provenance = Provenance { source, command, ..Provenance::of("build") };
+    let image = made.publish(store, &options.name, &packages_file, provenance)?;
+    let built = volumes.iter().map(|volume| {
+        let partition = made.table.partitions.iter().find(|p| volume_name(p.slot) == volume.name);
+        let record = made.records.iter().find(|record| record.volume == volume.name);
+        let info = record.and_then(|record| match &record.content {
+            crate::store::FilesystemRecord::Filesystem(info) => Some(info),
+            crate::store::FilesystemRecord::Other(_) => None,
+        });
+        BuiltVolume {
+            volume: volume.name.clone(),
+            size: partition.map_or(0, |p| p.len),
+            filesystem: info.map(|info| info.kind.clone()).or(volume.description.fs.clone()),
+            mount: volume.description.mount.clone(),
+            uuid: info.and_then(|info| info.uuid.clone()),
+            paths: volume.rows.len() as u64,
+        }
+    });
+    Ok(BuildReport {
+        image: image.id(),
+        disk_size: image.disk_size,
+        volumes: built.collect(),
+        counts: image.counts,
+        added: stored.with(added),
+        notes,
+        seconds: started.elapsed().as_secs_f64(),
+    })
+}
+
+/// The tree, and the tar that it is in.
+struct Input {
+    members: Members,
+    tar: Option<Arc<dyn Source>>,
+    /// What the user should know of how it was read, each a sentence.
+    notes: Vec<String>,
+}
+
+impl Input {
+    fn open(tree: &Path) -> Result<Self> {
+        if tree.is_dir() {
+            return Ok(Input { members: members::of_folder(tree)?, tar: None, notes: Vec::new() });
+        }
+        let source: Arc<dyn Source> = if tree == Path::new("-") {
+            Arc::new(Spool::of(&mut std::io::stdin().lock())?)
+        } else if std::fs::metadata(tree)
+            .is_ok_and(|meta| std::os::unix::fs::FileTypeExt::is_fifo(&meta.file_type()))
+        {
+            let mut pipe = std::fs::File::open(tree).map_err(|e| Error::io(tree, &e))?;
+            Arc::new(Spool::of(&mut pipe)?)
+        } else {
+            Arc::new(ImageFile::open(tree)?)
+        };
+        let (members, notes) = tar::of_tar(&*source, &tree.display().to_string())?;
+        Ok(Input { members, tar: Some(source), notes })
+    }
+}
+
+/// A volume with its files.
+struct Volume<'d> {
+    name: String,
+    description: &'d VolumeDescription,
+    rows: Vec<Row>,
+    /// For each row, where its content is.
+    contents: Vec<Option<Content>>,
+}
+
+/// A volume's tree.
+struct Draft {
+    tree: Tree,
+    /// The row of each file that has content, by its key in the tree.
+    files: Vec<usize>,
+}
+
+/// Gives each volume the members below its mount point; they lie on the volume that is mounted closest.
+fn split<'d>(
+    description: &'d Description,
+    mut members: Members,
+    options: &BuildOptions,
+) -> Result<Vec<Volume<'d>>> {
+    let folder = || {
+        let mut node = Node::bare(FileType::Dir);
+        (node.mode, node.uid, node.gid) = (Some(0o755), Some(0), Some(0));
+        node.mtime = Some(Timestamp { secs: options.time.into(), nanos: 0 });
+        Member { node, content: None, file: None, acls: Vec::new() }
+    };
+    let mounts: Vec<Option<TreePath>> = description
+        .volumes
+        .iter()
+        .map(|volume| volume.mount.as_ref().and_then(|mount| TreePath::parse(mount.as_bytes())))
+        .collect();
+    // Folders that no member says, and mount points.
+    let wanted: Vec<TreePath> = members.keys().chain(mounts.iter().flatten()).cloned().collect();
+    let mut room = Room::default();
+    for path in wanted {
+        // What lies above a directory that is there is seen to when its own turn comes.
+        let mut missing = if members.contains_key(&path) { path.parent() } else { Some(path) };
+        while let Some(path) = missing.filter(|path| !members.contains_key(path)) {
+            room.take_implied(&path)
+                .map_err(|problem| Error::input(format!("{}: {problem}", path.shown())))?;
+            missing = path.parent();
+            members.insert(path, folder());
+        }
+    }
+    let mut volumes: Vec<Volume<'_>> = description
+        .volumes
+        .iter()
+        .map(|volume| Volume {
+            name: volume_name(volume.slot.expect("each has one")),
+            description: volume,
+            rows: Vec::new(),
+            contents: Vec::new(),
+        })
+        .collect();
+    let mut homeless = 0;
+    let mut inodes: HashMap<(usize, u64), u64> = HashMap::new();
+    for (path, member) in members {
+        let here = |mount: &TreePath| path.below(mount).is_some();
+        let closest = (0..mounts.len()).filter(|i| mounts[*i].as_ref().is_some_and(here));
+        let closest = closest.max_by_key(|i| mounts[*i].as_ref().map_or(0, TreePath::len));
+        let Some(home) = closest else {
+            homeless += usize::from(member.node.file_type != FileType::Dir);
+            continue;
+        };
+        let mount = mounts[home].clone().unwrap_or(TreePath::root());
+        // A mount point is a folder of the volume around it, too.
+        let around = |i: &usize| {
+            let mount = mounts[*i].as_ref();
+            mount.is_some_and(|other| *i != home && path.below(other).is_some())
+        };
+        if path == mount
+            && let Some(outer) =
+                (0..mounts.len()).filter(around).max_by_key(|i| mounts[*i].as_ref().map(TreePath::len))
+        {
+            let within = mounts[outer].as_ref().and_then(|mount| path.below(mount));
+            volumes[outer].add(&within.expect("it is around this one"), folder(), None);
+        }
+        if path == mount && member.node.file_type != FileType::Dir {
+            let path = String::from_utf8_lossy(&path.bytes()).into_owned();
+            return Err(Error::input(format!(
+                "{path}: is to be a mount point, and is no folder in the tree"
+            )));
+        }
+        let inode = member.file.map(|file| {
+            let next = FIRST_INODE + inodes.len() as u64;
+            *inodes.entry((home, file)).or_insert(next)
+        });
+        volumes[home].add(&path.below(&mount).expect("it is mounted here"), member, inode);
+    }
+    if homeless > 0 {
+        return Err(Error::usage(format!("{homeless} files of the tree lie on no volume"))
+            .advise("Give a volume mount = \"/\""));
+    }
+    for volume in &mut volumes {
+        volume.complete(options);
+    }
+    Ok(volumes)
+}
+
+impl Volume<'_> {
+    fn add(&mut self, path: &TreePath, member: Member, inode: Option<u64>) {
+        let entry = Entry { path: path.bytes(), node: 0, short_name: None };
+        let mut node = member.node;
+        node.inode = inode;
+        if self.description.is_fat() {
+            // FAT keeps none of these.
+            (node.mode, node.uid, node.gid, node.xattrs) = (None, None, None, Vec::new());
+        }
+        self.rows.push(crate::tree::rows::row(&self.name, entry, node));
+        self.contents.push(member.content);
+    }
+
+    fn is_ext(&self) -> bool {
+        self.description.fs.as_deref().is_some_and(|fs| fs.starts_with("ext"))
+    }
+
+    fn has_files(&self) -> bool {
+        self.is_ext() || self.description.is_fat()
+    }
+
+    /// What every volume has: a root folder, and an ext volume its `lost+found`, which fsck asks for.
+    fn complete(&mut self, options: &BuildOptions) {
+        if !self.has_files() {
+            return;
+        }
+        let mut folder = Node::bare(FileType::Dir);
+        folder.mtime = Some(Timestamp { secs: options.time.into(), nanos: 0 });
+        (folder.mode, folder.uid, folder.gid) = (Some(0o755), Some(0), Some(0));
+        let lost_found = self.is_ext().then_some((&b"/lost+found"[..], 0o700));
+        for (name, mode) in [(&b"/"[..], 0o755)].into_iter().chain(lost_found) {
+            let path = TreePath::parse(name).expect("a constant");
+            if !self.rows.iter().any(|row| row.path == name) {
+                let node = Node { mode: Some(mode), ..folder.clone() };
+                self.add(&path, Member { node, content: None, file: None, acls: Vec::new() }, None);
+            }
+        }
+    }
+
+    /// Its tree; none if it has no files. `tar` is what the members came from.
+    fn draft(&self, tar: Option<&Arc<dyn Source>>) -> Result<Option<Draft>> {
+        let _ = (self.uuid_bytes()?, self.label()?);
+        if !self.has_files() {
+            return Ok(None);
+        }
+        let root = self.rows.iter().find(|row| row.path == b"/").expect("it was completed");
+        let mut tree = Tree::new(node(root));
+        let mut files = Vec::new();
+        let mut links: HashMap<u64, usize> = HashMap::new();
+        for (i, (row, content)) in self.rows.iter().zip(&self.contents).enumerate() {
+            if row.path == b"/" {
+                continue;
+            }
+            if let Some(first) = row.inode.and_then(|inode| links.get(&inode)) {
+                tree.link(&row.path, None, *first)?;
+                continue;
+            }
+            let new = match content {
+                Some(content) if row.size > 0 => {
+                    // What was a hole stays one, and what was none does: a swap file must have none.
+                    let mut data: Vec<std::ops::Range<u64>> = Vec::new();
+                    for (part, _) in content.open(row.size, tar)?.parts {
+                        match data.last_mut() {
+                            Some(last) if last.end == part.start => last.end = part.end,
+                            _ => data.push(part),
+                        }
+                    }
+                    files.push(i);
+                    TreeNode::file(node(row), files.len() as u64 - 1, data)
+                }
+                _ => TreeNode::new(node(row)),
+            };
+            let index = tree.add(&row.path, None, new)?;
+            if let Some(inode) = row.inode {
+                links.insert(inode, index);
+            }
+        }
+        tree.finish()?;
+        Ok(Some(Draft { tree, files }))
+    }
+
+    /// The parameters at a size in bytes: as the system's own tools would choose them, but for what is said.
+    fn params(&self, size: u64, draft: &Draft, options: &BuildOptions) -> Result<Params> {
+        let VolumeDescription { fs, features, block_size, inodes, .. } = self.description;
+        let fs = fs.as_deref().unwrap_or_default();
+        let id = self.id(options)?;
+        if self.is_ext() {
+            // As mke2fs.conf has it.
+            let is_small = size < 512 << 20;
+            let block_size = block_size.unwrap_or(if is_small { 1024 } else { 4096 });
+            // GRUB before 2.12 does not read a volume with metadata_csum_seed.
+            let features =
+                if fs == "ext4" { format!("^metadata_csum_seed,{features}") } else { features.clone() };
+            let mut params = ext4::plan::Params::new(fs, size, block_size, &features)?;
+            let ratio = if is_small { 4096 } else { 16_384 };
+            let needed = draft.tree.nodes().len() as u64 + FIRST_INODE;
+            params.set_inodes(inodes.unwrap_or((size / ratio).max(needed + needed / 10)));
+            params.uuid = id;
+            params.hash_seed = options.ids.uuid(&format!("{} hash seed", self.name));
+            params.label = self.label()?;
+            (params.mkfs_time, params.write_time, params.last_check) =
+                (options.time, options.time, options.time);
+            return Ok(Params::Ext(params));
+        }
+        let kind = match (fs, size) {
+            ("fat", ..0x40_0000) => "fat12",
+            ("fat", ..0x2000_0000) => "fat16",
+            ("fat", _) => "fat32",
+            (kind, _) => kind,
+        };
+        let mut params = fat::plan::Params::new(kind, size)?;
+        params.volume_id = u32::from_le_bytes([id[0], id[1], id[2], id[3]]);
+        let label = self.label()?;
+        if !label.is_empty() {
+            let mut padded = [b' '; 11];
+            padded[..label.len()].copy_from_slice(&label);
+            params.label = Some(padded);
+            params.label_written = Some(Timestamp { secs: options.time.into(), nanos: 0 });
+        }
+        Ok(Params::Fat(params))
+    }
+
+    /// The UUID, or FAT's number in the first four bytes.
+    fn id(&self, options: &BuildOptions) -> Result<[u8; 16]> {
+        Ok(self.uuid_bytes()?.unwrap_or_else(|| options.ids.uuid(&self.name)))
+    }
+
+    fn uuid_bytes(&self) -> Result<Option<[u8; 16]>> {
+        let Some(uuid) = &self.description.uuid else { return Ok(None) };
+        let bytes = if self.description.is_fat() {
+            let digits = uuid.replace('-', "");
+            let number = u32::from_str_radix(&digits, 16).ok().filter(|_| digits.len() == 8);
+            number.map(|number| {
+                let mut bytes = [0; 16];
+                bytes[..4].copy_from_slice(&number.to_le_bytes());
+                bytes
+            })
+        } else {
+            uuid::bytes(uuid)
+        };
+        let bad = || {
+            Error::usage(format!(
+                "uuid = \"{uuid}\" is none of a {}",
+                self.description.fs.as_deref().unwrap_or("volume")
+            ))
+        };
+        bytes.ok_or_else(bad).map(Some)
+    }
+
+    fn label(&self) -> Result<Vec<u8>> {
+        let label = self.description.label.clone().unwrap_or_default();
+        let most = if self.description.is_fat() { 11 } else { 16 };
+        let bad = |c: char| {
+            self.description.is_fat() && (!c.is_ascii() || c.is_control() || "\"*+,./:;<=>?[\\]|".contains(c))
+        };
+        if label.len() > most || label.contains('\0') || label.chars().any(bad) {
+            return Err(Error::usage(format!(
+                "label = \"{label}\" has over {most} bytes, or characters that none has"
+            )));
+        }
+        Ok(if self.description.is_fat() { label.to_ascii_uppercase() } else { label }.into_bytes())
+    }
+
+    /// The least size in bytes at which all fits, to a mebibyte.
+    fn least(&self, draft: &Draft, options: &BuildOptions) -> Result<u64> {
+        const UNIT: u64 = 1 << 20;
+        let fits = |units: u64| -> Result<bool> {
+            let planned = self.params(units * UNIT, draft, options);
+            let refusal = match planned {
+                Ok(Params::Ext(params)) => ext4::plan::Plan::new(&draft.tree, params).err(),
+                Ok(Params::Fat(params)) => fat::plan::Plan::new(&draft.tree, params).err(),
+                Err(error) => return Err(error),
+            };
+            match refusal {
+                None => Ok(true),
+                Some(error) if error.kind() == ErrorKind::Limit => Ok(false),
+                Some(error) if units < 8 && error.kind() == ErrorKind::Unsupported => {
+                    // Too small to be a volume at all, perhaps: what no size would help shows at the next.
+                    Ok(false)
+                }
+                Some(error) => Err(error.into()),
+            }
+        };
+        let data: u64 =
+            draft.tree.nodes().iter().flat_map(|node| &node.data).map(|part| part.end - part.start).sum();
+        let (mut low, mut high) = (data / UNIT, (data / UNIT).max(1));
+        while !fits(high)? {
+            low = high;
+            high += high / 4 + 1;
+            if high > 1 << 30 {
+                return Err(Error::input("no size would do"));
+            }
+        }
+        while low + 1 < high {
+            let middle = low + (high - low) / 2;
+            if fits(middle)? { high = middle } else { low = middle }
+        }
+        Ok(high * UNIT)
+    }
+}
+
+/// Stores the content of all files, and writes what it is into their rows; gives, for each volume, the objects of
+/// its files.
+fn store_contents(
+    bench: &Bench<'_>,
+    volumes: &mut [Volume<'_>],
+    drafts: &[Option<Draft>],
+    tar: Option<&Arc<dyn Source>>,
+    progress: &dyn Progress,
+) -> Result<(WriterStats, Vec<Vec<ObjectId>>)> {
+    let of_volume = |(i, draft): (usize, &Option<Draft>)| -> Vec<(usize, usize)> {
+        draft.iter().flat_map(|draft| &draft.files).map(|row| (i, *row)).collect()
+    };
+    let files: Vec<(usize, usize)> = drafts.iter().enumerate().flat_map(of_volume).collect();
+    let sizes = files.iter().map(|(volume, row)| volumes[*volume].rows[*row].size);
+    progress.stage("storing files", sizes.fold(0, u64::saturating_add));
+    let writer = bench.writer()?;
+    let stored = store_files(files.len(), &writer, progress, |i| {
+        let (volume, row) = files[i];
+        let Volume { rows, contents, .. } = &volumes[volume];
+        contents[row].as_ref().expect("a file with content").open(rows[row].size, tar)
+    })?;
+    let mut objects = vec![Vec::new(); volumes.len()];
+    let mut by_inode = HashMap::new();
+    for ((volume, row), (object, digests)) in files.into_iter().zip(stored) {
+        objects[volume].push(object);
+        let row = &mut volumes[volume].rows[row];
+        describe(row, object, digests);
+        if let Some(inode) = row.inode {
+            by_inode.insert((volume, inode), (object, digests));
+        }
+    }
+    for (i, volume) in volumes.iter_mut().enumerate() {
+        for row in volume.rows.iter_mut().filter(|row| row.file_type == FileType::File) {
+            let known = row.inode.and_then(|inode| by_inode.get(&(i, inode)));
+            if let Some((object, digests)) = known {
+                describe(row, *object, *digests);
+            } else if row.size == 0 {
+                let empty = ObjectId::of(&[]);
+                describe(row, empty, Some((Sha1::digest([]).into(), empty)));
+            }
+        }
+    }
+    writer.put(&[])?;
+    Ok((writer.finish()?, objects))
+}
+
+/// Says in its row what a file holds.
+fn describe(row: &mut Row, object: ObjectId, digests: Option<([u8; 20], ObjectId)>) {
+    match digests {
+        Some((sha1, blake3)) => (row.sha1, row.blake3) = (Some(sha1), Some(blake3)),
+        None => row.content = Some(object),
+    }
+}
+
+/// Where each volume lies, as a table, and the size of the disk.
+fn place(
+    description: &Description,
+    volumes: &[Volume<'_>],
+    drafts: &[Option<Draft>],
+    options: &BuildOptions,
+) -> Result<(Table, u64)> {
+    let align = description.align.0;
+    let kind = description.table;
+    let id = match (kind, &description.id) {
+        (TableKind::None, _) => None,
+        (_, Some(id)) => Some(id.to_ascii_lowercase()),
+        (TableKind::Gpt, None) => Some(uuid::text(&options.ids.uuid("disk"))),
+        (TableKind::Mbr, None) => Some(format!("{:08x}", options.ids.id32("disk"))),
+    };
+    let mut table =
+        Table { kind, sector_size: SECTOR as u32, id, partitions: Vec::new(), warnings: Vec::new() };
+    let tail = write::tail(None, &table)?;
+    let mut sizes: BTreeMap<usize, u64> = BTreeMap::new();
+    let mut rest = None;
+    for (i, (volume, draft)) in volumes.iter().zip(drafts).enumerate() {
+        let least = || match draft {
+            Some(draft) => volume.least(draft, options).map_err(|e| e.within(&volume.name)),
+            None => Ok(align),
+        };
+        let size = match volume.description.size {
+            VolumeSize::Bytes(size) => size,
+            VolumeSize::Least(more) => least()?.saturating_add(more),
+            VolumeSize::Rest if description.size.is_none() => {
+                let least = least()?;
+                least + least / 4
+            }
+            VolumeSize::Rest => {
+                rest = Some(i);
+                0
+            }
+        };
+        sizes.insert(
+            i,
+            size.next_multiple_of(if kind == TableKind::None { 4096 } else { align.min(1 << 20) }),
+        );
+    }
+    let head = if kind == TableKind::None { 0 } else { align };
+    let used = sizes.values().fold(head, |at, size| at.next_multiple_of(align.max(1)).saturating_add(*size));
+    let size = match description.size {
+        Some(size) => size.0.next_multiple_of(SECTOR),
+        None => {
+            used.saturating_add(tail).next_multiple_of(if kind == TableKind::None { 4096 } else { 1 << 20 })
+        }
+    };
+    if let Some(rest) = rest {
+        let left = size.saturating_sub(tail).saturating_sub(used);
+        let left = if kind == TableKind::None { left / 4096 * 4096 } else { left / align * align };
+        sizes.insert(rest, left);
+    }
+    let needed = sizes.values().fold(head, |at, size| at.next_multiple_of(align).saturating_add(*size));
+    if needed.saturating_add(tail) > size || sizes.values().any(|size| *size == 0) {
+        return Err(Error::input(format!(
+            "no room: the disk has {size} bytes, and its volumes need {}",
+            needed.saturating_add(tail)
+        )));
+    }
+    let mut at = head;
+    for (i, volume) in volumes.iter().enumerate() {
+        at = at.next_multiple_of(align);
+        let VolumeDescription { slot, type_id, name, id, active, .. } = volume.description;
+        let slot = slot.expect("each has one");
+        let id = match (kind, id) {
+            (TableKind::Gpt, None) => Some(uuid::text(&options.ids.uuid(&format!("partition {slot}")))),
+            (_, id) => id.clone(),
+        };
+        table.partitions.push(Partition {
+            slot,
+            start: at,
+            len: sizes[&i],
+            type_id: type_id.clone().unwrap_or_default(),
+            id,
+            name: name.clone(),
+            attributes: if *active { 0x80 } else { 0 },
+        });
+        at += sizes[&i];
+    }
+    Ok((table, size))
+}
+
+/// The head of a swap space: its version, last page, UUID and label (`union swap_header`).
+fn swap_head(len: u64, volume: &Volume<'_>, options: &BuildOptions) -> Result<Vec<u8>> {
+    const PAGE: usize = 4096;
+    let pages = len / PAGE as u64;
+    let last = u32::try_from(pages.saturating_sub(1)).ok().filter(|last| *last >= 9);
+    let last =
+        last.ok_or_else(|| Error::input(format!("{}: {len} bytes are no size for a swap", volume.name)))?;
+    let mut head = vec![0; PAGE];
+    head[1024..1028].copy_from_slice(&1_u32.to_le_bytes());
+    head[1028..1032].copy_from_slice(&last.to_le_bytes());
+    head[1036..1052].copy_from_slice(&volume.id(options)?);
+    let label = volume.label()?;
+    head[1052..1052 + label.len()].copy_from_slice(&label);
+    head[PAGE - 10..].copy_from_slice(b"SWAPSPACE2");
+    Ok(head)
+}
+
+/// Boot code beside the filesystems.
+struct BootCode {
+    mbr: Option<Vec<u8>>,
+    core: Option<Vec<u8>>,
+}
+
+impl BootCode {
+    fn read(description: &Description) -> Result<Self> {
+        // As much as any gap or BIOS boot partition has.
+        const MAX: u64 = 16 << 20;
+        let read = |path: &Option<std::path::PathBuf>| -> Result<Option<Vec<u8>>> {
+            let Some(path) = path else { return Ok(None) };
+            crate::host::named::read(path, MAX).map(Some)
+        };
+        Ok(BootCode { mbr: read(&description.boot.mbr)?, core: read(&description.boot.core)? })
+    }
+
+    /// Adds it to the bytes of the table, whose first are of sector 0. GRUB's is told where it lies, as grub-install
+    /// does it.
+    fn place(
+        self,
+        mut patches: Vec<write::Patch>,
+        description: &Description,
+        table: &Table,
+    ) -> Result<Vec<write::Patch>> {
+        let mut core_sector = None;
+        if let Some(mut core) = self.core {
+            let bios = description.bios_boot();
+            let bios = table.partitions.iter().find(|p| Some(p.slot) == bios);
+            let (at, room) = match (bios, table.kind) {
+                (Some(partition), _) => (partition.start, partition.len),
+                (None, TableKind::Mbr) => {
+                    let first = table.partitions.iter().map(|p| p.start).min().unwrap_or(0);
+                    (SECTOR, first.saturating_sub(SECTOR))
+                }
+                _ => return Err(Error::usage("boot.core has no place on a disk without a table")),
+            };
+            if core.len() as u64 > room {
+                return Err(Error::input(format!(
+                    "no room: boot.core has {} bytes, its place {room}",
+                    core.len()
+                )));
+            }
+            core.resize(core.len().next_multiple_of(SECTOR as usize), 0);
+            let sector = at / SECTOR;
+            let segment = core.get(GRUB_BLOCK_LIST + 10..GRUB_BLOCK_LIST + 12);
+            if segment.is_some_and(|bytes| bytes == GRUB_SEGMENT.to_le_bytes()) {
+                let more = u16::try_from(core.len() / SECTOR as usize - 1)
+                    .map_err(|_| Error::input("boot.core is longer than GRUB can load"))?;
+                core[GRUB_BLOCK_LIST..GRUB_BLOCK_LIST + 8].copy_from_slice(&(sector + 1).to_le_bytes());
+                core[GRUB_BLOCK_LIST + 8..GRUB_BLOCK_LIST + 10].copy_from_slice(&more.to_le_bytes());
+            }
+            core_sector = Some(sector);
+            patches.push((at, core));
+        }
+        if let Some(mbr) = self.mbr {
+            if table.kind == TableKind::None {
+                return Err(Error::usage("boot.mbr has no place on a disk without a table"));
+            }
+            let code = &mbr[..mbr.len().min(BOOT_CODE)];
+            let sector0 = &mut patches[0].1;
+            sector0[..code.len()].copy_from_slice(code);
+            let is_grub = code.windows(5).any(|word| word == b"GRUB ");
+            if let (Some(sector), true, BOOT_CODE) = (core_sector, is_grub, code.len()) {
+                sector0[GRUB_SECTOR..GRUB_SECTOR + 8].copy_from_slice(&sector.to_le_bytes());
+                sector0[GRUB_DRIVE_CHECK..GRUB_DRIVE_CHECK + 2].copy_from_slice(&[0x90, 0x90]);
+            }
+        }
+        Ok(patches)
+    }
+}

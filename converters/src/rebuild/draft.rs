@@ -1,0 +1,342 @@
+//! An image that is about to be made from another: planned, put together, read back and published.
+
+use std::borrow::Cow;
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+
+use mif_formats::fs::{FileType, Timestamp};
+use mif_formats::mif::layout::Layout;
+use mif_formats::mif::manifest::Row;
+
+use super::arrange::Arrangement;
+use super::ids::{Identities, IdsReport, Rewritten};
+use super::reshape::Reshape;
+use super::shape::{Patches, VolumeDraft, find_volume, resized, shape};
+use super::tree::Rows;
+use crate::compose::made::Made;
+use crate::compose::planner::{Params, VolumeSource};
+use crate::compose::splice::{Known, Splicer};
+use crate::compose::staging::Bench;
+use crate::disk::scan::{Scan, VolumeExtent};
+use crate::error::{Error, Result};
+use crate::guest::packages;
+use crate::ingest::store_new;
+use crate::store::{Image, ObjectWriter, Objects, Provenance, Store, StoredDisk, StoredImage, WriterStats};
+use crate::task::progress::{self, Progress};
+use crate::tree::edit::Files;
+use crate::tree::new_content::{Contents, NewContents};
+
+/// How to rebuild.
+#[derive(Debug, Clone, Default)]
+pub struct RebuildOptions {
+    /// The name of the new image; it becomes its next version.
+    pub name: String,
+    /// What the provenance says made it: `rebuild`, `customize`.
+    pub operation: String,
+    /// Volumes to plan even if nothing of them was edited.
+    pub always: Vec<String>,
+    /// Other sizes and identities.
+    pub reshape: Reshape,
+    /// The command line, for the image's record.
+    pub command: Vec<String>,
+    /// The digest of the edits, for the image's record.
+    pub recipe: Option<String>,
+    /// Where the edits came from, for the image's record.
+    pub source: Option<String>,
+}
+
+/// An image to rebuild from: what all that is made of it has in common, read once.
+///
+/// An image is made in three steps, so that many can share what is written between them: drafts, which become
+/// visible to nobody; the end of writing, after which their objects can be read; and the published images.
+pub(crate) struct Base<'a> {
+    parent: &'a StoredImage,
+    pub(crate) bench: Bench<'a>,
+    pub(crate) rows: Vec<Row>,
+    pub(crate) objects: Arc<Objects>,
+    pub(crate) scan: Scan,
+    layout: Arc<Layout>,
+    known: Known,
+}
+
+/// A new disk, planned, of which nothing is visible yet.
+pub(crate) struct Draft {
+    pub(crate) layout: Arc<Layout>,
+    /// Rows that fresh identities changed.
+    rewritten: Rewritten,
+    /// The volumes that were planned.
+    pub(crate) planned: Vec<String>,
+    /// What planning changed beside the edits, each a sentence.
+    pub(crate) notes: Vec<String>,
+    /// What fresh identities did, if there are any.
+    pub(crate) ids: Option<IdsReport>,
+}
+
+/// What a draft would be.
+pub(crate) struct Checked {
+    /// The volumes that would be planned.
+    pub(crate) planned: Vec<String>,
+    /// What planning would change beside the edits, each a sentence.
+    pub(crate) notes: Vec<String>,
+    /// What fresh identities would do, if there are any.
+    pub(crate) ids: Option<IdsReport>,
+}
+
+/// The rows as given, but for those that are other.
+fn with_rewritten<'r>(rows: &[&'r Row], rewritten: &'r Rewritten) -> Vec<&'r Row> {
+    rows.iter().enumerate().map(|(i, row)| rewritten.get(&i).unwrap_or(row)).collect()
+}
+
+/// What a draft is put together from.
+struct Prepared<'n> {
+    rewritten: Rewritten,
+    new: Cow<'n, NewContents>,
+    volumes: Vec<VolumeDraft>,
+    arrangement: Arrangement,
+    patches: Patches,
+    ids: Option<IdsReport>,
+}
+
+impl<'a> Base<'a> {
+    pub(crate) fn new(bench: Bench<'a>, parent: &'a StoredImage) -> Result<Self> {
+        let objects = bench.objects()?;
+        Self::among(objects, bench, parent)
+    }
+
+    /// The same, where all objects of the bench are known already.
+    pub(crate) fn among(objects: Arc<Objects>, bench: Bench<'a>, parent: &'a StoredImage) -> Result<Self> {
+        let layout = Arc::new(parent.layout()?);
+        let disk = StoredDisk::new(layout.clone(), objects.clone());
+        let scan = Scan::new(Arc::new(disk.with_sectors_of(parent.image.table.sector_size)))?;
+        let known = Known::new(&layout);
+        Ok(Base { parent, bench, rows: parent.manifest()?, objects, scan, layout, known })
+    }
+
+    /// The name of the image.
+    pub(crate) fn name(&self) -> &str {
+        &self.parent.image.name
+    }
+
+    /// Its files, to edit; `time` is when they are edited.
+    pub(crate) fn files(&self, time: Timestamp) -> Result<Files> {
+        Files::new(&self.rows, &self.scan, &self.objects, time)
+    }
+
+    /// Takes the objects of drafts.
+    pub(crate) fn writer(&self) -> Result<ObjectWriter> {
+        self.bench.writer()
+    }
+
+    /// Errs if `rows` cannot become a disk of this shape. Writes nothing.
+    pub(crate) fn check(
+        &self,
+        rows: &[&Row],
+        new: &NewContents,
+        reshape: &Reshape,
+        progress: &dyn Progress,
+    ) -> Result<Checked> {
+        let prepared = self.prepare(rows, new, &[], reshape, progress)?;
+        let mut notes = prepared.arrangement.notes;
+        for volume in &prepared.volumes {
+            let planned = volume.params.plan(&volume.tree, &mut |plan| {
+                notes.extend(plan.notes().iter().map(|note| format!("{}: {note}", volume.name)));
+                Ok(())
+            });
+            planned.map_err(|e| e.within(&volume.name))?;
+        }
+        let planned = prepared.volumes.into_iter().map(|volume| volume.name).collect();
+        Ok(Checked { planned, notes, ids: prepared.ids })
+    }
+
+    /// Plans the volumes of `rows` that are edited, get another size or fresh identities, and puts the disk together.
+    /// All content is in the store or `new`. What the store lacks goes to `writer`, which is to be finished before
+    /// the draft is read or published.
+    pub(crate) fn draft(
+        &self,
+        rows: &[&Row],
+        new: &NewContents,
+        always: &[String],
+        reshape: &Reshape,
+        writer: &ObjectWriter,
+        progress: &dyn Progress,
+    ) -> Result<Draft> {
+        let Prepared { rewritten, new, volumes, arrangement, patches, ids } =
+            self.prepare(rows, new, always, reshape, progress)?;
+        let mut notes = arrangement.notes.clone();
+        let contents = Contents { objects: &self.objects, new: &new };
+        let keeps = arrangement.keeps.clone();
+        let mut splicer = Splicer::new(&self.layout, arrangement.size, keeps, contents, &self.known, writer);
+        for VolumeDraft { name, tree, contents, params } in &volumes {
+            progress::check(progress)?;
+            let extents = match arrangement.partition(name) {
+                Some(partition) => {
+                    vec![VolumeExtent { volume: 0, disk: partition.start, len: partition.len }]
+                }
+                None => arrangement.moved(&find_volume(&self.scan, name)?.extents),
+            };
+            let planned = params.plan(tree, &mut |plan| {
+                notes.extend(plan.notes().iter().map(|note| format!("{name}: {note}")));
+                splicer.volume(&extents, plan, contents)
+            });
+            planned.map_err(|e| e.within(name))?;
+        }
+        for (at, bytes) in patches {
+            splicer.bytes(at, &bytes)?;
+        }
+        let layout = Arc::new(splicer.finish()?);
+        for id in with_rewritten(rows, &rewritten).iter().filter_map(|row| row.object()) {
+            if let Some(content) = new.get(&id) {
+                store_new(content, writer)?;
+            }
+        }
+        let planned = volumes.into_iter().map(|volume| volume.name).collect();
+        Ok(Draft { layout, rewritten, planned, notes, ids })
+    }
+
+    /// The volumes to plan, each with what it is planned from, and where all is to be.
+    fn prepare<'n>(
+        &self,
+        rows: &[&Row],
+        new: &'n NewContents,
+        always: &[String],
+        reshape: &Reshape,
+        progress: &dyn Progress,
+    ) -> Result<Prepared<'n>> {
+        let mut always = always.to_vec();
+        always.extend(resized(&self.scan, reshape)?);
+        let (mut new, mut rewritten) = (Cow::Borrowed(new), Rewritten::new());
+        let mut identities = None;
+        if let Some(ids) = &reshape.new_ids {
+            let mut fresh = Identities::new(&self.scan, ids)?;
+            let contents = Contents { objects: &self.objects, new: &new };
+            let more;
+            (rewritten, more) = fresh.rewrite(rows, &self.scan, contents, &self.objects)?;
+            new.to_mut().extend(more);
+            always.extend(fresh.volumes().map(str::to_owned));
+            identities = Some(fresh);
+        }
+        let rows = with_rewritten(rows, &rewritten);
+        let mut volumes = Vec::new();
+        for name in edited_volumes(&self.rows, &rows, &always) {
+            progress::check(progress)?;
+            let mut volume = self.volume(&name, &rows, &new).map_err(|e| e.within(&name))?;
+            if let Some(identities) = &identities {
+                identities.apply(&name, &mut volume.params);
+            }
+            volumes.push(volume);
+        }
+        let (arrangement, patches) = shape(&self.scan, &mut volumes, reshape, identities.as_ref())?;
+        let ids = identities.map(|identities| identities.report);
+        Ok(Prepared { rewritten, new, volumes, arrangement, patches, ids })
+    }
+
+    /// A volume with the parameters of the original.
+    fn volume(&self, name: &str, rows: &[&Row], new: &NewContents) -> Result<VolumeDraft> {
+        let volume = find_volume(&self.scan, name)?;
+        let original = volume
+            .filesystem()
+            .ok_or_else(|| Error::unsupported("holds no filesystem that can be planned"))?;
+        let rows = Rows { volume: name, old: &self.rows, new: rows };
+        let (tree, contents) = rows.tree(original, Contents { objects: &self.objects, new })?;
+        let params = Params::of(original, Arc::new(VolumeSource::new(&self.scan, volume)))?;
+        Ok(VolumeDraft { name: name.to_owned(), tree, contents, params })
+    }
+
+    /// Ends the writing of `drafts`, whose objects are then seen here.
+    pub(crate) fn finish<'d>(
+        &self,
+        writer: ObjectWriter,
+        drafts: impl IntoIterator<Item = &'d mut Draft>,
+    ) -> Result<WriterStats> {
+        let layouts = drafts.into_iter().map(|draft| &mut draft.layout);
+        self.bench.finish(writer, &self.objects, layouts)
+    }
+
+    /// Reads a finished draft of `rows` as the disk that it is.
+    pub(crate) fn read_back(&self, draft: &Draft, rows: &[&Row]) -> Result<Made> {
+        let rows = with_rewritten(rows, &draft.rewritten);
+        let disk = StoredDisk::new(draft.layout.clone(), self.objects.clone());
+        let disk = disk.with_sectors_of(self.scan.table.sector_size);
+        Made::read_back(disk, &rows, &draft.planned)
+    }
+
+    /// Publishes a finished draft of `rows`.
+    pub(crate) fn publish(
+        &self,
+        store: &Store,
+        draft: &Draft,
+        rows: &[&Row],
+        options: &RebuildOptions,
+    ) -> Result<Image> {
+        let made = self.read_back(draft, rows)?;
+        let packages = self.packages(&made)?;
+        let provenance = Provenance {
+            parent: Some(self.parent.image.id()),
+            command: options.command.clone(),
+            recipe: options.recipe.clone(),
+            source: options.source.clone(),
+            ..Provenance::of(&options.operation)
+        };
+        made.publish(store, &options.name, &packages, provenance)
+    }
+
+    /// The table of packages for new rows: the parent's, if nothing changed that it says.
+    fn packages(&self, made: &Made) -> Result<Vec<u8>> {
+        let rows = &made.rows;
+        fn told(row: &Row) -> (&str, &[u8], FileType, Option<&[u8]>) {
+            (&row.volume, &row.path, row.file_type, row.link_target.as_deref())
+        }
+        let same_paths = self.rows.iter().map(told).eq(rows.iter().map(told));
+        let databases = |rows| packages::database_rows(rows).map(Row::object);
+        if same_paths && databases(&self.rows).eq(databases(rows)) {
+            return self.parent.packages_file();
+        }
+        Ok(packages::table(&rows[..], &self.objects, made.devices())?.0)
+    }
+}
+
+/// The names of the volumes of which some row changed, is new or is gone.
+fn edited_volumes(old: &[Row], new: &[&Row], always: &[String]) -> Vec<String> {
+    fn by_volume<'r>(rows: impl Iterator<Item = &'r Row>) -> BTreeMap<&'r str, usize> {
+        let mut counts = BTreeMap::new();
+        for row in rows {
+            *counts.entry(row.volume.as_str()).or_insert(0) += 1;
+        }
+        counts
+    }
+    let mut old_by_path: HashMap<(&str, &[u8]), &Row> = HashMap::new();
+    // A damaged directory may have a name more than once.
+    let mut doubled: HashMap<(&str, &[u8]), Vec<&Row>> = HashMap::new();
+    for row in old {
+        let path = (&row.volume[..], &row.path[..]);
+        if old_by_path.insert(path, row).is_some_and(|before| before != row) {
+            doubled.insert(path, Vec::new());
+        }
+    }
+    for row in old {
+        if let Some(same) = doubled.get_mut(&(&row.volume[..], &row.path[..])) {
+            same.push(row);
+        }
+    }
+    let is_old = |row: &Row| {
+        let path = (&row.volume[..], &row.path[..]);
+        old_by_path.get(&path) == Some(&row) || doubled.get(&path).is_some_and(|same| same.contains(&row))
+    };
+    let (old_counts, new_counts) = (by_volume(old.iter()), by_volume(new.iter().copied()));
+    let mut edited: Vec<String> = always.to_vec();
+    edited.extend(
+        old_counts
+            .keys()
+            .chain(new_counts.keys())
+            .filter(|v| old_counts.get(*v) != new_counts.get(*v))
+            .map(|v| (*v).to_owned()),
+    );
+    for row in new {
+        if edited.last() != Some(&row.volume) && !is_old(row) {
+            edited.push(row.volume.clone());
+        }
+    }
+    edited.sort();
+    edited.dedup();
+    edited
+}

@@ -1,0 +1,98 @@
+//! One image of a store, open: its record and its files, checked against their digests.
+
+use std::sync::Arc;
+
+use mif_formats::mif::layout::Layout;
+use mif_formats::mif::manifest::{self, Row};
+use mif_formats::mif::packages::{self, Package};
+
+use super::objects::Objects;
+use super::record::Image;
+use super::storage::Storage;
+use super::stored_disk::StoredDisk;
+use crate::error::{Error, Result, damaged};
+
+/// The name of the table of packages beside a manifest.
+pub(crate) const PACKAGES: &str = "packages.parquet";
+
+/// An image of the store, open.
+pub struct StoredImage {
+    /// Its record.
+    pub image: Image,
+    pub(super) storage: Arc<dyn Storage>,
+}
+
+impl StoredImage {
+    /// The key of one of its files.
+    pub(crate) fn key(&self, file: &str) -> String {
+        format!("{}/{file}", Image::folder(&self.image.name, self.image.version))
+    }
+
+    /// Writes one of its files again, in the place of one that is damaged.
+    pub(crate) fn replace(&self, file: &str, bytes: &[u8]) -> Result<()> {
+        let key = self.key(file);
+        self.storage.replace(&key, bytes).map_err(|e| self.storage.error(&key, &e))
+    }
+
+    pub(super) fn read(&self, file: &str) -> Result<Vec<u8>> {
+        let key = self.key(file);
+        self.storage.read_all(&key).map_err(|e| self.storage.error(&key, &e))
+    }
+
+    /// One of the files that are made from the manifest, checked against its digest in the record.
+    pub(crate) fn table(&self, file: &str) -> Result<Vec<u8>> {
+        let bytes = self.read(file)?;
+        let digest = blake3::hash(&bytes).to_hex();
+        if self.image.tables.get(file).map(String::as_str) != Some(digest.as_str()) {
+            return Err(Error::store(format!("{}: {file} does not fit its digest", self.image.id()))
+                .advise("`mif fsck --repair` makes it again from the manifest"));
+        }
+        Ok(bytes)
+    }
+
+    /// The packages, from the table beside the manifest.
+    pub fn packages(&self) -> Result<Vec<Package>> {
+        packages::read(self.packages_file()?.into()).map_err(|e| damaged(&self.image.id(), &e))
+    }
+
+    /// The table of packages as a file.
+    pub(crate) fn packages_file(&self) -> Result<Vec<u8>> {
+        self.table(PACKAGES)
+    }
+
+    /// The manifest's rows, checked against the digest in the record.
+    pub fn manifest(&self) -> Result<Vec<Row>> {
+        manifest::read(self.manifest_file()?).map_err(|e| damaged(&self.image.id(), &e))
+    }
+
+    /// The manifest as a file, checked against the digest in the record.
+    pub fn manifest_file(&self) -> Result<bytes::Bytes> {
+        let bytes = self.read("manifest.parquet")?;
+        if blake3::hash(&bytes).to_hex().as_str() != self.image.manifest_digest {
+            return Err(Error::store(format!(
+                "{}: manifest.parquet does not fit its digest",
+                self.image.id()
+            ))
+            .advise("The store is damaged there; the disk itself may be whole: try `mif export`"));
+        }
+        Ok(bytes.into())
+    }
+
+    /// The layout, checked against the digest in the record.
+    pub fn layout(&self) -> Result<Layout> {
+        let (layout, digest) =
+            Layout::decode(&self.read("layout")?).map_err(|e| damaged(&self.image.id(), &e))?;
+        if blake3::Hash::from_bytes(digest).to_hex().as_str() != self.image.layout_digest {
+            return Err(Error::store(format!(
+                "{}: the layout is not the one that its record names",
+                self.image.id()
+            )));
+        }
+        Ok(layout)
+    }
+
+    /// The disk, read through the layout.
+    pub fn disk(&self, objects: Arc<Objects>) -> Result<StoredDisk> {
+        Ok(StoredDisk::new(Arc::new(self.layout()?), objects).with_sectors_of(self.image.table.sector_size))
+    }
+}

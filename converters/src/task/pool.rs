@@ -1,0 +1,172 @@
+//! A pool of threads for work that makes more work: items taken in order, and jobs that they leave behind.
+
+use std::collections::VecDeque;
+use std::sync::{Condvar, Mutex, MutexGuard, OnceLock};
+use std::thread;
+
+use super::progress::{self, Progress};
+use crate::error::{Error, Result};
+
+type Job<'env> = Box<dyn FnOnce() -> Result<()> + Send + 'env>;
+
+/// Where an item leaves jobs for other threads. Bounded: when enough are waiting, the item does its own.
+pub(crate) struct Pool<'env> {
+    state: Mutex<State<'env>>,
+    changed: Condvar,
+    max_jobs: usize,
+}
+
+struct State<'env> {
+    next: usize,
+    busy: usize,
+    jobs: VecDeque<Job<'env>>,
+    error: Option<Error>,
+}
+
+/// Does `work` for each number below `items`, in ascending order, on `threads` threads, and then all jobs
+/// that were left. Gives the first error; no further item is then begun, but jobs that were left are still done:
+/// others may rely on what a job has promised to store.
+pub(crate) fn run<'env>(
+    threads: usize,
+    items: usize,
+    work: impl Fn(usize, &Pool<'env>) -> Result<()> + Sync,
+) -> Result<()> {
+    let state = State { next: 0, busy: 0, jobs: VecDeque::new(), error: None };
+    let pool = Pool { state: Mutex::new(state), changed: Condvar::new(), max_jobs: threads * 2 };
+    thread::scope(|scope| {
+        for _ in 0..threads {
+            scope.spawn(|| pool.work(items, &work));
+        }
+    });
+    match pool.state.into_inner().expect("no thread panicked").error {
+        Some(error) => Err(error),
+        None => Ok(()),
+    }
+}
+
+/// Does `work` for each item, on all processors; gives what it gave, in order, or its first error.
+pub(crate) fn in_parallel<'i, I: Sync, T: Send + Sync>(
+    items: &'i [I],
+    progress: &dyn Progress,
+    work: impl Fn(&'i I) -> Result<T> + Sync,
+) -> Result<Vec<T>> {
+    if let [only] = items {
+        return Ok(vec![work(only)?]);
+    }
+    let done: Vec<OnceLock<T>> = items.iter().map(|_| OnceLock::new()).collect();
+    let threads = std::thread::available_parallelism().map_or(1, usize::from).min(items.len());
+    run(threads, items.len(), |i, _| {
+        progress::check(progress)?;
+        let _ = done[i].set(work(&items[i])?);
+        Ok(())
+    })?;
+    Ok(done.into_iter().filter_map(OnceLock::into_inner).collect())
+}
+
+impl<'env> Pool<'env> {
+    /// Leaves a job for whichever thread is free, or does it now if many are waiting already.
+    pub(crate) fn leave(&self, job: impl FnOnce() -> Result<()> + Send + 'env) -> Result<()> {
+        let mut state = self.lock();
+        if state.jobs.len() >= self.max_jobs {
+            drop(state);
+            return job();
+        }
+        state.jobs.push_back(Box::new(job));
+        self.changed.notify_one();
+        Ok(())
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State<'env>> {
+        self.state.lock().expect("no thread panics while it holds this")
+    }
+
+    fn work(&self, items: usize, work: &impl Fn(usize, &Pool<'env>) -> Result<()>) {
+        let mut state = self.lock();
+        loop {
+            if let Some(job) = state.jobs.pop_front() {
+                state = self.busy(state, job);
+            } else if state.error.is_some() {
+                return;
+            } else if state.next < items {
+                let item = state.next;
+                state.next += 1;
+                state = self.busy(state, || work(item, self));
+            } else if state.busy > 0 {
+                state = self.changed.wait(state).expect("not poisoned");
+            } else {
+                return;
+            }
+        }
+    }
+
+    fn busy<'a>(
+        &'a self,
+        mut state: MutexGuard<'a, State<'env>>,
+        work: impl FnOnce() -> Result<()>,
+    ) -> MutexGuard<'a, State<'env>> {
+        state.busy += 1;
+        drop(state);
+        let done = Done(self);
+        let result = work();
+        drop(done);
+        let mut state = self.lock();
+        if let Err(error) = result {
+            state.error.get_or_insert(error);
+        }
+        state
+    }
+}
+
+/// Counts its thread as free when dropped, also by a panic: the others must not wait for it.
+struct Done<'a, 'env>(&'a Pool<'env>);
+
+impl Drop for Done<'_, '_> {
+    fn drop(&mut self) {
+        self.0.lock().busy -= 1;
+        self.0.changed.notify_all();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    #[test]
+    fn every_item_and_every_job_is_done_once() {
+        let done = AtomicUsize::new(0);
+        let count = &done;
+        run(4, 100, |item, pool| {
+            for _ in 0..item {
+                pool.leave(move || {
+                    count.fetch_add(1, Ordering::Relaxed);
+                    Ok(())
+                })?;
+            }
+            Ok(())
+        })
+        .unwrap();
+        assert_eq!(done.load(Ordering::Relaxed), 4950);
+    }
+
+    #[test]
+    fn jobs_that_were_left_are_done_also_after_an_error() {
+        let done = AtomicUsize::new(0);
+        let count = &done;
+        let result = run(1, 5, |item, pool| {
+            pool.leave(move || {
+                count.fetch_add(1, Ordering::Relaxed);
+                Ok(())
+            })?;
+            if item == 0 { Err(Error::input("zero")) } else { Ok(()) }
+        });
+        assert!(result.is_err());
+        assert_eq!(done.load(Ordering::Relaxed), 1);
+    }
+
+    #[test]
+    fn an_error_of_an_item_or_a_job_comes_out() {
+        assert!(run(2, 10, |item, _| if item == 3 { Err(Error::input("three")) } else { Ok(()) }).is_err());
+        assert!(run(2, 10, |_, pool| pool.leave(|| Err(Error::input("job")))).is_err());
+    }
+}

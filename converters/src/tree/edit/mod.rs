@@ -1,0 +1,511 @@
+//! The files of an image, to edit: its rows by volume and path, and where paths lead as its system would see them.
+
+mod labels;
+
+use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
+use std::ops::{Bound, Range};
+use std::sync::Arc;
+
+use mif_formats::fs::walk::MAX_PATH;
+use mif_formats::fs::{FileType, Timestamp, Xattr};
+use mif_formats::mif::manifest::{Row, escape};
+
+use self::labels::Labels;
+use super::mounts::{self, Devices, Elsewhere, Root, View};
+use super::new_content::{NewContent, NewContents};
+use super::path::{Paths, Place, VolumePath, missing, resolve, root_volume};
+use crate::disk::scan::{Scan, ScannedVolume};
+use crate::error::{Error, Result};
+use crate::host::acl;
+use crate::store::Objects;
+
+/// The largest file that is read to be edited, in bytes.
+const MAX_READ: u64 = 64 << 20;
+
+/// The files of an image, to edit.
+#[derive(Clone)]
+pub(crate) struct Files {
+    volumes: BTreeMap<String, Volume>,
+    /// The root filesystem, and what its `/etc/fstab` mounts.
+    root: Option<Arc<Root>>,
+    /// What labels its SELinux policy gives, if it has one.
+    labels: Option<Arc<Labels>>,
+    /// New files that got their directory's label, for want of a policy.
+    pub(crate) labelled_by_directory: Vec<String>,
+    objects: Arc<Objects>,
+    /// The content that edits brought.
+    pub(crate) new: NewContents,
+    /// When the edits are made.
+    pub(crate) time: Timestamp,
+}
+
+#[derive(Clone)]
+struct Volume {
+    is_fat: bool,
+    /// By path. Copies of the files share the rows that are not edited.
+    rows: BTreeMap<Arc<[u8]>, Arc<Row>>,
+    /// The further rows of paths that a damaged directory has more than once. No edit reaches them, and a volume that has
+    /// any is not planned; they are kept so that nothing is lost unsaid.
+    doubled: Vec<Arc<Row>>,
+}
+
+impl Volume {
+    /// What is below a folder.
+    fn below(&self, folder: &[u8]) -> impl Iterator<Item = (&Arc<[u8]>, &Arc<Row>)> {
+        let Range { start, end } = below(folder);
+        self.rows.range::<[u8], _>((Bound::Included(&start[..]), Bound::Excluded(&end[..])))
+    }
+}
+
+/// What a new file or folder is to be, beside its place.
+pub(crate) struct NewNode {
+    pub(crate) file_type: FileType,
+    pub(crate) mode: u16,
+    pub(crate) uid: u32,
+    pub(crate) gid: u32,
+}
+
+impl Files {
+    /// The files of an image, whose manifest has these `rows` and whose disk was scanned; `time` is when they are edited.
+    pub(crate) fn new(rows: &[Row], scan: &Scan, objects: &Arc<Objects>, time: Timestamp) -> Result<Self> {
+        let mut volumes: BTreeMap<String, Volume> = BTreeMap::new();
+        for row in rows {
+            let volume = volumes.entry(row.volume.clone()).or_insert_with(|| {
+                let scanned = scan.volumes.iter().find(|volume| volume.name == row.volume);
+                let fs = scanned.and_then(|volume| volume.filesystem());
+                Volume {
+                    is_fat: fs.is_some_and(|fs| fs.info().kind.starts_with("fat")),
+                    rows: BTreeMap::new(),
+                    doubled: Vec::new(),
+                }
+            });
+            match volume.rows.entry(row.path.as_slice().into()) {
+                Entry::Vacant(place) => _ = place.insert(Arc::new(row.clone())),
+                Entry::Occupied(_) => volume.doubled.push(Arc::new(row.clone())),
+            }
+        }
+        let objects = objects.clone();
+        let mut files = Files {
+            volumes,
+            root: None,
+            labels: None,
+            labelled_by_directory: Vec::new(),
+            objects,
+            new: NewContents::new(),
+            time,
+        };
+        let names: Vec<&str> = files.volumes.keys().map(String::as_str).collect();
+        let Some(volume) = root_volume(&files, &names).map(str::to_owned) else { return Ok(files) };
+        files.root = Some(Arc::new(Root { volume, mounts: Vec::new() }));
+        if let Some(fstab) = files.read("/etc/fstab")? {
+            let volumes: Vec<_> = scan.volumes.iter().map(ScannedVolume::record).collect();
+            let devices = Devices { table: &scan.table, volumes: &volumes };
+            let mounts = mounts::read(&fstab, devices);
+            files.root = files.root.map(|root| Arc::new(Root { mounts, volume: root.volume.clone() }));
+        }
+        files.labels = Labels::read(|path| files.text(path))?.map(Arc::new);
+        Ok(files)
+    }
+
+    /// All rows, edited.
+    pub(crate) fn rows(&self) -> Vec<&Row> {
+        self.volumes
+            .values()
+            .flat_map(|volume| volume.rows.values().chain(&volume.doubled))
+            .map(|row| &**row)
+            .collect()
+    }
+
+    /// The volumes by what they are to the image's system: where its fstab mounts each, `/` for the root; by their
+    /// own names those that it does not mount.
+    pub(crate) fn roles(&self) -> BTreeMap<String, String> {
+        let role = |volume: &String| match &self.root {
+            Some(root) if root.volume == *volume => "/".to_owned(),
+            Some(root) => root.point_of(volume).map_or_else(|| volume.clone(), escape),
+            None => volume.clone(),
+        };
+        self.volumes.keys().map(|volume| (role(volume), volume.clone())).collect()
+    }
+
+    /// The rows of a volume, by path.
+    pub(crate) fn volume_rows(&self, volume: &str) -> impl Iterator<Item = &Row> {
+        self.volumes.get(volume).into_iter().flat_map(|volume| volume.rows.values().map(|row| &**row))
+    }
+
+    /// Whether a folder, or one below it, is where the image's fstab mounts something.
+    pub(crate) fn is_mounted_on(&self, place: &Place) -> bool {
+        self.mount_below(place).is_some()
+    }
+
+    /// Puts a row at its place, or takes away what is at a place, and changes nothing else.
+    pub(crate) fn set(&mut self, place: &Place, row: Option<Row>) -> Result<()> {
+        let rows = &mut self.volume(&place.volume)?.rows;
+        match row {
+            Some(row) => rows.insert(place.path.as_slice().into(), Arc::new(row)),
+            None => rows.remove(&place.path[..]),
+        };
+        Ok(())
+    }
+
+    /// Where a path leads; its last part need not be there. A symlink at the end is followed if `follow`.
+    pub(crate) fn place(&self, path: &str, follow: bool) -> Result<Place> {
+        if path.len() > MAX_PATH {
+            let start: String = path.chars().take(40).collect();
+            return Err(Error::usage(format!(
+                "{start}…: is a path of {} bytes, at most {MAX_PATH}",
+                path.len()
+            )));
+        }
+        let parsed = VolumePath::parse(path.as_bytes());
+        if parsed.path.first() != Some(&b'/') {
+            return Err(Error::usage(format!("{path}: is no absolute path"))
+                .advise("A path is /etc/passwd on the root filesystem, or VOLUME:/path"));
+        }
+        match &parsed.volume {
+            Some(volume) if self.volumes.contains_key(volume) => resolve(self, volume, &parsed.path, follow),
+            Some(volume) => {
+                let names: Vec<&str> = self.volumes.keys().map(String::as_str).collect();
+                Err(Error::input(format!("{volume}: is no volume with files"))
+                    .advise(format!("This image has {}", names.join(", "))))
+            }
+            None => {
+                let root = self.root()?;
+                let view = View { paths: self, root, elsewhere: Elsewhere::Refused };
+                resolve(&view, &root.volume, &parsed.path, follow)
+            }
+        }
+    }
+
+    fn root(&self) -> Result<&Root> {
+        self.root.as_deref().ok_or_else(|| {
+            let names: Vec<&str> = self.volumes.keys().map(String::as_str).collect();
+            Error::input("no volume has the marks of a root filesystem").advise(format!(
+                "Name the volume of each path, as in p1:/etc; there are {}",
+                names.join(", ")
+            ))
+        })
+    }
+
+    /// The row at a place, if something is there.
+    pub(crate) fn at(&self, place: &Place) -> Option<&Row> {
+        self.volumes.get(&place.volume)?.rows.get(&place.path[..]).map(|row| &**row)
+    }
+
+    /// The row of a path, its last symlink followed, if it is there.
+    pub(crate) fn get(&self, path: &str) -> Option<&Row> {
+        self.at(&self.place(path, true).ok()?)
+    }
+
+    /// The row of a path itself, be it a symlink, if it is there.
+    pub(crate) fn get_link(&self, path: &str) -> Option<&Row> {
+        self.at(&self.place(path, false).ok()?)
+    }
+
+    /// Whether a path is there and is a regular file, its last symlink followed.
+    pub(crate) fn is_file(&self, path: &str) -> bool {
+        self.get(path).is_some_and(|row| row.file_type == FileType::File)
+    }
+
+    /// The content of a regular file; none if it is not there.
+    pub(crate) fn read(&self, path: &str) -> Result<Option<Vec<u8>>> {
+        match self.get(path) {
+            Some(row) if row.file_type == FileType::File => self.content(row).map(Some),
+            _ => Ok(None),
+        }
+    }
+
+    /// The content of a text file, what is not UTF-8 replaced; empty if it is not there.
+    pub(crate) fn text(&self, path: &str) -> Result<String> {
+        Ok(self.read(path)?.map_or(String::new(), |bytes| String::from_utf8_lossy(&bytes).into_owned()))
+    }
+
+    /// The content of a text file that is to be edited; empty if it is not there.
+    pub(crate) fn editable(&self, path: &str) -> Result<String> {
+        String::from_utf8(self.read(path)?.unwrap_or_default()).map_err(|_| {
+            Error::input(format!("{path}: is not UTF-8, so it is not edited as text"))
+                .advise("Write the whole file instead")
+        })
+    }
+
+    /// The content of a regular file's row.
+    pub(crate) fn content(&self, row: &Row) -> Result<Vec<u8>> {
+        let named = || format!("{}:{}", row.volume, row.path_text());
+        if row.size > MAX_READ {
+            return Err(Error::unsupported(format!(
+                "{}: has {} bytes; at most {MAX_READ} are read to be edited",
+                named(),
+                row.size
+            )));
+        }
+        if row.size == 0 {
+            return Ok(Vec::new());
+        }
+        let id = row
+            .object()
+            .ok_or_else(|| Error::input(format!("{}: its content could not be read at import", named())))?;
+        let mut bytes = vec![0; row.size as usize];
+        match self.new.get(&id) {
+            Some(new) => new.source.read_at(0, &mut bytes)?,
+            None => self.objects.read_at(&id, 0, &mut bytes)?,
+        }
+        Ok(bytes)
+    }
+
+    /// What a folder holds: names and rows, sorted by name, but for names that are not UTF-8.
+    pub(crate) fn list(&self, folder: &str) -> Vec<(String, &Row)> {
+        let Ok(place) = self.place(folder, true) else { return Vec::new() };
+        let Some(volume) = self.volumes.get(&place.volume) else { return Vec::new() };
+        let start = below(&place.path).start;
+        let cut = start.len();
+        let rows = volume.below(&place.path);
+        rows.filter(|(path, _)| path.len() > cut && !path[cut..].contains(&b'/'))
+            .filter_map(|(path, row)| Some((String::from_utf8(path[cut..].to_vec()).ok()?, &**row)))
+            .collect()
+    }
+
+    /// The absolute paths that fit a pattern, whose parts have `*` and `?`; of whatever type.
+    pub(crate) fn glob(&self, pattern: &str) -> Result<Vec<String>> {
+        let mut found = vec![String::new()];
+        for part in pattern.split('/').filter(|part| !part.is_empty()) {
+            let mut next = Vec::new();
+            if part.contains(['*', '?', '[']) {
+                let part = glob::Pattern::new(part)
+                    .map_err(|e| Error::usage(format!("\"{pattern}\" is no pattern: {}", e.msg)))?;
+                for folder in &found {
+                    let names = self.list(&format!("{folder}/")).into_iter().map(|(name, _)| name);
+                    next.extend(
+                        names.filter(|name| part.matches(name)).map(|name| format!("{folder}/{name}")),
+                    );
+                }
+            } else {
+                let paths = found.iter().map(|folder| format!("{folder}/{part}"));
+                next.extend(paths.filter(|path| self.get_link(path).is_some()));
+            }
+            found = next;
+        }
+        Ok(found)
+    }
+
+    /// Whether a volume is FAT: without owners, modes, links and attributes.
+    pub(crate) fn is_fat(&self, volume: &str) -> bool {
+        self.volumes.get(volume).is_some_and(|volume| volume.is_fat)
+    }
+
+    /// Puts a new file or folder at a place where nothing is. Its folder is to be there.
+    pub(crate) fn create(&mut self, place: &Place, new: &NewNode) -> Result<()> {
+        let folder = Place { volume: place.volume.clone(), path: parent(&place.path).to_vec() };
+        let above = self.at(&folder).ok_or_else(|| missing(&folder.volume, &folder.path))?;
+        if above.file_type != FileType::Dir {
+            return Err(Error::input(format!("{}:{}: is no folder", folder.volume, escape(&folder.path))));
+        }
+        let mut labelled_by_directory = None;
+        let is_fat = self.is_fat(&place.volume);
+        let is_dir = new.file_type == FileType::Dir;
+        // As Linux does: who is born in a setgid folder is of its group.
+        let setgid = above.mode.is_some_and(|mode| mode & 0o2000 != 0);
+        let label = |xattr: &&Xattr| xattr.name == b"security.selinux";
+        let mut xattrs: Vec<Xattr> = above.xattrs.iter().filter(label).cloned().collect();
+        let path = self.root.as_ref().and_then(|root| root.path_of(place));
+        match (&self.labels, path, xattrs.first_mut()) {
+            // A system that labels its files: what has none in the policy has its directory's, as in Linux.
+            (Some(labels), Some(path), Some(label)) => {
+                if let Some(context) = labels.of(&path, new.file_type) {
+                    label.value = [context.as_bytes(), b"\0"].concat();
+                }
+            }
+            (_, _, Some(_)) => {
+                let path = format!("{}:{}", place.volume, escape(&place.path));
+                labelled_by_directory = Some(path);
+            }
+            _ => {}
+        }
+        let mut mode = new.mode;
+        let default = above.xattrs.iter().find(|xattr| xattr.name == acl::DEFAULT.as_bytes());
+        if let Some(default) = default.filter(|_| matches!(new.file_type, FileType::Dir | FileType::File)) {
+            if let Some((access, bits)) = acl::inherited(&default.value, mode) {
+                mode = mode & !0o777 | bits;
+                xattrs.extend(access.map(|value| Xattr { name: acl::ACCESS.as_bytes().to_vec(), value }));
+            }
+            xattrs.extend(is_dir.then(|| default.clone()));
+            xattrs.sort();
+        }
+        let of_ext = |value| (!is_fat).then_some(value);
+        let row = Row {
+            volume: place.volume.clone(),
+            path: place.path.clone(),
+            file_type: new.file_type,
+            mode: of_ext(mode | if setgid && is_dir { 0o2000 } else { 0 }),
+            uid: (!is_fat).then_some(new.uid),
+            gid: (!is_fat).then_some(if setgid { above.gid.unwrap_or(new.gid) } else { new.gid }),
+            nlink: None,
+            inode: None,
+            size: 0,
+            mtime: Some(self.time),
+            atime: Some(self.time),
+            ctime: (!is_fat).then_some(self.time),
+            crtime: Some(self.time),
+            link_target: None,
+            rdev: None,
+            xattrs,
+            // FAT: the attribute bits of a folder, and of a file that is to be archived.
+            flags: if is_fat { if is_dir { 0x10 } else { 0x20 } } else { 0 },
+            generation: None,
+            project: None,
+            sha1: None,
+            blake3: None,
+            content: None,
+            short_name: None,
+        };
+        self.labelled_by_directory.extend(labelled_by_directory);
+        self.volume(&place.volume)?.rows.insert(place.path.as_slice().into(), Arc::new(row));
+        self.touch_folder(place)
+    }
+
+    /// Takes away what is at a place, and all below; gives how many paths that were.
+    pub(crate) fn remove(&mut self, place: &Place) -> Result<usize> {
+        if let Some(mount) = self.mount_below(place) {
+            return Err(Error::input(format!(
+                "{}:{}: /etc/fstab mounts a volume on {mount}",
+                place.volume,
+                escape(&place.path)
+            )));
+        }
+        if place.path == b"/" {
+            return Err(Error::input(format!("{}:/: the root of a volume stays", place.volume)));
+        }
+        let volume = self.volume(&place.volume)?;
+        let mut gone: Vec<Arc<[u8]>> = volume.below(&place.path).map(|(path, _)| path.clone()).collect();
+        gone.push(place.path.as_slice().into());
+        for path in &gone {
+            volume.rows.remove(path);
+        }
+        self.touch_folder(place)?;
+        Ok(gone.len())
+    }
+
+    /// Whether a directory holds anything.
+    pub(crate) fn has_entries(&self, folder: &Place) -> bool {
+        self.volumes.get(&folder.volume).is_some_and(|volume| volume.below(&folder.path).next().is_some())
+    }
+
+    /// Moves what is at a place, and all below, to another place of the same volume, where nothing is.
+    pub(crate) fn rename(&mut self, from: &Place, to: &Place) -> Result<()> {
+        if let Some(mount) = self.mount_below(from) {
+            let path = escape(&from.path);
+            return Err(Error::input(format!(
+                "{}:{path}: /etc/fstab mounts a volume on {mount}",
+                from.volume
+            )));
+        }
+        if from.path == b"/" || to.path.starts_with(&below(&from.path).start) {
+            return Err(Error::input(format!(
+                "{}:{}: cannot be moved into itself",
+                from.volume,
+                escape(&from.path)
+            )));
+        }
+        let volume = self.volume(&from.volume)?;
+        let mut moved: Vec<Arc<[u8]>> = volume.below(&from.path).map(|(path, _)| path.clone()).collect();
+        moved.push(from.path.as_slice().into());
+        for path in moved {
+            let Some(mut row) = volume.rows.remove(&path) else { continue };
+            let moving = Arc::make_mut(&mut row);
+            moving.path = [&to.path[..], &path[from.path.len()..]].concat();
+            if path[..] == from.path[..] {
+                // FAT: the short name was the old one's.
+                moving.short_name = None;
+            }
+            volume.rows.insert(moving.path.as_slice().into(), row);
+        }
+        self.change(to, |_| {})?;
+        self.touch_folder(from)?;
+        self.touch_folder(to)
+    }
+
+    /// Changes the row at a place, and of what has several hard links, all of them.
+    pub(crate) fn change(&mut self, place: &Place, change: impl Fn(&mut Row)) -> Result<()> {
+        let time = self.time;
+        let rows = &mut self.volume(&place.volume)?.rows;
+        let row = rows.get(&place.path[..]).ok_or_else(|| missing(&place.volume, &place.path))?;
+        let inode = row.inode.filter(|_| row.nlink.is_some_and(|n| n > 1) && row.file_type != FileType::Dir);
+        let change = |row: &mut Row| {
+            change(row);
+            row.ctime = row.ctime.map(|_| time);
+        };
+        match inode {
+            Some(inode) => {
+                let links = rows.values_mut().filter(|row| row.inode == Some(inode));
+                links.for_each(|row| change(Arc::make_mut(row)));
+            }
+            None => rows.get_mut(&place.path[..]).into_iter().for_each(|row| change(Arc::make_mut(row))),
+        }
+        Ok(())
+    }
+
+    /// Gives the regular file at a place new content. As Linux does: what the file may do goes with the content
+    /// that it had.
+    pub(crate) fn fill(&mut self, place: &Place, content: NewContent) -> Result<()> {
+        self.replace(place, content)?;
+        self.change(place, |row| row.xattrs.retain(|xattr| xattr.name != b"security.capability"))
+    }
+
+    /// Gives the regular file at a place new content, and leaves all else of it but its times and what was measured
+    /// of the content before.
+    pub(crate) fn replace(&mut self, place: &Place, content: NewContent) -> Result<()> {
+        let (time, id, sha1, size) = (self.time, content.id, content.sha1, content.source.len());
+        self.new.insert(id, content);
+        self.change(place, |row| {
+            row.size = size;
+            (row.sha1, row.blake3, row.content) = (Some(sha1), Some(id), None);
+            row.mtime = row.mtime.map(|_| time);
+            row.xattrs.retain(|xattr| !matches!(&xattr.name[..], b"security.ima" | b"security.evm"));
+        })
+    }
+
+    fn volume(&mut self, name: &str) -> Result<&mut Volume> {
+        self.volumes.get_mut(name).ok_or_else(|| Error::input(format!("{name}: is no volume with files")))
+    }
+
+    /// The time of a folder in which something came or went.
+    fn touch_folder(&mut self, child: &Place) -> Result<()> {
+        let time = self.time;
+        let folder = Place { volume: child.volume.clone(), path: parent(&child.path).to_vec() };
+        self.change(&folder, |row| row.mtime = row.mtime.map(|_| time))
+    }
+
+    /// The first mount point that is at a place or below it.
+    fn mount_below(&self, place: &Place) -> Option<String> {
+        let root = self.root.as_deref()?;
+        let path = root.path_of(place)?;
+        let start = below(&path).start;
+        // The root of a mounted volume is its own mount point.
+        let is_top = place.path == b"/";
+        let points = root.mounts.iter().map(|mount| &mount.point);
+        let mut inside = points.filter(|point| !is_top && **point == path || point.starts_with(&start));
+        inside.next().map(|point| escape(point))
+    }
+}
+
+/// The folder of a path.
+pub(crate) fn parent(path: &[u8]) -> &[u8] {
+    &path[..path.iter().rposition(|b| *b == b'/').unwrap_or(0).max(1).min(path.len())]
+}
+
+/// The paths below a folder: from its path with a slash to what sorts after all of these.
+pub(crate) fn below(folder: &[u8]) -> Range<Vec<u8>> {
+    let folder = if folder == b"/" { b"" } else { folder };
+    [folder, b"/"].concat()..[folder, b"0"].concat()
+}
+
+/// Paths on one volume alone.
+impl Paths for Files {
+    fn row(&self, volume: &str, path: &[u8]) -> Option<&Row> {
+        self.volumes.get(volume)?.rows.get(path).map(|row| &**row)
+    }
+
+    fn above(&self, volume: &str) -> Result<Place> {
+        Err(Error::input(format!("{volume}:/..: leaves the image"))
+            .advise("A path, and each symlink on it, has to stay within the image"))
+    }
+}

@@ -1,0 +1,172 @@
+//! The files of an image, by volume and path, wherever the image is.
+
+use std::hash::{BuildHasher, RandomState};
+
+use hashbrown::HashTable;
+use mif_formats::Source;
+use mif_formats::fs::FileType;
+use mif_formats::mif::manifest::{Row, escape};
+
+pub(crate) use super::content::Contents;
+use super::mounts::{self, Devices, Elsewhere, Root, View};
+use super::path::{Paths, VolumePath, has_root_marks, missing, resolve, root_volume};
+use crate::error::{Error, Result};
+
+/// At most so much of an fstab is read, in bytes.
+const MAX_FSTAB: u64 = 1 << 20;
+
+/// All files of an image.
+pub struct Tree {
+    rows: Vec<Row>,
+    contents: Vec<Option<Contents>>,
+    /// The numbers of rows by their volumes and paths; of rows that have the same, the last.
+    by_path: HashTable<usize>,
+    hasher: RandomState,
+    /// The volumes that have rows, in order.
+    volumes: Vec<String>,
+    /// The root filesystems with what their fstabs mount, the one that paths are on by default first.
+    roots: Vec<Root>,
+    /// What could not be read, each a sentence.
+    pub complaints: Vec<String>,
+}
+
+impl Paths for Tree {
+    fn row(&self, volume: &str, path: &[u8]) -> Option<&Row> {
+        self.get(volume, path).map(|number| &self.rows[number])
+    }
+}
+
+impl Tree {
+    pub(crate) fn new(rows: Vec<Row>, contents: Vec<Option<Contents>>, complaints: Vec<String>) -> Self {
+        let hasher = RandomState::new();
+        let hash = |row: &Row| hasher.hash_one((&row.volume[..], &row.path[..]));
+        let mut by_path = HashTable::with_capacity(rows.len());
+        for (i, row) in rows.iter().enumerate() {
+            let same = |other: &usize| rows[*other].path == row.path && rows[*other].volume == row.volume;
+            by_path.entry(hash(row), same, |other| hash(&rows[*other])).insert(i);
+        }
+        let mut volumes: Vec<&String> = rows.iter().map(|row| &row.volume).collect();
+        volumes.dedup();
+        let volumes = volumes.into_iter().cloned().collect();
+        Tree { rows, contents, by_path, hasher, volumes, roots: Vec::new(), complaints }
+    }
+
+    /// Finds the root filesystems, and what their fstabs mount.
+    pub(crate) fn with_roots(mut self, devices: Devices<'_>) -> Self {
+        let Some(first) = self.root_volume().map(str::to_owned) else { return self };
+        let others = self.volumes.iter().filter(|volume| **volume != first && has_root_marks(&self, volume));
+        let candidates: Vec<String> = [&first].into_iter().chain(others).cloned().collect();
+        let mut roots: Vec<Root> = Vec::new();
+        for volume in candidates {
+            // What another root mounts belongs to that one.
+            if roots.iter().any(|root| root.point_of(&volume).is_some()) {
+                continue;
+            }
+            let fstab = self.fstab(&volume).unwrap_or_else(|error| {
+                self.complaints.push(format!("{volume}:/etc/fstab: {error}"));
+                Vec::new()
+            });
+            roots.push(Root { mounts: mounts::read(&fstab, devices), volume });
+        }
+        self.roots = roots;
+        self
+    }
+
+    /// The beginning of the fstab on a volume; nothing if it has none.
+    fn fstab(&self, volume: &str) -> Result<Vec<u8>> {
+        let place = resolve(self, volume, b"/etc/fstab", true).ok();
+        let row = place.and_then(|place| self.get(&place.volume, &place.path));
+        let Some(row) = row.filter(|row| self.rows[*row].file_type == FileType::File) else {
+            return Ok(Vec::new());
+        };
+        let content = self.content(row)?;
+        Ok(content.read_vec(0, content.len().min(MAX_FSTAB) as usize)?)
+    }
+
+    /// The root filesystems with what their fstabs mount, the one that paths are on by default first. More than one has,
+    /// for example, a system that is updated on the volume beside it.
+    pub(crate) fn roots(&self) -> &[Root] {
+        &self.roots
+    }
+
+    /// The row number of a path as the system of a root sees it, over what its fstab mounts.
+    pub(crate) fn find_in(&self, root: &Root, path: &[u8], follow: bool) -> Result<usize> {
+        let view = View { paths: self, root, elsewhere: Elsewhere::Beneath };
+        let place = resolve(&view, &root.volume, path, follow)?;
+        self.get(&place.volume, &place.path).ok_or_else(|| missing(&place.volume, &place.path))
+    }
+
+    /// All rows, by volume and path, and what could not be read.
+    pub(crate) fn into_rows(self) -> (Vec<Row>, Vec<String>) {
+        (self.rows, self.complaints)
+    }
+
+    /// All rows, by volume and path.
+    #[must_use]
+    pub fn rows(&self) -> &[Row] {
+        &self.rows
+    }
+
+    /// The volumes that have files, in order.
+    #[must_use]
+    pub fn volumes(&self) -> Vec<&str> {
+        self.volumes.iter().map(String::as_str).collect()
+    }
+
+    /// The volume with the root filesystem: the one that has the marks of one, or else the only one.
+    #[must_use]
+    pub fn root_volume(&self) -> Option<&str> {
+        root_volume(self, &self.volumes())
+    }
+
+    /// The row number of a path, as it stands.
+    #[must_use]
+    pub fn get(&self, volume: &str, path: &[u8]) -> Option<usize> {
+        let same = |i: &usize| self.rows[*i].path == path && self.rows[*i].volume == volume;
+        self.by_path.find(self.hasher.hash_one((volume, path)), same).copied()
+    }
+
+    /// The row number of a path as the user writes it: without a volume, as the image's system sees it over what its
+    /// fstab mounts. Symlinks on the way are followed, within the image, or within the volume that is named; one at the
+    /// end too if `follow`.
+    pub fn find(&self, path: &VolumePath, follow: bool) -> Result<usize> {
+        let volume = match &path.volume {
+            Some(volume) if self.volumes().contains(&volume.as_str()) => volume.as_str(),
+            Some(volume) => {
+                return Err(Error::input(format!("{volume}: is no volume with files"))
+                    .advise(format!("This image has {}", self.volumes_text())));
+            }
+            None => {
+                if let Some(root) = self.roots.first() {
+                    return self.find_in(root, &path.path, follow);
+                }
+                self.root_volume().ok_or_else(|| {
+                    Error::input(format!(
+                        "{}: no volume has the marks of a root filesystem",
+                        escape(&path.path)
+                    ))
+                    .advise(format!("Say on which: {}", self.volumes_text()))
+                })?
+            }
+        };
+        let place = resolve(self, volume, &path.path, follow)?;
+        self.get(&place.volume, &place.path).ok_or_else(|| missing(&place.volume, &place.path))
+    }
+
+    fn volumes_text(&self) -> String {
+        let volumes: Vec<String> = self.volumes().iter().map(|v| format!("{v}:/")).collect();
+        if volumes.is_empty() { "no volume that can be read".to_owned() } else { volumes.join(", ") }
+    }
+
+    /// The content of a regular file, as something to read.
+    pub fn content(&self, row: usize) -> Result<Box<dyn Source>> {
+        let Row { volume, path, file_type, .. } = &self.rows[row];
+        match &self.contents[row] {
+            Some(contents) => contents.open(),
+            None if *file_type == FileType::File => {
+                Err(Error::input(format!("{volume}:{}: its content could not be read", escape(path))))
+            }
+            None => Err(Error::input(format!("{volume}:{}: is no regular file", escape(path)))),
+        }
+    }
+}

@@ -1,0 +1,145 @@
+//! Regenerating all images of a store.
+
+use std::path::Path;
+use std::sync::Mutex;
+use std::time::Instant;
+
+use mif_formats::container;
+use serde::Serialize;
+
+use super::{Share, Watch};
+use crate::error::{Error, Result};
+use crate::image::OpenImage;
+use crate::store::{ImageName, Selector, Store};
+use crate::task::pool;
+use crate::task::progress::interrupted;
+use crate::verbs::transfer::export::{ExportOptions, ExportReport, export};
+
+/// How to export all images.
+#[derive(Debug, Clone, Default)]
+pub struct BatchExportOptions {
+    /// All versions, as `NAME@VERSION`, and not only the newest of each name.
+    pub all_versions: bool,
+    /// How many are exported side by side; as many as there are processors, and at most four, if none.
+    pub jobs: Option<usize>,
+    /// How each is exported. The format must be given.
+    pub each: ExportOptions,
+}
+
+/// What happens while many images are exported.
+#[derive(Debug, Clone, Serialize)]
+#[serde(tag = "event", rename_all = "snake_case")]
+pub enum ExportEvent {
+    /// The export of an image begins.
+    Started {
+        /// The image, `name@version`.
+        image: String,
+        /// The file.
+        output: String,
+    },
+    /// The file is there.
+    Finished(ExportReport),
+    /// It could not be written, and is not there; or was there before and is as it was.
+    Failed {
+        /// The image, `name@version`.
+        image: String,
+        /// The file.
+        output: String,
+        /// The exit code for that.
+        code: u8,
+        /// What went wrong, and what to do.
+        error: String,
+    },
+    /// All is done, or all that could be.
+    Summary(ExportSummary),
+}
+
+/// What became of many images.
+#[derive(Debug, Clone, Copy, Default, Serialize)]
+pub struct ExportSummary {
+    /// Images that there were.
+    pub images: u64,
+    /// That were exported.
+    pub exported: u64,
+    /// That could not be exported.
+    pub failed: u64,
+    /// That were not finished, because the user stopped it all.
+    pub left: u64,
+    /// The sizes of the disks exported, in bytes.
+    pub disk_bytes: u64,
+    /// The bytes that their files take.
+    pub allocated: u64,
+    /// How long it took.
+    pub seconds: f64,
+}
+
+/// Exports every image of the store into the folder, which is made if it is not there, as `NAME.SUFFIX`. Goes on past
+/// images that cannot be exported; errs if there are none, or if the user stops it.
+pub fn export_all(
+    store: &Store,
+    folder: &Path,
+    options: &BatchExportOptions,
+    watch: &dyn Watch<ExportEvent>,
+) -> Result<ExportSummary> {
+    let started = Instant::now();
+    let format = container::format_for_output(options.each.format.as_deref(), folder)?;
+    let suffix = format.suffixes().first().ok_or_else(|| {
+        Error::unsupported(format!("images of the format {} are read, not written", format.name()))
+    })?;
+    let images = images(store, options.all_versions)?;
+    if images.is_empty() {
+        return Err(Error::input(format!("{}: the store has no images", store.storage().place())));
+    }
+    std::fs::create_dir_all(folder).map_err(|e| Error::io(folder, &e))?;
+    watch.total(images.len());
+    let summary = Mutex::new(ExportSummary { images: images.len() as u64, ..ExportSummary::default() });
+    let done = pool::run(Share::new(images.len(), options.jobs, None).jobs, images.len(), |number, _| {
+        let ImageName { name, version } = &images[number];
+        let Selector::Number(version) = version else { unreachable!("they were listed by number") };
+        let file = if options.all_versions { format!("{name}@{version}") } else { name.clone() };
+        let path = folder.join(format!("{file}.{suffix}"));
+        let (image, output) = (images[number].to_string(), path.display().to_string());
+        let progress = watch.begin(&image);
+        crate::task::progress::check(&*progress)?;
+        watch.event(ExportEvent::Started { image: image.clone(), output: output.clone() });
+        let exported = OpenImage::stored(store, &images[number])
+            .and_then(|image| export(&image, &path, &options.each, &*progress));
+        let stopped = progress.interrupted();
+        drop(progress);
+        let event = match exported {
+            Ok(report) => {
+                let mut summary = summary.lock().expect("not poisoned");
+                summary.exported += 1;
+                summary.disk_bytes += report.disk_size;
+                summary.allocated += report.allocated;
+                ExportEvent::Finished(report)
+            }
+            Err(_) if stopped => return Err(interrupted()),
+            Err(error) => {
+                summary.lock().expect("not poisoned").failed += 1;
+                ExportEvent::Failed { image, output, code: error.code() as u8, error: error.to_string() }
+            }
+        };
+        watch.event(event);
+        Ok(())
+    });
+    let mut summary = summary.into_inner().expect("not poisoned");
+    summary.left = summary.images - summary.exported - summary.failed;
+    summary.seconds = started.elapsed().as_secs_f64();
+    watch.event(ExportEvent::Summary(summary));
+    done.map(|()| summary)
+}
+
+fn images(store: &Store, all_versions: bool) -> Result<Vec<ImageName>> {
+    let mut images = Vec::new();
+    for name in store.names()? {
+        let versions = store.versions(&name)?;
+        let from = if all_versions { 0 } else { versions.len().saturating_sub(1) };
+        images.extend(
+            versions[from..]
+                .iter()
+                .map(|version| ImageName { name: name.clone(), version: Selector::Number(*version) }),
+        );
+    }
+    Ok(images)
+}

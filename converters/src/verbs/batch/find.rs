@@ -1,0 +1,401 @@
+//! Which files of a batch are disk images: those that were named, and those in folders that bear an image's marks.
+
+use std::collections::{HashMap, HashSet};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use mif_formats::beneath::Directory;
+use mif_formats::container::{self, ImageFile, OpenOptions};
+use mif_formats::fs::{Volume, recognize};
+use mif_formats::partition::TableKind;
+use mif_formats::{ErrorKind, Source};
+use rustix::fs::FileType;
+use serde::Serialize;
+
+use super::resolved;
+use crate::disk::scan::Scan;
+use crate::error::{Error, Result};
+use crate::task::progress::{self, Progress};
+
+/// What was found.
+#[derive(Debug, Default)]
+pub(super) struct Found {
+    /// The images, in the order of the arguments, of a folder by name.
+    pub(super) images: Vec<FoundImage>,
+    /// What else was there.
+    pub(super) passed_over: Vec<PassedOver>,
+}
+
+/// A file that is a disk image, or should be.
+#[derive(Debug)]
+pub(super) struct FoundImage {
+    /// Where it is.
+    pub(super) path: PathBuf,
+    /// Why it cannot be imported, if that is known already.
+    pub(super) problem: Option<String>,
+}
+
+/// A file that is no image of its own.
+#[derive(Debug, Clone, Serialize)]
+pub struct PassedOver {
+    /// The file or folder.
+    pub path: String,
+    /// Why, in words.
+    pub why: String,
+}
+
+/// Suffixes of raw disks.
+const RAW: [&str; 3] = ["raw", "img", "dd"];
+
+/// Suffixes of containers that have a header of their own.
+const CONTAINERS: [&str; 5] = ["qcow2", "vmdk", "vdi", "vhd", "vhdx"];
+
+/// Filesystems that are shipped in files of their own, and are no disks.
+const NO_DISKS: [&str; 5] = ["iso9660", "udf", "squashfs", "cramfs", "erofs"];
+
+/// Finds the images that `paths` stand for. A folder stands for the disk images in it and in its folders; a file for
+/// itself. Extents of another image are passed over; a disk beneath another one is an image of its own, for the upper
+/// one does not have all of its bits.
+pub(super) fn find(paths: &[PathBuf], options: &OpenOptions, progress: &dyn Progress) -> Result<Found> {
+    progress.stage("looking for disk images", 0);
+    let mut found = Found::default();
+    let mut files = Vec::new();
+    let options = trusting(paths, options);
+    if !options.parents.is_empty() && (paths.len() > 1 || paths.iter().any(|path| path.is_dir())) {
+        return Err(Error::usage("--parent works with a single image, not with several or with a directory"));
+    }
+    for path in paths {
+        if path.is_dir() {
+            if options.format.is_some() {
+                return Err(Error::usage(format!(
+                    "{}: --format goes with files, not with folders",
+                    path.display()
+                )));
+            }
+            walk(path, &mut files, &mut found, progress)?;
+        } else {
+            files.push(File { path: path.clone(), named: true, is_link: false });
+        }
+    }
+    let mut seen: HashMap<PathBuf, PathBuf> = HashMap::new();
+    let mut parts: HashMap<PathBuf, Vec<PathBuf>> = HashMap::new();
+    let mut candidates = Vec::new();
+    for File { path, named, is_link } in files {
+        progress::check(progress)?;
+        if let Some(first) = seen.insert(resolved(&path), path.clone()) {
+            found.pass_over(&path, format!("the same file as {}", first.display()));
+            seen.insert(resolved(&path), first);
+            continue;
+        }
+        // The file is opened once and examined through that descriptor: the path may lead elsewhere by now.
+        let opened = container::open_image_file(&path, &options);
+        if let Err(outside) = &opened
+            && is_link
+            && outside.kind() == ErrorKind::Denied
+        {
+            found.pass_over(&path, outside.problem().to_owned());
+            continue;
+        }
+        let problem = match opened.map_err(Error::from).and_then(judge) {
+            Ok(Judged::Image) => None,
+            Ok(_) | Err(_) if named => None,
+            Ok(Judged::Broken(problem)) => Some(problem),
+            Ok(Judged::Other(why)) => {
+                found.pass_over(&path, why);
+                continue;
+            }
+            // It is said again, and counted, when it is to be imported.
+            Err(_) => None,
+        };
+        if let Ok(disk) = container::open(&path, &options) {
+            for part in &disk.files[1..disk.own_files] {
+                parts.entry(resolved(part.path())).or_default().push(path.clone());
+            }
+        }
+        candidates.push(FoundImage { path, problem });
+    }
+    // Of two that name each other as an extent, one is an image.
+    let mut dropped: HashSet<PathBuf> = HashSet::new();
+    for image in candidates {
+        let owners = parts.get(&resolved(&image.path)).into_iter().flatten();
+        match owners.filter(|owner| **owner != image.path && !dropped.contains(*owner)).min() {
+            Some(owner) if is_part(&image.path, &options) => {
+                found.pass_over(&image.path, format!("a part of {}", owner.display()));
+                dropped.insert(image.path);
+            }
+            _ => found.images.push(image),
+        }
+    }
+    Ok(found)
+}
+
+/// The same options, with the directories among `paths` trusted: images may open the files in them that they name. A user
+/// who names a directory means all of it, and a disk's parent often lies in another directory of the library. What lies
+/// outside is not meant: a link in the directory that leads there is not followed.
+pub(super) fn trusting(paths: &[PathBuf], options: &OpenOptions) -> OpenOptions {
+    let mut options = options.clone();
+    let folders = paths.iter().filter(|path| path.is_dir());
+    options.searched.extend(folders.clone().cloned());
+    options.allow_paths.extend(folders.cloned());
+    options
+}
+
+impl Found {
+    fn pass_over(&mut self, path: &Path, why: String) {
+        self.passed_over.push(PassedOver { path: path.display().to_string(), why });
+    }
+}
+
+/// A file to look at.
+struct File {
+    path: PathBuf,
+    /// The user named it: it is an image, whatever it looks like.
+    named: bool,
+    /// It is a symbolic link that was found.
+    is_link: bool,
+}
+
+/// Adds the files in a folder and its folders, by name; those that are links last, so that a file and a link to it are
+/// known by the file's name. Links to folders are not followed. A folder that cannot be read is something that cannot
+/// be imported. All folders are opened beneath the first, so none becomes a link meanwhile.
+fn walk(folder: &Path, files: &mut Vec<File>, found: &mut Found, progress: &dyn Progress) -> Result<()> {
+    let root = match Directory::open(folder) {
+        Ok(root) => root,
+        Err(e) => {
+            found.images.push(FoundImage { path: folder.to_owned(), problem: Some(e.to_string()) });
+            return Ok(());
+        }
+    };
+    let (top, mut left) = (folder, vec![PathBuf::new()]);
+    let mut links = Vec::new();
+    while let Some(rest) = left.pop() {
+        progress::check(progress)?;
+        let is_top = rest.as_os_str().is_empty();
+        let folder = if is_top { top.to_owned() } else { top.join(&rest) };
+        let opened = root.directory(if is_top { Path::new(".") } else { &rest });
+        let has = |name: &str, kind: FileType| {
+            let stat = opened.as_ref().ok().and_then(|folder| folder.stat(Path::new(name)).ok());
+            stat.is_some_and(|stat| FileType::from_raw_mode(stat.st_mode) == kind)
+        };
+        if has("store.json", FileType::RegularFile) {
+            found.pass_over(&folder, "a store".into());
+            continue;
+        }
+        if has("Info.plist", FileType::RegularFile) && has("bands", FileType::Directory) {
+            found.pass_over(&folder, "no disk: an Apple sparse bundle, which is not read".into());
+            continue;
+        }
+        let entries = match opened.and_then(|folder| folder.entries()) {
+            Ok(entries) => entries,
+            // Where filesystems keep what fsck finds, for root alone.
+            Err(e) if folder.ends_with("lost+found") => {
+                found.pass_over(&folder, e.to_string());
+                continue;
+            }
+            Err(e) => {
+                found.images.push(FoundImage { path: folder, problem: Some(e.to_string()) });
+                continue;
+            }
+        };
+        let mut folders = Vec::new();
+        for (name, kind) in entries {
+            if name.as_encoded_bytes().starts_with(b".") {
+                continue;
+            }
+            let path = folder.join(&name);
+            match kind {
+                FileType::Directory => folders.push(rest.join(&name)),
+                FileType::RegularFile => files.push(File { path, named: false, is_link: false }),
+                // Whether it may be opened is decided when it is.
+                FileType::Symlink if path.is_file() => {
+                    links.push(File { path, named: false, is_link: true });
+                }
+                _ => {}
+            }
+        }
+        left.extend(folders.into_iter().rev());
+    }
+    files.extend(links);
+    Ok(())
+}
+
+/// What a file looks like.
+enum Judged {
+    Image,
+    /// An image by its suffix, and why it is none.
+    Broken(String),
+    /// No image, and why.
+    Other(String),
+}
+
+fn judge(file: ImageFile) -> Result<Judged> {
+    if container::probe(&file)?.is_some() {
+        return Ok(Judged::Image);
+    }
+    let path = file.path();
+    let suffix = path.extension().and_then(|suffix| suffix.to_str()).unwrap_or_default().to_ascii_lowercase();
+    if file.is_empty() {
+        let image = RAW.contains(&&*suffix) || CONTAINERS.contains(&&*suffix);
+        return Ok(if image { Judged::Image } else { Judged::Other("empty".into()) });
+    }
+    if let Some(what) = container::foreign_name(&file)? {
+        return Ok(Judged::Other(format!("no disk: {what}")));
+    }
+    let disk: Arc<dyn Source> = Arc::new(file);
+    let head = disk.read_vec(0, disk.len().min(recognize::HEAD as u64) as usize)?;
+    if let Some(name) = recognize::name_of(&head).filter(|name| NO_DISKS.contains(name)) {
+        return Ok(Judged::Other(format!("no disk: {name}")));
+    }
+    let scan = Scan::new(disk)?;
+    let known = |content: &Volume| !matches!(content, Volume::Other { name: None, .. });
+    if scan.table.kind != TableKind::None || scan.volumes.iter().any(|volume| known(&volume.content)) {
+        return Ok(Judged::Image);
+    }
+    if CONTAINERS.contains(&&*suffix) {
+        return Ok(Judged::Broken(format!(
+            "its suffix says {suffix}, and it is neither that nor a disk with anything known on it; named itself, it is \
+             imported as a raw disk"
+        )));
+    }
+    if RAW.contains(&&*suffix) {
+        return Ok(Judged::Image);
+    }
+    Ok(Judged::Other("not recognised as a disk image".into()))
+}
+
+/// Whether a file that another image calls its extent can be nothing more than that: it is raw, or of a format whose
+/// disks have extents. A file of another format is an image, whoever claims it.
+fn is_part(path: &Path, options: &OpenOptions) -> bool {
+    let format = container::open_image_file(path, options).and_then(|file| container::probe(&file));
+    format.is_ok_and(|format| format.is_none_or(|format| format.name() == "vmdk"))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use super::*;
+    use crate::task::progress::Silent;
+
+    fn names(found: &Found, folder: &Path) -> (Vec<String>, Vec<String>) {
+        let short = |path: &Path| path.strip_prefix(folder).unwrap().display().to_string();
+        let images = found.images.iter().map(|image| short(&image.path)).collect();
+        let passed_over =
+            found.passed_over.iter().map(|over| format!("{}: {}", short(Path::new(&over.path)), over.why));
+        (images, passed_over.collect())
+    }
+
+    fn find_in(folder: &Path) -> Found {
+        find(&[folder.to_owned()], &OpenOptions::default(), &Silent).unwrap()
+    }
+
+    /// A disk with a partition table.
+    fn mbr() -> Vec<u8> {
+        let mut disk = vec![0; 1 << 20];
+        disk[446..462].copy_from_slice(&[0, 0, 2, 0, 0x83, 0, 2, 0, 8, 0, 0, 0, 8, 0, 0, 0]);
+        disk[510..512].copy_from_slice(&[0x55, 0xaa]);
+        disk
+    }
+
+    #[test]
+    fn what_is_no_disk_is_passed_over_whatever_it_is_called() {
+        let folder = tempfile::tempdir().unwrap();
+        let at = |name: &str| folder.path().join(name);
+        fs::create_dir_all(at("web")).unwrap();
+        fs::create_dir_all(at("store")).unwrap();
+        fs::create_dir_all(at("mac.sparsebundle/bands")).unwrap();
+        fs::write(at("mac.sparsebundle/Info.plist"), b"<plist/>\n").unwrap();
+        fs::write(at("mac.sparsebundle/bands/0"), mbr()).unwrap();
+        fs::write(at("store/store.json"), b"{}").unwrap();
+        fs::write(at("store/inside.raw"), mbr()).unwrap();
+        let mut iso = mbr();
+        iso[0x8001..0x8006].copy_from_slice(b"CD001");
+        for (name, bytes) in [
+            ("web/no-suffix", mbr()),
+            ("a.raw", vec![7; 4096]),
+            ("b.qcow2", vec![7; 4096]),
+            ("install.iso", iso),
+            ("initrd.img", b"\x1f\x8b\x08 and so on".to_vec()),
+            ("SHA256SUMS", b"0123  a.raw\n".to_vec()),
+            ("empty.txt", Vec::new()),
+            (".a.raw.123-0.part", mbr()),
+        ] {
+            fs::write(at(name), bytes).unwrap();
+        }
+        std::os::unix::fs::symlink("web/no-suffix", at("a-link")).unwrap();
+        std::os::unix::fs::symlink(".", at("circle")).unwrap();
+        let found = find_in(folder.path());
+        let (images, passed_over) = names(&found, folder.path());
+        assert_eq!(images, ["a.raw", "b.qcow2", "web/no-suffix"]);
+        assert!(found.images[1].problem.as_ref().is_some_and(|problem| problem.contains("qcow2")));
+        let expected = [
+            "SHA256SUMS: no disk: plain text",
+            "empty.txt: empty",
+            "initrd.img: no disk: gzip data",
+            "install.iso: no disk: iso9660",
+            "mac.sparsebundle: no disk: an Apple sparse bundle, which is not read",
+            "store: a store",
+        ];
+        for line in expected {
+            assert!(passed_over.iter().any(|over| over == line), "{line}: {passed_over:?}");
+        }
+        assert!(
+            passed_over.iter().any(|over| over.starts_with("a-link: the same file as")),
+            "{passed_over:?}"
+        );
+        assert_eq!(passed_over.len(), expected.len() + 1);
+    }
+
+    #[test]
+    fn a_link_that_leads_outside_is_passed_over_unless_that_is_allowed() {
+        let work = tempfile::tempdir().unwrap();
+        let (folder, outside) = (work.path().join("in"), work.path().join("out"));
+        fs::create_dir_all(folder.join("deep")).unwrap();
+        fs::create_dir(&outside).unwrap();
+        for path in [folder.join("deep/a.raw"), outside.join("secret.raw")] {
+            fs::write(path, mbr()).unwrap();
+        }
+        let link = |to: &Path, name: &str| std::os::unix::fs::symlink(to, folder.join(name)).unwrap();
+        link(&outside.join("secret.raw"), "absolute.raw");
+        link(Path::new("../out/secret.raw"), "relative.raw");
+        link(Path::new("deep/a.raw"), "good.raw");
+        link(&outside, "folder");
+        link(Path::new("nowhere"), "dangling.raw");
+        let (images, passed_over) = names(&find_in(&folder), &folder);
+        assert_eq!(images, ["deep/a.raw"]);
+        let [absolute, good, relative] = &passed_over[..] else { panic!("{passed_over:?}") };
+        assert!(good.starts_with("good.raw: the same file as"), "{good}");
+        assert!(absolute.contains("outside") && absolute.contains("--allow-path"), "{absolute}");
+        assert!(relative.starts_with("relative.raw: the same file as"), "{relative}");
+        let allowed = OpenOptions { allow_paths: vec![outside], ..OpenOptions::default() };
+        let found = find(std::slice::from_ref(&folder), &allowed, &Silent).unwrap();
+        assert_eq!(names(&found, &folder).0, ["deep/a.raw", "absolute.raw"]);
+        // Who names a link means what it leads to.
+        let found = find(&[folder.join("absolute.raw")], &OpenOptions::default(), &Silent).unwrap();
+        assert!(found.images.len() == 1 && found.passed_over.is_empty());
+    }
+
+    #[test]
+    fn extents_are_part_of_their_image_also_if_two_name_each_other() {
+        let folder = tempfile::tempdir().unwrap();
+        let at = |name: &str| folder.path().join(name);
+        let descriptor = |extent: &str| {
+            format!(
+                "# Disk DescriptorFile\nversion=1\nCID=fffffffe\nparentCID=ffffffff\n\
+                 createType=\"monolithicFlat\"\nRW 1 FLAT \"{extent}\" 0\n"
+            )
+        };
+        fs::write(at("disk.vmdk"), descriptor("disk-flat.vmdk")).unwrap();
+        fs::write(at("disk-flat.vmdk"), mbr()).unwrap();
+        fs::write(at("x.vmdk"), descriptor("y.vmdk") + &"#\n".repeat(300)).unwrap();
+        fs::write(at("y.vmdk"), descriptor("x.vmdk") + &"#\n".repeat(300)).unwrap();
+        fs::write(at("split.000"), mbr()).unwrap();
+        fs::write(at("split.001"), mbr()).unwrap();
+        let (images, passed_over) = names(&find_in(folder.path()), folder.path());
+        assert_eq!(images, ["disk.vmdk", "split.000", "y.vmdk"]);
+        assert_eq!(passed_over.len(), 3, "{passed_over:?}");
+        // Named alone, an extent is an image.
+        let alone = find(&[at("disk-flat.vmdk")], &OpenOptions::default(), &Silent).unwrap();
+        assert_eq!(alone.images.len(), 1);
+    }
+}

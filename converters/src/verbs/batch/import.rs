@@ -1,0 +1,249 @@
+//! Importing many images.
+
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
+use std::time::Instant;
+
+use mif_formats::container;
+use serde::Serialize;
+
+use super::find::{FoundImage, PassedOver, find, trusting};
+use super::{NamePattern, Share, Watch};
+use crate::error::{Error, Result};
+use crate::store::{ObjectWriter, Store, WriterStats};
+use crate::task::pool;
+use crate::task::progress::{Progress, interrupted};
+use crate::verbs::transfer::import::known::known;
+use crate::verbs::transfer::import::{ImportOptions, ImportReport, Opened, import_opened, source_files};
+
+/// How to import many images.
+#[derive(Debug, Clone, Default)]
+pub struct BatchImportOptions {
+    /// What they are called.
+    pub names: NamePattern,
+    /// How many are imported side by side; as many as there are threads, and at most four, if none.
+    pub jobs: Option<usize>,
+    /// Also read those whose files have not changed since they were imported.
+    pub reread: bool,
+    /// How each is imported. Its name does not count; its threads are shared by all.
+    pub each: ImportOptions,
+}
+
+/// What happens while many images are imported.
+#[derive(Debug, Clone, Serialize)]
+#[serde(tag = "event", rename_all = "snake_case")]
+pub enum ImportEvent {
+    /// A file is no image of its own.
+    PassedOver(PassedOver),
+    /// The import of an image begins.
+    Started {
+        /// The file.
+        source: String,
+        /// What the image is to be called.
+        name: String,
+    },
+    /// There is a new version.
+    Finished(ImportReport),
+    /// It was read, and the newest version is this disk already.
+    Unchanged(ImportReport),
+    /// The newest version is this disk already, and its damaged parts were written again.
+    Repaired(ImportReport),
+    /// It was not read: its files have not changed since they were imported.
+    Skipped {
+        /// The file.
+        source: String,
+        /// The image that it was imported as, `name@version`.
+        image: String,
+        /// The disk's size in bytes.
+        disk_size: u64,
+    },
+    /// It could not be imported.
+    Failed {
+        /// The file.
+        source: String,
+        /// What the image was to be called.
+        name: String,
+        /// The exit code for that.
+        code: u8,
+        /// What went wrong, and what to do.
+        error: String,
+    },
+    /// All is done, or all that could be.
+    Summary(ImportSummary),
+}
+
+/// What became of many images.
+#[derive(Debug, Clone, Copy, Default, Serialize)]
+pub struct ImportSummary {
+    /// Images that there were.
+    pub images: u64,
+    /// That are new versions now.
+    pub imported: u64,
+    /// That were read, and were there already.
+    pub unchanged: u64,
+    /// That were read, were there already, and were damaged.
+    pub repaired: u64,
+    /// Whether damaged copies of objects are still in the store: `mif fsck --repair` drops them.
+    pub damage_left: bool,
+    /// That were not read, for their files have not changed.
+    pub skipped: u64,
+    /// That could not be imported.
+    pub failed: u64,
+    /// That were not finished, because the user or a failure of the store stopped it all.
+    pub left: u64,
+    /// Files that are no images of their own.
+    pub passed_over: u64,
+    /// The sizes of the disks of those imported, unchanged and skipped, in bytes.
+    pub disk_bytes: u64,
+    /// What is not zero of those imported and unchanged, in bytes.
+    pub data_bytes: u64,
+    /// What was new to the store.
+    pub added: WriterStats,
+    /// How long it took.
+    pub seconds: f64,
+}
+
+impl ImportSummary {
+    fn count(&mut self, event: &ImportEvent) {
+        match event {
+            ImportEvent::Finished(report)
+            | ImportEvent::Unchanged(report)
+            | ImportEvent::Repaired(report) => {
+                match event {
+                    ImportEvent::Finished(_) => self.imported += 1,
+                    ImportEvent::Unchanged(_) => self.unchanged += 1,
+                    _ => self.repaired += 1,
+                }
+                self.damage_left |= report.damage_left;
+                self.disk_bytes += report.disk_size;
+                self.data_bytes += report.counts.content_bytes + report.counts.residue_bytes;
+                self.added = self.added.with(report.added);
+            }
+            ImportEvent::Skipped { disk_size, .. } => {
+                self.skipped += 1;
+                self.disk_bytes += disk_size;
+            }
+            ImportEvent::Failed { .. } => self.failed += 1,
+            ImportEvent::PassedOver(_) => self.passed_over += 1,
+            ImportEvent::Started { .. } | ImportEvent::Summary(_) => {}
+        }
+    }
+}
+
+/// An image of the batch.
+struct Planned {
+    image: FoundImage,
+    name: String,
+}
+
+/// Imports all images that `paths` stand for: files, and folders with the disk images in them. Goes on past images that
+/// cannot be imported; errs if there are none, if two would get one name, if the user stops it, or if the store cannot
+/// be written to.
+pub fn import_all(
+    store: &Store,
+    paths: &[PathBuf],
+    options: &BatchImportOptions,
+    watch: &dyn Watch<ImportEvent>,
+) -> Result<ImportSummary> {
+    let started = Instant::now();
+    let found = find(paths, &options.each.open, &*watch.begin("import"))?;
+    let summary = std::sync::Mutex::new(ImportSummary::default());
+    let tell = |event: ImportEvent| {
+        summary.lock().expect("not poisoned").count(&event);
+        watch.event(event);
+    };
+    for passed_over in found.passed_over {
+        tell(ImportEvent::PassedOver(passed_over));
+    }
+    let planned = plan(found.images, &options.names)?;
+    if planned.is_empty() {
+        let places: Vec<String> = paths.iter().map(|path| path.display().to_string()).collect();
+        return Err(Error::input(format!("{}: there is no disk image in it", places.join(", ")))
+            .advise("A file that is not recognised is imported when it is named itself"));
+    }
+    watch.total(planned.len());
+    let writer = ObjectWriter::new(store)?;
+    let share = Share::new(planned.len(), options.jobs, options.each.threads);
+    let done = pool::run(share.jobs, planned.len(), |number, _| {
+        let Planned { image, name } = &planned[number];
+        let source = image.path.display().to_string();
+        let progress = watch.begin(name);
+        crate::task::progress::check(&*progress)?;
+        tell(ImportEvent::Started { source: source.clone(), name: name.clone() });
+        let open = trusting(paths, &options.each.open);
+        let each = ImportOptions { threads: Some(share.threads_for(number)), open, ..options.each.clone() };
+        let event = match import_one(store, image, name, &writer, options.reread, &each, &*progress) {
+            Ok(event) => event,
+            Err(_) if progress.interrupted() => return Err(interrupted()),
+            Err(error) if writer.has_failed() => return Err(error),
+            Err(error) => {
+                let code = error.code() as u8;
+                ImportEvent::Failed { source, name: name.clone(), code, error: error.to_string() }
+            }
+        };
+        drop(progress);
+        tell(event);
+        Ok(())
+    });
+    let mut summary = summary.into_inner().expect("not poisoned");
+    summary.images = planned.len() as u64;
+    summary.left = summary.images
+        - summary.imported
+        - summary.unchanged
+        - summary.repaired
+        - summary.skipped
+        - summary.failed;
+    summary.seconds = started.elapsed().as_secs_f64();
+    watch.event(ImportEvent::Summary(summary));
+    done.map(|()| summary)
+}
+
+/// Gives each image its name. Two that would have one are refused: which would be the newer version?
+fn plan(images: Vec<FoundImage>, names: &NamePattern) -> Result<Vec<Planned>> {
+    let mut planned: Vec<Planned> = Vec::with_capacity(images.len());
+    let mut taken: HashMap<String, usize> = HashMap::new();
+    for image in images {
+        let name = names.name_of(&image.path);
+        if let Some(first) = taken.insert(name.clone(), planned.len()) {
+            let first: &Path = &planned[first].image.path;
+            return Err(Error::usage(format!(
+                "{} and {} would both be called \"{name}\"",
+                first.display(),
+                image.path.display()
+            ))
+            .advise(
+                "Nothing was read. Try --name '{parent}-{stem}', --name '{name}', or one after the other",
+            ));
+        }
+        planned.push(Planned { image, name });
+    }
+    Ok(planned)
+}
+
+fn import_one(
+    store: &Store,
+    image: &FoundImage,
+    name: &str,
+    writer: &ObjectWriter,
+    reread: bool,
+    options: &ImportOptions,
+    progress: &dyn Progress,
+) -> Result<ImportEvent> {
+    let path = &*image.path;
+    if let Some(problem) = &image.problem {
+        return Err(Error::input(format!("{}: {problem}", path.display())));
+    }
+    let disk = container::open(path, &options.open)?;
+    let files = source_files(&disk)?;
+    let opened = Opened { path, name, disk: &disk, files: &files };
+    if !reread && let Some(there) = known(store, &opened, options)? {
+        let source = path.display().to_string();
+        return Ok(ImportEvent::Skipped { source, image: there.id(), disk_size: there.disk_size });
+    }
+    let report = import_opened(store, &opened, writer, options, progress)?;
+    Ok(match report.result {
+        "unchanged" => ImportEvent::Unchanged(report),
+        "repaired" => ImportEvent::Repaired(report),
+        _ => ImportEvent::Finished(report),
+    })
+}

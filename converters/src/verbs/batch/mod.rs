@@ -1,0 +1,88 @@
+//! Work on many images: side by side, past failures, with an event for each.
+
+mod export;
+mod find;
+mod import;
+mod names;
+mod originals;
+mod verify;
+
+use std::path::{Path, PathBuf};
+
+use mif_formats::container::OpenOptions;
+
+use crate::task::progress::Progress;
+
+pub use self::export::{BatchExportOptions, ExportEvent, ExportSummary, export_all};
+pub use self::find::PassedOver;
+pub use self::import::{BatchImportOptions, ImportEvent, ImportSummary, import_all};
+pub use self::names::NamePattern;
+pub use self::originals::Comparison;
+pub use self::verify::{ImageCheck, LibraryReport, VerifyAllOptions, verify_all};
+
+/// The disk images that `paths` stand for: files, and those in directories, as an import finds them. From then on
+/// `options` trust the directories, as an import does.
+pub fn disk_images(
+    paths: &[PathBuf],
+    options: &mut OpenOptions,
+    progress: &dyn Progress,
+) -> crate::error::Result<Vec<PathBuf>> {
+    *options = find::trusting(paths, options);
+    Ok(find::find(paths, options, progress)?.images.into_iter().map(|image| image.path).collect())
+}
+
+/// Told of work on many images, from several threads.
+pub trait Watch<E>: Sync {
+    /// How many images there are to work on.
+    fn total(&self, images: usize);
+
+    /// The work on an image begins: gives who is told how it goes on, until it is dropped.
+    fn begin<'w>(&'w self, label: &str) -> Box<dyn Progress + 'w>;
+
+    /// Something is done.
+    fn event(&self, event: E);
+}
+
+/// How many images are worked on side by side if nobody says: each takes memory of its own, about 200 MB.
+const MAX_JOBS: usize = 4;
+
+/// How threads are shared by images that are worked on side by side.
+struct Share {
+    threads: usize,
+    jobs: usize,
+    images: usize,
+}
+
+impl Share {
+    /// For `images` of them, `jobs` at a time, with `threads` in all.
+    fn new(images: usize, jobs: Option<usize>, threads: Option<usize>) -> Self {
+        let threads =
+            threads.unwrap_or_else(|| std::thread::available_parallelism().map_or(1, usize::from)).max(1);
+        let jobs = jobs.unwrap_or(threads.min(MAX_JOBS)).clamp(1, images.max(1));
+        Share { threads, jobs, images }
+    }
+
+    /// The threads for image `number`: more when it is one of the last, so that none is idle.
+    fn threads_for(&self, number: usize) -> usize {
+        self.threads.div_ceil(self.jobs.min(self.images - number))
+    }
+}
+
+/// The path without symbolic links, as far as it can be told.
+fn resolved(path: &Path) -> PathBuf {
+    path.canonicalize().unwrap_or_else(|_| path.to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn threads_are_shared_and_the_last_image_gets_all() {
+        let share = Share::new(5, Some(2), Some(4));
+        assert_eq!((0..5).map(|i| share.threads_for(i)).collect::<Vec<_>>(), [2, 2, 2, 2, 4]);
+        let share = Share::new(3, Some(8), Some(2));
+        assert_eq!((share.jobs, share.threads_for(0)), (3, 1));
+        assert_eq!(Share::new(0, None, Some(1)).jobs, 1);
+    }
+}

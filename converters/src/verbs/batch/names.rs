@@ -1,0 +1,108 @@
+//! What images of a batch are called.
+
+use std::path::Path;
+use std::str::FromStr;
+
+use super::resolved;
+use crate::error::{Error, Result};
+use crate::store::ImageName;
+
+/// A pattern for names of images: `{stem}`, `{name}` and `{parent}` stand for parts of a file's path.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NamePattern(Vec<Part>);
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Part {
+    Text(String),
+    Stem,
+    Name,
+    Parent,
+}
+
+impl Default for NamePattern {
+    /// The file's name without its suffix.
+    fn default() -> Self {
+        NamePattern(vec![Part::Stem])
+    }
+}
+
+impl FromStr for NamePattern {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Self> {
+        let wrong = |what: String| {
+            Error::usage(format!("the name \"{text}\": {what}"))
+                .advise("A name has letters, digits and . _ + - , and {stem}, {name} and {parent} for parts of a path")
+        };
+        let mut parts = Vec::new();
+        let mut rest = text;
+        while !rest.is_empty() {
+            let (plain, more) = rest.split_at(rest.find('{').unwrap_or(rest.len()));
+            if let Some(bad) = plain.chars().find(|c| !c.is_ascii_alphanumeric() && !"._+-".contains(*c)) {
+                return Err(wrong(format!("{bad:?} cannot be in it")));
+            }
+            if !plain.is_empty() {
+                parts.push(Part::Text(plain.to_owned()));
+            }
+            let Some(more) = more.strip_prefix('{') else { break };
+            let Some((what, after)) = more.split_once('}') else {
+                return Err(wrong("a { without its }".into()));
+            };
+            parts.push(match what {
+                "stem" => Part::Stem,
+                "name" => Part::Name,
+                "parent" => Part::Parent,
+                _ => return Err(wrong(format!("{{{what}}} stands for nothing"))),
+            });
+            rest = after;
+        }
+        let pattern = NamePattern(parts);
+        match &pattern.0[..] {
+            [Part::Text(name)] if !ImageName::is_valid(name) => Err(wrong("cannot be one".into())),
+            [] => Err(wrong("is empty".into())),
+            _ => Ok(pattern),
+        }
+    }
+}
+
+impl NamePattern {
+    /// The name for the image in the file at `path`. What cannot be in a name becomes `_`.
+    #[must_use]
+    pub fn name_of(&self, path: &Path) -> String {
+        let text = |part: Option<&std::ffi::OsStr>| part.unwrap_or_default().to_string_lossy().into_owned();
+        let folder = || {
+            let folder = path.parent().filter(|folder| *folder != Path::new("")).unwrap_or(Path::new("."));
+            text(resolved(folder).file_name())
+        };
+        let parts = self.0.iter().map(|part| match part {
+            Part::Text(plain) => plain.clone(),
+            Part::Stem => text(path.file_stem()),
+            Part::Name => text(path.file_name()),
+            Part::Parent => folder(),
+        });
+        ImageName::like(&parts.collect::<String>())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn parts_of_the_path_stand_in_a_name() {
+        let name =
+            |pattern: &str, path: &str| pattern.parse::<NamePattern>().unwrap().name_of(Path::new(path));
+        assert_eq!(name("{stem}", "/vm/web/disk.qcow2"), "disk");
+        assert_eq!(name("{parent}-{stem}", "/vm/web 1/disk.qcow2"), "web_1-disk");
+        assert_eq!(name("old.{name}", "/vm/web/disk.qcow2"), "old.disk.qcow2");
+        assert_eq!(name("golden", "/vm/web/disk.qcow2"), "golden");
+        assert_eq!(name("{stem}", "/vm/.hidden"), "image.hidden");
+    }
+
+    #[test]
+    fn a_pattern_that_is_none_is_refused() {
+        for bad in ["", "a b", "{", "{stem", "{image}", "a/{stem}", "-x", ".x"] {
+            assert!(bad.parse::<NamePattern>().is_err(), "{bad:?}");
+        }
+    }
+}

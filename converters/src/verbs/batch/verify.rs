@@ -1,0 +1,167 @@
+//! Checking all images of a store: against the digests kept when they were made, and against the files they came from.
+
+use std::collections::BTreeSet;
+use std::path::PathBuf;
+use std::time::Instant;
+
+use mif_formats::container::OpenOptions;
+use serde::Serialize;
+
+use super::Watch;
+use super::find::{Found, PassedOver, find, trusting};
+use super::originals::{Comparison, compare, matches};
+use crate::care::fsck::check;
+use crate::care::report::LostImage;
+use crate::error::{Error, Result};
+use crate::store::{Image, Provenance, Store};
+use crate::task::progress;
+
+/// How to check a library.
+#[derive(Debug, Clone, Default)]
+pub struct VerifyAllOptions {
+    /// A folder with the files that the images were imported from.
+    pub against: Option<PathBuf>,
+    /// How those are opened: only what further files they may make us open counts.
+    pub open: OpenOptions,
+}
+
+/// Whether all images of a store are what they should be.
+#[derive(Debug, Clone, Serialize)]
+pub struct LibraryReport {
+    /// Whether every image is whole; and the same as its original, if they were compared, of which none is left over.
+    pub good: bool,
+    /// The store.
+    pub store: String,
+    /// The program.
+    pub tool: String,
+    /// When, in seconds since 1970.
+    pub time: u64,
+    /// Every version of every image.
+    pub images: Vec<ImageCheck>,
+    /// Originals that no image was imported from.
+    pub without_image: Vec<String>,
+    /// Other files beside the originals.
+    pub passed_over: Vec<PassedOver>,
+    /// Packs that were read, and objects in them that were held against their digests.
+    pub packs: u64,
+    /// Objects.
+    pub objects: u64,
+    /// Damage of the store, each a sentence.
+    pub problems: Vec<String>,
+    /// How long it took.
+    pub seconds: f64,
+}
+
+/// What was found of an image.
+#[derive(Debug, Clone, Serialize)]
+pub struct ImageCheck {
+    /// The image, as `name@version`.
+    pub image: String,
+    /// Whether its record, layout and manifest have their digests, each file's content its BLAKE3 and SHA-1, and every
+    /// byte of its disk can be had.
+    pub whole: bool,
+    /// What is not, if anything.
+    pub lost: Option<LostImage>,
+    /// The disk's size in bytes; none if the record is lost.
+    pub disk_size: Option<u64>,
+    /// Regular files on it.
+    pub files: Option<u64>,
+    /// How it compares with the file that it was imported from, if that was asked for.
+    pub original: Option<Comparison>,
+}
+
+/// Checks every image of the store.
+pub fn verify_all(
+    store: &Store,
+    options: &VerifyAllOptions,
+    watch: &dyn Watch<ImageCheck>,
+) -> Result<LibraryReport> {
+    let started = Instant::now();
+    let made = Provenance::of("verify");
+    let found = match &options.against {
+        Some(folder) => find(std::slice::from_ref(folder), &options.open, &*watch.begin("originals"))?,
+        None => Found::default(),
+    };
+    // Before the check, so that it sees them all. A record that cannot be read is among what it finds.
+    let (images, _) = store.images()?;
+    let checked = check(store, true, &*watch.begin("library"))?;
+    if let Some(first) = checked.unreadable.first() {
+        let more = match checked.unreadable.len() {
+            1 => String::new(),
+            files => format!(" (and {} more files cannot be read)", files - 1),
+        };
+        return Err(Error::store(format!("{first}{more}"))
+            .advise("Whether the library is whole is not known before they can be read"));
+    }
+    let mut checks: Vec<ImageCheck> = Vec::new();
+    let mut lost = checked.lost;
+    for image in &images {
+        let id = image.id();
+        let lost = lost.iter().position(|lost| lost.image == id).map(|place| lost.swap_remove(place));
+        checks.push(ImageCheck {
+            image: id,
+            whole: lost.is_none(),
+            lost,
+            disk_size: Some(image.disk_size),
+            files: Some(image.counts.files),
+            original: None,
+        });
+    }
+    let mut without_image = Vec::new();
+    if options.against.is_some() {
+        watch.total(images.len());
+        let used = compare_all(store, &images, &found, &mut checks, options, watch)?;
+        let left = found.images.iter().enumerate().filter(|(number, _)| !used.contains(number));
+        without_image = left.map(|(_, original)| original.path.display().to_string()).collect();
+    }
+    checks.extend(lost.into_iter().map(|lost| ImageCheck {
+        image: lost.image.clone(),
+        whole: false,
+        lost: Some(lost),
+        disk_size: None,
+        files: None,
+        original: options.against.is_some().then_some(Comparison::NoOriginal),
+    }));
+    let good_image =
+        |image: &ImageCheck| image.whole && image.original.as_ref().is_none_or(Comparison::is_good);
+    Ok(LibraryReport {
+        good: checked.problems.is_empty() && without_image.is_empty() && checks.iter().all(good_image),
+        store: store.storage().place(),
+        tool: made.tool,
+        time: made.time,
+        images: checks,
+        without_image,
+        passed_over: found.passed_over,
+        packs: checked.packs,
+        objects: checked.objects,
+        problems: checked.problems,
+        seconds: started.elapsed().as_secs_f64(),
+    })
+}
+
+/// Compares each image with its original; gives the numbers of the originals that there are images of.
+fn compare_all(
+    store: &Store,
+    images: &[Image],
+    found: &Found,
+    checks: &mut [ImageCheck],
+    options: &VerifyAllOptions,
+    watch: &dyn Watch<ImageCheck>,
+) -> Result<BTreeSet<usize>> {
+    let mut used = BTreeSet::new();
+    let open = trusting(options.against.as_slice(), &options.open);
+    for ((image, original), check) in images.iter().zip(matches(images, &found.images)).zip(checks) {
+        check.original = Some(match original {
+            Err(why) => Comparison::NotCompared { why },
+            Ok(None) => Comparison::NoOriginal,
+            Ok(Some(number)) => {
+                used.insert(number);
+                let progress = watch.begin(&check.image);
+                progress::check(&*progress)?;
+                compare(store, image, &found.images[number], &open, &*progress)?
+            }
+        });
+        watch.event(check.clone());
+    }
+    Ok(used)
+}

@@ -1,0 +1,3 @@
+//! Verbs that make new images of old ones.
+
+pub(crate) mod replace;

@@ -1,0 +1,132 @@
+//! What differs between two images.
+
+use std::collections::BTreeMap;
+
+use serde::Serialize;
+
+/// What changed from one image to another.
+#[derive(Debug, Clone, Serialize)]
+pub struct DiffReport {
+    /// The images, as the user called them.
+    pub images: [String; 2],
+    /// Whether nothing changed.
+    pub same: bool,
+    /// How much of each kind.
+    pub counts: DiffCounts,
+    /// The changes, by volume and path; a file that was renamed stands where it is now.
+    pub changes: Vec<Change>,
+    /// The changes counted by folder or package, if asked for.
+    pub groups: Vec<Group>,
+    /// What could not be read, each a sentence.
+    pub warnings: Vec<String>,
+}
+
+/// How many changes there are of each kind.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
+pub struct DiffCounts {
+    /// Paths that are new.
+    pub added: u64,
+    /// Paths that are gone.
+    pub removed: u64,
+    /// Paths with another type, content or link target.
+    pub changed: u64,
+    /// Paths of which only metadata changed.
+    pub metadata: u64,
+    /// Files with the same content under another path.
+    pub renamed: u64,
+    /// Bytes of regular files that there are more; fewer, if below zero.
+    pub bytes: i64,
+}
+
+/// What became of a path.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum ChangeKind {
+    /// It is new.
+    Added,
+    /// It is gone.
+    Removed,
+    /// It has another type, content or link target.
+    Changed,
+    /// Only its metadata is different.
+    Metadata,
+    /// The same content was at another path before.
+    Renamed,
+}
+
+/// A path that changed.
+#[derive(Debug, Clone, Serialize)]
+pub struct Change {
+    /// What became of it.
+    pub kind: ChangeKind,
+    /// Its volume, as the first image calls it.
+    pub volume: String,
+    /// Its path.
+    pub path: String,
+    /// The path's bytes in hex, where they are not UTF-8.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub path_bytes: Option<String>,
+    /// The path that it had before, if it was renamed, with its volume if that was another.
+    pub from: Option<String>,
+    /// The bytes of that path in hex, where they are not UTF-8.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub from_bytes: Option<String>,
+    /// Its type, now or before it went.
+    #[serde(rename = "type")]
+    pub file_type: &'static str,
+    /// Its size before and after, in bytes; none where it is not there.
+    pub sizes: [Option<u64>; 2],
+    /// What is different.
+    pub fields: Vec<FieldChange>,
+    /// How its text differs, as a unified diff, if asked for and if it is text.
+    pub text: Option<String>,
+    /// The rows in the two trees.
+    #[serde(skip)]
+    pub(crate) rows: [Option<usize>; 2],
+}
+
+/// What of a file is different.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct FieldChange {
+    /// Which: `type`, `mode`, `owner`, `links`, `size`, `mtime`, `link target`, `device`, `xattrs` or `content`.
+    pub field: &'static str,
+    /// What it was; nothing for content and xattrs.
+    pub from: Option<String>,
+    /// What it is.
+    pub to: Option<String>,
+}
+
+/// Changes counted together.
+#[derive(Debug, Clone, Serialize)]
+pub struct Group {
+    /// The folder or package.
+    pub name: String,
+    /// What changed in it.
+    pub counts: DiffCounts,
+    /// Of a package, its versions before and after; none where it is not installed.
+    pub versions: Option<[Option<String>; 2]>,
+}
+
+impl DiffCounts {
+    pub(super) fn add(&mut self, change: &Change) {
+        *match change.kind {
+            ChangeKind::Added => &mut self.added,
+            ChangeKind::Removed => &mut self.removed,
+            ChangeKind::Changed => &mut self.changed,
+            ChangeKind::Metadata => &mut self.metadata,
+            ChangeKind::Renamed => &mut self.renamed,
+        } += 1;
+        if change.file_type == "file" {
+            let [before, after] = change.sizes.map(|size| size.unwrap_or(0) as i64);
+            self.bytes = self.bytes.saturating_add(after.saturating_sub(before));
+        }
+    }
+}
+
+pub(super) fn group_by<K: Ord>(changes: &[Change], key: impl Fn(&Change) -> K) -> BTreeMap<K, DiffCounts> {
+    let mut groups: BTreeMap<K, DiffCounts> = BTreeMap::new();
+    for change in changes {
+        groups.entry(key(change)).or_default().add(change);
+    }
+    groups
+}

@@ -1,0 +1,108 @@
+//! `info`: what an image is: its container, partitions, filesystems, the system on it and, in the store, where it
+//! came from.
+
+use std::sync::Arc;
+
+use mif_formats::partition::Table;
+use serde::Serialize;
+
+use crate::disk::scan::{Scan, ScannedVolume};
+use crate::error::Result;
+use crate::guest::boot::Sectors;
+use crate::guest::system::System;
+use crate::image::{OpenImage, Origin, tree_of_scan};
+use crate::store::{Counts, Image, Provenance, VolumeRecord};
+
+/// What an image is.
+#[derive(Debug, Clone, Serialize)]
+pub struct ImageInfo {
+    /// The file or `name@version`.
+    pub image: String,
+    /// The disk's size in bytes.
+    pub disk_size: u64,
+    /// The container, for a disk image file.
+    pub container: Option<ContainerInfo>,
+    /// The partition table.
+    pub table: Table,
+    /// What is on each partition, in the table's order.
+    pub volumes: Vec<VolumeRecord>,
+    /// The system on it.
+    pub system: System,
+    /// For an image of the store.
+    pub stored: Option<StoredInfo>,
+    /// What is odd or could not be read, each a sentence.
+    pub warnings: Vec<String>,
+}
+
+/// What a container is.
+#[derive(Debug, Clone, Serialize)]
+pub struct ContainerInfo {
+    /// The format's name.
+    pub format: String,
+    /// Details, in order: what, and its value.
+    pub details: Vec<(String, String)>,
+    /// The files that hold the disk, the image first.
+    pub files: Vec<String>,
+}
+
+/// What the store knows of an image.
+#[derive(Debug, Clone, Serialize)]
+pub struct StoredInfo {
+    /// The identity of the disk's bits.
+    pub layout_digest: String,
+    /// How the disk divides.
+    pub counts: Counts,
+    /// Where it came from.
+    pub provenance: Provenance,
+}
+
+/// Says what an image is.
+pub fn info(image: &OpenImage) -> Result<ImageInfo> {
+    match &image.origin {
+        Origin::Stored { stored, .. } => {
+            let Image { disk_size, layout_digest, table, volumes, counts, provenance, mut warnings, .. } =
+                stored.image.clone();
+            // What the record says is said also of an image whose files are damaged.
+            let system = stored_system(image, &table, &mut warnings).unwrap_or_else(|error| {
+                warnings.push(format!("its files cannot be read: {error}"));
+                System::default()
+            });
+            Ok(ImageInfo {
+                image: image.label.clone(),
+                disk_size,
+                container: None,
+                table,
+                volumes,
+                system,
+                stored: Some(StoredInfo { layout_digest, counts, provenance }),
+                warnings,
+            })
+        }
+        Origin::File { container } => {
+            let scan = Arc::new(Scan::new(container.source.clone())?);
+            let tree = tree_of_scan(&scan)?;
+            let mut warnings = [&container.warnings[..], &tree.complaints].concat();
+            let sectors = Sectors { disk: &*scan.disk, table: &scan.table };
+            let system = System::read(&tree, &sectors, &mut warnings);
+            Ok(ImageInfo {
+                image: image.label.clone(),
+                disk_size: container.source.len(),
+                container: Some(ContainerInfo {
+                    format: container.format.to_owned(),
+                    details: container.details.clone(),
+                    files: container.files.iter().map(|f| f.path().display().to_string()).collect(),
+                }),
+                volumes: scan.volumes.iter().map(ScannedVolume::record).collect(),
+                table: scan.table.clone(),
+                system,
+                stored: None,
+                warnings,
+            })
+        }
+    }
+}
+
+fn stored_system(image: &OpenImage, table: &Table, warnings: &mut Vec<String>) -> Result<System> {
+    let sectors = Sectors { disk: &*image.disk()?, table };
+    Ok(System::read(&image.tree()?, &sectors, warnings))
+}

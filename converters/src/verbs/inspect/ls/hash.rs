@@ -1,0 +1,110 @@
+//! The SHA-1 of files of an image that has none yet.
+
+use std::collections::BTreeMap;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use mif_formats::Source;
+use mif_formats::fs::FileType;
+use mif_formats::mif::manifest::escape;
+use sha1::{Digest, Sha1};
+
+use crate::error::{Error, Result};
+use crate::ingest::MAX_HASHED_HOLES;
+use crate::task::progress::{self, Progress};
+use crate::tree::view::Tree;
+
+/// How much of a file is read at once, in bytes.
+const WINDOW: usize = 1 << 20;
+
+/// What was hashed.
+pub(super) struct Hashes {
+    /// The digest of each row that was asked for, where it was computed.
+    pub(super) digests: Vec<Option<[u8; 20]>>,
+    /// What could not be read, each a sentence.
+    pub(super) complaints: Vec<String>,
+}
+
+/// Hashes those of `rows` that are regular files without a digest, each inode once, on all processors.
+pub(super) fn all(tree: &Tree, rows: &[usize], progress: &dyn Progress) -> Result<Hashes> {
+    let row = |i: usize| &tree.rows()[i];
+    // By volume and inode, which is about the order on the disk; what has no inode is itself alone.
+    let mut files: BTreeMap<(&str, u64, usize), Vec<usize>> = BTreeMap::new();
+    for (place, i) in rows.iter().enumerate() {
+        let row = row(*i);
+        if row.file_type == FileType::File && row.sha1.is_none() {
+            let alone = if row.inode.is_some() { 0 } else { *i };
+            files.entry((&row.volume, row.inode.unwrap_or(0), alone)).or_default().push(place);
+        }
+    }
+    let files: Vec<Vec<usize>> = files.into_values().collect();
+    progress.stage("hashing", files.iter().map(|places| row(rows[places[0]]).size).sum());
+    let next = AtomicUsize::new(0);
+    let holes_left = Mutex::new(MAX_HASHED_HOLES);
+    let found = Mutex::new(Hashes { digests: vec![None; rows.len()], complaints: Vec::new() });
+    let stop: Mutex<Option<Error>> = Mutex::new(None);
+    let work = || -> Result<()> {
+        let mut buf = vec![0; WINDOW];
+        while let Some(places) = files.get(next.fetch_add(1, Ordering::Relaxed)) {
+            let i = rows[places[0]];
+            let digest = tree.content(i).and_then(|file| hash(&*file, &mut buf, &holes_left, progress));
+            progress::check(progress)?;
+            let mut found = found.lock().expect("not poisoned");
+            match digest {
+                Ok(digest) => places.iter().for_each(|place| found.digests[*place] = Some(digest)),
+                Err(error) => {
+                    let row = row(i);
+                    found.complaints.push(format!("{}:{}: {error}", row.volume, escape(&row.path)));
+                }
+            }
+        }
+        Ok(())
+    };
+    std::thread::scope(|scope| {
+        for _ in 0..std::thread::available_parallelism().map_or(1, usize::from) {
+            scope.spawn(|| {
+                if let Err(error) = work() {
+                    stop.lock().expect("not poisoned").get_or_insert(error);
+                }
+            });
+        }
+    });
+    match stop.into_inner().expect("not poisoned") {
+        Some(error) => Err(error),
+        None => {
+            let mut found = found.into_inner().expect("not poisoned");
+            found.complaints.sort();
+            Ok(found)
+        }
+    }
+}
+
+/// The SHA-1 of a file. Holes are hashed as long as there are `holes_left`.
+fn hash(
+    file: &dyn Source,
+    buf: &mut [u8],
+    holes_left: &Mutex<u64>,
+    progress: &dyn Progress,
+) -> Result<[u8; 20]> {
+    let mut hasher = Sha1::new();
+    let mut at = 0;
+    while at < file.len() {
+        progress::check(progress)?;
+        let extent = file.extent_at(at)?;
+        let part = extent.len().min(buf.len() as u64) as usize;
+        if extent.is_zero() {
+            let mut left = holes_left.lock().expect("not poisoned");
+            *left = left.checked_sub(part as u64).ok_or_else(|| {
+                Error::input(format!("has no digest: over {MAX_HASHED_HOLES} bytes of holes are not hashed"))
+            })?;
+            drop(left);
+            buf[..part].fill(0);
+        } else {
+            file.read_at(at, &mut buf[..part])?;
+        }
+        hasher.update(&buf[..part]);
+        progress.advance(part as u64);
+        at += part as u64;
+    }
+    Ok(hasher.finalize().into())
+}

@@ -1,0 +1,197 @@
+//! `ls`: the files of an image.
+
+use mif_formats::fs::{FileType, Timestamp};
+use mif_formats::mif::manifest::{Row, escape, escape_apart, type_name};
+use mif_formats::text::{hex, hex_unless_text};
+use serde::{Serialize, Serializer};
+
+use crate::error::Result;
+use crate::image::OpenImage;
+use crate::task::progress::Progress;
+use crate::tree::path::VolumePath;
+
+mod hash;
+
+/// What `ls` found.
+#[derive(Debug, Clone, Serialize)]
+pub struct Listing {
+    /// The path of the folder that was listed, without a slash at its end.
+    #[serde(skip)]
+    pub folder: Vec<u8>,
+    /// Where the image's fstab mounts the volume that was listed, if the path was given without a volume; empty for the
+    /// root's. With it before them, paths can be given again.
+    #[serde(skip)]
+    pub point: String,
+    /// The entries are made of these as they are asked for: there may be millions.
+    #[serde(rename = "entries", serialize_with = "as_entries")]
+    rows: Vec<Row>,
+    /// What could not be read, each a sentence.
+    pub warnings: Vec<String>,
+}
+
+impl Listing {
+    /// The entries, by volume and path.
+    pub fn entries(&self) -> impl Iterator<Item = LsEntry> + '_ {
+        self.rows.iter().map(LsEntry::new)
+    }
+}
+
+fn as_entries<S: Serializer>(rows: &[Row], serializer: S) -> std::result::Result<S::Ok, S::Error> {
+    serializer.collect_seq(rows.iter().map(LsEntry::new))
+}
+
+/// One path.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[allow(missing_docs)]
+pub struct LsEntry {
+    pub volume: String,
+    pub path: String,
+    /// The path's bytes in hex, where they are not UTF-8: `path` has an escape for each byte then, which may be another path's
+    /// own text.
+    #[serde(rename = "path_bytes", skip_serializing_if = "Option::is_none")]
+    pub path_hex: Option<String>,
+    /// The path as it is on the disk, UTF-8 or not.
+    #[serde(skip)]
+    pub path_bytes: Vec<u8>,
+    #[serde(rename = "type")]
+    pub file_type: &'static str,
+    pub mode: Option<u16>,
+    pub uid: Option<u32>,
+    pub gid: Option<u32>,
+    pub nlink: Option<u32>,
+    pub inode: Option<u64>,
+    pub size: u64,
+    pub mtime: Option<Timestamp>,
+    pub atime: Option<Timestamp>,
+    pub ctime: Option<Timestamp>,
+    pub crtime: Option<Timestamp>,
+    pub link_target: Option<String>,
+    /// The target's bytes in hex, where they are not UTF-8.
+    #[serde(rename = "link_target_bytes", skip_serializing_if = "Option::is_none")]
+    pub link_target_hex: Option<String>,
+    /// The target as it is on the disk.
+    #[serde(skip)]
+    pub link_bytes: Option<Vec<u8>>,
+    pub rdev: Option<(u32, u32)>,
+    /// Name, and value in hex.
+    pub xattrs: Vec<(String, String)>,
+    pub flags: u32,
+    pub sha1: Option<String>,
+    pub blake3: Option<String>,
+}
+
+impl LsEntry {
+    fn new(row: &Row) -> Self {
+        LsEntry {
+            volume: row.volume.clone(),
+            path: row.path_text(),
+            path_hex: hex_unless_text(&row.path),
+            path_bytes: row.path.clone(),
+            file_type: type_name(row.file_type),
+            mode: row.mode,
+            uid: row.uid,
+            gid: row.gid,
+            nlink: row.nlink,
+            inode: row.inode,
+            size: row.size,
+            mtime: row.mtime,
+            atime: row.atime,
+            ctime: row.ctime,
+            crtime: row.crtime,
+            link_target: row.link_target.as_deref().map(escape),
+            link_target_hex: row.link_target.as_deref().and_then(hex_unless_text),
+            link_bytes: row.link_target.clone(),
+            rdev: row.rdev,
+            xattrs: row.xattrs.iter().map(|x| (escape_apart(&x.name), hex(&x.value))).collect(),
+            flags: row.flags,
+            sha1: row.sha1.map(|digest| hex(&digest)),
+            blake3: row.blake3.map(|id| id.to_string()),
+        }
+    }
+}
+
+/// What to list.
+#[derive(Debug, Clone, Default)]
+pub struct LsOptions {
+    /// Where: the entries of a folder, or a file itself. Without a path: the root filesystem's root, or with
+    /// `recursive` every volume.
+    pub path: Option<VolumePath>,
+    /// All that is below.
+    pub recursive: bool,
+    /// The folder itself too.
+    pub itself: bool,
+    /// Files of a disk image file have their SHA-1 too; those of a stored image always do.
+    pub hashed: bool,
+}
+
+/// Lists files of an image.
+pub fn ls(image: &OpenImage, options: &LsOptions, progress: &dyn Progress) -> Result<Listing> {
+    let tree = image.tree()?;
+    let rows = tree.rows();
+    let all = 0..rows.len();
+    let (mut folder, mut point) = (Vec::new(), String::new());
+    let picked: Vec<usize> = match &options.path {
+        None if options.recursive || tree.root_volume().is_none() => {
+            all.filter(|i| options.recursive || rows[*i].path == b"/").collect()
+        }
+        path => {
+            let root = VolumePath { volume: None, path: b"/".to_vec() };
+            let found = tree.find(path.as_ref().unwrap_or(&root), true)?;
+            let start = &rows[found];
+            let root =
+                tree.roots().first().filter(|_| path.as_ref().is_none_or(|path| path.volume.is_none()));
+            let root = root.filter(|root| root.volume != start.volume);
+            point = root.and_then(|root| root.point_of(&start.volume)).map_or_else(String::new, escape);
+            if start.file_type == FileType::Dir {
+                folder = start.path.strip_suffix(b"/").unwrap_or(&start.path).to_vec();
+                let below = |row: &Row| {
+                    row.volume == start.volume && is_below(&row.path, &start.path, options.recursive)
+                };
+                all.filter(|i| options.itself && *i == found || below(&rows[*i])).collect()
+            } else {
+                folder = start.path[..start.path.iter().rposition(|b| *b == b'/').unwrap_or(0)].to_vec();
+                vec![found]
+            }
+        }
+    };
+    let hashes = options.hashed.then(|| hash::all(&tree, &picked, progress)).transpose()?;
+    let (mut rows, mut warnings) = tree.into_rows();
+    let mut picked = picked.into_iter().peekable();
+    let mut number = 0;
+    rows.retain(|_| {
+        number += 1;
+        picked.next_if_eq(&(number - 1)).is_some()
+    });
+    if let Some(hashes) = hashes {
+        for (row, digest) in rows.iter_mut().zip(hashes.digests) {
+            row.sha1 = digest.or(row.sha1);
+        }
+        warnings.extend(hashes.complaints);
+    }
+    Ok(Listing { folder, point, rows, warnings })
+}
+
+/// Whether `path` lies below `folder`; directly, unless `deep`.
+fn is_below(path: &[u8], folder: &[u8], deep: bool) -> bool {
+    let folder = if folder == b"/" { b"" } else { folder };
+    match path.strip_prefix(folder) {
+        Some([b'/', name @ ..]) => !name.is_empty() && (deep || !name.contains(&b'/')),
+        _ => false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn below_means_in_the_folder_and_not_beside_it() {
+        assert!(is_below(b"/etc/passwd", b"/etc", false));
+        assert!(!is_below(b"/etc2/passwd", b"/etc", true));
+        assert!(!is_below(b"/etc", b"/etc", true));
+        assert!(is_below(b"/etc", b"/", false));
+        assert!(!is_below(b"/", b"/", true));
+        assert!(is_below(b"/etc/a/b", b"/etc", true));
+        assert!(!is_below(b"/etc/a/b", b"/etc", false));
+    }
+}

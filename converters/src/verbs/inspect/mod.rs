@@ -1,0 +1,8 @@
+//! Verbs that answer questions about images and change nothing.
+
+pub(crate) mod cat;
+pub(crate) mod diff;
+pub(crate) mod info;
+pub(crate) mod ls;
+pub(crate) mod packages;
+pub(crate) mod search;

@@ -1,0 +1,150 @@
+//! Searching by content: digests that are wanted, and the rows of an image that may have them.
+
+use std::collections::HashSet;
+use std::io::{BufRead, BufReader, Read};
+use std::path::Path;
+
+use mif_formats::mif::digests::{HEADER, find, sections};
+
+use crate::error::{Error, Result};
+use crate::host::named::{MAX_CONTENT, open};
+use crate::store::Storage;
+
+/// The longest line of a list of digests, in bytes.
+const MAX_LINE: u64 = 1 << 20;
+
+/// Contents that are searched for, by digest.
+#[derive(Debug, Clone, Default)]
+pub struct Contents {
+    blake3: HashSet<[u8; 32]>,
+    sha1: HashSet<[u8; 20]>,
+}
+
+impl Contents {
+    /// Adds the content of a local file.
+    pub fn add_file(&mut self, path: &Path) -> Result<()> {
+        let mut hasher = blake3::Hasher::new();
+        let file = open(path, MAX_CONTENT)?;
+        hasher.update_reader(file).map_err(|e| Error::io(path, &e))?;
+        self.blake3.insert(*hasher.finalize().as_bytes());
+        Ok(())
+    }
+
+    /// Adds a BLAKE3 in hex.
+    pub fn add_blake3(&mut self, hex: &str) -> Result<()> {
+        let digest =
+            digest(hex).ok_or_else(|| Error::usage(format!("{hex}: is no BLAKE3: 64 hex digits")))?;
+        self.blake3.insert(digest);
+        Ok(())
+    }
+
+    /// Adds a SHA-1 in hex.
+    pub fn add_sha1(&mut self, hex: &str) -> Result<()> {
+        let digest = digest(hex).ok_or_else(|| Error::usage(format!("{hex}: is no SHA-1: 40 hex digits")))?;
+        self.sha1.insert(digest);
+        Ok(())
+    }
+
+    /// Adds the SHA-1s of a list: the first word of 40 hex digits of each line, as `sha1sum` and hash sets such
+    /// as NSRL's have them (quoted and comma-separated words too). Lines without one, such as headings, are
+    /// passed over; a list without any is an error.
+    pub fn add_sha1_list(&mut self, path: &Path) -> Result<()> {
+        let mut list = BufReader::new(open(path, MAX_CONTENT)?);
+        let before = self.sha1.len();
+        let separates = |b: &u8| b.is_ascii_whitespace() || matches!(b, b',' | b';' | b'"' | b'\'');
+        let mut line = Vec::new();
+        // A line is held at once, so it has a limit too: of a longer one, each part counts as a line.
+        while (&mut list).take(MAX_LINE).read_until(b'\n', &mut line).map_err(|e| Error::io(path, &e))? > 0 {
+            let words = line.split(separates).filter_map(|word| std::str::from_utf8(word).ok());
+            self.sha1.extend(words.filter_map(digest::<20>).next());
+            line.clear();
+        }
+        if self.sha1.len() == before {
+            return Err(Error::input(format!("{}: has no SHA-1 in it that is new", path.display()))
+                .advise("Expected a line for each, with 40 hex digits"));
+        }
+        Ok(())
+    }
+
+    /// Whether a BLAKE3 is wanted.
+    pub(super) fn has_blake3(&self) -> bool {
+        !self.blake3.is_empty()
+    }
+
+    /// Whether a SHA-1 is wanted.
+    pub(super) fn has_sha1(&self) -> bool {
+        !self.sha1.is_empty()
+    }
+
+    /// Whether a file with these digests is wanted.
+    pub(crate) fn contain(&self, blake3: Option<[u8; 32]>, sha1: Option<[u8; 20]>) -> bool {
+        blake3.is_some_and(|d| self.blake3.contains(&d)) || sha1.is_some_and(|d| self.sha1.contains(&d))
+    }
+}
+
+fn digest<const N: usize>(hex: &str) -> Option<[u8; N]> {
+    let hex = hex.as_bytes();
+    if hex.len() != 2 * N || !hex.iter().all(u8::is_ascii_hexdigit) {
+        return None;
+    }
+    let mut digest = [0; N];
+    for (byte, pair) in digest.iter_mut().zip(hex.chunks_exact(2)) {
+        *byte = u8::from_str_radix(std::str::from_utf8(pair).ok()?, 16).ok()?;
+    }
+    Some(digest)
+}
+
+/// The rows of the image in `folder` that may have one of `contents`, ascending; none if the image has no file
+/// of digests, so that every row may.
+pub(super) fn candidates(
+    storage: &dyn Storage,
+    folder: &str,
+    contents: &Contents,
+) -> Result<Option<Vec<usize>>> {
+    let key = format!("{folder}/digests");
+    let failed = |e: std::io::Error| storage.error(&key, &e);
+    let len = match storage.len(&key) {
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+        other => other.map_err(failed)?,
+    };
+    let header = storage.read(&key, 0..len.min(HEADER as u64)).map_err(failed)?;
+    let sections = sections(&header, len).map_err(|e| crate::error::damaged(&key, &e))?;
+    let mut rows: Vec<usize> = Vec::new();
+    if !contents.blake3.is_empty() {
+        let entries = storage.read(&key, sections.blake3).map_err(failed)?;
+        rows.extend(contents.blake3.iter().flat_map(|d| find(&entries, d)).map(|row| row as usize));
+    }
+    if !contents.sha1.is_empty() {
+        let entries = storage.read(&key, sections.sha1).map_err(failed)?;
+        rows.extend(contents.sha1.iter().flat_map(|d| find(&entries, d)).map(|row| row as usize));
+    }
+    rows.sort_unstable();
+    rows.dedup();
+    Ok(Some(rows))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sha1s_are_found_in_lists_of_all_kinds() {
+        let folder = tempfile::tempdir().unwrap();
+        let list = folder.path().join("list");
+        let sha1 = |n: u8| format!("{n:02x}").repeat(20);
+        let text = format!(
+            "\"SHA-1\",\"MD5\"\n\"{}\",\"0123\"\n{}  /etc/passwd\r\n{}\n\n",
+            sha1(0xAB).to_uppercase(),
+            sha1(2),
+            sha1(3)
+        );
+        std::fs::write(&list, text).unwrap();
+        let mut contents = Contents::default();
+        contents.add_sha1_list(&list).unwrap();
+        assert_eq!(contents.sha1.len(), 3);
+        assert!(contents.contain(None, Some([0xAB; 20])) && !contents.contain(Some([2; 32]), None));
+        std::fs::write(&list, "nothing\n").unwrap();
+        assert!(contents.add_sha1_list(&list).is_err());
+        assert!(contents.add_blake3("xyz").is_err());
+    }
+}

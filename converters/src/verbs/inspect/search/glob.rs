@@ -1,0 +1,120 @@
+//! A pattern for paths.
+
+use glob::{MatchOptions, Pattern};
+use memchr::memmem::Finder;
+
+use crate::error::{Error, Result};
+
+/// A pattern, as shells have them: `*`, `?`, `[a-z]` within a name, `**` over any number of folders. Without a
+/// slash it is for the last name of a path, with one for the whole path.
+#[derive(Debug, Clone)]
+pub struct PathGlob {
+    /// None if the pattern is plain text.
+    pattern: Option<Pattern>,
+    text: String,
+    /// The plain text that it begins with.
+    prefix: String,
+    /// Plain text that every match has in it: few paths have it that do not match.
+    inner: Finder<'static>,
+    whole_path: bool,
+}
+
+const OPTIONS: MatchOptions = MatchOptions {
+    case_sensitive: true,
+    require_literal_separator: true,
+    require_literal_leading_dot: false,
+};
+
+impl PathGlob {
+    /// Reads a pattern.
+    pub fn new(text: &str) -> Result<Self> {
+        let special = |c: char| "*?[".contains(c);
+        let pattern = text.contains(special).then(|| Pattern::new(text)).transpose().map_err(|e| {
+            Error::usage(format!("\"{text}\" is no pattern: at its character {}: {}", e.pos + 1, e.msg))
+        })?;
+        // The text in brackets is not plain; what is plain is before the first bracket, or between other marks.
+        // `**/` may stand for nothing at all, so the slash beside it is not plain either.
+        let plain = text.split('[').next().unwrap_or("");
+        let inner = plain.split(['*', '?']).map(|part| part.trim_matches('/')).max_by_key(|part| part.len());
+        Ok(PathGlob {
+            pattern,
+            text: text.to_owned(),
+            prefix: plain.split(['*', '?']).next().unwrap_or("").to_owned(),
+            inner: Finder::new(inner.unwrap_or("")).into_owned(),
+            whole_path: text.contains('/'),
+        })
+    }
+
+    /// Whether the pattern is for whole paths, and not for their last names.
+    pub(super) fn is_for_whole_paths(&self) -> bool {
+        self.whole_path
+    }
+
+    /// Whether a path fits.
+    #[must_use]
+    pub fn matches(&self, path: &str) -> bool {
+        if self.inner.find(path.as_bytes()).is_none() {
+            return false;
+        }
+        let part = if self.whole_path { path } else { path.rsplit('/').next().unwrap_or(path) };
+        match &self.pattern {
+            Some(pattern) => part.starts_with(&self.prefix) && pattern.matches_with(part, OPTIONS),
+            None => part == self.text,
+        }
+    }
+
+    /// Whether there can be a match between `low` and `high`.
+    pub(super) fn may_lie(&self, low: &[u8], high: &[u8]) -> bool {
+        let prefix = self.prefix.as_bytes();
+        let common = prefix.len().min(high.len());
+        !self.whole_path || prefix[..common] <= high[..common] && (prefix >= low || low.starts_with(prefix))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn patterns_match_as_in_a_shell() {
+        let matches = |pattern: &str, path: &str| PathGlob::new(pattern).unwrap().matches(path);
+        for (pattern, path) in [
+            ("/etc/passwd", "/etc/passwd"),
+            ("passwd", "/etc/passwd"),
+            ("*.so.*", "/usr/lib/libc.so.6"),
+            ("/usr/*/lib?.so", "/usr/lib/libc.so"),
+            ("/usr/**/libc.so", "/usr/lib/x86/libc.so"),
+            ("/usr/**/libc.so", "/usr/libc.so"),
+            ("/**", "/etc/passwd"),
+            ("**/sshd_config", "/etc/ssh/sshd_config"),
+            ("[ab]*", "/x/bc"),
+            ("/etc/[!x]asswd", "/etc/passwd"),
+        ] {
+            assert!(matches(pattern, path), "{pattern} {path}");
+        }
+        for (pattern, path) in [
+            ("/etc/passwd", "/etc/passwd-"),
+            ("passwd", "/etc/passwd/x"),
+            ("/usr/*", "/usr/lib/x"),
+            ("*.so", "/libc.so.6"),
+            ("[ab]*", "/x/cb"),
+        ] {
+            assert!(!matches(pattern, path), "{pattern} {path}");
+        }
+        assert!(PathGlob::new("a[b").is_err());
+    }
+
+    #[test]
+    fn bounds_exclude_no_match() {
+        let may = |pattern: &str, low: &str, high: &str| {
+            PathGlob::new(pattern).unwrap().may_lie(low.as_bytes(), high.as_bytes())
+        };
+        assert!(may("/etc/passwd", "/", "/var"));
+        assert!(may("/etc/*", "/etc/a", "/etc/b"));
+        assert!(may("/etc/*", "/etc/a", "/usr"));
+        assert!(may("/etc/*", "/bin", "/etc"));
+        assert!(!may("/etc/*", "/usr", "/var"));
+        assert!(!may("/usr/*", "/bin", "/etc/x"));
+        assert!(may("passwd", "/usr", "/var"));
+    }
+}

@@ -1,0 +1,398 @@
+//! `search`: files of all images by path, content, owner, mode, size, time and extended attributes. Of each
+//! manifest, only the columns that the question needs are read, and of those only what the question leaves.
+
+mod content;
+mod file;
+mod glob;
+mod mounts;
+
+use std::ops::RangeInclusive;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+
+use mif_formats::fs::{FileType, Timestamp};
+use mif_formats::mif::manifest::columns::{self, Column, Columns, Group};
+use mif_formats::mif::manifest::type_name;
+use mif_formats::text::{hex, hex_unless_text};
+use serde::Serialize;
+
+pub use self::content::Contents;
+use self::file::StoredFile;
+pub use self::glob::PathGlob;
+use self::mounts::Points;
+use crate::error::{Result, damaged};
+use crate::store::{DamagedImage, Image, ImageName, Objects, Selector, Store};
+use crate::task::progress::{self, Progress};
+
+/// What is searched for. What is not given does not matter; all that is given must fit.
+#[derive(Debug, Clone, Default)]
+pub struct Query {
+    /// The images to search; all if none are named.
+    pub images: Vec<ImageName>,
+    /// All versions of the images, and not just the newest.
+    pub all_versions: bool,
+    /// The path.
+    pub path: Option<PathGlob>,
+    /// The content: any of these.
+    pub contents: Option<Contents>,
+    /// The type.
+    pub file_type: Option<FileType>,
+    /// The owner.
+    pub uid: Option<u32>,
+    /// The group.
+    pub gid: Option<u32>,
+    /// Bits of the mode, all of which must be set.
+    pub mode: u16,
+    /// Bits of the mode, of which any must be set.
+    pub mode_any: u16,
+    /// Size in bytes.
+    pub size: Option<RangeInclusive<u64>>,
+    /// Time of last change, in seconds since 1970.
+    pub mtime: Option<RangeInclusive<i64>>,
+    /// Name of an extended attribute.
+    pub xattr: Option<PathGlob>,
+}
+
+/// What was found.
+#[derive(Debug, Clone, Serialize)]
+pub struct SearchReport {
+    /// How many versions were searched.
+    pub searched: u64,
+    /// Images that could not be searched, for something of them is damaged.
+    pub damaged: Vec<DamagedImage>,
+    /// The files, by image, volume and path.
+    pub hits: Vec<Hit>,
+}
+
+/// A file that fits.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[allow(missing_docs)]
+pub struct Hit {
+    /// The image, as `name@version`.
+    pub image: String,
+    pub volume: String,
+    pub path: String,
+    /// The path's bytes in hex, where they are not UTF-8.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub path_bytes: Option<String>,
+    #[serde(rename = "type")]
+    pub file_type: String,
+    pub mode: Option<u16>,
+    pub uid: Option<u32>,
+    pub gid: Option<u32>,
+    pub size: u64,
+    pub mtime: Option<Timestamp>,
+    /// In hex.
+    pub sha1: Option<String>,
+}
+
+/// Searches a store, on all processors.
+pub fn search(store: &Store, query: &Query, progress: &dyn Progress) -> Result<SearchReport> {
+    let images = images(store, query)?;
+    progress.stage("searching", 0);
+    let next = AtomicUsize::new(0);
+    let found: Mutex<Vec<(usize, Vec<Hit>)>> = Mutex::default();
+    let damaged: Mutex<Vec<(usize, DamagedImage)>> = Mutex::default();
+    let objects: Mutex<Option<Arc<Objects>>> = Mutex::default();
+    let objects = || {
+        let mut known = objects.lock().expect("not poisoned");
+        match &*known {
+            Some(objects) => Ok(objects.clone()),
+            None => Ok(known.insert(Arc::new(store.objects()?)).clone()),
+        }
+    };
+    let work = || {
+        while !progress.interrupted() {
+            let i = next.fetch_add(1, Ordering::Relaxed);
+            let Some((name, version)) = images.get(i) else { return };
+            match search_image(store, name, *version, query, &objects) {
+                Ok(hits) if hits.is_empty() => {}
+                Ok(hits) => found.lock().expect("not poisoned").push((i, hits)),
+                Err(e) => {
+                    let image = DamagedImage::new(name, *version, &e);
+                    damaged.lock().expect("not poisoned").push((i, image));
+                }
+            }
+        }
+    };
+    std::thread::scope(|scope| {
+        for _ in 0..std::thread::available_parallelism().map_or(1, usize::from).min(images.len()) {
+            scope.spawn(work);
+        }
+    });
+    progress::check(progress)?;
+    let mut found = found.into_inner().expect("not poisoned");
+    found.sort_unstable_by_key(|(i, _)| *i);
+    let hits = found.into_iter().flat_map(|(_, hits)| hits).collect();
+    let mut damaged = damaged.into_inner().expect("not poisoned");
+    damaged.sort_unstable_by_key(|(i, _)| *i);
+    let damaged: Vec<DamagedImage> = damaged.into_iter().map(|(_, image)| image).collect();
+    Ok(SearchReport { searched: (images.len() - damaged.len()) as u64, damaged, hits })
+}
+
+/// The versions to search.
+fn images(store: &Store, query: &Query) -> Result<Vec<(String, u32)>> {
+    let mut images = Vec::new();
+    let names: Vec<ImageName> = if query.images.is_empty() {
+        store.names()?.into_iter().map(|name| ImageName { name, version: Selector::Newest }).collect()
+    } else {
+        query.images.clone()
+    };
+    for name in names {
+        let versions = store.versions(&name.name)?;
+        match (&name.version, versions.last()) {
+            (Selector::Newest, Some(_)) if query.all_versions => {
+                images.extend(versions.into_iter().map(|version| (name.name.clone(), version)));
+            }
+            (Selector::Newest, Some(newest)) => images.push((name.name, *newest)),
+            // A name with no versions was removed just now, unless the user asked for it.
+            (Selector::Newest, None) if query.images.is_empty() => {}
+            _ => images.push((name.name.clone(), store.image(&name)?.image.version)),
+        }
+    }
+    images.sort();
+    images.dedup();
+    Ok(images)
+}
+
+fn search_image(
+    store: &Store,
+    name: &str,
+    version: u32,
+    query: &Query,
+    objects: &dyn Fn() -> Result<Arc<Objects>>,
+) -> Result<Vec<Hit>> {
+    let folder = Image::folder(name, version);
+    let id = format!("{name}@{version}");
+    let wrong = |e: mif_formats::Error| damaged(&id, &e);
+    let candidates = match &query.contents {
+        Some(contents) => content::candidates(&**store.storage(), &folder, contents)?,
+        None => None,
+    };
+    if candidates.as_ref().is_some_and(Vec::is_empty) {
+        return Ok(Vec::new());
+    }
+    let key = format!("{folder}/manifest.parquet");
+    let file = StoredFile::new(store.storage().clone(), &key).map_err(|e| store.storage().error(&key, &e))?;
+    let columns = Columns::new(file).map_err(wrong)?;
+    // A pattern for whole paths means those that the image's system has.
+    let points = match &query.path {
+        Some(glob) if glob.is_for_whole_paths() => {
+            mounts::points(&store.version(name, version)?, &columns, objects)?
+        }
+        _ => Points::new(),
+    };
+    let mut hits = Vec::new();
+    for group in columns.groups() {
+        let rows = match &candidates {
+            Some(all) => {
+                let end = group.start + group.rows;
+                let here = all.iter().filter(|row| (group.start..end).contains(*row));
+                Rows { group: &group, picked: Some(here.map(|row| row - group.start).collect()) }
+            }
+            None => Rows { group: &group, picked: None },
+        };
+        let picked = rows.filter(query, &points).map_err(wrong)?;
+        hits.extend(describe(&id, &group, &picked).map_err(wrong)?);
+    }
+    Ok(hits)
+}
+
+/// The rows of a group that still fit: all, or these.
+struct Rows<'a> {
+    group: &'a Group<'a>,
+    picked: Option<Vec<usize>>,
+}
+
+impl Rows<'_> {
+    /// The rows that fit the query, column by column: what leaves few rows first.
+    fn filter(mut self, query: &Query, points: &Points) -> mif_formats::Result<Vec<usize>> {
+        if let Some(contents) = &query.contents {
+            self.contents(contents)?;
+        }
+        if let Some(glob) = &query.path {
+            let outside = self.group.bounds(Column::Path).is_some_and(|(low, high)| !glob.may_lie(low, high));
+            if points.is_empty() && outside {
+                return Ok(Vec::new());
+            }
+            self.paths(glob, points)?;
+        }
+        if query.mode != 0 {
+            self.numbers(Column::Mode, |mode| mode & i64::from(query.mode) == i64::from(query.mode))?;
+        }
+        if query.mode_any != 0 {
+            self.numbers(Column::Mode, |mode| mode & i64::from(query.mode_any) != 0)?;
+        }
+        if let Some(uid) = query.uid {
+            self.numbers(Column::Uid, |n| n == i64::from(uid))?;
+        }
+        if let Some(gid) = query.gid {
+            self.numbers(Column::Gid, |n| n == i64::from(gid))?;
+        }
+        if let Some(size) = &query.size {
+            self.numbers(Column::Size, |n| size.contains(&(n as u64)))?;
+        }
+        if let Some(mtime) = &query.mtime {
+            self.numbers(Column::Mtime, |n| mtime.contains(&n))?;
+        }
+        if let Some(file_type) = query.file_type {
+            self.texts(Column::Type, |name| name == type_name(file_type))?;
+        }
+        if let Some(glob) = &query.xattr {
+            self.xattrs(glob)?;
+        }
+        Ok(self.picked.unwrap_or_else(|| (0..self.group.rows).collect()))
+    }
+
+    fn done(&self) -> bool {
+        self.picked.as_ref().is_some_and(Vec::is_empty)
+    }
+
+    /// Whether so few rows are left that each is read by itself.
+    fn few(&self) -> Option<&[usize]> {
+        self.picked.as_deref().filter(|picked| picked.len() < self.group.rows / 16)
+    }
+
+    /// Keeps the rows for which `keep` holds, which is asked by row.
+    fn retain(&mut self, mut keep: impl FnMut(usize) -> bool) {
+        self.picked = Some(match self.picked.take() {
+            Some(picked) => picked.into_iter().filter(|row| keep(*row)).collect(),
+            None => (0..self.group.rows).filter(|row| keep(*row)).collect(),
+        });
+    }
+
+    fn numbers(&mut self, column: Column, fits: impl Fn(i64) -> bool) -> mif_formats::Result<()> {
+        if self.done() {
+            return Ok(());
+        }
+        match self.few() {
+            Some(rows) => {
+                let mut values = self.group.numbers_at(column, rows)?.into_iter();
+                self.retain(|_| values.next().flatten().is_some_and(&fits));
+            }
+            None => {
+                let values = self.group.numbers(column)?;
+                self.retain(|row| values[row].is_some_and(&fits));
+            }
+        }
+        Ok(())
+    }
+
+    /// Keeps the rows whose path fits, on its volume or as the image's system sees it.
+    fn paths(&mut self, glob: &PathGlob, points: &Points) -> mif_formats::Result<()> {
+        if points.is_empty() || self.done() {
+            return self.texts(Column::Path, |path| glob.matches(path));
+        }
+        let volumes = self.group.texts(Column::Volume)?;
+        let mut keep = Vec::with_capacity(self.group.rows);
+        self.group.each_text(Column::Path, |path| {
+            let path = std::str::from_utf8(path).unwrap_or_default();
+            let volume = std::str::from_utf8(volumes[keep.len()].data()).unwrap_or_default();
+            let below = if path == "/" { "" } else { path };
+            let mut points = points.get(volume).into_iter().flatten();
+            keep.push(glob.matches(path) || points.any(|point| glob.matches(&format!("{point}{below}"))));
+        })?;
+        self.retain(|row| keep[row]);
+        Ok(())
+    }
+
+    fn texts(&mut self, column: Column, fits: impl Fn(&str) -> bool) -> mif_formats::Result<()> {
+        let fits = |text: &[u8]| std::str::from_utf8(text).is_ok_and(&fits);
+        if self.done() {
+            return Ok(());
+        }
+        match self.few() {
+            Some(rows) => {
+                let mut values = self.group.texts_at(column, rows)?.into_iter();
+                self.retain(|_| values.next().is_some_and(|text| fits(text.data())));
+            }
+            None => {
+                let mut keep = Vec::with_capacity(self.group.rows);
+                self.group.each_text(column, |text| keep.push(fits(text)))?;
+                self.retain(|row| keep[row]);
+            }
+        }
+        Ok(())
+    }
+
+    /// Only those digests are read that something is searched for by.
+    fn contents(&mut self, contents: &Contents) -> mif_formats::Result<()> {
+        if self.done() {
+            return Ok(());
+        }
+        let few: Option<Vec<usize>> = self.few().map(<[usize]>::to_vec);
+        let blake3 = self.digests::<32>(Column::Blake3, few.as_deref(), contents.has_blake3())?;
+        let sha1 = self.digests::<20>(Column::Sha1, few.as_deref(), contents.has_sha1())?;
+        let fits =
+            |i: usize| contents.contain(blake3.get(i).copied().flatten(), sha1.get(i).copied().flatten());
+        match few {
+            Some(_) => {
+                let mut places = 0..;
+                self.retain(|_| places.next().is_some_and(fits));
+            }
+            None => self.retain(fits),
+        }
+        Ok(())
+    }
+
+    /// The digests of these rows, or of all; none if they are not wanted.
+    fn digests<const N: usize>(
+        &self,
+        column: Column,
+        rows: Option<&[usize]>,
+        wanted: bool,
+    ) -> mif_formats::Result<Vec<Option<[u8; N]>>> {
+        match rows {
+            _ if !wanted => Ok(Vec::new()),
+            Some(rows) => self.group.digests_at::<N>(column, rows),
+            None => self.group.digests::<N>(column),
+        }
+    }
+
+    fn xattrs(&mut self, glob: &PathGlob) -> mif_formats::Result<()> {
+        if self.done() || self.group.all_null(Column::XattrNames) {
+            self.picked = Some(Vec::new());
+            return Ok(());
+        }
+        let xattrs = columns::xattrs(self.group)?;
+        let fits = |name: &[u8]| std::str::from_utf8(name).is_ok_and(|name| glob.matches(name));
+        self.retain(|row| xattrs[row].iter().any(|xattr| fits(&xattr.name)));
+        Ok(())
+    }
+}
+
+/// What a report says of these rows.
+fn describe(image: &str, group: &Group<'_>, rows: &[usize]) -> mif_formats::Result<Vec<Hit>> {
+    if rows.is_empty() {
+        return Ok(Vec::new());
+    }
+    let text = |column| -> mif_formats::Result<Vec<String>> {
+        let texts = group.texts_at(column, rows)?;
+        Ok(texts.iter().map(|text| String::from_utf8_lossy(text.data()).into_owned()).collect())
+    };
+    let number = |column| group.numbers_at(column, rows);
+    let (volume, path, file_type) = (text(Column::Volume)?, text(Column::Path)?, text(Column::Type)?);
+    let (mode, uid, gid) = (number(Column::Mode)?, number(Column::Uid)?, number(Column::Gid)?);
+    let (size, mtime, nanos) = (number(Column::Size)?, number(Column::Mtime)?, number(Column::MtimeNs)?);
+    let sha1 = group.digests_at::<20>(Column::Sha1, rows)?;
+    let path_bytes = group.blobs_at(Column::PathBytes, rows)?;
+    let mut names = volume.into_iter().zip(path).zip(file_type);
+    Ok((0..rows.len())
+        .map(|i| {
+            let ((volume, path), file_type) = names.next().expect("a name for each row");
+            Hit {
+                image: image.to_owned(),
+                volume,
+                path,
+                path_bytes: path_bytes[i].as_ref().and_then(|bytes| hex_unless_text(bytes.data())),
+                file_type,
+                mode: mode[i].map(|n| n as u16),
+                uid: uid[i].map(|n| n as u32),
+                gid: gid[i].map(|n| n as u32),
+                size: size[i].unwrap_or(0) as u64,
+                mtime: mtime[i].map(|secs| Timestamp { secs, nanos: nanos[i].unwrap_or(0) as u32 }),
+                sha1: sha1[i].map(|digest| hex(&digest)),
+            }
+        })
+        .collect())
+}

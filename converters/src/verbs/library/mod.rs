@@ -1,0 +1,5 @@
+//! Verbs that keep a library: its history, tags, removal, statistics.
+
+pub(crate) mod log;
+pub(crate) mod rm;
+pub(crate) mod stats;

@@ -1,0 +1,68 @@
+//! `rm`: versions of images are forgotten. Their numbers are not used again; their objects stay until `gc`.
+
+use std::collections::BTreeSet;
+use std::path::Path;
+
+use serde::Serialize;
+
+use crate::error::{Error, Result};
+use crate::store::{ImageName, Selector, Store};
+use crate::task::progress::Progress;
+
+/// What was removed.
+#[derive(Debug, Clone, Serialize)]
+pub struct RmReport {
+    /// The versions, as `name@version`.
+    pub removed: Vec<String>,
+    /// Tags that went with them, as `name@tag`.
+    pub tags: Vec<String>,
+}
+
+/// Removes versions of images from the store in the folder `store`: the one that a name names, or all if it
+/// names none. Unless `force`, nothing is removed if a tag stands for any of them.
+pub fn rm(store: &Path, names: &[ImageName], force: bool, progress: &dyn Progress) -> Result<RmReport> {
+    let store = Store::open_exclusive(store, progress)?;
+    let mut chosen: Vec<(String, u32)> = Vec::new();
+    for name in names {
+        match name.version {
+            // A version whose record is damaged can be removed too.
+            Selector::Newest => {
+                let versions = known_versions(&store, &name.name)?;
+                if versions.is_empty() {
+                    store.image(name)?;
+                }
+                chosen.extend(versions.into_iter().map(|version| (name.name.clone(), version)));
+            }
+            Selector::Number(version) if known_versions(&store, &name.name)?.contains(&version) => {
+                chosen.push((name.name.clone(), version));
+            }
+            _ => chosen.push((name.name.clone(), store.image(name)?.image.version)),
+        }
+    }
+    chosen.sort();
+    chosen.dedup();
+    let mut tags = Vec::new();
+    for (name, version) in &chosen {
+        tags.extend(store.tags(name)?.into_iter().filter(|tag| tag.version == *version));
+    }
+    if let (Some(tag), false) = (tags.first(), force) {
+        return Err(Error::usage(format!("{}@{} has the tag {}", tag.name, tag.version, tag.tag))
+            .advise("Nothing was removed; --force removes tagged versions, and their tags"));
+    }
+    for tag in &tags {
+        store.remove_tag(&tag.name, &tag.tag)?;
+    }
+    let mut removed = Vec::new();
+    for (name, version) in chosen {
+        store.remove_version(&name, version, crate::store::now())?;
+        removed.push(format!("{name}@{version}"));
+    }
+    let tags = tags.into_iter().map(|tag| format!("{}@{}", tag.name, tag.tag)).collect();
+    Ok(RmReport { removed, tags })
+}
+
+/// The versions of an image that are there, and those that have vanished: `rm` forgets these too.
+fn known_versions(store: &Store, name: &str) -> Result<BTreeSet<u32>> {
+    let vanished = store.vanished()?.into_iter().filter(|(of, _)| of == name).map(|(_, version)| version);
+    Ok(store.versions(name)?.into_iter().chain(vanished).collect())
+}

@@ -1,0 +1,221 @@
+//! `stats`: how large the store is, what each image costs, and which images resemble each other.
+
+use std::collections::HashMap;
+
+use mif_formats::mif::ObjectId;
+use serde::Serialize;
+
+use crate::error::Result;
+use crate::store::{
+    DamagedImage, IMAGE_FILES, Image, Index, Needs, PackIndex, Store, index_key, pack_key, total,
+};
+use crate::task::progress::{self, Progress};
+
+/// How large a store is and what its images share.
+#[derive(Debug, Clone, Serialize)]
+pub struct StatsReport {
+    /// Images that were left out, for something of them is damaged.
+    pub damaged: Vec<DamagedImage>,
+    /// Names.
+    pub images: u64,
+    /// Versions, each a disk of its own.
+    pub versions: u64,
+    /// The sizes of all disks together, in bytes.
+    pub disk_bytes: u64,
+    /// What is not zero of them.
+    pub data_bytes: u64,
+    /// Objects that images need, and their bytes: what is left of the data when nothing is there twice.
+    pub objects: u64,
+    /// Their bytes.
+    pub object_bytes: u64,
+    /// The bytes that they take in packs.
+    pub stored_bytes: u64,
+    /// Bytes in packs that no image needs.
+    pub garbage_bytes: u64,
+    /// Bytes of packs, indexes, and of manifests, layouts and records.
+    pub file_bytes: FileBytes,
+    /// Data bytes for each object byte.
+    pub dedup_ratio: f64,
+    /// Data bytes for each byte of the store's files.
+    pub total_ratio: f64,
+    /// What each version shares.
+    pub shares: Vec<ImageShare>,
+    /// Which images resemble which, if that was asked for.
+    pub similarity: Option<Similarity>,
+}
+
+/// Bytes of a store's files.
+#[derive(Debug, Clone, Copy, Default, Serialize)]
+#[allow(missing_docs)]
+pub struct FileBytes {
+    pub packs: u64,
+    pub indexes: u64,
+    pub images: u64,
+}
+
+/// What a version shares.
+#[derive(Debug, Clone, Serialize)]
+pub struct ImageShare {
+    /// The image, as `name@version`.
+    pub image: String,
+    /// What is not zero of its disk, in bytes.
+    pub data_bytes: u64,
+    /// Stored bytes of the objects that it alone needs: what removing it would free.
+    pub own_bytes: u64,
+    /// Stored bytes of objects that others need too.
+    pub shared_bytes: u64,
+}
+
+/// How much of their objects' bytes the newest versions have in common.
+#[derive(Debug, Clone, Serialize)]
+pub struct Similarity {
+    /// The images, as `name@version`.
+    pub images: Vec<String>,
+    /// For each pair, bytes in both for each byte in either: 1 is the same, 0 has nothing in common.
+    pub matrix: Vec<Vec<f64>>,
+}
+
+/// Measures a store.
+pub fn stats(store: &Store, similarity: bool, progress: &dyn Progress) -> Result<StatsReport> {
+    progress.stage("reading images", 0);
+    let (images, mut damaged) = store.images()?;
+    let objects = store.objects()?;
+    let index = store.index()?;
+    let mut numbers: HashMap<ObjectId, u32> = HashMap::new();
+    let mut needs: Vec<Vec<u32>> = Vec::new();
+    let mut measured = Vec::new();
+    for image in images {
+        progress::check(progress)?;
+        let mut own = Needs::default();
+        let added = store.version(&image.name, image.version).and_then(|stored| own.add(&stored, &objects));
+        if let Err(e) = added {
+            damaged.push(DamagedImage::new(&image.name, image.version, &e));
+            continue;
+        }
+        measured.push(image);
+        let number = |id: ObjectId| {
+            let next = numbers.len() as u32;
+            *numbers.entry(id).or_insert(next)
+        };
+        let mut own: Vec<u32> = own.objects.into_iter().map(number).collect();
+        own.sort_unstable();
+        needs.push(own);
+    }
+    let images = measured;
+    let sizes = sizes(&numbers, &index);
+    let mut users = vec![0u32; sizes.len()];
+    needs.iter().flatten().for_each(|&n| users[n as usize] += 1);
+    let shares =
+        images.iter().zip(&needs).map(|(image, needs)| share(image, needs, &sizes, &users)).collect();
+    let file_bytes = file_bytes(store, &images)?;
+    let data_bytes = total(images.iter().flat_map(|i| [i.counts.content_bytes, i.counts.residue_bytes]));
+    let object_bytes = total(sizes.iter().map(|s| s.len));
+    let stored_bytes = total(sizes.iter().map(|s| s.stored));
+    let files = total([file_bytes.packs, file_bytes.indexes, file_bytes.images].into_iter());
+    let mut in_packs = 0u64;
+    for id in PackIndex::ids(&**store.storage())? {
+        in_packs = in_packs.saturating_add(PackIndex::load(&**store.storage(), id)?.stored_bytes());
+    }
+    Ok(StatsReport {
+        damaged,
+        images: store.names()?.len() as u64,
+        versions: images.len() as u64,
+        disk_bytes: total(images.iter().map(|i| i.disk_size)),
+        data_bytes,
+        objects: sizes.len() as u64,
+        object_bytes,
+        stored_bytes,
+        garbage_bytes: in_packs.saturating_sub(stored_bytes),
+        file_bytes,
+        dedup_ratio: ratio(data_bytes, object_bytes),
+        total_ratio: ratio(data_bytes, files),
+        shares,
+        similarity: similarity.then(|| compare(&images, &needs, &sizes)),
+    })
+}
+
+/// Lengths of an object, in bytes.
+#[derive(Clone, Copy, Default)]
+struct Size {
+    /// As it is; none for a list, whose bytes are its chunks'.
+    len: u64,
+    stored: u64,
+}
+
+fn sizes(numbers: &HashMap<ObjectId, u32>, index: &Index) -> Vec<Size> {
+    let mut sizes = vec![Size::default(); numbers.len()];
+    for (id, number) in numbers {
+        if let Some(location) = index.get(id) {
+            let list = location.encoding == mif_formats::mif::pack::Encoding::List;
+            sizes[*number as usize] =
+                Size { len: if list { 0 } else { location.len }, stored: location.stored_len };
+        }
+    }
+    sizes
+}
+
+fn share(image: &Image, needs: &[u32], sizes: &[Size], users: &[u32]) -> ImageShare {
+    let stored = |alone: bool| {
+        let picked = needs.iter().filter(|n| (users[**n as usize] == 1) == alone);
+        total(picked.map(|n| sizes[*n as usize].stored))
+    };
+    ImageShare {
+        image: image.id(),
+        data_bytes: image.counts.content_bytes.saturating_add(image.counts.residue_bytes),
+        own_bytes: stored(true),
+        shared_bytes: stored(false),
+    }
+}
+
+fn ratio(a: u64, b: u64) -> f64 {
+    if b == 0 { 0.0 } else { a as f64 / b as f64 }
+}
+
+fn file_bytes(store: &Store, images: &[Image]) -> Result<FileBytes> {
+    let storage = store.storage();
+    let mut bytes = FileBytes::default();
+    let len = |key: &str| storage.len(key).map_err(|e| storage.error(key, &e));
+    for id in PackIndex::ids(&**storage)? {
+        bytes.packs = bytes.packs.saturating_add(len(&pack_key(&id))?);
+        bytes.indexes = bytes.indexes.saturating_add(len(&index_key(&id))?);
+    }
+    for image in images {
+        let folder = Image::folder(&image.name, image.version);
+        let files = storage.list(&folder).map_err(|e| storage.error(&folder, &e))?;
+        for file in files.iter().filter(|file| IMAGE_FILES.contains(&file.as_str())) {
+            bytes.images = bytes.images.saturating_add(len(&format!("{folder}/{file}"))?);
+        }
+    }
+    Ok(bytes)
+}
+
+fn compare(images: &[Image], needs: &[Vec<u32>], sizes: &[Size]) -> Similarity {
+    let newest = |i: &usize| images.get(i + 1).is_none_or(|next| next.name != images[*i].name);
+    let picked: Vec<usize> = (0..images.len()).filter(newest).collect();
+    let of = |needs: &[u32]| total(needs.iter().map(|n| sizes[*n as usize].len));
+    let totals: Vec<u64> = picked.iter().map(|i| of(&needs[*i])).collect();
+    let mut matrix = vec![vec![1.0; picked.len()]; picked.len()];
+    for a in 0..picked.len() {
+        for b in a + 1..picked.len() {
+            let common = common(&needs[picked[a]], &needs[picked[b]], sizes);
+            let either = totals[a].saturating_add(totals[b]) - common;
+            let share = if either == 0 { 1.0 } else { common as f64 / either as f64 };
+            matrix[a][b] = share;
+            matrix[b][a] = share;
+        }
+    }
+    Similarity { images: picked.iter().map(|i| images[*i].id()).collect(), matrix }
+}
+
+/// Bytes of the objects that are in both of two sorted lists.
+fn common(a: &[u32], b: &[u32], sizes: &[Size]) -> u64 {
+    let (mut i, mut j, mut bytes) = (0, 0, 0u64);
+    while let (Some(x), Some(y)) = (a.get(i), b.get(j)) {
+        if x == y {
+            bytes = bytes.saturating_add(sizes[*x as usize].len);
+        }
+        i += usize::from(x <= y);
+        j += usize::from(y <= x);
+    }
+    bytes
+}

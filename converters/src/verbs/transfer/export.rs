@@ -1,0 +1,304 @@
+//! `export` and `convert`: a stored image, or one in another container, becomes a disk image file. A stored one may
+//! get another size, or fresh identities, on the way: that is a rebuild whose result is written and not kept.
+
+use std::io::IsTerminal;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Instant;
+
+use mif_formats::container::{self, CreateOptions, Format, OpenOptions, Output, OutputKind};
+use mif_formats::mif::manifest::Row;
+use mif_formats::text::hex;
+use mif_formats::{ErrorKind, Slice, Source, partition};
+use serde::Serialize;
+
+use crate::compose::staging::Bench;
+use crate::disk::compare::compare_bits;
+use crate::error::{Error, Result};
+use crate::image::{OpenImage, Origin};
+use crate::rebuild::{Base, Draft, IdsReport, Reshape};
+use crate::store::StoredDisk;
+use crate::task::progress::{Progress, interrupted};
+use crate::tree::new_content::NewContents;
+
+/// How to export.
+#[derive(Debug, Clone, Default)]
+pub struct ExportOptions {
+    /// The container format; by the file's suffix if none.
+    pub format: Option<String>,
+    /// Options of the format, as `key=value`.
+    pub options: CreateOptions,
+    /// A disk image: only what differs from it is written, and the new one refers to it. For qcow2.
+    pub backing: Option<PathBuf>,
+    /// Replace a file that is there, or overwrite a block device.
+    pub force: bool,
+    /// Read what was written back and compare it with the disk.
+    pub verify: bool,
+    /// Other sizes and identities; of a stored image only.
+    pub reshape: Reshape,
+}
+
+/// What an export wrote.
+#[derive(Debug, Clone, Serialize)]
+pub struct ExportReport {
+    /// The image.
+    pub image: String,
+    /// The file.
+    pub output: String,
+    /// Its container format.
+    pub format: String,
+    /// The disk's size in bytes.
+    pub disk_size: u64,
+    /// The volumes that were planned anew; all others are the image's, bit for bit.
+    pub planned: Vec<String>,
+    /// What changed beside what was asked for, each a sentence.
+    pub notes: Vec<String>,
+    /// What fresh identities did, if there are any.
+    pub ids: Option<IdsReport>,
+    /// Oddities of the source, and what the output format cannot record, each a sentence.
+    pub warnings: Vec<String>,
+    /// Whether it was read back and compared.
+    pub verified: bool,
+    /// The bytes that the file takes on its filesystem.
+    pub allocated: u64,
+    /// How long it took.
+    pub seconds: f64,
+}
+
+/// Writes the disk of `image` to `path`: a file, which appears whole or not at all, a block device, or standard output
+/// (`-`). A symbolic link is followed.
+pub fn export(
+    image: &OpenImage,
+    path: &Path,
+    options: &ExportOptions,
+    progress: &dyn Progress,
+) -> Result<ExportReport> {
+    use std::os::unix::fs::MetadataExt;
+    let started = Instant::now();
+    let format = container::format_for_output(options.format.as_deref(), path)?;
+    let mut format_options = options.options.clone();
+    if let Some(base) = &options.backing {
+        if format.name() != "qcow2" {
+            let problem = format!("a {} file cannot lie on top of {}", format.name(), base.display());
+            return Err(Error::unsupported(problem).advise("Only qcow2 is written on top of another image"));
+        }
+        format_options.push(("backing_file".into(), backing_name(base, path)?));
+    }
+    let mut output = Output::new(path, options.force)?;
+    check_kind(&output, path, format, options)?;
+    output.limit(image.access());
+    let reshaped = if options.reshape.is_empty() { None } else { Some(reshape(image, options, progress)?) };
+    let disk = match &reshaped {
+        Some(reshaped) => reshaped.disk.clone(),
+        None => image.disk()?,
+    };
+    let mut warnings = match &image.origin {
+        Origin::File { container } => container.warnings.clone(),
+        Origin::Stored { .. } => Vec::new(),
+    };
+    warnings.extend(carry_sector_size(&*disk, format, &mut format_options)?);
+    if let (Some(ids), true) = (&options.reshape.new_ids, format.has_identity()) {
+        // The last option given wins, so an explicit `-o seed=` overrides this one.
+        format_options.insert(0, ("seed".into(), hex(&ids.seed)));
+    }
+    let kind = output.kind();
+    let check = |written: &Path| match options.verify {
+        true => read_back(&*disk, written, path, format, options, progress),
+        false => Ok(()),
+    };
+    write(&*disk, output, format, &format_options, &check, progress)?;
+    let mut notes = reshaped.as_ref().map_or(Vec::new(), |reshaped| reshaped.draft.notes.clone());
+    if kind == OutputKind::Device {
+        notes.extend(rest_of_device(path, disk.len())?);
+    }
+    let allocated = match kind {
+        OutputKind::Files => std::fs::metadata(path).map_or(0, |m| m.blocks() * 512),
+        OutputKind::Device | OutputKind::Stream => disk.len(),
+    };
+    Ok(ExportReport {
+        image: image.label.clone(),
+        output: path.display().to_string(),
+        format: format.name().to_owned(),
+        disk_size: disk.len(),
+        planned: reshaped.as_ref().map_or(Vec::new(), |reshaped| reshaped.draft.planned.clone()),
+        notes,
+        warnings,
+        verified: options.verify,
+        ids: reshaped.and_then(|reshaped| reshaped.draft.ids),
+        allocated,
+        seconds: started.elapsed().as_secs_f64(),
+    })
+}
+
+/// Errs if the format cannot be written to this kind of output.
+fn check_kind(output: &Output, path: &Path, format: &dyn Format, options: &ExportOptions) -> Result<()> {
+    let (shown, name) = (path.display(), format.name());
+    match output.kind() {
+        OutputKind::Files => return Ok(()),
+        OutputKind::Stream if std::io::stdout().is_terminal() => {
+            return Err(Error::usage("refusing to write a disk to a terminal"));
+        }
+        OutputKind::Stream if options.verify => {
+            return Err(Error::usage("--verify cannot read standard output back"));
+        }
+        OutputKind::Stream | OutputKind::Device if format.is_sequential() => return Ok(()),
+        OutputKind::Stream => Err(Error::unsupported(format!(
+            "-: a {name} image is not written sequentially, so it cannot go to standard output"
+        ))),
+        OutputKind::Device => Err(Error::unsupported(format!(
+            "{shown}: only a raw disk can be written to a block device, not a {name} image"
+        ))),
+    }
+    .map_err(|e: Error| e.advise("Pass -O raw, or write to a file"))
+}
+
+/// Tells the writer to record an unusual sector size; returns a warning if the format cannot record it.
+fn carry_sector_size(
+    disk: &dyn Source,
+    format: &dyn Format,
+    options: &mut CreateOptions,
+) -> Result<Option<String>> {
+    const USUAL: u32 = 512;
+    const OPTION: &str = "logical_sector_size";
+    let size = match disk.sector_size() {
+        Some(recorded) => recorded,
+        None => partition::read(disk)?.sector_size,
+    };
+    if size == USUAL {
+        return Ok(None);
+    }
+    if format.name() == "vhdx" {
+        match options.iter().rev().find(|(key, _)| key == OPTION) {
+            None => options.push((OPTION.into(), size.to_string())),
+            Some((_, given)) if *given != size.to_string() => {
+                return Ok(Some(format!("the disk has {size}-byte sectors, but {OPTION}={given} was given")));
+            }
+            Some(_) => {}
+        }
+        return Ok(None);
+    }
+    Ok(Some(format!(
+        "the disk has {size}-byte sectors, which a {} image cannot record: attach it as a disk with such sectors, or its \
+         partitions will not be found",
+        format.name()
+    )))
+}
+
+/// Writes the disk and lets `check` look at what was written: before it gets its final name, where that is possible.
+fn write(
+    disk: &dyn Source,
+    mut output: Output,
+    format: &dyn Format,
+    options: &CreateOptions,
+    check: &dyn Fn(&Path) -> Result<()>,
+    progress: &dyn Progress,
+) -> Result<()> {
+    let kind = output.kind();
+    let written = format.create(disk, &mut output, options, progress);
+    let failed = match written {
+        _ if progress.interrupted() => interrupted(),
+        Ok(()) => {
+            let (target, early) = (output.target().to_owned(), output.temporary().is_some());
+            output.temporary().map_or(Ok(()), check)?;
+            match output.commit() {
+                Ok(()) if early || kind == OutputKind::Stream => return Ok(()),
+                Ok(()) => return check(&target),
+                Err(e) => e.into(),
+            }
+        }
+        // The device is too small or in use: nothing was written.
+        Err(e) if matches!(e.kind(), ErrorKind::Limit | ErrorKind::Denied) => return Err(e.into()),
+        Err(e) => e.into(),
+    };
+    Err(match kind {
+        OutputKind::Device => failed.advise("The device may be partly overwritten; write it again"),
+        OutputKind::Files | OutputKind::Stream => failed,
+    })
+}
+
+/// A note for the report if the device is larger than the disk.
+fn rest_of_device(path: &Path, disk_size: u64) -> Result<Option<String>> {
+    let rest = open_written(path, "raw", None)?.len() - disk_size;
+    Ok((rest > 0)
+        .then(|| format!("the device is {rest} bytes larger than the disk; those bytes were left unchanged")))
+}
+
+fn open_written(path: &Path, format: &str, backing: Option<&Path>) -> Result<Arc<dyn Source>> {
+    let allow_paths = backing.and_then(|base| base.canonicalize().ok()?.parent().map(Path::to_owned));
+    let open = OpenOptions {
+        format: Some(format.to_owned()),
+        allow_paths: allow_paths.into_iter().collect(),
+        ..OpenOptions::default()
+    };
+    Ok(container::open(path, &open)?.source)
+}
+
+/// Compares what was written, and lies at `written` now, with the disk; errors name it by `path`.
+fn read_back(
+    disk: &dyn Source,
+    written: &Path,
+    path: &Path,
+    format: &dyn Format,
+    options: &ExportOptions,
+    progress: &dyn Progress,
+) -> Result<()> {
+    let written = open_written(written, format.name(), options.backing.as_deref())?;
+    // A device may be larger than the disk, and a container rounds up to whole sectors.
+    let written = Slice::new(&*written, 0..disk.len())?;
+    match compare_bits(disk, &written, "reading back", progress)?.first {
+        None => Ok(()),
+        Some(first) => Err(Error::store(format!(
+            "{}: reading back gives other bytes, first at byte {first} of the disk",
+            path.display()
+        ))),
+    }
+}
+
+/// A disk of other sizes or identities. Its new objects go away with the bench.
+struct Reshaped<'s> {
+    draft: Draft,
+    disk: Arc<dyn Source>,
+    _bench: Bench<'s>,
+}
+
+fn reshape<'i>(
+    image: &'i OpenImage,
+    options: &ExportOptions,
+    progress: &dyn Progress,
+) -> Result<Reshaped<'i>> {
+    let Origin::Stored { stored, objects, .. } = &image.origin else {
+        return Err(Error::usage("only an image of the store gets another size or other identities")
+            .advise("`mif import` it first"));
+    };
+    progress.stage("planning", 0);
+    let base = Base::new(Bench::scratch(objects.clone())?, stored)?;
+    let writer = base.writer()?;
+    let rows: Vec<&Row> = base.rows.iter().collect();
+    let mut draft = base.draft(&rows, &NewContents::new(), &[], &options.reshape, &writer, progress)?;
+    base.finish(writer, [&mut draft])?;
+    let rows: Vec<&Row> = base.rows.iter().collect();
+    base.read_back(&draft, &rows)?;
+    let disk = StoredDisk::new(draft.layout.clone(), base.objects);
+    let disk = Arc::new(disk.with_sectors_of(stored.image.table.sector_size));
+    Ok(Reshaped { draft, disk, _bench: base.bench })
+}
+
+/// What the image at `output` is to call its backing file: its path from there if it lies beneath the same folder, so
+/// that both can be moved together, and else its whole path; that also if `output` is a symbolic link.
+fn backing_name(base: &Path, output: &Path) -> Result<String> {
+    let found = base.canonicalize().map_err(|e| Error::io(base, &e))?;
+    let folder = match output.parent() {
+        Some(folder) if folder != Path::new("") => folder,
+        _ => Path::new("."),
+    };
+    let folder = folder.canonicalize().map_err(|e| Error::io(folder, &e))?;
+    // A relative name means another file when the image is opened by a link from elsewhere.
+    let is_link = output.is_symlink();
+    let name = found.strip_prefix(&folder).ok().filter(|_| !is_link).unwrap_or(&found);
+    let name = name.to_str().ok_or_else(|| {
+        Error::unsupported(format!("{}: a backing file's name must be UTF-8", base.display()))
+    })?;
+    // Before the first slash, a colon would end the name of a protocol.
+    let has_protocol = name.split('/').next().is_some_and(|first| first.contains(':'));
+    Ok(if has_protocol { format!("./{name}") } else { name.to_owned() })
+}

@@ -1,0 +1,116 @@
+//! What the store has of a file that is to be imported: whose name it is, whether its image is there, and whether
+//! that is whole.
+
+use std::path::{Path, PathBuf};
+
+use super::options::{ImportOptions, Opened};
+use super::read_back::damaged_objects;
+use crate::error::{Error, Result, readable};
+use crate::store::{Image, ImageName, PACKAGES, Store, StoredImage};
+
+/// A version of an image, by its second record if the first is damaged.
+pub(crate) fn there(store: &Store, name: &str, version: u32) -> Option<StoredImage> {
+    store.version(name, version).or_else(|_| store.published(name, version)).ok()
+}
+
+/// Errs unless the name is free, or belongs to this file: a name belongs to the file that was last imported as it, or
+/// to the command that made it.
+pub(crate) fn check_owner(store: &Store, opened: &Opened<'_>) -> Result<()> {
+    let name = opened.name;
+    let mut made_by = None;
+    for version in store.versions(name)?.into_iter().rev() {
+        let Some(Image { provenance, .. }) = there(store, name, version).map(|stored| stored.image) else {
+            continue;
+        };
+        if provenance.operation != "import" {
+            made_by.get_or_insert(provenance.operation);
+            continue;
+        }
+        let recorded = provenance.files.into_iter().next().map(|file| file.path).or(provenance.source);
+        return match recorded {
+            Some(recorded) if !is_same_file(opened.path, Path::new(&recorded)) => {
+                Err(taken(opened, &format!("holds {recorded}")))
+            }
+            _ => Ok(()),
+        };
+    }
+    match made_by {
+        // What `fsck` could only make again from the disk has no known source.
+        Some(operation) if operation != "fsck" => Err(taken(opened, &format!("was made by {operation}"))),
+        _ => Ok(()),
+    }
+}
+
+fn taken(opened: &Opened<'_>, by: &str) -> Error {
+    let (path, name) = (opened.path.display(), opened.name);
+    let folder =
+        opened.path.parent().and_then(Path::file_name).map(|name| name.to_string_lossy().into_owned());
+    let other = ImageName::like(&folder.map_or(format!("{name}-2"), |folder| format!("{folder}-{name}")));
+    Error::usage(format!("{path}: the image {name} is of another source: it {by}")).advise(format!(
+        "Pass `--name {other}` for an image of its own, or `--new-version` for a new version of {name}"
+    ))
+}
+
+/// Whether two paths lead to one file; of one that is gone, only the path is compared.
+fn is_same_file(path: &Path, recorded: &Path) -> bool {
+    let resolved = |path: &Path| path.canonicalize().or_else(|_| std::path::absolute(path));
+    let lexical = |path: &Path| -> Option<PathBuf> { std::path::absolute(path).ok() };
+    lexical(path) == lexical(recorded) || resolved(path).ok() == resolved(recorded).ok()
+}
+
+/// The image that the disk was last imported as under its name, if its files have not changed since, reading it again
+/// with these options would give the same, and the stored image is whole. Its layout, its manifest and the tables
+/// beside it are read for that, and with `verify` its objects too.
+pub(crate) fn known(store: &Store, opened: &Opened<'_>, options: &ImportOptions) -> Result<Option<Image>> {
+    // Devices do not say when they were written to.
+    if opened.disk.files.iter().any(|file| !file.metadata().is_ok_and(|meta| meta.is_file())) {
+        return Ok(None);
+    }
+    for version in store.versions(opened.name)?.into_iter().rev() {
+        // An import of the file mends a record that cannot be read.
+        let Ok(stored) = readable(store.version(opened.name, version))? else { return Ok(None) };
+        let Image { provenance: from, warnings, .. } = &stored.image;
+        if from.operation != "import" {
+            continue;
+        }
+        let same = from.files == opened.files
+            && from.source_format.as_deref() == Some(opened.disk.format)
+            && from.snapshot == options.open.snapshot
+            && (warnings.is_empty() || !options.strict);
+        let whole =
+            same && damaged_parts(store, &stored)?.is_empty() && objects_there(store, &stored, options)?;
+        return Ok(whole.then_some(stored.image));
+    }
+    Ok(None)
+}
+
+/// Which of an image's files are missing or damaged, or do not fit its record; and `image.json` if that is so of its
+/// record.
+pub(crate) fn damaged_parts(store: &Store, stored: &StoredImage) -> Result<Vec<&'static str>> {
+    let Image { name, version, .. } = &stored.image;
+    let first = readable(store.version(name, *version))?;
+    let parts = [
+        ("image.json", first.is_ok_and(|first| first.image == stored.image)),
+        ("layout", readable(stored.layout())?.is_ok()),
+        ("manifest.parquet", readable(stored.manifest_file())?.is_ok()),
+        ("digests", readable(stored.table("digests"))?.is_ok()),
+        (PACKAGES, readable(stored.table(PACKAGES))?.is_ok()),
+    ];
+    Ok(parts.into_iter().filter(|(_, is_whole)| !is_whole).map(|(file, _)| file).collect())
+}
+
+/// Whether all objects of an image are where the indexes say, and with `verify` whether they are whole.
+fn objects_there(store: &Store, stored: &StoredImage, options: &ImportOptions) -> Result<bool> {
+    let Ok(layout) = readable(stored.layout())? else { return Ok(false) };
+    let objects = store.objects()?;
+    let broken = store.index()?.broken_packs(&**store.storage());
+    if !broken.is_empty() || !layout.objects().iter().all(|id| objects.contains(id)) {
+        return Ok(false);
+    }
+    if !options.verify {
+        return Ok(true);
+    }
+    let mut ids: Vec<_> = layout.objects().to_vec();
+    ids.extend(stored.manifest()?.iter().filter_map(mif_formats::mif::manifest::Row::object));
+    Ok(damaged_objects(&objects, ids)?.is_empty())
+}

@@ -1,0 +1,247 @@
+//! `import`: a disk file becomes an image of the store.
+
+pub(crate) mod known;
+mod options;
+pub(crate) mod read_back;
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Instant;
+
+use mif_formats::container::{self, Disk, DiskFile};
+use mif_formats::mif::digests;
+use mif_formats::mif::manifest::{self, Row};
+use serde::Serialize;
+
+use self::known::{check_owner, damaged_parts, there};
+pub use self::options::ImportOptions;
+pub(crate) use self::options::Opened;
+use self::read_back::ReadBack;
+use crate::disk::scan::ScannedVolume;
+use crate::error::{Error, Result};
+use crate::guest::packages;
+use crate::ingest::import_disk;
+use crate::store::{
+    Counts, Image, ImageName, ObjectWriter, PACKAGES, Provenance, SourceFile, Store, WriterStats, check_name,
+    tables_of,
+};
+use crate::task::progress::Progress;
+use crate::tree::mounts::Devices;
+
+/// What an import did.
+#[derive(Debug, Clone, Serialize)]
+pub struct ImportReport {
+    /// The file.
+    pub source: String,
+    /// Its container format.
+    pub format: String,
+    /// `imported`; `unchanged` if the newest version of that name is this disk already; `repaired` if it is, and
+    /// something of it was damaged.
+    pub result: &'static str,
+    /// The image, as `name@version`.
+    pub image: String,
+    /// Other images of the store with the same bits.
+    pub same_as: Vec<String>,
+    /// The disk's size in bytes.
+    pub disk_size: u64,
+    /// How the disk divides.
+    pub counts: Counts,
+    /// What was new to the store.
+    pub added: WriterStats,
+    /// Bytes of the manifest and the layout.
+    pub manifest_bytes: u64,
+    /// Whether it was read back and compared.
+    pub verified: bool,
+    /// What was damaged in the store and was written again, each a sentence.
+    pub repaired: Vec<String>,
+    /// Whether damaged copies of objects are still in the store, beside whole ones: `mif fsck --repair` drops them.
+    pub damage_left: bool,
+    /// What could not be read, or is odd, each a sentence.
+    pub warnings: Vec<String>,
+    /// How long it took.
+    pub seconds: f64,
+}
+
+/// Imports the disk in the container at `path`.
+pub fn import(
+    store: &Store,
+    path: &Path,
+    options: &ImportOptions,
+    progress: &dyn Progress,
+) -> Result<ImportReport> {
+    let name = match &options.name {
+        Some(name) => check_name(name).map(|()| name.clone())?,
+        None => ImageName::like(&path.file_stem().unwrap_or_default().to_string_lossy()),
+    };
+    let disk = container::open(path, &options.open)?;
+    // Before anything is read: a file that changes meanwhile must not count as known later.
+    let files = source_files(&disk)?;
+    let opened = Opened { path, name: &name, disk: &disk, files: &files };
+    let writer = ObjectWriter::new(store)?;
+    import_opened(store, &opened, &writer, options, progress)
+}
+
+/// Imports a disk, objects through a writer beside `writer`.
+pub(crate) fn import_opened(
+    store: &Store,
+    opened: &Opened<'_>,
+    writer: &ObjectWriter,
+    options: &ImportOptions,
+    progress: &dyn Progress,
+) -> Result<ImportReport> {
+    let started = Instant::now();
+    let Opened { path, name, disk, files } = *opened;
+    if !options.new_version {
+        check_owner(store, opened)?;
+    }
+    let own_writer = writer.beside();
+    let mut read = import_disk(disk.source.clone(), &own_writer, options.threads, progress)?;
+    let mut warnings = std::mem::take(&mut read.warnings);
+    warnings.splice(0..0, disk.warnings.iter().cloned());
+    if options.strict && !warnings.is_empty() {
+        let all = warnings.join("; ");
+        return Err(Error::input(format!("{}: refused, because of --strict: {all}", path.display())));
+    }
+    let mut added = own_writer.finish()?;
+    let layout = Arc::new(read.take_layout());
+    let counts = read.counts(&layout);
+    let (layout_file, digest) = layout.encode();
+    let mut check = options.verify.then(|| ReadBack::new(store, opened, progress, options));
+    // Of a million files there is not room for the layout and the rows.
+    if let Some(check) = &mut check {
+        check.disk(&layout)?;
+    }
+    drop(layout);
+    let (scan, rows) = read.into_rows();
+    let mut repaired = Vec::new();
+    let broken = writer.broken_packs();
+    let mut damage_left = broken > 0;
+    if damage_left && added.objects > 0 {
+        repaired.push(format!(
+            "{broken} packs are missing or cut short; {} objects are stored again",
+            added.objects
+        ));
+    }
+    if let Some(check) = check {
+        let (stored, damaged) = check.files(&rows)?;
+        added = added.with(stored);
+        if damaged > 0 {
+            damage_left = true;
+            repaired.push(format!("{damaged} objects were damaged and are stored again"));
+        }
+    }
+    let mut manifest_file = Vec::new();
+    manifest::write(&mut manifest_file, &rows)?;
+    let layout_digest = blake3::Hash::from_bytes(digest).to_hex().to_string();
+    let manifest_digest = blake3::hash(&manifest_file).to_hex().to_string();
+    let disk_size = disk.source.len();
+    let same = store.with_layout(&layout_digest)?;
+    let newest = store.versions(name)?.last().copied();
+    let unchanged = newest.and_then(|version| there(store, name, version)).filter(|stored| {
+        (&stored.image.layout_digest, &stored.image.manifest_digest) == (&layout_digest, &manifest_digest)
+    });
+    let is_new = unchanged.is_none();
+    let volumes: Vec<_> = scan.volumes.iter().map(ScannedVolume::record).collect();
+    let tables = |rows: Vec<Row>| -> Result<_> {
+        let digests_file = digests::encode(&rows);
+        let devices = Devices { table: &scan.table, volumes: &volumes };
+        let (packages_file, complaints) = packages::table(rows, &Arc::new(store.objects()?), devices)?;
+        Ok((digests_file, packages_file, complaints))
+    };
+    let image = match unchanged {
+        Some(mut there) => {
+            let mut damaged = damaged_parts(store, &there)?;
+            if !damaged.is_empty() {
+                let (digests_file, packages_file, _) = tables(rows)?;
+                let tables = tables_of(&[("digests", &digests_file), (PACKAGES, &packages_file)]);
+                if there.image.tables != tables {
+                    there.image.tables = tables;
+                    damaged.extend(["image.json", "digests", PACKAGES]);
+                }
+                let json = there.image.to_json();
+                let files = [
+                    ("image.json", &json[..]),
+                    ("layout", &layout_file),
+                    ("manifest.parquet", &manifest_file),
+                    ("digests", &digests_file),
+                    (PACKAGES, &packages_file),
+                ];
+                for (file, bytes) in files.into_iter().filter(|(file, _)| damaged.contains(file)) {
+                    there.replace(file, bytes)?;
+                    repaired.push(format!("{}: {file} was damaged and is written again", there.image.id()));
+                }
+                store.note_again(&there.image)?;
+            }
+            // From now on the disk is known by the files that it was read from last.
+            let from = &mut there.image.provenance;
+            let moved = from.operation == "import" && from.files != files;
+            if moved {
+                from.source = Some(path.display().to_string());
+                from.source_format = Some(disk.format.into());
+                from.snapshot.clone_from(&options.open.snapshot);
+                from.files = files.to_vec();
+                there.replace("image.json", &there.image.to_json())?;
+            }
+            if moved || !store.is_noted(&there.image) {
+                store.note_again(&there.image)?;
+            }
+            there.image
+        }
+        None => {
+            let (digests_file, packages_file, complaints) = tables(rows)?;
+            warnings.extend(complaints);
+            let provenance = Provenance {
+                source: Some(path.display().to_string()),
+                source_format: Some(disk.format.into()),
+                snapshot: options.open.snapshot.clone(),
+                parent: newest.map(|version| format!("{name}@{version}")),
+                command: options.command.clone(),
+                files: files.to_vec(),
+                ..Provenance::of("import")
+            };
+            let image = Image {
+                disk_size,
+                layout_digest,
+                manifest_digest,
+                volumes: volumes.clone(),
+                table: scan.table.clone(),
+                counts,
+                warnings: warnings.clone(),
+                ..Image::new(name, 0, provenance)
+            };
+            let more = [("digests", &digests_file[..]), (PACKAGES, &packages_file)];
+            // Another import may have taken the name meanwhile.
+            if !options.new_version {
+                check_owner(store, opened)?;
+            }
+            let published = store.publish(image, &manifest_file, &layout_file, &more);
+            published.inspect_err(|e| writer.give_up(e))?
+        }
+    };
+    Ok(ImportReport {
+        source: path.display().to_string(),
+        format: disk.format.to_owned(),
+        result: match (is_new, repaired.is_empty()) {
+            (true, _) => "imported",
+            (false, true) => "unchanged",
+            (false, false) => "repaired",
+        },
+        image: image.id(),
+        same_as: same.iter().map(Image::id).filter(|id| *id != image.id()).collect(),
+        disk_size,
+        counts,
+        added,
+        manifest_bytes: if is_new { (layout_file.len() + manifest_file.len()) as u64 } else { 0 },
+        verified: options.verify,
+        repaired,
+        damage_left,
+        warnings,
+        seconds: started.elapsed().as_secs_f64(),
+    })
+}
+
+/// The files of a disk that is about to be read, as they are now.
+pub(crate) fn source_files(disk: &Disk) -> Result<Vec<SourceFile>> {
+    let of = |file: &DiskFile| SourceFile::before_reading(file).map_err(|e| Error::io(file.path(), &e));
+    disk.files.iter().map(of).collect()
+}

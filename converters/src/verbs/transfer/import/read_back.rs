@@ -1,0 +1,119 @@
+//! Reading an image back after it was stored, and storing again what is damaged of it.
+
+use std::collections::HashSet;
+use std::sync::Arc;
+
+use mif_formats::mif::ObjectId;
+use mif_formats::mif::layout::Layout;
+use mif_formats::mif::manifest::Row;
+
+use super::options::{ImportOptions, Opened};
+use crate::disk::compare::compare_bits;
+use crate::error::{Error, Result, readable};
+use crate::ingest::import_disk;
+use crate::store::{ObjectWriter, Objects, Store, StoredDisk, WriterStats};
+use crate::task::progress::Progress;
+
+/// The objects among `ids`, and the chunks of those that are lists, of which no copy is whole.
+pub(crate) fn damaged_objects(
+    objects: &Objects,
+    ids: impl IntoIterator<Item = ObjectId>,
+) -> Result<HashSet<ObjectId>> {
+    let mut damaged = HashSet::new();
+    let mut seen = HashSet::new();
+    for id in ids {
+        if !seen.insert(id) {
+            continue;
+        }
+        match readable(objects.chunks(&id))? {
+            Err(_) => drop(damaged.insert(id)),
+            Ok(chunks) => {
+                for part in if chunks.is_empty() { vec![id] } else { chunks } {
+                    if readable(objects.read_at(&part, 0, &mut []))?.is_err() {
+                        damaged.insert(part);
+                    }
+                }
+            }
+        }
+    }
+    Ok(damaged)
+}
+
+/// Reads a stored disk and its files back. Objects that the store had before, and of which no copy is whole any more,
+/// are stored again from the disk that is at hand.
+pub(crate) struct ReadBack<'a> {
+    store: &'a Store,
+    opened: &'a Opened<'a>,
+    options: &'a ImportOptions,
+    progress: &'a dyn Progress,
+    /// What the layout names, which was read with the disk.
+    checked: HashSet<ObjectId>,
+    added: WriterStats,
+    damaged: usize,
+}
+
+impl<'a> ReadBack<'a> {
+    pub(crate) fn new(
+        store: &'a Store,
+        opened: &'a Opened<'a>,
+        progress: &'a dyn Progress,
+        options: &'a ImportOptions,
+    ) -> Self {
+        let (checked, added) = (HashSet::new(), WriterStats::default());
+        ReadBack { store, opened, options, progress, checked, added, damaged: 0 }
+    }
+
+    /// Compares the disk with what its layout gives, bit for bit.
+    pub(crate) fn disk(&mut self, layout: &Arc<Layout>) -> Result<()> {
+        self.checked.extend(layout.objects());
+        let Err(error) = self.compare(layout) else { return Ok(()) };
+        if self.progress.interrupted() || !self.store_again(layout.objects().iter().copied())? {
+            return Err(error);
+        }
+        self.compare(layout)
+    }
+
+    /// Reads the content of files that the disk itself does not need; gives what was stored again, and how many objects
+    /// were damaged.
+    pub(crate) fn files(mut self, rows: &[Row]) -> Result<(WriterStats, usize)> {
+        let checked = std::mem::take(&mut self.checked);
+        self.store_again(rows.iter().filter_map(Row::object).filter(|id| !checked.contains(id)))?;
+        Ok((self.added, self.damaged))
+    }
+
+    fn compare(&self, layout: &Arc<Layout>) -> Result<()> {
+        let Opened { path, disk, .. } = self.opened;
+        let stored = StoredDisk::new(layout.clone(), Arc::new(self.store.objects()?));
+        let difference = compare_bits(&*disk.source, &stored, "reading back", self.progress)?;
+        match difference.first {
+            None => Ok(()),
+            Some(first) => Err(Error::store(format!(
+                "{}: reading back gives other bytes, first at {first}, {} in all; the image is not published",
+                path.display(),
+                difference.bytes
+            ))
+            .advise("Was the file changed while it was read? If not, please report this")),
+        }
+    }
+
+    /// Stores those of `ids` again that are damaged; gives whether there were any.
+    fn store_again(&mut self, ids: impl Iterator<Item = ObjectId>) -> Result<bool> {
+        let damaged = damaged_objects(&self.store.objects()?, ids)?;
+        if damaged.is_empty() {
+            return Ok(false);
+        }
+        let writer = ObjectWriter::replacing(self.store, damaged.clone())?;
+        import_disk(self.opened.disk.source.clone(), &writer, self.options.threads, self.progress)?;
+        self.added = self.added.with(writer.finish()?);
+        let left = damaged_objects(&self.store.objects()?, damaged.iter().copied())?;
+        if let Some(id) = left.iter().min() {
+            return Err(Error::store(format!(
+                "store: object {id}: is damaged, and {} does not have it any more",
+                self.opened.path.display()
+            ))
+            .advise("`mif fsck` names the images that need it and the repair"));
+        }
+        self.damaged += damaged.len();
+        Ok(true)
+    }
+}

@@ -1,0 +1,5 @@
+//! Verbs that bring disks into a store and out of it, and compare them.
+
+pub(crate) mod export;
+pub(crate) mod import;
+pub(crate) mod verify;

@@ -1,0 +1,166 @@
+//! In which partition and file the bytes lie that differ.
+
+use std::collections::HashMap;
+
+use mif_formats::Source;
+use mif_formats::fs::Piece;
+use mif_formats::fs::walk::walk;
+use mif_formats::mif::manifest::escape;
+use serde::Serialize;
+
+use crate::disk::compare::{WINDOW, read_or_zero};
+use crate::disk::scan::Scan;
+use crate::error::Result;
+use crate::task::progress::{self, Progress};
+
+/// Bytes that differ in one place.
+#[derive(Debug, Clone, Serialize, PartialEq, Eq)]
+pub struct PlaceReport {
+    /// `p1:/etc/hosts`; `p1, in no file's content`; `p3` where no filesystem is read; or `outside of every
+    /// partition`.
+    pub place: String,
+    /// The first byte there that differs, on the disk.
+    pub first: u64,
+    /// How many bytes differ there.
+    pub bytes: u64,
+}
+
+/// A run of bytes of the disk that belongs to one file or volume.
+struct Run {
+    start: u64,
+    end: u64,
+    owner: usize,
+    /// Where in the file it starts.
+    in_file: u64,
+}
+
+/// Whose the bytes of a disk are.
+pub(super) struct Places {
+    /// What owners are called; the first is what belongs to nobody.
+    owners: Vec<String>,
+    /// Content of files, by where it starts.
+    files: Vec<Run>,
+    /// Volumes, the innermost first.
+    volumes: Vec<Run>,
+}
+
+impl Places {
+    pub(super) fn new(scan: &Scan) -> Self {
+        let mut places = Places {
+            owners: vec!["outside of every partition".into()],
+            files: Vec::new(),
+            volumes: Vec::new(),
+        };
+        // The last first: a logical volume says more than the partition that it lies in.
+        for volume in scan.volumes.iter().rev() {
+            let name = &volume.name;
+            let listing = volume.filesystem().and_then(|fs| Some((fs, walk(fs).ok()?)));
+            let whole =
+                if listing.is_some() { format!("{name}, in no file's content") } else { name.clone() };
+            let owner = places.owner(whole);
+            places.volumes.extend(volume.extents.iter().map(|extent| Run {
+                start: extent.disk,
+                end: extent.disk + extent.len,
+                owner,
+                in_file: extent.volume,
+            }));
+            let Some((fs, listing)) = listing else { continue };
+            for entry in &listing.entries {
+                let Ok(content) = fs.content(entry.node) else { continue };
+                if content.pieces.iter().all(|piece| !matches!(piece, Piece::Volume { .. })) {
+                    continue;
+                }
+                let owner = places.owner(format!("{name}:{}", escape(&entry.path)));
+                let mut in_file = 0;
+                for piece in &content.pieces {
+                    if let Piece::Volume { offset, len } = piece {
+                        let mut at = in_file;
+                        for (start, len) in volume.on_disk(*offset, *len) {
+                            places.files.push(Run { start, end: start + len, owner, in_file: at });
+                            at += len;
+                        }
+                    }
+                    in_file += piece.len();
+                }
+            }
+        }
+        // Stable: of several links to one file the first path is told.
+        places.files.sort_by_key(|run| run.start);
+        places
+    }
+
+    fn owner(&mut self, name: String) -> usize {
+        self.owners.push(name);
+        self.owners.len() - 1
+    }
+
+    /// Whose `byte` is, where in the file or volume it lies, and up to where the answer holds.
+    fn find(&self, byte: u64) -> (usize, Option<u64>, u64) {
+        let after = self.files.partition_point(|run| run.start <= byte);
+        let next = self.files.get(after).map_or(u64::MAX, |run| run.start);
+        // The first of those that start alike; files that share blocks otherwise are damage.
+        let mut before = self.files[..after].iter().rev().take_while(|run| byte < run.end);
+        let mut file = before.next();
+        file = before.take_while(|run| Some(run.start) == file.map(|f| f.start)).last().or(file);
+        if let Some(run) = file {
+            return (run.owner, Some(run.in_file + byte - run.start), run.end.min(next));
+        }
+        let edges = self.volumes.iter().flat_map(|run| [run.start, run.end]);
+        let until = edges.filter(|edge| *edge > byte).fold(next, u64::min);
+        match self.volumes.iter().find(|run| (run.start..run.end).contains(&byte)) {
+            Some(run) => (run.owner, Some(run.in_file + byte - run.start), until),
+            None => (0, None, until),
+        }
+    }
+
+    /// What lies at `byte` of the disk, and where in it.
+    pub(super) fn describe(&self, byte: u64) -> String {
+        let (owner, inside, _) = self.find(byte);
+        let name = &self.owners[owner];
+        match inside {
+            None => name.clone(),
+            Some(inside) => format!("{name}, byte {inside} of it"),
+        }
+    }
+
+    /// Counts the bytes that differ in each place, in the windows of the disk that start at `windows`.
+    pub(super) fn tally(
+        &self,
+        (a, b): (&dyn Source, &dyn Source),
+        windows: &[u64],
+        progress: &dyn Progress,
+    ) -> Result<Vec<PlaceReport>> {
+        let size = a.len().max(b.len());
+        let (mut x, mut y) = (vec![0; WINDOW as usize], vec![0; WINDOW as usize]);
+        let mut counts: HashMap<usize, (u64, u64)> = HashMap::new();
+        progress.stage("finding the places", windows.len() as u64 * WINDOW);
+        for &start in windows {
+            progress::check(progress)?;
+            let len = (size - start).min(WINDOW) as usize;
+            read_or_zero(a, start, &mut x[..len])?;
+            read_or_zero(b, start, &mut y[..len])?;
+            let mut at = 0;
+            while at < len {
+                let Some(skipped) = x[at..len].iter().zip(&y[at..len]).position(|(x, y)| x != y) else {
+                    break;
+                };
+                at += skipped;
+                let first = start + at as u64;
+                let (owner, _, until) = self.find(first);
+                let end = (until - start).min(len as u64) as usize;
+                let count = x[at..end].iter().zip(&y[at..end]).filter(|(x, y)| x != y).count() as u64;
+                counts.entry(owner).or_insert((first, 0)).1 += count;
+                at = end;
+            }
+            progress.advance(WINDOW);
+        }
+        let report = |(owner, (first, bytes)): (usize, _)| PlaceReport {
+            place: self.owners[owner].clone(),
+            first,
+            bytes,
+        };
+        let mut places: Vec<PlaceReport> = counts.into_iter().map(report).collect();
+        places.sort_by_key(|place| place.first);
+        Ok(places)
+    }
+}
