@@ -28,6 +28,7 @@ mod library;
 mod meaning;
 mod mounts;
 mod networks;
+mod order;
 mod outputs;
 mod packages;
 mod private;

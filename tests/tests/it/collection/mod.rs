@@ -1,0 +1,4 @@
+//! What `make collection` runs: half an hour of real Debian disks.
+
+mod boots;
+mod library;
