@@ -8,9 +8,9 @@ TARGET = $(shell $(CARGO) metadata --format-version 1 --no-deps --offline | sed 
 MIF = $(TARGET)/release/mif
 
 demo: ## Build, and take a small disk into MIF and back before your eyes. Needs a Rust toolchain only.
-	@echo "Building mif in release mode: the first time takes two or three minutes on two cores."
-	@$(CARGO) build --release --locked -p mif
-	@fixtures/demo $(MIF)
+	@echo "Building mif, not optimised: the first time takes two minutes on two cores."
+	@$(CARGO) build --profile demo --locked -p mif
+	@fixtures/demo $(TARGET)/demo/mif
 
 check: ## For every edit: format, lints, and all tests that need no outside tool.
 	$(CARGO) fmt --all --check

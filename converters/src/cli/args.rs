@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use clap::{Parser, Subcommand};
 use mif::NamePattern;
 
-use super::common::{Global, ListFormat, NewStore, Open, ReshapeArgs, Write};
+use super::common::{Global, ListFormat, NewStore, Open, OpenFiles, ReshapeArgs, Write};
 
 const EXIT_CODES: &str = "\
 Exit codes:
@@ -245,7 +245,10 @@ An IMAGE is a disk image file, or NAME[@VERSION] in the store.")]
         #[arg(long)]
         csv_safe: bool,
         #[command(flatten)]
-        open: Open,
+        files: OpenFiles,
+        /// Take disk image files as this format instead of finding out
+        #[arg(long, short = 'f', value_name = "FORMAT")]
+        image_format: Option<String>,
     },
     /// Print files of an image
     #[command(after_help = "\
@@ -320,5 +323,18 @@ impl Command {
             }
             _ => true,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    /// Only a build with debug assertions checks this: `make check` makes one.
+    #[test]
+    fn no_verb_has_two_arguments_of_one_name() {
+        Cli::command().debug_assert();
     }
 }

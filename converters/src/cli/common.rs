@@ -42,6 +42,13 @@ pub(super) struct Open {
     /// Take disk image files as this format instead of finding out
     #[arg(long, short = 'f', value_name = "FORMAT")]
     pub(super) format: Option<String>,
+    #[command(flatten)]
+    pub(super) files: OpenFiles,
+}
+
+/// Which files images may be opened with, and which state of them.
+#[derive(Args, Default)]
+pub(super) struct OpenFiles {
     /// Also open files beneath DIR that an image names; else only those beneath its own folder
     #[arg(long, value_name = "DIR")]
     pub(super) allow_path: Vec<PathBuf>,
@@ -127,13 +134,8 @@ pub(super) fn group_number(group: &str) -> Result<u32> {
 }
 
 pub(super) fn open_options(open: Open) -> OpenOptions {
-    OpenOptions {
-        format: open.format,
-        allow_paths: open.allow_path,
-        searched: Vec::new(),
-        snapshot: open.snapshot,
-        parents: open.parent,
-    }
+    let Open { format, files: OpenFiles { allow_path, snapshot, parent } } = open;
+    OpenOptions { format, allow_paths: allow_path, searched: Vec::new(), snapshot, parents: parent }
 }
 
 pub(super) fn reshape_options(args: &ReshapeArgs) -> Result<Reshape> {

@@ -30,7 +30,9 @@ use mif_formats::container::STANDARD_OUTPUT;
 use mif_formats::text::printable_lines;
 
 use self::args::{Cli, Command};
-use self::common::{ListFormat, command_line, export_options, open_options, reshape_options, volume_path};
+use self::common::{
+    ListFormat, Open, command_line, export_options, open_options, reshape_options, volume_path,
+};
 use self::context::{Answer, Context};
 use self::print::{Output, complain, json_line, output_failed};
 use self::signals::Stop;
@@ -129,7 +131,8 @@ impl Context {
                 self.report(&mif::info(&self.open(&image, &open_options(open))?)?, text::info)?;
                 Ok(true)
             }
-            Command::Ls { image, path, long, recursive, digests, format, csv_safe, open } => {
+            Command::Ls { image, path, long, recursive, digests, format, csv_safe, files, image_format } => {
+                let open = Open { format: image_format, files };
                 let mut path = path.as_ref().map(volume_path);
                 let image = self.open(&image, &open_options(open))?;
                 // Paths that the user can use again: with their volume where it is not the default.

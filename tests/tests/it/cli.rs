@@ -349,3 +349,15 @@ fn convert_goes_straight_through_every_container() {
     run(mif(&no_store).args(["convert", "--force"]).arg(&last).arg(&last));
     run(mif(&no_store).arg("verify").arg(demo()).arg(&last));
 }
+
+#[test]
+fn a_listing_has_a_format_and_so_has_the_image() {
+    let work = work_folder();
+    let ls = |options: &[&str]| work.mif(&["ls"]).args(options).arg(demo()).arg("/").output().unwrap();
+    let plain = ls(&[]);
+    assert!(plain.status.success());
+    assert_eq!(ls(&["-f", "qcow2"]).stdout, plain.stdout);
+    assert!(ls(&["--image-format", "qcow2", "--format", "csv"]).stdout.starts_with(b"volume,path,type"));
+    // The same bytes as a raw disk hold no filesystem.
+    assert_eq!(ls(&["-f", "raw"]).status.code(), Some(3));
+}
