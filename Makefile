@@ -12,9 +12,10 @@ demo: ## Build, and take a small disk into MIF and back before your eyes. Needs 
 	@$(CARGO) build --profile demo --locked -p mif
 	@fixtures/demo $(TARGET)/demo/mif
 
-check: ## For every edit: format, lints, and all tests that need no outside tool.
+check: ## For every edit: format, lints, docs, and all tests that need no outside tool.
 	$(CARGO) fmt --all --check
 	$(CARGO) clippy --locked --workspace --all-targets -- -D warnings
+	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --locked --workspace --no-deps --document-private-items
 	$(CARGO) build --locked --workspace
 	MIF_TESTS_TOOLS=none tests/run --locked --workspace --no-fail-fast
 

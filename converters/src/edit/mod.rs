@@ -5,7 +5,7 @@
 //! recipe, flags (recipe.rs) → steps, filled in for each image
 //!     → primitive edits (compile.rs, and host.rs, accounts.rs, network/, systemd.rs, first_boot.rs, generalize/,
 //!       which look into the image)
-//!     → the files (files/), edited (edit.rs) → rows → rebuild
+//!     → the files (tree/edit/), edited (primitive.rs) → rows → rebuild
 //! ```
 //!
 //! All edits of all images are made, and all volumes planned, before anything is visible in the store: what an

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! A, B → the changes of each volume ─┐
-//! an image's files (files/) ─────────┴→ merge (three_way.rs; rules.rs, entries.rs) → files, changed (apply.rs)
+//! an image's files (tree/edit/) ─────┴→ merge (three_way.rs; rules.rs, entries.rs) → files, changed (apply.rs)
 //!     → rows → rebuild → the image's next version (batch.rs)
 //! ```
 //!

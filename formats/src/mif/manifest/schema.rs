@@ -38,7 +38,7 @@ pub(super) const SCHEMA: &str = "message mif {
     optional binary short_name;
 }";
 
-/// The reverse of [`escape_apart`].
+/// The reverse of [`escape_apart`](super::escape_apart).
 pub(super) fn xattr_name(key: &[u8]) -> Option<Vec<u8>> {
     let mut name = Vec::with_capacity(key.len());
     let mut rest = key;
