@@ -1,69 +1,30 @@
-//! The parameters of a volume to plan, of whatever filesystem.
+//! What a volume is planned from: its parameters, read from where it lies.
 
 use std::sync::Arc;
 
-use mif_formats::fs::plan::{Planned, Tree};
-use mif_formats::fs::{Filesystem, ext4, fat};
+use mif_formats::fs::plan::Planner;
+use mif_formats::fs::{self, Filesystem};
 use mif_formats::source::check_range;
 use mif_formats::{Extent, Source};
 
 use crate::disk::scan::{Scan, ScannedVolume, VolumeExtent};
 use crate::error::{Error, Result};
 
-/// The parameters of a volume to plan.
-#[derive(Clone)]
-pub(crate) enum Params {
-    Ext(ext4::plan::Params),
-    Fat(fat::plan::Params),
-}
-
-impl Params {
-    /// Those of a volume that is there.
-    pub(crate) fn of(filesystem: &dyn Filesystem, volume: Arc<dyn Source>) -> Result<Self> {
-        let room = volume.len();
-        let params = if filesystem.info().kind.starts_with("ext") {
-            Params::Ext(ext4::plan::Params::from_volume(&*volume)?)
-        } else {
-            Params::Fat(fat::plan::Params::from_volume(volume)?)
-        };
-        // An original that was cut off says more than it has: it is not planned at a size that nobody can hold.
-        match params.size() {
-            size if size > room => {
-                Err(Error::input(format!("the filesystem has {size} bytes, its volume {room}")))
-            }
-            _ => Ok(params),
+/// The parameters of the volume on which `filesystem` was found.
+///
+/// # Errors
+///
+/// If the filesystem says that it has more bytes than its volume, as after it was cut off: nobody could hold that size.
+pub(crate) fn planner_of(filesystem: &dyn Filesystem, volume: Arc<dyn Source>) -> Result<Box<dyn Planner>> {
+    let (kind, room) = (&filesystem.info().kind, volume.len());
+    let driver = fs::driver(kind).filter(|driver| driver.capabilities().is_planned);
+    let driver = driver.ok_or_else(|| Error::unsupported(format!("{kind} cannot be planned")))?;
+    let planner = driver.planner(volume)?;
+    match planner.size() {
+        size if size > room => {
+            Err(Error::input(format!("the filesystem has {size} bytes, its volume {room}")))
         }
-    }
-
-    pub(crate) fn size(&self) -> u64 {
-        match self {
-            Params::Ext(params) => params.size(),
-            Params::Fat(params) => params.size(),
-        }
-    }
-
-    /// Takes another size, in bytes.
-    pub(crate) fn resize(&mut self, size: u64) {
-        match self {
-            Params::Ext(params) => params.resize(size),
-            Params::Fat(params) => params.resize(size),
-        }
-    }
-
-    /// Plans `tree`, and hands the plan on.
-    pub(crate) fn plan(&self, tree: &Tree, then: &mut dyn FnMut(&dyn Planned) -> Result<()>) -> Result<()> {
-        match self {
-            Params::Ext(params) => then(&ext4::plan::Plan::new(tree, params.clone())?),
-            Params::Fat(params) => then(&fat::plan::Plan::new(tree, params.clone())?),
-        }
-    }
-
-    /// The smallest size in bytes at which `tree` can be planned.
-    pub(crate) fn minimum(&self, tree: &Tree) -> Result<u64> {
-        match self {
-            Params::Ext(params) => Ok(ext4::plan::minimum_size(tree, params)?),
-            Params::Fat(params) => Ok(fat::plan::minimum_size(tree, params)?),
-        }
+        _ => Ok(planner),
     }
 }
 

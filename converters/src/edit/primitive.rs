@@ -329,8 +329,8 @@ impl Files {
             )));
         }
         let place = self.place(path, false)?;
-        if self.is_fat(&place.volume) {
-            return Err(self.fat_has_no(&place, "symlinks"));
+        if !self.capabilities(&place.volume).is_posix {
+            return Err(self.has_no(&place, "symlinks"));
         }
         if target.is_empty() || target.contains('\0') {
             return Err(Error::usage(format!("{path}: a symlink needs a target")));
@@ -355,8 +355,8 @@ impl Files {
         if mode.is_none() && owner.is_none() {
             return Ok(());
         }
-        if self.is_fat(&place.volume) {
-            return Err(self.fat_has_no(place, "owners and modes"));
+        if !self.capabilities(&place.volume).is_posix {
+            return Err(self.has_no(place, "owners and modes"));
         }
         let (uid, gid) = owner.map_or(Ok((None, None)), |owner| owner.numbers(self))?;
         self.change(place, |row| {
@@ -383,8 +383,8 @@ impl Files {
 
     fn set_xattr(&mut self, path: &str, name: &str, value: Option<&Vec<u8>>) -> Result<()> {
         let place = self.existing(path, false)?;
-        if self.is_fat(&place.volume) {
-            return Err(self.fat_has_no(&place, "extended attributes"));
+        if !self.capabilities(&place.volume).is_posix {
+            return Err(self.has_no(&place, "extended attributes"));
         }
         let row = self.at(&place).ok_or_else(|| missing(&place.volume, &place.path))?;
         let plain = matches!(row.file_type, FileType::File | FileType::Dir);
@@ -425,7 +425,8 @@ impl Files {
         Error::input(format!("{}:{}: is no {what}", place.volume, escape(&place.path)))
     }
 
-    fn fat_has_no(&self, place: &Place, what: &str) -> Error {
-        Error::input(format!("{}:{}: is on FAT, which has no {what}", place.volume, escape(&place.path)))
+    fn has_no(&self, place: &Place, what: &str) -> Error {
+        let name = self.capabilities(&place.volume).name;
+        Error::input(format!("{}:{}: is on {name}, which has no {what}", place.volume, escape(&place.path)))
     }
 }

@@ -6,7 +6,7 @@ use mif_formats::fs::{FileType, Timestamp};
 use mif_formats::mif::manifest::{Row, escape};
 
 use super::report::UpdateCounts;
-use super::side::{Node, Side, USER_FLAGS};
+use super::side::{Node, Side};
 use super::three_way::{Change, Kind, Take};
 use crate::error::Result;
 use crate::tree::edit::{Files, parent};
@@ -82,10 +82,11 @@ impl Applying<'_> {
         let new = after.row;
         let kept = ours.map(|ours| ours.row).filter(|row| row.file_type == new.file_type);
         let is_folder = new.file_type == FileType::Dir;
+        let can = self.ours.can;
         let flags = match kept {
-            _ if self.ours.is_fat => new.flags,
-            Some(kept) => kept.flags & !USER_FLAGS | new.flags & USER_FLAGS,
-            None => new.flags & USER_FLAGS,
+            _ if !can.is_posix => new.flags,
+            Some(kept) => kept.flags & !can.user_flags | new.flags & can.user_flags,
+            None => new.flags & can.user_flags,
         };
         Row {
             volume: self.volume.to_owned(),
@@ -94,7 +95,7 @@ impl Applying<'_> {
             // The time of a folder is that of what came and went in it.
             mtime: kept.filter(|_| is_folder).map_or(new.mtime, |kept| kept.mtime),
             atime: kept.map_or(Some(time), |kept| kept.atime),
-            ctime: (!self.ours.is_fat).then_some(time),
+            ctime: can.is_posix.then_some(time),
             crtime: kept.map_or(Some(time), |kept| kept.crtime),
             flags,
             generation: kept.and_then(|kept| kept.generation),

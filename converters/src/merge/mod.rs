@@ -139,9 +139,12 @@ fn check_volumes(changes: &[Change<'_>], files: &Files, roles: &BTreeMap<String,
             let what = if change.role.starts_with('/') { "mounted on " } else { "called " };
             return Err(Error::input(format!("the image has no volume {what}{}", change.role)));
         };
-        if files.is_fat(volume) != change.sides[1].is_fat || change.sides[0].is_fat != change.sides[1].is_fat
-        {
-            return Err(Error::unsupported(format!("{volume}: is FAT in one image, and ext in another")));
+        let ours = files.capabilities(volume);
+        if let Some(side) = change.sides.iter().find(|side| side.can.is_posix != ours.is_posix) {
+            let (ours, theirs) = (ours.name, side.can.name);
+            return Err(Error::unsupported(format!(
+                "{volume}: is {ours} in one image, and {theirs} in another"
+            )));
         }
         for (role, volume) in roles.iter().filter(|(role, _)| role.starts_with('/') && **role != change.role)
         {

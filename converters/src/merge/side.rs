@@ -3,19 +3,15 @@
 use std::collections::{BTreeMap, HashMap};
 use std::ops::Bound;
 
-use mif_formats::fs::FileType;
+use mif_formats::fs::{Capabilities, FileType};
 use mif_formats::mif::manifest::Row;
 
 use crate::tree::edit::{Files, below};
 
-/// The flags of an inode that users set: secure deletion to no access times, and synchronous folders (`chattr`).
-pub(super) const USER_FLAGS: u32 = 0x1_00FB;
-/// The attributes of FAT that users set: read-only, hidden, system.
-const USER_ATTRIBUTES: u32 = 0x7;
-
 /// The files of a volume.
 pub(super) struct Side<'a> {
-    pub(super) is_fat: bool,
+    /// What files on it can have.
+    pub(super) can: &'static Capabilities,
     rows: BTreeMap<&'a [u8], &'a Row>,
     /// The paths of each file that has several, in order.
     links: HashMap<u64, Vec<&'a [u8]>>,
@@ -31,17 +27,17 @@ pub(super) struct Node<'a> {
 
 impl<'a> Side<'a> {
     pub(super) fn new(files: &'a Files, volume: &str) -> Self {
-        let is_fat = files.is_fat(volume);
+        let can = files.capabilities(volume);
         let rows: BTreeMap<&[u8], &Row> =
             files.volume_rows(volume).map(|row| (row.path.as_slice(), row)).collect();
         let mut links: HashMap<u64, Vec<&[u8]>> = HashMap::new();
-        for row in rows.values().filter(|row| !is_fat && row.file_type != FileType::Dir) {
+        for row in rows.values().filter(|row| can.is_posix && row.file_type != FileType::Dir) {
             if let Some(inode) = row.inode {
                 links.entry(inode).or_default().push(&row.path);
             }
         }
         links.retain(|_, paths| paths.len() > 1);
-        Side { is_fat, rows, links }
+        Side { can, rows, links }
     }
 
     pub(super) fn get(&self, path: &[u8]) -> Option<Node<'_>> {
@@ -70,18 +66,17 @@ impl Node<'_> {
     }
 
     /// Whether two nodes are the same to a user. Times, and numbers of inodes, do not count.
-    pub(super) fn same(&self, other: &Node<'_>, is_fat: bool) -> bool {
-        self.same_metadata(other, is_fat) && self.same_content(other) && self.links == other.links
+    pub(super) fn same(&self, other: &Node<'_>, can: &Capabilities) -> bool {
+        self.same_metadata(other, can) && self.same_content(other) && self.links == other.links
     }
 
     /// Whether type, owner, mode, attributes and flags are the same, and where a symlink or device leads.
-    pub(super) fn same_metadata(&self, other: &Node<'_>, is_fat: bool) -> bool {
-        let flags = if is_fat { USER_ATTRIBUTES } else { USER_FLAGS };
+    pub(super) fn same_metadata(&self, other: &Node<'_>, can: &Capabilities) -> bool {
         let (a, b) = (self.row, other.row);
         self.same_kind(other)
             && (a.mode, a.uid, a.gid) == (b.mode, b.uid, b.gid)
             && a.xattrs == b.xattrs
-            && a.flags & flags == b.flags & flags
+            && a.flags & can.user_flags == b.flags & can.user_flags
     }
 
     /// Whether the type is the same, and where a symlink or device leads.
@@ -98,9 +93,9 @@ impl Node<'_> {
 }
 
 /// Whether what may be at a path is the same.
-pub(super) fn same(a: Option<Node<'_>>, b: Option<Node<'_>>, is_fat: bool) -> bool {
+pub(super) fn same(a: Option<Node<'_>>, b: Option<Node<'_>>, can: &Capabilities) -> bool {
     match (a, b) {
-        (Some(a), Some(b)) => a.same(&b, is_fat),
+        (Some(a), Some(b)) => a.same(&b, can),
         (None, None) => true,
         _ => false,
     }

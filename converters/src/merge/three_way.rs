@@ -44,7 +44,7 @@ impl<'a> Change<'a> {
         paths.dedup();
         paths.retain(|path| {
             let [before, after] = [0, 1].map(|side| sides[side].get(path));
-            !same(before, after, sides[1].is_fat) || touched(before, after)
+            !same(before, after, sides[1].can) || touched(before, after)
         });
         Change { role: role.to_owned(), files, sides, paths }
     }
@@ -115,10 +115,10 @@ impl<'a> Merging<'a> {
     fn path(&mut self, path: &'a [u8]) -> Result<()> {
         let change = self.change;
         let [before, after] = [0, 1].map(|side| change.sides[side].get(path));
-        let (ours, is_fat) = (self.ours.get(path), self.ours.is_fat);
-        let has_b = same(ours, after, is_fat);
-        let has_a = same(ours, before, is_fat);
-        if same(before, after, is_fat) {
+        let (ours, can) = (self.ours.get(path), self.ours.can);
+        let has_b = same(ours, after, can);
+        let has_a = same(ours, before, can);
+        if same(before, after, can) {
             let time = |node: Option<Node<'_>>| node.map(|node| node.row.mtime);
             if let Some(after) = after.filter(|_| has_a && time(ours) == time(before)) {
                 self.merge.takes.insert(path, Take::Touch(after));
@@ -195,10 +195,10 @@ impl<'a> Merging<'a> {
         ours: Option<Node<'_>>,
     ) -> Result<()> {
         let (Some(after), Some(ours)) = (after, ours) else { return Ok(()) };
-        let is_fat = self.ours.is_fat;
+        let can = self.ours.can;
         let before = before.filter(|before| before.is(FileType::File));
         let is_as = |node: Node<'_>, other: Option<Node<'_>>| {
-            other.is_some_and(|other| node.same_metadata(&other, is_fat))
+            other.is_some_and(|other| node.same_metadata(&other, can))
         };
         // Whose owner, mode and attributes it gets: those that one of them changed.
         let metadata = if is_as(ours, Some(after)) || is_as(after, before) {

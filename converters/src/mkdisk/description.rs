@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
+use mif_formats::fs::{self, Driver};
 use mif_formats::partition::TableKind;
 use mif_formats::uuid;
 use serde::Deserialize;
@@ -191,19 +192,18 @@ impl Description {
                     return Err(Error::usage(format!("{of}: {mount} is another volume's")));
                 }
                 mounts.push(path);
-                if !matches!(volume.fs.as_deref(), Some("ext2" | "ext3" | "ext4")) && !volume.is_fat() {
+                if volume.driver().is_none() {
                     return Err(Error::usage(format!(
                         "{of}: a volume that is mounted has fs = ext4 or fat, say"
                     )));
                 }
             }
-            match volume.fs.as_deref() {
-                None | Some("ext2" | "ext3" | "ext4" | "swap") => {}
-                Some(_) if volume.is_fat() => {}
-                Some(other) => {
-                    return Err(Error::unsupported(format!("{of}: fs = \"{other}\" is not made"))
-                        .advise("There are ext2, ext3, ext4, fat, fat12, fat16, fat32 and swap"));
-                }
+            if let Some(other) = volume.fs.as_deref().filter(|fs| *fs != "swap" && volume.driver().is_none())
+            {
+                let planned = fs::DRIVERS.iter().filter(|driver| driver.capabilities().is_planned);
+                let kinds: Vec<&str> = planned.flat_map(|driver| driver.kinds()).copied().collect();
+                return Err(Error::unsupported(format!("{of}: fs = \"{other}\" is not made"))
+                    .advise(format!("There are {} and swap", kinds.join(", "))));
             }
             if volume.fs.is_none() && !matches!(volume.size, VolumeSize::Bytes(_)) {
                 return Err(Error::usage(format!("{of}: without a filesystem it needs a size")));
@@ -234,8 +234,9 @@ impl Description {
 }
 
 impl VolumeDescription {
-    pub(super) fn is_fat(&self) -> bool {
-        matches!(self.fs.as_deref(), Some("fat" | "fat12" | "fat16" | "fat32"))
+    /// The filesystem that it is to have; none of swap, and of what stays empty.
+    pub(super) fn driver(&self) -> Option<&'static dyn Driver> {
+        fs::driver(self.fs.as_deref()?).filter(|driver| driver.capabilities().is_planned)
     }
 
     /// The partition type as the table has it.
@@ -244,7 +245,7 @@ impl VolumeDescription {
             Some(named) => named.to_ascii_lowercase(),
             None if matches!(self.mount.as_deref(), Some("/boot/efi" | "/efi")) => "esp".into(),
             None if self.fs.as_deref() == Some("swap") => "swap".into(),
-            None if self.is_fat() => "data".into(),
+            None if self.driver().is_some_and(|driver| !driver.capabilities().is_posix) => "data".into(),
             None => "linux".into(),
         };
         let (guid, byte) = match named.as_str() {

@@ -22,9 +22,10 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use mif_formats::container::ImageFile;
-use mif_formats::fs::plan::{Tree, TreeNode};
+use mif_formats::fs::driver::NewVolume;
+use mif_formats::fs::plan::{Planner, Tree, TreeNode};
 use mif_formats::fs::walk::Entry;
-use mif_formats::fs::{FileType, Node, Timestamp, ext4, fat};
+use mif_formats::fs::{FileType, Node, Timestamp};
 use mif_formats::mif::ObjectId;
 use mif_formats::mif::layout::Builder;
 use mif_formats::mif::manifest::Row;
@@ -39,7 +40,6 @@ use self::member::{Content, Member, Members};
 use self::path::TreePath;
 use self::spool::Spool;
 use crate::compose::made::Made;
-use crate::compose::planner::Params;
 use crate::compose::splice::{Known, Splicer};
 use crate::compose::staging::Bench;
 use crate::disk::scan::VolumeExtent;
@@ -144,8 +144,8 @@ pub fn build(
         let Partition { start, len, .. } = *partition.expect("each volume has one");
         let params = match draft {
             Some(draft) => {
-                let params = volume.params(len, draft, options)?;
-                params.plan(&draft.tree, &mut |_| Ok(())).map_err(|e| e.within(&volume.name))?;
+                let params = volume.planner(len, draft, options)?;
+                params.plan(&draft.tree).map_err(|e| Error::from(e).within(&volume.name))?;
                 Some(params)
             }
             None => None,
@@ -169,11 +169,9 @@ pub fn build(
         progress::check(progress)?;
         let name = &volumes[i].name;
         if let (Some(params), Some(draft)) = (params, &drafts[i]) {
-            let planned = params.plan(&draft.tree, &mut |plan| {
-                notes.extend(plan.notes().iter().map(|note| format!("{name}: {note}")));
-                splicer.volume(&[extent], plan, &contents[i])
-            });
-            planned.map_err(|e| e.within(name))?;
+            let plan = params.plan(&draft.tree).map_err(|e| Error::from(e).within(name))?;
+            notes.extend(plan.notes().iter().map(|note| format!("{name}: {note}")));
+            splicer.volume(&[extent], &*plan, &contents[i]).map_err(|e| e.within(name))?;
         }
         splicer.bytes(extent.disk, &head)?;
     }
@@ -353,35 +351,23 @@ impl Volume<'_> {
         let entry = Entry { path: path.bytes(), node: 0, short_name: None };
         let mut node = member.node;
         node.inode = inode;
-        if self.description.is_fat() {
-            // FAT keeps none of these.
+        if self.description.driver().is_some_and(|driver| !driver.capabilities().is_posix) {
             (node.mode, node.uid, node.gid, node.xattrs) = (None, None, None, Vec::new());
         }
         self.rows.push(crate::tree::rows::row(&self.name, entry, node));
         self.contents.push(member.content);
     }
 
-    fn is_ext(&self) -> bool {
-        self.description.fs.as_deref().is_some_and(|fs| fs.starts_with("ext"))
-    }
-
-    fn has_files(&self) -> bool {
-        self.is_ext() || self.description.is_fat()
-    }
-
-    /// What every volume has: a root folder, and an ext volume its `lost+found`, which fsck asks for.
+    /// What every volume with files has: a root directory, and those that its filesystem is made with.
     fn complete(&mut self, options: &BuildOptions) {
-        if !self.has_files() {
-            return;
-        }
+        let Some(driver) = self.description.driver() else { return };
         let mut folder = Node::bare(FileType::Dir);
         folder.mtime = Some(Timestamp { secs: options.time.into(), nanos: 0 });
         (folder.mode, folder.uid, folder.gid) = (Some(0o755), Some(0), Some(0));
-        let lost_found = self.is_ext().then_some((&b"/lost+found"[..], 0o700));
-        for (name, mode) in [(&b"/"[..], 0o755)].into_iter().chain(lost_found) {
-            let path = TreePath::parse(name).expect("a constant");
-            if !self.rows.iter().any(|row| row.path == name) {
-                let node = Node { mode: Some(mode), ..folder.clone() };
+        for (name, mode) in [("/", 0o755)].iter().chain(driver.capabilities().made_with) {
+            let path = TreePath::parse(name.as_bytes()).expect("a constant");
+            if !self.rows.iter().any(|row| row.path == name.as_bytes()) {
+                let node = Node { mode: Some(*mode), ..folder.clone() };
                 self.add(&path, Member { node, content: None, file: None, acls: Vec::new() }, None);
             }
         }
@@ -390,7 +376,7 @@ impl Volume<'_> {
     /// Its tree; none if it has no files. `tar` is what the members came from.
     fn draft(&self, tar: Option<&Arc<dyn Source>>) -> Result<Option<Draft>> {
         let _ = (self.uuid_bytes()?, self.label()?);
-        if !self.has_files() {
+        if self.description.driver().is_none() {
             return Ok(None);
         }
         let root = self.rows.iter().find(|row| row.path == b"/").expect("it was completed");
@@ -430,44 +416,22 @@ impl Volume<'_> {
     }
 
     /// The parameters at a size in bytes: as the system's own tools would choose them, but for what is said.
-    fn params(&self, size: u64, draft: &Draft, options: &BuildOptions) -> Result<Params> {
+    fn planner(&self, size: u64, draft: &Draft, options: &BuildOptions) -> Result<Box<dyn Planner>> {
         let VolumeDescription { fs, features, block_size, inodes, .. } = self.description;
-        let fs = fs.as_deref().unwrap_or_default();
-        let id = self.id(options)?;
-        if self.is_ext() {
-            // As mke2fs.conf has it.
-            let is_small = size < 512 << 20;
-            let block_size = block_size.unwrap_or(if is_small { 1024 } else { 4096 });
-            // GRUB before 2.12 does not read a volume with metadata_csum_seed.
-            let features =
-                if fs == "ext4" { format!("^metadata_csum_seed,{features}") } else { features.clone() };
-            let mut params = ext4::plan::Params::new(fs, size, block_size, &features)?;
-            let ratio = if is_small { 4096 } else { 16_384 };
-            let needed = draft.tree.nodes().len() as u64 + FIRST_INODE;
-            params.set_inodes(inodes.unwrap_or((size / ratio).max(needed + needed / 10)));
-            params.uuid = id;
-            params.hash_seed = options.ids.uuid(&format!("{} hash seed", self.name));
-            params.label = self.label()?;
-            (params.mkfs_time, params.write_time, params.last_check) =
-                (options.time, options.time, options.time);
-            return Ok(Params::Ext(params));
-        }
-        let kind = match (fs, size) {
-            ("fat", ..0x40_0000) => "fat12",
-            ("fat", ..0x2000_0000) => "fat16",
-            ("fat", _) => "fat32",
-            (kind, _) => kind,
+        let driver = self.description.driver().expect("it has files");
+        let new = NewVolume {
+            kind: fs.as_deref().unwrap_or_default(),
+            size,
+            id: self.id(options)?,
+            hash_seed: options.ids.uuid(&format!("{} hash seed", self.name)),
+            label: &self.label()?,
+            time: options.time,
+            nodes: draft.tree.nodes().len() as u64,
+            block_size: *block_size,
+            inodes: *inodes,
+            features,
         };
-        let mut params = fat::plan::Params::new(kind, size)?;
-        params.volume_id = u32::from_le_bytes([id[0], id[1], id[2], id[3]]);
-        let label = self.label()?;
-        if !label.is_empty() {
-            let mut padded = [b' '; 11];
-            padded[..label.len()].copy_from_slice(&label);
-            params.label = Some(padded);
-            params.label_written = Some(Timestamp { secs: options.time.into(), nanos: 0 });
-        }
-        Ok(Params::Fat(params))
+        Ok(driver.new_planner(&new)?)
     }
 
     /// The UUID, or FAT's number in the first four bytes.
@@ -477,17 +441,8 @@ impl Volume<'_> {
 
     fn uuid_bytes(&self) -> Result<Option<[u8; 16]>> {
         let Some(uuid) = &self.description.uuid else { return Ok(None) };
-        let bytes = if self.description.is_fat() {
-            let digits = uuid.replace('-', "");
-            let number = u32::from_str_radix(&digits, 16).ok().filter(|_| digits.len() == 8);
-            number.map(|number| {
-                let mut bytes = [0; 16];
-                bytes[..4].copy_from_slice(&number.to_le_bytes());
-                bytes
-            })
-        } else {
-            uuid::bytes(uuid)
-        };
+        // Swap has a UUID, and no files.
+        let bytes = self.description.driver().map_or_else(|| uuid::bytes(uuid), |driver| driver.id(uuid));
         let bad = || {
             Error::usage(format!(
                 "uuid = \"{uuid}\" is none of a {}",
@@ -499,29 +454,24 @@ impl Volume<'_> {
 
     fn label(&self) -> Result<Vec<u8>> {
         let label = self.description.label.clone().unwrap_or_default();
-        let most = if self.description.is_fat() { 11 } else { 16 };
-        let bad = |c: char| {
-            self.description.is_fat() && (!c.is_ascii() || c.is_control() || "\"*+,./:;<=>?[\\]|".contains(c))
+        const SWAP_LABEL_MAX: usize = 16;
+        let (stored, most) = match self.description.driver() {
+            Some(driver) => (driver.label(&label), driver.capabilities().label_max),
+            None => {
+                let fits = label.len() <= SWAP_LABEL_MAX && !label.contains('\0');
+                (fits.then(|| label.clone().into_bytes()), SWAP_LABEL_MAX)
+            }
         };
-        if label.len() > most || label.contains('\0') || label.chars().any(bad) {
-            return Err(Error::usage(format!(
-                "label = \"{label}\" has over {most} bytes, or characters that none has"
-            )));
-        }
-        Ok(if self.description.is_fat() { label.to_ascii_uppercase() } else { label }.into_bytes())
+        stored.ok_or_else(|| {
+            Error::usage(format!("label = \"{label}\" has over {most} bytes, or characters that none has"))
+        })
     }
 
     /// The least size in bytes at which all fits, to a mebibyte.
     fn least(&self, draft: &Draft, options: &BuildOptions) -> Result<u64> {
         const UNIT: u64 = 1 << 20;
         let fits = |units: u64| -> Result<bool> {
-            let planned = self.params(units * UNIT, draft, options);
-            let refusal = match planned {
-                Ok(Params::Ext(params)) => ext4::plan::Plan::new(&draft.tree, params).err(),
-                Ok(Params::Fat(params)) => fat::plan::Plan::new(&draft.tree, params).err(),
-                Err(error) => return Err(error),
-            };
-            match refusal {
+            match self.planner(units * UNIT, draft, options)?.plan(&draft.tree).err() {
                 None => Ok(true),
                 Some(error) if error.kind() == ErrorKind::Limit => Ok(false),
                 Some(error) if units < 8 && error.kind() == ErrorKind::Unsupported => {

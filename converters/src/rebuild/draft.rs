@@ -14,7 +14,7 @@ use super::reshape::Reshape;
 use super::shape::{Patches, VolumeDraft, find_volume, resized, shape};
 use super::tree::Rows;
 use crate::compose::made::Made;
-use crate::compose::planner::{Params, VolumeSource};
+use crate::compose::planner::{VolumeSource, planner_of};
 use crate::compose::splice::{Known, Splicer};
 use crate::compose::staging::Bench;
 use crate::disk::scan::{Scan, VolumeExtent};
@@ -138,11 +138,8 @@ impl<'a> Base<'a> {
         let prepared = self.prepare(rows, new, &[], reshape, progress)?;
         let mut notes = prepared.arrangement.notes;
         for volume in &prepared.volumes {
-            let planned = volume.params.plan(&volume.tree, &mut |plan| {
-                notes.extend(plan.notes().iter().map(|note| format!("{}: {note}", volume.name)));
-                Ok(())
-            });
-            planned.map_err(|e| e.within(&volume.name))?;
+            let plan = volume.params.plan(&volume.tree).map_err(|e| Error::from(e).within(&volume.name))?;
+            notes.extend(plan.notes().iter().map(|note| format!("{}: {note}", volume.name)));
         }
         let planned = prepared.volumes.into_iter().map(|volume| volume.name).collect();
         Ok(Checked { planned, notes, ids: prepared.ids })
@@ -174,11 +171,9 @@ impl<'a> Base<'a> {
                 }
                 None => arrangement.moved(&find_volume(&self.scan, name)?.extents),
             };
-            let planned = params.plan(tree, &mut |plan| {
-                notes.extend(plan.notes().iter().map(|note| format!("{name}: {note}")));
-                splicer.volume(&extents, plan, contents)
-            });
-            planned.map_err(|e| e.within(name))?;
+            let plan = params.plan(tree).map_err(|e| Error::from(e).within(name))?;
+            notes.extend(plan.notes().iter().map(|note| format!("{name}: {note}")));
+            splicer.volume(&extents, &*plan, contents).map_err(|e| e.within(name))?;
         }
         for (at, bytes) in patches {
             splicer.bytes(at, &bytes)?;
@@ -221,7 +216,7 @@ impl<'a> Base<'a> {
             progress::check(progress)?;
             let mut volume = self.volume(&name, &rows, &new).map_err(|e| e.within(&name))?;
             if let Some(identities) = &identities {
-                identities.apply(&name, &mut volume.params);
+                identities.apply(&name, &mut *volume.params);
             }
             volumes.push(volume);
         }
@@ -238,7 +233,7 @@ impl<'a> Base<'a> {
             .ok_or_else(|| Error::unsupported("holds no filesystem that can be planned"))?;
         let rows = Rows { volume: name, old: &self.rows, new: rows };
         let (tree, contents) = rows.tree(original, Contents { objects: &self.objects, new })?;
-        let params = Params::of(original, Arc::new(VolumeSource::new(&self.scan, volume)))?;
+        let params = planner_of(original, Arc::new(VolumeSource::new(&self.scan, volume)))?;
         Ok(VolumeDraft { name: name.to_owned(), tree, contents, params })
     }
 

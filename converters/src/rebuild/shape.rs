@@ -1,5 +1,6 @@
 //! Where all of a disk is to be, and the bytes beside its files: what a [`Reshape`] comes to.
 
+use mif_formats::fs::plan::Planner;
 use mif_formats::fs::plan::Tree;
 use mif_formats::mif::ObjectId;
 use mif_formats::partition::{Partition, TableKind, write};
@@ -7,7 +8,6 @@ use mif_formats::partition::{Partition, TableKind, write};
 use super::arrange::{Arrangement, arrange};
 use super::ids::Identities;
 use super::reshape::{Reshape, Size};
-use crate::compose::planner::Params;
 use crate::disk::scan::{Scan, ScannedVolume};
 use crate::error::{Error, Result};
 use crate::store::volume_name;
@@ -18,7 +18,7 @@ pub(super) struct VolumeDraft {
     pub(super) tree: Tree,
     /// The object of each file key of the tree.
     pub(super) contents: Vec<ObjectId>,
-    pub(super) params: Params,
+    pub(super) params: Box<dyn Planner>,
 }
 
 /// The volumes that are to get another size, which have to be planned.
@@ -86,7 +86,7 @@ pub(super) fn shape(
                 Size::Shrink(less) => len.checked_sub(*less).filter(|l| *l > 0).ok_or_else(no_less)?,
                 Size::Min => {
                     let draft = volumes.iter().find(|draft| draft.name == *name).ok_or_else(no_less)?;
-                    draft.params.minimum(&draft.tree).map_err(|e| e.within(name))?
+                    draft.params.minimum(&draft.tree).map_err(|e| Error::from(e).within(name))?
                 }
             };
             // Whole pages, so that no sector size and no block size is cut.

@@ -12,8 +12,9 @@
 use std::collections::HashMap;
 use std::ops::Range;
 
+use super::filesystem::NodeId;
+use super::node::{FileType, Node};
 use super::walk::{Listing, MAX_PATH};
-use super::{FileType, Node, NodeId};
 use crate::error::{At, Result, at};
 
 /// A caller's own name for the content of a file; planners pass it on.
@@ -48,6 +49,27 @@ pub trait Planned {
 
     /// Gives all that is not zero, with its offset on the volume in bytes: ascending, and no two overlap.
     fn emit(&self, place: &mut dyn FnMut(u64, Placed<'_>) -> Result<()>) -> Result<()>;
+}
+
+/// The parameters of a volume to plan.
+pub trait Planner: Send + Sync {
+    /// Its size in bytes.
+    fn size(&self) -> u64;
+
+    /// Takes another size, in bytes.
+    fn resize(&mut self, size: u64);
+
+    /// Takes another identity, as [`NewVolume::id`](super::driver::NewVolume::id) has it.
+    fn set_id(&mut self, id: &[u8; 16]);
+
+    /// Plans a volume with the files of `tree`.
+    ///
+    /// Errs before anything is emitted, and in words, with `Limit` if there is no room (and how much is needed), with
+    /// `Unsupported` for what such a volume cannot hold.
+    fn plan<'t>(&self, tree: &'t Tree) -> Result<Box<dyn Planned + 't>>;
+
+    /// The smallest size in bytes at which `tree` can be planned.
+    fn minimum(&self, tree: &Tree) -> Result<u64>;
 }
 
 /// A tree of files to plan a filesystem for.

@@ -292,6 +292,9 @@ mod tests {
             &self.info
         }
 
+        fn capabilities(&self) -> &'static crate::fs::Capabilities {
+            crate::fs::driver("ext4").unwrap().capabilities()
+        }
         fn root(&self) -> NodeId {
             2
         }

@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, HashSet};
 use super::{Builder, Claim, Table};
 use crate::bytes::le32;
 use crate::error::Result;
-use crate::fs::{fat, recognize};
+use crate::fs::{self, recognize};
 use crate::source::Source;
 
 /// Bytes of a boot record.
@@ -107,7 +107,7 @@ impl Mbr {
         }
         // A FAT's boot sector may hold a table as well, on sticks made to boot everywhere. The table counts
         // if it could not be anything else.
-        !fat::is_boot_sector(sector) || self.is_beyond_doubt(disk_len / u64::from(sector_size))
+        !fs::is_filesystem(sector) || self.is_beyond_doubt(disk_len / u64::from(sector_size))
     }
 
     fn is_beyond_doubt(&self, disk_sectors: u64) -> bool {
@@ -169,8 +169,7 @@ fn begins_something(disk: &dyn Source, record: &Record, place: u64) -> Result<bo
     if record.is_extended() {
         return Ok(head[510..512] == SIGNATURE);
     }
-    let ext = head.get(1080..1082) == Some(&[0x53, 0xef]);
-    Ok(ext || fat::is_boot_sector(&head[..SIZE]) || recognize::name_of(&head).is_some())
+    Ok(fs::is_known(&head))
 }
 
 /// Adds the partitions of `mbr`, following extended ones.

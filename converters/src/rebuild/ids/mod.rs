@@ -11,7 +11,8 @@ mod report;
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
-use mif_formats::fs::FileType;
+use mif_formats::fs::plan::Planner;
+use mif_formats::fs::{self, FileType};
 use mif_formats::mif::ObjectId;
 use mif_formats::mif::manifest::Row;
 use mif_formats::partition::{Table, TableKind};
@@ -20,7 +21,6 @@ use mif_formats::{Source, uuid};
 use self::references::References;
 pub use self::report::{IdChange, IdsReport};
 use super::reshape::NewIds;
-use crate::compose::planner::Params;
 use crate::disk::scan::{Scan, ScannedVolume};
 use crate::error::Result;
 use crate::store::Objects;
@@ -67,11 +67,9 @@ impl Identities {
     }
 
     /// Gives a volume's parameters its new identity.
-    pub(super) fn apply(&self, volume: &str, params: &mut Params) {
-        let Some(id) = self.volumes.get(volume) else { return };
-        match params {
-            Params::Ext(params) => params.uuid = *id,
-            Params::Fat(params) => params.volume_id = fat_id(id),
+    pub(super) fn apply(&self, volume: &str, params: &mut dyn Planner) {
+        if let Some(id) = self.volumes.get(volume) {
+            params.set_id(id);
         }
     }
 
@@ -105,12 +103,8 @@ impl Identities {
         if let Some(filesystem) = volume.filesystem() {
             let Some(old) = &filesystem.info().uuid else { return Ok(()) };
             let id = ids.uuid(name);
-            let new = if filesystem.info().kind.starts_with("ext") {
-                uuid::text(&id)
-            } else {
-                let id = fat_id(&id);
-                format!("{:04X}-{:04X}", id >> 16, id & 0xFFFF)
-            };
+            let Some(driver) = fs::driver(&filesystem.info().kind) else { return Ok(()) };
+            let new = driver.id_text(&id);
             self.change(name.clone(), old, new);
             self.volumes.insert(name.clone(), id);
             return Ok(());
@@ -253,10 +247,6 @@ impl Identities {
     }
 }
 
-fn fat_id(id: &[u8; 16]) -> u32 {
-    u32::from_le_bytes([id[0], id[1], id[2], id[3]]).max(1)
-}
-
 /// The beginning of a volume.
 struct VolumeHead<'a> {
     scan: &'a Scan,
@@ -277,7 +267,7 @@ impl VolumeHead<'_> {
 struct Wanted {
     /// Volumes with an `/etc`, and those that are FAT.
     roots: Vec<String>,
-    fats: Vec<String>,
+    boots: Vec<String>,
 }
 
 /// Directories of vendors' units, kernel command lines and rules, without the `/usr` that may be a volume of its own.
@@ -295,15 +285,16 @@ const VENDOR: [&[u8]; 8] = [
 impl Wanted {
     fn of(rows: &[&Row], scan: &Scan) -> Self {
         let roots = rows.iter().filter(|row| row.path == b"/etc").map(|row| row.volume.clone()).collect();
-        let is_fat =
-            |volume: &&ScannedVolume| volume.filesystem().is_some_and(|fs| fs.info().kind.starts_with("fat"));
-        let fats = scan.volumes.iter().filter(is_fat).map(|volume| volume.name.clone()).collect();
-        Wanted { roots, fats }
+        // What firmware reads: it knows no owners.
+        let is_boot =
+            |volume: &&ScannedVolume| volume.filesystem().is_some_and(|fs| !fs.capabilities().is_posix);
+        let boots = scan.volumes.iter().filter(is_boot).map(|volume| volume.name.clone()).collect();
+        Wanted { roots, boots }
     }
 
     fn is_wanted(&self, row: &Row) -> bool {
         let below = |folders: &[&[u8]]| folders.iter().any(|folder| row.path.starts_with(folder));
-        if self.fats.contains(&row.volume) || is_vendors(&row.path) {
+        if self.boots.contains(&row.volume) || is_vendors(&row.path) {
             return true;
         }
         // Of ostree, each deployment has an /etc and a /usr.

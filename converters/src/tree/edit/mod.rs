@@ -8,7 +8,7 @@ use std::ops::{Bound, Range};
 use std::sync::Arc;
 
 use mif_formats::fs::walk::MAX_PATH;
-use mif_formats::fs::{FileType, Timestamp, Xattr};
+use mif_formats::fs::{Capabilities, FileType, Timestamp, Xattr};
 use mif_formats::mif::manifest::{Row, escape};
 
 use self::labels::Labels;
@@ -22,6 +22,22 @@ use crate::store::Objects;
 
 /// The largest file that is read to be edited, in bytes.
 const MAX_READ: u64 = 64 << 20;
+
+/// Of a volume without a filesystem that is read: nothing of it is edited.
+static NOTHING_KNOWN: Capabilities = Capabilities {
+    name: "an unknown filesystem",
+    is_posix: true,
+    ignores_case: false,
+    times: (i64::MIN, i64::MAX),
+    time_step: 1,
+    shares_extents: false,
+    has_subvolumes: false,
+    is_planned: false,
+    user_flags: 0,
+    new_flags: [0, 0],
+    label_max: 0,
+    made_with: &[],
+};
 
 /// The files of an image, to edit.
 #[derive(Clone)]
@@ -42,7 +58,8 @@ pub(crate) struct Files {
 
 #[derive(Clone)]
 struct Volume {
-    is_fat: bool,
+    /// What files on it can have.
+    can: &'static Capabilities,
     /// By path. Copies of the files share the rows that are not edited.
     rows: BTreeMap<Arc<[u8]>, Arc<Row>>,
     /// The further rows of paths that a damaged directory has more than once. No edit reaches them, and a volume that has
@@ -75,7 +92,7 @@ impl Files {
                 let scanned = scan.volumes.iter().find(|volume| volume.name == row.volume);
                 let fs = scanned.and_then(|volume| volume.filesystem());
                 Volume {
-                    is_fat: fs.is_some_and(|fs| fs.info().kind.starts_with("fat")),
+                    can: fs.map_or(&NOTHING_KNOWN, |fs| fs.capabilities()),
                     rows: BTreeMap::new(),
                     doubled: Vec::new(),
                 }
@@ -287,9 +304,9 @@ impl Files {
         Ok(found)
     }
 
-    /// Whether a volume is FAT: without owners, modes, links and attributes.
-    pub(crate) fn is_fat(&self, volume: &str) -> bool {
-        self.volumes.get(volume).is_some_and(|volume| volume.is_fat)
+    /// What files on a volume can have.
+    pub(crate) fn capabilities(&self, volume: &str) -> &'static Capabilities {
+        self.volumes.get(volume).map_or(&NOTHING_KNOWN, |volume| volume.can)
     }
 
     /// Puts a new file or folder at a place where nothing is. Its folder is to be there.
@@ -300,7 +317,7 @@ impl Files {
             return Err(Error::input(format!("{}:{}: is no folder", folder.volume, escape(&folder.path))));
         }
         let mut labelled_by_directory = None;
-        let is_fat = self.is_fat(&place.volume);
+        let can = self.capabilities(&place.volume);
         let is_dir = new.file_type == FileType::Dir;
         // As Linux does: who is born in a setgid folder is of its group.
         let setgid = above.mode.is_some_and(|mode| mode & 0o2000 != 0);
@@ -330,26 +347,24 @@ impl Files {
             xattrs.extend(is_dir.then(|| default.clone()));
             xattrs.sort();
         }
-        let of_ext = |value| (!is_fat).then_some(value);
         let row = Row {
             volume: place.volume.clone(),
             path: place.path.clone(),
             file_type: new.file_type,
-            mode: of_ext(mode | if setgid && is_dir { 0o2000 } else { 0 }),
-            uid: (!is_fat).then_some(new.uid),
-            gid: (!is_fat).then_some(if setgid { above.gid.unwrap_or(new.gid) } else { new.gid }),
+            mode: can.is_posix.then_some(mode | if setgid && is_dir { 0o2000 } else { 0 }),
+            uid: can.is_posix.then_some(new.uid),
+            gid: can.is_posix.then_some(if setgid { above.gid.unwrap_or(new.gid) } else { new.gid }),
             nlink: None,
             inode: None,
             size: 0,
             mtime: Some(self.time),
             atime: Some(self.time),
-            ctime: (!is_fat).then_some(self.time),
+            ctime: can.is_posix.then_some(self.time),
             crtime: Some(self.time),
             link_target: None,
             rdev: None,
             xattrs,
-            // FAT: the attribute bits of a folder, and of a file that is to be archived.
-            flags: if is_fat { if is_dir { 0x10 } else { 0x20 } } else { 0 },
+            flags: can.flags_of_new(is_dir),
             generation: None,
             project: None,
             sha1: None,

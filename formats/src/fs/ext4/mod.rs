@@ -23,7 +23,7 @@ use self::groups::Groups;
 use self::inode::{Inode, flags};
 use self::patches::Patches;
 use self::superblock::Superblock;
-use super::{Content, DirEntry, FileType, Filesystem, Info, Node, NodeId, Piece};
+use super::{Capabilities, Content, DirEntry, FileType, Filesystem, Info, Node, NodeId, Piece};
 use crate::error::{Error, Result, at};
 use crate::source::Source;
 
@@ -31,6 +31,7 @@ mod attributes;
 mod blocks;
 mod checksum;
 mod dir;
+pub(super) mod driver;
 mod extent;
 mod fast_commit;
 mod features;
@@ -58,13 +59,6 @@ const AHEAD: u32 = 16;
 const CHUNKS_KEPT: usize = 512;
 /// Blocks of extended attributes that are kept: files share them.
 const XATTR_BLOCKS_KEPT: usize = 64;
-/// Whether `volume` has the magic number of ext2, ext3 and ext4 where they have it.
-pub fn probe(volume: &dyn Source) -> Result<bool> {
-    if volume.len() < superblock::OFFSET + superblock::SIZE as u64 {
-        return Ok(false);
-    }
-    Ok(superblock::has_magic(&volume.read_vec(superblock::OFFSET, superblock::SIZE)?))
-}
 
 /// An ext2, ext3 or ext4 volume.
 ///
@@ -270,6 +264,10 @@ impl Ext4 {
 impl Filesystem for Ext4 {
     fn info(&self) -> &Info {
         &self.info
+    }
+
+    fn capabilities(&self) -> &'static Capabilities {
+        &driver::CAPABILITIES
     }
 
     fn root(&self) -> NodeId {

@@ -20,13 +20,14 @@
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use super::{Content, DirEntry, FileType, Filesystem, Info, Node, NodeId, Piece};
+use super::{Capabilities, Content, DirEntry, FileType, Filesystem, Info, Node, NodeId, Piece};
 use crate::error::{Error, Result, at};
 use crate::source::{Source, check_range};
 
 mod bpb;
 mod cache;
 mod dir;
+pub(super) mod driver;
 mod name;
 pub mod plan;
 mod table;
@@ -351,6 +352,10 @@ fn entry_name(entry: &ShortEntry, long: Option<&[u16]>, place: u64) -> (Option<V
 impl Filesystem for Fat {
     fn info(&self) -> &Info {
         &self.info
+    }
+
+    fn capabilities(&self) -> &'static Capabilities {
+        &driver::CAPABILITIES
     }
 
     fn root(&self) -> NodeId {

@@ -1,0 +1,38 @@
+//! What files on a filesystem can have.
+
+/// What files on a filesystem can have, and what of it changes hands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Capabilities {
+    /// What it is called where something is refused: `ext`, `FAT`.
+    pub name: &'static str,
+    /// Whether files have owners, modes, hard links, symlinks, extended attributes and a time of change.
+    pub is_posix: bool,
+    /// Whether names that differ in case only are the same.
+    pub ignores_case: bool,
+    /// The first and the last point in time that a file can have, in seconds since 1970.
+    pub times: (i64, i64),
+    /// The step of the time of last change of the content, in nanoseconds.
+    pub time_step: u64,
+    /// Whether files may share bytes of the volume without being damaged.
+    pub shares_extents: bool,
+    /// Whether it has subvolumes.
+    pub has_subvolumes: bool,
+    /// Whether it can be planned.
+    pub is_planned: bool,
+    /// The flags that users set, among [`Node::flags`](super::Node::flags).
+    pub user_flags: u32,
+    /// The flags of a new regular file, and of a new directory.
+    pub new_flags: [u32; 2],
+    /// The longest label in bytes.
+    pub label_max: usize,
+    /// Directories that a new volume has beside its root, with their modes.
+    pub made_with: &'static [(&'static str, u16)],
+}
+
+impl Capabilities {
+    /// The flags of a new node.
+    #[must_use]
+    pub fn flags_of_new(&self, is_directory: bool) -> u32 {
+        self.new_flags[usize::from(is_directory)]
+    }
+}

@@ -1,0 +1,102 @@
+//! What a file is, beside its content.
+
+/// The type of a directory entry.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "lowercase")]
+#[allow(missing_docs)]
+pub enum FileType {
+    File,
+    Dir,
+    Symlink,
+    Char,
+    Block,
+    Fifo,
+    Socket,
+}
+
+/// A point in time: seconds since 1970, and nanoseconds (below 10⁹) after it. FAT times, which know no zone,
+/// are kept as if they were UTC.
+#[derive(
+    Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, serde::Serialize, serde::Deserialize,
+)]
+pub struct Timestamp {
+    /// Seconds since 1970-01-01T00:00:00Z.
+    pub secs: i64,
+    /// Nanoseconds, below 10⁹.
+    pub nanos: u32,
+}
+
+/// The metadata of a file or folder. `None` where the filesystem has no such thing.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Node {
+    /// Its type.
+    pub file_type: FileType,
+    /// The lower 12 bits of the mode: permissions, setuid, setgid, sticky.
+    pub mode: Option<u16>,
+    /// Owner.
+    pub uid: Option<u32>,
+    /// Group.
+    pub gid: Option<u32>,
+    /// Hard links.
+    pub nlink: Option<u32>,
+    /// The inode number, where the filesystem has such.
+    pub inode: Option<u64>,
+    /// Size in bytes.
+    pub size: u64,
+    /// Time of last change of the content.
+    pub mtime: Option<Timestamp>,
+    /// Time of last access.
+    pub atime: Option<Timestamp>,
+    /// Time of last change of the metadata.
+    pub ctime: Option<Timestamp>,
+    /// Time of creation.
+    pub crtime: Option<Timestamp>,
+    /// Device number (major, minor) of a device node.
+    pub rdev: Option<(u32, u32)>,
+    /// ext: inode flags (`i_flags`). FAT: the attribute byte, and the NT case byte shifted left by 8.
+    pub flags: u32,
+    /// ext: the inode's generation.
+    pub generation: Option<u32>,
+    /// ext: project id.
+    pub project: Option<u32>,
+    /// Where a symlink points, as stored.
+    pub link_target: Option<Vec<u8>>,
+    /// Extended attributes, sorted by full name (`security.capability`), as the kernel's listxattr names them;
+    /// values as getxattr gives them (ACLs as `system.posix_acl_access` in the kernel's xattr form).
+    pub xattrs: Vec<Xattr>,
+}
+
+impl Node {
+    /// A node of this type of which nothing else is known.
+    #[must_use]
+    pub fn bare(file_type: FileType) -> Self {
+        Node {
+            file_type,
+            mode: None,
+            uid: None,
+            gid: None,
+            nlink: None,
+            inode: None,
+            size: 0,
+            mtime: None,
+            atime: None,
+            ctime: None,
+            crtime: None,
+            rdev: None,
+            flags: 0,
+            generation: None,
+            project: None,
+            link_target: None,
+            xattrs: Vec::new(),
+        }
+    }
+}
+
+/// An extended attribute.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Xattr {
+    /// Full name, with its prefix.
+    pub name: Vec<u8>,
+    /// Value.
+    pub value: Vec<u8>,
+}

@@ -1,0 +1,111 @@
+//! The filesystems that are known, and which of them is on a volume.
+
+use std::sync::Arc;
+
+use super::driver::Driver;
+use super::ext4::driver::Ext;
+use super::fat::driver::Fat;
+use super::filesystem::Filesystem;
+use super::recognize;
+use crate::error::{ErrorKind, Result};
+use crate::source::Source;
+
+/// Every filesystem, in the order in which volumes are probed.
+pub static DRIVERS: &[&dyn Driver] = &[&Ext, &Fat];
+
+/// The filesystem of this kind (`ext4`, `fat32`), if it is known.
+#[must_use]
+pub fn driver(kind: &str) -> Option<&'static dyn Driver> {
+    DRIVERS.iter().copied().find(|driver| driver.kinds().contains(&kind))
+}
+
+/// Whether a volume that begins with `head` can only be a filesystem that is read.
+#[must_use]
+pub fn is_filesystem(head: &[u8]) -> bool {
+    DRIVERS.iter().any(|driver| driver.is_certain(head))
+}
+
+/// Whether a volume that begins with `head` (up to [`recognize::HEAD`] bytes) is known: as a filesystem that is read, or
+/// by name.
+#[must_use]
+pub fn is_known(head: &[u8]) -> bool {
+    is_filesystem(head) || recognize::name_of(head).is_some()
+}
+
+/// What was found on a volume.
+pub enum Volume {
+    /// A filesystem that can be read.
+    Known(Box<dyn Filesystem>),
+    /// Something recognised by name only (`swap`, `LUKS`, `exfat`), or nothing known; with the reason where
+    /// a known filesystem cannot be read.
+    Other {
+        /// What it is, if recognised.
+        name: Option<String>,
+        /// Why it is not read, each a sentence.
+        warnings: Vec<String>,
+    },
+}
+
+/// Names of what encloses another volume: under these, an older filesystem's marks may still stand.
+const ENCLOSING: [&str; 4] = ["crypto_LUKS", "BitLocker", "linux_raid_member", "LVM2_member"];
+
+/// Looks at a volume and opens the filesystem on it. Unknown or unreadable is not an error: only a failing
+/// read is.
+pub fn open(volume: Arc<dyn Source>) -> Result<Volume> {
+    let head = volume.read_vec(0, volume.len().min(recognize::HEAD as u64) as usize)?;
+    let name = recognize::name_of(&head);
+    if name.is_none_or(|name| !ENCLOSING.contains(&name)) {
+        for driver in DRIVERS {
+            if driver.probe(&head) {
+                return opened(driver.open(volume), driver.name());
+            }
+        }
+    }
+    Ok(Volume::Other { name: name.map(str::to_owned), warnings: Vec::new() })
+}
+
+/// The filesystem, or why it cannot be read.
+fn opened(filesystem: Result<Box<dyn Filesystem>>, name: &str) -> Result<Volume> {
+    match filesystem {
+        Ok(filesystem) => Ok(Volume::Known(filesystem)),
+        Err(error) if error.kind() == ErrorKind::Io => Err(error),
+        Err(error) => {
+            Ok(Volume::Other { name: Some(name.to_owned()), warnings: vec![format!("not read: {error}")] })
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_kind_belongs_to_one_driver() {
+        let kinds: Vec<_> = DRIVERS.iter().flat_map(|driver| driver.kinds()).collect();
+        let mut once = kinds.clone();
+        once.sort_unstable();
+        once.dedup();
+        assert_eq!(once.len(), kinds.len());
+        assert!(driver("ext4").is_some_and(|driver| driver.capabilities().is_posix));
+        assert!(driver("fat32").is_some_and(|driver| !driver.capabilities().is_posix));
+        assert!(driver("xfs").is_none() && driver("").is_none());
+    }
+
+    #[test]
+    fn an_identity_is_the_same_as_text_and_back() {
+        let ids = ["c0ffee00-1234-5678-9abc-def012345678", "1A2B-3C4D"];
+        for (driver, id) in DRIVERS.iter().zip(ids) {
+            assert_eq!(driver.id_text(&driver.id(id).unwrap()), id, "{}", driver.name());
+            assert_eq!(driver.id("not an id"), None);
+        }
+    }
+
+    #[test]
+    fn a_label_is_what_a_volume_can_bear() {
+        let [ext, fat] = ["ext4", "fat16"].map(|kind| driver(kind).unwrap());
+        assert_eq!(ext.label("root / é").unwrap(), "root / é".as_bytes());
+        assert_eq!(fat.label("Boot 1").unwrap(), b"BOOT 1");
+        assert!(ext.label("seventeen letters").is_none() && fat.label("twelve chars").is_none());
+        assert!(fat.label("a/b").is_none() && fat.label("é").is_none());
+    }
+}
