@@ -2,17 +2,16 @@
 //! its digest.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
-use std::sync::Mutex;
-use std::sync::atomic::{AtomicUsize, Ordering};
 
 use mif_formats::mif::pack::{Encoding, IndexEntry, pack_len};
 use mif_formats::mif::{ObjectId, PackId};
 use sha1::{Digest, Sha1};
 
-use crate::error::{Error, Result, readable};
+use crate::error::{Result, readable};
 use crate::store::{
     Decoded, Index, PackIndex, Storage, Store, decode_object, is_unfinished, pack_files, pack_key,
 };
+use crate::task::pool::in_parallel;
 use crate::task::progress::{self, Progress};
 
 /// How much of a pack is read at once for its digest, in bytes.
@@ -92,33 +91,10 @@ pub(super) fn check_packs(store: &Store, sha1: bool, progress: &dyn Progress) ->
     let total = names.iter().map(|id| storage.len(&pack_key(id)).unwrap_or(0)).sum();
     progress.stage("checking packs", total);
     let names: Vec<PackId> = names.into_iter().collect();
-    let next = AtomicUsize::new(0);
-    let done: Mutex<Vec<(PackId, Checked)>> = Mutex::default();
-    let failed: Mutex<Option<Error>> = Mutex::default();
-    let work = || {
-        while let Some(id) = names.get(next.fetch_add(1, Ordering::Relaxed)) {
-            match check_pack(storage, *id, sha1, progress) {
-                Ok(checked) => done.lock().expect("not poisoned").push((*id, checked)),
-                Err(e) => {
-                    failed.lock().expect("not poisoned").get_or_insert(e);
-                    return;
-                }
-            }
-        }
-    };
-    std::thread::scope(|scope| {
-        for _ in 0..std::thread::available_parallelism().map_or(1, usize::from).min(names.len()) {
-            scope.spawn(work);
-        }
-    });
-    if let Some(error) = failed.into_inner().expect("not poisoned") {
-        return Err(error);
-    }
-    let mut state = PackState {
-        hashed: sha1,
-        checked: done.into_inner().expect("not poisoned").into_iter().collect(),
-        ..PackState::default()
-    };
+    let check = |id: &PackId| Ok((*id, check_pack(storage, *id, sha1, progress)?));
+    let checked = in_parallel(&names, progress, check)?;
+    let mut state =
+        PackState { hashed: sha1, checked: checked.into_iter().collect(), ..PackState::default() };
     let checked = std::mem::take(&mut state.checked);
     for (id, pack) in &checked {
         state.count(*id, pack);

@@ -1,12 +1,13 @@
 //! Comparing two disks bit by bit.
 
 use std::sync::Mutex;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use mif_formats::Source;
 use mif_formats::source::is_zero;
 
-use crate::error::{Error, Result};
+use crate::error::Result;
+use crate::task::pool::on_all_processors;
 use crate::task::progress::{self, Progress};
 
 /// How much is compared at once, in bytes.
@@ -37,11 +38,9 @@ pub(crate) fn compare_bits(
     let bytes = AtomicU64::new(0);
     let first = AtomicU64::new(u64::MAX);
     let windows = Mutex::new(Vec::new());
-    let error: Mutex<Option<Error>> = Mutex::new(None);
-    let failed = AtomicUsize::new(0);
-    let compare_windows = || -> Result<()> {
+    on_all_processors(|failed| {
         let (mut x, mut y) = (vec![0; WINDOW as usize], vec![0; WINDOW as usize]);
-        while failed.load(Ordering::Relaxed) == 0 {
+        while !failed() {
             let (next, skipped) = windows_left.lock().expect("not poisoned").next([a, b])?;
             progress.advance(skipped);
             let Some(start) = next else { return Ok(()) };
@@ -55,20 +54,7 @@ pub(crate) fn compare_bits(
             progress.advance(len as u64);
         }
         Ok(())
-    };
-    std::thread::scope(|scope| {
-        for _ in 0..std::thread::available_parallelism().map_or(1, usize::from) {
-            scope.spawn(|| {
-                if let Err(e) = compare_windows() {
-                    failed.store(1, Ordering::Relaxed);
-                    error.lock().expect("not poisoned").get_or_insert(e);
-                }
-            });
-        }
-    });
-    if let Some(error) = error.into_inner().expect("not poisoned") {
-        return Err(error);
-    }
+    })?;
     let first = first.into_inner();
     let mut windows = windows.into_inner().expect("not poisoned");
     windows.sort_unstable();

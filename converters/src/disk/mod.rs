@@ -3,3 +3,4 @@
 pub(crate) mod blocks;
 pub(crate) mod compare;
 pub(crate) mod scan;
+pub(crate) mod volume;

@@ -2,20 +2,24 @@
 
 use std::collections::BTreeSet;
 use std::error::Error;
+use std::sync::Arc;
 
 use ext4_view::{Ext4, Ext4Error, Ext4Read, Path};
+use mif_formats::Source;
 use mif_formats::fs::FileType;
 
-use super::device::VolumeSource;
+use super::device::read_part;
 use super::{Found, Reader, WINDOW};
 
 pub(super) const READER: &str = "ext4-view 1.0";
 
 pub(super) struct Ext(Ext4);
 
-impl Ext4Read for VolumeSource {
+struct Volume(Arc<dyn Source>);
+
+impl Ext4Read for Volume {
     fn read(&mut self, start: u64, buf: &mut [u8]) -> Result<(), Box<dyn Error + Send + Sync + 'static>> {
-        match VolumeSource::read(self, start, buf)? {
+        match read_part(&*self.0, start, buf)? {
             read if read == buf.len() => Ok(()),
             _ => Err(format!("{} bytes at {start} reach past the volume's end", buf.len()).into()),
         }
@@ -23,8 +27,8 @@ impl Ext4Read for VolumeSource {
 }
 
 impl Ext {
-    pub(super) fn open(volume: VolumeSource) -> Result<Self, String> {
-        Ext4::load(Box::new(volume)).map(Ext).map_err(words)
+    pub(super) fn open(volume: Arc<dyn Source>) -> Result<Self, String> {
+        Ext4::load(Box::new(Volume(volume))).map(Ext).map_err(words)
     }
 }
 

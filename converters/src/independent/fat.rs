@@ -2,12 +2,14 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::{self, Read};
+use std::sync::Arc;
 
 use chrono::NaiveDate;
 use fatfs::{Dir, DirEntry, FileSystem, FsOptions};
+use mif_formats::Source;
 use mif_formats::fs::FileType;
 
-use super::device::{Device, VolumeSource};
+use super::device::Device;
 use super::{Found, Reader, WINDOW};
 
 pub(super) const READER: &str = "fatfs 0.3";
@@ -29,7 +31,7 @@ pub(super) struct Fat {
 }
 
 impl Fat {
-    pub(super) fn open(volume: VolumeSource) -> Result<Self, String> {
+    pub(super) fn open(volume: Arc<dyn Source>) -> Result<Self, String> {
         let most = MAX_PATHS.min(volume.len() / ENTRY_SIZE) as usize;
         let fs = FileSystem::new(Device::new(volume), FsOptions::new()).map_err(|e| words(&e))?;
         let root = Found {

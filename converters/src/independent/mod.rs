@@ -7,6 +7,8 @@
 use std::collections::{BTreeSet, HashSet};
 use std::ops::Range;
 
+use std::sync::Arc;
+
 use mif_formats::ErrorKind;
 use mif_formats::fs::{FileType, Piece, walk};
 use mif_formats::mif::manifest::{Row, escape};
@@ -14,8 +16,8 @@ use mif_formats::partition::TableKind;
 use serde::Serialize;
 use sha1::{Digest, Sha1};
 
-use self::device::VolumeSource;
 use crate::disk::scan::{Scan, ScannedVolume};
+use crate::disk::volume::VolumeSource;
 use crate::error::Result;
 use crate::image::OpenImage;
 use crate::task::progress::{self, Progress};
@@ -149,7 +151,7 @@ fn compare_volume(
         part.skips("all of it", "this program reads no filesystem on it");
         return Ok(part);
     };
-    let source = VolumeSource::new(scan.disk.clone(), &volume.extents);
+    let source = Arc::new(VolumeSource::new(scan.disk.clone(), volume.extents.clone()));
     let is_fat = fs.info().kind.starts_with("fat");
     let mut part = PartReport::new(&volume.name, Some(if is_fat { fat::READER } else { ext::READER }));
     let other: Result<Box<dyn Reader>, String> = if is_fat {

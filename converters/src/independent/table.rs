@@ -5,7 +5,7 @@ use gpt::disk::LogicalBlockSize;
 use mif_formats::partition::TableKind;
 
 use super::PartReport;
-use super::device::{Device, VolumeSource};
+use super::device::{Device, read_part};
 use crate::disk::scan::Scan;
 
 const READER: &str = "gpt 4.1";
@@ -29,12 +29,12 @@ pub(super) fn compare(scan: &Scan) -> PartReport {
 }
 
 fn read(scan: &Scan) -> Result<gpt::GptDisk<Device>, String> {
-    let disk = VolumeSource::whole(scan.disk.clone());
+    let disk = scan.disk.clone();
     let sector = u64::from(scan.table.sector_size);
     // Both headers, for either may be the one that is read: what is none by its signature is not.
     for lba in [1, (disk.len() / sector).saturating_sub(1)] {
         let mut header = [0; 88];
-        disk.read(lba * sector, &mut header).map_err(|e| e.to_string())?;
+        read_part(&*disk, lba * sector, &mut header).map_err(|e| e.to_string())?;
         if !header.starts_with(b"EFI PART") {
             continue;
         }

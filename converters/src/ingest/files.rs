@@ -20,8 +20,7 @@ pub(crate) fn store_content(content: &dyn Source, writer: &ObjectWriter) -> Resu
     let pieces = vec![DiskPiece::Disk { offset: 0, len }];
     let file = PlannedFile { size: len, pieces, owns_its_ranges: false, hashed: true };
     let stored = OnceLock::new();
-    let threads = std::thread::available_parallelism().map_or(1, usize::from);
-    pool::run(threads, 1, |_, pool| {
+    pool::run(pool::processors(), 1, |_, pool| {
         let digests = import_file(&file, content, writer, pool, &mut Vec::new())?;
         stored.set(digests.object).expect("there is one item");
         Ok(())
@@ -66,8 +65,7 @@ pub(crate) fn store_files(
     open: impl Fn(usize) -> Result<LooseFile> + Sync,
 ) -> Result<Vec<Stored>> {
     let stored: Vec<OnceLock<Stored>> = (0..count).map(|_| OnceLock::new()).collect();
-    let threads = std::thread::available_parallelism().map_or(1, usize::from);
-    pool::run(threads, count, |i, pool| {
+    pool::run(pool::processors(), count, |i, pool| {
         progress::check(progress)?;
         let LooseFile { source, size, parts } = open(i)?;
         let file = PlannedFile::loose(size, &parts);

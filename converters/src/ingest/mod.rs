@@ -145,7 +145,7 @@ impl Work<'_> {
         // The files are in the order of the disk.
         let items = Items::new(self.disk, planned.map(|(number, file)| (number, file.start())))?;
         self.progress.advance(items.skipped);
-        let threads = threads.unwrap_or_else(|| std::thread::available_parallelism().map_or(1, usize::from));
+        let threads = threads.unwrap_or_else(pool::processors);
         pool::run(threads, items.len(), |i, pool| {
             progress::check(self.progress)?;
             match items.get(i) {

@@ -14,10 +14,11 @@ use super::reshape::Reshape;
 use super::shape::{Patches, VolumeDraft, find_volume, resized, shape};
 use super::tree::Rows;
 use crate::compose::made::Made;
-use crate::compose::planner::{VolumeSource, planner_of};
+use crate::compose::planner::planner_of;
 use crate::compose::splice::{Known, Splicer};
 use crate::compose::staging::Bench;
 use crate::disk::scan::{Scan, VolumeExtent};
+use crate::disk::volume::VolumeSource;
 use crate::error::{Error, Result};
 use crate::guest::packages;
 use crate::ingest::store_new;
@@ -233,7 +234,10 @@ impl<'a> Base<'a> {
             .ok_or_else(|| Error::unsupported("holds no filesystem that can be planned"))?;
         let rows = Rows { volume: name, old: &self.rows, new: rows };
         let (tree, contents) = rows.tree(original, Contents { objects: &self.objects, new })?;
-        let params = planner_of(original, Arc::new(VolumeSource::new(&self.scan, volume)))?;
+        let params = planner_of(
+            original,
+            Arc::new(VolumeSource::new(self.scan.disk.clone(), volume.extents.clone())),
+        )?;
         Ok(VolumeDraft { name: name.to_owned(), tree, contents, params })
     }
 

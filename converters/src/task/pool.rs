@@ -1,6 +1,7 @@
 //! A pool of threads for work that makes more work: items taken in order, and jobs that they leave behind.
 
 use std::collections::VecDeque;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Condvar, Mutex, MutexGuard, OnceLock};
 use std::thread;
 
@@ -44,6 +45,21 @@ pub(crate) fn run<'env>(
     }
 }
 
+/// How many threads long work uses: one a processor.
+pub(crate) fn processors() -> usize {
+    thread::available_parallelism().map_or(1, usize::from)
+}
+
+/// Does `work` once on each processor, side by side: whatever a thread needs for itself is made once. Each is to ask for
+/// the next piece of work until there is none, or until another has failed, which it is told. Gives the first error.
+pub(crate) fn on_all_processors(work: impl Fn(&dyn Fn() -> bool) -> Result<()> + Sync) -> Result<()> {
+    let failed = AtomicBool::new(false);
+    let threads = processors();
+    run(threads, threads, |_, _| {
+        work(&|| failed.load(Ordering::Relaxed)).inspect_err(|_| failed.store(true, Ordering::Relaxed))
+    })
+}
+
 /// Does `work` for each item, on all processors; gives what it gave, in order, or its first error.
 pub(crate) fn in_parallel<'i, I: Sync, T: Send + Sync>(
     items: &'i [I],
@@ -54,8 +70,7 @@ pub(crate) fn in_parallel<'i, I: Sync, T: Send + Sync>(
         return Ok(vec![work(only)?]);
     }
     let done: Vec<OnceLock<T>> = items.iter().map(|_| OnceLock::new()).collect();
-    let threads = std::thread::available_parallelism().map_or(1, usize::from).min(items.len());
-    run(threads, items.len(), |i, _| {
+    run(processors().min(items.len()), items.len(), |i, _| {
         progress::check(progress)?;
         let _ = done[i].set(work(&items[i])?);
         Ok(())

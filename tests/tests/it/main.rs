@@ -32,6 +32,7 @@ mod order;
 mod outputs;
 mod packages;
 mod private;
+mod readme;
 mod rebuild;
 mod resize;
 mod signals;

@@ -11,6 +11,7 @@ use std::path::{Path, PathBuf};
 
 use mif_formats::container::OpenOptions;
 
+use crate::task::pool;
 use crate::task::progress::Progress;
 
 pub use self::export::{BatchExportOptions, ExportEvent, ExportSummary, export_all};
@@ -56,8 +57,7 @@ struct Share {
 impl Share {
     /// For `images` of them, `jobs` at a time, with `threads` in all.
     fn new(images: usize, jobs: Option<usize>, threads: Option<usize>) -> Self {
-        let threads =
-            threads.unwrap_or_else(|| std::thread::available_parallelism().map_or(1, usize::from)).max(1);
+        let threads = threads.unwrap_or_else(pool::processors).max(1);
         let jobs = jobs.unwrap_or(threads.min(MAX_JOBS)).clamp(1, images.max(1));
         Share { threads, jobs, images }
     }

@@ -11,6 +11,7 @@ use sha1::{Digest, Sha1};
 
 use crate::error::{Error, Result};
 use crate::ingest::MAX_HASHED_HOLES;
+use crate::task::pool::on_all_processors;
 use crate::task::progress::{self, Progress};
 use crate::tree::view::Tree;
 
@@ -42,10 +43,9 @@ pub(super) fn all(tree: &Tree, rows: &[usize], progress: &dyn Progress) -> Resul
     let next = AtomicUsize::new(0);
     let holes_left = Mutex::new(MAX_HASHED_HOLES);
     let found = Mutex::new(Hashes { digests: vec![None; rows.len()], complaints: Vec::new() });
-    let stop: Mutex<Option<Error>> = Mutex::new(None);
-    let work = || -> Result<()> {
+    on_all_processors(|failed| {
         let mut buf = vec![0; WINDOW];
-        while let Some(places) = files.get(next.fetch_add(1, Ordering::Relaxed)) {
+        while let Some(places) = files.get(next.fetch_add(1, Ordering::Relaxed)).filter(|_| !failed()) {
             let i = rows[places[0]];
             let digest = tree.content(i).and_then(|file| hash(&*file, &mut buf, &holes_left, progress));
             progress::check(progress)?;
@@ -59,24 +59,10 @@ pub(super) fn all(tree: &Tree, rows: &[usize], progress: &dyn Progress) -> Resul
             }
         }
         Ok(())
-    };
-    std::thread::scope(|scope| {
-        for _ in 0..std::thread::available_parallelism().map_or(1, usize::from) {
-            scope.spawn(|| {
-                if let Err(error) = work() {
-                    stop.lock().expect("not poisoned").get_or_insert(error);
-                }
-            });
-        }
-    });
-    match stop.into_inner().expect("not poisoned") {
-        Some(error) => Err(error),
-        None => {
-            let mut found = found.into_inner().expect("not poisoned");
-            found.complaints.sort();
-            Ok(found)
-        }
-    }
+    })?;
+    let mut found = found.into_inner().expect("not poisoned");
+    found.complaints.sort();
+    Ok(found)
 }
 
 /// The SHA-1 of a file. Holes are hashed as long as there are `holes_left`.

@@ -7,7 +7,6 @@ mod glob;
 mod mounts;
 
 use std::ops::RangeInclusive;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
 use mif_formats::fs::{FileType, Timestamp};
@@ -22,7 +21,8 @@ pub use self::glob::PathGlob;
 use self::mounts::Points;
 use crate::error::{Result, damaged};
 use crate::store::{DamagedImage, Image, ImageName, Objects, Selector, Store};
-use crate::task::progress::{self, Progress};
+use crate::task::pool::in_parallel;
+use crate::task::progress::Progress;
 
 /// What is searched for. What is not given does not matter; all that is given must fit.
 #[derive(Debug, Clone, Default)]
@@ -90,9 +90,6 @@ pub struct Hit {
 pub fn search(store: &Store, query: &Query, progress: &dyn Progress) -> Result<SearchReport> {
     let images = images(store, query)?;
     progress.stage("searching", 0);
-    let next = AtomicUsize::new(0);
-    let found: Mutex<Vec<(usize, Vec<Hit>)>> = Mutex::default();
-    let damaged: Mutex<Vec<(usize, DamagedImage)>> = Mutex::default();
     let objects: Mutex<Option<Arc<Objects>>> = Mutex::default();
     let objects = || {
         let mut known = objects.lock().expect("not poisoned");
@@ -101,32 +98,17 @@ pub fn search(store: &Store, query: &Query, progress: &dyn Progress) -> Result<S
             None => Ok(known.insert(Arc::new(store.objects()?)).clone()),
         }
     };
-    let work = || {
-        while !progress.interrupted() {
-            let i = next.fetch_add(1, Ordering::Relaxed);
-            let Some((name, version)) = images.get(i) else { return };
-            match search_image(store, name, *version, query, &objects) {
-                Ok(hits) if hits.is_empty() => {}
-                Ok(hits) => found.lock().expect("not poisoned").push((i, hits)),
-                Err(e) => {
-                    let image = DamagedImage::new(name, *version, &e);
-                    damaged.lock().expect("not poisoned").push((i, image));
-                }
-            }
+    let searched = in_parallel(&images, progress, |(name, version)| {
+        let hits = search_image(store, name, *version, query, &objects);
+        Ok(hits.map_err(|e| DamagedImage::new(name, *version, &e)))
+    })?;
+    let (mut hits, mut damaged) = (Vec::new(), Vec::new());
+    for image in searched {
+        match image {
+            Ok(found) => hits.extend(found),
+            Err(image) => damaged.push(image),
         }
-    };
-    std::thread::scope(|scope| {
-        for _ in 0..std::thread::available_parallelism().map_or(1, usize::from).min(images.len()) {
-            scope.spawn(work);
-        }
-    });
-    progress::check(progress)?;
-    let mut found = found.into_inner().expect("not poisoned");
-    found.sort_unstable_by_key(|(i, _)| *i);
-    let hits = found.into_iter().flat_map(|(_, hits)| hits).collect();
-    let mut damaged = damaged.into_inner().expect("not poisoned");
-    damaged.sort_unstable_by_key(|(i, _)| *i);
-    let damaged: Vec<DamagedImage> = damaged.into_iter().map(|(_, image)| image).collect();
+    }
     Ok(SearchReport { searched: (images.len() - damaged.len()) as u64, damaged, hits })
 }
 
