@@ -25,7 +25,8 @@ mod verbs;
 pub use care::fsck::fsck;
 pub use care::gc::{GcOptions, GcReport, gc};
 pub use care::report::{FsckOptions, FsckReport, LostImage, Verdict};
-pub use disk::scan::{Scan, ScannedVolume, VolumeExtent};
+pub use disk::scan::{Scan, ScannedVolume};
+pub use disk::volume::VolumeExtent;
 pub use edit::{
     CustomizeOptions, CustomizeReport, Customized, PLACEHOLDER, Recipe, Variables, customize, is_secret_file,
     read_instances,

@@ -18,7 +18,7 @@ pub(super) fn complain_of(error: &str) {
     eprintln!("mif: {}", text::printable(error));
 }
 
-/// Standard output that nobody reads any more is no failure (`mif ls … | head`).
+/// A closed pipe on standard output is not a failure (`mif ls … | head`): the program ends with exit code 0.
 pub(super) fn output_failed(error: io::Error) -> Error {
     if error.kind() == io::ErrorKind::BrokenPipe {
         std::process::exit(0);

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use mif_formats::Source;
 use mif_formats::fs::plan::Planner;
-use mif_formats::fs::{self, Filesystem};
+use mif_formats::fs::{self, Driver, Filesystem};
 
 use crate::error::{Error, Result};
 
@@ -14,14 +14,23 @@ use crate::error::{Error, Result};
 ///
 /// If the filesystem says that it has more bytes than its volume, as after it was cut off: nobody could hold that size.
 pub(crate) fn planner_of(filesystem: &dyn Filesystem, volume: Arc<dyn Source>) -> Result<Box<dyn Planner>> {
-    let (kind, room) = (&filesystem.info().kind, volume.len());
-    let driver = fs::driver(kind).filter(|driver| driver.capabilities().is_planned);
-    let driver = driver.ok_or_else(|| Error::unsupported(format!("{kind} cannot be planned")))?;
-    let planner = driver.planner(volume)?;
+    let room = volume.len();
+    let planner = driver_of(filesystem)?.planner(volume)?;
     match planner.size() {
         size if size > room => {
             Err(Error::input(format!("the filesystem has {size} bytes, its volume {room}")))
         }
         _ => Ok(planner),
     }
+}
+
+/// The driver that plans volumes like this one.
+///
+/// # Errors
+///
+/// If such volumes cannot be planned.
+pub(crate) fn driver_of(filesystem: &dyn Filesystem) -> Result<&'static dyn Driver> {
+    let kind = &filesystem.info().kind;
+    let driver = fs::driver(kind).filter(|driver| driver.capabilities().is_planned);
+    driver.ok_or_else(|| Error::unsupported(format!("{kind} cannot be planned")))
 }

@@ -13,7 +13,7 @@ use mif_formats::source::is_zero;
 
 use super::canonical::append;
 use crate::disk::blocks::{BLOCK, RESIDUE_WINDOW, blocks};
-use crate::disk::scan::{VolumeExtent, on_disk};
+use crate::disk::volume::{VolumeExtent, on_disk};
 use crate::error::{Error, Result};
 use crate::store::ObjectWriter;
 use crate::tree::new_content::Contents;

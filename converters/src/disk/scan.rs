@@ -8,6 +8,7 @@ use mif_formats::mif::manifest::escape;
 use mif_formats::partition::{self, Partition, Table, lvm};
 use mif_formats::{ErrorKind, Slice, Source};
 
+use super::volume::{VolumeExtent, VolumeSource, on_disk};
 use crate::error::Result;
 use crate::store::{FilesystemRecord, VolumeRecord, volume_name};
 
@@ -31,17 +32,6 @@ pub struct ScannedVolume {
     pub content: Volume,
     /// Where it lies on the disk, in volume order and gap-free.
     pub extents: Vec<VolumeExtent>,
-}
-
-/// A run of bytes of a volume, and where they are on the disk.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct VolumeExtent {
-    /// First byte on the volume.
-    pub volume: u64,
-    /// First byte on the disk.
-    pub disk: u64,
-    /// How many bytes.
-    pub len: u64,
 }
 
 impl ScannedVolume {
@@ -87,23 +77,12 @@ impl ScannedVolume {
     }
 }
 
-/// The disk ranges (start, length) of `len` bytes at `offset` of the volume that lies in `extents`, in volume
-/// order.
-pub(crate) fn on_disk(
-    extents: &[VolumeExtent],
-    offset: u64,
-    len: u64,
-) -> impl Iterator<Item = (u64, u64)> + '_ {
-    let end = offset.saturating_add(len);
-    let first = extents.partition_point(|e| e.volume + e.len <= offset);
-    extents[first..].iter().take_while(move |e| e.volume < end).map(move |e| {
-        let from = e.volume.max(offset);
-        let to = (e.volume + e.len).min(end);
-        (e.disk + (from - e.volume), to - from)
-    })
-}
-
 impl Scan {
+    /// One of its volumes, to be read.
+    pub(crate) fn volume(&self, volume: &ScannedVolume) -> VolumeSource {
+        VolumeSource::new(self.disk.clone(), volume.extents.clone())
+    }
+
     /// Looks at a disk. Only a failing read is an error: what is unknown or broken is said in warnings.
     pub fn new(disk: Arc<dyn Source>) -> Result<Self> {
         let table = partition::read(&*disk)?;

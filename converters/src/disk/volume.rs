@@ -5,8 +5,6 @@ use std::sync::Arc;
 use mif_formats::source::check_range;
 use mif_formats::{Extent, Source};
 
-use super::scan::VolumeExtent;
-
 /// A volume of a disk, wherever its parts lie.
 pub(crate) struct VolumeSource {
     disk: Arc<dyn Source>,
@@ -27,17 +25,52 @@ impl Source for VolumeSource {
 
     fn read_at(&self, offset: u64, buf: &mut [u8]) -> mif_formats::Result<()> {
         check_range("volume", self.len(), offset, buf.len() as u64)?;
-        let end = offset + buf.len() as u64;
-        let first = self.extents.partition_point(|e| e.volume + e.len <= offset);
-        for extent in self.extents[first..].iter().take_while(|e| e.volume < end) {
-            let (from, to) = (extent.volume.max(offset), (extent.volume + extent.len).min(end));
-            let part = &mut buf[(from - offset) as usize..(to - offset) as usize];
-            self.disk.read_at(extent.disk + (from - extent.volume), part)?;
-        }
-        Ok(())
+        read_at(&*self.disk, &self.extents, offset, buf)
     }
 
     fn extent_at(&self, offset: u64) -> mif_formats::Result<Extent> {
         Ok(Extent::data(offset, self.len() - offset))
     }
+}
+
+/// A run of bytes of a volume, and where they are on the disk.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct VolumeExtent {
+    /// First byte on the volume.
+    pub volume: u64,
+    /// First byte on the disk.
+    pub disk: u64,
+    /// How many bytes.
+    pub len: u64,
+}
+
+/// The disk ranges (start, length) of `len` bytes at `offset` of the volume that lies in `extents`, in volume
+/// order.
+pub(crate) fn on_disk(
+    extents: &[VolumeExtent],
+    offset: u64,
+    len: u64,
+) -> impl Iterator<Item = (u64, u64)> + '_ {
+    let end = offset.saturating_add(len);
+    let first = extents.partition_point(|e| e.volume + e.len <= offset);
+    extents[first..].iter().take_while(move |e| e.volume < end).map(move |e| {
+        let from = e.volume.max(offset);
+        let to = (e.volume + e.len).min(end);
+        (e.disk + (from - e.volume), to - from)
+    })
+}
+
+/// Reads bytes of the volume that lies in `extents` of `disk`, from byte `offset` of the volume on. It has that many.
+pub(crate) fn read_at(
+    disk: &dyn Source,
+    extents: &[VolumeExtent],
+    offset: u64,
+    buf: &mut [u8],
+) -> mif_formats::Result<()> {
+    let mut rest = &mut buf[..];
+    for (start, len) in on_disk(extents, offset, rest.len() as u64) {
+        let part = rest.split_off_mut(..len as usize).expect("parts have as many bytes together");
+        disk.read_at(start, part)?;
+    }
+    Ok(())
 }

@@ -17,7 +17,6 @@ use serde::Serialize;
 use sha1::{Digest, Sha1};
 
 use crate::disk::scan::{Scan, ScannedVolume};
-use crate::disk::volume::VolumeSource;
 use crate::error::Result;
 use crate::image::OpenImage;
 use crate::task::progress::{self, Progress};
@@ -151,7 +150,7 @@ fn compare_volume(
         part.skips("all of it", "this program reads no filesystem on it");
         return Ok(part);
     };
-    let source = Arc::new(VolumeSource::new(scan.disk.clone(), volume.extents.clone()));
+    let source = Arc::new(scan.volume(volume));
     let is_fat = fs.info().kind.starts_with("fat");
     let mut part = PartReport::new(&volume.name, Some(if is_fat { fat::READER } else { ext::READER }));
     let other: Result<Box<dyn Reader>, String> = if is_fat {

@@ -32,7 +32,7 @@ pub(crate) fn store_content(content: &dyn Source, writer: &ObjectWriter) -> Resu
 ///
 /// # Errors
 ///
-/// If a large file, which is read again here, is no longer what it was.
+/// If a large file changed since its digest was computed; large files are read a second time here.
 pub(crate) fn store_new(content: &NewContent, writer: &ObjectWriter) -> Result<()> {
     if store_content(&content.source, writer)? == content.id {
         return Ok(());

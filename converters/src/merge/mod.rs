@@ -37,7 +37,7 @@ use crate::tree::edit::Files;
 
 /// Applies what changed from the image `from` to the image `to`, each in the next version of its image.
 ///
-/// Errs before any image is changed if one is not there; what an image cannot take is said in the report.
+/// Fails before any image is changed if one of them does not exist. If an image cannot take the update, the report says so.
 pub fn update(
     store: &Store,
     from: &StoredImage,
@@ -77,7 +77,7 @@ pub fn update(
 /// Where GRUB's modules for BIOS are.
 const GRUB_MODULES: [&[u8]; 2] = [b"/boot/grub/i386-pc/", b"/boot/grub2/i386-pc/"];
 
-/// What changes on each volume from A to B, and what of them is no part of it.
+/// The changes from A to B on each volume, and warnings about what the update leaves out.
 fn changes<'a>(files: [&'a Files; 2]) -> (Vec<Change<'a>>, Vec<String>) {
     let roles = files.map(Files::roles);
     let mut warnings = Vec::new();

@@ -42,7 +42,7 @@ use self::spool::Spool;
 use crate::compose::made::Made;
 use crate::compose::splice::{Known, Splicer};
 use crate::compose::staging::Bench;
-use crate::disk::scan::VolumeExtent;
+use crate::disk::volume::VolumeExtent;
 use crate::error::{Error, Result};
 use crate::guest::packages;
 use crate::ingest::store_files;
@@ -61,6 +61,8 @@ const GRUB_DRIVE_CHECK: usize = 0x66;
 /// In the first sector of GRUB's core image: where the rest is, how long, and the segment it is loaded to.
 const GRUB_BLOCK_LIST: usize = 0x1F4;
 const GRUB_SEGMENT: u16 = 0x0820;
+/// The longest label of a swap, in bytes.
+const SWAP_LABEL_MAX: usize = 16;
 /// The first inode that is no filesystem's own.
 const FIRST_INODE: u64 = 12;
 
@@ -454,7 +456,6 @@ impl Volume<'_> {
 
     fn label(&self) -> Result<Vec<u8>> {
         let label = self.description.label.clone().unwrap_or_default();
-        const SWAP_LABEL_MAX: usize = 16;
         let (stored, most) = match self.description.driver() {
             Some(driver) => (driver.label(&label), driver.capabilities().label_max),
             None => {

@@ -5,7 +5,7 @@ use mif_formats::partition::{Partition, Table, TableKind};
 
 use super::reshape::Size;
 use crate::compose::splice::Keep;
-use crate::disk::scan::VolumeExtent;
+use crate::disk::volume::VolumeExtent;
 use crate::error::{Error, Result};
 use crate::store::volume_name;
 

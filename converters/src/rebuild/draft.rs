@@ -17,8 +17,8 @@ use crate::compose::made::Made;
 use crate::compose::planner::planner_of;
 use crate::compose::splice::{Known, Splicer};
 use crate::compose::staging::Bench;
-use crate::disk::scan::{Scan, VolumeExtent};
-use crate::disk::volume::VolumeSource;
+use crate::disk::scan::Scan;
+use crate::disk::volume::VolumeExtent;
 use crate::error::{Error, Result};
 use crate::guest::packages;
 use crate::ingest::store_new;
@@ -234,10 +234,7 @@ impl<'a> Base<'a> {
             .ok_or_else(|| Error::unsupported("holds no filesystem that can be planned"))?;
         let rows = Rows { volume: name, old: &self.rows, new: rows };
         let (tree, contents) = rows.tree(original, Contents { objects: &self.objects, new })?;
-        let params = planner_of(
-            original,
-            Arc::new(VolumeSource::new(self.scan.disk.clone(), volume.extents.clone())),
-        )?;
+        let params = planner_of(original, Arc::new(self.scan.volume(volume)))?;
         Ok(VolumeDraft { name: name.to_owned(), tree, contents, params })
     }
 

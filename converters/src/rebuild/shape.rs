@@ -123,7 +123,7 @@ pub(super) fn shape(
     }
     for (volume, offset, bytes) in identities.map_or(&[][..], |identities| &identities.patches) {
         let extents = arrangement.moved(&find_volume(scan, volume)?.extents);
-        let (at, _) = crate::disk::scan::on_disk(&extents, *offset, 1)
+        let (at, _) = crate::disk::volume::on_disk(&extents, *offset, 1)
             .next()
             .ok_or_else(|| Error::input(format!("{volume}: is cut short")))?;
         patches.push((at, bytes.clone()));

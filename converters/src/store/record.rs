@@ -234,7 +234,7 @@ impl Provenance {
 }
 
 impl Counts {
-    /// How the disk of a layout divides; nothing is said of files.
+    /// The bytes of a layout by kind of segment. The counts of files and paths stay zero.
     pub(crate) fn of(layout: &Layout) -> Self {
         let mut counts = Counts::default();
         for segment in layout.segments() {

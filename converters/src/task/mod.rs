@@ -1,4 +1,4 @@
-//! Long work: threads that take its pieces, and who is told of its progress and may stop it.
+//! Long work: a pool of threads, and the trait through which a caller follows progress and interrupts.
 
 pub(crate) mod pool;
 pub(crate) mod progress;

@@ -50,8 +50,9 @@ pub(crate) fn processors() -> usize {
     thread::available_parallelism().map_or(1, usize::from)
 }
 
-/// Does `work` once on each processor, side by side: whatever a thread needs for itself is made once. Each is to ask for
-/// the next piece of work until there is none, or until another has failed, which it is told. Gives the first error.
+/// Runs `work` once on each processor, in parallel, so that each thread sets up its own buffers once. `work` loops over a
+/// shared queue until that is empty or the callback it gets returns true: another thread has failed. Returns the first
+/// error.
 pub(crate) fn on_all_processors(work: impl Fn(&dyn Fn() -> bool) -> Result<()> + Sync) -> Result<()> {
     let failed = AtomicBool::new(false);
     let threads = processors();

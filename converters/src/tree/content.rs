@@ -9,6 +9,7 @@ use mif_formats::source::check_range;
 use mif_formats::{Extent, Source, at};
 
 use crate::disk::scan::Scan;
+use crate::disk::volume::read_at;
 use crate::error::{Error, Result};
 use crate::store::Objects;
 
@@ -104,11 +105,7 @@ impl Source for FileOnDisk {
                 Piece::Zero { .. } => part.fill(0),
                 Piece::Bytes(bytes) => part.copy_from_slice(&bytes[skip as usize..(skip + here) as usize]),
                 Piece::Volume { offset, .. } => {
-                    let mut done = 0;
-                    for (disk, len) in volume.on_disk(offset + skip, here) {
-                        self.scan.disk.read_at(disk, &mut part[done..done + len as usize])?;
-                        done += len as usize;
-                    }
+                    read_at(&*self.scan.disk, &volume.extents, offset + skip, part)?;
                 }
             }
             offset += here;

@@ -30,6 +30,22 @@ pub struct Capabilities {
 }
 
 impl Capabilities {
+    /// Those of a volume whose filesystem is not read, and which therefore is not edited.
+    pub const UNKNOWN: Capabilities = Capabilities {
+        name: "an unknown filesystem",
+        is_posix: true,
+        ignores_case: false,
+        times: (i64::MIN, i64::MAX),
+        time_step: 1,
+        shares_extents: false,
+        has_subvolumes: false,
+        is_planned: false,
+        user_flags: 0,
+        new_flags: [0, 0],
+        label_max: 0,
+        made_with: &[],
+    };
+
     /// The flags of a new node.
     #[must_use]
     pub fn flags_of_new(&self, is_directory: bool) -> u32 {

@@ -23,11 +23,11 @@ pub trait Filesystem: Send + Sync {
     /// The root folder.
     fn root(&self) -> NodeId;
 
-    /// The metadata of a file or folder. `complain` is told of attributes that cannot be read while the rest is.
+    /// The metadata of a file or directory. Calls `complain` for each attribute that cannot be read, and returns the rest.
     fn node(&self, id: NodeId, complain: &mut dyn FnMut(Error)) -> Result<Node>;
 
-    /// The entries of a folder, without `.` and `..`, in the order they are stored. `complain` is told of
-    /// parts that cannot be read while the rest is.
+    /// The entries of a directory, without `.` and `..`, in the order they are stored. Calls `complain` for each part that
+    /// cannot be read, and returns the rest.
     fn read_dir(&self, id: NodeId, complain: &mut dyn FnMut(Error)) -> Result<Vec<DirEntry>>;
 
     /// Where the content of a regular file lies (for a folder or a symlink: what holds its data).

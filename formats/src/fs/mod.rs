@@ -1,7 +1,7 @@
 //! Filesystems on a volume: what is in them, and where on the volume each file's bytes lie.
 //!
-//! A filesystem is a directory here with a [`Driver`], and a line in [`DRIVERS`]. Nothing outside its directory asks which
-//! filesystem it is: what differs is said by its [`Capabilities`]. [`open`] finds the right one for a volume;
+//! A filesystem is a directory here with a [`Driver`], and a line in [`DRIVERS`]. Code outside its directory does not
+//! test which filesystem it has; it asks the [`Capabilities`]. [`open`] finds the right one for a volume;
 //! [`walk`](walk::walk) lists a whole volume.
 
 mod capabilities;

@@ -141,3 +141,17 @@ impl Source for FileVolume {
         Ok(mif_formats::Extent::data(offset, self.1 - offset))
     }
 }
+
+/// An access control list as setxattr takes it and getxattr gives it: for the owner, user 1000, the group,
+/// the mask and others.
+pub(crate) fn acl() -> Vec<u8> {
+    let mut list = vec![2, 0, 0, 0];
+    for (tag, perm, id) in
+        [(1_u16, 6_u16, u32::MAX), (2, 7, 1000), (4, 4, u32::MAX), (16, 7, u32::MAX), (32, 4, u32::MAX)]
+    {
+        list.extend(tag.to_le_bytes());
+        list.extend(perm.to_le_bytes());
+        list.extend(id.to_le_bytes());
+    }
+    list
+}

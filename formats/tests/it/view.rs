@@ -204,6 +204,19 @@ impl Holes {
     }
 }
 
+/// The type of a file that the kernel knows.
+pub(crate) fn type_of(kind: std::fs::FileType) -> FileType {
+    match () {
+        () if kind.is_dir() => FileType::Dir,
+        () if kind.is_file() => FileType::File,
+        () if kind.is_symlink() => FileType::Symlink,
+        () if kind.is_char_device() => FileType::Char,
+        () if kind.is_block_device() => FileType::Block,
+        () if kind.is_fifo() => FileType::Fifo,
+        () => FileType::Socket,
+    }
+}
+
 /// Reads everything through the kernel.
 pub(crate) fn theirs(root: &Path) -> View {
     let mut view = View::new();
@@ -213,15 +226,7 @@ pub(crate) fn theirs(root: &Path) -> View {
         let meta = std::fs::symlink_metadata(&path).unwrap();
         let stat = rustix::fs::statx(CWD, &path, AtFlags::SYMLINK_NOFOLLOW, StatxFlags::ALL).unwrap();
         let kind = meta.file_type();
-        let file_type = match () {
-            () if kind.is_dir() => FileType::Dir,
-            () if kind.is_file() => FileType::File,
-            () if kind.is_symlink() => FileType::Symlink,
-            () if kind.is_char_device() => FileType::Char,
-            () if kind.is_block_device() => FileType::Block,
-            () if kind.is_fifo() => FileType::Fifo,
-            () => FileType::Socket,
-        };
+        let file_type = type_of(kind);
         if file_type == FileType::Dir {
             todo.extend(std::fs::read_dir(&path).unwrap().map(|e| e.unwrap().path()));
         }

@@ -11,8 +11,8 @@ mod report;
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
+use mif_formats::fs::FileType;
 use mif_formats::fs::plan::Planner;
-use mif_formats::fs::{self, FileType};
 use mif_formats::mif::ObjectId;
 use mif_formats::mif::manifest::Row;
 use mif_formats::partition::{Table, TableKind};
@@ -21,6 +21,7 @@ use mif_formats::{Source, uuid};
 use self::references::References;
 pub use self::report::{IdChange, IdsReport};
 use super::reshape::NewIds;
+use crate::compose::planner::driver_of;
 use crate::disk::scan::{Scan, ScannedVolume};
 use crate::error::Result;
 use crate::store::Objects;
@@ -103,8 +104,7 @@ impl Identities {
         if let Some(filesystem) = volume.filesystem() {
             let Some(old) = &filesystem.info().uuid else { return Ok(()) };
             let id = ids.uuid(name);
-            let Some(driver) = fs::driver(&filesystem.info().kind) else { return Ok(()) };
-            let new = driver.id_text(&id);
+            let new = driver_of(filesystem)?.id_text(&id);
             self.change(name.clone(), old, new);
             self.volumes.insert(name.clone(), id);
             return Ok(());
@@ -116,7 +116,7 @@ impl Identities {
             return Ok(());
         }
         let head = volume.on_disk(0, SWAP_HEAD).next().map_or(0, |(_, len)| len.min(SWAP_HEAD));
-        let head = VolumeHead { scan, volume }.read(head)?;
+        let head = scan.volume(volume).read_vec(0, head as usize)?;
         let uuid = head.get(SWAP_UUID as usize..SWAP_UUID as usize + 16);
         let is_new_kind = [4096, 8192, 16_384, 32_768, 65_536]
             .iter()
@@ -247,26 +247,11 @@ impl Identities {
     }
 }
 
-/// The beginning of a volume.
-struct VolumeHead<'a> {
-    scan: &'a Scan,
-    volume: &'a ScannedVolume,
-}
-
-impl VolumeHead<'_> {
-    fn read(&self, len: u64) -> Result<Vec<u8>> {
-        let mut bytes = Vec::new();
-        for (disk, len) in self.volume.on_disk(0, len) {
-            bytes.extend(self.scan.disk.read_vec(disk, len as usize)?);
-        }
-        Ok(bytes)
-    }
-}
-
 /// Which files are looked into: those that say what is mounted and booted.
 struct Wanted {
-    /// Volumes with an `/etc`, and those that are FAT.
+    /// Volumes with an `/etc`.
     roots: Vec<String>,
+    /// Volumes that firmware reads.
     boots: Vec<String>,
 }
 
@@ -285,7 +270,7 @@ const VENDOR: [&[u8]; 8] = [
 impl Wanted {
     fn of(rows: &[&Row], scan: &Scan) -> Self {
         let roots = rows.iter().filter(|row| row.path == b"/etc").map(|row| row.volume.clone()).collect();
-        // What firmware reads: it knows no owners.
+        // Firmware knows filesystems without owners.
         let is_boot =
             |volume: &&ScannedVolume| volume.filesystem().is_some_and(|fs| !fs.capabilities().is_posix);
         let boots = scan.volumes.iter().filter(is_boot).map(|volume| volume.name.clone()).collect();

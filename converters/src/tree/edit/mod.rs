@@ -23,22 +23,6 @@ use crate::store::Objects;
 /// The largest file that is read to be edited, in bytes.
 const MAX_READ: u64 = 64 << 20;
 
-/// Of a volume without a filesystem that is read: nothing of it is edited.
-static NOTHING_KNOWN: Capabilities = Capabilities {
-    name: "an unknown filesystem",
-    is_posix: true,
-    ignores_case: false,
-    times: (i64::MIN, i64::MAX),
-    time_step: 1,
-    shares_extents: false,
-    has_subvolumes: false,
-    is_planned: false,
-    user_flags: 0,
-    new_flags: [0, 0],
-    label_max: 0,
-    made_with: &[],
-};
-
 /// The files of an image, to edit.
 #[derive(Clone)]
 pub(crate) struct Files {
@@ -92,7 +76,7 @@ impl Files {
                 let scanned = scan.volumes.iter().find(|volume| volume.name == row.volume);
                 let fs = scanned.and_then(|volume| volume.filesystem());
                 Volume {
-                    can: fs.map_or(&NOTHING_KNOWN, |fs| fs.capabilities()),
+                    can: fs.map_or(&Capabilities::UNKNOWN, |fs| fs.capabilities()),
                     rows: BTreeMap::new(),
                     doubled: Vec::new(),
                 }
@@ -306,7 +290,7 @@ impl Files {
 
     /// What files on a volume can have.
     pub(crate) fn capabilities(&self, volume: &str) -> &'static Capabilities {
-        self.volumes.get(volume).map_or(&NOTHING_KNOWN, |volume| volume.can)
+        self.volumes.get(volume).map_or(&Capabilities::UNKNOWN, |volume| volume.can)
     }
 
     /// Puts a new file or folder at a place where nothing is. Its folder is to be there.

@@ -11,7 +11,7 @@ use rustix::fs::{
     lsetxattr, makedev, mknodat, utimensat,
 };
 
-use crate::tools::{Mount, debugfs, have, load, mke2fs, open, scratch};
+use crate::tools::{Mount, acl, debugfs, have, load, mke2fs, open, scratch};
 use crate::view::{assert_same, ours, theirs};
 
 /// What there is to be done on a filesystem, as far as it can.
@@ -48,19 +48,6 @@ fn set_times(path: &Path, secs: i64, nanos: i64) {
 
 fn attribute(path: &Path, name: &str, value: &[u8]) {
     lsetxattr(path, name, value, XattrFlags::empty()).unwrap();
-}
-
-/// An access list in the form of setxattr: of the owner, user 1000, the group, the mask, the others.
-fn acl() -> Vec<u8> {
-    let mut list = vec![2, 0, 0, 0];
-    for (tag, perm, id) in
-        [(1_u16, 6_u16, u32::MAX), (2, 7, 1000), (4, 4, u32::MAX), (16, 7, u32::MAX), (32, 4, u32::MAX)]
-    {
-        list.extend(tag.to_le_bytes());
-        list.extend(perm.to_le_bytes());
-        list.extend(id.to_le_bytes());
-    }
-    list
 }
 
 /// Makes, changes and deletes files of every kind in `root`.

@@ -16,20 +16,12 @@ use super::ext::{assert_clean, params};
 use super::trees::node;
 use super::volume::{Image, write_with};
 use crate::tools::{Mount, have, scratch};
-use crate::view::{assert_same, ours, theirs};
+use crate::view::{assert_same, ours, theirs, type_of};
 
 fn read_node(path: &Path) -> Node {
     let meta = std::fs::symlink_metadata(path).unwrap();
     let kind = meta.file_type();
-    let file_type = match () {
-        () if kind.is_dir() => FileType::Dir,
-        () if kind.is_file() => FileType::File,
-        () if kind.is_symlink() => FileType::Symlink,
-        () if kind.is_char_device() => FileType::Char,
-        () if kind.is_block_device() => FileType::Block,
-        () if kind.is_fifo() => FileType::Fifo,
-        () => FileType::Socket,
-    };
+    let file_type = type_of(kind);
     let rdev = meta.rdev();
     let time = |secs, nanos: i64| Some(Timestamp { secs, nanos: nanos as u32 });
     let target = kind.is_symlink().then(|| std::fs::read_link(path).unwrap().as_os_str().as_bytes().to_vec());

@@ -5,6 +5,8 @@ use std::ops::Range;
 use mif_formats::fs::plan::{Tree, TreeNode};
 use mif_formats::fs::{FileType, Node, Timestamp, Xattr};
 
+use crate::tools::acl;
+
 /// A node with nothing special.
 pub(crate) fn node(file_type: FileType) -> Node {
     let time = |secs, nanos| Some(Timestamp { secs, nanos });
@@ -53,19 +55,6 @@ pub(crate) fn symlink(target: &[u8]) -> TreeNode {
 
 pub(crate) fn xattr(name: &str, value: &[u8]) -> Xattr {
     Xattr { name: name.into(), value: value.to_vec() }
-}
-
-/// An access control list as getxattr gives it.
-pub(crate) fn acl() -> Vec<u8> {
-    let mut list = vec![2, 0, 0, 0];
-    for (tag, perm, id) in
-        [(1_u16, 6_u16, u32::MAX), (2, 7, 1000), (4, 4, u32::MAX), (16, 7, u32::MAX), (32, 4, u32::MAX)]
-    {
-        list.extend(tag.to_le_bytes());
-        list.extend(perm.to_le_bytes());
-        list.extend(id.to_le_bytes());
-    }
-    list
 }
 
 /// A tree of a root and lost+found.

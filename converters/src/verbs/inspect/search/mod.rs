@@ -22,7 +22,7 @@ use self::mounts::Points;
 use crate::error::{Result, damaged};
 use crate::store::{DamagedImage, Image, ImageName, Objects, Selector, Store};
 use crate::task::pool::in_parallel;
-use crate::task::progress::Progress;
+use crate::task::progress::{self, Progress};
 
 /// What is searched for. What is not given does not matter; all that is given must fit.
 #[derive(Debug, Clone, Default)]
@@ -102,6 +102,7 @@ pub fn search(store: &Store, query: &Query, progress: &dyn Progress) -> Result<S
         let hits = search_image(store, name, *version, query, &objects);
         Ok(hits.map_err(|e| DamagedImage::new(name, *version, &e)))
     })?;
+    progress::check(progress)?;
     let (mut hits, mut damaged) = (Vec::new(), Vec::new());
     for image in searched {
         match image {
