@@ -132,7 +132,7 @@ pub(crate) fn tree_of_scan(scan: &Arc<Scan>) -> Result<Tree> {
     for (number, volume) in scan.volumes.iter().enumerate() {
         let Some(listing) = volume.list(&mut complaints)? else { continue };
         let (rows, contents) = rows::of_listing(&volume.name, listing, |_, node, row| {
-            let is_file = row.file_type == mif_formats::fs::FileType::File;
+            let is_file = row.node.file_type == mif_formats::fs::FileType::File;
             is_file.then(|| Contents::OnDisk { scan: scan.clone(), volume: number, node })
         });
         if all.is_empty() {

@@ -44,6 +44,7 @@ pub use mif_formats::mif::packages::Package;
 pub use mkdisk::{BuildOptions, BuildReport, BuiltVolume, build};
 pub use rebuild::{IdChange, IdsReport, NewIds, RebuildOptions, RebuildReport, Reshape, Size, rebuild};
 pub use store::volume_name;
+pub use task::pool::with_threads;
 pub use task::progress::{Progress, Silent};
 pub use tree::path::VolumePath;
 pub use tree::view::Tree;
@@ -58,9 +59,9 @@ pub use verbs::inspect::diff::{
     Change, ChangeKind, DiffCounts, DiffOptions, DiffReport, FieldChange, Group, Grouping, diff,
 };
 pub use verbs::inspect::info::{ImageInfo, info};
-pub use verbs::inspect::ls::{Listing, LsEntry, LsOptions, ls};
+pub use verbs::inspect::ls::{LsEntry, LsOptions, LsReport, ls};
 pub use verbs::inspect::packages::{ImagePackage, PackagesReport, packages};
-pub use verbs::inspect::search::{Contents, Hit, PathGlob, Query, SearchReport, search};
+pub use verbs::inspect::search::{Hit, PathGlob, Query, SearchReport, WantedContents, search};
 pub use verbs::library::log::{LogEntry, LogReport, log, tag, untag};
 pub use verbs::library::rm::{RmReport, rm};
 pub use verbs::library::stats::{FileBytes, ImageShare, Similarity, StatsReport, stats};

@@ -54,6 +54,11 @@ impl Directory {
         regular(self.open_beneath(path, READ, Mode::empty())?)
     }
 
+    /// Opens the file at `path` beneath this directory for reading and writing. An error if it is not a regular file.
+    pub fn file_to_write(&self, path: &Path) -> io::Result<File> {
+        regular(self.open_beneath(path, WRITE, Mode::empty())?)
+    }
+
     /// Opens the file or block device `name` in this directory for reading, wherever a symbolic link of that name leads. An
     /// error if it is anything else.
     pub fn linked_file_or_device(&self, name: &OsStr) -> io::Result<File> {
@@ -216,6 +221,7 @@ impl Directory {
 
 const DIRECTORY: OFlags = OFlags::RDONLY.union(OFlags::DIRECTORY).union(OFlags::CLOEXEC);
 const SEARCH: OFlags = OFlags::PATH.union(OFlags::DIRECTORY).union(OFlags::CLOEXEC);
+const WRITE: OFlags = OFlags::RDWR.union(OFlags::NONBLOCK).union(OFlags::NOCTTY).union(OFlags::CLOEXEC);
 const READ: OFlags = OFlags::RDONLY.union(OFlags::NONBLOCK).union(OFlags::NOCTTY).union(OFlags::CLOEXEC);
 
 impl AsFd for Directory {

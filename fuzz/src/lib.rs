@@ -8,7 +8,7 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use mif_formats::fs::{Content, FileType, Filesystem, Piece, Volume, walk};
+use mif_formats::fs::{Content, FileType, Filesystem, Piece, Recognized, walk};
 use mif_formats::source::check_range;
 use mif_formats::{Extent, Result, Source};
 
@@ -137,23 +137,24 @@ pub fn read_all(source: &dyn Source) {
 /// # Panics
 /// If a file is said to lie where the volume is not, or a name is none.
 pub fn read_volume(volume: Arc<dyn Source>) {
-    let Ok(Volume::Known(fs)) = mif_formats::fs::open(Arc::clone(&volume)) else { return };
+    let Ok(Recognized::Known(fs)) = mif_formats::fs::open(Arc::clone(&volume)) else { return };
     let Ok(listing) = walk::walk(&*fs) else { return };
     for entry in &listing.entries {
         let name = entry.path.rsplit(|b| *b == b'/').next().unwrap();
         assert!(!name.contains(&0) && name != b"." && name != b"..", "{}", entry.path.escape_ascii());
         assert!(entry.path == b"/" || !name.is_empty());
-        assert!(listing.nodes.get(entry.node).is_some());
+        assert!(entry.file.index() < listing.nodes.len());
     }
     let mut left = READ_MAX;
-    for (id, node) in listing.nodes.iter() {
+    for (_, id, node) in listing.nodes.iter() {
         if let Ok(content) = fs.content(id) {
             read_content(&*volume, &content, &mut left);
             assert!(node.file_type != FileType::File || node.size == content.size, "node {id}");
         }
     }
     // What no folder names is asked for too: other inodes, other places.
-    for id in (0..32).filter(|id| listing.nodes.get(*id).is_none()) {
+    let named: Vec<u64> = listing.nodes.iter().map(|(_, id, _)| id).collect();
+    for id in (0..32).filter(|id| named.binary_search(id).is_err()) {
         read_node(&*fs, id);
     }
 }

@@ -3,7 +3,6 @@
 
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::ops::Range;
-use std::path::Path;
 use std::sync::Arc;
 
 use mif_formats::mif::layout::{Layout, Origin};
@@ -24,65 +23,54 @@ const MAX_PATHS: usize = 1000;
 /// How often a repair looks whether more can be mended.
 const MAX_ROUNDS: usize = 4;
 
-/// Checks the store in the folder `path`.
-pub fn fsck(path: &Path, options: &FsckOptions, progress: &dyn Progress) -> Result<FsckReport> {
-    if !options.repair && !options.from.is_empty() {
-        return Err(Error::usage("--from is for --repair: disk images to take lost objects from"));
-    }
-    let (store, mut report) = match options.repair {
-        true => check_and_mend(path, options, progress)?,
-        false => {
-            let store = Store::open(path, progress)?;
-            let report = check(&store, false, progress)?;
-            (store, report)
-        }
+/// Checks a store; to repair it, it was opened for that ([`Store::open_to_repair`]).
+pub fn fsck(store: &Store, options: &FsckOptions, progress: &dyn Progress) -> Result<FsckReport> {
+    options.check()?;
+    let mut report = match options.repair {
+        true => check_and_mend(store, options, progress)?,
+        false => check(store, false, progress)?,
     };
-    note_strangers(&store, &mut report)?;
+    note_strangers(store, &mut report)?;
     Ok(report)
 }
 
-fn check_and_mend(
-    path: &Path,
-    options: &FsckOptions,
-    progress: &dyn Progress,
-) -> Result<(Store, FsckReport)> {
-    let mut done = Vec::new();
-    done.extend(Store::repair_header(path)?);
-    let store = Store::open_exclusive(path, progress)?;
-    let images = images(&store)?;
-    let mut state = check_packs(&store, false, progress)?;
-    let mut report = check_images(&store, &images, &state, progress)?;
+fn check_and_mend(store: &Store, options: &FsckOptions, progress: &dyn Progress) -> Result<FsckReport> {
+    store.check_exclusive()?;
+    let mut done = store.mended.clone();
+    let images = images(store)?;
+    let mut state = check_packs(store, false, progress)?;
+    let mut report = check_images(store, &images, &state, progress)?;
     if report.verdict == Verdict::Unreadable {
         report.repaired = done;
-        return Ok((store, report));
+        return Ok(report);
     }
-    let packs = repair::packs(&store, &state)?;
+    let packs = repair::packs(store, &state)?;
     if !packs.is_empty() {
         done.extend(packs);
-        state = check_packs(&store, false, progress)?;
-        report = check_images(&store, &images, &state, progress)?;
+        state = check_packs(store, false, progress)?;
+        report = check_images(store, &images, &state, progress)?;
     }
     // What is mended from originals lets more be made again from it: a list its chunks, a layout its objects, the disk
     // its manifest.
     let mut notes = BTreeSet::new();
     for _ in 0..MAX_ROUNDS {
-        let mended = records::mend(&store, &report, &state, progress)?;
+        let mended = records::mend(store, &report, &state, progress)?;
         let mut changed = !mended.is_empty();
         done.extend(mended);
         if !report.clean && !options.from.is_empty() {
-            let restored = repair::from_disks(&store, &report, options, progress, &mut notes)?;
+            let restored = repair::from_disks(store, &report, options, progress, &mut notes)?;
             changed |= !restored.is_empty();
             done.extend(restored);
-            state = check_packs(&store, false, progress)?;
+            state = check_packs(store, false, progress)?;
         }
         if !changed {
             break;
         }
-        report = check_images(&store, &images, &state, progress)?;
+        report = check_images(store, &images, &state, progress)?;
     }
     report.repaired = done;
     report.notes.extend(notes);
-    Ok((store, report))
+    Ok(report)
 }
 
 /// All versions that there are, or that have vanished.
@@ -281,7 +269,7 @@ impl Checker<'_> {
                 continue;
             }
             let sha1 = self.list_sha1.get(&id).or_else(|| self.state.sha1.get(&id));
-            if let (Some(said), Some(found)) = (row.sha1, sha1)
+            if let (Some(said), Some(found)) = (row.sha1(), sha1)
                 && said != *found
                 && lost.wrong_sha1.len() < MAX_PATHS
             {

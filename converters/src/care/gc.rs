@@ -8,7 +8,6 @@
 use std::cell::Cell;
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::io::ErrorKind;
-use std::path::Path;
 use std::sync::Arc;
 
 use mif_formats::mif::pack::{IndexEntry, PackWriter};
@@ -72,16 +71,17 @@ pub struct GcReport {
     pub strangers: Vec<String>,
 }
 
-/// Collects the garbage of the store in the folder `path`.
-pub fn gc(path: &Path, options: &GcOptions, progress: &dyn Progress) -> Result<GcReport> {
-    let store =
-        if options.dry_run { Store::open(path, progress)? } else { Store::open_exclusive(path, progress)? };
+/// Collects the garbage of a store, which was opened to remove from it, unless this is a dry run.
+pub fn gc(store: &Store, options: &GcOptions, progress: &dyn Progress) -> Result<GcReport> {
+    if !options.dry_run {
+        store.check_exclusive()?;
+    }
     progress.stage("finding what images need", 0);
     let mut report = GcReport { dry_run: options.dry_run, ..GcReport::default() };
-    let mut forgotten = forgotten(&store, options, &mut report)?;
+    let mut forgotten = forgotten(store, options, &mut report)?;
     let storage = &**store.storage();
     let (packs, stray) = packs(storage)?;
-    let needed = needed(&store, &packs, &mut forgotten, progress, &mut report)?;
+    let needed = needed(store, &packs, &mut forgotten, progress, &mut report)?;
     let sweep = Sweep { storage, dry_run: options.dry_run, progress };
     if !options.dry_run {
         store.finish_removals()?;
@@ -240,7 +240,7 @@ struct Sweep<'a> {
 
 /// What becomes of each pack.
 #[derive(Default)]
-struct Plan {
+struct SweepPlan {
     kept: u64,
     /// Bytes of garbage in the packs that are kept.
     garbage: u64,
@@ -253,14 +253,14 @@ struct Plan {
 /// Copies of objects that were read: whether each was whole.
 type Read = HashMap<(usize, ObjectId), bool>;
 
-impl Plan {
+impl SweepPlan {
     /// Plans over packs in the order of how much of them is needed: of an object that is in two packs, the first copy
     /// counts that was not found damaged. A pack that has the last copy of an object stays if that copy is damaged.
     fn new(packs: &[Pack], needed: &HashSet<ObjectId>, read: &Read) -> Self {
         let is_good = |number: usize, entry: &IndexEntry| {
             packs[number].holds(entry) && read.get(&(number, entry.id)) != Some(&false)
         };
-        let mut plan = Plan::default();
+        let mut plan = SweepPlan::default();
         let mut live: Vec<Vec<&IndexEntry>> = Vec::new();
         for (number, pack) in packs.iter().enumerate() {
             let here = pack.index.entries.iter().filter(|entry| {
@@ -307,7 +307,7 @@ impl Sweep<'_> {
         let all = total(packs.iter().map(|pack| pack.bytes));
         let mut read = Read::new();
         let plan = loop {
-            let plan = Plan::new(&packs, needed, &read);
+            let plan = SweepPlan::new(&packs, needed, &read);
             if self.read_copies(&packs, &plan.relied_on(&packs), &mut read, report)? {
                 break plan;
             }

@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use mif_formats::container::OpenOptions;
 use serde::Serialize;
 
+use crate::error::{Error, Result};
 use crate::store::{Image, ImageName, Selector, Store};
 
 /// What to do about damage.
@@ -19,6 +20,16 @@ pub struct FsckOptions {
     pub from: Vec<PathBuf>,
     /// How those are opened.
     pub open: OpenOptions,
+}
+
+impl FsckOptions {
+    /// Errs if they make no sense together.
+    pub fn check(&self) -> Result<()> {
+        match !self.repair && !self.from.is_empty() {
+            true => Err(Error::usage("--from is for --repair: disk images to take lost objects from")),
+            false => Ok(()),
+        }
+    }
 }
 
 /// What is to be done about a store.

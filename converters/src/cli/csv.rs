@@ -1,7 +1,7 @@
 //! Reports as comma-separated values (RFC 4180), with a line of names at the top.
 
 use csv::Writer;
-use mif::{Listing, PackagesReport, SearchReport};
+use mif::{LsReport, PackagesReport, SearchReport};
 
 /// A table: the names of its columns, and a row for each entry.
 ///
@@ -52,7 +52,7 @@ pub(super) fn search(report: &SearchReport, safe: bool) -> String {
     table(safe, names, rows)
 }
 
-pub(super) fn ls(listing: &Listing, safe: bool) -> String {
+pub(super) fn ls(listing: &LsReport, safe: bool) -> String {
     let names = [
         "volume",
         "path",

@@ -2,10 +2,10 @@
 
 use std::fmt::Write as _;
 
-use mif::{Listing, LsEntry};
+use mif::{LsEntry, LsReport};
 
 /// A specification of all that was listed, with paths from the folder that was listed on.
-pub(super) fn listing(listing: &Listing) -> String {
+pub(super) fn listing(listing: &LsReport) -> String {
     let mut out = String::from("#mtree\n");
     // A specification begins with its folder, even if only a file in it was listed.
     if listing.entries().next().is_some_and(|first| first.file_type != "dir") {

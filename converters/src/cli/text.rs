@@ -7,7 +7,7 @@ use indicatif::{BinaryBytes, HumanBytes};
 use mif::VerifyReport;
 use mif::independent::IndependentReport;
 use mif::store::{FilesystemRecord, Image};
-use mif::{ExportReport, IdsReport, ImageInfo, ImportReport, Listing, LsEntry, System};
+use mif::{ExportReport, IdsReport, ImageInfo, ImportReport, LsEntry, LsReport, System};
 use mif_formats::fs::Timestamp;
 use mif_formats::partition::TableKind;
 
@@ -218,6 +218,9 @@ pub(super) fn info(info: &ImageInfo) -> String {
             size(counts.zero_bytes)
         );
         let _ = writeln!(out, "  layout digest  {}", printable(&stored.layout_digest));
+        if let Some(digest) = &stored.disk_digest {
+            let _ = writeln!(out, "  disk digest    {}", printable(digest));
+        }
     }
     let table = match info.table.kind {
         TableKind::None => "none: one volume on the bare disk",
@@ -305,7 +308,7 @@ fn system(system: &System) -> String {
     out
 }
 
-pub(super) fn ls(listing: &Listing, long: bool, digests: bool, volumes: bool) -> String {
+pub(super) fn ls(listing: &LsReport, long: bool, digests: bool, volumes: bool) -> String {
     let mut out = String::new();
     for entry in listing.entries() {
         let before = if volumes { format!("{}:", entry.volume) } else { listing.point.clone() };

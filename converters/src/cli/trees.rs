@@ -12,7 +12,7 @@ use mif::{BuildOptions, BuildReport, Error, ExtractReport, NewIds, Target};
 use super::common::{NewStore, Open};
 use super::common::{command_line, open_options, volume_path};
 use super::context::{Answer, Context};
-use super::print::Output;
+use super::print::{Output, json_line};
 use super::text::{printable, size};
 use mif_formats::text::printable_lines;
 
@@ -137,7 +137,8 @@ impl Context {
                 };
                 if to_stdout {
                     if !self.global.quiet {
-                        eprint!("{}", printable_lines(&extracted(&report)));
+                        let text = if self.global.json { json_line(&report) } else { extracted(&report) };
+                        eprint!("{}", printable_lines(&text));
                     }
                 } else {
                     self.report(&report, extracted)?;

@@ -65,7 +65,7 @@ impl Made {
                 let Some(planned) = digests.get(&row.path[..]) else {
                     return Err(Error::store(format!("{name}:{}: was not planned", row.path_text())));
                 };
-                (row.sha1, row.blake3, row.content) = (planned.sha1, planned.blake3, planned.content);
+                row.body = planned.body;
                 rows.push(row);
             }
         }
@@ -102,10 +102,10 @@ impl Made {
 fn counts(layout: &Layout, rows: &[Row]) -> Counts {
     let mut counts = Counts { paths: rows.len() as u64, ..Counts::of(layout) };
     let mut seen = HashSet::new();
-    for row in rows.iter().filter(|row| row.file_type == FileType::File) {
-        if row.inode.is_none_or(|inode| seen.insert((&row.volume, inode))) {
+    for row in rows.iter().filter(|row| row.node.file_type == FileType::File) {
+        if row.file.is_none_or(|file| seen.insert((&row.volume, file))) {
             counts.files += 1;
-            counts.file_bytes = counts.file_bytes.saturating_add(row.size);
+            counts.file_bytes = counts.file_bytes.saturating_add(row.node.size);
         }
     }
     counts

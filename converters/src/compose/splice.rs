@@ -16,7 +16,7 @@ use crate::disk::blocks::{BLOCK, RESIDUE_WINDOW, blocks};
 use crate::disk::volume::{VolumeExtent, on_disk};
 use crate::error::{Error, Result};
 use crate::store::ObjectWriter;
-use crate::tree::new_content::Contents;
+use crate::tree::new_content::ContentLookup;
 
 /// Puts a layout together from volumes that were planned and what is kept.
 pub(crate) struct Splicer<'a> {
@@ -24,11 +24,11 @@ pub(crate) struct Splicer<'a> {
     /// The size of the new disk in bytes.
     size: u64,
     keeps: Vec<Keep>,
-    contents: Contents<'a>,
+    contents: ContentLookup<'a>,
     known: &'a Known,
     writer: &'a ObjectWriter,
     /// What is new, in no order yet. What of `replaced` no run covers is zero.
-    runs: Vec<Run>,
+    runs: Vec<NewRun>,
     /// The parts of the disk that were planned.
     replaced: Vec<Range<u64>>,
 }
@@ -43,7 +43,7 @@ pub(crate) struct Keep {
 }
 
 /// A run of bytes of the disk.
-struct Run {
+struct NewRun {
     range: Range<u64>,
     is_content: bool,
     object: ObjectId,
@@ -89,7 +89,7 @@ impl<'a> Splicer<'a> {
         old: &'a Layout,
         size: u64,
         keeps: Vec<Keep>,
-        contents: Contents<'a>,
+        contents: ContentLookup<'a>,
         known: &'a Known,
         writer: &'a ObjectWriter,
     ) -> Self {
@@ -131,7 +131,7 @@ impl<'a> Splicer<'a> {
             return Ok(());
         }
         let object = self.writer.put(bytes)?;
-        self.runs.push(Run { range: range.clone(), is_content: false, object, offset: 0 });
+        self.runs.push(NewRun { range: range.clone(), is_content: false, object, offset: 0 });
         self.replaced.push(range);
         Ok(())
     }
@@ -266,7 +266,7 @@ impl<'a> Splicer<'a> {
         }
         if !residue.is_empty() {
             let object = self.writer.put(&residue)?;
-            let run = |(range, offset)| Run { range, is_content: false, object, offset };
+            let run = |(range, offset)| NewRun { range, is_content: false, object, offset };
             self.runs.extend(found.into_iter().map(run));
         }
         window.bytes.clear();
@@ -276,7 +276,7 @@ impl<'a> Splicer<'a> {
     /// Makes runs of content, less its zero blocks.
     fn content(&mut self, range: Range<u64>, object: ObjectId, offset: u64) -> Result<()> {
         let phase = range.start.wrapping_sub(offset) % BLOCK;
-        let run = |from: u64, to: u64| Run {
+        let run = |from: u64, to: u64| NewRun {
             range: from..to,
             is_content: true,
             object,

@@ -4,6 +4,7 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use mif_formats::Source;
+use mif_formats::disk_digest::{self, DiskDigest};
 use mif_formats::source::is_zero;
 
 use crate::error::Result;
@@ -32,6 +33,34 @@ pub(crate) fn compare_bits(
     what: &str,
     progress: &dyn Progress,
 ) -> Result<Difference> {
+    compare_windows(a, b, what, progress, &|_, _| ())
+}
+
+/// Compares two disks as [`compare_bits`] does, and gives the digest of the second.
+pub(crate) fn compare_and_digest(
+    a: &dyn Source,
+    b: &dyn Source,
+    what: &str,
+    progress: &dyn Progress,
+) -> Result<(Difference, DiskDigest)> {
+    let found = Mutex::new(Vec::new());
+    let difference = compare_windows(a, b, what, progress, &|start, window| {
+        let here = window.len().min(b.len().saturating_sub(start) as usize);
+        let digests = disk_digest::blocks(start, &window[..here], b.len());
+        found.lock().expect("not poisoned").extend(digests);
+    })?;
+    Ok((difference, disk_digest::of_blocks(b.len(), found.into_inner().expect("not poisoned"))))
+}
+
+/// Calls `read` with each window of the second disk that may hold data, and where it starts: a multiple of [`WINDOW`]. The
+/// bytes past the disk's end are zero.
+fn compare_windows(
+    a: &dyn Source,
+    b: &dyn Source,
+    what: &str,
+    progress: &dyn Progress,
+    read: &(dyn Fn(u64, &[u8]) + Sync),
+) -> Result<Difference> {
     let size = a.len().max(b.len());
     progress.stage(what, size);
     let windows_left = Mutex::new(Windows { at: 0, size, extents: [(0, true); 2] });
@@ -51,6 +80,7 @@ pub(crate) fn compare_bits(
                 bytes.fetch_add(count, Ordering::Relaxed);
                 windows.lock().expect("not poisoned").push(start);
             }
+            read(start, &y[..len]);
             progress.advance(len as u64);
         }
         Ok(())
@@ -187,6 +217,18 @@ mod tests {
         let difference = compare_bits(&Huge, &MemSource(vec![0; 10]), "", &Silent).unwrap();
         assert_eq!(difference, Difference { first: Some((1 << 49) + 5), bytes: 1, windows: vec![1 << 49] });
         assert_eq!(compare_bits(&Huge, &Huge, "", &Silent).unwrap(), Difference::default());
+    }
+
+    #[test]
+    fn the_digest_of_the_second_disk_is_its_own() {
+        let mut long = vec![0; (3 << 20) + 70_000];
+        long[(1 << 20) + 5..][..200_000].fill(3);
+        let short = MemSource(long[..(2 << 20) - 10].to_vec());
+        let long = MemSource(long);
+        for (a, b) in [(&short, &long), (&long, &short), (&long, &long)] {
+            let (_, digest) = compare_and_digest(a, b, "", &Silent).unwrap();
+            assert_eq!(digest, disk_digest::of_source(b).unwrap());
+        }
     }
 
     #[test]

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use mif_formats::fs::walk::{Listing, walk};
-use mif_formats::fs::{self, Filesystem, Volume};
+use mif_formats::fs::{self, Filesystem, Recognized};
 use mif_formats::mif::manifest::escape;
 use mif_formats::partition::{self, Partition, Table, lvm};
 use mif_formats::{ErrorKind, Slice, Source};
@@ -29,7 +29,7 @@ pub struct ScannedVolume {
     /// `p` and the partition's slot; a logical volume's `group/volume`.
     pub name: String,
     /// What is on it.
-    pub content: Volume,
+    pub content: Recognized,
     /// Where it lies on the disk, in volume order and gap-free.
     pub extents: Vec<VolumeExtent>,
 }
@@ -39,8 +39,8 @@ impl ScannedVolume {
     #[must_use]
     pub fn filesystem(&self) -> Option<&dyn Filesystem> {
         match &self.content {
-            Volume::Known(fs) => Some(&**fs),
-            Volume::Other { .. } => None,
+            Recognized::Known(fs) => Some(&**fs),
+            Recognized::Other { .. } => None,
         }
     }
 
@@ -70,8 +70,8 @@ impl ScannedVolume {
     #[must_use]
     pub fn record(&self) -> VolumeRecord {
         let content = match &self.content {
-            Volume::Known(fs) => FilesystemRecord::Filesystem(fs.info().clone()),
-            Volume::Other { name, .. } => FilesystemRecord::Other(name.clone()),
+            Recognized::Known(fs) => FilesystemRecord::Filesystem(fs.info().clone()),
+            Recognized::Other { name, .. } => FilesystemRecord::Other(name.clone()),
         };
         VolumeRecord { volume: self.name.clone(), content }
     }
@@ -92,8 +92,8 @@ impl Scan {
         scan_logical_volumes(&disk, &table.partitions, &mut volumes, &mut warnings)?;
         for volume in &volumes {
             let said = match &volume.content {
-                Volume::Known(fs) => &fs.info().warnings,
-                Volume::Other { warnings, .. } => warnings,
+                Recognized::Known(fs) => &fs.info().warnings,
+                Recognized::Other { warnings, .. } => warnings,
             };
             warnings.extend(said.iter().map(|w| format!("{}: {w}", volume.name)));
         }
@@ -147,7 +147,7 @@ mod tests {
         let part = |volume, disk, len| VolumeExtent { volume, disk, len };
         let volume = ScannedVolume {
             name: "p1".into(),
-            content: Volume::Other { name: None, warnings: Vec::new() },
+            content: Recognized::Other { name: None, warnings: Vec::new() },
             extents: vec![part(0, 1000, 100), part(100, 5000, 100)],
         };
         let on_disk = |offset, len| volume.on_disk(offset, len).collect::<Vec<_>>();

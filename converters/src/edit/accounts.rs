@@ -16,7 +16,7 @@ const SALT: usize = 12;
 pub(super) fn ssh_keys(files: &Files, name: &str, keys: &str) -> Result<Vec<Edit>> {
     let User { uid, gid, home } = user(files, name)?;
     let owner = Some(Owner::ids(uid, gid));
-    let is_folder = files.get(&home).is_some_and(|row| row.file_type == mif_formats::fs::FileType::Dir);
+    let is_folder = files.get(&home).is_some_and(|row| row.node.file_type == mif_formats::fs::FileType::Dir);
     if !is_folder {
         return Err(Error::input(format!("{home}: the home of {name} is not there"))
             .advise("Make the folder first, with its owner"));

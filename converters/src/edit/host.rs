@@ -144,7 +144,7 @@ fn has_locale(files: &Files, locale: &str) -> Result<bool> {
         installed = format!("{installed}@{modifier}");
     }
     let is_folder = |name: &str| {
-        files.get(&format!("/usr/lib/locale/{name}")).is_some_and(|row| row.file_type == FileType::Dir)
+        files.get(&format!("/usr/lib/locale/{name}")).is_some_and(|row| row.node.file_type == FileType::Dir)
     };
     if is_folder(&installed) || is_folder(locale) {
         return Ok(true);

@@ -188,7 +188,7 @@ impl Files {
     pub(super) fn has_folder(&self, edit: &Edit) -> bool {
         match edit {
             Edit::Mkdir { path, mode: None, owner: None } => {
-                self.get(path).is_some_and(|row| row.file_type == FileType::Dir)
+                self.get(path).is_some_and(|row| row.node.file_type == FileType::Dir)
             }
             _ => false,
         }
@@ -211,7 +211,7 @@ impl Files {
             return Err(Error::usage(format!("{path}: cannot remove or rename a path that ends in {name}")));
         }
         let place = self.existing(path, false)?;
-        let is_dir = self.at(&place).is_some_and(|row| row.file_type == FileType::Dir);
+        let is_dir = self.at(&place).is_some_and(|row| row.node.file_type == FileType::Dir);
         if path.ends_with('/') && !is_dir {
             return Err(not_a_directory(&place));
         }
@@ -230,7 +230,9 @@ impl Files {
         }
         let place = self.place(path, true)?;
         match self.at(&place) {
-            Some(row) if row.file_type != FileType::File => return Err(self.is_no(&place, "regular file")),
+            Some(row) if row.node.file_type != FileType::File => {
+                return Err(self.is_no(&place, "regular file"));
+            }
             Some(_) => {}
             None => {
                 let above = Place { path: parent(&place.path).to_vec(), ..place.clone() };
@@ -257,7 +259,7 @@ impl Files {
         for end in ends {
             let place = self.place(&path[..end], true)?;
             match self.at(&place) {
-                Some(row) if row.file_type != FileType::Dir => return Err(self.is_no(&place, "folder")),
+                Some(row) if row.node.file_type != FileType::Dir => return Err(self.is_no(&place, "folder")),
                 Some(_) => {}
                 None => {
                     let node = NewNode { file_type: FileType::Dir, mode: 0o755, uid: 0, gid: 0 };
@@ -272,7 +274,7 @@ impl Files {
     fn move_to(&mut self, from: &str, to: &str) -> Result<()> {
         let (from, to_path) = (self.named(from)?, to);
         let to = self.place(to_path, false)?;
-        let is_dir = self.at(&from).is_some_and(|row| row.file_type == FileType::Dir);
+        let is_dir = self.at(&from).is_some_and(|row| row.node.file_type == FileType::Dir);
         if matches!(to_path.trim_end_matches('/').rsplit('/').next(), Some("." | "..")) {
             return Err(Error::usage(format!("{to_path}: the new name cannot be . or ..")));
         }
@@ -289,19 +291,19 @@ impl Files {
             .advise("Write it there, and delete it here"));
         }
         let same_file = |a: &Place, b: &Place| {
-            let inode = |place: &Place| self.at(place).and_then(|row| row.inode);
-            a == b || !is_dir && inode(a).is_some() && inode(a) == inode(b)
+            let file = |place: &Place| self.at(place).and_then(|row| row.file);
+            a == b || !is_dir && file(a).is_some() && file(a) == file(b)
         };
         // Two names of one file both stay, as rename(2) has it.
         if same_file(&from, &to) {
             return Ok(());
         }
         let above = Place { path: parent(&to.path).to_vec(), ..to.clone() };
-        if self.at(&above).is_none_or(|row| row.file_type != FileType::Dir) {
+        if self.at(&above).is_none_or(|row| row.node.file_type != FileType::Dir) {
             return Err(missing(&above.volume, &above.path).advise("Make the folder first"));
         }
         if let Some(there) = self.at(&to) {
-            let problem = match (is_dir, there.file_type == FileType::Dir) {
+            let problem = match (is_dir, there.node.file_type == FileType::Dir) {
                 (false, false) => None,
                 (true, true) => self.has_entries(&to).then_some("directory not empty"),
                 (true, false) => Some("not a directory, so a directory cannot replace it"),
@@ -336,7 +338,7 @@ impl Files {
             return Err(Error::usage(format!("{path}: a symlink needs a target")));
         }
         match self.at(&place) {
-            Some(row) if row.file_type == FileType::Dir => {
+            Some(row) if row.node.file_type == FileType::Dir => {
                 let path = escape(&place.path);
                 return Err(Error::input(format!("{}:{path}: is a folder", place.volume))
                     .advise("Delete it first, if that is meant"));
@@ -346,8 +348,8 @@ impl Files {
         }
         self.create(&place, &NewNode { file_type: FileType::Symlink, mode: 0o777, uid: 0, gid: 0 })?;
         self.change(&place, |row| {
-            row.link_target = Some(target.as_bytes().to_vec());
-            row.size = target.len() as u64;
+            row.node.link_target = Some(target.as_bytes().to_vec());
+            row.node.size = target.len() as u64;
         })
     }
 
@@ -360,19 +362,19 @@ impl Files {
         }
         let (uid, gid) = owner.map_or(Ok((None, None)), |owner| owner.numbers(self))?;
         self.change(place, |row| {
-            row.uid = uid.or(row.uid);
-            row.gid = gid.or(row.gid);
-            if owner.is_some() && row.file_type != FileType::Dir {
+            row.node.uid = uid.or(row.node.uid);
+            row.node.gid = gid.or(row.node.gid);
+            if owner.is_some() && row.node.file_type != FileType::Dir {
                 // Setgid without the group's right to execute marks mandatory locking, and stays.
-                row.mode = row.mode.map(|mode| {
+                row.node.mode = row.node.mode.map(|mode| {
                     let setgid = if mode & 0o010 != 0 { 0o2000 } else { 0 };
                     mode & !(0o4000 | setgid)
                 });
-                row.xattrs.retain(|xattr| xattr.name != b"security.capability");
+                row.node.xattrs.retain(|xattr| xattr.name != b"security.capability");
             }
             if let Some(mode) = mode {
-                row.mode = Some(mode);
-                for xattr in row.xattrs.iter_mut().filter(|xattr| xattr.name == acl::ACCESS.as_bytes()) {
+                row.node.mode = Some(mode);
+                for xattr in row.node.xattrs.iter_mut().filter(|xattr| xattr.name == acl::ACCESS.as_bytes()) {
                     if let Some(value) = acl::with_mode(&xattr.value, mode) {
                         xattr.value = value;
                     }
@@ -387,7 +389,7 @@ impl Files {
             return Err(self.has_no(&place, "extended attributes"));
         }
         let row = self.at(&place).ok_or_else(|| missing(&place.volume, &place.path))?;
-        let plain = matches!(row.file_type, FileType::File | FileType::Dir);
+        let plain = matches!(row.node.file_type, FileType::File | FileType::Dir);
         let known = ["user.", "trusted.", "security.", "system.posix_acl_"];
         if !known.iter().any(|prefix| name.len() > prefix.len() && name.starts_with(prefix)) {
             return Err(Error::usage(format!("\"{name}\" is no attribute's name"))
@@ -397,7 +399,7 @@ impl Files {
             return Err(self.is_no(&place, "file or folder, which alone have attributes of users"));
         }
         let name = name.as_bytes();
-        if value.is_none() && !row.xattrs.iter().any(|xattr| xattr.name == name) {
+        if value.is_none() && !row.node.xattrs.iter().any(|xattr| xattr.name == name) {
             return Err(Error::input(format!(
                 "{}:{}: has no attribute {}",
                 place.volume,
@@ -413,11 +415,11 @@ impl Files {
         }
         self.change(&place, |row| {
             if name == acl::ACCESS.as_bytes() {
-                row.mode = row.mode.map(|mode| bits.map_or(mode, |bits| mode & !0o777 | bits));
+                row.node.mode = row.node.mode.map(|mode| bits.map_or(mode, |bits| mode & !0o777 | bits));
             }
-            row.xattrs.retain(|xattr| xattr.name != name);
-            row.xattrs.extend(value.map(|value| Xattr { name: name.to_vec(), value: value.clone() }));
-            row.xattrs.sort();
+            row.node.xattrs.retain(|xattr| xattr.name != name);
+            row.node.xattrs.extend(value.map(|value| Xattr { name: name.to_vec(), value: value.clone() }));
+            row.node.xattrs.sort();
         })
     }
 

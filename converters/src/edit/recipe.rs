@@ -20,12 +20,12 @@ use crate::host::named::{MAX_TEXT, open, read_text};
 /// Edits, in order.
 #[derive(Debug, Clone, Default)]
 pub struct Recipe {
-    entries: Vec<Entry>,
+    entries: Vec<RecipeEdit>,
 }
 
 /// One edit as it was written.
 #[derive(Debug, Clone)]
-struct Entry {
+struct RecipeEdit {
     /// What it is called in errors.
     label: String,
     table: Table,
@@ -56,7 +56,7 @@ impl Recipe {
                 return Err(wrong(&"edit is no list of tables: each edit begins with a line [[edit]]"));
             };
             let label = format!("{}: edit {number}", path.display());
-            self.entries.push(Entry { label, table, folder: folder.clone() });
+            self.entries.push(RecipeEdit { label, table, folder: folder.clone() });
         }
         Ok(())
     }
@@ -65,7 +65,7 @@ impl Recipe {
     pub fn add<'v>(&mut self, label: &str, what: &str, fields: impl IntoIterator<Item = (&'v str, Value)>) {
         let mut table: Table = fields.into_iter().map(|(key, value)| (key.to_owned(), value)).collect();
         table.insert("do".into(), Value::String(what.to_owned()));
-        self.entries.push(Entry { label: label.to_owned(), table, folder: PathBuf::new() });
+        self.entries.push(RecipeEdit { label: label.to_owned(), table, folder: PathBuf::new() });
     }
 
     /// Whether there are no edits.

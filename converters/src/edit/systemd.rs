@@ -149,7 +149,7 @@ pub(super) fn find(files: &Files, unit: &str) -> Result<String> {
         for folder in FOLDERS {
             let path = format!("{folder}/{name}");
             let Some(row) = files.get_link(&path) else { continue };
-            if row.link_target.as_deref() == Some(b"/dev/null") {
+            if row.node.link_target.as_deref() == Some(b"/dev/null") {
                 return Err(Error::input(format!("{path}: the unit {unit} is masked"))
                     .advise("Delete that link first"));
             }
@@ -226,7 +226,7 @@ fn alias_of(files: &Files, unit: &str) -> Option<String> {
     let names = if name.instance.is_some() { vec![unit, &template[..]] } else { vec![unit] };
     let paths = names.iter().flat_map(|name| FOLDERS.map(|folder| (*name, format!("{folder}/{name}"))));
     let (found, row) = paths.into_iter().find_map(|(name, path)| Some((name, files.get_link(&path)?)))?;
-    let target = String::from_utf8(row.link_target.clone()?).ok()?;
+    let target = String::from_utf8(row.node.link_target.clone()?).ok()?;
     let target = target.rsplit('/').next().filter(|target| *target != found && *target != "null")?;
     let to = Name::of(target);
     if to.suffix != name.suffix {
@@ -272,7 +272,8 @@ fn enable_with(
         _ => unit.to_owned(),
     };
     let mut link = |path: String, target: &str| {
-        if files.get_link(&path).is_none_or(|row| row.link_target.as_deref() != Some(target.as_bytes())) {
+        if files.get_link(&path).is_none_or(|row| row.node.link_target.as_deref() != Some(target.as_bytes()))
+        {
             if let Some((folder, _)) = path.rsplit_once('/').filter(|(folder, _)| *folder != ETC) {
                 edits.push(Edit::folder(folder));
             }
@@ -323,7 +324,7 @@ pub(super) fn disable(files: &Files, unit: &str) -> Result<Vec<Edit>> {
 fn is_masked(files: &Files, unit: &str) -> bool {
     let paths = FOLDERS.map(|folder| format!("{folder}/{unit}"));
     let row = paths.iter().find_map(|path| files.get_link(path));
-    row.is_some_and(|row| row.link_target.as_deref() == Some(b"/dev/null"))
+    row.is_some_and(|row| row.node.link_target.as_deref() == Some(b"/dev/null"))
 }
 
 /// A symlink in the administrator's directory of units.
@@ -343,13 +344,13 @@ fn administrators_links(files: &Files) -> Vec<Link> {
     while let Some(folder) = folders.pop() {
         for (name, row) in files.list(&folder) {
             let path = format!("{folder}/{name}");
-            match &row.link_target {
+            match &row.node.link_target {
                 Some(target) => {
                     let target = String::from_utf8_lossy(target);
                     let target = target.trim_end_matches('/').rsplit('/').next().unwrap_or("").to_owned();
                     links.push(Link { path, name, target });
                 }
-                None if row.file_type == FileType::Dir => folders.push(path),
+                None if row.node.file_type == FileType::Dir => folders.push(path),
                 None => {}
             }
         }

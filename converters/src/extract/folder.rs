@@ -74,7 +74,7 @@ pub(super) fn extract(
         if item.path.is_empty() && !is_new {
             continue;
         }
-        if item.row.file_type == FileType::Dir && work.made[number] {
+        if item.row.node.file_type == FileType::Dir && work.made[number] {
             let fd = work.folder(&item.path).map_err(failed)?;
             work.set_meta(&fd, item, report);
         }
@@ -156,10 +156,10 @@ impl Work<'_> {
             return Ok(());
         }
         let private = Mode::from_raw_mode(0o700);
-        match row.file_type {
+        match row.node.file_type {
             FileType::Dir => fs::mkdirat(parent, name, private).map_err(|e| problem(e.into()))?,
             FileType::Symlink => {
-                let target = OsStr::from_bytes(row.link_target.as_deref().unwrap_or_default());
+                let target = OsStr::from_bytes(row.node.link_target.as_deref().unwrap_or_default());
                 fs::symlinkat(target, parent, name).map_err(|e| problem(e.into()))?;
                 self.set_link_meta(parent, name, item, report);
             }
@@ -171,18 +171,23 @@ impl Work<'_> {
                 let filled = self.fill(&fd, item.number, progress);
                 self.set_meta(&fd, item, report);
                 report.files += 1;
-                report.bytes += row.size;
+                report.bytes += row.node.size;
                 filled?;
             }
             FileType::Char | FileType::Block | FileType::Fifo | FileType::Socket => {
-                if !self.privileged && matches!(row.file_type, FileType::Char | FileType::Block) {
+                if !self.privileged && matches!(row.node.file_type, FileType::Char | FileType::Block) {
                     report.not_set("device", &row.path, ONLY_PRIVILEGED);
                     return Ok(());
                 }
-                let (major, minor) = row.rdev.unwrap_or_default();
+                let (major, minor) = row.node.rdev.unwrap_or_default();
                 let device = fs::makedev(major, minor);
-                match fs::mknodat(parent, name, node_type(row.file_type), Mode::from_raw_mode(0o600), device)
-                {
+                match fs::mknodat(
+                    parent,
+                    name,
+                    node_type(row.node.file_type),
+                    Mode::from_raw_mode(0o600),
+                    device,
+                ) {
                     Err(rustix::io::Errno::PERM) => {
                         report.not_set("device", &row.path, "only root may make one");
                         return Ok(());
@@ -242,7 +247,7 @@ impl Work<'_> {
     fn set_link_meta(&self, parent: &OwnedFd, name: &OsStr, item: &Item<'_>, report: &mut ExtractReport) {
         let row = item.row;
         let flags = AtFlags::SYMLINK_NOFOLLOW;
-        let node = match made_node(parent, name, row.file_type) {
+        let node = match made_node(parent, name, row.node.file_type) {
             Ok(node) => node,
             Err(e) => return note(report, "attributes", row, Err(e)),
         };
@@ -255,7 +260,7 @@ impl Work<'_> {
             let set = fs::lsetxattr(path, attribute, &xattr.value, XattrFlags::empty());
             note_xattr(report, row, &xattr.name, set);
         }
-        if row.file_type != FileType::Symlink
+        if row.node.file_type != FileType::Symlink
             && let Some(mode) = self.mode_of(row, owned, report)
         {
             // A descriptor that only stands for a node cannot be changed; by its name in /proc the node can.
@@ -269,9 +274,9 @@ impl Work<'_> {
 
     /// The mode to set, if the image says any.
     fn mode_of(&self, row: &Row, owned: bool, report: &mut ExtractReport) -> Option<Mode> {
-        let is_folder = row.file_type == FileType::Dir;
-        let Some(mode) = row.mode else {
-            let read_only = row.flags & READ_ONLY != 0;
+        let is_folder = row.node.file_type == FileType::Dir;
+        let Some(mode) = row.node.mode else {
+            let read_only = row.node.flags & READ_ONLY != 0;
             return Some(Mode::from_raw_mode(if is_folder {
                 0o755
             } else if read_only {
@@ -295,9 +300,9 @@ impl Work<'_> {
     /// The attributes to set.
     fn xattrs<'r>(&self, row: &'r Row, report: &mut ExtractReport) -> Vec<&'r Xattr> {
         let (privileged, plain): (Vec<_>, Vec<_>) =
-            row.xattrs.iter().partition(|xattr| xattr.name.starts_with(b"security."));
+            row.node.xattrs.iter().partition(|xattr| xattr.name.starts_with(b"security."));
         if self.privileged {
-            return row.xattrs.iter().collect();
+            return row.node.xattrs.iter().collect();
         }
         for xattr in privileged {
             let what = format!("xattr {}", escape_apart(&xattr.name));
@@ -313,7 +318,7 @@ impl Work<'_> {
         report: &mut ExtractReport,
         set: impl FnOnce(Option<Uid>, Option<Gid>) -> rustix::io::Result<()>,
     ) -> bool {
-        let (Some(uid), Some(gid)) = (row.uid, row.gid) else { return true };
+        let (Some(uid), Some(gid)) = (row.node.uid, row.node.gid) else { return true };
         if !self.is_root {
             let (own_uid, own_gid) = (rustix::process::geteuid(), rustix::process::getegid());
             if (uid, gid) == (own_uid.as_raw(), own_gid.as_raw()) {
@@ -361,8 +366,8 @@ fn node_type(file_type: FileType) -> fs::FileType {
 
 fn times_of(row: &Row) -> Option<Timestamps> {
     let spec = |time: Timestamp| Timespec { tv_sec: time.secs, tv_nsec: time.nanos.into() };
-    let mtime = row.mtime?;
-    Some(Timestamps { last_access: spec(row.atime.unwrap_or(mtime)), last_modification: spec(mtime) })
+    let mtime = row.node.mtime?;
+    Some(Timestamps { last_access: spec(row.node.atime.unwrap_or(mtime)), last_modification: spec(mtime) })
 }
 
 #[cfg(test)]

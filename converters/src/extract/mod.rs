@@ -119,8 +119,8 @@ pub fn extract(
         failed: left_out,
         ..ExtractReport::default()
     };
-    let all = selected.iter().filter(|item| item.row.file_type == FileType::File);
-    progress.stage("extracting", all.map(|item| item.row.size).fold(0, u64::saturating_add));
+    let all = selected.iter().filter(|item| item.row.node.file_type == FileType::File);
+    progress.stage("extracting", all.map(|item| item.row.node.size).fold(0, u64::saturating_add));
     match target {
         Target::Folder { path: to, privileged } => {
             folder::extract(&tree, &selected, to, privileged, &mut report, progress)?;
@@ -177,7 +177,7 @@ struct Item<'t> {
 /// took the name of a directory.
 fn select(tree: &Tree, base: usize) -> Result<(Vec<Item<'_>>, Vec<String>)> {
     let top = &tree.rows()[base];
-    let is_folder = top.file_type == FileType::Dir;
+    let is_folder = top.node.file_type == FileType::Dir;
     let mut prefix = if top.path == b"/" { Vec::new() } else { top.path.clone() };
     if is_folder {
         prefix.push(b'/');
@@ -208,7 +208,7 @@ fn select(tree: &Tree, base: usize) -> Result<(Vec<Item<'_>>, Vec<String>)> {
             "lies in a directory that was left out"
         } else {
             last = Some(item.path.clone());
-            if item.row.file_type == FileType::Dir {
+            if item.row.node.file_type == FileType::Dir {
                 directories.insert(item.path.clone());
             }
             return true;
@@ -218,8 +218,8 @@ fn select(tree: &Tree, base: usize) -> Result<(Vec<Item<'_>>, Vec<String>)> {
     });
     let mut first = std::collections::HashMap::new();
     for (i, item) in items.iter_mut().enumerate() {
-        if let (Some(inode), true) = (item.row.inode, item.row.file_type != FileType::Dir) {
-            let known = *first.entry(inode).or_insert(i);
+        if let (Some(file), true) = (item.row.file, item.row.node.file_type != FileType::Dir) {
+            let known = *first.entry(file).or_insert(i);
             item.link_to = (known != i).then_some(known);
         }
     }

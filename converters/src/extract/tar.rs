@@ -51,16 +51,16 @@ fn member(
     progress: &dyn Progress,
 ) -> Result<()> {
     let row = item.row;
-    if row.file_type == FileType::Socket {
+    if row.node.file_type == FileType::Socket {
         report.not_set("socket", &row.path, "a tar has none");
         return Ok(());
     }
     let mut header = Header::new_ustar();
     let mut pax = Pax::default();
     let name = member_name(item);
-    let is_folder = row.file_type == FileType::Dir;
-    header.set_mode(row.mode.map_or(if is_folder { 0o755 } else { 0o644 }, u32::from));
-    let (uid, gid) = (row.uid.unwrap_or(0), row.gid.unwrap_or(0));
+    let is_folder = row.node.file_type == FileType::Dir;
+    header.set_mode(row.node.mode.map_or(if is_folder { 0o755 } else { 0o644 }, u32::from));
+    let (uid, gid) = (row.node.uid.unwrap_or(0), row.node.gid.unwrap_or(0));
     header.set_uid(uid.min(MAX_ID).into());
     header.set_gid(gid.min(MAX_ID).into());
     if uid > MAX_ID {
@@ -69,16 +69,16 @@ fn member(
     if gid > MAX_ID {
         pax.add("gid", gid.to_string());
     }
-    if let Some(mtime) = row.mtime {
+    if let Some(mtime) = row.node.mtime {
         header.set_mtime(mtime.secs.clamp(0, MAX_TIME) as u64);
         if mtime.nanos != 0 || !(0..=MAX_TIME).contains(&mtime.secs) {
             pax.add("mtime", decimal(mtime));
         }
     }
-    if let Some(atime) = row.atime.filter(|atime| Some(*atime) != row.mtime) {
+    if let Some(atime) = row.node.atime.filter(|atime| Some(*atime) != row.node.mtime) {
         pax.add("atime", decimal(atime));
     }
-    for xattr in &row.xattrs {
+    for xattr in &row.node.xattrs {
         if xattr.name.contains(&0) {
             let what = format!("xattr {}", escape_apart(&xattr.name));
             report.not_set(&what, &row.path, "no system has an attribute with a zero byte in its name");
@@ -97,12 +97,12 @@ fn member(
     }
     let link = match item.link_to {
         Some(first) => Some(member_name(&items[first])),
-        None => row.link_target.clone(),
+        None => row.node.link_target.clone(),
     };
     if let Some(link) = &link {
         set_name(&mut header.as_old_mut().linkname, link, "linkpath", &mut pax);
     }
-    header.set_entry_type(match row.file_type {
+    header.set_entry_type(match row.node.file_type {
         _ if item.link_to.is_some() => EntryType::Link,
         FileType::Dir => EntryType::Directory,
         FileType::Symlink => EntryType::Symlink,
@@ -111,8 +111,8 @@ fn member(
         FileType::Fifo => EntryType::Fifo,
         FileType::File | FileType::Socket => EntryType::Regular,
     });
-    if matches!(row.file_type, FileType::Char | FileType::Block) {
-        let (major, minor) = row.rdev.unwrap_or_default();
+    if matches!(row.node.file_type, FileType::Char | FileType::Block) {
+        let (major, minor) = row.node.rdev.unwrap_or_default();
         let fits = header.set_device_major(major).and_then(|()| header.set_device_minor(minor));
         if major > MAX_ID || minor > MAX_ID || fits.is_err() {
             report.not_set("device", &row.path, "a tar cannot hold its number");
@@ -120,7 +120,7 @@ fn member(
         }
     }
     header.set_size(0);
-    if row.file_type == FileType::File && item.link_to.is_none() {
+    if row.node.file_type == FileType::File && item.link_to.is_none() {
         let damaged = |e: Error| format!("{}: its content: {e}", escape_apart(&row.path));
         let opened = tree.content(item.number).and_then(|source| Ok((data_parts(&*source)?, source)));
         let (parts, source) = match opened {
@@ -170,7 +170,7 @@ fn member(
 /// What a member is called: relative, and a folder with a slash at its end.
 fn member_name(item: &Item<'_>) -> Vec<u8> {
     let mut name = [b"./", &item.path[..]].concat();
-    if item.row.file_type == FileType::Dir && !item.path.is_empty() {
+    if item.row.node.file_type == FileType::Dir && !item.path.is_empty() {
         name.push(b'/');
     }
     name

@@ -101,7 +101,9 @@ fn uefi(files: &mut Files<'_>, found: &mut Vec<Boot>) {
     // A folder of that name on the root filesystem is a mount point: a FAT has no modes.
     let rows = files.tree.rows().iter().enumerate();
     let programs: Vec<usize> = rows
-        .filter(|(_, row)| row.file_type == FileType::File && row.mode.is_none() && is_program(&row.path))
+        .filter(|(_, row)| {
+            row.node.file_type == FileType::File && row.node.mode.is_none() && is_program(&row.path)
+        })
         .map(|(i, _)| i)
         .take(MAX_PROGRAMS)
         .collect();

@@ -73,7 +73,7 @@ impl Files<'_> {
 
     /// The same, of a row.
     pub(crate) fn head_of(&mut self, row: usize, len: u64) -> Option<Vec<u8>> {
-        if self.tree.rows()[row].file_type != FileType::File {
+        if self.tree.rows()[row].node.file_type != FileType::File {
             return None;
         }
         let read = || -> Result<Vec<u8>> {
@@ -100,8 +100,8 @@ impl Files<'_> {
             let name = row.path.rsplit(|b| *b == b'/').next().unwrap_or(&[]);
             let folder = &row.path[..row.path.len() - name.len()];
             let named = ["vmlinuz", "vmlinux", "bzImage", "zImage", "Image", "kernel"];
-            row.file_type == FileType::File
-                && row.size >= MIN_KERNEL
+            row.node.file_type == FileType::File
+                && row.node.size >= MIN_KERNEL
                 && matches!(folder, b"/" | b"/boot/")
                 && named.iter().any(|start| name.starts_with(start.as_bytes()))
         };

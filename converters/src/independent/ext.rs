@@ -9,15 +9,15 @@ use mif_formats::Source;
 use mif_formats::fs::FileType;
 
 use super::device::read_part;
-use super::{Found, Reader, WINDOW};
+use super::{OtherNode, Reader, WINDOW};
 
 pub(super) const READER: &str = "ext4-view 1.0";
 
 pub(super) struct Ext(Ext4);
 
-struct Volume(Arc<dyn Source>);
+struct VolumeReader(Arc<dyn Source>);
 
-impl Ext4Read for Volume {
+impl Ext4Read for VolumeReader {
     fn read(&mut self, start: u64, buf: &mut [u8]) -> Result<(), Box<dyn Error + Send + Sync + 'static>> {
         match read_part(&*self.0, start, buf)? {
             read if read == buf.len() => Ok(()),
@@ -28,7 +28,7 @@ impl Ext4Read for Volume {
 
 impl Ext {
     pub(super) fn open(volume: Arc<dyn Source>) -> Result<Self, String> {
-        Ext4::load(Box::new(Volume(volume))).map(Ext).map_err(words)
+        Ext4::load(Box::new(VolumeReader(volume))).map(Ext).map_err(words)
     }
 }
 
@@ -41,7 +41,7 @@ fn path(bytes: &[u8]) -> Result<Path<'_>, String> {
 }
 
 impl Reader for Ext {
-    fn find(&self, at: &[u8]) -> Result<Option<Found>, String> {
+    fn find(&self, at: &[u8]) -> Result<Option<OtherNode>, String> {
         let at = path(at)?;
         let metadata = match self.0.symlink_metadata(at) {
             Ok(metadata) => metadata,
@@ -65,7 +65,7 @@ impl Reader for Ext {
             }
             _ => None,
         };
-        Ok(Some(Found {
+        Ok(Some(OtherNode {
             file_type,
             size: metadata.len(),
             mode: Some(metadata.mode()),

@@ -10,7 +10,7 @@ use mif_formats::Source;
 use mif_formats::fs::FileType;
 
 use super::device::Device;
-use super::{Found, Reader, WINDOW};
+use super::{OtherNode, Reader, WINDOW};
 
 pub(super) const READER: &str = "fatfs 0.3";
 
@@ -25,7 +25,7 @@ const ENTRY_SIZE: u64 = 32;
 /// All of a volume, by the path that it gives.
 pub(super) struct Fat {
     fs: FileSystem<Device>,
-    found: BTreeMap<Vec<u8>, Found>,
+    found: BTreeMap<Vec<u8>, OtherNode>,
     /// Why a folder, by its path, was not read to its end.
     unread: BTreeMap<Vec<u8>, String>,
 }
@@ -34,7 +34,7 @@ impl Fat {
     pub(super) fn open(volume: Arc<dyn Source>) -> Result<Self, String> {
         let most = MAX_PATHS.min(volume.len() / ENTRY_SIZE) as usize;
         let fs = FileSystem::new(Device::new(volume), FsOptions::new()).map_err(|e| words(&e))?;
-        let root = Found {
+        let root = OtherNode {
             file_type: FileType::Dir,
             size: 0,
             mode: None,
@@ -65,7 +65,7 @@ fn words(error: &io::Error) -> String {
 
 /// What is found of a volume, and of how many paths at most.
 struct List {
-    found: BTreeMap<Vec<u8>, Found>,
+    found: BTreeMap<Vec<u8>, OtherNode>,
     unread: BTreeMap<Vec<u8>, String>,
     most: usize,
 }
@@ -100,14 +100,14 @@ impl List {
     }
 }
 
-fn describe(entry: &DirEntry<'_, Device>) -> Found {
+fn describe(entry: &DirEntry<'_, Device>) -> OtherNode {
     let modified = entry.modified();
     let (date, time) = (modified.date, modified.time);
     let date = NaiveDate::from_ymd_opt(i32::from(date.year), date.month.into(), date.day.into());
     let mtime = date
         .and_then(|date| date.and_hms_opt(time.hour.into(), time.min.into(), time.sec.into()))
         .map(|time| time.and_utc().timestamp());
-    Found {
+    OtherNode {
         file_type: if entry.is_dir() { FileType::Dir } else { FileType::File },
         size: entry.len(),
         mode: None,
@@ -118,7 +118,7 @@ fn describe(entry: &DirEntry<'_, Device>) -> Found {
 }
 
 impl Reader for Fat {
-    fn find(&self, path: &[u8]) -> Result<Option<Found>, String> {
+    fn find(&self, path: &[u8]) -> Result<Option<OtherNode>, String> {
         if !Self::is_told_apart(path) {
             return Err(format!("{READER} knows no such name"));
         }

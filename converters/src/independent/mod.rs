@@ -87,7 +87,7 @@ impl PartReport {
 
 /// What another reader says of a path; `None` where its filesystem or it has no such thing.
 #[derive(Debug, Clone)]
-struct Found {
+struct OtherNode {
     file_type: FileType,
     /// Of regular files.
     size: u64,
@@ -101,7 +101,7 @@ struct Found {
 /// A filesystem reader written by others. Errors are its own words.
 trait Reader {
     /// What is at a path, if there is anything.
-    fn find(&self, path: &[u8]) -> Result<Option<Found>, String>;
+    fn find(&self, path: &[u8]) -> Result<Option<OtherNode>, String>;
 
     /// The names in a folder.
     fn names(&self, folder: &[u8]) -> Result<BTreeSet<Vec<u8>>, String>;
@@ -177,7 +177,7 @@ impl Comparison<'_> {
     fn run(&mut self, progress: &dyn Progress) -> Result<()> {
         let rows = self.tree.rows();
         let of_volume = |row: &Row| row.volume == self.volume.name;
-        let bytes = rows.iter().filter(|row| of_volume(row)).map(|row| row.size).sum();
+        let bytes = rows.iter().filter(|row| of_volume(row)).map(|row| row.node.size).sum();
         progress.stage(&format!("{} by {}", self.part.part, self.part.reader.unwrap_or_default()), bytes);
         // Each folder's names, as the other reader has them, and less those that are ours.
         let mut extra: Vec<(Vec<u8>, BTreeSet<Vec<u8>>)> = Vec::new();
@@ -190,7 +190,7 @@ impl Comparison<'_> {
                 self.part.skips(path, "a folder has this name more than once");
                 continue;
             }
-            if row.file_type == FileType::Dir {
+            if row.node.file_type == FileType::Dir {
                 match self.other.names(&row.path) {
                     Ok(names) => {
                         folders.insert(row.path.clone(), extra.len());
@@ -200,7 +200,7 @@ impl Comparison<'_> {
                 }
             }
             self.compare_row(i, row, &path)?;
-            progress.advance(row.size);
+            progress.advance(row.node.size);
         }
         for row in rows.iter().filter(|row| of_volume(row) && row.path != b"/") {
             let slash = row.path.iter().rposition(|b| *b == b'/').unwrap_or(0);
@@ -235,31 +235,31 @@ impl Comparison<'_> {
                 return Ok(());
             }
         };
-        let is_file = row.file_type == FileType::File;
+        let is_file = row.node.file_type == FileType::File;
         let said = |ours: &dyn std::fmt::Debug, theirs: &dyn std::fmt::Debug| {
             format!("{ours:?} by mif, {theirs:?} by {reader}")
         };
         let mut wrong = Vec::new();
-        if found.file_type != row.file_type {
-            wrong.push(format!("type: {}", said(&row.file_type, &found.file_type)));
+        if found.file_type != row.node.file_type {
+            wrong.push(format!("type: {}", said(&row.node.file_type, &found.file_type)));
         }
-        if found.mode.is_some() && found.mode != row.mode {
-            wrong.push(format!("mode: {}", said(&row.mode, &found.mode)));
+        if found.mode.is_some() && found.mode != row.node.mode {
+            wrong.push(format!("mode: {}", said(&row.node.mode, &found.mode)));
         }
-        let owner = row.uid.zip(row.gid);
+        let owner = row.node.uid.zip(row.node.gid);
         if found.owner.is_some() && found.owner != owner {
             wrong.push(format!("owner: {}", said(&owner, &found.owner)));
         }
-        let mtime = row.mtime.map(|time| time.secs);
+        let mtime = row.node.mtime.map(|time| time.secs);
         if found.mtime.is_some() && mtime.is_some() && found.mtime != mtime {
             wrong.push(format!("mtime: {}", said(&mtime, &found.mtime)));
         }
-        if found.link_target.is_some() && found.link_target != row.link_target {
-            wrong.push(format!("link target: {}", said(&row.link_target, &found.link_target)));
+        if found.link_target.is_some() && found.link_target != row.node.link_target {
+            wrong.push(format!("link target: {}", said(&row.node.link_target, &found.link_target)));
         }
         if is_file && found.file_type == FileType::File {
-            if found.size != row.size {
-                wrong.push(format!("size: {}", said(&row.size, &found.size)));
+            if found.size != row.node.size {
+                wrong.push(format!("size: {}", said(&row.node.size, &found.size)));
             } else {
                 match self.compare_content(i, row)? {
                     Verdict::Same => {}
@@ -280,7 +280,7 @@ impl Comparison<'_> {
     }
 
     fn compare_content(&self, i: usize, row: &Row) -> Result<Verdict> {
-        let ours = match row.sha1 {
+        let ours = match row.sha1() {
             Some(digest) => digest,
             None => match self.hash_ours(i) {
                 Ok(digest) => digest,

@@ -3,6 +3,7 @@
 use fastcdc::v2020::FastCDC;
 use mif_formats::Source;
 use mif_formats::mif::ObjectId;
+use mif_formats::mif::manifest::Body;
 use mif_formats::mif::pack::{Chunk, MAX_WHOLE};
 use mif_formats::source::is_zero;
 use sha1::{Digest, Sha1};
@@ -12,19 +13,11 @@ use crate::disk::blocks::{BLOCK, WINDOW, ZERO_STEP};
 use crate::error::Result;
 use crate::store::ObjectWriter;
 use crate::task::pool::Pool;
+use crate::task::progress::{self, Progress};
 
 /// Smallest, average and largest chunk of a large file, in bytes: near whole objects in size, so that a
 /// chunk compresses and is read like one.
 const CHUNK: (usize, usize, usize) = (512 << 10, 1 << 20, MAX_WHOLE as usize);
-
-/// What reading a file gave.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct FileDigests {
-    /// SHA-1, unless too much of it is holes.
-    pub sha1: Option<[u8; 20]>,
-    /// The object that holds it: its BLAKE3, if it has a SHA-1.
-    pub object: ObjectId,
-}
 
 /// A run of disk bytes that are a file's: where on the disk, how many, where in the file.
 pub(super) type Placed = (u64, u64, u64);
@@ -36,10 +29,11 @@ pub(super) fn import_file<'env>(
     writer: &'env ObjectWriter,
     pool: &Pool<'env>,
     placed: &mut Vec<Placed>,
-) -> Result<FileDigests> {
+    progress: &dyn Progress,
+) -> Result<Body> {
     let mut reader = PieceReader { file, disk, piece: 0, used: 0, position: 0, placed };
     if file.size > MAX_WHOLE || !file.hashed {
-        return import_large(&mut reader, writer, pool);
+        return import_large(&mut reader, writer, pool, progress);
     }
     let mut bytes = vec![0; file.size as usize];
     reader.read(&mut bytes)?;
@@ -47,7 +41,7 @@ pub(super) fn import_file<'env>(
     if writer.claim(id) {
         writer.store_claimed(id, &bytes)?;
     }
-    Ok(FileDigests { sha1: Some(Sha1::digest(&bytes).into()), object: id })
+    Ok(Body::Digested { sha1: Sha1::digest(&bytes).into(), blake3: id.digest })
 }
 
 /// Reads a file's pieces one after the other.
@@ -141,7 +135,8 @@ fn import_large<'env>(
     reader: &mut PieceReader<'_>,
     writer: &'env ObjectWriter,
     pool: &Pool<'env>,
-) -> Result<FileDigests> {
+    progress: &dyn Progress,
+) -> Result<Body> {
     let hashed = reader.file.hashed;
     let mut hashes = (Sha1::new(), blake3::Hasher::new());
     let mut hash = |bytes: &[u8]| {
@@ -153,6 +148,7 @@ fn import_large<'env>(
     let mut chunks = Chunks { writer, pool, data: Vec::new(), chunks: Vec::new() };
     let mut window = vec![0; WINDOW as usize];
     while reader.left() > 0 {
+        progress::check(progress)?;
         let hole = reader.skip_hole();
         if hole > 0 {
             chunks.zeros(hole)?;
@@ -160,6 +156,7 @@ fn import_large<'env>(
                 window.fill(0);
                 let mut left = hole;
                 while left > 0 {
+                    progress::check(progress)?;
                     let here = left.min(WINDOW);
                     hash(&window[..here as usize]);
                     left -= here;
@@ -179,9 +176,12 @@ fn import_large<'env>(
         }
     }
     let list = chunks.finish()?;
-    let (sha1, blake3) = hashes;
-    let object = writer.put_list(hashed.then(|| ObjectId::content(*blake3.finalize().as_bytes())), &list)?;
-    Ok(FileDigests { sha1: hashed.then(|| sha1.finalize().into()), object })
+    if !hashed {
+        return Ok(Body::Opaque { object: writer.put_list(None, &list)? });
+    }
+    let body = Body::Digested { sha1: hashes.0.finalize().into(), blake3: *hashes.1.finalize().as_bytes() };
+    writer.put_list(Some(body.object()), &list)?;
+    Ok(body)
 }
 
 /// Cuts a stream into chunks and stores them.

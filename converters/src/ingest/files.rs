@@ -5,8 +5,9 @@ use std::sync::{Arc, OnceLock};
 
 use mif_formats::Source;
 use mif_formats::mif::ObjectId;
+use mif_formats::mif::manifest::Body;
 
-use super::content::{FileDigests, import_file};
+use super::content::import_file;
 use super::plan::{DiskPiece, PlannedFile};
 use crate::error::{Error, Result};
 use crate::store::ObjectWriter;
@@ -15,14 +16,18 @@ use crate::task::progress::{self, Progress};
 use crate::tree::new_content::NewContent;
 
 /// Stores content that is on no disk of the store, unless it is there; gives its object.
-pub(crate) fn store_content(content: &dyn Source, writer: &ObjectWriter) -> Result<ObjectId> {
+pub(crate) fn store_content(
+    content: &dyn Source,
+    writer: &ObjectWriter,
+    progress: &dyn Progress,
+) -> Result<ObjectId> {
     let len = content.len();
     let pieces = vec![DiskPiece::Disk { offset: 0, len }];
     let file = PlannedFile { size: len, pieces, owns_its_ranges: false, hashed: true };
     let stored = OnceLock::new();
     pool::run(pool::processors(), 1, |_, pool| {
-        let digests = import_file(&file, content, writer, pool, &mut Vec::new())?;
-        stored.set(digests.object).expect("there is one item");
+        let body = import_file(&file, content, writer, pool, &mut Vec::new(), progress)?;
+        stored.set(body.object()).expect("there is one item");
         Ok(())
     })?;
     Ok(*stored.get().expect("the item was done"))
@@ -33,8 +38,8 @@ pub(crate) fn store_content(content: &dyn Source, writer: &ObjectWriter) -> Resu
 /// # Errors
 ///
 /// If a large file changed since its digest was computed; large files are read a second time here.
-pub(crate) fn store_new(content: &NewContent, writer: &ObjectWriter) -> Result<()> {
-    if store_content(&content.source, writer)? == content.id {
+pub(crate) fn store_new(content: &NewContent, writer: &ObjectWriter, progress: &dyn Progress) -> Result<()> {
+    if store_content(&content.source, writer, progress)? == content.id {
         return Ok(());
     }
     Err(Error::input(format!("{}: was changed while it was read", content.label))
@@ -54,24 +59,21 @@ pub(crate) struct LooseFile {
 /// Parts of a file, in file order, and where in what holds the file each begins.
 pub(crate) type Parts = Vec<(Range<u64>, u64)>;
 
-/// What storing a file gave: its object, and its SHA-1 and BLAKE3 unless too much of it is holes.
-pub(crate) type Stored = (ObjectId, Option<([u8; 20], ObjectId)>);
-
 /// Stores `count` files, each of which `open` gives by its number.
 pub(crate) fn store_files(
     count: usize,
     writer: &ObjectWriter,
     progress: &dyn Progress,
     open: impl Fn(usize) -> Result<LooseFile> + Sync,
-) -> Result<Vec<Stored>> {
-    let stored: Vec<OnceLock<Stored>> = (0..count).map(|_| OnceLock::new()).collect();
+) -> Result<Vec<Body>> {
+    let stored: Vec<OnceLock<Body>> = (0..count).map(|_| OnceLock::new()).collect();
     pool::run(pool::processors(), count, |i, pool| {
         progress::check(progress)?;
         let LooseFile { source, size, parts } = open(i)?;
         let file = PlannedFile::loose(size, &parts);
-        let FileDigests { sha1, object } = import_file(&file, &*source, writer, pool, &mut Vec::new())?;
+        let body = import_file(&file, &*source, writer, pool, &mut Vec::new(), progress)?;
         progress.advance(size);
-        stored[i].set((object, sha1.map(|sha1| (sha1, object)))).expect("each file is read once");
+        stored[i].set(body).expect("each file is read once");
         Ok(())
     })?;
     Ok(stored.into_iter().map(|stored| stored.into_inner().expect("all were read")).collect())

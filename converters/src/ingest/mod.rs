@@ -15,15 +15,15 @@ use mif_formats::Source;
 use mif_formats::fs::walk::Listing;
 use mif_formats::mif::ObjectId;
 use mif_formats::mif::layout::{Builder, Layout};
-use mif_formats::mif::manifest::Row;
+use mif_formats::mif::manifest::{Body, Row};
 use mif_formats::partition::Table;
 use mif_formats::source::is_zero;
 
-use self::content::{FileDigests, import_file};
+use self::content::import_file;
 pub(crate) use self::files::{LooseFile, Parts, store_files, store_new};
 use self::items::{Item, Items};
 pub(crate) use self::plan::MAX_HASHED_HOLES;
-use self::plan::{FileNumbers, Plan};
+use self::plan::{FileNumbers, ReadPlan};
 use crate::disk::blocks::{RESIDUE_WINDOW, blocks, data_in};
 use crate::disk::scan::{Scan, ScannedVolume};
 use crate::error::Result;
@@ -36,11 +36,11 @@ use crate::tree::rows;
 pub(crate) struct Imported {
     scan: Scan,
     pub(crate) warnings: Vec<String>,
-    found: Found,
+    found: Origins,
     /// What rows are made of: the volumes' listings, what reading each file gave, and which file a node is.
     listings: Vec<Option<Listing>>,
-    files: Vec<OnceLock<FileDigests>>,
-    by_node: FileNumbers,
+    files: Vec<OnceLock<Body>>,
+    by_file: FileNumbers,
     file_bytes: u64,
 }
 
@@ -72,17 +72,17 @@ pub(crate) fn reread(
 /// What the threads have in common.
 struct Work<'a> {
     disk: &'a dyn Source,
-    plan: &'a Plan,
+    plan: &'a ReadPlan,
     writer: &'a ObjectWriter,
     progress: &'a dyn Progress,
     /// What reading each file gave; none for those that are not read.
-    files: Vec<OnceLock<FileDigests>>,
-    found: Mutex<Found>,
+    files: Vec<OnceLock<Body>>,
+    found: Mutex<Origins>,
 }
 
 /// Where bytes of the disk came from, in no order yet.
 #[derive(Default)]
-struct Found {
+struct Origins {
     runs: Vec<Run>,
     residue: Vec<ObjectId>,
 }
@@ -116,7 +116,7 @@ pub(crate) fn import_disk(
 ) -> Result<Imported> {
     progress.stage("scanning", 0);
     let scan = Scan::new(disk)?;
-    let plan = Plan::new(&scan)?;
+    let plan = ReadPlan::new(&scan)?;
     let work = Work {
         disk: &*scan.disk,
         plan: &plan,
@@ -128,14 +128,14 @@ pub(crate) fn import_disk(
     progress.stage("importing", scan.disk.len());
     work.read_all(threads)?;
     let Work { files, found, .. } = work;
-    let Plan { listings, by_node, complaints, files: planned, content } = plan;
+    let ReadPlan { listings, by_file, complaints, files: planned, content } = plan;
     let file_bytes = planned.iter().map(|file| file.size).fold(0, u64::saturating_add);
     // What is not needed any more makes room.
     drop((planned, content));
     let found = found.into_inner().expect("no thread panicked while it held this");
     let mut warnings = scan.warnings.clone();
     warnings.extend(complaints);
-    Ok(Imported { scan, warnings, found, listings, files, by_node, file_bytes })
+    Ok(Imported { scan, warnings, found, listings, files, by_file, file_bytes })
 }
 
 impl Work<'_> {
@@ -153,8 +153,8 @@ impl Work<'_> {
                 Item::File(number) => {
                     let file = &self.plan.files[number];
                     let mut placed = Vec::new();
-                    let digests = import_file(file, self.disk, self.writer, pool, &mut placed)?;
-                    self.files[number].set(digests).expect("each file is read once");
+                    let body = import_file(file, self.disk, self.writer, pool, &mut placed, self.progress)?;
+                    self.files[number].set(body).expect("each file is read once");
                     let runs = placed.into_iter().map(|(start, len, offset)| Run {
                         start,
                         len,
@@ -168,7 +168,7 @@ impl Work<'_> {
         })
     }
 
-    fn found(&self) -> std::sync::MutexGuard<'_, Found> {
+    fn found(&self) -> std::sync::MutexGuard<'_, Origins> {
         self.found.lock().expect("no thread panics while it holds this")
     }
 
@@ -222,8 +222,8 @@ impl Work<'_> {
 }
 
 /// Puts all runs in order; what no run covers is zero.
-fn layout_of(found: Found, files: &[OnceLock<FileDigests>], disk_size: u64) -> Layout {
-    let Found { mut runs, residue } = found;
+fn layout_of(found: Origins, files: &[OnceLock<Body>], disk_size: u64) -> Layout {
+    let Origins { mut runs, residue } = found;
     runs.sort_unstable_by_key(|run| run.start);
     let mut builder = Builder::new();
     for run in &runs {
@@ -231,7 +231,7 @@ fn layout_of(found: Found, files: &[OnceLock<FileDigests>], disk_size: u64) -> L
         match run.of {
             RunOf::File(number) => {
                 let file = files[number as usize].get().expect("a file with runs was read");
-                builder.content(run.len, file.object, run.offset);
+                builder.content(run.len, file.object(), run.offset);
             }
             RunOf::Residue(number) => builder.residue(run.len, residue[number as usize], run.offset),
         }
@@ -258,19 +258,14 @@ impl Imported {
 
     /// The rows of its manifest. They take the place of what they are made of.
     pub(crate) fn into_rows(self) -> (Scan, Vec<Row>) {
-        let Imported { scan, listings, files, by_node, .. } = self;
+        let Imported { scan, listings, files, by_file, .. } = self;
         let mut listings: Vec<_> = listings.into_iter().enumerate().collect();
         listings.sort_by_key(|(number, _)| &scan.volumes[*number].name);
         let mut rows = Vec::new();
         for (number, listing) in listings {
             let Some(listing) = listing else { continue };
-            let (made, _) = rows::of_listing(&scan.volumes[number].name, listing, |at, _, row| {
-                let file = by_node.get(number, at).and_then(|i| files[i].get());
-                if let Some(FileDigests { sha1, object }) = file {
-                    row.sha1 = *sha1;
-                    row.blake3 = sha1.is_some().then_some(*object);
-                    row.content = sha1.is_none().then_some(*object);
-                }
+            let (made, _) = rows::of_listing(&scan.volumes[number].name, listing, |file, _, row| {
+                row.body = by_file.get(number, file).and_then(|i| files[i].get().copied());
             });
             if rows.is_empty() { rows = made } else { rows.extend(made) }
         }

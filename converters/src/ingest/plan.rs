@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::ops::Range;
 
 use mif_formats::fs::walk::Listing;
-use mif_formats::fs::{FileType, NodeId, Piece};
+use mif_formats::fs::{FileId, FileType, Piece};
 use mif_formats::mif::manifest::escape;
 use mif_formats::{Error, ErrorKind};
 
@@ -16,34 +16,34 @@ use crate::error::Result;
 pub(crate) const MAX_HASHED_HOLES: u64 = 8 << 30;
 
 /// All files of a disk.
-pub(super) struct Plan {
+pub(super) struct ReadPlan {
     /// The listings, by volume; `None` where there is no filesystem.
     pub listings: Vec<Option<Listing>>,
     /// Each regular file once, in the order in which they lie on the disk.
     pub files: Vec<PlannedFile>,
-    /// Which file a node is.
-    pub by_node: FileNumbers,
+    /// Which of the files a file of a volume is.
+    pub by_file: FileNumbers,
     /// The disk ranges that are content of exactly one file, sorted. All else is residue.
     pub content: Vec<Range<u64>>,
     /// What could not be read, each a sentence.
     pub complaints: Vec<String>,
 }
 
-/// The numbers of files, by volume and by which of the volume's nodes they are.
+/// The numbers of files, by volume and by their ids there.
 #[derive(Default)]
 pub(super) struct FileNumbers(Vec<Vec<u32>>);
 
-/// A node that is no file.
+/// What is no regular file.
 const NONE: u32 = u32::MAX;
 
 impl FileNumbers {
-    fn set(&mut self, (volume, node): (usize, usize), file: usize) {
-        self.0[volume][node] = u32::try_from(file).expect("a volume has fewer inodes than 2³²");
+    fn set(&mut self, (volume, id): (usize, FileId), file: usize) {
+        self.0[volume][id.index()] = u32::try_from(file).expect("a volume has fewer inodes than 2³²");
     }
 
-    /// The number of a file; none if the node is no file, or cannot be read.
-    pub(super) fn get(&self, volume: usize, node: usize) -> Option<usize> {
-        self.0[volume].get(node).filter(|number| **number != NONE).map(|number| *number as usize)
+    /// The number of a file; none if it is no regular file, or cannot be read.
+    pub(super) fn get(&self, volume: usize, file: FileId) -> Option<usize> {
+        self.0[volume].get(file.index()).filter(|number| **number != NONE).map(|number| *number as usize)
     }
 }
 
@@ -123,26 +123,26 @@ impl PlannedFile {
     }
 }
 
-impl Plan {
+impl ReadPlan {
     /// Lists every volume of a disk and decides what of it is content.
     pub(super) fn new(scan: &Scan) -> Result<Self> {
-        let mut plan = Plan {
+        let mut plan = ReadPlan {
             listings: Vec::new(),
             files: Vec::new(),
-            by_node: FileNumbers::default(),
+            by_file: FileNumbers::default(),
             content: Vec::new(),
             complaints: Vec::new(),
         };
         let mut found = Vec::new();
         for (number, volume) in scan.volumes.iter().enumerate() {
             let listing = plan.list(volume, number, &mut found)?;
-            plan.by_node.0.push(vec![NONE; listing.as_ref().map_or(0, |listing| listing.nodes.len())]);
+            plan.by_file.0.push(vec![NONE; listing.as_ref().map_or(0, |listing| listing.nodes.len())]);
             plan.listings.push(listing);
         }
         // In the order of the disk; what lies nowhere on it comes last.
         found.sort_by_key(|(_, file)| file.start());
         for (i, (node, _)) in found.iter().enumerate() {
-            plan.by_node.set(*node, i);
+            plan.by_file.set(*node, i);
         }
         plan.files = found.into_iter().map(|(_, file)| file).collect();
         plan.files.shrink_to_fit();
@@ -156,17 +156,17 @@ impl Plan {
         &mut self,
         volume: &ScannedVolume,
         number: usize,
-        found: &mut Vec<((usize, usize), PlannedFile)>,
+        found: &mut Vec<((usize, FileId), PlannedFile)>,
     ) -> Result<Option<Listing>> {
         let (Some(fs), Some(listing)) = (volume.filesystem(), volume.list(&mut self.complaints)?) else {
             return Ok(None);
         };
-        let mut unreadable: HashMap<NodeId, Error> = HashMap::new();
-        for (at, (id, node)) in listing.nodes.iter().enumerate() {
+        let mut unreadable: HashMap<FileId, Error> = HashMap::new();
+        for (id, handle, node) in listing.nodes.iter() {
             if node.file_type != FileType::File {
                 continue;
             }
-            match fs.content(id) {
+            match fs.content(handle) {
                 Err(e) if e.kind() != ErrorKind::Io => drop(unreadable.insert(id, e)),
                 other => {
                     let content = other?;
@@ -175,13 +175,13 @@ impl Plan {
                     pieces.extend(content.pieces.into_iter().flat_map(|p| place(volume, p)));
                     let file =
                         PlannedFile { size: content.size, pieces, owns_its_ranges: true, hashed: true };
-                    found.push(((number, at), file));
+                    found.push(((number, id), file));
                 }
             }
         }
         // By the first path of each, in one pass: there may be as many of them as there are files.
         for entry in &listing.entries {
-            if let Some(error) = unreadable.remove(&entry.node) {
+            if let Some(error) = unreadable.remove(&entry.file) {
                 let path = escape(&entry.path);
                 self.complaints.push(format!("{}:{path}: its content is not readable: {error}", volume.name));
             }
@@ -226,14 +226,13 @@ impl Plan {
         }
         let mut paths: HashMap<usize, (usize, &[u8])> = HashMap::new();
         for (number, listing) in self.listings.iter().enumerate() {
-            let info = scan.volumes[number].filesystem().map(mif_formats::fs::Filesystem::info);
-            if info.is_some_and(|info| info.features.iter().any(|feature| feature == "shared_blocks")) {
+            let filesystem = scan.volumes[number].filesystem();
+            if filesystem.is_some_and(|filesystem| filesystem.capabilities().shares_extents) {
                 continue;
             }
             let Some(listing) = listing else { continue };
             for entry in &listing.entries {
-                let node = listing.nodes.position(entry.node);
-                if let Some(file) = node.and_then(|node| self.by_node.get(number, node)) {
+                if let Some(file) = self.by_file.get(number, entry.file) {
                     paths.entry(file).or_insert((number, &entry.path));
                 }
             }
@@ -322,17 +321,17 @@ fn place(volume: &ScannedVolume, piece: Piece) -> Vec<DiskPiece> {
 mod tests {
     use super::*;
 
-    fn plan(files: Vec<Vec<(u64, u64)>>) -> Plan {
+    fn plan(files: Vec<Vec<(u64, u64)>>) -> ReadPlan {
         let files = files.into_iter().map(|ranges| PlannedFile {
             size: ranges.iter().map(|(_, len)| len).sum(),
             pieces: ranges.into_iter().map(|(offset, len)| DiskPiece::Disk { offset, len }).collect(),
             owns_its_ranges: true,
             hashed: true,
         });
-        let mut plan = Plan {
+        let mut plan = ReadPlan {
             listings: Vec::new(),
             files: files.collect(),
-            by_node: FileNumbers::default(),
+            by_file: FileNumbers::default(),
             content: Vec::new(),
             complaints: Vec::new(),
         };

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
-use mif_formats::fs::{FileType, Timestamp};
+use mif_formats::fs::{self, FileId, FileType, Timestamp};
 use mif_formats::mif::manifest::{Row, escape};
 
 use super::report::UpdateCounts;
@@ -13,8 +13,12 @@ use crate::tree::edit::{Files, parent};
 use crate::tree::new_content::NewContent;
 use crate::tree::path::Place;
 
-/// The first of the numbers that tell which new paths are one file. No volume has such: a planner gives others.
-const FIRST_LABEL: u64 = 1 << 32;
+/// Which file of its volume a path becomes, and the inode number that it would keep.
+#[derive(Clone, Copy, Default)]
+struct Numbers {
+    file: Option<FileId>,
+    inode: Option<u64>,
+}
 
 /// A volume of an image that changes.
 pub(super) struct Applying<'a> {
@@ -29,7 +33,7 @@ impl Applying<'_> {
     /// Changes `files`. Counts what it did, and gives the databases that it merged.
     pub(super) fn apply(&self, files: &mut Files, counts: &mut UpdateCounts) -> Result<Vec<String>> {
         let time = files.time;
-        let inodes = self.inodes();
+        let files_of = self.files();
         let (mut merged, mut touched) = (Vec::new(), BTreeSet::new());
         for (path, take) in self.takes {
             let ours = self.ours.get(path);
@@ -41,10 +45,10 @@ impl Applying<'_> {
                 Kind::Changed => counts.changed += 1,
                 Kind::Metadata => counts.metadata += 1,
             }
-            let was = ours.map(|node| node.row.file_type);
+            let was = ours.map(|node| node.row.node.file_type);
             let becomes = match take {
                 Take::Remove => None,
-                Take::Put(node) | Take::Touch(node) => Some(node.row.file_type),
+                Take::Put(node) | Take::Touch(node) => Some(node.row.node.file_type),
                 Take::Merge(..) => Some(FileType::File),
             };
             if was.is_none() || becomes.is_none() || was != becomes {
@@ -53,18 +57,21 @@ impl Applying<'_> {
             match take {
                 Take::Remove => files.set(&place, None)?,
                 Take::Put(node) => {
-                    let inode = inodes.get(path).copied();
-                    files.set(&place, Some(self.row(node, ours, inode, time)))?;
+                    let file = files_of.get(path).copied().unwrap_or_default();
+                    files.set(&place, Some(self.row(node, ours, file, time)))?;
                 }
                 Take::Touch(node) => {
                     if let Some(ours) = ours {
-                        let ctime = ours.row.ctime.map(|_| time);
-                        files.set(&place, Some(Row { mtime: node.row.mtime, ctime, ..ours.row.clone() }))?;
+                        let mut row = ours.row.clone();
+                        row.node.mtime = node.row.node.mtime;
+                        row.node.ctime = row.node.ctime.map(|_| time);
+                        files.set(&place, Some(row))?;
                     }
                 }
                 Take::Merge(node, bytes) => {
                     if let (Some(node), Some(ours)) = (node, ours) {
-                        files.set(&place, Some(self.row(node, Some(ours), ours.row.inode, time)))?;
+                        let file = Numbers { file: ours.row.file, inode: ours.row.node.inode };
+                        files.set(&place, Some(self.row(node, Some(ours), file, time)))?;
                     }
                     files.replace(&place, NewContent::of_bytes(bytes.clone()))?;
                     merged.push(format!("{}:{}", self.volume, escape(path)));
@@ -78,9 +85,11 @@ impl Applying<'_> {
     }
 
     /// The row of a path that becomes B's: what only its own volume knows stays.
-    fn row(&self, after: &Node<'_>, ours: Option<Node<'_>>, inode: Option<u64>, time: Timestamp) -> Row {
-        let new = after.row;
-        let kept = ours.map(|ours| ours.row).filter(|row| row.file_type == new.file_type);
+    fn row(&self, after: &Node<'_>, ours: Option<Node<'_>>, numbers: Numbers, time: Timestamp) -> Row {
+        let new = &after.row.node;
+        let kept = ours.map(|ours| ours.row).filter(|row| row.node.file_type == new.file_type);
+        let short_name = kept.map_or(after.row.short_name, |kept| kept.short_name);
+        let kept = kept.map(|row| &row.node);
         let is_folder = new.file_type == FileType::Dir;
         let can = self.ours.can;
         let flags = match kept {
@@ -88,10 +97,9 @@ impl Applying<'_> {
             Some(kept) => kept.flags & !can.user_flags | new.flags & can.user_flags,
             None => new.flags & can.user_flags,
         };
-        Row {
-            volume: self.volume.to_owned(),
+        let node = fs::Node {
             nlink: None,
-            inode,
+            inode: numbers.inode,
             // The time of a folder is that of what came and went in it.
             mtime: kept.filter(|_| is_folder).map_or(new.mtime, |kept| kept.mtime),
             atime: kept.map_or(Some(time), |kept| kept.atime),
@@ -100,37 +108,39 @@ impl Applying<'_> {
             flags,
             generation: kept.and_then(|kept| kept.generation),
             project: kept.and_then(|kept| kept.project),
-            short_name: kept.map_or(new.short_name, |kept| kept.short_name),
             ..new.clone()
-        }
+        };
+        Row { volume: self.volume.to_owned(), file: numbers.file, node, short_name, ..after.row.clone() }
     }
 
-    /// The numbers of inodes of what becomes B's: those that its paths had, where nobody else has them. All paths of
-    /// one file have the same.
-    fn inodes(&self) -> HashMap<&[u8], u64> {
+    /// The numbers of what becomes B's: those that its paths had, where nobody else has them. All paths of one file have
+    /// the same.
+    fn files(&self) -> HashMap<&[u8], Numbers> {
         let mut files: BTreeMap<&[u8], Vec<&[u8]>> = BTreeMap::new();
         for (path, take) in self.takes {
             if let Take::Put(node) = take {
                 files.entry(node.links.first().unwrap_or(path)).or_default().push(path);
             }
         }
-        let mut inodes = HashMap::new();
-        let mut label = FIRST_LABEL;
+        let mut numbers = HashMap::new();
+        let mut next = self.ours.first_free();
         for paths in files.values() {
             let had = paths.iter().find_map(|path| {
                 let ours = self.ours.get(path)?;
                 let Some(Take::Put(node)) = self.takes.get(path) else { return None };
                 let is_free =
-                    node.is(ours.row.file_type) && ours.links.iter().all(|link| paths.contains(link));
-                ours.row.inode.filter(|_| is_free)
+                    node.is(ours.row.node.file_type) && ours.links.iter().all(|link| paths.contains(link));
+                let numbers = Numbers { file: ours.row.file, inode: ours.row.node.inode };
+                (is_free && numbers.file.is_some()).then_some(numbers)
             });
-            let inode = had.or_else(|| {
-                label += 1;
-                (paths.len() > 1).then_some(label)
+            let of_all = had.unwrap_or_else(|| {
+                let file = (paths.len() > 1).then_some(FileId(next));
+                next += u32::from(file.is_some());
+                Numbers { file, inode: None }
             });
-            inodes.extend(paths.iter().filter_map(|path| Some((*path, inode?))));
+            numbers.extend(paths.iter().map(|path| (*path, of_all)));
         }
-        inodes
+        numbers
     }
 
     /// Sets the time of a folder in which something came or went: B's, or that of the update where the image had its
@@ -138,14 +148,14 @@ impl Applying<'_> {
     fn touch(&self, files: &mut Files, folder: &[u8], time: Timestamp) -> Result<()> {
         let place = Place { volume: self.volume.to_owned(), path: folder.to_vec() };
         let [before, after] =
-            [0, 1].map(|side| self.change.sides[side].get(folder).map(|node| node.row.mtime));
+            [0, 1].map(|side| self.change.sides[side].get(folder).map(|node| node.row.node.mtime));
         let Some(ours) = self.ours.get(folder).filter(|ours| ours.is(FileType::Dir)) else { return Ok(()) };
-        let mtime = if Some(ours.row.mtime) == before { after.flatten() } else { None };
+        let mtime = if Some(ours.row.node.mtime) == before { after.flatten() } else { None };
         match files.at(&place) {
-            Some(row) if row.file_type == FileType::Dir => {
-                let ctime = row.ctime.map(|_| time);
-                let mtime = row.mtime.map(|_| mtime.unwrap_or(time));
-                let row = Row { mtime, ctime, ..row.clone() };
+            Some(row) if row.node.file_type == FileType::Dir => {
+                let mut row = row.clone();
+                row.node.ctime = row.node.ctime.map(|_| time);
+                row.node.mtime = row.node.mtime.map(|_| mtime.unwrap_or(time));
                 files.set(&place, Some(row))
             }
             _ => Ok(()),

@@ -29,7 +29,7 @@ pub(super) struct Merged {
 }
 
 /// What an entry is known by, and its lines.
-type Entry = (Vec<u8>, Vec<u8>);
+type DatabaseEntry = (Vec<u8>, Vec<u8>);
 
 /// Merges into `ours` what changed from `base` to `theirs`. Errs, with a sentence, if one is no such database.
 pub(super) fn merge(
@@ -55,7 +55,7 @@ pub(super) fn merge(
             Some(format!("{} is changed by both", name(key)))
         } else if here.is_none() && matches!(format, Format::Accounts { numbered: true }) {
             let number = number(after.unwrap_or_default());
-            let other = |(key, lines): &&Entry| {
+            let other = |(key, lines): &&DatabaseEntry| {
                 self::number(lines) == number
                     && in_theirs.get(&key[..]).is_none_or(|l| self::number(l) != number)
             };
@@ -88,8 +88,8 @@ pub(super) fn merge(
 }
 
 /// The entries of a database, in order.
-fn entries(format: Format, bytes: &[u8]) -> Result<Vec<Entry>, String> {
-    let mut entries: Vec<Entry> = Vec::new();
+fn entries(format: Format, bytes: &[u8]) -> Result<Vec<DatabaseEntry>, String> {
+    let mut entries: Vec<DatabaseEntry> = Vec::new();
     let lines = bytes.strip_suffix(b"\n").unwrap_or(bytes).split(|b| *b == b'\n');
     let lines = lines.filter(|_| !bytes.is_empty());
     let ended = |line: &[u8]| [line, b"\n"].concat();

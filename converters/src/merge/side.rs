@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, HashMap};
 use std::ops::Bound;
 
-use mif_formats::fs::{Capabilities, FileType};
+use mif_formats::fs::{Capabilities, FileId, FileType};
 use mif_formats::mif::manifest::Row;
 
 use crate::tree::edit::{Files, below};
@@ -14,7 +14,7 @@ pub(super) struct Side<'a> {
     pub(super) can: &'static Capabilities,
     rows: BTreeMap<&'a [u8], &'a Row>,
     /// The paths of each file that has several, in order.
-    links: HashMap<u64, Vec<&'a [u8]>>,
+    links: HashMap<FileId, Vec<&'a [u8]>>,
 }
 
 /// What is at a path.
@@ -30,10 +30,10 @@ impl<'a> Side<'a> {
         let can = files.capabilities(volume);
         let rows: BTreeMap<&[u8], &Row> =
             files.volume_rows(volume).map(|row| (row.path.as_slice(), row)).collect();
-        let mut links: HashMap<u64, Vec<&[u8]>> = HashMap::new();
-        for row in rows.values().filter(|row| can.is_posix && row.file_type != FileType::Dir) {
-            if let Some(inode) = row.inode {
-                links.entry(inode).or_default().push(&row.path);
+        let mut links: HashMap<FileId, Vec<&[u8]>> = HashMap::new();
+        for row in rows.values().filter(|row| can.is_posix && row.node.file_type != FileType::Dir) {
+            if let Some(file) = row.file {
+                links.entry(file).or_default().push(&row.path);
             }
         }
         links.retain(|_, paths| paths.len() > 1);
@@ -43,8 +43,13 @@ impl<'a> Side<'a> {
     pub(super) fn get(&self, path: &[u8]) -> Option<Node<'_>> {
         let row = *self.rows.get(path)?;
         let links =
-            row.inode.and_then(|inode| self.links.get(&inode)).filter(|_| row.file_type != FileType::Dir);
+            row.file.and_then(|file| self.links.get(&file)).filter(|_| row.node.file_type != FileType::Dir);
         Some(Node { row, links: links.map_or(&[], Vec::as_slice) })
+    }
+
+    /// The first number that no file of the volume has.
+    pub(super) fn first_free(&self) -> u32 {
+        self.rows.values().filter_map(|row| row.file).map(|file| file.0 + 1).max().unwrap_or(0)
     }
 
     /// All paths, in order.
@@ -62,10 +67,10 @@ impl<'a> Side<'a> {
 
 impl Node<'_> {
     pub(super) fn is(&self, file_type: FileType) -> bool {
-        self.row.file_type == file_type
+        self.row.node.file_type == file_type
     }
 
-    /// Whether two nodes are the same to a user. Times, and numbers of inodes, do not count.
+    /// Whether two nodes are the same to a user. Times, and numbers of files, do not count.
     pub(super) fn same(&self, other: &Node<'_>, can: &Capabilities) -> bool {
         self.same_metadata(other, can) && self.same_content(other) && self.links == other.links
     }
@@ -74,21 +79,24 @@ impl Node<'_> {
     pub(super) fn same_metadata(&self, other: &Node<'_>, can: &Capabilities) -> bool {
         let (a, b) = (self.row, other.row);
         self.same_kind(other)
-            && (a.mode, a.uid, a.gid) == (b.mode, b.uid, b.gid)
-            && a.xattrs == b.xattrs
-            && a.flags & can.user_flags == b.flags & can.user_flags
+            && (a.node.mode, a.node.uid, a.node.gid) == (b.node.mode, b.node.uid, b.node.gid)
+            && a.node.xattrs == b.node.xattrs
+            && a.node.flags & can.user_flags == b.node.flags & can.user_flags
     }
 
     /// Whether the type is the same, and where a symlink or device leads.
     pub(super) fn same_kind(&self, other: &Node<'_>) -> bool {
         let (a, b) = (self.row, other.row);
-        a.file_type == b.file_type && a.link_target == b.link_target && a.rdev == b.rdev
+        a.node.file_type == b.node.file_type
+            && a.node.link_target == b.node.link_target
+            && a.node.rdev == b.node.rdev
     }
 
     /// Whether the bytes of regular files are the same. What could be read of neither counts as the same.
     pub(super) fn same_content(&self, other: &Node<'_>) -> bool {
         let (a, b) = (self.row, other.row);
-        a.file_type != FileType::File || a.size == b.size && (a.size == 0 || a.object() == b.object())
+        a.node.file_type != FileType::File
+            || a.node.size == b.node.size && (a.node.size == 0 || a.object() == b.object())
     }
 }
 

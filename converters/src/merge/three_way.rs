@@ -60,7 +60,9 @@ impl<'a> Change<'a> {
 /// Whether only the time of what is no folder is another.
 fn touched(before: Option<Node<'_>>, after: Option<Node<'_>>) -> bool {
     let times = before.zip(after).map(|(before, after)| (before.row, after.row));
-    times.is_some_and(|(before, after)| after.file_type != FileType::Dir && before.mtime != after.mtime)
+    times.is_some_and(|(before, after)| {
+        after.node.file_type != FileType::Dir && before.node.mtime != after.node.mtime
+    })
 }
 
 /// What becomes of a path of an image.
@@ -119,7 +121,7 @@ impl<'a> Merging<'a> {
         let has_b = same(ours, after, can);
         let has_a = same(ours, before, can);
         if same(before, after, can) {
-            let time = |node: Option<Node<'_>>| node.map(|node| node.row.mtime);
+            let time = |node: Option<Node<'_>>| node.map(|node| node.row.node.mtime);
             if let Some(after) = after.filter(|_| has_a && time(ours) == time(before)) {
                 self.merge.takes.insert(path, Take::Touch(after));
             }
@@ -156,7 +158,9 @@ impl<'a> Merging<'a> {
     /// A path becomes B's.
     fn take(&mut self, path: &'a [u8], after: Option<Node<'a>>) -> Result<()> {
         let take = match after {
-            Some(node) if node.is(FileType::File) && node.row.size > 0 && node.row.object().is_none() => {
+            Some(node)
+                if node.is(FileType::File) && node.row.node.size > 0 && node.row.object().is_none() =>
+            {
                 let path = escape(path);
                 return Err(Error::input(format!(
                     "{path}: its content in the update could not be read at import"

@@ -24,15 +24,13 @@ use std::time::Instant;
 use mif_formats::container::ImageFile;
 use mif_formats::fs::driver::NewVolume;
 use mif_formats::fs::plan::{Planner, Tree, TreeNode};
-use mif_formats::fs::walk::Entry;
-use mif_formats::fs::{FileType, Node, Timestamp};
+use mif_formats::fs::{FileId, FileType, Node, Timestamp};
 use mif_formats::mif::ObjectId;
 use mif_formats::mif::layout::Builder;
 use mif_formats::mif::manifest::Row;
 use mif_formats::partition::{Partition, Table, TableKind, write};
 use mif_formats::{ErrorKind, Source, uuid};
 use serde::Serialize;
-use sha1::{Digest, Sha1};
 
 use self::description::{Description, VolumeDescription, VolumeSize};
 use self::limits::Room;
@@ -46,10 +44,10 @@ use crate::disk::volume::VolumeExtent;
 use crate::error::{Error, Result};
 use crate::guest::packages;
 use crate::ingest::store_files;
-use crate::rebuild::{NewIds, node};
+use crate::rebuild::NewIds;
 use crate::store::{Counts, Provenance, Store, StoredDisk, WriterStats, check_name, volume_name};
 use crate::task::progress::{self, Progress};
-use crate::tree::new_content::{Contents, NewContents};
+use crate::tree::new_content::{ContentLookup, NewContent, NewContents};
 
 /// Boot code in sector 0 ends here; the disk's signature and the table follow.
 const BOOT_CODE: usize = 440;
@@ -63,8 +61,6 @@ const GRUB_BLOCK_LIST: usize = 0x1F4;
 const GRUB_SEGMENT: u16 = 0x0820;
 /// The longest label of a swap, in bytes.
 const SWAP_LABEL_MAX: usize = 16;
-/// The first inode that is no filesystem's own.
-const FIRST_INODE: u64 = 12;
 
 /// How to build.
 #[derive(Debug, Clone)]
@@ -164,7 +160,7 @@ pub fn build(
     progress.stage("putting together", 0);
     let empty = Builder::new().finish();
     let (known, new) = (Known::new(&empty), NewContents::new());
-    let places = Contents { objects: &objects, new: &new };
+    let places = ContentLookup { objects: &objects, new: &new };
     let writer = bench.writer()?;
     let mut splicer = Splicer::new(&empty, size, Vec::new(), places, &known, &writer);
     for (i, (extent, params, head)) in plans.into_iter().enumerate() {
@@ -248,7 +244,7 @@ impl Input {
 }
 
 /// A volume with its files.
-struct Volume<'d> {
+struct MadeVolume<'d> {
     name: String,
     description: &'d VolumeDescription,
     rows: Vec<Row>,
@@ -268,7 +264,7 @@ fn split<'d>(
     description: &'d Description,
     mut members: Members,
     options: &BuildOptions,
-) -> Result<Vec<Volume<'d>>> {
+) -> Result<Vec<MadeVolume<'d>>> {
     let folder = || {
         let mut node = Node::bare(FileType::Dir);
         (node.mode, node.uid, node.gid) = (Some(0o755), Some(0), Some(0));
@@ -293,10 +289,10 @@ fn split<'d>(
             members.insert(path, folder());
         }
     }
-    let mut volumes: Vec<Volume<'_>> = description
+    let mut volumes: Vec<MadeVolume<'_>> = description
         .volumes
         .iter()
-        .map(|volume| Volume {
+        .map(|volume| MadeVolume {
             name: volume_name(volume.slot.expect("each has one")),
             description: volume,
             rows: Vec::new(),
@@ -304,7 +300,7 @@ fn split<'d>(
         })
         .collect();
     let mut homeless = 0;
-    let mut inodes: HashMap<(usize, u64), u64> = HashMap::new();
+    let mut ids: HashMap<(usize, u64), FileId> = HashMap::new();
     for (path, member) in members {
         let here = |mount: &TreePath| path.below(mount).is_some();
         let closest = (0..mounts.len()).filter(|i| mounts[*i].as_ref().is_some_and(here));
@@ -332,11 +328,9 @@ fn split<'d>(
                 "{path}: is to be a mount point, and is no folder in the tree"
             )));
         }
-        let inode = member.file.map(|file| {
-            let next = FIRST_INODE + inodes.len() as u64;
-            *inodes.entry((home, file)).or_insert(next)
-        });
-        volumes[home].add(&path.below(&mount).expect("it is mounted here"), member, inode);
+        let next = FileId(u32::try_from(ids.len()).expect("paths take less than 4 GiB"));
+        let id = member.file.map(|file| *ids.entry((home, file)).or_insert(next));
+        volumes[home].add(&path.below(&mount).expect("it is mounted here"), member, id);
     }
     if homeless > 0 {
         return Err(Error::usage(format!("{homeless} files of the tree lie on no volume"))
@@ -348,15 +342,13 @@ fn split<'d>(
     Ok(volumes)
 }
 
-impl Volume<'_> {
-    fn add(&mut self, path: &TreePath, member: Member, inode: Option<u64>) {
-        let entry = Entry { path: path.bytes(), node: 0, short_name: None };
+impl MadeVolume<'_> {
+    fn add(&mut self, path: &TreePath, member: Member, file: Option<FileId>) {
         let mut node = member.node;
-        node.inode = inode;
         if self.description.driver().is_some_and(|driver| !driver.capabilities().is_posix) {
             (node.mode, node.uid, node.gid, node.xattrs) = (None, None, None, Vec::new());
         }
-        self.rows.push(crate::tree::rows::row(&self.name, entry, node));
+        self.rows.push(Row::new(&self.name, path.bytes(), file, node));
         self.contents.push(member.content);
     }
 
@@ -382,35 +374,35 @@ impl Volume<'_> {
             return Ok(None);
         }
         let root = self.rows.iter().find(|row| row.path == b"/").expect("it was completed");
-        let mut tree = Tree::new(node(root));
+        let mut tree = Tree::new(root.node.clone());
         let mut files = Vec::new();
-        let mut links: HashMap<u64, usize> = HashMap::new();
+        let mut links: HashMap<FileId, usize> = HashMap::new();
         for (i, (row, content)) in self.rows.iter().zip(&self.contents).enumerate() {
             if row.path == b"/" {
                 continue;
             }
-            if let Some(first) = row.inode.and_then(|inode| links.get(&inode)) {
+            if let Some(first) = row.file.and_then(|file| links.get(&file)) {
                 tree.link(&row.path, None, *first)?;
                 continue;
             }
             let new = match content {
-                Some(content) if row.size > 0 => {
+                Some(content) if row.node.size > 0 => {
                     // What was a hole stays one, and what was none does: a swap file must have none.
                     let mut data: Vec<std::ops::Range<u64>> = Vec::new();
-                    for (part, _) in content.open(row.size, tar)?.parts {
+                    for (part, _) in content.open(row.node.size, tar)?.parts {
                         match data.last_mut() {
                             Some(last) if last.end == part.start => last.end = part.end,
                             _ => data.push(part),
                         }
                     }
                     files.push(i);
-                    TreeNode::file(node(row), files.len() as u64 - 1, data)
+                    TreeNode::file(row.node.clone(), files.len() as u64 - 1, data)
                 }
-                _ => TreeNode::new(node(row)),
+                _ => TreeNode::new(row.node.clone()),
             };
             let index = tree.add(&row.path, None, new)?;
-            if let Some(inode) = row.inode {
-                links.insert(inode, index);
+            if let Some(file) = row.file {
+                links.insert(file, index);
             }
         }
         tree.finish()?;
@@ -504,7 +496,7 @@ impl Volume<'_> {
 /// its files.
 fn store_contents(
     bench: &Bench<'_>,
-    volumes: &mut [Volume<'_>],
+    volumes: &mut [MadeVolume<'_>],
     drafts: &[Option<Draft>],
     tar: Option<&Arc<dyn Source>>,
     progress: &dyn Progress,
@@ -513,32 +505,31 @@ fn store_contents(
         draft.iter().flat_map(|draft| &draft.files).map(|row| (i, *row)).collect()
     };
     let files: Vec<(usize, usize)> = drafts.iter().enumerate().flat_map(of_volume).collect();
-    let sizes = files.iter().map(|(volume, row)| volumes[*volume].rows[*row].size);
+    let sizes = files.iter().map(|(volume, row)| volumes[*volume].rows[*row].node.size);
     progress.stage("storing files", sizes.fold(0, u64::saturating_add));
     let writer = bench.writer()?;
     let stored = store_files(files.len(), &writer, progress, |i| {
         let (volume, row) = files[i];
-        let Volume { rows, contents, .. } = &volumes[volume];
-        contents[row].as_ref().expect("a file with content").open(rows[row].size, tar)
+        let MadeVolume { rows, contents, .. } = &volumes[volume];
+        contents[row].as_ref().expect("a file with content").open(rows[row].node.size, tar)
     })?;
     let mut objects = vec![Vec::new(); volumes.len()];
-    let mut by_inode = HashMap::new();
-    for ((volume, row), (object, digests)) in files.into_iter().zip(stored) {
-        objects[volume].push(object);
+    let mut by_file = HashMap::new();
+    for ((volume, row), body) in files.into_iter().zip(stored) {
+        objects[volume].push(body.object());
         let row = &mut volumes[volume].rows[row];
-        describe(row, object, digests);
-        if let Some(inode) = row.inode {
-            by_inode.insert((volume, inode), (object, digests));
+        row.body = Some(body);
+        if let Some(file) = row.file {
+            by_file.insert((volume, file), body);
         }
     }
+    let empty = NewContent::of_bytes(Vec::new()).body();
     for (i, volume) in volumes.iter_mut().enumerate() {
-        for row in volume.rows.iter_mut().filter(|row| row.file_type == FileType::File) {
-            let known = row.inode.and_then(|inode| by_inode.get(&(i, inode)));
-            if let Some((object, digests)) = known {
-                describe(row, *object, *digests);
-            } else if row.size == 0 {
-                let empty = ObjectId::of(&[]);
-                describe(row, empty, Some((Sha1::digest([]).into(), empty)));
+        for row in volume.rows.iter_mut().filter(|row| row.node.file_type == FileType::File) {
+            if let Some(body) = row.file.and_then(|file| by_file.get(&(i, file))) {
+                row.body = Some(*body);
+            } else if row.node.size == 0 {
+                row.body = Some(empty);
             }
         }
     }
@@ -546,18 +537,10 @@ fn store_contents(
     Ok((writer.finish()?, objects))
 }
 
-/// Says in its row what a file holds.
-fn describe(row: &mut Row, object: ObjectId, digests: Option<([u8; 20], ObjectId)>) {
-    match digests {
-        Some((sha1, blake3)) => (row.sha1, row.blake3) = (Some(sha1), Some(blake3)),
-        None => row.content = Some(object),
-    }
-}
-
 /// Where each volume lies, as a table, and the size of the disk.
 fn place(
     description: &Description,
-    volumes: &[Volume<'_>],
+    volumes: &[MadeVolume<'_>],
     drafts: &[Option<Draft>],
     options: &BuildOptions,
 ) -> Result<(Table, u64)> {
@@ -640,7 +623,7 @@ fn place(
 }
 
 /// The head of a swap space: its version, last page, UUID and label (`union swap_header`).
-fn swap_head(len: u64, volume: &Volume<'_>, options: &BuildOptions) -> Result<Vec<u8>> {
+fn swap_head(len: u64, volume: &MadeVolume<'_>, options: &BuildOptions) -> Result<Vec<u8>> {
     const PAGE: usize = 4096;
     let pages = len / PAGE as u64;
     let last = u32::try_from(pages.saturating_sub(1)).ok().filter(|last| *last >= 9);

@@ -25,7 +25,7 @@ use crate::ingest::store_new;
 use crate::store::{Image, ObjectWriter, Objects, Provenance, Store, StoredDisk, StoredImage, WriterStats};
 use crate::task::progress::{self, Progress};
 use crate::tree::edit::Files;
-use crate::tree::new_content::{Contents, NewContents};
+use crate::tree::new_content::{ContentLookup, NewContents};
 
 /// How to rebuild.
 #[derive(Debug, Clone, Default)]
@@ -161,7 +161,7 @@ impl<'a> Base<'a> {
         let Prepared { rewritten, new, volumes, arrangement, patches, ids } =
             self.prepare(rows, new, always, reshape, progress)?;
         let mut notes = arrangement.notes.clone();
-        let contents = Contents { objects: &self.objects, new: &new };
+        let contents = ContentLookup { objects: &self.objects, new: &new };
         let keeps = arrangement.keeps.clone();
         let mut splicer = Splicer::new(&self.layout, arrangement.size, keeps, contents, &self.known, writer);
         for VolumeDraft { name, tree, contents, params } in &volumes {
@@ -182,7 +182,7 @@ impl<'a> Base<'a> {
         let layout = Arc::new(splicer.finish()?);
         for id in with_rewritten(rows, &rewritten).iter().filter_map(|row| row.object()) {
             if let Some(content) = new.get(&id) {
-                store_new(content, writer)?;
+                store_new(content, writer, progress)?;
             }
         }
         let planned = volumes.into_iter().map(|volume| volume.name).collect();
@@ -204,7 +204,7 @@ impl<'a> Base<'a> {
         let mut identities = None;
         if let Some(ids) = &reshape.new_ids {
             let mut fresh = Identities::new(&self.scan, ids)?;
-            let contents = Contents { objects: &self.objects, new: &new };
+            let contents = ContentLookup { objects: &self.objects, new: &new };
             let more;
             (rewritten, more) = fresh.rewrite(rows, &self.scan, contents, &self.objects)?;
             new.to_mut().extend(more);
@@ -233,7 +233,7 @@ impl<'a> Base<'a> {
             .filesystem()
             .ok_or_else(|| Error::unsupported("holds no filesystem that can be planned"))?;
         let rows = Rows { volume: name, old: &self.rows, new: rows };
-        let (tree, contents) = rows.tree(original, Contents { objects: &self.objects, new })?;
+        let (tree, contents) = rows.tree(original, ContentLookup { objects: &self.objects, new })?;
         let params = planner_of(original, Arc::new(self.scan.volume(volume)))?;
         Ok(VolumeDraft { name: name.to_owned(), tree, contents, params })
     }
@@ -280,7 +280,7 @@ impl<'a> Base<'a> {
     fn packages(&self, made: &Made) -> Result<Vec<u8>> {
         let rows = &made.rows;
         fn told(row: &Row) -> (&str, &[u8], FileType, Option<&[u8]>) {
-            (&row.volume, &row.path, row.file_type, row.link_target.as_deref())
+            (&row.volume, &row.path, row.node.file_type, row.node.link_target.as_deref())
         }
         let same_paths = self.rows.iter().map(told).eq(rows.iter().map(told));
         let databases = |rows| packages::database_rows(rows).map(Row::object);

@@ -33,7 +33,6 @@ pub(crate) use self::draft::{Base, Draft};
 pub use self::ids::{IdChange, IdsReport};
 pub(crate) use self::reshape::bytes as size_in_bytes;
 pub use self::reshape::{NewIds, Reshape, Size};
-pub(crate) use self::tree::node;
 use crate::compose::staging::Bench;
 use crate::error::Result;
 use crate::store::{Counts, Store, StoredImage, WriterStats, check_name};

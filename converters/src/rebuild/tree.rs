@@ -4,12 +4,12 @@ use std::collections::HashMap;
 use std::ops::Range;
 
 use mif_formats::fs::plan::{Tree, TreeNode};
-use mif_formats::fs::{FileType, Filesystem, Node, Piece};
+use mif_formats::fs::{FileId, FileType, Filesystem, Piece};
 use mif_formats::mif::ObjectId;
 use mif_formats::mif::manifest::Row;
 
 use crate::error::{Error, Result};
-use crate::tree::new_content::Contents;
+use crate::tree::new_content::ContentLookup;
 
 /// The rows of a volume, before and after the edits; those of other volumes are passed over.
 pub(super) struct Rows<'a> {
@@ -21,17 +21,17 @@ pub(super) struct Rows<'a> {
 impl Rows<'_> {
     /// The tree, and the object of each file key.
     ///
-    /// Rows of one inode number are hard links of one node, which the first of them describes.
+    /// Rows of one file are hard links of one node, which the first of them describes.
     pub(super) fn tree(
         &self,
         original: &dyn Filesystem,
-        contents: Contents<'_>,
+        contents: ContentLookup<'_>,
     ) -> Result<(Tree, Vec<ObjectId>)> {
-        let old: HashMap<u64, &Row> = self
+        let old: HashMap<FileId, &Row> = self
             .old
             .iter()
             .filter(|row| row.volume == self.volume)
-            .filter_map(|row| Some((row.inode?, row)))
+            .filter_map(|row| Some((row.file?, row)))
             .collect();
         // A folder before what it holds: parts of paths in their order, not bytes of whole ones.
         let mut rows: Vec<&Row> = self.new.iter().copied().filter(|row| row.volume == self.volume).collect();
@@ -39,27 +39,27 @@ impl Rows<'_> {
         let mut rows = rows.into_iter();
         let root = rows
             .next()
-            .filter(|row| row.path == b"/" && row.file_type == FileType::Dir)
+            .filter(|row| row.path == b"/" && row.node.file_type == FileType::Dir)
             .ok_or_else(|| Error::input("the manifest has no root folder"))?;
-        let mut tree = Tree::new(node(root));
+        let mut tree = Tree::new(root.node.clone());
         let mut objects = Vec::new();
         let mut links = HashMap::new();
         for row in rows {
-            if let Some(first) = row.inode.and_then(|inode| links.get(&inode)) {
+            if let Some(first) = row.file.and_then(|file| links.get(&file)) {
                 tree.link(&row.path, row.short_name, *first)?;
                 continue;
             }
-            let meta = node(row);
-            let new = if row.file_type == FileType::File && row.size > 0 {
+            let meta = row.node.clone();
+            let new = if row.node.file_type == FileType::File && row.node.size > 0 {
                 let object = row.object().ok_or_else(|| {
                     Error::input(format!("{}: its content is not in the store", row.path_text()))
                 })?;
                 let len = contents.len(&object)?;
-                if len != row.size {
+                if len != row.node.size {
                     let path = row.path_text();
                     return Err(Error::input(format!(
                         "{path}: its size is {}, its content has {len}",
-                        row.size
+                        row.node.size
                     )));
                 }
                 objects.push(object);
@@ -69,8 +69,8 @@ impl Rows<'_> {
                 TreeNode::new(meta)
             };
             let index = tree.add(&row.path, row.short_name, new)?;
-            if let Some(inode) = row.inode {
-                links.insert(inode, index);
+            if let Some(file) = row.file {
+                links.insert(file, index);
             }
         }
         tree.finish()?;
@@ -83,19 +83,19 @@ impl Rows<'_> {
         &self,
         row: &Row,
         object: &ObjectId,
-        old: &HashMap<u64, &Row>,
+        old: &HashMap<FileId, &Row>,
         original: &dyn Filesystem,
-        contents: Contents<'_>,
+        contents: ContentLookup<'_>,
     ) -> Result<Vec<Range<u64>>> {
-        let unchanged = row
-            .inode
-            .filter(|inode| old.get(inode).is_some_and(|before| before.object().as_ref() == Some(object)));
+        let before =
+            row.file.and_then(|file| old.get(&file)).filter(|old| old.object().as_ref() == Some(object));
+        let unchanged = before.and_then(|old| original.handle(&old.node));
         let mut data: Vec<Range<u64>> = Vec::new();
         let mut add = |range: Range<u64>| match data.last_mut() {
             Some(last) if last.end == range.start => last.end = range.end,
             _ => data.push(range),
         };
-        if let Some(Ok(content)) = unchanged.map(|inode| original.content(inode)) {
+        if let Some(Ok(content)) = unchanged.map(|handle| original.content(handle)) {
             let mut at = 0;
             for piece in &content.pieces {
                 if !matches!(piece, Piece::Zero { .. }) && !piece.is_empty() {
@@ -112,32 +112,9 @@ impl Rows<'_> {
             }
             at = zeros.end;
         }
-        if at < row.size {
-            add(at..row.size);
+        if at < row.node.size {
+            add(at..row.node.size);
         }
         Ok(data)
-    }
-}
-
-/// The metadata that a row says.
-pub(crate) fn node(row: &Row) -> Node {
-    Node {
-        file_type: row.file_type,
-        mode: row.mode,
-        uid: row.uid,
-        gid: row.gid,
-        nlink: row.nlink,
-        inode: row.inode,
-        size: row.size,
-        mtime: row.mtime,
-        atime: row.atime,
-        ctime: row.ctime,
-        crtime: row.crtime,
-        rdev: row.rdev,
-        flags: row.flags,
-        generation: row.generation,
-        project: row.project,
-        link_target: row.link_target.clone(),
-        xattrs: row.xattrs.clone(),
     }
 }

@@ -114,6 +114,10 @@ impl Store {
         if (image.name.as_str(), image.version) != (name, version) {
             return Err(advise(Error::store(format!("{}: is the record of {}", place(), image.id()))));
         }
+        if let Some(feature) = image.features.first() {
+            return Err(Error::unsupported(format!("{}: needs the feature \"{feature}\"", image.id()))
+                .advise("Use a newer version of mif"));
+        }
         if let Some(problem) = image.problem() {
             return Err(advise(Error::store(format!("{}: is not an image record: {problem}", place()))));
         }
@@ -188,7 +192,8 @@ impl Store {
     }
 
     /// Records that a version was removed. If the disk is full, the index cache is deleted first; if that is not enough, the
-    /// image's own record is renamed to be the note, which needs no space.
+    /// image's own record is renamed to be the note, which needs no space unless it is the name's first; and if it is, the
+    /// image's files go before the note.
     fn put_removed(&self, key: &str, json: &[u8], name: &str, version: u32) -> std::io::Result<()> {
         use std::io::ErrorKind::{QuotaExceeded, StorageFull};
         let is_full = |e: &std::io::Error| matches!(e.kind(), StorageFull | QuotaExceeded);
@@ -209,6 +214,11 @@ impl Store {
             if self.storage.rename(&record, key).is_ok() {
                 return Ok(());
             }
+        }
+        // The second record keeps the number from being given again, so the image's files may go first and make room.
+        if self.storage.len(&published::copy_key(name, version)).is_ok() {
+            self.storage.delete(&Image::folder(name, version))?;
+            return put();
         }
         Err(no_room)
     }

@@ -415,7 +415,12 @@ impl Storage for Folder {
         const LOCK: &str = "lock";
         let root = self.root()?;
         let file = loop {
-            match root.file(Path::new(LOCK)) {
+            // NFS makes of an exclusive lock one that needs a file open for writing.
+            let opened = match kind {
+                LockKind::Shared => root.file(Path::new(LOCK)),
+                LockKind::Exclusive => root.file_to_write(Path::new(LOCK)),
+            };
+            match opened {
                 Err(e) if e.kind() == io::ErrorKind::NotFound => {}
                 other => break other,
             }
@@ -436,7 +441,7 @@ impl Storage for Folder {
                             | io::ErrorKind::StorageFull
                     ) =>
             {
-                return Ok(Some(Lock(None)));
+                return Ok(Some(Lock::none()));
             }
             Err(e) => return Err(e),
         };
@@ -446,12 +451,12 @@ impl Storage for Folder {
         };
         loop {
             return match flock(&file, operation) {
-                Ok(()) => Ok(Some(Lock(Some(file)))),
+                Ok(()) => Ok(Some(Lock::new(file))),
                 Err(Errno::INTR) => continue,
                 Err(Errno::WOULDBLOCK) => Ok(None),
                 // A filesystem without locks: no one can take it exclusively there either.
                 Err(Errno::NOLCK | Errno::OPNOTSUPP | Errno::NOSYS) if kind == LockKind::Shared => {
-                    Ok(Some(Lock(None)))
+                    Ok(Some(Lock::none()))
                 }
                 Err(other) => Err(other.into()),
             };

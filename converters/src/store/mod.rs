@@ -24,6 +24,7 @@ mod catalog;
 mod folder;
 mod index;
 mod index_cache;
+mod memory;
 mod needs;
 mod objects;
 mod pack_index;
@@ -37,9 +38,8 @@ mod strangers;
 mod tags;
 mod writer;
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
-use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
@@ -48,6 +48,7 @@ pub use self::folder::Folder;
 pub(crate) use self::folder::is_unfinished;
 pub use self::index::Index;
 pub(crate) use self::index_cache::clear as clear_index_cache;
+pub use self::memory::Memory;
 pub use self::needs::Needs;
 pub use self::objects::Objects;
 pub(crate) use self::objects::{Decoded, decode_object};
@@ -75,8 +76,8 @@ use crate::task::progress::{self, Progress};
 /// The version of the store's format that this program reads and writes.
 pub const FORMAT: u32 = 2;
 
-/// How often who waits for the lock looks whether to go on waiting.
-const POLL: Duration = Duration::from_millis(50);
+/// The key of the header.
+const HEADER: &str = "store.json";
 
 /// What `store.json` says.
 #[derive(Debug, Serialize, Deserialize)]
@@ -99,41 +100,92 @@ impl Header {
     }
 }
 
+/// What can be opened as a store: a directory by its path, or any [`Storage`].
+pub trait Place {
+    /// The storage there.
+    fn storage(self) -> Arc<dyn Storage>;
+}
+
+impl Place for &Path {
+    fn storage(self) -> Arc<dyn Storage> {
+        Arc::new(Folder::new(self))
+    }
+}
+
+impl Place for &PathBuf {
+    fn storage(self) -> Arc<dyn Storage> {
+        self.as_path().storage()
+    }
+}
+
+impl Place for Arc<dyn Storage> {
+    fn storage(self) -> Arc<dyn Storage> {
+        self
+    }
+}
+
 /// An open store.
 pub struct Store {
     storage: Arc<dyn Storage>,
     index: OnceLock<Arc<Index>>,
     /// Held for as long as the store, or its objects, are in use.
     lock: Arc<Lock>,
+    is_exclusive: bool,
+    /// What opening it to be repaired has done, each a sentence.
+    pub(crate) mended: Vec<String>,
 }
 
 impl Store {
-    /// Opens the store in the folder `path`, to read or to add. Waits while somebody removes from it.
-    pub fn open(path: &Path, progress: &dyn Progress) -> Result<Self> {
-        Self::open_with(path, LockKind::Shared, progress)
+    /// Opens the store at `place`, to read or to add. Waits while somebody removes from it.
+    pub fn open(place: impl Place, progress: &dyn Progress) -> Result<Self> {
+        Self::open_with(place.storage(), LockKind::Shared, progress)
     }
 
-    /// Opens the store in the folder `path`, to remove from it. Waits until nobody else has it open.
-    pub fn open_exclusive(path: &Path, progress: &dyn Progress) -> Result<Self> {
-        Self::open_with(path, LockKind::Exclusive, progress)
+    /// Opens the store at `place`, to remove from it. Waits until nobody else has it open.
+    pub fn open_exclusive(place: impl Place, progress: &dyn Progress) -> Result<Self> {
+        Self::open_with(place.storage(), LockKind::Exclusive, progress)
     }
 
-    fn open_with(path: &Path, kind: LockKind, progress: &dyn Progress) -> Result<Self> {
-        let storage: Arc<dyn Storage> = Arc::new(Folder::new(path));
-        let header = match storage.read_all("store.json") {
+    /// Opens the store at `place`, to be repaired: writes its header again first, if that is missing or damaged and there is
+    /// a store around it. Waits until nobody else has it open.
+    pub fn open_to_repair(place: impl Place, progress: &dyn Progress) -> Result<Self> {
+        let storage = place.storage();
+        let mended = Self::repair_header(&*storage)?;
+        Ok(Store { mended: mended.into_iter().collect(), ..Self::open_exclusive(storage, progress)? })
+    }
+
+    /// Makes a store at an empty place, or takes the one that is there, and opens it to read or to add.
+    pub fn create(place: impl Place, progress: &dyn Progress) -> Result<Self> {
+        let storage = place.storage();
+        let made = storage.put_if_absent(HEADER, &Header::new().to_json());
+        made.map_err(|e| storage.error(HEADER, &e))?;
+        Self::open(storage, progress)
+    }
+
+    fn open_with(storage: Arc<dyn Storage>, kind: LockKind, progress: &dyn Progress) -> Result<Self> {
+        let header = match storage.read_all(HEADER) {
             Ok(header) => header,
             Err(e) if e.kind() == std::io::ErrorKind::NotFound => {
-                let error = Error::input(format!("{}: there is no store here", path.display()));
-                return Err(match path.join("packs").is_dir() {
+                let error = Error::input(format!("{}: there is no store here", storage.place()));
+                return Err(match storage.list("packs").is_ok_and(|packs| !packs.is_empty()) {
                     true => error.advise("Its store.json is missing: `mif fsck --repair` writes it again"),
                     false => error.advise("Name one with --store or MIF_STORE; `mif import` makes a new one"),
                 });
             }
-            Err(e) => return Err(Error::io(&path.join("store.json"), &e)),
+            Err(e) => return Err(storage.error(HEADER, &e)),
         };
-        check_header(path, &header)?;
+        check_header(&format!("{}/{HEADER}", storage.place()), &header)?;
         let lock = Arc::new(wait_for_lock(&*storage, kind, progress)?);
-        Ok(Store { storage, index: OnceLock::new(), lock })
+        let is_exclusive = kind == LockKind::Exclusive;
+        Ok(Store { storage, index: OnceLock::new(), lock, is_exclusive, mended: Vec::new() })
+    }
+
+    /// Errs unless the store was opened so that nobody else has it open.
+    pub(crate) fn check_exclusive(&self) -> Result<()> {
+        match self.is_exclusive {
+            true => Ok(()),
+            false => Err(Error::usage("a store from which something is removed must be opened for that")),
+        }
     }
 
     /// Opens the store in the folder `path`; makes a new one if nothing is there yet, which nobody but its owner may
@@ -159,21 +211,19 @@ impl Store {
         made.map(|_| ()).map_err(|e| Error::io(path, &e))
     }
 
-    /// Writes the header of the store in the folder `path` again if it is missing or damaged, and if there is a store
-    /// around it; gives what was done, a sentence.
-    pub(crate) fn repair_header(path: &Path) -> Result<Option<String>> {
-        let storage = Folder::new(path);
-        let place = path.join("store.json");
-        match storage.read_all("store.json") {
+    /// Writes a header that is missing or damaged again, if there is a store around it; gives what was done, a sentence.
+    fn repair_header(storage: &dyn Storage) -> Result<Option<String>> {
+        let failed = |e: &std::io::Error| storage.error(HEADER, e);
+        match storage.read_all(HEADER) {
             Ok(header) if serde_json::from_slice::<Header>(&header).is_ok() => return Ok(None),
-            Err(e) if e.kind() != std::io::ErrorKind::NotFound => return Err(Error::io(&place, &e)),
+            Err(e) if e.kind() != std::io::ErrorKind::NotFound => return Err(failed(&e)),
             _ => {}
         }
         let is_there = |folder| storage.list(folder).is_ok_and(|names| !names.is_empty());
         if !is_there("packs") || !is_there("images") {
             return Ok(None);
         }
-        storage.replace("store.json", &Header::new().to_json()).map_err(|e| Error::io(&place, &e))?;
+        storage.replace(HEADER, &Header::new().to_json()).map_err(|e| failed(&e))?;
         Ok(Some("store.json: written again".to_owned()))
     }
 
@@ -216,7 +266,7 @@ fn wait_for_lock(storage: &dyn Storage, kind: LockKind, progress: &dyn Progress)
             progress.stage("waiting for others who use the store", 0);
         }
         progress::check(progress)?;
-        std::thread::sleep(POLL);
+        storage.pause();
     }
 }
 
@@ -231,24 +281,17 @@ fn is_begun(path: &Path) -> bool {
     is_only("", &|name| name == "tmp") && is_only("tmp", &is_unfinished)
 }
 
-fn check_header(path: &Path, header: &[u8]) -> Result<()> {
-    let place = path.join("store.json");
+fn check_header(place: &str, header: &[u8]) -> Result<()> {
     let header: Header = serde_json::from_slice(header)
-        .map_err(|e| Error::store(format!("{}: is not a store's header: {e}", place.display())))
+        .map_err(|e| Error::store(format!("{}: is not a store's header: {e}", place)))
         .map_err(|e| e.advise("`mif fsck --repair` writes it again"))?;
     if header.kind != "mif-store" {
-        return Err(Error::input(format!(
-            "{}: is of kind {:?}, not mif-store",
-            place.display(),
-            header.kind
-        )));
+        return Err(Error::input(format!("{}: is of kind {:?}, not mif-store", place, header.kind)));
     }
     if header.format != FORMAT || !header.features.is_empty() {
         return Err(Error::unsupported(format!(
             "{}: the store has format {} with features {:?}; this program knows format {FORMAT} without any",
-            place.display(),
-            header.format,
-            header.features
+            place, header.format, header.features
         ))
         .advise(match header.format < FORMAT {
             true => "It was made by an older mif: import its disks into a new store",

@@ -110,10 +110,15 @@ pub struct Image {
     pub name: String,
     /// Its version, from 1.
     pub version: u32,
+    /// What a reader has to know beside this format to read the image, by name. A reader that does not know one of them
+    /// refuses the image.
+    pub features: Vec<String>,
     /// The disk's size in bytes.
     pub disk_size: u64,
-    /// The layout's digest, in hex: the identity of the disk's bits.
+    /// The layout's digest, in hex. Images with the same layout have the same bits.
     pub layout_digest: String,
+    /// The disk digest, in hex, if it was computed: it depends on the disk's bits alone.
+    pub disk_digest: Option<String>,
     /// BLAKE3 of `manifest.parquet`, in hex.
     pub manifest_digest: String,
     /// BLAKE3 of each of the files beside it that are made from it, in hex, by the file's name.
@@ -276,8 +281,10 @@ impl Image {
         Image {
             name: name.to_owned(),
             version,
+            features: Vec::new(),
             disk_size: 0,
             layout_digest: String::new(),
+            disk_digest: None,
             manifest_digest: String::new(),
             tables: BTreeMap::new(),
             table: Table::none(),

@@ -1,12 +1,16 @@
 //! Where a store keeps its files. All access goes through [`Storage`], so that an object store can serve too.
 
-use std::fs::File;
+use std::any::Any;
 use std::io::{self, Write};
 use std::ops::Range;
+use std::time::Duration;
 
 use mif_formats::container::Access;
 
 use crate::error::Error;
+
+/// How often who waits for the lock looks whether to go on waiting.
+const POLL: Duration = Duration::from_millis(50);
 
 /// The files of an image.
 pub(crate) const IMAGE_FILES: [&str; 5] =
@@ -97,6 +101,11 @@ pub trait Storage: Send + Sync {
     /// Takes the store's lock, which is held until what this gives is dropped or the process ends; gives none while
     /// others hold it.
     fn lock(&self, kind: LockKind) -> io::Result<Option<Lock>>;
+
+    /// Waits a while before the lock is asked for again.
+    fn pause(&self) {
+        std::thread::sleep(POLL);
+    }
 }
 
 /// What is in a folder: names, each list sorted.
@@ -119,8 +128,27 @@ pub enum LockKind {
     Exclusive,
 }
 
-/// The store's lock, held.
-pub struct Lock(#[allow(dead_code)] pub(super) Option<File>);
+/// The store's lock, held until this is dropped.
+pub struct Lock(Option<Box<dyn Any + Send + Sync>>);
+
+impl Lock {
+    /// The lock, which is given back when `held` is dropped.
+    pub fn new(held: impl Any + Send + Sync) -> Self {
+        Lock(Some(Box::new(held)))
+    }
+
+    /// No lock: it cannot be taken here, and what is read may be removed meanwhile.
+    #[must_use]
+    pub fn none() -> Self {
+        Lock(None)
+    }
+
+    /// Whether there is one.
+    #[must_use]
+    pub fn is_held(&self) -> bool {
+        self.0.is_some()
+    }
+}
 
 /// A file that is being written.
 pub trait Upload: Write + Send {

@@ -8,7 +8,7 @@ const MAX_NAMED: usize = 20;
 
 /// Names, from the root of the store, of what this program did not make: the first [`MAX_NAMED`], and the number of all.
 pub(crate) fn strangers(storage: &dyn Storage) -> std::io::Result<(Vec<String>, usize)> {
-    let mut found = Found { storage, named: Vec::new(), count: 0 };
+    let mut found = Strangers { storage, named: Vec::new(), count: 0 };
     found.look("", &|name| TOP.contains(&name))?;
     found.look("tmp", &is_unfinished)?;
     found.look("index", &|name| {
@@ -47,13 +47,13 @@ fn is_version(name: &str) -> bool {
     number.is_some_and(|number| name == format!("version={number}"))
 }
 
-struct Found<'a> {
+struct Strangers<'a> {
     storage: &'a dyn Storage,
     named: Vec<String>,
     count: usize,
 }
 
-impl Found<'_> {
+impl Strangers<'_> {
     /// Looks at a folder: gives the folders in it that are ours, and notes what is not.
     fn look(&mut self, folder: &str, is_ours: &dyn Fn(&str) -> bool) -> std::io::Result<Vec<String>> {
         let Entries { files, folders, others } = self.storage.entries(folder)?;

@@ -1,5 +1,6 @@
 //! A pool of threads for work that makes more work: items taken in order, and jobs that they leave behind.
 
+use std::cell::Cell;
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Condvar, Mutex, MutexGuard, OnceLock};
@@ -34,9 +35,13 @@ pub(crate) fn run<'env>(
 ) -> Result<()> {
     let state = State { next: 0, busy: 0, jobs: VecDeque::new(), error: None };
     let pool = Pool { state: Mutex::new(state), changed: Condvar::new(), max_jobs: threads * 2 };
+    let most = MOST.get();
     thread::scope(|scope| {
         for _ in 0..threads {
-            scope.spawn(|| pool.work(items, &work));
+            scope.spawn(|| {
+                MOST.set(most);
+                pool.work(items, &work);
+            });
         }
     });
     match pool.state.into_inner().expect("no thread panicked").error {
@@ -45,9 +50,23 @@ pub(crate) fn run<'env>(
     }
 }
 
-/// How many threads long work uses: one a processor.
+thread_local! {
+    /// At most so many threads work for this one.
+    static MOST: Cell<Option<usize>> = const { Cell::new(None) };
+}
+
+/// Does `work` with at most `threads` threads at a time, where it would have one a processor.
+pub fn with_threads<T>(threads: usize, work: impl FnOnce() -> T) -> T {
+    let before = MOST.replace(Some(threads.max(1)));
+    let done = work();
+    MOST.set(before);
+    done
+}
+
+/// How many threads long work uses: one a processor, unless [`with_threads`] says otherwise.
 pub(crate) fn processors() -> usize {
-    thread::available_parallelism().map_or(1, usize::from)
+    let processors = || thread::available_parallelism().map_or(1, usize::from);
+    MOST.get().unwrap_or_else(processors)
 }
 
 /// Runs `work` once on each processor, in parallel, so that each thread sets up its own buffers once. `work` loops over a

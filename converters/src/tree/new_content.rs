@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use mif_formats::container::ImageFile;
 use mif_formats::mif::ObjectId;
+use mif_formats::mif::manifest::Body;
 use mif_formats::mif::pack::MAX_WHOLE;
 use mif_formats::source::{MemSource, is_zero};
 use mif_formats::{Extent, Source};
@@ -35,6 +36,11 @@ pub(crate) struct NewContent {
 }
 
 impl NewContent {
+    /// What the row of a file with this content says.
+    pub(crate) fn body(&self) -> Body {
+        Body::Digested { sha1: self.sha1, blake3: self.id.digest }
+    }
+
     /// These bytes.
     pub(crate) fn of_bytes(bytes: Vec<u8>) -> Self {
         let (id, sha1) = (ObjectId::of(&bytes), Sha1::digest(&bytes).into());
@@ -115,12 +121,12 @@ impl Source for Patched {
 
 /// Where content is looked for: among what is new, then in the store.
 #[derive(Clone, Copy)]
-pub(crate) struct Contents<'a> {
+pub(crate) struct ContentLookup<'a> {
     pub(crate) objects: &'a Objects,
     pub(crate) new: &'a NewContents,
 }
 
-impl Contents<'_> {
+impl ContentLookup<'_> {
     pub(crate) fn len(&self, id: &ObjectId) -> Result<u64> {
         self.new.get(id).map_or_else(|| self.objects.len(id), |new| Ok(new.source.len()))
     }

@@ -89,7 +89,7 @@ pub(crate) fn resolve(paths: &impl Paths, volume: &str, path: &[u8], follow: boo
     todo.reverse();
     while let Some(part) = todo.pop() {
         let folder = paths.row(&here.volume, &here.path).ok_or_else(|| missing(&here.volume, &here.path))?;
-        if folder.file_type != FileType::Dir {
+        if folder.node.file_type != FileType::Dir {
             return Err(Error::input(format!("{}:{}: is no folder", here.volume, escape(&here.path))));
         }
         if part == b".." {
@@ -109,8 +109,8 @@ pub(crate) fn resolve(paths: &impl Paths, volume: &str, path: &[u8], follow: boo
             }
             return Err(missing(&here.volume, &child));
         };
-        let target = found.link_target.as_ref().filter(|_| follow || !todo.is_empty());
-        let Some(target) = target.filter(|_| found.file_type == FileType::Symlink) else {
+        let target = found.node.link_target.as_ref().filter(|_| follow || !todo.is_empty());
+        let Some(target) = target.filter(|_| found.node.file_type == FileType::Symlink) else {
             here = match paths.mounted(&here.volume, &child)? {
                 Some(volume) => Place { volume, path: b"/".to_vec() },
                 None => Place { path: child, ..here },

@@ -3,7 +3,7 @@
 use std::cmp::{Ordering, Reverse};
 
 use mif_formats::fs::walk::{Entry, Listing};
-use mif_formats::fs::{Node, NodeId};
+use mif_formats::fs::{FileId, NodeId};
 use mif_formats::mif::manifest::Row;
 
 /// Sorts rows as a manifest has them.
@@ -11,39 +11,44 @@ pub(crate) fn sort(rows: &mut [Row]) {
     rows.sort_unstable_by(compare);
 }
 
-/// The order of rows in a manifest: by the columns `volume` and `path`.
+/// The order of rows in a manifest: by the columns `volume` and `path`, and what is a part of a file after it.
 pub(crate) fn compare(a: &Row, b: &Row) -> Ordering {
-    a.volume.cmp(&b.volume).then_with(|| match (std::str::from_utf8(&a.path), std::str::from_utf8(&b.path)) {
-        (Ok(a), Ok(b)) => a.cmp(b),
-        _ => a.path_text().cmp(&b.path_text()),
-    })
+    a.volume
+        .cmp(&b.volume)
+        .then_with(|| match (std::str::from_utf8(&a.path), std::str::from_utf8(&b.path)) {
+            (Ok(a), Ok(b)) => a.cmp(b),
+            _ => a.path_text().cmp(&b.path_text()),
+        })
+        .then_with(|| a.part.cmp(&b.part))
 }
 
-/// The row of each path of a volume, in their order, and what `made` gives for it: it is given which of the nodes it is,
-/// the node's id, and the row, still without digests.
+/// The row of each path of a volume, in their order, and what `made` gives for it: it is given which of the files it is,
+/// the filesystem's handle of that, and the row, still without content.
 ///
 /// Rows are made in the order of the nodes, which go as they come: of a million files there is not room for both.
 pub(crate) fn of_listing<T>(
     volume: &str,
     listing: Listing,
-    mut made: impl FnMut(usize, NodeId, &mut Row) -> T,
+    mut made: impl FnMut(FileId, NodeId, &mut Row) -> T,
 ) -> (Vec<Row>, Vec<T>) {
     let Listing { mut entries, mut nodes, .. } = listing;
     let count = u32::try_from(entries.len()).expect("paths take less than 4 GiB");
     // Which entry each of the rows is of, the last node's first.
     let mut places: Vec<u32> = (0..count).collect();
-    places.sort_unstable_by_key(|i| Reverse((entries[*i as usize].node, *i)));
+    places.sort_unstable_by_key(|i| Reverse((entries[*i as usize].file, *i)));
     let mut left = places.iter().map(|place| *place as usize).peekable();
     let (mut rows, mut others) = (Vec::with_capacity(entries.len()), Vec::with_capacity(entries.len()));
-    while let Some((id, node)) = nodes.pop() {
+    while let Some((file, handle, node)) = nodes.pop() {
         let mut node = Some(node);
-        while let Some(place) = left.next_if(|i| entries[*i].node == id) {
+        while let Some(place) = left.next_if(|i| entries[*i].file == file) {
             // A node with more than one path is copied for all but the last.
-            let more = left.peek().is_some_and(|i| entries[*i].node == id);
+            let more = left.peek().is_some_and(|i| entries[*i].file == file);
             let node = if more { node.clone() } else { node.take() };
-            let entry = Entry { path: std::mem::take(&mut entries[place].path), ..entries[place].clone() };
-            let mut row = row(volume, entry, node.expect("it is taken for the last path only"));
-            others.push(made(nodes.len(), id, &mut row));
+            let Entry { path, short_name, .. } = &mut entries[place];
+            let node = node.expect("it is taken for the last path only");
+            let row = Row::new(volume, std::mem::take(path), Some(file), node);
+            let mut row = Row { short_name: *short_name, ..row };
+            others.push(made(file, handle, &mut row));
             rows.push(row);
         }
     }
@@ -56,33 +61,4 @@ pub(crate) fn of_listing<T>(
         }
     }
     (rows, others)
-}
-
-/// The row of a path, without digests.
-pub(crate) fn row(volume: &str, entry: Entry, node: Node) -> Row {
-    Row {
-        volume: volume.to_owned(),
-        path: entry.path,
-        file_type: node.file_type,
-        mode: node.mode,
-        uid: node.uid,
-        gid: node.gid,
-        nlink: node.nlink,
-        inode: node.inode,
-        size: node.size,
-        mtime: node.mtime,
-        atime: node.atime,
-        ctime: node.ctime,
-        crtime: node.crtime,
-        link_target: node.link_target,
-        rdev: node.rdev,
-        xattrs: node.xattrs,
-        flags: node.flags,
-        generation: node.generation,
-        project: node.project,
-        sha1: None,
-        blake3: None,
-        content: None,
-        short_name: entry.short_name,
-    }
 }

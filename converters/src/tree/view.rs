@@ -76,7 +76,7 @@ impl Tree {
     fn fstab(&self, volume: &str) -> Result<Vec<u8>> {
         let place = resolve(self, volume, b"/etc/fstab", true).ok();
         let row = place.and_then(|place| self.get(&place.volume, &place.path));
-        let Some(row) = row.filter(|row| self.rows[*row].file_type == FileType::File) else {
+        let Some(row) = row.filter(|row| self.rows[*row].node.file_type == FileType::File) else {
             return Ok(Vec::new());
         };
         let content = self.content(row)?;
@@ -160,10 +160,10 @@ impl Tree {
 
     /// The content of a regular file, as something to read.
     pub fn content(&self, row: usize) -> Result<Box<dyn Source>> {
-        let Row { volume, path, file_type, .. } = &self.rows[row];
+        let Row { volume, path, node, .. } = &self.rows[row];
         match &self.contents[row] {
             Some(contents) => contents.open(),
-            None if *file_type == FileType::File => {
+            None if node.file_type == FileType::File => {
                 Err(Error::input(format!("{volume}:{}: its content could not be read", escape(path))))
             }
             None => Err(Error::input(format!("{volume}:{}: is no regular file", escape(path)))),

@@ -231,13 +231,16 @@ impl Output {
     }
 
     /// Syncs every file and gives it its final name, the main one last: a name that is there means a
-    /// container that is whole. A replacement gets the owner and mode of the old file.
-    pub fn commit(mut self) -> Result<()> {
+    /// container that is whole. A replacement gets the owner and mode of the old file. Gives how many bytes the files take
+    /// on their filesystem; 0 for what is no file.
+    pub fn commit(mut self) -> Result<u64> {
+        let mut allocated = 0;
         for Pending { file, .. } in &self.files {
             match &file.sink {
                 Sink::File { file: synced, .. } => {
                     take_over(&file.path, synced).map_err(|e| file.error(e))?;
                     synced.sync_all().map_err(|e| file.error(e))?;
+                    allocated += synced.metadata().map_err(|e| file.error(e))?.blocks() * 512;
                 }
                 Sink::Sequence(sequence) => file.lock(sequence).finish().map_err(|e| file.error(e))?,
             }
@@ -252,14 +255,15 @@ impl Output {
         // From here on dropping must not undo anything.
         self.files.clear();
         if self.kind != OutputKind::Files {
-            return Ok(());
+            return Ok(allocated);
         }
         let folder = match self.target.parent() {
             Some(folder) if folder != Path::new("") => folder,
             _ => Path::new("."),
         };
         let synced = File::open(folder).and_then(|f| f.sync_all());
-        synced.map_err(|e| at("").file(folder).io(e))
+        synced.map_err(|e| at("").file(folder).io(e))?;
+        Ok(allocated)
     }
 }
 

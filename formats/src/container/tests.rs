@@ -7,7 +7,7 @@ fn write(format: &str, path: &Path, source: &dyn Source, options: &[(&str, &str)
     let options = options.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect();
     let mut output = Output::new(path, true)?;
     by_name(format)?.create(source, &mut output, &options, &())?;
-    output.commit()
+    output.commit().map(|_| ())
 }
 
 /// A disk of `len` bytes: data, zeros and more data, the same every time.

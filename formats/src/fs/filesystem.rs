@@ -26,6 +26,12 @@ pub trait Filesystem: Send + Sync {
     /// The metadata of a file or directory. Calls `complain` for each attribute that cannot be read, and returns the rest.
     fn node(&self, id: NodeId, complain: &mut dyn FnMut(Error)) -> Result<Node>;
 
+    /// The handle of a file that was listed, by its metadata; none if that does not say.
+    fn handle(&self, node: &Node) -> Option<NodeId> {
+        let _ = node;
+        None
+    }
+
     /// The entries of a directory, without `.` and `..`, in the order they are stored. Calls `complain` for each part that
     /// cannot be read, and returns the rest.
     fn read_dir(&self, id: NodeId, complain: &mut dyn FnMut(Error)) -> Result<Vec<DirEntry>>;

@@ -26,6 +26,24 @@ pub struct Timestamp {
     pub nanos: u32,
 }
 
+/// A file's identity on its volume: paths with the same id are hard links of one file.
+///
+/// Ids are dense: a volume with n files has the ids from 0 to n − 1. Whoever lists the volume gives them, so they say
+/// nothing of inode numbers, and are not the same after the volume has changed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct FileId(pub u32);
+
+impl FileId {
+    /// The largest: there is room above it for files that are not on a volume yet.
+    pub const MAX: FileId = FileId(i32::MAX as u32);
+
+    /// Where the file is in a list of all files of its volume.
+    #[must_use]
+    pub fn index(self) -> usize {
+        self.0 as usize
+    }
+}
+
 /// The metadata of a file or folder. `None` where the filesystem has no such thing.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Node {
@@ -39,8 +57,10 @@ pub struct Node {
     pub gid: Option<u32>,
     /// Hard links.
     pub nlink: Option<u32>,
-    /// The inode number, where the filesystem has such.
+    /// The inode number, where the filesystem has such. It describes: [`FileId`] tells files apart.
     pub inode: Option<u64>,
+    /// Btrfs: the id of the subvolume that the inode number belongs to.
+    pub subvolume: Option<u64>,
     /// Size in bytes.
     pub size: u64,
     /// Time of last change of the content.
@@ -64,6 +84,19 @@ pub struct Node {
     /// Extended attributes, sorted by full name (`security.capability`), as the kernel's listxattr names them;
     /// values as getxattr gives them (ACLs as `system.posix_acl_access` in the kernel's xattr form).
     pub xattrs: Vec<Xattr>,
+    /// NTFS: what no other filesystem has.
+    pub ntfs: Option<Box<NtfsNode>>,
+}
+
+/// What only files of NTFS have.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct NtfsNode {
+    /// The owner's security identifier as text: `S-1-5-32-544`.
+    pub owner_sid: Option<String>,
+    /// The group's.
+    pub group_sid: Option<String>,
+    /// The reparse point as stored: the tag and all that follows it ([MS-FSCC] 2.1.2).
+    pub reparse: Option<Vec<u8>>,
 }
 
 impl Node {
@@ -77,6 +110,7 @@ impl Node {
             gid: None,
             nlink: None,
             inode: None,
+            subvolume: None,
             size: 0,
             mtime: None,
             atime: None,
@@ -88,6 +122,7 @@ impl Node {
             project: None,
             link_target: None,
             xattrs: Vec::new(),
+            ntfs: None,
         }
     }
 }

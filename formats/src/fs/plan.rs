@@ -13,7 +13,7 @@ use std::collections::HashMap;
 use std::ops::Range;
 
 use super::filesystem::NodeId;
-use super::node::{FileType, Node};
+use super::node::{FileId, FileType, Node};
 use super::walk::{Listing, MAX_PATH};
 use crate::error::{At, Result, at};
 
@@ -189,21 +189,21 @@ impl Tree {
     ) -> Result<Self> {
         let mut entries = listing.entries.iter();
         let root = entries.next().ok_or_else(|| at("tree").not_found("it has no root"))?;
-        let mut tree = Tree::new(listing.nodes[root.node].clone());
-        let mut known: HashMap<NodeId, NodeIndex> = HashMap::new();
+        let mut tree = Tree::new(listing.nodes[root.file].clone());
+        let mut known: HashMap<FileId, NodeIndex> = HashMap::new();
         for entry in entries {
-            if let Some(index) = known.get(&entry.node) {
+            if let Some(index) = known.get(&entry.file) {
                 tree.link(&entry.path, entry.short_name, *index)?;
                 continue;
             }
-            let meta = listing.nodes[entry.node].clone();
+            let meta = listing.nodes[entry.file].clone();
             let node = if meta.file_type == FileType::File {
-                let (key, data) = content(entry.node, &meta)?;
+                let (key, data) = content(listing.nodes.handle(entry.file), &meta)?;
                 TreeNode::file(meta, key, data)
             } else {
                 TreeNode::new(meta)
             };
-            known.insert(entry.node, tree.add(&entry.path, entry.short_name, node)?);
+            known.insert(entry.file, tree.add(&entry.path, entry.short_name, node)?);
         }
         tree.finish()?;
         Ok(tree)

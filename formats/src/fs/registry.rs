@@ -1,28 +1,51 @@
 //! The filesystems that are known, and which of them is on a volume.
 
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError, RwLock};
 
 use super::driver::Driver;
 use super::ext4::driver::Ext;
 use super::fat::driver::Fat;
 use super::filesystem::Filesystem;
 use super::recognize;
-use crate::error::{ErrorKind, Result};
+use crate::error::{ErrorKind, Result, at};
 use crate::source::Source;
 
-/// Every filesystem, in the order in which volumes are probed.
+/// Every filesystem that comes with this library, in the order in which volumes are probed.
 pub static DRIVERS: &[&dyn Driver] = &[&Ext, &Fat];
+
+/// Those that the program brought.
+static ADDED: RwLock<Vec<&'static dyn Driver>> = RwLock::new(Vec::new());
+
+/// Adds a filesystem to those of the library, for the whole process; volumes are probed for it after them.
+///
+/// Errs if one of its kinds is known already.
+pub fn add_driver(new: &'static dyn Driver) -> Result<()> {
+    let mut added = ADDED.write().unwrap_or_else(PoisonError::into_inner);
+    let known = || DRIVERS.iter().chain(&*added).flat_map(|driver| driver.kinds());
+    if let Some(kind) = new.kinds().iter().find(|kind| known().any(|known| known == *kind)) {
+        return Err(at("filesystems").unsupported(format!("there is a driver for {kind} already")));
+    }
+    added.push(new);
+    Ok(())
+}
+
+/// Every filesystem that is known, in the order in which volumes are probed.
+#[must_use]
+pub fn drivers() -> Vec<&'static dyn Driver> {
+    let added = ADDED.read().unwrap_or_else(PoisonError::into_inner);
+    DRIVERS.iter().chain(&*added).copied().collect()
+}
 
 /// The filesystem of this kind (`ext4`, `fat32`), if it is known.
 #[must_use]
 pub fn driver(kind: &str) -> Option<&'static dyn Driver> {
-    DRIVERS.iter().copied().find(|driver| driver.kinds().contains(&kind))
+    drivers().into_iter().find(|driver| driver.kinds().contains(&kind))
 }
 
 /// Whether a volume that begins with `head` can only be a filesystem that is read.
 #[must_use]
 pub fn is_filesystem(head: &[u8]) -> bool {
-    DRIVERS.iter().any(|driver| driver.is_certain(head))
+    drivers().iter().any(|driver| driver.is_certain(head))
 }
 
 /// Whether a volume that begins with `head` (up to [`recognize::HEAD`] bytes) is known: as a filesystem that is read, or
@@ -33,7 +56,7 @@ pub fn is_known(head: &[u8]) -> bool {
 }
 
 /// What was found on a volume.
-pub enum Volume {
+pub enum Recognized {
     /// A filesystem that can be read.
     Known(Box<dyn Filesystem>),
     /// Something recognised by name only (`swap`, `LUKS`, `exfat`), or nothing known; with the reason where
@@ -51,27 +74,28 @@ const ENCLOSING: [&str; 4] = ["crypto_LUKS", "BitLocker", "linux_raid_member", "
 
 /// Looks at a volume and opens the filesystem on it. Unknown or unreadable is not an error: only a failing
 /// read is.
-pub fn open(volume: Arc<dyn Source>) -> Result<Volume> {
+pub fn open(volume: Arc<dyn Source>) -> Result<Recognized> {
     let head = volume.read_vec(0, volume.len().min(recognize::HEAD as u64) as usize)?;
     let name = recognize::name_of(&head);
     if name.is_none_or(|name| !ENCLOSING.contains(&name)) {
-        for driver in DRIVERS {
+        for driver in drivers() {
             if driver.probe(&head) {
                 return opened(driver.open(volume), driver.name());
             }
         }
     }
-    Ok(Volume::Other { name: name.map(str::to_owned), warnings: Vec::new() })
+    Ok(Recognized::Other { name: name.map(str::to_owned), warnings: Vec::new() })
 }
 
 /// The filesystem, or why it cannot be read.
-fn opened(filesystem: Result<Box<dyn Filesystem>>, name: &str) -> Result<Volume> {
+fn opened(filesystem: Result<Box<dyn Filesystem>>, name: &str) -> Result<Recognized> {
     match filesystem {
-        Ok(filesystem) => Ok(Volume::Known(filesystem)),
+        Ok(filesystem) => Ok(Recognized::Known(filesystem)),
         Err(error) if error.kind() == ErrorKind::Io => Err(error),
-        Err(error) => {
-            Ok(Volume::Other { name: Some(name.to_owned()), warnings: vec![format!("not read: {error}")] })
-        }
+        Err(error) => Ok(Recognized::Other {
+            name: Some(name.to_owned()),
+            warnings: vec![format!("not read: {error}")],
+        }),
     }
 }
 

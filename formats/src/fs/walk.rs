@@ -3,7 +3,7 @@
 use std::collections::{HashMap, HashSet};
 use std::ops::Index;
 
-use super::{DirEntry, FileType, Filesystem, Node, NodeId};
+use super::{DirEntry, FileId, FileType, Filesystem, Node, NodeId};
 use crate::error::{Error, ErrorKind, Result, at};
 
 /// The longest path that is listed, in bytes. Linux takes 4,096 in one call; deeper trees can be made.
@@ -17,13 +17,13 @@ pub const MAX_ALL_PATHS: usize = 512 << 20;
 pub struct Listing {
     /// Every path, sorted by its bytes; the root is `/`.
     pub entries: Vec<Entry>,
-    /// Every node that an entry names.
+    /// Every file that an entry names.
     pub nodes: Nodes,
     /// What could not be read, and is therefore not in the listing.
     pub complaints: Vec<Complaint>,
 }
 
-/// Nodes in the order of their ids.
+/// The nodes of a volume by their [`FileId`]s, which are in the order of the filesystem's own handles.
 #[derive(Debug, Default)]
 pub struct Nodes(Vec<(NodeId, Node)>);
 
@@ -40,39 +40,34 @@ impl Nodes {
         self.0.is_empty()
     }
 
-    /// The node of this id.
+    /// The handle by which the filesystem knows a file.
     #[must_use]
-    pub fn get(&self, id: NodeId) -> Option<&Node> {
-        self.position(id).map(|at| &self.0[at].1)
+    pub fn handle(&self, file: FileId) -> NodeId {
+        self.0[file.index()].0
     }
 
-    /// Which of them has this id.
-    #[must_use]
-    pub fn position(&self, id: NodeId) -> Option<usize> {
-        self.0.binary_search_by_key(&id, |(id, _)| *id).ok()
-    }
-
-    /// All of them, ascending.
-    pub fn iter(&self) -> impl Iterator<Item = (NodeId, &Node)> {
-        self.0.iter().map(|(id, node)| (*id, node))
+    /// All of them, ascending, with their handles.
+    pub fn iter(&self) -> impl Iterator<Item = (FileId, NodeId, &Node)> {
+        (0..).map(FileId).zip(&self.0).map(|(file, (handle, node))| (file, *handle, node))
     }
 
     /// Takes the last one. Their memory is given back bit by bit: of millions of nodes, what is made of them takes
     /// their place.
-    pub fn pop(&mut self) -> Option<(NodeId, Node)> {
+    pub fn pop(&mut self) -> Option<(FileId, NodeId, Node)> {
         const STEP: usize = 1 << 15;
         if self.0.len().is_multiple_of(STEP) {
             self.0.shrink_to_fit();
         }
-        self.0.pop()
+        let (handle, node) = self.0.pop()?;
+        Some((FileId(self.0.len() as u32), handle, node))
     }
 }
 
-impl Index<NodeId> for Nodes {
+impl Index<FileId> for Nodes {
     type Output = Node;
 
-    fn index(&self, id: NodeId) -> &Node {
-        self.get(id).expect("there is a node of this id")
+    fn index(&self, file: FileId) -> &Node {
+        &self.0[file.index()].1
     }
 }
 
@@ -81,8 +76,8 @@ impl Index<NodeId> for Nodes {
 pub struct Entry {
     /// The absolute path, in bytes.
     pub path: Vec<u8>,
-    /// The node: key into [`Listing::nodes`].
-    pub node: NodeId,
+    /// The file: key into [`Listing::nodes`].
+    pub file: FileId,
     /// FAT: the short name beside a long one.
     pub short_name: Option<[u8; 11]>,
 }
@@ -105,48 +100,50 @@ pub fn walk(fs: &dyn Filesystem) -> Result<Listing> {
 }
 
 fn walk_up_to(all_paths: usize, fs: &dyn Filesystem) -> Result<Listing> {
-    let mut listing = Listing::default();
-    let mut nodes = Found::default();
-    let mut seen_folders = HashSet::from([fs.root()]);
-    let mut room = Room { used: 0, all_paths };
-    let mut complain = |error| listing.complaints.push(Complaint { path: b"/".to_vec(), error });
+    let mut walk = Walk {
+        fs,
+        entries: Vec::new(),
+        nodes: HashMap::new(),
+        list: Vec::new(),
+        seen_folders: HashSet::from([fs.root()]),
+        complaints: Vec::new(),
+        room: Room { used: 0, all_paths },
+    };
+    let complaints = &mut walk.complaints;
+    let mut complain = |error| complaints.push(Complaint { path: b"/".to_vec(), error });
     let root = fs.node(fs.root(), &mut complain)?;
     if root.file_type != FileType::Dir {
         return Err(at("root folder").corrupt(format!("is of type {:?}, expected a folder", root.file_type)));
     }
-    nodes.insert(fs.root(), root);
-    listing.entries.push(Entry { path: b"/".to_vec(), node: fs.root(), short_name: None });
+    walk.insert(fs.root(), root);
+    walk.entries.push(Met { path: b"/".to_vec(), node: fs.root(), short_name: None });
     let mut level = vec![0];
     while !level.is_empty() {
-        let found = read_folders(fs, &mut listing, &mut level, &mut room)?;
-        read_nodes(fs, &mut listing, &mut nodes, &found)?;
-        level = keep_readable(&mut listing, &nodes, found, &mut seen_folders);
+        let found = walk.read_folders(&mut level)?;
+        walk.read_nodes(&found)?;
+        level = walk.keep_readable(found);
     }
-    listing.entries.sort_unstable();
-    say_doubled(&mut listing);
-    // Each level of folders is in order already.
-    nodes.list.sort_by_key(|(id, _)| *id);
-    listing.nodes = Nodes(nodes.list);
-    Ok(listing)
+    Ok(walk.finish())
 }
 
-/// The nodes so far, as they come.
-#[derive(Default)]
-struct Found {
+/// A path, as it is met: with the filesystem's handle.
+struct Met {
+    path: Vec<u8>,
+    node: NodeId,
+    short_name: Option<[u8; 11]>,
+}
+
+/// A volume that is being listed.
+struct Walk<'a> {
+    fs: &'a dyn Filesystem,
+    entries: Vec<Met>,
+    /// Where in the list each node is.
+    nodes: HashMap<NodeId, u32>,
+    /// The nodes so far, as they come.
     list: Vec<(NodeId, Node)>,
-    /// Where each is in the list.
-    at: HashMap<NodeId, usize>,
-}
-
-impl Found {
-    fn insert(&mut self, id: NodeId, node: Node) {
-        self.at.insert(id, self.list.len());
-        self.list.push((id, node));
-    }
-
-    fn get(&self, id: NodeId) -> Option<&Node> {
-        self.at.get(&id).map(|at| &self.list[*at].1)
-    }
+    seen_folders: HashSet<NodeId>,
+    complaints: Vec<Complaint>,
+    room: Room,
 }
 
 /// Room for paths, in bytes.
@@ -155,81 +152,98 @@ struct Room {
     all_paths: usize,
 }
 
-/// Reads the folders of one level, given as indexes into the entries, and gives the entries found there.
-fn read_folders(
-    fs: &dyn Filesystem,
-    listing: &mut Listing,
-    level: &mut [usize],
-    room: &mut Room,
-) -> Result<Vec<Entry>> {
-    level.sort_unstable_by_key(|&i| listing.entries[i].node);
-    let mut found = Vec::new();
-    for &i in level.iter() {
-        let Entry { path, node, .. } = listing.entries[i].clone();
-        let mut complain = |error| listing.complaints.push(Complaint { path: path.clone(), error });
-        let children = match fs.read_dir(node, &mut complain) {
-            Ok(children) => children,
-            Err(error) => {
-                complain(fatal_or_not(error)?);
+impl Walk<'_> {
+    fn insert(&mut self, id: NodeId, node: Node) {
+        let number = u32::try_from(self.list.len()).expect("paths take less than 4 GiB");
+        self.nodes.insert(id, number);
+        self.list.push((id, node));
+    }
+
+    /// Reads the folders of one level, given as indexes into the entries, and gives the entries found there.
+    fn read_folders(&mut self, level: &mut [usize]) -> Result<Vec<Met>> {
+        level.sort_unstable_by_key(|&i| self.entries[i].node);
+        let mut found = Vec::new();
+        for &i in level.iter() {
+            let Met { path, node, .. } = &self.entries[i];
+            let complaints = &mut self.complaints;
+            let mut complain = |error| complaints.push(Complaint { path: path.clone(), error });
+            let children = match self.fs.read_dir(*node, &mut complain) {
+                Ok(children) => children,
+                Err(error) => {
+                    complain(fatal_or_not(error)?);
+                    continue;
+                }
+            };
+            let room = &mut self.room;
+            for DirEntry { name, short_name, node } in children {
+                let child = join(path, &name);
+                if child.len() > MAX_PATH || room.used + child.len() > room.all_paths {
+                    complain(at("folder").limit(format!(
+                        "its entries from \"{}\" on are left out: over {MAX_PATH} bytes in a path or {} in all paths",
+                        name.escape_ascii(),
+                        room.all_paths
+                    )));
+                    break;
+                }
+                room.used += child.len();
+                found.push(Met { path: child, node, short_name });
+            }
+        }
+        Ok(found)
+    }
+
+    fn read_nodes(&mut self, found: &[Met]) -> Result<()> {
+        let mut wanted: Vec<(NodeId, usize)> = found.iter().enumerate().map(|(i, e)| (e.node, i)).collect();
+        wanted.sort_unstable();
+        wanted.dedup_by_key(|(node, _)| *node);
+        for (node, i) in wanted {
+            if self.nodes.contains_key(&node) {
                 continue;
             }
-        };
-        for DirEntry { name, short_name, node } in children {
-            let child = join(&path, &name);
-            if child.len() > MAX_PATH || room.used + child.len() > room.all_paths {
-                complain(at("folder").limit(format!(
-                    "its entries from \"{}\" on are left out: over {MAX_PATH} bytes in a path or {} in all paths",
-                    name.escape_ascii(),
-                    room.all_paths
-                )));
-                break;
+            let complaints = &mut self.complaints;
+            let mut complain = |error| complaints.push(Complaint { path: found[i].path.clone(), error });
+            match self.fs.node(node, &mut complain) {
+                Ok(read) => self.insert(node, read),
+                Err(error) => complain(fatal_or_not(error)?),
             }
-            room.used += child.len();
-            found.push(Entry { path: child, node, short_name });
         }
+        Ok(())
     }
-    Ok(found)
-}
 
-fn read_nodes(fs: &dyn Filesystem, listing: &mut Listing, nodes: &mut Found, found: &[Entry]) -> Result<()> {
-    let mut wanted: Vec<(NodeId, usize)> = found.iter().enumerate().map(|(i, e)| (e.node, i)).collect();
-    wanted.sort_unstable();
-    wanted.dedup_by_key(|(node, _)| *node);
-    for (node, i) in wanted {
-        if nodes.get(node).is_some() {
-            continue;
-        }
-        let mut complain = |error| listing.complaints.push(Complaint { path: found[i].path.clone(), error });
-        match fs.node(node, &mut complain) {
-            Ok(read) => nodes.insert(node, read),
-            Err(error) => complain(fatal_or_not(error)?),
-        }
-    }
-    Ok(())
-}
-
-/// Moves what has a node into the listing; gives the folders among it that were not met before.
-fn keep_readable(
-    listing: &mut Listing,
-    nodes: &Found,
-    found: Vec<Entry>,
-    seen: &mut HashSet<NodeId>,
-) -> Vec<usize> {
-    let mut folders = Vec::new();
-    for entry in found {
-        let Some(node) = nodes.get(entry.node) else { continue };
-        if node.file_type == FileType::Dir {
-            if !seen.insert(entry.node) {
-                let error = at("folder")
-                    .corrupt("is linked a second time, or is its own ancestor; it is listed once");
-                listing.complaints.push(Complaint { path: entry.path, error });
-                continue;
+    /// Keeps what has a node; gives the folders among it that were not met before.
+    fn keep_readable(&mut self, found: Vec<Met>) -> Vec<usize> {
+        let mut folders = Vec::new();
+        for entry in found {
+            let Some(number) = self.nodes.get(&entry.node) else { continue };
+            if self.list[*number as usize].1.file_type == FileType::Dir {
+                if !self.seen_folders.insert(entry.node) {
+                    let error = at("folder")
+                        .corrupt("is linked a second time, or is its own ancestor; it is listed once");
+                    self.complaints.push(Complaint { path: entry.path, error });
+                    continue;
+                }
+                folders.push(self.entries.len());
             }
-            folders.push(listing.entries.len());
+            self.entries.push(entry);
         }
-        listing.entries.push(entry);
+        folders
     }
-    folders
+
+    /// Numbers the files in the order of their handles, and sorts the paths.
+    fn finish(self) -> Listing {
+        let Walk { entries, nodes: mut numbers, mut list, complaints, .. } = self;
+        // Each level of folders is in order already.
+        list.sort_by_key(|(id, _)| *id);
+        for (number, (id, _)) in (0..).zip(&list) {
+            numbers.insert(*id, number);
+        }
+        let entry = |Met { path, node, short_name }| Entry { path, file: FileId(numbers[&node]), short_name };
+        let mut entries: Vec<Entry> = entries.into_iter().map(entry).collect();
+        entries.sort_unstable();
+        let mut listing = Listing { entries, nodes: Nodes(list), complaints };
+        say_doubled(&mut listing);
+        listing
+    }
 }
 
 /// Complains of each path that is there more than once. All are listed, and to look the path up finds one of them.
@@ -353,7 +367,7 @@ mod tests {
 
     #[test]
     fn a_name_that_a_folder_has_twice_is_said_once() {
-        let entry = |path: &[u8], node| Entry { path: path.to_vec(), node, short_name: None };
+        let entry = |path: &[u8], file| Entry { path: path.to_vec(), file: FileId(file), short_name: None };
         let entries = [entry(b"/", 0), entry(b"/a", 1), entry(b"/a", 2), entry(b"/a", 3), entry(b"/b", 3)];
         let mut listing = Listing { entries: entries.to_vec(), ..Listing::default() };
         say_doubled(&mut listing);

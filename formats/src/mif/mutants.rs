@@ -35,10 +35,10 @@ fn mutants_of_manifests_do_no_harm() {
     let rows: Vec<_> = (0..300)
         .map(|i| {
             let mut row = row(format!("/folder {:02}/file {i:03}", i / 20).as_bytes());
-            row.uid = (i % 3 > 0).then_some(i / 50);
-            row.link_target = (i % 7 == 0).then(|| format!("target {}", i % 4).into_bytes());
+            row.node.uid = (i % 3 > 0).then_some(i / 50);
+            row.node.link_target = (i % 7 == 0).then(|| format!("target {}", i % 4).into_bytes());
             let xattr = |name: &str| Xattr { name: name.into(), value: vec![i as u8; i as usize % 30] };
-            row.xattrs = ["user.a", "user.b"][..i as usize % 3].iter().map(|name| xattr(name)).collect();
+            row.node.xattrs = ["user.a", "user.b"][..i as usize % 3].iter().map(|name| xattr(name)).collect();
             row
         })
         .collect();

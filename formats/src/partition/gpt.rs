@@ -109,7 +109,7 @@ impl Header {
 
 /// A partition entry, if its slot is used.
 #[derive(Debug, PartialEq, Eq)]
-struct Entry {
+struct PartitionEntry {
     partition_type_guid: [u8; 16],
     unique_partition_guid: [u8; 16],
     starting_lba: u64,
@@ -119,14 +119,14 @@ struct Entry {
     partition_name: String,
 }
 
-impl Entry {
+impl PartitionEntry {
     fn parse(bytes: &[u8]) -> Option<Self> {
         let partition_type_guid: [u8; 16] = bytes[..16].try_into().expect("sliced to size");
         if partition_type_guid == [0; 16] {
             return None;
         }
         let units = (0..36).map(|i| le16(bytes, 56 + 2 * i)).take_while(|unit| *unit != 0);
-        Some(Entry {
+        Some(PartitionEntry {
             partition_type_guid,
             unique_partition_guid: bytes[16..32].try_into().expect("sliced to size"),
             starting_lba: le64(bytes, 32),
@@ -175,7 +175,7 @@ pub(super) fn read(disk: &dyn Source, mbr: Option<&Mbr>, builder: &mut Builder) 
     builder.sector_size = u32::try_from(copies.sector_size).expect("one of SECTOR_SIZES");
     for (slot, bytes) in (1..).zip(choice.array.chunks_exact(choice.header.size_of_partition_entry as usize))
     {
-        let Some(entry) = Entry::parse(bytes) else { continue };
+        let Some(entry) = PartitionEntry::parse(bytes) else { continue };
         let (first, last) = (entry.starting_lba, entry.ending_lba);
         if last < first {
             builder.warn(format!(

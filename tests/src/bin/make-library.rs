@@ -6,9 +6,9 @@
 use std::path::Path;
 
 use mif::store::{Counts, Image, Store};
-use mif_formats::fs::{FileType, Timestamp};
+use mif_formats::fs::{FileId, FileType, Node, Timestamp};
 use mif_formats::mif::layout::Builder;
-use mif_formats::mif::manifest::{self, Row};
+use mif_formats::mif::manifest::{self, Body, Row};
 use mif_formats::mif::{ObjectId, digests, packages};
 
 fn main() {
@@ -67,10 +67,7 @@ fn row(image: usize, i: usize) -> Row {
     let content = [&(i as u64).to_le_bytes()[..], &own.to_le_bytes()].concat();
     let id = ObjectId::of(&content);
     let time = Timestamp { secs: 1_600_000_000 + (i as i64 * 131 + own as i64) % 100_000_000, nanos: 0 };
-    Row {
-        volume: "p1".into(),
-        path: path.into_bytes(),
-        file_type: FileType::File,
+    let node = Node {
         mode: Some(if i == 1 { 0o4755 } else { 0o644 }),
         uid: Some(if i % 100 == 7 { 33 } else { 0 }),
         gid: Some(0),
@@ -81,15 +78,13 @@ fn row(image: usize, i: usize) -> Row {
         atime: Some(time),
         ctime: Some(time),
         crtime: Some(time),
-        link_target: None,
-        rdev: None,
-        xattrs: Vec::new(),
         flags: 0x8_0000,
         generation: Some(u32::from_le_bytes(id.digest[..4].try_into().expect("four bytes"))),
-        project: None,
-        sha1: Some(id.digest[..20].try_into().expect("twenty bytes")),
-        blake3: Some(id),
-        content: None,
-        short_name: None,
+        ..Node::bare(FileType::File)
+    };
+    let sha1 = id.digest[..20].try_into().expect("twenty bytes");
+    Row {
+        body: Some(Body::Digested { sha1, blake3: id.digest }),
+        ..Row::new("p1", path.into_bytes(), Some(FileId(i as u32)), node)
     }
 }

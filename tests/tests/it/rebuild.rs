@@ -8,10 +8,11 @@ use std::sync::Arc;
 use mif::store::{ImageName, ObjectWriter, Store, StoredImage};
 use mif::{ImportOptions, OpenImage, RebuildOptions, RebuildReport, Silent, VolumePath, import, rebuild};
 use mif_formats::Source;
-use mif_formats::fs::FileType;
-use mif_formats::mif::manifest::Row;
+use mif_formats::fs::{FileType, Node};
+use mif_formats::mif::manifest::{Body, Row};
 use mif_formats::source::is_zero;
 use mif_tests::have;
+use sha1::{Digest, Sha1};
 
 const TOOLS: [&str; 7] = ["sfdisk", "mke2fs", "e2fsck", "mkfs.fat", "fsck.fat", "mcopy", "mmd"];
 const EXT: (u64, u64) = (1 << 20, 96 << 20);
@@ -149,7 +150,8 @@ impl Lab {
 
 /// A row like another, at another path.
 fn like(row: &Row, path: &str) -> Row {
-    Row { path: path.as_bytes().to_vec(), inode: None, ..row.clone() }
+    let node = Node { inode: None, ..row.node.clone() };
+    Row { path: path.as_bytes().to_vec(), file: None, node, ..row.clone() }
 }
 
 #[test]
@@ -166,10 +168,10 @@ fn a_volume_planned_again_is_clean_and_holds_the_same_files() {
     let new = lab.image("again").manifest().unwrap();
     // What planning sets: the size of folders, how they are mapped, FAT's root.
     let plain = |rows: &[Row]| -> Vec<Row> {
-        let set = |row: &Row| Row {
-            size: if row.file_type == FileType::Dir { 0 } else { row.size },
-            flags: row.flags & !0x1000,
-            ..row.clone()
+        let set = |row: &Row| {
+            let size = if row.node.file_type == FileType::Dir { 0 } else { row.node.size };
+            let node = Node { size, flags: row.node.flags & !0x1000, ..row.node.clone() };
+            Row { node, ..row.clone() }
         };
         rows.iter().map(set).collect()
     };
@@ -202,8 +204,8 @@ fn an_edited_volume_is_planned_and_the_rest_of_the_disk_stays() {
     let id = writer.put(text).unwrap();
     writer.finish().unwrap();
     let hostname = rows.iter().position(|row| row.path == b"/etc/hostname").unwrap();
-    rows[hostname].blake3 = Some(id);
-    rows[hostname].size = text.len() as u64;
+    rows[hostname].body = Some(Body::Digested { sha1: Sha1::digest(text).into(), blake3: id.digest });
+    rows[hostname].node.size = text.len() as u64;
     let copy = like(&rows[hostname], "/etc/copy");
     rows.push(copy);
     rows.retain(|row| !row.path.starts_with(b"/etc/deep/file 1"));
@@ -241,7 +243,7 @@ fn a_rebuild_that_cannot_be_leaves_no_image() {
     let error = lab.rebuild(&bad, "bad", &[]).unwrap_err().to_string();
     assert!(error.contains("its name holds ':'"), "{error}");
     let mut bad = rows.clone();
-    bad.push(Row { blake3: None, sha1: None, ..like(file, "/lost") });
+    bad.push(Row { body: None, ..like(file, "/lost") });
     let error = lab.rebuild(&bad, "bad", &[]).unwrap_err().to_string();
     assert!(error.contains("/lost: its content is not in the store"), "{error}");
     assert!(lab.store.versions("bad").unwrap().is_empty());
@@ -299,8 +301,9 @@ fn a_real_disk_is_rebuilt_clean() {
     let new = again.manifest().unwrap();
     assert_eq!(new.len(), rows.len());
     for (new, old) in new.iter().zip(&rows) {
-        let size = if old.file_type == FileType::Dir { new.size } else { old.size };
-        let expected = Row { size, flags: new.flags, ..old.clone() };
+        let size = if old.node.file_type == FileType::Dir { new.node.size } else { old.node.size };
+        let node = Node { size, flags: new.node.flags, ..old.node.clone() };
+        let expected = Row { node, ..old.clone() };
         assert_eq!(*new, expected);
     }
 }

@@ -8,8 +8,8 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
-use mif_formats::fs::{FileType, Timestamp};
-use mif_formats::mif::manifest::{self, Row};
+use mif_formats::fs::{FileId, FileType, Timestamp};
+use mif_formats::mif::manifest::{self, Part, Row};
 use mif_tests::disk::{noise, small};
 use mif_tests::{have, json, mif, run, run_failing, snapshot, tool, work_folder};
 
@@ -262,24 +262,31 @@ fn of_file(rows: &mut [Row]) -> &mut Row {
 }
 
 /// Rows that no volume has.
-const SPOILT: [Spoil; 24] = [
-    ("size", |rows| of_file(rows).size = i64::MAX as u64),
-    ("size of all", |rows| rows.iter_mut().for_each(|row| row.size = i64::MAX as u64)),
-    ("nlink", |rows| rows.iter_mut().for_each(|row| row.nlink = Some(u32::MAX))),
-    ("inode", |rows| rows.iter_mut().for_each(|row| row.inode = Some(i64::MAX as u64))),
-    ("no inode", |rows| rows.iter_mut().for_each(|row| row.inode = None)),
-    ("one inode", |rows| rows.iter_mut().for_each(|row| row.inode = Some(2))),
-    ("mode", |rows| rows.iter_mut().for_each(|row| row.mode = Some(0o7777))),
-    ("owner", |rows| rows.iter_mut().for_each(|row| row.uid = Some(u32::MAX))),
+const SPOILT: [Spoil; 29] = [
+    ("size", |rows| of_file(rows).node.size = i64::MAX as u64),
+    ("size of all", |rows| rows.iter_mut().for_each(|row| row.node.size = i64::MAX as u64)),
+    ("nlink", |rows| rows.iter_mut().for_each(|row| row.node.nlink = Some(u32::MAX))),
+    ("inode", |rows| rows.iter_mut().for_each(|row| row.node.inode = Some(i64::MAX as u64))),
+    ("no inode", |rows| rows.iter_mut().for_each(|row| row.node.inode = None)),
+    ("one file", |rows| rows.iter_mut().for_each(|row| row.file = Some(FileId(0)))),
+    ("no file", |rows| rows.iter_mut().for_each(|row| row.file = None)),
+    ("last file", |rows| rows.iter_mut().for_each(|row| row.file = Some(FileId::MAX))),
+    ("stream", |rows| of_file(rows).part = Some(Box::new(Part::Stream(b"../x".to_vec())))),
+    ("member", |rows| of_file(rows).part = Some(Box::new(Part::Member(b"/../x".to_vec())))),
+    ("one inode", |rows| rows.iter_mut().for_each(|row| row.node.inode = Some(2))),
+    ("mode", |rows| rows.iter_mut().for_each(|row| row.node.mode = Some(0o7777))),
+    ("owner", |rows| rows.iter_mut().for_each(|row| row.node.uid = Some(u32::MAX))),
     ("early", |rows| {
-        rows.iter_mut().for_each(|row| row.mtime = Some(Timestamp { secs: i64::MIN, nanos: 0 }))
+        rows.iter_mut().for_each(|row| row.node.mtime = Some(Timestamp { secs: i64::MIN, nanos: 0 }))
     }),
-    ("late", |rows| rows.iter_mut().for_each(|row| row.mtime = Some(Timestamp { secs: i64::MAX, nanos: 9 }))),
+    ("late", |rows| {
+        rows.iter_mut().for_each(|row| row.node.mtime = Some(Timestamp { secs: i64::MAX, nanos: 9 }))
+    }),
     ("nanos", |rows| {
-        rows.iter_mut().for_each(|row| row.ctime = Some(Timestamp { secs: 0, nanos: u32::MAX }))
+        rows.iter_mut().for_each(|row| row.node.ctime = Some(Timestamp { secs: 0, nanos: u32::MAX }))
     }),
-    ("flags", |rows| rows.iter_mut().for_each(|row| row.flags = u32::MAX)),
-    ("project", |rows| rows.iter_mut().for_each(|row| row.project = Some(u32::MAX))),
+    ("flags", |rows| rows.iter_mut().for_each(|row| row.node.flags = u32::MAX)),
+    ("project", |rows| rows.iter_mut().for_each(|row| row.node.project = Some(u32::MAX))),
     ("dot dot", |rows| of_file(rows).path = b"/../../n".to_vec()),
     ("relative", |rows| of_file(rows).path = b"n".to_vec()),
     ("zero", |rows| of_file(rows).path = b"/a\0b".to_vec()),
@@ -289,10 +296,10 @@ const SPOILT: [Spoil; 24] = [
     ("volume", |rows| of_file(rows).volume = "../p0".to_owned()),
     ("no root", |rows| rows.retain(|row| row.path != b"/")),
     ("twice", |rows| rows.extend(rows.clone())),
-    ("type", |rows| rows.iter_mut().for_each(|row| row.file_type = FileType::Dir)),
+    ("type", |rows| rows.iter_mut().for_each(|row| row.node.file_type = FileType::Dir)),
     ("link", |rows| {
         let row = of_file(rows);
-        (row.file_type, row.link_target) = (FileType::Symlink, Some(vec![b'/'; 100_000]));
+        (row.node.file_type, row.node.link_target) = (FileType::Symlink, Some(vec![b'/'; 100_000]));
     }),
 ];
 

@@ -4,7 +4,7 @@ mod args;
 mod text;
 
 use mif::store::{ImageName, Store};
-use mif::{Contents, DiffOptions, FsckOptions, GcOptions, Grouping, PathGlob, Query, Result};
+use mif::{DiffOptions, FsckOptions, GcOptions, Grouping, PathGlob, Query, Result, WantedContents};
 
 pub(super) use self::args::Library;
 use super::common::{open_options, volume_path};
@@ -32,12 +32,18 @@ impl Context {
             }
             Library::Rm { images, force } => {
                 let names = images.iter().map(|name| name.parse()).collect::<Result<Vec<ImageName>>>()?;
-                let report = mif::rm(path, &names, force, &self.bar("rm"))?;
+                let report = mif::rm(&Store::open_exclusive(path, &self.bar("rm"))?, &names, force)?;
                 self.report(&report, text::rm)?;
             }
             Library::Gc { keep_last, keep_within, dry_run } => {
                 let options = GcOptions { keep_last, keep_within, dry_run };
-                let report = mif::gc(path, &options, &self.bar("gc"))?;
+                let bar = self.bar("gc");
+                let store = match dry_run {
+                    true => Store::open(path, &bar)?,
+                    false => Store::open_exclusive(path, &bar)?,
+                };
+                let report = mif::gc(&store, &options, &bar)?;
+                drop(bar);
                 self.report(&report, text::gc)?;
                 self.none_damaged(&report.damaged);
                 self.warn(&report.warnings);
@@ -46,7 +52,13 @@ impl Context {
             Library::Fsck { repair, from, list, open } => {
                 let (mut open, bar) = (open_options(open), self.bar("fsck"));
                 let from = if from.is_empty() { from } else { mif::disk_images(&from, &mut open, &bar)? };
-                let report = mif::fsck(path, &FsckOptions { repair, from, open }, &bar)?;
+                let options = FsckOptions { repair, from, open };
+                options.check()?;
+                let store = match repair {
+                    true => Store::open_to_repair(path, &bar)?,
+                    false => Store::open(path, &bar)?,
+                };
+                let report = mif::fsck(&store, &options, &bar)?;
                 drop(bar);
                 self.report(&report, |report| text::fsck(report, path, list))?;
                 return Ok(report.clean);
@@ -102,7 +114,7 @@ impl Context {
 
 fn query(search: args::Search) -> Result<Query> {
     let glob = |text: Option<String>| text.map(|text| PathGlob::new(&text)).transpose();
-    let mut contents = Contents::default();
+    let mut contents = WantedContents::default();
     search.file.iter().try_for_each(|file| contents.add_file(file))?;
     search.sha1.iter().try_for_each(|hex| contents.add_sha1(hex))?;
     search.blake3.iter().try_for_each(|hex| contents.add_blake3(hex))?;

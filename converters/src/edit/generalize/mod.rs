@@ -191,7 +191,7 @@ pub(super) fn generalize(files: &Files) -> Result<Vec<(Edit, Option<String>)>> {
                 if KEPT.contains(&path.as_str()) {
                     continue;
                 }
-                let is_dir = files.get_link(&path).is_some_and(|row| row.file_type == FileType::Dir);
+                let is_dir = files.get_link(&path).is_some_and(|row| row.node.file_type == FileType::Dir);
                 if is_dir && FILES_ONLY.iter().any(|folder| path.starts_with(folder)) {
                     for (name, _) in files.list(&path) {
                         gone(what, format!("{path}/{name}"));
@@ -217,11 +217,11 @@ pub(super) fn generalize(files: &Files) -> Result<Vec<(Edit, Option<String>)>> {
         }
     }
     // A copy goes; a link to /etc/machine-id says the same as that.
-    if files.get_link("/var/lib/dbus/machine-id").is_some_and(|row| row.file_type == FileType::File) {
+    if files.get_link("/var/lib/dbus/machine-id").is_some_and(|row| row.node.file_type == FileType::File) {
         gone("machine-id", "/var/lib/dbus/machine-id".into());
     }
     // It stays, empty: so that it can be mounted over while the root is still read-only (machine-id(5)).
-    if files.get("/etc/machine-id").is_some_and(|row| row.size > 0) {
+    if files.get("/etc/machine-id").is_some_and(|row| row.node.size > 0) {
         edits.push((
             Edit::text("/etc/machine-id", ""),
             Some("machine-id: /etc/machine-id (now empty)".into()),
@@ -296,9 +296,9 @@ pub(super) fn left(files: &Files) -> Result<Vec<String>> {
 fn current_logs(files: &Files, folder: &str, found: &mut Vec<String>) {
     for (name, row) in files.list(folder) {
         let path = format!("{folder}/{name}");
-        match row.file_type {
+        match row.node.file_type {
             FileType::Dir if path != "/var/log/journal" => current_logs(files, &path, found),
-            FileType::File if row.size > 0 => found.push(path),
+            FileType::File if row.node.size > 0 => found.push(path),
             _ => {}
         }
     }

@@ -146,7 +146,7 @@ fn pattern(text: &str) -> Option<glob::Pattern> {
 
 /// The name servers in `/etc/resolv.conf` itself, where no `manager` of it is in the image.
 fn resolv_conf(files: &Files, network: &Network, manager: &str) -> Result<Option<Edit>> {
-    let is_link = files.get_link("/etc/resolv.conf").is_some_and(|row| row.link_target.is_some());
+    let is_link = files.get_link("/etc/resolv.conf").is_some_and(|row| row.node.link_target.is_some());
     if network.dns.is_empty() || is_link || files.is_file(manager) {
         return Ok(None);
     }

@@ -3,14 +3,14 @@
 
 use std::collections::HashMap;
 
-use super::{Databases, Found, Package, text};
+use super::{Databases, FoundPackages, Package, text};
 use crate::error::Result;
 
 const STATUS: &str = "/var/lib/dpkg/status";
 const STATUS_FOLDER: &str = "/var/lib/dpkg/status.d";
 const INFO_FOLDER: &str = "/var/lib/dpkg/info";
 
-pub(super) fn read(databases: &Databases<'_>, found: &mut Found) -> Result<()> {
+pub(super) fn read(databases: &Databases<'_>, found: &mut FoundPackages) -> Result<()> {
     let info = lists(databases);
     if let Some(status) = databases.file(STATUS)? {
         for paragraph in paragraphs(&status) {

@@ -37,7 +37,7 @@ const FOLDERS: &[&str] = &[
 ];
 
 /// What is known of the packages of a tree.
-pub(crate) struct Found {
+pub(crate) struct FoundPackages {
     /// By volume, manager, name and architecture.
     pub(crate) packages: Vec<Package>,
     /// What could not be read, each a sentence.
@@ -48,16 +48,18 @@ pub(crate) struct Found {
 pub(crate) fn of_image<T: std::borrow::Borrow<Tree>>(
     image: &OpenImage,
     tree: impl FnOnce() -> Result<T>,
-) -> Result<Found> {
+) -> Result<FoundPackages> {
     match &image.origin {
-        Origin::Stored { stored, .. } => Ok(Found { packages: stored.packages()?, complaints: Vec::new() }),
+        Origin::Stored { stored, .. } => {
+            Ok(FoundPackages { packages: stored.packages()?, complaints: Vec::new() })
+        }
         Origin::File { .. } => Ok(read(tree()?.borrow())),
     }
 }
 
 /// Reads the packages of a tree: of each root filesystem with what its fstab mounts, and of each volume that is neither.
-pub(crate) fn read(tree: &Tree) -> Found {
-    let mut found = Found { packages: Vec::new(), complaints: Vec::new() };
+pub(crate) fn read(tree: &Tree) -> FoundPackages {
+    let mut found = FoundPackages { packages: Vec::new(), complaints: Vec::new() };
     let is_part = |volume: &&str| {
         tree.roots().iter().any(|root| root.volume == *volume || root.point_of(volume).is_some())
     };
@@ -96,7 +98,7 @@ pub(crate) fn table<'r>(
     let found = if database_rows(&rows).next().is_some() {
         read(&stored_tree(rows.into_owned(), objects, devices))
     } else {
-        Found { packages: Vec::new(), complaints: Vec::new() }
+        FoundPackages { packages: Vec::new(), complaints: Vec::new() }
     };
     Ok((packages::write(&found.packages)?, found.complaints))
 }

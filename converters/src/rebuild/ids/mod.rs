@@ -14,7 +14,7 @@ use std::sync::Arc;
 use mif_formats::fs::FileType;
 use mif_formats::fs::plan::Planner;
 use mif_formats::mif::ObjectId;
-use mif_formats::mif::manifest::Row;
+use mif_formats::mif::manifest::{Body, Row};
 use mif_formats::partition::{Table, TableKind};
 use mif_formats::{Source, uuid};
 
@@ -25,7 +25,7 @@ use crate::compose::planner::driver_of;
 use crate::disk::scan::{Scan, ScannedVolume};
 use crate::error::Result;
 use crate::store::Objects;
-use crate::tree::new_content::{Contents, NewContent, NewContents, Patched};
+use crate::tree::new_content::{ContentLookup, NewContent, NewContents, Patched};
 
 /// Rows that are other than they were given, by their number.
 pub(super) type Rewritten = BTreeMap<usize, Row>;
@@ -135,13 +135,13 @@ impl Identities {
         &mut self,
         rows: &[&Row],
         scan: &Scan,
-        contents: Contents<'_>,
+        contents: ContentLookup<'_>,
         objects: &Arc<Objects>,
     ) -> Result<(Rewritten, NewContents)> {
         let pairs = References::new(&self.report.changed);
         let (mut rewritten, mut new) = (Rewritten::new(), NewContents::new());
         // Hard links have one content: what it became, if anything.
-        let mut known: HashMap<ObjectId, Option<(ObjectId, [u8; 20])>> = HashMap::new();
+        let mut known: HashMap<ObjectId, Option<Body>> = HashMap::new();
         let wanted = Wanted::of(rows, scan);
         let mut has_initrd = false;
         for (number, row) in rows.iter().copied().enumerate() {
@@ -153,10 +153,10 @@ impl Identities {
             if is_unit(&row.path) {
                 pairs.replace(&mut changed.path);
             }
-            if let Some(target) = &mut changed.link_target {
+            if let Some(target) = &mut changed.node.link_target {
                 pairs.replace(target);
             }
-            if row.file_type == FileType::File && row.size > 0 {
+            if row.node.file_type == FileType::File && row.node.size > 0 {
                 let name = row.path.rsplit(|b| *b == b'/').next().unwrap_or_default();
                 has_initrd |= name.starts_with(b"initr") || name.starts_with(b"initramfs");
                 let Some(object) = row.object() else { continue };
@@ -165,15 +165,13 @@ impl Identities {
                     None => {
                         let source = contents.source(&object, objects)?;
                         let content = self.rewritten(&place, source, &pairs)?;
-                        let became = content.as_ref().map(|content| (content.id, content.sha1));
+                        let became = content.as_ref().map(NewContent::body);
                         new.extend(content.map(|content| (content.id, content)));
                         known.insert(object, became);
                         became
                     }
                 };
-                if let Some((id, sha1)) = became {
-                    (changed.blake3, changed.sha1, changed.content) = (Some(id), Some(sha1), None);
-                }
+                changed.body = became.or(changed.body);
             }
             if changed != *row {
                 self.report.rewritten.push(match changed.path == row.path {

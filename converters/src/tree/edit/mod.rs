@@ -8,7 +8,7 @@ use std::ops::{Bound, Range};
 use std::sync::Arc;
 
 use mif_formats::fs::walk::MAX_PATH;
-use mif_formats::fs::{Capabilities, FileType, Timestamp, Xattr};
+use mif_formats::fs::{Capabilities, FileType, Node, Timestamp, Xattr};
 use mif_formats::mif::manifest::{Row, escape};
 
 use self::labels::Labels;
@@ -26,7 +26,7 @@ const MAX_READ: u64 = 64 << 20;
 /// The files of an image, to edit.
 #[derive(Clone)]
 pub(crate) struct Files {
-    volumes: BTreeMap<String, Volume>,
+    volumes: BTreeMap<String, EditedVolume>,
     /// The root filesystem, and what its `/etc/fstab` mounts.
     root: Option<Arc<Root>>,
     /// What labels its SELinux policy gives, if it has one.
@@ -41,7 +41,7 @@ pub(crate) struct Files {
 }
 
 #[derive(Clone)]
-struct Volume {
+struct EditedVolume {
     /// What files on it can have.
     can: &'static Capabilities,
     /// By path. Copies of the files share the rows that are not edited.
@@ -51,7 +51,7 @@ struct Volume {
     doubled: Vec<Arc<Row>>,
 }
 
-impl Volume {
+impl EditedVolume {
     /// What is below a folder.
     fn below(&self, folder: &[u8]) -> impl Iterator<Item = (&Arc<[u8]>, &Arc<Row>)> {
         let Range { start, end } = below(folder);
@@ -70,12 +70,12 @@ pub(crate) struct NewNode {
 impl Files {
     /// The files of an image, whose manifest has these `rows` and whose disk was scanned; `time` is when they are edited.
     pub(crate) fn new(rows: &[Row], scan: &Scan, objects: &Arc<Objects>, time: Timestamp) -> Result<Self> {
-        let mut volumes: BTreeMap<String, Volume> = BTreeMap::new();
+        let mut volumes: BTreeMap<String, EditedVolume> = BTreeMap::new();
         for row in rows {
             let volume = volumes.entry(row.volume.clone()).or_insert_with(|| {
                 let scanned = scan.volumes.iter().find(|volume| volume.name == row.volume);
                 let fs = scanned.and_then(|volume| volume.filesystem());
-                Volume {
+                EditedVolume {
                     can: fs.map_or(&Capabilities::UNKNOWN, |fs| fs.capabilities()),
                     rows: BTreeMap::new(),
                     doubled: Vec::new(),
@@ -205,13 +205,13 @@ impl Files {
 
     /// Whether a path is there and is a regular file, its last symlink followed.
     pub(crate) fn is_file(&self, path: &str) -> bool {
-        self.get(path).is_some_and(|row| row.file_type == FileType::File)
+        self.get(path).is_some_and(|row| row.node.file_type == FileType::File)
     }
 
     /// The content of a regular file; none if it is not there.
     pub(crate) fn read(&self, path: &str) -> Result<Option<Vec<u8>>> {
         match self.get(path) {
-            Some(row) if row.file_type == FileType::File => self.content(row).map(Some),
+            Some(row) if row.node.file_type == FileType::File => self.content(row).map(Some),
             _ => Ok(None),
         }
     }
@@ -232,20 +232,20 @@ impl Files {
     /// The content of a regular file's row.
     pub(crate) fn content(&self, row: &Row) -> Result<Vec<u8>> {
         let named = || format!("{}:{}", row.volume, row.path_text());
-        if row.size > MAX_READ {
+        if row.node.size > MAX_READ {
             return Err(Error::unsupported(format!(
                 "{}: has {} bytes; at most {MAX_READ} are read to be edited",
                 named(),
-                row.size
+                row.node.size
             )));
         }
-        if row.size == 0 {
+        if row.node.size == 0 {
             return Ok(Vec::new());
         }
         let id = row
             .object()
             .ok_or_else(|| Error::input(format!("{}: its content could not be read at import", named())))?;
-        let mut bytes = vec![0; row.size as usize];
+        let mut bytes = vec![0; row.node.size as usize];
         match self.new.get(&id) {
             Some(new) => new.source.read_at(0, &mut bytes)?,
             None => self.objects.read_at(&id, 0, &mut bytes)?,
@@ -297,16 +297,16 @@ impl Files {
     pub(crate) fn create(&mut self, place: &Place, new: &NewNode) -> Result<()> {
         let folder = Place { volume: place.volume.clone(), path: parent(&place.path).to_vec() };
         let above = self.at(&folder).ok_or_else(|| missing(&folder.volume, &folder.path))?;
-        if above.file_type != FileType::Dir {
+        if above.node.file_type != FileType::Dir {
             return Err(Error::input(format!("{}:{}: is no folder", folder.volume, escape(&folder.path))));
         }
         let mut labelled_by_directory = None;
         let can = self.capabilities(&place.volume);
         let is_dir = new.file_type == FileType::Dir;
         // As Linux does: who is born in a setgid folder is of its group.
-        let setgid = above.mode.is_some_and(|mode| mode & 0o2000 != 0);
+        let setgid = above.node.mode.is_some_and(|mode| mode & 0o2000 != 0);
         let label = |xattr: &&Xattr| xattr.name == b"security.selinux";
-        let mut xattrs: Vec<Xattr> = above.xattrs.iter().filter(label).cloned().collect();
+        let mut xattrs: Vec<Xattr> = above.node.xattrs.iter().filter(label).cloned().collect();
         let path = self.root.as_ref().and_then(|root| root.path_of(place));
         match (&self.labels, path, xattrs.first_mut()) {
             // A system that labels its files: what has none in the policy has its directory's, as in Linux.
@@ -322,7 +322,7 @@ impl Files {
             _ => {}
         }
         let mut mode = new.mode;
-        let default = above.xattrs.iter().find(|xattr| xattr.name == acl::DEFAULT.as_bytes());
+        let default = above.node.xattrs.iter().find(|xattr| xattr.name == acl::DEFAULT.as_bytes());
         if let Some(default) = default.filter(|_| matches!(new.file_type, FileType::Dir | FileType::File)) {
             if let Some((access, bits)) = acl::inherited(&default.value, mode) {
                 mode = mode & !0o777 | bits;
@@ -331,31 +331,19 @@ impl Files {
             xattrs.extend(is_dir.then(|| default.clone()));
             xattrs.sort();
         }
-        let row = Row {
-            volume: place.volume.clone(),
-            path: place.path.clone(),
-            file_type: new.file_type,
+        let node = Node {
             mode: can.is_posix.then_some(mode | if setgid && is_dir { 0o2000 } else { 0 }),
             uid: can.is_posix.then_some(new.uid),
-            gid: can.is_posix.then_some(if setgid { above.gid.unwrap_or(new.gid) } else { new.gid }),
-            nlink: None,
-            inode: None,
-            size: 0,
+            gid: can.is_posix.then_some(if setgid { above.node.gid.unwrap_or(new.gid) } else { new.gid }),
             mtime: Some(self.time),
             atime: Some(self.time),
             ctime: can.is_posix.then_some(self.time),
             crtime: Some(self.time),
-            link_target: None,
-            rdev: None,
-            xattrs,
             flags: can.flags_of_new(is_dir),
-            generation: None,
-            project: None,
-            sha1: None,
-            blake3: None,
-            content: None,
-            short_name: None,
+            xattrs,
+            ..Node::bare(new.file_type)
         };
+        let row = Row::new(&place.volume, place.path.clone(), None, node);
         self.labelled_by_directory.extend(labelled_by_directory);
         self.volume(&place.volume)?.rows.insert(place.path.as_slice().into(), Arc::new(row));
         self.touch_folder(place)
@@ -427,14 +415,15 @@ impl Files {
         let time = self.time;
         let rows = &mut self.volume(&place.volume)?.rows;
         let row = rows.get(&place.path[..]).ok_or_else(|| missing(&place.volume, &place.path))?;
-        let inode = row.inode.filter(|_| row.nlink.is_some_and(|n| n > 1) && row.file_type != FileType::Dir);
+        let is_linked = row.node.nlink.is_some_and(|n| n > 1) && row.node.file_type != FileType::Dir;
+        let file = row.file.filter(|_| is_linked);
         let change = |row: &mut Row| {
             change(row);
-            row.ctime = row.ctime.map(|_| time);
+            row.node.ctime = row.node.ctime.map(|_| time);
         };
-        match inode {
-            Some(inode) => {
-                let links = rows.values_mut().filter(|row| row.inode == Some(inode));
+        match file {
+            Some(file) => {
+                let links = rows.values_mut().filter(|row| row.file == Some(file));
                 links.for_each(|row| change(Arc::make_mut(row)));
             }
             None => rows.get_mut(&place.path[..]).into_iter().for_each(|row| change(Arc::make_mut(row))),
@@ -446,23 +435,23 @@ impl Files {
     /// that it had.
     pub(crate) fn fill(&mut self, place: &Place, content: NewContent) -> Result<()> {
         self.replace(place, content)?;
-        self.change(place, |row| row.xattrs.retain(|xattr| xattr.name != b"security.capability"))
+        self.change(place, |row| row.node.xattrs.retain(|xattr| xattr.name != b"security.capability"))
     }
 
     /// Gives the regular file at a place new content, and leaves all else of it but its times and what was measured
     /// of the content before.
     pub(crate) fn replace(&mut self, place: &Place, content: NewContent) -> Result<()> {
-        let (time, id, sha1, size) = (self.time, content.id, content.sha1, content.source.len());
-        self.new.insert(id, content);
+        let (time, body, size) = (self.time, content.body(), content.source.len());
+        self.new.insert(content.id, content);
         self.change(place, |row| {
-            row.size = size;
-            (row.sha1, row.blake3, row.content) = (Some(sha1), Some(id), None);
-            row.mtime = row.mtime.map(|_| time);
-            row.xattrs.retain(|xattr| !matches!(&xattr.name[..], b"security.ima" | b"security.evm"));
+            row.node.size = size;
+            row.body = Some(body);
+            row.node.mtime = row.node.mtime.map(|_| time);
+            row.node.xattrs.retain(|xattr| !matches!(&xattr.name[..], b"security.ima" | b"security.evm"));
         })
     }
 
-    fn volume(&mut self, name: &str) -> Result<&mut Volume> {
+    fn volume(&mut self, name: &str) -> Result<&mut EditedVolume> {
         self.volumes.get_mut(name).ok_or_else(|| Error::input(format!("{name}: is no volume with files")))
     }
 
@@ -470,7 +459,7 @@ impl Files {
     fn touch_folder(&mut self, child: &Place) -> Result<()> {
         let time = self.time;
         let folder = Place { volume: child.volume.clone(), path: parent(&child.path).to_vec() };
-        self.change(&folder, |row| row.mtime = row.mtime.map(|_| time))
+        self.change(&folder, |row| row.node.mtime = row.node.mtime.map(|_| time))
     }
 
     /// The first mount point that is at a place or below it.

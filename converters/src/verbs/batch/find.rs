@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use mif_formats::beneath::Directory;
 use mif_formats::container::{self, ImageFile, OpenOptions};
-use mif_formats::fs::{Volume, recognize};
+use mif_formats::fs::{Recognized, recognize};
 use mif_formats::partition::TableKind;
 use mif_formats::{ErrorKind, Source};
 use rustix::fs::FileType;
@@ -19,7 +19,7 @@ use crate::task::progress::{self, Progress};
 
 /// What was found.
 #[derive(Debug, Default)]
-pub(super) struct Found {
+pub(super) struct FoundImages {
     /// The images, in the order of the arguments, of a folder by name.
     pub(super) images: Vec<FoundImage>,
     /// What else was there.
@@ -56,9 +56,9 @@ const NO_DISKS: [&str; 5] = ["iso9660", "udf", "squashfs", "cramfs", "erofs"];
 /// Finds the images that `paths` stand for. A folder stands for the disk images in it and in its folders; a file for
 /// itself. Extents of another image are passed over; a disk beneath another one is an image of its own, for the upper
 /// one does not have all of its bits.
-pub(super) fn find(paths: &[PathBuf], options: &OpenOptions, progress: &dyn Progress) -> Result<Found> {
+pub(super) fn find(paths: &[PathBuf], options: &OpenOptions, progress: &dyn Progress) -> Result<FoundImages> {
     progress.stage("looking for disk images", 0);
-    let mut found = Found::default();
+    let mut found = FoundImages::default();
     let mut files = Vec::new();
     let options = trusting(paths, options);
     if !options.parents.is_empty() && (paths.len() > 1 || paths.iter().any(|path| path.is_dir())) {
@@ -140,7 +140,7 @@ pub(super) fn trusting(paths: &[PathBuf], options: &OpenOptions) -> OpenOptions 
     options
 }
 
-impl Found {
+impl FoundImages {
     fn pass_over(&mut self, path: &Path, why: String) {
         self.passed_over.push(PassedOver { path: path.display().to_string(), why });
     }
@@ -158,7 +158,12 @@ struct File {
 /// Adds the files in a folder and its folders, by name; those that are links last, so that a file and a link to it are
 /// known by the file's name. Links to folders are not followed. A folder that cannot be read is something that cannot
 /// be imported. All folders are opened beneath the first, so none becomes a link meanwhile.
-fn walk(folder: &Path, files: &mut Vec<File>, found: &mut Found, progress: &dyn Progress) -> Result<()> {
+fn walk(
+    folder: &Path,
+    files: &mut Vec<File>,
+    found: &mut FoundImages,
+    progress: &dyn Progress,
+) -> Result<()> {
     let root = match Directory::open(folder) {
         Ok(root) => root,
         Err(e) => {
@@ -247,7 +252,7 @@ fn judge(file: ImageFile) -> Result<Judged> {
         return Ok(Judged::Other(format!("no disk: {name}")));
     }
     let scan = Scan::new(disk)?;
-    let known = |content: &Volume| !matches!(content, Volume::Other { name: None, .. });
+    let known = |content: &Recognized| !matches!(content, Recognized::Other { name: None, .. });
     if scan.table.kind != TableKind::None || scan.volumes.iter().any(|volume| known(&volume.content)) {
         return Ok(Judged::Image);
     }
@@ -277,7 +282,7 @@ mod tests {
     use super::*;
     use crate::task::progress::Silent;
 
-    fn names(found: &Found, folder: &Path) -> (Vec<String>, Vec<String>) {
+    fn names(found: &FoundImages, folder: &Path) -> (Vec<String>, Vec<String>) {
         let short = |path: &Path| path.strip_prefix(folder).unwrap().display().to_string();
         let images = found.images.iter().map(|image| short(&image.path)).collect();
         let passed_over =
@@ -285,7 +290,7 @@ mod tests {
         (images, passed_over.collect())
     }
 
-    fn find_in(folder: &Path) -> Found {
+    fn find_in(folder: &Path) -> FoundImages {
         find(&[folder.to_owned()], &OpenOptions::default(), &Silent).unwrap()
     }
 

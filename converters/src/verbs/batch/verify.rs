@@ -8,7 +8,7 @@ use mif_formats::container::OpenOptions;
 use serde::Serialize;
 
 use super::Watch;
-use super::find::{Found, PassedOver, find, trusting};
+use super::find::{FoundImages, PassedOver, find, trusting};
 use super::originals::{Comparison, compare, matches};
 use crate::care::fsck::check;
 use crate::care::report::LostImage;
@@ -80,7 +80,7 @@ pub fn verify_all(
     let made = Provenance::of("verify");
     let found = match &options.against {
         Some(folder) => find(std::slice::from_ref(folder), &options.open, &*watch.begin("originals"))?,
-        None => Found::default(),
+        None => FoundImages::default(),
     };
     // Before the check, so that it sees them all. A record that cannot be read is among what it finds.
     let (images, _) = store.images()?;
@@ -143,7 +143,7 @@ pub fn verify_all(
 fn compare_all(
     store: &Store,
     images: &[Image],
-    found: &Found,
+    found: &FoundImages,
     checks: &mut [ImageCheck],
     options: &VerifyAllOptions,
     watch: &dyn Watch<ImageCheck>,

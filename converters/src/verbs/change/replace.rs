@@ -15,11 +15,11 @@ use crate::task::progress::Progress;
 use crate::tree::edit::Files;
 use crate::tree::new_content::NewContent;
 use crate::tree::path::Place;
-use crate::verbs::inspect::search::{Contents, Query, search};
+use crate::verbs::inspect::search::{Query, WantedContents, search};
 
 /// A content that is searched for.
 struct Wanted {
-    contents: Contents,
+    contents: WantedContents,
     /// What it is called in reports: its SHA-1 in hex.
     name: String,
     id: Option<ObjectId>,
@@ -78,13 +78,13 @@ pub fn replace(
 /// Replaces a content in the files of an image.
 fn replace_in(files: &mut Files, wanted: &Wanted, new: &NewContent) -> Result<UpdateCounts> {
     let fits = |row: &&Row| {
-        row.file_type == FileType::File && wanted.contents.contain(row.blake3.map(|id| id.digest), row.sha1)
+        row.node.file_type == FileType::File && wanted.contents.contain(row.blake3(), row.sha1())
     };
     let found: Vec<(Place, Option<ObjectId>)> = files
         .rows()
         .into_iter()
         .filter(fits)
-        .map(|row| (Place { volume: row.volume.clone(), path: row.path.clone() }, row.blake3))
+        .map(|row| (Place { volume: row.volume.clone(), path: row.path.clone() }, row.object()))
         .collect();
     if let Some(pair) = found.windows(2).find(|pair| pair[0].1 != pair[1].1) {
         let of =
@@ -101,7 +101,7 @@ fn replace_in(files: &mut Files, wanted: &Wanted, new: &NewContent) -> Result<Up
 
 /// Reads `--old`: the file of that name if there is one, else a SHA-1.
 fn wanted(old: &Path) -> Result<Wanted> {
-    let mut contents = Contents::default();
+    let mut contents = WantedContents::default();
     if !old.exists() {
         let text = old.to_string_lossy();
         contents.add_sha1(&text).map_err(|_| {

@@ -48,8 +48,10 @@ pub struct ContainerInfo {
 /// What the store knows of an image.
 #[derive(Debug, Clone, Serialize)]
 pub struct StoredInfo {
-    /// The identity of the disk's bits.
+    /// The digest of the layout: images with the same have the same bits.
     pub layout_digest: String,
+    /// The digest of the disk's bits, if it was computed (`import --verify`).
+    pub disk_digest: Option<String>,
     /// How the disk divides.
     pub counts: Counts,
     /// Where it came from.
@@ -60,8 +62,17 @@ pub struct StoredInfo {
 pub fn info(image: &OpenImage) -> Result<ImageInfo> {
     match &image.origin {
         Origin::Stored { stored, .. } => {
-            let Image { disk_size, layout_digest, table, volumes, counts, provenance, mut warnings, .. } =
-                stored.image.clone();
+            let Image {
+                disk_size,
+                layout_digest,
+                disk_digest,
+                table,
+                volumes,
+                counts,
+                provenance,
+                mut warnings,
+                ..
+            } = stored.image.clone();
             // What the record says is said also of an image whose files are damaged.
             let system = stored_system(image, &table, &mut warnings).unwrap_or_else(|error| {
                 warnings.push(format!("its files cannot be read: {error}"));
@@ -74,7 +85,7 @@ pub fn info(image: &OpenImage) -> Result<ImageInfo> {
                 table,
                 volumes,
                 system,
-                stored: Some(StoredInfo { layout_digest, counts, provenance }),
+                stored: Some(StoredInfo { layout_digest, disk_digest, counts, provenance }),
                 warnings,
             })
         }

@@ -1,13 +1,11 @@
 //! `rm`: versions of images are forgotten. Their numbers are not used again; their objects stay until `gc`.
 
 use std::collections::BTreeSet;
-use std::path::Path;
 
 use serde::Serialize;
 
 use crate::error::{Error, Result};
 use crate::store::{ImageName, Selector, Store};
-use crate::task::progress::Progress;
 
 /// What was removed.
 #[derive(Debug, Clone, Serialize)]
@@ -18,22 +16,22 @@ pub struct RmReport {
     pub tags: Vec<String>,
 }
 
-/// Removes versions of images from the store in the folder `store`: the one that a name names, or all if it
-/// names none. Unless `force`, nothing is removed if a tag stands for any of them.
-pub fn rm(store: &Path, names: &[ImageName], force: bool, progress: &dyn Progress) -> Result<RmReport> {
-    let store = Store::open_exclusive(store, progress)?;
+/// Removes versions of images from a store that was opened to remove from it: the one that a name names, or all if it names
+/// none. Unless `force`, nothing is removed if a tag stands for any of them.
+pub fn rm(store: &Store, names: &[ImageName], force: bool) -> Result<RmReport> {
+    store.check_exclusive()?;
     let mut chosen: Vec<(String, u32)> = Vec::new();
     for name in names {
         match name.version {
             // A version whose record is damaged can be removed too.
             Selector::Newest => {
-                let versions = known_versions(&store, &name.name)?;
+                let versions = known_versions(store, &name.name)?;
                 if versions.is_empty() {
                     store.image(name)?;
                 }
                 chosen.extend(versions.into_iter().map(|version| (name.name.clone(), version)));
             }
-            Selector::Number(version) if known_versions(&store, &name.name)?.contains(&version) => {
+            Selector::Number(version) if known_versions(store, &name.name)?.contains(&version) => {
                 chosen.push((name.name.clone(), version));
             }
             _ => chosen.push((name.name.clone(), store.image(name)?.image.version)),

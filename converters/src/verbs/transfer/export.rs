@@ -73,7 +73,6 @@ pub fn export(
     options: &ExportOptions,
     progress: &dyn Progress,
 ) -> Result<ExportReport> {
-    use std::os::unix::fs::MetadataExt;
     let started = Instant::now();
     let format = container::format_for_output(options.format.as_deref(), path)?;
     let mut format_options = options.options.clone();
@@ -106,15 +105,12 @@ pub fn export(
         true => read_back(&*disk, written, path, format, options, progress),
         false => Ok(()),
     };
-    write(&*disk, output, format, &format_options, &check, progress)?;
+    let allocated = write(&*disk, output, format, &format_options, &check, progress)?;
     let mut notes = reshaped.as_ref().map_or(Vec::new(), |reshaped| reshaped.draft.notes.clone());
     if kind == OutputKind::Device {
         notes.extend(rest_of_device(path, disk.len())?);
     }
-    let allocated = match kind {
-        OutputKind::Files => std::fs::metadata(path).map_or(0, |m| m.blocks() * 512),
-        OutputKind::Device | OutputKind::Stream => disk.len(),
-    };
+    let allocated = if kind == OutputKind::Files { allocated } else { disk.len() };
     Ok(ExportReport {
         image: image.label.clone(),
         output: path.display().to_string(),
@@ -192,7 +188,7 @@ fn write(
     options: &CreateOptions,
     check: &dyn Fn(&Path) -> Result<()>,
     progress: &dyn Progress,
-) -> Result<()> {
+) -> Result<u64> {
     let kind = output.kind();
     let written = format.create(disk, &mut output, options, progress);
     let failed = match written {
@@ -201,8 +197,8 @@ fn write(
             let (target, early) = (output.target().to_owned(), output.temporary().is_some());
             output.temporary().map_or(Ok(()), check)?;
             match output.commit() {
-                Ok(()) if early || kind == OutputKind::Stream => return Ok(()),
-                Ok(()) => return check(&target),
+                Ok(allocated) if early || kind == OutputKind::Stream => return Ok(allocated),
+                Ok(allocated) => return check(&target).map(|()| allocated),
                 Err(e) => e.into(),
             }
         }

@@ -37,7 +37,7 @@ pub(super) fn create(
     observer: &dyn Observer,
 ) -> Result<()> {
     let options = Options::new("qcow2", KNOWN, options)?;
-    let plan = Plan::new(&options, source, output.target())?;
+    let plan = WritePlan::new(&options, source, output.target())?;
     let target = output.target().to_owned();
     let mut writer = Writer::new(output.create()?, &plan.layout).map_err(|e| e.in_file(&target))?;
     let over;
@@ -59,13 +59,13 @@ pub(super) fn create(
     writer.finish()
 }
 
-struct Plan {
+struct WritePlan {
     layout: Layout,
     packer: Option<Packer>,
     backing: Option<Arc<dyn Source>>,
 }
 
-impl Plan {
+impl WritePlan {
     fn new(options: &Options<'_>, source: &dyn Source, target: &Path) -> Result<Self> {
         let version = match options.choice("compat", &["1.1", "v3", "0.10", "v2"])? {
             "0.10" | "v2" => 2,
@@ -86,6 +86,9 @@ impl Plan {
         }
         let codec = if zstd { Codec::Zstd } else { Codec::Deflate };
         let level = options.number("compression_level")?;
+        if level.is_some() && !compress {
+            return Err(options.bad("compression_level", "none without compress=on"));
+        }
         let level = level.unwrap_or(if zstd { ZSTD_LEVEL } else { DEFLATE_LEVEL });
         let packer = if compress { Some(Packer::new(codec, level)?) } else { None };
         let backing = match options.text("backing_file") {
@@ -101,7 +104,7 @@ impl Plan {
             size: source.len().next_multiple_of(512),
             backing: backing.as_ref().map(|(name, disk)| ((*name).to_owned(), disk.format)),
         };
-        Ok(Plan { layout, packer, backing: backing.map(|(_, disk)| disk.source) })
+        Ok(WritePlan { layout, packer, backing: backing.map(|(_, disk)| disk.source) })
     }
 
     /// Finds out what of a window must be written, and packs it.

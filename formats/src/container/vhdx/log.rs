@@ -21,7 +21,7 @@ const MAX_READS: usize = 8;
 const MAX_FILE: u64 = 1 << 50;
 
 /// A valid entry of the log.
-struct Entry<'a> {
+struct LogEntry<'a> {
     /// Where it begins in the log, in bytes.
     at: usize,
     tail: u32,
@@ -66,15 +66,15 @@ pub(super) fn replay(file: ImageFile, header: &Header) -> Result<ImageFile> {
 /// The entries of the newest complete sequence, in order.
 ///
 /// Errs if entries overlap so much that reading them would take far more than the log's length.
-fn active_sequence<'a>(log: &'a [u8], guid: &Guid) -> Result<Option<Vec<Entry<'a>>>> {
+fn active_sequence<'a>(log: &'a [u8], guid: &Guid) -> Result<Option<Vec<LogEntry<'a>>>> {
     let mut budget = log.len().saturating_mul(MAX_READS);
-    let mut best: Option<Vec<Entry<'a>>> = None;
+    let mut best: Option<Vec<LogEntry<'a>>> = None;
     let mut start = 0;
     // Every entry that begins a sequence is tried once; a sequence that was walked is not walked again.
     while start < log.len() {
-        let mut sequence: Vec<Entry<'a>> = Vec::new();
+        let mut sequence: Vec<LogEntry<'a>> = Vec::new();
         let (mut position, mut left) = (start, log.len());
-        while let Some(entry) = Entry::parse(log, position, guid, &mut budget)? {
+        while let Some(entry) = LogEntry::parse(log, position, guid, &mut budget)? {
             let follows = sequence.last().is_none_or(|e| e.sequence_number + 1 == entry.sequence_number);
             if !follows || entry.bytes.len() > left {
                 break;
@@ -98,7 +98,7 @@ fn active_sequence<'a>(log: &'a [u8], guid: &Guid) -> Result<Option<Vec<Entry<'a
     Ok(best)
 }
 
-impl<'a> Entry<'a> {
+impl<'a> LogEntry<'a> {
     /// The entry at `start`, which may wrap around the end of the log; `None` if none is there.
     /// The entry's length is deducted from `budget`, the bytes that may still be checksummed.
     fn parse(log: &'a [u8], start: usize, guid: &Guid, budget: &mut usize) -> Result<Option<Self>> {
@@ -125,7 +125,7 @@ impl<'a> Entry<'a> {
         if !fits(le32(&bytes, 4), checksum(&bytes, 4)) {
             return Ok(None);
         }
-        let entry = Entry {
+        let entry = LogEntry {
             at: start,
             tail: le32(&bytes, 12),
             sequence_number,

@@ -41,7 +41,13 @@ pub(super) fn create(
 ) -> Result<()> {
     let options = Options::new("vmdk", KNOWN, options)?;
     let subformat = options.choice("subformat", SUBFORMATS)?;
-    let level = options.number("compression_level")?.unwrap_or(DEFLATE_LEVEL);
+    let level = options.number("compression_level")?;
+    if level.is_some() && subformat != "streamOptimized" {
+        return Err(
+            options.bad("compression_level", "none: of the subformats, streamOptimized alone is compressed")
+        );
+    }
+    let level = level.unwrap_or(DEFLATE_LEVEL);
     let sectors = source.len().div_ceil(SECTOR);
     let wanted = Wanted::new(&options)?;
     let digester = Digester::new(source.len());

@@ -16,7 +16,7 @@ const TAIL_FILE_TYPE: u8 = 0xDE;
 
 /// An entry that is in use.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Entry<'a> {
+pub(super) struct RawEntry<'a> {
     pub(super) inode: u32,
     pub(super) name: &'a [u8],
     /// Where it stands in the block, in bytes.
@@ -25,14 +25,14 @@ pub(super) struct Entry<'a> {
 
 /// Where a block stands, for errors.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Place {
+pub(super) struct BlockAt {
     /// The directory.
     pub(super) inode: u32,
     /// The block's byte on the volume.
     pub(super) offset: u64,
 }
 
-impl Place {
+impl BlockAt {
     /// An error in the field that stands at `field_at` of the block.
     pub(super) fn corrupt(self, field: &'static str, field_at: usize, problem: impl Into<String>) -> Error {
         at(format!("directory inode {}", self.inode))
@@ -48,8 +48,8 @@ impl Place {
 pub(super) fn entries<'a>(
     block: &'a [u8],
     csum_seed: Option<u32>,
-    place: Place,
-    found: &mut dyn FnMut(Entry<'a>),
+    place: BlockAt,
+    found: &mut dyn FnMut(RawEntry<'a>),
 ) -> Result<()> {
     if let Some(seed) = csum_seed {
         check_sum(block, seed, place)?;
@@ -58,7 +58,7 @@ pub(super) fn entries<'a>(
 }
 
 /// The chain of entries in `bytes`, a block or a part of an inode.
-pub(super) fn chain<'a>(bytes: &'a [u8], place: Place, found: &mut dyn FnMut(Entry<'a>)) -> Result<()> {
+pub(super) fn chain<'a>(bytes: &'a [u8], place: BlockAt, found: &mut dyn FnMut(RawEntry<'a>)) -> Result<()> {
     let mut start = 0;
     while start < bytes.len() {
         let room = bytes.len() - start;
@@ -80,7 +80,7 @@ pub(super) fn chain<'a>(bytes: &'a [u8], place: Place, found: &mut dyn FnMut(Ent
             return Err(place.corrupt("rec_len", start + 4, problem));
         }
         if inode != 0 {
-            found(Entry { inode, name: &bytes[start + 8..start + 8 + name_len], start });
+            found(RawEntry { inode, name: &bytes[start + 8..start + 8 + name_len], start });
         }
         start += rec_len;
     }
@@ -96,7 +96,7 @@ fn rec_len(stored: u16, block_size: usize) -> usize {
     }
 }
 
-fn check_sum(block: &[u8], seed: u32, place: Place) -> Result<()> {
+fn check_sum(block: &[u8], seed: u32, place: BlockAt) -> Result<()> {
     let tail = block.len() - TAIL;
     let is_leaf = le32(block, tail) == 0
         && le16(block, tail + 4) == TAIL as u16
@@ -142,7 +142,7 @@ fn index_counts(block: &[u8]) -> Option<(usize, usize, usize)> {
 mod tests {
     use super::*;
 
-    const PLACE: Place = Place { inode: 2, offset: 4096 };
+    const PLACE: BlockAt = BlockAt { inode: 2, offset: 4096 };
 
     /// Entries `.`, a deleted one, `name` and the rest.
     fn block() -> Vec<u8> {

@@ -36,6 +36,9 @@ pub(super) static CAPABILITIES: Capabilities = Capabilities {
     made_with: &[("/lost+found", 0o700)],
 };
 
+/// Those of a volume on which files were made to share blocks (Android's images).
+pub(super) static SHARED: Capabilities = Capabilities { shares_extents: true, ..CAPABILITIES };
+
 impl Driver for Ext {
     fn name(&self) -> &'static str {
         "ext2, ext3 or ext4"

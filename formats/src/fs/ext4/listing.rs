@@ -24,7 +24,7 @@ impl Ext4 {
         inode: &Inode,
         complain: &mut dyn FnMut(Error),
     ) -> Result<Vec<DirEntry>> {
-        let mut listing = Listing { sb: &self.sb, inode, entries: Vec::new(), most };
+        let mut listing = DirReader { sb: &self.sb, inode, entries: Vec::new(), most };
         if inode.has(flags::INLINE_DATA) {
             listing.inline(&self.inline_data(inode)?, complain)?;
         } else {
@@ -34,7 +34,7 @@ impl Ext4 {
     }
 
     /// Gives `listing` the blocks of its directory one after the other. Holes are complained of.
-    fn dir_blocks(&self, listing: &mut Listing<'_>, complain: &mut dyn FnMut(Error)) -> Result<()> {
+    fn dir_blocks(&self, listing: &mut DirReader<'_>, complain: &mut dyn FnMut(Error)) -> Result<()> {
         let inode = listing.inode;
         let content = map::content(&self.blocks, &self.sb, &self.groups, inode)?;
         let place = || at(format!("directory inode {}", inode.number));
@@ -88,7 +88,7 @@ impl Ext4 {
 }
 
 /// The entries of a directory so far.
-struct Listing<'a> {
+struct DirReader<'a> {
     sb: &'a Superblock,
     inode: &'a Inode,
     entries: Vec<DirEntry>,
@@ -96,10 +96,10 @@ struct Listing<'a> {
     most: usize,
 }
 
-impl Listing<'_> {
+impl DirReader<'_> {
     /// The entries of a block that stands at byte `offset` of the volume.
     fn block(&mut self, block: &[u8], offset: u64, complain: &mut dyn FnMut(Error)) -> Result<()> {
-        let place = dir::Place { inode: self.inode.number, offset };
+        let place = dir::BlockAt { inode: self.inode.number, offset };
         let csum_seed = self.sb.metadata_csum().then(|| self.inode.csum_seed(self.sb));
         let chain = dir::entries(block, csum_seed, place, &mut |entry| self.entry(entry, place, complain));
         if let Err(error) = chain {
@@ -117,7 +117,7 @@ impl Listing<'_> {
         for (chain, offset) in
             [(bytes.get(PARENT..in_block), offset + PARENT as u64), (bytes.get(in_block..), attribute)]
         {
-            let place = dir::Place { inode: self.inode.number, offset };
+            let place = dir::BlockAt { inode: self.inode.number, offset };
             let chain = chain.unwrap_or_default();
             let result = dir::chain(chain, place, &mut |entry| self.entry(entry, place, complain));
             if let Err(error) = result {
@@ -135,7 +135,7 @@ impl Listing<'_> {
             .limit(format!("has more than {} entries", self.most)))
     }
 
-    fn entry(&mut self, entry: dir::Entry<'_>, place: dir::Place, complain: &mut dyn FnMut(Error)) {
+    fn entry(&mut self, entry: dir::RawEntry<'_>, place: dir::BlockAt, complain: &mut dyn FnMut(Error)) {
         let name = entry.name;
         if name == b"." || name == b".." {
             return;

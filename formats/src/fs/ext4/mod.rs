@@ -267,7 +267,8 @@ impl Filesystem for Ext4 {
     }
 
     fn capabilities(&self) -> &'static Capabilities {
-        &driver::CAPABILITIES
+        let is_shared = self.info.features.iter().any(|feature| feature == "shared_blocks");
+        if is_shared { &driver::SHARED } else { &driver::CAPABILITIES }
     }
 
     fn root(&self) -> NodeId {
@@ -287,6 +288,7 @@ impl Filesystem for Ext4 {
             gid: Some(inode.gid),
             nlink: Some(u32::from(inode.links_count)),
             inode: Some(id),
+            subvolume: None,
             size: inode.size,
             mtime: Some(inode.mtime),
             atime: Some(inode.atime),
@@ -298,7 +300,12 @@ impl Filesystem for Ext4 {
             project: inode.project,
             link_target,
             xattrs: self.xattrs(&inode, complain)?,
+            ntfs: None,
         })
+    }
+
+    fn handle(&self, node: &Node) -> Option<NodeId> {
+        node.inode
     }
 
     fn read_dir(&self, id: NodeId, complain: &mut dyn FnMut(Error)) -> Result<Vec<DirEntry>> {

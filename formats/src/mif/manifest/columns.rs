@@ -5,7 +5,7 @@ use bytes::Bytes;
 pub use parquet::errors::ParquetError as ReadError;
 pub use parquet::file::reader::{ChunkReader, Length};
 
-use super::schema::{SCHEMA, xattr_name};
+use super::schema::{SCHEMA, unescape};
 use crate::error::{Result, at};
 use crate::fs::Xattr;
 pub use crate::mif::table::Group;
@@ -23,7 +23,9 @@ pub enum Column {
     Uid,
     Gid,
     Nlink,
+    File,
     Inode,
+    Subvolume,
     Size,
     Mtime,
     MtimeNs,
@@ -46,6 +48,12 @@ pub enum Column {
     PathBytes,
     LinkTargetBytes,
     ShortName,
+    DosName,
+    Stream,
+    Member,
+    OwnerSid,
+    GroupSid,
+    Reparse,
 }
 
 impl From<Column> for usize {
@@ -92,7 +100,7 @@ pub fn xattrs(group: &Group<'_>) -> Result<Vec<Vec<Xattr>>> {
             return Err(wrong());
         }
         let xattr = |(key, value): (parquet::data_type::ByteArray, parquet::data_type::ByteArray)| {
-            let name = xattr_name(key.data()).ok_or_else(wrong)?;
+            let name = unescape(key.data()).ok_or_else(wrong)?;
             Ok(Xattr { name, value: value.data().to_vec() })
         };
         keys.into_iter().zip(values).map(xattr).collect()
@@ -103,20 +111,20 @@ pub fn xattrs(group: &Group<'_>) -> Result<Vec<Vec<Xattr>>> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::mif::ObjectId;
     use crate::mif::manifest::tests::row;
-    use crate::mif::manifest::{Row, write};
+    use crate::mif::manifest::{Body, Row, write};
     use crate::mif::table::GROUP_ROWS_MAX;
 
     fn sample() -> (Vec<Row>, Columns<Bytes>) {
         let mut rows: Vec<Row> =
             (0..GROUP_ROWS_MAX + 50).map(|i| row(format!("/{i:08}").as_bytes())).collect();
         for (i, row) in rows.iter_mut().enumerate() {
-            row.mode = (i % 3 > 0).then_some(i as u16 & 0o7777);
-            row.size = i as u64 * 7;
-            row.blake3 = (i % 5 > 0).then(|| ObjectId::of(&i.to_le_bytes()));
+            row.node.mode = (i % 3 > 0).then_some(i as u16 & 0o7777);
+            row.node.size = i as u64 * 7;
+            let blake3 = *blake3::hash(&i.to_le_bytes()).as_bytes();
+            row.body = (i % 5 > 0).then_some(Body::Digested { sha1: [1; 20], blake3 });
         }
-        rows[3].xattrs = vec![Xattr { name: b"user.x".to_vec(), value: b"y".to_vec() }];
+        rows[3].node.xattrs = vec![Xattr { name: b"user.x".to_vec(), value: b"y".to_vec() }];
         let mut file = Vec::new();
         write(&mut file, &rows).unwrap();
         (rows, Columns::open(file.into()).unwrap())
@@ -129,7 +137,7 @@ mod tests {
         for group in columns.groups() {
             let rows = &rows[group.start..group.start + group.rows];
             let modes = group.numbers(Column::Mode).unwrap();
-            assert!(modes.iter().zip(rows).all(|(mode, row)| *mode == row.mode.map(i64::from)));
+            assert!(modes.iter().zip(rows).all(|(mode, row)| *mode == row.node.mode.map(i64::from)));
             let paths = group.texts(Column::Path).unwrap();
             assert!(paths.iter().zip(rows).all(|(path, row)| path.data() == row.path));
             for column in [Column::Path, Column::Type] {
@@ -139,10 +147,8 @@ mod tests {
                 assert!(each.len() == rows.len() && texts.iter().zip(each).all(|(a, b)| a.data() == b));
             }
             let digests = group.digests::<32>(Column::Blake3).unwrap();
-            assert!(
-                digests.iter().zip(rows).all(|(digest, row)| digest.map(ObjectId::content) == row.blake3)
-            );
-            assert!(xattrs(&group).unwrap().into_iter().eq(rows.iter().map(|row| row.xattrs.clone())));
+            assert!(digests.iter().zip(rows).all(|(digest, row)| *digest == row.blake3()));
+            assert!(xattrs(&group).unwrap().into_iter().eq(rows.iter().map(|row| row.node.xattrs.clone())));
             assert!(group.all_null(Column::Content) && !group.all_null(Column::Blake3));
             let (low, high) = group.bounds(Column::Path).unwrap();
             assert!(low <= &rows[0].path[..] && high >= &rows[rows.len() - 1].path[..]);
@@ -161,9 +167,9 @@ mod tests {
         for (i, number) in wanted.iter().enumerate() {
             let row = &rows[group.start + number];
             assert_eq!(paths[i].data(), row.path);
-            assert_eq!(sizes[i], Some(row.size as i64));
-            assert_eq!(modes[i], row.mode.map(i64::from));
-            assert_eq!(digests[i].map(ObjectId::content), row.blake3);
+            assert_eq!(sizes[i], Some(row.node.size as i64));
+            assert_eq!(modes[i], row.node.mode.map(i64::from));
+            assert_eq!(digests[i], row.blake3());
         }
         assert!(group.texts_at(Column::Path, &[50]).is_err());
     }
@@ -172,7 +178,7 @@ mod tests {
     #[test]
     fn no_byte_of_a_manifest_makes_reading_panic() {
         let mut marked = row(b"/b");
-        marked.xattrs = vec![Xattr { name: b"user.x".to_vec(), value: b"y".to_vec() }];
+        marked.node.xattrs = vec![Xattr { name: b"user.x".to_vec(), value: b"y".to_vec() }];
         let mut file = Vec::new();
         write(&mut file, &[row(b"/"), row(b"/a"), marked]).unwrap();
         for at in 0..file.len() {

@@ -26,65 +26,109 @@ use self::schema::SCHEMA;
 use super::ObjectId;
 use super::table::{self, Group, GroupWriter, VALUE_COST, optional, required, row_groups, write_column};
 use crate::error::{Error, Result, at};
-use crate::fs::{FileType, Timestamp, Xattr};
+use crate::fs::{FileId, FileType, Node, NtfsNode, Timestamp, Xattr};
 
-/// One path of an image.
+/// One path of an image, or a part of the file that it names.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Row {
     /// `p` and the partition's slot: `p1`.
     pub volume: String,
     /// The absolute path on the volume, in bytes.
     pub path: Vec<u8>,
-    /// Its type.
-    pub file_type: FileType,
-    /// The lower 12 bits of the mode.
-    pub mode: Option<u16>,
-    /// Owner.
-    pub uid: Option<u32>,
-    /// Group.
-    pub gid: Option<u32>,
-    /// Hard links.
-    pub nlink: Option<u32>,
-    /// Inode number.
-    pub inode: Option<u64>,
-    /// Size in bytes.
-    pub size: u64,
-    /// Last change of the content.
-    pub mtime: Option<Timestamp>,
-    /// Last access.
-    pub atime: Option<Timestamp>,
-    /// Last change of the metadata.
-    pub ctime: Option<Timestamp>,
-    /// Creation.
-    pub crtime: Option<Timestamp>,
-    /// Where a symlink points, in bytes.
-    pub link_target: Option<Vec<u8>>,
-    /// Device number, (major, minor).
-    pub rdev: Option<(u32, u32)>,
-    /// Extended attributes, sorted by name.
-    pub xattrs: Vec<Xattr>,
-    /// ext: inode flags. FAT: attributes, and the NT case byte shifted left by 8.
-    pub flags: u32,
-    /// ext: inode generation.
-    pub generation: Option<u32>,
-    /// ext: project id.
-    pub project: Option<u32>,
-    /// SHA-1 of a regular file's content.
-    pub sha1: Option<[u8; 20]>,
-    /// BLAKE3-256 of a regular file's content: its object in the store.
-    pub blake3: Option<ObjectId>,
-    /// The object that holds the content where `blake3` does not name it: a file with more holes than are
-    /// worth hashing is stored under its chunk list's digest.
-    pub content: Option<ObjectId>,
+    /// What of the file at the path the row describes, if not all of it.
+    pub part: Option<Box<Part>>,
+    /// Which file of the volume it is: rows with the same id are hard links. None for one that an edit brought, which is
+    /// a file of its own.
+    pub file: Option<FileId>,
+    /// Its metadata.
+    pub node: Node,
+    /// A regular file's content; none if it could not be read.
+    pub body: Option<Body>,
     /// FAT: the short name beside a long one.
     pub short_name: Option<[u8; 11]>,
+    /// NTFS: the DOS name beside a long one.
+    pub dos_name: Option<Box<str>>,
+}
+
+/// The content of a regular file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Body {
+    /// Content with digests, of which BLAKE3 names its object.
+    Digested {
+        /// SHA-1 of the content.
+        sha1: [u8; 20],
+        /// BLAKE3-256 of the content.
+        blake3: [u8; 32],
+    },
+    /// Content that was not hashed, as it has more holes than are worth it.
+    Opaque {
+        /// The object that holds it, which is named by its chunk list.
+        object: ObjectId,
+    },
+}
+
+impl Body {
+    /// The object that holds the content.
+    #[must_use]
+    pub fn object(&self) -> ObjectId {
+        match self {
+            Body::Digested { blake3, .. } => ObjectId::content(*blake3),
+            Body::Opaque { object } => *object,
+        }
+    }
+
+    /// The SHA-1 of the content.
+    #[must_use]
+    pub fn sha1(&self) -> Option<[u8; 20]> {
+        match self {
+            Body::Digested { sha1, .. } => Some(*sha1),
+            Body::Opaque { .. } => None,
+        }
+    }
+
+    /// The BLAKE3-256 of the content.
+    #[must_use]
+    pub fn blake3(&self) -> Option<[u8; 32]> {
+        match self {
+            Body::Digested { blake3, .. } => Some(*blake3),
+            Body::Opaque { .. } => None,
+        }
+    }
+}
+
+/// A part of a file that has a row of its own.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Part {
+    /// An alternate stream of this name.
+    Stream(Vec<u8>),
+    /// A member of an archive, by its path in there.
+    Member(Vec<u8>),
 }
 
 impl Row {
+    /// The row of a path, without content.
+    #[must_use]
+    pub fn new(volume: &str, path: Vec<u8>, file: Option<FileId>, node: Node) -> Self {
+        let volume = volume.to_owned();
+        Row { volume, path, part: None, file, node, body: None, short_name: None, dos_name: None }
+    }
+
     /// The object that holds a regular file's content.
     #[must_use]
     pub fn object(&self) -> Option<ObjectId> {
-        self.content.or(self.blake3)
+        self.body.map(|body| body.object())
+    }
+
+    /// The SHA-1 of a regular file's content.
+    #[must_use]
+    pub fn sha1(&self) -> Option<[u8; 20]> {
+        self.body.and_then(|body| body.sha1())
+    }
+
+    /// The BLAKE3-256 of a regular file's content.
+    #[must_use]
+    pub fn blake3(&self) -> Option<[u8; 32]> {
+        self.body.and_then(|body| body.blake3())
     }
 
     /// The path as text: what is not UTF-8 escaped.
@@ -141,11 +185,16 @@ pub(super) fn write_with<W: Write + Send>(compression: Compression, out: W, rows
 fn cost(row: &Row) -> usize {
     const ESCAPED: usize = 4;
     let text = |bytes: &[u8]| if std::str::from_utf8(bytes).is_ok() { 1 } else { ESCAPED } * bytes.len();
-    let of_all = |size: fn(&Xattr) -> usize| row.xattrs.iter().map(|x| size(x) + VALUE_COST).sum();
+    let of_all = |size: fn(&Xattr) -> usize| row.node.xattrs.iter().map(|x| size(x) + VALUE_COST).sum();
     let keys: usize = of_all(|xattr| ESCAPED * xattr.name.len());
     let values = of_all(|xattr| xattr.value.len());
-    let target = row.link_target.as_deref().map_or(0, text);
-    [row.volume.len(), text(&row.path), target, keys, values].into_iter().max().unwrap_or(0)
+    let target = row.node.link_target.as_deref().map_or(0, text);
+    let part = match row.part.as_deref() {
+        Some(Part::Stream(name) | Part::Member(name)) => text(name),
+        None => 0,
+    };
+    let reparse = row.node.ntfs.as_ref().and_then(|ntfs| ntfs.reparse.as_deref()).map_or(0, <[u8]>::len);
+    [row.volume.len(), text(&row.path), target, keys, values, part, reparse].into_iter().max().unwrap_or(0)
 }
 
 fn properties(compression: Compression) -> WriterPropertiesPtr {
@@ -155,7 +204,7 @@ fn properties(compression: Compression) -> WriterPropertiesPtr {
     let mut builder = WriterProperties::builder()
         .set_created_by(concat!("mif ", env!("CARGO_PKG_VERSION")).to_owned())
         .set_compression(compression);
-    for column in ["path", "sha1", "blake3", "inode", "size", "link_target"] {
+    for column in ["path", "sha1", "blake3", "file", "inode", "size", "link_target"] {
         builder = plain(builder, column);
     }
     // Sorted paths share their beginnings.
@@ -169,46 +218,77 @@ fn broken(error: ParquetError) -> Error {
 fn write_group<W: Write + Send>(group: &mut GroupWriter<'_, W>, rows: &[Row]) -> Result<(), ParquetError> {
     let text = |s: &str| ByteArray::from(s);
     let bytes = |b: &[u8]| ByteArray::from(b.to_vec());
+    let nodes = || rows.iter().map(|row| &row.node);
     required::<ByteArrayType, _>(group, rows.iter().map(|r| text(&r.volume)))?;
     required::<ByteArrayType, _>(group, rows.iter().map(|r| text(&r.path_text())))?;
-    required::<ByteArrayType, _>(group, rows.iter().map(|r| text(type_name(r.file_type))))?;
-    optional::<Int32Type, _>(group, rows.iter().map(|r| r.mode.map(i32::from)))?;
-    optional::<Int64Type, _>(group, rows.iter().map(|r| r.uid.map(i64::from)))?;
-    optional::<Int64Type, _>(group, rows.iter().map(|r| r.gid.map(i64::from)))?;
-    optional::<Int64Type, _>(group, rows.iter().map(|r| r.nlink.map(i64::from)))?;
-    optional::<Int64Type, _>(group, rows.iter().map(|r| r.inode.map(|n| n as i64)))?;
-    required::<Int64Type, _>(group, rows.iter().map(|r| r.size as i64))?;
-    for time in [|r: &Row| r.mtime, |r: &Row| r.atime, |r: &Row| r.ctime, |r: &Row| r.crtime] {
-        optional::<Int64Type, _>(group, rows.iter().map(|r| time(r).map(|t| t.secs)))?;
-        optional::<Int32Type, _>(group, rows.iter().map(|r| time(r).map(|t| t.nanos as i32)))?;
+    required::<ByteArrayType, _>(group, rows.iter().map(|r| text(type_text(r))))?;
+    optional::<Int32Type, _>(group, nodes().map(|n| n.mode.map(i32::from)))?;
+    optional::<Int64Type, _>(group, nodes().map(|n| n.uid.map(i64::from)))?;
+    optional::<Int64Type, _>(group, nodes().map(|n| n.gid.map(i64::from)))?;
+    optional::<Int64Type, _>(group, nodes().map(|n| n.nlink.map(i64::from)))?;
+    optional::<Int64Type, _>(group, rows.iter().map(|r| r.file.map(|file| i64::from(file.0))))?;
+    optional::<Int64Type, _>(group, nodes().map(|n| n.inode.map(|n| n as i64)))?;
+    optional::<Int64Type, _>(group, nodes().map(|n| n.subvolume.map(|n| n as i64)))?;
+    required::<Int64Type, _>(group, nodes().map(|n| n.size as i64))?;
+    for time in [|n: &Node| n.mtime, |n: &Node| n.atime, |n: &Node| n.ctime, |n: &Node| n.crtime] {
+        optional::<Int64Type, _>(group, nodes().map(|n| time(n).map(|t| t.secs)))?;
+        optional::<Int32Type, _>(group, nodes().map(|n| time(n).map(|t| t.nanos as i32)))?;
     }
-    optional::<ByteArrayType, _>(
-        group,
-        rows.iter().map(|r| r.link_target.as_deref().map(|t| text(&escape(t)))),
-    )?;
-    optional::<Int64Type, _>(group, rows.iter().map(|r| r.rdev.map(makedev)))?;
+    let escaped = |b: &[u8]| text(&escape(b));
+    optional::<ByteArrayType, _>(group, nodes().map(|n| n.link_target.as_deref().map(escaped)))?;
+    optional::<Int64Type, _>(group, nodes().map(|n| n.rdev.map(makedev)))?;
     xattr_columns(group, rows)?;
-    required::<Int64Type, _>(group, rows.iter().map(|r| i64::from(r.flags)))?;
-    optional::<Int64Type, _>(group, rows.iter().map(|r| r.generation.map(i64::from)))?;
-    optional::<Int64Type, _>(group, rows.iter().map(|r| r.project.map(i64::from)))?;
+    required::<Int64Type, _>(group, nodes().map(|n| i64::from(n.flags)))?;
+    optional::<Int64Type, _>(group, nodes().map(|n| n.generation.map(i64::from)))?;
+    optional::<Int64Type, _>(group, nodes().map(|n| n.project.map(i64::from)))?;
     let fixed = |b: &[u8]| FixedLenByteArray::from(b.to_vec());
-    optional::<FixedLenByteArrayType, _>(group, rows.iter().map(|r| r.sha1.map(|d| fixed(&d))))?;
-    optional::<FixedLenByteArrayType, _>(group, rows.iter().map(|r| r.blake3.map(|d| fixed(&d.digest))))?;
-    optional::<FixedLenByteArrayType, _>(group, rows.iter().map(|r| r.content.map(|d| fixed(&d.digest))))?;
+    optional::<FixedLenByteArrayType, _>(group, rows.iter().map(|r| r.sha1().map(|d| fixed(&d))))?;
+    optional::<FixedLenByteArrayType, _>(group, rows.iter().map(|r| r.blake3().map(|d| fixed(&d))))?;
+    let opaque = |row: &Row| match row.body {
+        Some(Body::Opaque { object }) => Some(fixed(&object.digest)),
+        _ => None,
+    };
+    optional::<FixedLenByteArrayType, _>(group, rows.iter().map(opaque))?;
     let raw = |b: &[u8]| std::str::from_utf8(b).is_err().then(|| bytes(b));
     optional::<ByteArrayType, _>(group, rows.iter().map(|r| raw(&r.path)))?;
-    optional::<ByteArrayType, _>(group, rows.iter().map(|r| r.link_target.as_deref().and_then(raw)))?;
-    optional::<ByteArrayType, _>(group, rows.iter().map(|r| r.short_name.map(|n| bytes(&n))))
+    optional::<ByteArrayType, _>(group, nodes().map(|n| n.link_target.as_deref().and_then(raw)))?;
+    optional::<ByteArrayType, _>(group, rows.iter().map(|r| r.short_name.map(|n| bytes(&n))))?;
+    optional::<ByteArrayType, _>(group, rows.iter().map(|r| r.dos_name.as_deref().map(text)))?;
+    let stream = |row: &Row| match row.part.as_deref() {
+        Some(Part::Stream(name)) => Some(text(&escape_apart(name))),
+        _ => None,
+    };
+    let member = |row: &Row| match row.part.as_deref() {
+        Some(Part::Member(path)) => Some(text(&escape_apart(path))),
+        _ => None,
+    };
+    optional::<ByteArrayType, _>(group, rows.iter().map(stream))?;
+    optional::<ByteArrayType, _>(group, rows.iter().map(member))?;
+    let ntfs = || nodes().map(|node| node.ntfs.as_deref());
+    optional::<ByteArrayType, _>(group, ntfs().map(|n| n?.owner_sid.as_deref().map(text)))?;
+    optional::<ByteArrayType, _>(group, ntfs().map(|n| n?.group_sid.as_deref().map(text)))?;
+    optional::<ByteArrayType, _>(group, ntfs().map(|n| n?.reparse.as_deref().map(bytes)))
 }
+
+/// What the `type` column says of a row.
+fn type_text(row: &Row) -> &'static str {
+    match row.part.as_deref() {
+        Some(Part::Stream(_)) => STREAM,
+        _ => type_name(row.node.file_type),
+    }
+}
+
+/// What the `type` column says of an alternate stream.
+const STREAM: &str = "stream";
 
 fn xattr_columns<W: Write + Send>(group: &mut GroupWriter<'_, W>, rows: &[Row]) -> Result<(), ParquetError> {
     let (mut keys, mut values, mut def, mut rep) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
     for row in rows {
-        if row.xattrs.is_empty() {
+        if row.node.xattrs.is_empty() {
             def.push(0);
             rep.push(0);
         }
-        for (i, xattr) in row.xattrs.iter().enumerate() {
+        for (i, xattr) in row.node.xattrs.iter().enumerate() {
             keys.push(ByteArray::from(escape_apart(&xattr.name).as_str()));
             values.push(ByteArray::from(xattr.value.clone()));
             def.push(1);
@@ -262,8 +342,10 @@ pub fn read<R: ChunkReader + 'static>(file: R) -> Result<Vec<Row>> {
 }
 
 fn read_group(group: &Group<'_>, rows: &mut Vec<Row>) -> Result<()> {
-    let u32s = |column| -> Result<Vec<Option<u32>>> {
-        Ok(group.numbers(column)?.into_iter().map(|n| n.map(|n| n as u32)).collect())
+    let wrong = |column: &'static str, problem| at("manifest").field(column).corrupt(problem);
+    let u32s = |column, name| -> Result<Vec<Option<u32>>> {
+        let number = |n: i64| u32::try_from(n).map_err(|_| wrong(name, "is below zero or over 2³² − 1"));
+        group.numbers(column)?.into_iter().map(|n| n.map(number).transpose()).collect()
     };
     let times = |secs, nanos| -> Result<Vec<Option<Timestamp>>> {
         let both = group.numbers(secs)?.into_iter().zip(group.numbers(nanos)?);
@@ -272,53 +354,101 @@ fn read_group(group: &Group<'_>, rows: &mut Vec<Row>) -> Result<()> {
     let bytes = |column| -> Result<Vec<Option<Vec<u8>>>> {
         Ok(group.blobs(column)?.into_iter().map(|b| b.map(|b| b.data().to_vec())).collect())
     };
+    let texts = |column, name| -> Result<Vec<Option<String>>> {
+        let text = |b: Vec<u8>| String::from_utf8(b).map_err(|_| wrong(name, "is not UTF-8"));
+        bytes(column)?.into_iter().map(|b| b.map(text).transpose()).collect()
+    };
+    let names = |column, name| -> Result<Vec<Option<Vec<u8>>>> {
+        let parsed = |b: Vec<u8>| schema::unescape(&b).ok_or_else(|| wrong(name, "is no escaped name"));
+        bytes(column)?.into_iter().map(|b| b.map(parsed).transpose()).collect()
+    };
     let volume = group.texts(Column::Volume)?;
     let path = group.texts(Column::Path)?;
-    let file_type = group.texts(Column::Type)?;
+    let types = group.texts(Column::Type)?;
     let mode = group.numbers(Column::Mode)?;
-    let (uid, gid, nlink) = (u32s(Column::Uid)?, u32s(Column::Gid)?, u32s(Column::Nlink)?);
-    let inode = group.numbers(Column::Inode)?;
+    let (uid, gid) = (u32s(Column::Uid, "uid")?, u32s(Column::Gid, "gid")?);
+    let (nlink, file) = (u32s(Column::Nlink, "nlink")?, u32s(Column::File, "file")?);
+    if file.iter().flatten().any(|file| *file > FileId::MAX.0) {
+        return Err(wrong("file", "is over 2³¹ − 1"));
+    }
+    let (inode, subvolume) = (group.numbers(Column::Inode)?, group.numbers(Column::Subvolume)?);
     let size = group.numbers(Column::Size)?;
     let mtime = times(Column::Mtime, Column::MtimeNs)?;
     let atime = times(Column::Atime, Column::AtimeNs)?;
     let ctime = times(Column::Ctime, Column::CtimeNs)?;
     let crtime = times(Column::Crtime, Column::CrtimeNs)?;
-    let link_target = bytes(Column::LinkTarget)?;
+    let mut link_target = bytes(Column::LinkTarget)?;
     let rdev = group.numbers(Column::Rdev)?;
     let mut xattrs = columns::xattrs(group)?;
-    let flags = group.numbers(Column::Flags)?;
-    let (generation, project) = (u32s(Column::Generation)?, u32s(Column::Project)?);
+    let flags = u32s(Column::Flags, "flags")?;
+    let (generation, project) = (u32s(Column::Generation, "generation")?, u32s(Column::Project, "project")?);
     let sha1 = group.digests::<20>(Column::Sha1)?;
     let (blake3, content) = (group.digests::<32>(Column::Blake3)?, group.digests::<32>(Column::Content)?);
-    let (mut path_bytes, link_bytes) = (bytes(Column::PathBytes)?, bytes(Column::LinkTargetBytes)?);
-    let short_name = bytes(Column::ShortName)?;
+    let (mut path_bytes, mut link_bytes) = (bytes(Column::PathBytes)?, bytes(Column::LinkTargetBytes)?);
+    let (short_name, mut dos_name) = (bytes(Column::ShortName)?, texts(Column::DosName, "dos_name")?);
+    let (mut stream, mut member) = (names(Column::Stream, "stream")?, names(Column::Member, "member")?);
+    let (mut owner_sid, mut group_sid) =
+        (texts(Column::OwnerSid, "owner_sid")?, texts(Column::GroupSid, "group_sid")?);
+    let mut reparse = bytes(Column::Reparse)?;
     rows.reserve(group.rows);
     for i in 0..group.rows {
-        let wrong = |field, problem| at("manifest").field(field).corrupt(problem);
-        rows.push(Row {
-            volume: String::from_utf8_lossy(volume[i].data()).into_owned(),
-            path: path_bytes[i].take().unwrap_or_else(|| path[i].data().to_vec()),
-            file_type: type_from(file_type[i].data()).ok_or_else(|| wrong("type", "is no file type"))?,
+        let body = match (sha1[i], blake3[i], content[i]) {
+            (Some(sha1), Some(blake3), None) => Some(Body::Digested { sha1, blake3 }),
+            (None, None, Some(list)) => Some(Body::Opaque { object: ObjectId::chunk_list(list) }),
+            (None, None, None) => None,
+            _ => return Err(wrong("content", "stands beside a digest, or one digest stands alone")),
+        };
+        let part = match (stream[i].take(), member[i].take()) {
+            (Some(name), None) => Some(Part::Stream(name)),
+            (None, Some(path)) => Some(Part::Member(path)),
+            (None, None) => None,
+            _ => return Err(wrong("member", "stands beside a stream")),
+        };
+        let type_text = types[i].data();
+        let file_type = match part {
+            Some(Part::Stream(_)) if type_text == STREAM.as_bytes() => FileType::File,
+            _ => type_from(type_text).ok_or_else(|| wrong("type", "is no file type"))?,
+        };
+        let ntfs = NtfsNode {
+            owner_sid: owner_sid[i].take(),
+            group_sid: group_sid[i].take(),
+            reparse: reparse[i].take(),
+        };
+        let node = Node {
+            file_type,
             mode: mode[i].map(|mode| mode as u16),
             uid: uid[i],
             gid: gid[i],
             nlink: nlink[i],
             inode: inode[i].map(|inode| inode as u64),
+            subvolume: subvolume[i].map(|subvolume| subvolume as u64),
             size: size[i].ok_or_else(|| wrong("size", "is missing"))? as u64,
             mtime: mtime[i],
             atime: atime[i],
             ctime: ctime[i],
             crtime: crtime[i],
-            link_target: link_bytes[i].clone().or_else(|| link_target[i].clone()),
             rdev: rdev[i].map(splitdev),
-            xattrs: std::mem::take(&mut xattrs[i]),
-            flags: flags[i].ok_or_else(|| wrong("flags", "is missing"))? as u32,
+            flags: flags[i].ok_or_else(|| wrong("flags", "is missing"))?,
             generation: generation[i],
             project: project[i],
-            sha1: sha1[i],
-            blake3: blake3[i].map(ObjectId::content),
-            content: content[i].map(ObjectId::chunk_list),
-            short_name: short_name[i].as_deref().and_then(|name| name.try_into().ok()),
+            link_target: link_bytes[i].take().or_else(|| link_target[i].take()),
+            xattrs: std::mem::take(&mut xattrs[i]),
+            ntfs: (ntfs != NtfsNode::default()).then(|| Box::new(ntfs)),
+        };
+        let short_name = match short_name[i].as_deref().map(<[u8; 11]>::try_from) {
+            Some(Err(_)) => return Err(wrong("short_name", "does not have 11 bytes")),
+            Some(Ok(name)) => Some(name),
+            None => None,
+        };
+        rows.push(Row {
+            volume: String::from_utf8_lossy(volume[i].data()).into_owned(),
+            path: path_bytes[i].take().unwrap_or_else(|| path[i].data().to_vec()),
+            part: part.map(Box::new),
+            file: file[i].map(FileId),
+            node,
+            body,
+            short_name,
+            dos_name: dos_name[i].take().map(String::into_boxed_str),
         });
     }
     Ok(())
@@ -330,10 +460,7 @@ pub(super) mod tests {
     use crate::fs::walk::MAX_PATH;
 
     pub(in crate::mif) fn row(path: &[u8]) -> Row {
-        Row {
-            volume: "p1".into(),
-            path: path.to_vec(),
-            file_type: FileType::File,
+        let node = Node {
             mode: Some(0o4755),
             uid: Some(u32::MAX),
             gid: Some(0),
@@ -341,19 +468,14 @@ pub(super) mod tests {
             inode: Some(12),
             size: 1 << 40,
             mtime: Some(Timestamp { secs: -2_177_452_800, nanos: 999_999_999 }),
-            atime: None,
             ctime: Some(Timestamp { secs: 13_569_465_600, nanos: 1 }),
-            crtime: None,
-            link_target: None,
-            rdev: None,
-            xattrs: Vec::new(),
             flags: 0x8_0000,
             generation: Some(7),
-            project: None,
-            sha1: Some([3; 20]),
-            blake3: Some(ObjectId::content([4; 32])),
-            content: None,
-            short_name: None,
+            ..Node::bare(FileType::File)
+        };
+        Row {
+            body: Some(Body::Digested { sha1: [3; 20], blake3: [4; 32] }),
+            ..Row::new("p1", path.to_vec(), Some(FileId(3)), node)
         }
     }
 
@@ -366,17 +488,29 @@ pub(super) mod tests {
     #[test]
     fn rows_come_back_whole() {
         let mut device = row(b"/dev/\xff\\x41");
-        device.file_type = FileType::Block;
-        device.rdev = Some((0x1_2345, 0xabcde));
-        device.content = Some(ObjectId::chunk_list([5; 32]));
-        device.link_target = Some(b"\xfe/a".to_vec());
+        device.node.file_type = FileType::Block;
+        device.node.rdev = Some((0x1_2345, 0xabcde));
+        device.body = Some(Body::Opaque { object: ObjectId::chunk_list([5; 32]) });
+        device.node.link_target = Some(b"\xfe/a".to_vec());
         device.short_name = Some(*b"FOO     TXT");
+        (device.file, device.node.subvolume) = (None, Some(u64::MAX - 255));
         let mut marked = row(b"/z");
-        marked.xattrs = vec![
+        marked.node.xattrs = vec![
             Xattr { name: b"security.capability".to_vec(), value: vec![0, 1, 2, 255] },
             Xattr { name: b"user.a\\xff\xff\\".to_vec(), value: vec![] },
         ];
-        let rows = [row(b"/"), device, marked, row("/ö".as_bytes())];
+        marked.node.ntfs = Some(Box::new(NtfsNode {
+            owner_sid: Some("S-1-5-32-544".into()),
+            group_sid: None,
+            reparse: Some(vec![0x0c, 0, 0, 0xa0, 0xff]),
+        }));
+        marked.dos_name = Some("ZED~1.TXT".into());
+        let mut stream = row(b"/z");
+        stream.part = Some(Box::new(Part::Stream(b"Zone\xff\\x".to_vec())));
+        let mut member = row(b"/z.tar");
+        member.part = Some(Box::new(Part::Member(b"etc/fstab".to_vec())));
+        (member.node.file_type, member.body) = (FileType::Dir, None);
+        let rows = [row(b"/"), device, marked, stream, member, row("/ö".as_bytes())];
         assert_eq!(round_trip(&rows), rows);
     }
 
@@ -392,9 +526,10 @@ pub(super) mod tests {
     fn rows_with_the_longest_names_attributes_and_targets_come_back() {
         let long = |i: usize| {
             let mut long = row(&[format!("/{i:04}").as_bytes(), &[0xff; MAX_PATH - 5]].concat());
-            long.link_target = Some(vec![0xfe; 64 << 10]);
+            long.node.link_target = Some(vec![0xfe; 64 << 10]);
             let name = |j: usize| format!("user.{j:04}\\{}", "\\".repeat(240)).into_bytes();
-            long.xattrs = (0..250).map(|j| Xattr { name: name(j), value: vec![i as u8; 16 << 10] }).collect();
+            long.node.xattrs =
+                (0..250).map(|j| Xattr { name: name(j), value: vec![i as u8; 16 << 10] }).collect();
             long
         };
         let rows: Vec<Row> = (0..10).map(long).collect();

@@ -9,7 +9,9 @@ pub(super) const SCHEMA: &str = "message mif {
     optional int64 uid;
     optional int64 gid;
     optional int64 nlink;
+    optional int64 file;
     optional int64 inode;
+    optional int64 subvolume;
     required int64 size;
     optional int64 mtime;
     optional int32 mtime_ns;
@@ -36,10 +38,16 @@ pub(super) const SCHEMA: &str = "message mif {
     optional binary path_bytes;
     optional binary link_target_bytes;
     optional binary short_name;
+    optional binary dos_name (UTF8);
+    optional binary stream (UTF8);
+    optional binary member (UTF8);
+    optional binary owner_sid (UTF8);
+    optional binary group_sid (UTF8);
+    optional binary reparse;
 }";
 
 /// The reverse of [`escape_apart`](super::escape_apart).
-pub(super) fn xattr_name(key: &[u8]) -> Option<Vec<u8>> {
+pub(super) fn unescape(key: &[u8]) -> Option<Vec<u8>> {
     let mut name = Vec::with_capacity(key.len());
     let mut rest = key;
     while let [first, tail @ ..] = rest {

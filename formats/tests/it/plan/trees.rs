@@ -17,6 +17,7 @@ pub(crate) fn node(file_type: FileType) -> Node {
         gid: Some(0),
         nlink: None,
         inode: None,
+        subvolume: None,
         size: 0,
         mtime: time(1_700_000_000, 1),
         atime: time(1_700_000_001, 2),
@@ -28,6 +29,7 @@ pub(crate) fn node(file_type: FileType) -> Node {
         project: None,
         link_target: None,
         xattrs: Vec::new(),
+        ntfs: None,
     }
 }
 

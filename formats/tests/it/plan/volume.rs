@@ -115,11 +115,11 @@ pub(crate) fn assert_read_back(
     let mut checked = vec![false; tree.nodes().len()];
     for (entry, (path, number)) in listing.entries.iter().zip(&paths) {
         assert_eq!(entry.path, *path, "{what}");
-        let (node, read) = (&tree.nodes()[*number], &listing.nodes[entry.node]);
+        let (node, read) = (&tree.nodes()[*number], &listing.nodes[entry.file]);
         let expected = expect(*number, &node.meta, read);
         assert_eq!(*read, expected, "{what}: {}", path.escape_ascii());
         if node.meta.file_type == FileType::File && !std::mem::replace(&mut checked[*number], true) {
-            let pieces = fs.content(entry.node).unwrap().pieces;
+            let pieces = fs.content(listing.nodes.handle(entry.file)).unwrap().pieces;
             assert_content(&format!("{what}: {}", path.escape_ascii()), node.key, &node.data, &pieces, image);
         }
     }

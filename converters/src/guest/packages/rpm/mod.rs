@@ -5,13 +5,13 @@ mod header;
 mod sqlite;
 
 use self::header::Header;
-use super::{Databases, Found, Package};
+use super::{Databases, FoundPackages, Package};
 use crate::error::Result;
 
 /// Where the database may be, the newest place first; one may be a link to the other.
 const FOLDERS: [&str; 3] = ["/usr/lib/sysimage/rpm", "/usr/share/rpm", "/var/lib/rpm"];
 
-pub(super) fn read(databases: &Databases<'_>, found: &mut Found) -> Result<()> {
+pub(super) fn read(databases: &Databases<'_>, found: &mut FoundPackages) -> Result<()> {
     for folder in FOLDERS {
         let file = |name: &str| databases.file(&format!("{folder}/{name}"));
         let blobs = if let Some(database) = file("rpmdb.sqlite")? {

@@ -3,7 +3,6 @@
 use std::time::Duration;
 
 use mif_formats::Source;
-use mif_formats::mif::ObjectId;
 use similar::TextDiff;
 
 use super::report::Change;
@@ -24,7 +23,7 @@ const PATIENCE: Duration = Duration::from_millis(500);
 pub(super) fn same_content(trees: [&Tree; 2], rows: [Option<usize>; 2]) -> Result<bool> {
     let [Some(i), Some(j)] = rows else { return Ok(false) };
     let (x, y) = (&trees[0].rows()[i], &trees[1].rows()[j]);
-    if x.size != y.size {
+    if x.node.size != y.node.size {
         return Ok(false);
     }
     if let (Some(x), Some(y)) = (x.object(), y.object())
@@ -32,7 +31,7 @@ pub(super) fn same_content(trees: [&Tree; 2], rows: [Option<usize>; 2]) -> Resul
     {
         return Ok(true);
     }
-    if let (Some(x), Some(y)) = (x.blake3, y.blake3) {
+    if let (Some(x), Some(y)) = (x.blake3(), y.blake3()) {
         return Ok(x == y);
     }
     match (trees[0].content(i), trees[1].content(j)) {
@@ -68,8 +67,8 @@ fn same_bytes(x: &dyn Source, y: &dyn Source) -> Result<bool> {
 }
 
 /// BLAKE3 of a regular file's content, by reading it if the tree does not have it; none if it cannot be read.
-pub(super) fn digest(tree: &Tree, row: usize) -> Result<Option<ObjectId>> {
-    if let Some(known) = tree.rows()[row].blake3 {
+pub(super) fn digest(tree: &Tree, row: usize) -> Result<Option<[u8; 32]>> {
+    if let Some(known) = tree.rows()[row].blake3() {
         return Ok(Some(known));
     }
     let Ok(content) = tree.content(row) else { return Ok(None) };
@@ -78,7 +77,7 @@ pub(super) fn digest(tree: &Tree, row: usize) -> Result<Option<ObjectId>> {
         hasher.update(piece);
         true
     })?;
-    Ok(Some(ObjectId::content(*hasher.finalize().as_bytes())))
+    Ok(Some(*hasher.finalize().as_bytes()))
 }
 
 /// How the text of a changed file differs; none if it is not text on both sides.
@@ -86,7 +85,7 @@ pub(super) fn text_difference(trees: [&Tree; 2], change: &Change) -> Result<Opti
     let mut texts = [String::new(), String::new()];
     for side in [0, 1] {
         let Some(row) = change.rows[side] else { return Ok(None) };
-        if trees[side].rows()[row].size > MAX_TEXT {
+        if trees[side].rows()[row].node.size > MAX_TEXT {
             return Ok(None);
         }
         let Ok(content) = trees[side].content(row) else { return Ok(None) };

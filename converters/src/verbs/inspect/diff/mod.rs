@@ -10,7 +10,6 @@ mod report;
 use std::collections::{BTreeMap, HashMap};
 
 use mif_formats::fs::{FileType, Timestamp};
-use mif_formats::mif::ObjectId;
 use mif_formats::mif::manifest::{Row, escape, type_name};
 use mif_formats::text::hex_unless_text;
 
@@ -132,8 +131,8 @@ pub(crate) fn changes(
             (None, Some(_)) => (ChangeKind::Added, Vec::new()),
             (Some(x), Some(y)) => {
                 let mut fields = different_fields(x, y, ignore_times);
-                if x.file_type == FileType::File
-                    && y.file_type == FileType::File
+                if x.node.file_type == FileType::File
+                    && y.node.file_type == FileType::File
                     && !same_content(trees, rows)?
                 {
                     fields.push(FieldChange { field: "content", from: None, to: None });
@@ -156,8 +155,8 @@ pub(crate) fn changes(
             path_bytes: hex_unless_text(path),
             from: None,
             from_bytes: None,
-            file_type: type_name(row.file_type),
-            sizes: [before.map(|row| row.size), after.map(|row| row.size)],
+            file_type: type_name(row.node.file_type),
+            sizes: [before.map(|row| row.node.size), after.map(|row| row.node.size)],
             fields,
             text: None,
             rows,
@@ -173,24 +172,32 @@ fn different_fields(a: &Row, b: &Row, ignore_times: bool) -> Vec<FieldChange> {
             fields.push(FieldChange { field, from: text(a), to: text(b) });
         }
     };
-    compare("type", a.file_type != b.file_type, &|row| Some(type_name(row.file_type).to_owned()));
-    compare("mode", a.mode != b.mode, &|row| row.mode.map(|mode| format!("{mode:04o}")));
-    compare("owner", (a.uid, a.gid) != (b.uid, b.gid), &|row| {
+    compare("type", a.node.file_type != b.node.file_type, &|row| {
+        Some(type_name(row.node.file_type).to_owned())
+    });
+    compare("mode", a.node.mode != b.node.mode, &|row| row.node.mode.map(|mode| format!("{mode:04o}")));
+    compare("owner", (a.node.uid, a.node.gid) != (b.node.uid, b.node.gid), &|row| {
         Some(format!(
             "{}:{}",
-            row.uid.map_or("-".into(), |n| n.to_string()),
-            row.gid.map_or("-".into(), |n| n.to_string())
+            row.node.uid.map_or("-".into(), |n| n.to_string()),
+            row.node.gid.map_or("-".into(), |n| n.to_string())
         ))
     });
     // The links of a folder are its subfolders, which are told themselves.
-    compare("links", a.nlink != b.nlink && a.file_type != FileType::Dir, &|row| {
-        row.nlink.map(|n| n.to_string())
+    compare("links", a.node.nlink != b.node.nlink && a.node.file_type != FileType::Dir, &|row| {
+        row.node.nlink.map(|n| n.to_string())
     });
-    compare("size", a.size != b.size && a.file_type == FileType::File, &|row| Some(row.size.to_string()));
-    compare("mtime", a.mtime != b.mtime && !ignore_times, &|row| row.mtime.map(time));
-    compare("link target", a.link_target != b.link_target, &|row| row.link_target.as_deref().map(escape));
-    compare("device", a.rdev != b.rdev, &|row| row.rdev.map(|(major, minor)| format!("{major}:{minor}")));
-    compare("xattrs", a.xattrs != b.xattrs, &|_| None);
+    compare("size", a.node.size != b.node.size && a.node.file_type == FileType::File, &|row| {
+        Some(row.node.size.to_string())
+    });
+    compare("mtime", a.node.mtime != b.node.mtime && !ignore_times, &|row| row.node.mtime.map(time));
+    compare("link target", a.node.link_target != b.node.link_target, &|row| {
+        row.node.link_target.as_deref().map(escape)
+    });
+    compare("device", a.node.rdev != b.node.rdev, &|row| {
+        row.node.rdev.map(|(major, minor)| format!("{major}:{minor}"))
+    });
+    compare("xattrs", a.node.xattrs != b.node.xattrs, &|_| None);
     fields
 }
 
@@ -217,7 +224,7 @@ fn find_renames(
             _ => {}
         }
     }
-    let mut gone: HashMap<ObjectId, Vec<usize>> = HashMap::new();
+    let mut gone: HashMap<[u8; 32], Vec<usize>> = HashMap::new();
     let mut new = Vec::new();
     for (size, [removed, added]) in by_size {
         if size == 0 || removed.is_empty() || added.is_empty() {
@@ -255,7 +262,7 @@ fn find_renames(
         let change = &mut changes[i];
         change.kind = ChangeKind::Renamed;
         (change.from, change.from_bytes) = (Some(from), from_bytes);
-        change.sizes = [Some(before.size), Some(after.size)];
+        change.sizes = [Some(before.node.size), Some(after.node.size)];
         change.fields = different_fields(before, after, ignore_times);
         change.rows = rows;
         merged.push(old);

@@ -5,7 +5,7 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use mif_formats::Source;
-use mif_formats::fs::FileType;
+use mif_formats::fs::{FileId, FileType};
 use mif_formats::mif::manifest::escape;
 use sha1::{Digest, Sha1};
 
@@ -26,20 +26,19 @@ pub(super) struct Hashes {
     pub(super) complaints: Vec<String>,
 }
 
-/// Hashes those of `rows` that are regular files without a digest, each inode once, on all processors.
+/// Hashes those of `rows` that are regular files without a digest, each file once, on all processors.
 pub(super) fn all(tree: &Tree, rows: &[usize], progress: &dyn Progress) -> Result<Hashes> {
     let row = |i: usize| &tree.rows()[i];
-    // By volume and inode, which is about the order on the disk; what has no inode is itself alone.
-    let mut files: BTreeMap<(&str, u64, usize), Vec<usize>> = BTreeMap::new();
+    // By volume and file, which is about the order on the disk.
+    let mut files: BTreeMap<(&str, Option<FileId>), Vec<usize>> = BTreeMap::new();
     for (place, i) in rows.iter().enumerate() {
         let row = row(*i);
-        if row.file_type == FileType::File && row.sha1.is_none() {
-            let alone = if row.inode.is_some() { 0 } else { *i };
-            files.entry((&row.volume, row.inode.unwrap_or(0), alone)).or_default().push(place);
+        if row.node.file_type == FileType::File && row.sha1().is_none() {
+            files.entry((&row.volume, row.file)).or_default().push(place);
         }
     }
     let files: Vec<Vec<usize>> = files.into_values().collect();
-    progress.stage("hashing", files.iter().map(|places| row(rows[places[0]]).size).sum());
+    progress.stage("hashing", files.iter().map(|places| row(rows[places[0]]).node.size).sum());
     let next = AtomicUsize::new(0);
     let holes_left = Mutex::new(MAX_HASHED_HOLES);
     let found = Mutex::new(Hashes { digests: vec![None; rows.len()], complaints: Vec::new() });

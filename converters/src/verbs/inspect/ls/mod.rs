@@ -14,7 +14,7 @@ mod hash;
 
 /// What `ls` found.
 #[derive(Debug, Clone, Serialize)]
-pub struct Listing {
+pub struct LsReport {
     /// The path of the folder that was listed, without a slash at its end.
     #[serde(skip)]
     pub folder: Vec<u8>,
@@ -22,21 +22,25 @@ pub struct Listing {
     /// root's. With it before them, paths can be given again.
     #[serde(skip)]
     pub point: String,
-    /// The entries are made of these as they are asked for: there may be millions.
+    /// The entries are made of these as they are asked for: there may be millions. Beside each, the SHA-1 that was computed
+    /// for it.
     #[serde(rename = "entries", serialize_with = "as_entries")]
-    rows: Vec<Row>,
+    rows: Vec<Listed>,
     /// What could not be read, each a sentence.
     pub warnings: Vec<String>,
 }
 
-impl Listing {
+impl LsReport {
     /// The entries, by volume and path.
     pub fn entries(&self) -> impl Iterator<Item = LsEntry> + '_ {
         self.rows.iter().map(LsEntry::new)
     }
 }
 
-fn as_entries<S: Serializer>(rows: &[Row], serializer: S) -> std::result::Result<S::Ok, S::Error> {
+/// A row, and the SHA-1 of its content where that was computed now.
+type Listed = (Row, Option<[u8; 20]>);
+
+fn as_entries<S: Serializer>(rows: &[Listed], serializer: S) -> std::result::Result<S::Ok, S::Error> {
     serializer.collect_seq(rows.iter().map(LsEntry::new))
 }
 
@@ -81,31 +85,31 @@ pub struct LsEntry {
 }
 
 impl LsEntry {
-    fn new(row: &Row) -> Self {
+    fn new((row, sha1): &Listed) -> Self {
         LsEntry {
             volume: row.volume.clone(),
             path: row.path_text(),
             path_hex: hex_unless_text(&row.path),
             path_bytes: row.path.clone(),
-            file_type: type_name(row.file_type),
-            mode: row.mode,
-            uid: row.uid,
-            gid: row.gid,
-            nlink: row.nlink,
-            inode: row.inode,
-            size: row.size,
-            mtime: row.mtime,
-            atime: row.atime,
-            ctime: row.ctime,
-            crtime: row.crtime,
-            link_target: row.link_target.as_deref().map(escape),
-            link_target_hex: row.link_target.as_deref().and_then(hex_unless_text),
-            link_bytes: row.link_target.clone(),
-            rdev: row.rdev,
-            xattrs: row.xattrs.iter().map(|x| (escape_apart(&x.name), hex(&x.value))).collect(),
-            flags: row.flags,
-            sha1: row.sha1.map(|digest| hex(&digest)),
-            blake3: row.blake3.map(|id| id.to_string()),
+            file_type: type_name(row.node.file_type),
+            mode: row.node.mode,
+            uid: row.node.uid,
+            gid: row.node.gid,
+            nlink: row.node.nlink,
+            inode: row.node.inode,
+            size: row.node.size,
+            mtime: row.node.mtime,
+            atime: row.node.atime,
+            ctime: row.node.ctime,
+            crtime: row.node.crtime,
+            link_target: row.node.link_target.as_deref().map(escape),
+            link_target_hex: row.node.link_target.as_deref().and_then(hex_unless_text),
+            link_bytes: row.node.link_target.clone(),
+            rdev: row.node.rdev,
+            xattrs: row.node.xattrs.iter().map(|x| (escape_apart(&x.name), hex(&x.value))).collect(),
+            flags: row.node.flags,
+            sha1: sha1.or(row.sha1()).map(|digest| hex(&digest)),
+            blake3: row.blake3().map(|digest| hex(&digest)),
         }
     }
 }
@@ -125,7 +129,7 @@ pub struct LsOptions {
 }
 
 /// Lists files of an image.
-pub fn ls(image: &OpenImage, options: &LsOptions, progress: &dyn Progress) -> Result<Listing> {
+pub fn ls(image: &OpenImage, options: &LsOptions, progress: &dyn Progress) -> Result<LsReport> {
     let tree = image.tree()?;
     let rows = tree.rows();
     let all = 0..rows.len();
@@ -142,7 +146,7 @@ pub fn ls(image: &OpenImage, options: &LsOptions, progress: &dyn Progress) -> Re
                 tree.roots().first().filter(|_| path.as_ref().is_none_or(|path| path.volume.is_none()));
             let root = root.filter(|root| root.volume != start.volume);
             point = root.and_then(|root| root.point_of(&start.volume)).map_or_else(String::new, escape);
-            if start.file_type == FileType::Dir {
+            if start.node.file_type == FileType::Dir {
                 folder = start.path.strip_suffix(b"/").unwrap_or(&start.path).to_vec();
                 let below = |row: &Row| {
                     row.volume == start.volume && is_below(&row.path, &start.path, options.recursive)
@@ -162,13 +166,14 @@ pub fn ls(image: &OpenImage, options: &LsOptions, progress: &dyn Progress) -> Re
         number += 1;
         picked.next_if_eq(&(number - 1)).is_some()
     });
+    let mut digests = Vec::new();
     if let Some(hashes) = hashes {
-        for (row, digest) in rows.iter_mut().zip(hashes.digests) {
-            row.sha1 = digest.or(row.sha1);
-        }
+        digests = hashes.digests;
         warnings.extend(hashes.complaints);
     }
-    Ok(Listing { folder, point, rows, warnings })
+    digests.resize(rows.len(), None);
+    let rows = rows.into_iter().zip(digests).collect();
+    Ok(LsReport { folder, point, rows, warnings })
 }
 
 /// Whether `path` lies below `folder`; directly, unless `deep`.

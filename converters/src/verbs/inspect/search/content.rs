@@ -15,12 +15,12 @@ const MAX_LINE: u64 = 1 << 20;
 
 /// Contents that are searched for, by digest.
 #[derive(Debug, Clone, Default)]
-pub struct Contents {
+pub struct WantedContents {
     blake3: HashSet<[u8; 32]>,
     sha1: HashSet<[u8; 20]>,
 }
 
-impl Contents {
+impl WantedContents {
     /// Adds the content of a local file.
     pub fn add_file(&mut self, path: &Path) -> Result<()> {
         let mut hasher = blake3::Hasher::new();
@@ -99,7 +99,7 @@ fn digest<const N: usize>(hex: &str) -> Option<[u8; N]> {
 pub(super) fn candidates(
     storage: &dyn Storage,
     folder: &str,
-    contents: &Contents,
+    contents: &WantedContents,
 ) -> Result<Option<Vec<usize>>> {
     let key = format!("{folder}/digests");
     let failed = |e: std::io::Error| storage.error(&key, &e);
@@ -139,7 +139,7 @@ mod tests {
             sha1(3)
         );
         std::fs::write(&list, text).unwrap();
-        let mut contents = Contents::default();
+        let mut contents = WantedContents::default();
         contents.add_sha1_list(&list).unwrap();
         assert_eq!(contents.sha1.len(), 3);
         assert!(contents.contain(None, Some([0xAB; 20])) && !contents.contain(Some([2; 32]), None));

@@ -15,7 +15,7 @@ use mif_formats::mif::manifest::type_name;
 use mif_formats::text::{hex, hex_unless_text};
 use serde::Serialize;
 
-pub use self::content::Contents;
+pub use self::content::WantedContents;
 use self::file::StoredFile;
 pub use self::glob::PathGlob;
 use self::mounts::Points;
@@ -34,7 +34,7 @@ pub struct Query {
     /// The path.
     pub path: Option<PathGlob>,
     /// The content: any of these.
-    pub contents: Option<Contents>,
+    pub contents: Option<WantedContents>,
     /// The type.
     pub file_type: Option<FileType>,
     /// The owner.
@@ -299,7 +299,7 @@ impl Rows<'_> {
     }
 
     /// Only those digests are read that something is searched for by.
-    fn contents(&mut self, contents: &Contents) -> mif_formats::Result<()> {
+    fn contents(&mut self, contents: &WantedContents) -> mif_formats::Result<()> {
         if self.done() {
             return Ok(());
         }

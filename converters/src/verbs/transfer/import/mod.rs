@@ -108,9 +108,8 @@ pub(crate) fn import_opened(
     let (layout_file, digest) = layout.encode();
     let mut check = options.verify.then(|| ReadBack::new(store, opened, progress, options));
     // Of a million files there is not room for the layout and the rows.
-    if let Some(check) = &mut check {
-        check.disk(&layout)?;
-    }
+    let disk_digest = check.as_mut().map(|check| check.disk(&layout)).transpose()?;
+    let disk_digest = disk_digest.map(|digest| digest.to_string());
     drop(layout);
     let (scan, rows) = read.into_rows();
     let mut repaired = Vec::new();
@@ -172,6 +171,10 @@ pub(crate) fn import_opened(
                 }
                 store.note_again(&there.image)?;
             }
+            let measured = disk_digest.is_some() && there.image.disk_digest != disk_digest;
+            if measured {
+                there.image.disk_digest = disk_digest;
+            }
             // From now on the disk is known by the files that it was read from last.
             let from = &mut there.image.provenance;
             let moved = from.operation == "import" && from.files != files;
@@ -180,9 +183,11 @@ pub(crate) fn import_opened(
                 from.source_format = Some(disk.format.into());
                 from.snapshot.clone_from(&options.open.snapshot);
                 from.files = files.to_vec();
+            }
+            if moved || measured {
                 there.replace("image.json", &there.image.to_json())?;
             }
-            if moved || !store.is_noted(&there.image) {
+            if moved || measured || !store.is_noted(&there.image) {
                 store.note_again(&there.image)?;
             }
             there.image
@@ -202,6 +207,7 @@ pub(crate) fn import_opened(
             let image = Image {
                 disk_size,
                 layout_digest,
+                disk_digest,
                 manifest_digest,
                 volumes: volumes.clone(),
                 table: scan.table.clone(),

@@ -3,12 +3,13 @@
 use std::collections::HashSet;
 use std::sync::Arc;
 
+use mif_formats::disk_digest::DiskDigest;
 use mif_formats::mif::ObjectId;
 use mif_formats::mif::layout::Layout;
 use mif_formats::mif::manifest::Row;
 
 use super::options::{ImportOptions, Opened};
-use crate::disk::compare::compare_bits;
+use crate::disk::compare::compare_and_digest;
 use crate::error::{Error, Result, readable};
 use crate::ingest::import_disk;
 use crate::store::{ObjectWriter, Objects, Store, StoredDisk, WriterStats};
@@ -63,10 +64,13 @@ impl<'a> ReadBack<'a> {
         ReadBack { store, opened, options, progress, checked, added, damaged: 0 }
     }
 
-    /// Compares the disk with what its layout gives, bit for bit.
-    pub(crate) fn disk(&mut self, layout: &Arc<Layout>) -> Result<()> {
+    /// Compares the disk with what its layout gives, bit for bit; gives the digest of these bits.
+    pub(crate) fn disk(&mut self, layout: &Arc<Layout>) -> Result<DiskDigest> {
         self.checked.extend(layout.objects());
-        let Err(error) = self.compare(layout) else { return Ok(()) };
+        let error = match self.compare(layout) {
+            Err(error) => error,
+            whole => return whole,
+        };
         if self.progress.interrupted() || !self.store_again(layout.objects().iter().copied())? {
             return Err(error);
         }
@@ -81,12 +85,12 @@ impl<'a> ReadBack<'a> {
         Ok((self.added, self.damaged))
     }
 
-    fn compare(&self, layout: &Arc<Layout>) -> Result<()> {
+    fn compare(&self, layout: &Arc<Layout>) -> Result<DiskDigest> {
         let Opened { path, disk, .. } = self.opened;
         let stored = StoredDisk::new(layout.clone(), Arc::new(self.store.objects()?));
-        let difference = compare_bits(&*disk.source, &stored, "reading back", self.progress)?;
+        let (difference, digest) = compare_and_digest(&*disk.source, &stored, "reading back", self.progress)?;
         match difference.first {
-            None => Ok(()),
+            None => Ok(digest),
             Some(first) => Err(Error::store(format!(
                 "{}: reading back gives other bytes, first at {first}, {} in all; the image is not published",
                 path.display(),

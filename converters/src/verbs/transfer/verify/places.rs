@@ -26,7 +26,7 @@ pub struct PlaceReport {
 }
 
 /// A run of bytes of the disk that belongs to one file or volume.
-struct Run {
+struct Owned {
     start: u64,
     end: u64,
     owner: usize,
@@ -39,9 +39,9 @@ pub(super) struct Places {
     /// What owners are called; the first is what belongs to nobody.
     owners: Vec<String>,
     /// Content of files, by where it starts.
-    files: Vec<Run>,
+    files: Vec<Owned>,
     /// Volumes, the innermost first.
-    volumes: Vec<Run>,
+    volumes: Vec<Owned>,
 }
 
 impl Places {
@@ -58,7 +58,7 @@ impl Places {
             let whole =
                 if listing.is_some() { format!("{name}, in no file's content") } else { name.clone() };
             let owner = places.owner(whole);
-            places.volumes.extend(volume.extents.iter().map(|extent| Run {
+            places.volumes.extend(volume.extents.iter().map(|extent| Owned {
                 start: extent.disk,
                 end: extent.disk + extent.len,
                 owner,
@@ -66,7 +66,7 @@ impl Places {
             }));
             let Some((fs, listing)) = listing else { continue };
             for entry in &listing.entries {
-                let Ok(content) = fs.content(entry.node) else { continue };
+                let Ok(content) = fs.content(listing.nodes.handle(entry.file)) else { continue };
                 if content.pieces.iter().all(|piece| !matches!(piece, Piece::Volume { .. })) {
                     continue;
                 }
@@ -76,7 +76,7 @@ impl Places {
                     if let Piece::Volume { offset, len } = piece {
                         let mut at = in_file;
                         for (start, len) in volume.on_disk(*offset, *len) {
-                            places.files.push(Run { start, end: start + len, owner, in_file: at });
+                            places.files.push(Owned { start, end: start + len, owner, in_file: at });
                             at += len;
                         }
                     }

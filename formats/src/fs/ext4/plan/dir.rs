@@ -30,7 +30,7 @@ pub(super) struct Format {
 
 /// An entry to be written.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Entry<'a> {
+pub(super) struct NewEntry<'a> {
     pub(super) name: &'a [u8],
     pub(super) inode: u32,
     pub(super) file_type: FileType,
@@ -143,10 +143,10 @@ impl Format {
         inode: u32,
         parent: u32,
         csum_seed: u32,
-        entry: impl Fn(usize) -> Entry<'a>,
+        entry: impl Fn(usize) -> NewEntry<'a>,
     ) -> Vec<u8> {
         let mut bytes = Vec::with_capacity(layout.blocks() as usize * self.block_size);
-        let dots = [(&b"."[..], inode), (b"..", parent)].map(|(name, inode)| Entry {
+        let dots = [(&b"."[..], inode), (b"..", parent)].map(|(name, inode)| NewEntry {
             name,
             inode,
             file_type: FileType::Dir,
@@ -166,7 +166,7 @@ impl Format {
         bytes
     }
 
-    fn leaf<'a>(&self, bytes: &mut Vec<u8>, entries: impl Iterator<Item = Entry<'a>>, csum_seed: u32) {
+    fn leaf<'a>(&self, bytes: &mut Vec<u8>, entries: impl Iterator<Item = NewEntry<'a>>, csum_seed: u32) {
         let start = bytes.len();
         bytes.resize(start + self.block_size, 0);
         let block = &mut bytes[start..];
@@ -188,7 +188,7 @@ impl Format {
         }
     }
 
-    fn put_entry(&self, block: &mut [u8], at: usize, len: usize, entry: &Entry<'_>) {
+    fn put_entry(&self, block: &mut [u8], at: usize, len: usize, entry: &NewEntry<'_>) {
         put::le32(block, at, entry.inode);
         put::le16(block, at + 4, self.rec_len(len));
         put::le16(block, at + 6, entry.name.len() as u16);
@@ -212,7 +212,7 @@ impl Format {
     }
 
     /// The root of an index, then its other blocks level by level from the root down.
-    fn encode_index(&self, bytes: &mut Vec<u8>, index: &Index, dots: &[Entry<'_>; 2], csum_seed: u32) {
+    fn encode_index(&self, bytes: &mut Vec<u8>, index: &Index, dots: &[NewEntry<'_>; 2], csum_seed: u32) {
         let blocks = 1 + index.levels.iter().sum::<u64>();
         // The children of a level: where the level below begins, and how many it has.
         let mut below: Vec<(u64, u64)> = Vec::new();

@@ -2,14 +2,14 @@
 
 use super::groups::Groups;
 use super::inode::{self, Filling, flags};
-use super::places::{FAST_SYMLINK, JOURNAL, Places, RESIZE, Run, RunKind};
+use super::places::{Allocated, AllocatedFor, FAST_SYMLINK, JOURNAL, Places, RESIZE};
 use super::{dir, map, xattr};
 use crate::error::Result;
 use crate::fs::plan::{Placed, put};
 use crate::fs::{FileType, Node, Timestamp};
 
 /// Who is told where what stands.
-type Place<'p> = &'p mut dyn FnMut(u64, Placed<'_>) -> Result<()>;
+type Sink<'p> = &'p mut dyn FnMut(u64, Placed<'_>) -> Result<()>;
 
 /// The volume's own metadata, by its place.
 enum Item {
@@ -22,7 +22,7 @@ enum Item {
 }
 
 /// Emits the whole volume.
-pub(super) fn emit(places: &Places<'_>, place: Place<'_>) -> Result<()> {
+pub(super) fn emit(places: &Places<'_>, place: Sink<'_>) -> Result<()> {
     let groups = Groups::new(places);
     let descriptors = groups.descriptors();
     let mut emitter = Emitter { places, groups, descriptors, folder: None };
@@ -85,7 +85,7 @@ impl Emitter<'_> {
         block * self.places.geometry.block_size
     }
 
-    fn item(&self, block: u64, item: &Item, place: Place<'_>) -> Result<()> {
+    fn item(&self, block: u64, item: &Item, place: Sink<'_>) -> Result<()> {
         let byte = self.byte(block);
         match *item {
             Item::Super(group) => {
@@ -105,7 +105,7 @@ impl Emitter<'_> {
     }
 
     /// The blocks of an inode table that have inodes in use.
-    fn inode_table(&self, group: u32, byte: u64, place: Place<'_>) -> Result<()> {
+    fn inode_table(&self, group: u32, byte: u64, place: Sink<'_>) -> Result<()> {
         let Places { geometry, params, .. } = self.places;
         let size = usize::from(params.inode_size);
         let per_block = geometry.block_size as usize / size;
@@ -232,10 +232,10 @@ impl Emitter<'_> {
         params.metadata_csum().then(|| inode::csum_seed(params, number, generation))
     }
 
-    fn run(&mut self, run: &Run, place: Place<'_>) -> Result<()> {
+    fn run(&mut self, run: &Allocated, place: Sink<'_>) -> Result<()> {
         let byte = self.byte(run.physical);
         match (run.kind, run.owner) {
-            (RunKind::Map { index }, owner) => {
+            (AllocatedFor::Map { index }, owner) => {
                 let (shape, blocks) = self.map(owner);
                 for i in 0..run.len {
                     let block = shape.block(index + i, &blocks, self.csum_seed(owner));
@@ -243,10 +243,12 @@ impl Emitter<'_> {
                 }
                 Ok(())
             }
-            (RunKind::Data { logical: 0 }, JOURNAL) => place(byte, Placed::Bytes(&self.journal_superblock())),
+            (AllocatedFor::Data { logical: 0 }, JOURNAL) => {
+                place(byte, Placed::Bytes(&self.journal_superblock()))
+            }
             (_, JOURNAL) => Ok(()),
             (_, RESIZE) => place(byte, Placed::Bytes(&self.reserved_table())),
-            (RunKind::Xattrs, owner) => {
+            (AllocatedFor::Xattrs, owner) => {
                 let stored = self.places.stored_xattrs(owner).expect("it was stored when it was placed");
                 let mut block = stored.block.expect("it was placed because there is one");
                 if self.places.params.metadata_csum() {
@@ -254,12 +256,12 @@ impl Emitter<'_> {
                 }
                 place(byte, Placed::Bytes(&block))
             }
-            (RunKind::Data { logical }, owner) => self.content(owner, byte, logical, run.len, place),
+            (AllocatedFor::Data { logical }, owner) => self.content(owner, byte, logical, run.len, place),
         }
     }
 
     /// `len` blocks of the content of a node, from its block `logical` on, which lie at `byte`.
-    fn content(&mut self, owner: u32, byte: u64, logical: u64, len: u64, place: Place<'_>) -> Result<()> {
+    fn content(&mut self, owner: u32, byte: u64, logical: u64, len: u64, place: Sink<'_>) -> Result<()> {
         let (start, end) = (self.byte(logical), self.byte(logical + len));
         let Some(node) = self.places.tree.nodes().get(owner as usize) else {
             let value = self.places.value(owner);
@@ -294,7 +296,7 @@ impl Emitter<'_> {
         let layout = self.places.dir_layout(owner);
         let seed = self.csum_seed(owner).unwrap_or(0);
         let (inode, parent) = (numbers[owner as usize], numbers[parents[owner as usize] as usize]);
-        self.places.dirs.encode(&layout, inode, parent, seed, |i| dir::Entry {
+        self.places.dirs.encode(&layout, inode, parent, seed, |i| dir::NewEntry {
             name: &children[i].name,
             inode: numbers[children[i].node as usize],
             file_type: tree.nodes()[children[i].node as usize].meta.file_type,

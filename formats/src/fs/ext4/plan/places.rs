@@ -24,7 +24,7 @@ const LOST_FOUND: u64 = 16 << 10;
 
 /// What a run of blocks is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum RunKind {
+pub(super) enum AllocatedFor {
     /// The content of a file, folder, symlink or the journal, from this block of it on.
     Data { logical: u64 },
     /// Blocks of its map, from this one on.
@@ -35,16 +35,16 @@ pub(super) enum RunKind {
 
 /// Blocks of the volume that belong to a node.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Run {
+pub(super) struct Allocated {
     pub(super) physical: u64,
     pub(super) len: u64,
     pub(super) owner: u32,
-    pub(super) kind: RunKind,
+    pub(super) kind: AllocatedFor,
 }
 
 /// What of a node was decided.
 #[derive(Debug, Clone, Default)]
-pub(super) struct Place {
+pub(super) struct Placing {
     /// Its content and its map, as numbers of runs.
     pub(super) data: Range<u32>,
     pub(super) map: Range<u32>,
@@ -71,12 +71,12 @@ pub(super) struct Places<'a> {
     pub(super) inodes: Vec<(u32, u32)>,
     /// The nodes' folders (of a folder; of the root itself).
     pub(super) parents: Vec<u32>,
-    pub(super) places: Vec<Place>,
-    pub(super) journal: Place,
+    pub(super) places: Vec<Placing>,
+    pub(super) journal: Placing,
     /// The block of the resize inode, or 0.
     pub(super) resize_block: u64,
     /// Ascending on the volume.
-    pub(super) runs: Vec<Run>,
+    pub(super) runs: Vec<Allocated>,
     /// All blocks before this one are in use.
     pub(super) end_of_used: u64,
     pub(super) map_kind: map::Kind,
@@ -122,8 +122,8 @@ impl<'a> Places<'a> {
             value_owners,
             inodes,
             parents,
-            places: links.into_iter().map(|nlink| Place { nlink, ..Place::default() }).collect(),
-            journal: Place::default(),
+            places: links.into_iter().map(|nlink| Placing { nlink, ..Placing::default() }).collect(),
+            journal: Placing::default(),
             resize_block: 0,
             runs: Vec::new(),
             end_of_used: 0,
@@ -140,7 +140,7 @@ impl<'a> Places<'a> {
         let fixed = std::mem::take(&mut self.geometry.fixed);
         let mut allocator = Allocator::new(&fixed, self.geometry.first_data_block..self.geometry.blocks);
         if self.params.has_compat(compat::HAS_JOURNAL) {
-            let mut place = Place { nlink: 1, ..Place::default() };
+            let mut place = Placing { nlink: 1, ..Placing::default() };
             let blocks = 0..u64::from(self.params.journal_blocks);
             place.size = blocks.end * self.geometry.block_size;
             self.place_data(&mut allocator, &mut place, JOURNAL, std::iter::once(blocks));
@@ -148,7 +148,7 @@ impl<'a> Places<'a> {
         }
         if self.params.has_compat(compat::RESIZE_INODE) {
             allocator.take(1, &mut |run| self.resize_block = run.start);
-            self.push_run(self.resize_block, 1, RESIZE, RunKind::Data { logical: 0 });
+            self.push_run(self.resize_block, 1, RESIZE, AllocatedFor::Data { logical: 0 });
         }
         for node in order {
             self.place_metadata(&mut allocator, *node)?;
@@ -179,7 +179,7 @@ impl<'a> Places<'a> {
         let stored = self.stored_xattrs(number).map_err(|p| self.tree.named(number).unsupported(p))?;
         if stored.block.is_some() {
             allocator.take(1, &mut |run| place.xattr_block = run.start);
-            self.push_run(place.xattr_block, 1, number, RunKind::Xattrs);
+            self.push_run(place.xattr_block, 1, number, AllocatedFor::Xattrs);
             place.blocks += 1;
         }
         for (value, owner) in stored.values.iter().zip(self.values_of(number)) {
@@ -247,7 +247,7 @@ impl<'a> Places<'a> {
     fn place_data(
         &mut self,
         allocator: &mut Allocator<'_>,
-        place: &mut Place,
+        place: &mut Placing,
         owner: u32,
         ranges: impl Iterator<Item = Range<u64>>,
     ) {
@@ -256,7 +256,7 @@ impl<'a> Places<'a> {
             let mut logical = range.start;
             allocator.take(range.end - range.start, &mut |run| {
                 let len = run.end - run.start;
-                self.push_run(run.start, len, owner, RunKind::Data { logical });
+                self.push_run(run.start, len, owner, AllocatedFor::Data { logical });
                 logical += len;
                 place.blocks += len;
             });
@@ -267,22 +267,22 @@ impl<'a> Places<'a> {
         let mut index = 0;
         allocator.take(map_blocks, &mut |run| {
             let len = run.end - run.start;
-            self.push_run(run.start, len, owner, RunKind::Map { index });
+            self.push_run(run.start, len, owner, AllocatedFor::Map { index });
             index += len;
         });
         place.blocks += map_blocks;
         place.map = first as u32..self.runs.len() as u32;
     }
 
-    fn push_run(&mut self, physical: u64, len: u64, owner: u32, kind: RunKind) {
-        self.runs.push(Run { physical, len, owner, kind });
+    fn push_run(&mut self, physical: u64, len: u64, owner: u32, kind: AllocatedFor) {
+        self.runs.push(Allocated { physical, len, owner, kind });
     }
 
     /// The shape of the map of what was placed.
-    pub(super) fn shape(&self, place: &Place) -> Shape {
+    pub(super) fn shape(&self, place: &Placing) -> Shape {
         let runs = self.runs[place.data.start as usize..place.data.end as usize].iter();
         let mapped = runs.map(|run| match run.kind {
-            RunKind::Data { logical } => Mapped { logical, physical: run.physical, len: run.len },
+            AllocatedFor::Data { logical } => Mapped { logical, physical: run.physical, len: run.len },
             _ => unreachable!("the data of a node is runs of data"),
         });
         Shape::new(self.map_kind, mapped, self.geometry.block_size)
@@ -307,7 +307,7 @@ impl<'a> Places<'a> {
     }
 
     /// Where `owner` was placed.
-    pub(super) fn place(&self, owner: u32) -> &Place {
+    pub(super) fn place(&self, owner: u32) -> &Placing {
         if owner == JOURNAL { &self.journal } else { &self.places[owner as usize] }
     }
 

@@ -1,0 +1,201 @@
+//! A store in memory, which goes with the process: for tests, and to try something without leaving a trace.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::io::{self, Write};
+use std::ops::Range;
+use std::sync::{Arc, Mutex, MutexGuard};
+
+use mif_formats::container::Access;
+
+use super::storage::{Entries, Lock, LockKind, Storage, Upload, is_given};
+
+/// A store in memory. Clones are the same store.
+#[derive(Debug, Clone, Default)]
+pub struct Memory(Arc<Mutex<State>>);
+
+#[derive(Debug, Default)]
+struct State {
+    files: BTreeMap<String, Arc<Vec<u8>>>,
+    /// How many hold the lock with others, and whether one holds it alone.
+    readers: usize,
+    is_exclusive: bool,
+}
+
+impl Memory {
+    /// An empty one.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// The files that there are, by their keys.
+    #[must_use]
+    pub fn files(&self) -> BTreeMap<String, Arc<Vec<u8>>> {
+        self.state().files.clone()
+    }
+
+    /// Changes what is there behind the store's back: no bytes remove the file.
+    pub fn set(&self, key: &str, bytes: Option<Vec<u8>>) {
+        match bytes {
+            Some(bytes) => drop(self.state().files.insert(key.to_owned(), Arc::new(bytes))),
+            None => drop(self.state().files.remove(key)),
+        }
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.0.lock().expect("no thread panics while it holds this")
+    }
+
+    fn file(&self, key: &str) -> io::Result<Arc<Vec<u8>>> {
+        self.state().files.get(key).cloned().ok_or_else(|| io::ErrorKind::NotFound.into())
+    }
+}
+
+impl State {
+    /// The keys below a folder, and what follows the folder's name in each.
+    fn below<'s>(&'s self, folder: &str) -> impl Iterator<Item = (&'s String, &'s str)> {
+        let start = if folder.is_empty() { String::new() } else { format!("{folder}/") };
+        let cut = start.len();
+        let keys = self.files.range(start.clone()..).map(|(key, _)| key);
+        keys.take_while(move |key| key.starts_with(&start)).map(move |key| (key, &key[cut..]))
+    }
+}
+
+impl Storage for Memory {
+    fn place(&self) -> String {
+        "memory".to_owned()
+    }
+
+    fn access(&self) -> Access {
+        Access::Owner
+    }
+
+    fn read(&self, key: &str, range: Range<u64>) -> io::Result<Vec<u8>> {
+        let file = self.file(key)?;
+        let part = usize::try_from(range.start).ok().zip(usize::try_from(range.end).ok());
+        let part = part.and_then(|(start, end)| file.get(start..end));
+        part.map(<[u8]>::to_vec).ok_or_else(|| io::ErrorKind::UnexpectedEof.into())
+    }
+
+    fn len(&self, key: &str) -> io::Result<u64> {
+        Ok(self.file(key)?.len() as u64)
+    }
+
+    fn upload(&self) -> io::Result<Box<dyn Upload>> {
+        Ok(Box::new(MemoryUpload { to: self.clone(), bytes: Vec::new() }))
+    }
+
+    fn replace(&self, key: &str, bytes: &[u8]) -> io::Result<()> {
+        self.set(key, Some(bytes.to_vec()));
+        Ok(())
+    }
+
+    fn publish(&self, folder: &str, files: &[(&str, &[u8])]) -> io::Result<bool> {
+        let mut state = self.state();
+        if state.below(folder).next().is_some() {
+            return Ok(false);
+        }
+        let keyed = files.iter().map(|(name, bytes)| (format!("{folder}/{name}"), Arc::new(bytes.to_vec())));
+        state.files.extend(keyed);
+        Ok(true)
+    }
+
+    fn entries(&self, folder: &str) -> io::Result<Entries> {
+        let state = self.state();
+        let mut entries = Entries::default();
+        let mut folders = BTreeSet::new();
+        for (_, rest) in state.below(folder) {
+            match rest.split_once('/') {
+                Some((name, _)) => drop(folders.insert(name)),
+                None => entries.files.push(rest.to_owned()),
+            }
+        }
+        entries.folders = folders.into_iter().map(str::to_owned).collect();
+        Ok(entries)
+    }
+
+    fn delete(&self, key: &str) -> io::Result<()> {
+        let mut state = self.state();
+        let given = |(key, name): (&String, &str)| is_given(name).then(|| key.clone());
+        let mut going: Vec<String> = state.below(key).filter_map(given).collect();
+        going.push(key.to_owned());
+        for key in going {
+            state.files.remove(&key);
+        }
+        Ok(())
+    }
+
+    fn rename(&self, key: &str, to: &str) -> io::Result<bool> {
+        let mut state = self.state();
+        if state.files.contains_key(to) {
+            return Ok(false);
+        }
+        let file = state.files.remove(key).ok_or(io::ErrorKind::NotFound)?;
+        state.files.insert(to.to_owned(), file);
+        Ok(true)
+    }
+
+    fn lock(&self, kind: LockKind) -> io::Result<Option<Lock>> {
+        let mut state = self.state();
+        let is_free = match kind {
+            LockKind::Shared => !state.is_exclusive,
+            LockKind::Exclusive => !state.is_exclusive && state.readers == 0,
+        };
+        if !is_free {
+            return Ok(None);
+        }
+        match kind {
+            LockKind::Shared => state.readers += 1,
+            LockKind::Exclusive => state.is_exclusive = true,
+        }
+        drop(state);
+        Ok(Some(Lock::new(Held { of: self.clone(), kind })))
+    }
+}
+
+/// The lock, until this is dropped.
+struct Held {
+    of: Memory,
+    kind: LockKind,
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        let mut state = self.of.state();
+        match self.kind {
+            LockKind::Shared => state.readers -= 1,
+            LockKind::Exclusive => state.is_exclusive = false,
+        }
+    }
+}
+
+struct MemoryUpload {
+    to: Memory,
+    bytes: Vec<u8>,
+}
+
+impl Write for MemoryUpload {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.bytes.write(bytes)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+impl Upload for MemoryUpload {
+    fn finish(self: Box<Self>, key: &str) -> io::Result<bool> {
+        let mut state = self.to.state();
+        if state.files.contains_key(key) {
+            return Ok(false);
+        }
+        state.files.insert(key.to_owned(), Arc::new(self.bytes));
+        Ok(true)
+    }
+
+    fn replace(self: Box<Self>, key: &str) -> io::Result<()> {
+        self.to.set(key, Some(self.bytes));
+        Ok(())
+    }
+}
