@@ -1,6 +1,6 @@
 # README's two commands are `make demo` and `make test`; `make check` is for every edit. All of them work in a fresh clone.
 
-.PHONY: demo check test collection field tools lint build bench fuzz clean
+.PHONY: demo check test collection model field tools lint build bench fuzz clean
 
 CARGO ?= cargo
 # Where cargo builds: `target`, or what CARGO_TARGET_DIR or cargo's configuration says.
@@ -32,6 +32,11 @@ test: tools lint ## Everything: tools, lints, unit tests, round trips, oracles, 
 collection: tools ## What takes long and needs real Debian disks: six of them from end to end, and more boots. Half an hour.
 	$(CARGO) build --release --locked --workspace
 	tests/run --release --locked --workspace -- --ignored --nocapture collection
+
+MODEL_SECONDS ?= 3600
+
+model: ## The store against a model of it, with failures, deaths and rot, for MODEL_SECONDS. Half a minute of it is in `make check`.
+	MIF_MODEL_SECONDS=$(MODEL_SECONDS) $(CARGO) test --release --locked --workspace --test it -- --nocapture model::
 
 FIELD_CASES ?= ../shared/cases
 FIELD_SKIP ?=

@@ -11,6 +11,7 @@ pub mod oracle;
 #[path = "../../formats/src/testing/tools.rs"]
 #[allow(unreachable_pub)]
 mod skipping;
+pub mod synthetic;
 
 use std::ffi::OsStr;
 use std::path::{Path, PathBuf};

@@ -1,0 +1,924 @@
+//! A model of the store: actors import, read, remove, collect garbage, check and repair over a storage in memory, one
+//! operation of the storage at a time, in an order that a seed decides; operations fail, replies are lost, actors die, and
+//! files rot. What the store says afterwards is held against a plain map of images to the bytes of their disks.
+//!
+//! `MIF_MODEL_SECONDS` says for how long (30 without it), `MIF_MODEL_SEED` replays one seed and prints what happens.
+//!
+//! Invariants, checked whenever no actor is at work:
+//!
+//! - an image that was published, and not removed, is there, and its disk has the bytes that were imported, unless every
+//!   good copy of something that it needs has rotted; no verb drops the last good copy;
+//! - `fsck` says that the store is whole only if every image can be read;
+//! - after a repair, every image is whole of which the store still has all parts;
+//! - an image that is being read is not removed under its reader;
+//! - every verb ends.
+
+use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::io::{self, Write};
+use std::ops::Range;
+use std::panic::AssertUnwindSafe;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard};
+use std::time::{Duration, Instant};
+
+use mif::store::{Entries, Lock, LockKind, Memory, Storage, Store, Upload};
+use mif::{FsckOptions, GcOptions, ImportOptions, OpenImage, Silent, Verdict, fsck, gc, import, rm};
+use mif_formats::Source;
+use mif_formats::container::Access;
+use mif_formats::mif::pack::{Encoding, decode_index, decode_list};
+use mif_formats::mif::{ObjectId, layout::Layout};
+
+/// How long a model runs without being told, in seconds.
+const SECONDS: u64 = 30;
+/// The size of a disk in bytes.
+const DISK: usize = 256 << 10;
+/// How many different disks there are, and how many different parts they are made of.
+const DISKS: usize = 6;
+const PARTS: usize = 5;
+/// The names of images.
+const NAMES: [&str; 3] = ["a", "b", "c"];
+
+/// Numbers by a seed (splitmix64).
+#[derive(Clone)]
+struct Random(u64);
+
+impl Random {
+    fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut z = self.0;
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        z ^ (z >> 31)
+    }
+
+    /// A number below `n`.
+    fn below(&mut self, n: usize) -> usize {
+        (self.next() % n.max(1) as u64) as usize
+    }
+
+    /// True once in `n` times.
+    fn once_in(&mut self, n: usize) -> bool {
+        self.below(n) == 0
+    }
+
+    fn pick<'t, T>(&mut self, among: &'t [T]) -> &'t T {
+        &among[self.below(among.len())]
+    }
+}
+
+/// Whose turn it is.
+#[derive(Default)]
+struct Turns {
+    state: Mutex<TurnState>,
+    changed: Condvar,
+}
+
+#[derive(Default)]
+struct TurnState {
+    /// Actors that wait to do an operation.
+    waiting: BTreeSet<usize>,
+    alive: usize,
+    running: Option<usize>,
+    operations: u64,
+    trace: Vec<String>,
+    /// A digest of all operations: the same seed gives the same.
+    digest: u64,
+}
+
+impl Turns {
+    fn state(&self) -> MutexGuard<'_, TurnState> {
+        self.state.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+    }
+
+    /// Waits until it is this actor's turn to do an operation.
+    fn wait(&self, actor: usize, what: &str, key: &str) {
+        let mut state = self.state();
+        state.waiting.insert(actor);
+        if state.running == Some(actor) {
+            state.running = None;
+        }
+        self.changed.notify_all();
+        state = self.changed.wait_while(state, |state| state.running != Some(actor)).unwrap();
+        state.waiting.remove(&actor);
+        state.operations += 1;
+        let line = format!("{actor} {what} {key}");
+        let hash = line
+            .bytes()
+            .fold(0xcbf2_9ce4_8422_2325, |h: u64, b| (h ^ u64::from(b)).wrapping_mul(0x100_0000_01b3));
+        state.digest = state.digest.rotate_left(7) ^ hash;
+        if VERBOSE.get().is_some() {
+            state.trace.push(line);
+        }
+    }
+
+    fn end(&self, actor: usize) {
+        let mut state = self.state();
+        state.alive -= 1;
+        if state.running == Some(actor) {
+            state.running = None;
+        }
+        self.changed.notify_all();
+    }
+
+    /// Lets the actors do their operations, in an order that `random` decides, until all have ended.
+    fn run(&self, random: &mut Random) {
+        loop {
+            let mut state = self.state();
+            while state.running.is_some() || state.waiting.len() < state.alive {
+                let (next, timeout) = self.changed.wait_timeout(state, Duration::from_secs(60)).unwrap();
+                state = next;
+                assert!(!timeout.timed_out(), "an actor neither ends nor does an operation for a minute");
+            }
+            if state.alive == 0 {
+                return;
+            }
+            let number = random.below(state.waiting.len());
+            state.running = state.waiting.iter().nth(number).copied();
+            self.changed.notify_all();
+        }
+    }
+}
+
+static VERBOSE: std::sync::OnceLock<()> = std::sync::OnceLock::new();
+
+/// What goes wrong for an actor.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Fault {
+    /// The operation fails and does nothing.
+    Fails,
+    /// The operation is done, and fails all the same.
+    LosesReply,
+    /// The actor ends there, as a killed process does.
+    Dies,
+    /// The actor ends there, after the operation.
+    DiesAfter,
+}
+
+/// The storage, as one actor sees it.
+#[derive(Clone)]
+struct Seen {
+    actor: usize,
+    memory: Memory,
+    turns: Arc<Turns>,
+    plan: Arc<Mutex<Plan>>,
+}
+
+/// When what goes wrong for an actor.
+struct Plan {
+    /// After so many further operations.
+    after: Option<(usize, Fault)>,
+    is_dead: bool,
+    /// Whether anything went wrong.
+    happened: bool,
+}
+
+impl Seen {
+    /// Does an operation when it is the actor's turn, unless something goes wrong.
+    fn step<T>(&self, what: &str, key: &str, work: impl FnOnce() -> io::Result<T>) -> io::Result<T> {
+        if self.plan.lock().unwrap().is_dead {
+            return Err(io::Error::other("killed"));
+        }
+        self.turns.wait(self.actor, what, key);
+        let mut plan = self.plan.lock().unwrap();
+        let fault = match &mut plan.after {
+            Some((0, fault)) => Some(*fault),
+            Some((left, _)) => {
+                *left -= 1;
+                None
+            }
+            None => None,
+        };
+        let Some(fault) = fault else { return work() };
+        plan.after = None;
+        plan.happened = true;
+        plan.is_dead = matches!(fault, Fault::Dies | Fault::DiesAfter);
+        if VERBOSE.get().is_some() {
+            self.turns.state().trace.push(format!("{} {fault:?}", self.actor));
+        }
+        if matches!(fault, Fault::LosesReply | Fault::DiesAfter) {
+            let _ = work();
+        }
+        Err(io::Error::other("injected"))
+    }
+}
+
+impl Storage for Seen {
+    fn place(&self) -> String {
+        self.memory.place()
+    }
+
+    fn access(&self) -> Access {
+        self.memory.access()
+    }
+
+    fn read(&self, key: &str, range: Range<u64>) -> io::Result<Vec<u8>> {
+        self.step("read", key, || self.memory.read(key, range))
+    }
+
+    fn len(&self, key: &str) -> io::Result<u64> {
+        self.step("len", key, || self.memory.len(key))
+    }
+
+    fn upload(&self) -> io::Result<Box<dyn Upload>> {
+        let to = self.step("upload", "", || self.memory.upload())?;
+        Ok(Box::new(SeenUpload { of: self.clone(), to }))
+    }
+
+    fn replace(&self, key: &str, bytes: &[u8]) -> io::Result<()> {
+        self.step("replace", key, || self.memory.replace(key, bytes))
+    }
+
+    fn publish(&self, folder: &str, files: &[(&str, &[u8])]) -> io::Result<bool> {
+        self.step("publish", folder, || self.memory.publish(folder, files))
+    }
+
+    fn entries(&self, folder: &str) -> io::Result<Entries> {
+        self.step("entries", folder, || self.memory.entries(folder))
+    }
+
+    fn delete(&self, key: &str) -> io::Result<()> {
+        self.step("delete", key, || self.memory.delete(key))
+    }
+
+    fn rename(&self, key: &str, to: &str) -> io::Result<bool> {
+        self.step("rename", key, || self.memory.rename(key, to))
+    }
+
+    fn lock(&self, kind: LockKind) -> io::Result<Option<Lock>> {
+        let what = if kind == LockKind::Shared { "lock shared" } else { "lock exclusive" };
+        self.step(what, "", || self.memory.lock(kind))
+    }
+
+    fn pause(&self) {}
+}
+
+struct SeenUpload {
+    of: Seen,
+    to: Box<dyn Upload>,
+}
+
+impl Write for SeenUpload {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.to.write(bytes)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.to.flush()
+    }
+}
+
+impl Upload for SeenUpload {
+    fn finish(self: Box<Self>, key: &str) -> io::Result<bool> {
+        let SeenUpload { of, to } = *self;
+        of.step("finish", key, || to.finish(key))
+    }
+
+    fn replace(self: Box<Self>, key: &str) -> io::Result<()> {
+        let SeenUpload { of, to } = *self;
+        of.step("finish over", key, || to.replace(key))
+    }
+}
+
+/// What an actor does.
+#[derive(Debug, Clone)]
+enum Task {
+    Import { name: &'static str, disk: usize, verify: bool },
+    Read { name: &'static str },
+    Remove { name: &'static str },
+    Collect,
+    Check,
+    Repair,
+}
+
+/// What came of it.
+struct Done {
+    task: Task,
+    /// What it gave, or its error; none if it died.
+    result: Option<Result<Outcome, String>>,
+    /// Whether something went wrong with its operations.
+    disturbed: bool,
+}
+
+enum Outcome {
+    Imported(String),
+    Read(Option<(String, Vec<u8>)>),
+    Removed(Vec<String>),
+    Collected,
+    Checked(Verdict),
+}
+
+type Key = (String, u32);
+
+fn key(id: &str) -> Key {
+    let (name, version) = id.split_once('@').expect("name@version");
+    (name.to_owned(), version.parse().expect("a number"))
+}
+
+/// The world as it should be.
+struct World {
+    memory: Memory,
+    disks: Vec<(PathBuf, Vec<u8>)>,
+    /// What each image has.
+    images: BTreeMap<Key, Vec<u8>>,
+    /// What each image needs, as it was when it was published: objects, and the digests of its files.
+    needs: BTreeMap<Key, Needs>,
+    /// Whether anything has rotted since the store was last whole.
+    is_rotten: bool,
+}
+
+#[derive(Clone)]
+struct Needs {
+    objects: BTreeSet<ObjectId>,
+    layout: Vec<u8>,
+}
+
+impl World {
+    fn new(disks: &[(PathBuf, Vec<u8>)]) -> Self {
+        let memory = Memory::new();
+        let storage: Arc<dyn Storage> = Arc::new(memory.clone());
+        drop(Store::create(storage, &Silent).unwrap());
+        World {
+            memory,
+            disks: disks.to_vec(),
+            images: BTreeMap::new(),
+            needs: BTreeMap::new(),
+            is_rotten: false,
+        }
+    }
+
+    fn store(&self) -> Store {
+        let storage: Arc<dyn Storage> = Arc::new(self.memory.clone());
+        Store::open(storage, &Silent).unwrap()
+    }
+
+    /// Objects of which a pack has a good copy that can be found, by the pack's own index.
+    fn good(&self) -> HashSet<ObjectId> {
+        let mut good = HashSet::new();
+        for (key, bytes) in self.memory.files() {
+            if !key.starts_with("packs/") {
+                continue;
+            }
+            let name = key.rsplit('/').next().unwrap().trim_end_matches(".pack");
+            let beside = self.memory.files().get(&format!("index/{name}.idx")).cloned();
+            let own = index_of(&bytes).or_else(|| decode_index(&beside?).ok());
+            for entry in own.unwrap_or_default() {
+                let range = entry.offset as usize..(entry.offset + entry.stored_len) as usize;
+                let Some(stored) = bytes.get(range) else { continue };
+                let is_good = match entry.encoding {
+                    Encoding::Raw => ObjectId::of(stored) == entry.id,
+                    Encoding::Zstd => zstd::bulk::decompress(stored, entry.len as usize)
+                        .is_ok_and(|bytes| ObjectId::of(&bytes) == entry.id),
+                    Encoding::List => decode_list(stored, entry.len).is_ok(),
+                };
+                if is_good {
+                    good.insert(entry.id);
+                }
+            }
+        }
+        good
+    }
+
+    fn read(&self, store: &Store, (name, version): &Key) -> Result<Vec<u8>, String> {
+        let id = format!("{name}@{version}").parse().map_err(|e: mif::Error| e.to_string())?;
+        let image = OpenImage::stored(store, &id).map_err(|e| e.to_string())?;
+        image.tree().map_err(|e| e.to_string())?;
+        let disk = image.disk().map_err(|e| e.to_string())?;
+        disk.read_vec(0, disk.len() as usize).map_err(|e| e.to_string())
+    }
+
+    fn needs_of(&self, store: &Store, (name, version): &Key) -> Result<Needs, mif::Error> {
+        let stored = store.version(name, *version)?;
+        let layout = stored.layout()?;
+        let mut objects: BTreeSet<ObjectId> = layout.objects().iter().copied().collect();
+        objects.extend(stored.manifest()?.iter().filter_map(|row| row.object()));
+        let reader = store.objects()?;
+        for id in objects.clone() {
+            objects.extend(reader.chunks(&id)?);
+        }
+        let file = |name: &str| {
+            let key = format!("images/name={}/version={}/{name}", stored.image.name, stored.image.version);
+            self.memory.files().get(&key).map(|bytes| bytes.to_vec()).unwrap_or_default()
+        };
+        Ok(Needs { objects, layout: file("layout") })
+    }
+
+    /// Whether the store still has all that a repair takes to make an image whole.
+    fn can_be_whole(&self, key: &Key, good: &HashSet<ObjectId>) -> bool {
+        let Some(needs) = self.needs.get(key) else { return false };
+        let files = self.memory.files();
+        let folder = format!("images/name={}/version={}", key.0, key.1);
+        let layout = files.get(&format!("{folder}/layout"));
+        let is_layout = |bytes: &Arc<Vec<u8>>| match (Layout::decode(bytes), Layout::decode(&needs.layout)) {
+            (Ok((_, a)), Ok((_, b))) => a == b,
+            _ => false,
+        };
+        layout.is_some_and(is_layout) && needs.objects.iter().all(|id| good.contains(id))
+    }
+}
+
+/// The index at the end of a pack.
+fn index_of(pack: &[u8]) -> Option<Vec<mif_formats::mif::pack::IndexEntry>> {
+    let trailer = pack.len().checked_sub(48)?;
+    let count = u64::from_le_bytes(pack.get(trailer..trailer + 8)?.try_into().ok()?);
+    let start = trailer.checked_sub(usize::try_from(count).ok()?.checked_mul(58)?)?;
+    decode_index(&pack[start..]).ok()
+}
+
+/// Does a task over a storage.
+fn perform(task: &Task, seen: Seen, disks: &[(PathBuf, Vec<u8>)]) -> Result<Outcome, String> {
+    let storage: Arc<dyn Storage> = Arc::new(seen);
+    let text = |e: mif::Error| e.to_string();
+    match task {
+        Task::Import { name, disk, verify } => {
+            let store = Store::open(storage, &Silent).map_err(text)?;
+            let options = ImportOptions {
+                name: Some((*name).to_owned()),
+                new_version: true,
+                verify: *verify,
+                threads: Some(1),
+                ..ImportOptions::default()
+            };
+            let report = import(&store, &disks[*disk].0, &options, &Silent).map_err(text)?;
+            Ok(Outcome::Imported(report.image))
+        }
+        Task::Read { name } => {
+            let store = Store::open(storage, &Silent).map_err(text)?;
+            let Some(version) = store.versions(name).map_err(text)?.last().copied() else {
+                return Ok(Outcome::Read(None));
+            };
+            let id = format!("{name}@{version}");
+            let image = OpenImage::stored(&store, &id.parse().unwrap()).map_err(text)?;
+            let disk = image.disk().map_err(text)?;
+            drop(store);
+            let mut bytes = Vec::new();
+            // Piece by piece, so that others have their turns in between.
+            for at in (0..disk.len()).step_by(64 << 10) {
+                let len = (disk.len() - at).min(64 << 10) as usize;
+                bytes.extend(disk.read_vec(at, len).map_err(|e| e.to_string())?);
+            }
+            Ok(Outcome::Read(Some((id, bytes))))
+        }
+        Task::Remove { name } => {
+            let store = Store::open_exclusive(storage, &Silent).map_err(text)?;
+            match store.versions(name).map_err(text)?.first() {
+                Some(version) => {
+                    let id = format!("{name}@{version}").parse().unwrap();
+                    Ok(Outcome::Removed(rm(&store, &[id], true).map_err(text)?.removed))
+                }
+                None => Ok(Outcome::Removed(Vec::new())),
+            }
+        }
+        Task::Collect => {
+            let store = Store::open_exclusive(storage, &Silent).map_err(text)?;
+            gc(&store, &GcOptions::default(), &Silent).map_err(text)?;
+            Ok(Outcome::Collected)
+        }
+        Task::Check => {
+            let store = Store::open(storage, &Silent).map_err(text)?;
+            let report = fsck(&store, &FsckOptions::default(), &Silent).map_err(text)?;
+            Ok(Outcome::Checked(report.verdict))
+        }
+        Task::Repair => {
+            let store = Store::open_to_repair(storage, &Silent).map_err(text)?;
+            let options = FsckOptions { repair: true, ..FsckOptions::default() };
+            let report = fsck(&store, &options, &Silent).map_err(text)?;
+            Ok(Outcome::Checked(report.verdict))
+        }
+    }
+}
+
+fn task(random: &mut Random) -> Task {
+    let name = *random.pick(&NAMES);
+    match random.below(12) {
+        0..=4 => Task::Import { name, disk: random.below(DISKS), verify: random.once_in(4) },
+        5 | 6 => Task::Read { name },
+        7 | 8 => Task::Remove { name },
+        9 | 10 => Task::Collect,
+        _ if random.once_in(3) => Task::Repair,
+        _ => Task::Check,
+    }
+}
+
+/// Disks of a few parts, so that they share most of what they have.
+fn disks(folder: &Path) -> Vec<(PathBuf, Vec<u8>)> {
+    let mut random = Random(7);
+    let parts: Vec<Vec<u8>> =
+        (0..PARTS).map(|i| mif_tests::disk::noise(i as u8 + 1, 20_000 + 1000 * i)).collect();
+    (0..DISKS)
+        .map(|i| {
+            let mut disk = vec![0; DISK];
+            for place in 0..4 {
+                let part = random.pick(&parts);
+                disk[place << 16..][..part.len()].copy_from_slice(part);
+            }
+            let path = folder.join(format!("{i}.raw"));
+            std::fs::write(&path, &disk).unwrap();
+            (path, disk)
+        })
+        .collect()
+}
+
+struct Tally {
+    steps: u64,
+    rounds: u64,
+    images: u64,
+    faults: u64,
+    rot: u64,
+    digest: u64,
+}
+
+/// Plays one seed. Panics with what is wrong.
+fn play(seed: u64, disks: &[(PathBuf, Vec<u8>)], tally: &mut Tally) {
+    let mut random = Random(seed);
+    let mut world = World::new(disks);
+    for _ in 0..8 {
+        round(&mut world, &mut random, tally);
+    }
+}
+
+fn round(world: &mut World, random: &mut Random, tally: &mut Tally) {
+    tally.rounds += 1;
+    let good_before = world.good();
+    let turns = Arc::new(Turns::default());
+    let tasks: Vec<(Task, Option<(usize, Fault)>)> = (0..1 + random.below(4))
+        .map(|_| {
+            let fault = *random.pick(&[Fault::Fails, Fault::LosesReply, Fault::Dies, Fault::DiesAfter]);
+            (task(random), random.once_in(3).then(|| (random.below(60), fault)))
+        })
+        .collect();
+    turns.state().alive = tasks.len();
+    let done: Vec<Done> = std::thread::scope(|scope| {
+        let actors: Vec<_> = tasks
+            .into_iter()
+            .enumerate()
+            .map(|(actor, (task, after))| {
+                let plan = Arc::new(Mutex::new(Plan { after, is_dead: false, happened: false }));
+                let seen =
+                    Seen { actor, memory: world.memory.clone(), turns: turns.clone(), plan: plan.clone() };
+                let (turns, disks) = (turns.clone(), &world.disks);
+                scope.spawn(move || {
+                    turns.wait(actor, "begins", &format!("{task:?}"));
+                    let work = AssertUnwindSafe(|| mif::with_threads(1, || perform(&task, seen, disks)));
+                    let result = std::panic::catch_unwind(work);
+                    turns.end(actor);
+                    let result = result.unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+                    let plan = plan.lock().unwrap();
+                    let result = (!plan.is_dead).then_some(result);
+                    Done { task, result, disturbed: plan.happened }
+                })
+            })
+            .collect();
+        turns.run(random);
+        actors.into_iter().map(|actor| actor.join().expect("no actor panics")).collect()
+    });
+    {
+        let state = turns.state();
+        tally.steps += state.operations;
+        tally.digest = tally.digest.rotate_left(9) ^ state.digest;
+        for line in &state.trace {
+            println!("    {line}");
+        }
+    }
+    tally.faults += done.iter().filter(|done| done.disturbed).count() as u64;
+    settle(world, &done, &good_before);
+    check(world);
+    if random.once_in(4) {
+        rot(world, random);
+        tally.rot += 1;
+        check_rotten(world);
+    }
+    tally.images = tally.images.max(world.images.len() as u64);
+}
+
+/// Takes what the actors did into the map.
+fn settle(world: &mut World, done: &[Done], good_before: &HashSet<ObjectId>) {
+    let mut uncertain_removals = BTreeSet::new();
+    let mut attempted: BTreeMap<&str, BTreeSet<usize>> = BTreeMap::new();
+    let mut published: BTreeMap<Key, usize> = BTreeMap::new();
+    let mut removed = BTreeSet::new();
+    for done in done {
+        match (&done.task, &done.result) {
+            (Task::Import { name, disk, .. }, Some(Ok(Outcome::Imported(id)))) => {
+                published.insert(key(id), *disk);
+                attempted.entry(name).or_default().insert(*disk);
+            }
+            (Task::Import { name, disk, .. }, result) => {
+                attempted.entry(name).or_default().insert(*disk);
+                assert!(
+                    done.disturbed || world.is_rotten,
+                    "an import failed and nothing was wrong: {:?}",
+                    result.as_ref().map(|r| r.as_ref().err())
+                );
+            }
+            (Task::Remove { .. }, Some(Ok(Outcome::Removed(ids)))) => {
+                removed.extend(ids.iter().map(|id| key(id)));
+            }
+            (Task::Remove { name }, _) => {
+                uncertain_removals.insert(*name);
+            }
+            (Task::Check | Task::Repair, Some(Ok(Outcome::Checked(verdict)))) => {
+                let is_sound = match verdict {
+                    Verdict::Whole => true,
+                    // What it could not read, it does not call damaged.
+                    Verdict::Unreadable => done.disturbed,
+                    _ => false,
+                };
+                assert!(is_sound || world.is_rotten, "fsck finds damage: {verdict:?}");
+            }
+            (task, Some(Err(error))) => {
+                assert!(done.disturbed || world.is_rotten, "{task:?} failed and nothing was wrong: {error}");
+            }
+            _ => {}
+        }
+    }
+    for done in done {
+        if let Some(Ok(Outcome::Read(Some((id, bytes))))) = &done.result {
+            let id = key(id);
+            let is_known = world.images.get(&id).is_some_and(|known| known == bytes);
+            let is_new = attempted
+                .get(&*id.0)
+                .is_some_and(|disks| disks.iter().any(|disk| world.disks[*disk].1 == *bytes));
+            assert!(is_known || is_new, "{id:?} was read with bytes that nobody imported");
+        }
+    }
+    for (id, disk) in &published {
+        world.images.insert(id.clone(), world.disks[*disk].1.clone());
+    }
+    for id in removed {
+        world.images.remove(&id);
+        world.needs.remove(&id);
+    }
+    let store = world.store();
+    let there: BTreeSet<Key> = NAMES
+        .iter()
+        .flat_map(|name| {
+            store.versions(name).unwrap().into_iter().map(|version| ((*name).to_owned(), version))
+        })
+        .collect();
+    // What a removal that failed has removed or not.
+    world.images.retain(|id, _| there.contains(id) || !uncertain_removals.contains(&*id.0));
+    // What an import that failed has published all the same.
+    for id in &there {
+        if !world.images.contains_key(id) {
+            let bytes = world.read(&store, id).expect("a published image can be read");
+            let disks = attempted.get(&*id.0).into_iter().flatten();
+            let is_one = disks.into_iter().any(|disk| world.disks[*disk].1 == bytes);
+            assert!(is_one || uncertain_removals.contains(&*id.0), "{id:?} is there, and nobody made it");
+            world.images.insert(id.clone(), bytes);
+        }
+    }
+    // No verb drops the last good copy of what an image needs.
+    let good = world.good();
+    for (id, needs) in &world.needs {
+        if !world.images.contains_key(id) {
+            continue;
+        }
+        for object in &needs.objects {
+            assert!(
+                !good_before.contains(object) || good.contains(object),
+                "{id:?} needs {object}, of which the last good copy is gone"
+            );
+        }
+    }
+    let ids: Vec<Key> = world.images.keys().cloned().collect();
+    for id in ids {
+        if !world.needs.contains_key(&id)
+            && let Ok(needs) = world.needs_of(&store, &id)
+        {
+            world.needs.insert(id, needs);
+        }
+    }
+    world.needs.retain(|id, _| world.images.contains_key(id));
+}
+
+/// What must be so when nobody is at work.
+fn check(world: &mut World) {
+    let storage: Arc<dyn Storage> = Arc::new(world.memory.clone());
+    let verdict = mif::with_threads(1, || {
+        let store = Store::open(storage, &Silent).unwrap();
+        fsck(&store, &FsckOptions::default(), &Silent).unwrap()
+    });
+    let store = world.store();
+    let mut whole = true;
+    for (id, bytes) in &world.images {
+        match world.read(&store, id) {
+            Ok(read) => assert!(read == *bytes, "{id:?} has other bytes"),
+            Err(error) => {
+                assert!(world.is_rotten, "{id:?} cannot be read, and nothing has rotted: {error}");
+                whole = false;
+            }
+        }
+    }
+    if verdict.verdict == Verdict::Whole {
+        assert!(whole, "fsck says whole, and not every image can be read");
+    } else {
+        assert!(
+            world.is_rotten,
+            "fsck finds damage, and nothing has rotted: {:?} {:?}",
+            verdict.problems, verdict.lost
+        );
+    }
+}
+
+/// Spoils a file or two behind the store's back.
+fn rot(world: &mut World, random: &mut Random) {
+    for _ in 0..1 + random.below(2) {
+        let files: Vec<(String, Arc<Vec<u8>>)> =
+            world.memory.files().into_iter().filter(|(key, _)| key != "lock").collect();
+        if files.is_empty() {
+            break;
+        }
+        let (key, bytes) = random.pick(&files).clone();
+        let mut spoilt = bytes.to_vec();
+        let bytes = match random.below(4) {
+            0 => None,
+            1 => {
+                spoilt.truncate(random.below(spoilt.len().max(1)));
+                Some(spoilt)
+            }
+            _ => {
+                if let Some(byte) = (!spoilt.is_empty()).then(|| random.below(spoilt.len())) {
+                    spoilt[byte] ^= 1 << random.below(8);
+                }
+                Some(spoilt)
+            }
+        };
+        if VERBOSE.get().is_some() {
+            println!("    rot {key}");
+        }
+        world.memory.set(&key, bytes);
+    }
+    world.is_rotten = true;
+}
+
+/// What must be so after something has rotted: the check notices, and the repair mends all that can be mended.
+fn check_rotten(world: &mut World) {
+    let storage = || -> Arc<dyn Storage> { Arc::new(world.memory.clone()) };
+    // A header that is one, and says something else, may be a newer program's: nobody writes over it.
+    let header = world.memory.files().get("store.json").cloned();
+    let is_header = |bytes: &Arc<Vec<u8>>| {
+        let json = serde_json::from_slice::<serde_json::Value>(bytes).unwrap_or_default();
+        json["kind"].is_string() && json["format"].is_u64() && json["features"].is_array()
+    };
+    if header.as_ref().is_some_and(is_header) {
+        world.memory.set("store.json", Some(header_of_an_empty_store()));
+    }
+    let good = world.good();
+    let mendable: Vec<Key> =
+        world.images.keys().filter(|id| world.can_be_whole(id, &good)).cloned().collect();
+    let check = |store: &Store| fsck(store, &FsckOptions::default(), &Silent).unwrap();
+    let before = match Store::open(storage(), &Silent) {
+        Ok(store) => {
+            let report = mif::with_threads(1, || check(&store));
+            let unread = world.images.iter().find(|(id, bytes)| match world.read(&store, id) {
+                Ok(read) => {
+                    assert!(read == **bytes, "{id:?} has other bytes, and no error");
+                    false
+                }
+                Err(_) => true,
+            });
+            assert!(
+                report.verdict != Verdict::Whole || unread.is_none(),
+                "fsck says whole, and {:?} cannot be read",
+                unread.map(|(id, _)| id)
+            );
+            Some(report.verdict)
+        }
+        Err(_) => None,
+    };
+    let repaired = mif::with_threads(1, || {
+        let store = Store::open_to_repair(storage(), &Silent).ok()?;
+        let options = FsckOptions { repair: true, ..FsckOptions::default() };
+        Some(fsck(&store, &options, &Silent).unwrap())
+    });
+    let Some(repaired) = repaired else {
+        // Without packs or images there is nothing by which a store is known.
+        let files = world.memory.files();
+        let has = |top: &str| files.keys().any(|key| key.starts_with(top));
+        assert!(!has("packs/") || !has("images/"), "a store without a header is not repaired");
+        let header = header_of_an_empty_store();
+        world.memory.set("store.json", Some(header));
+        return forget_lost(world);
+    };
+    let store = world.store();
+    for id in &mendable {
+        let read = world.read(&store, id);
+        assert!(
+            read.as_ref() == Ok(&world.images[id]),
+            "{id:?} could be made whole, and was not ({before:?}, {:?}): {:?}; {:?}",
+            repaired.verdict,
+            read.err(),
+            repaired.problems
+        );
+    }
+    drop(store);
+    forget_lost(world);
+}
+
+/// The header of an empty store.
+fn header_of_an_empty_store() -> Vec<u8> {
+    let memory = Memory::new();
+    let storage: Arc<dyn Storage> = Arc::new(memory.clone());
+    drop(Store::create(storage, &Silent).unwrap());
+    memory.files()["store.json"].to_vec()
+}
+
+/// Removes what was lost for good, so that the store is whole again.
+fn forget_lost(world: &mut World) {
+    let storage = || -> Arc<dyn Storage> { Arc::new(world.memory.clone()) };
+    let store = world.store();
+    let lost: Vec<Key> = world
+        .images
+        .iter()
+        .filter(|(id, _)| world.read(&store, id).is_err())
+        .map(|(id, _)| id.clone())
+        .collect();
+    drop(store);
+    let store = Store::open_exclusive(storage(), &Silent).unwrap();
+    let vanished = NAMES.iter().flat_map(|name| {
+        let store = &store;
+        let known = world.images.keys().filter(move |(of, _)| of == name);
+        known.map(|(_, version)| (*name, *version)).filter(move |(name, version)| {
+            store.versions(name).is_ok_and(|versions| !versions.contains(version))
+        })
+    });
+    let vanished: Vec<Key> = vanished.map(|(name, version)| (name.to_owned(), version)).collect();
+    for (name, version) in lost.into_iter().chain(vanished).collect::<BTreeSet<_>>() {
+        let _ = rm(&store, &[format!("{name}@{version}").parse().unwrap()], true);
+        world.images.remove(&(name.clone(), version));
+        world.needs.remove(&(name, version));
+    }
+    drop(store);
+    let report = mif::with_threads(1, || {
+        let store = Store::open_to_repair(storage(), &Silent).unwrap();
+        let report = fsck(&store, &FsckOptions { repair: true, ..FsckOptions::default() }, &Silent).unwrap();
+        gc(&store, &GcOptions::default(), &Silent).unwrap();
+        report
+    });
+    if report.verdict == Verdict::Whole {
+        world.is_rotten = false;
+    } else {
+        // An image that nobody knows of any more, by a record alone.
+        let store = Store::open_exclusive(storage(), &Silent).unwrap();
+        for lost in &report.lost {
+            let _ = rm(&store, &[lost.image.parse().unwrap()], true);
+            world.images.remove(&key(&lost.image));
+        }
+        drop(store);
+        let store = Store::open_to_repair(storage(), &Silent).unwrap();
+        let again = fsck(&store, &FsckOptions { repair: true, ..FsckOptions::default() }, &Silent).unwrap();
+        assert!(
+            again.verdict == Verdict::Whole,
+            "what is lost was removed, and the store is not whole: {:?} {:?}",
+            again.problems,
+            again.lost
+        );
+        world.is_rotten = false;
+    }
+}
+
+#[test]
+fn no_order_of_events_loses_what_was_published() {
+    let folder = tempfile::tempdir().unwrap();
+    let disks = disks(folder.path());
+    let mut tally = Tally { steps: 0, rounds: 0, images: 0, faults: 0, rot: 0, digest: 0 };
+    if let Some(seed) = std::env::var_os("MIF_MODEL_SEED") {
+        VERBOSE.set(()).unwrap();
+        return play(seed.to_string_lossy().parse().unwrap(), &disks, &mut tally);
+    }
+    let number = |name: &str| std::env::var(name).ok().and_then(|text| text.parse().ok());
+    let (seconds, first) =
+        (number("MIF_MODEL_SECONDS").unwrap_or(SECONDS), number("MIF_MODEL_FIRST").unwrap_or(1));
+    let started = Instant::now();
+    let mut seed = first;
+    while started.elapsed() < Duration::from_secs(seconds) {
+        let play = AssertUnwindSafe(|| play(seed, &disks, &mut tally));
+        if let Err(panic) = std::panic::catch_unwind(play) {
+            eprintln!("seed {seed}: MIF_MODEL_SEED={seed} replays it");
+            std::panic::resume_unwind(panic);
+        }
+        seed += 1;
+    }
+    println!(
+        "{} seeds, {} rounds, {} steps, {} faults, {} times rot",
+        seed - first,
+        tally.rounds,
+        tally.steps,
+        tally.faults,
+        tally.rot
+    );
+}
+
+#[test]
+fn a_seed_gives_the_same_events_each_time() {
+    let folder = tempfile::tempdir().unwrap();
+    let disks = disks(folder.path());
+    let digest = |seed| {
+        let mut tally = Tally { steps: 0, rounds: 0, images: 0, faults: 0, rot: 0, digest: 0 };
+        play(seed, &disks, &mut tally);
+        (tally.steps, tally.digest)
+    };
+    for seed in [3, 4, 5] {
+        assert_eq!(digest(seed), digest(seed), "seed {seed}");
+    }
+}
