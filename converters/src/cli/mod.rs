@@ -7,8 +7,10 @@ mod common;
 mod context;
 mod csv;
 mod customize;
+mod install;
 mod json;
 mod library;
+mod man;
 mod mtree;
 mod print;
 mod signals;
@@ -20,7 +22,7 @@ use std::io::{self, Write};
 use std::path::Path;
 use std::process::ExitCode;
 
-use clap::Parser;
+use clap::{CommandFactory, Parser};
 use mif::store::Store;
 use mif::{
     BatchExportOptions, BatchImportOptions, ExportOptions, ImportOptions, LsOptions, OpenImage,
@@ -172,6 +174,7 @@ impl Context {
             Command::Trees(command) => self.trees(command),
             Command::Customize(arguments) => self.customize(&arguments),
             Command::Library(command) => self.library(command),
+            Command::Install(command) => self.install(&command, Cli::command()),
         }
     }
 
