@@ -23,8 +23,8 @@ Examples:
   mif completions bash > ~/.local/share/bash-completion/completions/mif
   mif completions zsh > ~/.zfunc/_mif          a directory in fpath; before compinit runs
   mif completions fish > ~/.config/fish/completions/mif.fish
-  mif completions elvish >> ~/.config/elvish/rc.elv
-  mif completions powershell >> $PROFILE
+  mif completions elvish > ~/.config/elvish/lib/mif.elv    with `use mif` in rc.elv
+  mif completions powershell > ~/mif.ps1       with `. ~/mif.ps1` in $PROFILE
 
 The script completes the verbs and options of this program, and file names. Write it again after an update. Packages \
 install it for all users.")]
@@ -76,7 +76,21 @@ impl Context {
 fn completions(shell: Shell, mut program: Command) -> String {
     let mut script = Vec::new();
     clap_complete::generate(shell, &mut program, "mif", &mut script);
-    String::from_utf8(script).expect("a script is UTF-8")
+    let mut script = String::from_utf8(script).expect("a script is UTF-8");
+    if shell == Shell::Fish {
+        script.extend(program.get_subcommands().filter_map(fish_values));
+    }
+    script
+}
+
+/// The values that a verb's own arguments may have, which the generator leaves out for fish (clap-rs/clap#6295).
+fn fish_values(verb: &Command) -> Option<String> {
+    let values = verb.get_positionals().flat_map(clap::Arg::get_possible_values);
+    let values: Vec<String> = values.map(|value| value.get_name().to_owned()).collect();
+    let verb = verb.get_name();
+    (!values.is_empty()).then(|| {
+        format!("complete -c mif -n \"__fish_mif_using_subcommand {verb}\" -f -a \"{}\"\n", values.join(" "))
+    })
 }
 
 /// Writes each page as a file of the directory, or none of them if a file is in the way.

@@ -61,14 +61,18 @@ fn fish_and_zsh_read_their_scripts() {
     }
     let work = work_folder();
     fs::write(work.at("mif.fish"), completions("fish")).unwrap();
-    let script = "source mif.fish; complete --do-complete 'mif '";
-    let found = run(tool("fish").args(["--no-config", "-c", script]).current_dir(work.path()));
+    let fish = |line: &str| {
+        let script = format!("source mif.fish; complete --do-complete '{line}'");
+        run(tool("fish").args(["--no-config", "-c", &script]).current_dir(work.path()))
+    };
+    assert_eq!(fish("mif completions p").trim(), "powershell");
+    let found = fish("mif ");
     for verb in verbs() {
         assert!(found.lines().any(|line| line.split('\t').next() == Some(&verb[0])), "{verb:?}: {found}");
     }
     fs::write(work.at("_mif"), completions("zsh")).unwrap();
     let script =
-        "fpath=(. $fpath); autoload -Uz compinit && compinit -D && autoload +X _mif && whence -w _mif";
+        "fpath=(. $fpath); autoload -Uz compinit && compinit -u -D && autoload +X _mif && whence -w _mif";
     let output = tool("zsh").args(["-f", "-c", script]).current_dir(work.path()).output().unwrap();
     assert!(output.status.success() && output.stderr.is_empty(), "{output:?}");
 }
