@@ -20,9 +20,9 @@ check: ## For every edit: format, lints, docs, and all tests that need no outsid
 	MIF_TESTS_TOOLS=none tests/run --locked --workspace --no-fail-fast
 	@$(MAKE) --no-print-directory deny
 
-deny: ## Licenses, sources and bans of the crates that we depend on, by deny.toml. Needs cargo-deny, and no net.
+deny: ## Licenses, sources and bans of the crates that we depend on, by deny.toml. Needs cargo-deny; asks no advisory database.
 	@if $(CARGO) deny --version > /dev/null 2>&1; then \
-		$(CARGO) deny --locked --offline check --hide-inclusion-graph bans licenses sources; \
+		$(CARGO) deny --locked check --hide-inclusion-graph bans licenses sources; \
 	else echo "deny.toml was not checked: cargo-deny is not installed (cargo install cargo-deny --locked)"; fi
 
 advisories: ## The same for security advisories. Fetches their database, so it needs the net.

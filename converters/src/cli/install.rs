@@ -1,8 +1,7 @@
 //! What an installation has beside the program: shell completions and man pages.
 
-use std::fs::{self, File, Permissions};
+use std::fs::{self, File};
 use std::io::{self, Read, Write};
-use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use clap::{Command, Subcommand, ValueHint};
@@ -135,13 +134,13 @@ fn is_replaceable(path: &Path) -> io::Result<bool> {
     }
 }
 
-/// A page appears whole or not at all, and is readable as far as the umask permits.
+/// A page appears whole or not at all.
 fn write_page(directory: &Path, path: &Path, text: &str) -> io::Result<()> {
-    let mut file = tempfile::Builder::new()
-        .prefix(".mif-man-")
-        .permissions(Permissions::from_mode(0o666))
-        .tempfile_in(directory)?;
-    file.write_all(text.as_bytes())?;
-    file.persist(path)?;
-    Ok(())
+    let temporary = directory.join(format!(".mif-man-{}", std::process::id()));
+    let mut file = File::create_new(&temporary)?;
+    let written = file.write_all(text.as_bytes()).and_then(|()| fs::rename(&temporary, path));
+    if written.is_err() {
+        let _ = fs::remove_file(&temporary);
+    }
+    written
 }
