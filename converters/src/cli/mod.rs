@@ -63,10 +63,15 @@ pub(super) fn run() -> ExitCode {
 fn refuse(error: &clap::Error) -> ! {
     let text = error.render().to_string();
     let harmless = printable_lines(&text);
-    if harmless == text {
-        error.exit();
+    if harmless != text {
+        eprint!("{harmless}");
+    } else if let Err(e) = error.print()
+        && !error.use_stderr()
+    {
+        let failed = output_failed(e);
+        complain(&failed);
+        std::process::exit(failed.code() as i32);
     }
-    eprint!("{harmless}");
     std::process::exit(error.exit_code());
 }
 

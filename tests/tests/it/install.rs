@@ -84,8 +84,11 @@ fn a_script_that_cannot_be_printed_is_an_error_unless_the_reader_went_away() {
     drop(child.stdout.take());
     assert!(child.wait().unwrap().success());
     let full = fs::File::options().write(true).open("/dev/full").unwrap();
-    let error = run_failing(mif(Path::new("no-store")).args(["completions", "zsh"]).stdout(full), 5);
-    assert!(error.starts_with("mif: ") && error.contains("space"), "{error}");
+    for words in [&["completions", "zsh"][..], &["--help"], &["ls", "--help"], &["--version"]] {
+        let full = full.try_clone().unwrap();
+        let error = run_failing(mif(Path::new("no-store")).args(words).stdout(full), 5);
+        assert!(error.starts_with("mif: ") && error.contains("space"), "{error}");
+    }
 }
 
 #[test]
