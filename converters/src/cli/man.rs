@@ -262,7 +262,8 @@ mod tests {
     fn a_verb_of_a_verb_has_a_page_with_the_global_options() {
         let inner = Command::new("get").about("Get it");
         let global = clap::Arg::new("store").long("store").global(true);
-        let program = Command::new("mif").arg(global).subcommand(Command::new("tag").subcommand(inner));
+        let program = Command::new("mif").disable_help_subcommand(true).arg(global);
+        let program = program.subcommand(Command::new("tag").subcommand(inner));
         let pages = pages(program);
         let names: Vec<&str> = pages.iter().map(|page| page.file.as_str()).collect();
         assert_eq!(names, ["mif.1", "mif-tag.1", "mif-tag-get.1"]);
