@@ -1,6 +1,6 @@
 # README's two commands are `make demo` and `make test`; `make check` is for every edit. All of them work in a fresh clone.
 
-.PHONY: demo check test collection model field tools lint build bench fuzz clean
+.PHONY: demo check deny advisories test collection model field tools lint build static deb bench fuzz clean
 
 CARGO ?= cargo
 # Where cargo builds: `target`, or what CARGO_TARGET_DIR or cargo's configuration says.
@@ -18,6 +18,15 @@ check: ## For every edit: format, lints, docs, and all tests that need no outsid
 	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --locked --workspace --no-deps --document-private-items
 	$(CARGO) build --locked --workspace
 	MIF_TESTS_TOOLS=none tests/run --locked --workspace --no-fail-fast
+	@$(MAKE) --no-print-directory deny
+
+deny: ## Licenses, sources and bans of the crates that we depend on, by deny.toml. Needs cargo-deny; asks no advisory database.
+	@if $(CARGO) deny --version > /dev/null 2>&1; then \
+		$(CARGO) deny --locked check --hide-inclusion-graph bans licenses sources; \
+	else echo "deny.toml was not checked: cargo-deny is not installed (cargo install cargo-deny --locked)"; fi
+
+advisories: ## The same for security advisories. Fetches their database, so it needs the net.
+	$(CARGO) deny --locked check advisories
 
 # A missing tool is an error if this is `required`; if it is `optional`, the tests that need it are skipped and counted.
 export MIF_TESTS_TOOLS ?= optional
@@ -54,6 +63,20 @@ lint:
 
 build:
 	$(CARGO) build --release --locked -p mif
+
+STATIC = $(shell uname -m)-unknown-linux-musl
+
+static: ## One file without libraries, for any Linux of this architecture. Needs the Rust target and musl-gcc.
+	@test -d "$$(rustc --print target-libdir --target $(STATIC))" || \
+		{ echo "the Rust target is missing: rustup target add $(STATIC)"; exit 1; }
+	@command -v musl-gcc > /dev/null || { echo "musl-gcc is missing: apt-get install musl-tools"; exit 1; }
+	$(CARGO) build --release --locked -p mif --target $(STATIC)
+	@! readelf -d $(TARGET)/$(STATIC)/release/mif | grep NEEDED || { echo "the program is not static"; exit 1; }
+	@ls -sh $(TARGET)/$(STATIC)/release/mif
+
+deb: build ## A Debian package of the program, completions, man pages and docs. Needs dpkg-dev.
+	@mkdir -p $(TARGET)/debian
+	@packaging/deb $(MIF) $(TARGET)/debian
 
 bench: tools ## Against qemu-img, borg, casync and restic, in one run.
 	$(CARGO) build --release --locked --workspace --bins

@@ -122,6 +122,25 @@ pub fn mif(store: &Path) -> Command {
     command
 }
 
+/// The verbs of the program, as its help lists them, each with the words that lead to it; a verb's verbs after it.
+#[must_use]
+pub fn verbs() -> Vec<Vec<String>> {
+    fn add(verb: &[String], verbs: &mut Vec<Vec<String>>) {
+        let help = run(Command::new(mif_path()).args(verb).arg("--help").env("COLUMNS", "200"));
+        let list = help.split("Commands:\n").nth(1).and_then(|rest| rest.split("\n\n").next());
+        for line in list.unwrap_or_default().lines() {
+            let name = line.split_whitespace().next().expect("a verb");
+            let verb = [verb, &[name.to_owned()]].concat();
+            verbs.push(verb.clone());
+            add(&verb, verbs);
+        }
+    }
+    let mut verbs = Vec::new();
+    add(&[], &mut verbs);
+    assert!(verbs.len() > 20, "the help lists verbs: {verbs:?}");
+    verbs
+}
+
 /// Runs a command that must succeed; gives its standard output.
 pub fn run(command: &mut Command) -> String {
     let output = command.output().unwrap_or_else(|e| panic!("{command:?}: {e}"));

@@ -136,7 +136,9 @@ fn note_strangers(store: &Store, report: &mut FsckReport) -> Result<()> {
     if count > 0 {
         let and_more = if count > names.len() { ", …" } else { "" };
         report.notes.push(format!(
-            "{count} files are no files of a store, and are left alone: {}{and_more}",
+            "{} not belong to the store and {} left alone: {}{and_more}",
+            if count == 1 { "1 file does".to_owned() } else { format!("{count} files do") },
+            if count == 1 { "is" } else { "are" },
             names.join(", ")
         ));
     }
@@ -190,7 +192,10 @@ impl Checker<'_> {
             }
         };
         if !store.versions(name)?.contains(&version) {
-            let vanished = Error::store(format!("{}: was deleted behind the store's back", lost.image));
+            let vanished = Error::store(format!(
+                "{}: its directory is gone, and it was not removed with mif rm",
+                lost.image
+            ));
             problem("image", &vanished, &mut lost);
             report.lost.push(lost);
             return Ok(());

@@ -217,7 +217,7 @@ fn needed(
     report.damaged.extend(store.vanished()?.into_iter().map(|(name, version)| DamagedImage {
         image: format!("{name}@{version}"),
         problem: format!(
-            "was deleted behind the store's back; `mif rm {name}@{version}` forgets it, `mif fsck` says how to get it \
+            "its directory is gone; `mif rm {name}@{version}` forgets it, `mif fsck` says how to get it \
              back"
         ),
     }));

@@ -121,7 +121,7 @@ impl PackState {
         let key = pack_key(&id);
         match (pack.there, pack.has_index) {
             (true, false) if pack.whole && pack.bad == 0 => {
-                self.notes.push(format!("{key}: has no index, so nothing finds what is in it"));
+                self.notes.push(format!("{key}: its index file is missing, so its objects are not found"));
             }
             (true, false) => {
                 self.notes.push(format!("{key}: damaged, and set aside: nothing uses it; gc removes it"))

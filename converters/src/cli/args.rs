@@ -303,6 +303,8 @@ Examples:
     Trees(super::trees::Trees),
     #[command(flatten)]
     Library(super::library::Library),
+    #[command(flatten)]
+    Install(super::install::Install),
 }
 
 impl Command {
@@ -314,7 +316,8 @@ impl Command {
             | Command::Info { .. }
             | Command::Ls { .. }
             | Command::Cat { .. }
-            | Command::Images => false,
+            | Command::Images
+            | Command::Install(super::install::Install::Completions { .. }) => false,
             Command::Library(library) => {
                 matches!(
                     library,

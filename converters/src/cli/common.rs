@@ -23,7 +23,7 @@ pub(super) struct Global {
     /// Print the report as JSON
     #[arg(long, global = true, help_heading = "Global options")]
     pub(super) json: bool,
-    /// No progress bar, and only what was asked for
+    /// Show no progress bar and no warnings
     #[arg(long, short, global = true, help_heading = "Global options")]
     pub(super) quiet: bool,
 }

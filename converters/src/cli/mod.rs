@@ -7,8 +7,10 @@ mod common;
 mod context;
 mod csv;
 mod customize;
+mod install;
 mod json;
 mod library;
+mod man;
 mod mtree;
 mod print;
 mod signals;
@@ -20,7 +22,7 @@ use std::io::{self, Write};
 use std::path::Path;
 use std::process::ExitCode;
 
-use clap::Parser;
+use clap::{CommandFactory, Parser};
 use mif::store::Store;
 use mif::{
     BatchExportOptions, BatchImportOptions, ExportOptions, ImportOptions, LsOptions, OpenImage,
@@ -61,10 +63,15 @@ pub(super) fn run() -> ExitCode {
 fn refuse(error: &clap::Error) -> ! {
     let text = error.render().to_string();
     let harmless = printable_lines(&text);
-    if harmless == text {
-        error.exit();
+    if harmless != text {
+        eprint!("{harmless}");
+    } else if let Err(e) = error.print()
+        && !error.use_stderr()
+    {
+        let failed = output_failed(e);
+        complain(&failed);
+        std::process::exit(failed.code() as i32);
     }
-    eprint!("{harmless}");
     std::process::exit(error.exit_code());
 }
 
@@ -172,6 +179,7 @@ impl Context {
             Command::Trees(command) => self.trees(command),
             Command::Customize(arguments) => self.customize(&arguments),
             Command::Library(command) => self.library(command),
+            Command::Install(command) => self.install(&command, Cli::command()),
         }
     }
 

@@ -96,7 +96,7 @@ pub(super) fn ids_text(report: &IdsReport, out: &mut String) {
     for change in &report.changed {
         let _ = writeln!(
             out,
-            "  {}: {} is {} now",
+            "  {}: {} becomes {}",
             printable(&change.of),
             printable(&change.old),
             printable(&change.new)

@@ -26,10 +26,10 @@ Examples:
   mif extract web p15:/ -o esp.tar          another volume, as a tar
   mif extract web / -o - | tar -t           a tar, on standard output
 
-A tar keeps owners, modes, times, xattrs, hard links, devices and holes. A folder keeps what your rights let be set,
-but for devices, set-id bits and security.* attributes, which --privileged adds; the report says what is missing, and is
-on standard error if the tar is on standard output. A folder that is there keeps its mode and owner. An IMAGE is a disk image
-file, or NAME[@VERSION] in the store.")]
+A tar keeps owners, modes, times, xattrs, hard links, devices and holes. A directory keeps what your rights allow, \
+except devices, set-id bits and security.* attributes, which need --privileged; the report says what is missing. An \
+existing directory keeps its own mode and owner. With a tar on standard output, the report goes to standard error. IMAGE is \
+a disk image file, or NAME[@VERSION] in the store.")]
     Extract {
         /// The image
         image: String,

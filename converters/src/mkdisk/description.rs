@@ -183,7 +183,11 @@ impl Description {
             volume.slot = Some(slot);
             let of = format!("volume {slot}");
             if slot > last || (slot == 0) != (kind == TableKind::None) {
-                return Err(Error::usage(format!("{of}: such a table has slots up to {last}")));
+                let problem = match kind {
+                    TableKind::None => "a disk without a table has one volume, in slot 0".to_owned(),
+                    _ => format!("this table has slots from 1 to {last}"),
+                };
+                return Err(Error::usage(format!("{of}: {problem}")));
             }
             if let Some(mount) = &volume.mount {
                 let path = TreePath::parse(mount.as_bytes()).filter(|_| mount.starts_with('/'));
@@ -287,7 +291,7 @@ mod tests {
         refused("table = 'gpt'\n[[volume]]\nfs='ext4'\ncolour='red'", "colour");
         refused("table = 'gpt'\n[[volume]]\nfs='xfs'", "not made");
         refused("table = 'gpt'\n[[volume]]\nfs='ext4'\n[[volume]]\nfs='ext4'", "only one volume");
-        refused("table = 'mbr'\n[[volume]]\nslot=5\nfs='ext4'", "slots up to 4");
+        refused("table = 'mbr'\n[[volume]]\nslot=5\nfs='ext4'", "slots from 1 to 4");
         refused("table = 'gpt'\n[[volume]]\nslot=2\nfs='ext4'\n[[volume]]\nslot=2\nsize='1M'", "slot 2");
         refused("table = 'gpt'\n[boot]\ncore='x'\n[[volume]]\nfs='ext4'", "type = \"bios\"");
         refused("table = 'gpt'\n[[volume]]\nfs='ext4'\nsize='1X'", "no size");

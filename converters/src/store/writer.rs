@@ -363,8 +363,7 @@ pub(crate) fn put_pack(
 }
 
 fn cannot_write(why: &str) -> Error {
-    Error::store(why)
-        .advise("All that was in the store before is still whole; mend this and run the same again")
+    Error::store(why).advise("The store is unharmed: fix this, and run the command again")
 }
 
 /// The bytes as a zstd frame, if that is worth it.

@@ -28,5 +28,5 @@ pub(crate) fn check(progress: &dyn Progress) -> Result<()> {
 
 /// The error of work that the user stopped.
 pub(crate) fn interrupted() -> Error {
-    Error::store("interrupted").advise("Nothing is lost: what was whole before still is; run the same again")
+    Error::store("interrupted").advise("Nothing is lost; run the command again to continue")
 }

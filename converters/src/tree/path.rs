@@ -77,7 +77,8 @@ pub(crate) struct Place {
 
 /// The error of a path that is not there.
 pub(crate) fn missing(volume: &str, path: &[u8]) -> Error {
-    Error::input(format!("{volume}:{}: is not there", escape(path))).advise("`mif ls` lists what is")
+    Error::input(format!("{volume}:{}: no such file or directory", escape(path)))
+        .advise("List the image with `mif ls`")
 }
 
 /// Where `path`, from the root of `volume` on, leads. Symlinks on the way are followed; one at the end too if

@@ -178,7 +178,7 @@ impl Output {
             Ok(meta) if !meta.is_file() => {
                 Err(place().unsupported("already exists and is neither a regular file nor a block device"))
             }
-            Ok(_) if !self.force => Err(place().denied("is there already; --force replaces it")),
+            Ok(_) if !self.force => Err(place().denied("already exists; pass --force to replace it")),
             Ok(_) => Ok(()),
         }
     }
@@ -324,7 +324,9 @@ fn rename(from: &Path, to: &Path, force: bool) -> Result<()> {
     if !force {
         match renameat_with(CWD, from, CWD, to, RenameFlags::NOREPLACE) {
             Ok(()) => return Ok(()),
-            Err(Errno::EXIST) => return Err(place().denied("has come to be while it was written")),
+            Err(Errno::EXIST) => {
+                return Err(place().denied("was created by another process meanwhile; nothing was replaced"));
+            }
             // A filesystem that cannot do it in one step.
             Err(Errno::INVAL | Errno::NOSYS | Errno::NOTSUP) if !to.exists() => {}
             Err(e) => return Err(place().io(e.into())),

@@ -544,7 +544,7 @@ fn what_an_image_cannot_take_is_refused_and_nothing_changes() {
     let cases: &[(&[&str], i32, &str)] = &[
         (&["--write=etc/motd:x"], 2, "no absolute path"),
         (&["--write=p9:/x:y"], 3, "p9: is no volume"),
-        (&["--write=/no/such/folder:x"], 3, "p1:/no: is not there"),
+        (&["--write=/no/such/folder:x"], 3, "p1:/no: no such file or directory"),
         (&["--write=/etc/ssh:x"], 3, "is no regular file"),
         (&["--write=/etc/passwd/x:y"], 3, "p1:/etc/passwd: is no folder"),
         (&["--write=/etc/escape/x:y"], 3, "leaves the image"),
@@ -553,7 +553,7 @@ fn what_an_image_cannot_take_is_refused_and_nothing_changes() {
         (&["--write=/data/x:y"], 3, "/etc/fstab mounts /dev/sdb1"),
         (&["--delete=/var"], 3, "root of a volume stays"),
         (&["--delete=/boot"], 3, "mounts a volume on /boot/efi"),
-        (&["--delete=/etc/nothing"], 3, "p1:/etc/nothing: is not there"),
+        (&["--delete=/etc/nothing"], 3, "p1:/etc/nothing: no such file or directory"),
         (&["--rename=/etc/hosts:/var/hosts"], 3, "another volume"),
         (&["--rename=/etc:/etc/ssh/etc"], 3, "into itself"),
         (&["--chmod=/etc/hosts:999"], 2, "no mode"),

@@ -322,6 +322,8 @@ struct World {
     images: BTreeMap<Key, Vec<u8>>,
     /// What each image needs, as it was when it was published: objects, and the digests of its files.
     needs: BTreeMap<Key, Needs>,
+    /// Versions that were removed: their numbers are never given again.
+    gone: BTreeSet<Key>,
     /// Whether anything has rotted since the store was last whole.
     is_rotten: bool,
 }
@@ -342,6 +344,7 @@ impl World {
             disks: disks.to_vec(),
             images: BTreeMap::new(),
             needs: BTreeMap::new(),
+            gone: BTreeSet::new(),
             is_rotten: false,
         }
     }
@@ -585,7 +588,7 @@ fn round(world: &mut World, random: &mut Random, tally: &mut Tally) {
     if random.once_in(4) {
         rot(world, random);
         tally.rot += 1;
-        check_rotten(world);
+        check_rotten(world, random.once_in(2));
     }
     tally.images = tally.images.max(world.images.len() as u64);
 }
@@ -642,11 +645,13 @@ fn settle(world: &mut World, done: &[Done], good_before: &HashSet<ObjectId>) {
         }
     }
     for (id, disk) in &published {
+        assert!(!world.gone.contains(id), "{id:?} was removed, and its number is given again");
         world.images.insert(id.clone(), world.disks[*disk].1.clone());
     }
     for id in removed {
         world.images.remove(&id);
         world.needs.remove(&id);
+        world.gone.insert(id);
     }
     let store = world.store();
     let there: BTreeSet<Key> = NAMES
@@ -749,10 +754,16 @@ fn rot(world: &mut World, random: &mut Random) {
         world.memory.set(&key, bytes);
     }
     world.is_rotten = true;
+    // A number is remembered by a record, as long as that is there.
+    let files = world.memory.files();
+    world
+        .gone
+        .retain(|(name, version)| files.contains_key(&format!("removed/name={name}/version={version}")));
 }
 
-/// What must be so after something has rotted: the check notices, and the repair mends all that can be mended.
-fn check_rotten(world: &mut World) {
+/// What must be so after something has rotted: the check notices, garbage is collected without loss, and the repair mends all
+/// that can be mended.
+fn check_rotten(world: &mut World, collect: bool) {
     let storage = || -> Arc<dyn Storage> { Arc::new(world.memory.clone()) };
     // A header that is one, and says something else, may be a newer program's: nobody writes over it.
     let header = world.memory.files().get("store.json").cloned();
@@ -786,6 +797,17 @@ fn check_rotten(world: &mut World) {
         }
         Err(_) => None,
     };
+    if collect && let Ok(store) = Store::open_exclusive(storage(), &Silent) {
+        // It may refuse, for it cannot read what images need; but nothing of value goes.
+        let _ = mif::with_threads(1, || gc(&store, &GcOptions::default(), &Silent));
+        drop(store);
+        let left = world.good();
+        for (id, needs) in &world.needs {
+            for object in needs.objects.iter().filter(|object| good.contains(*object)) {
+                assert!(left.contains(object), "{id:?} needs {object}, and gc dropped its last good copy");
+            }
+        }
+    }
     let repaired = mif::with_threads(1, || {
         let store = Store::open_to_repair(storage(), &Silent).ok()?;
         let options = FsckOptions { repair: true, ..FsckOptions::default() };

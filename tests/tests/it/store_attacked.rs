@@ -478,7 +478,7 @@ fn a_new_store_is_its_owners_alone_and_a_shared_one_its_groups() {
     umask(&store, "077", &["import", "--shared", &group, disk]);
     assert_eq!(modes(&store), [0o2770, 0o10_0660]);
     let error = run_failing(mif(&store).args(["import", "--shared", &group, disk]), 2);
-    assert!(error.contains("is there already"), "{error}");
+    assert!(error.contains("already exists"), "{error}");
     run_failing(mif(&work.path().join("x")).args(["import", "--shared", "no such group", disk]), 2);
 }
 

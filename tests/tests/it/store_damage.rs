@@ -399,7 +399,10 @@ fn an_image_that_vanished_is_missed_and_published_again_from_its_original() {
     let text = mif(&store).arg("fsck").output().unwrap();
     let text = String::from_utf8(text.stdout).unwrap();
     let disk = work.path().join("two.raw");
-    assert!(text.starts_with(&format!("damaged: needs these originals: {} (", disk.display())), "{text}");
+    assert!(
+        text.starts_with(&format!("damaged: repair needs the original image: {} (", disk.display())),
+        "{text}"
+    );
     let command = text.lines().nth(1).unwrap().strip_prefix("repair: mif ").unwrap();
     run(mif(Path::new("/nowhere")).args(command.split(' ')));
     run(mif(&store).arg("fsck"));
@@ -431,7 +434,7 @@ fn fsck_begins_with_the_verdict_and_names_ten_paths_unless_all_are_asked_for() {
     contents.iter().for_each(|content| drop(damage_content(&store, content, 0)));
     let output = mif(&store).arg("fsck").output().unwrap();
     let text = String::from_utf8(output.stdout).unwrap();
-    assert!(text.starts_with("damaged: needs these originals: "), "{text}");
+    assert!(text.starts_with("damaged: repair needs the original image"), "{text}");
     assert!(
         text.lines().nth(1).unwrap().contains(&format!("fsck --repair --from '{}'", disk.display())),
         "{text}"

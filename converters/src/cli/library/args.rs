@@ -60,8 +60,8 @@ Examples:
   mif gc --keep-last 3 --keep-within 90d      and forgets versions that neither keeps
   mif gc --keep-last 1 --dry-run              only says what that would do
 
-The newest version of each image is always kept, and so is one with a tag. Waits until nobody else has the \
-store open; who opens it meanwhile waits for gc.")]
+The newest version of each image is always kept, and so is one with a tag. gc waits until nobody else has \
+the store open; other commands wait until gc is done.")]
     Gc {
         /// Keep the newest N versions of each image
         #[arg(long, value_name = "N")]
@@ -77,14 +77,14 @@ store open; who opens it meanwhile waits for gc.")]
     #[command(after_help = "\
 Examples:
   mif fsck                                exits 1 if anything is damaged, and says what that costs
-  mif fsck --repair                       puts right what the store itself has everything for
-  mif fsck --repair --from /srv/images    and takes lost objects out of disk images that still have them
+  mif fsck --repair                       repairs what the store alone can repair
+  mif fsck --repair --from /srv/images    and takes lost objects from disk images that still have them
 
 The first line is the verdict: whole, repairable from the store itself, in need of originals, or lost. The second line \
-is the command that repairs the store. --repair makes indexes again from packs, drops damaged packs and keeps what is \
-whole of them, and makes records, manifests and tables again.")]
+is the command that repairs the store. --repair makes indexes again from packs, copies what is whole of a \
+damaged pack and sets the pack aside until gc, and makes records, manifests and tables again.")]
     Fsck {
-        /// Put right what can be. Waits until nobody else has the store open
+        /// Repair what can be repaired. Waits until nobody else has the store open
         #[arg(long)]
         repair: bool,
         /// Disk image files, and directories with disk images in them, that may still have what was lost

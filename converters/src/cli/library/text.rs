@@ -162,7 +162,7 @@ pub(super) fn gc(report: &GcReport) -> String {
     }
     if !report.strangers.is_empty() {
         let names = printable(&report.strangers.join(", "));
-        let _ = writeln!(out, "left alone, for they are no files of a store: {names}");
+        let _ = writeln!(out, "not part of the store, left alone: {names}");
     }
     out
 }
@@ -174,10 +174,15 @@ pub(super) fn fsck(report: &FsckReport, store: &Path, list: bool) -> String {
     let mut out = match report.verdict {
         Verdict::Whole => "whole".to_owned(),
         Verdict::Repairable => "damaged: repairable from the store itself".to_owned(),
-        Verdict::NeedsOriginals => format!("damaged: needs these originals: {}", report.originals.join(", ")),
-        Verdict::Lost => "damaged: some of it is lost: no original is known that has it".to_owned(),
+        Verdict::NeedsOriginals => match &report.originals[..] {
+            [only] => format!("damaged: repair needs the original image: {only}"),
+            all => {
+                format!("damaged: repair needs the original images (one may be enough): {}", all.join(", "))
+            }
+        },
+        Verdict::Lost => "damaged: no known original has what is lost".to_owned(),
         Verdict::Unreadable => format!(
-            "unknown: {} files cannot be read; nothing is repaired before they can be",
+            "unknown: {} files cannot be read; make them readable, then run fsck again",
             report.unreadable.len()
         ),
     };
@@ -208,10 +213,15 @@ pub(super) fn fsck(report: &FsckReport, store: &Path, list: bool) -> String {
     out
 }
 
+/// A number of things: `1 file`, `2 files`.
+fn counted(number: u64, what: &str) -> String {
+    format!("{number} {what}{}", if number == 1 { "" } else { "s" })
+}
+
 fn lost_image(out: &mut String, lost: &LostImage, paths: usize) {
     let mut parts: Vec<String> = lost.parts.clone();
     if lost.file_count > 0 {
-        parts.push(format!("the content of {} files", lost.file_count));
+        parts.push(format!("the content of {}", counted(lost.file_count, "file")));
     }
     let bytes: u64 = lost.disk_bytes.values().sum();
     if bytes > 0 {

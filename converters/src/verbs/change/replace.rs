@@ -111,7 +111,10 @@ fn wanted(old: &Path) -> Result<Wanted> {
     }
     let content = NewContent::of_file(old)?;
     if content.source.is_empty() {
-        return Err(Error::usage(format!("{}: is empty, as many files are", old.display())));
+        return Err(Error::usage(format!(
+            "{}: is empty; to replace every empty file is refused",
+            old.display()
+        )));
     }
     contents.add_blake3(&content.id.to_string())?;
     Ok(Wanted { contents, name: hex(&content.sha1), id: Some(content.id) })

@@ -78,8 +78,9 @@ pub fn export(
     let mut format_options = options.options.clone();
     if let Some(base) = &options.backing {
         if format.name() != "qcow2" {
-            let problem = format!("a {} file cannot lie on top of {}", format.name(), base.display());
-            return Err(Error::unsupported(problem).advise("Only qcow2 is written on top of another image"));
+            let problem =
+                format!("{}: --backing works with qcow2 only, not with {}", base.display(), format.name());
+            return Err(Error::unsupported(problem));
         }
         format_options.push(("backing_file".into(), backing_name(base, path)?));
     }

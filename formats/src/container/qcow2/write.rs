@@ -82,7 +82,7 @@ impl WritePlan {
         let compress = options.flag("compress")?
             || (options.text("compress").is_none() && options.text("compression_type").is_some());
         if version == 2 && (zstd || extended) {
-            return Err(options.bad("compat", "1.1: zstd and extended L2 entries need it"));
+            return Err(options.bad("compat", "1.1, which zstd and extended L2 entries need"));
         }
         let codec = if zstd { Codec::Zstd } else { Codec::Deflate };
         let level = options.number("compression_level")?;
