@@ -10,6 +10,7 @@ pub type Result<T, E = Error> = std::result::Result<T, E>;
 
 /// What kind of failure, which is also the exit code of the program.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum Code {
     /// The request makes no sense as it stands.
     Usage = 2,
@@ -19,6 +20,9 @@ pub enum Code {
     Unsupported = 4,
     /// The store is damaged, or the operating system failed to read or write.
     Store = 5,
+    /// [`Progress::interrupted`](crate::Progress::interrupted) asked for the end. The program ends with the number of the
+    /// signal that it got, which is this for SIGINT.
+    Interrupted = 130,
 }
 
 /// A failure.

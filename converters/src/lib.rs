@@ -1,5 +1,34 @@
 //! `mif` as a library: the store, and each verb of the program as a function that takes plain arguments,
 //! reports its progress through a trait, and returns a report that serialises.
+//!
+//! A disk goes into a store, and comes out again with every bit:
+//!
+//! ```
+//! use mif::store::Store;
+//! use mif::{ExportOptions, ImportOptions, OpenImage, Silent, export, import};
+//!
+//! # fn main() -> mif::Result<()> {
+//! # let work = tempfile::tempdir().unwrap();
+//! # let (disk, back) = (work.path().join("disk.raw"), work.path().join("back.qcow2"));
+//! # std::fs::write(&disk, vec![7; 1 << 20]).unwrap();
+//! let store = Store::open_or_create(&work.path().join("store"), &Silent)?;
+//! let report = import(&store, &disk, &ImportOptions::default(), &Silent)?;
+//! assert_eq!((report.image.as_str(), report.result), ("disk@1", "imported"));
+//!
+//! let image = OpenImage::stored(&store, &report.image.parse()?)?;
+//! let options = ExportOptions { verify: true, ..ExportOptions::default() };
+//! export(&image, &back, &options, &Silent)?;
+//! # let back = OpenImage::open(back.to_str().unwrap(), work.path(), &Default::default(), &Silent)?;
+//! # assert!(mif::verify(&image, &back, &Silent)?.same_bits);
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! A failure is an [`Error`] with a [`Code`] to match on, a message, and mostly a sentence of what to do. `examples/` has
+//! programs that list an image, import and export, and edit files.
+//!
+//! Features, all on by default: `cli` (the program `mif`), `independent` (other people's readers, held against ours) and
+//! `rpm-sqlite` (package databases that need SQLite).
 
 #![forbid(unsafe_code)]
 
@@ -12,6 +41,7 @@ mod extract;
 mod guest;
 mod host;
 mod image;
+#[cfg(feature = "independent")]
 pub mod independent;
 mod ingest;
 mod merge;

@@ -9,7 +9,34 @@
 //! ```
 //!
 //! Every layer takes a [`Source`] and most give one, so that layers nest and holes stay holes.
-//! Nothing here prints, keeps global state, or trusts a number that an image claims.
+//! Nothing here prints, or trusts a number that an image claims. The only global state are the filesystems that a program adds
+//! ([`fs::add_driver`]).
+//!
+//! A disk is written in a container, opened again, and its holes are still holes:
+//!
+//! ```
+//! use mif_formats::container::{self, CreateOptions, OpenOptions, Output};
+//! use mif_formats::{MemSource, Source};
+//!
+//! # fn main() -> mif_formats::Result<()> {
+//! # let work = tempfile::tempdir().unwrap();
+//! let path = work.path().join("disk.qcow2");
+//! let mut bytes = vec![0; 4 << 20];
+//! bytes[1 << 20..][..5].copy_from_slice(b"hello");
+//! let mut output = Output::new(&path, false)?;
+//! let qcow2 = container::by_name("qcow2")?;
+//! qcow2.create(&MemSource(bytes), &mut output, &CreateOptions::default(), &())?;
+//! output.commit()?;
+//!
+//! let disk = container::open(&path, &OpenOptions::default())?;
+//! assert_eq!((disk.format, disk.source.len()), ("qcow2", 4 << 20));
+//! assert_eq!(disk.source.read_vec(1 << 20, 5)?, b"hello");
+//! assert!(disk.source.extent_at(0)?.is_zero());
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! `examples/list_volume.rs` goes on to partitions and files.
 
 #![forbid(unsafe_code)]
 

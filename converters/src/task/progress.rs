@@ -2,7 +2,7 @@
 
 use mif_formats::container::Observer;
 
-use crate::error::{Error, Result};
+use crate::error::{Code, Error, Result};
 
 /// Told of the progress of long work. The library calls it from several threads.
 pub trait Progress: Observer {
@@ -28,5 +28,5 @@ pub(crate) fn check(progress: &dyn Progress) -> Result<()> {
 
 /// The error of work that the user stopped.
 pub(crate) fn interrupted() -> Error {
-    Error::store("interrupted").advise("Nothing is lost; run the command again to continue")
+    Error::new(Code::Interrupted, "interrupted").advise("Nothing is lost; run the command again to continue")
 }

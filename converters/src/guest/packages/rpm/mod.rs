@@ -2,7 +2,16 @@
 
 mod berkeley;
 mod header;
+#[cfg(feature = "rpm-sqlite")]
 mod sqlite;
+#[cfg(not(feature = "rpm-sqlite"))]
+mod sqlite {
+    use crate::error::{Error, Result};
+
+    pub(super) fn blobs(_: &[u8], _: Option<&[u8]>) -> Result<Vec<Vec<u8>>> {
+        Err(Error::unsupported("rpmdb.sqlite: this program was built without the feature rpm-sqlite"))
+    }
+}
 
 use self::header::Header;
 use super::{Databases, FoundPackages, Package};
