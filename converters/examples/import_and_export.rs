@@ -11,7 +11,10 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let [store, disk, output] = &arguments[..] else { return Err("usage: STORE DISK OUTPUT".into()) };
     let store = Store::open_or_create(Path::new(store), &Silent)?;
     let report = import(&store, Path::new(disk), &ImportOptions::default(), &Silent)?;
-    println!("{}: {} files, {} bytes new to the store", report.image, report.counts.files, report.added.bytes);
+    println!(
+        "{}: {} files, {} bytes new to the store",
+        report.image, report.counts.files, report.added.bytes
+    );
     let image = OpenImage::stored(&store, &report.image.parse()?)?;
     match export(&image, Path::new(output), &ExportOptions::default(), &Silent) {
         Ok(report) => println!("{}: {}, {} bytes", report.output, report.format, report.allocated),

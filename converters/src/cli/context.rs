@@ -29,7 +29,7 @@ impl Context {
         let Some(group) = &new.shared else { return Ok(()) };
         let store = &self.global.store;
         if store.join("store.json").exists() {
-            return Err(Error::usage(format!("{}: --shared is for a new store; this one is there already", store.display()))
+            return Err(Error::usage(format!("{}: --shared is for a new store; this one already exists", store.display()))
                 .advise("Change its group and modes with chgrp and chmod; new files get the permissions of its directory"));
         }
         Store::make(store, Some(group_number(group)?))

@@ -21,7 +21,7 @@ use mif_formats::beneath::Directory;
 use mif_formats::container::Access;
 use rustix::fs::FileType;
 
-use super::storage::{Entries, Lock, LockKind, Storage, Upload, is_given};
+use super::storage::{Entries, Lock, LockKind, Storage, Upload, check_len, is_given};
 
 /// The environment variable that permits symbolic links at the top of a store.
 const LINKS: &str = "MIF_STORE_LINKS";
@@ -319,6 +319,15 @@ impl Storage for Folder {
         }
         let mut bytes = zeros(usize::try_from(len).map_err(io::Error::other)?)?;
         file.read_exact_at(&mut bytes, range.start)?;
+        Ok(bytes)
+    }
+
+    fn read_all(&self, key: &str) -> io::Result<Vec<u8>> {
+        let file = self.file(key)?;
+        let len = file.metadata()?.len();
+        check_len(key, len)?;
+        let mut bytes = zeros(usize::try_from(len).map_err(io::Error::other)?)?;
+        file.read_exact_at(&mut bytes, 0)?;
         Ok(bytes)
     }
 

@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 
 use mif_formats::container::Access;
 
-use super::storage::{Entries, Lock, LockKind, Storage, Upload, is_given};
+use super::storage::{Entries, Lock, LockKind, Storage, Upload, check_len, is_given};
 
 /// A store in memory. Clones are the same store.
 #[derive(Debug, Clone, Default)]
@@ -75,6 +75,12 @@ impl Storage for Memory {
         let part = usize::try_from(range.start).ok().zip(usize::try_from(range.end).ok());
         let part = part.and_then(|(start, end)| file.get(start..end));
         part.map(<[u8]>::to_vec).ok_or_else(|| io::ErrorKind::UnexpectedEof.into())
+    }
+
+    fn read_all(&self, key: &str) -> io::Result<Vec<u8>> {
+        let file = self.file(key)?;
+        check_len(key, file.len() as u64)?;
+        Ok(file.to_vec())
     }
 
     fn len(&self, key: &str) -> io::Result<u64> {

@@ -61,7 +61,7 @@ pub use self::record::{
 pub(crate) use self::record::{check_name, now};
 pub use self::source_file::SourceFile;
 pub(crate) use self::storage::IMAGE_FILES;
-pub use self::storage::{Entries, Lock, LockKind, Storage, Upload};
+pub use self::storage::{Entries, Lock, LockKind, Storage, Upload, check_len};
 pub use self::stored_disk::StoredDisk;
 pub(crate) use self::stored_image::PACKAGES;
 pub use self::stored_image::StoredImage;

@@ -21,6 +21,16 @@ pub(super) fn is_given(name: &str) -> bool {
     IMAGE_FILES.contains(&name) || name.parse::<u64>().is_ok_and(|number| number.to_string() == name)
 }
 
+/// Errs if a file with this key has more bytes than any of its kind; to be asked before it is read whole.
+pub fn check_len(key: &str, len: u64) -> io::Result<()> {
+    let most = max_len(key);
+    if len > most {
+        let text = format!("is {len} bytes long; such a file has {most} at most");
+        return Err(io::Error::new(io::ErrorKind::FileTooLarge, text));
+    }
+    Ok(())
+}
+
 /// How many bytes the file with this key has at most. What is larger is not read whole.
 fn max_len(key: &str) -> u64 {
     let (top, name) = (key.split('/').next(), key.rsplit('/').next());
@@ -46,15 +56,9 @@ pub trait Storage: Send + Sync {
     /// The length of a file in bytes.
     fn len(&self, key: &str) -> io::Result<u64>;
 
-    /// The whole of a file. An error if it is larger than any file of its kind is.
-    fn read_all(&self, key: &str) -> io::Result<Vec<u8>> {
-        let (len, most) = (self.len(key)?, max_len(key));
-        if len > most {
-            let text = format!("is {len} bytes long; such a file has {most} at most");
-            return Err(io::Error::new(io::ErrorKind::FileTooLarge, text));
-        }
-        self.read(key, 0..len)
-    }
+    /// The whole of a file as it is at one moment: not the length of one and the bytes of another that replaces it meanwhile.
+    /// An error if it is larger than any file of its kind is ([`check_len`]).
+    fn read_all(&self, key: &str) -> io::Result<Vec<u8>>;
 
     /// The error of the program for one of a file. What could not be read is not said to be damaged
     /// ([`Error::is_unreadable`]).
@@ -177,6 +181,26 @@ mod tests {
         storage.replace("a/b/c", b"mended").unwrap();
         assert_eq!(storage.read_all("a/b/c").unwrap(), b"mended");
         assert_eq!(storage.list("tmp").unwrap(), [""; 0]);
+    }
+
+    #[test]
+    fn a_file_that_is_replaced_while_it_is_read_is_one_of_the_two() {
+        let folder = tempfile::tempdir().unwrap();
+        let writer = Folder::new(folder.path());
+        let both = [vec![1; 100], vec![2; 5000]];
+        writer.replace("a", &both[0]).unwrap();
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                for i in 0..400 {
+                    writer.replace("a", &both[i % 2]).unwrap();
+                }
+            });
+            for _ in 0..400 {
+                // A new one each time, which keeps no file open.
+                let read = Folder::new(folder.path()).read_all("a").unwrap();
+                assert!(both.contains(&read), "{} bytes", read.len());
+            }
+        });
     }
 
     #[test]

@@ -215,6 +215,10 @@ impl Storage for Seen {
         self.step("read", key, || self.memory.read(key, range))
     }
 
+    fn read_all(&self, key: &str) -> io::Result<Vec<u8>> {
+        self.step("read all", key, || self.memory.read_all(key))
+    }
+
     fn len(&self, key: &str) -> io::Result<u64> {
         self.step("len", key, || self.memory.len(key))
     }
