@@ -547,10 +547,16 @@ fn round(world: &mut World, random: &mut Random, tally: &mut Tally) {
     tally.rounds += 1;
     let good_before = world.good();
     let turns = Arc::new(Turns::default());
-    let tasks: Vec<(Task, Option<(usize, Fault)>)> = (0..1 + random.below(4))
-        .map(|_| {
+    let mut work: Vec<Task> = (0..1 + random.below(4)).map(|_| task(random)).collect();
+    // Two at a time that store the same: then there are two copies of each object.
+    if let (Some(Task::Import { disk, .. }), true) = (work.first().cloned(), random.once_in(3)) {
+        work.push(Task::Import { name: *random.pick(&NAMES), disk, verify: false });
+    }
+    let tasks: Vec<(Task, Option<(usize, Fault)>)> = work
+        .into_iter()
+        .map(|task| {
             let fault = *random.pick(&[Fault::Fails, Fault::LosesReply, Fault::Dies, Fault::DiesAfter]);
-            (task(random), random.once_in(3).then(|| (random.below(60), fault)))
+            (task, random.once_in(3).then(|| (random.below(60), fault)))
         })
         .collect();
     turns.state().alive = tasks.len();
@@ -732,8 +738,14 @@ fn check(world: &mut World) {
 /// Spoils a file or two behind the store's back.
 fn rot(world: &mut World, random: &mut Random) {
     for _ in 0..1 + random.below(2) {
-        let files: Vec<(String, Arc<Vec<u8>>)> =
-            world.memory.files().into_iter().filter(|(key, _)| key != "lock").collect();
+        // Packs more often than their number would have it: they are what cannot be made again.
+        let only_packs = random.once_in(2);
+        let files: Vec<(String, Arc<Vec<u8>>)> = world
+            .memory
+            .files()
+            .into_iter()
+            .filter(|(key, _)| !only_packs || key.starts_with("packs/"))
+            .collect();
         if files.is_empty() {
             break;
         }
