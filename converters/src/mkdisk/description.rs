@@ -205,7 +205,7 @@ impl Description {
             if let Some(other) = volume.fs.as_deref().filter(|fs| *fs != "swap" && volume.driver().is_none())
             {
                 let planned = fs::drivers().into_iter().filter(|driver| driver.capabilities().is_planned);
-                let kinds: Vec<&str> = planned.flat_map(|driver| driver.kinds()).copied().collect();
+                let kinds: Vec<&str> = planned.flat_map(fs::Driver::kinds).copied().collect();
                 return Err(Error::unsupported(format!("{of}: fs = \"{other}\" is not made"))
                     .advise(format!("There are {} and swap", kinds.join(", "))));
             }

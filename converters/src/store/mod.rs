@@ -283,7 +283,7 @@ fn is_begun(path: &Path) -> bool {
 
 fn check_header(place: &str, header: &[u8]) -> Result<()> {
     let header: Header = serde_json::from_slice(header)
-        .map_err(|e| Error::store(format!("{}: is not a store's header: {e}", place)))
+        .map_err(|e| Error::store(format!("{place}: is not a store's header: {e}")))
         .map_err(|e| e.advise("`mif fsck --repair` writes it again"))?;
     if header.kind != "mif-store" {
         return Err(Error::input(format!("{}: is of kind {:?}, not mif-store", place, header.kind)));

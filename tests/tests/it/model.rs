@@ -397,7 +397,7 @@ impl World {
         let stored = store.version(name, *version)?;
         let layout = stored.layout()?;
         let mut objects: BTreeSet<ObjectId> = layout.objects().iter().copied().collect();
-        objects.extend(stored.manifest()?.iter().filter_map(|row| row.object()));
+        objects.extend(stored.manifest()?.iter().filter_map(mif_formats::mif::manifest::Row::object));
         let reader = store.objects()?;
         for id in objects.clone() {
             objects.extend(reader.chunks(&id)?);
@@ -550,7 +550,7 @@ fn round(world: &mut World, random: &mut Random, tally: &mut Tally) {
     let mut work: Vec<Task> = (0..1 + random.below(4)).map(|_| task(random)).collect();
     // Two at a time that store the same: then there are two copies of each object.
     if let (Some(Task::Import { disk, .. }), true) = (work.first().cloned(), random.once_in(3)) {
-        work.push(Task::Import { name: *random.pick(&NAMES), disk, verify: false });
+        work.push(Task::Import { name: random.pick(&NAMES), disk, verify: false });
     }
     let tasks: Vec<(Task, Option<(usize, Fault)>)> = work
         .into_iter()
