@@ -20,7 +20,7 @@ pub enum Code {
     Unsupported = 4,
     /// The store is damaged, or the operating system failed to read or write.
     Store = 5,
-    /// [`Progress::interrupted`](crate::Progress::interrupted) asked for the end. The program ends with the number of the
+    /// The [`Progress`](crate::Progress) that the verb was given asked for the end. The program ends with the number of the
     /// signal that it got, which is this for SIGINT.
     Interrupted = 130,
 }

@@ -550,7 +550,8 @@ fn round(world: &mut World, random: &mut Random, tally: &mut Tally) {
     let mut work: Vec<Task> = (0..1 + random.below(4)).map(|_| task(random)).collect();
     // Two at a time that store the same: then there are two copies of each object.
     if let (Some(Task::Import { disk, .. }), true) = (work.first().cloned(), random.once_in(3)) {
-        work.push(Task::Import { name: random.pick(&NAMES), disk, verify: false });
+        let name: &'static str = NAMES[random.below(NAMES.len())];
+        work.push(Task::Import { name, disk, verify: false });
     }
     let tasks: Vec<(Task, Option<(usize, Fault)>)> = work
         .into_iter()
