@@ -30,8 +30,11 @@ use mif_formats::mif::{ObjectId, layout::Layout};
 
 /// How long a model runs without being told, in seconds.
 const SECONDS: u64 = 30;
+/// How many windows of residue a disk has, each of which is an object, and how large these are in bytes.
+const WINDOWS: usize = 4;
+const WINDOW: usize = 256 << 10;
 /// The size of a disk in bytes.
-const DISK: usize = 256 << 10;
+const DISK: usize = WINDOWS * WINDOW;
 /// How many different disks there are, and how many different parts they are made of.
 const DISKS: usize = 6;
 const PARTS: usize = 5;
@@ -459,8 +462,8 @@ fn perform(task: &Task, seen: Seen, disks: &[(PathBuf, Vec<u8>)]) -> Result<Outc
             drop(store);
             let mut bytes = Vec::new();
             // Piece by piece, so that others have their turns in between.
-            for at in (0..disk.len()).step_by(64 << 10) {
-                let len = (disk.len() - at).min(64 << 10) as usize;
+            for at in (0..disk.len()).step_by(WINDOW) {
+                let len = (disk.len() - at).min(WINDOW as u64) as usize;
                 bytes.extend(disk.read_vec(at, len).map_err(|e| e.to_string())?);
             }
             Ok(Outcome::Read(Some((id, bytes))))
@@ -514,9 +517,9 @@ fn disks(folder: &Path) -> Vec<(PathBuf, Vec<u8>)> {
     (0..DISKS)
         .map(|i| {
             let mut disk = vec![0; DISK];
-            for place in 0..4 {
+            for window in disk.chunks_mut(WINDOW) {
                 let part = random.pick(&parts);
-                disk[place << 16..][..part.len()].copy_from_slice(part);
+                window[..part.len()].copy_from_slice(part);
             }
             let path = folder.join(format!("{i}.raw"));
             std::fs::write(&path, &disk).unwrap();
