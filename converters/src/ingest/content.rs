@@ -236,7 +236,55 @@ impl Chunks<'_, '_> {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::atomic::{AtomicU64, Ordering};
+
     use super::*;
+    use crate::error::Code;
+    use crate::store::{Memory, Storage, Store};
+    use crate::task::pool;
+    use crate::task::progress::Silent;
+
+    /// The end is asked for once so many bytes were read.
+    struct Stops(AtomicU64);
+
+    impl mif_formats::container::Observer for Stops {
+        fn advance(&self, _: u64) {}
+        fn interrupted(&self) -> bool {
+            self.0.load(Ordering::Relaxed) > 10 << 20
+        }
+    }
+
+    impl Progress for Stops {
+        fn stage(&self, _: &str, _: u64) {}
+    }
+
+    impl Source for &Stops {
+        fn len(&self) -> u64 {
+            1 << 40
+        }
+        fn read_at(&self, offset: u64, buf: &mut [u8]) -> mif_formats::Result<()> {
+            buf.fill(1 + (offset >> 20) as u8 % 200);
+            self.0.fetch_add(buf.len() as u64, Ordering::Relaxed);
+            Ok(())
+        }
+        fn extent_at(&self, offset: u64) -> mif_formats::Result<mif_formats::Extent> {
+            Ok(mif_formats::Extent::data(offset, self.len() - offset))
+        }
+    }
+
+    #[test]
+    fn a_large_file_ends_when_the_user_asks_for_the_end() {
+        let storage: std::sync::Arc<dyn Storage> = std::sync::Arc::new(Memory::new());
+        let store = Store::create(storage, &Silent).unwrap();
+        let writer = ObjectWriter::new(&store).unwrap();
+        let stops = Stops(AtomicU64::new(0));
+        let file = PlannedFile::loose(1 << 40, &[(0..1 << 40, 0)]);
+        let read = pool::run(1, 1, |_, pool| {
+            import_file(&file, &&stops, &writer, pool, &mut Vec::new(), &stops).map(|_| ())
+        });
+        assert_eq!(read.unwrap_err().code(), Code::Interrupted);
+        assert!(stops.0.into_inner() < 20 << 20);
+    }
 
     #[test]
     fn zero_blocks_of_the_disk_are_left_out_of_content() {

@@ -196,3 +196,59 @@ fn a_block_device_gets_the_disk_and_keeps_what_lies_behind_it() {
     assert!(error.contains("in use"), "{error}");
     assert!(device.read(0, 12 * MIB) == before);
 }
+
+#[test]
+fn a_report_counts_all_files_of_a_container() {
+    let work = work_folder();
+    let store = work.at("store");
+    disk(&work.at("d.raw"));
+    run(mif(&store).arg("import").arg(work.at("d.raw")));
+    for subformat in ["monolithicSparse", "monolithicFlat", "twoGbMaxExtentSparse", "twoGbMaxExtentFlat"] {
+        let out = work.at(subformat);
+        fs::create_dir(&out).unwrap();
+        let mut command = mif(&store);
+        command.args(["--json", "export", "d"]).arg(out.join("d.vmdk"));
+        let report = run(command.arg("-o").arg(format!("subformat={subformat}")));
+        let report: serde_json::Value = serde_json::from_str(&report).unwrap();
+        let files = fs::read_dir(&out).unwrap().map(|file| file.unwrap().metadata().unwrap());
+        let taken: u64 = files.map(|meta| meta.blocks() * 512).sum();
+        assert_eq!(report["allocated"], taken, "{subformat}");
+    }
+}
+
+#[test]
+fn an_option_that_would_have_no_effect_is_refused() {
+    let work = work_folder();
+    let store = work.at("store");
+    disk(&work.at("d.raw"));
+    run(mif(&store).arg("import").arg(work.at("d.raw")));
+    for (output, option, fits) in [
+        ("a.qcow2", "compression_level=9", false),
+        ("b.qcow2", "compress=on,compression_level=9", true),
+        ("c.qcow2", "compression_type=zstd,compression_level=9", true),
+        ("d.vmdk", "compression_level=9", false),
+        ("e.vmdk", "subformat=streamOptimized,compression_level=9", true),
+    ] {
+        let mut command = mif(&store);
+        command.args(["export", "d", "-o", option]).arg(work.at(output));
+        match fits {
+            true => drop(run(&mut command)),
+            false => assert!(run_failing(&mut command, 4).contains("compression_level"), "{option}"),
+        }
+        assert_eq!(work.at(output).exists(), fits, "{option}");
+    }
+}
+
+#[test]
+fn a_tar_on_standard_output_has_its_report_as_json_too() {
+    if !have(&["mke2fs"]) {
+        return;
+    }
+    let work = work_folder();
+    let image = mif_tests::disk::small(work.path(), "d", &[("a", b"text")]);
+    let mut command = mif(&work.at("store"));
+    let output = command.args(["--json", "extract", "-o", "-"]).arg(&image).output().unwrap();
+    let report: serde_json::Value = serde_json::from_slice(&output.stderr).unwrap();
+    assert_eq!((output.status.code(), report["files"].as_u64()), (Some(0), Some(1)), "{report}");
+    assert!(output.stdout.len() > 1024);
+}

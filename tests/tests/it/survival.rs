@@ -272,6 +272,13 @@ fn a_disk_that_is_full_loses_nothing_and_more_room_is_all_that_it_needs() {
     // The number is not given again.
     run(mif(&store).arg("import").arg(half.lib().join("third.raw")));
     assert_eq!(images(&store), ["first@1", "second@1", "third@3"]);
+    // Not even a directory can be made, as the note on the first removed version of a name takes one.
+    let inodes = run(tool("df").arg("--output=iused").arg(&small.0));
+    let used = inodes.lines().last().unwrap().trim().to_owned();
+    run(tool("mount").args(["-o", &format!("remount,nr_inodes={used}")]).arg(&small.0));
+    run(mif(&store).args(["rm", "second"]));
+    assert_eq!(images(&store), ["first@1", "third@3"]);
+    run(mif(&store).arg("fsck"));
 }
 
 #[test]
