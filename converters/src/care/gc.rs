@@ -91,8 +91,8 @@ pub fn gc(store: &Store, options: &GcOptions, progress: &dyn Progress) -> Result
     }
     report.forgotten = forgotten.iter().map(|(name, version)| format!("{name}@{version}")).collect();
     if report.damaged.is_empty() {
-        sweep.packs(packs, &needed, &mut report)?;
-        sweep.strays(stray, &mut report)?;
+        let written = sweep.packs(packs, &needed, &mut report)?;
+        sweep.strays(stray.without(&written), &mut report)?;
     } else {
         report.packs_kept = packs.len() as u64;
         report.pack_bytes = [total(packs.iter().map(|pack| pack.bytes)); 2];
@@ -166,6 +166,16 @@ fn packs(storage: &dyn Storage) -> Result<(Vec<Pack>, Stray)> {
 struct Stray {
     indexes: Vec<PackId>,
     packs: BTreeSet<PackId>,
+}
+
+impl Stray {
+    /// What is still one without the other after these packs were written. What is left of a pack may be just what a damaged
+    /// one was made of that was set aside: then the new pack has taken its place.
+    fn without(mut self, written: &HashSet<PackId>) -> Self {
+        self.indexes.retain(|pack| !written.contains(pack));
+        self.packs.retain(|pack| !written.contains(pack));
+        self
+    }
 }
 
 /// What the images that stay need. Images of which that cannot be told, or is not there, are reported as damaged, and
@@ -298,7 +308,13 @@ impl SweepPlan {
 }
 
 impl Sweep<'_> {
-    fn packs(&self, mut packs: Vec<Pack>, needed: &HashSet<ObjectId>, report: &mut GcReport) -> Result<()> {
+    /// Drops and repacks packs; gives those that were written.
+    fn packs(
+        &self,
+        mut packs: Vec<Pack>,
+        needed: &HashSet<ObjectId>,
+        report: &mut GcReport,
+    ) -> Result<HashSet<PackId>> {
         packs.sort_by_cached_key(|pack| {
             let entries = pack.index.entries.iter().filter(|entry| needed.contains(&entry.id));
             let live = total(entries.map(|entry| entry.stored_len));
@@ -325,7 +341,7 @@ impl Sweep<'_> {
             let moved = repacked.iter().flat_map(|(_, entries)| entries);
             report.pack_bytes[1] =
                 report.pack_bytes[1].saturating_add(total(moved.map(|entry| entry.stored_len)));
-            return Ok(());
+            return Ok(HashSet::new());
         }
         if !dropped.is_empty() || !repacked.is_empty() {
             clear_index_cache(self.storage).map_err(|e| self.storage.error("index", &e))?;
@@ -345,7 +361,7 @@ impl Sweep<'_> {
                 report.packs_kept += repacked.len() as u64;
                 report.packs_repacked = 0;
                 report.pack_bytes[1] = report.pack_bytes[1].saturating_add(bytes(&repacked));
-                return Ok(());
+                return Ok(HashSet::new());
             }
         };
         for pack in &written {
@@ -361,7 +377,7 @@ impl Sweep<'_> {
                 self.delete_pack(pack)?;
             }
         }
-        Ok(())
+        Ok(written)
     }
 
     fn delete_pack(&self, pack: &PackId) -> Result<()> {

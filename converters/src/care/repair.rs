@@ -28,7 +28,12 @@ pub(super) fn packs(store: &Store, state: &PackState) -> Result<Vec<String>> {
     // It is made again when it is needed, from index files that are right then.
     clear_index_cache(storage).map_err(failed)?;
     let mut done = Vec::new();
+    let mut written = BTreeSet::new();
     for (id, pack) in &state.checked {
+        // What is whole of one pack may be just what another was made of: then that is whole now.
+        if written.contains(id) {
+            continue;
+        }
         let key = index_key(id);
         match pack {
             Checked { there: false, .. } => {
@@ -45,6 +50,7 @@ pub(super) fn packs(store: &Store, state: &PackState) -> Result<Vec<String>> {
             }
             _ => {
                 let (copied, new) = salvage(store, state, id, pack)?;
+                written.extend(new);
                 // With all of its objects, the new pack is this one as it was.
                 if new == Some(*id) {
                     done.push(format!("{}: written again from its objects", pack_key(id)));
