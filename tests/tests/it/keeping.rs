@@ -178,3 +178,51 @@ fn a_manifest_that_makes_its_reader_panic_is_told_as_damage() {
     assert!(!output.status.success());
     assert!(error.contains("demo@1") && error.contains(SAID) && !error.contains("panicked"), "{error}");
 }
+
+/// Found by the model: what gc keeps of a pack may be just what another was made of, which was damaged and set aside. Then
+/// the new pack has the name of the damaged one.
+#[test]
+fn a_pack_that_gc_writes_in_the_place_of_a_damaged_one_stays() {
+    use std::sync::Arc;
+
+    use mif::store::{Memory, Storage, Store};
+    use mif::{GcOptions, ImportOptions, OpenImage, Silent, gc, import, rm};
+    use mif_formats::Source;
+
+    const WINDOW: usize = 256 << 10;
+    let work = work_folder();
+    let memory = Memory::new();
+    let storage = || -> Arc<dyn Storage> { Arc::new(memory.clone()) };
+    let disk = |name: &str, parts: &[Vec<u8>]| {
+        let mut disk = vec![0; parts.len() * WINDOW];
+        for (window, part) in disk.chunks_mut(WINDOW).zip(parts) {
+            window[..part.len()].copy_from_slice(part);
+        }
+        fs::write(work.at(name), &disk).unwrap();
+        disk
+    };
+    let options = ImportOptions { threads: Some(1), ..ImportOptions::default() };
+    let shared = mif_tests::disk::noise(1, 50_000);
+    let small = disk("a.raw", std::slice::from_ref(&shared));
+    import(&Store::create(storage(), &Silent).unwrap(), &work.at("a.raw"), &options, &Silent).unwrap();
+    let [pack] = &memory.files().into_keys().filter(|key| key.starts_with("packs/")).collect::<Vec<_>>()[..]
+    else {
+        panic!("an object is in one pack")
+    };
+    let whole = memory.files()[pack].to_vec();
+    let mut spoilt = whole.clone();
+    spoilt[1000] ^= 1;
+    memory.set(pack, Some(spoilt));
+    let index = memory.files().into_keys().find(|key| key.ends_with(".idx")).unwrap();
+    memory.set(&index, None);
+    disk("b.raw", &[shared, mif_tests::disk::noise(2, 90_000), mif_tests::disk::noise(3, 90_000)]);
+    import(&Store::open(storage(), &Silent).unwrap(), &work.at("b.raw"), &options, &Silent).unwrap();
+    let store = Store::open_exclusive(storage(), &Silent).unwrap();
+    rm(&store, &["b".parse().unwrap()], false).unwrap();
+    let report = gc(&store, &GcOptions::default(), &Silent).unwrap();
+    drop(store);
+    assert_eq!((report.packs_repacked, memory.files().get(pack).map(|pack| pack.to_vec())), (1, Some(whole)));
+    let store = Store::open(storage(), &Silent).unwrap();
+    let image = OpenImage::stored(&store, &"a".parse().unwrap()).unwrap();
+    assert!(image.disk().unwrap().read_vec(0, small.len()).unwrap() == small);
+}
