@@ -14,7 +14,7 @@ use mif_formats::mif::pack::{IndexEntry, PackWriter};
 use mif_formats::mif::{ObjectId, PackId};
 use serde::Serialize;
 
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, readable};
 use crate::store::{
     DamagedImage, Index, Needs, Objects, PackIndex, Storage, Store, Upload, clear_index_cache, decode_object,
     index_key, is_unfinished, pack_files, pack_key, put_pack, strangers, total,
@@ -91,7 +91,8 @@ pub fn gc(store: &Store, options: &GcOptions, progress: &dyn Progress) -> Result
     }
     report.forgotten = forgotten.iter().map(|(name, version)| format!("{name}@{version}")).collect();
     if report.damaged.is_empty() {
-        let written = sweep.packs(packs, &needed, &mut report)?;
+        let mut stray = stray;
+        let written = sweep.packs(packs, &mut stray, &needed, &mut report)?;
         sweep.strays(stray.without(&written), &mut report)?;
     } else {
         report.packs_kept = packs.len() as u64;
@@ -308,10 +309,12 @@ impl SweepPlan {
 }
 
 impl Sweep<'_> {
-    /// Drops and repacks packs; gives those that were written.
+    /// Drops and repacks packs; gives those that were written. Of the stray packs, those stay that may have the last whole copy
+    /// of something.
     fn packs(
         &self,
         mut packs: Vec<Pack>,
+        stray: &mut Stray,
         needed: &HashSet<ObjectId>,
         report: &mut GcReport,
     ) -> Result<HashSet<PackId>> {
@@ -328,6 +331,14 @@ impl Sweep<'_> {
                 break plan;
             }
         };
+        for id in std::mem::take(&mut stray.packs) {
+            if self.is_superseded(id, &packs, &plan, needed, &mut read, report)? {
+                stray.packs.insert(id);
+            } else {
+                let problem = "may have the last whole copy of an object, and stays: run `mif fsck --repair`";
+                report.warnings.push(format!("{}: {problem}", pack_key(&id)));
+            }
+        }
         report.packs_kept = plan.kept;
         report.garbage_kept = plan.garbage;
         report.pack_bytes = [all, all];
@@ -378,6 +389,27 @@ impl Sweep<'_> {
             }
         }
         Ok(written)
+    }
+
+    /// Whether all that is needed of a pack without an index file has a whole copy in a pack that stays.
+    fn is_superseded(
+        &self,
+        id: PackId,
+        packs: &[Pack],
+        plan: &SweepPlan,
+        needed: &HashSet<ObjectId>,
+        read: &mut Read,
+        report: &mut GcReport,
+    ) -> Result<bool> {
+        // Without its own index, nothing in it can be found.
+        let Ok((own, _)) = readable(PackIndex::from_pack(self.storage, id))? else { return Ok(true) };
+        let mut copies = Vec::new();
+        for entry in own.entries.iter().filter(|entry| needed.contains(&entry.id)) {
+            let Some(number) = plan.counted.get(&entry.id) else { return Ok(false) };
+            copies.push((*number, entry.id));
+        }
+        self.read_copies(packs, &copies, read, report)?;
+        Ok(copies.iter().all(|copy| read.get(copy) == Some(&true)))
     }
 
     fn delete_pack(&self, pack: &PackId) -> Result<()> {
