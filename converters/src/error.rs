@@ -86,7 +86,15 @@ impl Error {
         self
     }
 
-    /// Whether a file could not be read (permissions, an I/O error, too few descriptors). It may be whole or damaged.
+    /// The same, of a file that this program cannot judge: it may be whole.
+    #[must_use]
+    pub(crate) fn unjudged(mut self) -> Self {
+        self.unreadable = true;
+        self
+    }
+
+    /// Whether a file could not be read (permissions, an I/O error, too few descriptors, a feature that this program does not
+    /// know). It may be whole or damaged.
     #[must_use]
     pub fn is_unreadable(&self) -> bool {
         self.unreadable

@@ -116,7 +116,8 @@ impl Store {
         }
         if let Some(feature) = image.features.first() {
             return Err(Error::unsupported(format!("{}: needs the feature \"{feature}\"", image.id()))
-                .advise("Use a newer version of mif"));
+                .advise("Use a newer version of mif")
+                .unjudged());
         }
         if let Some(problem) = image.problem() {
             return Err(advise(Error::store(format!("{}: is not an image record: {problem}", place()))));

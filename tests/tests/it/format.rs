@@ -51,6 +51,31 @@ fn the_committed_store_is_read_as_it_was_written() {
 }
 
 #[test]
+fn an_image_with_an_unknown_feature_is_refused_and_the_others_are_read() {
+    let work = work_folder();
+    let store = golden(work.path());
+    let records = ["images/name=sparse/version=1/image.json", "published/name=sparse/version=1"];
+    for record in records.map(|record| store.join(record)) {
+        let mut json: serde_json::Value = serde_json::from_slice(&fs::read(&record).unwrap()).unwrap();
+        json["features"] = serde_json::json!(["of tomorrow"]);
+        fs::write(&record, json.to_string()).unwrap();
+    }
+    let before = mif_tests::snapshot(&store);
+    let refused = run_failing(mif(&store).args(["ls", "sparse"]), 4);
+    assert!(refused.contains("needs the feature \"of tomorrow\"") && refused.contains("newer"), "{refused}");
+    assert!(run(mif(&store).args(["cat", "demo", "/etc/os-release"])).contains("mif demo"));
+    // It is not damage, so nothing is repaired, and nothing goes that it may need.
+    for arguments in [&["fsck"][..], &["fsck", "--repair"]] {
+        let output = mif(&store).args(arguments).output().unwrap();
+        let text = String::from_utf8_lossy(&output.stdout).into_owned();
+        assert!(output.status.code() == Some(1) && text.starts_with("unknown: 1 file"), "{text}");
+    }
+    assert_eq!(mif(&store).arg("gc").output().unwrap().status.code(), Some(1));
+    let after = mif_tests::snapshot(&store);
+    assert!(before.iter().all(|file| after.contains(file)), "{before:?} {after:?}");
+}
+
+#[test]
 fn the_second_reader_notices_every_kind_of_damage() {
     if !have_second_reader() {
         return;
