@@ -80,7 +80,7 @@ pub fn gc(store: &Store, options: &GcOptions, progress: &dyn Progress) -> Result
     let mut report = GcReport { dry_run: options.dry_run, ..GcReport::default() };
     let mut forgotten = forgotten(store, options, &mut report)?;
     let storage = &**store.storage();
-    let (packs, stray) = packs(storage)?;
+    let (packs, mut stray) = packs(storage)?;
     let needed = needed(store, &packs, &mut forgotten, progress, &mut report)?;
     let sweep = Sweep { storage, dry_run: options.dry_run, progress };
     if !options.dry_run {
@@ -91,7 +91,6 @@ pub fn gc(store: &Store, options: &GcOptions, progress: &dyn Progress) -> Result
     }
     report.forgotten = forgotten.iter().map(|(name, version)| format!("{name}@{version}")).collect();
     if report.damaged.is_empty() {
-        let mut stray = stray;
         let written = sweep.packs(packs, &mut stray, &needed, &mut report)?;
         sweep.strays(stray.without(&written), &mut report)?;
     } else {
@@ -170,8 +169,8 @@ struct Stray {
 }
 
 impl Stray {
-    /// What is still one without the other after these packs were written. What is left of a pack may be just what a damaged
-    /// one was made of that was set aside: then the new pack has taken its place.
+    /// Leaves out packs that gc has just written. Repacking can reproduce, byte for byte, a pack that was damaged and set aside:
+    /// the new file has the old one's name and replaces it.
     fn without(mut self, written: &HashSet<PackId>) -> Self {
         self.indexes.retain(|pack| !written.contains(pack));
         self.packs.retain(|pack| !written.contains(pack));

@@ -30,7 +30,7 @@ pub(super) fn packs(store: &Store, state: &PackState) -> Result<Vec<String>> {
     let mut done = Vec::new();
     let mut written = BTreeSet::new();
     for (id, pack) in &state.checked {
-        // What is whole of one pack may be just what another was made of: then that is whole now.
+        // Salvaging another pack has rewritten this one, so it is whole now.
         if written.contains(id) {
             continue;
         }

@@ -21,7 +21,7 @@ pub(super) struct ReadPlan {
     pub listings: Vec<Option<Listing>>,
     /// Each regular file once, in the order in which they lie on the disk.
     pub files: Vec<PlannedFile>,
-    /// Which of the files a file of a volume is.
+    /// The position in `files` of each file of a volume.
     pub by_file: FileNumbers,
     /// The disk ranges that are content of exactly one file, sorted. All else is residue.
     pub content: Vec<Range<u64>>,
@@ -33,7 +33,7 @@ pub(super) struct ReadPlan {
 #[derive(Default)]
 pub(super) struct FileNumbers(Vec<Vec<u32>>);
 
-/// What is no regular file.
+/// Marks a file that is not a regular file.
 const NONE: u32 = u32::MAX;
 
 impl FileNumbers {
@@ -41,7 +41,7 @@ impl FileNumbers {
         self.0[volume][id.index()] = u32::try_from(file).expect("a volume has fewer inodes than 2³²");
     }
 
-    /// The number of a file; none if it is no regular file, or cannot be read.
+    /// The number of a regular file. `None` for other types, and for a file that cannot be read.
     pub(super) fn get(&self, volume: usize, file: FileId) -> Option<usize> {
         self.0[volume].get(file.index()).filter(|number| **number != NONE).map(|number| *number as usize)
     }

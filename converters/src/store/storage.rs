@@ -56,8 +56,8 @@ pub trait Storage: Send + Sync {
     /// The length of a file in bytes.
     fn len(&self, key: &str) -> io::Result<u64>;
 
-    /// The whole of a file as it is at one moment: not the length of one and the bytes of another that replaces it meanwhile.
-    /// An error if it is larger than any file of its kind is ([`check_len`]).
+    /// Reads a whole file as of one moment: never the length of one version with the bytes of another.
+    /// An error if it is larger than any file of its kind ([`check_len`]).
     fn read_all(&self, key: &str) -> io::Result<Vec<u8>>;
 
     /// The error of the program for one of a file. What could not be read is not said to be damaged

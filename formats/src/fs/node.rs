@@ -28,13 +28,13 @@ pub struct Timestamp {
 
 /// A file's identity on its volume: paths with the same id are hard links of one file.
 ///
-/// Ids are dense: a volume with n files has the ids from 0 to n − 1. Whoever lists the volume gives them, so they say
-/// nothing of inode numbers, and are not the same after the volume has changed.
+/// Ids are dense: a volume with n files has the ids from 0 to n − 1. Listing the volume assigns them. They are unrelated to
+/// inode numbers, and may differ after the volume has changed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct FileId(pub u32);
 
 impl FileId {
-    /// The largest: there is room above it for files that are not on a volume yet.
+    /// The largest id in a manifest. Larger ones are for files that an edit adds.
     pub const MAX: FileId = FileId(i32::MAX as u32);
 
     /// Where the file is in a list of all files of its volume.
@@ -57,7 +57,7 @@ pub struct Node {
     pub gid: Option<u32>,
     /// Hard links.
     pub nlink: Option<u32>,
-    /// The inode number, where the filesystem has such. It describes: [`FileId`] tells files apart.
+    /// The inode number, where the filesystem has such. For information: [`FileId`] tells files apart.
     pub inode: Option<u64>,
     /// Btrfs: the id of the subvolume that the inode number belongs to.
     pub subvolume: Option<u64>,
@@ -84,11 +84,11 @@ pub struct Node {
     /// Extended attributes, sorted by full name (`security.capability`), as the kernel's listxattr names them;
     /// values as getxattr gives them (ACLs as `system.posix_acl_access` in the kernel's xattr form).
     pub xattrs: Vec<Xattr>,
-    /// NTFS: what no other filesystem has.
+    /// Metadata that only NTFS has.
     pub ntfs: Option<Box<NtfsNode>>,
 }
 
-/// What only files of NTFS have.
+/// Metadata that only files on NTFS have.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct NtfsNode {
     /// The owner's security identifier as text: `S-1-5-32-544`.

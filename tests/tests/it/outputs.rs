@@ -5,7 +5,7 @@ use std::os::unix::fs::{FileExt, FileTypeExt, MetadataExt, PermissionsExt, symli
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 
-use mif_tests::{have, is_root, mif, run, run_failing, skip, tool, work_folder};
+use mif_tests::{WorkFolder, have, is_root, mif, run, run_failing, skip, tool, work_folder};
 
 const MIB: usize = 1 << 20;
 
@@ -17,6 +17,15 @@ fn disk(path: &Path) -> Vec<u8> {
     *bytes.last_mut().unwrap() = 3;
     fs::write(path, &bytes).unwrap();
     bytes
+}
+
+/// A store that has the disk as `d`.
+fn imported() -> (WorkFolder, PathBuf) {
+    let work = work_folder();
+    let store = work.at("store");
+    disk(&work.at("d.raw"));
+    run(mif(&store).arg("import").arg(work.at("d.raw")));
+    (work, store)
 }
 
 #[test]
@@ -199,10 +208,7 @@ fn a_block_device_gets_the_disk_and_keeps_what_lies_behind_it() {
 
 #[test]
 fn a_report_counts_all_files_of_a_container() {
-    let work = work_folder();
-    let store = work.at("store");
-    disk(&work.at("d.raw"));
-    run(mif(&store).arg("import").arg(work.at("d.raw")));
+    let (work, store) = imported();
     for subformat in ["monolithicSparse", "monolithicFlat", "twoGbMaxExtentSparse", "twoGbMaxExtentFlat"] {
         let out = work.at(subformat);
         fs::create_dir(&out).unwrap();
@@ -218,10 +224,7 @@ fn a_report_counts_all_files_of_a_container() {
 
 #[test]
 fn an_option_that_would_have_no_effect_is_refused() {
-    let work = work_folder();
-    let store = work.at("store");
-    disk(&work.at("d.raw"));
-    run(mif(&store).arg("import").arg(work.at("d.raw")));
+    let (work, store) = imported();
     for (output, option, fits) in [
         ("a.qcow2", "compression_level=9", false),
         ("b.qcow2", "compress=on,compression_level=9", true),

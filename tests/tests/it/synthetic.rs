@@ -78,7 +78,7 @@ fn a_filesystem_from_outside_goes_through_every_verb() {
         export(&stored(&store, name), &back, &options, &Silent).unwrap();
         run(tool("cmp").arg(work.at(&format!("{name}.raw"))).arg(&back));
     }
-    // It cannot be planned, and that is said, by its name.
+    // Nothing can plan it, so an edit is refused, and the error names the filesystem.
     fs::write(work.at("recipe.toml"), "[[edit]]\ndo = \"write\"\npath = \"p0:/new\"\ncontent = \"new\"\n")
         .unwrap();
     let mut recipe = Recipe::default();

@@ -267,7 +267,7 @@ impl Filesystem for Ext4 {
     }
 
     fn capabilities(&self) -> &'static Capabilities {
-        let is_shared = self.info.features.iter().any(|feature| feature == "shared_blocks");
+        let is_shared = self.sb.features.has_ro_compat(features::ro_compat::SHARED_BLOCKS);
         if is_shared { &driver::SHARED } else { &driver::CAPABILITIES }
     }
 

@@ -35,7 +35,7 @@ pub struct Row {
     pub volume: String,
     /// The absolute path on the volume, in bytes.
     pub path: Vec<u8>,
-    /// What of the file at the path the row describes, if not all of it.
+    /// The part of the file that the row describes; `None` for the file itself.
     pub part: Option<Box<Part>>,
     /// Which file of the volume it is: rows with the same id are hard links. None for one that an edit brought, which is
     /// a file of its own.

@@ -29,12 +29,13 @@ pub(super) struct Hashes {
 /// Hashes those of `rows` that are regular files without a digest, each file once, on all processors.
 pub(super) fn all(tree: &Tree, rows: &[usize], progress: &dyn Progress) -> Result<Hashes> {
     let row = |i: usize| &tree.rows()[i];
-    // By volume and file, which is about the order on the disk.
-    let mut files: BTreeMap<(&str, Option<FileId>), Vec<usize>> = BTreeMap::new();
+    // By volume and file, which is about the order on the disk. A row without a file id is a file of its own.
+    let mut files: BTreeMap<(&str, Option<FileId>, usize), Vec<usize>> = BTreeMap::new();
     for (place, i) in rows.iter().enumerate() {
         let row = row(*i);
         if row.node.file_type == FileType::File && row.sha1().is_none() {
-            files.entry((&row.volume, row.file)).or_default().push(place);
+            let alone = if row.file.is_some() { 0 } else { *i };
+            files.entry((&row.volume, row.file, alone)).or_default().push(place);
         }
     }
     let files: Vec<Vec<usize>> = files.into_values().collect();
