@@ -24,7 +24,7 @@
 //! let mut bytes = vec![0; 4 << 20];
 //! bytes[1 << 20..][..5].copy_from_slice(b"hello");
 //! let mut output = Output::new(&path, false)?;
-//! let qcow2 = container::by_name("qcow2")?;
+//! let qcow2 = container::format_for_output(None, &path)?;
 //! qcow2.create(&MemSource(bytes), &mut output, &CreateOptions::default(), &())?;
 //! output.commit()?;
 //!
