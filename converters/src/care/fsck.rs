@@ -35,7 +35,7 @@ pub fn fsck(store: &Store, options: &FsckOptions, progress: &dyn Progress) -> Re
 }
 
 fn check_and_mend(store: &Store, options: &FsckOptions, progress: &dyn Progress) -> Result<FsckReport> {
-    store.check_exclusive()?;
+    store.check_may_repair()?;
     let mut done = store.mended.clone();
     let images = images(store)?;
     let mut state = check_packs(store, false, progress)?;
@@ -183,6 +183,30 @@ struct Checker<'a> {
 
 impl Checker<'_> {
     fn image(&mut self, store: &Store, name: &str, version: u32, report: &mut FsckReport) -> Result<()> {
+        let (problems, unreadable) = (report.problems.len(), report.unreadable.len());
+        let lost = self.look_at_image(store, name, version, report)?;
+        let is_damaged = lost.is_something() || report.unreadable.len() > unreadable;
+        if is_damaged && store.is_removed(name, version)? {
+            // Somebody has removed it meanwhile.
+            report.problems.truncate(problems);
+            report.unreadable.truncate(unreadable);
+            report.images -= 1;
+            return Ok(());
+        }
+        if lost.is_something() {
+            report.lost.push(lost);
+        }
+        Ok(())
+    }
+
+    /// What is wrong with an image.
+    fn look_at_image(
+        &mut self,
+        store: &Store,
+        name: &str,
+        version: u32,
+        report: &mut FsckReport,
+    ) -> Result<LostImage> {
         let mut lost = LostImage { image: format!("{name}@{version}"), ..LostImage::default() };
         let mut problem = |what: &str, error: &Error, lost: &mut LostImage| match error.is_unreadable() {
             true => report.unreadable.push(error.message().to_owned()),
@@ -197,8 +221,7 @@ impl Checker<'_> {
                 lost.image
             ));
             problem("image", &vanished, &mut lost);
-            report.lost.push(lost);
-            return Ok(());
+            return Ok(lost);
         }
         let stored = match records::read(store, name, version) {
             Ok(stored) => Ok(stored),
@@ -224,7 +247,7 @@ impl Checker<'_> {
                     self.files(&rows, &mut lost)?;
                 }
             }
-            if lost.parts.is_empty() && !store.is_noted(&stored.image) {
+            if lost.parts.is_empty() && !store.is_noted(&stored.image) && !store.is_removed(name, version)? {
                 report.unnoted.push(lost.image.clone());
                 report.notes.push(format!(
                     "{}: its second record is missing or differs; `mif fsck --repair` writes it again",
@@ -232,10 +255,7 @@ impl Checker<'_> {
                 ));
             }
         }
-        if lost.is_something() {
-            report.lost.push(lost);
-        }
-        Ok(())
+        Ok(lost)
     }
 
     fn layout(&mut self, image: &Image, layout: &Layout, lost: &mut LostImage) -> Result<()> {

@@ -4,6 +4,10 @@
 //! object that goes was read and is whole. Packs that are mostly garbage are written again without it: the new pack and
 //! its index first, then the old index is removed, then the old pack. So a process that is killed leaves garbage at
 //! most.
+//!
+//! Others use the store meanwhile. So a pack goes in two steps: into the trash, from where no import relies on it any more;
+//! and away, once everybody has left who came before that, and a fresh look at the images finds no need for it. With
+//! nobody there, both are done in one run; otherwise the second is left to a later one.
 
 use std::cell::Cell;
 use std::collections::{BTreeSet, HashMap, HashSet};
@@ -17,7 +21,7 @@ use serde::Serialize;
 use crate::error::{Error, Result, readable};
 use crate::store::{
     DamagedImage, Index, Needs, Objects, PackIndex, Storage, Store, Upload, clear_index_cache, decode_object,
-    index_key, is_unfinished, pack_files, pack_key, put_pack, strangers, total,
+    index_key, new_pack, pack_files, pack_key, put_pack, strangers, total, trash, unfinished_epoch,
 };
 use crate::task::progress::{self, Progress};
 
@@ -57,6 +61,8 @@ pub struct GcReport {
     pub packs_dropped: u64,
     /// Packs that were written again without their garbage.
     pub packs_repacked: u64,
+    /// Packs that are not needed, and stay until those who use the store now have left: a later gc deletes them.
+    pub packs_waiting: u64,
     /// Index files without a pack that went.
     pub stray_indexes: u64,
     /// Unfinished files that went.
@@ -74,25 +80,26 @@ pub struct GcReport {
 /// Collects the garbage of a store, which was opened to remove from it, unless this is a dry run.
 pub fn gc(store: &Store, options: &GcOptions, progress: &dyn Progress) -> Result<GcReport> {
     if !options.dry_run {
-        store.check_exclusive()?;
+        store.check_may_remove()?;
     }
     progress.stage("finding what images need", 0);
     let mut report = GcReport { dry_run: options.dry_run, ..GcReport::default() };
     let mut forgotten = forgotten(store, options, &mut report)?;
     let storage = &**store.storage();
-    let (packs, mut stray) = packs(storage)?;
+    let trashed = trash::packs(storage).map_err(|e| trash::failed(storage, &e))?;
+    let (packs, stray) = packs(storage)?;
     let needed = needed(store, &packs, &mut forgotten, progress, &mut report)?;
-    let sweep = Sweep { storage, dry_run: options.dry_run, progress };
     if !options.dry_run {
-        store.finish_removals()?;
         for (name, version) in &forgotten {
-            store.remove_version(name, *version, crate::store::now())?;
+            store.remove_version(name, *version)?;
         }
+        store.finish_removals()?;
     }
     report.forgotten = forgotten.iter().map(|(name, version)| format!("{name}@{version}")).collect();
+    let sweep =
+        Sweep { store, storage, needed, trashed: trashed.into_keys().collect(), dry_run: options.dry_run, progress };
     if report.damaged.is_empty() {
-        let written = sweep.packs(packs, &mut stray, &needed, &mut report)?;
-        sweep.strays(stray.without(&written), &mut report)?;
+        sweep.packs(packs, stray, &mut report)?;
     } else {
         report.packs_kept = packs.len() as u64;
         report.pack_bytes = [total(packs.iter().map(|pack| pack.bytes)); 2];
@@ -109,7 +116,7 @@ fn forgotten(store: &Store, options: &GcOptions, report: &mut GcReport) -> Resul
     if options.keep_last.is_none() && options.keep_within.is_none() {
         return Ok(forgotten);
     }
-    let since = options.keep_within.map(|seconds| crate::store::now().saturating_sub(seconds));
+    let since = options.keep_within.map(|seconds| store.storage().now().saturating_sub(seconds));
     for name in store.names()? {
         let tagged: HashSet<u32> = match store.tags(&name) {
             Ok(tags) => tags.into_iter().map(|tag| tag.version).collect(),
@@ -150,8 +157,10 @@ impl Pack {
 
 /// All packs that have an index, and what is one without the other.
 fn packs(storage: &dyn Storage) -> Result<(Vec<Pack>, Stray)> {
+    // In this order: somebody who adds writes the pack first.
+    let indexed = PackIndex::ids(storage)?;
     let (mut packs, mut stray) = (Vec::new(), Stray { indexes: Vec::new(), packs: pack_files(storage)? });
-    for id in PackIndex::ids(storage)? {
+    for id in indexed {
         if !stray.packs.remove(&id) {
             stray.indexes.push(id);
             continue;
@@ -168,14 +177,11 @@ struct Stray {
     packs: BTreeSet<PackId>,
 }
 
-impl Stray {
-    /// Leaves out packs that gc has just written. Repacking can reproduce, byte for byte, a pack that was damaged and set aside:
-    /// the new file has the old one's name and replaces it.
-    fn without(mut self, written: &HashSet<PackId>) -> Self {
-        self.indexes.retain(|pack| !written.contains(pack));
-        self.packs.retain(|pack| !written.contains(pack));
-        self
-    }
+/// What images need.
+struct Needed {
+    objects: HashSet<ObjectId>,
+    /// The images that were looked at.
+    images: BTreeSet<(String, u32)>,
 }
 
 /// What the images that stay need. Images of which that cannot be told, or is not there, are reported as damaged, and
@@ -186,19 +192,21 @@ fn needed(
     forgotten: &mut BTreeSet<(String, u32)>,
     progress: &dyn Progress,
     report: &mut GcReport,
-) -> Result<HashSet<ObjectId>> {
+) -> Result<Needed> {
     let index = Index::default();
     for pack in packs {
         // Of a pack that was cut short, only what is before the cut counts as there.
         let there: Vec<IndexEntry> =
-            pack.index.entries.iter().filter(|entry| pack.holds(entry)).cloned().collect();
+            pack.index.entries().iter().filter(|entry| pack.holds(entry)).cloned().collect();
         index.add(pack.index.pack, &there);
     }
     let objects = Objects::new(store.storage().clone(), Arc::new(index));
     let mut needs = Needs::default();
+    let mut images = BTreeSet::new();
     for name in store.names()? {
         let before = report.damaged.len();
         let versions = store.versions(&name)?;
+        images.extend(versions.iter().map(|version| (name.clone(), *version)));
         let is_forgotten = |version: &u32| forgotten.contains(&(name.clone(), *version));
         let (old, kept): (Vec<u32>, Vec<u32>) = versions.into_iter().partition(is_forgotten);
         let mut add = |version: u32, damaged: &mut Vec<DamagedImage>| -> Result<()> {
@@ -231,7 +239,7 @@ fn needed(
              back"
         ),
     }));
-    Ok(needs.objects)
+    Ok(Needed { objects: needs.objects, images })
 }
 
 /// The result of repacking.
@@ -243,7 +251,11 @@ enum Repacked {
 }
 
 struct Sweep<'a> {
+    store: &'a Store,
     storage: &'a dyn Storage,
+    needed: Needed,
+    /// Packs that an earlier gc has put into the trash.
+    trashed: HashSet<PackId>,
     dry_run: bool,
     progress: &'a dyn Progress,
 }
@@ -273,7 +285,7 @@ impl SweepPlan {
         let mut plan = SweepPlan::default();
         let mut live: Vec<Vec<&IndexEntry>> = Vec::new();
         for (number, pack) in packs.iter().enumerate() {
-            let here = pack.index.entries.iter().filter(|entry| {
+            let here = pack.index.entries().iter().filter(|entry| {
                 needed.contains(&entry.id) && !plan.counted.contains_key(&entry.id) && is_good(number, entry)
             });
             live.push(here.collect());
@@ -285,7 +297,7 @@ impl SweepPlan {
             let last_copy =
                 |entry: &IndexEntry| needed.contains(&entry.id) && !plan.counted.contains_key(&entry.id);
             let kept = !here.is_empty() && live as f64 >= stored as f64 * REPACK_BELOW;
-            if kept || pack.index.entries.iter().any(last_copy) {
+            if kept || pack.index.entries().iter().any(last_copy) {
                 plan.kept += 1;
                 plan.garbage = plan.garbage.saturating_add(stored.saturating_sub(live));
             } else {
@@ -298,7 +310,7 @@ impl SweepPlan {
     /// The copies that must be whole for this plan to lose nothing: what is copied, and what stays elsewhere of an
     /// object that a going pack has too.
     fn relied_on(&self, packs: &[Pack]) -> Vec<(usize, ObjectId)> {
-        let entries = self.going.iter().flat_map(|(number, _)| &packs[*number].index.entries);
+        let entries = self.going.iter().flat_map(|(number, _)| packs[*number].index.entries());
         let mut copies: Vec<(usize, ObjectId)> =
             entries.filter_map(|entry| Some((*self.counted.get(&entry.id)?, entry.id))).collect();
         copies.sort_unstable();
@@ -308,19 +320,14 @@ impl SweepPlan {
 }
 
 impl Sweep<'_> {
-    /// Drops and repacks packs; gives those that were written. Of the stray packs, those stay that may have the last whole copy
-    /// of something.
-    fn packs(
-        &self,
-        mut packs: Vec<Pack>,
-        stray: &mut Stray,
-        needed: &HashSet<ObjectId>,
-        report: &mut GcReport,
-    ) -> Result<HashSet<PackId>> {
+    /// Drops and repacks packs. Of the stray packs, those stay that may have the last whole copy of something.
+    fn packs(&self, mut packs: Vec<Pack>, stray: Stray, report: &mut GcReport) -> Result<()> {
+        let needed = &self.needed.objects;
         packs.sort_by_cached_key(|pack| {
-            let entries = pack.index.entries.iter().filter(|entry| needed.contains(&entry.id));
+            let entries = pack.index.entries().iter().filter(|entry| needed.contains(&entry.id));
             let live = total(entries.map(|entry| entry.stored_len));
-            (std::cmp::Reverse(live), pack.index.pack)
+            // What is in the trash comes last: it stays only if nothing else has what it has.
+            (self.trashed.contains(&pack.index.pack), std::cmp::Reverse(live), pack.index.pack)
         });
         let all = total(packs.iter().map(|pack| pack.bytes));
         let mut read = Read::new();
@@ -330,9 +337,10 @@ impl Sweep<'_> {
                 break plan;
             }
         };
-        for id in std::mem::take(&mut stray.packs) {
+        let mut superseded = BTreeSet::new();
+        for id in stray.packs {
             if self.is_superseded(id, &packs, &plan, needed, &mut read, report)? {
-                stray.packs.insert(id);
+                superseded.insert(id);
             } else {
                 let problem = "may have the last whole copy of an object, and stays: run `mif fsck --repair`";
                 report.warnings.push(format!("{}: {problem}", pack_key(&id)));
@@ -340,54 +348,130 @@ impl Sweep<'_> {
         }
         report.packs_kept = plan.kept;
         report.garbage_kept = plan.garbage;
-        report.pack_bytes = [all, all];
+        let len = |pack: &PackId| self.storage.len(&pack_key(pack)).unwrap_or(0);
+        report.pack_bytes = [all.saturating_add(total(superseded.iter().map(len))); 2];
         let (dropped, repacked): (Vec<_>, Vec<_>) =
             plan.going.into_iter().partition(|(_, entries)| entries.is_empty());
-        let bytes = |going: &[(usize, Vec<IndexEntry>)]| total(going.iter().map(|(n, _)| packs[*n].bytes));
-        report.packs_dropped += dropped.len() as u64;
-        report.packs_repacked += repacked.len() as u64;
-        report.pack_bytes[1] = all.saturating_sub(bytes(&dropped)).saturating_sub(bytes(&repacked));
+        let ids = |going: &[(usize, Vec<IndexEntry>)]| -> BTreeSet<PackId> {
+            going.iter().map(|(number, _)| packs[*number].index.pack).collect()
+        };
+        let (dropped, repacked_ids) = (&ids(&dropped) | &superseded, ids(&repacked));
+        report.stray_indexes = stray.indexes.len() as u64;
         if self.dry_run {
             let moved = repacked.iter().flat_map(|(_, entries)| entries);
-            report.pack_bytes[1] =
-                report.pack_bytes[1].saturating_add(total(moved.map(|entry| entry.stored_len)));
-            return Ok(HashSet::new());
+            report.packs_dropped = dropped.len() as u64;
+            report.packs_repacked = repacked.len() as u64;
+            report.pack_bytes[1] = report.pack_bytes[1]
+                .saturating_sub(total(dropped.iter().chain(&repacked_ids).map(len)))
+                .saturating_add(total(moved.map(|entry| entry.stored_len)));
+            return Ok(());
         }
-        if !dropped.is_empty() || !repacked.is_empty() {
+        let going = &dropped | &repacked_ids;
+        trash::forget_packs(self.storage, &|pack| !going.contains(pack))
+            .map_err(|e| trash::failed(self.storage, &e))?;
+        if !going.is_empty() {
             clear_index_cache(self.storage).map_err(|e| self.storage.error("index", &e))?;
         }
+        stray.indexes.iter().try_for_each(|pack| self.delete(&index_key(pack)))?;
         // These first: on a disk that is full they make the room to repack others.
-        for (number, _) in dropped {
-            self.delete_pack(&packs[number].index.pack)?;
-        }
-        let written = match self.repack(&packs, &repacked)? {
-            Repacked::Written(written) => written,
+        report.packs_dropped = self.discard(&dropped, report)?;
+        match self.repack(&packs, &repacked)? {
+            Repacked::Written(written) => {
+                report.packs_repacked = repacked.len() as u64;
+                report.pack_bytes[1] = report.pack_bytes[1].saturating_add(total(written.iter().map(len)));
+                self.discard(&repacked_ids, report)?;
+            }
             Repacked::NoRoom(error) => {
+                let count = repacked.len();
+                report.warnings.push(format!("{}; {count} packs stay as they are", error.message()));
+                report.packs_kept += count as u64;
+            }
+        }
+        Ok(())
+    }
+
+    /// Puts packs into the trash, and deletes those that nobody uses any more; gives how many these were.
+    fn discard(&self, going: &BTreeSet<PackId>, report: &mut GcReport) -> Result<u64> {
+        if going.is_empty() {
+            return Ok(0);
+        }
+        let failed = |e: std::io::Error| trash::failed(self.storage, &e);
+        let known = trash::packs(self.storage).map_err(failed)?;
+        let new: BTreeSet<PackId> = going.iter().filter(|pack| !known.contains_key(pack)).copied().collect();
+        let left = self.store.end_epoch(|epoch| trash::add_packs(self.storage, epoch, &new));
+        let left = match left {
+            Err(e) if trash::is_full(&e) => {
                 report.warnings.push(format!(
-                    "{}; {} packs stay as they are",
-                    error.message(),
-                    repacked.len()
+                    "{}: there is no room to delete {} packs while others use the store",
+                    self.storage.place(),
+                    going.len()
                 ));
-                report.packs_kept += repacked.len() as u64;
-                report.packs_repacked = 0;
-                report.pack_bytes[1] = report.pack_bytes[1].saturating_add(bytes(&repacked));
-                return Ok(HashSet::new());
+                report.packs_waiting += going.len() as u64;
+                return Ok(0);
             }
+            left => left.map_err(failed)?,
         };
-        for pack in &written {
-            let key = pack_key(pack);
-            let len = self.storage.len(&key);
-            let len = len.map_err(|e| self.storage.error(&key, &e))?;
-            report.pack_bytes[1] = report.pack_bytes[1].saturating_add(len);
-        }
-        for (number, _) in repacked {
-            let pack = &packs[number].index.pack;
-            // What is left of one pack may be just what another one that goes consists of.
-            if !written.contains(pack) {
-                self.delete_pack(pack)?;
+        let since = trash::packs(self.storage).map_err(failed)?;
+        let is_unused = |pack: &&PackId| since.get(pack).is_none_or(|epoch| *epoch <= left.oldest);
+        let unused: BTreeSet<PackId> = going.iter().filter(is_unused).copied().collect();
+        let mut deleted = BTreeSet::new();
+        if let Some(needed) = self.needed_now(left.oldest, &unused)? {
+            for pack in unused {
+                if self.is_free(&pack, &needed)? {
+                    let bytes = self.storage.len(&pack_key(&pack)).unwrap_or(0);
+                    report.pack_bytes[1] = report.pack_bytes[1].saturating_sub(bytes);
+                    self.delete(&index_key(&pack))?;
+                    self.delete(&pack_key(&pack))?;
+                    deleted.insert(pack);
+                }
             }
         }
-        Ok(written)
+        trash::forget_packs(self.storage, &|pack| deleted.contains(pack)).map_err(failed)?;
+        report.packs_waiting += (going.len() - deleted.len()) as u64;
+        Ok(deleted.len() as u64)
+    }
+
+    /// What images need that were not there when gc began, and those in the trash that somebody may still read. None
+    /// if it cannot be told, or if nothing asks for it.
+    fn needed_now(&self, oldest: u64, unused: &BTreeSet<PackId>) -> Result<Option<HashSet<ObjectId>>> {
+        if unused.is_empty() {
+            return Ok(None);
+        }
+        let mut images = Vec::new();
+        for name in self.store.names()? {
+            for version in self.store.versions(&name)? {
+                if !self.needed.images.contains(&(name.clone(), version)) {
+                    images.push(self.store.version(&name, version));
+                }
+            }
+        }
+        let trashed = trash::images(self.storage).map_err(|e| trash::failed(self.storage, &e))?;
+        images.extend(
+            trashed.iter().filter(|image| image.epoch > oldest).map(|image| self.store.trashed(image)),
+        );
+        let mut needs = Needs::default();
+        if images.is_empty() {
+            return Ok(Some(needs.objects));
+        }
+        let objects = Objects::new(self.store.storage().clone(), Arc::new(Index::load(self.storage)?));
+        for image in images {
+            progress::check(self.progress)?;
+            match readable(image.and_then(|image| needs.add(&image, &objects)))? {
+                Ok(0) => {}
+                _ => return Ok(None),
+            }
+        }
+        Ok(Some(needs.objects))
+    }
+
+    /// Whether a pack has nothing that is needed, and is still what it was when gc looked at it.
+    fn is_free(&self, pack: &PackId, needed: &HashSet<ObjectId>) -> Result<bool> {
+        if needed.is_empty() {
+            return Ok(true);
+        }
+        let index = PackIndex::load(self.storage, *pack)
+            .or_else(|_| PackIndex::from_pack(self.storage, *pack).map(|(index, _)| index));
+        Ok(readable(index)?.is_ok_and(|index| index.entries().iter().all(|e| !needed.contains(&e.id))))
     }
 
     /// Whether all that is needed of a pack without an index file has a whole copy in a pack that stays.
@@ -403,17 +487,12 @@ impl Sweep<'_> {
         // Without its own index, nothing in it can be found.
         let Ok((own, _)) = readable(PackIndex::from_pack(self.storage, id))? else { return Ok(true) };
         let mut copies = Vec::new();
-        for entry in own.entries.iter().filter(|entry| needed.contains(&entry.id)) {
+        for entry in own.entries().iter().filter(|entry| needed.contains(&entry.id)) {
             let Some(number) = plan.counted.get(&entry.id) else { return Ok(false) };
             copies.push((*number, entry.id));
         }
         self.read_copies(packs, &copies, read, report)?;
         Ok(copies.iter().all(|copy| read.get(copy) == Some(&true)))
-    }
-
-    fn delete_pack(&self, pack: &PackId) -> Result<()> {
-        self.delete(&index_key(pack))?;
-        self.delete(&pack_key(pack))
     }
 
     /// Reads copies that were not read before. Gives whether all of them are whole.
@@ -431,8 +510,8 @@ impl Sweep<'_> {
                 continue;
             }
             let pack = &packs[*number].index;
-            let place = pack.entries.binary_search_by_key(id, |entry| entry.id);
-            let entry = &pack.entries[place.expect("the plan names what the pack's index has")];
+            let place = pack.entries().binary_search_by_key(id, |entry| entry.id);
+            let entry = &pack.entries()[place.expect("the plan names what the pack's index has")];
             let stored = match self.read(&pack.pack, entry) {
                 // Whether it is whole is not known, so nothing can be removed that it may be needed for.
                 Err(e) if e.is_unreadable() => return Err(e),
@@ -492,9 +571,7 @@ impl Sweep<'_> {
                 let stored = self.read(pack, entry)?;
                 let writer = match &mut current {
                     Some(writer) => writer,
-                    none => {
-                        none.insert(PackWriter::new(self.storage.upload().map_err(failed)?).map_err(failed)?)
-                    }
+                    none => none.insert(new_pack(self.storage).map_err(failed)?),
                 };
                 writer.add(entry.id, entry.encoding, &stored, entry.len).map_err(failed)?;
                 self.progress.advance(entry.stored_len);
@@ -511,23 +588,24 @@ impl Sweep<'_> {
         Ok(written)
     }
 
-    /// What is an index without its pack, or a pack without its index, goes: no image needs it, for all that
-    /// images need was found elsewhere.
-    fn strays(&self, stray: Stray, report: &mut GcReport) -> Result<()> {
-        report.stray_indexes = stray.indexes.len() as u64;
-        for pack in &stray.packs {
-            let bytes = self.storage.len(&pack_key(pack)).unwrap_or(0);
-            report.packs_dropped += 1;
-            report.pack_bytes[0] = report.pack_bytes[0].saturating_add(bytes);
-            self.delete(&pack_key(pack))?;
-        }
-        stray.indexes.iter().try_for_each(|pack| self.delete(&index_key(pack)))
-    }
-
-    /// Nobody else has the store open: whatever is in `tmp` was left by somebody who was stopped.
+    /// Removes what was left in `tmp` by somebody who was stopped: all that is older than whoever uses the store.
     fn unfinished(&self, report: &mut GcReport) -> Result<()> {
-        let names = self.storage.list("tmp").map_err(|e| self.storage.error("tmp", &e))?;
-        let left: Vec<&String> = names.iter().filter(|name| is_unfinished(name)).collect();
+        let failed = |e: std::io::Error| self.storage.error("tmp", &e);
+        let names = self.storage.list("tmp").map_err(failed)?;
+        let begun = names.iter().filter_map(|name| Some((name, unfinished_epoch(name)?)));
+        let begun: Vec<(&String, u64)> = begun.collect();
+        if begun.is_empty() {
+            return Ok(());
+        }
+        let oldest = match self.dry_run {
+            true => u64::MAX,
+            false => match self.store.end_epoch(|_| Ok(())) {
+                Err(e) if trash::is_full(&e) => return Ok(()),
+                left => left.map_err(failed)?.oldest,
+            },
+        };
+        let left: Vec<&String> =
+            begun.into_iter().filter(|(_, epoch)| *epoch < oldest).map(|(name, _)| name).collect();
         report.unfinished = left.len() as u64;
         left.into_iter().try_for_each(|name| self.delete(&format!("tmp/{name}")))
     }

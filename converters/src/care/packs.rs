@@ -1,15 +1,15 @@
-//! Every pack, read whole: its name against its bytes, its index against its index file, each object against
+//! Every pack, read whole: its bytes against their digest, its index against its index file, each object against
 //! its digest.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 
-use mif_formats::mif::pack::{Encoding, IndexEntry, pack_len};
+use mif_formats::mif::pack::{ENTRY, Encoding, IndexEntry, TRAILER, pack_len};
 use mif_formats::mif::{ObjectId, PackId};
 use sha1::{Digest, Sha1};
 
 use crate::error::{Result, readable};
 use crate::store::{
-    Decoded, Index, PackIndex, Storage, Store, decode_object, is_unfinished, pack_files, pack_key,
+    Decoded, Index, PackIndex, Storage, Store, decode_object, pack_files, pack_key, unfinished_epoch,
 };
 use crate::task::pool::in_parallel;
 use crate::task::progress::{self, Progress};
@@ -49,7 +49,7 @@ pub(super) struct PackState {
 pub(super) struct Checked {
     /// Its file is there.
     pub(super) there: bool,
-    /// Its bytes fit its name.
+    /// Its bytes fit their digest.
     pub(super) whole: bool,
     /// It has an index file that can be read.
     pub(super) indexed: bool,
@@ -101,7 +101,7 @@ pub(super) fn check_packs(store: &Store, sha1: bool, progress: &dyn Progress) ->
     }
     state.checked = checked;
     let unfinished = storage.list("tmp").map_err(|e| storage.error("tmp", &e))?;
-    let left = unfinished.iter().filter(|name| is_unfinished(name)).count();
+    let left = unfinished.iter().filter(|name| unfinished_epoch(name).is_some()).count();
     if left > 0 {
         state
             .notes
@@ -151,11 +151,19 @@ impl PackState {
 /// Checks a pack. If one of its files cannot be read, only that error is reported: the pack may be whole.
 fn check_pack(storage: &dyn Storage, id: PackId, sha1: bool, progress: &dyn Progress) -> Result<Checked> {
     match look_at_pack(storage, id, sha1, progress) {
+        // Somebody has removed it meanwhile.
+        _ if is_gone(storage, id) => Ok(Checked::default()),
         Err(e) if e.is_unreadable() => {
             Ok(Checked { unreadable: Some(e.message().to_owned()), ..Checked::default() })
         }
         checked => checked,
     }
+}
+
+/// Whether neither a pack nor its index file is there.
+fn is_gone(storage: &dyn Storage, id: PackId) -> bool {
+    let is_missing = |key: &str| storage.len(key).is_err_and(|e| e.kind() == std::io::ErrorKind::NotFound);
+    is_missing(&pack_key(&id)) && is_missing(&crate::store::index_key(&id))
 }
 
 fn look_at_pack(storage: &dyn Storage, id: PackId, sha1: bool, progress: &dyn Progress) -> Result<Checked> {
@@ -167,16 +175,17 @@ fn look_at_pack(storage: &dyn Storage, id: PackId, sha1: bool, progress: &dyn Pr
     checked.indexed = ids.is_ok();
     let Ok(len) = len_of(&key)? else { return Ok(checked) };
     checked.there = true;
-    let own = readable(PackIndex::from_pack(storage, id))?.map(|(own, _)| own.entries);
+    let own = readable(PackIndex::from_pack(storage, id))?.map(|(own, _)| own.contents);
     // A file may be far longer than what was ever written: only what an index accounts for is read.
-    let entries = own.as_ref().ok().or_else(|| Some(&ids.as_ref().ok()?.entries));
-    let most = entries.map_or(MAX_PACK, |entries| pack_len(entries));
+    let contents = own.as_ref().ok().or_else(|| Some(&ids.as_ref().ok()?.contents));
+    let most = contents.map_or(MAX_PACK, |contents| pack_len(&contents.entries));
     if len > most {
         checked.problems.push(format!("{key}: is {len} bytes long, and a pack of {most} bytes at most"));
-    } else {
-        match readable(digest(storage, &key, len, progress))? {
-            Ok(digest) if digest == id => checked.whole = true,
-            Ok(_) => checked.problems.push(format!("{key}: its bytes do not fit its name")),
+    } else if let Ok(own) = &own {
+        let index = ((own.entries.len() * ENTRY) + TRAILER) as u64;
+        match readable(digest(storage, &key, len.saturating_sub(index), progress))? {
+            Ok(digest) if digest == own.digest => checked.whole = true,
+            Ok(_) => checked.problems.push(format!("{key}: its bytes do not fit their digest")),
             Err(e) => {
                 // Stopped, rather than damaged.
                 progress::check(progress)?;
@@ -188,16 +197,15 @@ fn look_at_pack(storage: &dyn Storage, id: PackId, sha1: bool, progress: &dyn Pr
     checked.indexed |= checked.has_index && own.is_ok();
     checked.index_differs = checked.has_index
         && match (&ids, &own) {
-            (Ok(file), Ok(own)) => file.entries != *own,
+            (Ok(file), Ok(own)) => file.contents != *own,
             (Err(_), _) => true,
             (Ok(_), Err(_)) => false,
         };
-    // The pack's own index is part of what its name stands for. Without it, the index file has a digest too.
     let entries = match (own, ids) {
-        (Ok(own), _) => own,
+        (Ok(own), _) => own.entries,
         (Err(problem), Ok(file)) => {
             checked.problems.push(problem.message().to_owned());
-            file.entries
+            file.contents.entries
         }
         (Err(problem), Err(_)) => {
             checked.problems.push(problem.message().to_owned());
@@ -224,7 +232,8 @@ fn look_at_pack(storage: &dyn Storage, id: PackId, sha1: bool, progress: &dyn Pr
     Ok(checked)
 }
 
-fn digest(storage: &dyn Storage, key: &str, len: u64, progress: &dyn Progress) -> Result<PackId> {
+/// BLAKE3 of the first `len` bytes of a file.
+fn digest(storage: &dyn Storage, key: &str, len: u64, progress: &dyn Progress) -> Result<[u8; 32]> {
     let mut hasher = blake3::Hasher::new();
     let mut at = 0;
     while at < len {
@@ -234,5 +243,5 @@ fn digest(storage: &dyn Storage, key: &str, len: u64, progress: &dyn Progress) -
         progress.advance(end - at);
         at = end;
     }
-    Ok(PackId(*hasher.finalize().as_bytes()))
+    Ok(*hasher.finalize().as_bytes())
 }

@@ -119,7 +119,7 @@ impl Mender<'_> {
             volumes: read.volumes,
             counts: read.counts,
             warnings: read.warnings,
-            provenance: Provenance::of("fsck"),
+            provenance: Provenance { time: self.store.storage().now(), ..Provenance::of("fsck") },
             ..stored.image
         };
         self.done.push(format!("{}: record made again from the stored disk", self.lost.image));

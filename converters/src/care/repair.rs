@@ -5,7 +5,6 @@ use std::collections::{BTreeSet, HashSet};
 use std::sync::Arc;
 
 use mif_formats::container;
-use mif_formats::mif::pack::PackWriter;
 use mif_formats::mif::{ObjectId, PackId, manifest};
 
 use super::packs::{Checked, PackState};
@@ -14,8 +13,8 @@ use crate::error::{Error, Result};
 use crate::guest::packages;
 use crate::ingest::{Reread, reread};
 use crate::store::{
-    Image, Index, ObjectWriter, PACKAGES, PackIndex, Store, clear_index_cache, index_key, pack_key, put_pack,
-    tables_of,
+    Image, Index, ObjectWriter, PACKAGES, PackIndex, Provenance, Store, clear_index_cache, index_key, new_pack,
+    pack_key, put_pack, tables_of,
 };
 use crate::task::progress::Progress;
 use crate::tree::mounts::Devices;
@@ -28,12 +27,7 @@ pub(super) fn packs(store: &Store, state: &PackState) -> Result<Vec<String>> {
     // It is made again when it is needed, from index files that are right then.
     clear_index_cache(storage).map_err(failed)?;
     let mut done = Vec::new();
-    let mut written = BTreeSet::new();
     for (id, pack) in &state.checked {
-        // Salvaging another pack has rewritten this one, so it is whole now.
-        if written.contains(id) {
-            continue;
-        }
         let key = index_key(id);
         match pack {
             Checked { there: false, .. } => {
@@ -49,13 +43,7 @@ pub(super) fn packs(store: &Store, state: &PackState) -> Result<Vec<String>> {
                 }
             }
             _ => {
-                let (copied, new) = salvage(store, state, id, pack)?;
-                written.extend(new);
-                // With all of its objects, the new pack is this one as it was.
-                if new == Some(*id) {
-                    done.push(format!("{}: written again from its objects", pack_key(id)));
-                    continue;
-                }
+                let copied = salvage(store, state, id, pack)?;
                 // Set aside before, and all that is whole of it is elsewhere.
                 if copied == 0 && !pack.has_index {
                     continue;
@@ -71,24 +59,24 @@ pub(super) fn packs(store: &Store, state: &PackState) -> Result<Vec<String>> {
     Ok(done)
 }
 
-/// Copies the whole objects of a damaged pack that no other pack has into a new one. Returns their number and the new pack.
-fn salvage(store: &Store, state: &PackState, id: &PackId, pack: &Checked) -> Result<(u64, Option<PackId>)> {
+/// Copies the whole objects of a damaged pack that no other pack has into a new one. Returns their number.
+fn salvage(store: &Store, state: &PackState, id: &PackId, pack: &Checked) -> Result<u64> {
     let storage = store.storage();
     let failed = |e: std::io::Error| Error::file(&storage.place(), &e);
     let elsewhere = |entry: &ObjectId| state.whole.get(entry).is_some_and(|(other, _)| other != id);
     let mut entries: Vec<_> = pack.good.iter().filter(|entry| !elsewhere(&entry.id)).collect();
     if entries.is_empty() {
-        return Ok((0, None));
+        return Ok(0);
     }
     entries.sort_by_key(|entry| entry.offset);
-    let mut writer = PackWriter::new(storage.upload().map_err(failed)?).map_err(failed)?;
+    let mut writer = new_pack(&**storage).map_err(failed)?;
     for entry in &entries {
         let range = entry.offset..entry.offset + entry.stored_len;
         let stored = storage.read(&pack_key(id), range).map_err(failed)?;
         writer.add(entry.id, entry.encoding, &stored, entry.len).map_err(failed)?;
     }
-    let (new, _) = put_pack(&**storage, writer).map_err(failed)?;
-    Ok((entries.len() as u64, Some(new)))
+    put_pack(&**storage, writer).map_err(failed)?;
+    Ok(entries.len() as u64)
 }
 
 /// Reads disk images, and stores what of them was lost: objects, and the layouts and manifests of images that
@@ -151,6 +139,7 @@ fn parts(store: &Store, report: &FsckReport, read: &Reread) -> Result<Vec<String
                 volumes: read.volumes.clone(),
                 counts: read.counts,
                 warnings: read.warnings.clone(),
+                provenance: Provenance { time: store.storage().now(), ..Provenance::of("fsck") },
                 ..Image::empty(name, version, "fsck")
             }),
             _ => continue,

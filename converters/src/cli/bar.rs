@@ -14,6 +14,7 @@ pub(super) struct Bar {
     bar: ProgressBar,
     /// The bars that it is one of, if there are others.
     among: Option<MultiProgress>,
+    quiet: bool,
     stop: Arc<Stop>,
 }
 
@@ -21,13 +22,19 @@ impl Bar {
     /// A bar for `label`; never drawn if `quiet` or standard error is no terminal.
     pub(super) fn new(label: &str, quiet: bool, stop: Arc<Stop>) -> Self {
         let bar = ProgressBar::with_draw_target(None, target(quiet));
-        Self::start(bar, None, label, stop)
+        Self::start(bar, None, label, quiet, stop)
     }
 
-    fn start(bar: ProgressBar, among: Option<MultiProgress>, label: &str, stop: Arc<Stop>) -> Self {
+    fn start(
+        bar: ProgressBar,
+        among: Option<MultiProgress>,
+        label: &str,
+        quiet: bool,
+        stop: Arc<Stop>,
+    ) -> Self {
         let bar = bar.with_prefix(super::text::printable(label));
         bar.enable_steady_tick(TICK);
-        Bar { bar, among, stop }
+        Bar { bar, among, quiet, stop }
     }
 }
 
@@ -42,6 +49,7 @@ fn target(quiet: bool) -> ProgressDrawTarget {
 pub(super) struct Bars {
     multi: MultiProgress,
     all: ProgressBar,
+    quiet: bool,
     stop: Arc<Stop>,
 }
 
@@ -51,7 +59,7 @@ impl Bars {
         let multi = MultiProgress::with_draw_target(target(quiet));
         let style = ProgressStyle::with_template("{pos} of {len} images {wide_bar} {elapsed}");
         let all = multi.add(ProgressBar::new(0).with_style(style.expect("the template is constant")));
-        Bars { multi, all, stop }
+        Bars { multi, all, quiet, stop }
     }
 
     /// How many images there are; the bar for all begins.
@@ -64,7 +72,7 @@ impl Bars {
     /// A bar for an image.
     pub(super) fn begin(&self, label: &str) -> Bar {
         let bar = self.multi.insert_before(&self.all, ProgressBar::no_length());
-        Bar::start(bar, Some(self.multi.clone()), label, self.stop.clone())
+        Bar::start(bar, Some(self.multi.clone()), label, self.quiet, self.stop.clone())
     }
 
     /// One more image is done.
@@ -109,6 +117,12 @@ impl Progress for Bar {
         self.bar.set_message(super::text::printable(what));
         self.bar.set_length(bytes);
         self.bar.reset();
+    }
+
+    fn warn(&self, warning: &str) {
+        if !self.quiet {
+            self.bar.suspend(|| eprintln!("mif: warning: {}", super::text::printable(warning)));
+        }
     }
 }
 

@@ -6,6 +6,7 @@ use mif_formats::mif::layout::Layout;
 
 use super::record::{DamagedImage, Image, ImageName, Removed, Selector};
 use super::stored_image::StoredImage;
+use super::trash::{self, is_full};
 use super::{Store, published};
 use crate::error::{Error, Result, damaged};
 
@@ -35,20 +36,6 @@ impl Store {
             versions.retain(|version| !removed.contains(version));
         }
         Ok(versions)
-    }
-
-    /// Deletes what is left of versions that were removed. The caller holds the store's lock alone.
-    pub(crate) fn finish_removals(&self) -> Result<()> {
-        for name in self.removed_names()? {
-            let left = self.versions_in("images", &name)?;
-            for version in self.versions_in("removed", &name)? {
-                if left.contains(&version) {
-                    let folder = Image::folder(&name, version);
-                    self.storage.delete(&folder).map_err(|e| self.storage.error(&folder, &e))?;
-                }
-            }
-        }
-        Ok(())
     }
 
     pub(super) fn versions_in(&self, place: &str, name: &str) -> Result<Vec<u32>> {
@@ -102,7 +89,12 @@ impl Store {
 
     /// A version of an image.
     pub fn version(&self, name: &str, version: u32) -> Result<StoredImage> {
-        self.read_record(&format!("{}/image.json", Image::folder(name, version)), name, version)
+        let key = format!("{}/image.json", Image::folder(name, version));
+        self.read_record(&key, name, version).or_else(|e| match trash::folder_of(&*self.storage, name, version) {
+            // Removed since the caller saw it.
+            Ok(Some(folder)) => self.read_record(&format!("{folder}/image.json"), name, version),
+            _ => Err(e),
+        })
     }
 
     pub(super) fn read_record(&self, key: &str, name: &str, version: u32) -> Result<StoredImage> {
@@ -127,7 +119,8 @@ impl Store {
 
     /// An image with this record, whether that stands in the store or not.
     pub(crate) fn stored(&self, image: Image) -> StoredImage {
-        StoredImage { image, storage: self.storage.clone() }
+        let folder = Image::folder(&image.name, image.version);
+        StoredImage { image, folder, storage: self.storage.clone() }
     }
 
     /// A version of an image of which no record can be read, as its layout and its manifest have it. Their digests
@@ -159,7 +152,7 @@ impl Store {
     }
 
     /// Whether a version was removed.
-    pub(super) fn is_removed(&self, name: &str, version: u32) -> Result<bool> {
+    pub(crate) fn is_removed(&self, name: &str, version: u32) -> Result<bool> {
         Ok(self.versions_in("removed", name)?.contains(&version))
     }
 
@@ -175,8 +168,10 @@ impl Store {
         })
     }
 
-    /// Removes a version of an image. The caller holds the store's lock alone. Its objects stay until gc.
-    pub(crate) fn remove_version(&self, name: &str, version: u32, time: u64) -> Result<()> {
+    /// Takes a version of an image out of sight. Its files stay until [`finish_removals`](Self::finish_removals), its objects
+    /// until gc. The caller holds the store's lock.
+    pub(crate) fn remove_version(&self, name: &str, version: u32) -> Result<()> {
+        let time = self.storage.now();
         let stored = self.version(name, version).or_else(|_| self.published(name, version)).ok();
         let layout_digest = stored.map(|stored| stored.image.layout_digest);
         let record = Removed { name: name.to_owned(), version, time, layout_digest };
@@ -185,10 +180,6 @@ impl Store {
         let key = format!("removed/name={name}/version={version}");
         let failed = |e: std::io::Error| self.storage.error(&key, &e);
         self.put_removed(&key, &json, name, version).map_err(failed)?;
-        self.storage.delete(&Image::folder(name, version)).map_err(failed)?;
-        if self.versions(name)?.is_empty() {
-            self.storage.delete(&format!("images/name={name}")).map_err(failed)?;
-        }
         self.forget_published(name, version, record.layout_digest.as_deref())
     }
 
@@ -196,8 +187,6 @@ impl Store {
     /// image's own record is renamed to be the note, which needs no space unless it is the name's first; and if it is, the
     /// image's files go before the note.
     fn put_removed(&self, key: &str, json: &[u8], name: &str, version: u32) -> std::io::Result<()> {
-        use std::io::ErrorKind::{QuotaExceeded, StorageFull};
-        let is_full = |e: &std::io::Error| matches!(e.kind(), StorageFull | QuotaExceeded);
         let put = || self.storage.put_if_absent(key, json).map(|_| ());
         let no_room = match put() {
             Err(e) if is_full(&e) => {
@@ -216,8 +205,12 @@ impl Store {
                 return Ok(());
             }
         }
-        // The second record keeps the number from being given again, so the image's files may go first and make room.
-        if self.storage.len(&published::copy_key(name, version)).is_ok() {
+        // The second record keeps the number from being given again, so the image's files may go first and make room, if nobody
+        // reads them.
+        let alone = if self.is_alone() { None } else { self.storage.alone()? };
+        if (self.is_alone() || alone.is_some())
+            && self.storage.len(&published::copy_key(name, version)).is_ok()
+        {
             self.storage.delete(&Image::folder(name, version))?;
             return put();
         }
@@ -236,6 +229,7 @@ impl Store {
         loop {
             image.version = self.next_version(&image.name)?;
             image.tables = tables_of(more);
+            image.provenance.time = self.storage.now();
             let json = image.to_json();
             if self.publish_version(&image, &json, manifest, layout, more)? {
                 self.note_published(&image, &json)?;

@@ -15,13 +15,15 @@ use std::io::{self, Write};
 use std::ops::Range;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock};
 
 use mif_formats::beneath::Directory;
 use mif_formats::container::Access;
 use rustix::fs::FileType;
 
-use super::storage::{Entries, Lock, LockKind, Storage, Upload, check_len, is_given};
+use super::leases::{self, Epoch};
+use super::storage::{Entries, Lock, Storage, Upload, check_len, is_given};
 
 /// The environment variable that permits symbolic links at the top of a store.
 const LINKS: &str = "MIF_STORE_LINKS";
@@ -40,6 +42,8 @@ pub struct Folder {
     directory: Arc<OnceLock<Directory>>,
     /// Files that are kept open, by their keys; shared by clones.
     open: Arc<Mutex<HashMap<String, Arc<File>>>>,
+    /// The epoch of what is written here, once the store was entered; shared by clones.
+    epoch: Arc<AtomicU64>,
     /// Whether symbolic links at the top are followed.
     links: bool,
 }
@@ -49,7 +53,13 @@ impl Folder {
     #[must_use]
     pub fn new(root: &Path) -> Self {
         let links = std::env::var_os(LINKS).is_some_and(|value| value == "1");
-        Folder { root: root.to_owned(), directory: Arc::default(), open: Arc::default(), links }
+        Folder {
+            root: root.to_owned(),
+            directory: Arc::default(),
+            open: Arc::default(),
+            epoch: Arc::default(),
+            links,
+        }
     }
 
     /// Makes the directory, or takes one that is there, for a new store: private, or open to the group with this number.
@@ -71,7 +81,7 @@ impl Folder {
         }
     }
 
-    fn root(&self) -> io::Result<&Directory> {
+    pub(super) fn root(&self) -> io::Result<&Directory> {
         if let Some(directory) = self.directory.get() {
             return Ok(directory);
         }
@@ -114,7 +124,7 @@ impl Folder {
     }
 
     /// The directory with this key; the root's is empty.
-    fn directory(&self, key: &str) -> io::Result<Directory> {
+    pub(super) fn directory(&self, key: &str) -> io::Result<Directory> {
         match key {
             "" => self.root()?.directory(Path::new(".")),
             top if self.links && !top.contains('/') => self.root()?.linked_directory(OsStr::new(top)),
@@ -146,13 +156,13 @@ impl Folder {
     }
 
     /// The modes of what is written: as private as the store.
-    fn modes(&self) -> io::Result<Modes> {
+    pub(super) fn modes(&self) -> io::Result<Modes> {
         let mode = self.root()?.own_stat()?.st_mode;
         Ok(Modes { file: mode & 0o666 | 0o600, directory: mode & 0o2777 | 0o700 })
     }
 
     /// The directory with this key, made if need be.
-    fn make_directory(&self, key: &str) -> io::Result<Directory> {
+    pub(super) fn make_directory(&self, key: &str) -> io::Result<Directory> {
         let modes = self.modes()?;
         let mut at: Option<Directory> = None;
         for part in key.split('/') {
@@ -184,10 +194,20 @@ impl Folder {
 
     /// Moves what was finished to its key: over what is there, or unless anything is; gives whether it did.
     fn settle(&self, unfinished: Unfinished, key: &str, over: bool) -> io::Result<bool> {
-        let (to, name) = self.parent(key)?;
-        let done = match over {
-            true => unfinished.directory.rename(&unfinished.name, &to, name).map(|()| true)?,
-            false => unfinished.directory.rename_if_absent(&unfinished.name, &to, name)?,
+        let mut tries = 0;
+        let (to, done) = loop {
+            let moved = self.parent(key).and_then(|(to, name)| {
+                let done = match over {
+                    true => unfinished.directory.rename(&unfinished.name, &to, name).map(|()| true)?,
+                    false => unfinished.directory.rename_if_absent(&unfinished.name, &to, name)?,
+                };
+                Ok((to, done))
+            });
+            match moved {
+                // Its directory was empty, and somebody has just removed it.
+                Err(e) if e.kind() == io::ErrorKind::NotFound && tries < 10 => tries += 1,
+                other => break other?,
+            }
         };
         if done {
             unfinished.moved();
@@ -200,12 +220,16 @@ impl Folder {
 
     /// A new name in `tmp`, which is in the store so that a rename is enough to finish what lies there.
     fn unfinished(&self, kind: &str) -> io::Result<Unfinished> {
-        Ok(Unfinished { directory: self.make_directory("tmp")?, name: unfinished_name(kind)?, moved: false })
+        let mut number = [0; 8];
+        rustix::rand::getrandom(&mut number, rustix::rand::GetRandomFlags::empty())?;
+        let (epoch, number) = (self.epoch.load(Ordering::Relaxed), u64::from_le_bytes(number));
+        let name = format!("{kind}-{epoch}-{number:016x}").into();
+        Ok(Unfinished { directory: self.make_directory("tmp")?, name, moved: false })
     }
 }
 
-struct Modes {
-    file: u32,
+pub(super) struct Modes {
+    pub(super) file: u32,
     directory: u32,
 }
 
@@ -214,20 +238,15 @@ const UPLOAD: &str = "upload";
 const PUBLISH: &str = "publish";
 const DELETE: &str = "delete";
 
-fn unfinished_name(kind: &str) -> io::Result<OsString> {
-    let mut bytes = [0; 8];
-    rustix::rand::getrandom(&mut bytes, rustix::rand::GetRandomFlags::empty())?;
-    Ok(format!("{kind}-{:016x}", u64::from_le_bytes(bytes)).into())
-}
-
-/// Whether this program gives such names to what lies in `tmp`.
+/// The epoch in which something in `tmp` was begun, if this program gives such names: whoever is at work on it entered the
+/// store in that epoch, or in a later one.
 #[must_use]
-pub(crate) fn is_unfinished(name: &str) -> bool {
-    name.split_once('-').is_some_and(|(kind, number)| {
-        [UPLOAD, PUBLISH, DELETE].contains(&kind)
-            && number.len() == 16
-            && number.bytes().all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b))
-    })
+pub(crate) fn unfinished_epoch(name: &str) -> Option<u64> {
+    let mut parts = name.splitn(3, '-');
+    let (kind, epoch, number) = (parts.next()?, parts.next()?, parts.next()?);
+    let is_number = number.len() == 16 && number.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'));
+    let known = [UPLOAD, PUBLISH, DELETE].contains(&kind) && is_number;
+    epoch.parse().ok().filter(|number: &u64| known && number.to_string() == epoch)
 }
 
 /// Something in `tmp`, which is removed unless it is moved away.
@@ -394,12 +413,15 @@ impl Storage for Folder {
             directory => directory?,
         };
         let name = OsStr::new(name);
-        // A directory that is all ours goes out of sight in one step, and then away.
+        // A directory that is all ours goes out of sight in one step, and then away. An empty one must not: somebody may be
+        // about to write to it.
+        let is_ours = |(name, kind): &(OsString, FileType)| {
+            *kind == FileType::RegularFile && name.to_str().is_some_and(is_given)
+        };
         if let Ok(directory) = within.directory(Path::new(name))
-            && directory
-                .entries()?
-                .iter()
-                .all(|(name, kind)| *kind == FileType::RegularFile && name.to_str().is_some_and(is_given))
+            && let entries = directory.entries()?
+            && !entries.is_empty()
+            && entries.iter().all(is_ours)
             && let Ok(grave) = self.unfinished(DELETE)
             && within.rename_if_absent(name, &grave.directory, &grave.name).is_ok_and(|done| done)
         {
@@ -418,58 +440,36 @@ impl Storage for Folder {
         Ok(done)
     }
 
-    fn lock(&self, kind: LockKind) -> io::Result<Option<Lock>> {
-        use rustix::fs::{FlockOperation, flock};
-        use rustix::io::Errno;
-        const LOCK: &str = "lock";
-        let root = self.root()?;
-        let file = loop {
-            // NFS makes of an exclusive lock one that needs a file open for writing.
-            let opened = match kind {
-                LockKind::Shared => root.file(Path::new(LOCK)),
-                LockKind::Exclusive => root.file_to_write(Path::new(LOCK)),
-            };
-            match opened {
-                Err(e) if e.kind() == io::ErrorKind::NotFound => {}
-                other => break other,
-            }
-            match root.create(OsStr::new(LOCK), self.modes()?.file) {
-                Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {}
-                other => break other,
-            }
-        };
-        let file = match file {
-            Ok(file) => file,
-            // Who may not write to the store can still read it, as long as nobody removes anything.
-            Err(e)
-                if kind == LockKind::Shared
-                    && matches!(
-                        e.kind(),
-                        io::ErrorKind::PermissionDenied
-                            | io::ErrorKind::ReadOnlyFilesystem
-                            | io::ErrorKind::StorageFull
-                    ) =>
-            {
-                return Ok(Some(Lock::none()));
-            }
-            Err(e) => return Err(e),
-        };
-        let operation = match kind {
-            LockKind::Shared => FlockOperation::NonBlockingLockShared,
-            LockKind::Exclusive => FlockOperation::NonBlockingLockExclusive,
-        };
-        loop {
-            return match flock(&file, operation) {
-                Ok(()) => Ok(Some(Lock::new(file))),
-                Err(Errno::INTR) => continue,
-                Err(Errno::WOULDBLOCK) => Ok(None),
-                // A filesystem without locks: no one can take it exclusively there either.
-                Err(Errno::NOLCK | Errno::OPNOTSUPP | Errno::NOSYS) if kind == LockKind::Shared => {
-                    Ok(Some(Lock::none()))
-                }
-                Err(other) => Err(other.into()),
-            };
+    fn enter(&self) -> io::Result<Option<Lock>> {
+        let Some(Epoch { number, lock }) = leases::enter(self)? else { return Ok(None) };
+        self.epoch.store(number, Ordering::Relaxed);
+        Ok(Some(lock))
+    }
+
+    fn epoch(&self) -> io::Result<u64> {
+        leases::newest(self)
+    }
+
+    fn advance(&self) -> io::Result<u64> {
+        let epoch = leases::advance(self)?;
+        self.epoch.store(epoch, Ordering::Relaxed);
+        Ok(epoch)
+    }
+
+    fn oldest(&self) -> io::Result<u64> {
+        leases::oldest(self)
+    }
+
+    fn lock(&self) -> io::Result<Option<Lock>> {
+        let lock = leases::lock(self)?;
+        if lock.is_some() {
+            self.epoch.store(leases::newest(self)?, Ordering::Relaxed);
         }
+        Ok(lock)
+    }
+
+    fn alone(&self) -> io::Result<Option<Lock>> {
+        leases::alone(self)
     }
 }
 

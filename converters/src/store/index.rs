@@ -11,7 +11,7 @@ use mif_formats::mif::{ObjectId, PackId};
 use super::index_cache;
 use super::pack_index::{PackIndex, names, pack_key};
 use super::storage::Storage;
-use crate::error::Result;
+use crate::error::{Result, readable};
 
 /// Where every object of a store lies. Whoever shares it sees at once what is added.
 #[derive(Default)]
@@ -48,15 +48,18 @@ impl Entries {
 }
 
 impl Index {
-    /// Reads all index files.
+    /// Reads all index files. A pack of which no index can be read, for it is damaged there and at its end, is passed by:
+    /// the objects that only it has are missing.
     pub fn load(storage: &dyn Storage) -> Result<Self> {
         let index = Index::default();
         let names = names(storage)?;
         let packs: BTreeSet<PackId> = PackIndex::of_names(&names).collect();
         let mut cached = index_cache::read(storage, &names, &packs);
         for pack in packs {
-            let found = cached.remove(&pack).map_or_else(|| PackIndex::load(storage, pack), Ok)?;
-            index.add(pack, &found.entries);
+            let found = cached.remove(&pack).map_or_else(|| PackIndex::load(storage, pack), Ok);
+            if let Ok(found) = readable(found)? {
+                index.add(pack, found.entries());
+            }
         }
         Ok(index)
     }

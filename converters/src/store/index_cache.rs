@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! index/all-<number of packs>.cache:
-//! "MIFIDXC2"
+//! "MIFIDXC3"
 //! for each pack: 32 bytes of its id, u64 le of the length of its index, its index as its index file has it
 //! 32 bytes     BLAKE3 of all before
 //! ```
@@ -17,9 +17,9 @@ use mif_formats::mif::pack::{decode_index, encode_index};
 
 use super::Storage;
 use super::pack_index::PackIndex;
-use crate::error::Result;
+use crate::error::{Result, readable};
 
-const MAGIC: &[u8; 8] = b"MIFIDXC2";
+const MAGIC: &[u8; 8] = b"MIFIDXC3";
 
 /// A new cache is written once so many packs are not in the last.
 const REFRESH_AT: usize = 32;
@@ -55,7 +55,7 @@ fn decode(bytes: &[u8]) -> Option<BTreeMap<PackId, PackIndex>> {
         let (len, more) = more.split_first_chunk::<8>()?;
         let (index, more) = more.split_at_checked(usize::try_from(u64::from_le_bytes(*len)).ok()?)?;
         let pack = PackId(*id);
-        indexes.insert(pack, PackIndex { pack, entries: decode_index(index).ok()? });
+        indexes.insert(pack, PackIndex { pack, contents: decode_index(index).ok()? });
         rest = more;
     }
     Some(indexes)
@@ -72,13 +72,15 @@ pub(super) fn refresh(storage: &dyn Storage) -> Result<()> {
         return Ok(());
     }
     for pack in &packs {
-        if !indexes.contains_key(pack) {
-            indexes.insert(*pack, PackIndex::load(storage, *pack)?);
+        if !indexes.contains_key(pack)
+            && let Ok(index) = readable(PackIndex::load(storage, *pack))?
+        {
+            indexes.insert(*pack, index);
         }
     }
     let mut bytes = MAGIC.to_vec();
-    for (pack, index) in &mut indexes {
-        let index = encode_index(&mut index.entries);
+    for (pack, index) in &indexes {
+        let index = encode_index(&index.contents);
         bytes.extend_from_slice(&pack.0);
         bytes.extend_from_slice(&(index.len() as u64).to_le_bytes());
         bytes.extend_from_slice(&index);
@@ -95,7 +97,7 @@ pub(super) fn refresh(storage: &dyn Storage) -> Result<()> {
     Ok(())
 }
 
-/// Removes all caches. The caller holds the store's lock alone.
+/// Removes all caches. Whoever reads one of them meanwhile reads index files instead.
 pub(crate) fn clear(storage: &dyn Storage) -> std::io::Result<()> {
     caches(&storage.list("index")?).into_values().try_for_each(|key| storage.delete(&key))
 }

@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 
 use mif_formats::container::Access;
 
-use super::storage::{Entries, Lock, LockKind, Storage, Upload, check_len, is_given};
+use super::storage::{Entries, Lock, Storage, Upload, check_len, is_given};
 
 /// A store in memory. Clones are the same store.
 #[derive(Debug, Clone, Default)]
@@ -16,9 +16,13 @@ pub struct Memory(Arc<Mutex<State>>);
 #[derive(Debug, Default)]
 struct State {
     files: BTreeMap<String, Arc<Vec<u8>>>,
-    /// How many hold the lock with others, and whether one holds it alone.
-    readers: usize,
-    is_exclusive: bool,
+    /// How many use it, by the epoch in which they entered.
+    users: BTreeMap<u64, usize>,
+    epoch: u64,
+    is_locked: bool,
+    is_alone: bool,
+    /// How many times something random was asked for.
+    random: u64,
 }
 
 impl Memory {
@@ -44,6 +48,10 @@ impl Memory {
 
     fn state(&self) -> MutexGuard<'_, State> {
         self.0.lock().expect("no thread panics while it holds this")
+    }
+
+    fn held(&self, give_back: impl Fn(&mut State) + Send + Sync + 'static) -> Lock {
+        Lock::new(Held { of: self.clone(), give_back })
     }
 
     fn file(&self, key: &str) -> io::Result<Arc<Vec<u8>>> {
@@ -141,37 +149,70 @@ impl Storage for Memory {
         Ok(true)
     }
 
-    fn lock(&self, kind: LockKind) -> io::Result<Option<Lock>> {
+    fn enter(&self) -> io::Result<Option<Lock>> {
         let mut state = self.state();
-        let is_free = match kind {
-            LockKind::Shared => !state.is_exclusive,
-            LockKind::Exclusive => !state.is_exclusive && state.readers == 0,
-        };
-        if !is_free {
+        if state.is_alone {
             return Ok(None);
         }
-        match kind {
-            LockKind::Shared => state.readers += 1,
-            LockKind::Exclusive => state.is_exclusive = true,
-        }
+        let epoch = state.epoch;
+        *state.users.entry(epoch).or_default() += 1;
         drop(state);
-        Ok(Some(Lock::new(Held { of: self.clone(), kind })))
+        Ok(Some(self.held(move |state| {
+            let users = state.users.get_mut(&epoch).expect("one of them leaves");
+            *users -= 1;
+            if *users == 0 {
+                state.users.remove(&epoch);
+            }
+        })))
+    }
+
+    fn epoch(&self) -> io::Result<u64> {
+        Ok(self.state().epoch)
+    }
+
+    fn advance(&self) -> io::Result<u64> {
+        let mut state = self.state();
+        state.epoch += 1;
+        Ok(state.epoch)
+    }
+
+    fn oldest(&self) -> io::Result<u64> {
+        let state = self.state();
+        Ok(state.users.keys().next().copied().unwrap_or(state.epoch))
+    }
+
+    fn lock(&self) -> io::Result<Option<Lock>> {
+        let is_taken = std::mem::replace(&mut self.state().is_locked, true);
+        Ok((!is_taken).then(|| self.held(|state| state.is_locked = false)))
+    }
+
+    fn alone(&self) -> io::Result<Option<Lock>> {
+        let mut state = self.state();
+        if state.is_alone || !state.users.is_empty() {
+            return Ok(None);
+        }
+        state.is_alone = true;
+        drop(state);
+        Ok(Some(self.held(|state| state.is_alone = false)))
+    }
+
+    /// A number that counts: the same histories have the same names, and no name comes twice.
+    fn random(&self) -> io::Result<[u8; 32]> {
+        let mut state = self.state();
+        state.random += 1;
+        Ok(*blake3::hash(&state.random.to_le_bytes()).as_bytes())
     }
 }
 
-/// The lock, until this is dropped.
-struct Held {
+/// What somebody holds, given back when this is dropped.
+struct Held<F: Fn(&mut State)> {
     of: Memory,
-    kind: LockKind,
+    give_back: F,
 }
 
-impl Drop for Held {
+impl<F: Fn(&mut State)> Drop for Held<F> {
     fn drop(&mut self) {
-        let mut state = self.of.state();
-        match self.kind {
-            LockKind::Shared => state.readers -= 1,
-            LockKind::Exclusive => state.is_exclusive = false,
-        }
+        (self.give_back)(&mut self.of.state());
     }
 }
 

@@ -10,20 +10,22 @@
 //! disks/ab/<digest>.<name>@<version>     which images have the layout with this digest
 //! removed/name=<name>/version=<n>        a version that was removed: its number is not used again
 //! tags/name=<name>/tag=<tag>/<n>         a tag's n-th value, a version's number; the last one counts
+//! trash/<epoch>/                         what goes once nobody uses it any more      (trash)
+//! leases/<epoch>                         locked shared by whoever uses the store     (leases)
 //! tmp/                                   what is not finished; gc empties it
-//! lock                                   held shared by whoever reads or adds, alone by whoever removes
+//! lock                                   locked by whoever removes
 //! ```
 //!
 //! Files never change once they are there. An image appears at once and whole, after all its objects.
 //!
-//! The lock (flock(2), so it goes with its process) has one purpose: that nothing is removed which somebody
-//! reads, or which an importer has found and relies on. Importers and readers never wait for each other. Who
-//! removes waits until it is alone; who comes meanwhile waits until that is done.
+//! Readers and importers hold a lease and wait for nobody. `rm` and `gc` wait for each other only: they put what goes into
+//! the trash, and delete it as soon as no lease is left that is older. Only a repair has the store alone.
 
 mod catalog;
 mod folder;
 mod index;
 mod index_cache;
+mod leases;
 mod memory;
 mod needs;
 mod objects;
@@ -36,6 +38,7 @@ mod stored_disk;
 mod stored_image;
 mod strangers;
 mod tags;
+pub(crate) mod trash;
 mod writer;
 
 use std::path::{Path, PathBuf};
@@ -45,7 +48,7 @@ use serde::{Deserialize, Serialize};
 
 pub(crate) use self::catalog::tables_of;
 pub use self::folder::Folder;
-pub(crate) use self::folder::is_unfinished;
+pub(crate) use self::folder::unfinished_epoch;
 pub use self::index::Index;
 pub(crate) use self::index_cache::clear as clear_index_cache;
 pub use self::memory::Memory;
@@ -58,16 +61,16 @@ pub use self::record::{
     Counts, DamagedImage, FilesystemRecord, Image, ImageName, Provenance, Removed, Selector, VolumeRecord,
     volume_name,
 };
-pub(crate) use self::record::{check_name, now};
+pub(crate) use self::record::check_name;
 pub use self::source_file::SourceFile;
 pub(crate) use self::storage::IMAGE_FILES;
-pub use self::storage::{Entries, Lock, LockKind, Storage, Upload, check_len};
+pub use self::storage::{Entries, Lock, Storage, Upload, check_len};
 pub use self::stored_disk::StoredDisk;
 pub(crate) use self::stored_image::PACKAGES;
 pub use self::stored_image::StoredImage;
 pub(crate) use self::strangers::strangers;
 pub use self::tags::Tag;
-pub(crate) use self::writer::put_pack;
+pub(crate) use self::writer::{new_pack, put_pack};
 pub use self::writer::{ObjectWriter, WriterStats};
 
 use crate::error::{Error, Result};
@@ -129,29 +132,50 @@ pub struct Store {
     storage: Arc<dyn Storage>,
     index: OnceLock<Arc<Index>>,
     /// Held for as long as the store, or its objects, are in use.
-    lock: Arc<Lock>,
-    is_exclusive: bool,
+    held: Arc<[Lock]>,
+    purpose: Purpose,
     /// What opening it to be repaired has done, each a sentence.
     pub(crate) mended: Vec<String>,
 }
 
+/// Who was left in the store when an epoch was ended.
+pub(crate) struct Left {
+    /// The oldest epoch in which somebody entered who still uses the store. What is in the trash of this epoch, or of an
+    /// earlier one, is used by nobody.
+    pub(crate) oldest: u64,
+    /// Nobody enters until this is dropped.
+    _alone: Option<Lock>,
+}
+
+/// What a store was opened for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Purpose {
+    /// To read, or to add.
+    Use,
+    /// To remove from it, while others use it.
+    Remove,
+    /// To repair it, alone.
+    Repair,
+}
+
 impl Store {
-    /// Opens the store at `place`, to read or to add. Waits while somebody removes from it.
+    /// Opens the store at `place`, to read or to add. Waits while somebody repairs it.
     pub fn open(place: impl Place, progress: &dyn Progress) -> Result<Self> {
-        Self::open_with(place.storage(), LockKind::Shared, progress)
+        Self::open_for(Purpose::Use, place.storage(), progress)
     }
 
-    /// Opens the store at `place`, to remove from it. Waits until nobody else has it open.
-    pub fn open_exclusive(place: impl Place, progress: &dyn Progress) -> Result<Self> {
-        Self::open_with(place.storage(), LockKind::Exclusive, progress)
+    /// Opens the store at `place`, to remove from it. Waits while somebody else removes from it; others may use it.
+    pub fn open_to_remove(place: impl Place, progress: &dyn Progress) -> Result<Self> {
+        Self::open_for(Purpose::Remove, place.storage(), progress)
     }
 
     /// Opens the store at `place`, to be repaired: writes its header again first, if that is missing or damaged and there is
-    /// a store around it. Waits until nobody else has it open.
+    /// a store around it. Waits until nobody else has it open, and whoever opens it meanwhile waits too.
     pub fn open_to_repair(place: impl Place, progress: &dyn Progress) -> Result<Self> {
         let storage = place.storage();
         let mended = Self::repair_header(&*storage)?;
-        Ok(Store { mended: mended.into_iter().collect(), ..Self::open_exclusive(storage, progress)? })
+        let store = Self::open_for(Purpose::Repair, storage, progress)?;
+        Ok(Store { mended: mended.into_iter().collect(), ..store })
     }
 
     /// Makes a store at an empty place, or takes the one that is there, and opens it to read or to add.
@@ -162,7 +186,7 @@ impl Store {
         Self::open(storage, progress)
     }
 
-    fn open_with(storage: Arc<dyn Storage>, kind: LockKind, progress: &dyn Progress) -> Result<Self> {
+    fn open_for(purpose: Purpose, storage: Arc<dyn Storage>, progress: &dyn Progress) -> Result<Self> {
         let header = match storage.read_all(HEADER) {
             Ok(header) => header,
             Err(e) if e.kind() == std::io::ErrorKind::NotFound => {
@@ -175,16 +199,65 @@ impl Store {
             Err(e) => return Err(storage.error(HEADER, &e)),
         };
         check_header(&format!("{}/{HEADER}", storage.place()), &header)?;
-        let lock = Arc::new(wait_for_lock(&*storage, kind, progress)?);
-        let is_exclusive = kind == LockKind::Exclusive;
-        Ok(Store { storage, index: OnceLock::new(), lock, is_exclusive, mended: Vec::new() })
+        let wait = |what, get: &dyn Fn() -> std::io::Result<Option<Lock>>| {
+            wait_for(&*storage, what, get, progress)
+        };
+        let held = match purpose {
+            Purpose::Use => vec![wait("a repair of the store", &|| storage.enter())?],
+            Purpose::Remove => vec![wait("others who remove", &|| storage.lock())?],
+            Purpose::Repair => {
+                let lock = wait("others who remove", &|| storage.lock())?;
+                vec![wait("others who use the store", &|| storage.alone())?, lock]
+            }
+        };
+        if !held.iter().all(Lock::is_held) {
+            progress.warn(&format!(
+                "{}: leases cannot be locked here: what you read is not protected from `mif rm` and `mif gc` meanwhile",
+                storage.place()
+            ));
+        }
+        Ok(Store { storage, index: OnceLock::new(), held: held.into(), purpose, mended: Vec::new() })
     }
 
-    /// Errs unless the store was opened so that nobody else has it open.
-    pub(crate) fn check_exclusive(&self) -> Result<()> {
-        match self.is_exclusive {
-            true => Ok(()),
-            false => Err(Error::usage("a store from which something is removed must be opened for that")),
+    /// Errs unless the store was opened to remove from it.
+    pub(crate) fn check_may_remove(&self) -> Result<()> {
+        match self.purpose {
+            Purpose::Use => Err(Error::usage("a store from which something is removed must be opened for that")),
+            Purpose::Remove | Purpose::Repair => Ok(()),
+        }
+    }
+
+    /// Errs unless the store was opened to be repaired.
+    pub(crate) fn check_may_repair(&self) -> Result<()> {
+        match self.purpose {
+            Purpose::Repair => Ok(()),
+            _ => Err(Error::usage("a store that is repaired must be opened for that")),
+        }
+    }
+
+    /// Whether nobody else uses the store, and nobody can begin to.
+    pub(crate) fn is_alone(&self) -> bool {
+        self.purpose == Purpose::Repair
+    }
+
+    /// Does `work`, which puts things into the trash of the epoch that is given to it, and then begins that epoch: whoever
+    /// comes now does not see them. If the disk is too full for that, has the store alone instead, if it can.
+    pub(crate) fn end_epoch(&self, work: impl FnOnce(u64) -> std::io::Result<()>) -> std::io::Result<Left> {
+        if self.is_alone() {
+            return Ok(Left { oldest: u64::MAX, _alone: None });
+        }
+        let ended = || {
+            work(self.storage.epoch()? + 1)?;
+            self.storage.advance()?;
+            self.storage.oldest()
+        };
+        match ended() {
+            Ok(oldest) => Ok(Left { oldest, _alone: None }),
+            Err(e) if trash::is_full(&e) => match self.storage.alone()? {
+                Some(alone) => Ok(Left { oldest: u64::MAX, _alone: Some(alone) }),
+                None => Err(e),
+            },
+            Err(e) => Err(e),
         }
     }
 
@@ -245,25 +318,30 @@ impl Store {
 
     /// Reads objects.
     pub fn objects(&self) -> Result<Objects> {
-        Ok(Objects::new(self.storage.clone(), self.index()?).under(self.lock.clone()))
+        Ok(Objects::new(self.storage.clone(), self.index()?).under(self.held.clone()))
     }
 
     /// Reads objects by the index as it is now.
     pub(crate) fn fresh_objects(&self) -> Result<Objects> {
         Ok(Objects::new(self.storage.clone(), Arc::new(Index::load(&*self.storage)?))
-            .under(self.lock.clone()))
+            .under(self.held.clone()))
     }
 }
 
-/// Takes the store's lock, waiting for those who hold it until the user wants to stop.
-fn wait_for_lock(storage: &dyn Storage, kind: LockKind, progress: &dyn Progress) -> Result<Lock> {
+/// Waits for `what`, until `get` gives something or the user wants to stop.
+fn wait_for(
+    storage: &dyn Storage,
+    what: &str,
+    get: &dyn Fn() -> std::io::Result<Option<Lock>>,
+    progress: &dyn Progress,
+) -> Result<Lock> {
     let mut told = false;
     loop {
-        if let Some(lock) = storage.lock(kind).map_err(|e| storage.error("lock", &e))? {
+        if let Some(lock) = get().map_err(|e| storage.error("leases", &e))? {
             return Ok(lock);
         }
         if !std::mem::replace(&mut told, true) {
-            progress.stage("waiting for others who use the store", 0);
+            progress.stage(&format!("waiting for {what}"), 0);
         }
         progress::check(progress)?;
         storage.pause();
@@ -278,7 +356,7 @@ fn is_begun(path: &Path) -> bool {
             others.is_empty() && files.iter().chain(&folders).all(|name| is_ours(name))
         })
     };
-    is_only("", &|name| name == "tmp") && is_only("tmp", &is_unfinished)
+    is_only("", &|name| name == "tmp") && is_only("tmp", &|name| unfinished_epoch(name).is_some())
 }
 
 fn check_header(place: &str, header: &[u8]) -> Result<()> {
@@ -311,7 +389,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let store = folder.path().join("store");
         std::fs::create_dir_all(store.join("tmp")).unwrap();
-        std::fs::write(store.join("tmp/upload-0123456789abcdef"), b"{").unwrap();
+        std::fs::write(store.join("tmp/upload-0-0123456789abcdef"), b"{").unwrap();
         drop(Store::open_or_create(&store, &Silent).unwrap());
         let other = folder.path().join("other");
         std::fs::create_dir_all(other.join("tmp")).unwrap();

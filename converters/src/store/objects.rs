@@ -25,7 +25,7 @@ pub struct Objects {
     /// Where what the index does not know is looked for.
     below: Option<Arc<Objects>>,
     /// Held while these are read, so that nobody removes them.
-    _lock: Option<Arc<Lock>>,
+    _held: Option<Arc<[Lock]>>,
 }
 
 #[derive(Clone)]
@@ -52,12 +52,12 @@ impl Objects {
     #[must_use]
     pub fn new(storage: Arc<dyn Storage>, index: Arc<Index>) -> Self {
         let cache = Cache::with_weighter(4096, CACHE_BYTES, ByLength);
-        Objects { storage, index, cache, below: None, _lock: None }
+        Objects { storage, index, cache, below: None, _held: None }
     }
 
-    /// The same, and the store's lock is held for as long as they are.
-    pub(super) fn under(self, lock: Arc<Lock>) -> Self {
-        Objects { _lock: Some(lock), ..self }
+    /// The same, and the store's lease is held for as long as they are.
+    pub(super) fn under(self, held: Arc<[Lock]>) -> Self {
+        Objects { _held: Some(held), ..self }
     }
 
     /// The same, and what it lacks out of `below`.

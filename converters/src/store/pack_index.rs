@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use mif_formats::mif::PackId;
-use mif_formats::mif::pack::{IndexEntry, TRAILER, decode_index, index_len};
+use mif_formats::mif::pack::{HEAD, IndexEntry, PackContents, TRAILER, check_head, decode_index, index_len};
 
 use super::storage::Storage;
 use crate::error::{Error, Result, damaged};
@@ -12,8 +12,8 @@ use crate::error::{Error, Result, damaged};
 pub struct PackIndex {
     /// The pack.
     pub pack: PackId,
-    /// Its objects, ascending.
-    pub entries: Vec<IndexEntry>,
+    /// Its objects, and its digest.
+    pub contents: PackContents,
 }
 
 impl PackIndex {
@@ -39,8 +39,8 @@ impl PackIndex {
     pub(crate) fn from_file(storage: &dyn Storage, pack: PackId) -> Result<Self> {
         let key = index_key(&pack);
         let bytes = storage.read_all(&key).map_err(|e| storage.error(&key, &e))?;
-        let entries = decode_index(&bytes).map_err(|e| damaged(&key, &e))?;
-        Ok(PackIndex { pack, entries })
+        let contents = decode_index(&bytes).map_err(|e| damaged(&key, &e))?;
+        Ok(PackIndex { pack, contents })
     }
 
     /// Reads the index at the end of a pack; gives its bytes too, which are those of an index file.
@@ -48,21 +48,29 @@ impl PackIndex {
         let key = pack_key(&pack);
         let failed = |e: std::io::Error| storage.error(&key, &e);
         let len = storage.len(&key).map_err(failed)?;
-        let Some(trailer) = len.checked_sub(TRAILER as u64).filter(|at| *at >= 8) else {
+        let Some(trailer) = len.checked_sub(TRAILER as u64).filter(|at| *at >= HEAD as u64) else {
             return Err(Error::store(format!("{key}: is too short to be a pack")));
         };
         let trailer = storage.read(&key, trailer..len).map_err(failed)?;
         let trailer = trailer.try_into().expect("as many bytes as asked for");
         let index = index_len(&trailer, len).map_err(|e| damaged(&key, &e))?;
         let bytes = storage.read(&key, len - index..len).map_err(failed)?;
-        let entries = decode_index(&bytes).map_err(|e| damaged(&key, &e))?;
-        Ok((PackIndex { pack, entries }, bytes))
+        let contents = decode_index(&bytes).map_err(|e| damaged(&key, &e))?;
+        let head = storage.read(&key, 0..HEAD as u64).map_err(failed)?;
+        check_head(&head, &pack).map_err(|e| damaged(&key, &e))?;
+        Ok((PackIndex { pack, contents }, bytes))
+    }
+
+    /// Its objects, ascending by id.
+    #[must_use]
+    pub fn entries(&self) -> &[IndexEntry] {
+        &self.contents.entries
     }
 
     /// Bytes that its objects take in the pack.
     #[must_use]
     pub fn stored_bytes(&self) -> u64 {
-        total(self.entries.iter().map(|entry| entry.stored_len))
+        total(self.entries().iter().map(|entry| entry.stored_len))
     }
 }
 

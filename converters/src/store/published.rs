@@ -150,7 +150,7 @@ mod tests {
         publish_empty(&store, "web");
         publish_empty(&store, "db");
         assert!(store.is_noted(&image));
-        store.remove_version("db", 1, 0).unwrap();
+        store.remove_version("db", 1).unwrap();
         assert_eq!(store.vanished().unwrap(), []);
         std::fs::remove_dir_all(folder.path().join("images/name=web/version=2")).unwrap();
         assert_eq!(store.vanished().unwrap(), [("web".to_owned(), 2)]);
@@ -171,7 +171,7 @@ mod tests {
         let images = [publish_empty(&store, "a"), publish_empty(&store, "b"), publish_empty(&store, "b")];
         let digest = images[0].layout_digest.clone();
         assert_eq!(store.with_layout(&digest).unwrap(), images);
-        store.remove_version("b", 1, 0).unwrap();
+        store.remove_version("b", 1).unwrap();
         let ids: Vec<String> = store.with_layout(&digest).unwrap().iter().map(Image::id).collect();
         assert_eq!(ids, ["a@1", "b@2"]);
         assert_eq!(store.with_layout(&digest.replace(|_| true, "0")).unwrap(), []);

@@ -3,7 +3,6 @@
 use std::collections::BTreeMap;
 use std::fmt;
 use std::str::FromStr;
-use std::time::{SystemTime, UNIX_EPOCH};
 
 use mif_formats::mif::layout::{Layout, Origin};
 use mif_formats::partition::{Partition, Table};
@@ -221,12 +220,12 @@ pub struct Removed {
 }
 
 impl Provenance {
-    /// What this program makes now by `operation`.
+    /// What this program makes by `operation`; it has its time once it is published.
     pub(crate) fn of(operation: &str) -> Self {
         Provenance {
             operation: operation.into(),
             tool: concat!("mif ", env!("CARGO_PKG_VERSION")).into(),
-            time: now(),
+            time: 0,
             source: None,
             source_format: None,
             snapshot: None,
@@ -335,9 +334,4 @@ impl Image {
     pub fn partition(&self, volume: &str) -> Option<&Partition> {
         self.table.partitions.iter().find(|p| volume_name(p.slot) == volume)
     }
-}
-
-/// Seconds since 1970.
-pub(crate) fn now() -> u64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_secs())
 }

@@ -3,13 +3,13 @@
 use std::any::Any;
 use std::io::{self, Write};
 use std::ops::Range;
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use mif_formats::container::Access;
 
 use crate::error::Error;
 
-/// How often who waits for the lock looks whether to go on waiting.
+/// How long somebody who waits for others sleeps before looking again.
 const POLL: Duration = Duration::from_millis(50);
 
 /// The files of an image.
@@ -102,13 +102,43 @@ pub trait Storage: Send + Sync {
     /// Gives a file another key, unless that is there; gives whether it did. It takes no room.
     fn rename(&self, key: &str, to: &str) -> io::Result<bool>;
 
-    /// Takes the store's lock, which is held until what this gives is dropped or the process ends; gives none while
-    /// others hold it.
-    fn lock(&self, kind: LockKind) -> io::Result<Option<Lock>>;
+    /// Begins to use the store, in the present epoch, until what this gives is dropped or the process ends. Gives none while
+    /// somebody has it alone.
+    fn enter(&self) -> io::Result<Option<Lock>>;
 
-    /// Waits a while before the lock is asked for again.
+    /// The number of the present epoch.
+    fn epoch(&self) -> io::Result<u64>;
+
+    /// Begins the next epoch, and gives its number. Whoever enters from now on enters in that one. The caller holds the lock.
+    fn advance(&self) -> io::Result<u64>;
+
+    /// The epoch in which the first of those entered who still use the store; the present one if there are none. The
+    /// caller holds the lock.
+    fn oldest(&self) -> io::Result<u64>;
+
+    /// Takes the store's lock, which is held by whoever removes; gives none while another one holds it. Others use the
+    /// store meanwhile.
+    fn lock(&self) -> io::Result<Option<Lock>>;
+
+    /// Has the store alone: nobody uses it, and whoever wants to waits. Gives none while somebody uses it. The caller holds the
+    /// lock.
+    fn alone(&self) -> io::Result<Option<Lock>>;
+
+    /// Waits a while before one of these is asked for again.
     fn pause(&self) {
         std::thread::sleep(POLL);
+    }
+
+    /// The time, in seconds since 1970.
+    fn now(&self) -> u64 {
+        SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
+    }
+
+    /// Bytes that nobody can guess and that never come again.
+    fn random(&self) -> io::Result<[u8; 32]> {
+        let mut bytes = [0; 32];
+        rustix::rand::getrandom(&mut bytes, rustix::rand::GetRandomFlags::empty())?;
+        Ok(bytes)
     }
 }
 
@@ -123,25 +153,16 @@ pub struct Entries {
     pub others: Vec<String>,
 }
 
-/// How the store's lock is held.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum LockKind {
-    /// With others: by whoever reads or adds.
-    Shared,
-    /// Alone: by whoever removes.
-    Exclusive,
-}
-
-/// The store's lock, held until this is dropped.
+/// What somebody holds of a store until this is dropped: a lease of its files, its lock, or all of it.
 pub struct Lock(Option<Box<dyn Any + Send + Sync>>);
 
 impl Lock {
-    /// The lock, which is given back when `held` is dropped.
+    /// Is given back when `held` is dropped.
     pub fn new(held: impl Any + Send + Sync) -> Self {
         Lock(Some(Box::new(held)))
     }
 
-    /// No lock: it cannot be taken here, and what is read may be removed meanwhile.
+    /// No lease: it cannot be had here, and what is read may be removed meanwhile.
     #[must_use]
     pub fn none() -> Self {
         Lock(None)
@@ -167,7 +188,7 @@ pub trait Upload: Write + Send {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::store::Folder;
+    use crate::store::{Folder, Memory};
 
     #[test]
     fn a_key_is_written_once() {
@@ -221,19 +242,45 @@ mod tests {
         assert_eq!(storage.list("tmp").unwrap(), [""; 0]);
     }
 
-    #[test]
-    fn the_lock_is_shared_or_exclusive() {
+    /// All kinds of storage, in one place or the other.
+    fn with_each(test: impl Fn(&dyn Storage)) {
         let folder = tempfile::tempdir().unwrap();
-        let storage = Folder::new(folder.path());
-        let take = |kind| storage.lock(kind).unwrap();
-        let shared = (take(LockKind::Shared), take(LockKind::Shared));
-        assert!(shared.0.is_some() && shared.1.is_some());
-        assert!(take(LockKind::Exclusive).is_none());
-        drop(shared);
-        let alone = take(LockKind::Exclusive);
-        assert!(alone.is_some() && take(LockKind::Shared).is_none());
-        drop(alone);
-        assert!(take(LockKind::Shared).is_some());
+        test(&Folder::new(folder.path()));
+        test(&Memory::new());
+    }
+
+    #[test]
+    fn an_epoch_has_passed_once_all_who_entered_before_it_have_left() {
+        with_each(|storage| {
+            let enter = || storage.enter().unwrap().unwrap();
+            let first = enter();
+            let _lock = storage.lock().unwrap().unwrap();
+            let epoch = storage.advance().unwrap();
+            let second = enter();
+            assert_eq!((storage.epoch().unwrap(), storage.oldest().unwrap()), (epoch, epoch - 1));
+            drop(first);
+            assert_eq!(storage.oldest().unwrap(), epoch);
+            let next = storage.advance().unwrap();
+            assert_eq!((next, storage.oldest().unwrap()), (epoch + 1, epoch));
+            drop(second);
+            assert_eq!(storage.oldest().unwrap(), next);
+        });
+    }
+
+    #[test]
+    fn one_removes_at_a_time_and_who_is_alone_lets_nobody_enter() {
+        with_each(|storage| {
+            let lock = storage.lock().unwrap().unwrap();
+            assert!(storage.lock().unwrap().is_none());
+            let user = storage.enter().unwrap();
+            assert!(user.is_some() && storage.alone().unwrap().is_none());
+            drop(user);
+            storage.advance().unwrap();
+            let alone = storage.alone().unwrap();
+            assert!(alone.is_some() && storage.enter().unwrap().is_none());
+            drop((alone, lock));
+            assert!(storage.enter().unwrap().is_some() && storage.lock().unwrap().is_some());
+        });
     }
 
     #[test]

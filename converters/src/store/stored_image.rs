@@ -1,5 +1,6 @@
 //! One image of a store, open: its record and its files, checked against their digests.
 
+use std::io;
 use std::sync::Arc;
 
 use mif_formats::mif::layout::Layout;
@@ -10,6 +11,7 @@ use super::objects::Objects;
 use super::record::Image;
 use super::storage::Storage;
 use super::stored_disk::StoredDisk;
+use super::trash;
 use crate::error::{Error, Result, damaged};
 
 /// The name of the table of packages beside a manifest.
@@ -19,13 +21,15 @@ pub(crate) const PACKAGES: &str = "packages.parquet";
 pub struct StoredImage {
     /// Its record.
     pub image: Image,
+    /// Where its files are.
+    pub(super) folder: String,
     pub(super) storage: Arc<dyn Storage>,
 }
 
 impl StoredImage {
     /// The key of one of its files.
     pub(crate) fn key(&self, file: &str) -> String {
-        format!("{}/{file}", Image::folder(&self.image.name, self.image.version))
+        format!("{}/{file}", self.folder)
     }
 
     /// Writes one of its files again, in the place of one that is damaged.
@@ -36,7 +40,18 @@ impl StoredImage {
 
     pub(super) fn read(&self, file: &str) -> Result<Vec<u8>> {
         let key = self.key(file);
-        self.storage.read_all(&key).map_err(|e| self.storage.error(&key, &e))
+        self.storage.read_all(&key).or_else(|e| self.read_trashed(file, e)).map_err(|e| self.storage.error(&key, &e))
+    }
+
+    /// Reads a file of an image that was removed since it was opened.
+    fn read_trashed(&self, file: &str, error: io::Error) -> io::Result<Vec<u8>> {
+        let Image { name, version, .. } = &self.image;
+        match trash::folder_of(&*self.storage, name, *version) {
+            Ok(Some(folder)) if error.kind() == io::ErrorKind::NotFound => {
+                self.storage.read_all(&format!("{folder}/{file}"))
+            }
+            _ => Err(error),
+        }
     }
 
     /// One of the files that are made from the manifest, checked against its digest in the record.

@@ -1,6 +1,6 @@
 //! Files in a store that this program did not make. They are never read or removed; fsck and gc name them.
 
-use super::{Entries, IMAGE_FILES, ImageName, Storage, is_unfinished};
+use super::{Entries, IMAGE_FILES, ImageName, Storage, unfinished_epoch};
 use mif_formats::mif::PackId;
 
 /// How many are named.
@@ -10,7 +10,14 @@ const MAX_NAMED: usize = 20;
 pub(crate) fn strangers(storage: &dyn Storage) -> std::io::Result<(Vec<String>, usize)> {
     let mut found = Strangers { storage, named: Vec::new(), count: 0 };
     found.look("", &|name| TOP.contains(&name))?;
-    found.look("tmp", &is_unfinished)?;
+    found.look("tmp", &|name| unfinished_epoch(name).is_some())?;
+    found.look("leases", &is_number)?;
+    for epoch in found.look("trash", &is_number)? {
+        let epoch = format!("trash/{epoch}");
+        for image in found.look(&epoch, &|name| name == "packs" || is_image(name))? {
+            found.look(&format!("{epoch}/{image}"), &|file| IMAGE_FILES.contains(&file))?;
+        }
+    }
     found.look("index", &|name| {
         is_pack(name, ".idx") || name.starts_with("all-") && name.ends_with(".cache")
     })?;
@@ -27,8 +34,28 @@ pub(crate) fn strangers(storage: &dyn Storage) -> std::io::Result<(Vec<String>, 
 }
 
 /// The files and directories at the root of a store.
-const TOP: [&str; 10] =
-    ["store.json", "lock", "packs", "index", "images", "published", "disks", "removed", "tags", "tmp"];
+const TOP: [&str; 12] = [
+    "store.json",
+    "lock",
+    "leases",
+    "packs",
+    "index",
+    "images",
+    "published",
+    "disks",
+    "removed",
+    "tags",
+    "trash",
+    "tmp",
+];
+
+fn is_number(name: &str) -> bool {
+    name.parse::<u64>().is_ok_and(|number| number.to_string() == name)
+}
+
+fn is_image(name: &str) -> bool {
+    name.split_once('@').is_some_and(|(name, version)| ImageName::is_valid(name) && is_number(version))
+}
 
 fn is_pack(name: &str, suffix: &str) -> bool {
     name.strip_suffix(suffix).and_then(PackId::from_hex).is_some()

@@ -11,7 +11,7 @@ use mif_formats::mif::{ObjectId, PackId};
 
 use super::index::{Index, Location};
 use super::pack_index::{index_key, pack_key};
-use super::{Storage, Store, Upload};
+use super::{Storage, Store, Upload, trash};
 use crate::error::{Error, Result};
 
 /// A pack is finished once it is this large, in bytes.
@@ -39,8 +39,10 @@ struct Shared {
     index: Arc<Index>,
     /// Nothing but these is stored, if there are any.
     only: Option<HashSet<ObjectId>>,
-    /// Packs that are missing or cut short: what only they have is stored again.
-    broken: HashSet<PackId>,
+    /// How many packs are missing or cut short.
+    broken: usize,
+    /// Those, and packs in the trash: what only these have is stored again.
+    absent: HashSet<PackId>,
     /// Objects of which every copy in the index is damaged: they are stored again.
     damaged: HashSet<ObjectId>,
     /// Objects stored since the index was read. A damaged object that is among them is whole again.
@@ -97,23 +99,29 @@ impl ObjectWriter {
     /// Adds to `store`, and stores `damaged` objects again, although the index has them.
     pub(crate) fn replacing(store: &Store, damaged: HashSet<ObjectId>) -> Result<Self> {
         super::index_cache::refresh(&**store.storage())?;
-        let index = store.index()?;
-        let broken = index.broken_packs(&**store.storage());
-        Ok(Self::with(store, index, None, broken, damaged))
+        let (index, storage) = (store.index()?, &**store.storage());
+        // Whatever goes into the trash from now on stays until this store is closed, and is needed then.
+        let trashed = trash::packs(storage).map_err(|e| trash::failed(storage, &e))?;
+        let mut absent = index.broken_packs(storage);
+        let is_broken = |pack: &&PackId| !trashed.contains_key(pack) && storage.len(&index_key(pack)).is_ok();
+        let broken = absent.iter().filter(is_broken).count();
+        absent.extend(trashed.into_keys());
+        Ok(Self::with(store, index, None, broken, absent, damaged))
     }
 
     /// Adds to `store` those of `objects` that it lacks now, and nothing else.
     pub(crate) fn only(store: &Store, objects: HashSet<ObjectId>) -> Result<Self> {
         let index = Arc::new(Index::load(&**store.storage())?);
         let damaged = objects.clone();
-        Ok(Self::with(store, index, Some(objects), HashSet::new(), damaged))
+        Ok(Self::with(store, index, Some(objects), 0, HashSet::new(), damaged))
     }
 
     fn with(
         store: &Store,
         index: Arc<Index>,
         only: Option<HashSet<ObjectId>>,
-        broken: HashSet<PackId>,
+        broken: usize,
+        absent: HashSet<PackId>,
         damaged: HashSet<ObjectId>,
     ) -> Self {
         Self::of(Arc::new(Shared {
@@ -121,6 +129,7 @@ impl ObjectWriter {
             index,
             only,
             broken,
+            absent,
             damaged,
             stored: Mutex::default(),
             state: Mutex::default(),
@@ -169,7 +178,7 @@ impl ObjectWriter {
 
     /// How many packs are missing or cut short: what only they have, and an image needs, is stored again.
     pub(crate) fn broken_packs(&self) -> usize {
-        self.shared.broken.len()
+        self.shared.broken
     }
 
     /// Whether all that was claimed was stored. If not, who claimed it failed, and who relied on that has nothing.
@@ -256,12 +265,12 @@ impl Shared {
     fn has(&self, id: &ObjectId) -> bool {
         let Some(first) = self.index.get(id) else { return false };
         // Hardly ever is anything known to be damaged: then one look at the index is enough.
-        if self.broken.is_empty() && self.damaged.is_empty()
+        if self.absent.is_empty() && self.damaged.is_empty()
             || self.stored.lock().expect("not poisoned").contains(id)
         {
             return true;
         }
-        let in_whole_pack = |location: &Location| !self.broken.contains(&self.index.pack(location));
+        let in_whole_pack = |location: &Location| !self.absent.contains(&self.index.pack(location));
         !self.damaged.contains(id)
             && (in_whole_pack(&first) || self.index.copies(id).iter().any(in_whole_pack))
     }
@@ -285,7 +294,7 @@ impl Shared {
         let mut current = self.current();
         let pack = match &mut *current {
             Some(pack) => pack,
-            empty => empty.insert(PackWriter::new(self.storage.upload()?)?),
+            empty => empty.insert(new_pack(&*self.storage)?),
         };
         pack.add(id, encoding, stored, len)?;
         Ok(if pack.len() >= MAX_PACK { self.take(&mut current) } else { None })
@@ -315,7 +324,7 @@ impl Shared {
     fn finish_pack(&self, pack: Pack) -> io::Result<Vec<IndexEntry>> {
         let (id, entries) = put_pack(&*self.storage, pack)?;
         self.index.add(id, &entries);
-        if !self.broken.is_empty() || !self.damaged.is_empty() {
+        if !self.absent.is_empty() || !self.damaged.is_empty() {
             self.stored.lock().expect("not poisoned").extend(entries.iter().map(|entry| entry.id));
         }
         Ok(entries)
@@ -347,19 +356,24 @@ impl Shared {
     }
 }
 
+/// Begins a pack.
+pub(crate) fn new_pack(storage: &dyn Storage) -> io::Result<PackWriter<Box<dyn Upload>>> {
+    let id = PackId(storage.random()?);
+    PackWriter::new(storage.upload()?, id)
+}
+
 /// Makes a pack durable and visible, and its index after it; gives its id and what is in it.
-///
-/// A pack of the same name may be there already. It should be the same, but may be one that was damaged and set aside:
-/// so it is replaced.
 pub(crate) fn put_pack(
     storage: &dyn Storage,
     pack: PackWriter<Box<dyn Upload>>,
 ) -> io::Result<(PackId, Vec<IndexEntry>)> {
     let (upload, id, index, entries) = pack.finish()?;
     // The pack first: an index must never name a pack that is not there.
-    upload.replace(&pack_key(&id))?;
-    storage.replace(&index_key(&id), &index)?;
-    Ok((id, entries))
+    let is_new = upload.finish(&pack_key(&id))? && storage.put_if_absent(&index_key(&id), &index)?;
+    match is_new {
+        true => Ok((id, entries)),
+        false => Err(io::Error::other(format!("the store has a pack {id} already"))),
+    }
 }
 
 fn cannot_write(why: &str) -> Error {

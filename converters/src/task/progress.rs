@@ -8,6 +8,9 @@ use crate::error::{Code, Error, Result};
 pub trait Progress: Observer {
     /// A new stage of the work begins: what it does, and how many bytes it will pass over.
     fn stage(&self, what: &str, bytes: u64);
+
+    /// Something that the user should know, a sentence.
+    fn warn(&self, _warning: &str) {}
 }
 
 /// No one is told.

@@ -89,7 +89,7 @@ impl fmt::Display for ObjectId {
     }
 }
 
-/// The name of a pack: the BLAKE3-256 of its file.
+/// The name of a pack: random, and never given twice.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct PackId(pub [u8; 32]);
 

@@ -1,7 +1,8 @@
 //! The pack: many objects in one file, with an index at its end.
 //!
 //! ```text
-//! "MIFPACK2"                       magic and version
+//! "MIFPACK3"                       magic and version
+//! 32 bytes                         the pack's id, which is random
 //! the stored bytes of each object, one after the other
 //! the index, an entry for each object in ascending order of id:
 //!     u8         kind of object (0 content, 1 chunk list)
@@ -11,12 +12,17 @@
 //!     u64 le     length of the stored bytes
 //!     u64 le     length of the object
 //! u64 le                           count of entries
-//! 32 bytes                         BLAKE3 of the entries
-//! "MIFPEND2"
+//! 32 bytes                         BLAKE3 of the pack up to its first entry
+//! 32 bytes                         BLAKE3 of the index up to here
+//! "MIFPEND3"
 //! ```
 //!
-//! An index file is the same from the first entry on, so it can be made again from its pack. A large object is
-//! stored as a *list* of chunks, each content of its own: 32 bytes of BLAKE3 over what follows, then 40 bytes
+//! An index file is the same from the first entry on, so it can be made again from its pack.
+//!
+//! The id is random, so that a pack has its name before its last byte is known, and so that no two packs ever share one:
+//! a pack that is to be deleted is never written again under its name by somebody else.
+//!
+//! A large object is stored as a *list* of chunks, each content of its own: 32 bytes of BLAKE3 over what follows, then 40 bytes
 //! a chunk: its digest, and its length (u64 le). A run of zeros is a chunk with a digest of 32 zero bytes.
 //!
 //! A list that stands for content whose digest is known is an object of kind content, named by that digest. A list
@@ -29,11 +35,14 @@ use crate::bytes::le64;
 use crate::checksum::fits;
 use crate::error::{Result, at};
 
-const MAGIC: &[u8; 8] = b"MIFPACK2";
-const END: &[u8; 8] = b"MIFPEND2";
-const ENTRY: usize = 58;
+const MAGIC: &[u8; 8] = b"MIFPACK3";
+const END: &[u8; 8] = b"MIFPEND3";
+/// Bytes of an entry of an index.
+pub const ENTRY: usize = 58;
+/// Bytes before the first object: the magic and the id.
+pub const HEAD: usize = 40;
 /// Bytes after the entries of an index.
-pub const TRAILER: usize = 48;
+pub const TRAILER: usize = 80;
 
 /// The largest object that is stored whole, in bytes. What is larger is a list of chunks, each no larger.
 pub const MAX_WHOLE: u64 = 4 << 20;
@@ -64,19 +73,30 @@ pub struct IndexEntry {
     pub len: u64,
 }
 
+/// What an index file says.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct PackContents {
+    /// The objects of the pack, ascending by id.
+    pub entries: Vec<IndexEntry>,
+    /// BLAKE3 of the pack up to its index.
+    pub digest: [u8; 32],
+}
+
 /// Writes a pack to `out`, and hashes it on the way.
 pub struct PackWriter<W> {
     out: W,
+    id: PackId,
     hasher: blake3::Hasher,
     offset: u64,
     entries: Vec<IndexEntry>,
 }
 
 impl<W: Write> PackWriter<W> {
-    /// Starts a pack.
-    pub fn new(out: W) -> io::Result<Self> {
-        let mut pack = PackWriter { out, hasher: blake3::Hasher::new(), offset: 0, entries: Vec::new() };
+    /// Starts a pack. No other pack may ever have this id: it is random.
+    pub fn new(out: W, id: PackId) -> io::Result<Self> {
+        let mut pack = PackWriter { out, id, hasher: blake3::Hasher::new(), offset: 0, entries: Vec::new() };
         pack.write(MAGIC)?;
+        pack.write(&id.0)?;
         Ok(pack)
     }
 
@@ -97,13 +117,14 @@ impl<W: Write> PackWriter<W> {
         self.write(stored)
     }
 
-    /// Writes the index. Gives the file, the pack's id (BLAKE3 of all its bytes), its index as a file of its
-    /// own, and the entries.
+    /// Writes the index. Gives the file, the pack's id, its index as a file of its own, and the entries.
     pub fn finish(mut self) -> io::Result<(W, PackId, Vec<u8>, Vec<IndexEntry>)> {
-        let index = encode_index(&mut self.entries);
-        self.write(&index)?;
+        self.entries.sort_unstable_by_key(|entry| entry.id);
+        let contents = PackContents { entries: self.entries, digest: *self.hasher.finalize().as_bytes() };
+        let index = encode_index(&contents);
+        self.out.write_all(&index)?;
         self.out.flush()?;
-        Ok((self.out, PackId(*self.hasher.finalize().as_bytes()), index, self.entries))
+        Ok((self.out, self.id, index, contents.entries))
     }
 
     fn write(&mut self, bytes: &[u8]) -> io::Result<()> {
@@ -114,12 +135,12 @@ impl<W: Write> PackWriter<W> {
     }
 }
 
-/// An index file of these entries, which are sorted for it.
+/// The index file of a pack with these contents.
 #[must_use]
-pub fn encode_index(entries: &mut [IndexEntry]) -> Vec<u8> {
-    entries.sort_unstable_by_key(|entry| entry.id);
+pub fn encode_index(contents: &PackContents) -> Vec<u8> {
+    let entries = &contents.entries;
     let mut out = Vec::with_capacity(entries.len() * ENTRY + TRAILER);
-    for entry in entries.iter() {
+    for entry in entries {
         out.push(entry.id.kind as u8);
         out.extend_from_slice(&entry.id.digest);
         out.push(match entry.encoding {
@@ -131,34 +152,46 @@ pub fn encode_index(entries: &mut [IndexEntry]) -> Vec<u8> {
             out.extend_from_slice(&number.to_le_bytes());
         }
     }
-    let digest = blake3::hash(&out);
     out.extend_from_slice(&(entries.len() as u64).to_le_bytes());
+    out.extend_from_slice(&contents.digest);
+    let digest = blake3::hash(&out);
     out.extend_from_slice(digest.as_bytes());
     out.extend_from_slice(END);
     out
 }
 
 /// Reads an index file.
-pub fn decode_index(file: &[u8]) -> Result<Vec<IndexEntry>> {
+pub fn decode_index(file: &[u8]) -> Result<PackContents> {
     let Some(trailer) = file.len().checked_sub(TRAILER) else {
         return Err(at("pack index").corrupt(format!("is {} bytes long, too short", file.len())));
     };
     let wrong = |field, problem: &str| at("pack index").field(field).byte(trailer as u64).corrupt(problem);
     let (entries, trailer) = file.split_at(trailer);
-    if &trailer[40..] != END {
+    if &trailer[72..] != END {
         return Err(wrong("end", "is missing: the file is cut short or of another version"));
     }
     if le64(trailer, 0).checked_mul(ENTRY as u64) != Some(entries.len() as u64) {
         return Err(wrong("count", "does not fit the file's length"));
     }
-    if !fits(&trailer[8..40], &blake3::hash(entries).as_bytes()[..]) {
+    if !fits(&trailer[40..72], &blake3::hash(&file[..file.len() - 40]).as_bytes()[..]) {
         return Err(wrong("digest", "does not fit the entries: the file is damaged"));
     }
     let entries: Vec<IndexEntry> = entries.chunks_exact(ENTRY).map(decode_entry).collect::<Result<_>>()?;
     if !entries.is_sorted_by(|a, b| a.id < b.id) {
         return Err(at("pack index").field("id").corrupt("of an entry is not greater than the one before"));
     }
-    Ok(entries)
+    Ok(PackContents { entries, digest: trailer[8..40].try_into().expect("32 bytes") })
+}
+
+/// Checks the first [`HEAD`] bytes of a pack that has this id.
+pub fn check_head(head: &[u8], id: &PackId) -> Result<()> {
+    match head.split_at_checked(MAGIC.len()) {
+        Some((magic, own)) if magic == MAGIC && fits(own, &id.0) => Ok(()),
+        Some((magic, _)) if magic == MAGIC => {
+            Err(at("pack").field("id").corrupt("is not the one in the name of the file"))
+        }
+        _ => Err(at("pack").field("magic").corrupt("is missing: the file is no pack, or of another version")),
+    }
 }
 
 fn decode_entry(bytes: &[u8]) -> Result<IndexEntry> {
@@ -188,7 +221,7 @@ fn decode_entry(bytes: &[u8]) -> Result<IndexEntry> {
 pub fn index_len(trailer: &[u8; TRAILER], pack_len: u64) -> Result<u64> {
     let len = le64(trailer, 0).checked_mul(ENTRY as u64).and_then(|n| n.checked_add(TRAILER as u64));
     match len {
-        Some(len) if &trailer[40..] == END && len <= pack_len - MAGIC.len() as u64 => Ok(len),
+        Some(len) if &trailer[72..] == END && pack_len.checked_sub(HEAD as u64).is_some_and(|most| len <= most) => Ok(len),
         _ => Err(at("pack")
             .field("index")
             .corrupt("has no index at its end: the file is cut short or damaged")),
@@ -199,7 +232,7 @@ pub fn index_len(trailer: &[u8; TRAILER], pack_len: u64) -> Result<u64> {
 #[must_use]
 pub fn pack_len(entries: &[IndexEntry]) -> u64 {
     let end = |entry: &IndexEntry| entry.offset.saturating_add(entry.stored_len);
-    let objects = entries.iter().map(end).max().unwrap_or(MAGIC.len() as u64);
+    let objects = entries.iter().map(end).max().unwrap_or(HEAD as u64);
     objects.saturating_add((entries.len() * ENTRY + TRAILER) as u64)
 }
 
@@ -248,12 +281,16 @@ pub fn decode_list(stored: &[u8], len: u64) -> Result<Vec<Chunk>> {
 mod tests {
     use super::*;
 
+    const ID: PackId = PackId([4; 32]);
+
     fn sample() -> (Vec<u8>, Vec<u8>, Vec<IndexEntry>) {
-        let mut pack = PackWriter::new(Vec::new()).unwrap();
+        let mut pack = PackWriter::new(Vec::new(), ID).unwrap();
         pack.add(ObjectId::content([9; 32]), Encoding::Raw, b"hello", 5).unwrap();
         pack.add(ObjectId::content([3; 32]), Encoding::Zstd, b"world!", 600).unwrap();
         let (file, id, index, entries) = pack.finish().unwrap();
-        assert_eq!(id.0, *blake3::hash(&file).as_bytes());
+        assert_eq!(id, ID);
+        check_head(&file[..HEAD], &ID).unwrap();
+        assert!(check_head(&file[..HEAD], &PackId([5; 32])).is_err());
         (file, index, entries)
     }
 
@@ -263,20 +300,22 @@ mod tests {
         let trailer = file[file.len() - TRAILER..].try_into().unwrap();
         let len = index_len(trailer, file.len() as u64).unwrap() as usize;
         assert_eq!(file[file.len() - len..], index);
-        assert_eq!(decode_index(&index).unwrap(), entries);
+        let contents = decode_index(&index).unwrap();
+        assert_eq!(contents.entries, entries);
+        assert_eq!(contents.digest, *blake3::hash(&file[..file.len() - len]).as_bytes());
         assert_eq!(entries[0].id, ObjectId::content([3; 32]));
         assert_eq!(file[entries[1].offset as usize..][..5], *b"hello");
     }
 
     #[test]
     fn an_object_of_each_kind_comes_back_and_a_kind_in_another_encoding_does_not() {
-        let mut pack = PackWriter::new(Vec::new()).unwrap();
+        let mut pack = PackWriter::new(Vec::new(), ID).unwrap();
         pack.add(ObjectId::chunk_list([1; 32]), Encoding::List, b"list", 5).unwrap();
         pack.add(ObjectId::content([1; 32]), Encoding::Raw, b"bytes", 5).unwrap();
         let (_, _, index, entries) = pack.finish().unwrap();
-        assert_eq!(decode_index(&index).unwrap(), entries);
+        assert_eq!(decode_index(&index).unwrap().entries, entries);
         assert_eq!(entries[0].id, ObjectId::content([1; 32]));
-        let mut pack = PackWriter::new(Vec::new()).unwrap();
+        let mut pack = PackWriter::new(Vec::new(), ID).unwrap();
         pack.add(ObjectId::chunk_list([1; 32]), Encoding::Raw, b"bytes", 5).unwrap();
         let error = decode_index(&pack.finish().unwrap().2).unwrap_err();
         assert!(error.to_string().contains("encoding"), "{error}");

@@ -55,7 +55,7 @@ fn gc_leaves_a_store_alone_that_lacks_something_and_takes_what_was_left_unfinish
     let store = work.path().join("store");
     let a = disk(work.path(), "a", &[("x", &noise(1, 300_000))]);
     run(mif(&store).arg("import").arg(&a));
-    std::fs::write(store.join("tmp/upload-00000000deadbeef"), b"half a pack").unwrap();
+    std::fs::write(store.join("tmp/upload-0-00000000deadbeef"), b"half a pack").unwrap();
     run(mif(&store).arg("fsck"));
     assert_eq!(json(&store, &["gc"])["unfinished"], 1);
     std::fs::remove_file(&files(&store.join("packs"), ".pack")[0]).unwrap();
@@ -65,19 +65,34 @@ fn gc_leaves_a_store_alone_that_lacks_something_and_takes_what_was_left_unfinish
 }
 
 #[test]
-fn gc_waits_for_whoever_has_the_store_open() {
+fn removal_waits_for_nobody_and_takes_nothing_from_whoever_reads() {
     if !have(&["mke2fs"]) {
         return;
     }
     let work = work_folder();
     let store = work.path().join("store");
-    run(mif(&store).arg("import").arg(disk(work.path(), "a", &[("x", b"y")])));
-    let reader = mif::store::Store::open(&store, &mif::Silent).unwrap();
-    let mut gc = mif(&store).args(["--quiet", "gc"]).spawn().unwrap();
-    std::thread::sleep(std::time::Duration::from_millis(500));
-    assert!(gc.try_wait().unwrap().is_none(), "gc did not wait");
-    drop(reader);
-    assert!(gc.wait().unwrap().success());
+    let a = disk(work.path(), "a", &[("x", &noise(1, 300_000))]);
+    run(mif(&store).arg("import").arg(&a));
+    let open = mif::store::Store::open(&store, &mif::Silent).unwrap();
+    let image = mif::OpenImage::stored(&open, &"a".parse().unwrap()).unwrap();
+    run(mif(&store).args(["rm", "a"]));
+    let report = json(&store, &["gc"]);
+    assert_eq!([&report["packs_dropped"], &report["packs_waiting"]], [0, 1]);
+    assert_eq!(json(&store, &["images"]), serde_json::json!([]));
+    // Neither its manifest, its layout nor its objects have been read yet.
+    assert!(image.tree().unwrap().rows().iter().any(|row| row.path == b"/x"));
+    let disk = image.disk().unwrap();
+    assert!(disk.read_vec(0, disk.len() as usize).unwrap() == std::fs::read(&a).unwrap());
+    drop((image, disk));
+    // Whoever comes now stores again what is on its way out, and keeps it when it goes.
+    run(mif(&store).args(["import", "--name", "b"]).arg(&a));
+    drop(open);
+    let report = json(&store, &["gc"]);
+    assert_eq!([&report["packs_dropped"], &report["packs_waiting"], &report["packs_kept"]], [1, 0, 1]);
+    assert!(mif_tests::snapshot(&store.join("trash")).is_empty());
+    run(mif(&store).args(["export", "b"]).arg(work.path().join("b.back")));
+    assert!(std::fs::read(work.path().join("b.back")).unwrap() == std::fs::read(&a).unwrap());
+    run(mif(&store).arg("fsck"));
 }
 
 #[test]

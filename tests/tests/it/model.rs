@@ -9,6 +9,7 @@
 //! - an image that was published, and not removed, is there, and its disk has the bytes that were imported, unless every
 //!   good copy of something that it needs has rotted; no verb drops the last good copy;
 //! - `fsck` says that the store is whole only if every image can be read;
+//! - an image can be read as long as its files are intact and an index finds a good copy of all that it needs;
 //! - after a repair, every image is whole of which the store still has all parts;
 //! - an image that is being read is not removed under its reader;
 //! - every verb ends.
@@ -21,11 +22,11 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
-use mif::store::{Entries, Lock, LockKind, Memory, Storage, Store, Upload};
+use mif::store::{Entries, Lock, Memory, Storage, Store, Upload};
 use mif::{FsckOptions, GcOptions, ImportOptions, OpenImage, Silent, Verdict, fsck, gc, import, rm};
 use mif_formats::Source;
 use mif_formats::container::Access;
-use mif_formats::mif::pack::{Encoding, decode_index, decode_list};
+use mif_formats::mif::pack::{Encoding, IndexEntry, TRAILER, decode_index, decode_list};
 use mif_formats::mif::{ObjectId, layout::Layout};
 
 /// How long a model runs without being told, in seconds.
@@ -38,6 +39,8 @@ const DISK: usize = WINDOWS * WINDOW;
 /// How many different disks there are, and how many different parts they are made of.
 const DISKS: usize = 6;
 const PARTS: usize = 5;
+/// The time, in seconds since 1970.
+const NOW: u64 = 1_800_000_000;
 /// The names of images.
 const NAMES: [&str; 3] = ["a", "b", "c"];
 
@@ -251,12 +254,39 @@ impl Storage for Seen {
         self.step("rename", key, || self.memory.rename(key, to))
     }
 
-    fn lock(&self, kind: LockKind) -> io::Result<Option<Lock>> {
-        let what = if kind == LockKind::Shared { "lock shared" } else { "lock exclusive" };
-        self.step(what, "", || self.memory.lock(kind))
+    fn enter(&self) -> io::Result<Option<Lock>> {
+        self.step("enter", "", || self.memory.enter())
+    }
+
+    fn epoch(&self) -> io::Result<u64> {
+        self.step("epoch", "", || self.memory.epoch())
+    }
+
+    fn advance(&self) -> io::Result<u64> {
+        self.step("advance", "", || self.memory.advance())
+    }
+
+    fn oldest(&self) -> io::Result<u64> {
+        self.step("oldest", "", || self.memory.oldest())
+    }
+
+    fn lock(&self) -> io::Result<Option<Lock>> {
+        self.step("lock", "", || self.memory.lock())
+    }
+
+    fn alone(&self) -> io::Result<Option<Lock>> {
+        self.step("alone", "", || self.memory.alone())
     }
 
     fn pause(&self) {}
+
+    fn now(&self) -> u64 {
+        NOW
+    }
+
+    fn random(&self) -> io::Result<[u8; 32]> {
+        self.memory.random()
+    }
 }
 
 struct SeenUpload {
@@ -338,7 +368,14 @@ struct World {
 #[derive(Clone)]
 struct Needs {
     objects: BTreeSet<ObjectId>,
-    layout: Vec<u8>,
+    /// What every reader needs of its files, by name.
+    files: BTreeMap<&'static str, Vec<u8>>,
+}
+
+impl Needs {
+    fn layout(&self) -> Option<Layout> {
+        Layout::decode(&self.files["layout"]).ok().map(|(layout, _)| layout)
+    }
 }
 
 impl World {
@@ -361,17 +398,27 @@ impl World {
         Store::open(storage, &Silent).unwrap()
     }
 
-    /// Objects of which a pack has a good copy that can be found, by the pack's own index.
+    /// Objects of which a pack has a good copy that a repair finds, by the pack's own index.
     fn good(&self) -> HashSet<ObjectId> {
+        self.copies(|own, beside| index_of(own).or_else(|| decoded(beside?)))
+    }
+
+    /// Objects of which a pack has a good copy that a reader finds, by the pack's index file.
+    fn good_and_indexed(&self) -> HashSet<ObjectId> {
+        self.copies(|own, beside| decoded(beside?).or_else(|| index_of(own)))
+    }
+
+    /// Objects of which a pack has a good copy, by an index that is chosen from the pack and its index file.
+    fn copies(&self, choose: impl Fn(&[u8], Option<&[u8]>) -> Option<Vec<IndexEntry>>) -> HashSet<ObjectId> {
         let mut good = HashSet::new();
-        for (key, bytes) in self.memory.files() {
+        let files = self.memory.files();
+        for (key, bytes) in &files {
             if !key.starts_with("packs/") {
                 continue;
             }
             let name = key.rsplit('/').next().unwrap().trim_end_matches(".pack");
-            let beside = self.memory.files().get(&format!("index/{name}.idx")).cloned();
-            let own = index_of(&bytes).or_else(|| decode_index(&beside?).ok());
-            for entry in own.unwrap_or_default() {
+            let beside = files.get(&format!("index/{name}.idx")).map(|bytes| &bytes[..]);
+            for entry in choose(bytes, beside).unwrap_or_default() {
                 let range = entry.offset as usize..(entry.offset + entry.stored_len) as usize;
                 let Some(stored) = bytes.get(range) else { continue };
                 let is_good = match entry.encoding {
@@ -405,33 +452,51 @@ impl World {
         for id in objects.clone() {
             objects.extend(reader.chunks(&id)?);
         }
-        let file = |name: &str| {
-            let key = format!("images/name={}/version={}/{name}", stored.image.name, stored.image.version);
-            self.memory.files().get(&key).map(|bytes| bytes.to_vec()).unwrap_or_default()
+        let files = self.memory.files();
+        let file = |file| Some((file, files.get(&file_key(name, *version, file))?.to_vec()));
+        let files = ["image.json", "layout", "manifest.parquet"].into_iter().filter_map(file).collect();
+        Ok(Needs { objects, files })
+    }
+
+    /// Whether a reader finds all that an image needs, without any repair.
+    fn can_be_read(&self, key: &Key, good_and_indexed: &HashSet<ObjectId>) -> bool {
+        let Some(needs) = self.needs.get(key) else { return false };
+        let files = self.memory.files();
+        let is_intact = |(file, bytes): (&&str, &Vec<u8>)| {
+            files.get(&file_key(&key.0, key.1, file)).is_some_and(|now| **now == *bytes)
         };
-        Ok(Needs { objects, layout: file("layout") })
+        needs.files.iter().all(is_intact) && needs.objects.iter().all(|id| good_and_indexed.contains(id))
     }
 
     /// Whether the store still has all that a repair takes to make an image whole.
     fn can_be_whole(&self, key: &Key, good: &HashSet<ObjectId>) -> bool {
         let Some(needs) = self.needs.get(key) else { return false };
         let files = self.memory.files();
-        let folder = format!("images/name={}/version={}", key.0, key.1);
-        let layout = files.get(&format!("{folder}/layout"));
-        let is_layout = |bytes: &Arc<Vec<u8>>| match (Layout::decode(bytes), Layout::decode(&needs.layout)) {
-            (Ok((_, a)), Ok((_, b))) => a == b,
+        let layout = files.get(&file_key(&key.0, key.1, "layout"));
+        let is_layout = |bytes: &Arc<Vec<u8>>| match (Layout::decode(bytes), needs.layout()) {
+            (Ok((a, _)), Some(b)) => a == b,
             _ => false,
         };
         layout.is_some_and(is_layout) && needs.objects.iter().all(|id| good.contains(id))
     }
 }
 
+/// The key of a file of an image.
+fn file_key(name: &str, version: u32, file: &str) -> String {
+    format!("images/name={name}/version={version}/{file}")
+}
+
+/// What an index file says, unless it is damaged.
+fn decoded(index: &[u8]) -> Option<Vec<IndexEntry>> {
+    decode_index(index).ok().map(|contents| contents.entries)
+}
+
 /// The index at the end of a pack.
-fn index_of(pack: &[u8]) -> Option<Vec<mif_formats::mif::pack::IndexEntry>> {
-    let trailer = pack.len().checked_sub(48)?;
+fn index_of(pack: &[u8]) -> Option<Vec<IndexEntry>> {
+    let trailer = pack.len().checked_sub(TRAILER)?;
     let count = u64::from_le_bytes(pack.get(trailer..trailer + 8)?.try_into().ok()?);
     let start = trailer.checked_sub(usize::try_from(count).ok()?.checked_mul(58)?)?;
-    decode_index(&pack[start..]).ok()
+    decoded(&pack[start..])
 }
 
 /// Does a task over a storage.
@@ -457,7 +522,11 @@ fn perform(task: &Task, seen: Seen, disks: &[(PathBuf, Vec<u8>)]) -> Result<Outc
                 return Ok(Outcome::Read(None));
             };
             let id = format!("{name}@{version}");
-            let image = OpenImage::stored(&store, &id.parse().unwrap()).map_err(text)?;
+            let image = match OpenImage::stored(&store, &id.parse().unwrap()) {
+                // Somebody has removed it, before it was opened.
+                Err(e) if e.to_string().contains("no such image") => return Ok(Outcome::Read(None)),
+                image => image.map_err(text)?,
+            };
             let disk = image.disk().map_err(text)?;
             drop(store);
             let mut bytes = Vec::new();
@@ -469,7 +538,7 @@ fn perform(task: &Task, seen: Seen, disks: &[(PathBuf, Vec<u8>)]) -> Result<Outc
             Ok(Outcome::Read(Some((id, bytes))))
         }
         Task::Remove { name } => {
-            let store = Store::open_exclusive(storage, &Silent).map_err(text)?;
+            let store = Store::open_to_remove(storage, &Silent).map_err(text)?;
             match store.versions(name).map_err(text)?.first() {
                 Some(version) => {
                     let id = format!("{name}@{version}").parse().unwrap();
@@ -479,7 +548,7 @@ fn perform(task: &Task, seen: Seen, disks: &[(PathBuf, Vec<u8>)]) -> Result<Outc
             }
         }
         Task::Collect => {
-            let store = Store::open_exclusive(storage, &Silent).map_err(text)?;
+            let store = Store::open_to_remove(storage, &Silent).map_err(text)?;
             gc(&store, &GcOptions::default(), &Silent).map_err(text)?;
             Ok(Outcome::Collected)
         }
@@ -801,12 +870,17 @@ fn check_rotten(world: &mut World, collect: bool) {
     let before = match Store::open(storage(), &Silent) {
         Ok(store) => {
             let report = mif::with_threads(1, || check(&store));
+            let findable = world.good_and_indexed();
             let unread = world.images.iter().find(|(id, bytes)| match world.read(&store, id) {
                 Ok(read) => {
                     assert!(read == **bytes, "{id:?} has other bytes, and no error");
                     false
                 }
-                Err(_) => true,
+                Err(error) => {
+                    let readable = world.can_be_read(id, &findable);
+                    assert!(!readable, "{id:?} has all that it needs, and cannot be read: {error}");
+                    true
+                }
             });
             assert!(
                 report.verdict != Verdict::Whole || unread.is_none(),
@@ -817,7 +891,7 @@ fn check_rotten(world: &mut World, collect: bool) {
         }
         Err(_) => None,
     };
-    if collect && let Ok(store) = Store::open_exclusive(storage(), &Silent) {
+    if collect && let Ok(store) = Store::open_to_remove(storage(), &Silent) {
         // It may refuse, for it cannot read what images need; but nothing of value goes.
         let _ = mif::with_threads(1, || gc(&store, &GcOptions::default(), &Silent));
         drop(store);
@@ -876,7 +950,7 @@ fn forget_lost(world: &mut World) {
         .map(|(id, _)| id.clone())
         .collect();
     drop(store);
-    let store = Store::open_exclusive(storage(), &Silent).unwrap();
+    let store = Store::open_to_remove(storage(), &Silent).unwrap();
     let vanished = NAMES.iter().flat_map(|name| {
         let store = &store;
         let known = world.images.keys().filter(move |(of, _)| of == name);
@@ -901,7 +975,7 @@ fn forget_lost(world: &mut World) {
         world.is_rotten = false;
     } else {
         // An image that nobody knows of any more, by a record alone.
-        let store = Store::open_exclusive(storage(), &Silent).unwrap();
+        let store = Store::open_to_remove(storage(), &Silent).unwrap();
         for lost in &report.lost {
             let _ = rm(&store, &[lost.image.parse().unwrap()], true);
             world.images.remove(&key(&lost.image));

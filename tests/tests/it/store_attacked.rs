@@ -191,7 +191,7 @@ fn gc_and_repair_leave_alone_what_is_not_a_stores_own_and_name_it() {
         fs::write(file, b"mine").unwrap();
     }
     // Left by a process that was killed, with a name that we give.
-    fs::write(store.join("tmp/upload-0123456789abcdef"), b"half").unwrap();
+    fs::write(store.join("tmp/upload-0-0123456789abcdef"), b"half").unwrap();
     let report = json(&store, &["gc"]);
     assert_eq!(report["unfinished"], 1, "{report}");
     let strangers = report["strangers"].to_string();
@@ -202,7 +202,7 @@ fn gc_and_repair_leave_alone_what_is_not_a_stores_own_and_name_it() {
     run(mif(&store).args(["rm", "d"]));
     run(mif(&store).arg("gc"));
     assert!(mine.iter().all(|file| fs::read(file).unwrap() == b"mine"));
-    assert!(!ours.join("image.json").exists() && !store.join("tmp/upload-0123456789abcdef").exists());
+    assert!(!ours.join("image.json").exists() && !store.join("tmp/upload-0-0123456789abcdef").exists());
     assert_eq!(json(&store, &["images"]), serde_json::json!([]));
 }
 

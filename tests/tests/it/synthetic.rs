@@ -90,7 +90,7 @@ fn a_filesystem_from_outside_goes_through_every_verb() {
     drop((tree, image, parent, store));
     assert!(is_clean(&folder));
     {
-        let store = Store::open_exclusive(&folder, &Silent).unwrap();
+        let store = Store::open_to_remove(&folder, &Silent).unwrap();
         rm(&store, &["b".parse().unwrap()], false).unwrap();
         gc(&store, &GcOptions::default(), &Silent).unwrap();
     }

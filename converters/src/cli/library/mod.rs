@@ -32,7 +32,7 @@ impl Context {
             }
             Library::Rm { images, force } => {
                 let names = images.iter().map(|name| name.parse()).collect::<Result<Vec<ImageName>>>()?;
-                let report = mif::rm(&Store::open_exclusive(path, &self.bar("rm"))?, &names, force)?;
+                let report = mif::rm(&Store::open_to_remove(path, &self.bar("rm"))?, &names, force)?;
                 self.report(&report, text::rm)?;
             }
             Library::Gc { keep_last, keep_within, dry_run } => {
@@ -40,7 +40,7 @@ impl Context {
                 let bar = self.bar("gc");
                 let store = match dry_run {
                     true => Store::open(path, &bar)?,
-                    false => Store::open_exclusive(path, &bar)?,
+                    false => Store::open_to_remove(path, &bar)?,
                 };
                 let report = mif::gc(&store, &options, &bar)?;
                 drop(bar);

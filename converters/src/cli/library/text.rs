@@ -145,6 +145,13 @@ pub(super) fn gc(report: &GcReport) -> String {
         "packs: {} kept, {} {would}dropped, {} {would}repacked",
         report.packs_kept, report.packs_dropped, report.packs_repacked
     );
+    if report.packs_waiting > 0 {
+        let _ = writeln!(
+            out,
+            "waiting: {} packs are in use; run gc again when whoever uses the store now is done",
+            report.packs_waiting
+        );
+    }
     let [before, after] = report.pack_bytes;
     let _ = writeln!(
         out,

@@ -1,4 +1,4 @@
-//! `rm`: versions of images are forgotten. Their numbers are not used again; their objects stay until `gc`.
+//! `rm` removes versions of images. Their numbers are not used again; their objects stay until `gc`.
 
 use std::collections::BTreeSet;
 
@@ -19,7 +19,7 @@ pub struct RmReport {
 /// Removes versions of images from a store that was opened to remove from it: the one that a name names, or all if it names
 /// none. Unless `force`, nothing is removed if a tag stands for any of them.
 pub fn rm(store: &Store, names: &[ImageName], force: bool) -> Result<RmReport> {
-    store.check_exclusive()?;
+    store.check_may_remove()?;
     let mut chosen: Vec<(String, u32)> = Vec::new();
     for name in names {
         match name.version {
@@ -52,9 +52,10 @@ pub fn rm(store: &Store, names: &[ImageName], force: bool) -> Result<RmReport> {
     }
     let mut removed = Vec::new();
     for (name, version) in chosen {
-        store.remove_version(&name, version, crate::store::now())?;
+        store.remove_version(&name, version)?;
         removed.push(format!("{name}@{version}"));
     }
+    store.finish_removals()?;
     let tags = tags.into_iter().map(|tag| format!("{}@{}", tag.name, tag.tag)).collect();
     Ok(RmReport { removed, tags })
 }

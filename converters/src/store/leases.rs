@@ -1,0 +1,198 @@
+//! Who uses a store in a directory, told exactly and without clocks.
+//!
+//! ```text
+//! leases/<n>     an epoch; whoever entered the store in it holds a shared lock on this file
+//! lock           locked by whoever removes
+//! ```
+//!
+//! Time is cut into epochs. Whoever opens a store enters the present one, the file with the highest number, and holds it
+//! by a shared lock (flock, so it ends with the process; reading rights are enough). Whoever removes never waits for that:
+//! it takes what is to go out of sight, begins the next epoch, and deletes it once nobody holds an earlier one, at
+//! once or in a later run. An epoch that nobody holds, and that is not the present one, loses its file.
+//!
+//! On NFS, flock becomes a lock of a range of the file, which has to be open for writing to be locked exclusively.
+
+use std::ffi::OsStr;
+use std::fs::File;
+use std::io::{self, ErrorKind};
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
+
+use mif_formats::beneath::Directory;
+use rustix::fs::{FlockOperation, flock};
+use rustix::io::Errno;
+
+use super::folder::Folder;
+use super::storage::Lock;
+
+const LEASES: &str = "leases";
+const LOCK: &str = "lock";
+
+/// An epoch that was entered.
+pub(super) struct Epoch {
+    pub(super) number: u64,
+    /// Held while the store is used; none if the filesystem has no locks, or the store no epochs and they cannot be made.
+    pub(super) lock: Lock,
+}
+
+/// The epochs that have a file, ascending.
+fn epochs(directory: &Directory) -> io::Result<Vec<u64>> {
+    let number = |name: &OsStr| {
+        let text = name.to_str()?;
+        text.parse().ok().filter(|number: &u64| number.to_string() == text)
+    };
+    let mut epochs: Vec<u64> =
+        directory.entries()?.iter().filter_map(|(name, _)| number(name)).collect();
+    epochs.sort_unstable();
+    Ok(epochs)
+}
+
+/// The directory of epochs, and those in it: there is one at least.
+fn directory(folder: &Folder) -> io::Result<(Directory, Vec<u64>)> {
+    if let Ok(directory) = folder.directory(LEASES) {
+        let epochs = epochs(&directory)?;
+        if !epochs.is_empty() {
+            return Ok((directory, epochs));
+        }
+    }
+    let directory = folder.make_directory(LEASES)?;
+    begin(folder, &directory, 1)?;
+    let epochs = epochs(&directory)?;
+    Ok((directory, epochs))
+}
+
+fn begin(folder: &Folder, directory: &Directory, epoch: u64) -> io::Result<()> {
+    match directory.create(OsStr::new(&epoch.to_string()), folder.modes()?.file) {
+        Err(e) if e.kind() == ErrorKind::AlreadyExists => Ok(()),
+        created => created.and_then(|_| directory.sync()),
+    }
+}
+
+/// Takes a lock of an open file, if no other lock is in the way.
+fn try_lock(file: &File, operation: FlockOperation) -> io::Result<bool> {
+    loop {
+        return match flock(file, operation) {
+            Ok(()) => Ok(true),
+            Err(Errno::INTR) => continue,
+            Err(Errno::WOULDBLOCK) => Ok(false),
+            Err(other) => Err(other.into()),
+        };
+    }
+}
+
+/// Enters the present epoch. None while somebody has the store alone.
+pub(super) fn enter(folder: &Folder) -> io::Result<Option<Epoch>> {
+    let unprotected = || Ok(Some(Epoch { number: 0, lock: Lock::none() }));
+    let (directory, mut present) = match directory(folder) {
+        Ok((directory, epochs)) => (directory, last(&epochs)),
+        // Whoever may not write to a store that has no epochs can still read it.
+        Err(e) if is_refused(&e) => return unprotected(),
+        Err(e) => return Err(e),
+    };
+    loop {
+        let opened = directory.file(Path::new(&present.to_string()));
+        if let Ok(file) = &opened {
+            match try_lock(file, FlockOperation::NonBlockingLockShared) {
+                Ok(true) => {}
+                Ok(false) => return Ok(None),
+                Err(e) if has_no_locks(&e) => return unprotected(),
+                Err(e) => return Err(e),
+            }
+        }
+        // Somebody may have begun another epoch, and found this one unused, just before it was locked.
+        let newest = last(&epochs(&directory)?);
+        match opened {
+            Ok(file) if newest == present && file.metadata()?.nlink() > 0 => {
+                return Ok(Some(Epoch { number: present, lock: Lock::new(file) }));
+            }
+            Err(e) if newest == present => return Err(e),
+            _ => present = newest,
+        }
+    }
+}
+
+fn last(epochs: &[u64]) -> u64 {
+    epochs.last().copied().unwrap_or(1)
+}
+
+fn is_refused(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        ErrorKind::PermissionDenied | ErrorKind::ReadOnlyFilesystem | ErrorKind::StorageFull
+    )
+}
+
+fn has_no_locks(error: &io::Error) -> bool {
+    let codes = [Errno::NOLCK, Errno::OPNOTSUPP, Errno::NOSYS].map(Errno::raw_os_error);
+    error.raw_os_error().is_some_and(|code| codes.contains(&code))
+}
+
+/// The number of the present epoch.
+pub(super) fn newest(folder: &Folder) -> io::Result<u64> {
+    Ok(last(&directory(folder)?.1))
+}
+
+/// Begins the next epoch.
+pub(super) fn advance(folder: &Folder) -> io::Result<u64> {
+    let (directory, epochs) = directory(folder)?;
+    let next = last(&epochs) + 1;
+    begin(folder, &directory, next)?;
+    Ok(next)
+}
+
+/// The oldest epoch that somebody holds; the present one if nobody does. Removes the files of those before it.
+pub(super) fn oldest(folder: &Folder) -> io::Result<u64> {
+    let (directory, epochs) = directory(folder)?;
+    let (present, earlier) = epochs.split_last().expect("there is one at least");
+    for epoch in earlier {
+        if take(&directory, *epoch)?.is_none() {
+            return Ok(*epoch);
+        }
+        remove(&directory, *epoch)?;
+    }
+    Ok(*present)
+}
+
+/// Takes an epoch's file for the caller alone; none if somebody holds it.
+fn take(directory: &Directory, epoch: u64) -> io::Result<Option<File>> {
+    let file = directory.file_to_write(Path::new(&epoch.to_string()))?;
+    Ok(try_lock(&file, FlockOperation::NonBlockingLockExclusive)?.then_some(file))
+}
+
+fn remove(directory: &Directory, epoch: u64) -> io::Result<()> {
+    match directory.remove_file(OsStr::new(&epoch.to_string())) {
+        Err(e) if e.kind() == ErrorKind::NotFound => Ok(()),
+        other => other,
+    }
+}
+
+/// Takes all epochs, so that nobody enters; none if somebody holds one.
+pub(super) fn alone(folder: &Folder) -> io::Result<Option<Lock>> {
+    let (directory, epochs) = directory(folder)?;
+    let (present, earlier) = epochs.split_last().expect("there is one at least");
+    // The present one first: nobody enters another, so what is free then stays so.
+    let Some(held) = take(&directory, *present)? else { return Ok(None) };
+    for epoch in earlier {
+        if take(&directory, *epoch)?.is_none() {
+            return Ok(None);
+        }
+        remove(&directory, *epoch)?;
+    }
+    Ok(Some(Lock::new(held)))
+}
+
+/// Takes the lock of whoever removes; none if another one has it.
+pub(super) fn lock(folder: &Folder) -> io::Result<Option<Lock>> {
+    let root = folder.root()?;
+    let file = loop {
+        match root.file_to_write(Path::new(LOCK)) {
+            Err(e) if e.kind() == ErrorKind::NotFound => {}
+            other => break other?,
+        }
+        match root.create(OsStr::new(LOCK), folder.modes()?.file) {
+            Err(e) if e.kind() == ErrorKind::AlreadyExists => {}
+            other => break other?,
+        }
+    };
+    Ok(try_lock(&file, FlockOperation::NonBlockingLockExclusive)?.then(|| Lock::new(file)))
+}

@@ -1,0 +1,216 @@
+//! What is on its way out: images that were removed and packs that no image needs, until nobody uses them any more.
+//!
+//! ```text
+//! trash/<epoch>/<name>@<version>/     the files of an image that was removed
+//! trash/<epoch>/packs                 the ids of packs that were not needed, a line each
+//! ```
+//!
+//! Something goes into the trash of the epoch that is begun right after. Whoever enters the store in that epoch, or later,
+//! does not see the images, and stores again what only those packs have. So once everybody who entered before has left, images can
+//! be deleted, and packs too if a fresh look at the images still finds no need for them.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::io;
+
+use mif_formats::mif::PackId;
+
+use super::record::{Image, ImageName, Selector};
+use super::storage::IMAGE_FILES;
+use super::stored_image::StoredImage;
+use super::{Storage, Store};
+use crate::error::{Error, Result};
+
+const TRASH: &str = "trash";
+const PACKS: &str = "packs";
+
+/// An image in the trash.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Trashed {
+    pub(crate) epoch: u64,
+    pub(crate) name: String,
+    pub(crate) version: u32,
+}
+
+impl Trashed {
+    fn folder(&self) -> String {
+        format!("{TRASH}/{}/{}@{}", self.epoch, self.name, self.version)
+    }
+}
+
+/// The epochs of which there is trash, ascending.
+fn epochs(storage: &dyn Storage) -> io::Result<Vec<u64>> {
+    let number = |name: &String| name.parse().ok().filter(|number: &u64| number.to_string() == *name);
+    let mut epochs: Vec<u64> = storage.entries(TRASH)?.folders.iter().filter_map(number).collect();
+    epochs.sort_unstable();
+    Ok(epochs)
+}
+
+/// The version that a directory in the trash is named after.
+fn version_of(id: &str) -> Option<(String, u32)> {
+    let ImageName { name, version: Selector::Number(version) } = id.parse().ok()? else { return None };
+    (format!("{name}@{version}") == id).then_some((name, version))
+}
+
+/// The images in the trash.
+pub(crate) fn images(storage: &dyn Storage) -> io::Result<Vec<Trashed>> {
+    let mut images = Vec::new();
+    for epoch in epochs(storage)? {
+        let folders = storage.entries(&format!("{TRASH}/{epoch}"))?.folders;
+        let named = folders.iter().filter_map(|id| version_of(id));
+        images.extend(named.map(|(name, version)| Trashed { epoch, name, version }));
+    }
+    Ok(images)
+}
+
+/// The directory in the trash with the files of a version, if they are there.
+pub(super) fn folder_of(storage: &dyn Storage, name: &str, version: u32) -> io::Result<Option<String>> {
+    let images = images(storage)?;
+    let found = images.iter().rev().find(|image| image.name == name && image.version == version);
+    Ok(found.map(Trashed::folder))
+}
+
+/// The packs in the trash, with the epoch that they have been in it since.
+pub(crate) fn packs(storage: &dyn Storage) -> io::Result<BTreeMap<PackId, u64>> {
+    let mut packs = BTreeMap::new();
+    for epoch in epochs(storage)? {
+        for pack in packs_of(storage, epoch)? {
+            packs.entry(pack).or_insert(epoch);
+        }
+    }
+    Ok(packs)
+}
+
+fn packs_key(epoch: u64) -> String {
+    format!("{TRASH}/{epoch}/{PACKS}")
+}
+
+fn packs_of(storage: &dyn Storage, epoch: u64) -> io::Result<BTreeSet<PackId>> {
+    match storage.read_all(&packs_key(epoch)) {
+        // A line that is damaged names no pack: that one is found again by the next gc.
+        Ok(text) => Ok(String::from_utf8_lossy(&text).lines().filter_map(PackId::from_hex).collect()),
+        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(BTreeSet::new()),
+        Err(e) => Err(e),
+    }
+}
+
+/// Puts packs into the trash of an epoch, beside those that are in it.
+pub(crate) fn add_packs(storage: &dyn Storage, epoch: u64, packs: &BTreeSet<PackId>) -> io::Result<()> {
+    let mut all = packs_of(storage, epoch)?;
+    let known = all.len();
+    all.extend(packs);
+    if all.len() == known { Ok(()) } else { write_packs(storage, epoch, &all) }
+}
+
+/// Takes packs out of the trash: they are deleted, or needed again.
+pub(crate) fn forget_packs(storage: &dyn Storage, gone: &dyn Fn(&PackId) -> bool) -> io::Result<()> {
+    for epoch in epochs(storage)? {
+        let packs = packs_of(storage, epoch)?;
+        let left: BTreeSet<PackId> = packs.iter().filter(|pack| !gone(pack)).copied().collect();
+        match (left.len() == packs.len(), left.is_empty()) {
+            (true, false) => {}
+            (_, true) => storage.delete(&packs_key(epoch))?,
+            (false, false) => write_packs(storage, epoch, &left)?,
+        }
+        remove_if_empty(storage, epoch)?;
+    }
+    Ok(())
+}
+
+fn write_packs(storage: &dyn Storage, epoch: u64, packs: &BTreeSet<PackId>) -> io::Result<()> {
+    let text: String = packs.iter().map(|pack| format!("{pack}\n")).collect();
+    storage.replace(&packs_key(epoch), text.as_bytes())
+}
+
+fn remove_if_empty(storage: &dyn Storage, epoch: u64) -> io::Result<()> {
+    let folder = format!("{TRASH}/{epoch}");
+    if storage.list(&folder)?.is_empty() { storage.delete(&folder) } else { Ok(()) }
+}
+
+/// Moves the files of an image into the trash of an epoch. What else lies in its directory stays there.
+pub(super) fn add_image(storage: &dyn Storage, epoch: u64, name: &str, version: u32) -> io::Result<()> {
+    let from = Image::folder(name, version);
+    let to = Trashed { epoch, name: name.to_owned(), version }.folder();
+    for file in storage.entries(&from)?.files.iter().filter(|file| IMAGE_FILES.contains(&file.as_str())) {
+        storage.rename(&format!("{from}/{file}"), &format!("{to}/{file}"))?;
+    }
+    storage.delete(&from)
+}
+
+/// Deletes the images in the trash that nobody reads any more: those of epochs up to `oldest`.
+pub(super) fn delete_images(storage: &dyn Storage, oldest: u64) -> io::Result<()> {
+    for image in images(storage)?.into_iter().filter(|image| image.epoch <= oldest) {
+        storage.delete(&image.folder())?;
+        remove_if_empty(storage, image.epoch)?;
+    }
+    Ok(())
+}
+
+impl Store {
+    /// An image in the trash.
+    pub(crate) fn trashed(&self, image: &Trashed) -> Result<StoredImage> {
+        let folder = image.folder();
+        let Trashed { name, version, .. } = image;
+        // On a disk that was full, the record was moved to be the note of the removal.
+        let keys = [format!("{folder}/image.json"), format!("removed/name={name}/version={version}")];
+        let [record, note] = keys.map(|key| self.read_record(&key, name, *version));
+        let mut stored = record.or(note)?;
+        stored.folder = folder;
+        Ok(stored)
+    }
+
+    /// Ends the removal of images: their files go into the trash, and from there as soon as nobody reads them any more. The
+    /// caller holds the store's lock.
+    pub(crate) fn finish_removals(&self) -> Result<()> {
+        let storage = &**self.storage();
+        let failed = |e: io::Error| failed(storage, &e);
+        let left = self.removed_with_files()?;
+        self.delete_removed(&left).map_err(failed)?;
+        for name in left.iter().map(|(name, _)| name).collect::<BTreeSet<_>>() {
+            if self.versions_in("images", name)?.is_empty() {
+                storage.delete(&format!("images/name={name}")).map_err(failed)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Moves the files of versions that were removed into the trash, and empties it as far as nobody is in the way.
+    fn delete_removed(&self, versions: &[(String, u32)]) -> io::Result<()> {
+        let storage = &**self.storage();
+        if versions.is_empty() && !self.is_alone() {
+            return delete_images(storage, storage.oldest()?);
+        }
+        let trash = |epoch| {
+            versions.iter().try_for_each(|(name, version)| add_image(storage, epoch, name, *version))
+        };
+        let left = match self.end_epoch(trash) {
+            // No room even for that, and somebody uses the store: a later removal ends this one.
+            Err(e) if is_full(&e) => return Ok(()),
+            left => left?,
+        };
+        if left.oldest == u64::MAX {
+            versions.iter().try_for_each(|(name, version)| storage.delete(&Image::folder(name, *version)))?;
+        }
+        delete_images(storage, left.oldest)
+    }
+
+    /// The versions that were removed, and whose files still lie among the images.
+    fn removed_with_files(&self) -> Result<Vec<(String, u32)>> {
+        let mut found = Vec::new();
+        for name in self.removed_names()? {
+            let left = self.versions_in("images", &name)?;
+            let removed = self.versions_in("removed", &name)?;
+            found.extend(removed.into_iter().filter(|v| left.contains(v)).map(|v| (name.clone(), v)));
+        }
+        Ok(found)
+    }
+}
+
+/// Whether an error says that there is no room.
+pub(crate) fn is_full(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
+}
+
+/// The error of a store's trash.
+pub(crate) fn failed(storage: &dyn Storage, error: &io::Error) -> Error {
+    storage.error(TRASH, error)
+}
