@@ -80,7 +80,7 @@ impl OpenImage {
     /// Opens an image of a store.
     pub fn stored(store: &Store, name: &ImageName) -> Result<Self> {
         let stored = Box::new(store.image(name)?);
-        let objects = Arc::new(store.objects()?);
+        let objects = Arc::new(store.objects_of(&stored)?);
         // The mode of the imported file is not recorded, so the store decides.
         let access = store.storage().access();
         Ok(OpenImage { label: stored.image.id(), origin: Origin::Stored { stored, objects, access } })

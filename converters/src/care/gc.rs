@@ -96,8 +96,14 @@ pub fn gc(store: &Store, options: &GcOptions, progress: &dyn Progress) -> Result
         store.finish_removals()?;
     }
     report.forgotten = forgotten.iter().map(|(name, version)| format!("{name}@{version}")).collect();
-    let sweep =
-        Sweep { store, storage, needed, trashed: trashed.into_keys().collect(), dry_run: options.dry_run, progress };
+    let sweep = Sweep {
+        store,
+        storage,
+        needed,
+        trashed: trashed.into_keys().collect(),
+        dry_run: options.dry_run,
+        progress,
+    };
     if report.damaged.is_empty() {
         sweep.packs(packs, stray, &mut report)?;
     } else {
@@ -245,7 +251,7 @@ fn needed(
 /// The result of repacking.
 enum Repacked {
     /// The new packs.
-    Written(HashSet<PackId>),
+    Written(BTreeSet<PackId>),
     /// The disk is full: what was to go stays.
     NoRoom(Error),
 }
@@ -379,6 +385,7 @@ impl Sweep<'_> {
             Repacked::Written(written) => {
                 report.packs_repacked = repacked.len() as u64;
                 report.pack_bytes[1] = report.pack_bytes[1].saturating_add(total(written.iter().map(len)));
+                self.tell_images(&repacked_ids, &written)?;
                 self.discard(&repacked_ids, report)?;
             }
             Repacked::NoRoom(error) => {
@@ -474,6 +481,21 @@ impl Sweep<'_> {
         Ok(readable(index)?.is_ok_and(|index| index.entries().iter().all(|e| !needed.contains(&e.id))))
     }
 
+    /// Writes into the images' lists of packs where their objects are now.
+    fn tell_images(&self, gone: &BTreeSet<PackId>, written: &BTreeSet<PackId>) -> Result<()> {
+        if gone.is_empty() {
+            return Ok(());
+        }
+        for name in self.store.names()? {
+            for version in self.store.versions(&name)? {
+                if let Ok(image) = readable(self.store.version(&name, version))? {
+                    image.replace_packs(gone, written)?;
+                }
+            }
+        }
+        Ok(())
+    }
+
     /// Whether all that is needed of a pack without an index file has a whole copy in a pack that stays.
     fn is_superseded(
         &self,
@@ -557,11 +579,11 @@ impl Sweep<'_> {
         packs: &[Pack],
         moved: &[(usize, Vec<IndexEntry>)],
         failed: &dyn Fn(std::io::Error) -> Error,
-    ) -> Result<HashSet<PackId>> {
+    ) -> Result<BTreeSet<PackId>> {
         let bytes = total(moved.iter().flat_map(|(_, entries)| entries).map(|e| e.stored_len));
         self.progress.stage("repacking", bytes);
         let mut current: Option<PackWriter<Box<dyn Upload>>> = None;
-        let mut written = HashSet::new();
+        let mut written = BTreeSet::new();
         for (number, entries) in moved {
             let pack = &packs[*number].index.pack;
             let mut entries = entries.clone();

@@ -13,8 +13,8 @@ use crate::error::{Error, Result};
 use crate::guest::packages;
 use crate::ingest::{Reread, reread};
 use crate::store::{
-    Image, Index, ObjectWriter, PACKAGES, PackIndex, Provenance, Store, clear_index_cache, index_key, new_pack,
-    pack_key, put_pack, tables_of,
+    Image, Index, ObjectWriter, PACKAGES, PackIndex, Provenance, Store, clear_index_cache, index_key,
+    new_pack, pack_key, put_pack, tables_of,
 };
 use crate::task::progress::Progress;
 use crate::tree::mounts::Devices;

@@ -1,13 +1,15 @@
 //! The images of a store: their names, versions and records.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
+use mif_formats::mif::PackId;
 use mif_formats::mif::layout::Layout;
+use mif_formats::mif::pack::Encoding;
 
 use super::record::{DamagedImage, Image, ImageName, Removed, Selector};
 use super::stored_image::StoredImage;
 use super::trash::{self, is_full};
-use super::{Store, published};
+use super::{PACKS, Store, pack_list, published};
 use crate::error::{Error, Result, damaged};
 
 impl Store {
@@ -90,10 +92,12 @@ impl Store {
     /// A version of an image.
     pub fn version(&self, name: &str, version: u32) -> Result<StoredImage> {
         let key = format!("{}/image.json", Image::folder(name, version));
-        self.read_record(&key, name, version).or_else(|e| match trash::folder_of(&*self.storage, name, version) {
-            // Removed since the caller saw it.
-            Ok(Some(folder)) => self.read_record(&format!("{folder}/image.json"), name, version),
-            _ => Err(e),
+        self.read_record(&key, name, version).or_else(|e| {
+            match trash::folder_of(&*self.storage, name, version) {
+                // Removed since the caller saw it.
+                Ok(Some(folder)) => self.read_record(&format!("{folder}/image.json"), name, version),
+                _ => Err(e),
+            }
         })
     }
 
@@ -248,10 +252,28 @@ impl Store {
         layout: &[u8],
         more: &[(&str, &[u8])],
     ) -> Result<bool> {
+        let packs = pack_list::encode(&self.packs_of_layout(layout).unwrap_or_default());
         let mut files = more.to_vec();
         files.extend([("manifest.parquet", manifest), ("layout", layout), ("image.json", json)]);
+        files.push((PACKS, packs.as_bytes()));
         let folder = Image::folder(&image.name, image.version);
         self.storage.publish(&folder, &files).map_err(|e| self.storage.error(&folder, &e))
+    }
+
+    /// The packs that have the objects of a layout.
+    fn packs_of_layout(&self, layout: &[u8]) -> Result<BTreeSet<PackId>> {
+        let (layout, _) = Layout::decode(layout)?;
+        let (index, objects) = (self.index()?, self.objects()?);
+        let mut packs = BTreeSet::new();
+        for id in layout.objects() {
+            let Some(location) = index.get(id) else { continue };
+            packs.insert(index.pack(&location));
+            if location.encoding == Encoding::List {
+                let chunks = objects.chunks(id)?;
+                packs.extend(chunks.iter().filter_map(|chunk| index.get(chunk)).map(|at| index.pack(&at)));
+            }
+        }
+        Ok(packs)
     }
 }
 

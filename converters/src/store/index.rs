@@ -64,6 +64,17 @@ impl Index {
         Ok(index)
     }
 
+    /// Reads the index files of `packs`, as far as they are there and whole.
+    pub(super) fn of_packs(storage: &dyn Storage, packs: &BTreeSet<PackId>) -> Self {
+        let index = Index::default();
+        for pack in packs {
+            if let Ok(found) = PackIndex::from_file(storage, *pack) {
+                index.add(*pack, found.entries());
+            }
+        }
+        index
+    }
+
     /// Adds the objects of a pack. An object that another pack has too is found in both.
     pub fn add(&self, pack: PackId, added: &[IndexEntry]) {
         let entries = &mut *self.entries.write().expect("no thread panics while it holds this");

@@ -41,8 +41,7 @@ fn epochs(directory: &Directory) -> io::Result<Vec<u64>> {
         let text = name.to_str()?;
         text.parse().ok().filter(|number: &u64| number.to_string() == text)
     };
-    let mut epochs: Vec<u64> =
-        directory.entries()?.iter().filter_map(|(name, _)| number(name)).collect();
+    let mut epochs: Vec<u64> = directory.entries()?.iter().filter_map(|(name, _)| number(name)).collect();
     epochs.sort_unstable();
     Ok(epochs)
 }

@@ -30,6 +30,7 @@ mod memory;
 mod needs;
 mod objects;
 mod pack_index;
+mod pack_list;
 mod published;
 mod record;
 mod source_file;
@@ -41,6 +42,7 @@ mod tags;
 pub(crate) mod trash;
 mod writer;
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
 
@@ -57,21 +59,21 @@ pub use self::objects::Objects;
 pub(crate) use self::objects::{Decoded, decode_object};
 pub use self::pack_index::PackIndex;
 pub(crate) use self::pack_index::{index_key, pack_files, pack_key, total};
+pub(crate) use self::record::check_name;
 pub use self::record::{
     Counts, DamagedImage, FilesystemRecord, Image, ImageName, Provenance, Removed, Selector, VolumeRecord,
     volume_name,
 };
-pub(crate) use self::record::check_name;
 pub use self::source_file::SourceFile;
 pub(crate) use self::storage::IMAGE_FILES;
 pub use self::storage::{Entries, Lock, Storage, Upload, check_len};
 pub use self::stored_disk::StoredDisk;
-pub(crate) use self::stored_image::PACKAGES;
 pub use self::stored_image::StoredImage;
+pub(crate) use self::stored_image::{PACKAGES, PACKS};
 pub(crate) use self::strangers::strangers;
 pub use self::tags::Tag;
-pub(crate) use self::writer::{new_pack, put_pack};
 pub use self::writer::{ObjectWriter, WriterStats};
+pub(crate) use self::writer::{new_pack, put_pack};
 
 use crate::error::{Error, Result};
 use crate::task::progress::{self, Progress};
@@ -199,9 +201,8 @@ impl Store {
             Err(e) => return Err(storage.error(HEADER, &e)),
         };
         check_header(&format!("{}/{HEADER}", storage.place()), &header)?;
-        let wait = |what, get: &dyn Fn() -> std::io::Result<Option<Lock>>| {
-            wait_for(&*storage, what, get, progress)
-        };
+        let wait =
+            |what, get: &dyn Fn() -> std::io::Result<Option<Lock>>| wait_for(&*storage, what, get, progress);
         let held = match purpose {
             Purpose::Use => vec![wait("a repair of the store", &|| storage.enter())?],
             Purpose::Remove => vec![wait("others who remove", &|| storage.lock())?],
@@ -222,7 +223,9 @@ impl Store {
     /// Errs unless the store was opened to remove from it.
     pub(crate) fn check_may_remove(&self) -> Result<()> {
         match self.purpose {
-            Purpose::Use => Err(Error::usage("a store from which something is removed must be opened for that")),
+            Purpose::Use => {
+                Err(Error::usage("a store from which something is removed must be opened for that"))
+            }
             Purpose::Remove | Purpose::Repair => Ok(()),
         }
     }
@@ -319,6 +322,17 @@ impl Store {
     /// Reads objects.
     pub fn objects(&self) -> Result<Objects> {
         Ok(Objects::new(self.storage.clone(), self.index()?).under(self.held.clone()))
+    }
+
+    /// Reads the objects of an image: by the indexes of the packs that its file `packs` names, and what these lack by all
+    /// indexes.
+    pub(crate) fn objects_of(&self, image: &StoredImage) -> Result<Objects> {
+        let packs = if self.index.get().is_some() { BTreeSet::new() } else { image.packs() };
+        if packs.is_empty() {
+            return self.objects();
+        }
+        let index = Index::of_packs(&*self.storage, &packs);
+        Ok(Objects::new(self.storage.clone(), Arc::new(index)).over_all_packs().under(self.held.clone()))
     }
 
     /// Reads objects by the index as it is now.

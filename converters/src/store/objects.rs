@@ -2,7 +2,7 @@
 
 use std::cell::RefCell;
 use std::ops::Range;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use mif_formats::mif::pack::{Chunk, Encoding, IndexEntry, MAX_WHOLE, decode_list};
 use mif_formats::mif::{ObjectId, ObjectKind};
@@ -22,10 +22,17 @@ pub struct Objects {
     storage: Arc<dyn Storage>,
     index: Arc<Index>,
     cache: Cache<ObjectId, Cached, ByLength>,
-    /// Where what the index does not know is looked for.
-    below: Option<Arc<Objects>>,
+    below: Below,
     /// Held while these are read, so that nobody removes them.
     _held: Option<Arc<[Lock]>>,
+}
+
+/// Where an object is looked for that the index does not know.
+enum Below {
+    Nothing,
+    Objects(Arc<Objects>),
+    /// The index is of some packs only: in all packs, whose indexes are read at first need.
+    AllPacks(OnceLock<Arc<Objects>>),
 }
 
 #[derive(Clone)]
@@ -52,7 +59,7 @@ impl Objects {
     #[must_use]
     pub fn new(storage: Arc<dyn Storage>, index: Arc<Index>) -> Self {
         let cache = Cache::with_weighter(4096, CACHE_BYTES, ByLength);
-        Objects { storage, index, cache, below: None, _held: None }
+        Objects { storage, index, cache, below: Below::Nothing, _held: None }
     }
 
     /// The same, and the store's lease is held for as long as they are.
@@ -63,13 +70,33 @@ impl Objects {
     /// The same, and what it lacks out of `below`.
     #[must_use]
     pub(crate) fn over(self, below: Arc<Objects>) -> Self {
-        Objects { below: Some(below), ..self }
+        Objects { below: Below::Objects(below), ..self }
+    }
+
+    /// The same, and what it lacks out of all packs of the store.
+    pub(super) fn over_all_packs(self) -> Self {
+        Objects { below: Below::AllPacks(OnceLock::new()), ..self }
+    }
+
+    fn below(&self) -> Result<Option<&Arc<Objects>>> {
+        match &self.below {
+            Below::Nothing => Ok(None),
+            Below::Objects(below) => Ok(Some(below)),
+            Below::AllPacks(below) => {
+                if below.get().is_none() {
+                    let index = Arc::new(Index::load(&*self.storage)?);
+                    below.get_or_init(|| Arc::new(Objects::new(self.storage.clone(), index)));
+                }
+                Ok(below.get())
+            }
+        }
     }
 
     /// Whether an index knows the object.
     #[must_use]
     pub fn contains(&self, id: &ObjectId) -> bool {
-        self.index.get(id).is_some() || self.below.as_ref().is_some_and(|below| below.contains(id))
+        let is_below = || self.below().is_ok_and(|below| below.is_some_and(|below| below.contains(id)));
+        self.index.get(id).is_some() || is_below()
     }
 
     /// The chunks of an object that is stored as a list, without those that are zeros; none for others.
@@ -149,15 +176,16 @@ impl Objects {
     }
 
     fn location(&self, id: &ObjectId) -> Result<Location> {
-        let found = self.index.get(id);
-        if let (None, Some(below)) = (found, &self.below) {
-            return below.location(id);
+        if let Some(found) = self.index.get(id) {
+            return Ok(found);
         }
-        found.ok_or_else(|| missing(id))
+        self.below()?.map_or_else(|| Err(missing(id)), |below| below.location(id))
     }
 
     fn load(&self, id: &ObjectId) -> Result<Cached> {
-        if let (None, Some(below)) = (self.index.get(id), &self.below) {
+        if self.index.get(id).is_none()
+            && let Some(below) = self.below()?
+        {
             return below.load(id);
         }
         self.cache.get_or_insert_with(id, || self.fetch(id))
@@ -172,7 +200,15 @@ impl Objects {
                 Err(e) => failed.get_or_insert(e),
             };
         }
-        Err(failed.unwrap_or_else(|| missing(id)))
+        let failed = failed.unwrap_or_else(|| missing(id));
+        match &self.below {
+            // Another pack may have a better copy; and a pack that this index knows may be gone by now.
+            Below::AllPacks(_) => match self.below()? {
+                Some(below) => below.fetch(id).map_err(|_| failed),
+                None => Err(failed),
+            },
+            _ => Err(failed),
+        }
     }
 
     fn fetch_copy(&self, id: &ObjectId, location: &Location) -> Result<Cached> {

@@ -13,8 +13,8 @@ use crate::error::Error;
 const POLL: Duration = Duration::from_millis(50);
 
 /// The files of an image.
-pub(crate) const IMAGE_FILES: [&str; 5] =
-    ["image.json", "manifest.parquet", "layout", "digests", "packages.parquet"];
+pub(crate) const IMAGE_FILES: [&str; 6] =
+    ["image.json", "manifest.parquet", "layout", "digests", "packages.parquet", "packs"];
 
 /// Whether this program gives such names to files in folders that it removes: an image's files, and a tag's values.
 pub(super) fn is_given(name: &str) -> bool {

@@ -1,8 +1,10 @@
 //! One image of a store, open: its record and its files, checked against their digests.
 
+use std::collections::BTreeSet;
 use std::io;
 use std::sync::Arc;
 
+use mif_formats::mif::PackId;
 use mif_formats::mif::layout::Layout;
 use mif_formats::mif::manifest::{self, Row};
 use mif_formats::mif::packages::{self, Package};
@@ -11,11 +13,14 @@ use super::objects::Objects;
 use super::record::Image;
 use super::storage::Storage;
 use super::stored_disk::StoredDisk;
-use super::trash;
+use super::{pack_list, trash};
 use crate::error::{Error, Result, damaged};
 
 /// The name of the table of packages beside a manifest.
 pub(crate) const PACKAGES: &str = "packages.parquet";
+
+/// The name of the list of packs beside a manifest.
+pub(crate) const PACKS: &str = "packs";
 
 /// An image of the store, open.
 pub struct StoredImage {
@@ -40,7 +45,10 @@ impl StoredImage {
 
     pub(super) fn read(&self, file: &str) -> Result<Vec<u8>> {
         let key = self.key(file);
-        self.storage.read_all(&key).or_else(|e| self.read_trashed(file, e)).map_err(|e| self.storage.error(&key, &e))
+        self.storage
+            .read_all(&key)
+            .or_else(|e| self.read_trashed(file, e))
+            .map_err(|e| self.storage.error(&key, &e))
     }
 
     /// Reads a file of an image that was removed since it was opened.
@@ -63,6 +71,21 @@ impl StoredImage {
                 .advise("`mif fsck --repair` makes it again from the manifest"));
         }
         Ok(bytes)
+    }
+
+    /// The packs that have what it needs, as its file `packs` names them: most or all of them, and none if that is
+    /// missing. Nothing depends on it: objects are found by all indexes too.
+    pub(crate) fn packs(&self) -> BTreeSet<PackId> {
+        self.read(PACKS).map(|text| pack_list::decode(&text)).unwrap_or_default()
+    }
+
+    /// Says that what it needs of the packs `gone` is in the packs `new`.
+    pub(crate) fn replace_packs(&self, gone: &BTreeSet<PackId>, new: &BTreeSet<PackId>) -> Result<()> {
+        let packs = self.packs();
+        match packs.is_disjoint(gone) {
+            true => Ok(()),
+            false => self.replace(PACKS, pack_list::encode(&(&(&packs - gone) | new)).as_bytes()),
+        }
     }
 
     /// The packages, from the table beside the manifest.

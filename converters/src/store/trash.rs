@@ -17,7 +17,7 @@ use mif_formats::mif::PackId;
 use super::record::{Image, ImageName, Selector};
 use super::storage::IMAGE_FILES;
 use super::stored_image::StoredImage;
-use super::{Storage, Store};
+use super::{Storage, Store, pack_list};
 use crate::error::{Error, Result};
 
 const TRASH: &str = "trash";
@@ -86,8 +86,8 @@ fn packs_key(epoch: u64) -> String {
 
 fn packs_of(storage: &dyn Storage, epoch: u64) -> io::Result<BTreeSet<PackId>> {
     match storage.read_all(&packs_key(epoch)) {
-        // A line that is damaged names no pack: that one is found again by the next gc.
-        Ok(text) => Ok(String::from_utf8_lossy(&text).lines().filter_map(PackId::from_hex).collect()),
+        // A pack whose line is damaged is found again by the next gc.
+        Ok(text) => Ok(pack_list::decode(&text)),
         Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(BTreeSet::new()),
         Err(e) => Err(e),
     }
@@ -117,8 +117,7 @@ pub(crate) fn forget_packs(storage: &dyn Storage, gone: &dyn Fn(&PackId) -> bool
 }
 
 fn write_packs(storage: &dyn Storage, epoch: u64, packs: &BTreeSet<PackId>) -> io::Result<()> {
-    let text: String = packs.iter().map(|pack| format!("{pack}\n")).collect();
-    storage.replace(&packs_key(epoch), text.as_bytes())
+    storage.replace(&packs_key(epoch), pack_list::encode(packs).as_bytes())
 }
 
 fn remove_if_empty(storage: &dyn Storage, epoch: u64) -> io::Result<()> {
@@ -179,9 +178,8 @@ impl Store {
         if versions.is_empty() && !self.is_alone() {
             return delete_images(storage, storage.oldest()?);
         }
-        let trash = |epoch| {
-            versions.iter().try_for_each(|(name, version)| add_image(storage, epoch, name, *version))
-        };
+        let trash =
+            |epoch| versions.iter().try_for_each(|(name, version)| add_image(storage, epoch, name, *version));
         let left = match self.end_epoch(trash) {
             // No room even for that, and somebody uses the store: a later removal ends this one.
             Err(e) if is_full(&e) => return Ok(()),

@@ -221,7 +221,11 @@ fn decode_entry(bytes: &[u8]) -> Result<IndexEntry> {
 pub fn index_len(trailer: &[u8; TRAILER], pack_len: u64) -> Result<u64> {
     let len = le64(trailer, 0).checked_mul(ENTRY as u64).and_then(|n| n.checked_add(TRAILER as u64));
     match len {
-        Some(len) if &trailer[72..] == END && pack_len.checked_sub(HEAD as u64).is_some_and(|most| len <= most) => Ok(len),
+        Some(len)
+            if &trailer[72..] == END && pack_len.checked_sub(HEAD as u64).is_some_and(|most| len <= most) =>
+        {
+            Ok(len)
+        }
         _ => Err(at("pack")
             .field("index")
             .corrupt("has no index at its end: the file is cut short or damaged")),
