@@ -6,10 +6,9 @@ use mif_formats::mif::PackId;
 use mif_formats::mif::layout::Layout;
 use mif_formats::mif::pack::Encoding;
 
-use super::record::{DamagedImage, Image, ImageName, Removed, Selector};
+use super::record::{DamagedImage, Image, ImageName, Selector};
 use super::stored_image::StoredImage;
-use super::trash::{self, is_full};
-use super::{PACKS, Store, pack_list, published};
+use super::{PACKS, Store, pack_list, trash};
 use crate::error::{Error, Result, damaged};
 
 impl Store {
@@ -140,26 +139,6 @@ impl Store {
         Ok(stored)
     }
 
-    /// The versions of an image that were removed, ascending. Of one whose record cannot be read, only the number is
-    /// known.
-    pub fn removed(&self, name: &str) -> Result<Vec<Removed>> {
-        let folder = format!("removed/name={name}");
-        let mut removed: Vec<Removed> = Vec::new();
-        for version in self.versions_in("removed", name)? {
-            let key = format!("{folder}/version={version}");
-            let unknown = Removed { name: name.to_owned(), version, time: 0, layout_digest: None };
-            let json = self.storage.read_all(&key).unwrap_or_default();
-            let record = serde_json::from_slice(&json).unwrap_or(unknown);
-            removed.push(record);
-        }
-        Ok(removed)
-    }
-
-    /// Whether a version was removed.
-    pub(crate) fn is_removed(&self, name: &str, version: u32) -> Result<bool> {
-        Ok(self.versions_in("removed", name)?.contains(&version))
-    }
-
     /// The version after all that there are or ever were.
     fn next_version(&self, name: &str) -> Result<u32> {
         let mut newest = 0;
@@ -170,55 +149,6 @@ impl Store {
             Error::store(format!("{name}: the store has a version {newest}, and none can follow it"))
                 .advise("Import under another name")
         })
-    }
-
-    /// Takes a version of an image out of sight. Its files stay until [`finish_removals`](Self::finish_removals), its objects
-    /// until gc. The caller holds the store's lock.
-    pub(crate) fn remove_version(&self, name: &str, version: u32) -> Result<()> {
-        let time = self.storage.now();
-        let stored = self.version(name, version).or_else(|_| self.published(name, version)).ok();
-        let layout_digest = stored.map(|stored| stored.image.layout_digest);
-        let record = Removed { name: name.to_owned(), version, time, layout_digest };
-        let json = serde_json::to_vec_pretty(&record).expect("a record is JSON");
-        // The record first: no crash may make the number free again.
-        let key = format!("removed/name={name}/version={version}");
-        let failed = |e: std::io::Error| self.storage.error(&key, &e);
-        self.put_removed(&key, &json, name, version).map_err(failed)?;
-        self.forget_published(name, version, record.layout_digest.as_deref())
-    }
-
-    /// Records that a version was removed. If the disk is full, the index cache is deleted first; if that is not enough, the
-    /// image's own record is renamed to be the note, which needs no space unless it is the name's first; and if it is, the
-    /// image's files go before the note.
-    fn put_removed(&self, key: &str, json: &[u8], name: &str, version: u32) -> std::io::Result<()> {
-        let put = || self.storage.put_if_absent(key, json).map(|_| ());
-        let no_room = match put() {
-            Err(e) if is_full(&e) => {
-                super::index_cache::clear(&*self.storage)?;
-                match put() {
-                    Err(e) if is_full(&e) => e,
-                    result => return result,
-                }
-            }
-            result => return result,
-        };
-        for record in
-            [format!("{}/image.json", Image::folder(name, version)), published::copy_key(name, version)]
-        {
-            if self.storage.rename(&record, key).is_ok() {
-                return Ok(());
-            }
-        }
-        // The second record keeps the number from being given again, so the image's files may go first and make room, if nobody
-        // reads them.
-        let alone = if self.is_alone() { None } else { self.storage.alone()? };
-        if (self.is_alone() || alone.is_some())
-            && self.storage.len(&published::copy_key(name, version)).is_ok()
-        {
-            self.storage.delete(&Image::folder(name, version))?;
-            return put();
-        }
-        Err(no_room)
     }
 
     /// Publishes an image under its name, as the next version; gives the record as published. `more` are files

@@ -22,7 +22,7 @@ use mif_formats::beneath::Directory;
 use mif_formats::container::Access;
 use rustix::fs::FileType;
 
-use super::leases::{self, Epoch};
+use super::leases::{self, Epoch, Place};
 use super::storage::{Entries, Lock, Storage, Upload, check_len, is_given};
 
 /// The environment variable that permits symbolic links at the top of a store.
@@ -81,7 +81,7 @@ impl Folder {
         }
     }
 
-    pub(super) fn root(&self) -> io::Result<&Directory> {
+    fn root(&self) -> io::Result<&Directory> {
         if let Some(directory) = self.directory.get() {
             return Ok(directory);
         }
@@ -124,7 +124,7 @@ impl Folder {
     }
 
     /// The directory with this key; the root's is empty.
-    pub(super) fn directory(&self, key: &str) -> io::Result<Directory> {
+    fn directory(&self, key: &str) -> io::Result<Directory> {
         match key {
             "" => self.root()?.directory(Path::new(".")),
             top if self.links && !top.contains('/') => self.root()?.linked_directory(OsStr::new(top)),
@@ -156,13 +156,18 @@ impl Folder {
     }
 
     /// The modes of what is written: as private as the store.
-    pub(super) fn modes(&self) -> io::Result<Modes> {
+    fn modes(&self) -> io::Result<Modes> {
         let mode = self.root()?.own_stat()?.st_mode;
         Ok(Modes { file: mode & 0o666 | 0o600, directory: mode & 0o2777 | 0o700 })
     }
 
+    fn here(&self) -> io::Result<Place<'_>> {
+        let (root, modes) = (self.root()?, self.modes()?);
+        Ok(Place { root, file_mode: modes.file, directory_mode: modes.directory })
+    }
+
     /// The directory with this key, made if need be.
-    pub(super) fn make_directory(&self, key: &str) -> io::Result<Directory> {
+    fn make_directory(&self, key: &str) -> io::Result<Directory> {
         let modes = self.modes()?;
         let mut at: Option<Directory> = None;
         for part in key.split('/') {
@@ -228,8 +233,8 @@ impl Folder {
     }
 }
 
-pub(super) struct Modes {
-    pub(super) file: u32,
+struct Modes {
+    file: u32,
     directory: u32,
 }
 
@@ -441,35 +446,35 @@ impl Storage for Folder {
     }
 
     fn enter(&self) -> io::Result<Option<Lock>> {
-        let Some(Epoch { number, lock }) = leases::enter(self)? else { return Ok(None) };
+        let Some(Epoch { number, lock }) = leases::enter(&self.here()?)? else { return Ok(None) };
         self.epoch.store(number, Ordering::Relaxed);
         Ok(Some(lock))
     }
 
     fn epoch(&self) -> io::Result<u64> {
-        leases::newest(self)
+        leases::newest(&self.here()?)
     }
 
     fn advance(&self) -> io::Result<u64> {
-        let epoch = leases::advance(self)?;
+        let epoch = leases::advance(&self.here()?)?;
         self.epoch.store(epoch, Ordering::Relaxed);
         Ok(epoch)
     }
 
     fn oldest(&self) -> io::Result<u64> {
-        leases::oldest(self)
+        leases::oldest(&self.here()?)
     }
 
     fn lock(&self) -> io::Result<Option<Lock>> {
-        let lock = leases::lock(self)?;
+        let lock = leases::lock(&self.here()?)?;
         if lock.is_some() {
-            self.epoch.store(leases::newest(self)?, Ordering::Relaxed);
+            self.epoch.store(leases::newest(&self.here()?)?, Ordering::Relaxed);
         }
         Ok(lock)
     }
 
     fn alone(&self) -> io::Result<Option<Lock>> {
-        leases::alone(self)
+        leases::alone(&self.here()?)
     }
 }
 

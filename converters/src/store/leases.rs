@@ -22,11 +22,17 @@ use mif_formats::beneath::Directory;
 use rustix::fs::{FlockOperation, flock};
 use rustix::io::Errno;
 
-use super::folder::Folder;
 use super::storage::Lock;
 
 const LEASES: &str = "leases";
 const LOCK: &str = "lock";
+
+/// A store's directory, and the modes of what is made in it: as private as the store.
+pub(super) struct Place<'a> {
+    pub(super) root: &'a Directory,
+    pub(super) file_mode: u32,
+    pub(super) directory_mode: u32,
+}
 
 /// An epoch that was entered.
 pub(super) struct Epoch {
@@ -47,21 +53,24 @@ fn epochs(directory: &Directory) -> io::Result<Vec<u64>> {
 }
 
 /// The directory of epochs, and those in it: there is one at least.
-fn directory(folder: &Folder) -> io::Result<(Directory, Vec<u64>)> {
-    if let Ok(directory) = folder.directory(LEASES) {
+fn directory(place: &Place<'_>) -> io::Result<(Directory, Vec<u64>)> {
+    if let Ok(directory) = place.root.directory(Path::new(LEASES)) {
         let epochs = epochs(&directory)?;
         if !epochs.is_empty() {
             return Ok((directory, epochs));
         }
     }
-    let directory = folder.make_directory(LEASES)?;
-    begin(folder, &directory, 1)?;
+    if place.root.make_directory(OsStr::new(LEASES), place.directory_mode)? {
+        place.root.sync()?;
+    }
+    let directory = place.root.directory(Path::new(LEASES))?;
+    begin(place, &directory, 1)?;
     let epochs = epochs(&directory)?;
     Ok((directory, epochs))
 }
 
-fn begin(folder: &Folder, directory: &Directory, epoch: u64) -> io::Result<()> {
-    match directory.create(OsStr::new(&epoch.to_string()), folder.modes()?.file) {
+fn begin(place: &Place<'_>, directory: &Directory, epoch: u64) -> io::Result<()> {
+    match directory.create(OsStr::new(&epoch.to_string()), place.file_mode) {
         Err(e) if e.kind() == ErrorKind::AlreadyExists => Ok(()),
         created => created.and_then(|_| directory.sync()),
     }
@@ -80,9 +89,9 @@ fn try_lock(file: &File, operation: FlockOperation) -> io::Result<bool> {
 }
 
 /// Enters the present epoch. None while somebody has the store alone.
-pub(super) fn enter(folder: &Folder) -> io::Result<Option<Epoch>> {
+pub(super) fn enter(place: &Place<'_>) -> io::Result<Option<Epoch>> {
     let unprotected = || Ok(Some(Epoch { number: 0, lock: Lock::none() }));
-    let (directory, mut present) = match directory(folder) {
+    let (directory, mut present) = match directory(place) {
         Ok((directory, epochs)) => (directory, last(&epochs)),
         // Whoever may not write to a store that has no epochs can still read it.
         Err(e) if is_refused(&e) => return unprotected(),
@@ -127,21 +136,21 @@ fn has_no_locks(error: &io::Error) -> bool {
 }
 
 /// The number of the present epoch.
-pub(super) fn newest(folder: &Folder) -> io::Result<u64> {
-    Ok(last(&directory(folder)?.1))
+pub(super) fn newest(place: &Place<'_>) -> io::Result<u64> {
+    Ok(last(&directory(place)?.1))
 }
 
 /// Begins the next epoch.
-pub(super) fn advance(folder: &Folder) -> io::Result<u64> {
-    let (directory, epochs) = directory(folder)?;
+pub(super) fn advance(place: &Place<'_>) -> io::Result<u64> {
+    let (directory, epochs) = directory(place)?;
     let next = last(&epochs) + 1;
-    begin(folder, &directory, next)?;
+    begin(place, &directory, next)?;
     Ok(next)
 }
 
 /// The oldest epoch that somebody holds; the present one if nobody does. Removes the files of those before it.
-pub(super) fn oldest(folder: &Folder) -> io::Result<u64> {
-    let (directory, epochs) = directory(folder)?;
+pub(super) fn oldest(place: &Place<'_>) -> io::Result<u64> {
+    let (directory, epochs) = directory(place)?;
     let (present, earlier) = epochs.split_last().expect("there is one at least");
     for epoch in earlier {
         if take(&directory, *epoch)?.is_none() {
@@ -166,8 +175,8 @@ fn remove(directory: &Directory, epoch: u64) -> io::Result<()> {
 }
 
 /// Takes all epochs, so that nobody enters; none if somebody holds one.
-pub(super) fn alone(folder: &Folder) -> io::Result<Option<Lock>> {
-    let (directory, epochs) = directory(folder)?;
+pub(super) fn alone(place: &Place<'_>) -> io::Result<Option<Lock>> {
+    let (directory, epochs) = directory(place)?;
     let (present, earlier) = epochs.split_last().expect("there is one at least");
     // The present one first: nobody enters another, so what is free then stays so.
     let Some(held) = take(&directory, *present)? else { return Ok(None) };
@@ -181,14 +190,13 @@ pub(super) fn alone(folder: &Folder) -> io::Result<Option<Lock>> {
 }
 
 /// Takes the lock of whoever removes; none if another one has it.
-pub(super) fn lock(folder: &Folder) -> io::Result<Option<Lock>> {
-    let root = folder.root()?;
+pub(super) fn lock(place: &Place<'_>) -> io::Result<Option<Lock>> {
     let file = loop {
-        match root.file_to_write(Path::new(LOCK)) {
+        match place.root.file_to_write(Path::new(LOCK)) {
             Err(e) if e.kind() == ErrorKind::NotFound => {}
             other => break other?,
         }
-        match root.create(OsStr::new(LOCK), folder.modes()?.file) {
+        match place.root.create(OsStr::new(LOCK), place.file_mode) {
             Err(e) if e.kind() == ErrorKind::AlreadyExists => {}
             other => break other?,
         }

@@ -33,6 +33,7 @@ mod pack_index;
 mod pack_list;
 mod published;
 mod record;
+mod removal;
 mod source_file;
 mod storage;
 mod stored_disk;

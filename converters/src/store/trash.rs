@@ -16,9 +16,8 @@ use mif_formats::mif::PackId;
 
 use super::record::{Image, ImageName, Selector};
 use super::storage::IMAGE_FILES;
-use super::stored_image::StoredImage;
-use super::{Storage, Store, pack_list};
-use crate::error::{Error, Result};
+use super::{Storage, pack_list};
+use crate::error::Error;
 
 const TRASH: &str = "trash";
 const PACKS: &str = "packs";
@@ -32,7 +31,7 @@ pub(crate) struct Trashed {
 }
 
 impl Trashed {
-    fn folder(&self) -> String {
+    pub(super) fn folder(&self) -> String {
         format!("{TRASH}/{}/{}@{}", self.epoch, self.name, self.version)
     }
 }
@@ -142,65 +141,6 @@ pub(super) fn delete_images(storage: &dyn Storage, oldest: u64) -> io::Result<()
         remove_if_empty(storage, image.epoch)?;
     }
     Ok(())
-}
-
-impl Store {
-    /// An image in the trash.
-    pub(crate) fn trashed(&self, image: &Trashed) -> Result<StoredImage> {
-        let folder = image.folder();
-        let Trashed { name, version, .. } = image;
-        // On a disk that was full, the record was moved to be the note of the removal.
-        let keys = [format!("{folder}/image.json"), format!("removed/name={name}/version={version}")];
-        let [record, note] = keys.map(|key| self.read_record(&key, name, *version));
-        let mut stored = record.or(note)?;
-        stored.folder = folder;
-        Ok(stored)
-    }
-
-    /// Ends the removal of images: their files go into the trash, and from there as soon as nobody reads them any more. The
-    /// caller holds the store's lock.
-    pub(crate) fn finish_removals(&self) -> Result<()> {
-        let storage = &**self.storage();
-        let failed = |e: io::Error| failed(storage, &e);
-        let left = self.removed_with_files()?;
-        self.delete_removed(&left).map_err(failed)?;
-        for name in left.iter().map(|(name, _)| name).collect::<BTreeSet<_>>() {
-            if self.versions_in("images", name)?.is_empty() {
-                storage.delete(&format!("images/name={name}")).map_err(failed)?;
-            }
-        }
-        Ok(())
-    }
-
-    /// Moves the files of versions that were removed into the trash, and empties it as far as nobody is in the way.
-    fn delete_removed(&self, versions: &[(String, u32)]) -> io::Result<()> {
-        let storage = &**self.storage();
-        if versions.is_empty() && !self.is_alone() {
-            return delete_images(storage, storage.oldest()?);
-        }
-        let trash =
-            |epoch| versions.iter().try_for_each(|(name, version)| add_image(storage, epoch, name, *version));
-        let left = match self.end_epoch(trash) {
-            // No room even for that, and somebody uses the store: a later removal ends this one.
-            Err(e) if is_full(&e) => return Ok(()),
-            left => left?,
-        };
-        if left.oldest == u64::MAX {
-            versions.iter().try_for_each(|(name, version)| storage.delete(&Image::folder(name, *version)))?;
-        }
-        delete_images(storage, left.oldest)
-    }
-
-    /// The versions that were removed, and whose files still lie among the images.
-    fn removed_with_files(&self) -> Result<Vec<(String, u32)>> {
-        let mut found = Vec::new();
-        for name in self.removed_names()? {
-            let left = self.versions_in("images", &name)?;
-            let removed = self.versions_in("removed", &name)?;
-            found.extend(removed.into_iter().filter(|v| left.contains(v)).map(|v| (name.clone(), v)));
-        }
-        Ok(found)
-    }
 }
 
 /// Whether an error says that there is no room.

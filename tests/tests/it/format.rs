@@ -86,6 +86,10 @@ fn the_second_reader_notices_every_kind_of_damage() {
     let mut tried = 0;
     for (path, len) in mif_tests::snapshot(&store) {
         let name = path.strip_prefix(&store).unwrap().to_string_lossy().into_owned();
+        // Only a hint: nothing is read from it that is not found without it.
+        if name.ends_with("/packs") {
+            continue;
+        }
         let whole = fs::read(&path).unwrap();
         let mut damaged = whole.clone();
         damaged[len as usize / 2] ^= 1;

@@ -90,8 +90,8 @@ fn removal_waits_for_nobody_and_takes_nothing_from_whoever_reads() {
     let report = json(&store, &["gc"]);
     assert_eq!([&report["packs_dropped"], &report["packs_waiting"], &report["packs_kept"]], [1, 0, 1]);
     assert!(mif_tests::snapshot(&store.join("trash")).is_empty());
-    run(mif(&store).args(["export", "b"]).arg(work.path().join("b.back")));
-    assert!(std::fs::read(work.path().join("b.back")).unwrap() == std::fs::read(&a).unwrap());
+    run(mif(&store).args(["export", "b"]).arg(work.path().join("back.raw")));
+    assert!(std::fs::read(work.path().join("back.raw")).unwrap() == std::fs::read(&a).unwrap());
     run(mif(&store).arg("fsck"));
 }
 

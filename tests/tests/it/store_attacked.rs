@@ -403,8 +403,14 @@ fn what_cannot_be_read_is_not_called_damaged_and_nothing_is_repaired_then() {
     let disk = small(work.path(), "d", &[("a", b"hello\n"), ("n", &noise(1, 50_000))]);
     let store = work.path().join("s");
     run(mif(&store).arg("import").arg(&disk));
+    // Makes the lock.
+    run(mif(&store).arg("gc"));
     run(tool("chown").args(["-R", "65534:65534"]).arg(&store));
     for path in paths(&store) {
+        // Nothing depends on the list of packs.
+        if path.ends_with("version=1/packs") {
+            continue;
+        }
         let unreadable = store.join(&path);
         // Copies and the lock are not needed.
         let needed = ["packs", "index", "images", "store.json"].iter().any(|top| path.starts_with(top));

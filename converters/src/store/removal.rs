@@ -1,0 +1,138 @@
+//! The removal of images: taken out of sight at once, and deleted once nobody reads them any more.
+
+use std::collections::BTreeSet;
+use std::io;
+
+use super::record::{Image, Removed};
+use super::stored_image::StoredImage;
+use super::trash::{Trashed, add_image, delete_images, failed, is_full};
+use super::{Store, index_cache, published};
+use crate::error::Result;
+
+impl Store {
+    /// An image in the trash.
+    pub(crate) fn trashed(&self, image: &Trashed) -> Result<StoredImage> {
+        let folder = image.folder();
+        let Trashed { name, version, .. } = image;
+        // On a disk that was full, the record was moved to be the note of the removal.
+        let keys = [format!("{folder}/image.json"), format!("removed/name={name}/version={version}")];
+        let [record, note] = keys.map(|key| self.read_record(&key, name, *version));
+        let mut stored = record.or(note)?;
+        stored.folder = folder;
+        Ok(stored)
+    }
+
+    /// Ends the removal of images: their files go into the trash, and from there as soon as nobody reads them any more. The
+    /// caller holds the store's lock.
+    pub(crate) fn finish_removals(&self) -> Result<()> {
+        let storage = &**self.storage();
+        let failed = |e: io::Error| failed(storage, &e);
+        let left = self.removed_with_files()?;
+        self.delete_removed(&left).map_err(failed)?;
+        for name in left.iter().map(|(name, _)| name).collect::<BTreeSet<_>>() {
+            if self.versions_in("images", name)?.is_empty() {
+                storage.delete(&format!("images/name={name}")).map_err(failed)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Moves the files of versions that were removed into the trash, and empties it as far as nobody is in the way.
+    fn delete_removed(&self, versions: &[(String, u32)]) -> io::Result<()> {
+        let storage = &**self.storage();
+        if versions.is_empty() && !self.is_alone() {
+            return delete_images(storage, storage.oldest()?);
+        }
+        let trash =
+            |epoch| versions.iter().try_for_each(|(name, version)| add_image(storage, epoch, name, *version));
+        let left = match self.end_epoch(trash) {
+            // No room even for that, and somebody uses the store: a later removal ends this one.
+            Err(e) if is_full(&e) => return Ok(()),
+            left => left?,
+        };
+        if left.oldest == u64::MAX {
+            versions.iter().try_for_each(|(name, version)| storage.delete(&Image::folder(name, *version)))?;
+        }
+        delete_images(storage, left.oldest)
+    }
+
+    /// The versions that were removed, and whose files still lie among the images.
+    fn removed_with_files(&self) -> Result<Vec<(String, u32)>> {
+        let mut found = Vec::new();
+        for name in self.removed_names()? {
+            let left = self.versions_in("images", &name)?;
+            let removed = self.versions_in("removed", &name)?;
+            found.extend(removed.into_iter().filter(|v| left.contains(v)).map(|v| (name.clone(), v)));
+        }
+        Ok(found)
+    }
+
+    /// The versions of an image that were removed, ascending. Of one whose record cannot be read, only the number is
+    /// known.
+    pub fn removed(&self, name: &str) -> Result<Vec<Removed>> {
+        let folder = format!("removed/name={name}");
+        let mut removed: Vec<Removed> = Vec::new();
+        for version in self.versions_in("removed", name)? {
+            let key = format!("{folder}/version={version}");
+            let unknown = Removed { name: name.to_owned(), version, time: 0, layout_digest: None };
+            let json = self.storage.read_all(&key).unwrap_or_default();
+            let record = serde_json::from_slice(&json).unwrap_or(unknown);
+            removed.push(record);
+        }
+        Ok(removed)
+    }
+
+    /// Whether a version was removed.
+    pub(crate) fn is_removed(&self, name: &str, version: u32) -> Result<bool> {
+        Ok(self.versions_in("removed", name)?.contains(&version))
+    }
+
+    /// Takes a version of an image out of sight. Its files stay until [`finish_removals`](Self::finish_removals), its objects
+    /// until gc. The caller holds the store's lock.
+    pub(crate) fn remove_version(&self, name: &str, version: u32) -> Result<()> {
+        let time = self.storage.now();
+        let stored = self.version(name, version).or_else(|_| self.published(name, version)).ok();
+        let layout_digest = stored.map(|stored| stored.image.layout_digest);
+        let record = Removed { name: name.to_owned(), version, time, layout_digest };
+        let json = serde_json::to_vec_pretty(&record).expect("a record is JSON");
+        // The record first: no crash may make the number free again.
+        let key = format!("removed/name={name}/version={version}");
+        let failed = |e: io::Error| self.storage.error(&key, &e);
+        self.put_removed(&key, &json, name, version).map_err(failed)?;
+        self.forget_published(name, version, record.layout_digest.as_deref())
+    }
+
+    /// Records that a version was removed. If the disk is full, the index cache is deleted first; if that is not enough, the
+    /// image's own record is renamed to be the note, which needs no space unless it is the name's first; and if it is, the
+    /// image's files go before the note.
+    fn put_removed(&self, key: &str, json: &[u8], name: &str, version: u32) -> io::Result<()> {
+        let put = || self.storage.put_if_absent(key, json).map(|_| ());
+        let no_room = match put() {
+            Err(e) if is_full(&e) => {
+                index_cache::clear(&*self.storage)?;
+                match put() {
+                    Err(e) if is_full(&e) => e,
+                    result => return result,
+                }
+            }
+            result => return result,
+        };
+        for record in
+            [format!("{}/image.json", Image::folder(name, version)), published::copy_key(name, version)]
+        {
+            if self.storage.rename(&record, key).is_ok() {
+                return Ok(());
+            }
+        }
+        // The second record keeps the number from being given again, so the image's files may go first and make room, if nobody
+        // reads them.
+        let alone = if self.is_alone() { None } else { self.storage.alone()? };
+        if (self.is_alone() || alone.is_some())
+            && self.storage.len(&published::copy_key(name, version)).is_ok()
+        {
+            self.storage.delete(&Image::folder(name, version))?;
+            return put();
+        }
+        Err(no_room)
+    }
+}
