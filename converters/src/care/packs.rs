@@ -9,7 +9,8 @@ use sha1::{Digest, Sha1};
 
 use crate::error::{Result, readable};
 use crate::store::{
-    Decoded, Index, PackIndex, Storage, Store, decode_object, pack_files, pack_key, unfinished_epoch,
+    Decoded, Index, PackIndex, Storage, Store, decode_object, index_key, is_missing, pack_files, pack_key,
+    unfinished_epoch,
 };
 use crate::task::pool::in_parallel;
 use crate::task::progress::{self, Progress};
@@ -162,16 +163,15 @@ fn check_pack(storage: &dyn Storage, id: PackId, sha1: bool, progress: &dyn Prog
 
 /// Whether neither a pack nor its index file is there.
 fn is_gone(storage: &dyn Storage, id: PackId) -> bool {
-    let is_missing = |key: &str| storage.len(key).is_err_and(|e| e.kind() == std::io::ErrorKind::NotFound);
-    is_missing(&pack_key(&id)) && is_missing(&crate::store::index_key(&id))
+    is_missing(storage, &pack_key(&id)) && is_missing(storage, &index_key(&id))
 }
 
 fn look_at_pack(storage: &dyn Storage, id: PackId, sha1: bool, progress: &dyn Progress) -> Result<Checked> {
     let mut checked = Checked::default();
-    let (key, index_key) = (pack_key(&id), crate::store::index_key(&id));
+    let key = pack_key(&id);
     let len_of = |key: &str| readable(storage.len(key).map_err(|e| storage.error(key, &e)));
     let ids = readable(PackIndex::from_file(storage, id))?;
-    checked.has_index = len_of(&index_key)?.is_ok();
+    checked.has_index = len_of(&index_key(&id))?.is_ok();
     checked.indexed = ids.is_ok();
     let Ok(len) = len_of(&key)? else { return Ok(checked) };
     checked.there = true;

@@ -214,14 +214,23 @@ pub(crate) fn tables_of(files: &[(&str, &[u8])]) -> BTreeMap<String, String> {
 
 #[cfg(test)]
 pub(super) mod tests {
+    use mif_formats::mif::ObjectId;
     use mif_formats::mif::layout::Builder;
 
     use super::*;
 
     /// Publishes a disk of nothing.
     pub(in crate::store) fn publish_empty(store: &Store, name: &str) -> Image {
+        publish(store, name, &[])
+    }
+
+    /// Publishes a disk of residue, of objects with these lengths, and nothing after it.
+    pub(in crate::store) fn publish(store: &Store, name: &str, residue: &[(ObjectId, u64)]) -> Image {
         let mut builder = Builder::new();
-        builder.zero(1 << 20);
+        for (id, len) in residue {
+            builder.residue(*len, *id, 0);
+        }
+        builder.zero((1 << 20) - residue.iter().map(|(_, len)| len).sum::<u64>());
         let (layout, digest) = builder.finish().encode();
         let mut manifest = Vec::new();
         mif_formats::mif::manifest::write(&mut manifest, &[]).unwrap();

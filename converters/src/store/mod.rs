@@ -59,7 +59,7 @@ pub use self::needs::Needs;
 pub use self::objects::Objects;
 pub(crate) use self::objects::{Decoded, decode_object};
 pub use self::pack_index::PackIndex;
-pub(crate) use self::pack_index::{index_key, pack_files, pack_key, total};
+pub(crate) use self::pack_index::{index_key, is_missing, pack_files, pack_key, total};
 pub(crate) use self::record::check_name;
 pub use self::record::{
     Counts, DamagedImage, FilesystemRecord, Image, ImageName, Provenance, Removed, Selector, VolumeRecord,

@@ -300,6 +300,54 @@ mod tests {
     use mif_formats::mif::pack::encode_list;
 
     use super::*;
+    use crate::store::catalog::tests::publish;
+    use crate::store::{Memory, ObjectWriter, Store, index_key};
+    use crate::task::progress::Silent;
+
+    #[test]
+    fn one_image_is_read_by_the_indexes_of_its_own_packs_and_by_all_if_these_do_not_do() {
+        let memory = Memory::new();
+        let open = || {
+            let storage: Arc<dyn Storage> = Arc::new(memory.clone());
+            Store::create(storage, &Silent).unwrap()
+        };
+        let contents: Vec<Vec<u8>> = (0..5u8).map(|i| vec![i + 1; 5000]).collect();
+        for (i, content) in contents.iter().enumerate() {
+            let store = open();
+            let writer = ObjectWriter::new(&store).unwrap();
+            let id = writer.put(content).unwrap();
+            writer.finish().unwrap();
+            publish(&store, &format!("image{i}"), &[(id, content.len() as u64)]);
+        }
+        let id = ObjectId::of(&contents[3]);
+        let read = |image: &str| {
+            let store = open();
+            let objects = store.objects_of(&store.image(&image.parse().unwrap()).unwrap()).unwrap();
+            let mut bytes = vec![0; contents[3].len()];
+            objects.read_at(&id, 0, &mut bytes).unwrap();
+            assert!(bytes == contents[3]);
+            let Below::AllPacks(all) = &objects.below else { return None };
+            let known = contents.iter().filter(|content| objects.index.get(&ObjectId::of(content)).is_some());
+            Some((known.count(), all.get().is_some()))
+        };
+        assert_eq!(read("image3"), Some((1, false)));
+        // What another image has is found by all indexes.
+        assert_eq!(read("image1"), Some((1, true)));
+        let key = "images/name=image3/version=1/packs";
+        let list = memory.files()[key].to_vec();
+        memory.set(key, None);
+        assert_eq!(read("image3"), None);
+        // A list that is out of date, or spoilt.
+        memory.set(key, Some(memory.files()["images/name=image0/version=1/packs"].to_vec()));
+        assert_eq!(read("image3"), Some((1, true)));
+        memory.set(key, Some(b"nonsense".to_vec()));
+        assert_eq!(read("image3"), None);
+        // The index of its pack is damaged, and again at the end of the pack.
+        memory.set(key, Some(list.clone()));
+        let pack = mif_formats::mif::PackId::from_hex(std::str::from_utf8(&list).unwrap().trim()).unwrap();
+        memory.set(&index_key(&pack), Some(b"damaged".to_vec()));
+        assert_eq!(read("image3"), Some((0, true)));
+    }
 
     #[test]
     fn a_reader_of_one_kind_refuses_the_other() {

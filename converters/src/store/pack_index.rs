@@ -35,6 +35,18 @@ impl PackIndex {
         })
     }
 
+    /// Reads the indexes of all packs; those that gc removes meanwhile are not among them.
+    pub(crate) fn all(storage: &dyn Storage) -> Result<Vec<Self>> {
+        let mut indexes = Vec::new();
+        for pack in Self::ids(storage)? {
+            match Self::load(storage, pack) {
+                Err(_) if is_missing(storage, &index_key(&pack)) => {}
+                index => indexes.push(index?),
+            }
+        }
+        Ok(indexes)
+    }
+
     /// Reads the index file of a pack.
     pub(crate) fn from_file(storage: &dyn Storage, pack: PackId) -> Result<Self> {
         let key = index_key(&pack);
@@ -72,6 +84,11 @@ impl PackIndex {
     pub fn stored_bytes(&self) -> u64 {
         total(self.entries().iter().map(|entry| entry.stored_len))
     }
+}
+
+/// Whether there is no file with this key.
+pub(crate) fn is_missing(storage: &dyn Storage, key: &str) -> bool {
+    storage.len(key).is_err_and(|e| e.kind() == std::io::ErrorKind::NotFound)
 }
 
 pub(super) fn names(storage: &dyn Storage) -> Result<Vec<String>> {

@@ -112,10 +112,7 @@ pub fn stats(store: &Store, similarity: bool, progress: &dyn Progress) -> Result
     let object_bytes = total(sizes.iter().map(|s| s.len));
     let stored_bytes = total(sizes.iter().map(|s| s.stored));
     let files = total([file_bytes.packs, file_bytes.indexes, file_bytes.images].into_iter());
-    let mut in_packs = 0u64;
-    for id in PackIndex::ids(&**store.storage())? {
-        in_packs = in_packs.saturating_add(PackIndex::load(&**store.storage(), id)?.stored_bytes());
-    }
+    let in_packs = total(PackIndex::all(&**store.storage())?.iter().map(PackIndex::stored_bytes));
     Ok(StatsReport {
         damaged,
         images: store.names()?.len() as u64,
@@ -174,7 +171,11 @@ fn ratio(a: u64, b: u64) -> f64 {
 fn file_bytes(store: &Store, images: &[Image]) -> Result<FileBytes> {
     let storage = store.storage();
     let mut bytes = FileBytes::default();
-    let len = |key: &str| storage.len(key).map_err(|e| storage.error(key, &e));
+    // What is removed meanwhile takes no room.
+    let len = |key: &str| match storage.len(key) {
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(0),
+        len => len.map_err(|e| storage.error(key, &e)),
+    };
     for id in PackIndex::ids(&**storage)? {
         bytes.packs = bytes.packs.saturating_add(len(&pack_key(&id))?);
         bytes.indexes = bytes.indexes.saturating_add(len(&index_key(&id))?);
