@@ -151,7 +151,13 @@ impl PackState {
 
 /// Checks a pack. If one of its files cannot be read, only that error is reported: the pack may be whole.
 fn check_pack(storage: &dyn Storage, id: PackId, sha1: bool, progress: &dyn Progress) -> Result<Checked> {
-    match look_at_pack(storage, id, sha1, progress) {
+    let mut looked = look_at_pack(storage, id, sha1, progress);
+    let lacks_index = |checked: &Checked| checked.there && !checked.has_index;
+    if looked.as_ref().is_ok_and(lacks_index) && !is_missing(storage, &index_key(&id)) {
+        // An import has just written it.
+        looked = look_at_pack(storage, id, sha1, progress);
+    }
+    match looked {
         // Somebody has removed it meanwhile.
         _ if is_gone(storage, id) => Ok(Checked::default()),
         Err(e) if e.is_unreadable() => {
@@ -170,9 +176,11 @@ fn look_at_pack(storage: &dyn Storage, id: PackId, sha1: bool, progress: &dyn Pr
     let mut checked = Checked::default();
     let key = pack_key(&id);
     let len_of = |key: &str| readable(storage.len(key).map_err(|e| storage.error(key, &e)));
+    // An import may write it just now, or gc remove it: it counts if it is there before and after it is read.
+    let was_there = len_of(&index_key(&id))?.is_ok();
     let ids = readable(PackIndex::from_file(storage, id))?;
-    checked.has_index = len_of(&index_key(&id))?.is_ok();
-    checked.indexed = ids.is_ok();
+    checked.has_index = ids.is_ok() || was_there && len_of(&index_key(&id))?.is_ok();
+    checked.indexed = checked.has_index && ids.is_ok();
     let Ok(len) = len_of(&key)? else { return Ok(checked) };
     checked.there = true;
     let own = readable(PackIndex::from_pack(storage, id))?.map(|(own, _)| own.contents);
