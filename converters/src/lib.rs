@@ -49,6 +49,8 @@ mod mkdisk;
 mod rebuild;
 pub mod store;
 mod task;
+#[cfg(test)]
+mod testing;
 mod tree;
 mod verbs;
 

@@ -6,17 +6,18 @@
 //! `bases/TARGET/`; so are seeds that hold a block of a base's own metadata, for the fuzzer to change.
 
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, Once};
 
 use mif_formats::fs::{Content, FileType, Filesystem, Piece, Recognized, walk};
+use mif_formats::guard::{catch, is_catching};
 use mif_formats::source::check_range;
 use mif_formats::{Extent, Result, Source};
 
 /// The longest patch, in bytes.
 const PATCH_MAX: usize = 4096;
 /// How much of all files, of one source, and in how many extents, is read of one input.
-const READ_MAX: u64 = 4 << 20;
-const EXTENTS_MAX: usize = 4096;
+pub const READ_MAX: u64 = 4 << 20;
+pub const EXTENTS_MAX: usize = 4096;
 
 /// Whole disks, volumes or files that inputs change a few bytes of.
 pub struct Bases(Vec<(String, Arc<Vec<u8>>)>);
@@ -179,4 +180,19 @@ fn read_content(volume: &dyn Source, content: &Content, left: &mut u64) {
         }
     }
     assert_eq!(total, content.size);
+}
+
+/// Calls code of others, which may panic on damaged bytes: that is `None`, and no finding. Panics outside of it are.
+pub fn others<T>(call: impl FnOnce() -> T) -> Option<T> {
+    static HOOK: Once = Once::new();
+    HOOK.call_once(|| {
+        // The fuzzer's own hook ends the process before a panic can be caught.
+        let hook = std::panic::take_hook();
+        std::panic::set_hook(Box::new(move |info| {
+            if !is_catching() {
+                hook(info);
+            }
+        }));
+    });
+    catch(call)
 }

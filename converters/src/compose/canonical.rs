@@ -8,7 +8,7 @@ use mif_formats::Source;
 use mif_formats::mif::layout::{Builder, Layout, Origin, Segment};
 use mif_formats::source::is_zero;
 
-use crate::disk::blocks::{RESIDUE_WINDOW, blocks};
+use crate::disk::blocks::{BLOCK, RESIDUE_WINDOW, blocks};
 use crate::error::Result;
 use crate::store::{ObjectWriter, Objects, StoredDisk};
 
@@ -72,8 +72,18 @@ fn mixed_windows(layout: &Layout, objects: &Objects) -> Result<Vec<Range<u64>>> 
     let is_whole = |object: u32, met: u64| -> Result<bool> {
         Ok(objects.len(&layout.objects()[object as usize])? == met)
     };
-    for Segment { range, origin } in layout.segments() {
+    let mut segments = layout.segments().peekable();
+    let mut is_after_zero = false;
+    while let Some(Segment { range, origin }) = segments.next() {
+        let follows_zero = std::mem::replace(&mut is_after_zero, origin == Origin::Zero);
         let Origin::Residue { object, offset } = origin else { continue };
+        // An import has all of a block, with the zeros beside.
+        let is_before_zero = segments.peek().is_some_and(|next| next.origin == Origin::Zero);
+        for (edge, is_beside_zero) in [(range.start, follows_zero), (range.end, is_before_zero)] {
+            if is_beside_zero && edge % BLOCK != 0 {
+                mixed.insert(edge / RESIDUE_WINDOW * RESIDUE_WINDOW);
+            }
+        }
         let (window, len) = (range.start / RESIDUE_WINDOW * RESIDUE_WINDOW, range.end - range.start);
         if range.end > window + RESIDUE_WINDOW {
             // No import cuts so; of a shifted disk it may come, and then all that it touches is mixed.

@@ -3,5 +3,7 @@
 pub(crate) mod canonical;
 pub(crate) mod made;
 pub(crate) mod planner;
+#[cfg(test)]
+mod properties;
 pub(crate) mod splice;
 pub(crate) mod staging;

@@ -104,7 +104,7 @@ impl<'a> Splicer<'a> {
         contents: &[ObjectId],
     ) -> Result<()> {
         self.replaced.extend(on_disk(extents, 0, plan.size()).map(|(start, len)| start..start + len));
-        let mut window = Window { start: 0, limit: 0, bytes: Vec::new(), content: Vec::new() };
+        let mut window = Window { start: 0, next: 0, limit: 0, bytes: Vec::new(), content: Vec::new() };
         // An error of the store has to pass through the planner, which knows none such.
         let mut failed = None;
         let emitted = plan.emit(&mut |offset, placed| {
@@ -126,14 +126,17 @@ impl<'a> Splicer<'a> {
         if bytes.is_empty() {
             return Ok(());
         }
-        if is_zero(bytes) {
-            self.replaced.push(range);
-            return Ok(());
+        let mut residue = Vec::new();
+        let mut found = Vec::new();
+        for block in blocks(range.clone()) {
+            let bytes = &bytes[(block.start - at) as usize..(block.end - at) as usize];
+            if !is_zero(bytes) {
+                found.push((block, residue.len() as u64));
+                residue.extend_from_slice(bytes);
+            }
         }
-        let object = self.writer.put(bytes)?;
-        self.runs.push(NewRun { range: range.clone(), is_content: false, object, offset: 0 });
         self.replaced.push(range);
-        Ok(())
+        self.residue(&residue, found)
     }
 
     /// The layout of the whole disk.
@@ -214,6 +217,7 @@ impl<'a> Splicer<'a> {
                     let here = (window.limit - at).min(bytes.len() as u64) as usize;
                     window.put(at, &bytes[..here]);
                     (at, bytes) = (at + here as u64, &bytes[here..]);
+                    window.next = at;
                 }
             }
             Placed::File { key, mut offset, mut len } => {
@@ -223,15 +227,16 @@ impl<'a> Splicer<'a> {
                     let here = (window.limit - at).min(len);
                     window.content.push((at..at + here, object, offset));
                     (at, offset, len) = (at + here, offset + here, len - here);
+                    window.next = at;
                 }
             }
         }
         Ok(())
     }
 
-    /// Moves to the window of byte `at`.
+    /// Moves to the window of byte `at`. A volume's extents may lie on the disk in any order, so it may go back.
     fn move_to(&mut self, window: &mut Window, at: u64) -> Result<()> {
-        if !(window.start..window.limit).contains(&at) {
+        if !(window.next..window.limit).contains(&at) {
             self.flush(window)?;
             window.start = at / RESIDUE_WINDOW * RESIDUE_WINDOW;
             window.limit = window.start + RESIDUE_WINDOW;
@@ -241,10 +246,9 @@ impl<'a> Splicer<'a> {
 
     /// Makes runs of a window: of content but for its zero blocks, and of residue what else is not zero.
     fn flush(&mut self, window: &mut Window) -> Result<()> {
-        // Residue goes on to the end of its block, though there are only zeros, but not into what is kept.
-        let last = window.start + window.bytes.len() as u64;
-        let limit = self.replaced.iter().find(|r| r.start < last && last <= r.end).map_or(last, |r| r.end);
-        let end = last.next_multiple_of(BLOCK).min(limit);
+        // Residue goes on to the end of its block, though there are only zeros, but not into what is kept: a volume may
+        // begin or end within a block.
+        let end = (window.start + window.bytes.len() as u64).next_multiple_of(BLOCK);
         window.bytes.resize((end - window.start) as usize, 0);
         let mut gaps: Vec<Range<u64>> = Vec::new();
         let mut at = window.start;
@@ -254,9 +258,15 @@ impl<'a> Splicer<'a> {
             self.content(range, object, offset)?;
         }
         gaps.push(at..end);
+        let mut planned: Vec<Range<u64>> = self.replaced.clone();
+        planned.retain(|range| range.start < end && window.start < range.end);
+        planned.sort_unstable_by_key(|range| range.start);
+        let of_plan = |gap: &Range<u64>| -> Vec<Range<u64>> {
+            planned.iter().map(|range| range.start.max(gap.start)..range.end.min(gap.end)).collect()
+        };
         let mut residue = Vec::new();
         let mut found = Vec::new();
-        for block in gaps.into_iter().flat_map(blocks) {
+        for block in gaps.iter().flat_map(of_plan).flat_map(blocks) {
             let in_window = (block.start - window.start) as usize..(block.end - window.start) as usize;
             let bytes = &window.bytes[in_window];
             if !is_zero(bytes) {
@@ -264,12 +274,17 @@ impl<'a> Splicer<'a> {
                 residue.extend_from_slice(bytes);
             }
         }
-        if !residue.is_empty() {
-            let object = self.writer.put(&residue)?;
-            let run = |(range, offset)| NewRun { range, is_content: false, object, offset };
-            self.runs.extend(found.into_iter().map(run));
-        }
         window.bytes.clear();
+        self.residue(&residue, found)
+    }
+
+    /// Stores residue as one object, and makes runs of it: parts of the disk, each with its offset in there.
+    fn residue(&mut self, residue: &[u8], parts: Vec<(Range<u64>, u64)>) -> Result<()> {
+        if !residue.is_empty() {
+            let object = self.writer.put(residue)?;
+            let run = |(range, offset)| NewRun { range, is_content: false, object, offset };
+            self.runs.extend(parts.into_iter().map(run));
+        }
         Ok(())
     }
 
@@ -307,6 +322,8 @@ impl<'a> Splicer<'a> {
 /// A window of the disk that is being filled.
 struct Window {
     start: u64,
+    /// Where the next bytes may stand: behind all that it has.
+    next: u64,
     limit: u64,
     /// Metadata from `start` on, as far as there is.
     bytes: Vec<u8>,

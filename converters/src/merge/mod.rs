@@ -11,6 +11,8 @@
 mod apply;
 mod batch;
 mod entries;
+#[cfg(test)]
+mod properties;
 mod report;
 mod rules;
 mod side;

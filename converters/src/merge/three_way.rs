@@ -277,6 +277,9 @@ impl<'a> Merging<'a> {
             }
             for own in own.into_iter().filter(|_| wins) {
                 self.merge.takes.insert(own, Take::Remove);
+                // A directory in it that was to stay goes too.
+                let name = self.name(own);
+                self.merge.left.retain(|left| left.path != name);
             }
         }
     }

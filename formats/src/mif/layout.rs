@@ -302,14 +302,18 @@ impl Builder {
 
     /// `len` bytes of a file's content, from `offset` of `id` on.
     pub fn content(&mut self, len: u64, id: ObjectId, offset: u64) {
-        let object = self.number(id);
-        self.push(len, Origin::Content { object, offset });
+        if len > 0 {
+            let object = self.number(id);
+            self.push(len, Origin::Content { object, offset });
+        }
     }
 
     /// `len` bytes that are no file's content, from `offset` of `id` on.
     pub fn residue(&mut self, len: u64, id: ObjectId, offset: u64) {
-        let object = self.number(id);
-        self.push(len, Origin::Residue { object, offset });
+        if len > 0 {
+            let object = self.number(id);
+            self.push(len, Origin::Residue { object, offset });
+        }
     }
 
     fn number(&mut self, id: ObjectId) -> u32 {
@@ -367,6 +371,17 @@ mod tests {
         assert_eq!(layout.segments().count(), 6);
         assert_eq!(layout.objects().len(), 2);
         assert_eq!(layout.disk_size(), 512 + 1024 + 8192 + 100 + 100 + 20);
+    }
+
+    #[test]
+    fn no_bytes_of_an_object_do_not_number_it() {
+        let mut builder = Builder::new();
+        builder.content(0, ObjectId::content([3; 32]), 0);
+        builder.residue(0, ObjectId::content([2; 32]), 0);
+        builder.residue(512, ObjectId::content([1; 32]), 0);
+        builder.content(512, ObjectId::content([2; 32]), 0);
+        let numbered = [1, 2].map(|byte| ObjectId::content([byte; 32]));
+        assert_eq!(builder.finish().objects(), numbered);
     }
 
     #[test]

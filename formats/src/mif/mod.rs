@@ -11,6 +11,8 @@ pub mod packages;
 
 #[cfg(test)]
 mod mutants;
+#[cfg(test)]
+mod properties;
 mod table;
 mod varint;
 

@@ -36,6 +36,22 @@ fn command(tool: &str, args: &[&str]) -> Command {
     command
 }
 
+/// Runs a test with the numbers of each seed below `count`. A failure prints its seed.
+pub(crate) fn each_seed(count: u64, test: impl Fn(&mut Dice)) {
+    struct Named(u64);
+    impl Drop for Named {
+        fn drop(&mut self) {
+            if std::thread::panicking() {
+                eprintln!("the seed was {}", self.0);
+            }
+        }
+    }
+    for seed in 0..count {
+        let _named = Named(seed);
+        test(&mut Dice::new(seed));
+    }
+}
+
 /// Numbers that look random and are the same in each run.
 pub(crate) struct Dice(u64);
 
