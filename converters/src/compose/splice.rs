@@ -258,9 +258,17 @@ impl<'a> Splicer<'a> {
             self.content(range, object, offset)?;
         }
         gaps.push(at..end);
-        let mut planned: Vec<Range<u64>> = self.replaced.clone();
-        planned.retain(|range| range.start < end && window.start < range.end);
-        planned.sort_unstable_by_key(|range| range.start);
+        let near = self.replaced.iter().filter(|range| range.start < end && window.start < range.end);
+        let mut near: Vec<Range<u64>> = near.cloned().collect();
+        near.sort_unstable_by_key(|range| range.start);
+        // What was replaced twice counts once.
+        let mut planned: Vec<Range<u64>> = Vec::new();
+        for range in near {
+            match planned.last_mut() {
+                Some(last) if range.start < last.end => last.end = last.end.max(range.end),
+                _ => planned.push(range),
+            }
+        }
         let of_plan = |gap: &Range<u64>| -> Vec<Range<u64>> {
             planned.iter().map(|range| range.start.max(gap.start)..range.end.min(gap.end)).collect()
         };

@@ -37,8 +37,8 @@ const WINDOW: usize = 256 << 10;
 /// The size of a disk in bytes.
 const DISK: usize = WINDOWS * WINDOW;
 /// How many different disks there are, and how many different parts they are made of.
-const DISKS: usize = 6;
-const PARTS: usize = 5;
+const DISKS: usize = 8;
+const PARTS: usize = 9;
 /// The time, in seconds since 1970.
 const NOW: u64 = 1_800_000_000;
 /// The names of images.
@@ -361,6 +361,8 @@ struct World {
     needs: BTreeMap<Key, Needs>,
     /// Versions that were removed: their numbers are never given again.
     gone: BTreeSet<Key>,
+    /// Disks whose images were removed. Of what they have, the store may still have packs that no image needs.
+    left_over: Vec<usize>,
     /// Whether anything has rotted since the store was last whole.
     is_rotten: bool,
 }
@@ -389,6 +391,7 @@ impl World {
             images: BTreeMap::new(),
             needs: BTreeMap::new(),
             gone: BTreeSet::new(),
+            left_over: Vec::new(),
             is_rotten: false,
         }
     }
@@ -625,6 +628,16 @@ fn round(world: &mut World, random: &mut Random, tally: &mut Tally) {
         let name: &'static str = NAMES[random.below(NAMES.len())];
         work.push(Task::Import { name, disk, verify: false });
     }
+    // An import that finds what gc is about to remove; or a reader of an image that goes.
+    if random.once_in(3) {
+        let name = *random.pick(&NAMES);
+        work.truncate(1 + random.below(2));
+        match world.left_over.pop() {
+            Some(disk) => work.push(Task::Import { name, disk, verify: false }),
+            None => work.extend([Task::Remove { name }, Task::Read { name }]),
+        }
+        work.push(Task::Collect);
+    }
     let tasks: Vec<(Task, Option<(usize, Fault)>)> = work
         .into_iter()
         .map(|task| {
@@ -732,7 +745,8 @@ fn settle(world: &mut World, done: &[Done], good_before: &HashSet<ObjectId>) {
         world.images.insert(id.clone(), world.disks[*disk].1.clone());
     }
     for id in removed {
-        world.images.remove(&id);
+        let bytes = world.images.remove(&id);
+        world.left_over.extend(world.disks.iter().position(|(_, disk)| bytes.as_ref() == Some(disk)));
         world.needs.remove(&id);
         world.gone.insert(id);
     }
