@@ -161,7 +161,7 @@ fn verify_answers_by_its_exit_code_and_names_the_place() {
     let report: Value = serde_json::from_slice(&output.stdout).unwrap();
     assert_eq!(report["bits"]["first"], 100);
     assert_eq!(report["bits"]["bytes"], 7);
-    assert_eq!(report["bits"]["place"], "outside of every partition");
+    assert_eq!(report["bits"]["place"], "outside all partitions");
     let places = report["bits"]["places"].as_array().unwrap();
     assert_eq!(places.len(), 2, "{report}");
     assert_eq!((&places[0]["first"], &places[0]["bytes"]), (&Value::from(100), &Value::from(5)));

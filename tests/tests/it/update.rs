@@ -500,7 +500,7 @@ fn what_an_image_cannot_take_is_refused_and_the_others_get_it() {
         (&["update", "--from", "a", "--to", "b", "c", "--all"], 2, "--all"),
         (&["replace", "--old", "nothing", "--new", "/etc/passwd", "c"], 3, "no such file"),
         (&["replace", "--old", empty.to_str().unwrap(), "--new", "/etc/passwd", "c"], 2, "empty"),
-        (&["replace", "--old", "/etc/passwd", "--new", "/etc/passwd", "c"], 2, "same content"),
+        (&["replace", "--old", "/etc/passwd", "--new", "/etc/passwd", "c"], 2, "different contents"),
     ] {
         let said = run_failing(&mut lab.mif(arguments), code);
         assert!(said.contains(part), "{arguments:?}: {said}");

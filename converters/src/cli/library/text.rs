@@ -229,7 +229,7 @@ fn lost_image(out: &mut String, lost: &LostImage, paths: usize) {
     }
     let _ = writeln!(out, "{} has lost: {}", printable(&lost.image), printable(&parts.join(", ")));
     for (volume, bytes) in &lost.disk_bytes {
-        let place = if volume == "-" { "outside of all partitions".to_owned() } else { printable(volume) };
+        let place = if volume == "-" { "outside all partitions".to_owned() } else { printable(volume) };
         let _ = writeln!(out, "  {} on {place}", size(*bytes));
     }
     for file in lost.files.iter().take(paths) {

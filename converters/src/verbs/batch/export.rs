@@ -84,7 +84,7 @@ pub fn export_all(
     let started = Instant::now();
     let format = container::format_for_output(options.each.format.as_deref(), folder)?;
     let suffix = format.suffixes().first().ok_or_else(|| {
-        Error::unsupported(format!("images of the format {} are read, not written", format.name()))
+        Error::unsupported(format!("mif reads {} images but does not write them", format.name()))
     })?;
     let images = images(store, options.all_versions)?;
     if images.is_empty() {

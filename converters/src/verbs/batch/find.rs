@@ -57,7 +57,7 @@ const NO_DISKS: [&str; 5] = ["iso9660", "udf", "squashfs", "cramfs", "erofs"];
 /// itself. Extents of another image are passed over; a disk beneath another one is an image of its own, for the upper
 /// one does not have all of its bits.
 pub(super) fn find(paths: &[PathBuf], options: &OpenOptions, progress: &dyn Progress) -> Result<FoundImages> {
-    progress.stage("looking for disk images", 0);
+    progress.stage("finding disk images", 0);
     let mut found = FoundImages::default();
     let mut files = Vec::new();
     let options = trusting(paths, options);
@@ -68,7 +68,7 @@ pub(super) fn find(paths: &[PathBuf], options: &OpenOptions, progress: &dyn Prog
         if path.is_dir() {
             if options.format.is_some() {
                 return Err(Error::usage(format!(
-                    "{}: --format goes with files, not with folders",
+                    "{}: --format applies to files, not to directories",
                     path.display()
                 )));
             }
@@ -120,7 +120,7 @@ pub(super) fn find(paths: &[PathBuf], options: &OpenOptions, progress: &dyn Prog
         let owners = parts.get(&resolved(&image.path)).into_iter().flatten();
         match owners.filter(|owner| **owner != image.path && !dropped.contains(*owner)).min() {
             Some(owner) if is_part(&image.path, &options) => {
-                found.pass_over(&image.path, format!("a part of {}", owner.display()));
+                found.pass_over(&image.path, format!("an extent of {}", owner.display()));
                 dropped.insert(image.path);
             }
             _ => found.images.push(image),
@@ -187,7 +187,10 @@ fn walk(
             continue;
         }
         if has("Info.plist", FileType::RegularFile) && has("bands", FileType::Directory) {
-            found.pass_over(&folder, "no disk: an Apple sparse bundle, which is not read".into());
+            found.pass_over(
+                &folder,
+                "not a disk image: an Apple sparse bundle, which mif does not read".into(),
+            );
             continue;
         }
         let entries = match opened.and_then(|folder| folder.entries()) {
@@ -244,12 +247,12 @@ fn judge(file: ImageFile) -> Result<Judged> {
         return Ok(if image { Judged::Image } else { Judged::Other("empty".into()) });
     }
     if let Some(what) = container::foreign_name(&file)? {
-        return Ok(Judged::Other(format!("no disk: {what}")));
+        return Ok(Judged::Other(format!("not a disk image: {what}")));
     }
     let disk: Arc<dyn Source> = Arc::new(file);
     let head = disk.read_vec(0, disk.len().min(recognize::HEAD as u64) as usize)?;
     if let Some(name) = recognize::name_of(&head).filter(|name| NO_DISKS.contains(name)) {
-        return Ok(Judged::Other(format!("no disk: {name}")));
+        return Ok(Judged::Other(format!("not a disk image: {name}")));
     }
     let scan = Scan::new(disk)?;
     let known = |content: &Recognized| !matches!(content, Recognized::Other { name: None, .. });
@@ -258,8 +261,8 @@ fn judge(file: ImageFile) -> Result<Judged> {
     }
     if CONTAINERS.contains(&&*suffix) {
         return Ok(Judged::Broken(format!(
-            "its suffix says {suffix}, and it is neither that nor a disk with anything known on it; named itself, it is \
-             imported as a raw disk"
+            "the suffix is {suffix}, but the content is neither that format nor a disk that mif recognises; to import it \
+             as a raw disk, name the file itself"
         )));
     }
     if RAW.contains(&&*suffix) {
@@ -338,7 +341,7 @@ mod tests {
             "empty.txt: empty",
             "initrd.img: no disk: gzip data",
             "install.iso: no disk: iso9660",
-            "mac.sparsebundle: no disk: an Apple sparse bundle, which is not read",
+            "mac.sparsebundle: not a disk image: an Apple sparse bundle, which mif does not read",
             "store: a store",
         ];
         for line in expected {

@@ -158,8 +158,8 @@ pub fn import_all(
     let planned = plan(found.images, &options.names)?;
     if planned.is_empty() {
         let places: Vec<String> = paths.iter().map(|path| path.display().to_string()).collect();
-        return Err(Error::input(format!("{}: there is no disk image in it", places.join(", ")))
-            .advise("A file that is not recognised is imported when it is named itself"));
+        return Err(Error::input(format!("{}: no disk images found", places.join(", ")))
+            .advise("To import a file that is not recognised as a raw disk, name the file itself"));
     }
     watch.total(planned.len());
     let writer = ObjectWriter::new(store)?;
@@ -207,12 +207,12 @@ fn plan(images: Vec<FoundImage>, names: &NamePattern) -> Result<Vec<Planned>> {
         if let Some(first) = taken.insert(name.clone(), planned.len()) {
             let first: &Path = &planned[first].image.path;
             return Err(Error::usage(format!(
-                "{} and {} would both be called \"{name}\"",
+                "{} and {} would both be imported as \"{name}\"",
                 first.display(),
                 image.path.display()
             ))
             .advise(
-                "Nothing was read. Try --name '{parent}-{stem}', --name '{name}', or one after the other",
+                "Nothing was imported. Pass --name '{parent}-{stem}' or --name '{name}', or import one at a time",
             ));
         }
         planned.push(Planned { image, name });

@@ -85,10 +85,12 @@ pub(super) fn matches(images: &[Image], originals: &[FoundImage]) -> Vec<Result<
         |image: &Image| originals.iter().position(|original| stem.name_of(&original.path) == image.name);
     let choose = |(image, found): (&Image, &Option<(usize, usize)>)| {
         if image.provenance.operation != "import" {
-            return Err(format!("made by {}", image.provenance.operation));
+            return Err(format!("made by {}, not imported", image.provenance.operation));
         }
         match last_imports[image.name.as_str()] {
-            last if last > image.version => return Err(format!("imported again as version {last}")),
+            last if last > image.version => {
+                return Err(format!("superseded by version {last}, which was imported later"));
+            }
             _ => {}
         }
         // A file that fits another image's path better is that one's.

@@ -90,8 +90,9 @@ pub fn verify_all(
             1 => String::new(),
             files => format!(" (and {} more files cannot be read)", files - 1),
         };
-        return Err(Error::store(format!("{first}{more}"))
-            .advise("Whether the library is whole is not known before they can be read"));
+        return Err(
+            Error::store(format!("{first}{more}")).advise("Make the files readable, then verify again")
+        );
     }
     let mut checks: Vec<ImageCheck> = Vec::new();
     let mut lost = checked.lost;

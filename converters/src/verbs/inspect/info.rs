@@ -75,7 +75,7 @@ pub fn info(image: &OpenImage) -> Result<ImageInfo> {
             } = stored.image.clone();
             // What the record says is said also of an image whose files are damaged.
             let system = stored_system(image, &table, &mut warnings).unwrap_or_else(|error| {
-                warnings.push(format!("its files cannot be read: {error}"));
+                warnings.push(format!("cannot read its files: {error}"));
                 System::default()
             });
             Ok(ImageInfo {

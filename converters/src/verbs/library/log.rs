@@ -64,8 +64,8 @@ pub fn log(store: &Store, name: Option<&str>) -> Result<LogReport> {
         }
     }
     if let (Some(name), true) = (name, entries.is_empty() && damaged.is_empty()) {
-        return Err(Error::input(format!("{name}: is not in the store {}", store.storage().place()))
-            .advise("`mif images` lists what is there"));
+        return Err(Error::input(format!("{name}: no such image in the store {}", store.storage().place()))
+            .advise("List the images with `mif images`"));
     }
     Ok(LogReport { versions: in_order(entries), damaged })
 }
@@ -150,9 +150,9 @@ pub fn tag(store: &Store, image: &ImageName, tag: &str) -> Result<Tag> {
 /// Removes the tag that `image` names (`name@tag`).
 pub fn untag(store: &Store, image: &ImageName) -> Result<Tag> {
     let Selector::Tag(tag) = &image.version else {
-        return Err(Error::usage(format!("{image}: names no tag")).advise("Write NAME@TAG"));
+        return Err(Error::usage(format!("{image}: not a tag")).advise("Name the tag as NAME@TAG"));
     };
-    let missing = || Error::input(format!("{image}: there is no such tag"));
+    let missing = || Error::input(format!("{image}: no such tag"));
     let version = store.tagged(&image.name, tag)?.ok_or_else(missing)?;
     store.remove_tag(&image.name, tag)?;
     Ok(Tag { name: image.name.clone(), tag: tag.clone(), version })

@@ -45,7 +45,7 @@ pub fn rm(store: &Store, names: &[ImageName], force: bool) -> Result<RmReport> {
     }
     if let (Some(tag), false) = (tags.first(), force) {
         return Err(Error::usage(format!("{}@{} has the tag {}", tag.name, tag.version, tag.tag))
-            .advise("Nothing was removed; --force removes tagged versions, and their tags"));
+            .advise("Nothing was removed; pass --force to remove tagged versions and their tags"));
     }
     for tag in &tags {
         store.remove_tag(&tag.name, &tag.tag)?;

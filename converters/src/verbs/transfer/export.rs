@@ -133,14 +133,16 @@ fn check_kind(output: &Output, path: &Path, format: &dyn Format, options: &Expor
     match output.kind() {
         OutputKind::Files => return Ok(()),
         OutputKind::Stream if std::io::stdout().is_terminal() => {
-            return Err(Error::usage("refusing to write a disk to a terminal"));
+            return Err(Error::usage("refusing to write a disk image to a terminal"));
         }
         OutputKind::Stream if options.verify => {
-            return Err(Error::usage("--verify cannot read standard output back"));
+            return Err(Error::usage(
+                "--verify does not work with standard output, which cannot be read back",
+            ));
         }
         OutputKind::Stream | OutputKind::Device if format.is_sequential() => return Ok(()),
         OutputKind::Stream => Err(Error::unsupported(format!(
-            "-: a {name} image is not written sequentially, so it cannot go to standard output"
+            "-: a {name} image cannot go to standard output because it is not written sequentially"
         ))),
         OutputKind::Device => Err(Error::unsupported(format!(
             "{shown}: only a raw disk can be written to a block device, not a {name} image"
@@ -175,7 +177,7 @@ fn carry_sector_size(
         return Ok(None);
     }
     Ok(Some(format!(
-        "the disk has {size}-byte sectors, which a {} image cannot record: attach it as a disk with such sectors, or its \
+        "the disk has {size}-byte sectors, which a {} image cannot record: attach it with {size}-byte sectors, or its \
          partitions will not be found",
         format.name()
     )))
@@ -245,7 +247,7 @@ fn read_back(
     match compare_bits(disk, &written, "reading back", progress)?.first {
         None => Ok(()),
         Some(first) => Err(Error::store(format!(
-            "{}: reading back gives other bytes, first at byte {first} of the disk",
+            "{}: verification failed: the file differs from the disk, first at byte {first} of the disk",
             path.display()
         ))),
     }
@@ -264,8 +266,8 @@ fn reshape<'i>(
     progress: &dyn Progress,
 ) -> Result<Reshaped<'i>> {
     let Origin::Stored { stored, objects, .. } = &image.origin else {
-        return Err(Error::usage("only an image of the store gets another size or other identities")
-            .advise("`mif import` it first"));
+        return Err(Error::usage("only an image in the store can be resized or given new identities")
+            .advise("Import it first, with `mif import`"));
     };
     progress.stage("planning", 0);
     let base = Base::new(Bench::scratch(objects.clone())?, stored)?;
@@ -293,7 +295,7 @@ fn backing_name(base: &Path, output: &Path) -> Result<String> {
     let is_link = output.is_symlink();
     let name = found.strip_prefix(&folder).ok().filter(|_| !is_link).unwrap_or(&found);
     let name = name.to_str().ok_or_else(|| {
-        Error::unsupported(format!("{}: a backing file's name must be UTF-8", base.display()))
+        Error::unsupported(format!("{}: the path of a backing file must be UTF-8", base.display()))
     })?;
     // Before the first slash, a colon would end the name of a protocol.
     let has_protocol = name.split('/').next().is_some_and(|first| first.contains(':'));

@@ -81,7 +81,9 @@ fn hash(
         if extent.is_zero() {
             let mut left = holes_left.lock().expect("not poisoned");
             *left = left.checked_sub(part as u64).ok_or_else(|| {
-                Error::input(format!("has no digest: over {MAX_HASHED_HOLES} bytes of holes are not hashed"))
+                Error::input(format!(
+                    "not hashed: the files listed have over {MAX_HASHED_HOLES} bytes of holes"
+                ))
             })?;
             drop(left);
             buf[..part].fill(0);

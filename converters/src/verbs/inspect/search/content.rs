@@ -33,14 +33,15 @@ impl WantedContents {
     /// Adds a BLAKE3 in hex.
     pub fn add_blake3(&mut self, hex: &str) -> Result<()> {
         let digest =
-            digest(hex).ok_or_else(|| Error::usage(format!("{hex}: is no BLAKE3: 64 hex digits")))?;
+            digest(hex).ok_or_else(|| Error::usage(format!("{hex}: not a BLAKE3 digest (64 hex digits)")))?;
         self.blake3.insert(digest);
         Ok(())
     }
 
     /// Adds a SHA-1 in hex.
     pub fn add_sha1(&mut self, hex: &str) -> Result<()> {
-        let digest = digest(hex).ok_or_else(|| Error::usage(format!("{hex}: is no SHA-1: 40 hex digits")))?;
+        let digest =
+            digest(hex).ok_or_else(|| Error::usage(format!("{hex}: not a SHA-1 (40 hex digits)")))?;
         self.sha1.insert(digest);
         Ok(())
     }
@@ -60,8 +61,11 @@ impl WantedContents {
             line.clear();
         }
         if self.sha1.len() == before {
-            return Err(Error::input(format!("{}: has no SHA-1 in it that is new", path.display()))
-                .advise("Expected a line for each, with 40 hex digits"));
+            return Err(Error::input(format!(
+                "{}: no SHA-1 found, or none that is not already given",
+                path.display()
+            ))
+            .advise("Put each SHA-1 on its own line, as 40 hex digits"));
         }
         Ok(())
     }

@@ -30,7 +30,7 @@ impl PathGlob {
     pub fn new(text: &str) -> Result<Self> {
         let special = |c: char| "*?[".contains(c);
         let pattern = text.contains(special).then(|| Pattern::new(text)).transpose().map_err(|e| {
-            Error::usage(format!("\"{text}\" is no pattern: at its character {}: {}", e.pos + 1, e.msg))
+            Error::usage(format!("invalid pattern \"{text}\": at character {}: {}", e.pos + 1, e.msg))
         })?;
         // The text in brackets is not plain; what is plain is before the first bracket, or between other marks.
         // `**/` may stand for nothing at all, so the slash beside it is not plain either.

@@ -29,7 +29,7 @@ pub(crate) fn check_owner(store: &Store, opened: &Opened<'_>) -> Result<()> {
         let recorded = provenance.files.into_iter().next().map(|file| file.path).or(provenance.source);
         return match recorded {
             Some(recorded) if !is_same_file(opened.path, Path::new(&recorded)) => {
-                Err(taken(opened, &format!("holds {recorded}")))
+                Err(taken(opened, &format!("was imported from {recorded}")))
             }
             _ => Ok(()),
         };
@@ -46,8 +46,8 @@ fn taken(opened: &Opened<'_>, by: &str) -> Error {
     let folder =
         opened.path.parent().and_then(Path::file_name).map(|name| name.to_string_lossy().into_owned());
     let other = ImageName::like(&folder.map_or(format!("{name}-2"), |folder| format!("{folder}-{name}")));
-    Error::usage(format!("{path}: the image {name} is of another source: it {by}")).advise(format!(
-        "Pass `--name {other}` for an image of its own, or `--new-version` for a new version of {name}"
+    Error::usage(format!("{path}: the name {name} is taken by an image that {by}")).advise(format!(
+        "Pass `--name {other}` to import it as its own image, or `--new-version` to make it a version of {name}"
     ))
 }
 

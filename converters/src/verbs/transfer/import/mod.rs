@@ -100,7 +100,7 @@ pub(crate) fn import_opened(
     warnings.splice(0..0, disk.warnings.iter().cloned());
     if options.strict && !warnings.is_empty() {
         let all = warnings.join("; ");
-        return Err(Error::input(format!("{}: refused, because of --strict: {all}", path.display())));
+        return Err(Error::input(format!("{}: refused by --strict: {all}", path.display())));
     }
     let mut added = own_writer.finish()?;
     let layout = Arc::new(read.take_layout());
@@ -116,17 +116,15 @@ pub(crate) fn import_opened(
     let broken = writer.broken_packs();
     let mut damage_left = broken > 0;
     if damage_left && added.objects > 0 {
-        repaired.push(format!(
-            "{broken} packs are missing or cut short; {} objects are stored again",
-            added.objects
-        ));
+        repaired
+            .push(format!("{broken} packs are missing or truncated; stored {} objects again", added.objects));
     }
     if let Some(check) = check {
         let (stored, damaged) = check.files(&rows)?;
         added = added.with(stored);
         if damaged > 0 {
             damage_left = true;
-            repaired.push(format!("{damaged} objects were damaged and are stored again"));
+            repaired.push(format!("stored {damaged} damaged objects again"));
         }
     }
     let mut manifest_file = Vec::new();
@@ -167,7 +165,7 @@ pub(crate) fn import_opened(
                 ];
                 for (file, bytes) in files.into_iter().filter(|(file, _)| damaged.contains(file)) {
                     there.replace(file, bytes)?;
-                    repaired.push(format!("{}: {file} was damaged and is written again", there.image.id()));
+                    repaired.push(format!("{}: wrote the damaged {file} again", there.image.id()));
                 }
                 store.note_again(&there.image)?;
             }

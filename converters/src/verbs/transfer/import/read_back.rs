@@ -92,11 +92,12 @@ impl<'a> ReadBack<'a> {
         match difference.first {
             None => Ok(digest),
             Some(first) => Err(Error::store(format!(
-                "{}: reading back gives other bytes, first at {first}, {} in all; the image is not published",
+                "{}: verification failed, and the image was not published: it differs from the file, first at byte {first}, \
+                 {} bytes in all",
                 path.display(),
                 difference.bytes
             ))
-            .advise("Was the file changed while it was read? If not, please report this")),
+            .advise("If the file did not change during the import, please report this as a bug")),
         }
     }
 
@@ -112,10 +113,10 @@ impl<'a> ReadBack<'a> {
         let left = damaged_objects(&self.store.objects()?, damaged.iter().copied())?;
         if let Some(id) = left.iter().min() {
             return Err(Error::store(format!(
-                "store: object {id}: is damaged, and {} does not have it any more",
+                "store: object {id}: damaged, and {} no longer contains it",
                 self.opened.path.display()
             ))
-            .advise("`mif fsck` names the images that need it and the repair"));
+            .advise("Run `mif fsck` to list the images that need it and how to repair the store"));
         }
         self.damaged += damaged.len();
         Ok(true)

@@ -46,17 +46,14 @@ pub(super) struct Places {
 
 impl Places {
     pub(super) fn new(scan: &Scan) -> Self {
-        let mut places = Places {
-            owners: vec!["outside of every partition".into()],
-            files: Vec::new(),
-            volumes: Vec::new(),
-        };
+        let mut places =
+            Places { owners: vec!["outside all partitions".into()], files: Vec::new(), volumes: Vec::new() };
         // The last first: a logical volume says more than the partition that it lies in.
         for volume in scan.volumes.iter().rev() {
             let name = &volume.name;
             let listing = volume.filesystem().and_then(|fs| Some((fs, walk(fs).ok()?)));
             let whole =
-                if listing.is_some() { format!("{name}, in no file's content") } else { name.clone() };
+                if listing.is_some() { format!("{name}, outside file contents") } else { name.clone() };
             let owner = places.owner(whole);
             places.volumes.extend(volume.extents.iter().map(|extent| Owned {
                 start: extent.disk,
@@ -119,7 +116,7 @@ impl Places {
         let name = &self.owners[owner];
         match inside {
             None => name.clone(),
-            Some(inside) => format!("{name}, byte {inside} of it"),
+            Some(inside) => format!("{name}, at its byte {inside}"),
         }
     }
 
@@ -133,7 +130,7 @@ impl Places {
         let size = a.len().max(b.len());
         let (mut x, mut y) = (vec![0; WINDOW as usize], vec![0; WINDOW as usize]);
         let mut counts: HashMap<usize, (u64, u64)> = HashMap::new();
-        progress.stage("finding the places", windows.len() as u64 * WINDOW);
+        progress.stage("locating differences", windows.len() as u64 * WINDOW);
         for &start in windows {
             progress::check(progress)?;
             let len = (size - start).min(WINDOW) as usize;
