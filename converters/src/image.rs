@@ -64,10 +64,10 @@ impl OpenImage {
             false => error,
         };
         let name: ImageName = image.parse().map_err(|_| {
-            or_file(Error::input(format!("{image}: is neither a path nor the name of an image in a store")))
+            or_file(Error::input(format!("{image}: neither the path of a file nor a valid image name")))
         })?;
         if !store.join("store.json").exists() && !store.join("packs").is_dir() {
-            let error = Error::input(format!("{image}: there is no store at {}", store.display()));
+            let error = Error::input(format!("{image}: no store at {}", store.display()));
             return Err(or_file(error.advise("Name the store with --store or MIF_STORE")));
         }
         let store = Store::open(store, progress)?;

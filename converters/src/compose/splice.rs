@@ -141,7 +141,7 @@ impl<'a> Splicer<'a> {
         self.runs.sort_unstable_by_key(|run| run.range.start);
         self.replaced.sort_unstable_by_key(|range| range.start);
         if self.replaced.windows(2).any(|pair| pair[0].end > pair[1].start) {
-            return Err(Error::unsupported("volumes that lie in one place cannot both be planned"));
+            return Err(Error::unsupported("cannot rebuild volumes that overlap"));
         }
         let mut builder = Builder::new();
         let mut runs = self.runs.iter().peekable();

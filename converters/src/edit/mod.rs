@@ -201,14 +201,14 @@ fn orders(options: &CustomizeOptions) -> Result<Vec<Order>> {
         let name = fill(&options.name, &variables).map_err(|e| e.within("--as"))?;
         check_name(&name)?;
         if !names.insert(name.clone()) {
-            return Err(Error::usage(format!("two images would have the name {name}"))
-                .advise("Make it of a column that tells them apart, as in --as 'web-{{n}}'"));
+            return Err(Error::usage(format!("two images would be named {name}"))
+                .advise("Use a column that differs between them, such as --as 'web-{{n}}'"));
         }
         Ok(Order { name, variables, one_of_many: instances.len() > 1 })
     });
     let orders: Vec<Order> = orders.collect::<Result<_>>()?;
     if options.recipe.is_empty() && options.reshape.is_empty() {
-        return Err(Error::usage("there is nothing to edit").advise("`mif customize --help` lists the edits"));
+        return Err(Error::usage("no edits given").advise("List the edits with `mif customize --help`"));
     }
     Ok(orders)
 }

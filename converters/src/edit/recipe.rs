@@ -44,16 +44,18 @@ impl Recipe {
         let mut table: Table = text.parse().map_err(|e: toml::de::Error| wrong(&e))?;
         let edits = match table.remove("edit") {
             Some(Value::Array(edits)) => edits,
-            Some(_) => return Err(wrong(&"edit is no list: each edit begins with a line [[edit]]")),
+            Some(_) => {
+                return Err(wrong(&"`edit` is not a list of tables: begin each edit with a line [[edit]]"));
+            }
             None => Vec::new(),
         };
         if let Some(key) = table.keys().next() {
-            return Err(wrong(&format!("\"{key}\" is not known: a recipe is a list of [[edit]]")));
+            return Err(wrong(&format!("unknown key \"{key}\": a recipe has only [[edit]] tables")));
         }
         let folder = path.parent().map(Path::to_path_buf).unwrap_or_default();
         for (number, edit) in (1..).zip(edits) {
             let Value::Table(table) = edit else {
-                return Err(wrong(&"edit is no list of tables: each edit begins with a line [[edit]]"));
+                return Err(wrong(&"`edit` is not a list of tables: begin each edit with a line [[edit]]"));
             };
             let label = format!("{}: edit {number}", path.display());
             self.entries.push(RecipeEdit { label, table, folder: folder.clone() });
@@ -100,7 +102,7 @@ impl Recipe {
             let failed = |e: Error| e.within(&entry.label);
             let table = fill_value(&Value::Table(entry.table.clone()), variables).map_err(failed)?;
             let step: Step = table.try_into().map_err(|e: toml::de::Error| {
-                let known = if entry.table.contains_key("do") { "" } else { ": `do` names what it does" };
+                let known = if entry.table.contains_key("do") { "" } else { ": `do` names the edit" };
                 failed(Error::usage(format!("{}{known}", e.message())))
             })?;
             Ok(FilledStep { label: entry.label.clone(), step, folder: entry.folder.clone() })
@@ -247,14 +249,17 @@ pub(super) fn fill(text: &str, variables: &Variables) -> Result<String> {
     let mut rest = text;
     while let Some((before, after)) = rest.split_once("{{") {
         let (name, behind) = after.split_once("}}").ok_or_else(|| {
-            Error::usage("{{ has no }}")
-                .advise("{{name}} stands for the value of --set name=… or of a CSV column")
+            Error::usage("{{ without a matching }}")
+                .advise("{{name}} stands for a value from --set name=… or from a CSV column")
         })?;
         let name = name.trim();
         let value = variables.get(name).ok_or_else(|| {
             let known: Vec<&str> = variables.keys().map(String::as_str).collect();
-            let known =
-                if known.is_empty() { "none is set".into() } else { format!("set are {}", known.join(", ")) };
+            let known = if known.is_empty() {
+                "no names are set".into()
+            } else {
+                format!("the names set are {}", known.join(", "))
+            };
             Error::usage(format!("{{{{{name}}}}} has no value: {known}"))
                 .advise("Set it with --set, or as a column of the CSV file")
         })?;
@@ -286,7 +291,7 @@ pub fn read_instances(path: &Path) -> Result<Vec<Variables>> {
         instances.push(names.iter().cloned().zip(record.iter().map(str::to_owned)).collect());
     }
     if instances.is_empty() {
-        return Err(wrong(&"has no line below its header, so no image would be made"));
+        return Err(wrong(&"no lines after the header, so no image would be made"));
     }
     Ok(instances)
 }

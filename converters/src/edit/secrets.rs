@@ -26,9 +26,9 @@ impl Recipe {
         match variable_names(name).find(is_secret) {
             None => Ok(()),
             Some(variable) => Err(Error::usage(format!(
-                "{name}: an image's name cannot be made of {variable}, which a password is made of"
+                "{name}: an image name cannot contain {variable}, which is part of a password"
             ))
-            .advise("Names are not secret; use another variable")),
+            .advise("Image names are not secret; use another variable")),
         }
     }
 }

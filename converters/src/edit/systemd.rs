@@ -134,7 +134,7 @@ fn full_name(name: &str) -> Result<String> {
     ];
     let plain = |c: char| c.is_ascii_alphanumeric() || ":-_.\\@".contains(c);
     if name.is_empty() || !name.chars().all(plain) || name.starts_with('.') {
-        return Err(Error::usage(format!("\"{name}\" is no name of a unit")));
+        return Err(Error::usage(format!("invalid unit name \"{name}\"")));
     }
     let known = name.rsplit_once('.').is_some_and(|(_, suffix)| suffixes.contains(&suffix));
     Ok(if known { name.to_owned() } else { format!("{name}.service") })
@@ -151,7 +151,7 @@ pub(super) fn find(files: &Files, unit: &str) -> Result<String> {
             let Some(row) = files.get_link(&path) else { continue };
             if row.node.link_target.as_deref() == Some(b"/dev/null") {
                 return Err(Error::input(format!("{path}: the unit {unit} is masked"))
-                    .advise("Delete that link first"));
+                    .advise("Delete that symlink first"));
             }
             if files.is_file(&path) {
                 return Ok(path);
@@ -159,7 +159,7 @@ pub(super) fn find(files: &Files, unit: &str) -> Result<String> {
         }
     }
     Err(Error::input(format!("the image has no unit {unit}"))
-        .advise("`mif ls NAME /lib/systemd/system` lists those that come with its packages"))
+        .advise("List the units of its packages with `mif ls NAME /lib/systemd/system`"))
 }
 
 /// What a unit's file and the files that add to it say.
@@ -256,7 +256,7 @@ fn enable_with(
     if install.is_empty() {
         return if named {
             Err(Error::input(format!("{path}: has no [Install] section, so it cannot be enabled")).advise(
-                "Such a unit is started by others; a symlink in a target's .wants folder starts it at boot",
+                "Other units start it; to start it at boot, create a symlink to it in a target's .wants directory",
             ))
         } else {
             Ok(())
@@ -266,8 +266,8 @@ fn enable_with(
     let unit = match (name.instance, &install.default_instance) {
         (Some(""), Some(instance)) => format!("{}@{instance}.{}", name.prefix, name.suffix),
         (Some(""), None) if !install.wanted.is_empty() => {
-            return Err(Error::input(format!("{path}: is a template"))
-                .advise(format!("Name an instance, as {}@NAME.{}", name.prefix, name.suffix)));
+            return Err(Error::input(format!("{path}: is a template unit"))
+                .advise(format!("Name an instance, such as {}@NAME.{}", name.prefix, name.suffix)));
         }
         _ => unit.to_owned(),
     };

@@ -27,7 +27,7 @@ const FOLDER: OFlags = OFlags::RDONLY.union(OFlags::DIRECTORY).union(OFlags::NOF
 const SET_ID: u16 = 0o6000;
 
 /// Why something that gives rights on the machine was not set.
-const ONLY_PRIVILEGED: &str = "left out without --privileged";
+const ONLY_PRIVILEGED: &str = "needs --privileged";
 
 /// FAT: the file may not be written.
 const READ_ONLY: u32 = 1;
@@ -48,8 +48,8 @@ pub(super) fn extract(
     match made {
         Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {
             if std::fs::read_dir(to).map_err(failed)?.next().is_some() {
-                return Err(Error::input(format!("{}: is not empty", to.display()))
-                    .advise("Name a folder that is new or empty"));
+                return Err(Error::input(format!("{}: directory not empty", to.display()))
+                    .advise("Extract to a new or empty directory"));
             }
         }
         other => other.map_err(failed)?,
@@ -129,7 +129,8 @@ impl Work<'_> {
             cut.map_or((&b""[..], &item.path[..]), |i| (&item.path[..i], &item.path[i + 1..]));
         if self.current.as_ref().is_none_or(|(path, _)| path != parent) {
             self.current = None;
-            let fd = self.folder(parent).map_err(|e| Problem::Path(format!("its folder: {e}")))?;
+            let fd =
+                self.folder(parent).map_err(|e| Problem::Path(format!("cannot open its directory: {e}")))?;
             self.current = Some((parent.to_vec(), fd));
         }
         let (_, parent) = self.current.as_ref().expect("just opened");
@@ -143,7 +144,7 @@ impl Work<'_> {
         let row = item.row;
         if let Some(first) = item.link_to {
             if !self.made[first] {
-                return Err(Problem::Path("its first path was not made".into()));
+                return Err(Problem::Path("the file that it is a hard link to was not extracted".into()));
             }
             let target = &self.items[first].path;
             let cut = target.iter().rposition(|b| *b == b'/');
@@ -189,7 +190,7 @@ impl Work<'_> {
                     device,
                 ) {
                     Err(rustix::io::Errno::PERM) => {
-                        report.not_set("device", &row.path, "only root may make one");
+                        report.not_set("device", &row.path, "only root can create devices");
                         return Ok(());
                     }
                     other => other.map_err(|e| problem(e.into()))?,
@@ -204,7 +205,7 @@ impl Work<'_> {
 
     /// Writes a file's content, its holes left out.
     fn fill(&self, fd: &OwnedFd, number: usize, progress: &dyn Progress) -> Result<(), Problem> {
-        let damaged = |e: Error| Problem::Path(format!("its content: {e}"));
+        let damaged = |e: Error| Problem::Path(format!("cannot read its content: {e}"));
         let source = self.tree.content(number).map_err(damaged)?;
         let parts = data_parts(&*source).map_err(damaged)?;
         let failed = |e: io::Error| Error::io(self.to, &e);
@@ -287,11 +288,13 @@ impl Work<'_> {
         };
         let refused = match mode & SET_ID != 0 {
             true if !self.privileged => Some(ONLY_PRIVILEGED),
-            true if !owned && !is_folder => Some("the file would run with the rights of another owner"),
+            true if !owned && !is_folder => {
+                Some("the file has another owner here and would run with that owner's rights")
+            }
             _ => None,
         };
         if let Some(why) = refused {
-            report.not_set("set-id bit", &row.path, why);
+            report.not_set("set-ID bit", &row.path, why);
             return Some(Mode::from_raw_mode((mode & !SET_ID).into()));
         }
         Some(Mode::from_raw_mode(mode.into()))
@@ -324,7 +327,7 @@ impl Work<'_> {
             if (uid, gid) == (own_uid.as_raw(), own_gid.as_raw()) {
                 return true;
             }
-            report.not_set("owner", &row.path, "only root may give files away");
+            report.not_set("owner", &row.path, "only root can change the owner of files");
             return false;
         }
         let done = set(Some(Uid::from_raw(uid)), Some(Gid::from_raw(gid)));

@@ -192,7 +192,7 @@ fn select(tree: &Tree, base: usize) -> Result<(Vec<Item<'_>>, Vec<String>)> {
         };
         let bad = |part: &[u8]| matches!(part, b"" | b"." | b"..") || part.contains(&0);
         if !path.is_empty() && path.split(|b| *b == b'/').any(bad) {
-            return Err(Error::input(format!("{}: is no path that can be extracted", row.path_text())));
+            return Err(Error::input(format!("{}: not a valid path to extract", row.path_text())));
         }
         items.push(Item { path, row, number, link_to: None });
     }
@@ -203,9 +203,9 @@ fn select(tree: &Tree, base: usize) -> Result<(Vec<Item<'_>>, Vec<String>)> {
     items.retain(|item| {
         let parent = item.path.iter().rposition(|b| *b == b'/').map_or(&b""[..], |cut| &item.path[..cut]);
         let problem = if last.as_ref() == Some(&item.path) {
-            "has the name of another in its directory, which is extracted"
+            "duplicate name in its directory; only the first was extracted"
         } else if !item.path.is_empty() && is_folder && !directories.contains(parent) {
-            "lies in a directory that was left out"
+            "its directory was not extracted"
         } else {
             last = Some(item.path.clone());
             if item.row.node.file_type == FileType::Dir {

@@ -39,7 +39,7 @@ pub(super) fn extract(
 }
 
 fn failed(error: io::Error) -> Error {
-    Error::store(format!("cannot write the tar: {error}"))
+    Error::store(format!("cannot write the tar archive: {error}"))
 }
 
 fn member(
@@ -52,7 +52,7 @@ fn member(
 ) -> Result<()> {
     let row = item.row;
     if row.node.file_type == FileType::Socket {
-        report.not_set("socket", &row.path, "a tar has none");
+        report.not_set("socket", &row.path, "tar cannot store sockets");
         return Ok(());
     }
     let mut header = Header::new_ustar();
@@ -81,7 +81,7 @@ fn member(
     for xattr in &row.node.xattrs {
         if xattr.name.contains(&0) {
             let what = format!("xattr {}", escape_apart(&xattr.name));
-            report.not_set(&what, &row.path, "no system has an attribute with a zero byte in its name");
+            report.not_set(&what, &row.path, "its name contains a NUL byte");
             continue;
         }
         pax.add([b"SCHILY.xattr.", &encoded(&xattr.name)[..]].concat(), &*xattr.value);
@@ -115,13 +115,13 @@ fn member(
         let (major, minor) = row.node.rdev.unwrap_or_default();
         let fits = header.set_device_major(major).and_then(|()| header.set_device_minor(minor));
         if major > MAX_ID || minor > MAX_ID || fits.is_err() {
-            report.not_set("device", &row.path, "a tar cannot hold its number");
+            report.not_set("device", &row.path, "its number is too large for tar");
             return Ok(());
         }
     }
     header.set_size(0);
     if row.node.file_type == FileType::File && item.link_to.is_none() {
-        let damaged = |e: Error| format!("{}: its content: {e}", escape_apart(&row.path));
+        let damaged = |e: Error| format!("{}: cannot read its content: {e}", escape_apart(&row.path));
         let opened = tree.content(item.number).and_then(|source| Ok((data_parts(&*source)?, source)));
         let (parts, source) = match opened {
             Ok(opened) => opened,

@@ -77,7 +77,7 @@ impl List {
             let entry = match entry {
                 Ok(entry) if i < MAX_ENTRIES && depth < MAX_DEPTH && self.found.len() < self.most => entry,
                 Ok(_) => {
-                    self.unread.insert(here, format!("{READER} finds no end of it"));
+                    self.unread.insert(here, format!("{READER} cannot find the end of the directory"));
                     return;
                 }
                 Err(error) => {
@@ -120,12 +120,12 @@ fn describe(entry: &DirEntry<'_, Device>) -> OtherNode {
 impl Reader for Fat {
     fn find(&self, path: &[u8]) -> Result<Option<OtherNode>, String> {
         if !Self::is_told_apart(path) {
-            return Err(format!("{READER} knows no such name"));
+            return Err(format!("{READER} cannot read such names"));
         }
         let found = self.found.get(&self.called(path)).cloned();
         match found {
-            None if !path.is_ascii() => Err(format!("{READER} has the name in another code page")),
-            None if !self.unread.is_empty() => Err(format!("{READER} did not read every folder")),
+            None if !path.is_ascii() => Err(format!("{READER} decodes the name with another code page")),
+            None if !self.unread.is_empty() => Err(format!("{READER} could not read every directory")),
             found => Ok(found),
         }
     }

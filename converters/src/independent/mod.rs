@@ -134,7 +134,7 @@ pub fn independent(image: &OpenImage, progress: &dyn Progress) -> Result<Indepen
 fn guarded(part: &str, compare: impl FnOnce() -> Result<PartReport>) -> Result<PartReport> {
     mif_formats::guard::catch(compare).unwrap_or_else(|| {
         let mut report = PartReport::new(part, None);
-        report.skips("all of it", "the other reader panicked");
+        report.skips("everything", "the other reader panicked");
         Ok(report)
     })
 }
@@ -147,7 +147,7 @@ fn compare_volume(
 ) -> Result<PartReport> {
     let Some(fs) = volume.filesystem() else {
         let mut part = PartReport::new(&volume.name, None);
-        part.skips("all of it", "this program reads no filesystem on it");
+        part.skips("everything", "mif reads no filesystem on it");
         return Ok(part);
     };
     let source = Arc::new(scan.volume(volume));
@@ -160,7 +160,7 @@ fn compare_volume(
     };
     match other {
         Ok(other) => Comparison { volume, tree, other: &*other, part: &mut part }.run(progress)?,
-        Err(why) => part.skips("all of it", why),
+        Err(why) => part.skips("everything", why),
     }
     Ok(part)
 }
@@ -187,7 +187,7 @@ impl Comparison<'_> {
             progress::check(progress)?;
             let path = escape(&row.path);
             if !doubled.is_empty() && ways_to(&row.path).any(|way| doubled.contains(way)) {
-                self.part.skips(path, "a folder has this name more than once");
+                self.part.skips(path, "a directory has this name more than once");
                 continue;
             }
             if row.node.file_type == FileType::Dir {
@@ -196,7 +196,7 @@ impl Comparison<'_> {
                         folders.insert(row.path.clone(), extra.len());
                         extra.push((row.path.clone(), names));
                     }
-                    Err(why) => self.part.skips(format!("{path}: names in it"), why),
+                    Err(why) => self.part.skips(format!("{path}: directory entries"), why),
                 }
             }
             self.compare_row(i, row, &path)?;
@@ -237,7 +237,7 @@ impl Comparison<'_> {
         };
         let is_file = row.node.file_type == FileType::File;
         let said = |ours: &dyn std::fmt::Debug, theirs: &dyn std::fmt::Debug| {
-            format!("{ours:?} by mif, {theirs:?} by {reader}")
+            format!("mif reads {ours:?}, {reader} reads {theirs:?}")
         };
         let mut wrong = Vec::new();
         if found.file_type != row.node.file_type {
@@ -296,7 +296,7 @@ impl Comparison<'_> {
         }
         if self.differs_only_where_nothing_was_written(i, row)? {
             return Ok(Verdict::Unchecked(format!(
-                "{} reads blocks that were never written as what lies there; all others are the same",
+                "{} returns stale data for blocks that were never written; all other blocks are the same",
                 self.part.reader.unwrap_or_default()
             )));
         }

@@ -70,7 +70,7 @@ impl<'a> Batch<'a> {
             let finished = if writer.is_whole() {
                 bench.finish(writer, &objects, layouts)
             } else {
-                Err(Error::store("what it shares with another image here could not be stored"))
+                Err(Error::store("another image of this batch failed to store content that this one shares"))
             };
             let written = finished.map(|more| added = added.with(more)).map_err(|e| e.to_string());
             done.extend(in_parallel(&tried, progress, |tried| match tried {

@@ -22,14 +22,14 @@ pub(super) enum Rule {
     Database(Format),
 }
 
-/// Where caches are: these paths, and all below. And who makes them anew.
+/// Caches and backups: their paths, including everything below, and how they are regenerated.
 const CACHES: &[(&str, &str)] = &[
-    ("/etc/ld.so.cache", "a cache; ldconfig makes it anew"),
-    ("/var/cache/*", "a cache; its program makes it anew"),
-    ("/var/lib/apt/lists/*", "a cache; `apt-get update` makes it anew"),
-    ("/**/__pycache__/*", "a cache; python makes it anew"),
+    ("/etc/ld.so.cache", "a cache; regenerate it with `ldconfig`"),
+    ("/var/cache/*", "a cache; its program regenerates it"),
+    ("/var/lib/apt/lists/*", "a cache; regenerate it with `apt-get update`"),
+    ("/**/__pycache__/*", "a cache; Python regenerates it"),
     ("/var/lib/dpkg/*-old", "a backup"),
-    ("/var/lib/dpkg/available", "a cache; dpkg makes it anew"),
+    ("/var/lib/dpkg/available", "a cache; dpkg regenerates it"),
     ("/etc/passwd-", "a backup"),
     ("/etc/group-", "a backup"),
     ("/etc/shadow-", "a backup"),
@@ -63,7 +63,7 @@ const DATABASES: &[(&str, Format)] = &[
 /// What the file at a path is, as the image's own system has it.
 pub(super) fn rule(path: &[u8]) -> Rule {
     static PATTERNS: LazyLock<Vec<(Pattern, Rule)>> = LazyLock::new(|| {
-        let host = ("name of the host", "/etc/hostname".to_owned());
+        let host = ("host name", "/etc/hostname".to_owned());
         let machine = not_shared().chain([host]).map(|(what, path)| (path, Rule::Machine(what)));
         let caches = CACHES.iter().map(|(path, why)| ((*path).to_owned(), Rule::Cache(why)));
         let all = machine.chain(caches);

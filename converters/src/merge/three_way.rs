@@ -134,7 +134,7 @@ impl<'a> Merging<'a> {
         let rule = guest.as_deref().map_or(Rule::Plain, rule);
         let is_file = after.or(before).is_some_and(|node| node.is(FileType::File));
         match rule {
-            Rule::Machine(what) if is_file => self.leave(path, format!("of one machine: {what}")),
+            Rule::Machine(what) if is_file => self.leave(path, format!("machine-specific: {what}")),
             _ if has_a => self.take(path, after)?,
             Rule::Cache(why) if is_file => self.leave(path, why.to_owned()),
             Rule::Database(format) if is_file && ours.is_some_and(|ours| ours.is(FileType::File)) => {
@@ -142,10 +142,10 @@ impl<'a> Merging<'a> {
             }
             _ => {
                 let why = match (before, after, ours) {
-                    (None, ..) => "the image and the update add it, each its own",
-                    (_, None, _) => "the image changes it, the update removes it",
-                    (.., None) => "the image removes it, the update changes it",
-                    _ => "the image and the update change it",
+                    (None, ..) => "the image and the update both added it",
+                    (_, None, _) => "the image changed it, and the update removed it",
+                    (.., None) => "the image removed it, and the update changed it",
+                    _ => "the image and the update both changed it",
                 };
                 if self.conflict(path, why.to_owned()) {
                     self.take(path, after)?;
@@ -163,7 +163,7 @@ impl<'a> Merging<'a> {
             {
                 let path = escape(path);
                 return Err(Error::input(format!(
-                    "{path}: its content in the update could not be read at import"
+                    "{path}: the content in the --to image is missing, because it could not be read at import"
                 )));
             }
             Some(node) => Take::Put(node),
@@ -212,7 +212,9 @@ impl<'a> Merging<'a> {
         };
         let single = [Some(after), Some(ours), before].iter().flatten().all(|node| node.links.is_empty());
         let Some(metadata) = metadata.filter(|_| single) else {
-            if self.conflict(path, "the image and the update change its owner, mode or links".to_owned()) {
+            if self
+                .conflict(path, "the image and the update both changed its owner, mode or links".to_owned())
+            {
                 self.take(path, Some(after))?;
             }
             return Ok(());
@@ -230,7 +232,7 @@ impl<'a> Merging<'a> {
                 }
             }
             Err(why) => {
-                if self.conflict(path, format!("the image and the update change it, and {why}")) {
+                if self.conflict(path, format!("the image and the update both changed it: {why}")) {
                     self.take(path, Some(after))?;
                 }
             }
@@ -261,14 +263,14 @@ impl<'a> Merging<'a> {
                 let why = if is_mounted_on {
                     "a volume is mounted on it"
                 } else {
-                    "a folder with files of the image"
+                    "the directory has files of the image"
                 };
                 self.leave(path, why.to_owned());
                 self.merge.takes.remove(path);
                 continue;
             }
             let why = format!(
-                "the update makes it no folder, and the image has its own in it: {}",
+                "the update replaced this directory, but the image has files in it: {}",
                 escape(own.first().unwrap_or(&path))
             );
             let wins = self.conflict(path, why) && !is_mounted_on;
@@ -294,7 +296,7 @@ impl<'a> Merging<'a> {
                 above.into_iter().filter(|folder| !self.will_be_folder(folder)).collect();
             let Some(folder) = missing.first() else { continue };
             let change = self.change;
-            let why = format!("the image has no folder {}", escape(folder));
+            let why = format!("the image has no directory {}", escape(folder));
             if self.conflict(path, why) {
                 for folder in missing {
                     if let Some(node) = change.sides[1].get(folder) {

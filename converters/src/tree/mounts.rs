@@ -126,13 +126,16 @@ impl<P: Paths> Paths for View<'_, P> {
             MountedOn::Volume(name) if name == volume => Ok(None),
             MountedOn::Volume(name) if self.paths.row(name, b"/").is_some() => Ok(Some(name.clone())),
             MountedOn::Volume(name) => Err(Error::unsupported(format!(
-                "{there}: is on volume {name}, which has no filesystem that can be read"
+                "{there}: on volume {name}, whose filesystem mif cannot read"
             ))),
             MountedOn::Elsewhere(_) if self.elsewhere == Elsewhere::Beneath => Ok(None),
             MountedOn::Elsewhere(what) => Err(Error::input(format!(
-                "{there}: /etc/fstab mounts {what} there, which is not in this image"
+                "{there}: /etc/fstab mounts {what} here, which is not part of this image"
             ))
-            .advise(format!("Name the volume to change what lies beneath: {volume}:{}", escape(path)))),
+            .advise(format!(
+                "To change the files under the mount point, name the volume: {volume}:{}",
+                escape(path)
+            ))),
         }
     }
 

@@ -91,7 +91,7 @@ pub(crate) fn resolve(paths: &impl Paths, volume: &str, path: &[u8], follow: boo
     while let Some(part) = todo.pop() {
         let folder = paths.row(&here.volume, &here.path).ok_or_else(|| missing(&here.volume, &here.path))?;
         if folder.node.file_type != FileType::Dir {
-            return Err(Error::input(format!("{}:{}: is no folder", here.volume, escape(&here.path))));
+            return Err(Error::input(format!("{}:{}: not a directory", here.volume, escape(&here.path))));
         }
         if part == b".." {
             if here.path == b"/" {
@@ -121,7 +121,7 @@ pub(crate) fn resolve(paths: &impl Paths, volume: &str, path: &[u8], follow: boo
         links += 1;
         if links > MAX_SYMLINKS {
             return Err(Error::input(format!(
-                "{}:{}: goes through too many symlinks",
+                "{}:{}: too many levels of symbolic links",
                 here.volume,
                 escape(&child)
             )));

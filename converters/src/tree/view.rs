@@ -133,7 +133,7 @@ impl Tree {
         let volume = match &path.volume {
             Some(volume) if self.volumes().contains(&volume.as_str()) => volume.as_str(),
             Some(volume) => {
-                return Err(Error::input(format!("{volume}: is no volume with files"))
+                return Err(Error::input(format!("{volume}: no readable volume of that name"))
                     .advise(format!("This image has {}", self.volumes_text())));
             }
             None => {
@@ -141,11 +141,12 @@ impl Tree {
                     return self.find_in(root, &path.path, follow);
                 }
                 self.root_volume().ok_or_else(|| {
-                    Error::input(format!(
-                        "{}: no volume has the marks of a root filesystem",
-                        escape(&path.path)
-                    ))
-                    .advise(format!("Say on which: {}", self.volumes_text()))
+                    Error::input(format!("{}: cannot find the root filesystem", escape(&path.path))).advise(
+                        format!(
+                            "Name the volume in the path, as in p1:/etc. This image has {}",
+                            self.volumes_text()
+                        ),
+                    )
                 })?
             }
         };
@@ -155,7 +156,7 @@ impl Tree {
 
     fn volumes_text(&self) -> String {
         let volumes: Vec<String> = self.volumes().iter().map(|v| format!("{v}:/")).collect();
-        if volumes.is_empty() { "no volume that can be read".to_owned() } else { volumes.join(", ") }
+        if volumes.is_empty() { "no volumes that mif can read".to_owned() } else { volumes.join(", ") }
     }
 
     /// The content of a regular file, as something to read.
@@ -163,10 +164,11 @@ impl Tree {
         let Row { volume, path, node, .. } = &self.rows[row];
         match &self.contents[row] {
             Some(contents) => contents.open(),
-            None if node.file_type == FileType::File => {
-                Err(Error::input(format!("{volume}:{}: its content could not be read", escape(path))))
-            }
-            None => Err(Error::input(format!("{volume}:{}: is no regular file", escape(path)))),
+            None if node.file_type == FileType::File => Err(Error::input(format!(
+                "{volume}:{}: the content could not be read at import",
+                escape(path)
+            ))),
+            None => Err(Error::input(format!("{volume}:{}: not a regular file", escape(path)))),
         }
     }
 }

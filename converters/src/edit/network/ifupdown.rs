@@ -74,7 +74,7 @@ fn files_read(files: &Files, own: &str) -> Result<(Vec<(String, String)>, bool)>
             continue;
         }
         if read.len() >= MAX_FILES {
-            return Err(Error::unsupported(format!("{MAIN} reads more than {MAX_FILES} files")));
+            return Err(Error::unsupported(format!("{MAIN} includes more than {MAX_FILES} files")));
         }
         let text = files.editable(&path)?;
         let folder = path.rsplit_once('/').map_or("", |(folder, _)| folder);
@@ -175,9 +175,9 @@ fn without_interface(text: &str, interface: &str) -> Result<String> {
                 let fits = |word: &&&str| pattern(word).is_some_and(|pattern| pattern.matches(interface));
                 if let Some(word) = named.iter().find(fits).filter(|_| !dropping) {
                     return Err(Error::unsupported(format!(
-                        "\"mapping {word}\" gives {interface} the configuration that a script chooses"
+                        "\"mapping {word}\" lets a script choose the configuration of {interface}"
                     ))
-                    .advise("Take that stanza out first, with an edit before this one"));
+                    .advise("Remove that stanza first, with an edit before this one"));
                 }
             }
             let marks = words[0] == "auto" || words[0].starts_with("allow-") || words[0].starts_with("no-");

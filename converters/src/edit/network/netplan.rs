@@ -206,9 +206,9 @@ fn read(files: &Files, own: &str) -> Result<Vec<File>> {
             let text = files.editable(&path)?;
             let yaml = Yaml::parse(&text).map_err(|problem| {
                 Error::unsupported(format!(
-                    "{path}: {problem}, so what it says of the interface is not known"
+                    "{path}: {problem}, so mif cannot tell how it configures the interface"
                 ))
-                .advise("Write or delete that file first, with an edit before this one")
+                .advise("Replace or delete that file first, with an edit before this one")
             })?;
             found.insert(name.clone(), File { name, text, yaml, changed: false });
         }

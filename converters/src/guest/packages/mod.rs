@@ -80,7 +80,7 @@ pub(crate) fn read(tree: &Tree) -> FoundPackages {
         let left_out = all - found.packages.len();
         found
             .complaints
-            .push(format!("packages: {left_out} are left out: their paths or texts are too long"));
+            .push(format!("{left_out} packages were left out, because their paths or texts are too long"));
     }
     found.packages.sort();
     found

@@ -154,20 +154,20 @@ impl Files {
         if path.len() > MAX_PATH {
             let start: String = path.chars().take(40).collect();
             return Err(Error::usage(format!(
-                "{start}…: is a path of {} bytes, at most {MAX_PATH}",
+                "{start}…: the path has {} bytes, over the limit of {MAX_PATH}",
                 path.len()
             )));
         }
         let parsed = VolumePath::parse(path.as_bytes());
         if parsed.path.first() != Some(&b'/') {
-            return Err(Error::usage(format!("{path}: is no absolute path"))
-                .advise("A path is /etc/passwd on the root filesystem, or VOLUME:/path"));
+            return Err(Error::usage(format!("{path}: not an absolute path"))
+                .advise("Write /etc/passwd for the root filesystem, or VOLUME:/path"));
         }
         match &parsed.volume {
             Some(volume) if self.volumes.contains_key(volume) => resolve(self, volume, &parsed.path, follow),
             Some(volume) => {
                 let names: Vec<&str> = self.volumes.keys().map(String::as_str).collect();
-                Err(Error::input(format!("{volume}: is no volume with files"))
+                Err(Error::input(format!("{volume}: no readable volume of that name"))
                     .advise(format!("This image has {}", names.join(", "))))
             }
             None => {
@@ -181,8 +181,8 @@ impl Files {
     fn root(&self) -> Result<&Root> {
         self.root.as_deref().ok_or_else(|| {
             let names: Vec<&str> = self.volumes.keys().map(String::as_str).collect();
-            Error::input("no volume has the marks of a root filesystem").advise(format!(
-                "Name the volume of each path, as in p1:/etc; there are {}",
+            Error::input("cannot find the root filesystem of the image").advise(format!(
+                "Name the volume in each path, such as p1:/etc; the volumes are {}",
                 names.join(", ")
             ))
         })
@@ -224,7 +224,7 @@ impl Files {
     /// The content of a text file that is to be edited; empty if it is not there.
     pub(crate) fn editable(&self, path: &str) -> Result<String> {
         String::from_utf8(self.read(path)?.unwrap_or_default()).map_err(|_| {
-            Error::input(format!("{path}: is not UTF-8, so it is not edited as text"))
+            Error::input(format!("{path}: not UTF-8, so it cannot be edited as text"))
                 .advise("Write the whole file instead")
         })
     }
@@ -234,7 +234,7 @@ impl Files {
         let named = || format!("{}:{}", row.volume, row.path_text());
         if row.node.size > MAX_READ {
             return Err(Error::unsupported(format!(
-                "{}: has {} bytes; at most {MAX_READ} are read to be edited",
+                "{}: the file has {} bytes, over the limit of {MAX_READ} for edits",
                 named(),
                 row.node.size
             )));
@@ -242,9 +242,12 @@ impl Files {
         if row.node.size == 0 {
             return Ok(Vec::new());
         }
-        let id = row
-            .object()
-            .ok_or_else(|| Error::input(format!("{}: its content could not be read at import", named())))?;
+        let id = row.object().ok_or_else(|| {
+            Error::input(format!(
+                "{}: the content is missing, because it could not be read at import",
+                named()
+            ))
+        })?;
         let mut bytes = vec![0; row.node.size as usize];
         match self.new.get(&id) {
             Some(new) => new.source.read_at(0, &mut bytes)?,
@@ -272,7 +275,7 @@ impl Files {
             let mut next = Vec::new();
             if part.contains(['*', '?', '[']) {
                 let part = glob::Pattern::new(part)
-                    .map_err(|e| Error::usage(format!("\"{pattern}\" is no pattern: {}", e.msg)))?;
+                    .map_err(|e| Error::usage(format!("invalid pattern \"{pattern}\": {}", e.msg)))?;
                 for folder in &found {
                     let names = self.list(&format!("{folder}/")).into_iter().map(|(name, _)| name);
                     next.extend(
@@ -298,7 +301,7 @@ impl Files {
         let folder = Place { volume: place.volume.clone(), path: parent(&place.path).to_vec() };
         let above = self.at(&folder).ok_or_else(|| missing(&folder.volume, &folder.path))?;
         if above.node.file_type != FileType::Dir {
-            return Err(Error::input(format!("{}:{}: is no folder", folder.volume, escape(&folder.path))));
+            return Err(Error::input(format!("{}:{}: not a directory", folder.volume, escape(&folder.path))));
         }
         let mut labelled_by_directory = None;
         let can = self.capabilities(&place.volume);
@@ -353,13 +356,16 @@ impl Files {
     pub(crate) fn remove(&mut self, place: &Place) -> Result<usize> {
         if let Some(mount) = self.mount_below(place) {
             return Err(Error::input(format!(
-                "{}:{}: /etc/fstab mounts a volume on {mount}",
+                "{}:{}: cannot be removed, because /etc/fstab mounts a volume on {mount}",
                 place.volume,
                 escape(&place.path)
             )));
         }
         if place.path == b"/" {
-            return Err(Error::input(format!("{}:/: the root of a volume stays", place.volume)));
+            return Err(Error::input(format!(
+                "{}:/: the root directory of a volume cannot be removed",
+                place.volume
+            )));
         }
         let volume = self.volume(&place.volume)?;
         let mut gone: Vec<Arc<[u8]>> = volume.below(&place.path).map(|(path, _)| path.clone()).collect();
@@ -381,7 +387,7 @@ impl Files {
         if let Some(mount) = self.mount_below(from) {
             let path = escape(&from.path);
             return Err(Error::input(format!(
-                "{}:{path}: /etc/fstab mounts a volume on {mount}",
+                "{}:{path}: cannot be renamed, because /etc/fstab mounts a volume on {mount}",
                 from.volume
             )));
         }
@@ -452,7 +458,9 @@ impl Files {
     }
 
     fn volume(&mut self, name: &str) -> Result<&mut EditedVolume> {
-        self.volumes.get_mut(name).ok_or_else(|| Error::input(format!("{name}: is no volume with files")))
+        self.volumes
+            .get_mut(name)
+            .ok_or_else(|| Error::input(format!("{name}: no readable volume of that name")))
     }
 
     /// The time of a folder in which something came or went.
@@ -493,7 +501,7 @@ impl Paths for Files {
     }
 
     fn above(&self, volume: &str) -> Result<Place> {
-        Err(Error::input(format!("{volume}:/..: leaves the image"))
-            .advise("A path, and each symlink on it, has to stay within the image"))
+        Err(Error::input(format!("{volume}:/..: leads out of the image"))
+            .advise("Paths, and the symlinks on them, must stay within the image"))
     }
 }
