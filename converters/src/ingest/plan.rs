@@ -183,7 +183,7 @@ impl ReadPlan {
         for entry in &listing.entries {
             if let Some(error) = unreadable.remove(&entry.file) {
                 let path = escape(&entry.path);
-                self.complaints.push(format!("{}:{path}: its content is not readable: {error}", volume.name));
+                self.complaints.push(format!("{}:{path}: cannot read its content: {error}", volume.name));
             }
         }
         Ok(Some(listing))
@@ -244,7 +244,7 @@ impl ReadPlan {
             if number == others {
                 let (path, other) = (escape(path), escape(other));
                 self.complaints.push(format!(
-                    "{}:{path}: shares blocks with {other}: at most one of them has what was written to it",
+                    "{}:{path}: shares blocks with {other}, so the content of at most one of them is right",
                     scan.volumes[*number].name
                 ));
             }
@@ -265,7 +265,7 @@ impl ReadPlan {
         let skipped = self.files.iter().filter(|file| file.is_skipped()).count();
         if skipped > 0 {
             self.complaints.push(format!(
-                "{skipped} files claim blocks that other files claim too, more than the disk holds in all; they are listed without content"
+                "{skipped} files share more blocks with other files than the disk has; they are listed without content"
             ));
         }
     }

@@ -138,7 +138,7 @@ fn update_image(
 fn check_volumes(changes: &[Change<'_>], files: &Files, roles: &BTreeMap<String, String>) -> Result<()> {
     for change in changes {
         let Some(volume) = roles.get(&change.role) else {
-            let what = if change.role.starts_with('/') { "mounted on " } else { "called " };
+            let what = if change.role.starts_with('/') { "mounted on " } else { "named " };
             return Err(Error::input(format!("the image has no volume {what}{}", change.role)));
         };
         let ours = files.capabilities(volume);

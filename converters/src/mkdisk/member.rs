@@ -45,13 +45,13 @@ pub(super) enum Content {
 }
 
 impl Content {
-    /// Opens it; `tar` is what the tree came from.
+    /// Opens the content. `tar` is the archive that the tree came from, if any.
     pub(super) fn open(&self, size: u64, tar: Option<&Arc<dyn Source>>) -> Result<LooseFile> {
         match (self, tar) {
             (Content::Local { root, path, shown, identity }, _) => {
                 let source = Arc::new(ImageFile::of(root.file(path), shown)?);
                 if source.len() != size || source.identity()? != *identity {
-                    return Err(Error::input(format!("{}: changes while it is read", shown.display())));
+                    return Err(Error::input(format!("{}: changed while it was read", shown.display())));
                 }
                 let mut parts = Vec::new();
                 let mut at = 0;
@@ -68,7 +68,9 @@ impl Content {
             (Content::InTar(parts), Some(tar)) => {
                 Ok(LooseFile { source: tar.clone(), size, parts: Parts::clone(parts) })
             }
-            (Content::InTar(_), None) => Err(Error::store("a part of a tar without one: this is a defect")),
+            (Content::InTar(_), None) => Err(Error::store(
+                "content refers to a tar archive that is not open; please report this as a bug",
+            )),
         }
     }
 }

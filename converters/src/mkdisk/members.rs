@@ -175,7 +175,7 @@ mod tests {
         assert!(content.open(4, None).is_err());
         std::fs::remove_file(&path).unwrap();
         std::fs::hard_link(&secret, &path).unwrap();
-        assert!(content.open(4, None).err().unwrap().message().contains("changes while it is read"));
+        assert!(content.open(4, None).err().unwrap().message().contains("changed while it was read"));
         // A directory on the way, too.
         std::fs::rename(folder.join("sub"), work.path().join("moved")).unwrap();
         std::os::unix::fs::symlink(work.path().join("moved"), folder.join("sub")).unwrap();

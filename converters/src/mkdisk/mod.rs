@@ -5,7 +5,7 @@
 //! description   → places of partitions → table, boot code         ┴→ Splicer → layout
 //! ```
 //!
-//! It is a rebuild without a parent: the same planners, the same layout, the same reading back.
+//! It is a rebuild without a parent: the same planners, the same layout, the same verification.
 
 mod description;
 mod follower;
@@ -157,7 +157,7 @@ pub fn build(
     let bench = Bench::Store(store);
     let (stored, contents) = store_contents(&bench, &mut volumes, &drafts, tar.as_ref(), progress)?;
     let objects = bench.objects()?;
-    progress.stage("putting together", 0);
+    progress.stage("assembling", 0);
     let empty = Builder::new().finish();
     let (known, new) = (Known::new(&empty), NewContents::new());
     let places = ContentLookup { objects: &objects, new: &new };
@@ -324,17 +324,15 @@ fn split<'d>(
         }
         if path == mount && member.node.file_type != FileType::Dir {
             let path = String::from_utf8_lossy(&path.bytes()).into_owned();
-            return Err(Error::input(format!(
-                "{path}: is to be a mount point, and is no folder in the tree"
-            )));
+            return Err(Error::input(format!("{path}: a mount point must be a directory in the tree")));
         }
         let next = FileId(u32::try_from(ids.len()).expect("paths take less than 4 GiB"));
         let id = member.file.map(|file| *ids.entry((home, file)).or_insert(next));
         volumes[home].add(&path.below(&mount).expect("it is mounted here"), member, id);
     }
     if homeless > 0 {
-        return Err(Error::usage(format!("{homeless} files of the tree lie on no volume"))
-            .advise("Give a volume mount = \"/\""));
+        return Err(Error::usage(format!("{homeless} files of the tree belong to no volume"))
+            .advise("Add mount = \"/\" to a volume"));
     }
     for volume in &mut volumes {
         volume.complete(options);
@@ -439,7 +437,7 @@ impl MadeVolume<'_> {
         let bytes = self.description.driver().map_or_else(|| uuid::bytes(uuid), |driver| driver.id(uuid));
         let bad = || {
             Error::usage(format!(
-                "uuid = \"{uuid}\" is none of a {}",
+                "invalid uuid = \"{uuid}\" for {}",
                 self.description.fs.as_deref().unwrap_or("volume")
             ))
         };
@@ -456,7 +454,9 @@ impl MadeVolume<'_> {
             }
         };
         stored.ok_or_else(|| {
-            Error::usage(format!("label = \"{label}\" has over {most} bytes, or characters that none has"))
+            Error::usage(format!(
+                "invalid label = \"{label}\": it has over {most} bytes, or characters that labels cannot have"
+            ))
         })
     }
 
@@ -481,7 +481,7 @@ impl MadeVolume<'_> {
             low = high;
             high += high / 4 + 1;
             if high > 1 << 30 {
-                return Err(Error::input("no size would do"));
+                return Err(Error::input("the files do not fit on a volume of any size"));
             }
         }
         while low + 1 < high {
@@ -595,7 +595,7 @@ fn place(
     let needed = sizes.values().fold(head, |at, size| at.next_multiple_of(align).saturating_add(*size));
     if needed.saturating_add(tail) > size || sizes.values().any(|size| *size == 0) {
         return Err(Error::input(format!(
-            "no room: the disk has {size} bytes, and its volumes need {}",
+            "no room: the disk has {size} bytes, but its volumes need {}",
             needed.saturating_add(tail)
         )));
     }
@@ -627,8 +627,9 @@ fn swap_head(len: u64, volume: &MadeVolume<'_>, options: &BuildOptions) -> Resul
     const PAGE: usize = 4096;
     let pages = len / PAGE as u64;
     let last = u32::try_from(pages.saturating_sub(1)).ok().filter(|last| *last >= 9);
-    let last =
-        last.ok_or_else(|| Error::input(format!("{}: {len} bytes are no size for a swap", volume.name)))?;
+    let last = last.ok_or_else(|| {
+        Error::input(format!("{}: {len} bytes are too few or too many for swap", volume.name))
+    })?;
     let mut head = vec![0; PAGE];
     head[1024..1028].copy_from_slice(&1_u32.to_le_bytes());
     head[1028..1032].copy_from_slice(&last.to_le_bytes());
@@ -674,11 +675,11 @@ impl BootCode {
                     let first = table.partitions.iter().map(|p| p.start).min().unwrap_or(0);
                     (SECTOR, first.saturating_sub(SECTOR))
                 }
-                _ => return Err(Error::usage("boot.core has no place on a disk without a table")),
+                _ => return Err(Error::usage("boot.core needs a partition table to go into")),
             };
             if core.len() as u64 > room {
                 return Err(Error::input(format!(
-                    "no room: boot.core has {} bytes, its place {room}",
+                    "no room: boot.core has {} bytes, but there is room for {room}",
                     core.len()
                 )));
             }
@@ -687,7 +688,7 @@ impl BootCode {
             let segment = core.get(GRUB_BLOCK_LIST + 10..GRUB_BLOCK_LIST + 12);
             if segment.is_some_and(|bytes| bytes == GRUB_SEGMENT.to_le_bytes()) {
                 let more = u16::try_from(core.len() / SECTOR as usize - 1)
-                    .map_err(|_| Error::input("boot.core is longer than GRUB can load"))?;
+                    .map_err(|_| Error::input("boot.core is larger than GRUB can load"))?;
                 core[GRUB_BLOCK_LIST..GRUB_BLOCK_LIST + 8].copy_from_slice(&(sector + 1).to_le_bytes());
                 core[GRUB_BLOCK_LIST + 8..GRUB_BLOCK_LIST + 10].copy_from_slice(&more.to_le_bytes());
             }
@@ -696,7 +697,7 @@ impl BootCode {
         }
         if let Some(mbr) = self.mbr {
             if table.kind == TableKind::None {
-                return Err(Error::usage("boot.mbr has no place on a disk without a table"));
+                return Err(Error::usage("boot.mbr needs a partition table to go into"));
             }
             let code = &mbr[..mbr.len().min(BOOT_CODE)];
             let sector0 = &mut patches[0].1;

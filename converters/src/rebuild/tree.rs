@@ -40,7 +40,7 @@ impl Rows<'_> {
         let root = rows
             .next()
             .filter(|row| row.path == b"/" && row.node.file_type == FileType::Dir)
-            .ok_or_else(|| Error::input("the manifest has no root folder"))?;
+            .ok_or_else(|| Error::input("the manifest has no root directory"))?;
         let mut tree = Tree::new(root.node.clone());
         let mut objects = Vec::new();
         let mut links = HashMap::new();
@@ -52,13 +52,13 @@ impl Rows<'_> {
             let meta = row.node.clone();
             let new = if row.node.file_type == FileType::File && row.node.size > 0 {
                 let object = row.object().ok_or_else(|| {
-                    Error::input(format!("{}: its content is not in the store", row.path_text()))
+                    Error::input(format!("{}: the content is not in the store", row.path_text()))
                 })?;
                 let len = contents.len(&object)?;
                 if len != row.node.size {
                     let path = row.path_text();
                     return Err(Error::input(format!(
-                        "{path}: its size is {}, its content has {len}",
+                        "{path}: the size is {}, but the content has {len} bytes",
                         row.node.size
                     )));
                 }
