@@ -260,16 +260,16 @@ fn regular(fd: OwnedFd) -> io::Result<File> {
     match FileType::from_raw_mode(fstat(&fd)?.st_mode) {
         FileType::RegularFile => Ok(File::from(fd)),
         FileType::Directory => Err(io::ErrorKind::IsADirectory.into()),
-        _ => Err(io::Error::new(io::ErrorKind::InvalidInput, "is not a regular file")),
+        _ => Err(io::Error::new(io::ErrorKind::InvalidInput, "not a regular file")),
     }
 }
 
 fn explained(error: Errno) -> io::Error {
     let text = match error {
-        Errno::LOOP => "a symbolic link is in the way, and is not followed",
+        Errno::LOOP => "a symbolic link on the path is not followed",
         Errno::XDEV => "the path leads out of its directory",
         // Of a socket.
-        Errno::NXIO => "is not a regular file",
+        Errno::NXIO => "not a regular file",
         _ => return error.into(),
     };
     io::Error::new(io::ErrorKind::InvalidInput, text)

@@ -123,7 +123,7 @@ forward_source!(&S, Arc<S>, Box<S>);
 pub fn check_range(what: &str, size: u64, offset: u64, len: u64) -> Result<()> {
     match offset.checked_add(len) {
         Some(end) if end <= size => Ok(()),
-        _ => Err(at(what).byte(offset).corrupt(format!("{len} bytes reach past its end at {size}"))),
+        _ => Err(at(what).byte(offset).corrupt(format!("{len} bytes extend past the end at {size}"))),
     }
 }
 

@@ -76,8 +76,8 @@ impl Scratch {
                 block[len..].fill(0);
                 Ok(())
             }
-            Ok(len) => Err(place().corrupt(format!("unpacks to {len} bytes, expected {least}"))),
-            Err(problem) => Err(place().corrupt(format!("does not unpack: {problem}"))),
+            Ok(len) => Err(place().corrupt(format!("decompresses to {len} bytes, expected {least}"))),
+            Err(problem) => Err(place().corrupt(format!("cannot be decompressed: {problem}"))),
         }
     }
 
@@ -159,8 +159,8 @@ impl Packer {
 
 fn describe(error: &DecompressionError) -> String {
     let words = match error {
-        DecompressionError::BadData => "the compressed data are damaged",
-        DecompressionError::InsufficientSpace => "it holds more than a block",
+        DecompressionError::BadData => "the compressed data is damaged",
+        DecompressionError::InsufficientSpace => "it is larger than a block",
     };
     words.to_owned()
 }

@@ -58,9 +58,9 @@ impl ImageFile {
     pub fn of(opened: io::Result<File>, path: &Path) -> Result<Self> {
         let place = || at("").file(path);
         let file = opened.map_err(|e| match e.kind() {
-            io::ErrorKind::NotFound => place().not_found("there is no such file"),
-            io::ErrorKind::IsADirectory => place().corrupt("is a folder, not a disk image"),
-            io::ErrorKind::InvalidInput => place().corrupt("is neither a file nor a block device"),
+            io::ErrorKind::NotFound => place().not_found("no such file"),
+            io::ErrorKind::IsADirectory => place().corrupt("is a directory, not a disk image"),
+            io::ErrorKind::InvalidInput => place().corrupt("not a regular file or a block device"),
             _ => place().io(e),
         })?;
         let len = file.metadata().and_then(|meta| match meta.file_type().is_block_device() {

@@ -136,7 +136,7 @@ pub fn open(path: &Path, options: &OpenOptions) -> Result<Disk> {
     let disk = open_file(opener.open_image(path)?, &opener)?;
     if let (Some(snapshot), false) = (&options.snapshot, disk.format == "qcow2") {
         return Err(at("").file(path).unsupported(format!(
-            "the snapshot {snapshot:?} is asked for, and {} images have none inside",
+            "--snapshot {snapshot:?}: {} images have no internal snapshots",
             disk.format
         )));
     }
@@ -147,7 +147,7 @@ pub fn open(path: &Path, options: &OpenOptions) -> Result<Disk> {
 fn open_file(file: ImageFile, opener: &Opener<'_>) -> Result<Disk> {
     let path = file.path().to_owned();
     if file.is_empty() {
-        return Err(at("").file(&path).corrupt("is empty, so there is no disk image in it"));
+        return Err(at("").file(&path).corrupt("the file is empty"));
     }
     let format = match &opener.options().format {
         Some(name) => by_name(name)?,
@@ -162,14 +162,17 @@ fn open_file(file: ImageFile, opener: &Opener<'_>) -> Result<Disk> {
     };
     let disk = format.open(file, opener).map_err(|e| e.in_file(&path))?;
     if disk.source.len() > MAX_DISK {
-        let problem =
-            format!("the disk has {} bytes, more than {} ({MAX_DISK})", disk.source.len(), human(MAX_DISK));
+        let problem = format!(
+            "the disk has {} bytes, over the limit of {} ({MAX_DISK})",
+            disk.source.len(),
+            human(MAX_DISK)
+        );
         return Err(at("").file(&path).limit(problem));
     }
     if let Some(parent) = opener.parent()
         && disk.files.len() == disk.own_files
     {
-        let problem = format!("has no parent, but --parent names {}", parent.display());
+        let problem = format!("the image has no parent, but --parent names {}", parent.display());
         return Err(at("").file(&path).unsupported(problem));
     }
     Ok(disk)
@@ -192,8 +195,8 @@ fn refuse_foreign(file: &ImageFile, format: &str) -> Result<()> {
     match foreign_name(file)? {
         None => Ok(()),
         Some(what) => Err(at("").file(file.path()).unsupported(format!(
-            "is {what}, which is not read as a disk image; unpack or convert it first, or pass --format {format} to use \
-             its bytes as the disk"
+            "this is {what}, not a disk image; unpack or convert it first, or pass --format {format} to take its bytes as \
+             the disk"
         ))),
     }
 }
@@ -242,7 +245,7 @@ fn by_name(name: &str) -> Result<&'static dyn Format> {
 }
 
 fn unknown_format(name: &str) -> Error {
-    at("").unsupported(format!("there is no format {name:?}; the formats are {}", names()))
+    at("").unsupported(format!("unknown format {name:?}; the formats are {}", names()))
 }
 
 /// The names of the formats that are written: those with a suffix.

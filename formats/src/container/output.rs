@@ -100,14 +100,14 @@ impl Output {
             return Ok(output);
         }
         if target.file_name().is_none() {
-            return Err(at("").file(target).unsupported("is not the name of a file"));
+            return Err(at("").file(target).unsupported("not a file name"));
         }
         // /dev/stdout, for example, may lead to a pipe or a terminal.
         if std::fs::metadata(target)
             .is_ok_and(|m| !m.is_file() && !m.is_dir() && !m.file_type().is_block_device())
         {
             return Err(at("").file(target).unsupported(format!(
-                "is neither a file nor a block device; {STANDARD_OUTPUT} stands for standard output"
+                "not a regular file or a block device; pass {STANDARD_OUTPUT} to write to standard output"
             )));
         }
         output.target = resolve(target)?;
@@ -176,7 +176,7 @@ impl Output {
                 }
             }
             Ok(meta) if !meta.is_file() => {
-                Err(place().unsupported("already exists and is neither a regular file nor a block device"))
+                Err(place().unsupported("already exists, and is not a regular file or a block device"))
             }
             Ok(_) if !self.force => Err(place().denied("already exists; pass --force to replace it")),
             Ok(_) => Ok(()),
@@ -325,7 +325,9 @@ fn rename(from: &Path, to: &Path, force: bool) -> Result<()> {
         match renameat_with(CWD, from, CWD, to, RenameFlags::NOREPLACE) {
             Ok(()) => return Ok(()),
             Err(Errno::EXIST) => {
-                return Err(place().denied("was created by another process meanwhile; nothing was replaced"));
+                return Err(
+                    place().denied("another process created this file in the meantime; it was not replaced")
+                );
             }
             // A filesystem that cannot do it in one step.
             Err(Errno::INVAL | Errno::NOSYS | Errno::NOTSUP) if !to.exists() => {}

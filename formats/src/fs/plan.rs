@@ -140,7 +140,7 @@ impl Tree {
     /// Gives a node that is there already, and is no folder, another path: a hard link.
     pub fn link(&mut self, path: &[u8], short_name: Option<[u8; 11]>, node: NodeIndex) -> Result<()> {
         if self.nodes[node].meta.file_type == FileType::Dir {
-            return Err(place(path).unsupported("a folder cannot have a second path"));
+            return Err(place(path).unsupported("a directory cannot have hard links"));
         }
         self.enter(path, short_name, node)
     }
@@ -148,19 +148,19 @@ impl Tree {
     fn enter(&mut self, path: &[u8], short_name: Option<[u8; 11]>, node: NodeIndex) -> Result<()> {
         let cut = path.iter().rposition(|b| *b == b'/');
         let Some((folder, name)) = cut.map(|cut| (&path[..cut], &path[cut + 1..])) else {
-            return Err(place(path).unsupported("is no absolute path"));
+            return Err(place(path).unsupported("is not an absolute path"));
         };
         if matches!(name, b"" | b"." | b"..") || name.contains(&0) {
-            return Err(place(path).unsupported("its last part can be no name"));
+            return Err(place(path).unsupported("does not end in a valid name"));
         }
         if path.len() > MAX_PATH {
             return Err(place(&path[..64]).limit(format!(
-                "is the start of a path of {} bytes; the longest that is read or made has {MAX_PATH}",
+                "is the start of a path of {} bytes, over the limit of {MAX_PATH}",
                 path.len()
             )));
         }
         let Some(&parent) = self.folders.get(folder) else {
-            return Err(place(path).not_found("its folder is not there"));
+            return Err(place(path).not_found("its directory does not exist"));
         };
         let index = u32::try_from(node).map_err(|_| place(path).limit("the tree has too many nodes"))?;
         self.nodes[parent as usize].children.push(Child { name: name.to_vec(), short_name, node: index });
@@ -174,8 +174,8 @@ impl Tree {
             node.children.sort_unstable();
             if let Some(pair) = node.children.windows(2).find(|pair| pair[0].name == pair[1].name) {
                 return Err(place(&pair[0].name).unsupported(
-                    "stands twice in one directory, and a planned volume can hold only one of the two; change or remove nothing \
-                     on this volume, or repair it first (e2fsck, fsck.fat)",
+                    "exists twice in one directory, which a rebuilt volume cannot have; repair the volume first (e2fsck, \
+                     fsck.fat)",
                 ));
             }
         }
@@ -188,7 +188,7 @@ impl Tree {
         mut content: impl FnMut(NodeId, &Node) -> Result<(FileKey, Vec<Range<u64>>)>,
     ) -> Result<Self> {
         let mut entries = listing.entries.iter();
-        let root = entries.next().ok_or_else(|| at("tree").not_found("it has no root"))?;
+        let root = entries.next().ok_or_else(|| at("tree").not_found("the tree has no root"))?;
         let mut tree = Tree::new(listing.nodes[root.file].clone());
         let mut known: HashMap<FileId, NodeIndex> = HashMap::new();
         for entry in entries {
@@ -261,14 +261,14 @@ fn check_data(path: &[u8], node: &TreeNode) -> Result<()> {
     for (i, range) in node.data.iter().enumerate() {
         if range.start >= range.end || (i > 0 && range.start <= end) || range.end > node.meta.size {
             return Err(place(path).corrupt(format!(
-                "its data at {} to {} is not sorted, or past its size of {}",
+                "its data at {} to {} is unsorted or past its size of {}",
                 range.start, range.end, node.meta.size
             )));
         }
         end = range.end;
     }
     if !node.data.is_empty() && node.meta.file_type != FileType::File {
-        return Err(place(path).corrupt("has content, and is no regular file"));
+        return Err(place(path).corrupt("has content but is not a regular file"));
     }
     Ok(())
 }

@@ -23,7 +23,7 @@ pub fn add_driver(new: &'static dyn Driver) -> Result<()> {
     let mut added = ADDED.write().unwrap_or_else(PoisonError::into_inner);
     let known = || DRIVERS.iter().chain(&*added).flat_map(|driver| driver.kinds());
     if let Some(kind) = new.kinds().iter().find(|kind| known().any(|known| known == *kind)) {
-        return Err(at("filesystems").unsupported(format!("there is a driver for {kind} already")));
+        return Err(at("filesystems").unsupported(format!("duplicate driver for {kind}")));
     }
     added.push(new);
     Ok(())

@@ -113,7 +113,9 @@ fn walk_up_to(all_paths: usize, fs: &dyn Filesystem) -> Result<Listing> {
     let mut complain = |error| complaints.push(Complaint { path: b"/".to_vec(), error });
     let root = fs.node(fs.root(), &mut complain)?;
     if root.file_type != FileType::Dir {
-        return Err(at("root folder").corrupt(format!("is of type {:?}, expected a folder", root.file_type)));
+        return Err(
+            at("root directory").corrupt(format!("is of type {:?}, expected a directory", root.file_type))
+        );
     }
     walk.insert(fs.root(), root);
     walk.entries.push(Met { path: b"/".to_vec(), node: fs.root(), short_name: None });
@@ -178,8 +180,8 @@ impl Walk<'_> {
             for DirEntry { name, short_name, node } in children {
                 let child = join(path, &name);
                 if child.len() > MAX_PATH || room.used + child.len() > room.all_paths {
-                    complain(at("folder").limit(format!(
-                        "its entries from \"{}\" on are left out: over {MAX_PATH} bytes in a path or {} in all paths",
+                    complain(at("directory").limit(format!(
+                        "entries from \"{}\" on were left out: over {MAX_PATH} bytes in a path or {} in all paths",
                         name.escape_ascii(),
                         room.all_paths
                     )));
@@ -217,8 +219,8 @@ impl Walk<'_> {
             let Some(number) = self.nodes.get(&entry.node) else { continue };
             if self.list[*number as usize].1.file_type == FileType::Dir {
                 if !self.seen_folders.insert(entry.node) {
-                    let error = at("folder")
-                        .corrupt("is linked a second time, or is its own ancestor; it is listed once");
+                    let error =
+                        at("directory").corrupt("is hard-linked or its own ancestor; it is listed once");
                     self.complaints.push(Complaint { path: entry.path, error });
                     continue;
                 }
@@ -251,7 +253,7 @@ fn say_doubled(listing: &mut Listing) {
     let doubled = listing.entries.chunk_by(|a, b| a.path == b.path).filter(|same| same.len() > 1);
     let complaints = doubled.map(|same| Complaint {
         path: same[0].path.clone(),
-        error: at("folder").corrupt(format!("has {} entries of this name", same.len())),
+        error: at("directory").corrupt(format!("has {} entries of this name", same.len())),
     });
     listing.complaints.extend(complaints);
 }
@@ -282,7 +284,7 @@ pub fn lookup(fs: &dyn Filesystem, path: &[u8]) -> Result<NodeId> {
             None => {
                 let whole = String::from_utf8_lossy(path);
                 let name = String::from_utf8_lossy(name);
-                return Err(at(format!("path {whole}")).not_found(format!("there is no \"{name}\" there")));
+                return Err(at(format!("path {whole}")).not_found(format!("\"{name}\" does not exist")));
             }
         };
     }

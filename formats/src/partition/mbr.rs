@@ -206,26 +206,27 @@ fn read_logical(
         let (lba, sectors) = link;
         let place = lba * u64::from(builder.sector_size);
         if !seen.insert(lba) {
-            builder
-                .warn(format!("The chain of logical partitions comes back to byte {place}: it ends there."));
+            builder.warn(format!(
+                "The chain of logical partitions is circular: it returns to byte {place}, where mif stops."
+            ));
             return Ok(());
         }
         if seen.len() > MAX_LINKS {
             builder.warn(format!(
-                "The chain of logical partitions has over {MAX_LINKS} links: the rest is left out."
+                "The chain of logical partitions has over {MAX_LINKS} links; the rest is ignored."
             ));
             return Ok(());
         }
         if disk.len().saturating_sub(place) < SIZE as u64 {
             builder.warn(format!(
-                "The chain of logical partitions goes on at byte {place}, past the end of the disk at {}.",
+                "The chain of logical partitions continues at byte {place}, past the end of the disk at {}.",
                 disk.len()
             ));
             return Ok(());
         }
         let Some(ebr) = Mbr::parse(&disk.read_vec(place, SIZE)?) else {
             builder.warn(format!(
-                "The chain of logical partitions breaks off at byte {place}: no boot record there (55 AA)."
+                "The chain of logical partitions breaks off at byte {place}, which has no boot record (55 AA)."
             ));
             return Ok(());
         };

@@ -161,13 +161,13 @@ impl Builder {
         let (slot, disk_len) = (claim.slot, self.disk_len);
         if start >= u128::from(disk_len) {
             self.warn(format!(
-                "Partition {slot} starts at byte {start}, past the end of the disk at {disk_len}: left out."
+                "Partition {slot} was left out: it starts at byte {start}, past the end of the disk at {disk_len}."
             ));
             return;
         }
         if end > u128::from(disk_len) {
             self.warn(format!(
-                "Partition {slot} ends at byte {end}, past the end of the disk at {disk_len}: clipped."
+                "Partition {slot} was clipped: it ends at byte {end}, past the end of the disk at {disk_len}."
             ));
         }
         let start = u64::try_from(start).expect("below the disk's length");
@@ -187,7 +187,7 @@ impl Builder {
         self.say_overlaps();
         self.partitions.sort_by_key(|p| p.slot);
         if self.more_warnings > 0 {
-            self.warnings.push(format!("{} more warnings are left out.", self.more_warnings));
+            self.warnings.push(format!("{} more warnings were left out.", self.more_warnings));
         }
         Table {
             kind,

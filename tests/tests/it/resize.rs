@@ -270,7 +270,10 @@ fn fresh_identities_are_new_everywhere_and_the_same_from_the_same_seed() {
         rewritten,
         ["p1:/boot/grub/grub.cfg", "p1:/etc/default/grub", "p1:/etc/fstab", "p2:/EFI/debian/grub.cfg"]
     );
-    assert!(report["ids"]["left"].to_string().contains("p1:/etc/binary: contains an old identity"), "{report}");
+    assert!(
+        report["ids"]["left"].to_string().contains("p1:/etc/binary: contains an old identity"),
+        "{report}"
+    );
     for path in rewritten {
         let text = run(mif(&store).arg("cat").arg(&a).arg(path)).to_lowercase();
         assert!(old.iter().all(|old| !text.contains(&old.to_lowercase())), "{path}: {text}");

@@ -251,8 +251,7 @@ fn what_no_volume_can_hold_is_said() {
          add(t, 'g', R, 'x', pax={'SCHILY.fflags': 'nodump'}); t.close()\n",
     );
     let said = run(&mut lab.mif(&["build", "disk.toml", "bsd.tar", "--as", "bsd"]));
-    for sentence in
-        ["the NFSv4 ACLs of 1 members", "the file flags of 2 members were left out, first of /f"]
+    for sentence in ["the NFSv4 ACLs of 1 members", "the file flags of 2 members were left out, first of /f"]
     {
         assert!(said.contains(sentence), "{said}");
     }

@@ -125,7 +125,7 @@ impl<'a> Writer<'a> {
             }
         }
         if self.end > MAX_FILE {
-            return Err(too_large("the image is larger than the format holds"));
+            return Err(too_large("the image is larger than the format allows"));
         }
         pending.flush(self.file)
     }
@@ -153,7 +153,7 @@ impl<'a> Writer<'a> {
         let sectors = (offset + bytes.len() as u64 - 1) / 512 - offset / 512;
         let offset_bits = 62 - (self.layout.cluster_bits - 8);
         if offset >> offset_bits.min(56) != 0 {
-            return Err(too_large("the image is larger than the format holds"));
+            return Err(too_large("the image is larger than the format allows"));
         }
         self.set(piece.cluster, COMPRESSED | sectors << offset_bits | offset, 0)?;
         pending.add(self.file, offset, bytes)
@@ -294,7 +294,7 @@ impl<'a> Writer<'a> {
             bytes.extend(name.as_bytes());
         }
         if bytes.len() as u64 > layout.cluster() {
-            return Err(too_large("the backing file's name does not fit into the first cluster"));
+            return Err(too_large("the name of the backing file does not fit into the first cluster"));
         }
         Ok(bytes)
     }

@@ -87,7 +87,7 @@ impl WritePlan {
         let codec = if zstd { Codec::Zstd } else { Codec::Deflate };
         let level = options.number("compression_level")?;
         if level.is_some() && !compress {
-            return Err(options.bad("compression_level", "none without compress=on"));
+            return Err(options.bad("compression_level", "no compression_level without compress=on"));
         }
         let level = level.unwrap_or(if zstd { ZSTD_LEVEL } else { DEFLATE_LEVEL });
         let packer = if compress { Some(Packer::new(codec, level)?) } else { None };

@@ -52,7 +52,7 @@ impl Footer {
     pub(super) fn parse(bytes: &[u8]) -> Result<Self> {
         let place = |field, byte| at("VHD footer").field(field).byte(byte);
         if bytes.len() < FOOTER || bytes[..8] != COOKIE {
-            return Err(place("cookie", 0).corrupt("is not conectix: this is no VHD image"));
+            return Err(place("cookie", 0).corrupt("is not conectix, so this is not a VHD image"));
         }
         let bytes = &bytes[..FOOTER];
         let (expected, found) = (checksum(bytes, 64), be32(bytes, 64));

@@ -25,7 +25,10 @@ pub(super) fn create(
     let options = Options::new("vpc", KNOWN, options)?;
     let fixed = options.choice("subformat", &["dynamic", "fixed"])? == "fixed";
     if options.text("force_size").is_some() && !options.flag("force_size")? {
-        return Err(options.bad("force_size", "on: the size of the disk is kept, not rounded to a geometry"));
+        return Err(options.bad(
+            "force_size",
+            "on, because mif keeps the size of the disk and does not round it to a geometry",
+        ));
     }
     // Azure takes whole MiB only.
     let align = options.size("align")?.unwrap_or(SECTOR);

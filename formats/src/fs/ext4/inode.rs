@@ -118,7 +118,9 @@ impl Inode {
             0x1 => FileType::Fifo,
             0xC => FileType::Socket,
             _ => {
-                return Err(place("i_mode", 0x0).corrupt(format!("is {i_mode:#o}, which is no type of file")));
+                return Err(
+                    place("i_mode", 0x0).corrupt(format!("is {i_mode:#o}, which is not a valid file type"))
+                );
             }
         };
 

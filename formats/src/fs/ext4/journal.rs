@@ -124,7 +124,7 @@ impl Superblock {
             if unknown != 0 {
                 return Err(at("journal superblock")
                     .field(field)
-                    .unsupported(format!("has features that this program does not know: {unknown:#x}")));
+                    .unsupported(format!("has unknown features: {unknown:#x}")));
             }
         }
         let checksums =
@@ -347,7 +347,7 @@ fn scan(log: &dyn Log, sb: &Superblock) -> Result<(u32, Option<String>)> {
                         break;
                     }
                     return Err(place(block).corrupt(format!(
-                        "transaction {next} was committed, but a block of it does not fit its checksum"
+                        "transaction {next} was committed, but one of its blocks does not match its checksum"
                     )));
                 }
                 let mut is_whole = sb.commit_fits(&bytes);
@@ -379,7 +379,7 @@ fn scan(log: &dyn Log, sb: &Superblock) -> Result<(u32, Option<String>)> {
     }
     let warning = end.map(|end| {
         format!(
-            "the journal was replayed up to transaction {end} only, whose commit block does not fit its checksum"
+            "the journal was replayed only up to transaction {end}, whose commit block does not match its checksum"
         )
     });
     Ok((end.unwrap_or(next), warning))
@@ -611,8 +611,8 @@ mod tests {
             (0x10, 65, "s_maxlen: is 65, but the journal has 64 blocks"),
             (0x14, 0, "s_first: is 0, expected 1 to 63"),
             (0x1C, 64, "s_start: is 64, expected 0 to 63"),
-            (0x2C, 1, "s_feature_ro_compat: has features that this program does not know: 0x1"),
-            (0x28, 0x40, "s_feature_incompat: has features that this program does not know: 0x40"),
+            (0x2C, 1, "s_feature_ro_compat: has unknown features: 0x1"),
+            (0x28, 0x40, "s_feature_incompat: has unknown features: 0x40"),
             (0x28, 0x18, "s_feature_incompat: has two kinds of checksums"),
             (0x28, 0x10, "s_checksum: is 0x00000000, expected"),
         ] {

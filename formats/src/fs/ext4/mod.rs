@@ -88,7 +88,7 @@ impl Ext4 {
     fn visible_inode(&self, id: NodeId) -> Result<Inode> {
         let number = u32::try_from(id).unwrap_or(0);
         if number != ROOT && number < self.sb.first_ino {
-            return Err(at(format!("inode {id}")).corrupt("is none of a file, but the filesystem's own"));
+            return Err(at(format!("inode {id}")).corrupt("belongs to the filesystem, not to a file"));
         }
         self.inode(number)
     }
@@ -314,7 +314,7 @@ impl Filesystem for Ext4 {
             return Err(at(format!("inode {id}"))
                 .field("i_mode")
                 .byte(inode.offset)
-                .corrupt("is no directory"));
+                .corrupt("is not a directory"));
         }
         let mut entries = if self.patches.is_new_folder(inode.number) {
             Vec::new()

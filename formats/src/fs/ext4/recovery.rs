@@ -61,7 +61,9 @@ impl Recovery {
                 .push((block, if escaped { Replayed::Escaped(from) } else { Replayed::At(from) }));
         }
         if outside > 0 {
-            recovery.warnings.push(format!("the journal has {outside} blocks of past the volume's end"));
+            recovery
+                .warnings
+                .push(format!("the journal has {outside} blocks that lie past the end of the volume"));
         }
         Ok(recovery)
     }
@@ -75,7 +77,7 @@ fn journal_inode(fs: &Ext4) -> Result<Inode> {
             return Err(at(format!("inode {number}"))
                 .field("i_mode")
                 .byte(inode.offset)
-                .corrupt("is not the regular file that a journal is"));
+                .corrupt("is not a regular file, as the journal must be"));
         }
         map::runs(&fs.blocks, &fs.sb, &fs.groups, &inode).map(|_| inode)
     });

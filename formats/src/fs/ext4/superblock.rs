@@ -97,14 +97,16 @@ impl Superblock {
         let rev_level = le32(bytes, 0x4C);
         let dynamic = rev_level > 0;
         if rev_level > 1 {
-            warnings.push(format!("the superblock's s_rev_level is {rev_level}: newer than any known (1)"));
+            warnings.push(format!(
+                "s_rev_level of the superblock is {rev_level}, newer than the latest known (1)"
+            ));
         }
         // Of a volume of revision 0 too the kernel takes them into account.
         let features =
             Features { compat: le32(bytes, 0x5C), incompat: le32(bytes, 0x60), ro_compat: le32(bytes, 0x64) };
         if !dynamic && features != Features::default() {
             warnings.push(format!(
-                "the superblock's s_rev_level is 0, which knows no features, and yet it has some: {}",
+                "s_rev_level of the superblock is 0, which allows no features, but it has some: {}",
                 features.names().join(", ")
             ));
         }
@@ -112,15 +114,12 @@ impl Superblock {
             return Err(at("ext superblock")
                 .field("s_feature_incompat")
                 .byte(offset + 0x60)
-                .unsupported("an external journal device, which holds no files"));
+                .unsupported("the volume is an external journal, which holds no files"));
         }
         let unreadable = features.unreadable();
         if !unreadable.is_empty() {
             return Err(at("ext superblock").field("s_feature_incompat").byte(offset + 0x60).unsupported(
-                format!(
-                    "the volume uses features that this program does not read: {}",
-                    unreadable.join(", ")
-                ),
+                format!("the volume uses features that mif does not read: {}", unreadable.join(", ")),
             ));
         }
 
@@ -182,7 +181,7 @@ impl Superblock {
         let inodes_count = le32(bytes, 0x0);
         if u64::from(inodes_count) > groups * u64::from(inodes_per_group) || inodes_count < 2 {
             let problem = format!(
-                "is {inodes_count}, but {groups} groups of {inodes_per_group} inodes have room for less"
+                "is {inodes_count}, but {groups} groups of {inodes_per_group} inodes have room for fewer"
             );
             return bad("s_inodes_count", 0x0, problem);
         }
@@ -201,7 +200,7 @@ impl Superblock {
                     .unsupported(format!("is {}, expected 1 (CRC-32C)", bytes[0x175])));
             }
             if let Err(error) = check_sum(bytes, offset) {
-                warnings.push(format!("{error}, and what the superblock says may be wrong"));
+                warnings.push(format!("{error}, so the superblock may be wrong"));
             }
         }
         let csum_seed =

@@ -122,7 +122,7 @@ impl<'a> Table<'a> {
             }
             if chain.runs.len() > MAX_RUNS {
                 let place = at("cluster chain").byte(self.entry_place(first));
-                chain.problem = Some(place.limit(format!("is in over {MAX_RUNS} pieces")));
+                chain.problem = Some(place.limit(format!("has over {MAX_RUNS} fragments")));
                 return Ok(chain);
             }
             chain.clusters += 1;
@@ -143,11 +143,11 @@ impl<'a> Table<'a> {
                     break;
                 }
                 Link::Free => {
-                    chain.problem = Some(entry().corrupt("says free, in the middle of a chain"));
+                    chain.problem = Some(entry().corrupt("marks a cluster in the middle of a chain as free"));
                     break;
                 }
                 Link::Bad => {
-                    chain.problem = Some(entry().corrupt("says bad, in the middle of a chain"));
+                    chain.problem = Some(entry().corrupt("marks a cluster in the middle of a chain as bad"));
                     break;
                 }
             };
@@ -184,7 +184,7 @@ impl<'a> Table<'a> {
             let last = chain.runs.last().map_or(again, |run| run.end() - 1);
             let entry = at(format!("FAT entry of cluster {last}")).byte(self.entry_place(last));
             chain.problem =
-                Some(entry.corrupt(format!("leads back to cluster {again}: the chain goes in circles")));
+                Some(entry.corrupt(format!("leads back to cluster {again}: the chain is circular")));
             return;
         }
     }

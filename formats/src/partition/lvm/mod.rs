@@ -90,7 +90,7 @@ pub fn read(volumes: &[Arc<dyn Source>]) -> Result<Vec<Group>> {
     for (index, volume) in volumes.iter().enumerate() {
         let Some(found) = PhysicalVolume::read(&**volume)? else { continue };
         if physical.contains_key(&found.uuid) {
-            damage.push(format!("The physical volume {} is there twice: the first one counts.", found.id()));
+            damage.push(format!("The physical volume {} exists twice; using the first one.", found.id()));
             continue;
         }
         let id = found.id();
@@ -131,7 +131,7 @@ fn leave_out_namesakes(groups: &mut [Group]) {
             let is_first = names.insert((group.clone(), volume.name.clone()));
             if !is_first {
                 warnings.push(format!(
-                    "The logical volume {group}/{} of UUID {} is not read: another one has its name.",
+                    "The logical volume {group}/{} with UUID {} is not read, because another one has the same name.",
                     volume.name, volume.id
                 ));
             }
@@ -175,11 +175,11 @@ impl Metadata {
     fn of(root: &Section) -> Result<Self> {
         let (name, group) = root.sections().next().ok_or_else(|| text::error("has no volume group"))?;
         let extent_size = group.number("extent_size")?.checked_mul(SECTOR).filter(|size| *size > 0);
-        let extent_size = extent_size.ok_or_else(|| text::error("extent_size is 0, or absurd"))?;
+        let extent_size = extent_size.ok_or_else(|| text::error("extent_size is 0 or too large"))?;
         let mut physical_volumes = BTreeMap::new();
         for (name, section) in group.section("physical_volumes").into_iter().flat_map(Section::sections) {
             let start = section.number("pe_start")?.checked_mul(SECTOR);
-            let start = start.ok_or_else(|| text::error("pe_start is absurd"))?;
+            let start = start.ok_or_else(|| text::error("pe_start is too large"))?;
             physical_volumes.insert(name.to_owned(), (section.string("id")?.replace('-', ""), start));
         }
         let mut logical_volumes = Vec::new();
@@ -230,7 +230,8 @@ impl Metadata {
         volumes: &[Arc<dyn Source>],
     ) -> Result<Segment, String> {
         let name = &stripe.physical;
-        let (uuid, first) = self.physical_volumes.get(name).ok_or_else(|| format!("there is no {name}"))?;
+        let (uuid, first) =
+            self.physical_volumes.get(name).ok_or_else(|| format!("{name} does not exist"))?;
         let index = *physical.get(uuid).ok_or_else(|| format!("{name} is not on this disk"))?;
         let end = volumes[index].len();
         let start = stripe.first.checked_mul(self.extent_size).and_then(|offset| offset.checked_add(*first));
@@ -239,7 +240,7 @@ impl Metadata {
             (Some(start), Some(len)) if start.checked_add(len).is_some_and(|to| to <= end) => {
                 Ok(Segment { physical: index, start, len })
             }
-            _ => Err(format!("extent {} of {name} and those after it reach past its end", stripe.first)),
+            _ => Err(format!("extent {} of {name} and later ones extend past its end", stripe.first)),
         }
     }
 }
@@ -253,17 +254,17 @@ fn segments(volume: &Section) -> Result<Result<Vec<Stripe>, String>> {
         }
         let kind = segment.string("type")?;
         if kind != "striped" {
-            return Ok(Err(format!("it is of type {kind}")));
+            return Ok(Err(format!("its type is {kind}")));
         }
         let count = segment.number("stripe_count")?;
         if count != 1 {
             return Ok(Err(format!("it has {count} stripes")));
         }
         let [physical, first] = segment.list("stripes") else {
-            return Err(text::error("stripes is not a physical volume and an extent"));
+            return Err(text::error("stripes does not give a physical volume and an extent"));
         };
         let (Some(physical), Some(first)) = (physical.as_str(), first.as_number()) else {
-            return Err(text::error("stripes is not a physical volume and an extent"));
+            return Err(text::error("stripes does not give a physical volume and an extent"));
         };
         stripes.push(Stripe {
             start_extent: segment.number("start_extent")?,
@@ -279,7 +280,7 @@ fn segments(volume: &Section) -> Result<Result<Vec<Stripe>, String>> {
             return Ok(Err(format!("its segments leave a gap or overlap at extent {next}")));
         }
         let Some(end) = next.checked_add(stripe.extent_count).filter(|end| *end < 1 << 48) else {
-            return Ok(Err("its length is absurd".to_owned()));
+            return Ok(Err("its length is too large".to_owned()));
         };
         next = end;
     }

@@ -31,8 +31,8 @@ pub(super) mod flags {
     /// What makes an inode's content other than it looks: these cannot be planned.
     pub(super) const REFUSED: [(u32, &str); 3] = [
         (0x800, "is encrypted"),
-        (0x10_0000, "is sealed by fs-verity"),
-        (0x4000_0000, "ignores upper and lower case"),
+        (0x10_0000, "is protected by fs-verity"),
+        (0x4000_0000, "is case-insensitive"),
     ];
 }
 
@@ -66,7 +66,7 @@ pub(super) fn number(tree: &Tree, order: &[u32], more: usize, params: &Params) -
     if u64::from(next - 1) > count {
         let needed = (order.len() + more) as u64 - 1 + u64::from(first - 1);
         return Err(at("ext plan")
-            .limit(format!("no room: the tree needs {needed} inodes, and the volume has {count}")));
+            .limit(format!("no room: the tree needs {needed} inodes, but the volume has {count}")));
     }
     Ok(numbers)
 }
@@ -98,16 +98,19 @@ pub(super) fn kept_flags(node: &Node) -> u32 {
 pub(super) fn check(node: &Node, params: &Params) -> Result<(), String> {
     for (flag, what) in flags::REFUSED {
         if node.flags & flag != 0 {
-            return Err(format!("{what}: that cannot be planned"));
+            return Err(format!("{what}, which mif cannot write"));
         }
     }
     if node.project.unwrap_or(0) != 0 && !params.has_ro_compat(ro_compat::PROJECT) {
-        return Err("belongs to a project, and the volume has no feature for that".to_owned());
+        return Err("belongs to a project, but the volume lacks the feature project".to_owned());
     }
     let latest = if params.inode_size > 128 { (3 << 32) + i64::from(i32::MAX) } else { i64::from(i32::MAX) };
     for time in [node.atime, node.mtime, node.ctime, node.crtime].into_iter().flatten() {
         if !(i64::from(i32::MIN)..=latest).contains(&time.secs) {
-            return Err(format!("has the time {}, and the latest that fits is {latest}", time.secs));
+            return Err(format!(
+                "has the time {}, but the latest that its inode can hold is {latest}",
+                time.secs
+            ));
         }
     }
     Ok(())

@@ -174,7 +174,7 @@ impl Params {
             bytes[range].split(|b| *b == 0).next().unwrap_or_default().to_vec()
         };
         if le32(bytes, 0x48) == 1 {
-            return Err(bad("the volume is of the Hurd, whose inodes are others"));
+            return Err(bad("the volume was made for GNU Hurd, whose inodes differ"));
         }
         let names = sb.features.names();
         let refused: Vec<&str> = names
@@ -184,29 +184,29 @@ impl Params {
             .collect();
         if !refused.is_empty() {
             return Err(bad(format!(
-                "the volume has features that cannot be planned: {}",
+                "the volume has features that mif cannot write: {}",
                 refused.join(", ")
             )));
         }
         // With bigalloc it is another, so the features come first.
         if sb.first_data_block != u32::from(sb.block_size == 1024) {
-            return Err(bad(format!("the volume's first block of data is {}", sb.first_data_block)));
+            return Err(bad(format!("the first data block of the volume is {}", sb.first_data_block)));
         }
         let mut features = sb.features;
         let mut notes = Vec::new();
         for name in names.iter().filter(|n| DROPPED.contains(&n.as_str())) {
             features = change(features, &format!("^{name}"))?;
-            notes.push(format!("the feature {name} is left out"));
+            notes.push(format!("the feature {name} was dropped"));
         }
         let has_journal = features.has_compat(compat::HAS_JOURNAL);
         if has_journal && le32(bytes, 0xE0) == 0 {
-            return Err(bad("the volume's journal is on another device"));
+            return Err(bad("the journal of the volume is on another device"));
         }
         // The size of the journal is known from the copy of its inode, which a volume without it lacks.
         let journal_bytes = if bytes[0xFD] == 1 { u64::from(le32(bytes, 0x10C + 64)) } else { 0 };
         let journal_blocks = match journal_bytes / u64::from(sb.block_size) {
             ..JOURNAL_MIN if has_journal => {
-                notes.push("the journal's size is not known: it has 4096 blocks now".to_owned());
+                notes.push("the size of the journal is unknown; the new journal has 4096 blocks".to_owned());
                 4096
             }
             blocks => blocks as u32,
@@ -403,10 +403,10 @@ impl Params {
         let groups = self.groups();
         let has = |flag| self.has_incompat(flag);
         if self.label.len() > 16 || self.last_mounted.len() > 63 || self.mount_opts.len() > 63 {
-            return Err(bad("the label has over 16 bytes, or the mount path or options over 63"));
+            return Err(bad("the label has over 16 bytes, or the mount path or the mount options over 63"));
         }
         if !self.inode_size.is_power_of_two() || self.inode_size < 128 || per_block == 0 {
-            return Err(bad(format!("inodes of {} bytes", self.inode_size)));
+            return Err(bad(format!("invalid inode size: {} bytes", self.inode_size)));
         }
         if self.blocks >> 32 != 0 && !has(incompat::BIT64) {
             return Err(bad(format!("{} blocks need the feature 64bit", self.blocks)));
@@ -418,14 +418,17 @@ impl Params {
             || self.blocks_per_group > (self.block_size * 8).min(BLOCKS_PER_GROUP_MAX)
             || !self.blocks_per_group.is_multiple_of(8)
         {
-            return Err(bad(format!("{} blocks in a group", self.blocks_per_group)));
+            return Err(bad(format!("invalid number of blocks in a group: {}", self.blocks_per_group)));
         }
         if self.inodes_per_group == 0
             || self.inodes_per_group > self.block_size * 8
             || !self.inodes_per_group.is_multiple_of(8)
             || inodes > u64::from(u32::MAX)
         {
-            return Err(bad(format!("{} inodes in each of {groups} groups", self.inodes_per_group)));
+            return Err(bad(format!(
+                "invalid number of inodes in a group: {} in each of {groups}",
+                self.inodes_per_group
+            )));
         }
         if self.metadata_csum() && self.has_ro_compat(ro_compat::GDT_CSUM) {
             return Err(bad("metadata_csum and uninit_bg exclude each other"));
@@ -435,14 +438,14 @@ impl Params {
         }
         if self.has_compat(compat::HAS_JOURNAL) && u64::from(self.journal_blocks) < JOURNAL_MIN {
             return Err(bad(format!(
-                "a journal of {} blocks has less than {JOURNAL_MIN}",
+                "the journal has {} blocks, but needs at least {JOURNAL_MIN}",
                 self.journal_blocks
             )));
         }
         let refused: Vec<String> =
             self.features.names().into_iter().filter(|n| REFUSED.contains(&n.as_str())).collect();
         if !refused.is_empty() {
-            return Err(bad(format!("features that cannot be planned: {}", refused.join(", "))));
+            return Err(bad(format!("features that mif cannot write: {}", refused.join(", "))));
         }
         Ok(())
     }

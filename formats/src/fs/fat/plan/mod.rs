@@ -77,7 +77,7 @@ impl<'a> Plan<'a> {
         let used = next - u64::from(table::FIRST);
         if used > geometry.clusters {
             return Err(at("FAT plan").limit(format!(
-                "no room: the tree needs {} bytes in {used} clusters, and the volume has {}",
+                "no room: the tree needs {} bytes in {used} clusters, but the volume has {}",
                 used * geometry.cluster_size,
                 geometry.clusters
             )));
@@ -112,7 +112,7 @@ impl<'a> Plan<'a> {
         };
         if bytes > room {
             return Err(self.tree.named(node).limit(format!(
-                "no room: the folder needs {entries} entries, and has {}",
+                "no room: the directory needs {entries} entries, but has room for {}",
                 room / bpb::ENTRY_SIZE as u64
             )));
         }
@@ -191,18 +191,18 @@ fn check_tree(tree: &Tree) -> Result<Vec<u32>> {
         let refuse = |problem: &str| Err(tree.named(number).unsupported(problem));
         match meta.file_type {
             FileType::Dir | FileType::File => {}
-            FileType::Symlink => return refuse("is a symlink, and FAT has none"),
-            _ => return refuse("is a device, pipe or socket, and FAT has none"),
+            FileType::Symlink => return refuse("is a symlink, which FAT does not support"),
+            _ => return refuse("is a device, pipe or socket, which FAT does not support"),
         }
         if meta.file_type == FileType::File && meta.size > u64::from(u32::MAX) {
-            return refuse("has 4 GiB or more, and no file on FAT can");
+            return refuse("has 4 GiB or more, over the limit of FAT");
         }
         if !meta.xattrs.is_empty() {
-            return refuse("has extended attributes, and FAT has none");
+            return refuse("has extended attributes, which FAT does not support");
         }
         for child in &node.children {
             if parents.insert(child.node, number).is_some() {
-                return Err(tree.named(child.node).unsupported("has a hard link, and FAT has none"));
+                return Err(tree.named(child.node).unsupported("has hard links, which FAT does not support"));
             }
         }
     }

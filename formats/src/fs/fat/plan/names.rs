@@ -31,7 +31,7 @@ pub(super) fn of_children(tree: &Tree, children: &[Child]) -> Result<Vec<Name>> 
         let refuse = |problem: String| tree.named(child.node).unsupported(problem);
         let units = units(&child.name).map_err(&refuse)?;
         if !folded.insert(fold(&units)) {
-            return Err(refuse("its name differs from another's in upper and lower case only".to_owned()));
+            return Err(refuse("the name differs from another one only in case".to_owned()));
         }
         let case = (tree.nodes()[child.node as usize].meta.flags >> 8) as u8;
         let plain = plain_short(&child.name, case);
@@ -59,17 +59,17 @@ pub(super) fn of_children(tree: &Tree, children: &[Child]) -> Result<Vec<Name>> 
 
 /// A name in UTF-16. The error is why FAT cannot hold it.
 fn units(name: &[u8]) -> Result<Vec<u16>, String> {
-    let units = utf16(name).ok_or("its name is not UTF-8, and FAT's names are Unicode")?;
+    let units = utf16(name).ok_or("the name is not UTF-8, but FAT names are Unicode")?;
     if units.len() > UNITS_MAX {
-        return Err(format!("its name has {} UTF-16 units, over {UNITS_MAX}", units.len()));
+        return Err(format!("the name has {} UTF-16 units, over the limit of {UNITS_MAX}", units.len()));
     }
     let forbidden = |b: u8| b < 0x20 || br#""*/:<>?\|"#.contains(&b);
     if let Some(unit) = units.iter().find(|unit| u8::try_from(**unit).is_ok_and(forbidden)) {
         let c = char::from_u32((*unit).into()).unwrap_or('?');
-        return Err(format!("its name holds {c:?}, which no name on FAT can"));
+        return Err(format!("the name contains {c:?}, which FAT does not allow"));
     }
     if matches!(name.last(), Some(b'.' | b' ')) {
-        return Err("its name ends with a dot or a space, which no name on FAT can".to_owned());
+        return Err("the name ends with a dot or a space, which FAT does not allow".to_owned());
     }
     Ok(units)
 }
