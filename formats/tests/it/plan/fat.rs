@@ -260,7 +260,7 @@ fn what_fat_cannot_hold_is_refused_in_words() {
     };
     case(&one(b"/l", symlink(b"t")), "\"/l\": is a symlink");
     case(&one(b"/d", TreeNode::new(node(FileType::Char))), "is a device");
-    case(&one(b"/a:b", file(1, 1)), "its name holds ':'");
+    case(&one(b"/a:b", file(1, 1)), "the name contains ':'");
     case(&one(b"/\xff", file(1, 1)), "not UTF-8");
     case(&one(b"/x", file(1, 1 << 32)), "4 GiB");
     case(&one(b"/x", file(1, 30 << 20)), "no room: the tree needs");
