@@ -18,14 +18,14 @@ use crate::tree::view::Tree;
 
 /// An image that is open for reading.
 pub struct OpenImage {
-    /// What the user called it.
+    /// The name by which the user called it.
     pub label: String,
     /// Where it is.
     pub origin: Origin,
 }
 
-/// Whether an IMAGE argument is the path of a file: it has a slash, or names a file that is there with the suffix of a
-/// container format.
+/// Returns true if an IMAGE argument is the path of a file: it has a slash, or names a file that is there with the suffix
+/// of a container format.
 #[must_use]
 pub fn is_path(image: &str) -> bool {
     image.contains('/') || container::has_suffix(Path::new(image)) && Path::new(image).is_file()
@@ -50,8 +50,8 @@ pub enum Origin {
 }
 
 impl OpenImage {
-    /// Opens `image`: a file if it is a path (see [`is_path`]), else the image of that name in the store at `store`.
-    /// What lies in the working directory never hides a stored image.
+    /// Opens `image`: a file if it is a path (see [`is_path`]), else the image of that name in the store at `store`. A file
+    /// in the working directory never hides a stored image.
     pub fn open(image: &str, store: &Path, options: &OpenOptions, progress: &dyn Progress) -> Result<Self> {
         let path = Path::new(image);
         if is_path(image) {
@@ -105,7 +105,7 @@ impl OpenImage {
         }
     }
 
-    /// Who besides the owner may read the image. Output made from it must not be readable by anybody else.
+    /// Who may read the image besides its owner. Nobody else may be able to read output made from it.
     #[must_use]
     pub fn access(&self) -> Access {
         match &self.origin {

@@ -6,7 +6,7 @@ use std::{fmt, io};
 /// `Result` with this crate's [`Error`].
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
-/// What kind of thing went wrong. Small and stable: callers decide by it (exit codes, "skip this inode").
+/// The kind of an error. Small and stable, because callers decide by it (exit codes, "skip this inode").
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ErrorKind {
     /// The operating system could not read or write.
@@ -93,7 +93,7 @@ impl At {
         self.error(ErrorKind::Denied, problem)
     }
 
-    /// Not there.
+    /// Something does not exist.
     #[must_use]
     pub fn not_found(self, problem: impl Into<String>) -> Error {
         self.error(ErrorKind::NotFound, problem)
@@ -146,7 +146,7 @@ struct Inner {
 }
 
 impl Error {
-    /// What kind of error this is.
+    /// The kind of this error.
     #[must_use]
     pub fn kind(&self) -> ErrorKind {
         self.0.kind
@@ -158,13 +158,13 @@ impl Error {
         &self.0.at
     }
 
-    /// What is wrong there, without the place.
+    /// The problem, without the place.
     #[must_use]
     pub fn problem(&self) -> &str {
         &self.0.problem
     }
 
-    /// The same error, said of `file` unless it names a file already.
+    /// The same error in `file`, unless it already names a file.
     #[must_use]
     pub fn in_file(mut self, file: &Path) -> Self {
         self.0.at.file.get_or_insert_with(|| file.to_owned());

@@ -7,7 +7,7 @@ thread_local! {
     static CATCHING: Cell<u32> = const { Cell::new(0) };
 }
 
-/// What `read` gives; `None` if it panics. What it had made so far is dropped, so nothing half done may be reachable
+/// The result of `read`, or `None` if it panics. What it had made so far is dropped, so nothing half done may be reachable
 /// from elsewhere.
 pub fn catch<T>(read: impl FnOnce() -> T) -> Option<T> {
     CATCHING.set(CATCHING.get() + 1);
@@ -16,7 +16,7 @@ pub fn catch<T>(read: impl FnOnce() -> T) -> Option<T> {
     result.ok()
 }
 
-/// Whether a panic of this thread is caught by [`catch`]: a panic hook need not tell the user of it.
+/// Returns true if a panic of this thread is caught by [`catch`]: a panic hook need not tell the user of it.
 #[must_use]
 pub fn is_catching() -> bool {
     CATCHING.get() > 0

@@ -27,7 +27,7 @@ const STEP: Duration = Duration::from_millis(50);
 /// targets have.
 const SIGXFSZ: i32 = 25;
 
-/// Whether the user asked to stop, and whether the verb has noticed.
+/// A request to stop, and whether the verb has noticed it.
 #[derive(Default)]
 pub(super) struct Stop {
     asked: Arc<AtomicBool>,

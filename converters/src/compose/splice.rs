@@ -73,7 +73,7 @@ impl Known {
         Known(known)
     }
 
-    /// Whether the block at `range` of an object is known to hold something.
+    /// Returns true if the block at `range` of an object is known to hold something.
     fn has_data(&self, object: ObjectId, range: &Range<u64>, phase: u64) -> bool {
         self.0.get(&(object, phase)).is_some_and(|parts| {
             let after = parts.partition_point(|(start, _)| *start <= range.start);

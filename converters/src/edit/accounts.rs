@@ -50,8 +50,8 @@ pub(super) fn ssh_keys(files: &Files, name: &str, keys: &str) -> Result<Vec<Edit
     ])
 }
 
-/// Whether a line can be one of authorized_keys (sshd(8)): perhaps options, then a type and base 64 that begins
-/// as keys do.
+/// Returns true if a line can be one of authorized_keys (sshd(8)): perhaps options, then a type and base 64 that begins as
+/// keys do.
 fn is_key(line: &str) -> bool {
     let words: Vec<&str> = line.split_whitespace().collect();
     let known =

@@ -1,4 +1,4 @@
-//! From what a recipe says to primitive edits: named edits look into the image for what that is there.
+//! Compiles a recipe to primitive edits: named edits look into the image to find out which these are.
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
@@ -17,13 +17,13 @@ use crate::tree::new_content::NewContent;
 /// Seconds of a day.
 const DAY: i64 = 86400;
 
-/// What edits of one image are compiled with.
+/// The context for compiling the edits of one image.
 pub(super) struct Context<'a> {
     /// The values of the `{{names}}`.
     pub(super) variables: &'a Variables,
     /// Local files that were read, for all images.
     pub(super) local: &'a LocalFiles,
-    /// What the salts of passwords are made from; random ones if none.
+    /// The seed for the salts of passwords; random salts if none.
     pub(super) salt: Option<String>,
 }
 
@@ -43,7 +43,7 @@ impl LocalFiles {
     }
 }
 
-/// An edit, and what it is called where its own words do not say what it is for.
+/// An edit, with a description if its own text does not explain its purpose.
 pub(super) type Named = (Edit, Option<String>);
 
 /// The primitive edits of a step.

@@ -1,4 +1,4 @@
-//! What runs by systemd when an image is first booted: the user's scripts, and the making of missing SSH host keys.
+//! Units that systemd runs at an image's first boot: the user's scripts, and generation of missing SSH host keys.
 
 use super::primitive::Edit;
 use super::systemd::{ETC, find};
@@ -6,7 +6,7 @@ use crate::error::{Error, Result};
 use crate::tree::edit::Files;
 use crate::tree::new_content::NewContent;
 
-/// Whether systemd is what boots the image.
+/// Fails unless the image boots with systemd.
 fn require_systemd(files: &Files) -> Result<()> {
     let found = ["/usr/lib/systemd/systemd", "/lib/systemd/systemd"].iter().any(|path| files.is_file(path));
     if !found {

@@ -1,4 +1,4 @@
-//! What a host is called, where and in what language it is (hostname(5), hosts(5), localtime(5), locale.conf(5)).
+//! Host name, hosts, time zone and locale (hostname(5), hosts(5), localtime(5), locale.conf(5)).
 
 use std::net::IpAddr;
 
@@ -122,7 +122,7 @@ pub(super) fn locale(files: &Files, locale: &str) -> Result<Vec<Edit>> {
     Ok(vec![Edit::folder(folder), Edit::text(path, lines.join("\n") + "\n")])
 }
 
-/// Whether glibc of the image finds a locale: built in, in a folder of its own, or in the archive.
+/// Returns true if the image's glibc finds a locale: built in, in its own directory, or in the archive.
 fn has_locale(files: &Files, locale: &str) -> Result<bool> {
     let plain = |c: char| c.is_ascii_alphanumeric() || "_-.@".contains(c);
     if locale.is_empty() || !locale.chars().all(plain) || locale.starts_with('.') {

@@ -65,18 +65,18 @@ pub struct CustomizeOptions {
     pub command: Vec<String>,
 }
 
-/// What customizing did.
+/// The report of `customize`.
 #[derive(Debug, Clone, Serialize)]
 pub struct CustomizeReport {
     /// The image that was edited, as `name@version`.
     pub parent: String,
     /// The digest of the edits.
     pub recipe: String,
-    /// Whether this is only what would be done.
+    /// True if nothing was done, because this is a dry run.
     pub dry_run: bool,
     /// The new images.
     pub images: Vec<Customized>,
-    /// What was new to the store.
+    /// Objects and bytes that were new to the store.
     pub added: WriterStats,
     /// How long it took.
     pub seconds: f64,
@@ -87,17 +87,17 @@ pub struct CustomizeReport {
 pub struct Customized {
     /// It, as `name@version`; without a version if it was not made.
     pub image: String,
-    /// What was edited, in order, each a sentence.
+    /// The edits in order, as sentences.
     pub edits: Vec<String>,
-    /// What was taken away because clones must not share it.
+    /// What was removed because clones must not share it.
     pub generalized: Vec<String>,
-    /// What clones should not share and still do, each with the reason.
+    /// What clones should not share but still do, each with the reason.
     pub left: Vec<String>,
     /// The volumes that were planned; all others are the parent's, bit for bit.
     pub planned: Vec<String>,
-    /// What planning changed beside the edits, each a sentence.
+    /// Side effects of rebuilding volumes, as sentences.
     pub notes: Vec<String>,
-    /// What fresh identities did, if there are any.
+    /// The effects of new identities, if any were given.
     pub ids: Option<IdsReport>,
     /// How its disk divides, if it was made.
     pub counts: Option<Counts>,
@@ -186,7 +186,7 @@ pub fn customize(
 struct Order {
     name: String,
     variables: Variables,
-    /// Whether it is one of several, so that errors have to say of which they are.
+    /// True if it is one of several images, so that errors must name it.
     one_of_many: bool,
 }
 
@@ -259,14 +259,14 @@ impl Order {
         reshape
     }
 
-    /// The error, said of this image.
+    /// Adds the name of this image to an error.
     fn blame(&self, error: Error) -> Error {
         if self.one_of_many { error.within(&self.name) } else { error }
     }
 }
 
 impl Edited {
-    /// What the user should know of the edits, each a sentence.
+    /// Notes for the user about the edits, as sentences.
     fn notes(&self) -> Vec<String> {
         let first = self.files.labelled_by_directory.first();
         let Some(first) = first.filter(|_| self.files.get_link("/.autorelabel").is_none()) else {

@@ -21,14 +21,14 @@ pub(super) enum Edit {
     /// This is added to the end of a file; a new one is made if it is not there. To a text it is added as lines of its
     /// own: a last line without a line end gets one.
     Append { path: String, content: NewContent, mode: Option<u16>, owner: Option<Owner> },
-    /// A folder is there, and those above it. New ones belong to root and have the mode 0755.
+    /// A directory is there, and those above it. New ones belong to root and have the mode 0755.
     Mkdir { path: String, mode: Option<u16>, owner: Option<Owner> },
     /// A path goes, and all below.
     Delete { path: String },
     /// A path becomes another of the same volume, as rename(2) does it: a file replaces a file, and a directory an empty
     /// directory.
     Rename { from: String, to: String },
-    /// A symlink; what is there and is no folder is replaced.
+    /// Creates a symlink, which replaces any node except a directory.
     Symlink { path: String, target: String },
     /// The permissions change.
     Chmod { path: String, mode: u16 },
@@ -40,7 +40,7 @@ pub(super) enum Edit {
     RemoveXattr { path: String, name: String },
 }
 
-/// Who owns a file: names of the image's accounts, or numbers. What is empty stays.
+/// The owner of a file: names of the image's accounts, or numbers. An empty part is left unchanged.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Owner {
     user: String,
@@ -92,7 +92,7 @@ impl Edit {
         Edit::Write { path: path.into(), content, mode: Some(mode), owner: Some(Owner::ids(0, 0)) }
     }
 
-    /// A folder is there.
+    /// A directory is there.
     pub(super) fn folder(path: impl Into<String>) -> Self {
         Edit::Mkdir { path: path.into(), mode: None, owner: None }
     }
@@ -185,7 +185,7 @@ impl Files {
         }
     }
 
-    /// Whether an edit only wants a folder that is there already.
+    /// Returns true if an edit creates a directory that already exists.
     pub(super) fn has_folder(&self, edit: &Edit) -> bool {
         match edit {
             Edit::Mkdir { path, mode: None, owner: None } => {

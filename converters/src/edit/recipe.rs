@@ -26,10 +26,10 @@ pub struct Recipe {
 /// One edit as it was written.
 #[derive(Debug, Clone)]
 struct RecipeEdit {
-    /// What it is called in errors.
+    /// Its name in errors.
     label: String,
     table: Table,
-    /// What the paths of local files are relative to.
+    /// The directory that local paths are relative to.
     folder: PathBuf,
 }
 
@@ -70,7 +70,7 @@ impl Recipe {
         self.entries.push(RecipeEdit { label: label.to_owned(), table, folder: PathBuf::new() });
     }
 
-    /// Whether there are no edits.
+    /// Returns true if there are no edits.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.entries.is_empty()
@@ -118,7 +118,7 @@ pub(super) struct FilledStep {
     pub(super) folder: PathBuf,
 }
 
-/// What an edit can be.
+/// An edit of a recipe.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(tag = "do", rename_all = "kebab-case", deny_unknown_fields)]
 pub(super) enum Step {

@@ -23,7 +23,7 @@ pub(super) const ETC: &str = "/etc/systemd/system";
 /// The `[Install]` section of a unit.
 #[derive(Debug, Default, PartialEq, Eq)]
 struct Install {
-    /// Folder suffix (`wants`, `requires`, `upholds`) and unit.
+    /// Directory suffix (`wants`, `requires`, `upholds`) and unit.
     wanted: Vec<(&'static str, String)>,
     alias: Vec<String>,
     also: Vec<String>,
@@ -66,7 +66,7 @@ impl Install {
                 }
                 _ => continue,
             };
-            // An empty value takes back what was said before.
+            // An empty value clears earlier ones.
             if words.is_empty() {
                 self.wanted.retain(|(have, _)| *have != suffix);
             }
@@ -162,7 +162,7 @@ pub(super) fn find(files: &Files, unit: &str) -> Result<String> {
         .advise("List the units of its packages with `mif ls NAME /lib/systemd/system`"))
 }
 
-/// What a unit's file and the files that add to it say.
+/// The `[Install]` section of a unit: of its file and its drop-ins.
 fn install(files: &Files, unit: &str, path: &str) -> Result<Install> {
     let mut install = Install::default();
     install.read(&files.text(path)?);
@@ -238,7 +238,7 @@ fn alias_of(files: &Files, unit: &str) -> Option<String> {
     })
 }
 
-/// Links a unit, and those that it names. `named` by the user, it has to say how it is installed.
+/// Enables a unit and the units that it names. A unit that the user `named` must have an `[Install]` section.
 fn enable_with(
     files: &Files,
     unit: &str,
@@ -320,7 +320,7 @@ pub(super) fn disable(files: &Files, unit: &str) -> Result<Vec<Edit>> {
     Ok(gone.into_iter().map(|path| Edit::Delete { path }).collect())
 }
 
-/// Whether a unit is masked: its name is a link to `/dev/null`.
+/// Returns true if a unit is masked: its name is a link to `/dev/null`.
 fn is_masked(files: &Files, unit: &str) -> bool {
     let paths = FOLDERS.map(|folder| format!("{folder}/{unit}"));
     let row = paths.iter().find_map(|path| files.get_link(path));
@@ -383,8 +383,8 @@ fn links_to_remove(files: &Files, names: &mut BTreeSet<String>) -> Vec<String> {
     gone
 }
 
-/// Whether some link has a unit started at boot. A link at the top that only says where the unit's file is, or that the
-/// unit is masked, has none started.
+/// Returns true if some link has a unit started at boot. A link at the top that only says where the unit's file is, or that
+/// the unit is masked, has none started.
 pub(super) fn is_enabled(files: &Files, unit: &str) -> bool {
     administrators_links(files).iter().any(|link| {
         let is_top = link.path.rsplit_once('/').is_some_and(|(folder, _)| folder == ETC);

@@ -1,8 +1,8 @@
-//! Into a folder: everything is made relative to it, by file descriptors that follow no symlink, so that nothing
-//! an image says leads out of it.
+//! Into a directory: everything is made relative to it, by file descriptors that follow no symlink, so that nothing an
+//! image says leads out of it.
 //!
-//! Folders get their mode and times last, from the deepest up: what is made in a folder changes its time, and a
-//! mode may forbid to make anything.
+//! Directories get their mode and times last, from the deepest up: what is made in a directory changes its time, and a mode
+//! may forbid to make anything.
 
 use std::ffi::OsStr;
 use std::io;
@@ -23,10 +23,10 @@ use crate::tree::view::Tree;
 
 const FOLDER: OFlags = OFlags::RDONLY.union(OFlags::DIRECTORY).union(OFlags::NOFOLLOW).union(OFlags::CLOEXEC);
 
-/// Bits of a mode that give the owner's rights to whoever runs the file.
+/// Mode bits that run a file with the rights of its owner or group.
 const SET_ID: u16 = 0o6000;
 
-/// Why something that gives rights on the machine was not set.
+/// The reason if an attribute that grants privileges was not set.
 const ONLY_PRIVILEGED: &str = "needs --privileged";
 
 /// FAT: the file may not be written.
@@ -89,12 +89,12 @@ struct Work<'a> {
     root: OwnedFd,
     is_root: bool,
     privileged: bool,
-    /// The folder that was used last.
+    /// The directory that was used last.
     current: Option<(Vec<u8>, OwnedFd)>,
     made: Vec<bool>,
 }
 
-/// What keeps a path from being made.
+/// Why a path could not be extracted.
 enum Problem {
     /// Only this path.
     Path(String),
@@ -103,7 +103,7 @@ enum Problem {
 }
 
 impl Work<'_> {
-    /// Opens a folder below the target, part by part.
+    /// Opens a directory below the target, part by part.
     fn folder(&self, path: &[u8]) -> io::Result<OwnedFd> {
         let mut fd = self.root.try_clone()?;
         for part in path.split(|b| *b == b'/').filter(|part| !part.is_empty()) {
@@ -226,8 +226,8 @@ impl Work<'_> {
         copied.map_err(|e| if fatal || progress.interrupted() { Problem::Fatal(e) } else { damaged(e) })
     }
 
-    /// Sets what a file or folder that is open has beside its content. The owner first: changing it takes
-    /// capabilities and set-id bits away.
+    /// Sets what a file or directory that is open has beside its content. The owner first: changing it takes capabilities
+    /// and set-id bits away.
     fn set_meta(&self, fd: &OwnedFd, item: &Item<'_>, report: &mut ExtractReport) {
         let row = item.row;
         let owned = self.set_owner(row, report, |uid, gid| fs::fchown(fd, uid, gid));
@@ -314,7 +314,7 @@ impl Work<'_> {
         plain
     }
 
-    /// Whether the owner is the one that the image says.
+    /// Sets the owner that the image gives; returns true if the file now has it.
     fn set_owner(
         &self,
         row: &Row,
@@ -346,8 +346,8 @@ fn note_xattr(report: &mut ExtractReport, row: &Row, name: &[u8], done: rustix::
     note(report, &format!("xattr {}", escape_apart(name)), row, done);
 }
 
-/// Opens the node that was just made as `name`. An error if somebody has replaced it by something of another type, such as a
-/// link.
+/// Opens the node that was just created as `name`. Fails if it has been replaced by a node of another type, such as a
+/// symlink.
 fn made_node(parent: &OwnedFd, name: &OsStr, made: FileType) -> rustix::io::Result<OwnedFd> {
     let node = fs::openat(parent, name, OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC, Mode::empty())?;
     let kind = fs::FileType::from_raw_mode(fs::fstat(&node)?.st_mode);

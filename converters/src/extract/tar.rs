@@ -15,7 +15,7 @@ use crate::host::acl;
 use crate::task::progress::Progress;
 use crate::tree::view::Tree;
 
-/// What the old header has room for.
+/// The largest numbers that the old header can hold.
 const MAX_NAME: usize = 100;
 const MAX_ID: u32 = 0o7_777_777;
 const MAX_SIZE: u64 = 0o77_777_777_777;
@@ -140,7 +140,7 @@ fn member(
             pax.add("GNU.sparse.minor", "0");
             pax.add("GNU.sparse.name", &*name);
             pax.add("GNU.sparse.realsize", source.len().to_string());
-            // What a tar that knows no holes would call the map and the data.
+            // What a reader without sparse support sees: the map and the data.
             let plain = [b"GNUSparseFile.0/", &name[..]].concat();
             put_name(&mut header.as_old_mut().name, &plain);
         }
@@ -167,7 +167,7 @@ fn member(
     Ok(())
 }
 
-/// What a member is called: relative, and a folder with a slash at its end.
+/// The name of a member: a relative path, with a slash at the end of a directory.
 fn member_name(item: &Item<'_>) -> Vec<u8> {
     let mut name = [b"./", &item.path[..]].concat();
     if item.row.node.file_type == FileType::Dir && !item.path.is_empty() {

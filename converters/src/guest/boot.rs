@@ -98,7 +98,7 @@ fn uefi(files: &mut Files<'_>, found: &mut Vec<Boot>) {
             && parts.next().is_some_and(|name| name.ends_with(b".efi"))
             && parts.next().is_none()
     };
-    // A folder of that name on the root filesystem is a mount point: a FAT has no modes.
+    // A directory of that name on the root filesystem is a mount point: a FAT has no modes.
     let rows = files.tree.rows().iter().enumerate();
     let programs: Vec<usize> = rows
         .filter(|(_, row)| {

@@ -70,7 +70,7 @@ fn too_long(path: &Path, len: u64, limit: u64) -> Error {
     Error::input(format!("{}: the file has {len} bytes, over the limit of {limit}", path.display()))
 }
 
-/// Whether a path names a file that the program was started with.
+/// Returns true if a path names a file that the program was started with.
 fn is_inherited(path: &Path) -> bool {
     path == Path::new("/dev/stdin") || path.starts_with("/dev/fd") || path.starts_with("/proc/self/fd")
 }

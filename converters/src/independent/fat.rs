@@ -14,9 +14,9 @@ use super::{OtherNode, Reader, WINDOW};
 
 pub(super) const READER: &str = "fatfs 0.3";
 
-/// A folder that loops never ends for it: so many entries are the most that one may have.
+/// A directory that loops never ends for it: so many entries are the most that one may have.
 const MAX_ENTRIES: usize = 65_536;
-/// The deepest path, and the most of all paths, that are looked at: folders may contain each other. Nor are there more
+/// The deepest path, and the most of all paths, that are looked at: directories may contain each other. Nor are there more
 /// paths than the volume has room for entries.
 const MAX_DEPTH: usize = 64;
 const MAX_PATHS: u64 = 1 << 20;
@@ -26,7 +26,7 @@ const ENTRY_SIZE: u64 = 32;
 pub(super) struct Fat {
     fs: FileSystem<Device>,
     found: BTreeMap<Vec<u8>, OtherNode>,
-    /// Why a folder, by its path, was not read to its end.
+    /// Why a directory, by its path, was not read to its end.
     unread: BTreeMap<Vec<u8>, String>,
 }
 

@@ -38,7 +38,7 @@ const WINDOW: usize = 256 << 10;
 pub struct IndependentReport {
     /// The image, as the user called it.
     pub image: String,
-    /// Whether nothing differs. What is unchecked does not count.
+    /// True if nothing differs. What is unchecked does not count.
     pub same: bool,
     /// The partition table, and then each volume.
     pub parts: Vec<PartReport>,
@@ -103,7 +103,7 @@ trait Reader {
     /// What is at a path, if there is anything.
     fn find(&self, path: &[u8]) -> Result<Option<OtherNode>, String>;
 
-    /// The names in a folder.
+    /// The names in a directory.
     fn names(&self, folder: &[u8]) -> Result<BTreeSet<Vec<u8>>, String>;
 
     /// What this reader calls one of our names.
@@ -179,7 +179,7 @@ impl Comparison<'_> {
         let of_volume = |row: &Row| row.volume == self.volume.name;
         let bytes = rows.iter().filter(|row| of_volume(row)).map(|row| row.node.size).sum();
         progress.stage(&format!("{} by {}", self.part.part, self.part.reader.unwrap_or_default()), bytes);
-        // Each folder's names, as the other reader has them, and less those that are ours.
+        // Each directory's names, as the other reader has them, and less those that are ours.
         let mut extra: Vec<(Vec<u8>, BTreeSet<Vec<u8>>)> = Vec::new();
         let mut folders = std::collections::HashMap::new();
         let doubled = doubled(rows.iter().filter(|row| of_volume(row)));
@@ -315,7 +315,7 @@ impl Comparison<'_> {
         Ok(hasher.finalize().into())
     }
 
-    /// Whether the two readers agree but for the ranges of a file that its map gives as zeros.
+    /// Returns true if the two readers agree but for the ranges of a file that its map gives as zeros.
     fn differs_only_where_nothing_was_written(&self, i: usize, row: &Row) -> Result<bool> {
         let fs = self.volume.filesystem().expect("its files are compared");
         let mut at = 0;
@@ -354,7 +354,7 @@ fn doubled<'a>(rows: impl Iterator<Item = &'a Row>) -> HashSet<&'a [u8]> {
     paths.windows(2).filter(|pair| pair[0] == pair[1]).map(|pair| pair[0]).collect()
 }
 
-/// A path, and those of the folders that it leads through.
+/// A path, and those of the directories that it leads through.
 fn ways_to(path: &[u8]) -> impl Iterator<Item = &[u8]> {
     (1..=path.len()).filter(|end| *end == path.len() || path[*end] == b'/').map(|end| &path[..end])
 }

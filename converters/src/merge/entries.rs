@@ -11,11 +11,11 @@ use super::report::Winner;
 pub(super) enum Format {
     /// Paragraphs between empty lines, known by the values of these fields (deb-control(5)).
     Paragraphs(&'static [&'static str]),
-    /// So many lines each, known by all that they say.
+    /// Entries of this many lines, identified by their whole text.
     Lines(usize),
-    /// Lines of fields between colons, known by the first (passwd(5)). The third may be a number that is nobody else's.
+    /// Lines of fields between colons, identified by the first field (passwd(5)). The third may be a unique number.
     Accounts {
-        /// Whether it is.
+        /// True if the third field is a unique number.
         numbered: bool,
     },
 }
@@ -28,7 +28,7 @@ pub(super) struct Merged {
     pub(super) clashes: Vec<String>,
 }
 
-/// What an entry is known by, and its lines.
+/// An entry: its key, and its lines.
 type DatabaseEntry = (Vec<u8>, Vec<u8>);
 
 /// Merges into `ours` what changed from `base` to `theirs`. Errs, with a sentence, if one is no such database.
@@ -137,7 +137,7 @@ fn number(line: &[u8]) -> Option<u32> {
     std::str::from_utf8(line.split(|b| *b == b':').nth(2)?).ok()?.parse().ok()
 }
 
-/// What an entry is called in sentences.
+/// The name of an entry in sentences.
 fn name(key: &[u8]) -> String {
     format!("\"{}\"", escape(key.trim_ascii()))
 }

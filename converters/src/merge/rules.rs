@@ -9,7 +9,7 @@ use mif_formats::mif::manifest::escape;
 use super::entries::Format;
 use crate::edit::not_shared;
 
-/// What a file is to an update.
+/// How an update treats a file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Rule {
     /// The update's, unless the image has its own.
@@ -60,7 +60,7 @@ const DATABASES: &[(&str, Format)] = &[
     ("/etc/subgid", Format::Accounts { numbered: false }),
 ];
 
-/// What the file at a path is, as the image's own system has it.
+/// The rule for a path, as the image's own system sees it.
 pub(super) fn rule(path: &[u8]) -> Rule {
     static PATTERNS: LazyLock<Vec<(Pattern, Rule)>> = LazyLock::new(|| {
         let host = ("host name", "/etc/hostname".to_owned());

@@ -24,7 +24,7 @@ use crate::error::{Error, Result};
 use crate::tree::edit::{Files, parent};
 use crate::tree::path::Place;
 
-/// What changes on a volume, from A to B.
+/// The changes on a volume from A to B.
 pub(super) struct Change<'a> {
     /// Where the system mounts the volume, or its name if it does not.
     pub(super) role: String,
@@ -57,7 +57,7 @@ impl<'a> Change<'a> {
     }
 }
 
-/// Whether only the time of what is no folder is another.
+/// Returns true if a non-directory differs only in its timestamps.
 fn touched(before: Option<Node<'_>>, after: Option<Node<'_>>) -> bool {
     let times = before.zip(after).map(|(before, after)| (before.row, after.row));
     times.is_some_and(|(before, after)| {
@@ -65,7 +65,7 @@ fn touched(before: Option<Node<'_>>, after: Option<Node<'_>>) -> bool {
     })
 }
 
-/// What becomes of a path of an image.
+/// The change to a path of an image.
 pub(super) enum Take<'a> {
     /// It goes.
     Remove,
@@ -77,14 +77,14 @@ pub(super) enum Take<'a> {
     Merge(Option<Node<'a>>, Vec<u8>),
 }
 
-/// What becomes of a volume of an image.
+/// The merge of a volume of an image.
 pub(super) struct Merge<'a> {
     pub(super) takes: BTreeMap<&'a [u8], Take<'a>>,
     pub(super) conflicts: Vec<Conflict>,
     pub(super) left: Vec<Left>,
 }
 
-/// What a merge goes by.
+/// The inputs of a merge.
 struct Merging<'a> {
     change: &'a Change<'a>,
     files: &'a Files,
@@ -240,7 +240,7 @@ impl<'a> Merging<'a> {
         Ok(())
     }
 
-    /// A folder that goes, or becomes something else, may hold what the image alone has: it then stays.
+    /// A directory that goes, or becomes something else, may hold what the image alone has: it then stays.
     fn folders_that_go(&mut self) {
         let takes = self.merge.takes.iter();
         let going = takes.filter_map(|(path, take)| match take {
@@ -250,7 +250,7 @@ impl<'a> Merging<'a> {
         });
         let is_folder = |path: &&[u8]| self.ours.get(path).is_some_and(|node| node.is(FileType::Dir));
         let going: Vec<&[u8]> = going.filter(is_folder).collect();
-        // What is deepest first: a folder that stays is one more that its own folder holds.
+        // The deepest first: a directory that stays is an entry of its parent.
         for path in going.into_iter().rev() {
             let place = Place { volume: self.volume.to_owned(), path: path.to_vec() };
             let is_mounted_on = self.files.is_mounted_on(&place);
@@ -283,7 +283,7 @@ impl<'a> Merging<'a> {
         }
     }
 
-    /// What is new may have no folder in the image.
+    /// A new path may have no parent directory in the image.
     fn folders_that_are_missing(&mut self) {
         let puts = self.merge.takes.iter().filter(|(_, take)| matches!(take, Take::Put(_)));
         let puts: Vec<&'a [u8]> = puts.map(|(path, _)| *path).filter(|path| *path != b"/").collect();
@@ -318,7 +318,7 @@ impl<'a> Merging<'a> {
     }
 }
 
-/// What kind of change a path goes through.
+/// The kind of change to a path.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Kind {
     Added,
@@ -328,7 +328,7 @@ pub(super) enum Kind {
 }
 
 impl Take<'_> {
-    /// What kind of change it is to what the image has.
+    /// The kind of change from the image's node.
     pub(super) fn kind(&self, ours: Option<Node<'_>>) -> Kind {
         match (self, ours) {
             (Take::Remove, _) => Kind::Removed,

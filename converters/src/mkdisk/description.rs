@@ -1,4 +1,4 @@
-//! What a disk is to be like, as a TOML file says it.
+//! The description of a disk to build, in TOML.
 
 use std::path::{Path, PathBuf};
 
@@ -51,7 +51,7 @@ pub(super) struct VolumeDescription {
     /// The slot; the next free one if none.
     #[serde(default)]
     pub(super) slot: Option<u32>,
-    /// The folder of the tree whose files it gets.
+    /// The directory of the tree whose files it gets.
     #[serde(default)]
     pub(super) mount: Option<String>,
     /// The filesystem: `ext4`, `ext3`, `ext2`, `fat`, `fat12`, `fat16`, `fat32`, `swap`; nothing if none.

@@ -21,7 +21,7 @@ const MAX_ALL_XATTRS: usize = 256 << 20;
 /// All paths of directories that no member names, and that are made because something lies in them, in bytes.
 const MAX_IMPLIED_PATHS: usize = 32 << 20;
 
-/// What has been taken so far.
+/// The totals so far.
 #[derive(Debug, Default)]
 pub(super) struct Room {
     paths: usize,

@@ -13,10 +13,10 @@ use super::path::TreePath;
 use crate::error::{Error, Result};
 use crate::ingest::{LooseFile, Parts};
 
-/// A tree: each path from `/` on, with what is there. A folder comes before what it holds.
+/// A tree: each path from `/` on with its member. A directory comes before its entries.
 pub(super) type Members = BTreeMap<TreePath, Member>;
 
-/// What is at a path.
+/// The node at a path.
 #[derive(Debug, Clone)]
 pub(super) struct Member {
     pub(super) node: Node,
@@ -30,10 +30,10 @@ pub(super) struct Member {
 /// Where the bytes of a regular file are.
 #[derive(Debug, Clone)]
 pub(super) enum Content {
-    /// A file of this machine, in the folder that the tree came from.
+    /// A file of this machine, in the directory that the tree came from.
     Local {
         root: Arc<Directory>,
-        /// Its path in the folder.
+        /// Its path in the directory.
         path: PathBuf,
         /// The path that errors name.
         shown: PathBuf,

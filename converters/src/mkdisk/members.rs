@@ -1,4 +1,4 @@
-//! A tree to bring in, read from a folder of this machine.
+//! A tree to bring in, read from a directory of this machine.
 
 use std::ffi::{OsStr, OsString};
 use std::os::fd::{AsFd, AsRawFd};
@@ -15,8 +15,8 @@ use super::member::{Content, Member, Members};
 use super::path::TreePath;
 use crate::error::{Error, Result};
 
-/// Reads a folder of this machine. Symlinks are members, and are not followed. What may not be read is an error:
-/// half a tree makes no disk. Everything is looked at and opened beneath the folder's descriptor: so it does not matter if
+/// Reads a directory of this machine. Symlinks are members, and are not followed. What may not be read is an error: half a
+/// tree makes no disk. Everything is looked at and opened beneath the directory's descriptor: so it does not matter if
 /// somebody exchanges names meanwhile.
 pub(super) fn of_folder(folder: &Path) -> Result<Members> {
     let root = Arc::new(Directory::open(folder).map_err(|e| Error::io(folder, &e))?);

@@ -67,7 +67,7 @@ const SWAP_LABEL_MAX: usize = 16;
 pub struct BuildOptions {
     /// The name of the new image; it becomes its next version.
     pub name: String,
-    /// What UUIDs that the description does not give are made from.
+    /// The seed of UUIDs that the description does not give.
     pub ids: NewIds,
     /// The time of making, in seconds since 1970.
     pub time: u32,
@@ -75,7 +75,7 @@ pub struct BuildOptions {
     pub command: Vec<String>,
 }
 
-/// What was built.
+/// The report of `build`.
 #[derive(Debug, Clone, Serialize)]
 pub struct BuildReport {
     /// The image, as `name@version`.
@@ -86,9 +86,9 @@ pub struct BuildReport {
     pub volumes: Vec<BuiltVolume>,
     /// How the disk divides.
     pub counts: Counts,
-    /// What was new to the store.
+    /// Objects and bytes that were new to the store.
     pub added: WriterStats,
-    /// What is to be known, each a sentence.
+    /// Notes for the user, as sentences.
     pub notes: Vec<String>,
     /// How long it took.
     pub seconds: f64,
@@ -103,7 +103,7 @@ pub struct BuiltVolume {
     pub size: u64,
     /// The filesystem.
     pub filesystem: Option<String>,
-    /// The folder of the tree whose files it has.
+    /// The directory of the tree whose files it has.
     pub mount: Option<String>,
     /// The filesystem's UUID.
     pub uuid: Option<String>,
@@ -111,8 +111,8 @@ pub struct BuiltVolume {
     pub paths: u64,
 }
 
-/// Builds the disk that the file `description` describes, with the files of `tree` (a folder, a tar, or `-` for a
-/// tar on standard input), and publishes it as an image.
+/// Builds the disk that the file `description` describes, with the files of `tree` (a directory, a tar, or `-` for a tar on
+/// standard input), and publishes it as an image.
 pub fn build(
     store: &Store,
     description: &Path,
@@ -219,7 +219,7 @@ pub fn build(
 struct Input {
     members: Members,
     tar: Option<Arc<dyn Source>>,
-    /// What the user should know of how it was read, each a sentence.
+    /// Notes for the user about reading the tree, as sentences.
     notes: Vec<String>,
 }
 
@@ -276,11 +276,11 @@ fn split<'d>(
         .iter()
         .map(|volume| volume.mount.as_ref().and_then(|mount| TreePath::parse(mount.as_bytes())))
         .collect();
-    // Folders that no member says, and mount points.
+    // Directories that no member names, and mount points.
     let wanted: Vec<TreePath> = members.keys().chain(mounts.iter().flatten()).cloned().collect();
     let mut room = Room::default();
     for path in wanted {
-        // What lies above a directory that is there is seen to when its own turn comes.
+        // The parents of an existing directory are handled in their own turn.
         let mut missing = if members.contains_key(&path) { path.parent() } else { Some(path) };
         while let Some(path) = missing.filter(|path| !members.contains_key(path)) {
             room.take_implied(&path)
@@ -310,7 +310,7 @@ fn split<'d>(
             continue;
         };
         let mount = mounts[home].clone().unwrap_or(TreePath::root());
-        // A mount point is a folder of the volume around it, too.
+        // A mount point is a directory of the volume around it, too.
         let around = |i: &usize| {
             let mount = mounts[*i].as_ref();
             mount.is_some_and(|other| *i != home && path.below(other).is_some())
@@ -350,7 +350,7 @@ impl MadeVolume<'_> {
         self.contents.push(member.content);
     }
 
-    /// What every volume with files has: a root directory, and those that its filesystem is made with.
+    /// Adds what every volume with files has: a root directory, and the directories that its filesystem is created with.
     fn complete(&mut self, options: &BuildOptions) {
         let Some(driver) = self.description.driver() else { return };
         let mut folder = Node::bare(FileType::Dir);
@@ -385,7 +385,7 @@ impl MadeVolume<'_> {
             }
             let new = match content {
                 Some(content) if row.node.size > 0 => {
-                    // What was a hole stays one, and what was none does: a swap file must have none.
+                    // Holes stay holes, and data stays data: a swap file must not have holes.
                     let mut data: Vec<std::ops::Range<u64>> = Vec::new();
                     for (part, _) in content.open(row.node.size, tar)?.parts {
                         match data.last_mut() {
@@ -407,7 +407,8 @@ impl MadeVolume<'_> {
         Ok(Some(Draft { tree, files }))
     }
 
-    /// The parameters at a size in bytes: as the system's own tools would choose them, but for what is said.
+    /// The parameters at a size in bytes: those that mke2fs and mkfs.fat would choose, except where the description sets
+    /// them.
     fn planner(&self, size: u64, draft: &Draft, options: &BuildOptions) -> Result<Box<dyn Planner>> {
         let VolumeDescription { fs, features, block_size, inodes, .. } = self.description;
         let driver = self.description.driver().expect("it has files");

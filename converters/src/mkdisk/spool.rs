@@ -9,7 +9,7 @@ use mif_formats::{Extent, Result as FormatsResult, Source, at};
 
 use crate::error::{Error, Result};
 
-/// What a stream held.
+/// The content of a stream.
 pub(super) struct Spool {
     file: File,
     len: u64,

@@ -67,9 +67,9 @@ pub(crate) struct Draft {
     rewritten: Rewritten,
     /// The volumes that were planned.
     pub(crate) planned: Vec<String>,
-    /// What planning changed beside the edits, each a sentence.
+    /// Side effects of rebuilding volumes, as sentences.
     pub(crate) notes: Vec<String>,
-    /// What fresh identities did, if there are any.
+    /// The effects of new identities, if any were given.
     pub(crate) ids: Option<IdsReport>,
 }
 

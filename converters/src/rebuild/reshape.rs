@@ -38,7 +38,7 @@ pub enum Size {
 }
 
 impl Reshape {
-    /// Whether all stays as it is.
+    /// Returns true if nothing is to be changed.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         *self == Reshape::default()

@@ -33,7 +33,7 @@ impl Rows<'_> {
             .filter(|row| row.volume == self.volume)
             .filter_map(|row| Some((row.file?, row)))
             .collect();
-        // A folder before what it holds: parts of paths in their order, not bytes of whole ones.
+        // A directory before what it holds: parts of paths in their order, not bytes of whole ones.
         let mut rows: Vec<&Row> = self.new.iter().copied().filter(|row| row.volume == self.volume).collect();
         rows.sort_by(|a, b| a.path.split(|c| *c == b'/').cmp(b.path.split(|c| *c == b'/')));
         let mut rows = rows.into_iter();

@@ -1,4 +1,4 @@
-//! What `/etc/fstab` mounts, which volume of the image that is (fstab(5)), and where paths lead over these mounts.
+//! The mounts of `/etc/fstab` (fstab(5)): which volumes of the image they are, and where paths lead over them.
 
 use mif_formats::fs::Info;
 use mif_formats::mif::manifest::{Row, escape};
@@ -13,11 +13,11 @@ use crate::store::{FilesystemRecord, VolumeRecord};
 pub(crate) struct Mount {
     /// The directory, absolute, without a slash at its end.
     pub(crate) point: Vec<u8>,
-    /// What is mounted on it.
+    /// The volume or device mounted on it.
     pub(crate) what: MountedOn,
 }
 
-/// What is mounted.
+/// A mounted volume or device.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum MountedOn {
     /// A volume of the image, by its name.
@@ -31,7 +31,7 @@ pub(crate) enum MountedOn {
 pub(crate) struct Devices<'a> {
     /// The disk's partition table.
     pub(crate) table: &'a Table,
-    /// What is on each volume.
+    /// The content of each volume.
     pub(crate) volumes: &'a [VolumeRecord],
 }
 
@@ -61,7 +61,7 @@ pub(crate) fn read(fstab: &[u8], devices: Devices<'_>) -> Vec<Mount> {
 pub(crate) struct Root {
     /// Its volume.
     pub(crate) volume: String,
-    /// What its `/etc/fstab` mounts.
+    /// The mounts of its `/etc/fstab`.
     pub(crate) mounts: Vec<Mount>,
 }
 
@@ -94,7 +94,7 @@ impl Root {
     }
 }
 
-/// What is mounted elsewhere: an error, or what lies on the image beneath the mount.
+/// What to do with mounts of other disks: fail, or use the files under the mount point.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Elsewhere {
     Refused,
@@ -103,7 +103,7 @@ pub(crate) enum Elsewhere {
 
 /// Paths as the system of a root sees them, over what its fstab mounts.
 pub(crate) struct View<'a, P> {
-    /// What lies on each volume.
+    /// The content of each volume.
     pub(crate) paths: &'a P,
     pub(crate) root: &'a Root,
     pub(crate) elsewhere: Elsewhere,

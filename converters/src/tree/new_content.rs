@@ -31,12 +31,12 @@ pub(crate) struct NewContent {
     pub(crate) source: Arc<dyn Source>,
     /// The parts of a large file that are zeros, in whole steps.
     zeros: Arc<Vec<Range<u64>>>,
-    /// What it is called in errors.
+    /// Its name in errors.
     pub(crate) label: String,
 }
 
 impl NewContent {
-    /// What the row of a file with this content says.
+    /// The body of the row of a file with this content.
     pub(crate) fn body(&self) -> Body {
         Body::Digested { sha1: self.sha1, blake3: self.id.digest }
     }

@@ -32,22 +32,22 @@ impl VolumePath {
     }
 }
 
-/// What paths are resolved in.
+/// Where paths are resolved.
 pub(crate) trait Paths {
     /// The row of a path, as it stands.
     fn row(&self, volume: &str, path: &[u8]) -> Option<&Row>;
 
-    /// The volume that is mounted on a folder.
+    /// The volume that is mounted on a directory.
     fn mounted(&self, _volume: &str, _path: &[u8]) -> Result<Option<String>> {
         Ok(None)
     }
 
-    /// The folder that `..` in a volume's root is.
+    /// The directory that `..` in a volume's root is.
     fn above(&self, volume: &str) -> Result<Place> {
         Ok(self.root(volume))
     }
 
-    /// The folder that `/` is, to a symlink on a volume.
+    /// The directory that `/` is, to a symlink on a volume.
     fn root(&self, volume: &str) -> Place {
         Place { volume: volume.to_owned(), path: b"/".to_vec() }
     }
@@ -62,7 +62,7 @@ pub(crate) fn root_volume<'v>(paths: &impl Paths, volumes: &[&'v str]) -> Option
     }
 }
 
-/// Whether a volume has the marks of a root filesystem.
+/// Returns true if a volume looks like a root filesystem.
 pub(super) fn has_root_marks(paths: &impl Paths, volume: &str) -> bool {
     let marks: [&[u8]; 4] = [b"/etc/fstab", b"/etc/os-release", b"/usr/lib/os-release", b"/etc/passwd"];
     marks.iter().any(|mark| paths.row(volume, mark).is_some())

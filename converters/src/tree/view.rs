@@ -26,7 +26,7 @@ pub struct Tree {
     volumes: Vec<String>,
     /// The root filesystems with what their fstabs mount, the one that paths are on by default first.
     roots: Vec<Root>,
-    /// What could not be read, each a sentence.
+    /// Warnings about what could not be read, as sentences.
     pub complaints: Vec<String>,
 }
 
@@ -58,7 +58,7 @@ impl Tree {
         let candidates: Vec<String> = [&first].into_iter().chain(others).cloned().collect();
         let mut roots: Vec<Root> = Vec::new();
         for volume in candidates {
-            // What another root mounts belongs to that one.
+            // A volume that another root mounts belongs to that root.
             if roots.iter().any(|root| root.point_of(&volume).is_some()) {
                 continue;
             }

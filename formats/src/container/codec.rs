@@ -138,7 +138,7 @@ impl Packer {
         }
     }
 
-    /// Appends `block`, packed, to `out` if that takes at most `most` bytes, and says how many.
+    /// Appends `block`, compressed, to `out` if that takes at most `most` bytes; returns their number.
     pub(super) fn pack(&self, block: &[u8], out: &mut Vec<u8>, most: usize) -> Option<usize> {
         let idle = self.idle.lock().expect("no panic while locked").pop();
         // The level was tried when the packer was made.

@@ -27,12 +27,12 @@ impl DiskFile {
         &self.path
     }
 
-    /// What the open file is now: its length, times, mode and owner.
+    /// The current metadata of the open file: its length, times, mode and owner.
     pub fn metadata(&self) -> io::Result<Metadata> {
         self.file.metadata()
     }
 
-    /// Who may read it beside its owner.
+    /// Who may read it besides its owner.
     pub fn access(&self) -> io::Result<Access> {
         Ok(Access::of_file(&self.file, &self.metadata()?))
     }
@@ -48,13 +48,13 @@ pub struct ImageFile {
 }
 
 impl ImageFile {
-    /// Opens the file or block device at `path`, which the user names, for reading. Nothing else is opened: no folder, no
-    /// pipe.
+    /// Opens the file or block device at `path`, which the user names, for reading. Nothing else is opened: no directory,
+    /// no pipe.
     pub fn open(path: &Path) -> Result<Self> {
         Self::of(beneath::open_file_or_device(path), path)
     }
 
-    /// What was opened by `path`, or failed to be.
+    /// Wraps the result of opening `path`.
     pub fn of(opened: io::Result<File>, path: &Path) -> Result<Self> {
         let place = || at("").file(path);
         let file = opened.map_err(|e| match e.kind() {
@@ -95,7 +95,7 @@ impl ImageFile {
         self
     }
 
-    /// What tells it from every other file: device and inode.
+    /// Its unique identity: device and inode.
     pub fn identity(&self) -> Result<(u64, u64)> {
         let meta = self.file.metadata().map_err(|e| at("").file(&self.path).io(e))?;
         Ok((meta.dev(), meta.ino()))

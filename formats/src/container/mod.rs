@@ -1,4 +1,4 @@
-//! Containers: files that hold a disk. A format is a folder here and one line in [`FORMATS`].
+//! Containers: files that hold a disk. A format is a directory here and one line in [`FORMATS`].
 
 mod access;
 mod cache;
@@ -50,16 +50,16 @@ pub trait Format: Sync {
     /// The file name suffixes that stand for it when a file is written, without dot.
     fn suffixes(&self) -> &'static [&'static str];
 
-    /// Whether a file is of this format. `head` is its first bytes (up to 4 KiB), `tail` its last (up to
-    /// 1 KiB), `len` its length in bytes.
+    /// Returns true if a file is of this format. `head` is its first bytes (up to 4 KiB), `tail` its last (up to 1 KiB),
+    /// `len` its length in bytes.
     fn probe(&self, head: &[u8], tail: &[u8], len: u64) -> bool;
 
-    /// Whether it is written sequentially, so that it can go to a pipe or a block device.
+    /// Returns true if it is written sequentially, so that it can go to a pipe or a block device.
     fn is_sequential(&self) -> bool {
         false
     }
 
-    /// Whether its files have an identity of their own: then its writer takes the options `uuid` and `seed`.
+    /// Returns true if its files have an identity of their own: then its writer takes the options `uuid` and `seed`.
     fn has_identity(&self) -> bool {
         false
     }
@@ -83,7 +83,7 @@ pub trait Format: Sync {
 pub struct OpenOptions {
     /// Open as this format instead of probing.
     pub format: Option<String>,
-    /// Folders beneath which an image may make us open further files, besides its own.
+    /// Directories below which an image may refer to files, besides its own directory.
     pub allow_paths: Vec<PathBuf>,
     /// Directories that are searched for images. The user named these, and not the images in them: so an image whose path
     /// begins with one of them is opened only if it lies beneath one of `allow_paths`, wherever links lead.
@@ -91,11 +91,11 @@ pub struct OpenOptions {
     /// The internal snapshot to open instead of the current state: its name or ID.
     pub snapshot: Option<String>,
     /// The parent of the image, then the parent's parent, and so on, for chains that were moved, renamed or changed. They
-    /// are used whatever the images say about their parents.
+    /// are used regardless of the parents that the images name.
     pub parents: Vec<PathBuf>,
 }
 
-/// An opened container: the disk inside it, and what is to be said of the container.
+/// An opened container: the disk inside it, and a description of the container.
 pub struct Disk {
     /// The disk as the guest sees it.
     pub source: Arc<dyn Source>,
@@ -108,7 +108,7 @@ pub struct Disk {
     /// How many of them are the image's own: itself and its extents. What comes after is of disks beneath, each an
     /// image of its own.
     pub own_files: usize,
-    /// What is odd about it, each a sentence.
+    /// Warnings about the container, as sentences.
     pub warnings: Vec<String>,
 }
 
@@ -116,7 +116,7 @@ pub struct Disk {
 pub trait Observer: Sync {
     /// `bytes` more of the disk are done, holes included.
     fn advance(&self, bytes: u64);
-    /// Whether the user wants to stop; the writer then returns an error.
+    /// Returns true if the user wants to stop. If so, the writer returns an error.
     fn interrupted(&self) -> bool {
         false
     }
@@ -129,7 +129,7 @@ impl Observer for () {
 
 /// Opens the container at `path`, probing its format unless told.
 ///
-/// What no format recognises is raw. Errs on what is not there (`NotFound`), is a folder or is empty
+/// A file that no format recognises is raw. Errs if the file does not exist (`NotFound`), is a directory, or is empty
 /// (`Corrupt`).
 pub fn open(path: &Path, options: &OpenOptions) -> Result<Disk> {
     let opener = Opener::new(path, options)?;
@@ -211,7 +211,8 @@ pub fn probe(file: &ImageFile) -> Result<Option<&'static dyn Format>> {
     Ok(probed.or_else(in_pieces))
 }
 
-/// Whether a file is called as containers are: with the suffix of a format, or as the first of a disk in pieces.
+/// Returns true if a file has the name of a container: the suffix of a format, or the name of the first piece of a split
+/// disk.
 #[must_use]
 pub fn has_suffix(path: &Path) -> bool {
     let suffix = path.extension().and_then(|s| s.to_str()).unwrap_or_default().to_ascii_lowercase();
@@ -258,7 +259,7 @@ fn names() -> String {
     FORMATS.iter().map(|f| f.name()).collect::<Vec<_>>().join(", ")
 }
 
-/// The number of bytes as people say it: `64 KiB`, `1.5 GiB`, `1000 bytes`.
+/// Formats a number of bytes for people: `64 KiB`, `1.5 GiB`, `1000 bytes`.
 fn human(bytes: u64) -> String {
     let (mut value, mut unit) = (bytes as f64, 0);
     let units = ["bytes", "KiB", "MiB", "GiB", "TiB", "PiB", "EiB"];

@@ -1,4 +1,4 @@
-//! The gate: which further files an image may make us open, and how deep chains of them go.
+//! The gate that decides which files an image may refer to, and how long chains of images may be.
 
 use std::ffi::OsStr;
 use std::fs::File;
@@ -134,7 +134,7 @@ impl<'a> Opener<'a> {
         self.parents.first().map(PathBuf::as_path)
     }
 
-    /// Opens the file that the image at `image` calls `name`, if it may.
+    /// Opens the file that the image at `image` refers to as `name`, if that is allowed.
     pub fn open_named(&self, image: &Path, name: &[u8]) -> Result<ImageFile> {
         let place = || at("file that the image refers to").file(image);
         let shown = String::from_utf8_lossy(name).into_owned();

@@ -1,5 +1,5 @@
-//! Where a writer writes: temporary names in the target's folder, synced and renamed when all is well; or straight onto a
-//! block device, or to standard output.
+//! Where a writer writes: temporary names in the target's directory, synced and renamed when all is well; or straight onto
+//! a block device, or to standard output.
 
 use std::fs::{File, OpenOptions, Permissions};
 use std::io::IoSlice;
@@ -34,14 +34,14 @@ pub struct Output {
     target: PathBuf,
     kind: OutputKind,
     force: bool,
-    /// Who may read new files beside their owner.
+    /// Who may read new files besides their owner.
     access: Access,
     files: Vec<Pending>,
     /// Takes files to be synced while they are written, so that little is left to do at the end.
     syncer: SyncSender<Arc<File>>,
 }
 
-/// What an [`Output`] writes to.
+/// The target of an [`Output`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum OutputKind {
     /// Files, which appear whole or not at all.
@@ -271,7 +271,7 @@ impl Drop for Output {
     fn drop(&mut self) {
         for pending in &self.files {
             let Some(temporary) = &pending.temporary else { continue };
-            // Errors have nobody to go to; what is left has a name that says what it is.
+            // Errors cannot be reported here; leftovers have names that tell what they are.
             let _ = match pending.renamed {
                 false => std::fs::remove_file(temporary),
                 true => std::fs::remove_file(&pending.file.path),

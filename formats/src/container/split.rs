@@ -54,7 +54,7 @@ impl Format for Split {
     }
 }
 
-/// Whether `path` is called as the first of several pieces, and the second is there.
+/// Returns true if `path` has the name of the first of several pieces, and the second exists.
 pub(super) fn is_first_piece(path: &Path) -> bool {
     piece_number(path).is_some_and(|n| n <= 1 && path.with_extension(format!("{:03}", n + 1)).is_file())
         // `.001` is a second piece where there is a `.000`.

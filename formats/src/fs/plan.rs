@@ -23,7 +23,7 @@ pub type FileKey = u64;
 /// The number of a node in its [`Tree`].
 pub type NodeIndex = usize;
 
-/// What stands somewhere on a planned volume. What nothing stands on is zero.
+/// A piece of a planned volume. Everything outside the pieces is zero.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Placed<'a> {
     /// Metadata.
@@ -44,7 +44,7 @@ pub trait Planned {
     /// The size of the volume in bytes.
     fn size(&self) -> u64;
 
-    /// What was changed on the way from the parameters to the plan, each a sentence.
+    /// Notes about parameters that the plan had to change, as sentences.
     fn notes(&self) -> &[String];
 
     /// Gives all that is not zero, with its offset on the volume in bytes: ascending, and no two overlap.
@@ -76,24 +76,24 @@ pub trait Planner: Send + Sync {
 #[derive(Debug)]
 pub struct Tree {
     nodes: Vec<TreeNode>,
-    /// Folders by their path without the trailing slash: the root is the empty one. Emptied when finished.
+    /// Directories by their path without the trailing slash: the root is the empty one. Emptied when finished.
     folders: HashMap<Vec<u8>, u32>,
 }
 
-/// A file, folder or other node, and for a file what is known of its content.
+/// A file, directory or other node, and for a file what is known of its content.
 #[derive(Debug, Clone)]
 pub struct TreeNode {
-    /// Its metadata. `nlink`, and the size of a folder, are not taken from here: they follow from the tree.
+    /// Its metadata. `nlink`, and the size of a directory, are not taken from here: they follow from the tree.
     pub meta: Node,
     /// Names the content of a regular file.
     pub key: FileKey,
     /// The parts of a regular file that are no holes: sorted, apart, not empty, within its size.
     pub data: Vec<Range<u64>>,
-    /// What a folder holds, sorted by name.
+    /// The entries of a directory, sorted by name.
     pub children: Vec<Child>,
 }
 
-/// An entry of a folder.
+/// An entry of a directory.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Child {
     /// The name in bytes.
@@ -119,13 +119,13 @@ impl TreeNode {
 }
 
 impl Tree {
-    /// A tree of a root folder only.
+    /// A tree of a root directory only.
     #[must_use]
     pub fn new(root: Node) -> Self {
         Tree { nodes: vec![TreeNode::new(root)], folders: HashMap::from([(Vec::new(), 0)]) }
     }
 
-    /// Adds a node at an absolute path whose folder is there already.
+    /// Adds a node at an absolute path whose directory was added before.
     pub fn add(&mut self, path: &[u8], short_name: Option<[u8; 11]>, node: TreeNode) -> Result<NodeIndex> {
         check_data(path, &node)?;
         let index = self.nodes.len();
@@ -137,7 +137,7 @@ impl Tree {
         Ok(index)
     }
 
-    /// Gives a node that is there already, and is no folder, another path: a hard link.
+    /// Adds a hard link: another path for an existing node that is not a directory.
     pub fn link(&mut self, path: &[u8], short_name: Option<[u8; 11]>, node: NodeIndex) -> Result<()> {
         if self.nodes[node].meta.file_type == FileType::Dir {
             return Err(place(path).unsupported("a directory cannot have hard links"));
@@ -167,7 +167,7 @@ impl Tree {
         Ok(())
     }
 
-    /// Sorts the folders and checks that no path is there twice: to be called once all is added.
+    /// Sorts the directories and checks that no path occurs twice. Call it after everything was added.
     pub fn finish(&mut self) -> Result<()> {
         self.folders = HashMap::new();
         for node in &mut self.nodes {
@@ -234,7 +234,7 @@ impl Tree {
         at(format!("node {node} of the tree"))
     }
 
-    /// Every node once, at the first of its paths, in path order: a folder before what it holds.
+    /// Every node once, at the first of its paths, in path order: a directory before what it holds.
     #[must_use]
     pub(crate) fn in_order(&self) -> Vec<u32> {
         let mut seen = vec![false; self.nodes.len()];

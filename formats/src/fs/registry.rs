@@ -42,27 +42,27 @@ pub fn driver(kind: &str) -> Option<&'static dyn Driver> {
     drivers().into_iter().find(|driver| driver.kinds().contains(&kind))
 }
 
-/// Whether a volume that begins with `head` can only be a filesystem that is read.
+/// Returns true if a volume that begins with `head` can only be a filesystem that is read.
 #[must_use]
 pub fn is_filesystem(head: &[u8]) -> bool {
     drivers().iter().any(|driver| driver.is_certain(head))
 }
 
-/// Whether a volume that begins with `head` (up to [`recognize::HEAD`] bytes) is known: as a filesystem that is read, or
-/// by name.
+/// Returns true if a volume that begins with `head` (up to [`recognize::HEAD`] bytes) is known: as a filesystem that is
+/// read, or by name.
 #[must_use]
 pub fn is_known(head: &[u8]) -> bool {
     is_filesystem(head) || recognize::name_of(head).is_some()
 }
 
-/// What was found on a volume.
+/// The content of a volume.
 pub enum Recognized {
     /// A filesystem that can be read.
     Known(Box<dyn Filesystem>),
     /// Something recognised by name only (`swap`, `LUKS`, `exfat`), or nothing known; with the reason where
     /// a known filesystem cannot be read.
     Other {
-        /// What it is, if recognised.
+        /// Its name, if recognised.
         name: Option<String>,
         /// Why it is not read, each a sentence.
         warnings: Vec<String>,

@@ -19,7 +19,7 @@ pub struct Listing {
     pub entries: Vec<Entry>,
     /// Every file that an entry names.
     pub nodes: Nodes,
-    /// What could not be read, and is therefore not in the listing.
+    /// Problems: what could not be read and is not in the listing.
     pub complaints: Vec<Complaint>,
 }
 
@@ -34,7 +34,7 @@ impl Nodes {
         self.0.len()
     }
 
-    /// Whether there are none.
+    /// Returns true if there are none.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
@@ -161,7 +161,7 @@ impl Walk<'_> {
         self.list.push((id, node));
     }
 
-    /// Reads the folders of one level, given as indexes into the entries, and gives the entries found there.
+    /// Reads the directories of one level, given as indexes into the entries, and gives the entries found there.
     fn read_folders(&mut self, level: &mut [usize]) -> Result<Vec<Met>> {
         level.sort_unstable_by_key(|&i| self.entries[i].node);
         let mut found = Vec::new();
@@ -212,7 +212,7 @@ impl Walk<'_> {
         Ok(())
     }
 
-    /// Keeps what has a node; gives the folders among it that were not met before.
+    /// Keeps what has a node; gives the directories among it that were not met before.
     fn keep_readable(&mut self, found: Vec<Met>) -> Vec<usize> {
         let mut folders = Vec::new();
         for entry in found {
@@ -234,7 +234,7 @@ impl Walk<'_> {
     /// Numbers the files in the order of their handles, and sorts the paths.
     fn finish(self) -> Listing {
         let Walk { entries, nodes: mut numbers, mut list, complaints, .. } = self;
-        // Each level of folders is in order already.
+        // Each level of directories is in order already.
         list.sort_by_key(|(id, _)| *id);
         for (number, (id, _)) in (0..).zip(&list) {
             numbers.insert(*id, number);
@@ -296,10 +296,10 @@ mod tests {
     use super::*;
     use crate::fs::{Content, Info};
 
-    /// Folders in folders without an end, each a new one; in each there is a file too.
+    /// Directories in directories without an end, each a new one; in each there is a file too.
     struct Endless {
         info: Info,
-        /// Every folder has this one below it, if any.
+        /// Every directory has this one below it, if any.
         again: Option<NodeId>,
     }
 

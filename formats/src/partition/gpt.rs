@@ -23,7 +23,7 @@ const SIGNATURE: &[u8; 8] = b"EFI PART";
 const HEADER_SIZE: usize = 92;
 const ENTRY_SIZE: usize = 128;
 const PRIMARY_LBA: u64 = 1;
-/// Where the primary array is unless its header says otherwise.
+/// The default place of the primary array.
 const PRIMARY_ARRAY_LBA: u64 = 2;
 
 /// A GPT header. Places are in sectors.
@@ -98,7 +98,7 @@ impl Header {
         self.number_of_partition_entries as usize * self.size_of_partition_entry as usize
     }
 
-    /// Whether both describe the same partitions.
+    /// Returns true if both describe the same partitions.
     fn agrees_with(&self, other: &Header) -> bool {
         self.disk_guid == other.disk_guid
             && self.number_of_partition_entries == other.number_of_partition_entries
@@ -198,13 +198,13 @@ pub(super) fn read(disk: &dyn Source, mbr: Option<&Mbr>, builder: &mut Builder) 
     Ok(Some(guid(&choice.header.disk_guid)))
 }
 
-/// What there is of a GPT if sectors have this size.
+/// The parts of a GPT that were found for this sector size.
 struct Copies {
     sector_size: u64,
     last_lba: u64,
     primary: Result<Header>,
     backup: Result<Header>,
-    /// Whether either place has the signature at least.
+    /// True if either place has the signature at least.
     any_signature: bool,
     /// In the order of [`SOURCES`], as far as there is a header to judge it by.
     arrays: [Option<Result<Vec<u8>>>; 4],
@@ -351,7 +351,7 @@ pub(super) fn current(disk: &dyn Source, sector_size: u64) -> Result<Option<Whol
     Ok(Some(Whole { header: choice.header.clone(), array: choice.array.to_vec() }))
 }
 
-/// A GPT, to be written. What of an entry no caller sets stays as it is.
+/// A GPT to be written. Fields of an entry that no caller sets are kept.
 pub(super) struct Whole {
     header: Header,
     array: Vec<u8>,

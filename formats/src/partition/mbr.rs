@@ -76,8 +76,8 @@ impl Mbr {
         })
     }
 
-    /// Whether it calls for a GPT. Neither where the protective record starts nor how long it is matters: both
-    /// are found wrong on disks that work.
+    /// Returns true if it calls for a GPT. Neither where the protective record starts nor how long it is matters: both are
+    /// found wrong on disks that work.
     pub(super) fn is_protective(&self) -> bool {
         self.partition_record.iter().any(|r| r.os_type == OS_TYPE_PROTECTIVE)
     }
@@ -94,8 +94,7 @@ impl Mbr {
         (signature != 0).then(|| format!("{signature:08x}"))
     }
 
-    /// Whether `sector`, which this was parsed from, is a partition table and not a boot sector. Both end in
-    /// 55 AA.
+    /// Returns true if `sector`, which this was parsed from, is a partition table and not a boot sector. Both end in 55 AA.
     pub(super) fn is_table(&self, sector: &[u8], disk_len: u64, sector_size: u32) -> bool {
         let records = &self.partition_record;
         let status_bytes_are_valid = records.iter().all(|r| matches!(r.boot_indicator, 0 | 0x80));
@@ -159,7 +158,7 @@ impl Mbr {
     }
 }
 
-/// Whether known content begins at byte `place`: an extended boot record, or a known filesystem.
+/// Returns true if known content begins at byte `place`: an extended boot record, or a known filesystem.
 fn begins_something(disk: &dyn Source, record: &Record, place: u64) -> Result<bool> {
     let there = disk.len().saturating_sub(place).min(recognize::HEAD as u64) as usize;
     if there < SIZE {

@@ -32,7 +32,7 @@ pub struct Table {
     pub id: Option<String>,
     /// The partitions, by slot number.
     pub partitions: Vec<Partition>,
-    /// What is odd about the table, each a sentence.
+    /// Warnings about the table, as sentences.
     pub warnings: Vec<String>,
 }
 
@@ -153,7 +153,7 @@ impl Builder {
         }
     }
 
-    /// Adds a partition, clipped to the disk; one that lies wholly past the end is only said.
+    /// Adds a partition, clipped to the disk. One that lies wholly past the end is left out with a warning.
     fn add(&mut self, claim: Claim) {
         let size = u128::from(self.sector_size);
         let start = u128::from(claim.first_lba) * size;

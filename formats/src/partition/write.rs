@@ -1,7 +1,7 @@
 //! Writing partition tables: a new one, or a disk's own with partitions at other places or with other names.
 //!
-//! What comes out is a list of places and bytes. Of a table that is there, all stays that the new one does not
-//! say: boot code, slots, types, names, attributes, the place and size of a GPT's array.
+//! What comes out is a list of places and bytes. Of an existing table, everything is kept that the new one does not set:
+//! boot code, slots, types, names, attributes, the place and size of a GPT's array.
 
 use std::collections::BTreeMap;
 

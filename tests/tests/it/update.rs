@@ -340,10 +340,7 @@ fn a_conflict_changes_nothing_unless_somebody_wins() {
     said("p1:/etc/new/deep", "no directory /etc/new");
     assert!(!conflicts.contains_key("p1:/etc/goes"), "it stays with what is in it: {conflicts:?}");
     let text = String::from_utf8(lab.update(&["c"], &[]).output().unwrap().stdout).unwrap();
-    assert!(
-        text.contains("; left unchanged") && text.contains("conflict p1:/etc/gone: "),
-        "{text}"
-    );
+    assert!(text.contains("; left unchanged") && text.contains("conflict p1:/etc/gone: "), "{text}");
 
     let (a, b, c) = (lab.listed("a", false), lab.listed("b", false), lab.listed("c", false));
     let asked = asked(&a, &b, &c);

@@ -91,7 +91,7 @@ impl Context {
 
 /// Shows what happens to many images.
 struct Watcher<F> {
-    /// Whether to print each event as a line of JSON when it happens.
+    /// Print each event as a line of JSON when it happens.
     json: bool,
     bars: Bars,
     /// Called with every event while the bars are hidden; returns true if it was an image's last one.

@@ -70,7 +70,7 @@ pub(super) fn unbind(files: &Files) -> Result<Vec<(Edit, Option<String>)>> {
     Ok(edits)
 }
 
-/// What still holds for one card alone, each with the reason.
+/// Configuration that still applies to one network card only, each with the reason.
 pub(super) fn still_bound(files: &Files) -> Result<Vec<String>> {
     let mut left = Vec::new();
     for (path, text) in texts(files, "/etc/systemd/network", ".network")? {

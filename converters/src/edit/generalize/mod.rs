@@ -159,10 +159,10 @@ const HISTORIES: &[&str] = &[
     ".local/share/fish/fish_history",
 ];
 
-/// What goes of `.ssh` in each home: all but who may log in, and settings.
+/// Files in `.ssh` of each home that are kept: settings, and who may log in.
 const SSH_KEPT: &[&str] = &["authorized_keys", "authorized_keys2", "config", "rc", "environment"];
 
-/// What must not be shared, and patterns of where it is: in the homes that systems usually have.
+/// What must not be shared, with patterns of its paths in the usual homes.
 pub(crate) fn not_shared() -> impl Iterator<Item = (&'static str, String)> {
     let gone = GONE.iter().flat_map(|(what, patterns)| patterns.iter().map(|p| (*what, (*p).to_owned())));
     let homes =

@@ -28,7 +28,7 @@ pub(super) struct Network {
     dns: Vec<IpAddr>,
 }
 
-/// What configures the network of an image.
+/// The system that configures an image's network.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Kind {
     Netplan,

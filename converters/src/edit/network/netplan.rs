@@ -26,7 +26,7 @@ const SECTIONS: [&str; 10] = [
     "vrfs",
     "modems",
 ];
-/// What a definition says of addresses, and of whether they are set at boot.
+/// The keys of a definition about addresses and about configuring them at boot.
 const ADDRESS_KEYS: [&str; 14] = [
     "addresses",
     "gateway4",
@@ -52,7 +52,7 @@ struct File {
     changed: bool,
 }
 
-/// What all files say of a definition together.
+/// A definition merged from all files.
 #[derive(Debug, Default, Clone)]
 struct Facts {
     has_match: bool,

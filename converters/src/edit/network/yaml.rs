@@ -97,7 +97,7 @@ impl Yaml {
         }
     }
 
-    /// Takes keys out of a mapping, and says whether there were any.
+    /// Removes keys from a mapping; returns true if there were any.
     pub(super) fn remove(&mut self, gone: impl Fn(&str) -> bool) -> bool {
         let Yaml::Map(map) = self else { return false };
         let before = map.len();
@@ -178,7 +178,7 @@ enum Open {
     Map(Vec<(String, Yaml)>, Option<String>),
 }
 
-/// Whether a key can stand without quotes.
+/// Returns true if a key can stand without quotes.
 fn is_plain(key: &str) -> bool {
     let plain = |c: char| c.is_ascii_alphanumeric() || "_-./".contains(c);
     key.starts_with(|c: char| c.is_ascii_alphanumeric()) && key.chars().all(plain)

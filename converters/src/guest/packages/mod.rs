@@ -40,7 +40,7 @@ const FOLDERS: &[&str] = &[
 pub(crate) struct FoundPackages {
     /// By volume, manager, name and architecture.
     pub(crate) packages: Vec<Package>,
-    /// What could not be read, each a sentence.
+    /// Warnings about what could not be read, as sentences.
     pub(crate) complaints: Vec<String>,
 }
 

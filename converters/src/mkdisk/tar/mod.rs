@@ -31,7 +31,7 @@ const MAX_EXTRA: u64 = 16 << 20;
 /// Each member is held against all global pax records, so there are no more than this.
 const MAX_GLOBAL: usize = 4096;
 
-/// What begins a compressed file, and what decompresses it.
+/// The magic bytes of compressed files, and the tool that decompresses each.
 const COMPRESSED: [(&[u8], &str); 4] =
     [(b"\x1f\x8b", "zcat"), (b"\x28\xb5\x2f\xfd", "zstdcat"), (b"\xfd7zXZ\0", "xzcat"), (b"BZh", "bzcat")];
 
@@ -53,7 +53,7 @@ pub(super) fn of_tar(source: &dyn Source, label: &str) -> Result<(Members, Vec<S
     reader.members()
 }
 
-/// What headers before a member say of it.
+/// The extended headers before a member.
 #[derive(Default)]
 struct Extra {
     path: Option<Vec<u8>>,
@@ -63,7 +63,7 @@ struct Extra {
     bytes: u64,
 }
 
-/// What a block can be.
+/// A block of the tar.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Next {
     Header,
@@ -85,7 +85,7 @@ struct Reader<'a> {
     /// By the number of a file: the size and places of the data that stands behind one of its hard links.
     bodies: HashMap<u64, (u64, Arc<Parts>)>,
     follower: Follower,
-    /// What no volume can hold: what it is, of how many members, and the first of them.
+    /// Attributes that no volume can hold: their kind, the number of members, and the first member.
     left_out: BTreeMap<&'static str, (u64, TreePath)>,
 }
 
@@ -192,7 +192,7 @@ impl Reader<'_> {
         Ok((members, notes))
     }
 
-    /// Whether data follows the header of a type that has none. Some writers give a hard link the size of its file
+    /// Returns true if data follows the header of a type that has none. Some writers give a hard link the size of its file
     /// and write no data (so read GNU tar and libarchive); pax allows data behind a hard link, and others write it. What
     /// tells is where the next header stands: directly behind this one, or only at `end`, behind the data.
     fn has_data(&self, start: u64, end: Option<u64>) -> bool {
@@ -203,7 +203,7 @@ impl Reader<'_> {
         }
     }
 
-    /// What a block of the tar is.
+    /// Parses a block of the tar.
     fn what_is_at(&self, at: u64) -> Next {
         if at == self.source.len() {
             return Next::End;
@@ -321,7 +321,7 @@ impl Reader<'_> {
             Some(text) => Some(time(text).ok_or_else(|| self.bad(at, "invalid time"))?),
             None => Some(Timestamp { secs: field(header.mtime())? as i64, nanos: 0 }),
         };
-        // Not the time of access: whoever made the tar has changed it, and two builds would differ.
+        // Not the time of access: creating the tar has changed it, and two builds would differ.
         for (key, what) in [("SCHILY.acl.ace", "the NFSv4 ACLs"), ("SCHILY.fflags", "the file flags")] {
             if pax(key.as_bytes()).is_some_and(|value| !value.is_empty()) {
                 self.left_out.entry(what).or_insert_with(|| (0, path.clone())).0 += 1;
@@ -364,7 +364,7 @@ impl Reader<'_> {
     }
 }
 
-/// Whether members of this type have no data, whatever size their header gives.
+/// Returns true if members of this type have no data, whatever size their header gives.
 fn is_without_data(header: &Header) -> bool {
     match header.entry_type() {
         EntryType::Link

@@ -298,18 +298,18 @@ impl Wanted {
     }
 }
 
-/// Whether a path is below one of the vendors' directories.
+/// Returns true if a path is below one of the vendors' directories.
 fn is_vendors(path: &[u8]) -> bool {
     let path = path.strip_prefix(b"/usr").unwrap_or(path);
     VENDOR.iter().any(|folder| path.starts_with(folder))
 }
 
-/// Whether a path is in a directory of units, whose names say what they are of.
+/// Returns true if a path is in a directory of units, whose names say what they are of.
 fn is_unit(path: &[u8]) -> bool {
     memchr::memmem::find(path, b"/systemd/").is_some()
 }
 
-/// Whether a file is a program for UEFI, and has a signature, which a change would break.
+/// Whether a file is a UEFI program, and whether it is signed, so that a change would break the signature.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Signature {
     Unsigned,

@@ -29,7 +29,7 @@ pub(crate) struct Files {
     volumes: BTreeMap<String, EditedVolume>,
     /// The root filesystem, and what its `/etc/fstab` mounts.
     root: Option<Arc<Root>>,
-    /// What labels its SELinux policy gives, if it has one.
+    /// The labels that its SELinux policy gives, if it has one.
     labels: Option<Arc<Labels>>,
     /// New files that got their directory's label, for want of a policy.
     pub(crate) labelled_by_directory: Vec<String>,
@@ -42,7 +42,7 @@ pub(crate) struct Files {
 
 #[derive(Clone)]
 struct EditedVolume {
-    /// What files on it can have.
+    /// The capabilities of its filesystem.
     can: &'static Capabilities,
     /// By path. Copies of the files share the rows that are not edited.
     rows: BTreeMap<Arc<[u8]>, Arc<Row>>,
@@ -52,14 +52,14 @@ struct EditedVolume {
 }
 
 impl EditedVolume {
-    /// What is below a folder.
+    /// The rows below a directory.
     fn below(&self, folder: &[u8]) -> impl Iterator<Item = (&Arc<[u8]>, &Arc<Row>)> {
         let Range { start, end } = below(folder);
         self.rows.range::<[u8], _>((Bound::Included(&start[..]), Bound::Excluded(&end[..])))
     }
 }
 
-/// What a new file or folder is to be, beside its place.
+/// The type and metadata of a new file or directory.
 pub(crate) struct NewNode {
     pub(crate) file_type: FileType,
     pub(crate) mode: u16,
@@ -134,7 +134,7 @@ impl Files {
         self.volumes.get(volume).into_iter().flat_map(|volume| volume.rows.values().map(|row| &**row))
     }
 
-    /// Whether a folder, or one below it, is where the image's fstab mounts something.
+    /// Returns true if the image's fstab mounts something on a directory or below it.
     pub(crate) fn is_mounted_on(&self, place: &Place) -> bool {
         self.mount_below(place).is_some()
     }
@@ -188,22 +188,22 @@ impl Files {
         })
     }
 
-    /// The row at a place, if something is there.
+    /// The row at a place, if it exists.
     pub(crate) fn at(&self, place: &Place) -> Option<&Row> {
         self.volumes.get(&place.volume)?.rows.get(&place.path[..]).map(|row| &**row)
     }
 
-    /// The row of a path, its last symlink followed, if it is there.
+    /// The row of a path, if it exists. A symlink at the end is followed.
     pub(crate) fn get(&self, path: &str) -> Option<&Row> {
         self.at(&self.place(path, true).ok()?)
     }
 
-    /// The row of a path itself, be it a symlink, if it is there.
+    /// The row of a path, if it exists. A symlink at the end is not followed.
     pub(crate) fn get_link(&self, path: &str) -> Option<&Row> {
         self.at(&self.place(path, false).ok()?)
     }
 
-    /// Whether a path is there and is a regular file, its last symlink followed.
+    /// Returns true if a path is a regular file. A symlink at the end is followed.
     pub(crate) fn is_file(&self, path: &str) -> bool {
         self.get(path).is_some_and(|row| row.node.file_type == FileType::File)
     }
@@ -256,7 +256,7 @@ impl Files {
         Ok(bytes)
     }
 
-    /// What a folder holds: names and rows, sorted by name, but for names that are not UTF-8.
+    /// The entries of a directory, as names and rows sorted by name, without names that are not UTF-8.
     pub(crate) fn list(&self, folder: &str) -> Vec<(String, &Row)> {
         let Ok(place) = self.place(folder, true) else { return Vec::new() };
         let Some(volume) = self.volumes.get(&place.volume) else { return Vec::new() };
@@ -291,12 +291,12 @@ impl Files {
         Ok(found)
     }
 
-    /// What files on a volume can have.
+    /// The capabilities of a volume's filesystem.
     pub(crate) fn capabilities(&self, volume: &str) -> &'static Capabilities {
         self.volumes.get(volume).map_or(&Capabilities::UNKNOWN, |volume| volume.can)
     }
 
-    /// Puts a new file or folder at a place where nothing is. Its folder is to be there.
+    /// Puts a new file or directory at a place where nothing is. Its directory is to be there.
     pub(crate) fn create(&mut self, place: &Place, new: &NewNode) -> Result<()> {
         let folder = Place { volume: place.volume.clone(), path: parent(&place.path).to_vec() };
         let above = self.at(&folder).ok_or_else(|| missing(&folder.volume, &folder.path))?;
@@ -306,7 +306,7 @@ impl Files {
         let mut labelled_by_directory = None;
         let can = self.capabilities(&place.volume);
         let is_dir = new.file_type == FileType::Dir;
-        // As Linux does: who is born in a setgid folder is of its group.
+        // As Linux does: who is born in a setgid directory is of its group.
         let setgid = above.node.mode.is_some_and(|mode| mode & 0o2000 != 0);
         let label = |xattr: &&Xattr| xattr.name == b"security.selinux";
         let mut xattrs: Vec<Xattr> = above.node.xattrs.iter().filter(label).cloned().collect();
@@ -377,7 +377,7 @@ impl Files {
         Ok(gone.len())
     }
 
-    /// Whether a directory holds anything.
+    /// Returns true if a directory has entries.
     pub(crate) fn has_entries(&self, folder: &Place) -> bool {
         self.volumes.get(&folder.volume).is_some_and(|volume| volume.below(&folder.path).next().is_some())
     }
@@ -463,7 +463,7 @@ impl Files {
             .ok_or_else(|| Error::input(format!("{name}: no readable volume of that name")))
     }
 
-    /// The time of a folder in which something came or went.
+    /// The time of a directory in which something came or went.
     fn touch_folder(&mut self, child: &Place) -> Result<()> {
         let time = self.time;
         let folder = Place { volume: child.volume.clone(), path: parent(&child.path).to_vec() };
@@ -483,12 +483,12 @@ impl Files {
     }
 }
 
-/// The folder of a path.
+/// The directory of a path.
 pub(crate) fn parent(path: &[u8]) -> &[u8] {
     &path[..path.iter().rposition(|b| *b == b'/').unwrap_or(0).max(1).min(path.len())]
 }
 
-/// The paths below a folder: from its path with a slash to what sorts after all of these.
+/// The paths below a directory: from its path with a slash to what sorts after all of these.
 pub(crate) fn below(folder: &[u8]) -> Range<Vec<u8>> {
     let folder = if folder == b"/" { b"" } else { folder };
     [folder, b"/"].concat()..[folder, b"0"].concat()

@@ -26,7 +26,7 @@ pub struct BatchExportOptions {
     pub each: ExportOptions,
 }
 
-/// What happens while many images are exported.
+/// An event during the export of many images.
 #[derive(Debug, Clone, Serialize)]
 #[serde(tag = "event", rename_all = "snake_case")]
 pub enum ExportEvent {
@@ -37,7 +37,7 @@ pub enum ExportEvent {
         /// The file.
         output: String,
     },
-    /// The file is there.
+    /// The file is complete.
     Finished(ExportReport),
     /// It could not be written, and is not there; or was there before and is as it was.
     Failed {
@@ -47,23 +47,23 @@ pub enum ExportEvent {
         output: String,
         /// The exit code for that.
         code: u8,
-        /// What went wrong, and what to do.
+        /// The error, with advice.
         error: String,
     },
     /// All is done, or all that could be.
     Summary(ExportSummary),
 }
 
-/// What became of many images.
+/// The summary of a batch.
 #[derive(Debug, Clone, Copy, Default, Serialize)]
 pub struct ExportSummary {
     /// Images that there were.
     pub images: u64,
-    /// That were exported.
+    /// Images that were exported.
     pub exported: u64,
-    /// That could not be exported.
+    /// Images that could not be exported.
     pub failed: u64,
-    /// That were not finished, because the user stopped it all.
+    /// Images that were not finished, because the user stopped the export.
     pub left: u64,
     /// The sizes of the disks exported, in bytes.
     pub disk_bytes: u64,
@@ -73,7 +73,7 @@ pub struct ExportSummary {
     pub seconds: f64,
 }
 
-/// Exports every image of the store into the folder, which is made if it is not there, as `NAME.SUFFIX`. Goes on past
+/// Exports every image of the store into the directory, which is made if it is not there, as `NAME.SUFFIX`. Goes on past
 /// images that cannot be exported; errs if there are none, or if the user stops it.
 pub fn export_all(
     store: &Store,

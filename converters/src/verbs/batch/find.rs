@@ -1,4 +1,4 @@
-//! Which files of a batch are disk images: those that were named, and those in folders that bear an image's marks.
+//! Which files of a batch are disk images: those that were named, and those in directories that bear an image's marks.
 
 use std::collections::{HashMap, HashSet};
 use std::path::{Path, PathBuf};
@@ -17,12 +17,12 @@ use crate::disk::scan::Scan;
 use crate::error::{Error, Result};
 use crate::task::progress::{self, Progress};
 
-/// What was found.
+/// The result.
 #[derive(Debug, Default)]
 pub(super) struct FoundImages {
-    /// The images, in the order of the arguments, of a folder by name.
+    /// The images, in the order of the arguments, of a directory by name.
     pub(super) images: Vec<FoundImage>,
-    /// What else was there.
+    /// Files that are not images of their own.
     pub(super) passed_over: Vec<PassedOver>,
 }
 
@@ -38,7 +38,7 @@ pub(super) struct FoundImage {
 /// A file that is no image of its own.
 #[derive(Debug, Clone, Serialize)]
 pub struct PassedOver {
-    /// The file or folder.
+    /// The file or directory.
     pub path: String,
     /// Why, in words.
     pub why: String,
@@ -53,9 +53,9 @@ const CONTAINERS: [&str; 5] = ["qcow2", "vmdk", "vdi", "vhd", "vhdx"];
 /// Filesystems that are shipped in files of their own, and are no disks.
 const NO_DISKS: [&str; 5] = ["iso9660", "udf", "squashfs", "cramfs", "erofs"];
 
-/// Finds the images that `paths` stand for. A folder stands for the disk images in it and in its folders; a file for
-/// itself. Extents of another image are passed over; a disk beneath another one is an image of its own, for the upper
-/// one does not have all of its bits.
+/// Finds the images that `paths` stand for. A directory stands for the disk images in it and in its directories; a file for
+/// itself. Extents of another image are passed over; a disk beneath another one is an image of its own, for the upper one
+/// does not have all of its bits.
 pub(super) fn find(paths: &[PathBuf], options: &OpenOptions, progress: &dyn Progress) -> Result<FoundImages> {
     progress.stage("finding disk images", 0);
     let mut found = FoundImages::default();
@@ -104,7 +104,7 @@ pub(super) fn find(paths: &[PathBuf], options: &OpenOptions, progress: &dyn Prog
                 found.pass_over(&path, why);
                 continue;
             }
-            // It is said again, and counted, when it is to be imported.
+            // The error occurs again, and is counted, when the file is imported.
             Err(_) => None,
         };
         if let Ok(disk) = container::open(&path, &options) {
@@ -129,8 +129,8 @@ pub(super) fn find(paths: &[PathBuf], options: &OpenOptions, progress: &dyn Prog
     Ok(found)
 }
 
-/// The same options, with the directories among `paths` trusted: images may open the files in them that they name. A user
-/// who names a directory means all of it, and a disk's parent often lies in another directory of the library. What lies
+/// The same options, with the directories among `paths` trusted: images may open the files in them that they name. A
+/// directory stands for everything in it, and a disk's parent often lies in another directory of the library. What lies
 /// outside is not meant: a link in the directory that leads there is not followed.
 pub(super) fn trusting(paths: &[PathBuf], options: &OpenOptions) -> OpenOptions {
     let mut options = options.clone();
@@ -155,9 +155,9 @@ struct File {
     is_link: bool,
 }
 
-/// Adds the files in a folder and its folders, by name; those that are links last, so that a file and a link to it are
-/// known by the file's name. Links to folders are not followed. A folder that cannot be read is something that cannot
-/// be imported. All folders are opened beneath the first, so none becomes a link meanwhile.
+/// Adds the files in a directory and its directories, by name; those that are links last, so that a file and a link to it
+/// are known by the file's name. Links to directories are not followed. A directory that cannot be read is something that
+/// cannot be imported. All directories are opened beneath the first, so none becomes a link meanwhile.
 fn walk(
     folder: &Path,
     files: &mut Vec<File>,
@@ -214,7 +214,7 @@ fn walk(
             match kind {
                 FileType::Directory => folders.push(rest.join(&name)),
                 FileType::RegularFile => files.push(File { path, named: false, is_link: false }),
-                // Whether it may be opened is decided when it is.
+                // Opening it decides whether it may be opened.
                 FileType::Symlink if path.is_file() => {
                     links.push(File { path, named: false, is_link: true });
                 }
@@ -227,12 +227,12 @@ fn walk(
     Ok(())
 }
 
-/// What a file looks like.
+/// What a file appears to be.
 enum Judged {
     Image,
-    /// An image by its suffix, and why it is none.
+    /// A file with the suffix of an image, and why it is not one.
     Broken(String),
-    /// No image, and why.
+    /// Not an image, and why.
     Other(String),
 }
 
@@ -271,8 +271,8 @@ fn judge(file: ImageFile) -> Result<Judged> {
     Ok(Judged::Other("not recognised as a disk image".into()))
 }
 
-/// Whether a file that another image calls its extent can be nothing more than that: it is raw, or of a format whose
-/// disks have extents. A file of another format is an image, whoever claims it.
+/// Returns true if a file that another image names as its extent can be only an extent: it is raw, or of a format whose
+/// disks have extents. A file of another format is an image of its own.
 fn is_part(path: &Path, options: &OpenOptions) -> bool {
     let format = container::open_image_file(path, options).and_then(|file| container::probe(&file));
     format.is_ok_and(|format| format.is_none_or(|format| format.name() == "vmdk"))
@@ -378,7 +378,7 @@ mod tests {
         let allowed = OpenOptions { allow_paths: vec![outside], ..OpenOptions::default() };
         let found = find(std::slice::from_ref(&folder), &allowed, &Silent).unwrap();
         assert_eq!(names(&found, &folder).0, ["deep/a.raw", "absolute.raw"]);
-        // Who names a link means what it leads to.
+        // A link given by the user stands for its target.
         let found = find(&[folder.join("absolute.raw")], &OpenOptions::default(), &Silent).unwrap();
         assert!(found.images.len() == 1 && found.passed_over.is_empty());
     }

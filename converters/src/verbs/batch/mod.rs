@@ -44,7 +44,7 @@ pub trait Watch<E>: Sync {
     fn event(&self, event: E);
 }
 
-/// How many images are worked on side by side if nobody says: each takes memory of its own, about 200 MB.
+/// The default number of images processed in parallel: each takes about 200 MB of memory.
 const MAX_JOBS: usize = 4;
 
 /// How threads are shared by images that are worked on side by side.

@@ -1,4 +1,4 @@
-//! What images of a batch are called.
+//! The names of the images of a batch.
 
 use std::path::Path;
 use std::str::FromStr;
@@ -68,7 +68,7 @@ impl FromStr for NamePattern {
 }
 
 impl NamePattern {
-    /// The name for the image in the file at `path`. What cannot be in a name becomes `_`.
+    /// The name of the image in the file at `path`. Characters that a name cannot have become `_`.
     #[must_use]
     pub fn name_of(&self, path: &Path) -> String {
         let text = |part: Option<&std::ffi::OsStr>| part.unwrap_or_default().to_string_lossy().into_owned();

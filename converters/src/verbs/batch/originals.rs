@@ -32,7 +32,7 @@ pub enum Comparison {
         /// In what.
         report: Box<VerifyReport>,
     },
-    /// There is no such file.
+    /// No original was found.
     NoOriginal,
     /// They could not be compared.
     Failed {
@@ -49,7 +49,7 @@ pub enum Comparison {
 }
 
 impl Comparison {
-    /// Whether nothing speaks against the image.
+    /// Returns true if the comparison found no problem.
     #[must_use]
     pub fn is_good(&self) -> bool {
         matches!(self, Comparison::Same { .. } | Comparison::NotCompared { .. })
@@ -133,7 +133,7 @@ pub(super) fn compare(
     let file = original.path.display().to_string();
     let same_file = source(image).is_some_and(|from| from.file_name() == original.path.file_name());
     let options = OpenOptions {
-        // Raw disks are only what somebody says they are.
+        // Only the user can tell that a file is a raw disk.
         format: image.provenance.source_format.clone().filter(|_| same_file),
         snapshot: image.provenance.snapshot.clone(),
         ..options.clone()

@@ -19,16 +19,16 @@ use crate::task::progress;
 /// How to check a library.
 #[derive(Debug, Clone, Default)]
 pub struct VerifyAllOptions {
-    /// A folder with the files that the images were imported from.
+    /// A directory with the files that the images were imported from.
     pub against: Option<PathBuf>,
     /// How those are opened: only what further files they may make us open counts.
     pub open: OpenOptions,
 }
 
-/// Whether all images of a store are what they should be.
+/// The report of `verify --all`.
 #[derive(Debug, Clone, Serialize)]
 pub struct LibraryReport {
-    /// Whether every image is whole; and the same as its original, if they were compared, of which none is left over.
+    /// True if every image is whole and, with `against`, the same as its original, with no original left over.
     pub good: bool,
     /// The store.
     pub store: String,
@@ -52,15 +52,15 @@ pub struct LibraryReport {
     pub seconds: f64,
 }
 
-/// What was found of an image.
+/// The result for one image.
 #[derive(Debug, Clone, Serialize)]
 pub struct ImageCheck {
     /// The image, as `name@version`.
     pub image: String,
-    /// Whether its record, layout and manifest have their digests, each file's content its BLAKE3 and SHA-1, and every
-    /// byte of its disk can be had.
+    /// True if its record, layout and manifest have their digests, each file's content its BLAKE3 and SHA-1, and every byte
+    /// of its disk can be had.
     pub whole: bool,
-    /// What is not, if anything.
+    /// What the image has lost, if anything.
     pub lost: Option<LostImage>,
     /// The disk's size in bytes; none if the record is lost.
     pub disk_size: Option<u64>,

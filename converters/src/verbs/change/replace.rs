@@ -20,7 +20,7 @@ use crate::verbs::inspect::search::{Query, WantedContents, search};
 /// A content that is searched for.
 struct Wanted {
     contents: WantedContents,
-    /// What it is called in reports: its SHA-1 in hex.
+    /// Its name in reports: its SHA-1 in hex.
     name: String,
     id: Option<ObjectId>,
 }

@@ -24,13 +24,13 @@ pub struct ImageInfo {
     pub container: Option<ContainerInfo>,
     /// The partition table.
     pub table: Table,
-    /// What is on each partition, in the table's order.
+    /// The volumes, in the order of the partition table.
     pub volumes: Vec<VolumeRecord>,
     /// The system on it.
     pub system: System,
     /// For an image of the store.
     pub stored: Option<StoredInfo>,
-    /// What is odd or could not be read, each a sentence.
+    /// Warnings about what is unusual or could not be read, as sentences.
     pub warnings: Vec<String>,
 }
 
@@ -45,7 +45,7 @@ pub struct ContainerInfo {
     pub files: Vec<String>,
 }
 
-/// What the store knows of an image.
+/// What the store has recorded about an image.
 #[derive(Debug, Clone, Serialize)]
 pub struct StoredInfo {
     /// The digest of the layout: images with the same have the same bits.
@@ -73,7 +73,7 @@ pub fn info(image: &OpenImage) -> Result<ImageInfo> {
                 mut warnings,
                 ..
             } = stored.image.clone();
-            // What the record says is said also of an image whose files are damaged.
+            // The record is reported even if the image's files are damaged.
             let system = stored_system(image, &table, &mut warnings).unwrap_or_else(|error| {
                 warnings.push(format!("cannot read its files: {error}"));
                 System::default()

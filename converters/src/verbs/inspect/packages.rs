@@ -21,7 +21,7 @@ pub struct PackagesReport {
     pub packages: Vec<ImagePackage>,
     /// Images that were passed over, for something of them is damaged.
     pub damaged: Vec<DamagedImage>,
-    /// What could not be read, each a sentence.
+    /// Warnings about what could not be read, as sentences.
     pub warnings: Vec<String>,
 }
 

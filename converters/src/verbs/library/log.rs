@@ -23,11 +23,11 @@ pub struct LogEntry {
     pub image: String,
     /// How many branches of the tree it is away from the trunk.
     pub depth: u32,
-    /// What it was made from, or took the place of, as `name@version`.
+    /// The version that it was made from or replaced, as `name@version`.
     pub parent: Option<String>,
     /// When, in seconds since 1970; when it was removed, if it was.
     pub time: u64,
-    /// What made it; `removed` if it is no longer there.
+    /// The operation that made it, or `removed`.
     pub operation: String,
     /// The version of mif that made it.
     pub tool: String,
@@ -114,7 +114,7 @@ fn in_order(mut entries: Vec<(u32, LogEntry)>) -> Vec<LogEntry> {
     let mut roots = Vec::new();
     for (i, entry) in entries.iter().enumerate() {
         let parent = entry.as_ref().and_then(|e| e.parent.as_ref()).and_then(|parent| ids.get(parent));
-        // A record that names itself as its parent, or a later version of its own, is nobody's child.
+        // A record that names itself as its parent, or a later version of its own, has no parent here.
         match parent {
             Some(&parent) if parent < i || name_differs(&entries, parent, i) => children[parent].push(i),
             _ => roots.push(i),
@@ -131,7 +131,7 @@ fn in_order(mut entries: Vec<(u32, LogEntry)>) -> Vec<LogEntry> {
             todo.push((child, depth + u32::from(k != last)));
         }
     }
-    // What only records that point at each other in a circle lead to.
+    // Versions that are reachable only through a circle of records.
     ordered.extend(entries.into_iter().flatten());
     ordered
 }

@@ -7,7 +7,7 @@ use serde::Serialize;
 use crate::error::{Error, Result};
 use crate::store::{ImageName, Selector, Store};
 
-/// What was removed.
+/// The versions and tags that were removed.
 #[derive(Debug, Clone, Serialize)]
 pub struct RmReport {
     /// The versions, as `name@version`.
@@ -59,7 +59,7 @@ pub fn rm(store: &Store, names: &[ImageName], force: bool) -> Result<RmReport> {
     Ok(RmReport { removed, tags })
 }
 
-/// The versions of an image that are there, and those that have vanished: `rm` forgets these too.
+/// The versions of an image, including those whose directory has vanished, which `rm` can remove too.
 fn known_versions(store: &Store, name: &str) -> Result<BTreeSet<u32>> {
     let vanished = store.vanished()?.into_iter().filter(|(of, _)| of == name).map(|(_, version)| version);
     Ok(store.versions(name)?.into_iter().chain(vanished).collect())

@@ -30,7 +30,7 @@ pub struct ExportOptions {
     pub options: CreateOptions,
     /// A disk image: only what differs from it is written, and the new one refers to it. For qcow2.
     pub backing: Option<PathBuf>,
-    /// Replace a file that is there, or overwrite a block device.
+    /// Replace an existing file, or overwrite a block device.
     pub force: bool,
     /// Read what was written back and compare it with the disk.
     pub verify: bool,
@@ -38,7 +38,7 @@ pub struct ExportOptions {
     pub reshape: Reshape,
 }
 
-/// What an export wrote.
+/// The report of `export` and `convert`.
 #[derive(Debug, Clone, Serialize)]
 pub struct ExportReport {
     /// The image.
@@ -49,15 +49,15 @@ pub struct ExportReport {
     pub format: String,
     /// The disk's size in bytes.
     pub disk_size: u64,
-    /// The volumes that were planned anew; all others are the image's, bit for bit.
+    /// The volumes that were rebuilt; all others are those of the image, bit for bit.
     pub planned: Vec<String>,
-    /// What changed beside what was asked for, each a sentence.
+    /// Side effects of the requested changes, as sentences.
     pub notes: Vec<String>,
-    /// What fresh identities did, if there are any.
+    /// The effects of new identities, if any were given.
     pub ids: Option<IdsReport>,
     /// Oddities of the source, and what the output format cannot record, each a sentence.
     pub warnings: Vec<String>,
-    /// Whether it was read back and compared.
+    /// True if it was read back and verified.
     pub verified: bool,
     /// The bytes that the file takes on its filesystem.
     pub allocated: u64,
@@ -253,7 +253,7 @@ fn read_back(
     }
 }
 
-/// A disk of other sizes or identities. Its new objects go away with the bench.
+/// A disk with new sizes or identities. Its new objects are removed with the bench.
 struct Reshaped<'s> {
     draft: Draft,
     disk: Arc<dyn Source>,
@@ -282,8 +282,8 @@ fn reshape<'i>(
     Ok(Reshaped { draft, disk, _bench: base.bench })
 }
 
-/// What the image at `output` is to call its backing file: its path from there if it lies beneath the same folder, so
-/// that both can be moved together, and else its whole path; that also if `output` is a symbolic link.
+/// How the image at `output` names its backing file: by a relative path if it lies below the same directory, so that both
+/// can be moved together; otherwise, or if `output` is a symbolic link, by its absolute path.
 fn backing_name(base: &Path, output: &Path) -> Result<String> {
     let found = base.canonicalize().map_err(|e| Error::io(base, &e))?;
     let folder = match output.parent() {

@@ -35,7 +35,7 @@ pub(super) mod extension {
     pub(in crate::container::qcow2) const DATA_FILE: u32 = 0x4441_5441;
 }
 
-/// What the header says, checked.
+/// The header, checked.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Header {
     /// 2 or 3.

@@ -4,8 +4,8 @@
 //! header │ L1 table │ clusters and L2 tables, in guest order │ refcount blocks │ refcount table
 //! ```
 //!
-//! An L2 table follows the clusters that it describes. What the front has to say of the back (the L1 table,
-//! the header) is written last, so the clusters stream.
+//! An L2 table follows the clusters that it describes. What the front records about the back (the L1 table, the header) is
+//! written last, so the clusters stream.
 
 use std::io::IoSlice;
 use std::ops::Range;
@@ -60,7 +60,7 @@ pub(super) struct Writer<'a> {
     l2: Vec<u64>,
     /// The first free byte of the file, a multiple of the cluster size.
     end: u64,
-    /// What is left of the cluster that compressed ones are being put into.
+    /// The rest of the cluster that is being filled with compressed ones.
     packed: Range<u64>,
     /// Reference counts, where they are not one: those up to the last compressed cluster.
     refcounts: Vec<u16>,

@@ -32,7 +32,7 @@ pub(super) struct Clusters {
     unpacker: Unpacker,
 }
 
-/// What an L2 entry says of a cluster or subcluster.
+/// The kind of a cluster or subcluster in an L2 entry.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Kind {
     Absent,
@@ -97,7 +97,7 @@ impl Clusters {
         })
     }
 
-    /// What is at subcluster `subcluster` of the cluster that `table` has as number `index`.
+    /// The kind of subcluster `subcluster` in the cluster with number `index` of `table`.
     fn kind(&self, table: &[u64], index: usize, subcluster: u64) -> Result<Kind> {
         let entry = table[if self.extended() { index * 2 } else { index }];
         let corrupt = |problem: &str| {

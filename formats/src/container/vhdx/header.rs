@@ -127,7 +127,7 @@ pub(super) fn parse_regions(bytes: &[u8]) -> Result<(Region, Region)> {
     }
 }
 
-/// What the metadata say (section 2.6).
+/// The metadata (section 2.6).
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub(super) struct Metadata {
     /// In bytes.

@@ -17,7 +17,7 @@ const MAX_LOG: u32 = 64 << 20;
 /// A valid log is checksummed a few times over: each entry when it is found, and again as the possible end of a sequence.
 /// More than this many times the log's length means overlapping entries, which no program writes.
 const MAX_READS: usize = 8;
-/// The longest that a log may say the file is, in bytes.
+/// The largest file size that a log may claim, in bytes.
 const MAX_FILE: u64 = 1 << 50;
 
 /// A valid entry of the log.
@@ -147,7 +147,7 @@ impl<'a> LogEntry<'a> {
         (ENTRY_HEADER + count * DESCRIPTOR).next_multiple_of(SECTOR)
     }
 
-    /// Whether all descriptors and their data are there and belong to this entry.
+    /// Returns true if all descriptors and their data are there and belong to this entry.
     fn is_sound(&self) -> bool {
         let count = le32(&self.bytes, 24) as usize;
         if count > self.bytes.len() / DESCRIPTOR {

@@ -13,7 +13,7 @@ const MAX_EXTENTS: usize = 4096;
 /// The most sectors of a disk.
 const MAX_SECTORS: u64 = MAX_DISK / 512;
 
-/// What the descriptor says.
+/// The descriptor.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Descriptor {
     /// The content ID, which changes when the disk does.
@@ -52,7 +52,7 @@ pub(super) enum ExtentType {
     Zero,
 }
 
-/// Whether a file that begins with `head` is a descriptor: after comments and empty lines comes a version.
+/// Returns true if a file that begins with `head` is a descriptor: after comments and empty lines comes a version.
 pub(super) fn is_descriptor(head: &[u8]) -> bool {
     let first = head
         .split(|b| *b == b'\n')

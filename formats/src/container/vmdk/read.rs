@@ -34,7 +34,7 @@ pub(super) enum Storage {
 }
 
 impl Storage {
-    /// The bytes of `file`, which must hold all of what `line` says.
+    /// The bytes of `file`, which must contain the whole extent of `line`.
     pub(super) fn flat(file: ImageFile, line: &ExtentLine) -> Result<Self> {
         let (start, len) = (line.offset * SECTOR, line.sectors * SECTOR);
         match start + len <= file.len() {

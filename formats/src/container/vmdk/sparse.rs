@@ -164,7 +164,7 @@ pub(super) struct Sparse {
     tables: Cache<Vec<u64>>,
 }
 
-/// What an entry says.
+/// The meaning of an entry.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Grain {
     Absent,

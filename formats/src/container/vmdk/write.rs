@@ -121,7 +121,7 @@ fn as_path(name: &str) -> String {
     if name.contains(':') { format!("./{name}") } else { name.to_owned() }
 }
 
-/// Whether a name can stand between the quotes of a descriptor.
+/// Returns true if a descriptor can quote a name.
 fn is_plain(name: &str) -> bool {
     !name.contains(|c: char| c == '"' || c.is_control())
 }

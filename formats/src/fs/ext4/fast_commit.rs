@@ -1,6 +1,5 @@
-//! Fast commits: what happened after the journal's last whole transaction, told as operations on files instead
-//! of as blocks. Replay gathers what they make of inodes and folders, to be seen instead of what stands on the
-//! volume.
+//! Fast commits: what happened after the journal's last whole transaction, told as operations on files instead of as
+//! blocks. Replay gathers what they make of inodes and directories, to be seen instead of what stands on the volume.
 //!
 //! <https://docs.kernel.org/filesystems/ext4/journal.html#fast-commits>
 

@@ -101,7 +101,7 @@ pub(super) struct Groups {
     metadata: Vec<Range<u64>>,
     /// The journal's inode, and its blocks: sorted, apart.
     journal: (u32, Vec<Range<u64>>),
-    /// What was odd.
+    /// Warnings.
     pub(super) warnings: Vec<String>,
 }
 

@@ -62,7 +62,7 @@ pub(super) trait Log {
     fn read(&self, block: u32) -> Result<Vec<u8>>;
 }
 
-/// What a journal's superblock says.
+/// The superblock of a journal.
 #[derive(Debug, Clone)]
 pub(super) struct Superblock {
     compat: u32,
@@ -79,7 +79,7 @@ pub(super) struct Superblock {
     csum_seed: u32,
 }
 
-/// What replay makes of the volume's blocks.
+/// The effect of a replay on the volume's blocks.
 #[derive(Debug, Default)]
 pub(super) struct Replay {
     /// For each block of the volume that changes, the block of the journal that has its new bytes, and
@@ -87,7 +87,7 @@ pub(super) struct Replay {
     pub(super) changes: BTreeMap<u64, (u32, bool)>,
     /// The sequence number that the next transaction would have: that of the fast commits, if any.
     pub(super) next: u32,
-    /// What could not be replayed.
+    /// Warnings about what could not be replayed.
     pub(super) warnings: Vec<String>,
 }
 
@@ -95,7 +95,7 @@ fn place(block: u32) -> At {
     at(format!("journal block {block}"))
 }
 
-/// Whether the block begins with the magic number.
+/// Returns true if the block begins with the magic number.
 pub(super) fn has_magic(block: &[u8]) -> bool {
     be32(block, 0) == MAGIC
 }
@@ -169,7 +169,7 @@ impl Superblock {
         })
     }
 
-    /// Whether there is nothing to replay.
+    /// Returns true if there is nothing to replay.
     pub(super) fn is_clean(&self) -> bool {
         self.start == 0
     }
@@ -183,7 +183,7 @@ impl Superblock {
         self.incompat & incompat != 0
     }
 
-    /// Whether each block has a checksum.
+    /// Returns true if each block has a checksum.
     fn csum_v2or3(&self) -> bool {
         self.has(incompat::CSUM_V2 | incompat::CSUM_V3)
     }
@@ -207,7 +207,7 @@ impl Superblock {
         u32::try_from(wrapped).expect("below last")
     }
 
-    /// Whether the checksum at byte `at`, of the block with zeros in its place, fits.
+    /// Returns true if the checksum at byte `at`, of the block with zeros in its place, fits.
     fn sum_fits(&self, block: &[u8], at: usize) -> bool {
         if !self.csum_v2or3() {
             return true;
@@ -216,7 +216,7 @@ impl Superblock {
         fits(be32(block, at), crc)
     }
 
-    /// Whether the checksum of a commit block fits. It does for the kernel too if it would with zeros after the
+    /// Returns true if the checksum of a commit block fits. It does for the kernel too if it would with zeros after the
     /// header: all that counts of the block was written.
     fn commit_fits(&self, block: &[u8]) -> bool {
         const H_CHKSUM: usize = 0x10;
@@ -253,7 +253,7 @@ impl Superblock {
         tags
     }
 
-    /// Whether the checksum in `tag` fits the block of the journal that it tells of.
+    /// Returns true if the checksum in `tag` fits the block of the journal that it tells of.
     fn tag_fits(&self, tag: &Tag, sequence: u32, block: &[u8]) -> bool {
         if !self.csum_v2or3() {
             return true;
@@ -263,7 +263,7 @@ impl Superblock {
     }
 }
 
-/// What a block of the journal, one after the descriptor, is to become.
+/// The target of a block of the journal after the descriptor.
 struct Tag {
     block: u64,
     escaped: bool,
@@ -275,8 +275,8 @@ fn later(a: u32, b: u32) -> bool {
     a.wrapping_sub(b).cast_signed() > 0
 }
 
-/// What mounting would write. Errs where mounting would fail before it wrote anything; what it could not
-/// write of the rest is a warning.
+/// The changes that mounting would write. Errs where mounting would fail before it wrote anything; what it could not write
+/// of the rest is a warning.
 pub(super) fn replay(log: &dyn Log, sb: &Superblock) -> Result<Replay> {
     let mut replay = Replay { next: sb.sequence, ..Replay::default() };
     if sb.is_clean() {

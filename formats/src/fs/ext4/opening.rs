@@ -139,7 +139,7 @@ impl Ext4 {
         Ok(fs)
     }
 
-    /// What `blocks` hold, if nothing is replayed any more.
+    /// Reads the filesystem in `blocks`, without further replay.
     fn new(blocks: Blocks, sb: Superblock) -> Result<Self> {
         let mut groups = Groups::read(&blocks, &sb)?;
         let mut warnings = sb.warnings.clone();

@@ -11,15 +11,15 @@ use super::{Ext4, flags};
 use crate::error::{Result, at};
 use crate::fs::FileType;
 
-/// What replaying the journal would do.
+/// The effect of replaying the journal.
 pub(super) struct Recovery {
-    /// What becomes of the volume's blocks.
+    /// The changes to the volume's blocks.
     pub(super) changes: Vec<(u64, Replayed)>,
-    /// What fast commits do after that.
+    /// The fast commits after that.
     pub(super) operations: Vec<Operation>,
     /// The blocks that the journal lies in.
     pub(super) lies: Vec<Range<u64>>,
-    /// What could not be replayed.
+    /// Warnings about what could not be replayed.
     pub(super) warnings: Vec<String>,
 }
 

@@ -25,7 +25,7 @@ const DESC_SIZE_MAX: u16 = 1024;
 /// Block groups that a volume may have. 16 TiB of 4 KiB blocks are 131,072.
 const GROUPS_MAX: u64 = 1 << 22;
 
-/// What a superblock says, checked.
+/// A superblock, checked.
 #[derive(Debug, Clone)]
 pub(super) struct Superblock {
     pub(super) features: Features,
@@ -56,15 +56,15 @@ pub(super) struct Superblock {
     pub(super) journal_inum: u32,
     /// `s_jnl_blocks`, where it is a copy of the journal inode's `i_block` and size.
     pub(super) jnl_blocks: Option<[u8; 68]>,
-    /// What every metadata checksum of the volume starts from.
+    /// The seed of all metadata checksums of the volume.
     pub(super) csum_seed: u32,
     /// `s_state`: 1 cleanly unmounted, 2 errors found, 4 orphans being recovered.
     pub(super) state: u16,
-    /// What is odd, but no reason not to read on.
+    /// Warnings: problems that do not stop the reader.
     pub(super) warnings: Vec<String>,
 }
 
-/// Whether the bytes (at least 1024 of them, from byte 1024 of the volume) begin with the magic.
+/// Returns true if the bytes (at least 1024 of them, from byte 1024 of the volume) begin with the magic.
 pub(super) fn has_magic(bytes: &[u8]) -> bool {
     le16(bytes, MAGIC_AT) == MAGIC
 }
@@ -232,27 +232,27 @@ impl Superblock {
         })
     }
 
-    /// Whether structures carry CRC-32C checksums.
+    /// Returns true if structures carry CRC-32C checksums.
     pub(super) fn metadata_csum(&self) -> bool {
         self.features.has_ro_compat(ro_compat::METADATA_CSUM)
     }
 
-    /// Whether group descriptors carry the older CRC-16.
+    /// Returns true if group descriptors carry the older CRC-16.
     pub(super) fn gdt_csum(&self) -> bool {
         !self.metadata_csum() && self.features.has_ro_compat(ro_compat::GDT_CSUM)
     }
 
-    /// Whether the volume has a journal, here or elsewhere.
+    /// Returns true if the volume has a journal, here or elsewhere.
     pub(super) fn has_journal(&self) -> bool {
         self.features.has_compat(compat::HAS_JOURNAL)
     }
 
-    /// Whether the journal must be replayed before the volume is read.
+    /// Returns true if the journal must be replayed before the volume is read.
     pub(super) fn needs_recovery(&self) -> bool {
         self.features.has_incompat(incompat::RECOVER)
     }
 
-    /// Whether `group` holds a copy of the superblock and of the descriptors.
+    /// Returns true if `group` holds a copy of the superblock and of the descriptors.
     pub(super) fn has_super(&self, group: u32) -> bool {
         self.super_groups().take_while(|copy| *copy <= group).any(|copy| copy == group)
     }

@@ -35,7 +35,7 @@ fn inode_at(number: u64) -> usize {
     TABLE + (number as usize - 1) * INODE
 }
 
-/// A volume without checksums: a root folder with one file, of two blocks and an attribute.
+/// A volume without checksums: a root directory with one file, of two blocks and an attribute.
 fn volume() -> Vec<u8> {
     let mut v = vec![0; BLOCKS * BLOCK];
     for (at, value) in [

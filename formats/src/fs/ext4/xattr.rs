@@ -48,7 +48,7 @@ pub(super) enum Value {
 }
 
 impl Stored {
-    /// Whether this is where inline data goes on, rather than an attribute.
+    /// Returns true if this is where inline data goes on, rather than an attribute.
     pub(super) fn is_inline_data(&self) -> bool {
         self.index == INDEX_SYSTEM && self.name == b"data"
     }
@@ -76,7 +76,7 @@ impl Stored {
         [prefix.as_bytes(), &self.name].concat()
     }
 
-    /// Whether the value is an access control list.
+    /// Returns true if the value is an access control list.
     pub(super) fn is_acl(&self) -> bool {
         matches!(self.index, INDEX_ACL_ACCESS | INDEX_ACL_DEFAULT) && self.name.is_empty()
     }
@@ -92,8 +92,8 @@ impl Stored {
     }
 }
 
-/// Parses what an inode has over, which may hold no attributes at all. `offset` is its byte on the volume.
-/// What is damaged is left out and complained of.
+/// Parses what an inode has over, which may hold no attributes at all. `offset` is its byte on the volume. Damaged
+/// attributes are left out, with a complaint.
 pub(super) fn parse_inode(
     area: &[u8],
     inode: u32,
@@ -271,7 +271,7 @@ mod tests {
         assert_eq!(parse_inode(&[0; 96], 12, 0, &mut |error| panic!("{error}")), []);
     }
 
-    /// What is complained of, of an area without an attribute that can be read.
+    /// The complaints about an area without readable attributes.
     fn complaint(area: &[u8]) -> String {
         let mut complaints = Vec::new();
         assert_eq!(parse_inode(area, 12, 0, &mut |error| complaints.push(error.to_string())), []);

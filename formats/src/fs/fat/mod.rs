@@ -13,9 +13,9 @@
 //! - a chain that meets a bad mark before its end is an error, not an end;
 //! - a date out of range is no date.
 //!
-//! Two files that share clusters are both read: each is what its chain says. Who puts blocks to files takes
-//! care that a block counts once. Two directories that share clusters would make a tree without end: the one
-//! that is read first has them, for as long as the volume is open, and the other is an error.
+//! Two files that share clusters are both read: each is what its chain says. Code that maps blocks to files takes care that
+//! a block counts once. Two directories that share clusters would make a tree without end: the one that is read first has
+//! them, for as long as the volume is open, and the other is an error.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -48,8 +48,8 @@ const MAX_COMPARED_BYTES: u64 = 64 << 20;
 /// The root has no entry of its own. No entry lies in the boot sector.
 const ROOT: NodeId = 0;
 
-/// Whether the first 512 bytes of a volume are a FAT's boot sector: a BIOS parameter block that can be
-/// mounted, and the marks of a boot sector. Others have left such a block there, and are not taken for a FAT.
+/// Returns true if the first 512 bytes of a volume are a FAT's boot sector: a BIOS parameter block that can be mounted, and
+/// the marks of a boot sector. Others have left such a block there, and are not taken for a FAT.
 #[must_use]
 pub fn is_boot_sector(head: &[u8]) -> bool {
     (has_boot_marks(head) || calls_itself_fat(head))
@@ -58,8 +58,8 @@ pub fn is_boot_sector(head: &[u8]) -> bool {
         && Bpb::parse(head).is_ok()
 }
 
-/// Whether [`Fat::open`] has something to say of a volume that starts with `head`: it is a FAT, or a damaged
-/// one that still calls itself so.
+/// Returns true if [`Fat::open`] has something to say of a volume that starts with `head`: it is a FAT, or a damaged one
+/// that still calls itself so.
 #[must_use]
 pub fn probe(head: &[u8]) -> bool {
     is_boot_sector(head) || (has_boot_marks(head) && calls_itself_fat(head))

@@ -9,7 +9,7 @@ use crate::error::{Error, Result, at};
 /// A chain is kept as at most so many runs of neighbouring clusters.
 const MAX_RUNS: usize = 1 << 20;
 
-/// What stands for a cluster in the table.
+/// The entry of a cluster in the table.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Link {
     /// The file goes on in this cluster, which need not exist.
@@ -23,7 +23,7 @@ pub(super) enum Link {
 }
 
 impl Link {
-    /// What an entry of the table means. FAT32's top four bits mean nothing.
+    /// The meaning of an entry of the table. FAT32's top four bits are ignored.
     pub(super) fn of(kind: Kind, entry: u32) -> Self {
         let (entry, bad) = match kind {
             Kind::Fat12 => (entry & 0xfff, 0xff7),
@@ -57,7 +57,7 @@ impl Run {
 pub(super) struct Chain {
     pub(super) runs: Vec<Run>,
     pub(super) clusters: u32,
-    /// Whether the end of the chain was met, and not only what was asked for.
+    /// True if the end of the chain was reached, and not only the wanted number of clusters.
     pub(super) ended: bool,
     /// Why no more can be told.
     pub(super) problem: Option<Error>,

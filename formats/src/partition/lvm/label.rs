@@ -23,7 +23,7 @@ pub(super) struct PhysicalVolume {
     pub(super) uuid: String,
     /// The group's metadata, a copy for each area.
     pub(super) texts: Vec<Vec<u8>>,
-    /// What is wrong with areas, each a sentence.
+    /// Warnings about areas, as sentences.
     pub(super) warnings: Vec<String>,
 }
 

@@ -29,7 +29,7 @@ pub struct Group {
     pub id: String,
     /// The linear volumes that are wholly there, by name.
     pub volumes: Vec<LogicalVolume>,
-    /// What is odd about it, and what is left out, each a sentence.
+    /// Warnings about the group and about what was left out, as sentences.
     pub warnings: Vec<String>,
 }
 
@@ -62,7 +62,7 @@ impl LogicalVolume {
         self.segments.iter().map(|segment| segment.len).sum()
     }
 
-    /// Whether it holds nothing.
+    /// Returns true if it holds nothing.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.segments.is_empty()
@@ -81,8 +81,8 @@ impl LogicalVolume {
     }
 }
 
-/// Looks for physical volumes among `volumes`, which are the volumes of one disk, and gives the groups that they
-/// make, by name. What cannot be read of a group is one of its warnings; only a failing read is an error.
+/// Looks for physical volumes among `volumes`, which are the volumes of one disk, and gives the groups that they make, by
+/// name. Unreadable parts of a group are warnings; only a failing read is an error.
 pub fn read(volumes: &[Arc<dyn Source>]) -> Result<Vec<Group>> {
     let mut physical = BTreeMap::new();
     let mut groups = BTreeMap::new();
@@ -123,7 +123,7 @@ pub fn read(volumes: &[Arc<dyn Source>]) -> Result<Vec<Group>> {
     Ok(groups)
 }
 
-/// A name stands for one volume: of several the first, by its group's UUID.
+/// Keeps one volume for each name: the first one by the UUID of its group.
 fn leave_out_namesakes(groups: &mut [Group]) {
     let mut names = BTreeSet::new();
     for Group { name: group, volumes, warnings, .. } in groups {
@@ -140,7 +140,7 @@ fn leave_out_namesakes(groups: &mut [Group]) {
     }
 }
 
-/// What the metadata of a group says.
+/// The metadata of a group.
 #[derive(Debug, Clone)]
 struct Metadata {
     name: String,

@@ -5,9 +5,9 @@ use std::collections::{BTreeMap, HashMap};
 use super::report::{Change, Group, group_by};
 use mif_formats::mif::packages::Package;
 
-/// What paths are counted under that no package has.
+/// The group of paths that no package has.
 const NOBODY: &str = "(no package)";
-/// What folders are counted under that several packages have.
+/// The group of directories that several packages have.
 const SEVERAL: &str = "(several packages)";
 
 /// The name of a package, with its architecture where the image has it for several.

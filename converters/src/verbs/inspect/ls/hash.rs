@@ -18,11 +18,11 @@ use crate::tree::view::Tree;
 /// How much of a file is read at once, in bytes.
 const WINDOW: usize = 1 << 20;
 
-/// What was hashed.
+/// Digests of the listed files.
 pub(super) struct Hashes {
     /// The digest of each row that was asked for, where it was computed.
     pub(super) digests: Vec<Option<[u8; 20]>>,
-    /// What could not be read, each a sentence.
+    /// Warnings about what could not be read, as sentences.
     pub(super) complaints: Vec<String>,
 }
 

@@ -70,17 +70,17 @@ impl WantedContents {
         Ok(())
     }
 
-    /// Whether a BLAKE3 is wanted.
+    /// Returns true if the query has BLAKE3 digests.
     pub(super) fn has_blake3(&self) -> bool {
         !self.blake3.is_empty()
     }
 
-    /// Whether a SHA-1 is wanted.
+    /// Returns true if the query has SHA-1 digests.
     pub(super) fn has_sha1(&self) -> bool {
         !self.sha1.is_empty()
     }
 
-    /// Whether a file with these digests is wanted.
+    /// Returns true if a file with these digests matches the query.
     pub(crate) fn contain(&self, blake3: Option<[u8; 32]>, sha1: Option<[u8; 20]>) -> bool {
         blake3.is_some_and(|d| self.blake3.contains(&d)) || sha1.is_some_and(|d| self.sha1.contains(&d))
     }

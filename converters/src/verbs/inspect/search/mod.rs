@@ -24,7 +24,7 @@ use crate::store::{DamagedImage, Image, ImageName, Objects, Selector, Store};
 use crate::task::pool::in_parallel;
 use crate::task::progress::{self, Progress};
 
-/// What is searched for. What is not given does not matter; all that is given must fit.
+/// A search. A row must match every criterion that is given.
 #[derive(Debug, Clone, Default)]
 pub struct Query {
     /// The images to search; all if none are named.
@@ -53,7 +53,7 @@ pub struct Query {
     pub xattr: Option<PathGlob>,
 }
 
-/// What was found.
+/// The result.
 #[derive(Debug, Clone, Serialize)]
 pub struct SearchReport {
     /// How many versions were searched.
@@ -231,7 +231,7 @@ impl Rows<'_> {
         self.picked.as_ref().is_some_and(Vec::is_empty)
     }
 
-    /// Whether so few rows are left that each is read by itself.
+    /// Returns true if so few rows are left that reading each separately is faster.
     fn few(&self) -> Option<&[usize]> {
         self.picked.as_deref().filter(|picked| picked.len() < self.group.rows / 16)
     }
@@ -344,7 +344,7 @@ impl Rows<'_> {
     }
 }
 
-/// What a report says of these rows.
+/// The part of the report about these rows.
 fn describe(image: &str, group: &Group<'_>, rows: &[usize]) -> mif_formats::Result<Vec<Hit>> {
     if rows.is_empty() {
         return Ok(Vec::new());

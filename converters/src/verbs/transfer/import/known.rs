@@ -1,5 +1,5 @@
-//! What the store has of a file that is to be imported: whose name it is, whether its image is there, and whether
-//! that is whole.
+//! What the store knows about a file to be imported: who owns the name, whether the image exists, and whether that is
+//! whole.
 
 use std::path::{Path, PathBuf};
 
@@ -35,7 +35,7 @@ pub(crate) fn check_owner(store: &Store, opened: &Opened<'_>) -> Result<()> {
         };
     }
     match made_by {
-        // What `fsck` could only make again from the disk has no known source.
+        // A record that `fsck` rebuilt from the disk has no known source.
         Some(operation) if operation != "fsck" => Err(taken(opened, &format!("was made by {operation}"))),
         _ => Ok(()),
     }
@@ -51,7 +51,7 @@ fn taken(opened: &Opened<'_>, by: &str) -> Error {
     ))
 }
 
-/// Whether two paths lead to one file; of one that is gone, only the path is compared.
+/// Returns true if two paths lead to the same file. If one no longer exists, only the paths are compared.
 fn is_same_file(path: &Path, recorded: &Path) -> bool {
     let resolved = |path: &Path| path.canonicalize().or_else(|_| std::path::absolute(path));
     let lexical = |path: &Path| -> Option<PathBuf> { std::path::absolute(path).ok() };
@@ -99,7 +99,7 @@ pub(crate) fn damaged_parts(store: &Store, stored: &StoredImage) -> Result<Vec<&
     Ok(parts.into_iter().filter(|(_, is_whole)| !is_whole).map(|(file, _)| file).collect())
 }
 
-/// Whether all objects of an image are where the indexes say, and with `verify` whether they are whole.
+/// Returns true if all objects of an image are in the indexes and, with `verify`, undamaged.
 fn objects_there(store: &Store, stored: &StoredImage, options: &ImportOptions) -> Result<bool> {
     let Ok(layout) = readable(stored.layout())? else { return Ok(false) };
     let objects = store.objects()?;

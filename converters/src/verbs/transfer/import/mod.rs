@@ -28,7 +28,7 @@ use crate::store::{
 use crate::task::progress::Progress;
 use crate::tree::mounts::Devices;
 
-/// What an import did.
+/// The report of `import`.
 #[derive(Debug, Clone, Serialize)]
 pub struct ImportReport {
     /// The file.
@@ -46,17 +46,17 @@ pub struct ImportReport {
     pub disk_size: u64,
     /// How the disk divides.
     pub counts: Counts,
-    /// What was new to the store.
+    /// Objects and bytes that were new to the store.
     pub added: WriterStats,
     /// Bytes of the manifest and the layout.
     pub manifest_bytes: u64,
-    /// Whether it was read back and compared.
+    /// True if it was read back and verified.
     pub verified: bool,
-    /// What was damaged in the store and was written again, each a sentence.
+    /// Repairs of damage that the import found in the store, as sentences.
     pub repaired: Vec<String>,
-    /// Whether damaged copies of objects are still in the store, beside whole ones: `mif fsck --repair` drops them.
+    /// True if the store still has damaged copies of objects besides whole ones; `mif fsck --repair` removes them.
     pub damage_left: bool,
-    /// What could not be read, or is odd, each a sentence.
+    /// Warnings about what could not be read or is unusual, as sentences.
     pub warnings: Vec<String>,
     /// How long it took.
     pub seconds: f64,

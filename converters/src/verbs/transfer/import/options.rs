@@ -1,4 +1,4 @@
-//! What to import, and how.
+//! Options of an import.
 
 use std::path::Path;
 
@@ -29,7 +29,7 @@ pub struct ImportOptions {
 pub(crate) struct Opened<'a> {
     /// Where it is.
     pub(crate) path: &'a Path,
-    /// What its image is to be called.
+    /// The name of its image.
     pub(crate) name: &'a str,
     /// The disk in it.
     pub(crate) disk: &'a Disk,

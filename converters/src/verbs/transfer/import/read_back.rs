@@ -47,7 +47,7 @@ pub(crate) struct ReadBack<'a> {
     opened: &'a Opened<'a>,
     options: &'a ImportOptions,
     progress: &'a dyn Progress,
-    /// What the layout names, which was read with the disk.
+    /// The objects that the layout names, which were read with the disk.
     checked: HashSet<ObjectId>,
     added: WriterStats,
     damaged: usize,

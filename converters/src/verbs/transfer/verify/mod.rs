@@ -17,14 +17,14 @@ use crate::verbs::inspect::diff::{self, ChangeKind};
 /// How many differing paths a report names.
 const MAX_PATHS: usize = 1000;
 
-/// Whether two images are the same.
+/// The report of `verify` for two images.
 #[derive(Debug, Clone, Serialize)]
 pub struct VerifyReport {
     /// The images, as the user called them.
     pub images: [String; 2],
     /// Sizes of the disks in bytes.
     pub disk_sizes: [u64; 2],
-    /// Whether every bit is the same.
+    /// True if every bit is the same.
     pub same_bits: bool,
     /// Where the bits differ, if they do.
     pub bits: Option<BitsReport>,
@@ -40,7 +40,7 @@ pub struct BitsReport {
     pub first: u64,
     /// How many bytes differ.
     pub bytes: u64,
-    /// What lies at the first difference, and where in it.
+    /// Where the first difference lies.
     pub place: String,
     /// How many bytes differ in which partition and file of the first image, by where they lie on the disk; at
     /// most a thousand places are named.
@@ -52,8 +52,8 @@ pub struct BitsReport {
 /// How the files of two images compare.
 #[derive(Debug, Clone, Default, Serialize)]
 pub struct FilesReport {
-    /// Whether all paths are there in both, with the same type, metadata and content. Access times and inode
-    /// numbers do not count.
+    /// True if both images have all paths, with the same type, metadata and content. Access times and inode numbers do not
+    /// count.
     pub same: bool,
     /// How many paths were compared.
     pub compared: u64,

@@ -36,7 +36,7 @@ struct Owned {
 
 /// Whose the bytes of a disk are.
 pub(super) struct Places {
-    /// What owners are called; the first is what belongs to nobody.
+    /// Names of owners; the first stands for bytes without an owner.
     owners: Vec<String>,
     /// Content of files, by where it starts.
     files: Vec<Owned>,
@@ -48,7 +48,7 @@ impl Places {
     pub(super) fn new(scan: &Scan) -> Self {
         let mut places =
             Places { owners: vec!["outside all partitions".into()], files: Vec::new(), volumes: Vec::new() };
-        // The last first: a logical volume says more than the partition that it lies in.
+        // In reverse, because a logical volume is more specific than the partition that it lies in.
         for volume in scan.volumes.iter().rev() {
             let name = &volume.name;
             let listing = volume.filesystem().and_then(|fs| Some((fs, walk(fs).ok()?)));
@@ -110,7 +110,7 @@ impl Places {
         }
     }
 
-    /// What lies at `byte` of the disk, and where in it.
+    /// Describes what lies at `byte` of the disk.
     pub(super) fn describe(&self, byte: u64) -> String {
         let (owner, inside, _) = self.find(byte);
         let name = &self.owners[owner];

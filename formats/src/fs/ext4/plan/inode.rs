@@ -26,9 +26,9 @@ pub(super) mod flags {
     pub(in crate::fs::ext4::plan) const EA_INODE: u32 = 0x20_0000;
     /// What a user may set on a file, and the kernel keeps: see `chattr(1)`.
     pub(super) const KEPT: u32 = 0x2203_C4FF;
-    /// Of them, what is for files and folders only.
+    /// Of them, what is for files and directories only.
     pub(super) const NOT_SPECIAL: u32 = 0x30;
-    /// What makes an inode's content other than it looks: these cannot be planned.
+    /// Flags that change how content is read, which cannot be planned.
     pub(super) const REFUSED: [(u32, &str); 3] = [
         (0x800, "is encrypted"),
         (0x10_0000, "is protected by fs-verity"),
@@ -71,7 +71,7 @@ pub(super) fn number(tree: &Tree, order: &[u32], more: usize, params: &Params) -
     Ok(numbers)
 }
 
-/// What an inode says beside its node's metadata.
+/// The fields of an inode besides its node's metadata.
 #[derive(Debug)]
 pub(super) struct Filling<'a> {
     pub(super) number: u32,
@@ -94,7 +94,7 @@ pub(super) fn kept_flags(node: &Node) -> u32 {
     node.flags & flags::KEPT & if special { !flags::NOT_SPECIAL } else { !0 }
 }
 
-/// Errs, with the problem, if an inode cannot say what `node` does.
+/// Errs, with the problem, if an inode cannot hold the metadata of `node`.
 pub(super) fn check(node: &Node, params: &Params) -> Result<(), String> {
     for (flag, what) in flags::REFUSED {
         if node.flags & flag != 0 {

@@ -1,4 +1,4 @@
-//! What a planned ext volume is to be like: made up anew, or taken from an original's superblock.
+//! The parameters of a planned ext volume: new ones, or taken from the superblock of an original.
 
 use std::ops::RangeInclusive;
 
@@ -22,8 +22,8 @@ const FIRST_INO: u32 = 11;
 
 /// The parameters of an ext2, ext3 or ext4 volume.
 ///
-/// What no field says, such as the RAID stride or the owner of the reserved blocks, is kept from the original's
-/// superblock.
+/// Everything that no field describes, such as the RAID stride or the owner of the reserved blocks, is kept from the
+/// original's superblock.
 #[derive(Debug, Clone)]
 pub struct Params {
     /// Blocks in the filesystem.
@@ -54,11 +54,11 @@ pub struct Params {
     pub label: Vec<u8>,
     /// Where it was last mounted: 63 bytes at most.
     pub last_mounted: Vec<u8>,
-    /// What names are hashed with.
+    /// The hash of directory entries.
     pub hash_seed: [u8; 16],
     /// The hash of new directories.
     pub hash_version: HashVersion,
-    /// What metadata checksums start from, with `metadata_csum_seed`.
+    /// The seed of metadata checksums, with `metadata_csum_seed`.
     pub checksum_seed: u32,
     /// `s_errors`: what to do on errors (1 go on, 2 remount read-only, 3 panic).
     pub errors: u16,
@@ -74,12 +74,12 @@ pub struct Params {
     pub write_time: u32,
     /// `s_lastcheck`.
     pub last_check: u32,
-    /// What the first 1024 bytes of the volume hold: boot code, or nothing.
+    /// The first 1024 bytes of the volume: boot code, or nothing.
     pub boot: Vec<u8>,
     pub(super) features: Features,
     pub(super) desc_size: u16,
     pub(super) dynamic: bool,
-    /// The original's superblock, for what no field says.
+    /// The superblock of the original, for everything that no field describes.
     pub(super) template: Box<[u8; superblock::SIZE]>,
     pub(super) notes: Vec<String>,
 }
@@ -325,12 +325,12 @@ impl Params {
         self.has_ro_compat(ro_compat::METADATA_CSUM)
     }
 
-    /// Whether descriptors have checksums, and so flags and counts of what was never used.
+    /// Returns true if descriptors have checksums, and so flags and counts of what was never used.
     pub(super) fn has_desc_csum(&self) -> bool {
         self.metadata_csum() || self.has_ro_compat(ro_compat::GDT_CSUM)
     }
 
-    /// What all metadata checksums start from.
+    /// The seed of all metadata checksums.
     pub(super) fn csum_seed(&self) -> u32 {
         if self.has_incompat(incompat::CSUM_SEED) { self.checksum_seed } else { crc32c(!0, &self.uuid) }
     }

@@ -22,10 +22,10 @@ pub(super) const FAST_SYMLINK: usize = 60;
 /// `lost+found` is made this large, in bytes, so that e2fsck need not allocate when it uses it.
 const LOST_FOUND: u64 = 16 << 10;
 
-/// What a run of blocks is.
+/// The content of a run of blocks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum AllocatedFor {
-    /// The content of a file, folder, symlink or the journal, from this block of it on.
+    /// The content of a file, directory, symlink or the journal, from this block of it on.
     Data { logical: u64 },
     /// Blocks of its map, from this one on.
     Map { index: u64 },
@@ -42,7 +42,7 @@ pub(super) struct Allocated {
     pub(super) kind: AllocatedFor,
 }
 
-/// What of a node was decided.
+/// The decisions about a node.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Placing {
     /// Its content and its map, as numbers of runs.
@@ -69,7 +69,7 @@ pub(super) struct Places<'a> {
     value_owners: Vec<u32>,
     /// Inode number and owner, of all that are in use: sorted.
     pub(super) inodes: Vec<(u32, u32)>,
-    /// The nodes' folders (of a folder; of the root itself).
+    /// The nodes' directories (of a directory; of the root itself).
     pub(super) parents: Vec<u32>,
     pub(super) places: Vec<Placing>,
     pub(super) journal: Placing,
@@ -315,7 +315,7 @@ impl<'a> Places<'a> {
         if owner == JOURNAL { &self.journal } else { &self.places[owner as usize] }
     }
 
-    /// The layout of a folder, as it was when it was placed.
+    /// The layout of a directory, as it was when it was placed.
     pub(super) fn dir_layout(&self, number: u32) -> dir::Layout {
         let node = &self.tree.nodes()[number as usize];
         let least = if self.is_lost_found(number) { LOST_FOUND / self.geometry.block_size } else { 0 };

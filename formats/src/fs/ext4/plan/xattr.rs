@@ -15,7 +15,7 @@ const ENTRY: usize = 16;
 /// The zeros that end the entries.
 const END: usize = 4;
 
-/// What attributes become.
+/// Attributes as they are stored.
 #[derive(Debug, Default)]
 pub(super) struct Stored {
     /// What the inode has over, filled; empty if it holds none.

@@ -1,7 +1,7 @@
 //! Planning FAT12, FAT16 and FAT32 volumes.
 //!
-//! Clusters are given out one after the other from the first on: FAT32's root, the other folders in path order,
-//! then the files in path order, each in one piece.
+//! Clusters are given out one after the other from the first on: FAT32's root, the other directories in path order, then
+//! the files in path order, each in one piece.
 //!
 //! # What a plan sets
 //!
@@ -9,7 +9,7 @@
 //! from, except that planning sets
 //!
 //! - owners, modes, inode numbers and links: FAT has none, and they are left out;
-//! - the size of folders, and holes, which become zeros;
+//! - the size of directories, and holes, which become zeros;
 //! - times: cut to two seconds (of modification), 10 ms (of creation), a day (of access), and of before 1980 or
 //!   after 2107 the nearest that there is;
 //! - short names that are missing where a name needs a long one, invalid, or there twice. A short name of
@@ -34,7 +34,7 @@ mod table;
 
 pub use self::params::Params;
 
-/// Bytes that a folder may have.
+/// Bytes that a directory may have.
 const FOLDER_MAX: u64 = 65_536 * bpb::ENTRY_SIZE as u64;
 
 /// A planned FAT volume.
@@ -98,7 +98,7 @@ impl<'a> Plan<'a> {
         }
     }
 
-    /// How many bytes of clusters a folder has.
+    /// How many bytes of clusters a directory has.
     fn folder_len(&self, node: u32) -> Result<u64> {
         let is_root = node == 0;
         let names = names::of_children(self.tree, &self.tree.nodes()[node as usize].children)?;
@@ -119,7 +119,7 @@ impl<'a> Plan<'a> {
         Ok(if is_root && self.params.kind != Kind::Fat32 { 0 } else { bytes.max(1) })
     }
 
-    /// The entries of a folder.
+    /// The entries of a directory.
     fn folder(&self, node: u32) -> Result<Vec<u8>> {
         let folder = &self.tree.nodes()[node as usize];
         let mut bytes = Vec::new();
@@ -183,7 +183,7 @@ impl Planned for Plan<'_> {
     }
 }
 
-/// Errs for what FAT cannot hold; gives each node's folder.
+/// Errs for what FAT cannot hold; gives each node's directory.
 fn check_tree(tree: &Tree) -> Result<Vec<u32>> {
     let mut parents: HashMap<u32, u32> = HashMap::with_capacity(tree.nodes().len());
     for (number, node) in (0..).zip(tree.nodes()) {

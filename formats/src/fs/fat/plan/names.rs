@@ -22,7 +22,7 @@ pub(super) struct Name {
     pub(super) long: Option<Vec<u16>>,
 }
 
-/// Names the children of a folder, in their order. Errs for what FAT cannot hold.
+/// Names the children of a directory, in their order. Errs for what FAT cannot hold.
 pub(super) fn of_children(tree: &Tree, children: &[Child]) -> Result<Vec<Name>> {
     let mut folded = HashSet::with_capacity(children.len());
     let mut names = Vec::with_capacity(children.len());
@@ -91,7 +91,7 @@ fn utf16(bytes: &[u8]) -> Option<Vec<u16>> {
     Some(units)
 }
 
-/// What two names that FAT takes for one have in common.
+/// The case-folded form of a name: FAT takes two names with the same form for one.
 fn fold(units: &[u16]) -> String {
     char::decode_utf16(units.iter().copied())
         .flat_map(|c| c.unwrap_or(char::REPLACEMENT_CHARACTER).to_uppercase())
@@ -138,7 +138,7 @@ static UPPER_HALF: LazyLock<Vec<char>> = LazyLock::new(|| {
     (0x80..=0xFF).filter_map(|b| decode(b).chars().nth(1)).collect()
 });
 
-/// Whether a short name is one that every system takes: no lower case, no gaps, no forbidden characters.
+/// Returns true if every system accepts a short name: no lower case, no gaps, no forbidden characters.
 fn is_valid_short(short: &[u8; 11]) -> bool {
     let valid = |part: &[u8]| {
         let end = part.iter().rposition(|b| *b != b' ').map_or(0, |i| i + 1);

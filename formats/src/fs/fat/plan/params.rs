@@ -1,4 +1,4 @@
-//! What a planned FAT volume is to be like: made up anew, or taken from an original.
+//! The parameters of a planned FAT volume: new ones, or taken from an original.
 
 use std::sync::Arc;
 
@@ -41,7 +41,7 @@ pub struct Params {
     pub sectors_per_cluster: u32,
     /// Copies of the FAT.
     pub num_fats: u8,
-    /// Entries that the root folder has room for; 0 on FAT32.
+    /// Entries that the root directory has room for; 0 on FAT32.
     pub root_entries: u32,
     /// Sectors in each FAT.
     pub sectors_per_fat: u32,
