@@ -1,4 +1,4 @@
-//! The one error of the formats layer: what kind, where, and what was found and expected.
+//! The error of the formats layer: its kind, its place, and what was found and expected.
 
 use std::path::{Path, PathBuf};
 use std::{fmt, io};
@@ -23,7 +23,7 @@ pub enum ErrorKind {
     NotFound,
 }
 
-/// Where in which file something is wrong. Built by [`at`] and turned into an [`Error`] by one of its verbs:
+/// The place of an error. Built by [`at`] and turned into an [`Error`] by one of its verbs:
 ///
 /// ```
 /// use mif_formats::at;
@@ -38,7 +38,7 @@ pub struct At {
     byte: Option<u64>,
 }
 
-/// Starts saying where something is wrong: in which structure ("qcow2 header", "inode 12").
+/// Starts the place of an error with a structure ("qcow2 header", "inode 12").
 pub fn at(structure: impl Into<String>) -> At {
     At { structure: structure.into(), ..At::default() }
 }
@@ -75,13 +75,13 @@ impl At {
         self.error(ErrorKind::Corrupt, problem)
     }
 
-    /// Well-formed, but not done by this program.
+    /// The bytes are well-formed, but mif does not support them.
     #[must_use]
     pub fn unsupported(self, problem: impl Into<String>) -> Error {
         self.error(ErrorKind::Unsupported, problem)
     }
 
-    /// Over a named limit.
+    /// A named limit is exceeded.
     #[must_use]
     pub fn limit(self, problem: impl Into<String>) -> Error {
         self.error(ErrorKind::Limit, problem)
@@ -99,7 +99,7 @@ impl At {
         self.error(ErrorKind::NotFound, problem)
     }
 
-    /// The operating system's error.
+    /// An error of the operating system.
     #[must_use]
     pub fn io(self, source: io::Error) -> Error {
         Error(Box::new(Inner {

@@ -1,4 +1,4 @@
-//! Readers that other people wrote may panic on damaged bytes: that is an error like another.
+//! Catches panics of third-party readers on damaged bytes, and turns them into errors.
 
 use std::cell::Cell;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -7,8 +7,8 @@ thread_local! {
     static CATCHING: Cell<u32> = const { Cell::new(0) };
 }
 
-/// The result of `read`, or `None` if it panics. What it had made so far is dropped, so nothing half done may be reachable
-/// from elsewhere.
+/// The result of `read`, or `None` if it panics. Everything that it has made so far is dropped, so nothing half done may be
+/// reachable from elsewhere.
 pub fn catch<T>(read: impl FnOnce() -> T) -> Option<T> {
     CATCHING.set(CATCHING.get() + 1);
     let result = catch_unwind(AssertUnwindSafe(read));

@@ -55,7 +55,7 @@ pub struct Extent {
     pub kind: ExtentKind,
 }
 
-/// Whether an [`Extent`] has to be read.
+/// True if an [`Extent`] has to be read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ExtentKind {
     /// Any bytes.
@@ -127,7 +127,7 @@ pub fn check_range(what: &str, size: u64, offset: u64, len: u64) -> Result<()> {
     }
 }
 
-/// A part of another source, as a source: a partition of a disk.
+/// A range of another source, such as a partition of a disk.
 pub struct Slice<S> {
     inner: S,
     start: u64,

@@ -20,7 +20,7 @@ pub struct Scan {
     pub table: Table,
     /// The volumes: partitions in the order of the table, then the logical volumes in them.
     pub volumes: Vec<ScannedVolume>,
-    /// All that is odd about the table and the volumes, each a sentence.
+    /// Warnings about the table and the volumes, as sentences.
     pub warnings: Vec<String>,
 }
 
@@ -49,8 +49,8 @@ impl ScannedVolume {
         on_disk(&self.extents, offset, len)
     }
 
-    /// All that is on it; none where there is no filesystem that can be listed. What cannot be read is added to
-    /// `complaints`, each a sentence.
+    /// Lists its files; none if it has no filesystem that can be listed. Adds unreadable parts to `complaints`, as
+    /// sentences.
     pub(crate) fn list(&self, complaints: &mut Vec<String>) -> Result<Option<Listing>> {
         let Some(fs) = self.filesystem() else { return Ok(None) };
         let listing = match walk(fs) {

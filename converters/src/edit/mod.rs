@@ -1,5 +1,5 @@
-//! `customize`: new images of one that is stored, by edits of its files. Nothing is booted or mounted, and no
-//! content is copied.
+//! `customize`: makes new images from a stored one by editing its files. Nothing is booted or mounted, and no content is
+//! copied.
 //!
 //! ```text
 //! recipe, flags (recipe.rs) → steps, filled in for each image
@@ -8,8 +8,8 @@
 //!     → the files (tree/edit/), edited (primitive.rs) → rows → rebuild
 //! ```
 //!
-//! All edits of all images are made, and all volumes planned, before anything is visible in the store: what an
-//! image cannot take is refused, and nothing has changed.
+//! All edits of all images are made, and all volumes planned, before anything is published: an error leaves the store
+//! unchanged.
 
 mod accounts;
 mod compile;
@@ -44,7 +44,7 @@ use crate::tree::edit::Files;
 /// How many images are drafted before they are published together, sharing a pack: more take more memory.
 const GROUP: usize = 128;
 
-/// How to customize.
+/// Options of `customize`.
 #[derive(Debug, Clone, Default)]
 pub struct CustomizeOptions {
     /// The name of the new image; it may have `{{names}}`.
@@ -53,13 +53,13 @@ pub struct CustomizeOptions {
     pub recipe: Recipe,
     /// The values of `{{names}}`.
     pub variables: Variables,
-    /// Further values, for an image each; one image without, if none.
+    /// Further values, one set for each image. If none, one image is made.
     pub instances: Option<Vec<Variables>>,
-    /// The time of what is edited, in seconds since 1970: with it the same edits give the same bits. Now if none.
+    /// The time of the edits, in seconds since 1970, for reproducible images. Now if none.
     pub time: Option<i64>,
-    /// Other sizes and identities. Of several images with one seed, each gets identities of its own.
+    /// New sizes and identities. Several images with the same seed get different identities.
     pub reshape: Reshape,
-    /// Say what would be done, and do nothing.
+    /// Report what would be done without doing it.
     pub dry_run: bool,
     /// The command line, for the images' records.
     pub command: Vec<String>,

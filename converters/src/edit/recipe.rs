@@ -1,4 +1,4 @@
-//! Recipes: edits as TOML tables, with `{{name}}` where each image has something of its own.
+//! Recipes: edits as TOML tables, with `{{name}}` where images differ.
 //!
 //! ```toml
 //! [[edit]]
@@ -63,7 +63,7 @@ impl Recipe {
         Ok(())
     }
 
-    /// Adds an edit: what it does, and its fields. `label` is what errors call it.
+    /// Adds an edit: its name and its fields. Errors call it `label`.
     pub fn add<'v>(&mut self, label: &str, what: &str, fields: impl IntoIterator<Item = (&'v str, Value)>) {
         let mut table: Table = fields.into_iter().map(|(key, value)| (key.to_owned(), value)).collect();
         table.insert("do".into(), Value::String(what.to_owned()));
@@ -276,7 +276,7 @@ pub(super) fn variable_names(text: &str) -> impl Iterator<Item = &str> {
     text.split("{{").skip(1).filter_map(|after| Some(after.split_once("}}")?.0.trim()))
 }
 
-/// Reads a CSV file of instances: the names of its columns, and for each further line their values.
+/// Reads a CSV file of instances: a line of column names, and a line of values for each instance.
 pub fn read_instances(path: &Path) -> Result<Vec<Variables>> {
     let wrong = |problem: &dyn std::fmt::Display| Error::usage(format!("{}: {problem}", path.display()));
     let mut reader = csv::ReaderBuilder::new()

@@ -1,5 +1,4 @@
-//! Which parts of a recipe are secret: passwords, their hashes, and the variables that these are made of. None of it stands
-//! in a record.
+//! Finds the secret parts of a recipe: passwords, their hashes, and the variables in them. No record contains them.
 
 use toml::{Table, Value};
 

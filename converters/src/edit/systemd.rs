@@ -1,5 +1,5 @@
-//! Units of systemd in the image: enabled and disabled by the symlinks that `systemctl` makes, as the unit's own
-//! `[Install]` section says (systemd.unit(5)).
+//! Enables and disables systemd units in the image with the symlinks that `systemctl` makes, according to the unit's
+//! `[Install]` section (systemd.unit(5)).
 
 use std::collections::BTreeSet;
 

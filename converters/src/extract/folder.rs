@@ -1,5 +1,5 @@
-//! Into a directory: everything is made relative to it, by file descriptors that follow no symlink, so that nothing an
-//! image says leads out of it.
+//! Extracts into a directory. Everything is created relative to it, through file descriptors that follow no symlink, so
+//! that no path of an image leads out of it.
 //!
 //! Directories get their mode and times last, from the deepest up: what is made in a directory changes its time, and a mode
 //! may forbid to make anything.

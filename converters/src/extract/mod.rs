@@ -1,4 +1,4 @@
-//! `extract`: a tree of an image becomes files in a directory, or a tar.
+//! `extract`: copies a tree of an image to a directory or a tar archive.
 
 mod folder;
 mod tar;
@@ -26,7 +26,7 @@ use crate::tree::view::Tree;
 /// How much of a file is copied at once.
 const WINDOW: u64 = 1 << 20;
 
-/// Where a tree goes.
+/// The target of an extraction.
 pub enum Target<'a> {
     /// A new or empty directory. An existing directory keeps its mode and owner.
     Folder {
@@ -54,13 +54,13 @@ pub struct ExtractReport {
     pub image: String,
     /// The path that was extracted, as `volume:/path`.
     pub path: String,
-    /// Where it is; none if it was written as it was made.
+    /// Its path; none if it was written to a stream.
     pub output: Option<String>,
     /// Paths that were made.
     pub paths: u64,
     /// Regular files, hard links counted once.
     pub files: u64,
-    /// Their bytes, holes counted.
+    /// Their bytes, including holes.
     pub bytes: u64,
     /// Attributes that were not set, because the machine or the user's permissions did not allow it, or because they need
     /// `privileged`. All else is as in the image.
@@ -73,14 +73,14 @@ pub struct ExtractReport {
     pub seconds: f64,
 }
 
-/// Something that could not be set.
+/// A kind of attribute that could not be set.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct NotSet {
     /// The attribute: `owner`, `device`, `xattr security.capability`.
     pub what: String,
-    /// Of how many paths.
+    /// The number of paths.
     pub paths: u64,
-    /// Why, at the first of them.
+    /// The reason for the first path.
     pub reason: String,
     /// The first of them.
     pub first: String,
@@ -98,8 +98,8 @@ impl ExtractReport {
     }
 }
 
-/// Copies the tree at `path` of `image` (its root filesystem, if none is named) to `target`: what a directory holds goes
-/// straight into the target, and a file by its name.
+/// Copies the tree at `path` of `image` (by default its root filesystem) to `target`. The entries of a directory go
+/// directly into the target, a file under its name.
 pub fn extract(
     image: &OpenImage,
     path: Option<&VolumePath>,

@@ -1,6 +1,6 @@
-//! Into a tar: a pax header before each member keeps what the old header has no room for, as GNU tar and libarchive
-//! read it: long and non-ASCII names, nanoseconds, large numbers, xattrs (`SCHILY.xattr.*`), ACLs (`SCHILY.acl.*`),
-//! SELinux labels (`RHT.security.selinux`), and holes (GNU's sparse format 1.0).
+//! Extracts into a tar archive. A pax header before each member keeps what the old header has no room for, in the form that
+//! GNU tar and libarchive read: long and non-ASCII names, nanoseconds, large numbers, xattrs (`SCHILY.xattr.*`), ACLs
+//! (`SCHILY.acl.*`), SELinux labels (`RHT.security.selinux`), and holes (GNU's sparse format 1.0).
 
 use std::io::{self, Write};
 use std::ops::Range;

@@ -15,7 +15,7 @@ pub struct UpdateOptions {
     pub winner: Option<Winner>,
     /// The time of what is changed, where it is not the update's own: with it the same update gives the same bits.
     pub time: Timestamp,
-    /// Say what would be done, and do nothing.
+    /// Report what would be done without doing it.
     pub dry_run: bool,
     /// The command line, for the images' records.
     pub command: Vec<String>,

@@ -1,4 +1,4 @@
-//! A file that is read at positions, whose errors name it.
+//! A file that is read at offsets, and that errors name.
 
 use std::fs::{File, Metadata};
 use std::io;
@@ -12,8 +12,8 @@ use crate::beneath;
 use crate::error::{Result, at};
 use crate::source::{Extent, Source, check_range};
 
-/// A file that holds a disk or a part of it: the path by which it was opened, and the file itself, which is still the same
-/// when the path leads elsewhere.
+/// A file that holds a disk or a part of it: the open file, and the path by which it was opened, which may lead to another
+/// file by now.
 #[derive(Debug, Clone)]
 pub struct DiskFile {
     file: Arc<File>,

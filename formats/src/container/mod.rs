@@ -78,15 +78,15 @@ pub trait Format: Sync {
     ) -> Result<()>;
 }
 
-/// How a container is opened.
+/// Options for opening a container.
 #[derive(Debug, Clone, Default)]
 pub struct OpenOptions {
     /// Open as this format instead of probing.
     pub format: Option<String>,
     /// Directories below which an image may refer to files, besides its own directory.
     pub allow_paths: Vec<PathBuf>,
-    /// Directories that are searched for images. The user named these, and not the images in them: so an image whose path
-    /// begins with one of them is opened only if it lies beneath one of `allow_paths`, wherever links lead.
+    /// Directories that are searched for images. The user named the directories and not the images in them, so an image
+    /// below them is opened only if its real path lies below one of `allow_paths`.
     pub searched: Vec<PathBuf>,
     /// The internal snapshot to open instead of the current state: its name or ID.
     pub snapshot: Option<String>,
@@ -105,14 +105,14 @@ pub struct Disk {
     pub details: Vec<(String, String)>,
     /// All files that hold the disk: the image first, then its extents, then the files of the disks beneath it.
     pub files: Vec<DiskFile>,
-    /// How many of them are the image's own: itself and its extents. What comes after is of disks beneath, each an
-    /// image of its own.
+    /// The number of files of the image itself: its main file and its extents. Those after them belong to parent disks,
+    /// which are images of their own.
     pub own_files: usize,
     /// Warnings about the container, as sentences.
     pub warnings: Vec<String>,
 }
 
-/// Told of progress by a writer, and asked whether to go on.
+/// Receives the progress of a writer, which also asks it whether to go on.
 pub trait Observer: Sync {
     /// `bytes` more of the disk are done, holes included.
     fn advance(&self, bytes: u64);
@@ -178,7 +178,7 @@ fn open_file(file: ImageFile, opener: &Opener<'_>) -> Result<Disk> {
     Ok(disk)
 }
 
-/// Opens the file at `path`, if these options allow it, only to look at it.
+/// Opens the file at `path` for inspection, if these options allow it.
 pub fn open_image_file(path: &Path, options: &OpenOptions) -> Result<ImageFile> {
     Opener::new(path, options)?.open_image(path)
 }
@@ -201,8 +201,8 @@ fn refuse_foreign(file: &ImageFile, format: &str) -> Result<()> {
     }
 }
 
-/// The format of a file, by its bytes or, of a disk in pieces, its name. None for what no format
-/// recognises: a raw disk, or no disk at all.
+/// Detects the format of a file by its bytes or, for a split disk, by its name. None if no format recognises it: it is a
+/// raw disk, or not a disk at all.
 pub fn probe(file: &ImageFile) -> Result<Option<&'static dyn Format>> {
     let head = file.read_up_to(0, 4096)?;
     let tail = file.read_up_to(file.len().saturating_sub(1024), 1024)?;

@@ -34,10 +34,10 @@ impl Root {
     }
 }
 
-/// Passed down a chain of images while it is opened.
+/// The state that is passed down a chain of images while it is opened.
 ///
 /// A path is resolved only to know what to look for. The file is then opened beneath the descriptor of a root, without
-/// following links, and judged itself: so it does not matter what becomes of the names meanwhile.
+/// following links, and judged itself: so it does not matter if names change meanwhile.
 pub struct Opener<'a> {
     options: &'a OpenOptions,
     roots: Vec<Arc<Root>>,
@@ -128,7 +128,7 @@ impl<'a> Opener<'a> {
         self.options
     }
 
-    /// The parent that the user named for this image. It is used whatever the image says about its parent.
+    /// The parent that the user named for this image. It overrides the parent that the image names.
     #[must_use]
     pub fn parent(&self) -> Option<&'a Path> {
         self.parents.first().map(PathBuf::as_path)

@@ -1,5 +1,5 @@
-//! Where a writer writes: temporary names in the target's directory, synced and renamed when all is well; or straight onto
-//! a block device, or to standard output.
+//! The output of a writer: files with temporary names in the target's directory, which are synced and renamed when they are
+//! complete; a block device; or standard output.
 
 use std::fs::{File, OpenOptions, Permissions};
 use std::io::IoSlice;
@@ -27,8 +27,8 @@ pub const STANDARD_OUTPUT: &str = "-";
 
 /// A container that is being written: one file, or several where the format has several.
 ///
-/// The files have temporary names until [`Output::commit`]; dropped before that, they are removed. A block device, or
-/// standard output, is written to at once.
+/// The files have temporary names until [`Output::commit`]; if the output is dropped before, they are removed. A block
+/// device or standard output is written directly.
 pub struct Output {
     /// The target with symbolic links resolved: links stay, and their target is written.
     target: PathBuf,
@@ -85,7 +85,7 @@ fn start_syncer() -> SyncSender<Arc<File>> {
 }
 
 impl Output {
-    /// For a container at `target`; symbolic links are followed, and [`STANDARD_OUTPUT`] stands for standard output.
+    /// Prepares a container at `target`; symbolic links are followed, and [`STANDARD_OUTPUT`] stands for standard output.
     /// An existing file or block device is refused unless `force`; anything else that exists is always refused.
     pub fn new(target: &Path, force: bool) -> Result<Self> {
         let mut output = Output {
@@ -125,7 +125,7 @@ impl Output {
         self.kind
     }
 
-    /// Makes new files no more readable than their source, which these may read. (A replaced file keeps its mode.)
+    /// Makes new files no more readable than their source, which has this access. (A replaced file keeps its mode.)
     pub fn limit(&mut self, access: Access) {
         self.access = self.access.and(access);
     }
@@ -142,7 +142,7 @@ impl Output {
         self.add(name)
     }
 
-    /// Creates a further file, which will be called `name` and lie beside the main one.
+    /// Creates another file, which will get the name `name` in the directory of the main one.
     pub fn create_beside(&mut self, name: &Path) -> Result<&OutputFile> {
         let path = resolve(&self.target.with_file_name(name))?;
         self.check_free(&path)?;
@@ -154,8 +154,8 @@ impl Output {
         self.files.iter().map(|f| &f.file)
     }
 
-    /// The temporary name of the container, if it is one file: by it the file can be read before it gets its own. A container
-    /// of several files refers to them by their final names.
+    /// The temporary name of the container, if it is one file, by which it can be read before it gets its final name. A
+    /// container of several files refers to them by their final names.
     #[must_use]
     pub fn temporary(&self) -> Option<&Path> {
         match &self.files[..] {
@@ -230,9 +230,9 @@ impl Output {
         }
     }
 
-    /// Syncs every file and gives it its final name, the main one last: a name that is there means a
-    /// container that is whole. A replacement gets the owner and mode of the old file. Gives how many bytes the files take
-    /// on their filesystem; 0 for what is no file.
+    /// Syncs every file and renames it to its final name, the main one last, so that a container with its final name is
+    /// complete. A replacement gets the owner and mode of the old file. Returns the number of bytes that the files take on
+    /// their filesystem; 0 for devices and streams.
     pub fn commit(mut self) -> Result<u64> {
         let mut allocated = 0;
         for Pending { file, .. } in &self.files {
@@ -385,7 +385,7 @@ impl OutputFile {
         Ok(())
     }
 
-    /// Makes the file `len` bytes long; what was not written is a hole. Errs if a device is smaller.
+    /// Makes the file `len` bytes long, with holes for everything that was not written. Errs if a device is smaller.
     pub fn set_len(&self, len: u64) -> Result<()> {
         match &self.sink {
             Sink::File { file, .. } => file.set_len(len).map_err(|e| self.error(e)),

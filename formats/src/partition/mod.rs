@@ -1,11 +1,11 @@
 //! Partition tables: MBR with logical partitions, GPT, or none. Slot-preserving; the table's own bytes are
 //! residue. [`mod@write`] makes a new table, or changes one.
 //!
-//! What is a table and what is not is decided as the Linux kernel decides it (`block/partitions/`), because
-//! the guest will: a protective MBR calls for a GPT, whose backup serves where the primary is damaged; else
-//! sector 0 is an MBR if it ends in 55 AA and its four status bytes are 0 or 0x80, unless it is the boot
-//! sector of a FAT. Where the kernel refuses a table over a flaw that leaves its meaning plain (a disk cut
-//! short, entries of another size than 128 bytes), the table is read and the flaw said.
+//! Tables are recognised as the Linux kernel recognises them (`block/partitions/`), because the guest will: a protective
+//! MBR calls for a GPT, whose backup is used if the primary is damaged; otherwise sector 0 is an MBR if it ends in 55 AA
+//! and its four status bytes are 0 or 0x80, unless it is the boot sector of a FAT. Where the kernel refuses a table over a
+//! flaw that leaves its meaning plain (a disk cut short, entries of another size than 128 bytes), the table is read with a
+//! warning.
 
 use crate::error::Result;
 use crate::source::Source;

@@ -126,7 +126,7 @@ changed.")]
         /// Also count the changes by directory or by package
         #[arg(long, value_name = "WHAT")]
         by: Option<By>,
-        /// With --by folder: count by the first N components of a path
+        /// With --by directory: count by the first N components of a path
         #[arg(long, value_name = "N", default_value_t = 2)]
         depth: usize,
         /// Print only the counts

@@ -1,4 +1,4 @@
-//! Network configuration that holds for one card alone, by its MAC address: a clone has another.
+//! Network configuration bound to the MAC address of a card. A clone has another address.
 
 use crate::edit::network::netplan_without_macs;
 use crate::edit::primitive::Edit;

@@ -1,5 +1,5 @@
-//! The network, configured in the image's own way: netplan, NetworkManager, systemd-networkd, Red Hat's network scripts or
-//! ifupdown. The address asked for is then the only one that the image's files give the interface.
+//! Configures the network with the system that the image uses: netplan, NetworkManager, systemd-networkd, Red Hat's network
+//! scripts or ifupdown. The interface then has only the addresses asked for.
 
 mod ifcfg;
 mod ifupdown;

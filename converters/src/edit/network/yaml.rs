@@ -1,4 +1,4 @@
-//! YAML files as far as netplan's need it (YAML 1.2): mappings, lists and scalars, read to be changed and written again.
+//! The part of YAML 1.2 that netplan's files use: mappings, lists and scalars, to read, change and write again.
 
 use saphyr_parser::{Event, Parser, ScalarStyle};
 

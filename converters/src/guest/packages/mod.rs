@@ -1,4 +1,4 @@
-//! The packages of an image: what the databases of dpkg, rpm and apk on it say, read as files.
+//! The packages of an image, read from the files of its dpkg, rpm and apk databases.
 //!
 //! Nothing on the image is run. A database that is damaged gives the packages that can still be read, and a complaint.
 

@@ -309,7 +309,7 @@ fn is_unit(path: &[u8]) -> bool {
     memchr::memmem::find(path, b"/systemd/").is_some()
 }
 
-/// Whether a file is a UEFI program, and whether it is signed, so that a change would break the signature.
+/// True if a file is a UEFI program, and whether it is signed, so that a change would break the signature.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Signature {
     Unsigned,

@@ -12,7 +12,7 @@ use crate::store::{DamagedImage, Image, ImageName, Selector, Store, Tag};
 pub struct LogReport {
     /// The versions.
     pub versions: Vec<LogEntry>,
-    /// Versions that were left out, for their records are damaged.
+    /// Versions with damaged records, which were left out.
     pub damaged: Vec<DamagedImage>,
 }
 
@@ -21,7 +21,7 @@ pub struct LogReport {
 pub struct LogEntry {
     /// The image, as `name@version`.
     pub image: String,
-    /// How many branches of the tree it is away from the trunk.
+    /// The number of branches between it and the trunk of the tree.
     pub depth: u32,
     /// The version that it was made from or replaced, as `name@version`.
     pub parent: Option<String>,

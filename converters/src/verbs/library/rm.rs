@@ -1,4 +1,4 @@
-//! `rm`: versions of images are forgotten. Their numbers are not used again; their objects stay until `gc`.
+//! `rm`: removes versions of images. Their numbers are not reused; their objects stay until `gc`.
 
 use std::collections::BTreeSet;
 
@@ -12,7 +12,7 @@ use crate::store::{ImageName, Selector, Store};
 pub struct RmReport {
     /// The versions, as `name@version`.
     pub removed: Vec<String>,
-    /// Tags that went with them, as `name@tag`.
+    /// Tags of these versions, which were removed too, as `name@tag`.
     pub tags: Vec<String>,
 }
 

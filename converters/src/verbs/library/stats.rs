@@ -14,7 +14,7 @@ use crate::task::progress::{self, Progress};
 /// How large a store is and what its images share.
 #[derive(Debug, Clone, Serialize)]
 pub struct StatsReport {
-    /// Images that were left out, for something of them is damaged.
+    /// Damaged images, which were left out.
     pub damaged: Vec<DamagedImage>,
     /// Names.
     pub images: u64,
@@ -75,7 +75,7 @@ pub struct Similarity {
     pub matrix: Vec<Vec<f64>>,
 }
 
-/// Measures a store.
+/// Computes the statistics of a store.
 pub fn stats(store: &Store, similarity: bool, progress: &dyn Progress) -> Result<StatsReport> {
     progress.stage("reading images", 0);
     let (images, mut damaged) = store.images()?;

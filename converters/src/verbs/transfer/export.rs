@@ -1,5 +1,5 @@
-//! `export` and `convert`: a stored image, or one in another container, becomes a disk image file. A stored one may
-//! get another size, or fresh identities, on the way: that is a rebuild whose result is written and not kept.
+//! `export` and `convert`: write a stored image, or one in another container, to a disk image file. A stored image may get
+//! another size or new identities on the way: that is a rebuild whose result is written but not kept.
 
 use std::io::IsTerminal;
 use std::path::{Path, PathBuf};
@@ -21,20 +21,20 @@ use crate::store::StoredDisk;
 use crate::task::progress::{Progress, interrupted};
 use crate::tree::new_content::NewContents;
 
-/// How to export.
+/// Options of `export` and `convert`.
 #[derive(Debug, Clone, Default)]
 pub struct ExportOptions {
-    /// The container format; by the file's suffix if none.
+    /// The container format; by default, that of the file's suffix.
     pub format: Option<String>,
     /// Options of the format, as `key=value`.
     pub options: CreateOptions,
-    /// A disk image: only what differs from it is written, and the new one refers to it. For qcow2.
+    /// The backing file, a disk image: only differences from it are written. For qcow2.
     pub backing: Option<PathBuf>,
     /// Replace an existing file, or overwrite a block device.
     pub force: bool,
     /// Read what was written back and compare it with the disk.
     pub verify: bool,
-    /// Other sizes and identities; of a stored image only.
+    /// New sizes and identities; only for a stored image.
     pub reshape: Reshape,
 }
 
@@ -55,7 +55,7 @@ pub struct ExportReport {
     pub notes: Vec<String>,
     /// The effects of new identities, if any were given.
     pub ids: Option<IdsReport>,
-    /// Oddities of the source, and what the output format cannot record, each a sentence.
+    /// Warnings about the source and about what the output format cannot record, as sentences.
     pub warnings: Vec<String>,
     /// True if it was read back and verified.
     pub verified: bool,
@@ -65,7 +65,7 @@ pub struct ExportReport {
     pub seconds: f64,
 }
 
-/// Writes the disk of `image` to `path`: a file, which appears whole or not at all, a block device, or standard output
+/// Writes the disk of `image` to `path`: a file, which appears only when it is complete, a block device, or standard output
 /// (`-`). A symbolic link is followed.
 pub fn export(
     image: &OpenImage,

@@ -4,9 +4,9 @@
 //! label │ metadata area: header, then a ring of texts, each the whole of the group │ extents ...
 //! ```
 //!
-//! Only linear volumes are read: each piece of one is a piece of a partition, so the disk's bytes are found
-//! through them as if there were no LVM. Others (mirrors, RAID, thin pools, snapshots, caches) are said and left
-//! alone, and so are volumes that need a physical volume of another disk.
+//! Only linear volumes are read: each piece of one is a piece of a partition, so the disk's bytes are found through them as
+//! if there were no LVM. Others (mirrors, RAID, thin pools, snapshots, caches) are left out with a warning, and so are
+//! volumes that need a physical volume of another disk.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -20,14 +20,14 @@ mod text;
 use self::label::{PhysicalVolume, SECTOR};
 use self::text::Section;
 
-/// A volume group, as far as it is on the disk.
+/// The part of a volume group that is on the disk.
 #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct Group {
     /// Its name.
     pub name: String,
     /// Its UUID, as LVM prints it.
     pub id: String,
-    /// The linear volumes that are wholly there, by name.
+    /// The linear volumes that are wholly on the disk, by name.
     pub volumes: Vec<LogicalVolume>,
     /// Warnings about the group and about what was left out, as sentences.
     pub warnings: Vec<String>,
@@ -47,7 +47,7 @@ pub struct LogicalVolume {
 /// A piece of a logical volume: `len` bytes at byte `start` of a physical volume.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct Segment {
-    /// Which of the volumes that [`read`] was given.
+    /// Index of the physical volume among the volumes given to [`read`].
     pub physical: usize,
     /// Where on it, in bytes.
     pub start: u64,

@@ -1,5 +1,5 @@
-//! `search`: files of all images by path, content, owner, mode, size, time and extended attributes. Of each
-//! manifest, only the columns that the question needs are read, and of those only what the question leaves.
+//! `search`: files of all images by path, content, owner, mode, size, time and extended attributes. Only the columns that
+//! the query needs are read from each manifest, and of those only the rows that are still candidates.
 
 mod content;
 mod file;
@@ -58,13 +58,13 @@ pub struct Query {
 pub struct SearchReport {
     /// How many versions were searched.
     pub searched: u64,
-    /// Images that could not be searched, for something of them is damaged.
+    /// Damaged images, which could not be searched.
     pub damaged: Vec<DamagedImage>,
     /// The files, by image, volume and path.
     pub hits: Vec<Hit>,
 }
 
-/// A file that fits.
+/// A file that matches.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[allow(missing_docs)]
 pub struct Hit {

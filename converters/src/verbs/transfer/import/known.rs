@@ -8,13 +8,13 @@ use super::read_back::damaged_objects;
 use crate::error::{Error, Result, readable};
 use crate::store::{Image, ImageName, PACKAGES, Store, StoredImage};
 
-/// A version of an image, by its second record if the first is damaged.
+/// Opens a version of an image, by its second record if the first is damaged.
 pub(crate) fn there(store: &Store, name: &str, version: u32) -> Option<StoredImage> {
     store.version(name, version).or_else(|_| store.published(name, version)).ok()
 }
 
-/// Errs unless the name is free, or belongs to this file: a name belongs to the file that was last imported as it, or
-/// to the command that made it.
+/// Errs unless the name is free or belongs to this file. A name belongs to the file that was last imported under it, or to
+/// the command that made the image.
 pub(crate) fn check_owner(store: &Store, opened: &Opened<'_>) -> Result<()> {
     let name = opened.name;
     let mut made_by = None;
@@ -58,9 +58,9 @@ fn is_same_file(path: &Path, recorded: &Path) -> bool {
     lexical(path) == lexical(recorded) || resolved(path).ok() == resolved(recorded).ok()
 }
 
-/// The image that the disk was last imported as under its name, if its files have not changed since, reading it again
-/// with these options would give the same, and the stored image is whole. Its layout, its manifest and the tables
-/// beside it are read for that, and with `verify` its objects too.
+/// The image of the last import of this disk under its name, if its files have not changed since, these options would give
+/// the same image, and the stored image is whole. To find out, this reads its layout, manifest and tables, and with
+/// `verify` its objects too.
 pub(crate) fn known(store: &Store, opened: &Opened<'_>, options: &ImportOptions) -> Result<Option<Image>> {
     // Devices do not say when they were written to.
     if opened.disk.files.iter().any(|file| !file.metadata().is_ok_and(|meta| meta.is_file())) {
@@ -84,8 +84,8 @@ pub(crate) fn known(store: &Store, opened: &Opened<'_>, options: &ImportOptions)
     Ok(None)
 }
 
-/// Which of an image's files are missing or damaged, or do not fit its record; and `image.json` if that is so of its
-/// record.
+/// The files of an image that are missing, damaged or do not match its record; includes `image.json` if the record itself
+/// is damaged.
 pub(crate) fn damaged_parts(store: &Store, stored: &StoredImage) -> Result<Vec<&'static str>> {
     let Image { name, version, .. } = &stored.image;
     let first = readable(store.version(name, *version))?;

@@ -35,8 +35,8 @@ pub struct ImportReport {
     pub source: String,
     /// Its container format.
     pub format: String,
-    /// `imported`; `unchanged` if the newest version of that name is this disk already; `repaired` if it is, and
-    /// something of it was damaged.
+    /// `imported`; `unchanged` if the newest version of that name already is this disk; `repaired` if it is, and parts of
+    /// it were damaged.
     pub result: &'static str,
     /// The image, as `name@version`.
     pub image: String,
@@ -81,7 +81,7 @@ pub fn import(
     import_opened(store, &opened, &writer, options, progress)
 }
 
-/// Imports a disk, objects through a writer beside `writer`.
+/// Imports a disk, and stores its objects with a writer next to `writer`.
 pub(crate) fn import_opened(
     store: &Store,
     opened: &Opened<'_>,
@@ -244,7 +244,7 @@ pub(crate) fn import_opened(
     })
 }
 
-/// The files of a disk that is about to be read, as they are now.
+/// The current state of the files of a disk that is about to be read.
 pub(crate) fn source_files(disk: &Disk) -> Result<Vec<SourceFile>> {
     let of = |file: &DiskFile| SourceFile::before_reading(file).map_err(|e| Error::io(file.path(), &e));
     disk.files.iter().map(of).collect()

@@ -1,4 +1,4 @@
-//! `verify`: are two images the same? Bit by bit, and if not, file by file.
+//! `verify`: compares two images bit by bit and, if they differ, file by file.
 
 mod places;
 
@@ -35,15 +35,15 @@ pub struct VerifyReport {
 /// Where bits differ.
 #[derive(Debug, Clone, Serialize)]
 pub struct BitsReport {
-    /// The first byte that differs, on the disk. A disk that ends early differs from its end on, unless the
-    /// rest of the other is zero.
+    /// The first byte that differs, on the disk. A shorter disk differs from its end on, unless the rest of the other one
+    /// is zero.
     pub first: u64,
     /// How many bytes differ.
     pub bytes: u64,
     /// Where the first difference lies.
     pub place: String,
-    /// How many bytes differ in which partition and file of the first image, by where they lie on the disk; at
-    /// most a thousand places are named.
+    /// The number of bytes that differ in each partition and file of the first image, in disk order; at most a thousand
+    /// places.
     pub places: Vec<PlaceReport>,
     /// How many places there are in all.
     pub places_in_all: u64,

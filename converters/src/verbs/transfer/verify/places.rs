@@ -1,4 +1,4 @@
-//! In which partition and file the bytes lie that differ.
+//! Finds the partition and file of each byte that differs.
 
 use std::collections::HashMap;
 
@@ -16,8 +16,8 @@ use crate::task::progress::{self, Progress};
 /// Bytes that differ in one place.
 #[derive(Debug, Clone, Serialize, PartialEq, Eq)]
 pub struct PlaceReport {
-    /// `p1:/etc/hosts`; `p1, in no file's content`; `p3` where no filesystem is read; or `outside of every
-    /// partition`.
+    /// `p1:/etc/hosts`; `p1, outside file contents`; `p3` if it has no filesystem that is read; or `outside all
+    /// partitions`.
     pub place: String,
     /// The first byte there that differs, on the disk.
     pub first: u64,
