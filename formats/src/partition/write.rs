@@ -30,10 +30,10 @@ pub fn tail(disk: Option<&dyn Source>, table: &Table) -> Result<u64> {
     }
 }
 
-/// The table of a disk of `size` bytes that is to have `table`. Given the `disk` as it is, and its table `before`
-/// with the same slots, what stands there is changed; else it is a new one.
+/// The bytes that give a disk of `size` bytes the table `table`. If the disk and its current table, which must have the same
+/// slots, are given as `before`, that table is changed; otherwise a new one is made.
 ///
-/// Errs for what the kind of table cannot hold.
+/// Errs if the kind of table cannot hold `table`.
 pub fn write(before: Option<(&dyn Source, &Table)>, table: &Table, size: u64) -> Result<Vec<Patch>> {
     match table.kind {
         TableKind::None => Ok(Vec::new()),
