@@ -24,8 +24,8 @@ pub struct OpenImage {
     pub origin: Origin,
 }
 
-/// Returns true if an IMAGE argument is the path of a file: it has a slash, or names a file that is there with the suffix
-/// of a container format.
+/// Returns true if an IMAGE argument is the path of a file: it has a slash, or names an existing file with the suffix of a
+/// container format.
 #[must_use]
 pub fn is_path(image: &str) -> bool {
     image.contains('/') || container::has_suffix(Path::new(image)) && Path::new(image).is_file()

@@ -43,9 +43,8 @@ enum Tried<'a> {
 }
 
 impl<'a> Batch<'a> {
-    /// Makes the next version of each of `images` with the files that `edit` gives. Where `edit` says of an image
-    /// anything but that it is applied, there is none. Errs only if the user stops it, or if the store cannot be read
-    /// at all.
+    /// Makes the next version of each of `images` with the files that `edit` returns, unless `edit` returns a result other
+    /// than applied. Errs only if the user stops it, or if the store cannot be read at all.
     pub(crate) fn run(
         &self,
         images: &'a [StoredImage],

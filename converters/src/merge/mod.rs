@@ -1,4 +1,4 @@
-//! `update`: what changed from an image A to an image B, applied to other images.
+//! `update`: applies the changes from an image A to an image B to other images.
 //!
 //! ```text
 //! A, B → the changes of each volume ─┐

@@ -1,19 +1,19 @@
-//! Which images an update changes and how, and what it did.
+//! The options and the report of an update.
 
 use mif_formats::fs::Timestamp;
 use serde::Serialize;
 
 use crate::store::{ImageName, WriterStats};
 
-/// Which images get new versions, and how.
+/// Options of `update` and `replace`.
 #[derive(Debug, Clone)]
 pub struct UpdateOptions {
-    /// The images; the newest version of all if none, but for the two that an update is between.
+    /// The images; if none, the newest versions of all images except the two that an update is between.
     pub images: Option<Vec<ImageName>>,
     /// Which side wins if the image and the update changed the same path. Without a winner, such an image is left
     /// unchanged.
     pub winner: Option<Winner>,
-    /// The time of what is changed, where it is not the update's own: with it the same update gives the same bits.
+    /// The time of changes that do not take their time from the update, for reproducible images.
     pub time: Timestamp,
     /// Report what would be done without doing it.
     pub dry_run: bool,
@@ -50,9 +50,9 @@ pub struct UpdateReport {
     pub applied: u64,
     /// How many had nothing to change.
     pub unchanged: u64,
-    /// How many have changed the same paths themselves, and stay as they are.
+    /// The number of images with conflicts, which were left unchanged.
     pub conflict: u64,
-    /// How many cannot take it, and stay as they are.
+    /// The number of images that were refused, and left unchanged.
     pub refused: u64,
     /// Objects and bytes that were new to the store.
     pub added: WriterStats,
@@ -76,7 +76,7 @@ pub enum ImageResult {
     Refused,
 }
 
-/// An image, and what became of it.
+/// The result for an image.
 #[derive(Debug, Clone, Serialize)]
 pub struct UpdatedImage {
     /// It, as `name@version`.
@@ -127,7 +127,7 @@ impl UpdatedImage {
 pub struct UpdateCounts {
     /// Paths that are new.
     pub added: u64,
-    /// Paths that go.
+    /// Paths that are removed.
     pub removed: u64,
     /// Paths that get another type, content or target.
     pub changed: u64,
@@ -143,7 +143,7 @@ pub struct Conflict {
     /// The bytes of the path without the volume in hex, where they are not UTF-8.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub path_bytes: Option<String>,
-    /// The operation on it.
+    /// Why it is a conflict.
     pub why: String,
 }
 

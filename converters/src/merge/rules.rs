@@ -1,5 +1,5 @@
-//! Files that an update does not take as they stand: what is of one machine alone, caches that their programs make
-//! anew, and databases of many entries, which are merged entry by entry.
+//! Files that an update treats specially: machine-specific files, caches that their programs regenerate, and databases,
+//! which are merged entry by entry.
 
 use std::sync::LazyLock;
 

@@ -1,4 +1,4 @@
-//! The files of a volume, to compare: what each path is, with the paths that are the same file.
+//! The files of a volume for comparison: the node at each path, with the paths of its hard links.
 
 use std::collections::{BTreeMap, HashMap};
 use std::ops::Bound;

@@ -1,4 +1,4 @@
-//! The three-way merge of a volume: what changed from A to B, over the files that an image has.
+//! The three-way merge of a volume: applies the changes from A to B to the files of an image.
 //!
 //! ```text
 //! A the same as B             nothing changes
@@ -7,8 +7,8 @@
 //! else                        a conflict, unless a rule (rules.rs) says otherwise
 //! ```
 //!
-//! Which paths are one file is part of what a path is. So of the names of a file, either all change or none, and so it
-//! is with what is decided of them.
+//! The hard links of a path are part of its node. So either all names of a file change or none, and a decision applies to
+//! all of them.
 
 use std::collections::BTreeMap;
 

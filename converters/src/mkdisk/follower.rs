@@ -1,4 +1,4 @@
-//! Where members lie whose paths go through symlinks.
+//! Resolves the paths of members that go through symlinks.
 
 use mif_formats::fs::FileType;
 

@@ -1,4 +1,4 @@
-//! A tree to bring in: what is at each path, and where its bytes are.
+//! A tree to build from: the member at each path, and where its bytes are.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;

@@ -1,4 +1,4 @@
-//! A tree to bring in, read from a directory of this machine.
+//! Reads a tree to build from out of a local directory.
 
 use std::ffi::{OsStr, OsString};
 use std::os::fd::{AsFd, AsRawFd};

@@ -1,4 +1,4 @@
-//! `build`: a disk from a tree of files and a description, without any disk to begin with.
+//! `build`: makes a disk from a tree of files and a description.
 //!
 //! ```text
 //! folder or tar → members → rows for each volume → trees → plans ─┐
@@ -62,14 +62,14 @@ const GRUB_SEGMENT: u16 = 0x0820;
 /// The longest label of a swap, in bytes.
 const SWAP_LABEL_MAX: usize = 16;
 
-/// How to build.
+/// Options of `build`.
 #[derive(Debug, Clone)]
 pub struct BuildOptions {
     /// The name of the new image; it becomes its next version.
     pub name: String,
     /// The seed of UUIDs that the description does not give.
     pub ids: NewIds,
-    /// The time of making, in seconds since 1970.
+    /// The creation time, in seconds since 1970.
     pub time: u32,
     /// The command line, for the image's record.
     pub command: Vec<String>,

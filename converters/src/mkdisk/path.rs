@@ -1,4 +1,4 @@
-//! Paths of a tree that is brought in, and where they lie.
+//! Paths in a tree to build from.
 
 use mif_formats::mif::manifest::escape;
 

@@ -1,4 +1,4 @@
-//! A stream kept in a file without a name, to be read at positions.
+//! Keeps a stream in an unnamed file, so that it can be read at offsets.
 
 use std::fs::File;
 use std::io::Read;

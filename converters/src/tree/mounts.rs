@@ -26,7 +26,7 @@ pub(crate) enum MountedOn {
     Elsewhere(String),
 }
 
-/// The devices of a disk that a fstab can name.
+/// The devices of a disk that an fstab can name.
 #[derive(Clone, Copy)]
 pub(crate) struct Devices<'a> {
     /// The disk's partition table.
@@ -35,7 +35,7 @@ pub(crate) struct Devices<'a> {
     pub(crate) volumes: &'a [VolumeRecord],
 }
 
-/// The mounts of a fstab, but for the root's and swap.
+/// The mounts of an fstab, except the root and swap.
 pub(crate) fn read(fstab: &[u8], devices: Devices<'_>) -> Vec<Mount> {
     let lines = fstab.split(|b| *b == b'\n');
     let mounts = lines.filter_map(|line| {

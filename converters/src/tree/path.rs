@@ -1,4 +1,4 @@
-//! Where paths lead: through symlinks and mounts, wherever the files are.
+//! Resolves paths through symlinks and mounts.
 
 use mif_formats::fs::FileType;
 use mif_formats::mif::manifest::{Row, escape};
@@ -53,7 +53,7 @@ pub(crate) trait Paths {
     }
 }
 
-/// The volume with the root filesystem, of these: the one that has the marks of one, or else the only one.
+/// The volume with the root filesystem: the one that looks like it, or else the only one.
 pub(crate) fn root_volume<'v>(paths: &impl Paths, volumes: &[&'v str]) -> Option<&'v str> {
     match (volumes.iter().find(|volume| has_root_marks(paths, volume)), volumes) {
         (Some(root), _) => Some(root),
@@ -68,21 +68,21 @@ pub(super) fn has_root_marks(paths: &impl Paths, volume: &str) -> bool {
     marks.iter().any(|mark| paths.row(volume, mark).is_some())
 }
 
-/// Where a path leads: a volume, and a path on it that goes through no symlink.
+/// Where a path leads: a volume, and a path on it without symlinks.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Place {
     pub(crate) volume: String,
     pub(crate) path: Vec<u8>,
 }
 
-/// The error of a path that is not there.
+/// The error for a path that does not exist.
 pub(crate) fn missing(volume: &str, path: &[u8]) -> Error {
     Error::input(format!("{volume}:{}: no such file or directory", escape(path)))
         .advise("List the image with `mif ls`")
 }
 
-/// Where `path`, from the root of `volume` on, leads. Symlinks on the way are followed; one at the end too if
-/// `follow`. All on the way is there; the end need not be.
+/// Resolves `path` from the root of `volume`. Symlinks on the way are followed, and one at the end if `follow`. Everything
+/// on the way must exist, but the end need not.
 pub(crate) fn resolve(paths: &impl Paths, volume: &str, path: &[u8], follow: bool) -> Result<Place> {
     let mut links = 0;
     let mut here = Place { volume: volume.to_owned(), path: b"/".to_vec() };

@@ -83,8 +83,8 @@ impl Tree {
         Ok(content.read_vec(0, content.len().min(MAX_FSTAB) as usize)?)
     }
 
-    /// The root filesystems with what their fstabs mount, the one that paths are on by default first. More than one has,
-    /// for example, a system that is updated on the volume beside it.
+    /// The root filesystems with what their fstabs mount, the one that paths are on by default first. An image has several
+    /// if, for example, its system is updated on a second volume.
     pub(crate) fn roots(&self) -> &[Root] {
         &self.roots
     }
@@ -96,7 +96,7 @@ impl Tree {
         self.get(&place.volume, &place.path).ok_or_else(|| missing(&place.volume, &place.path))
     }
 
-    /// All rows, by volume and path, and what could not be read.
+    /// All rows, by volume and path, and warnings about what could not be read.
     pub(crate) fn into_rows(self) -> (Vec<Row>, Vec<String>) {
         (self.rows, self.complaints)
     }
@@ -113,13 +113,13 @@ impl Tree {
         self.volumes.iter().map(String::as_str).collect()
     }
 
-    /// The volume with the root filesystem: the one that has the marks of one, or else the only one.
+    /// The volume with the root filesystem: the one that looks like it, or else the only one.
     #[must_use]
     pub fn root_volume(&self) -> Option<&str> {
         root_volume(self, &self.volumes())
     }
 
-    /// The row number of a path, as it stands.
+    /// The row number of a path, without following symlinks.
     #[must_use]
     pub fn get(&self, volume: &str, path: &[u8]) -> Option<usize> {
         let same = |i: &usize| self.rows[*i].path == path && self.rows[*i].volume == volume;

@@ -1,4 +1,4 @@
-//! Pulling a disk through several threads and handing it over in order: what every writer does.
+//! Reads a disk with several threads and passes it on in order, for all writers.
 
 use std::collections::BTreeMap;
 use std::ops::Range;

@@ -30,7 +30,7 @@ pub struct Capabilities {
 }
 
 impl Capabilities {
-    /// Those of a volume whose filesystem is not read, and which therefore is not edited.
+    /// The capabilities of a volume whose filesystem is not read, and which cannot be edited.
     pub const UNKNOWN: Capabilities = Capabilities {
         name: "an unknown filesystem",
         is_posix: true,

@@ -48,7 +48,7 @@ pub trait Driver: Sync {
     fn id_text(&self, id: &[u8; 16]) -> String;
 }
 
-/// A volume that is to be made.
+/// A volume to create.
 #[derive(Debug, Clone, Copy)]
 pub struct NewVolume<'a> {
     /// One of the driver's kinds.
@@ -63,12 +63,12 @@ pub struct NewVolume<'a> {
     pub label: &'a [u8],
     /// When it is made, in seconds since 1970.
     pub time: u32,
-    /// How many nodes it is to hold at least.
+    /// The least number of nodes that it must hold.
     pub nodes: u64,
-    /// Bytes in a block, if not as its size suggests.
+    /// Bytes in a block, if not the default for its size.
     pub block_size: Option<u32>,
-    /// How many inodes it is to have, if not as its size suggests.
+    /// Number of inodes, if not the default for its size.
     pub inodes: Option<u64>,
-    /// Features to add and to leave out, as the system's own tools take them.
+    /// Features to set and to clear, in the syntax of the filesystem's own tools.
     pub features: &'a str,
 }

@@ -1,13 +1,13 @@
-//! Planning a filesystem: the reverse of reading one. A tree of files and parameters become an ordered list of
-//! what stands where on a volume. No file content is read: the list says which bytes of which file go where.
+//! Planning a filesystem: the reverse of reading one. A tree of files and parameters become an ordered list of pieces of a
+//! volume. No file content is read: the list tells which bytes of which file go where.
 //!
 //! ```text
 //! Tree + parameters  →  a plan (places decided, nothing written)  →  Planned::emit: (offset, Placed) …
 //! ```
 //!
-//! Planning decides all places first, and refuses what cannot be before anything is emitted. Emission makes the
-//! metadata's bytes block by block from those decisions, so memory grows with the number of files and not with
-//! the size of the volume. The same tree and parameters give the same bytes.
+//! Planning decides all places first, and fails before anything is emitted if the tree does not fit. Emission makes the
+//! metadata's bytes block by block from those decisions, so memory grows with the number of files and not with the size of
+//! the volume. The same tree and parameters give the same bytes.
 
 use std::collections::HashMap;
 use std::ops::Range;
@@ -87,7 +87,7 @@ pub struct TreeNode {
     pub meta: Node,
     /// Names the content of a regular file.
     pub key: FileKey,
-    /// The parts of a regular file that are no holes: sorted, apart, not empty, within its size.
+    /// The parts of a regular file that are not holes: sorted, separate, not empty, within its size.
     pub data: Vec<Range<u64>>,
     /// The entries of a directory, sorted by name.
     pub children: Vec<Child>,
@@ -111,7 +111,7 @@ impl TreeNode {
         TreeNode { meta, key: 0, data: Vec::new(), children: Vec::new() }
     }
 
-    /// A regular file, of whose content only `data` is no hole.
+    /// A regular file, whose content is a hole except for `data`.
     #[must_use]
     pub fn file(meta: Node, key: FileKey, data: Vec<Range<u64>>) -> Self {
         TreeNode { meta, key, data, children: Vec::new() }

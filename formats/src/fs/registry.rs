@@ -72,7 +72,7 @@ pub enum Recognized {
 /// Names of what encloses another volume: under these, an older filesystem's marks may still stand.
 const ENCLOSING: [&str; 4] = ["crypto_LUKS", "BitLocker", "linux_raid_member", "LVM2_member"];
 
-/// Looks at a volume and opens the filesystem on it. Unknown or unreadable is not an error: only a failing
+/// Recognises a volume and opens the filesystem on it. An unknown or unreadable filesystem is not an error; only a failing
 /// read is.
 pub fn open(volume: Arc<dyn Source>) -> Result<Recognized> {
     let head = volume.read_vec(0, volume.len().min(recognize::HEAD as u64) as usize)?;

@@ -12,7 +12,7 @@ pub const MAX_PATH: usize = 16 << 10;
 /// How many bytes all the paths of one volume may take together: about eight million files.
 pub const MAX_ALL_PATHS: usize = 512 << 20;
 
-/// All that a volume holds.
+/// The contents of a volume.
 #[derive(Debug, Default)]
 pub struct Listing {
     /// Every path, sorted by its bytes; the root is `/`.
@@ -51,8 +51,8 @@ impl Nodes {
         (0..).map(FileId).zip(&self.0).map(|(file, (handle, node))| (file, *handle, node))
     }
 
-    /// Takes the last one. Their memory is given back bit by bit: of millions of nodes, what is made of them takes
-    /// their place.
+    /// Removes the last one, and frees memory step by step, so that the results made from millions of nodes can take their
+    /// place.
     pub fn pop(&mut self) -> Option<(FileId, NodeId, Node)> {
         const STEP: usize = 1 << 15;
         if self.0.len().is_multiple_of(STEP) {
@@ -85,7 +85,7 @@ pub struct Entry {
 /// Something on a volume that could not be read.
 #[derive(Debug)]
 pub struct Complaint {
-    /// The path at which it was met.
+    /// The path at which it was found.
     pub path: Vec<u8>,
     /// What is wrong.
     pub error: Error,

@@ -1,5 +1,5 @@
-//! Reading a tar, where it lies: no member's bytes are copied. Old, ustar, GNU and pax headers; long names; attributes,
-//! ACLs and labels in every spelling; sparse files.
+//! Reads a tar archive in place, without copying the content of members. Old, ustar, GNU and pax headers; long names;
+//! attributes, ACLs and labels in every spelling; sparse files.
 //!
 //! Paths are resolved as GNU tar extracts them: a member below a symlink lies where the symlink leads, within the tree.
 //!

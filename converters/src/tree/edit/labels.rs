@@ -1,4 +1,4 @@
-//! SELinux labels of new files, as the image's own policy says (selabel_file(5)).
+//! SELinux labels of new files, according to the image's own policy (selabel_file(5)).
 
 use std::collections::HashSet;
 

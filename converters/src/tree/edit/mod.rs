@@ -1,4 +1,4 @@
-//! The files of an image, to edit: its rows by volume and path, and where paths lead as its system would see them.
+//! The files of an image for editing: its rows by volume and path, and paths as its own system resolves them.
 
 mod labels;
 
@@ -31,7 +31,7 @@ pub(crate) struct Files {
     root: Option<Arc<Root>>,
     /// The labels that its SELinux policy gives, if it has one.
     labels: Option<Arc<Labels>>,
-    /// New files that got their directory's label, for want of a policy.
+    /// New files that got the label of their directory, because there is no policy.
     pub(crate) labelled_by_directory: Vec<String>,
     objects: Arc<Objects>,
     /// The content that edits brought.
@@ -118,8 +118,8 @@ impl Files {
             .collect()
     }
 
-    /// The volumes by what they are to the image's system: where its fstab mounts each, `/` for the root; by their
-    /// own names those that it does not mount.
+    /// The volumes by their role in the image's system: the mount point in its fstab, `/` for the root, or the volume's own
+    /// name if it is not mounted.
     pub(crate) fn roles(&self) -> BTreeMap<String, String> {
         let role = |volume: &String| match &self.root {
             Some(root) if root.volume == *volume => "/".to_owned(),
@@ -139,7 +139,7 @@ impl Files {
         self.mount_below(place).is_some()
     }
 
-    /// Puts a row at its place, or takes away what is at a place, and changes nothing else.
+    /// Sets or removes the row at a place, and changes nothing else.
     pub(crate) fn set(&mut self, place: &Place, row: Option<Row>) -> Result<()> {
         let rows = &mut self.volume(&place.volume)?.rows;
         match row {
@@ -149,7 +149,7 @@ impl Files {
         Ok(())
     }
 
-    /// Where a path leads; its last part need not be there. A symlink at the end is followed if `follow`.
+    /// Resolves a path, whose last component need not exist. A symlink at the end is followed if `follow`.
     pub(crate) fn place(&self, path: &str, follow: bool) -> Result<Place> {
         if path.len() > MAX_PATH {
             let start: String = path.chars().take(40).collect();
@@ -208,7 +208,7 @@ impl Files {
         self.get(path).is_some_and(|row| row.node.file_type == FileType::File)
     }
 
-    /// The content of a regular file; none if it is not there.
+    /// The content of a regular file; none if it does not exist.
     pub(crate) fn read(&self, path: &str) -> Result<Option<Vec<u8>>> {
         match self.get(path) {
             Some(row) if row.node.file_type == FileType::File => self.content(row).map(Some),
@@ -216,12 +216,12 @@ impl Files {
         }
     }
 
-    /// The content of a text file, what is not UTF-8 replaced; empty if it is not there.
+    /// The content of a text file, with replacement characters for invalid UTF-8; empty if it does not exist.
     pub(crate) fn text(&self, path: &str) -> Result<String> {
         Ok(self.read(path)?.map_or(String::new(), |bytes| String::from_utf8_lossy(&bytes).into_owned()))
     }
 
-    /// The content of a text file that is to be edited; empty if it is not there.
+    /// The content of a text file for editing; empty if it does not exist.
     pub(crate) fn editable(&self, path: &str) -> Result<String> {
         String::from_utf8(self.read(path)?.unwrap_or_default()).map_err(|_| {
             Error::input(format!("{path}: not UTF-8, so it cannot be edited as text"))
@@ -268,7 +268,7 @@ impl Files {
             .collect()
     }
 
-    /// The absolute paths that fit a pattern, whose parts have `*` and `?`; of whatever type.
+    /// The absolute paths of any type that match a pattern, whose components may have `*` and `?`.
     pub(crate) fn glob(&self, pattern: &str) -> Result<Vec<String>> {
         let mut found = vec![String::new()];
         for part in pattern.split('/').filter(|part| !part.is_empty()) {
@@ -296,7 +296,7 @@ impl Files {
         self.volumes.get(volume).map_or(&Capabilities::UNKNOWN, |volume| volume.can)
     }
 
-    /// Puts a new file or directory at a place where nothing is. Its directory is to be there.
+    /// Creates a file or directory at a place that does not exist. Its directory must exist.
     pub(crate) fn create(&mut self, place: &Place, new: &NewNode) -> Result<()> {
         let folder = Place { volume: place.volume.clone(), path: parent(&place.path).to_vec() };
         let above = self.at(&folder).ok_or_else(|| missing(&folder.volume, &folder.path))?;
@@ -352,7 +352,7 @@ impl Files {
         self.touch_folder(place)
     }
 
-    /// Takes away what is at a place, and all below; gives how many paths that were.
+    /// Removes the row at a place and everything below it; returns the number of paths.
     pub(crate) fn remove(&mut self, place: &Place) -> Result<usize> {
         if let Some(mount) = self.mount_below(place) {
             return Err(Error::input(format!(
@@ -382,7 +382,7 @@ impl Files {
         self.volumes.get(&folder.volume).is_some_and(|volume| volume.below(&folder.path).next().is_some())
     }
 
-    /// Moves what is at a place, and all below, to another place of the same volume, where nothing is.
+    /// Moves the row at a place and everything below it to a place on the same volume that does not exist.
     pub(crate) fn rename(&mut self, from: &Place, to: &Place) -> Result<()> {
         if let Some(mount) = self.mount_below(from) {
             let path = escape(&from.path);
@@ -416,7 +416,7 @@ impl Files {
         self.touch_folder(to)
     }
 
-    /// Changes the row at a place, and of what has several hard links, all of them.
+    /// Changes the row at a place, and those of its other hard links.
     pub(crate) fn change(&mut self, place: &Place, change: impl Fn(&mut Row)) -> Result<()> {
         let time = self.time;
         let rows = &mut self.volume(&place.volume)?.rows;
@@ -437,15 +437,14 @@ impl Files {
         Ok(())
     }
 
-    /// Gives the regular file at a place new content. As Linux does: what the file may do goes with the content
-    /// that it had.
+    /// Sets the content of the regular file at a place. As in Linux, its set-ID bits and capabilities are removed.
     pub(crate) fn fill(&mut self, place: &Place, content: NewContent) -> Result<()> {
         self.replace(place, content)?;
         self.change(place, |row| row.node.xattrs.retain(|xattr| xattr.name != b"security.capability"))
     }
 
-    /// Gives the regular file at a place new content, and leaves all else of it but its times and what was measured
-    /// of the content before.
+    /// Sets the content of the regular file at a place, and keeps everything else except its times and the attributes that
+    /// describe the old content.
     pub(crate) fn replace(&mut self, place: &Place, content: NewContent) -> Result<()> {
         let (time, body, size) = (self.time, content.body(), content.source.len());
         self.new.insert(content.id, content);

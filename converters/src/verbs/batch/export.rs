@@ -15,12 +15,12 @@ use crate::task::pool;
 use crate::task::progress::interrupted;
 use crate::verbs::transfer::export::{ExportOptions, ExportReport, export};
 
-/// How to export all images.
+/// Options of `export --all`.
 #[derive(Debug, Clone, Default)]
 pub struct BatchExportOptions {
-    /// All versions, as `NAME@VERSION`, and not only the newest of each name.
+    /// Export all versions, as `NAME@VERSION`, and not only the newest ones.
     pub all_versions: bool,
-    /// How many are exported side by side; as many as there are processors, and at most four, if none.
+    /// The number of images to export in parallel; by default the number of processors, at most four.
     pub jobs: Option<usize>,
     /// How each is exported. The format must be given.
     pub each: ExportOptions,
@@ -57,7 +57,7 @@ pub enum ExportEvent {
 /// The summary of a batch.
 #[derive(Debug, Clone, Copy, Default, Serialize)]
 pub struct ExportSummary {
-    /// Images that there were.
+    /// The number of images.
     pub images: u64,
     /// Images that were exported.
     pub exported: u64,
@@ -73,8 +73,8 @@ pub struct ExportSummary {
     pub seconds: f64,
 }
 
-/// Exports every image of the store into the directory, which is made if it is not there, as `NAME.SUFFIX`. Goes on past
-/// images that cannot be exported; errs if there are none, or if the user stops it.
+/// Exports every image of the store to the directory, which is created if it does not exist, as `NAME.SUFFIX`. Continues
+/// after images that cannot be exported; errs if there are no images, or if the user stops it.
 pub fn export_all(
     store: &Store,
     folder: &Path,

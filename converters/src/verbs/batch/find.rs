@@ -1,4 +1,4 @@
-//! Which files of a batch are disk images: those that were named, and those in directories that bear an image's marks.
+//! Finds the disk images of a batch: files that were named, and files in directories that are recognised as images.
 
 use std::collections::{HashMap, HashSet};
 use std::path::{Path, PathBuf};
@@ -35,7 +35,7 @@ pub(super) struct FoundImage {
     pub(super) problem: Option<String>,
 }
 
-/// A file that is no image of its own.
+/// A file that is not an image of its own.
 #[derive(Debug, Clone, Serialize)]
 pub struct PassedOver {
     /// The file or directory.

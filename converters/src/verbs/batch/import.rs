@@ -16,16 +16,16 @@ use crate::task::progress::{Progress, interrupted};
 use crate::verbs::transfer::import::known::known;
 use crate::verbs::transfer::import::{ImportOptions, ImportReport, Opened, import_opened, source_files};
 
-/// How to import many images.
+/// Options of an import of many images.
 #[derive(Debug, Clone, Default)]
 pub struct BatchImportOptions {
     /// Their names.
     pub names: NamePattern,
-    /// How many are imported side by side; as many as there are threads, and at most four, if none.
+    /// The number of images to import in parallel; by default the number of threads, at most four.
     pub jobs: Option<usize>,
-    /// Also read those whose files have not changed since they were imported.
+    /// Read images again even if their files have not changed since the last import.
     pub reread: bool,
-    /// How each is imported. Its name does not count; its threads are shared by all.
+    /// Options of each import. Its name is ignored; its threads are shared by all.
     pub each: ImportOptions,
 }
 
@@ -75,7 +75,7 @@ pub enum ImportEvent {
 /// The summary of a batch.
 #[derive(Debug, Clone, Copy, Default, Serialize)]
 pub struct ImportSummary {
-    /// Images that there were.
+    /// The number of images.
     pub images: u64,
     /// Images that are new versions.
     pub imported: u64,
@@ -91,7 +91,7 @@ pub struct ImportSummary {
     pub failed: u64,
     /// Images that were not finished, because the user or a store error stopped the import.
     pub left: u64,
-    /// Files that are no images of their own.
+    /// Files that are not images of their own.
     pub passed_over: u64,
     /// The sizes of the disks of those imported, unchanged and skipped, in bytes.
     pub disk_bytes: u64,
@@ -136,9 +136,9 @@ struct Planned {
     name: String,
 }
 
-/// Imports all images that `paths` stand for: files, and directories with the disk images in them. Goes on past images that
-/// cannot be imported; errs if there are none, if two would get one name, if the user stops it, or if the store cannot be
-/// written to.
+/// Imports all images that `paths` stand for: files, and the disk images in directories. Continues after images that cannot
+/// be imported; errs if there are no images, if two would get the same name, if the user stops it, or if the store cannot
+/// be written to.
 pub fn import_all(
     store: &Store,
     paths: &[PathBuf],

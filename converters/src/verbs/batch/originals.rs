@@ -1,4 +1,4 @@
-//! Stored images held against the files that they were imported from.
+//! Compares stored images with the files that they were imported from.
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};

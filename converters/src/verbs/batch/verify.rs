@@ -1,4 +1,5 @@
-//! Checking all images of a store: against the digests kept when they were made, and against the files they came from.
+//! Checks all images of a store against the digests recorded when they were made, and against the files that they were
+//! imported from.
 
 use std::collections::BTreeSet;
 use std::path::PathBuf;
@@ -16,12 +17,12 @@ use crate::error::{Error, Result};
 use crate::store::{Image, Provenance, Store};
 use crate::task::progress;
 
-/// How to check a library.
+/// Options of `verify --all`.
 #[derive(Debug, Clone, Default)]
 pub struct VerifyAllOptions {
     /// A directory with the files that the images were imported from.
     pub against: Option<PathBuf>,
-    /// How those are opened: only what further files they may make us open counts.
+    /// How to open those files; only the options about files that they may refer to are used.
     pub open: OpenOptions,
 }
 
@@ -42,11 +43,11 @@ pub struct LibraryReport {
     pub without_image: Vec<String>,
     /// Other files beside the originals.
     pub passed_over: Vec<PassedOver>,
-    /// Packs that were read, and objects in them that were held against their digests.
+    /// The number of packs that were read.
     pub packs: u64,
     /// Objects.
     pub objects: u64,
-    /// Damage of the store, each a sentence.
+    /// Damage of the store, as sentences.
     pub problems: Vec<String>,
     /// How long it took.
     pub seconds: f64,
@@ -58,7 +59,7 @@ pub struct ImageCheck {
     /// The image, as `name@version`.
     pub image: String,
     /// True if its record, layout and manifest have their digests, each file's content its BLAKE3 and SHA-1, and every byte
-    /// of its disk can be had.
+    /// of its disk can be read.
     pub whole: bool,
     /// What the image has lost, if anything.
     pub lost: Option<LostImage>,

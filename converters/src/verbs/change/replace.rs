@@ -1,4 +1,4 @@
-//! `replace`: one content for another, wherever images have it.
+//! `replace`: replaces one content with another wherever images have it.
 
 use std::path::Path;
 use std::time::Instant;
@@ -25,8 +25,8 @@ struct Wanted {
     id: Option<ObjectId>,
 }
 
-/// Gives all files with the content `old`, a local file or a SHA-1 in hex, the content of the local file `new`, in
-/// the next version of each image. All else of the files stays, but for their times.
+/// Replaces the content `old`, a local file or a SHA-1 in hex, with the content of the local file `new`, in the next
+/// version of each image. The files keep everything but their times.
 pub fn replace(
     store: &Store,
     old: &Path,

@@ -1,5 +1,4 @@
-//! `info`: what an image is: its container, partitions, filesystems, the system on it and, in the store, where it
-//! came from.
+//! `info`: describes an image: its container, partitions, filesystems, operating system and, in the store, its origin.
 
 use std::sync::Arc;
 
@@ -13,7 +12,7 @@ use crate::guest::system::System;
 use crate::image::{OpenImage, Origin, tree_of_scan};
 use crate::store::{Counts, Image, Provenance, VolumeRecord};
 
-/// What an image is.
+/// The report of `info`.
 #[derive(Debug, Clone, Serialize)]
 pub struct ImageInfo {
     /// The file or `name@version`.
@@ -34,12 +33,12 @@ pub struct ImageInfo {
     pub warnings: Vec<String>,
 }
 
-/// What a container is.
+/// A container.
 #[derive(Debug, Clone, Serialize)]
 pub struct ContainerInfo {
     /// The format's name.
     pub format: String,
-    /// Details, in order: what, and its value.
+    /// Details, in order, as names and values.
     pub details: Vec<(String, String)>,
     /// The files that hold the disk, the image first.
     pub files: Vec<String>,
@@ -48,7 +47,7 @@ pub struct ContainerInfo {
 /// What the store has recorded about an image.
 #[derive(Debug, Clone, Serialize)]
 pub struct StoredInfo {
-    /// The digest of the layout: images with the same have the same bits.
+    /// The digest of the layout: images with the same layout digest have the same bits.
     pub layout_digest: String,
     /// The digest of the disk's bits, if it was computed (`import --verify`).
     pub disk_digest: Option<String>,
@@ -58,7 +57,7 @@ pub struct StoredInfo {
     pub provenance: Provenance,
 }
 
-/// Says what an image is.
+/// Describes an image.
 pub fn info(image: &OpenImage) -> Result<ImageInfo> {
     match &image.origin {
         Origin::Stored { stored, .. } => {

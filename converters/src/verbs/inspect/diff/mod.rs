@@ -24,16 +24,16 @@ use crate::task::progress::{self, Progress};
 use crate::tree::path::{Place, VolumePath};
 use crate::tree::view::Tree;
 
-/// How to compare.
+/// Options of `diff`.
 #[derive(Debug, Clone, Default)]
 pub struct DiffOptions {
-    /// Only what is at or below this path.
+    /// Compare only this path and everything below it.
     pub path: Option<VolumePath>,
-    /// Times of files are no difference.
+    /// Ignore differences in file times.
     pub ignore_times: bool,
     /// Also count by directory or package.
     pub by: Option<Grouping>,
-    /// Show how the text of changed files differs.
+    /// Show the changed lines of text files.
     pub content: bool,
 }
 
@@ -46,7 +46,7 @@ pub enum Grouping {
     Package,
 }
 
-/// Says what changed from `a` to `b`.
+/// Compares the files of `a` and `b`.
 pub fn diff(
     a: &OpenImage,
     b: &OpenImage,
@@ -107,7 +107,7 @@ pub(crate) fn volume_names(trees: [&Tree; 2]) -> HashMap<String, String> {
     names
 }
 
-/// The paths that are not the same in both trees, in order. Access times and inode numbers do not count.
+/// The paths that differ between both trees, in order. Access times and inode numbers are ignored.
 pub(crate) fn changes(
     trees: [&Tree; 2],
     names: &HashMap<String, String>,

@@ -1,4 +1,4 @@
-//! Which package a path is of, and which packages came, went and changed.
+//! Finds the packages that own paths, and the packages that were added, removed and changed.
 
 use std::collections::{BTreeMap, HashMap};
 

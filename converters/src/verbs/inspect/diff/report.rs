@@ -11,9 +11,9 @@ pub struct DiffReport {
     pub images: [String; 2],
     /// True if nothing changed.
     pub same: bool,
-    /// How much of each kind.
+    /// Counts of changes of each kind.
     pub counts: DiffCounts,
-    /// The changes, by volume and path; a file that was renamed stands where it is now.
+    /// The changes, by volume and path; a renamed file is at its new path.
     pub changes: Vec<Change>,
     /// The changes counted by directory or package, if asked for.
     pub groups: Vec<Group>,
@@ -34,7 +34,7 @@ pub struct DiffCounts {
     pub metadata: u64,
     /// Files with the same content under another path.
     pub renamed: u64,
-    /// Bytes of regular files that there are more; fewer, if below zero.
+    /// The growth of regular files in bytes; negative if they shrank.
     pub bytes: i64,
 }
 
@@ -71,10 +71,10 @@ pub struct Change {
     /// The bytes of that path in hex, where they are not UTF-8.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub from_bytes: Option<String>,
-    /// Its type, now or before it went.
+    /// Its type, before the removal if it was removed.
     #[serde(rename = "type")]
     pub file_type: &'static str,
-    /// Its size before and after, in bytes; none where it is not there.
+    /// Its size before and after, in bytes; none if it does not exist.
     pub sizes: [Option<u64>; 2],
     /// The fields that differ.
     pub fields: Vec<FieldChange>,
@@ -103,7 +103,7 @@ pub struct Group {
     pub name: String,
     /// Counts of its changes.
     pub counts: DiffCounts,
-    /// Of a package, its versions before and after; none where it is not installed.
+    /// For a package, its versions before and after; none if it is not installed.
     pub versions: Option<[Option<String>; 2]>,
 }
 

@@ -1,4 +1,4 @@
-//! The SHA-1 of files of an image that has none yet.
+//! Computes the SHA-1 of files for images without digests.
 
 use std::collections::BTreeMap;
 use std::sync::Mutex;

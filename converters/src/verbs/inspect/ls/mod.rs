@@ -18,8 +18,8 @@ pub struct LsReport {
     /// The path of the directory that was listed, without a slash at its end.
     #[serde(skip)]
     pub folder: Vec<u8>,
-    /// Where the image's fstab mounts the volume that was listed, if the path was given without a volume; empty for the
-    /// root's. With it before them, paths can be given again.
+    /// The mount point of the listed volume in the image's fstab, if the path was given without a volume; empty for the
+    /// root volume. With this prefix, the paths can be passed back.
     #[serde(skip)]
     pub point: String,
     /// The entries are made of these as they are asked for: there may be millions. Beside each, the SHA-1 that was computed
@@ -120,11 +120,11 @@ pub struct LsOptions {
     /// Where: the entries of a directory, or a file itself. Without a path: the root filesystem's root, or with `recursive`
     /// every volume.
     pub path: Option<VolumePath>,
-    /// All that is below.
+    /// List directories recursively.
     pub recursive: bool,
-    /// The directory itself too.
+    /// Also list the directory itself.
     pub itself: bool,
-    /// Files of a disk image file have their SHA-1 too; those of a stored image always do.
+    /// Compute the SHA-1 of files in a disk image file; files of stored images always have it.
     pub hashed: bool,
 }
 

@@ -1,4 +1,4 @@
-//! Searching by content: digests that are wanted, and the rows of an image that may have them.
+//! Searches by content: the digests to find, and the rows of an image that may have them.
 
 use std::collections::HashSet;
 use std::io::{BufRead, BufReader, Read};

@@ -29,7 +29,7 @@ use crate::task::progress::{self, Progress};
 pub struct Query {
     /// The images to search; all if none are named.
     pub images: Vec<ImageName>,
-    /// All versions of the images, and not just the newest.
+    /// Search all versions of the images, not only the newest.
     pub all_versions: bool,
     /// The path.
     pub path: Option<PathGlob>,
