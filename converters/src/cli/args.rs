@@ -46,9 +46,8 @@ Examples:
   mif import vms/ --name '{parent}-{stem}'  vms/web/disk.vmdk as \"web-disk\"
   mif import library/ --json > report.json  one line per event, and a summary as the last line
 
-In a directory, disk images are recognised by their contents, not by their names. Other files are skipped, and so \
-are the extents of an image that is being imported. A disk that serves as the base of another is imported as an image \
-of its own.
+In a directory, disk images are recognised by their contents. Other files are skipped, and so are the extents of an \
+image that is being imported. A disk that serves as the base of another is imported as an image of its own.
 
 Several images are imported in parallel. If one fails, the others continue, and the exit code is 1. Run the same \
 command again to resume: it skips an image without reading it if its files have not changed since the last import and \
@@ -97,8 +96,8 @@ Examples:
   mif export web disk.img --format qcow2 --force
   mif export web big.qcow2 --size 20G --resize p1=max    grow the root filesystem to fill the disk
   mif export web small.raw --resize p1=min --size min    shrink the disk as far as possible
-  mif export web clone.raw --new-ids                     new UUIDs, also in fstab and the boot loader
-  mif export --all out/ --format vmdk                    the newest version of every image, as out/NAME.vmdk
+  mif export web clone.raw --new-ids                     new UUIDs, in fstab and boot loader too
+  mif export --all out/ --format vmdk                    every image, as out/NAME.vmdk
 
 With --all, the other images are still exported if one fails, and the exit code is 1. Existing files are not \
 replaced unless --force is given.

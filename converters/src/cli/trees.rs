@@ -56,7 +56,7 @@ report goes to standard error. IMAGE is a disk image file, or NAME[@VERSION] in 
 Examples:
   mif build disk.toml tree/ --as web                          from a directory
   mmdebstrap bookworm - | mif build disk.toml - --as web      from a tar archive on standard input
-  mif build disk.toml web.tar --as web --seed 1 --time 0      reproducible: the same bits on every run
+  mif build disk.toml web.tar --as web --seed 1 --time 0      the same bits on every run
 
 disk.toml:
   table = \"gpt\"                  # gpt, mbr or none

@@ -139,7 +139,7 @@ const FLAGS: &[Flag] = &[
     Flag {
         name: "hosts",
         value: "ADDRESS=HOST[,HOST]",
-        help: "Set the names of an address in /etc/hosts",
+        help: "Add a line to /etc/hosts",
         read: |text| {
             let (address, names) = pair(text, '=', "ADDRESS=HOST")?;
             Ok(("hosts", vec![("address", address), ("names", list(names.as_str().unwrap_or_default()))]))
@@ -160,7 +160,7 @@ const FLAGS: &[Flag] = &[
     Flag {
         name: "ssh-key",
         value: "USER:file:FILE|USER:string:KEY",
-        help: "Add an SSH public key to a user's authorized_keys",
+        help: "Add SSH public keys that may log in as a user",
         read: |text| {
             let (user, kind, value) = selector(text, "USER:file:FILE or USER:string:KEY")?;
             let field = match kind {

@@ -77,7 +77,7 @@ open; commands started meanwhile wait for gc.")]
 Examples:
   mif fsck                                exit 1 if anything is damaged, and list what is lost
   mif fsck --repair                       repair what can be repaired from the store itself
-  mif fsck --repair --from /srv/images    also take lost objects from disk images that still have them
+  mif fsck --repair --from /srv/images    also recover lost objects from disk images
 
 The first line is the verdict: whole, repairable from the store itself, repairable with the original images, or lost. \
 The second line is the command that repairs the store. --repair rebuilds indexes from packs, copies the undamaged \
@@ -102,7 +102,7 @@ Examples:
   mif diff web@1 web@2 /etc --content  with the changed lines of text files
   mif diff base.qcow2 web --by folder  with the number of changes in each directory
   mif diff web@1 web@2 --by package --summary
-                                       packages added, removed and changed, and how many files of each
+                                       packages that changed, and how many of their files
   mif diff a.vmdk b.qcow2 --ignore-times
 
 IMAGE is a disk image file, or NAME[@VERSION] in the store. Each line begins with + (added), - (removed), M (content \
@@ -126,7 +126,7 @@ changed.")]
         /// Also count the changes by directory or by package
         #[arg(long, value_name = "WHAT")]
         by: Option<By>,
-        /// With --by directory: count by the first N components of a path
+        /// With --by folder: count by the first N components of a path
         #[arg(long, value_name = "N", default_value_t = 2)]
         depth: usize,
         /// Print only the counts

@@ -116,7 +116,7 @@ impl Places {
         let name = &self.owners[owner];
         match inside {
             None => name.clone(),
-            Some(inside) => format!("{name}, at its byte {inside}"),
+            Some(inside) => format!("{name}, at offset {inside}"),
         }
     }
 
