@@ -18,13 +18,13 @@ use crate::tree::view::Tree;
 
 /// An image that is open for reading.
 pub struct OpenImage {
-    /// What the user called it.
+    /// The name by which the user called it.
     pub label: String,
     /// Where it is.
     pub origin: Origin,
 }
 
-/// Whether an IMAGE argument is the path of a file: it has a slash, or names a file that is there with the suffix of a
+/// Returns true if an IMAGE argument is the path of a file: it has a slash, or names an existing file with the suffix of a
 /// container format.
 #[must_use]
 pub fn is_path(image: &str) -> bool {
@@ -50,8 +50,8 @@ pub enum Origin {
 }
 
 impl OpenImage {
-    /// Opens `image`: a file if it is a path (see [`is_path`]), else the image of that name in the store at `store`.
-    /// What lies in the working directory never hides a stored image.
+    /// Opens `image`: a file if it is a path (see [`is_path`]), else the image of that name in the store at `store`. A file
+    /// in the working directory never hides a stored image.
     pub fn open(image: &str, store: &Path, options: &OpenOptions, progress: &dyn Progress) -> Result<Self> {
         let path = Path::new(image);
         if is_path(image) {
@@ -64,10 +64,10 @@ impl OpenImage {
             false => error,
         };
         let name: ImageName = image.parse().map_err(|_| {
-            or_file(Error::input(format!("{image}: is neither a path nor the name of an image in a store")))
+            or_file(Error::input(format!("{image}: neither the path of a file nor a valid image name")))
         })?;
         if !store.join("store.json").exists() && !store.join("packs").is_dir() {
-            let error = Error::input(format!("{image}: there is no store at {}", store.display()));
+            let error = Error::input(format!("{image}: no store at {}", store.display()));
             return Err(or_file(error.advise("Name the store with --store or MIF_STORE")));
         }
         let store = Store::open(store, progress)?;
@@ -105,7 +105,7 @@ impl OpenImage {
         }
     }
 
-    /// Who besides the owner may read the image. Output made from it must not be readable by anybody else.
+    /// Who may read the image besides its owner. Nobody else may be able to read output made from it.
     #[must_use]
     pub fn access(&self) -> Access {
         match &self.origin {

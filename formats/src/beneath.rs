@@ -74,7 +74,7 @@ impl Directory {
         Ok(file)
     }
 
-    /// Makes the directory `name` in this one with a mode that no umask changes; gives false if it is there already.
+    /// Makes the directory `name` in this one with a mode that no umask changes; returns false if it already exists.
     pub fn make_directory(&self, name: &OsStr, mode: u32) -> io::Result<bool> {
         match mkdirat(&self.0, name, Mode::RWXU) {
             Ok(()) => {
@@ -86,7 +86,7 @@ impl Directory {
         }
     }
 
-    /// What lies at `path`; of a symbolic link, the link.
+    /// The metadata of `path`; a symbolic link is not followed.
     pub fn stat(&self, path: &Path) -> io::Result<Stat> {
         let (folder, name) = self.parent_of(path)?;
         let folder = folder.as_ref().map_or(self.0.as_fd(), |folder| folder.0.as_fd());
@@ -98,7 +98,7 @@ impl Directory {
         Ok(OsString::from_vec(readlinkat(&self.0, name, Vec::new())?.into_bytes()))
     }
 
-    /// What this directory itself is.
+    /// The metadata of this directory.
     pub fn own_stat(&self) -> io::Result<Stat> {
         Ok(fstat(&self.0)?)
     }
@@ -135,12 +135,12 @@ impl Directory {
         Ok(names.take(max).collect::<Result<_, Errno>>()?)
     }
 
-    /// Renames `from` in this directory to `name` in another, over what is there.
+    /// Renames `from` in this directory to `name` in another, replacing an existing file.
     pub fn rename(&self, from: &OsStr, to: &Directory, name: &OsStr) -> io::Result<()> {
         Ok(renameat(&self.0, from, &to.0, name)?)
     }
 
-    /// Renames `from` in this directory to `name` in another, unless that is there; gives whether it did.
+    /// Renames `from` in this directory to `name` in another, unless that exists; returns true if it was renamed.
     pub fn rename_if_absent(&self, from: &OsStr, to: &Directory, name: &OsStr) -> io::Result<bool> {
         match renameat_with(&self.0, from, &to.0, name, RenameFlags::NOREPLACE) {
             Ok(()) => Ok(true),
@@ -260,16 +260,16 @@ fn regular(fd: OwnedFd) -> io::Result<File> {
     match FileType::from_raw_mode(fstat(&fd)?.st_mode) {
         FileType::RegularFile => Ok(File::from(fd)),
         FileType::Directory => Err(io::ErrorKind::IsADirectory.into()),
-        _ => Err(io::Error::new(io::ErrorKind::InvalidInput, "is not a regular file")),
+        _ => Err(io::Error::new(io::ErrorKind::InvalidInput, "not a regular file")),
     }
 }
 
 fn explained(error: Errno) -> io::Error {
     let text = match error {
-        Errno::LOOP => "a symbolic link is in the way, and is not followed",
+        Errno::LOOP => "a symbolic link on the path is not followed",
         Errno::XDEV => "the path leads out of its directory",
         // Of a socket.
-        Errno::NXIO => "is not a regular file",
+        Errno::NXIO => "not a regular file",
         _ => return error.into(),
     };
     io::Error::new(io::ErrorKind::InvalidInput, text)

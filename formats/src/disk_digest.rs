@@ -1,4 +1,4 @@
-//! The disk digest: what identifies a disk by its bits alone, whatever container it lies in and whoever reads it.
+//! The disk digest: identifies a disk by its bits alone, independent of its container and its reader.
 //!
 //! The disk is cut into blocks of [`BLOCK`] bytes; the last one may be shorter. The digest is BLAKE3 in its
 //! `derive_key` mode, under [`CONTEXT`], of

@@ -1,4 +1,4 @@
-//! The one error of the formats layer: what kind, where, and what was found and expected.
+//! The error of the formats layer: its kind, its place, and what was found and expected.
 
 use std::path::{Path, PathBuf};
 use std::{fmt, io};
@@ -6,7 +6,7 @@ use std::{fmt, io};
 /// `Result` with this crate's [`Error`].
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
-/// What kind of thing went wrong. Small and stable: callers decide by it (exit codes, "skip this inode").
+/// The kind of an error. Small and stable, because callers decide by it (exit codes, "skip this inode").
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ErrorKind {
     /// The operating system could not read or write.
@@ -23,7 +23,7 @@ pub enum ErrorKind {
     NotFound,
 }
 
-/// Where in which file something is wrong. Built by [`at`] and turned into an [`Error`] by one of its verbs:
+/// The place of an error. Built by [`at`] and turned into an [`Error`] by one of its verbs:
 ///
 /// ```
 /// use mif_formats::at;
@@ -38,7 +38,7 @@ pub struct At {
     byte: Option<u64>,
 }
 
-/// Starts saying where something is wrong: in which structure ("qcow2 header", "inode 12").
+/// Starts the place of an error with a structure ("qcow2 header", "inode 12").
 pub fn at(structure: impl Into<String>) -> At {
     At { structure: structure.into(), ..At::default() }
 }
@@ -75,13 +75,13 @@ impl At {
         self.error(ErrorKind::Corrupt, problem)
     }
 
-    /// Well-formed, but not done by this program.
+    /// The bytes are well-formed, but mif does not support them.
     #[must_use]
     pub fn unsupported(self, problem: impl Into<String>) -> Error {
         self.error(ErrorKind::Unsupported, problem)
     }
 
-    /// Over a named limit.
+    /// A named limit is exceeded.
     #[must_use]
     pub fn limit(self, problem: impl Into<String>) -> Error {
         self.error(ErrorKind::Limit, problem)
@@ -93,13 +93,13 @@ impl At {
         self.error(ErrorKind::Denied, problem)
     }
 
-    /// Not there.
+    /// Something does not exist.
     #[must_use]
     pub fn not_found(self, problem: impl Into<String>) -> Error {
         self.error(ErrorKind::NotFound, problem)
     }
 
-    /// The operating system's error.
+    /// An error of the operating system.
     #[must_use]
     pub fn io(self, source: io::Error) -> Error {
         Error(Box::new(Inner {
@@ -146,7 +146,7 @@ struct Inner {
 }
 
 impl Error {
-    /// What kind of error this is.
+    /// The kind of this error.
     #[must_use]
     pub fn kind(&self) -> ErrorKind {
         self.0.kind
@@ -158,13 +158,13 @@ impl Error {
         &self.0.at
     }
 
-    /// What is wrong there, without the place.
+    /// The problem, without the place.
     #[must_use]
     pub fn problem(&self) -> &str {
         &self.0.problem
     }
 
-    /// The same error, said of `file` unless it names a file already.
+    /// The same error in `file`, unless it already names a file.
     #[must_use]
     pub fn in_file(mut self, file: &Path) -> Self {
         self.0.at.file.get_or_insert_with(|| file.to_owned());

@@ -1,4 +1,4 @@
-//! Readers that other people wrote may panic on damaged bytes: that is an error like another.
+//! Catches panics of third-party readers on damaged bytes, and turns them into errors.
 
 use std::cell::Cell;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -7,8 +7,8 @@ thread_local! {
     static CATCHING: Cell<u32> = const { Cell::new(0) };
 }
 
-/// What `read` gives; `None` if it panics. What it had made so far is dropped, so nothing half done may be reachable
-/// from elsewhere.
+/// The result of `read`, or `None` if it panics. Everything that it has made so far is dropped, so nothing half done may be
+/// reachable from elsewhere.
 pub fn catch<T>(read: impl FnOnce() -> T) -> Option<T> {
     CATCHING.set(CATCHING.get() + 1);
     let result = catch_unwind(AssertUnwindSafe(read));
@@ -16,7 +16,7 @@ pub fn catch<T>(read: impl FnOnce() -> T) -> Option<T> {
     result.ok()
 }
 
-/// Whether a panic of this thread is caught by [`catch`]: a panic hook need not tell the user of it.
+/// Returns true if a panic of this thread is caught by [`catch`]: a panic hook need not tell the user of it.
 #[must_use]
 pub fn is_catching() -> bool {
     CATCHING.get() > 0

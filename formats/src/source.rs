@@ -15,9 +15,9 @@ pub trait Source: Send + Sync {
     /// Fills `buf` with the bytes at `offset`: all of it, or an error. Reading past the end is an error.
     fn read_at(&self, offset: u64, buf: &mut [u8]) -> Result<()>;
 
-    /// What is known of the bytes at `offset` (which is below `len`) without reading them: an extent that
-    /// starts at `offset`, is never empty and ends at `len` at the latest. `Zero` promises zeros; `Data`
-    /// promises nothing, and may be zeros all the same. Neighbouring extents may be of one kind.
+    /// What is known about the bytes at `offset` (which is below `len`) without reading them: an extent that starts at
+    /// `offset`, is never empty and ends at `len` at the latest. `Zero` promises zeros; `Data` promises nothing, and may be
+    /// zeros all the same. Neighbouring extents may be of one kind.
     fn extent_at(&self, offset: u64) -> Result<Extent>;
 
     /// Like [`Source::extent_at`], for a caller that needs at most `wanted` bytes: the extent may end early if finding its
@@ -32,7 +32,7 @@ pub trait Source: Send + Sync {
         None
     }
 
-    /// Whether there are no bytes at all.
+    /// Returns true if the source is empty.
     fn is_empty(&self) -> bool {
         self.len() == 0
     }
@@ -46,16 +46,16 @@ pub trait Source: Send + Sync {
     }
 }
 
-/// What lies at some bytes of a [`Source`].
+/// A range of a [`Source`], and whether it is known to be zero.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Extent {
     /// Which bytes.
     pub range: Range<u64>,
-    /// Whether they are known to be zero.
+    /// True if they are known to be zero.
     pub kind: ExtentKind,
 }
 
-/// Whether an [`Extent`] has to be read.
+/// True if an [`Extent`] has to be read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ExtentKind {
     /// Any bytes.
@@ -83,13 +83,13 @@ impl Extent {
         self.range.end - self.range.start
     }
 
-    /// Whether it holds no bytes; an extent that a source gives never is.
+    /// Returns true if it holds no bytes; an extent that a source gives never is.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.range.is_empty()
     }
 
-    /// Whether it is known to be zeros.
+    /// Returns true if it is known to be zeros.
     #[must_use]
     pub fn is_zero(&self) -> bool {
         self.kind == ExtentKind::Zero
@@ -123,11 +123,11 @@ forward_source!(&S, Arc<S>, Box<S>);
 pub fn check_range(what: &str, size: u64, offset: u64, len: u64) -> Result<()> {
     match offset.checked_add(len) {
         Some(end) if end <= size => Ok(()),
-        _ => Err(at(what).byte(offset).corrupt(format!("{len} bytes reach past its end at {size}"))),
+        _ => Err(at(what).byte(offset).corrupt(format!("{len} bytes extend past the end at {size}"))),
     }
 }
 
-/// A part of another source, as a source: a partition of a disk.
+/// A range of another source, such as a partition of a disk.
 pub struct Slice<S> {
     inner: S,
     start: u64,
@@ -192,7 +192,7 @@ impl Source for MemSource {
     }
 }
 
-/// Whether every byte is zero.
+/// Returns true if every byte is zero.
 #[must_use]
 pub fn is_zero(bytes: &[u8]) -> bool {
     // Sixteen words at a time: wide enough for the compiler's vectors, and data ends the scan early.

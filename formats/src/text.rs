@@ -1,11 +1,11 @@
-//! Text that somebody else chose (names, labels, errors about them), made fit for a terminal; and bytes as text.
+//! Makes untrusted text (names, labels, errors about them) safe for a terminal, and formats bytes as text.
 //!
 //! Two kinds of characters are escaped: those that a terminal obeys (C0, C1 and DEL), and those that show nothing or move
 //! what stands around them, so that two names look alike or a line reads as another (bidirectional controls, zero-width
 //! and tag characters, variation selectors, line and paragraph separators).
 
-/// Whether a character is escaped: a control character, or a default-ignorable code point of Unicode, or U+2028 or U+2029,
-/// or one of the interlinear annotations.
+/// Returns true if a character is escaped: a control character, or a default-ignorable code point of Unicode, or U+2028 or
+/// U+2029, or one of the interlinear annotations.
 #[must_use]
 pub fn is_hidden(c: char) -> bool {
     c.is_control()
@@ -17,7 +17,7 @@ pub fn is_hidden(c: char) -> bool {
             | '\u{e0000}'..='\u{e0fff}')
 }
 
-/// `text` in one line, with what is hidden written as `\n`, `\u{1b}`. What is escaped stays as it is when it is escaped
+/// `text` in one line, with hidden characters written as `\n`, `\u{1b}`. Escaped text stays the same when it is escaped
 /// once more.
 #[must_use]
 pub fn printable(text: &str) -> String {

@@ -9,16 +9,16 @@ use super::common::{Global, ListFormat, NewStore, Open, OpenFiles, ReshapeArgs, 
 
 const EXIT_CODES: &str = "\
 Exit codes:
-  0  done
-  1  done, and the answer is no: images differ, some of a batch failed, damage was found
-  2  usage
-  3  bad input: missing, damaged or refused
-  4  unsupported
-  5  the store, or an I/O error
-  129, 130, 143  ended by SIGHUP, SIGINT or SIGTERM; no temporary file is left";
+  0  success
+  1  finished, but the answer is no: images differ, part of a batch failed, or damage was found
+  2  invalid command line
+  3  invalid input: missing, damaged or refused
+  4  unsupported format or feature
+  5  store or I/O error
+  129, 130, 143  stopped by SIGHUP, SIGINT or SIGTERM, with all temporary files removed";
 
-/// Disk images as data: a manifest for each image and one content store for all, and the disks back from
-/// them, bit for bit. No root, no loop devices, no mounts.
+/// Take disk images apart into files and metadata, store each content once, and regenerate the disks bit for bit. No
+/// root, no loop devices, no mounts.
 #[derive(Parser)]
 #[command(
     name = "mif",
@@ -37,49 +37,50 @@ pub(super) struct Cli {
 
 #[derive(Subcommand)]
 pub(super) enum Command {
-    /// Disk images into the store
+    /// Import disk images into the store
     #[command(after_help = "\
 Examples:
   mif import web.qcow2                      as the image \"web\"
-  mif import --name db --verify disk.vmdk   read back and compared before it is published
-  mif import library/                       all disk images in a folder and its folders
+  mif import --name db --verify disk.vmdk   read it back and compare before publishing it
+  mif import library/                       every disk image in a directory, recursively
   mif import vms/ --name '{parent}-{stem}'  vms/web/disk.vmdk as \"web-disk\"
-  mif import library/ --json > report.json  a line for each event, the last one sums up
+  mif import library/ --json > report.json  one line per event, and a summary as the last line
 
-Of a folder, all is imported that its bytes show to be a disk image; other files are passed over, and so are the \
-extents of an image. A disk on which another one is based is an image of its own.
+In a directory, disk images are recognised by their contents. Other files are skipped, and so are the extents of an \
+image that is being imported. A disk that serves as the base of another is imported as an image of its own.
 
-Several images are imported side by side, past failures; if any failed it exits 1. What was not finished is done \
-when the same is run again: an image whose files have not changed since it was imported, and which is whole in the \
-store, is skipped without being read. A single file is always read.
+Several images are imported in parallel. If one fails, the others continue, and the exit code is 1. Run the same \
+command again to resume: it skips an image without reading it if its files have not changed since the last import and \
+the stored image is whole. A single file is always read.
 
-A name belongs to the file that was first imported as it. Another file of that name is refused: give it a --name of \
-its own, or say that it is a --new-version. What is damaged of the stored image is written again; objects are checked \
-with --verify, and if any were damaged it exits 1, for `mif fsck --repair` has to drop the damaged copies.")]
+A name belongs to the file that was first imported under it, and another file of that name is refused: pass --name to \
+give it its own name, or --new-version to make it a version of the same image. Importing an image again rewrites its \
+damaged parts in the store. --verify checks its objects too; if any are damaged, the exit code is 1, and \
+`mif fsck --repair` removes the damaged copies.")]
     Import {
-        /// Disk image files, and folders with disk images in them
+        /// Disk image files, or directories that contain them
         #[arg(required = true, value_name = "PATH")]
         files: Vec<PathBuf>,
-        /// The name in the store; {stem} stands for the file's name without its suffix, {name} for all of it, {parent} for
-        /// its folder's name [default: {stem}]
+        /// Name of the image in the store. {stem} is the file name without its suffix, {name} the whole file name, and
+        /// {parent} the name of its directory [default: {stem}]
         #[arg(long, value_name = "PATTERN")]
         name: Option<NamePattern>,
-        /// Make a new version of an image of that name, although another file was imported as it
+        /// Add a new version to the image of that name even if it was imported from another file
         #[arg(long)]
         new_version: bool,
-        /// Read each new image back through its layout and compare, before it is published
+        /// Read each new image back and compare it with its file before publishing it
         #[arg(long)]
         verify: bool,
-        /// Refuse a disk if anything on it cannot be read or is odd
+        /// Refuse a disk if importing it causes any warning
         #[arg(long)]
         strict: bool,
-        /// Also read images whose files have not changed since they were imported
+        /// Read images again even if their files have not changed since the last import
         #[arg(long)]
         reread: bool,
-        /// Images imported side by side; as many as there are threads, and at most 4, if not given
+        /// Number of images to import in parallel [default: the number of threads, at most 4]
         #[arg(long, short = 'j', value_name = "N", value_parser = clap::value_parser!(u16).range(1..=256))]
         jobs: Option<u16>,
-        /// Threads in all; as many as there are processors if not given
+        /// Number of threads in total [default: the number of processors]
         #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=256))]
         threads: Option<u16>,
         #[command(flatten)]
@@ -87,33 +88,33 @@ with --verify, and if any were damaged it exits 1, for `mif fsck --repair` has t
         #[command(flatten)]
         open: Open,
     },
-    /// Regenerate a disk image file
+    /// Export an image from the store to a disk image file
     #[command(after_help = "\
 Examples:
   mif export web web.raw
   mif export web@2 out/web.vmdk
   mif export web disk.img --format qcow2 --force
-  mif export web big.qcow2 --size 20G --resize p1=max    the root filesystem takes all that is there
-  mif export web small.raw --resize p1=min --size min    as small as it goes
-  mif export web clone.raw --new-ids                     fresh UUIDs, and fstab and boot loader name them
-  mif export --all out/ --format vmdk                    the newest version of every image, as out/NAME.vmdk
+  mif export web big.qcow2 --size 20G --resize p1=max    grow the root filesystem to fill the disk
+  mif export web small.raw --resize p1=min --size min    shrink the disk as far as possible
+  mif export web clone.raw --new-ids                     new UUIDs, in fstab and boot loader too
+  mif export --all out/ --format vmdk                    every image, as out/NAME.vmdk
 
-With --all it goes on past failures, and exits 1 if there were any; files that are there are left alone without \
---force.
+With --all, the other images are still exported if one fails, and the exit code is 1. Existing files are not \
+replaced unless --force is given.
 
-A volume that gets another size or identity is planned anew; all others keep every bit. A volume grows into what is \
-free behind it, and what is in the way moves up.")]
+Resizing a volume or giving it a new identity rebuilds its filesystem; all other volumes stay identical bit for bit. \
+A volume grows into the free space behind it. If a partition is in the way, it moves towards the end of the disk.")]
     Export {
-        /// NAME[@VERSION] in the store
+        /// Image in the store: NAME[@VERSION]
         #[arg(required_unless_present = "all")]
         image: Option<String>,
-        /// The file to write, which appears whole or not at all; a block device; or - for standard output
+        /// File to write, which appears only when it is complete; a block device; or - for standard output
         #[arg(required_unless_present = "all")]
         output: Option<PathBuf>,
-        /// The container format; by the file's suffix if not given
+        /// Container format [default: the one that OUTPUT's suffix names]
         #[arg(long, short = 'O', value_name = "FORMAT")]
         format: Option<String>,
-        /// Every image of the store, into the folder DIR
+        /// Export every image in the store into the directory DIR
         #[arg(
             long,
             value_name = "DIR",
@@ -121,10 +122,10 @@ free behind it, and what is in the way moves up.")]
             conflicts_with_all = ["image", "output", "backing", "size", "resize", "new_ids"]
         )]
         all: Option<PathBuf>,
-        /// With --all: all versions, as NAME@VERSION
+        /// With --all: export all versions, as NAME@VERSION
         #[arg(long, requires = "all")]
         all_versions: bool,
-        /// With --all: images exported side by side; as many as there are processors, and at most 4, if not given
+        /// With --all: number of images to export in parallel [default: the number of processors, at most 4]
         #[arg(long, short = 'j', value_name = "N", requires = "all", value_parser = clap::value_parser!(u16).range(1..=256))]
         jobs: Option<u16>,
         #[command(flatten)]
@@ -132,7 +133,7 @@ free behind it, and what is in the way moves up.")]
         #[command(flatten)]
         reshape: ReshapeArgs,
     },
-    /// A disk image into another container, straight through
+    /// Convert a disk image to another container format
     #[command(after_help = "\
 Examples:
   mif convert disk.vmdk disk.qcow2
@@ -143,13 +144,14 @@ Examples:
   mif convert disk.vmdk - | ssh host 'cat > disk.raw'
   mif convert vm-000001.vmdk vm.raw --parent /moved/base.vmdk
 
-An IMAGE is a disk image file, or NAME[@VERSION] in the store. Holes are never read, and runs of zeros become holes.")]
+IMAGE is a disk image file, or NAME[@VERSION] in the store. Holes are not read, and runs of zeros are written as \
+holes.")]
     Convert {
-        /// The image
+        /// Disk image file, or NAME[@VERSION] in the store
         image: String,
-        /// The file to write, which appears whole or not at all; a block device; or - for standard output
+        /// File to write, which appears only when it is complete; a block device; or - for standard output
         output: PathBuf,
-        /// The container format to write; by the file's suffix if not given
+        /// Container format to write [default: the one that OUTPUT's suffix names]
         #[arg(long, short = 'O', value_name = "FORMAT")]
         output_format: Option<String>,
         #[command(flatten)]
@@ -157,59 +159,60 @@ An IMAGE is a disk image file, or NAME[@VERSION] in the store. Holes are never r
         #[command(flatten)]
         open: Open,
     },
-    /// Compare two images, or check all of the store: bit by bit and file by file
+    /// Compare two images, or verify every image in the store
     #[command(after_help = "\
 Examples:
-  mif verify web web.raw            exits 0 if every bit is the same, 1 if not
+  mif verify web web.raw            exit 0 if every bit is the same, 1 if not
   mif verify old.vmdk new.qcow2
-  mif verify web@1 web@2 --files    exits 0 if all files are the same
-  mif verify web --independent      read again by gpt, ext4-view and fatfs: is the manifest right?
-  mif verify --all                  every image against the digests kept when it was made
+  mif verify web@1 web@2 --files    exit 0 if all files are the same
+  mif verify web --independent      check the manifest with the libraries gpt, ext4-view and fatfs
+  mif verify --all                  check every image against the digests recorded when it was made
   mif verify --all --against library/ --json > report.json
-                                    and against the files that they were imported from
+                                    and compare each with the file that it was imported from
 
-An IMAGE is a disk image file, or NAME[@VERSION] in the store. Of two images, files are compared if bits differ.
+IMAGE is a disk image file, or NAME[@VERSION] in the store. Two images are compared bit by bit, and file by file if \
+their bits differ.
 
---all exits 0 if every layout, manifest and object has its digest, every file its BLAKE3 and SHA-1, and every byte \
-of every disk can be had. With --against it compares the last import of each image with its original, a file in DIR \
-or its folders, by all bits and all files; an image without an original, or an original without an image, makes it \
-exit 1 too. The original of an image is the file of the name that it was imported from, or else the one of the \
-image's name. What in DIR is a disk image is decided as `mif import` does it.")]
+--all exits 0 if every layout, manifest and object matches its digest, every file matches its BLAKE3 and SHA-1, and \
+every byte of every disk can be read. With --against, it also compares the last import of each image with its \
+original, bit by bit and file by file, and exits 1 if an image has no original or an original has no image. The \
+original is the disk image in DIR or its subdirectories that has the file name it was imported from, or else the \
+name of the image. Disk images in DIR are recognised as `mif import` recognises them.")]
     Verify {
-        /// One image
+        /// First image
         #[arg(value_name = "IMAGE", required_unless_present = "all")]
         a: Option<String>,
-        /// The other
+        /// Second image
         #[arg(
             value_name = "IMAGE",
             required_unless_present_any = ["independent", "all"],
             conflicts_with = "independent"
         )]
         b: Option<String>,
-        /// Every version of every image of the store
+        /// Verify every version of every image in the store
         #[arg(long, conflicts_with_all = ["a", "b", "files", "independent", "format", "snapshot"])]
         all: bool,
-        /// With --all: also compare with the disk image files in DIR that they were imported from
+        /// With --all: also compare images with the disk image files in DIR that they were imported from
         #[arg(long, value_name = "DIR", requires = "all")]
         against: Option<PathBuf>,
-        /// Same files are enough: exit 0 even if bits differ
+        /// Exit 0 if all files are the same, even if bits differ
         #[arg(long)]
         files: bool,
-        /// Hold one image's partitions, paths and contents against what readers written by others find
+        /// Check the partitions, paths and contents of one image with independent readers
         #[arg(long, conflicts_with = "files")]
         independent: bool,
         #[command(flatten)]
         open: Open,
     },
-    /// What an image is: container, partitions, filesystems, the system on it, origin
+    /// Show an image's container, partitions, filesystems, operating system and origin
     #[command(after_help = "\
 Examples:
   mif info disk.vmdk
   mif info web@2 --json
 
-An IMAGE is a disk image file, or NAME[@VERSION] in the store.")]
+IMAGE is a disk image file, or NAME[@VERSION] in the store.")]
     Info {
-        /// The image
+        /// Disk image file, or NAME[@VERSION] in the store
         image: String,
         #[command(flatten)]
         open: Open,
@@ -219,54 +222,54 @@ An IMAGE is a disk image file, or NAME[@VERSION] in the store.")]
 Examples:
   mif ls web /etc                 on the root filesystem
   mif ls -l disk.qcow2 p15:/EFI   on the volume of partition 15
-  mif ls -lR web                  everything, on every volume
+  mif ls -lR web                  every file on every volume
   mif ls -R --digests disk.vmdk   with the SHA-1 of each file, as sha1sum prints it
-  mif ls web --format mtree       the root filesystem as a specification for bsdtar and mtree
+  mif ls web --format mtree       the root filesystem as an mtree specification, for bsdtar and mtree
 
-An IMAGE is a disk image file, or NAME[@VERSION] in the store.")]
+IMAGE is a disk image file, or NAME[@VERSION] in the store.")]
     Ls {
-        /// The image
+        /// Disk image file, or NAME[@VERSION] in the store
         image: String,
-        /// A path: /etc on the root filesystem, or p15:/EFI
+        /// Path to list: /etc on the root filesystem, or p15:/EFI
         path: Option<std::ffi::OsString>,
-        /// Mode, owner, size, time and link target too
+        /// Also print mode, owner, size, time and link target
         #[arg(long, short)]
         long: bool,
-        /// All that is below
+        /// List directories recursively
         #[arg(long, short = 'R')]
         recursive: bool,
-        /// The SHA-1 of each file too; of a disk image file they are computed
+        /// Also print the SHA-1 of each file; in a disk image file, this reads every file listed
         #[arg(long)]
         digests: bool,
-        /// How it is printed; mtree is one folder and all that is below, as mtree(5) describes it
+        /// Output format; mtree prints a directory and everything below it as an mtree(5) specification
         #[arg(long, value_enum, default_value_t = ListFormat::Text, value_name = "FORMAT")]
         format: ListFormat,
-        /// In CSV, put an apostrophe before cells that a spreadsheet would take as formulas
+        /// In CSV, prefix cells that a spreadsheet would take for formulas with an apostrophe
         #[arg(long)]
         csv_safe: bool,
         #[command(flatten)]
         files: OpenFiles,
-        /// Take disk image files as this format instead of finding out
+        /// Container format of disk image files [default: detected from their contents]
         #[arg(long, short = 'f', value_name = "FORMAT")]
         image_format: Option<String>,
     },
-    /// Print files of an image
+    /// Print files from an image
     #[command(after_help = "\
 Examples:
   mif cat web /etc/os-release
   mif cat disk.vmdk p15:/EFI/BOOT/BOOTX64.EFI > bootx64.efi
 
-Symlinks are followed, within the volume. An IMAGE is a disk image file, or NAME[@VERSION] in the store.")]
+Symlinks are followed within the volume. IMAGE is a disk image file, or NAME[@VERSION] in the store.")]
     Cat {
-        /// The image
+        /// Disk image file, or NAME[@VERSION] in the store
         image: String,
-        /// Paths: /etc/passwd on the root filesystem, or p15:/EFI/…
+        /// Files to print: /etc/passwd on the root filesystem, or p15:/EFI/BOOT/BOOTX64.EFI
         #[arg(required = true)]
         paths: Vec<std::ffi::OsString>,
         #[command(flatten)]
         open: Open,
     },
-    /// New images of a stored one, by edits of its files
+    /// Make new images from a stored one by editing its files
     #[command(
         after_help = "\
 Examples:
@@ -283,15 +286,16 @@ A recipe is a TOML file with a table for each edit:
   path = \"/etc/motd\"
   content = \"This is {{name}}\\n\"
   mode = \"0644\"
-docs/customize.md lists all that an edit can do.
+docs/customize.md describes every edit.
 
-PATH is absolute, as the image's own system would see it, with what /etc/fstab mounts; or VOLUME:/path, as in \
-p15:/EFI. Symlinks are followed within the image. {{name}} stands for a value of --set or a column of --csv. All edits \
-of all images are tried before anything is written.",
+PATH is an absolute path as the image's own system sees it, with the filesystems that its /etc/fstab mounts; or \
+VOLUME:/path, such as p15:/EFI. Symlinks are followed within the image. {{name}} is replaced by a value from --set \
+or a column of --csv. All edits of all images are planned before anything is written, so an error leaves the store \
+unchanged.",
         next_line_help = true
     )]
     Customize(Box<super::customize::Customize>),
-    /// List the images of the store
+    /// List the images in the store
     #[command(after_help = "\
 Examples:
   mif images
@@ -308,7 +312,7 @@ Examples:
 }
 
 impl Command {
-    /// Whether it writes files, and so may be making one durable.
+    /// Returns true if the verb writes files, so it may be in the middle of an fsync.
     pub(super) fn writes_files(&self) -> bool {
         use super::library::Library;
         match self {
@@ -335,7 +339,7 @@ mod tests {
 
     use super::*;
 
-    /// Only a build with debug assertions checks this: `make check` makes one.
+    /// clap checks this only in a build with debug assertions, such as `make check`.
     #[test]
     fn no_verb_has_two_arguments_of_one_name() {
         Cli::command().debug_assert();

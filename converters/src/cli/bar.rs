@@ -12,7 +12,7 @@ use super::signals::Stop;
 /// Progress on the terminal, if standard error is one.
 pub(super) struct Bar {
     bar: ProgressBar,
-    /// The bars that it is one of, if there are others.
+    /// The group of bars that it belongs to, if any.
     among: Option<MultiProgress>,
     quiet: bool,
     stop: Arc<Stop>,
@@ -38,14 +38,14 @@ impl Bar {
     }
 }
 
-/// How often bars are drawn.
+/// How often bars are redrawn.
 const TICK: Duration = Duration::from_millis(200);
 
 fn target(quiet: bool) -> ProgressDrawTarget {
     if quiet { ProgressDrawTarget::hidden() } else { ProgressDrawTarget::stderr() }
 }
 
-/// A bar for each image that is worked on, and one below for all.
+/// A bar for each image in progress, and a total below them.
 pub(super) struct Bars {
     multi: MultiProgress,
     all: ProgressBar,
@@ -62,25 +62,25 @@ impl Bars {
         Bars { multi, all, quiet, stop }
     }
 
-    /// How many images there are; the bar for all begins.
+    /// Sets the number of images, and starts the total.
     pub(super) fn total(&self, images: usize) {
         self.all.set_length(images as u64);
         self.all.reset();
         self.all.enable_steady_tick(TICK);
     }
 
-    /// A bar for an image.
+    /// Adds a bar for an image.
     pub(super) fn begin(&self, label: &str) -> Bar {
         let bar = self.multi.insert_before(&self.all, ProgressBar::no_length());
         Bar::start(bar, Some(self.multi.clone()), label, self.quiet, self.stop.clone())
     }
 
-    /// One more image is done.
+    /// Counts one more image as done.
     pub(super) fn done(&self) {
         self.all.inc(1);
     }
 
-    /// Does what prints, with the bars out of the way.
+    /// Runs `print` while the bars are hidden.
     pub(super) fn aside<T>(&self, print: impl FnOnce() -> T) -> T {
         self.multi.suspend(print)
     }
@@ -104,7 +104,7 @@ impl Observer for Bar {
 
 impl Progress for Bar {
     fn stage(&self, what: &str, bytes: u64) {
-        // Among others each has one line, however long its label is.
+        // In a group, each bar gets one line however long its label is.
         let template = match (self.among.is_some(), bytes == 0) {
             (false, true) => "{prefix}: {msg} {spinner} {elapsed}",
             (false, false) => {

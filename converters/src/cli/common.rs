@@ -10,7 +10,7 @@ use mif_formats::container::OpenOptions;
 
 #[derive(Args)]
 pub(super) struct Global {
-    /// The store's folder. Symbolic links at its top are followed only with MIF_STORE_LINKS=1
+    /// Directory of the store. Symbolic links in its top level are followed only if MIF_STORE_LINKS=1 is set
     #[arg(
         long,
         global = true,
@@ -23,78 +23,79 @@ pub(super) struct Global {
     /// Print the report as JSON
     #[arg(long, global = true, help_heading = "Global options")]
     pub(super) json: bool,
-    /// Show no progress bar and no warnings
+    /// Do not show progress bars or warnings
     #[arg(long, short, global = true, help_heading = "Global options")]
     pub(super) quiet: bool,
 }
 
-/// How a new store is made.
+/// How to create a new store.
 #[derive(Args)]
 pub(super) struct NewStore {
-    /// Open a new store to this group (its name or number); otherwise it is readable by its owner only
+    /// If the store is new, share it with this group (a name or number) [default: only its owner can read it]
     #[arg(long, value_name = "GROUP")]
     pub(super) shared: Option<String>,
 }
 
-/// How images are opened.
+/// How to open images.
 #[derive(Args, Default)]
 pub(super) struct Open {
-    /// Take disk image files as this format instead of finding out
+    /// Container format of disk image files [default: detected from their contents]
     #[arg(long, short = 'f', value_name = "FORMAT")]
     pub(super) format: Option<String>,
     #[command(flatten)]
     pub(super) files: OpenFiles,
 }
 
-/// Which files images may be opened with, and which state of them.
+/// Which files an image may refer to, and which snapshot of it to open.
 #[derive(Args, Default)]
 pub(super) struct OpenFiles {
-    /// Also open files beneath DIR that an image names; else only those beneath its own folder
+    /// Let an image refer to files under DIR, such as extents and backing files, not only to files under its own directory
     #[arg(long, value_name = "DIR")]
     pub(super) allow_path: Vec<PathBuf>,
-    /// Take this internal snapshot of a qcow2 image, by name or ID
+    /// Read this internal snapshot of a qcow2 image, given by name or ID
     #[arg(long, value_name = "NAME")]
     pub(super) snapshot: Option<String>,
-    /// The disk beneath the image, where it was moved, renamed or changed; given again, the one beneath that
+    /// Use FILE as the image's backing file or parent disk, if it was moved, renamed or changed. Repeat for the parent's own
+    /// parent
     #[arg(long, value_name = "FILE")]
     pub(super) parent: Vec<PathBuf>,
 }
 
-/// Other sizes and identities for a disk.
+/// New sizes and identities for a disk.
 #[derive(Args, Default)]
 pub(super) struct ReshapeArgs {
-    /// The disk's size: 20G, +4G, -1G, or min
+    /// New size of the disk: 20G, +4G, -1G, or min
     #[arg(long, value_name = "SIZE", allow_hyphen_values = true)]
     pub(super) size: Option<String>,
-    /// A volume's size: p1=8G, p1=+2G, p1=-1G, p1=min, p1=max (all that is there)
+    /// New size of a volume: p1=8G, p1=+2G, p1=-1G, p1=min, or p1=max to fill the disk
     #[arg(long, value_name = "VOLUME=SIZE")]
     pub(super) resize: Vec<String>,
-    /// Fresh UUIDs for the disk, its partitions and filesystems; fstab and boot loader are told
+    /// Give the disk, its partitions and filesystems new UUIDs, and update fstab and the boot loader
     #[arg(long)]
     pub(super) new_ids: bool,
-    /// Make fresh identities from this text: the same text gives the same ones
+    /// Derive the new UUIDs from TEXT: the same text gives the same UUIDs
     #[arg(long, value_name = "TEXT", requires = "new_ids")]
     pub(super) seed: Option<String>,
 }
 
-/// How a disk image file is written.
+/// How to write a disk image file.
 #[derive(Args)]
 pub(super) struct Write {
-    /// An option of the format written; an unknown one lists those that there are
+    /// Option of the output format, such as compress=on; an unknown KEY prints the list of options
     #[arg(long = "option", short = 'o', value_name = "KEY=VALUE")]
     pub(super) options: Vec<String>,
-    /// Write only what differs from the disk image BASE, which the new qcow2 will need
+    /// Write a qcow2 overlay: only the differences from the disk image BASE, its backing file
     #[arg(long, value_name = "BASE")]
     pub(super) backing: Option<PathBuf>,
-    /// Replace a file that is there, or overwrite a block device
+    /// Replace an existing file, or overwrite a block device
     #[arg(long)]
     pub(super) force: bool,
-    /// Read what was written back, and compare it with the disk
+    /// Read the output back and compare it with the disk
     #[arg(long)]
     pub(super) verify: bool,
 }
 
-/// How a listing is printed.
+/// How to print a listing.
 #[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(super) enum ListFormat {
     Text,
@@ -102,7 +103,7 @@ pub(super) enum ListFormat {
     Mtree,
 }
 
-/// The command line, for an image's record. What is not UTF-8 is replaced.
+/// The command line for an image's record, with replacement characters for invalid UTF-8.
 pub(super) fn command_line() -> Vec<String> {
     let mut words: Vec<String> = std::env::args_os().map(|arg| arg.to_string_lossy().into_owned()).collect();
     if let Some(program) = words.first_mut() {
@@ -117,7 +118,7 @@ pub(super) fn export_options(format: Option<String>, write: Write) -> Result<Exp
     Ok(ExportOptions { format, options, backing, force, verify, reshape: Reshape::default() })
 }
 
-/// The number of a group, by its name in `/etc/group` or as it is.
+/// The ID of a group, which is given by its number or by its name in `/etc/group`.
 pub(super) fn group_number(group: &str) -> Result<u32> {
     if let Ok(number) = group.parse() {
         return Ok(number);
@@ -128,8 +129,8 @@ pub(super) fn group_number(group: &str) -> Result<u32> {
         (fields.next() == Some(group)).then(|| fields.nth(1)?.parse().ok())?
     };
     known.lines().find_map(number).ok_or_else(|| {
-        Error::usage(format!("{group}: there is no such group in /etc/group"))
-            .advise("Give its number, as `getent group` shows it")
+        Error::usage(format!("{group}: no such group in /etc/group"))
+            .advise("Pass its number, as `getent group` shows it")
     })
 }
 

@@ -1,4 +1,4 @@
-//! What every verb of the command line has: its global arguments, and how it answers.
+//! The context that all verbs share: global arguments, and how to report an answer.
 
 use std::io::{self, IsTerminal};
 use std::sync::Arc;
@@ -24,13 +24,13 @@ pub(super) struct Context {
 }
 
 impl Context {
-    /// Makes the store, if it is to be a group's.
+    /// Creates the store if `--shared` asks for it.
     pub(super) fn make_shared(&self, new: &NewStore) -> Result<()> {
         let Some(group) = &new.shared else { return Ok(()) };
         let store = &self.global.store;
         if store.join("store.json").exists() {
-            return Err(Error::usage(format!("{}: --shared is for a new store; this one already exists", store.display()))
-                .advise("Change its group and modes with chgrp and chmod; new files get the permissions of its directory"));
+            return Err(Error::usage(format!("{}: --shared works only for a new store, and this one already exists", store.display()))
+                .advise("Change its group and modes with chgrp and chmod; new files take over the permissions of its directory"));
         }
         Store::make(store, Some(group_number(group)?))
     }
@@ -47,7 +47,7 @@ impl Context {
         if self.global.json { print_json(report) } else { print(&text(report)) }
     }
 
-    /// Prints a report as a table for programs: exactly, but on a terminal.
+    /// Prints a report as a table for programs: byte for byte, unless standard output is a terminal.
     pub(super) fn table<R: Serialize>(&self, report: &R, table: impl Fn(&R) -> String) -> Result<()> {
         match self.global.json || io::stdout().is_terminal() {
             true => self.report(report, table),
@@ -55,18 +55,18 @@ impl Context {
         }
     }
 
-    /// Names images that were gone past; gives whether there are none.
+    /// Prints the damaged images that a verb skipped; returns true if there are none.
     pub(super) fn none_damaged(&self, images: &[DamagedImage]) -> bool {
         for DamagedImage { image, problem } in images {
             complain_of(&format!("{image}: {problem}"));
         }
         if !images.is_empty() {
-            complain_of("`mif fsck` checks the store, and says how to repair it");
+            complain_of("run `mif fsck` to check the store; it prints the command that repairs it");
         }
         images.is_empty()
     }
 
-    /// Warnings go to standard error, so that standard output is the answer alone; JSON has them in it.
+    /// Prints warnings on standard error, so that standard output has only the answer. In JSON they are part of the report.
     pub(super) fn warn(&self, warnings: &[String]) {
         if !self.global.json && !self.global.quiet {
             for warning in warnings {

@@ -1,12 +1,12 @@
-//! Reports as comma-separated values (RFC 4180), with a line of names at the top.
+//! Reports as comma-separated values (RFC 4180) with a header line.
 
 use csv::Writer;
 use mif::{LsReport, PackagesReport, SearchReport};
 
-/// A table: the names of its columns, and a row for each entry.
+/// Formats a table with a header line and a row for each entry.
 ///
-/// A spreadsheet takes a cell that begins with `=` and its like as a formula, whatever its quotes. If `safe`, such cells get an
-/// apostrophe before them, and so do those that begin with one, so that different cells stay different.
+/// A spreadsheet takes a cell that begins with `=`, `+`, `-` or `@` for a formula even if it is quoted. If `safe`, such cells
+/// are prefixed with an apostrophe, and so are cells that begin with one, so that different cells stay different.
 fn table<const N: usize>(safe: bool, names: [&str; N], rows: impl Iterator<Item = [String; N]>) -> String {
     let mut out = Writer::from_writer(Vec::new());
     out.write_record(names).expect("writing to memory");

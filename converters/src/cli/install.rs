@@ -1,4 +1,4 @@
-//! What an installation has beside the program: shell completions and man pages.
+//! Shell completions and man pages.
 
 use std::fs::{self, File};
 use std::io::{self, Read, Write};
@@ -20,15 +20,15 @@ pub(super) enum Install {
     #[command(after_help = "\
 Examples:
   mif completions bash > ~/.local/share/bash-completion/completions/mif
-  mif completions zsh > ~/.zfunc/_mif          a directory in fpath; before compinit runs
+  mif completions zsh > ~/.zfunc/_mif          a directory in fpath, set before compinit
   mif completions fish > ~/.config/fish/completions/mif.fish
   mif completions elvish > ~/.config/elvish/lib/mif.elv    with `use mif` in rc.elv
   mif completions powershell > ~/mif.ps1       with `. ~/mif.ps1` in $PROFILE
 
-The script completes the verbs and options of this program, and file names. Write it again after an update. Packages \
-install it for all users.")]
+The script completes verbs, options and file names. Write it again after you update mif. Packages of mif install it \
+for all users.")]
     Completions {
-        /// The shell
+        /// Shell to complete for
         #[arg(value_enum)]
         shell: Shell,
     },
@@ -39,7 +39,7 @@ Examples:
   mif man /usr/local/share/man/man1    for all users
 
 Writes mif.1 and a page for each verb, such as mif-import.1. A page that mif wrote earlier is replaced without asking. \
-If another file has the name of a page, mif refuses and writes nothing.")]
+If any other file has the name of a page, mif writes nothing and fails.")]
     Man {
         /// An existing directory
         #[arg(value_name = "DIR", value_hint = ValueHint::DirPath)]
@@ -71,7 +71,7 @@ impl Context {
     }
 }
 
-/// A script is made whole before it is printed: the generator panics if a write fails.
+/// Returns the script, which is complete before it is printed: the generator panics if a write fails.
 fn completions(shell: Shell, mut program: Command) -> String {
     let mut script = Vec::new();
     clap_complete::generate(shell, &mut program, "mif", &mut script);
@@ -106,8 +106,11 @@ fn write_pages(directory: &Path, pages: &[Page]) -> Result<ManReport> {
     for page in pages {
         let path = directory.join(&page.file);
         if !is_replaceable(&path).map_err(|e| Error::io(&path, &e))? {
-            return Err(Error::input(format!("{}: exists and is not a man page of mif", path.display()))
-                .advise("Move it away, or choose another directory"));
+            return Err(Error::input(format!(
+                "{}: already exists and is not a man page of mif",
+                path.display()
+            ))
+            .advise("Move it away, or choose another directory"));
         }
     }
     for page in pages {

@@ -1,4 +1,5 @@
-//! JSON in which no byte moves, hides or commands: what [`is_hidden`] is written as `\u…`, which means the same value.
+//! JSON that is safe to print on a terminal: control and invisible characters ([`is_hidden`]) are written as `\u…`, which
+//! stands for the same value.
 
 use std::io::{self, Write};
 
@@ -7,7 +8,7 @@ use serde::Serialize;
 use serde_json::Serializer;
 use serde_json::ser::{CompactFormatter, Formatter};
 
-/// Writes `report` in one line, without its end.
+/// Writes `report` as one line, without a newline.
 pub(super) fn write(out: &mut dyn Write, report: &impl Serialize) -> serde_json::Result<()> {
     report.serialize(&mut Serializer::with_formatter(out, Escaping))
 }

@@ -11,7 +11,7 @@ use clap_mangen::roff::{Roff, bold, roman};
 pub(super) struct Page {
     /// The file's name, such as `mif-import.1`.
     pub(super) file: String,
-    /// What it says, in roff.
+    /// Its text, in roff.
     pub(super) text: String,
 }
 
@@ -24,7 +24,7 @@ pub(super) fn pages(mut program: Command) -> Vec<Page> {
     pages
 }
 
-/// Returns true if the start of a file is that of one of our pages.
+/// Returns true if `start` is the beginning of a man page of mif.
 pub(super) fn is_page(start: &[u8]) -> bool {
     let mut lines = start.split(|byte| *byte == b'\n');
     lines.any(|line| line.starts_with(b".TH mif ") || line.starts_with(b".TH mif-"))

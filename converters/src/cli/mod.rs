@@ -58,8 +58,8 @@ pub(super) fn run() -> ExitCode {
     }
 }
 
-/// Says what is wrong with the command line, or prints the help. A word that is not known may be a file's name, from a
-/// pattern of the shell.
+/// Prints the help, or what is wrong with the command line. An unknown word is escaped: it may be a file name that the
+/// shell put there for a glob.
 fn refuse(error: &clap::Error) -> ! {
     let text = error.render().to_string();
     let harmless = printable_lines(&text);
@@ -142,11 +142,11 @@ impl Context {
                 let open = Open { format: image_format, files };
                 let mut path = path.as_ref().map(volume_path);
                 let image = self.open(&image, &open_options(open))?;
-                // Paths that the user can use again: with their volume where it is not the default.
+                // Print paths that the user can pass back: with the volume unless it is the default one.
                 let volumes = path.as_ref().map_or(recursive, |path| path.volume.is_some());
                 let mtree = format == ListFormat::Mtree;
                 if mtree {
-                    // A specification is of one folder and all that is below.
+                    // An mtree specification covers one directory and everything below it.
                     path.get_or_insert_with(|| VolumePath { volume: None, path: b"/".to_vec() });
                 }
                 let options =

@@ -1,20 +1,20 @@
-//! A listing as mtree(5) tools read it: bsdtar, mtree of NetBSD and FreeBSD.
+//! A listing in the format of mtree(5), which bsdtar and the mtree of NetBSD and FreeBSD read.
 
 use std::fmt::Write as _;
 
 use mif::{LsEntry, LsReport};
 
-/// A specification of all that was listed, with paths from the folder that was listed on.
+/// Formats everything listed as a specification, with paths relative to the directory that was listed.
 pub(super) fn listing(listing: &LsReport) -> String {
     let mut out = String::from("#mtree\n");
-    // A specification begins with its folder, even if only a file in it was listed.
+    // A specification begins with its directory, even if only a file in it was listed.
     if listing.entries().next().is_some_and(|first| first.file_type != "dir") {
         out.push_str(". type=dir\n");
     }
     for entry in listing.entries() {
         let below = entry.path_bytes.strip_prefix(&listing.folder[..]).unwrap_or(&entry.path_bytes);
         let below = below.strip_prefix(b"/").unwrap_or(below);
-        // The folder itself is a dot; each path has a slash, which makes it a whole path and not a name.
+        // The directory itself is a dot. Every other path has a slash, so that readers take it as a path and not as a name.
         let path = if below.is_empty() { ".".to_owned() } else { format!("./{}", vis(below)) };
         out.push_str(&path);
         line(&mut out, &entry);
@@ -24,7 +24,7 @@ pub(super) fn listing(listing: &LsReport) -> String {
 }
 
 fn line(out: &mut String, entry: &LsEntry) {
-    // A socket is not in all readers' lists of types, but in the manual's.
+    // The manual page has sockets among its types, though not all readers know them.
     let kind = match entry.file_type {
         "symlink" => "link",
         other => other,
@@ -58,8 +58,8 @@ fn line(out: &mut String, entry: &LsEntry) {
     }
 }
 
-/// What is not plain is `\` and three octal digits, as vis(3) with `VIS_OCTAL` writes it; so are the characters that
-/// some readers take as patterns.
+/// Escapes bytes as `\` and three octal digits, like vis(3) with `VIS_OCTAL`: those that are not printable, and those that
+/// some readers take for patterns.
 fn vis(bytes: &[u8]) -> String {
     let mut out = String::with_capacity(bytes.len());
     for byte in bytes {

@@ -1,4 +1,4 @@
-//! What is printed, and where: answers on standard output, complaints on standard error.
+//! Prints answers on standard output, and errors on standard error.
 
 use std::io::{self, Write};
 
@@ -13,7 +13,7 @@ pub(super) fn complain(error: &Error) {
     eprintln!("mif: {}{}", text::printable(error.message()), advice);
 }
 
-/// The same of an error of which the text is left.
+/// Prints an error of which only the text is left.
 pub(super) fn complain_of(error: &str) {
     eprintln!("mif: {}", text::printable(error));
 }
@@ -23,11 +23,11 @@ pub(super) fn output_failed(error: io::Error) -> Error {
     if error.kind() == io::ErrorKind::BrokenPipe {
         std::process::exit(0);
     }
-    Error::store(format!("cannot write the output: {error}"))
+    Error::store(format!("cannot write to standard output: {error}"))
 }
 
-/// Prints text for people. Names in it are escaped where the text is made, so that none makes a line of its own; whatever
-/// was missed is escaped here.
+/// Prints text for people. Names are escaped where the text is made, so none can start a new line; this escapes whatever
+/// was missed there.
 pub(super) fn print(text: &str) -> Result<()> {
     print_exactly(&printable_lines(text))
 }
@@ -48,7 +48,7 @@ pub(super) fn json_line(report: &impl Serialize) -> String {
     String::from_utf8(line).expect("JSON is UTF-8") + "\n"
 }
 
-/// Standard output, with a reader that goes away taken as the end.
+/// Standard output. If its reader goes away, the program ends.
 pub(super) struct Output;
 
 impl Write for Output {

@@ -1,10 +1,10 @@
-//! Being told to stop: SIGINT, SIGTERM and SIGHUP.
+//! Stops a verb on SIGINT, SIGTERM and SIGHUP.
 //!
-//! A verb at work asks now and then whether it is to stop ([`Observer::interrupted`]). Once it has heard, it ends by
-//! itself and removes its temporary files. A verb that waits (for a pipe, or for whoever reads standard output) does not ask;
-//! nor does one that only computes. Neither has a temporary file with a name, so a thread ends the program after a moment. A
-//! verb that writes files may be making one durable, which can take seconds on a slow disk and cannot be interrupted: it gets
-//! longer, so that it can remove the file afterwards. A second signal ends any verb at once.
+//! A running verb polls [`Observer::interrupted`]. Once it has seen the signal, it removes its temporary files and returns.
+//! A verb that waits for a pipe or for the reader of standard output does not poll, and neither does one that only computes.
+//! Such a verb has no named temporary file, so a thread ends the program after a moment. A verb that writes files may be in
+//! an fsync, which can take seconds on a slow disk and cannot be interrupted; it gets more time, so that it can remove the
+//! file afterwards. A second signal ends any verb at once.
 //!
 //! [`Observer::interrupted`]: mif_formats::container::Observer::interrupted
 
@@ -18,30 +18,30 @@ use std::time::Duration;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 
-/// How long a verb may take to ask whether it is to stop. One that writes its file asks many times in this time.
+/// How long a verb may go without polling before the program ends. A verb that writes its file polls far more often.
 const GRACE: Duration = Duration::from_millis(700);
-/// The same for one that may be making a file durable.
+/// The same for a verb that may be in an fsync.
 const SYNC_GRACE: Duration = Duration::from_secs(15);
 const STEP: Duration = Duration::from_millis(50);
 /// The kernel's number of the signal for a file that grows past `ulimit -f`, the same on all that Rust's Linux and BSD
 /// targets have.
 const SIGXFSZ: i32 = 25;
 
-/// Whether the user asked to stop, and whether the verb has heard.
+/// A request to stop, and whether the verb has noticed it.
 #[derive(Default)]
 pub(super) struct Stop {
     asked: Arc<AtomicBool>,
-    /// Which signal it was; 0 if none.
+    /// Number of the signal; 0 if none.
     signal: AtomicI32,
     heard: AtomicBool,
-    /// The verb may be making a file durable, and waits for no pipe.
+    /// True if the verb may be in an fsync and does not wait for a pipe.
     syncs: bool,
-    /// The verb may wait for whoever reads standard output, even after it has heard.
+    /// True if the verb may wait for the reader of standard output even after it has noticed.
     to_pipe: AtomicBool,
 }
 
 impl Stop {
-    /// Begins to listen, for a verb that writes files or does not.
+    /// Installs the signal handlers. `writes` tells whether the verb writes files.
     pub(super) fn listen(writes: bool) -> Arc<Self> {
         let stop = Arc::new(Stop { syncs: writes && !names_a_pipe(), ..Stop::default() });
         // A handler of any kind turns the signal into an error of the write, which names the file.
@@ -67,7 +67,7 @@ impl Stop {
         stop
     }
 
-    /// Whether the verb is to stop. If so, it is expected to clean up and return.
+    /// Returns true if the verb must clean up and return.
     pub(super) fn interrupted(&self) -> bool {
         let asked = self.asked.load(Ordering::Relaxed);
         if asked {
@@ -76,17 +76,17 @@ impl Stop {
         asked
     }
 
-    /// Tells that the verb writes its result to standard output, where a write may wait for ever, and has no file.
+    /// Called if the verb writes its result to standard output, where a write may wait forever, and not to a file.
     pub(super) fn writes_to_pipe(&self) {
         self.to_pipe.store(true, Ordering::Relaxed);
     }
 
-    /// Tells that the verb has returned, with its files gone.
+    /// Called when the verb has returned and removed its files.
     pub(super) fn returned(&self) {
         self.heard.store(false, Ordering::Relaxed);
     }
 
-    /// The exit code of a verb that failed because it was stopped.
+    /// The exit code after a signal; `None` if there was no signal.
     pub(super) fn exit_code(&self) -> Option<ExitCode> {
         if !self.asked.load(Ordering::Relaxed) {
             return None;
@@ -117,7 +117,7 @@ impl Stop {
     }
 }
 
-/// Whether a word of the command line is a pipe, or what the program was started with open, which may be one.
+/// Returns true if a word of the command line names a pipe, or an inherited descriptor that may be one.
 fn names_a_pipe() -> bool {
     std::env::args_os().skip(1).any(|word| {
         let text = word.to_string_lossy();
@@ -127,7 +127,7 @@ fn names_a_pipe() -> bool {
     })
 }
 
-/// Whether the program was started with this signal ignored, as by nohup(1): then it stays so.
+/// Returns true if the program was started with this signal ignored, as by nohup(1); it is then left ignored.
 fn is_ignored(signal: i32) -> bool {
     let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
     let mask = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));

@@ -23,12 +23,12 @@ pub(super) fn import(report: &ImportReport) -> String {
     let mut out = String::new();
     let _ = match *result {
         "unchanged" => {
-            writeln!(out, "{}: unchanged: {} is this disk already", printable(source), printable(image))
+            writeln!(out, "{}: unchanged: {} already holds this disk", printable(source), printable(image))
         }
         "repaired" => {
             writeln!(
                 out,
-                "{}: repaired: {} is this disk already, and was damaged",
+                "{}: repaired: {} already holds this disk, and was damaged",
                 printable(source),
                 printable(image)
             )
@@ -49,16 +49,19 @@ pub(super) fn import(report: &ImportReport) -> String {
         "  new to the store: {}, stored in {}{}; {seconds:.1} s",
         size(added.bytes),
         size(added.stored_bytes + report.manifest_bytes),
-        if report.verified { "; read back and compared" } else { "" },
+        if report.verified { "; read back and verified" } else { "" },
     );
     if !same_as.is_empty() {
-        let _ = writeln!(out, "  the same disk as {}", printable(&same_as.join(", ")));
+        let _ = writeln!(out, "  same disk as {}", printable(&same_as.join(", ")));
     }
     for repaired in &report.repaired {
         let _ = writeln!(out, "  repaired: {}", printable(repaired));
     }
     if report.damage_left {
-        let _ = writeln!(out, "  damaged copies are still in the store: `mif fsck --repair` drops them");
+        let _ = writeln!(
+            out,
+            "  the store still has damaged copies of some objects; remove them with `mif fsck --repair`"
+        );
     }
     for warning in &report.warnings {
         let _ = writeln!(out, "  warning: {}", printable(warning));
@@ -77,10 +80,10 @@ pub(super) fn export(report: &ExportReport) -> String {
         size(*allocated)
     );
     if report.verified {
-        let _ = writeln!(out, "  read back: every byte is the same");
+        let _ = writeln!(out, "  verified: read back, and every byte is the same");
     }
     if !planned.is_empty() {
-        let _ = writeln!(out, "  planned anew: {}", printable(&planned.join(", ")));
+        let _ = writeln!(out, "  volumes rebuilt: {}", printable(&planned.join(", ")));
     }
     for note in notes {
         let _ = writeln!(out, "  note: {}", printable(note));
@@ -91,7 +94,7 @@ pub(super) fn export(report: &ExportReport) -> String {
     out
 }
 
-/// What fresh identities did.
+/// Lists which identities changed, and which files name them.
 pub(super) fn ids_text(report: &IdsReport, out: &mut String) {
     for change in &report.changed {
         let _ = writeln!(
@@ -106,44 +109,46 @@ pub(super) fn ids_text(report: &IdsReport, out: &mut String) {
         let _ = writeln!(out, "  rewritten: {}", printable(path));
     }
     for left in &report.left {
-        let _ = writeln!(out, "  left: {}", printable(left));
+        let _ = writeln!(out, "  not rewritten: {}", printable(left));
     }
 }
 
-/// How many places of differing bytes are shown.
+/// How many places with differing bytes are shown.
 const SHOWN_PLACES: usize = 20;
 
 pub(super) fn verify(report: &VerifyReport) -> String {
     let [a, b] = &report.images;
     let (a, b) = (printable(a), printable(b));
     if report.same_bits {
-        return format!("{a} and {b}: the same, bit for bit ({} disk)\n", size(report.disk_sizes[0]));
+        return format!("{a} and {b}: identical, bit for bit ({} disk)\n", size(report.disk_sizes[0]));
     }
     let mut out = format!("{a} and {b}: differ\n");
     let [x, y] = report.disk_sizes;
     if x != y {
-        let _ = writeln!(out, "  disks of {x} and {y} bytes");
+        let _ = writeln!(out, "  the disks have {x} and {y} bytes");
     }
     match &report.bits {
         Some(bits) => {
             let place = printable(&bits.place);
-            let _ = writeln!(out, "  {} bytes differ, the first at {}: {place}", bits.bytes, bits.first);
+            let _ = writeln!(out, "  {} bytes differ, the first at byte {}: {place}", bits.bytes, bits.first);
             for place in bits.places.iter().take(SHOWN_PLACES) {
                 let _ = writeln!(out, "  {:>12} bytes: {}", place.bytes, printable(&place.place));
             }
             let more = bits.places_in_all.saturating_sub(SHOWN_PLACES as u64);
             if more > 0 {
-                let _ = writeln!(out, "  and more in {more} more places; --json names a thousand");
+                let _ = writeln!(out, "  and {more} more places; --json lists up to a thousand");
             }
         }
         None => {
-            let _ =
-                writeln!(out, "  all bytes that both have are the same, and the rest of the longer is zero");
+            let _ = writeln!(
+                out,
+                "  the bytes that both disks have are the same, and the rest of the longer disk is zero"
+            );
         }
     }
     if let Some(files) = &report.files {
         if files.same {
-            let _ = writeln!(out, "  files: all {} the same", files.compared);
+            let _ = writeln!(out, "  files: all {} are the same", files.compared);
         } else {
             let _ = writeln!(out, "  files: {} of {} differ", files.differences, files.compared);
         }
@@ -161,7 +166,7 @@ pub(super) fn verify(report: &VerifyReport) -> String {
 }
 
 pub(super) fn independent(report: &IndependentReport) -> String {
-    let answer = if report.same { "others read it as mif does" } else { "others read it differently" };
+    let answer = if report.same { "other readers find the same" } else { "other readers find differences" };
     let mut out = format!("{}: {answer}\n", printable(&report.image));
     for part in &report.parts {
         let what = printable(&part.part);
@@ -204,14 +209,14 @@ pub(super) fn info(info: &ImageInfo) -> String {
         let when = time(Some(Timestamp { secs: stored.provenance.time as i64, nanos: 0 }));
         let _ = writeln!(
             out,
-            "  made           {} on {when} from {}",
+            "  made           by {} on {when} from {}",
             printable(&stored.provenance.operation),
             printable(from)
         );
         let counts = &stored.counts;
         let _ = writeln!(
             out,
-            "  holds          {} files, {} of content, {} of residue, {} zero",
+            "  contents       {} files, {} of content, {} of residue, {} zero",
             counts.files,
             size(counts.content_bytes),
             size(counts.residue_bytes),
@@ -223,7 +228,7 @@ pub(super) fn info(info: &ImageInfo) -> String {
         }
     }
     let table = match info.table.kind {
-        TableKind::None => "none: one volume on the bare disk",
+        TableKind::None => "none: one volume on the whole disk",
         TableKind::Mbr => "MBR",
         TableKind::Gpt => "GPT",
     };
@@ -241,7 +246,7 @@ pub(super) fn info(info: &ImageInfo) -> String {
                 )
             }
             FilesystemRecord::Other(Some(name)) => printable(name),
-            FilesystemRecord::Other(None) => "no filesystem known".into(),
+            FilesystemRecord::Other(None) => "no known filesystem".into(),
         };
         let Some(partition) = info.table.partitions.get(i) else {
             let _ = writeln!(out, "    {}: {what}", printable(&volume.volume));
@@ -264,7 +269,7 @@ pub(super) fn info(info: &ImageInfo) -> String {
     out
 }
 
-/// The system on an image, a line for each part that there is.
+/// Describes the operating system on an image, with one line for each part found.
 fn system(system: &System) -> String {
     let mut out = String::new();
     if system.is_nothing() {

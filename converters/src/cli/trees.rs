@@ -18,83 +18,83 @@ use mif_formats::text::printable_lines;
 
 #[derive(Subcommand)]
 pub(super) enum Trees {
-    /// Files out of an image, into a folder or a tar
+    /// Extract files from an image into a directory or a tar archive
     #[command(after_help = "\
 Examples:
   mif extract web -o web/                   the root filesystem
-  mif extract disk.vmdk /etc -o etc/        one folder of it; the target is new or empty
-  mif extract web p15:/ -o esp.tar          another volume, as a tar
-  mif extract web / -o - | tar -t           a tar, on standard output
+  mif extract disk.vmdk /etc -o etc/        one directory, into a new or empty directory
+  mif extract web p15:/ -o esp.tar          another volume, as a tar archive
+  mif extract web / -o - | tar -t           as a tar archive on standard output
 
-A tar keeps owners, modes, times, xattrs, hard links, devices and holes. A directory keeps what your rights allow, \
-except devices, set-id bits and security.* attributes, which need --privileged; the report says what is missing. An \
-existing directory keeps its own mode and owner. With a tar on standard output, the report goes to standard error. IMAGE is \
-a disk image file, or NAME[@VERSION] in the store.")]
+A tar archive keeps owners, modes, times, xattrs, hard links, devices and holes. A directory keeps what your \
+permissions allow; devices, set-ID bits and security.* attributes also need --privileged. The report lists what could \
+not be kept. An existing target directory keeps its own mode and owner. If the archive goes to standard output, the \
+report goes to standard error. IMAGE is a disk image file, or NAME[@VERSION] in the store.")]
     Extract {
-        /// The image
+        /// Disk image file, or NAME[@VERSION] in the store
         image: String,
-        /// A path: /etc on the root filesystem, or p15:/EFI
+        /// Path to extract: /etc on the root filesystem, or p15:/EFI [default: the root filesystem]
         path: Option<OsString>,
-        /// The folder, or the tar (*.tar, or - for standard output)
+        /// Directory, or tar archive (*.tar, or - for standard output)
         #[arg(long, short, value_name = "TARGET")]
         output: PathBuf,
-        /// What TARGET is, if its name does not say
+        /// Kind of TARGET, if its name does not tell
         #[arg(long = "as", value_name = "KIND")]
         kind: Option<TreeKind>,
-        /// Replace a tar that is there; its mode and owner stay
+        /// Replace an existing tar archive, but keep its mode and owner
         #[arg(long)]
         force: bool,
-        /// In a folder, also make devices and set set-user-id and set-group-id bits and security.* attributes (capabilities,
-        /// labels): for an image that you trust
+        /// In a directory, also create devices, and set set-user-ID bits, set-group-ID bits and security.* attributes
+        /// (capabilities and labels). Use it only for images that you trust
         #[arg(long)]
         privileged: bool,
         #[command(flatten)]
         open: Open,
     },
-    /// A disk from a tree of files, into the store
+    /// Build a disk image in the store from a directory or a tar archive
     #[command(after_help = "\
 Examples:
-  mif build disk.toml tree/ --as web                          a folder
-  mmdebstrap bookworm - | mif build disk.toml - --as web      a tar on standard input
+  mif build disk.toml tree/ --as web                          from a directory
+  mmdebstrap bookworm - | mif build disk.toml - --as web      from a tar archive on standard input
   mif build disk.toml web.tar --as web --seed 1 --time 0      the same bits on every run
 
 disk.toml:
   table = \"gpt\"                  # gpt, mbr or none
-  size = \"4G\"                    # as much as the volumes need, if not given
-  [boot]                         # files beside disk.toml
-  mbr = \"boot.img\"               # the first 440 bytes
-  core = \"core.img\"              # into the BIOS boot partition, or the gap behind an MBR
+  size = \"4G\"                    # default: what the volumes need
+  [boot]                         # paths relative to disk.toml
+  mbr = \"boot.img\"               # boot code, up to 440 bytes
+  core = \"core.img\"              # for the BIOS boot partition, or the gap after an MBR
   [[volume]]
   slot = 14
   type = \"bios\"                  # linux, esp, bios, swap, data; a GUID; 0x83
   size = \"1M\"
   [[volume]]
   slot = 15
-  mount = \"/boot/efi\"            # gets the files below it
+  mount = \"/boot/efi\"            # holds the files below this path
   fs = \"fat32\"                   # ext2, ext3, ext4, fat, fat12, fat16, fat32, swap
-  size = \"64M\"                   # or min, +100M (min and so much), rest
+  size = \"64M\"                   # or min, +100M (min plus 100M), rest
   label = \"ESP\"
   uuid = \"4D49-4603\"
   [[volume]]
   slot = 1
   mount = \"/\"
   fs = \"ext4\"
-  features = \"^metadata_csum\"     # as mke2fs -O; also block-size, inodes
+  features = \"^metadata_csum\"     # as for mke2fs -O; also block-size, inodes
 
-Also: align, id (of the disk); name, id, active (of a partition). Owners, modes, times, xattrs, hard links, devices and
-holes are the tree's. A FAT takes no owners and modes, and refuses symlinks.")]
+Other keys: align and id of the disk; name, id and active of a partition. Owners, modes, times, xattrs, hard links, \
+devices and holes come from the tree. FAT does not store owners and modes, so they are dropped; symlinks are refused.")]
     Build {
-        /// What the disk is to be like
+        /// TOML file that describes the disk
         description: PathBuf,
-        /// A folder, a tar, or - for a tar on standard input
+        /// Directory, tar archive, or - for a tar archive on standard input
         tree: PathBuf,
-        /// The name in the store
+        /// Name of the image in the store
         #[arg(long = "as", value_name = "NAME")]
         name: String,
-        /// Make UUIDs that are not given from this text: the same text gives the same ones
+        /// Derive UUIDs that DESCRIPTION does not set from TEXT: the same text gives the same UUIDs
         #[arg(long, value_name = "TEXT")]
         seed: Option<String>,
-        /// The time of making, in seconds since 1970; now if not given
+        /// Creation time of the filesystems, in seconds since 1970 [default: now]
         #[arg(long, value_name = "SECONDS", env = "SOURCE_DATE_EPOCH", hide_env_values = true)]
         time: Option<u32>,
         #[command(flatten)]
@@ -120,7 +120,7 @@ impl Context {
                     None => to_stdout || output.extension().is_some_and(|suffix| suffix == "tar"),
                 };
                 if to_stdout && !is_tar {
-                    return Err(Error::usage("only a tar can go to standard output"));
+                    return Err(Error::usage("-o -: only a tar archive can go to standard output"));
                 }
                 if to_stdout {
                     self.stop.writes_to_pipe();
@@ -205,7 +205,7 @@ fn extracted(report: &ExtractReport) -> String {
     for not_set in &report.not_set {
         let _ = writeln!(
             out,
-            "  not set: {}, of {} paths ({}): {}",
+            "  not set: {} of {} paths, such as {}: {}",
             printable(&not_set.what),
             not_set.paths,
             printable(&not_set.first),

@@ -15,44 +15,44 @@ use super::text::{printable, size};
 
 #[derive(Subcommand)]
 pub(super) enum Update {
-    /// What changed from one image to another, applied to further images
+    /// Apply the changes between two images to other images
     #[command(after_help = "\
 Examples:
-  mif update --from debian@1 --to debian@2 web db       new versions of web and db
-  mif update --from debian@1 --to debian@2 --all        of all other images
+  mif update --from debian@1 --to debian@2 web db       make new versions of web and db
+  mif update --from debian@1 --to debian@2 --all        update all other images
   mif update --from debian@1 --to debian@2 --all --dry-run
   mif update --from debian@1 --to debian@2 web --on-conflict image
 
-An image gets what changed between the two where it has the same files as the first. A path that it changed itself is a \
-conflict: it is listed, and nothing of that image changes, unless --on-conflict says who wins. Lists of packages and \
-accounts are merged entry by entry. Logs, keys and names of one machine, and caches that both changed, are left. \
-docs/update.md has the rules. Exits 1 if any image has a conflict or cannot take the update.")]
+A changed path is updated if the image has the same file there as --from. If the image has changed that path itself, \
+that is a conflict: the report lists it, and the image is left unchanged unless --on-conflict chooses a side. Package \
+and account databases are merged entry by entry. Logs, host keys and host names are skipped, and so are caches that \
+both sides changed. docs/update.md has the rules. Exits 1 if any image has a conflict or was refused.")]
     Update {
-        /// What it was: NAME[@VERSION] in the store
+        /// Image before the update: NAME[@VERSION] in the store
         #[arg(long, value_name = "IMAGE")]
         from: String,
-        /// What it became
+        /// Image after the update
         #[arg(long, value_name = "IMAGE")]
         to: String,
-        /// Who wins where both changed the same path: the image keeps its own, or gets the update's
+        /// Side to take if both changed the same path: keep the image's file, or take the update's
         #[arg(long, value_name = "WHO")]
         on_conflict: Option<Who>,
         #[command(flatten)]
         images: Images,
     },
-    /// One content for another, wherever images have it
+    /// Replace a file's content wherever stored images have it
     #[command(after_help = "\
 Examples:
   mif replace --old libz.so.1.2.13 --new libz.so.1.2.13.fixed --all
   mif replace --old 2fd4e1c67a2d28fced849ee1bb76e7391b93eb12 --new motd web db@3 --dry-run
 
-Names, owners, modes and attributes of the files stay; the time is that of the change. Hard links stay one file. Exits 1 \
-if any image cannot take it.")]
+The files keep their names, owners, modes and attributes, and get a new modification time. Hard links stay linked. \
+Exits 1 if any image was refused.")]
     Replace {
-        /// A local file with the content that is replaced, or its SHA-1
+        /// Content to replace: a local file, or the content's SHA-1
         #[arg(long, value_name = "FILE|SHA1")]
         old: PathBuf,
-        /// A local file with the new content
+        /// Local file with the new content
         #[arg(long, value_name = "FILE")]
         new: PathBuf,
         #[command(flatten)]
@@ -62,16 +62,16 @@ if any image cannot take it.")]
 
 #[derive(Args)]
 pub(super) struct Images {
-    /// NAME[@VERSION] in the store; each gets a new version
+    /// Images in the store, each of which gets a new version: NAME[@VERSION]
     #[arg(value_name = "IMAGE", required_unless_present = "all", conflicts_with = "all")]
     images: Vec<String>,
-    /// The newest version of every image in the store
+    /// Use the newest version of every image in the store
     #[arg(long)]
     all: bool,
-    /// Say what would be done, and do nothing
+    /// Show what would be done without doing it
     #[arg(long)]
     dry_run: bool,
-    /// When this is done, in seconds since 1970: with it, the same gives the same bits. Now if not given
+    /// Time of the change, in seconds since 1970, for reproducible images [default: now]
     #[arg(
         long,
         value_name = "SECONDS",
@@ -82,7 +82,7 @@ pub(super) struct Images {
     time: Option<i64>,
 }
 
-/// Who wins: the image, which keeps what it has, or the update.
+/// Which side wins a conflict: the image, which keeps its file, or the update.
 #[derive(Clone, Copy, ValueEnum)]
 pub(super) enum Who {
     Image,
@@ -129,7 +129,7 @@ impl Context {
     }
 }
 
-/// How many paths of a kind are shown; JSON has all.
+/// How many paths of a kind are shown; JSON lists all.
 const SHOWN: usize = 20;
 
 fn text(report: &UpdateReport) -> String {
@@ -158,7 +158,7 @@ fn text(report: &UpdateReport) -> String {
     out
 }
 
-/// What became of an image, in a line.
+/// The result for one image, in one line.
 fn result(image: &UpdatedImage, dry_run: bool) -> String {
     match image.result {
         ImageResult::Applied if dry_run => format!("would be applied: {}", counts(&image.counts)),
@@ -167,7 +167,7 @@ fn result(image: &UpdatedImage, dry_run: bool) -> String {
             format!("applied as {}: {}", printable(made), counts(&image.counts))
         }
         ImageResult::Unchanged => "nothing to do".to_owned(),
-        ImageResult::Conflict => format!("conflict at {}; stays as it is", paths(image.conflicts.len())),
+        ImageResult::Conflict => format!("conflicts at {}; left unchanged", paths(image.conflicts.len())),
         ImageResult::Refused => {
             format!("refused: {}", printable(image.error.as_deref().unwrap_or_default()))
         }
@@ -186,7 +186,7 @@ fn paths(count: usize) -> String {
     if count == 1 { "1 path".to_owned() } else { format!("{count} paths") }
 }
 
-/// The paths of an image that are worth a word.
+/// Lists the conflicts, merged and skipped paths, and notes of an image.
 fn details(image: &UpdatedImage, report: &UpdateReport, out: &mut String) {
     let mut list = |what: &str, lines: &[(&str, &str)]| {
         for (path, why) in lines.iter().take(SHOWN) {
@@ -194,7 +194,7 @@ fn details(image: &UpdatedImage, report: &UpdateReport, out: &mut String) {
             let _ = writeln!(out, "    {what} {}{why}", printable(path));
         }
         if lines.len() > SHOWN {
-            let _ = writeln!(out, "    and {} more, which --json lists", lines.len() - SHOWN);
+            let _ = writeln!(out, "    and {} more; --json lists all", lines.len() - SHOWN);
         }
     };
     let what = match report.winner {

@@ -42,7 +42,7 @@ impl Made {
             let volume = scan.volumes.iter().find(|volume| volume.name == *name);
             let Some(filesystem) = volume.and_then(ScannedVolume::filesystem) else {
                 return Err(Error::store(format!(
-                    "{name}: what was planned is no filesystem: this is a defect"
+                    "{name}: the new volume has no readable filesystem; please report this as a bug"
                 )));
             };
             let listing = walk(filesystem)?;
@@ -50,20 +50,23 @@ impl Made {
                 edited.iter().filter(|row| row.volume == *name).map(|row| (&row.path[..], *row)).collect();
             if let Some(complaint) = listing.complaints.first() {
                 return Err(Error::store(format!(
-                    "{name}: what was planned does not read: {}",
+                    "{name}: the new filesystem cannot be read back: {}",
                     complaint.error
                 )));
             }
             if listing.entries.len() != digests.len() {
                 return Err(Error::store(format!(
-                    "{name}: {} paths were planned, and {} are read: this is a defect",
+                    "{name}: {} paths were planned, but {} were read back; please report this as a bug",
                     digests.len(),
                     listing.entries.len()
                 )));
             }
             for mut row in rows::of_listing(name, listing, |_, _, _| ()).0 {
                 let Some(planned) = digests.get(&row.path[..]) else {
-                    return Err(Error::store(format!("{name}:{}: was not planned", row.path_text())));
+                    return Err(Error::store(format!(
+                        "{name}:{}: read back, but not planned; please report this as a bug",
+                        row.path_text()
+                    )));
                 };
                 row.body = planned.body;
                 rows.push(row);

@@ -18,7 +18,7 @@ pub(crate) fn planner_of(filesystem: &dyn Filesystem, volume: Arc<dyn Source>) -
     let planner = driver_of(filesystem)?.planner(volume)?;
     match planner.size() {
         size if size > room => {
-            Err(Error::input(format!("the filesystem has {size} bytes, its volume {room}")))
+            Err(Error::input(format!("the filesystem claims {size} bytes, but its volume has {room}")))
         }
         _ => Ok(planner),
     }
@@ -32,5 +32,5 @@ pub(crate) fn planner_of(filesystem: &dyn Filesystem, volume: Arc<dyn Source>) -
 pub(crate) fn driver_of(filesystem: &dyn Filesystem) -> Result<&'static dyn Driver> {
     let kind = &filesystem.info().kind;
     let driver = fs::driver(kind).filter(|driver| driver.capabilities().is_planned);
-    driver.ok_or_else(|| Error::unsupported(format!("{kind} cannot be planned")))
+    driver.ok_or_else(|| Error::unsupported(format!("mif cannot write {kind} filesystems")))
 }

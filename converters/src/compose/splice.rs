@@ -73,7 +73,7 @@ impl Known {
         Known(known)
     }
 
-    /// Whether the block at `range` of an object is known to hold something.
+    /// Returns true if the block at `range` of an object is known to hold something.
     fn has_data(&self, object: ObjectId, range: &Range<u64>, phase: u64) -> bool {
         self.0.get(&(object, phase)).is_some_and(|parts| {
             let after = parts.partition_point(|(start, _)| *start <= range.start);
@@ -144,7 +144,7 @@ impl<'a> Splicer<'a> {
         self.runs.sort_unstable_by_key(|run| run.range.start);
         self.replaced.sort_unstable_by_key(|range| range.start);
         if self.replaced.windows(2).any(|pair| pair[0].end > pair[1].start) {
-            return Err(Error::unsupported("volumes that lie in one place cannot both be planned"));
+            return Err(Error::unsupported("cannot rebuild volumes that overlap"));
         }
         let mut builder = Builder::new();
         let mut runs = self.runs.iter().peekable();

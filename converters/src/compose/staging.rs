@@ -14,11 +14,11 @@ use crate::task::progress::Silent;
 pub(crate) enum Bench<'s> {
     /// Both in a store.
     Store(&'s Store),
-    /// Objects of a store, with new ones in a folder that goes away.
+    /// Objects of a store, with new ones in a directory that goes away.
     Scratch {
         /// The store's.
         below: Arc<Objects>,
-        /// The folder.
+        /// The directory.
         scratch: Box<Store>,
         /// Removes it at the end.
         _folder: TempDir,

@@ -18,8 +18,8 @@ pub(crate) const WINDOW: u64 = 1 << 20;
 /// Residue is cut into objects at multiples of this many bytes of the disk.
 pub(crate) const RESIDUE_WINDOW: u64 = 256 << 10;
 
-/// The parts of `gap` that may hold data, in whole blocks as far as the gap goes: so a hole that a container
-/// keeps in smaller units than blocks makes no difference to the layout.
+/// The parts of `gap` that may hold data, in whole blocks within the gap. Holes smaller than a block therefore do not
+/// affect the layout.
 pub(crate) fn data_in(disk: &dyn Source, gap: Range<u64>) -> Result<Vec<Range<u64>>> {
     let mut ranges: Vec<Range<u64>> = Vec::new();
     let mut at = gap.start;

@@ -25,8 +25,7 @@ pub(crate) struct Difference {
     pub(crate) windows: Vec<u64>,
 }
 
-/// Counts the bytes that differ, the shorter one taken to go on in zeros. Windows that both know to be zero
-/// are not read.
+/// Counts the bytes that differ, with the shorter source padded with zeros. Windows that both know to be zero are not read.
 pub(crate) fn compare_bits(
     a: &dyn Source,
     b: &dyn Source,
@@ -153,8 +152,8 @@ fn compare_window(
     Ok(different.next().map(|(first, _)| (start + first as u64, 1 + different.count() as u64)))
 }
 
-/// Reads the bytes at `start`, and zeros past the end; whether there is any data among them. Without, `buf` is
-/// zero too.
+/// Reads the bytes at `start`, with zeros past the end; returns true if there is any data among them. If not, `buf` is
+/// zero.
 pub(crate) fn read_or_zero(source: &dyn Source, start: u64, buf: &mut [u8]) -> Result<bool> {
     buf.fill(0);
     let end = source.len().min(start + buf.len() as u64);

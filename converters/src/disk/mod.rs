@@ -1,4 +1,4 @@
-//! A disk by itself: what is on it, the units it is cut into, and how two compare.
+//! Disks: scanning, the units that they are cut into, and comparison.
 
 pub(crate) mod blocks;
 pub(crate) mod compare;

@@ -1,4 +1,4 @@
-//! What is on a disk: its partitions, the volume on each, and where that volume lies.
+//! Scans a disk: its partitions, the volume on each, and where each volume lies.
 
 use std::sync::Arc;
 
@@ -18,9 +18,9 @@ pub struct Scan {
     pub disk: Arc<dyn Source>,
     /// Its partition table.
     pub table: Table,
-    /// What is on each partition, in the table's order, and then on each logical volume in them.
+    /// The volumes: partitions in the order of the table, then the logical volumes in them.
     pub volumes: Vec<ScannedVolume>,
-    /// All that is odd about the table and the volumes, each a sentence.
+    /// Warnings about the table and the volumes, as sentences.
     pub warnings: Vec<String>,
 }
 
@@ -28,7 +28,7 @@ pub struct Scan {
 pub struct ScannedVolume {
     /// `p` and the partition's slot; a logical volume's `group/volume`.
     pub name: String,
-    /// What is on it.
+    /// Its content.
     pub content: Recognized,
     /// Where it lies on the disk, in volume order and gap-free.
     pub extents: Vec<VolumeExtent>,
@@ -49,8 +49,8 @@ impl ScannedVolume {
         on_disk(&self.extents, offset, len)
     }
 
-    /// All that is on it; none where there is no filesystem that can be listed. What cannot be read is added to
-    /// `complaints`, each a sentence.
+    /// Lists its files; none if it has no filesystem that can be listed. Adds unreadable parts to `complaints`, as
+    /// sentences.
     pub(crate) fn list(&self, complaints: &mut Vec<String>) -> Result<Option<Listing>> {
         let Some(fs) = self.filesystem() else { return Ok(None) };
         let listing = match walk(fs) {
@@ -66,7 +66,7 @@ impl ScannedVolume {
         Ok(Some(listing))
     }
 
-    /// What `image.json` says of it.
+    /// Its entry in `image.json`.
     #[must_use]
     pub fn record(&self) -> VolumeRecord {
         let content = match &self.content {
@@ -83,7 +83,7 @@ impl Scan {
         VolumeSource::new(self.disk.clone(), volume.extents.clone())
     }
 
-    /// Looks at a disk. Only a failing read is an error: what is unknown or broken is said in warnings.
+    /// Scans a disk. Only a failing read is an error; unknown or broken structures are warnings.
     pub fn new(disk: Arc<dyn Source>) -> Result<Self> {
         let table = partition::read(&*disk)?;
         let mut volumes: Vec<ScannedVolume> =

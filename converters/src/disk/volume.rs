@@ -1,4 +1,4 @@
-//! A volume as something to read, wherever on the disk its parts lie.
+//! A volume as a source, wherever its parts lie on the disk.
 
 use std::sync::Arc;
 

@@ -18,8 +18,8 @@ pub(super) fn ssh_keys(files: &Files, name: &str, keys: &str) -> Result<Vec<Edit
     let owner = Some(Owner::ids(uid, gid));
     let is_folder = files.get(&home).is_some_and(|row| row.node.file_type == mif_formats::fs::FileType::Dir);
     if !is_folder {
-        return Err(Error::input(format!("{home}: the home of {name} is not there"))
-            .advise("Make the folder first, with its owner"));
+        return Err(Error::input(format!("{home}: the home directory of {name} does not exist"))
+            .advise("Create it first, with its owner, by an edit before this one"));
     }
     let folder = format!("{}/.ssh", home.trim_end_matches('/'));
     let path = format!("{folder}/authorized_keys");
@@ -30,13 +30,13 @@ pub(super) fn ssh_keys(files: &Files, name: &str, keys: &str) -> Result<Vec<Edit
     let keys: Vec<&str> =
         keys.lines().map(str::trim).filter(|line| !line.is_empty() && !line.starts_with('#')).collect();
     if keys.is_empty() {
-        return Err(Error::input("there is no key"));
+        return Err(Error::input("no SSH public key found"));
     }
     for key in keys {
         if !is_key(key) {
             let start: String = key.chars().take(24).collect();
-            return Err(Error::input(format!("\"{start}…\" is no public key of SSH"))
-                .advise("A key is a line such as `ssh-ed25519 AAAA… comment`, out of a .pub file"));
+            return Err(Error::input(format!("\"{start}…\" is not an SSH public key"))
+                .advise("A public key is a line of a .pub file, such as `ssh-ed25519 AAAA… comment`"));
         }
         if !text.lines().any(|line| line == key) {
             text.push_str(key);
@@ -50,8 +50,8 @@ pub(super) fn ssh_keys(files: &Files, name: &str, keys: &str) -> Result<Vec<Edit
     ])
 }
 
-/// Whether a line can be one of authorized_keys (sshd(8)): perhaps options, then a type and base 64 that begins
-/// as keys do.
+/// Returns true if a line can be one of authorized_keys (sshd(8)): perhaps options, then a type and base 64 that begins as
+/// keys do.
 fn is_key(line: &str) -> bool {
     let words: Vec<&str> = line.split_whitespace().collect();
     let known =
@@ -89,7 +89,7 @@ pub(super) fn password(
             let plain = |c: char| c.is_ascii_graphic() && c != ':';
             if !hash.starts_with('$') || !hash.chars().all(plain) {
                 return Err(Error::input(
-                    "what is given as a hash is none: expected $6$… or another of crypt(5)",
+                    "invalid password hash: expected $6$… or another format of crypt(5)",
                 ));
             }
             Some(hash.clone())
@@ -204,16 +204,16 @@ fn method_of(defs: &str, shadow: &str) -> Result<Method> {
         Some("YESCRYPT") => Ok(Method::Yescrypt),
         None => Ok(by_shadow().unwrap_or(Method::Sha512(None))),
         Some(other) => Err(Error::unsupported(format!(
-            "the image's /etc/login.defs has passwords hashed by {other}, which mif does not know"
+            "mif cannot hash passwords by {other}, which the image's /etc/login.defs asks for"
         ))
-        .advise("Give the hash instead, made by `mkpasswd`")),
+        .advise("Pass a hash instead, made with `mkpasswd`")),
     }
 }
 
 fn hash_as(method: &Method, text: &str, salt: &[u8]) -> Result<String> {
-    let failed = |e: &dyn std::fmt::Display| Error::input(format!("the password cannot be hashed: {e}"));
+    let failed = |e: &dyn std::fmt::Display| Error::input(format!("cannot hash the password: {e}"));
     if text.is_empty() || text.contains(['\0', '\n']) {
-        return Err(failed(&"it is empty, or has more than a line"));
+        return Err(failed(&"it is empty or has more than one line"));
     }
     let sha = |algorithm, rounds: Option<u32>| {
         let rounds = rounds.unwrap_or(sha_crypt::Params::RECOMMENDED_ROUNDS).clamp(1000, 999_999_999);

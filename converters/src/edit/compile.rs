@@ -1,4 +1,4 @@
-//! From what a recipe says to primitive edits: named edits look into the image for what that is there.
+//! Compiles a recipe to primitive edits: named edits look into the image to find out which these are.
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
@@ -17,13 +17,13 @@ use crate::tree::new_content::NewContent;
 /// Seconds of a day.
 const DAY: i64 = 86400;
 
-/// What edits of one image are compiled with.
+/// The context for compiling the edits of one image.
 pub(super) struct Context<'a> {
     /// The values of the `{{names}}`.
     pub(super) variables: &'a Variables,
     /// Local files that were read, for all images.
     pub(super) local: &'a LocalFiles,
-    /// What the salts of passwords are made from; random ones if none.
+    /// The seed for the salts of passwords; random salts if none.
     pub(super) salt: Option<String>,
 }
 
@@ -43,7 +43,7 @@ impl LocalFiles {
     }
 }
 
-/// An edit, and what it is called where its own words do not say what it is for.
+/// An edit, with a description if its own text does not explain its purpose.
 pub(super) type Named = (Edit, Option<String>);
 
 /// The primitive edits of a step.
@@ -55,7 +55,7 @@ pub(super) fn compile(step: &FilledStep, files: &Files, context: &Context<'_>) -
             Ok(NewContent::of_bytes(text.into_bytes()))
         }
         (None, Some(file)) => context.local.get(&step.folder.join(file)),
-        _ => Err(Error::usage("expected either content or a file")),
+        _ => Err(Error::usage("expected either `content` or `file`")),
     };
     let one = |edit: Edit| Ok(vec![edit]);
     let edits = match step.step.clone() {
@@ -85,7 +85,7 @@ pub(super) fn compile(step: &FilledStep, files: &Files, context: &Context<'_>) -
             let keys = match (key, file) {
                 (Some(key), None) => key,
                 (None, Some(file)) => local_text(&step.folder.join(file))?,
-                _ => return Err(Error::usage("expected either a key or a file")),
+                _ => return Err(Error::usage("expected either `key` or `file`")),
             };
             accounts::ssh_keys(files, &user, &keys)
         }
@@ -98,17 +98,17 @@ pub(super) fn compile(step: &FilledStep, files: &Files, context: &Context<'_>) -
                 }
                 (None, None, Some(name), None) => Password::Text(
                     std::env::var(&name)
-                        .map_err(|_| Error::usage(format!("{name} is not set in the environment")))?,
+                        .map_err(|_| Error::usage(format!("the environment variable {name} is not set")))?,
                 ),
                 (None, None, None, Some(hash)) => Password::Hash(hash),
-                _ => return Err(Error::usage("expected one of password, file, env and hash")),
+                _ => return Err(Error::usage("expected one of `password`, `file`, `env` and `hash`")),
             };
             accounts::password(files, &user, &secret, today(files), &|salt| context.salt(&user, salt))
         }
         Step::Lock { user } => accounts::password(files, &user, &Password::Locked, today(files), &|_| Ok(())),
         Step::Network { interface, dhcp, address, gateway, dns } => {
             if dhcp != address.is_empty() {
-                return Err(Error::usage(format!("{interface}: expected either dhcp or an address")));
+                return Err(Error::usage(format!("{interface}: expected either `dhcp` or `address`")));
             }
             network::configure(files, &Network::new(&interface, &address, &gateway, &dns)?)
         }
@@ -131,7 +131,7 @@ impl Context<'_> {
             let wanted = salt.len();
             return match rustix::rand::getrandom(salt, rustix::rand::GetRandomFlags::empty()) {
                 Ok(len) if len == wanted => Ok(()),
-                _ => Err(Error::store("the operating system gives no random numbers")),
+                _ => Err(Error::store("cannot get random numbers from the operating system")),
             };
         };
         let mut hasher = blake3::Hasher::new_derive_key("mif customize: salt of a password");
@@ -159,7 +159,7 @@ fn optional_owner(text: Option<String>) -> Result<Option<Owner>> {
 /// A mode, in octal.
 fn octal(text: &str) -> Result<u16> {
     let wrong =
-        || Error::usage(format!("\"{text}\" is no mode: expected octal digits, such as 0644 or 4755"));
+        || Error::usage(format!("invalid mode \"{text}\": expected octal digits, such as 0644 or 4755"));
     let mode = u16::from_str_radix(text, 8).map_err(|_| wrong())?;
     if mode > 0o7777 { Err(wrong()) } else { Ok(mode) }
 }
@@ -167,7 +167,7 @@ fn octal(text: &str) -> Result<u16> {
 /// The value of an attribute: text, or bytes in hex after `0x`, as setfattr(1) takes them.
 fn xattr_value(text: &str) -> Result<Vec<u8>> {
     let Some(hex) = text.strip_prefix("0x") else { return Ok(text.as_bytes().to_vec()) };
-    let wrong = || Error::usage(format!("\"{text}\" is no value: expected pairs of hex digits after 0x"));
+    let wrong = || Error::usage(format!("invalid value \"{text}\": expected pairs of hex digits after 0x"));
     if !hex.is_ascii() || !hex.len().is_multiple_of(2) {
         return Err(wrong());
     }

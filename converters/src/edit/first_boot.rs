@@ -1,4 +1,4 @@
-//! What runs by systemd when an image is first booted: the user's scripts, and the making of missing SSH host keys.
+//! Units that systemd runs at an image's first boot: the user's scripts, and generation of missing SSH host keys.
 
 use super::primitive::Edit;
 use super::systemd::{ETC, find};
@@ -6,13 +6,11 @@ use crate::error::{Error, Result};
 use crate::tree::edit::Files;
 use crate::tree::new_content::NewContent;
 
-/// Whether systemd is what boots the image.
+/// Fails unless the image boots with systemd.
 fn require_systemd(files: &Files) -> Result<()> {
     let found = ["/usr/lib/systemd/systemd", "/lib/systemd/systemd"].iter().any(|path| files.is_file(path));
     if !found {
-        return Err(Error::unsupported(
-            "the image has no systemd, which is to run scripts at its first boot",
-        ));
+        return Err(Error::unsupported("cannot run a script at first boot: the image has no systemd"));
     }
     Ok(())
 }
@@ -27,8 +25,8 @@ pub(super) fn first_boot(files: &Files, name: &str, script: &NewContent) -> Resu
     let name: String = name.chars().map(plain).take(64).collect();
     let start = script.source.read_vec(0, script.source.len().min(2) as usize)?;
     if start != b"#!" {
-        return Err(Error::input("a script for the first boot begins with #! and what runs it")
-            .advise("Its first line is, say, #!/bin/sh"));
+        return Err(Error::input("a first-boot script must begin with #! and an interpreter")
+            .advise("Begin the script with a line such as #!/bin/sh"));
     }
     let before = files.list(FIRST_BOOT);
     let number = before.len() + 1;

@@ -1,4 +1,4 @@
-//! What a host is called, where and in what language it is (hostname(5), hosts(5), localtime(5), locale.conf(5)).
+//! Host name, hosts, time zone and locale (hostname(5), hosts(5), localtime(5), locale.conf(5)).
 
 use std::net::IpAddr;
 
@@ -11,8 +11,8 @@ use crate::tree::edit::Files;
 /// The host's name, and its line in `/etc/hosts`.
 pub(super) fn hostname(files: &Files, name: &str) -> Result<Vec<Edit>> {
     if !is_host_name(name) || name.len() > 64 {
-        return Err(Error::usage(format!("\"{name}\" is no name of a host"))
-            .advise("A name has up to 64 letters, digits and dashes, in parts between dots"));
+        return Err(Error::usage(format!("invalid host name \"{name}\""))
+            .advise("A host name has labels of letters, digits and dashes, separated by dots, and at most 64 characters"));
     }
     let old = files.text("/etc/hostname")?;
     let mut edits = vec![Edit::text("/etc/hostname", format!("{name}\n"))];
@@ -69,9 +69,9 @@ fn hosts_of(hosts: &str, old: &str, new: &str, wants_line: bool) -> String {
 /// A line of `/etc/hosts`: an address and its names.
 pub(super) fn hosts_entry(files: &Files, address: &str, names: &[String]) -> Result<Vec<Edit>> {
     let parsed: IpAddr =
-        address.parse().map_err(|_| Error::usage(format!("\"{address}\" is no IP address")))?;
+        address.parse().map_err(|_| Error::usage(format!("invalid IP address \"{address}\"")))?;
     if names.is_empty() || !names.iter().all(|name| is_host_name(name)) {
-        return Err(Error::usage(format!("{address}: expected names of hosts, not \"{}\"", names.join(" "))));
+        return Err(Error::usage(format!("{address}: invalid host names \"{}\"", names.join(" "))));
     }
     let mut hosts = files.editable("/etc/hosts")?;
     let has = |line: &str| {
@@ -95,7 +95,7 @@ pub(super) fn timezone(files: &Files, zone: &str) -> Result<Vec<Edit>> {
     let plain = |c: char| c.is_ascii_alphanumeric() || "_+-/".contains(c);
     if zone.is_empty() || !zone.chars().all(plain) || zone.starts_with('/') || !files.is_file(&target) {
         return Err(Error::input(format!("the image has no time zone \"{zone}\""))
-            .advise("`mif ls NAME /usr/share/zoneinfo` lists those that it has"));
+            .advise("List its time zones with `mif ls NAME /usr/share/zoneinfo`"));
     }
     let mut edits = vec![Edit::Symlink { path: "/etc/localtime".into(), target }];
     if files.is_file("/etc/timezone") || files.is_file("/etc/debian_version") {
@@ -107,9 +107,8 @@ pub(super) fn timezone(files: &Files, zone: &str) -> Result<Vec<Edit>> {
 /// The system's language and character set, which the image has to know.
 pub(super) fn locale(files: &Files, locale: &str) -> Result<Vec<Edit>> {
     if !has_locale(files, locale)? {
-        return Err(Error::input(format!("the image has no locale \"{locale}\"")).advise(
-            "C.UTF-8 is in most; others come with the image's packages (locales, glibc-langpack-…)",
-        ));
+        return Err(Error::input(format!("the image has no locale \"{locale}\""))
+            .advise("Most images have C.UTF-8; others come with packages (locales, glibc-langpack-…)"));
     }
     let debian = files.is_file("/etc/default/locale") || files.is_file("/etc/debian_version");
     let (folder, path) = if debian && !files.is_file("/etc/locale.conf") {
@@ -123,7 +122,7 @@ pub(super) fn locale(files: &Files, locale: &str) -> Result<Vec<Edit>> {
     Ok(vec![Edit::folder(folder), Edit::text(path, lines.join("\n") + "\n")])
 }
 
-/// Whether glibc of the image finds a locale: built in, in a folder of its own, or in the archive.
+/// Returns true if the image's glibc finds a locale: built in, in its own directory, or in the archive.
 fn has_locale(files: &Files, locale: &str) -> Result<bool> {
     let plain = |c: char| c.is_ascii_alphanumeric() || "_-.@".contains(c);
     if locale.is_empty() || !locale.chars().all(plain) || locale.starts_with('.') {

@@ -1,5 +1,5 @@
-//! `customize`: new images of one that is stored, by edits of its files. Nothing is booted or mounted, and no
-//! content is copied.
+//! `customize`: makes new images from a stored one by editing its files. Nothing is booted or mounted, and no content is
+//! copied.
 //!
 //! ```text
 //! recipe, flags (recipe.rs) → steps, filled in for each image
@@ -8,8 +8,8 @@
 //!     → the files (tree/edit/), edited (primitive.rs) → rows → rebuild
 //! ```
 //!
-//! All edits of all images are made, and all volumes planned, before anything is visible in the store: what an
-//! image cannot take is refused, and nothing has changed.
+//! All edits of all images are made, and all volumes planned, before anything is published: an error leaves the store
+//! unchanged.
 
 mod accounts;
 mod compile;
@@ -44,7 +44,7 @@ use crate::tree::edit::Files;
 /// How many images are drafted before they are published together, sharing a pack: more take more memory.
 const GROUP: usize = 128;
 
-/// How to customize.
+/// Options of `customize`.
 #[derive(Debug, Clone, Default)]
 pub struct CustomizeOptions {
     /// The name of the new image; it may have `{{names}}`.
@@ -53,30 +53,30 @@ pub struct CustomizeOptions {
     pub recipe: Recipe,
     /// The values of `{{names}}`.
     pub variables: Variables,
-    /// Further values, for an image each; one image without, if none.
+    /// Further values, one set for each image. If none, one image is made.
     pub instances: Option<Vec<Variables>>,
-    /// The time of what is edited, in seconds since 1970: with it the same edits give the same bits. Now if none.
+    /// The time of the edits, in seconds since 1970, for reproducible images. Now if none.
     pub time: Option<i64>,
-    /// Other sizes and identities. Of several images with one seed, each gets identities of its own.
+    /// New sizes and identities. Several images with the same seed get different identities.
     pub reshape: Reshape,
-    /// Say what would be done, and do nothing.
+    /// Report what would be done without doing it.
     pub dry_run: bool,
     /// The command line, for the images' records.
     pub command: Vec<String>,
 }
 
-/// What customizing did.
+/// The report of `customize`.
 #[derive(Debug, Clone, Serialize)]
 pub struct CustomizeReport {
     /// The image that was edited, as `name@version`.
     pub parent: String,
     /// The digest of the edits.
     pub recipe: String,
-    /// Whether this is only what would be done.
+    /// True if nothing was done, because this is a dry run.
     pub dry_run: bool,
     /// The new images.
     pub images: Vec<Customized>,
-    /// What was new to the store.
+    /// Objects and bytes that were new to the store.
     pub added: WriterStats,
     /// How long it took.
     pub seconds: f64,
@@ -87,17 +87,17 @@ pub struct CustomizeReport {
 pub struct Customized {
     /// It, as `name@version`; without a version if it was not made.
     pub image: String,
-    /// What was edited, in order, each a sentence.
+    /// The edits in order, as sentences.
     pub edits: Vec<String>,
-    /// What was taken away because clones must not share it.
+    /// What was removed because clones must not share it.
     pub generalized: Vec<String>,
-    /// What clones should not share and still do, each with the reason.
+    /// What clones should not share but still do, each with the reason.
     pub left: Vec<String>,
     /// The volumes that were planned; all others are the parent's, bit for bit.
     pub planned: Vec<String>,
-    /// What planning changed beside the edits, each a sentence.
+    /// Side effects of rebuilding volumes, as sentences.
     pub notes: Vec<String>,
-    /// What fresh identities did, if there are any.
+    /// The effects of new identities, if any were given.
     pub ids: Option<IdsReport>,
     /// How its disk divides, if it was made.
     pub counts: Option<Counts>,
@@ -186,7 +186,7 @@ pub fn customize(
 struct Order {
     name: String,
     variables: Variables,
-    /// Whether it is one of several, so that errors have to say of which they are.
+    /// True if it is one of several images, so that errors must name it.
     one_of_many: bool,
 }
 
@@ -201,14 +201,14 @@ fn orders(options: &CustomizeOptions) -> Result<Vec<Order>> {
         let name = fill(&options.name, &variables).map_err(|e| e.within("--as"))?;
         check_name(&name)?;
         if !names.insert(name.clone()) {
-            return Err(Error::usage(format!("two images would have the name {name}"))
-                .advise("Make it of a column that tells them apart, as in --as 'web-{{n}}'"));
+            return Err(Error::usage(format!("two images would be named {name}"))
+                .advise("Use a column that differs between them, such as --as 'web-{{n}}'"));
         }
         Ok(Order { name, variables, one_of_many: instances.len() > 1 })
     });
     let orders: Vec<Order> = orders.collect::<Result<_>>()?;
     if options.recipe.is_empty() && options.reshape.is_empty() {
-        return Err(Error::usage("there is nothing to edit").advise("`mif customize --help` lists the edits"));
+        return Err(Error::usage("no edits given").advise("List the edits with `mif customize --help`"));
     }
     Ok(orders)
 }
@@ -259,14 +259,14 @@ impl Order {
         reshape
     }
 
-    /// The error, said of this image.
+    /// Adds the name of this image to an error.
     fn blame(&self, error: Error) -> Error {
         if self.one_of_many { error.within(&self.name) } else { error }
     }
 }
 
 impl Edited {
-    /// What the user should know of the edits, each a sentence.
+    /// Notes for the user about the edits, as sentences.
     fn notes(&self) -> Vec<String> {
         let first = self.files.labelled_by_directory.first();
         let Some(first) = first.filter(|_| self.files.get_link("/.autorelabel").is_none()) else {

@@ -21,14 +21,14 @@ pub(super) enum Edit {
     /// This is added to the end of a file; a new one is made if it is not there. To a text it is added as lines of its
     /// own: a last line without a line end gets one.
     Append { path: String, content: NewContent, mode: Option<u16>, owner: Option<Owner> },
-    /// A folder is there, and those above it. New ones belong to root and have the mode 0755.
+    /// A directory is there, and those above it. New ones belong to root and have the mode 0755.
     Mkdir { path: String, mode: Option<u16>, owner: Option<Owner> },
     /// A path goes, and all below.
     Delete { path: String },
     /// A path becomes another of the same volume, as rename(2) does it: a file replaces a file, and a directory an empty
     /// directory.
     Rename { from: String, to: String },
-    /// A symlink; what is there and is no folder is replaced.
+    /// Creates a symlink, which replaces any node except a directory.
     Symlink { path: String, target: String },
     /// The permissions change.
     Chmod { path: String, mode: u16 },
@@ -40,7 +40,7 @@ pub(super) enum Edit {
     RemoveXattr { path: String, name: String },
 }
 
-/// Who owns a file: names of the image's accounts, or numbers. What is empty stays.
+/// The owner of a file: names of the image's accounts, or numbers. An empty part is left unchanged.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Owner {
     user: String,
@@ -52,7 +52,9 @@ impl Owner {
     pub(super) fn parse(text: &str) -> Result<Self> {
         let (user, group) = text.split_once(':').unwrap_or((text, ""));
         if user.is_empty() && group.is_empty() || group.contains(':') {
-            return Err(Error::usage(format!("\"{text}\" is no owner: expected USER, USER:GROUP or :GROUP")));
+            return Err(Error::usage(format!(
+                "invalid owner \"{text}\": expected USER, USER:GROUP or :GROUP"
+            )));
         }
         Ok(Owner { user: user.to_owned(), group: group.to_owned() })
     }
@@ -66,10 +68,9 @@ impl Owner {
     fn numbers(&self, files: &Files) -> Result<(Option<u32>, Option<u32>)> {
         let number = |text: &str, find: &dyn Fn(&str) -> Result<u32>| match text {
             "" => Ok(None),
-            text if text.bytes().all(|b| b.is_ascii_digit()) => text
-                .parse()
-                .map(Some)
-                .map_err(|_| Error::usage(format!("{text}: no owner's number is over {}", u32::MAX))),
+            text if text.bytes().all(|b| b.is_ascii_digit()) => text.parse().map(Some).map_err(|_| {
+                Error::usage(format!("invalid user or group ID {text}: the largest is {}", u32::MAX))
+            }),
             name => find(name).map(Some),
         };
         let uid = number(&self.user, &|name| accounts::user(files, name).map(|user| user.uid))?;
@@ -91,7 +92,7 @@ impl Edit {
         Edit::Write { path: path.into(), content, mode: Some(mode), owner: Some(Owner::ids(0, 0)) }
     }
 
-    /// A folder is there.
+    /// A directory is there.
     pub(super) fn folder(path: impl Into<String>) -> Self {
         Edit::Mkdir { path: path.into(), mode: None, owner: None }
     }
@@ -125,7 +126,7 @@ impl fmt::Display for Edit {
                 with(f, mode, owner)
             }
             Edit::Mkdir { path, mode, owner } => {
-                write!(f, "make folder {path}")?;
+                write!(f, "create directory {path}")?;
                 with(f, mode, owner)
             }
             Edit::Delete { path } => write!(f, "delete {path}"),
@@ -142,7 +143,7 @@ impl fmt::Display for Edit {
 /// The error of a path that ends in a slash and is not a directory's.
 fn not_a_directory(place: &Place) -> Error {
     Error::input(format!(
-        "{}:{}: not a directory, but a path ends in a slash",
+        "{}:{}: not a directory, although the path ends in a slash",
         place.volume,
         escape(&place.path)
     ))
@@ -184,7 +185,7 @@ impl Files {
         }
     }
 
-    /// Whether an edit only wants a folder that is there already.
+    /// Returns true if an edit creates a directory that already exists.
     pub(super) fn has_folder(&self, edit: &Edit) -> bool {
         match edit {
             Edit::Mkdir { path, mode: None, owner: None } => {
@@ -226,18 +227,19 @@ impl Files {
         owner: Option<&Owner>,
     ) -> Result<()> {
         if path.ends_with('/') {
-            return Err(Error::usage(format!("{path}: expected a file, but the path ends in a slash")));
+            return Err(Error::usage(format!("{path}: the path of a file must not end in a slash")));
         }
         let place = self.place(path, true)?;
         match self.at(&place) {
             Some(row) if row.node.file_type != FileType::File => {
-                return Err(self.is_no(&place, "regular file"));
+                return Err(self.is_not(&place, "a regular file"));
             }
             Some(_) => {}
             None => {
                 let above = Place { path: parent(&place.path).to_vec(), ..place.clone() };
                 if self.at(&above).is_none() {
-                    return Err(missing(&above.volume, &above.path).advise("Make the folder first"));
+                    return Err(missing(&above.volume, &above.path)
+                        .advise("Create the directory first, with an edit before this one"));
                 }
                 let node = NewNode { file_type: FileType::File, mode: 0o644, uid: 0, gid: 0 };
                 self.create(&place, &node)?;
@@ -259,7 +261,9 @@ impl Files {
         for end in ends {
             let place = self.place(&path[..end], true)?;
             match self.at(&place) {
-                Some(row) if row.node.file_type != FileType::Dir => return Err(self.is_no(&place, "folder")),
+                Some(row) if row.node.file_type != FileType::Dir => {
+                    return Err(self.is_not(&place, "a directory"));
+                }
                 Some(_) => {}
                 None => {
                     let node = NewNode { file_type: FileType::Dir, mode: 0o755, uid: 0, gid: 0 };
@@ -283,12 +287,12 @@ impl Files {
         }
         if from.volume != to.volume {
             return Err(Error::input(format!(
-                "{}:{}: cannot be moved to another volume, {}",
+                "{}:{}: cannot be moved to another volume ({})",
                 from.volume,
                 escape(&from.path),
                 to.volume
             ))
-            .advise("Write it there, and delete it here"));
+            .advise("Write it there and delete it here"));
         }
         let same_file = |a: &Place, b: &Place| {
             let file = |place: &Place| self.at(place).and_then(|row| row.file);
@@ -300,12 +304,13 @@ impl Files {
         }
         let above = Place { path: parent(&to.path).to_vec(), ..to.clone() };
         if self.at(&above).is_none_or(|row| row.node.file_type != FileType::Dir) {
-            return Err(missing(&above.volume, &above.path).advise("Make the folder first"));
+            return Err(missing(&above.volume, &above.path)
+                .advise("Create the directory first, with an edit before this one"));
         }
         if let Some(there) = self.at(&to) {
             let problem = match (is_dir, there.node.file_type == FileType::Dir) {
                 (false, false) => None,
-                (true, true) => self.has_entries(&to).then_some("directory not empty"),
+                (true, true) => self.has_entries(&to).then_some("the directory is not empty"),
                 (true, false) => Some("not a directory, so a directory cannot replace it"),
                 (false, true) => Some("is a directory, so a file cannot replace it"),
             };
@@ -326,9 +331,7 @@ impl Files {
 
     fn symlink(&mut self, path: &str, target: &str) -> Result<()> {
         if path.ends_with('/') {
-            return Err(Error::usage(format!(
-                "{path}: expected the name of a symlink, but the path ends in a slash"
-            )));
+            return Err(Error::usage(format!("{path}: the path of a symlink must not end in a slash")));
         }
         let place = self.place(path, false)?;
         if !self.capabilities(&place.volume).is_posix {
@@ -340,8 +343,8 @@ impl Files {
         match self.at(&place) {
             Some(row) if row.node.file_type == FileType::Dir => {
                 let path = escape(&place.path);
-                return Err(Error::input(format!("{}:{path}: is a folder", place.volume))
-                    .advise("Delete it first, if that is meant"));
+                return Err(Error::input(format!("{}:{path}: is a directory", place.volume))
+                    .advise("To replace it, delete it first"));
             }
             Some(_) => self.remove(&place).map(|_| ())?,
             None => {}
@@ -392,16 +395,16 @@ impl Files {
         let plain = matches!(row.node.file_type, FileType::File | FileType::Dir);
         let known = ["user.", "trusted.", "security.", "system.posix_acl_"];
         if !known.iter().any(|prefix| name.len() > prefix.len() && name.starts_with(prefix)) {
-            return Err(Error::usage(format!("\"{name}\" is no attribute's name"))
-                .advise("It begins with user., trusted., security. or system.posix_acl_"));
+            return Err(Error::usage(format!("invalid attribute name \"{name}\""))
+                .advise("It must begin with user., trusted., security. or system.posix_acl_"));
         }
         if name.starts_with("user.") && !plain {
-            return Err(self.is_no(&place, "file or folder, which alone have attributes of users"));
+            return Err(self.is_not(&place, "a file or directory, and only these have user.* attributes"));
         }
         let name = name.as_bytes();
         if value.is_none() && !row.node.xattrs.iter().any(|xattr| xattr.name == name) {
             return Err(Error::input(format!(
-                "{}:{}: has no attribute {}",
+                "{}:{}: no such attribute: {}",
                 place.volume,
                 escape(&place.path),
                 escape(name)
@@ -411,7 +414,7 @@ impl Files {
         let bits = value.and_then(|value| acl::mode_of(value));
         if is_acl && value.is_some() && bits.is_none() {
             return Err(Error::usage("the value is not an ACL in the kernel's xattr format")
-                .advise("`getfattr -e hex -n system.posix_acl_access` prints one"));
+                .advise("Print one with `getfattr -e hex -n system.posix_acl_access`"));
         }
         self.change(&place, |row| {
             if name == acl::ACCESS.as_bytes() {
@@ -423,12 +426,12 @@ impl Files {
         })
     }
 
-    fn is_no(&self, place: &Place, what: &str) -> Error {
-        Error::input(format!("{}:{}: is no {what}", place.volume, escape(&place.path)))
+    fn is_not(&self, place: &Place, what: &str) -> Error {
+        Error::input(format!("{}:{}: is not {what}", place.volume, escape(&place.path)))
     }
 
     fn has_no(&self, place: &Place, what: &str) -> Error {
         let name = self.capabilities(&place.volume).name;
-        Error::input(format!("{}:{}: is on {name}, which has no {what}", place.volume, escape(&place.path)))
+        Error::input(format!("{}:{}: {name} does not support {what}", place.volume, escape(&place.path)))
     }
 }

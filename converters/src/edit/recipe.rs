@@ -1,4 +1,4 @@
-//! Recipes: edits as TOML tables, with `{{name}}` where each image has something of its own.
+//! Recipes: edits as TOML tables, with `{{name}}` where images differ.
 //!
 //! ```toml
 //! [[edit]]
@@ -26,10 +26,10 @@ pub struct Recipe {
 /// One edit as it was written.
 #[derive(Debug, Clone)]
 struct RecipeEdit {
-    /// What it is called in errors.
+    /// Its name in errors.
     label: String,
     table: Table,
-    /// What the paths of local files are relative to.
+    /// The directory that local paths are relative to.
     folder: PathBuf,
 }
 
@@ -44,16 +44,18 @@ impl Recipe {
         let mut table: Table = text.parse().map_err(|e: toml::de::Error| wrong(&e))?;
         let edits = match table.remove("edit") {
             Some(Value::Array(edits)) => edits,
-            Some(_) => return Err(wrong(&"edit is no list: each edit begins with a line [[edit]]")),
+            Some(_) => {
+                return Err(wrong(&"`edit` is not a list of tables: begin each edit with a line [[edit]]"));
+            }
             None => Vec::new(),
         };
         if let Some(key) = table.keys().next() {
-            return Err(wrong(&format!("\"{key}\" is not known: a recipe is a list of [[edit]]")));
+            return Err(wrong(&format!("unknown key \"{key}\": a recipe has only [[edit]] tables")));
         }
         let folder = path.parent().map(Path::to_path_buf).unwrap_or_default();
         for (number, edit) in (1..).zip(edits) {
             let Value::Table(table) = edit else {
-                return Err(wrong(&"edit is no list of tables: each edit begins with a line [[edit]]"));
+                return Err(wrong(&"`edit` is not a list of tables: begin each edit with a line [[edit]]"));
             };
             let label = format!("{}: edit {number}", path.display());
             self.entries.push(RecipeEdit { label, table, folder: folder.clone() });
@@ -61,14 +63,14 @@ impl Recipe {
         Ok(())
     }
 
-    /// Adds an edit: what it does, and its fields. `label` is what errors call it.
+    /// Adds an edit: its name and its fields. Errors call it `label`.
     pub fn add<'v>(&mut self, label: &str, what: &str, fields: impl IntoIterator<Item = (&'v str, Value)>) {
         let mut table: Table = fields.into_iter().map(|(key, value)| (key.to_owned(), value)).collect();
         table.insert("do".into(), Value::String(what.to_owned()));
         self.entries.push(RecipeEdit { label: label.to_owned(), table, folder: PathBuf::new() });
     }
 
-    /// Whether there are no edits.
+    /// Returns true if there are no edits.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.entries.is_empty()
@@ -100,7 +102,7 @@ impl Recipe {
             let failed = |e: Error| e.within(&entry.label);
             let table = fill_value(&Value::Table(entry.table.clone()), variables).map_err(failed)?;
             let step: Step = table.try_into().map_err(|e: toml::de::Error| {
-                let known = if entry.table.contains_key("do") { "" } else { ": `do` names what it does" };
+                let known = if entry.table.contains_key("do") { "" } else { ": `do` names the edit" };
                 failed(Error::usage(format!("{}{known}", e.message())))
             })?;
             Ok(FilledStep { label: entry.label.clone(), step, folder: entry.folder.clone() })
@@ -116,7 +118,7 @@ pub(super) struct FilledStep {
     pub(super) folder: PathBuf,
 }
 
-/// What an edit can be.
+/// An edit of a recipe.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(tag = "do", rename_all = "kebab-case", deny_unknown_fields)]
 pub(super) enum Step {
@@ -247,14 +249,17 @@ pub(super) fn fill(text: &str, variables: &Variables) -> Result<String> {
     let mut rest = text;
     while let Some((before, after)) = rest.split_once("{{") {
         let (name, behind) = after.split_once("}}").ok_or_else(|| {
-            Error::usage("{{ has no }}")
-                .advise("{{name}} stands for the value of --set name=… or of a CSV column")
+            Error::usage("{{ without a matching }}")
+                .advise("{{name}} stands for a value from --set name=… or from a CSV column")
         })?;
         let name = name.trim();
         let value = variables.get(name).ok_or_else(|| {
             let known: Vec<&str> = variables.keys().map(String::as_str).collect();
-            let known =
-                if known.is_empty() { "none is set".into() } else { format!("set are {}", known.join(", ")) };
+            let known = if known.is_empty() {
+                "no names are set".into()
+            } else {
+                format!("the names set are {}", known.join(", "))
+            };
             Error::usage(format!("{{{{{name}}}}} has no value: {known}"))
                 .advise("Set it with --set, or as a column of the CSV file")
         })?;
@@ -271,7 +276,7 @@ pub(super) fn variable_names(text: &str) -> impl Iterator<Item = &str> {
     text.split("{{").skip(1).filter_map(|after| Some(after.split_once("}}")?.0.trim()))
 }
 
-/// Reads a CSV file of instances: the names of its columns, and for each further line their values.
+/// Reads a CSV file of instances: a line of column names, and a line of values for each instance.
 pub fn read_instances(path: &Path) -> Result<Vec<Variables>> {
     let wrong = |problem: &dyn std::fmt::Display| Error::usage(format!("{}: {problem}", path.display()));
     let mut reader = csv::ReaderBuilder::new()
@@ -286,7 +291,7 @@ pub fn read_instances(path: &Path) -> Result<Vec<Variables>> {
         instances.push(names.iter().cloned().zip(record.iter().map(str::to_owned)).collect());
     }
     if instances.is_empty() {
-        return Err(wrong(&"has no line below its header, so no image would be made"));
+        return Err(wrong(&"no lines after the header, so no image would be made"));
     }
     Ok(instances)
 }

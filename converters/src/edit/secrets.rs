@@ -1,44 +1,46 @@
-//! Which parts of a recipe are secret: passwords, their hashes, and the variables that these are made of. None of it stands
-//! in a record.
+//! Finds the secret parts of a recipe: passwords, their hashes, and the variables in them. No record contains them.
 
 use toml::{Table, Value};
 
 use super::recipe::{Recipe, variable_names};
 use crate::error::{Error, Result};
 
-/// What stands for a secret in a record.
+/// The placeholder for a secret in a record.
 pub const PLACEHOLDER: &str = "…";
 
 /// Files that hold hashes of passwords, by their names.
 const SECRET_FILES: [&str; 4] = ["shadow", "gshadow", "passwd", "opasswd"];
 
 impl Recipe {
-    /// Whether the value of the variable `name` is secret: a password, a hash, or what a file of hashes says is made of it.
+    /// Returns true if the value of the variable `name` is secret: it is used in a password, a hash, or the text of a file
+    /// of hashes.
     #[must_use]
     pub fn hides(&self, name: &str) -> bool {
-        // What variables a template has is not known here.
+        // The variables of a template are unknown here.
         self.tables().any(|edit| names_secret(edit, name) || is_secret_template(edit))
     }
 
-    /// Errs if the name of an image is made of a variable that a password or a hash is made of: names stand in the store.
+    /// Errs if the name of an image contains a variable that a password or a hash contains, because the store keeps names
+    /// in the clear.
     pub(super) fn check_name(&self, name: &str) -> Result<()> {
         let is_secret = |variable: &&str| self.tables().any(|edit| names_secret(edit, variable));
         match variable_names(name).find(is_secret) {
             None => Ok(()),
             Some(variable) => Err(Error::usage(format!(
-                "{name}: an image's name cannot be made of {variable}, which a password is made of"
+                "{name}: an image name cannot contain {variable}, which is part of a password"
             ))
-            .advise("Names are not secret; use another variable")),
+            .advise("Image names are not secret; use another variable")),
         }
     }
 }
 
-/// Whether an edit has a secret that is made of the variable `name`.
+/// Returns true if an edit has a secret that contains the variable `name`.
 fn names_secret(edit: &Table, name: &str) -> bool {
     secrets(edit).flat_map(variable_names).any(|used| used == name)
 }
 
-/// Whether what is written to the file `path` of an image is secret. The name may have `{{names}}`: then it could be any.
+/// Returns true if what is written to the file `path` of an image is secret. The name may have `{{names}}`: then it could
+/// be any.
 #[must_use]
 pub fn is_secret_file(path: &str) -> bool {
     let name = path.rsplit('/').next().unwrap_or_default();

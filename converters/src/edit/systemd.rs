@@ -1,5 +1,5 @@
-//! Units of systemd in the image: enabled and disabled by the symlinks that `systemctl` makes, as the unit's own
-//! `[Install]` section says (systemd.unit(5)).
+//! Enables and disables systemd units in the image with the symlinks that `systemctl` makes, according to the unit's
+//! `[Install]` section (systemd.unit(5)).
 
 use std::collections::BTreeSet;
 
@@ -23,7 +23,7 @@ pub(super) const ETC: &str = "/etc/systemd/system";
 /// The `[Install]` section of a unit.
 #[derive(Debug, Default, PartialEq, Eq)]
 struct Install {
-    /// Folder suffix (`wants`, `requires`, `upholds`) and unit.
+    /// Directory suffix (`wants`, `requires`, `upholds`) and unit.
     wanted: Vec<(&'static str, String)>,
     alias: Vec<String>,
     also: Vec<String>,
@@ -66,7 +66,7 @@ impl Install {
                 }
                 _ => continue,
             };
-            // An empty value takes back what was said before.
+            // An empty value clears earlier ones.
             if words.is_empty() {
                 self.wanted.retain(|(have, _)| *have != suffix);
             }
@@ -134,7 +134,7 @@ fn full_name(name: &str) -> Result<String> {
     ];
     let plain = |c: char| c.is_ascii_alphanumeric() || ":-_.\\@".contains(c);
     if name.is_empty() || !name.chars().all(plain) || name.starts_with('.') {
-        return Err(Error::usage(format!("\"{name}\" is no name of a unit")));
+        return Err(Error::usage(format!("invalid unit name \"{name}\"")));
     }
     let known = name.rsplit_once('.').is_some_and(|(_, suffix)| suffixes.contains(&suffix));
     Ok(if known { name.to_owned() } else { format!("{name}.service") })
@@ -151,7 +151,7 @@ pub(super) fn find(files: &Files, unit: &str) -> Result<String> {
             let Some(row) = files.get_link(&path) else { continue };
             if row.node.link_target.as_deref() == Some(b"/dev/null") {
                 return Err(Error::input(format!("{path}: the unit {unit} is masked"))
-                    .advise("Delete that link first"));
+                    .advise("Delete that symlink first"));
             }
             if files.is_file(&path) {
                 return Ok(path);
@@ -159,10 +159,10 @@ pub(super) fn find(files: &Files, unit: &str) -> Result<String> {
         }
     }
     Err(Error::input(format!("the image has no unit {unit}"))
-        .advise("`mif ls NAME /lib/systemd/system` lists those that come with its packages"))
+        .advise("List the units of its packages with `mif ls NAME /lib/systemd/system`"))
 }
 
-/// What a unit's file and the files that add to it say.
+/// The `[Install]` section of a unit: of its file and its drop-ins.
 fn install(files: &Files, unit: &str, path: &str) -> Result<Install> {
     let mut install = Install::default();
     install.read(&files.text(path)?);
@@ -238,7 +238,7 @@ fn alias_of(files: &Files, unit: &str) -> Option<String> {
     })
 }
 
-/// Links a unit, and those that it names. `named` by the user, it has to say how it is installed.
+/// Enables a unit and the units that it names. A unit that the user `named` must have an `[Install]` section.
 fn enable_with(
     files: &Files,
     unit: &str,
@@ -256,7 +256,7 @@ fn enable_with(
     if install.is_empty() {
         return if named {
             Err(Error::input(format!("{path}: has no [Install] section, so it cannot be enabled")).advise(
-                "Such a unit is started by others; a symlink in a target's .wants folder starts it at boot",
+                "Other units start it; to start it at boot, create a symlink to it in a target's .wants directory",
             ))
         } else {
             Ok(())
@@ -266,8 +266,8 @@ fn enable_with(
     let unit = match (name.instance, &install.default_instance) {
         (Some(""), Some(instance)) => format!("{}@{instance}.{}", name.prefix, name.suffix),
         (Some(""), None) if !install.wanted.is_empty() => {
-            return Err(Error::input(format!("{path}: is a template"))
-                .advise(format!("Name an instance, as {}@NAME.{}", name.prefix, name.suffix)));
+            return Err(Error::input(format!("{path}: is a template unit"))
+                .advise(format!("Name an instance, such as {}@NAME.{}", name.prefix, name.suffix)));
         }
         _ => unit.to_owned(),
     };
@@ -320,7 +320,7 @@ pub(super) fn disable(files: &Files, unit: &str) -> Result<Vec<Edit>> {
     Ok(gone.into_iter().map(|path| Edit::Delete { path }).collect())
 }
 
-/// Whether a unit is masked: its name is a link to `/dev/null`.
+/// Returns true if a unit is masked: its name is a link to `/dev/null`.
 fn is_masked(files: &Files, unit: &str) -> bool {
     let paths = FOLDERS.map(|folder| format!("{folder}/{unit}"));
     let row = paths.iter().find_map(|path| files.get_link(path));
@@ -383,8 +383,8 @@ fn links_to_remove(files: &Files, names: &mut BTreeSet<String>) -> Vec<String> {
     gone
 }
 
-/// Whether some link has a unit started at boot. A link at the top that only says where the unit's file is, or that the
-/// unit is masked, has none started.
+/// Returns true if some link has a unit started at boot. A link at the top that only says where the unit's file is, or that
+/// the unit is masked, has none started.
 pub(super) fn is_enabled(files: &Files, unit: &str) -> bool {
     administrators_links(files).iter().any(|link| {
         let is_top = link.path.rsplit_once('/').is_some_and(|(folder, _)| folder == ETC);

@@ -1,8 +1,8 @@
-//! Into a folder: everything is made relative to it, by file descriptors that follow no symlink, so that nothing
-//! an image says leads out of it.
+//! Extracts into a directory. Everything is created relative to it, through file descriptors that follow no symlink, so
+//! that no path of an image leads out of it.
 //!
-//! Folders get their mode and times last, from the deepest up: what is made in a folder changes its time, and a
-//! mode may forbid to make anything.
+//! Directories get their mode and times last, from the deepest up: what is made in a directory changes its time, and a mode
+//! may forbid to make anything.
 
 use std::ffi::OsStr;
 use std::io;
@@ -23,11 +23,11 @@ use crate::tree::view::Tree;
 
 const FOLDER: OFlags = OFlags::RDONLY.union(OFlags::DIRECTORY).union(OFlags::NOFOLLOW).union(OFlags::CLOEXEC);
 
-/// Bits of a mode that give the owner's rights to whoever runs the file.
+/// Mode bits that run a file with the rights of its owner or group.
 const SET_ID: u16 = 0o6000;
 
-/// Why something that gives rights on the machine was not set.
-const ONLY_PRIVILEGED: &str = "left out without --privileged";
+/// The reason if an attribute that grants privileges was not set.
+const ONLY_PRIVILEGED: &str = "needs --privileged";
 
 /// FAT: the file may not be written.
 const READ_ONLY: u32 = 1;
@@ -48,8 +48,8 @@ pub(super) fn extract(
     match made {
         Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {
             if std::fs::read_dir(to).map_err(failed)?.next().is_some() {
-                return Err(Error::input(format!("{}: is not empty", to.display()))
-                    .advise("Name a folder that is new or empty"));
+                return Err(Error::input(format!("{}: directory not empty", to.display()))
+                    .advise("Extract to a new or empty directory"));
             }
         }
         other => other.map_err(failed)?,
@@ -89,12 +89,12 @@ struct Work<'a> {
     root: OwnedFd,
     is_root: bool,
     privileged: bool,
-    /// The folder that was used last.
+    /// The directory that was used last.
     current: Option<(Vec<u8>, OwnedFd)>,
     made: Vec<bool>,
 }
 
-/// What keeps a path from being made.
+/// Why a path could not be extracted.
 enum Problem {
     /// Only this path.
     Path(String),
@@ -103,7 +103,7 @@ enum Problem {
 }
 
 impl Work<'_> {
-    /// Opens a folder below the target, part by part.
+    /// Opens a directory below the target, part by part.
     fn folder(&self, path: &[u8]) -> io::Result<OwnedFd> {
         let mut fd = self.root.try_clone()?;
         for part in path.split(|b| *b == b'/').filter(|part| !part.is_empty()) {
@@ -129,7 +129,8 @@ impl Work<'_> {
             cut.map_or((&b""[..], &item.path[..]), |i| (&item.path[..i], &item.path[i + 1..]));
         if self.current.as_ref().is_none_or(|(path, _)| path != parent) {
             self.current = None;
-            let fd = self.folder(parent).map_err(|e| Problem::Path(format!("its folder: {e}")))?;
+            let fd =
+                self.folder(parent).map_err(|e| Problem::Path(format!("cannot open its directory: {e}")))?;
             self.current = Some((parent.to_vec(), fd));
         }
         let (_, parent) = self.current.as_ref().expect("just opened");
@@ -143,7 +144,7 @@ impl Work<'_> {
         let row = item.row;
         if let Some(first) = item.link_to {
             if !self.made[first] {
-                return Err(Problem::Path("its first path was not made".into()));
+                return Err(Problem::Path("the file that it is a hard link to was not extracted".into()));
             }
             let target = &self.items[first].path;
             let cut = target.iter().rposition(|b| *b == b'/');
@@ -189,7 +190,7 @@ impl Work<'_> {
                     device,
                 ) {
                     Err(rustix::io::Errno::PERM) => {
-                        report.not_set("device", &row.path, "only root may make one");
+                        report.not_set("device", &row.path, "only root can create devices");
                         return Ok(());
                     }
                     other => other.map_err(|e| problem(e.into()))?,
@@ -204,7 +205,7 @@ impl Work<'_> {
 
     /// Writes a file's content, its holes left out.
     fn fill(&self, fd: &OwnedFd, number: usize, progress: &dyn Progress) -> Result<(), Problem> {
-        let damaged = |e: Error| Problem::Path(format!("its content: {e}"));
+        let damaged = |e: Error| Problem::Path(format!("cannot read its content: {e}"));
         let source = self.tree.content(number).map_err(damaged)?;
         let parts = data_parts(&*source).map_err(damaged)?;
         let failed = |e: io::Error| Error::io(self.to, &e);
@@ -225,8 +226,8 @@ impl Work<'_> {
         copied.map_err(|e| if fatal || progress.interrupted() { Problem::Fatal(e) } else { damaged(e) })
     }
 
-    /// Sets what a file or folder that is open has beside its content. The owner first: changing it takes
-    /// capabilities and set-id bits away.
+    /// Sets what a file or directory that is open has beside its content. The owner first: changing it takes capabilities
+    /// and set-id bits away.
     fn set_meta(&self, fd: &OwnedFd, item: &Item<'_>, report: &mut ExtractReport) {
         let row = item.row;
         let owned = self.set_owner(row, report, |uid, gid| fs::fchown(fd, uid, gid));
@@ -287,11 +288,13 @@ impl Work<'_> {
         };
         let refused = match mode & SET_ID != 0 {
             true if !self.privileged => Some(ONLY_PRIVILEGED),
-            true if !owned && !is_folder => Some("the file would run with the rights of another owner"),
+            true if !owned && !is_folder => {
+                Some("the file has another owner here and would run with that owner's rights")
+            }
             _ => None,
         };
         if let Some(why) = refused {
-            report.not_set("set-id bit", &row.path, why);
+            report.not_set("set-ID bit", &row.path, why);
             return Some(Mode::from_raw_mode((mode & !SET_ID).into()));
         }
         Some(Mode::from_raw_mode(mode.into()))
@@ -311,7 +314,7 @@ impl Work<'_> {
         plain
     }
 
-    /// Whether the owner is the one that the image says.
+    /// Sets the owner that the image gives; returns true if the file now has it.
     fn set_owner(
         &self,
         row: &Row,
@@ -324,7 +327,7 @@ impl Work<'_> {
             if (uid, gid) == (own_uid.as_raw(), own_gid.as_raw()) {
                 return true;
             }
-            report.not_set("owner", &row.path, "only root may give files away");
+            report.not_set("owner", &row.path, "only root can change the owner of files");
             return false;
         }
         let done = set(Some(Uid::from_raw(uid)), Some(Gid::from_raw(gid)));
@@ -343,8 +346,8 @@ fn note_xattr(report: &mut ExtractReport, row: &Row, name: &[u8], done: rustix::
     note(report, &format!("xattr {}", escape_apart(name)), row, done);
 }
 
-/// Opens the node that was just made as `name`. An error if somebody has replaced it by something of another type, such as a
-/// link.
+/// Opens the node that was just created as `name`. Fails if it has been replaced by a node of another type, such as a
+/// symlink.
 fn made_node(parent: &OwnedFd, name: &OsStr, made: FileType) -> rustix::io::Result<OwnedFd> {
     let node = fs::openat(parent, name, OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC, Mode::empty())?;
     let kind = fs::FileType::from_raw_mode(fs::fstat(&node)?.st_mode);

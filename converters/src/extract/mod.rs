@@ -1,4 +1,4 @@
-//! `extract`: a tree of an image becomes files in a folder, or a tar.
+//! `extract`: copies a tree of an image to a directory or a tar archive.
 
 mod folder;
 mod tar;
@@ -26,11 +26,11 @@ use crate::tree::view::Tree;
 /// How much of a file is copied at once.
 const WINDOW: u64 = 1 << 20;
 
-/// Where a tree goes.
+/// The target of an extraction.
 pub enum Target<'a> {
-    /// A folder that is not there yet, or is empty. One that is there keeps its own mode and owner.
+    /// A new or empty directory. An existing directory keeps its mode and owner.
     Folder {
-        /// The folder.
+        /// The directory.
         path: &'a Path,
         /// Also make and set what gives rights on the machine: devices, set-user-id and set-group-id bits, and attributes
         /// of `security.*`, among them capabilities of programs. (A tar has all of these in any case: it is data.)
@@ -40,47 +40,47 @@ pub enum Target<'a> {
     TarFile {
         /// The file.
         path: &'a Path,
-        /// Replace it if it is there.
+        /// Replace an existing file.
         force: bool,
     },
     /// A tar, written as it is made.
     Tar(&'a mut dyn Write),
 }
 
-/// What an extraction did.
+/// The report of `extract`.
 #[derive(Debug, Clone, Default, Serialize)]
 pub struct ExtractReport {
     /// The image.
     pub image: String,
-    /// What was extracted, as `volume:/path`.
+    /// The path that was extracted, as `volume:/path`.
     pub path: String,
-    /// Where it is; none if it was written as it was made.
+    /// Its path; none if it was written to a stream.
     pub output: Option<String>,
     /// Paths that were made.
     pub paths: u64,
     /// Regular files, hard links counted once.
     pub files: u64,
-    /// Their bytes, holes counted.
+    /// Their bytes, including holes.
     pub bytes: u64,
-    /// What was not set: the machine or the user's rights did not let it be, or it is privileged and was not asked for. All
-    /// else is as in the image.
+    /// Attributes that were not set, because the machine or the user's permissions did not allow it, or because they need
+    /// `privileged`. All else is as in the image.
     pub not_set: Vec<NotSet>,
     /// Paths that are missing or incomplete, each with the reason.
     pub failed: Vec<String>,
-    /// What of the image could not be read, each a sentence.
+    /// Warnings about parts of the image that could not be read, as sentences.
     pub warnings: Vec<String>,
     /// How long it took.
     pub seconds: f64,
 }
 
-/// Something that could not be set.
+/// A kind of attribute that could not be set.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct NotSet {
-    /// What: `owner`, `device`, `xattr security.capability`.
+    /// The attribute: `owner`, `device`, `xattr security.capability`.
     pub what: String,
-    /// Of how many paths.
+    /// The number of paths.
     pub paths: u64,
-    /// Why, at the first of them.
+    /// The reason for the first path.
     pub reason: String,
     /// The first of them.
     pub first: String,
@@ -98,8 +98,8 @@ impl ExtractReport {
     }
 }
 
-/// Copies the tree at `path` of `image` (its root filesystem, if none is named) to `target`: what a folder holds
-/// goes straight into the target, and a file by its name.
+/// Copies the tree at `path` of `image` (by default its root filesystem) to `target`. The entries of a directory go
+/// directly into the target, a file under its name.
 pub fn extract(
     image: &OpenImage,
     path: Option<&VolumePath>,
@@ -171,7 +171,7 @@ struct Item<'t> {
     link_to: Option<usize>,
 }
 
-/// The row `base` and all that is below it, each folder before what it holds; and what is left out, each a sentence.
+/// The row `base` and all that is below it, each directory before what it holds; and what is left out, each a sentence.
 ///
 /// A damaged directory may have a name twice. The first of the two is taken, so that no path leads through a symlink that
 /// took the name of a directory.
@@ -192,7 +192,7 @@ fn select(tree: &Tree, base: usize) -> Result<(Vec<Item<'_>>, Vec<String>)> {
         };
         let bad = |part: &[u8]| matches!(part, b"" | b"." | b"..") || part.contains(&0);
         if !path.is_empty() && path.split(|b| *b == b'/').any(bad) {
-            return Err(Error::input(format!("{}: is no path that can be extracted", row.path_text())));
+            return Err(Error::input(format!("{}: not a valid path to extract", row.path_text())));
         }
         items.push(Item { path, row, number, link_to: None });
     }
@@ -203,9 +203,9 @@ fn select(tree: &Tree, base: usize) -> Result<(Vec<Item<'_>>, Vec<String>)> {
     items.retain(|item| {
         let parent = item.path.iter().rposition(|b| *b == b'/').map_or(&b""[..], |cut| &item.path[..cut]);
         let problem = if last.as_ref() == Some(&item.path) {
-            "has the name of another in its directory, which is extracted"
+            "duplicate name in its directory; only the first was extracted"
         } else if !item.path.is_empty() && is_folder && !directories.contains(parent) {
-            "lies in a directory that was left out"
+            "its directory was not extracted"
         } else {
             last = Some(item.path.clone());
             if item.row.node.file_type == FileType::Dir {

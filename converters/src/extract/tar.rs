@@ -1,6 +1,6 @@
-//! Into a tar: a pax header before each member keeps what the old header has no room for, as GNU tar and libarchive
-//! read it: long and non-ASCII names, nanoseconds, large numbers, xattrs (`SCHILY.xattr.*`), ACLs (`SCHILY.acl.*`),
-//! SELinux labels (`RHT.security.selinux`), and holes (GNU's sparse format 1.0).
+//! Extracts into a tar archive. A pax header before each member keeps what the old header has no room for, in the form that
+//! GNU tar and libarchive read: long and non-ASCII names, nanoseconds, large numbers, xattrs (`SCHILY.xattr.*`), ACLs
+//! (`SCHILY.acl.*`), SELinux labels (`RHT.security.selinux`), and holes (GNU's sparse format 1.0).
 
 use std::io::{self, Write};
 use std::ops::Range;
@@ -15,7 +15,7 @@ use crate::host::acl;
 use crate::task::progress::Progress;
 use crate::tree::view::Tree;
 
-/// What the old header has room for.
+/// The largest numbers that the old header can hold.
 const MAX_NAME: usize = 100;
 const MAX_ID: u32 = 0o7_777_777;
 const MAX_SIZE: u64 = 0o77_777_777_777;
@@ -39,7 +39,7 @@ pub(super) fn extract(
 }
 
 fn failed(error: io::Error) -> Error {
-    Error::store(format!("cannot write the tar: {error}"))
+    Error::store(format!("cannot write the tar archive: {error}"))
 }
 
 fn member(
@@ -52,7 +52,7 @@ fn member(
 ) -> Result<()> {
     let row = item.row;
     if row.node.file_type == FileType::Socket {
-        report.not_set("socket", &row.path, "a tar has none");
+        report.not_set("socket", &row.path, "tar cannot store sockets");
         return Ok(());
     }
     let mut header = Header::new_ustar();
@@ -81,7 +81,7 @@ fn member(
     for xattr in &row.node.xattrs {
         if xattr.name.contains(&0) {
             let what = format!("xattr {}", escape_apart(&xattr.name));
-            report.not_set(&what, &row.path, "no system has an attribute with a zero byte in its name");
+            report.not_set(&what, &row.path, "its name contains a NUL byte");
             continue;
         }
         pax.add([b"SCHILY.xattr.", &encoded(&xattr.name)[..]].concat(), &*xattr.value);
@@ -115,13 +115,13 @@ fn member(
         let (major, minor) = row.node.rdev.unwrap_or_default();
         let fits = header.set_device_major(major).and_then(|()| header.set_device_minor(minor));
         if major > MAX_ID || minor > MAX_ID || fits.is_err() {
-            report.not_set("device", &row.path, "a tar cannot hold its number");
+            report.not_set("device", &row.path, "its number is too large for tar");
             return Ok(());
         }
     }
     header.set_size(0);
     if row.node.file_type == FileType::File && item.link_to.is_none() {
-        let damaged = |e: Error| format!("{}: its content: {e}", escape_apart(&row.path));
+        let damaged = |e: Error| format!("{}: cannot read its content: {e}", escape_apart(&row.path));
         let opened = tree.content(item.number).and_then(|source| Ok((data_parts(&*source)?, source)));
         let (parts, source) = match opened {
             Ok(opened) => opened,
@@ -140,7 +140,7 @@ fn member(
             pax.add("GNU.sparse.minor", "0");
             pax.add("GNU.sparse.name", &*name);
             pax.add("GNU.sparse.realsize", source.len().to_string());
-            // What a tar that knows no holes would call the map and the data.
+            // What a reader without sparse support sees: the map and the data.
             let plain = [b"GNUSparseFile.0/", &name[..]].concat();
             put_name(&mut header.as_old_mut().name, &plain);
         }
@@ -167,7 +167,7 @@ fn member(
     Ok(())
 }
 
-/// What a member is called: relative, and a folder with a slash at its end.
+/// The name of a member: a relative path, with a slash at the end of a directory.
 fn member_name(item: &Item<'_>) -> Vec<u8> {
     let mut name = [b"./", &item.path[..]].concat();
     if item.row.node.file_type == FileType::Dir && !item.path.is_empty() {

@@ -12,7 +12,7 @@ pub(crate) struct User {
     pub(crate) home: String,
 }
 
-/// A user, by name, out of the image's `/etc/passwd`.
+/// Finds a user in the image's `/etc/passwd`.
 pub(crate) fn user(files: &Files, name: &str) -> Result<User> {
     let passwd = files.text("/etc/passwd")?;
     let found = passwd.lines().find_map(|line| {
@@ -24,14 +24,14 @@ pub(crate) fn user(files: &Files, name: &str) -> Result<User> {
     found.ok_or_else(|| Error::input(format!("the image has no user \"{name}\" in its /etc/passwd")))
 }
 
-/// The home folders of all users.
+/// The home directories of all users.
 pub(crate) fn homes(files: &Files) -> Result<BTreeSet<String>> {
     let passwd = files.text("/etc/passwd")?;
     let homes = passwd.lines().filter_map(|line| line.split(':').nth(5));
     Ok(homes.filter(|home| home.starts_with('/') && home.len() > 1).map(str::to_owned).collect())
 }
 
-/// A group, by name, out of the image's `/etc/group`.
+/// Finds a group in the image's `/etc/group`.
 pub(crate) fn group(files: &Files, name: &str) -> Result<u32> {
     let groups = files.text("/etc/group")?;
     let found = groups.lines().find_map(|line| {

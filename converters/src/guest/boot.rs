@@ -1,4 +1,4 @@
-//! How a machine can start what is on a disk: boot code that a BIOS runs, and programs that UEFI firmware runs.
+//! The ways to boot a disk: boot code for a BIOS, and programs for UEFI firmware.
 
 use memchr::memmem;
 use mif_formats::Source;
@@ -17,7 +17,7 @@ const MAX_PROGRAM: u64 = 8 << 20;
 /// At most so many UEFI programs are looked at.
 const MAX_PROGRAMS: usize = 64;
 
-/// A way to start.
+/// A way to boot.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Boot {
     /// `BIOS` or `UEFI`.
@@ -36,7 +36,7 @@ pub(crate) struct Sectors<'a> {
     pub(crate) table: &'a Table,
 }
 
-/// Finds all ways to start.
+/// Finds all ways to boot.
 pub(crate) fn read(files: &mut Files<'_>, sectors: &Sectors<'_>) -> Vec<Boot> {
     let mut found = Vec::new();
     found.extend(bios(sectors));
@@ -98,7 +98,7 @@ fn uefi(files: &mut Files<'_>, found: &mut Vec<Boot>) {
             && parts.next().is_some_and(|name| name.ends_with(b".efi"))
             && parts.next().is_none()
     };
-    // A folder of that name on the root filesystem is a mount point: a FAT has no modes.
+    // A directory of that name on the root filesystem is a mount point: a FAT has no modes.
     let rows = files.tree.rows().iter().enumerate();
     let programs: Vec<usize> = rows
         .filter(|(_, row)| {

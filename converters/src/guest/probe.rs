@@ -38,7 +38,7 @@ pub struct Kernel {
     pub volume: String,
     /// Its path there.
     pub path: String,
-    /// Whether the root filesystem has a folder of modules for it.
+    /// True if the root filesystem has a directory of modules for it.
     pub modules: bool,
 }
 

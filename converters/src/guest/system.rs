@@ -68,7 +68,7 @@ impl System {
         System { root, other_roots, os, architecture, hostname, kernels, boot }
     }
 
-    /// Whether nothing of a system was found.
+    /// Returns true if nothing of a system was found.
     #[must_use]
     pub fn is_nothing(&self) -> bool {
         self.os.is_none() && self.architecture.is_none() && self.kernels.is_empty() && self.boot.is_empty()

@@ -43,11 +43,11 @@ pub(crate) fn parse(
     }
     entries.sort_unstable();
     if let Some(pair) = entries.windows(2).find(|pair| (pair[0].0, pair[0].1) == (pair[1].0, pair[1].1)) {
-        return Err(format!("the ACL has two entries for one subject (tag {}, id {})", pair[0].0, pair[0].1));
+        return Err(format!("the ACL has two entries with tag {} and ID {}", pair[0].0, pair[0].1));
     }
     for (tag, name) in [(USER_OBJ, "user::"), (GROUP_OBJ, "group::"), (OTHER, "other::")] {
         if !entries.iter().any(|entry| entry.0 == tag) {
-            return Err(format!("the ACL has no entry {name}"));
+            return Err(format!("the ACL has no {name} entry"));
         }
     }
     let has_names = entries.iter().any(|entry| matches!(entry.0, USER | GROUP));
@@ -71,7 +71,7 @@ fn parse_entry(
     entry: &str,
     id_of: &mut dyn FnMut(Principal, &str) -> Option<u32>,
 ) -> Result<(u16, u32, u16), String> {
-    let malformed = || format!("\"{entry}\" is no entry of an ACL");
+    let malformed = || format!("invalid ACL entry \"{entry}\"");
     let mut fields: Vec<&str> = entry.split(':').map(str::trim).collect();
     if matches!(fields[0], "default" | "d") {
         fields.remove(0);
@@ -100,9 +100,9 @@ fn parse_entry(
         Some(principal) => {
             let known = number.or_else(|| qualifier.parse().ok()).or_else(|| id_of(principal, qualifier));
             let kind = if principal == Principal::User { "user" } else { "group" };
-            known.filter(|id| *id != NO_ID).ok_or_else(|| {
-                format!("the ACL names the {kind} \"{qualifier}\", whose number is not known")
-            })?
+            known
+                .filter(|id| *id != NO_ID)
+                .ok_or_else(|| format!("the ACL names the unknown {kind} \"{qualifier}\""))?
         }
     };
     let mut bits = 0;

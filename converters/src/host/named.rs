@@ -22,8 +22,8 @@ pub(crate) fn open(path: &Path, limit: u64) -> Result<Limited> {
     let opened = if is_inherited(path) { File::open(path) } else { open_regular(path) };
     let file = opened.map_err(|e| match std::fs::metadata(path) {
         Ok(meta) if !meta.is_file() && !meta.is_dir() => {
-            Error::input(format!("{}: is not a regular file", path.display()))
-                .advise("Only a regular file is read here, not a device or a named pipe")
+            Error::input(format!("{}: not a regular file", path.display()))
+                .advise("Pass a regular file, not a device or a named pipe")
         }
         _ => failed(e),
     })?;
@@ -44,7 +44,7 @@ pub(crate) fn read(path: &Path, limit: u64) -> Result<Vec<u8>> {
 /// The text in the file at `path`, at most [`MAX_TEXT`] bytes of UTF-8.
 pub(crate) fn read_text(path: &Path) -> Result<String> {
     String::from_utf8(read(path, MAX_TEXT)?)
-        .map_err(|_| Error::input(format!("{}: is not UTF-8", path.display())))
+        .map_err(|_| Error::input(format!("{}: not UTF-8", path.display())))
 }
 
 /// A file that ends with an error if it is too long.
@@ -58,7 +58,7 @@ impl Read for Limited {
         let read = self.file.read(buf)?;
         if self.file.limit() == 0 {
             return Err(io::Error::other(format!(
-                "is longer than {} bytes, the most that is read here",
+                "the file is longer than the limit of {} bytes",
                 self.limit
             )));
         }
@@ -67,10 +67,10 @@ impl Read for Limited {
 }
 
 fn too_long(path: &Path, len: u64, limit: u64) -> Error {
-    Error::input(format!("{}: has {len} bytes; at most {limit} are read here", path.display()))
+    Error::input(format!("{}: the file has {len} bytes, over the limit of {limit}", path.display()))
 }
 
-/// Whether a path names a file that the program was started with.
+/// Returns true if a path names a file that the program was started with.
 fn is_inherited(path: &Path) -> bool {
     path == Path::new("/dev/stdin") || path.starts_with("/dev/fd") || path.starts_with("/proc/self/fd")
 }

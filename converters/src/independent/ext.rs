@@ -21,7 +21,7 @@ impl Ext4Read for VolumeReader {
     fn read(&mut self, start: u64, buf: &mut [u8]) -> Result<(), Box<dyn Error + Send + Sync + 'static>> {
         match read_part(&*self.0, start, buf)? {
             read if read == buf.len() => Ok(()),
-            _ => Err(format!("{} bytes at {start} reach past the volume's end", buf.len()).into()),
+            _ => Err(format!("{} bytes at {start} extend past the end of the volume", buf.len()).into()),
         }
     }
 }

@@ -14,9 +14,9 @@ use super::{OtherNode, Reader, WINDOW};
 
 pub(super) const READER: &str = "fatfs 0.3";
 
-/// A folder that loops never ends for it: so many entries are the most that one may have.
+/// A directory that loops never ends for it: so many entries are the most that one may have.
 const MAX_ENTRIES: usize = 65_536;
-/// The deepest path, and the most of all paths, that are looked at: folders may contain each other. Nor are there more
+/// The deepest path, and the most of all paths, that are looked at: directories may contain each other. Nor are there more
 /// paths than the volume has room for entries.
 const MAX_DEPTH: usize = 64;
 const MAX_PATHS: u64 = 1 << 20;
@@ -26,7 +26,7 @@ const ENTRY_SIZE: u64 = 32;
 pub(super) struct Fat {
     fs: FileSystem<Device>,
     found: BTreeMap<Vec<u8>, OtherNode>,
-    /// Why a folder, by its path, was not read to its end.
+    /// Why a directory, by its path, was not read to its end.
     unread: BTreeMap<Vec<u8>, String>,
 }
 
@@ -77,7 +77,7 @@ impl List {
             let entry = match entry {
                 Ok(entry) if i < MAX_ENTRIES && depth < MAX_DEPTH && self.found.len() < self.most => entry,
                 Ok(_) => {
-                    self.unread.insert(here, format!("{READER} finds no end of it"));
+                    self.unread.insert(here, format!("{READER} cannot find the end of the directory"));
                     return;
                 }
                 Err(error) => {
@@ -120,12 +120,12 @@ fn describe(entry: &DirEntry<'_, Device>) -> OtherNode {
 impl Reader for Fat {
     fn find(&self, path: &[u8]) -> Result<Option<OtherNode>, String> {
         if !Self::is_told_apart(path) {
-            return Err(format!("{READER} knows no such name"));
+            return Err(format!("{READER} cannot read such names"));
         }
         let found = self.found.get(&self.called(path)).cloned();
         match found {
-            None if !path.is_ascii() => Err(format!("{READER} has the name in another code page")),
-            None if !self.unread.is_empty() => Err(format!("{READER} did not read every folder")),
+            None if !path.is_ascii() => Err(format!("{READER} decodes the name with another code page")),
+            None if !self.unread.is_empty() => Err(format!("{READER} could not read every directory")),
             found => Ok(found),
         }
     }

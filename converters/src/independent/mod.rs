@@ -38,7 +38,7 @@ const WINDOW: usize = 256 << 10;
 pub struct IndependentReport {
     /// The image, as the user called it.
     pub image: String,
-    /// Whether nothing differs. What is unchecked does not count.
+    /// True if nothing differs. What is unchecked does not count.
     pub same: bool,
     /// The partition table, and then each volume.
     pub parts: Vec<PartReport>,
@@ -103,7 +103,7 @@ trait Reader {
     /// What is at a path, if there is anything.
     fn find(&self, path: &[u8]) -> Result<Option<OtherNode>, String>;
 
-    /// The names in a folder.
+    /// The names in a directory.
     fn names(&self, folder: &[u8]) -> Result<BTreeSet<Vec<u8>>, String>;
 
     /// What this reader calls one of our names.
@@ -134,7 +134,7 @@ pub fn independent(image: &OpenImage, progress: &dyn Progress) -> Result<Indepen
 fn guarded(part: &str, compare: impl FnOnce() -> Result<PartReport>) -> Result<PartReport> {
     mif_formats::guard::catch(compare).unwrap_or_else(|| {
         let mut report = PartReport::new(part, None);
-        report.skips("all of it", "the other reader panicked");
+        report.skips("everything", "the other reader panicked");
         Ok(report)
     })
 }
@@ -147,7 +147,7 @@ fn compare_volume(
 ) -> Result<PartReport> {
     let Some(fs) = volume.filesystem() else {
         let mut part = PartReport::new(&volume.name, None);
-        part.skips("all of it", "this program reads no filesystem on it");
+        part.skips("everything", "mif reads no filesystem on it");
         return Ok(part);
     };
     let source = Arc::new(scan.volume(volume));
@@ -160,7 +160,7 @@ fn compare_volume(
     };
     match other {
         Ok(other) => Comparison { volume, tree, other: &*other, part: &mut part }.run(progress)?,
-        Err(why) => part.skips("all of it", why),
+        Err(why) => part.skips("everything", why),
     }
     Ok(part)
 }
@@ -179,7 +179,7 @@ impl Comparison<'_> {
         let of_volume = |row: &Row| row.volume == self.volume.name;
         let bytes = rows.iter().filter(|row| of_volume(row)).map(|row| row.node.size).sum();
         progress.stage(&format!("{} by {}", self.part.part, self.part.reader.unwrap_or_default()), bytes);
-        // Each folder's names, as the other reader has them, and less those that are ours.
+        // Each directory's names, as the other reader has them, and less those that are ours.
         let mut extra: Vec<(Vec<u8>, BTreeSet<Vec<u8>>)> = Vec::new();
         let mut folders = std::collections::HashMap::new();
         let doubled = doubled(rows.iter().filter(|row| of_volume(row)));
@@ -187,7 +187,7 @@ impl Comparison<'_> {
             progress::check(progress)?;
             let path = escape(&row.path);
             if !doubled.is_empty() && ways_to(&row.path).any(|way| doubled.contains(way)) {
-                self.part.skips(path, "a folder has this name more than once");
+                self.part.skips(path, "a directory has this name more than once");
                 continue;
             }
             if row.node.file_type == FileType::Dir {
@@ -196,7 +196,7 @@ impl Comparison<'_> {
                         folders.insert(row.path.clone(), extra.len());
                         extra.push((row.path.clone(), names));
                     }
-                    Err(why) => self.part.skips(format!("{path}: names in it"), why),
+                    Err(why) => self.part.skips(format!("{path}: directory entries"), why),
                 }
             }
             self.compare_row(i, row, &path)?;
@@ -237,7 +237,7 @@ impl Comparison<'_> {
         };
         let is_file = row.node.file_type == FileType::File;
         let said = |ours: &dyn std::fmt::Debug, theirs: &dyn std::fmt::Debug| {
-            format!("{ours:?} by mif, {theirs:?} by {reader}")
+            format!("mif reads {ours:?}, {reader} reads {theirs:?}")
         };
         let mut wrong = Vec::new();
         if found.file_type != row.node.file_type {
@@ -296,7 +296,7 @@ impl Comparison<'_> {
         }
         if self.differs_only_where_nothing_was_written(i, row)? {
             return Ok(Verdict::Unchecked(format!(
-                "{} reads blocks that were never written as what lies there; all others are the same",
+                "{} returns stale data for blocks that were never written; all other blocks are the same",
                 self.part.reader.unwrap_or_default()
             )));
         }
@@ -315,7 +315,7 @@ impl Comparison<'_> {
         Ok(hasher.finalize().into())
     }
 
-    /// Whether the two readers agree but for the ranges of a file that its map gives as zeros.
+    /// Returns true if the two readers agree but for the ranges of a file that its map gives as zeros.
     fn differs_only_where_nothing_was_written(&self, i: usize, row: &Row) -> Result<bool> {
         let fs = self.volume.filesystem().expect("its files are compared");
         let mut at = 0;
@@ -354,7 +354,7 @@ fn doubled<'a>(rows: impl Iterator<Item = &'a Row>) -> HashSet<&'a [u8]> {
     paths.windows(2).filter(|pair| pair[0] == pair[1]).map(|pair| pair[0]).collect()
 }
 
-/// A path, and those of the folders that it leads through.
+/// A path, and those of the directories that it leads through.
 fn ways_to(path: &[u8]) -> impl Iterator<Item = &[u8]> {
     (1..=path.len()).filter(|end| *end == path.len() || path[*end] == b'/').map(|end| &path[..end])
 }

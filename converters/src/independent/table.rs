@@ -17,13 +17,13 @@ const MAX_ENTRIES: u32 = 4096;
 pub(super) fn compare(scan: &Scan) -> PartReport {
     let mut part = PartReport::new("partition table", None);
     if scan.table.kind != TableKind::Gpt {
-        part.skips("all of it", "no other reader of MBRs is there");
+        part.skips("everything", "mif has no independent MBR reader");
         return part;
     }
     part.reader = Some(READER);
     match read(scan) {
         Ok(theirs) => compare_partitions(scan, &theirs, &mut part),
-        Err(why) => part.skips("all of it", why),
+        Err(why) => part.skips("everything", why),
     }
     part
 }
@@ -42,7 +42,7 @@ fn read(scan: &Scan) -> Result<gpt::GptDisk<Device>, String> {
         let (entries, size) = (number(80), number(84));
         if entries > MAX_ENTRIES || size != ENTRY_SIZE {
             return Err(format!(
-                "{entries} entries of {size} bytes: {READER} reads up to {MAX_ENTRIES} of {ENTRY_SIZE}"
+                "the table has {entries} entries of {size} bytes; {READER} reads up to {MAX_ENTRIES} of {ENTRY_SIZE} bytes"
             ));
         }
     }
@@ -58,7 +58,7 @@ fn compare_partitions(scan: &Scan, theirs: &gpt::GptDisk<Device>, part: &mut Par
     let sector = u64::from(scan.table.sector_size);
     let disk_len = scan.disk.len();
     if scan.table.id.as_deref() != Some(&theirs.guid().to_string()) {
-        part.differs("disk GUID", format!("{:?} by mif, {} by {READER}", scan.table.id, theirs.guid()));
+        part.differs("disk GUID", format!("mif reads {:?}, {READER} reads {}", scan.table.id, theirs.guid()));
     }
     let mut left = theirs.partitions().clone();
     left.retain(|_, partition| partition.is_used());
@@ -88,7 +88,7 @@ fn compare_partitions(scan: &Scan, theirs: &gpt::GptDisk<Device>, part: &mut Par
             ours.name.clone().unwrap_or_default(),
         );
         if ours != theirs {
-            part.differs(what, format!("{ours:?} by mif, {theirs:?} by {READER}"));
+            part.differs(what, format!("mif reads {ours:?}, {READER} reads {theirs:?}"));
         }
     }
     for (slot, theirs) in left {
@@ -96,7 +96,7 @@ fn compare_partitions(scan: &Scan, theirs: &gpt::GptDisk<Device>, part: &mut Par
         let is_nowhere =
             theirs.last_lba < theirs.first_lba || theirs.first_lba.saturating_mul(sector) >= disk_len;
         if is_nowhere {
-            part.skips(what, "it lies nowhere on the disk, and mif leaves it out");
+            part.skips(what, "it lies outside the disk, so mif leaves it out");
         } else {
             part.differs(what, format!("{READER} lists it, mif does not"));
         }

@@ -42,8 +42,7 @@ pub(crate) fn store_new(content: &NewContent, writer: &ObjectWriter, progress: &
     if store_content(&content.source, writer, progress)? == content.id {
         return Ok(());
     }
-    Err(Error::input(format!("{}: was changed while it was read", content.label))
-        .advise("Run the same again"))
+    Err(Error::input(format!("{}: changed while it was read", content.label)).advise("Run the command again"))
 }
 
 /// A regular file that is not on a disk: in which parts of what its bytes are.

@@ -25,7 +25,7 @@ pub(super) struct ReadPlan {
     pub by_file: FileNumbers,
     /// The disk ranges that are content of exactly one file, sorted. All else is residue.
     pub content: Vec<Range<u64>>,
-    /// What could not be read, each a sentence.
+    /// Warnings about what could not be read, as sentences.
     pub complaints: Vec<String>,
 }
 
@@ -53,9 +53,9 @@ pub(super) struct PlannedFile {
     pub size: u64,
     /// Where its bytes are, in file order, gap-free.
     pub pieces: Vec<DiskPiece>,
-    /// Whether its disk ranges are its own: only then are they content in the layout.
+    /// True if its disk ranges are its own: only then are they content in the layout.
     pub owns_its_ranges: bool,
-    /// Whether its digests are computed.
+    /// True if its digests are computed.
     pub hashed: bool,
 }
 
@@ -113,7 +113,7 @@ impl PlannedFile {
         self.ranges().next().map_or(u64::MAX, |(start, _)| start)
     }
 
-    /// Whether it is not read at all.
+    /// Returns true if it is not read at all.
     pub(super) fn is_skipped(&self) -> bool {
         self.pieces.is_empty() && self.size > 0
     }
@@ -183,7 +183,7 @@ impl ReadPlan {
         for entry in &listing.entries {
             if let Some(error) = unreadable.remove(&entry.file) {
                 let path = escape(&entry.path);
-                self.complaints.push(format!("{}:{path}: its content is not readable: {error}", volume.name));
+                self.complaints.push(format!("{}:{path}: cannot read its content: {error}", volume.name));
             }
         }
         Ok(Some(listing))
@@ -244,7 +244,7 @@ impl ReadPlan {
             if number == others {
                 let (path, other) = (escape(path), escape(other));
                 self.complaints.push(format!(
-                    "{}:{path}: shares blocks with {other}: at most one of them has what was written to it",
+                    "{}:{path}: shares blocks with {other}, so the content of at most one of them is right",
                     scan.volumes[*number].name
                 ));
             }
@@ -265,7 +265,7 @@ impl ReadPlan {
         let skipped = self.files.iter().filter(|file| file.is_skipped()).count();
         if skipped > 0 {
             self.complaints.push(format!(
-                "{skipped} files claim blocks that other files claim too, more than the disk holds in all; they are listed without content"
+                "{skipped} files share more blocks with other files than the disk has; they are listed without content"
             ));
         }
     }

@@ -1,4 +1,4 @@
-//! Changes the files of an image as a merge says.
+//! Applies the result of a merge to the files of an image.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
@@ -100,7 +100,7 @@ impl Applying<'_> {
         let node = fs::Node {
             nlink: None,
             inode: numbers.inode,
-            // The time of a folder is that of what came and went in it.
+            // The time of a directory is that of what came and went in it.
             mtime: kept.filter(|_| is_folder).map_or(new.mtime, |kept| kept.mtime),
             atime: kept.map_or(Some(time), |kept| kept.atime),
             ctime: can.is_posix.then_some(time),
@@ -143,7 +143,7 @@ impl Applying<'_> {
         numbers
     }
 
-    /// Sets the time of a folder in which something came or went: B's, or that of the update where the image had its
+    /// Sets the time of a directory in which something came or went: B's, or that of the update where the image had its
     /// own.
     fn touch(&self, files: &mut Files, folder: &[u8], time: Timestamp) -> Result<()> {
         let place = Place { volume: self.volume.to_owned(), path: folder.to_vec() };

@@ -1,4 +1,4 @@
-//! New versions of many images, each by itself: what one of them cannot take is said of that one, and the others are
+//! Makes new versions of many images independently: an error is reported for the image that it concerns, and the others are
 //! made.
 
 use std::collections::BTreeSet;
@@ -15,14 +15,14 @@ use crate::tree::edit::Files;
 /// How many images are in work together, and share a pack: more take more memory.
 const GROUP: usize = 8;
 
-/// What is done to every image.
+/// The operation on every image.
 pub(crate) struct Batch<'a> {
     pub(crate) store: &'a Store,
-    /// What the provenance says was done.
+    /// The operation that the provenance records.
     pub(crate) operation: &'static str,
     /// The digest of the edits, for the images' records.
     pub(crate) recipe: String,
-    /// What they are between.
+    /// The two images or contents of the operation.
     pub(crate) between: [String; 2],
     pub(crate) options: &'a UpdateOptions,
 }
@@ -43,9 +43,8 @@ enum Tried<'a> {
 }
 
 impl<'a> Batch<'a> {
-    /// Makes the next version of each of `images` with the files that `edit` gives. Where `edit` says of an image
-    /// anything but that it is applied, there is none. Errs only if the user stops it, or if the store cannot be read
-    /// at all.
+    /// Makes the next version of each of `images` with the files that `edit` returns, unless `edit` returns a result other
+    /// than applied. Errs only if the user stops it, or if the store cannot be read at all.
     pub(crate) fn run(
         &self,
         images: &'a [StoredImage],
@@ -70,7 +69,7 @@ impl<'a> Batch<'a> {
             let finished = if writer.is_whole() {
                 bench.finish(writer, &objects, layouts)
             } else {
-                Err(Error::store("what it shares with another image here could not be stored"))
+                Err(Error::store("another image of this batch failed to store content that this one shares"))
             };
             let written = finished.map(|more| added = added.with(more)).map_err(|e| e.to_string());
             done.extend(in_parallel(&tried, progress, |tried| match tried {
@@ -126,7 +125,7 @@ impl<'a> Batch<'a> {
     }
 }
 
-/// What failed is said of its image, unless the user wants to stop.
+/// Reports an error for its image, unless the user wants to stop.
 fn or_refused<T>(
     tried: Result<T>,
     image: &str,

@@ -11,11 +11,11 @@ use super::report::Winner;
 pub(super) enum Format {
     /// Paragraphs between empty lines, known by the values of these fields (deb-control(5)).
     Paragraphs(&'static [&'static str]),
-    /// So many lines each, known by all that they say.
+    /// Entries of this many lines, identified by their whole text.
     Lines(usize),
-    /// Lines of fields between colons, known by the first (passwd(5)). The third may be a number that is nobody else's.
+    /// Lines of fields between colons, identified by the first field (passwd(5)). The third may be a unique number.
     Accounts {
-        /// Whether it is.
+        /// True if the third field is a unique number.
         numbered: bool,
     },
 }
@@ -28,7 +28,7 @@ pub(super) struct Merged {
     pub(super) clashes: Vec<String>,
 }
 
-/// What an entry is known by, and its lines.
+/// An entry: its key, and its lines.
 type DatabaseEntry = (Vec<u8>, Vec<u8>);
 
 /// Merges into `ours` what changed from `base` to `theirs`. Errs, with a sentence, if one is no such database.
@@ -52,7 +52,7 @@ pub(super) fn merge(
             continue;
         }
         let clash = if here != before {
-            Some(format!("{} is changed by both", name(key)))
+            Some(format!("both changed {}", name(key)))
         } else if here.is_none() && matches!(format, Format::Accounts { numbered: true }) {
             let number = number(after.unwrap_or_default());
             let other = |(key, lines): &&DatabaseEntry| {
@@ -60,7 +60,7 @@ pub(super) fn merge(
                     && in_theirs.get(&key[..]).is_none_or(|l| self::number(l) != number)
             };
             let other = ours.iter().find(other).filter(|_| number.is_some());
-            other.map(|(other, _)| format!("the number of {} is that of {} here", name(key), name(other)))
+            other.map(|(other, _)| format!("{} has the ID that {} has in the image", name(key), name(other)))
         } else {
             None
         };
@@ -107,7 +107,7 @@ fn entries(format: Format, bytes: &[u8]) -> Result<Vec<DatabaseEntry>, String> {
                 };
                 let values: Vec<&[u8]> = fields.iter().map(value).collect();
                 if values[0].is_empty() {
-                    return Err(format!("a paragraph has no field {}", fields[0]));
+                    return Err(format!("a paragraph has no {} field", fields[0]));
                 }
                 let lines = paragraph.iter().flat_map(|line| ended(line)).collect();
                 entries.push((values.join(&b' '), lines));
@@ -127,7 +127,7 @@ fn entries(format: Format, bytes: &[u8]) -> Result<Vec<DatabaseEntry>, String> {
     }
     let mut seen = HashSet::new();
     match entries.iter().find(|(key, _)| !seen.insert(key)) {
-        Some((twice, _)) => Err(format!("{} is in it twice", name(twice))),
+        Some((twice, _)) => Err(format!("it contains {} twice", name(twice))),
         None => Ok(entries),
     }
 }
@@ -137,7 +137,7 @@ fn number(line: &[u8]) -> Option<u32> {
     std::str::from_utf8(line.split(|b| *b == b':').nth(2)?).ok()?.parse().ok()
 }
 
-/// What an entry is called in sentences.
+/// The name of an entry in sentences.
 fn name(key: &[u8]) -> String {
     format!("\"{}\"", escape(key.trim_ascii()))
 }
@@ -170,7 +170,7 @@ mod tests {
     #[test]
     fn a_package_that_both_changed_clashes_and_the_winner_has_it() {
         let (base, theirs, ours) = (package("a", "1"), package("a", "2"), package("a", "3"));
-        let clash = vec!["\"a all\" is changed by both".to_owned()];
+        let clash = vec!["both changed \"a all\"".to_owned()];
         let sides = [&base[..], &theirs, &ours];
         assert_eq!(texts(STATUS, sides, Some(Winner::Image)), (ours.clone(), clash.clone()));
         assert_eq!(texts(STATUS, sides, Some(Winner::Update)), (theirs.clone(), clash.clone()));
@@ -186,7 +186,7 @@ mod tests {
         assert_eq!(merged, (format!("{ours}new:x:102:1::/:\n"), vec![]));
         let (text, clashes) = texts(format, [base, "root:x:0:0::/:\nnew:x:101:1::/:\n", ours], None);
         assert_eq!(text, ours);
-        assert_eq!(clashes, ["the number of \"new\" is that of \"own\" here"]);
+        assert_eq!(clashes, ["\"new\" has the ID that \"own\" has in the image"]);
         // A number that the update itself gives to both.
         let theirs = "root:x:0:0::/:\ntoor:x:0:0::/:\n";
         assert_eq!(texts(format, [base, theirs, base], None), (theirs.to_owned(), vec![]));

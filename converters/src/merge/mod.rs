@@ -1,4 +1,4 @@
-//! `update`: what changed from an image A to an image B, applied to other images.
+//! `update`: applies the changes from an image A to an image B to other images.
 //!
 //! ```text
 //! A, B → the changes of each volume ─┐
@@ -85,7 +85,9 @@ fn changes<'a>(files: [&'a Files; 2]) -> (Vec<Change<'a>>, Vec<String>) {
     let mut warnings = Vec::new();
     for (role, volume) in roles[0].iter().chain(&roles[1]) {
         if roles.iter().any(|roles| !roles.contains_key(role)) {
-            warnings.push(format!("{volume}: only one of the two images has it, so its files do not count"));
+            warnings.push(format!(
+                "{volume}: only one of --from and --to has this volume, so its files are ignored"
+            ));
         }
     }
     let both =
@@ -97,8 +99,8 @@ fn changes<'a>(files: [&'a Files; 2]) -> (Vec<Change<'a>>, Vec<String>) {
     let is_grub = |path: &Vec<u8>| GRUB_MODULES.iter().any(|folder| path.starts_with(folder));
     if let Some(path) = guest_paths.into_iter().find(is_grub) {
         warnings.push(format!(
-            "{}: GRUB's core image for BIOS lies outside of all files and stays the images' own, which may not go \
-             with other modules",
+            "{}: the update changes GRUB's modules, but not its core image for BIOS, which lies outside all files; the two may \
+             not match",
             escape(&path)
         ));
     }
@@ -138,14 +140,14 @@ fn update_image(
 fn check_volumes(changes: &[Change<'_>], files: &Files, roles: &BTreeMap<String, String>) -> Result<()> {
     for change in changes {
         let Some(volume) = roles.get(&change.role) else {
-            let what = if change.role.starts_with('/') { "mounted on " } else { "called " };
+            let what = if change.role.starts_with('/') { "mounted on " } else { "named " };
             return Err(Error::input(format!("the image has no volume {what}{}", change.role)));
         };
         let ours = files.capabilities(volume);
         if let Some(side) = change.sides.iter().find(|side| side.can.is_posix != ours.is_posix) {
             let (ours, theirs) = (ours.name, side.can.name);
             return Err(Error::unsupported(format!(
-                "{volume}: is {ours} in one image, and {theirs} in another"
+                "{volume}: has {ours} in this image, but {theirs} in the update"
             )));
         }
         for (role, volume) in roles.iter().filter(|(role, _)| role.starts_with('/') && **role != change.role)
@@ -158,7 +160,7 @@ fn check_volumes(changes: &[Change<'_>], files: &Files, roles: &BTreeMap<String,
             if is_below && let Some(path) = change.paths.iter().find(hidden) {
                 let path = escape(path);
                 return Err(Error::unsupported(format!(
-                    "{path}: is to be on {}, where the image mounts {volume} on {role}",
+                    "{path}: the update puts it on {}, but the image mounts {volume} on {role}",
                     change.role
                 )));
             }

@@ -1,26 +1,27 @@
-//! Which images an update changes and how, and what it did.
+//! The options and the report of an update.
 
 use mif_formats::fs::Timestamp;
 use serde::Serialize;
 
 use crate::store::{ImageName, WriterStats};
 
-/// Which images get new versions, and how.
+/// Options of `update` and `replace`.
 #[derive(Debug, Clone)]
 pub struct UpdateOptions {
-    /// The images; the newest version of all if none, but for the two that an update is between.
+    /// The images; if none, the newest versions of all images except the two that an update is between.
     pub images: Option<Vec<ImageName>>,
-    /// Who wins where the image and the update changed the same path. If none, such an image stays as it is.
+    /// Which side wins if the image and the update changed the same path. Without a winner, such an image is left
+    /// unchanged.
     pub winner: Option<Winner>,
-    /// The time of what is changed, where it is not the update's own: with it the same update gives the same bits.
+    /// The time of changes that do not take their time from the update, for reproducible images.
     pub time: Timestamp,
-    /// Say what would be done, and do nothing.
+    /// Report what would be done without doing it.
     pub dry_run: bool,
     /// The command line, for the images' records.
     pub command: Vec<String>,
 }
 
-/// Who wins where both changed the same path.
+/// Which side wins if both changed the same path.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Winner {
@@ -30,18 +31,18 @@ pub enum Winner {
     Update,
 }
 
-/// What an update did.
+/// The report of `update` and `replace`.
 #[derive(Debug, Clone, Serialize)]
 pub struct UpdateReport {
     /// `update` or `replace`.
     pub operation: &'static str,
-    /// What it was, and what it became: images as `name@version`, or contents by SHA-1.
+    /// The old and the new state: images as `name@version`, or contents by SHA-1.
     pub between: [String; 2],
     /// How many paths change from the one image to the other; none for `replace`.
     pub paths: Option<u64>,
-    /// Whether this is only what would be done.
+    /// True if nothing was done, because this is a dry run.
     pub dry_run: bool,
-    /// Who wins where both changed a path.
+    /// Which side wins if both changed a path.
     pub winner: Option<Winner>,
     /// The images.
     pub images: Vec<UpdatedImage>,
@@ -49,19 +50,19 @@ pub struct UpdateReport {
     pub applied: u64,
     /// How many had nothing to change.
     pub unchanged: u64,
-    /// How many have changed the same paths themselves, and stay as they are.
+    /// The number of images with conflicts, which were left unchanged.
     pub conflict: u64,
-    /// How many cannot take it, and stay as they are.
+    /// The number of images that were refused, and left unchanged.
     pub refused: u64,
-    /// What was new to the store.
+    /// Objects and bytes that were new to the store.
     pub added: WriterStats,
     /// How long it took.
     pub seconds: f64,
-    /// What is not part of the update, each a sentence.
+    /// Warnings about what the update leaves out, as sentences.
     pub warnings: Vec<String>,
 }
 
-/// What became of an image.
+/// The result for one image.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum ImageResult {
@@ -69,32 +70,32 @@ pub enum ImageResult {
     Applied,
     /// There is nothing to change.
     Unchanged,
-    /// It changed the same paths itself, and stays as it is.
+    /// The image has changed the same paths itself, and was left unchanged.
     Conflict,
-    /// It cannot take the update, and stays as it is.
+    /// The image cannot take the update, and was left unchanged.
     Refused,
 }
 
-/// An image, and what became of it.
+/// The result for an image.
 #[derive(Debug, Clone, Serialize)]
 pub struct UpdatedImage {
     /// It, as `name@version`.
     pub image: String,
-    /// What became of it.
+    /// How it changed.
     pub result: ImageResult,
     /// The version that was made of it, as `name@version`.
     pub made: Option<String>,
-    /// What changed in it, or would have but for the conflicts.
+    /// Counts of changes that were made, or would be made without the conflicts.
     pub counts: UpdateCounts,
     /// Databases that were merged entry by entry, as `volume:path`.
     pub merged: Vec<String>,
-    /// What both changed. If there is a winner, it has these.
+    /// Paths that both sides changed. If there is a winner, its version was taken.
     pub conflicts: Vec<Conflict>,
-    /// What of the update the image does not get, and is no conflict.
+    /// Changes that were skipped without being conflicts.
     pub left: Vec<Left>,
     /// The volumes that were planned; all others stay bit for bit.
     pub planned: Vec<String>,
-    /// What planning changed beside, each a sentence.
+    /// Side effects of rebuilding volumes, as sentences.
     pub notes: Vec<String>,
     /// Why it was refused.
     pub error: Option<String>,
@@ -126,7 +127,7 @@ impl UpdatedImage {
 pub struct UpdateCounts {
     /// Paths that are new.
     pub added: u64,
-    /// Paths that go.
+    /// Paths that are removed.
     pub removed: u64,
     /// Paths that get another type, content or target.
     pub changed: u64,
@@ -142,7 +143,7 @@ pub struct Conflict {
     /// The bytes of the path without the volume in hex, where they are not UTF-8.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub path_bytes: Option<String>,
-    /// What was done to it.
+    /// Why it is a conflict.
     pub why: String,
 }
 

@@ -1,5 +1,5 @@
-//! Files that an update does not take as they stand: what is of one machine alone, caches that their programs make
-//! anew, and databases of many entries, which are merged entry by entry.
+//! Files that an update treats specially: machine-specific files, caches that their programs regenerate, and databases,
+//! which are merged entry by entry.
 
 use std::sync::LazyLock;
 
@@ -9,7 +9,7 @@ use mif_formats::mif::manifest::escape;
 use super::entries::Format;
 use crate::edit::not_shared;
 
-/// What a file is to an update.
+/// How an update treats a file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Rule {
     /// The update's, unless the image has its own.
@@ -22,14 +22,14 @@ pub(super) enum Rule {
     Database(Format),
 }
 
-/// Where caches are: these paths, and all below. And who makes them anew.
+/// Caches and backups: their paths, including everything below, and how they are regenerated.
 const CACHES: &[(&str, &str)] = &[
-    ("/etc/ld.so.cache", "a cache; ldconfig makes it anew"),
-    ("/var/cache/*", "a cache; its program makes it anew"),
-    ("/var/lib/apt/lists/*", "a cache; `apt-get update` makes it anew"),
-    ("/**/__pycache__/*", "a cache; python makes it anew"),
+    ("/etc/ld.so.cache", "a cache; regenerate it with `ldconfig`"),
+    ("/var/cache/*", "a cache; its program regenerates it"),
+    ("/var/lib/apt/lists/*", "a cache; regenerate it with `apt-get update`"),
+    ("/**/__pycache__/*", "a cache; Python regenerates it"),
     ("/var/lib/dpkg/*-old", "a backup"),
-    ("/var/lib/dpkg/available", "a cache; dpkg makes it anew"),
+    ("/var/lib/dpkg/available", "a cache; dpkg regenerates it"),
     ("/etc/passwd-", "a backup"),
     ("/etc/group-", "a backup"),
     ("/etc/shadow-", "a backup"),
@@ -60,10 +60,10 @@ const DATABASES: &[(&str, Format)] = &[
     ("/etc/subgid", Format::Accounts { numbered: false }),
 ];
 
-/// What the file at a path is, as the image's own system has it.
+/// The rule for a path, as the image's own system sees it.
 pub(super) fn rule(path: &[u8]) -> Rule {
     static PATTERNS: LazyLock<Vec<(Pattern, Rule)>> = LazyLock::new(|| {
-        let host = ("name of the host", "/etc/hostname".to_owned());
+        let host = ("host name", "/etc/hostname".to_owned());
         let machine = not_shared().chain([host]).map(|(what, path)| (path, Rule::Machine(what)));
         let caches = CACHES.iter().map(|(path, why)| ((*path).to_owned(), Rule::Cache(why)));
         let all = machine.chain(caches);

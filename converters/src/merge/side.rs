@@ -1,4 +1,4 @@
-//! The files of a volume, to compare: what each path is, with the paths that are the same file.
+//! The files of a volume for comparison: the node at each path, with the paths of its hard links.
 
 use std::collections::{BTreeMap, HashMap};
 use std::ops::Bound;
@@ -10,14 +10,14 @@ use crate::tree::edit::{Files, below};
 
 /// The files of a volume.
 pub(super) struct Side<'a> {
-    /// What files on it can have.
+    /// The capabilities of its filesystem.
     pub(super) can: &'static Capabilities,
     rows: BTreeMap<&'a [u8], &'a Row>,
     /// The paths of each file that has several, in order.
     links: HashMap<FileId, Vec<&'a [u8]>>,
 }
 
-/// What is at a path.
+/// The node at a path.
 #[derive(Clone, Copy)]
 pub(super) struct Node<'a> {
     pub(super) row: &'a Row,
@@ -57,7 +57,7 @@ impl<'a> Side<'a> {
         self.rows.keys().copied()
     }
 
-    /// The paths below a folder, in order.
+    /// The paths below a directory, in order.
     pub(super) fn below(&self, folder: &[u8]) -> impl DoubleEndedIterator<Item = &'a [u8]> {
         let range = below(folder);
         let range = (Bound::Included(&range.start[..]), Bound::Excluded(&range.end[..]));
@@ -70,12 +70,12 @@ impl Node<'_> {
         self.row.node.file_type == file_type
     }
 
-    /// Whether two nodes are the same to a user. Times, and numbers of files, do not count.
+    /// Returns true if two nodes are the same apart from times and file ids.
     pub(super) fn same(&self, other: &Node<'_>, can: &Capabilities) -> bool {
         self.same_metadata(other, can) && self.same_content(other) && self.links == other.links
     }
 
-    /// Whether type, owner, mode, attributes and flags are the same, and where a symlink or device leads.
+    /// Returns true if type, owner, mode, attributes, flags, and the target of a symlink or device are the same.
     pub(super) fn same_metadata(&self, other: &Node<'_>, can: &Capabilities) -> bool {
         let (a, b) = (self.row, other.row);
         self.same_kind(other)
@@ -84,7 +84,7 @@ impl Node<'_> {
             && a.node.flags & can.user_flags == b.node.flags & can.user_flags
     }
 
-    /// Whether the type is the same, and where a symlink or device leads.
+    /// Returns true if the type and the target of a symlink or device are the same.
     pub(super) fn same_kind(&self, other: &Node<'_>) -> bool {
         let (a, b) = (self.row, other.row);
         a.node.file_type == b.node.file_type
@@ -92,7 +92,7 @@ impl Node<'_> {
             && a.node.rdev == b.node.rdev
     }
 
-    /// Whether the bytes of regular files are the same. What could be read of neither counts as the same.
+    /// Returns true if two regular files have the same content. Two files that could not be read count as the same.
     pub(super) fn same_content(&self, other: &Node<'_>) -> bool {
         let (a, b) = (self.row, other.row);
         a.node.file_type != FileType::File
@@ -100,7 +100,7 @@ impl Node<'_> {
     }
 }
 
-/// Whether what may be at a path is the same.
+/// Returns true if two optional nodes are the same.
 pub(super) fn same(a: Option<Node<'_>>, b: Option<Node<'_>>, can: &Capabilities) -> bool {
     match (a, b) {
         (Some(a), Some(b)) => a.same(&b, can),

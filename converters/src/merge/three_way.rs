@@ -1,4 +1,4 @@
-//! The three-way merge of a volume: what changed from A to B, over the files that an image has.
+//! The three-way merge of a volume: applies the changes from A to B to the files of an image.
 //!
 //! ```text
 //! A the same as B             nothing changes
@@ -7,8 +7,8 @@
 //! else                        a conflict, unless a rule (rules.rs) says otherwise
 //! ```
 //!
-//! Which paths are one file is part of what a path is. So of the names of a file, either all change or none, and so it
-//! is with what is decided of them.
+//! The hard links of a path are part of its node. So either all names of a file change or none, and a decision applies to
+//! all of them.
 
 use std::collections::BTreeMap;
 
@@ -24,7 +24,7 @@ use crate::error::{Error, Result};
 use crate::tree::edit::{Files, parent};
 use crate::tree::path::Place;
 
-/// What changes on a volume, from A to B.
+/// The changes on a volume from A to B.
 pub(super) struct Change<'a> {
     /// Where the system mounts the volume, or its name if it does not.
     pub(super) role: String,
@@ -57,7 +57,7 @@ impl<'a> Change<'a> {
     }
 }
 
-/// Whether only the time of what is no folder is another.
+/// Returns true if a non-directory differs only in its timestamps.
 fn touched(before: Option<Node<'_>>, after: Option<Node<'_>>) -> bool {
     let times = before.zip(after).map(|(before, after)| (before.row, after.row));
     times.is_some_and(|(before, after)| {
@@ -65,7 +65,7 @@ fn touched(before: Option<Node<'_>>, after: Option<Node<'_>>) -> bool {
     })
 }
 
-/// What becomes of a path of an image.
+/// The change to a path of an image.
 pub(super) enum Take<'a> {
     /// It goes.
     Remove,
@@ -77,14 +77,14 @@ pub(super) enum Take<'a> {
     Merge(Option<Node<'a>>, Vec<u8>),
 }
 
-/// What becomes of a volume of an image.
+/// The merge of a volume of an image.
 pub(super) struct Merge<'a> {
     pub(super) takes: BTreeMap<&'a [u8], Take<'a>>,
     pub(super) conflicts: Vec<Conflict>,
     pub(super) left: Vec<Left>,
 }
 
-/// What a merge goes by.
+/// The inputs of a merge.
 struct Merging<'a> {
     change: &'a Change<'a>,
     files: &'a Files,
@@ -134,7 +134,7 @@ impl<'a> Merging<'a> {
         let rule = guest.as_deref().map_or(Rule::Plain, rule);
         let is_file = after.or(before).is_some_and(|node| node.is(FileType::File));
         match rule {
-            Rule::Machine(what) if is_file => self.leave(path, format!("of one machine: {what}")),
+            Rule::Machine(what) if is_file => self.leave(path, format!("machine-specific: {what}")),
             _ if has_a => self.take(path, after)?,
             Rule::Cache(why) if is_file => self.leave(path, why.to_owned()),
             Rule::Database(format) if is_file && ours.is_some_and(|ours| ours.is(FileType::File)) => {
@@ -142,10 +142,10 @@ impl<'a> Merging<'a> {
             }
             _ => {
                 let why = match (before, after, ours) {
-                    (None, ..) => "the image and the update add it, each its own",
-                    (_, None, _) => "the image changes it, the update removes it",
-                    (.., None) => "the image removes it, the update changes it",
-                    _ => "the image and the update change it",
+                    (None, ..) => "the image and the update both added it",
+                    (_, None, _) => "the image changed it, and the update removed it",
+                    (.., None) => "the image removed it, and the update changed it",
+                    _ => "the image and the update both changed it",
                 };
                 if self.conflict(path, why.to_owned()) {
                     self.take(path, after)?;
@@ -163,7 +163,7 @@ impl<'a> Merging<'a> {
             {
                 let path = escape(path);
                 return Err(Error::input(format!(
-                    "{path}: its content in the update could not be read at import"
+                    "{path}: the content in the --to image is missing, because it could not be read at import"
                 )));
             }
             Some(node) => Take::Put(node),
@@ -212,7 +212,9 @@ impl<'a> Merging<'a> {
         };
         let single = [Some(after), Some(ours), before].iter().flatten().all(|node| node.links.is_empty());
         let Some(metadata) = metadata.filter(|_| single) else {
-            if self.conflict(path, "the image and the update change its owner, mode or links".to_owned()) {
+            if self
+                .conflict(path, "the image and the update both changed its owner, mode or links".to_owned())
+            {
                 self.take(path, Some(after))?;
             }
             return Ok(());
@@ -230,7 +232,7 @@ impl<'a> Merging<'a> {
                 }
             }
             Err(why) => {
-                if self.conflict(path, format!("the image and the update change it, and {why}")) {
+                if self.conflict(path, format!("the image and the update both changed it: {why}")) {
                     self.take(path, Some(after))?;
                 }
             }
@@ -238,7 +240,7 @@ impl<'a> Merging<'a> {
         Ok(())
     }
 
-    /// A folder that goes, or becomes something else, may hold what the image alone has: it then stays.
+    /// A directory that goes, or becomes something else, may hold what the image alone has: it then stays.
     fn folders_that_go(&mut self) {
         let takes = self.merge.takes.iter();
         let going = takes.filter_map(|(path, take)| match take {
@@ -248,7 +250,7 @@ impl<'a> Merging<'a> {
         });
         let is_folder = |path: &&[u8]| self.ours.get(path).is_some_and(|node| node.is(FileType::Dir));
         let going: Vec<&[u8]> = going.filter(is_folder).collect();
-        // What is deepest first: a folder that stays is one more that its own folder holds.
+        // The deepest first: a directory that stays is an entry of its parent.
         for path in going.into_iter().rev() {
             let place = Place { volume: self.volume.to_owned(), path: path.to_vec() };
             let is_mounted_on = self.files.is_mounted_on(&place);
@@ -261,14 +263,14 @@ impl<'a> Merging<'a> {
                 let why = if is_mounted_on {
                     "a volume is mounted on it"
                 } else {
-                    "a folder with files of the image"
+                    "the directory has files of the image"
                 };
                 self.leave(path, why.to_owned());
                 self.merge.takes.remove(path);
                 continue;
             }
             let why = format!(
-                "the update makes it no folder, and the image has its own in it: {}",
+                "the update replaced this directory, but the image has files in it: {}",
                 escape(own.first().unwrap_or(&path))
             );
             let wins = self.conflict(path, why) && !is_mounted_on;
@@ -284,7 +286,7 @@ impl<'a> Merging<'a> {
         }
     }
 
-    /// What is new may have no folder in the image.
+    /// A new path may have no parent directory in the image.
     fn folders_that_are_missing(&mut self) {
         let puts = self.merge.takes.iter().filter(|(_, take)| matches!(take, Take::Put(_)));
         let puts: Vec<&'a [u8]> = puts.map(|(path, _)| *path).filter(|path| *path != b"/").collect();
@@ -297,7 +299,7 @@ impl<'a> Merging<'a> {
                 above.into_iter().filter(|folder| !self.will_be_folder(folder)).collect();
             let Some(folder) = missing.first() else { continue };
             let change = self.change;
-            let why = format!("the image has no folder {}", escape(folder));
+            let why = format!("the image has no directory {}", escape(folder));
             if self.conflict(path, why) {
                 for folder in missing {
                     if let Some(node) = change.sides[1].get(folder) {
@@ -319,7 +321,7 @@ impl<'a> Merging<'a> {
     }
 }
 
-/// What kind of change a path goes through.
+/// The kind of change to a path.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Kind {
     Added,
@@ -329,7 +331,7 @@ pub(super) enum Kind {
 }
 
 impl Take<'_> {
-    /// What kind of change it is to what the image has.
+    /// The kind of change from the image's node.
     pub(super) fn kind(&self, ours: Option<Node<'_>>) -> Kind {
         match (self, ours) {
             (Take::Remove, _) => Kind::Removed,

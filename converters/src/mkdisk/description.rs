@@ -1,4 +1,4 @@
-//! What a disk is to be like, as a TOML file says it.
+//! The description of a disk to build, in TOML.
 
 use std::path::{Path, PathBuf};
 
@@ -51,7 +51,7 @@ pub(super) struct VolumeDescription {
     /// The slot; the next free one if none.
     #[serde(default)]
     pub(super) slot: Option<u32>,
-    /// The folder of the tree whose files it gets.
+    /// The directory of the tree whose files it gets.
     #[serde(default)]
     pub(super) mount: Option<String>,
     /// The filesystem: `ext4`, `ext3`, `ext2`, `fat`, `fat12`, `fat16`, `fat32`, `swap`; nothing if none.
@@ -164,10 +164,10 @@ impl Description {
             TableKind::Gpt => 128,
         };
         if self.volumes.is_empty() || kind == TableKind::None && self.volumes.len() > 1 {
-            return Err(Error::usage("a disk without a table has one [[volume]], any other one at least"));
+            return Err(Error::usage("expected at least one [[volume]], or exactly one if table = \"none\""));
         }
         if !self.align.0.is_multiple_of(4096) || self.align.0 == 0 {
-            return Err(Error::usage("align is no multiple of 4096"));
+            return Err(Error::usage("align must be a multiple of 4096"));
         }
         let mut taken: Vec<u32> = self.volumes.iter().filter_map(|volume| volume.slot).collect();
         let mut mounts = Vec::new();
@@ -184,21 +184,22 @@ impl Description {
             let of = format!("volume {slot}");
             if slot > last || (slot == 0) != (kind == TableKind::None) {
                 let problem = match kind {
-                    TableKind::None => "a disk without a table has one volume, in slot 0".to_owned(),
-                    _ => format!("this table has slots from 1 to {last}"),
+                    TableKind::None => "the only slot of a disk without a table is 0".to_owned(),
+                    _ => format!("the slots of this table are 1 to {last}"),
                 };
                 return Err(Error::usage(format!("{of}: {problem}")));
             }
             if let Some(mount) = &volume.mount {
                 let path = TreePath::parse(mount.as_bytes()).filter(|_| mount.starts_with('/'));
-                let path = path.ok_or_else(|| Error::usage(format!("{of}: mount is no path from / on")))?;
+                let path =
+                    path.ok_or_else(|| Error::usage(format!("{of}: mount must be an absolute path")))?;
                 if mounts.contains(&path) {
-                    return Err(Error::usage(format!("{of}: {mount} is another volume's")));
+                    return Err(Error::usage(format!("{of}: another volume is already mounted on {mount}")));
                 }
                 mounts.push(path);
                 if volume.driver().is_none() {
                     return Err(Error::usage(format!(
-                        "{of}: a volume that is mounted has fs = ext4 or fat, say"
+                        "{of}: mount needs a filesystem, such as fs = \"ext4\""
                     )));
                 }
             }
@@ -206,26 +207,28 @@ impl Description {
             {
                 let planned = fs::drivers().into_iter().filter(|driver| driver.capabilities().is_planned);
                 let kinds: Vec<&str> = planned.flat_map(fs::Driver::kinds).copied().collect();
-                return Err(Error::unsupported(format!("{of}: fs = \"{other}\" is not made"))
-                    .advise(format!("There are {} and swap", kinds.join(", "))));
+                return Err(Error::unsupported(format!("{of}: mif cannot create fs = \"{other}\""))
+                    .advise(format!("The filesystems are {} and swap", kinds.join(", "))));
             }
             if volume.fs.is_none() && !matches!(volume.size, VolumeSize::Bytes(_)) {
-                return Err(Error::usage(format!("{of}: without a filesystem it needs a size")));
+                return Err(Error::usage(format!(
+                    "{of}: a volume without a filesystem needs a size in bytes"
+                )));
             }
             if volume.fs.as_deref() == Some("swap") && matches!(volume.size, VolumeSize::Least(_)) {
-                return Err(Error::usage(format!("{of}: a swap has no least size")));
+                return Err(Error::usage(format!("{of}: swap needs a size other than min")));
             }
             volume.type_id = Some(volume.type_for(kind)?);
         }
         taken.sort_unstable();
         if let Some(pair) = taken.windows(2).find(|pair| pair[0] == pair[1]) {
-            return Err(Error::usage(format!("slot {} is there twice", pair[0])));
+            return Err(Error::usage(format!("slot {} is used twice", pair[0])));
         }
         if self.volumes.iter().filter(|volume| volume.size == VolumeSize::Rest).count() > 1 {
-            return Err(Error::usage("only one volume can have the rest: give the others a size"));
+            return Err(Error::usage("only one volume can have size = \"rest\""));
         }
         if self.boot.core.is_some() && kind == TableKind::Gpt && self.bios_boot().is_none() {
-            return Err(Error::usage("boot.core needs a volume with type = \"bios\" to be put into"));
+            return Err(Error::usage("boot.core needs a volume with type = \"bios\" to go into"));
         }
         Ok(())
     }
@@ -269,8 +272,8 @@ impl VolumeDescription {
             TableKind::None => ("", true),
         };
         if !good {
-            return Err(Error::usage(format!("type = \"{named}\" is none that this table has"))
-                .advise("There are linux, esp, bios (gpt), swap and data; or give a GUID, or 0x83"));
+            return Err(Error::usage(format!("unknown type = \"{named}\" for this table"))
+                .advise("The types are linux, esp, bios (GPT only), swap and data; or a GUID (GPT) or a number such as 0x83 (MBR)"));
         }
         Ok(type_id.to_owned())
     }
@@ -289,13 +292,13 @@ mod tests {
         refused("table = 'gpt'", "volume");
         refused("table = 'floppy'\n[[volume]]\nfs='ext4'", "floppy");
         refused("table = 'gpt'\n[[volume]]\nfs='ext4'\ncolour='red'", "colour");
-        refused("table = 'gpt'\n[[volume]]\nfs='xfs'", "not made");
+        refused("table = 'gpt'\n[[volume]]\nfs='xfs'", "cannot create");
         refused("table = 'gpt'\n[[volume]]\nfs='ext4'\n[[volume]]\nfs='ext4'", "only one volume");
-        refused("table = 'mbr'\n[[volume]]\nslot=5\nfs='ext4'", "slots from 1 to 4");
+        refused("table = 'mbr'\n[[volume]]\nslot=5\nfs='ext4'", "slots of this table are 1 to 4");
         refused("table = 'gpt'\n[[volume]]\nslot=2\nfs='ext4'\n[[volume]]\nslot=2\nsize='1M'", "slot 2");
         refused("table = 'gpt'\n[boot]\ncore='x'\n[[volume]]\nfs='ext4'", "type = \"bios\"");
-        refused("table = 'gpt'\n[[volume]]\nfs='ext4'\nsize='1X'", "no size");
-        refused("table = 'mbr'\n[[volume]]\nfs='ext4'\ntype='0x05'", "is none that this table has");
-        refused("table = 'none'\n[[volume]]\nfs='ext4'\nmount='etc'", "no path from / on");
+        refused("table = 'gpt'\n[[volume]]\nfs='ext4'\nsize='1X'", "invalid size");
+        refused("table = 'mbr'\n[[volume]]\nfs='ext4'\ntype='0x05'", "unknown type");
+        refused("table = 'none'\n[[volume]]\nfs='ext4'\nmount='etc'", "must be an absolute path");
     }
 }

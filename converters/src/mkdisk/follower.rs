@@ -1,4 +1,4 @@
-//! Where members lie whose paths go through symlinks.
+//! Resolves the paths of members that go through symlinks.
 
 use mif_formats::fs::FileType;
 
@@ -9,7 +9,7 @@ use super::path::TreePath;
 /// after the other. An absolute target is taken from the root of the tree, so no path leaves it.
 #[derive(Default)]
 pub(super) struct Follower {
-    /// Whether there has been a symlink at all.
+    /// True if there was any symlink.
     has_symlinks: bool,
     /// The directory that was looked for last, and where it is: most members lie beside the one before.
     last: Option<(TreePath, TreePath)>,

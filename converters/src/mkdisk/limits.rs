@@ -21,7 +21,7 @@ const MAX_ALL_XATTRS: usize = 256 << 20;
 /// All paths of directories that no member names, and that are made because something lies in them, in bytes.
 const MAX_IMPLIED_PATHS: usize = 32 << 20;
 
-/// What has been taken so far.
+/// The totals so far.
 #[derive(Debug, Default)]
 pub(super) struct Room {
     paths: usize,
@@ -30,11 +30,13 @@ pub(super) struct Room {
 }
 
 impl Room {
-    /// Takes room for a member. Errs with what is too much, in words that follow a name.
+    /// Counts a member against the limits. Errs with the limit that it exceeds.
     pub(super) fn take(&mut self, path: &TreePath, member: &Member) -> Result<(), String> {
         let target = member.node.link_target.as_ref().map_or(0, Vec::len);
         if target > MAX_PATH {
-            return Err(format!("is a symlink to a path of {target} bytes; at most {MAX_PATH} are taken"));
+            return Err(format!(
+                "the target of the symlink has {target} bytes, over the limit of {MAX_PATH}"
+            ));
         }
         self.take_path(path, target)?;
         let (mut names, mut values) = (0, 0);
@@ -43,39 +45,36 @@ impl Room {
         for (name, value) in xattrs.chain(acls) {
             if name > MAX_XATTR_NAME {
                 return Err(format!(
-                    "has an attribute with a name of {name} bytes; at most {MAX_XATTR_NAME} are taken"
+                    "the name of an attribute has {name} bytes, over the limit of {MAX_XATTR_NAME}"
                 ));
             }
             if value > MAX_XATTR_VALUE {
-                return Err(format!(
-                    "has an attribute of {value} bytes; at most {MAX_XATTR_VALUE} are taken"
-                ));
+                return Err(format!("an attribute has {value} bytes, over the limit of {MAX_XATTR_VALUE}"));
             }
             (names, values) = (names + name + 1, values + value);
         }
         if names > MAX_XATTR_NAMES || values > MAX_XATTR_VALUES {
             return Err(format!(
-                "has attributes with {names} bytes of names and {values} of values; at most {MAX_XATTR_NAMES} and \
-                 {MAX_XATTR_VALUES} are taken"
+                "the attributes have {names} bytes of names and {values} bytes of values, over the limits of \
+                 {MAX_XATTR_NAMES} and {MAX_XATTR_VALUES}"
             ));
         }
         self.xattrs += names + values;
         if self.xattrs > MAX_ALL_XATTRS {
             return Err(format!(
-                "is where the attributes of all members have more than {MAX_ALL_XATTRS} bytes together"
+                "the attributes of all members up to this one exceed {MAX_ALL_XATTRS} bytes"
             ));
         }
         Ok(())
     }
 
-    /// Takes room for a directory that no member names.
+    /// Counts a directory that no member names against the limits.
     pub(super) fn take_implied(&mut self, path: &TreePath) -> Result<(), String> {
         self.take_path(path, 0)?;
         self.implied += path.len();
         if self.implied > MAX_IMPLIED_PATHS {
             return Err(format!(
-                "lies so deep that the paths of directories which no member names have more than {MAX_IMPLIED_PATHS} bytes \
-                 together"
+                "the paths of directories that no member names exceed {MAX_IMPLIED_PATHS} bytes up to this one"
             ));
         }
         Ok(())
@@ -83,11 +82,11 @@ impl Room {
 
     fn take_path(&mut self, path: &TreePath, more: usize) -> Result<(), String> {
         if path.len() > MAX_PATH {
-            return Err(format!("has a path of {} bytes; at most {MAX_PATH} are taken", path.len()));
+            return Err(format!("the path has {} bytes, over the limit of {MAX_PATH}", path.len()));
         }
         self.paths += path.len() + more;
         if self.paths > MAX_ALL_PATHS {
-            return Err(format!("is where all paths have more than {MAX_ALL_PATHS} bytes together"));
+            return Err(format!("the paths of all members up to this one exceed {MAX_ALL_PATHS} bytes"));
         }
         Ok(())
     }
@@ -115,8 +114,8 @@ mod tests {
     fn paths_and_attributes_are_taken_up_to_the_readers_limits_and_no_further() {
         let take = |len: usize, xattrs: &[(usize, usize)]| Room::default().take(&path(len), &with(xattrs));
         assert_eq!(take(MAX_PATH, &[(255, 64 << 10)]), Ok(()));
-        assert!(take(MAX_PATH + 2, &[]).unwrap_err().contains("path of"));
-        assert!(take(2, &[(256, 0)]).unwrap_err().contains("name of 256"));
+        assert!(take(MAX_PATH + 2, &[]).unwrap_err().contains("path has"));
+        assert!(take(2, &[(256, 0)]).unwrap_err().contains("name of an attribute has 256"));
         assert!(take(2, &[(8, (64 << 10) + 1)]).unwrap_err().contains("65537"));
         assert_eq!(take(2, &[(8, 64 << 10); 64]), Ok(()));
         assert!(take(2, &[(8, 64 << 10); 65]).is_err());

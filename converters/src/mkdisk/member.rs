@@ -1,4 +1,4 @@
-//! A tree to bring in: what is at each path, and where its bytes are.
+//! A tree to build from: the member at each path, and where its bytes are.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -13,10 +13,10 @@ use super::path::TreePath;
 use crate::error::{Error, Result};
 use crate::ingest::{LooseFile, Parts};
 
-/// A tree: each path from `/` on, with what is there. A folder comes before what it holds.
+/// A tree: each path from `/` on with its member. A directory comes before its entries.
 pub(super) type Members = BTreeMap<TreePath, Member>;
 
-/// What is at a path.
+/// The node at a path.
 #[derive(Debug, Clone)]
 pub(super) struct Member {
     pub(super) node: Node,
@@ -30,10 +30,10 @@ pub(super) struct Member {
 /// Where the bytes of a regular file are.
 #[derive(Debug, Clone)]
 pub(super) enum Content {
-    /// A file of this machine, in the folder that the tree came from.
+    /// A file of this machine, in the directory that the tree came from.
     Local {
         root: Arc<Directory>,
-        /// Its path in the folder.
+        /// Its path in the directory.
         path: PathBuf,
         /// The path that errors name.
         shown: PathBuf,
@@ -45,13 +45,13 @@ pub(super) enum Content {
 }
 
 impl Content {
-    /// Opens it; `tar` is what the tree came from.
+    /// Opens the content. `tar` is the archive that the tree came from, if any.
     pub(super) fn open(&self, size: u64, tar: Option<&Arc<dyn Source>>) -> Result<LooseFile> {
         match (self, tar) {
             (Content::Local { root, path, shown, identity }, _) => {
                 let source = Arc::new(ImageFile::of(root.file(path), shown)?);
                 if source.len() != size || source.identity()? != *identity {
-                    return Err(Error::input(format!("{}: changes while it is read", shown.display())));
+                    return Err(Error::input(format!("{}: changed while it was read", shown.display())));
                 }
                 let mut parts = Vec::new();
                 let mut at = 0;
@@ -68,7 +68,9 @@ impl Content {
             (Content::InTar(parts), Some(tar)) => {
                 Ok(LooseFile { source: tar.clone(), size, parts: Parts::clone(parts) })
             }
-            (Content::InTar(_), None) => Err(Error::store("a part of a tar without one: this is a defect")),
+            (Content::InTar(_), None) => Err(Error::store(
+                "content refers to a tar archive that is not open; please report this as a bug",
+            )),
         }
     }
 }

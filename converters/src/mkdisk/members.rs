@@ -1,4 +1,4 @@
-//! A tree to bring in, read from a folder of this machine.
+//! Reads a tree to build from out of a local directory.
 
 use std::ffi::{OsStr, OsString};
 use std::os::fd::{AsFd, AsRawFd};
@@ -15,8 +15,8 @@ use super::member::{Content, Member, Members};
 use super::path::TreePath;
 use crate::error::{Error, Result};
 
-/// Reads a folder of this machine. Symlinks are members, and are not followed. What may not be read is an error:
-/// half a tree makes no disk. Everything is looked at and opened beneath the folder's descriptor: so it does not matter if
+/// Reads a directory of this machine. Symlinks are members, and are not followed. What may not be read is an error: half a
+/// tree makes no disk. Everything is looked at and opened beneath the directory's descriptor: so it does not matter if
 /// somebody exchanges names meanwhile.
 pub(super) fn of_folder(folder: &Path) -> Result<Members> {
     let root = Arc::new(Directory::open(folder).map_err(|e| Error::io(folder, &e))?);
@@ -175,7 +175,7 @@ mod tests {
         assert!(content.open(4, None).is_err());
         std::fs::remove_file(&path).unwrap();
         std::fs::hard_link(&secret, &path).unwrap();
-        assert!(content.open(4, None).err().unwrap().message().contains("changes while it is read"));
+        assert!(content.open(4, None).err().unwrap().message().contains("changed while it was read"));
         // A directory on the way, too.
         std::fs::rename(folder.join("sub"), work.path().join("moved")).unwrap();
         std::os::unix::fs::symlink(work.path().join("moved"), folder.join("sub")).unwrap();

@@ -1,11 +1,11 @@
-//! `build`: a disk from a tree of files and a description, without any disk to begin with.
+//! `build`: makes a disk from a tree of files and a description.
 //!
 //! ```text
 //! folder or tar → members → rows for each volume → trees → plans ─┐
 //! description   → places of partitions → table, boot code         ┴→ Splicer → layout
 //! ```
 //!
-//! It is a rebuild without a parent: the same planners, the same layout, the same reading back.
+//! It is a rebuild without a parent: the same planners, the same layout, the same verification.
 
 mod description;
 mod follower;
@@ -62,20 +62,20 @@ const GRUB_SEGMENT: u16 = 0x0820;
 /// The longest label of a swap, in bytes.
 const SWAP_LABEL_MAX: usize = 16;
 
-/// How to build.
+/// Options of `build`.
 #[derive(Debug, Clone)]
 pub struct BuildOptions {
     /// The name of the new image; it becomes its next version.
     pub name: String,
-    /// What UUIDs that the description does not give are made from.
+    /// The seed of UUIDs that the description does not give.
     pub ids: NewIds,
-    /// The time of making, in seconds since 1970.
+    /// The creation time, in seconds since 1970.
     pub time: u32,
     /// The command line, for the image's record.
     pub command: Vec<String>,
 }
 
-/// What was built.
+/// The report of `build`.
 #[derive(Debug, Clone, Serialize)]
 pub struct BuildReport {
     /// The image, as `name@version`.
@@ -86,9 +86,9 @@ pub struct BuildReport {
     pub volumes: Vec<BuiltVolume>,
     /// How the disk divides.
     pub counts: Counts,
-    /// What was new to the store.
+    /// Objects and bytes that were new to the store.
     pub added: WriterStats,
-    /// What is to be known, each a sentence.
+    /// Notes for the user, as sentences.
     pub notes: Vec<String>,
     /// How long it took.
     pub seconds: f64,
@@ -103,7 +103,7 @@ pub struct BuiltVolume {
     pub size: u64,
     /// The filesystem.
     pub filesystem: Option<String>,
-    /// The folder of the tree whose files it has.
+    /// The directory of the tree whose files it has.
     pub mount: Option<String>,
     /// The filesystem's UUID.
     pub uuid: Option<String>,
@@ -111,8 +111,8 @@ pub struct BuiltVolume {
     pub paths: u64,
 }
 
-/// Builds the disk that the file `description` describes, with the files of `tree` (a folder, a tar, or `-` for a
-/// tar on standard input), and publishes it as an image.
+/// Builds the disk that the file `description` describes, with the files of `tree` (a directory, a tar, or `-` for a tar on
+/// standard input), and publishes it as an image.
 pub fn build(
     store: &Store,
     description: &Path,
@@ -157,7 +157,7 @@ pub fn build(
     let bench = Bench::Store(store);
     let (stored, contents) = store_contents(&bench, &mut volumes, &drafts, tar.as_ref(), progress)?;
     let objects = bench.objects()?;
-    progress.stage("putting together", 0);
+    progress.stage("assembling", 0);
     let empty = Builder::new().finish();
     let (known, new) = (Known::new(&empty), NewContents::new());
     let places = ContentLookup { objects: &objects, new: &new };
@@ -219,7 +219,7 @@ pub fn build(
 struct Input {
     members: Members,
     tar: Option<Arc<dyn Source>>,
-    /// What the user should know of how it was read, each a sentence.
+    /// Notes for the user about reading the tree, as sentences.
     notes: Vec<String>,
 }
 
@@ -276,11 +276,11 @@ fn split<'d>(
         .iter()
         .map(|volume| volume.mount.as_ref().and_then(|mount| TreePath::parse(mount.as_bytes())))
         .collect();
-    // Folders that no member says, and mount points.
+    // Directories that no member names, and mount points.
     let wanted: Vec<TreePath> = members.keys().chain(mounts.iter().flatten()).cloned().collect();
     let mut room = Room::default();
     for path in wanted {
-        // What lies above a directory that is there is seen to when its own turn comes.
+        // The parents of an existing directory are handled in their own turn.
         let mut missing = if members.contains_key(&path) { path.parent() } else { Some(path) };
         while let Some(path) = missing.filter(|path| !members.contains_key(path)) {
             room.take_implied(&path)
@@ -310,7 +310,7 @@ fn split<'d>(
             continue;
         };
         let mount = mounts[home].clone().unwrap_or(TreePath::root());
-        // A mount point is a folder of the volume around it, too.
+        // A mount point is a directory of the volume around it, too.
         let around = |i: &usize| {
             let mount = mounts[*i].as_ref();
             mount.is_some_and(|other| *i != home && path.below(other).is_some())
@@ -324,17 +324,15 @@ fn split<'d>(
         }
         if path == mount && member.node.file_type != FileType::Dir {
             let path = String::from_utf8_lossy(&path.bytes()).into_owned();
-            return Err(Error::input(format!(
-                "{path}: is to be a mount point, and is no folder in the tree"
-            )));
+            return Err(Error::input(format!("{path}: a mount point must be a directory in the tree")));
         }
         let next = FileId(u32::try_from(ids.len()).expect("paths take less than 4 GiB"));
         let id = member.file.map(|file| *ids.entry((home, file)).or_insert(next));
         volumes[home].add(&path.below(&mount).expect("it is mounted here"), member, id);
     }
     if homeless > 0 {
-        return Err(Error::usage(format!("{homeless} files of the tree lie on no volume"))
-            .advise("Give a volume mount = \"/\""));
+        return Err(Error::usage(format!("{homeless} files of the tree belong to no volume"))
+            .advise("Add mount = \"/\" to a volume"));
     }
     for volume in &mut volumes {
         volume.complete(options);
@@ -352,7 +350,7 @@ impl MadeVolume<'_> {
         self.contents.push(member.content);
     }
 
-    /// What every volume with files has: a root directory, and those that its filesystem is made with.
+    /// Adds what every volume with files has: a root directory, and the directories that its filesystem is created with.
     fn complete(&mut self, options: &BuildOptions) {
         let Some(driver) = self.description.driver() else { return };
         let mut folder = Node::bare(FileType::Dir);
@@ -387,7 +385,7 @@ impl MadeVolume<'_> {
             }
             let new = match content {
                 Some(content) if row.node.size > 0 => {
-                    // What was a hole stays one, and what was none does: a swap file must have none.
+                    // Holes stay holes, and data stays data: a swap file must not have holes.
                     let mut data: Vec<std::ops::Range<u64>> = Vec::new();
                     for (part, _) in content.open(row.node.size, tar)?.parts {
                         match data.last_mut() {
@@ -409,7 +407,8 @@ impl MadeVolume<'_> {
         Ok(Some(Draft { tree, files }))
     }
 
-    /// The parameters at a size in bytes: as the system's own tools would choose them, but for what is said.
+    /// The parameters at a size in bytes: those that mke2fs and mkfs.fat would choose, except where the description sets
+    /// them.
     fn planner(&self, size: u64, draft: &Draft, options: &BuildOptions) -> Result<Box<dyn Planner>> {
         let VolumeDescription { fs, features, block_size, inodes, .. } = self.description;
         let driver = self.description.driver().expect("it has files");
@@ -439,7 +438,7 @@ impl MadeVolume<'_> {
         let bytes = self.description.driver().map_or_else(|| uuid::bytes(uuid), |driver| driver.id(uuid));
         let bad = || {
             Error::usage(format!(
-                "uuid = \"{uuid}\" is none of a {}",
+                "invalid uuid = \"{uuid}\" for {}",
                 self.description.fs.as_deref().unwrap_or("volume")
             ))
         };
@@ -456,7 +455,9 @@ impl MadeVolume<'_> {
             }
         };
         stored.ok_or_else(|| {
-            Error::usage(format!("label = \"{label}\" has over {most} bytes, or characters that none has"))
+            Error::usage(format!(
+                "invalid label = \"{label}\": it has over {most} bytes, or characters that labels cannot have"
+            ))
         })
     }
 
@@ -481,7 +482,7 @@ impl MadeVolume<'_> {
             low = high;
             high += high / 4 + 1;
             if high > 1 << 30 {
-                return Err(Error::input("no size would do"));
+                return Err(Error::input("the files do not fit on a volume of any size"));
             }
         }
         while low + 1 < high {
@@ -595,7 +596,7 @@ fn place(
     let needed = sizes.values().fold(head, |at, size| at.next_multiple_of(align).saturating_add(*size));
     if needed.saturating_add(tail) > size || sizes.values().any(|size| *size == 0) {
         return Err(Error::input(format!(
-            "no room: the disk has {size} bytes, and its volumes need {}",
+            "no room: the disk has {size} bytes, but its volumes need {}",
             needed.saturating_add(tail)
         )));
     }
@@ -627,8 +628,9 @@ fn swap_head(len: u64, volume: &MadeVolume<'_>, options: &BuildOptions) -> Resul
     const PAGE: usize = 4096;
     let pages = len / PAGE as u64;
     let last = u32::try_from(pages.saturating_sub(1)).ok().filter(|last| *last >= 9);
-    let last =
-        last.ok_or_else(|| Error::input(format!("{}: {len} bytes are no size for a swap", volume.name)))?;
+    let last = last.ok_or_else(|| {
+        Error::input(format!("{}: {len} bytes are too few or too many for swap", volume.name))
+    })?;
     let mut head = vec![0; PAGE];
     head[1024..1028].copy_from_slice(&1_u32.to_le_bytes());
     head[1028..1032].copy_from_slice(&last.to_le_bytes());
@@ -674,11 +676,11 @@ impl BootCode {
                     let first = table.partitions.iter().map(|p| p.start).min().unwrap_or(0);
                     (SECTOR, first.saturating_sub(SECTOR))
                 }
-                _ => return Err(Error::usage("boot.core has no place on a disk without a table")),
+                _ => return Err(Error::usage("boot.core needs a partition table to go into")),
             };
             if core.len() as u64 > room {
                 return Err(Error::input(format!(
-                    "no room: boot.core has {} bytes, its place {room}",
+                    "no room: boot.core has {} bytes, but there is room for {room}",
                     core.len()
                 )));
             }
@@ -687,7 +689,7 @@ impl BootCode {
             let segment = core.get(GRUB_BLOCK_LIST + 10..GRUB_BLOCK_LIST + 12);
             if segment.is_some_and(|bytes| bytes == GRUB_SEGMENT.to_le_bytes()) {
                 let more = u16::try_from(core.len() / SECTOR as usize - 1)
-                    .map_err(|_| Error::input("boot.core is longer than GRUB can load"))?;
+                    .map_err(|_| Error::input("boot.core is larger than GRUB can load"))?;
                 core[GRUB_BLOCK_LIST..GRUB_BLOCK_LIST + 8].copy_from_slice(&(sector + 1).to_le_bytes());
                 core[GRUB_BLOCK_LIST + 8..GRUB_BLOCK_LIST + 10].copy_from_slice(&more.to_le_bytes());
             }
@@ -696,7 +698,7 @@ impl BootCode {
         }
         if let Some(mbr) = self.mbr {
             if table.kind == TableKind::None {
-                return Err(Error::usage("boot.mbr has no place on a disk without a table"));
+                return Err(Error::usage("boot.mbr needs a partition table to go into"));
             }
             let code = &mbr[..mbr.len().min(BOOT_CODE)];
             let sector0 = &mut patches[0].1;

@@ -1,4 +1,4 @@
-//! Paths of a tree that is brought in, and where they lie.
+//! Paths in a tree to build from.
 
 use mif_formats::mif::manifest::escape;
 
@@ -62,7 +62,7 @@ impl TreePath {
         path.pop().map(|_| path)
     }
 
-    /// What follows `prefix`, if it is that path or lies below it.
+    /// The rest of the path after `prefix`, if it is `prefix` or lies below it.
     pub(super) fn below(&self, prefix: &TreePath) -> Option<TreePath> {
         let rest = self.0.strip_prefix(&prefix.0[..])?;
         match rest {

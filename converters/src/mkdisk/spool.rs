@@ -1,4 +1,4 @@
-//! A stream kept in a file without a name, to be read at positions.
+//! Keeps a stream in an unnamed file, so that it can be read at offsets.
 
 use std::fs::File;
 use std::io::Read;
@@ -9,7 +9,7 @@ use mif_formats::{Extent, Result as FormatsResult, Source, at};
 
 use crate::error::{Error, Result};
 
-/// What a stream held.
+/// The content of a stream.
 pub(super) struct Spool {
     file: File,
     len: u64,
@@ -19,8 +19,9 @@ impl Spool {
     /// Reads `from` to its end. The file has no name from the start, so nothing is left behind however this ends.
     pub(super) fn of(from: &mut dyn Read) -> Result<Self> {
         let folder = std::env::temp_dir();
-        let failed =
-            |e: std::io::Error| Error::store(format!("cannot keep the tar in {}: {e}", folder.display()));
+        let failed = |e: std::io::Error| {
+            Error::store(format!("cannot write the tar archive to {}: {e}", folder.display()))
+        };
         let mut file = tempfile::tempfile().map_err(failed)?;
         let len = std::io::copy(from, &mut file).map_err(failed)?;
         Ok(Spool { file, len })

@@ -69,24 +69,24 @@ pub(super) fn arrange(
         Some(Size::Grow(more)) => Some(old_size.checked_add(more).ok_or_else(too_large)?),
         Some(Size::Shrink(less)) => {
             Some(old_size.checked_sub(less).filter(|size| *size > 0).ok_or_else(|| {
-                Error::input(format!("the disk has {old_size} bytes: {less} less is nothing"))
+                Error::input(format!("cannot shrink the disk by {less} bytes: it has only {old_size}"))
             })?)
         }
-        Some(Size::Max) => return Err(Error::usage("a disk has no largest size")),
+        Some(Size::Max) => return Err(Error::usage("--size max: a disk has no largest size")),
     };
     let sector = u64::from(table.sector_size);
     let wanted = wanted.map(|size| size.next_multiple_of(sector.max(512)));
     let mut parts: Vec<&Partition> = table.partitions.iter().collect();
     parts.sort_by_key(|p| (p.start, p.slot));
     if parts.windows(2).any(|pair| pair[0].start + pair[0].len > pair[1].start) {
-        return Err(Error::unsupported("partitions that overlap cannot be resized"));
+        return Err(Error::unsupported("cannot resize partitions that overlap"));
     }
     let first_logical = parts.iter().position(|p| table.kind == TableKind::Mbr && p.slot > 4);
     if let Some(first) = first_logical
         && let Some(behind) = parts[first..].iter().find(|p| p.slot <= 4)
     {
         return Err(Error::unsupported(format!(
-            "partition {} lies behind logical partitions: such a table is not changed",
+            "partition {} lies after logical partitions, and mif does not change such a table",
             behind.slot
         )));
     }
@@ -119,7 +119,7 @@ pub(super) fn arrange(
             }
         }
         if lens[i] == 0 {
-            return Err(Error::input(format!("{}: no room is left for it", volume_name(most))));
+            return Err(Error::input(format!("{}: no room left for this partition", volume_name(most))));
         }
     }
     let needed = end(&starts, &lens).checked_add(tail).ok_or_else(too_large)?;
@@ -128,9 +128,9 @@ pub(super) fn arrange(
         (Some(Size::Min), _) => least,
         (_, Some(wanted)) if wanted < least => {
             return Err(Error::input(format!(
-                "no room: the disk would have {wanted} bytes, and its partitions need {least}"
+                "no room: the disk would have {wanted} bytes, but its partitions need {least}"
             ))
-            .advise("Give a volume less with --resize VOLUME=SIZE, or VOLUME=min"));
+            .advise("Shrink a volume with --resize VOLUME=SIZE or --resize VOLUME=min"));
         }
         (_, Some(wanted)) => wanted,
         _ if least > old_size => least.next_multiple_of(STEP),
@@ -143,10 +143,12 @@ pub(super) fn arrange(
             let type_id = part.type_id.as_str();
             if type_id == BIOS_BOOT || PREP.contains(&type_id) {
                 return Err(Error::unsupported(format!(
-                    "partition {} would have to move, and boot code finds it by its sectors",
+                    "partition {} would have to move, but boot code finds it by its sector",
                     part.slot
                 ))
-                .advise("Grow a volume that lies behind it, or by no more than is free behind the volume"));
+                .advise(
+                    "Grow a volume that lies after it, or grow this one only into the free space after it",
+                ));
             }
             notes.push(format!("partition {} moves from byte {} to {start}", part.slot, part.start));
         }
@@ -161,7 +163,7 @@ pub(super) fn arrange(
 }
 
 fn too_large() -> Error {
-    Error::input("the disk would be larger than any can be")
+    Error::input("the disk would be too large")
 }
 
 /// Where partitions of such lengths start: where they did, or as much further up as the one before needs.

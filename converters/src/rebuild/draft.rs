@@ -67,9 +67,9 @@ pub(crate) struct Draft {
     rewritten: Rewritten,
     /// The volumes that were planned.
     pub(crate) planned: Vec<String>,
-    /// What planning changed beside the edits, each a sentence.
+    /// Side effects of rebuilding volumes, as sentences.
     pub(crate) notes: Vec<String>,
-    /// What fresh identities did, if there are any.
+    /// The effects of new identities, if any were given.
     pub(crate) ids: Option<IdsReport>,
 }
 
@@ -231,7 +231,7 @@ impl<'a> Base<'a> {
         let volume = find_volume(&self.scan, name)?;
         let original = volume
             .filesystem()
-            .ok_or_else(|| Error::unsupported("holds no filesystem that can be planned"))?;
+            .ok_or_else(|| Error::unsupported("it has no filesystem that mif can write"))?;
         let rows = Rows { volume: name, old: &self.rows, new: rows };
         let (tree, contents) = rows.tree(original, ContentLookup { objects: &self.objects, new })?;
         let params = planner_of(original, Arc::new(self.scan.volume(volume)))?;

@@ -48,13 +48,13 @@ pub struct RebuildReport {
     pub image: String,
     /// The volumes that were planned; all others are the parent's, bit for bit.
     pub planned: Vec<String>,
-    /// What planning changed beside the edits, each a sentence.
+    /// Side effects of rebuilding volumes, as sentences.
     pub notes: Vec<String>,
-    /// What fresh identities did, if there are any.
+    /// The effects of new identities, if any were given.
     pub ids: Option<IdsReport>,
     /// How the disk divides.
     pub counts: Counts,
-    /// What was new to the store.
+    /// Objects and bytes that were new to the store.
     pub added: WriterStats,
     /// How long it took.
     pub seconds: f64,

@@ -38,7 +38,7 @@ pub enum Size {
 }
 
 impl Reshape {
-    /// Whether all stays as it is.
+    /// Returns true if nothing is to be changed.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         *self == Reshape::default()
@@ -48,7 +48,7 @@ impl Reshape {
     pub fn volume_size(text: &str) -> Result<(String, Size)> {
         let usage = || {
             Error::usage(format!("\"{text}\": expected VOLUME=SIZE"))
-                .advise("Such as p1=+2G, p1=8G, p1=-512M, p1=min, p1=max")
+                .advise("For example, p1=+2G, p1=8G, p1=-512M, p1=min or p1=max")
         };
         let (volume, size) = text.rsplit_once('=').ok_or_else(usage)?;
         if volume.is_empty() {
@@ -107,8 +107,8 @@ impl FromStr for Size {
 /// Reads a number of bytes with a unit: `512`, `64K`, `10G`, `1.5T`; units are powers of 1024.
 pub(crate) fn bytes(text: &str) -> Result<u64> {
     let usage = || {
-        Error::usage(format!("\"{text}\" is no size"))
-            .advise("Such as 10G, 512M, 1.5T; units are powers of 1024")
+        Error::usage(format!("invalid size \"{text}\""))
+            .advise("Write a size such as 10G, 512M or 1.5T; units are powers of 1024")
     };
     let text = text.trim();
     let digits = text.trim_end_matches(|c: char| c.is_ascii_alphabetic());

@@ -28,16 +28,16 @@ pub(super) fn resized(scan: &Scan, reshape: &Reshape) -> Result<Vec<String>> {
         let volume = find_volume(scan, name)?;
         if !scan.table.partitions.iter().any(|p| volume_name(p.slot) == *name) {
             return Err(Error::unsupported(format!(
-                "{name}: is no partition; a logical volume keeps its size"
+                "{name}: only partitions can be resized, not logical volumes"
             ))
-            .advise("Grow the partition, and then the volume with the guest's own tools"));
+            .advise("Grow the partition, then the logical volume with the guest's own tools"));
         }
         if names.contains(name) {
-            return Err(Error::usage(format!("{name}: is resized twice")));
+            return Err(Error::usage(format!("{name}: --resize is given twice")));
         }
         if volume.filesystem().is_none() && !matches!(size, Size::Grow(_) | Size::Max) {
             return Err(Error::unsupported(format!(
-                "{name}: holds no filesystem that can be planned: it can grow, but not shrink"
+                "{name}: can grow but not shrink: it has no filesystem that mif can write"
             )));
         }
         names.push(name.clone());
@@ -49,7 +49,8 @@ pub(super) fn resized(scan: &Scan, reshape: &Reshape) -> Result<Vec<String>> {
 pub(super) fn find_volume<'s>(scan: &'s Scan, name: &str) -> Result<&'s ScannedVolume> {
     scan.volumes.iter().find(|volume| volume.name == name).ok_or_else(|| {
         let names: Vec<&str> = scan.volumes.iter().map(|volume| volume.name.as_str()).collect();
-        Error::input(format!("there is no volume {name}")).advise(format!("There is {}", names.join(", ")))
+        Error::input(format!("no such volume: {name}"))
+            .advise(format!("The volumes are {}", names.join(", ")))
     })
 }
 
@@ -72,17 +73,19 @@ pub(super) fn shape(
         for (name, size) in &reshape.resize {
             let partition = scan.table.partitions.iter().find(|p| volume_name(p.slot) == *name);
             let Partition { slot, len, .. } = partition.expect("it was looked for");
-            let no_less = || Error::input(format!("{name}: has {len} bytes, which is less"));
+            let no_less = || Error::input(format!("{name}: cannot shrink this volume of {len} bytes so far"));
             let wanted = match size {
                 Size::Max if most.is_some() => {
-                    return Err(Error::usage("only one volume can have all there is"));
+                    return Err(Error::usage("only one volume can be resized to max"));
                 }
                 Size::Max => {
                     most = Some(*slot);
                     continue;
                 }
                 Size::To(size) => *size,
-                Size::Grow(more) => len.checked_add(*more).ok_or_else(|| Error::input("is too large"))?,
+                Size::Grow(more) => {
+                    len.checked_add(*more).ok_or_else(|| Error::input("the size is too large"))?
+                }
                 Size::Shrink(less) => len.checked_sub(*less).filter(|l| *l > 0).ok_or_else(no_less)?,
                 Size::Min => {
                     let draft = volumes.iter().find(|draft| draft.name == *name).ok_or_else(no_less)?;
@@ -105,7 +108,7 @@ pub(super) fn shape(
         if let Some(draft) = volumes.iter_mut().find(|draft| draft.name == *name) {
             draft.params.resize(partition.len);
         } else {
-            arrangement.notes.push(format!("{name}: the partition grew; what is in it did not"));
+            arrangement.notes.push(format!("{name}: the partition grew, but its content did not"));
         }
     }
     if let Some(identities) = identities {
@@ -125,7 +128,7 @@ pub(super) fn shape(
         let extents = arrangement.moved(&find_volume(scan, volume)?.extents);
         let (at, _) = crate::disk::volume::on_disk(&extents, *offset, 1)
             .next()
-            .ok_or_else(|| Error::input(format!("{volume}: is cut short")))?;
+            .ok_or_else(|| Error::input(format!("{volume}: the volume is truncated")))?;
         patches.push((at, bytes.clone()));
     }
     Ok((arrangement, patches))

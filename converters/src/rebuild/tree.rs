@@ -33,14 +33,14 @@ impl Rows<'_> {
             .filter(|row| row.volume == self.volume)
             .filter_map(|row| Some((row.file?, row)))
             .collect();
-        // A folder before what it holds: parts of paths in their order, not bytes of whole ones.
+        // A directory before what it holds: parts of paths in their order, not bytes of whole ones.
         let mut rows: Vec<&Row> = self.new.iter().copied().filter(|row| row.volume == self.volume).collect();
         rows.sort_by(|a, b| a.path.split(|c| *c == b'/').cmp(b.path.split(|c| *c == b'/')));
         let mut rows = rows.into_iter();
         let root = rows
             .next()
             .filter(|row| row.path == b"/" && row.node.file_type == FileType::Dir)
-            .ok_or_else(|| Error::input("the manifest has no root folder"))?;
+            .ok_or_else(|| Error::input("the manifest has no root directory"))?;
         let mut tree = Tree::new(root.node.clone());
         let mut objects = Vec::new();
         let mut links = HashMap::new();
@@ -52,13 +52,13 @@ impl Rows<'_> {
             let meta = row.node.clone();
             let new = if row.node.file_type == FileType::File && row.node.size > 0 {
                 let object = row.object().ok_or_else(|| {
-                    Error::input(format!("{}: its content is not in the store", row.path_text()))
+                    Error::input(format!("{}: the content is not in the store", row.path_text()))
                 })?;
                 let len = contents.len(&object)?;
                 if len != row.node.size {
                     let path = row.path_text();
                     return Err(Error::input(format!(
-                        "{path}: its size is {}, its content has {len}",
+                        "{path}: the size is {}, but the content has {len} bytes",
                         row.node.size
                     )));
                 }

@@ -1,4 +1,4 @@
-//! The files of an image as rows: where paths lead, what is mounted where, where content lies; to look at and to edit.
+//! The files of an image as rows, for reading and editing: path resolution, mounts, and the place of content.
 
 pub(crate) mod content;
 pub(crate) mod edit;

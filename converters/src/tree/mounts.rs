@@ -1,4 +1,4 @@
-//! What `/etc/fstab` mounts, which volume of the image that is (fstab(5)), and where paths lead over these mounts.
+//! The mounts of `/etc/fstab` (fstab(5)): which volumes of the image they are, and where paths lead over them.
 
 use mif_formats::fs::Info;
 use mif_formats::mif::manifest::{Row, escape};
@@ -13,11 +13,11 @@ use crate::store::{FilesystemRecord, VolumeRecord};
 pub(crate) struct Mount {
     /// The directory, absolute, without a slash at its end.
     pub(crate) point: Vec<u8>,
-    /// What is mounted on it.
+    /// The volume or device mounted on it.
     pub(crate) what: MountedOn,
 }
 
-/// What is mounted.
+/// A mounted volume or device.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum MountedOn {
     /// A volume of the image, by its name.
@@ -26,16 +26,16 @@ pub(crate) enum MountedOn {
     Elsewhere(String),
 }
 
-/// The devices of a disk that a fstab can name.
+/// The devices of a disk that an fstab can name.
 #[derive(Clone, Copy)]
 pub(crate) struct Devices<'a> {
     /// The disk's partition table.
     pub(crate) table: &'a Table,
-    /// What is on each volume.
+    /// The content of each volume.
     pub(crate) volumes: &'a [VolumeRecord],
 }
 
-/// The mounts of a fstab, but for the root's and swap.
+/// The mounts of an fstab, except the root and swap.
 pub(crate) fn read(fstab: &[u8], devices: Devices<'_>) -> Vec<Mount> {
     let lines = fstab.split(|b| *b == b'\n');
     let mounts = lines.filter_map(|line| {
@@ -61,7 +61,7 @@ pub(crate) fn read(fstab: &[u8], devices: Devices<'_>) -> Vec<Mount> {
 pub(crate) struct Root {
     /// Its volume.
     pub(crate) volume: String,
-    /// What its `/etc/fstab` mounts.
+    /// The mounts of its `/etc/fstab`.
     pub(crate) mounts: Vec<Mount>,
 }
 
@@ -94,7 +94,7 @@ impl Root {
     }
 }
 
-/// What is mounted elsewhere: an error, or what lies on the image beneath the mount.
+/// What to do with mounts of other disks: fail, or use the files under the mount point.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Elsewhere {
     Refused,
@@ -103,7 +103,7 @@ pub(crate) enum Elsewhere {
 
 /// Paths as the system of a root sees them, over what its fstab mounts.
 pub(crate) struct View<'a, P> {
-    /// What lies on each volume.
+    /// The content of each volume.
     pub(crate) paths: &'a P,
     pub(crate) root: &'a Root,
     pub(crate) elsewhere: Elsewhere,
@@ -126,13 +126,16 @@ impl<P: Paths> Paths for View<'_, P> {
             MountedOn::Volume(name) if name == volume => Ok(None),
             MountedOn::Volume(name) if self.paths.row(name, b"/").is_some() => Ok(Some(name.clone())),
             MountedOn::Volume(name) => Err(Error::unsupported(format!(
-                "{there}: is on volume {name}, which has no filesystem that can be read"
+                "{there}: on volume {name}, whose filesystem mif cannot read"
             ))),
             MountedOn::Elsewhere(_) if self.elsewhere == Elsewhere::Beneath => Ok(None),
             MountedOn::Elsewhere(what) => Err(Error::input(format!(
-                "{there}: /etc/fstab mounts {what} there, which is not in this image"
+                "{there}: /etc/fstab mounts {what} here, which is not part of this image"
             ))
-            .advise(format!("Name the volume to change what lies beneath: {volume}:{}", escape(path)))),
+            .advise(format!(
+                "To change the files under the mount point, name the volume: {volume}:{}",
+                escape(path)
+            ))),
         }
     }
 

@@ -1,4 +1,4 @@
-//! The content that edited rows may name: objects of the store, and what is not in it yet.
+//! The content of edited rows: objects of the store, and new content that is not in the store yet.
 
 use std::collections::HashMap;
 use std::ops::Range;
@@ -27,16 +27,16 @@ pub(crate) struct NewContent {
     pub(crate) id: ObjectId,
     /// Its SHA-1.
     pub(crate) sha1: [u8; 20],
-    /// The bytes. Of a large file they stay where they are.
+    /// The bytes. Those of a large file stay in the file.
     pub(crate) source: Arc<dyn Source>,
     /// The parts of a large file that are zeros, in whole steps.
     zeros: Arc<Vec<Range<u64>>>,
-    /// What it is called in errors.
+    /// Its name in errors.
     pub(crate) label: String,
 }
 
 impl NewContent {
-    /// What the row of a file with this content says.
+    /// The body of the row of a file with this content.
     pub(crate) fn body(&self) -> Body {
         Body::Digested { sha1: self.sha1, blake3: self.id.digest }
     }
@@ -119,7 +119,7 @@ impl Source for Patched {
     }
 }
 
-/// Where content is looked for: among what is new, then in the store.
+/// Finds content among the new content, then in the store.
 #[derive(Clone, Copy)]
 pub(crate) struct ContentLookup<'a> {
     pub(crate) objects: &'a Objects,

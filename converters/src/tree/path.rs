@@ -1,4 +1,4 @@
-//! Where paths lead: through symlinks and mounts, wherever the files are.
+//! Resolves paths through symlinks and mounts.
 
 use mif_formats::fs::FileType;
 use mif_formats::mif::manifest::{Row, escape};
@@ -32,28 +32,28 @@ impl VolumePath {
     }
 }
 
-/// What paths are resolved in.
+/// Where paths are resolved.
 pub(crate) trait Paths {
     /// The row of a path, as it stands.
     fn row(&self, volume: &str, path: &[u8]) -> Option<&Row>;
 
-    /// The volume that is mounted on a folder.
+    /// The volume that is mounted on a directory.
     fn mounted(&self, _volume: &str, _path: &[u8]) -> Result<Option<String>> {
         Ok(None)
     }
 
-    /// The folder that `..` in a volume's root is.
+    /// The directory that `..` in a volume's root is.
     fn above(&self, volume: &str) -> Result<Place> {
         Ok(self.root(volume))
     }
 
-    /// The folder that `/` is, to a symlink on a volume.
+    /// The directory that `/` is, to a symlink on a volume.
     fn root(&self, volume: &str) -> Place {
         Place { volume: volume.to_owned(), path: b"/".to_vec() }
     }
 }
 
-/// The volume with the root filesystem, of these: the one that has the marks of one, or else the only one.
+/// The volume with the root filesystem: the one that looks like it, or else the only one.
 pub(crate) fn root_volume<'v>(paths: &impl Paths, volumes: &[&'v str]) -> Option<&'v str> {
     match (volumes.iter().find(|volume| has_root_marks(paths, volume)), volumes) {
         (Some(root), _) => Some(root),
@@ -62,27 +62,27 @@ pub(crate) fn root_volume<'v>(paths: &impl Paths, volumes: &[&'v str]) -> Option
     }
 }
 
-/// Whether a volume has the marks of a root filesystem.
+/// Returns true if a volume looks like a root filesystem.
 pub(super) fn has_root_marks(paths: &impl Paths, volume: &str) -> bool {
     let marks: [&[u8]; 4] = [b"/etc/fstab", b"/etc/os-release", b"/usr/lib/os-release", b"/etc/passwd"];
     marks.iter().any(|mark| paths.row(volume, mark).is_some())
 }
 
-/// Where a path leads: a volume, and a path on it that goes through no symlink.
+/// Where a path leads: a volume, and a path on it without symlinks.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Place {
     pub(crate) volume: String,
     pub(crate) path: Vec<u8>,
 }
 
-/// The error of a path that is not there.
+/// The error for a path that does not exist.
 pub(crate) fn missing(volume: &str, path: &[u8]) -> Error {
     Error::input(format!("{volume}:{}: no such file or directory", escape(path)))
         .advise("List the image with `mif ls`")
 }
 
-/// Where `path`, from the root of `volume` on, leads. Symlinks on the way are followed; one at the end too if
-/// `follow`. All on the way is there; the end need not be.
+/// Resolves `path` from the root of `volume`. Symlinks on the way are followed, and one at the end if `follow`. Everything
+/// on the way must exist, but the end need not.
 pub(crate) fn resolve(paths: &impl Paths, volume: &str, path: &[u8], follow: bool) -> Result<Place> {
     let mut links = 0;
     let mut here = Place { volume: volume.to_owned(), path: b"/".to_vec() };
@@ -91,7 +91,7 @@ pub(crate) fn resolve(paths: &impl Paths, volume: &str, path: &[u8], follow: boo
     while let Some(part) = todo.pop() {
         let folder = paths.row(&here.volume, &here.path).ok_or_else(|| missing(&here.volume, &here.path))?;
         if folder.node.file_type != FileType::Dir {
-            return Err(Error::input(format!("{}:{}: is no folder", here.volume, escape(&here.path))));
+            return Err(Error::input(format!("{}:{}: not a directory", here.volume, escape(&here.path))));
         }
         if part == b".." {
             if here.path == b"/" {
@@ -121,7 +121,7 @@ pub(crate) fn resolve(paths: &impl Paths, volume: &str, path: &[u8], follow: boo
         links += 1;
         if links > MAX_SYMLINKS {
             return Err(Error::input(format!(
-                "{}:{}: goes through too many symlinks",
+                "{}:{}: too many levels of symbolic links",
                 here.volume,
                 escape(&child)
             )));

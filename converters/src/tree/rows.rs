@@ -1,4 +1,4 @@
-//! Manifest rows out of what a filesystem says.
+//! Makes manifest rows from the listing of a filesystem.
 
 use std::cmp::{Ordering, Reverse};
 

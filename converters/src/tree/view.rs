@@ -26,7 +26,7 @@ pub struct Tree {
     volumes: Vec<String>,
     /// The root filesystems with what their fstabs mount, the one that paths are on by default first.
     roots: Vec<Root>,
-    /// What could not be read, each a sentence.
+    /// Warnings about what could not be read, as sentences.
     pub complaints: Vec<String>,
 }
 
@@ -58,7 +58,7 @@ impl Tree {
         let candidates: Vec<String> = [&first].into_iter().chain(others).cloned().collect();
         let mut roots: Vec<Root> = Vec::new();
         for volume in candidates {
-            // What another root mounts belongs to that one.
+            // A volume that another root mounts belongs to that root.
             if roots.iter().any(|root| root.point_of(&volume).is_some()) {
                 continue;
             }
@@ -83,8 +83,8 @@ impl Tree {
         Ok(content.read_vec(0, content.len().min(MAX_FSTAB) as usize)?)
     }
 
-    /// The root filesystems with what their fstabs mount, the one that paths are on by default first. More than one has,
-    /// for example, a system that is updated on the volume beside it.
+    /// The root filesystems with what their fstabs mount, the one that paths are on by default first. An image has several
+    /// if, for example, its system is updated on a second volume.
     pub(crate) fn roots(&self) -> &[Root] {
         &self.roots
     }
@@ -96,7 +96,7 @@ impl Tree {
         self.get(&place.volume, &place.path).ok_or_else(|| missing(&place.volume, &place.path))
     }
 
-    /// All rows, by volume and path, and what could not be read.
+    /// All rows, by volume and path, and warnings about what could not be read.
     pub(crate) fn into_rows(self) -> (Vec<Row>, Vec<String>) {
         (self.rows, self.complaints)
     }
@@ -113,13 +113,13 @@ impl Tree {
         self.volumes.iter().map(String::as_str).collect()
     }
 
-    /// The volume with the root filesystem: the one that has the marks of one, or else the only one.
+    /// The volume with the root filesystem: the one that looks like it, or else the only one.
     #[must_use]
     pub fn root_volume(&self) -> Option<&str> {
         root_volume(self, &self.volumes())
     }
 
-    /// The row number of a path, as it stands.
+    /// The row number of a path, without following symlinks.
     #[must_use]
     pub fn get(&self, volume: &str, path: &[u8]) -> Option<usize> {
         let same = |i: &usize| self.rows[*i].path == path && self.rows[*i].volume == volume;
@@ -133,7 +133,7 @@ impl Tree {
         let volume = match &path.volume {
             Some(volume) if self.volumes().contains(&volume.as_str()) => volume.as_str(),
             Some(volume) => {
-                return Err(Error::input(format!("{volume}: is no volume with files"))
+                return Err(Error::input(format!("{volume}: no readable volume of that name"))
                     .advise(format!("This image has {}", self.volumes_text())));
             }
             None => {
@@ -141,11 +141,12 @@ impl Tree {
                     return self.find_in(root, &path.path, follow);
                 }
                 self.root_volume().ok_or_else(|| {
-                    Error::input(format!(
-                        "{}: no volume has the marks of a root filesystem",
-                        escape(&path.path)
-                    ))
-                    .advise(format!("Say on which: {}", self.volumes_text()))
+                    Error::input(format!("{}: cannot find the root filesystem", escape(&path.path))).advise(
+                        format!(
+                            "Name the volume in the path, as in p1:/etc. This image has {}",
+                            self.volumes_text()
+                        ),
+                    )
                 })?
             }
         };
@@ -155,7 +156,7 @@ impl Tree {
 
     fn volumes_text(&self) -> String {
         let volumes: Vec<String> = self.volumes().iter().map(|v| format!("{v}:/")).collect();
-        if volumes.is_empty() { "no volume that can be read".to_owned() } else { volumes.join(", ") }
+        if volumes.is_empty() { "no volumes that mif can read".to_owned() } else { volumes.join(", ") }
     }
 
     /// The content of a regular file, as something to read.
@@ -163,10 +164,11 @@ impl Tree {
         let Row { volume, path, node, .. } = &self.rows[row];
         match &self.contents[row] {
             Some(contents) => contents.open(),
-            None if node.file_type == FileType::File => {
-                Err(Error::input(format!("{volume}:{}: its content could not be read", escape(path))))
-            }
-            None => Err(Error::input(format!("{volume}:{}: is no regular file", escape(path)))),
+            None if node.file_type == FileType::File => Err(Error::input(format!(
+                "{volume}:{}: the content could not be read at import",
+                escape(path)
+            ))),
+            None => Err(Error::input(format!("{volume}:{}: not a regular file", escape(path)))),
         }
     }
 }

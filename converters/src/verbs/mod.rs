@@ -1,4 +1,4 @@
-//! The verbs: each a function from plain arguments to a report that serialises.
+//! The verbs: each is a function from plain arguments to a serialisable report.
 
 pub(crate) mod batch;
 pub(crate) mod change;

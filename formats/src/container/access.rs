@@ -1,9 +1,9 @@
-//! Who besides its owner may read a file, so that output is not more readable than its source.
+//! Access to files for others than the owner, so that output is not more readable than its source.
 
 use std::fs::{File, Metadata};
 use std::os::unix::fs::MetadataExt;
 
-/// Who may read something beside its owner.
+/// Who may read something besides its owner.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Access {
     /// Everybody.
@@ -25,7 +25,7 @@ impl Access {
         }
     }
 
-    /// Who may list a directory of this mode and group, and open what is in it.
+    /// Who may list a directory of this mode and group, and open its entries.
     #[must_use]
     pub fn of_directory(mode: u32, gid: u32) -> Self {
         Self::of_mode(mode, 0o5, gid)
@@ -42,7 +42,7 @@ impl Access {
         }
     }
 
-    /// Who has both.
+    /// The access that both allow.
     #[must_use]
     pub fn and(self, other: Self) -> Self {
         match (self, other) {

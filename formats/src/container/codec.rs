@@ -76,8 +76,8 @@ impl Scratch {
                 block[len..].fill(0);
                 Ok(())
             }
-            Ok(len) => Err(place().corrupt(format!("unpacks to {len} bytes, expected {least}"))),
-            Err(problem) => Err(place().corrupt(format!("does not unpack: {problem}"))),
+            Ok(len) => Err(place().corrupt(format!("decompresses to {len} bytes, expected {least}"))),
+            Err(problem) => Err(place().corrupt(format!("cannot be decompressed: {problem}"))),
         }
     }
 
@@ -138,7 +138,7 @@ impl Packer {
         }
     }
 
-    /// Appends `block`, packed, to `out` if that takes at most `most` bytes, and says how many.
+    /// Appends `block`, compressed, to `out` if that takes at most `most` bytes; returns their number.
     pub(super) fn pack(&self, block: &[u8], out: &mut Vec<u8>, most: usize) -> Option<usize> {
         let idle = self.idle.lock().expect("no panic while locked").pop();
         // The level was tried when the packer was made.
@@ -159,8 +159,8 @@ impl Packer {
 
 fn describe(error: &DecompressionError) -> String {
     let words = match error {
-        DecompressionError::BadData => "the compressed data are damaged",
-        DecompressionError::InsufficientSpace => "it holds more than a block",
+        DecompressionError::BadData => "the compressed data is damaged",
+        DecompressionError::InsufficientSpace => "it is larger than a block",
     };
     words.to_owned()
 }

@@ -1,4 +1,4 @@
-//! A file that is read at positions, whose errors name it.
+//! A file that is read at offsets, and that errors name.
 
 use std::fs::{File, Metadata};
 use std::io;
@@ -12,8 +12,8 @@ use crate::beneath;
 use crate::error::{Result, at};
 use crate::source::{Extent, Source, check_range};
 
-/// A file that holds a disk or a part of it: the path by which it was opened, and the file itself, which is still the same
-/// when the path leads elsewhere.
+/// A file that holds a disk or a part of it: the open file, and the path by which it was opened, which may lead to another
+/// file by now.
 #[derive(Debug, Clone)]
 pub struct DiskFile {
     file: Arc<File>,
@@ -27,12 +27,12 @@ impl DiskFile {
         &self.path
     }
 
-    /// What the open file is now: its length, times, mode and owner.
+    /// The current metadata of the open file: its length, times, mode and owner.
     pub fn metadata(&self) -> io::Result<Metadata> {
         self.file.metadata()
     }
 
-    /// Who may read it beside its owner.
+    /// Who may read it besides its owner.
     pub fn access(&self) -> io::Result<Access> {
         Ok(Access::of_file(&self.file, &self.metadata()?))
     }
@@ -48,19 +48,19 @@ pub struct ImageFile {
 }
 
 impl ImageFile {
-    /// Opens the file or block device at `path`, which the user names, for reading. Nothing else is opened: no folder, no
-    /// pipe.
+    /// Opens the file or block device at `path`, which the user names, for reading. Nothing else is opened: no directory,
+    /// no pipe.
     pub fn open(path: &Path) -> Result<Self> {
         Self::of(beneath::open_file_or_device(path), path)
     }
 
-    /// What was opened by `path`, or failed to be.
+    /// Wraps the result of opening `path`.
     pub fn of(opened: io::Result<File>, path: &Path) -> Result<Self> {
         let place = || at("").file(path);
         let file = opened.map_err(|e| match e.kind() {
-            io::ErrorKind::NotFound => place().not_found("there is no such file"),
-            io::ErrorKind::IsADirectory => place().corrupt("is a folder, not a disk image"),
-            io::ErrorKind::InvalidInput => place().corrupt("is neither a file nor a block device"),
+            io::ErrorKind::NotFound => place().not_found("no such file"),
+            io::ErrorKind::IsADirectory => place().corrupt("is a directory, not a disk image"),
+            io::ErrorKind::InvalidInput => place().corrupt("not a regular file or a block device"),
             _ => place().io(e),
         })?;
         let len = file.metadata().and_then(|meta| match meta.file_type().is_block_device() {
@@ -95,7 +95,7 @@ impl ImageFile {
         self
     }
 
-    /// What tells it from every other file: device and inode.
+    /// Its unique identity: device and inode.
     pub fn identity(&self) -> Result<(u64, u64)> {
         let meta = self.file.metadata().map_err(|e| at("").file(&self.path).io(e))?;
         Ok((meta.dev(), meta.ino()))

@@ -1,5 +1,5 @@
-//! What all mapped containers share: a format says where runs of the disk lie ([`Map`]), and [`Mapped`]
-//! makes a [`Source`] of it, with the backing disk, packed blocks and holes.
+//! Common code of mapped containers: a format tells where runs of the disk lie ([`Map`]), and [`Mapped`] makes a [`Source`]
+//! of it, with the backing disk, packed blocks and holes.
 
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -23,14 +23,13 @@ pub(super) fn entries_to_look_at(wanted: u64, unit: u64) -> usize {
     (wanted.div_ceil(unit) + 1).min(MOST) as usize
 }
 
-/// Where the bytes of a disk lie: what a container format's tables say.
+/// Where the bytes of a disk lie, according to the tables of a container format.
 pub(super) trait Map: Send + Sync {
     /// The disk's size in bytes.
     fn len(&self) -> u64;
 
-    /// What lies at `offset`, which is below `len`. The run is not empty; it may be shorter or longer than
-    /// the `wanted` bytes, after which there is no use in looking further.
-    /// It may reach past `len`.
+    /// The run at `offset`, which is below `len`. The run is not empty; it may be shorter or longer than the `wanted`
+    /// bytes, after which there is no use in looking further. It may reach past `len`.
     fn run_at(&self, offset: u64, wanted: u64) -> Result<Run>;
 
     /// The files that `Place::Stored` counts.
@@ -75,7 +74,7 @@ pub(super) enum Place {
     Zero,
     /// On the backing disk at the same offset; zeros where there is none.
     Backing,
-    /// In a file, byte for byte. What reaches past the end of the file is zeros.
+    /// In a file, byte for byte. Bytes past the end of the file are zero.
     Stored {
         /// Which file.
         file: usize,
@@ -89,7 +88,7 @@ pub(super) enum Place {
 /// A compressed block.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Packed {
-    /// What tells it from the disk's other packed blocks.
+    /// Its key among the packed blocks of the disk.
     pub(super) id: u64,
     /// Where on the disk the block begins, in bytes.
     pub(super) start: u64,

@@ -1,4 +1,4 @@
-//! Containers: files that hold a disk. A format is a folder here and one line in [`FORMATS`].
+//! Containers: files that hold a disk. A format is a directory here and one line in [`FORMATS`].
 
 mod access;
 mod cache;
@@ -50,16 +50,16 @@ pub trait Format: Sync {
     /// The file name suffixes that stand for it when a file is written, without dot.
     fn suffixes(&self) -> &'static [&'static str];
 
-    /// Whether a file is of this format. `head` is its first bytes (up to 4 KiB), `tail` its last (up to
-    /// 1 KiB), `len` its length in bytes.
+    /// Returns true if a file is of this format. `head` is its first bytes (up to 4 KiB), `tail` its last (up to 1 KiB),
+    /// `len` its length in bytes.
     fn probe(&self, head: &[u8], tail: &[u8], len: u64) -> bool;
 
-    /// Whether it is written sequentially, so that it can go to a pipe or a block device.
+    /// Returns true if it is written sequentially, so that it can go to a pipe or a block device.
     fn is_sequential(&self) -> bool {
         false
     }
 
-    /// Whether its files have an identity of their own: then its writer takes the options `uuid` and `seed`.
+    /// Returns true if its files have an identity of their own: then its writer takes the options `uuid` and `seed`.
     fn has_identity(&self) -> bool {
         false
     }
@@ -78,24 +78,24 @@ pub trait Format: Sync {
     ) -> Result<()>;
 }
 
-/// How a container is opened.
+/// Options for opening a container.
 #[derive(Debug, Clone, Default)]
 pub struct OpenOptions {
     /// Open as this format instead of probing.
     pub format: Option<String>,
-    /// Folders beneath which an image may make us open further files, besides its own.
+    /// Directories below which an image may refer to files, besides its own directory.
     pub allow_paths: Vec<PathBuf>,
-    /// Directories that are searched for images. The user named these, and not the images in them: so an image whose path
-    /// begins with one of them is opened only if it lies beneath one of `allow_paths`, wherever links lead.
+    /// Directories that are searched for images. The user named the directories and not the images in them, so an image
+    /// below them is opened only if its real path lies below one of `allow_paths`.
     pub searched: Vec<PathBuf>,
     /// The internal snapshot to open instead of the current state: its name or ID.
     pub snapshot: Option<String>,
     /// The parent of the image, then the parent's parent, and so on, for chains that were moved, renamed or changed. They
-    /// are used whatever the images say about their parents.
+    /// are used regardless of the parents that the images name.
     pub parents: Vec<PathBuf>,
 }
 
-/// An opened container: the disk inside it, and what is to be said of the container.
+/// An opened container: the disk inside it, and a description of the container.
 pub struct Disk {
     /// The disk as the guest sees it.
     pub source: Arc<dyn Source>,
@@ -105,18 +105,18 @@ pub struct Disk {
     pub details: Vec<(String, String)>,
     /// All files that hold the disk: the image first, then its extents, then the files of the disks beneath it.
     pub files: Vec<DiskFile>,
-    /// How many of them are the image's own: itself and its extents. What comes after is of disks beneath, each an
-    /// image of its own.
+    /// The number of files of the image itself: its main file and its extents. Those after them belong to parent disks,
+    /// which are images of their own.
     pub own_files: usize,
-    /// What is odd about it, each a sentence.
+    /// Warnings about the container, as sentences.
     pub warnings: Vec<String>,
 }
 
-/// Told of progress by a writer, and asked whether to go on.
+/// Receives the progress of a writer, which also asks it whether to go on.
 pub trait Observer: Sync {
     /// `bytes` more of the disk are done, holes included.
     fn advance(&self, bytes: u64);
-    /// Whether the user wants to stop; the writer then returns an error.
+    /// Returns true if the user wants to stop. If so, the writer returns an error.
     fn interrupted(&self) -> bool {
         false
     }
@@ -129,14 +129,14 @@ impl Observer for () {
 
 /// Opens the container at `path`, probing its format unless told.
 ///
-/// What no format recognises is raw. Errs on what is not there (`NotFound`), is a folder or is empty
+/// A file that no format recognises is raw. Errs if the file does not exist (`NotFound`), is a directory, or is empty
 /// (`Corrupt`).
 pub fn open(path: &Path, options: &OpenOptions) -> Result<Disk> {
     let opener = Opener::new(path, options)?;
     let disk = open_file(opener.open_image(path)?, &opener)?;
     if let (Some(snapshot), false) = (&options.snapshot, disk.format == "qcow2") {
         return Err(at("").file(path).unsupported(format!(
-            "the snapshot {snapshot:?} is asked for, and {} images have none inside",
+            "--snapshot {snapshot:?}: {} images have no internal snapshots",
             disk.format
         )));
     }
@@ -147,7 +147,7 @@ pub fn open(path: &Path, options: &OpenOptions) -> Result<Disk> {
 fn open_file(file: ImageFile, opener: &Opener<'_>) -> Result<Disk> {
     let path = file.path().to_owned();
     if file.is_empty() {
-        return Err(at("").file(&path).corrupt("is empty, so there is no disk image in it"));
+        return Err(at("").file(&path).corrupt("the file is empty"));
     }
     let format = match &opener.options().format {
         Some(name) => by_name(name)?,
@@ -162,20 +162,23 @@ fn open_file(file: ImageFile, opener: &Opener<'_>) -> Result<Disk> {
     };
     let disk = format.open(file, opener).map_err(|e| e.in_file(&path))?;
     if disk.source.len() > MAX_DISK {
-        let problem =
-            format!("the disk has {} bytes, more than {} ({MAX_DISK})", disk.source.len(), human(MAX_DISK));
+        let problem = format!(
+            "the disk has {} bytes, over the limit of {} ({MAX_DISK})",
+            disk.source.len(),
+            human(MAX_DISK)
+        );
         return Err(at("").file(&path).limit(problem));
     }
     if let Some(parent) = opener.parent()
         && disk.files.len() == disk.own_files
     {
-        let problem = format!("has no parent, but --parent names {}", parent.display());
+        let problem = format!("the image has no parent, but --parent names {}", parent.display());
         return Err(at("").file(&path).unsupported(problem));
     }
     Ok(disk)
 }
 
-/// Opens the file at `path`, if these options allow it, only to look at it.
+/// Opens the file at `path` for inspection, if these options allow it.
 pub fn open_image_file(path: &Path, options: &OpenOptions) -> Result<ImageFile> {
     Opener::new(path, options)?.open_image(path)
 }
@@ -192,14 +195,14 @@ fn refuse_foreign(file: &ImageFile, format: &str) -> Result<()> {
     match foreign_name(file)? {
         None => Ok(()),
         Some(what) => Err(at("").file(file.path()).unsupported(format!(
-            "is {what}, which is not read as a disk image; unpack or convert it first, or pass --format {format} to use \
-             its bytes as the disk"
+            "this is {what}, not a disk image; unpack or convert it first, or pass --format {format} to take its bytes as \
+             the disk"
         ))),
     }
 }
 
-/// The format of a file, by its bytes or, of a disk in pieces, its name. None for what no format
-/// recognises: a raw disk, or no disk at all.
+/// Detects the format of a file by its bytes or, for a split disk, by its name. None if no format recognises it: it is a
+/// raw disk, or not a disk at all.
 pub fn probe(file: &ImageFile) -> Result<Option<&'static dyn Format>> {
     let head = file.read_up_to(0, 4096)?;
     let tail = file.read_up_to(file.len().saturating_sub(1024), 1024)?;
@@ -208,7 +211,8 @@ pub fn probe(file: &ImageFile) -> Result<Option<&'static dyn Format>> {
     Ok(probed.or_else(in_pieces))
 }
 
-/// Whether a file is called as containers are: with the suffix of a format, or as the first of a disk in pieces.
+/// Returns true if a file has the name of a container: the suffix of a format, or the name of the first piece of a split
+/// disk.
 #[must_use]
 pub fn has_suffix(path: &Path) -> bool {
     let suffix = path.extension().and_then(|s| s.to_str()).unwrap_or_default().to_ascii_lowercase();
@@ -242,7 +246,7 @@ fn by_name(name: &str) -> Result<&'static dyn Format> {
 }
 
 fn unknown_format(name: &str) -> Error {
-    at("").unsupported(format!("there is no format {name:?}; the formats are {}", names()))
+    at("").unsupported(format!("unknown format {name:?}; the formats are {}", names()))
 }
 
 /// The names of the formats that are written: those with a suffix.
@@ -255,7 +259,7 @@ fn names() -> String {
     FORMATS.iter().map(|f| f.name()).collect::<Vec<_>>().join(", ")
 }
 
-/// The number of bytes as people say it: `64 KiB`, `1.5 GiB`, `1000 bytes`.
+/// Formats a number of bytes for people: `64 KiB`, `1.5 GiB`, `1000 bytes`.
 fn human(bytes: u64) -> String {
     let (mut value, mut unit) = (bytes as f64, 0);
     let units = ["bytes", "KiB", "MiB", "GiB", "TiB", "PiB", "EiB"];

@@ -1,4 +1,4 @@
-//! The gate: which further files an image may make us open, and how deep chains of them go.
+//! The gate that decides which files an image may refer to, and how long chains of images may be.
 
 use std::ffi::OsStr;
 use std::fs::File;
@@ -17,7 +17,7 @@ pub(super) const MAX_CHAIN: usize = 64;
 /// How many directory entries are examined to find a parent.
 const MAX_LISTED: usize = 4096;
 
-/// The longest name of a further file, in bytes.
+/// The longest file that the image refers to, in bytes.
 const MAX_NAME: usize = 4096;
 
 /// A directory beneath which files may be opened.
@@ -34,10 +34,10 @@ impl Root {
     }
 }
 
-/// Passed down a chain of images while it is opened.
+/// The state that is passed down a chain of images while it is opened.
 ///
 /// A path is resolved only to know what to look for. The file is then opened beneath the descriptor of a root, without
-/// following links, and judged itself: so it does not matter what becomes of the names meanwhile.
+/// following links, and judged itself: so it does not matter if names change meanwhile.
 pub struct Opener<'a> {
     options: &'a OpenOptions,
     roots: Vec<Arc<Root>>,
@@ -56,7 +56,7 @@ impl<'a> Opener<'a> {
         let has_own = !options.searched.iter().any(|searched| path.starts_with(searched));
         if has_own {
             roots.push(Root::of(folder_of(path)).map_err(|e| match e.kind() {
-                std::io::ErrorKind::NotFound => at("").file(path).not_found("there is no such file"),
+                std::io::ErrorKind::NotFound => at("").file(path).not_found("no such file"),
                 _ => at("").file(folder_of(path)).io(e),
             })?);
         }
@@ -77,7 +77,7 @@ impl<'a> Opener<'a> {
             _ => {
                 let place = || at("").file(path);
                 let (file, _) = self.open_allowed(path, place, |resolved| {
-                    format!("leads to {}, which is outside the directories to search", resolved.display())
+                    format!("the link leads to {}, outside the directories to search", resolved.display())
                 })?;
                 ImageFile::of(Ok(file), path)
             }
@@ -93,13 +93,13 @@ impl<'a> Opener<'a> {
         outside: impl FnOnce(&Path) -> String,
     ) -> Result<(File, PathBuf)> {
         let failed = |e: std::io::Error| match e.kind() {
-            std::io::ErrorKind::NotFound => place().not_found(format!("{} is not there", path.display())),
+            std::io::ErrorKind::NotFound => place().not_found(format!("{} does not exist", path.display())),
             _ => at("").file(path).io(e),
         };
         let resolved = path.canonicalize().map_err(failed)?;
         let Some((root, rest)) = self.beneath(&resolved) else {
             return Err(place().denied(format!(
-                "{}; --allow-path {} permits it",
+                "{}; pass --allow-path {} to permit it",
                 outside(&resolved),
                 folder_of(&resolved).display()
             )));
@@ -128,15 +128,15 @@ impl<'a> Opener<'a> {
         self.options
     }
 
-    /// The parent that the user named for this image. It is used whatever the image says about its parent.
+    /// The parent that the user named for this image. It overrides the parent that the image names.
     #[must_use]
     pub fn parent(&self) -> Option<&'a Path> {
         self.parents.first().map(PathBuf::as_path)
     }
 
-    /// Opens the file that the image at `image` calls `name`, if it may.
+    /// Opens the file that the image at `image` refers to as `name`, if that is allowed.
     pub fn open_named(&self, image: &Path, name: &[u8]) -> Result<ImageFile> {
-        let place = || at("name of a further file").file(image);
+        let place = || at("file that the image refers to").file(image);
         let shown = String::from_utf8_lossy(name).into_owned();
         if name.is_empty() || name.len() > MAX_NAME || name.contains(&0) {
             return Err(place().corrupt(format!("{shown:?} is not a file name")));
@@ -144,12 +144,12 @@ impl<'a> Opener<'a> {
         let name: &OsStr = std::os::unix::ffi::OsStrExt::from_bytes(name);
         let path = image.parent().unwrap_or(Path::new("")).join(name);
         let opened = self.open_allowed(&path, place, |resolved| {
-            format!("the image wants to open {}, which is outside its own folder", resolved.display())
+            format!("the image refers to {}, which is outside its own directory", resolved.display())
         });
         match opened {
             Ok((file, resolved)) => ImageFile::of(Ok(file), &resolved),
             Err(e) if e.kind() == ErrorKind::NotFound => {
-                Err(place().not_found(format!("the image needs the file {shown:?}, and {}", e.problem())))
+                Err(place().not_found(format!("the image needs the file {shown:?}, but {}", e.problem())))
             }
             Err(e) => Err(e),
         }
@@ -189,12 +189,12 @@ impl<'a> Opener<'a> {
         chain.push(image.identity()?);
         if chain.contains(&file.identity()?) {
             return Err(place().corrupt(format!(
-                "{} is on top of itself: the chain of backing files is a circle",
+                "the chain of backing files is circular: it comes back to {}",
                 file.path().display()
             )));
         }
         if chain.len() >= MAX_CHAIN {
-            return Err(place().limit(format!("more than {MAX_CHAIN} disks on top of each other")));
+            return Err(place().limit(format!("the chain has more than {MAX_CHAIN} disks")));
         }
         // Snapshots and formats that were asked for are of the first image only.
         let options = OpenOptions { format: format.map(str::to_owned), ..OpenOptions::default() };
@@ -210,8 +210,8 @@ impl<'a> Opener<'a> {
         let disk = open_file(file, &opener)?;
         if disk.format == "raw" && format.is_none() && self.parent().is_none() {
             return Err(place().unsupported(format!(
-                "{} is of no known format and the image does not call it raw; \
-                 qemu-img rebase -u -F raw says that it is",
+                "{} has no known format, and the image does not declare it raw; if it is raw, \
+                 say so with `qemu-img rebase -u -F raw`",
                 shown.display()
             )));
         }
@@ -266,7 +266,9 @@ pub(super) fn find_named<T>(names: &[Vec<u8>], check: impl Fn(&[u8]) -> Result<T
             }
         }
     }
-    Err(failed.unwrap_or_else(|| at("parent disk").corrupt("the image needs one and does not name it")))
+    Err(failed.unwrap_or_else(|| {
+        at("parent disk").corrupt("the image needs a parent disk but does not name one; pass --parent FILE")
+    }))
 }
 
 #[cfg(test)]

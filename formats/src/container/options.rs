@@ -22,12 +22,10 @@ impl<'a> Options<'a> {
         for (key, _) in given {
             if !known.contains(&key.as_str()) {
                 let known = match known {
-                    [] => "it has none".to_owned(),
-                    _ => format!("it knows {}", known.join(", ")),
+                    [] => "it has no options".to_owned(),
+                    _ => format!("the options are {}", known.join(", ")),
                 };
-                return Err(
-                    at(format!("option of {format}")).unsupported(format!("there is no {key:?}; {known}"))
-                );
+                return Err(at(format!("{format}")).unsupported(format!("unknown option {key:?}; {known}")));
             }
         }
         Ok(Options { given, known, format })
@@ -85,8 +83,7 @@ impl<'a> Options<'a> {
     /// The error that the value of `key` is wrong.
     pub(super) fn bad(&self, key: &str, expected: &str) -> crate::error::Error {
         let value = self.text(key).unwrap_or_default();
-        at(format!("option {key} of {}", self.format))
-            .unsupported(format!("is {value:?}, expected {expected}"))
+        at(format!("{} option {key}", self.format)).unsupported(format!("is {value:?}, expected {expected}"))
     }
 }
 
@@ -98,7 +95,7 @@ mod tests {
     fn an_unknown_option_lists_the_known_ones() {
         let given = vec![("colour".to_owned(), "red".to_owned())];
         let error = Options::new("qcow2", &["cluster_size", "compat"], &given).err().unwrap().to_string();
-        assert_eq!(error, "option of qcow2: there is no \"colour\"; it knows cluster_size, compat");
+        assert_eq!(error, "qcow2: unknown option \"colour\"; the options are cluster_size, compat");
     }
 
     #[test]

@@ -1,5 +1,5 @@
-//! Where a writer writes: temporary names in the target's folder, synced and renamed when all is well; or straight onto a
-//! block device, or to standard output.
+//! The output of a writer: files with temporary names in the target's directory, which are synced and renamed when they are
+//! complete; a block device; or standard output.
 
 use std::fs::{File, OpenOptions, Permissions};
 use std::io::IoSlice;
@@ -27,21 +27,21 @@ pub const STANDARD_OUTPUT: &str = "-";
 
 /// A container that is being written: one file, or several where the format has several.
 ///
-/// The files have temporary names until [`Output::commit`]; dropped before that, they are removed. A block device, or
-/// standard output, is written to at once.
+/// The files have temporary names until [`Output::commit`]; if the output is dropped before, they are removed. A block
+/// device or standard output is written directly.
 pub struct Output {
     /// The target with symbolic links resolved: links stay, and their target is written.
     target: PathBuf,
     kind: OutputKind,
     force: bool,
-    /// Who may read new files beside their owner.
+    /// Who may read new files besides their owner.
     access: Access,
     files: Vec<Pending>,
     /// Takes files to be synced while they are written, so that little is left to do at the end.
     syncer: SyncSender<Arc<File>>,
 }
 
-/// What an [`Output`] writes to.
+/// The target of an [`Output`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum OutputKind {
     /// Files, which appear whole or not at all.
@@ -85,7 +85,7 @@ fn start_syncer() -> SyncSender<Arc<File>> {
 }
 
 impl Output {
-    /// For a container at `target`; symbolic links are followed, and [`STANDARD_OUTPUT`] stands for standard output.
+    /// Prepares a container at `target`; symbolic links are followed, and [`STANDARD_OUTPUT`] stands for standard output.
     /// An existing file or block device is refused unless `force`; anything else that exists is always refused.
     pub fn new(target: &Path, force: bool) -> Result<Self> {
         let mut output = Output {
@@ -100,14 +100,14 @@ impl Output {
             return Ok(output);
         }
         if target.file_name().is_none() {
-            return Err(at("").file(target).unsupported("is not the name of a file"));
+            return Err(at("").file(target).unsupported("not a file name"));
         }
         // /dev/stdout, for example, may lead to a pipe or a terminal.
         if std::fs::metadata(target)
             .is_ok_and(|m| !m.is_file() && !m.is_dir() && !m.file_type().is_block_device())
         {
             return Err(at("").file(target).unsupported(format!(
-                "is neither a file nor a block device; {STANDARD_OUTPUT} stands for standard output"
+                "not a regular file or a block device; pass {STANDARD_OUTPUT} to write to standard output"
             )));
         }
         output.target = resolve(target)?;
@@ -125,7 +125,7 @@ impl Output {
         self.kind
     }
 
-    /// Makes new files no more readable than their source, which these may read. (A replaced file keeps its mode.)
+    /// Makes new files no more readable than their source, which has this access. (A replaced file keeps its mode.)
     pub fn limit(&mut self, access: Access) {
         self.access = self.access.and(access);
     }
@@ -142,7 +142,7 @@ impl Output {
         self.add(name)
     }
 
-    /// Creates a further file, which will be called `name` and lie beside the main one.
+    /// Creates another file, which will get the name `name` in the directory of the main one.
     pub fn create_beside(&mut self, name: &Path) -> Result<&OutputFile> {
         let path = resolve(&self.target.with_file_name(name))?;
         self.check_free(&path)?;
@@ -154,8 +154,8 @@ impl Output {
         self.files.iter().map(|f| &f.file)
     }
 
-    /// The temporary name of the container, if it is one file: by it the file can be read before it gets its own. A container
-    /// of several files refers to them by their final names.
+    /// The temporary name of the container, if it is one file, by which it can be read before it gets its final name. A
+    /// container of several files refers to them by their final names.
     #[must_use]
     pub fn temporary(&self) -> Option<&Path> {
         match &self.files[..] {
@@ -176,7 +176,7 @@ impl Output {
                 }
             }
             Ok(meta) if !meta.is_file() => {
-                Err(place().unsupported("already exists and is neither a regular file nor a block device"))
+                Err(place().unsupported("already exists, and is not a regular file or a block device"))
             }
             Ok(_) if !self.force => Err(place().denied("already exists; pass --force to replace it")),
             Ok(_) => Ok(()),
@@ -230,9 +230,9 @@ impl Output {
         }
     }
 
-    /// Syncs every file and gives it its final name, the main one last: a name that is there means a
-    /// container that is whole. A replacement gets the owner and mode of the old file. Gives how many bytes the files take
-    /// on their filesystem; 0 for what is no file.
+    /// Syncs every file and renames it to its final name, the main one last, so that a container with its final name is
+    /// complete. A replacement gets the owner and mode of the old file. Returns the number of bytes that the files take on
+    /// their filesystem; 0 for devices and streams.
     pub fn commit(mut self) -> Result<u64> {
         let mut allocated = 0;
         for Pending { file, .. } in &self.files {
@@ -271,7 +271,7 @@ impl Drop for Output {
     fn drop(&mut self) {
         for pending in &self.files {
             let Some(temporary) = &pending.temporary else { continue };
-            // Errors have nobody to go to; what is left has a name that says what it is.
+            // Errors cannot be reported here; leftovers have names that tell what they are.
             let _ = match pending.renamed {
                 false => std::fs::remove_file(temporary),
                 true => std::fs::remove_file(&pending.file.path),
@@ -325,7 +325,9 @@ fn rename(from: &Path, to: &Path, force: bool) -> Result<()> {
         match renameat_with(CWD, from, CWD, to, RenameFlags::NOREPLACE) {
             Ok(()) => return Ok(()),
             Err(Errno::EXIST) => {
-                return Err(place().denied("was created by another process meanwhile; nothing was replaced"));
+                return Err(
+                    place().denied("another process created this file in the meantime; it was not replaced")
+                );
             }
             // A filesystem that cannot do it in one step.
             Err(Errno::INVAL | Errno::NOSYS | Errno::NOTSUP) if !to.exists() => {}
@@ -383,7 +385,7 @@ impl OutputFile {
         Ok(())
     }
 
-    /// Makes the file `len` bytes long; what was not written is a hole. Errs if a device is smaller.
+    /// Makes the file `len` bytes long, with holes for everything that was not written. Errs if a device is smaller.
     pub fn set_len(&self, len: u64) -> Result<()> {
         match &self.sink {
             Sink::File { file, .. } => file.set_len(len).map_err(|e| self.error(e)),

@@ -1,5 +1,5 @@
-//! Changes that a log holds for a file but that were not written to it yet: an ordered map of parts that do not overlap, so
-//! a read examines only the parts within it, however many the log has.
+//! Changes in a log that were not yet written to the file: an ordered map of parts that do not overlap, so a read examines
+//! only the parts within its range, however many the log has.
 
 use std::collections::BTreeMap;
 use std::ops::Range;
@@ -20,7 +20,7 @@ struct Part {
 }
 
 impl Patches {
-    /// Whether there are no patches.
+    /// Returns true if there are no patches.
     pub(super) fn is_empty(&self) -> bool {
         self.parts.is_empty()
     }
@@ -96,7 +96,7 @@ impl Patches {
         }
     }
 
-    /// Whether `offset` is patched, and up to where that stays so; `None` for the end of the file.
+    /// Returns true if `offset` is patched, and up to which byte that stays the same; `None` for the end of the file.
     pub(super) fn at(&self, offset: u64) -> (Patched, Option<u64>) {
         match self.parts.range(..=offset).next_back() {
             Some((_, part)) if part.end > offset => {

@@ -1,4 +1,4 @@
-//! Pulling a disk through several threads and handing it over in order: what every writer does.
+//! Reads a disk with several threads and passes it on in order, for all writers.
 
 use std::collections::BTreeMap;
 use std::ops::Range;
@@ -14,7 +14,7 @@ use crate::source::Source;
 pub(super) struct Pull<'a> {
     /// The disk.
     pub(super) source: &'a dyn Source,
-    /// Who is told, and asked whether to go on.
+    /// The observer, which is also asked whether to go on.
     pub(super) observer: &'a dyn Observer,
     /// How much is read at a time, in bytes: windows lie at its multiples.
     pub(super) window: u64,
@@ -29,7 +29,7 @@ impl<'a> Pull<'a> {
     }
 }
 
-/// What is usually read at a time.
+/// The usual size of a read.
 pub(super) const WINDOW: u64 = 1 << 20;
 
 /// How many windows may wait to be handed over, a thread.

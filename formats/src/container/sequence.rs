@@ -39,7 +39,7 @@ impl Sequence {
         let mut options = OpenOptions::new();
         options.write(true).custom_flags(OFlags::EXCL.bits() as i32);
         let device = options.open(path).map_err(|e| match e.kind() {
-            io::ErrorKind::ResourceBusy => place().denied("is in use (mounted?)"),
+            io::ErrorKind::ResourceBusy => place().denied("the device is in use; is it mounted?"),
             _ => place().io(e),
         })?;
         let size = io::Seek::seek(&mut &device, io::SeekFrom::End(0)).map_err(|e| place().io(e))?;
@@ -57,7 +57,7 @@ impl Sequence {
             && len > size
         {
             let problem =
-                format!("the disk has {len} bytes, but the device only {size}; nothing was written");
+                format!("the disk has {len} bytes, but the device has only {size}; nothing was written");
             return Err(at("").file(path).limit(problem));
         }
         self.len = len;
@@ -67,7 +67,7 @@ impl Sequence {
     /// Writes zeros up to `offset`, then `bytes`.
     pub(super) fn write_at(&mut self, offset: u64, bytes: &[u8]) -> io::Result<()> {
         if offset < self.position {
-            return Err(io::Error::new(io::ErrorKind::NotSeekable, "cannot go back to what was written"));
+            return Err(io::Error::new(io::ErrorKind::NotSeekable, "cannot seek back in sequential output"));
         }
         self.zero_to(offset)?;
         match &mut self.sink {

@@ -32,7 +32,7 @@ impl Format for Split {
         let mut disk = Pieces { ends: Vec::new(), files: Vec::new() };
         let path = first.path().to_owned();
         let mut number = piece_number(&path)
-            .ok_or_else(|| at("").unsupported("is no piece of a split disk: its suffix is not 000 or 001"))?;
+            .ok_or_else(|| at("").unsupported("not a piece of a split disk: the suffix is not 000 or 001"))?;
         disk.push(first)?;
         while number + 1 < MAX_PIECES {
             number += 1;
@@ -50,11 +50,11 @@ impl Format for Split {
     }
 
     fn create(&self, _: &dyn Source, output: &mut Output, _: &CreateOptions, _: &dyn Observer) -> Result<()> {
-        Err(at("").file(output.target()).unsupported("split disks are read, not written"))
+        Err(at("").file(output.target()).unsupported("mif reads split disks but does not write them"))
     }
 }
 
-/// Whether `path` is called as the first of several pieces, and the second is there.
+/// Returns true if `path` has the name of the first of several pieces, and the second exists.
 pub(super) fn is_first_piece(path: &Path) -> bool {
     piece_number(path).is_some_and(|n| n <= 1 && path.with_extension(format!("{:03}", n + 1)).is_file())
         // `.001` is a second piece where there is a `.000`.
@@ -75,7 +75,8 @@ struct Pieces {
 impl Pieces {
     fn push(&mut self, file: ImageFile) -> Result<()> {
         let end = self.len().checked_add(file.len());
-        self.ends.push(end.ok_or_else(|| at("").file(file.path()).limit("the pieces are too large"))?);
+        self.ends
+            .push(end.ok_or_else(|| at("").file(file.path()).limit("the pieces are too large together"))?);
         self.files.push(file);
         Ok(())
     }

@@ -1,23 +1,23 @@
-//! What files on a filesystem can have.
+//! The capabilities of files on a filesystem.
 
-/// What files on a filesystem can have, and what of it changes hands.
+/// The capabilities of files on a filesystem, and which of them a change of owner affects.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Capabilities {
-    /// What it is called where something is refused: `ext`, `FAT`.
+    /// Its name in messages: `ext`, `FAT`.
     pub name: &'static str,
-    /// Whether files have owners, modes, hard links, symlinks, extended attributes and a time of change.
+    /// True if files have owners, modes, hard links, symlinks, extended attributes and a time of change.
     pub is_posix: bool,
-    /// Whether names that differ in case only are the same.
+    /// True if names that differ in case only are the same.
     pub ignores_case: bool,
     /// The first and the last point in time that a file can have, in seconds since 1970.
     pub times: (i64, i64),
     /// The step of the time of last change of the content, in nanoseconds.
     pub time_step: u64,
-    /// Whether files may share bytes of the volume without being damaged.
+    /// True if files may share bytes of the volume without being damaged.
     pub shares_extents: bool,
-    /// Whether it has subvolumes.
+    /// True if it has subvolumes.
     pub has_subvolumes: bool,
-    /// Whether it can be planned.
+    /// True if mif can plan and write it.
     pub is_planned: bool,
     /// The flags that users set, among [`Node::flags`](super::Node::flags).
     pub user_flags: u32,
@@ -30,7 +30,7 @@ pub struct Capabilities {
 }
 
 impl Capabilities {
-    /// Those of a volume whose filesystem is not read, and which therefore is not edited.
+    /// The capabilities of a volume whose filesystem is not read, and which cannot be edited.
     pub const UNKNOWN: Capabilities = Capabilities {
         name: "an unknown filesystem",
         is_posix: true,

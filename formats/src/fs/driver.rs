@@ -1,4 +1,4 @@
-//! What a filesystem has to offer: how it is recognised and opened, what its files can have, and how it is planned.
+//! The driver of a filesystem: how to recognise, open and plan it, and the capabilities of its files.
 
 use std::sync::Arc;
 
@@ -10,21 +10,21 @@ use crate::source::Source;
 
 /// A filesystem: one family of kinds that are read and planned by the same code.
 pub trait Driver: Sync {
-    /// What the family is called in messages: `ext2, ext3 or ext4`.
+    /// The name of the family in messages: `ext2, ext3 or ext4`.
     fn name(&self) -> &'static str;
 
     /// The kinds of the family, as [`Info::kind`](super::Info::kind) has them; and further names by which a new volume can be
     /// asked for (`fat`, where its size says which).
     fn kinds(&self) -> &'static [&'static str];
 
-    /// What files on it can have.
+    /// The capabilities of its filesystem.
     fn capabilities(&self) -> &'static Capabilities;
 
-    /// Whether a volume that begins with `head` (up to [`recognize::HEAD`](super::recognize::HEAD) bytes) should be opened as
-    /// this. False where another filesystem's marks may be older.
+    /// Returns true if a volume that begins with `head` (up to [`recognize::HEAD`](super::recognize::HEAD) bytes) should be
+    /// opened as this. False where another filesystem's marks may be older.
     fn probe(&self, head: &[u8]) -> bool;
 
-    /// Whether `head` could be nothing else.
+    /// Returns true if `head` could be nothing else.
     fn is_certain(&self, head: &[u8]) -> bool {
         self.probe(head)
     }
@@ -32,7 +32,7 @@ pub trait Driver: Sync {
     /// Opens a volume.
     fn open(&self, volume: Arc<dyn Source>) -> Result<Box<dyn Filesystem>>;
 
-    /// The parameters of a volume, to plan it anew.
+    /// The parameters of a volume, to rebuild it.
     fn planner(&self, volume: Arc<dyn Source>) -> Result<Box<dyn Planner>>;
 
     /// The parameters of a new volume, as the system's own tools would choose them.
@@ -48,7 +48,7 @@ pub trait Driver: Sync {
     fn id_text(&self, id: &[u8; 16]) -> String;
 }
 
-/// A volume that is to be made.
+/// A volume to create.
 #[derive(Debug, Clone, Copy)]
 pub struct NewVolume<'a> {
     /// One of the driver's kinds.
@@ -57,18 +57,18 @@ pub struct NewVolume<'a> {
     pub size: u64,
     /// Its identity: a UUID, or as much of it as the filesystem keeps.
     pub id: [u8; 16],
-    /// What decides the order of names in hashed directories.
+    /// Hash seed, which decides the order of names in hashed directories.
     pub hash_seed: [u8; 16],
     /// Its label, as [`Driver::label`] gives it; empty for none.
     pub label: &'a [u8],
     /// When it is made, in seconds since 1970.
     pub time: u32,
-    /// How many nodes it is to hold at least.
+    /// The least number of nodes that it must hold.
     pub nodes: u64,
-    /// Bytes in a block, if not as its size suggests.
+    /// Bytes in a block, if not the default for its size.
     pub block_size: Option<u32>,
-    /// How many inodes it is to have, if not as its size suggests.
+    /// Number of inodes, if not the default for its size.
     pub inodes: Option<u64>,
-    /// Features to add and to leave out, as the system's own tools take them.
+    /// Features to set and to clear, in the syntax of the filesystem's own tools.
     pub features: &'a str,
 }

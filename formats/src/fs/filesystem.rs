@@ -4,8 +4,8 @@ use super::capabilities::Capabilities;
 use super::node::Node;
 use crate::error::{Error, Result};
 
-/// A filesystem's own handle for a file or folder: the inode number (ext), the byte offset of the short
-/// directory entry on the volume (FAT). Meaningless outside its volume.
+/// A filesystem's own handle for a file or directory: the inode number (ext), the byte offset of the short directory entry
+/// on the volume (FAT). Meaningless outside its volume.
 pub type NodeId = u64;
 
 /// A filesystem that can be read.
@@ -14,19 +14,19 @@ pub type NodeId = u64;
 /// that the volume claims. Bulk reading is the main use: callers ask for nodes in ascending [`NodeId`] order
 /// where they can, and readers cache accordingly.
 pub trait Filesystem: Send + Sync {
-    /// What the superblock says.
+    /// The metadata in the superblock.
     fn info(&self) -> &Info;
 
-    /// What files on it can have.
+    /// The capabilities of its filesystem.
     fn capabilities(&self) -> &'static Capabilities;
 
-    /// The root folder.
+    /// The root directory.
     fn root(&self) -> NodeId;
 
     /// The metadata of a file or directory. Calls `complain` for each attribute that cannot be read, and returns the rest.
     fn node(&self, id: NodeId, complain: &mut dyn FnMut(Error)) -> Result<Node>;
 
-    /// The handle of a file that was listed, by its metadata; none if that does not say.
+    /// The handle of a listed file, by its metadata; none if the metadata does not tell.
     fn handle(&self, node: &Node) -> Option<NodeId> {
         let _ = node;
         None
@@ -36,11 +36,11 @@ pub trait Filesystem: Send + Sync {
     /// cannot be read, and returns the rest.
     fn read_dir(&self, id: NodeId, complain: &mut dyn FnMut(Error)) -> Result<Vec<DirEntry>>;
 
-    /// Where the content of a regular file lies (for a folder or a symlink: what holds its data).
+    /// Where the content of a regular file lies (for a directory or a symlink: what holds its data).
     fn content(&self, id: NodeId) -> Result<Content>;
 }
 
-/// What a superblock says of a volume.
+/// The metadata of a volume in its superblock.
 #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct Info {
     /// `ext2`, `ext3`, `ext4`, `fat12`, `fat16`, `fat32`.
@@ -57,19 +57,19 @@ pub struct Info {
     pub free: Option<u64>,
     /// Feature names, as the filesystem's own tools print them (`dumpe2fs -h`).
     pub features: Vec<String>,
-    /// What is odd about the volume, each a sentence.
+    /// Warnings about the volume, as sentences.
     pub warnings: Vec<String>,
 }
 
-/// An entry of a folder.
+/// An entry of a directory.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct DirEntry {
     /// The name, in bytes as stored (FAT: UTF-8, with unpaired surrogates as WTF-8). Never empty, `.`, `..`;
     /// holds no `/` and no NUL.
     pub name: Vec<u8>,
-    /// FAT: the 11 bytes of the short name, where a long one is there too.
+    /// FAT: the 11 bytes of the short name, if there is a long one too.
     pub short_name: Option<[u8; 11]>,
-    /// The file or folder.
+    /// The file or directory.
     pub node: NodeId,
 }
 
@@ -111,7 +111,7 @@ impl Piece {
         }
     }
 
-    /// Whether it holds nothing.
+    /// Returns true if it holds nothing.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.len() == 0

@@ -1,4 +1,4 @@
-//! What a file is, beside its content.
+//! The metadata of a file.
 
 /// The type of a directory entry.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Serialize, serde::Deserialize)]
@@ -44,7 +44,7 @@ impl FileId {
     }
 }
 
-/// The metadata of a file or folder. `None` where the filesystem has no such thing.
+/// The metadata of a file or directory. `None` if the filesystem does not store a field.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Node {
     /// Its type.
@@ -57,7 +57,7 @@ pub struct Node {
     pub gid: Option<u32>,
     /// Hard links.
     pub nlink: Option<u32>,
-    /// The inode number, where the filesystem has such. For information: [`FileId`] tells files apart.
+    /// The inode number, if the filesystem has inodes. For information only: [`FileId`] identifies files.
     pub inode: Option<u64>,
     /// Btrfs: the id of the subvolume that the inode number belongs to.
     pub subvolume: Option<u64>,

@@ -1,13 +1,13 @@
-//! Planning a filesystem: the reverse of reading one. A tree of files and parameters become an ordered list of
-//! what stands where on a volume. No file content is read: the list says which bytes of which file go where.
+//! Planning a filesystem: the reverse of reading one. A tree of files and parameters become an ordered list of pieces of a
+//! volume. No file content is read: the list tells which bytes of which file go where.
 //!
 //! ```text
 //! Tree + parameters  →  a plan (places decided, nothing written)  →  Planned::emit: (offset, Placed) …
 //! ```
 //!
-//! Planning decides all places first, and refuses what cannot be before anything is emitted. Emission makes the
-//! metadata's bytes block by block from those decisions, so memory grows with the number of files and not with
-//! the size of the volume. The same tree and parameters give the same bytes.
+//! Planning decides all places first, and fails before anything is emitted if the tree does not fit. Emission makes the
+//! metadata's bytes block by block from those decisions, so memory grows with the number of files and not with the size of
+//! the volume. The same tree and parameters give the same bytes.
 
 use std::collections::HashMap;
 use std::ops::Range;
@@ -23,7 +23,7 @@ pub type FileKey = u64;
 /// The number of a node in its [`Tree`].
 pub type NodeIndex = usize;
 
-/// What stands somewhere on a planned volume. What nothing stands on is zero.
+/// A piece of a planned volume. Everything outside the pieces is zero.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Placed<'a> {
     /// Metadata.
@@ -44,7 +44,7 @@ pub trait Planned {
     /// The size of the volume in bytes.
     fn size(&self) -> u64;
 
-    /// What was changed on the way from the parameters to the plan, each a sentence.
+    /// Notes about parameters that the plan had to change, as sentences.
     fn notes(&self) -> &[String];
 
     /// Gives all that is not zero, with its offset on the volume in bytes: ascending, and no two overlap.
@@ -76,24 +76,24 @@ pub trait Planner: Send + Sync {
 #[derive(Debug)]
 pub struct Tree {
     nodes: Vec<TreeNode>,
-    /// Folders by their path without the trailing slash: the root is the empty one. Emptied when finished.
+    /// Directories by their path without the trailing slash: the root is the empty one. Emptied when finished.
     folders: HashMap<Vec<u8>, u32>,
 }
 
-/// A file, folder or other node, and for a file what is known of its content.
+/// A file, directory or other node, and for a file what is known of its content.
 #[derive(Debug, Clone)]
 pub struct TreeNode {
-    /// Its metadata. `nlink`, and the size of a folder, are not taken from here: they follow from the tree.
+    /// Its metadata. `nlink`, and the size of a directory, are not taken from here: they follow from the tree.
     pub meta: Node,
     /// Names the content of a regular file.
     pub key: FileKey,
-    /// The parts of a regular file that are no holes: sorted, apart, not empty, within its size.
+    /// The parts of a regular file that are not holes: sorted, separate, not empty, within its size.
     pub data: Vec<Range<u64>>,
-    /// What a folder holds, sorted by name.
+    /// The entries of a directory, sorted by name.
     pub children: Vec<Child>,
 }
 
-/// An entry of a folder.
+/// An entry of a directory.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Child {
     /// The name in bytes.
@@ -111,7 +111,7 @@ impl TreeNode {
         TreeNode { meta, key: 0, data: Vec::new(), children: Vec::new() }
     }
 
-    /// A regular file, of whose content only `data` is no hole.
+    /// A regular file, whose content is a hole except for `data`.
     #[must_use]
     pub fn file(meta: Node, key: FileKey, data: Vec<Range<u64>>) -> Self {
         TreeNode { meta, key, data, children: Vec::new() }
@@ -119,13 +119,13 @@ impl TreeNode {
 }
 
 impl Tree {
-    /// A tree of a root folder only.
+    /// A tree of a root directory only.
     #[must_use]
     pub fn new(root: Node) -> Self {
         Tree { nodes: vec![TreeNode::new(root)], folders: HashMap::from([(Vec::new(), 0)]) }
     }
 
-    /// Adds a node at an absolute path whose folder is there already.
+    /// Adds a node at an absolute path whose directory was added before.
     pub fn add(&mut self, path: &[u8], short_name: Option<[u8; 11]>, node: TreeNode) -> Result<NodeIndex> {
         check_data(path, &node)?;
         let index = self.nodes.len();
@@ -137,10 +137,10 @@ impl Tree {
         Ok(index)
     }
 
-    /// Gives a node that is there already, and is no folder, another path: a hard link.
+    /// Adds a hard link: another path for an existing node that is not a directory.
     pub fn link(&mut self, path: &[u8], short_name: Option<[u8; 11]>, node: NodeIndex) -> Result<()> {
         if self.nodes[node].meta.file_type == FileType::Dir {
-            return Err(place(path).unsupported("a folder cannot have a second path"));
+            return Err(place(path).unsupported("a directory cannot have hard links"));
         }
         self.enter(path, short_name, node)
     }
@@ -148,34 +148,34 @@ impl Tree {
     fn enter(&mut self, path: &[u8], short_name: Option<[u8; 11]>, node: NodeIndex) -> Result<()> {
         let cut = path.iter().rposition(|b| *b == b'/');
         let Some((folder, name)) = cut.map(|cut| (&path[..cut], &path[cut + 1..])) else {
-            return Err(place(path).unsupported("is no absolute path"));
+            return Err(place(path).unsupported("is not an absolute path"));
         };
         if matches!(name, b"" | b"." | b"..") || name.contains(&0) {
-            return Err(place(path).unsupported("its last part can be no name"));
+            return Err(place(path).unsupported("does not end in a valid name"));
         }
         if path.len() > MAX_PATH {
             return Err(place(&path[..64]).limit(format!(
-                "is the start of a path of {} bytes; the longest that is read or made has {MAX_PATH}",
+                "is the start of a path of {} bytes, over the limit of {MAX_PATH}",
                 path.len()
             )));
         }
         let Some(&parent) = self.folders.get(folder) else {
-            return Err(place(path).not_found("its folder is not there"));
+            return Err(place(path).not_found("its directory does not exist"));
         };
         let index = u32::try_from(node).map_err(|_| place(path).limit("the tree has too many nodes"))?;
         self.nodes[parent as usize].children.push(Child { name: name.to_vec(), short_name, node: index });
         Ok(())
     }
 
-    /// Sorts the folders and checks that no path is there twice: to be called once all is added.
+    /// Sorts the directories and checks that no path occurs twice. Call it after everything was added.
     pub fn finish(&mut self) -> Result<()> {
         self.folders = HashMap::new();
         for node in &mut self.nodes {
             node.children.sort_unstable();
             if let Some(pair) = node.children.windows(2).find(|pair| pair[0].name == pair[1].name) {
                 return Err(place(&pair[0].name).unsupported(
-                    "stands twice in one directory, and a planned volume can hold only one of the two; change or remove nothing \
-                     on this volume, or repair it first (e2fsck, fsck.fat)",
+                    "exists twice in one directory, which a rebuilt volume cannot have; repair the volume first (e2fsck, \
+                     fsck.fat)",
                 ));
             }
         }
@@ -188,7 +188,7 @@ impl Tree {
         mut content: impl FnMut(NodeId, &Node) -> Result<(FileKey, Vec<Range<u64>>)>,
     ) -> Result<Self> {
         let mut entries = listing.entries.iter();
-        let root = entries.next().ok_or_else(|| at("tree").not_found("it has no root"))?;
+        let root = entries.next().ok_or_else(|| at("tree").not_found("the tree has no root"))?;
         let mut tree = Tree::new(listing.nodes[root.file].clone());
         let mut known: HashMap<FileId, NodeIndex> = HashMap::new();
         for entry in entries {
@@ -234,7 +234,7 @@ impl Tree {
         at(format!("node {node} of the tree"))
     }
 
-    /// Every node once, at the first of its paths, in path order: a folder before what it holds.
+    /// Every node once, at the first of its paths, in path order: a directory before what it holds.
     #[must_use]
     pub(crate) fn in_order(&self) -> Vec<u32> {
         let mut seen = vec![false; self.nodes.len()];
@@ -261,14 +261,14 @@ fn check_data(path: &[u8], node: &TreeNode) -> Result<()> {
     for (i, range) in node.data.iter().enumerate() {
         if range.start >= range.end || (i > 0 && range.start <= end) || range.end > node.meta.size {
             return Err(place(path).corrupt(format!(
-                "its data at {} to {} is not sorted, or past its size of {}",
+                "its data at {} to {} is unsorted or past its size of {}",
                 range.start, range.end, node.meta.size
             )));
         }
         end = range.end;
     }
     if !node.data.is_empty() && node.meta.file_type != FileType::File {
-        return Err(place(path).corrupt("has content, and is no regular file"));
+        return Err(place(path).corrupt("has content but is not a regular file"));
     }
     Ok(())
 }

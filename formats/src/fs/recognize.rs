@@ -1,4 +1,4 @@
-//! What a volume is that is not read: recognised by its magic bytes, named as `blkid` names it.
+//! Recognises volumes that are not read by their magic bytes, and names them as `blkid` does.
 
 /// How much of a volume's beginning [`name_of`] looks at, in bytes.
 pub const HEAD: usize = 0x1_1000;

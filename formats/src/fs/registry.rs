@@ -23,7 +23,7 @@ pub fn add_driver(new: &'static dyn Driver) -> Result<()> {
     let mut added = ADDED.write().unwrap_or_else(PoisonError::into_inner);
     let known = || DRIVERS.iter().chain(&*added).flat_map(|driver| driver.kinds());
     if let Some(kind) = new.kinds().iter().find(|kind| known().any(|known| known == *kind)) {
-        return Err(at("filesystems").unsupported(format!("there is a driver for {kind} already")));
+        return Err(at("filesystems").unsupported(format!("duplicate driver for {kind}")));
     }
     added.push(new);
     Ok(())
@@ -42,27 +42,27 @@ pub fn driver(kind: &str) -> Option<&'static dyn Driver> {
     drivers().into_iter().find(|driver| driver.kinds().contains(&kind))
 }
 
-/// Whether a volume that begins with `head` can only be a filesystem that is read.
+/// Returns true if a volume that begins with `head` can only be a filesystem that is read.
 #[must_use]
 pub fn is_filesystem(head: &[u8]) -> bool {
     drivers().iter().any(|driver| driver.is_certain(head))
 }
 
-/// Whether a volume that begins with `head` (up to [`recognize::HEAD`] bytes) is known: as a filesystem that is read, or
-/// by name.
+/// Returns true if a volume that begins with `head` (up to [`recognize::HEAD`] bytes) is known: as a filesystem that is
+/// read, or by name.
 #[must_use]
 pub fn is_known(head: &[u8]) -> bool {
     is_filesystem(head) || recognize::name_of(head).is_some()
 }
 
-/// What was found on a volume.
+/// The content of a volume.
 pub enum Recognized {
     /// A filesystem that can be read.
     Known(Box<dyn Filesystem>),
     /// Something recognised by name only (`swap`, `LUKS`, `exfat`), or nothing known; with the reason where
     /// a known filesystem cannot be read.
     Other {
-        /// What it is, if recognised.
+        /// Its name, if recognised.
         name: Option<String>,
         /// Why it is not read, each a sentence.
         warnings: Vec<String>,
@@ -72,7 +72,7 @@ pub enum Recognized {
 /// Names of what encloses another volume: under these, an older filesystem's marks may still stand.
 const ENCLOSING: [&str; 4] = ["crypto_LUKS", "BitLocker", "linux_raid_member", "LVM2_member"];
 
-/// Looks at a volume and opens the filesystem on it. Unknown or unreadable is not an error: only a failing
+/// Recognises a volume and opens the filesystem on it. An unknown or unreadable filesystem is not an error; only a failing
 /// read is.
 pub fn open(volume: Arc<dyn Source>) -> Result<Recognized> {
     let head = volume.read_vec(0, volume.len().min(recognize::HEAD as u64) as usize)?;

@@ -12,14 +12,14 @@ pub const MAX_PATH: usize = 16 << 10;
 /// How many bytes all the paths of one volume may take together: about eight million files.
 pub const MAX_ALL_PATHS: usize = 512 << 20;
 
-/// All that a volume holds.
+/// The contents of a volume.
 #[derive(Debug, Default)]
 pub struct Listing {
     /// Every path, sorted by its bytes; the root is `/`.
     pub entries: Vec<Entry>,
     /// Every file that an entry names.
     pub nodes: Nodes,
-    /// What could not be read, and is therefore not in the listing.
+    /// Problems: what could not be read and is not in the listing.
     pub complaints: Vec<Complaint>,
 }
 
@@ -34,7 +34,7 @@ impl Nodes {
         self.0.len()
     }
 
-    /// Whether there are none.
+    /// Returns true if there are none.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
@@ -51,8 +51,8 @@ impl Nodes {
         (0..).map(FileId).zip(&self.0).map(|(file, (handle, node))| (file, *handle, node))
     }
 
-    /// Takes the last one. Their memory is given back bit by bit: of millions of nodes, what is made of them takes
-    /// their place.
+    /// Removes the last one, and frees memory step by step, so that the results made from millions of nodes can take their
+    /// place.
     pub fn pop(&mut self) -> Option<(FileId, NodeId, Node)> {
         const STEP: usize = 1 << 15;
         if self.0.len().is_multiple_of(STEP) {
@@ -85,7 +85,7 @@ pub struct Entry {
 /// Something on a volume that could not be read.
 #[derive(Debug)]
 pub struct Complaint {
-    /// The path at which it was met.
+    /// The path at which it was found.
     pub path: Vec<u8>,
     /// What is wrong.
     pub error: Error,
@@ -113,7 +113,9 @@ fn walk_up_to(all_paths: usize, fs: &dyn Filesystem) -> Result<Listing> {
     let mut complain = |error| complaints.push(Complaint { path: b"/".to_vec(), error });
     let root = fs.node(fs.root(), &mut complain)?;
     if root.file_type != FileType::Dir {
-        return Err(at("root folder").corrupt(format!("is of type {:?}, expected a folder", root.file_type)));
+        return Err(
+            at("root directory").corrupt(format!("is of type {:?}, expected a directory", root.file_type))
+        );
     }
     walk.insert(fs.root(), root);
     walk.entries.push(Met { path: b"/".to_vec(), node: fs.root(), short_name: None });
@@ -159,7 +161,7 @@ impl Walk<'_> {
         self.list.push((id, node));
     }
 
-    /// Reads the folders of one level, given as indexes into the entries, and gives the entries found there.
+    /// Reads the directories of one level, given as indexes into the entries, and gives the entries found there.
     fn read_folders(&mut self, level: &mut [usize]) -> Result<Vec<Met>> {
         level.sort_unstable_by_key(|&i| self.entries[i].node);
         let mut found = Vec::new();
@@ -178,8 +180,8 @@ impl Walk<'_> {
             for DirEntry { name, short_name, node } in children {
                 let child = join(path, &name);
                 if child.len() > MAX_PATH || room.used + child.len() > room.all_paths {
-                    complain(at("folder").limit(format!(
-                        "its entries from \"{}\" on are left out: over {MAX_PATH} bytes in a path or {} in all paths",
+                    complain(at("directory").limit(format!(
+                        "entries from \"{}\" on were left out: over {MAX_PATH} bytes in a path or {} in all paths",
                         name.escape_ascii(),
                         room.all_paths
                     )));
@@ -210,15 +212,15 @@ impl Walk<'_> {
         Ok(())
     }
 
-    /// Keeps what has a node; gives the folders among it that were not met before.
+    /// Keeps what has a node; gives the directories among it that were not met before.
     fn keep_readable(&mut self, found: Vec<Met>) -> Vec<usize> {
         let mut folders = Vec::new();
         for entry in found {
             let Some(number) = self.nodes.get(&entry.node) else { continue };
             if self.list[*number as usize].1.file_type == FileType::Dir {
                 if !self.seen_folders.insert(entry.node) {
-                    let error = at("folder")
-                        .corrupt("is linked a second time, or is its own ancestor; it is listed once");
+                    let error =
+                        at("directory").corrupt("is hard-linked or its own ancestor; it is listed once");
                     self.complaints.push(Complaint { path: entry.path, error });
                     continue;
                 }
@@ -232,7 +234,7 @@ impl Walk<'_> {
     /// Numbers the files in the order of their handles, and sorts the paths.
     fn finish(self) -> Listing {
         let Walk { entries, nodes: mut numbers, mut list, complaints, .. } = self;
-        // Each level of folders is in order already.
+        // Each level of directories is in order already.
         list.sort_by_key(|(id, _)| *id);
         for (number, (id, _)) in (0..).zip(&list) {
             numbers.insert(*id, number);
@@ -251,7 +253,7 @@ fn say_doubled(listing: &mut Listing) {
     let doubled = listing.entries.chunk_by(|a, b| a.path == b.path).filter(|same| same.len() > 1);
     let complaints = doubled.map(|same| Complaint {
         path: same[0].path.clone(),
-        error: at("folder").corrupt(format!("has {} entries of this name", same.len())),
+        error: at("directory").corrupt(format!("has {} entries of this name", same.len())),
     });
     listing.complaints.extend(complaints);
 }
@@ -282,7 +284,7 @@ pub fn lookup(fs: &dyn Filesystem, path: &[u8]) -> Result<NodeId> {
             None => {
                 let whole = String::from_utf8_lossy(path);
                 let name = String::from_utf8_lossy(name);
-                return Err(at(format!("path {whole}")).not_found(format!("there is no \"{name}\" there")));
+                return Err(at(format!("path {whole}")).not_found(format!("\"{name}\" does not exist")));
             }
         };
     }
@@ -294,10 +296,10 @@ mod tests {
     use super::*;
     use crate::fs::{Content, Info};
 
-    /// Folders in folders without an end, each a new one; in each there is a file too.
+    /// Directories in directories without an end, each a new one; in each there is a file too.
     struct Endless {
         info: Info,
-        /// Every folder has this one below it, if any.
+        /// Every directory has this one below it, if any.
         again: Option<NodeId>,
     }
 

@@ -23,7 +23,7 @@ const SIGNATURE: &[u8; 8] = b"EFI PART";
 const HEADER_SIZE: usize = 92;
 const ENTRY_SIZE: usize = 128;
 const PRIMARY_LBA: u64 = 1;
-/// Where the primary array is unless its header says otherwise.
+/// The default place of the primary array.
 const PRIMARY_ARRAY_LBA: u64 = 2;
 
 /// A GPT header. Places are in sectors.
@@ -98,7 +98,7 @@ impl Header {
         self.number_of_partition_entries as usize * self.size_of_partition_entry as usize
     }
 
-    /// Whether both describe the same partitions.
+    /// Returns true if both describe the same partitions.
     fn agrees_with(&self, other: &Header) -> bool {
         self.disk_guid == other.disk_guid
             && self.number_of_partition_entries == other.number_of_partition_entries
@@ -158,15 +158,17 @@ pub(super) fn read(disk: &dyn Source, mbr: Option<&Mbr>, builder: &mut Builder) 
     let Some((copies, choice)) = best else {
         if mbr.is_some() {
             let reasons = copies.iter().find(|c| c.any_signature).unwrap_or(&copies[0]).reasons();
-            builder.warn(format!("A protective MBR calls for a GPT, but none can be used: {reasons}."));
+            builder.warn(format!(
+                "The protective MBR announces a GPT, but neither copy of it is usable: {reasons}."
+            ));
         }
         return Ok(None);
     };
     match mbr {
         None if choice.rank > 0 => return Ok(None),
-        None => builder.warn("The GPT has no protective MBR: Linux reads it only if told to."),
+        None => builder.warn("The GPT has no protective MBR, so Linux ignores it by default."),
         Some(mbr) if mbr.hybrid_partitions() > 0 => builder.warn(format!(
-            "A hybrid MBR names {} partitions of its own beside the GPT, which counts.",
+            "The hybrid MBR lists {} partitions besides the GPT; the GPT is used.",
             mbr.hybrid_partitions()
         )),
         Some(_) => {}
@@ -179,7 +181,7 @@ pub(super) fn read(disk: &dyn Source, mbr: Option<&Mbr>, builder: &mut Builder) 
         let (first, last) = (entry.starting_lba, entry.ending_lba);
         if last < first {
             builder.warn(format!(
-                "Partition {slot} ends at sector {last}, before it starts at {first}: left out."
+                "Partition {slot} was left out: it ends at sector {last}, before its start at {first}."
             ));
             continue;
         }
@@ -196,13 +198,13 @@ pub(super) fn read(disk: &dyn Source, mbr: Option<&Mbr>, builder: &mut Builder) 
     Ok(Some(guid(&choice.header.disk_guid)))
 }
 
-/// What there is of a GPT if sectors have this size.
+/// The parts of a GPT that were found for this sector size.
 struct Copies {
     sector_size: u64,
     last_lba: u64,
     primary: Result<Header>,
     backup: Result<Header>,
-    /// Whether either place has the signature at least.
+    /// True if either place has the signature at least.
     any_signature: bool,
     /// In the order of [`SOURCES`], as far as there is a header to judge it by.
     arrays: [Option<Result<Vec<u8>>>; 4],
@@ -277,18 +279,18 @@ impl Copies {
     /// Warns of what is wrong with the parts, given that `choice` serves.
     fn say_damage(&self, choice: &Choice, builder: &mut Builder) {
         if choice.rank > 0 {
-            builder.warn(format!("The GPT is damaged: {}; {} serve.", self.reasons(), SOURCES[choice.rank]));
+            builder.warn(format!("The GPT is damaged: {}; using {}.", self.reasons(), SOURCES[choice.rank]));
             return;
         }
         let array_error = self.arrays[1].as_ref().and_then(|array| array.as_ref().err());
         match (&self.backup, array_error) {
-            (Err(e), _) | (_, Some(e)) => builder.warn(format!("The GPT's backup is damaged: {e}.")),
+            (Err(e), _) | (_, Some(e)) => builder.warn(format!("The backup GPT is damaged: {e}.")),
             (Ok(backup), None) if !choice.header.agrees_with(backup) => {
-                builder.warn("The GPT and its backup differ: the primary one serves.");
+                builder.warn("The GPT and its backup differ; using the primary GPT.");
             }
             (Ok(backup), None) if backup.my_lba != self.last_lba => builder.warn(format!(
-                "The GPT's backup is at sector {}, not at the disk's last, {}: the disk has another size than \
-                 when it was partitioned.",
+                "The backup GPT is at sector {}, not at the last sector of the disk, {}; the disk was probably \
+                 resized after it was partitioned.",
                 backup.my_lba, self.last_lba
             )),
             _ => {}
@@ -296,7 +298,7 @@ impl Copies {
         let (first, last) = (choice.header.first_usable_lba, choice.header.last_usable_lba);
         if first > last || last > self.last_lba {
             builder.warn(format!(
-                "The GPT calls sectors {first} to {last} usable; the disk's last is {}.",
+                "The GPT calls sectors {first} to {last} usable, but the last sector of the disk is {}.",
                 self.last_lba
             ));
         }
@@ -349,7 +351,7 @@ pub(super) fn current(disk: &dyn Source, sector_size: u64) -> Result<Option<Whol
     Ok(Some(Whole { header: choice.header.clone(), array: choice.array.to_vec() }))
 }
 
-/// A GPT, to be written. What of an entry no caller sets stays as it is.
+/// A GPT to be written. Fields of an entry that no caller sets are kept.
 pub(super) struct Whole {
     header: Header,
     array: Vec<u8>,
@@ -403,7 +405,7 @@ impl Whole {
         let type_id = guid_bytes(type_id)?;
         let units: Vec<u16> = name.encode_utf16().collect();
         if units.len() > 36 {
-            return Err(at("GPT").unsupported(format!("the name \"{name}\" has over 36 characters")));
+            return Err(at("GPT").unsupported(format!("the name \"{name}\" has more than 36 characters")));
         }
         let entry = self.entry(slot)?;
         entry[..16].copy_from_slice(&type_id);
@@ -420,7 +422,7 @@ impl Whole {
         let entries = self.header.number_of_partition_entries;
         index
             .and_then(|index| self.array.chunks_exact_mut(size).nth(index))
-            .ok_or_else(|| at("GPT").unsupported(format!("there is no slot {slot}: it has 1 to {entries}")))
+            .ok_or_else(|| at("GPT").unsupported(format!("no slot {slot}: the slots are 1 to {entries}")))
     }
 
     /// Both copies, for a disk of so many sectors: where, in bytes, and what.
@@ -477,5 +479,5 @@ impl Header {
 fn guid_bytes(text: &str) -> Result<[u8; 16]> {
     uuid::bytes(text)
         .map(uuid::swapped)
-        .ok_or_else(|| at("GPT").unsupported(format!("\"{text}\" is no GUID")))
+        .ok_or_else(|| at("GPT").unsupported(format!("\"{text}\" is not a GUID")))
 }

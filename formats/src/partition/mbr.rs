@@ -76,8 +76,8 @@ impl Mbr {
         })
     }
 
-    /// Whether it calls for a GPT. Neither where the protective record starts nor how long it is matters: both
-    /// are found wrong on disks that work.
+    /// Returns true if it calls for a GPT. Neither where the protective record starts nor how long it is matters: both are
+    /// found wrong on disks that work.
     pub(super) fn is_protective(&self) -> bool {
         self.partition_record.iter().any(|r| r.os_type == OS_TYPE_PROTECTIVE)
     }
@@ -94,8 +94,7 @@ impl Mbr {
         (signature != 0).then(|| format!("{signature:08x}"))
     }
 
-    /// Whether `sector`, which this was parsed from, is a partition table and not a boot sector. Both end in
-    /// 55 AA.
+    /// Returns true if `sector`, which this was parsed from, is a partition table and not a boot sector. Both end in 55 AA.
     pub(super) fn is_table(&self, sector: &[u8], disk_len: u64, sector_size: u32) -> bool {
         let records = &self.partition_record;
         let status_bytes_are_valid = records.iter().all(|r| matches!(r.boot_indicator, 0 | 0x80));
@@ -159,7 +158,7 @@ impl Mbr {
     }
 }
 
-/// Whether known content begins at byte `place`: an extended boot record, or a known filesystem.
+/// Returns true if known content begins at byte `place`: an extended boot record, or a known filesystem.
 fn begins_something(disk: &dyn Source, record: &Record, place: u64) -> Result<bool> {
     let there = disk.len().saturating_sub(place).min(recognize::HEAD as u64) as usize;
     if there < SIZE {
@@ -206,26 +205,27 @@ fn read_logical(
         let (lba, sectors) = link;
         let place = lba * u64::from(builder.sector_size);
         if !seen.insert(lba) {
-            builder
-                .warn(format!("The chain of logical partitions comes back to byte {place}: it ends there."));
+            builder.warn(format!(
+                "The chain of logical partitions is circular: it returns to byte {place}, where mif stops."
+            ));
             return Ok(());
         }
         if seen.len() > MAX_LINKS {
             builder.warn(format!(
-                "The chain of logical partitions has over {MAX_LINKS} links: the rest is left out."
+                "The chain of logical partitions has over {MAX_LINKS} links; the rest is ignored."
             ));
             return Ok(());
         }
         if disk.len().saturating_sub(place) < SIZE as u64 {
             builder.warn(format!(
-                "The chain of logical partitions goes on at byte {place}, past the end of the disk at {}.",
+                "The chain of logical partitions continues at byte {place}, past the end of the disk at {}.",
                 disk.len()
             ));
             return Ok(());
         }
         let Some(ebr) = Mbr::parse(&disk.read_vec(place, SIZE)?) else {
             builder.warn(format!(
-                "The chain of logical partitions breaks off at byte {place}: no boot record there (55 AA)."
+                "The chain of logical partitions breaks off at byte {place}, which has no boot record (55 AA)."
             ));
             return Ok(());
         };

@@ -1,11 +1,11 @@
 //! Partition tables: MBR with logical partitions, GPT, or none. Slot-preserving; the table's own bytes are
 //! residue. [`mod@write`] makes a new table, or changes one.
 //!
-//! What is a table and what is not is decided as the Linux kernel decides it (`block/partitions/`), because
-//! the guest will: a protective MBR calls for a GPT, whose backup serves where the primary is damaged; else
-//! sector 0 is an MBR if it ends in 55 AA and its four status bytes are 0 or 0x80, unless it is the boot
-//! sector of a FAT. Where the kernel refuses a table over a flaw that leaves its meaning plain (a disk cut
-//! short, entries of another size than 128 bytes), the table is read and the flaw said.
+//! Tables are recognised as the Linux kernel recognises them (`block/partitions/`), because the guest will: a protective
+//! MBR calls for a GPT, whose backup is used if the primary is damaged; otherwise sector 0 is an MBR if it ends in 55 AA
+//! and its four status bytes are 0 or 0x80, unless it is the boot sector of a FAT. Where the kernel refuses a table over a
+//! flaw that leaves its meaning plain (a disk cut short, entries of another size than 128 bytes), the table is read with a
+//! warning.
 
 use crate::error::Result;
 use crate::source::Source;
@@ -32,7 +32,7 @@ pub struct Table {
     pub id: Option<String>,
     /// The partitions, by slot number.
     pub partitions: Vec<Partition>,
-    /// What is odd about the table, each a sentence.
+    /// Warnings about the table, as sentences.
     pub warnings: Vec<String>,
 }
 
@@ -153,7 +153,7 @@ impl Builder {
         }
     }
 
-    /// Adds a partition, clipped to the disk; one that lies wholly past the end is only said.
+    /// Adds a partition, clipped to the disk. One that lies wholly past the end is left out with a warning.
     fn add(&mut self, claim: Claim) {
         let size = u128::from(self.sector_size);
         let start = u128::from(claim.first_lba) * size;
@@ -161,13 +161,13 @@ impl Builder {
         let (slot, disk_len) = (claim.slot, self.disk_len);
         if start >= u128::from(disk_len) {
             self.warn(format!(
-                "Partition {slot} starts at byte {start}, past the end of the disk at {disk_len}: left out."
+                "Partition {slot} was left out: it starts at byte {start}, past the end of the disk at {disk_len}."
             ));
             return;
         }
         if end > u128::from(disk_len) {
             self.warn(format!(
-                "Partition {slot} ends at byte {end}, past the end of the disk at {disk_len}: clipped."
+                "Partition {slot} was clipped: it ends at byte {end}, past the end of the disk at {disk_len}."
             ));
         }
         let start = u64::try_from(start).expect("below the disk's length");
@@ -187,7 +187,7 @@ impl Builder {
         self.say_overlaps();
         self.partitions.sort_by_key(|p| p.slot);
         if self.more_warnings > 0 {
-            self.warnings.push(format!("{} more warnings are left out.", self.more_warnings));
+            self.warnings.push(format!("{} more warnings were left out.", self.more_warnings));
         }
         Table {
             kind,

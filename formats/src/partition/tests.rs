@@ -251,7 +251,7 @@ fn a_disk_that_was_grown_or_cut_keeps_its_gpt_and_says_so() {
     let mut grown = disk.clone();
     grown.resize(40 * MIB, 0);
     assert_eq!(table(&grown).partitions, whole.partitions);
-    assert!(warning(&table(&grown)).contains("another size"));
+    assert!(warning(&table(&grown)).contains("was probably resized"));
     // Even then the primary knows where its backup is.
     let damaged = table(&poke(&grown, 512 + 60, &[9]));
     assert_eq!(damaged.partitions, whole.partitions);
@@ -337,7 +337,7 @@ fn odd_entries_of_a_gpt_are_said() {
     };
     let (before, after) = (with_entry(2, 50_000, 49_999), table(&disk));
     assert_eq!(before.partitions, after.partitions);
-    assert!(warning(&before).contains("before it starts"));
+    assert!(warning(&before).contains("before its start"));
     assert_eq!(warning(&with_entry(2, 42_000, 50_000)), "Partitions 1 and 2 overlap by 516096 bytes.");
     let (huge, whole) = (with_entry(2, 50_000, u64::MAX), with_entry(2, 50_000, 50_000));
     assert_eq!(huge.partitions[1].len, 32 * MIB as u64 - 50_000 * 512);
@@ -673,5 +673,5 @@ fn warnings_are_kept_up_to_their_limit_and_the_rest_counted() {
     }
     let table = table(&disk);
     assert_eq!(table.warnings.len(), MAX_WARNINGS + 1);
-    assert_eq!(table.warnings[MAX_WARNINGS], "9 more warnings are left out.");
+    assert_eq!(table.warnings[MAX_WARNINGS], "9 more warnings were left out.");
 }

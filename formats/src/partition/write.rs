@@ -1,7 +1,7 @@
 //! Writing partition tables: a new one, or a disk's own with partitions at other places or with other names.
 //!
-//! What comes out is a list of places and bytes. Of a table that is there, all stays that the new one does not
-//! say: boot code, slots, types, names, attributes, the place and size of a GPT's array.
+//! What comes out is a list of places and bytes. Of an existing table, everything is kept that the new one does not set:
+//! boot code, slots, types, names, attributes, the place and size of a GPT's array.
 
 use std::collections::BTreeMap;
 
@@ -30,10 +30,10 @@ pub fn tail(disk: Option<&dyn Source>, table: &Table) -> Result<u64> {
     }
 }
 
-/// The table of a disk of `size` bytes that is to have `table`. Given the `disk` as it is, and its table `before`
-/// with the same slots, what stands there is changed; else it is a new one.
+/// The bytes that give a disk of `size` bytes the table `table`. If the disk and its current table, which must have the same
+/// slots, are given as `before`, that table is changed; otherwise a new one is made.
 ///
-/// Errs for what the kind of table cannot hold.
+/// Errs if the kind of table cannot hold `table`.
 pub fn write(before: Option<(&dyn Source, &Table)>, table: &Table, size: u64) -> Result<Vec<Patch>> {
     match table.kind {
         TableKind::None => Ok(Vec::new()),
@@ -46,7 +46,7 @@ fn whole_gpt(disk: Option<&dyn Source>, sector: u64) -> Result<gpt::Whole> {
     match disk {
         None => Ok(gpt::Whole::empty(sector)),
         Some(disk) => gpt::current(disk, sector)?
-            .ok_or_else(|| at("GPT").corrupt("neither copy is whole: it cannot be changed")),
+            .ok_or_else(|| at("GPT").corrupt("neither copy is intact, so it cannot be changed")),
     }
 }
 
@@ -96,7 +96,7 @@ fn write_mbr(before: Option<(&dyn Source, &Table)>, table: &Table, size: u64) ->
     let mut sector0 = sector0(before.map(|(disk, _)| disk))?;
     if let Some(id) = &table.id {
         let id = u32::from_str_radix(id, 16)
-            .map_err(|_| at("MBR").unsupported(format!("\"{id}\" is no signature of 8 hex digits")))?;
+            .map_err(|_| at("MBR").unsupported(format!("\"{id}\" is not a signature of 8 hex digits")))?;
         put::le32(&mut sector0, SIGNATURE, id);
     }
     let mut patches = Vec::new();
@@ -105,14 +105,15 @@ fn write_mbr(before: Option<(&dyn Source, &Table)>, table: &Table, size: u64) ->
         && !logical.is_empty()
     {
         let container = primary.iter().find(|p| is_extended(p));
-        let container = container.ok_or_else(|| at("MBR").corrupt("has logical partitions in none"))?;
+        let container =
+            container.ok_or_else(|| at("MBR").corrupt("has logical partitions but no extended partition"))?;
         let (start, _) = in_sectors(container, sector)?;
         let record = record(container.slot as usize - 1);
         let least = u64::from(le32(&sector0, record + 12)).min(room.saturating_sub(start));
         let reach = chain(disk, old, &logical, start, least, &mut patches)?;
         put::le32(&mut sector0, record + 12, narrow(reach)?);
     } else if !logical.is_empty() {
-        return Err(at("MBR").unsupported("a new table has slots 1 to 4: more need a GPT"));
+        return Err(at("MBR").unsupported("a new MBR has slots 1 to 4; use a GPT for more"));
     }
     for partition in primary {
         let (first, len) = in_sectors(partition, sector)?;
@@ -125,7 +126,8 @@ fn write_mbr(before: Option<(&dyn Source, &Table)>, table: &Table, size: u64) ->
             sector0[at] = partition.attributes as u8;
             let digits = partition.type_id.trim_start_matches("0x");
             sector0[at + 4] = u8::from_str_radix(digits, 16).map_err(|_| {
-                crate::error::at("MBR").unsupported(format!("\"{}\" is no type like 0x83", partition.type_id))
+                crate::error::at("MBR")
+                    .unsupported(format!("\"{}\" is not a partition type such as 0x83", partition.type_id))
             })?;
         }
         put_record(&mut sector0[at..at + RECORD], narrow(first)?, len);
@@ -150,7 +152,7 @@ fn chain(
     for partition in logical {
         let (first, len) = in_sectors(partition, sector)?;
         let link = links.get(&partition.slot).ok_or_else(|| {
-            at("MBR").unsupported(format!("logical partition {} is in no plain chain", partition.slot))
+            at("MBR").unsupported(format!("logical partition {} is not in a plain chain", partition.slot))
         })?;
         let was = link * sector;
         let before = old.partitions.iter().find(|p| p.slot == partition.slot).map_or(was, |p| p.start);
@@ -218,7 +220,7 @@ fn chs(lba: u32) -> [u8; 3] {
 }
 
 fn narrow(sectors: u64) -> Result<u32> {
-    u32::try_from(sectors).map_err(|_| at("MBR").unsupported("a place past 2 TiB needs a GPT"))
+    u32::try_from(sectors).map_err(|_| at("MBR").unsupported("a partition past 2 TiB needs a GPT"))
 }
 
 /// Where a partition lies, in sectors: its first, and how many.
@@ -226,7 +228,7 @@ fn in_sectors(partition: &Partition, sector: u64) -> Result<(u64, u64)> {
     let Partition { slot, start, len, .. } = partition;
     if !start.is_multiple_of(sector) || !len.is_multiple_of(sector) || *len == 0 {
         return Err(at("partition table").unsupported(format!(
-            "partition {slot} of {len} bytes at byte {start} is not of whole sectors of {sector}"
+            "partition {slot}, {len} bytes at byte {start}, is not aligned to sectors of {sector} bytes"
         )));
     }
     Ok((start / sector, len / sector))

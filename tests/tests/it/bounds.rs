@@ -65,14 +65,14 @@ w('headers.tar', *[pax([(b'path', b'a' * (1 << 20))]) for i in range(40)], hdr(b
 w('good.tar', pax([(x + b'g', b'global'), (b'comment', b'c' * 70000)], b'g'), hdr(b'./f'), hdr(b'./g'))",
     );
     let cases = [
-        ("one", "attribute of 4194304 bytes"),
+        ("one", "attribute has 4194304 bytes"),
         ("many", "attributes of all members"),
         ("records", "global pax records"),
         ("links", "attributes of all members"),
-        ("parts", "path of 60002 bytes"),
-        ("deep", "lies so deep"),
-        ("target", "symlink to a path of 1048576 bytes"),
-        ("headers", "more than 16777216 bytes"),
+        ("parts", "path has 60002 bytes"),
+        ("deep", "directories that no member names"),
+        ("target", "target of the symlink has 1048576 bytes"),
+        ("headers", "exceed 16777216 bytes"),
     ];
     for (tar, words) in cases {
         let error = run_failing(&mut lab.limited(&format!("build disk.toml {tar}.tar --as {tar}")), 3);

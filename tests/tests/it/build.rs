@@ -182,9 +182,9 @@ fn what_cannot_be_is_refused_and_no_image_is_made() {
         (
             "table = \"gpt\"\n[[volume]]\nmount = \"/sub\"\nfs = \"fat\"\nsize = \"64M\"",
             2,
-            "lie on no volume",
+            "belong to no volume",
         ),
-        ("table = \"gpt\"\n[[volume]]\nmount = \"/link\"\nfs = \"ext2\"", 3, "no folder"),
+        ("table = \"gpt\"\n[[volume]]\nmount = \"/link\"\nfs = \"ext2\"", 3, "must be a directory"),
         ("table = \"gpt\"\n[[volume]]\nmount = \"/\"\nfs = \"ext4\"\nuuid = \"x\"", 2, "uuid"),
         ("table = \"gpt\"\n[[volume]]\nmount = \"/\"\nfs = \"ext4\"\nfeatures = \"warp\"", 4, "warp"),
         (

@@ -93,7 +93,7 @@ fn a_base_is_found_in_the_folder_that_was_named_or_where_the_user_says() {
     qemu_img(&at("lib/vm/deep"), "create -q -f qcow2 -F qcow2 -b ../one.qcow2 two.qcow2");
     // Named alone, it may open what lies in its own folder.
     let error = run_failing(mif(&at("s")).arg("import").arg(at("lib/vm/one.qcow2")), 3);
-    assert!(error.contains("outside its own folder"), "{error}");
+    assert!(error.contains("outside its own directory"), "{error}");
     run(mif(&at("s")).arg("import").arg(at("lib")));
     assert_eq!(images(&at("s")), ["base", "one", "two"]);
     for image in images(&at("s")) {

@@ -252,7 +252,7 @@ fn features_that_planning_leaves_out_are_said_and_those_that_it_cannot_keep_are_
                 let output = lab.mif(&edit).args(dry).output().unwrap();
                 let said = String::from_utf8_lossy(&output.stderr).into_owned();
                 assert!(
-                    output.status.success() && said.contains(&format!("the feature {feature} is left out")),
+                    output.status.success() && said.contains(&format!("the feature {feature} was dropped")),
                     "{feature} {dry:?}: {said}"
                 );
             }

@@ -179,5 +179,5 @@ fn info_says_what_it_knows_of_an_image_whose_files_are_damaged() {
     let info: Value = serde_json::from_str(&run(mif(&store).args(["--json", "info", "demo"]))).unwrap();
     assert_eq!(info["table"]["partitions"].as_array().unwrap().len(), 3);
     let warnings = info["warnings"].to_string();
-    assert!(warnings.contains("its files cannot be read"), "{warnings}");
+    assert!(warnings.contains("cannot read its files"), "{warnings}");
 }

@@ -30,7 +30,7 @@ fn with_umask(umask: &str, store: &Path) -> Command {
     command
 }
 
-/// A disk with a program that has set-id bits, a capability, a label, devices and a private folder, whose root everybody may
+/// A disk with a program that has set-ID bits, a capability, a label, devices and a private folder, whose root everybody may
 /// write and nobody owns.
 fn disk(work: &Path) -> PathBuf {
     let tree = work.join("tree");
@@ -226,7 +226,7 @@ fn what_gives_rights_on_the_machine_comes_only_when_asked_for() {
         items.sort();
         items
     };
-    let all = ["device 2", "set-id bit 2", "xattr security.capability 1", "xattr security.selinux 1"];
+    let all = ["device 2", "set-ID bit 2", "xattr security.capability 1", "xattr security.selinux 1"];
     assert_eq!(left_out(&extract(&[], "plain")), all);
     assert_eq!([mode(&at("plain/su")), mode(&at("plain/folder"))], ["755", "755"]);
     assert!(at("plain/zero").symlink_metadata().is_err() && at("plain/loop").symlink_metadata().is_err());
@@ -234,7 +234,7 @@ fn what_gives_rights_on_the_machine_comes_only_when_asked_for() {
     assert!(!attributes("plain").contains("security.capability"));
     // The text says so too.
     let said = run(mif(&at("s")).arg("extract").arg(&disk).arg("-o").arg(at("said")));
-    assert!(said.contains("set-id bit, of 2 paths") && said.contains("--privileged"), "{said}");
+    assert!(said.contains("set-ID bit of 2 paths") && said.contains("--privileged"), "{said}");
     assert!(left_out(&extract(&["--privileged"], "privileged")).is_empty());
     if is_root() {
         assert_eq!([mode(&at("privileged/su")), mode(&at("privileged/folder"))], ["6755", "2755"]);

@@ -241,11 +241,11 @@ fn a_rebuild_that_cannot_be_leaves_no_image() {
     let mut bad = rows.clone();
     bad.push(Row { volume: "p2".into(), ..like(file, "/EFI/a:b") });
     let error = lab.rebuild(&bad, "bad", &[]).unwrap_err().to_string();
-    assert!(error.contains("its name holds ':'"), "{error}");
+    assert!(error.contains("the name contains ':'"), "{error}");
     let mut bad = rows.clone();
     bad.push(Row { body: None, ..like(file, "/lost") });
     let error = lab.rebuild(&bad, "bad", &[]).unwrap_err().to_string();
-    assert!(error.contains("/lost: its content is not in the store"), "{error}");
+    assert!(error.contains("/lost: the content is not in the store"), "{error}");
     assert!(lab.store.versions("bad").unwrap().is_empty());
 }
 

@@ -49,7 +49,7 @@ fn what_virt_sysprep_takes_away_goes_or_is_named_as_left() {
     for path in words(left) {
         assert!(guest.has("new", &format!("/{path}")), "{path}");
         assert!(named.iter().any(|left| left.starts_with(&format!("/{path}: "))), "{path}: {named:?}");
-        assert!(said.contains(&format!("left, and shared by all clones: /{path}")), "{path}: {said}");
+        assert!(said.contains(&format!("still machine-specific: /{path}")), "{path}: {said}");
     }
     // Debian's start script makes the initiator's name where it is asked to.
     let debian = [
@@ -91,10 +91,10 @@ fn what_binds_to_a_network_card_goes_or_is_named() {
     assert!(!guest.has("new", "/etc/systemd/network/10-a.link"), "{said}");
     for (path, _) in files.iter().filter(|(path, _)| !path.ends_with(".link")) {
         let has_mac = guest.cat("new", &format!("/{path}")).contains(MAC);
-        let is_left = said.contains(&format!("left, and shared by all clones: /{path}"));
+        let is_left = said.contains(&format!("still machine-specific: /{path}"));
         assert_eq!(has_mac, is_left, "{path}: {said}");
     }
-    assert_eq!(said.matches("left, and shared").count(), 3, "{said}");
+    assert_eq!(said.matches("still machine-specific").count(), 3, "{said}");
     assert_eq!(
         guest.cat("new", "/etc/systemd/network/10-a.network"),
         "[Match]\nName=eth0\n[Network]\nDHCP=yes\n"

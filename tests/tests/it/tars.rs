@@ -158,7 +158,7 @@ fn members_below_symlinks_lie_where_gnu_tar_puts_them() {
     assert_eq!(fs::read_to_string(built.join("usr/bin/hello")).unwrap(), "hi");
     assert_eq!(fs::read_to_string(built.join("usr/x")).unwrap(), "x");
     let error = run_failing(&mut lab.mif(&["build", "disk.toml", "circle.tar", "--as", "circle"]), 3);
-    assert!(error.contains("too many symlinks") && error.contains("a/x"), "{error}");
+    assert!(error.contains("too many levels of symbolic links") && error.contains("a/x"), "{error}");
 }
 
 /// A tree with access and default ACLs; one names a group that the tree's own database numbers.
@@ -251,8 +251,7 @@ fn what_no_volume_can_hold_is_said() {
          add(t, 'g', R, 'x', pax={'SCHILY.fflags': 'nodump'}); t.close()\n",
     );
     let said = run(&mut lab.mif(&["build", "disk.toml", "bsd.tar", "--as", "bsd"]));
-    for sentence in
-        ["the NFSv4 ACLs of 1 members", "the file flags of 2 members are left out; the first is /f"]
+    for sentence in ["the NFSv4 ACLs of 1 members", "the file flags of 2 members were left out, first of /f"]
     {
         assert!(said.contains(sentence), "{said}");
     }

@@ -332,15 +332,15 @@ fn a_conflict_changes_nothing_unless_somebody_wins() {
         let found = conflicts.get(path).unwrap_or_else(|| panic!("{path} in {conflicts:?}"));
         assert!(found.contains(why), "{path}: {found}");
     };
-    said("p1:/etc/stays/a", "the image and the update change it");
-    said("p1:/etc/grows", "the image removes it");
-    said("p1:/etc/gone", "the update removes it");
-    said("p1:/etc/to-link", "its own in it: /etc/to-link/own");
-    said("p1:/etc/new", "each its own");
-    said("p1:/etc/new/deep", "no folder /etc/new");
+    said("p1:/etc/stays/a", "the image and the update both changed it");
+    said("p1:/etc/grows", "the image removed it");
+    said("p1:/etc/gone", "the update removed it");
+    said("p1:/etc/to-link", "has files in it: /etc/to-link/own");
+    said("p1:/etc/new", "both added it");
+    said("p1:/etc/new/deep", "no directory /etc/new");
     assert!(!conflicts.contains_key("p1:/etc/goes"), "it stays with what is in it: {conflicts:?}");
     let text = String::from_utf8(lab.update(&["c"], &[]).output().unwrap().stdout).unwrap();
-    assert!(text.contains("conflict at") && text.contains("conflict p1:/etc/gone: "), "{text}");
+    assert!(text.contains("; left unchanged") && text.contains("conflict p1:/etc/gone: "), "{text}");
 
     let (a, b, c) = (lab.listed("a", false), lab.listed("b", false), lab.listed("c", false));
     let asked = asked(&a, &b, &c);
@@ -433,8 +433,8 @@ fn databases_are_merged_and_what_is_of_one_machine_is_left() {
         assert_eq!(run(&mut query), "a 2\nb 1\nc 1\nown 1\n");
     }
     let why = d["conflicts"].to_string();
-    assert!(why.contains("\\\"a all\\\" is changed by both"), "{why}");
-    assert!(why.contains("the number of \\\"new\\\" is that of \\\"own\\\" here"), "{why}");
+    assert!(why.contains("both changed \\\"a all\\\""), "{why}");
+    assert!(why.contains("\\\"new\\\" has the ID that \\\"own\\\" has in the image"), "{why}");
     // A machine that has not made its own keys does not get B's.
     run(&mut lab.update(&["a"], &[]));
     assert_eq!(cat("a@2", "/etc/ssh/ssh_host_rsa_key"), "key of base\n");
@@ -458,7 +458,10 @@ fn what_an_image_cannot_take_is_refused_and_the_others_get_it() {
     }
     let (report, _) = lab.report(&mut lab.mif(&["update", "--from", "a", "--to", "narrow", "boot"]));
     let said = report["images"][0]["error"].as_str().unwrap_or_else(|| panic!("{report}"));
-    assert!(said.contains("/etc/new/narrow: is to be on /, where the image mounts p2 on /etc/new"), "{said}");
+    assert!(
+        said.contains("/etc/new/narrow: the update puts it on /, but the image mounts p2 on /etc/new"),
+        "{said}"
+    );
     // One volume alone, with no place for what belongs on /srv.
     run(tool("mke2fs")
         .args(["-q", "-t", "ext4", "-d"])

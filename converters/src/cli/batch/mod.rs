@@ -1,4 +1,4 @@
-//! Verbs on many images: bars while they are at work, a table at the end, or a line of JSON for each event.
+//! Verbs on many images: progress bars while they run, then a table; or a line of JSON for each event.
 
 mod text;
 
@@ -24,7 +24,7 @@ impl Context {
         let watcher = Watcher {
             json: self.global.json,
             bars: self.bars(),
-            // Errors and warnings as they come up; the rest is for the table.
+            // Errors and warnings are printed as they come up, everything else in the table.
             tell: |event: &ImportEvent| {
                 if let ImportEvent::Failed { error, .. } = event {
                     complain_of(error);
@@ -43,7 +43,9 @@ impl Context {
         }
         let done = done?;
         if done.damage_left {
-            complain_of("damaged copies of objects are still in the store: `mif fsck --repair` drops them");
+            complain_of(
+                "the store still has damaged copies of some objects; remove them with `mif fsck --repair`",
+            );
         }
         Ok(done.failed == 0 && !done.damage_left)
     }
@@ -89,10 +91,10 @@ impl Context {
 
 /// Shows what happens to many images.
 struct Watcher<F> {
-    /// Whether events are printed as they come, a line each.
+    /// Print each event as a line of JSON when it happens.
     json: bool,
     bars: Bars,
-    /// Told of every event, with the bars out of the way; says whether it was an image's last one.
+    /// Called with every event while the bars are hidden; returns true if it was an image's last one.
     tell: F,
 }
 
@@ -108,7 +110,7 @@ impl<E: Serialize, F: Fn(&E) -> bool + Sync> Watch<E> for Watcher<F> {
     fn event(&self, event: E) {
         let last = self.bars.aside(|| {
             if self.json {
-                // Nobody reads it any more, or it cannot be written: the work itself goes on.
+                // If standard output is closed or full, the work itself goes on.
                 let _ = std::io::stdout().write_all(json_line(&event).as_bytes());
             }
             (self.tell)(&event)

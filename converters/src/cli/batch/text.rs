@@ -1,4 +1,4 @@
-//! Tables of what became of many images.
+//! Tables of results for many images.
 
 use std::fmt::Write as _;
 
@@ -10,17 +10,17 @@ use mif::{
 
 use crate::cli::text::{printable, size};
 
-/// How many files that were passed over are named.
+/// How many skipped files are listed.
 const SHOWN_FILES: usize = 20;
 
-/// A table of images: the first column is as wide as it must be, within limits.
+/// A table of images, whose first column is as wide as the longest name, within limits.
 struct Table {
     rows: Vec<Vec<String>>,
     widths: &'static [usize],
 }
 
 impl Table {
-    /// With these headings. `widths` are those of all columns but the first.
+    /// Makes a table with these headings. `widths` are those of all columns but the first.
     fn new(headings: &[&str], widths: &'static [usize]) -> Self {
         Table { rows: vec![headings.iter().map(|&text| text.to_owned()).collect()], widths }
     }
@@ -29,7 +29,7 @@ impl Table {
         self.rows.push(cells.iter().map(|cell| printable(cell)).collect());
     }
 
-    /// In 80 columns. A name that is too long for that has a line of its own.
+    /// Formats the table in 80 columns. A name that does not fit gets its own line.
     fn text(&self) -> String {
         let others: usize = self.widths.iter().map(|width| width + 1).sum();
         let longest = self.rows.iter().map(|row| row[0].chars().count()).max().unwrap_or(0);
@@ -57,7 +57,7 @@ fn seconds(seconds: f64) -> String {
     format!("{seconds:.1} s")
 }
 
-/// What became of images that were to be imported.
+/// The results of an import of many images.
 pub(super) struct ImportTable {
     table: Table,
     passed_over: Vec<PassedOver>,
@@ -75,7 +75,7 @@ impl Default for ImportTable {
 }
 
 impl ImportTable {
-    /// Adds what happened; gives whether it is the last of an image.
+    /// Adds an event; returns true if it is the last one of an image.
     pub(super) fn add(&mut self, event: &ImportEvent) -> bool {
         let none = || "-".to_owned();
         let row = match event {
@@ -107,7 +107,7 @@ impl ImportTable {
         true
     }
 
-    /// All of it as text; nothing if no image was begun.
+    /// Formats the table and the summary; empty if no image was started.
     pub(super) fn finish(&self) -> String {
         let mut out = passed_over(&self.passed_over);
         let Some(summary) = &self.summary else { return out };
@@ -116,7 +116,7 @@ impl ImportTable {
             (summary.imported, "imported"),
             (summary.unchanged, "unchanged"),
             (summary.repaired, "repaired"),
-            (summary.skipped, "skipped, for their files have not changed"),
+            (summary.skipped, "skipped (files unchanged)"),
             (summary.failed, "failed"),
             (summary.left, "not finished"),
         ];
@@ -138,16 +138,16 @@ impl ImportTable {
 fn passed_over(files: &[PassedOver]) -> String {
     let mut out = String::new();
     for file in files.iter().take(SHOWN_FILES) {
-        let _ = writeln!(out, "passed over: {}: {}", printable(&file.path), printable(&file.why));
+        let _ = writeln!(out, "skipped: {}: {}", printable(&file.path), printable(&file.why));
     }
     let more = files.len().saturating_sub(SHOWN_FILES);
     if more > 0 {
-        let _ = writeln!(out, "passed over: {more} more; --json names all");
+        let _ = writeln!(out, "skipped: {more} more files; --json lists all");
     }
     out
 }
 
-/// What became of images that were to be exported.
+/// The results of an export of many images.
 pub(super) struct ExportTable {
     table: Table,
     summary: Option<ExportSummary>,
@@ -161,7 +161,7 @@ impl Default for ExportTable {
 }
 
 impl ExportTable {
-    /// Adds what happened; gives whether it is the last of an image.
+    /// Adds an event; returns true if it is the last one of an image.
     pub(super) fn add(&mut self, event: &ExportEvent) -> bool {
         let none = || "-".to_owned();
         let row = match event {
@@ -180,18 +180,18 @@ impl ExportTable {
         true
     }
 
-    /// All of it as text; nothing if no image was begun.
+    /// Formats the table and the summary; empty if no image was started.
     pub(super) fn finish(&self) -> String {
         let Some(summary) = &self.summary else { return String::new() };
         let counts =
             [(summary.exported, "exported"), (summary.failed, "failed"), (summary.left, "not finished")];
         let takes = size(summary.allocated);
         let line = sum(summary.images, &counts, summary.seconds);
-        format!("{}{}; all take {takes}\n", self.table.text(), line)
+        format!("{}{}; {takes} written\n", self.table.text(), line)
     }
 }
 
-/// How many images there were, and what became of how many.
+/// Counts the images by their results.
 fn sum(images: u64, counts: &[(u64, &str)], took: f64) -> String {
     let told: Vec<String> =
         counts.iter().filter(|(n, _)| *n > 0).map(|(n, what)| format!("{n} {what}")).collect();
@@ -203,7 +203,7 @@ fn sum(images: u64, counts: &[(u64, &str)], took: f64) -> String {
     )
 }
 
-/// Whether all images are what they should be.
+/// The results of `verify --all`.
 pub(super) fn library(report: &LibraryReport) -> String {
     let mut out = passed_over(&report.passed_over);
     for problem in &report.problems {
@@ -231,7 +231,7 @@ pub(super) fn library(report: &LibraryReport) -> String {
     out.push_str(&table.text());
     out.push_str(&more);
     for original in &report.without_image {
-        let _ = writeln!(out, "{}: there is no image of it", printable(original));
+        let _ = writeln!(out, "{}: no image was imported from it", printable(original));
     }
     let whole = report.images.iter().filter(|image| image.whole).count() as u64;
     let count = |which: fn(&Comparison) -> bool| {
@@ -240,25 +240,25 @@ pub(super) fn library(report: &LibraryReport) -> String {
     let counts = [
         (whole, "whole"),
         (report.images.len() as u64 - whole, "damaged"),
-        (count(|c| matches!(c, Comparison::Same { .. })), "the same as their originals"),
+        (count(|c| matches!(c, Comparison::Same { .. })), "identical to their originals"),
         (count(|c| matches!(c, Comparison::Differs { .. })), "different from their originals"),
         (count(|c| matches!(c, Comparison::NoOriginal)), "without an original"),
-        (count(|c| matches!(c, Comparison::Failed { .. })), "could not be compared"),
+        (count(|c| matches!(c, Comparison::Failed { .. })), "failed to compare"),
         (count(|c| matches!(c, Comparison::NotCompared { .. })), "not compared"),
         (report.without_image.len() as u64, "originals without an image"),
     ];
     let _ = writeln!(out, "{}", sum(report.images.len() as u64, &counts, report.seconds));
     let _ = writeln!(
         out,
-        "{}: {} packs, {} objects",
-        if report.good { "good" } else { "not good" },
+        "{}: {} packs and {} objects checked",
+        if report.good { "verification succeeded" } else { "verification failed" },
         report.packs,
         report.objects
     );
     out
 }
 
-/// What there is to say of an image that is not as it should be.
+/// Describes what is wrong with an image.
 fn about(image: &ImageCheck, out: &mut String) {
     let name = printable(&image.image);
     if let Some(lost) = &image.lost {
@@ -266,14 +266,15 @@ fn about(image: &ImageCheck, out: &mut String) {
         let bytes: u64 = lost.disk_bytes.values().sum();
         let _ = writeln!(
             out,
-            "{name}: lost: {}{}the content of {} files, {} of its disk; `mif fsck` names them",
+            "{name}: lost: {}{}the content of {} files, {} of its disk; list them with `mif fsck`",
             printable(&parts),
             if parts.is_empty() { "" } else { ", " },
             lost.file_count,
             size(bytes)
         );
         for path in &lost.wrong_sha1 {
-            let _ = writeln!(out, "{name}: {}: has another SHA-1 than its manifest says", printable(path));
+            let _ =
+                writeln!(out, "{name}: {}: the SHA-1 differs from the one in the manifest", printable(path));
         }
     }
     match &image.original {
@@ -293,10 +294,10 @@ fn about(image: &ImageCheck, out: &mut String) {
 fn difference(report: &VerifyReport) -> String {
     let bits = match &report.bits {
         Some(bits) => {
-            format!("{} bytes, the first at {} ({})", bits.bytes, bits.first, printable(&bits.place))
+            format!("{} bytes, the first at byte {} ({})", bits.bytes, bits.first, printable(&bits.place))
         }
-        None if report.same_bits => "no byte".into(),
-        None => "zeros at the end of the longer one".into(),
+        None if report.same_bits => "no bytes".into(),
+        None => "only zeros at the end of the longer disk".into(),
     };
     match &report.files {
         Some(files) => format!("{bits}; {} of {} files", files.differences, files.compared),
@@ -304,7 +305,7 @@ fn difference(report: &VerifyReport) -> String {
     }
 }
 
-/// How much of a disk's data was in the store already, or is on it more than once.
+/// The share of a disk's data that the store already had, or that the disk repeats.
 fn shared(counts: &Counts, added: u64) -> String {
     percent(counts.content_bytes + counts.residue_bytes, added)
 }

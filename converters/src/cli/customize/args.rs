@@ -14,21 +14,21 @@ use crate::cli::common::ReshapeArgs;
 
 #[derive(Args)]
 pub(crate) struct Customize {
-    /// NAME[@VERSION] in the store
+    /// Image in the store to start from: NAME[@VERSION]
     pub(super) image: String,
-    /// The new image's name; it may have {{names}}
+    /// Name of the new image; it may contain {{names}}
     #[arg(long = "as", value_name = "NEW")]
     pub(super) new: String,
-    /// The value of {{NAME}}
+    /// Replace {{NAME}} with VALUE in edits and names
     #[arg(long, value_name = "NAME=VALUE")]
     pub(super) set: Vec<String>,
-    /// Make an image for each line of FILE; the columns are {{names}}
+    /// Make one image for each line of FILE; its column headings are the {{names}}
     #[arg(long, value_name = "FILE")]
     pub(super) csv: Option<PathBuf>,
-    /// When the edits are made, in seconds since 1970: with it, the same edits give the same bits. Now if not given
+    /// Time of the edits, in seconds since 1970, for reproducible images [default: now]
     #[arg(long, value_name = "SECONDS", env = "SOURCE_DATE_EPOCH", allow_negative_numbers = true)]
     pub(super) time: Option<i64>,
-    /// Say what would be done, and do nothing
+    /// Show what would be done without doing it
     #[arg(long)]
     pub(super) dry_run: bool,
     #[command(flatten)]
@@ -37,16 +37,16 @@ pub(crate) struct Customize {
     pub(super) edits: Edits,
 }
 
-/// The edits of the command line, in order.
+/// The edits from the command line, in order.
 pub(crate) struct Edits(Vec<(&'static Flag, OsString)>);
 
-/// What a flag adds to a recipe: an edit's name, and its fields.
+/// The name and the fields of the edit that a flag adds to a recipe.
 type Fields = (&'static str, Vec<(&'static str, Value)>);
 
-/// A flag that is an edit.
+/// A flag that stands for an edit.
 struct Flag {
     name: &'static str,
-    /// Of its value; empty if it takes none.
+    /// Name of its value in the help; empty if it takes none.
     value: &'static str,
     help: &'static str,
     read: fn(&str) -> Result<Fields>,
@@ -56,41 +56,41 @@ struct Flag {
 const RECIPE: &str = "recipe";
 
 const FLAGS: &[Flag] = &[
-    Flag { name: RECIPE, value: "FILE", help: "The edits of a TOML file", read: |_| Ok(("", vec![])) },
+    Flag { name: RECIPE, value: "FILE", help: "Make the edits in a TOML file", read: |_| Ok(("", vec![])) },
     Flag {
         name: "write",
         value: "PATH:TEXT",
-        help: "A file with this text",
+        help: "Write a file with this text",
         read: |text| on_path("write", text, "content"),
     },
     Flag {
         name: "write-file",
         value: "PATH:FILE",
-        help: "A file with the content of a local one",
+        help: "Write a file with the content of a local file",
         read: |text| on_path("write", text, "file"),
     },
     Flag {
         name: "append",
         value: "PATH:LINE",
-        help: "A further line in a file",
+        help: "Append a line to a file",
         read: |text| on_path("append", &format!("{text}\n"), "content"),
     },
     Flag {
         name: "mkdir",
         value: "PATH",
-        help: "A folder, and those above it",
+        help: "Create a directory and its missing parents",
         read: |text| path("mkdir", text),
     },
     Flag {
         name: "delete",
         value: "PATH",
-        help: "A file or folder goes, with all that is in it",
+        help: "Delete a file, or a directory and everything in it",
         read: |text| path("delete", text),
     },
     Flag {
         name: "rename",
         value: "PATH:TO",
-        help: "A file or folder moves, on its volume",
+        help: "Move a file or directory within its volume",
         read: |text| {
             let (path, to) = split_path(text)?;
             Ok(("rename", vec![("path", path), ("to", unescape(to).into())]))
@@ -99,25 +99,25 @@ const FLAGS: &[Flag] = &[
     Flag {
         name: "symlink",
         value: "PATH:TARGET",
-        help: "A symlink",
+        help: "Create a symbolic link",
         read: |text| on_path("symlink", text, "target"),
     },
     Flag {
         name: "chmod",
         value: "PATH:MODE",
-        help: "Permissions, in octal",
+        help: "Set permissions, in octal",
         read: |text| on_path("chmod", text, "mode"),
     },
     Flag {
         name: "chown",
         value: "PATH:USER[:GROUP]",
-        help: "The owner, by the image's names or by number",
+        help: "Set the owner, by number or by name as the image knows it",
         read: |text| on_path("chown", text, "owner"),
     },
     Flag {
         name: "xattr",
         value: "PATH:NAME=VALUE",
-        help: "An extended attribute; VALUE is text, or hex after 0x",
+        help: "Set an extended attribute; VALUE is text, or hex after 0x",
         read: |text| {
             let (path, rest) = split_path(text)?;
             let (name, value) = pair(rest, '=', "NAME=VALUE")?;
@@ -127,19 +127,19 @@ const FLAGS: &[Flag] = &[
     Flag {
         name: "remove-xattr",
         value: "PATH:NAME",
-        help: "An extended attribute goes",
+        help: "Remove an extended attribute",
         read: |text| on_path("remove-xattr", text, "name"),
     },
     Flag {
         name: "hostname",
         value: "HOST",
-        help: "The host's name, in /etc/hosts too",
+        help: "Set the host name, in /etc/hosts too",
         read: |text| Ok(("hostname", vec![("name", text.into())])),
     },
     Flag {
         name: "hosts",
         value: "ADDRESS=HOST[,HOST]",
-        help: "A line of /etc/hosts",
+        help: "Add a line to /etc/hosts",
         read: |text| {
             let (address, names) = pair(text, '=', "ADDRESS=HOST")?;
             Ok(("hosts", vec![("address", address), ("names", list(names.as_str().unwrap_or_default()))]))
@@ -148,19 +148,19 @@ const FLAGS: &[Flag] = &[
     Flag {
         name: "timezone",
         value: "ZONE",
-        help: "The time zone, such as Europe/Berlin",
+        help: "Set the time zone, such as Europe/Berlin",
         read: |text| Ok(("timezone", vec![("zone", text.into())])),
     },
     Flag {
         name: "locale",
         value: "LOCALE",
-        help: "The language and character set, such as C.UTF-8",
+        help: "Set the locale, such as C.UTF-8",
         read: |text| Ok(("locale", vec![("locale", text.into())])),
     },
     Flag {
         name: "ssh-key",
         value: "USER:file:FILE|USER:string:KEY",
-        help: "Keys that let in as a user",
+        help: "Add SSH public keys that may log in as a user",
         read: |text| {
             let (user, kind, value) = selector(text, "USER:file:FILE or USER:string:KEY")?;
             let field = match kind {
@@ -174,10 +174,10 @@ const FLAGS: &[Flag] = &[
     Flag {
         name: "password",
         value: "USER:file:FILE|USER:env:VARIABLE|USER:hash:HASH|USER:password:TEXT",
-        help: "A user's password, hashed as the image does",
+        help: "Set a user's password, hashed with the image's own method",
         read: |text| {
             let form = "USER:file:FILE, USER:env:VARIABLE, USER:hash:HASH or USER:password:TEXT";
-            // What was given may be the secret itself: it is not repeated.
+            // The value may be the secret itself, so the error does not repeat it.
             let (user, kind, value) = selector(text, form).map_err(|_| expected("--password", form))?;
             let field = ["file", "env", "hash", "password"].into_iter().find(|field| *field == kind);
             let field = field.ok_or_else(|| expected("--password", form))?;
@@ -187,43 +187,43 @@ const FLAGS: &[Flag] = &[
     Flag {
         name: "lock",
         value: "USER",
-        help: "Nobody gets in with a user's password",
+        help: "Disable password login for a user",
         read: |text| Ok(("lock", vec![("user", text.into())])),
     },
     Flag {
         name: "network",
         value: "INTERFACE:dhcp|INTERFACE:ADDRESS/LENGTH[,gateway=…][,dns=…]",
-        help: "An interface's addresses, in the image's own kind of configuration",
+        help: "Configure a network interface, in the format that the image uses",
         read: network,
     },
     Flag {
         name: "enable",
         value: "UNIT",
-        help: "A unit of systemd starts at boot",
+        help: "Start a systemd unit at boot",
         read: |text| Ok(("enable", vec![("unit", text.into())])),
     },
     Flag {
         name: "disable",
         value: "UNIT",
-        help: "A unit of systemd does not start at boot",
+        help: "Do not start a systemd unit at boot",
         read: |text| Ok(("disable", vec![("unit", text.into())])),
     },
     Flag {
         name: "first-boot",
         value: "FILE",
-        help: "A script that runs once, at the first boot",
+        help: "Run a script once, at the first boot",
         read: |text| Ok(("first-boot", vec![("file", text.into())])),
     },
     Flag {
         name: "generalize",
         value: "",
-        help: "Take away what clones must not share: host keys, machine-id, seeds, leases, logs, histories, …",
+        help: "Remove what clones must not share: host keys, machine-id, seeds, leases, logs, histories, …",
         read: |_| Ok(("generalize", vec![])),
     },
 ];
 
 impl Edits {
-    /// The recipe that they are.
+    /// Converts the edits to a recipe.
     pub(super) fn recipe(&self) -> Result<Recipe> {
         let mut recipe = Recipe::default();
         for (flag, value) in &self.0 {
@@ -232,8 +232,8 @@ impl Edits {
                 continue;
             }
             let value = value.to_str().ok_or_else(|| {
-                Error::usage(format!("--{}: is not UTF-8", flag.name))
-                    .advise("Paths that are not UTF-8 cannot be named in edits")
+                Error::usage(format!("--{}: the value is not UTF-8", flag.name))
+                    .advise("Edits cannot name paths that are not UTF-8")
             })?;
             let label = format!("--{}", flag.name);
             let (what, fields) = (flag.read)(value)?;
@@ -250,9 +250,9 @@ impl Args for Edits {
                 .long(flag.name)
                 .help(flag.help)
                 .action(ArgAction::Append)
-                .help_heading("Edits, made in the order given; a colon of a path is written \\:");
+                .help_heading("Edits, made in the order given; write a colon in a path as \\:");
             command.arg(if flag.value.is_empty() {
-                // Taken as often as it is given, and in its place among the others.
+                // Counted each time it is given, and kept in its place among the others.
                 arg.num_args(0).default_missing_value("")
             } else {
                 arg.value_name(flag.value).value_parser(clap::value_parser!(OsString))

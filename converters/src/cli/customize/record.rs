@@ -21,14 +21,14 @@ pub(super) fn without_secrets(words: Vec<String>, recipe: &Recipe) -> Vec<String
     words.into_iter().map(hide).collect()
 }
 
-/// What stands for the value of a flag, if it is a secret or has one.
+/// What is recorded instead of a flag's value, if the value is or contains a secret.
 fn hidden(flag: &str, value: &str, recipe: &Recipe) -> Option<String> {
     let keep = |end: usize| Some(format!("{}{PLACEHOLDER}", &value[..end]));
     match flag {
         "--password" => {
             let mut parts = value.splitn(3, ':');
             match (parts.next(), parts.next(), parts.next()) {
-                // These only say where the password is.
+                // The value only names where the password is.
                 (Some(_), Some("file" | "env"), Some(_)) => None,
                 (Some(user), Some(kind), Some(_)) => keep(user.len() + kind.len() + 2),
                 _ => keep(0),

@@ -12,11 +12,11 @@ pub(super) fn customize(report: &CustomizeReport) -> String {
     for image in &report.images {
         let (name, parent) = (printable(&image.image), printable(&report.parent));
         let _ = if report.dry_run {
-            writeln!(out, "{name}: would be made of {parent}")
+            writeln!(out, "{name}: would be made from {parent}")
         } else {
-            writeln!(out, "{name}: made of {parent}")
+            writeln!(out, "{name}: made from {parent}")
         };
-        // Of many images the edits are much the same, and are for a dry run to show.
+        // With many images the edits are much the same; only a dry run shows them.
         if many && !report.dry_run {
             continue;
         }
@@ -24,15 +24,15 @@ pub(super) fn customize(report: &CustomizeReport) -> String {
             let _ = writeln!(out, "  {}", printable(edit));
         }
         for gone in &image.generalized {
-            let _ = writeln!(out, "  not to be shared: {}", printable(gone));
+            let _ = writeln!(out, "  generalized: {}", printable(gone));
         }
         for left in &image.left {
-            let _ = writeln!(out, "  left, and shared by all clones: {}", printable(left));
+            let _ = writeln!(out, "  still machine-specific: {}", printable(left));
         }
         if image.planned.is_empty() {
-            out.push_str("  nothing changes\n");
+            out.push_str("  no changes\n");
         } else {
-            let _ = writeln!(out, "  volumes planned anew: {}", printable(&image.planned.join(", ")));
+            let _ = writeln!(out, "  volumes rebuilt: {}", printable(&image.planned.join(", ")));
         }
         if let Some(ids) = &image.ids {
             ids_text(ids, &mut out);

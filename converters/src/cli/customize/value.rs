@@ -1,20 +1,20 @@
-//! Values of flags that edit: a path, a colon and more.
+//! Parses the values of flags that edit, such as `PATH:TEXT`.
 
 use mif::{Error, Result};
 use toml::Value;
 
-/// The error of a value of another form.
+/// The error for a value that does not have the expected form.
 pub(super) fn expected(text: &str, form: &str) -> Error {
     Error::usage(format!("{text}: expected {form}"))
 }
 
-/// A path, which may begin with its volume, and what is after its colon. A colon of the path itself is written `\:`.
+/// Splits `PATH:REST` at the first colon that is neither the volume's nor escaped as `\:`.
 pub(super) fn split_path(text: &str) -> Result<(Value, &str)> {
     let start = if text.starts_with('/') { 0 } else { text.find(":/").map_or(0, |colon| colon + 1) };
     let mut colons = text[start..].match_indices(':').map(|(i, _)| start + i);
     let colon = colons
         .find(|i| !text[..*i].ends_with('\\'))
-        .ok_or_else(|| expected(text, "PATH, a colon and more; a colon of the path is written \\:"))?;
+        .ok_or_else(|| expected(text, "PATH:VALUE; write a colon in the path as \\:"))?;
     Ok((unescape(&text[..colon]).into(), &text[colon + 1..]))
 }
 
@@ -23,7 +23,7 @@ pub(super) fn text_of(value: &str) -> Option<&str> {
     split_path(value).ok().map(|(_, text)| text)
 }
 
-/// A path with its colons as they are.
+/// Replaces each `\:` of a path with a colon.
 pub(super) fn unescape(path: &str) -> String {
     path.replace("\\:", ":")
 }

@@ -10,176 +10,176 @@ use crate::cli::common::Open;
 
 #[derive(Subcommand)]
 pub(crate) enum Library {
-    /// Versions of images, and what each was made from
+    /// Show the versions of images, and what each was made from
     #[command(after_help = "\
 Examples:
-  mif log web          what was made from what, when, by which command
-  mif log --json       of all images")]
+  mif log web          each version with its source, its time and the command that made it
+  mif log --json       the versions of all images")]
     Log {
-        /// The name of an image; all if not given
+        /// Name of an image [default: all images]
         name: Option<String>,
     },
-    /// Name a version
+    /// Tag a version of an image
     #[command(after_help = "\
 Examples:
-  mif tag web golden          web@golden is the newest version of web
-  mif tag web@3 golden        and now version 3
+  mif tag web golden          let web@golden stand for the newest version of web
+  mif tag web@3 golden        move the tag to version 3
   mif tag --delete web@golden
 
-A version with a tag is kept by gc, and rm asks for --force.")]
+`mif gc` keeps tagged versions, and `mif rm` removes them only with --force.")]
     Tag {
-        /// NAME[@VERSION] in the store, or NAME@TAG
+        /// Image in the store: NAME, NAME@VERSION or NAME@TAG
         image: String,
-        /// The tag: letters, digits and . _ + - ; no number
+        /// Tag to set: letters, digits and . _ + - , but not only digits
         #[arg(required_unless_present = "delete", conflicts_with = "delete")]
         tag: Option<String>,
-        /// Remove the tag NAME@TAG
+        /// Remove the tag, which IMAGE names as NAME@TAG
         #[arg(long)]
         delete: bool,
     },
-    /// Forget images
+    /// Remove images from the store
     #[command(after_help = "\
 Examples:
-  mif rm web@2     one version
-  mif rm web       all versions
+  mif rm web@2     remove one version
+  mif rm web       remove all versions
 
-The space is free after `mif gc`. The numbers of versions are not used again. Waits until nobody else has the \
-store open.")]
+`mif gc` reclaims the space. Version numbers are not reused. rm waits until no other command has the store open.")]
     Rm {
-        /// NAME[@VERSION] in the store; without @VERSION, all versions
+        /// Image in the store: NAME@VERSION, or NAME for all its versions
         #[arg(required = true, value_name = "NAME")]
         images: Vec<String>,
-        /// Also what has a tag
+        /// Also remove tagged versions
         #[arg(long)]
         force: bool,
     },
-    /// Forget old versions, and free what no image needs
+    /// Remove old versions, and reclaim space that no image needs
     #[command(after_help = "\
 Examples:
-  mif gc                                      frees what no image needs
-  mif gc --keep-last 3 --keep-within 90d      and forgets versions that neither keeps
-  mif gc --keep-last 1 --dry-run              only says what that would do
+  mif gc                                      remove unused data, and keep all versions
+  mif gc --keep-last 3 --keep-within 90d      also remove versions that neither option keeps
+  mif gc --keep-last 1 --dry-run              show what would be removed
 
-The newest version of each image is always kept, and so is one with a tag. gc waits until nobody else has \
-the store open; other commands wait until gc is done.")]
+The newest version of each image and tagged versions are always kept. gc waits until no other command has the store \
+open; commands started meanwhile wait for gc.")]
     Gc {
-        /// Keep the newest N versions of each image
+        /// Keep the N newest versions of each image
         #[arg(long, value_name = "N")]
         keep_last: Option<usize>,
-        /// Keep versions made within this time: 12h, 30d, 8w, 1y
+        /// Keep versions that are at most this old: 12h, 30d, 8w, 1y
         #[arg(long, value_name = "DURATION", value_parser = duration)]
         keep_within: Option<u64>,
-        /// Say what would be done, and do nothing
+        /// Show what would be done without doing it
         #[arg(long)]
         dry_run: bool,
     },
-    /// Check the store: is everything there and as it was written?
+    /// Check the store for damage, and repair it
     #[command(after_help = "\
 Examples:
-  mif fsck                                exits 1 if anything is damaged, and says what that costs
-  mif fsck --repair                       repairs what the store alone can repair
-  mif fsck --repair --from /srv/images    and takes lost objects from disk images that still have them
+  mif fsck                                exit 1 if anything is damaged, and list what is lost
+  mif fsck --repair                       repair what can be repaired from the store itself
+  mif fsck --repair --from /srv/images    also recover lost objects from disk images
 
-The first line is the verdict: whole, repairable from the store itself, in need of originals, or lost. The second line \
-is the command that repairs the store. --repair makes indexes again from packs, copies what is whole of a \
-damaged pack and sets the pack aside until gc, and makes records, manifests and tables again.")]
+The first line is the verdict: whole, repairable from the store itself, repairable with the original images, or lost. \
+The second line is the command that repairs the store. --repair rebuilds indexes from packs, copies the undamaged \
+objects out of a damaged pack, which it sets aside until `mif gc`, and rebuilds records, manifests and tables.")]
     Fsck {
-        /// Repair what can be repaired. Waits until nobody else has the store open
+        /// Repair what can be repaired. Waits until no other command has the store open
         #[arg(long)]
         repair: bool,
-        /// Disk image files, and directories with disk images in them, that may still have what was lost
+        /// Disk image files, or directories that contain them, to recover lost data from
         #[arg(long, value_name = "PATH", num_args = 1.., requires = "repair")]
         from: Vec<PathBuf>,
-        /// Name every path that lost its content; ten an image otherwise
+        /// List every path that lost its content, not only ten per image
         #[arg(long)]
         list: bool,
         #[command(flatten)]
         open: Open,
     },
-    /// What changed from one image to another, file by file
+    /// Show which files differ between two images
     #[command(after_help = "\
 Examples:
   mif diff web@1 web@2                 what an update did
-  mif diff web@1 web@2 /etc --content  and how texts differ
-  mif diff base.qcow2 web --by folder  counted by folder
+  mif diff web@1 web@2 /etc --content  with the changed lines of text files
+  mif diff base.qcow2 web --by folder  with the number of changes in each directory
   mif diff web@1 web@2 --by package --summary
-                                       which packages came, went and changed, and how many files of each
+                                       packages that changed, and how many of their files
   mif diff a.vmdk b.qcow2 --ignore-times
 
-An IMAGE is a disk image file, or NAME[@VERSION] in the store. + is new, - is gone, M has other content, m only \
-other metadata, R was renamed. Access times and inode numbers do not count. Exits 1 if anything changed.")]
+IMAGE is a disk image file, or NAME[@VERSION] in the store. Each line begins with + (added), - (removed), M (content \
+changed), m (only metadata changed) or R (renamed). Access times and inode numbers are ignored. Exits 1 if anything \
+changed.")]
     Diff {
-        /// What it was
+        /// Old image
         #[arg(value_name = "IMAGE")]
         a: String,
-        /// What it became
+        /// New image
         #[arg(value_name = "IMAGE")]
         b: String,
-        /// Only what is at or below this path: /etc on the root filesystem, or p15:/EFI
+        /// Compare only this path and everything below it: /etc on the root filesystem, or p15:/EFI
         path: Option<std::ffi::OsString>,
-        /// Show how the text of changed files differs
+        /// Show the changed lines of text files
         #[arg(long)]
         content: bool,
-        /// Times of files are no difference
+        /// Ignore differences in file times
         #[arg(long)]
         ignore_times: bool,
-        /// Also count the changes
+        /// Also count the changes by directory or by package
         #[arg(long, value_name = "WHAT")]
         by: Option<By>,
-        /// With --by folder: of how many names
+        /// With --by folder: count by the first N components of a path
         #[arg(long, value_name = "N", default_value_t = 2)]
         depth: usize,
-        /// Only the counts
+        /// Print only the counts
         #[arg(long)]
         summary: bool,
         #[command(flatten)]
         open: Open,
     },
-    /// The packages of an image, or of all: dpkg, rpm and apk
+    /// List the packages installed in images: dpkg, rpm and apk
     #[command(after_help = "\
 Examples:
-  mif packages web                  as its own databases say
+  mif packages web                  packages that the image's own databases list
   mif packages disk.qcow2 --csv
-  mif packages --name 'libssl*'     in the newest version of every image of the store
+  mif packages --name 'libssl*'     in the newest version of every image in the store
 
-Exits 1 if there are none.")]
+Exits 1 if no package was found.")]
     Packages {
-        /// A disk image file, or NAME[@VERSION] in the store; all images of the store if not given
+        /// Disk image file, or NAME[@VERSION] in the store [default: the newest version of every image in the store]
         image: Option<String>,
-        /// Only packages whose name fits this pattern
+        /// List only packages whose name matches this pattern
         #[arg(long, value_name = "PATTERN")]
         name: Option<String>,
         /// Print comma-separated values
         #[arg(long, conflicts_with = "json")]
         csv: bool,
-        /// In CSV, put an apostrophe before cells that a spreadsheet would take as formulas
+        /// In CSV, prefix cells that a spreadsheet would take for formulas with an apostrophe
         #[arg(long, requires = "csv")]
         csv_safe: bool,
         #[command(flatten)]
         open: Open,
     },
-    /// Find files in all images
+    /// Search for files in stored images
     #[command(after_help = "\
 Examples:
   mif search /etc/ssh/sshd_config           in the newest version of every image
-  mif search 'libssl*.so*' --csv            by the last name of a path
+  mif search 'libssl*.so*' --csv            by file name
   mif search '/usr/**/*.pyc' --image web    in one image
-  mif search --setuid --type file           whatever runs as another user
-  mif search --file ./suspect               the same content as a local file
-  mif search --sha1-file nsrl.txt           any content of a list
+  mif search --setuid --type file           programs that run as another user or group
+  mif search --file ./suspect               files with the same content as a local file
+  mif search --sha1-file nsrl.txt           files whose SHA-1 is in a list
   mif search --size 100M.. --newer 2026-01-01
   mif search --xattr security.capability
 
-In a pattern, * ? and [a-z] stand within a name, ** over folders. All that is given must fit. Exits 1 if nothing \
-was found.")]
+In a pattern, * ? and [a-z] match within one component of a path, and ** matches any number of directories. A file \
+must match all options given. Exits 1 if no file was found.")]
     Search(Box<Search>),
-    /// How large the store is, and what its images share
+    /// Show the size of the store, and how much its images share
     #[command(after_help = "\
 Examples:
   mif stats
-  mif stats --similarity     which images resemble which")]
+  mif stats --similarity     also show how similar each pair of images is")]
     Stats {
-        /// For each pair of images, how much of their content is in both
+        /// Show how much content each pair of images has in common
         #[arg(long)]
         similarity: bool,
     },
@@ -187,65 +187,65 @@ Examples:
 
 #[derive(Debug, Clone, Copy, ValueEnum)]
 pub(crate) enum By {
-    /// By the folder they are in
+    /// Count by directory
     Folder,
-    /// By the package that has the path, as dpkg, rpm or apk say
+    /// Count by the dpkg, rpm or apk package that owns the file
     Package,
 }
 
 #[derive(Args)]
 pub(crate) struct Search {
-    /// A pattern for the path; without a slash, for its last name
+    /// Pattern that the path must match, or only the file name if PATTERN has no slash
     pub(super) pattern: Option<String>,
-    /// Only in this image, NAME[@VERSION]; may be given again
+    /// Search only this image, NAME[@VERSION]; can be given several times
     #[arg(long, value_name = "NAME")]
     pub(super) image: Vec<String>,
-    /// In all versions, not just the newest
+    /// Search all versions of each image, not only the newest
     #[arg(long)]
     pub(super) all_versions: bool,
-    /// With the content of this local file; may be given again, as may all digests
+    /// Find files with the same content as this local file; like the digests below, can be given several times
     #[arg(long, value_name = "FILE")]
     pub(super) file: Vec<PathBuf>,
-    /// With content of this SHA-1
+    /// Find files with this SHA-1
     #[arg(long, value_name = "HEX")]
     pub(super) sha1: Vec<String>,
-    /// With content of this BLAKE3
+    /// Find files with this BLAKE3 digest
     #[arg(long, value_name = "HEX")]
     pub(super) blake3: Vec<String>,
-    /// With content of any SHA-1 in this list: a line for each
+    /// Find files whose SHA-1 is in the file LIST, which has one digest per line
     #[arg(long, value_name = "LIST")]
     pub(super) sha1_file: Vec<PathBuf>,
-    /// Of this type: file dir symlink char block fifo socket
+    /// Find files of this type: file, dir, symlink, char, block, fifo or socket
     #[arg(long = "type", value_name = "TYPE", value_parser = file_type)]
     pub(super) file_type: Option<FileType>,
-    /// Of this owner
+    /// Find files owned by this user ID
     #[arg(long)]
     pub(super) uid: Option<u32>,
-    /// Of this group
+    /// Find files owned by this group ID
     #[arg(long)]
     pub(super) gid: Option<u32>,
-    /// With all of these mode bits, in octal
+    /// Find files that have all of these mode bits, in octal
     #[arg(long, value_name = "OCTAL", value_parser = octal)]
     pub(super) mode: Option<u16>,
-    /// Setuid or setgid
+    /// Find files with the set-user-ID or set-group-ID bit
     #[arg(long)]
     pub(super) setuid: bool,
-    /// Of a size: 100M.., ..4K, 1K..2K, or just 12
+    /// Find files in this range of sizes: 100M.., ..4K, 1K..2K, or exactly 12
     #[arg(long, value_name = "RANGE", value_parser = size_range)]
     pub(super) size: Option<RangeInclusive<u64>>,
-    /// Changed at or after this day, YYYY-MM-DD in UTC, or @SECONDS
+    /// Find files modified on or after this day, as YYYY-MM-DD in UTC or as @SECONDS since 1970
     #[arg(long, value_name = "TIME", value_parser = moment)]
     pub(super) newer: Option<i64>,
-    /// Changed before this day
+    /// Find files modified before this day
     #[arg(long, value_name = "TIME", value_parser = moment)]
     pub(super) older: Option<i64>,
-    /// With an extended attribute of this name; a pattern
+    /// Find files with an extended attribute whose name matches this pattern
     #[arg(long, value_name = "NAME")]
     pub(super) xattr: Option<String>,
     /// Print comma-separated values
     #[arg(long, conflicts_with = "json")]
     pub(super) csv: bool,
-    /// In CSV, put an apostrophe before cells that a spreadsheet would take as formulas
+    /// In CSV, prefix cells that a spreadsheet would take for formulas with an apostrophe
     #[arg(long, requires = "csv")]
     pub(super) csv_safe: bool,
 }
@@ -261,7 +261,7 @@ fn octal(text: &str) -> Result<u16, String> {
     u16::from_str_radix(text, 8)
         .ok()
         .filter(|mode| *mode <= 0o7777)
-        .ok_or_else(|| "expected up to 7777".into())
+        .ok_or_else(|| "expected an octal number up to 7777".into())
 }
 
 fn size_range(text: &str) -> Result<RangeInclusive<u64>, String> {
@@ -276,7 +276,7 @@ fn size_range(text: &str) -> Result<RangeInclusive<u64>, String> {
             _ => return Err("expected a unit of K, M, G or T".into()),
         };
         let number: u64 = digits.parse().map_err(|_| "expected a size, such as 10M".to_owned())?;
-        number.checked_mul(1 << shift).ok_or_else(|| "is too large".into())
+        number.checked_mul(1 << shift).ok_or_else(|| "the size is too large".into())
     };
     let Some((low, high)) = text.split_once("..") else { return size(text).map(|n| n..=n) };
     let low = if low.is_empty() { 0 } else { size(low)? };
@@ -284,7 +284,7 @@ fn size_range(text: &str) -> Result<RangeInclusive<u64>, String> {
     Ok(low..=high)
 }
 
-/// Seconds since 1970 of a day or of `@seconds`.
+/// Parses a day or `@seconds` into seconds since 1970.
 fn moment(text: &str) -> Result<i64, String> {
     let wrong = |_| "expected a day, such as 2026-01-31, or @SECONDS".to_owned();
     if let Some(seconds) = text.strip_prefix('@') {
@@ -294,7 +294,7 @@ fn moment(text: &str) -> Result<i64, String> {
     Ok(day.and_time(chrono::NaiveTime::MIN).and_utc().timestamp())
 }
 
-/// Seconds from a number with a unit.
+/// Parses a number with a unit into seconds.
 fn duration(text: &str) -> Result<u64, String> {
     let split = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
     let (number, unit) = text.split_at(split);
@@ -308,7 +308,7 @@ fn duration(text: &str) -> Result<u64, String> {
         _ => return Err("expected a number and s, m, h, d, w or y, such as 30d".into()),
     };
     let number: u64 = number.parse().map_err(|_| "expected a number and a unit, such as 30d".to_owned())?;
-    number.checked_mul(seconds).ok_or_else(|| "is too long".into())
+    number.checked_mul(seconds).ok_or_else(|| "the duration is too long".into())
 }
 
 #[cfg(test)]

@@ -46,7 +46,7 @@ pub(super) fn tag(tag: &Tag, verb: &str) -> String {
     format!("{name}@{label} {verb} {name}@{}\n", tag.version)
 }
 
-/// What changed; only the counts if `summary`.
+/// Lists what changed, or only the counts if `summary`.
 pub(super) fn diff(report: &DiffReport, summary: bool) -> String {
     let [a, b] = &report.images;
     let mut out = String::new();
@@ -88,7 +88,7 @@ pub(super) fn diff(report: &DiffReport, summary: bool) -> String {
     out
 }
 
-/// What became of a package's version, with a space before it.
+/// Describes the change of a package's version, with a space before it.
 fn versions(group: &Group) -> String {
     match &group.versions {
         None | Some([None, None]) => String::new(),
@@ -130,7 +130,7 @@ pub(super) fn rm(report: &RmReport) -> String {
     for tag in &report.tags {
         let _ = writeln!(out, "{}: removed", printable(tag));
     }
-    out.push_str("`mif gc` frees what no other image needs\n");
+    out.push_str("run `mif gc` to reclaim the space\n");
     out
 }
 
@@ -142,7 +142,7 @@ pub(super) fn gc(report: &GcReport) -> String {
     }
     let _ = writeln!(
         out,
-        "packs: {} kept, {} {would}dropped, {} {would}repacked",
+        "packs: {} kept, {} {would}removed, {} {would}repacked",
         report.packs_kept, report.packs_dropped, report.packs_repacked
     );
     if report.packs_waiting > 0 {
@@ -155,7 +155,7 @@ pub(super) fn gc(report: &GcReport) -> String {
     let [before, after] = report.pack_bytes;
     let _ = writeln!(
         out,
-        "space: {} before, {} after; {} more in packs that are mostly needed",
+        "space: {} before, {} after; {} unused remain in packs that are mostly in use",
         size(before),
         size(after),
         size(report.garbage_kept)
@@ -163,18 +163,18 @@ pub(super) fn gc(report: &GcReport) -> String {
     if report.unfinished + report.stray_indexes > 0 {
         let _ = writeln!(
             out,
-            "left by others: {} unfinished files and {} indexes without a pack {would}removed",
+            "leftovers: {} unfinished files and {} indexes without a pack {would}removed",
             report.unfinished, report.stray_indexes
         );
     }
     if !report.strangers.is_empty() {
         let names = printable(&report.strangers.join(", "));
-        let _ = writeln!(out, "not part of the store, left alone: {names}");
+        let _ = writeln!(out, "not part of the store, and left alone: {names}");
     }
     out
 }
 
-/// How many paths of an image are named unless all are asked for.
+/// How many paths of an image are listed without --list.
 const PATHS: usize = 10;
 
 pub(super) fn fsck(report: &FsckReport, store: &Path, list: bool) -> String {
@@ -187,7 +187,7 @@ pub(super) fn fsck(report: &FsckReport, store: &Path, list: bool) -> String {
                 format!("damaged: repair needs the original images (one may be enough): {}", all.join(", "))
             }
         },
-        Verdict::Lost => "damaged: no known original has what is lost".to_owned(),
+        Verdict::Lost => "damaged: no known original image has the lost data".to_owned(),
         Verdict::Unreadable => format!(
             "unknown: {} files cannot be read; make them readable, then run fsck again",
             report.unreadable.len()
@@ -220,7 +220,7 @@ pub(super) fn fsck(report: &FsckReport, store: &Path, list: bool) -> String {
     out
 }
 
-/// A number of things: `1 file`, `2 files`.
+/// Formats a count, such as `1 file` or `2 files`.
 fn counted(number: u64, what: &str) -> String {
     format!("{number} {what}{}", if number == 1 { "" } else { "s" })
 }
@@ -236,7 +236,7 @@ fn lost_image(out: &mut String, lost: &LostImage, paths: usize) {
     }
     let _ = writeln!(out, "{} has lost: {}", printable(&lost.image), printable(&parts.join(", ")));
     for (volume, bytes) in &lost.disk_bytes {
-        let place = if volume == "-" { "outside of all partitions".to_owned() } else { printable(volume) };
+        let place = if volume == "-" { "outside all partitions".to_owned() } else { printable(volume) };
         let _ = writeln!(out, "  {} on {place}", size(*bytes));
     }
     for file in lost.files.iter().take(paths) {
@@ -244,11 +244,11 @@ fn lost_image(out: &mut String, lost: &LostImage, paths: usize) {
     }
     let named = lost.files.len().min(paths) as u64;
     if lost.file_count > named {
-        let _ = writeln!(out, "  and {} more (--list names them)", lost.file_count - named);
+        let _ = writeln!(out, "  and {} more (--list shows all)", lost.file_count - named);
     }
 }
 
-/// A word as a shell reads it.
+/// Quotes a word for a shell.
 fn shell_word(word: &str) -> String {
     let plain = |c: char| c.is_ascii_alphanumeric() || "/._+-=:,@%".contains(c);
     match !word.is_empty() && word.chars().all(plain) {
@@ -319,11 +319,11 @@ pub(super) fn stats(report: &StatsReport) -> String {
         size(files.images)
     );
     if report.garbage_bytes > 0 {
-        let _ = writeln!(out, "garbage         {}; `mif gc` frees it", size(report.garbage_bytes));
+        let _ = writeln!(out, "unused          {}; run `mif gc` to reclaim it", size(report.garbage_bytes));
     }
     let _ = writeln!(
         out,
-        "ratio           {:.2} data to distinct data, {:.2} data to store",
+        "ratio           {:.2} data to unique data, {:.2} data to store",
         report.dedup_ratio, report.total_ratio
     );
     let _ = writeln!(out, "\n{:<40} {:>12} {:>12} {:>12}", "IMAGE", "DATA", "STORED OWN", "SHARED");

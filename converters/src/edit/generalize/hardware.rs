@@ -1,4 +1,4 @@
-//! Network configuration that holds for one card alone, by its MAC address: a clone has another.
+//! Network configuration bound to the MAC address of a card. A clone has another address.
 
 use crate::edit::network::netplan_without_macs;
 use crate::edit::primitive::Edit;
@@ -63,34 +63,34 @@ pub(super) fn unbind(files: &Files) -> Result<Vec<(Edit, Option<String>)>> {
     // A name that a card gets by its address alone.
     for (path, text) in texts(files, "/etc/systemd/network", ".link")? {
         if is_by_mac(&text) {
-            let said = Some(format!("name of a network card: {path}"));
+            let said = Some(format!("network card name: {path}"));
             edits.push((Edit::Delete { path }, said));
         }
     }
     Ok(edits)
 }
 
-/// What still holds for one card alone, each with the reason.
+/// Configuration that still applies to one network card only, each with the reason.
 pub(super) fn still_bound(files: &Files) -> Result<Vec<String>> {
     let mut left = Vec::new();
     for (path, text) in texts(files, "/etc/systemd/network", ".network")? {
         if is_by_mac(&text) {
-            left.push(format!("{path}: fits a card by its MAC address, and by nothing else"));
+            left.push(format!("{path}: matches a network card only by its MAC address"));
         }
     }
     for (path, text) in texts(files, "/etc/udev/rules.d", ".rules")? {
         if text.lines().any(|line| !line.trim_start().starts_with('#') && line.contains("ATTR{address}")) {
-            left.push(format!("{path}: has a rule for a card of one MAC address"));
+            left.push(format!("{path}: has a rule for one MAC address"));
         }
     }
     for (path, text) in texts(files, "/etc/netplan", ".yaml")? {
         if text.contains("macaddress") {
-            left.push(format!("{path}: names a MAC address"));
+            left.push(format!("{path}: contains a MAC address"));
         }
     }
     for (path, text) in texts(files, "/etc/cloud/cloud.cfg.d", ".cfg")? {
         if text.contains("macaddress") || text.contains("mac_address") {
-            left.push(format!("{path}: names a MAC address"));
+            left.push(format!("{path}: contains a MAC address"));
         }
     }
     Ok(left)

@@ -11,8 +11,8 @@ use crate::error::Result;
 use crate::guest::accounts;
 use crate::tree::edit::Files;
 
-/// What is of one machine alone, by what it is. A pattern's parts have `*` and `?`; directories go with all that is in
-/// them.
+/// Machine-specific files, by what they are. Path components may have `*` and `?`; directories are removed with everything
+/// in them.
 const GONE: &[(&str, &[&str])] = &[
     ("SSH host key", &["/etc/ssh/ssh_host_*", "/etc/dropbear/dropbear_*_host_key"]),
     (
@@ -26,7 +26,7 @@ const GONE: &[(&str, &[&str])] = &[
             "/efi/loader/random-seed",
         ],
     ),
-    ("host's credential secret", &["/var/lib/systemd/credential.secret"]),
+    ("host credential secret", &["/var/lib/systemd/credential.secret"]),
     (
         "DHCP lease or identity",
         &[
@@ -42,18 +42,18 @@ const GONE: &[(&str, &[&str])] = &[
             "/var/lib/NetworkManager/seen-bssids",
         ],
     ),
-    ("name of a network card", &["/etc/udev/rules.d/*persistent-net.rules", "/etc/iftab", "/etc/mactab"]),
+    ("network card name", &["/etc/udev/rules.d/*persistent-net.rules", "/etc/iftab", "/etc/mactab"]),
     (
-        "host's number for storage",
+        "host ID for storage",
         &["/etc/nvme/hostid", "/etc/nvme/hostnqn", "/etc/hostid", "/etc/lvm/devices/system.devices"],
     ),
     (
-        "key or ticket of Kerberos",
+        "Kerberos key or ticket",
         &["/etc/krb5.keytab", "/var/lib/sss/db/*", "/var/lib/sss/secrets/*", "/var/kerberos/krb5kdc/*"],
     ),
-    ("secret of Samba", &["/var/lib/samba/*.tdb", "/var/lib/samba/private/*"]),
+    ("Samba secret", &["/var/lib/samba/*.tdb", "/var/lib/samba/private/*"]),
     (
-        "key of an agent",
+        "agent key",
         &[
             "/etc/salt/pki/*",
             "/etc/salt/minion_id",
@@ -67,7 +67,7 @@ const GONE: &[(&str, &[&str])] = &[
             "/etc/docker/key.json",
         ],
     ),
-    ("state of cloud-init", &["/var/lib/cloud/*"]),
+    ("cloud-init state", &["/var/lib/cloud/*"]),
     (
         "registration",
         &[
@@ -89,16 +89,13 @@ const GONE: &[(&str, &[&str])] = &[
     ),
 ];
 
-/// What else goes, as it holds secrets or work of the machine that it is from.
+/// Also removed: secrets and leftovers of the machine that the image comes from.
 const LEFTOVERS: &[(&str, &[&str])] = &[
     (
-        "backup of an account file",
+        "account file backup",
         &["/etc/passwd-", "/etc/shadow-", "/etc/group-", "/etc/gshadow-", "/etc/subuid-", "/etc/subgid-"],
     ),
-    (
-        "backup of an editor",
-        &["/etc/*~", "/etc/*.bak", "/etc/*/*~", "/etc/*/*.bak", "/root/*~", "/root/*.bak"],
-    ),
+    ("editor backup", &["/etc/*~", "/etc/*.bak", "/etc/*/*~", "/etc/*/*.bak", "/root/*~", "/root/*.bak"]),
     ("spooled job", &["/var/spool/cron/*", "/var/spool/at/*", "/var/spool/atjobs/*", "/var/spool/anacron/*"]),
     ("mail", &["/var/mail/*", "/var/spool/mail/*", "/var/lib/dovecot/*"]),
     (
@@ -111,21 +108,21 @@ const LEFTOVERS: &[(&str, &[&str])] = &[
             "/var/cache/zypp/*",
         ],
     ),
-    ("index of the package database", &["/var/lib/rpm/__db.*"]),
+    ("package database index", &["/var/lib/rpm/__db.*"]),
     ("device table", &["/etc/blkid.tab*", "/etc/blkid/blkid.tab*", "/run/blkid/blkid.tab*"]),
     (
-        "who was logged in",
+        "login record",
         &["/var/run/utmp", "/run/utmp", "/var/run/faillock/*", "/var/lib/faillock/*", "/var/account/pacct*"],
     ),
 ];
 
-/// Below these, directories stay and files in them go.
+/// Directories under these paths are kept, and the files in them removed.
 const FILES_ONLY: &[&str] = &["/var/spool/cron/"];
 
-/// What stays of the above: configuration beside the data.
+/// Exceptions: configuration that lies beside removed data.
 const KEPT: &[&str] = &["/var/kerberos/krb5kdc/kadm5.acl", "/var/kerberos/krb5kdc/kdc.conf"];
 
-/// Secrets that stay, for the image may not work without: they are named. Patterns of where they are, and what to do.
+/// Secrets that are kept and reported, because the image may not work without them: what to do, and their paths.
 const LEFT: &[(&str, &[&str])] = &[
     (
         "private keys: replace them if clones must not share them",
@@ -143,7 +140,7 @@ const LEFT: &[(&str, &[&str])] = &[
     ("host name: set another one with --hostname", &["/etc/hostname"]),
 ];
 
-/// What goes of each home.
+/// Files removed from each home directory.
 const HISTORIES: &[&str] = &[
     ".bash_history",
     ".zsh_history",
@@ -162,10 +159,10 @@ const HISTORIES: &[&str] = &[
     ".local/share/fish/fish_history",
 ];
 
-/// What goes of `.ssh` in each home: all but who may log in, and settings.
+/// Files in `.ssh` of each home that are kept: settings, and who may log in.
 const SSH_KEPT: &[&str] = &["authorized_keys", "authorized_keys2", "config", "rc", "environment"];
 
-/// What must not be shared, and patterns of where it is: in the homes that systems usually have.
+/// What must not be shared, with patterns of its paths in the usual homes.
 pub(crate) fn not_shared() -> impl Iterator<Item = (&'static str, String)> {
     let gone = GONE.iter().flat_map(|(what, patterns)| patterns.iter().map(|p| (*what, (*p).to_owned())));
     let homes =
@@ -178,7 +175,7 @@ pub(crate) fn not_shared() -> impl Iterator<Item = (&'static str, String)> {
     gone.chain(homes.map(|path| ("history", path))).chain(more)
 }
 
-/// The edits that make a system fit to be cloned, and what each takes away.
+/// The edits that prepare a system for cloning, each with a description of what it removes.
 pub(super) fn generalize(files: &Files) -> Result<Vec<(Edit, Option<String>)>> {
     let mut edits: Vec<(Edit, Option<String>)> = Vec::new();
     let mut gone = |what: &str, path: String| {
@@ -206,7 +203,7 @@ pub(super) fn generalize(files: &Files) -> Result<Vec<(Edit, Option<String>)>> {
         let ssh = format!("{}/.ssh", home.trim_end_matches('/'));
         for (name, _) in files.list(&ssh) {
             if !SSH_KEPT.contains(&name.as_str()) {
-                gone("key or known host of SSH", format!("{ssh}/{name}"));
+                gone("SSH key or known host", format!("{ssh}/{name}"));
             }
         }
         for history in HISTORIES {
@@ -216,11 +213,11 @@ pub(super) fn generalize(files: &Files) -> Result<Vec<(Edit, Option<String>)>> {
             }
         }
     }
-    // A copy goes; a link to /etc/machine-id says the same as that.
+    // A copy is removed; a link to /etc/machine-id is not a second identity.
     if files.get_link("/var/lib/dbus/machine-id").is_some_and(|row| row.node.file_type == FileType::File) {
         gone("machine-id", "/var/lib/dbus/machine-id".into());
     }
-    // It stays, empty: so that it can be mounted over while the root is still read-only (machine-id(5)).
+    // The file is kept, but empty, so that it can be mounted over while the root is still read-only (machine-id(5)).
     if files.get("/etc/machine-id").is_some_and(|row| row.node.size > 0) {
         edits.push((
             Edit::text("/etc/machine-id", ""),
@@ -249,8 +246,8 @@ pub(super) fn generalize(files: &Files) -> Result<Vec<(Edit, Option<String>)>> {
     Ok(edits)
 }
 
-/// The name by which iSCSI knows the host. Debian's start script makes one where the file asks for it, Red Hat's where the
-/// file is missing.
+/// Resets the iSCSI initiator name. Debian's init script generates one if the file asks for it, Red Hat's if the file is
+/// missing.
 fn initiator(files: &Files) -> Result<Option<(Edit, Option<String>)>> {
     const PATH: &str = "/etc/iscsi/initiatorname.iscsi";
     const ASKS: &str = "GenerateName=yes\n";
@@ -258,16 +255,13 @@ fn initiator(files: &Files) -> Result<Option<(Edit, Option<String>)>> {
         return Ok(None);
     }
     Ok(Some(if files.is_file("/etc/debian_version") {
-        (
-            Edit::text(PATH, ASKS),
-            Some(format!("host's number for storage: {PATH} (made anew at the next start)")),
-        )
+        (Edit::text(PATH, ASKS), Some(format!("host ID for storage: {PATH} (regenerated at the next boot)")))
     } else {
-        (Edit::Delete { path: PATH.into() }, Some(format!("host's number for storage: {PATH}")))
+        (Edit::Delete { path: PATH.into() }, Some(format!("host ID for storage: {PATH}")))
     }))
 }
 
-/// What clones should not share and still do, each with the reason.
+/// Lists what clones should not share but still do, each with the reason.
 pub(super) fn left(files: &Files) -> Result<Vec<String>> {
     let mut left = Vec::new();
     for (why, patterns) in LEFT {
@@ -287,12 +281,12 @@ pub(super) fn left(files: &Files) -> Result<Vec<String>> {
     }
     left.extend(hardware::still_bound(files)?);
     if files.roles().values().any(|volume| volume.contains('/')) {
-        left.push("LVM keeps the UUIDs of its volumes and groups".to_owned());
+        left.push("UUIDs of LVM volumes and volume groups".to_owned());
     }
     Ok(left)
 }
 
-/// Logs that are written to: they stay, empty, for who writes them may not be able to make them anew.
+/// Collects current logs. They are emptied and not removed, because their writers may be unable to create them again.
 fn current_logs(files: &Files, folder: &str, found: &mut Vec<String>) {
     for (name, row) in files.list(folder) {
         let path = format!("{folder}/{name}");

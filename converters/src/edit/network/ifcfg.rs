@@ -9,7 +9,7 @@ use crate::tree::edit::Files;
 
 const FOLDER: &str = "/etc/sysconfig/network-scripts";
 
-/// Whether the image has the scripts.
+/// Returns true if the image has the scripts.
 pub(super) fn has_scripts(files: &Files) -> bool {
     files.is_file(&format!("{FOLDER}/network-functions")) || files.is_file(&format!("{FOLDER}/ifup-eth"))
 }
@@ -33,7 +33,7 @@ pub(super) fn configure(files: &Files, network: &Network) -> Result<Vec<Edit>> {
     Ok(edits)
 }
 
-/// The edits after which no such file has an interface brought up.
+/// The edits that keep all such files from bringing an interface up.
 pub(super) fn silence(files: &Files, interface: &str) -> Result<Vec<Edit>> {
     let mut edits = Vec::new();
     for (name, _) in of_interface(files, interface)? {

@@ -1,4 +1,4 @@
-//! interfaces(5): the interface in a file of its own; what the files that ifupdown reads say of it beside goes.
+//! interfaces(5): writes the interface to its own file, and removes it from the other files that ifupdown reads.
 
 use std::collections::BTreeSet;
 use std::fmt::Write as _;
@@ -63,7 +63,7 @@ fn text(network: &Network) -> String {
     out
 }
 
-/// The files that ifupdown reads, with their texts, but for `own`; and whether it reads `own`, once it is there.
+/// The files that ifupdown reads, with their texts, except `own`; and whether it would read `own`.
 fn files_read(files: &Files, own: &str) -> Result<(Vec<(String, String)>, bool)> {
     let mut reads_own = false;
     let mut seen = BTreeSet::new();
@@ -74,7 +74,7 @@ fn files_read(files: &Files, own: &str) -> Result<(Vec<(String, String)>, bool)>
             continue;
         }
         if read.len() >= MAX_FILES {
-            return Err(Error::unsupported(format!("{MAIN} reads more than {MAX_FILES} files")));
+            return Err(Error::unsupported(format!("{MAIN} includes more than {MAX_FILES} files")));
         }
         let text = files.editable(&path)?;
         let folder = path.rsplit_once('/').map_or("", |(folder, _)| folder);
@@ -106,7 +106,7 @@ fn files_read(files: &Files, own: &str) -> Result<(Vec<(String, String)>, bool)>
     Ok((read, reads_own))
 }
 
-/// Whether `source` of a shell's pattern reads a path.
+/// Returns true if `source` with a shell pattern reads a path.
 fn fits(named: &str, path: &str) -> bool {
     let options = glob::MatchOptions {
         case_sensitive: true,
@@ -116,7 +116,7 @@ fn fits(named: &str, path: &str) -> bool {
     pattern(named).is_some_and(|pattern| pattern.matches_with(path, options))
 }
 
-/// Whether `source-directory` reads a path: names have letters, digits, dashes and underscores.
+/// Returns true if `source-directory` reads a path: names have letters, digits, dashes and underscores.
 fn is_in(folder: &str, path: &str) -> bool {
     let name = path.strip_prefix(folder.trim_end_matches('/')).and_then(|rest| rest.strip_prefix('/'));
     let plain = |c: char| c.is_ascii_alphanumeric() || "_-".contains(c);
@@ -151,7 +151,7 @@ fn logical_lines(text: &str) -> Vec<Line<'_>> {
     lines
 }
 
-/// `text` without what it says of an interface and of its aliases (`eth0:1`).
+/// `text` without the stanzas of an interface and its aliases (`eth0:1`).
 fn without_interface(text: &str, interface: &str) -> Result<String> {
     let is_own = |word: &str| {
         word == interface || word.strip_prefix(interface).is_some_and(|rest| rest.starts_with(':'))
@@ -175,9 +175,9 @@ fn without_interface(text: &str, interface: &str) -> Result<String> {
                 let fits = |word: &&&str| pattern(word).is_some_and(|pattern| pattern.matches(interface));
                 if let Some(word) = named.iter().find(fits).filter(|_| !dropping) {
                     return Err(Error::unsupported(format!(
-                        "\"mapping {word}\" gives {interface} the configuration that a script chooses"
+                        "\"mapping {word}\" lets a script choose the configuration of {interface}"
                     ))
-                    .advise("Take that stanza out first, with an edit before this one"));
+                    .advise("Remove that stanza first, with an edit before this one"));
                 }
             }
             let marks = words[0] == "auto" || words[0].starts_with("allow-") || words[0].starts_with("no-");

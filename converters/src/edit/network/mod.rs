@@ -1,5 +1,5 @@
-//! The network, configured in the image's own way: netplan, NetworkManager, systemd-networkd, Red Hat's network scripts or
-//! ifupdown. The address asked for is then the only one that the image's files give the interface.
+//! Configures the network with the system that the image uses: netplan, NetworkManager, systemd-networkd, Red Hat's network
+//! scripts or ifupdown. The interface then has only the addresses asked for.
 
 mod ifcfg;
 mod ifupdown;
@@ -28,7 +28,7 @@ pub(super) struct Network {
     dns: Vec<IpAddr>,
 }
 
-/// What configures the network of an image.
+/// The system that configures an image's network.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Kind {
     Netplan,
@@ -52,15 +52,15 @@ impl Network {
             || !interface.chars().all(plain)
             || interface.starts_with('.')
         {
-            return Err(Error::usage(format!("\"{interface}\" is no name of a network interface")));
+            return Err(Error::usage(format!("invalid network interface name \"{interface}\"")));
         }
         let ip = |text: &String| -> Result<IpAddr> {
-            text.parse().map_err(|_| Error::usage(format!("\"{text}\" is no IP address")))
+            text.parse().map_err(|_| Error::usage(format!("invalid IP address \"{text}\"")))
         };
         let address = |text: &String| -> Result<(IpAddr, u8)> {
             let wrong = || {
-                Error::usage(format!("\"{text}\" is no address with the length of its prefix"))
-                    .advise("Such as 192.0.2.10/24 or 2001:db8::10/64")
+                Error::usage(format!("\"{text}\": expected an IP address with a prefix length"))
+                    .advise("For example, 192.0.2.10/24 or 2001:db8::10/64")
             };
             let (address, prefix) = text.split_once('/').ok_or_else(wrong)?;
             let (address, prefix): (IpAddr, u8) =
@@ -77,7 +77,7 @@ impl Network {
         for gateway in &network.gateways {
             if !network.addresses.iter().any(|(address, _)| address.is_ipv4() == gateway.is_ipv4()) {
                 return Err(Error::usage(format!(
-                    "{interface}: the gateway {gateway} needs an address of its kind"
+                    "{interface}: the gateway {gateway} needs an address of the same family (IPv4 or IPv6)"
                 )));
             }
         }
@@ -123,7 +123,7 @@ fn kind(files: &Files) -> Result<Kind> {
         Kind::Networkd
     } else if any(&["/usr/sbin/wicked", "/sbin/wicked"]) {
         return Err(Error::unsupported(
-            "the image configures its network by wicked, which mif does not know",
+            "the image configures its network with wicked, which mif does not support",
         )
         .advise("Write /etc/sysconfig/network/ifcfg-NAME with --write"));
     } else if ifcfg::has_scripts(files) {
@@ -134,7 +134,7 @@ fn kind(files: &Files) -> Result<Kind> {
         Kind::Networkd
     } else {
         return Err(Error::unsupported(
-            "the image has none of netplan, NetworkManager, systemd-networkd, network scripts and ifupdown to configure its network",
+            "cannot configure the network: the image has none of netplan, NetworkManager, systemd-networkd, network scripts and ifupdown",
         ));
     })
 }

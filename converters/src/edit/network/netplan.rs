@@ -1,5 +1,5 @@
-//! netplan(5): a definition in a file of its own. netplan joins the lists of all files, so what other files say of the
-//! interface's addresses is taken out of them.
+//! netplan(5): writes a definition to its own file. netplan joins the lists of all files, so the interface's addresses are
+//! removed from other files.
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -26,7 +26,7 @@ const SECTIONS: [&str; 10] = [
     "vrfs",
     "modems",
 ];
-/// What a definition says of addresses, and of whether they are set at boot.
+/// The keys of a definition about addresses and about configuring them at boot.
 const ADDRESS_KEYS: [&str; 14] = [
     "addresses",
     "gateway4",
@@ -52,7 +52,7 @@ struct File {
     changed: bool,
 }
 
-/// What all files say of a definition together.
+/// A definition merged from all files.
 #[derive(Debug, Default, Clone)]
 struct Facts {
     has_match: bool,
@@ -156,8 +156,8 @@ pub(super) fn configure(files: &Files, network: &Network) -> Result<Vec<Edit>> {
     Ok(edits)
 }
 
-/// A file in which no definition is matched by a MAC address. What was renamed by it is matched by its name. None if
-/// nothing is to be changed, or the file cannot be read.
+/// The file without matches by MAC address. An interface that was matched and renamed by its address is matched by its name
+/// instead. None if there is nothing to change, or the file cannot be read.
 pub(in crate::edit) fn without_macs(text: &str) -> Option<String> {
     let mut yaml = Yaml::parse(text).ok()?;
     let root = yaml.get_mut("network")?;
@@ -206,9 +206,9 @@ fn read(files: &Files, own: &str) -> Result<Vec<File>> {
             let text = files.editable(&path)?;
             let yaml = Yaml::parse(&text).map_err(|problem| {
                 Error::unsupported(format!(
-                    "{path}: {problem}, so what it says of the interface is not known"
+                    "{path}: {problem}, so mif cannot tell how it configures the interface"
                 ))
-                .advise("Write or delete that file first, with an edit before this one")
+                .advise("Replace or delete that file first, with an edit before this one")
             })?;
             found.insert(name.clone(), File { name, text, yaml, changed: false });
         }

@@ -1,5 +1,5 @@
-//! NetworkManager: a connection of our own (nm-settings-keyfile(5)), before all others; those that are the interface's
-//! alone are no longer made by themselves.
+//! NetworkManager: writes a connection (nm-settings-keyfile(5)) with a higher priority than all others, and turns off
+//! autoconnect for those of the interface alone.
 
 use std::fmt::Write as _;
 use std::net::IpAddr;

@@ -1,4 +1,4 @@
-//! systemd.network(5): of the files that fit an interface the first by name counts, wherever it is.
+//! systemd.network(5): the first file by name that matches an interface applies, whatever its directory.
 
 use std::fmt::Write as _;
 

@@ -1,4 +1,4 @@
-//! YAML files as far as netplan's need it (YAML 1.2): mappings, lists and scalars, read to be changed and written again.
+//! The part of YAML 1.2 that netplan's files use: mappings, lists and scalars, to read, change and write again.
 
 use saphyr_parser::{Event, Parser, ScalarStyle};
 
@@ -24,7 +24,7 @@ impl Yaml {
     /// is not read here (anchors, several documents).
     pub(super) fn parse(text: &str) -> Result<Yaml, String> {
         if text.len() > MAX_FILE {
-            return Err(format!("is longer than {MAX_FILE} bytes"));
+            return Err(format!("the file is longer than {MAX_FILE} bytes"));
         }
         let mut open: Vec<Open> = Vec::new();
         let mut root = None;
@@ -46,18 +46,18 @@ impl Yaml {
                 Event::SequenceEnd | Event::MappingEnd => match open.pop() {
                     Some(Open::List(list)) => Yaml::List(list),
                     Some(Open::Map(map, _)) => Yaml::Map(map),
-                    None => return Err(failed("ends what did not begin")),
+                    None => return Err(failed("unexpected end of a collection")),
                 },
                 Event::Alias(_) | Event::Scalar(..) | Event::SequenceStart(..) | Event::MappingStart(..) => {
-                    return Err(failed("has an anchor, which is not read here"));
+                    return Err(failed("anchors, aliases and tags are not supported"));
                 }
                 Event::DocumentStart(_) if root.is_some() => {
-                    return Err(failed("begins a second document"));
+                    return Err(failed("a second document is not supported"));
                 }
                 _ => continue,
             };
             if open.len() > MAX_DEPTH {
-                return Err(failed("is nested too deep"));
+                return Err(failed("nested too deeply"));
             }
             match open.last_mut() {
                 None => root = Some(done),
@@ -65,7 +65,7 @@ impl Yaml {
                 Some(Open::Map(map, key)) => match (key.take(), done) {
                     (Some(key), value) => map.push((key, value)),
                     (None, Yaml::Scalar { text, .. }) => *key = Some(text),
-                    (None, _) => return Err(failed("has a key that is no text")),
+                    (None, _) => return Err(failed("a key is not a string")),
                 },
             }
         }
@@ -97,7 +97,7 @@ impl Yaml {
         }
     }
 
-    /// Takes keys out of a mapping, and says whether there were any.
+    /// Removes keys from a mapping; returns true if there were any.
     pub(super) fn remove(&mut self, gone: impl Fn(&str) -> bool) -> bool {
         let Yaml::Map(map) = self else { return false };
         let before = map.len();
@@ -178,7 +178,7 @@ enum Open {
     Map(Vec<(String, Yaml)>, Option<String>),
 }
 
-/// Whether a key can stand without quotes.
+/// Returns true if a key can stand without quotes.
 fn is_plain(key: &str) -> bool {
     let plain = |c: char| c.is_ascii_alphanumeric() || "_-./".contains(c);
     key.starts_with(|c: char| c.is_ascii_alphanumeric()) && key.chars().all(plain)

@@ -43,7 +43,7 @@ fn lists<'a>(databases: &'a Databases<'_>) -> HashMap<&'a [u8], usize> {
     folder(databases, INFO_FOLDER).into_iter().filter(|(name, _)| name.ends_with(b".list")).collect()
 }
 
-/// The files of a folder, by name.
+/// The files of a directory, by name.
 fn folder<'a>(databases: &'a Databases<'_>, path: &str) -> Vec<(&'a [u8], usize)> {
     let Some(folder) = databases.row(path) else { return Vec::new() };
     let rows = databases.tree.rows();

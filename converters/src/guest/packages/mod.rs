@@ -1,4 +1,4 @@
-//! The packages of an image: what the databases of dpkg, rpm and apk on it say, read as files.
+//! The packages of an image, read from the files of its dpkg, rpm and apk databases.
 //!
 //! Nothing on the image is run. A database that is damaged gives the packages that can still be read, and a complaint.
 
@@ -40,7 +40,7 @@ const FOLDERS: &[&str] = &[
 pub(crate) struct FoundPackages {
     /// By volume, manager, name and architecture.
     pub(crate) packages: Vec<Package>,
-    /// What could not be read, each a sentence.
+    /// Warnings about what could not be read, as sentences.
     pub(crate) complaints: Vec<String>,
 }
 
@@ -80,7 +80,7 @@ pub(crate) fn read(tree: &Tree) -> FoundPackages {
         let left_out = all - found.packages.len();
         found
             .complaints
-            .push(format!("packages: {left_out} are left out: their paths or texts are too long"));
+            .push(format!("{left_out} packages were left out, because their paths or texts are too long"));
     }
     found.packages.sort();
     found

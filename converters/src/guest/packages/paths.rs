@@ -7,13 +7,13 @@ use mif_formats::mif::manifest::escape;
 
 use super::scope::Scope;
 
-/// Where a folder is: its volume, and its path without a slash at the end.
+/// Where a directory is: its volume, and its path without a slash at the end.
 type Folder<'a> = (&'a str, Vec<u8>);
 
 /// Finds where the paths of packages are.
 pub(super) struct Paths<'a> {
     scope: &'a Scope<'a>,
-    /// Where folders are that were asked for: the volume, and the path without a slash at the end.
+    /// Where directories are that were asked for: the volume, and the path without a slash at the end.
     folders: RefCell<HashMap<Vec<u8>, Option<Folder<'a>>>>,
 }
 
@@ -37,7 +37,7 @@ impl<'a> Paths<'a> {
         Some(if volume == self.scope.volume() { found } else { format!("{volume}:{found}") })
     }
 
-    /// Where a folder is, without a slash at the end.
+    /// Where a directory is, without a slash at the end.
     fn folder(&self, path: &[u8]) -> Option<Folder<'a>> {
         let row = &self.scope.tree.rows()[self.scope.row(path)?];
         Some((&row.volume, if row.path == b"/" { Vec::new() } else { row.path.clone() }))

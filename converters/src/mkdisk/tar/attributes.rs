@@ -153,7 +153,7 @@ pub(super) fn resolve_acls(
         Vec::new()
     } else {
         vec![format!(
-            "ACLs name users or groups that the tree does not define; this machine's numbers were taken: {}",
+            "ACLs name users or groups that the tree does not define; their IDs were taken from this machine: {}",
             names.join(", ")
         )]
     })

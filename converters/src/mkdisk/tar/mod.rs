@@ -1,5 +1,5 @@
-//! Reading a tar, where it lies: no member's bytes are copied. Old, ustar, GNU and pax headers; long names; attributes,
-//! ACLs and labels in every spelling; sparse files.
+//! Reads a tar archive in place, without copying the content of members. Old, ustar, GNU and pax headers; long names;
+//! attributes, ACLs and labels in every spelling; sparse files.
 //!
 //! Paths are resolved as GNU tar extracts them: a member below a symlink lies where the symlink leads, within the tree.
 //!
@@ -31,7 +31,7 @@ const MAX_EXTRA: u64 = 16 << 20;
 /// Each member is held against all global pax records, so there are no more than this.
 const MAX_GLOBAL: usize = 4096;
 
-/// What begins a compressed file, and what decompresses it.
+/// The magic bytes of compressed files, and the tool that decompresses each.
 const COMPRESSED: [(&[u8], &str); 4] =
     [(b"\x1f\x8b", "zcat"), (b"\x28\xb5\x2f\xfd", "zstdcat"), (b"\xfd7zXZ\0", "xzcat"), (b"BZh", "bzcat")];
 
@@ -53,7 +53,7 @@ pub(super) fn of_tar(source: &dyn Source, label: &str) -> Result<(Members, Vec<S
     reader.members()
 }
 
-/// What headers before a member say of it.
+/// The extended headers before a member.
 #[derive(Default)]
 struct Extra {
     path: Option<Vec<u8>>,
@@ -63,7 +63,7 @@ struct Extra {
     bytes: u64,
 }
 
-/// What a block can be.
+/// A block of the tar.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Next {
     Header,
@@ -85,20 +85,20 @@ struct Reader<'a> {
     /// By the number of a file: the size and places of the data that stands behind one of its hard links.
     bodies: HashMap<u64, (u64, Arc<Parts>)>,
     follower: Follower,
-    /// What no volume can hold: what it is, of how many members, and the first of them.
+    /// Attributes that no volume can hold: their kind, the number of members, and the first member.
     left_out: BTreeMap<&'static str, (u64, TreePath)>,
 }
 
 impl Reader<'_> {
     fn bad(&self, at: u64, problem: &str) -> Error {
-        Error::input(format!("{}: the header at byte {at}: {problem}", self.label))
+        Error::input(format!("{}: tar header at byte {at}: {problem}", self.label))
     }
 
     fn members(mut self) -> Result<(Members, Vec<String>)> {
         let head = self.source.read_vec(0, self.source.len().min(8) as usize)?;
         if let Some((_, tool)) = COMPRESSED.iter().find(|(mark, _)| head.starts_with(mark)) {
-            return Err(Error::unsupported(format!("{}: is compressed", self.label))
-                .advise(format!("Give it decompressed: {tool} {} | mif build … -", self.label)));
+            return Err(Error::unsupported(format!("{}: the tar archive is compressed", self.label))
+                .advise(format!("Decompress it: {tool} {} | mif build … -", self.label)));
         }
         let mut members = Members::new();
         let mut extra = Extra { pax: Records::over(self.global.clone()), ..Extra::default() };
@@ -106,7 +106,7 @@ impl Reader<'_> {
             let at = self.next;
             if self.source.len().saturating_sub(at) < BLOCK {
                 if at == 0 {
-                    return Err(self.bad(at, "is not there: this is no tar"));
+                    return Err(self.bad(at, "missing, so this is not a tar archive"));
                 }
                 break;
             }
@@ -123,12 +123,12 @@ impl Reader<'_> {
             let mut size = match header.as_old().size {
                 // A number in base 256 has room for 95 bits and a sign, of which the crate drops all over 64.
                 [first, more @ ..] if first & 0x80 != 0 && (first != 0x80 || more[..3] != [0; 3]) => {
-                    return Err(self.bad(at, "its size is no number that a file can have"));
+                    return Err(self.bad(at, "the size is out of range"));
                 }
                 _ => header.entry_size().map_err(|e| self.bad(at, &e.to_string()))?,
             };
             if let (false, Some(text)) = (is_extra, extra.pax.get(b"size")) {
-                size = number(text).ok_or_else(|| self.bad(at, "its pax size is no number"))?;
+                size = number(text).ok_or_else(|| self.bad(at, "the pax size is not a number"))?;
             }
             let start = at + BLOCK;
             let padded =
@@ -137,7 +137,7 @@ impl Reader<'_> {
                 size = 0;
             }
             let end = padded(size).filter(|_| size <= self.source.len().saturating_sub(start));
-            self.next = end.ok_or_else(|| self.bad(at, "the member reaches past the end of the tar"))?;
+            self.next = end.ok_or_else(|| self.bad(at, "the member extends past the end of the archive"))?;
             if is_extra {
                 let so_far = match kind {
                     EntryType::XGlobalHeader => &mut self.global_bytes,
@@ -145,10 +145,8 @@ impl Reader<'_> {
                 };
                 *so_far = so_far.saturating_add(size);
                 if *so_far > MAX_EXTRA {
-                    let what = "and those before it for the same member (or for all) have";
-                    return Err(
-                        self.bad(at, &format!("{what} more than {MAX_EXTRA} bytes; no more are read"))
-                    );
+                    let problem = format!("the extended headers of one member exceed {MAX_EXTRA} bytes");
+                    return Err(self.bad(at, &problem));
                 }
                 let mut bytes = self.source.read_vec(start, size as usize)?;
                 match kind {
@@ -160,7 +158,7 @@ impl Reader<'_> {
                         let global = Arc::make_mut(&mut self.global);
                         global.extend(records);
                         if global.len() > MAX_GLOBAL {
-                            let problem = format!("makes it more than {MAX_GLOBAL} global pax records");
+                            let problem = format!("more than {MAX_GLOBAL} global pax records");
                             return Err(self.bad(at, &problem));
                         }
                         extra.pax.set_global(self.global.clone());
@@ -185,16 +183,16 @@ impl Reader<'_> {
         }
         let mut notes = attributes::resolve_acls(&mut members, self.source).map_err(|(path, problem)| {
             Error::input(format!("{}: member \"{}\": {problem}", self.label, path.shown())).advise(
-                "Add the name to the tree's /etc/passwd or /etc/group, or make the tar with --numeric-owner",
+                "Add the name to the tree's /etc/passwd or /etc/group, or create the archive with --numeric-owner",
             )
         })?;
         notes.extend(self.left_out.iter().map(|(what, (count, first))| {
-            format!("{what} of {count} members are left out; the first is {}", first.shown())
+            format!("{what} of {count} members were left out, first of {}", first.shown())
         }));
         Ok((members, notes))
     }
 
-    /// Whether data follows the header of a type that has none. Some writers give a hard link the size of its file
+    /// Returns true if data follows the header of a type that has none. Some writers give a hard link the size of its file
     /// and write no data (so read GNU tar and libarchive); pax allows data behind a hard link, and others write it. What
     /// tells is where the next header stands: directly behind this one, or only at `end`, behind the data.
     fn has_data(&self, start: u64, end: Option<u64>) -> bool {
@@ -205,7 +203,7 @@ impl Reader<'_> {
         }
     }
 
-    /// What a block of the tar is.
+    /// Parses a block of the tar.
     fn what_is_at(&self, at: u64) -> Next {
         if at == self.source.len() {
             return Next::End;
@@ -231,8 +229,8 @@ impl Reader<'_> {
         let sum: u32 = bytes[..148].iter().chain(&bytes[156..]).map(|b| u32::from(*b)).sum::<u32>() + 8 * 32;
         match header.cksum() {
             Ok(claimed) if claimed == sum => Ok(Some(header)),
-            _ if at == 0 => Err(self.bad(at, "does not fit its checksum: this is no tar")),
-            _ => Err(self.bad(at, "does not fit its checksum")),
+            _ if at == 0 => Err(self.bad(at, "wrong checksum, so this is not a tar archive")),
+            _ => Err(self.bad(at, "wrong checksum")),
         }
     }
 
@@ -247,8 +245,7 @@ impl Reader<'_> {
                 let equals = record.iter().position(|b| *b == b'=')?;
                 Some((&record[..equals], &record[equals + 1..], len))
             };
-            let (key, value, len) =
-                record().ok_or_else(|| self.bad(at, "holds a pax record that is none"))?;
+            let (key, value, len) = record().ok_or_else(|| self.bad(at, "malformed pax record"))?;
             if records::is_read(key) {
                 records.push((key.to_vec(), value.to_vec()));
             }
@@ -269,7 +266,7 @@ impl Reader<'_> {
         let text = pax(b"GNU.sparse.name").or(pax(b"path")).map(<[u8]>::to_vec);
         let text = text.or(extra.path.clone()).unwrap_or_else(|| header.path_bytes().into_owned());
         let path = TreePath::parse(&text)
-            .ok_or_else(|| self.bad(at, &format!("\"{}\" leads out of the tree", shown(&text))))?;
+            .ok_or_else(|| self.bad(at, &format!("\"{}\": the path leads out of the tree", shown(&text))))?;
         let path = self.follow(at, path, members)?;
         let link = pax(b"linkpath").map(<[u8]>::to_vec).or(extra.link.clone());
         let link = link.or_else(|| header.link_name_bytes().map(std::borrow::Cow::into_owned));
@@ -284,7 +281,10 @@ impl Reader<'_> {
                 let first = target.and_then(|target| members.get_mut(&target));
                 let first = first.filter(|first| first.node.file_type != FileType::Dir);
                 let Some(first) = first else {
-                    return Err(self.bad(at, &format!("\"{}\" is a hard link to nothing", shown(&text))));
+                    return Err(self.bad(
+                        at,
+                        &format!("\"{}\": the target of the hard link does not exist", shown(&text)),
+                    ));
                 };
                 let next = self.files;
                 self.files += 1;
@@ -303,7 +303,7 @@ impl Reader<'_> {
             other if other.as_byte() == b'V' => return Ok(()),
             other => {
                 let letter = char::from(other.as_byte());
-                return Err(self.bad(at, &format!("is of type '{letter}', which no tree has")));
+                return Err(self.bad(at, &format!("unsupported member type '{letter}'")));
             }
         };
         let mut node = Node::bare(file_type);
@@ -311,17 +311,17 @@ impl Reader<'_> {
         let field = |value: std::io::Result<u64>| value.map_err(|e| self.bad(at, &e.to_string()));
         let id = |key: &[u8], old: std::io::Result<u64>| -> Result<Option<u32>> {
             let id = match pax(key) {
-                Some(text) => number(text).ok_or_else(|| self.bad(at, "its owner is no number"))?,
+                Some(text) => number(text).ok_or_else(|| self.bad(at, "the owner is not a number"))?,
                 None => field(old)?,
             };
-            u32::try_from(id).map(Some).map_err(|_| self.bad(at, "its owner is past 32 bits"))
+            u32::try_from(id).map(Some).map_err(|_| self.bad(at, "the owner does not fit into 32 bits"))
         };
         (node.uid, node.gid) = (id(b"uid", header.uid())?, id(b"gid", header.gid())?);
         node.mtime = match pax(b"mtime") {
-            Some(text) => Some(time(text).ok_or_else(|| self.bad(at, "its time is none"))?),
+            Some(text) => Some(time(text).ok_or_else(|| self.bad(at, "invalid time"))?),
             None => Some(Timestamp { secs: field(header.mtime())? as i64, nanos: 0 }),
         };
-        // Not the time of access: whoever made the tar has changed it, and two builds would differ.
+        // Not the time of access: creating the tar has changed it, and two builds would differ.
         for (key, what) in [("SCHILY.acl.ace", "the NFSv4 ACLs"), ("SCHILY.fflags", "the file flags")] {
             if pax(key.as_bytes()).is_some_and(|value| !value.is_empty()) {
                 self.left_out.entry(what).or_insert_with(|| (0, path.clone())).0 += 1;
@@ -337,7 +337,7 @@ impl Reader<'_> {
                 content = Some(Content::InTar(Arc::new(parts)));
             }
             FileType::Symlink => {
-                node.link_target = Some(link.ok_or_else(|| self.bad(at, "is a symlink to nothing"))?);
+                node.link_target = Some(link.ok_or_else(|| self.bad(at, "the symlink has no target"))?);
             }
             FileType::Char | FileType::Block => {
                 let number = |value: std::io::Result<Option<u32>>| value.ok().flatten().unwrap_or(0);
@@ -350,7 +350,7 @@ impl Reader<'_> {
 
     fn insert(&mut self, at: u64, path: TreePath, member: Member, members: &mut Members) -> Result<()> {
         let taken = self.room.take(&path, &member);
-        taken.map_err(|problem| self.bad(at, &format!("\"{}\" {problem}", path.shown())))?;
+        taken.map_err(|problem| self.bad(at, &format!("\"{}\": {problem}", path.shown())))?;
         self.follower.changes(&path, members, &member);
         members.insert(path, member);
         Ok(())
@@ -360,11 +360,11 @@ impl Reader<'_> {
         let text = path.shown();
         self.follower
             .follow(path, members)
-            .ok_or_else(|| self.bad(at, &format!("\"{text}\" goes through too many symlinks")))
+            .ok_or_else(|| self.bad(at, &format!("\"{text}\": too many levels of symbolic links")))
     }
 }
 
-/// Whether members of this type have no data, whatever size their header gives.
+/// Returns true if members of this type have no data, whatever size their header gives.
 fn is_without_data(header: &Header) -> bool {
     match header.entry_type() {
         EntryType::Link
@@ -427,16 +427,16 @@ mod tests {
         header.set_size(1 << 30);
         header.set_cksum();
         let error = of_tar(&MemSource(header.as_bytes().to_vec()), "t").map(drop).unwrap_err().to_string();
-        assert!(error.contains("reaches past the end"), "{error}");
+        assert!(error.contains("extends past the end"), "{error}");
         for size in [[0x80, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0, 0], [0xff; 12]] {
             header.as_old_mut().size = size;
             header.set_cksum();
             let error =
                 of_tar(&MemSource(header.as_bytes().to_vec()), "t").map(drop).unwrap_err().to_string();
-            assert!(error.contains("no number"), "{error}");
+            assert!(error.contains("size is out of range"), "{error}");
         }
         let error = of_tar(&MemSource(vec![1; 1024]), "t").map(drop).unwrap_err().to_string();
-        assert!(error.contains("no tar"), "{error}");
+        assert!(error.contains("not a tar archive"), "{error}");
         let error =
             of_tar(&MemSource(b"\x1f\x8b\x08 something".to_vec()), "t").map(drop).unwrap_err().to_string();
         assert!(error.contains("zcat t"), "{error}");

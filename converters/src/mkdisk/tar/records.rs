@@ -47,7 +47,7 @@ impl Records {
     }
 }
 
-/// Whether records of this key are read at all: others need not be kept.
+/// Returns true if records with this key are used; others need not be kept.
 pub(super) fn is_read(key: &[u8]) -> bool {
     const KEYS: [&[u8]; 6] = [b"path", b"linkpath", b"size", b"uid", b"gid", b"mtime"];
     const PREFIXES: [&[u8]; 4] = [b"SCHILY.", b"LIBARCHIVE.xattr.", b"RHT.security.", b"GNU.sparse."];

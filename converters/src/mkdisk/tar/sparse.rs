@@ -17,7 +17,7 @@ impl Reader<'_> {
     ) -> Result<(u64, Parts)> {
         let start = at + BLOCK;
         let pax = |key: &[u8]| extra.pax.get(key);
-        let bad = || self.bad(at, "its map of holes makes no sense");
+        let bad = || self.bad(at, "invalid map of holes");
         if header.entry_type() == EntryType::GNUSparse {
             let gnu = header.as_gnu().ok_or_else(bad)?;
             let real = gnu.real_size().map_err(|_| bad())?;

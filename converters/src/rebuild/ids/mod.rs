@@ -184,7 +184,7 @@ impl Identities {
         self.look_at_boot_code(scan, &pairs)?;
         if has_initrd && !self.patches.is_empty() {
             self.report.left.push(
-                "an initramfs was not looked into: if it resumes from the swap by its UUID, make it anew (update-initramfs -u)"
+                "initramfs images were not searched: if one names the UUID of a swap volume to resume from, regenerate it (update-initramfs -u)"
                     .into(),
             );
         }
@@ -206,11 +206,13 @@ impl Identities {
             let head = source.read_vec(0, source.len().min(PROGRAM_HEAD) as usize)?;
             let why = match signature(&head) {
                 Signature::Unsigned => None,
-                Signature::Signed => Some("is signed, so it was not changed"),
-                Signature::NoProgram => Some("is neither text nor a program for UEFI, so it was not changed"),
+                Signature::Signed => Some("it is signed"),
+                Signature::NoProgram => Some("it is neither text nor a UEFI program"),
             };
             if let Some(why) = why {
-                self.report.left.push(format!("{place}: names an old identity, and {why}"));
+                self.report
+                    .left
+                    .push(format!("{place}: contains an old identity, but was not changed because {why}"));
                 return Ok(None);
             }
         }
@@ -232,12 +234,12 @@ impl Identities {
                 start == 0 && bytes.get(..512).is_some_and(|sector| sector.windows(5).any(|w| w == b"GRUB "));
             // The table itself is text nowhere.
             if pairs.replace(&mut bytes) > 0 {
-                self.report.left.push(format!("the boot code at byte {start} names an old identity"));
+                self.report.left.push(format!("the boot code at byte {start} contains an old identity"));
             }
         }
         if is_grub {
             self.report.left.push(
-                "GRUB's core image for BIOS is compressed and was not looked into: one that finds its folder by partition, as is usual, still does; one that searches for a UUID needs grub-install"
+                "GRUB's core image for BIOS is compressed and was not searched: it still works if it finds its directory by partition, as is usual; if it searches for a UUID, run grub-install"
                     .into(),
             );
         }
@@ -296,18 +298,18 @@ impl Wanted {
     }
 }
 
-/// Whether a path is below one of the vendors' directories.
+/// Returns true if a path is below one of the vendors' directories.
 fn is_vendors(path: &[u8]) -> bool {
     let path = path.strip_prefix(b"/usr").unwrap_or(path);
     VENDOR.iter().any(|folder| path.starts_with(folder))
 }
 
-/// Whether a path is in a directory of units, whose names say what they are of.
+/// Returns true if a path is in a directory of units, whose names say what they are of.
 fn is_unit(path: &[u8]) -> bool {
     memchr::memmem::find(path, b"/systemd/").is_some()
 }
 
-/// Whether a file is a program for UEFI, and has a signature, which a change would break.
+/// True if a file is a UEFI program, and whether it is signed, so that a change would break the signature.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Signature {
     Unsigned,

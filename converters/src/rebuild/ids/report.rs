@@ -20,6 +20,6 @@ pub struct IdChange {
     pub of: String,
     /// What it was, as `blkid` prints it.
     pub old: String,
-    /// What it is.
+    /// The new value.
     pub new: String,
 }

@@ -1,4 +1,4 @@
-//! SELinux labels of new files, as the image's own policy says (selabel_file(5)).
+//! SELinux labels of new files, according to the image's own policy (selabel_file(5)).
 
 use std::collections::HashSet;
 
@@ -10,7 +10,7 @@ use crate::error::Result;
 /// The largest compiled pattern, in bytes: those of policies take some kilobytes.
 const MAX_PATTERN: usize = 1 << 20;
 
-/// What labels files get.
+/// The labels that files get.
 pub(crate) struct Labels {
     /// In the order in which they are looked at: the first that fits counts.
     specs: Vec<Spec>,
@@ -21,7 +21,7 @@ pub(crate) struct Labels {
 /// A line of `file_contexts`.
 struct Spec {
     pattern: String,
-    /// What every path that fits begins with.
+    /// The start of every matching path.
     stem: Vec<u8>,
     file_type: Option<FileType>,
     /// None for `<<none>>`: such files are not labelled.
@@ -127,7 +127,7 @@ fn specs(lines: &str) -> Vec<Spec> {
     plain
 }
 
-/// What every path begins with that fits a pattern, and whether the pattern is that alone.
+/// The literal start of every path that matches a pattern, and whether the pattern has nothing else.
 fn stem(pattern: &str) -> (Vec<u8>, bool) {
     let mut stem = Vec::new();
     let mut depth = 0_usize;

@@ -1,4 +1,4 @@
-//! The files of an image, to edit: its rows by volume and path, and where paths lead as its system would see them.
+//! The files of an image for editing: its rows by volume and path, and paths as its own system resolves them.
 
 mod labels;
 
@@ -29,9 +29,9 @@ pub(crate) struct Files {
     volumes: BTreeMap<String, EditedVolume>,
     /// The root filesystem, and what its `/etc/fstab` mounts.
     root: Option<Arc<Root>>,
-    /// What labels its SELinux policy gives, if it has one.
+    /// The labels that its SELinux policy gives, if it has one.
     labels: Option<Arc<Labels>>,
-    /// New files that got their directory's label, for want of a policy.
+    /// New files that got the label of their directory, because there is no policy.
     pub(crate) labelled_by_directory: Vec<String>,
     objects: Arc<Objects>,
     /// The content that edits brought.
@@ -42,7 +42,7 @@ pub(crate) struct Files {
 
 #[derive(Clone)]
 struct EditedVolume {
-    /// What files on it can have.
+    /// The capabilities of its filesystem.
     can: &'static Capabilities,
     /// By path. Copies of the files share the rows that are not edited.
     rows: BTreeMap<Arc<[u8]>, Arc<Row>>,
@@ -52,14 +52,14 @@ struct EditedVolume {
 }
 
 impl EditedVolume {
-    /// What is below a folder.
+    /// The rows below a directory.
     fn below(&self, folder: &[u8]) -> impl Iterator<Item = (&Arc<[u8]>, &Arc<Row>)> {
         let Range { start, end } = below(folder);
         self.rows.range::<[u8], _>((Bound::Included(&start[..]), Bound::Excluded(&end[..])))
     }
 }
 
-/// What a new file or folder is to be, beside its place.
+/// The type and metadata of a new file or directory.
 pub(crate) struct NewNode {
     pub(crate) file_type: FileType,
     pub(crate) mode: u16,
@@ -118,8 +118,8 @@ impl Files {
             .collect()
     }
 
-    /// The volumes by what they are to the image's system: where its fstab mounts each, `/` for the root; by their
-    /// own names those that it does not mount.
+    /// The volumes by their role in the image's system: the mount point in its fstab, `/` for the root, or the volume's own
+    /// name if it is not mounted.
     pub(crate) fn roles(&self) -> BTreeMap<String, String> {
         let role = |volume: &String| match &self.root {
             Some(root) if root.volume == *volume => "/".to_owned(),
@@ -134,12 +134,12 @@ impl Files {
         self.volumes.get(volume).into_iter().flat_map(|volume| volume.rows.values().map(|row| &**row))
     }
 
-    /// Whether a folder, or one below it, is where the image's fstab mounts something.
+    /// Returns true if the image's fstab mounts something on a directory or below it.
     pub(crate) fn is_mounted_on(&self, place: &Place) -> bool {
         self.mount_below(place).is_some()
     }
 
-    /// Puts a row at its place, or takes away what is at a place, and changes nothing else.
+    /// Sets or removes the row at a place, and changes nothing else.
     pub(crate) fn set(&mut self, place: &Place, row: Option<Row>) -> Result<()> {
         let rows = &mut self.volume(&place.volume)?.rows;
         match row {
@@ -149,25 +149,25 @@ impl Files {
         Ok(())
     }
 
-    /// Where a path leads; its last part need not be there. A symlink at the end is followed if `follow`.
+    /// Resolves a path, whose last component need not exist. A symlink at the end is followed if `follow`.
     pub(crate) fn place(&self, path: &str, follow: bool) -> Result<Place> {
         if path.len() > MAX_PATH {
             let start: String = path.chars().take(40).collect();
             return Err(Error::usage(format!(
-                "{start}…: is a path of {} bytes, at most {MAX_PATH}",
+                "{start}…: the path has {} bytes, over the limit of {MAX_PATH}",
                 path.len()
             )));
         }
         let parsed = VolumePath::parse(path.as_bytes());
         if parsed.path.first() != Some(&b'/') {
-            return Err(Error::usage(format!("{path}: is no absolute path"))
-                .advise("A path is /etc/passwd on the root filesystem, or VOLUME:/path"));
+            return Err(Error::usage(format!("{path}: not an absolute path"))
+                .advise("Write /etc/passwd for the root filesystem, or VOLUME:/path"));
         }
         match &parsed.volume {
             Some(volume) if self.volumes.contains_key(volume) => resolve(self, volume, &parsed.path, follow),
             Some(volume) => {
                 let names: Vec<&str> = self.volumes.keys().map(String::as_str).collect();
-                Err(Error::input(format!("{volume}: is no volume with files"))
+                Err(Error::input(format!("{volume}: no readable volume of that name"))
                     .advise(format!("This image has {}", names.join(", "))))
             }
             None => {
@@ -181,34 +181,34 @@ impl Files {
     fn root(&self) -> Result<&Root> {
         self.root.as_deref().ok_or_else(|| {
             let names: Vec<&str> = self.volumes.keys().map(String::as_str).collect();
-            Error::input("no volume has the marks of a root filesystem").advise(format!(
-                "Name the volume of each path, as in p1:/etc; there are {}",
+            Error::input("cannot find the root filesystem of the image").advise(format!(
+                "Name the volume in each path, such as p1:/etc; the volumes are {}",
                 names.join(", ")
             ))
         })
     }
 
-    /// The row at a place, if something is there.
+    /// The row at a place, if it exists.
     pub(crate) fn at(&self, place: &Place) -> Option<&Row> {
         self.volumes.get(&place.volume)?.rows.get(&place.path[..]).map(|row| &**row)
     }
 
-    /// The row of a path, its last symlink followed, if it is there.
+    /// The row of a path, if it exists. A symlink at the end is followed.
     pub(crate) fn get(&self, path: &str) -> Option<&Row> {
         self.at(&self.place(path, true).ok()?)
     }
 
-    /// The row of a path itself, be it a symlink, if it is there.
+    /// The row of a path, if it exists. A symlink at the end is not followed.
     pub(crate) fn get_link(&self, path: &str) -> Option<&Row> {
         self.at(&self.place(path, false).ok()?)
     }
 
-    /// Whether a path is there and is a regular file, its last symlink followed.
+    /// Returns true if a path is a regular file. A symlink at the end is followed.
     pub(crate) fn is_file(&self, path: &str) -> bool {
         self.get(path).is_some_and(|row| row.node.file_type == FileType::File)
     }
 
-    /// The content of a regular file; none if it is not there.
+    /// The content of a regular file; none if it does not exist.
     pub(crate) fn read(&self, path: &str) -> Result<Option<Vec<u8>>> {
         match self.get(path) {
             Some(row) if row.node.file_type == FileType::File => self.content(row).map(Some),
@@ -216,15 +216,15 @@ impl Files {
         }
     }
 
-    /// The content of a text file, what is not UTF-8 replaced; empty if it is not there.
+    /// The content of a text file, with replacement characters for invalid UTF-8; empty if it does not exist.
     pub(crate) fn text(&self, path: &str) -> Result<String> {
         Ok(self.read(path)?.map_or(String::new(), |bytes| String::from_utf8_lossy(&bytes).into_owned()))
     }
 
-    /// The content of a text file that is to be edited; empty if it is not there.
+    /// The content of a text file for editing; empty if it does not exist.
     pub(crate) fn editable(&self, path: &str) -> Result<String> {
         String::from_utf8(self.read(path)?.unwrap_or_default()).map_err(|_| {
-            Error::input(format!("{path}: is not UTF-8, so it is not edited as text"))
+            Error::input(format!("{path}: not UTF-8, so it cannot be edited as text"))
                 .advise("Write the whole file instead")
         })
     }
@@ -234,7 +234,7 @@ impl Files {
         let named = || format!("{}:{}", row.volume, row.path_text());
         if row.node.size > MAX_READ {
             return Err(Error::unsupported(format!(
-                "{}: has {} bytes; at most {MAX_READ} are read to be edited",
+                "{}: the file has {} bytes, over the limit of {MAX_READ} for edits",
                 named(),
                 row.node.size
             )));
@@ -242,9 +242,12 @@ impl Files {
         if row.node.size == 0 {
             return Ok(Vec::new());
         }
-        let id = row
-            .object()
-            .ok_or_else(|| Error::input(format!("{}: its content could not be read at import", named())))?;
+        let id = row.object().ok_or_else(|| {
+            Error::input(format!(
+                "{}: the content is missing, because it could not be read at import",
+                named()
+            ))
+        })?;
         let mut bytes = vec![0; row.node.size as usize];
         match self.new.get(&id) {
             Some(new) => new.source.read_at(0, &mut bytes)?,
@@ -253,7 +256,7 @@ impl Files {
         Ok(bytes)
     }
 
-    /// What a folder holds: names and rows, sorted by name, but for names that are not UTF-8.
+    /// The entries of a directory, as names and rows sorted by name, without names that are not UTF-8.
     pub(crate) fn list(&self, folder: &str) -> Vec<(String, &Row)> {
         let Ok(place) = self.place(folder, true) else { return Vec::new() };
         let Some(volume) = self.volumes.get(&place.volume) else { return Vec::new() };
@@ -265,14 +268,14 @@ impl Files {
             .collect()
     }
 
-    /// The absolute paths that fit a pattern, whose parts have `*` and `?`; of whatever type.
+    /// The absolute paths of any type that match a pattern, whose components may have `*` and `?`.
     pub(crate) fn glob(&self, pattern: &str) -> Result<Vec<String>> {
         let mut found = vec![String::new()];
         for part in pattern.split('/').filter(|part| !part.is_empty()) {
             let mut next = Vec::new();
             if part.contains(['*', '?', '[']) {
                 let part = glob::Pattern::new(part)
-                    .map_err(|e| Error::usage(format!("\"{pattern}\" is no pattern: {}", e.msg)))?;
+                    .map_err(|e| Error::usage(format!("invalid pattern \"{pattern}\": {}", e.msg)))?;
                 for folder in &found {
                     let names = self.list(&format!("{folder}/")).into_iter().map(|(name, _)| name);
                     next.extend(
@@ -288,22 +291,22 @@ impl Files {
         Ok(found)
     }
 
-    /// What files on a volume can have.
+    /// The capabilities of a volume's filesystem.
     pub(crate) fn capabilities(&self, volume: &str) -> &'static Capabilities {
         self.volumes.get(volume).map_or(&Capabilities::UNKNOWN, |volume| volume.can)
     }
 
-    /// Puts a new file or folder at a place where nothing is. Its folder is to be there.
+    /// Creates a file or directory at a place that does not exist. Its directory must exist.
     pub(crate) fn create(&mut self, place: &Place, new: &NewNode) -> Result<()> {
         let folder = Place { volume: place.volume.clone(), path: parent(&place.path).to_vec() };
         let above = self.at(&folder).ok_or_else(|| missing(&folder.volume, &folder.path))?;
         if above.node.file_type != FileType::Dir {
-            return Err(Error::input(format!("{}:{}: is no folder", folder.volume, escape(&folder.path))));
+            return Err(Error::input(format!("{}:{}: not a directory", folder.volume, escape(&folder.path))));
         }
         let mut labelled_by_directory = None;
         let can = self.capabilities(&place.volume);
         let is_dir = new.file_type == FileType::Dir;
-        // As Linux does: who is born in a setgid folder is of its group.
+        // As Linux does: who is born in a setgid directory is of its group.
         let setgid = above.node.mode.is_some_and(|mode| mode & 0o2000 != 0);
         let label = |xattr: &&Xattr| xattr.name == b"security.selinux";
         let mut xattrs: Vec<Xattr> = above.node.xattrs.iter().filter(label).cloned().collect();
@@ -349,17 +352,20 @@ impl Files {
         self.touch_folder(place)
     }
 
-    /// Takes away what is at a place, and all below; gives how many paths that were.
+    /// Removes the row at a place and everything below it; returns the number of paths.
     pub(crate) fn remove(&mut self, place: &Place) -> Result<usize> {
         if let Some(mount) = self.mount_below(place) {
             return Err(Error::input(format!(
-                "{}:{}: /etc/fstab mounts a volume on {mount}",
+                "{}:{}: cannot be removed, because /etc/fstab mounts a volume on {mount}",
                 place.volume,
                 escape(&place.path)
             )));
         }
         if place.path == b"/" {
-            return Err(Error::input(format!("{}:/: the root of a volume stays", place.volume)));
+            return Err(Error::input(format!(
+                "{}:/: the root directory of a volume cannot be removed",
+                place.volume
+            )));
         }
         let volume = self.volume(&place.volume)?;
         let mut gone: Vec<Arc<[u8]>> = volume.below(&place.path).map(|(path, _)| path.clone()).collect();
@@ -371,17 +377,17 @@ impl Files {
         Ok(gone.len())
     }
 
-    /// Whether a directory holds anything.
+    /// Returns true if a directory has entries.
     pub(crate) fn has_entries(&self, folder: &Place) -> bool {
         self.volumes.get(&folder.volume).is_some_and(|volume| volume.below(&folder.path).next().is_some())
     }
 
-    /// Moves what is at a place, and all below, to another place of the same volume, where nothing is.
+    /// Moves the row at a place and everything below it to a place on the same volume that does not exist.
     pub(crate) fn rename(&mut self, from: &Place, to: &Place) -> Result<()> {
         if let Some(mount) = self.mount_below(from) {
             let path = escape(&from.path);
             return Err(Error::input(format!(
-                "{}:{path}: /etc/fstab mounts a volume on {mount}",
+                "{}:{path}: cannot be renamed, because /etc/fstab mounts a volume on {mount}",
                 from.volume
             )));
         }
@@ -410,7 +416,7 @@ impl Files {
         self.touch_folder(to)
     }
 
-    /// Changes the row at a place, and of what has several hard links, all of them.
+    /// Changes the row at a place, and those of its other hard links.
     pub(crate) fn change(&mut self, place: &Place, change: impl Fn(&mut Row)) -> Result<()> {
         let time = self.time;
         let rows = &mut self.volume(&place.volume)?.rows;
@@ -431,15 +437,14 @@ impl Files {
         Ok(())
     }
 
-    /// Gives the regular file at a place new content. As Linux does: what the file may do goes with the content
-    /// that it had.
+    /// Sets the content of the regular file at a place. As in Linux, its set-ID bits and capabilities are removed.
     pub(crate) fn fill(&mut self, place: &Place, content: NewContent) -> Result<()> {
         self.replace(place, content)?;
         self.change(place, |row| row.node.xattrs.retain(|xattr| xattr.name != b"security.capability"))
     }
 
-    /// Gives the regular file at a place new content, and leaves all else of it but its times and what was measured
-    /// of the content before.
+    /// Sets the content of the regular file at a place, and keeps everything else except its times and the attributes that
+    /// describe the old content.
     pub(crate) fn replace(&mut self, place: &Place, content: NewContent) -> Result<()> {
         let (time, body, size) = (self.time, content.body(), content.source.len());
         self.new.insert(content.id, content);
@@ -452,10 +457,12 @@ impl Files {
     }
 
     fn volume(&mut self, name: &str) -> Result<&mut EditedVolume> {
-        self.volumes.get_mut(name).ok_or_else(|| Error::input(format!("{name}: is no volume with files")))
+        self.volumes
+            .get_mut(name)
+            .ok_or_else(|| Error::input(format!("{name}: no readable volume of that name")))
     }
 
-    /// The time of a folder in which something came or went.
+    /// The time of a directory in which something came or went.
     fn touch_folder(&mut self, child: &Place) -> Result<()> {
         let time = self.time;
         let folder = Place { volume: child.volume.clone(), path: parent(&child.path).to_vec() };
@@ -475,12 +482,12 @@ impl Files {
     }
 }
 
-/// The folder of a path.
+/// The directory of a path.
 pub(crate) fn parent(path: &[u8]) -> &[u8] {
     &path[..path.iter().rposition(|b| *b == b'/').unwrap_or(0).max(1).min(path.len())]
 }
 
-/// The paths below a folder: from its path with a slash to what sorts after all of these.
+/// The paths below a directory: from its path with a slash to what sorts after all of these.
 pub(crate) fn below(folder: &[u8]) -> Range<Vec<u8>> {
     let folder = if folder == b"/" { b"" } else { folder };
     [folder, b"/"].concat()..[folder, b"0"].concat()
@@ -493,7 +500,7 @@ impl Paths for Files {
     }
 
     fn above(&self, volume: &str) -> Result<Place> {
-        Err(Error::input(format!("{volume}:/..: leaves the image"))
-            .advise("A path, and each symlink on it, has to stay within the image"))
+        Err(Error::input(format!("{volume}:/..: leads out of the image"))
+            .advise("Paths, and the symlinks on them, must stay within the image"))
     }
 }

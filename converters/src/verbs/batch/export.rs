@@ -15,18 +15,18 @@ use crate::task::pool;
 use crate::task::progress::interrupted;
 use crate::verbs::transfer::export::{ExportOptions, ExportReport, export};
 
-/// How to export all images.
+/// Options of `export --all`.
 #[derive(Debug, Clone, Default)]
 pub struct BatchExportOptions {
-    /// All versions, as `NAME@VERSION`, and not only the newest of each name.
+    /// Export all versions, as `NAME@VERSION`, and not only the newest ones.
     pub all_versions: bool,
-    /// How many are exported side by side; as many as there are processors, and at most four, if none.
+    /// The number of images to export in parallel; by default the number of processors, at most four.
     pub jobs: Option<usize>,
     /// How each is exported. The format must be given.
     pub each: ExportOptions,
 }
 
-/// What happens while many images are exported.
+/// An event during the export of many images.
 #[derive(Debug, Clone, Serialize)]
 #[serde(tag = "event", rename_all = "snake_case")]
 pub enum ExportEvent {
@@ -37,7 +37,7 @@ pub enum ExportEvent {
         /// The file.
         output: String,
     },
-    /// The file is there.
+    /// The file is complete.
     Finished(ExportReport),
     /// It could not be written, and is not there; or was there before and is as it was.
     Failed {
@@ -47,23 +47,23 @@ pub enum ExportEvent {
         output: String,
         /// The exit code for that.
         code: u8,
-        /// What went wrong, and what to do.
+        /// The error, with advice.
         error: String,
     },
     /// All is done, or all that could be.
     Summary(ExportSummary),
 }
 
-/// What became of many images.
+/// The summary of a batch.
 #[derive(Debug, Clone, Copy, Default, Serialize)]
 pub struct ExportSummary {
-    /// Images that there were.
+    /// The number of images.
     pub images: u64,
-    /// That were exported.
+    /// Images that were exported.
     pub exported: u64,
-    /// That could not be exported.
+    /// Images that could not be exported.
     pub failed: u64,
-    /// That were not finished, because the user stopped it all.
+    /// Images that were not finished, because the user stopped the export.
     pub left: u64,
     /// The sizes of the disks exported, in bytes.
     pub disk_bytes: u64,
@@ -73,8 +73,8 @@ pub struct ExportSummary {
     pub seconds: f64,
 }
 
-/// Exports every image of the store into the folder, which is made if it is not there, as `NAME.SUFFIX`. Goes on past
-/// images that cannot be exported; errs if there are none, or if the user stops it.
+/// Exports every image of the store to the directory, which is created if it does not exist, as `NAME.SUFFIX`. Continues
+/// after images that cannot be exported; errs if there are no images, or if the user stops it.
 pub fn export_all(
     store: &Store,
     folder: &Path,
@@ -84,7 +84,7 @@ pub fn export_all(
     let started = Instant::now();
     let format = container::format_for_output(options.each.format.as_deref(), folder)?;
     let suffix = format.suffixes().first().ok_or_else(|| {
-        Error::unsupported(format!("images of the format {} are read, not written", format.name()))
+        Error::unsupported(format!("mif reads {} images but does not write them", format.name()))
     })?;
     let images = images(store, options.all_versions)?;
     if images.is_empty() {

@@ -1,4 +1,4 @@
-//! Which files of a batch are disk images: those that were named, and those in folders that bear an image's marks.
+//! Finds the disk images of a batch: files that were named, and files in directories that are recognised as images.
 
 use std::collections::{HashMap, HashSet};
 use std::path::{Path, PathBuf};
@@ -17,12 +17,12 @@ use crate::disk::scan::Scan;
 use crate::error::{Error, Result};
 use crate::task::progress::{self, Progress};
 
-/// What was found.
+/// The result.
 #[derive(Debug, Default)]
 pub(super) struct FoundImages {
-    /// The images, in the order of the arguments, of a folder by name.
+    /// The images, in the order of the arguments, of a directory by name.
     pub(super) images: Vec<FoundImage>,
-    /// What else was there.
+    /// Files that are not images of their own.
     pub(super) passed_over: Vec<PassedOver>,
 }
 
@@ -35,10 +35,10 @@ pub(super) struct FoundImage {
     pub(super) problem: Option<String>,
 }
 
-/// A file that is no image of its own.
+/// A file that is not an image of its own.
 #[derive(Debug, Clone, Serialize)]
 pub struct PassedOver {
-    /// The file or folder.
+    /// The file or directory.
     pub path: String,
     /// Why, in words.
     pub why: String,
@@ -53,11 +53,11 @@ const CONTAINERS: [&str; 5] = ["qcow2", "vmdk", "vdi", "vhd", "vhdx"];
 /// Filesystems that are shipped in files of their own, and are no disks.
 const NO_DISKS: [&str; 5] = ["iso9660", "udf", "squashfs", "cramfs", "erofs"];
 
-/// Finds the images that `paths` stand for. A folder stands for the disk images in it and in its folders; a file for
-/// itself. Extents of another image are passed over; a disk beneath another one is an image of its own, for the upper
-/// one does not have all of its bits.
+/// Finds the images that `paths` stand for. A directory stands for the disk images in it and in its directories; a file for
+/// itself. Extents of another image are passed over; a disk beneath another one is an image of its own, for the upper one
+/// does not have all of its bits.
 pub(super) fn find(paths: &[PathBuf], options: &OpenOptions, progress: &dyn Progress) -> Result<FoundImages> {
-    progress.stage("looking for disk images", 0);
+    progress.stage("finding disk images", 0);
     let mut found = FoundImages::default();
     let mut files = Vec::new();
     let options = trusting(paths, options);
@@ -68,7 +68,7 @@ pub(super) fn find(paths: &[PathBuf], options: &OpenOptions, progress: &dyn Prog
         if path.is_dir() {
             if options.format.is_some() {
                 return Err(Error::usage(format!(
-                    "{}: --format goes with files, not with folders",
+                    "{}: --format applies to files, not to directories",
                     path.display()
                 )));
             }
@@ -104,7 +104,7 @@ pub(super) fn find(paths: &[PathBuf], options: &OpenOptions, progress: &dyn Prog
                 found.pass_over(&path, why);
                 continue;
             }
-            // It is said again, and counted, when it is to be imported.
+            // The error occurs again, and is counted, when the file is imported.
             Err(_) => None,
         };
         if let Ok(disk) = container::open(&path, &options) {
@@ -120,7 +120,7 @@ pub(super) fn find(paths: &[PathBuf], options: &OpenOptions, progress: &dyn Prog
         let owners = parts.get(&resolved(&image.path)).into_iter().flatten();
         match owners.filter(|owner| **owner != image.path && !dropped.contains(*owner)).min() {
             Some(owner) if is_part(&image.path, &options) => {
-                found.pass_over(&image.path, format!("a part of {}", owner.display()));
+                found.pass_over(&image.path, format!("an extent of {}", owner.display()));
                 dropped.insert(image.path);
             }
             _ => found.images.push(image),
@@ -129,8 +129,8 @@ pub(super) fn find(paths: &[PathBuf], options: &OpenOptions, progress: &dyn Prog
     Ok(found)
 }
 
-/// The same options, with the directories among `paths` trusted: images may open the files in them that they name. A user
-/// who names a directory means all of it, and a disk's parent often lies in another directory of the library. What lies
+/// The same options, with the directories among `paths` trusted: images may open the files in them that they name. A
+/// directory stands for everything in it, and a disk's parent often lies in another directory of the library. What lies
 /// outside is not meant: a link in the directory that leads there is not followed.
 pub(super) fn trusting(paths: &[PathBuf], options: &OpenOptions) -> OpenOptions {
     let mut options = options.clone();
@@ -155,9 +155,9 @@ struct File {
     is_link: bool,
 }
 
-/// Adds the files in a folder and its folders, by name; those that are links last, so that a file and a link to it are
-/// known by the file's name. Links to folders are not followed. A folder that cannot be read is something that cannot
-/// be imported. All folders are opened beneath the first, so none becomes a link meanwhile.
+/// Adds the files in a directory and its directories, by name; those that are links last, so that a file and a link to it
+/// are known by the file's name. Links to directories are not followed. A directory that cannot be read is something that
+/// cannot be imported. All directories are opened beneath the first, so none becomes a link meanwhile.
 fn walk(
     folder: &Path,
     files: &mut Vec<File>,
@@ -187,7 +187,10 @@ fn walk(
             continue;
         }
         if has("Info.plist", FileType::RegularFile) && has("bands", FileType::Directory) {
-            found.pass_over(&folder, "no disk: an Apple sparse bundle, which is not read".into());
+            found.pass_over(
+                &folder,
+                "not a disk image: an Apple sparse bundle, which mif does not read".into(),
+            );
             continue;
         }
         let entries = match opened.and_then(|folder| folder.entries()) {
@@ -211,7 +214,7 @@ fn walk(
             match kind {
                 FileType::Directory => folders.push(rest.join(&name)),
                 FileType::RegularFile => files.push(File { path, named: false, is_link: false }),
-                // Whether it may be opened is decided when it is.
+                // Opening it decides whether it may be opened.
                 FileType::Symlink if path.is_file() => {
                     links.push(File { path, named: false, is_link: true });
                 }
@@ -224,12 +227,12 @@ fn walk(
     Ok(())
 }
 
-/// What a file looks like.
+/// What a file appears to be.
 enum Judged {
     Image,
-    /// An image by its suffix, and why it is none.
+    /// A file with the suffix of an image, and why it is not one.
     Broken(String),
-    /// No image, and why.
+    /// Not an image, and why.
     Other(String),
 }
 
@@ -244,12 +247,12 @@ fn judge(file: ImageFile) -> Result<Judged> {
         return Ok(if image { Judged::Image } else { Judged::Other("empty".into()) });
     }
     if let Some(what) = container::foreign_name(&file)? {
-        return Ok(Judged::Other(format!("no disk: {what}")));
+        return Ok(Judged::Other(format!("not a disk image: {what}")));
     }
     let disk: Arc<dyn Source> = Arc::new(file);
     let head = disk.read_vec(0, disk.len().min(recognize::HEAD as u64) as usize)?;
     if let Some(name) = recognize::name_of(&head).filter(|name| NO_DISKS.contains(name)) {
-        return Ok(Judged::Other(format!("no disk: {name}")));
+        return Ok(Judged::Other(format!("not a disk image: {name}")));
     }
     let scan = Scan::new(disk)?;
     let known = |content: &Recognized| !matches!(content, Recognized::Other { name: None, .. });
@@ -258,8 +261,8 @@ fn judge(file: ImageFile) -> Result<Judged> {
     }
     if CONTAINERS.contains(&&*suffix) {
         return Ok(Judged::Broken(format!(
-            "its suffix says {suffix}, and it is neither that nor a disk with anything known on it; named itself, it is \
-             imported as a raw disk"
+            "the suffix is {suffix}, but the content is neither that format nor a disk that mif recognises; to import it \
+             as a raw disk, name the file itself"
         )));
     }
     if RAW.contains(&&*suffix) {
@@ -268,8 +271,8 @@ fn judge(file: ImageFile) -> Result<Judged> {
     Ok(Judged::Other("not recognised as a disk image".into()))
 }
 
-/// Whether a file that another image calls its extent can be nothing more than that: it is raw, or of a format whose
-/// disks have extents. A file of another format is an image, whoever claims it.
+/// Returns true if a file that another image names as its extent can be only an extent: it is raw, or of a format whose
+/// disks have extents. A file of another format is an image of its own.
 fn is_part(path: &Path, options: &OpenOptions) -> bool {
     let format = container::open_image_file(path, options).and_then(|file| container::probe(&file));
     format.is_ok_and(|format| format.is_none_or(|format| format.name() == "vmdk"))
@@ -338,7 +341,7 @@ mod tests {
             "empty.txt: empty",
             "initrd.img: no disk: gzip data",
             "install.iso: no disk: iso9660",
-            "mac.sparsebundle: no disk: an Apple sparse bundle, which is not read",
+            "mac.sparsebundle: not a disk image: an Apple sparse bundle, which mif does not read",
             "store: a store",
         ];
         for line in expected {
@@ -375,7 +378,7 @@ mod tests {
         let allowed = OpenOptions { allow_paths: vec![outside], ..OpenOptions::default() };
         let found = find(std::slice::from_ref(&folder), &allowed, &Silent).unwrap();
         assert_eq!(names(&found, &folder).0, ["deep/a.raw", "absolute.raw"]);
-        // Who names a link means what it leads to.
+        // A link given by the user stands for its target.
         let found = find(&[folder.join("absolute.raw")], &OpenOptions::default(), &Silent).unwrap();
         assert!(found.images.len() == 1 && found.passed_over.is_empty());
     }

@@ -16,20 +16,20 @@ use crate::task::progress::{Progress, interrupted};
 use crate::verbs::transfer::import::known::known;
 use crate::verbs::transfer::import::{ImportOptions, ImportReport, Opened, import_opened, source_files};
 
-/// How to import many images.
+/// Options of an import of many images.
 #[derive(Debug, Clone, Default)]
 pub struct BatchImportOptions {
-    /// What they are called.
+    /// Their names.
     pub names: NamePattern,
-    /// How many are imported side by side; as many as there are threads, and at most four, if none.
+    /// The number of images to import in parallel; by default the number of threads, at most four.
     pub jobs: Option<usize>,
-    /// Also read those whose files have not changed since they were imported.
+    /// Read images again even if their files have not changed since the last import.
     pub reread: bool,
-    /// How each is imported. Its name does not count; its threads are shared by all.
+    /// Options of each import. Its name is ignored; its threads are shared by all.
     pub each: ImportOptions,
 }
 
-/// What happens while many images are imported.
+/// An event during the import of many images.
 #[derive(Debug, Clone, Serialize)]
 #[serde(tag = "event", rename_all = "snake_case")]
 pub enum ImportEvent {
@@ -39,7 +39,7 @@ pub enum ImportEvent {
     Started {
         /// The file.
         source: String,
-        /// What the image is to be called.
+        /// The name of the image.
         name: String,
     },
     /// There is a new version.
@@ -61,43 +61,43 @@ pub enum ImportEvent {
     Failed {
         /// The file.
         source: String,
-        /// What the image was to be called.
+        /// The name of the image.
         name: String,
         /// The exit code for that.
         code: u8,
-        /// What went wrong, and what to do.
+        /// The error, with advice.
         error: String,
     },
     /// All is done, or all that could be.
     Summary(ImportSummary),
 }
 
-/// What became of many images.
+/// The summary of a batch.
 #[derive(Debug, Clone, Copy, Default, Serialize)]
 pub struct ImportSummary {
-    /// Images that there were.
+    /// The number of images.
     pub images: u64,
-    /// That are new versions now.
+    /// Images that are new versions.
     pub imported: u64,
-    /// That were read, and were there already.
+    /// Images that were read, and whose newest version is the same.
     pub unchanged: u64,
-    /// That were read, were there already, and were damaged.
+    /// Images whose newest version is the same, and whose damaged parts were repaired.
     pub repaired: u64,
-    /// Whether damaged copies of objects are still in the store: `mif fsck --repair` drops them.
+    /// True if the store still has damaged copies of objects, which `mif fsck --repair` removes.
     pub damage_left: bool,
-    /// That were not read, for their files have not changed.
+    /// Images that were not read, because their files have not changed.
     pub skipped: u64,
-    /// That could not be imported.
+    /// Images that could not be imported.
     pub failed: u64,
-    /// That were not finished, because the user or a failure of the store stopped it all.
+    /// Images that were not finished, because the user or a store error stopped the import.
     pub left: u64,
-    /// Files that are no images of their own.
+    /// Files that are not images of their own.
     pub passed_over: u64,
     /// The sizes of the disks of those imported, unchanged and skipped, in bytes.
     pub disk_bytes: u64,
-    /// What is not zero of those imported and unchanged, in bytes.
+    /// Bytes that are not zero on the imported and unchanged disks.
     pub data_bytes: u64,
-    /// What was new to the store.
+    /// Objects and bytes that were new to the store.
     pub added: WriterStats,
     /// How long it took.
     pub seconds: f64,
@@ -136,8 +136,8 @@ struct Planned {
     name: String,
 }
 
-/// Imports all images that `paths` stand for: files, and folders with the disk images in them. Goes on past images that
-/// cannot be imported; errs if there are none, if two would get one name, if the user stops it, or if the store cannot
+/// Imports all images that `paths` stand for: files, and the disk images in directories. Continues after images that cannot
+/// be imported; errs if there are no images, if two would get the same name, if the user stops it, or if the store cannot
 /// be written to.
 pub fn import_all(
     store: &Store,
@@ -158,8 +158,8 @@ pub fn import_all(
     let planned = plan(found.images, &options.names)?;
     if planned.is_empty() {
         let places: Vec<String> = paths.iter().map(|path| path.display().to_string()).collect();
-        return Err(Error::input(format!("{}: there is no disk image in it", places.join(", ")))
-            .advise("A file that is not recognised is imported when it is named itself"));
+        return Err(Error::input(format!("{}: no disk images found", places.join(", ")))
+            .advise("To import a file that is not recognised as a raw disk, name the file itself"));
     }
     watch.total(planned.len());
     let writer = ObjectWriter::new(store)?;
@@ -207,12 +207,12 @@ fn plan(images: Vec<FoundImage>, names: &NamePattern) -> Result<Vec<Planned>> {
         if let Some(first) = taken.insert(name.clone(), planned.len()) {
             let first: &Path = &planned[first].image.path;
             return Err(Error::usage(format!(
-                "{} and {} would both be called \"{name}\"",
+                "{} and {} would both be imported as \"{name}\"",
                 first.display(),
                 image.path.display()
             ))
             .advise(
-                "Nothing was read. Try --name '{parent}-{stem}', --name '{name}', or one after the other",
+                "Nothing was imported. Pass --name '{parent}-{stem}' or --name '{name}', or import one at a time",
             ));
         }
         planned.push(Planned { image, name });

@@ -1,4 +1,4 @@
-//! Work on many images: side by side, past failures, with an event for each.
+//! Verbs on many images: in parallel, continuing after failures, with events for each image.
 
 mod export;
 mod find;
@@ -21,7 +21,7 @@ pub use self::names::NamePattern;
 pub use self::originals::Comparison;
 pub use self::verify::{ImageCheck, LibraryReport, VerifyAllOptions, verify_all};
 
-/// The disk images that `paths` stand for: files, and those in directories, as an import finds them. From then on
+/// Finds the disk images that `paths` stand for: files, and the disk images in directories, as an import finds them. Makes
 /// `options` trust the directories, as an import does.
 pub fn disk_images(
     paths: &[PathBuf],
@@ -32,7 +32,7 @@ pub fn disk_images(
     Ok(find::find(paths, options, progress)?.images.into_iter().map(|image| image.path).collect())
 }
 
-/// Told of work on many images, from several threads.
+/// Receives the progress of work on many images, from several threads.
 pub trait Watch<E>: Sync {
     /// How many images there are to work on.
     fn total(&self, images: usize);
@@ -44,7 +44,7 @@ pub trait Watch<E>: Sync {
     fn event(&self, event: E);
 }
 
-/// How many images are worked on side by side if nobody says: each takes memory of its own, about 200 MB.
+/// The default number of images processed in parallel: each takes about 200 MB of memory.
 const MAX_JOBS: usize = 4;
 
 /// How threads are shared by images that are worked on side by side.

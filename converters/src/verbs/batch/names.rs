@@ -1,4 +1,4 @@
-//! What images of a batch are called.
+//! The names of the images of a batch.
 
 use std::path::Path;
 use std::str::FromStr;
@@ -31,42 +31,44 @@ impl FromStr for NamePattern {
 
     fn from_str(text: &str) -> Result<Self> {
         let wrong = |what: String| {
-            Error::usage(format!("the name \"{text}\": {what}"))
-                .advise("A name has letters, digits and . _ + - , and {stem}, {name} and {parent} for parts of a path")
+            Error::usage(format!("invalid name \"{text}\": {what}"))
+                .advise("A name may contain letters, digits, . _ + - and {stem}, {name} and {parent} for parts of the path")
         };
         let mut parts = Vec::new();
         let mut rest = text;
         while !rest.is_empty() {
             let (plain, more) = rest.split_at(rest.find('{').unwrap_or(rest.len()));
             if let Some(bad) = plain.chars().find(|c| !c.is_ascii_alphanumeric() && !"._+-".contains(*c)) {
-                return Err(wrong(format!("{bad:?} cannot be in it")));
+                return Err(wrong(format!("{bad:?} is not allowed")));
             }
             if !plain.is_empty() {
                 parts.push(Part::Text(plain.to_owned()));
             }
             let Some(more) = more.strip_prefix('{') else { break };
             let Some((what, after)) = more.split_once('}') else {
-                return Err(wrong("a { without its }".into()));
+                return Err(wrong("{ without a matching }".into()));
             };
             parts.push(match what {
                 "stem" => Part::Stem,
                 "name" => Part::Name,
                 "parent" => Part::Parent,
-                _ => return Err(wrong(format!("{{{what}}} stands for nothing"))),
+                _ => return Err(wrong(format!("{{{what}}} is unknown"))),
             });
             rest = after;
         }
         let pattern = NamePattern(parts);
         match &pattern.0[..] {
-            [Part::Text(name)] if !ImageName::is_valid(name) => Err(wrong("cannot be one".into())),
-            [] => Err(wrong("is empty".into())),
+            [Part::Text(name)] if !ImageName::is_valid(name) => {
+                Err(wrong("it cannot be an image name".into()))
+            }
+            [] => Err(wrong("it is empty".into())),
             _ => Ok(pattern),
         }
     }
 }
 
 impl NamePattern {
-    /// The name for the image in the file at `path`. What cannot be in a name becomes `_`.
+    /// The name of the image in the file at `path`. Characters that a name cannot have become `_`.
     #[must_use]
     pub fn name_of(&self, path: &Path) -> String {
         let text = |part: Option<&std::ffi::OsStr>| part.unwrap_or_default().to_string_lossy().into_owned();

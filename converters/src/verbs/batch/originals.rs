@@ -1,4 +1,4 @@
-//! Stored images held against the files that they were imported from.
+//! Compares stored images with the files that they were imported from.
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
@@ -32,7 +32,7 @@ pub enum Comparison {
         /// In what.
         report: Box<VerifyReport>,
     },
-    /// There is no such file.
+    /// No original was found.
     NoOriginal,
     /// They could not be compared.
     Failed {
@@ -49,7 +49,7 @@ pub enum Comparison {
 }
 
 impl Comparison {
-    /// Whether nothing speaks against the image.
+    /// Returns true if the comparison found no problem.
     #[must_use]
     pub fn is_good(&self) -> bool {
         matches!(self, Comparison::Same { .. } | Comparison::NotCompared { .. })
@@ -85,10 +85,12 @@ pub(super) fn matches(images: &[Image], originals: &[FoundImage]) -> Vec<Result<
         |image: &Image| originals.iter().position(|original| stem.name_of(&original.path) == image.name);
     let choose = |(image, found): (&Image, &Option<(usize, usize)>)| {
         if image.provenance.operation != "import" {
-            return Err(format!("made by {}", image.provenance.operation));
+            return Err(format!("made by {}, not imported", image.provenance.operation));
         }
         match last_imports[image.name.as_str()] {
-            last if last > image.version => return Err(format!("imported again as version {last}")),
+            last if last > image.version => {
+                return Err(format!("superseded by version {last}, which was imported later"));
+            }
             _ => {}
         }
         // A file that fits another image's path better is that one's.
@@ -131,7 +133,7 @@ pub(super) fn compare(
     let file = original.path.display().to_string();
     let same_file = source(image).is_some_and(|from| from.file_name() == original.path.file_name());
     let options = OpenOptions {
-        // Raw disks are only what somebody says they are.
+        // Only the user can tell that a file is a raw disk.
         format: image.provenance.source_format.clone().filter(|_| same_file),
         snapshot: image.provenance.snapshot.clone(),
         ..options.clone()

@@ -1,4 +1,5 @@
-//! Checking all images of a store: against the digests kept when they were made, and against the files they came from.
+//! Checks all images of a store against the digests recorded when they were made, and against the files that they were
+//! imported from.
 
 use std::collections::BTreeSet;
 use std::path::PathBuf;
@@ -16,19 +17,19 @@ use crate::error::{Error, Result};
 use crate::store::{Image, Provenance, Store};
 use crate::task::progress;
 
-/// How to check a library.
+/// Options of `verify --all`.
 #[derive(Debug, Clone, Default)]
 pub struct VerifyAllOptions {
-    /// A folder with the files that the images were imported from.
+    /// A directory with the files that the images were imported from.
     pub against: Option<PathBuf>,
-    /// How those are opened: only what further files they may make us open counts.
+    /// How to open those files; only the options about files that they may refer to are used.
     pub open: OpenOptions,
 }
 
-/// Whether all images of a store are what they should be.
+/// The report of `verify --all`.
 #[derive(Debug, Clone, Serialize)]
 pub struct LibraryReport {
-    /// Whether every image is whole; and the same as its original, if they were compared, of which none is left over.
+    /// True if every image is whole and, with `against`, the same as its original, with no original left over.
     pub good: bool,
     /// The store.
     pub store: String,
@@ -42,25 +43,25 @@ pub struct LibraryReport {
     pub without_image: Vec<String>,
     /// Other files beside the originals.
     pub passed_over: Vec<PassedOver>,
-    /// Packs that were read, and objects in them that were held against their digests.
+    /// The number of packs that were read.
     pub packs: u64,
     /// Objects.
     pub objects: u64,
-    /// Damage of the store, each a sentence.
+    /// Damage of the store, as sentences.
     pub problems: Vec<String>,
     /// How long it took.
     pub seconds: f64,
 }
 
-/// What was found of an image.
+/// The result for one image.
 #[derive(Debug, Clone, Serialize)]
 pub struct ImageCheck {
     /// The image, as `name@version`.
     pub image: String,
-    /// Whether its record, layout and manifest have their digests, each file's content its BLAKE3 and SHA-1, and every
-    /// byte of its disk can be had.
+    /// True if its record, layout and manifest have their digests, each file's content its BLAKE3 and SHA-1, and every byte
+    /// of its disk can be read.
     pub whole: bool,
-    /// What is not, if anything.
+    /// What the image has lost, if anything.
     pub lost: Option<LostImage>,
     /// The disk's size in bytes; none if the record is lost.
     pub disk_size: Option<u64>,
@@ -90,8 +91,9 @@ pub fn verify_all(
             1 => String::new(),
             files => format!(" (and {} more files cannot be read)", files - 1),
         };
-        return Err(Error::store(format!("{first}{more}"))
-            .advise("Whether the library is whole is not known before they can be read"));
+        return Err(
+            Error::store(format!("{first}{more}")).advise("Make the files readable, then verify again")
+        );
     }
     let mut checks: Vec<ImageCheck> = Vec::new();
     let mut lost = checked.lost;

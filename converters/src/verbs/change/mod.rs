@@ -1,3 +1,3 @@
-//! Verbs that make new images of old ones.
+//! Verbs that make new images from existing ones.
 
 pub(crate) mod replace;

@@ -1,4 +1,4 @@
-//! `replace`: one content for another, wherever images have it.
+//! `replace`: replaces one content with another wherever images have it.
 
 use std::path::Path;
 use std::time::Instant;
@@ -20,13 +20,13 @@ use crate::verbs::inspect::search::{Query, WantedContents, search};
 /// A content that is searched for.
 struct Wanted {
     contents: WantedContents,
-    /// What it is called in reports: its SHA-1 in hex.
+    /// Its name in reports: its SHA-1 in hex.
     name: String,
     id: Option<ObjectId>,
 }
 
-/// Gives all files with the content `old`, a local file or a SHA-1 in hex, the content of the local file `new`, in
-/// the next version of each image. All else of the files stays, but for their times.
+/// Replaces the content `old`, a local file or a SHA-1 in hex, with the content of the local file `new`, in the next
+/// version of each image. The files keep everything but their times.
 pub fn replace(
     store: &Store,
     old: &Path,
@@ -90,8 +90,8 @@ fn replace_in(files: &mut Files, wanted: &Wanted, new: &NewContent) -> Result<Up
         let of =
             |place: &Place| format!("{}:{}", place.volume, mif_formats::mif::manifest::escape(&place.path));
         let (a, b) = (of(&pair[0].0), of(&pair[1].0));
-        return Err(Error::input(format!("{a} and {b}: have this SHA-1, and not the same content"))
-            .advise("Say which is meant by a file: --old FILE"));
+        return Err(Error::input(format!("{a} and {b}: different contents with this SHA-1"))
+            .advise("Pass the content as a file: --old FILE"));
     }
     for (place, _) in &found {
         files.replace(place, new.clone())?;
@@ -104,15 +104,15 @@ fn wanted(old: &Path) -> Result<Wanted> {
     let mut contents = WantedContents::default();
     if !old.exists() {
         let text = old.to_string_lossy();
-        contents.add_sha1(&text).map_err(|_| {
-            Error::input(format!("{text}: there is no such file, and it is no SHA-1: 40 hex digits"))
-        })?;
+        contents
+            .add_sha1(&text)
+            .map_err(|_| Error::input(format!("{text}: no such file, and not a SHA-1 (40 hex digits)")))?;
         return Ok(Wanted { contents, name: text.to_ascii_lowercase(), id: None });
     }
     let content = NewContent::of_file(old)?;
     if content.source.is_empty() {
         return Err(Error::usage(format!(
-            "{}: is empty; to replace every empty file is refused",
+            "{}: the file is empty, and replacing every empty file is refused",
             old.display()
         )));
     }

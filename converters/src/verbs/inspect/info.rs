@@ -1,5 +1,4 @@
-//! `info`: what an image is: its container, partitions, filesystems, the system on it and, in the store, where it
-//! came from.
+//! `info`: describes an image: its container, partitions, filesystems, operating system and, in the store, its origin.
 
 use std::sync::Arc;
 
@@ -13,7 +12,7 @@ use crate::guest::system::System;
 use crate::image::{OpenImage, Origin, tree_of_scan};
 use crate::store::{Counts, Image, Provenance, VolumeRecord};
 
-/// What an image is.
+/// The report of `info`.
 #[derive(Debug, Clone, Serialize)]
 pub struct ImageInfo {
     /// The file or `name@version`.
@@ -24,31 +23,31 @@ pub struct ImageInfo {
     pub container: Option<ContainerInfo>,
     /// The partition table.
     pub table: Table,
-    /// What is on each partition, in the table's order.
+    /// The volumes, in the order of the partition table.
     pub volumes: Vec<VolumeRecord>,
     /// The system on it.
     pub system: System,
     /// For an image of the store.
     pub stored: Option<StoredInfo>,
-    /// What is odd or could not be read, each a sentence.
+    /// Warnings about what is unusual or could not be read, as sentences.
     pub warnings: Vec<String>,
 }
 
-/// What a container is.
+/// A container.
 #[derive(Debug, Clone, Serialize)]
 pub struct ContainerInfo {
     /// The format's name.
     pub format: String,
-    /// Details, in order: what, and its value.
+    /// Details, in order, as names and values.
     pub details: Vec<(String, String)>,
     /// The files that hold the disk, the image first.
     pub files: Vec<String>,
 }
 
-/// What the store knows of an image.
+/// What the store has recorded about an image.
 #[derive(Debug, Clone, Serialize)]
 pub struct StoredInfo {
-    /// The digest of the layout: images with the same have the same bits.
+    /// The digest of the layout: images with the same layout digest have the same bits.
     pub layout_digest: String,
     /// The digest of the disk's bits, if it was computed (`import --verify`).
     pub disk_digest: Option<String>,
@@ -58,7 +57,7 @@ pub struct StoredInfo {
     pub provenance: Provenance,
 }
 
-/// Says what an image is.
+/// Describes an image.
 pub fn info(image: &OpenImage) -> Result<ImageInfo> {
     match &image.origin {
         Origin::Stored { stored, .. } => {
@@ -73,9 +72,9 @@ pub fn info(image: &OpenImage) -> Result<ImageInfo> {
                 mut warnings,
                 ..
             } = stored.image.clone();
-            // What the record says is said also of an image whose files are damaged.
+            // The record is reported even if the image's files are damaged.
             let system = stored_system(image, &table, &mut warnings).unwrap_or_else(|error| {
-                warnings.push(format!("its files cannot be read: {error}"));
+                warnings.push(format!("cannot read its files: {error}"));
                 System::default()
             });
             Ok(ImageInfo {

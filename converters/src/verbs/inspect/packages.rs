@@ -19,9 +19,9 @@ use crate::tree::view::Tree;
 pub struct PackagesReport {
     /// One entry for each package of each image, by image, volume, manager and name.
     pub packages: Vec<ImagePackage>,
-    /// Images that were passed over, for something of them is damaged.
+    /// Damaged images, which were skipped.
     pub damaged: Vec<DamagedImage>,
-    /// What could not be read, each a sentence.
+    /// Warnings about what could not be read, as sentences.
     pub warnings: Vec<String>,
 }
 

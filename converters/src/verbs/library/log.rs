@@ -12,7 +12,7 @@ use crate::store::{DamagedImage, Image, ImageName, Selector, Store, Tag};
 pub struct LogReport {
     /// The versions.
     pub versions: Vec<LogEntry>,
-    /// Versions that were left out, for their records are damaged.
+    /// Versions with damaged records, which were left out.
     pub damaged: Vec<DamagedImage>,
 }
 
@@ -21,13 +21,13 @@ pub struct LogReport {
 pub struct LogEntry {
     /// The image, as `name@version`.
     pub image: String,
-    /// How many branches of the tree it is away from the trunk.
+    /// The number of branches between it and the trunk of the tree.
     pub depth: u32,
-    /// What it was made from, or took the place of, as `name@version`.
+    /// The version that it was made from or replaced, as `name@version`.
     pub parent: Option<String>,
     /// When, in seconds since 1970; when it was removed, if it was.
     pub time: u64,
-    /// What made it; `removed` if it is no longer there.
+    /// The operation that made it, or `removed`.
     pub operation: String,
     /// The version of mif that made it.
     pub tool: String,
@@ -64,8 +64,8 @@ pub fn log(store: &Store, name: Option<&str>) -> Result<LogReport> {
         }
     }
     if let (Some(name), true) = (name, entries.is_empty() && damaged.is_empty()) {
-        return Err(Error::input(format!("{name}: is not in the store {}", store.storage().place()))
-            .advise("`mif images` lists what is there"));
+        return Err(Error::input(format!("{name}: no such image in the store {}", store.storage().place()))
+            .advise("List the images with `mif images`"));
     }
     Ok(LogReport { versions: in_order(entries), damaged })
 }
@@ -114,7 +114,7 @@ fn in_order(mut entries: Vec<(u32, LogEntry)>) -> Vec<LogEntry> {
     let mut roots = Vec::new();
     for (i, entry) in entries.iter().enumerate() {
         let parent = entry.as_ref().and_then(|e| e.parent.as_ref()).and_then(|parent| ids.get(parent));
-        // A record that names itself as its parent, or a later version of its own, is nobody's child.
+        // A record that names itself as its parent, or a later version of its own, has no parent here.
         match parent {
             Some(&parent) if parent < i || name_differs(&entries, parent, i) => children[parent].push(i),
             _ => roots.push(i),
@@ -131,7 +131,7 @@ fn in_order(mut entries: Vec<(u32, LogEntry)>) -> Vec<LogEntry> {
             todo.push((child, depth + u32::from(k != last)));
         }
     }
-    // What only records that point at each other in a circle lead to.
+    // Versions that are reachable only through a circle of records.
     ordered.extend(entries.into_iter().flatten());
     ordered
 }
@@ -150,9 +150,9 @@ pub fn tag(store: &Store, image: &ImageName, tag: &str) -> Result<Tag> {
 /// Removes the tag that `image` names (`name@tag`).
 pub fn untag(store: &Store, image: &ImageName) -> Result<Tag> {
     let Selector::Tag(tag) = &image.version else {
-        return Err(Error::usage(format!("{image}: names no tag")).advise("Write NAME@TAG"));
+        return Err(Error::usage(format!("{image}: not a tag")).advise("Name the tag as NAME@TAG"));
     };
-    let missing = || Error::input(format!("{image}: there is no such tag"));
+    let missing = || Error::input(format!("{image}: no such tag"));
     let version = store.tagged(&image.name, tag)?.ok_or_else(missing)?;
     store.remove_tag(&image.name, tag)?;
     Ok(Tag { name: image.name.clone(), tag: tag.clone(), version })

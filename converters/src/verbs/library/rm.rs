@@ -1,4 +1,4 @@
-//! `rm` removes versions of images. Their numbers are not used again; their objects stay until `gc`.
+//! `rm`: removes versions of images. Their numbers are not reused; their objects stay until `gc`.
 
 use std::collections::BTreeSet;
 
@@ -7,12 +7,12 @@ use serde::Serialize;
 use crate::error::{Error, Result};
 use crate::store::{ImageName, Selector, Store};
 
-/// What was removed.
+/// The versions and tags that were removed.
 #[derive(Debug, Clone, Serialize)]
 pub struct RmReport {
     /// The versions, as `name@version`.
     pub removed: Vec<String>,
-    /// Tags that went with them, as `name@tag`.
+    /// Tags of these versions, which were removed too, as `name@tag`.
     pub tags: Vec<String>,
 }
 
@@ -45,7 +45,7 @@ pub fn rm(store: &Store, names: &[ImageName], force: bool) -> Result<RmReport> {
     }
     if let (Some(tag), false) = (tags.first(), force) {
         return Err(Error::usage(format!("{}@{} has the tag {}", tag.name, tag.version, tag.tag))
-            .advise("Nothing was removed; --force removes tagged versions, and their tags"));
+            .advise("Nothing was removed; pass --force to remove tagged versions and their tags"));
     }
     for tag in &tags {
         store.remove_tag(&tag.name, &tag.tag)?;
@@ -60,7 +60,7 @@ pub fn rm(store: &Store, names: &[ImageName], force: bool) -> Result<RmReport> {
     Ok(RmReport { removed, tags })
 }
 
-/// The versions of an image that are there, and those that have vanished: `rm` forgets these too.
+/// The versions of an image, including those whose directory has vanished, which `rm` can remove too.
 fn known_versions(store: &Store, name: &str) -> Result<BTreeSet<u32>> {
     let vanished = store.vanished()?.into_iter().filter(|(of, _)| of == name).map(|(_, version)| version);
     Ok(store.versions(name)?.into_iter().chain(vanished).collect())

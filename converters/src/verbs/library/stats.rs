@@ -14,7 +14,7 @@ use crate::task::progress::{self, Progress};
 /// How large a store is and what its images share.
 #[derive(Debug, Clone, Serialize)]
 pub struct StatsReport {
-    /// Images that were left out, for something of them is damaged.
+    /// Damaged images, which were left out.
     pub damaged: Vec<DamagedImage>,
     /// Names.
     pub images: u64,
@@ -22,9 +22,9 @@ pub struct StatsReport {
     pub versions: u64,
     /// The sizes of all disks together, in bytes.
     pub disk_bytes: u64,
-    /// What is not zero of them.
+    /// Bytes of these disks that are not zero.
     pub data_bytes: u64,
-    /// Objects that images need, and their bytes: what is left of the data when nothing is there twice.
+    /// Objects that images need, and their bytes: the data without duplicates.
     pub objects: u64,
     /// Their bytes.
     pub object_bytes: u64,
@@ -38,7 +38,7 @@ pub struct StatsReport {
     pub dedup_ratio: f64,
     /// Data bytes for each byte of the store's files.
     pub total_ratio: f64,
-    /// What each version shares.
+    /// How much each version shares with others.
     pub shares: Vec<ImageShare>,
     /// Which images resemble which, if that was asked for.
     pub similarity: Option<Similarity>,
@@ -53,12 +53,12 @@ pub struct FileBytes {
     pub images: u64,
 }
 
-/// What a version shares.
+/// How much of its data a version shares with others.
 #[derive(Debug, Clone, Serialize)]
 pub struct ImageShare {
     /// The image, as `name@version`.
     pub image: String,
-    /// What is not zero of its disk, in bytes.
+    /// Bytes of its disk that are not zero.
     pub data_bytes: u64,
     /// Stored bytes of the objects that it alone needs: what removing it would free.
     pub own_bytes: u64,
@@ -75,7 +75,7 @@ pub struct Similarity {
     pub matrix: Vec<Vec<f64>>,
 }
 
-/// Measures a store.
+/// Computes the statistics of a store.
 pub fn stats(store: &Store, similarity: bool, progress: &dyn Progress) -> Result<StatsReport> {
     progress.stage("reading images", 0);
     let (images, mut damaged) = store.images()?;

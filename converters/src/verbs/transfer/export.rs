@@ -1,5 +1,5 @@
-//! `export` and `convert`: a stored image, or one in another container, becomes a disk image file. A stored one may
-//! get another size, or fresh identities, on the way: that is a rebuild whose result is written and not kept.
+//! `export` and `convert`: write a stored image, or one in another container, to a disk image file. A stored image may get
+//! another size or new identities on the way: that is a rebuild whose result is written but not kept.
 
 use std::io::IsTerminal;
 use std::path::{Path, PathBuf};
@@ -21,24 +21,24 @@ use crate::store::StoredDisk;
 use crate::task::progress::{Progress, interrupted};
 use crate::tree::new_content::NewContents;
 
-/// How to export.
+/// Options of `export` and `convert`.
 #[derive(Debug, Clone, Default)]
 pub struct ExportOptions {
-    /// The container format; by the file's suffix if none.
+    /// The container format; by default, that of the file's suffix.
     pub format: Option<String>,
     /// Options of the format, as `key=value`.
     pub options: CreateOptions,
-    /// A disk image: only what differs from it is written, and the new one refers to it. For qcow2.
+    /// The backing file, a disk image: only differences from it are written. For qcow2.
     pub backing: Option<PathBuf>,
-    /// Replace a file that is there, or overwrite a block device.
+    /// Replace an existing file, or overwrite a block device.
     pub force: bool,
     /// Read what was written back and compare it with the disk.
     pub verify: bool,
-    /// Other sizes and identities; of a stored image only.
+    /// New sizes and identities; only for a stored image.
     pub reshape: Reshape,
 }
 
-/// What an export wrote.
+/// The report of `export` and `convert`.
 #[derive(Debug, Clone, Serialize)]
 pub struct ExportReport {
     /// The image.
@@ -49,15 +49,15 @@ pub struct ExportReport {
     pub format: String,
     /// The disk's size in bytes.
     pub disk_size: u64,
-    /// The volumes that were planned anew; all others are the image's, bit for bit.
+    /// The volumes that were rebuilt; all others are those of the image, bit for bit.
     pub planned: Vec<String>,
-    /// What changed beside what was asked for, each a sentence.
+    /// Side effects of the requested changes, as sentences.
     pub notes: Vec<String>,
-    /// What fresh identities did, if there are any.
+    /// The effects of new identities, if any were given.
     pub ids: Option<IdsReport>,
-    /// Oddities of the source, and what the output format cannot record, each a sentence.
+    /// Warnings about the source and about what the output format cannot record, as sentences.
     pub warnings: Vec<String>,
-    /// Whether it was read back and compared.
+    /// True if it was read back and verified.
     pub verified: bool,
     /// The bytes that the file takes on its filesystem.
     pub allocated: u64,
@@ -65,7 +65,7 @@ pub struct ExportReport {
     pub seconds: f64,
 }
 
-/// Writes the disk of `image` to `path`: a file, which appears whole or not at all, a block device, or standard output
+/// Writes the disk of `image` to `path`: a file, which appears only when it is complete, a block device, or standard output
 /// (`-`). A symbolic link is followed.
 pub fn export(
     image: &OpenImage,
@@ -133,14 +133,16 @@ fn check_kind(output: &Output, path: &Path, format: &dyn Format, options: &Expor
     match output.kind() {
         OutputKind::Files => return Ok(()),
         OutputKind::Stream if std::io::stdout().is_terminal() => {
-            return Err(Error::usage("refusing to write a disk to a terminal"));
+            return Err(Error::usage("refusing to write a disk image to a terminal"));
         }
         OutputKind::Stream if options.verify => {
-            return Err(Error::usage("--verify cannot read standard output back"));
+            return Err(Error::usage(
+                "--verify does not work with standard output, which cannot be read back",
+            ));
         }
         OutputKind::Stream | OutputKind::Device if format.is_sequential() => return Ok(()),
         OutputKind::Stream => Err(Error::unsupported(format!(
-            "-: a {name} image is not written sequentially, so it cannot go to standard output"
+            "-: a {name} image cannot go to standard output because it is not written sequentially"
         ))),
         OutputKind::Device => Err(Error::unsupported(format!(
             "{shown}: only a raw disk can be written to a block device, not a {name} image"
@@ -175,7 +177,7 @@ fn carry_sector_size(
         return Ok(None);
     }
     Ok(Some(format!(
-        "the disk has {size}-byte sectors, which a {} image cannot record: attach it as a disk with such sectors, or its \
+        "the disk has {size}-byte sectors, which a {} image cannot record: attach it with {size}-byte sectors, or its \
          partitions will not be found",
         format.name()
     )))
@@ -245,13 +247,13 @@ fn read_back(
     match compare_bits(disk, &written, "reading back", progress)?.first {
         None => Ok(()),
         Some(first) => Err(Error::store(format!(
-            "{}: reading back gives other bytes, first at byte {first} of the disk",
+            "{}: verification failed: the file differs from the disk, first at byte {first} of the disk",
             path.display()
         ))),
     }
 }
 
-/// A disk of other sizes or identities. Its new objects go away with the bench.
+/// A disk with new sizes or identities. Its new objects are removed with the bench.
 struct Reshaped<'s> {
     draft: Draft,
     disk: Arc<dyn Source>,
@@ -264,8 +266,8 @@ fn reshape<'i>(
     progress: &dyn Progress,
 ) -> Result<Reshaped<'i>> {
     let Origin::Stored { stored, objects, .. } = &image.origin else {
-        return Err(Error::usage("only an image of the store gets another size or other identities")
-            .advise("`mif import` it first"));
+        return Err(Error::usage("only an image in the store can be resized or given new identities")
+            .advise("Import it first, with `mif import`"));
     };
     progress.stage("planning", 0);
     let base = Base::new(Bench::scratch(objects.clone())?, stored)?;
@@ -280,8 +282,8 @@ fn reshape<'i>(
     Ok(Reshaped { draft, disk, _bench: base.bench })
 }
 
-/// What the image at `output` is to call its backing file: its path from there if it lies beneath the same folder, so
-/// that both can be moved together, and else its whole path; that also if `output` is a symbolic link.
+/// How the image at `output` names its backing file: by a relative path if it lies below the same directory, so that both
+/// can be moved together; otherwise, or if `output` is a symbolic link, by its absolute path.
 fn backing_name(base: &Path, output: &Path) -> Result<String> {
     let found = base.canonicalize().map_err(|e| Error::io(base, &e))?;
     let folder = match output.parent() {
@@ -293,7 +295,7 @@ fn backing_name(base: &Path, output: &Path) -> Result<String> {
     let is_link = output.is_symlink();
     let name = found.strip_prefix(&folder).ok().filter(|_| !is_link).unwrap_or(&found);
     let name = name.to_str().ok_or_else(|| {
-        Error::unsupported(format!("{}: a backing file's name must be UTF-8", base.display()))
+        Error::unsupported(format!("{}: the path of a backing file must be UTF-8", base.display()))
     })?;
     // Before the first slash, a colon would end the name of a protocol.
     let has_protocol = name.split('/').next().is_some_and(|first| first.contains(':'));

@@ -1,4 +1,4 @@
-//! Verbs that bring disks into a store and out of it, and compare them.
+//! Verbs that import, export and compare disks.
 
 pub(crate) mod export;
 pub(crate) mod import;

@@ -1,4 +1,4 @@
-//! What became of a window of the disk: the clusters that are to be written.
+//! The result of packing a window of the disk: the clusters to write.
 
 use std::ops::Range;
 
@@ -23,7 +23,7 @@ pub(super) enum PieceKind {
     Zero,
 }
 
-/// What became of a window.
+/// The result of packing a window.
 pub(super) struct Batch {
     pub(super) bytes: Vec<u8>,
     pub(super) pieces: Vec<Piece>,

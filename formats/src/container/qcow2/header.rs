@@ -35,7 +35,7 @@ pub(super) mod extension {
     pub(in crate::container::qcow2) const DATA_FILE: u32 = 0x4441_5441;
 }
 
-/// What the header says, checked.
+/// The header, checked.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Header {
     /// 2 or 3.
@@ -75,12 +75,12 @@ impl Header {
             return Err(at("qcow2 header").byte(0).corrupt("the file ends within it"));
         }
         if bytes[..4] != MAGIC {
-            return Err(place("magic", 0).corrupt("is not QFI\\xfb: this is no qcow2 image"));
+            return Err(place("magic", 0).corrupt("is not QFI\\xfb, so this is not a qcow2 image"));
         }
         let version = be32(bytes, 4);
         match version {
             2 | 3 => {}
-            1 => return Err(place("version", 4).unsupported("is 1: the old qcow format is not read")),
+            1 => return Err(place("version", 4).unsupported("is 1: mif does not read the old qcow format")),
             _ => return Err(place("version", 4).unsupported(format!("is {version}, expected 2 or 3"))),
         }
         let cluster_bits = be32(bytes, 20);
@@ -167,7 +167,7 @@ impl Header {
         }
         let start = usize::try_from(offset).unwrap_or(usize::MAX);
         let name = bytes.get(start..start.saturating_add(size as usize)).ok_or_else(|| {
-            let problem = format!("is {offset}: the name reaches out of the first cluster");
+            let problem = format!("is {offset}: the name extends past the first cluster");
             place("backing_file_offset", 8).corrupt(problem)
         })?;
         self.backing_file = Some(name.to_vec());
@@ -186,7 +186,7 @@ impl Header {
             let data = position + 8;
             let Some(data) = data.checked_add(len).and_then(|end| bytes.get(data..end)) else {
                 return Err(at("qcow2 header extension").field("length").byte(position as u64 + 4).corrupt(
-                    format!("is {len}: the extension reaches past the header or the backing file's name"),
+                    format!("is {len}: the extension extends past the header or the backing file's name"),
                 ));
             };
             match kind {
@@ -251,7 +251,7 @@ impl Header {
             return Err(place("l1_size", 36).corrupt(problem));
         }
         if !self.l1_table_offset.is_multiple_of(self.cluster_size()) {
-            let problem = format!("is {}, no multiple of the cluster size", self.l1_table_offset);
+            let problem = format!("is {}, not a multiple of the cluster size", self.l1_table_offset);
             return Err(place("l1_table_offset", 40).corrupt(problem));
         }
         Ok(())
@@ -291,7 +291,7 @@ impl Snapshot {
         let mut position = 0;
         for number in 0..count {
             let place = || at(format!("qcow2 snapshot table, entry {number}"));
-            let cut = || place().corrupt("the table ends within it, or it is absurdly long");
+            let cut = || place().corrupt("the entry is truncated or too long");
             let fixed = bytes.get(position..position + 40).ok_or_else(cut)?;
             let (id_size, name_size) = (usize::from(be16(fixed, 12)), usize::from(be16(fixed, 14)));
             let extra_size = be32(fixed, 36) as usize;

@@ -4,8 +4,8 @@
 //! header │ L1 table │ clusters and L2 tables, in guest order │ refcount blocks │ refcount table
 //! ```
 //!
-//! An L2 table follows the clusters that it describes. What the front has to say of the back (the L1 table,
-//! the header) is written last, so the clusters stream.
+//! An L2 table follows the clusters that it describes. What the front records about the back (the L1 table, the header) is
+//! written last, so the clusters stream.
 
 use std::io::IoSlice;
 use std::ops::Range;
@@ -60,7 +60,7 @@ pub(super) struct Writer<'a> {
     l2: Vec<u64>,
     /// The first free byte of the file, a multiple of the cluster size.
     end: u64,
-    /// What is left of the cluster that compressed ones are being put into.
+    /// The rest of the cluster that is being filled with compressed ones.
     packed: Range<u64>,
     /// Reference counts, where they are not one: those up to the last compressed cluster.
     refcounts: Vec<u16>,
@@ -125,7 +125,7 @@ impl<'a> Writer<'a> {
             }
         }
         if self.end > MAX_FILE {
-            return Err(too_large("the image is larger than the format holds"));
+            return Err(too_large("the image is larger than the format allows"));
         }
         pending.flush(self.file)
     }
@@ -153,7 +153,7 @@ impl<'a> Writer<'a> {
         let sectors = (offset + bytes.len() as u64 - 1) / 512 - offset / 512;
         let offset_bits = 62 - (self.layout.cluster_bits - 8);
         if offset >> offset_bits.min(56) != 0 {
-            return Err(too_large("the image is larger than the format holds"));
+            return Err(too_large("the image is larger than the format allows"));
         }
         self.set(piece.cluster, COMPRESSED | sectors << offset_bits | offset, 0)?;
         pending.add(self.file, offset, bytes)
@@ -294,7 +294,7 @@ impl<'a> Writer<'a> {
             bytes.extend(name.as_bytes());
         }
         if bytes.len() as u64 > layout.cluster() {
-            return Err(too_large("the backing file's name does not fit into the first cluster"));
+            return Err(too_large("the name of the backing file does not fit into the first cluster"));
         }
         Ok(bytes)
     }

@@ -48,13 +48,13 @@ impl Format for Qcow2 {
         if header.has(incompatible::DIRTY) {
             disk.warnings.push(
                 "the image was not closed properly (dirty bit): its reference counts may be wrong, \
-                 which does not touch what is read"
+                 but mif does not use them to read"
                     .to_owned(),
             );
         }
         if header.has(incompatible::CORRUPT) {
             disk.warnings.push(
-                "the image is marked corrupt (corrupt bit): its tables are followed as they are, and the data may not be \
+                "the image is marked corrupt (corrupt bit): mif reads it as its tables say, and the data may differ from \
                  what the guest wrote"
                     .to_owned(),
             );
@@ -67,24 +67,26 @@ impl Format for Qcow2 {
         if let Some(wanted) = &opener.options().snapshot {
             let named = snapshots.iter().find(|s| s.id == *wanted);
             let snapshot = named.or_else(|| snapshots.iter().find(|s| s.name == *wanted));
-            let snapshot = snapshot
-                .ok_or_else(|| at("").file(file.path()).not_found(format!("has no snapshot {wanted:?}")))?;
+            let snapshot = snapshot.ok_or_else(|| {
+                at("").file(file.path()).not_found(format!("no snapshot {wanted:?} in this image"))
+            })?;
             l1 = (snapshot.l1_table_offset, snapshot.l1_size);
             size = snapshot.disk_size.unwrap_or(size);
         }
         // qemu counts in whole sectors, so what is left over of a last one is not of the disk.
         if size % 512 != 0 {
-            disk.warnings
-                .push(format!("the disk's size is {size} bytes: the last {} do not count", size % 512));
+            disk.warnings.push(format!(
+                "the disk size is {size} bytes; the last {} bytes are less than a sector and are ignored",
+                size % 512
+            ));
             size -= size % 512;
         }
         let data_file = match (header.has(incompatible::DATA_FILE), &header.data_file) {
             (false, _) => None,
             (true, Some(name)) => Some(opener.open_named(file.path(), &name::parse(name)?.file)?),
             (true, None) => {
-                return Err(
-                    at("qcow2 header").corrupt("the data are in an external file, which is not named")
-                );
+                return Err(at("qcow2 header")
+                    .corrupt("the data is in an external file, but the image does not name it"));
             }
         };
         disk.files.extend(data_file.iter().map(ImageFile::opened));
@@ -179,6 +181,6 @@ mod tests {
         };
         assert_eq!(read(256).unwrap().len(), 256);
         let error = read(257).unwrap_err().to_string();
-        assert!(error.contains("entry 256: the table ends within it, or it is absurdly long"), "{error}");
+        assert!(error.contains("entry 256: the entry is truncated or too long"), "{error}");
     }
 }

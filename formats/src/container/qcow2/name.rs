@@ -50,13 +50,13 @@ pub(super) fn parse(name: &[u8]) -> Result<Named> {
     }
     let protocol = name.iter().position(|b| !b.is_ascii_alphanumeric() && !b"+-.".contains(b));
     match protocol.map(|at| name[at]) {
-        Some(b':') => Err(no_file(name, "only files are opened")),
+        Some(b':') => Err(no_file(name, "mif opens only files")),
         _ => Ok(Named { file: name.to_vec(), format: None }),
     }
 }
 
 fn no_file(name: &[u8], why: &str) -> Error {
-    at("qcow2 header").unsupported(format!("the image needs {:?}, and {why}", String::from_utf8_lossy(name)))
+    at("qcow2 header").unsupported(format!("the image needs {:?}, but {why}", String::from_utf8_lossy(name)))
 }
 
 /// `{"file.driver": "file"}` is the same as `{"file": {"driver": "file"}}`.
@@ -68,12 +68,14 @@ fn nested(flat: Map<String, Value>, name: &[u8]) -> Result<Map<String, Value>> {
         while let Some(part) = parts.next() {
             if parts.peek().is_none() {
                 if at.insert(part.to_owned(), value).is_some() {
-                    return Err(no_file(name, &format!("{key:?} is there twice")));
+                    return Err(no_file(name, &format!("{key:?} is given twice")));
                 }
                 break;
             }
             let child = at.entry(part).or_insert_with(|| Value::Object(Map::new()));
-            at = child.as_object_mut().ok_or_else(|| no_file(name, &format!("{key:?} is of no object")))?;
+            at = child.as_object_mut().ok_or_else(|| {
+                no_file(name, &format!("{key:?} is inside something that is not an object"))
+            })?;
         }
     }
     Ok(whole)
@@ -85,16 +87,16 @@ fn from_json(value: &Map<String, Value>, name: &[u8], depth: usize) -> Result<Na
     let mut format = None;
     if let Some(below) = value.get("file") {
         let below = below.as_object().filter(|_| depth > 0);
-        let below = below.ok_or_else(|| no_file(name, "\"file\" describes no file"))?;
+        let below = below.ok_or_else(|| no_file(name, "\"file\" is not a file description"))?;
         let below = nested(below.clone(), name)?;
         let inner = from_json(&below, name, depth - 1)?;
         // A format inside a format would be a disk image inside a disk image.
         if inner.format.is_some() {
-            return Err(no_file(name, "a disk image inside a disk image is not opened"));
+            return Err(no_file(name, "mif does not open a disk image inside a disk image"));
         }
         match driver.take() {
             Some(driver) if FORMATS.contains(&driver) => format = Some(driver.to_owned()),
-            Some(driver) => return Err(no_file(name, &format!("the driver {driver:?} is not known"))),
+            Some(driver) => return Err(no_file(name, &format!("the driver {driver:?} is unknown"))),
             None => {}
         }
         file = Some(inner.file);
@@ -103,14 +105,14 @@ fn from_json(value: &Map<String, Value>, name: &[u8], depth: usize) -> Result<Na
         if let Some(driver) = driver.take()
             && !FILE_DRIVERS.contains(&driver)
         {
-            return Err(no_file(name, &format!("the driver {driver:?} reads no plain file")));
+            return Err(no_file(name, &format!("the driver {driver:?} does not read a plain file")));
         }
         file = Some(filename.as_bytes().to_vec());
     }
     for key in value.keys() {
         let known = matches!(&**key, "driver" | "file" | "filename") || HARMLESS.contains(&&**key);
         if !known {
-            return Err(no_file(name, &format!("{key:?} is not known")));
+            return Err(no_file(name, &format!("the key {key:?} is unknown")));
         }
     }
     let file = file.ok_or_else(|| no_file(name, "it names no file"))?;

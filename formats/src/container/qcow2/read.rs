@@ -32,7 +32,7 @@ pub(super) struct Clusters {
     unpacker: Unpacker,
 }
 
-/// What an L2 entry says of a cluster or subcluster.
+/// The kind of a cluster or subcluster in an L2 entry.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Kind {
     Absent,
@@ -55,16 +55,17 @@ impl Clusters {
         let needed = header.l1_entries(size);
         let place = || at("qcow2 L1 table").file(image.path()).byte(offset);
         if u64::from(entries) < needed {
-            return Err(place().corrupt(format!("has {entries} entries, and the disk needs {needed}")));
+            return Err(place().corrupt(format!("has {entries} entries, but the disk needs {needed}")));
         }
         if needed * 8 > super::header::MAX_L1_BYTES {
-            return Err(place().limit(format!("has {needed} entries")));
+            return Err(place().limit(format!("has too many entries: {needed}")));
         }
         if offset % header.cluster_size() != 0 {
-            return Err(place().corrupt("does not lie at a multiple of the cluster size"));
+            return Err(place().corrupt("is not aligned to the cluster size"));
         }
         if offset.checked_add(needed * 8).is_none_or(|end| end > image.len()) {
-            let problem = format!("reaches past the end of the file at {}: is it truncated?", image.len());
+            let problem =
+                format!("extends past the end of the file at {}; is the file truncated?", image.len());
             return Err(place().corrupt(problem));
         }
         let bytes = image.read_vec(offset, needed as usize * 8)?;
@@ -83,11 +84,11 @@ impl Clusters {
         self.l2.get(offset, size as usize, || {
             let place = || at("qcow2 L2 table").file(self.image.path()).byte(offset);
             if !offset.is_multiple_of(size) {
-                return Err(place().corrupt("does not lie at a multiple of the cluster size"));
+                return Err(place().corrupt("is not aligned to the cluster size"));
             }
             if offset + size > self.image.len() {
                 return Err(place().corrupt(format!(
-                    "reaches past the end of the file at {}: is it truncated?",
+                    "extends past the end of the file at {}; is the file truncated?",
                     self.image.len()
                 )));
             }
@@ -96,7 +97,7 @@ impl Clusters {
         })
     }
 
-    /// What is at subcluster `subcluster` of the cluster that `table` has as number `index`.
+    /// The kind of subcluster `subcluster` in the cluster with number `index` of `table`.
     fn kind(&self, table: &[u64], index: usize, subcluster: u64) -> Result<Kind> {
         let entry = table[if self.extended() { index * 2 } else { index }];
         let corrupt = |problem: &str| {
@@ -105,7 +106,7 @@ impl Clusters {
         };
         if entry & COMPRESSED != 0 {
             return match self.data_file {
-                Some(_) => corrupt("a compressed cluster, and there is an external data file"),
+                Some(_) => corrupt("a compressed cluster in an image with an external data file"),
                 None => Ok(Kind::Packed(entry & !(COMPRESSED | COPIED))),
             };
         }
@@ -113,13 +114,13 @@ impl Clusters {
         // With an external data file 0 is an offset like others, when the entry says that it is in use.
         let allocated = offset != 0 || (self.data_file.is_some() && entry & COPIED != 0);
         if allocated && !offset.is_multiple_of(self.header.cluster_size()) {
-            return corrupt("the cluster does not lie at a multiple of the cluster size");
+            return corrupt("the cluster is not aligned to the cluster size");
         }
         if self.extended() {
             let bitmap = table[index * 2 + 1];
             let (is_allocated, is_zero) = (bitmap as u32, (bitmap >> 32) as u32);
             if is_allocated & is_zero != 0 || (!allocated && is_allocated != 0) {
-                return corrupt("its subcluster bitmap contradicts itself");
+                return corrupt("the subcluster bitmap is inconsistent");
             }
             return Ok(match () {
                 () if is_zero >> subcluster & 1 != 0 => Kind::Zero,
@@ -164,7 +165,7 @@ impl Clusters {
             false => Err(at("qcow2 cluster")
                 .file(file.path())
                 .byte(offset)
-                .corrupt(format!("lies past the end of the file at {}: is it truncated?", file.len()))),
+                .corrupt(format!("lies past the end of the file at {}; is the file truncated?", file.len()))),
         }
     }
 }

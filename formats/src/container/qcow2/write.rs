@@ -1,4 +1,4 @@
-//! What a new qcow2 image is to hold: options, and for each window of the disk which clusters and how.
+//! Plans a new qcow2 image: its options, and for each window of the disk the clusters to write.
 
 use std::ops::Range;
 use std::path::Path;
@@ -27,7 +27,7 @@ const KNOWN: &[&str] = &[
 const DEFAULT_CLUSTER: u64 = 65536;
 /// libdeflate's level that packs a Debian disk 4 % smaller than qemu-img does, in under a third of the time.
 const DEFLATE_LEVEL: i32 = 4;
-/// What qemu uses, which is zstd's default.
+/// The level that qemu uses, which is the default of zstd.
 const ZSTD_LEVEL: i32 = 3;
 
 pub(super) fn create(
@@ -87,7 +87,7 @@ impl WritePlan {
         let codec = if zstd { Codec::Zstd } else { Codec::Deflate };
         let level = options.number("compression_level")?;
         if level.is_some() && !compress {
-            return Err(options.bad("compression_level", "none without compress=on"));
+            return Err(options.bad("compression_level", "no compression_level without compress=on"));
         }
         let level = level.unwrap_or(if zstd { ZSTD_LEVEL } else { DEFLATE_LEVEL });
         let packer = if compress { Some(Packer::new(codec, level)?) } else { None };

@@ -113,7 +113,7 @@ fn open_parent(
     }
     Err(refused.unwrap_or_else(|| {
         at("VDI header").file(file.path()).field("uuidLinkage").byte(424).not_found(format!(
-            "is {wanted}, and no VDI in this directory or the one above has that UUID; pass --parent FILE"
+            "is {wanted}, but no VDI in this directory or its parent directory has that UUID; pass --parent FILE"
         ))
     }))
 }
@@ -151,12 +151,12 @@ impl Header {
         let place = |field, byte| at("VDI header").file(file.path()).field(field).byte(byte);
         let shown = parent.path().display();
         if found.uuid_image != self.uuid_linkage {
-            let problem = format!("is not the UUID of {shown}");
+            let problem = format!("does not match the UUID of {shown}");
             return Err(place("uuidLinkage", 424).corrupt(problem));
         }
         // VirtualBox leaves this empty if it is unknown.
         if self.uuid_parent_modify != [0; 16] && found.uuid_modify != self.uuid_parent_modify {
-            let problem = format!("is not that of {shown}: it was changed since");
+            let problem = format!("does not match {shown}, which has changed since");
             return Err(place("uuidParentModify", 440).corrupt(problem));
         }
         Ok(())
@@ -168,7 +168,7 @@ impl Header {
             return Err(at("VDI header").byte(0).corrupt("the file ends within it"));
         }
         if le32(bytes, 64) != SIGNATURE {
-            return Err(place("signature", 64).corrupt("is not a VDI image's"));
+            return Err(place("signature", 64).corrupt("is wrong, so this is not a VDI image"));
         }
         let version = le32(bytes, 68);
         if version != VERSION {
@@ -194,10 +194,14 @@ impl Header {
             1 | 2 if !has_parent => {}
             DIFFERENCING if has_parent => {}
             1 | 2 => {
-                let problem = format!("is {}, and the image names a parent", header.image_type);
+                let problem = format!("is {}, but the image names a parent", header.image_type);
                 return Err(place("image_type", 76).corrupt(problem));
             }
-            DIFFERENCING => return Err(place("uuidLinkage", 424).corrupt("names no parent")),
+            DIFFERENCING => {
+                return Err(
+                    place("uuidLinkage", 424).corrupt("is empty, although this is a differencing image")
+                );
+            }
             other => {
                 let problem = format!("is {other}, expected 1, 2 or 4 (dynamic, static, differencing)");
                 return Err(place("image_type", 76).unsupported(problem));
@@ -212,7 +216,9 @@ impl Header {
             return Err(place("block_size", 376).corrupt(problem));
         }
         if le32(bytes, 380) != 0 {
-            return Err(place("block_extra", 380).unsupported("is not 0: blocks have bytes of their own"));
+            return Err(
+                place("block_extra", 380).unsupported("is not 0: mif does not read blocks with extra data")
+            );
         }
         if header.blocks_in_image > MAX_BLOCKS {
             let problem = format!("is {}, more than {MAX_BLOCKS}", header.blocks_in_image);
@@ -237,9 +243,10 @@ impl Blocks {
         let blocks = header.disk_size.div_ceil(header.block_size.into()) as usize;
         let offset = u64::from(header.offset_bmap);
         if offset + blocks as u64 * 4 > file.len() {
-            return Err(at("VDI block map")
-                .byte(offset)
-                .corrupt(format!("reaches past the end of the file at {}: is it truncated?", file.len())));
+            return Err(at("VDI block map").byte(offset).corrupt(format!(
+                "extends past the end of the file at {}; is the file truncated?",
+                file.len()
+            )));
         }
         let map = file.read_vec(offset, blocks * 4)?.chunks_exact(4).map(|entry| le32(entry, 0)).collect();
         Ok(Blocks { file, header, map })
@@ -277,7 +284,7 @@ impl Map for Blocks {
                 let needed = block.min(self.header.disk_size - (offset - within));
                 if there < needed {
                     return Err(at("VDI block").file(self.file.path()).byte(start).corrupt(format!(
-                        "reaches past the end of the file at {}: is it truncated?",
+                        "extends past the end of the file at {}; is the file truncated?",
                         self.file.len()
                     )));
                 }

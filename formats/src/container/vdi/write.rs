@@ -26,7 +26,7 @@ pub(super) fn create(
     let size = source.len().next_multiple_of(512);
     let blocks = size.div_ceil(BLOCK);
     if blocks > u64::from(MAX_BLOCKS) {
-        return Err(at("writing").file(file.path()).limit("a VDI is written up to 64 TiB"));
+        return Err(at("writing").file(file.path()).limit("mif writes VDI images of up to 64 TiB"));
     }
     let data = data_offset(blocks);
     let mut map = vec![ABSENT; blocks as usize];

@@ -12,7 +12,7 @@ pub(super) const HEADER_COOKIE: [u8; 8] = *b"cxsparse";
 pub(super) const SECTOR: u64 = 512;
 /// The most sectors: 2040 GiB.
 pub(super) const MAX_SECTORS: u64 = 0xff00_0000;
-/// What the geometry holds at most; then it tells nothing of the size.
+/// The largest geometry, which tells nothing about the size.
 pub(super) const MAX_GEOMETRY: u64 = 65535 * 16 * 255;
 /// Creators whose disks have the size of the geometry: Virtual PC, and QEMU before it wrote `qem2`.
 const GEOMETRY_IS_SIZE: [[u8; 4]; 2] = [*b"vpc ", *b"qemu"];
@@ -52,7 +52,7 @@ impl Footer {
     pub(super) fn parse(bytes: &[u8]) -> Result<Self> {
         let place = |field, byte| at("VHD footer").field(field).byte(byte);
         if bytes.len() < FOOTER || bytes[..8] != COOKIE {
-            return Err(place("cookie", 0).corrupt("is not conectix: this is no VHD image"));
+            return Err(place("cookie", 0).corrupt("is not conectix, so this is not a VHD image"));
         }
         let bytes = &bytes[..FOOTER];
         let (expected, found) = (checksum(bytes, 64), be32(bytes, 64));

@@ -58,7 +58,7 @@ impl Format for Vhd {
         if footer.disk_type == DiskType::Fixed {
             if footer.size + FOOTER as u64 > file.len() {
                 return Err(at("VHD footer").field("current_size").corrupt(format!(
-                    "is {}, and the file has {} bytes: is it truncated?",
+                    "is {}, but the file has {} bytes; is the file truncated?",
                     footer.size,
                     file.len()
                 )));
@@ -118,14 +118,14 @@ fn describe_size(footer: &Footer, details: &mut Vec<(String, String)>, warnings:
     let left_out = footer.current_size.saturating_sub(footer.size);
     if left_out >= SECTOR {
         warnings.push(format!(
-            "the footer says {} bytes and its geometry {by_geometry}: the geometry counts, because \"{creator}\" \
-             created the disk, so the last {left_out} bytes are not part of the disk",
+            "the footer says {} bytes, but its geometry {by_geometry}; the geometry is right for a disk created by \
+             \"{creator}\", so the last {left_out} bytes are not part of the disk",
             footer.current_size
         ));
     } else if left_out > 0 {
         let size = footer.current_size;
         warnings.push(format!(
-            "the disk's size is {size} bytes: the last {left_out} are no whole sector and do not count"
+            "the disk size is {size} bytes; the last {left_out} bytes are less than a sector and are ignored"
         ));
     }
 }
@@ -141,7 +141,7 @@ fn read_footer(file: &ImageFile) -> Result<(Footer, Vec<String>)> {
     match (Footer::parse(&front), at_end()) {
         (Ok(footer), _) => Ok((footer, Vec::new())),
         (Err(damage), Ok(footer)) => {
-            Ok((footer, vec![format!("the footer's copy at the front is damaged ({damage})")]))
+            Ok((footer, vec![format!("the copy of the footer at the front is damaged ({damage})")]))
         }
         (Err(damage), Err(_)) => Err(damage),
     }
@@ -191,7 +191,7 @@ fn check_parent(file: &ImageFile, header: &Header, parent: &ImageFile) -> Result
         false => Err(at("VHD dynamic disk header")
             .file(file.path())
             .field("parent_unique_id")
-            .corrupt(format!("is not that of {}: it was changed or replaced", parent.path().display()))),
+            .corrupt(format!("does not match {}, which was changed or replaced", parent.path().display()))),
     }
 }
 
@@ -215,10 +215,11 @@ impl Blocks {
         let place = || at("VHD block allocation table").byte(header.table_offset);
         if entries > u64::from(header.max_table_entries) {
             return Err(place()
-                .corrupt(format!("has {} entries, and the disk needs {entries}", header.max_table_entries)));
+                .corrupt(format!("has {} entries, but the disk needs {entries}", header.max_table_entries)));
         }
         if header.table_offset.checked_add(entries * 4).is_none_or(|end| end > file.len()) {
-            let problem = format!("reaches past the end of the file at {}: is it truncated?", file.len());
+            let problem =
+                format!("extends past the end of the file at {}; is the file truncated?", file.len());
             return Err(place().corrupt(problem));
         }
         let bytes = file.read_vec(header.table_offset, entries as usize * 4)?;
@@ -266,7 +267,7 @@ impl Map for Blocks {
         let needed = self.block.min(self.size - (offset - within));
         if data + needed > self.file.len() {
             return Err(at("VHD block").file(self.file.path()).byte(bitmap).corrupt(format!(
-                "reaches past the end of the file at {}: is it truncated?",
+                "extends past the end of the file at {}; is the file truncated?",
                 self.file.len()
             )));
         }
@@ -355,7 +356,7 @@ mod tests {
         long[512 + 36..512 + 40].copy_from_slice(&sum.to_be_bytes());
         std::fs::write(&path, long).unwrap();
         let error = open(&path, &OpenOptions::default()).err().unwrap().to_string();
-        assert!(error.contains("does not name it"), "{error}");
+        assert!(error.contains("does not name one"), "{error}");
         // A URL of Xen's tools, and the name in the header in either order of bytes.
         let name = |order: fn(u16) -> [u8; 2]| {
             "C:\\x\\parent.vhd".encode_utf16().flat_map(order).collect::<Vec<u8>>()

@@ -25,7 +25,10 @@ pub(super) fn create(
     let options = Options::new("vpc", KNOWN, options)?;
     let fixed = options.choice("subformat", &["dynamic", "fixed"])? == "fixed";
     if options.text("force_size").is_some() && !options.flag("force_size")? {
-        return Err(options.bad("force_size", "on: the size of the disk is kept, not rounded to a geometry"));
+        return Err(options.bad(
+            "force_size",
+            "on, because mif keeps the size of the disk and does not round it to a geometry",
+        ));
     }
     // Azure takes whole MiB only.
     let align = options.size("align")?.unwrap_or(SECTOR);
@@ -82,7 +85,7 @@ pub(super) fn footer(size: u64, disk_type: DiskType, unique_id: &[u8; 16]) -> Ve
     bytes[13] = 1;
     let data_offset = if disk_type == DiskType::Fixed { u64::MAX } else { FOOTER as u64 };
     bytes[16..24].copy_from_slice(&data_offset.to_be_bytes());
-    // Who wrote it: the one of qemu's names by which every reader takes the size for the size.
+    // The creator: the one of qemu's names for which every reader uses the size in the footer.
     bytes[28..32].copy_from_slice(b"qem2");
     bytes[33] = 1;
     bytes[36..40].copy_from_slice(b"Wi2k");

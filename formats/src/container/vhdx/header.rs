@@ -113,9 +113,11 @@ pub(super) fn parse_regions(bytes: &[u8]) -> Result<(Region, Region)> {
             BAT_REGION if bat.replace(region).is_none() => {}
             METADATA_REGION if metadata.replace(region).is_none() => {}
             BAT_REGION | METADATA_REGION => {
-                return Err(place("Guid", byte).corrupt("the region is there twice"));
+                return Err(place("Guid", byte).corrupt("the region is listed twice"));
             }
-            _ if required => return Err(place("Guid", byte).unsupported("an unknown region is required")),
+            _ if required => {
+                return Err(place("Guid", byte).unsupported("an unknown region is marked as required"));
+            }
             _ => {}
         }
     }
@@ -125,7 +127,7 @@ pub(super) fn parse_regions(bytes: &[u8]) -> Result<(Region, Region)> {
     }
 }
 
-/// What the metadata say (section 2.6).
+/// The metadata (section 2.6).
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub(super) struct Metadata {
     /// In bytes.
@@ -163,7 +165,9 @@ impl Metadata {
                 VIRTUAL_DISK_ID => 16,
                 PARENT_LOCATOR => 20,
                 _ if flags & 4 != 0 => {
-                    return Err(place("ItemId", byte).unsupported("an unknown item of metadata is required"));
+                    return Err(
+                        place("ItemId", byte).unsupported("an unknown metadata item is marked as required")
+                    );
                 }
                 _ => continue,
             };
@@ -201,7 +205,9 @@ impl Metadata {
             return Err(place("VirtualDiskSize").limit(format!("is {size}, more than 64 TiB")));
         }
         if size % u64::from(self.logical_sector_size) != 0 {
-            return Err(place("VirtualDiskSize").corrupt(format!("is {size}, no whole sectors")));
+            return Err(
+                place("VirtualDiskSize").corrupt(format!("is {size}, not a multiple of the sector size"))
+            );
         }
         Ok(())
     }
@@ -220,7 +226,7 @@ impl Metadata {
 fn parse_locator(bytes: &[u8]) -> Result<Vec<(String, String)>> {
     let place = |field, byte: usize| at("VHDX parent locator").field(field).byte(byte as u64);
     if take_guid(bytes, 0) != VHDX_LOCATOR_TYPE {
-        return Err(place("LocatorType", 0).unsupported("is not that of VHDX files"));
+        return Err(place("LocatorType", 0).unsupported("is not the type for VHDX files"));
     }
     let text = |offset: u32, len: u16| {
         let units = bytes.get(offset as usize..(offset as usize).checked_add(usize::from(len))?)?;
@@ -233,7 +239,7 @@ fn parse_locator(bytes: &[u8]) -> Result<Vec<(String, String)>> {
         let pair = bytes
             .get(byte..byte + 12)
             .and_then(|e| Some((text(le32(e, 0), le16(e, 8))?, text(le32(e, 4), le16(e, 10))?)));
-        pairs.push(pair.ok_or_else(|| place("Entry", byte).corrupt("reaches out of the locator"))?);
+        pairs.push(pair.ok_or_else(|| place("Entry", byte).corrupt("extends past the locator"))?);
     }
     Ok(pairs)
 }

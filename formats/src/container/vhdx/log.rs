@@ -1,5 +1,5 @@
-//! The VHDX log ([MS-VHDX], section 2.3): what was about to be written when the file was left. It is
-//! replayed in memory; the file stays as it is.
+//! The VHDX log ([MS-VHDX], section 2.3): writes that were pending when the file was last used. It is replayed in memory;
+//! the file is not changed.
 
 use super::header::{Guid, Header, checksum};
 use crate::bytes::{le32, le64};
@@ -17,7 +17,7 @@ const MAX_LOG: u32 = 64 << 20;
 /// A valid log is checksummed a few times over: each entry when it is found, and again as the possible end of a sequence.
 /// More than this many times the log's length means overlapping entries, which no program writes.
 const MAX_READS: usize = 8;
-/// The longest that a log may say the file is, in bytes.
+/// The largest file size that a log may claim, in bytes.
 const MAX_FILE: u64 = 1 << 50;
 
 /// A valid entry of the log.
@@ -38,18 +38,18 @@ pub(super) fn replay(file: ImageFile, header: &Header) -> Result<ImageFile> {
         return Err(place().limit(format!("has {} bytes, more than {MAX_LOG}", header.log_length)));
     }
     if header.log_offset.checked_add(header.log_length.into()).is_none_or(|end| end > file.len()) {
-        return Err(place().corrupt("reaches past the end of the file: is it truncated?"));
+        return Err(place().corrupt("extends past the end of the file; is the file truncated?"));
     }
     let log = file.read_vec(header.log_offset, header.log_length as usize)?;
     let sequence = active_sequence(&log, &header.log_guid).map_err(|e| e.in_file(file.path()))?;
     let Some(sequence) = sequence else {
-        return Err(place().corrupt("holds no valid sequence, and the header says that it is in use"));
+        return Err(place().corrupt("has no valid sequence, but the header says that it is in use"));
     };
     let (mut patches, mut len) = (Patches::default(), file.len());
     for entry in &sequence {
         if entry.flushed_file_offset > file.len() {
             return Err(place().corrupt(format!(
-                "says that the file had {} bytes, and it has {}: is it truncated?",
+                "says that the file had {} bytes, but it has {}; is the file truncated?",
                 entry.flushed_file_offset,
                 file.len()
             )));
@@ -116,7 +116,7 @@ impl<'a> LogEntry<'a> {
             return Ok(None);
         }
         *budget = budget.checked_sub(len).ok_or_else(|| {
-            at("VHDX log").byte(start as u64).limit("its entries overlap; the log is not replayed")
+            at("VHDX log").byte(start as u64).limit("its entries overlap, so the log is not replayed")
         })?;
         let bytes: std::borrow::Cow<'a, [u8]> = match log.get(start..start + len) {
             Some(bytes) => bytes.into(),
@@ -147,7 +147,7 @@ impl<'a> LogEntry<'a> {
         (ENTRY_HEADER + count * DESCRIPTOR).next_multiple_of(SECTOR)
     }
 
-    /// Whether all descriptors and their data are there and belong to this entry.
+    /// Returns true if all descriptors and their data are there and belong to this entry.
     fn is_sound(&self) -> bool {
         let count = le32(&self.bytes, 24) as usize;
         if count > self.bytes.len() / DESCRIPTOR {

@@ -38,7 +38,7 @@ impl Format for Vhdx {
             return Err(at("VHDX")
                 .field("Signature")
                 .byte(0)
-                .corrupt("is not vhdxfile: this is no VHDX image"));
+                .corrupt("is not vhdxfile, so this is not a VHDX image"));
         }
         let header = read_header(&file)?;
         let mut warnings = Vec::new();
@@ -111,7 +111,7 @@ fn read_metadata(file: &ImageFile, region: Region) -> Result<Metadata> {
     let table = file.read_up_to(region.offset, METADATA_TABLE)?;
     Metadata::parse(&table, |offset, len| {
         if u64::from(offset) + u64::from(len) > u64::from(region.len) {
-            let problem = format!("is {offset}: the item reaches out of the metadata");
+            let problem = format!("is {offset}: the item extends past the metadata");
             return Err(at("VHDX metadata table").field("Offset").corrupt(problem));
         }
         file.read_vec(region.offset.saturating_add(offset.into()), len as usize)
@@ -143,7 +143,7 @@ fn check_parent(file: &ImageFile, metadata: &Metadata, parent: &ImageFile) -> Re
         false => Err(at("VHDX parent locator")
             .file(file.path())
             .field("parent_linkage")
-            .corrupt(format!("is not that of {}: it was changed or replaced", parent.path().display()))),
+            .corrupt(format!("does not match {}, which was changed or replaced", parent.path().display()))),
     }
 }
 
@@ -255,7 +255,11 @@ mod tests {
         };
         let bytes = vec![1; 3 * MIB + 512];
         let first = convert(&MemSource(bytes), "a", &[("logical_sector_size", "4096")]);
-        assert_eq!((first.sector_size(), first.len()), (Some(4096), 3 * MIB as u64 + 4096), "whole sectors");
+        assert_eq!(
+            (first.sector_size(), first.len()),
+            (Some(4096), 3 * MIB as u64 + 4096),
+            "multiple of the sector size"
+        );
         let second = convert(&*first, "b", &[]);
         assert_eq!(second.sector_size(), Some(4096));
         assert!(second.read_vec(0, 3 * MIB).unwrap() == vec![1; 3 * MIB]);

@@ -55,13 +55,14 @@ impl Blocks {
         }
         if entries * 8 > u64::from(bat.len) {
             return Err(place().corrupt(format!(
-                "has {} bytes, and the disk needs {}",
+                "has {} bytes, but the disk needs {}",
                 bat.len,
                 entries * 8
             )));
         }
         if bat.offset.checked_add(entries * 8).is_none_or(|end| end > file.len()) {
-            let problem = format!("reaches past the end of the file at {}: is it truncated?", file.len());
+            let problem =
+                format!("extends past the end of the file at {}; is the file truncated?", file.len());
             return Err(place().corrupt(problem));
         }
         let bytes = file.read_vec(bat.offset, (entries * 8) as usize)?;
@@ -89,7 +90,7 @@ impl Blocks {
         let bitmap = self.bitmaps.get(start, MIB as usize, || {
             let place = at("VHDX sector bitmap").file(self.file.path()).byte(start);
             if entry & 7 != 6 || start.saturating_add(MIB) > self.file.len() {
-                return Err(place.corrupt("is not there, and a block is partly present"));
+                return Err(place.corrupt("is missing, although a block is partially present"));
             }
             self.file.read_vec(start, MIB as usize)
         })?;
@@ -120,7 +121,7 @@ impl Map for Blocks {
             _ => {
                 return Err(at("VHDX block allocation table")
                     .file(self.file.path())
-                    .corrupt(format!("block {number} has the impossible state {state}")));
+                    .corrupt(format!("block {number} has the invalid state {state}")));
             }
         };
         if !matches!(place, Place::Stored { .. }) {
@@ -134,7 +135,7 @@ impl Map for Blocks {
         let needed = self.block.min(self.size - (offset - within));
         if start.saturating_add(needed) > self.file.len() {
             return Err(at("VHDX block").file(self.file.path()).byte(start).corrupt(format!(
-                "reaches past the end of the file at {}: is it truncated?",
+                "extends past the end of the file at {}; is the file truncated?",
                 self.file.len()
             )));
         }

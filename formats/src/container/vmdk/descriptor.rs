@@ -13,7 +13,7 @@ const MAX_EXTENTS: usize = 4096;
 /// The most sectors of a disk.
 const MAX_SECTORS: u64 = MAX_DISK / 512;
 
-/// What the descriptor says.
+/// The descriptor.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Descriptor {
     /// The content ID, which changes when the disk does.
@@ -52,7 +52,7 @@ pub(super) enum ExtentType {
     Zero,
 }
 
-/// Whether a file that begins with `head` is a descriptor: after comments and empty lines comes a version.
+/// Returns true if a file that begins with `head` is a descriptor: after comments and empty lines comes a version.
 pub(super) fn is_descriptor(head: &[u8]) -> bool {
     let first = head
         .split(|b| *b == b'\n')
@@ -149,13 +149,13 @@ impl ExtentLine {
         match word() {
             Some(b"RW" | b"RDONLY") => {}
             Some(b"NOACCESS") => {
-                return Err(place().unsupported("the extent must not be accessed (NOACCESS)"));
+                return Err(place().unsupported("the extent is marked NOACCESS"));
             }
             _ => return Ok(None),
         }
         let number = |word: &[u8]| std::str::from_utf8(word).ok()?.parse::<u64>().ok();
         let Some(sectors) = word().and_then(number) else {
-            return Err(place().corrupt("the extent's size is not a number of sectors"));
+            return Err(place().corrupt("the size of the extent is not a number of sectors"));
         };
         if sectors > MAX_SECTORS {
             return Err(place().limit(format!("an extent of {sectors} sectors, more than {MAX_SECTORS}")));
@@ -169,16 +169,16 @@ impl ExtentLine {
             }
             other => {
                 let other = String::from_utf8_lossy(other).into_owned();
-                return Err(place().unsupported(format!("the extent is of the unknown type {other:?}")));
+                return Err(place().unsupported(format!("the extent has the unknown type {other:?}")));
             }
         };
         let Some(name) = word() else {
-            return Err(place().corrupt("the extent's file is not named"));
+            return Err(place().corrupt("the extent names no file"));
         };
         let offset = match (kind, word()) {
             (ExtentType::Flat, Some(offset)) => number(offset)
                 .filter(|offset| *offset <= MAX_SECTORS)
-                .ok_or_else(|| place().corrupt("the extent's offset is not a number of sectors"))?,
+                .ok_or_else(|| place().corrupt("the offset of the extent is not a number of sectors"))?,
             _ => 0,
         };
         Ok(Some(ExtentLine { sectors, kind, name: name.to_vec(), offset }))

@@ -60,9 +60,8 @@ impl Format for Vmdk {
             disk.details.push(grain);
             extents.push(storage.capacity, Storage::Sparse(Box::new(storage)));
         } else {
-            let descriptor = descriptor
-                .as_ref()
-                .ok_or_else(|| at("VMDK").corrupt("is neither an extent nor a descriptor"))?;
+            let descriptor =
+                descriptor.as_ref().ok_or_else(|| at("VMDK").corrupt("not a VMDK extent or descriptor"))?;
             if descriptor.extents.is_empty() {
                 return Err(at("VMDK descriptor").corrupt("names no extent"));
             }
@@ -128,7 +127,7 @@ fn find_extent(
     let (found, extent) = find_named(&names, |name| opener.open_named(file.path(), name))?;
     let (shown, beside) = (String::from_utf8_lossy(name), String::from_utf8_lossy(&found));
     warnings.push(format!(
-        "the extent {shown:?} was not found; {beside:?} beside the descriptor is used instead"
+        "the extent {shown:?} was not found; using {beside:?} in the directory of the descriptor instead"
     ));
     Ok(extent)
 }
@@ -143,12 +142,13 @@ fn open_extent(
     let sparse = match kind {
         ExtentType::Flat => return Storage::flat(file, line),
         ExtentType::SeSparse => Sparse::se(file).map_err(|e| e.in_file(&path))?,
-        ExtentType::Sparse | ExtentType::Zero => open_sparse(&file, warnings)?
-            .ok_or_else(|| at("VMDK extent").file(&path).corrupt("has no sparse extent's magic number"))?,
+        ExtentType::Sparse | ExtentType::Zero => open_sparse(&file, warnings)?.ok_or_else(|| {
+            at("VMDK extent").file(&path).corrupt("lacks the magic number of a sparse extent")
+        })?,
     };
     if sparse.capacity < line.sectors * SECTOR {
         return Err(at("VMDK extent").file(&path).corrupt(format!(
-            "holds {} bytes, and the descriptor says {}",
+            "has {} bytes, but the descriptor says {}",
             sparse.capacity,
             line.sectors * SECTOR
         )));
@@ -172,7 +172,7 @@ fn open_sparse(file: &ImageFile, warnings: &mut Vec<String>) -> Result<Option<Sp
     }
     if header.unclean_shutdown {
         let name = file.path().display();
-        warnings.push(format!("{name} was not closed properly: what was written last may be missing"));
+        warnings.push(format!("{name} was not closed properly: the last writes may be missing"));
     }
     if header.gd_offset == GD_AT_END {
         let end = file.len() / SECTOR * SECTOR;
@@ -231,7 +231,7 @@ fn open_parent(
             None => return Ok(None),
             Some(cid) => {
                 return Err(at("VMDK descriptor").field("parentCID").corrupt(format!(
-                    "is {cid:08x}, so the disk has a parent, but no parentFileNameHint names it; pass --parent FILE"
+                    "is {cid:08x}, so the disk has a parent, but parentFileNameHint does not name it; pass --parent FILE"
                 )));
             }
         },
@@ -248,7 +248,7 @@ fn check_parent(expected: Option<u32>, parent: &ImageFile) -> Result<()> {
         Some(expected) if found != Some(expected) => {
             let found = found.map_or("none".to_owned(), |cid| format!("{cid:08x}"));
             Err(at("VMDK descriptor").field("parentCID").corrupt(format!(
-                "is {expected:08x}, and {} has {found}: it was changed since, or is another disk",
+                "is {expected:08x}, but {} has {found}: it was changed since, or it is another disk",
                 parent.path().display()
             )))
         }

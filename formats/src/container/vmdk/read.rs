@@ -34,13 +34,13 @@ pub(super) enum Storage {
 }
 
 impl Storage {
-    /// The bytes of `file`, which must hold all of what `line` says.
+    /// The bytes of `file`, which must contain the whole extent of `line`.
     pub(super) fn flat(file: ImageFile, line: &ExtentLine) -> Result<Self> {
         let (start, len) = (line.offset * SECTOR, line.sectors * SECTOR);
         match start + len <= file.len() {
             true => Ok(Storage::Flat(file, start)),
             false => Err(at("VMDK flat extent").file(file.path()).corrupt(format!(
-                "the file has {} bytes, and the descriptor says {}: is it truncated?",
+                "the file has {} bytes, but the descriptor says {}; is the file truncated?",
                 file.len(),
                 start + len
             ))),
@@ -122,7 +122,7 @@ impl Map for Extents {
                 let place = || at("VMDK grain marker").file(file.path()).byte(start);
                 let marker = file.read_up_to(start, 12)?;
                 if marker.len() < 12 {
-                    return Err(place().corrupt("the file ends within it: is it truncated?"));
+                    return Err(place().corrupt("the file ends within it; is the file truncated?"));
                 }
                 let len = le32(&marker, 8) as usize;
                 if len == 0 || len > most {
@@ -130,7 +130,9 @@ impl Map for Extents {
                     return Err(place().field("size").corrupt(problem));
                 }
                 if start + 12 + len as u64 > file.len() {
-                    return Err(place().corrupt("its data reach past the end of the file: is it truncated?"));
+                    return Err(
+                        place().corrupt("its data extends past the end of the file; is the file truncated?")
+                    );
                 }
                 (start + 12, len)
             }

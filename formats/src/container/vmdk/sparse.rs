@@ -66,7 +66,7 @@ impl HostedHeader {
             return Err(at("VMDK header").byte(0).corrupt("the file ends within it"));
         }
         if bytes[..4] != HOSTED_MAGIC {
-            return Err(place("magicNumber", 0).corrupt("is not KDMV: this is no sparse extent"));
+            return Err(place("magicNumber", 0).corrupt("is not KDMV, so this is not a sparse extent"));
         }
         let version = le32(bytes, 4);
         if !(1..=3).contains(&version) {
@@ -93,7 +93,7 @@ impl HostedHeader {
             unclean_shutdown: bytes[72] != 0,
         };
         if flags & flag::COMPRESSED != 0 && !header.compressed {
-            return Err(place("compressAlgorithm", 77).corrupt("is 0, and the flags say compressed"));
+            return Err(place("compressAlgorithm", 77).corrupt("is 0, but the flags say compressed"));
         }
         if header.capacity == 0 {
             // The disk is elsewhere: all that counts is the descriptor.
@@ -124,11 +124,11 @@ impl HostedHeader {
         let place = || at("VMDK footer");
         let marker = |sector: &[u8]| (le32(sector, 8), le32(sector, 12));
         if tail.len() != 1536 || marker(tail) != (0, 3) || marker(&tail[1024..]) != (0, 0) {
-            return Err(place().corrupt("is not at the end of the file: is it truncated?"));
+            return Err(place().corrupt("is not at the end of the file; is the file truncated?"));
         }
         let header = Self::parse(&tail[512..1024])?;
         match header.gd_offset {
-            GD_AT_END => Err(place().field("gdOffset").corrupt("is still that of a header")),
+            GD_AT_END => Err(place().field("gdOffset").corrupt("is the one of a header")),
             _ => Ok(header),
         }
     }
@@ -164,7 +164,7 @@ pub(super) struct Sparse {
     tables: Cache<Vec<u64>>,
 }
 
-/// What an entry says.
+/// The meaning of an entry.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Grain {
     Absent,
@@ -188,7 +188,7 @@ impl Sparse {
     pub(super) fn hosted(file: ImageFile, header: &HostedHeader, warnings: &mut Vec<String>) -> Result<Self> {
         if header.overhead.saturating_mul(SECTOR) > file.len() {
             return Err(at("VMDK header").file(file.path()).field("overHead").byte(64).corrupt(format!(
-                "is {} sectors, and the file has {} bytes: is it truncated?",
+                "is {} sectors, but the file has {} bytes; is the file truncated?",
                 header.overhead,
                 file.len()
             )));
@@ -213,7 +213,7 @@ impl Sparse {
         match (open(&tables), open(&Tables { directory: header.rgd_offset, ..tables })) {
             (first, Err(_)) => first,
             (Err(damage), Ok(second)) => {
-                warnings.push(format!("{damage}; the redundant grain directory is read instead"));
+                warnings.push(format!("{damage}; using the redundant grain directory instead"));
                 Ok(second)
             }
             (Ok(mut first), Ok(second)) => {
@@ -240,7 +240,7 @@ impl Sparse {
         }
         if mended > 0 {
             warnings.push(format!(
-                "the grain directory of {} is damaged; {mended} of its {} entries are read from the redundant one",
+                "the grain directory of {} is damaged; using the redundant directory for {mended} of its {} entries",
                 self.file.path().display(),
                 self.directory.len()
             ));
@@ -299,7 +299,7 @@ impl Sparse {
         let volatile_at = le64(&bytes, 80).saturating_mul(SECTOR);
         let volatile = file.read_up_to(volatile_at, 512)?;
         if volatile.len() < 32 || le64(&volatile, 0) != SE_VOLATILE_MAGIC {
-            let problem = "leads to no volatile header";
+            let problem = "does not lead to a volatile header";
             return Err(place("volatile_header_offset", 80).corrupt(problem));
         }
         if le64(&volatile, 24) != 0 {
@@ -307,7 +307,7 @@ impl Sparse {
                 .file(file.path())
                 .field("replay_journal")
                 .byte(volatile_at + 24)
-                .unsupported("the extent was not closed properly, and its journal is not replayed"));
+                .unsupported("the extent was not closed properly, and mif does not replay its journal"));
         }
         let (tables_at, grains) = (le64(&bytes, 144), le64(&bytes, 192));
         let tables = Tables {
@@ -341,17 +341,18 @@ impl Sparse {
         }
         if needed > tables.directory_len {
             return Err(place()
-                .corrupt(format!("has {} entries, and the extent needs {needed}", tables.directory_len)));
+                .corrupt(format!("has {} entries, but the extent needs {needed}", tables.directory_len)));
         }
         let width = if matches!(entries, Entries::Se { .. }) { 8 } else { 4 };
         if offset.checked_add(needed * width).is_none_or(|end| end > file.len()) {
-            let problem = format!("reaches past the end of the file at {}: is it truncated?", file.len());
+            let problem =
+                format!("extends past the end of the file at {}; is the file truncated?", file.len());
             return Err(place().corrupt(problem));
         }
         let bytes = file.read_vec(offset, (needed * width) as usize)?;
         let directory = bytes
             .chunks_exact(width as usize)
-            .map(|entry| table_at(entry).ok_or_else(|| place().corrupt("has an entry of unknown kind")))
+            .map(|entry| table_at(entry).ok_or_else(|| place().corrupt("has an entry of an unknown kind")))
             .collect::<Result<_>>()?;
         Ok(Sparse {
             file,
@@ -394,10 +395,12 @@ impl Sparse {
             same += 1;
         }
         match first {
-            Grain::At(at_byte) if at_byte >= self.file.len() => Err(at("VMDK grain")
-                .file(self.file.path())
-                .byte(at_byte)
-                .corrupt(format!("lies past the end of the file at {}: is it truncated?", self.file.len()))),
+            Grain::At(at_byte) if at_byte >= self.file.len() => {
+                Err(at("VMDK grain").file(self.file.path()).byte(at_byte).corrupt(format!(
+                    "lies past the end of the file at {}; is the file truncated?",
+                    self.file.len()
+                )))
+            }
             first => Ok((first, same)),
         }
     }
@@ -408,7 +411,7 @@ impl Sparse {
         self.tables.get(offset, self.table_len as usize * 8, || {
             if offset.checked_add(size).is_none_or(|end| end > self.file.len()) {
                 return Err(at("VMDK grain table").file(self.file.path()).byte(offset).corrupt(format!(
-                    "reaches past the end of the file at {}: is it truncated?",
+                    "extends past the end of the file at {}; is the file truncated?",
                     self.file.len()
                 )));
             }
@@ -421,8 +424,9 @@ impl Sparse {
     }
 
     fn decode(&self, entry: u64) -> Result<Grain> {
-        let bad =
-            || at("VMDK grain table").file(self.file.path()).corrupt(format!("has the bad entry {entry:#x}"));
+        let bad = || {
+            at("VMDK grain table").file(self.file.path()).corrupt(format!("has the invalid entry {entry:#x}"))
+        };
         match self.entries {
             Entries::Hosted { .. } if entry == 0 => Ok(Grain::Absent),
             Entries::Hosted { zero: true } if entry == 1 => Ok(Grain::Zero),

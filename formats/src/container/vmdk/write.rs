@@ -44,7 +44,7 @@ pub(super) fn create(
     let level = options.number("compression_level")?;
     if level.is_some() && subformat != "streamOptimized" {
         return Err(
-            options.bad("compression_level", "none: of the subformats, streamOptimized alone is compressed")
+            options.bad("compression_level", "no compression_level: only streamOptimized is compressed")
         );
     }
     let level = level.unwrap_or(DEFLATE_LEVEL);
@@ -111,7 +111,7 @@ fn stem(target: &Path) -> Result<String> {
     stem.map(str::to_owned).ok_or_else(|| {
         at("writing")
             .file(target)
-            .unsupported("the name cannot stand in a descriptor, which names the extents")
+            .unsupported("the descriptor names the extents, and this name cannot be written there")
     })
 }
 
@@ -121,7 +121,7 @@ fn as_path(name: &str) -> String {
     if name.contains(':') { format!("./{name}") } else { name.to_owned() }
 }
 
-/// Whether a name can stand between the quotes of a descriptor.
+/// Returns true if a descriptor can quote a name.
 fn is_plain(name: &str) -> bool {
     !name.contains(|c: char| c == '"' || c.is_control())
 }

@@ -5,8 +5,8 @@
 //! header │ descriptor │ for each table: packed grains, the table │ directory │ footer │ end of stream
 //! ```
 //!
-//! Everything after the descriptor has a marker in front that says what it is. The header says that the
-//! directory is at the end; the footer, which is the header once more, says where.
+//! Everything after the descriptor is preceded by a marker with its type. The header says that the directory is at the end;
+//! the footer, a second header, gives its place.
 
 use super::sparse::{GD_AT_END, HostedHeader, SECTOR};
 use super::write_sparse::{DESCRIPTOR, GRAIN, MAX_SECTORS, TABLE, TABLE_SECTORS, head, too_large};

@@ -63,7 +63,7 @@ impl Ext4 {
             bytes += value.len();
             if bytes > most {
                 complain(place().limit(format!(
-                    "all values together are more than {most} bytes: it and those after it are left out"
+                    "the attribute values exceed {most} bytes in total; this one and later ones were left out"
                 )));
                 break;
             }
@@ -92,7 +92,7 @@ impl Ext4 {
         let inode = self.inode(number)?;
         if !inode.has(flags::EA_INODE) || inode.file_type != FileType::File || inode.size != u64::from(size) {
             return Err(place().field("i_flags").byte(inode.offset + 0x20).corrupt(format!(
-                "flags {:#x}, {} bytes: not the inode of a value of {size} bytes",
+                "has flags {:#x} and {} bytes, but should hold a value of {size} bytes",
                 inode.flags, inode.size
             )));
         }
@@ -109,7 +109,7 @@ impl Ext4 {
         {
             return Ok(value);
         }
-        Err(place().field("e_hash").corrupt(format!("does not fit the value, whose hash is {sum:#010x}")))
+        Err(place().field("e_hash").corrupt(format!("does not match the value, whose hash is {sum:#010x}")))
     }
 }
 

@@ -13,7 +13,7 @@ use crate::source::Source;
 /// keeps it with four zeros there.
 pub(super) const JOURNAL_MAGIC: [u8; 4] = 0xC03B_3998_u32.to_be_bytes();
 
-/// What replay makes of a block.
+/// The effect of a replay on a block.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Replayed {
     /// It is the block of this number, which lies in the journal.
@@ -139,7 +139,7 @@ pub(super) struct Cache {
     shift: u32,
 }
 
-/// What is in a slot: a key, and what was read for it.
+/// A slot: a key, and the block read for it.
 type Slot = Mutex<Option<(u64, Arc<[u8]>)>>;
 
 impl Cache {

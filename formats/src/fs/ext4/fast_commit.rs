@@ -1,6 +1,5 @@
-//! Fast commits: what happened after the journal's last whole transaction, told as operations on files instead
-//! of as blocks. Replay gathers what they make of inodes and folders, to be seen instead of what stands on the
-//! volume.
+//! Fast commits: what happened after the journal's last whole transaction, told as operations on files instead of as
+//! blocks. Replay gathers what they make of inodes and directories, to be seen instead of what stands on the volume.
 //!
 //! <https://docs.kernel.org/filesystems/ext4/journal.html#fast-commits>
 
@@ -62,9 +61,7 @@ fn scan_up_to(most: u32, log: &dyn Log, blocks: Range<u32>, tid: u32) -> Result<
     let mut sum = 0;
     'blocks: for number in blocks {
         if number == past {
-            return Err(
-                at("fast commits").limit(format!("go on after {most} blocks, which is all that are read"))
-            );
+            return Err(at("fast commits").limit(format!("exceed the limit of {most} blocks")));
         }
         let block = log.read(number)?;
         if operations.is_empty() && le16(&block, 0) != tag::HEAD {
@@ -85,7 +82,7 @@ fn scan_up_to(most: u32, log: &dyn Log, blocks: Range<u32>, tid: u32) -> Result<
             };
             if end > block.len() || len < least {
                 if valid == 0 {
-                    return Err(damaged("has a tag of unknown kind or impossible length"));
+                    return Err(damaged("has a tag of an unknown kind or invalid length"));
                 }
                 break 'blocks;
             }
@@ -94,17 +91,14 @@ fn scan_up_to(most: u32, log: &dyn Log, blocks: Range<u32>, tid: u32) -> Result<
                 tag::HEAD if le32(value, 0) != 0 => {
                     return Err(at(format!("journal block {number}, fast commit"))
                         .field("fc_features")
-                        .unsupported(format!(
-                            "has features that this program does not know: {:#x}",
-                            le32(value, 0)
-                        )));
+                        .unsupported(format!("has unknown features: {:#x}", le32(value, 0))));
                 }
                 tag::HEAD if le32(value, 4) != tid => break 'blocks,
                 tag::TAIL => {
                     sum = crc32c(sum, &block[start..start + TAG_HEADER + 4]);
                     if le32(value, 0) != tid || !fits(le32(value, 4), sum) {
                         if valid == 0 {
-                            return Err(damaged("does not fit its checksum"));
+                            return Err(damaged("does not match its checksum"));
                         }
                         break 'blocks;
                     }
@@ -196,7 +190,7 @@ impl Ext4 {
             if self.patches.runs_read > runs_max {
                 if self.patches.warnings.is_empty() {
                     self.patches.warnings.push(format!(
-                        "fast commits change files of over {runs_max} extents together: of some of them, the last changes are missing"
+                        "fast commits change files with over {runs_max} extents in total; some of these files lack their last changes"
                     ));
                 }
                 return;
@@ -293,7 +287,7 @@ mod tests {
         let mut damaged = block(&some());
         damaged[20] ^= 1;
         let error = scan(&Memory(damaged), 0..1, 5).unwrap_err().to_string();
-        assert_eq!(error, "journal block 0, fast commit: does not fit its checksum");
+        assert_eq!(error, "journal block 0, fast commit: does not match its checksum");
         let mut unknown = block(&some());
         unknown[4] = 1;
         assert!(scan(&Memory(unknown), 0..1, 5).unwrap_err().to_string().contains("fc_features"));
@@ -305,7 +299,7 @@ mod tests {
         assert_eq!(scan_up_to(3, &log, 8..11, 5).unwrap().len(), 21);
         let error = scan_up_to(2, &log, 8..11, 5).unwrap_err();
         assert_eq!(error.kind(), crate::error::ErrorKind::Limit);
-        assert_eq!(error.to_string(), "fast commits: go on after 2 blocks, which is all that are read");
+        assert_eq!(error.to_string(), "fast commits: exceed the limit of 2 blocks");
     }
 
     #[test]
@@ -318,7 +312,7 @@ mod tests {
         assert_eq!(
             warnings,
             [
-                "fast commits change files of over 0 extents together: of some of them, the last changes are missing"
+                "fast commits change files with over 0 extents in total; some of these files lack their last changes"
             ]
         );
         assert_eq!(fs.content(12).unwrap(), before);

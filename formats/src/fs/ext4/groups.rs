@@ -101,7 +101,7 @@ pub(super) struct Groups {
     metadata: Vec<Range<u64>>,
     /// The journal's inode, and its blocks: sorted, apart.
     journal: (u32, Vec<Range<u64>>),
-    /// What was odd.
+    /// Warnings.
     pub(super) warnings: Vec<String>,
 }
 
@@ -162,10 +162,9 @@ impl Groups {
         for block in (own..desc_blocks).map(|index| scan.primary(index)).take_while(on_volume) {
             metadata.push(block..block + 1);
         }
-        let mut warnings = scan.from_backup.into_warnings("were taken from backups");
-        warnings.extend(scan.doubtful.into_warnings("are damaged, and were used all the same"));
-        warnings
-            .extend(scan.lost.into_warnings("cannot be read, and so neither can the inodes of those groups"));
+        let mut warnings = scan.from_backup.into_warnings("were read from backups");
+        warnings.extend(scan.doubtful.into_warnings("are damaged, but were used"));
+        warnings.extend(scan.lost.into_warnings("cannot be read, nor can the inodes of their groups"));
         Ok(Groups { inode_tables, metadata: merge(metadata), journal: (0, Vec::new()), warnings })
     }
 

@@ -24,7 +24,7 @@ pub(super) mod flags {
 
 /// Bytes of an inode of the first revision; what follows is described by `i_extra_isize`.
 const GOOD_OLD_SIZE: usize = 128;
-/// What `i_extra_isize` of 0 stands for: the kernel then takes all fields that it knows.
+/// The value for an `i_extra_isize` of 0, for which the kernel takes all fields that it knows.
 const EXTRA_ISIZE_FULL: usize = 32;
 
 /// The fields that the kernel takes into account only as far as `i_extra_isize` reaches.
@@ -68,7 +68,7 @@ pub(super) struct Inode {
     /// `i_atime` and `i_mtime` as they stand, which mean other things in an inode that holds an attribute.
     pub(super) raw_atime: u32,
     pub(super) raw_mtime: u32,
-    /// What follows `i_extra_isize`, for extended attributes; empty where there is no room.
+    /// The bytes after `i_extra_isize`, for extended attributes; empty if there is no room.
     pub(super) xattr_area: Vec<u8>,
     /// Where that starts in the inode, in bytes.
     pub(super) xattr_at: usize,
@@ -118,7 +118,9 @@ impl Inode {
             0x1 => FileType::Fifo,
             0xC => FileType::Socket,
             _ => {
-                return Err(place("i_mode", 0x0).corrupt(format!("is {i_mode:#o}, which is no type of file")));
+                return Err(
+                    place("i_mode", 0x0).corrupt(format!("is {i_mode:#o}, which is not a valid file type"))
+                );
             }
         };
 
@@ -194,17 +196,17 @@ impl Inode {
         }
     }
 
-    /// Whether `i_flags` has `flag`.
+    /// Returns true if `i_flags` has `flag`.
     pub(super) fn has(&self, flag: u32) -> bool {
         self.flags & flag != 0
     }
 
-    /// What the checksums of what belongs to this inode start from.
+    /// The seed for checksums of the blocks of this inode.
     pub(super) fn csum_seed(&self, sb: &Superblock) -> u32 {
         seed(sb, self.number, self.generation)
     }
 
-    /// Whether a symlink's target is in `i_block`: the kernel's rule.
+    /// Returns true if a symlink's target is in `i_block`: the kernel's rule.
     pub(super) fn is_fast_symlink(&self, sb: &Superblock) -> bool {
         if self.has(flags::INLINE_DATA) {
             return false;

@@ -62,7 +62,7 @@ pub(super) trait Log {
     fn read(&self, block: u32) -> Result<Vec<u8>>;
 }
 
-/// What a journal's superblock says.
+/// The superblock of a journal.
 #[derive(Debug, Clone)]
 pub(super) struct Superblock {
     compat: u32,
@@ -79,7 +79,7 @@ pub(super) struct Superblock {
     csum_seed: u32,
 }
 
-/// What replay makes of the volume's blocks.
+/// The effect of a replay on the volume's blocks.
 #[derive(Debug, Default)]
 pub(super) struct Replay {
     /// For each block of the volume that changes, the block of the journal that has its new bytes, and
@@ -87,7 +87,7 @@ pub(super) struct Replay {
     pub(super) changes: BTreeMap<u64, (u32, bool)>,
     /// The sequence number that the next transaction would have: that of the fast commits, if any.
     pub(super) next: u32,
-    /// What could not be replayed.
+    /// Warnings about what could not be replayed.
     pub(super) warnings: Vec<String>,
 }
 
@@ -95,7 +95,7 @@ fn place(block: u32) -> At {
     at(format!("journal block {block}"))
 }
 
-/// Whether the block begins with the magic number.
+/// Returns true if the block begins with the magic number.
 pub(super) fn has_magic(block: &[u8]) -> bool {
     be32(block, 0) == MAGIC
 }
@@ -124,7 +124,7 @@ impl Superblock {
             if unknown != 0 {
                 return Err(at("journal superblock")
                     .field(field)
-                    .unsupported(format!("has features that this program does not know: {unknown:#x}")));
+                    .unsupported(format!("has unknown features: {unknown:#x}")));
             }
         }
         let checksums =
@@ -169,7 +169,7 @@ impl Superblock {
         })
     }
 
-    /// Whether there is nothing to replay.
+    /// Returns true if there is nothing to replay.
     pub(super) fn is_clean(&self) -> bool {
         self.start == 0
     }
@@ -183,7 +183,7 @@ impl Superblock {
         self.incompat & incompat != 0
     }
 
-    /// Whether each block has a checksum.
+    /// Returns true if each block has a checksum.
     fn csum_v2or3(&self) -> bool {
         self.has(incompat::CSUM_V2 | incompat::CSUM_V3)
     }
@@ -207,7 +207,7 @@ impl Superblock {
         u32::try_from(wrapped).expect("below last")
     }
 
-    /// Whether the checksum at byte `at`, of the block with zeros in its place, fits.
+    /// Returns true if the checksum at byte `at`, of the block with zeros in its place, fits.
     fn sum_fits(&self, block: &[u8], at: usize) -> bool {
         if !self.csum_v2or3() {
             return true;
@@ -216,7 +216,7 @@ impl Superblock {
         fits(be32(block, at), crc)
     }
 
-    /// Whether the checksum of a commit block fits. It does for the kernel too if it would with zeros after the
+    /// Returns true if the checksum of a commit block fits. It does for the kernel too if it would with zeros after the
     /// header: all that counts of the block was written.
     fn commit_fits(&self, block: &[u8]) -> bool {
         const H_CHKSUM: usize = 0x10;
@@ -253,7 +253,7 @@ impl Superblock {
         tags
     }
 
-    /// Whether the checksum in `tag` fits the block of the journal that it tells of.
+    /// Returns true if the checksum in `tag` fits the block of the journal that it tells of.
     fn tag_fits(&self, tag: &Tag, sequence: u32, block: &[u8]) -> bool {
         if !self.csum_v2or3() {
             return true;
@@ -263,7 +263,7 @@ impl Superblock {
     }
 }
 
-/// What a block of the journal, one after the descriptor, is to become.
+/// The target of a block of the journal after the descriptor.
 struct Tag {
     block: u64,
     escaped: bool,
@@ -275,8 +275,8 @@ fn later(a: u32, b: u32) -> bool {
     a.wrapping_sub(b).cast_signed() > 0
 }
 
-/// What mounting would write. Errs where mounting would fail before it wrote anything; what it could not
-/// write of the rest is a warning.
+/// The changes that mounting would write. Errs where mounting would fail before it wrote anything; what it could not write
+/// of the rest is a warning.
 pub(super) fn replay(log: &dyn Log, sb: &Superblock) -> Result<Replay> {
     let mut replay = Replay { next: sb.sequence, ..Replay::default() };
     if sb.is_clean() {
@@ -347,7 +347,7 @@ fn scan(log: &dyn Log, sb: &Superblock) -> Result<(u32, Option<String>)> {
                         break;
                     }
                     return Err(place(block).corrupt(format!(
-                        "transaction {next} was committed, but a block of it does not fit its checksum"
+                        "transaction {next} was committed, but one of its blocks does not match its checksum"
                     )));
                 }
                 let mut is_whole = sb.commit_fits(&bytes);
@@ -379,7 +379,7 @@ fn scan(log: &dyn Log, sb: &Superblock) -> Result<(u32, Option<String>)> {
     }
     let warning = end.map(|end| {
         format!(
-            "the journal was replayed up to transaction {end} only, whose commit block does not fit its checksum"
+            "the journal was replayed only up to transaction {end}, whose commit block does not match its checksum"
         )
     });
     Ok((end.unwrap_or(next), warning))
@@ -611,8 +611,8 @@ mod tests {
             (0x10, 65, "s_maxlen: is 65, but the journal has 64 blocks"),
             (0x14, 0, "s_first: is 0, expected 1 to 63"),
             (0x1C, 64, "s_start: is 64, expected 0 to 63"),
-            (0x2C, 1, "s_feature_ro_compat: has features that this program does not know: 0x1"),
-            (0x28, 0x40, "s_feature_incompat: has features that this program does not know: 0x40"),
+            (0x2C, 1, "s_feature_ro_compat: has unknown features: 0x1"),
+            (0x28, 0x40, "s_feature_incompat: has unknown features: 0x40"),
             (0x28, 0x18, "s_feature_incompat: has two kinds of checksums"),
             (0x28, 0x10, "s_checksum: is 0x00000000, expected"),
         ] {

@@ -45,7 +45,7 @@ impl Ext4 {
         }));
         lie.sort_unstable();
         if let Some(pair) = lie.windows(2).find(|pair| pair[0].1 > pair[1].0) {
-            return Err(place().byte(pair[1].0).corrupt("has one block of the volume twice"));
+            return Err(place().byte(pair[1].0).corrupt("uses one block of the volume twice"));
         }
         let block_size = self.sb.block_size as usize;
         let mut bytes: Vec<u8> = Vec::new();
@@ -79,7 +79,7 @@ impl Ext4 {
         }
         if !bytes.is_empty() {
             complain(place().field("i_size").byte(inode.offset + 4).corrupt(format!(
-                "is {}, no multiple of the block size, {block_size}: the end is left out",
+                "is {}, not a multiple of the block size {block_size}; the end was left out",
                 inode.size
             )));
         }
@@ -146,10 +146,10 @@ impl DirReader<'_> {
         }
         let encrypted = self.inode.has(flags::ENCRYPT);
         if name.is_empty() {
-            return complain(place.corrupt("name_len", entry.start + 6, "is 0: a name is empty"));
+            return complain(place.corrupt("name_len", entry.start + 6, "is 0, but names cannot be empty"));
         }
         if !encrypted && name.iter().any(|b| matches!(b, 0 | b'/')) {
-            let problem = format!("is {:?}, which no name can be", name.escape_ascii().to_string());
+            let problem = format!("is {:?}, which is not a valid name", name.escape_ascii().to_string());
             return complain(place.corrupt("name", entry.start + 8, problem));
         }
         let name = if encrypted { base64url(name) } else { name.to_vec() };

@@ -79,7 +79,7 @@ fn walk(
         return Err(at(format!("inode {}", inode.number))
             .field("i_size")
             .byte(inode.offset + 4)
-            .corrupt(format!("is {}, more than the map of its blocks can hold, {size_max}", inode.size)));
+            .corrupt(format!("is {}, more than its block map can hold ({size_max})", inode.size)));
     }
     if is_extents { extent::walk(&mut mapper, &inode.block) } else { mapper.indirect() }
 }

@@ -86,7 +86,7 @@ impl Mapper<'_> {
         if !self.visited.insert(block) {
             return Err(at(format!("inode {}, {what}", self.inode.number))
                 .byte(self.blocks.byte(block))
-                .corrupt(format!("block {block} is in the map of the file's blocks twice")));
+                .corrupt(format!("block {block} is in the block map of the file twice")));
         }
         self.blocks.read(what, block, 1)
     }

@@ -50,7 +50,7 @@ pub mod plan;
 mod superblock;
 mod xattr;
 
-/// The inode of the root folder.
+/// The inode of the root directory.
 const ROOT: u32 = 2;
 /// Bytes of an inode table that are read at least, how many times that where reading goes on in order, and how
 /// many such are kept: 8 MiB in all.
@@ -71,7 +71,7 @@ pub struct Ext4 {
     info: Info,
     inode_chunks: Cache,
     xattr_blocks: Cache,
-    /// What fast commits change.
+    /// The changes by fast commits.
     patches: Patches,
 }
 
@@ -84,11 +84,11 @@ impl Ext4 {
         opening::open(volume)
     }
 
-    /// The inode `id`, of a file or folder that the kernel would open.
+    /// The inode `id`, of a file or directory that the kernel would open.
     fn visible_inode(&self, id: NodeId) -> Result<Inode> {
         let number = u32::try_from(id).unwrap_or(0);
         if number != ROOT && number < self.sb.first_ino {
-            return Err(at(format!("inode {id}")).corrupt("is none of a file, but the filesystem's own"));
+            return Err(at(format!("inode {id}")).corrupt("belongs to the filesystem, not to a file"));
         }
         self.inode(number)
     }
@@ -314,7 +314,7 @@ impl Filesystem for Ext4 {
             return Err(at(format!("inode {id}"))
                 .field("i_mode")
                 .byte(inode.offset)
-                .corrupt("is no directory"));
+                .corrupt("is not a directory"));
         }
         let mut entries = if self.patches.is_new_folder(inode.number) {
             Vec::new()

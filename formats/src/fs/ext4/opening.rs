@@ -24,16 +24,16 @@ pub(super) fn open(volume: Arc<dyn Source>) -> Result<Ext4> {
         fs = fs.recover(from_backup.is_some())?;
     } else if fs.sb.needs_recovery() {
         let warning = if fs.sb.has_journal() {
-            "the journal is on another device, and so was not replayed: the last changes may be missing"
+            "the journal is on another device and was not replayed; the last changes may be missing"
         } else {
-            "the superblock says that the journal is to be replayed, but there is none"
+            "the superblock asks to replay the journal, but there is no journal"
         };
         fs.info.warnings.push(warning.to_owned());
     }
     fs.info.warnings.extend(from_backup);
     if volume_len < fs.sb.size() {
         fs.info.warnings.push(format!(
-            "the volume ends at byte {volume_len}, but the filesystem on it at {}: what lies past cannot be read",
+            "the volume ends at byte {volume_len}, but its filesystem at {}; the rest cannot be read",
             fs.sb.size()
         ));
     }
@@ -61,7 +61,7 @@ fn read_superblock(volume: &dyn Source) -> Result<(Superblock, Option<String>)> 
         });
         if stands_there && is_better {
             let warning =
-                format!("the superblock is damaged, and its backup at byte {offset} was used: {error}");
+                format!("the superblock is damaged, so its backup at byte {offset} was used: {error}");
             return Ok((backup, Some(warning)));
         }
     }
@@ -94,7 +94,7 @@ fn replayed_superblock(blocks: &Blocks, block_size: u32) -> Result<Superblock> {
         return Err(at("ext superblock")
             .field("s_log_block_size")
             .byte(superblock::OFFSET + 0x18)
-            .corrupt("the journal would change the size of blocks"));
+            .corrupt("the journal would change the block size"));
     }
     Ok(sb)
 }
@@ -110,7 +110,7 @@ impl Ext4 {
             Err(error) if error.kind() == ErrorKind::Io => return Err(error),
             Err(error) => {
                 fs.info.warnings.push(if needs {
-                    format!("the journal cannot be replayed, and so the last changes may be missing: {error}")
+                    format!("the journal cannot be replayed, so the last changes may be missing: {error}")
                 } else {
                     format!("the journal is damaged: {error}")
                 });
@@ -139,17 +139,16 @@ impl Ext4 {
         Ok(fs)
     }
 
-    /// What `blocks` hold, if nothing is replayed any more.
+    /// Reads the filesystem in `blocks`, without further replay.
     fn new(blocks: Blocks, sb: Superblock) -> Result<Self> {
         let mut groups = Groups::read(&blocks, &sb)?;
         let mut warnings = sb.warnings.clone();
         if sb.state & 2 != 0 {
-            warnings
-                .push("the superblock's s_state says that errors were found in the filesystem".to_owned());
+            warnings.push("the superblock records errors in the filesystem (s_state)".to_owned());
         }
         if sb.state & 1 == 0 && !sb.has_journal() {
             warnings.push(
-                "the volume was not unmounted cleanly, and it has no journal: its last changes may be there in part"
+                "the volume was not unmounted cleanly and has no journal; its last changes may be incomplete"
                     .to_owned(),
             );
         }

@@ -1,32 +1,32 @@
-//! What fast commits make of inodes and directories, laid over what stands on the volume.
+//! The changes of inodes and directories by fast commits, as an overlay over the volume.
 
 use std::collections::BTreeMap;
 
 use super::mapper::Run;
 use crate::fs::{DirEntry, NodeId};
 
-/// What fast commits make of inodes and folders.
+/// The changes of inodes and directories by fast commits.
 #[derive(Default)]
 pub(super) struct Patches {
     pub(super) inodes: BTreeMap<u32, Patch>,
     pub(super) folders: BTreeMap<u32, Vec<Change>>,
     /// Runs that were read of files that change.
     pub(super) runs_read: usize,
-    /// What is not as it should be, for a limit of ours.
+    /// Warnings about changes that were left out because of our own limits.
     pub(super) warnings: Vec<String>,
 }
 
-/// What becomes of an inode.
+/// The changes to an inode.
 #[derive(Default)]
 pub(super) struct Patch {
     pub(super) raw: Option<Vec<u8>>,
     /// By their first block in the file.
     pub(super) runs: Option<BTreeMap<u64, Run>>,
-    /// A folder that was made: nothing of what stands on the volume is in it.
+    /// A directory that was made: nothing of what stands on the volume is in it.
     pub(super) is_new: bool,
 }
 
-/// What becomes of a folder's entry.
+/// The change to a directory entry.
 pub(super) struct Change {
     pub(super) name: Vec<u8>,
     pub(super) inode: u32,
@@ -45,12 +45,12 @@ impl Patches {
         Some(self.inodes.get(&number)?.runs.as_ref()?.values())
     }
 
-    /// Whether nothing of what stands on the volume is in the folder.
+    /// Returns true if the directory has none of the entries on the volume.
     pub(super) fn is_new_folder(&self, number: u32) -> bool {
         self.inodes.get(&number).is_some_and(|patch| patch.is_new)
     }
 
-    /// Changes the entries of a folder.
+    /// Changes the entries of a directory.
     pub(super) fn change(&self, folder: u32, entries: &mut Vec<DirEntry>) {
         let Some(changes) = self.folders.get(&folder) else { return };
         let mut last: BTreeMap<&[u8], Option<u32>> = BTreeMap::new();

@@ -11,15 +11,15 @@ use super::{Ext4, flags};
 use crate::error::{Result, at};
 use crate::fs::FileType;
 
-/// What replaying the journal would do.
+/// The effect of replaying the journal.
 pub(super) struct Recovery {
-    /// What becomes of the volume's blocks.
+    /// The changes to the volume's blocks.
     pub(super) changes: Vec<(u64, Replayed)>,
-    /// What fast commits do after that.
+    /// The fast commits after that.
     pub(super) operations: Vec<Operation>,
     /// The blocks that the journal lies in.
     pub(super) lies: Vec<Range<u64>>,
-    /// What could not be replayed.
+    /// Warnings about what could not be replayed.
     pub(super) warnings: Vec<String>,
 }
 
@@ -61,7 +61,9 @@ impl Recovery {
                 .push((block, if escaped { Replayed::Escaped(from) } else { Replayed::At(from) }));
         }
         if outside > 0 {
-            recovery.warnings.push(format!("the journal has {outside} blocks of past the volume's end"));
+            recovery
+                .warnings
+                .push(format!("the journal has {outside} blocks that lie past the end of the volume"));
         }
         Ok(recovery)
     }
@@ -75,7 +77,7 @@ fn journal_inode(fs: &Ext4) -> Result<Inode> {
             return Err(at(format!("inode {number}"))
                 .field("i_mode")
                 .byte(inode.offset)
-                .corrupt("is not the regular file that a journal is"));
+                .corrupt("is not a regular file, as the journal must be"));
         }
         map::runs(&fs.blocks, &fs.sb, &fs.groups, &inode).map(|_| inode)
     });

@@ -25,7 +25,7 @@ const DESC_SIZE_MAX: u16 = 1024;
 /// Block groups that a volume may have. 16 TiB of 4 KiB blocks are 131,072.
 const GROUPS_MAX: u64 = 1 << 22;
 
-/// What a superblock says, checked.
+/// A superblock, checked.
 #[derive(Debug, Clone)]
 pub(super) struct Superblock {
     pub(super) features: Features,
@@ -56,15 +56,15 @@ pub(super) struct Superblock {
     pub(super) journal_inum: u32,
     /// `s_jnl_blocks`, where it is a copy of the journal inode's `i_block` and size.
     pub(super) jnl_blocks: Option<[u8; 68]>,
-    /// What every metadata checksum of the volume starts from.
+    /// The seed of all metadata checksums of the volume.
     pub(super) csum_seed: u32,
     /// `s_state`: 1 cleanly unmounted, 2 errors found, 4 orphans being recovered.
     pub(super) state: u16,
-    /// What is odd, but no reason not to read on.
+    /// Warnings: problems that do not stop the reader.
     pub(super) warnings: Vec<String>,
 }
 
-/// Whether the bytes (at least 1024 of them, from byte 1024 of the volume) begin with the magic.
+/// Returns true if the bytes (at least 1024 of them, from byte 1024 of the volume) begin with the magic.
 pub(super) fn has_magic(bytes: &[u8]) -> bool {
     le16(bytes, MAGIC_AT) == MAGIC
 }
@@ -97,14 +97,16 @@ impl Superblock {
         let rev_level = le32(bytes, 0x4C);
         let dynamic = rev_level > 0;
         if rev_level > 1 {
-            warnings.push(format!("the superblock's s_rev_level is {rev_level}: newer than any known (1)"));
+            warnings.push(format!(
+                "s_rev_level of the superblock is {rev_level}, newer than the latest known (1)"
+            ));
         }
         // Of a volume of revision 0 too the kernel takes them into account.
         let features =
             Features { compat: le32(bytes, 0x5C), incompat: le32(bytes, 0x60), ro_compat: le32(bytes, 0x64) };
         if !dynamic && features != Features::default() {
             warnings.push(format!(
-                "the superblock's s_rev_level is 0, which knows no features, and yet it has some: {}",
+                "s_rev_level of the superblock is 0, which allows no features, but it has some: {}",
                 features.names().join(", ")
             ));
         }
@@ -112,15 +114,12 @@ impl Superblock {
             return Err(at("ext superblock")
                 .field("s_feature_incompat")
                 .byte(offset + 0x60)
-                .unsupported("an external journal device, which holds no files"));
+                .unsupported("the volume is an external journal, which holds no files"));
         }
         let unreadable = features.unreadable();
         if !unreadable.is_empty() {
             return Err(at("ext superblock").field("s_feature_incompat").byte(offset + 0x60).unsupported(
-                format!(
-                    "the volume uses features that this program does not read: {}",
-                    unreadable.join(", ")
-                ),
+                format!("the volume uses features that mif does not read: {}", unreadable.join(", ")),
             ));
         }
 
@@ -182,7 +181,7 @@ impl Superblock {
         let inodes_count = le32(bytes, 0x0);
         if u64::from(inodes_count) > groups * u64::from(inodes_per_group) || inodes_count < 2 {
             let problem = format!(
-                "is {inodes_count}, but {groups} groups of {inodes_per_group} inodes have room for less"
+                "is {inodes_count}, but {groups} groups of {inodes_per_group} inodes have room for fewer"
             );
             return bad("s_inodes_count", 0x0, problem);
         }
@@ -201,7 +200,7 @@ impl Superblock {
                     .unsupported(format!("is {}, expected 1 (CRC-32C)", bytes[0x175])));
             }
             if let Err(error) = check_sum(bytes, offset) {
-                warnings.push(format!("{error}, and what the superblock says may be wrong"));
+                warnings.push(format!("{error}, so the superblock may be wrong"));
             }
         }
         let csum_seed =
@@ -233,27 +232,27 @@ impl Superblock {
         })
     }
 
-    /// Whether structures carry CRC-32C checksums.
+    /// Returns true if structures carry CRC-32C checksums.
     pub(super) fn metadata_csum(&self) -> bool {
         self.features.has_ro_compat(ro_compat::METADATA_CSUM)
     }
 
-    /// Whether group descriptors carry the older CRC-16.
+    /// Returns true if group descriptors carry the older CRC-16.
     pub(super) fn gdt_csum(&self) -> bool {
         !self.metadata_csum() && self.features.has_ro_compat(ro_compat::GDT_CSUM)
     }
 
-    /// Whether the volume has a journal, here or elsewhere.
+    /// Returns true if the volume has a journal, here or elsewhere.
     pub(super) fn has_journal(&self) -> bool {
         self.features.has_compat(compat::HAS_JOURNAL)
     }
 
-    /// Whether the journal must be replayed before the volume is read.
+    /// Returns true if the journal must be replayed before the volume is read.
     pub(super) fn needs_recovery(&self) -> bool {
         self.features.has_incompat(incompat::RECOVER)
     }
 
-    /// Whether `group` holds a copy of the superblock and of the descriptors.
+    /// Returns true if `group` holds a copy of the superblock and of the descriptors.
     pub(super) fn has_super(&self, group: u32) -> bool {
         self.super_groups().take_while(|copy| *copy <= group).any(|copy| copy == group)
     }

@@ -35,7 +35,7 @@ fn inode_at(number: u64) -> usize {
     TABLE + (number as usize - 1) * INODE
 }
 
-/// A volume without checksums: a root folder with one file, of two blocks and an attribute.
+/// A volume without checksums: a root directory with one file, of two blocks and an attribute.
 fn volume() -> Vec<u8> {
     let mut v = vec![0; BLOCKS * BLOCK];
     for (at, value) in [
@@ -144,14 +144,14 @@ fn one_wrong_field_is_named_with_its_place() {
         (
             sb + 0x60,
             &[0x43, 0x10],
-            "s_feature_incompat, at byte 1120: the volume uses features that this program does not read: compression, dirdata",
+            "s_feature_incompat, at byte 1120: the volume uses features that mif does not read: compression, dirdata",
         ),
         (sb + 0x60, &[0x4A], "s_feature_incompat, at byte 1120: an external journal device"),
         (sb + 0x64, &[0, 4], "ext superblock, s_checksum_type, at byte 1397: is 0, expected 1"),
         (sb + 0x64, &[0, 2, 0, 0], ""),
         (root + 0x1A, &[0], "inode 2, i_links_count, at byte 5402: is 0"),
-        (root + 1, &[0x91], "inode 2, i_mode, at byte 5376: is 0o110755, which is no type of file"),
-        (root + 1, &[0x81], "inode 2, i_mode, at byte 5376: is no directory"),
+        (root + 1, &[0x91], "inode 2, i_mode, at byte 5376: is 0o110755, which is not a valid file type"),
+        (root + 1, &[0x81], "inode 2, i_mode, at byte 5376: is not a directory"),
         (
             file + 0x80,
             &[225],
@@ -189,12 +189,16 @@ fn one_wrong_field_is_named_with_its_place() {
             "e_value_size, at byte 12328: is 5242880, more than 4194304",
         ),
         (ROOT_BLOCK * BLOCK, &[17], "directory inode 2, inode, at byte 10240: is 17, expected 1 to 16"),
-        (ROOT_BLOCK * BLOCK, &[8], "inode 8: is none of a file, but the filesystem's own"),
-        (ROOT_BLOCK * BLOCK + 6, &[0], "directory inode 2, name_len, at byte 10246: is 0: a name is empty"),
+        (ROOT_BLOCK * BLOCK, &[8], "inode 8: belongs to the filesystem, not to a file"),
+        (
+            ROOT_BLOCK * BLOCK + 6,
+            &[0],
+            "directory inode 2, name_len, at byte 10246: is 0, but names cannot be empty",
+        ),
         (
             ROOT_BLOCK * BLOCK + 8,
             b"/",
-            "directory inode 2, name, at byte 10248: is \"/ile\", which no name can be",
+            "directory inode 2, name, at byte 10248: is \"/ile\", which is not a valid name",
         ),
         (
             ROOT_BLOCK * BLOCK + 8,
@@ -240,7 +244,7 @@ fn attributes_whose_values_are_over_the_limit_together_are_left_out_from_there_o
     assert_eq!(complaints[0].kind(), ErrorKind::Limit);
     assert_eq!(
         complaints[0].to_string(),
-        "inode 12, attribute user.y: all values together are more than 4 bytes: it and those after it are left out"
+        "inode 12, attribute user.y: the attribute values exceed 4 bytes in total; this one and later ones were left out"
     );
 }
 
@@ -289,7 +293,7 @@ fn a_descriptor_that_is_damaged_elsewhere_is_used_and_said_to_be() {
         let fs = open(volume).unwrap();
         let warnings = &fs.info().warnings;
         assert!(warnings[0].contains(warning), "{warnings:?}");
-        assert_eq!(warnings[1], "1 group descriptors are damaged, and were used all the same");
+        assert_eq!(warnings[1], "1 group descriptors are damaged, but were used");
         assert_eq!(fs.node(FILE, &mut |_| ()).unwrap().size, 1500);
     }
 }
@@ -299,7 +303,7 @@ fn a_journal_that_is_to_be_replayed_and_is_not_there_is_said() {
     let mut volume = volume();
     put32(&mut volume, 1024 + 0x60, 0x46); // s_feature_incompat: needs_recovery too
     let warnings = open(volume).unwrap().info().warnings.clone();
-    assert_eq!(warnings, ["the superblock says that the journal is to be replayed, but there is none"]);
+    assert_eq!(warnings, ["the superblock asks to replay the journal, but there is no journal"]);
 }
 
 #[test]
@@ -307,9 +311,7 @@ fn a_volume_that_was_cut_off_is_read_as_far_as_it_goes() {
     let mut volume = volume();
     volume.truncate((FILE_BLOCK + 1) * BLOCK);
     let fs = open(volume).unwrap();
-    assert!(
-        fs.info().warnings[0].contains("the volume ends at byte 21504, but the filesystem on it at 65536")
-    );
+    assert!(fs.info().warnings[0].contains("the volume ends at byte 21504, but its filesystem at 65536"));
     assert_eq!(fs.node(FILE, &mut |_| ()).unwrap().size, 1500);
     let error = fs.content(FILE).unwrap_err().to_string();
     assert!(error.contains("lies at blocks 20 to 21, past the volume's last, 20"), "{error}");
@@ -339,7 +341,7 @@ fn a_folder_cannot_have_one_block_twice() {
     put32(&mut volume, map + 32, ROOT_BLOCK as u32);
     put32(&mut volume, inode_at(2) + 4, 2048);
     let error = open(volume).unwrap().read_dir(2, &mut |_| {}).unwrap_err().to_string();
-    assert_eq!(error, "directory inode 2, at byte 10240: has one block of the volume twice");
+    assert_eq!(error, "directory inode 2, at byte 10240: uses one block of the volume twice");
 }
 
 #[test]
@@ -377,7 +379,7 @@ fn an_unclean_volume_without_a_journal_is_said_to_be() {
     assert!(open(volume).unwrap().info().warnings[0].contains("was not unmounted cleanly"));
     let mut volume = self::volume();
     put16(&mut volume, 1024 + 0x3A, 3);
-    assert!(open(volume).unwrap().info().warnings[0].contains("errors were found"));
+    assert!(open(volume).unwrap().info().warnings[0].contains("records errors"));
 }
 
 #[test]
@@ -418,7 +420,7 @@ fn features_count_on_a_volume_of_revision_0_too() {
     let fs = open(volume).unwrap();
     assert_eq!(
         fs.info().warnings,
-        ["the superblock's s_rev_level is 0, which knows no features, and yet it has some: filetype, extent"]
+        ["s_rev_level of the superblock is 0, which allows no features, but it has some: filetype, extent"]
     );
     let entries = fs.read_dir(2, &mut |e| panic!("{e}")).unwrap();
     assert_eq!(entries[0].name, b"file");

@@ -48,7 +48,7 @@ pub(super) enum Value {
 }
 
 impl Stored {
-    /// Whether this is where inline data goes on, rather than an attribute.
+    /// Returns true if this is where inline data goes on, rather than an attribute.
     pub(super) fn is_inline_data(&self) -> bool {
         self.index == INDEX_SYSTEM && self.name == b"data"
     }
@@ -76,7 +76,7 @@ impl Stored {
         [prefix.as_bytes(), &self.name].concat()
     }
 
-    /// Whether the value is an access control list.
+    /// Returns true if the value is an access control list.
     pub(super) fn is_acl(&self) -> bool {
         matches!(self.index, INDEX_ACL_ACCESS | INDEX_ACL_DEFAULT) && self.name.is_empty()
     }
@@ -92,8 +92,8 @@ impl Stored {
     }
 }
 
-/// Parses what an inode has over, which may hold no attributes at all. `offset` is its byte on the volume.
-/// What is damaged is left out and complained of.
+/// Parses what an inode has over, which may hold no attributes at all. `offset` is its byte on the volume. Damaged
+/// attributes are left out, with a complaint.
 pub(super) fn parse_inode(
     area: &[u8],
     inode: u32,
@@ -138,7 +138,7 @@ pub(super) fn parse_block(
 }
 
 /// The entries from `first` on; values are counted from the start of `bytes`, which is at byte `offset`.
-/// Where the entries have no end there are no values either.
+/// Where the list of entries does not end there are no values either.
 fn entries(
     bytes: &[u8],
     first: usize,
@@ -153,7 +153,7 @@ fn entries(
     let mut next = first;
     loop {
         if next + 4 > bytes.len() {
-            complain(bad("e_name_len", next, "the entries have no end".to_owned()));
+            complain(bad("e_name_len", next, "the list of entries does not end".to_owned()));
             return Vec::new();
         }
         if le32(bytes, next) == 0 {
@@ -222,7 +222,7 @@ pub(super) fn acl(stored: &[u8]) -> Result<Option<Vec<u8>>, String> {
         return Ok(None);
     }
     if stored.len() < 4 || le32(stored, 0) != STORED_VERSION {
-        return Err("is an access control list of an unknown version".to_owned());
+        return Err("the access control list has an unknown version".to_owned());
     }
     let mut rest = &stored[4..];
     if rest.is_empty() {
@@ -231,16 +231,16 @@ pub(super) fn acl(stored: &[u8]) -> Result<Option<Vec<u8>>, String> {
     let mut list = XATTR_VERSION.to_le_bytes().to_vec();
     while !rest.is_empty() {
         if rest.len() < 4 {
-            return Err("is an access control list that ends within an entry".to_owned());
+            return Err("the access control list ends within an entry".to_owned());
         }
         let has_id = match le16(rest, 0) {
             0x01 | 0x04 | 0x10 | 0x20 => false, // owner, owning group, mask, others
             0x02 | 0x08 => true,                // a user, a group
-            tag => return Err(format!("is an access control list with an entry of unknown tag {tag:#x}")),
+            tag => return Err(format!("the access control list has an entry with the unknown tag {tag:#x}")),
         };
         let len = if has_id { 8 } else { 4 };
         if rest.len() < len {
-            return Err("is an access control list that ends within an entry".to_owned());
+            return Err("the access control list ends within an entry".to_owned());
         }
         list.extend_from_slice(&rest[..4]);
         list.extend_from_slice(if has_id { &rest[4..8] } else { &[0xFF; 4] });
@@ -271,7 +271,7 @@ mod tests {
         assert_eq!(parse_inode(&[0; 96], 12, 0, &mut |error| panic!("{error}")), []);
     }
 
-    /// What is complained of, of an area without an attribute that can be read.
+    /// The complaints about an area without readable attributes.
     fn complaint(area: &[u8]) -> String {
         let mut complaints = Vec::new();
         assert_eq!(parse_inode(area, 12, 0, &mut |error| complaints.push(error.to_string())), []);

@@ -53,7 +53,7 @@ impl Kind {
     }
 }
 
-/// What the boot sector says, checked, with places in bytes.
+/// The boot sector, checked, with places in bytes.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Bpb {
     pub(super) kind: Kind,
@@ -79,7 +79,7 @@ pub(super) struct Bpb {
     pub(super) fs_info: Option<u64>,
     /// FAT32: which FAT is active (bits 0 to 3), and whether it is the only one kept (bit 7).
     pub(super) ext_flags: u16,
-    /// Whether it was in use when it was last written.
+    /// True if it was in use when it was last written.
     pub(super) dirty: bool,
     /// The serial number, if there is one.
     pub(super) vol_id: Option<u32>,
@@ -179,7 +179,7 @@ impl Bpb {
         })
     }
 
-    /// Whether there is a cluster of this number.
+    /// Returns true if there is a cluster of this number.
     pub(super) fn has_cluster(&self, cluster: u32) -> bool {
         cluster >= FIRST_CLUSTER && cluster - FIRST_CLUSTER < self.cluster_count
     }
@@ -201,7 +201,7 @@ impl Bpb {
         (entries * self.kind.entry_bits()).div_ceil(8).min(self.fat_len)
     }
 
-    /// Whether all FATs are kept alike.
+    /// Returns true if all FATs are kept alike.
     pub(super) fn is_mirrored(&self) -> bool {
         self.ext_flags & 0x80 == 0
     }

@@ -57,20 +57,20 @@ impl ShortEntry {
         self.dir_attr & ATTR_DIRECTORY != 0
     }
 
-    /// Whether it is a label, and not only passed over as one: some entry of a long name with a stray bit, or
-    /// a directory.
+    /// Returns true if it is a label, and not only passed over as one: some entry of a long name with a stray bit, or a
+    /// directory.
     pub(super) fn is_label(&self) -> bool {
         self.dir_attr & (ATTR_VOLUME_ID | ATTR_DIRECTORY) == ATTR_VOLUME_ID
             && self.dir_attr & ATTR_LONG_NAME != ATTR_LONG_NAME
     }
 
-    /// Whether it stands for the directory itself or its parent.
+    /// Returns true if it is the entry of the directory itself or of its parent.
     fn is_dot(&self) -> bool {
         matches!(&self.dir_name, b".          " | b"..         ")
     }
 }
 
-/// What 32 bytes of a directory are.
+/// A 32-byte slot of a directory.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Slot {
     /// No entry from here on was ever used.

@@ -13,9 +13,9 @@
 //! - a chain that meets a bad mark before its end is an error, not an end;
 //! - a date out of range is no date.
 //!
-//! Two files that share clusters are both read: each is what its chain says. Who puts blocks to files takes
-//! care that a block counts once. Two directories that share clusters would make a tree without end: the one
-//! that is read first has them, for as long as the volume is open, and the other is an error.
+//! Two files that share clusters are both read: each is what its chain says. Code that maps blocks to files takes care that
+//! a block counts once. Two directories that share clusters would make a tree without end: the one that is read first has
+//! them, for as long as the volume is open, and the other is an error.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -48,8 +48,8 @@ const MAX_COMPARED_BYTES: u64 = 64 << 20;
 /// The root has no entry of its own. No entry lies in the boot sector.
 const ROOT: NodeId = 0;
 
-/// Whether the first 512 bytes of a volume are a FAT's boot sector: a BIOS parameter block that can be
-/// mounted, and the marks of a boot sector. Others have left such a block there, and are not taken for a FAT.
+/// Returns true if the first 512 bytes of a volume are a FAT's boot sector: a BIOS parameter block that can be mounted, and
+/// the marks of a boot sector. Others have left such a block there, and are not taken for a FAT.
 #[must_use]
 pub fn is_boot_sector(head: &[u8]) -> bool {
     (has_boot_marks(head) || calls_itself_fat(head))
@@ -58,8 +58,8 @@ pub fn is_boot_sector(head: &[u8]) -> bool {
         && Bpb::parse(head).is_ok()
 }
 
-/// Whether [`Fat::open`] has something to say of a volume that starts with `head`: it is a FAT, or a damaged
-/// one that still calls itself so.
+/// Returns true if [`Fat::open`] has something to say of a volume that starts with `head`: it is a FAT, or a damaged one
+/// that still calls itself so.
 #[must_use]
 pub fn probe(head: &[u8]) -> bool {
     is_boot_sector(head) || (has_boot_marks(head) && calls_itself_fat(head))
@@ -100,7 +100,7 @@ impl Fat {
         let mut warnings = Vec::new();
         let fat_start = bpb.active_fat().unwrap_or_else(|| {
             warnings.push(format!(
-                "The boot sector calls FAT {} active, of {}: the first one serves.",
+                "The boot sector calls FAT {} active, but there are {}; using the first one.",
                 bpb.ext_flags & 0xf,
                 bpb.num_fats
             ));
@@ -108,7 +108,7 @@ impl Fat {
         });
         if bpb.size > volume.len() {
             warnings.push(format!(
-                "The filesystem has {} bytes, but the volume only {}: what lies past its end cannot be read.",
+                "The filesystem has {} bytes, but the volume only {}; the rest cannot be read.",
                 bpb.size,
                 volume.len()
             ));
@@ -187,7 +187,7 @@ impl Fat {
                     volume.read_vec(self.bpb.fat_start + copy * self.bpb.fat_len + offset, len as usize)?;
                 if let Some(i) = ours.iter().zip(&theirs).position(|(a, b)| a != b) {
                     return Ok(Some(format!(
-                        "The FATs differ: FAT {copy} at byte {} of {}; FAT 0 serves.",
+                        "The FATs differ: FAT {copy} at byte {} of {}; using FAT 0.",
                         offset + i as u64,
                         self.bpb.fat_len
                     )));
@@ -200,7 +200,7 @@ impl Fat {
 
     /// The entry that lies at byte `id` of the volume.
     fn entry(&self, id: NodeId) -> Result<ShortEntry> {
-        let missing = || at("FAT directory entry").byte(id).not_found("there is no such entry");
+        let missing = || at("FAT directory entry").byte(id).not_found("no such entry");
         let in_root = self.bpb.fixed_root.contains(&id);
         if !id.is_multiple_of(ENTRY_SIZE as u64) || (id < self.bpb.data_start && !in_root) {
             return Err(missing());
@@ -240,7 +240,9 @@ impl Fat {
         }
         let entry = self.entry(id)?;
         if !entry.is_dir() {
-            return Err(at("FAT directory entry").byte(id).not_found("is of a file, not of a directory"));
+            return Err(at("FAT directory entry")
+                .byte(id)
+                .not_found("belongs to a file, not to a directory"));
         }
         self.chain(self.first_cluster(&entry), wanted, id)
     }
@@ -258,7 +260,7 @@ impl Fat {
         let (pieces, cut) = self.pieces(&runs, bytes);
         let too_long = || {
             let place = at("FAT directory").byte(id);
-            place.limit(format!("goes on after {MAX_DIR_BYTES} bytes, which is all that is read"))
+            place.limit(format!("exceeds the limit of {MAX_DIR_BYTES} bytes"))
         };
         let problem = cut.or(problem).or_else(|| (!ended).then(too_long));
         Ok((pieces, problem))
@@ -277,9 +279,9 @@ impl Fat {
             }
             if on_volume < len {
                 let end = self.cache.volume().len();
-                let error = at(format!("cluster {} and the {} after it", run.cluster, run.count - 1))
+                let error = at(format!("cluster {} and the next {}", run.cluster, run.count - 1))
                     .byte(offset)
-                    .corrupt(format!("reach past the end of the volume at {end}"));
+                    .corrupt(format!("extend past the end of the volume at {end}"));
                 return (pieces, Some(error));
             }
             left -= len;
@@ -340,11 +342,12 @@ fn entry_name(entry: &ShortEntry, long: Option<&[u16]>, place: u64) -> (Option<V
     match long.map(name::wtf8) {
         Some(long) if name::is_valid(&long) => (Some(long), None),
         _ if !name::is_valid(&short) => {
-            (None, Some(corrupt("is empty or holds a slash: the entry is left out")))
+            (None, Some(corrupt("is empty or contains a slash; the entry was left out")))
         }
-        Some(_) => {
-            (Some(short), Some(corrupt("has a long name that is empty or holds a slash: the short serves")))
-        }
+        Some(_) => (
+            Some(short),
+            Some(corrupt("has a long name that is empty or contains a slash; using the short name")),
+        ),
         None => (Some(short), None),
     }
 }
@@ -423,7 +426,7 @@ impl Filesystem for Fat {
             at("FAT directory entry")
                 .field("DIR_FileSize")
                 .byte(id)
-                .corrupt(format!("is {size}, which takes {wanted} clusters, but there are {clusters}"))
+                .corrupt(format!("is {size}, which takes {wanted} clusters, but the chain has {clusters}"))
         };
         if wanted > u64::from(self.bpb.cluster_count) {
             return Err(too_long(self.bpb.cluster_count));

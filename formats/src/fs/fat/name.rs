@@ -81,7 +81,7 @@ pub(super) fn checksum(name: &[u8; 11]) -> u8 {
     name.iter().fold(0u8, |sum, b| sum.rotate_right(1).wrapping_add(*b))
 }
 
-/// Whether it can stand as one name in a path.
+/// Returns true if it can stand as one name in a path.
 pub(super) fn is_valid(name: &[u8]) -> bool {
     !matches!(name, b"" | b"." | b"..") && !name.contains(&b'/') && !name.contains(&0)
 }

@@ -9,7 +9,7 @@ use crate::error::{Error, Result, at};
 /// A chain is kept as at most so many runs of neighbouring clusters.
 const MAX_RUNS: usize = 1 << 20;
 
-/// What stands for a cluster in the table.
+/// The entry of a cluster in the table.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Link {
     /// The file goes on in this cluster, which need not exist.
@@ -23,7 +23,7 @@ pub(super) enum Link {
 }
 
 impl Link {
-    /// What an entry of the table means. FAT32's top four bits mean nothing.
+    /// The meaning of an entry of the table. FAT32's top four bits are ignored.
     pub(super) fn of(kind: Kind, entry: u32) -> Self {
         let (entry, bad) = match kind {
             Kind::Fat12 => (entry & 0xfff, 0xff7),
@@ -57,7 +57,7 @@ impl Run {
 pub(super) struct Chain {
     pub(super) runs: Vec<Run>,
     pub(super) clusters: u32,
-    /// Whether the end of the chain was met, and not only what was asked for.
+    /// True if the end of the chain was reached, and not only the wanted number of clusters.
     pub(super) ended: bool,
     /// Why no more can be told.
     pub(super) problem: Option<Error>,
@@ -122,7 +122,7 @@ impl<'a> Table<'a> {
             }
             if chain.runs.len() > MAX_RUNS {
                 let place = at("cluster chain").byte(self.entry_place(first));
-                chain.problem = Some(place.limit(format!("is in over {MAX_RUNS} pieces")));
+                chain.problem = Some(place.limit(format!("has over {MAX_RUNS} fragments")));
                 return Ok(chain);
             }
             chain.clusters += 1;
@@ -143,11 +143,11 @@ impl<'a> Table<'a> {
                     break;
                 }
                 Link::Free => {
-                    chain.problem = Some(entry().corrupt("says free, in the middle of a chain"));
+                    chain.problem = Some(entry().corrupt("marks a cluster in the middle of a chain as free"));
                     break;
                 }
                 Link::Bad => {
-                    chain.problem = Some(entry().corrupt("says bad, in the middle of a chain"));
+                    chain.problem = Some(entry().corrupt("marks a cluster in the middle of a chain as bad"));
                     break;
                 }
             };
@@ -184,7 +184,7 @@ impl<'a> Table<'a> {
             let last = chain.runs.last().map_or(again, |run| run.end() - 1);
             let entry = at(format!("FAT entry of cluster {last}")).byte(self.entry_place(last));
             chain.problem =
-                Some(entry.corrupt(format!("leads back to cluster {again}: the chain goes in circles")));
+                Some(entry.corrupt(format!("leads back to cluster {again}: the chain is circular")));
             return;
         }
     }

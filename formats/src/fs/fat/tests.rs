@@ -411,11 +411,11 @@ fn chains_that_break_are_errors_with_their_place() {
         |cluster: usize| format!("FAT entry of cluster {cluster}, at byte {}", FAT + cluster + cluster / 2);
     assert_eq!(broken(3, 98), format!("{}: leads to cluster 98, expected 2 to 97", place(3)));
     assert_eq!(broken(3, 1), format!("{}: leads to cluster 1, expected 2 to 97", place(3)));
-    assert_eq!(broken(3, 0), format!("{}: says free, in the middle of a chain", place(3)));
-    assert_eq!(broken(3, 0xff7), format!("{}: says bad, in the middle of a chain", place(3)));
-    assert_eq!(broken(3, 2), format!("{}: leads back to cluster 2: the chain goes in circles", place(3)));
-    assert_eq!(broken(2, 2), format!("{}: leads back to cluster 2: the chain goes in circles", place(2)));
-    assert!(broken(3, 0xfff).ends_with("is 1124, which takes 3 clusters, but there are 2"));
+    assert_eq!(broken(3, 0), format!("{}: marks a cluster in the middle of a chain as free", place(3)));
+    assert_eq!(broken(3, 0xff7), format!("{}: marks a cluster in the middle of a chain as bad", place(3)));
+    assert_eq!(broken(3, 2), format!("{}: leads back to cluster 2: the chain is circular", place(3)));
+    assert_eq!(broken(2, 2), format!("{}: leads back to cluster 2: the chain is circular", place(2)));
+    assert!(broken(3, 0xfff).ends_with("is 1124, which takes 3 clusters, but the chain has 2"));
     // What lies behind the file's size does not matter.
     let mut small = Small::new();
     small.link(5, 2);
@@ -433,7 +433,7 @@ fn entries_that_name_no_cluster_or_too_large_a_size_are_errors() {
         );
     }
     let small = Small::new().poked(FIXED_ROOT + 28, &[0xff; 4]);
-    assert!(small.content_error().contains("takes 8388608 clusters, but there are 96"));
+    assert!(small.content_error().contains("takes 8388608 clusters, but the chain has 96"));
     // FAT32's half of the cluster number means nothing here.
     assert!(Small::new().poked(FIXED_ROOT + 20, &[1, 1]).open().content(FIXED_ROOT as u64).is_ok());
     // Size 0 is an empty file, whatever cluster it names.
@@ -464,7 +464,7 @@ fn a_directory_in_circles_is_read_once_and_said() {
 fn names_that_no_path_can_hold_are_left_out_and_said() {
     let at = DATA + 2 * 512 + 64;
     let (names, complaints) = Small::new().poked(at, b"A/B").dir();
-    assert!(names.is_empty() && complaints[0].contains("holds a slash"), "{complaints:?}");
+    assert!(names.is_empty() && complaints[0].contains("contains a slash"), "{complaints:?}");
     let mut small = Small::new();
     small.entry(at + 32, b"B          ", 0x20, 6, 10);
     let mut long = [0u8; 32];
@@ -472,7 +472,7 @@ fn names_that_no_path_can_hold_are_left_out_and_said() {
     long[1] = b'/';
     let (names, complaints) = small.poked(at, &long).dir();
     assert_eq!(names, ["B"]);
-    assert!(complaints[0].contains("the short serves"), "{complaints:?}");
+    assert!(complaints[0].contains("using the short name"), "{complaints:?}");
 }
 
 #[test]
@@ -502,7 +502,7 @@ fn entries_behind_the_end_and_deleted_ones_are_not_shown() {
 fn copies_of_the_fat_that_differ_are_said_and_the_first_serves() {
     let small = Small::new().poked(FAT_COPY + 3, &[0; 6]);
     let fat = small.open();
-    assert_eq!(fat.info().warnings, ["The FATs differ: FAT 1 at byte 3 of 512; FAT 0 serves."]);
+    assert_eq!(fat.info().warnings, ["The FATs differ: FAT 1 at byte 3 of 512; using FAT 0."]);
     assert!(fat.content(FIXED_ROOT as u64).is_ok());
 }
 
@@ -531,7 +531,7 @@ fn the_active_fat_of_a_fat32_serves() {
     assert_eq!(read(&fat, tree(&fat)[path]), noise(99, 300_000));
     bytes[40] = 0x85;
     let warnings = &open(bytes).unwrap().info.warnings;
-    assert_eq!(*warnings, ["The boot sector calls FAT 5 active, of 2: the first one serves."]);
+    assert_eq!(*warnings, ["The boot sector calls FAT 5 active, but there are 2; using the first one."]);
 }
 
 #[test]

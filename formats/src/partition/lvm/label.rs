@@ -23,7 +23,7 @@ pub(super) struct PhysicalVolume {
     pub(super) uuid: String,
     /// The group's metadata, a copy for each area.
     pub(super) texts: Vec<Vec<u8>>,
-    /// What is wrong with areas, each a sentence.
+    /// Warnings about areas, as sentences.
     pub(super) warnings: Vec<String>,
 }
 
@@ -98,7 +98,7 @@ fn read_area(volume: &dyn Source, offset: u64, size: u64) -> Result<Result<Optio
         at("LVM metadata area").field(name).byte(offset.saturating_add(byte))
     };
     if size < SECTOR || offset.checked_add(size).is_none_or(|end| end > volume.len()) {
-        let problem = format!("{size} bytes do not lie within the volume's {}", volume.len());
+        let problem = format!("the area of {size} bytes does not fit into the volume of {}", volume.len());
         return Ok(Err(at("LVM metadata area").byte(offset).corrupt(problem)));
     }
     let header = volume.read_vec(offset, SECTOR_BYTES)?;
@@ -106,7 +106,7 @@ fn read_area(volume: &dyn Source, offset: u64, size: u64) -> Result<Result<Optio
         return Ok(Err(field("checksum", 0).corrupt("is wrong")));
     }
     if &header[4..20] != MDA_MAGIC {
-        return Ok(Err(field("magic", 4).corrupt("is not LVM's")));
+        return Ok(Err(field("magic", 4).corrupt("is not the LVM magic")));
     }
     let (text_offset, text_size) = (le64(&header, 40), le64(&header, 48));
     let (checksum, flags) = (le32(&header, 56), le32(&header, 60));
@@ -117,7 +117,8 @@ fn read_area(volume: &dyn Source, offset: u64, size: u64) -> Result<Result<Optio
         return Ok(Err(field("size", 48).limit(format!("is {text_size}, over {MAX_TEXT_BYTES}"))));
     }
     if text_size > size - SECTOR || !(SECTOR..size).contains(&text_offset) {
-        let problem = format!("is {text_offset}, with {text_size} bytes, in an area of {size}");
+        let problem =
+            format!("is {text_offset}, but {text_size} bytes there do not fit into the area of {size}");
         return Ok(Err(field("offset", 40).corrupt(problem)));
     }
     // The area is a ring behind its header: a text may go on at its beginning.
@@ -125,7 +126,7 @@ fn read_area(volume: &dyn Source, offset: u64, size: u64) -> Result<Result<Optio
     let mut text = volume.read_vec(offset + text_offset, before_end)?;
     text.extend(volume.read_vec(offset + SECTOR, text_size as usize - before_end)?);
     if !fits(checksum, crc(&text)) {
-        return Ok(Err(field("checksum", 56).corrupt("is not the text's")));
+        return Ok(Err(field("checksum", 56).corrupt("does not match the text")));
     }
     Ok(Ok(Some(text)))
 }
@@ -184,7 +185,7 @@ mod tests {
         assert!(area(48, &(1u64 << 20).to_le_bytes()).contains("offset, at byte 40"));
         assert!(area(40, &511u64.to_le_bytes()).contains("offset, at byte 40"));
         assert!(area(40, &u64::MAX.to_le_bytes()).contains("offset, at byte 40"));
-        assert!(area(56, &[0; 4]).contains("is not the text's"));
+        assert!(area(56, &[0; 4]).contains("does not match the text"));
         assert_eq!(area(60, &[1]), "none");
         assert_eq!(area(48, &[0; 8]), "none");
     }

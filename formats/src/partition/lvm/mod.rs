@@ -4,9 +4,9 @@
 //! label │ metadata area: header, then a ring of texts, each the whole of the group │ extents ...
 //! ```
 //!
-//! Only linear volumes are read: each piece of one is a piece of a partition, so the disk's bytes are found
-//! through them as if there were no LVM. Others (mirrors, RAID, thin pools, snapshots, caches) are said and left
-//! alone, and so are volumes that need a physical volume of another disk.
+//! Only linear volumes are read: each piece of one is a piece of a partition, so the disk's bytes are found through them as
+//! if there were no LVM. Others (mirrors, RAID, thin pools, snapshots, caches) are left out with a warning, and so are
+//! volumes that need a physical volume of another disk.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -20,16 +20,16 @@ mod text;
 use self::label::{PhysicalVolume, SECTOR};
 use self::text::Section;
 
-/// A volume group, as far as it is on the disk.
+/// The part of a volume group that is on the disk.
 #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct Group {
     /// Its name.
     pub name: String,
     /// Its UUID, as LVM prints it.
     pub id: String,
-    /// The linear volumes that are wholly there, by name.
+    /// The linear volumes that are wholly on the disk, by name.
     pub volumes: Vec<LogicalVolume>,
-    /// What is odd about it, and what is left out, each a sentence.
+    /// Warnings about the group and about what was left out, as sentences.
     pub warnings: Vec<String>,
 }
 
@@ -47,7 +47,7 @@ pub struct LogicalVolume {
 /// A piece of a logical volume: `len` bytes at byte `start` of a physical volume.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct Segment {
-    /// Which of the volumes that [`read`] was given.
+    /// Index of the physical volume among the volumes given to [`read`].
     pub physical: usize,
     /// Where on it, in bytes.
     pub start: u64,
@@ -62,7 +62,7 @@ impl LogicalVolume {
         self.segments.iter().map(|segment| segment.len).sum()
     }
 
-    /// Whether it holds nothing.
+    /// Returns true if it holds nothing.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.segments.is_empty()
@@ -81,8 +81,8 @@ impl LogicalVolume {
     }
 }
 
-/// Looks for physical volumes among `volumes`, which are the volumes of one disk, and gives the groups that they
-/// make, by name. What cannot be read of a group is one of its warnings; only a failing read is an error.
+/// Looks for physical volumes among `volumes`, which are the volumes of one disk, and gives the groups that they make, by
+/// name. Unreadable parts of a group are warnings; only a failing read is an error.
 pub fn read(volumes: &[Arc<dyn Source>]) -> Result<Vec<Group>> {
     let mut physical = BTreeMap::new();
     let mut groups = BTreeMap::new();
@@ -90,7 +90,7 @@ pub fn read(volumes: &[Arc<dyn Source>]) -> Result<Vec<Group>> {
     for (index, volume) in volumes.iter().enumerate() {
         let Some(found) = PhysicalVolume::read(&**volume)? else { continue };
         if physical.contains_key(&found.uuid) {
-            damage.push(format!("The physical volume {} is there twice: the first one counts.", found.id()));
+            damage.push(format!("The physical volume {} exists twice; using the first one.", found.id()));
             continue;
         }
         let id = found.id();
@@ -123,7 +123,7 @@ pub fn read(volumes: &[Arc<dyn Source>]) -> Result<Vec<Group>> {
     Ok(groups)
 }
 
-/// A name stands for one volume: of several the first, by its group's UUID.
+/// Keeps one volume for each name: the first one by the UUID of its group.
 fn leave_out_namesakes(groups: &mut [Group]) {
     let mut names = BTreeSet::new();
     for Group { name: group, volumes, warnings, .. } in groups {
@@ -131,7 +131,7 @@ fn leave_out_namesakes(groups: &mut [Group]) {
             let is_first = names.insert((group.clone(), volume.name.clone()));
             if !is_first {
                 warnings.push(format!(
-                    "The logical volume {group}/{} of UUID {} is not read: another one has its name.",
+                    "The logical volume {group}/{} with UUID {} is not read, because another one has the same name.",
                     volume.name, volume.id
                 ));
             }
@@ -140,7 +140,7 @@ fn leave_out_namesakes(groups: &mut [Group]) {
     }
 }
 
-/// What the metadata of a group says.
+/// The metadata of a group.
 #[derive(Debug, Clone)]
 struct Metadata {
     name: String,
@@ -175,11 +175,11 @@ impl Metadata {
     fn of(root: &Section) -> Result<Self> {
         let (name, group) = root.sections().next().ok_or_else(|| text::error("has no volume group"))?;
         let extent_size = group.number("extent_size")?.checked_mul(SECTOR).filter(|size| *size > 0);
-        let extent_size = extent_size.ok_or_else(|| text::error("extent_size is 0, or absurd"))?;
+        let extent_size = extent_size.ok_or_else(|| text::error("extent_size is 0 or too large"))?;
         let mut physical_volumes = BTreeMap::new();
         for (name, section) in group.section("physical_volumes").into_iter().flat_map(Section::sections) {
             let start = section.number("pe_start")?.checked_mul(SECTOR);
-            let start = start.ok_or_else(|| text::error("pe_start is absurd"))?;
+            let start = start.ok_or_else(|| text::error("pe_start is too large"))?;
             physical_volumes.insert(name.to_owned(), (section.string("id")?.replace('-', ""), start));
         }
         let mut logical_volumes = Vec::new();
@@ -230,7 +230,8 @@ impl Metadata {
         volumes: &[Arc<dyn Source>],
     ) -> Result<Segment, String> {
         let name = &stripe.physical;
-        let (uuid, first) = self.physical_volumes.get(name).ok_or_else(|| format!("there is no {name}"))?;
+        let (uuid, first) =
+            self.physical_volumes.get(name).ok_or_else(|| format!("{name} does not exist"))?;
         let index = *physical.get(uuid).ok_or_else(|| format!("{name} is not on this disk"))?;
         let end = volumes[index].len();
         let start = stripe.first.checked_mul(self.extent_size).and_then(|offset| offset.checked_add(*first));
@@ -239,7 +240,7 @@ impl Metadata {
             (Some(start), Some(len)) if start.checked_add(len).is_some_and(|to| to <= end) => {
                 Ok(Segment { physical: index, start, len })
             }
-            _ => Err(format!("extent {} of {name} and those after it reach past its end", stripe.first)),
+            _ => Err(format!("extent {} of {name} and later ones extend past its end", stripe.first)),
         }
     }
 }
@@ -253,17 +254,17 @@ fn segments(volume: &Section) -> Result<Result<Vec<Stripe>, String>> {
         }
         let kind = segment.string("type")?;
         if kind != "striped" {
-            return Ok(Err(format!("it is of type {kind}")));
+            return Ok(Err(format!("its type is {kind}")));
         }
         let count = segment.number("stripe_count")?;
         if count != 1 {
             return Ok(Err(format!("it has {count} stripes")));
         }
         let [physical, first] = segment.list("stripes") else {
-            return Err(text::error("stripes is not a physical volume and an extent"));
+            return Err(text::error("stripes does not give a physical volume and an extent"));
         };
         let (Some(physical), Some(first)) = (physical.as_str(), first.as_number()) else {
-            return Err(text::error("stripes is not a physical volume and an extent"));
+            return Err(text::error("stripes does not give a physical volume and an extent"));
         };
         stripes.push(Stripe {
             start_extent: segment.number("start_extent")?,
@@ -279,7 +280,7 @@ fn segments(volume: &Section) -> Result<Result<Vec<Stripe>, String>> {
             return Ok(Err(format!("its segments leave a gap or overlap at extent {next}")));
         }
         let Some(end) = next.checked_add(stripe.extent_count).filter(|end| *end < 1 << 48) else {
-            return Ok(Err("its length is absurd".to_owned()));
+            return Ok(Err("its length is too large".to_owned()));
         };
         next = end;
     }

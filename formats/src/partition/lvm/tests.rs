@@ -92,7 +92,7 @@ fn damaged_metadata_is_said() {
     bytes.truncate(9 * MIB as usize);
     let groups = read(&sources(bytes)).unwrap();
     assert_eq!(groups[0].volumes.len(), 1, "swap-1 is whole");
-    assert!(groups[0].warnings.iter().all(|w| w.contains("reach past its end")), "{:?}", groups[0].warnings);
+    assert!(groups[0].warnings.iter().all(|w| w.contains("extend past its end")), "{:?}", groups[0].warnings);
 }
 
 #[test]
@@ -152,7 +152,7 @@ fn volumes_that_are_not_linear_or_not_all_there_are_said() {
     };
     assert_eq!(group(&metadata(&linear(0, 2, "pv0", 3))).volumes[0].segments, [segment(4, 2)]);
     let cases = [
-        ("start_extent = 0 extent_count = 2 type = \"raid1\"".to_owned(), "it is of type raid1"),
+        ("start_extent = 0 extent_count = 2 type = \"raid1\"".to_owned(), "its type is raid1"),
         (
             "start_extent = 0 extent_count = 2 type = \"striped\" stripe_count = 2".to_owned(),
             "it has 2 stripes",
@@ -161,10 +161,10 @@ fn volumes_that_are_not_linear_or_not_all_there_are_said() {
         (linear(0, 0, "pv0", 3), "a gap or overlap at extent 0"),
         (linear(0, 2, "pv0", 0) + "|" + &linear(3, 1, "pv0", 5), "a gap or overlap at extent 2"),
         (linear(0, 2, "pv1", 0), "pv1 is not on this disk"),
-        (linear(0, 2, "pv9", 0), "there is no pv9"),
-        (linear(0, 2, "pv0", 22), "reach past its end"),
-        (linear(0, 2, "pv0", u64::MAX), "reach past its end"),
-        (linear(0, u64::MAX, "pv0", 0), "its length is absurd"),
+        (linear(0, 2, "pv9", 0), "pv9 does not exist"),
+        (linear(0, 2, "pv0", 22), "extend past its end"),
+        (linear(0, 2, "pv0", u64::MAX), "extend past its end"),
+        (linear(0, u64::MAX, "pv0", 0), "its length is too large"),
     ];
     for (segments, reason) in cases {
         let group = group(&metadata(&segments));

@@ -52,14 +52,14 @@ impl Section {
     pub(super) fn number(&self, name: &str) -> Result<u64> {
         match self.get(name) {
             Some(Node::Value(Value::Number(n))) => Ok(*n),
-            _ => Err(error(format!("{name} is missing, or no number"))),
+            _ => Err(error(format!("{name} is missing or not a number"))),
         }
     }
 
     pub(super) fn string(&self, name: &str) -> Result<&str> {
         match self.get(name) {
             Some(Node::Value(Value::String(s))) => Ok(s),
-            _ => Err(error(format!("{name} is missing, or no string"))),
+            _ => Err(error(format!("{name} is missing or not a string"))),
         }
     }
 
@@ -140,7 +140,7 @@ impl<'a> Parser<'a> {
     /// What lies before the closing brace, or the end of the text, which are not taken.
     fn section(&mut self, depth: usize) -> Result<Section> {
         if depth > MAX_DEPTH {
-            return Err(self.error(format!("sections lie more than {MAX_DEPTH} deep")));
+            return Err(self.error(format!("sections are nested more than {MAX_DEPTH} deep")));
         }
         let mut section = Section::default();
         while let Some(byte) = self.peek() {
@@ -206,7 +206,7 @@ impl<'a> Parser<'a> {
 
     fn list(&mut self, depth: usize) -> Result<Value> {
         if depth > MAX_DEPTH {
-            return Err(self.error(format!("lists lie more than {MAX_DEPTH} deep")));
+            return Err(self.error(format!("lists are nested more than {MAX_DEPTH} deep")));
         }
         self.at += 1;
         let mut values = Vec::new();

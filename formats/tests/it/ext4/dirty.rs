@@ -271,10 +271,10 @@ fn a_damaged_journal_is_replayed_as_far_as_it_goes_and_said_to_be() {
     };
     let (superblock, descriptor, second_commit) = (find(4, 0), find(1, 0), find(2, 1));
     for (at, warning) in [
-        (superblock + 0x10, "the journal cannot be replayed, and so the last changes may be missing"),
+        (superblock + 0x10, "the journal cannot be replayed, so the last changes may be missing"),
         (descriptor + 1024, "transaction 1 in the journal: 1 blocks are damaged and were not replayed"),
-        (descriptor + 30, "transaction 1 was committed, but a block of it does not fit its checksum"),
-        (second_commit + 60, "the journal was replayed up to transaction 2 only"),
+        (descriptor + 30, "transaction 1 was committed, but one of its blocks does not match its checksum"),
+        (second_commit + 60, "the journal was replayed only up to transaction 2"),
     ] {
         let mut bytes = whole.clone();
         bytes[at] ^= 1;

@@ -260,7 +260,7 @@ fn what_fat_cannot_hold_is_refused_in_words() {
     };
     case(&one(b"/l", symlink(b"t")), "\"/l\": is a symlink");
     case(&one(b"/d", TreeNode::new(node(FileType::Char))), "is a device");
-    case(&one(b"/a:b", file(1, 1)), "its name holds ':'");
+    case(&one(b"/a:b", file(1, 1)), "the name contains ':'");
     case(&one(b"/\xff", file(1, 1)), "not UTF-8");
     case(&one(b"/x", file(1, 1 << 32)), "4 GiB");
     case(&one(b"/x", file(1, 30 << 20)), "no room: the tree needs");
@@ -272,14 +272,14 @@ fn what_fat_cannot_hold_is_refused_in_words() {
             let index = tree.add(b"/x", None, file(1, 1)).unwrap();
             tree.link(b"/y", None, index).unwrap();
         },
-        "a hard link",
+        "hard links",
     );
     case(
         &|tree| {
             tree.add(b"/name", None, file(1, 1)).unwrap();
             tree.add(b"/NAME", None, file(1, 1)).unwrap();
         },
-        "upper and lower case only",
+        "only in case",
     );
     case(
         &|tree| {
@@ -287,10 +287,10 @@ fn what_fat_cannot_hold_is_refused_in_words() {
                 tree.add(format!("/{i}").as_bytes(), None, file(1, 1)).unwrap();
             }
         },
-        "\"/\": no room: the folder needs 601 entries, and has 512",
+        "\"/\": no room: the directory needs 601 entries, but has room for 512",
     );
     let error = Plan::new(&everything(), params("fat16", 1 << 20)).err().unwrap().to_string();
-    assert!(error.contains("their number decides the kind"), "{error}");
+    assert!(error.contains("clusters, but"), "{error}");
 }
 
 #[test]
@@ -311,7 +311,7 @@ fn a_volume_that_grows_past_what_its_kind_counts_has_larger_clusters() {
     let mut params = params("fat12", 2 << 20);
     params.resize(1 << 30);
     let error = Plan::new(&tree, params).err().unwrap().to_string();
-    assert!(error.contains("their number decides the kind"), "{error}");
+    assert!(error.contains("clusters, but"), "{error}");
 }
 
 #[test]

@@ -25,17 +25,17 @@ struct Database<'a> {
 
 /// The headers in a database.
 pub(super) fn blobs(bytes: &[u8]) -> Result<Vec<Vec<u8>>> {
-    let wrong = |problem: String| Error::input(format!("rpm's Packages: {problem}"));
+    let wrong = |problem: String| Error::input(format!("rpm database Packages: {problem}"));
     let magic = |big_endian| {
         Database { bytes, page_size: 0, big_endian, left: Cell::new(0) }.u32(12) == Some(HASH_MAGIC)
     };
     let Some(big_endian) = [false, true].into_iter().find(|big_endian| magic(*big_endian)) else {
-        return Err(wrong("is no hash of Berkeley DB".into()));
+        return Err(wrong("not a Berkeley DB hash database".into()));
     };
     let mut database = Database { bytes, page_size: 0, big_endian, left: Cell::new(0) };
     let page_size = database.u32(20).unwrap_or(0) as usize;
     if !page_size.is_power_of_two() || !(512..=65536).contains(&page_size) {
-        return Err(wrong(format!("its pages have {page_size} bytes, expected 512 to 65536")));
+        return Err(wrong(format!("the page size is {page_size}, expected 512 to 65536")));
     }
     database.page_size = page_size;
     let mut blobs = Vec::new();

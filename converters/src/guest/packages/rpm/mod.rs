@@ -45,9 +45,9 @@ pub(super) fn read(databases: &Databases<'_>, found: &mut FoundPackages) -> Resu
         }
         if damaged > 0 {
             let volume = databases.volume();
-            found
-                .complaints
-                .push(format!("packages on {volume}: {folder}: {damaged} entries are no package headers"));
+            found.complaints.push(format!(
+                "packages on {volume}: {folder}: {damaged} entries are not valid package headers"
+            ));
         }
         return Ok(());
     }

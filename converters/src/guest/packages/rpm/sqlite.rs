@@ -39,7 +39,7 @@ fn blobs_within(max_steps: u32, database: &[u8], wal: Option<&[u8]>) -> Result<V
     let kind = "SELECT type FROM sqlite_master WHERE name = 'Packages'";
     let kind: String = database.query_row(kind, [], |row| row.get(0)).map_err(failed)?;
     if kind != "table" {
-        return Err(Error::input(format!("rpmdb.sqlite: Packages is a {kind}, no table")));
+        return Err(Error::input(format!("rpmdb.sqlite: Packages is a {kind}, not a table")));
     }
     let mut rows = database.prepare("SELECT blob FROM Packages ORDER BY hnum").map_err(failed)?;
     let blobs = rows.query_map([], |row| row.get(0)).map_err(failed)?;
@@ -50,7 +50,7 @@ fn blobs_within(max_steps: u32, database: &[u8], wal: Option<&[u8]>) -> Result<V
         .map(|blob: Result<Vec<u8>, _>| {
             let blob = blob.map_err(failed)?;
             left = left.checked_sub(blob.len()).ok_or_else(|| {
-                Error::input(format!("rpmdb.sqlite: its rows are longer than all of it, {most} bytes"))
+                Error::input(format!("rpmdb.sqlite: the rows are longer than the whole file ({most} bytes)"))
             })?;
             Ok(blob)
         })
@@ -84,7 +84,7 @@ mod tests {
              INSERT INTO Packages(hnum) VALUES (1), (2), (3);",
         );
         let error = blobs(&made, None).unwrap_err().to_string();
-        assert!(error.contains("its rows are longer than all of it"), "{error}");
+        assert!(error.contains("the rows are longer than the whole file"), "{error}");
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! Whether the content of two files is the same, and how text differs.
+//! Compares the content of two files, and shows how texts differ.
 
 use std::time::Duration;
 
@@ -18,8 +18,8 @@ const MAX_TEXT: u64 = 4 << 20;
 /// How long two texts are compared before the answer may be longer than it need be.
 const PATIENCE: Duration = Duration::from_millis(500);
 
-/// Whether two regular files have the same content. By digest where both have one. What can be read in neither
-/// counts as the same: both readers say so in their warnings.
+/// Returns true if two regular files have the same content, by digest if both have one. Two files that cannot be read count
+/// as the same; both readers warn about them.
 pub(super) fn same_content(trees: [&Tree; 2], rows: [Option<usize>; 2]) -> Result<bool> {
     let [Some(i), Some(j)] = rows else { return Ok(false) };
     let (x, y) = (&trees[0].rows()[i], &trees[1].rows()[j]);

@@ -24,29 +24,29 @@ use crate::task::progress::{self, Progress};
 use crate::tree::path::{Place, VolumePath};
 use crate::tree::view::Tree;
 
-/// How to compare.
+/// Options of `diff`.
 #[derive(Debug, Clone, Default)]
 pub struct DiffOptions {
-    /// Only what is at or below this path.
+    /// Compare only this path and everything below it.
     pub path: Option<VolumePath>,
-    /// Times of files are no difference.
+    /// Ignore differences in file times.
     pub ignore_times: bool,
-    /// Also count by folder or package.
+    /// Also count by directory or package.
     pub by: Option<Grouping>,
-    /// Show how the text of changed files differs.
+    /// Show the changed lines of text files.
     pub content: bool,
 }
 
-/// What changes are counted by.
+/// How changes are grouped to count them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Grouping {
-    /// The first names of a path, as many as said.
+    /// By the first components of a path: this many.
     Folder(usize),
-    /// The package that has the path, as the images' own databases say.
+    /// By the package that has the path, according to the images' own databases.
     Package,
 }
 
-/// Says what changed from `a` to `b`.
+/// Compares the files of `a` and `b`.
 pub fn diff(
     a: &OpenImage,
     b: &OpenImage,
@@ -92,22 +92,22 @@ pub fn diff(
     })
 }
 
-/// What the volumes of the second tree are called in the first: the same, but root filesystems are each other's
-/// whatever their partitions are called.
+/// Maps volumes of the second tree to volumes of the first: by name, except that root filesystems match each other whatever
+/// their partitions are called.
 pub(crate) fn volume_names(trees: [&Tree; 2]) -> HashMap<String, String> {
     let mut names: HashMap<String, String> =
         trees[1].volumes().into_iter().map(|name| (name.to_owned(), name.to_owned())).collect();
     if let [Some(a), Some(b)] = trees.map(Tree::root_volume)
         && a != b
     {
-        // Who has the first root's name in the second image gets the name that is free.
+        // The volume that has the first root's name in the second image gets the free name.
         names.entry(a.to_owned()).and_modify(|name| b.clone_into(name));
         names.insert(b.to_owned(), a.to_owned());
     }
     names
 }
 
-/// The paths that are not the same in both trees, in order. Access times and inode numbers do not count.
+/// The paths that differ between both trees, in order. Access times and inode numbers are ignored.
 pub(crate) fn changes(
     trees: [&Tree; 2],
     names: &HashMap<String, String>,
@@ -183,7 +183,7 @@ fn different_fields(a: &Row, b: &Row, ignore_times: bool) -> Vec<FieldChange> {
             row.node.gid.map_or("-".into(), |n| n.to_string())
         ))
     });
-    // The links of a folder are its subfolders, which are told themselves.
+    // The links of a directory are its subdirectories, which are reported themselves.
     compare("links", a.node.nlink != b.node.nlink && a.node.file_type != FileType::Dir, &|row| {
         row.node.nlink.map(|n| n.to_string())
     });
@@ -312,7 +312,7 @@ fn keep_below(trees: [&Tree; 2], path: &VolumePath, changes: &mut Vec<Change>) {
     });
 }
 
-/// The folder of a path, of which no more than `depth` names are told.
+/// The directory of a path, of which no more than `depth` names are told.
 fn folder(path: &str, depth: usize) -> String {
     let names: Vec<&str> = path.split('/').skip(1).collect();
     let shown = depth.min(names.len().saturating_sub(1));

@@ -1,13 +1,13 @@
-//! Which package a path is of, and which packages came, went and changed.
+//! Finds the packages that own paths, and the packages that were added, removed and changed.
 
 use std::collections::{BTreeMap, HashMap};
 
 use super::report::{Change, Group, group_by};
 use mif_formats::mif::packages::Package;
 
-/// What paths are counted under that no package has.
+/// The group of paths that no package has.
 const NOBODY: &str = "(no package)";
-/// What folders are counted under that several packages have.
+/// The group of directories that several packages have.
 const SEVERAL: &str = "(several packages)";
 
 /// The name of a package, with its architecture where the image has it for several.

@@ -1,23 +1,23 @@
-//! What differs between two images.
+//! The differences between two images.
 
 use std::collections::BTreeMap;
 
 use serde::Serialize;
 
-/// What changed from one image to another.
+/// The report of `diff`.
 #[derive(Debug, Clone, Serialize)]
 pub struct DiffReport {
     /// The images, as the user called them.
     pub images: [String; 2],
-    /// Whether nothing changed.
+    /// True if nothing changed.
     pub same: bool,
-    /// How much of each kind.
+    /// Counts of changes of each kind.
     pub counts: DiffCounts,
-    /// The changes, by volume and path; a file that was renamed stands where it is now.
+    /// The changes, by volume and path; a renamed file is at its new path.
     pub changes: Vec<Change>,
-    /// The changes counted by folder or package, if asked for.
+    /// The changes counted by directory or package, if asked for.
     pub groups: Vec<Group>,
-    /// What could not be read, each a sentence.
+    /// Warnings about what could not be read, as sentences.
     pub warnings: Vec<String>,
 }
 
@@ -34,11 +34,11 @@ pub struct DiffCounts {
     pub metadata: u64,
     /// Files with the same content under another path.
     pub renamed: u64,
-    /// Bytes of regular files that there are more; fewer, if below zero.
+    /// The growth of regular files in bytes; negative if they shrank.
     pub bytes: i64,
 }
 
-/// What became of a path.
+/// How a path changed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum ChangeKind {
@@ -57,7 +57,7 @@ pub enum ChangeKind {
 /// A path that changed.
 #[derive(Debug, Clone, Serialize)]
 pub struct Change {
-    /// What became of it.
+    /// How it changed.
     pub kind: ChangeKind,
     /// Its volume, as the first image calls it.
     pub volume: String,
@@ -71,12 +71,12 @@ pub struct Change {
     /// The bytes of that path in hex, where they are not UTF-8.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub from_bytes: Option<String>,
-    /// Its type, now or before it went.
+    /// Its type, before the removal if it was removed.
     #[serde(rename = "type")]
     pub file_type: &'static str,
-    /// Its size before and after, in bytes; none where it is not there.
+    /// Its size before and after, in bytes; none if it does not exist.
     pub sizes: [Option<u64>; 2],
-    /// What is different.
+    /// The fields that differ.
     pub fields: Vec<FieldChange>,
     /// How its text differs, as a unified diff, if asked for and if it is text.
     pub text: Option<String>,
@@ -85,25 +85,25 @@ pub struct Change {
     pub(crate) rows: [Option<usize>; 2],
 }
 
-/// What of a file is different.
+/// A field of a file that differs.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct FieldChange {
     /// Which: `type`, `mode`, `owner`, `links`, `size`, `mtime`, `link target`, `device`, `xattrs` or `content`.
     pub field: &'static str,
-    /// What it was; nothing for content and xattrs.
+    /// The old value; none for content and xattrs.
     pub from: Option<String>,
-    /// What it is.
+    /// The new value.
     pub to: Option<String>,
 }
 
 /// Changes counted together.
 #[derive(Debug, Clone, Serialize)]
 pub struct Group {
-    /// The folder or package.
+    /// The directory or package.
     pub name: String,
-    /// What changed in it.
+    /// Counts of its changes.
     pub counts: DiffCounts,
-    /// Of a package, its versions before and after; none where it is not installed.
+    /// For a package, its versions before and after; none if it is not installed.
     pub versions: Option<[Option<String>; 2]>,
 }
 

@@ -1,4 +1,4 @@
-//! The SHA-1 of files of an image that has none yet.
+//! Computes the SHA-1 of files for images without digests.
 
 use std::collections::BTreeMap;
 use std::sync::Mutex;
@@ -18,11 +18,11 @@ use crate::tree::view::Tree;
 /// How much of a file is read at once, in bytes.
 const WINDOW: usize = 1 << 20;
 
-/// What was hashed.
+/// Digests of the listed files.
 pub(super) struct Hashes {
     /// The digest of each row that was asked for, where it was computed.
     pub(super) digests: Vec<Option<[u8; 20]>>,
-    /// What could not be read, each a sentence.
+    /// Warnings about what could not be read, as sentences.
     pub(super) complaints: Vec<String>,
 }
 
@@ -81,7 +81,9 @@ fn hash(
         if extent.is_zero() {
             let mut left = holes_left.lock().expect("not poisoned");
             *left = left.checked_sub(part as u64).ok_or_else(|| {
-                Error::input(format!("has no digest: over {MAX_HASHED_HOLES} bytes of holes are not hashed"))
+                Error::input(format!(
+                    "not hashed: the files listed have over {MAX_HASHED_HOLES} bytes of holes"
+                ))
             })?;
             drop(left);
             buf[..part].fill(0);

@@ -12,21 +12,21 @@ use crate::tree::path::VolumePath;
 
 mod hash;
 
-/// What `ls` found.
+/// The report of `ls`.
 #[derive(Debug, Clone, Serialize)]
 pub struct LsReport {
-    /// The path of the folder that was listed, without a slash at its end.
+    /// The path of the directory that was listed, without a slash at its end.
     #[serde(skip)]
     pub folder: Vec<u8>,
-    /// Where the image's fstab mounts the volume that was listed, if the path was given without a volume; empty for the
-    /// root's. With it before them, paths can be given again.
+    /// The mount point of the listed volume in the image's fstab, if the path was given without a volume; empty for the
+    /// root volume. With this prefix, the paths can be passed back.
     #[serde(skip)]
     pub point: String,
     /// The entries are made of these as they are asked for: there may be millions. Beside each, the SHA-1 that was computed
     /// for it.
     #[serde(rename = "entries", serialize_with = "as_entries")]
     rows: Vec<Listed>,
-    /// What could not be read, each a sentence.
+    /// Warnings about what could not be read, as sentences.
     pub warnings: Vec<String>,
 }
 
@@ -114,17 +114,17 @@ impl LsEntry {
     }
 }
 
-/// What to list.
+/// Options of `ls`.
 #[derive(Debug, Clone, Default)]
 pub struct LsOptions {
-    /// Where: the entries of a folder, or a file itself. Without a path: the root filesystem's root, or with
-    /// `recursive` every volume.
+    /// Where: the entries of a directory, or a file itself. Without a path: the root filesystem's root, or with `recursive`
+    /// every volume.
     pub path: Option<VolumePath>,
-    /// All that is below.
+    /// List directories recursively.
     pub recursive: bool,
-    /// The folder itself too.
+    /// Also list the directory itself.
     pub itself: bool,
-    /// Files of a disk image file have their SHA-1 too; those of a stored image always do.
+    /// Compute the SHA-1 of files in a disk image file; files of stored images always have it.
     pub hashed: bool,
 }
 
@@ -176,7 +176,7 @@ pub fn ls(image: &OpenImage, options: &LsOptions, progress: &dyn Progress) -> Re
     Ok(LsReport { folder, point, rows, warnings })
 }
 
-/// Whether `path` lies below `folder`; directly, unless `deep`.
+/// Returns true if `path` lies below `folder`: at any depth if `deep`, otherwise directly in it.
 fn is_below(path: &[u8], folder: &[u8], deep: bool) -> bool {
     let folder = if folder == b"/" { b"" } else { folder };
     match path.strip_prefix(folder) {

@@ -1,4 +1,4 @@
-//! Searching by content: digests that are wanted, and the rows of an image that may have them.
+//! Searches by content: the digests to find, and the rows of an image that may have them.
 
 use std::collections::HashSet;
 use std::io::{BufRead, BufReader, Read};
@@ -33,14 +33,15 @@ impl WantedContents {
     /// Adds a BLAKE3 in hex.
     pub fn add_blake3(&mut self, hex: &str) -> Result<()> {
         let digest =
-            digest(hex).ok_or_else(|| Error::usage(format!("{hex}: is no BLAKE3: 64 hex digits")))?;
+            digest(hex).ok_or_else(|| Error::usage(format!("{hex}: not a BLAKE3 digest (64 hex digits)")))?;
         self.blake3.insert(digest);
         Ok(())
     }
 
     /// Adds a SHA-1 in hex.
     pub fn add_sha1(&mut self, hex: &str) -> Result<()> {
-        let digest = digest(hex).ok_or_else(|| Error::usage(format!("{hex}: is no SHA-1: 40 hex digits")))?;
+        let digest =
+            digest(hex).ok_or_else(|| Error::usage(format!("{hex}: not a SHA-1 (40 hex digits)")))?;
         self.sha1.insert(digest);
         Ok(())
     }
@@ -60,23 +61,26 @@ impl WantedContents {
             line.clear();
         }
         if self.sha1.len() == before {
-            return Err(Error::input(format!("{}: has no SHA-1 in it that is new", path.display()))
-                .advise("Expected a line for each, with 40 hex digits"));
+            return Err(Error::input(format!(
+                "{}: no SHA-1 found, or none that is not already given",
+                path.display()
+            ))
+            .advise("Put each SHA-1 on its own line, as 40 hex digits"));
         }
         Ok(())
     }
 
-    /// Whether a BLAKE3 is wanted.
+    /// Returns true if the query has BLAKE3 digests.
     pub(super) fn has_blake3(&self) -> bool {
         !self.blake3.is_empty()
     }
 
-    /// Whether a SHA-1 is wanted.
+    /// Returns true if the query has SHA-1 digests.
     pub(super) fn has_sha1(&self) -> bool {
         !self.sha1.is_empty()
     }
 
-    /// Whether a file with these digests is wanted.
+    /// Returns true if a file with these digests matches the query.
     pub(crate) fn contain(&self, blake3: Option<[u8; 32]>, sha1: Option<[u8; 20]>) -> bool {
         blake3.is_some_and(|d| self.blake3.contains(&d)) || sha1.is_some_and(|d| self.sha1.contains(&d))
     }

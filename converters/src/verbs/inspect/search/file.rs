@@ -1,4 +1,4 @@
-//! A file of the store, as the Parquet reader wants it: so that only what is needed of it is read.
+//! A file of the store for the Parquet reader, which reads only the parts that it needs.
 
 use std::io::{self, BufReader, Read};
 use std::sync::Arc;

@@ -5,8 +5,8 @@ use memchr::memmem::Finder;
 
 use crate::error::{Error, Result};
 
-/// A pattern, as shells have them: `*`, `?`, `[a-z]` within a name, `**` over any number of folders. Without a
-/// slash it is for the last name of a path, with one for the whole path.
+/// A pattern, as shells have them: `*`, `?`, `[a-z]` within a name, `**` over any number of directories. Without a slash it
+/// is for the last name of a path, with one for the whole path.
 #[derive(Debug, Clone)]
 pub struct PathGlob {
     /// None if the pattern is plain text.
@@ -30,7 +30,7 @@ impl PathGlob {
     pub fn new(text: &str) -> Result<Self> {
         let special = |c: char| "*?[".contains(c);
         let pattern = text.contains(special).then(|| Pattern::new(text)).transpose().map_err(|e| {
-            Error::usage(format!("\"{text}\" is no pattern: at its character {}: {}", e.pos + 1, e.msg))
+            Error::usage(format!("invalid pattern \"{text}\": at character {}: {}", e.pos + 1, e.msg))
         })?;
         // The text in brackets is not plain; what is plain is before the first bracket, or between other marks.
         // `**/` may stand for nothing at all, so the slash beside it is not plain either.
@@ -45,12 +45,12 @@ impl PathGlob {
         })
     }
 
-    /// Whether the pattern is for whole paths, and not for their last names.
+    /// Returns true if the pattern applies to whole paths and not only to file names.
     pub(super) fn is_for_whole_paths(&self) -> bool {
         self.whole_path
     }
 
-    /// Whether a path fits.
+    /// Returns true if the pattern matches a path.
     #[must_use]
     pub fn matches(&self, path: &str) -> bool {
         if self.inner.find(path.as_bytes()).is_none() {
@@ -63,7 +63,7 @@ impl PathGlob {
         }
     }
 
-    /// Whether there can be a match between `low` and `high`.
+    /// Returns true if a path between `low` and `high` can match.
     pub(super) fn may_lie(&self, low: &[u8], high: &[u8]) -> bool {
         let prefix = self.prefix.as_bytes();
         let common = prefix.len().min(high.len());

@@ -1,5 +1,5 @@
-//! `search`: files of all images by path, content, owner, mode, size, time and extended attributes. Of each
-//! manifest, only the columns that the question needs are read, and of those only what the question leaves.
+//! `search`: files of all images by path, content, owner, mode, size, time and extended attributes. Only the columns that
+//! the query needs are read from each manifest, and of those only the rows that are still candidates.
 
 mod content;
 mod file;
@@ -24,12 +24,12 @@ use crate::store::{DamagedImage, Image, ImageName, Objects, Selector, Store};
 use crate::task::pool::in_parallel;
 use crate::task::progress::{self, Progress};
 
-/// What is searched for. What is not given does not matter; all that is given must fit.
+/// A search. A row must match every criterion that is given.
 #[derive(Debug, Clone, Default)]
 pub struct Query {
     /// The images to search; all if none are named.
     pub images: Vec<ImageName>,
-    /// All versions of the images, and not just the newest.
+    /// Search all versions of the images, not only the newest.
     pub all_versions: bool,
     /// The path.
     pub path: Option<PathGlob>,
@@ -53,18 +53,18 @@ pub struct Query {
     pub xattr: Option<PathGlob>,
 }
 
-/// What was found.
+/// The result.
 #[derive(Debug, Clone, Serialize)]
 pub struct SearchReport {
     /// How many versions were searched.
     pub searched: u64,
-    /// Images that could not be searched, for something of them is damaged.
+    /// Damaged images, which could not be searched.
     pub damaged: Vec<DamagedImage>,
     /// The files, by image, volume and path.
     pub hits: Vec<Hit>,
 }
 
-/// A file that fits.
+/// A file that matches.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[allow(missing_docs)]
 pub struct Hit {
@@ -231,7 +231,7 @@ impl Rows<'_> {
         self.picked.as_ref().is_some_and(Vec::is_empty)
     }
 
-    /// Whether so few rows are left that each is read by itself.
+    /// Returns true if so few rows are left that reading each separately is faster.
     fn few(&self) -> Option<&[usize]> {
         self.picked.as_deref().filter(|picked| picked.len() < self.group.rows / 16)
     }
@@ -344,7 +344,7 @@ impl Rows<'_> {
     }
 }
 
-/// What a report says of these rows.
+/// The part of the report about these rows.
 fn describe(image: &str, group: &Group<'_>, rows: &[usize]) -> mif_formats::Result<Vec<Hit>> {
     if rows.is_empty() {
         return Ok(Vec::new());

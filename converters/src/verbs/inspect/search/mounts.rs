@@ -1,4 +1,4 @@
-//! Where the system of a stored image sees its volumes: what the image's fstab mounts, read from the manifest's columns.
+//! The mount points of a stored image's volumes, by the image's fstab, read from the manifest's columns.
 
 use std::collections::BTreeMap;
 

@@ -1,5 +1,5 @@
-//! What the store has of a file that is to be imported: whose name it is, whether its image is there, and whether
-//! that is whole.
+//! What the store knows about a file to be imported: who owns the name, whether the image exists, and whether that is
+//! whole.
 
 use std::path::{Path, PathBuf};
 
@@ -8,13 +8,13 @@ use super::read_back::damaged_objects;
 use crate::error::{Error, Result, readable};
 use crate::store::{Image, ImageName, PACKAGES, Store, StoredImage};
 
-/// A version of an image, by its second record if the first is damaged.
+/// Opens a version of an image, by its second record if the first is damaged.
 pub(crate) fn there(store: &Store, name: &str, version: u32) -> Option<StoredImage> {
     store.version(name, version).or_else(|_| store.published(name, version)).ok()
 }
 
-/// Errs unless the name is free, or belongs to this file: a name belongs to the file that was last imported as it, or
-/// to the command that made it.
+/// Errs unless the name is free or belongs to this file. A name belongs to the file that was last imported under it, or to
+/// the command that made the image.
 pub(crate) fn check_owner(store: &Store, opened: &Opened<'_>) -> Result<()> {
     let name = opened.name;
     let mut made_by = None;
@@ -29,13 +29,13 @@ pub(crate) fn check_owner(store: &Store, opened: &Opened<'_>) -> Result<()> {
         let recorded = provenance.files.into_iter().next().map(|file| file.path).or(provenance.source);
         return match recorded {
             Some(recorded) if !is_same_file(opened.path, Path::new(&recorded)) => {
-                Err(taken(opened, &format!("holds {recorded}")))
+                Err(taken(opened, &format!("was imported from {recorded}")))
             }
             _ => Ok(()),
         };
     }
     match made_by {
-        // What `fsck` could only make again from the disk has no known source.
+        // A record that `fsck` rebuilt from the disk has no known source.
         Some(operation) if operation != "fsck" => Err(taken(opened, &format!("was made by {operation}"))),
         _ => Ok(()),
     }
@@ -46,21 +46,21 @@ fn taken(opened: &Opened<'_>, by: &str) -> Error {
     let folder =
         opened.path.parent().and_then(Path::file_name).map(|name| name.to_string_lossy().into_owned());
     let other = ImageName::like(&folder.map_or(format!("{name}-2"), |folder| format!("{folder}-{name}")));
-    Error::usage(format!("{path}: the image {name} is of another source: it {by}")).advise(format!(
-        "Pass `--name {other}` for an image of its own, or `--new-version` for a new version of {name}"
+    Error::usage(format!("{path}: the name {name} is taken by an image that {by}")).advise(format!(
+        "Pass `--name {other}` to import it as its own image, or `--new-version` to make it a version of {name}"
     ))
 }
 
-/// Whether two paths lead to one file; of one that is gone, only the path is compared.
+/// Returns true if two paths lead to the same file. If one no longer exists, only the paths are compared.
 fn is_same_file(path: &Path, recorded: &Path) -> bool {
     let resolved = |path: &Path| path.canonicalize().or_else(|_| std::path::absolute(path));
     let lexical = |path: &Path| -> Option<PathBuf> { std::path::absolute(path).ok() };
     lexical(path) == lexical(recorded) || resolved(path).ok() == resolved(recorded).ok()
 }
 
-/// The image that the disk was last imported as under its name, if its files have not changed since, reading it again
-/// with these options would give the same, and the stored image is whole. Its layout, its manifest and the tables
-/// beside it are read for that, and with `verify` its objects too.
+/// The image of the last import of this disk under its name, if its files have not changed since, these options would give
+/// the same image, and the stored image is whole. To find out, this reads its layout, manifest and tables, and with
+/// `verify` its objects too.
 pub(crate) fn known(store: &Store, opened: &Opened<'_>, options: &ImportOptions) -> Result<Option<Image>> {
     // Devices do not say when they were written to.
     if opened.disk.files.iter().any(|file| !file.metadata().is_ok_and(|meta| meta.is_file())) {
@@ -84,8 +84,8 @@ pub(crate) fn known(store: &Store, opened: &Opened<'_>, options: &ImportOptions)
     Ok(None)
 }
 
-/// Which of an image's files are missing or damaged, or do not fit its record; and `image.json` if that is so of its
-/// record.
+/// The files of an image that are missing, damaged or do not match its record; includes `image.json` if the record itself
+/// is damaged.
 pub(crate) fn damaged_parts(store: &Store, stored: &StoredImage) -> Result<Vec<&'static str>> {
     let Image { name, version, .. } = &stored.image;
     let first = readable(store.version(name, *version))?;
@@ -99,7 +99,7 @@ pub(crate) fn damaged_parts(store: &Store, stored: &StoredImage) -> Result<Vec<&
     Ok(parts.into_iter().filter(|(_, is_whole)| !is_whole).map(|(file, _)| file).collect())
 }
 
-/// Whether all objects of an image are where the indexes say, and with `verify` whether they are whole.
+/// Returns true if all objects of an image are in the indexes and, with `verify`, undamaged.
 fn objects_there(store: &Store, stored: &StoredImage, options: &ImportOptions) -> Result<bool> {
     let Ok(layout) = readable(stored.layout())? else { return Ok(false) };
     let objects = store.objects()?;

@@ -28,15 +28,15 @@ use crate::store::{
 use crate::task::progress::Progress;
 use crate::tree::mounts::Devices;
 
-/// What an import did.
+/// The report of `import`.
 #[derive(Debug, Clone, Serialize)]
 pub struct ImportReport {
     /// The file.
     pub source: String,
     /// Its container format.
     pub format: String,
-    /// `imported`; `unchanged` if the newest version of that name is this disk already; `repaired` if it is, and
-    /// something of it was damaged.
+    /// `imported`; `unchanged` if the newest version of that name already is this disk; `repaired` if it is, and parts of
+    /// it were damaged.
     pub result: &'static str,
     /// The image, as `name@version`.
     pub image: String,
@@ -46,17 +46,17 @@ pub struct ImportReport {
     pub disk_size: u64,
     /// How the disk divides.
     pub counts: Counts,
-    /// What was new to the store.
+    /// Objects and bytes that were new to the store.
     pub added: WriterStats,
     /// Bytes of the manifest and the layout.
     pub manifest_bytes: u64,
-    /// Whether it was read back and compared.
+    /// True if it was read back and verified.
     pub verified: bool,
-    /// What was damaged in the store and was written again, each a sentence.
+    /// Repairs of damage that the import found in the store, as sentences.
     pub repaired: Vec<String>,
-    /// Whether damaged copies of objects are still in the store, beside whole ones: `mif fsck --repair` drops them.
+    /// True if the store still has damaged copies of objects besides whole ones; `mif fsck --repair` removes them.
     pub damage_left: bool,
-    /// What could not be read, or is odd, each a sentence.
+    /// Warnings about what could not be read or is unusual, as sentences.
     pub warnings: Vec<String>,
     /// How long it took.
     pub seconds: f64,
@@ -81,7 +81,7 @@ pub fn import(
     import_opened(store, &opened, &writer, options, progress)
 }
 
-/// Imports a disk, objects through a writer beside `writer`.
+/// Imports a disk, and stores its objects with a writer next to `writer`.
 pub(crate) fn import_opened(
     store: &Store,
     opened: &Opened<'_>,
@@ -100,7 +100,7 @@ pub(crate) fn import_opened(
     warnings.splice(0..0, disk.warnings.iter().cloned());
     if options.strict && !warnings.is_empty() {
         let all = warnings.join("; ");
-        return Err(Error::input(format!("{}: refused, because of --strict: {all}", path.display())));
+        return Err(Error::input(format!("{}: refused by --strict: {all}", path.display())));
     }
     let mut added = own_writer.finish()?;
     let layout = Arc::new(read.take_layout());
@@ -116,17 +116,15 @@ pub(crate) fn import_opened(
     let broken = writer.broken_packs();
     let mut damage_left = broken > 0;
     if damage_left && added.objects > 0 {
-        repaired.push(format!(
-            "{broken} packs are missing or cut short; {} objects are stored again",
-            added.objects
-        ));
+        repaired
+            .push(format!("{broken} packs are missing or truncated; stored {} objects again", added.objects));
     }
     if let Some(check) = check {
         let (stored, damaged) = check.files(&rows)?;
         added = added.with(stored);
         if damaged > 0 {
             damage_left = true;
-            repaired.push(format!("{damaged} objects were damaged and are stored again"));
+            repaired.push(format!("stored {damaged} damaged objects again"));
         }
     }
     let mut manifest_file = Vec::new();
@@ -167,7 +165,7 @@ pub(crate) fn import_opened(
                 ];
                 for (file, bytes) in files.into_iter().filter(|(file, _)| damaged.contains(file)) {
                     there.replace(file, bytes)?;
-                    repaired.push(format!("{}: {file} was damaged and is written again", there.image.id()));
+                    repaired.push(format!("{}: wrote the damaged {file} again", there.image.id()));
                 }
                 store.note_again(&there.image)?;
             }
@@ -246,7 +244,7 @@ pub(crate) fn import_opened(
     })
 }
 
-/// The files of a disk that is about to be read, as they are now.
+/// The current state of the files of a disk that is about to be read.
 pub(crate) fn source_files(disk: &Disk) -> Result<Vec<SourceFile>> {
     let of = |file: &DiskFile| SourceFile::before_reading(file).map_err(|e| Error::io(file.path(), &e));
     disk.files.iter().map(of).collect()

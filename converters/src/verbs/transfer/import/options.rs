@@ -1,4 +1,4 @@
-//! What to import, and how.
+//! Options of an import.
 
 use std::path::Path;
 
@@ -6,7 +6,7 @@ use mif_formats::container::{Disk, OpenOptions};
 
 use crate::store::SourceFile;
 
-/// How to import.
+/// Options of `import`.
 #[derive(Debug, Clone, Default)]
 pub struct ImportOptions {
     /// The name in the store; from the file's name if none.
@@ -15,21 +15,21 @@ pub struct ImportOptions {
     pub new_version: bool,
     /// How the container is opened.
     pub open: OpenOptions,
-    /// Read the new image back through its layout, and compare, before it is published.
+    /// Read the new image back and compare it with its file before publishing it.
     pub verify: bool,
-    /// Refuse a disk of which anything cannot be read or is odd.
+    /// Refuse a disk if importing it causes any warning.
     pub strict: bool,
-    /// Threads; as many as the machine has processors if none.
+    /// Number of threads; the number of processors if none.
     pub threads: Option<usize>,
     /// The command line, for the image's record.
     pub command: Vec<String>,
 }
 
-/// A container that was opened to be imported.
+/// A container that was opened for import.
 pub(crate) struct Opened<'a> {
     /// Where it is.
     pub(crate) path: &'a Path,
-    /// What its image is to be called.
+    /// The name of its image.
     pub(crate) name: &'a str,
     /// The disk in it.
     pub(crate) disk: &'a Disk,

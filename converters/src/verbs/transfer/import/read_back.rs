@@ -1,4 +1,4 @@
-//! Reading an image back after it was stored, and storing again what is damaged of it.
+//! Reads an image back after it was stored, and stores damaged objects again.
 
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -15,7 +15,7 @@ use crate::ingest::import_disk;
 use crate::store::{ObjectWriter, Objects, Store, StoredDisk, WriterStats};
 use crate::task::progress::Progress;
 
-/// The objects among `ids`, and the chunks of those that are lists, of which no copy is whole.
+/// The objects among `ids` (and for lists, their chunks) that have no undamaged copy.
 pub(crate) fn damaged_objects(
     objects: &Objects,
     ids: impl IntoIterator<Item = ObjectId>,
@@ -40,14 +40,14 @@ pub(crate) fn damaged_objects(
     Ok(damaged)
 }
 
-/// Reads a stored disk and its files back. Objects that the store had before, and of which no copy is whole any more,
-/// are stored again from the disk that is at hand.
+/// Reads a stored disk and its files back. Objects that the store had before but has no undamaged copy of are stored again
+/// from the disk.
 pub(crate) struct ReadBack<'a> {
     store: &'a Store,
     opened: &'a Opened<'a>,
     options: &'a ImportOptions,
     progress: &'a dyn Progress,
-    /// What the layout names, which was read with the disk.
+    /// The objects that the layout names, which were read with the disk.
     checked: HashSet<ObjectId>,
     added: WriterStats,
     damaged: usize,
@@ -64,7 +64,7 @@ impl<'a> ReadBack<'a> {
         ReadBack { store, opened, options, progress, checked, added, damaged: 0 }
     }
 
-    /// Compares the disk with what its layout gives, bit for bit; gives the digest of these bits.
+    /// Compares the disk with its layout, bit for bit; returns the digest of these bits.
     pub(crate) fn disk(&mut self, layout: &Arc<Layout>) -> Result<DiskDigest> {
         self.checked.extend(layout.objects());
         let error = match self.compare(layout) {
@@ -77,8 +77,8 @@ impl<'a> ReadBack<'a> {
         self.compare(layout)
     }
 
-    /// Reads the content of files that the disk itself does not need; gives what was stored again, and how many objects
-    /// were damaged.
+    /// Reads the content of files that the layout does not need; returns what was stored again, and the number of damaged
+    /// objects.
     pub(crate) fn files(mut self, rows: &[Row]) -> Result<(WriterStats, usize)> {
         let checked = std::mem::take(&mut self.checked);
         self.store_again(rows.iter().filter_map(Row::object).filter(|id| !checked.contains(id)))?;
@@ -92,11 +92,12 @@ impl<'a> ReadBack<'a> {
         match difference.first {
             None => Ok(digest),
             Some(first) => Err(Error::store(format!(
-                "{}: reading back gives other bytes, first at {first}, {} in all; the image is not published",
+                "{}: verification failed, and the image was not published: it differs from the file, first at byte {first}, \
+                 {} bytes in all",
                 path.display(),
                 difference.bytes
             ))
-            .advise("Was the file changed while it was read? If not, please report this")),
+            .advise("If the file did not change during the import, please report this as a bug")),
         }
     }
 
@@ -112,10 +113,10 @@ impl<'a> ReadBack<'a> {
         let left = damaged_objects(&self.store.objects()?, damaged.iter().copied())?;
         if let Some(id) = left.iter().min() {
             return Err(Error::store(format!(
-                "store: object {id}: is damaged, and {} does not have it any more",
+                "store: object {id}: damaged, and {} no longer contains it",
                 self.opened.path.display()
             ))
-            .advise("`mif fsck` names the images that need it and the repair"));
+            .advise("Run `mif fsck` to list the images that need it and how to repair the store"));
         }
         self.damaged += damaged.len();
         Ok(true)

@@ -1,4 +1,4 @@
-//! `verify`: are two images the same? Bit by bit, and if not, file by file.
+//! `verify`: compares two images bit by bit and, if they differ, file by file.
 
 mod places;
 
@@ -17,14 +17,14 @@ use crate::verbs::inspect::diff::{self, ChangeKind};
 /// How many differing paths a report names.
 const MAX_PATHS: usize = 1000;
 
-/// Whether two images are the same.
+/// The report of `verify` for two images.
 #[derive(Debug, Clone, Serialize)]
 pub struct VerifyReport {
     /// The images, as the user called them.
     pub images: [String; 2],
     /// Sizes of the disks in bytes.
     pub disk_sizes: [u64; 2],
-    /// Whether every bit is the same.
+    /// True if every bit is the same.
     pub same_bits: bool,
     /// Where the bits differ, if they do.
     pub bits: Option<BitsReport>,
@@ -35,15 +35,15 @@ pub struct VerifyReport {
 /// Where bits differ.
 #[derive(Debug, Clone, Serialize)]
 pub struct BitsReport {
-    /// The first byte that differs, on the disk. A disk that ends early differs from its end on, unless the
-    /// rest of the other is zero.
+    /// The first byte that differs, on the disk. A shorter disk differs from its end on, unless the rest of the other one
+    /// is zero.
     pub first: u64,
     /// How many bytes differ.
     pub bytes: u64,
-    /// What lies at the first difference, and where in it.
+    /// Where the first difference lies.
     pub place: String,
-    /// How many bytes differ in which partition and file of the first image, by where they lie on the disk; at
-    /// most a thousand places are named.
+    /// The number of bytes that differ in each partition and file of the first image, in disk order; at most a thousand
+    /// places.
     pub places: Vec<PlaceReport>,
     /// How many places there are in all.
     pub places_in_all: u64,
@@ -52,8 +52,8 @@ pub struct BitsReport {
 /// How the files of two images compare.
 #[derive(Debug, Clone, Default, Serialize)]
 pub struct FilesReport {
-    /// Whether all paths are there in both, with the same type, metadata and content. Access times and inode
-    /// numbers do not count.
+    /// True if both images have all paths, with the same type, metadata and content. Access times and inode numbers do not
+    /// count.
     pub same: bool,
     /// How many paths were compared.
     pub compared: u64,

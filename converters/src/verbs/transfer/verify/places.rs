@@ -1,4 +1,4 @@
-//! In which partition and file the bytes lie that differ.
+//! Finds the partition and file of each byte that differs.
 
 use std::collections::HashMap;
 
@@ -16,8 +16,8 @@ use crate::task::progress::{self, Progress};
 /// Bytes that differ in one place.
 #[derive(Debug, Clone, Serialize, PartialEq, Eq)]
 pub struct PlaceReport {
-    /// `p1:/etc/hosts`; `p1, in no file's content`; `p3` where no filesystem is read; or `outside of every
-    /// partition`.
+    /// `p1:/etc/hosts`; `p1, outside file contents`; `p3` if it has no filesystem that is read; or `outside all
+    /// partitions`.
     pub place: String,
     /// The first byte there that differs, on the disk.
     pub first: u64,
@@ -36,7 +36,7 @@ struct Owned {
 
 /// Whose the bytes of a disk are.
 pub(super) struct Places {
-    /// What owners are called; the first is what belongs to nobody.
+    /// Names of owners; the first stands for bytes without an owner.
     owners: Vec<String>,
     /// Content of files, by where it starts.
     files: Vec<Owned>,
@@ -46,17 +46,14 @@ pub(super) struct Places {
 
 impl Places {
     pub(super) fn new(scan: &Scan) -> Self {
-        let mut places = Places {
-            owners: vec!["outside of every partition".into()],
-            files: Vec::new(),
-            volumes: Vec::new(),
-        };
-        // The last first: a logical volume says more than the partition that it lies in.
+        let mut places =
+            Places { owners: vec!["outside all partitions".into()], files: Vec::new(), volumes: Vec::new() };
+        // In reverse, because a logical volume is more specific than the partition that it lies in.
         for volume in scan.volumes.iter().rev() {
             let name = &volume.name;
             let listing = volume.filesystem().and_then(|fs| Some((fs, walk(fs).ok()?)));
             let whole =
-                if listing.is_some() { format!("{name}, in no file's content") } else { name.clone() };
+                if listing.is_some() { format!("{name}, outside file contents") } else { name.clone() };
             let owner = places.owner(whole);
             places.volumes.extend(volume.extents.iter().map(|extent| Owned {
                 start: extent.disk,
@@ -113,13 +110,13 @@ impl Places {
         }
     }
 
-    /// What lies at `byte` of the disk, and where in it.
+    /// Describes what lies at `byte` of the disk.
     pub(super) fn describe(&self, byte: u64) -> String {
         let (owner, inside, _) = self.find(byte);
         let name = &self.owners[owner];
         match inside {
             None => name.clone(),
-            Some(inside) => format!("{name}, byte {inside} of it"),
+            Some(inside) => format!("{name}, at offset {inside}"),
         }
     }
 
@@ -133,7 +130,7 @@ impl Places {
         let size = a.len().max(b.len());
         let (mut x, mut y) = (vec![0; WINDOW as usize], vec![0; WINDOW as usize]);
         let mut counts: HashMap<usize, (u64, u64)> = HashMap::new();
-        progress.stage("finding the places", windows.len() as u64 * WINDOW);
+        progress.stage("locating differences", windows.len() as u64 * WINDOW);
         for &start in windows {
             progress::check(progress)?;
             let len = (size - start).min(WINDOW) as usize;

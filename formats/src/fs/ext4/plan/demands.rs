@@ -1,4 +1,4 @@
-//! What a tree asks of a volume: what none can hold, the features that it needs, the links of its nodes.
+//! The demands of a tree on a volume: the limits it must keep, the features it needs, the links of its nodes.
 
 use super::inode;
 use super::params::Params;
@@ -7,11 +7,11 @@ use crate::fs::FileType;
 use crate::fs::ext4::features::{compat, ro_compat};
 use crate::fs::plan::Tree;
 
-/// Links that a file or folder may have.
+/// Links that a file or directory may have.
 const LINKS_MAX: u32 = 65_000;
 const NAME_MAX: usize = 255;
 
-/// Errs for what no such volume can hold; sets the features that the tree makes needed.
+/// Errs if no such volume can hold the tree; sets the features that the tree needs.
 pub(super) fn check(tree: &Tree, params: &mut Params) -> Result<()> {
     let mut needs = (false, false);
     for (number, node) in (0..).zip(tree.nodes()) {
@@ -19,14 +19,16 @@ pub(super) fn check(tree: &Tree, params: &mut Params) -> Result<()> {
         let named = || tree.named(number);
         inode::check(meta, params).map_err(|problem| named().unsupported(problem))?;
         if let Some(child) = node.children.iter().find(|child| child.name.len() > NAME_MAX) {
-            return Err(at(format!("\"{}\"", child.name.escape_ascii()))
-                .unsupported(format!("the name has {} bytes, over {NAME_MAX}", child.name.len())));
+            return Err(at(format!("\"{}\"", child.name.escape_ascii())).unsupported(format!(
+                "the name has {} bytes, over the limit of {NAME_MAX}",
+                child.name.len()
+            )));
         }
         if meta.file_type == FileType::Symlink {
             let target = meta.link_target.as_deref().unwrap_or_default();
             if target.is_empty() || target.contains(&0) || target.len() >= params.block_size as usize {
                 return Err(named().unsupported(format!(
-                    "a symlink's target of {} bytes: it has 1 to {} and no NUL",
+                    "the target of the symlink has {} bytes; expected 1 to {} bytes without a NUL",
                     target.len(),
                     params.block_size - 1
                 )));
@@ -42,17 +44,17 @@ pub(super) fn check(tree: &Tree, params: &mut Params) -> Result<()> {
         if needed && !is_set {
             if !params.dynamic {
                 return Err(at("ext plan").unsupported(format!(
-                    "the tree needs the feature {name}, and the volume is too old for any"
+                    "the tree needs the feature {name}, but a volume of revision 0 has no features"
                 )));
             }
             params.change_features(name)?;
-            params.notes.push(format!("the feature {name} is set: the tree needs it"));
+            params.notes.push(format!("the feature {name} was set, because the tree needs it"));
         }
     }
     Ok(())
 }
 
-/// The folder of each folder, and how many links each node has.
+/// The directory of each directory, and how many links each node has.
 pub(super) fn links(tree: &Tree, params: &Params) -> Result<(Vec<u32>, Vec<u16>)> {
     let mut links = vec![0u32; tree.nodes().len()];
     let mut parents = vec![0u32; tree.nodes().len()];
@@ -77,13 +79,13 @@ pub(super) fn links(tree: &Tree, params: &Params) -> Result<(Vec<u32>, Vec<u16>)
             _ if is_dir && params.has_ro_compat(ro_compat::DIR_NLINK) => 1,
             _ if is_dir => {
                 return Err(tree.named(number as u32).limit(format!(
-                    "has {count} links, over {LINKS_MAX}, and the volume lacks the feature dir_nlink"
+                    "has {count} links, over the limit of {LINKS_MAX} without the feature dir_nlink"
                 )));
             }
             _ => {
                 return Err(tree
                     .named(number as u32)
-                    .limit(format!("has {count} hard links, over {LINKS_MAX}")));
+                    .limit(format!("has {count} hard links, over the limit of {LINKS_MAX}")));
             }
         });
     }

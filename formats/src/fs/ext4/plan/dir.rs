@@ -19,7 +19,7 @@ const NODE_HEAD: usize = 8;
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Format {
     pub(super) block_size: usize,
-    /// Whether entries say the type of what they name.
+    /// True if entries store the file type.
     pub(super) filetype: bool,
     pub(super) metadata_csum: bool,
     /// With `dir_index`: how names are hashed.
@@ -61,7 +61,7 @@ impl Layout {
         self.leaves.len() as u64 + index + self.spare
     }
 
-    /// Whether it has an index.
+    /// Returns true if it has an index.
     pub(super) fn is_indexed(&self) -> bool {
         self.index.is_some()
     }

@@ -8,7 +8,7 @@ use crate::error::Result;
 use crate::fs::plan::{Placed, put};
 use crate::fs::{FileType, Node, Timestamp};
 
-/// Who is told where what stands.
+/// Receives the location of each block.
 type Sink<'p> = &'p mut dyn FnMut(u64, Placed<'_>) -> Result<()>;
 
 /// The volume's own metadata, by its place.
@@ -47,7 +47,7 @@ struct Emitter<'a> {
     places: &'a Places<'a>,
     groups: Groups<'a>,
     descriptors: Vec<u8>,
-    /// The bytes of the folder that was last emitted: it may lie in several runs.
+    /// The bytes of the directory that was last emitted: it may lie in several runs.
     folder: Option<(u32, Vec<u8>)>,
 }
 

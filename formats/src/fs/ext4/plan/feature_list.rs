@@ -37,7 +37,7 @@ pub(super) fn change(mut features: Features, list: &str) -> Result<Features> {
             .find(|one| one.names() == [name])
         });
         let Some(one) = found else {
-            return Err(at("ext parameters").unsupported(format!("there is no feature \"{name}\"")));
+            return Err(at("ext parameters").unsupported(format!("unknown feature \"{name}\"")));
         };
         let merge = |all: u32, bit: u32| if set { all | bit } else { all & !bit };
         features = Features {

@@ -99,7 +99,7 @@ impl Geometry {
         self.places.len() as u32
     }
 
-    /// Whether `group` has the superblock or a copy.
+    /// Returns true if `group` has the superblock or a copy.
     pub(super) fn has_super(&self, group: u32) -> bool {
         let is_power = |base: u32| {
             std::iter::successors(Some(base), |p| p.checked_mul(base))
@@ -148,7 +148,7 @@ impl Geometry {
             .filter(|group| (*group as usize) < self.places.len())
     }
 
-    /// Whether `group` has, behind its superblock, the descriptors that lie together.
+    /// Returns true if `group` has, behind its superblock, the descriptors that lie together.
     fn has_own_descs(&self, group: u32) -> bool {
         self.has_super(group) && (!self.meta_bg || group / self.desc_per_block < self.own_desc_blocks)
     }

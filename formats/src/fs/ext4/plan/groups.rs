@@ -1,4 +1,4 @@
-//! What the volume says of itself: superblock, group descriptors, bitmaps.
+//! The metadata of the volume: superblock, group descriptors, bitmaps.
 //!
 //! <https://docs.kernel.org/filesystems/ext4/globals.html>
 
@@ -16,7 +16,7 @@ const INODE_UNINIT: u16 = 1;
 const BLOCK_UNINIT: u16 = 2;
 const INODE_ZEROED: u16 = 4;
 
-/// What is used in a group.
+/// The use of a group.
 #[derive(Debug, Clone, Copy, Default)]
 struct State {
     free_blocks: u32,
@@ -131,7 +131,7 @@ impl<'a> Groups<'a> {
         for fixed in geometry.fixed[first..].iter().take_while(|f| f.start < blocks.end) {
             mark(fixed.start..fixed.end.min(blocks.end));
         }
-        // What is past the end of the group is in use.
+        // Bits past the end of the group are set.
         mark(blocks.end..blocks.start + geometry.block_size * 8);
         bitmap
     }

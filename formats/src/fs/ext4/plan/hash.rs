@@ -28,13 +28,13 @@ impl HashVersion {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Hasher {
     pub(super) version: HashVersion,
-    /// Whether bytes from 0x80 on are taken as positive numbers.
+    /// True if bytes from 0x80 on are taken as positive numbers.
     pub(super) unsigned: bool,
     /// All zeros stand for the algorithm's own.
     pub(super) seed: [u32; 4],
 }
 
-/// What orders a name: the hash, whose lowest bit is clear, and a second one between equals.
+/// The sort key of a name: its hash, whose lowest bit is clear, and a second hash for ties.
 pub(super) type NameHash = (u32, u32);
 
 /// The hash that stands for the end of a directory, which no name may have.

@@ -26,13 +26,13 @@ pub(super) mod flags {
     pub(in crate::fs::ext4::plan) const EA_INODE: u32 = 0x20_0000;
     /// What a user may set on a file, and the kernel keeps: see `chattr(1)`.
     pub(super) const KEPT: u32 = 0x2203_C4FF;
-    /// Of them, what is for files and folders only.
+    /// Of them, what is for files and directories only.
     pub(super) const NOT_SPECIAL: u32 = 0x30;
-    /// What makes an inode's content other than it looks: these cannot be planned.
+    /// Flags that change how content is read, which cannot be planned.
     pub(super) const REFUSED: [(u32, &str); 3] = [
         (0x800, "is encrypted"),
-        (0x10_0000, "is sealed by fs-verity"),
-        (0x4000_0000, "ignores upper and lower case"),
+        (0x10_0000, "is protected by fs-verity"),
+        (0x4000_0000, "is case-insensitive"),
     ];
 }
 
@@ -66,12 +66,12 @@ pub(super) fn number(tree: &Tree, order: &[u32], more: usize, params: &Params) -
     if u64::from(next - 1) > count {
         let needed = (order.len() + more) as u64 - 1 + u64::from(first - 1);
         return Err(at("ext plan")
-            .limit(format!("no room: the tree needs {needed} inodes, and the volume has {count}")));
+            .limit(format!("no room: the tree needs {needed} inodes, but the volume has {count}")));
     }
     Ok(numbers)
 }
 
-/// What an inode says beside its node's metadata.
+/// The fields of an inode besides its node's metadata.
 #[derive(Debug)]
 pub(super) struct Filling<'a> {
     pub(super) number: u32,
@@ -94,20 +94,23 @@ pub(super) fn kept_flags(node: &Node) -> u32 {
     node.flags & flags::KEPT & if special { !flags::NOT_SPECIAL } else { !0 }
 }
 
-/// Errs, with the problem, if an inode cannot say what `node` does.
+/// Errs, with the problem, if an inode cannot hold the metadata of `node`.
 pub(super) fn check(node: &Node, params: &Params) -> Result<(), String> {
     for (flag, what) in flags::REFUSED {
         if node.flags & flag != 0 {
-            return Err(format!("{what}: that cannot be planned"));
+            return Err(format!("{what}, which mif cannot write"));
         }
     }
     if node.project.unwrap_or(0) != 0 && !params.has_ro_compat(ro_compat::PROJECT) {
-        return Err("belongs to a project, and the volume has no feature for that".to_owned());
+        return Err("belongs to a project, but the volume lacks the feature project".to_owned());
     }
     let latest = if params.inode_size > 128 { (3 << 32) + i64::from(i32::MAX) } else { i64::from(i32::MAX) };
     for time in [node.atime, node.mtime, node.ctime, node.crtime].into_iter().flatten() {
         if !(i64::from(i32::MIN)..=latest).contains(&time.secs) {
-            return Err(format!("has the time {}, and the latest that fits is {latest}", time.secs));
+            return Err(format!(
+                "has the time {}, but the latest that its inode can hold is {latest}",
+                time.secs
+            ));
         }
     }
     Ok(())

@@ -78,7 +78,7 @@ impl Shape {
         }
     }
 
-    /// What is in the inode, given where the map's blocks lie.
+    /// The part of the map in the inode, given the blocks of the map.
     pub(super) fn root(&self, places: &[u64]) -> [u8; 60] {
         let mut root = [0; 60];
         match &self.levels {

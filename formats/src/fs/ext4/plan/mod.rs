@@ -6,9 +6,9 @@
 //! runs   → bitmaps, descriptors, superblocks, inodes, maps, folders           (emit.rs: made block by block)
 //! ```
 //!
-//! Blocks are given out in one ascending pass: journal, folders and other metadata in path order, then the files
-//! in path order, each in one piece but for what is fixed in between. So what is in use is told by one number:
-//! all before it, and what is fixed after it.
+//! Blocks are given out in one ascending pass: journal, directories and other metadata in path order, then the files in
+//! path order, each in one piece but for what is fixed in between. So what is in use is told by one number: all before it,
+//! and what is fixed after it.
 //!
 //! # What a plan sets
 //!
@@ -16,9 +16,9 @@
 //! numbers, generations and content as the tree that it was planned from, except that planning sets
 //!
 //! - inode numbers, where a node has none, or one that is taken or out of range;
-//! - `nlink`: counted from the tree (a folder with more than 65,000 links has 1, with `dir_nlink`);
-//! - the size of folders, and of symlinks that of their target;
-//! - `i_flags`: how a file is mapped, whether a folder has an index, and compression's marks;
+//! - `nlink`: counted from the tree (a directory with more than 65,000 links has 1, with `dir_nlink`);
+//! - the size of directories, and of symlinks that of their target;
+//! - `i_flags`: how a file is mapped, whether a directory has an index, and compression's marks;
 //! - times that are missing: of access and change, that of modification; where inodes have 128 bytes, all times
 //!   are cut to seconds and there is none of creation;
 //! - holes smaller than a block, which become zeros;

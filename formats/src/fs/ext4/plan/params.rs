@@ -1,4 +1,4 @@
-//! What a planned ext volume is to be like: made up anew, or taken from an original's superblock.
+//! The parameters of a planned ext volume: new ones, or taken from the superblock of an original.
 
 use std::ops::RangeInclusive;
 
@@ -22,8 +22,8 @@ const FIRST_INO: u32 = 11;
 
 /// The parameters of an ext2, ext3 or ext4 volume.
 ///
-/// What no field says, such as the RAID stride or the owner of the reserved blocks, is kept from the original's
-/// superblock.
+/// Everything that no field describes, such as the RAID stride or the owner of the reserved blocks, is kept from the
+/// original's superblock.
 #[derive(Debug, Clone)]
 pub struct Params {
     /// Blocks in the filesystem.
@@ -54,11 +54,11 @@ pub struct Params {
     pub label: Vec<u8>,
     /// Where it was last mounted: 63 bytes at most.
     pub last_mounted: Vec<u8>,
-    /// What names are hashed with.
+    /// The hash of directory entries.
     pub hash_seed: [u8; 16],
     /// The hash of new directories.
     pub hash_version: HashVersion,
-    /// What metadata checksums start from, with `metadata_csum_seed`.
+    /// The seed of metadata checksums, with `metadata_csum_seed`.
     pub checksum_seed: u32,
     /// `s_errors`: what to do on errors (1 go on, 2 remount read-only, 3 panic).
     pub errors: u16,
@@ -74,12 +74,12 @@ pub struct Params {
     pub write_time: u32,
     /// `s_lastcheck`.
     pub last_check: u32,
-    /// What the first 1024 bytes of the volume hold: boot code, or nothing.
+    /// The first 1024 bytes of the volume: boot code, or nothing.
     pub boot: Vec<u8>,
     pub(super) features: Features,
     pub(super) desc_size: u16,
     pub(super) dynamic: bool,
-    /// The original's superblock, for what no field says.
+    /// The superblock of the original, for everything that no field describes.
     pub(super) template: Box<[u8; superblock::SIZE]>,
     pub(super) notes: Vec<String>,
 }
@@ -174,7 +174,7 @@ impl Params {
             bytes[range].split(|b| *b == 0).next().unwrap_or_default().to_vec()
         };
         if le32(bytes, 0x48) == 1 {
-            return Err(bad("the volume is of the Hurd, whose inodes are others"));
+            return Err(bad("the volume was made for GNU Hurd, whose inodes differ"));
         }
         let names = sb.features.names();
         let refused: Vec<&str> = names
@@ -184,29 +184,29 @@ impl Params {
             .collect();
         if !refused.is_empty() {
             return Err(bad(format!(
-                "the volume has features that cannot be planned: {}",
+                "the volume has features that mif cannot write: {}",
                 refused.join(", ")
             )));
         }
         // With bigalloc it is another, so the features come first.
         if sb.first_data_block != u32::from(sb.block_size == 1024) {
-            return Err(bad(format!("the volume's first block of data is {}", sb.first_data_block)));
+            return Err(bad(format!("the first data block of the volume is {}", sb.first_data_block)));
         }
         let mut features = sb.features;
         let mut notes = Vec::new();
         for name in names.iter().filter(|n| DROPPED.contains(&n.as_str())) {
             features = change(features, &format!("^{name}"))?;
-            notes.push(format!("the feature {name} is left out"));
+            notes.push(format!("the feature {name} was dropped"));
         }
         let has_journal = features.has_compat(compat::HAS_JOURNAL);
         if has_journal && le32(bytes, 0xE0) == 0 {
-            return Err(bad("the volume's journal is on another device"));
+            return Err(bad("the journal of the volume is on another device"));
         }
         // The size of the journal is known from the copy of its inode, which a volume without it lacks.
         let journal_bytes = if bytes[0xFD] == 1 { u64::from(le32(bytes, 0x10C + 64)) } else { 0 };
         let journal_blocks = match journal_bytes / u64::from(sb.block_size) {
             ..JOURNAL_MIN if has_journal => {
-                notes.push("the journal's size is not known: it has 4096 blocks now".to_owned());
+                notes.push("the size of the journal is unknown; the new journal has 4096 blocks".to_owned());
                 4096
             }
             blocks => blocks as u32,
@@ -325,12 +325,12 @@ impl Params {
         self.has_ro_compat(ro_compat::METADATA_CSUM)
     }
 
-    /// Whether descriptors have checksums, and so flags and counts of what was never used.
+    /// Returns true if descriptors have checksums, and so flags and counts of what was never used.
     pub(super) fn has_desc_csum(&self) -> bool {
         self.metadata_csum() || self.has_ro_compat(ro_compat::GDT_CSUM)
     }
 
-    /// What all metadata checksums start from.
+    /// The seed of all metadata checksums.
     pub(super) fn csum_seed(&self) -> u32 {
         if self.has_incompat(incompat::CSUM_SEED) { self.checksum_seed } else { crc32c(!0, &self.uuid) }
     }
@@ -403,10 +403,10 @@ impl Params {
         let groups = self.groups();
         let has = |flag| self.has_incompat(flag);
         if self.label.len() > 16 || self.last_mounted.len() > 63 || self.mount_opts.len() > 63 {
-            return Err(bad("the label has over 16 bytes, or the mount path or options over 63"));
+            return Err(bad("the label has over 16 bytes, or the mount path or the mount options over 63"));
         }
         if !self.inode_size.is_power_of_two() || self.inode_size < 128 || per_block == 0 {
-            return Err(bad(format!("inodes of {} bytes", self.inode_size)));
+            return Err(bad(format!("invalid inode size: {} bytes", self.inode_size)));
         }
         if self.blocks >> 32 != 0 && !has(incompat::BIT64) {
             return Err(bad(format!("{} blocks need the feature 64bit", self.blocks)));
@@ -418,14 +418,17 @@ impl Params {
             || self.blocks_per_group > (self.block_size * 8).min(BLOCKS_PER_GROUP_MAX)
             || !self.blocks_per_group.is_multiple_of(8)
         {
-            return Err(bad(format!("{} blocks in a group", self.blocks_per_group)));
+            return Err(bad(format!("invalid number of blocks in a group: {}", self.blocks_per_group)));
         }
         if self.inodes_per_group == 0
             || self.inodes_per_group > self.block_size * 8
             || !self.inodes_per_group.is_multiple_of(8)
             || inodes > u64::from(u32::MAX)
         {
-            return Err(bad(format!("{} inodes in each of {groups} groups", self.inodes_per_group)));
+            return Err(bad(format!(
+                "invalid number of inodes in a group: {} in each of {groups}",
+                self.inodes_per_group
+            )));
         }
         if self.metadata_csum() && self.has_ro_compat(ro_compat::GDT_CSUM) {
             return Err(bad("metadata_csum and uninit_bg exclude each other"));
@@ -435,14 +438,14 @@ impl Params {
         }
         if self.has_compat(compat::HAS_JOURNAL) && u64::from(self.journal_blocks) < JOURNAL_MIN {
             return Err(bad(format!(
-                "a journal of {} blocks has less than {JOURNAL_MIN}",
+                "the journal has {} blocks, but needs at least {JOURNAL_MIN}",
                 self.journal_blocks
             )));
         }
         let refused: Vec<String> =
             self.features.names().into_iter().filter(|n| REFUSED.contains(&n.as_str())).collect();
         if !refused.is_empty() {
-            return Err(bad(format!("features that cannot be planned: {}", refused.join(", "))));
+            return Err(bad(format!("features that mif cannot write: {}", refused.join(", "))));
         }
         Ok(())
     }

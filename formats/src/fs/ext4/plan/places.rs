@@ -22,10 +22,10 @@ pub(super) const FAST_SYMLINK: usize = 60;
 /// `lost+found` is made this large, in bytes, so that e2fsck need not allocate when it uses it.
 const LOST_FOUND: u64 = 16 << 10;
 
-/// What a run of blocks is.
+/// The content of a run of blocks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum AllocatedFor {
-    /// The content of a file, folder, symlink or the journal, from this block of it on.
+    /// The content of a file, directory, symlink or the journal, from this block of it on.
     Data { logical: u64 },
     /// Blocks of its map, from this one on.
     Map { index: u64 },
@@ -42,7 +42,7 @@ pub(super) struct Allocated {
     pub(super) kind: AllocatedFor,
 }
 
-/// What of a node was decided.
+/// The decisions about a node.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Placing {
     /// Its content and its map, as numbers of runs.
@@ -69,7 +69,7 @@ pub(super) struct Places<'a> {
     value_owners: Vec<u32>,
     /// Inode number and owner, of all that are in use: sorted.
     pub(super) inodes: Vec<(u32, u32)>,
-    /// The nodes' folders (of a folder; of the root itself).
+    /// The nodes' directories (of a directory; of the root itself).
     pub(super) parents: Vec<u32>,
     pub(super) places: Vec<Placing>,
     pub(super) journal: Placing,
@@ -164,7 +164,7 @@ impl<'a> Places<'a> {
         if missing > 0 {
             let size = self.params.size();
             return Err(at("ext plan").limit(format!(
-                "no room: the tree needs {} bytes, {} more than the volume's {size}",
+                "no room: the tree needs {} bytes, {} more than the {size} of the volume",
                 size + missing * self.geometry.block_size,
                 missing * self.geometry.block_size,
             )));
@@ -199,7 +199,8 @@ impl<'a> Places<'a> {
                 place.indexed = layout.is_indexed();
                 place.size = blocks * self.geometry.block_size;
                 if place.size > u64::from(u32::MAX >> 1) && !self.params.has_incompat(incompat::LARGEDIR) {
-                    let problem = format!("the folder takes {} bytes, over 2 GiB", place.size);
+                    let problem =
+                        format!("the directory takes {} bytes, over the limit of 2 GiB", place.size);
                     return Err(self.tree.named(number).limit(problem));
                 }
                 self.place_data(allocator, &mut place, number, std::iter::once(0..blocks));
@@ -224,19 +225,22 @@ impl<'a> Places<'a> {
         let block_size = self.geometry.block_size;
         let most = self.map_kind.blocks_max(block_size);
         if place.size.div_ceil(block_size) > most {
-            let problem =
-                format!("has {} bytes, and a file has {} here at most", place.size, most * block_size);
+            let problem = format!(
+                "has {} bytes, over the limit of {} on this filesystem",
+                place.size,
+                most * block_size
+            );
             return Err(self.tree.named(number).limit(problem));
         }
         let blocks = data_blocks(node, block_size);
         self.place_data(allocator, &mut place, number, blocks.into_iter());
         let sectors = place.blocks * (block_size / 512);
         if sectors >> 32 != 0 && !self.params.has_ro_compat(ro_compat::HUGE_FILE) {
-            let problem = "has over 2 TiB, and the volume lacks the feature huge_file";
+            let problem = "has over 2 TiB, but the volume lacks the feature huge_file";
             return Err(self.tree.named(number).limit(problem));
         }
         if self.map_kind == map::Kind::Tables && allocator.end_of_used() >> 32 != 0 {
-            let problem = "would lie past block 2³², and the volume lacks the feature extent";
+            let problem = "would lie past block 2³², but the volume lacks the feature extent";
             return Err(self.tree.named(number).limit(problem));
         }
         self.places[number as usize] = place;
@@ -311,7 +315,7 @@ impl<'a> Places<'a> {
         if owner == JOURNAL { &self.journal } else { &self.places[owner as usize] }
     }
 
-    /// The layout of a folder, as it was when it was placed.
+    /// The layout of a directory, as it was when it was placed.
     pub(super) fn dir_layout(&self, number: u32) -> dir::Layout {
         let node = &self.tree.nodes()[number as usize];
         let least = if self.is_lost_found(number) { LOST_FOUND / self.geometry.block_size } else { 0 };

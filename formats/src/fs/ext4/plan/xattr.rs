@@ -15,7 +15,7 @@ const ENTRY: usize = 16;
 /// The zeros that end the entries.
 const END: usize = 4;
 
-/// What attributes become.
+/// Attributes as they are stored.
 #[derive(Debug, Default)]
 pub(super) struct Stored {
     /// What the inode has over, filled; empty if it holds none.
@@ -54,10 +54,10 @@ impl Raw {
         let (index, name) = split_name(&xattr.name);
         let value = if matches!(index, 2 | 3) { stored_acl(&xattr.value)? } else { xattr.value.clone() };
         if name.len() > 255 || name.contains(&0) {
-            return Err("its name is longer than 255 bytes, or holds a NUL".to_owned());
+            return Err("the name is longer than 255 bytes or contains a NUL".to_owned());
         }
         if value.len() > VALUE_MAX {
-            return Err(format!("its value has {} bytes, over {VALUE_MAX}", value.len()));
+            return Err(format!("the value has {} bytes, over the limit of {VALUE_MAX}", value.len()));
         }
         Ok(Raw { index, name_len: name.len(), name: name.to_vec(), value, elsewhere: None })
     }
@@ -130,7 +130,7 @@ pub(super) fn store(
     let needed = needed(&outside);
     if needed > block_size && !outside.is_empty() {
         return Err(format!(
-            "the attributes need {needed} bytes beside what fits in the inode, and one block of {block_size} is all there can be"
+            "the attributes that do not fit into the inode need {needed} bytes, over the limit of one block of {block_size}"
         ));
     }
     let moved = outside.iter().filter(|raw| raw.elsewhere.is_some());
@@ -212,14 +212,14 @@ fn split_name(name: &[u8]) -> (u8, &[u8]) {
 /// An access control list as ext4 stores it, which leaves out what is implied, from how `getxattr` gives it.
 fn stored_acl(list: &[u8]) -> Result<Vec<u8>, String> {
     if list.len() < 4 || le32(list, 0) != 2 || !(list.len() - 4).is_multiple_of(8) {
-        return Err("is no access control list of version 2".to_owned());
+        return Err("not an access control list of version 2".to_owned());
     }
     let mut stored = 1u32.to_le_bytes().to_vec();
     for entry in list[4..].chunks(8) {
         match le16(entry, 0) {
             0x01 | 0x04 | 0x10 | 0x20 => stored.extend_from_slice(&entry[..4]),
             0x02 | 0x08 => stored.extend_from_slice(entry),
-            tag => return Err(format!("is an access control list with an entry of unknown tag {tag:#x}")),
+            tag => return Err(format!("the access control list has an entry with the unknown tag {tag:#x}")),
         }
     }
     Ok(stored)

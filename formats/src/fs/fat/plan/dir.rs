@@ -18,8 +18,8 @@ pub(super) fn entries(name: &Name) -> u64 {
     1 + name.long.as_ref().map_or(0, |units| units.len().div_ceil(UNITS) as u64)
 }
 
-/// Appends the entries of a file or folder that begins at `cluster` (0 for none) and has `size` bytes (0 for a
-/// folder).
+/// Appends the entries of a file or directory that begins at `cluster` (0 for none) and has `size` bytes (0 for a
+/// directory).
 pub(super) fn push(bytes: &mut Vec<u8>, name: &Name, node: &Node, cluster: u32, size: u32) {
     if let Some(units) = &name.long {
         push_long(bytes, units, name::checksum(&name.short));
@@ -27,7 +27,7 @@ pub(super) fn push(bytes: &mut Vec<u8>, name: &Name, node: &Node, cluster: u32, 
     push_short(bytes, &name.short, node, cluster, size);
 }
 
-/// Appends `.` and `..` of a folder at `cluster`, whose parent is at `parent` (0 for the root).
+/// Appends `.` and `..` of a directory at `cluster`, whose parent is at `parent` (0 for the root).
 pub(super) fn push_dots(bytes: &mut Vec<u8>, node: &Node, cluster: u32, parent: u32) {
     for (name, cluster) in [(b".          ", cluster), (b"..         ", parent)] {
         let plain = Node { flags: u32::from(ATTR_DIRECTORY), ..node.clone() };

@@ -1,7 +1,7 @@
 //! Planning FAT12, FAT16 and FAT32 volumes.
 //!
-//! Clusters are given out one after the other from the first on: FAT32's root, the other folders in path order,
-//! then the files in path order, each in one piece.
+//! Clusters are given out one after the other from the first on: FAT32's root, the other directories in path order, then
+//! the files in path order, each in one piece.
 //!
 //! # What a plan sets
 //!
@@ -9,7 +9,7 @@
 //! from, except that planning sets
 //!
 //! - owners, modes, inode numbers and links: FAT has none, and they are left out;
-//! - the size of folders, and holes, which become zeros;
+//! - the size of directories, and holes, which become zeros;
 //! - times: cut to two seconds (of modification), 10 ms (of creation), a day (of access), and of before 1980 or
 //!   after 2107 the nearest that there is;
 //! - short names that are missing where a name needs a long one, invalid, or there twice. A short name of
@@ -34,7 +34,7 @@ mod table;
 
 pub use self::params::Params;
 
-/// Bytes that a folder may have.
+/// Bytes that a directory may have.
 const FOLDER_MAX: u64 = 65_536 * bpb::ENTRY_SIZE as u64;
 
 /// A planned FAT volume.
@@ -77,7 +77,7 @@ impl<'a> Plan<'a> {
         let used = next - u64::from(table::FIRST);
         if used > geometry.clusters {
             return Err(at("FAT plan").limit(format!(
-                "no room: the tree needs {} bytes in {used} clusters, and the volume has {}",
+                "no room: the tree needs {} bytes in {used} clusters, but the volume has {}",
                 used * geometry.cluster_size,
                 geometry.clusters
             )));
@@ -98,7 +98,7 @@ impl<'a> Plan<'a> {
         }
     }
 
-    /// How many bytes of clusters a folder has.
+    /// How many bytes of clusters a directory has.
     fn folder_len(&self, node: u32) -> Result<u64> {
         let is_root = node == 0;
         let names = names::of_children(self.tree, &self.tree.nodes()[node as usize].children)?;
@@ -112,14 +112,14 @@ impl<'a> Plan<'a> {
         };
         if bytes > room {
             return Err(self.tree.named(node).limit(format!(
-                "no room: the folder needs {entries} entries, and has {}",
+                "no room: the directory needs {entries} entries, but has room for {}",
                 room / bpb::ENTRY_SIZE as u64
             )));
         }
         Ok(if is_root && self.params.kind != Kind::Fat32 { 0 } else { bytes.max(1) })
     }
 
-    /// The entries of a folder.
+    /// The entries of a directory.
     fn folder(&self, node: u32) -> Result<Vec<u8>> {
         let folder = &self.tree.nodes()[node as usize];
         let mut bytes = Vec::new();
@@ -183,7 +183,7 @@ impl Planned for Plan<'_> {
     }
 }
 
-/// Errs for what FAT cannot hold; gives each node's folder.
+/// Errs for what FAT cannot hold; gives each node's directory.
 fn check_tree(tree: &Tree) -> Result<Vec<u32>> {
     let mut parents: HashMap<u32, u32> = HashMap::with_capacity(tree.nodes().len());
     for (number, node) in (0..).zip(tree.nodes()) {
@@ -191,18 +191,18 @@ fn check_tree(tree: &Tree) -> Result<Vec<u32>> {
         let refuse = |problem: &str| Err(tree.named(number).unsupported(problem));
         match meta.file_type {
             FileType::Dir | FileType::File => {}
-            FileType::Symlink => return refuse("is a symlink, and FAT has none"),
-            _ => return refuse("is a device, pipe or socket, and FAT has none"),
+            FileType::Symlink => return refuse("is a symlink, which FAT does not support"),
+            _ => return refuse("is a device, pipe or socket, which FAT does not support"),
         }
         if meta.file_type == FileType::File && meta.size > u64::from(u32::MAX) {
-            return refuse("has 4 GiB or more, and no file on FAT can");
+            return refuse("has 4 GiB or more, over the limit of FAT");
         }
         if !meta.xattrs.is_empty() {
-            return refuse("has extended attributes, and FAT has none");
+            return refuse("has extended attributes, which FAT does not support");
         }
         for child in &node.children {
             if parents.insert(child.node, number).is_some() {
-                return Err(tree.named(child.node).unsupported("has a hard link, and FAT has none"));
+                return Err(tree.named(child.node).unsupported("has hard links, which FAT does not support"));
             }
         }
     }

@@ -22,7 +22,7 @@ pub(super) struct Name {
     pub(super) long: Option<Vec<u16>>,
 }
 
-/// Names the children of a folder, in their order. Errs for what FAT cannot hold.
+/// Names the children of a directory, in their order. Errs for what FAT cannot hold.
 pub(super) fn of_children(tree: &Tree, children: &[Child]) -> Result<Vec<Name>> {
     let mut folded = HashSet::with_capacity(children.len());
     let mut names = Vec::with_capacity(children.len());
@@ -31,7 +31,7 @@ pub(super) fn of_children(tree: &Tree, children: &[Child]) -> Result<Vec<Name>> 
         let refuse = |problem: String| tree.named(child.node).unsupported(problem);
         let units = units(&child.name).map_err(&refuse)?;
         if !folded.insert(fold(&units)) {
-            return Err(refuse("its name differs from another's in upper and lower case only".to_owned()));
+            return Err(refuse("the name differs from another one only in case".to_owned()));
         }
         let case = (tree.nodes()[child.node as usize].meta.flags >> 8) as u8;
         let plain = plain_short(&child.name, case);
@@ -59,17 +59,17 @@ pub(super) fn of_children(tree: &Tree, children: &[Child]) -> Result<Vec<Name>> 
 
 /// A name in UTF-16. The error is why FAT cannot hold it.
 fn units(name: &[u8]) -> Result<Vec<u16>, String> {
-    let units = utf16(name).ok_or("its name is not UTF-8, and FAT's names are Unicode")?;
+    let units = utf16(name).ok_or("the name is not UTF-8, but FAT names are Unicode")?;
     if units.len() > UNITS_MAX {
-        return Err(format!("its name has {} UTF-16 units, over {UNITS_MAX}", units.len()));
+        return Err(format!("the name has {} UTF-16 units, over the limit of {UNITS_MAX}", units.len()));
     }
     let forbidden = |b: u8| b < 0x20 || br#""*/:<>?\|"#.contains(&b);
     if let Some(unit) = units.iter().find(|unit| u8::try_from(**unit).is_ok_and(forbidden)) {
         let c = char::from_u32((*unit).into()).unwrap_or('?');
-        return Err(format!("its name holds {c:?}, which no name on FAT can"));
+        return Err(format!("the name contains {c:?}, which FAT does not allow"));
     }
     if matches!(name.last(), Some(b'.' | b' ')) {
-        return Err("its name ends with a dot or a space, which no name on FAT can".to_owned());
+        return Err("the name ends with a dot or a space, which FAT does not allow".to_owned());
     }
     Ok(units)
 }
@@ -91,7 +91,7 @@ fn utf16(bytes: &[u8]) -> Option<Vec<u16>> {
     Some(units)
 }
 
-/// What two names that FAT takes for one have in common.
+/// The case-folded form of a name: FAT takes two names with the same form for one.
 fn fold(units: &[u16]) -> String {
     char::decode_utf16(units.iter().copied())
         .flat_map(|c| c.unwrap_or(char::REPLACEMENT_CHARACTER).to_uppercase())
@@ -138,7 +138,7 @@ static UPPER_HALF: LazyLock<Vec<char>> = LazyLock::new(|| {
     (0x80..=0xFF).filter_map(|b| decode(b).chars().nth(1)).collect()
 });
 
-/// Whether a short name is one that every system takes: no lower case, no gaps, no forbidden characters.
+/// Returns true if every system accepts a short name: no lower case, no gaps, no forbidden characters.
 fn is_valid_short(short: &[u8; 11]) -> bool {
     let valid = |part: &[u8]| {
         let end = part.iter().rposition(|b| *b != b' ').map_or(0, |i| i + 1);

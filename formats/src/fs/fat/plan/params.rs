@@ -1,4 +1,4 @@
-//! What a planned FAT volume is to be like: made up anew, or taken from an original.
+//! The parameters of a planned FAT volume: new ones, or taken from an original.
 
 use std::sync::Arc;
 
@@ -41,7 +41,7 @@ pub struct Params {
     pub sectors_per_cluster: u32,
     /// Copies of the FAT.
     pub num_fats: u8,
-    /// Entries that the root folder has room for; 0 on FAT32.
+    /// Entries that the root directory has room for; 0 on FAT32.
     pub root_entries: u32,
     /// Sectors in each FAT.
     pub sectors_per_fat: u32,
@@ -151,7 +151,7 @@ impl Params {
         })?;
         let mut notes = Vec::new();
         if !bpb.is_mirrored() {
-            notes.push("all FATs are kept alike now: one alone was active".to_owned());
+            notes.push("all FATs are kept in sync now; only one was active before".to_owned());
         }
         // At most 65,535 sectors of 4 KiB.
         let reserved = volume.read_vec(0, bpb.fat_start as usize)?;
@@ -191,7 +191,7 @@ impl Params {
         }
         if self.sectors_per_cluster != before {
             let bytes = self.sectors_per_cluster * self.bytes_per_sector;
-            self.notes.push(format!("a cluster has {bytes} bytes now"));
+            self.notes.push(format!("clusters have {bytes} bytes now"));
         }
     }
 
@@ -256,7 +256,7 @@ impl Params {
         };
         if !right.contains(&in_volume) {
             return bad(format!(
-                "a volume of {} bytes has {in_volume} clusters, and {kind} has {} to {}: their number decides the kind",
+                "a volume of {} bytes has {in_volume} clusters, but {kind} needs {} to {}",
                 self.size(),
                 right.start,
                 right.end - 1
@@ -268,7 +268,7 @@ impl Params {
             || self.reserved.len() < bpb::SIZE
         {
             return bad(format!(
-                "{} sectors, {} in a FAT: more than fit",
+                "too many sectors: {} in all, {} in a FAT",
                 self.sectors, self.sectors_per_fat
             ));
         }

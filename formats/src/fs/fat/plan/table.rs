@@ -5,14 +5,14 @@ use crate::fs::fat::bpb::{FIRST_CLUSTER, Kind};
 /// Entries that are made at once. Even, for FAT12 packs them in pairs.
 const PIECE: u32 = 64 << 10;
 
-/// Clusters, one after the other, of a file or folder.
+/// Clusters, one after the other, of a file or directory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Chain {
     pub(super) first: u32,
     pub(super) count: u32,
 }
 
-/// Who is told of a piece: its place in the FAT, and its bytes.
+/// Receives each piece: its place in the FAT, and its bytes.
 type Each<'e, E> = &'e mut dyn FnMut(u64, &[u8]) -> Result<(), E>;
 
 /// Gives the bytes of a FAT, each with its place in it, up to the last cluster in use. `chains` are ascending
