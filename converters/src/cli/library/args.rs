@@ -43,7 +43,7 @@ Examples:
   mif rm web@2     remove one version
   mif rm web       remove all versions
 
-`mif gc` reclaims the space. Version numbers are not reused. rm waits until no other command has the store open.")]
+`mif gc` reclaims the space. Version numbers are not reused. Commands that are reading a removed image can finish.")]
     Rm {
         /// Image in the store: NAME@VERSION, or NAME for all its versions
         #[arg(required = true, value_name = "NAME")]
@@ -59,8 +59,8 @@ Examples:
   mif gc --keep-last 3 --keep-within 90d      also remove versions that neither option keeps
   mif gc --keep-last 1 --dry-run              show what would be removed
 
-The newest version of each image and tagged versions are always kept. gc waits until no other command has the store \
-open; commands started meanwhile wait for gc.")]
+The newest version of each image and tagged versions are always kept. Other commands can use the store meanwhile: data that they may still \
+read is deleted by a later gc.")]
     Gc {
         /// Keep the N newest versions of each image
         #[arg(long, value_name = "N")]

@@ -148,7 +148,7 @@ pub(super) fn gc(report: &GcReport) -> String {
     if report.packs_waiting > 0 {
         let _ = writeln!(
             out,
-            "waiting: {} packs are in use; run gc again when whoever uses the store now is done",
+            "waiting: {} packs that other commands may still read; run gc again when these have finished",
             report.packs_waiting
         );
     }
