@@ -53,7 +53,7 @@ fn bad_input_is_one_clear_sentence_and_the_store_stays_as_it_was() {
     let cases = [
         ("cut.qcow2", 3, "cut.qcow2"),
         ("empty.img", 3, "is empty"),
-        ("folder", 3, "is a directory"),
+        ("folder", 3, "no disk images found"),
         ("not-there.qcow2", 3, "not-there.qcow2"),
         ("luks.qcow2", 4, "encrypt"),
         ("parted.vmdk", 3, "missing-flat.vmdk"),

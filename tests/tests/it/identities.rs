@@ -122,7 +122,9 @@ fn each_file_that_names_an_old_identity_has_the_new_one_or_is_named() {
         report["ids"][key].as_array().unwrap().iter().map(|text| text.as_str().unwrap().to_owned()).collect()
     };
     let left = texts_of("left").join("\n");
-    for (path, why) in [("/EFI/Linux/signed.efi", "is signed"), ("/data.bin", "neither text nor a program")] {
+    for (path, why) in
+        [("/EFI/Linux/signed.efi", "is signed"), ("/data.bin", "neither text nor a UEFI program")]
+    {
         assert!(left.lines().any(|line| line.contains(path) && line.contains(why)), "{path}: {left}");
     }
     run(&mut lab.mif(&["import", "--name", "new", "new.raw"]));

@@ -159,7 +159,7 @@ pub fn import_all(
     if planned.is_empty() {
         let places: Vec<String> = paths.iter().map(|path| path.display().to_string()).collect();
         return Err(Error::input(format!("{}: no disk images found", places.join(", ")))
-            .advise("To import a file that is not recognised as a raw disk, name the file itself"));
+            .advise("To import an unrecognised file as a raw disk, name the file itself"));
     }
     watch.total(planned.len());
     let writer = ObjectWriter::new(store)?;
