@@ -230,30 +230,35 @@ impl Checker<'_> {
                 store.published(name, version).or_else(|_| store.without_record(name, version))
             }
         };
-        if let Ok(stored) = stored {
-            match stored.layout() {
-                Err(e) => problem("layout", &e, &mut lost),
-                Ok(layout) => self.layout(&stored.image, &layout, &mut lost)?,
+        let stored = match stored {
+            Ok(stored) => stored,
+            Err(e) => {
+                problem("layout", &e, &mut lost);
+                return Ok(lost);
             }
-            match stored.manifest() {
-                Err(e) => problem("manifest", &e, &mut lost),
-                Ok(rows) => {
-                    if let Err(e) = check_digests(&stored, &rows) {
-                        problem("digests", &e, &mut lost);
-                    }
-                    if let Err(e) = stored.packages() {
-                        problem("packages", &e, &mut lost);
-                    }
-                    self.files(&rows, &mut lost)?;
+        };
+        match stored.layout() {
+            Err(e) => problem("layout", &e, &mut lost),
+            Ok(layout) => self.layout(&stored.image, &layout, &mut lost)?,
+        }
+        match stored.manifest() {
+            Err(e) => problem("manifest", &e, &mut lost),
+            Ok(rows) => {
+                if let Err(e) = check_digests(&stored, &rows) {
+                    problem("digests", &e, &mut lost);
                 }
+                if let Err(e) = stored.packages() {
+                    problem("packages", &e, &mut lost);
+                }
+                self.files(&rows, &mut lost)?;
             }
-            if lost.parts.is_empty() && !store.is_noted(&stored.image) && !store.is_removed(name, version)? {
-                report.unnoted.push(lost.image.clone());
-                report.notes.push(format!(
-                    "{}: its second record is missing or differs; `mif fsck --repair` writes it again",
-                    lost.image
-                ));
-            }
+        }
+        if lost.parts.is_empty() && !store.is_noted(&stored.image) && !store.is_removed(name, version)? {
+            report.unnoted.push(lost.image.clone());
+            report.notes.push(format!(
+                "{}: its second record is missing or differs; `mif fsck --repair` writes it again",
+                lost.image
+            ));
         }
         Ok(lost)
     }

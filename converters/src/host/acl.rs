@@ -246,7 +246,7 @@ mod tests {
     #[test]
     fn what_is_no_acl_is_refused_with_the_reason() {
         for (text, says) in [
-            ("user::rw-\ngroup::r--", "no entry other::"),
+            ("user::rw-\ngroup::r--", "no other:: entry"),
             ("user::rw-\ngroup::r--\nother::r--\nuser:bob:rwx", "\"bob\""),
             ("user::rw-\ngroup::r--\nother::r--\nother::r--", "two entries"),
             ("user::rq-\ngroup::r--\nother::r--", "user::rq-"),

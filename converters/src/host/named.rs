@@ -103,6 +103,6 @@ mod tests {
     fn a_file_without_end_stops_at_the_limit() {
         let mut file = Limited { file: File::open("/dev/zero").unwrap().take(10), limit: 9 };
         let mut bytes = Vec::new();
-        assert!(file.read_to_end(&mut bytes).unwrap_err().to_string().contains("longer than 9"));
+        assert!(file.read_to_end(&mut bytes).unwrap_err().to_string().contains("the limit of 9 bytes"));
     }
 }

@@ -410,7 +410,7 @@ fn check(a: &Files, b: &Files, image: &Files, winner: Option<Winner>) {
     for conflict in &said.conflicts {
         let path = named([&conflict.path].into_iter()).pop_first().unwrap();
         let [before, after, here] = [&a, &b, &ours].map(|side| side.get(&path));
-        if conflict.why.contains("folder") {
+        if conflict.why.contains("directory") {
             // The image has its own there: it changed something, or a rule keeps it.
             let all: BTreeSet<&Path> = [&a, &b, &ours].into_iter().flat_map(BTreeMap::keys).collect();
             let is_own = |other: &Path| a.get(other) != ours.get(other) || rule(other) != Rule::Plain;

@@ -5,7 +5,7 @@ use std::io;
 
 use super::record::{Image, Removed};
 use super::stored_image::StoredImage;
-use super::trash::{Trashed, add_image, delete_images, failed, is_full};
+use super::trash::{Trashed, add_image, delete_images, failed, is_full, removed_key};
 use super::{Store, index_cache, published};
 use crate::error::Result;
 
@@ -15,7 +15,7 @@ impl Store {
         let folder = image.folder();
         let Trashed { name, version, .. } = image;
         // On a disk that was full, the record was moved to be the note of the removal.
-        let keys = [format!("{folder}/image.json"), format!("removed/name={name}/version={version}")];
+        let keys = [format!("{folder}/image.json"), removed_key(name, *version)];
         let [record, note] = keys.map(|key| self.read_record(&key, name, *version));
         let mut stored = record.or(note)?;
         stored.folder = folder;
@@ -96,7 +96,7 @@ impl Store {
         let record = Removed { name: name.to_owned(), version, time, layout_digest };
         let json = serde_json::to_vec_pretty(&record).expect("a record is JSON");
         // The record first: no crash may make the number free again.
-        let key = format!("removed/name={name}/version={version}");
+        let key = removed_key(name, version);
         let failed = |e: io::Error| self.storage.error(&key, &e);
         self.put_removed(&key, &json, name, version).map_err(failed)?;
         self.forget_published(name, version, record.layout_digest.as_deref())

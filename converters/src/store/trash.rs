@@ -61,11 +61,21 @@ pub(crate) fn images(storage: &dyn Storage) -> io::Result<Vec<Trashed>> {
     Ok(images)
 }
 
-/// The directory in the trash with the files of a version, if they are there.
+/// The directory in the trash with the files of a version that was removed, if they are there.
 pub(super) fn folder_of(storage: &dyn Storage, name: &str, version: u32) -> io::Result<Option<String>> {
+    // Without the note of its removal, an image is not removed, but damaged.
+    match storage.len(&removed_key(name, version)) {
+        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
+        found => found?,
+    };
     let images = images(storage)?;
     let found = images.iter().rev().find(|image| image.name == name && image.version == version);
     Ok(found.map(Trashed::folder))
+}
+
+/// The key of the note that a version was removed.
+pub(super) fn removed_key(name: &str, version: u32) -> String {
+    format!("removed/name={name}/version={version}")
 }
 
 /// The packs in the trash, with the epoch that they have been in it since.

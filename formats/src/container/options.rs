@@ -25,7 +25,7 @@ impl<'a> Options<'a> {
                     [] => "it has no options".to_owned(),
                     _ => format!("the options are {}", known.join(", ")),
                 };
-                return Err(at(format!("{format}")).unsupported(format!("unknown option {key:?}; {known}")));
+                return Err(at(format.to_string()).unsupported(format!("unknown option {key:?}; {known}")));
             }
         }
         Ok(Options { given, known, format })

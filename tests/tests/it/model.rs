@@ -320,7 +320,7 @@ impl Upload for SeenUpload {
 #[derive(Debug, Clone)]
 enum Task {
     Import { name: &'static str, disk: usize, verify: bool },
-    Read { name: &'static str },
+    Read { name: &'static str, newest: bool },
     Remove { name: &'static str },
     Collect,
     Check,
@@ -519,9 +519,11 @@ fn perform(task: &Task, seen: Seen, disks: &[(PathBuf, Vec<u8>)]) -> Result<Outc
             let report = import(&store, &disks[*disk].0, &options, &Silent).map_err(text)?;
             Ok(Outcome::Imported(report.image))
         }
-        Task::Read { name } => {
+        Task::Read { name, newest } => {
             let store = Store::open(storage, &Silent).map_err(text)?;
-            let Some(version) = store.versions(name).map_err(text)?.last().copied() else {
+            let versions = store.versions(name).map_err(text)?;
+            let version = if *newest { versions.last() } else { versions.first() };
+            let Some(version) = version else {
                 return Ok(Outcome::Read(None));
             };
             let id = format!("{name}@{version}");
@@ -573,7 +575,7 @@ fn task(random: &mut Random) -> Task {
     let name = *random.pick(&NAMES);
     match random.below(12) {
         0..=4 => Task::Import { name, disk: random.below(DISKS), verify: random.once_in(4) },
-        5 | 6 => Task::Read { name },
+        5 | 6 => Task::Read { name, newest: random.once_in(2) },
         7 | 8 => Task::Remove { name },
         9 | 10 => Task::Collect,
         _ if random.once_in(3) => Task::Repair,
@@ -629,14 +631,17 @@ fn round(world: &mut World, random: &mut Random, tally: &mut Tally) {
         work.push(Task::Import { name, disk, verify: false });
     }
     // An import that finds what gc is about to remove; or a reader of an image that goes.
-    if random.once_in(3) {
-        let name = *random.pick(&NAMES);
-        work.truncate(1 + random.below(2));
-        match world.left_over.pop() {
-            Some(disk) => work.push(Task::Import { name, disk, verify: false }),
-            None => work.extend([Task::Remove { name }, Task::Read { name }]),
+    let name = *random.pick(&NAMES);
+    match random.below(6) {
+        0 | 1 if !world.left_over.is_empty() => {
+            let disk = *random.pick(&world.left_over);
+            work = vec![Task::Import { name, disk, verify: false }, Task::Collect, task(random)];
         }
-        work.push(Task::Collect);
+        2 => {
+            let read = Task::Read { name, newest: false };
+            work = vec![Task::Remove { name }, read.clone(), read, Task::Collect];
+        }
+        _ => {}
     }
     let tasks: Vec<(Task, Option<(usize, Fault)>)> = work
         .into_iter()
@@ -746,7 +751,12 @@ fn settle(world: &mut World, done: &[Done], good_before: &HashSet<ObjectId>) {
     }
     for id in removed {
         let bytes = world.images.remove(&id);
-        world.left_over.extend(world.disks.iter().position(|(_, disk)| bytes.as_ref() == Some(disk)));
+        if let Some(disk) = world.disks.iter().position(|(_, disk)| bytes.as_ref() == Some(disk)) {
+            world.left_over.retain(|other| *other != disk);
+            world.left_over.push(disk);
+            let old = world.left_over.len().saturating_sub(3);
+            world.left_over.drain(..old);
+        }
         world.needs.remove(&id);
         world.gone.insert(id);
     }

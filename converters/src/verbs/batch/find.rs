@@ -337,10 +337,10 @@ mod tests {
         assert_eq!(images, ["a.raw", "b.qcow2", "web/no-suffix"]);
         assert!(found.images[1].problem.as_ref().is_some_and(|problem| problem.contains("qcow2")));
         let expected = [
-            "SHA256SUMS: no disk: plain text",
+            "SHA256SUMS: not a disk image: plain text",
             "empty.txt: empty",
-            "initrd.img: no disk: gzip data",
-            "install.iso: no disk: iso9660",
+            "initrd.img: not a disk image: gzip data",
+            "install.iso: not a disk image: iso9660",
             "mac.sparsebundle: not a disk image: an Apple sparse bundle, which mif does not read",
             "store: a store",
         ];

@@ -572,7 +572,7 @@ mod tests {
         log.0[commits[1]][COMMIT_HEADER - 1] = 1;
         let found = replay(&log, &sb).unwrap();
         assert_eq!((found.changes.len(), found.next), (1, 8));
-        assert!(found.warnings[0].contains("up to transaction 8 only"), "{:?}", found.warnings);
+        assert!(found.warnings[0].contains("only up to transaction 8"), "{:?}", found.warnings);
     }
 
     #[test]
@@ -583,7 +583,7 @@ mod tests {
         let found = replay(&log, &sb).unwrap();
         assert_eq!(found.changes.into_keys().collect::<Vec<_>>(), [100, 101, 102]);
         assert_eq!((found.next, found.warnings.len()), (10, 1));
-        assert!(found.warnings[0].contains("up to transaction 10 only"), "{:?}", found.warnings);
+        assert!(found.warnings[0].contains("only up to transaction 10"), "{:?}", found.warnings);
     }
 
     #[test]

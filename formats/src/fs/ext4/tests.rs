@@ -146,7 +146,7 @@ fn one_wrong_field_is_named_with_its_place() {
             &[0x43, 0x10],
             "s_feature_incompat, at byte 1120: the volume uses features that mif does not read: compression, dirdata",
         ),
-        (sb + 0x60, &[0x4A], "s_feature_incompat, at byte 1120: an external journal device"),
+        (sb + 0x60, &[0x4A], "s_feature_incompat, at byte 1120: the volume is an external journal"),
         (sb + 0x64, &[0, 4], "ext superblock, s_checksum_type, at byte 1397: is 0, expected 1"),
         (sb + 0x64, &[0, 2, 0, 0], ""),
         (root + 0x1A, &[0], "inode 2, i_links_count, at byte 5402: is 0"),

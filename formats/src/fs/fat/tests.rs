@@ -726,7 +726,7 @@ fn a_chain_in_more_pieces_than_the_limit_is_refused() {
     volume.entry(at, b"A          ", 0x20, 3, 512 * ((1 << 20) + 10));
     let error = volume.open().content(at as u64).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Limit, "{error}");
-    assert!(error.to_string().contains("over 1048576 pieces"), "{error}");
+    assert!(error.to_string().contains("over 1048576 fragments"), "{error}");
 }
 
 #[test]
