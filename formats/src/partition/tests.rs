@@ -260,10 +260,18 @@ fn a_disk_that_was_grown_or_cut_keeps_its_gpt_and_says_so() {
     let cut = table(&disk[..21 * MIB - 512]);
     assert_eq!(cut.partitions.len(), 4);
     assert_eq!((cut.partitions[0].start, cut.partitions[0].len), (20 * MIB as u64, MIB as u64 - 512));
-    assert!(cut.warnings.iter().any(|w| w.starts_with("Partition 1 ends at")), "{:?}", cut.warnings);
+    assert!(
+        cut.warnings.iter().any(|w| w.starts_with("Partition 1 was clipped: it ends at")),
+        "{:?}",
+        cut.warnings
+    );
     let cut = table(&disk[..20 * MIB]);
     assert_eq!(cut.partitions.len(), 3);
-    assert!(cut.warnings.iter().any(|w| w.starts_with("Partition 1 starts at")), "{:?}", cut.warnings);
+    assert!(
+        cut.warnings.iter().any(|w| w.starts_with("Partition 1 was left out: it starts at")),
+        "{:?}",
+        cut.warnings
+    );
 }
 
 #[test]

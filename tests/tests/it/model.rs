@@ -126,8 +126,10 @@ impl Turns {
         self.changed.notify_all();
     }
 
-    /// Lets the actors do their operations, in an order that `random` decides, until all have ended.
+    /// Lets the actors do their operations, in an order that `random` decides, until all have ended. One of them may be slow:
+    /// others do much between two of its operations.
     fn run(&self, random: &mut Random) {
+        let slow = random.once_in(2).then(|| random.below(5));
         loop {
             let mut state = self.state();
             while state.running.is_some() || state.waiting.len() < state.alive {
@@ -138,8 +140,14 @@ impl Turns {
             if state.alive == 0 {
                 return;
             }
-            let number = random.below(state.waiting.len());
-            state.running = state.waiting.iter().nth(number).copied();
+            let waits = slow.filter(|slow| state.waiting.len() > 1 && state.waiting.contains(slow));
+            let others: Vec<usize> = match waits {
+                Some(slow) if !random.once_in(20) => {
+                    state.waiting.iter().copied().filter(|actor| *actor != slow).collect()
+                }
+                _ => state.waiting.iter().copied().collect(),
+            };
+            state.running = Some(*random.pick(&others));
             self.changed.notify_all();
         }
     }

@@ -158,7 +158,11 @@ fn one_wrong_field_is_named_with_its_place() {
             "inode 12, i_extra_isize, at byte 8064: is 225, expected a multiple of 4 up to 128",
         ),
         (file + 0x6F, &[0x80], "inode 12, i_size, at byte 7940: is 9223372036854777308, which is negative"),
-        (file + 0x6E, &[0x80], "inode 12, i_size, at byte 7940: is 36028797018965468, more than the map"),
+        (
+            file + 0x6E,
+            &[0x80],
+            "inode 12, i_size, at byte 7940: is 36028797018965468, more than its block map",
+        ),
         (
             file + 0x28 + 20,
             &[63],
@@ -203,11 +207,15 @@ fn one_wrong_field_is_named_with_its_place() {
         (
             ROOT_BLOCK * BLOCK + 8,
             &[0],
-            "directory inode 2, name, at byte 10248: is \"\\\\x00ile\", which no name",
+            "directory inode 2, name, at byte 10248: is \"\\\\x00ile\", which is not a valid name",
         ),
         (root + 0x28 + 2, &[0], "directory inode 2: has a hole of 1024 bytes"),
         (root + 4, &[0, 5], "directory inode 2: has a hole of 256 bytes"),
-        (root + 4, &[0, 2], "directory inode 2, i_size, at byte 5380: is 512, no multiple of the block size"),
+        (
+            root + 4,
+            &[0, 2],
+            "directory inode 2, i_size, at byte 5380: is 512, not a multiple of the block size",
+        ),
     ] {
         let mut volume = volume();
         put(&mut volume, at, bytes);
