@@ -126,10 +126,13 @@ impl Turns {
         self.changed.notify_all();
     }
 
-    /// Lets the actors do their operations, in an order that `random` decides, until all have ended. One of them may be slow:
-    /// others do much between two of its operations.
+    /// Lets the actors do their operations, in an order that `random` decides, until all have ended. Two of them may pause
+    /// for long, before any of their operations, while others go on.
     fn run(&self, random: &mut Random) {
-        let slow = random.once_in(2).then(|| random.below(5));
+        let mut pauses: Vec<Pause> = (0..random.below(3))
+            .map(|_| Pause { actor: random.below(4), before: random.below(35), left: random.below(150) })
+            .collect();
+        let mut done = [0; 8];
         loop {
             let mut state = self.state();
             while state.running.is_some() || state.waiting.len() < state.alive {
@@ -140,17 +143,29 @@ impl Turns {
             if state.alive == 0 {
                 return;
             }
-            let waits = slow.filter(|slow| state.waiting.len() > 1 && state.waiting.contains(slow));
-            let others: Vec<usize> = match waits {
-                Some(slow) if !random.once_in(20) => {
-                    state.waiting.iter().copied().filter(|actor| *actor != slow).collect()
+            let mut ready: Vec<usize> = state.waiting.iter().copied().collect();
+            for pause in pauses.iter_mut().filter(|pause| pause.left > 0 && done[pause.actor] == pause.before)
+            {
+                if ready.len() > 1 && ready.contains(&pause.actor) {
+                    pause.left -= 1;
+                    ready.retain(|actor| *actor != pause.actor);
                 }
-                _ => state.waiting.iter().copied().collect(),
-            };
-            state.running = Some(*random.pick(&others));
+            }
+            let next = *random.pick(&ready);
+            done[next] += 1;
+            state.running = Some(next);
             self.changed.notify_all();
         }
     }
+}
+
+/// A pause of an actor.
+struct Pause {
+    actor: usize,
+    /// Before its how manyth operation.
+    before: usize,
+    /// How many operations others do meanwhile.
+    left: usize,
 }
 
 static VERBOSE: std::sync::OnceLock<()> = std::sync::OnceLock::new();
