@@ -710,8 +710,11 @@ fn round(world: &mut World, random: &mut Random, tally: &mut Tally) {
     settle(world, &done, &good_before);
     check(world);
     if random.once_in(4) {
-        rot(world, random);
+        let only_gone = rot(world, random);
         tally.rot += 1;
+        if only_gone && random.once_in(2) {
+            import_into_rotten(world, random.below(DISKS));
+        }
         check_rotten(world, random.once_in(2));
     }
     tally.images = tally.images.max(world.images.len() as u64);
@@ -855,8 +858,27 @@ fn check(world: &mut World) {
     }
 }
 
-/// Spoils a file or two behind the store's back.
-fn rot(world: &mut World, random: &mut Random) {
+/// Imports a disk into a store of which files are missing or cut short. An import that succeeds relies on none of these.
+fn import_into_rotten(world: &mut World, disk: usize) {
+    let storage = || -> Arc<dyn Storage> { Arc::new(world.memory.clone()) };
+    let options =
+        ImportOptions { name: Some(NAMES[0].to_owned()), new_version: true, ..ImportOptions::default() };
+    let imported = mif::with_threads(1, || {
+        import(&Store::open(storage(), &Silent)?, &world.disks[disk].0, &options, &Silent)
+    });
+    let Ok(report) = imported else { return };
+    let (id, store) = (key(&report.image), world.store());
+    let bytes = world.disks[disk].1.clone();
+    assert!(world.read(&store, &id).as_ref() == Ok(&bytes), "{id:?} was imported, and cannot be read");
+    if let Ok(needs) = world.needs_of(&store, &id) {
+        world.needs.insert(id.clone(), needs);
+    }
+    world.images.insert(id, bytes);
+}
+
+/// Spoils a file or two behind the store's back; gives whether they are only missing or cut short.
+fn rot(world: &mut World, random: &mut Random) -> bool {
+    let mut only_gone = true;
     for _ in 0..1 + random.below(2) {
         // Packs more often than their number would have it: they are what cannot be made again.
         let only_packs = random.once_in(2);
@@ -878,6 +900,7 @@ fn rot(world: &mut World, random: &mut Random) {
                 Some(spoilt)
             }
             _ => {
+                only_gone = false;
                 if let Some(byte) = (!spoilt.is_empty()).then(|| random.below(spoilt.len())) {
                     spoilt[byte] ^= 1 << random.below(8);
                 }
@@ -895,6 +918,7 @@ fn rot(world: &mut World, random: &mut Random) {
     world
         .gone
         .retain(|(name, version)| files.contains_key(&format!("removed/name={name}/version={version}")));
+    only_gone
 }
 
 /// What must be so after something has rotted: the check notices, garbage is collected without loss, and the repair mends all
