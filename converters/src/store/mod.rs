@@ -202,19 +202,23 @@ impl Store {
             Err(e) => return Err(storage.error(HEADER, &e)),
         };
         check_header(&format!("{}/{HEADER}", storage.place()), &header)?;
-        let wait =
-            |what, get: &dyn Fn() -> std::io::Result<Option<Lock>>| wait_for(&*storage, what, get, progress);
+        let held_by = |key: &str, others: &str, get: &dyn Fn() -> std::io::Result<Option<Lock>>| {
+            wait_for(&*storage, others, &|| get().map_err(|e| storage.error(key, &e)), progress)
+        };
+        let lease = || held_by("leases", "a repair of the store", &|| storage.enter());
+        let lock = || held_by("lock", "another removal or repair", &|| storage.lock());
+        let alone = || held_by("leases", "other commands that use the store", &|| storage.alone());
         let held = match purpose {
-            Purpose::Use => vec![wait("a repair of the store", &|| storage.enter())?],
-            Purpose::Remove => vec![wait("others who remove", &|| storage.lock())?],
+            Purpose::Use => vec![lease()?],
+            Purpose::Remove => vec![lock()?],
             Purpose::Repair => {
-                let lock = wait("others who remove", &|| storage.lock())?;
-                vec![wait("others who use the store", &|| storage.alone())?, lock]
+                let lock = lock()?;
+                vec![alone()?, lock]
             }
         };
         if !held.iter().all(Lock::is_held) {
             progress.warn(&format!(
-                "{}: leases cannot be locked here: what you read is not protected from `mif rm` and `mif gc` meanwhile",
+                "{}: the store cannot be locked for reading; `mif rm` and `mif gc` may delete what this command reads",
                 storage.place()
             ));
         }
@@ -343,20 +347,20 @@ impl Store {
     }
 }
 
-/// Waits for `what`, until `get` gives something or the user wants to stop.
+/// Waits for `others`, until `get` gives something or the user wants to stop.
 fn wait_for(
     storage: &dyn Storage,
-    what: &str,
-    get: &dyn Fn() -> std::io::Result<Option<Lock>>,
+    others: &str,
+    get: &dyn Fn() -> Result<Option<Lock>>,
     progress: &dyn Progress,
 ) -> Result<Lock> {
     let mut told = false;
     loop {
-        if let Some(lock) = get().map_err(|e| storage.error("leases", &e))? {
+        if let Some(lock) = get()? {
             return Ok(lock);
         }
         if !std::mem::replace(&mut told, true) {
-            progress.stage(&format!("waiting for {what}"), 0);
+            progress.stage(&format!("waiting for {others}"), 0);
         }
         progress::check(progress)?;
         storage.pause();
