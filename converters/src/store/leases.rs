@@ -19,7 +19,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
 use mif_formats::beneath::Directory;
-use rustix::fs::{FlockOperation, flock};
+use rustix::fs::{FlockOperation, Gid, Uid, fchown, flock};
 use rustix::io::Errno;
 
 use super::storage::Lock;
@@ -70,10 +70,22 @@ fn directory(place: &Place<'_>) -> io::Result<(Directory, Vec<u64>)> {
 }
 
 fn begin(place: &Place<'_>, directory: &Directory, epoch: u64) -> io::Result<()> {
-    match directory.create(OsStr::new(&epoch.to_string()), place.file_mode) {
+    match create(place, directory, &epoch.to_string()) {
         Err(e) if e.kind() == ErrorKind::AlreadyExists => Ok(()),
         created => created.and_then(|_| directory.sync()),
     }
+}
+
+/// Creates an empty file that whoever owns the store can open, also if root creates it.
+fn create(place: &Place<'_>, directory: &Directory, name: &str) -> io::Result<File> {
+    let file = directory.create(OsStr::new(name), place.file_mode)?;
+    let store = place.root.own_stat()?;
+    if store.st_uid != file.metadata()?.uid() {
+        let (user, group) = (Uid::from_raw(store.st_uid), Gid::from_raw(store.st_gid));
+        // Nobody but root may give a file away.
+        let _ = fchown(&file, Some(user), Some(group));
+    }
+    Ok(file)
 }
 
 /// Takes a lock of an open file, if no other lock is in the way.
@@ -113,6 +125,8 @@ pub(super) fn enter(place: &Place<'_>) -> io::Result<Option<Epoch>> {
             Ok(file) if newest == present && file.metadata()?.nlink() > 0 => {
                 return Ok(Some(Epoch { number: present, lock: Lock::new(file) }));
             }
+            // Another user's file, which this one may not even read.
+            Err(e) if newest == present && is_refused(&e) => return unprotected(),
             Err(e) if newest == present => return Err(e),
             _ => present = newest,
         }
@@ -143,7 +157,8 @@ pub(super) fn newest(place: &Place<'_>) -> io::Result<u64> {
 /// Begins the next epoch.
 pub(super) fn advance(place: &Place<'_>) -> io::Result<u64> {
     let (directory, epochs) = directory(place)?;
-    let next = last(&epochs) + 1;
+    let next =
+        last(&epochs).checked_add(1).ok_or_else(|| io::Error::other("no epoch can follow the last"))?;
     begin(place, &directory, next)?;
     Ok(next)
 }
@@ -196,10 +211,28 @@ pub(super) fn lock(place: &Place<'_>) -> io::Result<Option<Lock>> {
             Err(e) if e.kind() == ErrorKind::NotFound => {}
             other => break other?,
         }
-        match place.root.create(OsStr::new(LOCK), place.file_mode) {
+        match create(place, place.root, LOCK) {
             Err(e) if e.kind() == ErrorKind::AlreadyExists => {}
             other => break other?,
         }
     };
     Ok(try_lock(&file, FlockOperation::NonBlockingLockExclusive)?.then(|| Lock::new(file)))
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::store::{Folder, Storage};
+
+    #[test]
+    fn no_epoch_follows_the_last_that_a_number_can_name() {
+        let folder = tempfile::tempdir().unwrap();
+        let storage = Folder::new(folder.path());
+        std::fs::create_dir(folder.path().join("leases")).unwrap();
+        for name in ["18446744073709551615", "01", "notes"] {
+            std::fs::write(folder.path().join("leases").join(name), b"").unwrap();
+        }
+        let user = storage.enter().unwrap();
+        assert!(user.is_some() && storage.epoch().unwrap() == u64::MAX);
+        assert!(storage.advance().is_err() && storage.oldest().unwrap() == u64::MAX);
+    }
 }

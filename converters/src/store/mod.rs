@@ -255,7 +255,7 @@ impl Store {
             return Ok(Left { oldest: u64::MAX, _alone: None });
         }
         let ended = || {
-            work(self.storage.epoch()? + 1)?;
+            work(self.storage.epoch()?.saturating_add(1))?;
             self.storage.advance()?;
             self.storage.oldest()
         };
