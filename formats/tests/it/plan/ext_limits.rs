@@ -129,7 +129,7 @@ fn sixty_five_thousand_links_and_folders_are_held_and_one_link_more_is_refused()
     large.set_inodes(70_000);
     assert_sound("links", &tree(65_000, 65_001), &large, &image);
     let error = refused(&tree(65_001, 0), large.clone());
-    assert!(error.to_string().contains("65001 hard links, over 65000"), "{error}");
+    assert!(error.to_string().contains("65001 hard links, over the limit of 65000"), "{error}");
     large.change_features("^dir_nlink").unwrap();
     let error = refused(&tree(1, 65_001), large);
     assert!(error.to_string().contains("dir_nlink"), "{error}");
@@ -368,7 +368,7 @@ fn what_a_volume_cannot_hold_is_refused_in_words() {
     };
     case(&with(b"/x", file(1, 20 << 20)), small(), ErrorKind::Limit, "no room: the tree needs 2");
     let long = [b"/".to_vec(), vec![b'n'; 256]].concat();
-    case(&with(&long, file(1, 1)), small(), ErrorKind::Unsupported, "the name has 256 bytes, over 255");
+    case(&with(&long, file(1, 1)), small(), ErrorKind::Unsupported, "the name has 256 bytes, over the limit of 255");
     case(
         &with(b"/x", symlink(&[b't'; 1024])),
         small(),
