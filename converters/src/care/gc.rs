@@ -409,7 +409,7 @@ impl Sweep<'_> {
         let left = match left {
             Err(e) if trash::is_full(&e) => {
                 report.warnings.push(format!(
-                    "{}: there is no room to delete {} packs while others use the store",
+                    "{}: the disk is too full to delete {} packs while other commands use the store",
                     self.storage.place(),
                     going.len()
                 ));
@@ -419,7 +419,9 @@ impl Sweep<'_> {
             left => left.map_err(failed)?,
         };
         let since = trash::packs(self.storage).map_err(failed)?;
-        let is_unused = |pack: &&PackId| since.get(pack).is_none_or(|epoch| *epoch <= left.oldest);
+        // Alone, gc needs no trash. Otherwise a pack that is not in it, whatever happened to its entry, waits.
+        let is_unused =
+            |pack: &&PackId| since.get(pack).map_or(left.is_alone(), |epoch| *epoch <= left.oldest);
         let unused: BTreeSet<PackId> = going.iter().filter(is_unused).copied().collect();
         let mut deleted = BTreeSet::new();
         if let Some(needed) = self.needed_now(left.oldest, &unused)? {

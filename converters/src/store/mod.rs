@@ -150,6 +150,16 @@ pub(crate) struct Left {
     _alone: Option<Lock>,
 }
 
+impl Left {
+    /// Nobody is left, and nobody can enter.
+    const ALONE: u64 = u64::MAX;
+
+    /// Whether nobody is left, and nobody can enter.
+    pub(crate) fn is_alone(&self) -> bool {
+        self.oldest == Self::ALONE
+    }
+}
+
 /// What a store was opened for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 enum Purpose {
@@ -252,7 +262,7 @@ impl Store {
     /// comes now does not see them. If the disk is too full for that, has the store alone instead, if it can.
     pub(crate) fn end_epoch(&self, work: impl FnOnce(u64) -> std::io::Result<()>) -> std::io::Result<Left> {
         if self.is_alone() {
-            return Ok(Left { oldest: u64::MAX, _alone: None });
+            return Ok(Left { oldest: Left::ALONE, _alone: None });
         }
         let ended = || {
             work(self.storage.epoch()?.saturating_add(1))?;
@@ -262,7 +272,7 @@ impl Store {
         match ended() {
             Ok(oldest) => Ok(Left { oldest, _alone: None }),
             Err(e) if trash::is_full(&e) => match self.storage.alone()? {
-                Some(alone) => Ok(Left { oldest: u64::MAX, _alone: Some(alone) }),
+                Some(alone) => Ok(Left { oldest: Left::ALONE, _alone: Some(alone) }),
                 None => Err(e),
             },
             Err(e) => Err(e),

@@ -50,7 +50,7 @@ impl Store {
             Err(e) if is_full(&e) => return Ok(()),
             left => left?,
         };
-        if left.oldest == u64::MAX {
+        if left.is_alone() {
             versions.iter().try_for_each(|(name, version)| storage.delete(&Image::folder(name, *version)))?;
         }
         delete_images(storage, left.oldest)

@@ -368,7 +368,12 @@ fn what_a_volume_cannot_hold_is_refused_in_words() {
     };
     case(&with(b"/x", file(1, 20 << 20)), small(), ErrorKind::Limit, "no room: the tree needs 2");
     let long = [b"/".to_vec(), vec![b'n'; 256]].concat();
-    case(&with(&long, file(1, 1)), small(), ErrorKind::Unsupported, "the name has 256 bytes, over the limit of 255");
+    case(
+        &with(&long, file(1, 1)),
+        small(),
+        ErrorKind::Unsupported,
+        "the name has 256 bytes, over the limit of 255",
+    );
     case(
         &with(b"/x", symlink(&[b't'; 1024])),
         small(),
