@@ -390,7 +390,7 @@ fn chains_that_go_wrong_are_refused_with_their_kind() {
     assert_eq!(kind("circle.qcow2").0, ErrorKind::Corrupt);
     qemu_img.run(dir.path(), "create -f qcow2 -u -b b.qcow2 -F qcow2 a.qcow2 1M");
     qemu_img.run(dir.path(), "create -f qcow2 -u -b a.qcow2 -F qcow2 b.qcow2 1M");
-    assert!(kind("a.qcow2").1.contains("circle"));
+    assert!(kind("a.qcow2").1.contains("circular"));
     qemu_img.run(dir.path(), "create -f qcow2 -u -b missing -F raw orphan.qcow2 1M");
     assert_eq!(kind("orphan.qcow2").0, ErrorKind::NotFound);
     qemu_img.run(dir.path(), "create -f qcow2 -u -b /etc/passwd -F raw thief.qcow2 1M");
