@@ -481,9 +481,11 @@ fn what_an_image_cannot_take_is_refused_and_the_others_get_it() {
     let (report, code) = lab.report(&mut lab.update(&["full", "bare", "c", "boot"], &[]));
     assert_eq!(code, 1);
     let images = report["images"].as_array().unwrap();
-    for (number, image, why) in
-        [(0, "full@1", "no room"), (1, "bare@1", "no volume mounted on /srv"), (3, "boot@1", "the update puts it on /")]
-    {
+    for (number, image, why) in [
+        (0, "full@1", "no room"),
+        (1, "bare@1", "no volume mounted on /srv"),
+        (3, "boot@1", "the update puts it on /"),
+    ] {
         let said = &images[number];
         assert_eq!((&said["image"], &said["result"]), (&image.into(), &"refused".into()), "{said}");
         assert!(said["error"].as_str().unwrap().contains(why), "{said}");
