@@ -11,7 +11,6 @@
 
 use std::cell::Cell;
 use std::collections::{BTreeSet, HashMap, HashSet};
-use std::io::ErrorKind;
 use std::sync::Arc;
 
 use mif_formats::mif::pack::{IndexEntry, PackWriter};
@@ -21,7 +20,7 @@ use serde::Serialize;
 use crate::error::{Error, Result, readable};
 use crate::store::{
     DamagedImage, Index, Needs, Objects, PackIndex, Storage, Store, Upload, clear_index_cache, decode_object,
-    index_key, new_pack, pack_files, pack_key, put_pack, strangers, total, trash, unfinished_epoch,
+    index_key, is_full, new_pack, pack_files, pack_key, put_pack, strangers, total, trash, unfinished_epoch,
 };
 use crate::task::progress::{self, Progress};
 
@@ -403,11 +402,9 @@ impl Sweep<'_> {
             return Ok(0);
         }
         let failed = |e: std::io::Error| trash::failed(self.storage, &e);
-        let known = trash::packs(self.storage).map_err(failed)?;
-        let new: BTreeSet<PackId> = going.iter().filter(|pack| !known.contains_key(pack)).copied().collect();
-        let left = self.store.end_epoch(|epoch| trash::add_packs(self.storage, epoch, &new));
+        let left = self.store.end_epoch(|epoch| trash::add_packs(self.storage, epoch, going));
         let left = match left {
-            Err(e) if trash::is_full(&e) => {
+            Err(e) if is_full(&e) => {
                 report.warnings.push(format!(
                     "{}: the disk is too full to delete {} packs while other commands use the store",
                     self.storage.place(),
@@ -478,9 +475,8 @@ impl Sweep<'_> {
         if needed.is_empty() {
             return Ok(true);
         }
-        let index = PackIndex::load(self.storage, *pack)
-            .or_else(|_| PackIndex::from_pack(self.storage, *pack).map(|(index, _)| index));
-        Ok(readable(index)?.is_ok_and(|index| index.entries().iter().all(|e| !needed.contains(&e.id))))
+        Ok(readable(PackIndex::load(self.storage, *pack))?
+            .is_ok_and(|index| index.entries().iter().all(|e| !needed.contains(&e.id))))
     }
 
     /// Writes into the images' lists of packs where their objects are now.
@@ -564,14 +560,14 @@ impl Sweep<'_> {
 
     /// Writes objects into new packs, if there is room for them.
     fn repack(&self, packs: &[Pack], moved: &[(usize, Vec<IndexEntry>)]) -> Result<Repacked> {
-        let is_full = Cell::new(false);
+        let was_full = Cell::new(false);
         let failed = |e: std::io::Error| {
-            is_full.set(matches!(e.kind(), ErrorKind::StorageFull | ErrorKind::QuotaExceeded));
+            was_full.set(is_full(&e));
             Error::store(format!("{}: cannot write to the store: {e}", self.storage.place()))
         };
         match self.write_again(packs, moved, &failed) {
             Ok(written) => Ok(Repacked::Written(written)),
-            Err(e) if is_full.get() => Ok(Repacked::NoRoom(e)),
+            Err(e) if was_full.get() => Ok(Repacked::NoRoom(e)),
             Err(e) => Err(e),
         }
     }
@@ -624,7 +620,7 @@ impl Sweep<'_> {
         let oldest = match self.dry_run {
             true => u64::MAX,
             false => match self.store.end_epoch(|_| Ok(())) {
-                Err(e) if trash::is_full(&e) => return Ok(()),
+                Err(e) if is_full(&e) => return Ok(()),
                 left => left.map_err(failed)?.oldest,
             },
         };

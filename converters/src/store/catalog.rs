@@ -7,6 +7,7 @@ use mif_formats::mif::layout::Layout;
 use mif_formats::mif::pack::Encoding;
 
 use super::record::{DamagedImage, Image, ImageName, Selector};
+use super::storage::number;
 use super::stored_image::StoredImage;
 use super::{PACKS, Store, pack_list, trash};
 use crate::error::{Error, Result, damaged};
@@ -42,11 +43,8 @@ impl Store {
     pub(super) fn versions_in(&self, place: &str, name: &str) -> Result<Vec<u32>> {
         let folders = self.list(&format!("{place}/name={name}"))?;
         // `version=01` is not a version that this program wrote, and may stand beside `version=1`.
-        let number = |folder: &String| {
-            let text = folder.strip_prefix("version=")?;
-            text.parse().ok().filter(|number: &u32| number.to_string() == text)
-        };
-        let mut versions: Vec<u32> = folders.iter().filter_map(number).collect();
+        let version = |folder: &String| number(folder.strip_prefix("version=")?);
+        let mut versions: Vec<u32> = folders.iter().filter_map(version).collect();
         versions.sort_unstable();
         Ok(versions)
     }

@@ -23,7 +23,7 @@ use mif_formats::container::Access;
 use rustix::fs::FileType;
 
 use super::leases::{self, Epoch, Place};
-use super::storage::{Entries, Lock, Storage, Upload, check_len, is_given};
+use super::storage::{self, Entries, Lock, Storage, Upload, check_len, is_given};
 
 /// The environment variable that permits symbolic links at the top of a store.
 const LINKS: &str = "MIF_STORE_LINKS";
@@ -251,7 +251,7 @@ pub(crate) fn unfinished_epoch(name: &str) -> Option<u64> {
     let (kind, epoch, number) = (parts.next()?, parts.next()?, parts.next()?);
     let is_number = number.len() == 16 && number.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'));
     let known = [UPLOAD, PUBLISH, DELETE].contains(&kind) && is_number;
-    epoch.parse().ok().filter(|number: &u64| known && number.to_string() == epoch)
+    storage::number(epoch).filter(|_| known)
 }
 
 /// Something in `tmp`, which is removed unless it is moved away.

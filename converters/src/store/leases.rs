@@ -22,7 +22,7 @@ use mif_formats::beneath::Directory;
 use rustix::fs::{FlockOperation, Gid, Uid, fchown, flock};
 use rustix::io::Errno;
 
-use super::storage::Lock;
+use super::storage::{Lock, number};
 
 const LEASES: &str = "leases";
 const LOCK: &str = "lock";
@@ -43,11 +43,8 @@ pub(super) struct Epoch {
 
 /// The epochs that have a file, ascending.
 fn epochs(directory: &Directory) -> io::Result<Vec<u64>> {
-    let number = |name: &OsStr| {
-        let text = name.to_str()?;
-        text.parse().ok().filter(|number: &u64| number.to_string() == text)
-    };
-    let mut epochs: Vec<u64> = directory.entries()?.iter().filter_map(|(name, _)| number(name)).collect();
+    let entries = directory.entries()?;
+    let mut epochs: Vec<u64> = entries.iter().filter_map(|(name, _)| number(name.to_str()?)).collect();
     epochs.sort_unstable();
     Ok(epochs)
 }

@@ -66,8 +66,8 @@ pub use self::record::{
     volume_name,
 };
 pub use self::source_file::SourceFile;
-pub(crate) use self::storage::IMAGE_FILES;
 pub use self::storage::{Entries, Lock, Storage, Upload, check_len};
+pub(crate) use self::storage::{IMAGE_FILES, is_full};
 pub use self::stored_disk::StoredDisk;
 pub use self::stored_image::StoredImage;
 pub(crate) use self::stored_image::{PACKAGES, PACKS};
@@ -271,12 +271,18 @@ impl Store {
         };
         match ended() {
             Ok(oldest) => Ok(Left { oldest, _alone: None }),
-            Err(e) if trash::is_full(&e) => match self.storage.alone()? {
-                Some(alone) => Ok(Left { oldest: Left::ALONE, _alone: Some(alone) }),
-                None => Err(e),
-            },
+            Err(e) if is_full(&e) => self.alone()?.ok_or(e),
             Err(e) => Err(e),
         }
+    }
+
+    /// Has the store alone, as it is already or until what this gives is dropped; none if somebody uses it.
+    fn alone(&self) -> std::io::Result<Option<Left>> {
+        if self.is_alone() {
+            return Ok(Some(Left { oldest: Left::ALONE, _alone: None }));
+        }
+        let alone = self.storage.alone()?;
+        Ok(alone.map(|lock| Left { oldest: Left::ALONE, _alone: Some(lock) }))
     }
 
     /// Opens the store in the folder `path`; makes a new one if nothing is there yet, which nobody but its owner may

@@ -12,7 +12,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::{Image, ImageName, Selector, Store, StoredImage};
+use super::record::version_of;
+use super::{Image, Store, StoredImage};
 use crate::error::Result;
 
 pub(super) fn copy_key(name: &str, version: u32) -> String {
@@ -25,12 +26,6 @@ fn pointer_folder(layout_digest: &str) -> String {
 
 fn pointer_key(image: &Image) -> String {
     format!("{}/{}.{}", pointer_folder(&image.layout_digest), image.layout_digest, image.id())
-}
-
-/// The version that a pointer's text names.
-fn version_of(id: &str) -> Option<(String, u32)> {
-    let ImageName { name, version: Selector::Number(version) } = id.parse().ok()? else { return None };
-    Some((name, version))
 }
 
 impl Store {

@@ -88,6 +88,12 @@ impl FromStr for ImageName {
     }
 }
 
+/// The name and version that `name@version` stands for.
+pub(super) fn version_of(id: &str) -> Option<(String, u32)> {
+    let ImageName { name, version: Selector::Number(version) } = id.parse().ok()? else { return None };
+    Some((name, version))
+}
+
 impl fmt::Display for ImageName {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.name)?;

@@ -4,8 +4,9 @@ use std::collections::BTreeSet;
 use std::io;
 
 use super::record::{Image, Removed};
+use super::storage::is_full;
 use super::stored_image::StoredImage;
-use super::trash::{Trashed, add_image, delete_images, failed, is_full, removed_key};
+use super::trash::{Trashed, add_image, delete_images, failed, removed_key};
 use super::{Store, index_cache, published};
 use crate::error::Result;
 
@@ -70,10 +71,9 @@ impl Store {
     /// The versions of an image that were removed, ascending. Of one whose record cannot be read, only the number is
     /// known.
     pub fn removed(&self, name: &str) -> Result<Vec<Removed>> {
-        let folder = format!("removed/name={name}");
         let mut removed: Vec<Removed> = Vec::new();
         for version in self.versions_in("removed", name)? {
-            let key = format!("{folder}/version={version}");
+            let key = removed_key(name, version);
             let unknown = Removed { name: name.to_owned(), version, time: 0, layout_digest: None };
             let json = self.storage.read_all(&key).unwrap_or_default();
             let record = serde_json::from_slice(&json).unwrap_or(unknown);
@@ -126,8 +126,7 @@ impl Store {
         }
         // The second record keeps the number from being given again, so the image's files may go first and make room, if nobody
         // reads them.
-        let alone = if self.is_alone() { None } else { self.storage.alone()? };
-        if (self.is_alone() || alone.is_some())
+        if let Some(_alone) = self.alone()?
             && self.storage.len(&published::copy_key(name, version)).is_ok()
         {
             self.storage.delete(&Image::folder(name, version))?;

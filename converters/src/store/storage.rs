@@ -3,6 +3,7 @@
 use std::any::Any;
 use std::io::{self, Write};
 use std::ops::Range;
+use std::str::FromStr;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use mif_formats::container::Access;
@@ -18,7 +19,17 @@ pub(crate) const IMAGE_FILES: [&str; 6] =
 
 /// Whether this program gives such names to files in folders that it removes: an image's files, and a tag's values.
 pub(super) fn is_given(name: &str) -> bool {
-    IMAGE_FILES.contains(&name) || name.parse::<u64>().is_ok_and(|number| number.to_string() == name)
+    IMAGE_FILES.contains(&name) || number::<u64>(name).is_some()
+}
+
+/// The number that a name is, written as this program writes it: `01` is none.
+pub(super) fn number<N: FromStr + ToString>(name: &str) -> Option<N> {
+    name.parse().ok().filter(|number: &N| number.to_string() == name)
+}
+
+/// Returns true if an operation failed because the disk or the quota is full.
+pub(crate) fn is_full(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
 }
 
 /// Errs if a file with this key has more bytes than any of its kind; to be asked before it is read whole.

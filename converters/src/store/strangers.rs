@@ -1,5 +1,6 @@
 //! Files in a store that this program did not make. They are never read or removed; fsck and gc name them.
 
+use super::storage::number;
 use super::{Entries, IMAGE_FILES, ImageName, Storage, unfinished_epoch};
 use mif_formats::mif::PackId;
 
@@ -50,7 +51,7 @@ const TOP: [&str; 12] = [
 ];
 
 fn is_number(name: &str) -> bool {
-    name.parse::<u64>().is_ok_and(|number| number.to_string() == name)
+    number::<u64>(name).is_some()
 }
 
 fn is_image(name: &str) -> bool {

@@ -14,8 +14,8 @@ use std::io;
 
 use mif_formats::mif::PackId;
 
-use super::record::{Image, ImageName, Selector};
-use super::storage::IMAGE_FILES;
+use super::record::{Image, version_of};
+use super::storage::{IMAGE_FILES, number};
 use super::{Storage, pack_list};
 use crate::error::Error;
 
@@ -31,23 +31,21 @@ pub(crate) struct Trashed {
 }
 
 impl Trashed {
+    fn id(&self) -> String {
+        format!("{}@{}", self.name, self.version)
+    }
+
     pub(super) fn folder(&self) -> String {
-        format!("{TRASH}/{}/{}@{}", self.epoch, self.name, self.version)
+        format!("{TRASH}/{}/{}", self.epoch, self.id())
     }
 }
 
 /// The epochs of which there is trash, ascending.
 fn epochs(storage: &dyn Storage) -> io::Result<Vec<u64>> {
-    let number = |name: &String| name.parse().ok().filter(|number: &u64| number.to_string() == *name);
-    let mut epochs: Vec<u64> = storage.entries(TRASH)?.folders.iter().filter_map(number).collect();
+    let folders = storage.entries(TRASH)?.folders;
+    let mut epochs: Vec<u64> = folders.iter().filter_map(|name| number(name)).collect();
     epochs.sort_unstable();
     Ok(epochs)
-}
-
-/// The version that a directory in the trash is named after.
-fn version_of(id: &str) -> Option<(String, u32)> {
-    let ImageName { name, version: Selector::Number(version) } = id.parse().ok()? else { return None };
-    (format!("{name}@{version}") == id).then_some((name, version))
 }
 
 /// The images in the trash.
@@ -55,8 +53,10 @@ pub(crate) fn images(storage: &dyn Storage) -> io::Result<Vec<Trashed>> {
     let mut images = Vec::new();
     for epoch in epochs(storage)? {
         let folders = storage.entries(&format!("{TRASH}/{epoch}"))?.folders;
-        let named = folders.iter().filter_map(|id| version_of(id));
-        images.extend(named.map(|(name, version)| Trashed { epoch, name, version }));
+        for id in folders {
+            let image = version_of(&id).map(|(name, version)| Trashed { epoch, name, version });
+            images.extend(image.filter(|image| image.id() == id));
+        }
     }
     Ok(images)
 }
@@ -102,12 +102,14 @@ fn packs_of(storage: &dyn Storage, epoch: u64) -> io::Result<BTreeSet<PackId>> {
     }
 }
 
-/// Puts packs into the trash of an epoch, beside those that are in it.
-pub(crate) fn add_packs(storage: &dyn Storage, epoch: u64, packs: &BTreeSet<PackId>) -> io::Result<()> {
-    let mut all = packs_of(storage, epoch)?;
-    let known = all.len();
-    all.extend(packs);
-    if all.len() == known { Ok(()) } else { write_packs(storage, epoch, &all) }
+/// Puts packs into the trash of an epoch, unless they are in the trash already.
+pub(crate) fn add_packs(storage: &dyn Storage, epoch: u64, added: &BTreeSet<PackId>) -> io::Result<()> {
+    let known = packs(storage)?;
+    let new: BTreeSet<PackId> = added.iter().filter(|pack| !known.contains_key(pack)).copied().collect();
+    if new.is_empty() {
+        return Ok(());
+    }
+    write_packs(storage, epoch, &(&packs_of(storage, epoch)? | &new))
 }
 
 /// Takes packs out of the trash: they are deleted, or needed again.
@@ -151,11 +153,6 @@ pub(super) fn delete_images(storage: &dyn Storage, oldest: u64) -> io::Result<()
         remove_if_empty(storage, image.epoch)?;
     }
     Ok(())
-}
-
-/// Whether an error says that there is no room.
-pub(crate) fn is_full(error: &io::Error) -> bool {
-    matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
 }
 
 /// The error of a store's trash.
