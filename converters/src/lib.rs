@@ -46,11 +46,13 @@ pub mod independent;
 mod ingest;
 mod merge;
 mod mkdisk;
+#[cfg(test)]
+#[path = "../../formats/src/testing/random.rs"]
+#[allow(dead_code, unreachable_pub)]
+mod random;
 mod rebuild;
 pub mod store;
 mod task;
-#[cfg(test)]
-mod testing;
 mod tree;
 mod verbs;
 

@@ -8,6 +8,8 @@ pub mod fault;
 pub mod guest;
 pub mod listing;
 pub mod oracle;
+#[path = "../../formats/src/testing/random.rs"]
+pub mod random;
 #[path = "../../formats/src/testing/tools.rs"]
 #[allow(unreachable_pub)]
 mod skipping;

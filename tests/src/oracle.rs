@@ -34,29 +34,3 @@ impl Tool {
         output.unwrap_or_else(|e| panic!("{} {line}: {e}", self.0.display()))
     }
 }
-
-/// A small generator of pseudorandom numbers (SplitMix64), so that tests repeat.
-pub struct Random(pub u64);
-
-impl Random {
-    /// The next number.
-    pub fn number(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        z ^ (z >> 31)
-    }
-
-    /// A number below `end`.
-    pub fn below(&mut self, end: u64) -> u64 {
-        self.number() % end
-    }
-
-    /// Fills `bytes`: incompressible.
-    pub fn fill(&mut self, bytes: &mut [u8]) {
-        for chunk in bytes.chunks_mut(8) {
-            chunk.copy_from_slice(&self.number().to_le_bytes()[..chunk.len()]);
-        }
-    }
-}

@@ -14,9 +14,9 @@ use super::splice::{Keep, Known, Splicer};
 use super::staging::Bench;
 use crate::disk::blocks::{BLOCK, RESIDUE_WINDOW, blocks};
 use crate::disk::volume::{VolumeExtent, on_disk};
+use crate::random::{Random, each_seed};
 use crate::store::{Memory, Objects, Storage, Store, StoredDisk};
 use crate::task::progress::Silent;
-use crate::testing::{Random, each_seed};
 use crate::tree::new_content::{ContentLookup, NewContent, NewContents};
 
 /// What is written may end at each sector.
@@ -298,7 +298,7 @@ fn spliced(random: &mut Random, bench: &Bench<'_>, unit: u64) -> Spliced {
             2 => {
                 let step = unit.min(SECTOR);
                 let len = (random.below(4 * BLOCK) / step * step).min(slot.end - slot.start);
-                // Half a block of content is no content to an import.
+                // An import takes only whole blocks as content, so a write that would end inside a block of content covers all of it.
                 let (end, block) = (slot.start + len, (slot.start + len).next_multiple_of(unit));
                 let is_content =
                     expected.content.iter().any(|(range, ..)| range.start < block && end < range.end);
@@ -351,7 +351,7 @@ fn store() -> Store {
     Store::create(memory, &Silent).unwrap()
 }
 
-/// Checks what is read of `layout`, all of it and at random places.
+/// Checks that reading `layout`, whole and at random offsets, gives `expected`.
 fn check_bytes(random: &mut Random, layout: &Arc<Layout>, objects: &Arc<Objects>, expected: &[u8]) {
     let disk = StoredDisk::new(layout.clone(), objects.clone());
     let len = expected.len() as u64;
@@ -387,7 +387,8 @@ fn check_canonical(layout: &Layout) {
 
 #[test]
 fn a_splice_reads_as_a_plain_array() {
-    each_seed(120, |random| {
+    each_seed(120, |seed| {
+        let random = &mut Random(seed);
         let unit = *random.pick(&[1, 512, BLOCK]);
         let store = store();
         let bench = Bench::Store(&store);
@@ -402,7 +403,8 @@ fn a_splice_reads_as_a_plain_array() {
 
 #[test]
 fn a_splice_of_whole_blocks_has_the_layout_of_an_import() {
-    each_seed(130, |random| {
+    each_seed(130, |seed| {
+        let random = &mut Random(seed);
         let store = store();
         let Spliced { layout, expected, .. } = spliced(random, &Bench::Store(&store), BLOCK);
         let expected = expected.imported(ObjectId::of);
@@ -413,7 +415,7 @@ fn a_splice_of_whole_blocks_has_the_layout_of_an_import() {
     });
 }
 
-/// What is read of a disk of 64 KiB that was full of 7s, after a volume of `bytes` was planned in `extents`.
+/// Fills a 64 KiB disk with 7s, splices a planned volume of `bytes` into `extents`, and reads the disk back.
 fn with_volume(extents: &[VolumeExtent], bytes: Vec<u8>) -> Vec<u8> {
     const SIZE: u64 = 64 << 10;
     let store = store();

@@ -13,9 +13,9 @@ use super::rules::{Rule, rule};
 use super::three_way::Change;
 use super::update_image;
 use crate::disk::scan::Scan;
+use crate::random::{Random, each_seed};
 use crate::store::{Memory, Objects, Storage, Store};
 use crate::task::progress::Silent;
-use crate::testing::{Random, each_seed};
 use crate::tree::edit::{Files, below, parent};
 
 const VOLUME: &str = "p1";
@@ -265,7 +265,8 @@ fn is_on_the_way(a: &[u8], b: &[u8]) -> bool {
 #[test]
 fn an_update_that_changes_nothing_leaves_an_image_as_it_is() {
     let maker = Maker::new();
-    each_seed(300, |random| {
+    each_seed(300, |seed| {
+        let random = &mut Random(seed);
         let names = *random.pick(&[PLAIN, RULED]);
         let tree = Tree::random(random, &names);
         // Ids of files are each image's own.
@@ -282,7 +283,8 @@ fn an_update_that_changes_nothing_leaves_an_image_as_it_is() {
 #[test]
 fn an_image_that_is_as_before_the_update_becomes_as_after_it() {
     let maker = Maker::new();
-    each_seed(300, |random| {
+    each_seed(300, |seed| {
+        let random = &mut Random(seed);
         let tree = Tree::random(random, &PLAIN);
         let [a, image] = [0; 2].map(|_| maker.files(&tree.rows(random)));
         let b = maker.files(&tree.edited(random, &PLAIN).rows(random));
@@ -298,7 +300,8 @@ fn an_image_that_is_as_before_the_update_becomes_as_after_it() {
 #[test]
 fn an_image_that_has_the_update_stays_as_it_is() {
     let maker = Maker::new();
-    each_seed(300, |random| {
+    each_seed(300, |seed| {
+        let random = &mut Random(seed);
         let names = *random.pick(&[PLAIN, RULED]);
         let tree = Tree::random(random, &names);
         let a = maker.files(&tree.rows(random));
@@ -315,7 +318,8 @@ fn an_image_that_has_the_update_stays_as_it_is() {
 #[test]
 fn a_merge_does_not_depend_on_the_order_of_rows_or_their_ids() {
     let maker = Maker::new();
-    each_seed(200, |random| {
+    each_seed(200, |seed| {
+        let random = &mut Random(seed);
         let names = *random.pick(&[PLAIN, RULED]);
         let tree = Tree::random(random, &names);
         let trees = [tree.clone(), tree.edited(random, &names), tree.edited(random, &names)];
@@ -332,7 +336,8 @@ fn a_merge_does_not_depend_on_the_order_of_rows_or_their_ids() {
 #[test]
 fn each_path_becomes_what_the_side_that_changed_it_has() {
     let maker = Maker::new();
-    each_seed(500, |random| {
+    each_seed(500, |seed| {
+        let random = &mut Random(seed);
         let names = *random.pick(&[PLAIN, RULED]);
         let tree = Tree::random(random, &names);
         let trees = [tree.clone(), tree.edited(random, &names), tree.edited(random, &names)];
@@ -346,7 +351,8 @@ fn each_path_becomes_what_the_side_that_changed_it_has() {
 #[test]
 fn a_directory_that_goes_with_the_one_it_lies_in_is_not_said_to_stay() {
     let maker = Maker::new();
-    each_seed(1, |random| {
+    each_seed(1, |seed| {
+        let random = &mut Random(seed);
         let dir = || Inode { kind: Kind::Dir, mode: 0o755, mtime: 0 };
         let file = || Inode { kind: Kind::File(1), mode: 0o755, mtime: 0 };
         let mut b = Tree { paths: [(b"/".to_vec(), 0)].into(), inodes: vec![dir()] };

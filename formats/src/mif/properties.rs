@@ -3,7 +3,8 @@
 
 use super::ObjectId;
 use super::layout::{Builder, Layout, Origin, Segment};
-use crate::testing::{Dice, each_seed};
+use crate::testing::Dice;
+use crate::testing::random::each_seed;
 
 /// A run of bytes of a disk: where they come from, and how many they are.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -112,7 +113,8 @@ fn from(layout: &Layout, segment: &Segment) -> From {
 
 #[test]
 fn a_layout_comes_back_from_its_bytes() {
-    each_seed(2000, |dice| {
+    each_seed(2000, |seed| {
+        let dice = &mut Dice::new(seed);
         let layout = layout(&runs(dice, 1 << 50));
         let (file, digest) = layout.encode();
         let (back, back_digest) = Layout::decode(&file).unwrap();
@@ -123,7 +125,8 @@ fn a_layout_comes_back_from_its_bytes() {
 
 #[test]
 fn segments_are_whole_and_objects_are_numbered_as_they_are_met() {
-    each_seed(1000, |dice| {
+    each_seed(1000, |seed| {
+        let dice = &mut Dice::new(seed);
         let pieces = runs(dice, 1 << 50);
         let layout = layout(&cut(dice, &pieces));
         let (mut end, mut met) = (0, Vec::new());
@@ -149,7 +152,8 @@ fn segments_are_whole_and_objects_are_numbered_as_they_are_met() {
 
 #[test]
 fn the_same_bytes_have_one_layout_however_they_are_cut() {
-    each_seed(1000, |dice| {
+    each_seed(1000, |seed| {
+        let dice = &mut Dice::new(seed);
         let whole = runs(dice, 200);
         let (one, other) = (layout(&whole), layout(&cut(dice, &whole)));
         assert_eq!(one.encode(), other.encode());
@@ -159,7 +163,8 @@ fn the_same_bytes_have_one_layout_however_they_are_cut() {
 
 #[test]
 fn other_bytes_have_another_digest() {
-    each_seed(1000, |dice| {
+    each_seed(1000, |seed| {
+        let dice = &mut Dice::new(seed);
         let mut runs = runs(dice, 50);
         let (before, (_, digest)) = (origins(&runs), layout(&runs).encode());
         if runs.is_empty() {
@@ -180,7 +185,8 @@ fn other_bytes_have_another_digest() {
 
 #[test]
 fn reading_by_offset_gives_what_an_array_has_there() {
-    each_seed(500, |dice| {
+    each_seed(500, |seed| {
+        let dice = &mut Dice::new(seed);
         let runs = runs(dice, 200);
         let disk: Vec<u8> = origins(&runs).into_iter().map(From::byte).collect();
         let (layout, _) = Layout::decode(&layout(&runs).encode().0).unwrap();

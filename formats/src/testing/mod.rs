@@ -2,6 +2,8 @@
 
 use std::process::Command;
 
+#[allow(dead_code, unreachable_pub)]
+pub(crate) mod random;
 #[allow(unreachable_pub)]
 mod tools;
 
@@ -34,22 +36,6 @@ fn command(tool: &str, args: &[&str]) -> Command {
     command.args(args).env("TZ", "UTC").env("LC_ALL", "C.UTF-8").env("MTOOLS_SKIP_CHECK", "1");
     command.stdout(std::process::Stdio::piped()).stderr(std::process::Stdio::piped());
     command
-}
-
-/// Runs a test with the numbers of each seed below `count`. A failure prints its seed.
-pub(crate) fn each_seed(count: u64, test: impl Fn(&mut Dice)) {
-    struct Named(u64);
-    impl Drop for Named {
-        fn drop(&mut self) {
-            if std::thread::panicking() {
-                eprintln!("the seed was {}", self.0);
-            }
-        }
-    }
-    for seed in 0..count {
-        let _named = Named(seed);
-        test(&mut Dice::new(seed));
-    }
 }
 
 /// Numbers that look random and are the same in each run.

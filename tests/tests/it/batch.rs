@@ -298,7 +298,7 @@ fn a_whole_library_is_signed_off_and_what_is_wrong_with_it_is_said() {
     // A byte of a pack: exactly the images that have it are damaged.
     let noise = library.at("noise.raw");
     let mut bytes = vec![0; 300_000];
-    mif_tests::oracle::Random(3).fill(&mut bytes);
+    mif_tests::random::Random(3).fill(&mut bytes);
     fs::write(&noise, &bytes).unwrap();
     run(mif(&library.store()).arg("import").arg(&noise));
     assert_eq!(verify(&[]).0, 0);
@@ -380,7 +380,7 @@ fn a_manifest_with_a_wrong_sha1_is_found_though_all_else_fits_it() {
     // One that is an object, and one that is a list of chunks.
     for (name, len) in [("small", 50_000), ("large", 6 << 20), ("right", 60_000)] {
         let mut bytes = vec![0; len];
-        mif_tests::oracle::Random(len as u64).fill(&mut bytes);
+        mif_tests::random::Random(len as u64).fill(&mut bytes);
         fs::write(tree.join(name), bytes).unwrap();
     }
     let disk = library.at("lib/disk.raw");

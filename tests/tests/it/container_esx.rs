@@ -5,7 +5,8 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use mif_formats::container::{OpenOptions, open};
-use mif_tests::oracle::{Random, tool};
+use mif_tests::oracle::tool;
+use mif_tests::random::Random;
 
 const SECTOR: usize = 512;
 

@@ -6,7 +6,8 @@ use std::path::Path;
 
 use mif_formats::container::{CreateOptions, OpenOptions, Output, format_for_output, open};
 use mif_formats::{ErrorKind, Source};
-use mif_tests::oracle::{Random, Tool, tool};
+use mif_tests::oracle::{Tool, tool};
+use mif_tests::random::Random;
 
 /// A raw disk of `len` bytes with data, text, explicit zeros and holes, the same for the same seed.
 fn make_disk(path: &Path, len: u64, seed: u64) {

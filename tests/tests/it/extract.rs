@@ -155,8 +155,8 @@ fn one_folder_or_one_file_and_nothing_over_what_is_there() {
     assert!(!at("new").exists());
 }
 
-/// What an ordinary user may not set is said, and nothing of it is set by half: no file gets a set-ID bit under
-/// another owner.
+/// An ordinary user is told which attributes cannot be set. None is set in part: no file gets a set-ID bit under another
+/// owner.
 #[test]
 fn an_ordinary_user_is_told_what_is_missing() {
     if !have(TOOLS) || is_root() && !have(&["setpriv"]) {

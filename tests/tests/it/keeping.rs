@@ -16,7 +16,7 @@ impl Fixture {
     fn new() -> Self {
         let fixture = Fixture { work: work_folder() };
         let mut noise = vec![0; 3 << 20];
-        mif_tests::oracle::Random(7).fill(&mut noise);
+        mif_tests::random::Random(7).fill(&mut noise);
         fs::write(fixture.at("noise.raw"), noise).unwrap();
         fixture.mif(&["import", repo().join("fixtures/demo.qcow2").to_str().unwrap()]);
         fixture.mif(&["import", fixture.at("noise.raw").to_str().unwrap()]);

@@ -5,7 +5,7 @@
 use std::path::Path;
 
 use mif_tests::listing::{compare, of_image, of_tools};
-use mif_tests::oracle::Random;
+use mif_tests::random::Random;
 use mif_tests::{have, is_root, mif, repo, run, run_failing, skip, tool, work_folder};
 
 #[test]

@@ -28,6 +28,7 @@ use mif_formats::Source;
 use mif_formats::container::Access;
 use mif_formats::mif::pack::{Encoding, IndexEntry, TRAILER, decode_index, decode_list};
 use mif_formats::mif::{ObjectId, layout::Layout};
+use mif_tests::random::Random;
 
 /// How long a model runs without being told, in seconds.
 const SECONDS: u64 = 30;
@@ -43,34 +44,6 @@ const PARTS: usize = 9;
 const NOW: u64 = 1_800_000_000;
 /// The names of images.
 const NAMES: [&str; 3] = ["a", "b", "c"];
-
-/// Numbers by a seed (splitmix64).
-#[derive(Clone)]
-struct Random(u64);
-
-impl Random {
-    fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        z ^ (z >> 31)
-    }
-
-    /// A number below `n`.
-    fn below(&mut self, n: usize) -> usize {
-        (self.next() % n.max(1) as u64) as usize
-    }
-
-    /// True once in `n` times.
-    fn once_in(&mut self, n: usize) -> bool {
-        self.below(n) == 0
-    }
-
-    fn pick<'t, T>(&mut self, among: &'t [T]) -> &'t T {
-        &among[self.below(among.len())]
-    }
-}
 
 /// Whose turn it is.
 #[derive(Default)]
@@ -129,8 +102,8 @@ impl Turns {
     /// Lets the actors do their operations, in an order that `random` decides, until all have ended. Two of them may pause
     /// for long, before any of their operations, while others go on.
     fn run(&self, random: &mut Random) {
-        let mut pauses: Vec<Pause> = (0..random.below(3))
-            .map(|_| Pause { actor: random.below(4), before: random.below(35), left: random.below(150) })
+        let mut pauses: Vec<Pause> = (0..random.index(3))
+            .map(|_| Pause { actor: random.index(4), before: random.index(35), left: random.index(150) })
             .collect();
         let mut done = [0; 8];
         loop {
@@ -596,8 +569,8 @@ fn perform(task: &Task, seen: Seen, disks: &[(PathBuf, Vec<u8>)]) -> Result<Outc
 
 fn task(random: &mut Random) -> Task {
     let name = *random.pick(&NAMES);
-    match random.below(12) {
-        0..=4 => Task::Import { name, disk: random.below(DISKS), verify: random.once_in(4) },
+    match random.index(12) {
+        0..=4 => Task::Import { name, disk: random.index(DISKS), verify: random.once_in(4) },
         5 | 6 => Task::Read { name, newest: random.once_in(2) },
         7 | 8 => Task::Remove { name },
         9 | 10 => Task::Collect,
@@ -647,15 +620,15 @@ fn round(world: &mut World, random: &mut Random, tally: &mut Tally) {
     tally.rounds += 1;
     let good_before = world.good();
     let turns = Arc::new(Turns::default());
-    let mut work: Vec<Task> = (0..1 + random.below(4)).map(|_| task(random)).collect();
+    let mut work: Vec<Task> = (0..1 + random.index(4)).map(|_| task(random)).collect();
     // Two at a time that store the same: then there are two copies of each object.
     if let (Some(Task::Import { disk, .. }), true) = (work.first().cloned(), random.once_in(3)) {
-        let name: &'static str = NAMES[random.below(NAMES.len())];
+        let name: &'static str = NAMES[random.index(NAMES.len())];
         work.push(Task::Import { name, disk, verify: false });
     }
     // An import that finds what gc is about to remove; or a reader of an image that goes.
     let name = *random.pick(&NAMES);
-    match random.below(6) {
+    match random.index(6) {
         0 | 1 if !world.left_over.is_empty() => {
             let disk = *random.pick(&world.left_over);
             work = vec![Task::Import { name, disk, verify: false }, Task::Collect, task(random)];
@@ -670,7 +643,7 @@ fn round(world: &mut World, random: &mut Random, tally: &mut Tally) {
         .into_iter()
         .map(|task| {
             let fault = *random.pick(&[Fault::Fails, Fault::LosesReply, Fault::Dies, Fault::DiesAfter]);
-            (task, random.once_in(3).then(|| (random.below(60), fault)))
+            (task, random.once_in(3).then(|| (random.index(60), fault)))
         })
         .collect();
     turns.state().alive = tasks.len();
@@ -713,7 +686,7 @@ fn round(world: &mut World, random: &mut Random, tally: &mut Tally) {
         let only_gone = rot(world, random);
         tally.rot += 1;
         if only_gone && random.once_in(2) {
-            import_into_rotten(world, random.below(DISKS));
+            import_into_rotten(world, random.index(DISKS));
         }
         check_rotten(world, random.once_in(2));
     }
@@ -879,7 +852,7 @@ fn import_into_rotten(world: &mut World, disk: usize) {
 /// Spoils a file or two behind the store's back; gives whether they are only missing or cut short.
 fn rot(world: &mut World, random: &mut Random) -> bool {
     let mut only_gone = true;
-    for _ in 0..1 + random.below(2) {
+    for _ in 0..1 + random.index(2) {
         // Packs more often than their number would have it: they are what cannot be made again.
         let only_packs = random.once_in(2);
         let files: Vec<(String, Arc<Vec<u8>>)> = world
@@ -893,16 +866,16 @@ fn rot(world: &mut World, random: &mut Random) -> bool {
         }
         let (key, bytes) = random.pick(&files).clone();
         let mut spoilt = bytes.to_vec();
-        let bytes = match random.below(4) {
+        let bytes = match random.index(4) {
             0 => None,
             1 => {
-                spoilt.truncate(random.below(spoilt.len().max(1)));
+                spoilt.truncate(random.index(spoilt.len().max(1)));
                 Some(spoilt)
             }
             _ => {
                 only_gone = false;
-                if let Some(byte) = (!spoilt.is_empty()).then(|| random.below(spoilt.len())) {
-                    spoilt[byte] ^= 1 << random.below(8);
+                if let Some(byte) = (!spoilt.is_empty()).then(|| random.index(spoilt.len())) {
+                    spoilt[byte] ^= 1 << random.index(8);
                 }
                 Some(spoilt)
             }

@@ -6,7 +6,7 @@ use std::process::{Child, Stdio};
 use std::time::{Duration, Instant};
 
 use mif_tests::fault::{self, Fault, Faults};
-use mif_tests::oracle::Random;
+use mif_tests::random::Random;
 use mif_tests::{WorkFolder, files, have, is_root, mif, run, run_failing, snapshot, tool, work_folder};
 use serde_json::Value;
 
