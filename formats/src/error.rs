@@ -1,4 +1,4 @@
-//! The error of the formats layer: its kind, its place, and what was found and expected.
+//! The error type of this crate: what kind of error occurred, where, what was found and what was expected.
 
 use std::path::{Path, PathBuf};
 use std::{fmt, io};

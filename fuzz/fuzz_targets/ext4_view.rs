@@ -3,13 +3,14 @@
 //!
 //! Not compared:
 //!
-//! - What only one of them opens, lists or reads. They check different things, and ext4-view checks checksums here too:
-//!   so the bases have none.
-//! - Paths that a directory has more than once: a path does not tell those apart.
+//! - Volumes and paths that only one of them can open, list or read, because they check different things. ext4-view
+//!   verifies checksums even when fuzzing, so the volumes are made without them.
+//! - Names that a directory contains more than once, because a path cannot tell them apart.
 //! - Volumes with a fast commit area, which ext4-view does not replay.
-//! - A file that differs after its first hole, if it is mapped by extents: ext4-view takes an extent that was allocated and
-//!   never written for data, and for 32,768 blocks longer than it is. Or if block 0 of the volume has bytes: of a file
-//!   mapped by blocks, ext4-view looks for pointers there where there is no indirect block.
+//! - An extent-mapped file that differs after its first hole: ext4-view reads an unwritten extent as data, and as 32,768
+//!   blocks too long.
+//! - A block-mapped file that differs after its first hole, if block 0 of the volume is not empty: where an indirect block is
+//!   missing, ext4-view reads pointers from block 0.
 #![no_main]
 
 use std::cell::Cell;

@@ -4,8 +4,8 @@
 //!
 //! - An image that only one of them opens, or a range that only one of them reads. They check different things: imago
 //!   knows neither zstd nor extended L2 entries, and reads zeros past the end of the file where we say that it is cut off.
-//! - A size that is no multiple of 512. qemu counts in sectors, and so do we; imago gives the size as it stands.
-//! - Disks below, and external data files: imago may open nothing but the image itself.
+//! - Sizes that are not a multiple of 512 bytes. Like qemu, mif counts in sectors; imago returns the size in the header.
+//! - Backing files and external data files: imago may open only the image itself.
 #![no_main]
 
 use std::path::PathBuf;

@@ -86,7 +86,7 @@ impl PackIndex {
     }
 }
 
-/// Whether there is no file with this key.
+/// Returns true if no file has this key.
 pub(crate) fn is_missing(storage: &dyn Storage, key: &str) -> bool {
     storage.len(key).is_err_and(|e| e.kind() == std::io::ErrorKind::NotFound)
 }

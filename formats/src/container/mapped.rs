@@ -28,8 +28,8 @@ pub(super) trait Map: Send + Sync {
     /// The disk's size in bytes.
     fn len(&self) -> u64;
 
-    /// The run at `offset`, which is below `len`. The run is not empty; it may be shorter or longer than the `wanted`
-    /// bytes, after which there is no use in looking further. It may reach past `len`.
+    /// Returns the run at `offset`, which is below `len`. The run is not empty, and may reach past `len`. The caller needs
+    /// `wanted` bytes, so the search for the end of the run may stop there; the run may still be shorter or longer.
     fn run_at(&self, offset: u64, wanted: u64) -> Result<Run>;
 
     /// The files that `Place::Stored` counts.

@@ -80,7 +80,7 @@ pub struct Tree {
     folders: HashMap<Vec<u8>, u32>,
 }
 
-/// A file, directory or other node, and for a file what is known of its content.
+/// A file, directory or other node. Of a file, it also describes the content.
 #[derive(Debug, Clone)]
 pub struct TreeNode {
     /// Its metadata. `nlink`, and the size of a directory, are not taken from here: they follow from the tree.

@@ -306,7 +306,7 @@ impl Files {
         let mut labelled_by_directory = None;
         let can = self.capabilities(&place.volume);
         let is_dir = new.file_type == FileType::Dir;
-        // As Linux does: who is born in a setgid directory is of its group.
+        // As on Linux, a file created in a setgid directory inherits its group.
         let setgid = above.node.mode.is_some_and(|mode| mode & 0o2000 != 0);
         let label = |xattr: &&Xattr| xattr.name == b"security.selinux";
         let mut xattrs: Vec<Xattr> = above.node.xattrs.iter().filter(label).cloned().collect();

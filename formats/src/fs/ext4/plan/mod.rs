@@ -6,9 +6,9 @@
 //! runs   → bitmaps, descriptors, superblocks, inodes, maps, folders           (emit.rs: made block by block)
 //! ```
 //!
-//! Blocks are given out in one ascending pass: journal, directories and other metadata in path order, then the files in
-//! path order, each in one piece but for what is fixed in between. So what is in use is told by one number: all before it,
-//! and what is fixed after it.
+//! Blocks are allocated in one ascending pass: the journal, directories and other metadata in path order, then the files
+//! in path order. Each takes consecutive blocks, interrupted only by metadata with a fixed place. So one block number tells
+//! which blocks are in use: all blocks before it, and the fixed metadata after it.
 //!
 //! # What a plan sets
 //!
