@@ -71,8 +71,10 @@ impl PieceReader<'_> {
                 DiskPiece::Disk { offset, .. } => {
                     let offset = offset + self.used;
                     self.disk.read_at(offset, part)?;
-                    if self.file.owns_its_ranges {
-                        place(offset, self.position, part, self.placed);
+                    for owned in self.file.owns.within(offset, self.position, here) {
+                        let skip = owned.start - offset;
+                        let bytes = &part[skip as usize..(owned.end - offset) as usize];
+                        place(owned.start, self.position + skip, bytes, self.placed);
                     }
                 }
             }

@@ -8,7 +8,7 @@ use mif_formats::mif::ObjectId;
 use mif_formats::mif::manifest::Body;
 
 use super::content::import_file;
-use super::plan::{DiskPiece, PlannedFile};
+use super::plan::{DiskPiece, Ownership, PlannedFile};
 use crate::error::{Error, Result};
 use crate::store::ObjectWriter;
 use crate::task::pool;
@@ -23,7 +23,7 @@ pub(crate) fn store_content(
 ) -> Result<ObjectId> {
     let len = content.len();
     let pieces = vec![DiskPiece::Disk { offset: 0, len }];
-    let file = PlannedFile { size: len, pieces, owns_its_ranges: false, hashed: true };
+    let file = PlannedFile { size: len, pieces, owns: Ownership::None, may_share: false, hashed: true };
     let stored = OnceLock::new();
     pool::run(pool::processors(), 1, |_, pool| {
         let body = import_file(&file, content, writer, pool, &mut Vec::new(), progress)?;

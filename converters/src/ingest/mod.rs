@@ -41,7 +41,8 @@ pub(crate) struct Imported {
     listings: Vec<Option<Listing>>,
     files: Vec<OnceLock<Body>>,
     by_file: FileNumbers,
-    file_bytes: u64,
+    /// The number of regular files, and the sum of their sizes in bytes.
+    totals: (u64, u64),
 }
 
 /// What reading a disk again gave.
@@ -128,14 +129,13 @@ pub(crate) fn import_disk(
     progress.stage("importing", scan.disk.len());
     work.read_all(threads)?;
     let Work { files, found, .. } = work;
-    let ReadPlan { listings, by_file, complaints, files: planned, content } = plan;
-    let file_bytes = planned.iter().map(|file| file.size).fold(0, u64::saturating_add);
+    let ReadPlan { listings, by_file, totals, complaints, files: planned, content } = plan;
     // What is not needed any more makes room.
     drop((planned, content));
     let found = found.into_inner().expect("no thread panicked while it held this");
     let mut warnings = scan.warnings.clone();
     warnings.extend(complaints);
-    Ok(Imported { scan, warnings, found, listings, files, by_file, file_bytes })
+    Ok(Imported { scan, warnings, found, listings, files, by_file, totals })
 }
 
 impl Work<'_> {
@@ -250,8 +250,8 @@ impl Imported {
     pub(crate) fn counts(&self, layout: &Layout) -> Counts {
         Counts {
             paths: self.listings.iter().flatten().map(|listing| listing.entries.len() as u64).sum(),
-            files: self.files.len() as u64,
-            file_bytes: self.file_bytes,
+            files: self.totals.0,
+            file_bytes: self.totals.1,
             ..Counts::of(layout)
         }
     }

@@ -1,6 +1,8 @@
 //! What an import will read: each file once, and the rest of the disk.
 
-use std::collections::{BTreeMap, HashMap};
+use std::cmp::Reverse;
+use std::collections::{BTreeMap, BTreeSet, BinaryHeap, HashMap};
+use std::hash::{BuildHasher, RandomState};
 use std::ops::Range;
 
 use mif_formats::fs::walk::Listing;
@@ -15,14 +17,19 @@ use crate::error::Result;
 /// has no digests: zeros from nowhere are not worth minutes.
 pub(crate) const MAX_HASHED_HOLES: u64 = 8 << 30;
 
+/// Files that share extents are read up to so many times the disk's size together.
+const MOST_CLONED: u64 = 16;
+
 /// All files of a disk.
 pub(super) struct ReadPlan {
     /// The listings, by volume; `None` where there is no filesystem.
     pub listings: Vec<Option<Listing>>,
-    /// Each regular file once, in the order in which they lie on the disk.
+    /// Each content once, in the order in which they lie on the disk. Clones that consist of the same extents share one.
     pub files: Vec<PlannedFile>,
     /// The position in `files` of each file of a volume.
     pub by_file: FileNumbers,
+    /// The number of regular files, with clones, and the sum of their sizes in bytes.
+    pub totals: (u64, u64),
     /// The disk ranges that are content of exactly one file, sorted. All else is residue.
     pub content: Vec<Range<u64>>,
     /// Warnings about what could not be read, as sentences.
@@ -53,14 +60,53 @@ pub(super) struct PlannedFile {
     pub size: u64,
     /// Where its bytes are, in file order, gap-free.
     pub pieces: Vec<DiskPiece>,
-    /// True if its disk ranges are its own: only then are they content in the layout.
-    pub owns_its_ranges: bool,
+    /// Which of its disk ranges become content of this file in the layout.
+    pub owns: Ownership,
+    /// True if its filesystem lets files share extents.
+    pub may_share: bool,
     /// True if its digests are computed.
     pub hashed: bool,
 }
 
-/// A part of a file.
+/// The disk ranges of a file that are its own.
 #[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Ownership {
+    /// All of them.
+    All,
+    /// None of them.
+    None,
+    /// These parts, in the order of the disk; the rest belongs to other files.
+    Parts(Vec<OwnedPart>),
+}
+
+/// A part of a file that shares extents.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct OwnedPart {
+    /// The range of the disk.
+    pub disk: Range<u64>,
+    /// Where the range begins in the file, in bytes.
+    pub file: u64,
+}
+
+impl Ownership {
+    /// The owned ranges among `len` bytes that lie at byte `disk` of the disk and at byte `file` of the file.
+    pub(super) fn within(&self, disk: u64, file: u64, len: u64) -> Vec<Range<u64>> {
+        match self {
+            Ownership::All => vec![disk..disk + len],
+            Ownership::None => Vec::new(),
+            Ownership::Parts(parts) => {
+                let first = parts.partition_point(|part| part.disk.end <= disk);
+                let parts = parts[first..].iter().take_while(|part| part.disk.start < disk + len);
+                // A file may have a range twice, in two of its places: one of them owns the range.
+                let parts = parts.filter(|part| part.file + disk == file + part.disk.start);
+                parts.map(|part| part.disk.start.max(disk)..part.disk.end.min(disk + len)).collect()
+            }
+        }
+    }
+}
+
+/// A part of a file.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(super) enum DiskPiece {
     /// `len` bytes at `offset` of the disk.
     Disk { offset: u64, len: u64 },
@@ -95,7 +141,7 @@ impl PlannedFile {
             at = range.end;
         }
         hole(&mut pieces, at, size);
-        let mut file = PlannedFile { size, pieces, owns_its_ranges: false, hashed: true };
+        let mut file = PlannedFile { size, pieces, owns: Ownership::None, may_share: false, hashed: true };
         file.hashed = file.holes() <= MAX_HASHED_HOLES;
         file
     }
@@ -105,6 +151,19 @@ impl PlannedFile {
         self.pieces.iter().filter_map(|piece| match piece {
             DiskPiece::Disk { offset, len } => Some((*offset, *len)),
             _ => None,
+        })
+    }
+
+    /// The disk ranges (start, length) that hold its bytes, each with its place in the file.
+    fn places(&self) -> impl Iterator<Item = (u64, u64, u64)> + '_ {
+        let mut position = 0;
+        self.pieces.iter().filter_map(move |piece| {
+            let at = position;
+            position += piece.len();
+            match piece {
+                DiskPiece::Disk { offset, len } => Some((*offset, *len, at)),
+                _ => None,
+            }
         })
     }
 
@@ -130,6 +189,7 @@ impl ReadPlan {
             listings: Vec::new(),
             files: Vec::new(),
             by_file: FileNumbers::default(),
+            totals: (0, 0),
             content: Vec::new(),
             complaints: Vec::new(),
         };
@@ -141,11 +201,7 @@ impl ReadPlan {
         }
         // In the order of the disk; what lies nowhere on it comes last.
         found.sort_by_key(|(_, file)| file.start());
-        for (i, (node, _)) in found.iter().enumerate() {
-            plan.by_file.set(*node, i);
-        }
-        plan.files = found.into_iter().map(|(_, file)| file).collect();
-        plan.files.shrink_to_fit();
+        plan.take(found);
         let shared = plan.decide_ownership(scan.disk.len());
         plan.say_shared(&shared, scan);
         plan.limit_holes();
@@ -161,6 +217,7 @@ impl ReadPlan {
         let (Some(fs), Some(listing)) = (volume.filesystem(), volume.list(&mut self.complaints)?) else {
             return Ok(None);
         };
+        let may_share = fs.capabilities().shares_extents;
         let mut unreadable: HashMap<FileId, Error> = HashMap::new();
         for (id, handle, node) in listing.nodes.iter() {
             if node.file_type != FileType::File {
@@ -173,8 +230,13 @@ impl ReadPlan {
                     // Most have one, and there may be millions of files: with no room to spare.
                     let mut pieces = Vec::with_capacity(content.pieces.len());
                     pieces.extend(content.pieces.into_iter().flat_map(|p| place(volume, p)));
-                    let file =
-                        PlannedFile { size: content.size, pieces, owns_its_ranges: true, hashed: true };
+                    let file = PlannedFile {
+                        size: content.size,
+                        pieces,
+                        owns: Ownership::All,
+                        may_share,
+                        hashed: true,
+                    };
                     found.push(((number, id), file));
                 }
             }
@@ -189,10 +251,37 @@ impl ReadPlan {
         Ok(Some(listing))
     }
 
-    /// Ranges that two files claim, or one file twice, belong to none. Gives such files, each with one that
-    /// claims the same and lies before it.
+    /// Takes the files, each content once: clones that consist of the same extents are read and hashed once.
+    fn take(&mut self, found: Vec<((usize, FileId), PlannedFile)>) {
+        let hasher = RandomState::new();
+        let mut clones: HashMap<u64, Vec<u32>> = HashMap::new();
+        for (node, file) in found {
+            self.totals.0 += 1;
+            self.totals.1 = self.totals.1.saturating_add(file.size);
+            let number = self.files.len();
+            if file.may_share && !file.is_skipped() && file.ranges().next().is_some() {
+                let same = clones.entry(hasher.hash_one(&file.pieces)).or_default();
+                let is_same = |other: &&u32| self.files[**other as usize].pieces == file.pieces;
+                if let Some(first) = same.iter().find(is_same) {
+                    self.by_file.set(node, *first as usize);
+                    continue;
+                }
+                same.push(u32::try_from(number).expect("a volume has fewer inodes than 2³²"));
+            }
+            self.by_file.set(node, number);
+            self.files.push(file);
+        }
+        self.files.shrink_to_fit();
+    }
+
+    /// Decides which file owns which range of the disk.
+    ///
+    /// Where a filesystem lets its files share extents, a range belongs to the first of the files that have it. Elsewhere
+    /// a range that two files claim, or one file twice, is damage, and neither owns any range. Returns such files, each
+    /// with one that claims the same range and lies before it.
     fn decide_ownership(&mut self, disk_size: u64) -> BTreeMap<usize, usize> {
         let mut shared = BTreeMap::new();
+        let mut sharing = BTreeSet::new();
         let mut claims: Vec<(Range<u64>, usize)> = Vec::new();
         for (i, file) in self.files.iter().enumerate() {
             claims.extend(file.ranges().map(|(start, len)| (start..start + len, i)));
@@ -203,19 +292,74 @@ impl ReadPlan {
             if let Some((end, other)) = furthest
                 && range.start < end
             {
-                self.files[*file].owns_its_ranges = false;
-                self.files[other].owns_its_ranges = false;
-                shared.entry(*file).or_insert(other);
+                if self.files[*file].may_share && self.files[other].may_share {
+                    sharing.extend([*file, other]);
+                } else {
+                    self.files[*file].owns = Ownership::None;
+                    self.files[other].owns = Ownership::None;
+                    shared.entry(*file).or_insert(other);
+                }
             }
             if furthest.is_none_or(|(end, _)| range.end > end) {
                 furthest = Some((range.end, *file));
             }
         }
-        claims.retain(|(_, file)| self.files[*file].owns_its_ranges);
-        self.content = claims.into_iter().map(|(range, _)| range).collect();
-        self.content.shrink_to_fit();
+        self.share(&sharing);
+        // First, because a file that is not read owns nothing.
         self.limit_shared(disk_size);
+        claims.retain(|(_, file)| self.files[*file].owns == Ownership::All);
+        self.content = claims.into_iter().map(|(range, _)| range).collect();
+        for file in &sharing {
+            if let Ownership::Parts(parts) = &self.files[*file].owns {
+                self.content.extend(parts.iter().map(|part| part.disk.clone()));
+            }
+        }
+        if !sharing.is_empty() {
+            self.content.sort_unstable_by_key(|range| range.start);
+        }
+        self.content.shrink_to_fit();
         shared
+    }
+
+    /// Gives each range of the disk that some of these files share to the first of them.
+    fn share(&mut self, sharing: &BTreeSet<usize>) {
+        let mut claims: Vec<(Range<u64>, usize, u64)> = Vec::new();
+        for &number in sharing.iter().filter(|number| self.files[**number].owns == Ownership::All) {
+            let places = self.files[number].places();
+            claims.extend(places.map(|(start, len, at)| (start..start + len, number, at)));
+        }
+        for &number in sharing {
+            if self.files[number].owns == Ownership::All {
+                self.files[number].owns = Ownership::Parts(Vec::new());
+            }
+        }
+        claims.sort_unstable_by_key(|(range, ..)| range.start);
+        let mut edges: Vec<u64> = claims.iter().flat_map(|(range, ..)| [range.start, range.end]).collect();
+        edges.sort_unstable();
+        edges.dedup();
+        // The claims on the range between two edges, the first file's on top; those that have ended leave when they get there.
+        let mut open: BinaryHeap<Reverse<(usize, u64, usize)>> = BinaryHeap::new();
+        let mut next = 0;
+        for edge in edges.windows(2) {
+            while let Some((range, file, at)) = claims.get(next).filter(|(range, ..)| range.start == edge[0])
+            {
+                debug_assert!(range.start < range.end);
+                open.push(Reverse((*file, *at, next)));
+                next += 1;
+            }
+            while open.peek().is_some_and(|Reverse((.., claim))| claims[*claim].0.end <= edge[0]) {
+                open.pop();
+            }
+            let Some(Reverse((file, at, claim))) = open.peek() else { continue };
+            let at = at + (edge[0] - claims[*claim].0.start);
+            let Ownership::Parts(parts) = &mut self.files[*file].owns else { continue };
+            match parts.last_mut() {
+                Some(last) if last.disk.end == edge[0] && last.file + (edge[0] - last.disk.start) == at => {
+                    last.disk.end = edge[1];
+                }
+                _ => parts.push(OwnedPart { disk: edge[0]..edge[1], file: at }),
+            }
+        }
     }
 
     /// Complains of files that share bytes with another of the same volume: one of the two has another's
@@ -251,15 +395,16 @@ impl ReadPlan {
         }
     }
 
-    /// A hostile volume may claim the same blocks for a million files: of such files no more is read than the
-    /// disk has bytes.
+    /// A hostile volume may claim the same blocks for a million files. Of files that own none of their ranges no more is
+    /// read than the disk has bytes; of clones, [`MOST_CLONED`] times that.
     fn limit_shared(&mut self, disk_size: u64) {
-        let mut left = disk_size;
-        for file in self.files.iter_mut().filter(|file| !file.owns_its_ranges) {
-            let bytes = file.ranges().map(|(_, len)| len).sum();
+        let mut left = [disk_size, disk_size.saturating_mul(MOST_CLONED)];
+        for file in self.files.iter_mut().filter(|file| file.owns != Ownership::All) {
+            let left = &mut left[usize::from(matches!(file.owns, Ownership::Parts(_)))];
+            let bytes = file.ranges().map(|(_, len)| len).fold(0, u64::saturating_add);
             match left.checked_sub(bytes) {
-                Some(rest) => left = rest,
-                None => file.pieces = Vec::new(),
+                Some(rest) => *left = rest,
+                None => (file.pieces, file.owns) = (Vec::new(), Ownership::None),
             }
         }
         let skipped = self.files.iter().filter(|file| file.is_skipped()).count();
@@ -322,16 +467,22 @@ mod tests {
     use super::*;
 
     fn plan(files: Vec<Vec<(u64, u64)>>) -> ReadPlan {
+        plan_of(false, files)
+    }
+
+    fn plan_of(may_share: bool, files: Vec<Vec<(u64, u64)>>) -> ReadPlan {
         let files = files.into_iter().map(|ranges| PlannedFile {
             size: ranges.iter().map(|(_, len)| len).sum(),
             pieces: ranges.into_iter().map(|(offset, len)| DiskPiece::Disk { offset, len }).collect(),
-            owns_its_ranges: true,
+            owns: Ownership::All,
+            may_share,
             hashed: true,
         });
         let mut plan = ReadPlan {
             listings: Vec::new(),
             files: files.collect(),
             by_file: FileNumbers::default(),
+            totals: (0, 0),
             content: Vec::new(),
             complaints: Vec::new(),
         };
@@ -342,7 +493,7 @@ mod tests {
     #[test]
     fn blocks_that_two_files_claim_are_no_ones_content() {
         let plan = plan(vec![vec![(0, 10)], vec![(10, 10), (50, 10)], vec![(55, 10)], vec![(70, 5)]]);
-        let owners: Vec<bool> = plan.files.iter().map(|f| f.owns_its_ranges).collect();
+        let owners: Vec<bool> = plan.files.iter().map(|f| f.owns == Ownership::All).collect();
         assert_eq!(owners, [true, false, false, true]);
         assert_eq!(plan.content, [0..10, 70..75]);
         assert_eq!(plan.gaps(5..100), [10..70, 75..100]);
@@ -352,7 +503,112 @@ mod tests {
     #[test]
     fn a_short_claim_inside_a_long_one_is_found_behind_others() {
         let plan = plan(vec![vec![(0, 100)], vec![(10, 5)], vec![(50, 5)]]);
-        assert!(plan.files.iter().all(|f| !f.owns_its_ranges));
+        assert!(plan.files.iter().all(|f| f.owns == Ownership::None));
+    }
+
+    #[test]
+    fn of_clones_the_first_owns_what_they_share() {
+        let parts = |plan: &ReadPlan, file: usize| match &plan.files[file].owns {
+            Ownership::Parts(parts) => {
+                parts.iter().map(|part| (part.disk.start, part.disk.end, part.file)).collect::<Vec<_>>()
+            }
+            other => panic!("{other:?}"),
+        };
+        let files = vec![
+            vec![(0, 10)],
+            // Shares 20..30 with the next, which has a part of its own in front, and has 25..30 twice itself.
+            vec![(20, 20), (25, 5)],
+            vec![(18, 2), (20, 10), (50, 5)],
+            vec![(60, 5)],
+        ];
+        let shared = plan_of(true, files.clone());
+        assert_eq!(shared.files[0].owns, Ownership::All);
+        assert_eq!(parts(&shared, 1), [(20, 40, 0)]);
+        assert_eq!(parts(&shared, 2), [(18, 20, 0), (50, 55, 12)]);
+        assert_eq!(shared.content, [0..10, 18..20, 20..40, 50..55, 60..65]);
+        // The part that the file has a second time is not its content there.
+        assert_eq!(shared.files[1].owns.within(20, 0, 20), [20..40]);
+        assert_eq!(shared.files[1].owns.within(25, 20, 5), [0..0; 0]);
+        assert_eq!(shared.files[2].owns.within(20, 2, 10), [0..0; 0]);
+        // Where files do not share, all of this is damage.
+        assert_eq!(plan(files).content, [0..10, 60..65]);
+    }
+
+    /// Against an array: a byte belongs to the first file that has it, and to the first place of it in the file.
+    #[test]
+    fn ownership_of_clones_equals_a_table_of_bytes() {
+        let mut seed = 1u64;
+        let mut random = |below: u64| {
+            seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            (seed >> 33) % below
+        };
+        for _ in 0..2000 {
+            let files: Vec<Vec<(u64, u64)>> = (0..1 + random(6))
+                .map(|_| (0..1 + random(4)).map(|_| (random(60), 1 + random(20))).collect())
+                .collect();
+            let plan = plan_of(true, files.clone());
+            let mut table = [None; 100];
+            for (number, pieces) in files.iter().enumerate() {
+                let mut position = 0;
+                for (start, len) in pieces {
+                    for i in 0..*len {
+                        let byte: &mut Option<(usize, u64)> = &mut table[(start + i) as usize];
+                        byte.get_or_insert((number, position + i));
+                    }
+                    position += len;
+                }
+            }
+            let mut found = [None; 100];
+            for (number, file) in plan.files.iter().enumerate() {
+                for (start, len, at) in file.places() {
+                    for range in file.owns.within(start, at, len) {
+                        for byte in range {
+                            let old = found[byte as usize].replace((number, at + byte - start));
+                            assert_eq!(old, None, "{files:?}");
+                        }
+                    }
+                }
+            }
+            assert_eq!(found, table, "{files:?}");
+            let content: Vec<u64> = plan.content.iter().flat_map(Clone::clone).collect();
+            let owned: Vec<u64> = (0..100).filter(|byte| table[*byte as usize].is_some()).collect();
+            assert_eq!(content, owned, "{files:?}");
+        }
+    }
+
+    #[test]
+    fn clones_that_are_too_much_to_read_own_nothing() {
+        let plan = plan_of(true, (0..40).map(|i| vec![(i, 900)]).collect());
+        let skipped: Vec<&PlannedFile> = plan.files.iter().filter(|file| file.is_skipped()).collect();
+        assert!(!skipped.is_empty() && skipped.iter().all(|file| file.owns == Ownership::None));
+        assert_eq!(plan.complaints.len(), 1);
+    }
+
+    #[test]
+    fn clones_of_the_same_extents_are_one_content() {
+        let file = |pieces: &[(u64, u64)], may_share| PlannedFile {
+            size: 10,
+            pieces: pieces
+                .iter()
+                .map(|(offset, len)| DiskPiece::Disk { offset: *offset, len: *len })
+                .collect(),
+            owns: Ownership::All,
+            may_share,
+            hashed: true,
+        };
+        let mut plan = plan(Vec::new());
+        plan.by_file.0.push(vec![NONE; 5]);
+        let files = [
+            file(&[(0, 10)], true),
+            file(&[(0, 4), (20, 6)], true),
+            file(&[(0, 10)], true),
+            file(&[(50, 10)], false),
+            file(&[(50, 10)], false),
+        ];
+        plan.take((0..).map(|id| (0, FileId(id))).zip(files).collect());
+        let numbers: Vec<_> = (0..5).map(|id| plan.by_file.get(0, FileId(id)).unwrap()).collect();
+        assert_eq!(numbers, [0, 1, 0, 2, 3]);
+        assert_eq!((plan.files.len(), plan.totals), (4, (5, 50)));
     }
 
     #[test]
