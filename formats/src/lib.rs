@@ -41,6 +41,7 @@
 #![forbid(unsafe_code)]
 
 pub mod beneath;
+pub mod codec;
 pub mod container;
 pub mod disk_digest;
 pub mod error;

@@ -1,11 +1,11 @@
 //! Reading a file's content off a disk: hashed, stored if it is new, and its place noted for the layout.
 
 use fastcdc::v2020::FastCDC;
-use mif_formats::Source;
 use mif_formats::mif::ObjectId;
 use mif_formats::mif::manifest::Body;
 use mif_formats::mif::pack::{Chunk, MAX_WHOLE};
 use mif_formats::source::is_zero;
+use mif_formats::{ErrorKind, Source};
 use sha1::{Digest, Sha1};
 
 use super::plan::{DiskPiece, PlannedFile};
@@ -23,6 +23,8 @@ const CHUNK: (usize, usize, usize) = (512 << 10, 1 << 20, MAX_WHOLE as usize);
 pub(super) type Placed = (u64, u64, u64);
 
 /// Reads a file from `disk`. `placed` is told which disk ranges hold which part of it, zero blocks left out.
+///
+/// Returns the damage instead if a compressed extent cannot be decoded; `placed` is then of no use.
 pub(super) fn import_file<'env>(
     file: &PlannedFile,
     disk: &dyn Source,
@@ -30,18 +32,23 @@ pub(super) fn import_file<'env>(
     pool: &Pool<'env>,
     placed: &mut Vec<Placed>,
     progress: &dyn Progress,
-) -> Result<Body> {
-    let mut reader = PieceReader { file, disk, piece: 0, used: 0, position: 0, placed };
+) -> Result<std::result::Result<Body, mif_formats::Error>> {
+    let mut reader =
+        PieceReader { file, disk, piece: 0, used: 0, position: 0, placed, decoded: None, damage: None };
     if file.size > MAX_WHOLE || !file.hashed {
-        return import_large(&mut reader, writer, pool, progress);
+        let body = import_large(&mut reader, writer, pool, progress)?;
+        return Ok(reader.damage.map_or(Ok(body), Err));
     }
     let mut bytes = vec![0; file.size as usize];
     reader.read(&mut bytes)?;
+    if let Some(damage) = reader.damage {
+        return Ok(Err(damage));
+    }
     let id = ObjectId::of(&bytes);
     if writer.claim(id) {
         writer.store_claimed(id, &bytes)?;
     }
-    Ok(Body::Digested { sha1: Sha1::digest(&bytes).into(), blake3: id.digest })
+    Ok(Ok(Body::Digested { sha1: Sha1::digest(&bytes).into(), blake3: id.digest }))
 }
 
 /// Reads a file's pieces one after the other.
@@ -54,6 +61,10 @@ struct PieceReader<'a> {
     /// The offset in the file.
     position: u64,
     placed: &'a mut Vec<Placed>,
+    /// The compressed extent that was decoded last, by the number of its piece.
+    decoded: Option<(usize, Vec<u8>)>,
+    /// Why a compressed extent cannot be decoded: zeros are read in its place.
+    damage: Option<mif_formats::Error>,
 }
 
 impl PieceReader<'_> {
@@ -67,6 +78,21 @@ impl PieceReader<'_> {
                 DiskPiece::Zero { .. } => part.fill(0),
                 DiskPiece::Bytes(bytes) => {
                     part.copy_from_slice(&bytes[self.used as usize..][..here as usize]);
+                }
+                DiskPiece::Encoded(encoded) => {
+                    if self.decoded.as_ref().is_none_or(|(piece, _)| *piece != self.piece) {
+                        let bytes = encoded.decode(self.disk).or_else(|error| {
+                            if error.kind() == ErrorKind::Io {
+                                return Err(error);
+                            }
+                            self.damage.get_or_insert(error);
+                            Ok(vec![0; encoded.decoded as usize])
+                        });
+                        self.decoded = Some((self.piece, bytes?));
+                    }
+                    let (_, bytes) = self.decoded.as_ref().expect("just set");
+                    let from = encoded.from as usize + self.used as usize;
+                    part.copy_from_slice(&bytes[from..from + here as usize]);
                 }
                 DiskPiece::Disk { offset, .. } => {
                     let offset = offset + self.used;
@@ -149,7 +175,7 @@ fn import_large<'env>(
     };
     let mut chunks = Chunks { writer, pool, data: Vec::new(), chunks: Vec::new() };
     let mut window = vec![0; WINDOW as usize];
-    while reader.left() > 0 {
+    while reader.left() > 0 && reader.damage.is_none() {
         progress::check(progress)?;
         let hole = reader.skip_hole();
         if hole > 0 {

@@ -26,7 +26,7 @@ pub(crate) fn store_content(
     let file = PlannedFile { size: len, pieces, owns: Ownership::None, may_share: false, hashed: true };
     let stored = OnceLock::new();
     pool::run(pool::processors(), 1, |_, pool| {
-        let body = import_file(&file, content, writer, pool, &mut Vec::new(), progress)?;
+        let body = import_file(&file, content, writer, pool, &mut Vec::new(), progress)??;
         stored.set(body.object()).expect("there is one item");
         Ok(())
     })?;
@@ -70,7 +70,7 @@ pub(crate) fn store_files(
         progress::check(progress)?;
         let LooseFile { source, size, parts } = open(i)?;
         let file = PlannedFile::loose(size, &parts);
-        let body = import_file(&file, &*source, writer, pool, &mut Vec::new(), progress)?;
+        let body = import_file(&file, &*source, writer, pool, &mut Vec::new(), progress)??;
         progress.advance(size);
         stored[i].set(body).expect("each file is read once");
         Ok(())

@@ -8,6 +8,7 @@ mod files;
 mod items;
 mod plan;
 
+use std::collections::BTreeMap;
 use std::ops::Range;
 use std::sync::{Arc, Mutex, OnceLock};
 
@@ -15,7 +16,7 @@ use mif_formats::Source;
 use mif_formats::fs::walk::Listing;
 use mif_formats::mif::ObjectId;
 use mif_formats::mif::layout::{Builder, Layout};
-use mif_formats::mif::manifest::{Body, Row};
+use mif_formats::mif::manifest::{Body, Row, escape};
 use mif_formats::partition::Table;
 use mif_formats::source::is_zero;
 
@@ -86,6 +87,8 @@ struct Work<'a> {
 struct Origins {
     runs: Vec<Run>,
     residue: Vec<ObjectId>,
+    /// Files that could not be decoded, by number.
+    damaged: Vec<(usize, mif_formats::Error)>,
 }
 
 /// A run of disk bytes.
@@ -132,9 +135,10 @@ pub(crate) fn import_disk(
     let ReadPlan { listings, by_file, totals, complaints, files: planned, content } = plan;
     // What is not needed any more makes room.
     drop((planned, content));
-    let found = found.into_inner().expect("no thread panicked while it held this");
+    let mut found = found.into_inner().expect("no thread panicked while it held this");
     let mut warnings = scan.warnings.clone();
     warnings.extend(complaints);
+    warnings.extend(say_damaged(std::mem::take(&mut found.damaged), &scan, &listings, &by_file));
     Ok(Imported { scan, warnings, found, listings, files, by_file, totals })
 }
 
@@ -154,6 +158,13 @@ impl Work<'_> {
                     let file = &self.plan.files[number];
                     let mut placed = Vec::new();
                     let body = import_file(file, self.disk, self.writer, pool, &mut placed, self.progress)?;
+                    let body = match body {
+                        Ok(body) => body,
+                        Err(damage) => {
+                            self.found().damaged.push((number, damage));
+                            return file.owned().into_iter().try_for_each(|range| self.read_parts(range));
+                        }
+                    };
                     self.files[number].set(body).expect("each file is read once");
                     let runs = placed.into_iter().map(|(start, len, offset)| Run {
                         start,
@@ -192,9 +203,25 @@ impl Work<'_> {
     }
 
     fn read_window(&self, window: Range<u64>) -> Result<()> {
+        self.store_residue(self.plan.gaps(window))
+    }
+
+    /// Stores a range of the disk as residue, window by window.
+    fn read_parts(&self, range: Range<u64>) -> Result<()> {
+        let mut start = range.start;
+        while start < range.end {
+            let end = range.end.min((start / RESIDUE_WINDOW + 1) * RESIDUE_WINDOW);
+            self.store_residue(vec![start..end])?;
+            start = end;
+        }
+        Ok(())
+    }
+
+    /// Stores what is not zero in these parts of one window as one object.
+    fn store_residue(&self, parts: Vec<Range<u64>>) -> Result<()> {
         let mut object = Vec::new();
         let mut runs: Vec<Run> = Vec::new();
-        for gap in self.plan.gaps(window) {
+        for gap in parts {
             for range in data_in(self.disk, gap)? {
                 let bytes = self.disk.read_vec(range.start, (range.end - range.start) as usize)?;
                 for block in blocks(range.clone()) {
@@ -221,9 +248,31 @@ impl Work<'_> {
     }
 }
 
+/// A warning for each file that could not be decoded, under its first path.
+fn say_damaged(
+    mut damaged: Vec<(usize, mif_formats::Error)>,
+    scan: &Scan,
+    listings: &[Option<Listing>],
+    by_file: &FileNumbers,
+) -> Vec<String> {
+    damaged.sort_by_key(|(number, _)| *number);
+    let mut errors: BTreeMap<usize, mif_formats::Error> = damaged.into_iter().collect();
+    let mut warnings = Vec::new();
+    for (number, listing) in listings.iter().enumerate().filter(|_| !errors.is_empty()) {
+        for entry in listing.iter().flat_map(|listing| &listing.entries) {
+            if let Some(error) = by_file.get(number, entry.file).and_then(|file| errors.remove(&file)) {
+                let path = escape(&entry.path);
+                warnings
+                    .push(format!("{}:{path}: cannot read its content: {error}", scan.volumes[number].name));
+            }
+        }
+    }
+    warnings
+}
+
 /// Puts all runs in order; what no run covers is zero.
 fn layout_of(found: Origins, files: &[OnceLock<Body>], disk_size: u64) -> Layout {
-    let Origins { mut runs, residue } = found;
+    let Origins { mut runs, residue, .. } = found;
     runs.sort_unstable_by_key(|run| run.start);
     let mut builder = Builder::new();
     for run in &runs {

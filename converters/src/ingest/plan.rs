@@ -6,7 +6,7 @@ use std::hash::{BuildHasher, RandomState};
 use std::ops::Range;
 
 use mif_formats::fs::walk::Listing;
-use mif_formats::fs::{FileId, FileType, Piece};
+use mif_formats::fs::{Encoded, FileId, FileType, Piece};
 use mif_formats::mif::manifest::escape;
 use mif_formats::{Error, ErrorKind};
 
@@ -114,6 +114,8 @@ pub(super) enum DiskPiece {
     Zero { len: u64 },
     /// Bytes that are not on the disk as such.
     Bytes(Vec<u8>),
+    /// Bytes of a compressed extent; its runs are ranges of the disk.
+    Encoded(Box<Encoded>),
 }
 
 impl DiskPiece {
@@ -121,6 +123,7 @@ impl DiskPiece {
         match self {
             DiskPiece::Disk { len, .. } | DiskPiece::Zero { len } => *len,
             DiskPiece::Bytes(bytes) => bytes.len() as u64,
+            DiskPiece::Encoded(encoded) => u64::from(encoded.len),
         }
     }
 }
@@ -165,6 +168,20 @@ impl PlannedFile {
                 _ => None,
             }
         })
+    }
+
+    /// The ranges of the disk that are its own, in no order.
+    pub(super) fn owned(&self) -> Vec<Range<u64>> {
+        self.places().flat_map(|(start, len, at)| self.owns.within(start, at, len)).collect()
+    }
+
+    /// How many bytes its compressed extents decode to.
+    fn decoded(&self) -> u64 {
+        let decoded = self.pieces.iter().map(|piece| match piece {
+            DiskPiece::Encoded(encoded) => u64::from(encoded.decoded),
+            _ => 0,
+        });
+        decoded.fold(0, u64::saturating_add)
     }
 
     /// Where on the disk it begins; past any disk for a file that lies nowhere on it.
@@ -259,7 +276,7 @@ impl ReadPlan {
             self.totals.0 += 1;
             self.totals.1 = self.totals.1.saturating_add(file.size);
             let number = self.files.len();
-            if file.may_share && !file.is_skipped() && file.ranges().next().is_some() {
+            if file.may_share && !file.is_skipped() && !file.pieces.is_empty() {
                 let same = clones.entry(hasher.hash_one(&file.pieces)).or_default();
                 let is_same = |other: &&u32| self.files[**other as usize].pieces == file.pieces;
                 if let Some(first) = same.iter().find(is_same) {
@@ -396,12 +413,17 @@ impl ReadPlan {
     }
 
     /// A hostile volume may claim the same blocks for a million files. Of files that own none of their ranges no more is
-    /// read than the disk has bytes; of clones, [`MOST_CLONED`] times that.
+    /// read than the disk has bytes; of clones and compressed files, [`MOST_CLONED`] times that.
     fn limit_shared(&mut self, disk_size: u64) {
         let mut left = [disk_size, disk_size.saturating_mul(MOST_CLONED)];
-        for file in self.files.iter_mut().filter(|file| file.owns != Ownership::All) {
-            let left = &mut left[usize::from(matches!(file.owns, Ownership::Parts(_)))];
-            let bytes = file.ranges().map(|(_, len)| len).fold(0, u64::saturating_add);
+        for file in &mut self.files {
+            let decoded = file.decoded();
+            let left = match file.owns {
+                Ownership::All if decoded == 0 => continue,
+                Ownership::None => &mut left[0],
+                _ => &mut left[1],
+            };
+            let bytes = file.ranges().map(|(_, len)| len).fold(decoded, u64::saturating_add);
             match left.checked_sub(bytes) {
                 Some(rest) => *left = rest,
                 None => (file.pieces, file.owns) = (Vec::new(), Ownership::None),
@@ -459,6 +481,11 @@ fn place(volume: &ScannedVolume, piece: Piece) -> Vec<DiskPiece> {
         }
         Piece::Zero { len } => vec![DiskPiece::Zero { len }],
         Piece::Bytes(bytes) => vec![DiskPiece::Bytes(bytes)],
+        Piece::Encoded(mut encoded) => {
+            let runs = encoded.runs.iter().flat_map(|run| volume.on_disk(run.start, run.end - run.start));
+            encoded.runs = runs.map(|(start, len)| start..start + len).collect();
+            vec![DiskPiece::Encoded(encoded)]
+        }
     }
 }
 

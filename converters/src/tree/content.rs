@@ -1,9 +1,9 @@
 //! Where the content of a file is, and how it is read.
 
 use std::ops::Range;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
-use mif_formats::fs::Piece;
+use mif_formats::fs::{Encoded, Piece};
 use mif_formats::mif::ObjectId;
 use mif_formats::source::check_range;
 use mif_formats::{Extent, Source, at};
@@ -43,6 +43,7 @@ impl Contents {
                     pieces: pieces.collect(),
                     scan: scan.clone(),
                     volume: *volume,
+                    last: Mutex::default(),
                 }))
             }
         }
@@ -83,6 +84,22 @@ struct FileOnDisk {
     pieces: Vec<(u64, Piece)>,
     scan: Arc<Scan>,
     volume: usize,
+    /// The extent that was decoded last, by where it starts in the file.
+    last: Mutex<Option<(u64, Arc<Vec<u8>>)>>,
+}
+
+impl FileOnDisk {
+    /// The decoded bytes of a compressed extent.
+    fn decoded(&self, start: u64, encoded: &Encoded) -> mif_formats::Result<Arc<Vec<u8>>> {
+        let last = || self.last.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((_, bytes)) = last().as_ref().filter(|(held, _)| *held == start) {
+            return Ok(bytes.clone());
+        }
+        let volume = self.scan.volume(&self.scan.volumes[self.volume]);
+        let bytes = Arc::new(encoded.decode(&volume)?);
+        *last() = Some((start, bytes.clone()));
+        Ok(bytes)
+    }
 }
 
 impl Source for FileOnDisk {
@@ -104,6 +121,11 @@ impl Source for FileOnDisk {
             match piece {
                 Piece::Zero { .. } => part.fill(0),
                 Piece::Bytes(bytes) => part.copy_from_slice(&bytes[skip as usize..(skip + here) as usize]),
+                Piece::Encoded(encoded) => {
+                    let from = (u64::from(encoded.from) + skip) as usize;
+                    let bytes = self.decoded(*start, encoded)?;
+                    part.copy_from_slice(&bytes[from..from + here as usize]);
+                }
                 Piece::Volume { offset, .. } => {
                     read_at(&*self.scan.disk, &volume.extents, offset + skip, part)?;
                 }

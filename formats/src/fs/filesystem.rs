@@ -1,8 +1,12 @@
 //! A filesystem that can be read.
 
+use std::ops::Range;
+
 use super::capabilities::Capabilities;
 use super::node::Node;
-use crate::error::{Error, Result};
+use crate::codec::{self, Codec};
+use crate::error::{Error, Result, at};
+use crate::source::Source;
 
 /// A filesystem's own handle for a file or directory: the inode number (ext), the byte offset of the short directory entry
 /// on the volume (FAT). Meaningless outside its volume.
@@ -99,6 +103,50 @@ pub enum Piece {
     },
     /// Bytes that do not lie on the volume as such: inline data, what a journal's replay would change.
     Bytes(Vec<u8>),
+    /// Bytes of a compressed extent.
+    Encoded(Box<Encoded>),
+}
+
+/// Bytes that a run of the volume decodes to.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct Encoded {
+    /// Where the encoded bytes lie, in their order: ranges of bytes of the volume, of at most
+    /// [`codec::MAX`](crate::codec::MAX) bytes together.
+    pub runs: Vec<Range<u64>>,
+    /// How they are encoded.
+    pub codec: Codec,
+    /// How many bytes they decode to: at most [`codec::MAX`](crate::codec::MAX).
+    pub decoded: u32,
+    /// The first of the decoded bytes that belongs here.
+    pub from: u32,
+    /// How many bytes belong here; `from + len` is at most `decoded`.
+    pub len: u32,
+}
+
+impl Encoded {
+    /// How many encoded bytes there are.
+    #[must_use]
+    pub fn encoded_len(&self) -> u64 {
+        self.runs.iter().map(|run| run.end - run.start).sum()
+    }
+
+    /// Reads the encoded bytes from `source`, which `runs` are offsets in, and decodes them whole: `decoded` bytes.
+    pub fn decode(&self, source: &dyn Source) -> Result<Vec<u8>> {
+        let start = self.runs.first().map_or(0, |run| run.start);
+        let place = || at("compressed extent").byte(start);
+        if self.encoded_len() > u64::from(codec::MAX) {
+            return Err(place().limit(format!(
+                "has {} bytes, over the limit of {}",
+                self.encoded_len(),
+                codec::MAX
+            )));
+        }
+        let mut bytes = Vec::with_capacity(self.encoded_len() as usize);
+        for run in &self.runs {
+            bytes.extend(source.read_vec(run.start, (run.end - run.start) as usize)?);
+        }
+        self.codec.decode(&bytes, self.decoded).map_err(|problem| place().corrupt(problem))
+    }
 }
 
 impl Piece {
@@ -108,6 +156,7 @@ impl Piece {
         match self {
             Piece::Volume { len, .. } | Piece::Zero { len } => *len,
             Piece::Bytes(bytes) => bytes.len() as u64,
+            Piece::Encoded(encoded) => u64::from(encoded.len),
         }
     }
 

@@ -18,6 +18,7 @@ const FORMATS: &[(&str, u32)] = &[
     ("error", 1),
     ("bytes", 2),
     ("checksum", 2),
+    ("codec", 2),
     ("guard", 2),
     ("text", 2),
     ("source", 3),
