@@ -60,7 +60,7 @@ pub use care::fsck::fsck;
 pub use care::gc::{GcOptions, GcReport, gc};
 pub use care::report::{FsckOptions, FsckReport, LostImage, Verdict};
 pub use disk::scan::{Scan, ScannedVolume};
-pub use disk::volume::VolumeExtent;
+pub use disk::volume::{DiskOffset, VolumeExtent, VolumeOffset};
 pub use edit::{
     CustomizeOptions, CustomizeReport, Customized, PLACEHOLDER, Recipe, Variables, customize, is_secret_file,
     read_instances,

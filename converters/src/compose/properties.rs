@@ -13,7 +13,7 @@ use mif_formats::source::is_zero;
 use super::splice::{Keep, Known, Splicer};
 use super::staging::Bench;
 use crate::disk::blocks::{BLOCK, RESIDUE_WINDOW, blocks};
-use crate::disk::volume::{VolumeExtent, on_disk};
+use crate::disk::volume::{DiskOffset, VolumeExtent, VolumeOffset, on_disk};
 use crate::random::{Random, each_seed};
 use crate::store::{Memory, Objects, Storage, Store, StoredDisk};
 use crate::task::progress::Silent;
@@ -292,8 +292,9 @@ fn spliced(random: &mut Random, bench: &Bench<'_>, unit: u64) -> Spliced {
         match random.below(5) {
             number @ 0..2 => {
                 let extents = &mut volumes[number as usize];
-                let volume = extents.last().map_or(0, |extent| extent.volume + extent.len);
-                extents.push(VolumeExtent { volume, disk: slot.start, len: slot.end - slot.start });
+                let volume = extents.last().map_or(VolumeOffset(0), |extent| extent.volume + extent.len);
+                let disk = DiskOffset(slot.start);
+                extents.push(VolumeExtent { volume, disk, len: slot.end - slot.start });
             }
             2 => {
                 let step = unit.min(SECTOR);
@@ -314,8 +315,8 @@ fn spliced(random: &mut Random, bench: &Bench<'_>, unit: u64) -> Spliced {
         let room = extents.iter().map(|extent| extent.len).sum::<u64>();
         let len = if random.once_in(2) { room } else { random.below(room) / unit * unit };
         let plan = plan(random, &files, len, unit);
-        for (start, len) in on_disk(extents, 0, plan.size) {
-            expected.clear(&(start..start + len));
+        for (start, len) in on_disk(extents, VolumeOffset(0), plan.size) {
+            expected.clear(&(start.0..start.0 + len));
         }
         for (at, placed) in &plan.placed {
             let mut done = 0;
@@ -323,13 +324,13 @@ fn spliced(random: &mut Random, bench: &Bench<'_>, unit: u64) -> Spliced {
                 OwnPlaced::Bytes(bytes) => bytes.len() as u64,
                 OwnPlaced::File { len, .. } => *len,
             };
-            for (start, len) in on_disk(extents, *at, len) {
+            for (start, len) in on_disk(extents, VolumeOffset(*at), len) {
                 match placed {
                     OwnPlaced::Bytes(bytes) => {
-                        expected.put(start, &bytes[done as usize..(done + len) as usize]);
+                        expected.put(start.0, &bytes[done as usize..(done + len) as usize]);
                     }
                     OwnPlaced::File { key, offset, .. } => {
-                        expected.put_file(start, &files[*key as usize], offset + done, len);
+                        expected.put_file(start.0, &files[*key as usize], offset + done, len);
                     }
                 }
                 done += len;
@@ -437,18 +438,22 @@ fn with_volume(extents: &[VolumeExtent], bytes: Vec<u8>) -> Vec<u8> {
     StoredDisk::new(layout, bench.objects().unwrap()).read_vec(0, SIZE as usize).unwrap()
 }
 
+fn extent(volume: u64, disk: u64, len: u64) -> VolumeExtent {
+    VolumeExtent { volume: VolumeOffset(volume), disk: DiskOffset(disk), len }
+}
+
 /// As a FAT at sector 63 does, which has bytes in its first sector.
 #[test]
 fn a_volume_may_begin_and_end_within_a_block() {
-    let disk = with_volume(&[VolumeExtent { volume: 0, disk: 63 * SECTOR, len: 3 * SECTOR }], vec![9; 1536]);
+    let disk = with_volume(&[extent(0, 63 * SECTOR, 3 * SECTOR)], vec![9; 1536]);
     let expected = [vec![7; 63 * 512], vec![9; 1536], vec![7; 65_536 - 66 * 512]].concat();
     assert!(disk == expected);
 }
 
 #[test]
 fn the_extents_of_a_volume_may_lie_in_any_order() {
-    let extent = |volume, disk| VolumeExtent { volume, disk, len: BLOCK };
-    let disk = with_volume(&[extent(0, 2 * BLOCK), extent(BLOCK, 0)], [[8; 4096], [9; 4096]].concat());
+    let extents = [extent(0, 2 * BLOCK, BLOCK), extent(BLOCK, 0, BLOCK)];
+    let disk = with_volume(&extents, [[8; 4096], [9; 4096]].concat());
     let expected = [vec![9; 4096], vec![7; 4096], vec![8; 4096], vec![7; 65_536 - 3 * 4096]].concat();
     assert!(disk == expected);
 }

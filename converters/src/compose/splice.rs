@@ -13,7 +13,7 @@ use mif_formats::source::is_zero;
 
 use super::canonical::append;
 use crate::disk::blocks::{BLOCK, RESIDUE_WINDOW, blocks};
-use crate::disk::volume::{VolumeExtent, on_disk};
+use crate::disk::volume::{VolumeExtent, VolumeOffset, on_disk};
 use crate::error::{Error, Result};
 use crate::store::ObjectWriter;
 use crate::tree::new_content::ContentLookup;
@@ -103,12 +103,14 @@ impl<'a> Splicer<'a> {
         plan: &dyn Planned,
         contents: &[ObjectId],
     ) -> Result<()> {
-        self.replaced.extend(on_disk(extents, 0, plan.size()).map(|(start, len)| start..start + len));
+        self.replaced.extend(
+            on_disk(extents, VolumeOffset(0), plan.size()).map(|(start, len)| start.0..start.0 + len),
+        );
         let mut window = Window { start: 0, next: 0, limit: 0, bytes: Vec::new(), content: Vec::new() };
         // An error of the store has to pass through the planner, which knows none such.
         let mut failed = None;
         let emitted = plan.emit(&mut |offset, placed| {
-            self.placed(&mut window, extents, offset, placed, contents).map_err(|error| {
+            self.placed(&mut window, extents, VolumeOffset(offset), placed, contents).map_err(|error| {
                 failed = Some(error);
                 mif_formats::at("rebuild").io(std::io::Error::other("the store"))
             })
@@ -182,7 +184,7 @@ impl<'a> Splicer<'a> {
         &mut self,
         window: &mut Window,
         extents: &[VolumeExtent],
-        offset: u64,
+        offset: VolumeOffset,
         placed: Placed<'_>,
         contents: &[ObjectId],
     ) -> Result<()> {
@@ -196,7 +198,7 @@ impl<'a> Splicer<'a> {
                 Placed::Bytes(bytes) => Placed::Bytes(&bytes[done as usize..(done + len) as usize]),
                 Placed::File { key, offset, .. } => Placed::File { key, offset: offset + done, len },
             };
-            self.place(window, disk, part, contents)?;
+            self.place(window, disk.0, part, contents)?;
             done += len;
         }
         Ok(())

@@ -8,7 +8,7 @@ use mif_formats::mif::manifest::escape;
 use mif_formats::partition::{self, Partition, Table, lvm};
 use mif_formats::{ErrorKind, Slice, Source};
 
-use super::volume::{VolumeExtent, VolumeSource, on_disk};
+use super::volume::{DiskOffset, VolumeExtent, VolumeOffset, VolumeSource, on_disk};
 use crate::error::Result;
 use crate::store::{FilesystemRecord, VolumeRecord, volume_name};
 
@@ -45,7 +45,7 @@ impl ScannedVolume {
     }
 
     /// The disk ranges (start, length) of `len` bytes at `offset` of the volume, in volume order.
-    pub fn on_disk(&self, offset: u64, len: u64) -> impl Iterator<Item = (u64, u64)> + '_ {
+    pub fn on_disk(&self, offset: VolumeOffset, len: u64) -> impl Iterator<Item = (DiskOffset, u64)> + '_ {
         on_disk(&self.extents, offset, len)
     }
 
@@ -104,7 +104,7 @@ impl Scan {
 fn scan_volume(disk: &Arc<dyn Source>, partition: &Partition) -> Result<ScannedVolume> {
     let range = partition.start..partition.start + partition.len;
     let content = fs::open(Arc::new(Slice::new(disk.clone(), range)?))?;
-    let extents = vec![VolumeExtent { volume: 0, disk: partition.start, len: partition.len }];
+    let extents = vec![VolumeExtent::whole(partition)];
     Ok(ScannedVolume { name: volume_name(partition.slot), content, extents })
 }
 
@@ -125,8 +125,8 @@ fn scan_logical_volumes(
             let mut at = 0;
             let extents = logical.segments.iter().map(|segment| {
                 at += segment.len;
-                let disk = partitions[segment.physical].start + segment.start;
-                VolumeExtent { volume: at - segment.len, disk, len: segment.len }
+                let disk = DiskOffset(partitions[segment.physical].start + segment.start);
+                VolumeExtent { volume: VolumeOffset(at - segment.len), disk, len: segment.len }
             });
             volumes.push(ScannedVolume {
                 name: format!("{}/{}", group.name, logical.name),
@@ -144,13 +144,16 @@ mod tests {
 
     #[test]
     fn a_volume_in_two_parts_maps_to_the_disk() {
-        let part = |volume, disk, len| VolumeExtent { volume, disk, len };
+        let part =
+            |volume, disk, len| VolumeExtent { volume: VolumeOffset(volume), disk: DiskOffset(disk), len };
         let volume = ScannedVolume {
             name: "p1".into(),
             content: Recognized::Other { name: None, warnings: Vec::new() },
             extents: vec![part(0, 1000, 100), part(100, 5000, 100)],
         };
-        let on_disk = |offset, len| volume.on_disk(offset, len).collect::<Vec<_>>();
+        let on_disk = |offset, len| {
+            volume.on_disk(VolumeOffset(offset), len).map(|(at, len)| (at.0, len)).collect::<Vec<_>>()
+        };
         assert_eq!(on_disk(0, 100), [(1000, 100)]);
         assert_eq!(on_disk(90, 20), [(1090, 10), (5000, 10)]);
         assert_eq!(on_disk(150, 50), [(5050, 50)]);

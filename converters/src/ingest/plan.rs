@@ -9,6 +9,7 @@ use mif_formats::mif::manifest::escape;
 use mif_formats::{Error, ErrorKind};
 
 use crate::disk::scan::{Scan, ScannedVolume};
+use crate::disk::volume::VolumeOffset;
 use crate::error::Result;
 
 /// How many bytes of holes are hashed for one image. A file that would go over it is stored all the same, but
@@ -309,9 +310,10 @@ impl ReadPlan {
 
 fn place(volume: &ScannedVolume, piece: Piece) -> Vec<DiskPiece> {
     match piece {
-        Piece::Volume { offset, len } => {
-            volume.on_disk(offset, len).map(|(offset, len)| DiskPiece::Disk { offset, len }).collect()
-        }
+        Piece::Volume { offset, len } => volume
+            .on_disk(VolumeOffset(offset), len)
+            .map(|(offset, len)| DiskPiece::Disk { offset: offset.0, len })
+            .collect(),
         Piece::Zero { len } => vec![DiskPiece::Zero { len }],
         Piece::Bytes(bytes) => vec![DiskPiece::Bytes(bytes)],
     }

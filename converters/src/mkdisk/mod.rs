@@ -139,7 +139,8 @@ pub fn build(
     for (volume, draft) in volumes.iter().zip(&drafts) {
         progress::check(progress)?;
         let partition = table.partitions.iter().find(|p| volume_name(p.slot) == volume.name);
-        let Partition { start, len, .. } = *partition.expect("each volume has one");
+        let partition = partition.expect("each volume has one");
+        let len = partition.len;
         let params = match draft {
             Some(draft) => {
                 let params = volume.planner(len, draft, options)?;
@@ -152,7 +153,7 @@ pub fn build(
             Some("swap") => swap_head(len, volume, options)?,
             _ => Vec::new(),
         };
-        plans.push((VolumeExtent { volume: 0, disk: start, len }, params, head));
+        plans.push((VolumeExtent::whole(partition), params, head));
     }
     let bench = Bench::Store(store);
     let (stored, contents) = store_contents(&bench, &mut volumes, &drafts, tar.as_ref(), progress)?;
@@ -171,7 +172,7 @@ pub fn build(
             notes.extend(plan.notes().iter().map(|note| format!("{name}: {note}")));
             splicer.volume(&[extent], &*plan, &contents[i]).map_err(|e| e.within(name))?;
         }
-        splicer.bytes(extent.disk, &head)?;
+        splicer.bytes(extent.disk.0, &head)?;
     }
     for (at, bytes) in table_bytes {
         splicer.bytes(at, &bytes)?;

@@ -5,7 +5,7 @@ use mif_formats::partition::{Partition, Table, TableKind};
 
 use super::reshape::Size;
 use crate::compose::splice::Keep;
-use crate::disk::volume::VolumeExtent;
+use crate::disk::volume::{DiskOffset, VolumeExtent};
 use crate::error::{Error, Result};
 use crate::store::volume_name;
 
@@ -45,9 +45,10 @@ impl Arrangement {
     /// Where the extents of a volume are now.
     pub(super) fn moved(&self, extents: &[VolumeExtent]) -> Vec<VolumeExtent> {
         let shift = |extent: &VolumeExtent| {
-            let keep = self.keeps.iter().rfind(|keep| keep.from <= extent.disk);
-            let disk = keep.map_or(extent.disk, |keep| keep.to.start + (extent.disk - keep.from));
-            VolumeExtent { disk, ..*extent }
+            let DiskOffset(old) = extent.disk;
+            let keep = self.keeps.iter().rfind(|keep| keep.from <= old);
+            let new = keep.map_or(old, |keep| keep.to.start + (old - keep.from));
+            VolumeExtent { disk: DiskOffset(new), ..*extent }
         };
         extents.iter().map(shift).collect()
     }

@@ -167,9 +167,7 @@ impl<'a> Base<'a> {
         for VolumeDraft { name, tree, contents, params } in &volumes {
             progress::check(progress)?;
             let extents = match arrangement.partition(name) {
-                Some(partition) => {
-                    vec![VolumeExtent { volume: 0, disk: partition.start, len: partition.len }]
-                }
+                Some(partition) => vec![VolumeExtent::whole(partition)],
                 None => arrangement.moved(&find_volume(&self.scan, name)?.extents),
             };
             let plan = params.plan(tree).map_err(|e| Error::from(e).within(name))?;

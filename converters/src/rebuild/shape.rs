@@ -9,6 +9,7 @@ use super::arrange::{Arrangement, arrange};
 use super::ids::Identities;
 use super::reshape::{Reshape, Size};
 use crate::disk::scan::{Scan, ScannedVolume};
+use crate::disk::volume::{VolumeOffset, on_disk};
 use crate::error::{Error, Result};
 use crate::store::volume_name;
 
@@ -126,10 +127,10 @@ pub(super) fn shape(
     }
     for (volume, offset, bytes) in identities.map_or(&[][..], |identities| &identities.patches) {
         let extents = arrangement.moved(&find_volume(scan, volume)?.extents);
-        let (at, _) = crate::disk::volume::on_disk(&extents, *offset, 1)
+        let (at, _) = on_disk(&extents, VolumeOffset(*offset), 1)
             .next()
             .ok_or_else(|| Error::input(format!("{volume}: the volume is truncated")))?;
-        patches.push((at, bytes.clone()));
+        patches.push((at.0, bytes.clone()));
     }
     Ok((arrangement, patches))
 }

@@ -9,7 +9,7 @@ use mif_formats::source::check_range;
 use mif_formats::{Extent, Source, at};
 
 use crate::disk::scan::Scan;
-use crate::disk::volume::read_at;
+use crate::disk::volume::{VolumeOffset, read_at};
 use crate::error::{Error, Result};
 use crate::store::Objects;
 
@@ -105,7 +105,7 @@ impl Source for FileOnDisk {
                 Piece::Zero { .. } => part.fill(0),
                 Piece::Bytes(bytes) => part.copy_from_slice(&bytes[skip as usize..(skip + here) as usize]),
                 Piece::Volume { offset, .. } => {
-                    read_at(&*self.scan.disk, &volume.extents, offset + skip, part)?;
+                    read_at(&*self.scan.disk, &volume.extents, VolumeOffset(offset + skip), part)?;
                 }
             }
             offset += here;

@@ -23,6 +23,7 @@ pub use self::report::{IdChange, IdsReport};
 use super::reshape::NewIds;
 use crate::compose::planner::driver_of;
 use crate::disk::scan::{Scan, ScannedVolume};
+use crate::disk::volume::VolumeOffset;
 use crate::error::Result;
 use crate::store::Objects;
 use crate::tree::new_content::{ContentLookup, NewContent, NewContents, Patched};
@@ -115,7 +116,7 @@ impl Identities {
             self.report.left.push(format!("{name}: {kind} keeps its identity"));
             return Ok(());
         }
-        let head = volume.on_disk(0, SWAP_HEAD).next().map_or(0, |(_, len)| len.min(SWAP_HEAD));
+        let head = volume.on_disk(VolumeOffset(0), SWAP_HEAD).next().map_or(0, |(_, len)| len.min(SWAP_HEAD));
         let head = scan.volume(volume).read_vec(0, head as usize)?;
         let uuid = head.get(SWAP_UUID as usize..SWAP_UUID as usize + 16);
         let is_new_kind = [4096, 8192, 16_384, 32_768, 65_536]

@@ -10,6 +10,7 @@ use serde::Serialize;
 
 use crate::disk::compare::{WINDOW, read_or_zero};
 use crate::disk::scan::Scan;
+use crate::disk::volume::VolumeOffset;
 use crate::error::Result;
 use crate::task::progress::{self, Progress};
 
@@ -30,8 +31,8 @@ struct Owned {
     start: u64,
     end: u64,
     owner: usize,
-    /// Where in the file it starts.
-    in_file: u64,
+    /// Where in the file or on the volume it starts.
+    offset: u64,
 }
 
 /// Whose the bytes of a disk are.
@@ -56,10 +57,10 @@ impl Places {
                 if listing.is_some() { format!("{name}, outside file contents") } else { name.clone() };
             let owner = places.owner(whole);
             places.volumes.extend(volume.extents.iter().map(|extent| Owned {
-                start: extent.disk,
-                end: extent.disk + extent.len,
+                start: extent.disk.0,
+                end: extent.disk.0 + extent.len,
                 owner,
-                in_file: extent.volume,
+                offset: extent.volume.0,
             }));
             let Some((fs, listing)) = listing else { continue };
             for entry in &listing.entries {
@@ -72,8 +73,13 @@ impl Places {
                 for piece in &content.pieces {
                     if let Piece::Volume { offset, len } = piece {
                         let mut at = in_file;
-                        for (start, len) in volume.on_disk(*offset, *len) {
-                            places.files.push(Owned { start, end: start + len, owner, in_file: at });
+                        for (start, len) in volume.on_disk(VolumeOffset(*offset), *len) {
+                            places.files.push(Owned {
+                                start: start.0,
+                                end: start.0 + len,
+                                owner,
+                                offset: at,
+                            });
                             at += len;
                         }
                     }
@@ -100,12 +106,12 @@ impl Places {
         let mut file = before.next();
         file = before.take_while(|run| Some(run.start) == file.map(|f| f.start)).last().or(file);
         if let Some(run) = file {
-            return (run.owner, Some(run.in_file + byte - run.start), run.end.min(next));
+            return (run.owner, Some(run.offset + byte - run.start), run.end.min(next));
         }
         let edges = self.volumes.iter().flat_map(|run| [run.start, run.end]);
         let until = edges.filter(|edge| *edge > byte).fold(next, u64::min);
         match self.volumes.iter().find(|run| (run.start..run.end).contains(&byte)) {
-            Some(run) => (run.owner, Some(run.in_file + byte - run.start), until),
+            Some(run) => (run.owner, Some(run.offset + byte - run.start), until),
             None => (0, None, until),
         }
     }
