@@ -21,8 +21,7 @@ pub enum Code {
     /// The store is damaged, or the operating system failed to read or write.
     Store = 5,
     /// The [`Progress`](crate::Progress) passed to the verb requested an interrupt. The program exits with the code of
-    /// the
-    /// signal it received, which is this for SIGINT.
+    /// the signal it received, which is this for SIGINT.
     Interrupted = 130,
 }
 
@@ -95,8 +94,7 @@ impl Error {
     }
 
     /// Returns true if a file could not be read (permissions, an I/O error, too few descriptors, a feature that this
-    /// program
-    /// does not know). It may be intact or damaged.
+    /// program does not know). It may be intact or damaged.
     #[must_use]
     pub fn is_unreadable(&self) -> bool {
         self.unreadable
@@ -153,8 +151,7 @@ impl From<mif_formats::Error> for Error {
 }
 
 /// Separates damage from failure to read: the inner error is damage, the outer one means that the file could not be
-/// read and
-/// may be intact.
+/// read and may be intact.
 pub(crate) fn readable<T>(result: Result<T>) -> Result<Result<T>> {
     match result {
         Err(e) if e.is_unreadable() => Err(e),

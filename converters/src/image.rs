@@ -25,8 +25,7 @@ pub struct OpenImage {
 }
 
 /// Returns true if an IMAGE argument is the path of a file: it contains a slash, or names an existing file with the
-/// suffix of
-/// a container format.
+/// suffix of a container format.
 #[must_use]
 pub fn is_path(image: &str) -> bool {
     image.contains('/') || container::has_suffix(Path::new(image)) && Path::new(image).is_file()
@@ -52,8 +51,7 @@ pub enum Origin {
 
 impl OpenImage {
     /// Opens `image`: a file if it is a path (see [`is_path`]), or else the image of that name in the store at `store`.
-    /// A file in
-    /// the working directory never hides a stored image.
+    /// A file in the working directory never hides a stored image.
     pub fn open(image: &str, store: &Path, options: &OpenOptions, progress: &dyn Progress) -> Result<Self> {
         let path = Path::new(image);
         if is_path(image) {

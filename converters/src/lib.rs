@@ -25,8 +25,7 @@
 //! ```
 //!
 //! A failure is an [`Error`] with a [`Code`] to match on, a message, and usually a sentence that says what to do.
-//! `examples/`
-//! contains programs that list an image, import and export, and edit files.
+//! `examples/` contains programs that list an image, import and export, and edit files.
 //!
 //! Features, all on by default: `cli` (the program `mif`), `independent` (comparison with independent readers) and
 //! `rpm-sqlite` (package databases that need SQLite).

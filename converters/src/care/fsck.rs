@@ -1,6 +1,5 @@
 //! `fsck`: checks that everything images need is in the store and intact. If not, reports which images and which of
-//! their
-//! files are affected, and how to recover them.
+//! their files are affected, and how to recover them.
 
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::ops::Range;
@@ -52,8 +51,7 @@ fn check_and_mend(store: &Store, options: &FsckOptions, progress: &dyn Progress)
         report = check_images(store, &images, &state, progress)?;
     }
     // Each part restored from originals allows others to be rebuilt: the chunks of a list, the objects of a layout, or
-    // the
-    // manifest of a disk.
+    // the manifest of a disk.
     let mut notes = BTreeSet::new();
     for _ in 0..MAX_ROUNDS {
         let mended = records::mend(store, &report, &state, progress)?;
@@ -86,8 +84,7 @@ fn images(store: &Store) -> Result<Vec<(String, u32)>> {
 }
 
 /// Checks a store and repairs nothing. With `sha1`, also compares the content of files with the SHA-1 in manifests,
-/// because
-/// objects are addressed by BLAKE3 only.
+/// because objects are addressed by BLAKE3 only.
 pub(crate) fn check(store: &Store, sha1: bool, progress: &dyn Progress) -> Result<FsckReport> {
     // The images first: later imports bring packs that are not checked.
     let images = images(store)?;
@@ -338,8 +335,7 @@ impl Checker<'_> {
     }
 
     /// Returns true if the content of a list matches the digest that names it. A list whose content has no digest is
-    /// named by
-    /// its own bytes, which were checked with its pack.
+    /// named by its own bytes, which were checked with its pack.
     fn list_fits(&mut self, id: &ObjectId) -> Result<bool> {
         if id.kind == ObjectKind::ChunkList {
             return Ok(true);

@@ -1,17 +1,13 @@
 //! `gc`: removes versions that no rule keeps, and then the packs that no image needs.
 //!
 //! No pack is removed unless everything that images need is known and exists, and unless the remaining copy of each
-//! needed
-//! object in the pack was read and is intact. Packs that are mostly garbage are rewritten without it: the new pack and
-//! its
-//! index are written first, then the old index is removed, then the old pack. So a killed process leaves at most
-//! garbage.
+//! needed object in the pack was read and is intact. Packs that are mostly garbage are rewritten without it: the new
+//! pack and its index are written first, then the old index is removed, then the old pack. So a killed process leaves
+//! at most garbage.
 //!
 //! Others may use the store meanwhile. So a pack is removed in two steps: it goes into the trash, where no new import
-//! relies
-//! on it, and is deleted once everyone who entered earlier has left and a second look at the images finds it unneeded.
-//! If
-//! nobody uses the store, one run does both; otherwise a later run does the second.
+//! relies on it, and is deleted once everyone who entered earlier has left and a second look at the images finds it
+//! unneeded. If nobody uses the store, one run does both; otherwise a later run does the second.
 
 use std::cell::Cell;
 use std::collections::{BTreeSet, HashMap, HashSet};
@@ -38,8 +34,7 @@ const MAX_PACK: u64 = 512 << 20;
 #[derive(Debug, Clone, Default)]
 pub struct GcOptions {
     /// Keep this many of the newest versions of each image. The newest version and tagged versions are always kept. If
-    /// neither
-    /// this nor `keep_within` is set, every version is kept.
+    /// neither this nor `keep_within` is set, every version is kept.
     pub keep_last: Option<usize>,
     /// Keep versions made within this many seconds.
     pub keep_within: Option<u64>,
@@ -57,8 +52,7 @@ pub struct GcReport {
     /// Removed versions, as `name@version`.
     pub forgotten: Vec<String>,
     /// Images that are damaged, incomplete or have vanished. As long as there are any, every pack stays, because any
-    /// may contain
-    /// what the repair needs.
+    /// may contain what the repair needs.
     pub damaged: Vec<DamagedImage>,
     /// Packs that stay unchanged.
     pub packs_kept: u64,
@@ -289,8 +283,7 @@ type Read = HashMap<(usize, ObjectId), bool>;
 
 impl SweepPlan {
     /// Makes a plan for packs sorted by how much of them is needed. If several packs contain an object, its first copy
-    /// that was
-    /// not found damaged counts. A pack with the last copy of an object stays if that copy is damaged.
+    /// that was not found damaged counts. A pack with the last copy of an object stays if that copy is damaged.
     fn new(packs: &[Pack], needed: &HashSet<ObjectId>, read: &Read) -> Self {
         let is_good = |number: usize, entry: &IndexEntry| {
             packs[number].holds(entry) && read.get(&(number, entry.id)) != Some(&false)
@@ -321,8 +314,7 @@ impl SweepPlan {
     }
 
     /// Returns the copies that must be intact for this plan to lose nothing: the copied ones, and the copies in kept
-    /// packs of
-    /// objects that are also in deleted packs.
+    /// packs of objects that are also in deleted packs.
     fn relied_on(&self, packs: &[Pack]) -> Vec<(usize, ObjectId)> {
         let entries = self.going.iter().flat_map(|(number, _)| packs[*number].index.entries());
         let mut copies: Vec<(usize, ObjectId)> =
@@ -448,8 +440,7 @@ impl Sweep<'_> {
     }
 
     /// Returns the objects needed by images that appeared after gc began, and by images in the trash that may still be
-    /// read.
-    /// Returns `None` if that cannot be determined, or if `unused` is empty.
+    /// read. Returns `None` if that cannot be determined, or if `unused` is empty.
     fn needed_now(&self, oldest: u64, unused: &BTreeSet<PackId>) -> Result<Option<HashSet<ObjectId>>> {
         if unused.is_empty() {
             return Ok(None);

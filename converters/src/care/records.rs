@@ -15,8 +15,7 @@ use crate::task::progress::Progress;
 use crate::tree::mounts::Devices;
 
 /// Reads an image's record. Also fails if the record contradicts the image's files, and the second record or the
-/// pointer
-/// agrees with the files.
+/// pointer agrees with the files.
 pub(super) fn read(store: &Store, name: &str, version: u32) -> Result<StoredImage> {
     let stored = store.version(name, version)?;
     if let Ok(files) = store.without_record(name, version) {

@@ -1,6 +1,5 @@
 //! Repairs damage: rebuilds indexes from packs, copies the intact objects of damaged packs into new ones, and recovers
-//! lost
-//! objects from disk images that still contain them.
+//! lost objects from disk images that still contain them.
 
 use std::collections::{BTreeSet, HashSet};
 use std::sync::Arc;
@@ -21,8 +20,7 @@ use crate::task::progress::Progress;
 use crate::tree::mounts::Devices;
 
 /// Rebuilds indexes, and sets damaged packs aside: copies their intact objects into a new pack and deletes their index.
-/// The
-/// damaged file stays, unused, until gc.
+/// The damaged file stays, unused, until gc.
 pub(super) fn packs(store: &Store, state: &PackState) -> Result<Vec<String>> {
     let storage = &**store.storage();
     let failed = |e: std::io::Error| Error::file(&storage.place(), &e);
@@ -61,7 +59,7 @@ pub(super) fn packs(store: &Store, state: &PackState) -> Result<Vec<String>> {
     Ok(done)
 }
 
-/// Copies the whole objects of a damaged pack that no other pack has into a new one. Returns their number.
+/// Copies the intact objects of a damaged pack that no other pack has into a new one. Returns their number.
 fn salvage(store: &Store, state: &PackState, id: &PackId, pack: &Checked) -> Result<u64> {
     let storage = store.storage();
     let failed = |e: std::io::Error| Error::file(&storage.place(), &e);
@@ -82,8 +80,7 @@ fn salvage(store: &Store, state: &PackState, id: &PackId, pack: &Checked) -> Res
 }
 
 /// Reads disk images and stores what was lost of them: objects, and the layouts and manifests of images with exactly
-/// these
-/// bits. Adds files that cannot be opened to `notes`.
+/// these bits. Adds files that cannot be opened to `notes`.
 pub(super) fn from_disks(
     store: &Store,
     report: &FsckReport,

@@ -94,9 +94,8 @@ pub struct LostImage {
     pub files: Vec<String>,
     /// The number of these files, including those not named.
     pub file_count: u64,
-    /// Files whose content is intact but has another SHA-1 than in the manifest; at most a thousand. Only `verify
-    /// --all` checks
-    /// this.
+    /// Files whose content is intact but has another SHA-1 than in the manifest; at most a thousand. Only
+    /// `verify --all` checks this.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub wrong_sha1: Vec<String>,
     /// The number of lost bytes of the disk on each volume, and outside of all volumes (`-`).

@@ -6,8 +6,8 @@ use mif::{LsReport, PackagesReport, SearchReport};
 /// Formats a table with a header line and a row for each entry.
 ///
 /// A spreadsheet interprets a cell that begins with `=`, `+`, `-` or `@` as a formula even if it is quoted. If `safe`,
-/// such
-/// cells are prefixed with an apostrophe, and so are cells that begin with one, so that different cells stay different.
+/// such cells are prefixed with an apostrophe, and so are cells that begin with one, so that different cells stay
+/// different.
 fn table<const N: usize>(safe: bool, names: [&str; N], rows: impl Iterator<Item = [String; N]>) -> String {
     let mut out = Writer::from_writer(Vec::new());
     out.write_record(names).expect("writing to memory");

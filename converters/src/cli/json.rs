@@ -1,6 +1,5 @@
 //! JSON that is safe to print on a terminal: control and invisible characters ([`is_hidden`]) are written as `\u…`,
-//! which
-//! means the same value.
+//! which means the same value.
 
 use std::io::{self, Write};
 

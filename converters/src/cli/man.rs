@@ -1,8 +1,7 @@
 //! Man pages generated from the command line's help: one for the program and one for each verb.
 //!
 //! `clap_mangen` renders the options. The rest is laid out here, because a man page has separate sections for examples
-//! and
-//! exit codes, while the help has a single text (`after_help`).
+//! and exit codes, while the help has a single text (`after_help`).
 
 use clap::Command;
 use clap_mangen::Man;

@@ -59,8 +59,7 @@ pub(super) fn run() -> ExitCode {
 }
 
 /// Prints the help, or the error in the command line. An unknown word is escaped, because it may be a file name from a
-/// glob
-/// that the shell expanded.
+/// glob that the shell expanded.
 fn refuse(error: &clap::Error) -> ! {
     let text = error.render().to_string();
     let harmless = printable_lines(&text);

@@ -60,8 +60,7 @@ fn line(out: &mut String, entry: &LsEntry) {
 }
 
 /// Escapes bytes as `\` and three octal digits, like vis(3) with `VIS_OCTAL`: unprintable ones, and those that some
-/// readers
-/// interpret as patterns.
+/// readers interpret as patterns.
 fn vis(bytes: &[u8]) -> String {
     let mut out = String::with_capacity(bytes.len());
     for byte in bytes {

@@ -19,8 +19,7 @@ pub(super) fn complain_of(error: &str) {
 }
 
 /// Returns the error for a failed write. A closed pipe on standard output is not a failure (`mif ls … | head`): the
-/// program
-/// exits with code 0.
+/// program exits with code 0.
 pub(super) fn output_failed(error: io::Error) -> Error {
     if error.kind() == io::ErrorKind::BrokenPipe {
         std::process::exit(0);

@@ -13,8 +13,7 @@ use crate::error::Result;
 use crate::store::{ObjectWriter, Objects, StoredDisk};
 
 /// Returns `layout` with all residue of each window in one object, or `None` if it is so already, which is determined
-/// from
-/// the layout alone. `objects` contains all objects of the layout; new ones go to `writer`.
+/// from the layout alone. `objects` contains all objects of the layout; new ones go to `writer`.
 pub(crate) fn canonical(
     layout: &Arc<Layout>,
     objects: &Arc<Objects>,

@@ -13,8 +13,7 @@ use crate::error::{Error, Result};
 /// # Errors
 ///
 /// Fails if the filesystem claims more bytes than its volume has, for example because the volume was truncated: a
-/// volume of
-/// that size would not fit.
+/// volume of that size would not fit.
 pub(crate) fn planner_of(filesystem: &dyn Filesystem, volume: Arc<dyn Source>) -> Result<Box<dyn Planner>> {
     let room = volume.len();
     let planner = driver_of(filesystem)?.planner(volume)?;

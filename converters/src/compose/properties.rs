@@ -1,6 +1,5 @@
 //! Properties of every splice, tested on random ones against a plain array of the disk: the layout reads as the array,
-//! and
-//! if everything starts at whole blocks, the layout equals the one that an import of that disk makes.
+//! and if everything starts at whole blocks, the layout equals the one that an import of that disk makes.
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -89,8 +88,7 @@ impl Array {
     }
 
     /// Returns the layout that an import makes of it: content without its zero blocks, and for each window one object
-    /// with
-    /// all other bytes that are not zero.
+    /// with all other bytes that are not zero.
     fn imported(&self, mut put: impl FnMut(&[u8]) -> ObjectId) -> Layout {
         let len = self.bytes.len() as u64;
         let at = |range: &Range<u64>| &self.bytes[range.start as usize..range.end as usize];

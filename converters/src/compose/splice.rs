@@ -1,8 +1,7 @@
 //! Builds the new layout from planned volumes and from bytes that are kept of the parent, at the same or another place.
 //!
 //! As in an import, blocks of zeros inside content are zero, and residue is collected by windows of the disk. If a
-//! window
-//! mixes several sources, `canonical` rewrites it afterwards.
+//! window mixes several sources, `canonical` rewrites it afterwards.
 
 use std::collections::HashMap;
 use std::ops::Range;
@@ -53,8 +52,7 @@ struct NewRun {
 }
 
 /// The parts of objects that are content on the parent's disk, sorted, by object and by the offset in a disk block at
-/// which
-/// the object would begin: none of their whole blocks is zero.
+/// which the object would begin: none of their whole blocks is zero.
 pub(crate) struct Known(HashMap<(ObjectId, u64), Vec<(u64, u64)>>);
 
 impl Known {
@@ -86,8 +84,7 @@ impl Known {
 
 impl<'a> Splicer<'a> {
     /// Starts a disk of `size` bytes that keeps the bytes in `keeps` of the disk `old`: these are sorted, disjoint, and
-    /// within
-    /// both disks. Everything else is zero. `known` belongs to `old`.
+    /// within both disks. Everything else is zero. `known` belongs to `old`.
     pub(crate) fn new(
         old: &'a Layout,
         size: u64,
@@ -251,8 +248,7 @@ impl<'a> Splicer<'a> {
     /// Makes the runs of a window: its content without zero blocks, and the other bytes that are not zero as residue.
     fn flush(&mut self, window: &mut Window) -> Result<()> {
         // Residue is extended with zeros to the end of its block, but not into kept bytes: a volume may begin or end
-        // within a
-        // block.
+        // within a block.
         let end = (window.start + window.bytes.len() as u64).next_multiple_of(BLOCK);
         window.bytes.resize((end - window.start) as usize, 0);
         let mut gaps: Vec<Range<u64>> = Vec::new();

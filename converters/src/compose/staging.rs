@@ -56,8 +56,7 @@ impl Bench<'_> {
     }
 
     /// Finishes writing the objects of `layouts`, and makes the layouts canonical. `objects` must come from this bench,
-    /// so that
-    /// they include the new ones.
+    /// so that they include the new ones.
     pub(crate) fn finish<'l>(
         &self,
         writer: ObjectWriter,

@@ -19,8 +19,7 @@ pub(crate) const WINDOW: u64 = 1 << 20;
 pub(crate) const RESIDUE_WINDOW: u64 = 256 << 10;
 
 /// Returns the parts of `gap` that may contain data, in whole blocks within the gap. So holes smaller than a block do
-/// not
-/// affect the layout.
+/// not affect the layout.
 pub(crate) fn data_in(disk: &dyn Source, gap: Range<u64>) -> Result<Vec<Range<u64>>> {
     let mut ranges: Vec<Range<u64>> = Vec::new();
     let mut at = gap.start;

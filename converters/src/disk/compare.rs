@@ -53,8 +53,7 @@ pub(crate) fn compare_and_digest(
 }
 
 /// Compares two disks, and calls `read` with the start, a multiple of [`WINDOW`], and the bytes of each window of the
-/// second
-/// disk that may contain data. Bytes past the disk's end are zero.
+/// second disk that may contain data. Bytes past the disk's end are zero.
 fn compare_windows(
     a: &dyn Source,
     b: &dyn Source,

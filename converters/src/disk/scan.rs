@@ -50,8 +50,7 @@ impl ScannedVolume {
     }
 
     /// Lists its files; returns `None` if it has no filesystem that can be listed. Adds unreadable parts to
-    /// `complaints`, as
-    /// sentences.
+    /// `complaints`, as sentences.
     pub(crate) fn list(&self, complaints: &mut Vec<String>) -> Result<Option<Listing>> {
         let Some(fs) = self.filesystem() else { return Ok(None) };
         let listing = match walk(fs) {

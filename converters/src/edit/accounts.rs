@@ -51,8 +51,7 @@ pub(super) fn ssh_keys(files: &Files, name: &str, keys: &str) -> Result<Vec<Edit
 }
 
 /// Returns true if a line is valid in authorized_keys (sshd(8)): options if any, then a type, and base 64 that starts
-/// like
-/// that of keys.
+/// like that of keys.
 fn is_key(line: &str) -> bool {
     let words: Vec<&str> = line.split_whitespace().collect();
     let known =
@@ -73,8 +72,7 @@ pub(super) enum Password {
 /// Sets or locks a user's password. `salt` provides fresh bytes; `today` is in days since 1970.
 ///
 /// `/etc/shadow` counts if the password in the user's line of `/etc/passwd` is `x`. A hash or an empty password there
-/// counts
-/// by itself (passwd(5)): it is replaced by `x`, or by the new hash if the image has no `/etc/shadow`.
+/// counts by itself (passwd(5)): it is replaced by `x`, or by the new hash if the image has no `/etc/shadow`.
 pub(super) fn password(
     files: &Files,
     name: &str,

@@ -38,8 +38,7 @@ fn is_host_name(name: &str) -> bool {
 }
 
 /// Returns `/etc/hosts` for a host that was called `old`: the line of 127.0.1.1, which Debian requires, gets the new
-/// name,
-/// and other addresses of this host get it instead of the old one.
+/// name, and other addresses of this host get it instead of the old one.
 fn hosts_of(hosts: &str, old: &str, new: &str, wants_line: bool) -> String {
     let short = new.split('.').next().unwrap_or(new);
     let own = if short == new { new.to_owned() } else { format!("{new} {short}") };

@@ -16,12 +16,10 @@ use crate::tree::path::{Place, missing};
 #[derive(Clone)]
 pub(super) enum Edit {
     /// Writes a regular file. Unless specified, a new file belongs to root and has the mode 0644, and an existing one
-    /// keeps its
-    /// owner and mode.
+    /// keeps its owner and mode.
     Write { path: String, content: NewContent, mode: Option<u16>, owner: Option<Owner> },
     /// Appends to a file, and creates it if it does not exist. To a text, it appends whole lines: a last line without a
-    /// line end
-    /// gets one.
+    /// line end gets one.
     Append { path: String, content: NewContent, mode: Option<u16>, owner: Option<Owner> },
     /// Creates a directory and its parents if they do not exist. New ones belong to root and have the mode 0755.
     Mkdir { path: String, mode: Option<u16>, owner: Option<Owner> },
@@ -206,8 +204,7 @@ impl Files {
     }
 
     /// Resolves a path that is to be removed or renamed: a name in a directory. As in rename(2) and rm(1), a path that
-    /// ends in
-    /// `.` or `..` is refused, and one that ends in a slash must be a directory.
+    /// ends in `.` or `..` is refused, and one that ends in a slash must be a directory.
     fn named(&self, path: &str) -> Result<Place> {
         let name = path.trim_end_matches('/').rsplit('/').next().unwrap_or_default();
         if matches!(name, "." | "..") {

@@ -82,8 +82,7 @@ impl Recipe {
     }
 
     /// Returns BLAKE3, in hex, of the edits as they were written, in JSON. Passwords and their hashes are left out:
-    /// from a
-    /// digest, they could be guessed.
+    /// from a digest, they could be guessed.
     #[must_use]
     pub(super) fn digest(&self) -> String {
         let mut hasher = blake3::Hasher::new();

@@ -13,8 +13,7 @@ const SECRET_FILES: [&str; 4] = ["shadow", "gshadow", "passwd", "opasswd"];
 
 impl Recipe {
     /// Returns true if the value of the variable `name` is secret: it is used in a password, a hash, or the text of a
-    /// file of
-    /// hashes.
+    /// file of hashes.
     #[must_use]
     pub fn hides(&self, name: &str) -> bool {
         // The variables in a template file are unknown here.
@@ -22,8 +21,7 @@ impl Recipe {
     }
 
     /// Fails if the name of an image contains a variable that is used in a password or a hash, because the store keeps
-    /// names in
-    /// plain text.
+    /// names in plain text.
     pub(super) fn check_name(&self, name: &str) -> Result<()> {
         let is_secret = |variable: &&str| self.tables().any(|edit| names_secret(edit, variable));
         match variable_names(name).find(is_secret) {
@@ -42,8 +40,7 @@ fn names_secret(edit: &Table, name: &str) -> bool {
 }
 
 /// Returns true if text written to the file `path` of an image is secret. If its name contains `{{names}}`, it could be
-/// any
-/// file.
+/// any file.
 #[must_use]
 pub fn is_secret_file(path: &str) -> bool {
     let name = path.rsplit('/').next().unwrap_or_default();

@@ -76,8 +76,7 @@ impl Install {
 }
 
 /// Returns the lines of a unit file (systemd.syntax(7)): a trailing backslash continues a line with the next line that
-/// is
-/// not a comment.
+/// is not a comment.
 fn logical_lines(text: &str) -> Vec<String> {
     let mut lines: Vec<String> = Vec::new();
     let mut goes_on = false;
@@ -220,8 +219,7 @@ fn aliases(files: &Files, unit: &str) -> Vec<String> {
 }
 
 /// Returns the unit of which a symlink makes a name an alias. Returns `None` if the name has a file of its own, is
-/// masked, or
-/// is linked to a file of the same name elsewhere.
+/// masked, or is linked to a file of the same name elsewhere.
 fn alias_of(files: &Files, unit: &str) -> Option<String> {
     let name = Name::of(unit);
     let template = name.template();
@@ -295,8 +293,7 @@ fn enable_with(
 }
 
 /// Stops a unit from starting at boot. Removes the links that `systemctl disable` removes: those with any of the unit's
-/// names
-/// or to its file, those of the units in its `Also=`, and links to those links. Leaves a masked unit unchanged.
+/// names or to its file, those of the units in its `Also=`, and links to those links. Leaves a masked unit unchanged.
 pub(super) fn disable(files: &Files, unit: &str) -> Result<Vec<Edit>> {
     let unit = full_name(unit)?;
     let mut names = BTreeSet::new();
@@ -339,8 +336,7 @@ struct Link {
 }
 
 /// Returns the symlinks in the administrator's directory of units and in all directories in it. Does not follow
-/// symlinks to
-/// directories.
+/// symlinks to directories.
 fn administrators_links(files: &Files) -> Vec<Link> {
     let mut links = Vec::new();
     let mut folders = vec![ETC.to_owned()];
@@ -363,8 +359,7 @@ fn administrators_links(files: &Files) -> Vec<Link> {
 }
 
 /// Returns the paths of the links to remove with these units. Adds the names of removed links to `names`, because other
-/// links
-/// may point to them.
+/// links may point to them.
 fn links_to_remove(files: &Files, names: &mut BTreeSet<String>) -> Vec<String> {
     let mut left = administrators_links(files);
     let mut gone = Vec::new();
@@ -388,8 +383,7 @@ fn links_to_remove(files: &Files, names: &mut BTreeSet<String>) -> Vec<String> {
 }
 
 /// Returns true if a link makes a unit start at boot. A link at the top that only leads to the unit's file, or masks
-/// the
-/// unit, does not.
+/// the unit, does not.
 pub(super) fn is_enabled(files: &Files, unit: &str) -> bool {
     administrators_links(files).iter().any(|link| {
         let is_top = link.path.rsplit_once('/').is_some_and(|(folder, _)| folder == ETC);

@@ -1,11 +1,8 @@
 //! Extracts into a directory. Everything is created relative to it through file descriptors that follow no symlinks, so
-//! that
-//! no path of an image leads out of it.
+//! that no path of an image leads out of it.
 //!
 //! Directories get their mode and times last, deepest first: creating entries changes a directory's time, and its mode
-//! may
-//! forbid creating any.
-//! may forbid to make anything.
+//! may forbid creating any. may forbid to make anything.
 
 use std::ffi::OsStr;
 use std::io;
@@ -230,8 +227,7 @@ impl Work<'_> {
     }
 
     /// Sets the metadata of an open file or directory. The owner comes first, because changing it clears capabilities
-    /// and set-ID
-    /// bits.
+    /// and set-ID bits.
     fn set_meta(&self, fd: &OwnedFd, item: &Item<'_>, report: &mut ExtractReport) {
         let row = item.row;
         let owned = self.set_owner(row, report, |uid, gid| fs::fchown(fd, uid, gid));

@@ -33,8 +33,8 @@ pub enum Target<'a> {
         /// The directory.
         path: &'a Path,
         /// Also create devices, and set set-user-ID and set-group-ID bits and `security.*` attributes, which include
-        /// capabilities
-        /// of programs: all of these grant rights on the local machine. (A tar contains them in any case, as data.)
+        /// capabilities of programs: all of these grant rights on the local machine. (A tar contains them in any case,
+        /// as data.)
         privileged: bool,
     },
     /// A tar file, which appears complete or not at all.
@@ -64,8 +64,7 @@ pub struct ExtractReport {
     /// Their bytes, including holes.
     pub bytes: u64,
     /// Attributes that were not set, because the machine or the user's permissions did not allow it, or because they
-    /// need
-    /// `privileged`. Everything else is as in the image.
+    /// need `privileged`. Everything else is as in the image.
     pub not_set: Vec<NotSet>,
     /// Paths that are missing or incomplete, each with the reason.
     pub failed: Vec<String>,
@@ -101,8 +100,7 @@ impl ExtractReport {
 }
 
 /// Copies the tree at `path` of `image` (by default its root filesystem) to `target`. The entries of a directory go
-/// directly
-/// into the target, a file under its own name.
+/// directly into the target, a file under its own name.
 pub fn extract(
     image: &OpenImage,
     path: Option<&VolumePath>,
@@ -178,8 +176,7 @@ struct Item<'t> {
 /// sentences.
 ///
 /// A damaged directory may contain a name twice. The first entry is used, so that no path leads through a symlink with
-/// the
-/// same name as a directory.
+/// the same name as a directory.
 fn select(tree: &Tree, base: usize) -> Result<(Vec<Item<'_>>, Vec<String>)> {
     let top = &tree.rows()[base];
     let is_folder = top.node.file_type == FileType::Dir;

@@ -1,8 +1,7 @@
 //! Extracts into a tar archive. A pax header before each member contains what does not fit into the old header, in the
-//! form
-//! that GNU tar and libarchive read: long and non-ASCII names, nanoseconds, large numbers, xattrs (`SCHILY.xattr.*`),
-//! ACLs
-//! (`SCHILY.acl.*`), SELinux labels (`RHT.security.selinux`), and holes (GNU's sparse format 1.0).
+//! form that GNU tar and libarchive read: long and non-ASCII names, nanoseconds, large numbers, xattrs
+//! (`SCHILY.xattr.*`), ACLs (`SCHILY.acl.*`), SELinux labels (`RHT.security.selinux`), and holes (GNU's sparse format
+//! 1.0).
 
 use std::io::{self, Write};
 use std::ops::Range;

@@ -15,8 +15,7 @@ const MAX_TEXT: u64 = 64 << 10;
 const MIN_KERNEL: u64 = 64 << 10;
 
 /// How many bytes of a kernel contain its header and version: the version of an x86 kernel is in its setup code of at
-/// most 64
-/// sectors.
+/// most 64 sectors.
 const KERNEL_HEAD: u64 = 64 << 10;
 
 /// An operating system, as named by os-release(5).
@@ -129,8 +128,7 @@ impl Files<'_> {
 }
 
 /// Returns the release to which an x86 kernel's setup header points (Linux, Documentation/arch/x86/boot.rst: `header`
-/// at
-/// 0x202, `kernel_version` at 0x20e, relative to 0x200).
+/// at 0x202, `kernel_version` at 0x20e, relative to 0x200).
 fn kernel_release(head: &[u8]) -> Option<String> {
     if head.get(0x202..0x206)? != b"HdrS" {
         return None;

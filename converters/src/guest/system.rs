@@ -39,8 +39,7 @@ pub struct OtherRoot {
 
 impl System {
     /// Reads the files of an image, and the first bytes of its disk and partitions. Adds read errors to `complaints`,
-    /// as
-    /// sentences, and treats these files as missing.
+    /// as sentences, and treats these files as missing.
     pub(crate) fn read(tree: &Tree, disk: &boot::Sectors<'_>, complaints: &mut Vec<String>) -> Self {
         // The only volume may be a data disk instead of a root filesystem.
         let is_system = |root: &&Root| {

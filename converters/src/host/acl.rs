@@ -24,8 +24,7 @@ pub(crate) enum Principal {
 }
 
 /// Parses the text of an ACL and returns the attribute's value. `id_of` looks up the number of a name, and is called
-/// only
-/// where the text has no number.
+/// only where the text has no number.
 ///
 /// Fails with the reason if an entry is malformed, an entry occurs twice, a required entry is missing, or a name has no
 /// number.
@@ -148,8 +147,7 @@ pub(crate) fn text(value: &[u8]) -> Option<String> {
 }
 
 /// Returns the permission bits of a file with this access ACL: those of the group are the ACL's mask, if it has one.
-/// Returns
-/// `None` if the value is not an ACL.
+/// Returns `None` if the value is not an ACL.
 pub(crate) fn mode_of(value: &[u8]) -> Option<u16> {
     text(value)?;
     let bits = |tag| {
@@ -178,8 +176,7 @@ pub(crate) fn with_mode(value: &[u8], mode: u16) -> Option<Vec<u8>> {
 }
 
 /// Returns what a new file inherits from its directory's default ACL: its access ACL, if that says more than a mode
-/// does, and
-/// its permission bits, limited to those of `mode`. Returns `None` if the value is not an ACL.
+/// does, and its permission bits, limited to those of `mode`. Returns `None` if the value is not an ACL.
 pub(crate) fn inherited(default: &[u8], mode: u16) -> Option<(Option<Vec<u8>>, u16)> {
     let mode = mode & mode_of(default)?;
     let access = with_mode(default, mode)?;

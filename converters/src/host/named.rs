@@ -1,10 +1,8 @@
 //! Local files that a flag or a recipe names: regular files, with a size limit for each kind.
 //!
 //! A device has no end, and nobody may ever write to a FIFO, so neither is accepted. But a file that was already open
-//! when
-//! the program started (`/dev/stdin`, `/dev/fd/3`, as in a shell's `<(…)`) may be a pipe: the user put it there. The
-//! size
-//! limits apply to it too.
+//! when the program started (`/dev/stdin`, `/dev/fd/3`, as in a shell's `<(…)`) may be a pipe: the user put it there.
+//! The size limits apply to it too.
 
 use std::fs::File;
 use std::io::{self, Read};

@@ -17,8 +17,7 @@ pub(super) const READER: &str = "fatfs 0.3";
 /// The maximum number of entries in a directory, because this reader never reaches the end of a circular one.
 const MAX_ENTRIES: usize = 65_536;
 /// The maximum depth of a path, and number of all paths, because directories may contain each other. A volume also has
-/// no
-/// more paths than it has room for entries.
+/// no more paths than it has room for entries.
 const MAX_DEPTH: usize = 64;
 const MAX_PATHS: u64 = 1 << 20;
 const ENTRY_SIZE: u64 = 32;

@@ -1,10 +1,8 @@
 //! `verify --independent`: compares an image with what independent readers find on the same disk.
 //!
 //! Our manifest and our reader could be wrong together. So the partition table is read again by the crate `gpt`, ext
-//! volumes
-//! by `ext4-view` and FAT volumes by `fatfs`, and each path that they can read is compared. Paths that they cannot read
-//! are
-//! reported as unchecked, never as equal.
+//! volumes by `ext4-view` and FAT volumes by `fatfs`, and each path that they can read is compared. Paths that they
+//! cannot read are reported as unchecked, never as equal.
 
 use std::collections::{BTreeSet, HashSet};
 use std::ops::Range;

@@ -16,8 +16,7 @@ use crate::task::pool::Pool;
 use crate::task::progress::{self, Progress};
 
 /// The smallest, average and largest chunk of a large file, in bytes. Chunks are about as large as whole objects may
-/// be, so
-/// that they compress and read like these.
+/// be, so that they compress and read like these.
 const CHUNK: (usize, usize, usize) = (512 << 10, 1 << 20, MAX_WHOLE as usize);
 
 /// A run of disk bytes that belong to a file: offset on the disk, length, offset in the file.
@@ -111,8 +110,7 @@ impl PieceReader<'_> {
 }
 
 /// Records the place of `bytes`, which are at offset `disk` of the disk and `file` of the file. Leaves out whole zero
-/// blocks,
-/// which become zeros of the layout.
+/// blocks, which become zeros of the layout.
 fn place(disk: u64, file: u64, bytes: &[u8], placed: &mut Vec<Placed>) {
     let len = bytes.len() as u64;
     let mut from = 0;
@@ -211,8 +209,7 @@ impl Chunks<'_, '_> {
     }
 
     /// Cuts chunks off the front while at least `least` bytes are left. If that is the maximum size of a chunk, no cut
-    /// depends
-    /// on where the buffer happens to end.
+    /// depends on where the buffer happens to end.
     fn cut(&mut self, least: usize) -> Result<()> {
         let mut start = 0;
         while self.data.len() - start >= least {

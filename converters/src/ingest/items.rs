@@ -1,6 +1,5 @@
 //! The work items of an import in disk order: each file once, and each stretch of the disk that may contain data.
-//! Holes,
-//! however large, produce no items.
+//! Holes, however large, produce no items.
 
 use std::ops::Range;
 

@@ -190,8 +190,7 @@ impl ReadPlan {
     }
 
     /// Determines which files own their disk ranges: a range that is claimed twice belongs to no file. Returns the
-    /// files with
-    /// such ranges, each with an earlier file that claims the same bytes.
+    /// files with such ranges, each with an earlier file that claims the same bytes.
     fn decide_ownership(&mut self, disk_size: u64) -> BTreeMap<usize, usize> {
         let mut shared = BTreeMap::new();
         let mut claims: Vec<(Range<u64>, usize)> = Vec::new();
@@ -220,8 +219,7 @@ impl ReadPlan {
     }
 
     /// Adds a complaint for each file that shares bytes with another of the same volume: one of the two has wrong
-    /// content. Says
-    /// nothing where the filesystem supports shared blocks, or where partitions overlap.
+    /// content. Says nothing where the filesystem supports shared blocks, or where partitions overlap.
     fn say_shared(&mut self, shared: &BTreeMap<usize, usize>, scan: &Scan) {
         if shared.is_empty() {
             return;
@@ -254,8 +252,7 @@ impl ReadPlan {
     }
 
     /// Limits the bytes read of files that share blocks to the size of the disk: a hostile volume may claim the same
-    /// blocks for
-    /// a million files.
+    /// blocks for a million files.
     fn limit_shared(&mut self, disk_size: u64) {
         let mut left = disk_size;
         for file in self.files.iter_mut().filter(|file| !file.owns_its_ranges) {

@@ -114,8 +114,7 @@ impl Applying<'_> {
     }
 
     /// Returns the numbers of paths that become B's: their old numbers, unless other files use them. All paths of one
-    /// file get
-    /// the same numbers.
+    /// file get the same numbers.
     fn files(&self) -> HashMap<&[u8], Numbers> {
         let mut files: BTreeMap<&[u8], Vec<&[u8]>> = BTreeMap::new();
         for (path, take) in self.takes {

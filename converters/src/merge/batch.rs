@@ -43,8 +43,7 @@ enum Tried<'a> {
 
 impl<'a> Batch<'a> {
     /// Makes the next version of each of `images` with the files that `edit` returns, unless `edit` returns a result
-    /// other than
-    /// applied. Fails only if the user interrupts it, or if the store cannot be read at all.
+    /// other than applied. Fails only if the user interrupts it, or if the store cannot be read at all.
     pub(crate) fn run(
         &self,
         images: &'a [StoredImage],

@@ -1,10 +1,9 @@
 //! Limits for trees that `build` reads, whether from a directory, a tar or a description.
 //!
 //! Paths have the limits of the volume readers ([`MAX_PATH`], [`MAX_ALL_PATHS`]), attributes those of Linux. A few
-//! bytes of a
-//! tar can expand to much more: a global pax record to an attribute of every member, a deep path to thousands of
-//! directories,
-//! a hard link to a copy of everything stored for its file. So everything is counted as often as it is stored.
+//! bytes of a tar can expand to much more: a global pax record to an attribute of every member, a deep path to
+//! thousands of directories, a hard link to a copy of everything stored for its file. So everything is counted as often
+//! as it is stored.
 
 use mif_formats::fs::walk::{MAX_ALL_PATHS, MAX_PATH};
 

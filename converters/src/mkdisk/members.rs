@@ -16,10 +16,8 @@ use super::path::TreePath;
 use crate::error::{Error, Result};
 
 /// Reads a local directory. Symlinks become members and are not followed. Unreadable entries are errors, because half a
-/// tree
-/// makes no disk. Everything is accessed relative to the directory's descriptor, so it does not matter if names are
-/// exchanged
-/// meanwhile.
+/// tree makes no disk. Everything is accessed relative to the directory's descriptor, so it does not matter if names
+/// are exchanged meanwhile.
 pub(super) fn of_folder(folder: &Path) -> Result<Members> {
     let root = Arc::new(Directory::open(folder).map_err(|e| Error::io(folder, &e))?);
     let mut reader = FolderReader { root, folder, members: Members::new(), room: Room::default() };

@@ -112,8 +112,7 @@ pub struct BuiltVolume {
 }
 
 /// Builds the disk described by the file `description`, with the files of `tree` (a directory, a tar, or `-` for a tar
-/// on
-/// standard input), and publishes it as an image.
+/// on standard input), and publishes it as an image.
 pub fn build(
     store: &Store,
     description: &Path,
@@ -661,8 +660,7 @@ impl BootCode {
     }
 
     /// Adds the boot code to the bytes of the table, which begin with sector 0. As grub-install does, tells GRUB's code
-    /// where it
-    /// is placed.
+    /// where it is placed.
     fn place(
         self,
         mut patches: Vec<write::Patch>,

@@ -1,6 +1,5 @@
 //! Places partitions when some of them are resized: each grows into the free space behind it, and partitions in the way
-//! move
-//! up. Nothing moves down, and partitions that boot code finds by their sectors do not move.
+//! move up. Nothing moves down, and partitions that boot code finds by their sectors do not move.
 
 use mif_formats::partition::{Partition, Table, TableKind};
 
@@ -55,8 +54,7 @@ impl Arrangement {
 }
 
 /// Resizes partitions of a disk of `old_size` bytes. `sizes` contains slots and their new sizes in bytes, `most` is the
-/// slot
-/// that gets all remaining space. `tail` bytes at the end of the disk belong to the table.
+/// slot that gets all remaining space. `tail` bytes at the end of the disk belong to the table.
 pub(super) fn arrange(
     table: &Table,
     old_size: u64,
@@ -189,8 +187,7 @@ fn place(parts: &[&Partition], lens: &[u64]) -> Result<Vec<u64>> {
 }
 
 /// Returns what is kept of the parent: everything before the first partition, the remaining part of each partition with
-/// the
-/// unallocated space before it, and everything behind the last partition.
+/// the unallocated space before it, and everything behind the last partition.
 fn keeps(
     parts: &[&Partition],
     starts: &[u64],

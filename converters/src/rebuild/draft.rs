@@ -49,8 +49,7 @@ pub struct RebuildOptions {
 /// The image to rebuild from, with the state that all images made from it share, read once.
 ///
 /// An image is made in three steps, so that many images can share newly written objects: drafts, which are visible to
-/// nobody;
-/// the end of writing, after which their objects can be read; and the published images.
+/// nobody; the end of writing, after which their objects can be read; and the published images.
 pub(crate) struct Base<'a> {
     parent: &'a StoredImage,
     pub(crate) bench: Bench<'a>,
@@ -148,8 +147,8 @@ impl<'a> Base<'a> {
     }
 
     /// Plans the volumes of `rows` that are edited, resized or get new identities, and composes the disk. All content
-    /// is in the
-    /// store or in `new`. Missing objects go to `writer`, which must be finished before the draft is read or published.
+    /// is in the store or in `new`. Missing objects go to `writer`, which must be finished before the draft is read or
+    /// published.
     pub(crate) fn draft(
         &self,
         rows: &[&Row],

@@ -7,12 +7,10 @@
 //! ```
 //!
 //! Only volumes with changed rows are planned; all other bytes of the disk are references to the parent's. No content
-//! is
-//! copied: the new layout refers to the same objects, and only metadata is new to the store.
+//! is copied: the new layout refers to the same objects, and only metadata is new to the store.
 //!
 //! Partitions and volumes may be resized and get new identities in the process (`reshape.rs`): the table is then
-//! changed in
-//! place, and moved bytes are moved by reference.
+//! changed in place, and moved bytes are moved by reference.
 //!
 //! The manifest of the new image is read from the new disk, so it cannot contradict the disk; only digests are carried
 //! over.

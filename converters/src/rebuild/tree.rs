@@ -78,8 +78,7 @@ impl Rows<'_> {
     }
 
     /// Returns the parts of a file that are not holes. The holes of an unchanged file are those on the original volume
-    /// (a swap
-    /// file must stay without holes); those of a changed one are the known zeros of its object.
+    /// (a swap file must stay without holes); those of a changed one are the known zeros of its object.
     fn data(
         &self,
         row: &Row,

@@ -126,8 +126,7 @@ impl Store {
     }
 
     /// Returns a version whose record cannot be read, reconstructed from its layout and manifest. The digests are
-    /// computed from
-    /// these files. Fails if the layout is missing or damaged; a missing manifest counts as empty.
+    /// computed from these files. Fails if the layout is missing or damaged; a missing manifest counts as empty.
     pub(crate) fn without_record(&self, name: &str, version: u32) -> Result<StoredImage> {
         let mut stored = self.stored(Image::empty(name, version, "unknown"));
         let (layout, digest) =
@@ -152,8 +151,7 @@ impl Store {
     }
 
     /// Publishes an image under its name as the next version, and returns the record as published. `more` are files
-    /// derived
-    /// from the manifest, which are stored beside it.
+    /// derived from the manifest, which are stored beside it.
     pub fn publish(
         &self,
         mut image: Image,

@@ -2,14 +2,11 @@
 //!
 //! The store may have been made by another user. So everything in it is opened relative to the store's own descriptor,
 //! without following symbolic links and without blocking; only regular files are read; and only files with names that
-//! this
-//! program uses are removed. A user who keeps `packs` on another disk behind a link sets `MIF_STORE_LINKS=1`: then
-//! links at
-//! the top of the store are followed, but none deeper.
+//! this program uses are removed. A user who keeps `packs` on another disk behind a link sets `MIF_STORE_LINKS=1`: then
+//! links at the top of the store are followed, but none deeper.
 //!
 //! The mode of the store's directory (0700 if this program creates it) decides who may read the store: all files in it
-//! get
-//! the same permissions.
+//! get the same permissions.
 
 use std::collections::HashMap;
 use std::ffi::{OsStr, OsString};
@@ -112,7 +109,7 @@ impl Folder {
         result.map_err(|e| self.advise(e, key))
     }
 
-    /// If a link at the top caused the error, explains how to permit it.
+    /// Explains how to permit a link at the top, if one caused the error.
     fn advise(&self, error: io::Error, key: &str) -> io::Error {
         let top = key.split('/').next().unwrap_or_default();
         let is_link = |stat: rustix::fs::Stat| FileType::from_raw_mode(stat.st_mode) == FileType::Symlink;
@@ -248,8 +245,7 @@ const PUBLISH: &str = "publish";
 const DELETE: &str = "delete";
 
 /// Returns the epoch in the name of an entry of `tmp`, if this program uses such names. The process that works on it
-/// entered
-/// the store in that epoch or in a later one.
+/// entered the store in that epoch or in a later one.
 #[must_use]
 pub(crate) fn unfinished_epoch(name: &str) -> Option<u64> {
     let mut parts = name.splitn(3, '-');
@@ -282,8 +278,7 @@ impl Drop for Unfinished {
 }
 
 /// Removes a file, or from a directory the files with names that this program uses. Other files stay, and then the
-/// directory
-/// stays too.
+/// directory stays too.
 fn remove(within: &Directory, name: &OsStr) -> io::Result<()> {
     let gone = |result: io::Result<()>| match result {
         Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(()),
@@ -425,8 +420,7 @@ impl Storage for Folder {
         };
         let name = OsStr::new(name);
         // A directory that contains only our files is first renamed out of sight in one step and then removed. An empty
-        // one must
-        // not be renamed: another process may be about to write to it.
+        // one must not be renamed: another process may be about to write to it.
         let is_ours = |(name, kind): &(OsString, FileType)| {
             *kind == FileType::RegularFile && name.to_str().is_some_and(is_given)
         };

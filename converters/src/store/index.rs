@@ -49,8 +49,7 @@ impl Entries {
 
 impl Index {
     /// Reads all index files. Skips a pack whose index cannot be read, neither from its file nor from the end of the
-    /// pack: the
-    /// objects that only this pack contains are then missing.
+    /// pack: the objects that only this pack contains are then missing.
     pub fn load(storage: &dyn Storage) -> Result<Self> {
         let index = Index::default();
         let names = names(storage)?;
@@ -107,8 +106,7 @@ impl Index {
     }
 
     /// Returns the packs that are missing, or too short for the objects they should contain. Checks only the lengths of
-    /// the
-    /// files.
+    /// the files.
     pub(crate) fn broken_packs(&self, storage: &dyn Storage) -> HashSet<PackId> {
         let entries = self.entries();
         let mut ends = vec![0; entries.packs.len()];

@@ -8,8 +8,7 @@
 //! ```
 //!
 //! The cache is only a copy: a pack counts only if its own index file exists, and a damaged or missing cache costs
-//! nothing
-//! but time. The cache with the highest number is the newest.
+//! nothing but time. The cache with the highest number is the newest.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -63,8 +62,7 @@ fn decode(bytes: &[u8]) -> Option<BTreeMap<PackId, PackIndex>> {
 }
 
 /// Writes a new cache if the newest lacks many packs, and removes older ones. A process that is reading an older one
-/// goes
-/// on, or reads index files instead.
+/// goes on, or reads index files instead.
 pub(super) fn refresh(storage: &dyn Storage) -> Result<()> {
     let names = storage.list("index").unwrap_or_default();
     let packs: BTreeSet<PackId> = PackIndex::of_names(&names).collect();

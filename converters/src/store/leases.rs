@@ -6,11 +6,10 @@
 //! ```
 //!
 //! Time is divided into epochs. A process that opens a store enters the current epoch, which is the file with the
-//! highest
-//! number, and holds a shared lock on it (flock, so it ends with the process; read permission is enough). Removal never
-//! waits for these locks: it moves files out of sight, begins the next epoch, and deletes the files once nobody holds
-//! an
-//! earlier epoch, at once or in a later run. The file of an epoch that is not current and that nobody holds is removed.
+//! highest number, and holds a shared lock on it (flock, so it ends with the process; read permission is enough).
+//! Removal never waits for these locks: it moves files out of sight, begins the next epoch, and deletes the files once
+//! nobody holds an earlier epoch, at once or in a later run. The file of an epoch that is not current and that nobody
+//! holds is removed.
 //!
 //! On NFS, flock becomes a byte-range lock, which is exclusive only on a file that is open for writing.
 
@@ -40,8 +39,7 @@ pub(super) struct Place<'a> {
 pub(super) struct Epoch {
     pub(super) number: u64,
     /// Held while the store is used. Empty if the filesystem does not support locks, or if the store has no epochs and
-    /// they
-    /// cannot be created.
+    /// they cannot be created.
     pub(super) lock: Lock,
 }
 

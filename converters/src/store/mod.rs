@@ -19,8 +19,7 @@
 //! Files never change once they exist. An image appears at once and complete, after all its objects.
 //!
 //! Readers and importers hold a lease and wait for nobody. `rm` and `gc` wait only for each other: they put files into
-//! the
-//! trash, and delete them as soon as no older lease is left. Only a repair takes the store exclusively.
+//! the trash, and delete them as soon as no older lease is left. Only a repair takes the store exclusively.
 
 mod catalog;
 mod folder;
@@ -145,8 +144,7 @@ pub struct Store {
 /// The remaining users of the store after an epoch has ended.
 pub(crate) struct Left {
     /// The oldest epoch that a current user of the store has entered. Nobody uses the trash of this epoch or of an
-    /// earlier
-    /// one.
+    /// earlier one.
     pub(crate) oldest: u64,
     /// Nobody can enter until this is dropped.
     _alone: Option<Lock>,
@@ -185,8 +183,7 @@ impl Store {
     }
 
     /// Opens the store at `place` for repair. First rewrites a missing or damaged header, if packs and images exist.
-    /// Waits until
-    /// nobody else has the store open; processes that open it meanwhile wait for the repair.
+    /// Waits until nobody else has the store open; processes that open it meanwhile wait for the repair.
     pub fn open_to_repair(place: impl Place, progress: &dyn Progress) -> Result<Self> {
         let storage = place.storage();
         let mended = Self::repair_header(&*storage)?;
@@ -262,9 +259,8 @@ impl Store {
     }
 
     /// Calls `work` with the next epoch, into whose trash it moves files, and then begins that epoch: processes that
-    /// enter from
-    /// now on do not see these files. If the disk is too full for that, takes the store exclusively instead, if
-    /// possible.
+    /// enter from now on do not see these files. If the disk is too full for that, takes the store exclusively instead,
+    /// if possible.
     pub(crate) fn end_epoch(&self, work: impl FnOnce(u64) -> std::io::Result<()>) -> std::io::Result<Left> {
         if self.is_alone() {
             return Ok(Left { oldest: Left::ALONE, _alone: None });
@@ -301,8 +297,7 @@ impl Store {
     }
 
     /// Creates a store in the directory `path`: for its owner alone, or also for the group with this ID. Fails if the
-    /// directory
-    /// contains anything else.
+    /// directory contains anything else.
     pub fn make(path: &Path, group: Option<u32>) -> Result<()> {
         // Another process may be creating the store right now: only a directory without a header and with other files
         // is refused.
@@ -338,8 +333,7 @@ impl Store {
     }
 
     /// Returns the index of all objects, read at first use. It includes objects added later through this store, but not
-    /// those
-    /// that others add.
+    /// those that others add.
     pub fn index(&self) -> Result<Arc<Index>> {
         if let Some(index) = self.index.get() {
             return Ok(index.clone());
@@ -354,8 +348,7 @@ impl Store {
     }
 
     /// Returns a reader of an image's objects. It uses the indexes of the packs that the image's file `packs` lists,
-    /// and falls
-    /// back to all indexes.
+    /// and falls back to all indexes.
     pub(crate) fn objects_of(&self, image: &StoredImage) -> Result<Objects> {
         let packs = if self.index.get().is_some() { BTreeSet::new() } else { image.packs() };
         if packs.is_empty() {

@@ -19,8 +19,7 @@ pub struct Needs {
 
 impl Needs {
     /// Adds the objects that an image needs, and returns how many of them are missing. Chunks of a list that another
-    /// image has
-    /// added are not counted again. Fails if the layout or the manifest cannot be read.
+    /// image has added are not counted again. Fails if the layout or the manifest cannot be read.
     pub fn add(&mut self, image: &StoredImage, objects: &Objects) -> Result<u64> {
         let mut missing = 0;
         for id in named(image)? {

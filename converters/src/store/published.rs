@@ -1,8 +1,6 @@
 //! A second trace of each published image: a copy of its record, by which a vanished image is noticed and a damaged
-//! record
-//! repaired; and a pointer named after its layout, by which an import finds images with the same bits without reading
-//! the
-//! whole store.
+//! record repaired; and a pointer named after its layout, by which an import finds images with the same bits without
+//! reading the whole store.
 //!
 //! ```text
 //! published/name=<name>/version=<n>            a copy of image.json

@@ -116,8 +116,7 @@ pub struct Image {
     /// Its version, from 1.
     pub version: u32,
     /// Features that a reader must support beyond this format, by name. A reader that does not support one of them
-    /// refuses the
-    /// image.
+    /// refuses the image.
     pub features: Vec<String>,
     /// The disk's size in bytes.
     pub disk_size: u64,

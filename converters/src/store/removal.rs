@@ -24,8 +24,7 @@ impl Store {
     }
 
     /// Completes the removal of images: moves their files into the trash, and deletes them as soon as nobody reads them
-    /// any
-    /// more. The caller holds the store's lock.
+    /// any more. The caller holds the store's lock.
     pub(crate) fn finish_removals(&self) -> Result<()> {
         let storage = &**self.storage();
         let failed = |e: io::Error| failed(storage, &e);
@@ -70,8 +69,7 @@ impl Store {
     }
 
     /// Returns the removed versions of an image in ascending order. If the record of one cannot be read, only its
-    /// number is
-    /// known.
+    /// number is known.
     pub fn removed(&self, name: &str) -> Result<Vec<Removed>> {
         let mut removed: Vec<Removed> = Vec::new();
         for version in self.versions_in("removed", name)? {
@@ -90,8 +88,7 @@ impl Store {
     }
 
     /// Makes a version of an image invisible. Its files stay until [`finish_removals`](Self::finish_removals), its
-    /// objects until
-    /// gc. The caller holds the store's lock.
+    /// objects until gc. The caller holds the store's lock.
     pub(crate) fn remove_version(&self, name: &str, version: u32) -> Result<()> {
         let time = self.storage.now();
         let stored = self.version(name, version).or_else(|_| self.published(name, version)).ok();
@@ -106,10 +103,8 @@ impl Store {
     }
 
     /// Records that a version was removed. If the disk is full, the index cache is deleted first. If that is not
-    /// enough, the
-    /// image's own record is renamed to the note, which takes no space unless the name's directory has to be created.
-    /// If even
-    /// that fails, the image's files are deleted before the note is written.
+    /// enough, the image's own record is renamed to the note, which takes no space unless the name's directory has to
+    /// be created. If even that fails, the image's files are deleted before the note is written.
     fn put_removed(&self, key: &str, json: &[u8], name: &str, version: u32) -> io::Result<()> {
         let put = || self.storage.put_if_absent(key, json).map(|_| ());
         let no_room = match put() {
@@ -130,8 +125,7 @@ impl Store {
             }
         }
         // The second record keeps the number from being reused, so the image's files may be deleted first to free
-        // space, if nobody
-        // reads them.
+        // space, if nobody reads them.
         if let Some(_alone) = self.alone()?
             && self.storage.len(&published::copy_key(name, version)).is_ok()
         {

@@ -36,8 +36,7 @@ impl SourceFile {
     }
 
     /// Describes a file that is about to be read. If it was changed just now, waits for the next clock tick of its
-    /// filesystem,
-    /// so that any later change also changes its modification time.
+    /// filesystem, so that any later change also changes its modification time.
     pub(crate) fn before_reading(opened: &DiskFile) -> io::Result<Self> {
         let mut file = Self::of(opened)?;
         for _ in 0..3 {

@@ -68,8 +68,7 @@ pub trait Storage: Send + Sync {
     fn len(&self, key: &str) -> io::Result<u64>;
 
     /// Reads a whole file atomically: never the length of one version with the bytes of another. Fails if it is larger
-    /// than any
-    /// file of its kind ([`check_len`]).
+    /// than any file of its kind ([`check_len`]).
     fn read_all(&self, key: &str) -> io::Result<Vec<u8>>;
 
     /// Converts an I/O error of a file. A file that could not be read is not called damaged ([`Error::is_unreadable`]).
@@ -88,13 +87,11 @@ pub trait Storage: Send + Sync {
     }
 
     /// Writes a file durably, replacing the one under this key. For damaged files and files named by their own digest:
-    /// all
-    /// others never change.
+    /// all others never change.
     fn replace(&self, key: &str, bytes: &[u8]) -> io::Result<()>;
 
     /// Writes several files of one directory durably and atomically: nobody ever sees only some of them. Returns false,
-    /// and
-    /// changes nothing, if the directory already exists.
+    /// and changes nothing, if the directory already exists.
     fn publish(&self, folder: &str, files: &[(&str, &[u8])]) -> io::Result<bool>;
 
     /// Returns the entries of a directory; none if it does not exist.
@@ -109,16 +106,14 @@ pub trait Storage: Send + Sync {
     }
 
     /// Removes a file, or from a directory the files with names that this program uses. Other files stay, and then the
-    /// directory
-    /// stays too. It is no error if nothing exists under the key.
+    /// directory stays too. It is no error if nothing exists under the key.
     fn delete(&self, key: &str) -> io::Result<()>;
 
     /// Renames a file unless the new key exists, and returns true if it did. Needs no free space for the content.
     fn rename(&self, key: &str, to: &str) -> io::Result<bool>;
 
     /// Enters the store, in the current epoch, until the result is dropped or the process ends. Returns `None` while
-    /// another
-    /// process has the store exclusively.
+    /// another process has the store exclusively.
     fn enter(&self) -> io::Result<Option<Lock>>;
 
     /// Returns the number of the current epoch.
@@ -129,8 +124,7 @@ pub trait Storage: Send + Sync {
     fn advance(&self) -> io::Result<u64>;
 
     /// Returns the oldest epoch of those that current users have entered, or the current one if there are no users. The
-    /// caller
-    /// holds the lock.
+    /// caller holds the lock.
     fn oldest(&self) -> io::Result<u64>;
 
     /// Takes the store's removal lock. Returns `None` while another process holds it. Others may use the store
@@ -138,8 +132,7 @@ pub trait Storage: Send + Sync {
     fn lock(&self) -> io::Result<Option<Lock>>;
 
     /// Takes the store exclusively: nobody uses it, and new users wait. Returns `None` while it is in use. The caller
-    /// holds the
-    /// lock.
+    /// holds the lock.
     fn alone(&self) -> io::Result<Option<Lock>>;
 
     /// Waits before `enter`, `lock` or `alone` is tried again.

@@ -74,8 +74,7 @@ impl StoredImage {
     }
 
     /// Returns the packs with its objects, as its file `packs` lists them: most or all of them, and none if that is
-    /// missing. It
-    /// is only a hint: objects are found through all indexes too.
+    /// missing. It is only a hint: objects are found through all indexes too.
     pub(crate) fn packs(&self) -> BTreeSet<PackId> {
         self.read(PACKS).map(|text| pack_list::decode(&text)).unwrap_or_default()
     }

@@ -8,8 +8,7 @@ use mif_formats::mif::PackId;
 const MAX_NAMED: usize = 20;
 
 /// Returns the paths, from the root of the store, of files that this program did not make: the first [`MAX_NAMED`], and
-/// how
-/// many there are in total.
+/// how many there are in total.
 pub(crate) fn strangers(storage: &dyn Storage) -> std::io::Result<(Vec<String>, usize)> {
     let mut found = Strangers { storage, named: Vec::new(), count: 0 };
     found.look("", &|name| TOP.contains(&name))?;

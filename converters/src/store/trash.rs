@@ -6,11 +6,9 @@
 //! ```
 //!
 //! Files go into the trash of the epoch that begins right after. Processes that enter the store in that epoch or later
-//! do
-//! not see the images, and store again the objects that only those packs contain. So once everybody who entered before
-//! has
-//! left, the images can be deleted, and also the packs if a second look at the images finds that they are still not
-//! needed.
+//! do not see the images, and store again the objects that only those packs contain. So once everybody who entered
+//! before has left, the images can be deleted, and also the packs if a second look at the images finds that they are
+//! still not needed.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;

@@ -23,8 +23,7 @@ const LEVEL: i32 = 3;
 /// Adds objects to a store from several threads. Nothing is visible before [`finish`](Self::finish).
 ///
 /// Several images that are imported in parallel each have a writer, made `beside` the others: an object that one of
-/// them
-/// stores is not stored by the others.
+/// them stores is not stored by the others.
 pub struct ObjectWriter {
     shared: Arc<Shared>,
     /// Objects that another writer had claimed but not yet stored when this writer met them.
@@ -157,8 +156,7 @@ impl ObjectWriter {
     }
 
     /// Returns true if the caller must store the object, at once and whatever else fails: it is neither in the store
-    /// nor claimed
-    /// before. A writer made by `only` accepts only its own objects.
+    /// nor claimed before. A writer made by `only` accepts only its own objects.
     #[must_use]
     pub fn claim(&self, id: ObjectId) -> bool {
         let shared = &*self.shared;
@@ -209,8 +207,7 @@ impl ObjectWriter {
     }
 
     /// Adds a large object as a list of chunks unless it already exists. `id` is the BLAKE3 of the whole, or `None` if
-    /// that was
-    /// not computed: then the list is an object of its own kind.
+    /// that was not computed: then the list is an object of its own kind.
     pub fn put_list(&self, id: Option<ObjectId>, chunks: &[Chunk]) -> Result<ObjectId> {
         let list = encode_list(chunks);
         let id = id.unwrap_or_else(|| ObjectId::of_list(&list));

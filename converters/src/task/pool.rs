@@ -26,10 +26,8 @@ struct State<'env> {
 }
 
 /// Calls `work` for each number below `items`, in ascending order, on `threads` threads, and runs all jobs that were
-/// left.
-/// Returns the first error. After an error no item is started, but jobs are still run: others may rely on what a job
-/// has
-/// promised to store.
+/// left. Returns the first error. After an error no item is started, but jobs are still run: others may rely on what a
+/// job has promised to store.
 pub(crate) fn run<'env>(
     threads: usize,
     items: usize,
@@ -72,10 +70,8 @@ pub(crate) fn processors() -> usize {
 }
 
 /// Runs `work` once on each processor, in parallel, so that each thread sets up its buffers only once. `work` loops
-/// over a
-/// shared queue until that is empty or its callback returns true, which means that another thread has failed. Returns
-/// the
-/// first error.
+/// over a shared queue until that is empty or its callback returns true, which means that another thread has failed.
+/// Returns the first error.
 pub(crate) fn on_all_processors(work: impl Fn(&dyn Fn() -> bool) -> Result<()> + Sync) -> Result<()> {
     let failed = AtomicBool::new(false);
     let threads = processors();

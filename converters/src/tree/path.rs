@@ -82,8 +82,7 @@ pub(crate) fn missing(volume: &str, path: &[u8]) -> Error {
 }
 
 /// Resolves `path` from the root of `volume`. Follows symlinks on the way, and one at the end if `follow`. Everything
-/// on the
-/// way must exist, but the end need not.
+/// on the way must exist, but the end need not.
 pub(crate) fn resolve(paths: &impl Paths, volume: &str, path: &[u8], follow: bool) -> Result<Place> {
     let mut links = 0;
     let mut here = Place { volume: volume.to_owned(), path: b"/".to_vec() };

@@ -23,8 +23,7 @@ pub(crate) fn compare(a: &Row, b: &Row) -> Ordering {
 }
 
 /// Returns a row for each path of a volume, in the order of the paths, with the result of `made` for each. `made` gets
-/// the
-/// file's id, its handle in the filesystem, and the row, which has no content yet.
+/// the file's id, its handle in the filesystem, and the row, which has no content yet.
 ///
 /// Rows are made in the order of the nodes, which are freed meanwhile: memory does not suffice for a million of both.
 pub(crate) fn of_listing<T>(

@@ -84,8 +84,7 @@ impl Tree {
     }
 
     /// Returns the root filesystems with the mounts of their fstabs. The first is the default for paths. An image has
-    /// several,
-    /// for example, if its system is updated on a second volume.
+    /// several, for example, if its system is updated on a second volume.
     pub(crate) fn roots(&self) -> &[Root] {
         &self.roots
     }
@@ -128,9 +127,8 @@ impl Tree {
     }
 
     /// Returns the row number of a path as the user writes it. Without a volume, the path is resolved as the image's
-    /// system does,
-    /// across its mounts; with one, within that volume. Symlinks on the way are followed, and one at the end if
-    /// `follow`.
+    /// system does, across its mounts; with one, within that volume. Symlinks on the way are followed, and one at the
+    /// end if `follow`.
     pub fn find(&self, path: &VolumePath, follow: bool) -> Result<usize> {
         let volume = match &path.volume {
             Some(volume) if self.volumes().contains(&volume.as_str()) => volume.as_str(),

@@ -5,8 +5,7 @@ use mif::{PLACEHOLDER, Recipe, is_secret_file};
 use super::value::text_of;
 
 /// Returns the words of a command line, with a placeholder for each password, each hash, each value of a variable used
-/// in
-/// one of them, and each text for a file that contains hashes.
+/// in one of them, and each text for a file that contains hashes.
 pub(super) fn without_secrets(words: Vec<String>, recipe: &Recipe) -> Vec<String> {
     let mut before = String::new();
     let hide = |word: String| {

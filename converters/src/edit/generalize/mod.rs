@@ -247,8 +247,7 @@ pub(super) fn generalize(files: &Files) -> Result<Vec<(Edit, Option<String>)>> {
 }
 
 /// Resets the iSCSI initiator name. Debian's init script generates one if the file requests it, Red Hat's if the file
-/// is
-/// missing.
+/// is missing.
 fn initiator(files: &Files) -> Result<Option<(Edit, Option<String>)>> {
     const PATH: &str = "/etc/iscsi/initiatorname.iscsi";
     const ASKS: &str = "GenerateName=yes\n";

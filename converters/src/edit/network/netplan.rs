@@ -1,6 +1,5 @@
 //! netplan(5): writes a definition to its own file. netplan merges the lists of all files, so the interface's addresses
-//! are
-//! removed from the other files.
+//! are removed from the other files.
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -158,8 +157,7 @@ pub(super) fn configure(files: &Files, network: &Network) -> Result<Vec<Edit>> {
 }
 
 /// Returns the file without matches by MAC address. An interface that was matched and renamed by its address is matched
-/// by
-/// its name instead. Returns `None` if there is nothing to change, or the file cannot be parsed.
+/// by its name instead. Returns `None` if there is nothing to change, or the file cannot be parsed.
 pub(in crate::edit) fn without_macs(text: &str) -> Option<String> {
     let mut yaml = Yaml::parse(text).ok()?;
     let root = yaml.get_mut("network")?;

@@ -21,8 +21,7 @@ pub(super) enum Yaml {
 
 impl Yaml {
     /// Parses a file of one document; an empty file is an empty mapping. Fails with the reason if the file is
-    /// malformed, or uses
-    /// features that are not supported here (anchors, several documents).
+    /// malformed, or uses features that are not supported here (anchors, several documents).
     pub(super) fn parse(text: &str) -> Result<Yaml, String> {
         if text.len() > MAX_FILE {
             return Err(format!("the file is longer than {MAX_FILE} bytes"));

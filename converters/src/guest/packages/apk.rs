@@ -1,6 +1,5 @@
 //! apk's database: `lib/apk/db/installed`, with a paragraph for each package, and a letter and a colon before each
-//! value
-//! (Alpine wiki, "Apk spec").
+//! value (Alpine wiki, "Apk spec").
 
 use super::{Databases, FoundPackages, Package, text};
 use crate::error::Result;

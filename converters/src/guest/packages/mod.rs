@@ -23,8 +23,7 @@ use crate::tree::mounts::Devices;
 use crate::tree::view::Tree;
 
 /// The maximum size of a database in bytes, because it is read into memory. With thousands of packages, a database
-/// takes
-/// some tens of megabytes.
+/// takes some tens of megabytes.
 const MAX_DATABASE: u64 = 256 << 20;
 
 /// The directories of package databases. A file is ignored unless it lies under one of these directories.
@@ -104,8 +103,7 @@ pub(crate) fn table<'r>(
 }
 
 /// Returns the rows that determine the packages: if these rows are equal, so are the packages. Any directory in a
-/// database's
-/// path may be a volume of its own, whose paths begin there.
+/// database's path may be a volume of its own, whose paths begin there.
 pub(crate) fn database_rows(rows: &[Row]) -> impl Iterator<Item = &Row> {
     let is_below = |path: &[u8], folder: &str| {
         let slashes = folder.match_indices('/').map(|(i, _)| &folder[i..]).filter(|rest| rest.len() > 1);

@@ -23,8 +23,7 @@ impl<'a> Paths<'a> {
     }
 
     /// Returns the manifest's name for `path` if it exists, with its volume unless that is the database's root. Follows
-    /// symlinks
-    /// on the way, but not one at the end.
+    /// symlinks on the way, but not one at the end.
     pub(super) fn find(&self, path: &[u8]) -> Option<String> {
         let path = path.strip_suffix(b"/").unwrap_or(path);
         let (folder, name) = path.split_at(path.iter().rposition(|b| *b == b'/')?);

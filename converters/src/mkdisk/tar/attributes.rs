@@ -18,8 +18,7 @@ const SELINUX: &[u8] = b"security.selinux";
 const MAX_NAMES: u64 = 4 << 20;
 
 /// Returns the attributes in a member's pax records, sorted by name, and its ACLs in text form: the attribute of each,
-/// and
-/// its text.
+/// and its text.
 pub(super) fn read(pax: &Records) -> (Vec<Xattr>, Vec<(&'static str, Vec<u8>)>) {
     // An attribute may be present in several forms: the one that preserves every byte counts.
     let mut xattrs: BTreeMap<Vec<u8>, (u8, Vec<u8>)> = BTreeMap::new();
@@ -108,8 +107,7 @@ fn decode_base64(text: &[u8]) -> Option<Vec<u8>> {
 /// Converts the ACLs of all members to attributes. Returns notes on names that were looked up on the local machine.
 ///
 /// Names get their numbers from the tree's own `/etc/passwd` and `/etc/group`, or else from the local machine's, as
-/// when tar
-/// extracts the tree here. Fails with the member's path and the reason.
+/// when tar extracts the tree here. Fails with the member's path and the reason.
 pub(super) fn resolve_acls(
     members: &mut Members,
     source: &dyn Source,

@@ -5,8 +5,7 @@
 //! tree.
 //!
 //! Of the crate `tar`, only the header fields are used: its reader splits pax records at newlines, which may occur in
-//! an
-//! xattr, and does not know the sparse files of pax.
+//! an xattr, and does not know the sparse files of pax.
 
 mod attributes;
 mod records;
@@ -38,8 +37,7 @@ const COMPRESSED: [(&[u8], &str); 4] =
     [(b"\x1f\x8b", "zcat"), (b"\x28\xb5\x2f\xfd", "zstdcat"), (b"\xfd7zXZ\0", "xzcat"), (b"BZh", "bzcat")];
 
 /// Reads the members of the tar in `source`, which `label` names in errors. Later members replace earlier ones with the
-/// same
-/// path. Also returns notes for the user, as sentences.
+/// same path. Also returns notes for the user, as sentences.
 pub(super) fn of_tar(source: &dyn Source, label: &str) -> Result<(Members, Vec<String>)> {
     let reader = Reader {
         source,
@@ -196,10 +194,8 @@ impl Reader<'_> {
     }
 
     /// Returns true if data follows the header of a type that has none. Some writers give a hard link the size of its
-    /// file and
-    /// write no data (GNU tar and libarchive read it so); pax allows data after a hard link, and others write it. The
-    /// place of the
-    /// next header decides: directly after this one, or only at `end`, after the data.
+    /// file and write no data (GNU tar and libarchive read it so); pax allows data after a hard link, and others write
+    /// it. The place of the next header decides: directly after this one, or only at `end`, after the data.
     fn has_data(&self, start: u64, end: Option<u64>) -> bool {
         match (self.what_is_at(start), end.map(|end| self.what_is_at(end))) {
             (Next::Header, _) => false,

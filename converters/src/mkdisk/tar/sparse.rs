@@ -90,8 +90,7 @@ impl Reader<'_> {
 }
 
 /// Places the parts of a map (offset and length in the file), which are stored consecutively in the tar at `at` in
-/// `len`
-/// bytes. Returns `None` if they overlap, exceed the file's size `real`, or need more than `len` bytes.
+/// `len` bytes. Returns `None` if they overlap, exceed the file's size `real`, or need more than `len` bytes.
 fn place(map: &[(u64, u64)], real: u64, mut at: u64, len: u64) -> Option<Parts> {
     let mut parts = Vec::new();
     let (mut end, mut left) = (0, len);

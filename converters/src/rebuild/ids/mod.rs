@@ -1,12 +1,9 @@
 //! New identities: UUIDs of filesystems and swap, serial numbers of FATs, GUIDs and the signature of the partition
-//! table; and
-//! the files of the disk that refer to the old ones.
+//! table; and the files of the disk that refer to the old ones.
 //!
 //! Old and new identities have the same length, so references are rewritten in place: in text files of `/etc`, of
-//! `/boot`, of
-//! the EFI system partition and of vendors' directories in `/usr`, in unsigned boot programs, and in the names of
-//! systemd
-//! units.
+//! `/boot`, of the EFI system partition and of vendors' directories in `/usr`, in unsigned boot programs, and in the
+//! names of systemd units.
 
 mod references;
 mod report;
@@ -133,8 +130,7 @@ impl Identities {
     }
 
     /// Replaces old identities in the files of `rows`, in symlinks, and in the names of systemd units. Returns the
-    /// changed rows
-    /// and their contents. `objects` are the store's.
+    /// changed rows and their contents. `objects` are the store's.
     pub(super) fn rewrite(
         &mut self,
         rows: &[&Row],
@@ -313,7 +309,7 @@ fn is_unit(path: &[u8]) -> bool {
     memchr::memmem::find(path, b"/systemd/").is_some()
 }
 
-/// Whether a file is a UEFI program and signed. A change would break the signature.
+/// The kind of a file: a UEFI program, signed or not, or another file. A change would break a signature.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Signature {
     Unsigned,

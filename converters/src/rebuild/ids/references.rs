@@ -10,8 +10,7 @@ use crate::error::Result;
 const WINDOW: u64 = 4 << 20;
 
 /// Old identities in lower case with their replacements, in the forms found in text: plain, and with dashes escaped as
-/// in
-/// names of systemd units (systemd.unit(5)).
+/// in names of systemd units (systemd.unit(5)).
 pub(super) struct References(Vec<(Vec<u8>, Vec<u8>)>);
 
 impl References {

@@ -30,8 +30,7 @@ struct Spec {
 
 impl Labels {
     /// Reads the image's policy. Returns `None` if it has none, or if SELinux is disabled. `text` reads a file of the
-    /// image; a
-    /// file that does not exist is empty.
+    /// image; a file that does not exist is empty.
     pub(super) fn read(text: impl Fn(&str) -> Result<String>) -> Result<Option<Self>> {
         let config = text("/etc/selinux/config")?;
         let value = |key: &str| {
@@ -92,8 +91,7 @@ fn compile(pattern: &str) -> Option<Regex> {
 }
 
 /// Parses the lines of a policy, and sorts them in the order of lookup: plain paths before patterns, and later lines
-/// before
-/// earlier ones.
+/// before earlier ones.
 fn specs(lines: &str) -> Vec<Spec> {
     let (mut plain, mut patterns) = (Vec::new(), Vec::new());
 

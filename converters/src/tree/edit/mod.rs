@@ -47,8 +47,7 @@ struct EditedVolume {
     /// By path. Clones share the rows that are not edited.
     rows: BTreeMap<Arc<[u8]>, Arc<Row>>,
     /// Further rows of paths that a damaged directory contains more than once. No edit reaches them, and a volume with
-    /// such rows
-    /// is not planned; they are kept so that nothing is lost silently.
+    /// such rows is not planned; they are kept so that nothing is lost silently.
     doubled: Vec<Arc<Row>>,
 }
 
@@ -120,8 +119,7 @@ impl Files {
     }
 
     /// Returns the volumes by their role in the image's system: the mount point in its fstab, `/` for the root, or the
-    /// volume's
-    /// own name if it is not mounted.
+    /// volume's own name if it is not mounted.
     pub(crate) fn roles(&self) -> BTreeMap<String, String> {
         let role = |volume: &String| match &self.root {
             Some(root) if root.volume == *volume => "/".to_owned(),
@@ -446,8 +444,7 @@ impl Files {
     }
 
     /// Sets the content of the regular file at a place, and keeps everything except its times and the attributes that
-    /// describe
-    /// the old content.
+    /// describe the old content.
     pub(crate) fn replace(&mut self, place: &Place, content: NewContent) -> Result<()> {
         let (time, body, size) = (self.time, content.body(), content.source.len());
         self.new.insert(content.id, content);

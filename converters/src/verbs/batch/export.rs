@@ -74,8 +74,7 @@ pub struct ExportSummary {
 }
 
 /// Exports every image of the store to the directory, which is created if it does not exist, as `NAME.SUFFIX`.
-/// Continues
-/// after images that cannot be exported. Fails if there are no images, or if the user interrupts it.
+/// Continues after images that cannot be exported. Fails if there are no images, or if the user interrupts it.
 pub fn export_all(
     store: &Store,
     folder: &Path,

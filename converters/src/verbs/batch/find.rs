@@ -55,8 +55,7 @@ const NO_DISKS: [&str; 5] = ["iso9660", "udf", "squashfs", "cramfs", "erofs"];
 
 /// Finds the images that `paths` stand for: a file stands for itself, a directory for the disk images in it and in its
 /// subdirectories. Extents of another image are skipped. A backing file is an image of its own, because the image above
-/// it
-/// does not contain all of its bits.
+/// it does not contain all of its bits.
 pub(super) fn find(paths: &[PathBuf], options: &OpenOptions, progress: &dyn Progress) -> Result<FoundImages> {
     progress.stage("finding disk images", 0);
     let mut found = FoundImages::default();
@@ -131,10 +130,8 @@ pub(super) fn find(paths: &[PathBuf], options: &OpenOptions, progress: &dyn Prog
 }
 
 /// Returns the options with the directories among `paths` trusted: images may open files in them. A directory stands
-/// for
-/// everything in it, and a disk's parent is often in another directory of the library. Links from the directory to the
-/// outside
-/// are not followed.
+/// for everything in it, and a disk's parent is often in another directory of the library. Links from the directory to
+/// the outside are not followed.
 pub(super) fn trusting(paths: &[PathBuf], options: &OpenOptions) -> OpenOptions {
     let mut options = options.clone();
     let folders = paths.iter().filter(|path| path.is_dir());
@@ -159,10 +156,9 @@ struct File {
 }
 
 /// Adds the files in a directory and its subdirectories, by name. Links to files come last, so that a file and a link
-/// to it
-/// are listed under the file's name. Links to directories are not followed. A directory that cannot be read is reported
-/// as an
-/// image with a problem. All directories are opened relative to the first, so none can be replaced by a link meanwhile.
+/// to it are listed under the file's name. Links to directories are not followed. A directory that cannot be read is
+/// reported as an image with a problem. All directories are opened relative to the first, so none can be replaced by a
+/// link meanwhile.
 fn walk(
     folder: &Path,
     files: &mut Vec<File>,
@@ -277,8 +273,7 @@ fn judge(file: ImageFile) -> Result<Judged> {
 }
 
 /// Returns true if a file that another image names as its extent can only be an extent: it is raw, or of a format whose
-/// disks
-/// have extents. A file of another format is an image of its own.
+/// disks have extents. A file of another format is an image of its own.
 fn is_part(path: &Path, options: &OpenOptions) -> bool {
     let format = container::open_image_file(path, options).and_then(|file| container::probe(&file));
     format.is_ok_and(|format| format.is_none_or(|format| format.name() == "vmdk"))

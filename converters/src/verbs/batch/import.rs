@@ -137,10 +137,8 @@ struct Planned {
 }
 
 /// Imports all images that `paths` stand for: files, and the disk images in directories. Continues after images that
-/// cannot be
-/// imported. Fails if there are no images, if two would get the same name, if the user interrupts it, or if the store
-/// cannot
-/// be written to.
+/// cannot be imported. Fails if there are no images, if two would get the same name, if the user interrupts it, or if
+/// the store cannot be written to.
 pub fn import_all(
     store: &Store,
     paths: &[PathBuf],

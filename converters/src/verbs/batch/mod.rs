@@ -22,8 +22,7 @@ pub use self::originals::Comparison;
 pub use self::verify::{ImageCheck, LibraryReport, VerifyAllOptions, verify_all};
 
 /// Finds the disk images that `paths` stand for, as an import does: files, and the disk images in directories. Makes
-/// `options`
-/// trust the directories, as an import does.
+/// `options` trust the directories, as an import does.
 pub fn disk_images(
     paths: &[PathBuf],
     options: &mut OpenOptions,

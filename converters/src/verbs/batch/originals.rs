@@ -57,8 +57,7 @@ impl Comparison {
 }
 
 /// Matches images with originals, by their numbers: each with the file of the same name whose path agrees longest at
-/// its end,
-/// or else with one whose name yields the image's name. An error is the reason why an image is not compared.
+/// its end, or else with one whose name yields the image's name. An error is the reason why an image is not compared.
 pub(super) fn matches(images: &[Image], originals: &[FoundImage]) -> Vec<Result<Option<usize>, String>> {
     let last_imports = last_imports(images);
     let paths: Vec<PathBuf> = originals.iter().map(|original| resolved(&original.path)).collect();

@@ -59,8 +59,7 @@ pub struct ImageCheck {
     /// The image, as `name@version`.
     pub image: String,
     /// True if its record, layout and manifest match their digests, each file's content matches its BLAKE3 and SHA-1,
-    /// and every
-    /// byte of its disk can be read.
+    /// and every byte of its disk can be read.
     pub whole: bool,
     /// What the image has lost, if anything.
     pub lost: Option<LostImage>,

@@ -26,8 +26,7 @@ struct Wanted {
 }
 
 /// Replaces the content `old`, a local file or a SHA-1 in hex, with the content of the local file `new`, in the next
-/// version
-/// of each image. The files keep everything except their times.
+/// version of each image. The files keep everything except their times.
 pub fn replace(
     store: &Store,
     old: &Path,

@@ -43,8 +43,7 @@ pub struct ImagePackage {
 }
 
 /// Returns the packages of `image`, or of the newest version of every image of the store. With `name`, a pattern with
-/// `*` and
-/// `?`, only the packages whose names match.
+/// `*` and `?`, only the packages whose names match.
 pub fn packages(
     store: &Path,
     image: Option<&OpenImage>,

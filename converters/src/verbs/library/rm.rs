@@ -17,8 +17,7 @@ pub struct RmReport {
 }
 
 /// Removes versions of images from a store that was opened for removal: the version that a name specifies, or all
-/// versions if
-/// it specifies none. Unless `force`, nothing is removed if any of them has a tag.
+/// versions if it specifies none. Unless `force`, nothing is removed if any of them has a tag.
 pub fn rm(store: &Store, names: &[ImageName], force: bool) -> Result<RmReport> {
     store.check_may_remove()?;
     let mut chosen: Vec<(String, u32)> = Vec::new();

@@ -1,6 +1,5 @@
 //! `export` and `convert`: write a stored image, or one in another container, to a disk image file. A stored image may
-//! be
-//! resized or get new identities in the process: that is a rebuild whose result is written but not kept.
+//! be resized or get new identities in the process: that is a rebuild whose result is written but not kept.
 
 use std::io::IsTerminal;
 use std::path::{Path, PathBuf};
@@ -67,8 +66,7 @@ pub struct ExportReport {
 }
 
 /// Writes the disk of `image` to `path`: a file, which appears only when it is complete, a block device, or standard
-/// output
-/// (`-`). Follows a symbolic link.
+/// output (`-`). Follows a symbolic link.
 pub fn export(
     image: &OpenImage,
     path: &Path,
@@ -285,8 +283,7 @@ fn reshape<'i>(
 }
 
 /// Returns the name of the backing file in the image at `output`: a relative path if it is under the same directory, so
-/// that
-/// both can be moved together; otherwise, or if `output` is a symbolic link, its absolute path.
+/// that both can be moved together; otherwise, or if `output` is a symbolic link, its absolute path.
 fn backing_name(base: &Path, output: &Path) -> Result<String> {
     let found = base.canonicalize().map_err(|e| Error::io(base, &e))?;
     let folder = match output.parent() {

@@ -1,6 +1,5 @@
 //! rpm's database in Berkeley DB: a hash with a package header under each number (Berkeley DB 4.8 and 5.3; the pages
-//! are in
-//! `dbinc/db_page.h`). All pages are read in order, which does not need the hash.
+//! are in `dbinc/db_page.h`). All pages are read in order, which does not need the hash.
 
 use std::cell::Cell;
 

@@ -1,6 +1,5 @@
 //! The header of a package in rpm's database (RPM's reference manual, "Header structure"): an index of tags, and the
-//! data
-//! that they refer to. All numbers are big-endian.
+//! data that they refer to. All numbers are big-endian.
 
 /// Tags with their numbers in `rpmtag.h`.
 pub(super) mod tag {

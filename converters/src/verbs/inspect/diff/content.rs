@@ -19,8 +19,7 @@ const MAX_TEXT: u64 = 4 << 20;
 const PATIENCE: Duration = Duration::from_millis(500);
 
 /// Returns true if two regular files have the same content, by digest if both have one. Two unreadable files count as
-/// the
-/// same; both readers warn about them.
+/// the same; both readers warn about them.
 pub(super) fn same_content(trees: [&Tree; 2], rows: [Option<usize>; 2]) -> Result<bool> {
     let [Some(i), Some(j)] = rows else { return Ok(false) };
     let (x, y) = (&trees[0].rows()[i], &trees[1].rows()[j]);

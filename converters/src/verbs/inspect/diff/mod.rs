@@ -93,8 +93,7 @@ pub fn diff(
 }
 
 /// Maps volumes of the second tree to volumes of the first: by name, except that root filesystems match each other
-/// whatever
-/// the names of their partitions.
+/// whatever the names of their partitions.
 pub(crate) fn volume_names(trees: [&Tree; 2]) -> HashMap<String, String> {
     let mut names: HashMap<String, String> =
         trees[1].volumes().into_iter().map(|name| (name.to_owned(), name.to_owned())).collect();

@@ -62,8 +62,7 @@ impl<'a> Owners<'a> {
 }
 
 /// Counts changes by the package that owns the path after the change or, if the path was removed, owned it before. With
-/// `all`,
-/// also includes packages whose version changed, even if none of their paths did.
+/// `all`, also includes packages whose version changed, even if none of their paths did.
 pub(super) fn by_package(
     names: &HashMap<String, String>,
     changes: &[Change],

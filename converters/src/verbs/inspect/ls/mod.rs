@@ -19,8 +19,7 @@ pub struct LsReport {
     #[serde(skip)]
     pub folder: Vec<u8>,
     /// The mount point of the listed volume in the image's fstab, if the path was given without a volume; empty for the
-    /// root
-    /// volume. With this prefix, the paths can be passed back.
+    /// root volume. With this prefix, the paths can be passed back.
     #[serde(skip)]
     pub point: String,
     /// The rows of the entries, each with the SHA-1 computed for it. Entries are made on demand, because there may be
@@ -52,8 +51,7 @@ pub struct LsEntry {
     pub volume: String,
     pub path: String,
     /// The path's bytes in hex, if they are not UTF-8: then `path` contains an escape for each byte, which may also be
-    /// the text
-    /// of another path.
+    /// the text of another path.
     #[serde(rename = "path_bytes", skip_serializing_if = "Option::is_none")]
     pub path_hex: Option<String>,
     /// The path as it is on the disk, UTF-8 or not.
@@ -120,8 +118,7 @@ impl LsEntry {
 #[derive(Debug, Clone, Default)]
 pub struct LsOptions {
     /// The directory whose entries are listed, or a file. Without a path: the root filesystem's root, or with
-    /// `recursive` every
-    /// volume.
+    /// `recursive` every volume.
     pub path: Option<VolumePath>,
     /// List directories recursively.
     pub recursive: bool,

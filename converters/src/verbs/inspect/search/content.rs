@@ -47,10 +47,8 @@ impl WantedContents {
     }
 
     /// Adds the SHA-1s of a list: the first word of 40 hex digits in each line, as in the output of `sha1sum` and in
-    /// hash sets such
-    /// as NSRL's (including quoted and comma-separated words). Lines without one, such as headings, are skipped. Fails
-    /// if the list
-    /// adds none.
+    /// hash sets such as NSRL's (including quoted and comma-separated words). Lines without one, such as headings, are
+    /// skipped. Fails if the list adds none.
     pub fn add_sha1_list(&mut self, path: &Path) -> Result<()> {
         let mut list = BufReader::new(open(path, MAX_CONTENT)?);
         let before = self.sha1.len();
@@ -101,8 +99,7 @@ fn digest<const N: usize>(hex: &str) -> Option<[u8; N]> {
 }
 
 /// Returns the rows of the image in `folder` that may have one of `contents`, in ascending order; `None` if the image
-/// has no
-/// file of digests, so that every row may.
+/// has no file of digests, so that every row may.
 pub(super) fn candidates(
     storage: &dyn Storage,
     folder: &str,

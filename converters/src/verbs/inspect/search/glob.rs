@@ -6,8 +6,7 @@ use memchr::memmem::Finder;
 use crate::error::{Error, Result};
 
 /// A pattern as in shells: `*`, `?` and `[a-z]` within a name, `**` for any number of directories. A pattern without a
-/// slash
-/// matches the last component of a path, one with a slash the whole path.
+/// slash matches the last component of a path, one with a slash the whole path.
 #[derive(Debug, Clone)]
 pub struct PathGlob {
     /// `None` if the pattern is plain text.
@@ -34,8 +33,7 @@ impl PathGlob {
             Error::usage(format!("invalid pattern \"{text}\": at character {}: {}", e.pos + 1, e.msg))
         })?;
         // The text in brackets is not plain: plain text is before the first bracket, between other special characters.
-        // `**/` may
-        // match nothing, so the slash next to it is not plain either.
+        // `**/` may match nothing, so the slash next to it is not plain either.
         let plain = text.split('[').next().unwrap_or("");
         let inner = plain.split(['*', '?']).map(|part| part.trim_matches('/')).max_by_key(|part| part.len());
         Ok(PathGlob {

@@ -1,6 +1,5 @@
 //! `search`: finds files of all images by path, content, owner, mode, size, time and extended attributes. Reads only
-//! the
-//! columns of a manifest that the query needs, and only the rows that are still candidates.
+//! the columns of a manifest that the query needs, and only the rows that are still candidates.
 
 mod content;
 mod file;

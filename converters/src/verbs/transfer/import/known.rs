@@ -13,8 +13,7 @@ pub(crate) fn there(store: &Store, name: &str, version: u32) -> Option<StoredIma
 }
 
 /// Fails unless the name is free or belongs to this file. A name belongs to the file that was last imported under it,
-/// or to
-/// the command that made the image.
+/// or to the command that made the image.
 pub(crate) fn check_owner(store: &Store, opened: &Opened<'_>) -> Result<()> {
     let name = opened.name;
     let mut made_by = None;
@@ -59,9 +58,8 @@ fn is_same_file(path: &Path, recorded: &Path) -> bool {
 }
 
 /// Returns the image of the last import of this disk under its name, if its files have not changed since, these options
-/// would
-/// produce the same image, and the stored image is intact. Reads its layout, manifest and tables to find out, and with
-/// `verify` its objects too.
+/// would produce the same image, and the stored image is intact. Reads its layout, manifest and tables to find out, and
+/// with `verify` its objects too.
 pub(crate) fn known(store: &Store, opened: &Opened<'_>, options: &ImportOptions) -> Result<Option<Image>> {
     // Devices have no reliable modification time.
     if opened.disk.files.iter().any(|file| !file.metadata().is_ok_and(|meta| meta.is_file())) {
@@ -86,8 +84,7 @@ pub(crate) fn known(store: &Store, opened: &Opened<'_>, options: &ImportOptions)
 }
 
 /// Returns the files of an image that are missing, damaged or do not match its record; includes `image.json` if the
-/// record
-/// itself is damaged.
+/// record itself is damaged.
 pub(crate) fn damaged_parts(store: &Store, stored: &StoredImage) -> Result<Vec<&'static str>> {
     let Image { name, version, .. } = &stored.image;
     let first = readable(store.version(name, *version))?;

@@ -36,8 +36,7 @@ pub struct ImportReport {
     /// Its container format.
     pub format: String,
     /// `imported`; `unchanged` if the newest version of that name already is this disk; `repaired` if it is, and parts
-    /// of it were
-    /// damaged.
+    /// of it were damaged.
     pub result: &'static str,
     /// The image, as `name@version`.
     pub image: String,

@@ -41,8 +41,7 @@ pub(crate) fn damaged_objects(
 }
 
 /// Reads a stored disk and its files back. Objects that were already in the store but have no undamaged copy are stored
-/// again
-/// from the disk.
+/// again from the disk.
 pub(crate) struct ReadBack<'a> {
     store: &'a Store,
     opened: &'a Opened<'a>,
@@ -79,8 +78,7 @@ impl<'a> ReadBack<'a> {
     }
 
     /// Reads the content of files that the layout does not need. Returns what was stored again, and the number of
-    /// damaged
-    /// objects.
+    /// damaged objects.
     pub(crate) fn files(mut self, rows: &[Row]) -> Result<(WriterStats, usize)> {
         let checked = std::mem::take(&mut self.checked);
         self.store_again(rows.iter().filter_map(Row::object).filter(|id| !checked.contains(id)))?;

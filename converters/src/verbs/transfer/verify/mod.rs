@@ -36,8 +36,7 @@ pub struct VerifyReport {
 #[derive(Debug, Clone, Serialize)]
 pub struct BitsReport {
     /// The offset of the first byte that differs on the disk. A shorter disk differs from its end on, unless the rest
-    /// of the other
-    /// one is zero.
+    /// of the other one is zero.
     pub first: u64,
     /// The number of bytes that differ.
     pub bytes: u64,
@@ -54,8 +53,7 @@ pub struct BitsReport {
 #[derive(Debug, Clone, Default, Serialize)]
 pub struct FilesReport {
     /// True if both images have the same paths, with the same type, metadata and content. Access times and inode
-    /// numbers are
-    /// ignored.
+    /// numbers are ignored.
     pub same: bool,
     /// The number of paths that were compared.
     pub compared: u64,
