@@ -1,4 +1,4 @@
-//! Scans a disk: its partitions, the volume on each, and where each volume lies.
+//! Scans a disk: its partitions, the volume on each, and the place of each volume.
 
 use std::sync::Arc;
 
@@ -12,7 +12,7 @@ use super::volume::{DiskOffset, VolumeExtent, VolumeOffset, VolumeSource, on_dis
 use crate::error::Result;
 use crate::store::{FilesystemRecord, VolumeRecord, volume_name};
 
-/// A disk with its volumes found.
+/// A disk and its volumes.
 pub struct Scan {
     /// The disk.
     pub disk: Arc<dyn Source>,
@@ -26,16 +26,16 @@ pub struct Scan {
 
 /// A volume on a disk.
 pub struct ScannedVolume {
-    /// `p` and the partition's slot; a logical volume's `group/volume`.
+    /// `p` and the partition's slot; for a logical volume `group/volume`.
     pub name: String,
     /// Its content.
     pub content: Recognized,
-    /// Where it lies on the disk, in volume order and gap-free.
+    /// Its place on the disk, in volume order and without gaps.
     pub extents: Vec<VolumeExtent>,
 }
 
 impl ScannedVolume {
-    /// The filesystem, if there is one that can be read.
+    /// Returns the filesystem, if there is a readable one.
     #[must_use]
     pub fn filesystem(&self) -> Option<&dyn Filesystem> {
         match &self.content {
@@ -44,13 +44,13 @@ impl ScannedVolume {
         }
     }
 
-    /// The disk ranges (start, length) of `len` bytes at `offset` of the volume, in volume order.
+    /// Returns the disk ranges (start, length) of `len` bytes at `offset` of the volume, in volume order.
     pub fn on_disk(&self, offset: VolumeOffset, len: u64) -> impl Iterator<Item = (DiskOffset, u64)> + '_ {
         on_disk(&self.extents, offset, len)
     }
 
-    /// Lists its files; none if it has no filesystem that can be listed. Adds unreadable parts to `complaints`, as
-    /// sentences.
+    /// Lists its files; returns `None` if it has no filesystem that can be listed. Adds unreadable parts to
+    /// `complaints`, as sentences.
     pub(crate) fn list(&self, complaints: &mut Vec<String>) -> Result<Option<Listing>> {
         let Some(fs) = self.filesystem() else { return Ok(None) };
         let listing = match walk(fs) {
@@ -66,7 +66,7 @@ impl ScannedVolume {
         Ok(Some(listing))
     }
 
-    /// Its entry in `image.json`.
+    /// Returns its entry in `image.json`.
     #[must_use]
     pub fn record(&self) -> VolumeRecord {
         let content = match &self.content {
@@ -78,12 +78,12 @@ impl ScannedVolume {
 }
 
 impl Scan {
-    /// One of its volumes, to be read.
+    /// Returns one of its volumes as a source.
     pub(crate) fn volume(&self, volume: &ScannedVolume) -> VolumeSource {
         VolumeSource::new(self.disk.clone(), volume.extents.clone())
     }
 
-    /// Scans a disk. Only a failing read is an error; unknown or broken structures are warnings.
+    /// Scans a disk. Fails only if a read fails; unknown or broken structures are warnings.
     pub fn new(disk: Arc<dyn Source>) -> Result<Self> {
         let table = partition::read(&*disk)?;
         let mut volumes: Vec<ScannedVolume> =
@@ -108,7 +108,7 @@ fn scan_volume(disk: &Arc<dyn Source>, partition: &Partition) -> Result<ScannedV
     Ok(ScannedVolume { name: volume_name(partition.slot), content, extents })
 }
 
-/// Adds the linear logical volumes that lie in partitions, as `group/volume`.
+/// Adds the linear logical volumes in the partitions, as `group/volume`.
 fn scan_logical_volumes(
     disk: &Arc<dyn Source>,
     partitions: &[Partition],

@@ -1,4 +1,4 @@
-//! A volume as a source, wherever its parts lie on the disk.
+//! A volume as a source, independent of the places of its parts on the disk.
 
 use std::ops::{Add, Sub};
 use std::sync::Arc;
@@ -37,14 +37,14 @@ macro_rules! offset {
 
 offset!(DiskOffset VolumeOffset);
 
-/// A volume of a disk, wherever its parts lie.
+/// A volume of a disk.
 pub(crate) struct VolumeSource {
     disk: Arc<dyn Source>,
     extents: Vec<VolumeExtent>,
 }
 
 impl VolumeSource {
-    /// The volume on these `extents` of `disk`, which lie side by side on the volume.
+    /// Returns the volume on these `extents` of `disk`, which are consecutive on the volume.
     pub(crate) fn new(disk: Arc<dyn Source>, extents: Vec<VolumeExtent>) -> Self {
         VolumeSource { disk, extents }
     }
@@ -65,14 +65,14 @@ impl Source for VolumeSource {
     }
 }
 
-/// A run of bytes of a volume, and where they are on the disk.
+/// A run of bytes of a volume and its place on the disk.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct VolumeExtent {
-    /// First byte on the volume.
+    /// The first byte on the volume.
     pub volume: VolumeOffset,
-    /// First byte on the disk.
+    /// The first byte on the disk.
     pub disk: DiskOffset,
-    /// How many bytes.
+    /// The number of bytes.
     pub len: u64,
 }
 
@@ -84,8 +84,7 @@ impl VolumeExtent {
     }
 }
 
-/// The disk ranges (start, length) of `len` bytes at `offset` of the volume that lies in `extents`, in volume
-/// order.
+/// Returns the disk ranges (start, length) of `len` bytes at `offset` of the volume on `extents`, in volume order.
 pub(crate) fn on_disk(
     extents: &[VolumeExtent],
     offset: VolumeOffset,
@@ -100,7 +99,7 @@ pub(crate) fn on_disk(
     })
 }
 
-/// Reads bytes of the volume that lies in `extents` of `disk`, from byte `offset` of the volume on. It has that many.
+/// Reads bytes at `offset` of the volume on `extents` of `disk`. The volume must have that many bytes.
 pub(crate) fn read_at(
     disk: &dyn Source,
     extents: &[VolumeExtent],

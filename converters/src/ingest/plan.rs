@@ -12,8 +12,8 @@ use crate::disk::scan::{Scan, ScannedVolume};
 use crate::disk::volume::VolumeOffset;
 use crate::error::Result;
 
-/// How many bytes of holes are hashed for one image. A file that would go over it is stored all the same, but
-/// has no digests: zeros from nowhere are not worth minutes.
+/// How many bytes of holes are hashed for one image. A file that would exceed this limit is stored too, but without
+/// digests: hashing zeros that are stored nowhere is not worth minutes.
 pub(crate) const MAX_HASHED_HOLES: u64 = 8 << 30;
 
 /// All files of a disk.
@@ -24,13 +24,13 @@ pub(super) struct ReadPlan {
     pub files: Vec<PlannedFile>,
     /// The position in `files` of each file of a volume.
     pub by_file: FileNumbers,
-    /// The disk ranges that are content of exactly one file, sorted. All else is residue.
+    /// The disk ranges that are content of exactly one file, sorted. Everything else is residue.
     pub content: Vec<Range<u64>>,
     /// Warnings about what could not be read, as sentences.
     pub complaints: Vec<String>,
 }
 
-/// The numbers of files, by volume and by their ids there.
+/// The numbers of files by volume and by their ids there.
 #[derive(Default)]
 pub(super) struct FileNumbers(Vec<Vec<u32>>);
 
@@ -42,7 +42,7 @@ impl FileNumbers {
         self.0[volume][id.index()] = u32::try_from(file).expect("a volume has fewer inodes than 2³²");
     }
 
-    /// The number of a regular file. `None` for other types, and for a file that cannot be read.
+    /// Returns the number of a regular file. `None` for other types, and for a file that cannot be read.
     pub(super) fn get(&self, volume: usize, file: FileId) -> Option<usize> {
         self.0[volume].get(file.index()).filter(|number| **number != NONE).map(|number| *number as usize)
     }
@@ -54,7 +54,7 @@ pub(super) struct PlannedFile {
     pub size: u64,
     /// Where its bytes are, in file order, gap-free.
     pub pieces: Vec<DiskPiece>,
-    /// True if its disk ranges are its own: only then are they content in the layout.
+    /// True if its disk ranges belong to it alone: only then are they content in the layout.
     pub owns_its_ranges: bool,
     /// True if its digests are computed.
     pub hashed: bool,
@@ -65,9 +65,9 @@ pub(super) struct PlannedFile {
 pub(super) enum DiskPiece {
     /// `len` bytes at `offset` of the disk.
     Disk { offset: u64, len: u64 },
-    /// `len` zeros that are nowhere.
+    /// `len` zeros that are not stored.
     Zero { len: u64 },
-    /// Bytes that are not on the disk as such.
+    /// Bytes that are not on the disk in this form.
     Bytes(Vec<u8>),
 }
 
@@ -81,7 +81,7 @@ impl DiskPiece {
 }
 
 impl PlannedFile {
-    /// A file that is on no disk: its `parts` that are no holes, and where each begins in what holds it.
+    /// Returns a file that is not on a disk: its `parts` that are not holes, each with its offset in the source.
     pub(super) fn loose(size: u64, parts: &[(Range<u64>, u64)]) -> Self {
         let mut pieces = Vec::new();
         let mut at = 0;
@@ -101,7 +101,7 @@ impl PlannedFile {
         file
     }
 
-    /// The disk ranges (start, length) that hold its bytes.
+    /// Returns the disk ranges (start, length) that hold its bytes.
     fn ranges(&self) -> impl Iterator<Item = (u64, u64)> + '_ {
         self.pieces.iter().filter_map(|piece| match piece {
             DiskPiece::Disk { offset, len } => Some((*offset, *len)),
@@ -109,7 +109,7 @@ impl PlannedFile {
         })
     }
 
-    /// Where on the disk it begins; past any disk for a file that lies nowhere on it.
+    /// Returns the offset on the disk at which it begins; past any disk if none of it is on the disk.
     pub(super) fn start(&self) -> u64 {
         self.ranges().next().map_or(u64::MAX, |(start, _)| start)
     }
@@ -125,7 +125,7 @@ impl PlannedFile {
 }
 
 impl ReadPlan {
-    /// Lists every volume of a disk and decides what of it is content.
+    /// Lists every volume of a disk and determines which ranges are content.
     pub(super) fn new(scan: &Scan) -> Result<Self> {
         let mut plan = ReadPlan {
             listings: Vec::new(),
@@ -140,7 +140,7 @@ impl ReadPlan {
             plan.by_file.0.push(vec![NONE; listing.as_ref().map_or(0, |listing| listing.nodes.len())]);
             plan.listings.push(listing);
         }
-        // In the order of the disk; what lies nowhere on it comes last.
+        // In disk order. Files that have no bytes on the disk come last.
         found.sort_by_key(|(_, file)| file.start());
         for (i, (node, _)) in found.iter().enumerate() {
             plan.by_file.set(*node, i);
@@ -171,7 +171,7 @@ impl ReadPlan {
                 Err(e) if e.kind() != ErrorKind::Io => drop(unreadable.insert(id, e)),
                 other => {
                     let content = other?;
-                    // Most have one, and there may be millions of files: with no room to spare.
+                    // Most files have one piece, and there may be millions of files: allocate no spare capacity.
                     let mut pieces = Vec::with_capacity(content.pieces.len());
                     pieces.extend(content.pieces.into_iter().flat_map(|p| place(volume, p)));
                     let file =
@@ -180,7 +180,7 @@ impl ReadPlan {
                 }
             }
         }
-        // By the first path of each, in one pass: there may be as many of them as there are files.
+        // By the first path of each, in one pass, because every file may be unreadable.
         for entry in &listing.entries {
             if let Some(error) = unreadable.remove(&entry.file) {
                 let path = escape(&entry.path);
@@ -190,8 +190,8 @@ impl ReadPlan {
         Ok(Some(listing))
     }
 
-    /// Ranges that two files claim, or one file twice, belong to none. Gives such files, each with one that
-    /// claims the same and lies before it.
+    /// Determines which files own their disk ranges: a range that is claimed twice belongs to no file. Returns the
+    /// files with such ranges, each with an earlier file that claims the same bytes.
     fn decide_ownership(&mut self, disk_size: u64) -> BTreeMap<usize, usize> {
         let mut shared = BTreeMap::new();
         let mut claims: Vec<(Range<u64>, usize)> = Vec::new();
@@ -219,8 +219,8 @@ impl ReadPlan {
         shared
     }
 
-    /// Complains of files that share bytes with another of the same volume: one of the two has another's
-    /// content. Where the filesystem means it so, or partitions overlap, there is nothing to say of files.
+    /// Adds a complaint for each file that shares bytes with another of the same volume: one of the two has wrong
+    /// content. Says nothing where the filesystem supports shared blocks, or where partitions overlap.
     fn say_shared(&mut self, shared: &BTreeMap<usize, usize>, scan: &Scan) {
         if shared.is_empty() {
             return;
@@ -252,8 +252,8 @@ impl ReadPlan {
         }
     }
 
-    /// A hostile volume may claim the same blocks for a million files: of such files no more is read than the
-    /// disk has bytes.
+    /// Limits the bytes read of files that share blocks to the size of the disk: a hostile volume may claim the same
+    /// blocks for a million files.
     fn limit_shared(&mut self, disk_size: u64) {
         let mut left = disk_size;
         for file in self.files.iter_mut().filter(|file| !file.owns_its_ranges) {
@@ -290,7 +290,7 @@ impl ReadPlan {
         }
     }
 
-    /// The parts of `range` that are no file's content, in disk order.
+    /// Returns the parts of `range` that are not content of a file, in disk order.
     pub(super) fn gaps(&self, range: Range<u64>) -> Vec<Range<u64>> {
         let mut gaps = Vec::new();
         let mut at = range.start;

@@ -14,15 +14,15 @@ use crate::disk::volume::VolumeOffset;
 use crate::error::Result;
 use crate::task::progress::{self, Progress};
 
-/// Bytes that differ in one place.
+/// Differing bytes in one place.
 #[derive(Debug, Clone, Serialize, PartialEq, Eq)]
 pub struct PlaceReport {
     /// `p1:/etc/hosts`; `p1, outside file contents`; `p3` if it has no filesystem that is read; or `outside all
     /// partitions`.
     pub place: String,
-    /// The first byte there that differs, on the disk.
+    /// The offset of the first differing byte there, on the disk.
     pub first: u64,
-    /// How many bytes differ there.
+    /// The number of differing bytes there.
     pub bytes: u64,
 }
 
@@ -35,11 +35,11 @@ struct Owned {
     offset: u64,
 }
 
-/// Whose the bytes of a disk are.
+/// The owners of a disk's bytes.
 pub(super) struct Places {
     /// Names of owners; the first stands for bytes without an owner.
     owners: Vec<String>,
-    /// Content of files, by where it starts.
+    /// Content of files, sorted by start.
     files: Vec<Owned>,
     /// Volumes, the innermost first.
     volumes: Vec<Owned>,
@@ -87,7 +87,7 @@ impl Places {
                 }
             }
         }
-        // Stable: of several links to one file the first path is told.
+        // A stable sort: if a file has several links, the first path is reported.
         places.files.sort_by_key(|run| run.start);
         places
     }
@@ -97,11 +97,11 @@ impl Places {
         self.owners.len() - 1
     }
 
-    /// Whose `byte` is, where in the file or volume it lies, and up to where the answer holds.
+    /// Returns the owner of `byte`, its offset in the file or volume, and the end of the range for which this holds.
     fn find(&self, byte: u64) -> (usize, Option<u64>, u64) {
         let after = self.files.partition_point(|run| run.start <= byte);
         let next = self.files.get(after).map_or(u64::MAX, |run| run.start);
-        // The first of those that start alike; files that share blocks otherwise are damage.
+        // The first of the runs that start at the same byte. Files that share blocks in other ways are damaged.
         let mut before = self.files[..after].iter().rev().take_while(|run| byte < run.end);
         let mut file = before.next();
         file = before.take_while(|run| Some(run.start) == file.map(|f| f.start)).last().or(file);
@@ -116,7 +116,7 @@ impl Places {
         }
     }
 
-    /// Describes what lies at `byte` of the disk.
+    /// Describes the place of `byte` of the disk.
     pub(super) fn describe(&self, byte: u64) -> String {
         let (owner, inside, _) = self.find(byte);
         let name = &self.owners[owner];
