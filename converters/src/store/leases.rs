@@ -1,8 +1,8 @@
 //! Tracks who uses a store in a directory, exactly and without clocks.
 //!
 //! ```text
-//! leases/<n>     an epoch; whoever entered the store in it holds a shared lock on this file
-//! lock           locked by whoever removes
+//! leases/<n>     epoch n; each user who entered in it holds a shared lock on this file
+//! lock           the lock of rm and gc
 //! ```
 //!
 //! Time is divided into epochs. A process that opens a store enters the current epoch, which is the file with the

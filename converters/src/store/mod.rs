@@ -3,17 +3,17 @@
 //! ```text
 //! store.json                             version and parameters
 //! packs/ab/<id>.pack                     objects, many to a file       (mif_formats::mif::pack)
-//! index/<id>.idx                         where in its pack each object lies
+//! index/<id>.idx                         the offset of each object in its pack
 //! index/all-<n>.cache                    many of these in one file
-//! images/name=<name>/version=<n>/        an image: manifest.parquet, digests, layout, image.json
-//! published/name=<name>/version=<n>      a copy of image.json, by which an image that vanished is noticed
-//! disks/ab/<digest>.<name>@<version>     which images have the layout with this digest
-//! removed/name=<name>/version=<n>        a version that was removed: its number is not used again
+//! images/name=<name>/version=<n>/        an image: image.json, layout, manifest.parquet, digests, …
+//! published/name=<name>/version=<n>      a copy of image.json, which shows if an image has vanished
+//! disks/ab/<digest>.<name>@<version>     a pointer to an image with this layout
+//! removed/name=<name>/version=<n>        a removed version, whose number is not used again
 //! tags/name=<name>/tag=<tag>/<n>         a tag's n-th value, a version's number; the last one counts
-//! trash/<epoch>/                         what goes once nobody uses it any more      (trash)
-//! leases/<epoch>                         locked shared by whoever uses the store     (leases)
-//! tmp/                                   what is not finished; gc empties it
-//! lock                                   locked by whoever removes
+//! trash/<epoch>/                         files to delete once no older epoch is used (trash)
+//! leases/<epoch>                         a shared lock for each user of the store    (leases)
+//! tmp/                                   unfinished files, which gc deletes
+//! lock                                   the lock of rm and gc
 //! ```
 //!
 //! Files never change once they exist. An image appears at once and complete, after all its objects.
