@@ -16,7 +16,7 @@ check: ## For every edit: format, lints, docs, and all tests that need no outsid
 	$(CARGO) fmt --all --check
 	$(CARGO) clippy --locked --workspace --all-targets -- -D warnings
 	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --locked --workspace --no-deps --document-private-items
-	$(CARGO) build --locked --workspace
+	$(CARGO) build --locked --workspace --all-targets
 	MIF_TESTS_TOOLS=none tests/run --locked --workspace --no-fail-fast
 	@$(MAKE) --no-print-directory deny
 
@@ -34,12 +34,13 @@ export MIF_TESTS_TOOLS ?= optional
 export PATH := $(or $(MIF_CACHE),$(CURDIR)/fixtures/cache)/no-sync:$(PATH)
 export MIF_QEMU_SAMPLES ?= $(CURDIR)/fixtures/cache/qemu-samples
 
+# All targets are built in one go: the features of dependencies are then those that the tests need, and nothing is built twice.
 test: tools lint ## Everything: tools, lints, unit tests, round trips, oracles, boots.
-	$(CARGO) build --release --locked --workspace
+	$(CARGO) build --release --locked --workspace --all-targets
 	tests/run --release --locked --workspace --no-fail-fast
 
 collection: tools ## What takes long and needs real Debian disks: six of them from end to end, and more boots. Half an hour.
-	$(CARGO) build --release --locked --workspace
+	$(CARGO) build --release --locked --workspace --all-targets
 	tests/run --release --locked --workspace -- --ignored --nocapture collection
 
 MODEL_SECONDS ?= 3600

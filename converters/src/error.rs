@@ -1,4 +1,4 @@
-//! The error of the program: what went wrong, in words, what to do, and the exit code for it.
+//! The error type of the program: what went wrong, what to do, and the exit code.
 
 use std::path::Path;
 use std::{fmt, io};
@@ -8,20 +8,20 @@ use mif_formats::ErrorKind;
 /// `Result` with this crate's [`Error`].
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
-/// What kind of failure, which is also the exit code of the program.
+/// The kind of failure, which is also the exit code of the program.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Code {
-    /// The request makes no sense as it stands.
+    /// The request is invalid.
     Usage = 2,
     /// The input is missing, damaged or refused.
     Input = 3,
-    /// The input is well-formed, but this program does not do it.
+    /// The input is well-formed, but not supported.
     Unsupported = 4,
     /// The store is damaged, or the operating system failed to read or write.
     Store = 5,
-    /// The [`Progress`](crate::Progress) that the verb was given asked for the end. The program ends with the number of the
-    /// signal that it got, which is this for SIGINT.
+    /// The [`Progress`](crate::Progress) passed to the verb requested an interrupt. The program exits with the code of
+    /// the signal it received, which is this for SIGINT.
     Interrupted = 130,
 }
 
@@ -35,91 +35,91 @@ pub struct Error {
 }
 
 impl Error {
-    /// A failure with its code and message.
+    /// Returns a failure with its code and message.
     pub fn new(code: Code, message: impl Into<String>) -> Self {
         Error { code, message: message.into(), advice: None, unreadable: false }
     }
 
-    /// The request makes no sense.
+    /// Returns an error for an invalid request.
     pub fn usage(message: impl Into<String>) -> Self {
         Self::new(Code::Usage, message)
     }
 
-    /// The input is missing, damaged or refused.
+    /// Returns an error for input that is missing, damaged or refused.
     pub fn input(message: impl Into<String>) -> Self {
         Self::new(Code::Input, message)
     }
 
-    /// Not done by this program.
+    /// Returns an error for input that is not supported.
     pub fn unsupported(message: impl Into<String>) -> Self {
         Self::new(Code::Unsupported, message)
     }
 
-    /// The store is damaged.
+    /// Returns an error for a damaged store.
     pub fn store(message: impl Into<String>) -> Self {
         Self::new(Code::Store, message)
     }
 
-    /// The operating system failed at `path`.
+    /// Returns an error of the operating system at `path`.
     pub fn io(path: &Path, error: &io::Error) -> Self {
         Self::file(&path.display().to_string(), error)
     }
 
-    /// The operating system failed at the file called `name`, or the file is damaged.
+    /// Returns an error of the operating system at the file called `name`, or of a damaged file.
     pub(crate) fn file(name: &str, error: &io::Error) -> Self {
         use io::ErrorKind::{FileTooLarge, InvalidData, NotFound, UnexpectedEof};
         let damaged = matches!(error.kind(), NotFound | UnexpectedEof | FileTooLarge | InvalidData);
         Error { unreadable: !damaged, ..Self::store(format!("{name}: {error}")) }
     }
 
-    /// The same, with a sentence of what to do.
+    /// Adds a sentence that says what to do.
     #[must_use]
     pub fn advise(mut self, advice: impl Into<String>) -> Self {
         self.advice = Some(advice.into());
         self
     }
 
-    /// The same, said of a volume, an edit, or whatever else it happened in.
+    /// Adds the place of the failure, such as a volume or an edit.
     #[must_use]
     pub(crate) fn within(mut self, what: &str) -> Self {
         self.message = format!("{what}: {}", self.message);
         self
     }
 
-    /// The same, of a file that this program cannot judge: it may be whole.
+    /// Marks the error as one of a file that this program cannot judge: it may be intact.
     #[must_use]
     pub(crate) fn unjudged(mut self) -> Self {
         self.unreadable = true;
         self
     }
 
-    /// Whether a file could not be read (permissions, an I/O error, too few descriptors, a feature that this program does not
-    /// know). It may be whole or damaged.
+    /// Returns true if a file could not be read (permissions, an I/O error, too few descriptors, a feature that this
+    /// program does not know). It may be intact or damaged.
     #[must_use]
     pub fn is_unreadable(&self) -> bool {
         self.unreadable
     }
 
-    /// The same with another exit code.
+    /// Sets another exit code.
     #[must_use]
     pub(crate) fn coded(mut self, code: Code) -> Self {
         self.code = code;
         self
     }
 
-    /// The exit code.
+    /// Returns the exit code.
     #[must_use]
     pub fn code(&self) -> Code {
         self.code
     }
 
-    /// What went wrong.
+    /// Returns what went wrong.
     #[must_use]
     pub fn message(&self) -> &str {
         &self.message
     }
 
-    /// What to do.
+    /// Returns what to do.
     #[must_use]
     pub fn advice(&self) -> Option<&str> {
         self.advice.as_deref()
@@ -138,7 +138,7 @@ impl fmt::Display for Error {
 
 impl std::error::Error for Error {}
 
-/// An error of reading an image. (Of the store's own files it is made by `damaged`.)
+/// An error in reading an image. (For the store's own files, `damaged` makes the error.)
 impl From<mif_formats::Error> for Error {
     fn from(error: mif_formats::Error) -> Self {
         let code = match error.kind() {
@@ -150,8 +150,8 @@ impl From<mif_formats::Error> for Error {
     }
 }
 
-/// Separates damage from failure to read: the inner error is damage, the outer one means that the file could not be read and
-/// may be whole.
+/// Separates damage from failure to read: the inner error is damage, the outer one means that the file could not be
+/// read and may be intact.
 pub(crate) fn readable<T>(result: Result<T>) -> Result<Result<T>> {
     match result {
         Err(e) if e.is_unreadable() => Err(e),
@@ -159,7 +159,7 @@ pub(crate) fn readable<T>(result: Result<T>) -> Result<Result<T>> {
     }
 }
 
-/// An error of a file of the store, at `place` in it.
+/// Returns the error of a damaged file of the store, at `place` in it.
 pub(crate) fn damaged(place: &str, error: &mif_formats::Error) -> Error {
     Error::store(format!("store: {place}: {error}"))
 }

@@ -20,18 +20,18 @@ use crate::tree::view::Tree;
 pub struct OpenImage {
     /// The name by which the user called it.
     pub label: String,
-    /// Where it is.
+    /// Its place.
     pub origin: Origin,
 }
 
-/// Returns true if an IMAGE argument is the path of a file: it has a slash, or names an existing file with the suffix of a
-/// container format.
+/// Returns true if an IMAGE argument is the path of a file: it contains a slash, or names an existing file with the
+/// suffix of a container format.
 #[must_use]
 pub fn is_path(image: &str) -> bool {
     image.contains('/') || container::has_suffix(Path::new(image)) && Path::new(image).is_file()
 }
 
-/// Where an image is.
+/// The place of an image.
 pub enum Origin {
     /// A disk image file.
     File {
@@ -50,15 +50,15 @@ pub enum Origin {
 }
 
 impl OpenImage {
-    /// Opens `image`: a file if it is a path (see [`is_path`]), else the image of that name in the store at `store`. A file
-    /// in the working directory never hides a stored image.
+    /// Opens `image`: a file if it is a path (see [`is_path`]), or else the image of that name in the store at `store`.
+    /// A file in the working directory never hides a stored image.
     pub fn open(image: &str, store: &Path, options: &OpenOptions, progress: &dyn Progress) -> Result<Self> {
         let path = Path::new(image);
         if is_path(image) {
             let container = container::open(path, options)?;
             return Ok(OpenImage { label: image.to_owned(), origin: Origin::File { container } });
         }
-        // A file that the user may have meant, and that has to be called by a path.
+        // The user may have meant a file, which must be given as a path.
         let or_file = |error: Error| match path.exists() {
             true => error.advise(format!("To open the file of that name, write ./{image}")),
             false => error,
@@ -86,7 +86,7 @@ impl OpenImage {
         Ok(OpenImage { label: stored.image.id(), origin: Origin::Stored { stored, objects, access } })
     }
 
-    /// The disk.
+    /// Returns the disk.
     pub fn disk(&self) -> Result<Arc<dyn Source>> {
         Ok(match &self.origin {
             Origin::File { container } => container.source.clone(),
@@ -94,7 +94,7 @@ impl OpenImage {
         })
     }
 
-    /// All its files. Of a disk image file they come from the filesystems, of a stored image from the manifest.
+    /// Returns all its files: from the filesystems of a disk image file, or from the manifest of a stored image.
     pub fn tree(&self) -> Result<Tree> {
         match &self.origin {
             Origin::Stored { stored, objects, .. } => {
@@ -105,12 +105,12 @@ impl OpenImage {
         }
     }
 
-    /// Who may read the image besides its owner. Nobody else may be able to read output made from it.
+    /// Returns who may read the image besides its owner. Output made from it must not be readable by anyone else.
     #[must_use]
     pub fn access(&self) -> Access {
         match &self.origin {
             Origin::File { container } => container.files.iter().fold(Access::All, |access, file| {
-                // If it is unknown, nobody else may read the output.
+                // If it is unknown, only the owner may read the output.
                 access.and(file.access().unwrap_or(Access::Owner))
             }),
             Origin::Stored { access, .. } => *access,
@@ -118,14 +118,14 @@ impl OpenImage {
     }
 }
 
-/// The tree of rows whose content is in a store, on a disk with these devices.
+/// Returns the tree of rows with their content in a store, on a disk with these devices.
 pub(crate) fn stored_tree(rows: Vec<Row>, objects: &Arc<Objects>, devices: Devices<'_>) -> Tree {
     let content = |row: &Row| row.object().map(|id| Contents::Stored { id, objects: objects.clone() });
     let contents = rows.iter().map(content).collect();
     Tree::new(rows, contents, Vec::new()).with_roots(devices)
 }
 
-/// The tree of a disk's volumes.
+/// Returns the tree of a disk's volumes.
 pub(crate) fn tree_of_scan(scan: &Arc<Scan>) -> Result<Tree> {
     let mut complaints = scan.warnings.clone();
     let (mut all, mut all_contents) = (Vec::new(), Vec::new());
@@ -142,7 +142,7 @@ pub(crate) fn tree_of_scan(scan: &Arc<Scan>) -> Result<Tree> {
             all_contents.extend(contents);
         }
     }
-    // Mostly they are in order, and then there need not be room for them twice.
+    // Usually they are already sorted. Then no second copy is needed.
     if !all.is_sorted_by(|a, b| rows::compare(a, b).is_le()) {
         let mut both: Vec<_> = all.into_iter().zip(all_contents).collect();
         both.sort_unstable_by(|(a, _), (b, _)| rows::compare(a, b));

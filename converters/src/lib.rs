@@ -1,7 +1,7 @@
-//! `mif` as a library: the store, and each verb of the program as a function that takes plain arguments,
-//! reports its progress through a trait, and returns a report that serialises.
+//! `mif` as a library: the store, and each verb of the program as a function that takes plain arguments, reports its
+//! progress through a trait, and returns a serialisable report.
 //!
-//! A disk goes into a store, and comes out again with every bit:
+//! A disk goes into a store, and comes out again with every bit intact:
 //!
 //! ```
 //! use mif::store::Store;
@@ -24,10 +24,10 @@
 //! # }
 //! ```
 //!
-//! A failure is an [`Error`] with a [`Code`] to match on, a message, and mostly a sentence of what to do. `examples/` has
-//! programs that list an image, import and export, and edit files.
+//! A failure is an [`Error`] with a [`Code`] to match on, a message, and usually a sentence that says what to do.
+//! `examples/` contains programs that list an image, import and export, and edit files.
 //!
-//! Features, all on by default: `cli` (the program `mif`), `independent` (other people's readers, held against ours) and
+//! Features, all on by default: `cli` (the program `mif`), `independent` (comparison with independent readers) and
 //! `rpm-sqlite` (package databases that need SQLite).
 
 #![forbid(unsafe_code)]
@@ -60,7 +60,7 @@ pub use care::fsck::fsck;
 pub use care::gc::{GcOptions, GcReport, gc};
 pub use care::report::{FsckOptions, FsckReport, LostImage, Verdict};
 pub use disk::scan::{Scan, ScannedVolume};
-pub use disk::volume::VolumeExtent;
+pub use disk::volume::{DiskOffset, VolumeExtent, VolumeOffset};
 pub use edit::{
     CustomizeOptions, CustomizeReport, Customized, PLACEHOLDER, Recipe, Variables, customize, is_secret_file,
     read_instances,

@@ -1,4 +1,4 @@
-//! The program `mif`: arguments in, the library's verbs, reports out.
+//! The program `mif`: parses arguments, calls the library's verbs, prints reports.
 
 mod cli;
 
@@ -6,7 +6,7 @@ use std::process::ExitCode;
 
 fn main() -> ExitCode {
     let usual = std::panic::take_hook();
-    // A panic that is caught becomes an error, and the user is told that.
+    // A caught panic becomes an error, which is reported to the user.
     std::panic::set_hook(Box::new(move |panic| {
         if !mif_formats::guard::is_catching() {
             usual(panic);

@@ -54,6 +54,7 @@ pub mod text;
 pub mod uuid;
 
 mod bytes;
+mod cache;
 mod checksum;
 #[cfg(test)]
 mod testing;

@@ -1,5 +1,5 @@
-//! `fsck`: is everything in the store that images need, and as it was written? If not: which images and which
-//! of their files does that cost, and how can it be had back?
+//! `fsck`: checks that everything images need is in the store and intact. If not, reports which images and which of
+//! their files are affected, and how to recover them.
 
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::ops::Range;
@@ -17,13 +17,13 @@ use crate::error::{Error, Result};
 use crate::store::{Image, Objects, Store, StoredImage, strangers};
 use crate::task::progress::{self, Progress};
 
-/// How many paths of an image a report names.
+/// The maximum number of paths of an image that a report names.
 const MAX_PATHS: usize = 1000;
 
-/// How often a repair looks whether more can be mended.
+/// The maximum number of rounds in which a repair looks for more to repair.
 const MAX_ROUNDS: usize = 4;
 
-/// Checks a store; to repair it, it was opened for that ([`Store::open_to_repair`]).
+/// Checks a store. To repair it, it must have been opened with [`Store::open_to_repair`].
 pub fn fsck(store: &Store, options: &FsckOptions, progress: &dyn Progress) -> Result<FsckReport> {
     options.check()?;
     let mut report = match options.repair {
@@ -50,8 +50,8 @@ fn check_and_mend(store: &Store, options: &FsckOptions, progress: &dyn Progress)
         state = check_packs(store, false, progress)?;
         report = check_images(store, &images, &state, progress)?;
     }
-    // What is mended from originals lets more be made again from it: a list its chunks, a layout its objects, the disk
-    // its manifest.
+    // Each part restored from originals allows others to be rebuilt: the chunks of a list, the objects of a layout, or
+    // the manifest of a disk.
     let mut notes = BTreeSet::new();
     for _ in 0..MAX_ROUNDS {
         let mended = records::mend(store, &report, &state, progress)?;
@@ -73,7 +73,7 @@ fn check_and_mend(store: &Store, options: &FsckOptions, progress: &dyn Progress)
     Ok(report)
 }
 
-/// All versions that there are, or that have vanished.
+/// Returns all versions that exist or have vanished.
 fn images(store: &Store) -> Result<Vec<(String, u32)>> {
     let mut images = store.vanished()?;
     for name in store.names()? {
@@ -83,10 +83,10 @@ fn images(store: &Store) -> Result<Vec<(String, u32)>> {
     Ok(images)
 }
 
-/// Checks, and mends nothing. With `sha1`, also holds the content of files against the SHA-1 in manifests: what
-/// addresses objects is their BLAKE3.
+/// Checks a store and repairs nothing. With `sha1`, also compares the content of files with the SHA-1 in manifests,
+/// because objects are addressed by BLAKE3 only.
 pub(crate) fn check(store: &Store, sha1: bool, progress: &dyn Progress) -> Result<FsckReport> {
-    // The images first: whatever is imported from now on brings packs that are not looked at.
+    // The images first: later imports bring packs that are not checked.
     let images = images(store)?;
     let state = check_packs(store, sha1, progress)?;
     check_images(store, &images, &state, progress)
@@ -161,7 +161,7 @@ fn check_tags(store: &Store, name: &str, report: &mut FsckReport) -> Result<()> 
     Ok(())
 }
 
-/// The file of digests must be what the manifest gives: a search relies on it.
+/// Fails unless the file of digests matches the manifest: searches rely on it.
 fn check_digests(stored: &StoredImage, rows: &[Row]) -> Result<()> {
     if stored.table("digests")? == digests::encode(rows) {
         return Ok(());
@@ -169,13 +169,13 @@ fn check_digests(stored: &StoredImage, rows: &[Row]) -> Result<()> {
     Err(Error::store(format!("{}: the file of digests does not fit the manifest", stored.image.id())))
 }
 
-/// Checks images against the objects that are whole.
+/// Checks images against the intact objects.
 struct Checker<'a> {
     state: &'a PackState,
     objects: &'a Objects,
-    /// Whether each list that was looked at is whole, with all its chunks.
+    /// For each list that was checked, true if it is intact, with all its chunks.
     lists: HashMap<ObjectId, bool>,
-    /// The SHA-1 of the content of lists, where that of other objects is known too.
+    /// The SHA-1 of the content of each list, if SHA-1 was computed for other objects too.
     list_sha1: HashMap<ObjectId, [u8; 20]>,
     lost: HashSet<ObjectId>,
     progress: &'a dyn Progress,
@@ -187,7 +187,7 @@ impl Checker<'_> {
         let lost = self.look_at_image(store, name, version, report)?;
         let is_damaged = lost.is_something() || report.unreadable.len() > unreadable;
         if is_damaged && store.is_removed(name, version)? {
-            // Somebody has removed it meanwhile.
+            // It has been removed meanwhile.
             report.problems.truncate(problems);
             report.unreadable.truncate(unreadable);
             report.images -= 1;
@@ -199,7 +199,7 @@ impl Checker<'_> {
         Ok(())
     }
 
-    /// What is wrong with an image.
+    /// Checks an image and returns its damage.
     fn look_at_image(
         &mut self,
         store: &Store,
@@ -266,7 +266,7 @@ impl Checker<'_> {
     fn layout(&mut self, image: &Image, layout: &Layout, lost: &mut LostImage) -> Result<()> {
         let mut whole = Vec::with_capacity(layout.objects().len());
         for id in layout.objects() {
-            // How far a segment may reach into it.
+            // The length of the object, which no segment may exceed.
             whole.push(if self.whole(id)? { self.objects.len(id)? } else { 0 });
         }
         if layout.disk_size() != image.disk_size {
@@ -309,7 +309,7 @@ impl Checker<'_> {
         Ok(())
     }
 
-    /// Whether an object is there and whole; notes it if not.
+    /// Returns true if an object exists and is intact; otherwise records it as lost.
     fn whole(&mut self, id: &ObjectId) -> Result<bool> {
         if !self.state.whole.contains_key(id) {
             self.lost.insert(*id);
@@ -334,8 +334,8 @@ impl Checker<'_> {
         Ok(whole)
     }
 
-    /// Whether the chunks of a list together have the digest that names them. A list whose content has none is named
-    /// by its own bytes, which were checked with its pack.
+    /// Returns true if the content of a list matches the digest that names it. A list whose content has no digest is
+    /// named by its own bytes, which were checked with its pack.
     fn list_fits(&mut self, id: &ObjectId) -> Result<bool> {
         if id.kind == ObjectKind::ChunkList {
             return Ok(true);

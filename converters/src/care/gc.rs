@@ -1,13 +1,13 @@
-//! `gc`: versions that no rule keeps are forgotten, and what no image needs leaves the store.
+//! `gc`: removes versions that no rule keeps, and then the packs that no image needs.
 //!
-//! No pack is removed unless everything that images need is known and there, and unless each copy that stays of an
-//! object that goes was read and is whole. Packs that are mostly garbage are written again without it: the new pack and
-//! its index first, then the old index is removed, then the old pack. So a process that is killed leaves garbage at
-//! most.
+//! No pack is removed unless everything that images need is known and exists, and unless the remaining copy of each
+//! needed object in the pack was read and is intact. Packs that are mostly garbage are rewritten without it: the new
+//! pack and its index are written first, then the old index is removed, then the old pack. So a killed process leaves
+//! at most garbage.
 //!
-//! Others use the store meanwhile. So a pack goes in two steps: into the trash, from where no import relies on it any more;
-//! and away, once everybody has left who came before that, and a fresh look at the images finds no need for it. With
-//! nobody there, both are done in one run; otherwise the second is left to a later one.
+//! Others may use the store meanwhile. So a pack is removed in two steps: it goes into the trash, where no new import
+//! relies on it, and is deleted once everyone who entered earlier has left and a second look at the images finds it
+//! unneeded. If nobody uses the store, one run does both; otherwise a later run does the second.
 
 use std::cell::Cell;
 use std::collections::{BTreeSet, HashMap, HashSet};
@@ -24,59 +24,60 @@ use crate::store::{
 };
 use crate::task::progress::{self, Progress};
 
-/// A pack is written again if less than this share of its bytes is needed.
+/// A pack is rewritten if less than this share of its bytes is needed.
 const REPACK_BELOW: f64 = 0.5;
 
-/// A pack that is written is finished once it is this large, in bytes.
+/// A new pack is finished once it reaches this size in bytes.
 const MAX_PACK: u64 = 512 << 20;
 
-/// What to keep.
+/// Which versions to keep.
 #[derive(Debug, Clone, Default)]
 pub struct GcOptions {
-    /// Keep this many of the newest versions of each image. The newest is always kept, and so is what has a
-    /// tag. Without this and the next, every version is kept.
+    /// Keep this many of the newest versions of each image. The newest version and tagged versions are always kept. If
+    /// neither this nor `keep_within` is set, every version is kept.
     pub keep_last: Option<usize>,
-    /// Keep versions made within so many seconds.
+    /// Keep versions made within this many seconds.
     pub keep_within: Option<u64>,
-    /// Only say what would be done.
+    /// Only report what would be done.
     pub dry_run: bool,
 }
 
-/// What `gc` did, or would do.
+/// What `gc` did or would do.
 #[derive(Debug, Clone, Default, Serialize)]
 pub struct GcReport {
-    /// Whether nothing was done, since only that was asked for.
+    /// True if this was a dry run, which changes nothing.
     pub dry_run: bool,
-    /// Whether no damage was met. If images or objects are damaged, what they may need stays.
+    /// True if no damage was found. Packs that damaged images or objects may need stay.
     pub whole: bool,
-    /// Versions that were forgotten, as `name@version`.
+    /// Removed versions, as `name@version`.
     pub forgotten: Vec<String>,
-    /// Images of which something is damaged, or missing, or that have vanished. As long as there are any, every pack
-    /// stays, for any of them may hold what is needed for the repair.
+    /// Images that are damaged, incomplete or have vanished. As long as there are any, every pack stays, because any
+    /// may contain what the repair needs.
     pub damaged: Vec<DamagedImage>,
-    /// Packs that stay as they are.
+    /// Packs that stay unchanged.
     pub packs_kept: u64,
-    /// Packs that went.
+    /// Packs that were deleted.
     pub packs_dropped: u64,
-    /// Packs that were written again without their garbage.
+    /// Packs that were rewritten without their garbage.
     pub packs_repacked: u64,
-    /// Packs that are not needed, and stay until those who use the store now have left: a later gc deletes them.
+    /// Packs that are not needed, but stay until the current users of the store have left: a later gc deletes them.
     pub packs_waiting: u64,
-    /// Index files without a pack that went.
+    /// Index files without a pack that were deleted.
     pub stray_indexes: u64,
-    /// Unfinished files that went.
+    /// Unfinished files that were deleted.
     pub unfinished: u64,
     /// Bytes of packs before and after.
     pub pack_bytes: [u64; 2],
-    /// Bytes of objects that no image needs and that stay, being few in their packs.
+    /// Bytes of unneeded objects that stay because they are a small part of their packs.
     pub garbage_kept: u64,
-    /// Damaged copies of objects, and what could not be done, each a sentence.
+    /// Damaged copies of objects and failed steps, each a sentence.
     pub warnings: Vec<String>,
-    /// Files in the store that are not its own, and were left alone: the first of their names, relative to the store.
+    /// Files in the store that do not belong to it and were left alone: the first of their names, relative to the
+    /// store.
     pub strangers: Vec<String>,
 }
 
-/// Collects the garbage of a store, which was opened to remove from it, unless this is a dry run.
+/// Collects the garbage of a store. Unless this is a dry run, the store must have been opened for removal.
 pub fn gc(store: &Store, options: &GcOptions, progress: &dyn Progress) -> Result<GcReport> {
     if !options.dry_run {
         store.check_may_remove()?;
@@ -115,7 +116,7 @@ pub fn gc(store: &Store, options: &GcOptions, progress: &dyn Progress) -> Result
     Ok(report)
 }
 
-/// The versions that no rule keeps.
+/// Returns the versions that no rule keeps.
 fn forgotten(store: &Store, options: &GcOptions, report: &mut GcReport) -> Result<BTreeSet<(String, u32)>> {
     let mut forgotten = BTreeSet::new();
     if options.keep_last.is_none() && options.keep_within.is_none() {
@@ -125,7 +126,7 @@ fn forgotten(store: &Store, options: &GcOptions, report: &mut GcReport) -> Resul
     for name in store.names()? {
         let tagged: HashSet<u32> = match store.tags(&name) {
             Ok(tags) => tags.into_iter().map(|tag| tag.version).collect(),
-            // Any version may have the tag that cannot be read.
+            // Any version may have the unreadable tag.
             Err(e) => {
                 report.warnings.push(format!("{}; no version of {name} is forgotten", e.message()));
                 continue;
@@ -135,7 +136,7 @@ fn forgotten(store: &Store, options: &GcOptions, report: &mut GcReport) -> Resul
         versions.reverse();
         for (age, version) in versions.into_iter().enumerate().skip(1) {
             let last = options.keep_last.is_some_and(|n| age < n);
-            // A version whose record cannot be read may be a recent one.
+            // A version whose record is unreadable may be recent.
             let recent = since.is_some_and(|since| {
                 store.version(&name, version).map_or(true, |stored| stored.image.provenance.time >= since)
             });
@@ -147,22 +148,22 @@ fn forgotten(store: &Store, options: &GcOptions, report: &mut GcReport) -> Resul
     Ok(forgotten)
 }
 
-/// A pack that is there, with its index.
+/// A pack that exists, with its index.
 struct Pack {
     index: PackIndex,
     bytes: u64,
 }
 
 impl Pack {
-    /// Whether the pack reaches as far as an object that it should have.
+    /// Returns true if the pack is long enough to contain an object in its index.
     fn holds(&self, entry: &IndexEntry) -> bool {
         entry.offset.checked_add(entry.stored_len).is_some_and(|end| end <= self.bytes)
     }
 }
 
-/// All packs that have an index, and what is one without the other.
+/// Returns all packs that have an index, and the packs and indexes that lack the other.
 fn packs(storage: &dyn Storage) -> Result<(Vec<Pack>, Stray)> {
-    // In this order: somebody who adds writes the pack first.
+    // In this order, because writers write a pack before its index.
     let indexed = PackIndex::ids(storage)?;
     let (mut packs, mut stray) = (Vec::new(), Stray { indexes: Vec::new(), packs: pack_files(storage)? });
     for id in indexed {
@@ -185,12 +186,12 @@ struct Stray {
 /// What images need.
 struct Needed {
     objects: HashSet<ObjectId>,
-    /// The images that were looked at.
+    /// The images that were examined.
     images: BTreeSet<(String, u32)>,
 }
 
-/// What the images that stay need. Images of which that cannot be told, or is not there, are reported as damaged, and
-/// all versions of their names stay: an older one may be the last that is whole.
+/// Returns what the remaining images need. Images whose needs are unknown or missing are reported as damaged, and all
+/// versions of their names stay: an older one may be the last intact one.
 fn needed(
     store: &Store,
     packs: &[Pack],
@@ -200,7 +201,7 @@ fn needed(
 ) -> Result<Needed> {
     let index = Index::default();
     for pack in packs {
-        // Of a pack that was cut short, only what is before the cut counts as there.
+        // Of a truncated pack, only the objects before the cut count as present.
         let there: Vec<IndexEntry> =
             pack.index.entries().iter().filter(|entry| pack.holds(entry)).cloned().collect();
         index.add(pack.index.pack, &there);
@@ -249,9 +250,9 @@ fn needed(
 
 /// The result of repacking.
 enum Repacked {
-    /// The new packs.
+    /// The packs that were written.
     Written(BTreeSet<PackId>),
-    /// The disk is full: what was to go stays.
+    /// The disk is full: the old packs stay.
     NoRoom(Error),
 }
 
@@ -265,24 +266,24 @@ struct Sweep<'a> {
     progress: &'a dyn Progress,
 }
 
-/// What becomes of each pack.
+/// What happens to each pack.
 #[derive(Default)]
 struct SweepPlan {
     kept: u64,
-    /// Bytes of garbage in the packs that are kept.
+    /// Bytes of garbage in the kept packs.
     garbage: u64,
-    /// Packs to delete, by number, and the objects of each to copy into a new pack first.
+    /// Packs to delete, by number, each with the objects to copy into a new pack first.
     going: Vec<(usize, Vec<IndexEntry>)>,
-    /// Which pack's copy of each needed object stays.
+    /// For each needed object, the number of the pack whose copy stays.
     counted: HashMap<ObjectId, usize>,
 }
 
-/// Copies of objects that were read: whether each was whole.
+/// Copies of objects that were read: true if the copy is intact.
 type Read = HashMap<(usize, ObjectId), bool>;
 
 impl SweepPlan {
-    /// Plans over packs in the order of how much of them is needed: of an object that is in two packs, the first copy
-    /// counts that was not found damaged. A pack that has the last copy of an object stays if that copy is damaged.
+    /// Makes a plan for packs sorted by how much of them is needed. If several packs contain an object, its first copy
+    /// that was not found damaged counts. A pack with the last copy of an object stays if that copy is damaged.
     fn new(packs: &[Pack], needed: &HashSet<ObjectId>, read: &Read) -> Self {
         let is_good = |number: usize, entry: &IndexEntry| {
             packs[number].holds(entry) && read.get(&(number, entry.id)) != Some(&false)
@@ -312,8 +313,8 @@ impl SweepPlan {
         plan
     }
 
-    /// The copies that must be whole for this plan to lose nothing: what is copied, and what stays elsewhere of an
-    /// object that a going pack has too.
+    /// Returns the copies that must be intact for this plan to lose nothing: the copied ones, and the copies in kept
+    /// packs of objects that are also in deleted packs.
     fn relied_on(&self, packs: &[Pack]) -> Vec<(usize, ObjectId)> {
         let entries = self.going.iter().flat_map(|(number, _)| packs[*number].index.entries());
         let mut copies: Vec<(usize, ObjectId)> =
@@ -325,13 +326,13 @@ impl SweepPlan {
 }
 
 impl Sweep<'_> {
-    /// Drops and repacks packs. Of the stray packs, those stay that may have the last whole copy of something.
+    /// Deletes and rewrites packs. Stray packs that may contain the last intact copy of an object stay.
     fn packs(&self, mut packs: Vec<Pack>, stray: Stray, report: &mut GcReport) -> Result<()> {
         let needed = &self.needed.objects;
         packs.sort_by_cached_key(|pack| {
             let entries = pack.index.entries().iter().filter(|entry| needed.contains(&entry.id));
             let live = total(entries.map(|entry| entry.stored_len));
-            // What is in the trash comes last: it stays only if nothing else has what it has.
+            // Trashed packs come last: they stay only if nothing else contains their objects.
             (self.trashed.contains(&pack.index.pack), std::cmp::Reverse(live), pack.index.pack)
         });
         let all = total(packs.iter().map(|pack| pack.bytes));
@@ -378,7 +379,7 @@ impl Sweep<'_> {
             clear_index_cache(self.storage).map_err(|e| self.storage.error("index", &e))?;
         }
         stray.indexes.iter().try_for_each(|pack| self.delete(&index_key(pack)))?;
-        // These first: on a disk that is full they make the room to repack others.
+        // These first: on a full disk, deleting them frees space for repacking others.
         report.packs_dropped = self.discard(&dropped, report)?;
         match self.repack(&packs, &repacked)? {
             Repacked::Written(written) => {
@@ -396,7 +397,7 @@ impl Sweep<'_> {
         Ok(())
     }
 
-    /// Puts packs into the trash, and deletes those that nobody uses any more; gives how many these were.
+    /// Puts packs into the trash, deletes those that nobody uses any more, and returns how many it deleted.
     fn discard(&self, going: &BTreeSet<PackId>, report: &mut GcReport) -> Result<u64> {
         if going.is_empty() {
             return Ok(0);
@@ -416,7 +417,8 @@ impl Sweep<'_> {
             left => left.map_err(failed)?,
         };
         let since = trash::packs(self.storage).map_err(failed)?;
-        // Alone, gc needs no trash. Otherwise a pack that is not in it, whatever happened to its entry, waits.
+        // With exclusive access, gc needs no trash. Otherwise a pack that is not in the trash, for whatever reason,
+        // waits.
         let is_unused =
             |pack: &&PackId| since.get(pack).map_or(left.is_alone(), |epoch| *epoch <= left.oldest);
         let unused: BTreeSet<PackId> = going.iter().filter(is_unused).copied().collect();
@@ -437,8 +439,8 @@ impl Sweep<'_> {
         Ok(deleted.len() as u64)
     }
 
-    /// What images need that were not there when gc began, and those in the trash that somebody may still read. None
-    /// if it cannot be told, or if nothing asks for it.
+    /// Returns the objects needed by images that appeared after gc began, and by images in the trash that may still be
+    /// read. Returns `None` if that cannot be determined, or if `unused` is empty.
     fn needed_now(&self, oldest: u64, unused: &BTreeSet<PackId>) -> Result<Option<HashSet<ObjectId>>> {
         if unused.is_empty() {
             return Ok(None);
@@ -470,7 +472,7 @@ impl Sweep<'_> {
         Ok(Some(needs.objects))
     }
 
-    /// Whether a pack has nothing that is needed, and is still what it was when gc looked at it.
+    /// Returns true if a pack's index can still be read and lists none of the `needed` objects, or if there are none.
     fn is_free(&self, pack: &PackId, needed: &HashSet<ObjectId>) -> Result<bool> {
         if needed.is_empty() {
             return Ok(true);
@@ -479,7 +481,7 @@ impl Sweep<'_> {
             .is_ok_and(|index| index.entries().iter().all(|e| !needed.contains(&e.id))))
     }
 
-    /// Writes into the images' lists of packs where their objects are now.
+    /// Updates the images' lists of packs with the new places of their objects.
     fn tell_images(&self, gone: &BTreeSet<PackId>, written: &BTreeSet<PackId>) -> Result<()> {
         if gone.is_empty() {
             return Ok(());
@@ -494,7 +496,7 @@ impl Sweep<'_> {
         Ok(())
     }
 
-    /// Whether all that is needed of a pack without an index file has a whole copy in a pack that stays.
+    /// Returns true if each needed object in a pack without an index file has an intact copy in a pack that stays.
     fn is_superseded(
         &self,
         id: PackId,
@@ -504,7 +506,7 @@ impl Sweep<'_> {
         read: &mut Read,
         report: &mut GcReport,
     ) -> Result<bool> {
-        // Without its own index, nothing in it can be found.
+        // Without its own index, its objects cannot be located.
         let Ok((own, _)) = readable(PackIndex::from_pack(self.storage, id))? else { return Ok(true) };
         let mut copies = Vec::new();
         for entry in own.entries().iter().filter(|entry| needed.contains(&entry.id)) {
@@ -515,7 +517,7 @@ impl Sweep<'_> {
         Ok(copies.iter().all(|copy| read.get(copy) == Some(&true)))
     }
 
-    /// Reads copies that were not read before. Gives whether all of them are whole.
+    /// Reads copies that were not read before. Returns true if all of these are intact.
     fn read_copies(
         &self,
         packs: &[Pack],
@@ -533,7 +535,7 @@ impl Sweep<'_> {
             let place = pack.entries().binary_search_by_key(id, |entry| entry.id);
             let entry = &pack.entries()[place.expect("the plan names what the pack's index has")];
             let stored = match self.read(&pack.pack, entry) {
-                // Whether it is whole is not known, so nothing can be removed that it may be needed for.
+                // It may be intact, so nothing that may need it can be removed.
                 Err(e) if e.is_unreadable() => return Err(e),
                 stored => stored,
             };
@@ -558,7 +560,7 @@ impl Sweep<'_> {
             .map_err(|e| Error::file(&format!("{}/{key}: object {}", self.storage.place(), entry.id), &e))
     }
 
-    /// Writes objects into new packs, if there is room for them.
+    /// Writes objects into new packs, if there is space for them.
     fn repack(&self, packs: &[Pack], moved: &[(usize, Vec<IndexEntry>)]) -> Result<Repacked> {
         let was_full = Cell::new(false);
         let failed = |e: std::io::Error| {
@@ -608,7 +610,7 @@ impl Sweep<'_> {
         Ok(written)
     }
 
-    /// Removes what was left in `tmp` by somebody who was stopped: all that is older than whoever uses the store.
+    /// Removes files that interrupted processes left in `tmp`: those of epochs older than any in use.
     fn unfinished(&self, report: &mut GcReport) -> Result<()> {
         let failed = |e: std::io::Error| self.storage.error("tmp", &e);
         let names = self.storage.list("tmp").map_err(failed)?;

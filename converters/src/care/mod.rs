@@ -1,4 +1,4 @@
-//! Caring for a store: checking, repairing and sweeping it.
+//! Maintenance of a store: checking, repairing and collecting garbage.
 
 pub(crate) mod fsck;
 pub(crate) mod gc;

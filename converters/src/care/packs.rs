@@ -1,5 +1,5 @@
-//! Every pack, read whole: its bytes against their digest, its index against its index file, each object against
-//! its digest.
+//! Checks every pack by reading it whole: its bytes against their digest, its index against its index file, each object
+//! against its digest.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 
@@ -15,61 +15,61 @@ use crate::store::{
 use crate::task::pool::in_parallel;
 use crate::task::progress::{self, Progress};
 
-/// How much of a pack is read at once for its digest, in bytes.
+/// How many bytes of a pack are read at once for its digest.
 const WINDOW: u64 = 4 << 20;
 
-/// How many bytes of a pack are read that no index accounts for.
+/// The maximum number of bytes read of a pack that has no readable index.
 const MAX_PACK: u64 = 4 << 30;
 
-/// What state the packs are in.
+/// The state of all packs.
 #[derive(Default)]
 pub(super) struct PackState {
-    /// How many were read, and how many objects.
+    /// The number of packs that were read, and of objects.
     pub(super) packs: u64,
     pub(super) objects: u64,
-    /// Where each object is that is whole and that an index finds.
+    /// The place of each object that is intact and indexed.
     pub(super) whole: HashMap<ObjectId, (PackId, IndexEntry)>,
-    /// Objects that are whole in packs without an index: a repair finds them.
+    /// Intact objects in packs without an index, which a repair can recover.
     pub(super) unindexed: HashSet<ObjectId>,
-    /// Those of the whole ones that are lists.
+    /// Those of the intact objects that are lists.
     pub(super) lists: HashSet<ObjectId>,
-    /// Whether objects were hashed by SHA-1 too.
+    /// True if objects were hashed by SHA-1 too.
     pub(super) hashed: bool,
-    /// The SHA-1 of each whole object that is no list, if they were.
+    /// The SHA-1 of each intact object that is not a list, if `hashed`.
     pub(super) sha1: HashMap<ObjectId, [u8; 20]>,
     pub(super) problems: Vec<String>,
     pub(super) notes: Vec<String>,
-    /// Files that could not be read, each a sentence: what they hold is not known.
+    /// Files that could not be read, each a sentence. Their content may be intact.
     pub(super) unreadable: Vec<String>,
-    /// What each pack is like.
+    /// The state of each pack.
     pub(super) checked: BTreeMap<PackId, Checked>,
 }
 
-/// A pack, checked.
+/// The state of a pack.
 #[derive(Default)]
 pub(super) struct Checked {
-    /// Its file is there.
+    /// True if its file exists.
     pub(super) there: bool,
-    /// Its bytes fit their digest.
+    /// True if its bytes match their digest.
     pub(super) whole: bool,
-    /// It has an index file that can be read.
+    /// True if it has an index file, and its index can be read from there or from the pack.
     pub(super) indexed: bool,
-    /// That one says something else than the pack does, or is damaged.
+    /// True if the index file is damaged or differs from the index in the pack.
     pub(super) index_differs: bool,
-    /// There is an index file at all.
+    /// True if an index file exists.
     pub(super) has_index: bool,
-    /// Objects that are whole in it, whoever knows of them.
+    /// Its intact objects, whether indexed or not.
     pub(super) good: Vec<IndexEntry>,
-    /// How many are not.
+    /// The number of damaged objects.
     pub(super) bad: u64,
     sha1: Vec<(ObjectId, [u8; 20])>,
     problems: Vec<String>,
-    /// Why it, or its index file, could not be read; all else is not known then.
+    /// Why it or its index file could not be read; then the other fields say nothing.
     unreadable: Option<String>,
 }
 
 impl PackState {
-    /// An index of what is whole.
+    /// Returns an index of the intact objects.
     pub(super) fn index(&self) -> Index {
         let mut by_pack: BTreeMap<PackId, Vec<IndexEntry>> = BTreeMap::new();
         for (pack, entry) in self.whole.values() {
@@ -83,7 +83,7 @@ impl PackState {
     }
 }
 
-/// Reads and checks all packs, on all processors. With `sha1`, hashes their objects too.
+/// Reads and checks all packs on all processors. With `sha1`, also computes the SHA-1 of their objects.
 pub(super) fn check_packs(store: &Store, sha1: bool, progress: &dyn Progress) -> Result<PackState> {
     let storage = &**store.storage();
     // Packs with a file, an index file, or both.
@@ -149,16 +149,16 @@ impl PackState {
     }
 }
 
-/// Checks a pack. If one of its files cannot be read, only that error is reported: the pack may be whole.
+/// Checks a pack. If one of its files cannot be read, reports only that error: the pack may be intact.
 fn check_pack(storage: &dyn Storage, id: PackId, sha1: bool, progress: &dyn Progress) -> Result<Checked> {
     let mut looked = look_at_pack(storage, id, sha1, progress);
     let lacks_index = |checked: &Checked| checked.there && !checked.has_index;
     if looked.as_ref().is_ok_and(lacks_index) && !is_missing(storage, &index_key(&id)) {
-        // An import has just written it.
+        // An import has just written the index.
         looked = look_at_pack(storage, id, sha1, progress);
     }
     match looked {
-        // Somebody has removed it meanwhile.
+        // It has been removed meanwhile.
         _ if is_gone(storage, id) => Ok(Checked::default()),
         Err(e) if e.is_unreadable() => {
             Ok(Checked { unreadable: Some(e.message().to_owned()), ..Checked::default() })
@@ -167,7 +167,7 @@ fn check_pack(storage: &dyn Storage, id: PackId, sha1: bool, progress: &dyn Prog
     }
 }
 
-/// Whether neither a pack nor its index file is there.
+/// Returns true if neither a pack nor its index file exists.
 fn is_gone(storage: &dyn Storage, id: PackId) -> bool {
     is_missing(storage, &pack_key(&id)) && is_missing(storage, &index_key(&id))
 }
@@ -176,7 +176,7 @@ fn look_at_pack(storage: &dyn Storage, id: PackId, sha1: bool, progress: &dyn Pr
     let mut checked = Checked::default();
     let key = pack_key(&id);
     let len_of = |key: &str| readable(storage.len(key).map_err(|e| storage.error(key, &e)));
-    // An import may write it just now, or gc remove it: it counts if it is there before and after it is read.
+    // An import may be writing it or gc removing it: it counts if it exists both before and after it is read.
     let was_there = len_of(&index_key(&id))?.is_ok();
     let ids = readable(PackIndex::from_file(storage, id))?;
     checked.has_index = ids.is_ok() || was_there && len_of(&index_key(&id))?.is_ok();
@@ -184,7 +184,7 @@ fn look_at_pack(storage: &dyn Storage, id: PackId, sha1: bool, progress: &dyn Pr
     let Ok(len) = len_of(&key)? else { return Ok(checked) };
     checked.there = true;
     let own = readable(PackIndex::from_pack(storage, id))?.map(|(own, _)| own.contents);
-    // A file may be far longer than what was ever written: only what an index accounts for is read.
+    // The file may be far longer than the pack that was written: only the bytes that an index accounts for are read.
     let contents = own.as_ref().ok().or_else(|| Some(&ids.as_ref().ok()?.contents));
     let most = contents.map_or(MAX_PACK, |contents| pack_len(&contents.entries));
     if len > most {
@@ -195,13 +195,13 @@ fn look_at_pack(storage: &dyn Storage, id: PackId, sha1: bool, progress: &dyn Pr
             Ok(digest) if digest == own.digest => checked.whole = true,
             Ok(_) => checked.problems.push(format!("{key}: its bytes do not fit their digest")),
             Err(e) => {
-                // Stopped, rather than damaged.
+                // The user has cancelled, which is not damage.
                 progress::check(progress)?;
                 checked.problems.push(e.message().to_owned());
             }
         }
     }
-    // Readers survive a damaged index file as long as the pack still ends with its index.
+    // A damaged index file does not stop readers as long as the pack still ends with its index.
     checked.indexed |= checked.has_index && own.is_ok();
     checked.index_differs = checked.has_index
         && match (&ids, &own) {
@@ -240,7 +240,7 @@ fn look_at_pack(storage: &dyn Storage, id: PackId, sha1: bool, progress: &dyn Pr
     Ok(checked)
 }
 
-/// BLAKE3 of the first `len` bytes of a file.
+/// Returns BLAKE3 of the first `len` bytes of a file.
 fn digest(storage: &dyn Storage, key: &str, len: u64, progress: &dyn Progress) -> Result<[u8; 32]> {
     let mut hasher = blake3::Hasher::new();
     let mut at = 0;

@@ -1,4 +1,4 @@
-//! The records of images, their manifests and the tables beside them: read, and made again from what is left.
+//! Reads the records of images, and rebuilds records, manifests and the tables beside them from the rest of the store.
 
 use std::sync::Arc;
 
@@ -14,8 +14,8 @@ use crate::store::{Image, ObjectWriter, Objects, PACKAGES, Provenance, Store, St
 use crate::task::progress::Progress;
 use crate::tree::mounts::Devices;
 
-/// An image's record. An error too if it can be read and is not what the image's files and the second record, or its
-/// pointer, agree on.
+/// Reads an image's record. Also fails if the record contradicts the image's files, and the second record or the
+/// pointer agrees with the files.
 pub(super) fn read(store: &Store, name: &str, version: u32) -> Result<StoredImage> {
     let stored = store.version(name, version)?;
     if let Ok(files) = store.without_record(name, version) {
@@ -34,7 +34,7 @@ pub(super) fn read(store: &Store, name: &str, version: u32) -> Result<StoredImag
     Ok(stored)
 }
 
-/// Makes again what follows from the rest of the store; gives what was done, each a sentence.
+/// Rebuilds what follows from the rest of the store, and returns a sentence for each repair.
 pub(super) fn mend(
     store: &Store,
     report: &FsckReport,
@@ -96,21 +96,21 @@ impl Mender<'_> {
         store.note_again(&stored.image)
     }
 
-    /// Replaces one of the image's files, and notes that.
+    /// Replaces one of the image's files, and records that.
     fn put(&mut self, stored: &StoredImage, file: &str, bytes: &[u8], from: &str) -> Result<()> {
         stored.replace(file, bytes)?;
         self.done.push(format!("{}: {file} made again from the {from}", self.lost.image));
         Ok(())
     }
 
-    /// Reads the stored disk as an import would; stores nothing.
+    /// Reads the stored disk as an import would, but stores nothing.
     fn reread(&self, stored: &StoredImage) -> Result<Reread> {
         let disk = Arc::new(stored.disk(self.objects.clone())?);
         let writer = ObjectWriter::only(self.store, std::collections::HashSet::new())?;
         reread(disk, &writer, None, self.progress)
     }
 
-    /// Makes the record again from the disk, and of where the image came from says what is known: nothing.
+    /// Rebuilds the record from the disk. Its origin remains unknown.
     fn record_from_disk(&mut self) -> Result<StoredImage> {
         let mut stored = self.store.without_record(self.name, self.version)?;
         let read = self.reread(&stored)?;
@@ -130,12 +130,12 @@ impl Mender<'_> {
         let rows = self.reread(stored)?.rows;
         let mut file = Vec::new();
         manifest::write(&mut file, &rows)?;
-        // Another version of the program may describe the same bits in another way.
+        // Another version of this program may describe the same bits differently.
         stored.image.manifest_digest = blake3::hash(&file).to_hex().to_string();
         self.put(stored, "manifest.parquet", &file, "stored disk")
     }
 
-    /// Makes a table that follows from the manifest.
+    /// Rebuilds a table that is derived from the manifest.
     fn table(&mut self, stored: &mut StoredImage, file: &str) -> Result<()> {
         let rows: Vec<Row> = stored.manifest()?;
         let bytes = match file {

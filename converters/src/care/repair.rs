@@ -1,5 +1,5 @@
-//! What can be done about damage: indexes from packs, the whole objects of damaged packs into new ones, and
-//! lost objects from disk images that still have them.
+//! Repairs damage: rebuilds indexes from packs, copies the intact objects of damaged packs into new ones, and recovers
+//! lost objects from disk images that still contain them.
 
 use std::collections::{BTreeSet, HashSet};
 use std::sync::Arc;
@@ -19,12 +19,12 @@ use crate::store::{
 use crate::task::progress::Progress;
 use crate::tree::mounts::Devices;
 
-/// Makes indexes again, and sets damaged packs aside: what is whole of them goes into a new pack, their index
-/// goes, and the file stays, unused, until gc.
+/// Rebuilds indexes, and sets damaged packs aside: copies their intact objects into a new pack and deletes their index.
+/// The damaged file stays, unused, until gc.
 pub(super) fn packs(store: &Store, state: &PackState) -> Result<Vec<String>> {
     let storage = &**store.storage();
     let failed = |e: std::io::Error| Error::file(&storage.place(), &e);
-    // It is made again when it is needed, from index files that are right then.
+    // It is rebuilt when needed, from index files that are correct then.
     clear_index_cache(storage).map_err(failed)?;
     let mut done = Vec::new();
     for (id, pack) in &state.checked {
@@ -44,7 +44,7 @@ pub(super) fn packs(store: &Store, state: &PackState) -> Result<Vec<String>> {
             }
             _ => {
                 let copied = salvage(store, state, id, pack)?;
-                // Set aside before, and all that is whole of it is elsewhere.
+                // It was set aside before, and all its intact objects are elsewhere.
                 if copied == 0 && !pack.has_index {
                     continue;
                 }
@@ -59,7 +59,7 @@ pub(super) fn packs(store: &Store, state: &PackState) -> Result<Vec<String>> {
     Ok(done)
 }
 
-/// Copies the whole objects of a damaged pack that no other pack has into a new one. Returns their number.
+/// Copies the intact objects of a damaged pack that no other pack has into a new one. Returns their number.
 fn salvage(store: &Store, state: &PackState, id: &PackId, pack: &Checked) -> Result<u64> {
     let storage = store.storage();
     let failed = |e: std::io::Error| Error::file(&storage.place(), &e);
@@ -79,8 +79,8 @@ fn salvage(store: &Store, state: &PackState, id: &PackId, pack: &Checked) -> Res
     Ok(entries.len() as u64)
 }
 
-/// Reads disk images, and stores what of them was lost: objects, and the layouts and manifests of images that
-/// have just these bits. Files that cannot be opened are added to `notes`.
+/// Reads disk images and stores what was lost of them: objects, and the layouts and manifests of images with exactly
+/// these bits. Adds files that cannot be opened to `notes`.
 pub(super) fn from_disks(
     store: &Store,
     report: &FsckReport,
@@ -90,7 +90,7 @@ pub(super) fn from_disks(
 ) -> Result<Vec<String>> {
     let mut lost: HashSet<ObjectId> =
         report.lost_objects.iter().filter_map(|id| ObjectId::parse(id)).collect();
-    // What images need whose layout is lost is not known before it is there again.
+    // The objects of an image whose layout is lost are unknown until the layout is restored.
     let everything = report.lost.iter().any(|image| image.lacks("layout") || image.lacks("image"));
     let mut done = Vec::new();
     for path in &options.from {
@@ -117,7 +117,7 @@ pub(super) fn from_disks(
     Ok(done)
 }
 
-/// Writes the layouts and manifests that were lost, of images whose record says that they are these.
+/// Writes the lost layouts and manifests of images that, as their record says, have this layout.
 fn parts(store: &Store, report: &FsckReport, read: &Reread) -> Result<Vec<String>> {
     let mut done = Vec::new();
     let mut manifest_file = Vec::new();
@@ -130,7 +130,7 @@ fn parts(store: &Store, report: &FsckReport, read: &Reread) -> Result<Vec<String
         let stored = store.version(name, version).or_else(|_| store.published(name, version));
         let mut stored = match stored {
             Ok(stored) if stored.image.layout_digest == layout_digest => stored,
-            // Both records are lost, and it is known all the same that this was the disk.
+            // Both records are lost, but the pointer says that this was the disk.
             Err(_) if store.has_pointer(name, version, &layout_digest) => store.stored(Image {
                 disk_size: read.layout.disk_size(),
                 layout_digest: layout_digest.clone(),
@@ -159,7 +159,7 @@ fn parts(store: &Store, report: &FsckReport, read: &Reread) -> Result<Vec<String
             store.note_again(&stored.image)?;
             done.push(format!("{}: published again", lost.image));
         }
-        // The manifest, where that is lost too, follows from the disk.
+        // A manifest that is lost too is rebuilt from the disk.
         if lost.lacks("layout") {
             stored.replace("layout", &layout_file)?;
             done.push(format!("{}: layout written again", lost.image));

@@ -1,4 +1,4 @@
-//! What a check of the store was asked for, and what it found.
+//! The options of a check of the store, and its findings.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
@@ -12,18 +12,18 @@ use crate::store::{Image, ImageName, Selector, Store};
 /// What to do about damage.
 #[derive(Debug, Clone, Default)]
 pub struct FsckOptions {
-    /// Make indexes again from packs, set damaged packs aside and keep what is whole of them; make records, manifests
-    /// and tables again.
+    /// Rebuild indexes from packs, set damaged packs aside and keep their intact objects; rebuild records, manifests
+    /// and tables.
     pub repair: bool,
-    /// Disk images that may still have what was lost: read, and lost objects stored again.
-    /// With `repair` only.
+    /// Disk images that may still contain what was lost: they are read, and lost objects are stored again. Only with
+    /// `repair`.
     pub from: Vec<PathBuf>,
-    /// How those are opened.
+    /// How to open these disk images.
     pub open: OpenOptions,
 }
 
 impl FsckOptions {
-    /// Errs if they make no sense together.
+    /// Fails if the options contradict each other.
     pub fn check(&self) -> Result<()> {
         match !self.repair && !self.from.is_empty() {
             true => Err(Error::usage("--from is for --repair: disk images to take lost objects from")),
@@ -32,53 +32,53 @@ impl FsckOptions {
     }
 }
 
-/// What is to be done about a store.
+/// What a store needs.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Verdict {
-    /// Nothing: everything that images need is there and whole.
+    /// Nothing: everything that images need exists and is intact.
     #[default]
     Whole,
-    /// The store itself has all that the repair needs.
+    /// A repair, for which the store itself has everything.
     Repairable,
-    /// The repair needs disk images that were imported.
+    /// A repair that needs disk images that were imported.
     NeedsOriginals,
-    /// Something is lost that no disk image is known to have.
+    /// Something is lost that no known disk image contains.
     Lost,
-    /// Not known: files of the store could not be read. Nothing is repaired before they can be.
+    /// Unknown: files of the store could not be read. Nothing is repaired until they can be.
     Unreadable,
 }
 
-/// What was found.
+/// The findings of a check.
 #[derive(Debug, Clone, Default, Serialize)]
 pub struct FsckReport {
-    /// Whether everything that images need is there and whole (after repair, if that was asked for).
+    /// True if everything that images need exists and is intact (after the repair, if one was requested).
     pub clean: bool,
-    /// What is to be done.
+    /// What the store needs.
     pub verdict: Verdict,
-    /// The arguments of `mif` that do it, after `--store`; empty if nothing can be done.
+    /// The arguments of `mif` for the repair, after `--store`; empty if none helps.
     pub command: Vec<String>,
-    /// The files that lost images were imported from, by their absolute paths.
+    /// The absolute paths of the files that lost images were imported from.
     pub originals: Vec<String>,
-    /// Images that were checked.
+    /// The number of images that were checked.
     pub images: u64,
-    /// Packs that were read.
+    /// The number of packs that were read.
     pub packs: u64,
-    /// Objects in them that were held against their digests.
+    /// The number of objects in them that were checked against their digests.
     pub objects: u64,
     /// Damage, each a sentence.
     pub problems: Vec<String>,
-    /// Files that could not be read, each a sentence: whether they are damaged is not known.
+    /// Files that could not be read, each a sentence. They may be intact.
     pub unreadable: Vec<String>,
-    /// Untidiness that costs nothing, each a sentence.
+    /// Harmless irregularities, each a sentence.
     pub notes: Vec<String>,
-    /// What was done about damage, each a sentence.
+    /// What was repaired, each a sentence.
     pub repaired: Vec<String>,
     /// What images have lost.
     pub lost: Vec<LostImage>,
-    /// Objects that images need and that are nowhere whole, by their ids.
+    /// Objects that images need and of which no intact copy exists, by their ids.
     pub lost_objects: Vec<String>,
-    /// Images that are whole and have no second record, as `name@version`.
+    /// Intact images without a second record, as `name@version`.
     #[serde(skip)]
     pub(crate) unnoted: Vec<String>,
 }
@@ -88,17 +88,17 @@ pub struct FsckReport {
 pub struct LostImage {
     /// The image, as `name@version`.
     pub image: String,
-    /// Parts of it that are lost: `record`, `manifest`, `layout`, `digests`, `packages`; `image` if all of it is.
+    /// Lost parts of it: `record`, `manifest`, `layout`, `digests`, `packages`; `image` if all of it is lost.
     pub parts: Vec<String>,
-    /// Files whose content is lost, as `volume:path`; at most a thousand are named.
+    /// Files whose content is lost, as `volume:path`; at most a thousand.
     pub files: Vec<String>,
-    /// How many there are.
+    /// The number of these files, including those not named.
     pub file_count: u64,
-    /// Files whose content is whole, and has another SHA-1 than the manifest says; at most a thousand are named. Only
-    /// `verify --all` looks for them.
+    /// Files whose content is intact but has another SHA-1 than in the manifest; at most a thousand. Only
+    /// `verify --all` checks this.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub wrong_sha1: Vec<String>,
-    /// Bytes of the disk that are lost, and lie on each volume or outside of all (`-`).
+    /// The number of lost bytes of the disk on each volume, and outside of all volumes (`-`).
     pub disk_bytes: BTreeMap<String, u64>,
 }
 
@@ -114,17 +114,17 @@ impl LostImage {
         self.parts.iter().any(|lost| lost == part)
     }
 
-    /// Whether all objects are there that its files and its disk need.
+    /// Returns true if all objects of its files and its disk exist.
     pub(super) fn has_objects(&self) -> bool {
         self.file_count == 0 && self.disk_bytes.is_empty()
     }
 
-    /// Whether the layout is there: all but the objects follows from it.
+    /// Returns true if the layout exists: everything but the objects follows from it.
     pub(super) fn has_layout(&self) -> bool {
         !self.lacks("image") && !self.lacks("layout") && self.wrong_sha1.is_empty()
     }
 
-    /// Its name and version.
+    /// Returns its name and version.
     pub(super) fn id(&self) -> Option<(&str, u32)> {
         let (name, version) = self.image.rsplit_once('@')?;
         Some((name, version.parse().ok()?))
@@ -132,10 +132,10 @@ impl LostImage {
 }
 
 impl FsckReport {
-    /// Decides what is to be done. `found` says whether all lost objects are in packs without an index.
+    /// Sets the verdict and the command. `found` is true if all lost objects are in packs without an index.
     pub(super) fn judge(&mut self, store: &Store, found: bool) {
         if !self.unreadable.is_empty() {
-            // Objects that seem to be lost may be in the files that could not be read.
+            // Objects that seem lost may be in the unreadable files.
             self.lost.clear();
             self.lost_objects.clear();
             self.verdict = Verdict::Unreadable;
@@ -169,10 +169,10 @@ impl FsckReport {
     }
 }
 
-/// The file that an image was imported from, or that the image was which it was made from.
+/// Returns the path of the file that an image, or an ancestor of it, was imported from.
 fn original(store: &Store, name: &str, version: u32) -> Option<String> {
     let (mut name, mut version) = (name.to_owned(), version);
-    // A chain of parents may be a circle in a store that somebody else made.
+    // In a store from another program, a chain of parents may be circular.
     for _ in 0..1000 {
         let image = store.version(&name, version).or_else(|_| store.published(&name, version)).ok()?.image;
         let Image { provenance, .. } = image;

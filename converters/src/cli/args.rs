@@ -53,7 +53,7 @@ Several images are imported in parallel. If one fails, the others continue, and 
 command again to resume: it skips an image without reading it if its files have not changed since the last import and \
 the stored image is whole. A single file is always read.
 
-A name belongs to the file that was first imported under it, and another file of that name is refused: pass --name to \
+A name belongs to the file that was last imported under it, and another file of that name is refused: pass --name to \
 give it its own name, or --new-version to make it a version of the same image. Importing an image again rewrites its \
 damaged parts in the store. --verify checks its objects too; if any are damaged, the exit code is 1, and \
 `mif fsck --repair` removes the damaged copies.")]
@@ -259,7 +259,7 @@ Examples:
   mif cat web /etc/os-release
   mif cat disk.vmdk p15:/EFI/BOOT/BOOTX64.EFI > bootx64.efi
 
-Symlinks are followed within the volume. IMAGE is a disk image file, or NAME[@VERSION] in the store.")]
+Symlinks are followed within the image. IMAGE is a disk image file, or NAME[@VERSION] in the store.")]
     Cat {
         /// Disk image file, or NAME[@VERSION] in the store
         image: String,

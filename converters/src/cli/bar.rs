@@ -12,14 +12,14 @@ use super::signals::Stop;
 /// Progress on the terminal, if standard error is one.
 pub(super) struct Bar {
     bar: ProgressBar,
-    /// The group of bars that it belongs to, if any.
+    /// The group to which it belongs, if any.
     among: Option<MultiProgress>,
     quiet: bool,
     stop: Arc<Stop>,
 }
 
 impl Bar {
-    /// A bar for `label`; never drawn if `quiet` or standard error is no terminal.
+    /// Returns a bar for `label`. It is never drawn if `quiet`, or if standard error is not a terminal.
     pub(super) fn new(label: &str, quiet: bool, stop: Arc<Stop>) -> Self {
         let bar = ProgressBar::with_draw_target(None, target(quiet));
         Self::start(bar, None, label, quiet, stop)
@@ -54,7 +54,7 @@ pub(super) struct Bars {
 }
 
 impl Bars {
-    /// Never drawn if `quiet` or standard error is no terminal.
+    /// Returns bars that are never drawn if `quiet`, or if standard error is not a terminal.
     pub(super) fn new(quiet: bool, stop: Arc<Stop>) -> Self {
         let multi = MultiProgress::with_draw_target(target(quiet));
         let style = ProgressStyle::with_template("{pos} of {len} images {wide_bar} {elapsed}");
@@ -62,7 +62,7 @@ impl Bars {
         Bars { multi, all, quiet, stop }
     }
 
-    /// Sets the number of images, and starts the total.
+    /// Sets the number of images, and starts the bar of the total.
     pub(super) fn total(&self, images: usize) {
         self.all.set_length(images as u64);
         self.all.reset();

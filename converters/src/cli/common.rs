@@ -49,14 +49,15 @@ pub(super) struct Open {
 /// Which files an image may refer to, and which snapshot of it to open.
 #[derive(Args, Default)]
 pub(super) struct OpenFiles {
-    /// Let an image refer to files under DIR, such as extents and backing files, not only to files under its own directory
+    /// Let an image refer to files under DIR, such as extents and backing files, not only to files under its own
+    /// directory
     #[arg(long, value_name = "DIR")]
     pub(super) allow_path: Vec<PathBuf>,
     /// Read this internal snapshot of a qcow2 image, given by name or ID
     #[arg(long, value_name = "NAME")]
     pub(super) snapshot: Option<String>,
-    /// Use FILE as the image's backing file or parent disk, if it was moved, renamed or changed. Repeat for the parent's own
-    /// parent
+    /// Use FILE as the image's backing file or parent disk, if it was moved, renamed or changed. Repeat for the
+    /// parent's own parent
     #[arg(long, value_name = "FILE")]
     pub(super) parent: Vec<PathBuf>,
 }
@@ -103,7 +104,7 @@ pub(super) enum ListFormat {
     Mtree,
 }
 
-/// The command line for an image's record, with replacement characters for invalid UTF-8.
+/// Returns the command line for an image's record, with replacement characters for invalid UTF-8.
 pub(super) fn command_line() -> Vec<String> {
     let mut words: Vec<String> = std::env::args_os().map(|arg| arg.to_string_lossy().into_owned()).collect();
     if let Some(program) = words.first_mut() {
@@ -118,7 +119,7 @@ pub(super) fn export_options(format: Option<String>, write: Write) -> Result<Exp
     Ok(ExportOptions { format, options, backing, force, verify, reshape: Reshape::default() })
 }
 
-/// The ID of a group, which is given by its number or by its name in `/etc/group`.
+/// Returns the ID of a group given by its number or by its name in `/etc/group`.
 pub(super) fn group_number(group: &str) -> Result<u32> {
     if let Ok(number) = group.parse() {
         return Ok(number);

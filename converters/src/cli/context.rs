@@ -14,7 +14,7 @@ use super::print::{complain_of, print, print_exactly, print_json};
 use super::signals::Stop;
 use super::text;
 
-/// The answer of a verb: yes is exit code 0, no is 1.
+/// The answer of a verb: true for exit code 0, false for 1.
 pub(super) type Answer = Result<bool>;
 
 /// A run of the program.
@@ -24,7 +24,7 @@ pub(super) struct Context {
 }
 
 impl Context {
-    /// Creates the store if `--shared` asks for it.
+    /// Creates the store if `--shared` is given.
     pub(super) fn make_shared(&self, new: &NewStore) -> Result<()> {
         let Some(group) = &new.shared else { return Ok(()) };
         let store = &self.global.store;
@@ -66,7 +66,7 @@ impl Context {
         images.is_empty()
     }
 
-    /// Prints warnings on standard error, so that standard output has only the answer. In JSON they are part of the report.
+    /// Prints warnings on standard error, so that standard output contains only the answer. JSON reports include them.
     pub(super) fn warn(&self, warnings: &[String]) {
         if !self.global.json && !self.global.quiet {
             for warning in warnings {

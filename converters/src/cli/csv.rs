@@ -5,13 +5,14 @@ use mif::{LsReport, PackagesReport, SearchReport};
 
 /// Formats a table with a header line and a row for each entry.
 ///
-/// A spreadsheet takes a cell that begins with `=`, `+`, `-` or `@` for a formula even if it is quoted. If `safe`, such cells
-/// are prefixed with an apostrophe, and so are cells that begin with one, so that different cells stay different.
+/// A spreadsheet interprets a cell that begins with `=`, `+`, `-` or `@` as a formula even if it is quoted. If `safe`,
+/// such cells are prefixed with an apostrophe, and so are cells that begin with one, so that different cells stay
+/// different.
 fn table<const N: usize>(safe: bool, names: [&str; N], rows: impl Iterator<Item = [String; N]>) -> String {
     let mut out = Writer::from_writer(Vec::new());
     out.write_record(names).expect("writing to memory");
     for mut row in rows {
-        // Times are numbers, and those before 1970 begin with a minus.
+        // Times are numbers, and those before 1970 begin with a minus sign.
         let cells = row.iter_mut().zip(names).filter(|(_, name)| safe && *name != "mtime");
         for (cell, _) in cells {
             if cell.starts_with(['=', '+', '-', '@', '\t', '\r', '\n', '\'']) {

@@ -55,7 +55,7 @@ struct ManReport {
 }
 
 impl Context {
-    /// Runs one of the verbs; `program` is the whole command line.
+    /// Runs one of the verbs; `program` is the definition of the whole command line.
     pub(super) fn install(&self, verb: &Install, program: Command) -> Answer {
         match verb {
             Install::Completions { shell } => print_exactly(&completions(*shell, program))?,
@@ -71,7 +71,7 @@ impl Context {
     }
 }
 
-/// Returns the script, which is complete before it is printed: the generator panics if a write fails.
+/// Returns the script. It is complete before it is printed, because the generator panics if a write fails.
 fn completions(shell: Shell, mut program: Command) -> String {
     let mut script = Vec::new();
     clap_complete::generate(shell, &mut program, "mif", &mut script);
@@ -82,7 +82,8 @@ fn completions(shell: Shell, mut program: Command) -> String {
     script
 }
 
-/// The values that a verb's own arguments may have, which the generator leaves out for fish (clap-rs/clap#6295).
+/// Returns completions for the values of a verb's own arguments, which the generator omits for fish
+/// (clap-rs/clap#6295).
 fn fish_values(verb: &Command) -> Option<String> {
     let values = verb.get_positionals().flat_map(clap::Arg::get_possible_values);
     let values: Vec<String> = values.map(|value| value.get_name().to_owned()).collect();
@@ -92,7 +93,7 @@ fn fish_values(verb: &Command) -> Option<String> {
     })
 }
 
-/// Writes each page as a file of the directory, or none of them if a file is in the way.
+/// Writes each page as a file in the directory, or none of them if a file is in the way.
 fn write_pages(directory: &Path, pages: &[Page]) -> Result<ManReport> {
     match fs::metadata(directory) {
         Ok(meta) if meta.is_dir() => {}
@@ -123,7 +124,7 @@ fn write_pages(directory: &Path, pages: &[Page]) -> Result<ManReport> {
     })
 }
 
-/// Returns true if nothing has this path, or a man page of mif.
+/// Returns true if the path does not exist or is a man page of mif.
 fn is_replaceable(path: &Path) -> io::Result<bool> {
     match fs::symlink_metadata(path) {
         Ok(meta) if meta.is_file() => {
@@ -137,7 +138,7 @@ fn is_replaceable(path: &Path) -> io::Result<bool> {
     }
 }
 
-/// A page appears whole or not at all.
+/// Writes a page atomically.
 fn write_page(directory: &Path, path: &Path, text: &str) -> io::Result<()> {
     let temporary = directory.join(format!(".mif-man-{}", std::process::id()));
     let mut file = File::create_new(&temporary)?;

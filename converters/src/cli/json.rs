@@ -1,5 +1,5 @@
-//! JSON that is safe to print on a terminal: control and invisible characters ([`is_hidden`]) are written as `\u…`, which
-//! stands for the same value.
+//! JSON that is safe to print on a terminal: control and invisible characters ([`is_hidden`]) are written as `\u…`,
+//! which means the same value.
 
 use std::io::{self, Write};
 

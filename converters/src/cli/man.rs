@@ -1,7 +1,7 @@
-//! Man pages, made from the command line's own help: one for the program and one for each verb.
+//! Man pages generated from the command line's help: one for the program and one for each verb.
 //!
-//! `clap_mangen` renders the options. The rest is laid out here, because examples and exit codes have sections of their own
-//! in a man page, where help has one text for all (`after_help`).
+//! `clap_mangen` renders the options. The rest is laid out here, because a man page has separate sections for examples
+//! and exit codes, while the help has a single text (`after_help`).
 
 use clap::Command;
 use clap_mangen::Man;
@@ -15,16 +15,16 @@ pub(super) struct Page {
     pub(super) text: String,
 }
 
-/// The pages of the program, of its verbs, and of theirs.
+/// Returns the pages of the program, of its verbs, and of their subcommands.
 pub(super) fn pages(mut program: Command) -> Vec<Page> {
-    // Only a built command hands its global options to its verbs.
+    // Only a built command passes its global options on to its verbs.
     program.build();
     let mut pages = Vec::new();
     add(&program, &[], &mut pages);
     pages
 }
 
-/// Returns true if `start` is the beginning of a man page of mif.
+/// Returns true if `start` is the start of a man page of mif.
 pub(super) fn is_page(start: &[u8]) -> bool {
     let mut lines = start.split(|byte| *byte == b'\n');
     lines.any(|line| line.starts_with(b".TH mif ") || line.starts_with(b".TH mif-"))
@@ -39,7 +39,7 @@ fn add(command: &Command, above: &[String], pages: &mut Vec<Page>) {
     }
 }
 
-/// `mif-import`
+/// Returns the name of a page, such as `mif-import`.
 fn name(command: &Command) -> String {
     command.get_display_name().unwrap_or_else(|| command.get_name()).to_owned()
 }
@@ -55,7 +55,7 @@ fn page(command: &Command, above: &[String]) -> String {
     let version = format!("mif {}", command.get_version().unwrap_or_default());
 
     let mut top = Roff::new();
-    // Without a date: the version says what the page is of, and the same program writes the same page.
+    // No date: the version identifies the page, and the same program always writes the same page.
     top.control("TH", [&name, "1", "\"\"", &version, "User Commands"]);
     top.control("SH", ["NAME"]).text([roman(format!("{name} - {}", first_sentence(&about)))]);
     top.control("SH", ["SYNOPSIS"]).text(synopsis(command));
@@ -87,7 +87,7 @@ fn page(command: &Command, above: &[String]) -> String {
             if i > 0 {
                 rest.control("PP", []);
             }
-            // Not filled: a command may be copied from the page.
+            // Not filled, so that a command can be copied from the page.
             rest.control("nf", []).text([bold(example)]).control("fi", []);
             if !meaning.is_empty() {
                 rest.control("RS", []).text([roman(meaning)]).control("RE", []);
@@ -105,7 +105,7 @@ fn page(command: &Command, above: &[String]) -> String {
         rest.text(names);
     }
     let text = top.render() + &options(command) + without_preamble(&rest.render());
-    // Characters that roff would print as others.
+    // Characters that roff would otherwise replace.
     text.replace('`', "\\(ga").replace('^', "\\(ha").replace('~', "\\(ti")
 }
 
@@ -113,7 +113,7 @@ fn first_sentence(about: &str) -> &str {
     about.split_once(". ").map_or(about, |(first, _)| first).trim_end_matches('.')
 }
 
-/// The usage, as help has it.
+/// Returns the usage as in the help.
 fn synopsis(command: &Command) -> Vec<clap_mangen::roff::Inline> {
     let usage = command.clone().render_usage().to_string();
     let usage = usage.trim().trim_start_matches("Usage: ");
@@ -128,33 +128,34 @@ fn options(command: &Command) -> String {
     let mut text = Vec::new();
     Man::new(command.clone()).render_options_section(&mut text).expect("memory can be written");
     let text = String::from_utf8(text).expect("options are UTF-8");
-    // An empty line between breaks is an empty line and a warning; this is the request for one.
+    // An empty line between breaks causes a warning; this request produces an empty line without one.
     without_preamble(&text).replace(".br\n\n.br\n", ".sp\n")
 }
 
-/// Every rendering begins with the definition of the apostrophe, which a page needs once.
+/// Removes the definition of the apostrophe, with which every rendering begins: a page needs it only once.
 fn without_preamble(text: &str) -> &str {
     text.find(".SH").map_or("", |start| &text[start..])
 }
 
-/// What help says after the options, by the sections that man pages have for it.
+/// The help text after the options, split into the sections of man pages.
 #[derive(Default)]
 struct Help {
     description: Vec<Block>,
-    /// Commands, each with what it does.
+    /// Commands with their descriptions.
     examples: Vec<(String, String)>,
-    /// Codes, each with what it means.
+    /// Exit codes with their meanings.
     exit_codes: Vec<(String, String)>,
 }
 
 enum Block {
     Paragraph(String),
-    /// Lines that stay as they are.
+    /// Lines that are not filled.
     Lines(Vec<String>),
 }
 
 impl Help {
-    /// Text stands at the margin; examples, codes and quoted files are indented under a line that ends with a colon.
+    /// Parses the help. Text is not indented; examples, codes and quoted files are indented under a line that ends with
+    /// a colon.
     fn parse(text: &str) -> Self {
         let mut help = Help::default();
         let lines: Vec<&str> = text.lines().collect();
@@ -187,7 +188,8 @@ impl Help {
 const EXAMPLES: &str = "Examples:";
 const EXIT_CODES: &str = "Exit codes:";
 
-/// Lines of two columns, with at least two spaces between them. A line that is indented further continues the right one.
+/// Parses lines of two columns, separated by at least two spaces. A line with deeper indentation continues the right
+/// column.
 fn pairs(lines: &[&str]) -> Vec<(String, String)> {
     let mut pairs: Vec<(String, String)> = Vec::new();
     for line in lines {

@@ -1,4 +1,4 @@
-//! Arguments to verbs, reports to the terminal, errors to exit codes.
+//! The command line: parses arguments, calls verbs, prints reports, and converts errors to exit codes.
 
 mod args;
 mod bar;
@@ -58,8 +58,8 @@ pub(super) fn run() -> ExitCode {
     }
 }
 
-/// Prints the help, or what is wrong with the command line. An unknown word is escaped: it may be a file name that the
-/// shell put there for a glob.
+/// Prints the help, or the error in the command line. An unknown word is escaped, because it may be a file name from a
+/// glob that the shell expanded.
 fn refuse(error: &clap::Error) -> ! {
     let text = error.render().to_string();
     let harmless = printable_lines(&text);

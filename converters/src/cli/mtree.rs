@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 
 use mif::{LsEntry, LsReport};
 
-/// Formats everything listed as a specification, with paths relative to the directory that was listed.
+/// Formats the listing as a specification, with paths relative to the listed directory.
 pub(super) fn listing(listing: &LsReport) -> String {
     let mut out = String::from("#mtree\n");
     // A specification begins with its directory, even if only a file in it was listed.
@@ -14,7 +14,8 @@ pub(super) fn listing(listing: &LsReport) -> String {
     for entry in listing.entries() {
         let below = entry.path_bytes.strip_prefix(&listing.folder[..]).unwrap_or(&entry.path_bytes);
         let below = below.strip_prefix(b"/").unwrap_or(below);
-        // The directory itself is a dot. Every other path has a slash, so that readers take it as a path and not as a name.
+        // The directory itself is a dot. Every other path contains a slash, so that readers take it for a path and not
+        // for a name.
         let path = if below.is_empty() { ".".to_owned() } else { format!("./{}", vis(below)) };
         out.push_str(&path);
         line(&mut out, &entry);
@@ -24,7 +25,7 @@ pub(super) fn listing(listing: &LsReport) -> String {
 }
 
 fn line(out: &mut String, entry: &LsEntry) {
-    // The manual page has sockets among its types, though not all readers know them.
+    // The manual page lists sockets among the types, though not all readers know them.
     let kind = match entry.file_type {
         "symlink" => "link",
         other => other,
@@ -58,8 +59,8 @@ fn line(out: &mut String, entry: &LsEntry) {
     }
 }
 
-/// Escapes bytes as `\` and three octal digits, like vis(3) with `VIS_OCTAL`: those that are not printable, and those that
-/// some readers take for patterns.
+/// Escapes bytes as `\` and three octal digits, like vis(3) with `VIS_OCTAL`: unprintable ones, and those that some
+/// readers interpret as patterns.
 fn vis(bytes: &[u8]) -> String {
     let mut out = String::with_capacity(bytes.len());
     for byte in bytes {

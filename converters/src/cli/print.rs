@@ -13,12 +13,13 @@ pub(super) fn complain(error: &Error) {
     eprintln!("mif: {}{}", text::printable(error.message()), advice);
 }
 
-/// Prints an error of which only the text is left.
+/// Prints an error given as text.
 pub(super) fn complain_of(error: &str) {
     eprintln!("mif: {}", text::printable(error));
 }
 
-/// A closed pipe on standard output is not a failure (`mif ls … | head`): the program ends with exit code 0.
+/// Returns the error for a failed write. A closed pipe on standard output is not a failure (`mif ls … | head`): the
+/// program exits with code 0.
 pub(super) fn output_failed(error: io::Error) -> Error {
     if error.kind() == io::ErrorKind::BrokenPipe {
         std::process::exit(0);
@@ -26,8 +27,8 @@ pub(super) fn output_failed(error: io::Error) -> Error {
     Error::store(format!("cannot write to standard output: {error}"))
 }
 
-/// Prints text for people. Names are escaped where the text is made, so none can start a new line; this escapes whatever
-/// was missed there.
+/// Prints text for people. Names are escaped when the text is made, so none can start a new line; this escapes anything
+/// missed there.
 pub(super) fn print(text: &str) -> Result<()> {
     print_exactly(&printable_lines(text))
 }
@@ -48,7 +49,7 @@ pub(super) fn json_line(report: &impl Serialize) -> String {
     String::from_utf8(line).expect("JSON is UTF-8") + "\n"
 }
 
-/// Standard output. If its reader goes away, the program ends.
+/// Standard output. If its reader closes it, the program exits.
 pub(super) struct Output;
 
 impl Write for Output {

@@ -1,10 +1,10 @@
 //! Stops a verb on SIGINT, SIGTERM and SIGHUP.
 //!
-//! A running verb polls [`Observer::interrupted`]. Once it has seen the signal, it removes its temporary files and returns.
-//! A verb that waits for a pipe or for the reader of standard output does not poll, and neither does one that only computes.
-//! Such a verb has no named temporary file, so a thread ends the program after a moment. A verb that writes files may be in
-//! an fsync, which can take seconds on a slow disk and cannot be interrupted; it gets more time, so that it can remove the
-//! file afterwards. A second signal ends any verb at once.
+//! A running verb polls [`Observer::interrupted`]. Once it has seen the signal, it removes its temporary files and
+//! returns. A verb that waits for a pipe or for the reader of standard output does not poll, and neither does one that
+//! only computes. Such a verb has no named temporary file, so a thread ends the program after a moment. A verb that
+//! writes files may be in an fsync, which can take seconds on a slow disk and cannot be interrupted; it gets more time,
+//! so that it can remove the file afterwards. A second signal ends any verb at once.
 //!
 //! [`Observer::interrupted`]: mif_formats::container::Observer::interrupted
 
@@ -23,15 +23,15 @@ const GRACE: Duration = Duration::from_millis(700);
 /// The same for a verb that may be in an fsync.
 const SYNC_GRACE: Duration = Duration::from_secs(15);
 const STEP: Duration = Duration::from_millis(50);
-/// The kernel's number of the signal for a file that grows past `ulimit -f`, the same on all that Rust's Linux and BSD
-/// targets have.
+/// The number of the signal for a file that grows past `ulimit -f`. It is the same on all Linux and BSD targets of
+/// Rust.
 const SIGXFSZ: i32 = 25;
 
 /// A request to stop, and whether the verb has noticed it.
 #[derive(Default)]
 pub(super) struct Stop {
     asked: Arc<AtomicBool>,
-    /// Number of the signal; 0 if none.
+    /// The number of the signal; 0 if there was none.
     signal: AtomicI32,
     heard: AtomicBool,
     /// True if the verb may be in an fsync and does not wait for a pipe.
@@ -41,16 +41,17 @@ pub(super) struct Stop {
 }
 
 impl Stop {
-    /// Installs the signal handlers. `writes` tells whether the verb writes files.
+    /// Installs the signal handlers. `writes` is true if the verb writes files.
     pub(super) fn listen(writes: bool) -> Arc<Self> {
         let stop = Arc::new(Stop { syncs: writes && !names_a_pipe(), ..Stop::default() });
-        // A handler of any kind turns the signal into an error of the write, which names the file.
+        // With any handler, the write fails with an error that names the file, instead of the signal ending the
+        // program.
         let _ = signal_hook::flag::register(SIGXFSZ, Arc::default());
         let hangs_up = !is_ignored(SIGHUP);
         let signals = [SIGINT, SIGTERM].into_iter().chain(hangs_up.then_some(SIGHUP));
         let signals: Vec<i32> = signals.collect();
         for &signal in &signals {
-            // Without a handler the program still works: the signal then simply ends it.
+            // Without a handler the program still works: then the signal simply ends it.
             let asked = stop.asked.clone();
             let _ = signal_hook::flag::register_conditional_shutdown(signal, 128 + signal, asked.clone());
             let _ = signal_hook::flag::register(signal, asked);
@@ -76,22 +77,22 @@ impl Stop {
         asked
     }
 
-    /// Called if the verb writes its result to standard output, where a write may wait forever, and not to a file.
+    /// Records that the verb writes its result to standard output, where a write may block forever, and not to a file.
     pub(super) fn writes_to_pipe(&self) {
         self.to_pipe.store(true, Ordering::Relaxed);
     }
 
-    /// Called when the verb has returned and removed its files.
+    /// Records that the verb has returned and removed its files.
     pub(super) fn returned(&self) {
         self.heard.store(false, Ordering::Relaxed);
     }
 
-    /// The exit code after a signal; `None` if there was no signal.
+    /// Returns the exit code after a signal; `None` if there was no signal.
     pub(super) fn exit_code(&self) -> Option<ExitCode> {
         if !self.asked.load(Ordering::Relaxed) {
             return None;
         }
-        // The flag is set in the handler, the number by the thread that it wakes.
+        // The handler sets the flag; the thread that it wakes stores the number.
         for _ in 0..GRACE.as_millis() / STEP.as_millis() {
             match self.signal.load(Ordering::Relaxed) {
                 0 => std::thread::sleep(STEP),
@@ -112,7 +113,7 @@ impl Stop {
             let heard = self.heard.load(Ordering::Relaxed) && !to_pipe;
             unheard = if heard { Duration::ZERO } else { unheard + STEP };
         }
-        // Without destructors: other threads hold what those would wait for.
+        // Runs no destructors, because they would wait for locks held by other threads.
         signal_hook::low_level::exit(code);
     }
 }
@@ -127,7 +128,7 @@ fn names_a_pipe() -> bool {
     })
 }
 
-/// Returns true if the program was started with this signal ignored, as by nohup(1); it is then left ignored.
+/// Returns true if the program was started with this signal ignored, as by nohup(1). Then it stays ignored.
 fn is_ignored(signal: i32) -> bool {
     let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
     let mask = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));

@@ -1,4 +1,4 @@
-//! Reports as text for people.
+//! Formats reports as text for people.
 
 use std::fmt::Write as _;
 
@@ -94,7 +94,7 @@ pub(super) fn export(report: &ExportReport) -> String {
     out
 }
 
-/// Lists which identities changed, and which files name them.
+/// Lists the identities that changed, and the files that refer to them.
 pub(super) fn ids_text(report: &IdsReport, out: &mut String) {
     for change in &report.changed {
         let _ = writeln!(
@@ -113,7 +113,7 @@ pub(super) fn ids_text(report: &IdsReport, out: &mut String) {
     }
 }
 
-/// How many places with differing bytes are shown.
+/// The maximum number of places with differing bytes that are shown.
 const SHOWN_PLACES: usize = 20;
 
 pub(super) fn verify(report: &VerifyReport) -> String {
@@ -342,12 +342,12 @@ pub(super) fn ls(listing: &LsReport, long: bool, digests: bool, volumes: bool) -
     out
 }
 
-/// The mode as `ls -l` writes it.
+/// Formats the mode as `ls -l` does.
 fn mode(entry: &LsEntry) -> String {
     mode_text(entry.file_type, entry.mode)
 }
 
-/// A type and a mode as `ls -l` writes them.
+/// Formats a type and a mode as `ls -l` does.
 pub(super) fn mode_text(file_type: &str, mode: Option<u16>) -> String {
     let kind = match file_type {
         "dir" => 'd',
@@ -382,7 +382,7 @@ pub(super) fn time(time: Option<Timestamp>) -> String {
     }
 }
 
-/// A time in seconds since 1970.
+/// Formats a time in seconds since 1970.
 pub(super) fn seconds_time(secs: u64) -> String {
     time(Some(Timestamp { secs: secs as i64, nanos: 0 }))
 }

@@ -129,7 +129,7 @@ impl Context {
     }
 }
 
-/// How many paths of a kind are shown; JSON lists all.
+/// The maximum number of paths of a kind that are shown; JSON lists all.
 const SHOWN: usize = 20;
 
 fn text(report: &UpdateReport) -> String {
@@ -158,7 +158,7 @@ fn text(report: &UpdateReport) -> String {
     out
 }
 
-/// The result for one image, in one line.
+/// Formats the result for one image in one line.
 fn result(image: &UpdatedImage, dry_run: bool) -> String {
     match image.result {
         ImageResult::Applied if dry_run => format!("would be applied: {}", counts(&image.counts)),

@@ -1,4 +1,4 @@
-//! Windows of the disk whose residue is of several origins, put together as an import would have it.
+//! Rewrites windows of the disk whose residue comes from several sources, as an import would store them.
 
 use std::collections::BTreeSet;
 use std::ops::Range;
@@ -12,8 +12,8 @@ use crate::disk::blocks::{BLOCK, RESIDUE_WINDOW, blocks};
 use crate::error::Result;
 use crate::store::{ObjectWriter, Objects, StoredDisk};
 
-/// `layout` with all residue of each window in one object, or none if it is so already: to see that, only the
-/// layout is gone through. `objects` has all that it refers to; what is put together anew goes to `writer`.
+/// Returns `layout` with all residue of each window in one object, or `None` if it is so already, which is determined
+/// from the layout alone. `objects` contains all objects of the layout; new ones go to `writer`.
 pub(crate) fn canonical(
     layout: &Arc<Layout>,
     objects: &Arc<Objects>,
@@ -64,10 +64,10 @@ pub(crate) fn canonical(
     Ok(Some(builder.finish()))
 }
 
-/// The windows whose residue is not one object, whole and in order.
+/// Returns the windows whose residue is not exactly one object, complete and in order.
 fn mixed_windows(layout: &Layout, objects: &Objects) -> Result<Vec<Range<u64>>> {
     let mut mixed = BTreeSet::new();
-    // The window, its object, and how much of that was met.
+    // The window, its object, and how many bytes of the object were seen.
     let mut current: Option<(u64, u32, u64)> = None;
     let is_whole = |object: u32, met: u64| -> Result<bool> {
         Ok(objects.len(&layout.objects()[object as usize])? == met)
@@ -77,7 +77,7 @@ fn mixed_windows(layout: &Layout, objects: &Objects) -> Result<Vec<Range<u64>>> 
     while let Some(Segment { range, origin }) = segments.next() {
         let follows_zero = std::mem::replace(&mut is_after_zero, origin == Origin::Zero);
         let Origin::Residue { object, offset } = origin else { continue };
-        // An import has all of a block, with the zeros beside.
+        // An import stores whole blocks, including their zeros.
         let is_before_zero = segments.peek().is_some_and(|next| next.origin == Origin::Zero);
         for (edge, is_beside_zero) in [(range.start, follows_zero), (range.end, is_before_zero)] {
             if is_beside_zero && edge % BLOCK != 0 {
@@ -86,7 +86,7 @@ fn mixed_windows(layout: &Layout, objects: &Objects) -> Result<Vec<Range<u64>>> 
         }
         let (window, len) = (range.start / RESIDUE_WINDOW * RESIDUE_WINDOW, range.end - range.start);
         if range.end > window + RESIDUE_WINDOW {
-            // No import cuts so; of a shifted disk it may come, and then all that it touches is mixed.
+            // No import makes such a segment, but shifting a disk may. Then all windows it touches are mixed.
             for window in (window..range.end).step_by(RESIDUE_WINDOW as usize) {
                 mixed.insert(window);
             }
@@ -120,12 +120,12 @@ fn mixed_windows(layout: &Layout, objects: &Objects) -> Result<Vec<Range<u64>>> 
     Ok(mixed.into_iter().map(range).collect())
 }
 
-/// Goes on with the bytes of `layout` up to `end`, at the same place.
+/// Appends the bytes of `layout` up to `end`, at the same place.
 fn copy(builder: &mut Builder, layout: &Layout, end: u64) {
     append(builder, layout, builder.end()..end);
 }
 
-/// Goes on with the bytes that stand at `wanted` of `layout`.
+/// Appends the bytes at `wanted` of `layout`.
 pub(crate) fn append(builder: &mut Builder, layout: &Layout, wanted: Range<u64>) {
     for segment in layout.segments_in(wanted.clone()).filter(|s| s.range.end > wanted.start) {
         let Segment { range, origin } = clip(segment, &wanted);
@@ -139,7 +139,7 @@ pub(crate) fn append(builder: &mut Builder, layout: &Layout, wanted: Range<u64>)
     }
 }
 
-/// The part of a segment that is in `wanted`.
+/// Returns the part of a segment that is in `wanted`.
 fn clip(segment: Segment, wanted: &Range<u64>) -> Segment {
     let range = segment.range.start.max(wanted.start)..segment.range.end.min(wanted.end);
     let skip = range.start - segment.range.start;

@@ -1,4 +1,4 @@
-//! A disk that was put together: reading it back, and publishing it.
+//! A composed disk: reads it back and publishes it.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
@@ -16,7 +16,7 @@ use crate::store::{Counts, Image, PACKAGES, Provenance, Store, StoredDisk, Volum
 use crate::tree::mounts::Devices;
 use crate::tree::rows;
 
-/// A disk that was put together, as it reads.
+/// A composed disk, as read back.
 pub(crate) struct Made {
     layout: Arc<Layout>,
     /// Its manifest.
@@ -26,13 +26,12 @@ pub(crate) struct Made {
 }
 
 impl Made {
-    /// Its partitions and volumes.
+    /// Returns its partitions and volumes.
     pub(crate) fn devices(&self) -> Devices<'_> {
         Devices { table: &self.table, volumes: &self.records }
     }
 
-    /// Reads the volumes `names`, which were planned, from the new disk: their rows come in place of the edited
-    /// ones.
+    /// Reads the planned volumes `names` from the new disk. Their rows replace the edited ones.
     pub(crate) fn read_back(disk: StoredDisk, edited: &[&Row], names: &[String]) -> Result<Self> {
         let layout = disk.layout().clone();
         let scan = Scan::new(Arc::new(disk))?;
@@ -77,7 +76,7 @@ impl Made {
         Ok(Made { layout, rows, records, table: scan.table })
     }
 
-    /// Publishes it as the next version of `name`, with the table of packages that is given.
+    /// Publishes it as the next version of `name`, with the given packages table.
     pub(crate) fn publish(
         &self,
         store: &Store,

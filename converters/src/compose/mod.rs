@@ -1,4 +1,4 @@
-//! Composing an edited disk: new bytes spliced over old ones, in canonical form, staged and published.
+//! Composes an edited disk: splices new bytes over old ones, makes the layout canonical, stages and publishes it.
 
 pub(crate) mod canonical;
 pub(crate) mod made;

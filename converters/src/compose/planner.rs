@@ -1,4 +1,4 @@
-//! What a volume is planned from: its parameters, read from where it lies.
+//! The parameters from which a volume is planned, read from the existing volume.
 
 use std::sync::Arc;
 
@@ -8,11 +8,12 @@ use mif_formats::fs::{self, Driver, Filesystem};
 
 use crate::error::{Error, Result};
 
-/// The parameters of the volume on which `filesystem` was found.
+/// Returns the parameters of the volume that contains `filesystem`.
 ///
 /// # Errors
 ///
-/// If the filesystem says that it has more bytes than its volume, as after it was cut off: nobody could hold that size.
+/// Fails if the filesystem claims more bytes than its volume has, for example because the volume was truncated: a
+/// volume of that size would not fit.
 pub(crate) fn planner_of(filesystem: &dyn Filesystem, volume: Arc<dyn Source>) -> Result<Box<dyn Planner>> {
     let room = volume.len();
     let planner = driver_of(filesystem)?.planner(volume)?;
@@ -24,11 +25,11 @@ pub(crate) fn planner_of(filesystem: &dyn Filesystem, volume: Arc<dyn Source>) -
     }
 }
 
-/// The driver that plans volumes like this one.
+/// Returns the driver that plans volumes like this one.
 ///
 /// # Errors
 ///
-/// If such volumes cannot be planned.
+/// Fails if such volumes cannot be planned.
 pub(crate) fn driver_of(filesystem: &dyn Filesystem) -> Result<&'static dyn Driver> {
     let kind = &filesystem.info().kind;
     let driver = fs::driver(kind).filter(|driver| driver.capabilities().is_planned);

@@ -1,5 +1,5 @@
-//! What holds of every splice, on random ones held against a plain array of the disk: what is read through the layout is
-//! the array; and where all starts at whole blocks, the layout is the one that an import of that disk makes.
+//! Properties of every splice, tested on random ones against a plain array of the disk: the layout reads as the array,
+//! and if everything starts at whole blocks, the layout equals the one that an import of that disk makes.
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -13,13 +13,13 @@ use mif_formats::source::is_zero;
 use super::splice::{Keep, Known, Splicer};
 use super::staging::Bench;
 use crate::disk::blocks::{BLOCK, RESIDUE_WINDOW, blocks};
-use crate::disk::volume::{VolumeExtent, on_disk};
+use crate::disk::volume::{DiskOffset, VolumeExtent, VolumeOffset, on_disk};
 use crate::random::{Random, each_seed};
 use crate::store::{Memory, Objects, Storage, Store, StoredDisk};
 use crate::task::progress::Silent;
 use crate::tree::new_content::{ContentLookup, NewContent, NewContents};
 
-/// What is written may end at each sector.
+/// Writes may end at each sector.
 const SECTOR: u64 = 512;
 
 /// The content of a file.
@@ -28,14 +28,15 @@ struct File {
     bytes: Vec<u8>,
 }
 
-/// A disk as a plain array, and which parts of it are content: sorted and apart, each with its object and offset in there.
+/// A disk as a plain array, with its parts that are content: sorted and disjoint, each with its object and the offset
+/// in it.
 #[derive(Default)]
 struct Array {
     bytes: Vec<u8>,
     content: Vec<(Range<u64>, ObjectId, u64)>,
 }
 
-/// A part of a disk, and its object and offset in there if it is content.
+/// A part of a disk. If it is content, also its object and the offset in it.
 type Piece = (Range<u64>, Option<(ObjectId, u64)>);
 
 impl Array {
@@ -47,7 +48,7 @@ impl Array {
         self.put(range.start, &vec![0; (range.end - range.start) as usize]);
     }
 
-    /// Puts bytes that are no content.
+    /// Writes bytes that are not content.
     fn put(&mut self, at: u64, bytes: &[u8]) {
         if bytes.is_empty() {
             return;
@@ -72,7 +73,7 @@ impl Array {
         }
     }
 
-    /// Takes `len` bytes of another disk.
+    /// Copies `to.len()` bytes from another disk.
     fn take(&mut self, other: &Array, from: u64, to: &Range<u64>) {
         let end = from + (to.end - to.start);
         self.put(to.start, &other.bytes[from as usize..end as usize]);
@@ -86,8 +87,8 @@ impl Array {
         self.content.sort_by_key(|(range, ..)| range.start);
     }
 
-    /// The layout that an import makes of it: content but for its zero blocks, and of each window one object of all else
-    /// that is not zero.
+    /// Returns the layout that an import makes of it: content without its zero blocks, and for each window one object
+    /// with all other bytes that are not zero.
     fn imported(&self, mut put: impl FnMut(&[u8]) -> ObjectId) -> Layout {
         let len = self.bytes.len() as u64;
         let at = |range: &Range<u64>| &self.bytes[range.start as usize..range.end as usize];
@@ -128,7 +129,7 @@ impl Array {
     }
 }
 
-/// A volume that was planned: what stands where on it.
+/// A planned volume: its size and what it places.
 struct Plan {
     size: u64,
     placed: Vec<(u64, OwnPlaced)>,
@@ -167,7 +168,7 @@ impl Planned for Plan {
     }
 }
 
-/// Bytes in which some blocks are zero.
+/// Returns bytes of which some blocks are zero.
 fn bytes(random: &mut Random, len: u64) -> Vec<u8> {
     let mut bytes = random.bytes(len);
     for part in bytes.chunks_mut(BLOCK as usize / 2) {
@@ -187,7 +188,7 @@ fn file(random: &mut Random) -> File {
     File { id: ObjectId::of(&bytes), bytes }
 }
 
-/// `0..size` cut at some multiples of `unit`.
+/// Returns `0..size`, cut at some multiples of `unit`.
 fn slots(random: &mut Random, size: u64, unit: u64) -> Vec<Range<u64>> {
     let mut ends: Vec<u64> = (0..random.below(12)).map(|_| random.below(size / unit) * unit).collect();
     ends.extend([0, size]);
@@ -196,7 +197,7 @@ fn slots(random: &mut Random, size: u64, unit: u64) -> Vec<Range<u64>> {
     ends.windows(2).map(|pair| pair[0]..pair[1]).collect()
 }
 
-/// A disk of which everything starts at a multiple of `unit`.
+/// Returns a disk on which everything starts at a multiple of `unit`.
 fn disk(random: &mut Random, files: &[File], unit: u64) -> Array {
     let mut disk = Array::zeros((1 + random.below(3 * RESIDUE_WINDOW / unit)) * unit);
     for slot in slots(random, disk.bytes.len() as u64, unit) {
@@ -214,7 +215,7 @@ fn disk(random: &mut Random, files: &[File], unit: u64) -> Array {
     disk
 }
 
-/// What stands on a volume of `size` bytes, each at a multiple of `unit`.
+/// Returns a plan of a volume of `size` bytes that places everything at a multiple of `unit`.
 fn plan(random: &mut Random, files: &[File], size: u64, unit: u64) -> Plan {
     let (mut at, mut placed, step) = (0, Vec::new(), unit.min(SECTOR));
     while at < size {
@@ -242,16 +243,16 @@ fn plan(random: &mut Random, files: &[File], size: u64, unit: u64) -> Plan {
     Plan { size, placed }
 }
 
-/// A disk that was spliced.
+/// The result of a splice.
 struct Spliced {
     /// Its layout before residue is collected by windows.
     raw: Arc<Layout>,
     layout: Arc<Layout>,
-    /// What both should read as.
+    /// The expected bytes of both layouts.
     expected: Array,
 }
 
-/// Splices a random disk, of which everything starts at a multiple of `unit`.
+/// Splices a random disk on which everything starts at a multiple of `unit`.
 fn spliced(random: &mut Random, bench: &Bench<'_>, unit: u64) -> Spliced {
     let files: Vec<File> = (0..6).map(|_| file(random)).collect();
     // The last ones are not in the store yet.
@@ -292,13 +293,15 @@ fn spliced(random: &mut Random, bench: &Bench<'_>, unit: u64) -> Spliced {
         match random.below(5) {
             number @ 0..2 => {
                 let extents = &mut volumes[number as usize];
-                let volume = extents.last().map_or(0, |extent| extent.volume + extent.len);
-                extents.push(VolumeExtent { volume, disk: slot.start, len: slot.end - slot.start });
+                let volume = extents.last().map_or(VolumeOffset(0), |extent| extent.volume + extent.len);
+                let disk = DiskOffset(slot.start);
+                extents.push(VolumeExtent { volume, disk, len: slot.end - slot.start });
             }
             2 => {
                 let step = unit.min(SECTOR);
                 let len = (random.below(4 * BLOCK) / step * step).min(slot.end - slot.start);
-                // An import takes only whole blocks as content, so a write that would end inside a block of content covers all of it.
+                // An import takes only whole blocks as content, so a write that ends inside a block of content is
+                // extended to its end.
                 let (end, block) = (slot.start + len, (slot.start + len).next_multiple_of(unit));
                 let is_content =
                     expected.content.iter().any(|(range, ..)| range.start < block && end < range.end);
@@ -314,8 +317,8 @@ fn spliced(random: &mut Random, bench: &Bench<'_>, unit: u64) -> Spliced {
         let room = extents.iter().map(|extent| extent.len).sum::<u64>();
         let len = if random.once_in(2) { room } else { random.below(room) / unit * unit };
         let plan = plan(random, &files, len, unit);
-        for (start, len) in on_disk(extents, 0, plan.size) {
-            expected.clear(&(start..start + len));
+        for (start, len) in on_disk(extents, VolumeOffset(0), plan.size) {
+            expected.clear(&(start.0..start.0 + len));
         }
         for (at, placed) in &plan.placed {
             let mut done = 0;
@@ -323,13 +326,13 @@ fn spliced(random: &mut Random, bench: &Bench<'_>, unit: u64) -> Spliced {
                 OwnPlaced::Bytes(bytes) => bytes.len() as u64,
                 OwnPlaced::File { len, .. } => *len,
             };
-            for (start, len) in on_disk(extents, *at, len) {
+            for (start, len) in on_disk(extents, VolumeOffset(*at), len) {
                 match placed {
                     OwnPlaced::Bytes(bytes) => {
-                        expected.put(start, &bytes[done as usize..(done + len) as usize]);
+                        expected.put(start.0, &bytes[done as usize..(done + len) as usize]);
                     }
                     OwnPlaced::File { key, offset, .. } => {
-                        expected.put_file(start, &files[*key as usize], offset + done, len);
+                        expected.put_file(start.0, &files[*key as usize], offset + done, len);
                     }
                 }
                 done += len;
@@ -351,7 +354,7 @@ fn store() -> Store {
     Store::create(memory, &Silent).unwrap()
 }
 
-/// Checks that reading `layout`, whole and at random offsets, gives `expected`.
+/// Checks that reading `layout`, whole and at random offsets, returns `expected`.
 fn check_bytes(random: &mut Random, layout: &Arc<Layout>, objects: &Arc<Objects>, expected: &[u8]) {
     let disk = StoredDisk::new(layout.clone(), objects.clone());
     let len = expected.len() as u64;
@@ -370,7 +373,7 @@ fn check_bytes(random: &mut Random, layout: &Arc<Layout>, objects: &Arc<Objects>
     }
 }
 
-/// Checks that neighbours that could be one segment are one, and that objects are numbered as they are met.
+/// Checks that no neighbouring segments can be merged, and that objects are numbered in order of first use.
 fn check_canonical(layout: &Layout) {
     let mut builder = Builder::new();
     for segment in layout.segments() {
@@ -437,18 +440,22 @@ fn with_volume(extents: &[VolumeExtent], bytes: Vec<u8>) -> Vec<u8> {
     StoredDisk::new(layout, bench.objects().unwrap()).read_vec(0, SIZE as usize).unwrap()
 }
 
-/// As a FAT at sector 63 does, which has bytes in its first sector.
+fn extent(volume: u64, disk: u64, len: u64) -> VolumeExtent {
+    VolumeExtent { volume: VolumeOffset(volume), disk: DiskOffset(disk), len }
+}
+
+/// Like a FAT at sector 63, which has data in its first sector.
 #[test]
 fn a_volume_may_begin_and_end_within_a_block() {
-    let disk = with_volume(&[VolumeExtent { volume: 0, disk: 63 * SECTOR, len: 3 * SECTOR }], vec![9; 1536]);
+    let disk = with_volume(&[extent(0, 63 * SECTOR, 3 * SECTOR)], vec![9; 1536]);
     let expected = [vec![7; 63 * 512], vec![9; 1536], vec![7; 65_536 - 66 * 512]].concat();
     assert!(disk == expected);
 }
 
 #[test]
 fn the_extents_of_a_volume_may_lie_in_any_order() {
-    let extent = |volume, disk| VolumeExtent { volume, disk, len: BLOCK };
-    let disk = with_volume(&[extent(0, 2 * BLOCK), extent(BLOCK, 0)], [[8; 4096], [9; 4096]].concat());
+    let extents = [extent(0, 2 * BLOCK, BLOCK), extent(BLOCK, 0, BLOCK)];
+    let disk = with_volume(&extents, [[8; 4096], [9; 4096]].concat());
     let expected = [vec![9; 4096], vec![7; 4096], vec![8; 4096], vec![7; 65_536 - 3 * 4096]].concat();
     assert!(disk == expected);
 }

@@ -1,7 +1,7 @@
-//! The new layout: what was planned in its volume, and what is kept of the parent at its place, new or old.
+//! Builds the new layout from planned volumes and from bytes that are kept of the parent, at the same or another place.
 //!
-//! Blocks of zeros inside content are zero, as import has it, and residue is collected by windows of the disk;
-//! where a window is of several origins, `canonical` puts it together afterwards.
+//! As in an import, blocks of zeros inside content are zero, and residue is collected by windows of the disk. If a
+//! window mixes several sources, `canonical` rewrites it afterwards.
 
 use std::collections::HashMap;
 use std::ops::Range;
@@ -13,12 +13,12 @@ use mif_formats::source::is_zero;
 
 use super::canonical::append;
 use crate::disk::blocks::{BLOCK, RESIDUE_WINDOW, blocks};
-use crate::disk::volume::{VolumeExtent, on_disk};
+use crate::disk::volume::{VolumeExtent, VolumeOffset, on_disk};
 use crate::error::{Error, Result};
 use crate::store::ObjectWriter;
 use crate::tree::new_content::ContentLookup;
 
-/// Puts a layout together from volumes that were planned and what is kept.
+/// Builds a layout from planned volumes and kept bytes.
 pub(crate) struct Splicer<'a> {
     old: &'a Layout,
     /// The size of the new disk in bytes.
@@ -27,18 +27,18 @@ pub(crate) struct Splicer<'a> {
     contents: ContentLookup<'a>,
     known: &'a Known,
     writer: &'a ObjectWriter,
-    /// What is new, in no order yet. What of `replaced` no run covers is zero.
+    /// New runs, unordered. Parts of `replaced` that no run covers are zero.
     runs: Vec<NewRun>,
-    /// The parts of the disk that were planned.
+    /// The planned parts of the disk.
     replaced: Vec<Range<u64>>,
 }
 
-/// Bytes of the parent that the new disk has, at another place perhaps.
+/// Bytes of the parent that the new disk keeps, possibly at another place.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Keep {
-    /// Where they are to be.
+    /// Their range on the new disk.
     pub(crate) to: Range<u64>,
-    /// Where they start on the parent.
+    /// Their start on the parent's disk.
     pub(crate) from: u64,
 }
 
@@ -47,12 +47,12 @@ struct NewRun {
     range: Range<u64>,
     is_content: bool,
     object: ObjectId,
-    /// Where in the object.
+    /// The offset in the object.
     offset: u64,
 }
 
-/// The parts of objects that stand on the parent's disk as content, by where in a disk's block the object would
-/// begin, sorted: none of their whole blocks is zero.
+/// The parts of objects that are content on the parent's disk, sorted, by object and by the offset in a disk block at
+/// which the object would begin: none of their whole blocks is zero.
 pub(crate) struct Known(HashMap<(ObjectId, u64), Vec<(u64, u64)>>);
 
 impl Known {
@@ -73,7 +73,7 @@ impl Known {
         Known(known)
     }
 
-    /// Returns true if the block at `range` of an object is known to hold something.
+    /// Returns true if the block at `range` of an object is known not to be zero.
     fn has_data(&self, object: ObjectId, range: &Range<u64>, phase: u64) -> bool {
         self.0.get(&(object, phase)).is_some_and(|parts| {
             let after = parts.partition_point(|(start, _)| *start <= range.start);
@@ -83,8 +83,8 @@ impl Known {
 }
 
 impl<'a> Splicer<'a> {
-    /// A disk of `size` bytes that has of the disk `old` what `keeps` say: sorted, apart, within both. All else
-    /// is zero. `known` is of `old`.
+    /// Starts a disk of `size` bytes that keeps the bytes in `keeps` of the disk `old`: these are sorted, disjoint, and
+    /// within both disks. Everything else is zero. `known` belongs to `old`.
     pub(crate) fn new(
         old: &'a Layout,
         size: u64,
@@ -96,19 +96,22 @@ impl<'a> Splicer<'a> {
         Splicer { old, size, keeps, contents, known, writer, runs: Vec::new(), replaced: Vec::new() }
     }
 
-    /// Takes a volume as planned, which fits into `extents`; what of them is past the filesystem is kept.
+    /// Places a planned volume, which fits into `extents`. Bytes of the extents past the end of the filesystem are
+    /// kept.
     pub(crate) fn volume(
         &mut self,
         extents: &[VolumeExtent],
         plan: &dyn Planned,
         contents: &[ObjectId],
     ) -> Result<()> {
-        self.replaced.extend(on_disk(extents, 0, plan.size()).map(|(start, len)| start..start + len));
+        self.replaced.extend(
+            on_disk(extents, VolumeOffset(0), plan.size()).map(|(start, len)| start.0..start.0 + len),
+        );
         let mut window = Window { start: 0, next: 0, limit: 0, bytes: Vec::new(), content: Vec::new() };
-        // An error of the store has to pass through the planner, which knows none such.
+        // The planner cannot return an error of the store, so it is passed around it.
         let mut failed = None;
         let emitted = plan.emit(&mut |offset, placed| {
-            self.placed(&mut window, extents, offset, placed, contents).map_err(|error| {
+            self.placed(&mut window, extents, VolumeOffset(offset), placed, contents).map_err(|error| {
                 failed = Some(error);
                 mif_formats::at("rebuild").io(std::io::Error::other("the store"))
             })
@@ -120,7 +123,7 @@ impl<'a> Splicer<'a> {
         self.flush(&mut window)
     }
 
-    /// Takes bytes that stand at byte `at` of the disk, in place of what is kept there.
+    /// Places bytes at byte `at` of the disk, instead of what is kept there.
     pub(crate) fn bytes(&mut self, at: u64, bytes: &[u8]) -> Result<()> {
         let range = at..at + bytes.len() as u64;
         if bytes.is_empty() {
@@ -139,7 +142,7 @@ impl<'a> Splicer<'a> {
         self.residue(&residue, found)
     }
 
-    /// The layout of the whole disk.
+    /// Returns the layout of the whole disk.
     pub(crate) fn finish(mut self) -> Result<Layout> {
         self.runs.sort_unstable_by_key(|run| run.range.start);
         self.replaced.sort_unstable_by_key(|range| range.start);
@@ -165,7 +168,7 @@ impl<'a> Splicer<'a> {
         Ok(builder.finish())
     }
 
-    /// Goes on with what is kept up to `end` of the disk.
+    /// Appends the kept bytes up to `end` of the disk.
     fn keep(&self, builder: &mut Builder, end: u64) {
         let first = self.keeps.partition_point(|keep| keep.to.end <= builder.end());
         for Keep { to, from } in self.keeps[first..].iter().take_while(|keep| keep.to.start < end) {
@@ -177,12 +180,12 @@ impl<'a> Splicer<'a> {
         builder.zero(end - builder.end());
     }
 
-    /// Takes what a plan places at `offset` of a volume.
+    /// Places part of a plan at `offset` of a volume.
     fn placed(
         &mut self,
         window: &mut Window,
         extents: &[VolumeExtent],
-        offset: u64,
+        offset: VolumeOffset,
         placed: Placed<'_>,
         contents: &[ObjectId],
     ) -> Result<()> {
@@ -196,13 +199,13 @@ impl<'a> Splicer<'a> {
                 Placed::Bytes(bytes) => Placed::Bytes(&bytes[done as usize..(done + len) as usize]),
                 Placed::File { key, offset, .. } => Placed::File { key, offset: offset + done, len },
             };
-            self.place(window, disk, part, contents)?;
+            self.place(window, disk.0, part, contents)?;
             done += len;
         }
         Ok(())
     }
 
-    /// Takes what stands at byte `at` of the disk.
+    /// Places part of a plan at byte `at` of the disk.
     fn place(
         &mut self,
         window: &mut Window,
@@ -234,7 +237,7 @@ impl<'a> Splicer<'a> {
         Ok(())
     }
 
-    /// Moves to the window of byte `at`. A volume's extents may lie on the disk in any order, so it may go back.
+    /// Moves to the window of byte `at`. A volume's extents may be in any order on the disk, so this may go backwards.
     fn move_to(&mut self, window: &mut Window, at: u64) -> Result<()> {
         if !(window.next..window.limit).contains(&at) {
             self.flush(window)?;
@@ -244,10 +247,10 @@ impl<'a> Splicer<'a> {
         Ok(())
     }
 
-    /// Makes runs of a window: of content but for its zero blocks, and of residue what else is not zero.
+    /// Makes the runs of a window: its content without zero blocks, and the other bytes that are not zero as residue.
     fn flush(&mut self, window: &mut Window) -> Result<()> {
-        // Residue goes on to the end of its block, though there are only zeros, but not into what is kept: a volume may
-        // begin or end within a block.
+        // Residue is extended with zeros to the end of its block, but not into kept bytes: a volume may begin or end
+        // within a block.
         let end = (window.start + window.bytes.len() as u64).next_multiple_of(BLOCK);
         window.bytes.resize((end - window.start) as usize, 0);
         let mut gaps: Vec<Range<u64>> = Vec::new();
@@ -261,7 +264,7 @@ impl<'a> Splicer<'a> {
         let near = self.replaced.iter().filter(|range| range.start < end && window.start < range.end);
         let mut near: Vec<Range<u64>> = near.cloned().collect();
         near.sort_unstable_by_key(|range| range.start);
-        // What was replaced twice counts once.
+        // Ranges that were replaced twice are merged.
         let mut planned: Vec<Range<u64>> = Vec::new();
         for range in near {
             match planned.last_mut() {
@@ -286,7 +289,8 @@ impl<'a> Splicer<'a> {
         self.residue(&residue, found)
     }
 
-    /// Stores residue as one object, and makes runs of it: parts of the disk, each with its offset in there.
+    /// Stores residue as one object, and makes its runs from `parts`: ranges of the disk, each with its offset in the
+    /// object.
     fn residue(&mut self, residue: &[u8], parts: Vec<(Range<u64>, u64)>) -> Result<()> {
         if !residue.is_empty() {
             let object = self.writer.put(residue)?;
@@ -296,7 +300,7 @@ impl<'a> Splicer<'a> {
         Ok(())
     }
 
-    /// Makes runs of content, less its zero blocks.
+    /// Makes runs of content without its zero blocks.
     fn content(&mut self, range: Range<u64>, object: ObjectId, offset: u64) -> Result<()> {
         let phase = range.start.wrapping_sub(offset) % BLOCK;
         let run = |from: u64, to: u64| NewRun {
@@ -327,13 +331,13 @@ impl<'a> Splicer<'a> {
     }
 }
 
-/// A window of the disk that is being filled.
+/// The window of the disk that is being filled.
 struct Window {
     start: u64,
-    /// Where the next bytes may stand: behind all that it has.
+    /// The lowest place for the next bytes: the end of all bytes so far.
     next: u64,
     limit: u64,
-    /// Metadata from `start` on, as far as there is.
+    /// Metadata from `start` on, as far as written.
     bytes: Vec<u8>,
     content: Vec<(Range<u64>, ObjectId, u64)>,
 }

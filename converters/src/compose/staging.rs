@@ -1,4 +1,4 @@
-//! Where a rebuild reads objects, and where it puts new ones.
+//! Where a rebuild reads objects and puts new ones.
 
 use std::sync::Arc;
 
@@ -10,35 +10,35 @@ use crate::error::Result;
 use crate::store::{ObjectWriter, Objects, Store, WriterStats};
 use crate::task::progress::Silent;
 
-/// Where a rebuild reads objects, and where it puts new ones.
+/// Where a rebuild reads objects and puts new ones.
 pub(crate) enum Bench<'s> {
-    /// Both in a store.
+    /// A store, for both.
     Store(&'s Store),
-    /// Objects of a store, with new ones in a directory that goes away.
+    /// A store for reading, and a temporary directory for new objects.
     Scratch {
-        /// The store's.
+        /// The objects of the store.
         below: Arc<Objects>,
-        /// The directory.
+        /// The store in the temporary directory.
         scratch: Box<Store>,
-        /// Removes it at the end.
+        /// Removes the directory on drop.
         _folder: TempDir,
     },
 }
 
 impl Bench<'_> {
-    /// One that leaves a store as it is.
+    /// Returns a bench that leaves the store unchanged.
     pub(crate) fn scratch(below: Arc<Objects>) -> Result<Self> {
         let folder = crate::host::temporary::directory()?;
         let scratch = Box::new(Store::open_or_create(folder.path(), &Silent)?);
         Ok(Bench::Scratch { below, scratch, _folder: folder })
     }
 
-    /// Adds what is lacking; it can be read when that is finished.
+    /// Returns a writer for objects that are missing. They can be read once it is finished.
     pub(crate) fn writer(&self) -> Result<ObjectWriter> {
         ObjectWriter::new(self.store())
     }
 
-    /// Where new ones go.
+    /// Returns the store for new objects.
     fn store(&self) -> &Store {
         match self {
             Bench::Store(store) => store,
@@ -46,7 +46,7 @@ impl Bench<'_> {
         }
     }
 
-    /// All objects that are there now.
+    /// Returns all objects that exist now.
     pub(crate) fn objects(&self) -> Result<Arc<Objects>> {
         let objects = self.store().objects()?;
         Ok(Arc::new(match self {
@@ -55,8 +55,8 @@ impl Bench<'_> {
         }))
     }
 
-    /// Ends the writing of what `layouts` refer to, and makes them canonical. `objects` are the bench's: they see what was
-    /// added.
+    /// Finishes writing the objects of `layouts`, and makes the layouts canonical. `objects` must come from this bench,
+    /// so that they include the new ones.
     pub(crate) fn finish<'l>(
         &self,
         writer: ObjectWriter,

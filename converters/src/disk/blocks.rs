@@ -1,4 +1,4 @@
-//! The units in which a disk is taken apart.
+//! The units into which a disk is divided.
 
 use std::ops::Range;
 
@@ -6,20 +6,20 @@ use mif_formats::Source;
 
 use crate::error::Result;
 
-/// A disk block for the question "is it zero": the layout has no holes smaller than this inside content.
+/// The disk block that is tested for zeros: inside content, the layout has no holes smaller than this.
 pub(crate) const BLOCK: u64 = 4096;
 
-/// A run of zeros in a large file is left out in steps of this many bytes.
+/// Runs of zeros in a large file are left out in steps of this many bytes.
 pub(crate) const ZERO_STEP: u64 = 64 << 10;
 
-/// How much of a large file is read at once.
+/// How many bytes of a large file are read at once.
 pub(crate) const WINDOW: u64 = 1 << 20;
 
-/// Residue is cut into objects at multiples of this many bytes of the disk.
+/// Residue is split into objects at multiples of this many bytes of the disk.
 pub(crate) const RESIDUE_WINDOW: u64 = 256 << 10;
 
-/// The parts of `gap` that may hold data, in whole blocks within the gap. Holes smaller than a block therefore do not
-/// affect the layout.
+/// Returns the parts of `gap` that may contain data, in whole blocks within the gap. So holes smaller than a block do
+/// not affect the layout.
 pub(crate) fn data_in(disk: &dyn Source, gap: Range<u64>) -> Result<Vec<Range<u64>>> {
     let mut ranges: Vec<Range<u64>> = Vec::new();
     let mut at = gap.start;
@@ -38,7 +38,7 @@ pub(crate) fn data_in(disk: &dyn Source, gap: Range<u64>) -> Result<Vec<Range<u6
     Ok(ranges)
 }
 
-/// `range` cut at the disk's block boundaries.
+/// Returns `range` cut at the disk's block boundaries.
 pub(crate) fn blocks(range: Range<u64>) -> impl Iterator<Item = Range<u64>> {
     let mut at = range.start;
     std::iter::from_fn(move || {
@@ -61,7 +61,7 @@ mod tests {
         assert_eq!(blocks(5..5).count(), 0);
     }
 
-    /// Data in the sectors that are named, and zeros that are known elsewhere.
+    /// A disk with data in the given sectors and known zeros elsewhere.
     struct Sectors(u64, Vec<u64>);
 
     impl Source for Sectors {

@@ -1,4 +1,4 @@
-//! Comparing two disks bit by bit.
+//! Compares two disks bit by bit.
 
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -11,7 +11,7 @@ use crate::error::Result;
 use crate::task::pool::on_all_processors;
 use crate::task::progress::{self, Progress};
 
-/// How much is compared at once, in bytes.
+/// How many bytes are compared at once.
 pub(crate) const WINDOW: u64 = 1 << 20;
 
 /// How two sources differ.
@@ -19,13 +19,14 @@ pub(crate) const WINDOW: u64 = 1 << 20;
 pub(crate) struct Difference {
     /// The first byte that differs.
     pub(crate) first: Option<u64>,
-    /// How many bytes differ.
+    /// The number of bytes that differ.
     pub(crate) bytes: u64,
-    /// Where the windows start that differ, ascending.
+    /// The starts of the windows that differ, in ascending order.
     pub(crate) windows: Vec<u64>,
 }
 
-/// Counts the bytes that differ, with the shorter source padded with zeros. Windows that both know to be zero are not read.
+/// Counts the bytes that differ, with the shorter source padded with zeros. Windows known to be zero in both are not
+/// read.
 pub(crate) fn compare_bits(
     a: &dyn Source,
     b: &dyn Source,
@@ -35,7 +36,7 @@ pub(crate) fn compare_bits(
     compare_windows(a, b, what, progress, &|_, _| ())
 }
 
-/// Compares two disks as [`compare_bits`] does, and gives the digest of the second.
+/// Compares two disks like [`compare_bits`], and also returns the digest of the second.
 pub(crate) fn compare_and_digest(
     a: &dyn Source,
     b: &dyn Source,
@@ -51,8 +52,8 @@ pub(crate) fn compare_and_digest(
     Ok((difference, disk_digest::of_blocks(b.len(), found.into_inner().expect("not poisoned"))))
 }
 
-/// Calls `read` with each window of the second disk that may hold data, and where it starts: a multiple of [`WINDOW`]. The
-/// bytes past the disk's end are zero.
+/// Compares two disks, and calls `read` with the start, a multiple of [`WINDOW`], and the bytes of each window of the
+/// second disk that may contain data. Bytes past the disk's end are zero.
 fn compare_windows(
     a: &dyn Source,
     b: &dyn Source,
@@ -94,12 +95,12 @@ fn compare_windows(
 struct Windows {
     at: u64,
     size: u64,
-    /// The extent of each disk at `at`, if it is known: where it ends, and whether it is zeros.
+    /// The extent of each disk at `at`, if known: its end, and true if it is zero.
     extents: [(u64, bool); 2],
 }
 
 impl Windows {
-    /// The start of the next window, if any, and the bytes of holes skipped before it.
+    /// Returns the start of the next window, if any, and the bytes of holes skipped before it.
     fn next(&mut self, disks: [&dyn Source; 2]) -> Result<(Option<u64>, u64)> {
         let from = self.at;
         while self.at < self.size {
@@ -130,7 +131,8 @@ impl Windows {
     }
 }
 
-/// The first byte of a window that differs, on the disk, and how many do; `None` if it is the same.
+/// Returns the offset of the first differing byte on the disk, and how many bytes differ; `None` if the windows are
+/// equal.
 fn compare_window(
     a: &dyn Source,
     b: &dyn Source,
@@ -152,7 +154,7 @@ fn compare_window(
     Ok(different.next().map(|(first, _)| (start + first as u64, 1 + different.count() as u64)))
 }
 
-/// Reads the bytes at `start`, with zeros past the end; returns true if there is any data among them. If not, `buf` is
+/// Reads the bytes at `start`, with zeros past the end. Returns true if there may be data among them; if not, `buf` is
 /// zero.
 pub(crate) fn read_or_zero(source: &dyn Source, start: u64, buf: &mut [u8]) -> Result<bool> {
     buf.fill(0);
@@ -186,7 +188,7 @@ mod tests {
         assert_eq!(difference, Difference { first: Some(5), bytes: 2, windows: vec![0, 2 << 20] });
     }
 
-    /// A disk of a pebibyte with one byte in its middle.
+    /// A disk of 1 PiB with one byte that is not zero in its middle.
     struct Huge;
 
     impl Source for Huge {

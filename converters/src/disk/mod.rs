@@ -1,4 +1,4 @@
-//! Disks: scanning, the units that they are cut into, and comparison.
+//! Disks: scanning, division into units, and comparison.
 
 pub(crate) mod blocks;
 pub(crate) mod compare;

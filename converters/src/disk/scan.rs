@@ -1,4 +1,4 @@
-//! Scans a disk: its partitions, the volume on each, and where each volume lies.
+//! Scans a disk: its partitions, the volume on each, and the place of each volume.
 
 use std::sync::Arc;
 
@@ -8,11 +8,11 @@ use mif_formats::mif::manifest::escape;
 use mif_formats::partition::{self, Partition, Table, lvm};
 use mif_formats::{ErrorKind, Slice, Source};
 
-use super::volume::{VolumeExtent, VolumeSource, on_disk};
+use super::volume::{DiskOffset, VolumeExtent, VolumeOffset, VolumeSource, on_disk};
 use crate::error::Result;
 use crate::store::{FilesystemRecord, VolumeRecord, volume_name};
 
-/// A disk with its volumes found.
+/// A disk and its volumes.
 pub struct Scan {
     /// The disk.
     pub disk: Arc<dyn Source>,
@@ -26,16 +26,16 @@ pub struct Scan {
 
 /// A volume on a disk.
 pub struct ScannedVolume {
-    /// `p` and the partition's slot; a logical volume's `group/volume`.
+    /// `p` and the partition's slot; for a logical volume `group/volume`.
     pub name: String,
     /// Its content.
     pub content: Recognized,
-    /// Where it lies on the disk, in volume order and gap-free.
+    /// Its place on the disk, in volume order and without gaps.
     pub extents: Vec<VolumeExtent>,
 }
 
 impl ScannedVolume {
-    /// The filesystem, if there is one that can be read.
+    /// Returns the filesystem, if there is a readable one.
     #[must_use]
     pub fn filesystem(&self) -> Option<&dyn Filesystem> {
         match &self.content {
@@ -44,13 +44,13 @@ impl ScannedVolume {
         }
     }
 
-    /// The disk ranges (start, length) of `len` bytes at `offset` of the volume, in volume order.
-    pub fn on_disk(&self, offset: u64, len: u64) -> impl Iterator<Item = (u64, u64)> + '_ {
+    /// Returns the disk ranges (start, length) of `len` bytes at `offset` of the volume, in volume order.
+    pub fn on_disk(&self, offset: VolumeOffset, len: u64) -> impl Iterator<Item = (DiskOffset, u64)> + '_ {
         on_disk(&self.extents, offset, len)
     }
 
-    /// Lists its files; none if it has no filesystem that can be listed. Adds unreadable parts to `complaints`, as
-    /// sentences.
+    /// Lists its files; returns `None` if it has no filesystem that can be listed. Adds unreadable parts to
+    /// `complaints`, as sentences.
     pub(crate) fn list(&self, complaints: &mut Vec<String>) -> Result<Option<Listing>> {
         let Some(fs) = self.filesystem() else { return Ok(None) };
         let listing = match walk(fs) {
@@ -66,7 +66,7 @@ impl ScannedVolume {
         Ok(Some(listing))
     }
 
-    /// Its entry in `image.json`.
+    /// Returns its entry in `image.json`.
     #[must_use]
     pub fn record(&self) -> VolumeRecord {
         let content = match &self.content {
@@ -78,12 +78,12 @@ impl ScannedVolume {
 }
 
 impl Scan {
-    /// One of its volumes, to be read.
+    /// Returns one of its volumes as a source.
     pub(crate) fn volume(&self, volume: &ScannedVolume) -> VolumeSource {
         VolumeSource::new(self.disk.clone(), volume.extents.clone())
     }
 
-    /// Scans a disk. Only a failing read is an error; unknown or broken structures are warnings.
+    /// Scans a disk. Fails only if a read fails; unknown or broken structures are warnings.
     pub fn new(disk: Arc<dyn Source>) -> Result<Self> {
         let table = partition::read(&*disk)?;
         let mut volumes: Vec<ScannedVolume> =
@@ -104,11 +104,11 @@ impl Scan {
 fn scan_volume(disk: &Arc<dyn Source>, partition: &Partition) -> Result<ScannedVolume> {
     let range = partition.start..partition.start + partition.len;
     let content = fs::open(Arc::new(Slice::new(disk.clone(), range)?))?;
-    let extents = vec![VolumeExtent { volume: 0, disk: partition.start, len: partition.len }];
+    let extents = vec![VolumeExtent::whole(partition)];
     Ok(ScannedVolume { name: volume_name(partition.slot), content, extents })
 }
 
-/// Adds the linear logical volumes that lie in partitions, as `group/volume`.
+/// Adds the linear logical volumes in the partitions, as `group/volume`.
 fn scan_logical_volumes(
     disk: &Arc<dyn Source>,
     partitions: &[Partition],
@@ -125,8 +125,8 @@ fn scan_logical_volumes(
             let mut at = 0;
             let extents = logical.segments.iter().map(|segment| {
                 at += segment.len;
-                let disk = partitions[segment.physical].start + segment.start;
-                VolumeExtent { volume: at - segment.len, disk, len: segment.len }
+                let disk = DiskOffset(partitions[segment.physical].start + segment.start);
+                VolumeExtent { volume: VolumeOffset(at - segment.len), disk, len: segment.len }
             });
             volumes.push(ScannedVolume {
                 name: format!("{}/{}", group.name, logical.name),
@@ -144,13 +144,16 @@ mod tests {
 
     #[test]
     fn a_volume_in_two_parts_maps_to_the_disk() {
-        let part = |volume, disk, len| VolumeExtent { volume, disk, len };
+        let part =
+            |volume, disk, len| VolumeExtent { volume: VolumeOffset(volume), disk: DiskOffset(disk), len };
         let volume = ScannedVolume {
             name: "p1".into(),
             content: Recognized::Other { name: None, warnings: Vec::new() },
             extents: vec![part(0, 1000, 100), part(100, 5000, 100)],
         };
-        let on_disk = |offset, len| volume.on_disk(offset, len).collect::<Vec<_>>();
+        let on_disk = |offset, len| {
+            volume.on_disk(VolumeOffset(offset), len).map(|(at, len)| (at.0, len)).collect::<Vec<_>>()
+        };
         assert_eq!(on_disk(0, 100), [(1000, 100)]);
         assert_eq!(on_disk(90, 20), [(1090, 10), (5000, 10)]);
         assert_eq!(on_disk(150, 50), [(5050, 50)]);

@@ -12,7 +12,7 @@ use crate::tree::new_content::NewContent;
 /// Bytes of salt: 16 characters of crypt's base 64.
 const SALT: usize = 12;
 
-/// Lets who has the private half of these keys log in as a user.
+/// Returns edits that let the owners of these keys log in as a user.
 pub(super) fn ssh_keys(files: &Files, name: &str, keys: &str) -> Result<Vec<Edit>> {
     let User { uid, gid, home } = user(files, name)?;
     let owner = Some(Owner::ids(uid, gid));
@@ -50,8 +50,8 @@ pub(super) fn ssh_keys(files: &Files, name: &str, keys: &str) -> Result<Vec<Edit
     ])
 }
 
-/// Returns true if a line can be one of authorized_keys (sshd(8)): perhaps options, then a type and base 64 that begins as
-/// keys do.
+/// Returns true if a line is valid in authorized_keys (sshd(8)): options if any, then a type, and base 64 that starts
+/// like that of keys.
 fn is_key(line: &str) -> bool {
     let words: Vec<&str> = line.split_whitespace().collect();
     let known =
@@ -59,20 +59,20 @@ fn is_key(line: &str) -> bool {
     words.windows(2).any(|pair| known(pair[0]) && pair[1].starts_with("AAAA"))
 }
 
-/// What a password becomes.
+/// A password to set.
 pub(super) enum Password {
     /// This text, to be hashed as the image does.
     Text(String),
-    /// This hash, as crypt(5) has them.
+    /// This hash in a format of crypt(5).
     Hash(String),
-    /// It stays, and does not let anybody in.
+    /// The old password is kept but locked.
     Locked,
 }
 
-/// Sets or locks a user's password. `salt` gives fresh bytes; `today` is in days since 1970.
+/// Sets or locks a user's password. `salt` provides fresh bytes; `today` is in days since 1970.
 ///
-/// `/etc/shadow` counts where the user's line in `/etc/passwd` has an `x` for the password. A line with a hash, or with
-/// nothing, counts by itself (passwd(5)): it gets the `x`, or the new hash if the image has no `/etc/shadow`.
+/// `/etc/shadow` counts if the password in the user's line of `/etc/passwd` is `x`. A hash or an empty password there
+/// counts by itself (passwd(5)): it is replaced by `x`, or by the new hash if the image has no `/etc/shadow`.
 pub(super) fn password(
     files: &Files,
     name: &str,
@@ -109,7 +109,7 @@ pub(super) fn password(
     Ok(edits)
 }
 
-/// `/etc/passwd` and `/etc/shadow` with a user's new hash; with the old one locked, if there is none.
+/// Returns `/etc/passwd` and `/etc/shadow` with a user's new hash, or with the old one locked if `new` is `None`.
 fn with_password(
     passwd: &str,
     shadow: Option<&str>,
@@ -132,7 +132,7 @@ fn with_password(
         lines.collect::<Vec<_>>().join("\n") + "\n"
     };
     let in_passwd = second(passwd).unwrap_or_default();
-    // What lets the user in today.
+    // The password that counts today.
     let effective = match shadow {
         Some(shadow) if in_passwd == "x" => second(shadow).unwrap_or_else(|| "*".to_owned()),
         _ => in_passwd.clone(),
@@ -152,7 +152,7 @@ fn with_password(
     let change = |line: &str| {
         let mut fields: Vec<String> = line.split(':').map(str::to_owned).collect();
         fields[1].clone_from(&field);
-        // Zero would mean that it has to be changed at once.
+        // Zero would force a password change at the next login.
         if let Some(changed) = fields.get_mut(2).filter(|_| new.is_some()) {
             *changed = today.max(1).to_string();
         }
@@ -175,7 +175,7 @@ enum Method {
     Yescrypt,
 }
 
-/// How the image hashes: as its login.defs says, else as its passwords are.
+/// Returns the image's hash method: that of its login.defs, or else that of its passwords.
 fn method(files: &Files) -> Result<Method> {
     method_of(&files.text("/etc/login.defs")?, &files.text("/etc/shadow")?)
 }
@@ -284,7 +284,7 @@ mod tests {
             (new_passwd.as_str(), new_shadow.unwrap().lines().next()),
             (passwd, Some("root:!*:1:0:99999:7:::"))
         );
-        // Without a shadow the hash is in passwd itself.
+        // Without `/etc/shadow`, the hash is in `/etc/passwd`.
         let (new_passwd, new_shadow) = with_password(passwd, None, "ada", Some("$5$n"), 1);
         assert!(new_passwd.contains("\nada:$5$n:1000:") && new_shadow.is_none());
         let (new_passwd, _) = with_password(passwd, None, "ada", None, 1);

@@ -1,4 +1,4 @@
-//! Compiles a recipe to primitive edits: named edits look into the image to find out which these are.
+//! Compiles a recipe to primitive edits. Named edits inspect the image to determine theirs.
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
@@ -14,16 +14,16 @@ use crate::error::{Code, Error, Result};
 use crate::tree::edit::Files;
 use crate::tree::new_content::NewContent;
 
-/// Seconds of a day.
+/// Seconds per day.
 const DAY: i64 = 86400;
 
 /// The context for compiling the edits of one image.
 pub(super) struct Context<'a> {
     /// The values of the `{{names}}`.
     pub(super) variables: &'a Variables,
-    /// Local files that were read, for all images.
+    /// The local files read so far, shared by all images.
     pub(super) local: &'a LocalFiles,
-    /// The seed for the salts of passwords; random salts if none.
+    /// The seed for the salts of passwords; `None` for random salts.
     pub(super) salt: Option<String>,
 }
 
@@ -46,7 +46,7 @@ impl LocalFiles {
 /// An edit, with a description if its own text does not explain its purpose.
 pub(super) type Named = (Edit, Option<String>);
 
-/// The primitive edits of a step.
+/// Compiles a step to primitive edits.
 pub(super) fn compile(step: &FilledStep, files: &Files, context: &Context<'_>) -> Result<Vec<Named>> {
     let content = |content: &Option<String>, file: &Option<PathBuf>, template: bool| match (content, file) {
         (Some(text), None) => Ok(NewContent::of_bytes(text.clone().into_bytes())),
@@ -156,7 +156,7 @@ fn optional_owner(text: Option<String>) -> Result<Option<Owner>> {
     text.map(|text| Owner::parse(&text)).transpose()
 }
 
-/// A mode, in octal.
+/// Parses a mode in octal.
 fn octal(text: &str) -> Result<u16> {
     let wrong =
         || Error::usage(format!("invalid mode \"{text}\": expected octal digits, such as 0644 or 4755"));
@@ -164,7 +164,7 @@ fn octal(text: &str) -> Result<u16> {
     if mode > 0o7777 { Err(wrong()) } else { Ok(mode) }
 }
 
-/// The value of an attribute: text, or bytes in hex after `0x`, as setfattr(1) takes them.
+/// Parses the value of an attribute: text, or bytes in hex after `0x`, as in setfattr(1).
 fn xattr_value(text: &str) -> Result<Vec<u8>> {
     let Some(hex) = text.strip_prefix("0x") else { return Ok(text.as_bytes().to_vec()) };
     let wrong = || Error::usage(format!("invalid value \"{text}\": expected pairs of hex digits after 0x"));

@@ -15,10 +15,10 @@ fn require_systemd(files: &Files) -> Result<()> {
     Ok(())
 }
 
-/// Where first-boot scripts are.
+/// The directory of first-boot scripts.
 const FIRST_BOOT: &str = "/usr/local/lib/mif-first-boot";
 
-/// Has a script run once, at the first boot. It runs after those that were added before.
+/// Makes a script run once, at the first boot, after those that were added before.
 pub(super) fn first_boot(files: &Files, name: &str, script: &NewContent) -> Result<Vec<Edit>> {
     require_systemd(files)?;
     let plain = |c: char| if c.is_ascii_alphanumeric() || "_-".contains(c) { c } else { '-' };
@@ -64,8 +64,7 @@ pub(super) fn first_boot(files: &Files, name: &str, script: &NewContent) -> Resu
     ])
 }
 
-/// A unit that makes the host keys of SSH where they are missing, for images whose own packages do so only when
-/// they are installed.
+/// Adds a unit that generates missing SSH host keys, for images whose own packages generate them only at installation.
 pub(super) fn ssh_host_keys(files: &Files) -> Vec<Edit> {
     let made_by_image =
         ["sshd-keygen@.service", "sshd-keygen.target", "sshd-keygen.service", "cloud-init.service"]

@@ -8,7 +8,7 @@ use super::primitive::Edit;
 use crate::error::{Error, Result};
 use crate::tree::edit::Files;
 
-/// The host's name, and its line in `/etc/hosts`.
+/// Sets the host name, and updates `/etc/hosts`.
 pub(super) fn hostname(files: &Files, name: &str) -> Result<Vec<Edit>> {
     if !is_host_name(name) || name.len() > 64 {
         return Err(Error::usage(format!("invalid host name \"{name}\""))
@@ -26,7 +26,7 @@ pub(super) fn hostname(files: &Files, name: &str) -> Result<Vec<Edit>> {
     Ok(edits)
 }
 
-/// A name of a host or of a domain (RFC 1123).
+/// Returns true if `name` is a valid host or domain name (RFC 1123).
 fn is_host_name(name: &str) -> bool {
     let part = |part: &str| {
         (1..=63).contains(&part.len())
@@ -37,8 +37,8 @@ fn is_host_name(name: &str) -> bool {
     name.split('.').all(part)
 }
 
-/// `/etc/hosts` for a host that was called `old`: its line of 127.0.1.1 has the new name, which Debian wants
-/// there, and other addresses of this host have it instead of the old.
+/// Returns `/etc/hosts` for a host that was called `old`: the line of 127.0.1.1, which Debian requires, gets the new
+/// name, and other addresses of this host get it instead of the old one.
 fn hosts_of(hosts: &str, old: &str, new: &str, wants_line: bool) -> String {
     let short = new.split('.').next().unwrap_or(new);
     let own = if short == new { new.to_owned() } else { format!("{new} {short}") };
@@ -66,7 +66,7 @@ fn hosts_of(hosts: &str, old: &str, new: &str, wants_line: bool) -> String {
     lines.join("\n") + "\n"
 }
 
-/// A line of `/etc/hosts`: an address and its names.
+/// Adds a line to `/etc/hosts`: an address and its names.
 pub(super) fn hosts_entry(files: &Files, address: &str, names: &[String]) -> Result<Vec<Edit>> {
     let parsed: IpAddr =
         address.parse().map_err(|_| Error::usage(format!("invalid IP address \"{address}\"")))?;
@@ -89,7 +89,7 @@ pub(super) fn hosts_entry(files: &Files, address: &str, names: &[String]) -> Res
     Ok(vec![Edit::text("/etc/hosts", format!("{hosts}{parsed}\t{}\n", names.join(" ")))])
 }
 
-/// The time zone, which the image has to know.
+/// Sets the time zone, which must exist in the image.
 pub(super) fn timezone(files: &Files, zone: &str) -> Result<Vec<Edit>> {
     let target = format!("/usr/share/zoneinfo/{zone}");
     let plain = |c: char| c.is_ascii_alphanumeric() || "_+-/".contains(c);
@@ -104,7 +104,7 @@ pub(super) fn timezone(files: &Files, zone: &str) -> Result<Vec<Edit>> {
     Ok(edits)
 }
 
-/// The system's language and character set, which the image has to know.
+/// Sets the system's language and character set, which must exist in the image.
 pub(super) fn locale(files: &Files, locale: &str) -> Result<Vec<Edit>> {
     if !has_locale(files, locale)? {
         return Err(Error::input(format!("the image has no locale \"{locale}\""))
@@ -131,7 +131,7 @@ fn has_locale(files: &Files, locale: &str) -> Result<bool> {
     if matches!(locale, "C" | "POSIX") {
         return Ok(true);
     }
-    // glibc writes the character set of an installed locale in lower case and without dashes: en_US.utf8.
+    // glibc names an installed locale with the character set in lower case and without dashes: en_US.utf8.
     let (name, rest) = locale.split_once('.').unwrap_or((locale, ""));
     let (charset, modifier) = rest.split_once('@').map_or((rest, None), |(c, m)| (c, Some(m)));
     let charset: String = charset.chars().filter(|c| *c != '-').map(|c| c.to_ascii_lowercase()).collect();

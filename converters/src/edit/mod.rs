@@ -1,5 +1,5 @@
-//! `customize`: makes new images from a stored one by editing its files. Nothing is booted or mounted, and no content is
-//! copied.
+//! `customize`: makes new images from a stored one by editing its files. Nothing is booted or mounted, and no content
+//! is copied.
 //!
 //! ```text
 //! recipe, flags (recipe.rs) → steps, filled in for each image
@@ -41,21 +41,21 @@ use crate::task::pool::in_parallel;
 use crate::task::progress::Progress;
 use crate::tree::edit::Files;
 
-/// How many images are drafted before they are published together, sharing a pack: more take more memory.
+/// How many images are drafted before they are published together, sharing a pack. More take more memory.
 const GROUP: usize = 128;
 
 /// Options of `customize`.
 #[derive(Debug, Clone, Default)]
 pub struct CustomizeOptions {
-    /// The name of the new image; it may have `{{names}}`.
+    /// The name of the new image; it may contain `{{names}}`.
     pub name: String,
     /// The edits.
     pub recipe: Recipe,
     /// The values of `{{names}}`.
     pub variables: Variables,
-    /// Further values, one set for each image. If none, one image is made.
+    /// Further values, one set for each image. If `None`, one image is made.
     pub instances: Option<Vec<Variables>>,
-    /// The time of the edits, in seconds since 1970, for reproducible images. Now if none.
+    /// The time of the edits, in seconds since 1970, for reproducible images. `None` for now.
     pub time: Option<i64>,
     /// New sizes and identities. Several images with the same seed get different identities.
     pub reshape: Reshape,
@@ -78,14 +78,14 @@ pub struct CustomizeReport {
     pub images: Vec<Customized>,
     /// Objects and bytes that were new to the store.
     pub added: WriterStats,
-    /// How long it took.
+    /// The duration in seconds.
     pub seconds: f64,
 }
 
 /// A new image.
 #[derive(Debug, Clone, Serialize)]
 pub struct Customized {
-    /// It, as `name@version`; without a version if it was not made.
+    /// Its id, as `name@version`; without a version if it was not made.
     pub image: String,
     /// The edits in order, as sentences.
     pub edits: Vec<String>,
@@ -93,17 +93,17 @@ pub struct Customized {
     pub generalized: Vec<String>,
     /// What clones should not share but still do, each with the reason.
     pub left: Vec<String>,
-    /// The volumes that were planned; all others are the parent's, bit for bit.
+    /// The volumes that were planned; all others are identical to the parent's, bit for bit.
     pub planned: Vec<String>,
     /// Side effects of rebuilding volumes, as sentences.
     pub notes: Vec<String>,
     /// The effects of new identities, if any were given.
     pub ids: Option<IdsReport>,
-    /// How its disk divides, if it was made.
+    /// How its disk is divided, if it was made.
     pub counts: Option<Counts>,
 }
 
-/// Makes new images of `parent`.
+/// Makes new images from `parent`.
 pub fn customize(
     store: &Store,
     parent: &StoredImage,
@@ -130,7 +130,7 @@ pub fn customize(
         added: WriterStats::default(),
         seconds: 0.0,
     };
-    // Of a single group, drafting finds out what cannot be.
+    // If there is only one group, drafting finds all errors before anything is published.
     if options.dry_run || orders.len() > GROUP {
         progress.stage("checking", 0);
         let checked = in_parallel(&orders, progress, |order| {
@@ -182,7 +182,7 @@ pub fn customize(
     Ok(report)
 }
 
-/// An image to be made.
+/// An image to make.
 struct Order {
     name: String,
     variables: Variables,
@@ -190,7 +190,7 @@ struct Order {
     one_of_many: bool,
 }
 
-/// The images to be made, each with a name of its own.
+/// Returns the images to make, each with a unique name.
 fn orders(options: &CustomizeOptions) -> Result<Vec<Order>> {
     let alone = [Variables::new()];
     let instances = options.instances.as_deref().unwrap_or(&alone);
@@ -250,7 +250,7 @@ impl Order {
         Ok(Edited { files, edits, generalized, left })
     }
 
-    /// The sizes and identities of this image: of several, each has its own.
+    /// Returns the sizes and identities of this image. If there are several images, each gets its own identities.
     fn reshape(&self, common: &Reshape) -> Reshape {
         let mut reshape = common.clone();
         if let Some(ids) = reshape.new_ids.as_mut().filter(|_| self.one_of_many) {
@@ -259,14 +259,14 @@ impl Order {
         reshape
     }
 
-    /// Adds the name of this image to an error.
+    /// Adds the name of this image to an error if there are several images.
     fn blame(&self, error: Error) -> Error {
         if self.one_of_many { error.within(&self.name) } else { error }
     }
 }
 
 impl Edited {
-    /// Notes for the user about the edits, as sentences.
+    /// Returns notes about the edits for the user, as sentences.
     fn notes(&self) -> Vec<String> {
         let first = self.files.labelled_by_directory.first();
         let Some(first) = first.filter(|_| self.files.get_link("/.autorelabel").is_none()) else {

@@ -12,31 +12,30 @@ use crate::tree::edit::{Files, NewNode, parent};
 use crate::tree::new_content::NewContent;
 use crate::tree::path::{Place, missing};
 
-/// A change of an image's files. Paths are `/path` as the image's own system would see them, or `VOLUME:/path`.
+/// A change to an image's files. Paths are `/path` as the image's own system sees them, or `VOLUME:/path`.
 #[derive(Clone)]
 pub(super) enum Edit {
-    /// A regular file gets this content. A new one belongs to root and has the mode 0644, if nothing else is
-    /// said; one that is there keeps what is not said.
+    /// Writes a regular file. Unless specified, a new file belongs to root and has the mode 0644, and an existing one
+    /// keeps its owner and mode.
     Write { path: String, content: NewContent, mode: Option<u16>, owner: Option<Owner> },
-    /// This is added to the end of a file; a new one is made if it is not there. To a text it is added as lines of its
-    /// own: a last line without a line end gets one.
+    /// Appends to a file, and creates it if it does not exist. To a text, it appends whole lines: a last line without a
+    /// line end gets one.
     Append { path: String, content: NewContent, mode: Option<u16>, owner: Option<Owner> },
-    /// A directory is there, and those above it. New ones belong to root and have the mode 0755.
+    /// Creates a directory and its parents if they do not exist. New ones belong to root and have the mode 0755.
     Mkdir { path: String, mode: Option<u16>, owner: Option<Owner> },
-    /// A path goes, and all below.
+    /// Removes a path and everything under it.
     Delete { path: String },
-    /// A path becomes another of the same volume, as rename(2) does it: a file replaces a file, and a directory an empty
-    /// directory.
+    /// Renames a path within its volume, as rename(2) does: a file replaces a file, and a directory an empty directory.
     Rename { from: String, to: String },
     /// Creates a symlink, which replaces any node except a directory.
     Symlink { path: String, target: String },
-    /// The permissions change.
+    /// Changes the permissions.
     Chmod { path: String, mode: u16 },
     /// Changes the owner. As in Linux, this clears setuid, setgid and capabilities of anything but a directory.
     Chown { path: String, owner: Owner },
-    /// An extended attribute is set.
+    /// Sets an extended attribute.
     SetXattr { path: String, name: String, value: Vec<u8> },
-    /// An extended attribute goes.
+    /// Removes an extended attribute.
     RemoveXattr { path: String, name: String },
 }
 
@@ -48,7 +47,7 @@ pub(super) struct Owner {
 }
 
 impl Owner {
-    /// Reads `USER`, `USER:GROUP` or `:GROUP`.
+    /// Parses `USER`, `USER:GROUP` or `:GROUP`.
     pub(super) fn parse(text: &str) -> Result<Self> {
         let (user, group) = text.split_once(':').unwrap_or((text, ""));
         if user.is_empty() && group.is_empty() || group.contains(':') {
@@ -59,12 +58,12 @@ impl Owner {
         Ok(Owner { user: user.to_owned(), group: group.to_owned() })
     }
 
-    /// A user and a group by number.
+    /// Returns an owner with these numbers.
     pub(super) fn ids(uid: u32, gid: u32) -> Self {
         Owner { user: uid.to_string(), group: gid.to_string() }
     }
 
-    /// The numbers, by the image's own accounts.
+    /// Returns the numbers according to the image's own accounts.
     fn numbers(&self, files: &Files) -> Result<(Option<u32>, Option<u32>)> {
         let number = |text: &str, find: &dyn Fn(&str) -> Result<u32>| match text {
             "" => Ok(None),
@@ -80,19 +79,19 @@ impl Owner {
 }
 
 impl Edit {
-    /// A text file gets this content; a new one belongs to root and has the mode 0644.
+    /// Writes a text file; a new one belongs to root and has the mode 0644.
     pub(super) fn text(path: impl Into<String>, text: impl Into<String>) -> Self {
         let content = NewContent::of_bytes(text.into().into_bytes());
         Edit::Write { path: path.into(), content, mode: None, owner: None }
     }
 
-    /// The same, of a file with this mode that belongs to root.
+    /// Writes a text file that belongs to root and has this mode.
     pub(super) fn file(path: impl Into<String>, text: impl Into<String>, mode: u16) -> Self {
         let content = NewContent::of_bytes(text.into().into_bytes());
         Edit::Write { path: path.into(), content, mode: Some(mode), owner: Some(Owner::ids(0, 0)) }
     }
 
-    /// A directory is there.
+    /// Creates a directory if it does not exist.
     pub(super) fn folder(path: impl Into<String>) -> Self {
         Edit::Mkdir { path: path.into(), mode: None, owner: None }
     }
@@ -140,7 +139,7 @@ impl fmt::Display for Edit {
     }
 }
 
-/// The error of a path that ends in a slash and is not a directory's.
+/// Returns the error for a path that ends in a slash but is not a directory.
 fn not_a_directory(place: &Place) -> Error {
     Error::input(format!(
         "{}:{}: not a directory, although the path ends in a slash",
@@ -150,7 +149,7 @@ fn not_a_directory(place: &Place) -> Error {
 }
 
 impl Files {
-    /// Makes an edit. Errs, with the reason, if these files cannot take it; they are then of no use any more.
+    /// Makes an edit. Fails with the reason if these files cannot take it; they are unusable afterwards.
     pub(super) fn apply(&mut self, edit: &Edit) -> Result<()> {
         match edit {
             Edit::Write { path, content, mode, owner } => {
@@ -195,7 +194,7 @@ impl Files {
         }
     }
 
-    /// Where something is.
+    /// Resolves a path that must exist.
     fn existing(&self, path: &str, follow: bool) -> Result<Place> {
         let place = self.place(path, follow)?;
         if self.at(&place).is_none() {
@@ -204,8 +203,8 @@ impl Files {
         Ok(place)
     }
 
-    /// Where something is that is to be removed or renamed: a name in a directory. As rename(2) and rm(1) have it, a
-    /// path that ends in `.` or `..` is none, and one that ends in a slash is a directory's.
+    /// Resolves a path that is to be removed or renamed: a name in a directory. As in rename(2) and rm(1), a path that
+    /// ends in `.` or `..` is refused, and one that ends in a slash must be a directory.
     fn named(&self, path: &str) -> Result<Place> {
         let name = path.trim_end_matches('/').rsplit('/').next().unwrap_or_default();
         if matches!(name, "." | "..") {
@@ -298,7 +297,7 @@ impl Files {
             let file = |place: &Place| self.at(place).and_then(|row| row.file);
             a == b || !is_dir && file(a).is_some() && file(a) == file(b)
         };
-        // Two names of one file both stay, as rename(2) has it.
+        // If both are names of one file, both stay, as in rename(2).
         if same_file(&from, &to) {
             return Ok(());
         }
@@ -368,7 +367,7 @@ impl Files {
             row.node.uid = uid.or(row.node.uid);
             row.node.gid = gid.or(row.node.gid);
             if owner.is_some() && row.node.file_type != FileType::Dir {
-                // Setgid without the group's right to execute marks mandatory locking, and stays.
+                // Setgid without group execute permission marks mandatory locking, and stays.
                 row.node.mode = row.node.mode.map(|mode| {
                     let setgid = if mode & 0o010 != 0 { 0o2000 } else { 0 };
                     mode & !(0o4000 | setgid)

@@ -6,7 +6,7 @@
 //! name = "web-{{n}}"
 //! ```
 //!
-//! A flag of the command line is such a table too.
+//! A command line flag is such a table too.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -23,13 +23,13 @@ pub struct Recipe {
     entries: Vec<RecipeEdit>,
 }
 
-/// One edit as it was written.
+/// An edit as it was written.
 #[derive(Debug, Clone)]
 struct RecipeEdit {
     /// Its name in errors.
     label: String,
     table: Table,
-    /// The directory that local paths are relative to.
+    /// The directory to which local paths are relative.
     folder: PathBuf,
 }
 
@@ -37,7 +37,7 @@ struct RecipeEdit {
 pub type Variables = BTreeMap<String, String>;
 
 impl Recipe {
-    /// Reads a file of edits and adds them.
+    /// Adds the edits in a file.
     pub fn add_file(&mut self, path: &Path) -> Result<()> {
         let wrong = |problem: &dyn std::fmt::Display| Error::usage(format!("{}: {problem}", path.display()));
         let text = read_text(path).map_err(|e| e.coded(Code::Usage))?;
@@ -63,7 +63,7 @@ impl Recipe {
         Ok(())
     }
 
-    /// Adds an edit: its name and its fields. Errors call it `label`.
+    /// Adds an edit with this name (`what`) and these fields. Errors call it `label`.
     pub fn add<'v>(&mut self, label: &str, what: &str, fields: impl IntoIterator<Item = (&'v str, Value)>) {
         let mut table: Table = fields.into_iter().map(|(key, value)| (key.to_owned(), value)).collect();
         table.insert("do".into(), Value::String(what.to_owned()));
@@ -76,13 +76,13 @@ impl Recipe {
         self.entries.is_empty()
     }
 
-    /// The edits as they were written.
+    /// Returns the edits as they were written.
     pub(super) fn tables(&self) -> impl Iterator<Item = &Table> {
         self.entries.iter().map(|entry| &entry.table)
     }
 
-    /// BLAKE3, in hex, of the edits as they were written, in JSON. Passwords and their hashes are left out: a
-    /// digest would give them away to who can guess them.
+    /// Returns BLAKE3, in hex, of the edits as they were written, in JSON. Passwords and their hashes are left out:
+    /// from a digest, they could be guessed.
     #[must_use]
     pub(super) fn digest(&self) -> String {
         let mut hasher = blake3::Hasher::new();
@@ -96,7 +96,7 @@ impl Recipe {
         hasher.finalize().to_hex().to_string()
     }
 
-    /// The edits with their `{{names}}` filled in.
+    /// Returns the edits with their `{{names}}` filled in.
     pub(super) fn steps(&self, variables: &Variables) -> Result<Vec<FilledStep>> {
         let filled = self.entries.iter().map(|entry| {
             let failed = |e: Error| e.within(&entry.label);
@@ -111,7 +111,7 @@ impl Recipe {
     }
 }
 
-/// An edit with nothing left to fill in.
+/// An edit with all names filled in.
 pub(super) struct FilledStep {
     pub(super) label: String,
     pub(super) step: Step,
@@ -242,8 +242,8 @@ fn fill_value(value: &Value, variables: &Variables) -> Result<Value> {
     })
 }
 
-/// `text` with each `{{name}}` replaced by its value. Values are taken as they are: what looks like a name in
-/// them is none.
+/// Returns `text` with each `{{name}}` replaced by its value. Values are inserted literally: names in them are not
+/// replaced.
 pub(super) fn fill(text: &str, variables: &Variables) -> Result<String> {
     let mut out = String::with_capacity(text.len());
     let mut rest = text;
@@ -271,7 +271,7 @@ pub(super) fn fill(text: &str, variables: &Variables) -> Result<String> {
     Ok(out)
 }
 
-/// The names of the variables in a text.
+/// Returns the names of the variables in a text.
 pub(super) fn variable_names(text: &str) -> impl Iterator<Item = &str> {
     text.split("{{").skip(1).filter_map(|after| Some(after.split_once("}}")?.0.trim()))
 }
@@ -282,7 +282,7 @@ pub fn read_instances(path: &Path) -> Result<Vec<Variables>> {
     let mut reader = csv::ReaderBuilder::new()
         .trim(csv::Trim::All)
         .from_reader(open(path, MAX_TEXT).map_err(|e| e.coded(Code::Usage))?);
-    // Spreadsheets begin a file with a byte order mark, which is no part of a name.
+    // Spreadsheets begin a file with a byte order mark, which is not part of a name.
     let names = reader.headers().map_err(|e| wrong(&e))?.iter();
     let names: Vec<String> = names.map(|name| name.trim_start_matches('\u{feff}').to_owned()).collect();
     let mut instances = Vec::new();

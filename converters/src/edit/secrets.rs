@@ -8,20 +8,20 @@ use crate::error::{Error, Result};
 /// The placeholder for a secret in a record.
 pub const PLACEHOLDER: &str = "…";
 
-/// Files that hold hashes of passwords, by their names.
+/// The names of files that contain password hashes.
 const SECRET_FILES: [&str; 4] = ["shadow", "gshadow", "passwd", "opasswd"];
 
 impl Recipe {
-    /// Returns true if the value of the variable `name` is secret: it is used in a password, a hash, or the text of a file
-    /// of hashes.
+    /// Returns true if the value of the variable `name` is secret: it is used in a password, a hash, or the text of a
+    /// file of hashes.
     #[must_use]
     pub fn hides(&self, name: &str) -> bool {
-        // The variables of a template are unknown here.
+        // The variables in a template file are unknown here.
         self.tables().any(|edit| names_secret(edit, name) || is_secret_template(edit))
     }
 
-    /// Errs if the name of an image contains a variable that a password or a hash contains, because the store keeps names
-    /// in the clear.
+    /// Fails if the name of an image contains a variable that is used in a password or a hash, because the store keeps
+    /// names in plain text.
     pub(super) fn check_name(&self, name: &str) -> Result<()> {
         let is_secret = |variable: &&str| self.tables().any(|edit| names_secret(edit, variable));
         match variable_names(name).find(is_secret) {
@@ -39,18 +39,18 @@ fn names_secret(edit: &Table, name: &str) -> bool {
     secrets(edit).flat_map(variable_names).any(|used| used == name)
 }
 
-/// Returns true if what is written to the file `path` of an image is secret. The name may have `{{names}}`: then it could
-/// be any.
+/// Returns true if text written to the file `path` of an image is secret. If its name contains `{{names}}`, it could be
+/// any file.
 #[must_use]
 pub fn is_secret_file(path: &str) -> bool {
     let name = path.rsplit('/').next().unwrap_or_default();
-    // Their backups are called `shadow-`, and what edits them `shadow+` and `shadow.edit`.
+    // Their backups are called `shadow-`, and copies being edited `shadow+` and `shadow.edit`.
     let is_like =
         |file: &&str| name.strip_prefix(*file).is_some_and(|rest| !rest.starts_with(char::is_alphanumeric));
     name.contains("{{") || SECRET_FILES.iter().any(is_like)
 }
 
-/// The texts of an edit that are secret.
+/// Returns the secret texts of an edit.
 fn secrets(edit: &Table) -> impl Iterator<Item = &str> {
     let text = |key: &str| edit.get(key).and_then(Value::as_str);
     let fields: &[&str] = match text("do").unwrap_or_default() {

@@ -1,4 +1,4 @@
-//! Enables and disables systemd units in the image with the symlinks that `systemctl` makes, according to the unit's
+//! Enables and disables systemd units in the image through the symlinks that `systemctl` makes, according to the unit's
 //! `[Install]` section (systemd.unit(5)).
 
 use std::collections::BTreeSet;
@@ -9,7 +9,7 @@ use super::primitive::Edit;
 use crate::error::{Error, Result};
 use crate::tree::edit::Files;
 
-/// Where units are, the first found counting.
+/// The directories of units. The first that contains a unit counts.
 const FOLDERS: [&str; 4] = [
     "/etc/systemd/system",
     "/usr/local/lib/systemd/system",
@@ -17,7 +17,7 @@ const FOLDERS: [&str; 4] = [
     "/lib/systemd/system",
 ];
 
-/// Where the administrator's links are.
+/// The directory of the administrator's links.
 pub(super) const ETC: &str = "/etc/systemd/system";
 
 /// The `[Install]` section of a unit.
@@ -35,7 +35,7 @@ impl Install {
         self.wanted.is_empty() && self.alias.is_empty() && self.also.is_empty()
     }
 
-    /// Reads the section out of a unit's text, and adds it.
+    /// Parses the section in a unit's text, and adds it.
     fn read(&mut self, text: &str) {
         let mut section = String::new();
         for line in logical_lines(text) {
@@ -75,8 +75,8 @@ impl Install {
     }
 }
 
-/// The lines of a unit file (systemd.syntax(7)): a line that ends with a backslash goes on with the next line that is no
-/// comment.
+/// Returns the lines of a unit file (systemd.syntax(7)): a trailing backslash continues a line with the next line that
+/// is not a comment.
 fn logical_lines(text: &str) -> Vec<String> {
     let mut lines: Vec<String> = Vec::new();
     let mut goes_on = false;
@@ -84,7 +84,7 @@ fn logical_lines(text: &str) -> Vec<String> {
         if line.trim_start().starts_with(['#', ';']) {
             continue;
         }
-        // Of two backslashes the first quotes the second.
+        // A backslash before it escapes a backslash.
         let backslashes = line.len() - line.trim_end_matches('\\').len();
         let continues = backslashes % 2 == 1;
         let part = if continues { &line[..line.len() - 1] } else { line };
@@ -111,13 +111,13 @@ impl<'a> Name<'a> {
         Name { prefix, instance, suffix }
     }
 
-    /// The unit's file, if it is an instance of a template.
+    /// Returns the name of the template, if the unit is an instance.
     fn template(&self) -> String {
         format!("{}@.{}", self.prefix, self.suffix)
     }
 }
 
-/// `name` with the suffix `.service` if it has none of systemd's.
+/// Returns `name`, with the suffix `.service` unless it has a suffix of systemd.
 fn full_name(name: &str) -> Result<String> {
     let suffixes = [
         "service",
@@ -140,7 +140,7 @@ fn full_name(name: &str) -> Result<String> {
     Ok(if known { name.to_owned() } else { format!("{name}.service") })
 }
 
-/// The path of a unit's file, for an instance its template's.
+/// Returns the path of a unit's file. For an instance, this may be its template's.
 pub(super) fn find(files: &Files, unit: &str) -> Result<String> {
     let name = Name::of(unit);
     let template = name.template();
@@ -162,7 +162,7 @@ pub(super) fn find(files: &Files, unit: &str) -> Result<String> {
         .advise("List the units of its packages with `mif ls NAME /lib/systemd/system`"))
 }
 
-/// The `[Install]` section of a unit: of its file and its drop-ins.
+/// Reads the `[Install]` section of a unit from its file and its drop-ins.
 fn install(files: &Files, unit: &str, path: &str) -> Result<Install> {
     let mut install = Install::default();
     install.read(&files.text(path)?);
@@ -176,7 +176,7 @@ fn install(files: &Files, unit: &str, path: &str) -> Result<Install> {
     Ok(install)
 }
 
-/// The specifiers that stand in `[Install]` (systemd.unit(5)).
+/// Expands the specifiers used in `[Install]` (systemd.unit(5)).
 fn specified(text: &str, unit: &str) -> String {
     let name = Name::of(unit);
     let instance = name.instance.unwrap_or("");
@@ -198,7 +198,7 @@ fn specified(text: &str, unit: &str) -> String {
     .fold(text.to_owned(), |text, (from, to)| text.replace(from, to))
 }
 
-/// Has a unit started at boot.
+/// Makes a unit start at boot.
 pub(super) fn enable(files: &Files, unit: &str) -> Result<Vec<Edit>> {
     let mut edits = Vec::new();
     let mut seen = BTreeSet::new();
@@ -206,7 +206,7 @@ pub(super) fn enable(files: &Files, unit: &str) -> Result<Vec<Edit>> {
     Ok(edits)
 }
 
-/// A unit and the units that its name is an alias of, one after the other: the last has the file.
+/// Follows the aliases of a unit. Returns all names in order; the last has the file.
 fn aliases(files: &Files, unit: &str) -> Vec<String> {
     let mut names = vec![unit.to_owned()];
     while let Some(target) = names.last().and_then(|unit| alias_of(files, unit)) {
@@ -218,8 +218,8 @@ fn aliases(files: &Files, unit: &str) -> Vec<String> {
     names
 }
 
-/// The unit that a symlink makes a name an alias of. None if the name has a file of its own, is masked, or is linked to a
-/// file of the same name elsewhere.
+/// Returns the unit of which a symlink makes a name an alias. Returns `None` if the name has a file of its own, is
+/// masked, or is linked to a file of the same name elsewhere.
 fn alias_of(files: &Files, unit: &str) -> Option<String> {
     let name = Name::of(unit);
     let template = name.template();
@@ -238,7 +238,7 @@ fn alias_of(files: &Files, unit: &str) -> Option<String> {
     })
 }
 
-/// Enables a unit and the units that it names. A unit that the user `named` must have an `[Install]` section.
+/// Enables a unit and the units it names. A unit that the user `named` must have an `[Install]` section.
 fn enable_with(
     files: &Files,
     unit: &str,
@@ -292,9 +292,8 @@ fn enable_with(
     Ok(())
 }
 
-/// Has a unit not started at boot any more: takes away the links that `systemctl disable` takes away, which are those by
-/// any of the unit's names or to its file, those of the units that it names by `Also=`, and links to those links. Of a
-/// unit that is masked all stays.
+/// Stops a unit from starting at boot. Removes the links that `systemctl disable` removes: those with any of the unit's
+/// names or to its file, those of the units in its `Also=`, and links to those links. Leaves a masked unit unchanged.
 pub(super) fn disable(files: &Files, unit: &str) -> Result<Vec<Edit>> {
     let unit = full_name(unit)?;
     let mut names = BTreeSet::new();
@@ -314,7 +313,7 @@ pub(super) fn disable(files: &Files, unit: &str) -> Result<Vec<Edit>> {
     }
     let gone = links_to_remove(files, &mut names);
     if gone.is_empty() {
-        // A name that nothing has may be a mistake.
+        // An unknown name may be a mistake.
         find(files, &unit)?;
     }
     Ok(gone.into_iter().map(|path| Edit::Delete { path }).collect())
@@ -336,8 +335,8 @@ struct Link {
     target: String,
 }
 
-/// The symlinks of the administrator's directory of units and of all directories in it, but not those below a directory
-/// that is itself a symlink.
+/// Returns the symlinks in the administrator's directory of units and in all directories in it. Does not follow
+/// symlinks to directories.
 fn administrators_links(files: &Files) -> Vec<Link> {
     let mut links = Vec::new();
     let mut folders = vec![ETC.to_owned()];
@@ -359,8 +358,8 @@ fn administrators_links(files: &Files) -> Vec<Link> {
     links
 }
 
-/// The paths of the links that go with the units of these names. The names of links that go are added to the names, for
-/// other links may point to them.
+/// Returns the paths of the links to remove with these units. Adds the names of removed links to `names`, because other
+/// links may point to them.
 fn links_to_remove(files: &Files, names: &mut BTreeSet<String>) -> Vec<String> {
     let mut left = administrators_links(files);
     let mut gone = Vec::new();
@@ -383,8 +382,8 @@ fn links_to_remove(files: &Files, names: &mut BTreeSet<String>) -> Vec<String> {
     gone
 }
 
-/// Returns true if some link has a unit started at boot. A link at the top that only says where the unit's file is, or that
-/// the unit is masked, has none started.
+/// Returns true if a link makes a unit start at boot. A link at the top that only leads to the unit's file, or masks
+/// the unit, does not.
 pub(super) fn is_enabled(files: &Files, unit: &str) -> bool {
     administrators_links(files).iter().any(|link| {
         let is_top = link.path.rsplit_once('/').is_some_and(|(folder, _)| folder == ETC);

@@ -1,8 +1,8 @@
-//! Extracts into a directory. Everything is created relative to it, through file descriptors that follow no symlink, so
+//! Extracts into a directory. Everything is created relative to it through file descriptors that follow no symlinks, so
 //! that no path of an image leads out of it.
 //!
-//! Directories get their mode and times last, from the deepest up: what is made in a directory changes its time, and a mode
-//! may forbid to make anything.
+//! Directories get their mode and times last, deepest first: creating entries changes a directory's time, and its mode
+//! may forbid creating any. may forbid to make anything.
 
 use std::ffi::OsStr;
 use std::io;
@@ -23,13 +23,13 @@ use crate::tree::view::Tree;
 
 const FOLDER: OFlags = OFlags::RDONLY.union(OFlags::DIRECTORY).union(OFlags::NOFOLLOW).union(OFlags::CLOEXEC);
 
-/// Mode bits that run a file with the rights of its owner or group.
+/// Mode bits that run a program with the rights of the file's owner or group.
 const SET_ID: u16 = 0o6000;
 
-/// The reason if an attribute that grants privileges was not set.
+/// The reason why an attribute that grants privileges was not set.
 const ONLY_PRIVILEGED: &str = "needs --privileged";
 
-/// FAT: the file may not be written.
+/// The FAT flag for a read-only file.
 const READ_ONLY: u32 = 1;
 
 pub(super) fn extract(
@@ -41,7 +41,7 @@ pub(super) fn extract(
     progress: &dyn Progress,
 ) -> Result<()> {
     let failed = |e: io::Error| Error::io(to, &e);
-    // A new target is private until everything is in it. It gets the image's mode at the end.
+    // A new target is private until it is complete. Then it gets the image's mode.
     let is_root_made = items.first().is_some_and(|item| item.path.is_empty());
     let made = std::fs::DirBuilder::new().mode(if is_root_made { 0o700 } else { 0o777 }).create(to);
     let is_new = made.is_ok();
@@ -89,21 +89,21 @@ struct Work<'a> {
     root: OwnedFd,
     is_root: bool,
     privileged: bool,
-    /// The directory that was used last.
+    /// The most recently used directory.
     current: Option<(Vec<u8>, OwnedFd)>,
     made: Vec<bool>,
 }
 
 /// Why a path could not be extracted.
 enum Problem {
-    /// Only this path.
+    /// A problem with this path only.
     Path(String),
-    /// The work as a whole: the disk is full, or the like.
+    /// A problem with the whole extraction, such as a full disk.
     Fatal(Error),
 }
 
 impl Work<'_> {
-    /// Opens a directory below the target, part by part.
+    /// Opens a directory under the target, component by component.
     fn folder(&self, path: &[u8]) -> io::Result<OwnedFd> {
         let mut fd = self.root.try_clone()?;
         for part in path.split(|b| *b == b'/').filter(|part| !part.is_empty()) {
@@ -203,14 +203,14 @@ impl Work<'_> {
         Ok(())
     }
 
-    /// Writes a file's content, its holes left out.
+    /// Writes a file's content without its holes.
     fn fill(&self, fd: &OwnedFd, number: usize, progress: &dyn Progress) -> Result<(), Problem> {
         let damaged = |e: Error| Problem::Path(format!("cannot read its content: {e}"));
         let source = self.tree.content(number).map_err(damaged)?;
         let parts = data_parts(&*source).map_err(damaged)?;
         let failed = |e: io::Error| Error::io(self.to, &e);
         fs::ftruncate(fd, source.len()).map_err(|e| Problem::Fatal(failed(e.into())))?;
-        // An error of writing ends the work, one of reading costs the file.
+        // A write error ends the extraction; a read error costs only this file.
         let mut fatal = false;
         let copied = copy(&*source, &parts, progress, |offset, bytes| {
             let mut done = 0;
@@ -226,8 +226,8 @@ impl Work<'_> {
         copied.map_err(|e| if fatal || progress.interrupted() { Problem::Fatal(e) } else { damaged(e) })
     }
 
-    /// Sets what a file or directory that is open has beside its content. The owner first: changing it takes capabilities
-    /// and set-id bits away.
+    /// Sets the metadata of an open file or directory. The owner comes first, because changing it clears capabilities
+    /// and set-ID bits.
     fn set_meta(&self, fd: &OwnedFd, item: &Item<'_>, report: &mut ExtractReport) {
         let row = item.row;
         let owned = self.set_owner(row, report, |uid, gid| fs::fchown(fd, uid, gid));
@@ -244,7 +244,7 @@ impl Work<'_> {
         }
     }
 
-    /// The same of what cannot be opened: a symlink, or a device.
+    /// Sets the metadata of a node that cannot be opened: a symlink or a device.
     fn set_link_meta(&self, parent: &OwnedFd, name: &OsStr, item: &Item<'_>, report: &mut ExtractReport) {
         let row = item.row;
         let flags = AtFlags::SYMLINK_NOFOLLOW;
@@ -264,7 +264,7 @@ impl Work<'_> {
         if row.node.file_type != FileType::Symlink
             && let Some(mode) = self.mode_of(row, owned, report)
         {
-            // A descriptor that only stands for a node cannot be changed; by its name in /proc the node can.
+            // A node cannot be changed through an O_PATH descriptor, but through the descriptor's name in /proc.
             let path = format!("/proc/self/fd/{}", node.as_raw_fd());
             note(report, "mode", row, fs::chmod(path, mode));
         }
@@ -273,7 +273,7 @@ impl Work<'_> {
         }
     }
 
-    /// The mode to set, if the image says any.
+    /// Returns the mode to set, if the image has one.
     fn mode_of(&self, row: &Row, owned: bool, report: &mut ExtractReport) -> Option<Mode> {
         let is_folder = row.node.file_type == FileType::Dir;
         let Some(mode) = row.node.mode else {
@@ -300,7 +300,7 @@ impl Work<'_> {
         Some(Mode::from_raw_mode(mode.into()))
     }
 
-    /// The attributes to set.
+    /// Returns the attributes to set.
     fn xattrs<'r>(&self, row: &'r Row, report: &mut ExtractReport) -> Vec<&'r Xattr> {
         let (privileged, plain): (Vec<_>, Vec<_>) =
             row.node.xattrs.iter().partition(|xattr| xattr.name.starts_with(b"security."));
@@ -314,7 +314,7 @@ impl Work<'_> {
         plain
     }
 
-    /// Sets the owner that the image gives; returns true if the file now has it.
+    /// Sets the image's owner. Returns true if the file now has it.
     fn set_owner(
         &self,
         row: &Row,
@@ -354,7 +354,7 @@ fn made_node(parent: &OwnedFd, name: &OsStr, made: FileType) -> rustix::io::Resu
     if kind == node_type(made) { Ok(node) } else { Err(rustix::io::Errno::STALE) }
 }
 
-/// The system's type of what is made by a name alone.
+/// Returns the system's file type.
 fn node_type(file_type: FileType) -> fs::FileType {
     match file_type {
         FileType::Symlink => fs::FileType::Symlink,

@@ -23,7 +23,7 @@ use crate::task::progress::Progress;
 use crate::tree::path::VolumePath;
 use crate::tree::view::Tree;
 
-/// How much of a file is copied at once.
+/// How many bytes of a file are copied at once.
 const WINDOW: u64 = 1 << 20;
 
 /// The target of an extraction.
@@ -32,18 +32,19 @@ pub enum Target<'a> {
     Folder {
         /// The directory.
         path: &'a Path,
-        /// Also make and set what gives rights on the machine: devices, set-user-id and set-group-id bits, and attributes
-        /// of `security.*`, among them capabilities of programs. (A tar has all of these in any case: it is data.)
+        /// Also create devices, and set set-user-ID and set-group-ID bits and `security.*` attributes, which include
+        /// capabilities of programs: all of these grant rights on the local machine. (A tar contains them in any case,
+        /// as data.)
         privileged: bool,
     },
-    /// A tar file, which appears whole or not at all.
+    /// A tar file, which appears complete or not at all.
     TarFile {
         /// The file.
         path: &'a Path,
         /// Replace an existing file.
         force: bool,
     },
-    /// A tar, written as it is made.
+    /// A tar written to a stream.
     Tar(&'a mut dyn Write),
 }
 
@@ -54,22 +55,22 @@ pub struct ExtractReport {
     pub image: String,
     /// The path that was extracted, as `volume:/path`.
     pub path: String,
-    /// Its path; none if it was written to a stream.
+    /// The output's path; `None` if it was written to a stream.
     pub output: Option<String>,
-    /// Paths that were made.
+    /// The number of paths that were created.
     pub paths: u64,
-    /// Regular files, hard links counted once.
+    /// The number of regular files, with hard links counted once.
     pub files: u64,
     /// Their bytes, including holes.
     pub bytes: u64,
-    /// Attributes that were not set, because the machine or the user's permissions did not allow it, or because they need
-    /// `privileged`. All else is as in the image.
+    /// Attributes that were not set, because the machine or the user's permissions did not allow it, or because they
+    /// need `privileged`. Everything else is as in the image.
     pub not_set: Vec<NotSet>,
     /// Paths that are missing or incomplete, each with the reason.
     pub failed: Vec<String>,
     /// Warnings about parts of the image that could not be read, as sentences.
     pub warnings: Vec<String>,
-    /// How long it took.
+    /// The duration in seconds.
     pub seconds: f64,
 }
 
@@ -82,12 +83,12 @@ pub struct NotSet {
     pub paths: u64,
     /// The reason for the first path.
     pub reason: String,
-    /// The first of them.
+    /// The first of these paths.
     pub first: String,
 }
 
 impl ExtractReport {
-    /// Notes that `what` could not be set at `path`.
+    /// Records that `what` could not be set at `path`.
     fn not_set(&mut self, what: &str, path: &[u8], reason: &str) {
         if let Some(known) = self.not_set.iter_mut().find(|known| known.what == what) {
             known.paths += 1;
@@ -99,7 +100,7 @@ impl ExtractReport {
 }
 
 /// Copies the tree at `path` of `image` (by default its root filesystem) to `target`. The entries of a directory go
-/// directly into the target, a file under its name.
+/// directly into the target, a file under its own name.
 pub fn extract(
     image: &OpenImage,
     path: Option<&VolumePath>,
@@ -142,7 +143,7 @@ pub fn extract(
     Ok(report)
 }
 
-/// Writes a file from its beginning to its end.
+/// Writes a file sequentially.
 struct At<'f> {
     file: &'f OutputFile,
     offset: u64,
@@ -162,19 +163,20 @@ impl Write for At<'_> {
 
 /// A path to extract.
 struct Item<'t> {
-    /// Below the target, without a leading slash; empty is the target itself.
+    /// The path relative to the target, without a leading slash; empty for the target itself.
     path: Vec<u8>,
     row: &'t Row,
     /// The row's number in the tree.
     number: usize,
-    /// The first item of the same file, if this is another of its paths.
+    /// The first item of the same file, if this is a further hard link.
     link_to: Option<usize>,
 }
 
-/// The row `base` and all that is below it, each directory before what it holds; and what is left out, each a sentence.
+/// Selects the row `base` and everything under it, each directory before its entries. Also returns what is left out, as
+/// sentences.
 ///
-/// A damaged directory may have a name twice. The first of the two is taken, so that no path leads through a symlink that
-/// took the name of a directory.
+/// A damaged directory may contain a name twice. The first entry is used, so that no path leads through a symlink with
+/// the same name as a directory.
 fn select(tree: &Tree, base: usize) -> Result<(Vec<Item<'_>>, Vec<String>)> {
     let top = &tree.rows()[base];
     let is_folder = top.node.file_type == FileType::Dir;
@@ -226,7 +228,7 @@ fn select(tree: &Tree, base: usize) -> Result<(Vec<Item<'_>>, Vec<String>)> {
     Ok((items, left_out))
 }
 
-/// The parts of a file that are to be written, all else being holes: sorted, apart.
+/// Returns the parts of a file to write, sorted and disjoint. Everything else is a hole.
 fn data_parts(source: &dyn Source) -> Result<Vec<Range<u64>>> {
     let mut parts: Vec<Range<u64>> = Vec::new();
     let mut add = |range: Range<u64>| match parts.last_mut() {
@@ -238,7 +240,7 @@ fn data_parts(source: &dyn Source) -> Result<Vec<Range<u64>>> {
         let extent = source.extent_at(at)?;
         let end = extent.range.end.min(source.len());
         if !extent.is_zero() {
-            // A small file is stored whole, its holes with it.
+            // A small file is stored whole, including its holes.
             if source.len() <= MAX_WHOLE && source.len() > BLOCK {
                 let bytes = source.read_vec(at, (end - at) as usize)?;
                 for block in blocks(at..end) {
@@ -256,7 +258,7 @@ fn data_parts(source: &dyn Source) -> Result<Vec<Range<u64>>> {
     Ok(parts)
 }
 
-/// Reads the parts of a file in order and hands them on, with their offset.
+/// Reads the parts of a file in order, and passes them to `write` with their offsets.
 fn copy(
     source: &dyn Source,
     parts: &[Range<u64>],

@@ -1,6 +1,7 @@
-//! Extracts into a tar archive. A pax header before each member keeps what the old header has no room for, in the form that
-//! GNU tar and libarchive read: long and non-ASCII names, nanoseconds, large numbers, xattrs (`SCHILY.xattr.*`), ACLs
-//! (`SCHILY.acl.*`), SELinux labels (`RHT.security.selinux`), and holes (GNU's sparse format 1.0).
+//! Extracts into a tar archive. A pax header before each member contains what does not fit into the old header, in the
+//! form that GNU tar and libarchive read: long and non-ASCII names, nanoseconds, large numbers, xattrs
+//! (`SCHILY.xattr.*`), ACLs (`SCHILY.acl.*`), SELinux labels (`RHT.security.selinux`), and holes (GNU's sparse format
+//! 1.0).
 
 use std::io::{self, Write};
 use std::ops::Range;
@@ -15,7 +16,7 @@ use crate::host::acl;
 use crate::task::progress::Progress;
 use crate::tree::view::Tree;
 
-/// The largest numbers that the old header can hold.
+/// The maximum length of a name, and the maximum numbers, in the old header.
 const MAX_NAME: usize = 100;
 const MAX_ID: u32 = 0o7_777_777;
 const MAX_SIZE: u64 = 0o77_777_777_777;
@@ -85,7 +86,7 @@ fn member(
             continue;
         }
         pax.add([b"SCHILY.xattr.", &encoded(&xattr.name)[..]].concat(), &*xattr.value);
-        // What `tar --acls` and `--selinux` restore.
+        // `tar --acls` and `--selinux` restore these.
         match std::str::from_utf8(&xattr.name).unwrap_or_default() {
             acl::ACCESS => pax.add_some("SCHILY.acl.access", acl::text(&xattr.value)),
             acl::DEFAULT => pax.add_some("SCHILY.acl.default", acl::text(&xattr.value)),
@@ -140,7 +141,7 @@ fn member(
             pax.add("GNU.sparse.minor", "0");
             pax.add("GNU.sparse.name", &*name);
             pax.add("GNU.sparse.realsize", source.len().to_string());
-            // What a reader without sparse support sees: the map and the data.
+            // A reader without sparse support extracts the map and the data under this name.
             let plain = [b"GNUSparseFile.0/", &name[..]].concat();
             put_name(&mut header.as_old_mut().name, &plain);
         }
@@ -152,7 +153,7 @@ fn member(
         header.set_cksum();
         let to = out.get_mut();
         to.write_all(header.as_bytes()).and_then(|()| to.write_all(&map)).map_err(failed)?;
-        // Half a member cannot be taken back: an error of reading ends the tar.
+        // Half a member cannot be taken back, so a read error ends the tar.
         copy(&*source, &parts, progress, |_, bytes| to.write_all(bytes).map_err(failed))?;
         to.write_all(&[0; BLOCK][..(BLOCK - size as usize % BLOCK) % BLOCK]).map_err(failed)?;
         report.files += 1;
@@ -167,7 +168,7 @@ fn member(
     Ok(())
 }
 
-/// The name of a member: a relative path, with a slash at the end of a directory.
+/// Returns the name of a member: a relative path, with a trailing slash for a directory.
 fn member_name(item: &Item<'_>) -> Vec<u8> {
     let mut name = [b"./", &item.path[..]].concat();
     if item.row.node.file_type == FileType::Dir && !item.path.is_empty() {
@@ -183,7 +184,7 @@ fn set_name(field: &mut [u8; MAX_NAME], name: &[u8], key: &str, pax: &mut Pax) {
     put_name(field, name);
 }
 
-/// Puts what fits of `name`, in ASCII.
+/// Writes as much of `name` as fits, in ASCII.
 fn put_name(field: &mut [u8; MAX_NAME], name: &[u8]) {
     field.fill(0);
     for (to, from) in field.iter_mut().zip(name) {
@@ -191,9 +192,9 @@ fn put_name(field: &mut [u8; MAX_NAME], name: &[u8]) {
     }
 }
 
-/// The map of GNU's sparse format 1.0: decimal numbers, each on a line, filled up with zeros to a block.
+/// Returns the map of GNU's sparse format 1.0: decimal numbers, one per line, padded with zeros to a block.
 fn sparse_map(parts: &[Range<u64>], size: u64) -> Vec<u8> {
-    // A hole at the end is told by an empty part there.
+    // A hole at the end is marked by an empty part there.
     let end = (parts.last().is_none_or(|last| last.end < size)).then_some(size..size);
     let parts: Vec<_> = parts.iter().cloned().chain(end).collect();
     let mut map = format!("{}\n", parts.len());
@@ -205,7 +206,7 @@ fn sparse_map(parts: &[Range<u64>], size: u64) -> Vec<u8> {
     map
 }
 
-/// Seconds with nine decimals; before 1970 they count down.
+/// Formats seconds with nine decimals. Before 1970, the fraction counts away from zero.
 fn decimal(time: Timestamp) -> String {
     match (time.secs, time.nanos) {
         (secs, nanos) if secs >= 0 || nanos == 0 => format!("{secs}.{nanos:09}"),
@@ -214,7 +215,8 @@ fn decimal(time: Timestamp) -> String {
     }
 }
 
-/// The name of an attribute as GNU tar writes it: an equals sign would end the record's key. All other bytes stay.
+/// Encodes the name of an attribute as GNU tar does: an equals sign would end the record's key. Other bytes are
+/// unchanged.
 fn encoded(name: &[u8]) -> Vec<u8> {
     let mut out = Vec::with_capacity(name.len());
     for byte in name {
@@ -234,7 +236,7 @@ struct Pax(Vec<u8>);
 impl Pax {
     fn add(&mut self, key: impl AsRef<[u8]>, value: impl AsRef<[u8]>) {
         let (key, value) = (key.as_ref(), value.as_ref());
-        // The length of a record counts the digits that say it.
+        // The length of a record includes its own digits.
         let rest = key.len() + value.len() + 3;
         let mut len = rest + 1;
         while len != rest + len.to_string().len() {

@@ -1,4 +1,4 @@
-//! Users and groups of an image, as its passwd(5) and group(5) name them.
+//! Users and groups of an image, as named in its passwd(5) and group(5).
 
 use std::collections::BTreeSet;
 
@@ -24,7 +24,7 @@ pub(crate) fn user(files: &Files, name: &str) -> Result<User> {
     found.ok_or_else(|| Error::input(format!("the image has no user \"{name}\" in its /etc/passwd")))
 }
 
-/// The home directories of all users.
+/// Returns the home directories of all users.
 pub(crate) fn homes(files: &Files) -> Result<BTreeSet<String>> {
     let passwd = files.text("/etc/passwd")?;
     let homes = passwd.lines().filter_map(|line| line.split(':').nth(5));

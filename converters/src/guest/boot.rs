@@ -8,13 +8,13 @@ use serde::Serialize;
 
 use super::probe::Files;
 
-/// Boot code ends here in sector 0, and the disk's signature and the table begin.
+/// The end of the boot code in sector 0, where the disk's signature and the table begin.
 const BOOT_CODE: usize = 440;
 
-/// At most so much of a UEFI program is searched for its name, in bytes.
+/// How many bytes of a UEFI program are searched for its name.
 const MAX_PROGRAM: u64 = 8 << 20;
 
-/// At most so many UEFI programs are looked at.
+/// The maximum number of UEFI programs that are examined.
 const MAX_PROGRAMS: usize = 64;
 
 /// A way to boot.
@@ -24,7 +24,7 @@ pub struct Boot {
     pub method: &'static str,
     /// The boot loader, if it is a known one.
     pub loader: Option<&'static str>,
-    /// Where: `the disk's boot sector`, `the boot sector of p1`, or a program's volume and path.
+    /// The place: `the disk's boot sector`, `the boot sector of p1`, or a program's volume and path.
     pub place: String,
     /// The machine that a UEFI program is for, as `uname -m` names it.
     pub architecture: Option<&'static str>,
@@ -44,14 +44,15 @@ pub(crate) fn read(files: &mut Files<'_>, sectors: &Sectors<'_>) -> Vec<Boot> {
     found
 }
 
-/// What a BIOS would run: the disk's boot code and, where that is one that goes on to the active partition, that one's.
+/// Returns what a BIOS would run: the disk's boot code or, if no boot loader is recognised in it, that of the active
+/// partition.
 fn bios(sectors: &Sectors<'_>) -> Option<Boot> {
     let code = boot_code(sectors.disk, 0)?;
     let boot = |loader, place| Some(Boot { method: "BIOS", loader, place, architecture: None });
     if let Some(loader) = loader_of(&code) {
         return boot(Some(loader), "the disk's boot sector".to_owned());
     }
-    // Of an MBR, the status byte; of a GPT, "legacy BIOS bootable" (UEFI specification, table 5.8).
+    // In an MBR, the status byte; in a GPT, "legacy BIOS bootable" (UEFI specification, table 5.8).
     let active = match sectors.table.kind {
         TableKind::Gpt => 1 << 2,
         _ => 0x80,
@@ -65,7 +66,8 @@ fn bios(sectors: &Sectors<'_>) -> Option<Boot> {
     boot(None, "the disk's boot sector".to_owned())
 }
 
-/// The boot code at `start` of a disk; none if there is none: all zero, or the note that mkfs.fat leaves there.
+/// Reads the boot code at `start` of a disk. Returns `None` if it is all zero, or the notice that mkfs.fat writes
+/// there.
 fn boot_code(disk: &dyn Source, start: u64) -> Option<Vec<u8>> {
     let sector = disk.read_vec(start, disk.len().checked_sub(start)?.min(512) as usize).ok()?;
     let signed = sector.get(510..512)? == b"\x55\xaa";
@@ -74,7 +76,7 @@ fn boot_code(disk: &dyn Source, start: u64) -> Option<Vec<u8>> {
     (signed && !none).then_some(sector)
 }
 
-/// Which boot loader a sector is of: each has a message or its name in it.
+/// Recognises the boot loader in a sector by its name or message.
 fn loader_of(sector: &[u8]) -> Option<&'static str> {
     let marks: [(&[u8], &str); 6] = [
         (b"GRUB ", "GRUB"),
@@ -87,8 +89,8 @@ fn loader_of(sector: &[u8]) -> Option<&'static str> {
     marks.iter().find(|(mark, _)| memmem::find(sector, mark).is_some()).map(|(_, name)| *name)
 }
 
-/// What UEFI firmware can run: the programs in `/EFI/*/` of any FAT, of which it takes `/EFI/BOOT/BOOT….EFI` by itself
-/// (UEFI specification, 3.5.1), and others by its own settings, which are not on the disk.
+/// Finds the programs that UEFI firmware can run: those in `/EFI/*/` of any FAT. Firmware runs `/EFI/BOOT/BOOT….EFI` by
+/// default (UEFI specification, 3.5.1), and others by its own settings, which are not on the disk.
 fn uefi(files: &mut Files<'_>, found: &mut Vec<Boot>) {
     let is_program = |path: &[u8]| {
         let path = path.to_ascii_lowercase();
@@ -98,7 +100,7 @@ fn uefi(files: &mut Files<'_>, found: &mut Vec<Boot>) {
             && parts.next().is_some_and(|name| name.ends_with(b".efi"))
             && parts.next().is_none()
     };
-    // A directory of that name on the root filesystem is a mount point: a FAT has no modes.
+    // On the root filesystem, a directory of that name is a mount point. Only a FAT has no modes.
     let rows = files.tree.rows().iter().enumerate();
     let programs: Vec<usize> = rows
         .filter(|(_, row)| {
@@ -117,7 +119,7 @@ fn uefi(files: &mut Files<'_>, found: &mut Vec<Boot>) {
     }
 }
 
-/// The machine of a PE program (PE format: the header's offset at 0x3c, `Machine` behind the signature).
+/// Returns the machine of a PE program (PE format: the header's offset at 0x3c, `Machine` after the signature).
 fn pe_machine(program: &[u8]) -> Option<&'static str> {
     if program.get(..2)? != b"MZ" {
         return None;
@@ -138,7 +140,7 @@ fn pe_machine(program: &[u8]) -> Option<&'static str> {
     })
 }
 
-/// Which boot loader a UEFI program is: by a mark that it carries, else by the name that its package gives it.
+/// Recognises a boot loader that is a UEFI program by a mark in it, or else by the file name that its package uses.
 fn program_of(path: &[u8], program: &[u8]) -> Option<&'static str> {
     let has = |mark: &[u8]| memmem::find(program, mark).is_some();
     if has(b"#### LoaderInfo: systemd-boot") {

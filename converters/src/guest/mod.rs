@@ -1,4 +1,4 @@
-//! What an image tells about itself: packages, operating system, ways to boot.
+//! What an image reveals about itself: packages, operating system, ways to boot.
 
 pub(crate) mod accounts;
 pub(crate) mod boot;

@@ -1,4 +1,4 @@
-//! The few files of an image that tell which system it holds: read as that system sees them.
+//! The few files of an image that identify its system, read as that system sees them.
 
 use mif_formats::fs::FileType;
 use mif_formats::mif::manifest::Row;
@@ -8,22 +8,22 @@ use crate::error::Result;
 use crate::tree::mounts::Root;
 use crate::tree::view::Tree;
 
-/// At most so much of a text file is read, in bytes.
+/// How many bytes of a text file are read at most.
 const MAX_TEXT: u64 = 64 << 10;
 
-/// A kernel's file is at least so long, in bytes: notes and scripts beside it are not.
+/// The minimum size of a kernel file in bytes: notes and scripts beside it are smaller.
 const MIN_KERNEL: u64 = 64 << 10;
 
-/// So much of a kernel holds its header and version, in bytes: the version of an x86 kernel lies in its setup
-/// code, of at most 64 sectors.
+/// How many bytes of a kernel contain its header and version: the version of an x86 kernel is in its setup code of at
+/// most 64 sectors.
 const KERNEL_HEAD: u64 = 64 << 10;
 
-/// An operating system, as os-release(5) names it.
+/// An operating system, as named by os-release(5).
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
 pub struct Os {
     /// `ID`, as in `debian`.
     pub id: String,
-    /// `PRETTY_NAME`, or else `NAME`: for people.
+    /// `PRETTY_NAME`, or else `NAME`, for display.
     pub name: String,
     /// `VERSION_ID`, as in `12`; rolling releases have none.
     pub version: Option<String>,
@@ -32,9 +32,9 @@ pub struct Os {
 /// A kernel.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Kernel {
-    /// Its release, as `uname -r` prints it: from the kernel itself where it says so, else from the file's name.
+    /// Its release, as `uname -r` prints it: from the kernel itself if possible, or else from the file's name.
     pub release: Option<String>,
-    /// The volume it lies on.
+    /// The volume that contains it.
     pub volume: String,
     /// Its path there.
     pub path: String,
@@ -42,19 +42,19 @@ pub struct Kernel {
     pub modules: bool,
 }
 
-/// The operating system of a root filesystem, if it says which it is.
+/// Returns the operating system of a root filesystem, if it is named.
 pub(crate) fn os_of(tree: &Tree, root: &Root) -> Option<Os> {
     Files { tree, complaints: &mut Vec::new() }.os(root)
 }
 
-/// The files of an image; what cannot be read is complained of.
+/// The files of an image. Read errors become complaints.
 pub(crate) struct Files<'a> {
     pub(crate) tree: &'a Tree,
     pub(crate) complaints: &'a mut Vec<String>,
 }
 
 impl Files<'_> {
-    /// The first bytes of a regular file, at most `len`, as the system of a root sees it.
+    /// Reads the first bytes of a regular file, at most `len`, as the system of a root sees it.
     pub(crate) fn head(&mut self, root: &Root, path: &str, len: u64) -> Option<Vec<u8>> {
         let row = self.tree.find_in(root, path.as_bytes(), true).ok()?;
         self.head_of(row, len)
@@ -71,7 +71,7 @@ impl Files<'_> {
         lines.find(|line| !line.is_empty() && !line.starts_with('#')).map(str::to_owned)
     }
 
-    /// The same, of a row.
+    /// Reads the first bytes of a row's regular file, at most `len`.
     pub(crate) fn head_of(&mut self, row: usize, len: u64) -> Option<Vec<u8>> {
         if self.tree.rows()[row].node.file_type != FileType::File {
             return None;
@@ -94,7 +94,7 @@ impl Files<'_> {
         Some(String::from_utf8_lossy(&self.head(root, path, MAX_TEXT)?).into_owned())
     }
 
-    /// The kernels, wherever boot loaders look for them. `/boot` may be a volume of its own.
+    /// Returns the kernels in the directories that boot loaders search. `/boot` may be a volume of its own.
     pub(crate) fn kernels(&mut self, root: Option<&Root>) -> Vec<Kernel> {
         let is_kernel = |row: &Row| {
             let name = row.path.rsplit(|b| *b == b'/').next().unwrap_or(&[]);
@@ -127,8 +127,8 @@ impl Files<'_> {
     }
 }
 
-/// The release that an x86 kernel's setup header points to (Linux, Documentation/arch/x86/boot.rst: `header` at 0x202,
-/// `kernel_version` at 0x20e, counted from 0x200).
+/// Returns the release to which an x86 kernel's setup header points (Linux, Documentation/arch/x86/boot.rst: `header`
+/// at 0x202, `kernel_version` at 0x20e, relative to 0x200).
 fn kernel_release(head: &[u8]) -> Option<String> {
     if head.get(0x202..0x206)? != b"HdrS" {
         return None;
@@ -140,7 +140,7 @@ fn kernel_release(head: &[u8]) -> Option<String> {
     release.starts_with(|c: char| c.is_ascii_digit()).then(|| release.to_owned())
 }
 
-/// What an ELF program runs on (ELF, "e_machine"), as `uname -m` names it.
+/// Returns the machine of an ELF program (ELF, "e_machine"), as `uname -m` names it.
 pub(crate) fn elf_machine(head: &[u8]) -> Option<String> {
     if head.get(..4)? != b"\x7fELF" {
         return None;
@@ -150,7 +150,7 @@ pub(crate) fn elf_machine(head: &[u8]) -> Option<String> {
     let machine = if big_endian { u16::from_be_bytes(machine) } else { u16::from_le_bytes(machine) };
     let name = match (machine, is_64, big_endian) {
         (3, ..) => "i686",
-        // x32 is 32 bits on a 64-bit machine.
+        // x32 programs use 32-bit addresses on a 64-bit machine.
         (62, ..) => "x86_64",
         (40, _, false) => "arm",
         (40, _, true) => "armeb",
@@ -173,20 +173,20 @@ pub(crate) fn elf_machine(head: &[u8]) -> Option<String> {
     Some(name.to_owned())
 }
 
-/// Reads os-release(5): `KEY=value` lines, quoted as in a shell.
+/// Parses os-release(5): `KEY=value` lines, quoted as in a shell.
 fn os_release(text: &str) -> Os {
     let get = |key: &str| {
         let mut lines = text.lines();
         let value = lines.find_map(|line| line.trim().strip_prefix(key)?.strip_prefix('='))?;
         Some(unquote(value)).filter(|value| !value.is_empty())
     };
-    // The defaults are os-release(5)'s.
+    // The defaults of os-release(5).
     let id = get("ID").unwrap_or_else(|| "linux".to_owned());
     let name = get("PRETTY_NAME").or_else(|| get("NAME")).unwrap_or_else(|| "Linux".to_owned());
     Os { id, name, version: get("VERSION_ID") }
 }
 
-/// A value without its quotes, and without the backslashes before what is special.
+/// Removes the quotes of a value, and the backslashes before special characters.
 fn unquote(value: &str) -> String {
     let value = value.trim();
     for quote in ['"', '\''] {

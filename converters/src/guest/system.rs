@@ -1,4 +1,4 @@
-//! What system is installed on an image, read from its files; nothing on the image is run.
+//! The system installed on an image, determined from its files. Nothing on the image is run.
 
 use serde::Serialize;
 
@@ -10,38 +10,38 @@ use crate::tree::view::Tree;
 /// The installed system.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
 pub struct System {
-    /// The volume with the root filesystem; none if no volume has the marks of one.
+    /// The volume with the root filesystem; `None` if no volume looks like one.
     pub root: Option<String>,
-    /// Other volumes with a root filesystem: the second system of an image that is updated by turns, for example.
+    /// Other volumes with a root filesystem, for example the second system of an image with A/B updates.
     pub other_roots: Vec<OtherRoot>,
-    /// What os-release(5) says.
+    /// The operating system according to os-release(5).
     pub os: Option<Os>,
     /// The machine that its programs are for, as `uname -m` names it.
     pub architecture: Option<String>,
-    /// What hostname(5) says.
+    /// The host name according to hostname(5).
     pub hostname: Option<String>,
     /// The kernels, by volume and path.
     pub kernels: Vec<Kernel>,
-    /// The ways in which a machine can start it.
+    /// The ways to boot it.
     pub boot: Vec<Boot>,
 }
 
-/// A root filesystem beside the first.
+/// A root filesystem besides the first.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct OtherRoot {
     /// Its volume.
     pub volume: String,
-    /// What os-release(5) says there.
+    /// The operating system according to os-release(5).
     pub os: Option<Os>,
-    /// What hostname(5) says there.
+    /// The host name according to hostname(5).
     pub hostname: Option<String>,
 }
 
 impl System {
-    /// Looks at the files of an image, and the first bytes of its disk and partitions. What cannot be read is not
-    /// there, and is a sentence in `complaints`.
+    /// Reads the files of an image, and the first bytes of its disk and partitions. Adds read errors to `complaints`,
+    /// as sentences, and treats these files as missing.
     pub(crate) fn read(tree: &Tree, disk: &boot::Sectors<'_>, complaints: &mut Vec<String>) -> Self {
-        // A volume may be the only one and yet no root: a data disk.
+        // The only volume may be a data disk instead of a root filesystem.
         let is_system = |root: &&Root| {
             ["/etc", "/usr"].iter().any(|path| tree.get(&root.volume, path.as_bytes()).is_some())
         };
@@ -68,7 +68,7 @@ impl System {
         System { root, other_roots, os, architecture, hostname, kernels, boot }
     }
 
-    /// Returns true if nothing of a system was found.
+    /// Returns true if no trace of a system was found.
     #[must_use]
     pub fn is_nothing(&self) -> bool {
         self.os.is_none() && self.architecture.is_none() && self.kernels.is_empty() && self.boot.is_empty()

@@ -1,10 +1,9 @@
-//! POSIX ACLs in the two forms in which files carry them: the text of tar headers (acl(5), "ACL text forms") and the
-//! value of the attributes `system.posix_acl_access` and `system.posix_acl_default` (Linux,
-//! `include/uapi/linux/posix_acl_xattr.h`).
+//! POSIX ACLs in their two forms: the text of tar headers (acl(5), "ACL text forms") and the value of the attributes
+//! `system.posix_acl_access` and `system.posix_acl_default` (Linux, `include/uapi/linux/posix_acl_xattr.h`).
 
-/// The attribute that holds a file's ACL.
+/// The attribute with a file's ACL.
 pub(crate) const ACCESS: &str = "system.posix_acl_access";
-/// The attribute that holds the ACL that new files of a directory inherit.
+/// The attribute with the ACL that new files in a directory inherit.
 pub(crate) const DEFAULT: &str = "system.posix_acl_default";
 
 const VERSION: u32 = 2;
@@ -14,20 +13,20 @@ const GROUP_OBJ: u16 = 0x04;
 const GROUP: u16 = 0x08;
 const MASK: u16 = 0x10;
 const OTHER: u16 = 0x20;
-/// The id of entries that have no qualifier.
+/// The id of entries without a qualifier.
 const NO_ID: u32 = u32::MAX;
 
-/// Whose name an entry carries.
+/// The kind of name in an entry.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Principal {
     User,
     Group,
 }
 
-/// Reads the text of an ACL and returns the attribute's value. `id_of` finds the number of a name; it is asked only
-/// where the text has no number.
+/// Parses the text of an ACL and returns the attribute's value. `id_of` looks up the number of a name, and is called
+/// only where the text has no number.
 ///
-/// Errs with the reason if an entry is malformed, an entry occurs twice, a required entry is missing, or a name has no
+/// Fails with the reason if an entry is malformed, an entry occurs twice, a required entry is missing, or a name has no
 /// number.
 pub(crate) fn parse(
     text: &[u8],
@@ -66,7 +65,7 @@ pub(crate) fn parse(
     Ok(value)
 }
 
-/// Reads `[default:]tag:qualifier:permissions[:number]`: tag, id and permissions.
+/// Parses `[default:]tag:qualifier:permissions[:number]` into tag, id and permissions.
 fn parse_entry(
     entry: &str,
     id_of: &mut dyn FnMut(Principal, &str) -> Option<u32>,
@@ -77,7 +76,7 @@ fn parse_entry(
         fields.remove(0);
     }
     let kind = *fields.first().ok_or_else(malformed)?;
-    // Some programs leave the empty qualifier of these two out.
+    // Some programs omit the empty qualifier of these two.
     if matches!(kind, "mask" | "m" | "other" | "o") && fields.len() == 2 {
         fields.insert(1, "");
     }
@@ -118,7 +117,8 @@ fn parse_entry(
     if permissions.is_empty() { Err(malformed()) } else { Ok((tag, id, bits)) }
 }
 
-/// Writes an attribute's value as text, with numbers for names, one entry a line. None if the value is no ACL.
+/// Formats an attribute's value as text, with numbers for names, one entry per line. Returns `None` if it is not an
+/// ACL.
 pub(crate) fn text(value: &[u8]) -> Option<String> {
     let (version, entries) = value.split_first_chunk::<4>()?;
     let (entries, rest) = entries.as_chunks::<8>();
@@ -146,8 +146,8 @@ pub(crate) fn text(value: &[u8]) -> Option<String> {
     (bits_fit(entries)).then_some(lines)
 }
 
-/// The permission bits that a file with this access ACL has: those of a group are the ACL's mask, if it has one. None if
-/// the value is no ACL.
+/// Returns the permission bits of a file with this access ACL: those of the group are the ACL's mask, if it has one.
+/// Returns `None` if the value is not an ACL.
 pub(crate) fn mode_of(value: &[u8]) -> Option<u16> {
     text(value)?;
     let bits = |tag| {
@@ -158,7 +158,7 @@ pub(crate) fn mode_of(value: &[u8]) -> Option<u16> {
     Some(bits(USER_OBJ)? << 6 | bits(MASK).or(bits(GROUP_OBJ))? << 3 | bits(OTHER)?)
 }
 
-/// An access ACL with the permission bits of `mode`, as chmod(2) changes it. None if the value is no ACL.
+/// Sets the permission bits of an access ACL to `mode`, as chmod(2) does. Returns `None` if the value is not an ACL.
 pub(crate) fn with_mode(value: &[u8], mode: u16) -> Option<Vec<u8>> {
     text(value)?;
     let mut value = value.to_vec();
@@ -175,8 +175,8 @@ pub(crate) fn with_mode(value: &[u8], mode: u16) -> Option<Vec<u8>> {
     Some(value)
 }
 
-/// What a new file gets from its directory's default ACL: its access ACL, if that says more than a mode does, and its
-/// permission bits, at most those of `mode`. None if the value is no ACL.
+/// Returns what a new file inherits from its directory's default ACL: its access ACL, if that says more than a mode
+/// does, and its permission bits, limited to those of `mode`. Returns `None` if the value is not an ACL.
 pub(crate) fn inherited(default: &[u8], mode: u16) -> Option<(Option<Vec<u8>>, u16)> {
     let mode = mode & mode_of(default)?;
     let access = with_mode(default, mode)?;
@@ -209,7 +209,7 @@ mod tests {
         let expected = "user::rw-\nuser:1000:rwx\ngroup::r--\ngroup:5:r--\nmask::rwx\nother::r--\n";
         let gnu = "user::rw-\nuser:ada:rwx\ngroup::r--\ngroup:tty:r--\nmask::rwx\nother::r--\n";
         assert_eq!(round(gnu).unwrap(), expected);
-        // With the number behind the permissions, which counts for more than the name; in whatever order.
+        // A number behind the permissions takes precedence over the name; the order of entries does not matter.
         let bsd = "other::r--,user::rw-,group::r--,user:nobody:rwx:1000,group:5:r--:5,mask::rwx";
         assert_eq!(round(bsd).unwrap(), expected);
         let short = "u::rw-, u:1000:rwx #effective:r-x\ng::r--\ng:tty:r--\nm:rwx\no:r--";

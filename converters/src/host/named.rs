@@ -1,7 +1,8 @@
-//! Files of this machine that a flag or a recipe names: regular files, with a limit for each kind.
+//! Local files that a flag or a recipe names: regular files, with a size limit for each kind.
 //!
-//! A device has no end, and a FIFO no one may ever write to; neither is taken. What the program was started with open
-//! (`/dev/stdin`, `/dev/fd/3`, as a shell's `<(…)` gives it) may be a pipe: the user put it there. It has the same limits.
+//! A device has no end, and nobody may ever write to a FIFO, so neither is accepted. But a file that was already open
+//! when the program started (`/dev/stdin`, `/dev/fd/3`, as in a shell's `<(…)`) may be a pipe: the user put it there.
+//! The size limits apply to it too.
 
 use std::fs::File;
 use std::io::{self, Read};
@@ -11,12 +12,13 @@ use mif_formats::beneath::open_regular;
 
 use crate::error::{Error, Result};
 
-/// The longest recipe, template, key, password file, description, table of instances and the like, in bytes.
+/// The maximum length of a recipe, template, key, password file, description, table of instances and the like, in
+/// bytes.
 pub(crate) const MAX_TEXT: u64 = 16 << 20;
-/// The longest file that becomes a file of an image, is searched for, or lists digests, in bytes.
+/// The maximum length of a file that becomes a file of an image, is searched for, or lists digests, in bytes.
 pub(crate) const MAX_CONTENT: u64 = 64 << 30;
 
-/// Opens the file at `path`. What is read from it ends with an error after `limit` bytes.
+/// Opens the file at `path`. Reading fails after `limit` bytes.
 pub(crate) fn open(path: &Path, limit: u64) -> Result<Limited> {
     let failed = |e: io::Error| Error::io(path, &e);
     let opened = if is_inherited(path) { File::open(path) } else { open_regular(path) };
@@ -34,20 +36,20 @@ pub(crate) fn open(path: &Path, limit: u64) -> Result<Limited> {
     Ok(Limited { file: file.take(limit + 1), limit })
 }
 
-/// All bytes of the file at `path`, at most `limit`.
+/// Reads the whole file at `path`, at most `limit` bytes.
 pub(crate) fn read(path: &Path, limit: u64) -> Result<Vec<u8>> {
     let mut bytes = Vec::new();
     open(path, limit)?.read_to_end(&mut bytes).map_err(|e| Error::io(path, &e))?;
     Ok(bytes)
 }
 
-/// The text in the file at `path`, at most [`MAX_TEXT`] bytes of UTF-8.
+/// Reads the text file at `path`, at most [`MAX_TEXT`] bytes of UTF-8.
 pub(crate) fn read_text(path: &Path) -> Result<String> {
     String::from_utf8(read(path, MAX_TEXT)?)
         .map_err(|_| Error::input(format!("{}: not UTF-8", path.display())))
 }
 
-/// A file that ends with an error if it is too long.
+/// A file whose reads fail if it is too long.
 pub(crate) struct Limited {
     file: io::Take<File>,
     limit: u64,
@@ -70,7 +72,7 @@ fn too_long(path: &Path, len: u64, limit: u64) -> Error {
     Error::input(format!("{}: the file has {len} bytes, over the limit of {limit}", path.display()))
 }
 
-/// Returns true if a path names a file that the program was started with.
+/// Returns true if a path names a file that was open when the program started.
 fn is_inherited(path: &Path) -> bool {
     path == Path::new("/dev/stdin") || path.starts_with("/dev/fd") || path.starts_with("/proc/self/fd")
 }

@@ -1,4 +1,4 @@
-//! Temporary directories for what comes out of images: nobody else may look into them, whatever the umask.
+//! Temporary directories for content of images: only their owner may access them, whatever the umask.
 
 use std::fs::Permissions;
 use std::os::unix::fs::PermissionsExt;
@@ -7,7 +7,7 @@ use tempfile::TempDir;
 
 use crate::error::{Error, Result};
 
-/// A new directory that goes away with what this gives.
+/// Creates a directory that is removed when the result is dropped.
 pub(crate) fn directory() -> Result<TempDir> {
     let made = tempfile::Builder::new().prefix("mif-").permissions(Permissions::from_mode(0o700)).tempdir();
     made.map_err(|e| Error::io(&std::env::temp_dir(), &e))

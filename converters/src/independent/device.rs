@@ -1,4 +1,4 @@
-//! A volume as the other readers want it: as a device with a position.
+//! A volume in the form that the other readers need: a device with a position.
 
 use std::fmt;
 use std::io::{self, Read, Seek, SeekFrom, Write};
@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use mif_formats::Source;
 
-/// Fills `buf` from `offset` on, as far as there are bytes; gives how many.
+/// Fills `buf` from `offset` as far as possible, and returns the number of bytes read.
 pub(super) fn read_part(volume: &dyn Source, offset: u64, buf: &mut [u8]) -> io::Result<usize> {
     let wanted = volume.len().saturating_sub(offset).min(buf.len() as u64) as usize;
     if wanted > 0 {
@@ -15,7 +15,7 @@ pub(super) fn read_part(volume: &dyn Source, offset: u64, buf: &mut [u8]) -> io:
     Ok(wanted)
 }
 
-/// A position on a volume. Writing is asked for by the readers' types, and refused.
+/// A position on a volume. The readers' types require writing, which fails.
 pub(super) struct Device {
     volume: Arc<dyn Source>,
     at: u64,

@@ -1,4 +1,4 @@
-//! ext volumes by the crate `ext4-view`.
+//! Reads ext volumes with the crate `ext4-view`.
 
 use std::collections::BTreeSet;
 use std::error::Error;

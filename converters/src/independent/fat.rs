@@ -1,4 +1,4 @@
-//! FAT volumes by the crate `fatfs`.
+//! Reads FAT volumes with the crate `fatfs`.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::{self, Read};
@@ -14,19 +14,19 @@ use super::{OtherNode, Reader, WINDOW};
 
 pub(super) const READER: &str = "fatfs 0.3";
 
-/// A directory that loops never ends for it: so many entries are the most that one may have.
+/// The maximum number of entries in a directory, because this reader never reaches the end of a circular one.
 const MAX_ENTRIES: usize = 65_536;
-/// The deepest path, and the most of all paths, that are looked at: directories may contain each other. Nor are there more
-/// paths than the volume has room for entries.
+/// The maximum depth of a path, and number of all paths, because directories may contain each other. A volume also has
+/// no more paths than it has room for entries.
 const MAX_DEPTH: usize = 64;
 const MAX_PATHS: u64 = 1 << 20;
 const ENTRY_SIZE: u64 = 32;
 
-/// All of a volume, by the path that it gives.
+/// All nodes of a volume, by the path in this reader.
 pub(super) struct Fat {
     fs: FileSystem<Device>,
     found: BTreeMap<Vec<u8>, OtherNode>,
-    /// Why a directory, by its path, was not read to its end.
+    /// The reason why a directory was not read completely, by its path.
     unread: BTreeMap<Vec<u8>, String>,
 }
 
@@ -48,8 +48,7 @@ impl Fat {
         Ok(Fat { fs, found, unread })
     }
 
-    /// What `path` is called by this reader: it knows no names that are not Unicode, and of short names alone
-    /// only ASCII.
+    /// Returns `path` as this reader names it: it knows no names that are not Unicode, and in short names only ASCII.
     fn called(&self, path: &[u8]) -> Vec<u8> {
         String::from_utf8_lossy(path).into_owned().into_bytes()
     }
@@ -63,7 +62,7 @@ fn words(error: &io::Error) -> String {
     format!("{READER}: {error}")
 }
 
-/// What is found of a volume, and of how many paths at most.
+/// The nodes found so far, and the maximum number of paths.
 struct List {
     found: BTreeMap<Vec<u8>, OtherNode>,
     unread: BTreeMap<Vec<u8>, String>,
@@ -85,7 +84,7 @@ impl List {
                     return;
                 }
             };
-            // It takes what stands behind the end of a long name for a part of it.
+            // This reader includes the padding after the end of a long name in the name.
             let name = entry.file_name();
             let name = name.split('\0').next().unwrap_or_default();
             if matches!(name, "" | "." | "..") || name.contains('/') {
@@ -137,7 +136,7 @@ impl Reader for Fat {
         let prefix = if folder == b"/" { b"/".to_vec() } else { [folder, b"/"].concat() };
         let below = self.found.range(prefix.clone()..).take_while(|(path, _)| path.starts_with(&prefix));
         let names = below.map(|(path, _)| path[prefix.len()..].to_vec());
-        // Names that it has made up are compared with nothing.
+        // Names with replacement characters are not compared.
         Ok(names
             .filter(|name| !name.is_empty() && !name.contains(&b'/'))
             .filter(|name| Self::is_told_apart(name))

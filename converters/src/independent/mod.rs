@@ -1,8 +1,8 @@
-//! `verify --independent`: an image held against what readers written by others find on the same disk.
+//! `verify --independent`: compares an image with what independent readers find on the same disk.
 //!
-//! Our manifest and our reader could be wrong together. So the partition table is read again by the crate `gpt`,
-//! ext volumes by `ext4-view` and FAT volumes by `fatfs`, and each path that they can read is compared. What they
-//! cannot read is said to be unchecked, never to be the same.
+//! Our manifest and our reader could be wrong together. So the partition table is read again by the crate `gpt`, ext
+//! volumes by `ext4-view` and FAT volumes by `fatfs`, and each path that they can read is compared. Paths that they
+//! cannot read are reported as unchecked, never as equal.
 
 use std::collections::{BTreeSet, HashSet};
 use std::ops::Range;
@@ -27,41 +27,41 @@ mod ext;
 mod fat;
 mod table;
 
-/// How many differences, and how many unchecked paths, of one part a report names.
+/// The maximum number of differences, and of unchecked paths, that a report names for a part.
 const MAX_NAMED: usize = 1000;
 
-/// How much of a file is read at once, in bytes.
+/// How many bytes of a file are read at once.
 const WINDOW: usize = 256 << 10;
 
-/// What others say of an image.
+/// The result of reading an image with independent readers.
 #[derive(Debug, Clone, Serialize)]
 pub struct IndependentReport {
     /// The image, as the user called it.
     pub image: String,
-    /// True if nothing differs. What is unchecked does not count.
+    /// True if nothing differs. Unchecked paths do not count.
     pub same: bool,
     /// The partition table, and then each volume.
     pub parts: Vec<PartReport>,
-    /// What this program itself could not read, each a sentence.
+    /// What mif itself could not read, each a sentence.
     pub warnings: Vec<String>,
 }
 
-/// What another reader says of the partition table or a volume.
+/// The result for the partition table or a volume.
 #[derive(Debug, Clone, Default, Serialize)]
 pub struct PartReport {
     /// `partition table`, or the volume's name.
     pub part: String,
     /// The other reader; `None` if there is none.
     pub reader: Option<&'static str>,
-    /// How many partitions or paths were compared.
+    /// The number of partitions or paths that were compared.
     pub compared: u64,
-    /// How many of those differ.
+    /// The number of those that differ.
     pub differences: u64,
-    /// Which, and in what; at most a thousand are named.
+    /// Each difference: the path and a description; at most a thousand.
     pub different: Vec<(String, String)>,
-    /// How many were not compared.
+    /// The number of those that were not compared.
     pub unchecked: u64,
-    /// Which, and why; at most a thousand are named.
+    /// Each unchecked path with the reason; at most a thousand.
     pub not_compared: Vec<(String, String)>,
 }
 
@@ -85,11 +85,11 @@ impl PartReport {
     }
 }
 
-/// What another reader says of a path; `None` where its filesystem or it has no such thing.
+/// A node as another reader sees it; `None` for values that the filesystem or the reader does not have.
 #[derive(Debug, Clone)]
 struct OtherNode {
     file_type: FileType,
-    /// Of regular files.
+    /// Meaningful for regular files only.
     size: u64,
     mode: Option<u16>,
     owner: Option<(u32, u32)>,
@@ -98,22 +98,22 @@ struct OtherNode {
     link_target: Option<Vec<u8>>,
 }
 
-/// A filesystem reader written by others. Errors are its own words.
+/// An independent filesystem reader. Errors are its own messages.
 trait Reader {
-    /// What is at a path, if there is anything.
+    /// Returns the node at a path, if there is one.
     fn find(&self, path: &[u8]) -> Result<Option<OtherNode>, String>;
 
-    /// The names in a directory.
+    /// Returns the names in a directory.
     fn names(&self, folder: &[u8]) -> Result<BTreeSet<Vec<u8>>, String>;
 
-    /// What this reader calls one of our names.
+    /// Returns this reader's form of one of our names.
     fn name_of(&self, name: &[u8]) -> Vec<u8>;
 
-    /// Gives all bytes of a regular file, in order.
+    /// Passes all bytes of a regular file to `each`, in order.
     fn read(&self, path: &[u8], each: &mut dyn FnMut(&[u8])) -> Result<(), String>;
 }
 
-/// Reads an image again with others' readers, and compares.
+/// Reads an image again with the independent readers, and compares.
 pub fn independent(image: &OpenImage, progress: &dyn Progress) -> Result<IndependentReport> {
     let scan = Scan::new(image.disk()?)?;
     let tree = image.tree()?;
@@ -130,7 +130,8 @@ pub fn independent(image: &OpenImage, progress: &dyn Progress) -> Result<Indepen
     Ok(report)
 }
 
-/// The other readers were not made for disks that mean harm: one that panics has checked nothing.
+/// Runs a comparison, and reports it as unchecked if the other reader panics: these readers do not expect hostile
+/// disks.
 fn guarded(part: &str, compare: impl FnOnce() -> Result<PartReport>) -> Result<PartReport> {
     mif_formats::guard::catch(compare).unwrap_or_else(|| {
         let mut report = PartReport::new(part, None);
@@ -165,7 +166,7 @@ fn compare_volume(
     Ok(part)
 }
 
-/// One volume, by two readers.
+/// The comparison of one volume.
 struct Comparison<'a> {
     volume: &'a ScannedVolume,
     tree: &'a Tree,
@@ -179,7 +180,7 @@ impl Comparison<'_> {
         let of_volume = |row: &Row| row.volume == self.volume.name;
         let bytes = rows.iter().filter(|row| of_volume(row)).map(|row| row.node.size).sum();
         progress.stage(&format!("{} by {}", self.part.part, self.part.reader.unwrap_or_default()), bytes);
-        // Each directory's names, as the other reader has them, and less those that are ours.
+        // The names in each directory, as the other reader sees them. Our names are removed later.
         let mut extra: Vec<(Vec<u8>, BTreeSet<Vec<u8>>)> = Vec::new();
         let mut folders = std::collections::HashMap::new();
         let doubled = doubled(rows.iter().filter(|row| of_volume(row)));
@@ -315,13 +316,13 @@ impl Comparison<'_> {
         Ok(hasher.finalize().into())
     }
 
-    /// Returns true if the two readers agree but for the ranges of a file that its map gives as zeros.
+    /// Returns true if the two readers differ only in ranges of the file that its map reports as zeros.
     fn differs_only_where_nothing_was_written(&self, i: usize, row: &Row) -> Result<bool> {
         let fs = self.volume.filesystem().expect("its files are compared");
         let mut at = 0;
         let mut zeros: Vec<Range<u64>> = Vec::new();
         let content = match walk::lookup(fs, &row.path).and_then(|node| fs.content(node)) {
-            // Not what the manifest has there.
+            // The file on the disk is not the one in the manifest.
             Err(error) if error.kind() != ErrorKind::Io => return Ok(false),
             other => other?,
         };
@@ -348,18 +349,18 @@ impl Comparison<'_> {
     }
 }
 
-/// The paths that more than one of `rows` has, which have their order: a path is no way to tell those apart.
+/// Returns the paths that several of the ordered `rows` have: a path cannot tell these rows apart.
 fn doubled<'a>(rows: impl Iterator<Item = &'a Row>) -> HashSet<&'a [u8]> {
     let paths: Vec<&[u8]> = rows.map(|row| row.path.as_slice()).collect();
     paths.windows(2).filter(|pair| pair[0] == pair[1]).map(|pair| pair[0]).collect()
 }
 
-/// A path, and those of the directories that it leads through.
+/// Returns a path and its parent directories.
 fn ways_to(path: &[u8]) -> impl Iterator<Item = &[u8]> {
     (1..=path.len()).filter(|end| *end == path.len() || path[*end] == b'/').map(|end| &path[..end])
 }
 
-/// How the content of a file compares.
+/// The result of comparing a file's content.
 enum Verdict {
     Same,
     Differs,

@@ -1,4 +1,4 @@
-//! The partition table by the crate `gpt`.
+//! Reads the partition table with the crate `gpt`.
 
 use gpt::GptConfig;
 use gpt::disk::LogicalBlockSize;
@@ -10,7 +10,7 @@ use crate::disk::scan::Scan;
 
 const READER: &str = "gpt 4.1";
 
-/// What it can read: it panics at entries of another size, and allocates by their count.
+/// The limits of this reader: it panics at entries of another size, and allocates by their number.
 const ENTRY_SIZE: u32 = 128;
 const MAX_ENTRIES: u32 = 4096;
 
@@ -31,7 +31,7 @@ pub(super) fn compare(scan: &Scan) -> PartReport {
 fn read(scan: &Scan) -> Result<gpt::GptDisk<Device>, String> {
     let disk = scan.disk.clone();
     let sector = u64::from(scan.table.sector_size);
-    // Both headers, for either may be the one that is read: what is none by its signature is not.
+    // Checks both headers, because either may be read. A header without the signature is not read.
     for lba in [1, (disk.len() / sector).saturating_sub(1)] {
         let mut header = [0; 88];
         read_part(&*disk, lba * sector, &mut header).map_err(|e| e.to_string())?;
@@ -69,7 +69,7 @@ fn compare_partitions(scan: &Scan, theirs: &gpt::GptDisk<Device>, part: &mut Par
             part.differs(what, format!("mif lists it, {READER} does not"));
             continue;
         };
-        // One that ends after the disk is clipped.
+        // A partition that ends after the disk is clipped.
         let end = other.last_lba.saturating_add(1).saturating_mul(sector).min(disk_len);
         let theirs = (
             other.first_lba.saturating_mul(sector),

@@ -1,4 +1,4 @@
-//! Reading a file's content off a disk: hashed, stored if it is new, and its place noted for the layout.
+//! Reads a file's content from a disk: hashes it, stores it if it is new, and records its place for the layout.
 
 use fastcdc::v2020::FastCDC;
 use mif_formats::mif::ObjectId;
@@ -8,23 +8,23 @@ use mif_formats::source::is_zero;
 use mif_formats::{ErrorKind, Source};
 use sha1::{Digest, Sha1};
 
-use super::plan::{DiskPiece, PlannedFile};
+use super::planned_file::{DiskPiece, PlannedFile};
 use crate::disk::blocks::{BLOCK, WINDOW, ZERO_STEP};
 use crate::error::Result;
 use crate::store::ObjectWriter;
 use crate::task::pool::Pool;
 use crate::task::progress::{self, Progress};
 
-/// Smallest, average and largest chunk of a large file, in bytes: near whole objects in size, so that a
-/// chunk compresses and is read like one.
+/// The smallest, average and largest chunk of a large file, in bytes. Chunks are about as large as whole objects may
+/// be, so that they compress and read like these.
 const CHUNK: (usize, usize, usize) = (512 << 10, 1 << 20, MAX_WHOLE as usize);
 
-/// A run of disk bytes that are a file's: where on the disk, how many, where in the file.
+/// A run of disk bytes that belong to a file: offset on the disk, length, offset in the file.
 pub(super) type Placed = (u64, u64, u64);
 
-/// Reads a file from `disk`. `placed` is told which disk ranges hold which part of it, zero blocks left out.
+/// Imports a file from `disk`. Adds to `placed` the disk ranges that hold its parts, without zero blocks.
 ///
-/// Returns the damage instead if a compressed extent cannot be decoded; `placed` is then of no use.
+/// If a compressed extent cannot be decoded, returns the damage, and `placed` is meaningless.
 pub(super) fn import_file<'env>(
     file: &PlannedFile,
     disk: &dyn Source,
@@ -51,11 +51,11 @@ pub(super) fn import_file<'env>(
     Ok(Ok(Body::Digested { sha1: Sha1::digest(&bytes).into(), blake3: id.digest }))
 }
 
-/// Reads a file's pieces one after the other.
+/// Reads a file's pieces in order.
 struct PieceReader<'a> {
     file: &'a PlannedFile,
     disk: &'a dyn Source,
-    /// The current piece, and how many of its bytes are used up.
+    /// The current piece, and how many of its bytes have been read.
     piece: usize,
     used: u64,
     /// The offset in the file.
@@ -68,7 +68,7 @@ struct PieceReader<'a> {
 }
 
 impl PieceReader<'_> {
-    /// Fills `buf` with the next bytes; the file has that many left.
+    /// Fills `buf` with the next bytes, of which the file must have enough left.
     fn read(&mut self, mut buf: &mut [u8]) -> Result<()> {
         while !buf.is_empty() {
             let piece = &self.file.pieces[self.piece];
@@ -119,7 +119,7 @@ impl PieceReader<'_> {
         }
     }
 
-    /// Passes over the hole here, as far as it goes in whole steps of zeros; gives how many bytes that was.
+    /// Skips the hole at this position in whole steps of zeros, and returns the number of bytes skipped.
     fn skip_hole(&mut self) -> u64 {
         if !self.position.is_multiple_of(ZERO_STEP) {
             return 0;
@@ -137,8 +137,8 @@ impl PieceReader<'_> {
     }
 }
 
-/// Notes where `bytes`, read at `disk` and standing at `file` in the file, lie; whole blocks of zeros are left
-/// to the layout's zeros.
+/// Records the place of `bytes`, which are at offset `disk` of the disk and `file` of the file. Leaves out whole zero
+/// blocks, which become zeros of the layout.
 fn place(disk: u64, file: u64, bytes: &[u8], placed: &mut Vec<Placed>) {
     let len = bytes.len() as u64;
     let mut from = 0;
@@ -158,7 +158,7 @@ fn place(disk: u64, file: u64, bytes: &[u8], placed: &mut Vec<Placed>) {
     }
 }
 
-/// Reads a large file window by window: bounded memory, chunks cut by content, holes left out.
+/// Imports a large file window by window: bounded memory, content-defined chunks, no holes stored.
 fn import_large<'env>(
     reader: &mut PieceReader<'_>,
     writer: &'env ObjectWriter,
@@ -212,7 +212,7 @@ fn import_large<'env>(
     Ok(body)
 }
 
-/// Cuts a stream into chunks and stores them.
+/// Cuts a stream into chunks, and stores them.
 struct Chunks<'a, 'env> {
     writer: &'env ObjectWriter,
     pool: &'a Pool<'env>,
@@ -223,7 +223,7 @@ struct Chunks<'a, 'env> {
 impl Chunks<'_, '_> {
     fn data(&mut self, bytes: &[u8]) -> Result<()> {
         self.data.extend_from_slice(bytes);
-        // Enough for many cuts at once, so that what is left over is moved seldom.
+        // Enough for many cuts at once, so that the remainder is rarely moved.
         if self.data.len() >= 4 * CHUNK.2 { self.cut(CHUNK.2) } else { Ok(()) }
     }
 
@@ -236,7 +236,7 @@ impl Chunks<'_, '_> {
         Ok(())
     }
 
-    /// Cuts chunks off the front while at least `least` bytes are there: with the largest chunk's size, no cut
+    /// Cuts chunks off the front while at least `least` bytes are left. If that is the maximum size of a chunk, no cut
     /// depends on where the buffer happens to end.
     fn cut(&mut self, least: usize) -> Result<()> {
         let mut start = 0;
@@ -272,7 +272,7 @@ mod tests {
     use crate::task::pool;
     use crate::task::progress::Silent;
 
-    /// The end is asked for once so many bytes were read.
+    /// Requests an interrupt after this many bytes have been read.
     struct Stops(AtomicU64);
 
     impl mif_formats::container::Observer for Stops {
@@ -319,7 +319,7 @@ mod tests {
         let mut bytes = vec![1; 3 * 4096];
         bytes[1024..1024 + 2 * 4096].fill(0);
         let mut placed = Vec::new();
-        // The disk's blocks begin 1024 bytes into the bytes, and both that lie whole in them are zero.
+        // The disk's blocks begin 1024 bytes into the bytes, which contain two whole blocks, both zero.
         place(8192 - 1024, 100, &bytes, &mut placed);
         assert_eq!(placed, [(7168, 1024, 100), (8192 + 8192, 3072, 100 + 1024 + 8192)]);
     }

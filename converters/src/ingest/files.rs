@@ -1,4 +1,4 @@
-//! Files that lie on no disk of the store: their content is stored, and the objects that hold it are given.
+//! Files that are on no disk of the store: stores their content, and returns the objects.
 
 use std::ops::Range;
 use std::sync::{Arc, OnceLock};
@@ -8,14 +8,14 @@ use mif_formats::mif::ObjectId;
 use mif_formats::mif::manifest::Body;
 
 use super::content::import_file;
-use super::plan::{DiskPiece, Ownership, PlannedFile};
+use super::planned_file::{DiskPiece, Ownership, PlannedFile};
 use crate::error::{Error, Result};
 use crate::store::ObjectWriter;
 use crate::task::pool;
 use crate::task::progress::{self, Progress};
 use crate::tree::new_content::NewContent;
 
-/// Stores content that is on no disk of the store, unless it is there; gives its object.
+/// Stores content that is on no disk of the store, unless it already exists, and returns its object.
 pub(crate) fn store_content(
     content: &dyn Source,
     writer: &ObjectWriter,
@@ -33,11 +33,11 @@ pub(crate) fn store_content(
     Ok(*stored.get().expect("the item was done"))
 }
 
-/// Stores content that edits brought, unless it is there.
+/// Stores content added by edits, unless it already exists.
 ///
 /// # Errors
 ///
-/// If a large file changed since its digest was computed; large files are read a second time here.
+/// Fails if a large file changed since its digest was computed; large files are read a second time here.
 pub(crate) fn store_new(content: &NewContent, writer: &ObjectWriter, progress: &dyn Progress) -> Result<()> {
     if store_content(&content.source, writer, progress)? == content.id {
         return Ok(());
@@ -45,20 +45,20 @@ pub(crate) fn store_new(content: &NewContent, writer: &ObjectWriter, progress: &
     Err(Error::input(format!("{}: changed while it was read", content.label)).advise("Run the command again"))
 }
 
-/// A regular file that is not on a disk: in which parts of what its bytes are.
+/// A regular file that is not on a disk, as parts of a source.
 pub(crate) struct LooseFile {
-    /// What holds it.
+    /// The source of its bytes.
     pub(crate) source: Arc<dyn Source>,
     /// Its size in bytes.
     pub(crate) size: u64,
-    /// The parts of it that are no holes.
+    /// The parts of it that are not holes.
     pub(crate) parts: Parts,
 }
 
-/// Parts of a file, in file order, and where in what holds the file each begins.
+/// Parts of a file in file order, each with its offset in the source.
 pub(crate) type Parts = Vec<(Range<u64>, u64)>;
 
-/// Stores `count` files, each of which `open` gives by its number.
+/// Stores `count` files, each opened by `open` by its number.
 pub(crate) fn store_files(
     count: usize,
     writer: &ObjectWriter,

@@ -1,5 +1,5 @@
-//! The work items of an import, in disk order: each file once, and each stretch of the disk that may hold data. Holes
-//! make no items, however large they are.
+//! The work items of an import in disk order: each file once, and each stretch of the disk that may contain data.
+//! Holes, however large, produce no items.
 
 use std::ops::Range;
 
@@ -7,13 +7,13 @@ use mif_formats::Source;
 
 use crate::error::Result;
 
-/// One item of work on residue is this much of the disk, in bytes.
+/// The number of disk bytes in one item of work on residue.
 pub(super) const STRETCH: u64 = 16 << 20;
 
-/// One item of work.
+/// An item of work.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Item {
-    /// The file of this number.
+    /// The file with this number.
     File(usize),
     /// The residue in this part of the disk.
     Residue(Range<u64>),
@@ -42,9 +42,10 @@ enum PartOf {
 }
 
 impl Items {
-    /// The items for `disk`. `files` yields the number of each file and its first byte on the disk, in ascending order.
+    /// Makes the items for `disk`. `files` yields the number of each file and its first byte on the disk, in ascending
+    /// order.
     ///
-    /// Errs if the container cannot tell where its data lie.
+    /// Fails if the container cannot tell where its data is.
     pub(super) fn new(disk: &dyn Source, files: impl Iterator<Item = (usize, u64)>) -> Result<Self> {
         let runs = runs_of_stretches(disk)?;
         let covered: u64 = runs.iter().map(|run| run.end - run.start).sum();
@@ -54,7 +55,7 @@ impl Items {
         let mut run = runs.next();
         for (number, start) in files {
             while let Some(range) = run.take() {
-                // Stretches that begin before the file does come first.
+                // Stretches that start before the file come first.
                 let stretches = start.saturating_sub(range.start).div_ceil(STRETCH);
                 let cut = range.start.saturating_add(stretches.saturating_mul(STRETCH)).min(range.end);
                 items.push_stretches(range.start..cut);
@@ -79,12 +80,12 @@ impl Items {
         }
     }
 
-    /// How many items there are.
+    /// Returns the number of items.
     pub(super) fn len(&self) -> usize {
         self.count
     }
 
-    /// Item `number`, which is below [`Items::len`].
+    /// Returns item `number`, which is below [`Items::len`].
     pub(super) fn get(&self, number: usize) -> Item {
         let part = &self.parts[self.parts.partition_point(|part| part.first <= number) - 1];
         match part.work {
@@ -97,7 +98,7 @@ impl Items {
     }
 }
 
-/// The parts of the disk, in whole stretches, that are not known to be zeros.
+/// Returns the parts of the disk, in whole stretches, that are not known to be zero.
 fn runs_of_stretches(disk: &dyn Source) -> Result<Vec<Range<u64>>> {
     let mut runs: Vec<Range<u64>> = Vec::new();
     let mut at = 0;
@@ -114,7 +115,7 @@ fn runs_of_stretches(disk: &dyn Source) -> Result<Vec<Range<u64>>> {
             Some(last) if last.end >= start => last.end = end,
             _ => runs.push(start..end),
         }
-        // The last stretch is an item already, so the rest of it need not be looked at.
+        // The last stretch is already an item, so the rest of it need not be examined.
         at = end;
     }
     Ok(runs)
@@ -127,7 +128,7 @@ mod tests {
     use mif_formats::Extent;
     use std::sync::atomic::{AtomicUsize, Ordering};
 
-    /// A disk of so many bytes with data in some ranges, which counts how often it is asked.
+    /// A disk of this many bytes with data in some ranges, which counts the extents requested.
     struct Sparse(u64, Vec<Range<u64>>, AtomicUsize);
 
     impl Sparse {
@@ -186,7 +187,7 @@ mod tests {
         let middle = 1 << 49;
         assert_eq!(all(&disk, &[]), [Item::Residue(middle..middle + STRETCH)]);
         assert!(disk.2.load(Ordering::Relaxed) <= 3, "each extent is asked for once");
-        // A disk full of data takes no memory either before it is read.
+        // A disk full of data takes no memory before it is read either.
         let full = Sparse::new(1 << 50, vec![0..1 << 50]);
         let items = Items::new(&full, [(0, 1 << 40)].into_iter()).unwrap();
         assert_eq!((items.len(), items.parts.len()), ((1 << 26) + 1, 3));

@@ -1,12 +1,14 @@
-//! Import: a disk becomes a manifest, a layout and what objects the store lacks.
+//! Import: converts a disk into a manifest, a layout and the objects that the store lacks.
 //!
-//! Exact by construction: a disk range is content in the layout only if the file was read from exactly that
-//! range, and every other byte that is not zero is residue.
+//! Exact by construction: a disk range is content in the layout only if the file was read from exactly that range, and
+//! every other byte that is not zero is residue.
 
 mod content;
 mod files;
 mod items;
+mod ownership;
 mod plan;
+mod planned_file;
 
 use std::collections::BTreeMap;
 use std::ops::Range;
@@ -23,8 +25,8 @@ use mif_formats::source::is_zero;
 use self::content::import_file;
 pub(crate) use self::files::{LooseFile, Parts, store_files, store_new};
 use self::items::{Item, Items};
-pub(crate) use self::plan::MAX_HASHED_HOLES;
 use self::plan::{FileNumbers, ReadPlan};
+pub(crate) use self::planned_file::MAX_HASHED_HOLES;
 use crate::disk::blocks::{RESIDUE_WINDOW, blocks, data_in};
 use crate::disk::scan::{Scan, ScannedVolume};
 use crate::error::Result;
@@ -33,12 +35,12 @@ use crate::task::pool;
 use crate::task::progress::{self, Progress};
 use crate::tree::rows;
 
-/// What a disk became.
+/// The result of reading a disk.
 pub(crate) struct Imported {
     scan: Scan,
     pub(crate) warnings: Vec<String>,
     found: Origins,
-    /// What rows are made of: the volumes' listings, what reading each file gave, and which file a node is.
+    /// The sources of the rows: the volumes' listings, the body of each file, and the file number of each node.
     listings: Vec<Option<Listing>>,
     files: Vec<OnceLock<Body>>,
     by_file: FileNumbers,
@@ -46,7 +48,7 @@ pub(crate) struct Imported {
     totals: (u64, u64),
 }
 
-/// What reading a disk again gave.
+/// The result of reading a disk again.
 pub(crate) struct Reread {
     pub(crate) layout: Layout,
     pub(crate) rows: Vec<Row>,
@@ -56,7 +58,7 @@ pub(crate) struct Reread {
     pub(crate) warnings: Vec<String>,
 }
 
-/// Reads a disk as an import does, and publishes nothing.
+/// Reads a disk as an import does, but publishes nothing.
 pub(crate) fn reread(
     disk: Arc<dyn Source>,
     writer: &ObjectWriter,
@@ -71,18 +73,18 @@ pub(crate) fn reread(
     Ok(Reread { layout, rows, table: scan.table, volumes, counts, warnings })
 }
 
-/// What the threads have in common.
+/// The state that the threads share.
 struct Work<'a> {
     disk: &'a dyn Source,
     plan: &'a ReadPlan,
     writer: &'a ObjectWriter,
     progress: &'a dyn Progress,
-    /// What reading each file gave; none for those that are not read.
+    /// The body of each file; empty for those that are not read.
     files: Vec<OnceLock<Body>>,
     found: Mutex<Origins>,
 }
 
-/// Where bytes of the disk came from, in no order yet.
+/// The origins of the disk's bytes, unordered.
 #[derive(Default)]
 struct Origins {
     runs: Vec<Run>,
@@ -95,9 +97,9 @@ struct Origins {
 struct Run {
     start: u64,
     len: u64,
-    /// A file's number, or an object of residue's.
+    /// The number of a file, or of an object of residue.
     of: RunOf,
-    /// Where in the object.
+    /// The offset in the object.
     offset: u64,
 }
 
@@ -106,12 +108,12 @@ enum RunOf {
     Residue(u32),
 }
 
-/// The number of a file or an object, as small as there are many runs.
+/// Shrinks the number of a file or object, because there are many runs.
 fn small(number: usize) -> u32 {
     u32::try_from(number).expect("fewer than 2³²")
 }
 
-/// Reads a disk into objects. With no number of `threads`, as many work as the machine has processors.
+/// Reads a disk into objects. Without a number of `threads`, uses one for each processor.
 pub(crate) fn import_disk(
     disk: Arc<dyn Source>,
     writer: &ObjectWriter,
@@ -133,7 +135,7 @@ pub(crate) fn import_disk(
     work.read_all(threads)?;
     let Work { files, found, .. } = work;
     let ReadPlan { listings, by_file, totals, complaints, files: planned, content } = plan;
-    // What is not needed any more makes room.
+    // Frees memory that is no longer needed.
     drop((planned, content));
     let mut found = found.into_inner().expect("no thread panicked while it held this");
     let mut warnings = scan.warnings.clone();
@@ -143,7 +145,7 @@ pub(crate) fn import_disk(
 }
 
 impl Work<'_> {
-    /// Reads every file and all residue, in the order in which they lie on the disk.
+    /// Reads every file and all residue in disk order.
     fn read_all(&self, threads: Option<usize>) -> Result<()> {
         let planned = self.plan.files.iter().enumerate().filter(|(_, file)| !file.is_skipped());
         // The files are in the order of the disk.
@@ -183,11 +185,11 @@ impl Work<'_> {
         self.found.lock().expect("no thread panics while it holds this")
     }
 
-    /// Stores what in a stretch of the disk is neither content nor zero.
+    /// Stores the bytes of a stretch of the disk that are neither content nor zero.
     fn read_residue(&self, stretch: Range<u64>) -> Result<()> {
         let mut window_start = stretch.start;
         while window_start < stretch.end {
-            // Skip windows that lie wholly in a hole.
+            // Skip windows that are entirely in a hole.
             let extent = self.disk.extent_at(window_start)?;
             let next = extent.range.end.min(stretch.end) / RESIDUE_WINDOW * RESIDUE_WINDOW;
             if extent.is_zero() && (next > window_start || extent.range.end >= stretch.end) {
@@ -248,7 +250,7 @@ impl Work<'_> {
     }
 }
 
-/// A warning for each file that could not be decoded, under its first path.
+/// Returns a warning for each file that could not be decoded, under its first path.
 fn say_damaged(
     mut damaged: Vec<(usize, mif_formats::Error)>,
     scan: &Scan,
@@ -270,7 +272,7 @@ fn say_damaged(
     warnings
 }
 
-/// Puts all runs in order; what no run covers is zero.
+/// Sorts all runs into a layout. Bytes that no run covers are zero.
 fn layout_of(found: Origins, files: &[OnceLock<Body>], disk_size: u64) -> Layout {
     let Origins { mut runs, residue, .. } = found;
     runs.sort_unstable_by_key(|run| run.start);
@@ -290,12 +292,12 @@ fn layout_of(found: Origins, files: &[OnceLock<Body>], disk_size: u64) -> Layout
 }
 
 impl Imported {
-    /// Its layout, which takes the place of what it is made of: it can be taken once.
+    /// Returns its layout. This consumes the runs, so it can be called only once.
     pub(crate) fn take_layout(&mut self) -> Layout {
         layout_of(std::mem::take(&mut self.found), &self.files, self.scan.disk.len())
     }
 
-    /// Counts of what it holds.
+    /// Returns counts of its contents.
     pub(crate) fn counts(&self, layout: &Layout) -> Counts {
         Counts {
             paths: self.listings.iter().flatten().map(|listing| listing.entries.len() as u64).sum(),
@@ -305,7 +307,7 @@ impl Imported {
         }
     }
 
-    /// The rows of its manifest. They take the place of what they are made of.
+    /// Returns the rows of its manifest.
     pub(crate) fn into_rows(self) -> (Scan, Vec<Row>) {
         let Imported { scan, listings, files, by_file, .. } = self;
         let mut listings: Vec<_> = listings.into_iter().enumerate().collect();

@@ -13,24 +13,24 @@ use crate::tree::edit::{Files, parent};
 use crate::tree::new_content::NewContent;
 use crate::tree::path::Place;
 
-/// Which file of its volume a path becomes, and the inode number that it would keep.
+/// The file id of a path in its volume, and the inode number to keep.
 #[derive(Clone, Copy, Default)]
 struct Numbers {
     file: Option<FileId>,
     inode: Option<u64>,
 }
 
-/// A volume of an image that changes.
+/// A volume of an image that is being changed.
 pub(super) struct Applying<'a> {
     pub(super) volume: &'a str,
-    /// Its files as they are.
+    /// Its current files.
     pub(super) ours: &'a Side<'a>,
     pub(super) change: &'a Change<'a>,
     pub(super) takes: &'a BTreeMap<&'a [u8], Take<'a>>,
 }
 
 impl Applying<'_> {
-    /// Changes `files`. Counts what it did, and gives the databases that it merged.
+    /// Changes `files`, counts the changes, and returns the databases that were merged.
     pub(super) fn apply(&self, files: &mut Files, counts: &mut UpdateCounts) -> Result<Vec<String>> {
         let time = files.time;
         let files_of = self.files();
@@ -84,7 +84,7 @@ impl Applying<'_> {
         Ok(merged)
     }
 
-    /// The row of a path that becomes B's: what only its own volume knows stays.
+    /// Returns the row of a path that becomes B's. Values that are specific to the image's volume are kept.
     fn row(&self, after: &Node<'_>, ours: Option<Node<'_>>, numbers: Numbers, time: Timestamp) -> Row {
         let new = &after.row.node;
         let kept = ours.map(|ours| ours.row).filter(|row| row.node.file_type == new.file_type);
@@ -100,7 +100,7 @@ impl Applying<'_> {
         let node = fs::Node {
             nlink: None,
             inode: numbers.inode,
-            // The time of a directory is that of what came and went in it.
+            // A directory's time depends on changes to its entries.
             mtime: kept.filter(|_| is_folder).map_or(new.mtime, |kept| kept.mtime),
             atime: kept.map_or(Some(time), |kept| kept.atime),
             ctime: can.is_posix.then_some(time),
@@ -113,8 +113,8 @@ impl Applying<'_> {
         Row { volume: self.volume.to_owned(), file: numbers.file, node, short_name, ..after.row.clone() }
     }
 
-    /// The numbers of what becomes B's: those that its paths had, where nobody else has them. All paths of one file have
-    /// the same.
+    /// Returns the numbers of paths that become B's: their old numbers, unless other files use them. All paths of one
+    /// file get the same numbers.
     fn files(&self) -> HashMap<&[u8], Numbers> {
         let mut files: BTreeMap<&[u8], Vec<&[u8]>> = BTreeMap::new();
         for (path, take) in self.takes {
@@ -143,8 +143,8 @@ impl Applying<'_> {
         numbers
     }
 
-    /// Sets the time of a directory in which something came or went: B's, or that of the update where the image had its
-    /// own.
+    /// Sets the time of a directory whose entries changed: B's time, or that of the update if the image's time differs
+    /// from A's.
     fn touch(&self, files: &mut Files, folder: &[u8], time: Timestamp) -> Result<()> {
         let place = Place { volume: self.volume.to_owned(), path: folder.to_vec() };
         let [before, after] =

@@ -1,5 +1,4 @@
-//! Makes new versions of many images independently: an error is reported for the image that it concerns, and the others are
-//! made.
+//! Makes new versions of many images independently: an error is reported for its image, and the other images are made.
 
 use std::collections::BTreeSet;
 
@@ -12,13 +11,13 @@ use crate::task::pool::in_parallel;
 use crate::task::progress::{self, Progress};
 use crate::tree::edit::Files;
 
-/// How many images are in work together, and share a pack: more take more memory.
+/// How many images are processed together and share a pack. More take more memory.
 const GROUP: usize = 8;
 
 /// The operation on every image.
 pub(crate) struct Batch<'a> {
     pub(crate) store: &'a Store,
-    /// The operation that the provenance records.
+    /// The operation recorded in the provenance.
     pub(crate) operation: &'static str,
     /// The digest of the edits, for the images' records.
     pub(crate) recipe: String,
@@ -27,7 +26,7 @@ pub(crate) struct Batch<'a> {
     pub(crate) options: &'a UpdateOptions,
 }
 
-/// An image that is drafted.
+/// A drafted image.
 struct Drafted<'a> {
     base: Base<'a>,
     files: Files,
@@ -35,16 +34,16 @@ struct Drafted<'a> {
     said: UpdatedImage,
 }
 
-/// How far an image has come.
+/// The state of an image.
 enum Tried<'a> {
     Drafted(Box<Drafted<'a>>),
-    /// No version will be made of it.
+    /// No version of it will be made.
     Done(Box<UpdatedImage>),
 }
 
 impl<'a> Batch<'a> {
-    /// Makes the next version of each of `images` with the files that `edit` returns, unless `edit` returns a result other
-    /// than applied. Errs only if the user stops it, or if the store cannot be read at all.
+    /// Makes the next version of each of `images` with the files that `edit` returns, unless `edit` returns a result
+    /// other than applied. Fails only if the user interrupts it, or if the store cannot be read at all.
     pub(crate) fn run(
         &self,
         images: &'a [StoredImage],
@@ -65,7 +64,7 @@ impl<'a> Batch<'a> {
                 Tried::Drafted(drafted) => Some(&mut drafted.draft.layout),
                 Tried::Done(_) => None,
             });
-            // Images rely on what others of their group have claimed to store.
+            // Images rely on objects that others of their group have claimed.
             let finished = if writer.is_whole() {
                 bench.finish(writer, &objects, layouts)
             } else {
@@ -125,7 +124,7 @@ impl<'a> Batch<'a> {
     }
 }
 
-/// Reports an error for its image, unless the user wants to stop.
+/// Turns an error into a report for its image, unless the user has interrupted.
 fn or_refused<T>(
     tried: Result<T>,
     image: &str,
@@ -140,7 +139,8 @@ fn or_refused<T>(
     })
 }
 
-/// The images to make new versions of, each once: those named, or with none the newest version of all but `except`.
+/// Returns the images to make new versions of, without duplicates: the named ones, or if `names` is `None`, the newest
+/// version of every image except `except`.
 pub(crate) fn chosen(
     store: &Store,
     names: Option<&[ImageName]>,

@@ -1,4 +1,4 @@
-//! Text databases of many entries, merged entry by entry: a package's paragraph, an account's line.
+//! Text databases merged entry by entry, such as a package's paragraph or an account's line.
 
 use std::collections::{HashMap, HashSet};
 
@@ -6,32 +6,33 @@ use mif_formats::mif::manifest::escape;
 
 use super::report::Winner;
 
-/// How the entries of a database are written.
+/// The format of a database's entries.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Format {
-    /// Paragraphs between empty lines, known by the values of these fields (deb-control(5)).
+    /// Paragraphs separated by empty lines, identified by the values of these fields (deb-control(5)).
     Paragraphs(&'static [&'static str]),
     /// Entries of this many lines, identified by their whole text.
     Lines(usize),
-    /// Lines of fields between colons, identified by the first field (passwd(5)). The third may be a unique number.
+    /// Lines of fields separated by colons, identified by the first field (passwd(5)). The third may be a unique
+    /// number.
     Accounts {
         /// True if the third field is a unique number.
         numbered: bool,
     },
 }
 
-/// A database that was merged.
+/// The result of merging a database.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Merged {
     pub(super) bytes: Vec<u8>,
-    /// Entries that both sides changed, each a sentence. The winner's are in the bytes.
+    /// Entries that both sides changed, each a sentence. The bytes contain the winner's.
     pub(super) clashes: Vec<String>,
 }
 
-/// An entry: its key, and its lines.
+/// An entry: its key and its lines.
 type DatabaseEntry = (Vec<u8>, Vec<u8>);
 
-/// Merges into `ours` what changed from `base` to `theirs`. Errs, with a sentence, if one is no such database.
+/// Merges the changes from `base` to `theirs` into `ours`. Fails with a sentence if one of them is not such a database.
 pub(super) fn merge(
     format: Format,
     [base, theirs, ours]: [&[u8]; 3],
@@ -41,7 +42,7 @@ pub(super) fn merge(
     let [in_base, in_theirs, in_ours] = [&base, &theirs, &ours]
         .map(|entries| entries.iter().map(|(key, lines)| (&key[..], &lines[..])).collect::<HashMap<_, _>>());
     let mut clashes = Vec::new();
-    // Of each entry that the update changes and that is to be its: what it becomes.
+    // The new lines of each entry that is taken from the update.
     let mut taken: HashMap<&[u8], Option<&[u8]>> = HashMap::new();
     let gone =
         base.iter().filter(|(key, _)| !in_theirs.contains_key(&key[..])).map(|(key, _)| (&key[..], None));
@@ -69,7 +70,7 @@ pub(super) fn merge(
         }
         clashes.extend(clash);
     }
-    // As dpkg and apt have them.
+    // dpkg and apt keep paragraphs sorted.
     let sorted = matches!(format, Format::Paragraphs(_)) && ours.is_sorted();
     let kept = ours.iter().filter_map(|(key, lines)| match taken.get(&key[..]) {
         Some(after) => after.map(|after| (&key[..], after)),
@@ -87,7 +88,7 @@ pub(super) fn merge(
     Ok(Merged { bytes, clashes })
 }
 
-/// The entries of a database, in order.
+/// Parses the entries of a database, in order.
 fn entries(format: Format, bytes: &[u8]) -> Result<Vec<DatabaseEntry>, String> {
     let mut entries: Vec<DatabaseEntry> = Vec::new();
     let lines = bytes.strip_suffix(b"\n").unwrap_or(bytes).split(|b| *b == b'\n');
@@ -132,12 +133,12 @@ fn entries(format: Format, bytes: &[u8]) -> Result<Vec<DatabaseEntry>, String> {
     }
 }
 
-/// An account's number.
+/// Returns the number of an account.
 fn number(line: &[u8]) -> Option<u32> {
     std::str::from_utf8(line.split(|b| *b == b':').nth(2)?).ok()?.parse().ok()
 }
 
-/// The name of an entry in sentences.
+/// Formats the name of an entry for sentences.
 fn name(key: &[u8]) -> String {
     format!("\"{}\"", escape(key.trim_ascii()))
 }
@@ -187,7 +188,7 @@ mod tests {
         let (text, clashes) = texts(format, [base, "root:x:0:0::/:\nnew:x:101:1::/:\n", ours], None);
         assert_eq!(text, ours);
         assert_eq!(clashes, ["\"new\" has the ID that \"own\" has in the image"]);
-        // A number that the update itself gives to both.
+        // The update itself uses a number twice.
         let theirs = "root:x:0:0::/:\ntoor:x:0:0::/:\n";
         assert_eq!(texts(format, [base, theirs, base], None), (theirs.to_owned(), vec![]));
     }

@@ -6,7 +6,7 @@
 //!     → rows → rebuild → the image's next version (batch.rs)
 //! ```
 //!
-//! An image is changed whole or not at all. Volumes are matched by where the system mounts them.
+//! An image is changed completely or not at all. Volumes are matched by where the system mounts them.
 
 mod apply;
 mod batch;
@@ -37,9 +37,10 @@ use crate::store::{Store, StoredImage};
 use crate::task::progress::Progress;
 use crate::tree::edit::Files;
 
-/// Applies what changed from the image `from` to the image `to`, each in the next version of its image.
+/// Applies the changes from the image `from` to the image `to`, and publishes the next version of each changed image.
 ///
-/// Fails before any image is changed if one of them does not exist. If an image cannot take the update, the report says so.
+/// Fails before any image is changed if one of them does not exist. If an image cannot take the update, the report says
+/// so.
 pub fn update(
     store: &Store,
     from: &StoredImage,
@@ -76,10 +77,10 @@ pub fn update(
     })
 }
 
-/// Where GRUB's modules for BIOS are.
+/// The directories of GRUB's modules for BIOS.
 const GRUB_MODULES: [&[u8]; 2] = [b"/boot/grub/i386-pc/", b"/boot/grub2/i386-pc/"];
 
-/// The changes from A to B on each volume, and warnings about what the update leaves out.
+/// Returns the changes from A to B on each volume, and warnings about what the update leaves out.
 fn changes<'a>(files: [&'a Files; 2]) -> (Vec<Change<'a>>, Vec<String>) {
     let roles = files.map(Files::roles);
     let mut warnings = Vec::new();
@@ -136,7 +137,7 @@ fn update_image(
     Ok((edited, said))
 }
 
-/// Errs unless an image has the volumes that change, and no others in their place.
+/// Fails unless an image has the volumes that change, and mounts no others over the changed paths.
 fn check_volumes(changes: &[Change<'_>], files: &Files, roles: &BTreeMap<String, String>) -> Result<()> {
     for change in changes {
         let Some(volume) = roles.get(&change.role) else {

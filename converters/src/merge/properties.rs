@@ -1,4 +1,4 @@
-//! What holds of every merge, on random small trees of which two are edits of the first.
+//! Properties of every merge, tested on random small trees, two of which are edits of the first.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -21,9 +21,9 @@ use crate::tree::edit::{Files, below, parent};
 const VOLUME: &str = "p1";
 const WINNERS: [Option<Winner>; 3] = [None, Some(Winner::Image), Some(Winner::Update)];
 
-/// Names of files that an update takes as they stand. `a-b` sorts between `a` and what is in `a`.
+/// Names of files without a rule. `a-b` sorts between `a` and the entries of `a`.
 const PLAIN: [&str; 3] = ["a", "b", "a-b"];
-/// Names that make paths of rules too: one of a machine, and a cache.
+/// Names that also form paths with rules: a machine-specific file and a cache.
 const RULED: [&str; 3] = ["etc", "hostname", "ld.so.cache"];
 
 type Path = Vec<u8>;
@@ -35,7 +35,7 @@ enum Kind {
     Symlink(u8),
 }
 
-/// A file, by whatever names.
+/// A file, whatever its names.
 #[derive(Clone)]
 struct Inode {
     kind: Kind,
@@ -43,7 +43,7 @@ struct Inode {
     mtime: i64,
 }
 
-/// A tree of files: which one each path is.
+/// A tree of files: the inode of each path.
 #[derive(Clone)]
 struct Tree {
     paths: BTreeMap<Path, usize>,
@@ -60,7 +60,7 @@ impl Tree {
         tree.edited(random, names)
     }
 
-    /// The same tree after some edits.
+    /// Returns the same tree after some edits.
     fn edited(&self, random: &mut Random, names: &[&str]) -> Self {
         let mut tree = self.clone();
         for _ in 0..random.below(5) {
@@ -82,7 +82,7 @@ impl Tree {
             _ if path == b"/" => {}
             5 => self.remove(&path),
             6 => {
-                // It becomes something else, or a file of its own.
+                // It becomes another type of file.
                 let is_dir = self.inodes[number].kind == Kind::Dir;
                 self.remove(&path);
                 let kind = if is_dir { Kind::File(content(random)) } else { Kind::Dir };
@@ -123,7 +123,7 @@ impl Tree {
         self.paths.retain(|other, _| other != path && !inside.contains(other));
     }
 
-    /// A path of a file that is asked for, or else the root.
+    /// Returns a random path of a wanted file, or else the root.
     fn any(&self, random: &mut Random, is_wanted: impl Fn(&Inode) -> bool) -> Path {
         let paths: Vec<&Path> = self
             .paths
@@ -134,7 +134,7 @@ impl Tree {
         if paths.is_empty() { b"/".to_vec() } else { (*random.pick(&paths)).clone() }
     }
 
-    /// Its rows in any order, with ids of files that are this tree's own.
+    /// Returns its rows in random order, with file ids of its own.
     fn rows(&self, random: &mut Random) -> Vec<Row> {
         let first = random.below(100) as u32;
         let mut rows: Vec<Row> =
@@ -174,7 +174,7 @@ impl Tree {
     }
 }
 
-/// What is in a file, or where a symlink leads; 0 is an empty file.
+/// Returns random content of a file, or target of a symlink; 0 is an empty file.
 fn content(random: &mut Random) -> u8 {
     random.below(4) as u8
 }
@@ -183,7 +183,7 @@ fn child(folder: &[u8], name: &str) -> Path {
     [folder.strip_suffix(b"/").unwrap_or(folder), b"/", name.as_bytes()].concat()
 }
 
-/// What makes files of rows.
+/// Makes files from rows.
 struct Maker {
     scan: Scan,
     objects: Arc<Objects>,
@@ -201,7 +201,7 @@ impl Maker {
     }
 }
 
-/// What a user sees at a path, but for times.
+/// What a user sees at a path, except times.
 #[derive(Debug, Clone, PartialEq)]
 struct Seen {
     file_type: FileType,
@@ -240,24 +240,24 @@ fn seen(files: &Files) -> BTreeMap<Path, Seen> {
     all
 }
 
-/// The times of all but directories.
+/// Returns the times of all files except directories.
 fn times(files: &Files) -> BTreeMap<Path, Option<Timestamp>> {
     let rows = files.rows().into_iter().filter(|row| row.node.file_type != FileType::Dir);
     rows.map(|row| (row.path.clone(), row.node.mtime)).collect()
 }
 
-/// Applies what changed from `a` to `b`.
+/// Applies the changes from `a` to `b`.
 fn merged(a: &Files, b: &Files, image: &Files, winner: Option<Winner>) -> (Files, UpdatedImage) {
     let change = Change::new("/", [a, b], [VOLUME, VOLUME]);
     update_image(&[change], image, winner, UpdatedImage::of("x@1")).unwrap()
 }
 
-/// The paths that a report names.
+/// Returns the paths that a report names.
 fn named<'r>(paths: impl Iterator<Item = &'r String>) -> BTreeSet<Path> {
     paths.map(|path| path.strip_prefix("p1:").unwrap().as_bytes().to_vec()).collect()
 }
 
-/// Whether one path is the other, or lies in it.
+/// Returns true if one path is the other or lies in it.
 fn is_on_the_way(a: &[u8], b: &[u8]) -> bool {
     a == b || below(a).contains(&b.to_vec()) || below(b).contains(&a.to_vec())
 }
@@ -269,7 +269,7 @@ fn an_update_that_changes_nothing_leaves_an_image_as_it_is() {
         let random = &mut Random(seed);
         let names = *random.pick(&[PLAIN, RULED]);
         let tree = Tree::random(random, &names);
-        // Ids of files are each image's own.
+        // File ids differ between images.
         let [a, b] = [0; 2].map(|_| maker.files(&tree.rows(random)));
         let image = maker.files(&tree.edited(random, &names).rows(random));
         for winner in WINNERS {
@@ -369,7 +369,7 @@ fn a_directory_that_goes_with_the_one_it_lies_in_is_not_said_to_stay() {
     });
 }
 
-/// Checks what becomes of every path.
+/// Checks the result for every path.
 fn check(a: &Files, b: &Files, image: &Files, winner: Option<Winner>) {
     let (result, said) = merged(a, b, image, winner);
     assert_eq!(said.result == ImageResult::Conflict, !said.conflicts.is_empty() && winner.is_none());
@@ -393,7 +393,7 @@ fn check(a: &Files, b: &Files, image: &Files, winner: Option<Winner>) {
             format!("{}: {before:?} → {after:?}, {here:?} became {found:?} ({said:?})", path.escape_ascii());
         let in_the_wake = conflicts.iter().any(|conflict| is_on_the_way(conflict, path));
         if before == after {
-            // An update that wins may take a directory's place, or need one.
+            // A winning update may replace a directory, or need one.
             if !(update_wins && in_the_wake) {
                 let mates_stay = !update_wins || links(here).iter().all(|mate| !updated(mate));
                 assert_same(found, here, mates_stay, &what);
@@ -417,7 +417,7 @@ fn check(a: &Files, b: &Files, image: &Files, winner: Option<Winner>) {
         let path = named([&conflict.path].into_iter()).pop_first().unwrap();
         let [before, after, here] = [&a, &b, &ours].map(|side| side.get(&path));
         if conflict.why.contains("directory") {
-            // The image has its own there: it changed something, or a rule keeps it.
+            // The image differs there: it changed something, or a rule keeps its own file.
             let all: BTreeSet<&Path> = [&a, &b, &ours].into_iter().flat_map(BTreeMap::keys).collect();
             let is_own = |other: &Path| a.get(other) != ours.get(other) || rule(other) != Rule::Plain;
             let has_own = all.into_iter().any(|other| is_on_the_way(other, &path) && is_own(other));

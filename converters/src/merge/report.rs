@@ -8,7 +8,7 @@ use crate::store::{ImageName, WriterStats};
 /// Options of `update` and `replace`.
 #[derive(Debug, Clone)]
 pub struct UpdateOptions {
-    /// The images; if none, the newest versions of all images except the two that an update is between.
+    /// The images. If `None`, the newest versions of all images except the two that the update compares.
     pub images: Option<Vec<ImageName>>,
     /// Which side wins if the image and the update changed the same path. Without a winner, such an image is left
     /// unchanged.
@@ -38,7 +38,7 @@ pub struct UpdateReport {
     pub operation: &'static str,
     /// The old and the new state: images as `name@version`, or contents by SHA-1.
     pub between: [String; 2],
-    /// How many paths change from the one image to the other; none for `replace`.
+    /// The number of paths that change between the two images; `None` for `replace`.
     pub paths: Option<u64>,
     /// True if nothing was done, because this is a dry run.
     pub dry_run: bool,
@@ -46,9 +46,9 @@ pub struct UpdateReport {
     pub winner: Option<Winner>,
     /// The images.
     pub images: Vec<UpdatedImage>,
-    /// How many of them have a new version.
+    /// The number of images that have a new version.
     pub applied: u64,
-    /// How many had nothing to change.
+    /// The number of images without anything to change.
     pub unchanged: u64,
     /// The number of images with conflicts, which were left unchanged.
     pub conflict: u64,
@@ -56,7 +56,7 @@ pub struct UpdateReport {
     pub refused: u64,
     /// Objects and bytes that were new to the store.
     pub added: WriterStats,
-    /// How long it took.
+    /// The duration in seconds.
     pub seconds: f64,
     /// Warnings about what the update leaves out, as sentences.
     pub warnings: Vec<String>,
@@ -79,11 +79,11 @@ pub enum ImageResult {
 /// The result for an image.
 #[derive(Debug, Clone, Serialize)]
 pub struct UpdatedImage {
-    /// It, as `name@version`.
+    /// Its id, as `name@version`.
     pub image: String,
-    /// How it changed.
+    /// The result for it.
     pub result: ImageResult,
-    /// The version that was made of it, as `name@version`.
+    /// The new version, as `name@version`.
     pub made: Option<String>,
     /// Counts of changes that were made, or would be made without the conflicts.
     pub counts: UpdateCounts,
@@ -93,18 +93,18 @@ pub struct UpdatedImage {
     pub conflicts: Vec<Conflict>,
     /// Changes that were skipped without being conflicts.
     pub left: Vec<Left>,
-    /// The volumes that were planned; all others stay bit for bit.
+    /// The volumes that were planned; all others are unchanged, bit for bit.
     pub planned: Vec<String>,
     /// Side effects of rebuilding volumes, as sentences.
     pub notes: Vec<String>,
     /// Why it was refused.
     pub error: Option<String>,
-    /// The kind of that error, as the program's exit codes count them.
+    /// The kind of that error, as an exit code of the program.
     pub code: Option<u8>,
 }
 
 impl UpdatedImage {
-    /// An image in which there is nothing to change.
+    /// Returns the result for an image without anything to change.
     pub(crate) fn of(image: &str) -> Self {
         UpdatedImage {
             image: image.to_owned(),
@@ -122,7 +122,7 @@ impl UpdatedImage {
     }
 }
 
-/// How many paths change, of each kind.
+/// The number of changed paths of each kind.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
 pub struct UpdateCounts {
     /// Paths that are new.
@@ -131,14 +131,14 @@ pub struct UpdateCounts {
     pub removed: u64,
     /// Paths that get another type, content or target.
     pub changed: u64,
-    /// Paths of which only metadata changes.
+    /// Paths whose metadata alone changes.
     pub metadata: u64,
 }
 
-/// A path that the image and the update changed.
+/// A path that both the image and the update changed.
 #[derive(Debug, Clone, Serialize)]
 pub struct Conflict {
-    /// It, as `volume:path`.
+    /// The path, as `volume:path`.
     pub path: String,
     /// The bytes of the path without the volume in hex, where they are not UTF-8.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -147,15 +147,15 @@ pub struct Conflict {
     pub why: String,
 }
 
-/// A path that stays as the image has it.
+/// A path that is left as it is in the image.
 #[derive(Debug, Clone, Serialize)]
 pub struct Left {
-    /// It, as `volume:path`.
+    /// The path, as `volume:path`.
     pub path: String,
     /// The bytes of the path without the volume in hex, where they are not UTF-8.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub path_bytes: Option<String>,
-    /// Why.
+    /// The reason.
     pub why: String,
 }
 

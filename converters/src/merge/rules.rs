@@ -12,13 +12,13 @@ use crate::edit::not_shared;
 /// How an update treats a file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Rule {
-    /// The update's, unless the image has its own.
+    /// Taken from the update, unless the image has its own.
     Plain,
-    /// Of one machine: never the update's. Says what it is.
+    /// Machine-specific: never taken from the update. The text says what it is.
     Machine(&'static str),
-    /// The update's, or else the image's own, without a conflict. Says what becomes of it.
+    /// Taken from the update, or else the image's own is kept without a conflict. The text says how it is regenerated.
     Cache(&'static str),
-    /// Merged entry by entry where both changed it.
+    /// Merged entry by entry if both changed it.
     Database(Format),
 }
 
@@ -38,7 +38,7 @@ const CACHES: &[(&str, &str)] = &[
     ("/etc/subgid-", "a backup"),
 ];
 
-/// Databases, and how their entries are written.
+/// Databases, and the formats of their entries.
 const DATABASES: &[(&str, Format)] = &[
     ("/var/lib/dpkg/status", Format::Paragraphs(&["Package", "Architecture"])),
     ("/var/lib/apt/extended_states", Format::Paragraphs(&["Package", "Architecture"])),
@@ -60,7 +60,7 @@ const DATABASES: &[(&str, Format)] = &[
     ("/etc/subgid", Format::Accounts { numbered: false }),
 ];
 
-/// The rule for a path, as the image's own system sees it.
+/// Returns the rule for a path as the image's own system sees it.
 pub(super) fn rule(path: &[u8]) -> Rule {
     static PATTERNS: LazyLock<Vec<(Pattern, Rule)>> = LazyLock::new(|| {
         let host = ("host name", "/etc/hostname".to_owned());

@@ -47,17 +47,17 @@ impl<'a> Side<'a> {
         Some(Node { row, links: links.map_or(&[], Vec::as_slice) })
     }
 
-    /// The first number that no file of the volume has.
+    /// Returns the first number that no file of the volume uses.
     pub(super) fn first_free(&self) -> u32 {
         self.rows.values().filter_map(|row| row.file).map(|file| file.0 + 1).max().unwrap_or(0)
     }
 
-    /// All paths, in order.
+    /// Returns all paths, in order.
     pub(super) fn paths(&self) -> impl Iterator<Item = &'a [u8]> {
         self.rows.keys().copied()
     }
 
-    /// The paths below a directory, in order.
+    /// Returns the paths under a directory, in order.
     pub(super) fn below(&self, folder: &[u8]) -> impl DoubleEndedIterator<Item = &'a [u8]> {
         let range = below(folder);
         let range = (Bound::Included(&range.start[..]), Bound::Excluded(&range.end[..]));
@@ -92,7 +92,8 @@ impl Node<'_> {
             && a.node.rdev == b.node.rdev
     }
 
-    /// Returns true if two regular files have the same content. Two files that could not be read count as the same.
+    /// Returns true if two files have the same content, or are not regular. Two files that could not be read count as
+    /// the same.
     pub(super) fn same_content(&self, other: &Node<'_>) -> bool {
         let (a, b) = (self.row, other.row);
         a.node.file_type != FileType::File

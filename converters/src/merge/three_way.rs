@@ -7,8 +7,8 @@
 //! else                        a conflict, unless a rule (rules.rs) says otherwise
 //! ```
 //!
-//! The hard links of a path are part of its node. So either all names of a file change or none, and a decision applies to
-//! all of them.
+//! The hard links of a path are part of its node. So either all names of a file change or none, and a decision applies
+//! to all of them.
 
 use std::collections::BTreeMap;
 
@@ -26,12 +26,12 @@ use crate::tree::path::Place;
 
 /// The changes on a volume from A to B.
 pub(super) struct Change<'a> {
-    /// Where the system mounts the volume, or its name if it does not.
+    /// The directory on which the system mounts the volume, or its name if it is not mounted.
     pub(super) role: String,
-    /// The files of A and B, with what is in them.
+    /// The files of A and B, for reading contents.
     pub(super) files: [&'a Files; 2],
     pub(super) sides: [Side<'a>; 2],
-    /// The paths that are not the same, in order; with them those of which only the time is another.
+    /// The paths that differ, including those that differ only in time, in order.
     pub(super) paths: Vec<&'a [u8]>,
 }
 
@@ -49,7 +49,7 @@ impl<'a> Change<'a> {
         Change { role: role.to_owned(), files, sides, paths }
     }
 
-    /// The path as the image's own system has it; none if it does not mount the volume.
+    /// Returns the path as the image's own system sees it; `None` if it does not mount the volume.
     pub(super) fn guest_path(&self, path: &[u8]) -> Option<Vec<u8>> {
         let point = self.role.as_bytes();
         let point = point.strip_suffix(b"/").unwrap_or(point);
@@ -67,13 +67,13 @@ fn touched(before: Option<Node<'_>>, after: Option<Node<'_>>) -> bool {
 
 /// The change to a path of an image.
 pub(super) enum Take<'a> {
-    /// It goes.
+    /// It is removed.
     Remove,
-    /// It becomes B's.
+    /// It is replaced by B's.
     Put(Node<'a>),
     /// It gets the time of B's.
     Touch(Node<'a>),
-    /// A database: it gets these bytes, and B's metadata if they are given.
+    /// It is a database and gets these bytes, and B's metadata if given.
     Merge(Option<Node<'a>>, Vec<u8>),
 }
 
@@ -94,7 +94,7 @@ struct Merging<'a> {
     merge: Merge<'a>,
 }
 
-/// Merges a change into a volume of an image, of which `ours` are the files.
+/// Merges a change into a volume of an image with the files `ours`.
 pub(super) fn merge<'a>(
     change: &'a Change<'a>,
     files: &'a Files,
@@ -113,7 +113,7 @@ pub(super) fn merge<'a>(
 }
 
 impl<'a> Merging<'a> {
-    /// Decides what becomes of a path, by itself.
+    /// Decides about a path on its own.
     fn path(&mut self, path: &'a [u8]) -> Result<()> {
         let change = self.change;
         let [before, after] = [0, 1].map(|side| change.sides[side].get(path));
@@ -155,7 +155,7 @@ impl<'a> Merging<'a> {
         Ok(())
     }
 
-    /// A path becomes B's.
+    /// Takes a path from B.
     fn take(&mut self, path: &'a [u8], after: Option<Node<'a>>) -> Result<()> {
         let take = match after {
             Some(node)
@@ -173,7 +173,7 @@ impl<'a> Merging<'a> {
         Ok(())
     }
 
-    /// Says that both sides changed a path; whether the update wins.
+    /// Records that both sides changed a path. Returns true if the update wins.
     fn conflict(&mut self, path: &[u8], why: String) -> bool {
         let path_bytes = hex_unless_text(path);
         self.merge.conflicts.push(Conflict { path: self.name(path), path_bytes, why });
@@ -204,7 +204,7 @@ impl<'a> Merging<'a> {
         let is_as = |node: Node<'_>, other: Option<Node<'_>>| {
             other.is_some_and(|other| node.same_metadata(&other, can))
         };
-        // Whose owner, mode and attributes it gets: those that one of them changed.
+        // It gets the owner, mode and attributes of the side that changed them.
         let metadata = if is_as(ours, Some(after)) || is_as(after, before) {
             Some(None)
         } else {
@@ -240,7 +240,7 @@ impl<'a> Merging<'a> {
         Ok(())
     }
 
-    /// A directory that goes, or becomes something else, may hold what the image alone has: it then stays.
+    /// Keeps directories that the update removes or replaces, but that contain files of the image.
     fn folders_that_go(&mut self) {
         let takes = self.merge.takes.iter();
         let going = takes.filter_map(|(path, take)| match take {
@@ -279,14 +279,14 @@ impl<'a> Merging<'a> {
             }
             for own in own.into_iter().filter(|_| wins) {
                 self.merge.takes.insert(own, Take::Remove);
-                // A directory in it that was to stay goes too.
+                // A directory in it that was to stay is removed too.
                 let name = self.name(own);
                 self.merge.left.retain(|left| left.path != name);
             }
         }
     }
 
-    /// A new path may have no parent directory in the image.
+    /// Handles new paths whose parent directory does not exist in the image.
     fn folders_that_are_missing(&mut self) {
         let puts = self.merge.takes.iter().filter(|(_, take)| matches!(take, Take::Put(_)));
         let puts: Vec<&'a [u8]> = puts.map(|(path, _)| *path).filter(|path| *path != b"/").collect();
@@ -331,7 +331,7 @@ pub(super) enum Kind {
 }
 
 impl Take<'_> {
-    /// The kind of change from the image's node.
+    /// Returns the kind of change from the image's node.
     pub(super) fn kind(&self, ours: Option<Node<'_>>) -> Kind {
         match (self, ours) {
             (Take::Remove, _) => Kind::Removed,

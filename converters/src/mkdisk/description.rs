@@ -11,16 +11,16 @@ use super::path::TreePath;
 use crate::error::{Error, Result};
 use crate::rebuild::{BIOS_BOOT, size_in_bytes};
 
-/// A disk to be built.
+/// A disk to build.
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields)]
 pub(super) struct Description {
     /// `gpt`, `mbr` or `none`.
     pub(super) table: TableKind,
-    /// The disk's size; as much as the volumes need, if none.
+    /// The disk's size. If `None`, as much as the volumes need.
     #[serde(default)]
     pub(super) size: Option<Bytes>,
-    /// Where partitions begin: at multiples of this.
+    /// Partitions begin at multiples of this.
     #[serde(default = "one_mebibyte")]
     pub(super) align: Bytes,
     /// GPT: the disk's GUID. MBR: its signature, as 8 hex digits.
@@ -32,7 +32,7 @@ pub(super) struct Description {
     pub(super) volumes: Vec<VolumeDescription>,
 }
 
-/// Boot code beside the filesystems.
+/// Boot code outside the filesystems.
 #[derive(Debug, Default, Deserialize)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields)]
 pub(super) struct Boot {
@@ -48,32 +48,33 @@ pub(super) struct Boot {
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields)]
 pub(super) struct VolumeDescription {
-    /// The slot; the next free one if none.
+    /// The slot. If `None`, the next free one.
     #[serde(default)]
     pub(super) slot: Option<u32>,
-    /// The directory of the tree whose files it gets.
+    /// The directory of the tree whose files it contains.
     #[serde(default)]
     pub(super) mount: Option<String>,
-    /// The filesystem: `ext4`, `ext3`, `ext2`, `fat`, `fat12`, `fat16`, `fat32`, `swap`; nothing if none.
+    /// The filesystem: `ext4`, `ext3`, `ext2`, `fat`, `fat12`, `fat16`, `fat32`, `swap`; `None` to leave the volume
+    /// empty.
     #[serde(default)]
     pub(super) fs: Option<String>,
     #[serde(default)]
     pub(super) size: VolumeSize,
     #[serde(default)]
     pub(super) label: Option<String>,
-    /// Of the filesystem: a UUID, or FAT's ABCD-1234.
+    /// The filesystem's ID: a UUID, or for FAT ABCD-1234.
     #[serde(default)]
     pub(super) uuid: Option<String>,
-    /// ext: as `mke2fs -O` takes them.
+    /// ext: features in the syntax of `mke2fs -O`.
     #[serde(default)]
     pub(super) features: String,
-    /// ext: bytes in a block.
+    /// ext: the block size in bytes.
     #[serde(default)]
     pub(super) block_size: Option<u32>,
-    /// ext: inodes in all.
+    /// ext: the total number of inodes.
     #[serde(default)]
     pub(super) inodes: Option<u64>,
-    /// Of the partition: `linux`, `esp`, `bios`, `swap`, `data`, or a GUID or `0x83`.
+    /// The partition's type: `linux`, `esp`, `bios`, `swap`, `data`, or a GUID or `0x83`.
     #[serde(default, rename = "type")]
     pub(super) type_id: Option<String>,
     /// GPT: the partition's name.
@@ -82,12 +83,12 @@ pub(super) struct VolumeDescription {
     /// GPT: the partition's GUID.
     #[serde(default)]
     pub(super) id: Option<String>,
-    /// MBR: marked as active.
+    /// MBR: true to mark the partition as active.
     #[serde(default)]
     pub(super) active: bool,
 }
 
-/// A number of bytes, with a unit.
+/// A number of bytes, written with a unit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
 #[serde(try_from = "String")]
 pub(super) struct Bytes(pub(super) u64);
@@ -96,12 +97,12 @@ pub(super) struct Bytes(pub(super) u64);
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
 #[serde(try_from = "String")]
 pub(super) enum VolumeSize {
-    /// All that is left; on a disk without a size, the least and a quarter more.
+    /// All remaining space; on a disk without a size, the minimum plus a quarter.
     #[default]
     Rest,
-    /// The least at which all fits, and so many bytes.
+    /// The minimum size, plus this many bytes.
     Least(u64),
-    /// So much.
+    /// This many bytes.
     Bytes(u64),
 }
 
@@ -131,7 +132,7 @@ impl TryFrom<String> for VolumeSize {
 }
 
 impl Description {
-    /// Reads the file at `path`. The files that it names are beside it.
+    /// Reads the file at `path`. The files it names are relative to its directory.
     pub(super) fn read(path: &Path) -> Result<Self> {
         let text = crate::host::named::read_text(path)?;
         let mut description = Self::parse(&text).map_err(|e| {
@@ -155,7 +156,7 @@ impl Description {
         Ok(description)
     }
 
-    /// Gives every volume a slot and a type, and refuses what cannot be.
+    /// Assigns a slot and a type to every volume, and checks the description.
     fn check(&mut self) -> Result<()> {
         let kind = self.table;
         let last = match kind {
@@ -233,7 +234,7 @@ impl Description {
         Ok(())
     }
 
-    /// The slot of the BIOS boot partition.
+    /// Returns the slot of the BIOS boot partition.
     pub(super) fn bios_boot(&self) -> Option<u32> {
         let found = self.volumes.iter().find(|volume| volume.type_id.as_deref() == Some(BIOS_BOOT));
         found.and_then(|volume| volume.slot)
@@ -241,12 +242,12 @@ impl Description {
 }
 
 impl VolumeDescription {
-    /// The filesystem that it is to have; none of swap, and of what stays empty.
+    /// Returns the driver of its filesystem; `None` for swap and for volumes that stay empty.
     pub(super) fn driver(&self) -> Option<&'static dyn Driver> {
         fs::driver(self.fs.as_deref()?).filter(|driver| driver.capabilities().is_planned)
     }
 
-    /// The partition type as the table has it.
+    /// Returns the partition type in the form of the table.
     fn type_for(&self, kind: TableKind) -> Result<String> {
         let named = match self.type_id.as_deref() {
             Some(named) => named.to_ascii_lowercase(),

@@ -5,23 +5,23 @@ use mif_formats::fs::FileType;
 use super::member::{Member, Members};
 use super::path::TreePath;
 
-/// Finds where members lie whose paths go through symlinks that came before them, as when tar extracts one member
-/// after the other. An absolute target is taken from the root of the tree, so no path leaves it.
+/// Resolves the paths of members through the symlinks before them, as when tar extracts one member after the other. An
+/// absolute target starts at the root of the tree, so no path leaves the tree.
 #[derive(Default)]
 pub(super) struct Follower {
-    /// True if there was any symlink.
+    /// True if there has been any symlink.
     has_symlinks: bool,
-    /// The directory that was looked for last, and where it is: most members lie beside the one before.
+    /// The last directory that was looked up, and its place: most members are beside the previous one.
     last: Option<(TreePath, TreePath)>,
 }
 
 impl Follower {
-    /// The most symlinks in one path, as in Linux.
+    /// The maximum number of symlinks in one path, as on Linux.
     const MAX_SYMLINKS: u32 = 40;
-    /// The most parts of a path that goes through symlinks.
+    /// The maximum number of components of a path through symlinks.
     const MAX_PARTS: usize = 4096;
 
-    /// Notes that `member` is about to be at `path`.
+    /// Records that `member` is about to be added at `path`.
     pub(super) fn changes(&mut self, path: &TreePath, members: &Members, member: &Member) {
         let is_symlink = |member: &Member| member.node.file_type == FileType::Symlink;
         if is_symlink(member) || members.get(path).is_some_and(is_symlink) {
@@ -29,7 +29,7 @@ impl Follower {
         }
     }
 
-    /// `path` with the symlinks on it followed, but for one at its end. None if there are too many.
+    /// Resolves the symlinks in `path`, except one at its end. Returns `None` if there are too many.
     pub(super) fn follow(&mut self, mut path: TreePath, members: &Members) -> Option<TreePath> {
         if !self.has_symlinks {
             return Some(path);
@@ -107,7 +107,7 @@ mod tests {
         assert_eq!(at("bin/deep/er"), path("usr/bin/deep/er"));
         assert_eq!(at("a/x"), path("usr/lib/x"));
         assert_eq!(at("up/y"), path("x/y"));
-        // The last part stays: a symlink itself, or what takes its place.
+        // The last component stays: a symlink itself, or what replaces it.
         assert_eq!(at("bin"), path("bin"));
     }
 

@@ -1,24 +1,26 @@
 //! Limits for trees that `build` reads, whether from a directory, a tar or a description.
 //!
-//! Paths have the limits that the readers of volumes have ([`MAX_PATH`], [`MAX_ALL_PATHS`]), attributes those of Linux. A few
-//! bytes of a tar can stand for much more: a global pax record for an attribute of every member, a deep path for thousands of
-//! directories, a hard link for a copy of all that its file has. So everything is counted as often as it is kept.
+//! Paths have the limits of the volume readers ([`MAX_PATH`], [`MAX_ALL_PATHS`]), attributes those of Linux. A few
+//! bytes of a tar can expand to much more: a global pax record to an attribute of every member, a deep path to
+//! thousands of directories, a hard link to a copy of everything stored for its file. So everything is counted as often
+//! as it is stored.
 
 use mif_formats::fs::walk::{MAX_ALL_PATHS, MAX_PATH};
 
 use super::member::Member;
 use super::path::TreePath;
 
-/// The longest name and value of an attribute, in bytes (Linux: `XATTR_NAME_MAX`, `XATTR_SIZE_MAX`).
+/// The maximum length of an attribute's name and value, in bytes (Linux: `XATTR_NAME_MAX`, `XATTR_SIZE_MAX`).
 const MAX_XATTR_NAME: usize = 255;
 const MAX_XATTR_VALUE: usize = 64 << 10;
-/// All names of one file's attributes, each with a zero after it, in bytes (Linux: `XATTR_LIST_MAX`).
+/// The maximum length of all attribute names of a file, each with a zero after it, in bytes (Linux: `XATTR_LIST_MAX`).
 const MAX_XATTR_NAMES: usize = 64 << 10;
-/// All values of one file's attributes, in bytes: as much as the ext reader takes.
+/// The maximum length of all attribute values of a file, in bytes, as in the ext reader.
 const MAX_XATTR_VALUES: usize = 4 << 20;
-/// The attributes of all files, in bytes.
+/// The maximum length of the attributes of all files, in bytes.
 const MAX_ALL_XATTRS: usize = 256 << 20;
-/// All paths of directories that no member names, and that are made because something lies in them, in bytes.
+/// The maximum length, in bytes, of all paths of directories that no member names and that are created for their
+/// entries.
 const MAX_IMPLIED_PATHS: usize = 32 << 20;
 
 /// The totals so far.
@@ -30,7 +32,7 @@ pub(super) struct Room {
 }
 
 impl Room {
-    /// Counts a member against the limits. Errs with the limit that it exceeds.
+    /// Counts a member against the limits. Fails with the limit that it exceeds.
     pub(super) fn take(&mut self, path: &TreePath, member: &Member) -> Result<(), String> {
         let target = member.node.link_target.as_ref().map_or(0, Vec::len);
         if target > MAX_PATH {

@@ -1,4 +1,4 @@
-//! A tree to build from: the member at each path, and where its bytes are.
+//! A tree to build from: the member at each path, and the place of its bytes.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -13,7 +13,7 @@ use super::path::TreePath;
 use crate::error::{Error, Result};
 use crate::ingest::{LooseFile, Parts};
 
-/// A tree: each path from `/` on with its member. A directory comes before its entries.
+/// A tree: each path, from `/` on, with its member. A directory comes before its entries.
 pub(super) type Members = BTreeMap<TreePath, Member>;
 
 /// The node at a path.
@@ -21,31 +21,31 @@ pub(super) type Members = BTreeMap<TreePath, Member>;
 pub(super) struct Member {
     pub(super) node: Node,
     pub(super) content: Option<Content>,
-    /// Members with one number are one file.
+    /// Members with the same number are the same file.
     pub(super) file: Option<u64>,
-    /// ACLs that are still text: the attribute of each, and its text.
+    /// ACLs in text form: the attribute of each, and its text.
     pub(super) acls: Vec<(&'static str, Vec<u8>)>,
 }
 
-/// Where the bytes of a regular file are.
+/// The place of a regular file's bytes.
 #[derive(Debug, Clone)]
 pub(super) enum Content {
-    /// A file of this machine, in the directory that the tree came from.
+    /// A local file in the directory from which the tree was read.
     Local {
         root: Arc<Directory>,
-        /// Its path in the directory.
+        /// Its path relative to the directory.
         path: PathBuf,
-        /// The path that errors name.
+        /// Its path in errors.
         shown: PathBuf,
-        /// Its device and inode, by which it is known to be the same.
+        /// Its device and inode, which show whether it was replaced.
         identity: (u64, u64),
     },
-    /// Parts of the tar: which of the file's, and where in the tar each begins.
+    /// Parts in the tar: their ranges in the file, and their offsets in the tar.
     InTar(Arc<Parts>),
 }
 
 impl Content {
-    /// Opens the content. `tar` is the archive that the tree came from, if any.
+    /// Opens the content. `tar` is the archive from which the tree was read, if any.
     pub(super) fn open(&self, size: u64, tar: Option<&Arc<dyn Source>>) -> Result<LooseFile> {
         match (self, tar) {
             (Content::Local { root, path, shown, identity }, _) => {

@@ -1,4 +1,4 @@
-//! Reads a tree to build from out of a local directory.
+//! Reads a tree to build from a local directory.
 
 use std::ffi::{OsStr, OsString};
 use std::os::fd::{AsFd, AsRawFd};
@@ -15,9 +15,9 @@ use super::member::{Content, Member, Members};
 use super::path::TreePath;
 use crate::error::{Error, Result};
 
-/// Reads a directory of this machine. Symlinks are members, and are not followed. What may not be read is an error: half a
-/// tree makes no disk. Everything is looked at and opened beneath the directory's descriptor: so it does not matter if
-/// somebody exchanges names meanwhile.
+/// Reads a local directory. Symlinks become members and are not followed. Unreadable entries are errors, because half a
+/// tree makes no disk. Everything is accessed relative to the directory's descriptor, so it does not matter if names
+/// are exchanged meanwhile.
 pub(super) fn of_folder(folder: &Path) -> Result<Members> {
     let root = Arc::new(Directory::open(folder).map_err(|e| Error::io(folder, &e))?);
     let mut reader = FolderReader { root, folder, members: Members::new(), room: Room::default() };
@@ -39,7 +39,7 @@ struct FolderReader<'f> {
 }
 
 impl FolderReader<'_> {
-    /// Reads the directory at `path`, which is `name` in the tree; those in it are added to `todo`.
+    /// Reads the directory at `path`, which is `name` in the tree. Adds its subdirectories to `todo`.
     fn folder(&mut self, path: &Path, name: &TreePath, todo: &mut Vec<(PathBuf, TreePath)>) -> Result<()> {
         let failed = |e: std::io::Error, path: &Path| Error::io(&self.folder.join(path), &e);
         let here = if path.as_os_str().is_empty() { Path::new(".") } else { path };
@@ -88,7 +88,7 @@ impl FolderReader<'_> {
             }
             _ => {}
         }
-        // Device and inode: a tree may span filesystems.
+        // By device and inode, because a tree may span filesystems.
         let is_link = file_type != FileType::Dir && stat.st_nlink > 1;
         let file = is_link.then(|| {
             let hash = blake3::hash(&[stat.st_dev.to_le_bytes(), stat.st_ino.to_le_bytes()].concat());
@@ -116,10 +116,11 @@ fn type_of(stat: &Stat) -> FileType {
     }
 }
 
-/// The extended attributes of what is called `name` in a directory, of a symlink its own; or of the directory itself.
+/// Returns the extended attributes of the entry `name` in a directory (of a symlink itself), or of the directory
+/// itself.
 fn xattrs_of(directory: &Directory, name: Option<&OsStr>) -> std::io::Result<Vec<Xattr>> {
     use rustix::io::Errno;
-    // No system call takes a directory and a name; this path leads to just these.
+    // No system call takes a directory and a name for this; this path leads to exactly this entry.
     let path =
         name.map(|name| Path::new(&format!("/proc/self/fd/{}", directory.as_fd().as_raw_fd())).join(name));
     let list = |buf: &mut [u8]| match &path {
@@ -133,7 +134,7 @@ fn xattrs_of(directory: &Directory, name: Option<&OsStr>) -> std::io::Result<Vec
             None => rustix::fs::fgetxattr(directory, name, buf),
         }
     };
-    // The kernel gives no more than 64 KiB of either.
+    // The kernel returns at most 64 KiB of either.
     let mut names = vec![0; 64 << 10];
     let len = match list(&mut names) {
         Ok(len) => len,
@@ -176,7 +177,7 @@ mod tests {
         std::fs::remove_file(&path).unwrap();
         std::fs::hard_link(&secret, &path).unwrap();
         assert!(content.open(4, None).err().unwrap().message().contains("changed while it was read"));
-        // A directory on the way, too.
+        // A directory on the way may be replaced, too.
         std::fs::rename(folder.join("sub"), work.path().join("moved")).unwrap();
         std::os::unix::fs::symlink(work.path().join("moved"), folder.join("sub")).unwrap();
         assert!(content.open(4, None).is_err());

@@ -49,17 +49,17 @@ use crate::store::{Counts, Provenance, Store, StoredDisk, WriterStats, check_nam
 use crate::task::progress::{self, Progress};
 use crate::tree::new_content::{ContentLookup, NewContent, NewContents};
 
-/// Boot code in sector 0 ends here; the disk's signature and the table follow.
+/// The end of the boot code in sector 0; the disk's signature and the table follow.
 const BOOT_CODE: usize = 440;
 const SECTOR: u64 = 512;
-/// In GRUB's boot.img: the sector of the core image, and a jump that is taken where the BIOS's drive number is not
-/// to be trusted.
+/// In GRUB's boot.img: the sector of the core image, and a jump that is taken if the BIOS's drive number cannot be
+/// trusted.
 const GRUB_SECTOR: usize = 0x5C;
 const GRUB_DRIVE_CHECK: usize = 0x66;
-/// In the first sector of GRUB's core image: where the rest is, how long, and the segment it is loaded to.
+/// In the first sector of GRUB's core image: the place and length of the rest, and the segment it is loaded to.
 const GRUB_BLOCK_LIST: usize = 0x1F4;
 const GRUB_SEGMENT: u16 = 0x0820;
-/// The longest label of a swap, in bytes.
+/// The maximum length of a swap label, in bytes.
 const SWAP_LABEL_MAX: usize = 16;
 
 /// Options of `build`.
@@ -67,7 +67,7 @@ const SWAP_LABEL_MAX: usize = 16;
 pub struct BuildOptions {
     /// The name of the new image; it becomes its next version.
     pub name: String,
-    /// The seed of UUIDs that the description does not give.
+    /// The seed of UUIDs that the description does not specify.
     pub ids: NewIds,
     /// The creation time, in seconds since 1970.
     pub time: u32,
@@ -84,13 +84,13 @@ pub struct BuildReport {
     pub disk_size: u64,
     /// Its volumes, in disk order.
     pub volumes: Vec<BuiltVolume>,
-    /// How the disk divides.
+    /// How the disk is divided.
     pub counts: Counts,
     /// Objects and bytes that were new to the store.
     pub added: WriterStats,
     /// Notes for the user, as sentences.
     pub notes: Vec<String>,
-    /// How long it took.
+    /// The duration in seconds.
     pub seconds: f64,
 }
 
@@ -103,16 +103,16 @@ pub struct BuiltVolume {
     pub size: u64,
     /// The filesystem.
     pub filesystem: Option<String>,
-    /// The directory of the tree whose files it has.
+    /// The directory of the tree whose files it contains.
     pub mount: Option<String>,
     /// The filesystem's UUID.
     pub uuid: Option<String>,
-    /// Paths on it.
+    /// The number of paths on it.
     pub paths: u64,
 }
 
-/// Builds the disk that the file `description` describes, with the files of `tree` (a directory, a tar, or `-` for a tar on
-/// standard input), and publishes it as an image.
+/// Builds the disk described by the file `description`, with the files of `tree` (a directory, a tar, or `-` for a tar
+/// on standard input), and publishes it as an image.
 pub fn build(
     store: &Store,
     description: &Path,
@@ -127,7 +127,7 @@ pub fn build(
     progress.stage("listing", 0);
     let Input { members, tar, mut notes } = Input::open(tree)?;
     let mut volumes = split(&description, members, options)?;
-    // All that can be refused is, before any content is read.
+    // Everything that can be refused is refused before any content is read.
     progress.stage("planning", 0);
     let drafts: Vec<Option<Draft>> = volumes
         .iter()
@@ -139,7 +139,8 @@ pub fn build(
     for (volume, draft) in volumes.iter().zip(&drafts) {
         progress::check(progress)?;
         let partition = table.partitions.iter().find(|p| volume_name(p.slot) == volume.name);
-        let Partition { start, len, .. } = *partition.expect("each volume has one");
+        let partition = partition.expect("each volume has one");
+        let len = partition.len;
         let params = match draft {
             Some(draft) => {
                 let params = volume.planner(len, draft, options)?;
@@ -152,7 +153,7 @@ pub fn build(
             Some("swap") => swap_head(len, volume, options)?,
             _ => Vec::new(),
         };
-        plans.push((VolumeExtent { volume: 0, disk: start, len }, params, head));
+        plans.push((VolumeExtent::whole(partition), params, head));
     }
     let bench = Bench::Store(store);
     let (stored, contents) = store_contents(&bench, &mut volumes, &drafts, tar.as_ref(), progress)?;
@@ -171,7 +172,7 @@ pub fn build(
             notes.extend(plan.notes().iter().map(|note| format!("{name}: {note}")));
             splicer.volume(&[extent], &*plan, &contents[i]).map_err(|e| e.within(name))?;
         }
-        splicer.bytes(extent.disk, &head)?;
+        splicer.bytes(extent.disk.0, &head)?;
     }
     for (at, bytes) in table_bytes {
         splicer.bytes(at, &bytes)?;
@@ -215,7 +216,7 @@ pub fn build(
     })
 }
 
-/// The tree, and the tar that it is in.
+/// The tree, and the tar that contains it.
 struct Input {
     members: Members,
     tar: Option<Arc<dyn Source>>,
@@ -248,18 +249,18 @@ struct MadeVolume<'d> {
     name: String,
     description: &'d VolumeDescription,
     rows: Vec<Row>,
-    /// For each row, where its content is.
+    /// The place of each row's content.
     contents: Vec<Option<Content>>,
 }
 
 /// A volume's tree.
 struct Draft {
     tree: Tree,
-    /// The row of each file that has content, by its key in the tree.
+    /// The row of each file with content, by its key in the tree.
     files: Vec<usize>,
 }
 
-/// Gives each volume the members below its mount point; they lie on the volume that is mounted closest.
+/// Distributes the members to volumes by mount point: each goes to the volume with the deepest one above it.
 fn split<'d>(
     description: &'d Description,
     mut members: Members,
@@ -310,7 +311,7 @@ fn split<'d>(
             continue;
         };
         let mount = mounts[home].clone().unwrap_or(TreePath::root());
-        // A mount point is a directory of the volume around it, too.
+        // A mount point is also a directory of the outer volume.
         let around = |i: &usize| {
             let mount = mounts[*i].as_ref();
             mount.is_some_and(|other| *i != home && path.below(other).is_some())
@@ -350,7 +351,7 @@ impl MadeVolume<'_> {
         self.contents.push(member.content);
     }
 
-    /// Adds what every volume with files has: a root directory, and the directories that its filesystem is created with.
+    /// Adds what every volume with files has: a root directory, and the directories created with its filesystem.
     fn complete(&mut self, options: &BuildOptions) {
         let Some(driver) = self.description.driver() else { return };
         let mut folder = Node::bare(FileType::Dir);
@@ -365,7 +366,7 @@ impl MadeVolume<'_> {
         }
     }
 
-    /// Its tree; none if it has no files. `tar` is what the members came from.
+    /// Returns its tree, or `None` if it has no filesystem for files. `tar` is the archive of the members.
     fn draft(&self, tar: Option<&Arc<dyn Source>>) -> Result<Option<Draft>> {
         let _ = (self.uuid_bytes()?, self.label()?);
         if self.description.driver().is_none() {
@@ -385,7 +386,7 @@ impl MadeVolume<'_> {
             }
             let new = match content {
                 Some(content) if row.node.size > 0 => {
-                    // Holes stay holes, and data stays data: a swap file must not have holes.
+                    // Holes stay holes and data stays data, because a swap file must not have holes.
                     let mut data: Vec<std::ops::Range<u64>> = Vec::new();
                     for (part, _) in content.open(row.node.size, tar)?.parts {
                         match data.last_mut() {
@@ -407,8 +408,8 @@ impl MadeVolume<'_> {
         Ok(Some(Draft { tree, files }))
     }
 
-    /// The parameters at a size in bytes: those that mke2fs and mkfs.fat would choose, except where the description sets
-    /// them.
+    /// Returns the parameters for a size in bytes: those that mke2fs and mkfs.fat would choose, unless the description
+    /// sets them.
     fn planner(&self, size: u64, draft: &Draft, options: &BuildOptions) -> Result<Box<dyn Planner>> {
         let VolumeDescription { fs, features, block_size, inodes, .. } = self.description;
         let driver = self.description.driver().expect("it has files");
@@ -427,14 +428,14 @@ impl MadeVolume<'_> {
         Ok(driver.new_planner(&new)?)
     }
 
-    /// The UUID, or FAT's number in the first four bytes.
+    /// Returns the UUID, or for FAT the number in the first four bytes.
     fn id(&self, options: &BuildOptions) -> Result<[u8; 16]> {
         Ok(self.uuid_bytes()?.unwrap_or_else(|| options.ids.uuid(&self.name)))
     }
 
     fn uuid_bytes(&self) -> Result<Option<[u8; 16]>> {
         let Some(uuid) = &self.description.uuid else { return Ok(None) };
-        // Swap has a UUID, and no files.
+        // Swap has a UUID, but no files.
         let bytes = self.description.driver().map_or_else(|| uuid::bytes(uuid), |driver| driver.id(uuid));
         let bad = || {
             Error::usage(format!(
@@ -461,7 +462,7 @@ impl MadeVolume<'_> {
         })
     }
 
-    /// The least size in bytes at which all fits, to a mebibyte.
+    /// Returns the minimum size in bytes at which everything fits, rounded up to 1 MiB.
     fn least(&self, draft: &Draft, options: &BuildOptions) -> Result<u64> {
         const UNIT: u64 = 1 << 20;
         let fits = |units: u64| -> Result<bool> {
@@ -469,7 +470,8 @@ impl MadeVolume<'_> {
                 None => Ok(true),
                 Some(error) if error.kind() == ErrorKind::Limit => Ok(false),
                 Some(error) if units < 8 && error.kind() == ErrorKind::Unsupported => {
-                    // Too small to be a volume at all, perhaps: what no size would help shows at the next.
+                    // It may be too small to be a volume at all. A problem that no size solves reappears at the next
+                    // size.
                     Ok(false)
                 }
                 Some(error) => Err(error.into()),
@@ -493,8 +495,8 @@ impl MadeVolume<'_> {
     }
 }
 
-/// Stores the content of all files, and writes what it is into their rows; gives, for each volume, the objects of
-/// its files.
+/// Stores the content of all files, and sets the bodies of their rows. Returns the objects of the files for each
+/// volume.
 fn store_contents(
     bench: &Bench<'_>,
     volumes: &mut [MadeVolume<'_>],
@@ -538,7 +540,7 @@ fn store_contents(
     Ok((writer.finish()?, objects))
 }
 
-/// Where each volume lies, as a table, and the size of the disk.
+/// Places all volumes: returns the table and the size of the disk.
 fn place(
     description: &Description,
     volumes: &[MadeVolume<'_>],
@@ -623,7 +625,7 @@ fn place(
     Ok((table, size))
 }
 
-/// The head of a swap space: its version, last page, UUID and label (`union swap_header`).
+/// Returns the head of a swap space: its version, last page, UUID and label (`union swap_header`).
 fn swap_head(len: u64, volume: &MadeVolume<'_>, options: &BuildOptions) -> Result<Vec<u8>> {
     const PAGE: usize = 4096;
     let pages = len / PAGE as u64;
@@ -641,7 +643,7 @@ fn swap_head(len: u64, volume: &MadeVolume<'_>, options: &BuildOptions) -> Resul
     Ok(head)
 }
 
-/// Boot code beside the filesystems.
+/// Boot code outside the filesystems.
 struct BootCode {
     mbr: Option<Vec<u8>>,
     core: Option<Vec<u8>>,
@@ -649,7 +651,7 @@ struct BootCode {
 
 impl BootCode {
     fn read(description: &Description) -> Result<Self> {
-        // As much as any gap or BIOS boot partition has.
+        // As large as any gap or BIOS boot partition.
         const MAX: u64 = 16 << 20;
         let read = |path: &Option<std::path::PathBuf>| -> Result<Option<Vec<u8>>> {
             let Some(path) = path else { return Ok(None) };
@@ -658,8 +660,8 @@ impl BootCode {
         Ok(BootCode { mbr: read(&description.boot.mbr)?, core: read(&description.boot.core)? })
     }
 
-    /// Adds it to the bytes of the table, whose first are of sector 0. GRUB's is told where it lies, as grub-install
-    /// does it.
+    /// Adds the boot code to the bytes of the table, which begin with sector 0. As grub-install does, tells GRUB's code
+    /// where it is placed.
     fn place(
         self,
         mut patches: Vec<write::Patch>,

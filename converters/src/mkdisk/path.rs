@@ -2,20 +2,19 @@
 
 use mif_formats::mif::manifest::escape;
 
-/// A path from the root of a tree, in the order in which a directory comes before what it holds: part by part.
+/// A path from the root of a tree. Paths are ordered by components, so a directory comes before its entries.
 ///
-/// The parts stand one after the other with a zero byte between them, which no part contains and which sorts before all
-/// others.
+/// The components are joined with a zero byte, which no component contains and which sorts before all other bytes.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct TreePath(Vec<u8>);
 
 impl TreePath {
-    /// The root itself.
+    /// Returns the root.
     pub(super) fn root() -> Self {
         TreePath(Vec::new())
     }
 
-    /// The path that `text` names from the root; none if it goes up.
+    /// Parses a path relative to the root. Returns `None` if it contains `..`.
     pub(super) fn parse(text: &[u8]) -> Option<Self> {
         let mut path = TreePath::root();
         for part in text.split(|b| *b == b'/').filter(|part| !matches!(*part, b"" | b".")) {
@@ -27,7 +26,7 @@ impl TreePath {
         Some(path)
     }
 
-    /// As bytes, from `/` on.
+    /// Returns its bytes, starting with `/`.
     pub(super) fn bytes(&self) -> Vec<u8> {
         let mut bytes = Vec::with_capacity(1 + self.0.len());
         bytes.push(b'/');
@@ -35,12 +34,12 @@ impl TreePath {
         bytes
     }
 
-    /// As text for a message: of a long one, its start.
+    /// Formats it for a message. A long path is cut off.
     pub(super) fn shown(&self) -> String {
         shown(&self.bytes())
     }
 
-    /// How many bytes it has as text.
+    /// Returns its length as text, in bytes.
     pub(super) fn len(&self) -> usize {
         1 + self.0.len()
     }
@@ -49,20 +48,20 @@ impl TreePath {
         self.0.is_empty()
     }
 
-    /// The path of what has this name in the directory at this path.
+    /// Returns the path of the entry `name` in this directory.
     pub(super) fn child(&self, name: &[u8]) -> Self {
         let mut path = self.clone();
         path.push(name);
         path
     }
 
-    /// The directory that it is in; none of the root.
+    /// Returns its parent directory; `None` for the root.
     pub(super) fn parent(&self) -> Option<Self> {
         let mut path = self.clone();
         path.pop().map(|_| path)
     }
 
-    /// The rest of the path after `prefix`, if it is `prefix` or lies below it.
+    /// Returns the rest of the path after `prefix`, if it is `prefix` or lies under it.
     pub(super) fn below(&self, prefix: &TreePath) -> Option<TreePath> {
         let rest = self.0.strip_prefix(&prefix.0[..])?;
         match rest {
@@ -73,7 +72,7 @@ impl TreePath {
         }
     }
 
-    /// Its parts from the root on.
+    /// Returns its components, starting at the root.
     pub(super) fn parts(&self) -> impl DoubleEndedIterator<Item = &[u8]> {
         self.0.split(|b| *b == 0).filter(|part| !part.is_empty())
     }
@@ -85,7 +84,7 @@ impl TreePath {
         self.0.extend_from_slice(name);
     }
 
-    /// Takes off the last part.
+    /// Removes and returns the last component.
     pub(super) fn pop(&mut self) -> Option<Vec<u8>> {
         if self.0.is_empty() {
             return None;
@@ -97,7 +96,7 @@ impl TreePath {
     }
 }
 
-/// A name for a message: of a long one, its start.
+/// Formats a name for a message. A long name is cut off.
 pub(super) fn shown(name: &[u8]) -> String {
     const MOST: usize = 256;
     match name.get(..MOST) {

@@ -1,4 +1,4 @@
-//! Keeps a stream in an unnamed file, so that it can be read at offsets.
+//! Copies a stream to an unnamed file, so that it can be read at offsets.
 
 use std::fs::File;
 use std::io::Read;
@@ -16,7 +16,7 @@ pub(super) struct Spool {
 }
 
 impl Spool {
-    /// Reads `from` to its end. The file has no name from the start, so nothing is left behind however this ends.
+    /// Reads `from` to its end. The file is unnamed from the start, so nothing is left behind however this ends.
     pub(super) fn of(from: &mut dyn Read) -> Result<Self> {
         let folder = std::env::temp_dir();
         let failed = |e: std::io::Error| {

@@ -1,20 +1,20 @@
-//! Where partitions lie when some of them get another size: each grows into the free space behind it, and what is
-//! in the way moves up. Nothing moves down, and nothing moves that boot code finds by its sectors.
+//! Places partitions when some of them are resized: each grows into the free space behind it, and partitions in the way
+//! move up. Nothing moves down, and partitions that boot code finds by their sectors do not move.
 
 use mif_formats::partition::{Partition, Table, TableKind};
 
 use super::reshape::Size;
 use crate::compose::splice::Keep;
-use crate::disk::volume::VolumeExtent;
+use crate::disk::volume::{DiskOffset, VolumeExtent};
 use crate::error::{Error, Result};
 use crate::store::volume_name;
 
-/// What moves does so by multiples of this many bytes, so that its alignment stays.
+/// Partitions move by multiples of this many bytes, which preserves their alignment.
 const STEP: u64 = 1 << 20;
 
-/// GRUB's core image, which sector 0 finds by its sector.
+/// The type of a partition with GRUB's core image, which sector 0 locates by its sector.
 pub(crate) const BIOS_BOOT: &str = "21686148-6449-6e6f-744e-656564454649";
-/// Likewise on PowerPC.
+/// The same on PowerPC.
 const PREP: [&str; 2] = ["9e1a2d38-c612-4316-aa26-8b49521e5a8b", "0x41"];
 
 /// The new shape of a disk.
@@ -22,39 +22,40 @@ const PREP: [&str; 2] = ["9e1a2d38-c612-4316-aa26-8b49521e5a8b", "0x41"];
 pub(super) struct Arrangement {
     /// The disk's size in bytes.
     pub(super) size: u64,
-    /// The table, with new places.
+    /// The table with the new places.
     pub(super) table: Table,
-    /// What is kept of the parent's bytes, and where.
+    /// Bytes that are kept of the parent, with their new places.
     pub(super) keeps: Vec<Keep>,
     /// What the user should know, each a sentence.
     pub(super) notes: Vec<String>,
 }
 
 impl Arrangement {
-    /// The disk as it is.
+    /// Returns the unchanged disk.
     pub(super) fn same(table: &Table, size: u64) -> Self {
         let keeps = vec![Keep { to: 0..size, from: 0 }];
         Arrangement { size, table: table.clone(), keeps, notes: Vec::new() }
     }
 
-    /// The partition of a volume.
+    /// Returns the partition of a volume.
     pub(super) fn partition(&self, volume: &str) -> Option<&Partition> {
         self.table.partitions.iter().find(|p| volume_name(p.slot) == volume)
     }
 
-    /// Where the extents of a volume are now.
+    /// Returns the new places of a volume's extents.
     pub(super) fn moved(&self, extents: &[VolumeExtent]) -> Vec<VolumeExtent> {
         let shift = |extent: &VolumeExtent| {
-            let keep = self.keeps.iter().rfind(|keep| keep.from <= extent.disk);
-            let disk = keep.map_or(extent.disk, |keep| keep.to.start + (extent.disk - keep.from));
-            VolumeExtent { disk, ..*extent }
+            let DiskOffset(old) = extent.disk;
+            let keep = self.keeps.iter().rfind(|keep| keep.from <= old);
+            let new = keep.map_or(old, |keep| keep.to.start + (old - keep.from));
+            VolumeExtent { disk: DiskOffset(new), ..*extent }
         };
         extents.iter().map(shift).collect()
     }
 }
 
-/// Gives partitions of the disk of `old_size` bytes new sizes: `sizes` has for a slot the bytes wanted, `most` the
-/// slot that is to have all that there is. `tail` bytes at the end belong to the table.
+/// Resizes partitions of a disk of `old_size` bytes. `sizes` contains slots and their new sizes in bytes, `most` is the
+/// slot that gets all remaining space. `tail` bytes at the end of the disk belong to the table.
 pub(super) fn arrange(
     table: &Table,
     old_size: u64,
@@ -108,7 +109,7 @@ pub(super) fn arrange(
                 if tail == 0 { room / sector * sector } else { aligned.max(room.min(end(&starts, &lens))) };
             lens[i] = end.saturating_sub(starts[i]);
         } else {
-            // What is free behind it is used up first, so that more may be left.
+            // Free space behind the partition is used first, which may leave more for it.
             loop {
                 let more = room.saturating_sub(end(&starts, &lens)) / STEP * STEP;
                 if more == 0 {
@@ -166,13 +167,13 @@ fn too_large() -> Error {
     Error::input("the disk would be too large")
 }
 
-/// Where partitions of such lengths start: where they did, or as much further up as the one before needs.
+/// Returns the starts of partitions with these lengths: unchanged, or moved up as far as the preceding partition needs.
 fn place(parts: &[&Partition], lens: &[u64]) -> Result<Vec<u64>> {
     let mut starts = Vec::new();
     let mut shift = 0;
     for (i, part) in parts.iter().enumerate() {
         if let Some(start) = starts.last() {
-            // A logical partition keeps the room before it, where its own record is.
+            // A logical partition keeps the space before it, which contains its record.
             let before = parts[i - 1].start + parts[i - 1].len;
             let gap = if part.slot > 4 { part.start - before } else { 0 };
             let free = start + lens[i - 1] + if parts[i - 1].len == lens[i - 1] { 0 } else { gap };
@@ -186,8 +187,8 @@ fn place(parts: &[&Partition], lens: &[u64]) -> Result<Vec<u64>> {
     Ok(starts)
 }
 
-/// What is kept of the parent: all before the first partition, each partition as far as it goes on, with what is
-/// unallocated before it, and what is behind the last.
+/// Returns what is kept of the parent: everything before the first partition, the remaining part of each partition with
+/// the unallocated space before it, and everything behind the last partition.
 fn keeps(
     parts: &[&Partition],
     starts: &[u64],
@@ -209,7 +210,7 @@ fn keeps(
     let mut old_end = 0;
     let mut new_end = 0;
     for ((part, start), len) in parts.iter().zip(starts).zip(lens) {
-        // The free space before it: its end, as far as there is room for it.
+        // The end of the free space before it, as far as there is space.
         let gap = (part.start - old_end).min(start - new_end);
         add(start - gap..*start, part.start - gap);
         let kept = part.len.min(*len);
@@ -217,7 +218,7 @@ fn keeps(
         (old_end, new_end) = (part.start + part.len, start + len);
     }
     let moved = parts.iter().zip(starts).zip(lens).any(|((p, s), l)| p.start != *s || p.len != *l);
-    // Behind the last partition: what stands there stays where it is, but for a table's backup.
+    // Everything behind the last partition stays in place, except the table's backup.
     let from = old_end.max(new_end);
     let to = if old_size == size && !moved { old_size } else { (old_size.saturating_sub(tail)).min(size) };
     add(from..to.max(from), from);
@@ -230,7 +231,7 @@ mod tests {
 
     const MIB: u64 = 1 << 20;
 
-    /// A disk of 100 MiB with such partitions: slot, start and length in MiB.
+    /// Returns a disk of 100 MiB with these partitions: slot, start and length in MiB.
     fn table(kind: TableKind, parts: &[(u32, u64, u64)]) -> Table {
         let part = |(slot, start, len): &(u32, u64, u64)| Partition {
             slot: *slot,
@@ -266,7 +267,7 @@ mod tests {
         assert_eq!(within.size, 100 * MIB);
         let over = arranged(&[(1, 35 * MIB + 512)], None).unwrap();
         assert_eq!(places(&over), [(14, 1, 1), (1, 10, 35), (2, 46, 20)]);
-        // With what is unallocated before it, as far as there is room.
+        // It moves with the unallocated space before it, as far as there is room.
         let moved = Keep { to: 45 * MIB + 512..66 * MIB, from: 39 * MIB + 512 };
         assert!(over.keeps.contains(&moved), "{:?}", over.keeps);
         let beyond = arranged(&[(2, 80 * MIB)], None).unwrap();
@@ -294,7 +295,7 @@ mod tests {
 
     #[test]
     fn a_logical_partition_keeps_the_room_of_its_record() {
-        // The container's first sector, then the partitions, each a mebibyte behind its record.
+        // The container's first sector, followed by the partitions, each 1 MiB behind its record.
         let mut table = table(TableKind::Mbr, &[(2, 1, 0), (5, 2, 10), (6, 13, 10)]);
         table.partitions[0].len = 512;
         let grown = arrange(&table, 100 * MIB, None, &[(5, 14 * MIB)], None, 0).unwrap();

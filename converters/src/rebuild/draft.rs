@@ -1,4 +1,4 @@
-//! An image that is about to be made from another: planned, put together, read back and published.
+//! Makes an image from another one: plans it, composes the disk, reads it back and publishes it.
 
 use std::borrow::Cow;
 use std::collections::{BTreeMap, HashMap};
@@ -32,9 +32,9 @@ use crate::tree::new_content::{ContentLookup, NewContents};
 pub struct RebuildOptions {
     /// The name of the new image; it becomes its next version.
     pub name: String,
-    /// What the provenance says made it: `rebuild`, `customize`.
+    /// The operation in the provenance: `rebuild`, `customize`.
     pub operation: String,
-    /// Volumes to plan even if nothing of them was edited.
+    /// Volumes to plan even if nothing in them was edited.
     pub always: Vec<String>,
     /// Other sizes and identities.
     pub reshape: Reshape,
@@ -46,10 +46,10 @@ pub struct RebuildOptions {
     pub source: Option<String>,
 }
 
-/// An image to rebuild from: what all that is made of it has in common, read once.
+/// The image to rebuild from, with the state that all images made from it share, read once.
 ///
-/// An image is made in three steps, so that many can share what is written between them: drafts, which become
-/// visible to nobody; the end of writing, after which their objects can be read; and the published images.
+/// An image is made in three steps, so that many images can share newly written objects: drafts, which are visible to
+/// nobody; the end of writing, after which their objects can be read; and the published images.
 pub(crate) struct Base<'a> {
     parent: &'a StoredImage,
     pub(crate) bench: Bench<'a>,
@@ -60,7 +60,7 @@ pub(crate) struct Base<'a> {
     known: Known,
 }
 
-/// A new disk, planned, of which nothing is visible yet.
+/// A planned new disk, of which nothing is visible yet.
 pub(crate) struct Draft {
     pub(crate) layout: Arc<Layout>,
     /// Rows that fresh identities changed.
@@ -73,22 +73,22 @@ pub(crate) struct Draft {
     pub(crate) ids: Option<IdsReport>,
 }
 
-/// What a draft would be.
+/// The result of checking a draft.
 pub(crate) struct Checked {
     /// The volumes that would be planned.
     pub(crate) planned: Vec<String>,
-    /// What planning would change beside the edits, each a sentence.
+    /// What planning would change besides the edits, each a sentence.
     pub(crate) notes: Vec<String>,
-    /// What fresh identities would do, if there are any.
+    /// The effects of new identities, if any are given.
     pub(crate) ids: Option<IdsReport>,
 }
 
-/// The rows as given, but for those that are other.
+/// Returns the rows with the rewritten ones replaced.
 fn with_rewritten<'r>(rows: &[&'r Row], rewritten: &'r Rewritten) -> Vec<&'r Row> {
     rows.iter().enumerate().map(|(i, row)| rewritten.get(&i).unwrap_or(row)).collect()
 }
 
-/// What a draft is put together from.
+/// The parts that make up a draft.
 struct Prepared<'n> {
     rewritten: Rewritten,
     new: Cow<'n, NewContents>,
@@ -104,7 +104,7 @@ impl<'a> Base<'a> {
         Self::among(objects, bench, parent)
     }
 
-    /// The same, where all objects of the bench are known already.
+    /// Like `new`, with the objects of the bench already loaded.
     pub(crate) fn among(objects: Arc<Objects>, bench: Bench<'a>, parent: &'a StoredImage) -> Result<Self> {
         let layout = Arc::new(parent.layout()?);
         let disk = StoredDisk::new(layout.clone(), objects.clone());
@@ -113,22 +113,22 @@ impl<'a> Base<'a> {
         Ok(Base { parent, bench, rows: parent.manifest()?, objects, scan, layout, known })
     }
 
-    /// The name of the image.
+    /// Returns the name of the image.
     pub(crate) fn name(&self) -> &str {
         &self.parent.image.name
     }
 
-    /// Its files, to edit; `time` is when they are edited.
+    /// Returns its files for editing; `time` is the time of the edits.
     pub(crate) fn files(&self, time: Timestamp) -> Result<Files> {
         Files::new(&self.rows, &self.scan, &self.objects, time)
     }
 
-    /// Takes the objects of drafts.
+    /// Returns a writer for the objects of drafts.
     pub(crate) fn writer(&self) -> Result<ObjectWriter> {
         self.bench.writer()
     }
 
-    /// Errs if `rows` cannot become a disk of this shape. Writes nothing.
+    /// Fails if `rows` cannot become a disk of this shape. Writes nothing.
     pub(crate) fn check(
         &self,
         rows: &[&Row],
@@ -146,9 +146,9 @@ impl<'a> Base<'a> {
         Ok(Checked { planned, notes, ids: prepared.ids })
     }
 
-    /// Plans the volumes of `rows` that are edited, get another size or fresh identities, and puts the disk together.
-    /// All content is in the store or `new`. What the store lacks goes to `writer`, which is to be finished before
-    /// the draft is read or published.
+    /// Plans the volumes of `rows` that are edited, resized or get new identities, and composes the disk. All content
+    /// is in the store or in `new`. Missing objects go to `writer`, which must be finished before the draft is read or
+    /// published.
     pub(crate) fn draft(
         &self,
         rows: &[&Row],
@@ -167,9 +167,7 @@ impl<'a> Base<'a> {
         for VolumeDraft { name, tree, contents, params } in &volumes {
             progress::check(progress)?;
             let extents = match arrangement.partition(name) {
-                Some(partition) => {
-                    vec![VolumeExtent { volume: 0, disk: partition.start, len: partition.len }]
-                }
+                Some(partition) => vec![VolumeExtent::whole(partition)],
                 None => arrangement.moved(&find_volume(&self.scan, name)?.extents),
             };
             let plan = params.plan(tree).map_err(|e| Error::from(e).within(name))?;
@@ -189,7 +187,7 @@ impl<'a> Base<'a> {
         Ok(Draft { layout, rewritten, planned, notes, ids })
     }
 
-    /// The volumes to plan, each with what it is planned from, and where all is to be.
+    /// Returns the volumes to plan, with their trees and parameters, and the arrangement of the disk.
     fn prepare<'n>(
         &self,
         rows: &[&Row],
@@ -226,7 +224,7 @@ impl<'a> Base<'a> {
         Ok(Prepared { rewritten, new, volumes, arrangement, patches, ids })
     }
 
-    /// A volume with the parameters of the original.
+    /// Prepares a volume with the parameters of the original.
     fn volume(&self, name: &str, rows: &[&Row], new: &NewContents) -> Result<VolumeDraft> {
         let volume = find_volume(&self.scan, name)?;
         let original = volume
@@ -238,7 +236,7 @@ impl<'a> Base<'a> {
         Ok(VolumeDraft { name: name.to_owned(), tree, contents, params })
     }
 
-    /// Ends the writing of `drafts`, whose objects are then seen here.
+    /// Finishes writing the objects of `drafts`, which can then be read here.
     pub(crate) fn finish<'d>(
         &self,
         writer: ObjectWriter,
@@ -248,7 +246,7 @@ impl<'a> Base<'a> {
         self.bench.finish(writer, &self.objects, layouts)
     }
 
-    /// Reads a finished draft of `rows` as the disk that it is.
+    /// Reads a finished draft of `rows` back as a disk.
     pub(crate) fn read_back(&self, draft: &Draft, rows: &[&Row]) -> Result<Made> {
         let rows = with_rewritten(rows, &draft.rewritten);
         let disk = StoredDisk::new(draft.layout.clone(), self.objects.clone());
@@ -276,7 +274,7 @@ impl<'a> Base<'a> {
         made.publish(store, &options.name, &packages, provenance)
     }
 
-    /// The table of packages for new rows: the parent's, if nothing changed that it says.
+    /// Returns the packages table for the new rows: the parent's, if nothing it depends on has changed.
     fn packages(&self, made: &Made) -> Result<Vec<u8>> {
         let rows = &made.rows;
         fn told(row: &Row) -> (&str, &[u8], FileType, Option<&[u8]>) {
@@ -291,7 +289,7 @@ impl<'a> Base<'a> {
     }
 }
 
-/// The names of the volumes of which some row changed, is new or is gone.
+/// Returns the names of the volumes in which a row was changed, added or removed.
 fn edited_volumes(old: &[Row], new: &[&Row], always: &[String]) -> Vec<String> {
     fn by_volume<'r>(rows: impl Iterator<Item = &'r Row>) -> BTreeMap<&'r str, usize> {
         let mut counts = BTreeMap::new();
@@ -301,7 +299,7 @@ fn edited_volumes(old: &[Row], new: &[&Row], always: &[String]) -> Vec<String> {
         counts
     }
     let mut old_by_path: HashMap<(&str, &[u8]), &Row> = HashMap::new();
-    // A damaged directory may have a name more than once.
+    // A damaged directory may contain a name more than once.
     let mut doubled: HashMap<(&str, &[u8]), Vec<&Row>> = HashMap::new();
     for row in old {
         let path = (&row.volume[..], &row.path[..]);

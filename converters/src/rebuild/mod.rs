@@ -1,4 +1,4 @@
-//! Rebuild: an image whose manifest was edited becomes a disk again.
+//! Rebuild: turns an image with an edited manifest into a disk again.
 //!
 //! ```text
 //! edited rows → Tree (tree.rs) → plan (mif_formats::fs) ─┐
@@ -6,14 +6,14 @@
 //! the parent's layout → what is kept, at its place ──────┘
 //! ```
 //!
-//! Only volumes whose rows changed are planned; all other bytes of the disk stay the parent's, by reference. No
-//! content is copied: the new layout refers to the same objects, and what is new to the store is metadata.
+//! Only volumes with changed rows are planned; all other bytes of the disk are references to the parent's. No content
+//! is copied: the new layout refers to the same objects, and only metadata is new to the store.
 //!
-//! Partitions and volumes may get other sizes, and fresh identities, on the way (`reshape.rs`): what is said by the
-//! table is then changed in place, and what moves is moved by reference.
+//! Partitions and volumes may be resized and get new identities in the process (`reshape.rs`): the table is then
+//! changed in place, and moved bytes are moved by reference.
 //!
-//! The manifest of the new image is what the reader reads from the new disk, so it cannot say anything else than
-//! the disk does; digests are carried over.
+//! The manifest of the new image is read from the new disk, so it cannot contradict the disk; only digests are carried
+//! over.
 
 mod arrange;
 mod draft;
@@ -39,31 +39,31 @@ use crate::store::{Counts, Store, StoredImage, WriterStats, check_name};
 use crate::task::progress::Progress;
 use crate::tree::new_content::NewContents;
 
-/// What a rebuild did.
+/// The result of a rebuild.
 #[derive(Debug, Clone, Serialize)]
 pub struct RebuildReport {
     /// The image that it was made from, as `name@version`.
     pub parent: String,
     /// The new image, as `name@version`.
     pub image: String,
-    /// The volumes that were planned; all others are the parent's, bit for bit.
+    /// The volumes that were planned; all others are identical to the parent's, bit for bit.
     pub planned: Vec<String>,
     /// Side effects of rebuilding volumes, as sentences.
     pub notes: Vec<String>,
     /// The effects of new identities, if any were given.
     pub ids: Option<IdsReport>,
-    /// How the disk divides.
+    /// How the disk is divided.
     pub counts: Counts,
     /// Objects and bytes that were new to the store.
     pub added: WriterStats,
-    /// How long it took.
+    /// The duration in seconds.
     pub seconds: f64,
 }
 
-/// Makes a new image of `parent` with the files that `rows` say, and publishes it. `rows` is the whole manifest,
-/// edited; all content that it names is in the store.
+/// Makes a new image from `parent` with the files in `rows`, and publishes it. `rows` is the whole edited manifest; all
+/// content that it names is in the store.
 ///
-/// Errs before anything is published for what a volume cannot hold.
+/// Fails before anything is published if a volume cannot hold its files.
 pub fn rebuild(
     store: &Store,
     parent: &StoredImage,

@@ -1,39 +1,39 @@
-//! What of a disk is to be other than in the parent, beside its files: sizes and identities.
+//! The changes to a disk other than those to its files: sizes and identities.
 
 use std::str::FromStr;
 
 use crate::error::{Error, Result};
 
-/// What of a disk is to be other than in the parent, beside its files.
+/// The changes to a disk other than those to its files.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Reshape {
-    /// The disk's size; as it is, or as much more as the volumes need, if none.
+    /// The disk's size. If `None`, it is unchanged or grows as much as the volumes need.
     pub size: Option<Size>,
     /// Sizes of volumes, by name.
     pub resize: Vec<(String, Size)>,
-    /// Fresh identities.
+    /// New identities.
     pub new_ids: Option<NewIds>,
 }
 
-/// Fresh identities for the disk, its partitions and filesystems.
+/// New identities for the disk, its partitions and filesystems.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct NewIds {
-    /// What they are made from: the same seed gives the same identities.
+    /// The seed: the same seed produces the same identities.
     pub seed: Vec<u8>,
 }
 
-/// A size, or a change of it, in bytes.
+/// A size in bytes, or a change of it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Size {
-    /// So much.
+    /// This many bytes.
     To(u64),
-    /// So much more.
+    /// This many bytes more.
     Grow(u64),
-    /// So much less.
+    /// This many bytes less.
     Shrink(u64),
-    /// The least that will do.
+    /// The smallest possible size.
     Min,
-    /// All that there is.
+    /// All available space.
     Max,
 }
 
@@ -44,7 +44,7 @@ impl Reshape {
         *self == Reshape::default()
     }
 
-    /// Reads `p1=+2G`.
+    /// Parses text such as `p1=+2G`.
     pub fn volume_size(text: &str) -> Result<(String, Size)> {
         let usage = || {
             Error::usage(format!("\"{text}\": expected VOLUME=SIZE"))
@@ -59,7 +59,7 @@ impl Reshape {
 }
 
 impl NewIds {
-    /// Some that nobody has yet.
+    /// Returns identities with a random seed.
     pub fn random() -> Result<Self> {
         let mut seed = vec![0; 32];
         let file = std::path::Path::new("/dev/urandom");
@@ -69,7 +69,7 @@ impl NewIds {
         Ok(NewIds { seed })
     }
 
-    /// 16 bytes for what is named `of`.
+    /// Returns 16 bytes for the thing named `of`.
     pub(crate) fn bytes(&self, of: &str) -> [u8; 16] {
         let mut hasher = blake3::Hasher::new_derive_key("mif 2025 identities of a disk");
         hasher.update(&(self.seed.len() as u64).to_le_bytes()).update(&self.seed).update(of.as_bytes());
@@ -78,12 +78,12 @@ impl NewIds {
         bytes
     }
 
-    /// A random UUID (RFC 9562, version 4) for what is named `of`.
+    /// Returns a random UUID (RFC 9562, version 4) for the thing named `of`.
     pub(crate) fn uuid(&self, of: &str) -> [u8; 16] {
         mif_formats::uuid::random(self.bytes(of))
     }
 
-    /// Four bytes, not zero, for what is named `of`.
+    /// Returns four bytes, not all zero, for the thing named `of`.
     pub(crate) fn id32(&self, of: &str) -> u32 {
         let bytes = self.bytes(of);
         u32::from_le_bytes([bytes[0], bytes[1], bytes[2], bytes[3]]).max(1)
@@ -104,7 +104,7 @@ impl FromStr for Size {
     }
 }
 
-/// Reads a number of bytes with a unit: `512`, `64K`, `10G`, `1.5T`; units are powers of 1024.
+/// Parses a number of bytes with a unit: `512`, `64K`, `10G`, `1.5T`; units are powers of 1024.
 pub(crate) fn bytes(text: &str) -> Result<u64> {
     let usage = || {
         Error::usage(format!("invalid size \"{text}\""))

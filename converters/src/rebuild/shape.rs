@@ -1,4 +1,4 @@
-//! Where all of a disk is to be, and the bytes beside its files: what a [`Reshape`] comes to.
+//! Applies a [`Reshape`]: the arrangement of the whole disk, and the bytes outside its files.
 
 use mif_formats::fs::plan::Planner;
 use mif_formats::fs::plan::Tree;
@@ -9,10 +9,11 @@ use super::arrange::{Arrangement, arrange};
 use super::ids::Identities;
 use super::reshape::{Reshape, Size};
 use crate::disk::scan::{Scan, ScannedVolume};
+use crate::disk::volume::{VolumeOffset, on_disk};
 use crate::error::{Error, Result};
 use crate::store::volume_name;
 
-/// A volume that is to be planned.
+/// A volume to plan.
 pub(super) struct VolumeDraft {
     pub(super) name: String,
     pub(super) tree: Tree,
@@ -21,7 +22,7 @@ pub(super) struct VolumeDraft {
     pub(super) params: Box<dyn Planner>,
 }
 
-/// The volumes that are to get another size, which have to be planned.
+/// Returns the volumes that are resized and therefore must be planned.
 pub(super) fn resized(scan: &Scan, reshape: &Reshape) -> Result<Vec<String>> {
     let mut names: Vec<String> = Vec::new();
     for (name, size) in &reshape.resize {
@@ -54,10 +55,10 @@ pub(super) fn find_volume<'s>(scan: &'s Scan, name: &str) -> Result<&'s ScannedV
     })
 }
 
-/// Bytes that stand at places of the disk.
+/// Bytes to write at offsets of the disk.
 pub(super) type Patches = Vec<write::Patch>;
 
-/// Where all is to be, with the volumes brought to their sizes; and the bytes of the table and of identities.
+/// Returns the arrangement of the disk, and the bytes of the table and of identities. Resizes the volumes.
 pub(super) fn shape(
     scan: &Scan,
     volumes: &mut [VolumeDraft],
@@ -92,12 +93,12 @@ pub(super) fn shape(
                     draft.params.minimum(&draft.tree).map_err(|e| Error::from(e).within(name))?
                 }
             };
-            // Whole pages, so that no sector size and no block size is cut.
+            // Rounded to whole pages, so that no sector and no block is cut.
             sizes.push((*slot, wanted.next_multiple_of(4096)));
         }
         let tail = write::tail(Some(&*scan.disk), &scan.table)?;
         let size = match (reshape.size, scan.table.kind) {
-            // The only volume of a disk without a table is the disk.
+            // The only volume of a disk without a table is the disk itself.
             (None, TableKind::None) => sizes.first().map(|(_, len)| Size::To(*len)),
             (size, _) => size,
         };
@@ -126,10 +127,10 @@ pub(super) fn shape(
     }
     for (volume, offset, bytes) in identities.map_or(&[][..], |identities| &identities.patches) {
         let extents = arrangement.moved(&find_volume(scan, volume)?.extents);
-        let (at, _) = crate::disk::volume::on_disk(&extents, *offset, 1)
+        let (at, _) = on_disk(&extents, VolumeOffset(*offset), 1)
             .next()
             .ok_or_else(|| Error::input(format!("{volume}: the volume is truncated")))?;
-        patches.push((at, bytes.clone()));
+        patches.push((at.0, bytes.clone()));
     }
     Ok((arrangement, patches))
 }

@@ -1,4 +1,4 @@
-//! The tree to plan, from a volume's rows.
+//! Builds the tree to plan from a volume's rows.
 
 use std::collections::HashMap;
 use std::ops::Range;
@@ -11,7 +11,7 @@ use mif_formats::mif::manifest::Row;
 use crate::error::{Error, Result};
 use crate::tree::new_content::ContentLookup;
 
-/// The rows of a volume, before and after the edits; those of other volumes are passed over.
+/// The rows of a volume before and after the edits; those of other volumes are ignored.
 pub(super) struct Rows<'a> {
     pub(super) volume: &'a str,
     pub(super) old: &'a [Row],
@@ -19,9 +19,9 @@ pub(super) struct Rows<'a> {
 }
 
 impl Rows<'_> {
-    /// The tree, and the object of each file key.
+    /// Returns the tree, and the object of each file key.
     ///
-    /// Rows of one file are hard links of one node, which the first of them describes.
+    /// Rows of the same file are hard links to one node, described by the first of them.
     pub(super) fn tree(
         &self,
         original: &dyn Filesystem,
@@ -33,7 +33,7 @@ impl Rows<'_> {
             .filter(|row| row.volume == self.volume)
             .filter_map(|row| Some((row.file?, row)))
             .collect();
-        // A directory before what it holds: parts of paths in their order, not bytes of whole ones.
+        // Directories come before their entries: compare the paths by components, not by bytes.
         let mut rows: Vec<&Row> = self.new.iter().copied().filter(|row| row.volume == self.volume).collect();
         rows.sort_by(|a, b| a.path.split(|c| *c == b'/').cmp(b.path.split(|c| *c == b'/')));
         let mut rows = rows.into_iter();
@@ -77,8 +77,8 @@ impl Rows<'_> {
         Ok((tree, objects))
     }
 
-    /// The parts of a file that are no holes: of one that has not changed, what is none on the original volume
-    /// (a swap file must stay without holes); of another, all but what its object knows to be zeros.
+    /// Returns the parts of a file that are not holes. The holes of an unchanged file are those on the original volume
+    /// (a swap file must stay without holes); those of a changed one are the known zeros of its object.
     fn data(
         &self,
         row: &Row,

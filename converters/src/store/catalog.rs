@@ -13,12 +13,12 @@ use super::{PACKS, Store, pack_list, trash};
 use crate::error::{Error, Result, damaged};
 
 impl Store {
-    /// The names of all images.
+    /// Returns the names of all images.
     pub fn names(&self) -> Result<Vec<String>> {
         self.names_in("images")
     }
 
-    /// The names of images of which versions were removed.
+    /// Returns the names of images that have removed versions.
     pub fn removed_names(&self) -> Result<Vec<String>> {
         self.names_in("removed")
     }
@@ -29,11 +29,11 @@ impl Store {
         Ok(names.filter(|name| ImageName::is_valid(name)).map(str::to_owned).collect())
     }
 
-    /// The versions of an image, ascending.
+    /// Returns the versions of an image in ascending order.
     pub fn versions(&self, name: &str) -> Result<Vec<u32>> {
         let mut versions = self.versions_in("images", name)?;
         if !versions.is_empty() {
-            // The folder of a removed version may still be there, with files that are not ours or because `rm` was killed.
+            // The directory of a removed version may remain: `rm` was killed, or the directory contains foreign files.
             let removed = self.versions_in("removed", name)?;
             versions.retain(|version| !removed.contains(version));
         }
@@ -42,7 +42,7 @@ impl Store {
 
     pub(super) fn versions_in(&self, place: &str, name: &str) -> Result<Vec<u32>> {
         let folders = self.list(&format!("{place}/name={name}"))?;
-        // `version=01` is not a version that this program wrote, and may stand beside `version=1`.
+        // This program never writes `version=01`, but it may exist beside `version=1`.
         let version = |folder: &String| number(folder.strip_prefix("version=")?);
         let mut versions: Vec<u32> = folders.iter().filter_map(version).collect();
         versions.sort_unstable();
@@ -53,7 +53,8 @@ impl Store {
         self.storage.list(folder).map_err(|e| self.storage.error(folder, &e))
     }
 
-    /// All images whose records can be read, by name and version; and those whose records cannot.
+    /// Returns all images whose records can be read, ordered by name and version, and those whose records cannot be
+    /// read.
     pub fn images(&self) -> Result<(Vec<Image>, Vec<DamagedImage>)> {
         let (mut images, mut damaged) = (Vec::new(), Vec::new());
         for name in self.names()? {
@@ -67,7 +68,7 @@ impl Store {
         Ok((images, damaged))
     }
 
-    /// An image, by name and perhaps version.
+    /// Looks up an image by name and, optionally, version or tag.
     pub fn image(&self, name: &ImageName) -> Result<StoredImage> {
         let versions = self.versions(&name.name)?;
         let found = match &name.version {
@@ -86,12 +87,12 @@ impl Store {
         self.version(&name.name, version)
     }
 
-    /// A version of an image.
+    /// Reads the record of a version of an image.
     pub fn version(&self, name: &str, version: u32) -> Result<StoredImage> {
         let key = format!("{}/image.json", Image::folder(name, version));
         self.read_record(&key, name, version).or_else(|e| {
             match trash::folder_of(&*self.storage, name, version) {
-                // Removed since the caller saw it.
+                // It was removed after the caller saw it.
                 Ok(Some(folder)) => self.read_record(&format!("{folder}/image.json"), name, version),
                 _ => Err(e),
             }
@@ -118,14 +119,14 @@ impl Store {
         Ok(self.stored(image))
     }
 
-    /// An image with this record, whether that stands in the store or not.
+    /// Returns an image with this record, whether or not the store contains the record.
     pub(crate) fn stored(&self, image: Image) -> StoredImage {
         let folder = Image::folder(&image.name, image.version);
         StoredImage { image, folder, storage: self.storage.clone() }
     }
 
-    /// A version of an image of which no record can be read, as its layout and its manifest have it. Their digests
-    /// are what they are. An error if either is missing, or the layout is damaged.
+    /// Returns a version whose record cannot be read, reconstructed from its layout and manifest. The digests are
+    /// computed from these files. Fails if the layout is missing or damaged; a missing manifest counts as empty.
     pub(crate) fn without_record(&self, name: &str, version: u32) -> Result<StoredImage> {
         let mut stored = self.stored(Image::empty(name, version, "unknown"));
         let (layout, digest) =
@@ -137,7 +138,7 @@ impl Store {
         Ok(stored)
     }
 
-    /// The version after all that there are or ever were.
+    /// Returns the version number after all that exist or ever existed.
     fn next_version(&self, name: &str) -> Result<u32> {
         let mut newest = 0;
         for place in ["images", "published", "removed"] {
@@ -149,8 +150,8 @@ impl Store {
         })
     }
 
-    /// Publishes an image under its name, as the next version; gives the record as published. `more` are files
-    /// that are made from the manifest and stand beside it.
+    /// Publishes an image under its name as the next version, and returns the record as published. `more` are files
+    /// derived from the manifest, which are stored beside it.
     pub fn publish(
         &self,
         mut image: Image,
@@ -167,11 +168,11 @@ impl Store {
                 self.note_published(&image, &json)?;
                 return Ok(image);
             }
-            // Another process published this version first: take the next.
+            // Another process has published this version first: try the next one.
         }
     }
 
-    /// Publishes an image as the version that its record names. Gives false if that is there.
+    /// Publishes an image as the version that its record names. Returns false if that version already exists.
     pub(crate) fn publish_version(
         &self,
         image: &Image,
@@ -188,7 +189,7 @@ impl Store {
         self.storage.publish(&folder, &files).map_err(|e| self.storage.error(&folder, &e))
     }
 
-    /// The packs that have the objects of a layout.
+    /// Returns the packs that contain the objects of a layout.
     fn packs_of_layout(&self, layout: &[u8]) -> Result<BTreeSet<PackId>> {
         let (layout, _) = Layout::decode(layout)?;
         let (index, objects) = (self.index()?, self.objects()?);
@@ -205,7 +206,7 @@ impl Store {
     }
 }
 
-/// The digests of files that are made from a manifest.
+/// Returns the digests of files derived from a manifest.
 pub(crate) fn tables_of(files: &[(&str, &[u8])]) -> BTreeMap<String, String> {
     files.iter().map(|(file, bytes)| ((*file).to_owned(), blake3::hash(bytes).to_hex().to_string())).collect()
 }
@@ -217,12 +218,12 @@ pub(super) mod tests {
 
     use super::*;
 
-    /// Publishes a disk of nothing.
+    /// Publishes an all-zero disk.
     pub(in crate::store) fn publish_empty(store: &Store, name: &str) -> Image {
         publish(store, name, &[])
     }
 
-    /// Publishes a disk of residue, of objects with these lengths, and nothing after it.
+    /// Publishes a disk that consists of residue objects with these lengths, followed by zeros.
     pub(in crate::store) fn publish(store: &Store, name: &str, residue: &[(ObjectId, u64)]) -> Image {
         let mut builder = Builder::new();
         for (id, len) in residue {

@@ -1,12 +1,12 @@
 //! A store in a directory.
 //!
-//! The store may have been made by somebody else. So everything in it is opened beneath the store's own descriptor,
-//! without following symbolic links and without waiting; only regular files are read; and only files whose names this
-//! program gives are removed. A user who keeps `packs` on another disk behind a link sets `MIF_STORE_LINKS=1`: then
-//! links at the top of the store are followed, and none below.
+//! The store may have been made by another user. So everything in it is opened relative to the store's own descriptor,
+//! without following symbolic links and without blocking; only regular files are read; and only files with names that
+//! this program uses are removed. A user who keeps `packs` on another disk behind a link sets `MIF_STORE_LINKS=1`: then
+//! links at the top of the store are followed, but none deeper.
 //!
-//! The mode of the store's directory (0700 if this program makes it) decides who may read the store: all files in it get the
-//! same permissions.
+//! The mode of the store's directory (0700 if this program creates it) decides who may read the store: all files in it
+//! get the same permissions.
 
 use std::collections::HashMap;
 use std::ffi::{OsStr, OsString};
@@ -28,28 +28,28 @@ use super::storage::{self, Entries, Lock, Storage, Upload, check_len, is_given};
 /// The environment variable that permits symbolic links at the top of a store.
 const LINKS: &str = "MIF_STORE_LINKS";
 
-/// How many files are kept open.
+/// The maximum number of files kept open.
 const MAX_OPEN: usize = 16;
 
-/// Larger buffers, in bytes, are only allocated after checking that there is memory.
+/// Buffers larger than this, in bytes, are allocated only after checking that there is enough memory.
 const LARGE: usize = 16 << 20;
 
 /// A store in a directory.
 #[derive(Clone)]
 pub struct Folder {
     root: PathBuf,
-    /// The directory, opened at first use; shared by clones.
+    /// The store's directory, opened at first use; shared by clones.
     directory: Arc<OnceLock<Directory>>,
-    /// Files that are kept open, by their keys; shared by clones.
+    /// Open files by key; shared by clones.
     open: Arc<Mutex<HashMap<String, Arc<File>>>>,
-    /// The epoch of what is written here, once the store was entered; shared by clones.
+    /// The epoch in which this process entered the store, which goes into names in `tmp`; shared by clones.
     epoch: Arc<AtomicU64>,
-    /// Whether symbolic links at the top are followed.
+    /// True if symbolic links at the top are followed.
     links: bool,
 }
 
 impl Folder {
-    /// The store in `root`, which need not be there yet.
+    /// Returns the store in `root`, which need not exist yet.
     #[must_use]
     pub fn new(root: &Path) -> Self {
         let links = std::env::var_os(LINKS).is_some_and(|value| value == "1");
@@ -62,7 +62,7 @@ impl Folder {
         }
     }
 
-    /// Makes the directory, or takes one that is there, for a new store: private, or open to the group with this number.
+    /// Creates the directory for a new store, or uses an existing one: private, or open to the group with this ID.
     pub(super) fn make(&self, group: Option<u32>) -> io::Result<()> {
         use rustix::fs::{Gid, Mode, fchmod, fchown};
         create_folders_durably(&self.root)?;
@@ -75,7 +75,7 @@ impl Folder {
             None => 0o700,
         };
         match fchmod(&directory, Mode::from_raw_mode(mode)) {
-            // Another user's directory: who may read it is that user's business.
+            // The directory belongs to another user, who decides who may read it.
             Err(rustix::io::Errno::PERM) if group.is_none() => Ok(()),
             result => Ok(result?),
         }
@@ -89,7 +89,7 @@ impl Folder {
         Ok(self.directory.get_or_init(|| directory))
     }
 
-    /// The directory beneath which a key is looked up, if that is not the root, and the path from there.
+    /// Returns the directory that a key is resolved from, if it is not the root, and the rest of the path.
     fn base<'k>(&self, key: &'k str) -> io::Result<(Option<Directory>, &'k Path)> {
         match key.split_once('/') {
             Some((top, rest)) if self.links => {
@@ -99,7 +99,7 @@ impl Folder {
         }
     }
 
-    /// Does something with the directory that a key is looked up beneath, and the path from there.
+    /// Calls `work` with the directory that a key is resolved from and the rest of the path.
     fn at<T>(&self, key: &str, work: impl FnOnce(&Directory, &Path) -> io::Result<T>) -> io::Result<T> {
         let (base, path) = self.base(key)?;
         let result = match &base {
@@ -109,7 +109,7 @@ impl Folder {
         result.map_err(|e| self.advise(e, key))
     }
 
-    /// Says how a link at the top is permitted, if that is what is in the way.
+    /// Explains how to permit a link at the top, if one caused the error.
     fn advise(&self, error: io::Error, key: &str) -> io::Error {
         let top = key.split('/').next().unwrap_or_default();
         let is_link = |stat: rustix::fs::Stat| FileType::from_raw_mode(stat.st_mode) == FileType::Symlink;
@@ -123,7 +123,7 @@ impl Folder {
         )
     }
 
-    /// The directory with this key; the root's is empty.
+    /// Opens the directory with this key. The empty key is the root.
     fn directory(&self, key: &str) -> io::Result<Directory> {
         match key {
             "" => self.root()?.directory(Path::new(".")),
@@ -137,7 +137,7 @@ impl Folder {
             return Ok(file.clone());
         }
         let mut file = self.at(key, Directory::file);
-        // With few descriptors left, the ones that are kept are what can be spared.
+        // If descriptors run out, the cached ones can be closed.
         if file.as_ref().is_err_and(|e| matches!(e.raw_os_error(), Some(23 | 24))) {
             self.files().clear();
             file = self.at(key, Directory::file);
@@ -155,7 +155,7 @@ impl Folder {
         self.open.lock().expect("no thread panics while it holds this")
     }
 
-    /// The modes of what is written: as private as the store.
+    /// Returns the modes for new files and directories: as private as the store.
     fn modes(&self) -> io::Result<Modes> {
         let mode = self.root()?.own_stat()?.st_mode;
         Ok(Modes { file: mode & 0o666 | 0o600, directory: mode & 0o2777 | 0o700 })
@@ -166,7 +166,7 @@ impl Folder {
         Ok(Place { root, file_mode: modes.file, directory_mode: modes.directory })
     }
 
-    /// The directory with this key, made if need be.
+    /// Opens the directory with this key, and creates it if needed.
     fn make_directory(&self, key: &str) -> io::Result<Directory> {
         let modes = self.modes()?;
         let mut at: Option<Directory> = None;
@@ -189,7 +189,7 @@ impl Folder {
         Ok(at.expect("a key has a part"))
     }
 
-    /// The directory that a key lies in, made if need be, and the key's last part.
+    /// Opens the parent directory of a key, creating it if needed, and returns it with the key's last part.
     fn parent<'k>(&self, key: &'k str) -> io::Result<(Directory, &'k OsStr)> {
         match key.rsplit_once('/') {
             Some((parent, name)) => Ok((self.make_directory(parent)?, OsStr::new(name))),
@@ -197,7 +197,8 @@ impl Folder {
         }
     }
 
-    /// Moves what was finished to its key: over what is there, or unless anything is; gives whether it did.
+    /// Renames a finished file or directory to its key, and returns true if it did. If `over` is false, an existing one
+    /// stays.
     fn settle(&self, unfinished: Unfinished, key: &str, over: bool) -> io::Result<bool> {
         let mut tries = 0;
         let (to, done) = loop {
@@ -209,21 +210,21 @@ impl Folder {
                 Ok((to, done))
             });
             match moved {
-                // Its directory was empty, and somebody has just removed it.
+                // The directory was empty and another process has just removed it.
                 Err(e) if e.kind() == io::ErrorKind::NotFound && tries < 10 => tries += 1,
                 other => break other?,
             }
         };
         if done {
             unfinished.moved();
-            // Whoever reads it from now on must not read the file that was there.
+            // Later reads must not use the descriptor of the replaced file.
             self.files().remove(key);
             to.sync()?;
         }
         Ok(done)
     }
 
-    /// A new name in `tmp`, which is in the store so that a rename is enough to finish what lies there.
+    /// Returns a new name in `tmp`, which is inside the store so that finishing takes only a rename.
     fn unfinished(&self, kind: &str) -> io::Result<Unfinished> {
         let mut number = [0; 8];
         rustix::rand::getrandom(&mut number, rustix::rand::GetRandomFlags::empty())?;
@@ -238,13 +239,13 @@ struct Modes {
     directory: u32,
 }
 
-/// Kinds of what lies in `tmp`.
+/// Kinds of entries in `tmp`.
 const UPLOAD: &str = "upload";
 const PUBLISH: &str = "publish";
 const DELETE: &str = "delete";
 
-/// The epoch in which something in `tmp` was begun, if this program gives such names: whoever is at work on it entered the
-/// store in that epoch, or in a later one.
+/// Returns the epoch in the name of an entry of `tmp`, if this program uses such names. The process that works on it
+/// entered the store in that epoch or in a later one.
 #[must_use]
 pub(crate) fn unfinished_epoch(name: &str) -> Option<u64> {
     let mut parts = name.splitn(3, '-');
@@ -254,7 +255,7 @@ pub(crate) fn unfinished_epoch(name: &str) -> Option<u64> {
     storage::number(epoch).filter(|_| known)
 }
 
-/// Something in `tmp`, which is removed unless it is moved away.
+/// An entry in `tmp`, which is removed on drop unless it was moved away.
 struct Unfinished {
     directory: Directory,
     name: OsString,
@@ -276,8 +277,8 @@ impl Drop for Unfinished {
     }
 }
 
-/// Removes a file, or a directory with the files in it whose names this program gives; what else is in it stays, and so does
-/// the directory then.
+/// Removes a file, or from a directory the files with names that this program uses. Other files stay, and then the
+/// directory stays too.
 fn remove(within: &Directory, name: &OsStr) -> io::Result<()> {
     let gone = |result: io::Result<()>| match result {
         Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(()),
@@ -304,7 +305,7 @@ fn remove(within: &Directory, name: &OsStr) -> io::Result<()> {
     }
 }
 
-/// Creates a folder and its parents, each synced into its own parent.
+/// Creates a directory and its parents, and syncs the parent of each.
 fn create_folders_durably(folder: &Path) -> io::Result<()> {
     if folder.is_dir() {
         return Ok(());
@@ -327,7 +328,7 @@ impl Storage for Folder {
     }
 
     fn access(&self) -> Access {
-        // If it is unknown, nobody else may read the output.
+        // If the mode is unknown, only the owner may read the output.
         let stat = self.root().and_then(Directory::own_stat);
         stat.map_or(Access::Owner, |stat| Access::of_directory(stat.st_mode, stat.st_gid))
     }
@@ -356,7 +357,7 @@ impl Storage for Folder {
     }
 
     fn len(&self, key: &str) -> io::Result<u64> {
-        // By path, which is one system call instead of three. Only the length is looked at; reading goes through `file`.
+        // By path, which takes one system call instead of three. Only the length is used; reading goes through `file`.
         let stat = rustix::fs::statat(self.root()?, key, rustix::fs::AtFlags::SYMLINK_NOFOLLOW)?;
         match FileType::from_raw_mode(stat.st_mode) {
             FileType::RegularFile => Ok(stat.st_size as u64),
@@ -418,8 +419,8 @@ impl Storage for Folder {
             directory => directory?,
         };
         let name = OsStr::new(name);
-        // A directory that is all ours goes out of sight in one step, and then away. An empty one must not: somebody may be
-        // about to write to it.
+        // A directory that contains only our files is first renamed out of sight in one step and then removed. An empty
+        // one must not be renamed: another process may be about to write to it.
         let is_ours = |(name, kind): &(OsString, FileType)| {
             *kind == FileType::RegularFile && name.to_str().is_some_and(is_given)
         };
@@ -478,7 +479,7 @@ impl Storage for Folder {
     }
 }
 
-/// So many zeros; an error, not an abort, if there is no memory for them.
+/// Returns `len` zeros. Fails instead of aborting if there is not enough memory.
 fn zeros(len: usize) -> io::Result<Vec<u8>> {
     if len > LARGE {
         Vec::<u8>::new().try_reserve_exact(len).map_err(|_| {

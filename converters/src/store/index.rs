@@ -1,4 +1,4 @@
-//! The index: where each object lies. Read from the store's index files into memory.
+//! The index: where each object is stored. It is read from the store's index files into memory.
 
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::hash::{BuildHasher, RandomState};
@@ -13,7 +13,7 @@ use super::pack_index::{PackIndex, names, pack_key};
 use super::storage::Storage;
 use crate::error::{Result, readable};
 
-/// Where every object of a store lies. Whoever shares it sees at once what is added.
+/// The locations of all objects of a store. Everyone who shares it sees additions at once.
 #[derive(Default)]
 pub struct Index {
     entries: RwLock<Entries>,
@@ -23,9 +23,9 @@ pub struct Index {
 struct Entries {
     packs: Vec<PackId>,
     objects: Vec<(ObjectId, Location)>,
-    /// Where the further copies of an object lie, by its number. Few objects have any.
+    /// The locations of further copies of an object, by its number. Few objects have any.
     more: HashMap<u32, Vec<Location>>,
-    /// The numbers of objects by their ids. A map of the objects themselves would be up to twice as large.
+    /// The numbers of objects by their ids. A map that contained the objects themselves would be up to twice as large.
     by_id: HashTable<u32>,
     hasher: RandomState,
 }
@@ -48,8 +48,8 @@ impl Entries {
 }
 
 impl Index {
-    /// Reads all index files. A pack of which no index can be read, for it is damaged there and at its end, is passed by:
-    /// the objects that only it has are missing.
+    /// Reads all index files. Skips a pack whose index cannot be read, neither from its file nor from the end of the
+    /// pack: the objects that only this pack contains are then missing.
     pub fn load(storage: &dyn Storage) -> Result<Self> {
         let index = Index::default();
         let names = names(storage)?;
@@ -64,7 +64,7 @@ impl Index {
         Ok(index)
     }
 
-    /// Reads the index files of `packs`, as far as they are there and whole.
+    /// Reads the index files of `packs` that exist and are intact.
     pub(super) fn of_packs(storage: &dyn Storage, packs: &BTreeSet<PackId>) -> Self {
         let index = Index::default();
         for pack in packs {
@@ -75,7 +75,7 @@ impl Index {
         index
     }
 
-    /// Adds the objects of a pack. An object that another pack has too is found in both.
+    /// Adds the objects of a pack. If another pack contains an object too, both locations are kept.
     pub fn add(&self, pack: PackId, added: &[IndexEntry]) {
         let entries = &mut *self.entries.write().expect("no thread panics while it holds this");
         let number = u32::try_from(entries.packs.len()).expect("fewer packs than 2³²");
@@ -89,14 +89,14 @@ impl Index {
         }
     }
 
-    /// Where an object lies; of several copies, the one that was found first.
+    /// Returns the location of an object; if there are several copies, of the one added first.
     #[must_use]
     pub fn get(&self, id: &ObjectId) -> Option<Location> {
         let entries = self.entries();
         entries.get(id).map(|number| entries.objects[number as usize].1)
     }
 
-    /// Where all copies of an object lie.
+    /// Returns the locations of all copies of an object.
     #[must_use]
     pub fn copies(&self, id: &ObjectId) -> Vec<Location> {
         let entries = self.entries();
@@ -105,8 +105,8 @@ impl Index {
         std::iter::once(&entries.objects[number as usize].1).chain(more).copied().collect()
     }
 
-    /// The packs that are missing, or too short for an object that they should have: a look at the length of
-    /// each, which reads none.
+    /// Returns the packs that are missing, or too short for the objects they should contain. Checks only the lengths of
+    /// the files.
     pub(crate) fn broken_packs(&self, storage: &dyn Storage) -> HashSet<PackId> {
         let entries = self.entries();
         let mut ends = vec![0; entries.packs.len()];
@@ -122,7 +122,7 @@ impl Index {
         entries.packs.iter().zip(ends).filter(is_broken).map(|(pack, _)| *pack).collect()
     }
 
-    /// The pack of a location.
+    /// Returns the pack of a location.
     #[must_use]
     pub fn pack(&self, location: &Location) -> PackId {
         self.entries().packs[location.pack as usize]
@@ -133,14 +133,14 @@ impl Index {
     }
 }
 
-/// Where an object's stored bytes are.
+/// The location of an object's stored bytes.
 #[derive(Debug, Clone, Copy)]
 pub struct Location {
     /// Number of the pack in the index.
     pack: u32,
     /// How it is stored.
     pub encoding: Encoding,
-    /// Where in the pack, in bytes.
+    /// Offset in the pack in bytes.
     pub offset: u64,
     /// Stored length in bytes.
     pub stored_len: u64,

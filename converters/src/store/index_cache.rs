@@ -1,4 +1,4 @@
-//! Many index files in one, so that opening a store takes as many files whatever is in it.
+//! Many index files in one, so that the number of files read to open a store does not grow with it.
 //!
 //! ```text
 //! index/all-<number of packs>.cache:
@@ -7,8 +7,8 @@
 //! 32 bytes     BLAKE3 of all before
 //! ```
 //!
-//! It is only a copy: a pack counts if its own index file is there, and a cache that is damaged or missing costs time
-//! alone. The one with the highest number is the newest.
+//! The cache is only a copy: a pack counts only if its own index file exists, and a damaged or missing cache costs
+//! nothing but time. The cache with the highest number is the newest.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -21,16 +21,16 @@ use crate::error::{Result, readable};
 
 const MAGIC: &[u8; 8] = b"MIFIDXC3";
 
-/// A new cache is written once so many packs are not in the last.
+/// A new cache is written once this many packs are missing from the last one.
 const REFRESH_AT: usize = 32;
 
-/// The caches in a list of the files in `index`, by the number of their packs.
+/// Returns the caches in a list of the files in `index`, by their number of packs.
 fn caches(names: &[String]) -> BTreeMap<u64, String> {
     let number = |name: &String| name.strip_prefix("all-")?.strip_suffix(".cache")?.parse().ok();
     names.iter().filter_map(|name| Some((number(name)?, format!("index/{name}")))).collect()
 }
 
-/// The indexes of `packs` that the newest cache has; none if it is damaged, or went meanwhile.
+/// Returns the indexes of `packs` from the newest cache; none if it is damaged or has just been removed.
 pub(super) fn read(
     storage: &dyn Storage,
     names: &[String],
@@ -61,8 +61,8 @@ fn decode(bytes: &[u8]) -> Option<BTreeMap<PackId, PackIndex>> {
     Some(indexes)
 }
 
-/// Writes a new cache if many packs are in none, and removes older ones. Whoever reads one of these meanwhile goes on,
-/// or reads index files instead.
+/// Writes a new cache if the newest lacks many packs, and removes older ones. A process that is reading an older one
+/// goes on, or reads index files instead.
 pub(super) fn refresh(storage: &dyn Storage) -> Result<()> {
     let names = storage.list("index").unwrap_or_default();
     let packs: BTreeSet<PackId> = PackIndex::of_names(&names).collect();
@@ -87,7 +87,7 @@ pub(super) fn refresh(storage: &dyn Storage) -> Result<()> {
     }
     let digest = blake3::hash(&bytes);
     bytes.extend_from_slice(digest.as_bytes());
-    // Nothing depends on it: a store on a full disk is none the worse.
+    // Nothing depends on the cache, so a full disk does not matter.
     let key = format!("index/all-{}.cache", packs.len());
     if storage.replace(&key, &bytes).is_ok() {
         for key in old.into_values().filter(|old| *old != key) {
@@ -97,7 +97,7 @@ pub(super) fn refresh(storage: &dyn Storage) -> Result<()> {
     Ok(())
 }
 
-/// Removes all caches. Whoever reads one of them meanwhile reads index files instead.
+/// Removes all caches. Processes that are reading one read index files instead.
 pub(crate) fn clear(storage: &dyn Storage) -> std::io::Result<()> {
     caches(&storage.list("index")?).into_values().try_for_each(|key| storage.delete(&key))
 }
@@ -125,7 +125,7 @@ mod tests {
         let first = ObjectId::of(&0u32.to_le_bytes());
         let knows = |id: &ObjectId| Index::load(storage).unwrap().get(id).is_some();
         assert!(knows(&first) && knows(&ObjectId::of(&(REFRESH_AT as u32).to_le_bytes())));
-        // Its index file is what counts, and a damaged cache costs nothing.
+        // Only the pack's own index file counts, and a damaged cache does no harm.
         let pack = Index::load(storage).unwrap().pack(&Index::load(storage).unwrap().get(&first).unwrap());
         storage.delete(&crate::store::index_key(&pack)).unwrap();
         assert!(!knows(&first));

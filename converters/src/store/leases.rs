@@ -1,16 +1,17 @@
-//! Who uses a store in a directory, told exactly and without clocks.
+//! Tracks who uses a store in a directory, exactly and without clocks.
 //!
 //! ```text
-//! leases/<n>     an epoch; whoever entered the store in it holds a shared lock on this file
-//! lock           locked by whoever removes
+//! leases/<n>     epoch n; each user who entered in it holds a shared lock on this file
+//! lock           the lock of rm and gc
 //! ```
 //!
-//! Time is cut into epochs. Whoever opens a store enters the present one, the file with the highest number, and holds it
-//! by a shared lock (flock, so it ends with the process; reading rights are enough). Whoever removes never waits for that:
-//! it takes what is to go out of sight, begins the next epoch, and deletes it once nobody holds an earlier one, at
-//! once or in a later run. An epoch that nobody holds, and that is not the present one, loses its file.
+//! Time is divided into epochs. A process that opens a store enters the current epoch, which is the file with the
+//! highest number, and holds a shared lock on it (flock, so it ends with the process; read permission is enough).
+//! Removal never waits for these locks: it moves files out of sight, begins the next epoch, and deletes the files once
+//! nobody holds an earlier epoch, at once or in a later run. The file of an epoch that is not current and that nobody
+//! holds is removed.
 //!
-//! On NFS, flock becomes a lock of a range of the file, which has to be open for writing to be locked exclusively.
+//! On NFS, flock becomes a byte-range lock, which is exclusive only on a file that is open for writing.
 
 use std::ffi::OsStr;
 use std::fs::File;
@@ -27,21 +28,22 @@ use super::storage::{Lock, number};
 const LEASES: &str = "leases";
 const LOCK: &str = "lock";
 
-/// A store's directory, and the modes of what is made in it: as private as the store.
+/// A store's directory, and the modes of files created in it: as private as the store.
 pub(super) struct Place<'a> {
     pub(super) root: &'a Directory,
     pub(super) file_mode: u32,
     pub(super) directory_mode: u32,
 }
 
-/// An epoch that was entered.
+/// An epoch that this process has entered.
 pub(super) struct Epoch {
     pub(super) number: u64,
-    /// Held while the store is used; none if the filesystem has no locks, or the store no epochs and they cannot be made.
+    /// Held while the store is used. Empty if the filesystem does not support locks, or if the store has no epochs and
+    /// they cannot be created.
     pub(super) lock: Lock,
 }
 
-/// The epochs that have a file, ascending.
+/// Returns the epochs that have a file, in ascending order.
 fn epochs(directory: &Directory) -> io::Result<Vec<u64>> {
     let entries = directory.entries()?;
     let mut epochs: Vec<u64> = entries.iter().filter_map(|(name, _)| number(name.to_str()?)).collect();
@@ -49,7 +51,7 @@ fn epochs(directory: &Directory) -> io::Result<Vec<u64>> {
     Ok(epochs)
 }
 
-/// The directory of epochs, and those in it: there is one at least.
+/// Opens the directory of epochs, and returns it with its epochs, of which there is at least one.
 fn directory(place: &Place<'_>) -> io::Result<(Directory, Vec<u64>)> {
     if let Ok(directory) = place.root.directory(Path::new(LEASES)) {
         let epochs = epochs(&directory)?;
@@ -73,19 +75,19 @@ fn begin(place: &Place<'_>, directory: &Directory, epoch: u64) -> io::Result<()>
     }
 }
 
-/// Creates an empty file that whoever owns the store can open, also if root creates it.
+/// Creates an empty file that the store's owner can open, even if root creates it.
 fn create(place: &Place<'_>, directory: &Directory, name: &str) -> io::Result<File> {
     let file = directory.create(OsStr::new(name), place.file_mode)?;
     let store = place.root.own_stat()?;
     if store.st_uid != file.metadata()?.uid() {
         let (user, group) = (Uid::from_raw(store.st_uid), Gid::from_raw(store.st_gid));
-        // Nobody but root may give a file away.
+        // Only root may change a file's owner.
         let _ = fchown(&file, Some(user), Some(group));
     }
     Ok(file)
 }
 
-/// Takes a lock of an open file, if no other lock is in the way.
+/// Tries to lock an open file. Returns false if another lock prevents it.
 fn try_lock(file: &File, operation: FlockOperation) -> io::Result<bool> {
     loop {
         return match flock(file, operation) {
@@ -97,12 +99,12 @@ fn try_lock(file: &File, operation: FlockOperation) -> io::Result<bool> {
     }
 }
 
-/// Enters the present epoch. None while somebody has the store alone.
+/// Enters the current epoch. Returns `None` while another process has the store exclusively.
 pub(super) fn enter(place: &Place<'_>) -> io::Result<Option<Epoch>> {
     let unprotected = || Ok(Some(Epoch { number: 0, lock: Lock::none() }));
     let (directory, mut present) = match directory(place) {
         Ok((directory, epochs)) => (directory, last(&epochs)),
-        // Whoever may not write to a store that has no epochs can still read it.
+        // A user who may not write to a store without epochs can still read it.
         Err(e) if is_refused(&e) => return unprotected(),
         Err(e) => return Err(e),
     };
@@ -116,13 +118,13 @@ pub(super) fn enter(place: &Place<'_>) -> io::Result<Option<Epoch>> {
                 Err(e) => return Err(e),
             }
         }
-        // Somebody may have begun another epoch, and found this one unused, just before it was locked.
+        // Before the lock was taken, a removal may have begun another epoch and found this one unused.
         let newest = last(&epochs(&directory)?);
         match opened {
             Ok(file) if newest == present && file.metadata()?.nlink() > 0 => {
                 return Ok(Some(Epoch { number: present, lock: Lock::new(file) }));
             }
-            // Another user's file, which this one may not even read.
+            // The file belongs to another user and is unreadable.
             Err(e) if newest == present && is_refused(&e) => return unprotected(),
             Err(e) if newest == present => return Err(e),
             _ => present = newest,
@@ -146,12 +148,12 @@ fn has_no_locks(error: &io::Error) -> bool {
     error.raw_os_error().is_some_and(|code| codes.contains(&code))
 }
 
-/// The number of the present epoch.
+/// Returns the number of the current epoch.
 pub(super) fn newest(place: &Place<'_>) -> io::Result<u64> {
     Ok(last(&directory(place)?.1))
 }
 
-/// Begins the next epoch.
+/// Begins the next epoch and returns its number.
 pub(super) fn advance(place: &Place<'_>) -> io::Result<u64> {
     let (directory, epochs) = directory(place)?;
     let next =
@@ -160,7 +162,7 @@ pub(super) fn advance(place: &Place<'_>) -> io::Result<u64> {
     Ok(next)
 }
 
-/// The oldest epoch that somebody holds; the present one if nobody does. Removes the files of those before it.
+/// Returns the oldest epoch that is held, or the current one if none is. Removes the files of earlier ones.
 pub(super) fn oldest(place: &Place<'_>) -> io::Result<u64> {
     let (directory, epochs) = directory(place)?;
     let (present, earlier) = epochs.split_last().expect("there is one at least");
@@ -173,7 +175,7 @@ pub(super) fn oldest(place: &Place<'_>) -> io::Result<u64> {
     Ok(*present)
 }
 
-/// Takes an epoch's file for the caller alone; none if somebody holds it.
+/// Locks an epoch's file exclusively. Returns `None` if it is held.
 fn take(directory: &Directory, epoch: u64) -> io::Result<Option<File>> {
     let file = directory.file_to_write(Path::new(&epoch.to_string()))?;
     Ok(try_lock(&file, FlockOperation::NonBlockingLockExclusive)?.then_some(file))
@@ -186,11 +188,11 @@ fn remove(directory: &Directory, epoch: u64) -> io::Result<()> {
     }
 }
 
-/// Takes all epochs, so that nobody enters; none if somebody holds one.
+/// Locks all epochs, so that nobody can enter. Returns `None` if one is held.
 pub(super) fn alone(place: &Place<'_>) -> io::Result<Option<Lock>> {
     let (directory, epochs) = directory(place)?;
     let (present, earlier) = epochs.split_last().expect("there is one at least");
-    // The present one first: nobody enters another, so what is free then stays so.
+    // The current one first: then nobody can enter any epoch, and those found free stay free.
     let Some(held) = take(&directory, *present)? else { return Ok(None) };
     for epoch in earlier {
         if take(&directory, *epoch)?.is_none() {
@@ -201,7 +203,7 @@ pub(super) fn alone(place: &Place<'_>) -> io::Result<Option<Lock>> {
     Ok(Some(Lock::new(held)))
 }
 
-/// Takes the lock of whoever removes; none if another one has it.
+/// Takes the removal lock. Returns `None` if another process has it.
 pub(super) fn lock(place: &Place<'_>) -> io::Result<Option<Lock>> {
     let file = loop {
         match place.root.file_to_write(Path::new(LOCK)) {

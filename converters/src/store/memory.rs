@@ -1,4 +1,4 @@
-//! A store in memory, which goes with the process: for tests, and to try something without leaving a trace.
+//! A store in memory, which ends with the process: for tests, and for trial runs that leave no trace.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::{self, Write};
@@ -16,29 +16,29 @@ pub struct Memory(Arc<Mutex<State>>);
 #[derive(Debug, Default)]
 struct State {
     files: BTreeMap<String, Arc<Vec<u8>>>,
-    /// How many use it, by the epoch in which they entered.
+    /// The number of users by the epoch in which they entered.
     users: BTreeMap<u64, usize>,
     epoch: u64,
     is_locked: bool,
     is_alone: bool,
-    /// How many times something random was asked for.
+    /// The number of calls to `random`.
     random: u64,
 }
 
 impl Memory {
-    /// An empty one.
+    /// Returns an empty store.
     #[must_use]
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// The files that there are, by their keys.
+    /// Returns the files by their keys.
     #[must_use]
     pub fn files(&self) -> BTreeMap<String, Arc<Vec<u8>>> {
         self.state().files.clone()
     }
 
-    /// Changes what is there behind the store's back: no bytes remove the file.
+    /// Changes a file behind the store's back: `None` removes it.
     pub fn set(&self, key: &str, bytes: Option<Vec<u8>>) {
         match bytes {
             Some(bytes) => drop(self.state().files.insert(key.to_owned(), Arc::new(bytes))),
@@ -60,7 +60,7 @@ impl Memory {
 }
 
 impl State {
-    /// The keys below a folder, and what follows the folder's name in each.
+    /// Returns the keys in a directory, each with its path relative to the directory.
     fn below<'s>(&'s self, folder: &str) -> impl Iterator<Item = (&'s String, &'s str)> {
         let start = if folder.is_empty() { String::new() } else { format!("{folder}/") };
         let cut = start.len();
@@ -196,7 +196,7 @@ impl Storage for Memory {
         Ok(Some(self.held(|state| state.is_alone = false)))
     }
 
-    /// A number that counts: the same histories have the same names, and no name comes twice.
+    /// Hashes a counter: the same sequence of calls yields the same names, and no name repeats.
     fn random(&self) -> io::Result<[u8; 32]> {
         let mut state = self.state();
         state.random += 1;
@@ -204,7 +204,7 @@ impl Storage for Memory {
     }
 }
 
-/// What somebody holds, given back when this is dropped.
+/// A lock that is released on drop.
 struct Held<F: Fn(&mut State)> {
     of: Memory,
     give_back: F,

@@ -1,25 +1,25 @@
-//! The store: images as manifests and layouts, and one collection of objects for all of them.
+//! The store: images as manifests and layouts, and one collection of objects shared by all of them.
 //!
 //! ```text
 //! store.json                             version and parameters
 //! packs/ab/<id>.pack                     objects, many to a file       (mif_formats::mif::pack)
-//! index/<id>.idx                         where in its pack each object lies
+//! index/<id>.idx                         the offset of each object in its pack
 //! index/all-<n>.cache                    many of these in one file
-//! images/name=<name>/version=<n>/        an image: manifest.parquet, digests, layout, image.json
-//! published/name=<name>/version=<n>      a copy of image.json, by which an image that vanished is noticed
-//! disks/ab/<digest>.<name>@<version>     which images have the layout with this digest
-//! removed/name=<name>/version=<n>        a version that was removed: its number is not used again
+//! images/name=<name>/version=<n>/        an image: image.json, layout, manifest.parquet, digests, …
+//! published/name=<name>/version=<n>      a copy of image.json, which shows if an image has vanished
+//! disks/ab/<digest>.<name>@<version>     a pointer to an image with this layout
+//! removed/name=<name>/version=<n>        a removed version, whose number is not used again
 //! tags/name=<name>/tag=<tag>/<n>         a tag's n-th value, a version's number; the last one counts
-//! trash/<epoch>/                         what goes once nobody uses it any more      (trash)
-//! leases/<epoch>                         locked shared by whoever uses the store     (leases)
-//! tmp/                                   what is not finished; gc empties it
-//! lock                                   locked by whoever removes
+//! trash/<epoch>/                         files to delete once no older epoch is used (trash)
+//! leases/<epoch>                         a shared lock for each user of the store    (leases)
+//! tmp/                                   unfinished files, which gc deletes
+//! lock                                   the lock of rm and gc
 //! ```
 //!
-//! Files never change once they are there. An image appears at once and whole, after all its objects.
+//! Files never change once they exist. An image appears at once and complete, after all its objects.
 //!
-//! Readers and importers hold a lease and wait for nobody. `rm` and `gc` wait for each other only: they put what goes into
-//! the trash, and delete it as soon as no lease is left that is older. Only a repair has the store alone.
+//! Readers and importers hold a lease and wait for nobody. `rm` and `gc` wait only for each other: they put files into
+//! the trash, and delete them as soon as no older lease is left. Only a repair takes the store exclusively.
 
 mod catalog;
 mod folder;
@@ -79,20 +79,20 @@ pub(crate) use self::writer::{new_pack, put_pack};
 use crate::error::{Error, Result};
 use crate::task::progress::{self, Progress};
 
-/// The version of the store's format that this program reads and writes.
+/// The version of the store format that this program reads and writes.
 pub const FORMAT: u32 = 2;
 
 /// The key of the header.
 const HEADER: &str = "store.json";
 
-/// What `store.json` says.
+/// The content of `store.json`.
 #[derive(Debug, Serialize, Deserialize)]
 struct Header {
     /// Always `mif-store`.
     kind: String,
     /// [`FORMAT`].
     format: u32,
-    /// Features that a reader has to know. None exist yet.
+    /// Features that a reader must support. None exist yet.
     features: Vec<String>,
 }
 
@@ -108,7 +108,7 @@ impl Header {
 
 /// What can be opened as a store: a directory by its path, or any [`Storage`].
 pub trait Place {
-    /// The storage there.
+    /// Returns the storage at this place.
     fn storage(self) -> Arc<dyn Storage>;
 }
 
@@ -134,56 +134,56 @@ impl Place for Arc<dyn Storage> {
 pub struct Store {
     storage: Arc<dyn Storage>,
     index: OnceLock<Arc<Index>>,
-    /// Held for as long as the store, or its objects, are in use.
+    /// Held while the store, or its objects, are in use.
     held: Arc<[Lock]>,
     purpose: Purpose,
-    /// What opening it to be repaired has done, each a sentence.
+    /// What was repaired when it was opened for repair, each a sentence.
     pub(crate) mended: Vec<String>,
 }
 
-/// Who was left in the store when an epoch was ended.
+/// The remaining users of the store after an epoch has ended.
 pub(crate) struct Left {
-    /// The oldest epoch in which somebody entered who still uses the store. What is in the trash of this epoch, or of an
-    /// earlier one, is used by nobody.
+    /// The oldest epoch that a current user of the store has entered. Nobody uses the trash of this epoch or of an
+    /// earlier one.
     pub(crate) oldest: u64,
-    /// Nobody enters until this is dropped.
+    /// Nobody can enter until this is dropped.
     _alone: Option<Lock>,
 }
 
 impl Left {
-    /// Nobody is left, and nobody can enter.
+    /// `oldest` if nobody is left and nobody can enter.
     const ALONE: u64 = u64::MAX;
 
-    /// Whether nobody is left, and nobody can enter.
+    /// Returns true if nobody is left and nobody can enter.
     pub(crate) fn is_alone(&self) -> bool {
         self.oldest == Self::ALONE
     }
 }
 
-/// What a store was opened for.
+/// The purpose for which a store was opened.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 enum Purpose {
-    /// To read, or to add.
+    /// To read or to add.
     Use,
-    /// To remove from it, while others use it.
+    /// To remove, while others use it.
     Remove,
-    /// To repair it, alone.
+    /// To repair, exclusively.
     Repair,
 }
 
 impl Store {
-    /// Opens the store at `place`, to read or to add. Waits while somebody repairs it.
+    /// Opens the store at `place` for reading and adding. Waits for a running repair.
     pub fn open(place: impl Place, progress: &dyn Progress) -> Result<Self> {
         Self::open_for(Purpose::Use, place.storage(), progress)
     }
 
-    /// Opens the store at `place`, to remove from it. Waits while somebody else removes from it; others may use it.
+    /// Opens the store at `place` for removal. Waits for other removals; readers and importers may go on.
     pub fn open_to_remove(place: impl Place, progress: &dyn Progress) -> Result<Self> {
         Self::open_for(Purpose::Remove, place.storage(), progress)
     }
 
-    /// Opens the store at `place`, to be repaired: writes its header again first, if that is missing or damaged and there is
-    /// a store around it. Waits until nobody else has it open, and whoever opens it meanwhile waits too.
+    /// Opens the store at `place` for repair. First rewrites a missing or damaged header, if packs and images exist.
+    /// Waits until nobody else has the store open; processes that open it meanwhile wait for the repair.
     pub fn open_to_repair(place: impl Place, progress: &dyn Progress) -> Result<Self> {
         let storage = place.storage();
         let mended = Self::repair_header(&*storage)?;
@@ -191,7 +191,7 @@ impl Store {
         Ok(Store { mended: mended.into_iter().collect(), ..store })
     }
 
-    /// Makes a store at an empty place, or takes the one that is there, and opens it to read or to add.
+    /// Creates a store at an empty place, or uses the existing one, and opens it for reading and adding.
     pub fn create(place: impl Place, progress: &dyn Progress) -> Result<Self> {
         let storage = place.storage();
         let made = storage.put_if_absent(HEADER, &Header::new().to_json());
@@ -235,7 +235,7 @@ impl Store {
         Ok(Store { storage, index: OnceLock::new(), held: held.into(), purpose, mended: Vec::new() })
     }
 
-    /// Errs unless the store was opened to remove from it.
+    /// Fails unless the store was opened for removal or repair.
     pub(crate) fn check_may_remove(&self) -> Result<()> {
         match self.purpose {
             Purpose::Use => {
@@ -245,7 +245,7 @@ impl Store {
         }
     }
 
-    /// Errs unless the store was opened to be repaired.
+    /// Fails unless the store was opened for repair.
     pub(crate) fn check_may_repair(&self) -> Result<()> {
         match self.purpose {
             Purpose::Repair => Ok(()),
@@ -253,13 +253,14 @@ impl Store {
         }
     }
 
-    /// Whether nobody else uses the store, and nobody can begin to.
+    /// Returns true if nobody else uses the store and nobody can begin to.
     pub(crate) fn is_alone(&self) -> bool {
         self.purpose == Purpose::Repair
     }
 
-    /// Does `work`, which puts things into the trash of the epoch that is given to it, and then begins that epoch: whoever
-    /// comes now does not see them. If the disk is too full for that, has the store alone instead, if it can.
+    /// Calls `work` with the next epoch, into whose trash it moves files, and then begins that epoch: processes that
+    /// enter from now on do not see these files. If the disk is too full for that, takes the store exclusively instead,
+    /// if possible.
     pub(crate) fn end_epoch(&self, work: impl FnOnce(u64) -> std::io::Result<()>) -> std::io::Result<Left> {
         if self.is_alone() {
             return Ok(Left { oldest: Left::ALONE, _alone: None });
@@ -276,7 +277,8 @@ impl Store {
         }
     }
 
-    /// Has the store alone, as it is already or until what this gives is dropped; none if somebody uses it.
+    /// Takes the store exclusively until the result is dropped, if it does not have it already. Returns `None` if it is
+    /// in use.
     fn alone(&self) -> std::io::Result<Option<Left>> {
         if self.is_alone() {
             return Ok(Some(Left { oldest: Left::ALONE, _alone: None }));
@@ -285,8 +287,7 @@ impl Store {
         Ok(alone.map(|lock| Left { oldest: Left::ALONE, _alone: Some(lock) }))
     }
 
-    /// Opens the store in the folder `path`; makes a new one if nothing is there yet, which nobody but its owner may
-    /// read.
+    /// Opens the store in the directory `path`. If there is none, creates one that only its owner may read.
     pub fn open_or_create(path: &Path, progress: &dyn Progress) -> Result<Self> {
         match path.join("store.json").symlink_metadata() {
             Err(e) if e.kind() == std::io::ErrorKind::NotFound => Self::make(path, None)?,
@@ -295,10 +296,11 @@ impl Store {
         Self::open(path, progress)
     }
 
-    /// Makes a new store in the folder `path`: for its owner alone, or also for the group with this number. An error if
-    /// something is there.
+    /// Creates a store in the directory `path`: for its owner alone, or also for the group with this ID. Fails if the
+    /// directory contains anything else.
     pub fn make(path: &Path, group: Option<u32>) -> Result<()> {
-        // Somebody else may be making it just now: only what is there without a header is not ours.
+        // Another process may be creating the store right now: only a directory without a header and with other files
+        // is refused.
         if !is_begun(path) && !path.join("store.json").exists() {
             return Err(Error::input(format!("{}: is not empty, and no store", path.display()))
                 .advise("Name a new folder, or one that has a store.json"));
@@ -308,7 +310,7 @@ impl Store {
         made.map(|_| ()).map_err(|e| Error::io(path, &e))
     }
 
-    /// Writes a header that is missing or damaged again, if there is a store around it; gives what was done, a sentence.
+    /// Rewrites a missing or damaged header if packs and images exist, and returns a sentence that says so.
     fn repair_header(storage: &dyn Storage) -> Result<Option<String>> {
         let failed = |e: &std::io::Error| storage.error(HEADER, e);
         match storage.read_all(HEADER) {
@@ -324,14 +326,14 @@ impl Store {
         Ok(Some("store.json: written again".to_owned()))
     }
 
-    /// Where the files are.
+    /// Returns the storage of the files.
     #[must_use]
     pub fn storage(&self) -> &Arc<dyn Storage> {
         &self.storage
     }
 
-    /// The index of all objects, read at first use. What others add later it does not see; what is added through
-    /// this store, it does.
+    /// Returns the index of all objects, read at first use. It includes objects added later through this store, but not
+    /// those that others add.
     pub fn index(&self) -> Result<Arc<Index>> {
         if let Some(index) = self.index.get() {
             return Ok(index.clone());
@@ -340,13 +342,13 @@ impl Store {
         Ok(self.index.get_or_init(|| index).clone())
     }
 
-    /// Reads objects.
+    /// Returns a reader of the store's objects.
     pub fn objects(&self) -> Result<Objects> {
         Ok(Objects::new(self.storage.clone(), self.index()?).under(self.held.clone()))
     }
 
-    /// Reads the objects of an image: by the indexes of the packs that its file `packs` names, and what these lack by all
-    /// indexes.
+    /// Returns a reader of an image's objects. It uses the indexes of the packs that the image's file `packs` lists,
+    /// and falls back to all indexes.
     pub(crate) fn objects_of(&self, image: &StoredImage) -> Result<Objects> {
         let packs = if self.index.get().is_some() { BTreeSet::new() } else { image.packs() };
         if packs.is_empty() {
@@ -356,14 +358,14 @@ impl Store {
         Ok(Objects::new(self.storage.clone(), Arc::new(index)).over_all_packs().under(self.held.clone()))
     }
 
-    /// Reads objects by the index as it is now.
+    /// Returns a reader of objects with a freshly loaded index.
     pub(crate) fn fresh_objects(&self) -> Result<Objects> {
         Ok(Objects::new(self.storage.clone(), Arc::new(Index::load(&*self.storage)?))
             .under(self.held.clone()))
     }
 }
 
-/// Waits for `others`, until `get` gives something or the user wants to stop.
+/// Waits for `others` until `get` returns a lock or the user cancels.
 fn wait_for(
     storage: &dyn Storage,
     others: &str,
@@ -383,7 +385,7 @@ fn wait_for(
     }
 }
 
-/// Whether there is nothing in a folder but what somebody leaves who is killed while making a store in it.
+/// Returns true if a directory contains at most the leftovers of an interrupted creation of a store.
 fn is_begun(path: &Path) -> bool {
     let folder = Folder::new(path);
     let is_only = |key: &str, is_ours: &dyn Fn(&str) -> bool| {

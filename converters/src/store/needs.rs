@@ -1,4 +1,4 @@
-//! What an image needs of the store: every object that its layout or its manifest names, and their chunks.
+//! The objects an image needs: those that its layout or its manifest names, and their chunks.
 
 use std::collections::HashSet;
 
@@ -11,15 +11,15 @@ use crate::error::{Result, damaged};
 /// The objects that images need.
 #[derive(Debug, Default, Clone, PartialEq, Eq)]
 pub struct Needs {
-    /// Objects that are there, and chunks of those that are lists.
+    /// Objects that exist, and the existing chunks of those that are lists.
     pub objects: HashSet<ObjectId>,
-    /// Objects that no index knows.
+    /// Objects that are in no index.
     pub missing: HashSet<ObjectId>,
 }
 
 impl Needs {
-    /// Adds what an image needs; gives how many objects of that are missing. Chunks of a list that was added for
-    /// another image are not counted again. An error if its layout or its manifest cannot be read.
+    /// Adds the objects that an image needs, and returns how many of them are missing. Chunks of a list that another
+    /// image has added are not counted again. Fails if the layout or the manifest cannot be read.
     pub fn add(&mut self, image: &StoredImage, objects: &Objects) -> Result<u64> {
         let mut missing = 0;
         for id in named(image)? {
@@ -46,13 +46,13 @@ impl Needs {
     }
 }
 
-/// The objects that an image's layout and manifest name, in no order; without chunks.
+/// Returns the objects that an image's layout and manifest name, unordered and without chunks.
 fn named(image: &StoredImage) -> Result<HashSet<ObjectId>> {
     let mut ids: HashSet<ObjectId> = image.layout()?.objects().iter().copied().collect();
     let wrong = |e| damaged(&image.image.id(), &e);
     let columns = Columns::open(image.manifest_file()?).map_err(wrong)?;
     for group in columns.groups() {
-        // `content` names the object where it is there, and `blake3` where not.
+        // `content` names the object if present, otherwise `blake3` does.
         let whole = group.digests::<32>(Column::Blake3).map_err(wrong)?;
         let other = group.digests::<32>(Column::Content).map_err(wrong)?;
         let object = |(whole, other): (Option<_>, Option<_>)| {

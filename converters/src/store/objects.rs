@@ -1,4 +1,4 @@
-//! Reading objects: found by the index, decompressed, verified, and cached while they are in use.
+//! Reads objects: locates them by the index, decompresses, verifies and caches them.
 
 use std::cell::RefCell;
 use std::ops::Range;
@@ -14,31 +14,31 @@ use super::pack_index::pack_key;
 use super::{Lock, Storage};
 use crate::error::{Error, Result};
 
-/// How many bytes of decompressed objects are kept.
+/// The size of the cache of decompressed objects, in bytes.
 const CACHE_BYTES: u64 = 96 << 20;
 
-/// Reads objects of a store, from several threads.
+/// A reader of a store's objects, usable from several threads.
 pub struct Objects {
     storage: Arc<dyn Storage>,
     index: Arc<Index>,
     cache: Cache<ObjectId, Cached, ByLength>,
     below: Below,
-    /// Held while these are read, so that nobody removes them.
+    /// Held while this exists, so that nobody removes the objects.
     _held: Option<Arc<[Lock]>>,
 }
 
-/// Where an object is looked for that the index does not know.
+/// Where to look for objects that are not in the index.
 enum Below {
     Nothing,
     Objects(Arc<Objects>),
-    /// The index is of some packs only: in all packs, whose indexes are read at first need.
+    /// In all packs, because the index covers only some. Their indexes are read when first needed.
     AllPacks(OnceLock<Arc<Objects>>),
 }
 
 #[derive(Clone)]
 enum Cached {
     Whole(Arc<Vec<u8>>),
-    /// The chunks, and where in the object each starts.
+    /// The chunks with their offsets in the object.
     List(Arc<Vec<(u64, Chunk)>>),
 }
 
@@ -55,25 +55,25 @@ impl Weighter<ObjectId, Cached> for ByLength {
 }
 
 impl Objects {
-    /// Reads from `storage` what `index` finds.
+    /// Returns a reader of the objects that `index` locates in `storage`.
     #[must_use]
     pub fn new(storage: Arc<dyn Storage>, index: Arc<Index>) -> Self {
         let cache = Cache::with_weighter(4096, CACHE_BYTES, ByLength);
         Objects { storage, index, cache, below: Below::Nothing, _held: None }
     }
 
-    /// The same, and the store's lease is held for as long as they are.
+    /// Makes the reader hold the store's lease as long as it exists.
     pub(super) fn under(self, held: Arc<[Lock]>) -> Self {
         Objects { _held: Some(held), ..self }
     }
 
-    /// The same, and what it lacks out of `below`.
+    /// Makes the reader look up missing objects in `below`.
     #[must_use]
     pub(crate) fn over(self, below: Arc<Objects>) -> Self {
         Objects { below: Below::Objects(below), ..self }
     }
 
-    /// The same, and what it lacks out of all packs of the store.
+    /// Makes the reader look up missing objects in all packs of the store.
     pub(super) fn over_all_packs(self) -> Self {
         Objects { below: Below::AllPacks(OnceLock::new()), ..self }
     }
@@ -92,14 +92,14 @@ impl Objects {
         }
     }
 
-    /// Whether an index knows the object.
+    /// Returns true if an index contains the object.
     #[must_use]
     pub fn contains(&self, id: &ObjectId) -> bool {
         let is_below = || self.below().is_ok_and(|below| below.is_some_and(|below| below.contains(id)));
         self.index.get(id).is_some() || is_below()
     }
 
-    /// The chunks of an object that is stored as a list, without those that are zeros; none for others.
+    /// Returns the chunks of an object that is stored as a list, without its zero chunks; none for other objects.
     pub fn chunks(&self, id: &ObjectId) -> Result<Vec<ObjectId>> {
         if self.location(id)?.encoding != Encoding::List {
             return Ok(Vec::new());
@@ -110,12 +110,12 @@ impl Objects {
         }
     }
 
-    /// The length of an object in bytes.
+    /// Returns the length of an object in bytes.
     pub fn len(&self, id: &ObjectId) -> Result<u64> {
         Ok(self.location(id)?.len)
     }
 
-    /// Fills `buf` with the bytes of an object from `offset` on.
+    /// Fills `buf` with the bytes of an object starting at `offset`.
     pub fn read_at(&self, id: &ObjectId, offset: u64, buf: &mut [u8]) -> Result<()> {
         let outside =
             || Error::store(format!("store: object {id}: has no bytes at {offset} for {}", buf.len()));
@@ -137,7 +137,7 @@ impl Objects {
         }
     }
 
-    /// The parts of an object that are known to be zeros without reading it: those that a list leaves out.
+    /// Returns the parts of an object that are known to be zero without reading it: the zero chunks of a list.
     pub(crate) fn zero_runs(&self, id: &ObjectId) -> Result<Vec<Range<u64>>> {
         if self.location(id)?.encoding != Encoding::List {
             return Ok(Vec::new());
@@ -155,7 +155,7 @@ impl Objects {
             let (part, rest) = buf.split_at_mut(here);
             match chunk.id {
                 None => part.fill(0),
-                // A chunk is never a list itself, so this goes one level deep.
+                // A chunk is never a list itself, so the recursion is one level deep.
                 Some(id) => match self.load(&id)? {
                     Cached::Whole(bytes) if bytes.len() as u64 == chunk.len => {
                         let from = (offset - start) as usize;
@@ -191,7 +191,7 @@ impl Objects {
         self.cache.get_or_insert_with(id, || self.fetch(id))
     }
 
-    /// Reads an object from the first of its copies that is whole.
+    /// Reads an object from its first intact copy.
     fn fetch(&self, id: &ObjectId) -> Result<Cached> {
         let mut failed = None;
         for copy in self.index.copies(id) {
@@ -202,7 +202,7 @@ impl Objects {
         }
         let failed = failed.unwrap_or_else(|| missing(id));
         match &self.below {
-            // Another pack may have a better copy; and a pack that this index knows may be gone by now.
+            // Another pack may contain a better copy, and a pack in this index may have been removed.
             Below::AllPacks(_) => match self.below()? {
                 Some(below) => below.fetch(id).map_err(|_| failed),
                 None => Err(failed),
@@ -247,15 +247,15 @@ fn missing(id: &ObjectId) -> Error {
         .advise("A pack or its index is missing; `mif fsck` names the images that need it and the repair")
 }
 
-/// What the stored bytes of an object are.
+/// The decoded form of an object's stored bytes.
 pub(crate) enum Decoded {
-    /// Its bytes, which fit its id.
+    /// Its bytes, which match its id.
     Bytes(Vec<u8>),
     /// Its chunks, which add up to its length.
     List(Vec<Chunk>),
 }
 
-/// Decodes and checks the stored bytes of an object; or says what is wrong with them.
+/// Decodes and checks the stored bytes of an object. The error says what is wrong with them.
 pub(crate) fn decode_object(entry: &IndexEntry, stored: &[u8]) -> Result<Decoded, String> {
     if entry.encoding == Encoding::List {
         if entry.id.kind == ObjectKind::ChunkList && ObjectId::of_list(stored) != entry.id {
@@ -281,7 +281,7 @@ pub(crate) fn decode_object(entry: &IndexEntry, stored: &[u8]) -> Result<Decoded
     Ok(Decoded::Bytes(bytes))
 }
 
-/// Decompresses one frame. Each thread keeps its context: making one costs more than a small object.
+/// Decompresses one frame. Each thread keeps a context, because creating one costs more than a small object.
 fn decompress(frame: &[u8], len: usize) -> std::io::Result<Vec<u8>> {
     thread_local! {
         static DECOMPRESSOR: RefCell<Option<zstd::bulk::Decompressor<'static>>> = const { RefCell::new(None) };
@@ -331,18 +331,18 @@ mod tests {
             Some((known.count(), all.get().is_some()))
         };
         assert_eq!(read("image3"), Some((1, false)));
-        // What another image has is found by all indexes.
+        // Objects of other images are found through all indexes.
         assert_eq!(read("image1"), Some((1, true)));
         let key = "images/name=image3/version=1/packs";
         let list = memory.files()[key].to_vec();
         memory.set(key, None);
         assert_eq!(read("image3"), None);
-        // A list that is out of date, or spoilt.
+        // An outdated list, then a corrupt one.
         memory.set(key, Some(memory.files()["images/name=image0/version=1/packs"].to_vec()));
         assert_eq!(read("image3"), Some((1, true)));
         memory.set(key, Some(b"nonsense".to_vec()));
         assert_eq!(read("image3"), None);
-        // The index of its pack is damaged, and again at the end of the pack.
+        // The pack's index is damaged, both in its file and at the end of the pack.
         memory.set(key, Some(list.clone()));
         let pack = mif_formats::mif::PackId::from_hex(std::str::from_utf8(&list).unwrap().trim()).unwrap();
         memory.set(&index_key(&pack), Some(b"damaged".to_vec()));

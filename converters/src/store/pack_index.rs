@@ -1,4 +1,4 @@
-//! Where in its pack each object lies: the index of one pack, and the keys of both.
+//! The index of one pack, which says where each object is stored, and the keys of packs and indexes.
 
 use std::collections::BTreeSet;
 
@@ -12,22 +12,22 @@ use crate::error::{Error, Result, damaged};
 pub struct PackIndex {
     /// The pack.
     pub pack: PackId,
-    /// Its objects, and its digest.
+    /// Its objects and its digest.
     pub contents: PackContents,
 }
 
 impl PackIndex {
-    /// The packs that have an index file.
+    /// Returns the packs that have an index file.
     pub fn ids(storage: &dyn Storage) -> Result<Vec<PackId>> {
         Ok(Self::of_names(&names(storage)?).collect())
     }
 
-    /// The packs whose index files are among `names`.
+    /// Returns the packs whose index files are among `names`.
     pub(super) fn of_names(names: &[String]) -> impl Iterator<Item = PackId> + '_ {
         names.iter().filter_map(|name| name.strip_suffix(".idx").and_then(PackId::from_hex))
     }
 
-    /// Reads the index of a pack: its index file, or where that is damaged, the same at the end of the pack.
+    /// Reads the index of a pack from its index file or, if that is damaged, from the end of the pack.
     pub fn load(storage: &dyn Storage, pack: PackId) -> Result<Self> {
         Self::from_file(storage, pack).or_else(|error| match Self::from_pack(storage, pack) {
             Ok((index, _)) => Ok(index),
@@ -35,7 +35,7 @@ impl PackIndex {
         })
     }
 
-    /// Reads the indexes of all packs; those that gc removes meanwhile are not among them.
+    /// Reads the indexes of all packs, except those that gc removes meanwhile.
     pub(crate) fn all(storage: &dyn Storage) -> Result<Vec<Self>> {
         let mut indexes = Vec::new();
         for pack in Self::ids(storage)? {
@@ -55,7 +55,7 @@ impl PackIndex {
         Ok(PackIndex { pack, contents })
     }
 
-    /// Reads the index at the end of a pack; gives its bytes too, which are those of an index file.
+    /// Reads the index at the end of a pack, and returns it with its bytes, which are those of an index file.
     pub(crate) fn from_pack(storage: &dyn Storage, pack: PackId) -> Result<(Self, Vec<u8>)> {
         let key = pack_key(&pack);
         let failed = |e: std::io::Error| storage.error(&key, &e);
@@ -73,13 +73,13 @@ impl PackIndex {
         Ok((PackIndex { pack, contents }, bytes))
     }
 
-    /// Its objects, ascending by id.
+    /// Returns its objects in ascending order of their ids.
     #[must_use]
     pub fn entries(&self) -> &[IndexEntry] {
         &self.contents.entries
     }
 
-    /// Bytes that its objects take in the pack.
+    /// Returns the number of bytes that its objects occupy in the pack.
     #[must_use]
     pub fn stored_bytes(&self) -> u64 {
         total(self.entries().iter().map(|entry| entry.stored_len))
@@ -95,7 +95,7 @@ pub(super) fn names(storage: &dyn Storage) -> Result<Vec<String>> {
     storage.list("index").map_err(|e| storage.error("index", &e))
 }
 
-/// The packs that have a file. What has another name than a pack, or lies elsewhere than that pack would, is none.
+/// Returns the packs that have a file. Ignores files with other names, and packs in the wrong directory.
 pub(crate) fn pack_files(storage: &dyn Storage) -> Result<BTreeSet<PackId>> {
     let entries = |folder: &str| storage.entries(folder).map_err(|e| storage.error(folder, &e));
     let mut packs = BTreeSet::new();
@@ -109,19 +109,19 @@ pub(crate) fn pack_files(storage: &dyn Storage) -> Result<BTreeSet<PackId>> {
     Ok(packs)
 }
 
-/// The sum of lengths that a store claims, which may add up to more than any disk has.
+/// Sums lengths that a store claims. They may add up to more than fits in a `u64`, so the sum saturates.
 pub(crate) fn total(lengths: impl Iterator<Item = u64>) -> u64 {
     lengths.fold(0, u64::saturating_add)
 }
 
-/// The key of a pack.
+/// Returns the key of a pack.
 #[must_use]
 pub(crate) fn pack_key(pack: &PackId) -> String {
     let hex = pack.to_string();
     format!("packs/{}/{hex}.pack", &hex[..2])
 }
 
-/// The key of a pack's index.
+/// Returns the key of a pack's index.
 #[must_use]
 pub(crate) fn index_key(pack: &PackId) -> String {
     format!("index/{pack}.idx")

@@ -1,15 +1,15 @@
-//! Lists of packs, as text: an id a line.
+//! Lists of packs as text: one id per line.
 
 use std::collections::BTreeSet;
 
 use mif_formats::mif::PackId;
 
-/// The packs that a list names. A line that is damaged names none.
+/// Parses a list of packs. Damaged lines are skipped.
 pub(super) fn decode(text: &[u8]) -> BTreeSet<PackId> {
     String::from_utf8_lossy(text).lines().filter_map(PackId::from_hex).collect()
 }
 
-/// The list of some packs.
+/// Formats a list of packs.
 pub(super) fn encode(packs: &BTreeSet<PackId>) -> String {
     packs.iter().map(|pack| format!("{pack}\n")).collect()
 }

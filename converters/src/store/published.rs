@@ -1,14 +1,14 @@
-//! What was published, in a second place: a copy of each image's record, by which an image that has vanished is
-//! noticed and a damaged record is mended; and a pointer by the disk, by which an import finds the images with the
-//! same bits without reading the library.
+//! A second trace of each published image: a copy of its record, by which a vanished image is noticed and a damaged
+//! record repaired; and a pointer named after its layout, by which an import finds images with the same bits without
+//! reading the whole store.
 //!
 //! ```text
 //! published/name=<name>/version=<n>            a copy of image.json
 //! disks/ab/<layout digest>.<name>@<version>    one for each image; the text is `name@version`
 //! ```
 //!
-//! Both are written after the image. A process that is killed in between leaves an image without them, which is
-//! whole; `mif fsck --repair` adds them.
+//! Both are written after the image. A process that is killed in between leaves an intact image without them;
+//! `mif fsck --repair` adds them.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -29,7 +29,7 @@ fn pointer_key(image: &Image) -> String {
 }
 
 impl Store {
-    /// Notes that an image was published; `json` is its record.
+    /// Writes the second record and the pointer of an image that was just published; `json` is its record.
     pub(super) fn note_published(&self, image: &Image, json: &[u8]) -> Result<()> {
         let failed = |e: std::io::Error| self.storage.error("published", &e);
         self.storage.put_if_absent(&copy_key(&image.name, image.version), json).map_err(failed)?;
@@ -37,7 +37,7 @@ impl Store {
         Ok(())
     }
 
-    /// Writes the second record and the pointer of an image again.
+    /// Rewrites the second record and the pointer of an image.
     pub(crate) fn note_again(&self, image: &Image) -> Result<()> {
         let json = image.to_json();
         let failed = |e: std::io::Error| self.storage.error("published", &e);
@@ -45,19 +45,19 @@ impl Store {
         self.storage.replace(&pointer_key(image), image.id().as_bytes()).map_err(failed)
     }
 
-    /// Whether an image's second record is there and says the same, and its pointer is there.
+    /// Returns true if an image's second record exists and is the same, and its pointer exists.
     pub(crate) fn is_noted(&self, image: &Image) -> bool {
         self.published(&image.name, image.version).is_ok_and(|copy| copy.image == *image)
             && self.storage.len(&pointer_key(image)).is_ok()
     }
 
-    /// Whether a pointer says that a version has the layout with this digest.
+    /// Returns true if a pointer says that a version has the layout with this digest.
     pub(crate) fn has_pointer(&self, name: &str, version: u32, layout_digest: &str) -> bool {
         let key = format!("{}/{layout_digest}.{name}@{version}", pointer_folder(layout_digest));
         self.storage.len(&key).is_ok()
     }
 
-    /// Forgets the second record and the pointer of a version.
+    /// Removes the second record and the pointer of a version.
     pub(super) fn forget_published(&self, name: &str, version: u32, layout: Option<&str>) -> Result<()> {
         let failed = |e: std::io::Error| self.storage.error("published", &e);
         if let Some(layout) = layout {
@@ -71,18 +71,19 @@ impl Store {
         Ok(())
     }
 
-    /// An image as its second record has it, for when the first is lost.
+    /// Reads an image from its second record, in case the first is lost.
     pub(crate) fn published(&self, name: &str, version: u32) -> Result<StoredImage> {
         self.read_record(&copy_key(name, version), name, version)
     }
 
-    /// The versions of an image that were published and not removed, ascending, whether they are there or not.
+    /// Returns the versions of an image that were published and not removed, in ascending order, even if they have
+    /// vanished.
     pub(crate) fn published_versions(&self, name: &str) -> Result<Vec<u32>> {
         self.versions_in("published", name)
     }
 
-    /// The versions of all images that were published, by their second record or their pointer, and that neither are
-    /// there nor were removed; in order.
+    /// Returns the versions of all images that have a second record or a pointer, but neither exist nor were removed;
+    /// sorted.
     pub(crate) fn vanished(&self) -> Result<Vec<(String, u32)>> {
         let mut noted = self.pointed()?;
         for name in self.names_in("published")? {
@@ -100,7 +101,7 @@ impl Store {
         Ok(vanished)
     }
 
-    /// The versions that have a pointer, by the image's name.
+    /// Returns the versions that have a pointer, by the image's name.
     fn pointed(&self) -> Result<BTreeMap<String, BTreeSet<u32>>> {
         let mut pointed = BTreeMap::<String, BTreeSet<u32>>::new();
         for folder in self.list("disks")? {
@@ -112,14 +113,15 @@ impl Store {
         Ok(pointed)
     }
 
-    /// The images with this layout: the same bits, as far as they were read alike. Only their records are read.
+    /// Returns the images with this layout: the same bits, as long as they were analysed alike. Reads only their
+    /// records.
     pub(crate) fn with_layout(&self, layout_digest: &str) -> Result<Vec<Image>> {
         let folder = pointer_folder(layout_digest);
         let names = self.list(&folder)?;
         let ids = names.iter().filter_map(|name| name.strip_prefix(layout_digest)?.strip_prefix('.'));
         let mut images = Vec::new();
         for (name, version) in ids.filter_map(version_of) {
-            // A pointer may outlive its image, and a damaged record is for fsck to report.
+            // A pointer may outlive its image, and damaged records are reported by fsck.
             if let Ok(stored) = self.version(&name, version)
                 && stored.image.layout_digest == layout_digest
             {
@@ -152,9 +154,9 @@ mod tests {
         std::fs::remove_dir_all(folder.path().join("images/name=web")).unwrap();
         assert_eq!(store.vanished().unwrap().len(), 2);
         assert_eq!(store.published("web", 1).unwrap().image, image);
-        // The numbers of vanished versions are not given again.
+        // The numbers of vanished versions are not reused.
         assert_eq!(publish_empty(&store, "web").version, 3);
-        // An image that has lost its second record too is missed by its pointer.
+        // An image that has also lost its second record is noticed by its pointer.
         std::fs::remove_file(folder.path().join("published/name=web/version=2")).unwrap();
         assert_eq!(store.vanished().unwrap(), [("web".to_owned(), 1), ("web".to_owned(), 2)]);
     }

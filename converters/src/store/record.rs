@@ -1,4 +1,4 @@
-//! The record of an image: its name, where it came from, and what is on its disk, as `image.json` has it.
+//! The record of an image, `image.json`: its name, its origin, and the contents of its disk.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -11,10 +11,10 @@ use serde::{Deserialize, Serialize};
 use super::source_file::SourceFile;
 use crate::error::{Error, Result};
 
-/// The name of an image in a store, and which of its versions: `web`, `web@3`, `web@golden`.
+/// The name of an image in a store, and a version of it: `web`, `web@3`, `web@golden`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ImageName {
-    /// The name: letters, digits and `. _ + -`, not beginning with a dot or a dash.
+    /// The name: letters, digits and `. _ + -`; the first character is neither a dot nor a dash.
     pub name: String,
     /// Which version.
     pub version: Selector,
@@ -23,26 +23,26 @@ pub struct ImageName {
 /// Which version of an image.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Selector {
-    /// The newest.
+    /// The newest version.
     Newest,
-    /// The one of this number.
+    /// The version with this number.
     Number(u32),
-    /// The one that has this tag.
+    /// The version with this tag.
     Tag(String),
 }
 
-/// The longest name.
+/// The maximum length of a name.
 const MAX_NAME: usize = 128;
 
 impl ImageName {
-    /// Whether `name` can be the name of an image. It becomes part of a path, so little is allowed.
+    /// Returns true if `name` is a valid image name. It becomes part of a path, so few characters are allowed.
     #[must_use]
     pub fn is_valid(name: &str) -> bool {
         let plain = |c: char| c.is_ascii_alphanumeric() || "._+-".contains(c);
         !name.is_empty() && name.len() <= MAX_NAME && name.chars().all(plain) && !name.starts_with(['.', '-'])
     }
 
-    /// A valid name that is as much like `text` as can be.
+    /// Returns a valid name as similar to `text` as possible.
     #[must_use]
     pub fn like(text: &str) -> String {
         let plain = |c: char| if c.is_ascii_alphanumeric() || "._+-".contains(c) { c } else { '_' };
@@ -51,7 +51,7 @@ impl ImageName {
     }
 }
 
-/// Errs unless `name` can be the name of an image.
+/// Fails unless `name` is a valid image name.
 pub(crate) fn check_name(name: &str) -> Result<()> {
     if !ImageName::is_valid(name) {
         return Err(Error::usage(format!("\"{name}\" cannot be the name of an image"))
@@ -88,7 +88,7 @@ impl FromStr for ImageName {
     }
 }
 
-/// The name and version that `name@version` stands for.
+/// Parses `name@version`.
 pub(super) fn version_of(id: &str) -> Option<(String, u32)> {
     let ImageName { name, version: Selector::Number(version) } = id.parse().ok()? else { return None };
     Some((name, version))
@@ -105,105 +105,105 @@ impl fmt::Display for ImageName {
     }
 }
 
-/// No disk, and nothing on one, has so many bytes: sums of sizes up to it do not overflow.
+/// No disk, and nothing on one, is this large: sums of sizes up to this limit do not overflow.
 const MAX_SIZE: u64 = 1 << 56;
 
-/// What `image.json` says of an image.
+/// The content of `image.json`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Image {
     /// The image's name.
     pub name: String,
     /// Its version, from 1.
     pub version: u32,
-    /// What a reader has to know beside this format to read the image, by name. A reader that does not know one of them
+    /// Features that a reader must support beyond this format, by name. A reader that does not support one of them
     /// refuses the image.
     pub features: Vec<String>,
     /// The disk's size in bytes.
     pub disk_size: u64,
-    /// The layout's digest, in hex. Images with the same layout have the same bits.
+    /// The layout's digest in hex. Images with the same layout have the same bits.
     pub layout_digest: String,
-    /// The disk digest, in hex, if it was computed: it depends on the disk's bits alone.
+    /// The disk digest in hex, if it was computed. It depends only on the disk's bits.
     pub disk_digest: Option<String>,
-    /// BLAKE3 of `manifest.parquet`, in hex.
+    /// BLAKE3 of `manifest.parquet` in hex.
     pub manifest_digest: String,
-    /// BLAKE3 of each of the files beside it that are made from it, in hex, by the file's name.
+    /// BLAKE3 in hex of each file derived from the manifest, by the file's name.
     pub tables: BTreeMap<String, String>,
     /// The partition table, with a partition for each volume.
     pub table: Table,
-    /// What is on each partition, in the table's order.
+    /// The content of each partition, in the table's order.
     pub volumes: Vec<VolumeRecord>,
-    /// How the disk divides.
+    /// How the disk is divided.
     pub counts: Counts,
-    /// Where it came from.
+    /// The origin of the image.
     pub provenance: Provenance,
-    /// What could not be read, or is odd, each a sentence.
+    /// What could not be read or looks odd, each a sentence.
     pub warnings: Vec<String>,
 }
 
-/// What is on a partition.
+/// The content of a partition.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct VolumeRecord {
     /// Its name in paths and in the manifest: `p` and the partition's slot.
     pub volume: String,
-    /// What is there: a filesystem, or something recognised by name.
+    /// A filesystem, or something else that may have been recognised.
     pub content: FilesystemRecord,
 }
 
-/// The name of the volume on a partition: `p` and its slot.
+/// Returns the name of the volume on a partition: `p` and its slot.
 #[must_use]
 pub fn volume_name(slot: u32) -> String {
     format!("p{slot}")
 }
 
-/// What is on a volume.
+/// The content of a volume.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum FilesystemRecord {
     /// A filesystem whose files are in the manifest.
     Filesystem(mif_formats::fs::Info),
-    /// Something else, by name if it was recognised.
+    /// Something else, with its name if it was recognised.
     Other(Option<String>),
 }
 
-/// How a disk divides, in bytes unless said otherwise.
+/// How a disk is divided, in bytes unless stated otherwise.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Counts {
     /// Paths in the manifest.
     pub paths: u64,
-    /// Regular files, hard links counted once.
+    /// Regular files, with hard links counted once.
     pub files: u64,
-    /// Their sizes together.
+    /// The sum of their sizes.
     pub file_bytes: u64,
     /// Bytes of the disk that are file content.
     pub content_bytes: u64,
-    /// Bytes of the disk that are none.
+    /// Bytes of the disk that are residue.
     pub residue_bytes: u64,
     /// Bytes of the disk that are zero and stored nowhere.
     pub zero_bytes: u64,
 }
 
-/// Where an image came from.
+/// The origin of an image.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Provenance {
-    /// What made it: `import`, `customize`, …
+    /// The operation that made it: `import`, `customize`, …
     pub operation: String,
     /// The version of mif.
     pub tool: String,
-    /// When, in seconds since 1970.
+    /// When it was made, in seconds since 1970.
     pub time: u64,
-    /// The file it was read from; of an update, what it is between, as `a@1 to a@2`.
+    /// The file it was read from; for an update, its two images, as `a@1 to a@2`.
     pub source: Option<String>,
-    /// That file's container format.
+    /// The container format of that file.
     pub source_format: Option<String>,
-    /// The internal snapshot of that file that it was read from, if it was one.
+    /// The internal snapshot of that file that was read, if any.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub snapshot: Option<String>,
-    /// The image it was made from, or took the place of, as `name@version`.
+    /// The image it was made from or replaced, as `name@version`.
     pub parent: Option<String>,
-    /// The command line, where a command made it.
+    /// The command line, if a command made it.
     #[serde(default)]
     pub command: Vec<String>,
-    /// The files that it was read from, as they were then: so that one that has not changed is known again.
+    /// The source files as they were when read, so that unchanged files are recognised.
     #[serde(default)]
     pub files: Vec<SourceFile>,
     /// The digest of the edits that made it from its parent: BLAKE3 in hex.
@@ -216,17 +216,17 @@ pub struct Provenance {
 pub struct Removed {
     /// The image's name.
     pub name: String,
-    /// The version, which is never given again.
+    /// The version number, which is never reused.
     pub version: u32,
-    /// When it was removed, in seconds since 1970; 0 if that is not known.
+    /// When it was removed, in seconds since 1970; 0 if unknown.
     #[serde(default)]
     pub time: u64,
-    /// The digest of the layout that it had; none if its record could not be read.
+    /// The digest of its layout; `None` if its record could not be read.
     pub layout_digest: Option<String>,
 }
 
 impl Provenance {
-    /// What this program makes by `operation`; it has its time once it is published.
+    /// Returns the provenance of an image that this program makes by `operation`. The time is set on publication.
     pub(crate) fn of(operation: &str) -> Self {
         Provenance {
             operation: operation.into(),
@@ -244,7 +244,7 @@ impl Provenance {
 }
 
 impl Counts {
-    /// The bytes of a layout by kind of segment. The counts of files and paths stay zero.
+    /// Returns the bytes of a layout by kind of segment. The counts of files and paths stay zero.
     pub(crate) fn of(layout: &Layout) -> Self {
         let mut counts = Counts::default();
         for segment in layout.segments() {
@@ -259,7 +259,7 @@ impl Counts {
     }
 }
 
-/// An image of the store that a verb went past, for something of it is damaged.
+/// An image that a command skipped because part of it is damaged.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct DamagedImage {
     /// The image, as `name@version`.
@@ -275,13 +275,13 @@ impl DamagedImage {
 }
 
 impl Image {
-    /// The record of an empty disk without a table, made now by `operation`, for the caller to fill in.
+    /// Returns the record of an empty disk without a table, made now by `operation`, for the caller to fill in.
     #[must_use]
     pub fn empty(name: &str, version: u32, operation: &str) -> Self {
         Self::new(name, version, Provenance::of(operation))
     }
 
-    /// The same, where more is known of how it was made.
+    /// Like `empty`, with a given provenance.
     pub(crate) fn new(name: &str, version: u32, provenance: Provenance) -> Self {
         Image {
             name: name.to_owned(),
@@ -300,12 +300,13 @@ impl Image {
         }
     }
 
-    /// Its record as `image.json` has it.
+    /// Returns its record as the content of `image.json`.
     pub(crate) fn to_json(&self) -> Vec<u8> {
         serde_json::to_vec_pretty(self).expect("a record is JSON")
     }
 
-    /// Says which numbers of the record are out of range, if any: the rest of the program need not check them again.
+    /// Describes the first value of the record that is out of range, so that the rest of the program need not check
+    /// again.
     pub(super) fn problem(&self) -> Option<&'static str> {
         let Image { table, counts, disk_size, .. } = self;
         let fits = |n: u64| n <= MAX_SIZE;
@@ -324,18 +325,18 @@ impl Image {
         None
     }
 
-    /// `name@version`.
+    /// Returns `name@version`.
     #[must_use]
     pub fn id(&self) -> String {
         format!("{}@{}", self.name, self.version)
     }
 
-    /// The folder of a version.
+    /// Returns the directory of a version.
     pub(crate) fn folder(name: &str, version: u32) -> String {
         format!("images/name={name}/version={version}")
     }
 
-    /// The partition of a volume.
+    /// Returns the partition of a volume.
     #[must_use]
     pub fn partition(&self, volume: &str) -> Option<&Partition> {
         self.table.partitions.iter().find(|p| volume_name(p.slot) == volume)

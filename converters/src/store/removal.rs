@@ -1,4 +1,4 @@
-//! The removal of images: taken out of sight at once, and deleted once nobody reads them any more.
+//! The removal of images: they disappear at once, and are deleted once nobody reads them any more.
 
 use std::collections::BTreeSet;
 use std::io;
@@ -11,11 +11,11 @@ use super::{Store, index_cache, published};
 use crate::error::Result;
 
 impl Store {
-    /// An image in the trash.
+    /// Opens an image in the trash.
     pub(crate) fn trashed(&self, image: &Trashed) -> Result<StoredImage> {
         let folder = image.folder();
         let Trashed { name, version, .. } = image;
-        // On a disk that was full, the record was moved to be the note of the removal.
+        // On a full disk, the record was renamed to serve as the removal note.
         let keys = [format!("{folder}/image.json"), removed_key(name, *version)];
         let [record, note] = keys.map(|key| self.read_record(&key, name, *version));
         let mut stored = record.or(note)?;
@@ -23,8 +23,8 @@ impl Store {
         Ok(stored)
     }
 
-    /// Ends the removal of images: their files go into the trash, and from there as soon as nobody reads them any more. The
-    /// caller holds the store's lock.
+    /// Completes the removal of images: moves their files into the trash, and deletes them as soon as nobody reads them
+    /// any more. The caller holds the store's lock.
     pub(crate) fn finish_removals(&self) -> Result<()> {
         let storage = &**self.storage();
         let failed = |e: io::Error| failed(storage, &e);
@@ -38,7 +38,7 @@ impl Store {
         Ok(())
     }
 
-    /// Moves the files of versions that were removed into the trash, and empties it as far as nobody is in the way.
+    /// Moves the files of removed versions into the trash, and deletes what nobody uses from it.
     fn delete_removed(&self, versions: &[(String, u32)]) -> io::Result<()> {
         let storage = &**self.storage();
         if versions.is_empty() && !self.is_alone() {
@@ -47,7 +47,7 @@ impl Store {
         let trash =
             |epoch| versions.iter().try_for_each(|(name, version)| add_image(storage, epoch, name, *version));
         let left = match self.end_epoch(trash) {
-            // No room even for that, and somebody uses the store: a later removal ends this one.
+            // There is no space even for that, and the store is in use: a later removal completes this one.
             Err(e) if is_full(&e) => return Ok(()),
             left => left?,
         };
@@ -57,7 +57,7 @@ impl Store {
         delete_images(storage, left.oldest)
     }
 
-    /// The versions that were removed, and whose files still lie among the images.
+    /// Returns the removed versions whose files are still among the images.
     fn removed_with_files(&self) -> Result<Vec<(String, u32)>> {
         let mut found = Vec::new();
         for name in self.removed_names()? {
@@ -68,8 +68,8 @@ impl Store {
         Ok(found)
     }
 
-    /// The versions of an image that were removed, ascending. Of one whose record cannot be read, only the number is
-    /// known.
+    /// Returns the removed versions of an image in ascending order. If the record of one cannot be read, only its
+    /// number is known.
     pub fn removed(&self, name: &str) -> Result<Vec<Removed>> {
         let mut removed: Vec<Removed> = Vec::new();
         for version in self.versions_in("removed", name)? {
@@ -82,29 +82,29 @@ impl Store {
         Ok(removed)
     }
 
-    /// Whether a version was removed.
+    /// Returns true if a version was removed.
     pub(crate) fn is_removed(&self, name: &str, version: u32) -> Result<bool> {
         Ok(self.versions_in("removed", name)?.contains(&version))
     }
 
-    /// Takes a version of an image out of sight. Its files stay until [`finish_removals`](Self::finish_removals), its objects
-    /// until gc. The caller holds the store's lock.
+    /// Makes a version of an image invisible. Its files stay until [`finish_removals`](Self::finish_removals), its
+    /// objects until gc. The caller holds the store's lock.
     pub(crate) fn remove_version(&self, name: &str, version: u32) -> Result<()> {
         let time = self.storage.now();
         let stored = self.version(name, version).or_else(|_| self.published(name, version)).ok();
         let layout_digest = stored.map(|stored| stored.image.layout_digest);
         let record = Removed { name: name.to_owned(), version, time, layout_digest };
         let json = serde_json::to_vec_pretty(&record).expect("a record is JSON");
-        // The record first: no crash may make the number free again.
+        // The record comes first, so that no crash frees the number.
         let key = removed_key(name, version);
         let failed = |e: io::Error| self.storage.error(&key, &e);
         self.put_removed(&key, &json, name, version).map_err(failed)?;
         self.forget_published(name, version, record.layout_digest.as_deref())
     }
 
-    /// Records that a version was removed. If the disk is full, the index cache is deleted first; if that is not enough, the
-    /// image's own record is renamed to be the note, which needs no space unless it is the name's first; and if it is, the
-    /// image's files go before the note.
+    /// Records that a version was removed. If the disk is full, the index cache is deleted first. If that is not
+    /// enough, the image's own record is renamed to the note, which takes no space unless the name's directory has to
+    /// be created. If even that fails, the image's files are deleted before the note is written.
     fn put_removed(&self, key: &str, json: &[u8], name: &str, version: u32) -> io::Result<()> {
         let put = || self.storage.put_if_absent(key, json).map(|_| ());
         let no_room = match put() {
@@ -124,8 +124,8 @@ impl Store {
                 return Ok(());
             }
         }
-        // The second record keeps the number from being given again, so the image's files may go first and make room, if nobody
-        // reads them.
+        // The second record keeps the number from being reused, so the image's files may be deleted first to free
+        // space, if nobody reads them.
         if let Some(_alone) = self.alone()?
             && self.storage.len(&published::copy_key(name, version)).is_ok()
         {

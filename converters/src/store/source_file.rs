@@ -1,4 +1,4 @@
-//! A file that an image was read from, and whether it is still the same.
+//! A file that an image was read from, and whether it has changed since.
 
 use std::io;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -6,23 +6,23 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use mif_formats::container::DiskFile;
 use serde::{Deserialize, Serialize};
 
-/// A file that an image was read from. What tells without reading it whether it has changed.
+/// A file that an image was read from, with what reveals a change without reading it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SourceFile {
     /// Its absolute path.
     pub path: String,
     /// Its length in bytes.
     pub size: u64,
-    /// When it was last changed: seconds since 1970.
+    /// Its modification time in seconds since 1970.
     pub mtime: i64,
-    /// The nanoseconds of that.
+    /// The nanoseconds of the modification time.
     pub mtime_ns: u32,
     /// Its inode number.
     pub inode: u64,
 }
 
 impl SourceFile {
-    /// A file as it is now: the one that was opened, whatever its path leads to by now.
+    /// Describes the opened file as it is now, even if its path leads to another file by now.
     pub fn of(file: &DiskFile) -> io::Result<Self> {
         use std::os::unix::fs::MetadataExt;
         let meta = file.metadata()?;
@@ -35,15 +35,15 @@ impl SourceFile {
         })
     }
 
-    /// A file that is about to be read. Waits, if it was changed just now, until the clock of its filesystem has
-    /// ticked: so whoever changes it from now on also changes its time.
+    /// Describes a file that is about to be read. If it was changed just now, waits for the next clock tick of its
+    /// filesystem, so that any later change also changes its modification time.
     pub(crate) fn before_reading(opened: &DiskFile) -> io::Result<Self> {
         let mut file = Self::of(opened)?;
         for _ in 0..3 {
-            // Filesystems that count whole or even seconds have no nanoseconds.
+            // Filesystems with whole or even seconds have no nanoseconds.
             let tick = Duration::from_millis(if file.mtime_ns == 0 { 2000 } else { 20 });
             let changed = UNIX_EPOCH + Duration::new(u64::try_from(file.mtime).unwrap_or(0), file.mtime_ns);
-            // A time in the future is somebody else's clock, and tells nothing.
+            // A time in the future comes from another clock and says nothing.
             let age = SystemTime::now().duration_since(changed).unwrap_or(tick);
             if age >= tick {
                 return Ok(file);
@@ -51,7 +51,7 @@ impl SourceFile {
             std::thread::sleep(tick - age);
             file = Self::of(opened)?;
         }
-        // Somebody is writing to it all the time. No file has this number: it will never be known again.
+        // The file changes all the time. No file has inode 0, so this one will never be recognised as unchanged.
         Ok(SourceFile { inode: 0, ..file })
     }
 }
@@ -71,7 +71,7 @@ mod tests {
         let disk = container::open(&path, &raw).unwrap();
         let file = SourceFile::before_reading(&disk.files[0]).unwrap();
         assert_eq!(file, SourceFile::of(&disk.files[0]).unwrap());
-        // Another file that takes its name is not the one that is read.
+        // A file that takes over its path is not the one that is read.
         std::fs::rename(&path, folder.path().join("moved")).unwrap();
         std::fs::write(&path, b"other").unwrap();
         assert_eq!(file, SourceFile::of(&disk.files[0]).unwrap());

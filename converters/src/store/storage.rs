@@ -1,4 +1,4 @@
-//! Where a store keeps its files. All access goes through [`Storage`], so that an object store can serve too.
+//! Where a store keeps its files. All access goes through [`Storage`], so that an object store can be used too.
 
 use std::any::Any;
 use std::io::{self, Write};
@@ -10,19 +10,19 @@ use mif_formats::container::Access;
 
 use crate::error::Error;
 
-/// How long somebody who waits for others sleeps before looking again.
+/// How long to sleep before trying again to get a lock.
 const POLL: Duration = Duration::from_millis(50);
 
 /// The files of an image.
 pub(crate) const IMAGE_FILES: [&str; 6] =
     ["image.json", "manifest.parquet", "layout", "digests", "packages.parquet", "packs"];
 
-/// Whether this program gives such names to files in folders that it removes: an image's files, and a tag's values.
+/// Returns true if this program uses such a name in directories that it removes: an image's files, and a tag's values.
 pub(super) fn is_given(name: &str) -> bool {
     IMAGE_FILES.contains(&name) || number::<u64>(name).is_some()
 }
 
-/// The number that a name is, written as this program writes it: `01` is none.
+/// Parses a number in the form in which this program writes it: `01` is not one.
 pub(super) fn number<N: FromStr + ToString>(name: &str) -> Option<N> {
     name.parse().ok().filter(|number: &N| number.to_string() == name)
 }
@@ -32,7 +32,7 @@ pub(crate) fn is_full(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
 }
 
-/// Errs if a file with this key has more bytes than any of its kind; to be asked before it is read whole.
+/// Fails if a file with this key is larger than any of its kind. Call it before reading the file whole.
 pub fn check_len(key: &str, len: u64) -> io::Result<()> {
     let most = max_len(key);
     if len > most {
@@ -42,7 +42,7 @@ pub fn check_len(key: &str, len: u64) -> io::Result<()> {
     Ok(())
 }
 
-/// How many bytes the file with this key has at most. What is larger is not read whole.
+/// Returns the maximum size in bytes of the file with this key. Larger files are not read whole.
 fn max_len(key: &str) -> u64 {
     let (top, name) = (key.split('/').next(), key.rsplit('/').next());
     match (top, name) {
@@ -55,50 +55,49 @@ fn max_len(key: &str) -> u64 {
 
 /// A place for immutable files, named by keys such as `packs/ab/abcd.pack`.
 pub trait Storage: Send + Sync {
-    /// For messages: where this is.
+    /// Returns the location for messages.
     fn place(&self) -> String;
 
-    /// Who may read what is here, beside its owner.
+    /// Returns who may read the files here, besides their owner.
     fn access(&self) -> Access;
 
-    /// The bytes `range` of a file: exactly these, or an error.
+    /// Reads the bytes `range` of a file: exactly these, or fails.
     fn read(&self, key: &str, range: Range<u64>) -> io::Result<Vec<u8>>;
 
-    /// The length of a file in bytes.
+    /// Returns the length of a file in bytes.
     fn len(&self, key: &str) -> io::Result<u64>;
 
-    /// Reads a whole file as of one moment: never the length of one version with the bytes of another.
-    /// An error if it is larger than any file of its kind ([`check_len`]).
+    /// Reads a whole file atomically: never the length of one version with the bytes of another. Fails if it is larger
+    /// than any file of its kind ([`check_len`]).
     fn read_all(&self, key: &str) -> io::Result<Vec<u8>>;
 
-    /// The error of the program for one of a file. What could not be read is not said to be damaged
-    /// ([`Error::is_unreadable`]).
+    /// Converts an I/O error of a file. A file that could not be read is not called damaged ([`Error::is_unreadable`]).
     fn error(&self, key: &str, error: &io::Error) -> Error {
         Error::file(&format!("{}/{key}", self.place()), error)
     }
 
-    /// Starts a file whose key is known when it is finished. Dropped unfinished, it leaves nothing.
+    /// Starts a file whose key is given when it is finished. If dropped unfinished, it leaves nothing behind.
     fn upload(&self) -> io::Result<Box<dyn Upload>>;
 
-    /// Writes a file, durably. Gives false, and changes nothing, if the key is there already.
+    /// Writes a file durably. Returns false, and changes nothing, if the key already exists.
     fn put_if_absent(&self, key: &str, bytes: &[u8]) -> io::Result<bool> {
         let mut upload = self.upload()?;
         upload.write_all(bytes)?;
         upload.finish(key)
     }
 
-    /// Writes a file, durably, in the place of what the key names now. For files that are damaged, or are named by
-    /// their own digest: all others never change.
+    /// Writes a file durably, replacing the one under this key. For damaged files and files named by their own digest:
+    /// all others never change.
     fn replace(&self, key: &str, bytes: &[u8]) -> io::Result<()>;
 
-    /// Writes several files of one folder, all at once and durably: nobody ever sees a part of them. Gives
-    /// false, and changes nothing, if the folder is there already.
+    /// Writes several files of one directory durably and atomically: nobody ever sees only some of them. Returns false,
+    /// and changes nothing, if the directory already exists.
     fn publish(&self, folder: &str, files: &[(&str, &[u8])]) -> io::Result<bool>;
 
-    /// What is in a folder; nothing if it is not there.
+    /// Returns the entries of a directory; none if it does not exist.
     fn entries(&self, folder: &str) -> io::Result<Entries>;
 
-    /// The names of the files and folders in a folder, sorted; none if it is not there.
+    /// Returns the sorted names of the files and directories in a directory; none if it does not exist.
     fn list(&self, folder: &str) -> io::Result<Vec<String>> {
         let Entries { mut files, folders, .. } = self.entries(folder)?;
         files.extend(folders);
@@ -106,46 +105,47 @@ pub trait Storage: Send + Sync {
         Ok(files)
     }
 
-    /// Removes a file, or a folder with the files in it whose names this program gives; what else is in it stays,
-    /// and then the folder too. What is not there is removed already.
+    /// Removes a file, or from a directory the files with names that this program uses. Other files stay, and then the
+    /// directory stays too. It is no error if nothing exists under the key.
     fn delete(&self, key: &str) -> io::Result<()>;
 
-    /// Gives a file another key, unless that is there; gives whether it did. It takes no room.
+    /// Renames a file unless the new key exists, and returns true if it did. Needs no free space for the content.
     fn rename(&self, key: &str, to: &str) -> io::Result<bool>;
 
-    /// Begins to use the store, in the present epoch, until what this gives is dropped or the process ends. Gives none while
-    /// somebody has it alone.
+    /// Enters the store, in the current epoch, until the result is dropped or the process ends. Returns `None` while
+    /// another process has the store exclusively.
     fn enter(&self) -> io::Result<Option<Lock>>;
 
-    /// The number of the present epoch.
+    /// Returns the number of the current epoch.
     fn epoch(&self) -> io::Result<u64>;
 
-    /// Begins the next epoch, and gives its number. Whoever enters from now on enters in that one. The caller holds the lock.
+    /// Begins the next epoch and returns its number. Users who enter from now on enter that one. The caller holds the
+    /// lock.
     fn advance(&self) -> io::Result<u64>;
 
-    /// The epoch in which the first of those entered who still use the store; the present one if there are none. The
+    /// Returns the oldest epoch of those that current users have entered, or the current one if there are no users. The
     /// caller holds the lock.
     fn oldest(&self) -> io::Result<u64>;
 
-    /// Takes the store's lock, which is held by whoever removes; gives none while another one holds it. Others use the
-    /// store meanwhile.
+    /// Takes the store's removal lock. Returns `None` while another process holds it. Others may use the store
+    /// meanwhile.
     fn lock(&self) -> io::Result<Option<Lock>>;
 
-    /// Has the store alone: nobody uses it, and whoever wants to waits. Gives none while somebody uses it. The caller holds the
-    /// lock.
+    /// Takes the store exclusively: nobody uses it, and new users wait. Returns `None` while it is in use. The caller
+    /// holds the lock.
     fn alone(&self) -> io::Result<Option<Lock>>;
 
-    /// Waits a while before one of these is asked for again.
+    /// Waits before `enter`, `lock` or `alone` is tried again.
     fn pause(&self) {
         std::thread::sleep(POLL);
     }
 
-    /// The time, in seconds since 1970.
+    /// Returns the current time in seconds since 1970.
     fn now(&self) -> u64 {
         SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
     }
 
-    /// Bytes that nobody can guess and that never come again.
+    /// Returns unpredictable bytes that never repeat.
     fn random(&self) -> io::Result<[u8; 32]> {
         let mut bytes = [0; 32];
         rustix::rand::getrandom(&mut bytes, rustix::rand::GetRandomFlags::empty())?;
@@ -153,33 +153,33 @@ pub trait Storage: Send + Sync {
     }
 }
 
-/// What is in a folder: names, each list sorted.
+/// The entries of a directory. Each list is sorted.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Entries {
     /// Files.
     pub files: Vec<String>,
-    /// Folders.
+    /// Directories.
     pub folders: Vec<String>,
-    /// Links, sockets and the like, and names that are not UTF-8: this program makes none of these.
+    /// Links, sockets and other special files, and names that are not UTF-8. This program creates none of these.
     pub others: Vec<String>,
 }
 
-/// What somebody holds of a store until this is dropped: a lease of its files, its lock, or all of it.
+/// A hold on a store until this is dropped: a lease, the removal lock, or the whole store.
 pub struct Lock(Option<Box<dyn Any + Send + Sync>>);
 
 impl Lock {
-    /// Is given back when `held` is dropped.
+    /// Returns a lock that is released when `held` is dropped.
     pub fn new(held: impl Any + Send + Sync) -> Self {
         Lock(Some(Box::new(held)))
     }
 
-    /// No lease: it cannot be had here, and what is read may be removed meanwhile.
+    /// Returns an empty lock: a lease is impossible here, and files may be removed while they are read.
     #[must_use]
     pub fn none() -> Self {
         Lock(None)
     }
 
-    /// Whether there is one.
+    /// Returns true if the lock is not empty.
     #[must_use]
     pub fn is_held(&self) -> bool {
         self.0.is_some()
@@ -188,11 +188,11 @@ impl Lock {
 
 /// A file that is being written.
 pub trait Upload: Write + Send {
-    /// Makes the file durable and visible under `key`. Gives false if the key is there already: what is
-    /// there stays.
+    /// Makes the file durable and visible under `key`. Returns false if the key already exists: the existing file
+    /// stays.
     fn finish(self: Box<Self>, key: &str) -> io::Result<bool>;
 
-    /// Makes the file durable and visible under `key`, in the place of what is there.
+    /// Makes the file durable and visible under `key`, replacing an existing one.
     fn replace(self: Box<Self>, key: &str) -> io::Result<()>;
 }
 
@@ -209,7 +209,7 @@ mod tests {
         assert!(storage.put_if_absent("a/b/c", b"first").unwrap());
         assert!(!storage.put_if_absent("a/b/c", b"second").unwrap());
         assert_eq!(storage.read_all("a/b/c").unwrap(), b"first");
-        // A file that is open, for it was read, is not read any more once it was replaced.
+        // A file that is open because it was read is reopened once it has been replaced.
         storage.replace("a/b/c", b"mended").unwrap();
         assert_eq!(storage.read_all("a/b/c").unwrap(), b"mended");
         assert_eq!(storage.list("tmp").unwrap(), [""; 0]);
@@ -228,7 +228,7 @@ mod tests {
                 }
             });
             for _ in 0..400 {
-                // A new one each time, which keeps no file open.
+                // A new instance each time, which has no file open.
                 let read = Folder::new(folder.path()).read_all("a").unwrap();
                 assert!(both.contains(&read), "{} bytes", read.len());
             }
@@ -246,14 +246,14 @@ mod tests {
         storage.delete("images/x/1").unwrap();
         storage.delete("images/x/1").unwrap();
         assert_eq!(storage.list("images/x").unwrap(), [""; 0]);
-        // With something in it that is not ours, it stays, and that in it.
+        // A directory that contains a foreign file stays, with this file.
         assert!(storage.publish("images/x/2", &[("layout", b"1"), ("notes", b"2")]).unwrap());
         storage.delete("images/x/2").unwrap();
         assert_eq!(storage.list("images/x/2").unwrap(), ["notes"]);
         assert_eq!(storage.list("tmp").unwrap(), [""; 0]);
     }
 
-    /// All kinds of storage, in one place or the other.
+    /// Runs a test on each kind of storage.
     fn with_each(test: impl Fn(&dyn Storage)) {
         let folder = tempfile::tempdir().unwrap();
         test(&Folder::new(folder.path()));

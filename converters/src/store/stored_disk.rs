@@ -1,4 +1,4 @@
-//! A stored disk as a [`Source`]: read through its layout, whoever made it.
+//! A stored disk as a [`Source`], read through its layout.
 
 use std::sync::Arc;
 
@@ -16,18 +16,18 @@ pub struct StoredDisk {
 }
 
 impl StoredDisk {
-    /// The disk that `layout` describes over `objects`.
+    /// Returns the disk that `layout` describes, with its bytes from `objects`.
     #[must_use]
     pub fn new(layout: Arc<Layout>, objects: Arc<Objects>) -> Self {
         StoredDisk { layout, objects, sector_size: None }
     }
 
-    /// The layout that it is read by.
+    /// Returns the layout through which it is read.
     pub(crate) fn layout(&self) -> &Arc<Layout> {
         &self.layout
     }
 
-    /// The same disk, known to have logical sectors of this many bytes.
+    /// Sets the size of logical sectors in bytes.
     #[must_use]
     pub fn with_sectors_of(self, bytes: u32) -> Self {
         StoredDisk { sector_size: Some(bytes), ..self }
@@ -72,7 +72,7 @@ impl Source for StoredDisk {
         if first.origin == Origin::Zero {
             return Ok(Extent::zero(offset, first.range.end - offset));
         }
-        // Bounded, so that asking for one extent never walks the whole layout.
+        // Limited, so that asking for one extent never walks the whole layout.
         let end = segments
             .take(256)
             .take_while(|segment| segment.origin != Origin::Zero)

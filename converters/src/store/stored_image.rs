@@ -1,4 +1,4 @@
-//! One image of a store, open: its record and its files, checked against their digests.
+//! An open image of a store: its record and its files, checked against their digests.
 
 use std::collections::BTreeSet;
 use std::io;
@@ -16,28 +16,28 @@ use super::stored_disk::StoredDisk;
 use super::{pack_list, trash};
 use crate::error::{Error, Result, damaged};
 
-/// The name of the table of packages beside a manifest.
+/// The name of the packages table beside a manifest.
 pub(crate) const PACKAGES: &str = "packages.parquet";
 
 /// The name of the list of packs beside a manifest.
 pub(crate) const PACKS: &str = "packs";
 
-/// An image of the store, open.
+/// An open image of the store.
 pub struct StoredImage {
     /// Its record.
     pub image: Image,
-    /// Where its files are.
+    /// The directory of its files.
     pub(super) folder: String,
     pub(super) storage: Arc<dyn Storage>,
 }
 
 impl StoredImage {
-    /// The key of one of its files.
+    /// Returns the key of one of its files.
     pub(crate) fn key(&self, file: &str) -> String {
         format!("{}/{file}", self.folder)
     }
 
-    /// Writes one of its files again, in the place of one that is damaged.
+    /// Rewrites one of its files that is damaged.
     pub(crate) fn replace(&self, file: &str, bytes: &[u8]) -> Result<()> {
         let key = self.key(file);
         self.storage.replace(&key, bytes).map_err(|e| self.storage.error(&key, &e))
@@ -51,7 +51,7 @@ impl StoredImage {
             .map_err(|e| self.storage.error(&key, &e))
     }
 
-    /// Reads a file of an image that was removed since it was opened.
+    /// Reads a file of an image that was removed after it was opened.
     fn read_trashed(&self, file: &str, error: io::Error) -> io::Result<Vec<u8>> {
         let Image { name, version, .. } = &self.image;
         match trash::folder_of(&*self.storage, name, *version) {
@@ -62,7 +62,7 @@ impl StoredImage {
         }
     }
 
-    /// One of the files that are made from the manifest, checked against its digest in the record.
+    /// Reads one of the files derived from the manifest, checked against its digest in the record.
     pub(crate) fn table(&self, file: &str) -> Result<Vec<u8>> {
         let bytes = self.read(file)?;
         let digest = blake3::hash(&bytes).to_hex();
@@ -73,13 +73,13 @@ impl StoredImage {
         Ok(bytes)
     }
 
-    /// The packs that have what it needs, as its file `packs` names them: most or all of them, and none if that is
-    /// missing. Nothing depends on it: objects are found by all indexes too.
+    /// Returns the packs with its objects, as its file `packs` lists them: most or all of them, and none if that is
+    /// missing. It is only a hint: objects are found through all indexes too.
     pub(crate) fn packs(&self) -> BTreeSet<PackId> {
         self.read(PACKS).map(|text| pack_list::decode(&text)).unwrap_or_default()
     }
 
-    /// Says that what it needs of the packs `gone` is in the packs `new`.
+    /// Records that the objects it needs from the packs `gone` are now in the packs `new`.
     pub(crate) fn replace_packs(&self, gone: &BTreeSet<PackId>, new: &BTreeSet<PackId>) -> Result<()> {
         let packs = self.packs();
         match packs.is_disjoint(gone) {
@@ -88,22 +88,22 @@ impl StoredImage {
         }
     }
 
-    /// The packages, from the table beside the manifest.
+    /// Reads the packages from the table beside the manifest.
     pub fn packages(&self) -> Result<Vec<Package>> {
         packages::read(self.packages_file()?.into()).map_err(|e| damaged(&self.image.id(), &e))
     }
 
-    /// The table of packages as a file.
+    /// Reads the packages table as a file.
     pub(crate) fn packages_file(&self) -> Result<Vec<u8>> {
         self.table(PACKAGES)
     }
 
-    /// The manifest's rows, checked against the digest in the record.
+    /// Reads the manifest's rows, checked against the digest in the record.
     pub fn manifest(&self) -> Result<Vec<Row>> {
         manifest::read(self.manifest_file()?).map_err(|e| damaged(&self.image.id(), &e))
     }
 
-    /// The manifest as a file, checked against the digest in the record.
+    /// Reads the manifest as a file, checked against the digest in the record.
     pub fn manifest_file(&self) -> Result<bytes::Bytes> {
         let bytes = self.read("manifest.parquet")?;
         if blake3::hash(&bytes).to_hex().as_str() != self.image.manifest_digest {
@@ -116,7 +116,7 @@ impl StoredImage {
         Ok(bytes.into())
     }
 
-    /// The layout, checked against the digest in the record.
+    /// Reads the layout, checked against the digest in the record.
     pub fn layout(&self) -> Result<Layout> {
         let (layout, digest) =
             Layout::decode(&self.read("layout")?).map_err(|e| damaged(&self.image.id(), &e))?;
@@ -129,7 +129,7 @@ impl StoredImage {
         Ok(layout)
     }
 
-    /// The disk, read through the layout.
+    /// Returns the disk, which is read through the layout.
     pub fn disk(&self, objects: Arc<Objects>) -> Result<StoredDisk> {
         Ok(StoredDisk::new(Arc::new(self.layout()?), objects).with_sectors_of(self.image.table.sector_size))
     }

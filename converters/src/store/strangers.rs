@@ -4,10 +4,11 @@ use super::storage::number;
 use super::{Entries, IMAGE_FILES, ImageName, Storage, unfinished_epoch};
 use mif_formats::mif::PackId;
 
-/// How many are named.
+/// The maximum number of files that are named.
 const MAX_NAMED: usize = 20;
 
-/// Names, from the root of the store, of what this program did not make: the first [`MAX_NAMED`], and the number of all.
+/// Returns the paths, from the root of the store, of files that this program did not make: the first [`MAX_NAMED`], and
+/// how many there are in total.
 pub(crate) fn strangers(storage: &dyn Storage) -> std::io::Result<(Vec<String>, usize)> {
     let mut found = Strangers { storage, named: Vec::new(), count: 0 };
     found.look("", &|name| TOP.contains(&name))?;
@@ -34,7 +35,7 @@ pub(crate) fn strangers(storage: &dyn Storage) -> std::io::Result<(Vec<String>, 
     Ok((found.named, found.count))
 }
 
-/// The files and directories at the root of a store.
+/// The files and directories in the root of a store.
 const TOP: [&str; 12] = [
     "store.json",
     "lock",
@@ -82,7 +83,7 @@ struct Strangers<'a> {
 }
 
 impl Strangers<'_> {
-    /// Looks at a folder: gives the folders in it that are ours, and notes what is not.
+    /// Lists a directory: returns the subdirectories that are ours, and records everything that is not.
     fn look(&mut self, folder: &str, is_ours: &dyn Fn(&str) -> bool) -> std::io::Result<Vec<String>> {
         let Entries { files, folders, others } = self.storage.entries(folder)?;
         let (ours, strange): (Vec<_>, Vec<_>) = folders.into_iter().partition(|name| is_ours(name));

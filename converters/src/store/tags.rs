@@ -1,4 +1,4 @@
-//! Tags: names for versions. A tag moves by a new numbered value, so a reader sees the old one or the new.
+//! Tags: names for versions. Moving a tag adds a new numbered value, so a reader sees the old one or the new.
 
 use serde::Serialize;
 
@@ -12,7 +12,7 @@ pub struct Tag {
     pub name: String,
     /// The tag.
     pub tag: String,
-    /// The version that it stands for.
+    /// The version that it names.
     pub version: u32,
 }
 
@@ -21,7 +21,7 @@ fn folder(name: &str, tag: &str) -> String {
 }
 
 impl Store {
-    /// The tags of an image, sorted.
+    /// Returns the tags of an image, sorted.
     pub fn tags(&self, name: &str) -> Result<Vec<Tag>> {
         let mut tags = Vec::new();
         for entry in self.list_keys(&format!("tags/name={name}"))? {
@@ -33,9 +33,9 @@ impl Store {
         Ok(tags)
     }
 
-    /// The version that a tag stands for.
+    /// Returns the version that a tag names.
     pub fn tagged(&self, name: &str, tag: &str) -> Result<Option<u32>> {
-        // A value can be replaced between listing and reading: then there is a newer one to list.
+        // A value can be replaced between listing and reading: then the next listing has a newer one.
         for _ in 0..100 {
             let Some(newest) = self.tag_values(name, tag)?.pop() else { return Ok(None) };
             let key = format!("{}/{newest}", folder(name, tag));
@@ -53,7 +53,7 @@ impl Store {
         Err(Error::store(format!("{name}@{tag}: changes faster than it can be read")))
     }
 
-    /// The numbers of a tag's values, ascending.
+    /// Returns the numbers of a tag's values in ascending order.
     fn tag_values(&self, name: &str, tag: &str) -> Result<Vec<u64>> {
         let mut values: Vec<u64> =
             self.list_keys(&folder(name, tag))?.iter().filter_map(|n| n.parse().ok()).collect();
@@ -61,7 +61,7 @@ impl Store {
         Ok(values)
     }
 
-    /// Makes `tag` stand for a version. It may stand for another already.
+    /// Makes `tag` name a version. Moves it if it already exists.
     pub fn set_tag(&self, name: &str, tag: &str, version: u32) -> Result<Tag> {
         let number_alone = tag.bytes().all(|b| b.is_ascii_digit());
         if !ImageName::is_valid(tag) || number_alone {
@@ -86,7 +86,7 @@ impl Store {
         }
     }
 
-    /// Removes a tag; gives whether there was one.
+    /// Removes a tag, and returns true if it existed.
     pub fn remove_tag(&self, name: &str, tag: &str) -> Result<bool> {
         let there = self.tagged(name, tag)?.is_some();
         let folder = folder(name, tag);

@@ -1,13 +1,14 @@
-//! What is on its way out: images that were removed and packs that no image needs, until nobody uses them any more.
+//! The trash: removed images and unneeded packs, kept until nobody uses them any more.
 //!
 //! ```text
 //! trash/<epoch>/<name>@<version>/     the files of an image that was removed
 //! trash/<epoch>/packs                 the ids of packs that were not needed, a line each
 //! ```
 //!
-//! Something goes into the trash of the epoch that is begun right after. Whoever enters the store in that epoch, or later,
-//! does not see the images, and stores again what only those packs have. So once everybody who entered before has left, images can
-//! be deleted, and packs too if a fresh look at the images still finds no need for them.
+//! Files go into the trash of the epoch that begins right after. Processes that enter the store in that epoch or later
+//! do not see the images, and store again the objects that only those packs contain. So once everybody who entered
+//! before has left, the images can be deleted, and also the packs if a second look at the images finds that they are
+//! still not needed.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
@@ -40,7 +41,7 @@ impl Trashed {
     }
 }
 
-/// The epochs of which there is trash, ascending.
+/// Returns the epochs that have trash, in ascending order.
 fn epochs(storage: &dyn Storage) -> io::Result<Vec<u64>> {
     let folders = storage.entries(TRASH)?.folders;
     let mut epochs: Vec<u64> = folders.iter().filter_map(|name| number(name)).collect();
@@ -48,7 +49,7 @@ fn epochs(storage: &dyn Storage) -> io::Result<Vec<u64>> {
     Ok(epochs)
 }
 
-/// The images in the trash.
+/// Returns the images in the trash.
 pub(crate) fn images(storage: &dyn Storage) -> io::Result<Vec<Trashed>> {
     let mut images = Vec::new();
     for epoch in epochs(storage)? {
@@ -61,9 +62,9 @@ pub(crate) fn images(storage: &dyn Storage) -> io::Result<Vec<Trashed>> {
     Ok(images)
 }
 
-/// The directory in the trash with the files of a version that was removed, if they are there.
+/// Returns the trash directory that contains the files of a removed version, if there is one.
 pub(super) fn folder_of(storage: &dyn Storage, name: &str, version: u32) -> io::Result<Option<String>> {
-    // Without the note of its removal, an image is not removed, but damaged.
+    // Without a removal note, an image is not removed but damaged.
     match storage.len(&removed_key(name, version)) {
         Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
         found => found?,
@@ -73,12 +74,12 @@ pub(super) fn folder_of(storage: &dyn Storage, name: &str, version: u32) -> io::
     Ok(found.map(Trashed::folder))
 }
 
-/// The key of the note that a version was removed.
+/// Returns the key of the note that a version was removed.
 pub(super) fn removed_key(name: &str, version: u32) -> String {
     format!("removed/name={name}/version={version}")
 }
 
-/// The packs in the trash, with the epoch that they have been in it since.
+/// Returns the packs in the trash, each with the epoch in which it was put there.
 pub(crate) fn packs(storage: &dyn Storage) -> io::Result<BTreeMap<PackId, u64>> {
     let mut packs = BTreeMap::new();
     for epoch in epochs(storage)? {
@@ -95,14 +96,14 @@ fn packs_key(epoch: u64) -> String {
 
 fn packs_of(storage: &dyn Storage, epoch: u64) -> io::Result<BTreeSet<PackId>> {
     match storage.read_all(&packs_key(epoch)) {
-        // A pack whose line is damaged is found again by the next gc.
+        // The next gc finds packs again whose line is damaged.
         Ok(text) => Ok(pack_list::decode(&text)),
         Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(BTreeSet::new()),
         Err(e) => Err(e),
     }
 }
 
-/// Puts packs into the trash of an epoch, unless they are in the trash already.
+/// Puts packs into the trash of an epoch, except those that are already in the trash.
 pub(crate) fn add_packs(storage: &dyn Storage, epoch: u64, added: &BTreeSet<PackId>) -> io::Result<()> {
     let known = packs(storage)?;
     let new: BTreeSet<PackId> = added.iter().filter(|pack| !known.contains_key(pack)).copied().collect();
@@ -112,7 +113,7 @@ pub(crate) fn add_packs(storage: &dyn Storage, epoch: u64, added: &BTreeSet<Pack
     write_packs(storage, epoch, &(&packs_of(storage, epoch)? | &new))
 }
 
-/// Takes packs out of the trash: they are deleted, or needed again.
+/// Takes packs out of the trash that were deleted or are needed again.
 pub(crate) fn forget_packs(storage: &dyn Storage, gone: &dyn Fn(&PackId) -> bool) -> io::Result<()> {
     for epoch in epochs(storage)? {
         let packs = packs_of(storage, epoch)?;
@@ -136,7 +137,7 @@ fn remove_if_empty(storage: &dyn Storage, epoch: u64) -> io::Result<()> {
     if storage.list(&folder)?.is_empty() { storage.delete(&folder) } else { Ok(()) }
 }
 
-/// Moves the files of an image into the trash of an epoch. What else lies in its directory stays there.
+/// Moves the files of an image into the trash of an epoch. Foreign files in its directory stay there.
 pub(super) fn add_image(storage: &dyn Storage, epoch: u64, name: &str, version: u32) -> io::Result<()> {
     let from = Image::folder(name, version);
     let to = Trashed { epoch, name: name.to_owned(), version }.folder();
@@ -155,7 +156,7 @@ pub(super) fn delete_images(storage: &dyn Storage, oldest: u64) -> io::Result<()
     Ok(())
 }
 
-/// The error of a store's trash.
+/// Converts an I/O error of the trash.
 pub(crate) fn failed(storage: &dyn Storage, error: &io::Error) -> Error {
     storage.error(TRASH, error)
 }

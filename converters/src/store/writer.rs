@@ -1,4 +1,4 @@
-//! Adding objects: what the store lacks is compressed and appended to a pack.
+//! Adds objects: those that the store lacks are compressed and appended to a pack.
 
 use std::cell::RefCell;
 use std::collections::HashSet;
@@ -14,38 +14,38 @@ use super::pack_index::{index_key, pack_key};
 use super::{Storage, Store, Upload, trash};
 use crate::error::{Error, Result};
 
-/// A pack is finished once it is this large, in bytes.
+/// A pack is finished once it reaches this size in bytes.
 const MAX_PACK: u64 = 512 << 20;
 
-/// zstd's level: on system images a few percent smaller than 1, and still faster than two cores can hash.
+/// The zstd level: a few percent smaller than level 1 on system images, and still faster than two cores can hash.
 const LEVEL: i32 = 3;
 
-/// Adds objects to a store, from several threads. Nothing is visible before [`finish`](Self::finish).
+/// Adds objects to a store from several threads. Nothing is visible before [`finish`](Self::finish).
 ///
-/// Several images that are imported side by side each have a writer, made `beside` the others: what one
-/// of them stores the others need not store again.
+/// Several images that are imported in parallel each have a writer, made `beside` the others: an object that one of
+/// them stores is not stored by the others.
 pub struct ObjectWriter {
     shared: Arc<Shared>,
-    /// Objects that somebody else was about to store when this writer met them.
+    /// Objects that another writer had claimed but not yet stored when this writer met them.
     awaited: Mutex<HashSet<ObjectId>>,
     added: AtomicU64,
     added_bytes: AtomicU64,
     stored_bytes: AtomicU64,
 }
 
-/// What writers beside each other have in common.
+/// The state that writers beside each other share.
 struct Shared {
     storage: Arc<dyn Storage>,
     index: Arc<Index>,
-    /// Nothing but these is stored, if there are any.
+    /// If set, only these objects are stored.
     only: Option<HashSet<ObjectId>>,
-    /// How many packs are missing or cut short.
+    /// The number of packs that are missing or truncated.
     broken: usize,
-    /// Those, and packs in the trash: what only these have is stored again.
+    /// Those packs and the packs in the trash: objects that only these contain are stored again.
     absent: HashSet<PackId>,
-    /// Objects of which every copy in the index is damaged: they are stored again.
+    /// Objects of which every indexed copy is damaged: they are stored again.
     damaged: HashSet<ObjectId>,
-    /// Objects stored since the index was read. A damaged object that is among them is whole again.
+    /// Objects stored since the index was read. If a damaged object is among them, it is intact again.
     stored: Mutex<HashSet<ObjectId>>,
     state: Mutex<State>,
     changed: Condvar,
@@ -57,29 +57,29 @@ type Pack = PackWriter<Box<dyn Upload>>;
 
 #[derive(Default)]
 struct State {
-    /// Objects that are not in the index yet, and that somebody stores or has stored.
+    /// Objects that are not in the index yet, but that a writer is storing or has stored.
     claimed: HashSet<ObjectId>,
-    /// Those of them that are in no pack yet.
+    /// Those of them that are not in a pack yet.
     pending: HashSet<ObjectId>,
-    /// Packs that are being made durable.
+    /// The number of packs that are being made durable.
     finishing: usize,
-    /// Why the store cannot be written to. What was claimed may then be nowhere, so nobody can rely on it.
+    /// Why the store cannot be written to. Claimed objects may then not be stored, so nobody can rely on them.
     failed: Option<String>,
 }
 
 /// What an [`ObjectWriter`] has added.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, serde::Serialize)]
 pub struct WriterStats {
-    /// Objects that the store lacked.
+    /// The number of objects that the store lacked.
     pub objects: u64,
-    /// Their bytes.
+    /// The number of their bytes.
     pub bytes: u64,
-    /// The bytes that they take in the store.
+    /// The number of bytes that they take in the store.
     pub stored_bytes: u64,
 }
 
 impl WriterStats {
-    /// Both together.
+    /// Returns the sum of both.
     #[must_use]
     pub(crate) fn with(self, other: Self) -> Self {
         WriterStats {
@@ -91,16 +91,16 @@ impl WriterStats {
 }
 
 impl ObjectWriter {
-    /// Adds to `store`.
+    /// Returns a writer that adds to `store`.
     pub fn new(store: &Store) -> Result<Self> {
         Self::replacing(store, HashSet::new())
     }
 
-    /// Adds to `store`, and stores `damaged` objects again, although the index has them.
+    /// Returns a writer that adds to `store`, and stores `damaged` objects again although they are in the index.
     pub(crate) fn replacing(store: &Store, damaged: HashSet<ObjectId>) -> Result<Self> {
         super::index_cache::refresh(&**store.storage())?;
         let (index, storage) = (store.index()?, &**store.storage());
-        // Whatever goes into the trash from now on stays until this store is closed, and is needed then.
+        // Files put into the trash from now on stay until this store is closed, and gc will then find them needed.
         let trashed = trash::packs(storage).map_err(|e| trash::failed(storage, &e))?;
         let mut absent = index.broken_packs(storage);
         let is_broken = |pack: &&PackId| !trashed.contains_key(pack) && storage.len(&index_key(pack)).is_ok();
@@ -109,7 +109,7 @@ impl ObjectWriter {
         Ok(Self::with(store, index, None, broken, absent, damaged))
     }
 
-    /// Adds to `store` those of `objects` that it lacks now, and nothing else.
+    /// Returns a writer that adds those of `objects` that `store` lacks now, and nothing else.
     pub(crate) fn only(store: &Store, objects: HashSet<ObjectId>) -> Result<Self> {
         let index = Arc::new(Index::load(&**store.storage())?);
         let damaged = objects.clone();
@@ -148,14 +148,15 @@ impl ObjectWriter {
         }
     }
 
-    /// A writer for another image, beside this one: each object is stored by one of them. Each is finished by itself.
+    /// Returns a writer for another image, beside this one: each object is stored by one of them. Each is finished on
+    /// its own.
     #[must_use]
     pub(crate) fn beside(&self) -> Self {
         Self::of(self.shared.clone())
     }
 
-    /// Whether the caller has to store the object, at once and whatever else fails: it is neither in the store nor
-    /// claimed by anybody before (and wanted, for a writer of `only` some).
+    /// Returns true if the caller must store the object, at once and whatever else fails: it is neither in the store
+    /// nor claimed before. A writer made by `only` accepts only its own objects.
     #[must_use]
     pub fn claim(&self, id: ObjectId) -> bool {
         let shared = &*self.shared;
@@ -163,7 +164,7 @@ impl ObjectWriter {
             return false;
         }
         let mut state = shared.state();
-        // Once more, under the lock: what is finished goes into the index first and then out of the claims.
+        // Checked again under the lock: finished objects are added to the index before their claims are dropped.
         if shared.has(&id) {
             return false;
         }
@@ -176,17 +177,19 @@ impl ObjectWriter {
         false
     }
 
-    /// How many packs are missing or cut short: what only they have, and an image needs, is stored again.
+    /// Returns how many packs are missing or truncated. Objects that only they contain are stored again if an image
+    /// needs them.
     pub(crate) fn broken_packs(&self) -> usize {
         self.shared.broken
     }
 
-    /// Whether all that was claimed was stored. If not, who claimed it failed, and who relied on that has nothing.
+    /// Returns true if all claimed objects were stored. If not, the claimer failed, and writers that relied on it lack
+    /// objects.
     pub(crate) fn is_whole(&self) -> bool {
         self.shared.state().pending.is_empty()
     }
 
-    /// Adds an object with these bytes, unless it is there; gives its id.
+    /// Adds an object with these bytes unless it already exists, and returns its id.
     pub fn put(&self, bytes: &[u8]) -> Result<ObjectId> {
         let id = ObjectId::of(bytes);
         if self.claim(id) {
@@ -203,8 +206,8 @@ impl ObjectWriter {
         }
     }
 
-    /// Adds a large object as a list of chunks, unless it is there. `id` is the BLAKE3 of the whole; `None`
-    /// if that was not computed: the list is then an object of its own kind.
+    /// Adds a large object as a list of chunks unless it already exists. `id` is the BLAKE3 of the whole, or `None` if
+    /// that was not computed: then the list is an object of its own kind.
     pub fn put_list(&self, id: Option<ObjectId>, chunks: &[Chunk]) -> Result<ObjectId> {
         let list = encode_list(chunks);
         let id = id.unwrap_or_else(|| ObjectId::of_list(&list));
@@ -222,13 +225,13 @@ impl ObjectWriter {
         Ok(())
     }
 
-    /// Makes all that was added durable and visible, and all that writers beside this one have added so far.
+    /// Makes everything durable and visible that this writer and the writers beside it have added so far.
     pub fn finish(self) -> Result<WriterStats> {
         let awaited = std::mem::take(&mut *self.awaited.lock().expect("not poisoned"));
         self.shared.wait(|state| state.failed.is_some() || awaited.is_disjoint(&state.pending));
         let pack = self.shared.take(&mut self.shared.current());
         pack.map_or(Ok(()), |pack| self.shared.finish(pack))?;
-        // A pack that another one is just finishing may hold what this one relies on.
+        // Another writer may be finishing a pack that contains objects this one relies on.
         self.shared.wait(|state| state.failed.is_some() || state.finishing == 0);
         self.shared.check()?;
         Ok(WriterStats {
@@ -238,13 +241,13 @@ impl ObjectWriter {
         })
     }
 
-    /// Notes that the store cannot be written to, for another reason than that adding objects failed.
+    /// Records that the store cannot be written to, for a reason other than a failure to add objects.
     pub(crate) fn give_up(&self, why: &Error) {
         self.shared.state().failed.get_or_insert_with(|| why.message().to_owned());
         self.shared.changed.notify_all();
     }
 
-    /// Whether the store could not be written to. Nothing more can be added beside this writer.
+    /// Returns true if the store could not be written to. Then no writer beside this one can add anything.
     #[must_use]
     pub(crate) fn has_failed(&self) -> bool {
         self.shared.state().failed.is_some()
@@ -252,7 +255,7 @@ impl ObjectWriter {
 }
 
 impl Drop for ObjectWriter {
-    /// By a panic, what was claimed may never be stored: nobody must wait for it.
+    /// After a panic, claimed objects may never be stored: nobody may wait for them.
     fn drop(&mut self) {
         if std::thread::panicking() {
             self.give_up(&Error::store("the import of another image ended by a defect of this program"));
@@ -261,10 +264,10 @@ impl Drop for ObjectWriter {
 }
 
 impl Shared {
-    /// Whether the store has a copy of the object that can be relied on.
+    /// Returns true if the store has a reliable copy of the object.
     fn has(&self, id: &ObjectId) -> bool {
         let Some(first) = self.index.get(id) else { return false };
-        // Hardly ever is anything known to be damaged: then one look at the index is enough.
+        // Usually nothing is known to be damaged: then one lookup is enough.
         if self.absent.is_empty() && self.damaged.is_empty()
             || self.stored.lock().expect("not poisoned").contains(id)
         {
@@ -283,7 +286,7 @@ impl Shared {
         full.map_or(Ok(()), |pack| self.finish(pack))
     }
 
-    /// Appends to the pack that is being written; gives it if it is full.
+    /// Appends to the current pack, and returns the pack if it is full.
     fn append_to_pack(
         &self,
         id: ObjectId,
@@ -300,15 +303,15 @@ impl Shared {
         Ok(if pack.len() >= MAX_PACK { self.take(&mut current) } else { None })
     }
 
-    /// Takes the pack that is being written, for the caller to finish.
+    /// Takes the current pack, for the caller to finish.
     fn take(&self, current: &mut Option<Pack>) -> Option<Pack> {
         let pack = current.take()?;
-        // While `current` is locked: whoever finishes meanwhile must see that there is a pack to wait for.
+        // Done while `current` is locked: a concurrent `finish` must see that there is a pack to wait for.
         self.state().finishing += 1;
         Some(pack)
     }
 
-    /// Makes a pack durable and visible. Others go on writing the next one meanwhile.
+    /// Makes a pack durable and visible. Meanwhile others can write the next one.
     fn finish(&self, pack: Pack) -> Result<()> {
         let finished = self.finish_pack(pack).map_err(|e| self.fail(&e));
         let mut state = self.state();
@@ -347,7 +350,7 @@ impl Shared {
         self.state().failed.as_ref().map_or(Ok(()), |why| Err(cannot_write(why)))
     }
 
-    /// Notes that the store cannot be written to.
+    /// Records that the store cannot be written to.
     fn fail(&self, error: &io::Error) -> Error {
         let why = format!("{}: cannot write to the store: {error}", self.storage.place());
         self.state().failed.get_or_insert_with(|| why.clone());
@@ -356,19 +359,19 @@ impl Shared {
     }
 }
 
-/// Begins a pack.
+/// Starts a pack.
 pub(crate) fn new_pack(storage: &dyn Storage) -> io::Result<PackWriter<Box<dyn Upload>>> {
     let id = PackId(storage.random()?);
     PackWriter::new(storage.upload()?, id)
 }
 
-/// Makes a pack durable and visible, and its index after it; gives its id and what is in it.
+/// Makes a pack durable and visible, followed by its index. Returns its id and its entries.
 pub(crate) fn put_pack(
     storage: &dyn Storage,
     pack: PackWriter<Box<dyn Upload>>,
 ) -> io::Result<(PackId, Vec<IndexEntry>)> {
     let (upload, id, index, entries) = pack.finish()?;
-    // The pack first: an index must never name a pack that is not there.
+    // The pack comes first: an index must never name a pack that does not exist.
     let is_new = upload.finish(&pack_key(&id))? && storage.put_if_absent(&index_key(&id), &index)?;
     match is_new {
         true => Ok((id, entries)),
@@ -380,7 +383,7 @@ fn cannot_write(why: &str) -> Error {
     Error::store(why).advise("The store is unharmed: fix this, and run the command again")
 }
 
-/// The bytes as a zstd frame, if that is worth it.
+/// Compresses bytes into a zstd frame, or returns `None` if that saves too little.
 fn compress(bytes: &[u8]) -> Option<Vec<u8>> {
     thread_local! {
         static COMPRESSOR: RefCell<zstd::bulk::Compressor<'static>> =
@@ -405,7 +408,7 @@ mod tests {
         first.put(shared).unwrap();
         let ids = [second.put(shared).unwrap(), second.put(own).unwrap()];
         assert_eq!(second.finish().unwrap().objects, 1);
-        // The first is not finished, and never will be: what the second needs is there all the same.
+        // The first is never finished. The objects that the second needs exist nevertheless.
         drop(first);
         let objects = Store::open(folder.path(), &Silent).unwrap().objects().unwrap();
         for (id, bytes) in ids.iter().zip([shared, own]) {
@@ -413,7 +416,7 @@ mod tests {
             objects.read_at(id, 0, &mut read).unwrap();
             assert_eq!(read, bytes);
         }
-        // The store's own index knows them too, so they are not claimed again.
+        // The store's own index contains them too, so they are not claimed again.
         let third = ObjectWriter::new(&store).unwrap();
         assert!(!third.claim(ids[0]) && third.claim(ObjectId::of(b"new")));
     }

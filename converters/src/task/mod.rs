@@ -1,4 +1,4 @@
-//! Long work: a pool of threads, and the trait through which a caller follows progress and interrupts.
+//! Long work: a pool of threads, and the trait for reporting progress and for interruption.
 
 pub(crate) mod pool;
 pub(crate) mod progress;

@@ -1,4 +1,4 @@
-//! A pool of threads for work that makes more work: items taken in order, and jobs that they leave behind.
+//! A pool of threads for work that creates more work: numbered items, and the jobs that they leave behind.
 
 use std::cell::Cell;
 use std::collections::VecDeque;
@@ -11,7 +11,7 @@ use crate::error::{Error, Result};
 
 type Job<'env> = Box<dyn FnOnce() -> Result<()> + Send + 'env>;
 
-/// Where an item leaves jobs for other threads. Bounded: when enough are waiting, the item does its own.
+/// Where an item leaves jobs for other threads. Bounded: if enough are waiting, the item runs its own.
 pub(crate) struct Pool<'env> {
     state: Mutex<State<'env>>,
     changed: Condvar,
@@ -25,9 +25,9 @@ struct State<'env> {
     error: Option<Error>,
 }
 
-/// Does `work` for each number below `items`, in ascending order, on `threads` threads, and then all jobs
-/// that were left. Gives the first error; no further item is then begun, but jobs that were left are still done:
-/// others may rely on what a job has promised to store.
+/// Calls `work` for each number below `items`, in ascending order, on `threads` threads, and runs all jobs that were
+/// left. Returns the first error. After an error no item is started, but jobs are still run: others may rely on what a
+/// job has promised to store.
 pub(crate) fn run<'env>(
     threads: usize,
     items: usize,
@@ -51,11 +51,11 @@ pub(crate) fn run<'env>(
 }
 
 thread_local! {
-    /// At most so many threads work for this one.
+    /// The maximum number of threads that work for this one.
     static MOST: Cell<Option<usize>> = const { Cell::new(None) };
 }
 
-/// Does `work` with at most `threads` threads at a time, where it would have one a processor.
+/// Calls `work` with at most `threads` threads at a time, instead of one for each processor.
 pub fn with_threads<T>(threads: usize, work: impl FnOnce() -> T) -> T {
     let before = MOST.replace(Some(threads.max(1)));
     let done = work();
@@ -63,15 +63,15 @@ pub fn with_threads<T>(threads: usize, work: impl FnOnce() -> T) -> T {
     done
 }
 
-/// How many threads long work uses: one a processor, unless [`with_threads`] says otherwise.
+/// Returns the number of threads for long work: one for each processor, unless [`with_threads`] sets another.
 pub(crate) fn processors() -> usize {
     let processors = || thread::available_parallelism().map_or(1, usize::from);
     MOST.get().unwrap_or_else(processors)
 }
 
-/// Runs `work` once on each processor, in parallel, so that each thread sets up its own buffers once. `work` loops over a
-/// shared queue until that is empty or the callback it gets returns true: another thread has failed. Returns the first
-/// error.
+/// Runs `work` once on each processor, in parallel, so that each thread sets up its buffers only once. `work` loops
+/// over a shared queue until that is empty or its callback returns true, which means that another thread has failed.
+/// Returns the first error.
 pub(crate) fn on_all_processors(work: impl Fn(&dyn Fn() -> bool) -> Result<()> + Sync) -> Result<()> {
     let failed = AtomicBool::new(false);
     let threads = processors();
@@ -80,7 +80,7 @@ pub(crate) fn on_all_processors(work: impl Fn(&dyn Fn() -> bool) -> Result<()> +
     })
 }
 
-/// Does `work` for each item, on all processors; gives what it gave, in order, or its first error.
+/// Calls `work` for each item on all processors. Returns the results in order, or the first error.
 pub(crate) fn in_parallel<'i, I: Sync, T: Send + Sync>(
     items: &'i [I],
     progress: &dyn Progress,
@@ -99,7 +99,7 @@ pub(crate) fn in_parallel<'i, I: Sync, T: Send + Sync>(
 }
 
 impl<'env> Pool<'env> {
-    /// Leaves a job for whichever thread is free, or does it now if many are waiting already.
+    /// Leaves a job for a free thread, or runs it now if many are already waiting.
     pub(crate) fn leave(&self, job: impl FnOnce() -> Result<()> + Send + 'env) -> Result<()> {
         let mut state = self.lock();
         if state.jobs.len() >= self.max_jobs {
@@ -152,7 +152,7 @@ impl<'env> Pool<'env> {
     }
 }
 
-/// Counts its thread as free when dropped, also by a panic: the others must not wait for it.
+/// Counts its thread as free when dropped, even by a panic: other threads must not wait for it.
 struct Done<'a, 'env>(&'a Pool<'env>);
 
 impl Drop for Done<'_, '_> {

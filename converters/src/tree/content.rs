@@ -1,4 +1,4 @@
-//! Where the content of a file is, and how it is read.
+//! The place of a file's content, and how to read it.
 
 use std::ops::Range;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -9,21 +9,21 @@ use mif_formats::source::check_range;
 use mif_formats::{Extent, Source, at};
 
 use crate::disk::scan::Scan;
-use crate::disk::volume::read_at;
+use crate::disk::volume::{VolumeOffset, read_at};
 use crate::error::{Error, Result};
 use crate::store::Objects;
 
-/// Where the content of a regular file is.
+/// The place of a regular file's content.
 #[derive(Clone)]
 pub(crate) enum Contents {
     /// An object of the store.
     Stored { id: ObjectId, objects: Arc<Objects> },
-    /// On the volume of a disk.
+    /// A file on a volume of a disk.
     OnDisk { scan: Arc<Scan>, volume: usize, node: u64 },
 }
 
 impl Contents {
-    /// The content, as something to read.
+    /// Opens the content for reading.
     pub(crate) fn open(&self) -> Result<Box<dyn Source>> {
         match self {
             Contents::Stored { id, objects } => {
@@ -53,7 +53,7 @@ impl Contents {
 struct StoredObject {
     id: ObjectId,
     len: u64,
-    /// Where it is known to be zeros: sorted, apart.
+    /// The ranges known to be zero: sorted and disjoint.
     zeros: Vec<Range<u64>>,
     objects: Arc<Objects>,
 }
@@ -127,7 +127,7 @@ impl Source for FileOnDisk {
                     part.copy_from_slice(&bytes[from..from + here as usize]);
                 }
                 Piece::Volume { offset, .. } => {
-                    read_at(&*self.scan.disk, &volume.extents, offset + skip, part)?;
+                    read_at(&*self.scan.disk, &volume.extents, VolumeOffset(offset + skip), part)?;
                 }
             }
             offset += here;

@@ -1,4 +1,4 @@
-//! The mounts of `/etc/fstab` (fstab(5)): which volumes of the image they are, and where paths lead over them.
+//! The mounts of `/etc/fstab` (fstab(5)): the volumes they mount, and where paths lead across them.
 
 use mif_formats::fs::Info;
 use mif_formats::mif::manifest::{Row, escape};
@@ -11,7 +11,7 @@ use crate::store::{FilesystemRecord, VolumeRecord};
 /// A line of fstab.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Mount {
-    /// The directory, absolute, without a slash at its end.
+    /// The absolute directory, without a trailing slash.
     pub(crate) point: Vec<u8>,
     /// The volume or device mounted on it.
     pub(crate) what: MountedOn,
@@ -20,9 +20,9 @@ pub(crate) struct Mount {
 /// A mounted volume or device.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum MountedOn {
-    /// A volume of the image, by its name.
+    /// A volume of the image, by name.
     Volume(String),
-    /// Something else, as fstab names it.
+    /// Another device, as fstab names it.
     Elsewhere(String),
 }
 
@@ -35,7 +35,7 @@ pub(crate) struct Devices<'a> {
     pub(crate) volumes: &'a [VolumeRecord],
 }
 
-/// The mounts of an fstab, except the root and swap.
+/// Returns the mounts of an fstab, except the root and swap.
 pub(crate) fn read(fstab: &[u8], devices: Devices<'_>) -> Vec<Mount> {
     let lines = fstab.split(|b| *b == b'\n');
     let mounts = lines.filter_map(|line| {
@@ -56,7 +56,7 @@ pub(crate) fn read(fstab: &[u8], devices: Devices<'_>) -> Vec<Mount> {
     mounts.collect()
 }
 
-/// A root filesystem, and what its own fstab mounts.
+/// A root filesystem and the mounts of its own fstab.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Root {
     /// Its volume.
@@ -66,7 +66,7 @@ pub(crate) struct Root {
 }
 
 impl Root {
-    /// The path at which its system sees a place. None if nothing mounts the volume.
+    /// Returns the path at which its system sees a place, or `None` if the volume is not mounted.
     pub(crate) fn path_of(&self, place: &Place) -> Option<Vec<u8>> {
         if place.volume == self.volume {
             return Some(place.path.clone());
@@ -75,13 +75,14 @@ impl Root {
         Some(if place.path == b"/" { point.to_vec() } else { [point, &place.path[..]].concat() })
     }
 
-    /// The directory on which a volume is mounted.
+    /// Returns the directory on which a volume is mounted.
     pub(crate) fn point_of(&self, volume: &str) -> Option<&[u8]> {
         let is_here = |mount: &&Mount| matches!(&mount.what, MountedOn::Volume(name) if name == volume);
         self.mounts.iter().rfind(is_here).map(|mount| &mount.point[..])
     }
 
-    /// Where a path of its system lies, symlinks aside: on the volume that is mounted closest.
+    /// Returns the place of a path of its system, on the volume with the deepest mount point. Does not resolve
+    /// symlinks.
     fn place_of(&self, path: &[u8]) -> Place {
         let covers = |point: &[u8]| path.strip_prefix(point).is_some_and(|rest| rest.starts_with(b"/"));
         let closest = self.mounts.iter().filter(|mount| covers(&mount.point));
@@ -101,9 +102,9 @@ pub(crate) enum Elsewhere {
     Beneath,
 }
 
-/// Paths as the system of a root sees them, over what its fstab mounts.
+/// Paths as the system of a root sees them, across its mounts.
 pub(crate) struct View<'a, P> {
-    /// The content of each volume.
+    /// The rows of the image.
     pub(crate) paths: &'a P,
     pub(crate) root: &'a Root,
     pub(crate) elsewhere: Elsewhere,
@@ -154,12 +155,12 @@ impl<P: Paths> Paths for View<'_, P> {
     }
 }
 
-/// A field: `\040` stands for a space.
+/// Decodes a field, in which `\040` stands for a space.
 fn unescape(field: &[u8]) -> Vec<u8> {
     unescaped(field, b"\\", 3, 8)
 }
 
-/// Text in which `start` and as many `digits` of a radix stand for a byte.
+/// Decodes text in which `start` and a number of `digits` digits stand for a byte.
 fn unescaped(text: &[u8], start: &[u8], digits: usize, radix: u32) -> Vec<u8> {
     let mut out = Vec::with_capacity(text.len());
     let mut rest = text;
@@ -183,7 +184,7 @@ fn unescaped(text: &[u8], start: &[u8], digits: usize, radix: u32) -> Vec<u8> {
 }
 
 impl Devices<'_> {
-    /// The volume that a device's name in fstab means. Names of disks count as this disk's if they are the first.
+    /// Returns the volume that a device name in fstab means. Names of the first disk count as this disk's.
     fn volume_of(&self, what: &str) -> Option<String> {
         if let Some((key, value)) = what.split_once('=') {
             return self.tagged(key, value.trim_matches('"'));
@@ -198,7 +199,7 @@ impl Devices<'_> {
         if let Some(slot) = slot {
             return exists(crate::store::volume_name(slot));
         }
-        // Of /dev/mapper/group-volume, a dash in either name is written twice.
+        // In `/dev/mapper/group-volume`, a dash within either name is doubled.
         let mapped = device
             .strip_prefix("mapper/")
             .map(|name| name.replace("--", "\0").replacen('-', "/", 1).replace('\0', "-"));
@@ -227,7 +228,7 @@ impl Devices<'_> {
     }
 }
 
-/// A name below `/dev/disk`, where udev writes what is special as `\x20`.
+/// Decodes a name in `/dev/disk`, where udev writes special characters as `\x20`.
 fn unescape_udev(name: &str) -> String {
     String::from_utf8_lossy(&unescaped(name.as_bytes(), b"\\x", 2, 16)).into_owned()
 }

@@ -27,36 +27,35 @@ pub(crate) struct NewContent {
     pub(crate) id: ObjectId,
     /// Its SHA-1.
     pub(crate) sha1: [u8; 20],
-    /// The bytes. Those of a large file stay in the file.
+    /// The bytes. Those of a large file are read from the file.
     pub(crate) source: Arc<dyn Source>,
-    /// The parts of a large file that are zeros, in whole steps.
+    /// The zero parts of a large file, in whole steps.
     zeros: Arc<Vec<Range<u64>>>,
     /// Its name in errors.
     pub(crate) label: String,
 }
 
 impl NewContent {
-    /// The body of the row of a file with this content.
+    /// Returns the body for the row of a file with this content.
     pub(crate) fn body(&self) -> Body {
         Body::Digested { sha1: self.sha1, blake3: self.id.digest }
     }
 
-    /// These bytes.
+    /// Returns content with these bytes.
     pub(crate) fn of_bytes(bytes: Vec<u8>) -> Self {
         let (id, sha1) = (ObjectId::of(&bytes), Sha1::digest(&bytes).into());
         let source = Arc::new(MemSource(bytes));
         NewContent { id, sha1, source, zeros: Arc::default(), label: "content".into() }
     }
 
-    /// The content of a local file, which is read once now and, if it is large, again when it is stored.
+    /// Reads the content of a local file. A large file is read again when it is stored.
     pub(crate) fn of_file(path: &Path) -> Result<Self> {
-        // Judged before it is opened to be read at positions.
+        // Check it before it is opened for reading at offsets.
         crate::host::named::open(path, crate::host::named::MAX_CONTENT)?;
         Self::of_source(Arc::new(ImageFile::open(path)?), path.display().to_string())
     }
 
-    /// The content of a source, which `label` names in errors; it is read once now and, if it is large, again when it is
-    /// stored.
+    /// Reads the content of a source, which `label` names in errors. A large source is read again when it is stored.
     pub(crate) fn of_source(source: Arc<dyn Source>, label: String) -> Result<Self> {
         let len = source.len();
         if len <= MAX_WHOLE {
@@ -90,10 +89,10 @@ impl NewContent {
     }
 }
 
-/// Content with other bytes at some places.
+/// Content with some bytes replaced.
 pub(crate) struct Patched {
     pub(crate) source: Arc<dyn Source>,
-    /// Offsets and bytes, ascending and apart.
+    /// Offsets and bytes, ascending and disjoint.
     pub(crate) patches: Vec<(u64, Vec<u8>)>,
 }
 
@@ -119,7 +118,7 @@ impl Source for Patched {
     }
 }
 
-/// Finds content among the new content, then in the store.
+/// Looks up content among the new content, then in the store.
 #[derive(Clone, Copy)]
 pub(crate) struct ContentLookup<'a> {
     pub(crate) objects: &'a Objects,
@@ -131,12 +130,12 @@ impl ContentLookup<'_> {
         self.new.get(id).map_or_else(|| self.objects.len(id), |new| Ok(new.source.len()))
     }
 
-    /// The parts that are known to be zeros without reading.
+    /// Returns the parts that are known to be zero without reading.
     pub(crate) fn zero_runs(&self, id: &ObjectId) -> Result<Vec<Range<u64>>> {
         self.new.get(id).map_or_else(|| self.objects.zero_runs(id), |new| Ok(new.zeros.to_vec()))
     }
 
-    /// The content as something to read; `objects` are the store's.
+    /// Returns the content as a source; `objects` are the store's.
     pub(crate) fn source(&self, id: &ObjectId, objects: &Arc<Objects>) -> Result<Arc<dyn Source>> {
         match self.new.get(id) {
             Some(new) => Ok(new.source.clone()),

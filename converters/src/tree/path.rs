@@ -5,21 +5,21 @@ use mif_formats::mif::manifest::{Row, escape};
 
 use crate::error::{Error, Result};
 
-/// How many symlinks a path may go through, as in Linux.
+/// The maximum number of symlinks on a path, as on Linux.
 const MAX_SYMLINKS: u32 = 40;
 
 /// A path as the user writes it: `/etc/passwd` on the root filesystem, `p15:/EFI` on a partition,
 /// `vg/home:/ada` on a logical volume.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct VolumePath {
-    /// The volume; the root filesystem's if none.
+    /// The volume; `None` for the root filesystem's.
     pub volume: Option<String>,
     /// The path on it.
     pub path: Vec<u8>,
 }
 
 impl VolumePath {
-    /// Reads a path as the user writes it.
+    /// Parses a path as the user writes it.
     #[must_use]
     pub fn parse(text: &[u8]) -> Self {
         let colon = text.windows(2).position(|pair| pair == b":/");
@@ -32,28 +32,28 @@ impl VolumePath {
     }
 }
 
-/// Where paths are resolved.
+/// The rows and mounts among which paths are resolved.
 pub(crate) trait Paths {
-    /// The row of a path, as it stands.
+    /// Returns the row of a path, without resolving anything.
     fn row(&self, volume: &str, path: &[u8]) -> Option<&Row>;
 
-    /// The volume that is mounted on a directory.
+    /// Returns the volume that is mounted on a directory.
     fn mounted(&self, _volume: &str, _path: &[u8]) -> Result<Option<String>> {
         Ok(None)
     }
 
-    /// The directory that `..` in a volume's root is.
+    /// Returns the parent of a volume's root, for `..`.
     fn above(&self, volume: &str) -> Result<Place> {
         Ok(self.root(volume))
     }
 
-    /// The directory that `/` is, to a symlink on a volume.
+    /// Returns the directory that `/` means in a symlink on a volume.
     fn root(&self, volume: &str) -> Place {
         Place { volume: volume.to_owned(), path: b"/".to_vec() }
     }
 }
 
-/// The volume with the root filesystem: the one that looks like it, or else the only one.
+/// Returns the volume with the root filesystem: the one that looks like it, or else the only one.
 pub(crate) fn root_volume<'v>(paths: &impl Paths, volumes: &[&'v str]) -> Option<&'v str> {
     match (volumes.iter().find(|volume| has_root_marks(paths, volume)), volumes) {
         (Some(root), _) => Some(root),
@@ -68,20 +68,20 @@ pub(super) fn has_root_marks(paths: &impl Paths, volume: &str) -> bool {
     marks.iter().any(|mark| paths.row(volume, mark).is_some())
 }
 
-/// Where a path leads: a volume, and a path on it without symlinks.
+/// A resolved path: a volume, and a path on it without symlinks.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Place {
     pub(crate) volume: String,
     pub(crate) path: Vec<u8>,
 }
 
-/// The error for a path that does not exist.
+/// Returns the error for a path that does not exist.
 pub(crate) fn missing(volume: &str, path: &[u8]) -> Error {
     Error::input(format!("{volume}:{}: no such file or directory", escape(path)))
         .advise("List the image with `mif ls`")
 }
 
-/// Resolves `path` from the root of `volume`. Symlinks on the way are followed, and one at the end if `follow`. Everything
+/// Resolves `path` from the root of `volume`. Follows symlinks on the way, and one at the end if `follow`. Everything
 /// on the way must exist, but the end need not.
 pub(crate) fn resolve(paths: &impl Paths, volume: &str, path: &[u8], follow: bool) -> Result<Place> {
     let mut links = 0;

@@ -6,12 +6,12 @@ use mif_formats::fs::walk::{Entry, Listing};
 use mif_formats::fs::{FileId, NodeId};
 use mif_formats::mif::manifest::Row;
 
-/// Sorts rows as a manifest has them.
+/// Sorts rows in the order of a manifest.
 pub(crate) fn sort(rows: &mut [Row]) {
     rows.sort_unstable_by(compare);
 }
 
-/// The order of rows in a manifest: by the columns `volume` and `path`, and what is a part of a file after it.
+/// Compares rows in the order of a manifest: by the columns `volume` and `path`, with parts of a file after the file.
 pub(crate) fn compare(a: &Row, b: &Row) -> Ordering {
     a.volume
         .cmp(&b.volume)
@@ -22,10 +22,10 @@ pub(crate) fn compare(a: &Row, b: &Row) -> Ordering {
         .then_with(|| a.part.cmp(&b.part))
 }
 
-/// The row of each path of a volume, in their order, and what `made` gives for it: it is given which of the files it is,
-/// the filesystem's handle of that, and the row, still without content.
+/// Returns a row for each path of a volume, in the order of the paths, with the result of `made` for each. `made` gets
+/// the file's id, its handle in the filesystem, and the row, which has no content yet.
 ///
-/// Rows are made in the order of the nodes, which go as they come: of a million files there is not room for both.
+/// Rows are made in the order of the nodes, which are freed meanwhile: memory does not suffice for a million of both.
 pub(crate) fn of_listing<T>(
     volume: &str,
     listing: Listing,
@@ -33,7 +33,7 @@ pub(crate) fn of_listing<T>(
 ) -> (Vec<Row>, Vec<T>) {
     let Listing { mut entries, mut nodes, .. } = listing;
     let count = u32::try_from(entries.len()).expect("paths take less than 4 GiB");
-    // Which entry each of the rows is of, the last node's first.
+    // The entry of each row, in order of nodes, the last node's first.
     let mut places: Vec<u32> = (0..count).collect();
     places.sort_unstable_by_key(|i| Reverse((entries[*i as usize].file, *i)));
     let mut left = places.iter().map(|place| *place as usize).peekable();
@@ -41,7 +41,7 @@ pub(crate) fn of_listing<T>(
     while let Some((file, handle, node)) = nodes.pop() {
         let mut node = Some(node);
         while let Some(place) = left.next_if(|i| entries[*i].file == file) {
-            // A node with more than one path is copied for all but the last.
+            // A node with several paths is cloned for all but the last.
             let more = left.peek().is_some_and(|i| entries[*i].file == file);
             let node = if more { node.clone() } else { node.take() };
             let Entry { path, short_name, .. } = &mut entries[place];

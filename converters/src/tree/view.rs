@@ -1,4 +1,4 @@
-//! The files of an image, by volume and path, wherever the image is.
+//! The files of an image by volume and path, whether the image is stored or on a disk.
 
 use std::hash::{BuildHasher, RandomState};
 
@@ -12,19 +12,19 @@ use super::mounts::{self, Devices, Elsewhere, Root, View};
 use super::path::{Paths, VolumePath, has_root_marks, missing, resolve, root_volume};
 use crate::error::{Error, Result};
 
-/// At most so much of an fstab is read, in bytes.
+/// How many bytes of an fstab are read at most.
 const MAX_FSTAB: u64 = 1 << 20;
 
 /// All files of an image.
 pub struct Tree {
     rows: Vec<Row>,
     contents: Vec<Option<Contents>>,
-    /// The numbers of rows by their volumes and paths; of rows that have the same, the last.
+    /// The numbers of rows by volume and path; if several rows have the same, the last.
     by_path: HashTable<usize>,
     hasher: RandomState,
     /// The volumes that have rows, in order.
     volumes: Vec<String>,
-    /// The root filesystems with what their fstabs mount, the one that paths are on by default first.
+    /// The root filesystems with the mounts of their fstabs. The first is the default for paths.
     roots: Vec<Root>,
     /// Warnings about what could not be read, as sentences.
     pub complaints: Vec<String>,
@@ -51,7 +51,7 @@ impl Tree {
         Tree { rows, contents, by_path, hasher, volumes, roots: Vec::new(), complaints }
     }
 
-    /// Finds the root filesystems, and what their fstabs mount.
+    /// Finds the root filesystems and the mounts of their fstabs.
     pub(crate) fn with_roots(mut self, devices: Devices<'_>) -> Self {
         let Some(first) = self.root_volume().map(str::to_owned) else { return self };
         let others = self.volumes.iter().filter(|volume| **volume != first && has_root_marks(&self, volume));
@@ -72,7 +72,7 @@ impl Tree {
         self
     }
 
-    /// The beginning of the fstab on a volume; nothing if it has none.
+    /// Reads the start of the fstab on a volume; returns nothing if it has none.
     fn fstab(&self, volume: &str) -> Result<Vec<u8>> {
         let place = resolve(self, volume, b"/etc/fstab", true).ok();
         let row = place.and_then(|place| self.get(&place.volume, &place.path));
@@ -83,52 +83,52 @@ impl Tree {
         Ok(content.read_vec(0, content.len().min(MAX_FSTAB) as usize)?)
     }
 
-    /// The root filesystems with what their fstabs mount, the one that paths are on by default first. An image has several
-    /// if, for example, its system is updated on a second volume.
+    /// Returns the root filesystems with the mounts of their fstabs. The first is the default for paths. An image has
+    /// several, for example, if its system is updated on a second volume.
     pub(crate) fn roots(&self) -> &[Root] {
         &self.roots
     }
 
-    /// The row number of a path as the system of a root sees it, over what its fstab mounts.
+    /// Returns the row number of a path as the system of a root sees it, across its mounts.
     pub(crate) fn find_in(&self, root: &Root, path: &[u8], follow: bool) -> Result<usize> {
         let view = View { paths: self, root, elsewhere: Elsewhere::Beneath };
         let place = resolve(&view, &root.volume, path, follow)?;
         self.get(&place.volume, &place.path).ok_or_else(|| missing(&place.volume, &place.path))
     }
 
-    /// All rows, by volume and path, and warnings about what could not be read.
+    /// Returns all rows, by volume and path, and warnings about parts that could not be read.
     pub(crate) fn into_rows(self) -> (Vec<Row>, Vec<String>) {
         (self.rows, self.complaints)
     }
 
-    /// All rows, by volume and path.
+    /// Returns all rows, by volume and path.
     #[must_use]
     pub fn rows(&self) -> &[Row] {
         &self.rows
     }
 
-    /// The volumes that have files, in order.
+    /// Returns the volumes that have files, in order.
     #[must_use]
     pub fn volumes(&self) -> Vec<&str> {
         self.volumes.iter().map(String::as_str).collect()
     }
 
-    /// The volume with the root filesystem: the one that looks like it, or else the only one.
+    /// Returns the volume with the root filesystem: the one that looks like it, or else the only one.
     #[must_use]
     pub fn root_volume(&self) -> Option<&str> {
         root_volume(self, &self.volumes())
     }
 
-    /// The row number of a path, without following symlinks.
+    /// Returns the row number of a path, without following symlinks.
     #[must_use]
     pub fn get(&self, volume: &str, path: &[u8]) -> Option<usize> {
         let same = |i: &usize| self.rows[*i].path == path && self.rows[*i].volume == volume;
         self.by_path.find(self.hasher.hash_one((volume, path)), same).copied()
     }
 
-    /// The row number of a path as the user writes it: without a volume, as the image's system sees it over what its
-    /// fstab mounts. Symlinks on the way are followed, within the image, or within the volume that is named; one at the
-    /// end too if `follow`.
+    /// Returns the row number of a path as the user writes it. Without a volume, the path is resolved as the image's
+    /// system does, across its mounts; with one, within that volume. Symlinks on the way are followed, and one at the
+    /// end if `follow`.
     pub fn find(&self, path: &VolumePath, follow: bool) -> Result<usize> {
         let volume = match &path.volume {
             Some(volume) if self.volumes().contains(&volume.as_str()) => volume.as_str(),
@@ -159,7 +159,7 @@ impl Tree {
         if volumes.is_empty() { "no volumes that mif can read".to_owned() } else { volumes.join(", ") }
     }
 
-    /// The content of a regular file, as something to read.
+    /// Opens the content of a regular file for reading.
     pub fn content(&self, row: usize) -> Result<Box<dyn Source>> {
         let Row { volume, path, node, .. } = &self.rows[row];
         match &self.contents[row] {

@@ -3,8 +3,8 @@
 
 use std::sync::{Arc, Mutex, PoisonError};
 
-use super::cache::Cache;
 use super::file::ImageFile;
+use crate::cache::Cache;
 use crate::error::Result;
 use crate::source::{Extent, ExtentKind, Source, check_range};
 

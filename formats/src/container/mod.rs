@@ -1,7 +1,6 @@
 //! Containers: files that hold a disk. A format is a directory here and one line in [`FORMATS`].
 
 mod access;
-mod cache;
 mod codec;
 mod file;
 pub mod foreign;

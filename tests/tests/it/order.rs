@@ -17,6 +17,7 @@ use syn::{Item, UseTree, Visibility};
 const FORMATS: &[(&str, u32)] = &[
     ("error", 1),
     ("bytes", 2),
+    ("cache", 2),
     ("checksum", 2),
     ("codec", 2),
     ("guard", 2),

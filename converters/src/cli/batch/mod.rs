@@ -1,4 +1,4 @@
-//! Verbs on many images: progress bars while they run, then a table; or a line of JSON for each event.
+//! Verbs on many images: prints progress bars while they run and then a table, or a line of JSON for each event.
 
 mod text;
 
@@ -24,7 +24,7 @@ impl Context {
         let watcher = Watcher {
             json: self.global.json,
             bars: self.bars(),
-            // Errors and warnings are printed as they come up, everything else in the table.
+            // Errors and warnings are printed as they occur, everything else in the table.
             tell: |event: &ImportEvent| {
                 if let ImportEvent::Failed { error, .. } = event {
                     complain_of(error);
@@ -76,7 +76,7 @@ impl Context {
     pub(super) fn verify_all(&self, options: &VerifyAllOptions) -> Answer {
         let store = Store::open(&self.global.store, &self.bar("store"))?;
         let report = {
-            // There is one report, at the end.
+            // There is a single report at the end.
             let watcher = Watcher { json: false, bars: self.bars(), tell: |_: &ImageCheck| true };
             mif::verify_all(&store, options, &watcher)?
         };
@@ -89,12 +89,12 @@ impl Context {
     }
 }
 
-/// Shows what happens to many images.
+/// Shows the events of work on many images.
 struct Watcher<F> {
-    /// Print each event as a line of JSON when it happens.
+    /// True to print each event as a line of JSON when it occurs.
     json: bool,
     bars: Bars,
-    /// Called with every event while the bars are hidden; returns true if it was an image's last one.
+    /// Called with every event while the bars are hidden. Returns true if it was the last event of an image.
     tell: F,
 }
 
@@ -110,7 +110,7 @@ impl<E: Serialize, F: Fn(&E) -> bool + Sync> Watch<E> for Watcher<F> {
     fn event(&self, event: E) {
         let last = self.bars.aside(|| {
             if self.json {
-                // If standard output is closed or full, the work itself goes on.
+                // If standard output is closed or full, the work goes on.
                 let _ = std::io::stdout().write_all(json_line(&event).as_bytes());
             }
             (self.tell)(&event)

@@ -10,17 +10,17 @@ use mif::{
 
 use crate::cli::text::{printable, size};
 
-/// How many skipped files are listed.
+/// The maximum number of skipped files that are listed.
 const SHOWN_FILES: usize = 20;
 
-/// A table of images, whose first column is as wide as the longest name, within limits.
+/// A table of images. Its first column is as wide as the longest name, up to a limit.
 struct Table {
     rows: Vec<Vec<String>>,
     widths: &'static [usize],
 }
 
 impl Table {
-    /// Makes a table with these headings. `widths` are those of all columns but the first.
+    /// Returns a table with these headings. `widths` are those of all columns except the first.
     fn new(headings: &[&str], widths: &'static [usize]) -> Self {
         Table { rows: vec![headings.iter().map(|&text| text.to_owned()).collect()], widths }
     }
@@ -42,7 +42,7 @@ impl Table {
                 false => write!(out, "{name}\n{:first$}", ""),
             };
             for (number, (cell, width)) in row[1..].iter().zip(self.widths).enumerate() {
-                // Words to the left, numbers to the right.
+                // Words are left-aligned, numbers right-aligned.
                 let _ =
                     if number == 0 { write!(out, " {cell:<width$}") } else { write!(out, " {cell:>width$}") };
             }
@@ -203,7 +203,7 @@ fn sum(images: u64, counts: &[(u64, &str)], took: f64) -> String {
     )
 }
 
-/// The results of `verify --all`.
+/// Returns the results of `verify --all`.
 pub(super) fn library(report: &LibraryReport) -> String {
     let mut out = passed_over(&report.passed_over);
     for problem in &report.problems {
@@ -305,7 +305,7 @@ fn difference(report: &VerifyReport) -> String {
     }
 }
 
-/// The share of a disk's data that the store already had, or that the disk repeats.
+/// Returns the share of a disk's data that the store already had, or that the disk repeats.
 fn shared(counts: &Counts, added: u64) -> String {
     percent(counts.content_bytes + counts.residue_bytes, added)
 }

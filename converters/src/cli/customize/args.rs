@@ -1,4 +1,4 @@
-//! The arguments of `customize`. Edits are made in the order in which they are given, so they are read together.
+//! The arguments of `customize`. Edits are made in the order given, so all of their flags are parsed together.
 
 use std::ffi::OsString;
 use std::path::PathBuf;
@@ -43,10 +43,10 @@ pub(crate) struct Edits(Vec<(&'static Flag, OsString)>);
 /// The name and the fields of the edit that a flag adds to a recipe.
 type Fields = (&'static str, Vec<(&'static str, Value)>);
 
-/// A flag that stands for an edit.
+/// A flag for an edit.
 struct Flag {
     name: &'static str,
-    /// Name of its value in the help; empty if it takes none.
+    /// The name of its value in the help; empty if it takes none.
     value: &'static str,
     help: &'static str,
     read: fn(&str) -> Result<Fields>,
@@ -252,7 +252,7 @@ impl Args for Edits {
                 .action(ArgAction::Append)
                 .help_heading("Edits, made in the order given; write a colon in a path as \\:");
             command.arg(if flag.value.is_empty() {
-                // Counted each time it is given, and kept in its place among the others.
+                // Counted each time it is given, and kept in order among the others.
                 arg.num_args(0).default_missing_value("")
             } else {
                 arg.value_name(flag.value).value_parser(clap::value_parser!(OsString))
@@ -292,7 +292,7 @@ fn path(what: &'static str, path: &str) -> Result<Fields> {
     Ok((what, vec![("path", unescape(path).into())]))
 }
 
-/// An edit of `PATH:REST`.
+/// Returns an edit for `PATH:REST`.
 fn on_path(what: &'static str, text: &str, field: &'static str) -> Result<Fields> {
     let (path, rest) = split_path(text)?;
     Ok((what, vec![("path", path), (field, rest.into())]))
@@ -307,7 +307,7 @@ fn list(text: &str) -> Value {
     Value::Array(text.split(',').map(Value::from).collect())
 }
 
-/// `USER:KIND:VALUE`.
+/// Splits `USER:KIND:VALUE`.
 fn selector<'t>(text: &'t str, form: &str) -> Result<(&'t str, &'t str, &'t str)> {
     let mut parts = text.splitn(3, ':');
     match (parts.next(), parts.next(), parts.next()) {

@@ -1,11 +1,11 @@
-//! The command line as it stands in an image's record: without secrets.
+//! The command line for an image's record, without secrets.
 
 use mif::{PLACEHOLDER, Recipe, is_secret_file};
 
 use super::value::text_of;
 
-/// The words of a command line, with a placeholder for each password, each hash, each value of a variable that one of them
-/// is made of, and each text for a file that holds hashes.
+/// Returns the words of a command line, with a placeholder for each password, each hash, each value of a variable used
+/// in one of them, and each text for a file that contains hashes.
 pub(super) fn without_secrets(words: Vec<String>, recipe: &Recipe) -> Vec<String> {
     let mut before = String::new();
     let hide = |word: String| {
@@ -21,14 +21,14 @@ pub(super) fn without_secrets(words: Vec<String>, recipe: &Recipe) -> Vec<String
     words.into_iter().map(hide).collect()
 }
 
-/// What is recorded instead of a flag's value, if the value is or contains a secret.
+/// Returns what is recorded instead of a flag's value, if the value is or contains a secret.
 fn hidden(flag: &str, value: &str, recipe: &Recipe) -> Option<String> {
     let keep = |end: usize| Some(format!("{}{PLACEHOLDER}", &value[..end]));
     match flag {
         "--password" => {
             let mut parts = value.splitn(3, ':');
             match (parts.next(), parts.next(), parts.next()) {
-                // The value only names where the password is.
+                // The value only names the place of the password.
                 (Some(_), Some("file" | "env"), Some(_)) => None,
                 (Some(user), Some(kind), Some(_)) => keep(user.len() + kind.len() + 2),
                 _ => keep(0),

@@ -16,7 +16,7 @@ pub(super) fn customize(report: &CustomizeReport) -> String {
         } else {
             writeln!(out, "{name}: made from {parent}")
         };
-        // With many images the edits are much the same; only a dry run shows them.
+        // With many images, the edits are similar; only a dry run shows them.
         if many && !report.dry_run {
             continue;
         }

@@ -1,14 +1,14 @@
-//! Parses the values of flags that edit, such as `PATH:TEXT`.
+//! Parses the values of edit flags, such as `PATH:TEXT`.
 
 use mif::{Error, Result};
 use toml::Value;
 
-/// The error for a value that does not have the expected form.
+/// Returns the error for a value that does not have the expected form.
 pub(super) fn expected(text: &str, form: &str) -> Error {
     Error::usage(format!("{text}: expected {form}"))
 }
 
-/// Splits `PATH:REST` at the first colon that is neither the volume's nor escaped as `\:`.
+/// Splits `PATH:REST` at the first colon that neither belongs to the volume nor is escaped as `\:`.
 pub(super) fn split_path(text: &str) -> Result<(Value, &str)> {
     let start = if text.starts_with('/') { 0 } else { text.find(":/").map_or(0, |colon| colon + 1) };
     let mut colons = text[start..].match_indices(':').map(|(i, _)| start + i);
@@ -18,12 +18,12 @@ pub(super) fn split_path(text: &str) -> Result<(Value, &str)> {
     Ok((unescape(&text[..colon]).into(), &text[colon + 1..]))
 }
 
-/// The text of `PATH:TEXT`.
+/// Returns the text of `PATH:TEXT`.
 pub(super) fn text_of(value: &str) -> Option<&str> {
     split_path(value).ok().map(|(_, text)| text)
 }
 
-/// Replaces each `\:` of a path with a colon.
+/// Replaces each `\:` in a path with a colon.
 pub(super) fn unescape(path: &str) -> String {
     path.replace("\\:", ":")
 }

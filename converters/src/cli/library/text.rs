@@ -1,4 +1,4 @@
-//! Reports as text for people.
+//! Formats reports as text for people.
 
 use std::fmt::Write as _;
 use std::path::Path;
@@ -46,7 +46,7 @@ pub(super) fn tag(tag: &Tag, verb: &str) -> String {
     format!("{name}@{label} {verb} {name}@{}\n", tag.version)
 }
 
-/// Lists what changed, or only the counts if `summary`.
+/// Lists the changes, or only their counts if `summary`.
 pub(super) fn diff(report: &DiffReport, summary: bool) -> String {
     let [a, b] = &report.images;
     let mut out = String::new();
@@ -66,7 +66,7 @@ pub(super) fn diff(report: &DiffReport, summary: bool) -> String {
             let fields: Vec<String> = change.fields.iter().map(field).collect();
             let _ = writeln!(out, "{}{}", if fields.is_empty() { "" } else { "  " }, fields.join(", "));
             for line in change.text.iter().flat_map(|text| text.lines()) {
-                // Tabs are text here.
+                // Tabs are printed as they are.
                 let line: Vec<String> = line.split('\t').map(printable).collect();
                 let _ = writeln!(out, "    {}", line.join("\t"));
             }
@@ -88,7 +88,7 @@ pub(super) fn diff(report: &DiffReport, summary: bool) -> String {
     out
 }
 
-/// Describes the change of a package's version, with a space before it.
+/// Formats the change of a package's version, preceded by a space.
 fn versions(group: &Group) -> String {
     match &group.versions {
         None | Some([None, None]) => String::new(),
@@ -174,7 +174,7 @@ pub(super) fn gc(report: &GcReport) -> String {
     out
 }
 
-/// How many paths of an image are listed without --list.
+/// The maximum number of paths of an image that are listed without --list.
 const PATHS: usize = 10;
 
 pub(super) fn fsck(report: &FsckReport, store: &Path, list: bool) -> String {

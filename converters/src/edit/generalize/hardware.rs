@@ -5,7 +5,7 @@ use crate::edit::primitive::Edit;
 use crate::error::Result;
 use crate::tree::edit::Files;
 
-/// Files of a directory, with their paths and texts, whose names end so.
+/// Returns the paths and texts of the files in a directory whose names have this suffix.
 fn texts(files: &Files, folder: &str, suffix: &str) -> Result<Vec<(String, String)>> {
     let mut found = Vec::new();
     for (name, _) in files.list(folder) {
@@ -22,7 +22,7 @@ fn said(path: &str) -> Option<String> {
     Some(format!("MAC address: {path} (no longer bound to a card)"))
 }
 
-/// The edits after which configuration holds for whatever card has the name.
+/// Returns edits that make network configuration independent of MAC addresses.
 pub(super) fn unbind(files: &Files) -> Result<Vec<(Edit, Option<String>)>> {
     let mut edits = Vec::new();
     let mut replace = |path: String, before: &str, after: String| {
@@ -60,7 +60,7 @@ pub(super) fn unbind(files: &Files) -> Result<Vec<(Edit, Option<String>)>> {
             replace(path, &text, without(&text, is_mac_key));
         }
     }
-    // A name that a card gets by its address alone.
+    // A file that assigns a name by MAC address alone.
     for (path, text) in texts(files, "/etc/systemd/network", ".link")? {
         if is_by_mac(&text) {
             let said = Some(format!("network card name: {path}"));
@@ -70,7 +70,7 @@ pub(super) fn unbind(files: &Files) -> Result<Vec<(Edit, Option<String>)>> {
     Ok(edits)
 }
 
-/// Configuration that still applies to one network card only, each with the reason.
+/// Returns configuration that still applies to a single network card, each with the reason.
 pub(super) fn still_bound(files: &Files) -> Result<Vec<String>> {
     let mut left = Vec::new();
     for (path, text) in texts(files, "/etc/systemd/network", ".network")? {
@@ -96,7 +96,7 @@ pub(super) fn still_bound(files: &Files) -> Result<Vec<String>> {
     Ok(left)
 }
 
-/// `text` without its lines of `KEY=value` with such keys.
+/// Returns `text` without its lines `KEY=value` whose key is `gone`.
 fn without(text: &str, gone: impl Fn(&str) -> bool) -> String {
     let is_gone = |line: &&str| line.split_once('=').is_some_and(|(key, _)| gone(key.trim()));
     text.split_inclusive('\n').filter(|line| !is_gone(line)).collect()
@@ -106,7 +106,7 @@ fn is_mac_key(key: &str) -> bool {
     matches!(key, "MACAddress" | "PermanentMACAddress")
 }
 
-/// The keys of the `[Match]` section.
+/// Returns the keys of the `[Match]` section.
 fn match_keys(text: &str) -> Vec<&str> {
     let mut here = false;
     let mut keys = Vec::new();

@@ -1,5 +1,5 @@
-//! `--generalize`: removes what clones of a system must not share, such as keys, identities, random seeds, DHCP leases, logs
-//! and shell histories. It covers what virt-sysprep(1) removes by default; the report lists what is left.
+//! `--generalize`: removes what clones of a system must not share, such as keys, identities, random seeds, DHCP leases,
+//! logs and shell histories. It covers what virt-sysprep(1) removes by default; the report lists what is left.
 
 mod hardware;
 
@@ -11,8 +11,8 @@ use crate::error::Result;
 use crate::guest::accounts;
 use crate::tree::edit::Files;
 
-/// Machine-specific files, by what they are. Path components may have `*` and `?`; directories are removed with everything
-/// in them.
+/// Machine-specific files by kind. Path components may contain `*` and `?`; directories are removed with their
+/// contents.
 const GONE: &[(&str, &[&str])] = &[
     ("SSH host key", &["/etc/ssh/ssh_host_*", "/etc/dropbear/dropbear_*_host_key"]),
     (
@@ -119,10 +119,10 @@ const LEFTOVERS: &[(&str, &[&str])] = &[
 /// Directories under these paths are kept, and the files in them removed.
 const FILES_ONLY: &[&str] = &["/var/spool/cron/"];
 
-/// Exceptions: configuration that lies beside removed data.
+/// Exceptions: configuration beside removed data.
 const KEPT: &[&str] = &["/var/kerberos/krb5kdc/kadm5.acl", "/var/kerberos/krb5kdc/kdc.conf"];
 
-/// Secrets that are kept and reported, because the image may not work without them: what to do, and their paths.
+/// Secrets that are kept and reported, because the image may not work without them: the advice and their paths.
 const LEFT: &[(&str, &[&str])] = &[
     (
         "private keys: replace them if clones must not share them",
@@ -159,10 +159,10 @@ const HISTORIES: &[&str] = &[
     ".local/share/fish/fish_history",
 ];
 
-/// Files in `.ssh` of each home that are kept: settings, and who may log in.
+/// Files in `.ssh` of each home that are kept: settings and authorized keys.
 const SSH_KEPT: &[&str] = &["authorized_keys", "authorized_keys2", "config", "rc", "environment"];
 
-/// What must not be shared, with patterns of its paths in the usual homes.
+/// Returns what clones must not share: its kind, and patterns of its paths in the usual homes.
 pub(crate) fn not_shared() -> impl Iterator<Item = (&'static str, String)> {
     let gone = GONE.iter().flat_map(|(what, patterns)| patterns.iter().map(|p| (*what, (*p).to_owned())));
     let homes =
@@ -175,7 +175,7 @@ pub(crate) fn not_shared() -> impl Iterator<Item = (&'static str, String)> {
     gone.chain(homes.map(|path| ("history", path))).chain(more)
 }
 
-/// The edits that prepare a system for cloning, each with a description of what it removes.
+/// Returns the edits that prepare a system for cloning, each with a description of what it removes.
 pub(super) fn generalize(files: &Files) -> Result<Vec<(Edit, Option<String>)>> {
     let mut edits: Vec<(Edit, Option<String>)> = Vec::new();
     let mut gone = |what: &str, path: String| {
@@ -228,7 +228,7 @@ pub(super) fn generalize(files: &Files) -> Result<Vec<(Edit, Option<String>)>> {
     edits.extend(hardware::unbind(files)?);
     let mut logs = Vec::new();
     current_logs(files, "/var/log", &mut logs);
-    // One path may fit several patterns.
+    // A path may match several patterns.
     let mut seen = std::collections::BTreeSet::new();
     edits.retain(|(edit, _)| match edit {
         Edit::Delete { path } => seen.insert(path.clone()),
@@ -246,8 +246,8 @@ pub(super) fn generalize(files: &Files) -> Result<Vec<(Edit, Option<String>)>> {
     Ok(edits)
 }
 
-/// Resets the iSCSI initiator name. Debian's init script generates one if the file asks for it, Red Hat's if the file is
-/// missing.
+/// Resets the iSCSI initiator name. Debian's init script generates one if the file requests it, Red Hat's if the file
+/// is missing.
 fn initiator(files: &Files) -> Result<Option<(Edit, Option<String>)>> {
     const PATH: &str = "/etc/iscsi/initiatorname.iscsi";
     const ASKS: &str = "GenerateName=yes\n";

@@ -9,12 +9,12 @@ use crate::tree::edit::Files;
 
 const FOLDER: &str = "/etc/sysconfig/network-scripts";
 
-/// Returns true if the image has the scripts.
+/// Returns true if the image has these scripts.
 pub(super) fn has_scripts(files: &Files) -> bool {
     files.is_file(&format!("{FOLDER}/network-functions")) || files.is_file(&format!("{FOLDER}/ifup-eth"))
 }
 
-/// Configures an interface where these files alone count.
+/// Configures an interface in an image that uses only these files.
 pub(super) fn configure(files: &Files, network: &Network) -> Result<Vec<Edit>> {
     let interface = &network.interface;
     let own = format!("ifcfg-{interface}");
@@ -33,7 +33,7 @@ pub(super) fn configure(files: &Files, network: &Network) -> Result<Vec<Edit>> {
     Ok(edits)
 }
 
-/// The edits that keep all such files from bringing an interface up.
+/// Returns edits that keep all these files from bringing an interface up.
 pub(super) fn silence(files: &Files, interface: &str) -> Result<Vec<Edit>> {
     let mut edits = Vec::new();
     for (name, _) in of_interface(files, interface)? {
@@ -49,7 +49,7 @@ pub(super) fn silence(files: &Files, interface: &str) -> Result<Vec<Edit>> {
     Ok(edits)
 }
 
-/// The files that are an interface's, or an alias's of it.
+/// Returns the files of an interface and its aliases.
 fn of_interface(files: &Files, interface: &str) -> Result<Vec<(String, String)>> {
     let mut found = Vec::new();
     for (name, _) in files.list(FOLDER) {
@@ -68,7 +68,7 @@ fn of_interface(files: &Files, interface: &str) -> Result<Vec<(String, String)>>
     Ok(found)
 }
 
-/// The last value of a variable, without its quotes.
+/// Returns the last value of a variable, without quotes.
 fn value(text: &str, key: &str) -> Option<String> {
     let mut values = text.lines().filter_map(|line| line.trim().strip_prefix(key)?.strip_prefix('='));
     values.next_back().map(|value| value.trim().trim_matches(['"', '\'']).to_owned())

@@ -10,7 +10,7 @@ use crate::tree::edit::Files;
 
 const MAIN: &str = "/etc/network/interfaces";
 const FOLDER: &str = "/etc/network/interfaces.d";
-/// At most so many files are read.
+/// The maximum number of files that are read.
 const MAX_FILES: usize = 1000;
 
 /// Configures an interface.
@@ -63,7 +63,7 @@ fn text(network: &Network) -> String {
     out
 }
 
-/// The files that ifupdown reads, with their texts, except `own`; and whether it would read `own`.
+/// Returns the files that ifupdown reads, with their texts and without `own`, and true if it would read `own`.
 fn files_read(files: &Files, own: &str) -> Result<(Vec<(String, String)>, bool)> {
     let mut reads_own = false;
     let mut seen = BTreeSet::new();
@@ -106,7 +106,7 @@ fn files_read(files: &Files, own: &str) -> Result<(Vec<(String, String)>, bool)>
     Ok((read, reads_own))
 }
 
-/// Returns true if `source` with a shell pattern reads a path.
+/// Returns true if `source` with this shell pattern reads a path.
 fn fits(named: &str, path: &str) -> bool {
     let options = glob::MatchOptions {
         case_sensitive: true,
@@ -116,20 +116,20 @@ fn fits(named: &str, path: &str) -> bool {
     pattern(named).is_some_and(|pattern| pattern.matches_with(path, options))
 }
 
-/// Returns true if `source-directory` reads a path: names have letters, digits, dashes and underscores.
+/// Returns true if `source-directory` reads a path: names consist of letters, digits, dashes and underscores.
 fn is_in(folder: &str, path: &str) -> bool {
     let name = path.strip_prefix(folder.trim_end_matches('/')).and_then(|rest| rest.strip_prefix('/'));
     let plain = |c: char| c.is_ascii_alphanumeric() || "_-".contains(c);
     name.is_some_and(|name| !name.is_empty() && name.chars().all(plain))
 }
 
-/// A line with those that it goes on in.
+/// A line with its continuation lines.
 struct Line<'t> {
     text: &'t str,
     words: Vec<&'t str>,
 }
 
-/// The lines of a file: a line that ends with a backslash goes on. Comments have no words.
+/// Returns the lines of a file: a trailing backslash continues a line. Comments have no words.
 fn logical_lines(text: &str) -> Vec<Line<'_>> {
     let mut lines = Vec::new();
     let mut rest = text;
@@ -151,7 +151,7 @@ fn logical_lines(text: &str) -> Vec<Line<'_>> {
     lines
 }
 
-/// `text` without the stanzas of an interface and its aliases (`eth0:1`).
+/// Returns `text` without the stanzas of an interface and its aliases (`eth0:1`).
 fn without_interface(text: &str, interface: &str) -> Result<String> {
     let is_own = |word: &str| {
         word == interface || word.strip_prefix(interface).is_some_and(|rest| rest.starts_with(':'))
@@ -190,7 +190,7 @@ fn without_interface(text: &str, interface: &str) -> Result<String> {
                 continue;
             }
         }
-        // Comments and empty lines stay: they may be the next stanza's.
+        // Comments and empty lines stay: they may belong to the next stanza.
         if !dropping || words.is_empty() {
             out.push_str(text);
         }

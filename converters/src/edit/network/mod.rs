@@ -1,5 +1,5 @@
-//! Configures the network with the system that the image uses: netplan, NetworkManager, systemd-networkd, Red Hat's network
-//! scripts or ifupdown. The interface then has only the addresses asked for.
+//! Configures the network with the system that the image uses: netplan, NetworkManager, systemd-networkd, Red Hat's
+//! network scripts or ifupdown. The interface then has only the addresses asked for.
 
 mod ifcfg;
 mod ifupdown;
@@ -22,7 +22,7 @@ use crate::tree::new_content::NewContent;
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Network {
     interface: String,
-    /// Addresses with the length of their prefix; none for DHCP.
+    /// Addresses with their prefix lengths; empty for DHCP.
     addresses: Vec<(IpAddr, u8)>,
     gateways: Vec<IpAddr>,
     dns: Vec<IpAddr>,
@@ -39,7 +39,7 @@ enum Kind {
 }
 
 impl Network {
-    /// An interface with these addresses, as `192.0.2.10/24`; by DHCP without any.
+    /// Returns a configuration with these addresses, such as `192.0.2.10/24`, or with DHCP if there are none.
     pub(super) fn new(
         interface: &str,
         addresses: &[String],
@@ -102,7 +102,7 @@ pub(super) fn configure(files: &Files, network: &Network) -> Result<Vec<Edit>> {
         Kind::Ifcfg => ifcfg::configure(files, network)?,
         Kind::Ifupdown => ifupdown::configure(files, network)?,
     };
-    // cloud-init would write its own over it.
+    // cloud-init would overwrite it with its own configuration.
     if files.get("/etc/cloud/cloud.cfg.d").is_some() {
         let text = "network: {config: disabled}\n";
         edits.push(Edit::file("/etc/cloud/cloud.cfg.d/99-mif-network.cfg", text, 0o644));
@@ -139,12 +139,12 @@ fn kind(files: &Files) -> Result<Kind> {
     })
 }
 
-/// A shell's pattern for a name; none if it is malformed.
+/// Compiles a shell pattern for a name. Returns `None` if it is malformed.
 fn pattern(text: &str) -> Option<glob::Pattern> {
     glob::Pattern::new(text).ok()
 }
 
-/// The name servers in `/etc/resolv.conf` itself, where no `manager` of it is in the image.
+/// Writes the name servers to `/etc/resolv.conf`, unless the image contains its `manager`.
 fn resolv_conf(files: &Files, network: &Network, manager: &str) -> Result<Option<Edit>> {
     let is_link = files.get_link("/etc/resolv.conf").is_some_and(|row| row.node.link_target.is_some());
     if network.dns.is_empty() || is_link || files.is_file(manager) {

@@ -1,5 +1,5 @@
-//! netplan(5): writes a definition to its own file. netplan joins the lists of all files, so the interface's addresses are
-//! removed from other files.
+//! netplan(5): writes a definition to its own file. netplan merges the lists of all files, so the interface's addresses
+//! are removed from the other files.
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -11,7 +11,7 @@ use crate::error::{Error, Result};
 use crate::tree::edit::Files;
 
 const ETC: &str = "/etc/netplan";
-/// Where files are, those of the first having a name's precedence.
+/// The directories of its files. A file hides those of the same name in later directories.
 const FOLDERS: [&str; 3] = [ETC, "/usr/lib/netplan", "/lib/netplan"];
 /// The kinds of definitions.
 const SECTIONS: [&str; 10] = [
@@ -26,7 +26,7 @@ const SECTIONS: [&str; 10] = [
     "vrfs",
     "modems",
 ];
-/// The keys of a definition about addresses and about configuring them at boot.
+/// The keys of a definition that are about addresses or about configuration at boot.
 const ADDRESS_KEYS: [&str; 14] = [
     "addresses",
     "gateway4",
@@ -44,7 +44,7 @@ const ADDRESS_KEYS: [&str; 14] = [
     "activation-mode",
 ];
 
-/// A file of netplan's.
+/// A netplan file.
 struct File {
     name: String,
     text: String,
@@ -56,19 +56,19 @@ struct File {
 #[derive(Debug, Default, Clone)]
 struct Facts {
     has_match: bool,
-    /// It is matched by something beside its name.
+    /// True if it matches by something besides the name.
     by_more: bool,
     names: Vec<String>,
     set_name: Option<String>,
     by_network_manager: bool,
 }
 
-/// How a definition and an interface belong together.
+/// The relation between a definition and an interface.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Kinship {
-    /// It is the interface's, by its name.
+    /// It applies to the interface by name.
     Direct,
-    /// It is the interface's if hardware of a certain address or kind is there.
+    /// It applies to the interface if hardware with a certain address or of a certain kind exists.
     Matched,
     /// It may apply to the interface and to others.
     Possible,
@@ -131,7 +131,7 @@ pub(super) fn configure(files: &Files, network: &Network) -> Result<Vec<Edit>> {
             }
             let Some(section_map) = root.get_mut(section) else { continue };
             let by_nm = facts[&(section.clone(), id.clone())].by_network_manager;
-            // NetworkManager would choose between this and the new one by rules of its own.
+            // NetworkManager would choose between this one and the new one by rules of its own.
             file.changed |= if *kinship == Kinship::Matched && by_nm {
                 section_map.remove(|known| known == id)
             } else {
@@ -145,7 +145,7 @@ pub(super) fn configure(files: &Files, network: &Network) -> Result<Vec<Edit>> {
     let text = match direct {
         Some((section, id)) if !rivals || section != "ethernets" => text(network, section, id, false),
         None if !rivals => text(network, "ethernets", interface, false),
-        // Of several that fit, the first by name counts for systemd-networkd.
+        // If several match, systemd-networkd uses the first by name.
         _ => text(network, "ethernets", &format!("00-mif-{interface}"), true),
     };
     let mut edits = vec![Edit::folder(ETC)];
@@ -156,8 +156,8 @@ pub(super) fn configure(files: &Files, network: &Network) -> Result<Vec<Edit>> {
     Ok(edits)
 }
 
-/// The file without matches by MAC address. An interface that was matched and renamed by its address is matched by its name
-/// instead. None if there is nothing to change, or the file cannot be read.
+/// Returns the file without matches by MAC address. An interface that was matched and renamed by its address is matched
+/// by its name instead. Returns `None` if there is nothing to change, or the file cannot be parsed.
 pub(in crate::edit) fn without_macs(text: &str) -> Option<String> {
     let mut yaml = Yaml::parse(text).ok()?;
     let root = yaml.get_mut("network")?;
@@ -187,14 +187,14 @@ pub(in crate::edit) fn without_macs(text: &str) -> Option<String> {
     changed.then(|| written(&yaml, text))
 }
 
-/// A changed file, with the comments that the file began with.
+/// Formats a changed file, with the comments from its beginning.
 fn written(yaml: &Yaml, before: &str) -> String {
     let comments =
         before.split_inclusive('\n').take_while(|line| line.starts_with('#') || line.trim().is_empty());
     comments.collect::<String>() + &yaml.write()
 }
 
-/// The files that netplan reads, but for `own`.
+/// Reads the files that netplan reads, except `own`.
 fn read(files: &Files, own: &str) -> Result<Vec<File>> {
     let mut found: BTreeMap<String, File> = BTreeMap::new();
     for folder in FOLDERS {
@@ -216,7 +216,7 @@ fn read(files: &Files, own: &str) -> Result<Vec<File>> {
     Ok(found.into_values().collect())
 }
 
-/// The text of the definition.
+/// Returns the text of the definition.
 fn text(network: &Network, section: &str, id: &str, with_match: bool) -> String {
     let mut out = format!("network:\n  version: 2\n  {section}:\n    \"{id}\":\n");
     if with_match {

@@ -1,5 +1,5 @@
 //! NetworkManager: writes a connection (nm-settings-keyfile(5)) with a higher priority than all others, and turns off
-//! autoconnect for those of the interface alone.
+//! autoconnect for other connections that name the interface.
 
 use std::fmt::Write as _;
 use std::net::IpAddr;
@@ -10,7 +10,7 @@ use crate::error::Result;
 use crate::tree::edit::Files;
 
 const FOLDER: &str = "/etc/NetworkManager/system-connections";
-/// The priority of a connection that nothing stands against, and the greatest that there is.
+/// The priority of a connection without competitors, and the maximum.
 const PRIORITY: i32 = 100;
 const MAX_PRIORITY: i32 = 999;
 
@@ -36,13 +36,13 @@ pub(super) fn configure(files: &Files, network: &Network) -> Result<Vec<Edit>> {
             priority = priority.max(other.saturating_add(1)).min(MAX_PRIORITY);
         }
     }
-    // Red Hat's plugin reads these, too.
+    // Red Hat's plugin reads these files too.
     edits.extend(ifcfg::silence(files, interface)?);
     edits.push(Edit::file(own, text(network, priority), 0o600));
     Ok(edits)
 }
 
-/// The value of a key in a section of a keyfile.
+/// Returns the value of a key in a section of a keyfile.
 fn value<'t>(text: &'t str, section: &str, key: &str) -> Option<&'t str> {
     let mut here = "";
     let mut found = None;
@@ -59,7 +59,7 @@ fn value<'t>(text: &'t str, section: &str, key: &str) -> Option<&'t str> {
     found
 }
 
-/// A keyfile of a connection that is not made by itself.
+/// Returns a keyfile with autoconnect turned off.
 fn without_autoconnect(text: &str) -> String {
     let mut out = String::new();
     for line in text.lines() {
@@ -75,7 +75,7 @@ fn without_autoconnect(text: &str) -> String {
     out
 }
 
-/// nm-settings-keyfile(5).
+/// Returns the keyfile of the connection (nm-settings-keyfile(5)).
 pub(super) fn text(network: &Network, priority: i32) -> String {
     let interface = &network.interface;
     let mut out = format!(

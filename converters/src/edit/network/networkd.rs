@@ -11,7 +11,7 @@ use crate::tree::edit::Files;
 const ETC: &str = "/etc/systemd/network";
 const FOLDERS: [&str; 4] =
     [ETC, "/usr/local/lib/systemd/network", "/usr/lib/systemd/network", "/lib/systemd/network"];
-/// What a name may begin with, each before the one before it in the order of names.
+/// Prefixes of file names, each sorted before the previous one.
 const BEGINNINGS: [&str; 3] = ["05-mif", "0-mif", "!mif"];
 
 /// Configures an interface.
@@ -25,7 +25,7 @@ pub(super) fn configure(files: &Files, network: &Network) -> Result<Vec<Edit>> {
     let is_first = |name: &&String| others.iter().all(|other| **name < *other);
     let name = own.iter().find(is_first).unwrap_or(&own[own.len() - 1]);
     let mut edits = vec![Edit::folder(ETC)];
-    // Of an earlier run.
+    // Left from an earlier run.
     for old in own.iter().filter(|old| *old != name && files.get_link(&format!("{ETC}/{old}")).is_some()) {
         edits.push(Edit::Delete { path: format!("{ETC}/{old}") });
     }
@@ -61,7 +61,7 @@ mod tests {
     #[test]
     fn each_beginning_of_a_name_comes_before_the_others() {
         assert!(BEGINNINGS.is_sorted_by(|a, b| a > b));
-        // Before those that begin with a zero, as cloud images have them.
+        // Sorts before names that begin with a zero, as cloud images have.
         assert!("0-mif-eth0.network" < "00-eth0.network");
     }
 }

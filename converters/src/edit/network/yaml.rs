@@ -1,18 +1,18 @@
-//! The part of YAML 1.2 that netplan's files use: mappings, lists and scalars, to read, change and write again.
+//! The part of YAML 1.2 that netplan's files use: mappings, lists and scalars, for reading, changing and writing.
 
 use saphyr_parser::{Event, Parser, ScalarStyle};
 
-/// Files are read up to this length, in bytes.
+/// The maximum length of a file, in bytes.
 const MAX_FILE: usize = 1 << 20;
-/// Mappings and lists are read up to this depth.
+/// The maximum depth of mappings and lists.
 const MAX_DEPTH: usize = 64;
 
-/// A part of a file.
+/// A node of a file.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Yaml {
     Scalar {
         text: String,
-        /// It stands without quotes.
+        /// True if it is written without quotes.
         plain: bool,
     },
     List(Vec<Yaml>),
@@ -20,8 +20,8 @@ pub(super) enum Yaml {
 }
 
 impl Yaml {
-    /// Reads a file of one document; an empty file is an empty mapping. Errs with the reason: what is malformed, or what
-    /// is not read here (anchors, several documents).
+    /// Parses a file of one document; an empty file is an empty mapping. Fails with the reason if the file is
+    /// malformed, or uses features that are not supported here (anchors, several documents).
     pub(super) fn parse(text: &str) -> Result<Yaml, String> {
         if text.len() > MAX_FILE {
             return Err(format!("the file is longer than {MAX_FILE} bytes"));
@@ -77,19 +77,19 @@ impl Yaml {
         }
     }
 
-    /// The value of a key, if this is a mapping that has it.
+    /// Returns the value of a key, if this is a mapping that contains it.
     pub(super) fn get(&self, key: &str) -> Option<&Yaml> {
         let Yaml::Map(map) = self else { return None };
         map.iter().find(|(known, _)| known == key).map(|(_, value)| value)
     }
 
-    /// The same, to be changed.
+    /// Like `get`, but mutable.
     pub(super) fn get_mut(&mut self, key: &str) -> Option<&mut Yaml> {
         let Yaml::Map(map) = self else { return None };
         map.iter_mut().find(|(known, _)| known == key).map(|(_, value)| value)
     }
 
-    /// The entries of a mapping; none of anything else.
+    /// Returns the entries of a mapping; none for other nodes.
     pub(super) fn entries(&self) -> &[(String, Yaml)] {
         match self {
             Yaml::Map(map) => map,
@@ -105,7 +105,7 @@ impl Yaml {
         map.len() < before
     }
 
-    /// The text of a scalar, or the texts of a list of scalars.
+    /// Returns the text of a scalar, or the texts of a list of scalars.
     pub(super) fn texts(&self) -> Vec<&str> {
         match self {
             Yaml::Scalar { text, .. } => vec![text],
@@ -114,7 +114,7 @@ impl Yaml {
         }
     }
 
-    /// Writes the file, each entry on a line.
+    /// Writes the file, with each entry on its own line.
     pub(super) fn write(&self) -> String {
         let mut out = String::new();
         self.block(0, &mut out);
@@ -178,7 +178,7 @@ enum Open {
     Map(Vec<(String, Yaml)>, Option<String>),
 }
 
-/// Returns true if a key can stand without quotes.
+/// Returns true if a key can be written without quotes.
 fn is_plain(key: &str) -> bool {
     let plain = |c: char| c.is_ascii_alphanumeric() || "_-./".contains(c);
     key.starts_with(|c: char| c.is_ascii_alphanumeric()) && key.chars().all(plain)

@@ -1,5 +1,5 @@
-//! apk's database: `lib/apk/db/installed`, a paragraph for each package, a letter and a colon before each value (Alpine
-//! wiki, "Apk spec").
+//! apk's database: `lib/apk/db/installed`, with a paragraph for each package, and a letter and a colon before each
+//! value (Alpine wiki, "Apk spec").
 
 use super::{Databases, FoundPackages, Package, text};
 use crate::error::Result;
@@ -7,7 +7,7 @@ use crate::error::Result;
 const INSTALLED: [&str; 2] = ["/lib/apk/db/installed", "/usr/lib/apk/db/installed"];
 
 pub(super) fn read(databases: &Databases<'_>, found: &mut FoundPackages) -> Result<()> {
-    // The one may be a link to the other.
+    // One may be a link to the other.
     let Some(file) = INSTALLED.iter().find_map(|path| databases.file(path).transpose()) else {
         return Ok(());
     };

@@ -26,7 +26,7 @@ pub(super) fn read(databases: &Databases<'_>, found: &mut FoundPackages) -> Resu
             found.packages.push(package);
         }
     }
-    // Distroless images have a paragraph a file, and perhaps the package's sums beside it.
+    // Distroless images have one file for each paragraph, which may have the package's checksums beside it.
     for (name, row) in folder(databases, STATUS_FOLDER) {
         if name.ends_with(b".md5sums") {
             continue;
@@ -38,12 +38,12 @@ pub(super) fn read(databases: &Databases<'_>, found: &mut FoundPackages) -> Resu
     Ok(())
 }
 
-/// The lists of files, by name.
+/// Returns the lists of files, by name.
 fn lists<'a>(databases: &'a Databases<'_>) -> HashMap<&'a [u8], usize> {
     folder(databases, INFO_FOLDER).into_iter().filter(|(name, _)| name.ends_with(b".list")).collect()
 }
 
-/// The files of a directory, by name.
+/// Returns the files of a directory, by name.
 fn folder<'a>(databases: &'a Databases<'_>, path: &str) -> Vec<(&'a [u8], usize)> {
     let Some(folder) = databases.row(path) else { return Vec::new() };
     let rows = databases.tree.rows();
@@ -60,7 +60,7 @@ fn folder<'a>(databases: &'a Databases<'_>, path: &str) -> Vec<(&'a [u8], usize)
     named.filter(|(name, _)| !name.contains(&b'/')).collect()
 }
 
-/// The paragraphs of a control file, each the values by field. Of those that go over several lines the first counts.
+/// Parses the paragraphs of a control file into values by field. For values of several lines, keeps the first line.
 fn paragraphs(file: &[u8]) -> impl Iterator<Item = HashMap<&[u8], &[u8]>> {
     let mut lines = file.split(|b| *b == b'\n');
     std::iter::from_fn(move || {
@@ -85,7 +85,7 @@ fn paragraphs(file: &[u8]) -> impl Iterator<Item = HashMap<&[u8], &[u8]>> {
 
 fn package(databases: &Databases<'_>, fields: &HashMap<&[u8], &[u8]>) -> Option<Package> {
     let field = |name: &str| fields.get(name.as_bytes()).map(|value| text(value));
-    // "install ok installed": what is wanted, whether anything is wrong, and what is.
+    // "install ok installed": the wanted state, the error flag, and the current state.
     let status = field("Status").and_then(|status| status.split_whitespace().nth(2).map(str::to_owned));
     let status = status.unwrap_or_else(|| "installed".to_owned());
     if status == "not-installed" {

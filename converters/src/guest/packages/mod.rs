@@ -1,6 +1,6 @@
 //! The packages of an image, read from the files of its dpkg, rpm and apk databases.
 //!
-//! Nothing on the image is run. A database that is damaged gives the packages that can still be read, and a complaint.
+//! Nothing on the image is run. A damaged database yields the packages that can still be read, and a complaint.
 
 mod apk;
 mod dpkg;
@@ -22,11 +22,11 @@ use crate::store::Objects;
 use crate::tree::mounts::Devices;
 use crate::tree::view::Tree;
 
-/// The largest database that is read, in bytes: it is held in memory. Of a system with thousands of packages it has some
-/// tens of megabytes.
+/// The maximum size of a database in bytes, because it is read into memory. With thousands of packages, a database
+/// takes some tens of megabytes.
 const MAX_DATABASE: u64 = 256 << 20;
 
-/// Where package managers keep what they know: a file that lies below none of these has no say.
+/// The directories of package databases. A file is ignored unless it lies under one of these directories.
 const FOLDERS: &[&str] = &[
     "/var/lib/dpkg/",
     "/var/lib/rpm/",
@@ -36,15 +36,15 @@ const FOLDERS: &[&str] = &[
     "/usr/lib/apk/db/",
 ];
 
-/// What is known of the packages of a tree.
+/// The packages found in a tree.
 pub(crate) struct FoundPackages {
-    /// By volume, manager, name and architecture.
+    /// Sorted by volume, manager, name and architecture.
     pub(crate) packages: Vec<Package>,
     /// Warnings about what could not be read, as sentences.
     pub(crate) complaints: Vec<String>,
 }
 
-/// The packages of an image, of which the tree is asked for if it is not stored.
+/// Returns the packages of an image. Calls `tree` only if the image is not stored.
 pub(crate) fn of_image<T: std::borrow::Borrow<Tree>>(
     image: &OpenImage,
     tree: impl FnOnce() -> Result<T>,
@@ -57,7 +57,7 @@ pub(crate) fn of_image<T: std::borrow::Borrow<Tree>>(
     }
 }
 
-/// Reads the packages of a tree: of each root filesystem with what its fstab mounts, and of each volume that is neither.
+/// Reads the packages of a tree: of each root filesystem with its mounts, and of each other volume.
 pub(crate) fn read(tree: &Tree) -> FoundPackages {
     let mut found = FoundPackages { packages: Vec::new(), complaints: Vec::new() };
     let is_part = |volume: &&str| {
@@ -86,15 +86,14 @@ pub(crate) fn read(tree: &Tree) -> FoundPackages {
     found
 }
 
-/// The table of packages to stand beside a manifest of `rows`, whose content is in the store; and what could not be
-/// read.
+/// Makes the packages table for a manifest of `rows`, whose content is in the store. Also returns complaints.
 pub(crate) fn table<'r>(
     rows: impl Into<Cow<'r, [Row]>>,
     objects: &Arc<Objects>,
     devices: Devices<'_>,
 ) -> Result<(Vec<u8>, Vec<String>)> {
     let rows = rows.into();
-    // Without a database there is no need to look.
+    // Without a database, there is nothing to read.
     let found = if database_rows(&rows).next().is_some() {
         read(&stored_tree(rows.into_owned(), objects, devices))
     } else {
@@ -103,8 +102,8 @@ pub(crate) fn table<'r>(
     Ok((packages::write(&found.packages)?, found.complaints))
 }
 
-/// The rows that say what packages there are: where they are the same, the packages are. Any part of a database's path
-/// may be a volume of its own, whose paths begin behind it.
+/// Returns the rows that determine the packages: if these rows are equal, so are the packages. Any directory in a
+/// database's path may be a volume of its own, whose paths begin there.
 pub(crate) fn database_rows(rows: &[Row]) -> impl Iterator<Item = &Row> {
     let is_below = |path: &[u8], folder: &str| {
         let slashes = folder.match_indices('/').map(|(i, _)| &folder[i..]).filter(|rest| rest.len() > 1);
@@ -123,17 +122,17 @@ struct Databases<'a> {
 }
 
 impl Databases<'_> {
-    /// The volume that is reported for its packages.
+    /// Returns the volume that is reported for its packages.
     fn volume(&self) -> &str {
         self.scope.volume()
     }
 
-    /// The row of a path, symlinks followed.
+    /// Returns the row of a path. Follows symlinks.
     fn row(&self, path: &str) -> Option<usize> {
         self.scope.row(path.as_bytes())
     }
 
-    /// A whole file; none if it is not there.
+    /// Reads a whole file; returns `None` if it does not exist.
     fn file(&self, path: &str) -> Result<Option<Vec<u8>>> {
         self.row(path).map(|row| self.content(row)).transpose()
     }
@@ -162,7 +161,7 @@ impl Databases<'_> {
     }
 }
 
-/// `bytes` as text; what is not UTF-8 is replaced.
+/// Returns `bytes` as text, with replacement characters for invalid UTF-8.
 fn text(bytes: &[u8]) -> String {
     String::from_utf8_lossy(bytes).into_owned()
 }

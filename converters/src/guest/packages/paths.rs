@@ -1,4 +1,4 @@
-//! Paths as a package's file list has them, and as the manifest does: `/bin/sh` may be `/usr/bin/sh`.
+//! Converts paths in a package's file list to those of the manifest: `/bin/sh` may be `/usr/bin/sh`.
 
 use std::cell::RefCell;
 use std::collections::HashMap;
@@ -7,13 +7,13 @@ use mif_formats::mif::manifest::escape;
 
 use super::scope::Scope;
 
-/// Where a directory is: its volume, and its path without a slash at the end.
+/// The place of a directory: its volume, and its path without a trailing slash.
 type Folder<'a> = (&'a str, Vec<u8>);
 
-/// Finds where the paths of packages are.
+/// Resolves the paths in packages.
 pub(super) struct Paths<'a> {
     scope: &'a Scope<'a>,
-    /// Where directories are that were asked for: the volume, and the path without a slash at the end.
+    /// The places of directories that were looked up, by the path without a trailing slash.
     folders: RefCell<HashMap<Vec<u8>, Option<Folder<'a>>>>,
 }
 
@@ -22,8 +22,8 @@ impl<'a> Paths<'a> {
         Paths { scope, folders: RefCell::default() }
     }
 
-    /// The manifest's name for `path`, if it is there; with its volume before it, if that is not the database's root.
-    /// Symlinks on the way are followed, not one at the end.
+    /// Returns the manifest's name for `path` if it exists, with its volume unless that is the database's root. Follows
+    /// symlinks on the way, but not one at the end.
     pub(super) fn find(&self, path: &[u8]) -> Option<String> {
         let path = path.strip_suffix(b"/").unwrap_or(path);
         let (folder, name) = path.split_at(path.iter().rposition(|b| *b == b'/')?);
@@ -37,13 +37,13 @@ impl<'a> Paths<'a> {
         Some(if volume == self.scope.volume() { found } else { format!("{volume}:{found}") })
     }
 
-    /// Where a directory is, without a slash at the end.
+    /// Returns the place of a directory.
     fn folder(&self, path: &[u8]) -> Option<Folder<'a>> {
         let row = &self.scope.tree.rows()[self.scope.row(path)?];
         Some((&row.volume, if row.path == b"/" { Vec::new() } else { row.path.clone() }))
     }
 
-    /// All of `paths` that are there, ascending and each once.
+    /// Returns the names of all of `paths` that exist, sorted and without duplicates.
     pub(super) fn find_all<'p>(&self, paths: impl Iterator<Item = &'p [u8]>) -> Vec<String> {
         let mut found: Vec<String> = paths.filter_map(|path| self.find(path)).collect();
         found.sort_unstable();

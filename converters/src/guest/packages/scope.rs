@@ -1,19 +1,19 @@
-//! Where on an image the databases of packages are looked for.
+//! The part of an image in which package databases are searched.
 
 use crate::tree::mounts::Root;
 use crate::tree::path::VolumePath;
 use crate::tree::view::Tree;
 
-/// Where databases are looked for.
+/// Where databases are searched.
 pub(super) struct Scope<'a> {
     pub(super) tree: &'a Tree,
     pub(super) at: At<'a>,
 }
 
 pub(super) enum At<'a> {
-    /// A root filesystem, with what its fstab mounts.
+    /// A root filesystem with its mounts.
     Root(&'a Root),
-    /// A volume by itself.
+    /// A single volume.
     Volume(&'a str),
 }
 
@@ -25,7 +25,7 @@ impl Scope<'_> {
         }
     }
 
-    /// The row of a path, symlinks followed.
+    /// Returns the row of a path. Follows symlinks.
     pub(super) fn row(&self, path: &[u8]) -> Option<usize> {
         match self.at {
             At::Root(root) => self.tree.find_in(root, path, true).ok(),

@@ -1,5 +1,5 @@
-//! Extended attributes, ACLs and SELinux labels of tar members, in the spellings of GNU tar, star and libarchive
-//! (tar(5) of libarchive, "Pax Interchange Format"; GNU tar's manual, "Extended File Attributes").
+//! Extended attributes, ACLs and SELinux labels of tar members, in the forms of GNU tar, star and libarchive (tar(5) of
+//! libarchive, "Pax Interchange Format"; GNU tar's manual, "Extended File Attributes").
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
@@ -12,18 +12,18 @@ use crate::host::acl::{self, Principal};
 use crate::mkdisk::member::{Content, Members};
 use crate::mkdisk::path::TreePath;
 
-/// The attribute that holds a file's SELinux label.
+/// The attribute with a file's SELinux label.
 const SELINUX: &[u8] = b"security.selinux";
-/// A database of names longer than this is not read, in bytes.
+/// The maximum length of a database of names, in bytes. Longer ones are not read.
 const MAX_NAMES: u64 = 4 << 20;
 
-/// The attributes that a member's pax records hold, sorted by name; and its ACLs, which are still text: the
-/// attribute of each, and its text.
+/// Returns the attributes in a member's pax records, sorted by name, and its ACLs in text form: the attribute of each,
+/// and its text.
 pub(super) fn read(pax: &Records) -> (Vec<Xattr>, Vec<(&'static str, Vec<u8>)>) {
-    // One attribute may be there in several spellings: the one that keeps every byte counts.
+    // An attribute may be present in several forms: the one that preserves every byte counts.
     let mut xattrs: BTreeMap<Vec<u8>, (u8, Vec<u8>)> = BTreeMap::new();
     let mut acls: BTreeMap<&'static str, Vec<u8>> = BTreeMap::new();
-    // libarchive writes each attribute in both spellings, and encodes more of the name than GNU tar and star do.
+    // libarchive writes each attribute in both forms, and encodes more of the name than GNU tar and star do.
     let by_libarchive = pax.iter().any(|(key, _)| key.starts_with(b"LIBARCHIVE.xattr."));
     for (key, value) in pax.iter() {
         let (rank, name, value) = if let Some(name) = key.strip_prefix(b"SCHILY.xattr.") {
@@ -33,7 +33,7 @@ pub(super) fn read(pax: &Records) -> (Vec<Xattr>, Vec<(&'static str, Vec<u8>)>) 
             (1, decode_percent(name, |_| true), value)
         } else {
             match key {
-                // The kernel keeps a label with the zero at its end.
+                // The kernel stores a label with a trailing zero.
                 b"RHT.security.selinux" if !value.is_empty() => {
                     let zero: &[u8] = if value.ends_with(b"\0") { b"" } else { b"\0" };
                     (0, SELINUX.to_vec(), [value, zero].concat())
@@ -59,7 +59,7 @@ pub(super) fn read(pax: &Records) -> (Vec<Xattr>, Vec<(&'static str, Vec<u8>)>) 
     (xattrs, acls.into_iter().collect())
 }
 
-/// `%3D` and its like in an attribute's name, where `stands` says that the two digits stand for a byte.
+/// Decodes `%3D` and the like in an attribute's name, if `stands` says that the two digits stand for a byte.
 fn decode_percent(name: &[u8], stands: impl Fn(&[u8]) -> bool) -> Vec<u8> {
     let mut out = Vec::with_capacity(name.len());
     let mut rest = name;
@@ -80,7 +80,7 @@ fn decode_percent(name: &[u8], stands: impl Fn(&[u8]) -> bool) -> Vec<u8> {
     out
 }
 
-/// Base 64 (RFC 4648), with or without the padding, which libarchive leaves out.
+/// Decodes base 64 (RFC 4648), with or without padding, which libarchive omits.
 fn decode_base64(text: &[u8]) -> Option<Vec<u8>> {
     let mut out = Vec::with_capacity(text.len() / 4 * 3 + 2);
     let (mut bits, mut count) = (0_u32, 0);
@@ -104,10 +104,10 @@ fn decode_base64(text: &[u8]) -> Option<Vec<u8>> {
     Some(out)
 }
 
-/// Makes attributes of the ACLs of all members. Returns notes: which names were looked up on this machine.
+/// Converts the ACLs of all members to attributes. Returns notes on names that were looked up on the local machine.
 ///
-/// Names get the numbers of the tree's own `/etc/passwd` and `/etc/group`, or else of this machine's, as when tar
-/// extracts the tree here. Errs with the member's path and the reason.
+/// Names get their numbers from the tree's own `/etc/passwd` and `/etc/group`, or else from the local machine's, as
+/// when tar extracts the tree here. Fails with the member's path and the reason.
 pub(super) fn resolve_acls(
     members: &mut Members,
     source: &dyn Source,
@@ -141,7 +141,7 @@ pub(super) fn resolve_acls(
             member.node.xattrs.push(Xattr { name: name.as_bytes().to_vec(), value });
             member.node.xattrs.sort();
         }
-        // The bits of a group are the ACL's mask, which libarchive does not write into a header's mode.
+        // The group bits are the ACL's mask, which libarchive does not write to a header's mode.
         let access = member.node.xattrs.iter().find(|xattr| xattr.name == acl::ACCESS.as_bytes());
         if let (Some(bits), Some(mode)) = (access.and_then(|acl| acl::mode_of(&acl.value)), member.node.mode)
         {
@@ -171,18 +171,18 @@ impl Names {
     }
 }
 
-/// The names and numbers of a passwd(5) or group(5): both have the number in the third field.
+/// Parses the names and numbers of passwd(5) or group(5): both have the number in the third field.
 fn database(text: &[u8]) -> BTreeMap<String, u32> {
     let text = String::from_utf8_lossy(text);
     let lines = text.lines().filter_map(|line| {
         let mut fields = line.split(':');
         Some((fields.next()?.to_owned(), fields.nth(1)?.parse().ok()?))
     });
-    // The first line of a name counts.
+    // The first line with a name counts.
     lines.collect::<Vec<_>>().into_iter().rev().collect()
 }
 
-/// A regular member's content; empty if it is not there, is too long or cannot be read.
+/// Reads a regular member; returns nothing if it is missing, too long or unreadable.
 fn read_text(members: &Members, source: &dyn Source, path: &[u8]) -> Vec<u8> {
     let member = TreePath::parse(path).and_then(|path| members.get(&path));
     let Some(member) = member.filter(|member| member.node.size <= MAX_NAMES) else { return Vec::new() };
@@ -220,14 +220,14 @@ mod tests {
         assert_eq!(of(&[("RHT.security.selinux", &label)]), [("security.selinux".into(), stored.clone())]);
         let both = [("SCHILY.xattr.security.selinux", &label[..]), ("RHT.security.selinux", b"other")];
         assert_eq!(of(&both), [("security.selinux".into(), label)]);
-        // libarchive: base 64 without padding, the name percent-encoded.
+        // libarchive: base 64 without padding, and a percent-encoded name.
         assert_eq!(
             of(&[("LIBARCHIVE.xattr.user.a%3Db%20c", b"AAECAw")]),
             [("user.a=b c".into(), vec![0, 1, 2, 3])]
         );
         let both = [("SCHILY.xattr.user.x", &b"raw"[..]), ("LIBARCHIVE.xattr.user.x", b"b3RoZXI")];
         assert_eq!(of(&both), [("user.x".into(), b"raw".to_vec())]);
-        // What bsdtar 3.6 writes of `user.sp ace`: the same encoded name in both spellings.
+        // As bsdtar 3.6 writes `user.sp ace`: the same encoded name in both forms.
         let both = [("LIBARCHIVE.xattr.user.sp%20ace", &b"eA"[..]), ("SCHILY.xattr.user.sp%20ace", b"x")];
         assert_eq!(of(&both), [("user.sp ace".into(), b"x".to_vec())]);
         // GNU tar encodes these two bytes of a name, and no other.

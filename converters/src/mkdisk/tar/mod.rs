@@ -1,10 +1,11 @@
-//! Reads a tar archive in place, without copying the content of members. Old, ustar, GNU and pax headers; long names;
-//! attributes, ACLs and labels in every spelling; sparse files.
+//! Reads a tar archive in place, without copying the content of members. Supports old, ustar, GNU and pax headers; long
+//! names; attributes, ACLs and labels in every form; sparse files.
 //!
-//! Paths are resolved as GNU tar extracts them: a member below a symlink lies where the symlink leads, within the tree.
+//! Paths are resolved as GNU tar extracts them: a member under a symlink is placed where the symlink leads, within the
+//! tree.
 //!
-//! Of the crate `tar` only the header's fields are used: its reader cuts pax records at line ends, which are bytes
-//! like any other in an xattr, and knows no sparse file of pax.
+//! Of the crate `tar`, only the header fields are used: its reader splits pax records at newlines, which may occur in
+//! an xattr, and does not know the sparse files of pax.
 
 mod attributes;
 mod records;
@@ -26,17 +27,17 @@ use crate::error::{Error, Result};
 use crate::ingest::Parts;
 
 const BLOCK: u64 = 512;
-/// All pax headers and long names of one member, the global pax headers, and a map of holes: each has at most so many bytes.
+/// The maximum bytes of all pax headers and long names of one member, of the global pax headers, and of a map of holes.
 const MAX_EXTRA: u64 = 16 << 20;
-/// Each member is held against all global pax records, so there are no more than this.
+/// The maximum number of global pax records, because each member is checked against all of them.
 const MAX_GLOBAL: usize = 4096;
 
 /// The magic bytes of compressed files, and the tool that decompresses each.
 const COMPRESSED: [(&[u8], &str); 4] =
     [(b"\x1f\x8b", "zcat"), (b"\x28\xb5\x2f\xfd", "zstdcat"), (b"\xfd7zXZ\0", "xzcat"), (b"BZh", "bzcat")];
 
-/// Reads the members of the tar in `source`, which `label` names in errors. Later members take the place of earlier
-/// ones of the same path. Returns notes for the user too, each a sentence.
+/// Reads the members of the tar in `source`, which `label` names in errors. Later members replace earlier ones with the
+/// same path. Also returns notes for the user, as sentences.
 pub(super) fn of_tar(source: &dyn Source, label: &str) -> Result<(Members, Vec<String>)> {
     let reader = Reader {
         source,
@@ -59,7 +60,7 @@ struct Extra {
     path: Option<Vec<u8>>,
     link: Option<Vec<u8>>,
     pax: Records,
-    /// How many bytes these headers have.
+    /// The number of bytes in these headers.
     bytes: u64,
 }
 
@@ -75,14 +76,14 @@ enum Next {
 struct Reader<'a> {
     source: &'a dyn Source,
     label: &'a str,
-    /// Where the next header is.
+    /// The offset of the next header.
     next: u64,
-    /// The pax records that count for every member that follows. All members share them.
+    /// The pax records that apply to all following members, which share them.
     global: Arc<BTreeMap<Vec<u8>, Vec<u8>>>,
     global_bytes: u64,
     room: Room,
     files: u64,
-    /// By the number of a file: the size and places of the data that stands behind one of its hard links.
+    /// By file number: the size and places of data stored with one of the file's hard links.
     bodies: HashMap<u64, (u64, Arc<Parts>)>,
     follower: Follower,
     /// Attributes that no volume can hold: their kind, the number of members, and the first member.
@@ -121,7 +122,7 @@ impl Reader<'_> {
                     | EntryType::GNULongLink
             );
             let mut size = match header.as_old().size {
-                // A number in base 256 has room for 95 bits and a sign, of which the crate drops all over 64.
+                // A base 256 number has space for 95 bits and a sign; the crate ignores all bits over 64.
                 [first, more @ ..] if first & 0x80 != 0 && (first != 0x80 || more[..3] != [0; 3]) => {
                     return Err(self.bad(at, "the size is out of range"));
                 }
@@ -153,7 +154,7 @@ impl Reader<'_> {
                     EntryType::XHeader => extra.pax.extend(self.records(at, &bytes)?),
                     EntryType::XGlobalHeader => {
                         let records = self.records(at, &bytes)?;
-                        // Nobody else holds the map then, so that it is not copied.
+                        // Nobody else holds the map now, so it is not copied.
                         extra.pax.set_global(Arc::default());
                         let global = Arc::make_mut(&mut self.global);
                         global.extend(records);
@@ -192,9 +193,9 @@ impl Reader<'_> {
         Ok((members, notes))
     }
 
-    /// Returns true if data follows the header of a type that has none. Some writers give a hard link the size of its file
-    /// and write no data (so read GNU tar and libarchive); pax allows data behind a hard link, and others write it. What
-    /// tells is where the next header stands: directly behind this one, or only at `end`, behind the data.
+    /// Returns true if data follows the header of a type that has none. Some writers give a hard link the size of its
+    /// file and write no data (GNU tar and libarchive read it so); pax allows data after a hard link, and others write
+    /// it. The place of the next header decides: directly after this one, or only at `end`, after the data.
     fn has_data(&self, start: u64, end: Option<u64>) -> bool {
         match (self.what_is_at(start), end.map(|end| self.what_is_at(end))) {
             (Next::Header, _) => false,
@@ -203,7 +204,7 @@ impl Reader<'_> {
         }
     }
 
-    /// Parses a block of the tar.
+    /// Classifies a block of the tar.
     fn what_is_at(&self, at: u64) -> Next {
         if at == self.source.len() {
             return Next::End;
@@ -218,7 +219,7 @@ impl Reader<'_> {
         }
     }
 
-    /// The header at byte `at`; none at the end of the tar.
+    /// Reads the header at byte `at`; returns `None` at the end of the tar.
     fn header(&self, at: u64) -> Result<Option<Header>> {
         let mut header = Header::new_old();
         self.source.read_at(at, header.as_mut_bytes())?;
@@ -234,7 +235,7 @@ impl Reader<'_> {
         }
     }
 
-    /// The records of a pax header: `length key=value\n`.
+    /// Parses the records of a pax header: `length key=value\n`.
     fn records(&self, at: u64, mut bytes: &[u8]) -> Result<Vec<Record>> {
         let mut records = Vec::new();
         while !bytes.is_empty() && bytes[0] != 0 {
@@ -272,7 +273,7 @@ impl Reader<'_> {
         let link = link.or_else(|| header.link_name_bytes().map(std::borrow::Cow::into_owned));
         let file_type = match header.entry_type() {
             EntryType::Regular if text.ends_with(b"/") => FileType::Dir,
-            // GNU tar's incremental backups: a directory, and a list of what was in it.
+            // An incremental backup by GNU tar: a directory, and a list of its entries.
             other if other.as_byte() == b'D' => FileType::Dir,
             EntryType::Regular | EntryType::Continuous | EntryType::GNUSparse => FileType::File,
             EntryType::Link => {
@@ -321,7 +322,7 @@ impl Reader<'_> {
             Some(text) => Some(time(text).ok_or_else(|| self.bad(at, "invalid time"))?),
             None => Some(Timestamp { secs: field(header.mtime())? as i64, nanos: 0 }),
         };
-        // Not the time of access: creating the tar has changed it, and two builds would differ.
+        // Not the access time: creating the tar has changed it, so two builds would differ.
         for (key, what) in [("SCHILY.acl.ace", "the NFSv4 ACLs"), ("SCHILY.fflags", "the file flags")] {
             if pax(key.as_bytes()).is_some_and(|value| !value.is_empty()) {
                 self.left_out.entry(what).or_insert_with(|| (0, path.clone())).0 += 1;
@@ -364,7 +365,7 @@ impl Reader<'_> {
     }
 }
 
-/// Returns true if members of this type have no data, whatever size their header gives.
+/// Returns true if members of this type have no data, whatever the size in their header.
 fn is_without_data(header: &Header) -> bool {
     match header.entry_type() {
         EntryType::Link
@@ -373,7 +374,7 @@ fn is_without_data(header: &Header) -> bool {
         | EntryType::Block
         | EntryType::Directory
         | EntryType::Fifo => true,
-        // Before ustar a slash at the end of its name was what made a directory.
+        // Before ustar, a slash at the end of the name marked a directory.
         EntryType::Regular => header.path_bytes().ends_with(b"/"),
         _ => false,
     }
@@ -383,7 +384,7 @@ fn number(text: &[u8]) -> Option<u64> {
     std::str::from_utf8(text).ok().filter(|text| text.bytes().all(|b| b.is_ascii_digit()))?.parse().ok()
 }
 
-/// Reads seconds with decimals, which may be negative.
+/// Parses seconds with decimals, which may be negative.
 fn time(text: &[u8]) -> Option<Timestamp> {
     let text = std::str::from_utf8(text).ok()?;
     let (sign, digits) = text.strip_prefix('-').map_or((1, text), |digits| (-1, digits));

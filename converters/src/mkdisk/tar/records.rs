@@ -1,4 +1,4 @@
-//! The pax records that a member has: its own, over the global ones, which all members share.
+//! The pax records of a member: its own, and the global ones, which all members share.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -6,21 +6,21 @@ use std::sync::Arc;
 /// A key and its value.
 pub(super) type Record = (Vec<u8>, Vec<u8>);
 
-/// Records of one member.
+/// The records of one member.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Records {
     global: Arc<BTreeMap<Vec<u8>, Vec<u8>>>,
-    /// The later after the earlier.
+    /// In order of appearance.
     own: Vec<Record>,
 }
 
 impl Records {
-    /// None of its own, over these.
+    /// Returns records with these global ones and none of their own.
     pub(super) fn over(global: Arc<BTreeMap<Vec<u8>, Vec<u8>>>) -> Self {
         Records { global, own: Vec::new() }
     }
 
-    /// Global ones take the place of those before; a member's own still count before them.
+    /// Replaces the global records. A member's own records still take precedence.
     pub(super) fn set_global(&mut self, global: Arc<BTreeMap<Vec<u8>, Vec<u8>>>) {
         self.global = global;
     }
@@ -29,25 +29,25 @@ impl Records {
         self.own.extend(records);
     }
 
-    /// The value of a key: the member's last, or the global one.
+    /// Returns the value of a key: the member's last one, or else the global one.
     pub(super) fn get(&self, key: &[u8]) -> Option<&[u8]> {
         let own = self.own.iter().rev().find(|(known, _)| known == key).map(|(_, value)| value);
         own.or_else(|| self.global.get(key)).map(Vec::as_slice)
     }
 
-    /// All of them, those that count more after those that count less.
+    /// Returns all records in ascending order of precedence.
     pub(super) fn iter(&self) -> impl Iterator<Item = (&[u8], &[u8])> {
         let own = self.own.iter().map(|(key, value)| (key, value));
         self.global.iter().chain(own).map(|(key, value)| (&key[..], &value[..]))
     }
 
-    /// The member's own, in their order.
+    /// Returns the member's own records in order.
     pub(super) fn own(&self) -> impl Iterator<Item = (&[u8], &[u8])> {
         self.own.iter().map(|(key, value)| (&key[..], &value[..]))
     }
 }
 
-/// Returns true if records with this key are used; others need not be kept.
+/// Returns true if records with this key are used; the others are not stored.
 pub(super) fn is_read(key: &[u8]) -> bool {
     const KEYS: [&[u8]; 6] = [b"path", b"linkpath", b"size", b"uid", b"gid", b"mtime"];
     const PREFIXES: [&[u8]; 4] = [b"SCHILY.", b"LIBARCHIVE.xattr.", b"RHT.security.", b"GNU.sparse."];

@@ -7,7 +7,7 @@ use crate::error::{Error, Result};
 use crate::ingest::Parts;
 
 impl Reader<'_> {
-    /// The size of a regular file, and its parts that are no holes with their places in the tar.
+    /// Returns the size of a regular file, and its parts that are not holes with their offsets in the tar.
     pub(super) fn parts(
         &mut self,
         at: u64,
@@ -43,7 +43,7 @@ impl Reader<'_> {
                 more = extended.is_extended();
                 data += BLOCK;
             }
-            // What extends the header is not counted by the size.
+            // The header's size does not count its extension blocks.
             let next = self.next + (data - start);
             let parts = place(&map, real, data, size).filter(|_| data + size <= self.source.len());
             let parts = parts.ok_or_else(bad)?;
@@ -89,8 +89,8 @@ impl Reader<'_> {
     }
 }
 
-/// The parts of a map (offset and length in the file), given where in the tar they stand one after the other, and
-/// that they have `len` bytes there. None if they overlap, go past the file's end, or have other lengths.
+/// Places the parts of a map (offset and length in the file), which are stored consecutively in the tar at `at` in
+/// `len` bytes. Returns `None` if they overlap, exceed the file's size `real`, or need more than `len` bytes.
 fn place(map: &[(u64, u64)], real: u64, mut at: u64, len: u64) -> Option<Parts> {
     let mut parts = Vec::new();
     let (mut end, mut left) = (0, len);

@@ -1,9 +1,9 @@
-//! Fresh identities: UUIDs of filesystems and swap, serial numbers of FATs, GUIDs and signature of the partition
-//! table; and the files of the disk that name the old ones.
+//! New identities: UUIDs of filesystems and swap, serial numbers of FATs, GUIDs and the signature of the partition
+//! table; and the files of the disk that refer to the old ones.
 //!
-//! An identity and its successor have one length, so a reference is rewritten in place: in text files of `/etc`, of `/boot`,
-//! of the EFI system partition and of vendors' directories in `/usr`, in boot programs that are not signed, and in the names
-//! of systemd's units.
+//! Old and new identities have the same length, so references are rewritten in place: in text files of `/etc`, of
+//! `/boot`, of the EFI system partition and of vendors' directories in `/usr`, in unsigned boot programs, and in the
+//! names of systemd units.
 
 mod references;
 mod report;
@@ -23,36 +23,37 @@ pub use self::report::{IdChange, IdsReport};
 use super::reshape::NewIds;
 use crate::compose::planner::driver_of;
 use crate::disk::scan::{Scan, ScannedVolume};
+use crate::disk::volume::VolumeOffset;
 use crate::error::Result;
 use crate::store::Objects;
 use crate::tree::new_content::{ContentLookup, NewContent, NewContents, Patched};
 
-/// Rows that are other than they were given, by their number.
+/// Rewritten rows by their number.
 pub(super) type Rewritten = BTreeMap<usize, Row>;
 
-/// The header of a program lies within so many bytes.
+/// The header of a program is within this many bytes.
 const PROGRAM_HEAD: u64 = 64 << 10;
-/// `sws_uuid` of a swap space, and how many bytes of its head are read.
+/// The offset of `sws_uuid` in a swap space, and how many bytes of its head are read.
 const SWAP_UUID: u64 = 1036;
 const SWAP_HEAD: u64 = 64 << 10;
-/// How much of a disk's beginning is searched for references, in bytes.
+/// How many bytes at the start of a disk are searched for references.
 const BOOT_AREA: u64 = 2 << 20;
 
-/// Fresh identities, and where they go.
+/// New identities and their places.
 #[derive(Default)]
 pub(super) struct Identities {
     pub(super) report: IdsReport,
-    /// By volume: those of filesystems.
+    /// New identities of filesystems by volume.
     volumes: HashMap<String, [u8; 16]>,
-    /// Bytes at a place of a volume.
+    /// Bytes to write at an offset of a volume.
     pub(super) patches: Vec<(String, u64, Vec<u8>)>,
     pub(super) table_id: Option<String>,
-    /// By slot.
+    /// New partition identities by slot.
     pub(super) partition_ids: HashMap<u32, String>,
 }
 
 impl Identities {
-    /// Makes identities for all that has one on a disk.
+    /// Makes new identities for everything on a disk that has one.
     pub(super) fn new(scan: &Scan, ids: &NewIds) -> Result<Self> {
         let mut new = Identities::default();
         new.name_table(&scan.table, ids);
@@ -62,12 +63,12 @@ impl Identities {
         Ok(new)
     }
 
-    /// The volumes that have to be planned.
+    /// Returns the volumes that must be planned.
     pub(super) fn volumes(&self) -> impl Iterator<Item = &str> {
         self.volumes.keys().map(String::as_str)
     }
 
-    /// Gives a volume's parameters its new identity.
+    /// Sets a volume's new identity in its parameters.
     pub(super) fn apply(&self, volume: &str, params: &mut dyn Planner) {
         if let Some(id) = self.volumes.get(volume) {
             params.set_id(id);
@@ -115,7 +116,7 @@ impl Identities {
             self.report.left.push(format!("{name}: {kind} keeps its identity"));
             return Ok(());
         }
-        let head = volume.on_disk(0, SWAP_HEAD).next().map_or(0, |(_, len)| len.min(SWAP_HEAD));
+        let head = volume.on_disk(VolumeOffset(0), SWAP_HEAD).next().map_or(0, |(_, len)| len.min(SWAP_HEAD));
         let head = scan.volume(volume).read_vec(0, head as usize)?;
         let uuid = head.get(SWAP_UUID as usize..SWAP_UUID as usize + 16);
         let is_new_kind = [4096, 8192, 16_384, 32_768, 65_536]
@@ -129,8 +130,8 @@ impl Identities {
         Ok(())
     }
 
-    /// Rewrites what names old identities in the files of `rows`, in symlinks, and in the names of systemd's units: gives
-    /// the rows that change, and their contents. `objects` are the store's.
+    /// Replaces old identities in the files of `rows`, in symlinks, and in the names of systemd units. Returns the
+    /// changed rows and their contents. `objects` are the store's.
     pub(super) fn rewrite(
         &mut self,
         rows: &[&Row],
@@ -140,7 +141,7 @@ impl Identities {
     ) -> Result<(Rewritten, NewContents)> {
         let pairs = References::new(&self.report.changed);
         let (mut rewritten, mut new) = (Rewritten::new(), NewContents::new());
-        // Hard links have one content: what it became, if anything.
+        // The new body of each content, if it changed: hard links share it.
         let mut known: HashMap<ObjectId, Option<Body>> = HashMap::new();
         let wanted = Wanted::of(rows, scan);
         let mut has_initrd = false;
@@ -191,7 +192,7 @@ impl Identities {
         Ok((rewritten, new))
     }
 
-    /// A file's content with new references, if it has old ones and may be changed.
+    /// Returns a file's content with new references, if it contains old ones and may be changed.
     fn rewritten(
         &mut self,
         place: &str,
@@ -220,7 +221,7 @@ impl Identities {
         NewContent::of_source(Arc::new(patched), place.to_owned()).map(Some)
     }
 
-    /// Boot code outside of filesystems is compressed, so that it can hide what it names.
+    /// Checks boot code outside of filesystems for old identities. Its compressed parts cannot be searched.
     fn look_at_boot_code(&mut self, scan: &Scan, pairs: &References) -> Result<()> {
         let partitions = &scan.table.partitions;
         let gap = partitions.iter().map(|p| p.start).min().unwrap_or(0).min(BOOT_AREA);
@@ -232,7 +233,7 @@ impl Identities {
             let mut bytes = scan.disk.read_vec(start, len as usize)?;
             is_grub |=
                 start == 0 && bytes.get(..512).is_some_and(|sector| sector.windows(5).any(|w| w == b"GRUB "));
-            // The table itself is text nowhere.
+            // The table itself never contains identities as text.
             if pairs.replace(&mut bytes) > 0 {
                 self.report.left.push(format!("the boot code at byte {start} contains an old identity"));
             }
@@ -247,7 +248,7 @@ impl Identities {
     }
 }
 
-/// Which files are looked into: those that say what is mounted and booted.
+/// Selects the files that are searched: those that determine what is mounted and booted.
 struct Wanted {
     /// Volumes with an `/etc`.
     roots: Vec<String>,
@@ -255,7 +256,7 @@ struct Wanted {
     boots: Vec<String>,
 }
 
-/// Directories of vendors' units, kernel command lines and rules, without the `/usr` that may be a volume of its own.
+/// Vendors' directories for units, kernel command lines and rules, without `/usr`, which may be a volume of its own.
 const VENDOR: [&[u8]; 8] = [
     b"/lib/systemd/",
     b"/local/lib/systemd/",
@@ -270,7 +271,7 @@ const VENDOR: [&[u8]; 8] = [
 impl Wanted {
     fn of(rows: &[&Row], scan: &Scan) -> Self {
         let roots = rows.iter().filter(|row| row.path == b"/etc").map(|row| row.volume.clone()).collect();
-        // Firmware knows filesystems without owners.
+        // Firmware reads only filesystems without owners.
         let is_boot =
             |volume: &&ScannedVolume| volume.filesystem().is_some_and(|fs| !fs.capabilities().is_posix);
         let boots = scan.volumes.iter().filter(is_boot).map(|volume| volume.name.clone()).collect();
@@ -282,7 +283,7 @@ impl Wanted {
         if self.boots.contains(&row.volume) || is_vendors(&row.path) {
             return true;
         }
-        // Of ostree, each deployment has an /etc and a /usr.
+        // On ostree, each deployment has an `/etc` and a `/usr`.
         if let Some(deployed) = row.path.strip_prefix(b"/ostree/deploy/") {
             let parts: Vec<&[u8]> = deployed.splitn(5, |b| *b == b'/').collect();
             if let [_, b"deploy", _, top, rest] = parts[..] {
@@ -292,24 +293,24 @@ impl Wanted {
         if self.roots.contains(&row.volume) {
             return below(&[b"/etc/", b"/boot/", b"/efi/"]);
         }
-        // A volume that is mounted at /boot.
+        // A volume that is mounted at `/boot`.
         below(&[b"/grub/", b"/grub2/", b"/loader/", b"/extlinux/", b"/syslinux/", b"/boot/"])
             || row.path.iter().filter(|b| **b == b'/').count() == 1
     }
 }
 
-/// Returns true if a path is below one of the vendors' directories.
+/// Returns true if a path is in one of the vendors' directories.
 fn is_vendors(path: &[u8]) -> bool {
     let path = path.strip_prefix(b"/usr").unwrap_or(path);
     VENDOR.iter().any(|folder| path.starts_with(folder))
 }
 
-/// Returns true if a path is in a directory of units, whose names say what they are of.
+/// Returns true if a path is in a directory of units, whose names may contain identities.
 fn is_unit(path: &[u8]) -> bool {
     memchr::memmem::find(path, b"/systemd/").is_some()
 }
 
-/// True if a file is a UEFI program, and whether it is signed, so that a change would break the signature.
+/// The kind of a file: a UEFI program, signed or not, or another file. A change would break a signature.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Signature {
     Unsigned,
@@ -317,7 +318,7 @@ enum Signature {
     NoProgram,
 }
 
-/// What the first bytes of a file say (PE format, "Optional Header Data Directories").
+/// Determines the signature from the first bytes of a file (PE format, "Optional Header Data Directories").
 fn signature(bytes: &[u8]) -> Signature {
     let u32_at = |at: usize| {
         let bytes = bytes.get(at..at.checked_add(4)?)?;
@@ -333,7 +334,7 @@ fn signature(bytes: &[u8]) -> Signature {
             [0x0B, 0x01] => header + 24 + 96,
             _ => return None,
         };
-        // The fifth directory is of certificates: its place and size.
+        // The fifth directory contains the place and size of the certificates.
         u32_at(directories + 4 * 8 + 4)
     };
     match certificates() {

@@ -1,4 +1,4 @@
-//! Finding old identities in texts and files of any length, and the new ones that come in their place.
+//! Finds old identities in texts and in files of any length, and the new ones that replace them.
 
 use mif_formats::Source;
 use mif_formats::partition::write::Patch;
@@ -6,11 +6,11 @@ use mif_formats::partition::write::Patch;
 use super::report::IdChange;
 use crate::error::Result;
 
-/// So much of a file is searched at once, in bytes.
+/// How many bytes of a file are searched at once.
 const WINDOW: u64 = 4 << 20;
 
-/// Old identities in lower case, each with the new one, as they stand in texts: plain, and with the dashes as systemd
-/// escapes them in the names of units (systemd.unit(5)).
+/// Old identities in lower case with their replacements, in the forms found in text: plain, and with dashes escaped as
+/// in names of systemd units (systemd.unit(5)).
 pub(super) struct References(Vec<(Vec<u8>, Vec<u8>)>);
 
 impl References {
@@ -28,11 +28,11 @@ impl References {
         References(pairs)
     }
 
-    /// The references in `bytes`: where each begins, and what comes in its place.
+    /// Returns the references in `bytes`: the offset of each and its replacement.
     fn find(&self, bytes: &[u8]) -> Vec<(usize, Vec<u8>)> {
         let mut found = Vec::new();
         for (old, new) in &self.0 {
-            // It is found by its last dash or backslash, which few other things have.
+            // Search for its last dash or backslash, because few other texts contain them.
             let escaped = old.contains(&b'\\');
             let mark = if escaped { b'\\' } else { b'-' };
             let Some(place) = old.iter().rposition(|b| *b == mark) else { continue };
@@ -43,14 +43,14 @@ impl References {
                 if !here.eq_ignore_ascii_case(old) {
                     continue;
                 }
-                // In a unit's name a dash stands for a slash.
+                // In a unit's name, a dash stands for a slash.
                 let is_part =
                     |b: Option<&u8>| b.is_some_and(|b| b.is_ascii_alphanumeric() || *b == b'-' && !escaped);
                 let before = start.checked_sub(1).and_then(|i| bytes.get(i));
                 if is_part(before) || is_part(bytes.get(end)) {
                     continue;
                 }
-                // The x and the d of an escaped dash say nothing of the case.
+                // The x and d of an escaped dash say nothing about the case.
                 let digits: Vec<u8> = String::from_utf8_lossy(here).replace("\\x2d", "").into_bytes();
                 let upper = digits.iter().any(u8::is_ascii_uppercase);
                 let lower = digits.iter().any(u8::is_ascii_lowercase);
@@ -62,7 +62,7 @@ impl References {
                         text = String::from_utf8_lossy(&text).replace("\\X2D", "\\x2d").into_bytes();
                     }
                     (false, true) => text.make_ascii_lowercase(),
-                    // Digits alone say nothing: as the tools print it.
+                    // Digits alone do not reveal the case, so the form printed by tools is used.
                     _ => {}
                 }
                 found.push((start, text));
@@ -72,7 +72,7 @@ impl References {
         found
     }
 
-    /// Puts new identities in place of old ones; gives how many.
+    /// Replaces old identities with new ones, and returns how many were replaced.
     pub(super) fn replace(&self, bytes: &mut [u8]) -> usize {
         let found = self.find(bytes);
         for (start, text) in &found {
@@ -81,9 +81,10 @@ impl References {
         found.len()
     }
 
-    /// The references in a file of any length; and whether it is a text: it has no zero byte.
+    /// Returns the references in a file of any length, and true if the file is text, which means that it has no zero
+    /// byte.
     pub(super) fn find_in(&self, source: &dyn Source) -> Result<(Vec<Patch>, bool)> {
-        /// More than any reference, and what stands beside it.
+        /// Longer than any reference with its neighbouring bytes.
         const OVERLAP: u64 = 256;
         let (mut found, mut is_text) = (Vec::new(), true);
         let mut start = 0;

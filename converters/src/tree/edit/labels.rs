@@ -7,14 +7,14 @@ use regex::bytes::{Regex, RegexBuilder};
 
 use crate::error::Result;
 
-/// The largest compiled pattern, in bytes: those of policies take some kilobytes.
+/// The largest compiled pattern, in bytes: patterns of real policies take a few kilobytes.
 const MAX_PATTERN: usize = 1 << 20;
 
-/// The labels that files get.
+/// The labels of a policy.
 pub(crate) struct Labels {
-    /// In the order in which they are looked at: the first that fits counts.
+    /// In the order of lookup: the first match counts.
     specs: Vec<Spec>,
-    /// Directories that are labelled like others: of the administrator, and of the policy.
+    /// Directories that are labelled like others: the administrator's, then the policy's.
     aliases: [Vec<(String, String)>; 2],
 }
 
@@ -24,13 +24,13 @@ struct Spec {
     /// The start of every matching path.
     stem: Vec<u8>,
     file_type: Option<FileType>,
-    /// None for `<<none>>`: such files are not labelled.
+    /// `None` for `<<none>>`: such files are not labelled.
     context: Option<String>,
 }
 
 impl Labels {
-    /// Reads the image's policy. None if it has none, or has SELinux disabled. `text` reads a file of the image; the text of
-    /// one that is not there is empty.
+    /// Reads the image's policy. Returns `None` if it has none, or if SELinux is disabled. `text` reads a file of the
+    /// image; a file that does not exist is empty.
     pub(super) fn read(text: impl Fn(&str) -> Result<String>) -> Result<Option<Self>> {
         let config = text("/etc/selinux/config")?;
         let value = |key: &str| {
@@ -63,7 +63,7 @@ impl Labels {
         Ok(Some(Labels { specs: specs(&lines), aliases: [aliases(".subs")?, aliases(".subs_dist")?] }))
     }
 
-    /// The label of a file at a path as the image's system sees it. None if the policy gives it none.
+    /// Returns the label of a file, whose path is as the image's system sees it. Returns `None` if the policy has none.
     pub(crate) fn of(&self, path: &[u8], file_type: FileType) -> Option<String> {
         let mut path = path.to_vec();
         for aliases in &self.aliases {
@@ -84,18 +84,18 @@ impl Labels {
     }
 }
 
-/// A pattern for whole paths; none if it is more than a regular expression.
+/// Compiles a pattern for whole paths. Returns `None` if it is not a regular expression, or too large.
 fn compile(pattern: &str) -> Option<Regex> {
     let mut builder = RegexBuilder::new(&format!("^(?:{pattern})$"));
     builder.unicode(false).dot_matches_new_line(true).size_limit(MAX_PATTERN).build().ok()
 }
 
-/// The lines of a policy, the ones that are looked at first in front: plain paths before patterns, and later lines before
-/// earlier ones.
+/// Parses the lines of a policy, and sorts them in the order of lookup: plain paths before patterns, and later lines
+/// before earlier ones.
 fn specs(lines: &str) -> Vec<Spec> {
     let (mut plain, mut patterns) = (Vec::new(), Vec::new());
 
-    // Of lines for the same paths the last counts.
+    // If several lines have the same pattern and type, the last counts.
     let mut seen = HashSet::new();
     for line in lines.lines().rev() {
         let words: Vec<&str> = line.split_whitespace().collect();
@@ -127,11 +127,11 @@ fn specs(lines: &str) -> Vec<Spec> {
     plain
 }
 
-/// The literal start of every path that matches a pattern, and whether the pattern has nothing else.
+/// Returns the literal start of every path that matches a pattern, and true if the pattern contains nothing else.
 fn stem(pattern: &str) -> (Vec<u8>, bool) {
     let mut stem = Vec::new();
     let mut depth = 0_usize;
-    // A choice at the top has no common beginning.
+    // The alternatives of a choice at the top level have no common start.
     for (i, byte) in pattern.bytes().enumerate() {
         match byte {
             b'(' => depth += 1,

@@ -1,4 +1,4 @@
-//! The files of an image for editing: its rows by volume and path, and paths as its own system resolves them.
+//! The files of an image for editing: its rows by volume and path, and paths resolved as its own system does.
 
 mod labels;
 
@@ -20,23 +20,23 @@ use crate::error::{Error, Result};
 use crate::host::acl;
 use crate::store::Objects;
 
-/// The largest file that is read to be edited, in bytes.
+/// The largest file that edits may read, in bytes.
 const MAX_READ: u64 = 64 << 20;
 
-/// The files of an image, to edit.
+/// The files of an image for editing.
 #[derive(Clone)]
 pub(crate) struct Files {
     volumes: BTreeMap<String, EditedVolume>,
-    /// The root filesystem, and what its `/etc/fstab` mounts.
+    /// The root filesystem and the mounts of its `/etc/fstab`.
     root: Option<Arc<Root>>,
-    /// The labels that its SELinux policy gives, if it has one.
+    /// The labels of its SELinux policy, if it has one.
     labels: Option<Arc<Labels>>,
-    /// New files that got the label of their directory, because there is no policy.
+    /// New files that got the label of their directory because there is no policy.
     pub(crate) labelled_by_directory: Vec<String>,
     objects: Arc<Objects>,
-    /// The content that edits brought.
+    /// The new content from edits.
     pub(crate) new: NewContents,
-    /// When the edits are made.
+    /// The time of the edits.
     pub(crate) time: Timestamp,
 }
 
@@ -44,15 +44,15 @@ pub(crate) struct Files {
 struct EditedVolume {
     /// The capabilities of its filesystem.
     can: &'static Capabilities,
-    /// By path. Copies of the files share the rows that are not edited.
+    /// By path. Clones share the rows that are not edited.
     rows: BTreeMap<Arc<[u8]>, Arc<Row>>,
-    /// The further rows of paths that a damaged directory has more than once. No edit reaches them, and a volume that has
-    /// any is not planned; they are kept so that nothing is lost unsaid.
+    /// Further rows of paths that a damaged directory contains more than once. No edit reaches them, and a volume with
+    /// such rows is not planned; they are kept so that nothing is lost silently.
     doubled: Vec<Arc<Row>>,
 }
 
 impl EditedVolume {
-    /// The rows below a directory.
+    /// Returns the rows under a directory.
     fn below(&self, folder: &[u8]) -> impl Iterator<Item = (&Arc<[u8]>, &Arc<Row>)> {
         let Range { start, end } = below(folder);
         self.rows.range::<[u8], _>((Bound::Included(&start[..]), Bound::Excluded(&end[..])))
@@ -68,7 +68,7 @@ pub(crate) struct NewNode {
 }
 
 impl Files {
-    /// The files of an image, whose manifest has these `rows` and whose disk was scanned; `time` is when they are edited.
+    /// Returns the files of an image with these manifest `rows` and this scanned disk; `time` is the time of the edits.
     pub(crate) fn new(rows: &[Row], scan: &Scan, objects: &Arc<Objects>, time: Timestamp) -> Result<Self> {
         let mut volumes: BTreeMap<String, EditedVolume> = BTreeMap::new();
         for row in rows {
@@ -109,7 +109,7 @@ impl Files {
         Ok(files)
     }
 
-    /// All rows, edited.
+    /// Returns all edited rows.
     pub(crate) fn rows(&self) -> Vec<&Row> {
         self.volumes
             .values()
@@ -118,8 +118,8 @@ impl Files {
             .collect()
     }
 
-    /// The volumes by their role in the image's system: the mount point in its fstab, `/` for the root, or the volume's own
-    /// name if it is not mounted.
+    /// Returns the volumes by their role in the image's system: the mount point in its fstab, `/` for the root, or the
+    /// volume's own name if it is not mounted.
     pub(crate) fn roles(&self) -> BTreeMap<String, String> {
         let role = |volume: &String| match &self.root {
             Some(root) if root.volume == *volume => "/".to_owned(),
@@ -129,12 +129,12 @@ impl Files {
         self.volumes.keys().map(|volume| (role(volume), volume.clone())).collect()
     }
 
-    /// The rows of a volume, by path.
+    /// Returns the rows of a volume, by path.
     pub(crate) fn volume_rows(&self, volume: &str) -> impl Iterator<Item = &Row> {
         self.volumes.get(volume).into_iter().flat_map(|volume| volume.rows.values().map(|row| &**row))
     }
 
-    /// Returns true if the image's fstab mounts something on a directory or below it.
+    /// Returns true if the image's fstab mounts something on a directory or under it.
     pub(crate) fn is_mounted_on(&self, place: &Place) -> bool {
         self.mount_below(place).is_some()
     }
@@ -188,27 +188,27 @@ impl Files {
         })
     }
 
-    /// The row at a place, if it exists.
+    /// Returns the row at a place, if it exists.
     pub(crate) fn at(&self, place: &Place) -> Option<&Row> {
         self.volumes.get(&place.volume)?.rows.get(&place.path[..]).map(|row| &**row)
     }
 
-    /// The row of a path, if it exists. A symlink at the end is followed.
+    /// Returns the row of a path, if it exists. Follows a symlink at the end.
     pub(crate) fn get(&self, path: &str) -> Option<&Row> {
         self.at(&self.place(path, true).ok()?)
     }
 
-    /// The row of a path, if it exists. A symlink at the end is not followed.
+    /// Returns the row of a path, if it exists. Does not follow a symlink at the end.
     pub(crate) fn get_link(&self, path: &str) -> Option<&Row> {
         self.at(&self.place(path, false).ok()?)
     }
 
-    /// Returns true if a path is a regular file. A symlink at the end is followed.
+    /// Returns true if a path is a regular file. Follows a symlink at the end.
     pub(crate) fn is_file(&self, path: &str) -> bool {
         self.get(path).is_some_and(|row| row.node.file_type == FileType::File)
     }
 
-    /// The content of a regular file; none if it does not exist.
+    /// Reads a regular file; returns `None` if it does not exist.
     pub(crate) fn read(&self, path: &str) -> Result<Option<Vec<u8>>> {
         match self.get(path) {
             Some(row) if row.node.file_type == FileType::File => self.content(row).map(Some),
@@ -216,12 +216,12 @@ impl Files {
         }
     }
 
-    /// The content of a text file, with replacement characters for invalid UTF-8; empty if it does not exist.
+    /// Reads a text file, with replacement characters for invalid UTF-8; returns an empty text if it does not exist.
     pub(crate) fn text(&self, path: &str) -> Result<String> {
         Ok(self.read(path)?.map_or(String::new(), |bytes| String::from_utf8_lossy(&bytes).into_owned()))
     }
 
-    /// The content of a text file for editing; empty if it does not exist.
+    /// Reads a text file for editing; returns an empty text if it does not exist.
     pub(crate) fn editable(&self, path: &str) -> Result<String> {
         String::from_utf8(self.read(path)?.unwrap_or_default()).map_err(|_| {
             Error::input(format!("{path}: not UTF-8, so it cannot be edited as text"))
@@ -229,7 +229,7 @@ impl Files {
         })
     }
 
-    /// The content of a regular file's row.
+    /// Reads the content of a regular file's row.
     pub(crate) fn content(&self, row: &Row) -> Result<Vec<u8>> {
         let named = || format!("{}:{}", row.volume, row.path_text());
         if row.node.size > MAX_READ {
@@ -256,7 +256,7 @@ impl Files {
         Ok(bytes)
     }
 
-    /// The entries of a directory, as names and rows sorted by name, without names that are not UTF-8.
+    /// Returns the entries of a directory as names and rows, sorted by name, without names that are not UTF-8.
     pub(crate) fn list(&self, folder: &str) -> Vec<(String, &Row)> {
         let Ok(place) = self.place(folder, true) else { return Vec::new() };
         let Some(volume) = self.volumes.get(&place.volume) else { return Vec::new() };
@@ -268,7 +268,7 @@ impl Files {
             .collect()
     }
 
-    /// The absolute paths of any type that match a pattern, whose components may have `*` and `?`.
+    /// Returns the absolute paths of any type that match a pattern, whose components may contain `*` and `?`.
     pub(crate) fn glob(&self, pattern: &str) -> Result<Vec<String>> {
         let mut found = vec![String::new()];
         for part in pattern.split('/').filter(|part| !part.is_empty()) {
@@ -291,12 +291,12 @@ impl Files {
         Ok(found)
     }
 
-    /// The capabilities of a volume's filesystem.
+    /// Returns the capabilities of a volume's filesystem.
     pub(crate) fn capabilities(&self, volume: &str) -> &'static Capabilities {
         self.volumes.get(volume).map_or(&Capabilities::UNKNOWN, |volume| volume.can)
     }
 
-    /// Creates a file or directory at a place that does not exist. Its directory must exist.
+    /// Creates a file or directory at a place that does not exist. Its parent directory must exist.
     pub(crate) fn create(&mut self, place: &Place, new: &NewNode) -> Result<()> {
         let folder = Place { volume: place.volume.clone(), path: parent(&place.path).to_vec() };
         let above = self.at(&folder).ok_or_else(|| missing(&folder.volume, &folder.path))?;
@@ -312,7 +312,7 @@ impl Files {
         let mut xattrs: Vec<Xattr> = above.node.xattrs.iter().filter(label).cloned().collect();
         let path = self.root.as_ref().and_then(|root| root.path_of(place));
         match (&self.labels, path, xattrs.first_mut()) {
-            // A system that labels its files: what has none in the policy has its directory's, as in Linux.
+            // The system labels its files. As in Linux, a file without a label in the policy gets its directory's.
             (Some(labels), Some(path), Some(label)) => {
                 if let Some(context) = labels.of(&path, new.file_type) {
                     label.value = [context.as_bytes(), b"\0"].concat();
@@ -352,7 +352,7 @@ impl Files {
         self.touch_folder(place)
     }
 
-    /// Removes the row at a place and everything below it; returns the number of paths.
+    /// Removes the row at a place and everything under it, and returns the number of paths.
     pub(crate) fn remove(&mut self, place: &Place) -> Result<usize> {
         if let Some(mount) = self.mount_below(place) {
             return Err(Error::input(format!(
@@ -382,7 +382,7 @@ impl Files {
         self.volumes.get(&folder.volume).is_some_and(|volume| volume.below(&folder.path).next().is_some())
     }
 
-    /// Moves the row at a place and everything below it to a place on the same volume that does not exist.
+    /// Moves the row at a place and everything under it to a place on the same volume that does not exist.
     pub(crate) fn rename(&mut self, from: &Place, to: &Place) -> Result<()> {
         if let Some(mount) = self.mount_below(from) {
             let path = escape(&from.path);
@@ -406,7 +406,7 @@ impl Files {
             let moving = Arc::make_mut(&mut row);
             moving.path = [&to.path[..], &path[from.path.len()..]].concat();
             if path[..] == from.path[..] {
-                // FAT: the short name was the old one's.
+                // On FAT, the short name belonged to the old name.
                 moving.short_name = None;
             }
             volume.rows.insert(moving.path.as_slice().into(), row);
@@ -416,7 +416,7 @@ impl Files {
         self.touch_folder(to)
     }
 
-    /// Changes the row at a place, and those of its other hard links.
+    /// Changes the row at a place and those of its other hard links.
     pub(crate) fn change(&mut self, place: &Place, change: impl Fn(&mut Row)) -> Result<()> {
         let time = self.time;
         let rows = &mut self.volume(&place.volume)?.rows;
@@ -437,13 +437,13 @@ impl Files {
         Ok(())
     }
 
-    /// Sets the content of the regular file at a place. As in Linux, its set-ID bits and capabilities are removed.
+    /// Sets the content of the regular file at a place. As on Linux, its set-ID bits and capabilities are removed.
     pub(crate) fn fill(&mut self, place: &Place, content: NewContent) -> Result<()> {
         self.replace(place, content)?;
         self.change(place, |row| row.node.xattrs.retain(|xattr| xattr.name != b"security.capability"))
     }
 
-    /// Sets the content of the regular file at a place, and keeps everything else except its times and the attributes that
+    /// Sets the content of the regular file at a place, and keeps everything except its times and the attributes that
     /// describe the old content.
     pub(crate) fn replace(&mut self, place: &Place, content: NewContent) -> Result<()> {
         let (time, body, size) = (self.time, content.body(), content.source.len());
@@ -462,14 +462,14 @@ impl Files {
             .ok_or_else(|| Error::input(format!("{name}: no readable volume of that name")))
     }
 
-    /// The time of a directory in which something came or went.
+    /// Updates the time of a directory whose entries changed.
     fn touch_folder(&mut self, child: &Place) -> Result<()> {
         let time = self.time;
         let folder = Place { volume: child.volume.clone(), path: parent(&child.path).to_vec() };
         self.change(&folder, |row| row.node.mtime = row.node.mtime.map(|_| time))
     }
 
-    /// The first mount point that is at a place or below it.
+    /// Returns the first mount point at a place or under it.
     fn mount_below(&self, place: &Place) -> Option<String> {
         let root = self.root.as_deref()?;
         let path = root.path_of(place)?;
@@ -482,18 +482,18 @@ impl Files {
     }
 }
 
-/// The directory of a path.
+/// Returns the parent directory of a path.
 pub(crate) fn parent(path: &[u8]) -> &[u8] {
     &path[..path.iter().rposition(|b| *b == b'/').unwrap_or(0).max(1).min(path.len())]
 }
 
-/// The paths below a directory: from its path with a slash to what sorts after all of these.
+/// Returns the range of paths under a directory: from its path with a slash to the first path that sorts after them.
 pub(crate) fn below(folder: &[u8]) -> Range<Vec<u8>> {
     let folder = if folder == b"/" { b"" } else { folder };
     [folder, b"/"].concat()..[folder, b"0"].concat()
 }
 
-/// Paths on one volume alone.
+/// Paths on a single volume.
 impl Paths for Files {
     fn row(&self, volume: &str, path: &[u8]) -> Option<&Row> {
         self.volumes.get(volume)?.rows.get(path).map(|row| &**row)

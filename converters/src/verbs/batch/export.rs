@@ -1,4 +1,4 @@
-//! Regenerating all images of a store.
+//! Exports all images of a store.
 
 use std::path::Path;
 use std::sync::Mutex;
@@ -22,7 +22,7 @@ pub struct BatchExportOptions {
     pub all_versions: bool,
     /// The number of images to export in parallel; by default the number of processors, at most four.
     pub jobs: Option<usize>,
-    /// How each is exported. The format must be given.
+    /// Options of each export. The format must be given.
     pub each: ExportOptions,
 }
 
@@ -30,7 +30,7 @@ pub struct BatchExportOptions {
 #[derive(Debug, Clone, Serialize)]
 #[serde(tag = "event", rename_all = "snake_case")]
 pub enum ExportEvent {
-    /// The export of an image begins.
+    /// The export of an image has started.
     Started {
         /// The image, `name@version`.
         image: String,
@@ -39,18 +39,18 @@ pub enum ExportEvent {
     },
     /// The file is complete.
     Finished(ExportReport),
-    /// It could not be written, and is not there; or was there before and is as it was.
+    /// The file could not be written: a new file was not created, an existing one is unchanged.
     Failed {
         /// The image, `name@version`.
         image: String,
         /// The file.
         output: String,
-        /// The exit code for that.
+        /// The exit code for the error.
         code: u8,
         /// The error, with advice.
         error: String,
     },
-    /// All is done, or all that could be.
+    /// The batch has ended, completely or as far as possible.
     Summary(ExportSummary),
 }
 
@@ -63,18 +63,18 @@ pub struct ExportSummary {
     pub exported: u64,
     /// Images that could not be exported.
     pub failed: u64,
-    /// Images that were not finished, because the user stopped the export.
+    /// Images that were not finished, because the user interrupted the export.
     pub left: u64,
     /// The sizes of the disks exported, in bytes.
     pub disk_bytes: u64,
-    /// The bytes that their files take.
+    /// The bytes that their files occupy.
     pub allocated: u64,
-    /// How long it took.
+    /// The duration in seconds.
     pub seconds: f64,
 }
 
-/// Exports every image of the store to the directory, which is created if it does not exist, as `NAME.SUFFIX`. Continues
-/// after images that cannot be exported; errs if there are no images, or if the user stops it.
+/// Exports every image of the store to the directory, which is created if it does not exist, as `NAME.SUFFIX`.
+/// Continues after images that cannot be exported. Fails if there are no images, or if the user interrupts it.
 pub fn export_all(
     store: &Store,
     folder: &Path,

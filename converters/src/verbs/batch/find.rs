@@ -1,4 +1,4 @@
-//! Finds the disk images of a batch: files that were named, and files in directories that are recognised as images.
+//! Finds the disk images of a batch: named files, and files in directories that are recognised as images.
 
 use std::collections::{HashMap, HashSet};
 use std::path::{Path, PathBuf};
@@ -20,7 +20,7 @@ use crate::task::progress::{self, Progress};
 /// The result.
 #[derive(Debug, Default)]
 pub(super) struct FoundImages {
-    /// The images, in the order of the arguments, of a directory by name.
+    /// The images, in the order of the arguments; those in a directory are sorted by name.
     pub(super) images: Vec<FoundImage>,
     /// Files that are not images of their own.
     pub(super) passed_over: Vec<PassedOver>,
@@ -29,9 +29,9 @@ pub(super) struct FoundImages {
 /// A file that is a disk image, or should be.
 #[derive(Debug)]
 pub(super) struct FoundImage {
-    /// Where it is.
+    /// Its path.
     pub(super) path: PathBuf,
-    /// Why it cannot be imported, if that is known already.
+    /// Why it cannot be imported, if that is already known.
     pub(super) problem: Option<String>,
 }
 
@@ -40,22 +40,22 @@ pub(super) struct FoundImage {
 pub struct PassedOver {
     /// The file or directory.
     pub path: String,
-    /// Why, in words.
+    /// The reason.
     pub why: String,
 }
 
 /// Suffixes of raw disks.
 const RAW: [&str; 3] = ["raw", "img", "dd"];
 
-/// Suffixes of containers that have a header of their own.
+/// Suffixes of containers with a header of their own.
 const CONTAINERS: [&str; 5] = ["qcow2", "vmdk", "vdi", "vhd", "vhdx"];
 
-/// Filesystems that are shipped in files of their own, and are no disks.
+/// Filesystems that are distributed in files of their own and are not disks.
 const NO_DISKS: [&str; 5] = ["iso9660", "udf", "squashfs", "cramfs", "erofs"];
 
-/// Finds the images that `paths` stand for. A directory stands for the disk images in it and in its directories; a file for
-/// itself. Extents of another image are passed over; a disk beneath another one is an image of its own, for the upper one
-/// does not have all of its bits.
+/// Finds the images that `paths` stand for: a file stands for itself, a directory for the disk images in it and in its
+/// subdirectories. Extents of another image are skipped. A backing file is an image of its own, because the image above
+/// it does not contain all of its bits.
 pub(super) fn find(paths: &[PathBuf], options: &OpenOptions, progress: &dyn Progress) -> Result<FoundImages> {
     progress.stage("finding disk images", 0);
     let mut found = FoundImages::default();
@@ -87,7 +87,7 @@ pub(super) fn find(paths: &[PathBuf], options: &OpenOptions, progress: &dyn Prog
             seen.insert(resolved(&path), first);
             continue;
         }
-        // The file is opened once and examined through that descriptor: the path may lead elsewhere by now.
+        // The file is opened once and examined through that descriptor: by now its path may lead elsewhere.
         let opened = container::open_image_file(&path, &options);
         if let Err(outside) = &opened
             && is_link
@@ -114,7 +114,7 @@ pub(super) fn find(paths: &[PathBuf], options: &OpenOptions, progress: &dyn Prog
         }
         candidates.push(FoundImage { path, problem });
     }
-    // Of two that name each other as an extent, one is an image.
+    // If two images name each other as an extent, one of them is an image.
     let mut dropped: HashSet<PathBuf> = HashSet::new();
     for image in candidates {
         let owners = parts.get(&resolved(&image.path)).into_iter().flatten();
@@ -129,9 +129,9 @@ pub(super) fn find(paths: &[PathBuf], options: &OpenOptions, progress: &dyn Prog
     Ok(found)
 }
 
-/// The same options, with the directories among `paths` trusted: images may open the files in them that they name. A
-/// directory stands for everything in it, and a disk's parent often lies in another directory of the library. What lies
-/// outside is not meant: a link in the directory that leads there is not followed.
+/// Returns the options with the directories among `paths` trusted: images may open files in them. A directory stands
+/// for everything in it, and a disk's parent is often in another directory of the library. Links from the directory to
+/// the outside are not followed.
 pub(super) fn trusting(paths: &[PathBuf], options: &OpenOptions) -> OpenOptions {
     let mut options = options.clone();
     let folders = paths.iter().filter(|path| path.is_dir());
@@ -146,18 +146,19 @@ impl FoundImages {
     }
 }
 
-/// A file to look at.
+/// A file to examine.
 struct File {
     path: PathBuf,
-    /// The user named it: it is an image, whatever it looks like.
+    /// True if the user named it: then it is an image, whatever it looks like.
     named: bool,
-    /// It is a symbolic link that was found.
+    /// True if it is a symbolic link found in a directory.
     is_link: bool,
 }
 
-/// Adds the files in a directory and its directories, by name; those that are links last, so that a file and a link to it
-/// are known by the file's name. Links to directories are not followed. A directory that cannot be read is something that
-/// cannot be imported. All directories are opened beneath the first, so none becomes a link meanwhile.
+/// Adds the files in a directory and its subdirectories, by name. Links to files come last, so that a file and a link
+/// to it are listed under the file's name. Links to directories are not followed. A directory that cannot be read is
+/// reported as an image with a problem. All directories are opened relative to the first, so none can be replaced by a
+/// link meanwhile.
 fn walk(
     folder: &Path,
     files: &mut Vec<File>,
@@ -195,7 +196,7 @@ fn walk(
         }
         let entries = match opened.and_then(|folder| folder.entries()) {
             Ok(entries) => entries,
-            // Where filesystems keep what fsck finds, for root alone.
+            // The directory for files recovered by a filesystem check, readable only by root.
             Err(e) if folder.ends_with("lost+found") => {
                 found.pass_over(&folder, e.to_string());
                 continue;
@@ -214,7 +215,7 @@ fn walk(
             match kind {
                 FileType::Directory => folders.push(rest.join(&name)),
                 FileType::RegularFile => files.push(File { path, named: false, is_link: false }),
-                // Opening it decides whether it may be opened.
+                // Whether it may be opened is decided when it is opened.
                 FileType::Symlink if path.is_file() => {
                     links.push(File { path, named: false, is_link: true });
                 }
@@ -230,9 +231,9 @@ fn walk(
 /// What a file appears to be.
 enum Judged {
     Image,
-    /// A file with the suffix of an image, and why it is not one.
+    /// A file with an image's suffix that is not an image, with the reason.
     Broken(String),
-    /// Not an image, and why.
+    /// Not an image, with the reason.
     Other(String),
 }
 
@@ -271,7 +272,7 @@ fn judge(file: ImageFile) -> Result<Judged> {
     Ok(Judged::Other("not recognised as a disk image".into()))
 }
 
-/// Returns true if a file that another image names as its extent can be only an extent: it is raw, or of a format whose
+/// Returns true if a file that another image names as its extent can only be an extent: it is raw, or of a format whose
 /// disks have extents. A file of another format is an image of its own.
 fn is_part(path: &Path, options: &OpenOptions) -> bool {
     let format = container::open_image_file(path, options).and_then(|file| container::probe(&file));
@@ -297,7 +298,7 @@ mod tests {
         find(&[folder.to_owned()], &OpenOptions::default(), &Silent).unwrap()
     }
 
-    /// A disk with a partition table.
+    /// Returns a disk with a partition table.
     fn mbr() -> Vec<u8> {
         let mut disk = vec![0; 1 << 20];
         disk[446..462].copy_from_slice(&[0, 0, 2, 0, 0x83, 0, 2, 0, 8, 0, 0, 0, 8, 0, 0, 0]);
@@ -378,7 +379,7 @@ mod tests {
         let allowed = OpenOptions { allow_paths: vec![outside], ..OpenOptions::default() };
         let found = find(std::slice::from_ref(&folder), &allowed, &Silent).unwrap();
         assert_eq!(names(&found, &folder).0, ["deep/a.raw", "absolute.raw"]);
-        // A link given by the user stands for its target.
+        // A link named by the user stands for its target.
         let found = find(&[folder.join("absolute.raw")], &OpenOptions::default(), &Silent).unwrap();
         assert!(found.images.len() == 1 && found.passed_over.is_empty());
     }
@@ -402,7 +403,7 @@ mod tests {
         let (images, passed_over) = names(&find_in(folder.path()), folder.path());
         assert_eq!(images, ["disk.vmdk", "split.000", "y.vmdk"]);
         assert_eq!(passed_over.len(), 3, "{passed_over:?}");
-        // Named alone, an extent is an image.
+        // An extent named alone is an image.
         let alone = find(&[at("disk-flat.vmdk")], &OpenOptions::default(), &Silent).unwrap();
         assert_eq!(alone.images.len(), 1);
     }

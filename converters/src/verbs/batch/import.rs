@@ -1,4 +1,4 @@
-//! Importing many images.
+//! Imports many images.
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
@@ -19,7 +19,7 @@ use crate::verbs::transfer::import::{ImportOptions, ImportReport, Opened, import
 /// Options of an import of many images.
 #[derive(Debug, Clone, Default)]
 pub struct BatchImportOptions {
-    /// Their names.
+    /// The pattern for their names.
     pub names: NamePattern,
     /// The number of images to import in parallel; by default the number of threads, at most four.
     pub jobs: Option<usize>,
@@ -33,22 +33,22 @@ pub struct BatchImportOptions {
 #[derive(Debug, Clone, Serialize)]
 #[serde(tag = "event", rename_all = "snake_case")]
 pub enum ImportEvent {
-    /// A file is no image of its own.
+    /// A file is not an image of its own.
     PassedOver(PassedOver),
-    /// The import of an image begins.
+    /// The import of an image has started.
     Started {
         /// The file.
         source: String,
         /// The name of the image.
         name: String,
     },
-    /// There is a new version.
+    /// A new version was made.
     Finished(ImportReport),
-    /// It was read, and the newest version is this disk already.
+    /// The image was read, and its newest version already is this disk.
     Unchanged(ImportReport),
-    /// The newest version is this disk already, and its damaged parts were written again.
+    /// The newest version already is this disk, and its damaged parts were repaired.
     Repaired(ImportReport),
-    /// It was not read: its files have not changed since they were imported.
+    /// The image was not read, because its files have not changed since they were imported.
     Skipped {
         /// The file.
         source: String,
@@ -57,18 +57,18 @@ pub enum ImportEvent {
         /// The disk's size in bytes.
         disk_size: u64,
     },
-    /// It could not be imported.
+    /// The image could not be imported.
     Failed {
         /// The file.
         source: String,
         /// The name of the image.
         name: String,
-        /// The exit code for that.
+        /// The exit code for the error.
         code: u8,
         /// The error, with advice.
         error: String,
     },
-    /// All is done, or all that could be.
+    /// The batch has ended, completely or as far as possible.
     Summary(ImportSummary),
 }
 
@@ -77,11 +77,11 @@ pub enum ImportEvent {
 pub struct ImportSummary {
     /// The number of images.
     pub images: u64,
-    /// Images that are new versions.
+    /// Images of which a new version was made.
     pub imported: u64,
-    /// Images that were read, and whose newest version is the same.
+    /// Images that were read, and whose newest version already is this disk.
     pub unchanged: u64,
-    /// Images whose newest version is the same, and whose damaged parts were repaired.
+    /// Images whose newest version already is this disk, and whose damaged parts were repaired.
     pub repaired: u64,
     /// True if the store still has damaged copies of objects, which `mif fsck --repair` removes.
     pub damage_left: bool,
@@ -93,13 +93,13 @@ pub struct ImportSummary {
     pub left: u64,
     /// Files that are not images of their own.
     pub passed_over: u64,
-    /// The sizes of the disks of those imported, unchanged and skipped, in bytes.
+    /// The sizes of the disks of imported, unchanged and skipped images, in bytes.
     pub disk_bytes: u64,
-    /// Bytes that are not zero on the imported and unchanged disks.
+    /// Bytes of the imported and unchanged disks that are not zero.
     pub data_bytes: u64,
     /// Objects and bytes that were new to the store.
     pub added: WriterStats,
-    /// How long it took.
+    /// The duration in seconds.
     pub seconds: f64,
 }
 
@@ -136,9 +136,9 @@ struct Planned {
     name: String,
 }
 
-/// Imports all images that `paths` stand for: files, and the disk images in directories. Continues after images that cannot
-/// be imported; errs if there are no images, if two would get the same name, if the user stops it, or if the store cannot
-/// be written to.
+/// Imports all images that `paths` stand for: files, and the disk images in directories. Continues after images that
+/// cannot be imported. Fails if there are no images, if two would get the same name, if the user interrupts it, or if
+/// the store cannot be written to.
 pub fn import_all(
     store: &Store,
     paths: &[PathBuf],
@@ -198,7 +198,7 @@ pub fn import_all(
     done.map(|()| summary)
 }
 
-/// Gives each image its name. Two that would have one are refused: which would be the newer version?
+/// Assigns a name to each image. Two images with the same name are refused, because their order as versions is unknown.
 fn plan(images: Vec<FoundImage>, names: &NamePattern) -> Result<Vec<Planned>> {
     let mut planned: Vec<Planned> = Vec::with_capacity(images.len());
     let mut taken: HashMap<String, usize> = HashMap::new();

@@ -21,7 +21,7 @@ pub use self::names::NamePattern;
 pub use self::originals::Comparison;
 pub use self::verify::{ImageCheck, LibraryReport, VerifyAllOptions, verify_all};
 
-/// Finds the disk images that `paths` stand for: files, and the disk images in directories, as an import finds them. Makes
+/// Finds the disk images that `paths` stand for, as an import does: files, and the disk images in directories. Makes
 /// `options` trust the directories, as an import does.
 pub fn disk_images(
     paths: &[PathBuf],
@@ -34,20 +34,20 @@ pub fn disk_images(
 
 /// Receives the progress of work on many images, from several threads.
 pub trait Watch<E>: Sync {
-    /// How many images there are to work on.
+    /// Announces the number of images.
     fn total(&self, images: usize);
 
-    /// The work on an image begins: gives who is told how it goes on, until it is dropped.
+    /// Announces the start of work on an image, and returns the receiver of its progress. Dropping that ends the work.
     fn begin<'w>(&'w self, label: &str) -> Box<dyn Progress + 'w>;
 
-    /// Something is done.
+    /// Reports an event.
     fn event(&self, event: E);
 }
 
 /// The default number of images processed in parallel: each takes about 200 MB of memory.
 const MAX_JOBS: usize = 4;
 
-/// How threads are shared by images that are worked on side by side.
+/// The distribution of threads to images that are processed in parallel.
 struct Share {
     threads: usize,
     jobs: usize,
@@ -55,20 +55,20 @@ struct Share {
 }
 
 impl Share {
-    /// For `images` of them, `jobs` at a time, with `threads` in all.
+    /// Distributes `threads` to `images`, with `jobs` at a time.
     fn new(images: usize, jobs: Option<usize>, threads: Option<usize>) -> Self {
         let threads = threads.unwrap_or_else(pool::processors).max(1);
         let jobs = jobs.unwrap_or(threads.min(MAX_JOBS)).clamp(1, images.max(1));
         Share { threads, jobs, images }
     }
 
-    /// The threads for image `number`: more when it is one of the last, so that none is idle.
+    /// Returns the number of threads for image `number`. The last images get more, so that no thread is idle.
     fn threads_for(&self, number: usize) -> usize {
         self.threads.div_ceil(self.jobs.min(self.images - number))
     }
 }
 
-/// The path without symbolic links, as far as it can be told.
+/// Returns the path without symbolic links, or unchanged if it cannot be resolved.
 fn resolved(path: &Path) -> PathBuf {
     path.canonicalize().unwrap_or_else(|_| path.to_owned())
 }

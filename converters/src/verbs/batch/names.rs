@@ -7,7 +7,7 @@ use super::resolved;
 use crate::error::{Error, Result};
 use crate::store::ImageName;
 
-/// A pattern for names of images: `{stem}`, `{name}` and `{parent}` stand for parts of a file's path.
+/// A pattern for image names: `{stem}`, `{name}` and `{parent}` stand for parts of a file's path.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct NamePattern(Vec<Part>);
 
@@ -20,7 +20,7 @@ enum Part {
 }
 
 impl Default for NamePattern {
-    /// The file's name without its suffix.
+    /// Returns the pattern for the file's name without its suffix.
     fn default() -> Self {
         NamePattern(vec![Part::Stem])
     }
@@ -68,7 +68,7 @@ impl FromStr for NamePattern {
 }
 
 impl NamePattern {
-    /// The name of the image in the file at `path`. Characters that a name cannot have become `_`.
+    /// Returns the name of the image in the file at `path`. Invalid characters become `_`.
     #[must_use]
     pub fn name_of(&self, path: &Path) -> String {
         let text = |part: Option<&std::ffi::OsStr>| part.unwrap_or_default().to_string_lossy().into_owned();

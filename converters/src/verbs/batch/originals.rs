@@ -18,32 +18,32 @@ use crate::verbs::transfer::verify::{VerifyReport, verify_both};
 #[derive(Debug, Clone, Serialize)]
 #[serde(tag = "result", rename_all = "snake_case")]
 pub enum Comparison {
-    /// Every bit is the same, and every file.
+    /// Every bit and every file is the same.
     Same {
         /// The file.
         original: String,
-        /// Paths that were compared.
+        /// The number of paths that were compared.
         files: u64,
     },
-    /// Bits differ, or files do.
+    /// Bits or files differ.
     Differs {
         /// The file.
         original: String,
-        /// In what.
+        /// The differences.
         report: Box<VerifyReport>,
     },
     /// No original was found.
     NoOriginal,
-    /// They could not be compared.
+    /// The images could not be compared.
     Failed {
         /// The file.
         original: String,
-        /// Why.
+        /// The reason.
         error: String,
     },
-    /// It was made here, by what this names, and never was a file; or the file was imported again later.
+    /// The image was not imported from a file, or the file was imported again later.
     NotCompared {
-        /// Why, in words.
+        /// The reason.
         why: String,
     },
 }
@@ -56,9 +56,8 @@ impl Comparison {
     }
 }
 
-/// Which of `images` is to be compared with which of `originals`, by their numbers: the file of the same name, of which
-/// as much of the path as can be is the same; where there is none, the one whose name gives the image's. The other
-/// images are not compared, and why.
+/// Matches images with originals, by their numbers: each with the file of the same name whose path agrees longest at
+/// its end, or else with one whose name yields the image's name. An error is the reason why an image is not compared.
 pub(super) fn matches(images: &[Image], originals: &[FoundImage]) -> Vec<Result<Option<usize>, String>> {
     let last_imports = last_imports(images);
     let paths: Vec<PathBuf> = originals.iter().map(|original| resolved(&original.path)).collect();
@@ -70,7 +69,7 @@ pub(super) fn matches(images: &[Image], originals: &[FoundImage]) -> Vec<Result<
         let from = source(image);
         let same_name = from.as_ref().and_then(|from| by_file.get(from.file_name()?)).into_iter().flatten();
         let score = |number: &usize| common_end(&paths[*number], from.as_deref().unwrap_or(Path::new("")));
-        // Of equals the first.
+        // The first one, if several are equal.
         same_name
             .map(|number| (score(number), *number))
             .max_by_key(|(score, number)| (*score, usize::MAX - number))
@@ -93,14 +92,14 @@ pub(super) fn matches(images: &[Image], originals: &[FoundImage]) -> Vec<Result<
             }
             _ => {}
         }
-        // A file that fits another image's path better is that one's.
+        // A file that matches another image's path better belongs to that image.
         let fits = found.filter(|(score, number)| *score == best[*number]).map(|(_, number)| number);
         Ok(fits.or_else(|| by_name(image)))
     };
     images.iter().zip(&found).map(choose).collect()
 }
 
-/// The last imported version of each name.
+/// Returns the last imported version of each name.
 fn last_imports(images: &[Image]) -> HashMap<&str, u32> {
     let imported = images.iter().filter(|image| image.provenance.operation == "import");
     let mut last: HashMap<&str, u32> = HashMap::new();
@@ -111,13 +110,13 @@ fn last_imports(images: &[Image]) -> HashMap<&str, u32> {
     last
 }
 
-/// The file that an image was imported from, with as much of its path as is known.
+/// Returns the path of the file that an image was imported from, as far as it is known.
 fn source(image: &Image) -> Option<PathBuf> {
     let first = image.provenance.files.first().map(|file| PathBuf::from(&file.path));
     first.or_else(|| image.provenance.source.as_ref().map(PathBuf::from))
 }
 
-/// How many names at the end of two paths are the same.
+/// Returns how many components at the end of two paths are the same.
 fn common_end(a: &Path, b: &Path) -> usize {
     a.components().rev().zip(b.components().rev()).take_while(|(a, b)| a == b).count()
 }
@@ -133,7 +132,7 @@ pub(super) fn compare(
     let file = original.path.display().to_string();
     let same_file = source(image).is_some_and(|from| from.file_name() == original.path.file_name());
     let options = OpenOptions {
-        // Only the user can tell that a file is a raw disk.
+        // Only the user can know that a file is a raw disk.
         format: image.provenance.source_format.clone().filter(|_| same_file),
         snapshot: image.provenance.snapshot.clone(),
         ..options.clone()
@@ -181,7 +180,7 @@ mod tests {
             image("web-snapshot", 1, "import", "/vms/web/disk.vmdk"),
         ];
         let found = matched(&images, &["/moved/web/disk.vmdk", "/moved/db/disk.vmdk"]);
-        // A file may be the original of several, but not of one that it fits less well than another.
+        // A file may be the original of several images, but not of one that it matches less well than another.
         assert_eq!(found, [Ok(Some(1)), Ok(None), Ok(Some(0)), Ok(Some(0))]);
     }
 

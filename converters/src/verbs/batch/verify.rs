@@ -29,27 +29,27 @@ pub struct VerifyAllOptions {
 /// The report of `verify --all`.
 #[derive(Debug, Clone, Serialize)]
 pub struct LibraryReport {
-    /// True if every image is whole and, with `against`, the same as its original, with no original left over.
+    /// True if every image is intact and, with `against`, equal to its original, and every original has an image.
     pub good: bool,
     /// The store.
     pub store: String,
-    /// The program.
+    /// The version of mif.
     pub tool: String,
-    /// When, in seconds since 1970.
+    /// When the check was made, in seconds since 1970.
     pub time: u64,
     /// Every version of every image.
     pub images: Vec<ImageCheck>,
     /// Originals that no image was imported from.
     pub without_image: Vec<String>,
-    /// Other files beside the originals.
+    /// Other files besides the originals.
     pub passed_over: Vec<PassedOver>,
     /// The number of packs that were read.
     pub packs: u64,
-    /// Objects.
+    /// The number of objects in them.
     pub objects: u64,
     /// Damage of the store, as sentences.
     pub problems: Vec<String>,
-    /// How long it took.
+    /// The duration in seconds.
     pub seconds: f64,
 }
 
@@ -58,16 +58,16 @@ pub struct LibraryReport {
 pub struct ImageCheck {
     /// The image, as `name@version`.
     pub image: String,
-    /// True if its record, layout and manifest have their digests, each file's content its BLAKE3 and SHA-1, and every byte
-    /// of its disk can be read.
+    /// True if its record, layout and manifest match their digests, each file's content matches its BLAKE3 and SHA-1,
+    /// and every byte of its disk can be read.
     pub whole: bool,
     /// What the image has lost, if anything.
     pub lost: Option<LostImage>,
-    /// The disk's size in bytes; none if the record is lost.
+    /// The disk's size in bytes; `None` if the record is lost.
     pub disk_size: Option<u64>,
-    /// Regular files on it.
+    /// The number of regular files on it.
     pub files: Option<u64>,
-    /// How it compares with the file that it was imported from, if that was asked for.
+    /// How it compares with the file that it was imported from, if requested.
     pub original: Option<Comparison>,
 }
 
@@ -83,7 +83,7 @@ pub fn verify_all(
         Some(folder) => find(std::slice::from_ref(folder), &options.open, &*watch.begin("originals"))?,
         None => FoundImages::default(),
     };
-    // Before the check, so that it sees them all. A record that cannot be read is among what it finds.
+    // Listed before the check, so that the check covers them all. The check reports unreadable records.
     let (images, _) = store.images()?;
     let checked = check(store, true, &*watch.begin("library"))?;
     if let Some(first) = checked.unreadable.first() {
@@ -141,7 +141,7 @@ pub fn verify_all(
     })
 }
 
-/// Compares each image with its original; gives the numbers of the originals that there are images of.
+/// Compares each image with its original, and returns the numbers of the originals that have an image.
 fn compare_all(
     store: &Store,
     images: &[Image],

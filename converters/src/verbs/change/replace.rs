@@ -1,4 +1,4 @@
-//! `replace`: replaces one content with another wherever images have it.
+//! `replace`: replaces one content with another in all files that have it.
 
 use std::path::Path;
 use std::time::Instant;
@@ -17,7 +17,7 @@ use crate::tree::new_content::NewContent;
 use crate::tree::path::Place;
 use crate::verbs::inspect::search::{Query, WantedContents, search};
 
-/// A content that is searched for.
+/// A content to search for.
 struct Wanted {
     contents: WantedContents,
     /// Its name in reports: its SHA-1 in hex.
@@ -26,7 +26,7 @@ struct Wanted {
 }
 
 /// Replaces the content `old`, a local file or a SHA-1 in hex, with the content of the local file `new`, in the next
-/// version of each image. The files keep everything but their times.
+/// version of each image. The files keep everything except their times.
 pub fn replace(
     store: &Store,
     old: &Path,
@@ -99,7 +99,7 @@ fn replace_in(files: &mut Files, wanted: &Wanted, new: &NewContent) -> Result<Up
     Ok(UpdateCounts { changed: found.len() as u64, ..UpdateCounts::default() })
 }
 
-/// Reads `--old`: the file of that name if there is one, else a SHA-1.
+/// Parses `--old`: the file of that name if it exists, or else a SHA-1.
 fn wanted(old: &Path) -> Result<Wanted> {
     let mut contents = WantedContents::default();
     if !old.exists() {

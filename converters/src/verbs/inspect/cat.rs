@@ -1,4 +1,4 @@
-//! `cat`: the content of files.
+//! `cat`: writes the content of files.
 
 use std::io::Write;
 
@@ -8,10 +8,10 @@ use crate::error::{Error, Result};
 use crate::image::OpenImage;
 use crate::tree::path::VolumePath;
 
-/// How much is read at once, in bytes.
+/// How many bytes are read at once.
 const WINDOW: u64 = 1 << 20;
 
-/// Writes the content of regular files to `out`, one after the other. Symlinks are followed, within the volume.
+/// Writes the content of regular files to `out`, one after the other. Follows symlinks.
 pub fn cat(image: &OpenImage, paths: &[VolumePath], out: &mut dyn Write) -> Result<()> {
     let tree = image.tree()?;
     for path in paths {

@@ -15,7 +15,7 @@ use crate::store::{Counts, Image, Provenance, VolumeRecord};
 /// The report of `info`.
 #[derive(Debug, Clone, Serialize)]
 pub struct ImageInfo {
-    /// The file or `name@version`.
+    /// The file, or `name@version`.
     pub image: String,
     /// The disk's size in bytes.
     pub disk_size: u64,
@@ -27,7 +27,7 @@ pub struct ImageInfo {
     pub volumes: Vec<VolumeRecord>,
     /// The system on it.
     pub system: System,
-    /// For an image of the store.
+    /// What the store has recorded, for an image of the store.
     pub stored: Option<StoredInfo>,
     /// Warnings about what is unusual or could not be read, as sentences.
     pub warnings: Vec<String>,
@@ -40,7 +40,7 @@ pub struct ContainerInfo {
     pub format: String,
     /// Details, in order, as names and values.
     pub details: Vec<(String, String)>,
-    /// The files that hold the disk, the image first.
+    /// The files of the disk, the image first.
     pub files: Vec<String>,
 }
 
@@ -51,9 +51,9 @@ pub struct StoredInfo {
     pub layout_digest: String,
     /// The digest of the disk's bits, if it was computed (`import --verify`).
     pub disk_digest: Option<String>,
-    /// How the disk divides.
+    /// How the disk is divided.
     pub counts: Counts,
-    /// Where it came from.
+    /// Its origin.
     pub provenance: Provenance,
 }
 

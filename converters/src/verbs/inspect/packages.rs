@@ -1,4 +1,4 @@
-//! `packages`: the packages of an image, or of all images of a store.
+//! `packages`: lists the packages of an image, or of all images of a store.
 
 use std::path::Path;
 
@@ -17,7 +17,7 @@ use crate::tree::view::Tree;
 /// The packages of images.
 #[derive(Debug, Clone, Serialize)]
 pub struct PackagesReport {
-    /// One entry for each package of each image, by image, volume, manager and name.
+    /// Each package of each image, by image, volume, manager and name.
     pub packages: Vec<ImagePackage>,
     /// Damaged images, which were skipped.
     pub damaged: Vec<DamagedImage>,
@@ -38,12 +38,12 @@ pub struct ImagePackage {
     pub architecture: Option<String>,
     pub status: String,
     pub source: Option<String>,
-    /// How many paths it has.
+    /// The number of its paths.
     pub files: u64,
 }
 
-/// The packages of `image`, or of the newest version of all images of the store; of those whose name matches `name`, a
-/// pattern with `*` and `?`, if it is given.
+/// Returns the packages of `image`, or of the newest version of every image of the store. With `name`, a pattern with
+/// `*` and `?`, only the packages whose names match.
 pub fn packages(
     store: &Path,
     image: Option<&OpenImage>,
@@ -105,7 +105,7 @@ pub fn packages(
     Ok(report)
 }
 
-/// A sentence for each system of the tree of which no package was found: that does not mean that none is installed.
+/// Returns a sentence for each system of the tree without packages: packages may still be installed.
 fn without_database(tree: &Tree, packages: &[Package]) -> Vec<String> {
     let has_packages = |root: &&Root| packages.iter().any(|package| package.volume == root.volume);
     let systems = tree.roots().iter().filter(|root| !has_packages(root));

@@ -1,4 +1,4 @@
-//! `log`: the versions of images, and what each was made from. `tag`: names for them.
+//! `log`: lists the versions of images and their parents. `tag`: names versions.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -7,7 +7,7 @@ use serde::Serialize;
 use crate::error::{Error, Result};
 use crate::store::{DamagedImage, Image, ImageName, Selector, Store, Tag};
 
-/// The versions of images, each after what it was made from.
+/// The versions of images, each after its parent.
 #[derive(Debug, Clone, Serialize)]
 pub struct LogReport {
     /// The versions.
@@ -25,7 +25,7 @@ pub struct LogEntry {
     pub depth: u32,
     /// The version that it was made from or replaced, as `name@version`.
     pub parent: Option<String>,
-    /// When, in seconds since 1970; when it was removed, if it was.
+    /// When it was made or, if it was removed, when that happened, in seconds since 1970.
     pub time: u64,
     /// The operation that made it, or `removed`.
     pub operation: String,
@@ -35,15 +35,15 @@ pub struct LogEntry {
     pub command: Vec<String>,
     /// The file it was read from.
     pub source: Option<String>,
-    /// That file's container format.
+    /// The container format of that file.
     pub source_format: Option<String>,
-    /// The layout's digest: the identity of the disk's bits.
+    /// The layout's digest, which identifies the disk's bits.
     pub layout_digest: Option<String>,
     /// Its tags.
     pub tags: Vec<String>,
 }
 
-/// The versions of the image `name`, or of all images.
+/// Returns the versions of the image `name`, or of all images.
 pub fn log(store: &Store, name: Option<&str>) -> Result<LogReport> {
     let (mut entries, mut damaged) = (Vec::new(), Vec::new());
     let names: BTreeSet<String> = match name {
@@ -51,7 +51,7 @@ pub fn log(store: &Store, name: Option<&str>) -> Result<LogReport> {
         None => store.names()?.into_iter().chain(store.removed_names()?).collect(),
     };
     for name in &names {
-        // A tag that cannot be read is for fsck to report.
+        // Unreadable tags are reported by fsck.
         let tags = store.tags(name).unwrap_or_default();
         for version in store.versions(name)? {
             match store.version(name, version) {
@@ -103,7 +103,7 @@ fn removed(gone: crate::store::Removed) -> LogEntry {
     }
 }
 
-/// The versions as a tree: the last that was made from a version goes on at its depth, others branch off.
+/// Orders the versions as a tree: the last version made from a parent continues at its depth, the others branch off.
 fn in_order(mut entries: Vec<(u32, LogEntry)>) -> Vec<LogEntry> {
     let name = |entry: &LogEntry| entry.image.rsplit_once('@').map(|(name, _)| name.to_owned());
     entries.sort_by_key(|(version, entry)| (name(entry), *version));
@@ -114,7 +114,7 @@ fn in_order(mut entries: Vec<(u32, LogEntry)>) -> Vec<LogEntry> {
     let mut roots = Vec::new();
     for (i, entry) in entries.iter().enumerate() {
         let parent = entry.as_ref().and_then(|e| e.parent.as_ref()).and_then(|parent| ids.get(parent));
-        // A record that names itself as its parent, or a later version of its own, has no parent here.
+        // A record that names itself or a later version of its own image as its parent has no parent here.
         match parent {
             Some(&parent) if parent < i || name_differs(&entries, parent, i) => children[parent].push(i),
             _ => roots.push(i),
@@ -131,7 +131,7 @@ fn in_order(mut entries: Vec<(u32, LogEntry)>) -> Vec<LogEntry> {
             todo.push((child, depth + u32::from(k != last)));
         }
     }
-    // Versions that are reachable only through a circle of records.
+    // Versions that are only reachable through a cycle of records.
     ordered.extend(entries.into_iter().flatten());
     ordered
 }
@@ -141,13 +141,13 @@ fn name_differs(entries: &[Option<LogEntry>], a: usize, b: usize) -> bool {
     name(a) != name(b)
 }
 
-/// Makes `tag` stand for a version of an image.
+/// Makes `tag` name a version of an image.
 pub fn tag(store: &Store, image: &ImageName, tag: &str) -> Result<Tag> {
     let image = store.image(image)?.image;
     store.set_tag(&image.name, tag, image.version)
 }
 
-/// Removes the tag that `image` names (`name@tag`).
+/// Removes the tag given as `name@tag`.
 pub fn untag(store: &Store, image: &ImageName) -> Result<Tag> {
     let Selector::Tag(tag) = &image.version else {
         return Err(Error::usage(format!("{image}: not a tag")).advise("Name the tag as NAME@TAG"));

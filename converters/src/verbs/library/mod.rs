@@ -1,4 +1,4 @@
-//! Verbs that keep a library: its history, tags, removal, statistics.
+//! Verbs that maintain a library: its history, tags, removal, statistics.
 
 pub(crate) mod log;
 pub(crate) mod rm;

@@ -16,14 +16,14 @@ pub struct RmReport {
     pub tags: Vec<String>,
 }
 
-/// Removes versions of images from a store that was opened to remove from it: the one that a name names, or all if it names
-/// none. Unless `force`, nothing is removed if a tag stands for any of them.
+/// Removes versions of images from a store that was opened for removal: the version that a name specifies, or all
+/// versions if it specifies none. Unless `force`, nothing is removed if any of them has a tag.
 pub fn rm(store: &Store, names: &[ImageName], force: bool) -> Result<RmReport> {
     store.check_may_remove()?;
     let mut chosen: Vec<(String, u32)> = Vec::new();
     for name in names {
         match name.version {
-            // A version whose record is damaged can be removed too.
+            // A version with a damaged record can be removed too.
             Selector::Newest => {
                 let versions = known_versions(store, &name.name)?;
                 if versions.is_empty() {
@@ -60,7 +60,7 @@ pub fn rm(store: &Store, names: &[ImageName], force: bool) -> Result<RmReport> {
     Ok(RmReport { removed, tags })
 }
 
-/// The versions of an image, including those whose directory has vanished, which `rm` can remove too.
+/// Returns the versions of an image, including vanished ones, which `rm` can remove too.
 fn known_versions(store: &Store, name: &str) -> Result<BTreeSet<u32>> {
     let vanished = store.vanished()?.into_iter().filter(|(of, _)| of == name).map(|(_, version)| version);
     Ok(store.versions(name)?.into_iter().chain(vanished).collect())

@@ -1,4 +1,4 @@
-//! `stats`: how large the store is, what each image costs, and which images resemble each other.
+//! `stats`: measures the size of the store, the share of each image, and the similarity of images.
 
 use std::collections::HashMap;
 
@@ -11,28 +11,28 @@ use crate::store::{
 };
 use crate::task::progress::{self, Progress};
 
-/// How large a store is and what its images share.
+/// The size of a store, and what its images share.
 #[derive(Debug, Clone, Serialize)]
 pub struct StatsReport {
     /// Damaged images, which were left out.
     pub damaged: Vec<DamagedImage>,
-    /// Names.
+    /// The number of names.
     pub images: u64,
-    /// Versions, each a disk of its own.
+    /// The number of versions, each of which is a disk.
     pub versions: u64,
-    /// The sizes of all disks together, in bytes.
+    /// The total size of all disks in bytes.
     pub disk_bytes: u64,
     /// Bytes of these disks that are not zero.
     pub data_bytes: u64,
-    /// Objects that images need, and their bytes: the data without duplicates.
+    /// The number of objects that images need: the data without duplicates.
     pub objects: u64,
-    /// Their bytes.
+    /// The bytes of these objects.
     pub object_bytes: u64,
-    /// The bytes that they take in packs.
+    /// The bytes that they occupy in packs.
     pub stored_bytes: u64,
     /// Bytes in packs that no image needs.
     pub garbage_bytes: u64,
-    /// Bytes of packs, indexes, and of manifests, layouts and records.
+    /// Bytes of the store's files, by kind.
     pub file_bytes: FileBytes,
     /// Data bytes for each object byte.
     pub dedup_ratio: f64,
@@ -40,7 +40,7 @@ pub struct StatsReport {
     pub total_ratio: f64,
     /// How much each version shares with others.
     pub shares: Vec<ImageShare>,
-    /// Which images resemble which, if that was asked for.
+    /// The similarity of images, if requested.
     pub similarity: Option<Similarity>,
 }
 
@@ -60,18 +60,18 @@ pub struct ImageShare {
     pub image: String,
     /// Bytes of its disk that are not zero.
     pub data_bytes: u64,
-    /// Stored bytes of the objects that it alone needs: what removing it would free.
+    /// Stored bytes of the objects that no other version needs: removing this version would free them.
     pub own_bytes: u64,
-    /// Stored bytes of objects that others need too.
+    /// Stored bytes of the objects that others need too.
     pub shared_bytes: u64,
 }
 
-/// How much of their objects' bytes the newest versions have in common.
+/// How many bytes of their objects the newest versions share.
 #[derive(Debug, Clone, Serialize)]
 pub struct Similarity {
     /// The images, as `name@version`.
     pub images: Vec<String>,
-    /// For each pair, bytes in both for each byte in either: 1 is the same, 0 has nothing in common.
+    /// For each pair, the bytes in both divided by the bytes in either: 1 for equal images, 0 for nothing in common.
     pub matrix: Vec<Vec<f64>>,
 }
 
@@ -131,10 +131,10 @@ pub fn stats(store: &Store, similarity: bool, progress: &dyn Progress) -> Result
     })
 }
 
-/// Lengths of an object, in bytes.
+/// The lengths of an object in bytes.
 #[derive(Clone, Copy, Default)]
 struct Size {
-    /// As it is; none for a list, whose bytes are its chunks'.
+    /// The uncompressed length; zero for a list, because its bytes belong to its chunks.
     len: u64,
     stored: u64,
 }
@@ -171,7 +171,7 @@ fn ratio(a: u64, b: u64) -> f64 {
 fn file_bytes(store: &Store, images: &[Image]) -> Result<FileBytes> {
     let storage = store.storage();
     let mut bytes = FileBytes::default();
-    // What is removed meanwhile takes no room.
+    // Files removed meanwhile count as empty.
     let len = |key: &str| match storage.len(key) {
         Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(0),
         len => len.map_err(|e| storage.error(key, &e)),
@@ -208,7 +208,7 @@ fn compare(images: &[Image], needs: &[Vec<u32>], sizes: &[Size]) -> Similarity {
     Similarity { images: picked.iter().map(|i| images[*i].id()).collect(), matrix }
 }
 
-/// Bytes of the objects that are in both of two sorted lists.
+/// Returns the bytes of the objects that are in both of two sorted lists.
 fn common(a: &[u32], b: &[u32], sizes: &[Size]) -> u64 {
     let (mut i, mut j, mut bytes) = (0, 0, 0u64);
     while let (Some(x), Some(y)) = (a.get(i), b.get(j)) {

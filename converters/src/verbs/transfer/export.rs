@@ -1,5 +1,5 @@
-//! `export` and `convert`: write a stored image, or one in another container, to a disk image file. A stored image may get
-//! another size or new identities on the way: that is a rebuild whose result is written but not kept.
+//! `export` and `convert`: write a stored image, or one in another container, to a disk image file. A stored image may
+//! be resized or get new identities in the process: that is a rebuild whose result is written but not kept.
 
 use std::io::IsTerminal;
 use std::path::{Path, PathBuf};
@@ -32,7 +32,7 @@ pub struct ExportOptions {
     pub backing: Option<PathBuf>,
     /// Replace an existing file, or overwrite a block device.
     pub force: bool,
-    /// Read what was written back and compare it with the disk.
+    /// Read the output back and compare it with the disk.
     pub verify: bool,
     /// New sizes and identities; only for a stored image.
     pub reshape: Reshape,
@@ -49,7 +49,7 @@ pub struct ExportReport {
     pub format: String,
     /// The disk's size in bytes.
     pub disk_size: u64,
-    /// The volumes that were rebuilt; all others are those of the image, bit for bit.
+    /// The volumes that were rebuilt; all others are identical to those of the image, bit for bit.
     pub planned: Vec<String>,
     /// Side effects of the requested changes, as sentences.
     pub notes: Vec<String>,
@@ -59,14 +59,14 @@ pub struct ExportReport {
     pub warnings: Vec<String>,
     /// True if it was read back and verified.
     pub verified: bool,
-    /// The bytes that the file takes on its filesystem.
+    /// The bytes that the file occupies on its filesystem.
     pub allocated: u64,
-    /// How long it took.
+    /// The duration in seconds.
     pub seconds: f64,
 }
 
-/// Writes the disk of `image` to `path`: a file, which appears only when it is complete, a block device, or standard output
-/// (`-`). A symbolic link is followed.
+/// Writes the disk of `image` to `path`: a file, which appears only when it is complete, a block device, or standard
+/// output (`-`). Follows a symbolic link.
 pub fn export(
     image: &OpenImage,
     path: &Path,
@@ -127,7 +127,7 @@ pub fn export(
     })
 }
 
-/// Errs if the format cannot be written to this kind of output.
+/// Fails if the format cannot be written to this kind of output.
 fn check_kind(output: &Output, path: &Path, format: &dyn Format, options: &ExportOptions) -> Result<()> {
     let (shown, name) = (path.display(), format.name());
     match output.kind() {
@@ -151,7 +151,7 @@ fn check_kind(output: &Output, path: &Path, format: &dyn Format, options: &Expor
     .map_err(|e: Error| e.advise("Pass -O raw, or write to a file"))
 }
 
-/// Tells the writer to record an unusual sector size; returns a warning if the format cannot record it.
+/// Makes the writer record an unusual sector size; returns a warning if the format cannot record it.
 fn carry_sector_size(
     disk: &dyn Source,
     format: &dyn Format,
@@ -183,7 +183,7 @@ fn carry_sector_size(
     )))
 }
 
-/// Writes the disk and lets `check` look at what was written: before it gets its final name, where that is possible.
+/// Writes the disk, and calls `check` on the output: before it gets its final name, if possible.
 fn write(
     disk: &dyn Source,
     mut output: Output,
@@ -215,7 +215,7 @@ fn write(
     })
 }
 
-/// A note for the report if the device is larger than the disk.
+/// Returns a note for the report if the device is larger than the disk.
 fn rest_of_device(path: &Path, disk_size: u64) -> Result<Option<String>> {
     let rest = open_written(path, "raw", None)?.len() - disk_size;
     Ok((rest > 0)
@@ -232,7 +232,7 @@ fn open_written(path: &Path, format: &str, backing: Option<&Path>) -> Result<Arc
     Ok(container::open(path, &open)?.source)
 }
 
-/// Compares what was written, and lies at `written` now, with the disk; errors name it by `path`.
+/// Compares the output, currently at `written`, with the disk. Errors name it by `path`.
 fn read_back(
     disk: &dyn Source,
     written: &Path,
@@ -282,8 +282,8 @@ fn reshape<'i>(
     Ok(Reshaped { draft, disk, _bench: base.bench })
 }
 
-/// How the image at `output` names its backing file: by a relative path if it lies below the same directory, so that both
-/// can be moved together; otherwise, or if `output` is a symbolic link, by its absolute path.
+/// Returns the name of the backing file in the image at `output`: a relative path if it is under the same directory, so
+/// that both can be moved together; otherwise, or if `output` is a symbolic link, its absolute path.
 fn backing_name(base: &Path, output: &Path) -> Result<String> {
     let found = base.canonicalize().map_err(|e| Error::io(base, &e))?;
     let folder = match output.parent() {
@@ -291,13 +291,13 @@ fn backing_name(base: &Path, output: &Path) -> Result<String> {
         _ => Path::new("."),
     };
     let folder = folder.canonicalize().map_err(|e| Error::io(folder, &e))?;
-    // A relative name means another file when the image is opened by a link from elsewhere.
+    // A relative name would mean another file if the image is opened through a link from elsewhere.
     let is_link = output.is_symlink();
     let name = found.strip_prefix(&folder).ok().filter(|_| !is_link).unwrap_or(&found);
     let name = name.to_str().ok_or_else(|| {
         Error::unsupported(format!("{}: the path of a backing file must be UTF-8", base.display()))
     })?;
-    // Before the first slash, a colon would end the name of a protocol.
+    // A colon before the first slash would end the name of a protocol.
     let has_protocol = name.split('/').next().is_some_and(|first| first.contains(':'));
     Ok(if has_protocol { format!("./{name}") } else { name.to_owned() })
 }

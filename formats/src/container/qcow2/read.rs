@@ -2,8 +2,8 @@
 
 use super::header::{Header, incompatible};
 use crate::bytes::be64;
+use crate::cache::Cache;
 use crate::container::ImageFile;
-use crate::container::cache::Cache;
 use crate::container::codec::{Codec, Unpacker};
 use crate::container::mapped::{Map, Packed, Place, Run, entries_to_look_at};
 use crate::error::{Result, at};

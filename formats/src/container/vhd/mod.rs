@@ -11,11 +11,11 @@ mod write;
 use std::sync::Arc;
 
 use self::footer::{COOKIE, DiskType, FOOTER, Footer, HEADER, Header, SECTOR};
-use super::cache::Cache;
 use super::mapped::{Map, Mapped, Place, Run, entries_to_look_at};
 use super::opener::{advise_parent, find_named};
 use super::{CreateOptions, Disk, Format, ImageFile, Observer, Opener, Output, human};
 use crate::bytes::be32;
+use crate::cache::Cache;
 use crate::error::{Result, at};
 use crate::source::Source;
 

@@ -2,8 +2,8 @@
 
 use super::header::{MIB, Metadata, Region};
 use crate::bytes::le64;
+use crate::cache::Cache;
 use crate::container::ImageFile;
-use crate::container::cache::Cache;
 use crate::container::mapped::{Map, Place, Run, entries_to_look_at};
 use crate::error::{Result, at};
 use crate::source::Source;

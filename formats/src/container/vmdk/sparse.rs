@@ -2,7 +2,7 @@
 //! tables: hosted ("KDMV"), COWD (old ESX redo logs) and seSparse (ESXi snapshots). All little-endian.
 
 use crate::bytes::{le16, le32, le64};
-use crate::container::cache::Cache;
+use crate::cache::Cache;
 use crate::container::mapped::entries_to_look_at;
 use crate::container::{ImageFile, MAX_DISK};
 use crate::error::{Result, at};

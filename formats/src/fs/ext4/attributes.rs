@@ -15,14 +15,8 @@ impl Ext4 {
         }
         let range = block..block.saturating_add(1);
         mapper::check(&self.blocks, &self.groups, inode.number, "extended attribute block", &range)?;
-        let bytes = match self.xattr_blocks.get(block) {
-            Some(bytes) => bytes,
-            None => {
-                let bytes = self.blocks.read("extended attribute block", block, 1)?.into();
-                self.xattr_blocks.put(block, &bytes);
-                bytes
-            }
-        };
+        let load = || self.blocks.read("extended attribute block", block, 1);
+        let bytes = self.xattr_blocks.get(block, self.sb.block_size as usize, load)?;
         xattr::parse_block(&bytes, &self.sb, inode.number, block, self.blocks.byte(block), complain)
     }
 

@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::ops::Range;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
 use crate::error::{Result, at};
 use crate::fs::Piece;
@@ -129,40 +129,6 @@ impl Blocks {
     /// Reads bytes of the volume as they stand: for what [`Blocks::locate`] found.
     pub(super) fn read_raw(&self, offset: u64, buf: &mut [u8]) -> Result<()> {
         self.volume.read_at(offset, buf)
-    }
-}
-
-/// A cache of things read, of a fixed number of slots. A key has one slot, which is locked only to look or
-/// to put: readers do not wait for each other's reading.
-pub(super) struct Cache {
-    slots: Box<[Slot]>,
-    shift: u32,
-}
-
-/// A slot: a key, and the block read for it.
-type Slot = Mutex<Option<(u64, Arc<[u8]>)>>;
-
-impl Cache {
-    /// A cache of `slots` slots, a power of two, for keys that are 2^`shift` apart: then neighbours get
-    /// neighbouring slots, and so never oust each other.
-    pub(super) fn new(slots: usize, shift: u32) -> Self {
-        debug_assert!(slots.is_power_of_two());
-        Cache { slots: (0..slots).map(|_| Mutex::new(None)).collect(), shift }
-    }
-
-    /// What was read for `key`, if it is still there.
-    pub(super) fn get(&self, key: u64) -> Option<Arc<[u8]>> {
-        let slot = self.slot(key).lock().unwrap_or_else(PoisonError::into_inner);
-        slot.as_ref().filter(|(k, _)| *k == key).map(|(_, bytes)| Arc::clone(bytes))
-    }
-
-    /// Keeps what was read for `key`, in the place of something else.
-    pub(super) fn put(&self, key: u64, bytes: &Arc<[u8]>) {
-        *self.slot(key).lock().unwrap_or_else(PoisonError::into_inner) = Some((key, Arc::clone(bytes)));
-    }
-
-    fn slot(&self, key: u64) -> &Slot {
-        &self.slots[(key >> self.shift) as usize & (self.slots.len() - 1)]
     }
 }
 

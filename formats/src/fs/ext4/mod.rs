@@ -18,12 +18,13 @@
 
 use std::sync::Arc;
 
-use self::blocks::{Blocks, Cache};
+use self::blocks::Blocks;
 use self::groups::Groups;
 use self::inode::{Inode, flags};
 use self::patches::Patches;
 use self::superblock::Superblock;
 use super::{Capabilities, Content, DirEntry, FileType, Filesystem, Info, Node, NodeId, Piece};
+use crate::cache::Cache;
 use crate::error::{Error, Result, at};
 use crate::source::Source;
 
@@ -52,13 +53,14 @@ mod xattr;
 
 /// The inode of the root directory.
 const ROOT: u32 = 2;
-/// Bytes of an inode table that are read at least, how many times that where reading goes on in order, and how
-/// many such are kept: 8 MiB in all.
+/// The least that is read of an inode table, in bytes.
 const CHUNK: u32 = 16 << 10;
+/// How many chunks are read at once by a reader that reads in order.
 const AHEAD: u32 = 16;
-const CHUNKS_KEPT: usize = 512;
-/// Blocks of extended attributes that are kept: files share them.
-const XATTR_BLOCKS_KEPT: usize = 64;
+/// How many bytes of inode tables are kept.
+const CHUNKS_KEPT: usize = 8 << 20;
+/// How many bytes of blocks of extended attributes are kept: files share them.
+const XATTR_BLOCKS_KEPT: usize = 1 << 20;
 
 /// An ext2, ext3 or ext4 volume.
 ///
@@ -69,8 +71,8 @@ pub struct Ext4 {
     sb: Superblock,
     groups: Groups,
     info: Info,
-    inode_chunks: Cache,
-    xattr_blocks: Cache,
+    inode_chunks: Cache<Vec<u8>>,
+    xattr_blocks: Cache<Vec<u8>>,
     /// The changes by fast commits.
     patches: Patches,
 }
@@ -127,7 +129,7 @@ impl Ext4 {
     }
 
     /// The part of the inode table at block `table` that byte `start` of it lies in, and where in the part.
-    fn inode_bytes(&self, table: u64, start: u64) -> Result<(Arc<[u8]>, usize)> {
+    fn inode_bytes(&self, table: u64, start: u64) -> Result<(Arc<Vec<u8>>, usize)> {
         let block_size = u64::from(self.sb.block_size);
         let chunk_blocks = u64::from(chunk_blocks(&self.sb));
         let chunk_size = chunk_blocks * block_size;
@@ -136,12 +138,12 @@ impl Ext4 {
         let first = table + start / chunk_size * chunk_blocks;
         // Where tables overlap, on a damaged volume, it may be the shorter end of another.
         let is_enough =
-            |bytes: &Arc<[u8]>| within(start, chunk_size) + usize::from(self.sb.inode_size) <= bytes.len();
-        if let Some(bytes) = self.inode_chunks.get(first).filter(is_enough) {
+            |bytes: &Arc<Vec<u8>>| within(start, chunk_size) + usize::from(self.sb.inode_size) <= bytes.len();
+        if let Some(bytes) = self.inode_chunks.peek(first).filter(is_enough) {
             return Ok((bytes, within(start, chunk_size)));
         }
         // One who reads in order will go on; one who does not wants no more than this.
-        let in_order = start < chunk_size || self.inode_chunks.get(first - chunk_blocks).is_some();
+        let in_order = start < chunk_size || self.inode_chunks.peek(first - chunk_blocks).is_some();
         let wanted = chunk_blocks * if in_order { u64::from(AHEAD) } else { 1 };
         let end = (first + wanted).min(table + groups::inode_table_blocks(&self.sb));
         let count = |blocks: u64| u32::try_from(blocks).expect("some chunks");
@@ -150,11 +152,11 @@ impl Ext4 {
             let bytes = self.blocks.read("inode table", table + start / block_size, 1)?;
             return Ok((bytes.into(), within(start, block_size)));
         };
-        let mut chunks = bytes.chunks(chunk_size as usize).map(Arc::<[u8]>::from);
+        let mut chunks = bytes.chunks(chunk_size as usize).map(|chunk| Arc::new(chunk.to_vec()));
         let wanted = chunks.next().expect("at least one block was read");
-        self.inode_chunks.put(first, &wanted);
+        self.inode_chunks.put(first, wanted.len(), wanted.clone());
         for (i, chunk) in (1..).zip(chunks) {
-            self.inode_chunks.put(first + i * chunk_blocks, &chunk);
+            self.inode_chunks.put(first + i * chunk_blocks, chunk.len(), chunk);
         }
         Ok((wanted, within(start, chunk_size)))
     }

@@ -2,12 +2,12 @@
 
 use std::sync::Arc;
 
-use super::blocks::{Blocks, Cache};
+use super::blocks::Blocks;
 use super::groups::Groups;
 use super::patches::Patches;
 use super::recovery::Recovery;
 use super::superblock::{self, Superblock};
-use super::{CHUNK, CHUNKS_KEPT, Ext4, XATTR_BLOCKS_KEPT, chunk_blocks, fast_commit};
+use super::{CHUNKS_KEPT, Ext4, XATTR_BLOCKS_KEPT, fast_commit};
 use crate::bytes::le32;
 use crate::error::{ErrorKind, Result, at};
 use crate::fs::Info;
@@ -164,15 +164,13 @@ impl Ext4 {
             features: sb.features.names(),
             warnings,
         };
-        let chunk_blocks = chunk_blocks(&sb);
-        let kept = CHUNKS_KEPT / (chunk_blocks * sb.block_size / CHUNK) as usize;
         Ok(Ext4 {
             blocks,
             sb,
             groups,
             info,
-            inode_chunks: Cache::new(kept, chunk_blocks.ilog2()),
-            xattr_blocks: Cache::new(XATTR_BLOCKS_KEPT, 0),
+            inode_chunks: Cache::new(CHUNKS_KEPT),
+            xattr_blocks: Cache::new(XATTR_BLOCKS_KEPT),
             patches: Patches::default(),
         })
     }

@@ -1,28 +1,29 @@
 //! Small reads of a volume, through blocks kept in memory: FAT entries and directory entries lie close
 //! together, and what is beneath may be slow to ask (a compressed container).
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
+use crate::cache::Cache;
 use crate::error::Result;
 use crate::source::{Source, check_range};
 
 /// Bytes of a block.
 const BLOCK: u64 = 16 << 10;
 
-/// At most so many blocks are kept: 16 MiB.
-const SLOTS: usize = 1024;
+/// At most this many bytes of blocks are kept.
+const KEPT: usize = 16 << 20;
 
 type Block = Arc<Vec<u8>>;
 
-/// A volume with some of its blocks in memory. A block has one slot that it can be in.
-pub(super) struct Cache {
+/// A volume with some of its blocks in memory.
+pub(super) struct CachedVolume {
     volume: Arc<dyn Source>,
-    slots: Vec<Mutex<Option<(u64, Block)>>>,
+    blocks: Cache<Vec<u8>>,
 }
 
-impl Cache {
+impl CachedVolume {
     pub(super) fn new(volume: Arc<dyn Source>) -> Self {
-        Cache { volume, slots: (0..SLOTS).map(|_| Mutex::default()).collect() }
+        CachedVolume { volume, blocks: Cache::new(KEPT) }
     }
 
     /// The volume itself, for large reads.
@@ -32,42 +33,33 @@ impl Cache {
 
     /// A reader that remembers the block it read last.
     pub(super) fn cursor(&self) -> Cursor<'_> {
-        Cursor { cache: self, last: None }
+        Cursor { volume: self, last: None }
     }
 
     fn block(&self, number: u64) -> Result<Block> {
-        let slot = &self.slots[(number % SLOTS as u64) as usize];
-        // What a panicking reader left is whole: a slot is written in one go.
-        if let Some((held, block)) = &*slot.lock().unwrap_or_else(PoisonError::into_inner)
-            && *held == number
-        {
-            return Ok(Arc::clone(block));
-        }
         let start = number * BLOCK;
-        let len = BLOCK.min(self.volume.len() - start);
-        let block = Arc::new(self.volume.read_vec(start, len as usize)?);
-        *slot.lock().unwrap_or_else(PoisonError::into_inner) = Some((number, Arc::clone(&block)));
-        Ok(block)
+        let len = BLOCK.min(self.volume.len() - start) as usize;
+        self.blocks.get(number, len, || self.volume.read_vec(start, len))
     }
 }
 
 /// Reads a few bytes at a time.
 pub(super) struct Cursor<'a> {
-    cache: &'a Cache,
+    volume: &'a CachedVolume,
     last: Option<(u64, Block)>,
 }
 
 impl Cursor<'_> {
     /// The `N` bytes at `place`.
     pub(super) fn read<const N: usize>(&mut self, place: u64) -> Result<[u8; N]> {
-        check_range("volume", self.cache.volume.len(), place, N as u64)?;
+        check_range("volume", self.volume.volume.len(), place, N as u64)?;
         let mut bytes = [0; N];
         let mut done = 0;
         while done < N {
             let at = place + done as u64;
             let number = at / BLOCK;
             if self.last.as_ref().is_none_or(|(held, _)| *held != number) {
-                self.last = Some((number, self.cache.block(number)?));
+                self.last = Some((number, self.volume.block(number)?));
             }
             let (_, block) = self.last.as_ref().expect("just set");
             let from = (at % BLOCK) as usize;
@@ -87,7 +79,7 @@ mod tests {
     #[test]
     fn reads_across_blocks_and_up_to_the_end_are_the_volumes_own_bytes() {
         let bytes: Vec<u8> = (0..3 * BLOCK + 7).map(|i| (i % 251) as u8).collect();
-        let cache = Cache::new(Arc::new(MemSource(bytes.clone())));
+        let cache = CachedVolume::new(Arc::new(MemSource(bytes.clone())));
         let mut cursor = cache.cursor();
         for place in [0, BLOCK - 1, BLOCK, 2 * BLOCK - 3, 3 * BLOCK + 3] {
             let at = place as usize;

@@ -35,7 +35,7 @@ mod table;
 mod tests;
 
 use self::bpb::{Bpb, ENTRY_SIZE, Kind};
-use self::cache::Cache;
+use self::cache::CachedVolume;
 use self::dir::{LongName, RawEntry, ShortEntry, Slot};
 use self::table::{Chain, Run, Table};
 
@@ -82,7 +82,7 @@ fn calls_itself_fat(head: &[u8]) -> bool {
 
 /// A FAT volume.
 pub struct Fat {
-    cache: Cache,
+    cache: CachedVolume,
     bpb: Bpb,
     /// The FAT that serves.
     fat_start: u64,
@@ -126,7 +126,8 @@ impl Fat {
             features: Vec::new(),
             warnings,
         };
-        let mut fat = Fat { cache: Cache::new(volume), bpb, fat_start, info, claims: Mutex::default() };
+        let mut fat =
+            Fat { cache: CachedVolume::new(volume), bpb, fat_start, info, claims: Mutex::default() };
         fat.info.label = fat.label()?;
         fat.info.free = fat.free()?;
         if let Some(warning) = fat.compare_copies(MAX_COMPARED_BYTES)? {

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::bpb::{Bpb, FIRST_CLUSTER, Kind};
-use super::cache::{Cache, Cursor};
+use super::cache::{CachedVolume, Cursor};
 use crate::error::{Error, Result, at};
 
 /// A chain is kept as at most so many runs of neighbouring clusters.
@@ -72,7 +72,7 @@ pub(super) struct Table<'a> {
 
 impl<'a> Table<'a> {
     /// The table at byte `start`.
-    pub(super) fn new(bpb: &'a Bpb, start: u64, cache: &'a Cache) -> Self {
+    pub(super) fn new(bpb: &'a Bpb, start: u64, cache: &'a CachedVolume) -> Self {
         Table { bpb, start, cursor: cache.cursor() }
     }
 

@@ -1,17 +1,17 @@
-//! rpm's database as Berkeley DB keeps it: a hash, a header under each number (Berkeley DB 4.8 and 5.3, `dbinc/db_page.h`
-//! has the pages). All pages are looked through in order; the hash is not needed for that.
+//! rpm's database in Berkeley DB: a hash with a package header under each number (Berkeley DB 4.8 and 5.3; the pages
+//! are in `dbinc/db_page.h`). All pages are read in order, which does not need the hash.
 
 use std::cell::Cell;
 
 use crate::error::{Error, Result};
 
 const HASH_MAGIC: u32 = 0x0006_1561;
-/// Bytes of a page before what it holds.
+/// The size of a page's header in bytes.
 const PAGE_HEADER: usize = 26;
 const HASH_UNSORTED: u8 = 2;
 const OVERFLOW: u8 = 7;
 const HASH: u8 = 13;
-/// An item that lies on the page, and one that lies on overflow pages.
+/// The types of items on the page itself and on overflow pages.
 const KEY_DATA: u8 = 1;
 const OFF_PAGE: u8 = 3;
 
@@ -19,11 +19,11 @@ struct Database<'a> {
     bytes: &'a [u8],
     page_size: usize,
     big_endian: bool,
-    /// How many bytes on overflow pages there may still be: no page is of two headers.
+    /// How many bytes of overflow pages may still be read: no page belongs to two headers.
     left: Cell<usize>,
 }
 
-/// The headers in a database.
+/// Returns the package headers in a database.
 pub(super) fn blobs(bytes: &[u8]) -> Result<Vec<Vec<u8>>> {
     let wrong = |problem: String| Error::input(format!("rpm database Packages: {problem}"));
     let magic = |big_endian| {
@@ -65,12 +65,13 @@ impl<'a> Database<'a> {
         self.bytes.get(start..start.checked_add(self.page_size)?)
     }
 
-    /// Adds the headers of a hash page: every second item, the one before is its number. Number 0 counts the others.
+    /// Adds the package headers of a hash page. Items alternate between numbers and headers; number 0 is the record
+    /// count.
     fn hash_page(&self, number: usize, blobs: &mut Vec<Vec<u8>>) {
         let start = number * self.page_size;
         let items = self.u16(start + 20).unwrap_or(0).min((self.page_size - PAGE_HEADER) / 2);
         let offset = |i: usize| self.u16(start + PAGE_HEADER + 2 * i).filter(|at| *at < self.page_size);
-        // An item ends where the one before it begins: they fill the page from its end.
+        // An item ends where the previous one begins, because they fill the page from its end.
         let item = |i: usize| -> Option<&'a [u8]> {
             let end = if i == 0 { self.page_size } else { offset(i - 1)? };
             self.page(number)?.get(offset(i)?..end)
@@ -92,9 +93,9 @@ impl<'a> Database<'a> {
         }
     }
 
-    /// What lies on a chain of overflow pages: `len` bytes, or none.
+    /// Reads a chain of overflow pages: exactly `len` bytes, or `None`.
     fn overflow(&self, mut number: usize, len: usize) -> Option<Vec<u8>> {
-        // Whatever the chains do, they cannot hold more than the file.
+        // However the chains run, together they cannot hold more than the file.
         self.left.set(self.left.get().checked_sub(len)?);
         let mut blob = Vec::with_capacity(len);
         while blob.len() < len {
@@ -122,7 +123,7 @@ mod tests {
         bytes[12..16].copy_from_slice(&HASH_MAGIC.to_le_bytes());
         assert!(blobs(&bytes).is_err());
         bytes[20..24].copy_from_slice(&512u32.to_le_bytes());
-        // Pages of rubbish hold nothing, and a chain that goes round ends.
+        // Pages of garbage contain nothing, and a circular chain ends.
         for (i, byte) in bytes[512..].iter_mut().enumerate() {
             *byte = [HASH, 0, 7, 3, 26][i % 5];
         }
@@ -134,7 +135,7 @@ mod tests {
 
     #[test]
     fn headers_that_share_overflow_pages_are_no_longer_than_the_file_together() {
-        // Page 1: as many items as it holds, each of which is the 26 pages from page 2 on.
+        // Page 1 contains items that each refer to the same 26 pages from page 2 on.
         const PAGE: usize = 512;
         let mut bytes = vec![0; 28 * PAGE];
         bytes[12..16].copy_from_slice(&HASH_MAGIC.to_le_bytes());
@@ -151,7 +152,7 @@ mod tests {
         let items = 10;
         page[20..22].copy_from_slice(&(2 * items as u16).to_le_bytes());
         for item in 0..items {
-            // Key and value of each pair, from the page's end.
+            // The key and value of each pair, from the page's end.
             let (key, value) = (PAGE - item * 17 - 5, PAGE - item * 17 - 17);
             page[PAGE_HEADER + item * 4..][..2].copy_from_slice(&(key as u16).to_le_bytes());
             page[PAGE_HEADER + item * 4 + 2..][..2].copy_from_slice(&(value as u16).to_le_bytes());

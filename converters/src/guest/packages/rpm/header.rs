@@ -1,7 +1,7 @@
-//! The header of a package as rpm's database keeps it (RPM's reference manual, "Header structure"): an index of tags,
-//! and the data that they lead to. All numbers are big-endian.
+//! The header of a package in rpm's database (RPM's reference manual, "Header structure"): an index of tags, and the
+//! data that they refer to. All numbers are big-endian.
 
-/// Tags, as `rpmtag.h` numbers them.
+/// Tags with their numbers in `rpmtag.h`.
 pub(super) mod tag {
     pub(in crate::guest::packages::rpm) const NAME: u32 = 1000;
     pub(in crate::guest::packages::rpm) const VERSION: u32 = 1001;
@@ -19,7 +19,7 @@ const INT32: u32 = 4;
 const STRING: u32 = 6;
 const STRING_ARRAY: u32 = 8;
 const I18N_STRING: u32 = 9;
-/// Bytes of an index entry: tag, type, offset, count.
+/// The size of an index entry in bytes: tag, type, offset, count.
 const ENTRY: usize = 16;
 
 /// A header: its index and its data.
@@ -33,14 +33,14 @@ fn be32(bytes: &[u8], at: usize) -> Option<u32> {
 }
 
 impl<'a> Header<'a> {
-    /// A header without its magic, as databases have it; none if it does not fit its bytes.
+    /// Parses a header without its magic, as in databases. Returns `None` if it does not fit its bytes.
     pub(super) fn parse(blob: &'a [u8]) -> Option<Self> {
         let (entries, len) = (be32(blob, 0)? as usize, be32(blob, 4)? as usize);
         let middle = entries.checked_mul(ENTRY)?.checked_add(8)?;
         Some(Header { index: blob.get(8..middle)?, data: blob.get(middle..middle.checked_add(len)?)? })
     }
 
-    /// The type, count and data of a tag.
+    /// Returns the type, count and data of a tag.
     fn find(&self, tag: u32) -> Option<(u32, usize, &'a [u8])> {
         let entry = self.index.chunks_exact(ENTRY).find(|entry| be32(entry, 0) == Some(tag))?;
         let (kind, offset, count) = (be32(entry, 4)?, be32(entry, 8)? as usize, be32(entry, 12)? as usize);
@@ -50,7 +50,7 @@ impl<'a> Header<'a> {
     fn strings(&self, tag: u32) -> impl Iterator<Item = &'a [u8]> + use<'a> {
         let found = self.find(tag).filter(|(kind, ..)| [STRING, STRING_ARRAY, I18N_STRING].contains(kind));
         let (count, data) = found.map_or((0, &[][..]), |(_, count, data)| (count, data));
-        // What has no end is cut off: the last piece of a split is no string.
+        // A string without an end is ignored: the last piece of a split is not a string.
         let ends = data.iter().filter(|b| **b == 0).take(count).count();
         data.split(|b| *b == 0).take(ends)
     }
@@ -61,17 +61,17 @@ impl<'a> Header<'a> {
         data.chunks_exact(4).take(count).filter_map(|number| be32(number, 0))
     }
 
-    /// A string.
+    /// Returns the string of a tag.
     pub(super) fn text(&self, tag: u32) -> Option<String> {
         self.strings(tag).next().map(crate::guest::packages::text)
     }
 
-    /// A number.
+    /// Returns the number of a tag.
     pub(super) fn number(&self, tag: u32) -> Option<u32> {
         self.numbers(tag).next()
     }
 
-    /// The paths of the package's files.
+    /// Returns the paths of the package's files.
     pub(super) fn paths(&self) -> Vec<Vec<u8>> {
         let folders: Vec<&[u8]> = self.strings(tag::DIR_NAMES).collect();
         let names = self.strings(tag::BASE_NAMES).zip(self.numbers(tag::DIR_INDEXES));
@@ -84,7 +84,7 @@ impl<'a> Header<'a> {
 pub(super) mod tests {
     use super::*;
 
-    /// A header of these tags: type, count and data.
+    /// Makes a header with these tags: tag, type, count and data.
     pub(in crate::guest::packages::rpm) fn make(tags: &[(u32, u32, u32, &[u8])]) -> Vec<u8> {
         let data: Vec<u8> = tags.iter().flat_map(|(.., data)| data.iter().copied()).collect();
         let mut blob = [(tags.len() as u32).to_be_bytes(), (data.len() as u32).to_be_bytes()].concat();

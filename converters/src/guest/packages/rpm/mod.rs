@@ -1,4 +1,4 @@
-//! rpm's database: headers of packages, in a table of SQLite (`rpmdb.sqlite`) or a hash of Berkeley DB (`Packages`).
+//! rpm's database: package headers in a table of SQLite (`rpmdb.sqlite`) or a hash of Berkeley DB (`Packages`).
 
 mod berkeley;
 mod header;
@@ -17,7 +17,7 @@ use self::header::Header;
 use super::{Databases, FoundPackages, Package};
 use crate::error::Result;
 
-/// Where the database may be, the newest place first; one may be a link to the other.
+/// The possible directories of the database, the newest first; one may be a link to another.
 const FOLDERS: [&str; 3] = ["/usr/lib/sysimage/rpm", "/usr/share/rpm", "/var/lib/rpm"];
 
 pub(super) fn read(databases: &Databases<'_>, found: &mut FoundPackages) -> Result<()> {

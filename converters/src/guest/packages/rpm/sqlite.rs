@@ -1,23 +1,24 @@
-//! rpm's database as SQLite keeps it: the table `Packages`, a header in each row.
+//! rpm's database in SQLite: the table `Packages`, with a package header in each row.
 
 use rusqlite::limits::Limit;
 use rusqlite::{Connection, OpenFlags};
 
 use crate::error::{Error, Result};
 
-/// How many thousand steps of SQLite's machine reading may take: some millions of packages.
+/// The maximum for reading, in thousands of SQLite virtual machine steps: enough for some millions of packages.
 const MAX_STEPS: u32 = 100_000;
-/// The longest row, in bytes.
+/// The maximum length of a row, in bytes.
 const MAX_ROW: i32 = 256 << 20;
 
-/// The headers in a database; `wal` is what was written to it last, and may not be in it yet.
+/// Returns the package headers in a database. `wal` is its write-ahead log, whose content may not be in the database
+/// yet.
 pub(super) fn blobs(database: &[u8], wal: Option<&[u8]>) -> Result<Vec<Vec<u8>>> {
     blobs_within(MAX_STEPS, database, wal)
 }
 
 fn blobs_within(max_steps: u32, database: &[u8], wal: Option<&[u8]>) -> Result<Vec<Vec<u8>>> {
     let failed = |e: rusqlite::Error| Error::input(format!("rpmdb.sqlite: {e}"));
-    // SQLite reads files. It may write to them, to take the log in.
+    // SQLite reads files. It may write to them to apply the log.
     let folder = crate::host::temporary::directory()?;
     let path = folder.path().join("rpmdb.sqlite");
     std::fs::write(&path, database).map_err(|e| Error::io(&path, &e))?;
@@ -35,7 +36,7 @@ fn blobs_within(max_steps: u32, database: &[u8], wal: Option<&[u8]>) -> Result<V
         steps > max_steps
     };
     database.progress_handler(1000, Some(count));
-    // A view of that name could be any program.
+    // A view of that name could run arbitrary queries.
     let kind = "SELECT type FROM sqlite_master WHERE name = 'Packages'";
     let kind: String = database.query_row(kind, [], |row| row.get(0)).map_err(failed)?;
     if kind != "table" {
@@ -43,7 +44,7 @@ fn blobs_within(max_steps: u32, database: &[u8], wal: Option<&[u8]>) -> Result<V
     }
     let mut rows = database.prepare("SELECT blob FROM Packages ORDER BY hnum").map_err(failed)?;
     let blobs = rows.query_map([], |row| row.get(0)).map_err(failed)?;
-    // Rows of a database that is whole do not share pages: together they cannot be longer than it.
+    // Rows of an intact database do not share pages: together they cannot be longer than it.
     let most = database_len + wal.map_or(0, <[u8]>::len);
     let mut left = most;
     blobs

@@ -1,4 +1,4 @@
-//! Compares the content of two files, and shows how texts differ.
+//! Compares the content of two files, and shows the differences of texts.
 
 use std::time::Duration;
 
@@ -9,17 +9,17 @@ use super::report::Change;
 use crate::error::Result;
 use crate::tree::view::Tree;
 
-/// How much is read at once, in bytes.
+/// How many bytes are read at once.
 const PIECE: usize = 1 << 20;
 
-/// Larger files are not compared as text.
+/// Files larger than this, in bytes, are not compared as text.
 const MAX_TEXT: u64 = 4 << 20;
 
-/// How long two texts are compared before the answer may be longer than it need be.
+/// How long to look for the shortest difference between two texts. After that, the result may be longer than necessary.
 const PATIENCE: Duration = Duration::from_millis(500);
 
-/// Returns true if two regular files have the same content, by digest if both have one. Two files that cannot be read count
-/// as the same; both readers warn about them.
+/// Returns true if two regular files have the same content, by digest if both have one. Two unreadable files count as
+/// the same; both readers warn about them.
 pub(super) fn same_content(trees: [&Tree; 2], rows: [Option<usize>; 2]) -> Result<bool> {
     let [Some(i), Some(j)] = rows else { return Ok(false) };
     let (x, y) = (&trees[0].rows()[i], &trees[1].rows()[j]);
@@ -41,7 +41,7 @@ pub(super) fn same_content(trees: [&Tree; 2], rows: [Option<usize>; 2]) -> Resul
     }
 }
 
-/// Calls `use_piece` with each piece of `sources`, which are equally long, until it says no.
+/// Calls `use_piece` with each piece of `sources`, which are equally long, until it returns false.
 fn each_piece<const N: usize>(
     sources: [&dyn Source; N],
     mut use_piece: impl FnMut([&[u8]; N]) -> bool,
@@ -66,7 +66,7 @@ fn same_bytes(x: &dyn Source, y: &dyn Source) -> Result<bool> {
     Ok(x.len() == y.len() && each_piece([x, y], |[x, y]| x == y)?)
 }
 
-/// BLAKE3 of a regular file's content, by reading it if the tree does not have it; none if it cannot be read.
+/// Returns BLAKE3 of a regular file's content, which is read if the tree has no digest; `None` if it cannot be read.
 pub(super) fn digest(tree: &Tree, row: usize) -> Result<Option<[u8; 32]>> {
     if let Some(known) = tree.rows()[row].blake3() {
         return Ok(Some(known));
@@ -80,7 +80,7 @@ pub(super) fn digest(tree: &Tree, row: usize) -> Result<Option<[u8; 32]>> {
     Ok(Some(*hasher.finalize().as_bytes()))
 }
 
-/// How the text of a changed file differs; none if it is not text on both sides.
+/// Returns the differences of a changed file as text; `None` if it is not text on both sides.
 pub(super) fn text_difference(trees: [&Tree; 2], change: &Change) -> Result<Option<String>> {
     let mut texts = [String::new(), String::new()];
     for side in [0, 1] {

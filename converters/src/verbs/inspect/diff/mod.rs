@@ -1,7 +1,7 @@
-//! `diff`: what changed from one image to another, file by file.
+//! `diff`: shows the changes from one image to another, file by file.
 //!
-//! Stored images are compared by their manifests alone. The content of files on a disk is read only where sizes do not
-//! tell.
+//! Stored images are compared by their manifests alone. The content of files on a disk is read only if their sizes are
+//! equal.
 
 mod content;
 mod owners;
@@ -27,7 +27,7 @@ use crate::tree::view::Tree;
 /// Options of `diff`.
 #[derive(Debug, Clone, Default)]
 pub struct DiffOptions {
-    /// Compare only this path and everything below it.
+    /// Compare only this path and everything under it.
     pub path: Option<VolumePath>,
     /// Ignore differences in file times.
     pub ignore_times: bool,
@@ -37,12 +37,12 @@ pub struct DiffOptions {
     pub content: bool,
 }
 
-/// How changes are grouped to count them.
+/// How changes are grouped for counting.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Grouping {
-    /// By the first components of a path: this many.
+    /// By this many leading components of the path.
     Folder(usize),
-    /// By the package that has the path, according to the images' own databases.
+    /// By the package that owns the path, according to the images' own databases.
     Package,
 }
 
@@ -92,22 +92,22 @@ pub fn diff(
     })
 }
 
-/// Maps volumes of the second tree to volumes of the first: by name, except that root filesystems match each other whatever
-/// their partitions are called.
+/// Maps volumes of the second tree to volumes of the first: by name, except that root filesystems match each other
+/// whatever the names of their partitions.
 pub(crate) fn volume_names(trees: [&Tree; 2]) -> HashMap<String, String> {
     let mut names: HashMap<String, String> =
         trees[1].volumes().into_iter().map(|name| (name.to_owned(), name.to_owned())).collect();
     if let [Some(a), Some(b)] = trees.map(Tree::root_volume)
         && a != b
     {
-        // The volume that has the first root's name in the second image gets the free name.
+        // The volume with the first root's name in the second image gets the free name.
         names.entry(a.to_owned()).and_modify(|name| b.clone_into(name));
         names.insert(b.to_owned(), a.to_owned());
     }
     names
 }
 
-/// The paths that differ between both trees, in order. Access times and inode numbers are ignored.
+/// Returns the paths that differ between both trees, in order. Ignores access times and inode numbers.
 pub(crate) fn changes(
     trees: [&Tree; 2],
     names: &HashMap<String, String>,
@@ -183,7 +183,7 @@ fn different_fields(a: &Row, b: &Row, ignore_times: bool) -> Vec<FieldChange> {
             row.node.gid.map_or("-".into(), |n| n.to_string())
         ))
     });
-    // The links of a directory are its subdirectories, which are reported themselves.
+    // A directory's links are its subdirectories, which are reported themselves.
     compare("links", a.node.nlink != b.node.nlink && a.node.file_type != FileType::Dir, &|row| {
         row.node.nlink.map(|n| n.to_string())
     });
@@ -208,14 +208,14 @@ fn time(time: Timestamp) -> String {
     }
 }
 
-/// Makes one change of a file that is gone and one that is new with the same content.
+/// Merges the removal of a file and the addition of one with the same content into one change.
 fn find_renames(
     trees: [&Tree; 2],
     changes: &mut Vec<Change>,
     ignore_times: bool,
     progress: &dyn Progress,
 ) -> Result<()> {
-    // Only files of a size that is on both sides can be the same: others are not even hashed.
+    // Only files of the same size can have the same content: others are not even hashed.
     let mut by_size: HashMap<u64, [Vec<usize>; 2]> = HashMap::new();
     for (i, change) in changes.iter().enumerate().filter(|(_, change)| change.file_type == "file") {
         match change.kind {
@@ -276,9 +276,9 @@ fn find_renames(
     Ok(())
 }
 
-/// Leaves only the changes at or below a path, or that were there before.
+/// Keeps only changes of paths that are, or were, at or under a path.
 fn keep_below(trees: [&Tree; 2], path: &VolumePath, changes: &mut Vec<Change>) {
-    // Without a volume, a path is what the image's system sees over its mounts.
+    // Without a volume, a path is as the image's system sees it, across its mounts.
     let root = trees[0].roots().first().filter(|_| path.volume.is_none());
     let seen = |volume: &str, path: &[u8]| {
         let place = Place { volume: volume.to_owned(), path: path.to_vec() };
@@ -312,7 +312,7 @@ fn keep_below(trees: [&Tree; 2], path: &VolumePath, changes: &mut Vec<Change>) {
     });
 }
 
-/// The directory of a path, of which no more than `depth` names are told.
+/// Returns the directory of a path, limited to `depth` components.
 fn folder(path: &str, depth: usize) -> String {
     let names: Vec<&str> = path.split('/').skip(1).collect();
     let shown = depth.min(names.len().saturating_sub(1));

@@ -5,19 +5,19 @@ use std::collections::{BTreeMap, HashMap};
 use super::report::{Change, Group, group_by};
 use mif_formats::mif::packages::Package;
 
-/// The group of paths that no package has.
+/// The group of paths without a package.
 const NOBODY: &str = "(no package)";
-/// The group of directories that several packages have.
+/// The group of directories that belong to several packages.
 const SEVERAL: &str = "(several packages)";
 
-/// The name of a package, with its architecture where the image has it for several.
+/// The name of a package, with its architecture if the image has the package for several.
 type Name = String;
 
 /// The packages of an image.
 struct Owners<'a> {
-    /// The version of each that is installed, by name; of its status if it is another.
+    /// The version of each by name, with its status unless that is `installed`.
     versions: BTreeMap<Name, String>,
-    /// The packages by volume and path; none if there are several.
+    /// The package by volume and path; `None` if there are several.
     by_path: HashMap<(&'a str, &'a str), Option<Name>>,
 }
 
@@ -34,7 +34,7 @@ impl<'a> Owners<'a> {
                 _ => package.name.clone(),
             };
             for file in &package.files {
-                // On another volume than the database's root, a path has its volume before it.
+                // A path on another volume than the database's root has its volume as a prefix.
                 let qualified = file.split_once(":/").filter(|_| !file.starts_with('/'));
                 let (volume, path) = match qualified {
                     Some((volume, _)) => (volume, &file[volume.len() + 1..]),
@@ -54,15 +54,15 @@ impl<'a> Owners<'a> {
         owners
     }
 
-    /// The package of a path on a volume.
+    /// Returns the package of a path on a volume.
     fn of(&self, volume: &str, path: &str) -> Option<Name> {
         let owner = self.by_path.get(&(volume, path))?;
         Some(owner.clone().unwrap_or_else(|| SEVERAL.to_owned()))
     }
 }
 
-/// Counts changes by the package that has the path after or, if it is gone, had it before. Packages of another
-/// version are among them, if `all` even those without a path that changed.
+/// Counts changes by the package that owns the path after the change or, if the path was removed, owned it before. With
+/// `all`, also includes packages whose version changed, even if none of their paths did.
 pub(super) fn by_package(
     names: &HashMap<String, String>,
     changes: &[Change],

@@ -15,22 +15,22 @@ pub struct DiffReport {
     pub counts: DiffCounts,
     /// The changes, by volume and path; a renamed file is at its new path.
     pub changes: Vec<Change>,
-    /// The changes counted by directory or package, if asked for.
+    /// The changes counted by directory or package, if requested.
     pub groups: Vec<Group>,
     /// Warnings about what could not be read, as sentences.
     pub warnings: Vec<String>,
 }
 
-/// How many changes there are of each kind.
+/// The number of changes of each kind.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
 pub struct DiffCounts {
     /// Paths that are new.
     pub added: u64,
-    /// Paths that are gone.
+    /// Paths that were removed.
     pub removed: u64,
     /// Paths with another type, content or link target.
     pub changed: u64,
-    /// Paths of which only metadata changed.
+    /// Paths whose metadata alone changed.
     pub metadata: u64,
     /// Files with the same content under another path.
     pub renamed: u64,
@@ -44,7 +44,7 @@ pub struct DiffCounts {
 pub enum ChangeKind {
     /// It is new.
     Added,
-    /// It is gone.
+    /// It was removed.
     Removed,
     /// It has another type, content or link target.
     Changed,
@@ -66,19 +66,19 @@ pub struct Change {
     /// The path's bytes in hex, where they are not UTF-8.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub path_bytes: Option<String>,
-    /// The path that it had before, if it was renamed, with its volume if that was another.
+    /// Its old path, if it was renamed, with the volume if that was another.
     pub from: Option<String>,
     /// The bytes of that path in hex, where they are not UTF-8.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub from_bytes: Option<String>,
-    /// Its type, before the removal if it was removed.
+    /// Its type; its former type if it was removed.
     #[serde(rename = "type")]
     pub file_type: &'static str,
-    /// Its size before and after, in bytes; none if it does not exist.
+    /// Its size before and after, in bytes; `None` if it does not exist.
     pub sizes: [Option<u64>; 2],
     /// The fields that differ.
     pub fields: Vec<FieldChange>,
-    /// How its text differs, as a unified diff, if asked for and if it is text.
+    /// The differences of its text as a unified diff, if requested and if it is text.
     pub text: Option<String>,
     /// The rows in the two trees.
     #[serde(skip)]
@@ -88,22 +88,22 @@ pub struct Change {
 /// A field of a file that differs.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct FieldChange {
-    /// Which: `type`, `mode`, `owner`, `links`, `size`, `mtime`, `link target`, `device`, `xattrs` or `content`.
+    /// Its name: `type`, `mode`, `owner`, `links`, `size`, `mtime`, `link target`, `device`, `xattrs` or `content`.
     pub field: &'static str,
-    /// The old value; none for content and xattrs.
+    /// The old value; `None` for content and xattrs.
     pub from: Option<String>,
     /// The new value.
     pub to: Option<String>,
 }
 
-/// Changes counted together.
+/// Changes that are counted together.
 #[derive(Debug, Clone, Serialize)]
 pub struct Group {
     /// The directory or package.
     pub name: String,
     /// Counts of its changes.
     pub counts: DiffCounts,
-    /// For a package, its versions before and after; none if it is not installed.
+    /// For a package, its versions before and after; each is `None` if it is not installed.
     pub versions: Option<[Option<String>; 2]>,
 }
 

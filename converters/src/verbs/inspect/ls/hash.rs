@@ -15,12 +15,12 @@ use crate::task::pool::on_all_processors;
 use crate::task::progress::{self, Progress};
 use crate::tree::view::Tree;
 
-/// How much of a file is read at once, in bytes.
+/// How many bytes of a file are read at once.
 const WINDOW: usize = 1 << 20;
 
 /// Digests of the listed files.
 pub(super) struct Hashes {
-    /// The digest of each row that was asked for, where it was computed.
+    /// The digest of each requested row, if it was computed.
     pub(super) digests: Vec<Option<[u8; 20]>>,
     /// Warnings about what could not be read, as sentences.
     pub(super) complaints: Vec<String>,
@@ -29,7 +29,7 @@ pub(super) struct Hashes {
 /// Hashes those of `rows` that are regular files without a digest, each file once, on all processors.
 pub(super) fn all(tree: &Tree, rows: &[usize], progress: &dyn Progress) -> Result<Hashes> {
     let row = |i: usize| &tree.rows()[i];
-    // By volume and file, which is about the order on the disk. A row without a file id is a file of its own.
+    // By volume and file, which is roughly the order on the disk. A row without a file id is a file of its own.
     let mut files: BTreeMap<(&str, Option<FileId>, usize), Vec<usize>> = BTreeMap::new();
     for (place, i) in rows.iter().enumerate() {
         let row = row(*i);
@@ -65,7 +65,7 @@ pub(super) fn all(tree: &Tree, rows: &[usize], progress: &dyn Progress) -> Resul
     Ok(found)
 }
 
-/// The SHA-1 of a file. Holes are hashed as long as there are `holes_left`.
+/// Returns the SHA-1 of a file. Holes are hashed as long as there are `holes_left`.
 fn hash(
     file: &dyn Source,
     buf: &mut [u8],

@@ -1,4 +1,4 @@
-//! `ls`: the files of an image.
+//! `ls`: lists the files of an image.
 
 use mif_formats::fs::{FileType, Timestamp};
 use mif_formats::mif::manifest::{Row, escape, escape_apart, type_name};
@@ -15,15 +15,15 @@ mod hash;
 /// The report of `ls`.
 #[derive(Debug, Clone, Serialize)]
 pub struct LsReport {
-    /// The path of the directory that was listed, without a slash at its end.
+    /// The path of the listed directory, without a trailing slash.
     #[serde(skip)]
     pub folder: Vec<u8>,
     /// The mount point of the listed volume in the image's fstab, if the path was given without a volume; empty for the
     /// root volume. With this prefix, the paths can be passed back.
     #[serde(skip)]
     pub point: String,
-    /// The entries are made of these as they are asked for: there may be millions. Beside each, the SHA-1 that was computed
-    /// for it.
+    /// The rows of the entries, each with the SHA-1 computed for it. Entries are made on demand, because there may be
+    /// millions.
     #[serde(rename = "entries", serialize_with = "as_entries")]
     rows: Vec<Listed>,
     /// Warnings about what could not be read, as sentences.
@@ -31,13 +31,13 @@ pub struct LsReport {
 }
 
 impl LsReport {
-    /// The entries, by volume and path.
+    /// Returns the entries, by volume and path.
     pub fn entries(&self) -> impl Iterator<Item = LsEntry> + '_ {
         self.rows.iter().map(LsEntry::new)
     }
 }
 
-/// A row, and the SHA-1 of its content where that was computed now.
+/// A row, and the SHA-1 of its content if that was computed now.
 type Listed = (Row, Option<[u8; 20]>);
 
 fn as_entries<S: Serializer>(rows: &[Listed], serializer: S) -> std::result::Result<S::Ok, S::Error> {
@@ -50,8 +50,8 @@ fn as_entries<S: Serializer>(rows: &[Listed], serializer: S) -> std::result::Res
 pub struct LsEntry {
     pub volume: String,
     pub path: String,
-    /// The path's bytes in hex, where they are not UTF-8: `path` has an escape for each byte then, which may be another path's
-    /// own text.
+    /// The path's bytes in hex, if they are not UTF-8: then `path` contains an escape for each byte, which may also be
+    /// the text of another path.
     #[serde(rename = "path_bytes", skip_serializing_if = "Option::is_none")]
     pub path_hex: Option<String>,
     /// The path as it is on the disk, UTF-8 or not.
@@ -70,14 +70,14 @@ pub struct LsEntry {
     pub ctime: Option<Timestamp>,
     pub crtime: Option<Timestamp>,
     pub link_target: Option<String>,
-    /// The target's bytes in hex, where they are not UTF-8.
+    /// The target's bytes in hex, if they are not UTF-8.
     #[serde(rename = "link_target_bytes", skip_serializing_if = "Option::is_none")]
     pub link_target_hex: Option<String>,
     /// The target as it is on the disk.
     #[serde(skip)]
     pub link_bytes: Option<Vec<u8>>,
     pub rdev: Option<(u32, u32)>,
-    /// Name, and value in hex.
+    /// Names, and values in hex.
     pub xattrs: Vec<(String, String)>,
     pub flags: u32,
     pub sha1: Option<String>,
@@ -117,12 +117,12 @@ impl LsEntry {
 /// Options of `ls`.
 #[derive(Debug, Clone, Default)]
 pub struct LsOptions {
-    /// Where: the entries of a directory, or a file itself. Without a path: the root filesystem's root, or with `recursive`
-    /// every volume.
+    /// The directory whose entries are listed, or a file. Without a path: the root filesystem's root, or with
+    /// `recursive` every volume.
     pub path: Option<VolumePath>,
     /// List directories recursively.
     pub recursive: bool,
-    /// Also list the directory itself.
+    /// List the directory itself too.
     pub itself: bool,
     /// Compute the SHA-1 of files in a disk image file; files of stored images always have it.
     pub hashed: bool,
@@ -176,7 +176,7 @@ pub fn ls(image: &OpenImage, options: &LsOptions, progress: &dyn Progress) -> Re
     Ok(LsReport { folder, point, rows, warnings })
 }
 
-/// Returns true if `path` lies below `folder`: at any depth if `deep`, otherwise directly in it.
+/// Returns true if `path` is under `folder`: at any depth if `deep`, otherwise directly in it.
 fn is_below(path: &[u8], folder: &[u8], deep: bool) -> bool {
     let folder = if folder == b"/" { b"" } else { folder };
     match path.strip_prefix(folder) {

@@ -10,10 +10,10 @@ use crate::error::{Error, Result};
 use crate::host::named::{MAX_CONTENT, open};
 use crate::store::Storage;
 
-/// The longest line of a list of digests, in bytes.
+/// The maximum length of a line of a list of digests, in bytes.
 const MAX_LINE: u64 = 1 << 20;
 
-/// Contents that are searched for, by digest.
+/// Contents to search for, by digest.
 #[derive(Debug, Clone, Default)]
 pub struct WantedContents {
     blake3: HashSet<[u8; 32]>,
@@ -46,15 +46,15 @@ impl WantedContents {
         Ok(())
     }
 
-    /// Adds the SHA-1s of a list: the first word of 40 hex digits of each line, as `sha1sum` and hash sets such
-    /// as NSRL's have them (quoted and comma-separated words too). Lines without one, such as headings, are
-    /// passed over; a list without any is an error.
+    /// Adds the SHA-1s of a list: the first word of 40 hex digits in each line, as in the output of `sha1sum` and in
+    /// hash sets such as NSRL's (including quoted and comma-separated words). Lines without one, such as headings, are
+    /// skipped. Fails if the list adds none.
     pub fn add_sha1_list(&mut self, path: &Path) -> Result<()> {
         let mut list = BufReader::new(open(path, MAX_CONTENT)?);
         let before = self.sha1.len();
         let separates = |b: &u8| b.is_ascii_whitespace() || matches!(b, b',' | b';' | b'"' | b'\'');
         let mut line = Vec::new();
-        // A line is held at once, so it has a limit too: of a longer one, each part counts as a line.
+        // A line is read whole, so its length is limited: each part of a longer one counts as a line.
         while (&mut list).take(MAX_LINE).read_until(b'\n', &mut line).map_err(|e| Error::io(path, &e))? > 0 {
             let words = line.split(separates).filter_map(|word| std::str::from_utf8(word).ok());
             self.sha1.extend(words.filter_map(digest::<20>).next());
@@ -98,8 +98,8 @@ fn digest<const N: usize>(hex: &str) -> Option<[u8; N]> {
     Some(digest)
 }
 
-/// The rows of the image in `folder` that may have one of `contents`, ascending; none if the image has no file
-/// of digests, so that every row may.
+/// Returns the rows of the image in `folder` that may have one of `contents`, in ascending order; `None` if the image
+/// has no file of digests, so that every row may.
 pub(super) fn candidates(
     storage: &dyn Storage,
     folder: &str,

@@ -8,7 +8,7 @@ use mif_formats::mif::manifest::columns::{ChunkReader, Length, ReadError};
 
 use crate::store::Storage;
 
-/// How much is read at once where a reader reads on, in bytes.
+/// How many bytes are read at once by a sequential reader.
 const WINDOW: usize = 64 << 10;
 
 /// A file of the store.
@@ -45,7 +45,7 @@ impl ChunkReader for StoredFile {
     }
 }
 
-/// The bytes of a file from somewhere on.
+/// The bytes of a file from an offset on.
 pub(super) struct ReadOn {
     storage: Arc<dyn Storage>,
     key: Arc<str>,

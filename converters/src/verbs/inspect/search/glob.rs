@@ -5,16 +5,16 @@ use memchr::memmem::Finder;
 
 use crate::error::{Error, Result};
 
-/// A pattern, as shells have them: `*`, `?`, `[a-z]` within a name, `**` over any number of directories. Without a slash it
-/// is for the last name of a path, with one for the whole path.
+/// A pattern as in shells: `*`, `?` and `[a-z]` within a name, `**` for any number of directories. A pattern without a
+/// slash matches the last component of a path, one with a slash the whole path.
 #[derive(Debug, Clone)]
 pub struct PathGlob {
-    /// None if the pattern is plain text.
+    /// `None` if the pattern is plain text.
     pattern: Option<Pattern>,
     text: String,
-    /// The plain text that it begins with.
+    /// The plain text at its start.
     prefix: String,
-    /// Plain text that every match has in it: few paths have it that do not match.
+    /// Plain text that every match contains. Few other paths contain it.
     inner: Finder<'static>,
     whole_path: bool,
 }
@@ -26,14 +26,14 @@ const OPTIONS: MatchOptions = MatchOptions {
 };
 
 impl PathGlob {
-    /// Reads a pattern.
+    /// Parses a pattern.
     pub fn new(text: &str) -> Result<Self> {
         let special = |c: char| "*?[".contains(c);
         let pattern = text.contains(special).then(|| Pattern::new(text)).transpose().map_err(|e| {
             Error::usage(format!("invalid pattern \"{text}\": at character {}: {}", e.pos + 1, e.msg))
         })?;
-        // The text in brackets is not plain; what is plain is before the first bracket, or between other marks.
-        // `**/` may stand for nothing at all, so the slash beside it is not plain either.
+        // The text in brackets is not plain: plain text is before the first bracket, between other special characters.
+        // `**/` may match nothing, so the slash next to it is not plain either.
         let plain = text.split('[').next().unwrap_or("");
         let inner = plain.split(['*', '?']).map(|part| part.trim_matches('/')).max_by_key(|part| part.len());
         Ok(PathGlob {

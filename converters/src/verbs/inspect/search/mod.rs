@@ -1,5 +1,5 @@
-//! `search`: files of all images by path, content, owner, mode, size, time and extended attributes. Only the columns that
-//! the query needs are read from each manifest, and of those only the rows that are still candidates.
+//! `search`: finds files of all images by path, content, owner, mode, size, time and extended attributes. Reads only
+//! the columns of a manifest that the query needs, and only the rows that are still candidates.
 
 mod content;
 mod file;
@@ -27,7 +27,7 @@ use crate::task::progress::{self, Progress};
 /// A search. A row must match every criterion that is given.
 #[derive(Debug, Clone, Default)]
 pub struct Query {
-    /// The images to search; all if none are named.
+    /// The images to search; all if this is empty.
     pub images: Vec<ImageName>,
     /// Search all versions of the images, not only the newest.
     pub all_versions: bool,
@@ -41,13 +41,13 @@ pub struct Query {
     pub uid: Option<u32>,
     /// The group.
     pub gid: Option<u32>,
-    /// Bits of the mode, all of which must be set.
+    /// Mode bits that must all be set.
     pub mode: u16,
-    /// Bits of the mode, of which any must be set.
+    /// Mode bits of which at least one must be set.
     pub mode_any: u16,
     /// Size in bytes.
     pub size: Option<RangeInclusive<u64>>,
-    /// Time of last change, in seconds since 1970.
+    /// Modification time, in seconds since 1970.
     pub mtime: Option<RangeInclusive<i64>>,
     /// Name of an extended attribute.
     pub xattr: Option<PathGlob>,
@@ -56,7 +56,7 @@ pub struct Query {
 /// The result.
 #[derive(Debug, Clone, Serialize)]
 pub struct SearchReport {
-    /// How many versions were searched.
+    /// The number of versions that were searched.
     pub searched: u64,
     /// Damaged images, which could not be searched.
     pub damaged: Vec<DamagedImage>,
@@ -72,7 +72,7 @@ pub struct Hit {
     pub image: String,
     pub volume: String,
     pub path: String,
-    /// The path's bytes in hex, where they are not UTF-8.
+    /// The path's bytes in hex, if they are not UTF-8.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub path_bytes: Option<String>,
     #[serde(rename = "type")]
@@ -82,11 +82,11 @@ pub struct Hit {
     pub gid: Option<u32>,
     pub size: u64,
     pub mtime: Option<Timestamp>,
-    /// In hex.
+    /// The SHA-1 in hex.
     pub sha1: Option<String>,
 }
 
-/// Searches a store, on all processors.
+/// Searches a store on all processors.
 pub fn search(store: &Store, query: &Query, progress: &dyn Progress) -> Result<SearchReport> {
     let images = images(store, query)?;
     progress.stage("searching", 0);
@@ -113,7 +113,7 @@ pub fn search(store: &Store, query: &Query, progress: &dyn Progress) -> Result<S
     Ok(SearchReport { searched: (images.len() - damaged.len()) as u64, damaged, hits })
 }
 
-/// The versions to search.
+/// Returns the versions to search.
 fn images(store: &Store, query: &Query) -> Result<Vec<(String, u32)>> {
     let mut images = Vec::new();
     let names: Vec<ImageName> = if query.images.is_empty() {
@@ -128,7 +128,7 @@ fn images(store: &Store, query: &Query) -> Result<Vec<(String, u32)>> {
                 images.extend(versions.into_iter().map(|version| (name.name.clone(), version)));
             }
             (Selector::Newest, Some(newest)) => images.push((name.name, *newest)),
-            // A name with no versions was removed just now, unless the user asked for it.
+            // A name without versions was just removed, unless the user named it.
             (Selector::Newest, None) if query.images.is_empty() => {}
             _ => images.push((name.name.clone(), store.image(&name)?.image.version)),
         }
@@ -158,7 +158,7 @@ fn search_image(
     let key = format!("{folder}/manifest.parquet");
     let file = StoredFile::new(store.storage().clone(), &key).map_err(|e| store.storage().error(&key, &e))?;
     let columns = Columns::new(file).map_err(wrong)?;
-    // A pattern for whole paths means those that the image's system has.
+    // A pattern for whole paths matches paths as the image's system sees them.
     let points = match &query.path {
         Some(glob) if glob.is_for_whole_paths() => {
             mounts::points(&store.version(name, version)?, &columns, objects)?
@@ -181,14 +181,14 @@ fn search_image(
     Ok(hits)
 }
 
-/// The rows of a group that still fit: all, or these.
+/// The rows of a group that still match: these, or all if `picked` is `None`.
 struct Rows<'a> {
     group: &'a Group<'a>,
     picked: Option<Vec<usize>>,
 }
 
 impl Rows<'_> {
-    /// The rows that fit the query, column by column: what leaves few rows first.
+    /// Returns the rows that match the query. Filters column by column, those first that leave few rows.
     fn filter(mut self, query: &Query, points: &Points) -> mif_formats::Result<Vec<usize>> {
         if let Some(contents) = &query.contents {
             self.contents(contents)?;
@@ -236,7 +236,7 @@ impl Rows<'_> {
         self.picked.as_deref().filter(|picked| picked.len() < self.group.rows / 16)
     }
 
-    /// Keeps the rows for which `keep` holds, which is asked by row.
+    /// Keeps the rows for which `keep` returns true. Calls it in ascending order.
     fn retain(&mut self, mut keep: impl FnMut(usize) -> bool) {
         self.picked = Some(match self.picked.take() {
             Some(picked) => picked.into_iter().filter(|row| keep(*row)).collect(),
@@ -261,7 +261,7 @@ impl Rows<'_> {
         Ok(())
     }
 
-    /// Keeps the rows whose path fits, on its volume or as the image's system sees it.
+    /// Keeps the rows whose path matches, on its volume or as the image's system sees it.
     fn paths(&mut self, glob: &PathGlob, points: &Points) -> mif_formats::Result<()> {
         if points.is_empty() || self.done() {
             return self.texts(Column::Path, |path| glob.matches(path));
@@ -298,7 +298,7 @@ impl Rows<'_> {
         Ok(())
     }
 
-    /// Only those digests are read that something is searched for by.
+    /// Keeps the rows with a wanted content. Reads only the kinds of digests that are searched for.
     fn contents(&mut self, contents: &WantedContents) -> mif_formats::Result<()> {
         if self.done() {
             return Ok(());
@@ -318,7 +318,7 @@ impl Rows<'_> {
         Ok(())
     }
 
-    /// The digests of these rows, or of all; none if they are not wanted.
+    /// Returns the digests of these rows, or of all; none if they are not `wanted`.
     fn digests<const N: usize>(
         &self,
         column: Column,
@@ -344,7 +344,7 @@ impl Rows<'_> {
     }
 }
 
-/// The part of the report about these rows.
+/// Returns the hits for these rows.
 fn describe(image: &str, group: &Group<'_>, rows: &[usize]) -> mif_formats::Result<Vec<Hit>> {
     if rows.is_empty() {
         return Ok(Vec::new());

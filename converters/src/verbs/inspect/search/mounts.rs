@@ -1,4 +1,4 @@
-//! The mount points of a stored image's volumes, by the image's fstab, read from the manifest's columns.
+//! The mount points of a stored image's volumes according to its fstab, read from the manifest's columns.
 
 use std::collections::BTreeMap;
 
@@ -11,13 +11,13 @@ use crate::error::{Result, damaged};
 use crate::store::{FilesystemRecord, Objects, StoredImage};
 use crate::tree::mounts::{self, Devices, MountedOn};
 
-/// An fstab longer than this is not read, in bytes.
+/// How many bytes of an fstab are read at most.
 const MAX_FSTAB: u64 = 1 << 20;
 
-/// By volume: the directories on which a fstab of the image mounts it. A volume that no fstab mounts has none.
+/// The directories on which an fstab of the image mounts a volume, by volume. Unmounted volumes have no entry.
 pub(super) type Points = BTreeMap<String, Vec<String>>;
 
-/// The mount points of an image. `objects` is asked for only if the image has several volumes and a fstab.
+/// Returns the mount points of an image. Calls `objects` only if the image has several volumes and an fstab.
 pub(super) fn points(
     stored: &StoredImage,
     columns: &Columns<StoredFile>,
@@ -47,7 +47,7 @@ pub(super) fn points(
     Ok(points)
 }
 
-/// The contents of `/etc/fstab` on each volume that has one.
+/// Returns the contents of `/etc/fstab` on each volume that has one.
 fn fstabs(columns: &Columns<StoredFile>) -> mif_formats::Result<Vec<ObjectId>> {
     const FSTAB: &[u8] = b"/etc/fstab";
     let mut found = Vec::new();

@@ -1,5 +1,4 @@
-//! What the store knows about a file to be imported: who owns the name, whether the image exists, and whether that is
-//! whole.
+//! What the store knows about a file to import: who owns the name, whether the image exists, and whether it is intact.
 
 use std::path::{Path, PathBuf};
 
@@ -8,13 +7,13 @@ use super::read_back::damaged_objects;
 use crate::error::{Error, Result, readable};
 use crate::store::{Image, ImageName, PACKAGES, Store, StoredImage};
 
-/// Opens a version of an image, by its second record if the first is damaged.
+/// Opens a version of an image, using its second record if the first is damaged.
 pub(crate) fn there(store: &Store, name: &str, version: u32) -> Option<StoredImage> {
     store.version(name, version).or_else(|_| store.published(name, version)).ok()
 }
 
-/// Errs unless the name is free or belongs to this file. A name belongs to the file that was last imported under it, or to
-/// the command that made the image.
+/// Fails unless the name is free or belongs to this file. A name belongs to the file that was last imported under it,
+/// or to the command that made the image.
 pub(crate) fn check_owner(store: &Store, opened: &Opened<'_>) -> Result<()> {
     let name = opened.name;
     let mut made_by = None;
@@ -58,16 +57,16 @@ fn is_same_file(path: &Path, recorded: &Path) -> bool {
     lexical(path) == lexical(recorded) || resolved(path).ok() == resolved(recorded).ok()
 }
 
-/// The image of the last import of this disk under its name, if its files have not changed since, these options would give
-/// the same image, and the stored image is whole. To find out, this reads its layout, manifest and tables, and with
-/// `verify` its objects too.
+/// Returns the image of the last import of this disk under its name, if its files have not changed since, these options
+/// would produce the same image, and the stored image is intact. Reads its layout, manifest and tables to find out, and
+/// with `verify` its objects too.
 pub(crate) fn known(store: &Store, opened: &Opened<'_>, options: &ImportOptions) -> Result<Option<Image>> {
-    // Devices do not say when they were written to.
+    // Devices have no reliable modification time.
     if opened.disk.files.iter().any(|file| !file.metadata().is_ok_and(|meta| meta.is_file())) {
         return Ok(None);
     }
     for version in store.versions(opened.name)?.into_iter().rev() {
-        // An import of the file mends a record that cannot be read.
+        // If a record is unreadable, importing the file again repairs it.
         let Ok(stored) = readable(store.version(opened.name, version))? else { return Ok(None) };
         let Image { provenance: from, warnings, .. } = &stored.image;
         if from.operation != "import" {
@@ -84,8 +83,8 @@ pub(crate) fn known(store: &Store, opened: &Opened<'_>, options: &ImportOptions)
     Ok(None)
 }
 
-/// The files of an image that are missing, damaged or do not match its record; includes `image.json` if the record itself
-/// is damaged.
+/// Returns the files of an image that are missing, damaged or do not match its record; includes `image.json` if the
+/// record itself is damaged.
 pub(crate) fn damaged_parts(store: &Store, stored: &StoredImage) -> Result<Vec<&'static str>> {
     let Image { name, version, .. } = &stored.image;
     let first = readable(store.version(name, *version))?;

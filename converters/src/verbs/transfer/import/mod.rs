@@ -1,4 +1,4 @@
-//! `import`: a disk file becomes an image of the store.
+//! `import`: makes an image of the store from a disk file.
 
 pub(crate) mod known;
 mod options;
@@ -35,8 +35,8 @@ pub struct ImportReport {
     pub source: String,
     /// Its container format.
     pub format: String,
-    /// `imported`; `unchanged` if the newest version of that name already is this disk; `repaired` if it is, and parts of
-    /// it were damaged.
+    /// `imported`; `unchanged` if the newest version of that name already is this disk; `repaired` if it is, and parts
+    /// of it were damaged.
     pub result: &'static str,
     /// The image, as `name@version`.
     pub image: String,
@@ -44,7 +44,7 @@ pub struct ImportReport {
     pub same_as: Vec<String>,
     /// The disk's size in bytes.
     pub disk_size: u64,
-    /// How the disk divides.
+    /// How the disk is divided.
     pub counts: Counts,
     /// Objects and bytes that were new to the store.
     pub added: WriterStats,
@@ -54,11 +54,11 @@ pub struct ImportReport {
     pub verified: bool,
     /// Repairs of damage that the import found in the store, as sentences.
     pub repaired: Vec<String>,
-    /// True if the store still has damaged copies of objects besides whole ones; `mif fsck --repair` removes them.
+    /// True if the store still has damaged copies of objects besides intact ones; `mif fsck --repair` removes them.
     pub damage_left: bool,
     /// Warnings about what could not be read or is unusual, as sentences.
     pub warnings: Vec<String>,
-    /// How long it took.
+    /// The duration in seconds.
     pub seconds: f64,
 }
 
@@ -74,7 +74,7 @@ pub fn import(
         None => ImageName::like(&path.file_stem().unwrap_or_default().to_string_lossy()),
     };
     let disk = container::open(path, &options.open)?;
-    // Before anything is read: a file that changes meanwhile must not count as known later.
+    // Before anything is read: a file that changes meanwhile must not be recognised as unchanged later.
     let files = source_files(&disk)?;
     let opened = Opened { path, name: &name, disk: &disk, files: &files };
     let writer = ObjectWriter::new(store)?;
@@ -107,7 +107,7 @@ pub(crate) fn import_opened(
     let counts = read.counts(&layout);
     let (layout_file, digest) = layout.encode();
     let mut check = options.verify.then(|| ReadBack::new(store, opened, progress, options));
-    // Of a million files there is not room for the layout and the rows.
+    // With a million files, memory does not suffice for both the layout and the rows.
     let disk_digest = check.as_mut().map(|check| check.disk(&layout)).transpose()?;
     let disk_digest = disk_digest.map(|digest| digest.to_string());
     drop(layout);
@@ -173,7 +173,7 @@ pub(crate) fn import_opened(
             if measured {
                 there.image.disk_digest = disk_digest;
             }
-            // From now on the disk is known by the files that it was read from last.
+            // From now on, the disk is recognised by the files that it was last read from.
             let from = &mut there.image.provenance;
             let moved = from.operation == "import" && from.files != files;
             if moved {
@@ -244,7 +244,7 @@ pub(crate) fn import_opened(
     })
 }
 
-/// The current state of the files of a disk that is about to be read.
+/// Returns the current state of the files of a disk that is about to be read.
 pub(crate) fn source_files(disk: &Disk) -> Result<Vec<SourceFile>> {
     let of = |file: &DiskFile| SourceFile::before_reading(file).map_err(|e| Error::io(file.path(), &e));
     disk.files.iter().map(of).collect()

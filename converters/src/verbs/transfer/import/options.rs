@@ -9,29 +9,29 @@ use crate::store::SourceFile;
 /// Options of `import`.
 #[derive(Debug, Clone, Default)]
 pub struct ImportOptions {
-    /// The name in the store; from the file's name if none.
+    /// The name in the store. If `None`, it is derived from the file's name.
     pub name: Option<String>,
-    /// Make a new version of an image of that name even if another file was imported as it.
+    /// Make a new version of an image of that name even if it was imported from another file.
     pub new_version: bool,
-    /// How the container is opened.
+    /// How to open the container.
     pub open: OpenOptions,
     /// Read the new image back and compare it with its file before publishing it.
     pub verify: bool,
     /// Refuse a disk if importing it causes any warning.
     pub strict: bool,
-    /// Number of threads; the number of processors if none.
+    /// The number of threads. If `None`, the number of processors.
     pub threads: Option<usize>,
     /// The command line, for the image's record.
     pub command: Vec<String>,
 }
 
-/// A container that was opened for import.
+/// A container opened for import.
 pub(crate) struct Opened<'a> {
-    /// Where it is.
+    /// Its path.
     pub(crate) path: &'a Path,
     /// The name of its image.
     pub(crate) name: &'a str,
-    /// The disk in it.
+    /// Its disk.
     pub(crate) disk: &'a Disk,
     /// Its files, as they were before anything was read.
     pub(crate) files: &'a [SourceFile],

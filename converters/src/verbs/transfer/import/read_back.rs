@@ -15,7 +15,7 @@ use crate::ingest::import_disk;
 use crate::store::{ObjectWriter, Objects, Store, StoredDisk, WriterStats};
 use crate::task::progress::Progress;
 
-/// The objects among `ids` (and for lists, their chunks) that have no undamaged copy.
+/// Returns the objects among `ids` (and for lists, their chunks) that have no undamaged copy.
 pub(crate) fn damaged_objects(
     objects: &Objects,
     ids: impl IntoIterator<Item = ObjectId>,
@@ -40,14 +40,14 @@ pub(crate) fn damaged_objects(
     Ok(damaged)
 }
 
-/// Reads a stored disk and its files back. Objects that the store had before but has no undamaged copy of are stored again
-/// from the disk.
+/// Reads a stored disk and its files back. Objects that were already in the store but have no undamaged copy are stored
+/// again from the disk.
 pub(crate) struct ReadBack<'a> {
     store: &'a Store,
     opened: &'a Opened<'a>,
     options: &'a ImportOptions,
     progress: &'a dyn Progress,
-    /// The objects that the layout names, which were read with the disk.
+    /// The objects in the layout, which were read with the disk.
     checked: HashSet<ObjectId>,
     added: WriterStats,
     damaged: usize,
@@ -64,7 +64,7 @@ impl<'a> ReadBack<'a> {
         ReadBack { store, opened, options, progress, checked, added, damaged: 0 }
     }
 
-    /// Compares the disk with its layout, bit for bit; returns the digest of these bits.
+    /// Compares the disk with its layout bit for bit, and returns the digest of these bits.
     pub(crate) fn disk(&mut self, layout: &Arc<Layout>) -> Result<DiskDigest> {
         self.checked.extend(layout.objects());
         let error = match self.compare(layout) {
@@ -77,8 +77,8 @@ impl<'a> ReadBack<'a> {
         self.compare(layout)
     }
 
-    /// Reads the content of files that the layout does not need; returns what was stored again, and the number of damaged
-    /// objects.
+    /// Reads the content of files that the layout does not need. Returns what was stored again, and the number of
+    /// damaged objects.
     pub(crate) fn files(mut self, rows: &[Row]) -> Result<(WriterStats, usize)> {
         let checked = std::mem::take(&mut self.checked);
         self.store_again(rows.iter().filter_map(Row::object).filter(|id| !checked.contains(id)))?;
@@ -101,7 +101,7 @@ impl<'a> ReadBack<'a> {
         }
     }
 
-    /// Stores those of `ids` again that are damaged; gives whether there were any.
+    /// Stores the damaged objects among `ids` again. Returns true if there were any.
     fn store_again(&mut self, ids: impl Iterator<Item = ObjectId>) -> Result<bool> {
         let damaged = damaged_objects(&self.store.objects()?, ids)?;
         if damaged.is_empty() {

@@ -14,7 +14,7 @@ use crate::task::progress::Progress;
 use crate::tree::view::Tree;
 use crate::verbs::inspect::diff::{self, ChangeKind};
 
-/// How many differing paths a report names.
+/// The maximum number of differing paths that a report names.
 const MAX_PATHS: usize = 1000;
 
 /// The report of `verify` for two images.
@@ -35,39 +35,39 @@ pub struct VerifyReport {
 /// Where bits differ.
 #[derive(Debug, Clone, Serialize)]
 pub struct BitsReport {
-    /// The first byte that differs, on the disk. A shorter disk differs from its end on, unless the rest of the other one
-    /// is zero.
+    /// The offset of the first byte that differs on the disk. A shorter disk differs from its end on, unless the rest
+    /// of the other one is zero.
     pub first: u64,
-    /// How many bytes differ.
+    /// The number of bytes that differ.
     pub bytes: u64,
-    /// Where the first difference lies.
+    /// The place of the first difference.
     pub place: String,
     /// The number of bytes that differ in each partition and file of the first image, in disk order; at most a thousand
     /// places.
     pub places: Vec<PlaceReport>,
-    /// How many places there are in all.
+    /// The total number of places.
     pub places_in_all: u64,
 }
 
 /// How the files of two images compare.
 #[derive(Debug, Clone, Default, Serialize)]
 pub struct FilesReport {
-    /// True if both images have all paths, with the same type, metadata and content. Access times and inode numbers do not
-    /// count.
+    /// True if both images have the same paths, with the same type, metadata and content. Access times and inode
+    /// numbers are ignored.
     pub same: bool,
-    /// How many paths were compared.
+    /// The number of paths that were compared.
     pub compared: u64,
-    /// Paths that only the first has; at most a thousand are named.
+    /// Paths that exist only in the first image; at most a thousand.
     pub only_in_first: Vec<String>,
-    /// Paths that only the second has.
+    /// Paths that exist only in the second image; at most a thousand.
     pub only_in_second: Vec<String>,
-    /// Paths that differ, and in what.
+    /// Paths that differ, with the fields; at most a thousand.
     pub different: Vec<(String, Vec<&'static str>)>,
-    /// How many differ in all.
+    /// The total number of differences.
     pub differences: u64,
 }
 
-/// Compares two images: their files only if bits differ.
+/// Compares two images bit by bit and, if bits differ, file by file.
 pub fn verify(a: &OpenImage, b: &OpenImage, progress: &dyn Progress) -> Result<VerifyReport> {
     let mut report = compare_disks(a, b, progress)?;
     if !report.same_bits {
@@ -76,7 +76,7 @@ pub fn verify(a: &OpenImage, b: &OpenImage, progress: &dyn Progress) -> Result<V
     Ok(report)
 }
 
-/// Compares two images, bit by bit and file by file.
+/// Compares two images bit by bit and file by file.
 pub(crate) fn verify_both(a: &OpenImage, b: &OpenImage, progress: &dyn Progress) -> Result<VerifyReport> {
     let mut report = compare_disks(a, b, progress)?;
     report.files = Some(all_files(a, b, progress)?);

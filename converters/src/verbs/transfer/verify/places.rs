@@ -10,18 +10,19 @@ use serde::Serialize;
 
 use crate::disk::compare::{WINDOW, read_or_zero};
 use crate::disk::scan::Scan;
+use crate::disk::volume::VolumeOffset;
 use crate::error::Result;
 use crate::task::progress::{self, Progress};
 
-/// Bytes that differ in one place.
+/// Differing bytes in one place.
 #[derive(Debug, Clone, Serialize, PartialEq, Eq)]
 pub struct PlaceReport {
     /// `p1:/etc/hosts`; `p1, outside file contents`; `p3` if it has no filesystem that is read; or `outside all
     /// partitions`.
     pub place: String,
-    /// The first byte there that differs, on the disk.
+    /// The offset of the first differing byte there, on the disk.
     pub first: u64,
-    /// How many bytes differ there.
+    /// The number of differing bytes there.
     pub bytes: u64,
 }
 
@@ -30,15 +31,15 @@ struct Owned {
     start: u64,
     end: u64,
     owner: usize,
-    /// Where in the file it starts.
-    in_file: u64,
+    /// Where in the file or on the volume it starts.
+    offset: u64,
 }
 
-/// Whose the bytes of a disk are.
+/// The owners of a disk's bytes.
 pub(super) struct Places {
     /// Names of owners; the first stands for bytes without an owner.
     owners: Vec<String>,
-    /// Content of files, by where it starts.
+    /// Content of files, sorted by start.
     files: Vec<Owned>,
     /// Volumes, the innermost first.
     volumes: Vec<Owned>,
@@ -56,10 +57,10 @@ impl Places {
                 if listing.is_some() { format!("{name}, outside file contents") } else { name.clone() };
             let owner = places.owner(whole);
             places.volumes.extend(volume.extents.iter().map(|extent| Owned {
-                start: extent.disk,
-                end: extent.disk + extent.len,
+                start: extent.disk.0,
+                end: extent.disk.0 + extent.len,
                 owner,
-                in_file: extent.volume,
+                offset: extent.volume.0,
             }));
             let Some((fs, listing)) = listing else { continue };
             for entry in &listing.entries {
@@ -72,8 +73,13 @@ impl Places {
                 for piece in &content.pieces {
                     if let Piece::Volume { offset, len } = piece {
                         let mut at = in_file;
-                        for (start, len) in volume.on_disk(*offset, *len) {
-                            places.files.push(Owned { start, end: start + len, owner, in_file: at });
+                        for (start, len) in volume.on_disk(VolumeOffset(*offset), *len) {
+                            places.files.push(Owned {
+                                start: start.0,
+                                end: start.0 + len,
+                                owner,
+                                offset: at,
+                            });
                             at += len;
                         }
                     }
@@ -81,7 +87,7 @@ impl Places {
                 }
             }
         }
-        // Stable: of several links to one file the first path is told.
+        // A stable sort: if a file has several links, the first path is reported.
         places.files.sort_by_key(|run| run.start);
         places
     }
@@ -91,26 +97,26 @@ impl Places {
         self.owners.len() - 1
     }
 
-    /// Whose `byte` is, where in the file or volume it lies, and up to where the answer holds.
+    /// Returns the owner of `byte`, its offset in the file or volume, and the end of the range for which this holds.
     fn find(&self, byte: u64) -> (usize, Option<u64>, u64) {
         let after = self.files.partition_point(|run| run.start <= byte);
         let next = self.files.get(after).map_or(u64::MAX, |run| run.start);
-        // The first of those that start alike; files that share blocks otherwise are damage.
+        // The first of the runs that start at the same byte. Files that share blocks in other ways are damaged.
         let mut before = self.files[..after].iter().rev().take_while(|run| byte < run.end);
         let mut file = before.next();
         file = before.take_while(|run| Some(run.start) == file.map(|f| f.start)).last().or(file);
         if let Some(run) = file {
-            return (run.owner, Some(run.in_file + byte - run.start), run.end.min(next));
+            return (run.owner, Some(run.offset + byte - run.start), run.end.min(next));
         }
         let edges = self.volumes.iter().flat_map(|run| [run.start, run.end]);
         let until = edges.filter(|edge| *edge > byte).fold(next, u64::min);
         match self.volumes.iter().find(|run| (run.start..run.end).contains(&byte)) {
-            Some(run) => (run.owner, Some(run.in_file + byte - run.start), until),
+            Some(run) => (run.owner, Some(run.offset + byte - run.start), until),
             None => (0, None, until),
         }
     }
 
-    /// Describes what lies at `byte` of the disk.
+    /// Describes the place of `byte` of the disk.
     pub(super) fn describe(&self, byte: u64) -> String {
         let (owner, inside, _) = self.find(byte);
         let name = &self.owners[owner];

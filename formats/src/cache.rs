@@ -1,18 +1,20 @@
-//! A bounded cache shared by threads, for decompressed blocks and lookup tables. If one thread is loading an entry, others
-//! wait for it, so nothing is loaded twice at a time. No lock is held while loading.
+//! A bounded cache shared by threads, for blocks, decompressed clusters and lookup tables. If one thread is loading an entry,
+//! others wait for it, so nothing is loaded twice at a time. No lock is held while loading.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, OnceLock};
 
 use crate::error::Result;
 
+/// The number of shards. A key belongs to one of them, which has its own lock and a sixteenth of the budget.
 const SHARDS: usize = 16;
 
 /// Values by number, up to a budget of bytes.
 ///
-/// Each shard keeps two generations: when the young one has used up its half of the budget it becomes the
-/// old one, and what nobody asked for since is dropped. This bounds memory, and every step is O(1).
-pub(super) struct Cache<V> {
+/// Each shard keeps two generations of at most 1/32 of the budget each, but at least one value. When the young generation
+/// is full it becomes the old one, and the old one's values that nobody asked for meanwhile are dropped. So memory is
+/// bounded, and every step is O(1).
+pub(crate) struct Cache<V> {
     shards: [Mutex<Shard<V>>; SHARDS],
     budget: usize,
 }
@@ -28,13 +30,13 @@ struct Shard<V> {
 
 impl<V> Cache<V> {
     /// A cache for `budget` bytes of values.
-    pub(super) fn new(budget: usize) -> Self {
+    pub(crate) fn new(budget: usize) -> Self {
         let shard = |_| Mutex::new(Shard { young: HashMap::new(), old: HashMap::new(), young_bytes: 0 });
         Cache { shards: std::array::from_fn(shard), budget: budget / SHARDS / 2 }
     }
 
     /// The value of `key`, which is of `bytes` bytes, loaded when it is not there.
-    pub(super) fn get(&self, key: u64, bytes: usize, load: impl Fn() -> Result<V>) -> Result<Arc<V>> {
+    pub(crate) fn get(&self, key: u64, bytes: usize, load: impl Fn() -> Result<V>) -> Result<Arc<V>> {
         let slot = self.slot(key, bytes);
         let mut error = None;
         let value = slot.get_or_init(|| match load() {
@@ -53,10 +55,25 @@ impl<V> Cache<V> {
     }
 
     /// The value of `key` if it is there already.
-    pub(super) fn peek(&self, key: u64) -> Option<Arc<V>> {
+    pub(crate) fn peek(&self, key: u64) -> Option<Arc<V>> {
         let shard = self.shard(key);
         let slot = shard.young.get(&key).or_else(|| shard.old.get(&key))?;
         slot.get()?.clone()
+    }
+
+    /// Keeps `value`, which is of `bytes` bytes, under `key`, in the place of what was there.
+    pub(crate) fn put(&self, key: u64, bytes: usize, value: Arc<V>) {
+        let slot = Slot::default();
+        let _ = slot.set(Some(value));
+        let mut shard = self.shard(key);
+        if let Some(there) = shard.young.get_mut(&key) {
+            *there = slot;
+            return;
+        }
+        self.make_room(&mut shard, bytes);
+        shard.old.remove(&key);
+        shard.young_bytes += bytes;
+        shard.young.insert(key, slot);
     }
 
     fn shard(&self, key: u64) -> std::sync::MutexGuard<'_, Shard<V>> {
@@ -70,14 +87,19 @@ impl<V> Cache<V> {
         if let Some(slot) = shard.young.get(&key) {
             return slot.clone();
         }
-        if shard.young_bytes + bytes > self.budget && !shard.young.is_empty() {
-            shard.old = std::mem::take(&mut shard.young);
-            shard.young_bytes = 0;
-        }
+        self.make_room(&mut shard, bytes);
         let slot = shard.old.remove(&key).unwrap_or_default();
         shard.young_bytes += bytes;
         shard.young.insert(key, slot.clone());
         slot
+    }
+
+    /// Makes room for `bytes` more in the young generation.
+    fn make_room(&self, shard: &mut Shard<V>, bytes: usize) {
+        if shard.young_bytes + bytes > self.budget && !shard.young.is_empty() {
+            shard.old = std::mem::take(&mut shard.young);
+            shard.young_bytes = 0;
+        }
     }
 }
 
@@ -115,6 +137,15 @@ mod tests {
         let held: usize =
             cache.shards.iter().map(|s| s.lock().unwrap()).map(|s| s.young.len() + s.old.len()).sum();
         assert!(held <= SHARDS * 4, "{held}");
+    }
+
+    #[test]
+    fn a_value_that_is_put_stands_for_the_one_before() {
+        let cache = Cache::new(1 << 20);
+        assert_eq!(*cache.get(7, 1, || Ok(1)).unwrap(), 1);
+        cache.put(7, 1, Arc::new(2));
+        assert_eq!(cache.peek(7).as_deref(), Some(&2));
+        assert_eq!(*cache.get(7, 1, || Ok(3)).unwrap(), 2);
     }
 
     #[test]

@@ -1,0 +1,186 @@
+//! Which file owns which range of a disk. Only an owned range becomes content of its file in the layout.
+
+use std::cmp::Reverse;
+use std::collections::{BTreeMap, BTreeSet, BinaryHeap};
+use std::ops::Range;
+
+use super::planned_file::{OwnedPart, Ownership, PlannedFile};
+
+/// Decides which file owns which range of the disk. `files` are in disk order, and each owns all of its ranges so far.
+///
+/// Where a filesystem lets its files share extents, the first of the files that have a range owns it. Elsewhere a range
+/// that two files claim, or one file twice, is damage, and none of them owns any range. Returns the damaged files, each
+/// with an earlier one that claims the same bytes.
+pub(super) fn assign(files: &mut [PlannedFile]) -> BTreeMap<usize, usize> {
+    let mut damaged = BTreeMap::new();
+    let mut sharing = BTreeSet::new();
+    let mut claims: Vec<(Range<u64>, usize)> = Vec::new();
+    for (i, file) in files.iter().enumerate() {
+        claims.extend(file.ranges().map(|(start, len)| (start..start + len, i)));
+    }
+    claims.sort_unstable_by_key(|(range, _)| (range.start, range.end));
+    let mut furthest: Option<(u64, usize)> = None;
+    for (range, file) in claims {
+        if let Some((end, other)) = furthest
+            && range.start < end
+        {
+            if files[file].may_share && files[other].may_share {
+                sharing.extend([file, other]);
+            } else {
+                files[file].owns = Ownership::None;
+                files[other].owns = Ownership::None;
+                damaged.entry(file).or_insert(other);
+            }
+        }
+        if furthest.is_none_or(|(end, _)| range.end > end) {
+            furthest = Some((range.end, file));
+        }
+    }
+    share(files, &sharing);
+    damaged
+}
+
+/// Assigns each range of the disk to the first of the `sharing` files that have it.
+fn share(files: &mut [PlannedFile], sharing: &BTreeSet<usize>) {
+    let mut claims: Vec<(Range<u64>, usize, u64)> = Vec::new();
+    for &number in sharing.iter().filter(|number| files[**number].owns == Ownership::All) {
+        let places = files[number].places();
+        claims.extend(places.map(|(start, len, at)| (start..start + len, number, at)));
+    }
+    for &number in sharing {
+        if files[number].owns == Ownership::All {
+            files[number].owns = Ownership::Parts(Vec::new());
+        }
+    }
+    claims.sort_unstable_by_key(|(range, ..)| range.start);
+    let mut edges: Vec<u64> = claims.iter().flat_map(|(range, ..)| [range.start, range.end]).collect();
+    edges.sort_unstable();
+    edges.dedup();
+    // The claims on the range between two edges, with the first file on top. A claim that has ended is removed once it
+    // is on top.
+    let mut open: BinaryHeap<Reverse<(usize, u64, usize)>> = BinaryHeap::new();
+    let mut next = 0;
+    for edge in edges.windows(2) {
+        while let Some((range, file, at)) = claims.get(next).filter(|(range, ..)| range.start == edge[0]) {
+            debug_assert!(range.start < range.end);
+            open.push(Reverse((*file, *at, next)));
+            next += 1;
+        }
+        while open.peek().is_some_and(|Reverse((.., claim))| claims[*claim].0.end <= edge[0]) {
+            open.pop();
+        }
+        let Some(Reverse((file, at, claim))) = open.peek() else { continue };
+        let at = at + (edge[0] - claims[*claim].0.start);
+        let Ownership::Parts(parts) = &mut files[*file].owns else { continue };
+        match parts.last_mut() {
+            Some(last) if last.disk.end == edge[0] && last.file + (edge[0] - last.disk.start) == at => {
+                last.disk.end = edge[1];
+            }
+            _ => parts.push(OwnedPart { disk: edge[0]..edge[1], file: at }),
+        }
+    }
+}
+
+/// Returns the ranges of the disk that the files own, sorted.
+pub(super) fn owned(files: &[PlannedFile]) -> Vec<Range<u64>> {
+    let mut owned = Vec::new();
+    for file in files {
+        match &file.owns {
+            Ownership::All => owned.extend(file.ranges().map(|(start, len)| start..start + len)),
+            Ownership::None => {}
+            Ownership::Parts(parts) => owned.extend(parts.iter().map(|part| part.disk.clone())),
+        }
+    }
+    owned.sort_unstable_by_key(|range| range.start);
+    owned.shrink_to_fit();
+    owned
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ingest::planned_file::DiskPiece;
+
+    fn plan_of(may_share: bool, files: Vec<Vec<(u64, u64)>>) -> Vec<PlannedFile> {
+        let files = files.into_iter().map(|ranges| PlannedFile {
+            size: ranges.iter().map(|(_, len)| len).sum(),
+            pieces: ranges.into_iter().map(|(offset, len)| DiskPiece::Disk { offset, len }).collect(),
+            owns: Ownership::All,
+            may_share,
+            hashed: true,
+        });
+        let mut files = files.collect::<Vec<_>>();
+        assign(&mut files);
+        files
+    }
+
+    #[test]
+    fn of_clones_the_first_owns_what_they_share() {
+        let parts = |files: &[PlannedFile], file: usize| match &files[file].owns {
+            Ownership::Parts(parts) => {
+                parts.iter().map(|part| (part.disk.start, part.disk.end, part.file)).collect::<Vec<_>>()
+            }
+            other => panic!("{other:?}"),
+        };
+        let files = vec![
+            vec![(0, 10)],
+            // Shares 20..30 with the next, which has a part of its own in front, and has 25..30 twice itself.
+            vec![(20, 20), (25, 5)],
+            vec![(18, 2), (20, 10), (50, 5)],
+            vec![(60, 5)],
+        ];
+        let shared = plan_of(true, files.clone());
+        assert_eq!(shared[0].owns, Ownership::All);
+        assert_eq!(parts(&shared, 1), [(20, 40, 0)]);
+        assert_eq!(parts(&shared, 2), [(18, 20, 0), (50, 55, 12)]);
+        assert_eq!(owned(&shared), [0..10, 18..20, 20..40, 50..55, 60..65]);
+        // The part that the file has a second time is not its content there.
+        assert_eq!(shared[1].owns.within(20, 0, 20), [20..40]);
+        assert_eq!(shared[1].owns.within(25, 20, 5), [0..0; 0]);
+        assert_eq!(shared[2].owns.within(20, 2, 10), [0..0; 0]);
+        // Where files do not share, all of this is damage.
+        assert_eq!(owned(&plan_of(false, files)), [0..10, 60..65]);
+    }
+
+    /// Against an array: a byte belongs to the first file that has it, and to the first place of it in the file.
+    #[test]
+    fn ownership_of_clones_equals_a_table_of_bytes() {
+        let mut seed = 1u64;
+        let mut random = |below: u64| {
+            seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            (seed >> 33) % below
+        };
+        for _ in 0..2000 {
+            let files: Vec<Vec<(u64, u64)>> = (0..1 + random(6))
+                .map(|_| (0..1 + random(4)).map(|_| (random(60), 1 + random(20))).collect())
+                .collect();
+            let plan = plan_of(true, files.clone());
+            let mut table = [None; 100];
+            for (number, pieces) in files.iter().enumerate() {
+                let mut position = 0;
+                for (start, len) in pieces {
+                    for i in 0..*len {
+                        let byte: &mut Option<(usize, u64)> = &mut table[(start + i) as usize];
+                        byte.get_or_insert((number, position + i));
+                    }
+                    position += len;
+                }
+            }
+            let mut found = [None; 100];
+            for (number, file) in plan.iter().enumerate() {
+                for (start, len, at) in file.places() {
+                    for range in file.owns.within(start, at, len) {
+                        for byte in range {
+                            let old = found[byte as usize].replace((number, at + byte - start));
+                            assert_eq!(old, None, "{files:?}");
+                        }
+                    }
+                }
+            }
+            assert_eq!(found, table, "{files:?}");
+            let content: Vec<u64> = owned(&plan).into_iter().flatten().collect();
+            let owned: Vec<u64> = (0..100).filter(|byte| table[*byte as usize].is_some()).collect();
+            assert_eq!(content, owned, "{files:?}");
+        }
+    }
+}
