@@ -8,16 +8,16 @@ use crate::error::Result;
 
 const SHARDS: usize = 16;
 
-/// Values by number, up to a budget of bytes.
+/// A map from numbers to values, limited to a budget of bytes.
 ///
-/// Each shard keeps two generations: when the young one has used up its half of the budget it becomes the
-/// old one, and what nobody asked for since is dropped. This bounds memory, and every step is O(1).
+/// Each shard keeps two generations. When the young one has used up its half of the budget it becomes the old one, and
+/// values that were not used since are dropped. This bounds memory, and every step is O(1).
 pub(super) struct Cache<V> {
     shards: [Mutex<Shard<V>>; SHARDS],
     budget: usize,
 }
 
-/// Empty while loading; `None` where loading failed.
+/// Empty while loading; `None` if loading failed.
 type Slot<V> = Arc<OnceLock<Option<Arc<V>>>>;
 
 struct Shard<V> {
@@ -27,13 +27,13 @@ struct Shard<V> {
 }
 
 impl<V> Cache<V> {
-    /// A cache for `budget` bytes of values.
+    /// Creates a cache for `budget` bytes of values.
     pub(super) fn new(budget: usize) -> Self {
         let shard = |_| Mutex::new(Shard { young: HashMap::new(), old: HashMap::new(), young_bytes: 0 });
         Cache { shards: std::array::from_fn(shard), budget: budget / SHARDS / 2 }
     }
 
-    /// The value of `key`, which is of `bytes` bytes, loaded when it is not there.
+    /// Returns the value of `key`, loading it if it is not cached; it takes `bytes` bytes.
     pub(super) fn get(&self, key: u64, bytes: usize, load: impl Fn() -> Result<V>) -> Result<Arc<V>> {
         let slot = self.slot(key, bytes);
         let mut error = None;
@@ -47,12 +47,12 @@ impl<V> Cache<V> {
         match (value, error) {
             (Some(value), _) => Ok(value.clone()),
             (None, Some(error)) => Err(error),
-            // Another thread or an earlier call failed: load for the error's sake.
+            // Another thread or an earlier call failed: load again to get the error.
             (None, None) => load().map(Arc::new),
         }
     }
 
-    /// The value of `key` if it is there already.
+    /// Returns the value of `key` if it is cached.
     pub(super) fn peek(&self, key: u64) -> Option<Arc<V>> {
         let shard = self.shard(key);
         let slot = shard.young.get(&key).or_else(|| shard.old.get(&key))?;
