@@ -1,20 +1,20 @@
-//! Small reads of a volume, through blocks kept in memory: FAT entries and directory entries lie close
-//! together, and what is beneath may be slow to ask (a compressed container).
+//! Caches blocks for small reads of a volume: FAT entries and directory entries lie close together, and reads of the
+//! source may be slow (a compressed container).
 
 use std::sync::{Arc, Mutex, PoisonError};
 
 use crate::error::Result;
 use crate::source::{Source, check_range};
 
-/// Bytes of a block.
+/// Size of a block in bytes.
 const BLOCK: u64 = 16 << 10;
 
-/// At most so many blocks are kept: 16 MiB.
+/// The most blocks that are kept: 16 MiB.
 const SLOTS: usize = 1024;
 
 type Block = Arc<Vec<u8>>;
 
-/// A volume with some of its blocks in memory. A block has one slot that it can be in.
+/// A volume with some of its blocks in memory. Each block can only be in one slot.
 pub(super) struct Cache {
     volume: Arc<dyn Source>,
     slots: Vec<Mutex<Option<(u64, Block)>>>,
@@ -25,19 +25,19 @@ impl Cache {
         Cache { volume, slots: (0..SLOTS).map(|_| Mutex::default()).collect() }
     }
 
-    /// The volume itself, for large reads.
+    /// Returns the volume itself, for large reads.
     pub(super) fn volume(&self) -> &dyn Source {
         &*self.volume
     }
 
-    /// A reader that remembers the block it read last.
+    /// Returns a reader that remembers the block it read last.
     pub(super) fn cursor(&self) -> Cursor<'_> {
         Cursor { cache: self, last: None }
     }
 
     fn block(&self, number: u64) -> Result<Block> {
         let slot = &self.slots[(number % SLOTS as u64) as usize];
-        // What a panicking reader left is whole: a slot is written in one go.
+        // A slot is written in one step, so it is consistent even after a panic.
         if let Some((held, block)) = &*slot.lock().unwrap_or_else(PoisonError::into_inner)
             && *held == number
         {
@@ -51,14 +51,14 @@ impl Cache {
     }
 }
 
-/// Reads a few bytes at a time.
+/// A reader of a few bytes at a time.
 pub(super) struct Cursor<'a> {
     cache: &'a Cache,
     last: Option<(u64, Block)>,
 }
 
 impl Cursor<'_> {
-    /// The `N` bytes at `place`.
+    /// Reads the `N` bytes at `place`.
     pub(super) fn read<const N: usize>(&mut self, place: u64) -> Result<[u8; N]> {
         check_range("volume", self.cache.volume.len(), place, N as u64)?;
         let mut bytes = [0; N];
