@@ -20,8 +20,8 @@ pub trait Source: Send + Sync {
     /// nothing, and may still be zeros. Adjacent extents may have the same kind.
     fn extent_at(&self, offset: u64) -> Result<Extent>;
 
-    /// Like [`Source::extent_at`], for a caller that needs at most `wanted` bytes: the extent may end early if finding its
-    /// real end takes work.
+    /// Like [`Source::extent_at`], for a caller that needs at most `wanted` bytes: the extent may end early if finding
+    /// its real end takes work.
     fn extent_up_to(&self, offset: u64, wanted: u64) -> Result<Extent> {
         let _ = wanted;
         self.extent_at(offset)

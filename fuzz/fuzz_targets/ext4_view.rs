@@ -7,10 +7,10 @@
 //!   verifies checksums even when fuzzing, so the volumes are made without them.
 //! - Names that a directory contains more than once, because a path cannot tell them apart.
 //! - Volumes with a fast commit area, which ext4-view does not replay.
-//! - An extent-mapped file that differs after its first hole: ext4-view reads an unwritten extent as data, and as 32,768
-//!   blocks too long.
-//! - A block-mapped file that differs after its first hole, if block 0 of the volume is not empty: where an indirect block is
-//!   missing, ext4-view reads pointers from block 0.
+//! - An extent-mapped file that differs after its first hole: ext4-view reads an unwritten extent as data, and as
+//!   32,768 blocks too long.
+//! - A block-mapped file that differs after its first hole, if block 0 of the volume is not empty: where an indirect
+//!   block is missing, ext4-view reads pointers from block 0.
 #![no_main]
 
 use std::cell::Cell;

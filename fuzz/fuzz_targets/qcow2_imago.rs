@@ -5,7 +5,8 @@
 //! - An image that only one of them opens, or a range that only one of them reads. They check different things: imago
 //!   supports neither zstd nor extended L2 entries, and reads zeros past the end of the file where we report
 //!   truncation.
-//! - Sizes that are not a multiple of 512 bytes. Like qemu, mif counts in sectors; imago returns the size in the header.
+//! - Sizes that are not a multiple of 512 bytes. Like qemu, mif counts in sectors; imago returns the size in the
+//!   header.
 //! - Backing files and external data files: imago may open only the image itself.
 #![no_main]
 

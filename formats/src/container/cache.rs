@@ -1,5 +1,5 @@
-//! A bounded cache shared by threads, for decompressed blocks and lookup tables. If one thread is loading an entry, others
-//! wait for it, so nothing is loaded twice at a time. No lock is held while loading.
+//! A bounded cache shared by threads, for decompressed blocks and lookup tables. If one thread is loading an entry,
+//! others wait for it, so nothing is loaded twice at a time. No lock is held while loading.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, OnceLock};

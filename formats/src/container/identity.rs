@@ -1,6 +1,6 @@
-//! The identity of a container: the UUIDs and content IDs by which programs tell disks apart and a child finds its parent.
-//! They are derived from the disk's digest, so the same disk gives the same file and different disks get different
-//! identities. The option `seed` gives copies of one disk different identities; `uuid` sets the disk's UUID.
+//! The identity of a container: the UUIDs and content IDs by which programs tell disks apart and a child finds its
+//! parent. They are derived from the disk's digest, so the same disk gives the same file and different disks get
+//! different identities. The option `seed` gives copies of one disk different identities; `uuid` sets the disk's UUID.
 
 use std::sync::Mutex;
 

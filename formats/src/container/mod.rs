@@ -211,8 +211,8 @@ pub fn probe(file: &ImageFile) -> Result<Option<&'static dyn Format>> {
     Ok(probed.or_else(in_pieces))
 }
 
-/// Returns true if a file has the name of a container: the suffix of a format, or the name of the first piece of a split
-/// disk.
+/// Returns true if a file has the name of a container: the suffix of a format, or the name of the first piece of a
+/// split disk.
 #[must_use]
 pub fn has_suffix(path: &Path) -> bool {
     let suffix = path.extension().and_then(|s| s.to_str()).unwrap_or_default().to_ascii_lowercase();

@@ -1,5 +1,5 @@
-//! File names as QEMU writes them into an image: plain names, `file:` names, and `json:` descriptions of block devices, of
-//! which only those that describe a plain file are accepted.
+//! File names as QEMU writes them into an image: plain names, `file:` names, and `json:` descriptions of block devices,
+//! of which only those that describe a plain file are accepted.
 
 use serde_json::{Map, Value};
 

@@ -1,5 +1,5 @@
-//! The VHDX log ([MS-VHDX], section 2.3): writes that were pending when the file was last used. It is replayed in memory;
-//! the file is not changed.
+//! The VHDX log ([MS-VHDX], section 2.3): writes that were pending when the file was last used. It is replayed in
+//! memory; the file is not changed.
 
 use super::header::{Guid, Header, checksum};
 use crate::bytes::{le32, le64};
