@@ -28,8 +28,8 @@ pub(super) trait Map: Send + Sync {
     /// Returns the disk's size in bytes.
     fn len(&self) -> u64;
 
-    /// Returns the run at `offset`, which is below `len`. The run is not empty, and may reach past `len`. The caller
-    /// needs `wanted` bytes, so the search for the end of the run may stop there; the run may still be shorter or longer.
+    /// Returns the run at `offset`, which is below `len`. The run is not empty, and may extend past `len`. The caller
+    /// needs `wanted` bytes, so the search for the end of the run may stop there, but the run may be shorter or longer.
     fn run_at(&self, offset: u64, wanted: u64) -> Result<Run>;
 
     /// Returns the file with this index in `Place::Stored`.

@@ -5,7 +5,7 @@ use crate::error::{Result, at};
 /// Options of a writer, as `key=value`, with qemu-img's names where it has one.
 pub type CreateOptions = Vec<(String, String)>;
 
-/// Reads a writer's options by key.
+/// The options of a writer, read by key.
 pub(super) struct Options<'a> {
     given: &'a CreateOptions,
     known: &'static [&'static str],

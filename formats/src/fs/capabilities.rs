@@ -1,6 +1,6 @@
 //! The capabilities of files on a filesystem.
 
-/// The capabilities of files on a filesystem, and which of them a change of owner affects.
+/// The capabilities of files on a filesystem.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Capabilities {
     /// The filesystem's name in messages: `ext`, `FAT`.

@@ -20,7 +20,7 @@ use crate::bytes::le64;
 use crate::error::{Result, at};
 
 const MAGIC: &[u8; 8] = b"MIFDIGS1";
-/// Bytes before the entries.
+/// Size of the header before the entries in bytes.
 pub const HEADER: usize = 56;
 const ENTRY: usize = 8;
 

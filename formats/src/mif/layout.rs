@@ -273,7 +273,7 @@ fn decompress(frame: &[u8], len: u64) -> Result<Vec<u8>> {
     Ok(body)
 }
 
-/// Builds a [`Layout`] from segments in disk order.
+/// A builder of a [`Layout`] from segments in disk order.
 #[derive(Default)]
 pub struct Builder {
     numbers: HashMap<ObjectId, u32>,

@@ -51,7 +51,7 @@ pub const MAX_WHOLE: u64 = 4 << 20;
 /// The way an object's bytes are stored.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Encoding {
-    /// As they are.
+    /// Unchanged.
     Raw,
     /// As one zstd frame.
     Zstd,

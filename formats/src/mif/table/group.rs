@@ -470,7 +470,7 @@ mod tests {
         }
     }
 
-    /// Found by fuzzing: texts that share long beginnings took 900 MB.
+    /// Found by fuzzing: texts that share long prefixes took 900 MB.
     #[test]
     fn delta_encoded_texts_that_unfold_into_more_than_a_row_group_has_are_refused() {
         let long = vec![b'x'; GROUP_BYTES_MAX / 16];
