@@ -99,7 +99,7 @@ pub fn write(packages: &[Package]) -> Result<Vec<u8>> {
     write_with(table::compression(), packages)
 }
 
-/// As [`write`], with the given compression of pages.
+/// As [`write()`], with the given compression of pages.
 pub(super) fn write_with(compression: Compression, packages: &[Package]) -> Result<Vec<u8>> {
     let schema = Arc::new(parse_message_type(SCHEMA).expect("the schema is constant"));
     let properties = WriterProperties::builder()

@@ -169,7 +169,7 @@ pub fn write<W: Write + Send>(out: W, rows: &[Row]) -> Result<()> {
     write_with(table::compression(), out, rows)
 }
 
-/// As [`write`], with the given compression of pages.
+/// As [`write()`], with the given compression of pages.
 pub(super) fn write_with<W: Write + Send>(compression: Compression, out: W, rows: &[Row]) -> Result<()> {
     let schema = Arc::new(parse_message_type(SCHEMA).expect("the schema is constant"));
     let mut file = SerializedFileWriter::new(out, schema, properties(compression)).map_err(broken)?;
