@@ -1,11 +1,11 @@
-//! Opens files beneath a directory, safe against names being exchanged meanwhile.
+//! Opens files under a directory, safe against concurrent renames.
 //!
-//! A path that was checked may lead to another file when it is opened. So a file is opened first, beneath a directory that is
-//! held open, and its type is checked on the descriptor. No symbolic link is followed on the way, and `..` does not lead
-//! out. Opening never blocks, for example on a FIFO without a writer.
+//! A path that was checked may lead to another file when it is opened. So a file is first opened relative to a
+//! directory that is held open, and then its type is checked on the descriptor. No symbolic link on the way is
+//! followed, and `..` cannot leave the directory. Opening never blocks, for example on a FIFO without a writer.
 //!
-//! Linux does this in one call, `openat2(2)` with `RESOLVE_BENEATH` and `RESOLVE_NO_SYMLINKS`; where the kernel, or a
-//! sandbox, does not have it, each component is opened relative to the one before.
+//! Linux does this in one call, `openat2(2)` with `RESOLVE_BENEATH` and `RESOLVE_NO_SYMLINKS`; if the kernel or a
+//! sandbox does not have it, each component is opened relative to the one before.
 
 use std::ffi::{OsStr, OsString};
 use std::fs::File;
@@ -20,10 +20,10 @@ use rustix::fs::{
 };
 use rustix::io::Errno;
 
-/// How often an open that a rename disturbed is tried again.
+/// The number of times an open is retried after a concurrent rename.
 const MAX_TRIES: usize = 64;
 
-/// A directory that is held open: all paths are relative to it and stay beneath it.
+/// A directory that is held open: all paths are relative to it and cannot leave it.
 #[derive(Debug)]
 pub struct Directory(OwnedFd);
 
@@ -33,40 +33,40 @@ impl Directory {
         Ok(Directory(openat(CWD, path, DIRECTORY, Mode::empty())?))
     }
 
-    /// Opens the directory at `path`, which the caller trusts, only to open what lies beneath it: that needs no right to
-    /// list it.
+    /// Opens the directory at `path`, which the caller trusts, only for opening files under it: this needs no
+    /// permission to list it.
     pub fn open_to_search(path: &Path) -> io::Result<Self> {
         Ok(Directory(openat(CWD, path, SEARCH, Mode::empty())?))
     }
 
-    /// Opens the directory at `path` beneath this one.
+    /// Opens the directory at `path` under this one.
     pub fn directory(&self, path: &Path) -> io::Result<Self> {
         Ok(Directory(self.open_beneath(path, DIRECTORY, Mode::empty())?))
     }
 
-    /// Opens the directory `name` in this one, wherever a symbolic link of that name leads.
+    /// Opens the directory `name` in this one, following a symbolic link with that name anywhere.
     pub fn linked_directory(&self, name: &OsStr) -> io::Result<Self> {
         Ok(Directory(openat(&self.0, name, DIRECTORY, Mode::empty())?))
     }
 
-    /// Opens the file at `path` beneath this directory for reading. An error if it is not a regular file.
+    /// Opens the file at `path` under this directory for reading. Fails if it is not a regular file.
     pub fn file(&self, path: &Path) -> io::Result<File> {
         regular(self.open_beneath(path, READ, Mode::empty())?)
     }
 
-    /// Opens the file at `path` beneath this directory for reading and writing. An error if it is not a regular file.
+    /// Opens the file at `path` under this directory for reading and writing. Fails if it is not a regular file.
     pub fn file_to_write(&self, path: &Path) -> io::Result<File> {
         regular(self.open_beneath(path, WRITE, Mode::empty())?)
     }
 
-    /// Opens the file or block device `name` in this directory for reading, wherever a symbolic link of that name leads. An
-    /// error if it is anything else.
+    /// Opens the file or block device `name` in this directory for reading, following a symbolic link with that name
+    /// anywhere. Fails if it is anything else.
     pub fn linked_file_or_device(&self, name: &OsStr) -> io::Result<File> {
         file_or_device(openat(&self.0, name, READ, Mode::empty()).map_err(explained)?)
     }
 
-    /// Creates the file `name` in this directory with a mode that no umask changes, for reading and writing. An error
-    /// if anything has that name.
+    /// Creates the file `name` in this directory for reading and writing, with a mode that the umask does not change.
+    /// Fails if the name exists.
     pub fn create(&self, name: &OsStr, mode: u32) -> io::Result<File> {
         let flags = OFlags::RDWR | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let file = File::from(openat(&self.0, name, flags, Mode::RUSR | Mode::WUSR)?);
@@ -74,7 +74,8 @@ impl Directory {
         Ok(file)
     }
 
-    /// Makes the directory `name` in this one with a mode that no umask changes; returns false if it already exists.
+    /// Creates the directory `name` in this one, with a mode that the umask does not change; returns false if it
+    /// already exists.
     pub fn make_directory(&self, name: &OsStr, mode: u32) -> io::Result<bool> {
         match mkdirat(&self.0, name, Mode::RWXU) {
             Ok(()) => {
@@ -86,24 +87,24 @@ impl Directory {
         }
     }
 
-    /// The metadata of `path`; a symbolic link is not followed.
+    /// Returns the metadata of `path`; does not follow a symbolic link.
     pub fn stat(&self, path: &Path) -> io::Result<Stat> {
         let (folder, name) = self.parent_of(path)?;
         let folder = folder.as_ref().map_or(self.0.as_fd(), |folder| folder.0.as_fd());
         Ok(statat(folder, name, AtFlags::SYMLINK_NOFOLLOW)?)
     }
 
-    /// Where the symbolic link `name` in this directory points.
+    /// Returns the target of the symbolic link `name` in this directory.
     pub fn read_link(&self, name: &OsStr) -> io::Result<OsString> {
         Ok(OsString::from_vec(readlinkat(&self.0, name, Vec::new())?.into_bytes()))
     }
 
-    /// The metadata of this directory.
+    /// Returns the metadata of this directory.
     pub fn own_stat(&self) -> io::Result<Stat> {
         Ok(fstat(&self.0)?)
     }
 
-    /// The names in this directory and what each is, sorted.
+    /// Returns the names in this directory with their types, sorted.
     pub fn entries(&self) -> io::Result<Vec<(OsString, FileType)>> {
         let mut entries = Vec::new();
         for entry in Dir::read_from(&self.0)? {
@@ -113,7 +114,7 @@ impl Directory {
                 continue;
             }
             let kind = match entry.file_type() {
-                // Not every filesystem says it in the directory.
+                // Not every filesystem stores the type in the directory.
                 FileType::Unknown => match self.stat(Path::new(name)) {
                     Ok(stat) => FileType::from_raw_mode(stat.st_mode),
                     Err(e) if e.kind() == io::ErrorKind::NotFound => continue,
@@ -127,7 +128,7 @@ impl Directory {
         Ok(entries)
     }
 
-    /// At most `max` of the names in this directory, in no order.
+    /// Returns at most `max` of the names in this directory, unordered.
     pub fn some_names(&self, max: usize) -> io::Result<Vec<OsString>> {
         let names = Dir::read_from(&self.0)?
             .map(|entry| entry.map(|entry| OsStr::from_bytes(entry.file_name().to_bytes()).to_owned()));
@@ -170,7 +171,8 @@ impl Directory {
         File::from(self.0.try_clone()?).sync_all()
     }
 
-    /// The directory beneath this one that holds the last component of `path` (none if it is this one), and that name.
+    /// Opens the directory under this one that contains the last component of `path` (`None` if it is this one); also
+    /// returns that component.
     fn parent_of<'p>(&self, path: &'p Path) -> io::Result<(Option<Directory>, &'p OsStr)> {
         let name = path.file_name().ok_or_else(|| io::Error::from(io::ErrorKind::InvalidInput))?;
         match path.parent().filter(|parent| !parent.as_os_str().is_empty()) {
@@ -184,7 +186,7 @@ impl Directory {
         for _ in 0..MAX_TRIES {
             match openat2(&self.0, path, flags, mode, how) {
                 Ok(fd) => return Ok(fd),
-                // Something was renamed meanwhile: the kernel cannot tell whether the path still lies beneath.
+                // A concurrent rename: the kernel cannot tell whether the path is still under the directory.
                 Err(Errno::AGAIN) => {}
                 // An older kernel, or a sandbox that does not know the call.
                 Err(Errno::NOSYS | Errno::PERM) => return self.open_by_parts(path, flags, mode),
@@ -209,7 +211,7 @@ impl Directory {
             let flags = if parts.peek().is_some() { SEARCH } else { flags } | OFlags::NOFOLLOW;
             let within = folder.as_ref().map_or(self.0.as_fd(), AsFd::as_fd);
             let opened = openat(within, name, flags, mode).map_err(|e| match e {
-                // With O_DIRECTORY, a symbolic link is only said to be no directory.
+                // With O_DIRECTORY, the error for a symbolic link only says that it is not a directory.
                 Errno::NOTDIR if is_link(within, name) => explained(Errno::LOOP),
                 e => explained(e),
             });
@@ -235,19 +237,19 @@ fn is_link(within: impl AsFd, name: &OsStr) -> bool {
         .is_ok_and(|stat| FileType::from_raw_mode(stat.st_mode) == FileType::Symlink)
 }
 
-/// Opens the file at `path` for reading, following symbolic links; it never waits, and what was opened is judged.
-/// For paths that the user names. An error if it is not a regular file.
+/// Opens the file at `path`, which the user names, for reading. Follows symbolic links, never blocks, and checks the
+/// type of the open file. Fails if it is not a regular file.
 pub fn open_regular(path: &Path) -> io::Result<File> {
     regular(openat(CWD, path, READ, Mode::empty())?)
 }
 
-/// Opens the file or block device at `path` for reading, following symbolic links; it never waits, and what was opened is
-/// judged. For paths that the user names. An error if it is anything else.
+/// Opens the file or block device at `path`, which the user names, for reading. Follows symbolic links, never blocks,
+/// and checks the type of the open file. Fails if it is anything else.
 pub fn open_file_or_device(path: &Path) -> io::Result<File> {
     file_or_device(openat(CWD, path, READ, Mode::empty()).map_err(explained)?)
 }
 
-/// The open file, if it is a regular one or a block device.
+/// Returns the open file if it is a regular file or a block device.
 fn file_or_device(fd: OwnedFd) -> io::Result<File> {
     match FileType::from_raw_mode(fstat(&fd)?.st_mode) {
         FileType::BlockDevice => Ok(File::from(fd)),
@@ -255,7 +257,7 @@ fn file_or_device(fd: OwnedFd) -> io::Result<File> {
     }
 }
 
-/// The open file, if it is a regular one.
+/// Returns the open file if it is a regular file.
 fn regular(fd: OwnedFd) -> io::Result<File> {
     match FileType::from_raw_mode(fstat(&fd)?.st_mode) {
         FileType::RegularFile => Ok(File::from(fd)),
@@ -268,7 +270,7 @@ fn explained(error: Errno) -> io::Error {
     let text = match error {
         Errno::LOOP => "a symbolic link on the path is not followed",
         Errno::XDEV => "the path leads out of its directory",
-        // Of a socket.
+        // The error for a socket.
         Errno::NXIO => "not a regular file",
         _ => return error.into(),
     };

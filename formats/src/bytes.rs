@@ -1,5 +1,5 @@
-//! Reads integers from byte slices. The caller checks the length: parsers take a whole structure (`&[u8]` of its size) and
-//! read fields at constant offsets.
+//! Reads integers from byte slices. The caller checks the length: parsers take a whole structure (`&[u8]` of its size)
+//! and read fields at constant offsets.
 
 macro_rules! readers {
     ($($le:ident $be:ident $int:ty;)*) => {$(

@@ -9,17 +9,17 @@ use crate::error::Result;
 /// The number of shards. A key belongs to one of them, which has its own lock and a sixteenth of the budget.
 const SHARDS: usize = 16;
 
-/// Values by number, up to a budget of bytes.
+/// A map from numbers to values, limited to a budget of bytes.
 ///
-/// Each shard keeps two generations of at most 1/32 of the budget each, but at least one value. When the young generation
-/// is full it becomes the old one, and the old one's values that nobody asked for meanwhile are dropped. So memory is
-/// bounded, and every step is O(1).
+/// Each shard keeps two generations of at most 1/32 of the budget each, but at least one value. When the young generation is
+/// full it becomes the old one, and old values that were not used since are dropped. This bounds memory, and every step
+/// is O(1).
 pub(crate) struct Cache<V> {
     shards: [Mutex<Shard<V>>; SHARDS],
     budget: usize,
 }
 
-/// Empty while loading; `None` where loading failed.
+/// Empty while loading; `None` if loading failed.
 type Slot<V> = Arc<OnceLock<Option<Arc<V>>>>;
 
 struct Shard<V> {
@@ -29,13 +29,13 @@ struct Shard<V> {
 }
 
 impl<V> Cache<V> {
-    /// A cache for `budget` bytes of values.
+    /// Creates a cache for `budget` bytes of values.
     pub(crate) fn new(budget: usize) -> Self {
         let shard = |_| Mutex::new(Shard { young: HashMap::new(), old: HashMap::new(), young_bytes: 0 });
         Cache { shards: std::array::from_fn(shard), budget: budget / SHARDS / 2 }
     }
 
-    /// The value of `key`, which is of `bytes` bytes, loaded when it is not there.
+    /// Returns the value of `key`, loading it if it is not cached; it takes `bytes` bytes.
     pub(crate) fn get(&self, key: u64, bytes: usize, load: impl Fn() -> Result<V>) -> Result<Arc<V>> {
         let slot = self.slot(key, bytes);
         let mut error = None;
@@ -49,12 +49,12 @@ impl<V> Cache<V> {
         match (value, error) {
             (Some(value), _) => Ok(value.clone()),
             (None, Some(error)) => Err(error),
-            // Another thread or an earlier call failed: load for the error's sake.
+            // Another thread or an earlier call failed: load again to get the error.
             (None, None) => load().map(Arc::new),
         }
     }
 
-    /// The value of `key` if it is there already.
+    /// Returns the value of `key` if it is cached.
     pub(crate) fn peek(&self, key: u64) -> Option<Arc<V>> {
         let shard = self.shard(key);
         let slot = shard.young.get(&key).or_else(|| shard.old.get(&key))?;

@@ -10,7 +10,7 @@
 //!     32 bytes     BLAKE3 of its bytes
 //! ```
 //!
-//! Blocks of zeros do not count, so a sparse disk costs what it holds, and the blocks can be hashed in any order.
+//! Blocks of zeros are left out, so a sparse disk costs only its data, and the blocks can be hashed in any order.
 
 use std::fmt;
 
@@ -20,7 +20,7 @@ use crate::source::{Source, is_zero};
 /// The size of a block in bytes.
 pub const BLOCK: u64 = 64 << 10;
 
-/// The context of the key.
+/// The key context of the digest.
 pub const CONTEXT: &str = "mif disk digest 1";
 
 /// The digest of a disk.
@@ -42,7 +42,7 @@ pub struct BlockDigest {
     pub digest: [u8; 32],
 }
 
-/// The digests of the blocks in `bytes`, which begin at byte `start` of a disk of `size` bytes.
+/// Returns the digests of the blocks in `bytes`, which begin at byte `start` of a disk of `size` bytes.
 ///
 /// `start` is a multiple of [`BLOCK`]. If `bytes` end within a block, the rest of that block is zeros.
 #[must_use]
@@ -63,7 +63,7 @@ pub fn blocks(start: u64, bytes: &[u8], size: u64) -> Vec<BlockDigest> {
     digests
 }
 
-/// The digest of a disk of `size` bytes with these blocks, given in any order, each once.
+/// Returns the digest of a disk of `size` bytes with these blocks, given in any order, each once.
 #[must_use]
 pub fn of_blocks(size: u64, mut blocks: Vec<BlockDigest>) -> DiskDigest {
     blocks.sort_unstable();
@@ -72,11 +72,11 @@ pub fn of_blocks(size: u64, mut blocks: Vec<BlockDigest>) -> DiskDigest {
     hasher.finish()
 }
 
-/// Computes a disk's digest from its blocks in ascending order, without keeping them.
+/// A hasher that computes a disk's digest from its blocks in ascending order, without keeping them.
 pub struct Hasher(blake3::Hasher);
 
 impl Hasher {
-    /// For a disk of `size` bytes.
+    /// Creates a hasher for a disk of `size` bytes.
     #[must_use]
     pub fn new(size: u64) -> Self {
         let mut hasher = blake3::Hasher::new_derive_key(CONTEXT);
@@ -90,18 +90,18 @@ impl Hasher {
         self.0.update(&block.digest);
     }
 
-    /// The digest, after the last block.
+    /// Returns the digest, after the last block.
     #[must_use]
     pub fn finish(self) -> DiskDigest {
         DiskDigest(*self.0.finalize().as_bytes())
     }
 }
 
-/// The digest of a disk, read from its beginning to its end. Known holes are not read.
+/// Computes the digest of a disk by reading it from start to end. Known holes are not read.
 ///
-/// Errs if the disk cannot be read.
+/// Fails if the disk cannot be read.
 pub fn of_source(disk: &dyn Source) -> Result<DiskDigest> {
-    /// How much is read at a time, in bytes.
+    /// The number of bytes per read.
     const WINDOW: u64 = 16 * BLOCK;
     let mut digests = Vec::new();
     let mut at = 0;
@@ -123,7 +123,7 @@ mod tests {
     use super::*;
     use crate::source::Extent;
 
-    /// Bytes, and whether runs of zeros among them are known to be holes.
+    /// Bytes, and whether their runs of zeros are reported as holes.
     struct Sparse(Vec<u8>, bool);
 
     impl Source for Sparse {

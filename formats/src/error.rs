@@ -1,4 +1,4 @@
-//! The error type of this crate: what kind of error occurred, where, what was found and what was expected.
+//! The error type of this crate: the kind of the error, its place, what was found and what was expected.
 
 use std::path::{Path, PathBuf};
 use std::{fmt, io};
@@ -6,24 +6,25 @@ use std::{fmt, io};
 /// `Result` with this crate's [`Error`].
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
-/// The kind of an error. Small and stable, because callers decide by it (exit codes, "skip this inode").
+/// The kind of an error. Small and stable, because callers base decisions on it (exit codes, "skip this inode").
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ErrorKind {
     /// The operating system could not read or write.
     Io,
     /// The bytes break their format's rules.
     Corrupt,
-    /// Well-formed, but using something that this program does not do (encryption, an unknown feature).
+    /// The bytes are well-formed, but use something that this program does not support (encryption, an unknown
+    /// feature).
     Unsupported,
-    /// A claimed count, depth or size is over a named limit.
+    /// A claimed count, depth or size exceeds a named limit.
     Limit,
-    /// The image names a file that it may not make us open.
+    /// The image refers to a file that it may not make us open.
     Denied,
-    /// Something that was asked for or is needed is not there.
+    /// Something that was requested or is needed does not exist.
     NotFound,
 }
 
-/// The place of an error. Built by [`at`] and turned into an [`Error`] by one of its verbs:
+/// The place of an error. Built by [`at`] and turned into an [`Error`] by one of its methods:
 ///
 /// ```
 /// use mif_formats::at;
@@ -44,21 +45,21 @@ pub fn at(structure: impl Into<String>) -> At {
 }
 
 impl At {
-    /// The field, by its name in the specification.
+    /// Adds the field, by its name in the specification.
     #[must_use]
     pub fn field(mut self, field: &'static str) -> Self {
         self.field = Some(field);
         self
     }
 
-    /// The offset in bytes, in the file for a container, on the volume or disk for what lies inside.
+    /// Adds the offset in bytes: in the file for a container, otherwise on the volume or disk.
     #[must_use]
     pub fn byte(mut self, byte: u64) -> Self {
         self.byte = Some(byte);
         self
     }
 
-    /// The file.
+    /// Adds the file.
     #[must_use]
     pub fn file(mut self, file: &Path) -> Self {
         self.file = Some(file.to_owned());
@@ -69,37 +70,37 @@ impl At {
         Error(Box::new(Inner { kind, at: self, problem: problem.into(), source: None }))
     }
 
-    /// The bytes break the format's rules: what was found, and what was expected.
+    /// Creates an error for bytes that break the format's rules: what was found, and what was expected.
     #[must_use]
     pub fn corrupt(self, problem: impl Into<String>) -> Error {
         self.error(ErrorKind::Corrupt, problem)
     }
 
-    /// The bytes are well-formed, but mif does not support them.
+    /// Creates an error for well-formed bytes that mif does not support.
     #[must_use]
     pub fn unsupported(self, problem: impl Into<String>) -> Error {
         self.error(ErrorKind::Unsupported, problem)
     }
 
-    /// A named limit is exceeded.
+    /// Creates an error for exceeding a named limit.
     #[must_use]
     pub fn limit(self, problem: impl Into<String>) -> Error {
         self.error(ErrorKind::Limit, problem)
     }
 
-    /// A file that the image may not make us open.
+    /// Creates an error for a file that the image may not make us open.
     #[must_use]
     pub fn denied(self, problem: impl Into<String>) -> Error {
         self.error(ErrorKind::Denied, problem)
     }
 
-    /// Something does not exist.
+    /// Creates an error for something that does not exist.
     #[must_use]
     pub fn not_found(self, problem: impl Into<String>) -> Error {
         self.error(ErrorKind::NotFound, problem)
     }
 
-    /// An error of the operating system.
+    /// Creates an error of the operating system.
     #[must_use]
     pub fn io(self, source: io::Error) -> Error {
         Error(Box::new(Inner {
@@ -146,25 +147,25 @@ struct Inner {
 }
 
 impl Error {
-    /// The kind of this error.
+    /// Returns the kind of this error.
     #[must_use]
     pub fn kind(&self) -> ErrorKind {
         self.0.kind
     }
 
-    /// Where it is.
+    /// Returns the place of this error.
     #[must_use]
     pub fn at(&self) -> &At {
         &self.0.at
     }
 
-    /// The problem, without the place.
+    /// Returns the problem, without the place.
     #[must_use]
     pub fn problem(&self) -> &str {
         &self.0.problem
     }
 
-    /// The same error in `file`, unless it already names a file.
+    /// Returns the same error in `file`, unless it already names a file.
     #[must_use]
     pub fn in_file(mut self, file: &Path) -> Self {
         self.0.at.file.get_or_insert_with(|| file.to_owned());

@@ -7,8 +7,8 @@ thread_local! {
     static CATCHING: Cell<u32> = const { Cell::new(0) };
 }
 
-/// The result of `read`, or `None` if it panics. Everything that it has made so far is dropped, so nothing half done may be
-/// reachable from elsewhere.
+/// Returns the result of `read`, or `None` if it panics. The panic drops everything that `read` has made, so nothing
+/// half-finished may be reachable from elsewhere.
 pub fn catch<T>(read: impl FnOnce() -> T) -> Option<T> {
     CATCHING.set(CATCHING.get() + 1);
     let result = catch_unwind(AssertUnwindSafe(read));
@@ -16,7 +16,7 @@ pub fn catch<T>(read: impl FnOnce() -> T) -> Option<T> {
     result.ok()
 }
 
-/// Returns true if a panic of this thread is caught by [`catch`]: a panic hook need not tell the user of it.
+/// Returns true if [`catch`] will catch a panic of this thread, so that a panic hook need not report it.
 #[must_use]
 pub fn is_catching() -> bool {
     CATCHING.get() > 0

@@ -1,6 +1,6 @@
-//! Readers, planners and writers of the on-disk formats that `mif` knows.
+//! Readers, planners and writers of the on-disk formats that `mif` supports.
 //!
-//! Data flows one way, and the modules lie in its order:
+//! Data flows one way, and the modules are in the same order:
 //!
 //! ```text
 //! container  →  partition  →  fs  →  mif (manifest, layout, pack)
@@ -8,11 +8,11 @@
 //! holds a disk   volumes        with files
 //! ```
 //!
-//! Every layer takes a [`Source`] and most give one, so that layers nest and holes stay holes.
-//! Nothing here prints, or trusts a number that an image claims. The only global state are the filesystems that a program adds
+//! Every layer takes a [`Source`] and most return one, so that layers nest and holes stay holes. Nothing here prints,
+//! or trusts a number that an image claims. The only global state is the list of filesystems that a program adds
 //! ([`fs::add_driver`]).
 //!
-//! A disk is written in a container, opened again, and its holes are still holes:
+//! Writing a disk to a container and opening it again preserves its holes:
 //!
 //! ```
 //! use mif_formats::container::{self, CreateOptions, OpenOptions, Output};
@@ -36,7 +36,7 @@
 //! # }
 //! ```
 //!
-//! `examples/list_volume.rs` goes on to partitions and files.
+//! `examples/list_volume.rs` continues with partitions and files.
 
 #![forbid(unsafe_code)]
 

@@ -1,4 +1,4 @@
-//! [`Source`]: random access to something disk-shaped, with its holes. The trait that every layer passes on.
+//! [`Source`]: random access to something disk-shaped, with its holes. Every layer passes this trait on.
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -9,25 +9,25 @@ use crate::error::{Result, at};
 ///
 /// All offsets and lengths are in bytes. A source is shared between threads and never changes.
 pub trait Source: Send + Sync {
-    /// The size in bytes.
+    /// Returns the size in bytes.
     fn len(&self) -> u64;
 
     /// Fills `buf` with the bytes at `offset`: all of it, or an error. Reading past the end is an error.
     fn read_at(&self, offset: u64, buf: &mut [u8]) -> Result<()>;
 
-    /// What is known about the bytes at `offset` (which is below `len`) without reading them: an extent that starts at
-    /// `offset`, is never empty and ends at `len` at the latest. `Zero` promises zeros; `Data` promises nothing, and may be
-    /// zeros all the same. Neighbouring extents may be of one kind.
+    /// Returns what is known about the bytes at `offset` (which is below `len`) without reading them: an extent that
+    /// starts at `offset`, is never empty and ends at `len` at the latest. `Zero` promises zeros; `Data` promises
+    /// nothing, and may still be zeros. Adjacent extents may have the same kind.
     fn extent_at(&self, offset: u64) -> Result<Extent>;
 
-    /// Like [`Source::extent_at`], for a caller that needs at most `wanted` bytes: the extent may end early if finding its
-    /// real end takes work.
+    /// Like [`Source::extent_at`], for a caller that needs at most `wanted` bytes: the extent may end early if finding
+    /// its real end takes work.
     fn extent_up_to(&self, offset: u64, wanted: u64) -> Result<Extent> {
         let _ = wanted;
         self.extent_at(offset)
     }
 
-    /// The logical sector size in bytes that the container records (512 or 4096); none if it records no size.
+    /// Returns the logical sector size in bytes that the container records (512 or 4096), if it records one.
     fn sector_size(&self) -> Option<u32> {
         None
     }
@@ -37,8 +37,8 @@ pub trait Source: Send + Sync {
         self.len() == 0
     }
 
-    /// The `len` bytes at `offset`. For small structures of known size: the caller has held `len` against
-    /// a limit.
+    /// Reads the `len` bytes at `offset`. For small structures of known size: the caller has checked `len` against a
+    /// limit.
     fn read_vec(&self, offset: u64, len: usize) -> Result<Vec<u8>> {
         let mut buf = vec![0; len];
         self.read_at(offset, &mut buf)?;
@@ -49,13 +49,13 @@ pub trait Source: Send + Sync {
 /// A range of a [`Source`], and whether it is known to be zero.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Extent {
-    /// Which bytes.
+    /// The bytes.
     pub range: Range<u64>,
-    /// True if they are known to be zero.
+    /// Whether they are known to be zero.
     pub kind: ExtentKind,
 }
 
-/// True if an [`Extent`] has to be read.
+/// The kind of an [`Extent`], which decides whether it has to be read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ExtentKind {
     /// Any bytes.
@@ -65,25 +65,25 @@ pub enum ExtentKind {
 }
 
 impl Extent {
-    /// The `len` bytes at `start` hold data.
+    /// Creates an extent of data: the `len` bytes at `start`.
     #[must_use]
     pub fn data(start: u64, len: u64) -> Self {
         Extent { range: start..start + len, kind: ExtentKind::Data }
     }
 
-    /// The `len` bytes at `start` are zeros.
+    /// Creates an extent of zeros: the `len` bytes at `start`.
     #[must_use]
     pub fn zero(start: u64, len: u64) -> Self {
         Extent { range: start..start + len, kind: ExtentKind::Zero }
     }
 
-    /// The length in bytes.
+    /// Returns the length in bytes.
     #[must_use]
     pub fn len(&self) -> u64 {
         self.range.end - self.range.start
     }
 
-    /// Returns true if it holds no bytes; an extent that a source gives never is.
+    /// Returns true if it is empty; extents from a source never are.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.range.is_empty()
@@ -119,7 +119,7 @@ macro_rules! forward_source {
 }
 forward_source!(&S, Arc<S>, Box<S>);
 
-/// Errs unless `len` bytes at `offset` lie within `size`: the check that every `read_at` begins with.
+/// Fails unless `len` bytes at `offset` lie within `size`. Every `read_at` begins with this check.
 pub fn check_range(what: &str, size: u64, offset: u64, len: u64) -> Result<()> {
     match offset.checked_add(len) {
         Some(end) if end <= size => Ok(()),
@@ -135,14 +135,14 @@ pub struct Slice<S> {
 }
 
 impl<S: Source> Slice<S> {
-    /// The bytes `range` of `inner`. Errs if they reach past its end.
+    /// Creates a source of the bytes `range` of `inner`. Fails if they extend past its end.
     pub fn new(inner: S, range: Range<u64>) -> Result<Self> {
         let len = range.end.saturating_sub(range.start);
         check_range("disk", inner.len(), range.start, len)?;
         Ok(Slice { inner, start: range.start, len })
     }
 
-    /// An extent of the other source as one of the slice.
+    /// Converts an extent of the other source to one of the slice.
     fn within(&self, extent: Extent) -> Extent {
         let end = extent.range.end.min(self.start + self.len);
         Extent { range: extent.range.start - self.start..end - self.start, kind: extent.kind }
@@ -172,7 +172,7 @@ impl<S: Source> Source for Slice<S> {
     }
 }
 
-/// Bytes in memory, as a source.
+/// A source of bytes in memory.
 pub struct MemSource(pub Vec<u8>);
 
 impl Source for MemSource {
@@ -195,7 +195,7 @@ impl Source for MemSource {
 /// Returns true if every byte is zero.
 #[must_use]
 pub fn is_zero(bytes: &[u8]) -> bool {
-    // Sixteen words at a time: wide enough for the compiler's vectors, and data ends the scan early.
+    // 128 bytes at a time: wide enough for the compiler's vectors, and data ends the scan early.
     let mut chunks = bytes.chunks_exact(128);
     chunks.by_ref().all(|c| c.iter().fold(0, |acc, b| acc | b) == 0)
         && chunks.remainder().iter().all(|b| *b == 0)

@@ -1,11 +1,11 @@
 //! Makes untrusted text (names, labels, errors about them) safe for a terminal, and formats bytes as text.
 //!
-//! Two kinds of characters are escaped: those that a terminal obeys (C0, C1 and DEL), and those that show nothing or move
-//! what stands around them, so that two names look alike or a line reads as another (bidirectional controls, zero-width
-//! and tag characters, variation selectors, line and paragraph separators).
+//! Two kinds of characters are escaped: those that control a terminal (C0, C1 and DEL), and those that are invisible or
+//! move the text around them, so that two names look alike or a line reads as another (bidirectional controls,
+//! zero-width and tag characters, variation selectors, line and paragraph separators).
 
-/// Returns true if a character is escaped: a control character, or a default-ignorable code point of Unicode, or U+2028 or
-/// U+2029, or one of the interlinear annotations.
+/// Returns true if a character is escaped: a control character, a default-ignorable code point of Unicode, U+2028 or
+/// U+2029, or an interlinear annotation character.
 #[must_use]
 pub fn is_hidden(c: char) -> bool {
     c.is_control()
@@ -17,26 +17,26 @@ pub fn is_hidden(c: char) -> bool {
             | '\u{e0000}'..='\u{e0fff}')
 }
 
-/// `text` in one line, with hidden characters written as `\n`, `\u{1b}`. Escaped text stays the same when it is escaped
-/// once more.
+/// Returns `text` on one line, with hidden characters written as `
+/// `, `\u{1b}`. Escaping it again changes nothing.
 #[must_use]
 pub fn printable(text: &str) -> String {
     escaped(text, is_hidden)
 }
 
-/// The same of text in lines, with tabs.
+/// As [`printable`], but keeps line breaks and tabs.
 #[must_use]
 pub fn printable_lines(text: &str) -> String {
     escaped(text, |c| is_hidden(c) && !matches!(c, '\n' | '\t'))
 }
 
-/// `bytes` in hex, two digits each.
+/// Returns `bytes` in hex, two digits each.
 #[must_use]
 pub fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
-/// The bytes of a name in hex, if they are not UTF-8.
+/// Returns the bytes of a name in hex, if they are not UTF-8.
 #[must_use]
 pub fn hex_unless_text(name: &[u8]) -> Option<String> {
     std::str::from_utf8(name).is_err().then(|| hex(name))

@@ -2,14 +2,14 @@
 
 use crate::text::hex;
 
-/// The text of a UUID, in lower case.
+/// Returns the text of a UUID, in lower case.
 #[must_use]
 pub fn text(uuid: &[u8; 16]) -> String {
     let hex = hex(uuid);
     format!("{}-{}-{}-{}-{}", &hex[..8], &hex[8..12], &hex[12..16], &hex[16..20], &hex[20..])
 }
 
-/// These bytes as a random UUID: version 4, of the variant of RFC 9562 (sections 4.1, 4.2 and 5.4).
+/// Turns these bytes into a random UUID: version 4, of the variant of RFC 9562 (sections 4.1, 4.2 and 5.4).
 #[must_use]
 pub fn random(mut bytes: [u8; 16]) -> [u8; 16] {
     bytes[6] = bytes[6] & 0x0f | 0x40;
@@ -17,7 +17,7 @@ pub fn random(mut bytes: [u8; 16]) -> [u8; 16] {
     bytes
 }
 
-/// The reverse of [`text`], in upper or lower case; none if it is no UUID.
+/// Parses the output of [`text`], in upper or lower case; returns `None` if it is not a UUID.
 #[must_use]
 pub fn bytes(text: &str) -> Option<[u8; 16]> {
     let groups = text.split('-').map(str::len);
@@ -32,7 +32,7 @@ pub fn bytes(text: &str) -> Option<[u8; 16]> {
     Some(bytes)
 }
 
-/// A UUID as Microsoft stores it (a GUID), and the reverse: the first three groups are little-endian numbers.
+/// Converts a UUID to Microsoft's stored form (a GUID) and back: the first three groups are little-endian numbers.
 #[must_use]
 pub fn swapped(mut bytes: [u8; 16]) -> [u8; 16] {
     for group in [0..4, 4..6, 6..8] {

@@ -1,5 +1,5 @@
-//! Writes a table of a store again with pages that are not compressed, so that a fuzzer can change what is in them:
-//! `plain-table IN OUT`.
+//! Rewrites a table of a store with uncompressed pages, so that a fuzzer can change their contents: `plain-table IN
+//! OUT`.
 
 use std::fs::File;
 use std::sync::Arc;
@@ -31,7 +31,7 @@ fn main() {
     out.close().unwrap();
 }
 
-/// The encodings of the table that is read, without compression.
+/// Returns the encodings of the input table, without compression.
 fn properties(group: &RowGroupMetaData) -> WriterProperties {
     let mut builder = WriterProperties::builder().set_compression(Compression::UNCOMPRESSED);
     for column in group.columns() {

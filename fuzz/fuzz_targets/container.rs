@@ -1,4 +1,4 @@
-//! Every container: header, map, and the disk inside. The file lies in a folder of its own, in memory.
+//! Every container: header, map, and the disk inside. The file is in memory, in a directory of its own.
 #![no_main]
 
 use std::path::PathBuf;

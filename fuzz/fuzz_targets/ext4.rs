@@ -1,4 +1,4 @@
-//! ext2, ext3 and ext4: superblock, groups, inodes, maps, folders, journal, fast commits, attributes.
+//! ext2, ext3 and ext4: superblock, groups, inodes, maps, directories, journal, fast commits, attributes.
 #![no_main]
 
 use std::sync::{Arc, LazyLock};

@@ -1,5 +1,5 @@
-//! ext2, ext3 and ext4 by our reader and by the crate ext4-view: where both open a volume and both list a path, its type,
-//! size and content are the same.
+//! ext2, ext3 and ext4 with our reader and the crate ext4-view: if both open a volume and both list a path, its type,
+//! size and content must be the same.
 //!
 //! Not compared:
 //!
@@ -7,10 +7,10 @@
 //!   verifies checksums even when fuzzing, so the volumes are made without them.
 //! - Names that a directory contains more than once, because a path cannot tell them apart.
 //! - Volumes with a fast commit area, which ext4-view does not replay.
-//! - An extent-mapped file that differs after its first hole: ext4-view reads an unwritten extent as data, and as 32,768
-//!   blocks too long.
-//! - A block-mapped file that differs after its first hole, if block 0 of the volume is not empty: where an indirect block is
-//!   missing, ext4-view reads pointers from block 0.
+//! - An extent-mapped file that differs after its first hole: ext4-view reads an unwritten extent as data, and as
+//!   32,768 blocks too long.
+//! - A block-mapped file that differs after its first hole, if block 0 of the volume is not empty: where an indirect
+//!   block is missing, ext4-view reads pointers from block 0.
 #![no_main]
 
 use std::cell::Cell;
@@ -25,11 +25,11 @@ use mif_fuzz::{Bases, Patched, READ_MAX, others};
 
 static BASES: LazyLock<Bases> = LazyLock::new(|| Bases::of("ext4_view"));
 
-/// How often ext4-view may read of one volume: what loops ends there.
+/// The most reads of one volume by ext4-view, which ends its endless loops.
 const READS_MAX: u32 = 100_000;
-/// How many groups of blocks a volume may claim: ext4-view allocates memory for all of them at once.
+/// The most block groups that a volume may claim: ext4-view allocates memory for all of them at once.
 const GROUPS_MAX: u64 = 4096;
-/// How much of a file is compared, and how many paths.
+/// The most bytes of a file, and the most paths, that are compared.
 const FILE_MAX: u64 = 256 << 10;
 const PATHS_MAX: usize = 1000;
 
@@ -51,7 +51,7 @@ fuzz_target!(|input: &[u8]| -> Corpus {
     Corpus::Keep
 });
 
-/// Whether block 0 is empty; `None` if ext4-view cannot be asked about such a volume, by its superblock.
+/// Returns whether block 0 is empty; `None` if the superblock describes a volume that ext4-view does not support.
 fn asked(volume: &Patched) -> Option<bool> {
     let head = volume.read_vec(0, 2048).ok()?;
     let number = |at: usize| u32::from_le_bytes(head[1024 + at..][..4].try_into().expect("four bytes"));
@@ -77,7 +77,7 @@ impl Ext4Read for Reader {
     }
 }
 
-/// A volume that both opened.
+/// A volume that both readers have opened.
 struct Volume<'a> {
     bytes: &'a Patched,
     ours: &'a dyn Filesystem,
@@ -100,7 +100,7 @@ fn compare(volume: &Volume<'_>) {
     }
 }
 
-/// A path that both list.
+/// A path that both readers list.
 struct File<'a> {
     volume: &'a Volume<'a>,
     path: Path<'a>,
@@ -118,7 +118,7 @@ impl File<'_> {
                 assert_eq!(node.size, metadata.len(), "the size of {path:?}");
                 self.compare_content(left);
             }
-            // It allocates what the size claims.
+            // ext4-view allocates the claimed size.
             FileType::Symlink if metadata.len() < 1 << 16 => {
                 if let Some(Ok(target)) = others(|| self.volume.theirs.read_link(path))
                     && let Some(ours) = &node.link_target
@@ -157,7 +157,7 @@ impl File<'_> {
         assert!(differs.is_none_or(is_exempt), "{:?} differs at {differs:?}", self.path);
     }
 
-    /// The first `len` bytes.
+    /// Reads the first `len` bytes with ext4-view.
     fn read_theirs(&self, len: usize) -> Option<Vec<u8>> {
         let mut file = self.volume.theirs.open(self.path).ok()?;
         let (mut bytes, mut done) = (vec![0x55; len], 0);

@@ -1,4 +1,4 @@
-//! FAT12, FAT16 and FAT32: boot sector, tables, folders, names.
+//! FAT12, FAT16 and FAT32: boot sector, tables, directories, names.
 #![no_main]
 
 use std::sync::{Arc, LazyLock};

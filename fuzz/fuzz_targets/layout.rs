@@ -1,4 +1,4 @@
-//! The layout: its body, since compressed bytes are zstd's to check; and the file as it lies in a store.
+//! The layout: its body alone, because zstd checks compressed bytes; and the file as stored.
 #![no_main]
 
 use std::sync::LazyLock;

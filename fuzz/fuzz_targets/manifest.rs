@@ -1,4 +1,4 @@
-//! The manifest: all of it, and its columns one by one as searches read them; and the table of packages beside it.
+//! The manifest, as a whole and by single columns as searches read them; and the table of packages beside it.
 #![no_main]
 
 use std::sync::LazyLock;
@@ -10,8 +10,8 @@ use mif_formats::mif::{manifest, packages};
 use mif_fuzz::Bases;
 
 static BASES: LazyLock<Bases> = LazyLock::new(|| {
-    // What panics in the Parquet crate is caught; the fuzzer's own hook would end the process before that. What is
-    // caught nowhere still ends it.
+    // Panics in the Parquet crate are caught, but the fuzzer's own hook would end the process before that. Uncaught
+    // panics still end it.
     std::panic::set_hook(Box::new(|_| {}));
     Bases::of("manifest")
 });

@@ -1,4 +1,4 @@
-//! Partition tables (MBR, GPT), LVM2, and what is recognised on the volumes by name.
+//! Partition tables (MBR, GPT), LVM2, and recognising the contents of volumes by name.
 #![no_main]
 
 use std::sync::{Arc, LazyLock};

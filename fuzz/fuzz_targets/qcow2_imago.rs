@@ -1,10 +1,12 @@
-//! qcow2 by our reader and by the crate imago: where both open an image, its size and its bytes are the same.
+//! qcow2 with our reader and the crate imago: if both open an image, its size and its bytes must be the same.
 //!
 //! Not compared:
 //!
 //! - An image that only one of them opens, or a range that only one of them reads. They check different things: imago
-//!   knows neither zstd nor extended L2 entries, and reads zeros past the end of the file where we say that it is cut off.
-//! - Sizes that are not a multiple of 512 bytes. Like qemu, mif counts in sectors; imago returns the size in the header.
+//!   supports neither zstd nor extended L2 entries, and reads zeros past the end of the file where we report
+//!   truncation.
+//! - Sizes that are not a multiple of 512 bytes. Like qemu, mif counts in sectors; imago returns the size in the
+//!   header.
 //! - Backing files and external data files: imago may open only the image itself.
 #![no_main]
 
@@ -30,7 +32,7 @@ fuzz_target!(|input: &[u8]| -> Corpus {
     let Some((_, file)) = BASES.decode(input) else { return Corpus::Reject };
     std::fs::write(&*IMAGE, file.bytes()).expect("/dev/shm has room");
     let options = OpenOptions { format: Some("qcow2".to_owned()), ..OpenOptions::default() };
-    // What we refuse is not given to imago, which would allocate what the header claims.
+    // imago gets no image that we refuse, because it would allocate what the header claims.
     if let Ok(ours) = container::open(&IMAGE, &options)
         && let Some(Some(theirs)) = others(open_theirs)
     {
@@ -56,7 +58,7 @@ fn compare(ours: &dyn Source, theirs: &FormatAccess<File>) {
         let Ok(extent) = ours.extent_at(offset) else { break };
         let part = extent.len().min(64 << 10);
         compare_range(ours, theirs, offset, part);
-        // The end of an extent too, where the next one begins.
+        // The end of an extent too, next to the following one.
         let last = extent.len().min(1000);
         compare_range(ours, theirs, extent.range.end - last, last);
         read += part + last;

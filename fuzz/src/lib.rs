@@ -1,9 +1,9 @@
-//! What the fuzz targets share: inputs that are small though disks are large, and what must hold of every source
+//! Common code of the fuzz targets: inputs that are small although disks are large, and the invariants of every source
 //! and filesystem.
 //!
-//! An input is the number of a base, one byte, and then patches of it: where (4 bytes, little-endian), how many
-//! (2 bytes), and those bytes. A patch of none cuts the base off there. The bases are made by `make-seeds`, in
-//! `bases/TARGET/`; so are seeds that hold a block of a base's own metadata, for the fuzzer to change.
+//! An input is the number of a base, one byte, followed by patches of it: offset (4 bytes, little-endian), length (2
+//! bytes), and the bytes. An empty patch truncates the base there. `make-seeds` makes the bases, in `bases/TARGET/`,
+//! and seeds that contain a block of a base's own metadata, for the fuzzer to change.
 
 use std::path::Path;
 use std::sync::{Arc, Once};
@@ -15,15 +15,15 @@ use mif_formats::{Extent, Result, Source};
 
 /// The longest patch, in bytes.
 const PATCH_MAX: usize = 4096;
-/// How much of all files, of one source, and in how many extents, is read of one input.
+/// The most bytes of all files and of one source, and the most extents, that are read per input.
 pub const READ_MAX: u64 = 4 << 20;
 pub const EXTENTS_MAX: usize = 4096;
 
-/// Whole disks, volumes or files that inputs change a few bytes of.
+/// Whole disks, volumes or files, of which inputs change a few bytes.
 pub struct Bases(Vec<(String, Arc<Vec<u8>>)>);
 
 impl Bases {
-    /// Those of a target, sorted by name: `make-seeds` numbers them so too.
+    /// Returns the bases of a target, sorted by name, as `make-seeds` numbers them.
     ///
     /// # Panics
     /// If there are none.
@@ -39,7 +39,7 @@ impl Bases {
         Bases(paths.iter().map(|path| (name(path), Arc::new(std::fs::read(path).unwrap()))).collect())
     }
 
-    /// What an input stands for, and its base's name; `None` if it is empty.
+    /// Returns the name of an input's base, and the patched base; `None` if the input is empty.
     #[must_use]
     pub fn decode(&self, input: &[u8]) -> Option<(&str, Patched)> {
         let (number, mut rest) = input.split_first()?;
@@ -59,7 +59,7 @@ impl Bases {
     }
 }
 
-/// A base with some bytes changed, and maybe cut off.
+/// A base with some bytes changed, possibly truncated.
 pub struct Patched {
     base: Arc<Vec<u8>>,
     len: usize,
@@ -67,7 +67,7 @@ pub struct Patched {
 }
 
 impl Patched {
-    /// All of its bytes.
+    /// Returns all its bytes.
     #[must_use]
     pub fn bytes(&self) -> Vec<u8> {
         let mut bytes = self.base[..self.len].to_vec();
@@ -104,10 +104,10 @@ impl Source for Patched {
     }
 }
 
-/// Reads a source as import does, extent by extent, and at odd places too.
+/// Reads a source as import does, extent by extent, and also at odd offsets.
 ///
 /// # Panics
-/// If an extent is empty, is not where it was asked for or ends after the source.
+/// If an extent is empty, does not start at the requested offset, or ends after the source.
 pub fn read_all(source: &dyn Source) {
     let len = source.len();
     let (mut offset, mut read, mut buf) = (0, 0, vec![0; 64 << 10]);
@@ -133,10 +133,11 @@ pub fn read_all(source: &dyn Source) {
     }
 }
 
-/// Opens what is on a volume and reads all of it: names, metadata and where files lie; and some of their bytes.
+/// Opens the filesystem on a volume and reads all of it: names, metadata and locations of files; and some of their
+/// bytes.
 ///
 /// # Panics
-/// If a file is said to lie where the volume is not, or a name is none.
+/// If a file is located outside the volume, or a name is invalid.
 pub fn read_volume(volume: Arc<dyn Source>) {
     let Ok(Recognized::Known(fs)) = mif_formats::fs::open(Arc::clone(&volume)) else { return };
     let Ok(listing) = walk::walk(&*fs) else { return };
@@ -153,7 +154,7 @@ pub fn read_volume(volume: Arc<dyn Source>) {
             assert!(node.file_type != FileType::File || node.size == content.size, "node {id}");
         }
     }
-    // What no folder names is asked for too: other inodes, other places.
+    // Also reads nodes that no directory contains: other inodes, other positions.
     let named: Vec<u64> = listing.nodes.iter().map(|(_, id, _)| id).collect();
     for id in (0..32).filter(|id| named.binary_search(id).is_err()) {
         read_node(&*fs, id);
@@ -182,7 +183,8 @@ fn read_content(volume: &dyn Source, content: &Content, left: &mut u64) {
     assert_eq!(total, content.size);
 }
 
-/// Calls code of others, which may panic on damaged bytes: that is `None`, and no finding. Panics outside of it are.
+/// Calls third-party code, which may panic on damaged bytes: this returns `None`, and is not a finding. Other panics
+/// are.
 pub fn others<T>(call: impl FnOnce() -> T) -> Option<T> {
     static HOOK: Once = Once::new();
     HOOK.call_once(|| {

@@ -1,5 +1,5 @@
-//! Real Debian disks: trees from the Debian archive (`fixtures/debian-tree`, `fixtures/debian-changed`, kept in
-//! the cache), disks from `fixtures/debian-disk`, booted by `fixtures/boot`.
+//! Real Debian disks: trees from the Debian archive (`fixtures/debian-tree`, `fixtures/debian-changed`, kept in the
+//! cache), disks from `fixtures/debian-disk`, booted by `fixtures/boot`.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -7,7 +7,7 @@ use std::sync::OnceLock;
 
 use crate::{cache, is_root, repo, run, skip, tool};
 
-/// What making, comparing and booting such disks needs.
+/// The tools for making, comparing and booting such disks.
 pub const TOOLS: &[&str] = &[
     "mmdebstrap",
     "mke2fs",
@@ -21,14 +21,15 @@ pub const TOOLS: &[&str] = &[
     "grub-mkimage",
 ];
 
-/// The tar of a small Debian; none, said loudly, if the archive cannot be reached.
+/// Returns the tar of a small Debian; `None`, with a loud notice, if the archive cannot be reached.
 #[must_use]
 pub fn tree() -> Option<PathBuf> {
     static TREE: OnceLock<Option<PathBuf>> = OnceLock::new();
     TREE.get_or_init(|| made(&mut tool(repo().join("fixtures/debian-tree")))).clone()
 }
 
-/// The tar of such a tree after a shell command was run in it; none, said loudly, if the archive cannot be reached.
+/// Returns the tar of such a tree after running a shell command in it; `None`, with a loud notice, if the archive
+/// cannot be reached.
 #[must_use]
 pub fn changed(tree: &Path, command: &str) -> Option<PathBuf> {
     made(tool(repo().join("fixtures/debian-changed")).arg(tree).arg(command))
@@ -47,15 +48,15 @@ fn made(script: &mut Command) -> Option<PathBuf> {
     }
 }
 
-/// Makes a disk from the tree, raw.
+/// Makes a raw disk from the tree.
 pub fn make_disk(tree: &Path, out: &Path, options: &str) {
-    // Only root can have the kernel fill it.
+    // Only root can have the kernel fill the disk.
     let options =
         if is_root() { options.to_owned() } else { options.replace("--fill kernel", "--fill mke2fs") };
     run(tool(repo().join("fixtures/debian-disk")).arg(tree).arg(out).args(options.split_whitespace()));
 }
 
-/// Boots a disk until its serial port prints `expect`; gives all that it printed.
+/// Boots a disk until its serial port prints `expect`; returns all that it printed.
 pub fn boot(disk: &Path, efi: bool, expect: &str) -> String {
     let log = disk.with_extension("log");
     let mut boot = tool(repo().join("fixtures/boot"));

@@ -1,4 +1,4 @@
-//! What the real tools say of a raw disk: its table by sfdisk and sgdisk, its volumes by e2fsck and fsck.fat.
+//! Checks of raw disks with the real tools: the table with sfdisk and sgdisk, the volumes with e2fsck and fsck.fat.
 
 use std::fs::File;
 use std::os::unix::fs::FileExt;
@@ -8,10 +8,10 @@ use serde_json::Value;
 
 use crate::{run, tool};
 
-/// The tools that [`assert_sound`] takes.
+/// The tools that [`assert_sound`] needs.
 pub const TOOLS: &[&str] = &["sfdisk", "sgdisk", "e2fsck", "fsck.fat", "blkid"];
 
-/// A small ext4 disk with these files, as `NAME.raw` in `work`.
+/// Makes a small ext4 disk with these files, as `NAME.raw` in `work`.
 #[must_use]
 pub fn small(work: &Path, name: &str, files: &[(&str, &[u8])]) -> PathBuf {
     let folder = work.join(format!("{name}.d"));
@@ -25,7 +25,7 @@ pub fn small(work: &Path, name: &str, files: &[(&str, &[u8])]) -> PathBuf {
     image
 }
 
-/// Bytes that do not compress, different for each seed.
+/// Returns incompressible bytes, different for each seed.
 #[must_use]
 pub fn noise(seed: u8, len: usize) -> Vec<u8> {
     let mut state = u64::from(seed) + 1;
@@ -38,18 +38,18 @@ pub fn noise(seed: u8, len: usize) -> Vec<u8> {
     (0..len).map(|_| next()).collect()
 }
 
-/// A partition, as sfdisk has it.
+/// A partition, as listed by sfdisk.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Part {
-    /// Its slot.
+    /// The slot.
     pub slot: u32,
-    /// Where it starts, in bytes.
+    /// The start, in bytes.
     pub start: u64,
-    /// Its length in bytes.
+    /// The length in bytes.
     pub len: u64,
 }
 
-/// The partitions of a raw disk by sfdisk, extended ones left out.
+/// Returns the partitions of a raw disk according to sfdisk, without extended ones.
 #[must_use]
 pub fn parts(disk: &Path) -> Vec<Part> {
     let json: Value = serde_json::from_str(&run(tool("sfdisk").arg("--json").arg(disk))).unwrap();
@@ -70,7 +70,7 @@ pub fn parts(disk: &Path) -> Vec<Part> {
         .collect()
 }
 
-/// Copies a part of a disk into a file, zeros as holes.
+/// Copies a part of a disk into a file, with zeros as holes.
 pub fn cut(disk: &Path, start: u64, len: u64, to: &Path) {
     let (from, out) = (File::open(disk).unwrap(), File::create(to).unwrap());
     out.set_len(len).unwrap();
@@ -86,14 +86,15 @@ pub fn cut(disk: &Path, start: u64, len: u64, to: &Path) {
     }
 }
 
-/// What blkid says of a file with a volume: `TYPE`, `UUID`, `LABEL`.
+/// Returns blkid's value for a file with a volume: `TYPE`, `UUID`, `LABEL`.
 #[must_use]
 pub fn blkid(volume: &Path, what: &str) -> String {
     let output = tool("blkid").args(["-p", "-o", "value", "-s", what]).arg(volume).output().unwrap();
     String::from_utf8_lossy(&output.stdout).trim().to_owned()
 }
 
-/// Holds a raw disk against the tools, and gives its partitions with what blkid calls them. `work` is a folder.
+/// Checks a raw disk with the tools, and returns its partitions with the types that blkid reports. `work` is a
+/// directory.
 pub fn assert_sound(disk: &Path, work: &Path) -> Vec<(Part, String)> {
     run(tool("sfdisk").arg("--verify").arg(disk));
     let parts = parts(disk);
@@ -113,7 +114,7 @@ pub fn assert_sound(disk: &Path, work: &Path) -> Vec<(Part, String)> {
     found
 }
 
-/// Holds the GPT of a raw disk against sgdisk.
+/// Checks the GPT of a raw disk with sgdisk.
 pub fn assert_gpt(disk: &Path) {
     let said = run(tool("sgdisk").arg("-v").arg(disk));
     assert!(said.contains("No problems found"), "{said}");

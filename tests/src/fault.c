@@ -1,6 +1,7 @@
-/* Makes calls fail: preloaded into the program by tests/src/fault.rs. Only files whose path begins with FAULT_PATH are
-   concerned. FAULT_READ_AT: reading this byte fails. FAULT_WRITE_AFTER: there is room for this many more bytes.
-   FAULT_SYNC_AT: this sync, counted from 1, and all after it fail. FAULT_SLOW_SYNC: each sync takes so many milliseconds. */
+/* Makes system calls fail; tests/src/fault.rs preloads it into the program. Only files whose path begins with
+   FAULT_PATH are affected. FAULT_READ_AT: reading this byte fails. FAULT_WRITE_AFTER: the device is full after this
+   many more bytes. FAULT_SYNC_AT: this sync, counted from 1, and all later ones fail. FAULT_SLOW_SYNC: each sync
+   takes this many milliseconds. */
 #define _GNU_SOURCE
 #include <dlfcn.h>
 #include <errno.h>

@@ -1,31 +1,31 @@
-//! The program with calls to the system that fail.
+//! Runs the program with failing system calls.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use crate::{mif, repo, run, tool};
 
-/// What the tests need for it.
+/// The tools that this needs.
 pub const TOOLS: &[&str] = &["cc"];
 
 /// A library to preload.
 pub struct Faults(PathBuf);
 
-/// What fails.
+/// The call that fails.
 #[derive(Debug, Clone, Copy)]
 pub enum Fault {
-    /// Reading this byte of a file gives EIO.
+    /// Reading this byte of a file fails with EIO.
     ReadAt(u64),
-    /// Once this many bytes were written, the device is full.
+    /// After this many written bytes, the device is full.
     WriteAfter(u64),
-    /// This sync, counted from 1, and all after it give EIO.
+    /// This sync, counted from 1, and all later ones fail with EIO.
     SyncAt(u64),
-    /// Each sync takes so many milliseconds.
+    /// Each sync takes this many milliseconds.
     SlowSync(u64),
 }
 
 impl Faults {
-    /// Compiles it into a folder.
+    /// Compiles the library in the directory `work`.
     #[must_use]
     pub fn new(work: &Path) -> Self {
         let library = work.join("fault.so");
@@ -37,7 +37,7 @@ impl Faults {
         Faults(library)
     }
 
-    /// The program on a store, where `fault` happens to files whose path begins with `path`.
+    /// Returns the program on a store, with `fault` applied to files whose path begins with `path`.
     #[must_use]
     pub fn mif(&self, store: &Path, path: &Path, fault: Fault) -> Command {
         let (name, value) = match fault {

@@ -1,4 +1,4 @@
-//! A small system on one volume, in a store of its own: made of a few files, edited, and looked at as files again.
+//! A small system on one volume, in a store of its own: made of a few files, edited, and extracted again.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -6,19 +6,19 @@ use std::process::Command;
 
 use crate::{WorkFolder, have, run, run_failing, tool, work_folder};
 
-/// A system whose image is `guest`.
+/// A system whose image is named `guest`.
 pub struct Guest {
     work: WorkFolder,
 }
 
 impl Guest {
-    /// A system of these files, and a fstab. None, said loudly, if mke2fs is missing.
+    /// Makes a system of these files and a fstab. `None`, with a loud notice, if mke2fs is missing.
     #[must_use]
     pub fn new(files: &[(&str, &str)]) -> Option<Self> {
         Self::with(files, |_| {})
     }
 
-    /// The same, after `change` has changed the directory that the volume is made of.
+    /// As [`Guest::new`], after `change` has changed the directory from which the volume is made.
     #[must_use]
     pub fn with(files: &[(&str, &str)], change: impl FnOnce(&Path)) -> Option<Self> {
         if !have(&["mke2fs"]) {
@@ -37,24 +37,24 @@ impl Guest {
         Some(guest)
     }
 
-    /// A path in its working directory.
+    /// Returns a path in its working directory.
     #[must_use]
     pub fn at(&self, name: &str) -> PathBuf {
         self.work.at(name)
     }
 
-    /// The program, on its store.
+    /// Returns the program, on its store.
     #[must_use]
     pub fn mif(&self, words: &[&str]) -> Command {
         self.work.mif(words)
     }
 
-    /// Edits it into the image `new`; gives all that was said.
+    /// Edits `guest` into the image `new`; returns all output.
     pub fn edit(&self, edits: &[&str]) -> String {
         self.edit_as("guest", "new", edits)
     }
 
-    /// Edits one image into another; gives all that was said.
+    /// Edits one image into another; returns all output.
     pub fn edit_as(&self, image: &str, new: &str, edits: &[&str]) -> String {
         let output = self.mif(&["customize", image, "--as", new]).args(edits).output().expect("mif runs");
         let said = [&output.stdout[..], &output.stderr[..]].concat();
@@ -63,25 +63,25 @@ impl Guest {
         said
     }
 
-    /// Edits that must be refused with this exit code; gives the reason.
+    /// Asserts that edits are refused with this exit code; returns the reason.
     pub fn refuses(&self, edits: &[&str], code: i32) -> String {
         run_failing(self.mif(&["customize", "guest", "--as", "bad"]).args(edits), code)
     }
 
-    /// The text of a file of an image.
+    /// Returns the text of a file in an image.
     #[must_use]
     pub fn cat(&self, image: &str, path: &str) -> String {
         run(&mut self.mif(&["cat", image, path]))
     }
 
-    /// Whether an image has a path.
+    /// Returns true if an image has a path.
     #[must_use]
     pub fn has(&self, image: &str, path: &str) -> bool {
         let output = self.mif(&["ls", image, path]).output().expect("mif runs");
         output.status.success()
     }
 
-    /// An image's files in a new directory.
+    /// Extracts an image's files to a new directory.
     #[must_use]
     pub fn extract(&self, image: &str) -> PathBuf {
         let out = self.at(&format!("{image}.files"));
@@ -92,7 +92,7 @@ impl Guest {
         out
     }
 
-    /// An image as a raw disk.
+    /// Exports an image as a raw disk.
     #[must_use]
     pub fn export(&self, image: &str) -> PathBuf {
         let out = self.at(&format!("{image}.exported"));

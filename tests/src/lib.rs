@@ -1,4 +1,4 @@
-//! What the tests have in common: the program, the tools it is held against, and places to work in.
+//! Common code of the tests: running the program and the tools it is compared with, and directories to work in.
 
 #![forbid(unsafe_code)]
 
@@ -24,13 +24,13 @@ use tempfile::TempDir;
 use self::skipping::search_path;
 pub use self::skipping::{find, have, skip};
 
-/// The top folder of the repository.
+/// Returns the top directory of the repository.
 #[must_use]
 pub fn repo() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("tests lies in the repository").to_owned()
 }
 
-/// Where large fixtures are kept between runs: `MIF_CACHE`, else `fixtures/cache`.
+/// Returns the directory that keeps large fixtures between runs: `MIF_CACHE`, otherwise `fixtures/cache`.
 #[must_use]
 pub fn cache() -> PathBuf {
     let cache = std::env::var_os("MIF_CACHE").map_or_else(|| repo().join("fixtures/cache"), PathBuf::from);
@@ -38,29 +38,29 @@ pub fn cache() -> PathBuf {
     cache
 }
 
-/// An empty folder that goes away at the end of the test. On the cache's filesystem, for there is room.
+/// Creates an empty directory that is removed at the end of the test. It is on the cache's filesystem, which has room.
 #[must_use]
 pub fn work_folder() -> WorkFolder {
     WorkFolder(tempfile::tempdir_in(cache()).expect("the cache is writable"))
 }
 
-/// A test's folder. When the test has passed, the second reader regenerates every disk of every whole store in it.
+/// A test's directory. If the test passes, the second reader regenerates every disk of every whole store in it.
 pub struct WorkFolder(TempDir);
 
 impl WorkFolder {
-    /// Where it is.
+    /// Returns the directory's path.
     #[must_use]
     pub fn path(&self) -> &Path {
         self.0.path()
     }
 
-    /// A path in it.
+    /// Returns a path in the directory.
     #[must_use]
     pub fn at(&self, name: &str) -> PathBuf {
         self.path().join(name)
     }
 
-    /// The program, run in it, on the store `store` in it.
+    /// Returns the program, to be run in the directory, on the store `store` in it.
     #[must_use]
     pub fn mif(&self, words: &[&str]) -> Command {
         let mut command = mif(&self.at("store"));
@@ -77,7 +77,7 @@ impl Drop for WorkFolder {
     }
 }
 
-/// The stores in a folder and in its folders, down to a depth, that have images and are whole.
+/// Returns the whole stores in a directory and its subdirectories, down to a depth.
 fn stores(folder: &Path, depth: u32) -> Vec<PathBuf> {
     if folder.join("store.json").exists() {
         let whole =
@@ -89,13 +89,13 @@ fn stores(folder: &Path, depth: u32) -> Vec<PathBuf> {
     folders.flat_map(|entry| stores(&entry.path(), depth - 1)).collect()
 }
 
-/// Whether the tests run as root.
+/// Returns true if the tests run as root.
 #[must_use]
 pub fn is_root() -> bool {
     run(tool("id").arg("-u")).trim() == "0"
 }
 
-/// A tool that the program is held against.
+/// Returns a command for a tool that the program is compared with.
 #[must_use]
 pub fn tool(name: impl AsRef<OsStr>) -> Command {
     let mut command = Command::new(name);
@@ -103,7 +103,7 @@ pub fn tool(name: impl AsRef<OsStr>) -> Command {
     command
 }
 
-/// The program, beside the tests that were built with it.
+/// Returns the path of the program, beside the tests that were built with it.
 #[must_use]
 pub fn mif_path() -> PathBuf {
     let test = std::env::current_exe().expect("a test knows itself");
@@ -116,7 +116,7 @@ pub fn mif_path() -> PathBuf {
     mif
 }
 
-/// The program, to be run on a store.
+/// Returns the program, to be run on a store.
 #[must_use]
 pub fn mif(store: &Path) -> Command {
     let mut command = Command::new(mif_path());
@@ -124,7 +124,8 @@ pub fn mif(store: &Path) -> Command {
     command
 }
 
-/// The verbs of the program, as its help lists them, each with the words that lead to it; a verb's verbs after it.
+/// Returns the verbs of the program, as its help lists them, each with the words that lead to it, followed by its own
+/// verbs.
 #[must_use]
 pub fn verbs() -> Vec<Vec<String>> {
     fn add(verb: &[String], verbs: &mut Vec<Vec<String>>) {
@@ -143,39 +144,39 @@ pub fn verbs() -> Vec<Vec<String>> {
     verbs
 }
 
-/// Runs a command that must succeed; gives its standard output.
+/// Runs a command that must succeed; returns its standard output.
 pub fn run(command: &mut Command) -> String {
     let output = command.output().unwrap_or_else(|e| panic!("{command:?}: {e}"));
     assert!(output.status.success(), "{command:?}: {}\n{}", output.status, text(&output));
     String::from_utf8_lossy(&output.stdout).into_owned()
 }
 
-/// Runs a command that must end with this exit code; gives its standard error.
+/// Runs a command that must end with this exit code; returns its standard error.
 pub fn run_failing(command: &mut Command, code: i32) -> String {
     let output = command.output().unwrap_or_else(|e| panic!("{command:?}: {e}"));
     assert_eq!(output.status.code(), Some(code), "{command:?}: {}\n{}", output.status, text(&output));
     String::from_utf8_lossy(&output.stderr).into_owned()
 }
 
-/// What a verb that must succeed answers with `--json`.
+/// Runs a verb that must succeed with `--json`; returns its answer.
 #[must_use]
 pub fn json(store: &Path, arguments: &[&str]) -> serde_json::Value {
     serde_json::from_str(&run(mif(store).arg("--json").args(arguments))).expect("JSON")
 }
 
-/// The files below a directory whose names end so.
+/// Returns the files under a directory whose names have this suffix.
 #[must_use]
 pub fn files(folder: &Path, suffix: &str) -> Vec<PathBuf> {
     let all = snapshot(folder).into_iter().map(|(path, _)| path);
     all.filter(|path| path.to_string_lossy().ends_with(suffix)).collect()
 }
 
-/// Reads every image of a store by the second reader, a program in Python made from docs/format.md alone, which checks
-/// every digest on the way; each disk must be what `mif export` gives.
+/// Reads every image of a store with the second reader, a program in Python written from docs/format.md alone, which
+/// checks every digest on the way; each disk must equal the one that `mif export` writes.
 pub fn assert_second_reader_agrees(store: &Path) {
     let work = work_folder();
     let images = json(store, &["images"]);
-    // A disk that is larger than this cannot be a file on every filesystem.
+    // A larger disk cannot be a file on every filesystem.
     let has_room = |image: &&serde_json::Value| image["disk_size"].as_u64().expect("a size") <= 1 << 40;
     let images: Vec<_> = images.as_array().expect("a list of images").iter().filter(has_room).collect();
     if images.is_empty() || !have_second_reader() {
@@ -184,7 +185,7 @@ pub fn assert_second_reader_agrees(store: &Path) {
     let id = |image: &serde_json::Value| {
         format!("{}@{}", image["name"].as_str().expect("a name"), image["version"])
     };
-    // Several at once, for it reads each pack once; not all, for the disks take room.
+    // Several at once, because it reads each pack once; not all, because the disks take space.
     for images in images.chunks(8) {
         let disks: Vec<_> = images.iter().map(|image| (id(image), work.path().join(id(image)))).collect();
         let mut reader = second_reader();
@@ -200,7 +201,7 @@ pub fn assert_second_reader_agrees(store: &Path) {
     }
 }
 
-/// The second reader: `second-reader STORE IMAGE OUT [IMAGE OUT]...`.
+/// Returns the second reader: `second-reader STORE IMAGE OUT [IMAGE OUT]...`.
 #[must_use]
 pub fn second_reader() -> Command {
     let mut command = tool(cache().join("venv/bin/python"));
@@ -208,7 +209,7 @@ pub fn second_reader() -> Command {
     command
 }
 
-/// Whether the second reader can run here.
+/// Returns true if the second reader can run here.
 #[must_use]
 pub fn have_second_reader() -> bool {
     let python = cache().join("venv/bin/python");
@@ -221,7 +222,7 @@ fn text(output: &Output) -> String {
     format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr))
 }
 
-/// All files below a folder, with their bytes' lengths and digests: to see that nothing has changed.
+/// Returns all files under a directory with their lengths, for checking that nothing has changed.
 #[must_use]
 pub fn snapshot(folder: &Path) -> Vec<(PathBuf, u64)> {
     let mut files = Vec::new();

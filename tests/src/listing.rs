@@ -1,5 +1,5 @@
-//! What is on a disk, a line each path, in the form of `fixtures/list-disk`: as the program says it and as the
-//! real tools do, so that the two can be compared.
+//! The contents of a disk, one line per path, in the format of `fixtures/list-disk`: according to the program and to
+//! the real tools, for comparison.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -8,10 +8,11 @@ use serde_json::Value;
 
 use crate::{mif, run};
 
-/// Sorted lines, by the name of the file that `fixtures/list-disk` writes them to.
+/// Sorted lines, keyed by the name of the file that `fixtures/list-disk` writes them to.
 pub type Lines = BTreeMap<String, Vec<String>>;
 
-/// The listing of a disk by `mif ls`, one line a path in the form of `fixtures/list-disk`, by file name there.
+/// Returns the listing of a disk by `mif ls`, one line per path in the format of `fixtures/list-disk`, keyed by file
+/// name.
 #[must_use]
 pub fn of_image(store: &Path, image: &str) -> Lines {
     let info: Value = serde_json::from_str(&run(mif(store).args(["info", "--json", image]))).unwrap();
@@ -47,7 +48,7 @@ pub fn of_image(store: &Path, image: &str) -> Lines {
     files
 }
 
-/// sfdisk writes MBR types without `0x` and without leading zeros.
+/// Formats an MBR type like sfdisk, without `0x` and without leading zeros.
 fn mbr_type(id: &str) -> String {
     id.strip_prefix("0x").map_or(id.to_owned(), |hex| hex.trim_start_matches('0').to_owned())
 }
@@ -60,7 +61,7 @@ fn field(value: &Value) -> String {
     }
 }
 
-/// Hex seconds and the extra field, as debugfs prints a time: `6553f100:00000000`.
+/// Formats a time like debugfs, as hex seconds and the extra field: `6553f100:00000000`.
 fn time(value: &Value) -> String {
     let Some(secs) = value["secs"].as_i64() else { return "-".into() };
     let nanos = value["nanos"].as_u64().unwrap();
@@ -122,7 +123,7 @@ fn fat_line(entry: &Value) -> String {
     [field(&entry["path"]), attributes, size, field(&entry["sha1"])].join("\t")
 }
 
-/// The tools' listing, with what can be written in several ways brought to one: attributes' order, xattr values.
+/// Returns the tools' listing, with the order of attributes and xattr values normalised.
 #[must_use]
 pub fn of_tools(folder: &Path) -> Lines {
     let mut files = Lines::new();
@@ -139,7 +140,7 @@ pub fn of_tools(folder: &Path) -> Lines {
 
 fn normal(file: &str, line: &str) -> String {
     let mut fields: Vec<String> = line.split('\t').map(str::to_owned).collect();
-    // An extended partition is a box for others: only its first sector is its own.
+    // An extended partition contains others: only its first sector belongs to itself.
     if file == "partitions.txt" && ["5", "f", "85"].contains(&fields[3].as_str()) {
         fields[2] = "512".into();
     }
@@ -161,8 +162,8 @@ fn normal(file: &str, line: &str) -> String {
     fields.join("\t")
 }
 
-/// `name=(length) = "text"` or hex bytes, as debugfs prints an xattr, as `name=hex` with the value that the
-/// kernel would give.
+/// Converts an xattr from debugfs's output, `name=(length) = "text"` or hex bytes, to `name=hex`, with the value that
+/// the kernel would return.
 fn xattr_of_debugfs(printed: &str) -> String {
     let (name, rest) = printed.split_once("=(").unwrap();
     let value = rest.split_once(" = ").map_or("", |(_, value)| value);
@@ -174,7 +175,7 @@ fn xattr_of_debugfs(printed: &str) -> String {
     format!("{name}={}", bytes.iter().map(|b| format!("{b:02x}")).collect::<String>())
 }
 
-/// An ACL as ext stores it (version 1, ids only where they mean something) as getxattr gives it (version 2).
+/// Converts an ACL from ext's form (version 1, ids only where they are meaningful) to that of getxattr (version 2).
 fn acl_of_the_kernel(stored: &[u8]) -> Vec<u8> {
     const USER: u8 = 2;
     const GROUP: u8 = 8;

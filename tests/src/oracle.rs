@@ -1,18 +1,18 @@
-//! Outside programs run by a line of words, and numbers to make test data of.
+//! Runs outside programs with a line of words.
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
-/// An outside program that a test holds ours against.
+/// An outside program that a test compares ours with.
 pub struct Tool(PathBuf);
 
-/// The program `name`, or `None` where it is not installed: the test is then skipped, or fails if it may not be.
+/// Returns the program `name`; `None` if it is not installed: the test is then skipped, or fails if it may not be.
 pub fn tool(name: &str) -> Option<Tool> {
     crate::have(&[name]).then(|| Tool(crate::find(name).expect("it is installed")))
 }
 
 impl Tool {
-    /// Runs it with the words of `line`, in `folder`, and gives what it printed. Panics if it fails.
+    /// Runs it with the words of `line`, in `folder`, and returns its output. Panics if it fails.
     pub fn run(&self, folder: &Path, line: &str) -> String {
         let output = self.try_run(folder, line);
         let text = |bytes| String::from_utf8_lossy(bytes).into_owned();
@@ -21,7 +21,7 @@ impl Tool {
         out
     }
 
-    /// Runs it with arguments that may hold spaces. Panics if it fails.
+    /// Runs it with arguments that may contain spaces. Panics if it fails.
     pub fn run_args(&self, folder: &Path, arguments: &[&str]) {
         let output = Command::new(&self.0).args(arguments).current_dir(folder).output().expect("it starts");
         let text = String::from_utf8_lossy(&output.stderr);

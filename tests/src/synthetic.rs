@@ -1,8 +1,8 @@
-//! A filesystem that exists for the tests alone: what a new one takes to go through the whole program.
+//! A filesystem that exists only for the tests: shows what a new one needs to work in the whole program.
 //!
-//! A volume begins with `SYNTHFS1` and the length of a table as a 32-bit little-endian number; the table, which is JSON,
-//! stands at byte 4096: a list of paths, each with the number of its file, and of regular files where their bytes lie.
-//! Names ignore case, files may share bytes, there are owners and no modes to speak of, and nobody can plan it.
+//! A volume begins with `SYNTHFS1` and the length of a table as a 32-bit little-endian number. The table, in JSON, is
+//! at byte 4096: a list of paths, each with the number of its file, and for regular files the location of their bytes.
+//! Names ignore case, files may share bytes, there are owners but no real modes, and it cannot be planned.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Once};
@@ -17,7 +17,7 @@ use mif_formats::{Error, Result, Source, at};
 use serde_json::{Value, json};
 
 const MAGIC: &[u8] = b"SYNTHFS1";
-/// Where the table stands, in bytes.
+/// Offset of the table, in bytes.
 const TABLE: usize = 4096;
 /// The longest table, in bytes.
 const TABLE_MAX: u32 = 1 << 20;
@@ -36,7 +36,7 @@ static CAPABILITIES: Capabilities = Capabilities {
 
 struct Synthetic;
 
-/// Makes the filesystem known to this process.
+/// Registers the filesystem in this process.
 pub fn register() {
     static ONCE: Once = Once::new();
     ONCE.call_once(|| add_driver(&Synthetic).expect("nobody else has this kind"));
@@ -106,7 +106,7 @@ impl Driver for Synthetic {
 struct Volume {
     info: Info,
     table: Vec<Value>,
-    /// An entry of each file.
+    /// One entry of each file.
     files: BTreeMap<NodeId, Value>,
 }
 
@@ -140,7 +140,7 @@ impl Filesystem for Volume {
             mode: Some(if is_dir { 0o755 } else { 0o640 }),
             uid: Some(7),
             gid: Some(8),
-            // Two files may have one number, in subvolumes of their own.
+            // Two files may have the same number, in different subvolumes.
             inode: Some(number(entry, "inode")),
             subvolume: Some(number(entry, "subvolume")),
             size: number(entry, "len"),
@@ -169,8 +169,8 @@ impl Filesystem for Volume {
     }
 }
 
-/// A bare volume of 4 MiB: `/shared` and `/again` have the same bytes of the disk, `/link` is `/data`, and `/snap/data` has
-/// `/data`'s inode number in another subvolume. `seed` decides what is in them.
+/// Returns an unpartitioned volume of 4 MiB: `/shared` and `/again` have the same bytes of the disk, `/link` is
+/// `/data`, and `/snap/data` has `/data`'s inode number in another subvolume. `seed` decides their contents.
 #[must_use]
 pub fn volume(seed: u8) -> Vec<u8> {
     let mut disk = vec![0; 4 << 20];
@@ -178,7 +178,7 @@ pub fn volume(seed: u8) -> Vec<u8> {
     let shared = crate::disk::noise(77, 100_000);
     disk[1 << 20..][..data.len()].copy_from_slice(&data);
     disk[2 << 20..][..shared.len()].copy_from_slice(&shared);
-    // Bytes that are nobody's.
+    // Bytes that belong to no file.
     disk[3 << 20..][..9].copy_from_slice(b"left over");
     let file = |path: &str, file: u64, inode: u64, subvolume: u64, offset: usize, len: usize| json!({"path": path, "file": file, "inode": inode, "subvolume": subvolume, "offset": offset, "len": len});
     let folder =

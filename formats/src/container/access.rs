@@ -1,9 +1,9 @@
-//! Access to files for others than the owner, so that output is not more readable than its source.
+//! Read access to files beyond their owner, so that output is not more readable than its source.
 
 use std::fs::{File, Metadata};
 use std::os::unix::fs::MetadataExt;
 
-/// Who may read something besides its owner.
+/// The users who may read something besides its owner.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Access {
     /// Everybody.
@@ -15,8 +15,8 @@ pub enum Access {
 }
 
 impl Access {
-    /// Who may read an open file. An access control list says more than the mode's bits for the group, so with one the
-    /// group does not count.
+    /// Returns who may read an open file. With an access control list the mode's group bits are not the group's real
+    /// permissions, so the group is then left out.
     pub(super) fn of_file(file: &File, meta: &Metadata) -> Self {
         let has_acl = rustix::fs::fgetxattr(file, ACL, &mut [0u8; 0][..]).is_ok();
         match Self::of_mode(meta.mode(), 0o4, meta.gid()) {
@@ -25,14 +25,14 @@ impl Access {
         }
     }
 
-    /// Who may list a directory of this mode and group, and open its entries.
+    /// Returns who may list a directory with this mode and group, and open its entries.
     #[must_use]
     pub fn of_directory(mode: u32, gid: u32) -> Self {
         Self::of_mode(mode, 0o5, gid)
     }
 
-    /// The classes that have all of `bits`. Where the group has less than all others, its members are shut out, so it is
-    /// not open to everybody.
+    /// Returns the classes that have all of `bits`. If the group lacks some that all others have, its members are shut
+    /// out, so this is not [`Access::All`].
     fn of_mode(mode: u32, bits: u32, gid: u32) -> Self {
         let has = |shift: u32| mode >> shift & bits == bits;
         match (has(3), has(0)) {
@@ -42,7 +42,7 @@ impl Access {
         }
     }
 
-    /// The access that both allow.
+    /// Returns the access that both allow.
     #[must_use]
     pub fn and(self, other: Self) -> Self {
         match (self, other) {
@@ -52,7 +52,7 @@ impl Access {
         }
     }
 
-    /// The mode of a new file of `gid` that nobody else may read, with this umask.
+    /// Returns the mode of a new file with group `gid` under this umask.
     fn mode_of(self, gid: u32, umask: u32) -> u32 {
         let wanted = match self {
             Access::All => 0o666,
@@ -62,8 +62,8 @@ impl Access {
         wanted & !umask
     }
 
-    /// Gives a new file, which only its owner may read, the mode that this allows. An access control list that it
-    /// inherited from its directory could let others in, and goes.
+    /// Sets the mode of a new file that only its owner can read so far. Removes an access control list inherited from
+    /// the directory, which could let others in.
     pub(super) fn apply(self, file: &File) -> std::io::Result<()> {
         use rustix::io::Errno;
         match rustix::fs::fremovexattr(file, ACL) {
@@ -75,11 +75,11 @@ impl Access {
     }
 }
 
-/// The attribute in which Linux keeps a file's access control list.
+/// The attribute that holds a file's access control list on Linux.
 const ACL: &str = "system.posix_acl_access";
 
-/// The process's umask. The system call that tells it also changes it, which other threads would notice; Linux shows it
-/// here. Where it does not, nobody but the owner gets anything.
+/// Returns the process's umask. The system call that reads it also changes it, which other threads would notice, so
+/// this reads `/proc`. If that fails, only the owner gets access.
 fn umask() -> u32 {
     let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
     let line = status.lines().find_map(|line| line.strip_prefix("Umask:"));

@@ -1,4 +1,4 @@
-//! Compression and decompression of blocks, by many threads: the codecs' states are kept for reuse.
+//! Compresses and decompresses blocks on many threads; the codecs' states are reused.
 
 use std::sync::Mutex;
 
@@ -8,18 +8,18 @@ use super::file::ImageFile;
 use crate::error::{Result, at};
 use crate::source::Source;
 
-/// How a block is compressed.
+/// The compression of a block.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Codec {
-    /// A raw deflate stream (RFC 1951); what follows it is not looked at.
+    /// A raw deflate stream (RFC 1951); trailing bytes are ignored.
     Deflate,
     /// A zlib stream (RFC 1950).
     Zlib,
-    /// Zstandard frames (RFC 8878); what follows them is not looked at.
+    /// Zstandard frames (RFC 8878); trailing bytes are ignored.
     Zstd,
 }
 
-/// Unpacks blocks of files.
+/// A decompressor of blocks in files.
 #[derive(Default)]
 pub(super) struct Unpacker {
     idle: Mutex<Vec<Scratch>>,
@@ -32,8 +32,8 @@ struct Scratch {
 }
 
 impl Unpacker {
-    /// Reads the `len` bytes of `file` at `offset` (as many as there are) and unpacks them into `block`,
-    /// of which they must fill `least` bytes; the rest becomes zeros.
+    /// Reads the `len` bytes of `file` at `offset` (fewer at the end of the file) and unpacks them into `block`. They
+    /// must fill at least `least` bytes of it; the rest is zeroed.
     pub(super) fn unpack(
         &self,
         codec: Codec,
@@ -99,7 +99,7 @@ impl Scratch {
     }
 }
 
-/// Packs blocks.
+/// A compressor of blocks.
 pub(super) struct Packer {
     codec: Codec,
     level: i32,
@@ -112,7 +112,7 @@ enum Press {
 }
 
 impl Packer {
-    /// Of `level` of the codec's own scale: 1 to 12 of libdeflate, 1 to 19 of zstd.
+    /// Creates a packer with `level` on the codec's own scale: 1 to 12 of libdeflate, 1 to 19 of zstd.
     pub(super) fn new(codec: Codec, level: i32) -> Result<Self> {
         let packer = Packer { codec, level, idle: Mutex::new(Vec::new()) };
         let first = packer.press()?;
@@ -138,10 +138,10 @@ impl Packer {
         }
     }
 
-    /// Appends `block`, compressed, to `out` if that takes at most `most` bytes; returns their number.
+    /// Appends `block`, compressed, to `out` if that takes at most `most` bytes; returns the compressed length.
     pub(super) fn pack(&self, block: &[u8], out: &mut Vec<u8>, most: usize) -> Option<usize> {
         let idle = self.idle.lock().expect("no panic while locked").pop();
-        // The level was tried when the packer was made.
+        // `Packer::new` has tried the level.
         let mut press = idle.or_else(|| self.press().ok())?;
         let start = out.len();
         out.resize(start + most, 0);

@@ -1,4 +1,4 @@
-//! A file that is read at offsets, and that errors name.
+//! A file with positional reads, whose errors name it.
 
 use std::fs::{File, Metadata};
 use std::io;
@@ -12,8 +12,8 @@ use crate::beneath;
 use crate::error::{Result, at};
 use crate::source::{Extent, Source, check_range};
 
-/// A file that holds a disk or a part of it: the open file, and the path by which it was opened, which may lead to another
-/// file by now.
+/// A file that holds a disk or a part of it: the open file, and the path by which it was opened, which may lead to
+/// another file by now.
 #[derive(Debug, Clone)]
 pub struct DiskFile {
     file: Arc<File>,
@@ -21,18 +21,18 @@ pub struct DiskFile {
 }
 
 impl DiskFile {
-    /// The path by which it was opened.
+    /// Returns the path by which it was opened.
     #[must_use]
     pub fn path(&self) -> &Path {
         &self.path
     }
 
-    /// The current metadata of the open file: its length, times, mode and owner.
+    /// Returns the current metadata of the open file: its length, times, mode and owner.
     pub fn metadata(&self) -> io::Result<Metadata> {
         self.file.metadata()
     }
 
-    /// Who may read it besides its owner.
+    /// Returns who may read the file besides its owner.
     pub fn access(&self) -> io::Result<Access> {
         Ok(Access::of_file(&self.file, &self.metadata()?))
     }
@@ -48,8 +48,8 @@ pub struct ImageFile {
 }
 
 impl ImageFile {
-    /// Opens the file or block device at `path`, which the user names, for reading. Nothing else is opened: no directory,
-    /// no pipe.
+    /// Opens the file or block device at `path`, which the user names, for reading. Anything else, such as a directory
+    /// or a pipe, is refused.
     pub fn open(path: &Path) -> Result<Self> {
         Self::of(beneath::open_file_or_device(path), path)
     }
@@ -71,38 +71,38 @@ impl ImageFile {
         Ok(ImageFile { file: Arc::new(file), path: path.to_owned(), len, patches: Arc::default() })
     }
 
-    /// Where it is.
+    /// Returns the file's path.
     #[must_use]
     pub fn path(&self) -> &Path {
         &self.path
     }
 
-    /// The open file, to be looked at later.
+    /// Returns the open file for later inspection.
     pub(super) fn opened(&self) -> DiskFile {
         DiskFile { file: self.file.clone(), path: self.path.clone() }
     }
 
-    /// The same file once more.
+    /// Returns another handle to the same open file.
     pub(super) fn again(&self) -> Self {
         let ImageFile { file, path, len, patches } = self;
         ImageFile { file: file.clone(), path: path.clone(), len: *len, patches: patches.clone() }
     }
 
-    /// The same file with `patches` over its bytes, and at least `len` bytes long.
+    /// Returns the same file with `patches` over its bytes, extended to at least `len` bytes.
     pub(super) fn patched(mut self, patches: Patches, len: u64) -> Self {
         self.patches = Arc::new(patches);
         self.len = self.len.max(len);
         self
     }
 
-    /// Its unique identity: device and inode.
+    /// Returns the file's unique identity: device and inode.
     pub fn identity(&self) -> Result<(u64, u64)> {
         let meta = self.file.metadata().map_err(|e| at("").file(&self.path).io(e))?;
         Ok((meta.dev(), meta.ino()))
     }
 
-    /// Fills `buf` from `offset`; what lies past the end of the file reads as zeros. For blocks that may
-    /// end after their file does; the caller has seen to it that they begin before.
+    /// Fills `buf` from `offset`, with zeros past the end of the file. For blocks that may end after their file does;
+    /// the caller has checked that they begin before.
     pub(super) fn read_padded(&self, offset: u64, buf: &mut [u8]) -> Result<()> {
         let there = self.len.saturating_sub(offset).min(buf.len() as u64) as usize;
         self.read_at(offset, &mut buf[..there])?;
@@ -110,7 +110,7 @@ impl ImageFile {
         Ok(())
     }
 
-    /// The first `len` bytes at `offset`, fewer at the end of the file.
+    /// Returns the first `len` bytes at `offset`, fewer at the end of the file.
     pub(super) fn read_up_to(&self, offset: u64, len: usize) -> Result<Vec<u8>> {
         let there = self.len.saturating_sub(offset).min(len as u64);
         self.read_vec(offset.min(self.len), there as usize)
@@ -128,7 +128,7 @@ impl Source for ImageFile {
         if self.patches.is_empty() {
             return self.file.read_exact_at(buf, offset).map_err(io);
         }
-        // A patched file may be longer than the file is.
+        // With patches, the image may be longer than the file.
         let len = self.file.metadata().map_err(io)?.len();
         let there = len.saturating_sub(offset).min(buf.len() as u64) as usize;
         self.file.read_exact_at(&mut buf[..there], offset).map_err(io)?;
@@ -148,7 +148,7 @@ impl Source for ImageFile {
             Patched::Bytes => return Ok(Extent::data(offset, len)),
             Patched::No => {}
         }
-        // The seeks move no position that anything reads from: all reads are positional.
+        // All reads are positional, so the seeks disturb nothing.
         let end = |found: u64| found.clamp(offset + 1, offset + len);
         match seek(&*self.file, SeekFrom::Data(offset)) {
             Ok(data) if data > offset => Ok(Extent::zero(offset, end(data) - offset)),
@@ -158,7 +158,7 @@ impl Source for ImageFile {
             }
             // No data up to the end.
             Err(Errno::NXIO) => Ok(Extent::zero(offset, len)),
-            // A filesystem or device that does not tell.
+            // The filesystem or device does not report holes.
             Err(_) => Ok(Extent::data(offset, len)),
         }
     }
@@ -192,7 +192,7 @@ mod tests {
         assert_eq!(missing.err().unwrap().kind(), ErrorKind::NotFound);
         assert_eq!(ImageFile::open(dir.path()).err().unwrap().kind(), ErrorKind::Corrupt);
         assert!(ImageFile::open(Path::new("/dev/null")).is_err());
-        // A FIFO without a writer would wait for ever, and a socket cannot be opened.
+        // Opening a FIFO without a writer would block forever, and a socket cannot be opened.
         let fifo = dir.path().join("fifo");
         let (kind, mode) = (rustix::fs::FileType::Fifo, rustix::fs::Mode::RUSR);
         rustix::fs::mknodat(rustix::fs::CWD, &fifo, kind, mode, 0).unwrap();

@@ -1,12 +1,12 @@
 //! Recognises files that would pass for a raw disk but are something else: compressed files, archives, text, and disk
 //! containers that are not supported. Recognition is by content, never by name.
 
-/// Bytes of a file's beginning that [`name`] looks at.
+/// The bytes of a file's beginning that [`name`] examines.
 pub const HEAD: usize = 4096;
-/// Bytes of its end.
+/// The bytes of a file's end that [`name`] examines.
 pub const TAIL: usize = 1024;
 
-/// Name, place in the head, magic bytes. The first that fits counts.
+/// Name, offset in the head, magic bytes. The first match counts.
 const MAGICS: &[(&str, usize, &[u8])] = &[
     // Compressed files.
     ("gzip data", 0, b"\x1f\x8b\x08"),
@@ -92,7 +92,7 @@ pub fn name(head: &[u8], tail: &[u8], len: u64) -> Option<&'static str> {
     }
 }
 
-/// bzip2: the block size, then the magic number of the first block, or of the end of an empty stream.
+/// Recognises bzip2: the block size, then the magic number of the first block, or of the end of an empty stream.
 fn is_bzip2(head: &[u8]) -> bool {
     head.len() >= 10
         && head.starts_with(b"BZh")
@@ -100,8 +100,8 @@ fn is_bzip2(head: &[u8]) -> bool {
         && (head[4..10] == *b"\x31\x41\x59\x26\x53\x59" || head[4..10] == *b"\x17\x72\x45\x38\x50\x90")
 }
 
-/// `.lzma` has no magic number. Checks for the properties that every encoder writes, a dictionary size that is a power of
-/// two, and an unpacked length that is unknown or plausible.
+/// Recognises `.lzma`, which has no magic number, by the properties that every encoder writes, a dictionary size that
+/// is a power of two, and an unpacked length that is unknown or plausible.
 fn is_lzma(head: &[u8], len: u64) -> bool {
     if head.len() < 14 || head[0] != 0x5d || head[13] != 0 {
         return false;
@@ -122,14 +122,14 @@ fn is_old_tar(head: &[u8]) -> bool {
     claimed == Some(sum)
 }
 
-/// The trailer of an Apple disk image ("koly"): version 4, 512 bytes long.
+/// Recognises the trailer of an Apple disk image ("koly"): version 4, 512 bytes long.
 fn is_dmg(tail: &[u8], len: u64) -> bool {
     let trailer = tail.len().checked_sub(512).map(|at| &tail[at..]);
     len >= 512 && trailer.is_some_and(|trailer| trailer.starts_with(b"koly\0\0\0\x04\0\0\x02\0"))
 }
 
-/// Text contains line breaks and no control characters but white space and escape; it is UTF-8, UTF-16 with a byte order
-/// mark, or mostly ASCII. (A disk filled with one letter has no line breaks.)
+/// Recognises text: it contains line breaks and no control characters but white space and escape; it is UTF-8, UTF-16
+/// with a byte order mark, or mostly ASCII. (A disk filled with one letter has no line breaks.)
 fn is_text(head: &[u8], len: u64) -> bool {
     let whole = len == head.len() as u64;
     if head.is_empty() || (!whole && !head.contains(&b'\n') && !head.contains(&b'\r')) {
@@ -164,7 +164,7 @@ mod tests {
         name(head, &bytes[bytes.len().saturating_sub(TAIL)..], bytes.len() as u64)
     }
 
-    /// A tar header as the first tars wrote it.
+    /// Returns a tar header as the first tars wrote it.
     fn old_tar() -> Vec<u8> {
         let mut header = vec![0; 10240];
         header[..8].copy_from_slice(b"disk.raw");
@@ -206,7 +206,7 @@ mod tests {
     fn what_may_be_a_disk_is_not_named() {
         let mut mbr = vec![0; 8192];
         mbr[510..512].copy_from_slice(&[0x55, 0xaa]);
-        // Boot code with messages in it.
+        // Boot code that contains messages.
         mbr[..31].copy_from_slice(b"\xeb\x3c\x90MSDOS5.0 Missing system\r\n\0\0\0");
         for bytes in [
             mbr,

@@ -1,6 +1,6 @@
-//! The identity of a container: the UUIDs and content IDs by which programs tell disks apart and a child finds its parent.
-//! They are derived from the disk's digest, so the same disk gives the same file and different disks get different
-//! identities. The option `seed` gives copies of one disk different identities; `uuid` sets the disk's UUID.
+//! The identity of a container: the UUIDs and content IDs by which programs tell disks apart and a child finds its
+//! parent. They are derived from the disk's digest, so the same disk gives the same file and different disks get
+//! different identities. The option `seed` gives copies of one disk different identities; `uuid` sets the disk's UUID.
 
 use std::sync::Mutex;
 
@@ -8,21 +8,21 @@ use super::options::Options;
 use crate::disk_digest::{BlockDigest, DiskDigest, Hasher, blocks};
 use crate::error::Result;
 
-/// The context of the keys that identities are derived with.
+/// The key context from which identities are derived.
 const CONTEXT: &str = "mif container identity 1";
 
 /// The options of every format that has an identity.
 pub(super) const UUID: &str = "uuid";
 pub(super) const SEED: &str = "seed";
 
-/// The identity options that the user gave.
+/// The identity options from the command line.
 pub(super) struct Wanted {
     uuid: Option<[u8; 16]>,
     seed: Vec<u8>,
 }
 
 impl Wanted {
-    /// Reads the options. Errs on an invalid UUID, before anything is written.
+    /// Reads the options. Fails on an invalid UUID, before anything is written.
     pub(super) fn new(options: &Options<'_>) -> Result<Self> {
         let parse = |text: &str| {
             let digits = text.strip_prefix('{').and_then(|t| t.strip_suffix('}')).unwrap_or(text);
@@ -37,7 +37,7 @@ impl Wanted {
         Ok(Wanted { uuid, seed: options.text(SEED).unwrap_or_default().into() })
     }
 
-    /// The identity of a disk with this digest.
+    /// Returns the identity of a disk with this digest.
     pub(super) fn identity(&self, digest: &DiskDigest) -> Identity {
         let mut hasher = blake3::Hasher::new_derive_key(CONTEXT);
         hasher.update(&digest.0);
@@ -55,17 +55,17 @@ pub(super) struct Identity {
 }
 
 impl Identity {
-    /// The disk's UUID, in the order in which it is written as text.
+    /// Returns the disk's UUID, in the byte order of its text form.
     pub(super) fn disk_uuid(&self) -> [u8; 16] {
         self.uuid.unwrap_or_else(|| self.uuid("disk"))
     }
 
-    /// Another UUID of the container, in the same byte order, in the form of a random (version 4) UUID.
+    /// Returns another UUID of the container, in the same byte order and the form of a random (version 4) UUID.
     pub(super) fn uuid(&self, of: &str) -> [u8; 16] {
         crate::uuid::random(self.derive(of)[..16].try_into().expect("sliced to size"))
     }
 
-    /// A 32-bit content ID other than the values to which VMDK gives a meaning.
+    /// Returns a 32-bit content ID that avoids the values with a special meaning in VMDK.
     pub(super) fn content_id(&self) -> u32 {
         let bytes = self.derive("content");
         let words = bytes.chunks_exact(4).map(|w| u32::from_le_bytes(w.try_into().expect("of four")));
@@ -77,19 +77,19 @@ impl Identity {
     }
 }
 
-/// Computes a disk's digest while the disk is pulled: reading threads hash the blocks, and the caller adds them in order.
+/// A hasher of a disk while it is pulled: reading threads hash the blocks, and the caller adds them in order.
 pub(super) struct Digester {
     size: u64,
     hasher: Mutex<Hasher>,
 }
 
 impl Digester {
-    /// For a disk of `size` bytes.
+    /// Creates a digester for a disk of `size` bytes.
     pub(super) fn new(size: u64) -> Self {
         Digester { size, hasher: Mutex::new(Hasher::new(size)) }
     }
 
-    /// The digests of the blocks in `bytes`, which begin at byte `start` of the disk.
+    /// Returns the digests of the blocks in `bytes`, which begin at byte `start` of the disk.
     pub(super) fn blocks(&self, start: u64, bytes: &[u8]) -> Vec<BlockDigest> {
         blocks(start, bytes, self.size)
     }
@@ -100,7 +100,7 @@ impl Digester {
         blocks.iter().for_each(|block| hasher.push(block));
     }
 
-    /// The digest, once the whole disk was pulled.
+    /// Returns the digest, once the whole disk has been pulled.
     pub(super) fn finish(self) -> DiskDigest {
         self.hasher.into_inner().expect("no panic while locked").finish()
     }

@@ -1,5 +1,5 @@
-//! Common code of mapped containers: a format tells where runs of the disk lie ([`Map`]), and [`Mapped`] makes a [`Source`]
-//! of it, with the backing disk, packed blocks and holes.
+//! Common code of mapped containers: a format finds runs of the disk in its file ([`Map`]), and [`Mapped`] makes a
+//! [`Source`] of it, with the backing disk, packed blocks and holes.
 
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -8,56 +8,56 @@ use crate::cache::Cache;
 use crate::error::Result;
 use crate::source::{Extent, ExtentKind, Source, check_range};
 
-/// How many bytes of unpacked blocks a disk keeps.
+/// The size of the cache of unpacked blocks, in bytes per disk.
 const UNPACKED_CACHE: usize = 32 << 20;
 
-/// How many runs one `extent_at` joins at most: who asks about a part of the disk does not pay for all of it.
+/// The most runs that one `extent_at` joins, so that a query about a part of the disk does not walk all of it.
 const JOINED_RUNS: usize = 64;
 
-/// A stored run at least this long is asked for its holes in the file that holds it.
+/// A stored run at least this long is checked for holes in the file that holds it.
 const HOLE_SEARCH: u64 = 1 << 20;
 
-/// How many table entries, each covering `unit` bytes of the disk, to examine for a run of `wanted` bytes.
+/// Returns how many table entries, each covering `unit` bytes of the disk, to examine for a run of `wanted` bytes.
 pub(super) fn entries_to_look_at(wanted: u64, unit: u64) -> usize {
     const MOST: u64 = 4096;
     (wanted.div_ceil(unit) + 1).min(MOST) as usize
 }
 
-/// Where the bytes of a disk lie, according to the tables of a container format.
+/// The mapping of a disk's bytes, from the tables of a container format.
 pub(super) trait Map: Send + Sync {
-    /// The disk's size in bytes.
+    /// Returns the disk's size in bytes.
     fn len(&self) -> u64;
 
-    /// Returns the run at `offset`, which is below `len`. The run is not empty, and may reach past `len`. The caller needs
-    /// `wanted` bytes, so the search for the end of the run may stop there; the run may still be shorter or longer.
+    /// Returns the run at `offset`, which is below `len`. The run is not empty, and may extend past `len`. The caller
+    /// needs `wanted` bytes, so the search for the end of the run may stop there, but the run may be shorter or longer.
     fn run_at(&self, offset: u64, wanted: u64) -> Result<Run>;
 
-    /// The files that `Place::Stored` counts.
+    /// Returns the file with this index in `Place::Stored`.
     fn file(&self, index: usize) -> &ImageFile;
 
-    /// The logical sector size in bytes, if the format records one.
+    /// Returns the logical sector size in bytes, if the format records one.
     fn sector_size(&self) -> Option<u32> {
         None
     }
 
-    /// Unpacks a whole block into `buf`, which is of the block's size.
+    /// Unpacks a whole block into `buf`, which has the block's size.
     fn unpack(&self, block: &Packed, buf: &mut [u8]) -> Result<()> {
         let _ = (block, buf);
         unreachable!("a format without packed blocks")
     }
 }
 
-/// A part of the disk that lies in one place.
+/// A part of the disk that is stored in one place.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Run {
-    /// How many bytes from the offset that was asked for.
+    /// The number of bytes from the requested offset.
     pub(super) len: u64,
-    /// Where.
+    /// The place of the bytes.
     pub(super) place: Place,
 }
 
 impl Run {
-    /// The rest of the run after `skip` bytes; `skip` is less than its length.
+    /// Returns the rest of the run after `skip` bytes; `skip` is less than its length.
     fn after(self, skip: u64) -> Run {
         let place = match self.place {
             Place::Stored { file, offset } => Place::Stored { file, offset: offset + skip },
@@ -67,18 +67,18 @@ impl Run {
     }
 }
 
-/// Where a [`Run`] lies.
+/// The place of a [`Run`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Place {
     /// Nowhere: zeros.
     Zero,
-    /// On the backing disk at the same offset; zeros where there is none.
+    /// On the backing disk at the same offset; zeros if there is none.
     Backing,
     /// In a file, byte for byte. Bytes past the end of the file are zero.
     Stored {
-        /// Which file.
+        /// The index of the file.
         file: usize,
-        /// Where in it the run begins, in bytes.
+        /// The offset of the run in the file, in bytes.
         offset: u64,
     },
     /// In a block that must be unpacked.
@@ -90,7 +90,7 @@ pub(super) enum Place {
 pub(super) struct Packed {
     /// Its key among the packed blocks of the disk.
     pub(super) id: u64,
-    /// Where on the disk the block begins, in bytes.
+    /// The block's start on the disk, in bytes.
     pub(super) start: u64,
     /// Its unpacked length in bytes.
     pub(super) len: usize,
@@ -101,8 +101,8 @@ pub(super) struct Mapped<M> {
     map: M,
     backing: Option<Arc<dyn Source>>,
     unpacked: Cache<Vec<u8>>,
-    /// The run found last, and its start. An overlay with smaller runs asks about the same run many times, and finding it
-    /// can take a walk through a table.
+    /// The last run that was found, and its start. An overlay with smaller runs queries the same run many times, and
+    /// finding it can take a walk through a table.
     last: Mutex<Option<(u64, Run)>>,
 }
 
@@ -113,7 +113,7 @@ impl<M: Map> Mapped<M> {
 
     fn read_packed(&self, block: &Packed, offset: u64, buf: &mut [u8]) -> Result<()> {
         if offset == block.start && buf.len() == block.len {
-            // The whole block, as bulk reading asks for it: straight into place, nothing to keep.
+            // A whole block, as bulk reads request it: unpack into place, without caching.
             return match self.unpacked.peek(block.id) {
                 Some(unpacked) => {
                     buf.copy_from_slice(&unpacked);
@@ -143,7 +143,7 @@ impl<M: Map> Mapped<M> {
         }
     }
 
-    /// Like the map's `run_at`, but remembers the last run.
+    /// Returns the map's run, like its `run_at`, but remembers the last one.
     fn run_at(&self, offset: u64, wanted: u64) -> Result<Run> {
         let last = *self.last.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some((start, run)) = last
@@ -158,9 +158,9 @@ impl<M: Map> Mapped<M> {
         Ok(run)
     }
 
-    /// The kind of the bytes at `offset`, and their number: at most one run of this disk, and of that at most one run of
-    /// its backing disk. Runs are not joined here: if every disk of a chain joined the runs of the next, the work would
-    /// grow exponentially with the depth of the chain.
+    /// Returns the kind and the number of the bytes at `offset`: at most one run of this disk, and of that at most one
+    /// run of its backing disk. Runs are not joined here: if every disk of a chain joined the runs of the next, the
+    /// work would grow exponentially with the depth of the chain.
     fn extent_in_run(&self, offset: u64, wanted: u64) -> Result<(u64, ExtentKind)> {
         let run = self.run_at(offset, wanted)?;
         let len = run.len.min(self.len() - offset);
@@ -220,7 +220,7 @@ impl<M: Map> Source for Mapped<M> {
             }
             match self.extent_in_run(end, u64::MAX) {
                 Ok((len, next)) if next == kind => end += len,
-                // A damaged run is the business of who asks for it.
+                // A damaged run is reported when it is read.
                 _ => break,
             }
         }
@@ -243,7 +243,7 @@ mod tests {
     use super::*;
     use std::sync::atomic::{AtomicU64, Ordering};
 
-    /// A disk of runs of 64 KiB, each its own or the next disk's, by a pattern of bits. It counts its look-ups.
+    /// A disk of 64 KiB runs; a bit pattern decides which are its own and which its backing disk's. It counts look-ups.
     struct Striped(u64, u64, Arc<AtomicU64>);
 
     impl Map for Striped {
@@ -274,7 +274,7 @@ mod tests {
                 assert!(extent.is_zero() && extent.range.start == at && extent.range.end > at);
                 at = extent.range.end;
             }
-            // 1,024 runs in each of 64 disks, looked up once or twice.
+            // 1,024 runs in each of 64 disks, each looked up once or twice.
             let count = count.load(Ordering::Relaxed);
             assert!(count <= 2 * 64 * 1024, "{pattern:x}: {count}");
         }

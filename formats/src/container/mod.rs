@@ -37,28 +37,28 @@ pub use self::output::{Output, OutputFile, OutputKind, STANDARD_OUTPUT};
 pub static FORMATS: &[&dyn Format] =
     &[&qcow2::Qcow2, &vmdk::Vmdk, &vhdx::Vhdx, &vdi::Vdi, &vhd::Vhd, &split::Split, &raw::Raw];
 
-/// The largest disk that is opened, in bytes: 1 PiB. It is far above what hypervisors support, and it keeps sums of offsets
-/// and the sizes of tables in range.
+/// The largest disk that is opened, in bytes: 1 PiB. It is far above the limits of hypervisors, and it keeps sums of
+/// offsets and the sizes of tables in range.
 pub const MAX_DISK: u64 = 1 << 50;
 
 /// A container format: how it is recognised, opened and written.
 pub trait Format: Sync {
-    /// Its name on the command line, which is qemu-img's name for it (`qcow2`).
+    /// Returns the format's name on the command line, which is qemu-img's name for it (`qcow2`).
     fn name(&self) -> &'static str;
 
-    /// The file name suffixes that stand for it when a file is written, without dot.
+    /// Returns the file name suffixes that select the format when a file is written, without dot.
     fn suffixes(&self) -> &'static [&'static str];
 
-    /// Returns true if a file is of this format. `head` is its first bytes (up to 4 KiB), `tail` its last (up to 1 KiB),
+    /// Returns true if a file has this format. `head` is its first bytes (up to 4 KiB), `tail` its last (up to 1 KiB),
     /// `len` its length in bytes.
     fn probe(&self, head: &[u8], tail: &[u8], len: u64) -> bool;
 
-    /// Returns true if it is written sequentially, so that it can go to a pipe or a block device.
+    /// Returns true if the format is written sequentially, so that it can go to a pipe or a block device.
     fn is_sequential(&self) -> bool {
         false
     }
 
-    /// Returns true if its files have an identity of their own: then its writer takes the options `uuid` and `seed`.
+    /// Returns true if its files have an identity of their own; the writer then takes the options `uuid` and `seed`.
     fn has_identity(&self) -> bool {
         false
     }
@@ -66,8 +66,8 @@ pub trait Format: Sync {
     /// Opens a container for reading. Further files that it names are opened through `opener`.
     fn open(&self, file: ImageFile, opener: &Opener<'_>) -> Result<Disk>;
 
-    /// Writes `source` as a new container, through `output`. Bytes are pulled in guest order; what is
-    /// written depends on them and the options alone. The caller commits `output`.
+    /// Writes `source` as a new container, through `output`. Bytes are pulled in guest order; the result depends only
+    /// on them and the options. The caller commits `output`.
     fn create(
         &self,
         source: &dyn Source,
@@ -82,15 +82,15 @@ pub trait Format: Sync {
 pub struct OpenOptions {
     /// Open as this format instead of probing.
     pub format: Option<String>,
-    /// Directories below which an image may refer to files, besides its own directory.
+    /// Directories under which an image may refer to files, besides its own directory.
     pub allow_paths: Vec<PathBuf>,
     /// Directories that are searched for images. The user named the directories and not the images in them, so an image
-    /// below them is opened only if its real path lies below one of `allow_paths`.
+    /// in them is opened only if its real path lies under one of `allow_paths`.
     pub searched: Vec<PathBuf>,
     /// The internal snapshot to open instead of the current state: its name or ID.
     pub snapshot: Option<String>,
-    /// The parent of the image, then the parent's parent, and so on, for chains that were moved, renamed or changed. They
-    /// are used regardless of the parents that the images name.
+    /// The parent of the image, then the parent's parent, and so on, for chains that were moved, renamed or changed.
+    /// They override the parents that the images name.
     pub parents: Vec<PathBuf>,
 }
 
@@ -102,33 +102,33 @@ pub struct Disk {
     pub format: &'static str,
     /// Details for `info`, in order: (`cluster size`, `64 KiB`).
     pub details: Vec<(String, String)>,
-    /// All files that hold the disk: the image first, then its extents, then the files of the disks beneath it.
+    /// All files that hold the disk: the image first, then its extents, then the files of its parent disks.
     pub files: Vec<DiskFile>,
-    /// The number of files of the image itself: its main file and its extents. Those after them belong to parent disks,
-    /// which are images of their own.
+    /// The number of files of the image itself: its main file and its extents. The files after them belong to parent
+    /// disks, which are images of their own.
     pub own_files: usize,
     /// Warnings about the container, as sentences.
     pub warnings: Vec<String>,
 }
 
-/// Receives the progress of a writer, which also asks it whether to go on.
+/// A receiver of a writer's progress, which can also stop the writer.
 pub trait Observer: Sync {
-    /// `bytes` more of the disk are done, holes included.
+    /// Reports that `bytes` more of the disk are done, holes included.
     fn advance(&self, bytes: u64);
-    /// Returns true if the user wants to stop. If so, the writer returns an error.
+    /// Returns true if the user wants to stop; the writer then returns an error.
     fn interrupted(&self) -> bool {
         false
     }
 }
 
-/// Nobody is told.
+/// An observer that ignores everything.
 impl Observer for () {
     fn advance(&self, _: u64) {}
 }
 
-/// Opens the container at `path`, probing its format unless told.
+/// Opens the container at `path`, probing its format unless the options name it.
 ///
-/// A file that no format recognises is raw. Errs if the file does not exist (`NotFound`), is a directory, or is empty
+/// A file that no format recognises is raw. Fails if the file does not exist (`NotFound`), is a directory, or is empty
 /// (`Corrupt`).
 pub fn open(path: &Path, options: &OpenOptions) -> Result<Disk> {
     let opener = Opener::new(path, options)?;
@@ -182,14 +182,14 @@ pub fn open_image_file(path: &Path, options: &OpenOptions) -> Result<ImageFile> 
     Opener::new(path, options)?.open_image(path)
 }
 
-/// Names a file if it is known not to be a disk image (see [`foreign`]).
+/// Returns a description of the file if it is known not to be a disk image (see [`foreign`]).
 pub fn foreign_name(file: &ImageFile) -> Result<Option<&'static str>> {
     let head = file.read_up_to(0, foreign::HEAD)?;
     let tail = file.read_up_to(file.len().saturating_sub(foreign::TAIL as u64), foreign::TAIL)?;
     Ok(foreign::name(&head, &tail, file.len()))
 }
 
-/// Errs if the file would pass for a disk of `format` but is something else.
+/// Fails if the file would pass for a disk of `format` but is something else.
 fn refuse_foreign(file: &ImageFile, format: &str) -> Result<()> {
     match foreign_name(file)? {
         None => Ok(()),
@@ -200,8 +200,8 @@ fn refuse_foreign(file: &ImageFile, format: &str) -> Result<()> {
     }
 }
 
-/// Detects the format of a file by its bytes or, for a split disk, by its name. None if no format recognises it: it is a
-/// raw disk, or not a disk at all.
+/// Detects the format of a file by its bytes or, for a split disk, by its name. Returns `None` if no format recognises
+/// it: it is a raw disk, or not a disk at all.
 pub fn probe(file: &ImageFile) -> Result<Option<&'static dyn Format>> {
     let head = file.read_up_to(0, 4096)?;
     let tail = file.read_up_to(file.len().saturating_sub(1024), 1024)?;
@@ -210,8 +210,8 @@ pub fn probe(file: &ImageFile) -> Result<Option<&'static dyn Format>> {
     Ok(probed.or_else(in_pieces))
 }
 
-/// Returns true if a file has the name of a container: the suffix of a format, or the name of the first piece of a split
-/// disk.
+/// Returns true if a file has the name of a container: the suffix of a format, or the name of the first piece of a
+/// split disk.
 #[must_use]
 pub fn has_suffix(path: &Path) -> bool {
     let suffix = path.extension().and_then(|s| s.to_str()).unwrap_or_default().to_ascii_lowercase();
@@ -219,7 +219,8 @@ pub fn has_suffix(path: &Path) -> bool {
         && (FORMATS.iter().any(|f| f.suffixes().contains(&suffix.as_str())) || split::is_first_piece(path))
 }
 
-/// The format to write: the one named, else the one for the suffix of `path`. Standard output and devices default to raw.
+/// Returns the format to write: the one named, otherwise the one for the suffix of `path`. Standard output and devices
+/// default to raw.
 pub fn format_for_output(name: Option<&str>, path: &Path) -> Result<&'static dyn Format> {
     if let Some(name) = name {
         return by_name(name);
@@ -248,7 +249,7 @@ fn unknown_format(name: &str) -> Error {
     at("").unsupported(format!("unknown format {name:?}; the formats are {}", names()))
 }
 
-/// The names of the formats that are written: those with a suffix.
+/// Returns the names of the formats that can be written: those with a suffix.
 fn writable() -> String {
     let written = FORMATS.iter().filter(|f| !f.suffixes().is_empty());
     written.map(|f| f.name()).collect::<Vec<_>>().join(", ")

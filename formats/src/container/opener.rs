@@ -1,4 +1,4 @@
-//! The gate that decides which files an image may refer to, and how long chains of images may be.
+//! Decides which files an image may refer to, and how long chains of images may be.
 
 use std::ffi::OsStr;
 use std::fs::File;
@@ -11,18 +11,18 @@ use super::{Disk, OpenOptions, open_file};
 use crate::beneath::Directory;
 use crate::error::{At, Error, ErrorKind, Result, at};
 
-/// The longest chain of disks on top of each other.
+/// The longest chain of backing disks.
 pub(super) const MAX_CHAIN: usize = 64;
 
-/// How many directory entries are examined to find a parent.
+/// The most directory entries that are examined to find a parent.
 const MAX_LISTED: usize = 4096;
 
-/// The longest file that the image refers to, in bytes.
+/// The longest file name in an image, in bytes.
 const MAX_NAME: usize = 4096;
 
-/// A directory beneath which files may be opened.
+/// A directory under which files may be opened.
 struct Root {
-    /// Its path without symbolic links. It only tells which files to look for beneath it.
+    /// Its path without symbolic links, used only to decide which files to look up under it.
     path: PathBuf,
     directory: Directory,
 }
@@ -34,14 +34,15 @@ impl Root {
     }
 }
 
-/// The state that is passed down a chain of images while it is opened.
+/// The state that is passed along a chain of images while it is opened.
 ///
-/// A path is resolved only to know what to look for. The file is then opened beneath the descriptor of a root, without
-/// following links, and judged itself: so it does not matter if names change meanwhile.
+/// A path is resolved only to find the root that contains it. The file is then opened relative to the descriptor of
+/// that root, without following links, and the open file is checked: so names may change meanwhile.
 pub struct Opener<'a> {
     options: &'a OpenOptions,
     roots: Vec<Arc<Root>>,
-    /// The first image's own directory is the first root. (An image that was found by a search has only the other roots.)
+    /// True if the first root is the first image's own directory. (An image found by a search has only the other
+    /// roots.)
     has_own: bool,
     /// The files of the chain so far, by device and inode.
     chain: Vec<(u64, u64)>,
@@ -50,7 +51,7 @@ pub struct Opener<'a> {
 }
 
 impl<'a> Opener<'a> {
-    /// For the image at `path`, the first of its chain.
+    /// Creates the opener for the image at `path`, the first of its chain.
     pub(super) fn new(path: &Path, options: &'a OpenOptions) -> Result<Self> {
         let mut roots = Vec::new();
         let has_own = !options.searched.iter().any(|searched| path.starts_with(searched));
@@ -66,10 +67,10 @@ impl<'a> Opener<'a> {
         Ok(Opener { options, roots, has_own, chain: Vec::new(), parents: &options.parents })
     }
 
-    /// Opens the first image, which is at `path`.
+    /// Opens the first image, at `path`.
     pub(super) fn open_image(&self, path: &Path) -> Result<ImageFile> {
         match (self.roots.first(), path.file_name()) {
-            // The user named it, so a link may lead anywhere. Its directory is the one that was opened.
+            // The user named it, so a link may lead anywhere. Its directory is the root that was opened.
             (Some(own), Some(name)) if self.has_own => {
                 ImageFile::of(own.directory.linked_file_or_device(name), path)
             }
@@ -84,8 +85,8 @@ impl<'a> Opener<'a> {
         }
     }
 
-    /// Opens the file at `path`, following links, if it lies beneath a root; gives where it is. `outside` says what is
-    /// wrong with one that does not.
+    /// Opens the file at `path`, following links, if it lies under a root; also returns its resolved path. `outside`
+    /// describes the error for one that does not.
     fn open_allowed(
         &self,
         path: &Path,
@@ -106,7 +107,7 @@ impl<'a> Opener<'a> {
         };
         match root.directory.file(rest) {
             Ok(file) => Ok((file, resolved)),
-            // A link in the way was not there when the path was resolved.
+            // A link on the way was created after the path was resolved.
             Err(e) if matches!(e.kind(), InvalidInput | IsADirectory) => {
                 Err(place().denied(format!("{}: {e}", resolved.display())))
             }
@@ -114,7 +115,7 @@ impl<'a> Opener<'a> {
         }
     }
 
-    /// The root that a resolved path lies beneath, and the path from there.
+    /// Returns the root that contains a resolved path, and the path relative to it.
     fn beneath<'p>(&self, resolved: &'p Path) -> Option<(&Root, &'p Path)> {
         self.roots.iter().find_map(|root| {
             let rest = resolved.strip_prefix(&root.path).ok()?;
@@ -122,13 +123,13 @@ impl<'a> Opener<'a> {
         })
     }
 
-    /// How the first image is to be opened.
+    /// Returns the options for opening the first image.
     #[must_use]
     pub fn options(&self) -> &'a OpenOptions {
         self.options
     }
 
-    /// The parent that the user named for this image. It overrides the parent that the image names.
+    /// Returns the parent that the user named for this image. It overrides the parent that the image names.
     #[must_use]
     pub fn parent(&self) -> Option<&'a Path> {
         self.parents.first().map(PathBuf::as_path)
@@ -155,8 +156,8 @@ impl<'a> Opener<'a> {
         }
     }
 
-    /// The names, relative to `image`, of files with this suffix in the image's directory and its parent directory, as far
-    /// as those may be opened. At most [`MAX_LISTED`] entries of a directory are examined.
+    /// Returns the names, relative to `image`, of files with this suffix in the image's directory and its parent
+    /// directory, if those may be opened. At most [`MAX_LISTED`] entries of a directory are examined.
     pub(super) fn files_around(&self, image: &Path, suffix: &str) -> Vec<Vec<u8>> {
         let mut names = Vec::new();
         for prefix in ["", "../"] {
@@ -180,9 +181,9 @@ impl<'a> Opener<'a> {
         self.parent().map(ImageFile::open).transpose()
     }
 
-    /// Opens the disk in `file`, the parent of `image`: what [`Opener::parent_file`] gives, else a file that the image
-    /// names; in `format` if the image states one. A parent named by the image is taken as raw only if the image says so:
-    /// the guest controls the bytes of a raw disk and could write another format's header there.
+    /// Opens the disk in `file`, the parent of `image`: the one from [`Opener::parent_file`], otherwise a file that the
+    /// image names; in `format` if the image states one. A parent named by the image is taken as raw only if the image
+    /// says so: the guest controls the bytes of a raw disk and could write another format's header there.
     pub fn open_backing(&self, image: &ImageFile, file: ImageFile, format: Option<&str>) -> Result<Disk> {
         let place = || at("backing file").file(image.path());
         let mut chain = self.chain.clone();
@@ -196,7 +197,7 @@ impl<'a> Opener<'a> {
         if chain.len() >= MAX_CHAIN {
             return Err(place().limit(format!("the chain has more than {MAX_CHAIN} disks")));
         }
-        // Snapshots and formats that were asked for are of the first image only.
+        // The requested snapshot and format apply to the first image only.
         let options = OpenOptions { format: format.map(str::to_owned), ..OpenOptions::default() };
         let mut roots = self.roots.clone();
         if let Some(folder) =
@@ -219,7 +220,7 @@ impl<'a> Opener<'a> {
     }
 }
 
-/// The directory that a path's last component is in.
+/// Returns the directory of a path's last component.
 fn folder_of(path: &Path) -> &Path {
     match path.parent() {
         Some(folder) if folder != Path::new("") => folder,
@@ -239,8 +240,8 @@ pub(super) fn advise_parent(error: Error) -> Error {
 }
 
 /// Tries the names that another machine gave a file: each as it is, with `/` for `\\`, and then as a file beside the
-/// image. Returns the first name that `check` accepts, with what it gave, else the most specific error: a file that was
-/// found and refused says more than one that is missing.
+/// image. Returns the first name that `check` accepts, with its result, otherwise the most specific error: that a file
+/// was found and refused says more than that one is missing.
 pub(super) fn find_named<T>(names: &[Vec<u8>], check: impl Fn(&[u8]) -> Result<T>) -> Result<(Vec<u8>, T)> {
     let mut failed: Option<Error> = None;
     for name in names {
@@ -298,7 +299,7 @@ mod tests {
         assert_eq!(kind(&options, "../outside/secret"), Some(ErrorKind::Denied));
         assert_eq!(kind(&options, &absolute), Some(ErrorKind::Denied));
         assert_eq!(kind(&options, "link"), Some(ErrorKind::Denied));
-        // The ways around that the kernel offers, as of CVE-2024-21626 in runc.
+        // Ways out that the kernel offers, as in CVE-2024-21626 in runc.
         let open = File::open(outside.join("secret")).unwrap();
         let by_number = format!("/proc/self/fd/{}", std::os::fd::AsRawFd::as_raw_fd(&open));
         for name in

@@ -1,11 +1,11 @@
-//! A writer's options: `key=value`, each taken once, the unknown ones refused.
+//! The options of a writer, as `key=value`; unknown keys are refused.
 
 use crate::error::{Result, at};
 
 /// Options of a writer, as `key=value`, with qemu-img's names where it has one.
 pub type CreateOptions = Vec<(String, String)>;
 
-/// Reads a writer's options by key.
+/// The options of a writer, read by key.
 pub(super) struct Options<'a> {
     given: &'a CreateOptions,
     known: &'static [&'static str],
@@ -13,7 +13,8 @@ pub(super) struct Options<'a> {
 }
 
 impl<'a> Options<'a> {
-    /// Of the writer of `format`, which knows the keys `known`. Errs on any other, naming the known ones.
+    /// Wraps the options for the writer of `format`, which knows the keys `known`. Fails on any other, listing the
+    /// known ones.
     pub(super) fn new(
         format: &'static str,
         known: &'static [&'static str],
@@ -31,13 +32,13 @@ impl<'a> Options<'a> {
         Ok(Options { given, known, format })
     }
 
-    /// The value of `key`; the last one given counts.
+    /// Returns the value of `key`; the last one given counts.
     pub(super) fn text(&self, key: &str) -> Option<&'a str> {
         debug_assert!(self.known.contains(&key));
         self.given.iter().rev().find(|(k, _)| k == key).map(|(_, v)| v.as_str())
     }
 
-    /// `on` or `off`; off when it is not given.
+    /// Reads `on` or `off`, by default off.
     pub(super) fn flag(&self, key: &str) -> Result<bool> {
         match self.text(key) {
             Some("on" | "true" | "yes") => Ok(true),
@@ -46,13 +47,13 @@ impl<'a> Options<'a> {
         }
     }
 
-    /// A whole number.
+    /// Reads a whole number.
     pub(super) fn number(&self, key: &str) -> Result<Option<i32>> {
         let parse = |text: &str| text.parse().map_err(|_| self.bad(key, "a number"));
         self.text(key).map(parse).transpose()
     }
 
-    /// A number of bytes: `65536`, `64k`, `2M`, `1G`.
+    /// Reads a number of bytes: `65536`, `64k`, `2M`, `1G`.
     pub(super) fn size(&self, key: &str) -> Result<Option<u64>> {
         let Some(text) = self.text(key) else { return Ok(None) };
         let digits = text.trim_end_matches(|c: char| c.is_ascii_alphabetic());
@@ -68,7 +69,7 @@ impl<'a> Options<'a> {
         size.map(Some).ok_or_else(|| self.bad(key, "a size such as 64k or 1M"))
     }
 
-    /// One of `choices`; the first when it is not given.
+    /// Reads one of `choices`, by default the first.
     pub(super) fn choice(&self, key: &str, choices: &[&'static str]) -> Result<&'static str> {
         match self.text(key) {
             None => Ok(choices[0]),
@@ -80,7 +81,7 @@ impl<'a> Options<'a> {
         }
     }
 
-    /// The error that the value of `key` is wrong.
+    /// Returns the error for a wrong value of `key`.
     pub(super) fn bad(&self, key: &str, expected: &str) -> crate::error::Error {
         let value = self.text(key).unwrap_or_default();
         at(format!("{} option {key}", self.format)).unsupported(format!("is {value:?}, expected {expected}"))

@@ -1,5 +1,5 @@
-//! The output of a writer: files with temporary names in the target's directory, which are synced and renamed when they are
-//! complete; a block device; or standard output.
+//! The output of a writer: files with temporary names in the target's directory, which are synced and renamed when they
+//! are complete; a block device; or standard output.
 
 use std::fs::{File, OpenOptions, Permissions};
 use std::io::IoSlice;
@@ -16,28 +16,28 @@ use super::access::Access;
 use super::sequence::Sequence;
 use crate::error::{Result, at};
 
-/// How many slices one call to the operating system takes at most (`IOV_MAX`).
+/// The most slices per system call (`IOV_MAX`).
 const MAX_SLICES: usize = 1024;
 
-/// How many bytes are written between two syncs.
+/// The number of bytes written between two syncs.
 const SYNC_EVERY: u64 = 64 << 20;
 
-/// The name that stands for standard output.
+/// The name for standard output.
 pub const STANDARD_OUTPUT: &str = "-";
 
-/// A container that is being written: one file, or several where the format has several.
+/// A container that is being written: one file, or several if the format needs them.
 ///
-/// The files have temporary names until [`Output::commit`]; if the output is dropped before, they are removed. A block
+/// The files have temporary names until [`Output::commit`]; dropping the output before that removes them. A block
 /// device or standard output is written directly.
 pub struct Output {
-    /// The target with symbolic links resolved: links stay, and their target is written.
+    /// The target with symbolic links resolved: the links stay, and the file they lead to is written.
     target: PathBuf,
     kind: OutputKind,
     force: bool,
-    /// Who may read new files besides their owner.
+    /// The users who may read new files besides their owner.
     access: Access,
     files: Vec<Pending>,
-    /// Takes files to be synced while they are written, so that little is left to do at the end.
+    /// Syncs files while they are written, so that little is left to do at the end.
     syncer: SyncSender<Arc<File>>,
 }
 
@@ -54,39 +54,39 @@ pub enum OutputKind {
 
 struct Pending {
     file: OutputFile,
-    /// Its temporary name; none for a device or stream.
+    /// Its temporary name; `None` for a device or stream.
     temporary: Option<PathBuf>,
     renamed: bool,
 }
 
-/// One file of an [`Output`]: written at positions.
+/// One file of an [`Output`], with positional writes.
 pub struct OutputFile {
     sink: Sink,
-    /// Its final name, which is the one that errors give.
+    /// Its final name, which errors report.
     path: PathBuf,
 }
 
 enum Sink {
     File {
         file: Arc<File>,
-        /// Bytes written since it was last given to the syncer.
+        /// Bytes written since the syncer last got the file.
         unsynced: AtomicU64,
         syncer: SyncSender<Arc<File>>,
     },
     Sequence(Mutex<Sequence>),
 }
 
-/// Starts the thread that syncs files that a good deal was written to.
+/// Starts the thread that syncs files to which much was written.
 fn start_syncer() -> SyncSender<Arc<File>> {
     let (wake, woken) = std::sync::mpsc::sync_channel(1);
-    // It ends with the last sender. Errors show again at the final sync, so these have no say.
+    // The thread ends with the last sender. The final sync reports errors again, so these are ignored.
     std::thread::spawn(move || woken.iter().for_each(|file: Arc<File>| drop(file.sync_data())));
     wake
 }
 
 impl Output {
-    /// Prepares a container at `target`; symbolic links are followed, and [`STANDARD_OUTPUT`] stands for standard output.
-    /// An existing file or block device is refused unless `force`; anything else that exists is always refused.
+    /// Prepares a container at `target`, following symbolic links; [`STANDARD_OUTPUT`] means standard output. An
+    /// existing file or block device is refused unless `force`; anything else that exists is always refused.
     pub fn new(target: &Path, force: bool) -> Result<Self> {
         let mut output = Output {
             target: target.to_owned(),
@@ -119,7 +119,7 @@ impl Output {
         Ok(output)
     }
 
-    /// The kind of output.
+    /// Returns the kind of output.
     #[must_use]
     pub fn kind(&self) -> OutputKind {
         self.kind
@@ -130,7 +130,7 @@ impl Output {
         self.access = self.access.and(access);
     }
 
-    /// The final name of the container's main file.
+    /// Returns the final name of the container's main file.
     #[must_use]
     pub fn target(&self) -> &Path {
         &self.target
@@ -142,20 +142,20 @@ impl Output {
         self.add(name)
     }
 
-    /// Creates another file, which will get the name `name` in the directory of the main one.
+    /// Creates another file, whose final name is `name` in the directory of the main one.
     pub fn create_beside(&mut self, name: &Path) -> Result<&OutputFile> {
         let path = resolve(&self.target.with_file_name(name))?;
         self.check_free(&path)?;
         self.add(path)
     }
 
-    /// The files created so far, in order.
+    /// Returns the files created so far, in order.
     pub fn files(&self) -> impl Iterator<Item = &OutputFile> {
         self.files.iter().map(|f| &f.file)
     }
 
-    /// The temporary name of the container, if it is one file, by which it can be read before it gets its final name. A
-    /// container of several files refers to them by their final names.
+    /// Returns the temporary name of the container if it is a single file, for reading it before it gets its final
+    /// name. A container of several files refers to them by their final names.
     #[must_use]
     pub fn temporary(&self) -> Option<&Path> {
         match &self.files[..] {
@@ -197,14 +197,14 @@ impl Output {
     fn add_file(&mut self, path: PathBuf) -> Result<&OutputFile> {
         static NEXT: AtomicU32 = AtomicU32::new(0);
         let io = |e| at("").file(&path).io(e);
-        // A replacement gets the old file's mode at the end; until then only the owner may read it.
+        // A replacement gets the old file's mode at the end; until then only its owner may read it.
         let is_replaced = path.exists();
         let mode = if is_replaced || self.access != Access::All { 0o600 } else { 0o666 };
         loop {
             let number = NEXT.fetch_add(1, Ordering::Relaxed);
             let mut name = std::ffi::OsString::from(".");
             name.push(path.file_name().expect("checked"));
-            // A long name plus ours would be too long for the filesystem: ours suffices then.
+            // A long name with the suffix would be too long for the filesystem, so it is replaced.
             if name.len() > 200 {
                 name = ".mif".into();
             }
@@ -216,7 +216,7 @@ impl Output {
                 Err(e) if e.kind() == std::io::ErrorKind::AlreadyExists => {}
                 Err(e) => return Err(io(e)),
                 Ok(file) => {
-                    // Its group is known only now.
+                    // The group is known only now.
                     if !is_replaced && self.access != Access::All {
                         self.access.apply(&file).map_err(io)?;
                     }
@@ -231,8 +231,8 @@ impl Output {
     }
 
     /// Syncs every file and renames it to its final name, the main one last, so that a container with its final name is
-    /// complete. A replacement gets the owner and mode of the old file. Returns the number of bytes that the files take on
-    /// their filesystem; 0 for devices and streams.
+    /// complete. A replacement gets the owner and mode of the old file. Returns the number of bytes that the files take
+    /// on their filesystem; 0 for devices and streams.
     pub fn commit(mut self) -> Result<u64> {
         let mut allocated = 0;
         for Pending { file, .. } in &self.files {
@@ -252,7 +252,7 @@ impl Output {
             rename(temporary, &pending.file.path, force)?;
             pending.renamed = true;
         }
-        // From here on dropping must not undo anything.
+        // From here on, dropping must not undo anything.
         self.files.clear();
         if self.kind != OutputKind::Files {
             return Ok(allocated);
@@ -271,7 +271,7 @@ impl Drop for Output {
     fn drop(&mut self) {
         for pending in &self.files {
             let Some(temporary) = &pending.temporary else { continue };
-            // Errors cannot be reported here; leftovers have names that tell what they are.
+            // Errors cannot be reported here; the names of leftovers show what they are.
             let _ = match pending.renamed {
                 false => std::fs::remove_file(temporary),
                 true => std::fs::remove_file(&pending.file.path),
@@ -300,8 +300,8 @@ fn resolve(target: &Path) -> Result<PathBuf> {
     Err(io(Errno::LOOP.into()))
 }
 
-/// Gives `new` the owner and mode of the existing file at `path`, if any. If the owner or group cannot be set, the
-/// permissions that would then apply to someone else are dropped.
+/// Gives `new` the owner and mode of the existing file at `path`, if any. If the owner or group cannot be set, drops
+/// the permissions that would then apply to someone else.
 fn take_over(path: &Path, new: &File) -> std::io::Result<()> {
     let old = match std::fs::metadata(path) {
         Ok(old) => old,
@@ -329,7 +329,7 @@ fn rename(from: &Path, to: &Path, force: bool) -> Result<()> {
                     place().denied("another process created this file in the meantime; it was not replaced")
                 );
             }
-            // A filesystem that cannot do it in one step.
+            // The filesystem cannot rename without replacing in one step.
             Err(Errno::INVAL | Errno::NOSYS | Errno::NOTSUP) if !to.exists() => {}
             Err(e) => return Err(place().io(e.into())),
         }
@@ -338,7 +338,7 @@ fn rename(from: &Path, to: &Path, force: bool) -> Result<()> {
 }
 
 impl OutputFile {
-    /// Its final name.
+    /// Returns the final name.
     #[must_use]
     pub fn path(&self) -> &Path {
         &self.path
@@ -356,7 +356,7 @@ impl OutputFile {
         Ok(())
     }
 
-    /// Writes `slices` one after the other from `offset`, with few system calls.
+    /// Writes `slices` one after the other at `offset`, with few system calls.
     pub fn write_slices_at(&self, mut offset: u64, slices: &mut [IoSlice<'_>]) -> Result<()> {
         let file = match &self.sink {
             Sink::File { file, .. } => file,
@@ -385,7 +385,7 @@ impl OutputFile {
         Ok(())
     }
 
-    /// Makes the file `len` bytes long, with holes for everything that was not written. Errs if a device is smaller.
+    /// Makes the file `len` bytes long; parts that were not written become holes. Fails if a device is smaller.
     pub fn set_len(&self, len: u64) -> Result<()> {
         match &self.sink {
             Sink::File { file, .. } => file.set_len(len).map_err(|e| self.error(e)),
@@ -401,7 +401,7 @@ impl OutputFile {
         let Sink::File { file, unsynced, syncer } = &self.sink else { return };
         if unsynced.fetch_add(bytes, Ordering::Relaxed) + bytes >= SYNC_EVERY {
             unsynced.store(0, Ordering::Relaxed);
-            // If the syncer is busy still, the next time will do.
+            // If the syncer is still busy, the next call will do.
             let _ = syncer.try_send(file.clone());
         }
     }

@@ -71,7 +71,7 @@ fn a_file_that_is_replaced_leaves_its_mode_and_a_link_stays() {
         std::fs::remove_file(at("link")).unwrap();
         std::fs::remove_file(at("folder/old")).unwrap();
     }
-    // A link to nothing gives the file that it names; a circle gives none.
+    // A dangling link creates the file that it names; a circle of links is an error.
     std::os::unix::fs::symlink("folder/new", at("link")).unwrap();
     write("link", false).unwrap();
     assert_eq!(std::fs::read(at("folder/new")).unwrap(), b"new");

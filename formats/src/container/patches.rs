@@ -1,21 +1,21 @@
-//! Changes in a log that were not yet written to the file: an ordered map of parts that do not overlap, so a read examines
-//! only the parts within its range, however many the log has.
+//! Logged changes that have not been written to the file: an ordered map of parts that do not overlap, so that a read
+//! examines only the parts within its range, however many the log has.
 
 use std::collections::BTreeMap;
 use std::ops::Range;
 use std::sync::Arc;
 
-/// Bytes to read instead of a file's own.
+/// The bytes to read instead of a file's own.
 #[derive(Default)]
 pub(super) struct Patches {
-    /// By where each part begins, in bytes of the file.
+    /// Keyed by the start of each part, in bytes of the file.
     parts: BTreeMap<u64, Part>,
 }
 
 struct Part {
-    /// Where it ends, in bytes of the file.
+    /// The end of the part, in bytes of the file.
     end: u64,
-    /// Its bytes, and where in them it begins; zeros if there are none.
+    /// Its bytes, and the offset in them where it starts; `None` for zeros.
     bytes: Option<(Arc<[u8]>, usize)>,
 }
 
@@ -25,7 +25,7 @@ impl Patches {
         self.parts.is_empty()
     }
 
-    /// Puts zeros over `range`, and over all earlier patches there. Empty ranges do nothing.
+    /// Replaces `range` with zeros, over all earlier patches. Does nothing for an empty range.
     pub(super) fn zero(&mut self, range: Range<u64>) {
         if range.is_empty() {
             return;
@@ -48,7 +48,7 @@ impl Patches {
         self.parts.insert(start, Part { end, bytes: None });
     }
 
-    /// Puts `bytes` at `start`, over all earlier patches there.
+    /// Writes `bytes` at `start`, over all earlier patches.
     pub(super) fn write(&mut self, start: u64, bytes: &[u8]) {
         let end = start + bytes.len() as u64;
         if start < end {
@@ -57,7 +57,7 @@ impl Patches {
         }
     }
 
-    /// Removes earlier patches from `range`, splitting those that reach out of it.
+    /// Removes earlier patches from `range`, splitting those that reach beyond it.
     fn cut(&mut self, range: Range<u64>) {
         let mut rest = None;
         if let Some((before, part)) = self.parts.range_mut(..range.start).next_back()
@@ -77,7 +77,7 @@ impl Patches {
         self.parts.extend(rest.map(|rest| (range.end, rest)));
     }
 
-    /// Lays the patches over the bytes that were read from `offset`.
+    /// Applies the patches to the bytes that were read from `offset`.
     pub(super) fn apply(&self, offset: u64, buf: &mut [u8]) {
         let end = offset + buf.len() as u64;
         let before = self.parts.range(..offset).next_back();
@@ -96,7 +96,8 @@ impl Patches {
         }
     }
 
-    /// Returns true if `offset` is patched, and up to which byte that stays the same; `None` for the end of the file.
+    /// Returns whether `offset` is patched, and the end of the range that is in the same state; `None` for the end of
+    /// the file.
     pub(super) fn at(&self, offset: u64) -> (Patched, Option<u64>) {
         match self.parts.range(..=offset).next_back() {
             Some((_, part)) if part.end > offset => {
@@ -113,14 +114,14 @@ impl Patches {
 pub(super) enum Patched {
     /// The file's own.
     No,
-    /// Of a patch.
+    /// A patch's.
     Bytes,
     /// Zeroed by a patch.
     Zeros,
 }
 
 impl Part {
-    /// The rest of a part that begins at `start`, from `at` on.
+    /// Returns the rest from `at` of a part that starts at `start`.
     fn from(&self, start: u64, at: u64) -> Part {
         let bytes = self.bytes.as_ref().map(|(bytes, from)| (bytes.clone(), from + (at - start) as usize));
         Part { end: self.end, bytes }
@@ -131,7 +132,7 @@ impl Part {
 mod tests {
     use super::*;
 
-    /// A cheap generator of numbers that look random.
+    /// Returns the next pseudo-random number.
     fn next(seed: &mut u64) -> u64 {
         *seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
         *seed >> 33

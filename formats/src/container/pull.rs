@@ -1,4 +1,4 @@
-//! Reads a disk with several threads and passes it on in order, for all writers.
+//! Reads a disk on several threads and passes it on in order, for all writers.
 
 use std::collections::BTreeMap;
 use std::ops::Range;
@@ -10,15 +10,15 @@ use crate::disk_digest::BlockDigest;
 use crate::error::{Result, at};
 use crate::source::Source;
 
-/// How a disk is pulled.
+/// The parameters of a pull.
 pub(super) struct Pull<'a> {
     /// The disk.
     pub(super) source: &'a dyn Source,
-    /// The observer, which is also asked whether to go on.
+    /// The observer, which can also stop the pull.
     pub(super) observer: &'a dyn Observer,
-    /// How much is read at a time, in bytes: windows lie at its multiples.
+    /// The number of bytes per read: windows start at its multiples.
     pub(super) window: u64,
-    /// Computes a digest on the way, if wanted: the digester, and where `source` begins on the disk that is digested.
+    /// Optionally the digester, and the start of `source` on the disk that is digested.
     pub(super) digest: Option<(&'a Digester, u64)>,
 }
 
@@ -29,15 +29,15 @@ impl<'a> Pull<'a> {
     }
 }
 
-/// The usual size of a read.
+/// The usual size of a read in bytes.
 pub(super) const WINDOW: u64 = 1 << 20;
 
-/// How many windows may wait to be handed over, a thread.
+/// The most windows per thread that may wait for `emit`.
 const AHEAD: usize = 3;
 
-/// A part of the disk and its bytes, as `work` gets it. Known zeros around it are not read.
+/// A part of the disk and its bytes, as passed to `work`. Known zeros around it are not read.
 pub(super) struct Window {
-    /// Where it is on the disk, in bytes: a multiple of the window size.
+    /// Its position on the disk, in bytes: a multiple of the window size.
     pub(super) start: u64,
     /// Its bytes; known holes in it are zeros.
     pub(super) bytes: Vec<u8>,
@@ -47,14 +47,14 @@ pub(super) struct Window {
 type Worked<T> = (T, Vec<BlockDigest>);
 
 struct State<T> {
-    /// Up to where windows have been given out.
+    /// The end of the windows handed out so far.
     position: u64,
-    /// The extent known at `position`: where it ends, and whether it is zero.
+    /// The known extent at `position`: its end, and whether it is zero.
     known: Option<(u64, bool)>,
     next: usize,
     handed: usize,
     done: BTreeMap<usize, (Range<u64>, Result<Worked<T>>)>,
-    /// How many windows there are, once known; or that something failed.
+    /// The number of windows, once known or after a failure.
     end: Option<usize>,
     error: Option<crate::error::Error>,
     spare: Vec<Vec<u8>>,
@@ -68,9 +68,9 @@ struct Task {
 }
 
 impl Pull<'_> {
-    /// Reads all windows that are not known to be zeros, passes each through `work` on one of several
-    /// threads, and hands the results to `emit` in order, on the calling thread. `emit` gives back the
-    /// buffer if it has one to spare. Memory is bounded, and the first error ends it all.
+    /// Reads all windows that are not known to be zeros, passes each through `work` on one of several threads, and
+    /// hands the results to `emit` in order, on the calling thread. `emit` may return a buffer for reuse. Memory is
+    /// bounded, and the first error ends the pull.
     pub(super) fn run<T: Send>(
         &self,
         work: impl Fn(Window) -> Result<T> + Sync,
@@ -88,7 +88,7 @@ impl Pull<'_> {
             spare: Vec::new(),
         });
         let changed = Condvar::new();
-        // However this function is left, the workers must not wait for it.
+        // The workers must not wait, whichever way this function ends.
         let stop = || {
             let mut state = state.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
             state.end.get_or_insert(0);
@@ -176,7 +176,7 @@ impl Pull<'_> {
         }
     }
 
-    /// The next window that is not all zeros.
+    /// Returns the next window that is not all zeros.
     fn next_task<T>(&self, state: &mut State<T>) -> Result<Option<Task>> {
         let len = self.source.len();
         let mut data: Vec<Range<u64>> = Vec::new();
@@ -229,7 +229,7 @@ impl Pull<'_> {
     }
 }
 
-/// Pulls a whole disk and hands `emit` each run of data in order, with its place on the disk. Blocks of 4 KiB
+/// Pulls a whole disk and passes each run of data to `emit` in order, with its position on the disk. Blocks of 4 KiB
 /// that are all zeros are left out, and no run crosses a window.
 pub(super) fn pull_data(pull: &Pull<'_>, mut emit: impl FnMut(u64, &[u8]) -> Result<()>) -> Result<()> {
     let find_runs = |window: Window| {
@@ -262,8 +262,8 @@ impl<F: Fn()> Drop for OnPanic<F> {
     }
 }
 
-/// The runs of blocks of `size` bytes in `bytes` that are not all zeros, as byte ranges; the last block may
-/// be short.
+/// Returns the runs of blocks of `size` bytes in `bytes` that are not all zeros, as byte ranges; the last block may be
+/// short.
 pub(super) fn data_runs(bytes: &[u8], size: usize) -> Vec<Range<usize>> {
     let mut runs: Vec<Range<usize>> = Vec::new();
     for (i, block) in bytes.chunks(size).enumerate() {
@@ -285,7 +285,7 @@ mod tests {
     use crate::source::{Extent, MemSource};
     use std::sync::atomic::{AtomicU64, Ordering};
 
-    /// 1,000 bytes of 7 at 10,000 and at 90,000, holes elsewhere, 100,000 bytes in all.
+    /// 100,000 bytes: 1,000 bytes of 7 at 10,000 and at 90,000, and holes elsewhere.
     struct Holey;
     impl Source for Holey {
         fn len(&self) -> u64 {
@@ -326,7 +326,7 @@ mod tests {
                 assert!(last < Some(w.start) && w.start.is_multiple_of(window));
                 last = Some(w.start);
                 disk[w.start as usize..][..w.bytes.len()].copy_from_slice(&w.bytes);
-                // A buffer full of rubbish: it must not show.
+                // A buffer full of garbage, which must not show.
                 Ok(Some(vec![9; 100]))
             })
             .unwrap();

@@ -9,17 +9,17 @@ use rustix::fs::{Advice, FallocateFlags, OFlags, fadvise, fallocate};
 
 use crate::error::{Result, at};
 
-/// How many zeros are written at once, in bytes.
+/// The number of zeros written at once, in bytes.
 const ZEROS: usize = 1 << 20;
 /// The kernel's page size for device caches, in bytes.
 const PAGE: u64 = 4096;
-/// How many bytes of a device the kernel is asked to zero at once.
+/// The number of bytes that the kernel zeroes per request.
 const ZERO_STEP: u64 = 1 << 30;
 
-/// Bytes that are written in ascending order.
+/// An output that is written in ascending order.
 pub(super) struct Sequence {
     sink: Sink,
-    /// The end of what was written, in bytes.
+    /// The end of the written part, in bytes.
     position: u64,
     /// The length of the whole output, in bytes.
     len: u64,
@@ -32,7 +32,7 @@ enum Sink {
 }
 
 impl Sequence {
-    /// Opens the block device at `path` exclusively. Errs if it is mounted or otherwise in use.
+    /// Opens the block device at `path` exclusively. Fails if it is mounted or otherwise in use.
     pub(super) fn to_device(path: &Path) -> Result<Self> {
         let place = || at("").file(path);
         // Without O_CREAT, O_EXCL on a block device fails if it is mounted or claimed by another driver.
@@ -46,12 +46,12 @@ impl Sequence {
         Ok(Sequence { sink: Sink::Device(device, size), position: 0, len: 0 })
     }
 
-    /// Writes to standard output.
+    /// Creates a sequence that writes to standard output.
     pub(super) fn to_standard_output() -> Self {
         Sequence { sink: Sink::Output(io::stdout()), position: 0, len: 0 }
     }
 
-    /// Sets the length of the output, in bytes. Errs if the device at `path` is smaller: nothing is written then.
+    /// Sets the length of the output, in bytes. Fails before anything is written if the device at `path` is smaller.
     pub(super) fn set_len(&mut self, len: u64, path: &Path) -> Result<()> {
         if let Sink::Device(_, size) = self.sink
             && len > size
@@ -78,7 +78,7 @@ impl Sequence {
         Ok(())
     }
 
-    /// Writes zeros up to the length, and syncs.
+    /// Writes zeros up to the end of the output, and syncs.
     pub(super) fn finish(&mut self) -> io::Result<()> {
         self.zero_to(self.len)?;
         match &mut self.sink {
@@ -97,7 +97,7 @@ impl Sequence {
             let mut len = end - self.position;
             match &mut self.sink {
                 Sink::Device(device, _) => {
-                    // Zeroing by the kernel works on whole pages, and not on every device; else zeros are written.
+                    // The kernel zeroes whole pages, and not on every device; otherwise zeros are written.
                     let flags = FallocateFlags::ZERO_RANGE | FallocateFlags::KEEP_SIZE;
                     let whole = (len / PAGE * PAGE).min(ZERO_STEP);
                     let by_kernel = whole > 0

@@ -1,4 +1,4 @@
-//! A raw disk in pieces: `disk.000`, `disk.001` and so on, as forensic tools cut it. Also from `.001`.
+//! A raw disk in pieces: `disk.000`, `disk.001` and so on, or from `.001`, as forensic tools split it.
 
 use std::path::Path;
 
@@ -9,7 +9,7 @@ use super::{CreateOptions, Disk, Format, Observer, Output};
 use crate::error::{Result, at};
 use crate::source::Source;
 
-/// The most pieces: what three digits count.
+/// The most pieces: three digits.
 const MAX_PIECES: u32 = 1000;
 
 pub(super) struct Split;
@@ -24,7 +24,7 @@ impl Format for Split {
     }
 
     fn probe(&self, _: &[u8], _: &[u8], _: u64) -> bool {
-        // The name tells, not the bytes: see `is_first_piece`.
+        // Recognised by name, not by bytes: see `is_first_piece`.
         false
     }
 
@@ -54,10 +54,10 @@ impl Format for Split {
     }
 }
 
-/// Returns true if `path` has the name of the first of several pieces, and the second exists.
+/// Returns true if `path` is named like the first of several pieces, and the second exists.
 pub(super) fn is_first_piece(path: &Path) -> bool {
     piece_number(path).is_some_and(|n| n <= 1 && path.with_extension(format!("{:03}", n + 1)).is_file())
-        // `.001` is a second piece where there is a `.000`.
+        // `.001` is the second piece if there is a `.000`.
         && (piece_number(path) == Some(0) || !path.with_extension("000").exists())
 }
 
@@ -67,7 +67,7 @@ fn piece_number(path: &Path) -> Option<u32> {
 }
 
 struct Pieces {
-    /// Where each piece ends on the disk, in bytes.
+    /// The end of each piece on the disk, in bytes.
     ends: Vec<u64>,
     files: Vec<ImageFile>,
 }

@@ -10,7 +10,7 @@ fn write(format: &str, path: &Path, source: &dyn Source, options: &[(&str, &str)
     output.commit().map(|_| ())
 }
 
-/// A disk of `len` bytes: data, zeros and more data, the same every time.
+/// Returns a disk of `len` bytes: data, zeros and more data, the same every time.
 fn disk(len: usize) -> Vec<u8> {
     let mut state = 1u64;
     let mut bytes = vec![0; len];
@@ -53,7 +53,7 @@ fn every_writer_is_read_back_by_its_reader() {
     }
 }
 
-/// Extents are without gaps, and what they call zeros is.
+/// Checks that extents have no gaps, and that zero extents are zeros.
 fn check_extents(source: &dyn Source, bytes: &[u8]) {
     let mut position = 0;
     while position < source.len() {
@@ -89,7 +89,7 @@ fn what_cannot_be_an_image_is_refused_with_its_kind() {
     std::fs::write(path("raw"), [7; 1000]).unwrap();
     let disk = open(&path("raw"), &OpenOptions::default()).unwrap();
     assert_eq!((disk.format, disk.source.len()), ("raw", 1000));
-    // A tar archive with the footer of a fixed VHD appended.
+    // A tar archive followed by the footer of a fixed VHD.
     let mut tar = vec![0; 4096];
     tar[257..262].copy_from_slice(b"ustar");
     let options = [("subformat", "fixed")];
@@ -120,7 +120,7 @@ fn a_disk_larger_than_the_limit_is_refused() {
     let most = MAX_DISK / 512;
     assert_eq!(kind(&format!("RW {most} ZERO\n")), None);
     assert_eq!(kind(&format!("RW {most} ZERO\nRW 1 ZERO\n")), Some(ErrorKind::Limit));
-    // qcow2 has no such limit of its own: 2 PiB in clusters of 2 MiB.
+    // qcow2 itself has no such limit: 2 PiB in clusters of 2 MiB.
     let mut header = vec![0; 2 << 20];
     header[..4].copy_from_slice(b"QFI\xfb");
     for (at, value) in [(4, 3u32), (20, 21), (36, 4096), (96, 4), (100, 104)] {
@@ -164,13 +164,13 @@ fn a_split_disk_is_one_disk() {
         assert!(disk.source.read_vec(0, 3_000_000).unwrap() == bytes);
         check_extents(&*disk.source, &bytes);
     }
-    // One piece alone is a raw disk of an odd name, and so is a later one.
+    // A single piece is a raw disk with an odd name, and so is a later piece.
     for name in ["0disk.001", "0disk.002"] {
         assert_eq!(open(&dir.path().join(name), &OpenOptions::default()).unwrap().format, "raw");
     }
 }
 
-/// Every writer, so that readers can be given what is almost right.
+/// Every writer, as sources of almost valid images for the readers.
 const WRITERS: &[(&str, &[(&str, &str)])] = &[
     ("qcow2", &[]),
     ("qcow2", &[("compress", "on"), ("cluster_size", "4k")]),
@@ -185,8 +185,8 @@ const WRITERS: &[(&str, &[(&str, &str)])] = &[
     ("vhdx", &[("block_size", "1M")]),
 ];
 
-/// Thousands of damaged images of every container: opening and reading one may fail, and may give other bytes, but
-/// must end, without a panic.
+/// Opening and reading thousands of damaged images of every container may fail or return other bytes, but must end
+/// without a panic.
 #[test]
 #[ignore = "is run by mutants_are_read_in_little_memory"]
 fn mutants_of_containers_do_no_harm() {
@@ -197,11 +197,11 @@ fn mutants_of_containers_do_no_harm() {
     for (format, options) in WRITERS {
         write(format, &path, &MemSource(bytes.clone()), options).unwrap();
         let good = std::fs::read(&path).unwrap();
-        // Where there is anything at all: changing zeros in the middle of nothing finds little.
+        // Damage only blocks that are not zeros: changes in empty areas find little.
         let blocks = (0..good.len().div_ceil(BLOCK)).map(|i| i * BLOCK..good.len().min((i + 1) * BLOCK));
         let used: Vec<_> = blocks.filter(|block| good[block.clone()].iter().any(|b| *b != 0)).collect();
         let headers: Vec<_> = used.iter().filter(|block| block.start < 1024).cloned().collect();
-        // Of a fixed VHD what counts is at the end.
+        // The metadata of a fixed VHD is at the end.
         let headers = if headers.is_empty() { used[used.len() - 8..].to_vec() } else { headers };
         let mut opened = 0;
         for seed in 0..1500 {

@@ -8,23 +8,23 @@ use super::plan::Planner;
 use crate::error::Result;
 use crate::source::Source;
 
-/// A filesystem: one family of kinds that are read and planned by the same code.
+/// A filesystem: a family of kinds that are read and planned by the same code.
 pub trait Driver: Sync {
-    /// The name of the family in messages: `ext2, ext3 or ext4`.
+    /// Returns the name of the family in messages: `ext2, ext3 or ext4`.
     fn name(&self) -> &'static str;
 
-    /// The kinds of the family, as [`Info::kind`](super::Info::kind) has them; and further names by which a new volume can be
-    /// asked for (`fat`, where its size says which).
+    /// Returns the kinds of the family, as in [`Info::kind`](super::Info::kind), and further names for requesting a new
+    /// volume (`fat`, whose size decides the kind).
     fn kinds(&self) -> &'static [&'static str];
 
-    /// The capabilities of its filesystem.
+    /// Returns the capabilities of the filesystem.
     fn capabilities(&self) -> &'static Capabilities;
 
-    /// Returns true if a volume that begins with `head` (up to [`recognize::HEAD`](super::recognize::HEAD) bytes) should be
-    /// opened as this. False where another filesystem's marks may be older.
+    /// Returns true if a volume that begins with `head` (up to [`recognize::HEAD`](super::recognize::HEAD) bytes)
+    /// should be opened by this driver. False if the marks may be left over from before another filesystem.
     fn probe(&self, head: &[u8]) -> bool;
 
-    /// Returns true if `head` could be nothing else.
+    /// Returns true if `head` can be nothing else.
     fn is_certain(&self, head: &[u8]) -> bool {
         self.probe(head)
     }
@@ -32,19 +32,19 @@ pub trait Driver: Sync {
     /// Opens a volume.
     fn open(&self, volume: Arc<dyn Source>) -> Result<Box<dyn Filesystem>>;
 
-    /// The parameters of a volume, to rebuild it.
+    /// Returns the parameters of an existing volume, for rebuilding it.
     fn planner(&self, volume: Arc<dyn Source>) -> Result<Box<dyn Planner>>;
 
-    /// The parameters of a new volume, as the system's own tools would choose them.
+    /// Returns the parameters of a new volume, as the system's own tools would choose them.
     fn new_planner(&self, volume: &NewVolume<'_>) -> Result<Box<dyn Planner>>;
 
-    /// A label as it is stored; none if a volume cannot bear it.
+    /// Returns a label in stored form; `None` if a volume cannot hold it.
     fn label(&self, text: &str) -> Option<Vec<u8>>;
 
-    /// The identity that `text` names, as [`NewVolume::id`] has it; none if it names none.
+    /// Parses an identity, in the form of [`NewVolume::id`]; returns `None` if `text` is not one.
     fn id(&self, text: &str) -> Option<[u8; 16]>;
 
-    /// An identity as text, as `blkid` prints it.
+    /// Formats an identity as `blkid` prints it.
     fn id_text(&self, id: &[u8; 16]) -> String;
 }
 
@@ -55,17 +55,17 @@ pub struct NewVolume<'a> {
     pub kind: &'a str,
     /// Its size in bytes.
     pub size: u64,
-    /// Its identity: a UUID, or as much of it as the filesystem keeps.
+    /// Its identity: a UUID, or the part of it that the filesystem stores.
     pub id: [u8; 16],
-    /// Hash seed, which decides the order of names in hashed directories.
+    /// The hash seed, which decides the order of names in hashed directories.
     pub hash_seed: [u8; 16],
-    /// Its label, as [`Driver::label`] gives it; empty for none.
+    /// Its label, as returned by [`Driver::label`]; empty for none.
     pub label: &'a [u8],
-    /// When it is made, in seconds since 1970.
+    /// The time of its creation, in seconds since 1970.
     pub time: u32,
-    /// The least number of nodes that it must hold.
+    /// The minimum number of nodes that it must have room for.
     pub nodes: u64,
-    /// Bytes in a block, if not the default for its size.
+    /// Bytes per block, if not the default for its size.
     pub block_size: Option<u32>,
     /// Number of inodes, if not the default for its size.
     pub inodes: Option<u64>,

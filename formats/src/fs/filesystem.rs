@@ -8,43 +8,44 @@ use crate::codec::{self, Codec};
 use crate::error::{Error, Result, at};
 use crate::source::Source;
 
-/// A filesystem's own handle for a file or directory: the inode number (ext), the byte offset of the short directory entry
-/// on the volume (FAT). Meaningless outside its volume.
+/// A filesystem's own handle of a file or directory: the inode number (ext), or the byte offset of the short directory
+/// entry on the volume (FAT). Meaningless outside its volume.
 pub type NodeId = u64;
 
 /// A filesystem that can be read.
 ///
-/// Every method returns an error for what cannot be read, and never panics, loops or allocates by a number
-/// that the volume claims. Bulk reading is the main use: callers ask for nodes in ascending [`NodeId`] order
-/// where they can, and readers cache accordingly.
+/// Every method returns an error for unreadable parts; none panics, loops, or allocates by a number that the volume
+/// claims. Bulk reading is the main use: callers ask for nodes in ascending [`NodeId`] order where they can, and
+/// readers cache accordingly.
 pub trait Filesystem: Send + Sync {
-    /// The metadata in the superblock.
+    /// Returns the metadata in the superblock.
     fn info(&self) -> &Info;
 
-    /// The capabilities of its filesystem.
+    /// Returns the capabilities of the filesystem.
     fn capabilities(&self) -> &'static Capabilities;
 
-    /// The root directory.
+    /// Returns the root directory.
     fn root(&self) -> NodeId;
 
-    /// The metadata of a file or directory. Calls `complain` for each attribute that cannot be read, and returns the rest.
+    /// Returns the metadata of a file or directory. Calls `complain` for each attribute that cannot be read, and
+    /// returns the rest.
     fn node(&self, id: NodeId, complain: &mut dyn FnMut(Error)) -> Result<Node>;
 
-    /// The handle of a listed file, by its metadata; none if the metadata does not tell.
+    /// Returns the handle of a listed file, given its metadata; `None` if the metadata does not contain it.
     fn handle(&self, node: &Node) -> Option<NodeId> {
         let _ = node;
         None
     }
 
-    /// The entries of a directory, without `.` and `..`, in the order they are stored. Calls `complain` for each part that
-    /// cannot be read, and returns the rest.
+    /// Returns the entries of a directory, without `.` and `..`, in the order in which they are stored. Calls
+    /// `complain` for each part that cannot be read, and returns the rest.
     fn read_dir(&self, id: NodeId, complain: &mut dyn FnMut(Error)) -> Result<Vec<DirEntry>>;
 
-    /// Where the content of a regular file lies (for a directory or a symlink: what holds its data).
+    /// Locates the content of a regular file (for a directory or a symlink: its stored data).
     fn content(&self, id: NodeId) -> Result<Content>;
 }
 
-/// The metadata of a volume in its superblock.
+/// The metadata of a volume, from its superblock.
 #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct Info {
     /// `ext2`, `ext3`, `ext4`, `fat12`, `fat16`, `fat32`.
@@ -68,8 +69,8 @@ pub struct Info {
 /// An entry of a directory.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct DirEntry {
-    /// The name, in bytes as stored (FAT: UTF-8, with unpaired surrogates as WTF-8). Never empty, `.`, `..`;
-    /// holds no `/` and no NUL.
+    /// The name, in bytes as stored (FAT: UTF-8, with unpaired surrogates in WTF-8). Never empty, `.` or `..`; contains
+    /// no `/` and no NUL.
     pub name: Vec<u8>,
     /// FAT: the 11 bytes of the short name, if there is a long one too.
     pub short_name: Option<[u8; 11]>,
@@ -77,31 +78,31 @@ pub struct DirEntry {
     pub node: NodeId,
 }
 
-/// Where a file's bytes lie.
+/// The location of a file's bytes.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Content {
     /// Size in bytes.
     pub size: u64,
-    /// In file order, gap-free, together `size` bytes.
+    /// The pieces, in file order and without gaps, `size` bytes in total.
     pub pieces: Vec<Piece>,
 }
 
 /// A part of a file's content.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Piece {
-    /// `len` bytes at byte `offset` of the volume, exactly as they stand there.
+    /// `len` bytes at byte `offset` of the volume, unchanged.
     Volume {
-        /// Where on the volume, in bytes.
+        /// The offset on the volume, in bytes.
         offset: u64,
-        /// How many bytes.
+        /// The number of bytes.
         len: u64,
     },
     /// `len` zeros that are not on the volume: a hole, or an extent that was never written.
     Zero {
-        /// How many bytes.
+        /// The number of bytes.
         len: u64,
     },
-    /// Bytes that do not lie on the volume as such: inline data, what a journal's replay would change.
+    /// Bytes that are not on the volume in this form: inline data, or blocks that journal replay changes.
     Bytes(Vec<u8>),
     /// Bytes of a compressed extent.
     Encoded(Box<Encoded>),
@@ -150,7 +151,7 @@ impl Encoded {
 }
 
 impl Piece {
-    /// The length in bytes.
+    /// Returns the length in bytes.
     #[must_use]
     pub fn len(&self) -> u64 {
         match self {
@@ -160,7 +161,7 @@ impl Piece {
         }
     }
 
-    /// Returns true if it holds nothing.
+    /// Returns true if it is empty.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.len() == 0

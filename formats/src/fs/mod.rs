@@ -1,9 +1,8 @@
-//! Filesystems on a volume: what is in them, and where on the volume each file's bytes lie.
+//! Filesystems on a volume: their contents, and the location of each file's bytes.
 //!
-//! A filesystem is a directory here with a [`Driver`], and a line in [`DRIVERS`]; a program that
-//! has one of its own gives it to [`add_driver`]. Code outside its directory does not
-//! test which filesystem it has; it asks the [`Capabilities`]. [`open`] finds the right one for a volume;
-//! [`walk`](walk::walk) lists a whole volume.
+//! A filesystem is a directory here with a [`Driver`], and a line in [`DRIVERS`]; a program can add its own with
+//! [`add_driver`]. Code outside that directory does not test which filesystem it has; it asks the [`Capabilities`].
+//! [`open`] finds the driver for a volume; [`walk`](walk::walk) lists a whole volume.
 
 mod capabilities;
 pub mod driver;

@@ -14,8 +14,8 @@ pub enum FileType {
     Socket,
 }
 
-/// A point in time: seconds since 1970, and nanoseconds (below 10⁹) after it. FAT times, which know no zone,
-/// are kept as if they were UTC.
+/// A point in time: seconds since 1970, and nanoseconds (below 10⁹). FAT times, which have no time zone, are taken as
+/// UTC.
 #[derive(
     Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, serde::Serialize, serde::Deserialize,
 )]
@@ -26,10 +26,10 @@ pub struct Timestamp {
     pub nanos: u32,
 }
 
-/// A file's identity on its volume: paths with the same id are hard links of one file.
+/// A file's identity on its volume: paths with the same id are hard links to one file.
 ///
-/// Ids are dense: a volume with n files has the ids from 0 to n − 1. Listing the volume assigns them. They are unrelated to
-/// inode numbers, and may differ after the volume has changed.
+/// Ids are dense: a volume with n files has the ids from 0 to n − 1. Listing the volume assigns them. They are
+/// unrelated to inode numbers, and may differ after the volume has changed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct FileId(pub u32);
 
@@ -37,17 +37,17 @@ impl FileId {
     /// The largest id in a manifest. Larger ones are for files that an edit adds.
     pub const MAX: FileId = FileId(i32::MAX as u32);
 
-    /// Where the file is in a list of all files of its volume.
+    /// Returns the file's index in a list of all files of its volume.
     #[must_use]
     pub fn index(self) -> usize {
         self.0 as usize
     }
 }
 
-/// The metadata of a file or directory. `None` if the filesystem does not store a field.
+/// The metadata of a file or directory. A field is `None` if the filesystem does not store it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Node {
-    /// Its type.
+    /// The type.
     pub file_type: FileType,
     /// The lower 12 bits of the mode: permissions, setuid, setgid, sticky.
     pub mode: Option<u16>,
@@ -55,7 +55,7 @@ pub struct Node {
     pub uid: Option<u32>,
     /// Group.
     pub gid: Option<u32>,
-    /// Hard links.
+    /// The number of hard links.
     pub nlink: Option<u32>,
     /// The inode number, if the filesystem has inodes. For information only: [`FileId`] identifies files.
     pub inode: Option<u64>,
@@ -63,13 +63,13 @@ pub struct Node {
     pub subvolume: Option<u64>,
     /// Size in bytes.
     pub size: u64,
-    /// Time of last change of the content.
+    /// The time of the last change of the content.
     pub mtime: Option<Timestamp>,
-    /// Time of last access.
+    /// The time of the last access.
     pub atime: Option<Timestamp>,
-    /// Time of last change of the metadata.
+    /// The time of the last change of the metadata.
     pub ctime: Option<Timestamp>,
-    /// Time of creation.
+    /// The time of creation.
     pub crtime: Option<Timestamp>,
     /// Device number (major, minor) of a device node.
     pub rdev: Option<(u32, u32)>,
@@ -79,10 +79,10 @@ pub struct Node {
     pub generation: Option<u32>,
     /// ext: project id.
     pub project: Option<u32>,
-    /// Where a symlink points, as stored.
+    /// The target of a symlink, as stored.
     pub link_target: Option<Vec<u8>>,
-    /// Extended attributes, sorted by full name (`security.capability`), as the kernel's listxattr names them;
-    /// values as getxattr gives them (ACLs as `system.posix_acl_access` in the kernel's xattr form).
+    /// Extended attributes, sorted by full name (`security.capability`), named as in the kernel's listxattr, with
+    /// values as in getxattr (ACLs as `system.posix_acl_access` in the kernel's xattr form).
     pub xattrs: Vec<Xattr>,
     /// Metadata that only NTFS has.
     pub ntfs: Option<Box<NtfsNode>>,
@@ -93,14 +93,14 @@ pub struct Node {
 pub struct NtfsNode {
     /// The owner's security identifier as text: `S-1-5-32-544`.
     pub owner_sid: Option<String>,
-    /// The group's.
+    /// The group's security identifier.
     pub group_sid: Option<String>,
-    /// The reparse point as stored: the tag and all that follows it ([MS-FSCC] 2.1.2).
+    /// The reparse point as stored: the tag and everything after it ([MS-FSCC] 2.1.2).
     pub reparse: Option<Vec<u8>>,
 }
 
 impl Node {
-    /// A node of this type of which nothing else is known.
+    /// Creates a node of this type with no other metadata.
     #[must_use]
     pub fn bare(file_type: FileType) -> Self {
         Node {
@@ -130,8 +130,8 @@ impl Node {
 /// An extended attribute.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Xattr {
-    /// Full name, with its prefix.
+    /// The full name, with its prefix.
     pub name: Vec<u8>,
-    /// Value.
+    /// The value.
     pub value: Vec<u8>,
 }

@@ -1,13 +1,13 @@
-//! Planning a filesystem: the reverse of reading one. A tree of files and parameters become an ordered list of pieces of a
-//! volume. No file content is read: the list tells which bytes of which file go where.
+//! Plans a filesystem, the reverse of reading one: a tree of files and parameters become an ordered list of pieces of a
+//! volume. No file content is read: the list says which bytes of which file go where.
 //!
 //! ```text
 //! Tree + parameters  →  a plan (places decided, nothing written)  →  Planned::emit: (offset, Placed) …
 //! ```
 //!
 //! Planning decides all places first, and fails before anything is emitted if the tree does not fit. Emission makes the
-//! metadata's bytes block by block from those decisions, so memory grows with the number of files and not with the size of
-//! the volume. The same tree and parameters give the same bytes.
+//! metadata's bytes block by block from those decisions, so memory grows with the number of files and not with the size
+//! of the volume. The same tree and parameters give the same bytes.
 
 use std::collections::HashMap;
 use std::ops::Range;
@@ -17,7 +17,7 @@ use super::node::{FileId, FileType, Node};
 use super::walk::{Listing, MAX_PATH};
 use crate::error::{At, Result, at};
 
-/// A caller's own name for the content of a file; planners pass it on.
+/// A caller's own key for the content of a file, which planners pass on.
 pub type FileKey = u64;
 
 /// The number of a node in its [`Tree`].
@@ -28,47 +28,48 @@ pub type NodeIndex = usize;
 pub enum Placed<'a> {
     /// Metadata.
     Bytes(&'a [u8]),
-    /// `len` bytes of a file, from its byte `offset` on.
+    /// `len` bytes of a file, from `offset` on.
     File {
-        /// Which file.
+        /// The key of the file.
         key: FileKey,
-        /// Where in the file, in bytes.
+        /// The offset in the file, in bytes.
         offset: u64,
-        /// How many bytes.
+        /// The number of bytes.
         len: u64,
     },
 }
 
 /// A planned filesystem.
 pub trait Planned {
-    /// The size of the volume in bytes.
+    /// Returns the size of the volume in bytes.
     fn size(&self) -> u64;
 
-    /// Notes about parameters that the plan had to change, as sentences.
+    /// Returns notes about parameters that the plan had to change, as sentences.
     fn notes(&self) -> &[String];
 
-    /// Gives all that is not zero, with its offset on the volume in bytes: ascending, and no two overlap.
+    /// Passes everything that is not zero to `place`, with its offset on the volume in bytes: ascending, without
+    /// overlaps.
     fn emit(&self, place: &mut dyn FnMut(u64, Placed<'_>) -> Result<()>) -> Result<()>;
 }
 
 /// The parameters of a volume to plan.
 pub trait Planner: Send + Sync {
-    /// Its size in bytes.
+    /// Returns the size in bytes.
     fn size(&self) -> u64;
 
-    /// Takes another size, in bytes.
+    /// Changes the size, in bytes.
     fn resize(&mut self, size: u64);
 
-    /// Takes another identity, as [`NewVolume::id`](super::driver::NewVolume::id) has it.
+    /// Changes the identity, in the form of [`NewVolume::id`](super::driver::NewVolume::id).
     fn set_id(&mut self, id: &[u8; 16]);
 
     /// Plans a volume with the files of `tree`.
     ///
-    /// Errs before anything is emitted, and in words, with `Limit` if there is no room (and how much is needed), with
-    /// `Unsupported` for what such a volume cannot hold.
+    /// Fails before anything is emitted, with a readable reason: with `Limit` if there is no room (and how much is
+    /// needed), with `Unsupported` for what such a volume cannot hold.
     fn plan<'t>(&self, tree: &'t Tree) -> Result<Box<dyn Planned + 't>>;
 
-    /// The smallest size in bytes at which `tree` can be planned.
+    /// Returns the smallest size in bytes at which `tree` can be planned.
     fn minimum(&self, tree: &Tree) -> Result<u64>;
 }
 
@@ -76,18 +77,18 @@ pub trait Planner: Send + Sync {
 #[derive(Debug)]
 pub struct Tree {
     nodes: Vec<TreeNode>,
-    /// Directories by their path without the trailing slash: the root is the empty one. Emptied when finished.
+    /// Directories by their path without the trailing slash: the root's is empty. Cleared by `finish`.
     folders: HashMap<Vec<u8>, u32>,
 }
 
-/// A file, directory or other node. Of a file, it also describes the content.
+/// A file, directory or other node. For a file, it also describes the content.
 #[derive(Debug, Clone)]
 pub struct TreeNode {
-    /// Its metadata. `nlink`, and the size of a directory, are not taken from here: they follow from the tree.
+    /// The node's metadata. `nlink` and the size of a directory are ignored: they follow from the tree.
     pub meta: Node,
-    /// Names the content of a regular file.
+    /// The key of a regular file's content.
     pub key: FileKey,
-    /// The parts of a regular file that are not holes: sorted, separate, not empty, within its size.
+    /// The parts of a regular file that are not holes: sorted, disjoint, not empty, within its size.
     pub data: Vec<Range<u64>>,
     /// The entries of a directory, sorted by name.
     pub children: Vec<Child>,
@@ -98,20 +99,20 @@ pub struct TreeNode {
 pub struct Child {
     /// The name in bytes.
     pub name: Vec<u8>,
-    /// FAT: the short name that it is to have beside it.
+    /// FAT: the short name that it should have beside the long one.
     pub short_name: Option<[u8; 11]>,
     /// The node.
     pub node: u32,
 }
 
 impl TreeNode {
-    /// A node without content.
+    /// Creates a node without content.
     #[must_use]
     pub fn new(meta: Node) -> Self {
         TreeNode { meta, key: 0, data: Vec::new(), children: Vec::new() }
     }
 
-    /// A regular file, whose content is a hole except for `data`.
+    /// Creates a regular file, whose content is a hole except for `data`.
     #[must_use]
     pub fn file(meta: Node, key: FileKey, data: Vec<Range<u64>>) -> Self {
         TreeNode { meta, key, data, children: Vec::new() }
@@ -119,13 +120,13 @@ impl TreeNode {
 }
 
 impl Tree {
-    /// A tree of a root directory only.
+    /// Creates a tree with only a root directory.
     #[must_use]
     pub fn new(root: Node) -> Self {
         Tree { nodes: vec![TreeNode::new(root)], folders: HashMap::from([(Vec::new(), 0)]) }
     }
 
-    /// Adds a node at an absolute path whose directory was added before.
+    /// Adds a node at an absolute path; its directory must have been added before.
     pub fn add(&mut self, path: &[u8], short_name: Option<[u8; 11]>, node: TreeNode) -> Result<NodeIndex> {
         check_data(path, &node)?;
         let index = self.nodes.len();
@@ -167,7 +168,7 @@ impl Tree {
         Ok(())
     }
 
-    /// Sorts the directories and checks that no path occurs twice. Call it after everything was added.
+    /// Sorts the directories and checks that no path occurs twice. Call it after everything has been added.
     pub fn finish(&mut self) -> Result<()> {
         self.folders = HashMap::new();
         for node in &mut self.nodes {
@@ -182,7 +183,7 @@ impl Tree {
         Ok(())
     }
 
-    /// The tree of a volume that was listed. `content` is asked for the key and the data of each regular file.
+    /// Builds the tree of a listed volume. `content` returns the key and the data of each regular file.
     pub fn of_listing(
         listing: &Listing,
         mut content: impl FnMut(NodeId, &Node) -> Result<(FileKey, Vec<Range<u64>>)>,
@@ -209,18 +210,18 @@ impl Tree {
         Ok(tree)
     }
 
-    /// All nodes; the first is the root.
+    /// Returns all nodes; the first is the root.
     #[must_use]
     pub fn nodes(&self) -> &[TreeNode] {
         &self.nodes
     }
 
-    /// All nodes to change their metadata.
+    /// Returns all nodes for changing their metadata.
     pub fn nodes_mut(&mut self) -> &mut [TreeNode] {
         &mut self.nodes
     }
 
-    /// Starts an error of a node, by the first of its paths.
+    /// Starts an error about a node, named by the first of its paths.
     pub(crate) fn named(&self, node: u32) -> At {
         let mut todo = vec![(Vec::new(), 0u32)];
         while let Some((path, index)) = todo.pop() {
@@ -234,7 +235,7 @@ impl Tree {
         at(format!("node {node} of the tree"))
     }
 
-    /// Every node once, at the first of its paths, in path order: a directory before what it holds.
+    /// Returns every node once, at the first of its paths, in path order: a directory before its contents.
     #[must_use]
     pub(crate) fn in_order(&self) -> Vec<u32> {
         let mut seen = vec![false; self.nodes.len()];
@@ -251,7 +252,7 @@ impl Tree {
     }
 }
 
-/// An error of the node at a path.
+/// Starts an error about the node at a path.
 fn place(path: &[u8]) -> At {
     at(format!("\"{}\"", path.escape_ascii()))
 }
@@ -273,30 +274,30 @@ fn check_data(path: &[u8], node: &TreeNode) -> Result<()> {
     Ok(())
 }
 
-/// Writing integers into byte slices, the reverse of [`crate::bytes`].
+/// Writes integers into byte slices, the reverse of [`crate::bytes`].
 pub(crate) mod put {
-    /// Puts a little-endian `u16` at byte `at`.
+    /// Writes a little-endian `u16` at byte `at`.
     pub(crate) fn le16(bytes: &mut [u8], at: usize, value: u16) {
         bytes[at..at + 2].copy_from_slice(&value.to_le_bytes());
     }
 
-    /// Puts a little-endian `u32` at byte `at`.
+    /// Writes a little-endian `u32` at byte `at`.
     pub(crate) fn le32(bytes: &mut [u8], at: usize, value: u32) {
         bytes[at..at + 4].copy_from_slice(&value.to_le_bytes());
     }
 
-    /// Puts a big-endian `u32` at byte `at`.
+    /// Writes a big-endian `u32` at byte `at`.
     pub(crate) fn be32(bytes: &mut [u8], at: usize, value: u32) {
         bytes[at..at + 4].copy_from_slice(&value.to_be_bytes());
     }
 
-    /// Puts the lower 32 bits of `value` at byte `low`, the upper at byte `high`.
+    /// Writes the lower 32 bits of `value` at byte `low`, the upper at byte `high`.
     pub(crate) fn split32(bytes: &mut [u8], low: usize, high: usize, value: u64) {
         le32(bytes, low, value as u32);
         le32(bytes, high, (value >> 32) as u32);
     }
 
-    /// Puts the lower 16 bits of `value` at byte `low`, the upper at byte `high`.
+    /// Writes the lower 16 bits of `value` at byte `low`, the upper at byte `high`.
     pub(crate) fn split16(bytes: &mut [u8], low: usize, high: usize, value: u32) {
         le16(bytes, low, value as u16);
         le16(bytes, high, (value >> 16) as u16);

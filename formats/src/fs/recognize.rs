@@ -1,9 +1,9 @@
-//! Recognises volumes that are not read by their magic bytes, and names them as `blkid` does.
+//! Recognises unsupported volumes by their magic bytes, and names them as `blkid` does.
 
-/// How much of a volume's beginning [`name_of`] looks at, in bytes.
+/// The bytes of a volume's beginning that [`name_of`] examines.
 pub const HEAD: usize = 0x1_1000;
 
-/// Name, place, magic bytes. The first that fits counts: what encloses others comes first.
+/// Name, offset, magic bytes. The first match counts, so containers of other volumes come first.
 const MAGICS: &[(&str, usize, &[u8])] = &[
     ("crypto_LUKS", 0, b"LUKS\xba\xbe"),
     ("BitLocker", 3, b"-FVE-FS-"),
@@ -32,8 +32,8 @@ const MAGICS: &[(&str, usize, &[u8])] = &[
     ("udf", 0x8001, b"BEA01"),
 ];
 
-/// Name and magic bytes of what has them in the last ten bytes of its first page: swap, and what a machine that
-/// sleeps makes of it.
+/// Name and magic bytes of volumes that have them in the last ten bytes of their first page: swap, and the hibernation
+/// image of a suspended machine.
 const PAGE_MAGICS: &[(&str, &[u8])] = &[
     ("swap", b"SWAPSPACE2"),
     ("swap", b"SWAP-SPACE"),
@@ -43,17 +43,17 @@ const PAGE_MAGICS: &[(&str, &[u8])] = &[
     ("swsuspend", b"LINHIB0001"),
 ];
 
-/// The sizes that a page may have, in bytes.
+/// The possible page sizes in bytes.
 const PAGES: [usize; 5] = [4096, 8192, 16_384, 32_768, 65_536];
 
-/// Name, place, magic bytes of all that is known, in the order in which they count.
+/// Returns name, offset and magic bytes of all known volumes, in order of priority.
 fn magics() -> impl Iterator<Item = (&'static str, usize, &'static [u8])> {
     let in_pages =
         PAGES.iter().flat_map(|page| PAGE_MAGICS.iter().map(move |(name, magic)| (*name, page - 10, *magic)));
     MAGICS.iter().copied().chain(in_pages)
 }
 
-/// The name of what starts with `head`, the first [`HEAD`] bytes of a volume or as many as there are.
+/// Returns the name of a volume that starts with `head`, its first [`HEAD`] bytes or as many as there are.
 #[must_use]
 pub fn name_of(head: &[u8]) -> Option<&'static str> {
     let fits = |(_, place, magic): &(&str, usize, &[u8])| {
@@ -92,7 +92,7 @@ mod tests {
             let path = file.path().to_str().unwrap();
             run("mkswap", &["-q", "-p", &page.to_string(), path]);
             let mut bytes = std::fs::read(path).unwrap();
-            // Of a machine that sleeps, only the magic bytes are others.
+            // A suspended machine's swap differs only in the magic bytes.
             for (_, magic) in PAGE_MAGICS {
                 bytes[page - 10..page].fill(0);
                 bytes[page - 10..page - 10 + magic.len()].copy_from_slice(magic);

@@ -1,4 +1,4 @@
-//! The filesystems that are known, and which of them is on a volume.
+//! The known filesystems, and finding the one on a volume.
 
 use std::sync::{Arc, PoisonError, RwLock};
 
@@ -10,15 +10,15 @@ use super::recognize;
 use crate::error::{ErrorKind, Result, at};
 use crate::source::Source;
 
-/// Every filesystem that comes with this library, in the order in which volumes are probed.
+/// Every filesystem of this library, in the order in which volumes are probed.
 pub static DRIVERS: &[&dyn Driver] = &[&Ext, &Fat];
 
-/// Those that the program brought.
+/// The filesystems that the program has added.
 static ADDED: RwLock<Vec<&'static dyn Driver>> = RwLock::new(Vec::new());
 
-/// Adds a filesystem to those of the library, for the whole process; volumes are probed for it after them.
+/// Adds a filesystem for the whole process; volumes are probed for it after those of the library.
 ///
-/// Errs if one of its kinds is known already.
+/// Fails if one of its kinds is already known.
 pub fn add_driver(new: &'static dyn Driver) -> Result<()> {
     let mut added = ADDED.write().unwrap_or_else(PoisonError::into_inner);
     let known = || DRIVERS.iter().chain(&*added).flat_map(|driver| driver.kinds());
@@ -29,27 +29,27 @@ pub fn add_driver(new: &'static dyn Driver) -> Result<()> {
     Ok(())
 }
 
-/// Every filesystem that is known, in the order in which volumes are probed.
+/// Returns all known filesystems, in the order in which volumes are probed.
 #[must_use]
 pub fn drivers() -> Vec<&'static dyn Driver> {
     let added = ADDED.read().unwrap_or_else(PoisonError::into_inner);
     DRIVERS.iter().chain(&*added).copied().collect()
 }
 
-/// The filesystem of this kind (`ext4`, `fat32`), if it is known.
+/// Returns the filesystem of this kind (`ext4`, `fat32`), if it is known.
 #[must_use]
 pub fn driver(kind: &str) -> Option<&'static dyn Driver> {
     drivers().into_iter().find(|driver| driver.kinds().contains(&kind))
 }
 
-/// Returns true if a volume that begins with `head` can only be a filesystem that is read.
+/// Returns true if a volume that begins with `head` can only be a supported filesystem.
 #[must_use]
 pub fn is_filesystem(head: &[u8]) -> bool {
     drivers().iter().any(|driver| driver.is_certain(head))
 }
 
-/// Returns true if a volume that begins with `head` (up to [`recognize::HEAD`] bytes) is known: as a filesystem that is
-/// read, or by name.
+/// Returns true if a volume that begins with `head` (up to [`recognize::HEAD`] bytes) is known: as a supported
+/// filesystem, or by name.
 #[must_use]
 pub fn is_known(head: &[u8]) -> bool {
     is_filesystem(head) || recognize::name_of(head).is_some()
@@ -59,21 +59,21 @@ pub fn is_known(head: &[u8]) -> bool {
 pub enum Recognized {
     /// A filesystem that can be read.
     Known(Box<dyn Filesystem>),
-    /// Something recognised by name only (`swap`, `LUKS`, `exfat`), or nothing known; with the reason where
-    /// a known filesystem cannot be read.
+    /// A volume recognised only by name (`swap`, `LUKS`, `exfat`), or not at all; with the reason if a known filesystem
+    /// cannot be read.
     Other {
         /// Its name, if recognised.
         name: Option<String>,
-        /// Why it is not read, each a sentence.
+        /// The reasons why it is not read, each a sentence.
         warnings: Vec<String>,
     },
 }
 
-/// Names of what encloses another volume: under these, an older filesystem's marks may still stand.
+/// Names of volumes that enclose another one: the marks of an older filesystem may be left over in them.
 const ENCLOSING: [&str; 4] = ["crypto_LUKS", "BitLocker", "linux_raid_member", "LVM2_member"];
 
-/// Recognises a volume and opens the filesystem on it. An unknown or unreadable filesystem is not an error; only a failing
-/// read is.
+/// Recognises a volume and opens the filesystem on it. An unknown or unreadable filesystem is not an error; only a
+/// failed read is.
 pub fn open(volume: Arc<dyn Source>) -> Result<Recognized> {
     let head = volume.read_vec(0, volume.len().min(recognize::HEAD as u64) as usize)?;
     let name = recognize::name_of(&head);
@@ -87,7 +87,7 @@ pub fn open(volume: Arc<dyn Source>) -> Result<Recognized> {
     Ok(Recognized::Other { name: name.map(str::to_owned), warnings: Vec::new() })
 }
 
-/// The filesystem, or why it cannot be read.
+/// Returns the filesystem, or the reason why it cannot be read.
 fn opened(filesystem: Result<Box<dyn Filesystem>>, name: &str) -> Result<Recognized> {
     match filesystem {
         Ok(filesystem) => Ok(Recognized::Known(filesystem)),

@@ -1,4 +1,4 @@
-//! Listing a whole volume: every path, and every node once.
+//! Lists a whole volume: every path, and every node once.
 
 use std::collections::{HashMap, HashSet};
 use std::ops::Index;
@@ -6,10 +6,10 @@ use std::ops::Index;
 use super::{DirEntry, FileId, FileType, Filesystem, Node, NodeId};
 use crate::error::{Error, ErrorKind, Result, at};
 
-/// The longest path that is listed, in bytes. Linux takes 4,096 in one call; deeper trees can be made.
+/// The longest path that is listed, in bytes. Linux accepts 4,096 per call, but deeper trees can be made.
 pub const MAX_PATH: usize = 16 << 10;
 
-/// How many bytes all the paths of one volume may take together: about eight million files.
+/// The most bytes of all paths of a volume together: about eight million files.
 pub const MAX_ALL_PATHS: usize = 512 << 20;
 
 /// The contents of a volume.
@@ -17,9 +17,9 @@ pub const MAX_ALL_PATHS: usize = 512 << 20;
 pub struct Listing {
     /// Every path, sorted by its bytes; the root is `/`.
     pub entries: Vec<Entry>,
-    /// Every file that an entry names.
+    /// Every file that an entry refers to.
     pub nodes: Nodes,
-    /// Problems: what could not be read and is not in the listing.
+    /// The problems: parts that could not be read and are missing from the listing.
     pub complaints: Vec<Complaint>,
 }
 
@@ -28,31 +28,31 @@ pub struct Listing {
 pub struct Nodes(Vec<(NodeId, Node)>);
 
 impl Nodes {
-    /// How many there are.
+    /// Returns the number of nodes.
     #[must_use]
     pub fn len(&self) -> usize {
         self.0.len()
     }
 
-    /// Returns true if there are none.
+    /// Returns true if there are no nodes.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
 
-    /// The handle by which the filesystem knows a file.
+    /// Returns the filesystem's handle of a file.
     #[must_use]
     pub fn handle(&self, file: FileId) -> NodeId {
         self.0[file.index()].0
     }
 
-    /// All of them, ascending, with their handles.
+    /// Returns all nodes in ascending order, with their handles.
     pub fn iter(&self) -> impl Iterator<Item = (FileId, NodeId, &Node)> {
         (0..).map(FileId).zip(&self.0).map(|(file, (handle, node))| (file, *handle, node))
     }
 
-    /// Removes the last one, and frees memory step by step, so that the results made from millions of nodes can take their
-    /// place.
+    /// Removes the last node, and frees memory step by step, so that the results made from millions of nodes can take
+    /// its place.
     pub fn pop(&mut self) -> Option<(FileId, NodeId, Node)> {
         const STEP: usize = 1 << 15;
         if self.0.len().is_multiple_of(STEP) {
@@ -76,25 +76,24 @@ impl Index<FileId> for Nodes {
 pub struct Entry {
     /// The absolute path, in bytes.
     pub path: Vec<u8>,
-    /// The file: key into [`Listing::nodes`].
+    /// The file, an index into [`Listing::nodes`].
     pub file: FileId,
-    /// FAT: the short name beside a long one.
+    /// FAT: the short name that accompanies a long one.
     pub short_name: Option<[u8; 11]>,
 }
 
-/// Something on a volume that could not be read.
+/// A part of a volume that could not be read.
 #[derive(Debug)]
 pub struct Complaint {
     /// The path at which it was found.
     pub path: Vec<u8>,
-    /// What is wrong.
+    /// The problem.
     pub error: Error,
 }
 
-/// Lists the volume, level by level, so that nodes are asked for in ascending order and so from the disk in
-/// the order in which they lie there.
+/// Lists the volume level by level, so that nodes are read in ascending order, which is their order on the disk.
 ///
-/// What is damaged becomes a complaint and the rest is listed; only a failing read is an error.
+/// Damaged parts become complaints and the rest is listed; only a failed read is an error.
 pub fn walk(fs: &dyn Filesystem) -> Result<Listing> {
     walk_up_to(MAX_ALL_PATHS, fs)
 }
@@ -128,7 +127,7 @@ fn walk_up_to(all_paths: usize, fs: &dyn Filesystem) -> Result<Listing> {
     Ok(walk.finish())
 }
 
-/// A path, as it is met: with the filesystem's handle.
+/// A path with the filesystem's handle, as it is found.
 struct Met {
     path: Vec<u8>,
     node: NodeId,
@@ -139,16 +138,16 @@ struct Met {
 struct Walk<'a> {
     fs: &'a dyn Filesystem,
     entries: Vec<Met>,
-    /// Where in the list each node is.
+    /// The index in `list` of each node.
     nodes: HashMap<NodeId, u32>,
-    /// The nodes so far, as they come.
+    /// The nodes so far, in the order in which they were found.
     list: Vec<(NodeId, Node)>,
     seen_folders: HashSet<NodeId>,
     complaints: Vec<Complaint>,
     room: Room,
 }
 
-/// Room for paths, in bytes.
+/// The space for paths, in bytes.
 struct Room {
     used: usize,
     all_paths: usize,
@@ -161,7 +160,7 @@ impl Walk<'_> {
         self.list.push((id, node));
     }
 
-    /// Reads the directories of one level, given as indexes into the entries, and gives the entries found there.
+    /// Reads the directories of one level, given as indexes into the entries, and returns the entries in them.
     fn read_folders(&mut self, level: &mut [usize]) -> Result<Vec<Met>> {
         level.sort_unstable_by_key(|&i| self.entries[i].node);
         let mut found = Vec::new();
@@ -212,7 +211,7 @@ impl Walk<'_> {
         Ok(())
     }
 
-    /// Keeps what has a node; gives the directories among it that were not met before.
+    /// Keeps the entries that have a node; returns the directories among them that are new.
     fn keep_readable(&mut self, found: Vec<Met>) -> Vec<usize> {
         let mut folders = Vec::new();
         for entry in found {
@@ -234,7 +233,7 @@ impl Walk<'_> {
     /// Numbers the files in the order of their handles, and sorts the paths.
     fn finish(self) -> Listing {
         let Walk { entries, nodes: mut numbers, mut list, complaints, .. } = self;
-        // Each level of directories is in order already.
+        // Each level of directories is already in order.
         list.sort_by_key(|(id, _)| *id);
         for (number, (id, _)) in (0..).zip(&list) {
             numbers.insert(*id, number);
@@ -248,7 +247,8 @@ impl Walk<'_> {
     }
 }
 
-/// Complains of each path that is there more than once. All are listed, and to look the path up finds one of them.
+/// Adds a complaint for each path that occurs more than once. All are listed, and looking the path up finds one of
+/// them.
 fn say_doubled(listing: &mut Listing) {
     let doubled = listing.entries.chunk_by(|a, b| a.path == b.path).filter(|same| same.len() > 1);
     let complaints = doubled.map(|same| Complaint {
@@ -258,12 +258,12 @@ fn say_doubled(listing: &mut Listing) {
     listing.complaints.extend(complaints);
 }
 
-/// A failing read ends the listing; all else is damage to complain of.
+/// Returns the error for complaining, unless it is a failed read, which ends the listing.
 fn fatal_or_not(error: Error) -> Result<Error> {
     if error.kind() == ErrorKind::Io { Err(error) } else { Ok(error) }
 }
 
-/// `folder` + `/` + `name`.
+/// Joins `folder` and `name` with a slash.
 fn join(folder: &[u8], name: &[u8]) -> Vec<u8> {
     let mut path = Vec::with_capacity(folder.len() + 1 + name.len());
     path.extend_from_slice(folder);
@@ -274,7 +274,7 @@ fn join(folder: &[u8], name: &[u8]) -> Vec<u8> {
     path
 }
 
-/// The node at an absolute path, without following symlinks. `NotFound` names the first part that is missing.
+/// Returns the node at an absolute path, without following symlinks. `NotFound` names the first missing component.
 pub fn lookup(fs: &dyn Filesystem, path: &[u8]) -> Result<NodeId> {
     let mut node = fs.root();
     for name in path.split(|b| *b == b'/').filter(|name| !name.is_empty()) {
@@ -296,10 +296,10 @@ mod tests {
     use super::*;
     use crate::fs::{Content, Info};
 
-    /// Directories in directories without an end, each a new one; in each there is a file too.
+    /// An endless chain of nested directories, each with a file.
     struct Endless {
         info: Info,
-        /// Every directory has this one below it, if any.
+        /// The subdirectory that every directory has, instead of a new one.
         again: Option<NodeId>,
     }
 

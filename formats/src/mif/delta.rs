@@ -1,15 +1,15 @@
-//! Pages of texts in the DELTA_BYTE_ARRAY encoding, one text after the other in the same buffer: the Parquet
-//! crate makes each a piece of memory of its own, which is most of the time that a search over millions of
-//! paths takes.
+//! Decodes pages of texts in the DELTA_BYTE_ARRAY encoding, reusing one buffer. The Parquet crate allocates each text
+//! separately, which takes most of the time of a search over millions of paths.
 //!
-//! Parquet format, Encodings: "Delta Strings", and "Delta Encoding" for the lengths. A page is the lengths of
-//! what each text has in common with the one before, then the lengths of what follows that, then those bytes.
+//! Parquet format, Encodings: "Delta Strings", and "Delta Encoding" for the lengths. A page holds the lengths of the
+//! prefixes that each text shares with the one before, then the lengths of the suffixes, then the bytes of the
+//! suffixes.
 
 use super::varint::Reader;
 use crate::error::{Result, at};
 
-/// Calls `each` for each of the `count` texts of a page, in order. They may have `limit` bytes together: a few
-/// bytes of a page can stand for a long text, again and again.
+/// Calls `each` for each of the `count` texts of a page, in order. Their total length is limited to `limit` bytes,
+/// because a few bytes of a page can expand to a long text again and again.
 pub(super) fn each_text(
     what: &'static str,
     page: &[u8],
@@ -38,13 +38,13 @@ pub(super) fn each_text(
     Ok(())
 }
 
-/// Reads `count` lengths: bit-packed differences, in blocks of miniblocks of values of one width each.
+/// Reads `count` lengths: bit-packed differences in blocks, whose miniblocks each have one bit width.
 fn lengths(reader: &mut Reader<'_>, count: usize) -> Result<Vec<usize>> {
     let block_size = reader.varint("block size")?;
     let miniblocks = reader.varint("miniblocks")?;
     let there = reader.varint("value count")?;
     let mut value = reader.signed("first value")?;
-    // The specification's conditions; the limits are this program's: the one in use is 128 values in four.
+    // The specification's conditions, within this program's limits: writers use 128 values in four miniblocks.
     let in_range = (128..=1 << 16).contains(&block_size) && (1..=512).contains(&miniblocks);
     if !in_range || block_size % (miniblocks * 32) != 0 {
         let problem =
@@ -85,7 +85,7 @@ fn length(reader: &Reader<'_>, value: i64) -> Result<usize> {
     length.ok_or_else(|| reader.corrupt("length", format!("is {value}, expected 0 to {}", i32::MAX)))
 }
 
-/// Number `i` of little-endian numbers of `width` bits, at most 32.
+/// Returns number `i` of a little-endian array of `width`-bit numbers, `width` at most 32.
 fn unpack(bits: &[u8], i: usize, width: usize) -> u64 {
     let (byte, shift) = (i * width / 8, i * width % 8);
     let word = match bits.get(byte..byte + 8) {
@@ -105,7 +105,7 @@ mod tests {
         each_text("manifest", page, count, limit, |text| all.push(text.to_vec())).map(|()| all)
     }
 
-    /// Lengths in blocks of 128 in 4 miniblocks, each difference in 32 bits.
+    /// Encodes lengths in blocks of 128 in 4 miniblocks, each difference in 32 bits.
     fn packed(lengths: &[i64]) -> Vec<u8> {
         let mut bytes = Vec::new();
         for number in [128, 4, lengths.len() as u64] {
@@ -127,12 +127,12 @@ mod tests {
         bytes
     }
 
-    /// `/etc`, `/etc/a`, `/usr`: worked out by hand, with bits as the specification packs them.
+    /// Returns a page with `/etc`, `/etc/a` and `/usr`, worked out by hand from the specification's bit packing.
     fn by_hand() -> Vec<u8> {
         let mut page = Vec::new();
-        // 0, 4, 1: the differences 4 and -3 are 7 and 0 above -3, of three bits each.
+        // 0, 4, 1: the differences 4 and -3 are stored as 7 and 0, relative to -3, in three bits each.
         page.extend([0x80, 1, 4, 3, 0, 5, 3, 0, 0, 0, 0b000_111, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0]);
-        // 4, 2, 3: the differences -2 and 1 are 0 and 3 above -2, of two bits each.
+        // 4, 2, 3: the differences -2 and 1 are stored as 0 and 3, relative to -2, in two bits each.
         page.extend([0x80, 1, 4, 3, 8, 3, 2, 0, 0, 0, 0b11_00, 0, 0, 0, 0, 0, 0, 0]);
         page.extend(b"/etc/ausr");
         page
@@ -166,7 +166,7 @@ mod tests {
         assert!(error(&page(&[0, -1], &[1, 1], b"ab"), 2).contains("is -1"));
         assert!(error(&page(&[0, 0], &[1, 2], b"ab"), 2).contains("needs 2 bytes"));
         assert!(error(&by_hand(), 4).contains("value count"));
-        // Found by fuzzing: 32 in each of so many miniblocks are more than 64 bits count.
+        // Found by fuzzing: 32 values in each of so many miniblocks overflow 64 bits.
         let mut endless = by_hand();
         endless.splice(2..3, [[0xff; 9].as_slice(), &[1]].concat());
         assert!(error(&endless, 3).contains("block size"));

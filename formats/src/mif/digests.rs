@@ -1,4 +1,4 @@
-//! The digests of a manifest, sorted: what finds a content among many images without reading their manifests.
+//! The sorted digests of a manifest, for finding content among many images without reading their manifests.
 //!
 //! ```text
 //! "MIFDIGS1"   magic and version
@@ -10,8 +10,8 @@
 //!     u32 le   the number of the row in the manifest
 //! ```
 //!
-//! It only says where to look: whether the row has the digest is for the manifest to say. It can be made again
-//! from the manifest at any time.
+//! An entry only says where to look: compare the full digest with the row in the manifest. The file can be rebuilt from
+//! the manifest at any time.
 
 use std::ops::Range;
 
@@ -20,11 +20,11 @@ use crate::bytes::le64;
 use crate::error::{Result, at};
 
 const MAGIC: &[u8; 8] = b"MIFDIGS1";
-/// Bytes before the entries.
+/// Size of the header before the entries in bytes.
 pub const HEADER: usize = 56;
 const ENTRY: usize = 8;
 
-/// The file for these rows.
+/// Encodes the file for these rows.
 #[must_use]
 pub fn encode(rows: &[Row]) -> Vec<u8> {
     let entries = |prefix: &dyn Fn(&Row) -> Option<[u8; 4]>| -> Vec<([u8; 4], u32)> {
@@ -47,16 +47,16 @@ pub fn encode(rows: &[Row]) -> Vec<u8> {
     [MAGIC, &blake3::hash(&body).as_bytes()[..], &body[..]].concat()
 }
 
-/// Where in the file, which is `len` bytes long, the entries of each kind are, by its first [`HEADER`] bytes.
+/// The sections of the file, in bytes from its start.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Sections {
-    /// The BLAKE3 entries, in bytes of the file.
+    /// The BLAKE3 entries.
     pub blake3: Range<u64>,
     /// The SHA-1 entries.
     pub sha1: Range<u64>,
 }
 
-/// Reads the header.
+/// Reads the header, the first [`HEADER`] bytes of a file of `len` bytes.
 pub fn sections(header: &[u8], len: u64) -> Result<Sections> {
     if header.len() != HEADER || &header[..8] != MAGIC {
         return Err(at("digests").field("magic").byte(0).corrupt("is not a file of digests of this version"));
@@ -72,7 +72,7 @@ pub fn sections(header: &[u8], len: u64) -> Result<Sections> {
     }
 }
 
-/// The rows whose digest may be `digest`, by the entries of its kind.
+/// Returns the rows whose digest may be `digest`: those with the same first four bytes among `entries`.
 pub fn find<'a>(entries: &'a [u8], digest: &[u8]) -> impl Iterator<Item = u32> + 'a {
     let wanted: [u8; 4] = digest[..4].try_into().expect("a digest is longer");
     let entry = move |i: usize| &entries[i * ENTRY..(i + 1) * ENTRY];

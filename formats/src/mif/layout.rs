@@ -17,12 +17,12 @@
 //!         varint   content and residue: offset in the object
 //! ```
 //!
-//! A layout is canonical: neighbours that could be one segment are one, and objects are numbered in the order
-//! of their first use. So the same segments have one encoding and one digest.
+//! A layout is canonical: adjacent segments that could be one are merged, and objects are numbered in the order of
+//! their first use. So the same segments have one encoding and one digest.
 //!
-//! A body is at most so much longer than its file, so that a few bytes cannot unfold into gigabytes in whoever
-//! reads them. A disk that is honestly that repetitive, such as one of terabytes that are all 0xFF, has a file that
-//! is padded by a skippable frame (RFC 8878, section 3.1.2).
+//! The ratio of a body to its compressed file is limited, so that a few bytes cannot expand to gigabytes in the reader.
+//! If a disk really is that repetitive, such as terabytes of 0xFF, the file is padded with a skippable frame (RFC 8878,
+//! section 3.1.2).
 
 use std::collections::HashMap;
 use std::ops::Range;
@@ -34,19 +34,19 @@ use crate::checksum::fits;
 use crate::error::{Result, at};
 
 const MAGIC: &[u8; 8] = b"MIFLAYT2";
-/// Bytes that name an object.
+/// Size of an object's name in bytes: its kind and digest.
 const OBJECT: usize = 33;
 
-/// The largest body that is read: some two hundred million segments.
+/// The largest body that is read: about two hundred million segments.
 pub const MAX_BODY: u64 = 4 << 30;
 
-/// A body may have this many bytes for each one of what it is compressed to, ...
+/// A body may have this many bytes for each compressed byte, ...
 const MAX_RATIO: u64 = 1024;
 /// ... and this many in any case.
 const FREE_BODY: u64 = 8 << 20;
 const SKIPPABLE: [u8; 4] = 0x184D_2A50_u32.to_le_bytes();
 
-/// What one segment of a disk is made of.
+/// The origin of a segment's bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Origin {
     /// Zeros; nothing is stored.
@@ -55,14 +55,14 @@ pub enum Origin {
     Content {
         /// Number of the object in [`Layout::objects`].
         object: u32,
-        /// Where in the object, in bytes.
+        /// The offset in the object, in bytes.
         offset: u64,
     },
-    /// Bytes of everything that is not a file's content.
+    /// Bytes that belong to no file's content.
     Residue {
         /// Number of the object in [`Layout::objects`].
         object: u32,
-        /// Where in the object, in bytes.
+        /// The offset in the object, in bytes.
         offset: u64,
     },
 }
@@ -70,9 +70,9 @@ pub enum Origin {
 /// A run of bytes of the disk with one origin.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Segment {
-    /// Where on the disk, in bytes; never empty.
+    /// The position on the disk, in bytes; never empty.
     pub range: Range<u64>,
-    /// Where the bytes come from.
+    /// The origin of the bytes.
     pub origin: Origin,
 }
 
@@ -81,29 +81,29 @@ pub struct Segment {
 pub struct Layout {
     disk_size: u64,
     objects: Vec<ObjectId>,
-    /// Start and origin of each segment; it ends where the next starts.
+    /// The start and origin of each segment, which ends where the next one starts.
     segments: Vec<(u64, Origin)>,
 }
 
 impl Layout {
-    /// The disk's size in bytes.
+    /// Returns the disk's size in bytes.
     #[must_use]
     pub fn disk_size(&self) -> u64 {
         self.disk_size
     }
 
-    /// The objects that the segments refer to, by number.
+    /// Returns the objects that the segments refer to, in the order of their numbers.
     #[must_use]
     pub fn objects(&self) -> &[ObjectId] {
         &self.objects
     }
 
-    /// All segments, in disk order.
+    /// Returns all segments, in disk order.
     pub fn segments(&self) -> impl Iterator<Item = Segment> + '_ {
         (0..self.segments.len()).map(|i| self.segment(i))
     }
 
-    /// The segments that hold bytes of `range`, in disk order, whole.
+    /// Returns the segments that overlap `range`, unclipped and in disk order.
     pub fn segments_in(&self, range: Range<u64>) -> impl Iterator<Item = Segment> + '_ {
         let first = self.segments.partition_point(|(start, _)| *start <= range.start).saturating_sub(1);
         (first..self.segments.len())
@@ -117,7 +117,7 @@ impl Layout {
         Segment { range: start..end, origin }
     }
 
-    /// The layout as a file, and its digest.
+    /// Returns the layout as a file, and its digest.
     #[must_use]
     pub fn encode(&self) -> (Vec<u8>, [u8; 32]) {
         let body = self.encode_body();
@@ -165,7 +165,7 @@ impl Layout {
         out
     }
 
-    /// Reads a layout file; gives its digest too, which has been checked.
+    /// Reads a layout file; also returns its digest, which has been checked.
     pub fn decode(file: &[u8]) -> Result<(Self, [u8; 32])> {
         if file.len() < 48 || &file[..8] != MAGIC {
             return Err(at("layout").field("magic").byte(0).corrupt("is not a layout of this version"));
@@ -251,7 +251,7 @@ impl Layout {
     }
 }
 
-/// How many bytes are missing of what a body of `len` bytes is compressed to, for it to be read.
+/// Returns how many bytes of padding the compressed body needs to stay within [`MAX_RATIO`].
 fn padding(len: u64, packed: u64) -> u64 {
     len.saturating_sub(FREE_BODY).div_ceil(MAX_RATIO).saturating_sub(packed)
 }
@@ -273,7 +273,7 @@ fn decompress(frame: &[u8], len: u64) -> Result<Vec<u8>> {
     Ok(body)
 }
 
-/// Builds a [`Layout`] from segments in disk order.
+/// A builder of a [`Layout`] from segments in disk order.
 #[derive(Default)]
 pub struct Builder {
     numbers: HashMap<ObjectId, u32>,
@@ -283,24 +283,24 @@ pub struct Builder {
 }
 
 impl Builder {
-    /// Nothing yet.
+    /// Creates an empty builder.
     #[must_use]
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// Where the next segment starts.
+    /// Returns where the next segment starts.
     #[must_use]
     pub fn end(&self) -> u64 {
         self.end
     }
 
-    /// `len` zeros.
+    /// Appends `len` zeros.
     pub fn zero(&mut self, len: u64) {
         self.push(len, Origin::Zero);
     }
 
-    /// `len` bytes of a file's content, from `offset` of `id` on.
+    /// Appends `len` bytes of a file's content, from `offset` in `id`.
     pub fn content(&mut self, len: u64, id: ObjectId, offset: u64) {
         if len > 0 {
             let object = self.number(id);
@@ -308,7 +308,7 @@ impl Builder {
         }
     }
 
-    /// `len` bytes that are no file's content, from `offset` of `id` on.
+    /// Appends `len` bytes of residue, from `offset` in `id`.
     pub fn residue(&mut self, len: u64, id: ObjectId, offset: u64) {
         if len > 0 {
             let object = self.number(id);
@@ -341,7 +341,7 @@ impl Builder {
         self.end += len;
     }
 
-    /// The layout of a disk that ends here.
+    /// Returns the layout of a disk that ends here.
     #[must_use]
     pub fn finish(self) -> Layout {
         Layout { disk_size: self.end, objects: self.objects, segments: self.segments }
@@ -424,7 +424,7 @@ mod tests {
         for bit in 0..file.len() * 8 {
             let mut bad = file.clone();
             bad[bit / 8] ^= 1 << (bit % 8);
-            // A compressed frame has bits that mean nothing: those alone may be read past.
+            // Some bits of a compressed frame have no meaning; only those may go unnoticed.
             if let Ok(read) = Layout::decode(&bad) {
                 assert!(bit / 8 >= 48, "bit {bit} of the header");
                 assert_eq!(read, (sample(), digest), "bit {bit}");

@@ -16,64 +16,64 @@ mod properties;
 mod table;
 mod varint;
 
-/// What an object holds, and so how its id is derived. Objects of two kinds never have the same id.
+/// The kind of data an object holds, which decides how its id is derived. Objects of two kinds never have the same id.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[repr(u8)]
 pub enum ObjectKind {
-    /// Plain bytes: a file's content, a chunk of it, or a window of residue. Named by its BLAKE3-256, which is
-    /// also the digest that a manifest gives.
+    /// Plain bytes: a file's content, a chunk of it, or a window of residue. Named by its BLAKE3-256, which is also the
+    /// digest in the manifest.
     Content = 0,
-    /// The chunk list of a file whose content has no digest. Named by the list's own bytes, under
+    /// The chunk list of a file whose content has no digest. Named by a hash of the list's own bytes, keyed with
     /// [`ObjectId::CHUNK_LIST_CONTEXT`].
     ChunkList = 1,
 }
 
 impl ObjectKind {
-    /// The kind that a byte of a file stands for.
+    /// Returns the kind that a byte of a file encodes.
     #[must_use]
     pub fn from_byte(byte: u8) -> Option<Self> {
         [ObjectKind::Content, ObjectKind::ChunkList].into_iter().find(|kind| *kind as u8 == byte)
     }
 }
 
-/// The name of an object: its kind, and a digest in that kind's own domain.
+/// The name of an object: its kind, and a digest that is unique among that kind.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ObjectId {
-    /// What the object holds.
+    /// The kind of the object.
     pub kind: ObjectKind,
-    /// The digest that names it among its kind.
+    /// The digest that names the object among its kind.
     pub digest: [u8; 32],
 }
 
 impl ObjectId {
-    /// The context of the key (`blake3::derive_key`) that names chunk lists.
+    /// The key context (`blake3::derive_key`) for the names of chunk lists.
     pub const CHUNK_LIST_CONTEXT: &str = "mif object chunk list 1";
 
-    /// The content with this BLAKE3-256.
+    /// Returns the id of the content with this BLAKE3-256.
     #[must_use]
     pub const fn content(digest: [u8; 32]) -> Self {
         ObjectId { kind: ObjectKind::Content, digest }
     }
 
-    /// The chunk list with this name.
+    /// Returns the id of the chunk list with this digest.
     #[must_use]
     pub const fn chunk_list(digest: [u8; 32]) -> Self {
         ObjectId { kind: ObjectKind::ChunkList, digest }
     }
 
-    /// The id of content with these bytes.
+    /// Returns the id of content with these bytes.
     #[must_use]
     pub fn of(bytes: &[u8]) -> Self {
         ObjectId::content(*blake3::hash(bytes).as_bytes())
     }
 
-    /// The id of a chunk list with these stored bytes.
+    /// Returns the id of a chunk list with these stored bytes.
     #[must_use]
     pub fn of_list(stored: &[u8]) -> Self {
         ObjectId::chunk_list(blake3::derive_key(Self::CHUNK_LIST_CONTEXT, stored))
     }
 
-    /// Reads what [`Display`](fmt::Display) writes.
+    /// Parses the output of [`Display`](fmt::Display).
     #[must_use]
     pub fn parse(text: &str) -> Option<Self> {
         match text.strip_prefix("list:") {
@@ -83,7 +83,7 @@ impl ObjectId {
     }
 }
 
-/// 64 hex digits, and `list:` before them if it is a chunk list.
+/// 64 hex digits, preceded by `list:` for a chunk list.
 impl fmt::Display for ObjectId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let kind = if self.kind == ObjectKind::ChunkList { "list:" } else { "" };
@@ -91,12 +91,12 @@ impl fmt::Display for ObjectId {
     }
 }
 
-/// The name of a pack: random, and never given twice.
+/// The name of a pack: random, and never reused.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct PackId(pub [u8; 32]);
 
 impl PackId {
-    /// Reads 64 hex digits.
+    /// Parses 64 hex digits.
     #[must_use]
     pub fn from_hex(hex: &str) -> Option<Self> {
         from_hex(hex).map(PackId)
@@ -115,7 +115,7 @@ impl fmt::Debug for PackId {
     }
 }
 
-/// Reads 64 hex digits.
+/// Parses 64 hex digits.
 fn from_hex(hex: &str) -> Option<[u8; 32]> {
     blake3::Hash::from_hex(hex).ok().map(|hash| *hash.as_bytes())
 }

@@ -1,5 +1,5 @@
-//! Damaged files of a store: none makes a reader panic, go on for long, or take memory that the file does not account
-//! for. Their digests fit, as whoever makes such a file can make those too.
+//! Damaged files of a store: none may make a reader panic, run for long, or use memory out of proportion to the file.
+//! Their digests are correct, because an attacker can compute those too.
 
 use parquet::basic::Compression;
 
@@ -11,7 +11,7 @@ use super::{ObjectId, digests, layout, pack};
 use crate::fs::Xattr;
 use crate::testing::Dice;
 
-/// Damaged copies of `good`; half of the damage is in its last `tail` bytes, and some are cut.
+/// Returns damaged copies of `good`; half of the damage is in its last `tail` bytes, and some copies are truncated.
 fn mutants(good: &[u8], tail: usize, count: u64) -> impl Iterator<Item = (Dice, Vec<u8>)> {
     (0..count).map(move |seed| {
         let mut dice = Dice::new(seed);
@@ -24,7 +24,7 @@ fn mutants(good: &[u8], tail: usize, count: u64) -> impl Iterator<Item = (Dice, 
     })
 }
 
-/// Bytes as they are kept: after their digest.
+/// Returns `body` as a store keeps it, preceded by its digest.
 fn sealed(head: &[u8], body: &[u8]) -> Vec<u8> {
     [head, blake3::hash(body).as_bytes(), body].concat()
 }
@@ -119,7 +119,7 @@ fn mutants_of_packs_do_no_harm() {
     let (file, _, index, _) = writer.finish().unwrap();
     let mut whole = 0;
     for (_, mut bad) in mutants(&index, 60, 20_000) {
-        // The digest of all before it, and the magic, are the last 40 bytes.
+        // The last 40 bytes are the digest of everything before them, and the magic.
         if let Some(end) = bad.len().checked_sub(40) {
             let digest = blake3::hash(&bad[..end]);
             bad[end..end + 32].copy_from_slice(digest.as_bytes());

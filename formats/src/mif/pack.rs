@@ -17,16 +17,17 @@
 //! "MIFPEND3"
 //! ```
 //!
-//! An index file is the same from the first entry on, so it can be made again from its pack.
+//! An index file equals the pack from its first entry on, so it can be rebuilt from the pack.
 //!
-//! The id is random, so that a pack has its name before its last byte is known, and so that no two packs ever share one:
-//! a pack that is to be deleted is never written again under its name by somebody else.
+//! The id is random, so that a pack has its name before its last byte is known, and no two packs ever share one: after
+//! a pack is marked for deletion, nobody writes another one with the same name.
 //!
-//! A large object is stored as a *list* of chunks, each content of its own: 32 bytes of BLAKE3 over what follows, then 40 bytes
-//! a chunk: its digest, and its length (u64 le). A run of zeros is a chunk with a digest of 32 zero bytes.
+//! A large object is stored as a *list* of chunks, each of which is content itself: 32 bytes of BLAKE3 over the rest of
+//! the list, then 40 bytes per chunk: its digest, and its length (u64 le). A run of zeros is a chunk with a digest of
+//! 32 zero bytes.
 //!
-//! A list that stands for content whose digest is known is an object of kind content, named by that digest. A list
-//! whose content was not hashed is an object of kind chunk list, named by its own stored bytes.
+//! A list for content whose digest is known is an object of kind content, named by that digest. A list whose content
+//! was not hashed is an object of kind chunk list, named by its own stored bytes.
 
 use std::io::{self, Write};
 
@@ -37,20 +38,20 @@ use crate::error::{Result, at};
 
 const MAGIC: &[u8; 8] = b"MIFPACK3";
 const END: &[u8; 8] = b"MIFPEND3";
-/// Bytes of an entry of an index.
+/// Size of an index entry in bytes.
 pub const ENTRY: usize = 58;
-/// Bytes before the first object: the magic and the id.
+/// Size of the header before the first object in bytes: the magic and the id.
 pub const HEAD: usize = 40;
-/// Bytes after the entries of an index.
+/// Size of the trailer after the index entries in bytes.
 pub const TRAILER: usize = 80;
 
-/// The largest object that is stored whole, in bytes. What is larger is a list of chunks, each no larger.
+/// The largest object that is stored whole, in bytes. A larger one is stored as a list of chunks of at most this size.
 pub const MAX_WHOLE: u64 = 4 << 20;
 
-/// How an object's bytes are stored.
+/// The way an object's bytes are stored.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Encoding {
-    /// As they are.
+    /// Unchanged.
     Raw,
     /// As one zstd frame.
     Zstd,
@@ -58,31 +59,31 @@ pub enum Encoding {
     List,
 }
 
-/// Where an object lies in its pack.
+/// The place of an object in its pack.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct IndexEntry {
-    /// Which object.
+    /// The object.
     pub id: ObjectId,
-    /// How it is stored.
+    /// Its encoding.
     pub encoding: Encoding,
-    /// Where its stored bytes start in the pack.
+    /// Offset of its stored bytes in the pack.
     pub offset: u64,
-    /// How many stored bytes there are.
+    /// Number of stored bytes.
     pub stored_len: u64,
-    /// How many bytes the object has.
+    /// Length of the object in bytes.
     pub len: u64,
 }
 
-/// What an index file says.
+/// The contents of an index file.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct PackContents {
-    /// The objects of the pack, ascending by id.
+    /// The objects of the pack, sorted by id.
     pub entries: Vec<IndexEntry>,
     /// BLAKE3 of the pack up to its index.
     pub digest: [u8; 32],
 }
 
-/// Writes a pack to `out`, and hashes it on the way.
+/// A writer of a pack, which hashes the pack as it goes.
 pub struct PackWriter<W> {
     out: W,
     id: PackId,
@@ -92,7 +93,7 @@ pub struct PackWriter<W> {
 }
 
 impl<W: Write> PackWriter<W> {
-    /// Starts a pack. No other pack may ever have this id: it is random.
+    /// Starts a pack. `id` must be random: no other pack may ever have it.
     pub fn new(out: W, id: PackId) -> io::Result<Self> {
         let mut pack = PackWriter { out, id, hasher: blake3::Hasher::new(), offset: 0, entries: Vec::new() };
         pack.write(MAGIC)?;
@@ -100,12 +101,12 @@ impl<W: Write> PackWriter<W> {
         Ok(pack)
     }
 
-    /// How many bytes have been written.
+    /// Returns the number of bytes written.
     pub fn len(&self) -> u64 {
         self.offset
     }
 
-    /// Whether no object has been added.
+    /// True if no object has been added.
     pub fn is_empty(&self) -> bool {
         self.entries.is_empty()
     }
@@ -117,7 +118,7 @@ impl<W: Write> PackWriter<W> {
         self.write(stored)
     }
 
-    /// Writes the index. Gives the file, the pack's id, its index as a file of its own, and the entries.
+    /// Writes the index. Returns the output, the pack's id, its index as a separate file, and the entries.
     pub fn finish(mut self) -> io::Result<(W, PackId, Vec<u8>, Vec<IndexEntry>)> {
         self.entries.sort_unstable_by_key(|entry| entry.id);
         let contents = PackContents { entries: self.entries, digest: *self.hasher.finalize().as_bytes() };
@@ -135,7 +136,7 @@ impl<W: Write> PackWriter<W> {
     }
 }
 
-/// The index file of a pack with these contents.
+/// Encodes the index file of a pack with these contents.
 #[must_use]
 pub fn encode_index(contents: &PackContents) -> Vec<u8> {
     let entries = &contents.entries;
@@ -217,7 +218,8 @@ fn decode_entry(bytes: &[u8]) -> Result<IndexEntry> {
     })
 }
 
-/// How many bytes the index at the end of a pack takes, from the pack's last [`TRAILER`] bytes and its length.
+/// Returns the length in bytes of the index at the end of a pack, given the pack's last [`TRAILER`] bytes and its
+/// length.
 pub fn index_len(trailer: &[u8; TRAILER], pack_len: u64) -> Result<u64> {
     let len = le64(trailer, 0).checked_mul(ENTRY as u64).and_then(|n| n.checked_add(TRAILER as u64));
     match len {
@@ -232,7 +234,7 @@ pub fn index_len(trailer: &[u8; TRAILER], pack_len: u64) -> Result<u64> {
     }
 }
 
-/// The length in bytes of a pack with these objects.
+/// Returns the length in bytes of a pack with these objects.
 #[must_use]
 pub fn pack_len(entries: &[IndexEntry]) -> u64 {
     let end = |entry: &IndexEntry| entry.offset.saturating_add(entry.stored_len);
@@ -243,13 +245,13 @@ pub fn pack_len(entries: &[IndexEntry]) -> u64 {
 /// A chunk of a large object.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Chunk {
-    /// Its content; `None` for zeros.
+    /// The chunk's content; `None` for zeros.
     pub id: Option<ObjectId>,
-    /// Its length in bytes.
+    /// The chunk's length in bytes.
     pub len: u64,
 }
 
-/// The stored bytes of a list of chunks.
+/// Encodes a list of chunks as its stored bytes.
 #[must_use]
 pub fn encode_list(chunks: &[Chunk]) -> Vec<u8> {
     let mut body = Vec::with_capacity(chunks.len() * 40);
@@ -260,7 +262,7 @@ pub fn encode_list(chunks: &[Chunk]) -> Vec<u8> {
     [blake3::hash(&body).as_bytes(), &body[..]].concat()
 }
 
-/// Reads a list of chunks of an object of `len` bytes.
+/// Reads the list of chunks of an object of `len` bytes.
 pub fn decode_list(stored: &[u8], len: u64) -> Result<Vec<Chunk>> {
     let damaged = |problem: &str| at("chunk list").corrupt(problem);
     let (digest, body) = stored.split_at_checked(32).ok_or_else(|| damaged("is too short"))?;

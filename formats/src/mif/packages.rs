@@ -1,5 +1,5 @@
-//! The packages of an image: a Parquet file beside its manifest, one row for each package that the databases of dpkg,
-//! rpm and apk on its volumes know of.
+//! The packages of an image: a Parquet file beside its manifest, with one row for each package in the dpkg, rpm and apk
+//! databases of its volumes.
 
 use std::sync::Arc;
 
@@ -16,7 +16,7 @@ use super::table::{
 };
 use crate::error::{Error, Result, at};
 
-/// `name` and `version` are an image's own: the folders of a store are columns to query engines.
+/// `name` and `version` are not free: query engines take those of the image from the names of the store's directories.
 const SCHEMA: &str = "message mif_packages {
     required binary volume (UTF8);
     required binary manager (UTF8);
@@ -50,37 +50,36 @@ impl From<Column> for usize {
     }
 }
 
-/// A package that an image has, or of which its database still knows.
+/// A package that is installed in an image or still known to its package database.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Package {
-    /// The volume whose database says so.
+    /// The volume that holds the package database.
     pub volume: String,
     /// `dpkg`, `rpm` or `apk`.
     pub manager: String,
-    /// Its name.
+    /// The package's name.
     pub name: String,
-    /// Its whole version: for dpkg and rpm with the epoch, if it has one.
+    /// The full version, including the epoch for dpkg and rpm if there is one.
     pub version: String,
-    /// The architecture that it was built for.
+    /// The architecture that the package was built for.
     pub architecture: Option<String>,
-    /// `installed`, or what else dpkg says of it: `config-files`, `half-installed`, …
+    /// `installed`, or another dpkg status: `config-files`, `half-installed`, …
     pub status: String,
-    /// The source package that it was built from: for dpkg if it has another name, for rpm the file name.
+    /// The source package: for dpkg only if its name differs, for rpm its file name.
     pub source: Option<String>,
-    /// The paths that are its, as the manifest has them: of a package's paths those that are there, ascending, folders
-    /// among them.
+    /// The package's paths as in the manifest, including directories: only those that exist in the image, sorted.
     pub files: Vec<String>,
 }
 
 impl Package {
-    /// Whether a table can have it: its paths, and each of its texts, take at most 16 MiB.
+    /// True if a row group can hold the package: its paths, and each of its texts, take at most 16 MiB.
     #[must_use]
     pub fn fits(&self) -> bool {
         cost(self) <= GROUP_BYTES_MAX
     }
 }
 
-/// No fewer bytes than any column has of this package.
+/// Returns at least the number of bytes that this package takes in any column.
 fn cost(package: &Package) -> usize {
     let Package { volume, manager, name, version, architecture, status, source, files } = package;
     let texts = [volume, manager, name, version, status].into_iter().chain(architecture).chain(source);
@@ -100,7 +99,7 @@ pub fn write(packages: &[Package]) -> Result<Vec<u8>> {
     write_with(table::compression(), packages)
 }
 
-/// The same, with pages compressed so.
+/// As [`write()`], with the given compression of pages.
 pub(super) fn write_with(compression: Compression, packages: &[Package]) -> Result<Vec<u8>> {
     let schema = Arc::new(parse_message_type(SCHEMA).expect("the schema is constant"));
     let properties = WriterProperties::builder()

@@ -1,12 +1,12 @@
-//! What holds of every layout, on random ones: it comes back from its bytes, the same bytes of a disk have one layout
-//! however they are cut, and reading by offset gives what a plain array of the disk has there.
+//! Properties of every layout, tested on random ones: a layout survives encoding and decoding, the same disk has one
+//! layout however it is cut into segments, and reading by offset agrees with a plain array of the disk.
 
 use super::ObjectId;
 use super::layout::{Builder, Layout, Origin, Segment};
 use crate::testing::Dice;
 use crate::testing::random::each_seed;
 
-/// A run of bytes of a disk: where they come from, and how many they are.
+/// A run of bytes of a disk: their origin and number.
 #[derive(Debug, Clone, Copy, PartialEq)]
 struct Run {
     len: u64,
@@ -21,7 +21,7 @@ enum From {
 }
 
 impl From {
-    /// Where the bytes come from that stand `by` bytes further on.
+    /// Returns the origin of the bytes that are `by` bytes further on.
     fn after(self, by: u64) -> Self {
         match self {
             From::Zero => From::Zero,
@@ -30,7 +30,7 @@ impl From {
         }
     }
 
-    /// The byte that stands there: any two places of objects are likely to differ.
+    /// Returns the byte at this origin, chosen so that any two places in objects are likely to differ.
     fn byte(self) -> u8 {
         let (From::Content(id, offset) | From::Residue(id, offset)) = self else { return 0 };
         let mixed = (u64::from(id.digest[0]) << 40 ^ offset).wrapping_mul(0x9e37_79b9_7f4a_7c15);
@@ -38,19 +38,20 @@ impl From {
     }
 }
 
-/// Few objects, so that runs often go on in the object of the run before: of both kinds, and with the same digests.
+/// Returns one of few objects, so that runs often continue the object of the run before; both kinds occur, with the
+/// same digests.
 fn object(dice: &mut Dice) -> ObjectId {
     let digest = [dice.roll(3) as u8; 32];
     if dice.roll(3) == 0 { ObjectId::chunk_list(digest) } else { ObjectId::content(digest) }
 }
 
-/// A number below `most`, of any magnitude.
+/// Returns a number below `most`, of any magnitude.
 fn number(dice: &mut Dice, most: u64) -> u64 {
     let most = most >> dice.roll(most.ilog2() as usize + 1);
     (dice.roll(1 << 31) as u64 * dice.roll(1 << 31) as u64) % most
 }
 
-/// Runs of up to `most` bytes, some of which go on where the one before ends.
+/// Returns runs of up to `most` bytes, some of which continue where the one before ends.
 fn runs(dice: &mut Dice, most: u64) -> Vec<Run> {
     let mut runs: Vec<Run> = Vec::new();
     for _ in 0..dice.roll(40) {
@@ -79,7 +80,7 @@ fn layout(runs: &[Run]) -> Layout {
     builder.finish()
 }
 
-/// The same runs, some in several pieces, and some of the pieces empty.
+/// Returns the same runs with some cut into pieces, and some empty pieces among them.
 fn cut(dice: &mut Dice, runs: &[Run]) -> Vec<Run> {
     let mut pieces = Vec::new();
     for run in runs {
@@ -97,12 +98,12 @@ fn cut(dice: &mut Dice, runs: &[Run]) -> Vec<Run> {
     pieces
 }
 
-/// Where each byte of a small disk comes from.
+/// Returns the origin of each byte of a small disk.
 fn origins(runs: &[Run]) -> Vec<From> {
     runs.iter().flat_map(|run| (0..run.len).map(|by| run.from.after(by))).collect()
 }
 
-/// Where the first byte of a segment comes from.
+/// Returns the origin of the first byte of a segment.
 fn from(layout: &Layout, segment: &Segment) -> From {
     match segment.origin {
         Origin::Zero => From::Zero,

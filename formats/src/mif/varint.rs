@@ -1,4 +1,4 @@
-//! Unsigned LEB128 integers, and signed ones zigzagged into them.
+//! Unsigned LEB128 integers, and signed ones in zigzag encoding.
 
 use crate::error::{Error, Result, at};
 
@@ -11,12 +11,12 @@ pub(super) fn put(out: &mut Vec<u8>, mut value: u64) {
     out.push(value as u8);
 }
 
-/// Appends a signed value; small ones of either sign are short.
+/// Appends a signed value; small values of either sign are short.
 pub(super) fn put_signed(out: &mut Vec<u8>, value: i64) {
     put(out, ((value << 1) ^ (value >> 63)) as u64);
 }
 
-/// Takes bytes and integers off the front of a slice.
+/// A cursor that takes bytes and integers from a slice.
 pub(super) struct Reader<'a> {
     what: &'static str,
     bytes: &'a [u8],
@@ -24,22 +24,22 @@ pub(super) struct Reader<'a> {
 }
 
 impl<'a> Reader<'a> {
-    /// Reads `bytes`, which are a `what` in error messages.
+    /// Creates a reader of `bytes`; error messages call them `what`.
     pub(super) fn new(what: &'static str, bytes: &'a [u8]) -> Self {
         Reader { what, bytes, len: bytes.len() }
     }
 
-    /// How many bytes are left.
+    /// Returns the number of bytes left.
     pub(super) fn left(&self) -> usize {
         self.bytes.len()
     }
 
-    /// An error at the place that was reached.
+    /// Creates an error at the current position.
     pub(super) fn corrupt(&self, field: &'static str, problem: impl Into<String>) -> Error {
         at(self.what).field(field).byte((self.len - self.left()) as u64).corrupt(problem)
     }
 
-    /// The next `n` bytes.
+    /// Takes the next `n` bytes.
     pub(super) fn take(&mut self, field: &'static str, n: usize) -> Result<&'a [u8]> {
         let Some((taken, rest)) = self.bytes.split_at_checked(n) else {
             return Err(self.corrupt(field, format!("needs {n} bytes, {} are left", self.left())));
@@ -48,7 +48,7 @@ impl<'a> Reader<'a> {
         Ok(taken)
     }
 
-    /// The next integer.
+    /// Reads the next integer.
     pub(super) fn varint(&mut self, field: &'static str) -> Result<u64> {
         let mut value = 0u64;
         for shift in (0..64).step_by(7) {
@@ -65,7 +65,7 @@ impl<'a> Reader<'a> {
         Err(self.corrupt(field, "is an integer of over 64 bits"))
     }
 
-    /// The next signed integer.
+    /// Reads the next signed integer.
     pub(super) fn signed(&mut self, field: &'static str) -> Result<i64> {
         let value = self.varint(field)?;
         Ok((value >> 1) as i64 ^ -((value & 1) as i64))

@@ -1,8 +1,8 @@
 //! GUID partition table (UEFI specification 5.3): a header in the second sector and one in the last, each
 //! with an array of entries, guarded by CRC-32.
 //!
-//! The two headers and the two arrays make four parts, and a part is damaged or is not. Each header names the
-//! CRC that both arrays must have, so one good header and one good array are enough, wherever they are.
+//! The two headers and the two arrays are four parts, each either intact or damaged. Each header contains the CRC of
+//! both arrays, so one intact header and one intact array are enough, whichever they are.
 
 use super::mbr::Mbr;
 use super::{Builder, Claim};
@@ -12,10 +12,10 @@ use crate::error::{At, Result, at};
 use crate::source::Source;
 use crate::uuid;
 
-/// An array of entries is at most so long, in bytes (the usual one is 16 KiB).
+/// The longest array of entries in bytes (16 KiB is usual).
 const MAX_ARRAY_BYTES: u64 = 4 << 20;
 
-/// An entry is at most so long, in bytes. The specification's sizes are 128 × 2ⁿ, and 128 is what is used.
+/// The longest entry in bytes. The specification allows 128 × 2ⁿ; in practice it is 128.
 const MAX_ENTRY_BYTES: u32 = 4096;
 
 const SECTOR_SIZES: [u32; 2] = [512, 4096];
@@ -23,10 +23,10 @@ const SIGNATURE: &[u8; 8] = b"EFI PART";
 const HEADER_SIZE: usize = 92;
 const ENTRY_SIZE: usize = 128;
 const PRIMARY_LBA: u64 = 1;
-/// The default place of the primary array.
+/// The default position of the primary array.
 const PRIMARY_ARRAY_LBA: u64 = 2;
 
-/// A GPT header. Places are in sectors.
+/// A GPT header. Positions are in sectors.
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Header {
     my_lba: u64,
@@ -94,7 +94,7 @@ impl Header {
     }
 
     fn array_bytes(&self) -> usize {
-        // Held against MAX_ARRAY_BYTES.
+        // Checked against MAX_ARRAY_BYTES.
         self.number_of_partition_entries as usize * self.size_of_partition_entry as usize
     }
 
@@ -107,13 +107,13 @@ impl Header {
     }
 }
 
-/// A partition entry, if its slot is used.
+/// The partition entry of a used slot.
 #[derive(Debug, PartialEq, Eq)]
 struct PartitionEntry {
     partition_type_guid: [u8; 16],
     unique_partition_guid: [u8; 16],
     starting_lba: u64,
-    /// The last sector: inclusive.
+    /// The last sector, inclusive.
     ending_lba: u64,
     attributes: u64,
     partition_name: String,
@@ -137,15 +137,15 @@ impl PartitionEntry {
     }
 }
 
-/// A GUID in its usual form: the first three groups are little-endian integers.
+/// Formats a GUID in its usual form: the first three groups are little-endian integers.
 fn guid(bytes: &[u8; 16]) -> String {
     uuid::text(&uuid::swapped(*bytes))
 }
 
-/// Adds the partitions of the GPT of `disk`, and returns the disk's GUID; `None` if there is none. `mbr` is
-/// what sector 0 holds.
+/// Adds the partitions of the GPT of `disk`, and returns the disk's GUID; `None` if there is no GPT. `mbr` is the
+/// contents of sector 0.
 pub(super) fn read(disk: &dyn Source, mbr: Option<&Mbr>, builder: &mut Builder) -> Result<Option<String>> {
-    // Behind an MBR that calls for no GPT, a GPT is what another age of the disk left there.
+    // Without a protective MBR, a GPT is a leftover from earlier use of the disk.
     if mbr.is_some_and(|mbr| !mbr.is_protective()) {
         return Ok(None);
     }
@@ -153,7 +153,7 @@ pub(super) fn read(disk: &dyn Source, mbr: Option<&Mbr>, builder: &mut Builder) 
     for sector_size in SECTOR_SIZES {
         copies.push(Copies::read(disk, u64::from(sector_size))?);
     }
-    // The sector size is not written anywhere: it is the one with which more of the table is whole.
+    // The sector size is not recorded: it is the one with which more of the table is intact.
     let best = copies.iter().filter_map(|c| Some((c, c.best()?))).min_by_key(|(_, choice)| choice.rank);
     let Some((copies, choice)) = best else {
         if mbr.is_some() {
@@ -204,13 +204,13 @@ struct Copies {
     last_lba: u64,
     primary: Result<Header>,
     backup: Result<Header>,
-    /// True if either place has the signature at least.
+    /// True if at least one of the two places has the signature.
     any_signature: bool,
-    /// In the order of [`SOURCES`], as far as there is a header to judge it by.
+    /// In the order of [`SOURCES`]; `None` without a header to check the array by.
     arrays: [Option<Result<Vec<u8>>>; 4],
 }
 
-/// Which header is taken with which array, best first.
+/// The combinations of header and array, best first.
 const SOURCES: [&str; 4] = [
     "the primary header and array",
     "the backup header and array",
@@ -218,7 +218,7 @@ const SOURCES: [&str; 4] = [
     "the backup header and the primary array",
 ];
 
-/// The header and array that serve.
+/// The header and array that are used.
 struct Choice<'a> {
     /// Index into [`SOURCES`].
     rank: usize,
@@ -230,7 +230,7 @@ impl Copies {
     fn read(disk: &dyn Source, sector_size: u64) -> Result<Self> {
         let last_lba = (disk.len() / sector_size).saturating_sub(1);
         let (primary, alternate) = read_header(disk, sector_size, PRIMARY_LBA)?;
-        // On a disk that was grown the backup is not at the end, and even a damaged primary may know where.
+        // On a disk that was grown the backup is not at the end, and even a damaged primary may have its position.
         let (mut backup, mut signed) = read_header(disk, sector_size, alternate.unwrap_or(last_lba))?;
         if backup.is_err() && alternate.is_some_and(|lba| lba != last_lba) {
             let at_end = read_header(disk, sector_size, last_lba)?;
@@ -263,7 +263,7 @@ impl Copies {
         })
     }
 
-    /// Why neither copy can be used.
+    /// Returns why neither copy can be used.
     fn reasons(&self) -> String {
         let one = |header: &Result<Header>, array: &Option<Result<Vec<u8>>>| match (header, array) {
             (Err(e), _) | (_, Some(Err(e))) => e.to_string(),
@@ -276,7 +276,7 @@ impl Copies {
         )
     }
 
-    /// Warns of what is wrong with the parts, given that `choice` serves.
+    /// Warns about damaged parts, given that `choice` is used.
     fn say_damage(&self, choice: &Choice, builder: &mut Builder) {
         if choice.rank > 0 {
             builder.warn(format!("The GPT is damaged: {}; using {}.", self.reasons(), SOURCES[choice.rank]));
@@ -307,8 +307,7 @@ impl Copies {
 
 const NOT_THERE: &str = "lies past the end of the disk";
 
-/// Reads the header at `lba`, and gives what its AlternateLBA says, if it is a header at all. The outer error
-/// is of reading.
+/// Reads the header at `lba`; also returns its AlternateLBA if it has the signature. The outer error is a failed read.
 fn read_header(disk: &dyn Source, sector_size: u64, lba: u64) -> Result<(Result<Header>, Option<u64>)> {
     let Some(place) = place(disk, lba, sector_size, sector_size) else {
         return Ok((Err(at(format!("GPT header at sector {lba}")).corrupt(NOT_THERE)), None));
@@ -318,8 +317,7 @@ fn read_header(disk: &dyn Source, sector_size: u64, lba: u64) -> Result<(Result<
     Ok((Header::parse(&sector, lba, place), alternate))
 }
 
-/// Reads the array of entries at `lba`, and holds it against the CRC in `header`. The outer error is of
-/// reading.
+/// Reads the array of entries at `lba` and checks it against the CRC in `header`. The outer error is a failed read.
 fn read_array(disk: &dyn Source, sector_size: u64, header: &Header, lba: u64) -> Result<Result<Vec<u8>>> {
     let structure = || at("GPT partition entry array");
     let len = header.array_bytes();
@@ -337,28 +335,28 @@ fn read_array(disk: &dyn Source, sector_size: u64, header: &Header, lba: u64) ->
     Ok(Ok(array))
 }
 
-/// Where sector `lba` is in bytes, if `len` bytes there lie on the disk.
+/// Returns the byte position of sector `lba` if `len` bytes there are within the disk.
 fn place(disk: &dyn Source, lba: u64, sector_size: u64, len: u64) -> Option<u64> {
     let place = lba.checked_mul(sector_size)?;
     let end = place.checked_add(len)?;
     (end <= disk.len()).then_some(place)
 }
 
-/// The header and the array of entries that serve on `disk`; none if neither copy does.
+/// Returns the header and the array that are used on `disk`; `None` if neither copy is usable.
 pub(super) fn current(disk: &dyn Source, sector_size: u64) -> Result<Option<Whole>> {
     let copies = Copies::read(disk, sector_size)?;
     let Some(choice) = copies.best() else { return Ok(None) };
     Ok(Some(Whole { header: choice.header.clone(), array: choice.array.to_vec() }))
 }
 
-/// A GPT to be written. Fields of an entry that no caller sets are kept.
+/// A GPT to be written. Entry fields that no caller sets are kept.
 pub(super) struct Whole {
     header: Header,
     array: Vec<u8>,
 }
 
 impl Whole {
-    /// An empty one of 128 entries, in the usual places.
+    /// Creates an empty GPT of 128 entries, in the usual places.
     pub(super) fn empty(sector_size: u64) -> Self {
         let array = vec![0; ENTRY_SIZE * 128];
         let array_sectors = (array.len() as u64).div_ceil(sector_size);
@@ -378,7 +376,7 @@ impl Whole {
         }
     }
 
-    /// Sectors that the backup takes at the end of a disk.
+    /// Returns the number of sectors of the backup at the end of a disk.
     pub(super) fn backup_sectors(&self, sector_size: u64) -> u64 {
         1 + (self.array.len() as u64).div_ceil(sector_size)
     }
@@ -388,7 +386,7 @@ impl Whole {
         Ok(())
     }
 
-    /// Says where the partition in `slot` lies, and who it is.
+    /// Sets the position of the partition in `slot`, and its GUID if `id` is given.
     pub(super) fn set(&mut self, slot: u32, first_lba: u64, sectors: u64, id: Option<&str>) -> Result<()> {
         let id = id.map(guid_bytes).transpose()?;
         let entry = self.entry(slot)?;
@@ -400,7 +398,7 @@ impl Whole {
         Ok(())
     }
 
-    /// Says what a new partition is.
+    /// Sets the type, name and attributes of a new partition.
     pub(super) fn describe(&mut self, slot: u32, type_id: &str, name: &str, attributes: u64) -> Result<()> {
         let type_id = guid_bytes(type_id)?;
         let units: Vec<u16> = name.encode_utf16().collect();
@@ -425,13 +423,13 @@ impl Whole {
             .ok_or_else(|| at("GPT").unsupported(format!("no slot {slot}: the slots are 1 to {entries}")))
     }
 
-    /// Both copies, for a disk of so many sectors: where, in bytes, and what.
+    /// Returns both copies, for a disk of `disk_sectors` sectors: byte positions and contents.
     pub(super) fn bytes(mut self, disk_sectors: u64, sector_size: u64) -> Vec<(u64, Vec<u8>)> {
         let backup_array = disk_sectors - self.backup_sectors(sector_size);
         self.header.partition_entry_array_crc32 = libdeflater::crc32(&self.array);
         self.header.last_usable_lba = backup_array - 1;
         let (mut primary, mut backup) = (self.header.clone(), self.header);
-        // What served may be either copy, and only the primary's array may lie elsewhere.
+        // The header may come from either copy, and only the primary's array may be elsewhere.
         if primary.my_lba != PRIMARY_LBA {
             primary.partition_entry_lba = PRIMARY_ARRAY_LBA;
         }
@@ -449,7 +447,7 @@ impl Whole {
 }
 
 impl Header {
-    /// As a sector.
+    /// Encodes the header as a sector.
     fn encode(&self, sector_size: u64) -> Vec<u8> {
         let mut bytes = vec![0; sector_size as usize];
         let mut put = |at: usize, value: &[u8]| bytes[at..at + value.len()].copy_from_slice(value);
@@ -475,7 +473,7 @@ impl Header {
     }
 }
 
-/// The reverse of [`guid`].
+/// Parses the output of [`guid`].
 fn guid_bytes(text: &str) -> Result<[u8; 16]> {
     uuid::bytes(text)
         .map(uuid::swapped)

@@ -1,6 +1,6 @@
-//! Master boot record (UEFI specification 5.2), and the chain of extended boot records inside an extended
-//! partition: a linked list of sectors of the same form, whose first record is a logical partition, counted
-//! from that sector, and whose second is the next link, counted from the start of the extended partition.
+//! Master boot record (UEFI specification 5.2), and the chain of extended boot records inside an extended partition: a
+//! linked list of sectors of the same format. The first record is a logical partition, relative to that sector, and the
+//! second is the next link, relative to the start of the extended partition.
 
 use std::collections::{BTreeMap, HashSet};
 
@@ -10,11 +10,11 @@ use crate::error::Result;
 use crate::fs::{self, recognize};
 use crate::source::Source;
 
-/// Bytes of a boot record.
+/// Size of a boot record in bytes.
 pub(super) const SIZE: usize = 512;
 
-/// A chain of extended boot records is followed for so many links. The kernel makes no more than 255
-/// partitions of a disk.
+/// The most links of a chain of extended boot records that are followed. The kernel creates at most 255 partitions per
+/// disk.
 const MAX_LINKS: usize = 512;
 
 /// The first slot of a logical partition.
@@ -34,14 +34,14 @@ pub(super) struct Mbr {
     partition_record: [Record; 4],
 }
 
-/// A partition record. Cylinders, heads and sectors are of no use today.
+/// A partition record. Cylinders, heads and sectors are obsolete.
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Record {
     boot_indicator: u8,
     os_type: u8,
-    /// In sectors, from the start of the disk (or what it is relative to).
+    /// In sectors, from the start of the disk (or of the structure it is relative to).
     starting_lba: u32,
-    /// In sectors. Zero is an empty slot.
+    /// In sectors; zero for an empty slot.
     size_in_lba: u32,
 }
 
@@ -65,7 +65,7 @@ impl Record {
 }
 
 impl Mbr {
-    /// Parses a sector; `None` if it does not end in 55 AA.
+    /// Parses a sector; returns `None` if it does not end in 55 AA or is an AIX disk's.
     pub(super) fn parse(sector: &[u8]) -> Option<Self> {
         if sector[510..512] != SIGNATURE || sector[..4] == AIX {
             return None;
@@ -76,36 +76,37 @@ impl Mbr {
         })
     }
 
-    /// Returns true if it calls for a GPT. Neither where the protective record starts nor how long it is matters: both are
-    /// found wrong on disks that work.
+    /// Returns true if it announces a GPT. The start and the length of the protective record are ignored: both are
+    /// wrong on some disks that work.
     pub(super) fn is_protective(&self) -> bool {
         self.partition_record.iter().any(|r| r.os_type == OS_TYPE_PROTECTIVE)
     }
 
-    /// How many partitions it names beside a GPT's.
+    /// Returns the number of partitions besides the GPT's.
     pub(super) fn hybrid_partitions(&self) -> usize {
         let others = self.partition_record.iter().filter(|r| r.os_type != OS_TYPE_PROTECTIVE);
         others.filter(|r| r.os_type != 0 && r.is_used()).count()
     }
 
-    /// The signature as eight hex digits; zero is none.
+    /// Returns the signature as eight hex digits; `None` if it is zero.
     pub(super) fn id(&self) -> Option<String> {
         let signature = self.unique_mbr_disk_signature;
         (signature != 0).then(|| format!("{signature:08x}"))
     }
 
-    /// Returns true if `sector`, which this was parsed from, is a partition table and not a boot sector. Both end in 55 AA.
+    /// Returns true if `sector`, from which this was parsed, is a partition table and not a boot sector. Both end in 55
+    /// AA.
     pub(super) fn is_table(&self, sector: &[u8], disk_len: u64, sector_size: u32) -> bool {
         let records = &self.partition_record;
         let status_bytes_are_valid = records.iter().all(|r| matches!(r.boot_indicator, 0 | 0x80));
         let any_used = records.iter().any(Record::is_used);
-        // Zeros where a table would be: a boot sector (GRUB's and syslinux's among them), or an empty table,
-        // which says as little.
+        // Zeros in place of a table: a boot sector (such as GRUB's or syslinux's), or an empty table, which is
+        // equivalent.
         if self.is_protective() || !status_bytes_are_valid || !any_used {
             return false;
         }
-        // A FAT's boot sector may hold a table as well, on sticks made to boot everywhere. The table counts
-        // if it could not be anything else.
+        // A FAT boot sector may also hold a table, on sticks made to boot everywhere. The table is used if it could not
+        // be anything else.
         !fs::is_filesystem(sector) || self.is_beyond_doubt(disk_len / u64::from(sector_size))
     }
 
@@ -121,9 +122,9 @@ impl Mbr {
         })
     }
 
-    /// The sector size in bytes in which the table counts. The table does not record it. It is the size that the container
-    /// records; else 4096 if all partitions then fit the disk and known content begins at one of those places, but at
-    /// none of the places for 512; else 512.
+    /// Returns the sector size in bytes that the table uses, which it does not record. It is the size that the
+    /// container records; otherwise 4096 if all partitions then fit the disk and known content begins at one of those
+    /// places, but at none of the places for 512; otherwise 512.
     pub(super) fn sector_size(&self, disk: &dyn Source) -> Result<u32> {
         const LARGE: u64 = 4096;
         if let Some(recorded) = disk.sector_size() {
@@ -235,7 +236,7 @@ fn read_logical(
             }
             let (relative, size) = (u64::from(record.starting_lba), u64::from(record.size_in_lba));
             let start = lba + relative;
-            // OS/2 uses the third and fourth record; elsewhere they may hold anything.
+            // OS/2 uses the third and fourth record; elsewhere they may contain anything.
             let fits = relative + size <= sectors && start + size <= container_end;
             if i < 2 || fits {
                 builder.add(mbr.claim(*next_slot, record, start, size));
@@ -249,8 +250,8 @@ fn read_logical(
     }
 }
 
-/// The sectors of the extended boot records that name the logical partitions of `table`, by slot: of a plain
-/// chain, in which each names one.
+/// Returns the sectors of the extended boot records of the logical partitions of `table`, by slot. Follows a plain
+/// chain, where each record has one partition.
 pub(super) fn links(disk: &dyn Source, table: &Table) -> Result<BTreeMap<u32, u64>> {
     let mut links = BTreeMap::new();
     let start = |record: &Record| u64::from(record.starting_lba);

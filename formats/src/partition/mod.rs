@@ -1,11 +1,11 @@
-//! Partition tables: MBR with logical partitions, GPT, or none. Slot-preserving; the table's own bytes are
-//! residue. [`mod@write`] makes a new table, or changes one.
+//! Partition tables: MBR with logical partitions, GPT, or none. Slots are preserved; the table's own bytes are residue.
+//! [`mod@write`] makes a new table, or changes one.
 //!
-//! Tables are recognised as the Linux kernel recognises them (`block/partitions/`), because the guest will: a protective
-//! MBR calls for a GPT, whose backup is used if the primary is damaged; otherwise sector 0 is an MBR if it ends in 55 AA
-//! and its four status bytes are 0 or 0x80, unless it is the boot sector of a FAT. Where the kernel refuses a table over a
-//! flaw that leaves its meaning plain (a disk cut short, entries of another size than 128 bytes), the table is read with a
-//! warning.
+//! Tables are recognised as the Linux kernel recognises them (`block/partitions/`), because the guest will do the same:
+//! a protective MBR announces a GPT, whose backup is used if the primary is damaged; otherwise sector 0 is an MBR if it
+//! ends in 55 AA and its four status bytes are 0 or 0x80, unless it is the boot sector of a FAT. If the kernel refuses
+//! a table over a flaw that leaves its meaning clear (a truncated disk, entries of another size than 128 bytes), the
+//! table is read with a warning.
 
 use crate::error::Result;
 use crate::source::Source;
@@ -18,17 +18,17 @@ pub mod write;
 #[cfg(test)]
 mod tests;
 
-/// At most so many warnings of one table are kept; the rest are counted.
+/// The most warnings that are kept for a table; the rest are counted.
 const MAX_WARNINGS: usize = 32;
 
 /// A disk's partition table.
 #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct Table {
-    /// Which kind of table.
+    /// The kind of table.
     pub kind: TableKind,
-    /// The logical sector size in bytes that the table counts in (512 or 4096).
+    /// The logical sector size in bytes that the table uses (512 or 4096).
     pub sector_size: u32,
-    /// GPT: the disk's GUID, lower case. MBR: the disk signature, as 8 hex digits, as PARTUUIDs use it.
+    /// GPT: the disk's GUID, lower case. MBR: the disk signature as 8 hex digits, as in PARTUUIDs.
     pub id: Option<String>,
     /// The partitions, by slot number.
     pub partitions: Vec<Partition>,
@@ -37,7 +37,7 @@ pub struct Table {
 }
 
 impl Table {
-    /// What a disk without a partition table has: no partitions, and sectors of 512 bytes.
+    /// Returns the table of an unpartitioned disk: no partitions, and sectors of 512 bytes.
     #[must_use]
     pub fn none() -> Self {
         Table {
@@ -50,7 +50,7 @@ impl Table {
     }
 }
 
-/// Which kind of partition table.
+/// The kind of a partition table.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum TableKind {
@@ -62,19 +62,19 @@ pub enum TableKind {
     Gpt,
 }
 
-/// One partition. It lies within the disk: one that reaches past its end is clipped.
+/// One partition, which lies within the disk: one that extends past its end is clipped.
 #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct Partition {
     /// The slot number, as the kernel names it: 1, 14, 15; logical partitions from 5.
     pub slot: u32,
-    /// Where it starts on the disk, in bytes.
+    /// The partition's start on the disk, in bytes.
     pub start: u64,
-    /// Its length in bytes. An extended partition (MBR types 0x05, 0x0f and 0x85) counts only for its first
-    /// sector, which holds the first link of the chain: what follows belongs to the logical partitions.
+    /// The partition's length in bytes. For an extended partition (MBR types 0x05, 0x0f and 0x85) only the first sector
+    /// matters, which holds the first link of the chain: the rest belongs to the logical partitions.
     pub len: u64,
     /// GPT: the type GUID, lower case. MBR: the type as `0x83`.
     pub type_id: String,
-    /// GPT: the partition's own GUID. MBR: what Linux makes of the signature and slot (`1234abcd-01`).
+    /// GPT: the partition's own GUID. MBR: the PARTUUID that Linux derives from the signature and slot (`1234abcd-01`).
     pub id: Option<String>,
     /// GPT: the partition's name.
     pub name: Option<String>,
@@ -83,7 +83,7 @@ pub struct Partition {
 }
 
 impl Partition {
-    /// The first byte behind it.
+    /// Returns the first byte after the partition.
     fn end(&self) -> u64 {
         self.start + self.len
     }
@@ -91,8 +91,8 @@ impl Partition {
 
 /// Reads the partition table of `disk`.
 ///
-/// A disk with none gives [`TableKind::None`] and one partition of slot 0 that spans it. Damage is a warning,
-/// not an error; errors are of reading.
+/// A disk without one gets [`TableKind::None`] and one partition in slot 0 that spans it. Damage is a warning; only a
+/// failed read is an error.
 pub fn read(disk: &dyn Source) -> Result<Table> {
     let mut builder = Builder::new(disk.len());
     builder.sector_size = disk.sector_size().unwrap_or(builder.sector_size);
@@ -114,7 +114,7 @@ pub fn read(disk: &dyn Source) -> Result<Table> {
     }
 }
 
-/// Collects partitions and warnings, and holds partitions within the disk.
+/// A collector of partitions and warnings, which clips partitions to the disk.
 struct Builder {
     disk_len: u64,
     sector_size: u32,
@@ -123,7 +123,7 @@ struct Builder {
     more_warnings: usize,
 }
 
-/// A partition as its table gives it, counted in sectors.
+/// A partition as its table describes it, in sectors.
 struct Claim {
     slot: u32,
     first_lba: u64,
@@ -153,7 +153,7 @@ impl Builder {
         }
     }
 
-    /// Adds a partition, clipped to the disk. One that lies wholly past the end is left out with a warning.
+    /// Adds a partition, clipped to the disk. One that lies entirely past the end is left out with a warning.
     fn add(&mut self, claim: Claim) {
         let size = u128::from(self.sector_size);
         let start = u128::from(claim.first_lba) * size;
@@ -198,7 +198,7 @@ impl Builder {
         }
     }
 
-    /// Names each partition that starts inside an earlier one, with the one that reaches furthest.
+    /// Warns about each partition that starts inside an earlier one, naming the one that extends furthest.
     fn say_overlaps(&mut self) {
         self.partitions.sort_by_key(|p| (p.start, p.slot));
         let mut furthest: Option<(u64, u32)> = None;

@@ -1,4 +1,4 @@
-//! Tables made by sfdisk and sgdisk, and tables poked byte by byte.
+//! Tests with tables made by sfdisk and sgdisk, and with single bytes of tables changed.
 
 use super::*;
 use crate::source::MemSource;
@@ -6,7 +6,7 @@ use crate::testing::{feed, have, run};
 
 const MIB: usize = 1 << 20;
 
-/// A disk of `len` bytes that `sfdisk` has partitioned by `script`.
+/// Returns a disk of `len` bytes, partitioned with `sfdisk` according to `script`.
 fn sfdisk(len: usize, script: &str) -> (tempfile::NamedTempFile, Vec<u8>) {
     let file = tempfile::NamedTempFile::new().unwrap();
     file.as_file().set_len(len as u64).unwrap();
@@ -19,7 +19,7 @@ fn table(bytes: &[u8]) -> Table {
     read(&MemSource(bytes.to_vec())).unwrap()
 }
 
-/// A table without warnings.
+/// Reads a table and asserts that there are no warnings.
 fn clean(bytes: &[u8]) -> Table {
     let table = table(bytes);
     assert_eq!(table.warnings, [""; 0]);
@@ -30,7 +30,7 @@ fn slots(table: &Table) -> Vec<(u32, u64, u64)> {
     table.partitions.iter().map(|p| (p.slot, p.start, p.len)).collect()
 }
 
-/// The one warning.
+/// Returns the only warning.
 fn warning(table: &Table) -> &str {
     assert_eq!(table.warnings.len(), 1, "{:?}", table.warnings);
     &table.warnings[0]
@@ -42,7 +42,7 @@ fn poke(bytes: &[u8], at: usize, with: &[u8]) -> Vec<u8> {
     bytes
 }
 
-/// What `sfdisk --json` says, as lines of slot, start and length in sectors, type, UUID and name.
+/// Returns the output of `sfdisk --dump` as lines of slot, start and length in sectors, type, UUID and name.
 fn sfdisk_lines(path: &std::path::Path) -> Vec<String> {
     let dump = run("sfdisk", &["--dump", path.to_str().unwrap()]);
     let dump = dump.replace("\\xc3\\xb6", "ö").replace("\\xc3\\x9f", "ß");
@@ -168,11 +168,11 @@ fn an_mbr_is_read_as_sfdisk_reads_it_and_its_extended_partition_is_one_sector() 
     assert_eq!(our_lines(&table), sfdisk_lines(file.path()));
 }
 
-/// Where the backup header and array are on the disk of [`GPT`].
+/// Positions of the backup header and array on the disk of [`GPT`].
 const BACKUP: usize = 32 * MIB - 512;
 const BACKUP_ARRAY: usize = BACKUP - 32 * 512;
 
-/// Sets the header's CRC right again.
+/// Fixes the CRC of the header.
 fn seal(bytes: &mut [u8], header: usize) {
     bytes[header + 16..header + 20].fill(0);
     let crc = libdeflater::crc32(&bytes[header..header + 92]);
@@ -252,7 +252,7 @@ fn a_disk_that_was_grown_or_cut_keeps_its_gpt_and_says_so() {
     grown.resize(40 * MIB, 0);
     assert_eq!(table(&grown).partitions, whole.partitions);
     assert!(warning(&table(&grown)).contains("was probably resized"));
-    // Even then the primary knows where its backup is.
+    // Even then the primary has the position of its backup.
     let damaged = table(&poke(&grown, 512 + 60, &[9]));
     assert_eq!(damaged.partitions, whole.partitions);
     assert!(warning(&damaged).contains("; using the "), "{}", warning(&damaged));
@@ -322,7 +322,7 @@ fn a_gpt_behind_a_real_mbr_is_stale_and_one_without_any_mbr_is_read() {
     let bare = table(&poke(&disk, 510, &[0, 0]));
     assert_eq!(bare.partitions, table(&disk).partitions);
     assert!(warning(&bare).contains("no protective MBR"));
-    // What is left of one at the end of the disk is not enough.
+    // The backup at the end of the disk alone is not enough.
     assert_eq!(table(&poke(&poke(&disk, 510, &[0, 0]), 512, &[0])).kind, TableKind::None);
 }
 
@@ -354,7 +354,7 @@ fn odd_entries_of_a_gpt_are_said() {
     assert_eq!(with_entry(2, 0, u64::MAX).partitions[1].start, 0);
 }
 
-/// The second link of the chain on the disk of [`MBR`].
+/// Returns the position of the second link of the chain on the disk of [`MBR`].
 fn second_link(disk: &[u8]) -> usize {
     let at = 8192 * 512 + 446 + 16;
     (8192 + crate::bytes::le32(disk, at + 8) as usize) * 512
@@ -364,7 +364,7 @@ fn second_link(disk: &[u8]) -> usize {
 fn a_chain_that_loops_ends_and_is_said() {
     let Some(disk) = mbr_disk() else { return };
     let second = second_link(&disk);
-    // Links back to the first, which is at 0 from the start of the extended partition.
+    // Links back to the first, at offset 0 of the extended partition.
     let looped = table(&poke(&disk, second + 446 + 16 + 8, &[0; 4]));
     assert_eq!(looped.partitions.iter().map(|p| p.slot).collect::<Vec<_>>(), [1, 3, 4, 5, 6]);
     assert!(warning(&looped).contains("returns to byte 4194304"), "{}", warning(&looped));
@@ -384,7 +384,7 @@ fn a_chain_that_breaks_off_is_said_and_what_came_before_stays() {
 
 #[test]
 fn a_chain_is_followed_to_its_limit_only() {
-    // Each sector is a link with a partition of itself, and leads to the next.
+    // Each sector is a link with a partition inside it, and points to the next sector.
     let mut disk = vec![0u8; 2000 * 512];
     let record = |disk: &mut [u8], at: usize, os_type: u8, lba: u32, sectors: u32| {
         disk[at + 4] = os_type;
@@ -415,7 +415,7 @@ fn partitions_that_overlap_or_pass_the_end_of_an_mbr_disk_are_said() {
     assert_eq!(warning(&overlapping), "Partitions 1 and 4 overlap by 1048576 bytes.");
     let cut = table(&disk[..6144 * 512 - 100]);
     assert_eq!(slots(&cut), [(1, MIB as u64, MIB as u64), (4, 2 * MIB as u64, MIB as u64 - 100)]);
-    // Clipped, and an extended partition out of reach twice: itself, and its chain.
+    // One partition is clipped, and the extended one is out of reach twice: itself, and its chain.
     assert_eq!(cut.warnings.len(), 3, "{:?}", cut.warnings);
 }
 
@@ -440,11 +440,11 @@ fn a_bare_disk_is_one_volume() {
         assert_eq!(table(&vec![0; len]), bare(len));
         assert_eq!(table(&vec![0xff; len]), bare(len));
     }
-    // A signature and nothing else: an empty table, or the boot code of what fills the disk.
+    // A signature and nothing else: an empty table, or the boot code of what occupies the disk.
     let mut boot = vec![0; 100_000];
     boot[510..512].copy_from_slice(&[0x55, 0xaa]);
     assert_eq!(table(&boot), bare(100_000));
-    // GRUB's boot sector has code where the table would be, which starts with no status byte.
+    // GRUB's boot sector has code in place of the table, which does not start with a status byte.
     boot[446..462].copy_from_slice(&[
         0x24, 0x12, 0x0f, 0x09, 0, 0xbe, 0xbd, 0x7d, 0x31, 0xc0, 0xcd, 0x13, 0x46, 0x8a, 0x0c, 0x80,
     ]);
@@ -468,7 +468,7 @@ fn a_fat_on_the_bare_disk_is_no_table_but_a_table_in_its_boot_sector_is() {
         run("mkfs.vfat", &["-F", kind, "-s", sectors_per_cluster, path]);
         let fat = std::fs::read(path).unwrap();
         assert_eq!(clean(&fat).kind, TableKind::None, "FAT{kind}");
-        // Something where a table would be, but not one that could be meant.
+        // Bytes in place of a table that cannot be a valid one.
         let record = |start: u32, sectors: u32| {
             let mut record = [0; 16];
             record[4] = 0x0c;
@@ -482,7 +482,7 @@ fn a_fat_on_the_bare_disk_is_no_table_but_a_table_in_its_boot_sector_is() {
     }
 }
 
-/// A disk of 256 sectors with a GPT of eight entries, three of them used, made without a tool.
+/// Returns a disk of 256 sectors with a GPT of eight entries, three of them used, made without a tool.
 fn small_gpt() -> Vec<u8> {
     let mut disk = vec![0; 256 * 512];
     disk[446 + 4] = 0xee;
@@ -513,12 +513,12 @@ fn small_gpt() -> Vec<u8> {
     disk
 }
 
-/// A disk of 256 sectors with two primary and three logical partitions.
+/// Returns a disk of 256 sectors with two primary and three logical partitions.
 fn small_mbr() -> Vec<u8> {
     small_mbr_of(512)
 }
 
-/// The same, in sectors of this size.
+/// Returns the same disk with sectors of this size.
 fn small_mbr_of(sector: usize) -> Vec<u8> {
     let mut disk = vec![0; 256 * sector];
     let mut record = |at: usize, os_type: u8, start: u32, sectors: u32| {
@@ -541,7 +541,7 @@ fn small_mbr_of(sector: usize) -> Vec<u8> {
     disk
 }
 
-/// A disk whose container records the size of its sectors.
+/// A disk whose container records the sector size.
 struct Recorded(MemSource, u32);
 
 impl Source for Recorded {
@@ -579,16 +579,16 @@ fn an_mbr_counts_in_the_sectors_of_its_disk() {
         let mut known = primary.clone();
         known[10 * 4096 + at..][..magic.len()].copy_from_slice(magic);
         assert_eq!(sector_size(&known), 4096, "{}", magic.escape_ascii());
-        // Known content at both places: the usual size.
+        // Known content at both places: the usual size wins.
         known[10 * 512 + at..][..magic.len()].copy_from_slice(magic);
         assert_eq!(sector_size(&known), 512, "{}", magic.escape_ascii());
     }
-    // The size that the container records counts, also for a disk without a table.
+    // The size that the container records has priority, even for a disk without a table.
     for size in [512, 4096] {
         let recorded = |bytes: Vec<u8>| read(&Recorded(MemSource(bytes), size)).unwrap().sector_size;
         assert_eq!((recorded(primary.clone()), recorded(vec![0; 65536])), (size, size));
     }
-    // Writing a changed table counts in the same sectors.
+    // A changed table is written with the same sector size.
     let mut moved = table.clone();
     moved.partitions[0].start += 4096;
     let mut disk = large.clone();
@@ -618,11 +618,11 @@ fn an_extended_partition_ends_with_the_disk_and_else_keeps_its_length() {
     assert_eq!(container(256), (100, 150), "as it is");
     assert_eq!(container(400), (100, 150), "on a larger disk");
     assert_eq!(container(200), (100, 100), "to the end of a smaller one");
-    // Its last logical partition ends at sector 151.
+    // The last logical partition ends at sector 151.
     assert_eq!(container(151), (100, 51));
 }
 
-/// Tens of thousands of damaged tables: none panics, loops, or gives a partition that is not on the disk.
+/// Tens of thousands of damaged tables cause no panic, no endless loop, and no partition outside the disk.
 #[test]
 #[ignore = "is run by mutants_are_read_in_little_memory"]
 fn mutants_of_tables_stay_within_the_disk() {
@@ -640,7 +640,7 @@ fn mutants_of_tables_stay_within_the_disk() {
         let mut disk = base.clone();
         dice.mutate(&mut disk, hot);
         if dice.roll(2) == 0 {
-            // Lies that the CRCs vouch for.
+            // Damage with correct CRCs.
             for (header, array) in [(512, 1024), (255 * 512, 253 * 512)] {
                 let crc = libdeflater::crc32(&disk[array..array + 1024]);
                 disk[header + 88..header + 92].copy_from_slice(&crc.to_le_bytes());

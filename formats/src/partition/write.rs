@@ -1,6 +1,6 @@
-//! Writing partition tables: a new one, or a disk's own with partitions at other places or with other names.
+//! Writes partition tables: a new one, or a disk's own with changed places or names of partitions.
 //!
-//! What comes out is a list of places and bytes. Of an existing table, everything is kept that the new one does not set:
+//! The result is a list of positions and bytes. Everything in an existing table that the new one does not set is kept:
 //! boot code, slots, types, names, attributes, the place and size of a GPT's array.
 
 use std::collections::BTreeMap;
@@ -12,16 +12,16 @@ use crate::error::{Result, at};
 use crate::fs::plan::put;
 use crate::source::Source;
 
-/// Bytes that go to a place of the disk, in bytes.
+/// A position on the disk in bytes, and the bytes to write there.
 pub type Patch = (u64, Vec<u8>);
 
-/// The first of the four records of a boot record, and the length of one.
+/// The offset of the first of four records in a boot record, and the length of one.
 const RECORDS: usize = 446;
 const RECORD: usize = 16;
-/// The boot code ends here, and the disk's signature begins.
+/// The end of the boot code and the offset of the disk's signature.
 const SIGNATURE: usize = 440;
 
-/// Bytes at the end of a disk that belong to its table: a GPT's backup.
+/// Returns the number of bytes at the end of a disk that belong to its table: a GPT's backup.
 pub fn tail(disk: Option<&dyn Source>, table: &Table) -> Result<u64> {
     let sector = u64::from(table.sector_size);
     match table.kind {
@@ -30,10 +30,10 @@ pub fn tail(disk: Option<&dyn Source>, table: &Table) -> Result<u64> {
     }
 }
 
-/// The bytes that give a disk of `size` bytes the table `table`. If the disk and its current table, which must have the same
-/// slots, are given as `before`, that table is changed; otherwise a new one is made.
+/// Returns the patches that give a disk of `size` bytes the table `table`. If `before` holds the disk and its current
+/// table, which must have the same slots, that table is changed; otherwise a new one is made.
 ///
-/// Errs if the kind of table cannot hold `table`.
+/// Fails if this kind of table cannot hold `table`.
 pub fn write(before: Option<(&dyn Source, &Table)>, table: &Table, size: u64) -> Result<Vec<Patch>> {
     match table.kind {
         TableKind::None => Ok(Vec::new()),
@@ -71,7 +71,7 @@ fn write_gpt(disk: Option<&dyn Source>, table: &Table, size: u64) -> Result<Vec<
     match protective {
         Some(at) => {
             let others = (0..4).map(record).any(|other| other != at && le32(&sector0, other + 12) != 0);
-            // Beside partitions of its own, a hybrid MBR's record covers what they leave.
+            // In a hybrid MBR the protective record covers only the space that the other partitions leave.
             if !others {
                 put_record(&mut sector0[at..at + RECORD], 1, reach);
             }
@@ -91,7 +91,8 @@ fn write_mbr(before: Option<(&dyn Source, &Table)>, table: &Table, size: u64) ->
     if size.div_ceil(sector) > u64::from(u32::MAX) {
         return Err(at("MBR").unsupported(format!("a disk of {size} bytes needs a GPT")));
     }
-    // An extended partition keeps its length as far as the disk goes: parted opens no disk with one that goes further.
+    // An extended partition keeps its length, up to the end of the disk: parted opens no disk with one that extends
+    // further.
     let room = size / sector;
     let mut sector0 = sector0(before.map(|(disk, _)| disk))?;
     if let Some(id) = &table.id {
@@ -136,8 +137,9 @@ fn write_mbr(before: Option<(&dyn Source, &Table)>, table: &Table, size: u64) ->
     Ok(patches)
 }
 
-/// The chain of extended boot records for `logical` partitions that were elsewhere in `old`; gives the sectors
-/// that the container at sector `container`, which has `least`, must have. Each record moves with its partition.
+/// Rewrites the chain of extended boot records for `logical` partitions that were elsewhere in `old`. Returns the
+/// length in sectors that the extended partition at sector `container` needs, at least `least`. Each record moves with
+/// its partition.
 fn chain(
     disk: &dyn Source,
     old: &Table,
@@ -164,7 +166,7 @@ fn chain(
     for (lba, first, len, mut bytes) in placed.into_values().rev() {
         let end = first + len;
         put_record(&mut bytes[RECORDS..RECORDS + RECORD], narrow(first - lba)?, narrow(len)?);
-        // Only the last link has no other after it, before as now.
+        // Only the last link has no successor, as before.
         if let Some((next_lba, next_end)) = next {
             let record = &mut bytes[RECORDS + RECORD..RECORDS + 2 * RECORD];
             put_record(record, narrow(next_lba - container)?, narrow(next_end - next_lba)?);
@@ -185,7 +187,7 @@ fn record(index: usize) -> usize {
     RECORDS + RECORD * index
 }
 
-/// Sector 0 as it is, or an empty one.
+/// Returns sector 0 of the disk, or an empty one.
 fn sector0(disk: Option<&dyn Source>) -> Result<Vec<u8>> {
     let mut sector = match disk {
         Some(disk) => disk.read_vec(0, mbr::SIZE)?,
@@ -195,8 +197,7 @@ fn sector0(disk: Option<&dyn Source>) -> Result<Vec<u8>> {
     Ok(sector)
 }
 
-/// Says where a partition lies. One that lies there already keeps the cylinders, heads and sectors that somebody
-/// gave it.
+/// Sets the position of a partition. If it is unchanged, the record keeps its cylinders, heads and sectors.
 fn put_record(record: &mut [u8], first: u32, sectors: u32) {
     if (le32(record, 8), le32(record, 12)) == (first, sectors) {
         return;
@@ -207,7 +208,7 @@ fn put_record(record: &mut [u8], first: u32, sectors: u32) {
     put::le32(record, 12, sectors);
 }
 
-/// A sector as cylinder, head and sector of 255 heads and 63 sectors; the greatest where there is none.
+/// Returns a sector as cylinder, head and sector for 255 heads and 63 sectors; the maximum if it is out of range.
 fn chs(lba: u32) -> [u8; 3] {
     const HEADS: u32 = 255;
     const SECTORS: u32 = 63;
@@ -223,7 +224,7 @@ fn narrow(sectors: u64) -> Result<u32> {
     u32::try_from(sectors).map_err(|_| at("MBR").unsupported("a partition past 2 TiB needs a GPT"))
 }
 
-/// Where a partition lies, in sectors: its first, and how many.
+/// Returns the position of a partition in sectors: the first sector, and the number of sectors.
 fn in_sectors(partition: &Partition, sector: u64) -> Result<(u64, u64)> {
     let Partition { slot, start, len, .. } = partition;
     if !start.is_multiple_of(sector) || !len.is_multiple_of(sector) || *len == 0 {

@@ -1,4 +1,4 @@
-//! For tests: the real tools, which ours are held against; and damage, the same in each run.
+//! Test support: running the outside tools that serve as oracles, and reproducible damage.
 
 use std::process::Command;
 
@@ -9,12 +9,12 @@ mod tools;
 
 pub(crate) use self::tools::have;
 
-/// Runs `tool`, which is installed, and gives what it printed. Times are UTC, names UTF-8.
+/// Runs `tool`, which must be installed, and returns its output. Times are UTC, names UTF-8.
 pub(crate) fn run(tool: &str, args: &[&str]) -> String {
     String::from_utf8(run_raw(tool, args)).expect("UTF-8")
 }
 
-/// As [`run`], in bytes.
+/// As [`run`], but returns bytes.
 pub(crate) fn run_raw(tool: &str, args: &[&str]) -> Vec<u8> {
     let output = command(tool, args).output().expect("run");
     let said = String::from_utf8_lossy(&output.stderr);
@@ -38,7 +38,7 @@ fn command(tool: &str, args: &[&str]) -> Command {
     command
 }
 
-/// Numbers that look random and are the same in each run.
+/// A generator of reproducible pseudo-random numbers.
 pub(crate) struct Dice(u64);
 
 impl Dice {
@@ -53,8 +53,8 @@ impl Dice {
         (self.0 >> 16) as usize % sides
     }
 
-    /// Changes `bytes` in one to six places, most of which are in one of `hot`: a bit, a byte, or an integer
-    /// that is small, huge, or on the edge of something.
+    /// Changes `bytes` in one to six places, most of them in one of `hot`: a bit, a byte, or an integer that is small,
+    /// huge, or at the edge of a range.
     pub(crate) fn mutate(&mut self, bytes: &mut [u8], hot: &[std::ops::Range<usize>]) {
         const EDGES: [u64; 9] = [0, 1, 2, 0x7fff, 0xffff, 0x7fff_ffff, 0xffff_ffff, u64::MAX >> 1, u64::MAX];
         for _ in 0..1 + self.roll(6) {
@@ -74,10 +74,10 @@ impl Dice {
     }
 }
 
-/// What a process that reads mutants may have mapped, in KiB.
+/// The address space of the process that reads mutants, in KiB.
 const MEMORY_MAX: u64 = 512 << 10;
 
-/// Tens of thousands of mutants over every parser, in a process of their own, which has little memory.
+/// Runs tens of thousands of mutants through every parser, in a process of their own with little memory.
 #[test]
 fn mutants_are_read_in_little_memory() {
     let program = std::env::current_exe().expect("this program has a path");

@@ -1,6 +1,6 @@
-//! For tests, of all crates: numbers that look random and are the same in each run.
+//! Test support for all crates: reproducible pseudo-random numbers.
 
-/// Runs a test with each seed below `count`. A failure prints its seed.
+/// Runs a test with each seed below `count`. A failing test prints its seed.
 pub fn each_seed(count: u64, test: impl Fn(u64)) {
     struct Named(u64);
     impl Drop for Named {
@@ -16,12 +16,12 @@ pub fn each_seed(count: u64, test: impl Fn(u64)) {
     }
 }
 
-/// Numbers by a seed (SplitMix64).
+/// A seeded generator of numbers (SplitMix64).
 #[derive(Debug, Clone)]
 pub struct Random(pub u64);
 
 impl Random {
-    /// The next number.
+    /// Returns the next number.
     pub fn number(&mut self) -> u64 {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mut z = self.0;
@@ -30,41 +30,41 @@ impl Random {
         z ^ (z >> 31)
     }
 
-    /// A number below `end`; 0 if `end` is 0.
+    /// Returns a number below `end`; 0 if `end` is 0.
     pub fn below(&mut self, end: u64) -> u64 {
         self.number() % end.max(1)
     }
 
-    /// The same, to count with or to index.
+    /// As [`Random::below`], for counts and indexes.
     pub fn index(&mut self, end: usize) -> usize {
         self.below(end as u64) as usize
     }
 
-    /// True once in `n` times.
+    /// Returns true once in `n` times.
     pub fn once_in(&mut self, n: u64) -> bool {
         self.below(n) == 0
     }
 
-    /// One of `among`.
+    /// Returns one of `among`.
     pub fn pick<'t, T>(&mut self, among: &'t [T]) -> &'t T {
         &among[self.index(among.len())]
     }
 
-    /// Puts `items` into another order.
+    /// Shuffles `items`.
     pub fn shuffle<T>(&mut self, items: &mut [T]) {
         for last in (1..items.len()).rev() {
             items.swap(last, self.index(last + 1));
         }
     }
 
-    /// Fills `bytes`: incompressible.
+    /// Fills `bytes` with incompressible data.
     pub fn fill(&mut self, bytes: &mut [u8]) {
         for chunk in bytes.chunks_mut(8) {
             chunk.copy_from_slice(&self.number().to_le_bytes()[..chunk.len()]);
         }
     }
 
-    /// `len` bytes, none of them 0.
+    /// Returns `len` bytes, none of them 0.
     pub fn bytes(&mut self, len: u64) -> Vec<u8> {
         let mut bytes = vec![0; len as usize];
         self.fill(&mut bytes);

@@ -1,8 +1,8 @@
-//! The outside tools that tests need: found, or the test is skipped and counted.
+//! The outside tools that tests need: if one is missing, the test is skipped and counted.
 //!
-//! `MIF_TESTS_TOOLS` says what happens when a tool is missing: unset, the test fails; `optional`, it is skipped;
+//! `MIF_TESTS_TOOLS` decides what happens if a tool is missing: unset, the test fails; `optional`, it is skipped;
 //! `none`, every test that needs a tool is skipped, whether the tool is installed or not. A skipped test writes a line
-//! that `tests/run` counts, past the test harness, which would keep it to itself and call the test passed.
+//! for `tests/run` to count. It bypasses the test harness, which would capture the line and report the test as passed.
 
 use std::ffi::OsString;
 use std::io::Write;
@@ -34,19 +34,20 @@ pub fn skip(reason: &str) -> bool {
         "{reason}. Run tests/install-tools, or set MIF_TESTS_TOOLS=optional to skip the tests that need it."
     );
     let thread = std::thread::current();
-    // One write, so that lines of tests that run side by side stay whole.
+    // A single write, so that lines of parallel tests stay intact.
     let line = format!("\ntest {} ... skipped, {reason}\n", thread.name().unwrap_or("unnamed"));
     std::io::stderr().write_all(line.as_bytes()).expect("standard error is open");
     false
 }
 
-/// The path of an installed tool.
+/// Returns the path of an installed tool.
 #[must_use]
 pub fn find(tool: &str) -> Option<PathBuf> {
     std::env::split_paths(&search_path()).map(|dir| dir.join(tool)).find(|path| path.is_file())
 }
 
-/// `PATH`, and the directories where Debian keeps mke2fs and its like, which are not in an ordinary user's `PATH`.
+/// Returns `PATH` with the directories where Debian keeps mke2fs and similar tools, which an ordinary user's `PATH`
+/// lacks.
 #[must_use]
 pub fn search_path() -> OsString {
     let mut path = std::env::var_os("PATH").unwrap_or_default();

@@ -1,7 +1,7 @@
-//! Makes a store with many manifests and no content: what searches over a large library are measured on.
+//! Makes a store with many manifests and no content, for measuring searches over a large library.
 //!
-//! `make-library STORE [IMAGES [FILES]]`, by default 1,000 images of 15,000 files. Nine of ten files of an image
-//! are those of all others; the same arguments make the same manifests.
+//! `make-library STORE [IMAGES [FILES]]`, by default 1,000 images of 15,000 files. Nine of ten files of an image are
+//! shared by all images; the same arguments make the same manifests.
 
 use std::path::Path;
 
@@ -39,7 +39,7 @@ fn main() {
     }
 }
 
-/// The rows of an image: folders of forty files, with names as long as those of a Debian tree.
+/// Returns the rows of an image: directories of forty files, with names as long as those of a Debian tree.
 fn rows(image: usize, files: usize) -> Vec<Row> {
     let mut rows: Vec<Row> = (0..files).map(|i| row(image, i)).collect();
     rows.sort_by_key(Row::path_text);
@@ -62,7 +62,7 @@ fn row(image: usize, i: usize) -> Row {
         1 => "/usr/bin/sudo".to_owned(),
         _ => format!("{place}/package-{folder:04}/module_{:05}.so", i * 7919 % 100_000),
     };
-    // One of ten is the image's own.
+    // One file in ten belongs to this image only.
     let own = if i % 10 == 9 { image as u64 + 1 } else { 0 };
     let content = [&(i as u64).to_le_bytes()[..], &own.to_le_bytes()].concat();
     let id = ObjectId::of(&content);

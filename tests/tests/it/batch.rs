@@ -1,4 +1,4 @@
-//! Whole collections: folders imported, past failures, and again where they were interrupted.
+//! Whole collections: importing directories, past failures, and resuming after an interruption.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use mif_tests::{WorkFolder, have, mif, mif_path, repo, run, run_failing, tool, work_folder};
 use serde_json::Value;
 
-/// A folder to work in, with the folder `lib` for images.
+/// A working directory, with the directory `lib` for images.
 struct Library {
     work: WorkFolder,
 }
@@ -26,7 +26,7 @@ impl Library {
         self.at("store")
     }
 
-    /// The demo disk as `lib/NAME.qcow2`, with `text` somewhere on it that no other has.
+    /// Writes the demo disk as `lib/NAME.raw`, with `text` at its start, which no other has.
     fn demo(&self, name: &str, text: &str) -> PathBuf {
         let path = self.at("lib").join(format!("{name}.raw"));
         run(mif(&self.store()).arg("convert").arg(demo()).arg(&path));
@@ -34,7 +34,7 @@ impl Library {
         path
     }
 
-    /// The events of a run, whatever its exit code is.
+    /// Returns the exit code and the events of a run.
     fn events(&self, arguments: &[&str]) -> (i32, Vec<Value>) {
         let mut command = mif(&self.store());
         let output = command.arg("--json").args(arguments).current_dir(self.work.path()).output().unwrap();
@@ -44,7 +44,7 @@ impl Library {
         (output.status.code().unwrap(), events)
     }
 
-    /// What became of each image, by the name of its file: `finished`, `skipped`, …
+    /// Imports, and returns the outcome of each image by file name: `finished`, `skipped`, …
     fn import(&self, arguments: &[&str]) -> (i32, Vec<(String, String)>) {
         let (code, events) = self.events(&[&["import"], arguments].concat());
         let mut ended: Vec<(String, String)> = events
@@ -78,7 +78,7 @@ fn text<'v>(value: &'v Value, key: &str) -> &'v str {
     value[key].as_str().unwrap_or_else(|| panic!("{key} of {value}"))
 }
 
-/// Writes over the first bytes of a raw disk, its boot code, in place.
+/// Overwrites the first bytes of a raw disk, its boot code, in place.
 fn poke(path: &Path, text: &str) {
     let file = fs::OpenOptions::new().write(true).open(path).unwrap();
     std::os::unix::fs::FileExt::write_all_at(&file, text.as_bytes(), 0).unwrap();
@@ -131,7 +131,7 @@ fn a_folder_is_the_disk_images_in_it_each_once_and_whole() {
     for name in library.names() {
         run(mif(&library.store()).args(["verify", &name]).arg(&raw));
     }
-    // All are one disk, so what is in the store is in it once, though they were imported side by side.
+    // All are the same disk, so the store has its contents once, though the imports ran in parallel.
     let added = &events.last().unwrap()["added"];
     let one = library.at("one");
     let report: Value = serde_json::from_str(&run(mif(&one).args(["--json", "import"]).arg(&raw))).unwrap();
@@ -147,7 +147,7 @@ fn an_image_is_skipped_without_being_read_until_its_file_or_what_is_asked_for_ch
     let library = Library::new();
     let (a, b) = (library.demo("a", "a"), library.demo("b", "b"));
     assert_eq!(pairs(&library.import(&["lib"]).1), [("a.raw", "finished"), ("b.raw", "finished")]);
-    // Other bytes, but neither another length nor another time: only who reads the file can tell.
+    // Other bytes, but the same length and time: only reading the file can tell.
     let stamp = library.at("stamp");
     run(tool("touch").arg("-r").arg(&a).arg(&stamp));
     poke(&a, "A");
@@ -158,13 +158,13 @@ fn an_image_is_skipped_without_being_read_until_its_file_or_what_is_asked_for_ch
         pairs(&library.import(&["lib", "--reread"]).1),
         [("a.raw", "finished"), ("b.raw", "unchanged")]
     );
-    // Another time and the same bytes; other bytes.
+    // Another time with the same bytes; other bytes.
     run(tool("touch").arg(&a));
     poke(&b, "B");
     assert_eq!(pairs(&library.import(&["lib"]).1), [("a.raw", "unchanged"), ("b.raw", "finished")]);
     run(mif(&library.store()).arg("verify").arg("a@2").arg(&a));
     run(mif(&library.store()).arg("verify").arg("b@2").arg(&b));
-    // Under another name it is another image; and a newer version by other means is no reason to read a file again.
+    // Under another name it is another image; and a newer version from an edit is no reason to read a file again.
     run(mif(&library.store())
         .args(["customize", "b", "--as", "b", "--write-file", "/etc/note:stamp"])
         .current_dir(library.work.path()));
@@ -175,7 +175,7 @@ fn an_image_is_skipped_without_being_read_until_its_file_or_what_is_asked_for_ch
         [("a.raw", "finished"), ("b.raw", "finished")]
     );
 
-    // Of a snapshot the file is the same, and the disk another.
+    // With a snapshot the file is the same, but the disk is different.
     let lib = library.at("snap");
     fs::create_dir(&lib).unwrap();
     run(tool("qemu-img").args(["convert", "-O", "qcow2"]).arg(&a).arg(lib.join("s.qcow2")));
@@ -226,7 +226,7 @@ fn the_rest_is_imported_when_some_fail_and_the_report_says_which() {
     for file in ["cut.qcow2", "damaged.qcow2", "empty.img"] {
         assert!(err.lines().any(|line| line.starts_with("mif: ") && line.contains(file)), "{file}: {err}");
     }
-    // Where there is nothing to import, that is an error.
+    // Having nothing to import is an error.
     fs::create_dir(library.at("nothing")).unwrap();
     run_failing(mif(&library.store()).arg("import").arg(library.at("nothing")), 3);
 }
@@ -270,7 +270,7 @@ fn a_whole_library_is_signed_off_and_what_is_wrong_with_it_is_said() {
     assert_eq!((code, &report["good"]), (0, &Value::Bool(true)), "{report}");
     assert_eq!(results(&report), ["old-a@1 same", "old-b@1 same"]);
     assert!(report["images"][0]["original"]["files"].as_u64().unwrap() > 10, "{report}");
-    // The library has moved; versions made here have no original.
+    // The library has moved; versions made by edits have no original.
     fs::rename(library.at("lib"), library.at("moved")).unwrap();
     fs::write(library.at("note"), "x").unwrap();
     let edit = ["customize", "old-a", "--as", "new-a", "--write-file", "/etc/note:note"];
@@ -282,7 +282,7 @@ fn a_whole_library_is_signed_off_and_what_is_wrong_with_it_is_said() {
     );
     assert_eq!(verify(&[]).0, 0);
 
-    // An original that was changed, one that is gone, one that is new.
+    // An original that was changed, one that is missing, one that is new.
     let moved = library.at("moved");
     poke(&moved.join("a.raw"), "changed");
     fs::rename(moved.join("below/b.raw"), moved.join("c.raw")).unwrap();
@@ -295,7 +295,7 @@ fn a_whole_library_is_signed_off_and_what_is_wrong_with_it_is_said() {
     let table = String::from_utf8(output.stdout).unwrap();
     assert!(table.lines().all(|line| line.len() < 200) && table.contains("verification failed"), "{table}");
 
-    // A byte of a pack: exactly the images that have it are damaged.
+    // Damage one byte of a pack: exactly the images that contain it are damaged.
     let noise = library.at("noise.raw");
     let mut bytes = vec![0; 300_000];
     mif_tests::random::Random(3).fill(&mut bytes);
@@ -359,7 +359,7 @@ fn every_image_is_regenerated_past_failures_and_files_that_are_there_stay() {
     names.sort();
     assert_eq!(names, ["a.vmdk", "a@1.qcow2", "a@2.qcow2", "b.vmdk", "b@1.qcow2"]);
     run(mif(&library.store()).arg("verify").arg(out.join("a@2.qcow2")).arg(&originals[0]));
-    // Neither without a format nor in one that is only read, nor with what is for one image.
+    // Fails without a format, with a read-only format, and with options for a single image.
     for wrong in [&[][..], &["--format", "vmdk", "--size", "1G"], &["--format", "vmdk", "a"]] {
         assert_eq!(export(wrong).status.code(), Some(2), "{wrong:?}");
     }
@@ -377,7 +377,7 @@ fn a_manifest_with_a_wrong_sha1_is_found_though_all_else_fits_it() {
     let library = Library::new();
     let tree = library.at("tree");
     fs::create_dir(&tree).unwrap();
-    // One that is an object, and one that is a list of chunks.
+    // One file is stored as an object, and one as a list of chunks.
     for (name, len) in [("small", 50_000), ("large", 6 << 20), ("right", 60_000)] {
         let mut bytes = vec![0; len];
         mif_tests::random::Random(len as u64).fill(&mut bytes);
@@ -409,7 +409,7 @@ fn a_manifest_with_a_wrong_sha1_is_found_though_all_else_fits_it() {
             [("digests", &digests::encode(&rows)), ("packages.parquet", &beside("packages.parquet"))];
         store.publish(image, &forged, &beside("layout"), &more).unwrap();
     }
-    // What addresses content is its BLAKE3, and that fits.
+    // Content is addressed by its BLAKE3, which is correct.
     run(mif(&library.store()).arg("fsck"));
     let (code, report) = library.events(&["verify", "--all"]);
     assert_eq!(code, 1);

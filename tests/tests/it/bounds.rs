@@ -1,5 +1,5 @@
-//! Trees and files from outside are bounded: what stands for far more than it has is refused in words, with little memory;
-//! what a directory has twice is said.
+//! Trees and files from outside are bounded: input that expands far beyond its size is refused with a readable error,
+//! using little memory; duplicate names in a directory are reported.
 
 use std::fs;
 use std::path::PathBuf;
@@ -9,7 +9,7 @@ use mif_tests::{WorkFolder, have, json, mif, mif_path, repo, run, run_failing, t
 
 const DISK: &str = "table = \"none\"\nsize = \"16M\"\n[[volume]]\nmount = \"/\"\nfs = \"ext4\"\n";
 
-/// Python that writes tars by hand.
+/// Python code that writes tars by hand.
 const TARS: &str = "\
 def hdr(name, typ=b'0', size=0, link=b''):
     h = bytearray(512); h[0:len(name)] = name; h[100:108] = b'0000755\\0'; h[108:116] = h[116:124] = b'0000000\\0'
@@ -40,7 +40,7 @@ impl Lab {
         run(tool("python3").args(["-c", &format!("{TARS}{lines}")]).current_dir(self.0.path()));
     }
 
-    /// The program with 2 GB of address space and 30 s.
+    /// Returns the program with 2 GB of address space and 30 s.
     fn limited(&self, line: &str) -> Command {
         let mut command = tool("sh");
         let line = format!("ulimit -v 2000000; exec timeout 30 \"$0\" -q --store store {line}");
@@ -98,7 +98,7 @@ w('a.tar', pax([(b'SCHILY.xattr.' + n, b'v%d' % i) for i, n in enumerate(coded)]
     let xattrs = |image: &str| json(&lab.at("store"), &["ls", image, "/f"])["entries"][0]["xattrs"].clone();
     assert_eq!(xattrs("a").as_array().unwrap().len(), 7);
     assert_eq!(xattrs("a"), xattrs("b"));
-    // GNU tar restores what the filesystem here takes.
+    // GNU tar restores the attributes that the filesystem here supports.
     let here = lab.at("here");
     fs::create_dir(&here).unwrap();
     fs::write(here.join("probe"), "").unwrap();
@@ -146,7 +146,7 @@ fn every_file_that_a_flag_names_is_regular_and_bounded() {
             assert!(error.contains(file), "{line} of {file}: {error}");
         }
     }
-    // What the shell hands over may be a pipe.
+    // The shell may pass a pipe.
     let piped = "printf '[[edit]]\\ndo = \"mkdir\"\\npath = \"/made\"\\n' | \"$0\" --store store customize demo --as c --recipe /dev/stdin";
     run(tool("sh").args(["-c", piped]).arg(mif_path()).current_dir(lab.0.path()));
 }

@@ -1,4 +1,4 @@
-//! Disks from trees and descriptions: held against sfdisk, sgdisk, e2fsck, fsck.fat, blkid, debugfs and mtools, and
+//! Disks from trees and descriptions: checked with sfdisk, sgdisk, e2fsck, fsck.fat, blkid, debugfs and mtools, and
 //! booted.
 
 use std::fs;
@@ -37,7 +37,7 @@ fn make_tree(work: &Path) -> PathBuf {
     let sparse = fs::File::create(tree.join("sparse")).unwrap();
     sparse.set_len(1 << 30).unwrap();
     sparse.write_all_at(&[1; 9000], 500 << 20).unwrap();
-    // More files than a sixteenth of the volume's default inodes, and a folder with an index.
+    // More files than a sixteenth of the volume's default inodes, and a directory with an index.
     fs::create_dir(tree.join("many")).unwrap();
     for i in 0..3000 {
         fs::write(tree.join(format!("many/file {i}")), format!("{i}\n")).unwrap();
@@ -79,10 +79,10 @@ fn a_disk_of_a_folder_is_what_the_tools_expect_and_the_same_from_a_tar() {
         assert_eq!(blkid(&at("volume"), "LABEL"), label);
         assert!(uuid.is_empty() || blkid(&at("volume"), "UUID") == uuid);
     }
-    // The layout is canonical: the disk, imported, is this image.
+    // The layout is canonical: importing the disk finds this image.
     let report = run(mif(&store).args(["import", "--json", "--name", "imported"]).arg(&raw));
     assert!(report.contains("\"same_as\":[\"disk@1\"]"), "{report}");
-    // What the manifest says is what sfdisk, debugfs and mtools say, and that is the tree.
+    // The manifest agrees with sfdisk, debugfs and mtools, and with the tree.
     run(tool(repo().join("fixtures/list-disk")).arg(&raw).arg(at("tools")));
     compare(&listing::of_image(&store, "disk"), &listing::of_tools(&at("tools")));
     run(mif(&store).args(["extract", "disk", "p1:/", "--privileged", "-o"]).arg(at("out")));
@@ -97,7 +97,7 @@ fn a_disk_of_a_folder_is_what_the_tools_expect_and_the_same_from_a_tar() {
         .arg(&tree)
         .output();
     assert_eq!(String::from_utf8_lossy(&differs.unwrap().stdout), "");
-    // From a tar in each format that keeps all of it, the same bits; and through a pipe.
+    // A tar gives the same bits in each format that keeps everything, and also through a pipe.
     for format in ["pax", "gnu"] {
         let tar = at("tree.tar");
         let mut command = tool("tar");
@@ -112,7 +112,7 @@ fn a_disk_of_a_folder_is_what_the_tools_expect_and_the_same_from_a_tar() {
         if format == "pax" {
             run(tool("cmp").arg(&raw).arg(at("tar.raw")));
         } else {
-            // GNU's format knows no xattrs.
+            // GNU's format has no xattrs.
             assert_sound(&at("tar.raw"), work.path());
             run(mif(&other).args(["cat", "disk", "/many/file 2999"]));
         }
@@ -126,7 +126,7 @@ fn a_disk_of_a_folder_is_what_the_tools_expect_and_the_same_from_a_tar() {
         .arg(at("disk.toml"))
         .arg(at("piped")));
     run(mif(&at("piped")).args(["verify", "disk"]).arg(&raw));
-    // What was extracted as a tar builds the same root again.
+    // The tar from an extraction builds the same root again.
     run(mif(&store).args(["extract", "disk", "-o"]).arg(at("root.tar")));
     fs::write(
         at("root.toml"),
@@ -209,7 +209,7 @@ fn what_cannot_be_is_refused_and_no_image_is_made() {
     assert_eq!(snapshot(&store), before);
 }
 
-/// Brought in without any disk: a Debian tree becomes a disk that boots by both firmwares.
+/// Without any disk as input, a Debian tree becomes a disk that boots with both firmwares.
 #[test]
 fn a_debian_tree_becomes_a_disk_that_boots_by_bios_and_uefi() {
     let tools = [TOOLS, &["tar", "qemu-img", "qemu-system-x86_64", "grub-mkimage"]].concat();
@@ -219,7 +219,7 @@ fn a_debian_tree_becomes_a_disk_that_boots_by_bios_and_uefi() {
     let Some(base) = debian::tree() else { return };
     let work = work_folder();
     let at = |name: &str| work.path().join(name);
-    // What boots it goes on top of the tree as a second tar: both are read as one.
+    // The boot files are a second tar on top of the tree: both are read as one.
     let over = at("over");
     fs::create_dir_all(over.join("boot/grub")).unwrap();
     fs::create_dir_all(over.join("boot/efi/EFI/BOOT")).unwrap();

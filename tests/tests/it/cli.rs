@@ -14,7 +14,7 @@ fn demo() -> PathBuf {
     repo().join("fixtures/demo.qcow2")
 }
 
-/// A store with the committed disk in it.
+/// Makes a store with the committed disk in it.
 fn store_with_demo(folder: &Path) -> PathBuf {
     let store = folder.join("store");
     run(mif(&store).arg("import").arg(demo()));
@@ -25,7 +25,7 @@ fn json(command: &mut Command) -> Value {
     serde_json::from_str(&run(command.arg("--json"))).expect("standard output is JSON")
 }
 
-/// The demo disk's bytes with some changed.
+/// Writes the demo disk with some bytes changed.
 fn poked(to: &Path, pokes: &[(usize, &[u8])]) {
     let mut bytes = fs::read(demo()).unwrap();
     for (at, new) in pokes {
@@ -119,7 +119,7 @@ fn symlinks_that_lead_to_each_other_are_an_error_and_a_long_chain_is_none() {
         command.arg("cat").arg(at("disk.raw")).arg(path);
         command
     };
-    // As many as Linux follows.
+    // As many links as Linux follows.
     assert_eq!(run(&mut cat("/link40")), "found");
     for path in ["/link41", "/ping", "/pong/x"] {
         let error = run_failing(&mut cat(path), 3);
@@ -153,7 +153,7 @@ fn verify_answers_by_its_exit_code_and_names_the_place() {
     let place = bytes.windows(text.len()).position(|w| w == text).unwrap();
     bytes[place] ^= 1;
     bytes[place + 2] ^= 1;
-    // The boot code, which lies in no partition.
+    // The boot code, which is in no partition.
     bytes[100..105].iter_mut().for_each(|byte| *byte ^= 1);
     fs::write(&raw, &bytes).unwrap();
     let output = mif(&store).args(["verify", "demo", "--json"]).arg(&raw).output().unwrap();
@@ -166,7 +166,7 @@ fn verify_answers_by_its_exit_code_and_names_the_place() {
     assert_eq!(places.len(), 2, "{report}");
     assert_eq!((&places[0]["first"], &places[0]["bytes"]), (&Value::from(100), &Value::from(5)));
     assert_eq!((&places[1]["first"], &places[1]["bytes"]), (&Value::from(place as u64), &Value::from(2)));
-    // One inode's content, by whichever of its names comes first.
+    // The content of one inode, under whichever of its names comes first.
     assert!(places[1]["place"].as_str().unwrap().starts_with("p1:/"), "{report}");
     let different: Vec<_> = report["files"]["different"].as_array().unwrap().iter().map(|d| &d[0]).collect();
     assert!(different.iter().any(|path| *path == "p1:/etc/os-release"), "{report}");
@@ -292,7 +292,7 @@ fn a_reader_that_goes_away_is_no_failure() {
 fn an_interrupted_export_leaves_nothing_behind() {
     let work = work_folder();
     let disk = work.path().join("noise.img");
-    // Enough noise that the export is still at work when it is told to stop.
+    // Enough noise that the export is still running when the signal arrives.
     let noise = noise(1, 32 << 20);
     let mut file = fs::File::create(&disk).unwrap();
     for _ in 0..8 {
@@ -344,7 +344,7 @@ fn convert_goes_straight_through_every_container() {
         last = at(name);
     }
     assert!(!no_store.exists(), "converting needs no store and makes none");
-    // Onto itself: refused without --force, and then the disk is still whole.
+    // Converting onto itself is refused without --force; with it, the disk stays intact.
     run_failing(mif(&no_store).arg("convert").arg(&last).arg(&last), 3);
     run(mif(&no_store).args(["convert", "--force"]).arg(&last).arg(&last));
     run(mif(&no_store).arg("verify").arg(demo()).arg(&last));
@@ -358,6 +358,6 @@ fn a_listing_has_a_format_and_so_has_the_image() {
     assert!(plain.status.success());
     assert_eq!(ls(&["-f", "qcow2"]).stdout, plain.stdout);
     assert!(ls(&["--image-format", "qcow2", "--format", "csv"]).stdout.starts_with(b"volume,path,type"));
-    // The same bytes as a raw disk hold no filesystem.
+    // As a raw disk, the same bytes contain no filesystem.
     assert_eq!(ls(&["-f", "raw"]).status.code(), Some(3));
 }

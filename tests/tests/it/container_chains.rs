@@ -1,4 +1,4 @@
-//! Disks beneath disks, found where they are now; files that are no disks; and disks that are nothing but a claim.
+//! Backing files that are found at their current place, files that are no disks, and disks that only claim a size.
 
 use std::fs;
 use std::path::Path;
@@ -71,7 +71,7 @@ fn what_is_no_disk_is_refused_unless_the_user_insists() {
         assert!(fs::read(at("out.raw")).unwrap() == fs::read(&path).unwrap(), "{name}");
         fs::remove_file(at("out.raw")).unwrap();
     }
-    // In a folder they are passed over, and what is a disk is imported.
+    // In a directory they are passed over, and the disk is imported.
     fs::copy(at("d.raw"), at("w/disk.raw")).unwrap();
     let said = run(mif(&at("s2")).arg("import").arg(at("w")));
     assert!(said.contains("gzip data") && said.contains("a QED image"), "{said}");
@@ -91,7 +91,7 @@ fn a_base_is_found_in_the_folder_that_was_named_or_where_the_user_says() {
     qemu_img(&at("lib/base"), "convert -f raw -O qcow2 ../../d.raw base.qcow2");
     qemu_img(&at("lib/vm"), "create -q -f qcow2 -F qcow2 -b ../base/base.qcow2 one.qcow2");
     qemu_img(&at("lib/vm/deep"), "create -q -f qcow2 -F qcow2 -b ../one.qcow2 two.qcow2");
-    // Named alone, it may open what lies in its own folder.
+    // If it is named alone, it may only open files in its own directory.
     let error = run_failing(mif(&at("s")).arg("import").arg(at("lib/vm/one.qcow2")), 3);
     assert!(error.contains("outside its own directory"), "{error}");
     run(mif(&at("s")).arg("import").arg(at("lib")));
@@ -100,9 +100,9 @@ fn a_base_is_found_in_the_folder_that_was_named_or_where_the_user_says() {
         run(mif(&at("s")).args(["export", &image]).arg(at("out.raw")).arg("--force"));
         assert!(fs::read(at("out.raw")).unwrap() == bytes, "{image}");
     }
-    // The library compares with itself the same way.
+    // Comparing the library with itself works the same way.
     run(mif(&at("s")).args(["verify", "--all", "--against"]).arg(at("lib")));
-    // Moved: each level where the user says.
+    // Moved: the user names each level.
     fs::create_dir(at("moved")).unwrap();
     fs::rename(at("lib/base/base.qcow2"), at("moved/golden.qcow2")).unwrap();
     fs::rename(at("lib/vm/one.qcow2"), at("moved/middle.qcow2")).unwrap();
@@ -149,7 +149,7 @@ fn names_that_qemu_writes_as_json_are_read_and_the_corrupt_bit_is_said() {
         assert!(fs::read(at("ours.raw")).unwrap() == bytes, "{base}");
         assert!(fs::read(at("theirs.raw")).unwrap() == bytes, "{base}");
     }
-    // A part of a file is another disk.
+    // A part of a file is a different disk.
     let base = r#"json:{"driver":"raw","offset":65536,"file":{"driver":"file","filename":"d.raw"}}"#;
     let create = ["create", "-q", "-u", "-f", "qcow2", "-F", "raw", "-b", base, "over.qcow2", "4M"];
     run(tool("qemu-img").current_dir(work.path()).args(create));
@@ -257,7 +257,7 @@ fn a_folder_of_esxi_or_virtualbox_gives_its_disks() {
     let said = run(mif(&at("s")).arg("import").arg(at("esxi")));
     assert!(said.contains("change-tracking"), "{said}");
     assert_eq!(images(&at("s")), ["vm"]);
-    // VirtualBox: the first disk, and a difference to it that knows it by its UUID alone.
+    // VirtualBox: the base disk, and a differencing disk that identifies it only by UUID.
     fs::create_dir_all(at("box/Snapshots")).unwrap();
     run(mif(&at("s")).arg("convert").arg(at("d.raw")).arg(at("box/vm.vdi")));
     let base = fs::read(at("box/vm.vdi")).unwrap();

@@ -1,5 +1,5 @@
-//! Extents of ESX (COWD, seSparse), which nothing here writes: made at random after the formats' descriptions, and
-//! read as qemu-img reads them.
+//! Extents of ESX (COWD, seSparse), which none of the tools here write: generated at random from the formats'
+//! descriptions, and compared with qemu-img.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -10,7 +10,7 @@ use mif_tests::random::Random;
 
 const SECTOR: usize = 512;
 
-/// The grains of a disk of `grains` grains, about a third of them, in runs and in no order.
+/// Returns about a third of `grains` grains, in runs and in random order.
 fn some_grains(random: &mut Random, grains: u64) -> Vec<u64> {
     let mut chosen = Vec::new();
     while (chosen.len() as u64) < grains / 3 {
@@ -26,14 +26,14 @@ fn put(bytes: &mut [u8], at: usize, value: &[u8]) {
     bytes[at..at + value.len()].copy_from_slice(value);
 }
 
-/// A file that grows: sectors are added at its end.
+/// Appends `sectors` sectors to a file; returns their offset.
 fn add(bytes: &mut Vec<u8>, sectors: usize) -> usize {
     let at = bytes.len().next_multiple_of(SECTOR);
     bytes.resize(at + sectors * SECTOR, 0);
     at
 }
 
-/// A COWD extent: a directory of tables of 4096 entries, each a sector number of 32 bits.
+/// Makes a COWD extent: a directory of tables with 4096 entries, each a sector number of 32 bits.
 fn cowd(random: &mut Random, sectors: u64, grain: u64) -> Vec<u8> {
     let tables = sectors.div_ceil(grain * 4096);
     let mut bytes = vec![0; 4 * SECTOR];
@@ -56,8 +56,8 @@ fn cowd(random: &mut Random, sectors: u64, grain: u64) -> Vec<u8> {
     bytes
 }
 
-/// A seSparse extent: tables of 4096 entries of 64 bits, in one area; grains of 4 KiB, in another. Some grains are
-/// marked as zeros, some as given back.
+/// Makes a seSparse extent: tables of 4096 entries of 64 bits in one area, grains of 4 KiB in another. Some grains are
+/// marked as zeros, some as unmapped.
 fn se_sparse(random: &mut Random, sectors: u64) -> Vec<u8> {
     let grains = sectors.div_ceil(8);
     let directory_sectors = grains.div_ceil(4096).next_multiple_of(64) * 8 / SECTOR as u64;

@@ -1,4 +1,4 @@
-//! What containers say of themselves: identities, sizes, sector sizes.
+//! Metadata of containers: identities, sizes, sector sizes.
 
 use std::fs;
 use std::path::Path;
@@ -10,7 +10,7 @@ const MIB: usize = 1 << 20;
 const FORMATS: [&str; 4] = ["vdi", "vhd", "vhdx", "vmdk"];
 const UUID: &str = "6ba7b810-9dad-41d1-80b4-00c04fd430c8";
 
-/// A disk without any identity on it.
+/// Writes a disk that contains no identity.
 fn disk(path: &Path, byte: u8) -> Vec<u8> {
     let mut bytes = vec![0; 4 * MIB];
     bytes[MIB..MIB + 5000].fill(byte);
@@ -18,13 +18,13 @@ fn disk(path: &Path, byte: u8) -> Vec<u8> {
     bytes
 }
 
-/// The identities in a container, each as the format stores it.
+/// Returns the identities in a container, as the format stores them.
 fn identities(path: &Path) -> Vec<Vec<u8>> {
     let bytes = fs::read(path).unwrap();
     match path.extension().unwrap().to_str().unwrap() {
         "vdi" => vec![bytes[392..408].to_vec(), bytes[408..424].to_vec()],
         "vhd" => vec![bytes[bytes.len() - 512..][68..84].to_vec()],
-        // The file's and the data's write GUIDs, and the disk's.
+        // The write GUIDs of the file and of the data, and the disk's.
         "vhdx" => {
             let id = 2 * MIB + 65536 + 16;
             vec![bytes[65552..65568].to_vec(), bytes[65568..65584].to_vec(), bytes[id..id + 16].to_vec()]
@@ -89,7 +89,7 @@ fn a_disk_has_one_identity_and_another_disk_another_one() {
                 run(mif(&store).args(["export", "a"]).arg(&to).args(&option).args(more).arg("--force"));
                 identities(&to)
             };
-            // The stored disk is the same disk; with a seed it is not, though this one has no identities on it.
+            // The stored disk is the same disk; with a seed it is another, even though this one contains no identity.
             assert_eq!(export("a", &[]), first);
             let mut all = vec![
                 first.clone(),
@@ -108,7 +108,7 @@ fn a_disk_has_one_identity_and_another_disk_another_one() {
                     assert!(differ, "{format} {option:?}: {one:?} and {other:?}");
                 }
             }
-            // As it is written: VHD keeps it as it reads, VDI and VHDX as Microsoft's GUIDs, VMDK as text.
+            // The stored form: VHD keeps the order of the text, VDI and VHDX use Microsoft's GUIDs, VMDK text.
             let plain: Vec<u8> = (0..16)
                 .map(|i| u8::from_str_radix(&UUID.replace('-', "")[2 * i..2 * i + 2], 16).unwrap())
                 .collect();
@@ -155,7 +155,7 @@ fn qemu_reads_what_has_an_identity_and_a_child_knows_its_base() {
     run(tool("qemu-img").current_dir(work.path()).args(child));
     run(mif(&at("s")).arg("convert").arg(at("child.vmdk")).arg(at("back.raw")).arg("--force"));
     assert!(fs::read(at("back.raw")).unwrap() == bytes);
-    // Another disk under the base's name.
+    // Another disk has the base's name.
     run(mif(&at("s")).arg("convert").arg(at("b.raw")).arg(at("a.vmdk")).arg("--force"));
     let convert = |more: &[&Path]| {
         let mut command = mif(&at("s"));
@@ -164,7 +164,7 @@ fn qemu_reads_what_has_an_identity_and_a_child_knows_its_base() {
     };
     let error = run_failing(&mut convert(&[]), 3);
     assert!(error.contains("parentCID"), "{error}");
-    // Who insists gets it, and is told.
+    // The user can insist, and gets a warning.
     let base = at("a.vmdk");
     let output = convert(&[Path::new("--parent"), &base]).output().unwrap();
     let said = String::from_utf8_lossy(&output.stderr).into_owned();
@@ -172,7 +172,7 @@ fn qemu_reads_what_has_an_identity_and_a_child_knows_its_base() {
     assert!(fs::read(at("back.raw")).unwrap() == fs::read(at("b.raw")).unwrap());
 }
 
-/// The footer of a VHD with another creator and geometry.
+/// Changes the creator and geometry in the footer of a VHD.
 fn refoot(vhd: &mut [u8], creator: &[u8; 4], geometry: [u8; 4]) {
     let places = if vhd.starts_with(b"conectix") { vec![0, vhd.len() - 512] } else { vec![vhd.len() - 512] };
     for at in places {
@@ -191,7 +191,7 @@ fn a_vhd_is_as_large_as_its_footer_says_unless_virtual_pc_made_it() {
     let at = |name: &str| work.path().join(name);
     let mut bytes = disk(&at("a.raw"), 1);
     let len = bytes.len();
-    // As a backup GPT: in the last sectors, which the rounded geometry leaves out.
+    // Like a backup GPT: in the last sectors, which the rounded geometry leaves out.
     bytes[len - 33 * 512..].fill(7);
     fs::write(at("a.raw"), &bytes).unwrap();
     let rounded = [0, 119, 4, 17];
@@ -249,7 +249,7 @@ fn the_size_of_sectors_goes_into_vhdx_and_is_said_elsewhere() {
     assert_eq!(size("out.vhdx"), 4096);
     let output = mif(&at("s")).args(["export", "d"]).arg(at("out.vmdk")).output().unwrap();
     assert!(String::from_utf8_lossy(&output.stderr).contains("4096-byte sectors"));
-    // And an image made from it has it too.
+    // An image made from it keeps it too.
     if have(&["mke2fs"]) {
         let _disk = small(work.path(), "fs", &[("issue", b"hello\n")]);
         convert("fs.raw", "fs.vhdx", &["-o", "logical_sector_size=4096"]);

@@ -1,5 +1,5 @@
-//! Containers held against readers written by others (imago, qcow2-rs, vmdk-core), and qemu-img's random writes
-//! against ours.
+//! Containers compared with readers written by others (imago, qcow2-rs, vmdk-core), and qemu-img's random writes
+//! compared with ours.
 
 use std::io::{Read, Seek, SeekFrom};
 use std::path::Path;
@@ -58,7 +58,7 @@ fn imago_and_we_read_our_qcow2_images_alike() {
         let mut random = Random(seed);
         let bytes = random_disk(&mut random);
         let mut options = vec![("cluster_size", (512u64 << random.below(13)).to_string())];
-        // imago knows neither zstd nor extended L2 entries; qemu-img reads ours in containers.rs.
+        // imago supports neither zstd nor extended L2 entries; for those, containers.rs compares with qemu-img.
         match random.below(3) {
             0 => options.push(("compress", "on".to_owned())),
             1 => options.push(("compat", "0.10".to_owned())),
@@ -74,7 +74,7 @@ fn imago_and_we_read_our_qcow2_images_alike() {
     }
 }
 
-/// Runs what never waits: qcow2-rs over plain system calls.
+/// Runs a future that never waits: qcow2-rs over plain system calls.
 fn now<T>(future: impl Future<Output = T>) -> T {
     let mut context = Context::from_waker(Waker::noop());
     let mut future = pin!(future);
@@ -85,13 +85,13 @@ fn now<T>(future: impl Future<Output = T>) -> T {
     }
 }
 
-/// qcow2-rs counts in sectors, and goes round forever past the end: it is asked for whole ones that there are.
+/// qcow2-rs counts in sectors and loops forever past the end, so it only gets whole existing sectors.
 #[test]
 fn qcow2_rs_and_we_read_our_qcow2_images_alike() {
     const SECTOR: u64 = 512;
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("disk.qcow2");
-    // It panics at clusters below 4 KiB.
+    // It panics with clusters below 4 KiB.
     for cluster_bits in [12, 14, 16, 18, 21] {
         for compress in ["off", "on"] {
             let mut random = Random(cluster_bits + 500);
@@ -154,8 +154,7 @@ fn vmdk_core_and_we_read_our_vmdks_alike() {
     }
 }
 
-/// A guest's life: random writes, zeros and discards through QEMU's own drivers, in every format and many
-/// geometries, then read by both.
+/// Random writes, zeros and discards through QEMU's own drivers, in every format and many geometries, are read by both.
 #[test]
 fn what_qemu_wrote_at_random_reads_the_same() {
     let (Some(qemu_img), Some(qemu_io)) = (tool("qemu-img"), tool("qemu-io")) else { return };

@@ -1,4 +1,4 @@
-//! Containers held against qemu-img: what it writes we read alike, and what we write it reads alike.
+//! Containers compared with qemu-img: both read the same from what either one writes.
 
 use std::fs::File;
 use std::os::unix::fs::FileExt;
@@ -9,7 +9,7 @@ use mif_formats::{ErrorKind, Source};
 use mif_tests::oracle::{Tool, tool};
 use mif_tests::random::Random;
 
-/// A raw disk of `len` bytes with data, text, explicit zeros and holes, the same for the same seed.
+/// Makes a raw disk of `len` bytes with data, text, explicit zeros and holes, determined by the seed.
 fn make_disk(path: &Path, len: u64, seed: u64) {
     let (file, mut random) = (File::create(path).unwrap(), Random(seed));
     file.set_len(len).unwrap();
@@ -39,8 +39,8 @@ fn open_as(path: &Path, format: &str) -> mif_formats::container::Disk {
     disk
 }
 
-/// Reads `source` in odd pieces and in bulk, and compares it with the raw disk at `expected`, which it may
-/// exceed by zeros up to a sector. What extents call zeros must be.
+/// Reads `source` in odd pieces and in bulk, and compares it with the raw disk at `expected`, which it may exceed by
+/// zeros up to a sector. Extents that claim zeros must be zeros.
 fn assert_same(what: &str, source: &dyn Source, expected: &Path) {
     let mut bytes = std::fs::read(expected).unwrap();
     bytes.resize(bytes.len().next_multiple_of(512), 0);
@@ -75,7 +75,7 @@ fn write(source: &dyn Source, path: &Path, format: &str, options: &[(&str, &str)
     output.commit().unwrap();
 }
 
-/// What qemu-img writes, in every way that we read: (format, options, further flags).
+/// The images of qemu-img that we read: (format, options, further flags).
 const READ: &[(&str, &str, &str)] = &[
     ("qcow2", "compat=1.1", ""),
     ("qcow2", "compat=0.10", ""),
@@ -130,7 +130,7 @@ fn what_qemu_img_writes_reads_the_same() {
     }
 }
 
-/// What we write, in every way: (format, options).
+/// The images that we write: (format, options).
 const WRITE: &[(&str, &[(&str, &str)])] = &[
     ("raw", &[]),
     ("qcow2", &[]),
@@ -178,7 +178,7 @@ fn what_we_write_qemu_img_finds_whole_and_the_same() {
     }
 }
 
-/// Every reader over every writer, and into every writer again.
+/// Reads the output of every writer, and writes it with every writer again.
 #[test]
 fn every_container_goes_into_every_other() {
     let Some(qemu_img) = tool("qemu-img") else { return };
@@ -204,7 +204,7 @@ fn every_container_goes_into_every_other() {
 }
 
 fn check(qemu_img: &Tool, folder: &Path, format: &str, what: &str) {
-    // qemu-img checks no VHD.
+    // qemu-img cannot check a VHD.
     if format != "raw" && format != "vpc" {
         let said = qemu_img.run(folder, &format!("check -f {format} image.{format}"));
         assert!(said.contains("No errors were found"), "{what}: {said}");
@@ -258,7 +258,7 @@ fn writing_twice_gives_the_same_bytes() {
     for (format, options) in WRITE {
         let images = ["a", "b"].map(|name| {
             let image = dir.path().join(name);
-            // The name must not make the difference. Every file of a format that has several counts.
+            // The name must not matter. All files of a format with several are compared.
             std::fs::create_dir(&image).unwrap();
             write(&*source, &image.join("image"), format, options);
             let mut files: Vec<_> = std::fs::read_dir(&image).unwrap().map(|f| f.unwrap().path()).collect();
@@ -365,7 +365,7 @@ fn backing_chains_read_as_qemu_img_reads_them() {
             assert_same(&format!("{base} {options}"), &*disk.source, &path("top.raw"));
         }
     }
-    // A delta of a delta of a VMDK.
+    // A VMDK delta on top of a delta.
     qemu_img.run(dir.path(), "create -f vmdk -b base.vmdk -F vmdk mid.vmdk");
     qemu_io.run_args(dir.path(), &["-f", "vmdk", "mid.vmdk", "-c", "write -P 9 3M 1M"]);
     qemu_img.run(dir.path(), "convert -f vmdk -O raw mid.vmdk mid.raw");
@@ -381,10 +381,10 @@ fn chains_that_go_wrong_are_refused_with_their_kind() {
         (error.kind(), error.to_string())
     };
     File::create(dir.path().join("base")).unwrap().set_len(1 << 20).unwrap();
-    // Raw, and not said to be: whoever wrote the disk could make it look like another format.
+    // Raw, but not declared as such: whoever wrote the disk could make it look like another format.
     qemu_img.run(dir.path(), "create -f qcow2 -u -b base -F raw unsaid.qcow2 1M");
     let image = File::options().write(true).open(dir.path().join("unsaid.qcow2")).unwrap();
-    // The first header extension, which holds the format, becomes one that nobody knows.
+    // The first header extension, which contains the format, becomes an unknown one.
     image.write_all_at(b"what", 112).unwrap();
     assert_eq!(kind("unsaid.qcow2").0, ErrorKind::Unsupported);
     qemu_img.run(dir.path(), "create -f qcow2 -u -b ./circle.qcow2 -F qcow2 circle.qcow2 1M");
@@ -412,7 +412,7 @@ fn a_truncated_image_is_an_error_wherever_it_ends() {
     make_disk(&raw, 3 << 20, 21);
     let expected = std::fs::read(&raw).unwrap();
     for (format, options, flags) in READ.iter().filter(|(f, o, _)| *f != "raw" && !o.contains("data_file")) {
-        // A flat extent's descriptor is not what is cut.
+        // Skip these: the truncated file would be the descriptor of a flat extent.
         if options.contains("Flat")
             || options.contains("twoGb")
             || options.contains("preallocation")
@@ -431,7 +431,7 @@ fn a_truncated_image_is_an_error_wherever_it_ends() {
             else {
                 continue;
             };
-            // Whatever can still be read must be right; qemu's last cluster may end after its file.
+            // Whatever can still be read must be correct; qemu's last cluster may end after its file.
             let mut wrong = 0;
             for (i, block) in expected.chunks(512).enumerate() {
                 let read = disk.source.read_vec(i as u64 * 512, block.len());
@@ -483,8 +483,8 @@ fn encrypted_images_are_refused_in_words() {
     }
 }
 
-/// The sample images of QEMU's tests, made by the vendors' own tools: read as qemu-img reads them, and the
-/// broken ones refused.
+/// The sample images of QEMU's tests, made by the vendors' own tools, read as qemu-img reads them, and the broken ones
+/// are refused.
 #[test]
 fn the_vendors_images_read_as_qemu_img_reads_them() {
     let Some(qemu_img) = tool("qemu-img") else { return };
@@ -502,7 +502,7 @@ fn the_vendors_images_read_as_qemu_img_reads_them() {
         ("test-disk2vhd.vhdx", "vhdx"),
         ("iotest-dirtylog-10G-4M.vhdx", "vhdx"),
     ] {
-        // qemu-img replays a log by writing to the file: in a copy, ours is not touched.
+        // qemu-img replays a log by writing to the file, so it gets a copy.
         let (ours, theirs) = (samples.join(name), dir.path().join("copy"));
         std::fs::copy(&ours, &theirs).unwrap();
         if name.contains("dirtylog") {

@@ -1,5 +1,5 @@
-//! Customising stored images: what the real tools say of the edited volumes, refusals that change nothing, many
-//! images at once, and a Debian that boots with its new name.
+//! Customising stored images: the real tools' view of the edited volumes, refusals that change nothing, many images at
+//! once, and a Debian that boots with its new name.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -10,12 +10,12 @@ use mif_tests::disk::{assert_gpt, assert_sound, blkid, cut, parts};
 use mif_tests::{WorkFolder, have, mif, run, run_failing, snapshot, tool, work_folder};
 use serde_json::Value;
 
-/// What the small disk needs.
+/// The tools that the small disk needs.
 const SMALL_TOOLS: [&str; 9] =
     ["sfdisk", "mke2fs", "e2fsck", "debugfs", "mkfs.vfat", "fsck.fat", "mcopy", "mdir", "perl"];
 
 const MIB: u64 = 1 << 20;
-/// Where the root, the ESP and /var lie on the small disk, and how long they are.
+/// Offset and length of the root, the ESP and /var on the small disk.
 const ROOT: (u64, u64) = (MIB, 24 * MIB);
 const ESP: (u64, u64) = (25 * MIB, 16 * MIB);
 const VAR: (u64, u64) = (41 * MIB, 8 * MIB);
@@ -88,7 +88,7 @@ struct Lab {
 }
 
 impl Lab {
-    /// None, said loudly, where tools are missing.
+    /// Makes the lab; `None`, with a loud notice, if tools are missing.
     fn new() -> Option<Self> {
         if !have(&SMALL_TOOLS) {
             return None;
@@ -146,7 +146,7 @@ impl Lab {
         run(mke2fs.arg(disk).arg(format!("{}k", len / 1024)));
     }
 
-    /// The ESP, as mtools names it.
+    /// Returns mtools' name of the ESP.
     fn fat(&self, disk: &Path) -> String {
         format!("{}@@{}", disk.display(), ESP.0)
     }
@@ -160,7 +160,7 @@ impl Lab {
         command
     }
 
-    /// The disk of an image as a file. Its volumes are clean, as the real tools find.
+    /// Exports the disk of an image as a file, and checks its volumes with the real tools.
     fn export(&self, name: &str) -> Disk {
         let raw = self.at(&format!("{name}.exported"));
         run(mif(&self.store()).args(["export", name, "--format", "raw"]).arg(&raw));
@@ -178,24 +178,24 @@ impl Lab {
     }
 }
 
-/// The volumes of a disk, as files.
+/// The volumes of a disk as files.
 struct Disk {
     root: PathBuf,
     esp: PathBuf,
     var: PathBuf,
 }
 
-/// What debugfs says to a request.
+/// Returns debugfs's answer to a request.
 fn debugfs(volume: &Path, request: &str) -> String {
     run(tool("debugfs").args(["-R", request]).arg(volume))
 }
 
-/// What a file on the root holds, as debugfs reads it.
+/// Returns the contents of a file on the root, according to debugfs.
 fn cat(disk: &Disk, path: &str) -> String {
     debugfs(&disk.root, &format!("cat \"{path}\""))
 }
 
-/// A file's mode with its type, and its owner, as debugfs lists them: `100644 0 0`.
+/// Returns a file's mode with its type, and its owner, as debugfs lists them: `100644 0 0`.
 fn owner_and_mode(volume: &Path, path: &str) -> String {
     let (folder, name) = path.rsplit_once('/').unwrap();
     let listed = debugfs(volume, &format!("ls -p {folder}/"));
@@ -204,7 +204,7 @@ fn owner_and_mode(volume: &Path, path: &str) -> String {
     format!("{} {} {}", fields[2], fields[3], fields[4])
 }
 
-/// Where a symlink points, as debugfs says it.
+/// Returns the target of a symlink, according to debugfs.
 fn link(disk: &Disk, path: &str) -> String {
     let stat = debugfs(&disk.root, &format!("stat \"{path}\""));
     let line = stat.lines().find_map(|line| line.split_once("link dest: "));
@@ -255,7 +255,7 @@ fn primitive_edits_are_as_the_real_tools_see_them() {
     assert_eq!(owner_and_mode(&disk.root, "/etc/motd"), "100751 1000 50", "a new owner takes setuid away");
     let xattrs = debugfs(&disk.root, "ea_list /etc/motd");
     assert!(xattrs.contains("user.note (2) = 00 ff"), "{xattrs}");
-    // A new file has its folder's label; one that was there before keeps none.
+    // A new file gets its directory's label; one that existed without a label keeps none.
     let label = |path: &str| {
         debugfs(&disk.root, &format!("ea_list {path}")).contains("security.selinux (5) = \"opt_t\"")
     };
@@ -264,7 +264,7 @@ fn primitive_edits_are_as_the_real_tools_see_them() {
     assert_eq!(owner_and_mode(&disk.root, "/opt/z/b"), "040755 0 0");
     assert_eq!(link(&disk, "/opt/link"), "z/b/c");
     assert_eq!(cat(&disk, "/home/ada/by-link"), "y");
-    // Both names of the one file have the new content, and it is one file still.
+    // Both names of the file have the new content, and it is still one file.
     assert_eq!((cat(&disk, "/home/ada/kept"), cat(&disk, "/home/ada/again")), ("both".into(), "both".into()));
     assert!(debugfs(&disk.root, "stat /home/ada/kept").contains("Links: 2"));
     for gone in ["/etc/ssh", "/etc/ssh/sshd_config", "/home/ada/.python_history", "/opt/a"] {
@@ -278,7 +278,7 @@ fn primitive_edits_are_as_the_real_tools_see_them() {
     assert_eq!(mtype("::/EFI.txt"), "on the ESP");
     assert_eq!(mtype("::/A Long Folder/a file.efi"), "z");
     assert_eq!(mtype("::/Hello.txt"), "hello\n");
-    // Times are those that were given, of what was edited and the folders of what came and went.
+    // Edited files, and directories with added or removed entries, have the given time.
     for path in ["/etc/motd", "/etc", "/home/ada/kept"] {
         assert!(debugfs(&disk.root, &format!("stat {path}")).contains("mtime: 0x6553f100"), "{path}");
     }
@@ -301,7 +301,7 @@ fn what_is_not_edited_stays_bit_for_bit_and_the_same_edits_give_the_same_bits() 
     let (before, after) = (lab.export("disk"), lab.export("root-only"));
     assert!(fs::read(before.esp).unwrap() == fs::read(after.esp).unwrap());
     assert!(fs::read(before.var).unwrap() == fs::read(after.var).unwrap());
-    // The record says what it was made of and how, and no password.
+    // The record says from what and how it was made, without the password.
     let made = &info("same@1")["stored"]["provenance"];
     assert_eq!((&made["operation"], &made["parent"]), (&"customize".into(), &"disk@1".into()));
     assert!(made["recipe"].as_str().is_some_and(|digest| digest.len() == 64), "{made}");
@@ -375,7 +375,7 @@ fn named_edits_do_in_the_image_what_its_own_tools_would() {
     }
     assert_eq!(owner_and_mode(&disk.root, "/usr/local/lib/mif-first-boot/01-setup"), "100755 0 0");
 
-    // What clones must not share is gone, on whichever volume it was, and is listed.
+    // Everything that clones must not share is gone, on whichever volume it was, and is listed.
     assert_eq!(debugfs(&disk.root, "cat /etc/machine-id"), "");
     assert_eq!(debugfs(&disk.var, "cat /log/syslog"), "");
     let gone = [
@@ -465,7 +465,7 @@ fn disabling_a_unit_takes_away_what_enabling_it_made() {
     assert!(is_there(&disk.root, "/etc/systemd/system/getty.target.wants/getty@tty7.service"));
 }
 
-/// The links below a folder of units: their paths in it, and the units that they name.
+/// Returns the links under a directory of units: their relative paths, and the units that they name.
 fn unit_links(folder: &Path) -> Vec<(String, String)> {
     let found = run(tool("find").arg(folder).args(["-type", "l", "-printf", "%P %l\\n"]));
     let mut links: Vec<_> = found.lines().map(|line| named(line.split_once(' ').unwrap())).collect();
@@ -473,7 +473,7 @@ fn unit_links(folder: &Path) -> Vec<(String, String)> {
     links
 }
 
-/// A link and the last name of where it points: of /lib and /usr/lib systemd takes either.
+/// Returns a link and the last component of its target: systemd uses either /lib or /usr/lib.
 fn named((link, target): (&str, &str)) -> (String, String) {
     (link.to_owned(), target.rsplit('/').next().unwrap().to_owned())
 }
@@ -591,10 +591,10 @@ fn what_an_image_cannot_take_is_refused_and_nothing_changes() {
         assert!(said.lines().count() <= 2, "{arguments:?}: {said}");
         assert_eq!(snapshot(&lab.store()), before, "{arguments:?}");
     }
-    // One of many that cannot be keeps all from being made, and is named.
+    // If one of many is impossible, none is made, and the error names it.
     let said = run_failing(&mut lab.customize("new-{{n}}", &["--timezone=Zone/{{n}}", &csv]), 3);
     assert!(said.contains("new-1: --timezone"), "{said}");
-    // A dry run of what can be done changes nothing either, and says it.
+    // A dry run of a possible edit changes nothing either, and says so.
     let said = run(&mut lab.customize("new", &["--hostname=x", "--dry-run"]));
     assert!(said.contains("would be made") && said.contains("write /etc/hostname"), "{said}");
     assert_eq!(snapshot(&lab.store()), before);

@@ -1,4 +1,4 @@
-//! Damage that is said, and survived: by `import`, with and without `--strict`.
+//! Damage that `import` reports and survives, with and without `--strict`.
 
 use std::fs;
 
@@ -18,7 +18,7 @@ fn files_that_share_clusters_are_said_and_the_disk_comes_back() {
         fs::write(at("local"), vec![byte; 5000]).unwrap();
         run(tool("mcopy").arg("-i").arg(at("disk.raw")).arg(at("local")).arg(format!("::/{name}")));
     }
-    // The first cluster of the second file becomes the first one's.
+    // The second file now starts at the first one's first cluster.
     let mut disk = fs::read(at("disk.raw")).unwrap();
     let entry = |name: &[u8; 11]| disk.windows(11).position(|bytes| bytes == name).expect("an entry") + 26;
     let (one, two) = (entry(b"ONE     BIN"), entry(b"TWO     BIN"));
@@ -57,7 +57,7 @@ fn each_damaged_inode_and_folder_of_an_ext_volume_is_one_warning_with_its_place(
         .arg(at("tree"))
         .arg(at("disk.raw")));
     let ask = |command: &str| run(tool("debugfs").args(["-R", command]).arg(at("disk.raw")));
-    // `located at block 35, offset 0x0b00`.
+    // debugfs prints `located at block 35, offset 0x0b00`.
     let place = |path: &str| {
         let said = ask(&format!("imap {path}"));
         let (block, offset) =
@@ -69,7 +69,7 @@ fn each_damaged_inode_and_folder_of_an_ext_volume_is_one_warning_with_its_place(
     let (inode, directory) =
         (place("/bad"), ask("bmap /folder 0").trim().parse::<usize>().unwrap() * block_size);
     let mut disk = fs::read(at("disk.raw")).unwrap();
-    // The magic number of the root of its extents; the length of the folder's first entry.
+    // Damage the magic number of the root of its extents, and the length of the directory's first entry.
     disk[inode + 0x28] ^= 0xff;
     disk[directory + 4] = 3;
     fs::write(at("disk.raw"), &disk).unwrap();
@@ -86,7 +86,7 @@ fn each_damaged_inode_and_folder_of_an_ext_volume_is_one_warning_with_its_place(
         let said = |w: &&&str| w.contains(path) && w.contains(field) && w.contains(&format!("byte {byte}"));
         assert_eq!(warnings.iter().filter(said).count(), 1, "{path}, {field}, {byte}: {warnings:?}");
     }
-    // The damaged file is listed, though its content is not to be had; what was in the folder is not.
+    // The damaged file is listed, though its content is unreadable; the contents of the directory are not.
     let listed = run(mif(&store).args(["ls", "-R", "disk"]));
     let has = |path: &str| listed.lines().any(|line| line.ends_with(&format!(":{path}")));
     assert!(has("/good") && has("/bad") && has("/folder") && !has("/folder/inside"), "{listed}");

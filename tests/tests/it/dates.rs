@@ -1,5 +1,5 @@
-//! Dates from one end of what a filesystem can say to the other: as debugfs, the kernel and mtools read them, and
-//! after a rebuild that has nothing to do with them.
+//! Dates over the whole range of a filesystem: compared with debugfs, the kernel and mtools, also after a rebuild that
+//! does not touch them.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -8,7 +8,7 @@ use std::path::Path;
 use mif_tests::{have, is_root, mif, run, skip, tool, work_folder};
 use serde_json::Value;
 
-/// Seconds since 1970 and nanoseconds. 2446 is the last year that ext4 has.
+/// Seconds since 1970 and nanoseconds. 2446 is the last year of ext4.
 const DATES: &[(&str, i64, u32)] = &[
     ("1901", -2_147_483_648, 0),
     ("1969", -1, 999_999_999),
@@ -23,7 +23,7 @@ const DATES: &[(&str, i64, u32)] = &[
 /// The times of a file: mtime, atime, ctime and crtime, in seconds and nanoseconds.
 type Times = [Option<(i64, u32)>; 4];
 
-/// What debugfs says of a file: its times from the numbers, and the date of its mtime in words.
+/// Returns debugfs's view of a file: its times from the numbers, and the date of its mtime in words.
 fn debugfs_times(volume: &Path, file: &str) -> (Times, String) {
     let stat = run(tool("debugfs").args(["-R", &format!("stat /{file}")]).arg(volume));
     let line = |key: &str| stat.lines().find_map(|line| line.trim_start().strip_prefix(key));
@@ -38,7 +38,7 @@ fn debugfs_times(volume: &Path, file: &str) -> (Times, String) {
     ([time("mtime:"), time("atime:"), time("ctime:"), time("crtime:")], words)
 }
 
-/// The entries of an image by path.
+/// Returns the entries of an image by path.
 fn entries(store: &Path, image: &str) -> BTreeMap<String, Value> {
     let listing: Value = serde_json::from_str(&run(mif(store).args(["ls", "-R", "--json", image]))).unwrap();
     assert_eq!(listing["warnings"], Value::Array(Vec::new()));
@@ -53,12 +53,12 @@ fn times(entry: &Value) -> Times {
     })
 }
 
-/// `Fri Dec 13 20:45:52 1901` as `ls -l` has it: `1901-12-13 20:45`.
+/// Converts `Fri Dec 13 20:45:52 1901` to the form of `ls -l`: `1901-12-13 20:45`.
 fn short(words: &str) -> String {
     run(tool("date").args(["-u", "+%Y-%m-%d %H:%M", "-d", words])).trim().to_owned()
 }
 
-/// Holds the dates of an image in the store against debugfs of the volume that it is.
+/// Compares the dates of an image in the store with debugfs on its volume.
 fn compare(store: &Path, image: &str, volume: &Path, files: &[&str]) {
     let entries = entries(store, image);
     let long = run(mif(store).args(["ls", "-R", "-l", image]));
@@ -70,8 +70,8 @@ fn compare(store: &Path, image: &str, volume: &Path, files: &[&str]) {
     }
 }
 
-/// Puts `DATES` on files of a volume as their mtimes, and on their ctime, atime and crtime too as far as inodes have
-/// room, by debugfs.
+/// Sets the mtimes of files of a volume to `DATES` with debugfs, and also their ctime, atime and crtime as far as
+/// inodes have room.
 fn date_by_debugfs(volume: &Path, commands: &Path, with_extra: bool) {
     let mut script = String::new();
     for (name, secs, nanos) in DATES {
@@ -126,7 +126,7 @@ fn dates_of_ext_volumes_are_those_of_debugfs_and_stay_through_a_rebuild() {
                 assert_eq!(times(&stored[&format!("/{file}")]), [Some((*secs, *nanos)); 4], "{name}: {file}");
             }
         }
-        // Something else is edited: the volume is planned anew, and its dates are as they were.
+        // After an unrelated edit, the volume is planned again, and the dates are unchanged.
         let (rebuilt, out) = (format!("{name}-rebuilt"), at("out.raw"));
         run(mif(&store).args(["customize", name, "--as", &rebuilt, "--mkdir", "p0:/made"]));
         run(mif(&store).args(["export", "--force", &rebuilt]).arg(&out));
@@ -169,7 +169,7 @@ fn dates_that_the_kernel_gave_are_those_of_the_kernel() {
             run(tool("touch").args(["-d", &format!("@{secs}.{nanos:09}")]).arg(file));
         }
         run(tool("umount").arg(at("mnt")));
-        // What it kept of them, which is what a small inode has room for.
+        // The part of the times that fits in a small inode.
         if !mount("loop,ro") {
             return;
         }
@@ -183,7 +183,7 @@ fn dates_that_the_kernel_gave_are_those_of_the_kernel() {
             let [mtime, atime, ..] = times(&entries[&format!("/{file}")]);
             let text = |time: Option<(i64, u32)>| {
                 let (secs, nanos) = time.unwrap();
-                // As decimals, -0.5 is second -1 and half a billion nanoseconds.
+                // In decimals, -0.5 is second -1 and half a billion nanoseconds.
                 match secs < 0 && nanos > 0 {
                     true => format!("-{}.{:09}", -(secs + 1), 1_000_000_000 - nanos),
                     false => format!("{secs}.{nanos:09}"),
@@ -202,7 +202,7 @@ fn dates_of_fat_volumes_are_those_of_mtools_and_of_the_nearest_moment_that_fat_h
     let folder = work_folder();
     let at = |name: &str| folder.path().join(name);
     let store = at("store");
-    // What mtools writes, of an even and an odd second.
+    // Dates that mtools writes, with an even and an odd second.
     let volume = at("fat.raw");
     fs::File::create(&volume).unwrap().set_len(8 << 20).unwrap();
     run(tool("mkfs.fat").args(["-F", "16", "-s", "1"]).arg(&volume));
@@ -229,7 +229,7 @@ fn dates_of_fat_volumes_are_those_of_mtools_and_of_the_nearest_moment_that_fat_h
     for (name, _) in dates {
         assert_eq!(rebuilt[&format!("/{name}")], stored[&format!("/{name}")]);
     }
-    // What a tree has and FAT does not: before 1980, after 2107.
+    // Dates of a tree that FAT cannot represent: before 1980, after 2107.
     fs::create_dir(at("tree")).unwrap();
     let dates = [
         ("early", "@-2147483648", "1980-01-01", "0:00"),

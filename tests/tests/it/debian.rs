@@ -12,7 +12,7 @@ use mif_tests::listing::{self, compare};
 use mif_tests::{cache, have, is_root, mif, repo, run, skip, tool, work_folder};
 use serde_json::Value;
 
-/// The containers that a disk goes in as: a name, and qemu-img's options for it.
+/// The containers of a disk: a name, and qemu-img's options for it.
 const CONTAINERS: &[(&str, &[&str])] = &[
     ("v3.qcow2", &["-O", "qcow2"]),
     ("v2.qcow2", &["-O", "qcow2", "-o", "compat=0.10"]),
@@ -34,8 +34,8 @@ pub(crate) fn import(store: &Path, file: &Path, name: &str) -> Value {
     serde_json::from_str(&json).unwrap()
 }
 
-/// Takes a disk through everything, and at last boots what came out: `boot.raw`, `boot.qcow2` or `boot.vmdk`, each by UEFI
-/// or by BIOS.
+/// Tests a disk in every way, and finally boots the exported disks: `boot.raw`, `boot.qcow2` or `boot.vmdk`, each with
+/// UEFI or BIOS.
 pub(crate) fn through_the_store(options: &str, boots: &[(&str, bool)]) {
     if !have(TOOLS) {
         return;
@@ -47,12 +47,12 @@ pub(crate) fn through_the_store(options: &str, boots: &[(&str, bool)]) {
     let raw = at("disk.raw");
     make_disk(&tree, &raw, options);
 
-    // Meaning: what the real tools say of it.
+    // Meaning: compare with the real tools.
     run(mif(&store).args(["import", "--verify", "--name", "disk"]).arg(&raw));
     run(tool(repo().join("fixtures/list-disk")).arg(&raw).arg(at("tools")));
     compare(&listing::of_image(&store, "disk"), &listing::of_tools(&at("tools")));
 
-    // Bits: as qemu-img reads each container, and one layout whatever the container.
+    // Bits: compare with qemu-img for each container; the layout does not depend on the container.
     for (name, arguments) in CONTAINERS {
         let container = at(name);
         run(tool("qemu-img").args(["convert", "-f", "raw"]).args(*arguments).arg(&raw).arg(&container));
@@ -61,12 +61,12 @@ pub(crate) fn through_the_store(options: &str, boots: &[(&str, bool)]) {
         let expected = at("expected.raw");
         run(tool("qemu-img").args(["convert", "-O", "raw"]).arg(&container).arg(&expected));
         run(tool("cmp").arg(&expected).arg(&raw));
-        // By its own store, so that every byte has come through this container.
+        // In a separate store, so that every byte has come through this container.
         let other = at("other-store");
         import(&other, &container, "disk");
         run(mif(&other).args(["export", "disk", "--format", "raw", "--force"]).arg(at("out.raw")));
         run(tool("cmp").arg(&expected).arg(at("out.raw")));
-        // What boots below has come into a store from these, and only from these.
+        // The disks booted below were imported only from these containers.
         let booted: &[&str] = match *name {
             "v3.qcow2" => &["boot.raw", "boot.qcow2"],
             "sparse.vmdk" => &["boot.vmdk"],
@@ -136,7 +136,7 @@ fn duckdb_reads_the_store_as_it_lies() {
     assert!(shown.contains("demo") && shown.contains("/etc/os-release"), "{shown}");
 }
 
-/// No root, no loop device, no mount: as a user who may do nothing, with no way to become more.
+/// Works without root, loop devices and mounts: as a user without privileges, and no way to get any.
 #[test]
 fn all_of_it_as_an_ordinary_user() {
     let work = tempfile::tempdir().unwrap();

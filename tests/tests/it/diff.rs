@@ -1,4 +1,4 @@
-//! `mif diff` over a volume that debugfs has changed: what it says is what was done.
+//! `mif diff` of a volume that debugfs has changed reports exactly these changes.
 
 use std::fs;
 use std::path::Path;
@@ -6,7 +6,7 @@ use std::path::Path;
 use mif_tests::{have, mif, run, tool, work_folder};
 use serde_json::Value;
 
-/// Makes the volume `a.img` of a tree, and `b.img`, which debugfs then changes.
+/// Makes the volume `a.img` from a tree, and `b.img`, which debugfs then changes.
 fn volumes(work: &Path) {
     let tree = work.join("tree");
     fs::create_dir_all(tree.join("etc/deep/er")).unwrap();
@@ -34,7 +34,7 @@ fn volumes(work: &Path) {
 fn changes(report: &Value) -> Vec<String> {
     let text = |change: &Value| {
         let fields = change["fields"].as_array().unwrap().iter();
-        // The files that debugfs wrote have times, owners and modes of today's.
+        // The files that debugfs wrote have current times, and its owner and mode.
         let fields: Vec<&str> = fields
             .map(|field| field["field"].as_str().unwrap())
             .filter(|field| !["mtime", "mode", "owner"].contains(field) || change["path"] == "/etc/meta")
@@ -68,7 +68,7 @@ fn what_debugfs_changed_is_what_diff_says() {
         "changed /etc/text size,content",
         "metadata /keep xattrs",
     ];
-    // By the manifests, by the volumes themselves, and one against the other.
+    // Compare the manifests, the volumes themselves, and one with the other.
     for (a, b) in [
         ("a", "b"),
         (images[0].to_str().unwrap(), images[1].to_str().unwrap()),
@@ -84,7 +84,7 @@ fn what_debugfs_changed_is_what_diff_says() {
     }
     run(mif(&store).args(["diff", "a", "a"]));
 
-    // Below a path, as text, and counted.
+    // Under a path, as text, and counted.
     let output =
         mif(&store).args(["diff", "a", "b", "/etc", "--content", "--by", "folder"]).output().unwrap();
     let text = String::from_utf8(output.stdout).unwrap();

@@ -1,5 +1,5 @@
-//! The broken and exotic volumes of e2fsprogs' own tests, through the real import and export: in little time and
-//! memory, and back bit for bit.
+//! The broken and exotic volumes of e2fsprogs' own tests, imported and exported with the real program: in little time
+//! and memory, and bit for bit.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -8,12 +8,12 @@ use std::time::Instant;
 use mif_tests::{cache, mif_path, skip, tool, work_folder};
 use serde_json::Value;
 
-/// What importing one volume may take, and exporting it.
+/// The time limit for importing or exporting one volume.
 const SECONDS_MAX: f64 = 10.0;
-/// Of memory, in KiB, as `ulimit -v` counts it: all that is mapped, used or not.
+/// The memory limit in KiB, as counted by `ulimit -v`: everything mapped, used or not.
 const MEMORY_MAX: u64 = 512 << 10;
 
-/// The volumes that `fixtures/e2fsprogs-images.sh` fetches, or none.
+/// Returns the volumes that `fixtures/e2fsprogs-images.sh` fetches, or none.
 fn volumes() -> Vec<PathBuf> {
     let folder = cache().join("e2fsprogs");
     let Ok(files) = fs::read_dir(&folder) else {
@@ -29,7 +29,7 @@ fn volumes() -> Vec<PathBuf> {
     volumes
 }
 
-/// Runs the program on a store within [`MEMORY_MAX`]; gives its standard output, and how long it took in seconds.
+/// Runs the program on a store within [`MEMORY_MAX`]; returns its standard output, and its duration in seconds.
 fn mif_in_little_memory(store: &Path, arguments: &[&std::ffi::OsStr]) -> Result<(String, f64), String> {
     let start = Instant::now();
     let output = tool("sh")
@@ -57,7 +57,7 @@ fn every_volume_goes_in_and_comes_out_bit_for_bit() {
     let mut warned = 0;
     for volume in volumes() {
         let name = volume.file_stem().unwrap().to_string_lossy().into_owned();
-        // Their suffix stands for nothing; raw is what they are, whatever a guest may have written at their start.
+        // Their suffix means nothing; they are raw, whatever a guest may have written at their start.
         let import = ["import", "--json", "--threads", "2", "-f", "raw"].map(std::ffi::OsStr::new);
         let report = match mif_in_little_memory(&store, &[&import[..], &[volume.as_os_str()]].concat()) {
             Ok((_, seconds)) if seconds > SECONDS_MAX => {

@@ -1,4 +1,4 @@
-//! Edits mean what the system's own commands mean: held against systemctl, the kernel's chown and chmod, and POSIX.
+//! Edits behave like the system's own commands: compared with systemctl, the kernel's chown and chmod, and POSIX.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
@@ -55,7 +55,7 @@ fn a_path_with_a_colon_can_be_given() {
     assert!(guest.refuses(&["--write=/etc/a\\:b"], 2).contains("\\:"));
 }
 
-/// Names, link counts and contents below a directory of an image.
+/// Returns names, link counts and contents under a directory of an image.
 fn tree_of(guest: &Guest, image: &str) -> String {
     let out = guest.extract(image);
     let shell = "cd \"$1/d\" && find . \\( -type f -printf '%P %n ' -exec cat {} \\; -printf '\\n' \\) -o -printf '%P %y %l\\n' | sort";
@@ -169,7 +169,7 @@ fn a_mode_and_an_acl_follow_each_other_and_new_files_inherit() {
     let out = guest.extract("new");
     let acl = |path: &str| run(tool("getfacl").args(["-n", "-c", "-E", "-p"]).arg(out.join(path)));
     assert_eq!(acl("d/acl"), "user::rw-\nuser:12345:rwx\ngroup::r--\nmask::r--\nother::---\n\n");
-    // What the kernel makes of open(…, 0644) and mkdir(…, 0755) in such a directory.
+    // The kernel's result for open(…, 0644) and mkdir(…, 0755) in such a directory.
     let inherited = "user::rw-\nuser:12345:rwx\ngroup::rwx\nmask::r--\nother::---\n\n";
     assert_eq!((acl("d/new"), acl("d/sub/new")), (inherited.into(), inherited.into()));
     assert!(
@@ -225,7 +225,7 @@ const UNITS: &[(&str, &str)] = &[
     ("etc/systemd/system/.keep", ""),
 ];
 
-/// The links of the administrator's directory of units.
+/// Returns the links in the administrator's unit directory.
 fn links(root: &Path) -> String {
     let shell = "cd \"$1/etc/systemd/system\" && find . -type l -printf '%p -> %l\\n' | sed -E 's# -> .*/# -> #' | sort";
     run(tool("sh").args(["-c", shell, "sh"]).arg(root))
@@ -259,7 +259,7 @@ fn disable_takes_away_the_links_that_systemctl_takes_away() {
             std::os::unix::fs::symlink("getty@.service", units.join("autovt@.service")).unwrap();
             std::os::unix::fs::symlink("old.service", units.join("new.service")).unwrap();
             std::os::unix::fs::symlink("new.service", units.join("newest.service")).unwrap();
-            // systemctl links a file outside of its directories by its path inside of the root.
+            // systemctl links a file outside its directories by its path inside the root.
             if enabled.starts_with('/') {
                 std::os::unix::fs::symlink(enabled, tree.join("etc/systemd/system/linked.service")).unwrap();
                 systemctl(tree, "enable", "linked");
@@ -273,7 +273,7 @@ fn disable_takes_away_the_links_that_systemctl_takes_away() {
             expected = links(&copy);
         };
         let Some(guest) = Guest::with(UNITS, change) else { return };
-        // With an edit that is always one, for what disables nothing changes nothing.
+        // Includes another edit, because disabling nothing would change nothing.
         guest.edit(&["--disable", disabled, "--write", "/etc/x:x"]);
         assert_eq!(links(&guest.extract("new")), expected, "{enabled} is enabled, {disabled} disabled");
     }

@@ -1,4 +1,4 @@
-//! Names that somebody else chose: what a terminal and a text report get of them, and that JSON and CSV tell them apart.
+//! Names chosen by somebody else: how a terminal and a text report show them, and that JSON and CSV distinguish them.
 
 use std::collections::HashSet;
 use std::ffi::OsStr;
@@ -8,7 +8,7 @@ use std::path::Path;
 
 use mif_tests::{WorkFolder, json, mif, run, run_failing, tool, work_folder};
 
-/// A volume with a file of each name, all with the same text.
+/// Makes a volume with a file of each name, all with the same text.
 fn disk(names: &[&[u8]]) -> WorkFolder {
     let work = work_folder();
     let tree = work.path().join("tree");
@@ -22,7 +22,7 @@ fn disk(names: &[&[u8]]) -> WorkFolder {
     work
 }
 
-/// What Python finds in a file of text: the characters that obey, hide or reorder.
+/// Returns the characters that Python finds in a text that control a terminal, hide or reorder.
 fn hidden(work: &Path, text: &str) -> String {
     fs::write(work.join("out"), text).unwrap();
     let program = "import unicodedata\n\
@@ -179,7 +179,7 @@ fn a_store_that_came_from_elsewhere_does_not_talk_to_the_terminal() {
         let output = mif(&store).args(verb).output().unwrap();
         let text = String::from_utf8(output.stdout).unwrap() + &String::from_utf8(output.stderr).unwrap();
         assert_eq!(hidden(work.path(), &text), "", "{verb:?}: {text}");
-        // A line break in a name makes no line.
+        // A line break in a name starts no new line.
         assert!(!text.lines().any(|line| line.starts_with('y')), "{verb:?}: {text}");
     }
 }

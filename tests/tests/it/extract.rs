@@ -1,4 +1,4 @@
-//! Trees out of images, held against the folder that the image was made from, and against GNU tar.
+//! Trees extracted from images, compared with the directory from which the image was made, and with GNU tar.
 
 use std::ffi::OsStr;
 use std::fs;
@@ -15,7 +15,7 @@ fn is_root() -> bool {
     run(tool("id").arg("-u")).trim() == "0"
 }
 
-/// A tree with all that a tree may have, and a disk of it without a table.
+/// Makes a tree with everything that a tree can contain, and an unpartitioned disk of it.
 fn make(work: &Path) -> (PathBuf, PathBuf) {
     let tree = work.join("tree");
     fs::create_dir_all(tree.join("folder/deep")).unwrap();
@@ -45,7 +45,7 @@ fn make(work: &Path) -> (PathBuf, PathBuf) {
     sparse.write_all_at(b"end", (256 << 20) - 3).unwrap();
     let hole = fs::File::create(tree.join("only a hole")).unwrap();
     hole.set_len(100_000).unwrap();
-    // A value with line ends and zeros: it must survive pax's lines.
+    // A value with line breaks and zeros, which must survive pax's line format.
     run(tool("setfattr").args(["-n", "user.note", "-v", "0x0a0035000a0a"]).arg(tree.join("folder/text")));
     run(tool("setfattr").args(["-n", "user.folder", "-v", "x"]).arg(tree.join("folder")));
     if is_root() {
@@ -64,7 +64,7 @@ fn make(work: &Path) -> (PathBuf, PathBuf) {
     (tree, disk)
 }
 
-/// All that find, getfattr and sha1sum say of a folder, but for what every filesystem has of its own.
+/// Returns the output of find, getfattr and sha1sum for a directory, except for what differs between filesystems.
 fn said_of(folder: &Path) -> String {
     let shell = "cd \"$1\" && {
         find . ! -path ./lost+found ! -type d -printf '%P|%y|%m|%U|%G|%s|%n|%T@|%l\\n'
@@ -122,7 +122,7 @@ fn a_folder_and_a_tar_hold_what_the_image_was_made_from() {
             assert!(sparse.len() == 256 << 20 && sparse.blocks() * 512 < 1 << 20, "{}", folder.display());
             fs::remove_dir_all(folder).unwrap();
         }
-        // On standard output it is the same tar.
+        // Standard output gets the same tar.
         let streamed = mif(&store).args(["extract", image, "-q", "-o", "-"]).output().unwrap();
         assert!(streamed.status.success() && streamed.stdout == fs::read(&tar).unwrap());
         fs::remove_file(&tar).unwrap();
@@ -143,7 +143,7 @@ fn one_folder_or_one_file_and_nothing_over_what_is_there() {
     assert!(at("etc/os-release").symlink_metadata().is_ok() && at("etc/passwd").is_file());
     run(mif(&store).args(["extract", demo, "/etc/passwd", "-o"]).arg(at("one")));
     assert_eq!(fs::read(at("one/passwd")).unwrap(), fs::read(at("etc/passwd")).unwrap());
-    // A folder with something in it, and a tar that is there, are left alone.
+    // A directory that is not empty, and an existing tar, are left alone.
     let error = run_failing(mif(&store).args(["extract", demo, "/etc", "-o"]).arg(at("one")), 3);
     assert!(error.contains("directory not empty"), "{error}");
     fs::write(at("x.tar"), "mine").unwrap();
@@ -155,8 +155,8 @@ fn one_folder_or_one_file_and_nothing_over_what_is_there() {
     assert!(!at("new").exists());
 }
 
-/// An ordinary user is told which attributes cannot be set. None is set in part: no file gets a set-ID bit under another
-/// owner.
+/// An ordinary user is told which attributes cannot be set. None is set partially: no file gets a set-ID bit under
+/// another owner.
 #[test]
 fn an_ordinary_user_is_told_what_is_missing() {
     if !have(TOOLS) || is_root() && !have(&["setpriv"]) {

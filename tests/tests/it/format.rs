@@ -1,4 +1,4 @@
-//! The format of a store: what docs/format.md says is what is there, and kinds of object do not share names.
+//! The format of a store: it agrees with docs/format.md, and objects of different kinds never share a name.
 
 use std::fs;
 use std::path::Path;
@@ -11,7 +11,7 @@ use mif_tests::{
     second_reader, tool, work_folder,
 };
 
-/// Copies the committed store, for tools make files in one that they read.
+/// Copies the committed store, because reading it with tools creates files in it.
 fn golden(work: &Path) -> std::path::PathBuf {
     let store = work.join("store");
     run(tool("cp").arg("-r").arg(repo().join("fixtures/golden-store")).arg(&store));
@@ -42,7 +42,7 @@ fn the_committed_store_is_read_as_it_was_written() {
         images += 1;
     }
     assert_eq!(images, json(&store, &["images"]).as_array().unwrap().len());
-    // Today's program makes the same layout of the same disk.
+    // The current program makes the same layout of the same disk.
     let disk = repo().join("fixtures/demo.qcow2");
     let fresh = work.path().join("fresh");
     run(mif(&fresh).arg("import").arg(&disk));
@@ -64,7 +64,7 @@ fn an_image_with_an_unknown_feature_is_refused_and_the_others_are_read() {
     let refused = run_failing(mif(&store).args(["ls", "sparse"]), 4);
     assert!(refused.contains("needs the feature \"of tomorrow\"") && refused.contains("newer"), "{refused}");
     assert!(run(mif(&store).args(["cat", "demo", "/etc/os-release"])).contains("mif demo"));
-    // It is not damage, so nothing is repaired, and nothing goes that it may need.
+    // It is not damage, so nothing is repaired, and nothing that it may need is removed.
     for arguments in [&["fsck"][..], &["fsck", "--repair"]] {
         let output = mif(&store).args(arguments).output().unwrap();
         let text = String::from_utf8_lossy(&output.stdout).into_owned();
@@ -86,7 +86,7 @@ fn the_second_reader_notices_every_kind_of_damage() {
     let mut tried = 0;
     for (path, len) in mif_tests::snapshot(&store) {
         let name = path.strip_prefix(&store).unwrap().to_string_lossy().into_owned();
-        // Only a hint: nothing is read from it that is not found without it.
+        // Only a hint: readers find everything without it.
         if name.ends_with("/packs") {
             continue;
         }
@@ -105,7 +105,7 @@ fn the_second_reader_notices_every_kind_of_damage() {
     assert!(tried >= 19, "{tried} files");
 }
 
-/// A file whose content is not hashed, for its hole is so large, and the bytes of its chunk list.
+/// Returns a file whose content is not hashed, because its hole is so large, and the bytes of its chunk list.
 fn sparse_file_and_its_list(work: &Path) -> (std::path::PathBuf, Vec<u8>) {
     let data: Vec<u8> = (0..4096).map(|i: u32| (i * 7 + 3) as u8 | 1).collect();
     let path = work.join("sparse");
@@ -162,7 +162,7 @@ fn a_chunk_list_and_a_file_with_the_same_bytes_are_two_objects_in_either_order()
         }
         run(mif(&store).arg("fsck"));
         run(mif(&store).args(["verify", "--all"]));
-        // gc keeps both, and what is in one image of them goes without the other.
+        // gc keeps both, and each image works without the other.
         run(mif(&store).arg("gc"));
         assert_second_reader_agrees(&store);
     }
@@ -184,7 +184,7 @@ fn an_index_that_gives_an_object_another_kind_is_noticed() {
     entries.sort_by_key(|entry| entry.id);
     fs::write(index, mif_formats::mif::pack::encode_index(&contents)).unwrap();
     run_failing(mif(&store).arg("fsck"), 1);
-    // The pack has the right index at its end: readers go by that.
+    // The pack has the correct index at its end, which readers use.
     run(mif(&store).args(["export", "a"]).arg(work.path().join("out.raw")));
     run(mif(&store).args(["fsck", "--repair"]));
     run(mif(&store).arg("fsck"));

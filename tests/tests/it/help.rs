@@ -1,7 +1,7 @@
-//! What the program says of itself and of wrong uses, compared with the texts in `tests/snapshots`: every page of help, and
-//! messages of errors. The verbs are the program's own, so a new one needs a page.
+//! The program's help and error messages, compared with the texts in `tests/snapshots`. The verbs are taken from the
+//! program, so a new one needs a page.
 //!
-//! `MIF_TESTS_UPDATE=1` writes the texts anew.
+//! `MIF_TESTS_UPDATE=1` rewrites the texts.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -10,7 +10,7 @@ use std::process::Command;
 
 use mif_tests::{mif_path, repo, run, verbs, work_folder};
 
-/// The program, without anything of the environment that help or messages could show.
+/// Returns the program, without environment variables that could appear in help or messages.
 fn program() -> Command {
     let mut command = Command::new(mif_path());
     command.env_clear().env("COLUMNS", "100");
@@ -25,7 +25,7 @@ fn is_update() -> bool {
     std::env::var_os("MIF_TESTS_UPDATE").is_some()
 }
 
-/// Compares a text with the one in a file, or writes it there.
+/// Compares a text with the one in a file, or updates the file.
 fn assert_snapshot(name: &str, text: &str) {
     let path = snapshots().join(name);
     let expected = fs::read_to_string(&path).unwrap_or_default();
@@ -78,7 +78,7 @@ fn errors_say_what_is_wrong_as_it_was_agreed() {
     fs::write(work.at("photos/cat.jpg"), b"\xff\xd8\xff").unwrap();
     fs::create_dir(work.at("man1")).unwrap();
     fs::write(work.at("man1/mif.1"), ".TH OTHER 1\n").unwrap();
-    // Into the store where nothing names one: a named one would appear in the usages.
+    // Use the default store: a named one would appear in the usages.
     run(program().current_dir(work.path()).args(["import", "web.qcow2"]));
     let uses = [
         "imprt web.qcow2",

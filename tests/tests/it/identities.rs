@@ -1,5 +1,5 @@
-//! Fresh identities wherever an image names the old ones, extended partitions of disks that get smaller, and features that
-//! planning leaves out: held against sfdisk, parted, mtools, debugfs and e2fsck.
+//! New identities wherever an image contains the old ones, extended partitions of disks that shrink, and features that
+//! planning leaves out: checked with sfdisk, parted, mtools, debugfs and e2fsck.
 
 use std::fs;
 use std::ops::Deref;
@@ -28,7 +28,7 @@ impl Lab {
         Lab { work: work_folder() }
     }
 
-    /// A disk with this table, and volumes at places in mebibytes.
+    /// Makes a disk with this table, and volumes at offsets in mebibytes.
     fn disk(&self, name: &str, mib: u64, table: &str, volumes: &[(u64, &Path)]) {
         let disk = self.at(name);
         fs::File::create(&disk).unwrap().set_len(mib * MIB).unwrap();
@@ -49,7 +49,7 @@ impl Lab {
     }
 }
 
-/// A program for UEFI, of `len` bytes, with the command line of a unified kernel image; `signed` or not.
+/// Returns a UEFI program of `len` bytes, with the command line of a unified kernel image; `signed` or not.
 fn program(len: usize, signed: bool) -> Vec<u8> {
     let mut bytes = vec![0; len];
     bytes[..2].copy_from_slice(b"MZ");
@@ -215,7 +215,7 @@ fn no_partition_reaches_past_a_disk_that_got_smaller() {
     }
 }
 
-/// The partitions of a table, the extended one among them.
+/// Returns the number of partitions of a table, including the extended one.
 fn table_lines(name: &str) -> usize {
     match name {
         "one" => 3,
@@ -243,7 +243,7 @@ fn features_that_planning_leaves_out_are_said_and_those_that_it_cannot_keep_are_
             .arg(lab.at(&name))
             .arg("64M")
             .output();
-        // Before 1.47 mke2fs does not know orphan_file.
+        // mke2fs before 1.47 does not support orphan_file.
         if !made.unwrap().status.success() {
             continue;
         }

@@ -1,4 +1,4 @@
-//! `verify --independent`: readers that others wrote, on disks that the real tools made.
+//! `verify --independent`: third-party readers on disks made by the real tools.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -29,7 +29,7 @@ fn other_readers_agree_on_the_committed_disk_and_what_they_cannot_read_is_said()
             .iter()
             .map(|part| (part["reader"].as_str(), count(part, "compared"), count(part, "unchecked")))
             .collect();
-        // ext4-view takes no time before 1970 or after 2038; p14 holds boot code.
+        // ext4-view supports no time before 1970 or after 2038; p14 holds boot code.
         assert_eq!(
             compared,
             [
@@ -44,7 +44,7 @@ fn other_readers_agree_on_the_committed_disk_and_what_they_cannot_read_is_said()
     }
 }
 
-/// Puts the manifest of one stored image in the place of another's.
+/// Replaces one stored image's manifest by another's.
 fn swap_manifest(store: &Path, from: &str, to: &str) {
     let folder = |name: &str| store.join(format!("images/name={name}/version=1"));
     let record = |name: &str| -> Value {
@@ -69,7 +69,7 @@ fn a_manifest_that_lies_is_found_by_the_other_readers() {
     fs::write(at("false.raw"), disk).unwrap();
     run(mif(&store).arg("import").arg(at("true.raw")).arg(at("false.raw")));
     assert_eq!(independent(&store, "false")["same"], true);
-    // The manifest of the one disk beside the bits of the other.
+    // The manifest of one disk with the bits of the other.
     swap_manifest(&store, "true", "false");
     let output = mif(&store).args(["verify", "false", "--independent"]).output().unwrap();
     assert_eq!(output.status.code(), Some(1));
@@ -119,11 +119,11 @@ fn the_table_of_a_disk_that_was_grown_or_cut_is_compared() {
     };
     assert_eq!(resized(8 << 20), (3, 0, 0));
     assert_eq!(resized(9 << 20), (3, 0, 0));
-    // The second one is clipped by this, and the third left out.
+    // This clips the second one, and leaves out the third.
     assert_eq!(resized(4 << 20), (2, 0, 1));
 }
 
-/// A FAT of a floppy's size, of these folders and files.
+/// Makes a FAT the size of a floppy with these directories and files.
 fn floppy(folder: &Path, folders: &[&str], files: &[(&str, &str)]) -> PathBuf {
     let (volume, local) = (folder.join("volume"), folder.join("local"));
     fs::File::create(&volume).unwrap().set_len(1440 << 10).unwrap();
@@ -161,7 +161,7 @@ fn names_that_are_no_way_to_a_file_are_unchecked_and_not_different() {
     change(b"TWO        ", b"ONE");
     change(b"DIR2       ", b"DIR1");
     change(b"LOST       ", b"    ");
-    // What stands behind the end of a long name is no part of it.
+    // Characters after the end of a long name do not belong to it.
     change(b"\0\0\xff\xff\xff\xff\xff\xff", b"\0\0x\0y\0");
     fs::write(&volume, bytes).unwrap();
     let report = independent(folder.path(), volume.to_str().unwrap());
@@ -183,7 +183,7 @@ fn folders_that_contain_themselves_end_for_the_other_readers_too() {
     }
     let folder = work_folder();
     let volume = floppy(folder.path(), &["DIR"], &[("DIR/A", "x"), ("DIR/B", "x")]);
-    // Both become the folder that they are in: two ways from each to the next, without an end.
+    // Both become the directory that contains them: two ways from each level to the next, without end.
     let mut bytes = fs::read(&volume).unwrap();
     let entry = |name: &[u8; 11]| bytes.windows(11).position(|bytes| bytes == name).expect("it is there");
     let (dir, inside) = (entry(b"DIR        "), [entry(b"A          "), entry(b"B          ")]);

@@ -1,4 +1,4 @@
-//! What an installation has beside the program: completions, man pages, the Debian package.
+//! The files that are installed with the program: completions, man pages, the Debian package.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
@@ -142,7 +142,7 @@ fn man_pages_are_clean_and_commands_in_them_can_be_copied() {
     fs::create_dir(work.at("man1")).unwrap();
     run(&mut work.mif(&["man", "man1"]));
     for page in mif_tests::files(&work.at("man1"), ".1") {
-        // The one thing that mandoc misses is a date.
+        // mandoc only complains about the missing date.
         let lint = tool("mandoc").args(["-T", "lint", "-W", "warning"]).arg(&page).output().unwrap();
         let said = String::from_utf8_lossy(&lint.stdout);
         let said: Vec<&str> = said.lines().filter(|line| !line.contains("missing date")).collect();
@@ -157,7 +157,7 @@ fn man_pages_are_clean_and_commands_in_them_can_be_copied() {
     }
 }
 
-/// The text of a page without the backspaces that make it bold or underlined.
+/// Returns the text of a page without the backspaces that make it bold or underlined.
 fn unstruck(page: &str) -> String {
     let mut text = String::new();
     for c in page.chars() {

@@ -1,4 +1,4 @@
-//! What is on an image, against the tools that run there: `info`'s system, and `ls --format mtree`.
+//! The contents of an image, compared with tools that run on it: `info`'s system, and `ls --format mtree`.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use mif_tests::{debian, have, mif, run, tool, work_folder};
 use serde_json::Value;
 
-/// A tree with what mtree can say: odd names, links, modes, times before 1970, a device if root makes it.
+/// Makes a tree with what mtree supports: odd names, links, modes, times before 1970, and a device if run as root.
 fn tree(folder: &Path) {
     let script = "
         umask 022
@@ -45,7 +45,7 @@ fn a_listing_as_mtree_is_what_mtree_and_bsdtar_find() {
     let mut texts = Vec::new();
     for image in [image.to_str().unwrap(), "v"] {
         let text = run(mif(&store).args(["ls", "--format", "mtree", "--digests", image]));
-        // These two folders are mke2fs's own work.
+        // mke2fs makes these two directories itself.
         let kept: Vec<&str> = text
             .lines()
             .filter(|line| !line.starts_with("./lost+found "))
@@ -56,20 +56,20 @@ fn a_listing_as_mtree_is_what_mtree_and_bsdtar_find() {
     }
     assert_eq!(texts[0], texts[1], "of the disk, and of its manifest");
     fs::write(&specification, &texts[0]).unwrap();
-    // -e: what is there and not in the specification is all right, which is the folder left out.
+    // -e: ignores paths that are not in the specification, here the directory that was left out.
     let check =
         || tool("mtree").args(["-e", "-f"]).arg(&specification).arg("-p").arg(&folder).output().unwrap();
     let answer = check();
     let said =
         String::from_utf8_lossy(&answer.stdout).into_owned() + &String::from_utf8_lossy(&answer.stderr);
     assert!(answer.status.success() && said.is_empty(), "mtree: {said}");
-    // What is different is found: it did look.
+    // It finds a difference, so it did compare.
     fs::write(folder.join("empty"), "no").unwrap();
     let answer = check();
     let said = String::from_utf8_lossy(&answer.stdout).into_owned();
     assert!(!answer.status.success() && said.contains("empty") && said.contains("sha1"), "mtree: {said}");
 
-    // bsdtar makes an archive of it: the same names, byte for byte.
+    // bsdtar makes an archive from it, with the same names, byte for byte.
     let archive = work.path().join("archive.tar");
     let mut bsdtar = tool("bsdtar");
     bsdtar.args(["--format=gnutar", "-cf"]).arg(&archive).arg(format!("@{}", specification.display()));
@@ -103,7 +103,7 @@ fn a_listing_as_csv_has_what_the_table_has() {
     }
 }
 
-/// A value of os-release, as a shell reads it out of the tree's tar.
+/// Returns a value of os-release, as a shell reads it from the tree's tar.
 fn os_release(work: &Path, tree: &Path, key: &str) -> String {
     let script = "tar -xOf \"$1\" ./usr/lib/os-release > os-release && . ./os-release && eval echo \"\\$$2\"";
     let answer = run(tool("bash").args(["-euc", script, "bash"]).arg(tree).arg(key).current_dir(work));
@@ -132,7 +132,7 @@ fn info_names_the_system_its_kernel_and_how_it_boots() {
         assert_eq!(system["os"][field], os_release(work.path(), &tree, key), "{key}");
     }
     assert_eq!(system["architecture"], "x86_64");
-    // The kernel's package is named for its release.
+    // The kernel's package is named after its release.
     let listed = run(tool("tar").arg("-tf").arg(&tree));
     let release = listed.lines().find_map(|path| path.strip_prefix("./boot/vmlinuz-")).expect("a kernel");
     assert_eq!(system["kernels"].as_array().unwrap().len(), 1);
@@ -158,7 +158,7 @@ fn info_names_the_system_its_kernel_and_how_it_boots() {
     let text = run(mif(&store).args(["info", "debian"]));
     assert!(text.contains(&format!("  kernel         {release}, p1:/boot/")), "{text}");
 
-    // Without boot code it does not boot by a BIOS, and without the file not by UEFI.
+    // Without boot code it does not boot with a BIOS, and without the file not with UEFI.
     let mut bytes = fs::read(&disk).unwrap();
     bytes[..440].fill(0);
     fs::write(&disk, &bytes).unwrap();

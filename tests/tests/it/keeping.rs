@@ -1,4 +1,4 @@
-//! Keeping a store: versions, tags, removing, collecting garbage, and finding and mending damage.
+//! Maintaining a store: versions, tags, removal, garbage collection, and finding and repairing damage.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -54,7 +54,7 @@ impl Fixture {
             .collect()
     }
 
-    /// The demo disk is still whole.
+    /// Asserts that the demo disk is still whole.
     fn demo_is_whole(&self) {
         self.mif(&["verify", "demo", repo().join("fixtures/demo.qcow2").to_str().unwrap()]);
         self.mif(&["cat", "demo", "/etc/os-release"]);
@@ -77,7 +77,7 @@ fn what_is_removed_is_freed_by_gc_and_the_rest_stays_whole() {
     assert!(fixture.pack_bytes() < before - (3 << 20) + 4096, "{} of {before}", fixture.pack_bytes());
     fixture.demo_is_whole();
     fixture.mif(&["fsck"]);
-    // The same disk comes back under a new number, and whole.
+    // The same disk returns under a new number, intact.
     fixture.mif(&["import", "--verify", fixture.at("noise.raw").to_str().unwrap()]);
     assert_eq!(fixture.names(), ["demo@1", "noise@2"]);
 }
@@ -152,7 +152,7 @@ fn a_damaged_table_is_found_and_made_again() {
     }
 }
 
-/// Of some damage the Parquet reader panics: users are told what is damaged, and nothing of that.
+/// On some damage the Parquet reader panics: users see what is damaged, and nothing of the panic.
 #[test]
 fn a_manifest_that_makes_its_reader_panic_is_told_as_damage() {
     const SAID: &str = "is damaged and cannot be decoded";

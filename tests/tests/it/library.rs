@@ -1,5 +1,5 @@
-//! Keeping a library: versions, tags, removal, garbage, damage and its repair, search. Through the program, on
-//! small disks that mke2fs makes.
+//! Maintaining a library: versions, tags, removal, garbage, damage and its repair, search. With the program, on small
+//! disks made by mke2fs.
 
 use mif_tests::disk::{noise, small as disk};
 use mif_tests::{files, have, json, mif, run, run_failing, work_folder};
@@ -22,7 +22,7 @@ fn versions_are_logged_tagged_and_removed_and_gc_frees_what_nobody_needs() {
     assert_eq!(log["versions"][1]["parent"], "a@1");
     assert_eq!(log["versions"][1]["command"][1], "import");
 
-    // A tag holds a version, against rm and against gc.
+    // A tag protects a version from rm and gc.
     assert!(run_failing(mif(&store).args(["rm", "a@1"]), 2).contains("gold"));
     run(mif(&store).args(["gc", "--keep-last", "1"]));
     run(mif(&store).arg("verify").arg("a@gold").arg(&a));
@@ -39,7 +39,7 @@ fn versions_are_logged_tagged_and_removed_and_gc_frees_what_nobody_needs() {
     run(mif(&store).arg("verify").arg("a").arg(&b));
     run(mif(&store).arg("fsck"));
 
-    // The number of a removed version is not used again.
+    // The number of a removed version is not reused.
     run(mif(&store).args(["rm", "a"]));
     run(mif(&store).args(["gc"]));
     assert!(files(&store.join("packs"), ".pack").is_empty());
@@ -79,12 +79,12 @@ fn removal_waits_for_nobody_and_takes_nothing_from_whoever_reads() {
     let report = json(&store, &["gc"]);
     assert_eq!([&report["packs_dropped"], &report["packs_waiting"]], [0, 1]);
     assert_eq!(json(&store, &["images"]), serde_json::json!([]));
-    // Neither its manifest, its layout nor its objects have been read yet.
+    // Its manifest, layout and objects have not been read yet.
     assert!(image.tree().unwrap().rows().iter().any(|row| row.path == b"/x"));
     let disk = image.disk().unwrap();
     assert!(disk.read_vec(0, disk.len() as usize).unwrap() == std::fs::read(&a).unwrap());
     drop((image, disk));
-    // Whoever comes now stores again what is on its way out, and keeps it when it goes.
+    // A new import stores the objects that are being removed again, and they survive the removal.
     run(mif(&store).args(["import", "--name", "b"]).arg(&a));
     drop(open);
     let report = json(&store, &["gc"]);
@@ -108,7 +108,7 @@ fn fsck_says_what_damage_costs_and_takes_it_back_from_a_disk_that_has_it() {
     run(mif(&store).arg("import").args([&a, &b]));
     run(mif(&store).arg("fsck"));
 
-    // A byte of the first file's object, wherever in the pack it lies.
+    // A byte of the first file's object, at its place in the pack.
     let place = |bytes: &[u8]| bytes.windows(64).position(|w| *w == x[1000..1064]);
     let packs = files(&store.join("packs"), ".pack").into_iter();
     let mut found = packs.filter_map(|pack| place(&std::fs::read(&pack).unwrap()).map(|at| (pack, at)));
@@ -124,7 +124,7 @@ fn fsck_says_what_damage_costs_and_takes_it_back_from_a_disk_that_has_it() {
     assert_eq!(report["lost"][0]["files"], serde_json::json!(["p0:/x"]));
     assert_eq!(report["lost"][0]["disk_bytes"]["p0"], 300_000);
 
-    // An index that is gone, a layout that is damaged.
+    // A missing index, and a damaged layout.
     std::fs::remove_file(&files(&store.join("index"), ".idx")[0]).unwrap();
     let layout = store.join("images/name=b/version=1/layout");
     std::fs::write(&layout, b"nonsense").unwrap();

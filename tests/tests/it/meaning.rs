@@ -1,6 +1,5 @@
-//! What the manifest says is what the real tools say: debugfs of ext volumes, mtools of FAT ones, sfdisk of
-//! the partition table. `fixtures/list-disk` makes their listing of a disk; for the committed disk it is
-//! committed too.
+//! The manifest agrees with the real tools: debugfs for ext volumes, mtools for FAT ones, sfdisk for the partition
+//! table. `fixtures/list-disk` makes their listing of a disk; for the committed disk it is committed too.
 
 use std::path::Path;
 
@@ -26,8 +25,8 @@ fn the_golden_listing_is_what_the_tools_say_today() {
     assert_eq!(of_tools(work.path()), of_tools(&repo().join("fixtures/golden")));
 }
 
-/// A disk that is the physical volume of `fixtures/lvm`, with an ext4 on `vg0/root`, which lies in two pieces:
-/// 4 MiB at 1 MiB of the disk, and 3 MiB at 7 MiB.
+/// The disk is the physical volume of `fixtures/lvm`, with an ext4 on `vg0/root`, which is in two segments: 4 MiB at 1
+/// MiB of the disk, and 3 MiB at 7 MiB.
 #[test]
 fn a_logical_volume_in_two_pieces_goes_in_and_comes_out() {
     const MIB: usize = 1 << 20;
@@ -60,7 +59,7 @@ fn a_logical_volume_in_two_pieces_goes_in_and_comes_out() {
         let read = mif(&store).args(["cat", image, "vg0/root:/big"]).output().unwrap();
         assert!(read.stdout == content, "{image}");
     }
-    // Its content is content of the disk, in both pieces, and not residue.
+    // Its content counts as content of the disk, in both segments, and not as residue.
     let info: serde_json::Value =
         serde_json::from_str(&run(mif(&store).args(["info", "--json", "disk"]))).unwrap();
     assert_eq!(info["stored"]["counts"]["content_bytes"], 5 * MIB);
@@ -68,7 +67,7 @@ fn a_logical_volume_in_two_pieces_goes_in_and_comes_out() {
     assert!(std::fs::read(at("out.raw")).unwrap() == disk);
 }
 
-/// Makes a disk of an MBR and these volumes, each of whole mebibytes, as primary partitions of these types.
+/// Makes a disk with an MBR and these volumes, each of whole mebibytes, as primary partitions of these types.
 fn disk_of(volumes: &[(&Path, &str)], disk: &Path) {
     const MIB: u64 = 1 << 20;
     let (mut bytes, mut table) = (vec![0; MIB as usize], String::from("label: dos\nlabel-id: 0x11223344\n"));
@@ -83,7 +82,8 @@ fn disk_of(volumes: &[(&Path, &str)], disk: &Path) {
     run(tool("sfdisk").arg("-q").arg(disk).stdin(std::fs::File::open(script).unwrap()));
 }
 
-/// Lives in `$1`, and copies the volume `$2` to `$3` while it is mounted and changes are only in the journal.
+/// Makes changes in `$1`, and copies the volume `$2` to `$3` while it is mounted and some changes are only in the
+/// journal.
 const LIVE: &str = r#"
 set -e
 cd "$1"
@@ -155,7 +155,7 @@ fn a_volume_copied_while_mounted_is_listed_as_after_its_replay_and_comes_back_as
             let _ = skip(&format!("cannot mount: {}", String::from_utf8_lossy(&done.stderr)));
             return;
         }
-        // ext3 cannot punch holes or set blocks aside.
+        // ext3 cannot punch holes or preallocate.
         let script = if name == "ext3" { LIVE.replace("fallocate", ": fallocate") } else { LIVE.to_owned() };
         let lived =
             tool("sh").args(["-c", &script, "sh"]).args([at("mnt"), volume, at("dirty")]).output().unwrap();
@@ -204,7 +204,7 @@ fn volumes_that_are_not_read_are_named_and_come_back() {
         std::fs::File::create(at(name)).unwrap().set_len(4 << 20).unwrap();
     }
     run(tool("mkswap").arg("-q").arg(at("swap")));
-    // An ext4 with a feature that nobody has thought of yet, and no checksum that would not fit.
+    // An ext4 with a feature that does not exist yet, and without checksums, which would not match.
     run(tool("mke2fs").args(["-q", "-F", "-t", "ext4", "-O", "^metadata_csum"]).arg(at("future")));
     let mut future = std::fs::read(at("future")).unwrap();
     future[1024 + 0x63] |= 0x40;

@@ -1,17 +1,17 @@
-//! A model of the store: actors import, read, remove, collect garbage, check and repair over a storage in memory, one
-//! operation of the storage at a time, in an order that a seed decides; operations fail, replies are lost, actors die, and
-//! files rot. What the store says afterwards is held against a plain map of images to the bytes of their disks.
+//! A model of the store: actors import, read, remove, collect garbage, check and repair on a storage in memory, one
+//! storage operation at a time, in an order that a seed decides. Operations fail, replies are lost, actors die, and
+//! files rot. The state of the store is then compared with a plain map from images to the bytes of their disks.
 //!
-//! `MIF_MODEL_SECONDS` says for how long (30 without it), `MIF_MODEL_SEED` replays one seed and prints what happens.
+//! `MIF_MODEL_SECONDS` sets the duration (default 30), `MIF_MODEL_SEED` replays one seed and prints the operations.
 //!
-//! Invariants, checked whenever no actor is at work:
+//! Invariants, checked whenever no actor is active:
 //!
-//! - an image that was published, and not removed, is there, and its disk has the bytes that were imported, unless every
+//! - an image that was published, and not removed, exists, and its disk has the bytes that were imported, unless every
 //!   good copy of something that it needs has rotted; no verb drops the last good copy;
-//! - `fsck` says that the store is whole only if every image can be read;
+//! - `fsck` reports a whole store only if every image can be read;
 //! - an image can be read as long as its files are intact and an index finds a good copy of all that it needs;
-//! - after a repair, every image is whole of which the store still has all parts;
-//! - an image that is being read is not removed under its reader;
+//! - after a repair, every image is whole if the store still has all its parts;
+//! - an image is not removed while somebody reads it;
 //! - every verb ends.
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
@@ -30,22 +30,22 @@ use mif_formats::mif::pack::{Encoding, IndexEntry, TRAILER, decode_index, decode
 use mif_formats::mif::{ObjectId, layout::Layout};
 use mif_tests::random::Random;
 
-/// How long a model runs without being told, in seconds.
+/// The default duration of a model in seconds.
 const SECONDS: u64 = 30;
-/// How many windows of residue a disk has, each of which is an object, and how large these are in bytes.
+/// The number of residue windows per disk, each of which is an object, and their size in bytes.
 const WINDOWS: usize = 4;
 const WINDOW: usize = 256 << 10;
 /// The size of a disk in bytes.
 const DISK: usize = WINDOWS * WINDOW;
-/// How many different disks there are, and how many different parts they are made of.
+/// The number of different disks, and of different parts that they are made of.
 const DISKS: usize = 8;
 const PARTS: usize = 9;
-/// The time, in seconds since 1970.
+/// The current time, in seconds since 1970.
 const NOW: u64 = 1_800_000_000;
 /// The names of images.
 const NAMES: [&str; 3] = ["a", "b", "c"];
 
-/// Whose turn it is.
+/// The scheduler of the actors.
 #[derive(Default)]
 struct Turns {
     state: Mutex<TurnState>,
@@ -54,13 +54,13 @@ struct Turns {
 
 #[derive(Default)]
 struct TurnState {
-    /// Actors that wait to do an operation.
+    /// Actors that wait for an operation.
     waiting: BTreeSet<usize>,
     alive: usize,
     running: Option<usize>,
     operations: u64,
     trace: Vec<String>,
-    /// A digest of all operations: the same seed gives the same.
+    /// A digest of all operations: the same seed gives the same digest.
     digest: u64,
 }
 
@@ -69,7 +69,7 @@ impl Turns {
         self.state.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
     }
 
-    /// Waits until it is this actor's turn to do an operation.
+    /// Waits until this actor may do an operation.
     fn wait(&self, actor: usize, what: &str, key: &str) {
         let mut state = self.state();
         state.waiting.insert(actor);
@@ -99,8 +99,8 @@ impl Turns {
         self.changed.notify_all();
     }
 
-    /// Lets the actors do their operations, in an order that `random` decides, until all have ended. Two of them may pause
-    /// for long, before any of their operations, while others go on.
+    /// Runs the actors' operations in an order that `random` decides, until all have ended. Up to two actors make a
+    /// long pause before one of their operations, while others continue.
     fn run(&self, random: &mut Random) {
         let mut pauses: Vec<Pause> = (0..random.index(3))
             .map(|_| Pause { actor: random.index(4), before: random.index(35), left: random.index(150) })
@@ -135,28 +135,28 @@ impl Turns {
 /// A pause of an actor.
 struct Pause {
     actor: usize,
-    /// Before its how manyth operation.
+    /// The number of the operation before which it pauses.
     before: usize,
-    /// How many operations others do meanwhile.
+    /// The number of operations that others do meanwhile.
     left: usize,
 }
 
 static VERBOSE: std::sync::OnceLock<()> = std::sync::OnceLock::new();
 
-/// What goes wrong for an actor.
+/// A fault of an actor's operation.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Fault {
-    /// The operation fails and does nothing.
+    /// The operation does nothing and fails.
     Fails,
-    /// The operation is done, and fails all the same.
+    /// The operation is done, but reports a failure.
     LosesReply,
-    /// The actor ends there, as a killed process does.
+    /// The actor ends there, like a killed process.
     Dies,
     /// The actor ends there, after the operation.
     DiesAfter,
 }
 
-/// The storage, as one actor sees it.
+/// The storage as seen by one actor.
 #[derive(Clone)]
 struct Seen {
     actor: usize,
@@ -165,17 +165,17 @@ struct Seen {
     plan: Arc<Mutex<Plan>>,
 }
 
-/// When what goes wrong for an actor.
+/// The fault that is planned for an actor.
 struct Plan {
-    /// After so many further operations.
+    /// The number of operations before the fault, and the fault.
     after: Option<(usize, Fault)>,
     is_dead: bool,
-    /// Whether anything went wrong.
+    /// True once a fault has happened.
     happened: bool,
 }
 
 impl Seen {
-    /// Does an operation when it is the actor's turn, unless something goes wrong.
+    /// Does an operation when it is the actor's turn, unless a fault happens.
     fn step<T>(&self, what: &str, key: &str, work: impl FnOnce() -> io::Result<T>) -> io::Result<T> {
         if self.plan.lock().unwrap().is_dead {
             return Err(io::Error::other("killed"));
@@ -312,7 +312,7 @@ impl Upload for SeenUpload {
     }
 }
 
-/// What an actor does.
+/// The task of an actor.
 #[derive(Debug, Clone)]
 enum Task {
     Import { name: &'static str, disk: usize, verify: bool },
@@ -323,12 +323,12 @@ enum Task {
     Repair,
 }
 
-/// What came of it.
+/// A finished task.
 struct Done {
     task: Task,
-    /// What it gave, or its error; none if it died.
+    /// The result, or its error; `None` if the actor died.
     result: Option<Result<Outcome, String>>,
-    /// Whether something went wrong with its operations.
+    /// True if a fault disturbed its operations.
     disturbed: bool,
 }
 
@@ -347,26 +347,26 @@ fn key(id: &str) -> Key {
     (name.to_owned(), version.parse().expect("a number"))
 }
 
-/// The world as it should be.
+/// The expected state of the store.
 struct World {
     memory: Memory,
     disks: Vec<(PathBuf, Vec<u8>)>,
-    /// What each image has.
+    /// The disk of each image.
     images: BTreeMap<Key, Vec<u8>>,
-    /// What each image needs, as it was when it was published: objects, and the digests of its files.
+    /// Everything that each image needed when it was published: objects, and the contents of its files.
     needs: BTreeMap<Key, Needs>,
-    /// Versions that were removed: their numbers are never given again.
+    /// Versions that were removed: their numbers are never reused.
     gone: BTreeSet<Key>,
-    /// Disks whose images were removed. Of what they have, the store may still have packs that no image needs.
+    /// Disks whose images were removed. The store may still have packs of them that no image needs.
     left_over: Vec<usize>,
-    /// Whether anything has rotted since the store was last whole.
+    /// True if anything has rotted since the store was last whole.
     is_rotten: bool,
 }
 
 #[derive(Clone)]
 struct Needs {
     objects: BTreeSet<ObjectId>,
-    /// What every reader needs of its files, by name.
+    /// The contents of the files that every reader needs, by name.
     files: BTreeMap<&'static str, Vec<u8>>,
 }
 
@@ -397,17 +397,18 @@ impl World {
         Store::open(storage, &Silent).unwrap()
     }
 
-    /// Objects of which a pack has a good copy that a repair finds, by the pack's own index.
+    /// Returns the objects of which a repair finds a good copy in a pack, by the pack's own index.
     fn good(&self) -> HashSet<ObjectId> {
         self.copies(|own, beside| index_of(own).or_else(|| decoded(beside?)))
     }
 
-    /// Objects of which a pack has a good copy that a reader finds, by the pack's index file.
+    /// Returns the objects of which a reader finds a good copy in a pack, by the pack's index file.
     fn good_and_indexed(&self) -> HashSet<ObjectId> {
         self.copies(|own, beside| decoded(beside?).or_else(|| index_of(own)))
     }
 
-    /// Objects of which a pack has a good copy, by an index that is chosen from the pack and its index file.
+    /// Returns the objects with a good copy in a pack, by an index that `choose` takes from the pack and its index
+    /// file.
     fn copies(&self, choose: impl Fn(&[u8], Option<&[u8]>) -> Option<Vec<IndexEntry>>) -> HashSet<ObjectId> {
         let mut good = HashSet::new();
         let files = self.memory.files();
@@ -457,7 +458,7 @@ impl World {
         Ok(Needs { objects, files })
     }
 
-    /// Whether a reader finds all that an image needs, without any repair.
+    /// Returns true if a reader finds all that an image needs, without a repair.
     fn can_be_read(&self, key: &Key, good_and_indexed: &HashSet<ObjectId>) -> bool {
         let Some(needs) = self.needs.get(key) else { return false };
         let files = self.memory.files();
@@ -467,7 +468,7 @@ impl World {
         needs.files.iter().all(is_intact) && needs.objects.iter().all(|id| good_and_indexed.contains(id))
     }
 
-    /// Whether the store still has all that a repair takes to make an image whole.
+    /// Returns true if the store still has all that a repair needs to make an image whole.
     fn can_be_whole(&self, key: &Key, good: &HashSet<ObjectId>) -> bool {
         let Some(needs) = self.needs.get(key) else { return false };
         let files = self.memory.files();
@@ -480,17 +481,17 @@ impl World {
     }
 }
 
-/// The key of a file of an image.
+/// Returns the key of a file of an image.
 fn file_key(name: &str, version: u32, file: &str) -> String {
     format!("images/name={name}/version={version}/{file}")
 }
 
-/// What an index file says, unless it is damaged.
+/// Decodes an index file, unless it is damaged.
 fn decoded(index: &[u8]) -> Option<Vec<IndexEntry>> {
     decode_index(index).ok().map(|contents| contents.entries)
 }
 
-/// The index at the end of a pack.
+/// Returns the index at the end of a pack.
 fn index_of(pack: &[u8]) -> Option<Vec<IndexEntry>> {
     let trailer = pack.len().checked_sub(TRAILER)?;
     let count = u64::from_le_bytes(pack.get(trailer..trailer + 8)?.try_into().ok()?);
@@ -498,7 +499,7 @@ fn index_of(pack: &[u8]) -> Option<Vec<IndexEntry>> {
     decoded(&pack[start..])
 }
 
-/// Does a task over a storage.
+/// Performs a task on a storage.
 fn perform(task: &Task, seen: Seen, disks: &[(PathBuf, Vec<u8>)]) -> Result<Outcome, String> {
     let storage: Arc<dyn Storage> = Arc::new(seen);
     let text = |e: mif::Error| e.to_string();
@@ -524,14 +525,14 @@ fn perform(task: &Task, seen: Seen, disks: &[(PathBuf, Vec<u8>)]) -> Result<Outc
             };
             let id = format!("{name}@{version}");
             let image = match OpenImage::stored(&store, &id.parse().unwrap()) {
-                // Somebody has removed it, before it was opened.
+                // Somebody removed it before it was opened.
                 Err(e) if e.to_string().contains("no such image") => return Ok(Outcome::Read(None)),
                 image => image.map_err(text)?,
             };
             let disk = image.disk().map_err(text)?;
             drop(store);
             let mut bytes = Vec::new();
-            // Piece by piece, so that others have their turns in between.
+            // Piece by piece, so that others get their turns in between.
             for at in (0..disk.len()).step_by(WINDOW) {
                 let len = (disk.len() - at).min(WINDOW as u64) as usize;
                 bytes.extend(disk.read_vec(at, len).map_err(|e| e.to_string())?);
@@ -579,7 +580,7 @@ fn task(random: &mut Random) -> Task {
     }
 }
 
-/// Disks of a few parts, so that they share most of what they have.
+/// Makes disks from a few parts, so that they share most of their contents.
 fn disks(folder: &Path) -> Vec<(PathBuf, Vec<u8>)> {
     let mut random = Random(7);
     let parts: Vec<Vec<u8>> =
@@ -607,7 +608,7 @@ struct Tally {
     digest: u64,
 }
 
-/// Plays one seed. Panics with what is wrong.
+/// Plays one seed. Panics if an invariant is broken.
 fn play(seed: u64, disks: &[(PathBuf, Vec<u8>)], tally: &mut Tally) {
     let mut random = Random(seed);
     let mut world = World::new(disks);
@@ -621,12 +622,12 @@ fn round(world: &mut World, random: &mut Random, tally: &mut Tally) {
     let good_before = world.good();
     let turns = Arc::new(Turns::default());
     let mut work: Vec<Task> = (0..1 + random.index(4)).map(|_| task(random)).collect();
-    // Two at a time that store the same: then there are two copies of each object.
+    // Sometimes two import the same disk at a time, which makes two copies of each object.
     if let (Some(Task::Import { disk, .. }), true) = (work.first().cloned(), random.once_in(3)) {
         let name: &'static str = NAMES[random.index(NAMES.len())];
         work.push(Task::Import { name, disk, verify: false });
     }
-    // An import that finds what gc is about to remove; or a reader of an image that goes.
+    // An import that finds objects which gc is about to remove; or a reader of an image that is being removed.
     let name = *random.pick(&NAMES);
     match random.index(6) {
         0 | 1 if !world.left_over.is_empty() => {
@@ -693,7 +694,7 @@ fn round(world: &mut World, random: &mut Random, tally: &mut Tally) {
     tally.images = tally.images.max(world.images.len() as u64);
 }
 
-/// Takes what the actors did into the map.
+/// Applies the actors' results to the expected state.
 fn settle(world: &mut World, done: &[Done], good_before: &HashSet<ObjectId>) {
     let mut uncertain_removals = BTreeSet::new();
     let mut attempted: BTreeMap<&str, BTreeSet<usize>> = BTreeMap::new();
@@ -722,7 +723,7 @@ fn settle(world: &mut World, done: &[Done], good_before: &HashSet<ObjectId>) {
             (Task::Check | Task::Repair, Some(Ok(Outcome::Checked(verdict)))) => {
                 let is_sound = match verdict {
                     Verdict::Whole => true,
-                    // What it could not read, it does not call damaged.
+                    // Unreadable files are not reported as damaged.
                     Verdict::Unreadable => done.disturbed,
                     _ => false,
                 };
@@ -766,9 +767,9 @@ fn settle(world: &mut World, done: &[Done], good_before: &HashSet<ObjectId>) {
             store.versions(name).unwrap().into_iter().map(|version| ((*name).to_owned(), version))
         })
         .collect();
-    // What a removal that failed has removed or not.
+    // A failed removal may or may not have removed them.
     world.images.retain(|id, _| there.contains(id) || !uncertain_removals.contains(&*id.0));
-    // What an import that failed has published all the same.
+    // A failed import may have published them nevertheless.
     for id in &there {
         if !world.images.contains_key(id) {
             let bytes = world.read(&store, id).expect("a published image can be read");
@@ -778,7 +779,7 @@ fn settle(world: &mut World, done: &[Done], good_before: &HashSet<ObjectId>) {
             world.images.insert(id.clone(), bytes);
         }
     }
-    // No verb drops the last good copy of what an image needs.
+    // No verb drops the last good copy of an object that an image needs.
     let good = world.good();
     for (id, needs) in &world.needs {
         if !world.images.contains_key(id) {
@@ -802,7 +803,7 @@ fn settle(world: &mut World, done: &[Done], good_before: &HashSet<ObjectId>) {
     world.needs.retain(|id, _| world.images.contains_key(id));
 }
 
-/// What must be so when nobody is at work.
+/// Checks the invariants while no actor is active.
 fn check(world: &mut World) {
     let storage: Arc<dyn Storage> = Arc::new(world.memory.clone());
     let verdict = mif::with_threads(1, || {
@@ -831,7 +832,8 @@ fn check(world: &mut World) {
     }
 }
 
-/// Imports a disk into a store of which files are missing or cut short. An import that succeeds relies on none of these.
+/// Imports a disk into a store with missing or truncated files. An import that succeeds must not depend on any of
+/// these.
 fn import_into_rotten(world: &mut World, disk: usize) {
     let storage = || -> Arc<dyn Storage> { Arc::new(world.memory.clone()) };
     let options =
@@ -849,11 +851,11 @@ fn import_into_rotten(world: &mut World, disk: usize) {
     world.images.insert(id, bytes);
 }
 
-/// Spoils a file or two behind the store's back; gives whether they are only missing or cut short.
+/// Damages a file or two behind the store's back; returns true if they are only missing or truncated.
 fn rot(world: &mut World, random: &mut Random) -> bool {
     let mut only_gone = true;
     for _ in 0..1 + random.index(2) {
-        // Packs more often than their number would have it: they are what cannot be made again.
+        // Packs are chosen more often than their number suggests: they cannot be rebuilt.
         let only_packs = random.once_in(2);
         let files: Vec<(String, Arc<Vec<u8>>)> = world
             .memory
@@ -886,7 +888,7 @@ fn rot(world: &mut World, random: &mut Random) -> bool {
         world.memory.set(&key, bytes);
     }
     world.is_rotten = true;
-    // A number is remembered by a record, as long as that is there.
+    // A removed number is remembered only as long as its record exists.
     let files = world.memory.files();
     world
         .gone
@@ -894,11 +896,10 @@ fn rot(world: &mut World, random: &mut Random) -> bool {
     only_gone
 }
 
-/// What must be so after something has rotted: the check notices, garbage is collected without loss, and the repair mends all
-/// that can be mended.
+/// Checks the invariants after rot: fsck notices it, gc loses nothing, and a repair restores everything that it can.
 fn check_rotten(world: &mut World, collect: bool) {
     let storage = || -> Arc<dyn Storage> { Arc::new(world.memory.clone()) };
-    // A header that is one, and says something else, may be a newer program's: nobody writes over it.
+    // A valid header with other contents may be a newer program's, so nobody overwrites it.
     let header = world.memory.files().get("store.json").cloned();
     let is_header = |bytes: &Arc<Vec<u8>>| {
         let json = serde_json::from_slice::<serde_json::Value>(bytes).unwrap_or_default();
@@ -936,7 +937,7 @@ fn check_rotten(world: &mut World, collect: bool) {
         Err(_) => None,
     };
     if collect && let Ok(store) = Store::open_to_remove(storage(), &Silent) {
-        // It may refuse, for it cannot read what images need; but nothing of value goes.
+        // It may refuse, because it cannot read what images need; but it removes nothing of value.
         let _ = mif::with_threads(1, || gc(&store, &GcOptions::default(), &Silent));
         drop(store);
         let left = world.good();
@@ -952,7 +953,7 @@ fn check_rotten(world: &mut World, collect: bool) {
         Some(fsck(&store, &options, &Silent).unwrap())
     });
     let Some(repaired) = repaired else {
-        // Without packs or images there is nothing by which a store is known.
+        // Without packs or images a store cannot be recognised.
         let files = world.memory.files();
         let has = |top: &str| files.keys().any(|key| key.starts_with(top));
         assert!(!has("packs/") || !has("images/"), "a store without a header is not repaired");
@@ -975,7 +976,7 @@ fn check_rotten(world: &mut World, collect: bool) {
     forget_lost(world);
 }
 
-/// The header of an empty store.
+/// Returns the header of an empty store.
 fn header_of_an_empty_store() -> Vec<u8> {
     let memory = Memory::new();
     let storage: Arc<dyn Storage> = Arc::new(memory.clone());
@@ -983,7 +984,7 @@ fn header_of_an_empty_store() -> Vec<u8> {
     memory.files()["store.json"].to_vec()
 }
 
-/// Removes what was lost for good, so that the store is whole again.
+/// Removes what is permanently lost, so that the store is whole again.
 fn forget_lost(world: &mut World) {
     let storage = || -> Arc<dyn Storage> { Arc::new(world.memory.clone()) };
     let store = world.store();
@@ -1018,7 +1019,7 @@ fn forget_lost(world: &mut World) {
     if report.verdict == Verdict::Whole {
         world.is_rotten = false;
     } else {
-        // An image that nobody knows of any more, by a record alone.
+        // An image that is only known from a record.
         let store = Store::open_to_remove(storage(), &Silent).unwrap();
         for lost in &report.lost {
             let _ = rm(&store, &[lost.image.parse().unwrap()], true);

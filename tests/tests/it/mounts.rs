@@ -1,5 +1,5 @@
-//! Paths over what an image's fstab mounts: `ls`, `cat`, `info`, `packages`, `search` and edits of an image with /usr,
-//! /boot, /var and /var/log on volumes of their own; and images with two systems.
+//! Paths across the mounts in an image's fstab: `ls`, `cat`, `info`, `packages`, `search` and edits of an image with
+//! /usr, /boot, /var and /var/log on volumes of their own; and images with two systems.
 
 use std::fs;
 use std::ops::Deref;
@@ -9,7 +9,7 @@ use mif_tests::{WorkFolder, have, run, run_failing, tool, work_folder};
 use serde_json::Value;
 
 const TOOLS: &[&str] = &["sfdisk", "mke2fs", "dd"];
-/// Each volume has so many mebibytes.
+/// The size of each volume in mebibytes.
 const SIZE: u64 = 16;
 
 struct Lab {
@@ -25,7 +25,7 @@ impl Deref for Lab {
 }
 
 impl Lab {
-    /// A disk with a volume for each directory, in order, labelled by its name.
+    /// Makes a disk with a volume for each directory, in order, labelled with its name.
     fn disk(&self, name: &str, volumes: &[&str]) {
         let disk = self.at(name);
         let file = fs::File::create(&disk).unwrap();
@@ -68,7 +68,7 @@ const STATUS: &str =
 const FSTAB: &str = "LABEL=root / ext4 defaults 0 1\nLABEL=usr /usr ext4 ro 0 2\nLABEL=boot /boot ext4 ro 0 2\n\
     LABEL=var /var ext4 defaults 0 2\nLABEL=log /var/log ext4 defaults 0 2\ntmpfs /tmp tmpfs defaults 0 0\n";
 
-/// A disk with the directories of a system on volumes of their own, as hardening guides ask for.
+/// Makes a disk with the directories of a system on separate volumes, as hardening guides recommend.
 fn split_system() -> Option<Lab> {
     if !have(TOOLS) {
         return None;
@@ -118,7 +118,7 @@ fn ls_and_cat_follow_the_fstab_into_each_volume_and_back() {
         assert_eq!(cat("/tmp/kept"), "beneath\n", "what is mounted from nowhere in the image hides nothing");
         assert_eq!(cat("p4:/lib/dpkg/status"), STATUS, "a volume that is named is taken by itself");
         assert!(run_failing(&mut lab.mif(&["cat", image, "/var/hidden"]), 3).contains("/hidden"));
-        // What ls prints can be given to cat.
+        // The paths that ls prints work with cat.
         let listed = run(&mut lab.mif(&["ls", image, "/var/lib/dpkg"]));
         assert!(listed.lines().any(|line| line == "/var/lib/dpkg/status"), "{listed}");
         assert_eq!(run(&mut lab.mif(&["ls", image, "/var/log/audit"])), "/var/log/audit/audit.log\n");
@@ -137,7 +137,7 @@ fn info_and_packages_find_what_lies_on_other_volumes() {
         assert_eq!(system["other_roots"].as_array().unwrap().len(), 0, "{system}");
         let packages = run(&mut lab.mif(&["packages", image, "--csv"]));
         assert!(packages.contains(",p1,dpkg,openssl,3.0.11-1,amd64,"), "{packages}");
-        // Two of its paths are there: /etc on the root, and /usr/bin/openssl on another volume.
+        // Two of its paths exist: /etc on the root, and /usr/bin/openssl on another volume.
         assert!(packages.trim_end().ends_with(",2"), "{packages}");
     }
 }
@@ -210,7 +210,7 @@ fn both_systems_of_an_image_are_shown_and_one_without_a_database_is_said() {
         packages.contains(",p1,dpkg,openssl,1,") && packages.contains(",p2,dpkg,openssl,2,"),
         "{packages}"
     );
-    // Nothing but systems without a database: said, and nothing found.
+    // Only systems without a database: this is reported, and nothing is found.
     fs::remove_dir_all(lab.at("a/var")).unwrap();
     lab.disk("none.raw", &["a"]);
     run(&mut lab.mif(&["import", "--name", "none", "none.raw"]));

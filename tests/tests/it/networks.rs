@@ -1,5 +1,5 @@
-//! The address asked for is the only one that an image's files give its interface: held against ifquery, and against what
-//! netplan's generator writes for systemd-networkd.
+//! The requested address is the only one that an image's files give its interface: checked with ifquery, and with the
+//! files that netplan's generator writes for systemd-networkd.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use mif_tests::guest::Guest;
 use mif_tests::{cache, is_root, run, skip, tool};
 
-/// Where `fixtures/network-tools.sh` has unpacked a tool.
+/// Returns the path of a tool that `fixtures/network-tools.sh` has unpacked.
 fn unpacked(path: &str) -> Option<PathBuf> {
     let find =
         tool("find").arg(cache().join("network-tools")).args(["-path", path, "-type", "f"]).output().ok()?;
@@ -24,7 +24,7 @@ type Files<'a> = &'a [(&'a str, &'a str)];
 
 const STATIC: &str = "192.0.2.10/24,gateway=192.0.2.1,dns=9.9.9.9";
 
-/// Puts ifupdown, and the libraries that it needs, into a tree.
+/// Copies ifupdown, and the libraries that it needs, into a tree.
 fn add_ifupdown(tree: &Path, ifup: &Path) {
     fs::create_dir_all(tree.join("sbin")).unwrap();
     fs::copy(ifup, tree.join("sbin/ifup")).unwrap();
@@ -98,7 +98,7 @@ fn ifupdown_gives_the_interface_its_new_address_whatever_its_files_read() {
     }
 }
 
-/// A file of systemd-networkd's: its name, what it matches, and the values of a key.
+/// A file of systemd-networkd: its name and its text.
 struct NetworkFile {
     name: String,
     text: String,
@@ -110,7 +110,7 @@ impl NetworkFile {
     }
 }
 
-/// The file that systemd-networkd takes for an interface with this name and address: the first that fits.
+/// Returns the file that systemd-networkd uses for an interface with this name and address: the first match.
 fn first_for(folder: &Path, interface: &str, mac: &str) -> NetworkFile {
     let mut names: Vec<String> = fs::read_dir(folder)
         .unwrap()

@@ -1,8 +1,8 @@
-//! The order of the house: which module may import from which.
+//! The order of modules: which module may import from which.
 //!
-//! A crate is a house of rooms, its top modules, and a room imports from rooms on lower floors only. No file imports through
-//! the crate's face, `lib.rs`; no two files import each other, not even by way of others. Names that a room hands on
-//! (`pub use`) count for the file that defines them.
+//! The top modules of a crate are its rooms, and a room imports only from rooms on lower floors. No file imports
+//! through the crate root, `lib.rs`; no two files import each other, not even through others. A name that a room
+//! re-exports (`pub use`) counts as an import of the file that defines it.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -58,19 +58,20 @@ const MIF: &[(&str, u32)] = &[
 /// A path of names from the crate's root.
 type Names = Vec<String>;
 
-/// A crate, read from its source.
+/// A crate, parsed from its source.
 #[derive(Default)]
 struct Crate {
     /// Every file, by its module.
     files: BTreeMap<Names, File>,
 }
 
-/// What a file imports and hands on.
+/// The imports and re-exports of a file.
 #[derive(Default)]
 struct File {
-    /// Imports, each a path from the crate's root that may lead through a face; and whether it only hands the name on.
+    /// Imports, each a path from the crate's root that may lead through a re-export; and whether it is only
+    /// re-exported.
     imports: Vec<(Names, bool)>,
-    /// Names handed on from elsewhere in the crate, and from where. The name `*` stands for all.
+    /// Names re-exported from elsewhere in the crate, and their origins. The name `*` means all.
     handed_on: Vec<(String, Names)>,
 }
 
@@ -100,7 +101,7 @@ impl Crate {
         house
     }
 
-    /// The module of the file that defines what a path names.
+    /// Returns the module of the file that defines the item at a path.
     fn definition(&self, path: &[String]) -> Names {
         self.definition_within(path, 8)
     }
@@ -124,7 +125,7 @@ impl Crate {
     }
 }
 
-/// Reads one file.
+/// A reader of one file.
 struct Reader<'a> {
     modules: &'a BTreeSet<Names>,
     module: Names,
@@ -132,7 +133,7 @@ struct Reader<'a> {
 }
 
 impl Reader<'_> {
-    /// The path from the crate's root; none if it leads out of the crate.
+    /// Returns the path from the crate's root; `None` if it leads out of the crate.
     fn absolute(&self, path: &[String]) -> Option<Names> {
         let ups = path.iter().take_while(|name| *name == "super").count();
         match path.first()?.as_str() {
@@ -184,7 +185,7 @@ impl<'ast> Visit<'ast> for Reader<'_> {
 
     fn visit_path(&mut self, path: &'ast syn::Path) {
         let names: Names = path.segments.iter().map(|segment| segment.ident.to_string()).collect();
-        // A single name is how far a definition can be seen, as in `pub(crate)`.
+        // A single name is a visibility, as in `pub(crate)`.
         if names.len() > 1
             && ["crate", "super"].contains(&names[0].as_str())
             && let Some(path) = self.absolute(&names)
@@ -195,7 +196,7 @@ impl<'ast> Visit<'ast> for Reader<'_> {
     }
 }
 
-/// The modules of a file that are tests and stand in files of their own.
+/// Returns the test modules of a file that are in files of their own.
 fn tests_of(module: &Names, file: &syn::File) -> Vec<Names> {
     let declared = file.items.iter().filter_map(|item| match item {
         Item::Mod(item) if item.content.is_none() => Some(item),
@@ -220,7 +221,7 @@ fn text(part: &std::ffi::OsStr) -> String {
     part.to_string_lossy().into_owned()
 }
 
-/// All breaks of the order in a crate, each a sentence.
+/// Returns all violations of the order in a crate, each as a sentence.
 fn breaks(source: &str, floors: &[(&str, u32)]) -> Vec<String> {
     let house = Crate::read(&repo().join(source));
     let floor = |module: &Names| floors.iter().find(|(room, _)| *room == module[0]).map(|(_, floor)| *floor);
@@ -247,8 +248,8 @@ fn breaks(source: &str, floors: &[(&str, u32)]) -> Vec<String> {
             }
         }
     }
-    // What is left when files that import nothing of what is left are taken away, again and again, are circles and what
-    // stands on them; the same from above leaves the circles.
+    // Repeatedly removing files that import nothing that is left leaves the cycles and the files that depend on them;
+    // doing the same from above leaves only the cycles.
     loop {
         let sources: BTreeSet<Names> = edges.keys().map(|module| (*module).clone()).collect();
         let imported: BTreeSet<Names> = edges.values().flatten().cloned().collect();

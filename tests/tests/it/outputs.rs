@@ -1,4 +1,4 @@
-//! Where a disk is written: through symbolic links, over files, onto block devices, to standard output.
+//! Writing a disk: through symbolic links, over files, to block devices, to standard output.
 
 use std::fs::{self, File};
 use std::os::unix::fs::{FileExt, FileTypeExt, MetadataExt, PermissionsExt, symlink};
@@ -9,7 +9,7 @@ use mif_tests::{WorkFolder, have, is_root, mif, run, run_failing, skip, tool, wo
 
 const MIB: usize = 1 << 20;
 
-/// A disk of 8 MiB with data at its start, in its middle and at its end, and holes between.
+/// Makes a disk of 8 MiB with data at its start, in its middle and at its end, and holes between.
 fn disk(path: &Path) -> Vec<u8> {
     let mut bytes = vec![0; 8 * MIB];
     bytes[..5000].fill(1);
@@ -19,7 +19,7 @@ fn disk(path: &Path) -> Vec<u8> {
     bytes
 }
 
-/// A store that has the disk as `d`.
+/// Makes a store that has the disk as `d`.
 fn imported() -> (WorkFolder, PathBuf) {
     let work = work_folder();
     let store = work.at("store");
@@ -91,7 +91,7 @@ fn a_raw_disk_goes_to_standard_output_and_no_other_format_does() {
     assert!(output.stdout.is_empty());
     let error = String::from_utf8_lossy(&output.stderr).into_owned();
     assert!(output.status.code() == Some(4) && error.contains("standard output"), "{error}");
-    // A reader that goes away early did not get the disk.
+    // A reader that closes the pipe early did not get the disk.
     let mut child = mif(&store)
         .arg("convert")
         .arg(at("d.raw"))
@@ -120,7 +120,7 @@ fn what_was_written_is_read_back_on_request() {
     run(mif(&at("s")).current_dir(work.path()).args(["convert", "d.raw", "other/o.qcow2"]).args(over));
 }
 
-/// A loop device over a file, by a node of our own: the one in /dev may be missing where the tests run.
+/// A loop device over a file, with a node of our own: the one in /dev may be missing where the tests run.
 struct Loop {
     name: String,
     node: PathBuf,
@@ -192,7 +192,7 @@ fn a_block_device_gets_the_disk_and_keeps_what_lies_behind_it() {
     let error = run_failing(mif(&store).arg("convert").arg(at("large.raw")).arg(at("lv")).arg("--force"), 3);
     assert!(error.contains("12582912") && error.contains("nothing was written"), "{error}");
     assert!(device.read(0, 12 * MIB).iter().all(|b| *b == 0xdd));
-    // One that is in use.
+    // A device that is in use.
     run(tool("mke2fs").args(["-q", "-F", "-t", "ext2"]).arg(at("node")));
     fs::create_dir(at("mounted")).unwrap();
     if !tool("mount").args(["-o", "ro"]).arg(at("node")).arg(at("mounted")).status().unwrap().success() {

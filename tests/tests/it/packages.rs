@@ -1,4 +1,4 @@
-//! `mif packages` against what the package managers say of the same trees.
+//! `mif packages` compared with the package managers on the same trees.
 
 use std::fs;
 use std::path::Path;
@@ -33,7 +33,7 @@ for i in $(seq 1 400); do echo $i > %{buildroot}/etc/thing.d/a-rather-long-name-
 
 const QUERY: &str = "%{NAME},%|EPOCH?{%{EPOCH}:}:{}|%{VERSION}-%{RELEASE},%{ARCH}\\n";
 
-/// Name, version and architecture of each package, as the program says it of a volume with this tree.
+/// Returns name, version and architecture of each package, according to the program on a volume with this tree.
 fn packages_of(work: &Path, tree: &Path, manager: &str) -> Vec<String> {
     let (image, store) = (work.join("volume.img"), work.join("store"));
     let _ = (fs::remove_file(&image), fs::remove_dir_all(&store));
@@ -84,7 +84,7 @@ fn rpm_says_the_same_of_its_databases() {
     let listed = run(rpm().args(["-ql", "thing-more"]));
     assert!(report.trim_end().ends_with(&format!(",{}", listed.lines().count())), "{report}{listed}");
 
-    // The same headers, as Berkeley DB keeps them: by the hash that db_load makes.
+    // The same headers in Berkeley DB: db_load makes the hash.
     let dump = "import sqlite3, sys\n\
         print('VERSION=3\\nformat=bytevalue\\ntype=hash\\nHEADER=END')\n\
         print(' ' + (0).to_bytes(4, 'little').hex() + '\\n ' + (2).to_bytes(4, 'little').hex())\n\
@@ -124,7 +124,7 @@ fn dpkg_says_the_same_of_a_debian_disk_and_sql_answers() {
     assert!(said.lines().count() > 50, "{said}");
     assert_eq!(sorted(&found.join("\n")), sorted(&said));
 
-    // docs/sql.md, every query, over two versions and a second image: what is known of the answers holds.
+    // Every query in docs/sql.md, on two versions and a second image, gives the known answers.
     let edits = ["--write", "/opt/own:x", "--chmod", "/opt/own:4755", "--delete", "/etc/passwd-"];
     run(mif(&store).args(["customize", "disk", "--as", "web", "--hostname", "web"]));
     run(mif(&store).args(["customize", "web@1", "--as", "web"]).args(edits));

@@ -1,5 +1,5 @@
-//! What is private stays private: who may read what is made of a disk, what an extraction does to its target, and what of
-//! passwords a record tells.
+//! Private data stays private: who may read the files made from a disk, how an extraction treats its target, and which
+//! traces of passwords a record contains.
 
 use std::fs::{self, Permissions};
 use std::os::unix::fs::PermissionsExt;
@@ -8,12 +8,12 @@ use std::process::Command;
 
 use mif_tests::{WorkFolder, files, have, is_root, json, mif, mif_path, repo, run, tool, work_folder};
 
-/// What stat(1) says of a file: mode, owner and group.
+/// Returns a file's mode, owner and group according to stat(1).
 fn stat(path: &Path) -> String {
     run(tool("stat").args(["-c", "%a %u %g"]).arg(path)).trim().to_owned()
 }
 
-/// The mode that stat(1) says a file has.
+/// Returns a file's mode according to stat(1).
 fn mode(path: &Path) -> String {
     stat(path).split(' ').next().unwrap().to_owned()
 }
@@ -22,7 +22,7 @@ fn set_mode(path: &Path, mode: u32) {
     fs::set_permissions(path, Permissions::from_mode(mode)).unwrap();
 }
 
-/// The program on a store, with a umask.
+/// Returns the program on a store, with a umask.
 fn with_umask(umask: &str, store: &Path) -> Command {
     let mut command = tool("sh");
     command.args(["-c", "umask $1; shift; exec \"$@\"", "sh", umask]).arg(mif_path());
@@ -30,8 +30,8 @@ fn with_umask(umask: &str, store: &Path) -> Command {
     command
 }
 
-/// A disk with a program that has set-ID bits, a capability, a label, devices and a private folder, whose root everybody may
-/// write and nobody owns.
+/// Makes a disk with a program that has set-ID bits, a capability, a label, devices and a private directory. Everybody
+/// may write to its root, which belongs to nobody.
 fn disk(work: &Path) -> PathBuf {
     let tree = work.join("tree");
     fs::create_dir_all(tree.join("folder")).unwrap();
@@ -93,7 +93,7 @@ fn what_is_made_of_a_disk_is_no_more_readable_than_it() {
         assert_eq!(made_of(umask), [expected; 3], "{source:o}, umask {umask}");
     }
     if is_root() {
-        // The group that may read the disk is not the one that new files get; unless their directory gives it to them.
+        // The group that may read the disk is not the group of new files, unless their directory passes it on.
         std::os::unix::fs::chown(&disk, None, Some(2345)).unwrap();
         set_mode(&disk, 0o640);
         assert_eq!(made_of("022"), ["600"; 3]);
@@ -201,7 +201,7 @@ fn a_target_that_is_there_keeps_its_mode_and_owner_and_a_new_one_gets_the_images
         );
         fs::remove_dir_all(at("new")).unwrap();
     }
-    // A single file has no folder of the image.
+    // A single file comes without a directory of the image.
     run(with_umask("022", &at("s")).arg("extract").arg(&disk).args(["/ping", "-o"]).arg(at("one")));
     assert_eq!(mode(&at("one")), "755");
 }
@@ -232,7 +232,7 @@ fn what_gives_rights_on_the_machine_comes_only_when_asked_for() {
     assert!(at("plain/zero").symlink_metadata().is_err() && at("plain/loop").symlink_metadata().is_err());
     let attributes = |folder: &str| run(tool("getfattr").args(["-R", "-m", "-"]).arg(at(folder)));
     assert!(!attributes("plain").contains("security.capability"));
-    // The text says so too.
+    // The text output says so too.
     let said = run(mif(&at("s")).arg("extract").arg(&disk).arg("-o").arg(at("said")));
     assert!(said.contains("set-ID bit of 2 paths") && said.contains("--privileged"), "{said}");
     assert!(left_out(&extract(&["--privileged"], "privileged")).is_empty());
@@ -242,7 +242,7 @@ fn what_gives_rights_on_the_machine_comes_only_when_asked_for() {
         assert_eq!(device.trim(), "character special file 1 5");
         assert!(attributes("privileged").contains("security.capability"));
     }
-    // A tar is data, and has all of it.
+    // A tar is data, and contains everything.
     assert!(left_out(&extract(&[], "out.tar")).is_empty());
     let listed = run(tool("tar").arg("-tvf").arg(at("out.tar")));
     for of_tar in ["-rwsr-sr-x", "drwxr-sr-x", "\nc", "\nb"] {
@@ -303,7 +303,7 @@ fn no_record_tells_a_password() {
         let said = run(mif(&store).args(arguments));
         assert!(!said.contains("s3cret"), "{said}");
     }
-    // What is not secret is still told.
+    // Everything that is not secret is still recorded.
     let log = json(&store, &["log", "c"]);
     let command: Vec<&str> =
         log["versions"][0]["command"].as_array().unwrap().iter().map(|word| word.as_str().unwrap()).collect();

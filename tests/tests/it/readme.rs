@@ -1,6 +1,6 @@
-//! README: its tables are those of the program, and its transcripts are what the program prints.
+//! README: its tables agree with the program, and its transcripts with the program's output.
 //!
-//! `MIF_TESTS_UPDATE=1` writes the tables anew.
+//! `MIF_TESTS_UPDATE=1` rewrites the tables.
 
 use std::fmt::Write;
 use std::fs;
@@ -10,7 +10,7 @@ use mif_formats::container::FORMATS;
 use mif_formats::fs::DRIVERS;
 use mif_tests::{mif_path, repo, run, work_folder};
 
-/// The text between `<!-- NAME -->` and `<!-- end -->`, with where it stands.
+/// Returns the text between `<!-- NAME -->` and `<!-- end -->`, and its offset.
 fn section<'t>(text: &'t str, name: &str) -> (usize, &'t str) {
     let mark = format!("<!-- {name} -->\n");
     let start = text.find(&mark).expect("the mark is there") + mark.len();
@@ -62,7 +62,7 @@ fn its_tables_are_those_of_the_program() {
     }
 }
 
-/// A line without what differs from run to run: durations, and sizes of what is compressed or stamped with the time.
+/// Returns a line without parts that vary between runs: durations, and sizes of compressed or timestamped data.
 fn steady(line: &str) -> String {
     match line.split_once("stored in").or_else(|| line.split_once("disk in")) {
         Some((before, _)) => before.to_owned(),

@@ -1,4 +1,4 @@
-//! Rebuilding an image: what was edited is planned anew and clean, all else stays bit for bit.
+//! Rebuilding an image: edited volumes are planned again and clean, everything else stays bit for bit.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -29,7 +29,7 @@ fn run(program: &str, args: &[&str]) -> Output {
     output
 }
 
-/// Bytes that are not zeros, `zeros` of them excepted.
+/// Returns `len` bytes, of which only the range `zeros` is zero.
 fn pattern(len: usize, zeros: std::ops::Range<usize>) -> Vec<u8> {
     let mut bytes: Vec<u8> = (0..len).map(|i| (i * 7 % 251) as u8 | 1).collect();
     bytes[zeros].fill(0);
@@ -42,7 +42,7 @@ struct Lab {
 }
 
 impl Lab {
-    /// A disk with an ext4 and a FAT partition, and it in a store.
+    /// Makes a disk with an ext4 and a FAT partition, and a store that contains it.
     fn new() -> Self {
         let folder = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
         let at = |name: &str| folder.path().join(name);
@@ -113,7 +113,7 @@ impl Lab {
         rebuild(&store, &self.image("disk"), rows, &options, &Silent)
     }
 
-    /// The disk of an image, as a file.
+    /// Writes the disk of an image to a file.
     fn write(&self, name: &str) -> PathBuf {
         let objects = Arc::new(
             Store::open(&self.folder.path().join("store"), &mif::Silent).unwrap().objects().unwrap(),
@@ -124,7 +124,7 @@ impl Lab {
         path
     }
 
-    /// A part of a disk, as a file of its own.
+    /// Copies a part of a disk to a file.
     fn cut(&self, disk: &Path, (start, len): (u64, u64)) -> PathBuf {
         let path = disk.with_extension("part");
         let bytes = fs::read(disk).unwrap();
@@ -137,7 +137,7 @@ impl Lab {
         run("fsck.fat", &["-n", self.cut(disk, FAT).to_str().unwrap()]);
     }
 
-    /// What an image says that a file holds.
+    /// Returns the content of a file in an image.
     fn read(&self, name: &str, path: &str) -> Vec<u8> {
         let store = Store::open(&self.folder.path().join("store"), &mif::Silent).unwrap();
         let image = OpenImage::stored(&store, &name.parse().unwrap()).unwrap();
@@ -148,7 +148,7 @@ impl Lab {
     }
 }
 
-/// A row like another, at another path.
+/// Returns a copy of a row at another path.
 fn like(row: &Row, path: &str) -> Row {
     let node = Node { inode: None, ..row.node.clone() };
     Row { path: path.as_bytes().to_vec(), file: None, node, ..row.clone() }
@@ -166,7 +166,7 @@ fn a_volume_planned_again_is_clean_and_holds_the_same_files() {
     let disk = lab.write("again");
     lab.assert_clean(&disk);
     let new = lab.image("again").manifest().unwrap();
-    // What planning sets: the size of folders, how they are mapped, FAT's root.
+    // Ignores what planning sets: the size of directories, their index flag, FAT's root.
     let plain = |rows: &[Row]| -> Vec<Row> {
         let set = |row: &Row| {
             let size = if row.node.file_type == FileType::Dir { 0 } else { row.node.size };
@@ -179,7 +179,7 @@ fn a_volume_planned_again_is_clean_and_holds_the_same_files() {
     for path in ["p1:/etc/hostname", "p1:/large", "p1:/with zeros", "p2:/EFI/a long name.efi"] {
         assert!(lab.read("again", path) == lab.read("disk", path), "{path}");
     }
-    // The layout is canonical: the disk, imported, is this image.
+    // The layout is canonical: importing the disk finds this image.
     let options = ImportOptions { name: Some("imported".into()), ..ImportOptions::default() };
     let store = Store::open(&lab.folder.path().join("store"), &mif::Silent).unwrap();
     let imported = import(&store, &disk, &options, &Silent).unwrap();
@@ -249,7 +249,7 @@ fn a_rebuild_that_cannot_be_leaves_no_image() {
     assert!(lab.store.versions("bad").unwrap().is_empty());
 }
 
-/// Says how long it takes on the disk that `MIF_TESTS_DISK` names.
+/// Prints the duration on the disk in `MIF_TESTS_DISK`.
 #[test]
 #[ignore = "needs a disk: MIF_TESTS_DISK"]
 fn a_real_disk_is_rebuilt_clean() {

@@ -1,4 +1,4 @@
-//! Disks that get another size, or fresh identities, on the way out: held against sfdisk, sgdisk, e2fsck, fsck.fat and
+//! Disks that are exported with another size or new identities: checked with sfdisk, sgdisk, e2fsck, fsck.fat and
 //! blkid, and booted.
 
 use std::fs;
@@ -11,7 +11,7 @@ use serde_json::Value;
 
 pub(crate) const MIB: u64 = 1 << 20;
 
-/// The committed disk in a store, and as a raw file.
+/// Returns a store with the committed disk, and the disk as a raw file.
 fn demo(work: &Path) -> (PathBuf, PathBuf) {
     let store = work.join("store");
     run(mif(&store).args(["import", "--name", "disk"]).arg(repo().join("fixtures/demo.qcow2")));
@@ -35,7 +35,7 @@ pub(crate) fn of_slot(parts: &[Part], slot: u32) -> Part {
     parts.iter().find(|part| part.slot == slot).expect("the slot").clone()
 }
 
-/// The files of two disks, as `verify` has them.
+/// Asserts with `verify` that two disks have the same files.
 fn same_files(store: &Path, a: &Path, b: &Path) {
     run(mif(store).args(["verify", "--files"]).arg(a).arg(b));
 }
@@ -62,7 +62,7 @@ fn a_larger_disk_keeps_its_partitions_and_every_bit_of_them() {
     assert_eq!(bytes(&large, 0, 440), bytes(&raw, 0, 440));
     assert_eq!(bytes(&large, size - 512, 8), b"EFI PART");
     assert!(bytes(&large, size - 64 * MIB - 512, 512).iter().all(|b| *b == 0), "the old backup is gone");
-    // And what the program reads from the disk that it wrote is that disk.
+    // Importing the disk that the program wrote gives that disk.
     run(mif(&store).args(["import", "--verify", "--strict", "--name", "large"]).arg(&large));
 }
 
@@ -88,7 +88,7 @@ fn volumes_grow_shrink_and_make_room_for_each_other() {
             let old = of_slot(&before, slot);
             let said = String::from_utf8_lossy(&output.stderr).into_owned();
             if !output.status.success() {
-                // GRUB's own partition cannot shrink, and nothing that boot code counts on may move.
+                // GRUB's own partition cannot shrink, and data that boot code depends on may not move.
                 assert!(slot == 14 && said.contains("no filesystem"), "{option}: {said}");
                 continue;
             }
@@ -263,7 +263,7 @@ fn fresh_identities_are_new_everywhere_and_the_same_from_the_same_seed() {
     for ((old, new), random) in old.iter().zip(&new).zip(&random) {
         assert!(old != new && new != random && random.len() == old.len(), "{old} {new} {random}");
     }
-    // What was rewritten names the new ones, and no text file names an old one.
+    // The rewritten files contain the new identities, and no text file contains an old one.
     let rewritten: Vec<&str> =
         report["ids"]["rewritten"].as_array().unwrap().iter().map(|path| path.as_str().unwrap()).collect();
     assert_eq!(

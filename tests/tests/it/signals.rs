@@ -1,4 +1,4 @@
-//! Signals: one ends any verb, whatever it waits for, and leaves no temporary file.
+//! Signals: a single one ends any verb, whatever it waits for, and leaves no temporary file.
 
 use std::fs;
 use std::path::Path;
@@ -11,21 +11,21 @@ use mif_tests::{have, mif, mif_path, repo, run, run_failing, tool, work_folder};
 
 const DESCRIPTION: &str = "table = \"none\"\n[[volume]]\nfs = \"ext4\"\nmount = \"/\"\n";
 
-/// How long a program may take to end: longer than its own grace, far shorter than the waits that it is in.
+/// The time that a program may take to end: longer than its grace period, far shorter than what it waits for.
 const SOON: Duration = Duration::from_secs(4);
 
 fn send(signal: &str, child: &Child) {
     run(tool("kill").args([&format!("-{signal}"), &child.id().to_string()]));
 }
 
-/// The program, which minds SIGHUP even if these tests were started to ignore it, as by nohup.
+/// Returns the program with SIGHUP enabled, even if these tests were started with it ignored, as by nohup.
 fn listening(store: &Path) -> Command {
     let mut command = tool("env");
     command.arg("--default-signal=HUP").arg(mif_path()).env("MIF_STORE", store).stdin(Stdio::null());
     command
 }
 
-/// How a child ends that was told to; it is killed, and the test fails, if it does not.
+/// Waits for a child that was told to end, and returns its status; if it does not end, kills it and fails.
 fn end(mut child: Child) -> ExitStatus {
     let start = Instant::now();
     while start.elapsed() < SOON {
@@ -43,16 +43,16 @@ fn pause() {
     std::thread::sleep(Duration::from_millis(300));
 }
 
-/// Every path below a folder of which no image is made up: temporary names, and what a store keeps under `tmp`.
+/// Returns every path under a directory that belongs to no image: temporary names, and the contents of a store's `tmp`.
 fn left(folder: &Path) -> Vec<String> {
-    // From there, for the folder itself may lie under a `tmp`.
+    // Relative to it, because the directory itself may be under a `tmp`.
     let mut find = tool("find");
     find.current_dir(folder).args([".", "-name", "*.part", "-o", "-path", "*/tmp/*", "-o", "-name", ".mif*"]);
     let found = run(&mut find);
     found.lines().map(str::to_owned).collect()
 }
 
-/// A file of 64 MiB that do not compress.
+/// Writes a file of 64 MiB of incompressible data.
 fn write_noise(to: &Path) {
     fs::write(to, noise(1, 64 << 20)).unwrap();
 }
@@ -76,7 +76,7 @@ fn a_verb_that_waits_for_a_pipe_ends_at_the_first_signal() {
         pause();
         send(signal, &child);
         assert_eq!(end(child).code(), Some(code), "{signal}: a pipe without a writer");
-        // Half a tar has come, and no more does.
+        // Half a tar has arrived, and no more follows.
         let mut child = build(Path::new("-")).stdin(Stdio::piped()).spawn().unwrap();
         let mut writer = child.stdin.take().unwrap();
         std::io::Write::write_all(&mut writer, &[0; 512]).unwrap();
@@ -120,7 +120,7 @@ fn a_second_signal_ends_at_once_and_nohup_keeps_its_promise() {
     let child = command.current_dir(work.path()).stderr(Stdio::null()).spawn().unwrap();
     pause();
     send("HUP", &child);
-    // Longer than a verb that heard nothing gets.
+    // Longer than the grace period of a verb that ignores the signal.
     std::thread::sleep(Duration::from_millis(1500));
     let mut child = child;
     assert!(child.try_wait().unwrap().is_none(), "SIGHUP was to stay ignored");
@@ -144,7 +144,7 @@ fn a_verb_that_writes_a_file_removes_it() {
         while left(work.path()).is_empty() && start.elapsed() < SOON {}
         send(signal, &child);
         let ended = end(child);
-        // On a fast machine it was whole before the signal came.
+        // On a fast machine it was finished before the signal arrived.
         assert!(ended.code() == Some(code) || at("out.qcow2").exists(), "{ended}");
         let _ = fs::remove_file(at("out.qcow2"));
         assert_eq!(left(work.path()), [""; 0], "{signal}");
@@ -169,7 +169,7 @@ fn a_verb_that_makes_its_file_durable_removes_it_afterwards() {
         send("TERM", &child);
         let ended = Instant::now();
         let mut child = child;
-        // As many syncs as the verb has begun when it hears.
+        // The syncs that the verb had begun when the signal arrived take their time.
         while child.try_wait().unwrap().is_none() && ended.elapsed() < 4 * SOON {
             std::thread::sleep(Duration::from_millis(20));
         }

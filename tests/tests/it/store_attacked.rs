@@ -1,5 +1,5 @@
-//! A store that somebody else made, or that cannot be read: nothing outside of it is read or written, nothing waits for
-//! ever, and what is not known to be damaged is left alone.
+//! A store made by somebody else, or one that is unreadable: nothing outside it is read or written, nothing blocks
+//! forever, and files that are not known to be damaged are left alone.
 
 use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
@@ -13,13 +13,13 @@ use mif_formats::mif::manifest::{self, Part, Row};
 use mif_tests::disk::{noise, small};
 use mif_tests::{have, json, mif, run, run_failing, snapshot, tool, work_folder};
 
-/// What a file or a directory of the store is replaced by.
+/// The replacements of a file or a directory of the store.
 const IMPOSTORS: [&str; 7] = ["link", "fifo", "socket", "directory", "empty", "sparse", "random"];
 
-/// No verb may take longer on a store of one small image, however loaded the machine is.
+/// The time limit of a verb on a store of one small image, even on a loaded machine.
 const PATIENCE: Duration = Duration::from_secs(30);
 
-/// The verbs, on an image `d`, with what they write in the directory `out`.
+/// Returns the verbs on an image `d`, with output to the directory `out`.
 fn verbs(disk: &Path, out: &Path) -> Vec<Vec<String>> {
     let (disk, out) = (disk.display().to_string(), out.display().to_string());
     let verbs = [
@@ -52,7 +52,7 @@ fn verbs(disk: &Path, out: &Path) -> Vec<Vec<String>> {
     verbs.iter().map(|verb| verb.split(' ').map(str::to_owned).collect()).collect()
 }
 
-/// Runs a verb within 3 GB of memory, and ends it if it takes too long: then, and if it was killed, panics.
+/// Runs a verb with 3 GB of memory. Panics if it takes too long or is killed.
 fn ends(store: &Path, verb: &[String], what: &str) -> Output {
     let mut command = Command::new("bash");
     command.args(["-c", "ulimit -v 3000000; exec \"$0\" \"$@\""]).arg(mif_tests::mif_path()).args(verb);
@@ -79,7 +79,7 @@ fn copy(from: &Path, to: &Path) {
     run(tool("cp").arg("-a").arg(from).arg(to));
 }
 
-/// All files and directories of a store, relative to it.
+/// Returns all files and directories of a store, relative to it.
 fn paths(store: &Path) -> Vec<PathBuf> {
     let mut found = vec![];
     let mut left = vec![store.to_owned()];
@@ -96,7 +96,7 @@ fn paths(store: &Path) -> Vec<PathBuf> {
     found
 }
 
-/// Puts something else in the place of `path`; a link leads to `outside`, which is of the same kind.
+/// Replaces `path` by something else; a link leads to `outside`, to an object of the same type.
 fn replace(path: &Path, impostor: &str, outside: &Path) -> Option<UnixListener> {
     let is_dir = path.is_dir();
     if is_dir {
@@ -122,7 +122,7 @@ fn whatever_stands_in_the_place_of_a_file_nothing_outside_is_touched_and_every_v
     if !have(&["mke2fs", "cp", "mkfifo", "bash"]) {
         return;
     }
-    // Short, for the path of a socket has 108 bytes at most.
+    // A short path, because a socket's path may have at most 108 bytes.
     let work = tempfile::tempdir_in("/tmp").unwrap();
     let disk = small(work.path(), "d", &[("a", b"hello\n"), ("n", &noise(1, 50_000))]);
     let made = work.path().join("made");
@@ -133,7 +133,7 @@ fn whatever_stands_in_the_place_of_a_file_nothing_outside_is_touched_and_every_v
     fs::create_dir_all(made.join("tmp")).unwrap();
     let paths = paths(&made);
     assert!(paths.len() > 25, "{paths:?}");
-    // Thousands of programs: on two processors, each half of the paths.
+    // Thousands of processes: two threads take half of the paths each.
     std::thread::scope(|scope| {
         for half in 0..2 {
             let (made, disk, work) = (&made, &disk, work.path().join(half.to_string()));
@@ -143,7 +143,7 @@ fn whatever_stands_in_the_place_of_a_file_nothing_outside_is_touched_and_every_v
     });
 }
 
-/// Replaces each of `paths` of copies of the store `made` by each impostor, and runs every verb.
+/// Replaces each of `paths` in copies of the store `made` by each impostor, and runs every verb.
 fn attack(made: &Path, disk: &Path, work: &Path, paths: &[&PathBuf]) {
     let (store, out, outside) = (work.join("s"), work.join("o"), work.join("v"));
     fs::create_dir_all(&out).unwrap();
@@ -155,7 +155,7 @@ fn attack(made: &Path, disk: &Path, work: &Path, paths: &[&PathBuf]) {
             fs::create_dir_all(outside.join("precious")).unwrap();
             fs::write(outside.join("precious/letter"), b"mine").unwrap();
             let _socket = replace(&store.join(path), impostor, &outside);
-            // A directory behind a link has a file that is not a store's, too.
+            // A directory behind a link also contains a file that is not the store's.
             if outside.join("moved").is_dir() {
                 fs::write(outside.join("moved/letter"), b"mine").unwrap();
             }
@@ -190,7 +190,7 @@ fn gc_and_repair_leave_alone_what_is_not_a_stores_own_and_name_it() {
         fs::create_dir_all(file.parent().unwrap()).unwrap();
         fs::write(file, b"mine").unwrap();
     }
-    // Left by a process that was killed, with a name that we give.
+    // A killed process has left this, with a name in our scheme.
     fs::write(store.join("tmp/upload-0-0123456789abcdef"), b"half").unwrap();
     let report = json(&store, &["gc"]);
     assert_eq!(report["unfinished"], 1, "{report}");
@@ -240,7 +240,7 @@ fn numbers_that_no_store_has_are_damage_and_no_work() {
             ends(&store, verb, &format!("{place} {number}"));
         }
     }
-    // A tag whose values have used up all numbers, and a version after which there is none.
+    // A tag whose values have used up all numbers, and a version that no number can follow.
     copy(&made, &store);
     let tag = store.join("tags/name=d/tag=t");
     fs::create_dir_all(&tag).unwrap();
@@ -254,7 +254,7 @@ fn numbers_that_no_store_has_are_damage_and_no_work() {
     assert!(error.contains("none can follow"), "{error}");
 }
 
-/// A way to spoil the rows of a manifest.
+/// A way to damage the rows of a manifest.
 type Spoil = (&'static str, fn(&mut Vec<Row>));
 
 fn of_file(rows: &mut [Row]) -> &mut Row {
@@ -346,7 +346,7 @@ fn rows_that_no_volume_has_end_no_verb_and_write_nothing_outside() {
         for verb in &verbs {
             ends(&store, verb, what);
         }
-        // Nothing beside what was asked for.
+        // Only the requested output exists.
         for folder in [work.path().join("o"), work.path().join("o/o")] {
             assert_eq!(fs::read_dir(&folder).unwrap().count(), 1, "{what}: {}", folder.display());
         }
@@ -373,7 +373,7 @@ fn packs_behind_a_link_are_used_only_if_that_is_said() {
     allowed(&["gc"]);
     assert!(allowed(&["fsck"]).starts_with("whole "));
     allowed(&["verify", "d", disk.to_str().unwrap()]);
-    // Further down none is followed all the same.
+    // Links further down are still not followed.
     for (number, folder) in fs::read_dir(&elsewhere).unwrap().enumerate() {
         let (folder, further) = (folder.unwrap().path(), work.path().join(number.to_string()));
         fs::rename(&folder, &further).unwrap();
@@ -382,7 +382,7 @@ fn packs_behind_a_link_are_used_only_if_that_is_said() {
     run_failing(mif(&store).env("MIF_STORE_LINKS", "1").args(["verify", "d", disk.to_str().unwrap()]), 5);
 }
 
-/// A command as a user that owns nothing here; none if the tests do not run as root.
+/// Returns a command as a user that owns nothing here; `None` if the tests do not run as root.
 fn as_nobody(store: &Path, arguments: &[&str]) -> Option<Command> {
     if !mif_tests::is_root() {
         return None;
@@ -403,7 +403,7 @@ fn what_cannot_be_read_is_not_called_damaged_and_nothing_is_repaired_then() {
     let disk = small(work.path(), "d", &[("a", b"hello\n"), ("n", &noise(1, 50_000))]);
     let store = work.path().join("s");
     run(mif(&store).arg("import").arg(&disk));
-    // Makes the lock.
+    // Creates the lock.
     run(mif(&store).arg("gc"));
     run(tool("chown").args(["-R", "65534:65534"]).arg(&store));
     for path in paths(&store) {
@@ -474,7 +474,7 @@ fn a_new_store_is_its_owners_alone_and_a_shared_one_its_groups() {
         umask(&store, mask, &["rm", "e"]);
         assert_eq!(modes(&store), [0o700, 0o10_0600], "{mask}");
     }
-    // A directory that was there before becomes private too.
+    // A directory that already existed becomes private too.
     let store = work.path().join("there");
     fs::create_dir(&store).unwrap();
     run(mif(&store).args(["import", disk]));

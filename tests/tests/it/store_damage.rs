@@ -1,5 +1,5 @@
-//! A damaged store: what is whole is used, what can be mended is mended, the rest is named, and nothing that may be
-//! needed goes. Through the program, on small disks that mke2fs makes.
+//! A damaged store: intact parts are used, repairable parts are repaired, the rest is reported, and nothing that may be
+//! needed is removed. With the program, on small disks made by mke2fs.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -12,7 +12,7 @@ use mif_tests::{
 };
 use serde_json::Value;
 
-/// Runs a verb that may fail; gives its exit code, and its answer with `--json` if there is one.
+/// Runs a verb that may fail; returns its exit code, its answer with `--json` if there is one, and its standard error.
 fn ask(store: &Path, arguments: &[&str]) -> (i32, Value, String) {
     let output = mif(store).arg("--json").args(arguments).output().unwrap();
     let Output { status, stdout, stderr } = output;
@@ -20,7 +20,8 @@ fn ask(store: &Path, arguments: &[&str]) -> (i32, Value, String) {
     (status.code().expect("it is not killed"), json, String::from_utf8_lossy(&stderr).into_owned())
 }
 
-/// Zeroes some bytes of `content` in the packs of the store that hold it; `which` of them, in the order of their names.
+/// Zeroes some bytes of `content` in one of the store's packs that contain it: number `which` in the order of their
+/// names.
 fn damage_content(store: &Path, content: &[u8], which: usize) -> PathBuf {
     let mark = &content[content.len() / 2..content.len() / 2 + 32];
     let holding = files(&store.join("packs"), ".pack").into_iter().filter_map(|pack| {
@@ -56,7 +57,8 @@ fn comes_back(store: &Path, image: &str, disk: &Path) -> bool {
     export.status.success() && tool("cmp").arg(disk).arg(&out).output().unwrap().status.success()
 }
 
-/// A store in which two packs hold the content of `x`, as two importers at once may leave it; and the two disks.
+/// Makes a store in which two packs hold the content of `x`, as concurrent importers may leave it; also returns the two
+/// disks.
 fn two_copies(work: &Path, x: &[u8]) -> (PathBuf, [PathBuf; 2]) {
     let disks = ["a", "b"].map(|name| small(work, name, &[("x", x)]));
     let stores = [work.join("clean"), work.join("other")];
@@ -87,7 +89,8 @@ fn of_two_copies_a_reader_uses_the_good_one_and_gc_keeps_it() {
         }
         let (code, report, _) = ask(&store, &["fsck"]);
         assert_eq!((code, &report["verdict"]), (1, &Value::from("repairable")), "{report}");
-        // gc drops one of the copies: it reads the one that stays, and if that is damaged it says so and keeps the other.
+        // gc drops one of the copies: it reads the one that stays, and if that is damaged it reports it and keeps the
+        // other.
         met.push(ask(&store, &["gc"]).0);
         for (image, disk) in ["a", "b"].iter().zip(&disks) {
             assert!(comes_back(&store, image, disk), "{image} after gc, copy {which} damaged");
@@ -120,7 +123,7 @@ fn gc_that_cannot_copy_an_object_keeps_the_good_copy_elsewhere_and_the_last_copy
     run(mif(&clean).arg("import").arg(&some));
     run(mif(&other).arg("import").arg(&one));
     run(tool("cp").arg("-an").arg(other.join(".")).arg(&clean));
-    // Most of the first pack is not needed any more: gc wants to copy the rest of it.
+    // Most of the first pack is no longer needed: gc will try to copy the rest of it.
     run(mif(&clean).args(["rm", "all"]));
     let store = work.path().join("store");
     let big = files(&clean.join("packs"), ".pack").into_iter().max_by_key(|p| p.metadata().unwrap().len());
@@ -136,7 +139,7 @@ fn gc_that_cannot_copy_an_object_keeps_the_good_copy_elsewhere_and_the_last_copy
     damage_content(&store, &a, in_big(&a));
     assert_eq!(ask(&store, &["gc"]).0, 1);
     assert!(comes_back(&store, "some", &some) && comes_back(&store, "one", &one));
-    // Of what is nowhere else, the damaged copy stays: the rest of its pack may be had from it.
+    // A damaged copy stays if there is no other: parts of its pack may still be recovered.
     copy(&clean, &store);
     let pack = damage_content(&store, &b, in_big(&b));
     assert_eq!(ask(&store, &["gc"]).0, 1);
@@ -179,7 +182,7 @@ fn an_import_of_a_disk_whose_stored_image_is_damaged_mends_it() {
             }
         }
     }
-    // Objects are read with --verify only. The damaged copy stays beside the new one until a repair.
+    // Objects are read only with --verify. The damaged copy stays beside the new one until a repair.
     for from in [&disk, &images] {
         copy(&clean, &store);
         damage_content(&store, &x, 0);
@@ -191,7 +194,7 @@ fn an_import_of_a_disk_whose_stored_image_is_damaged_mends_it() {
         run(mif(&store).args(["fsck", "--repair"]));
         run(mif(&store).arg("fsck"));
     }
-    // A pack that is gone, or cut short, is seen without reading it.
+    // A missing or truncated pack is noticed without reading it.
     for cut in [None, Some(1000)] {
         copy(&clean, &store);
         let pack = &files(&store.join("packs"), ".pack")[0];
@@ -216,7 +219,7 @@ fn a_damaged_pack_that_was_set_aside_is_not_taken_for_the_new_one_of_its_name() 
     let disk = small(work.path(), "d", &[("x", &x)]);
     let store = work.path().join("store");
     run(mif(&store).arg("import").arg(&disk));
-    // All objects of the pack are damaged or lost, so the import writes the same pack again.
+    // All objects of the pack are damaged or lost, so the import stores them again.
     let pack = damage_content(&store, &x, 0);
     let bytes = fs::read(&pack).unwrap();
     fs::write(&pack, [&[0; 64][..], &bytes[64..bytes.len() - 64], &[0; 64]].concat()).unwrap();
@@ -242,12 +245,12 @@ fn of_a_pack_that_lost_only_its_end_a_repair_loses_nothing() {
     run(mif(&store).args(["fsck", "--repair"]));
     run(mif(&store).arg("fsck"));
     assert!(comes_back(&store, "d", &disk));
-    // The damaged pack was set aside, and goes.
+    // The damaged pack was set aside, and is removed.
     run(mif(&store).arg("gc"));
     assert!(comes_back(&store, "d", &disk) && !pack.exists());
 }
 
-/// A store of three small systems, each with a file and a package of its own.
+/// Makes a store of three small systems, each with a file and a package of its own.
 fn three_systems(work: &Path) -> PathBuf {
     let store = work.join("clean");
     for name in ["one", "two", "three"] {
@@ -295,7 +298,8 @@ fn verbs_go_past_a_damaged_image_name_it_and_exit_1() {
                 assert!(answer.to_string().contains(&format!("\"{expected}\"")), "{question:?}: {answer}");
             }
             assert!(errors.contains("two@1: "), "{question:?}: {errors}");
-            // What can be told of the damaged image without its record is kept, and nothing else goes either.
+            // Everything that is known about the damaged image without its record is kept, and nothing else is removed
+            // either.
             let packs = files(&store.join("packs"), ".pack");
             assert_eq!(
                 ask(&store, &["gc", "--keep-last", "1"]).0,
@@ -386,7 +390,7 @@ fn an_image_that_vanished_is_missed_and_published_again_from_its_original() {
         let packs = files(&store.join("packs"), ".pack");
         assert_eq!(ask(&store, &["gc"]).0, 1, "{gone}");
         assert_eq!(files(&store.join("packs"), ".pack"), packs, "gc keeps what {gone} needs");
-        // A restore of the directory makes it whole again; its number was not given to another.
+        // Restoring the directory makes it whole again; its number was not reused.
         let name = &gone[5..gone.find('/').unwrap_or(gone.len())];
         let before = if name == "two" { 2 } else { 3 };
         let imported = json(
@@ -397,7 +401,7 @@ fn an_image_that_vanished_is_missed_and_published_again_from_its_original() {
         run(tool("cp").arg("-an").arg(clean.join("images/.")).arg(store.join("images")));
         run(mif(&store).arg("fsck"));
     }
-    // The command that fsck names brings an imported image back.
+    // The command that fsck names restores an imported image.
     fs::remove_dir_all(store.join("images/name=two")).unwrap();
     let text = mif(&store).arg("fsck").output().unwrap();
     let text = String::from_utf8(text.stdout).unwrap();
@@ -410,7 +414,7 @@ fn an_image_that_vanished_is_missed_and_published_again_from_its_original() {
     run(mif(Path::new("/nowhere")).args(command.split(' ')));
     run(mif(&store).arg("fsck"));
     assert!(comes_back(&store, "two@1", &disk));
-    // And rm forgets what is not to come back.
+    // And rm drops what will not be restored.
     fs::remove_dir_all(store.join("images/name=two")).unwrap();
     run(mif(&store).args(["rm", "two"]));
     run(mif(&store).arg("fsck"));
@@ -445,7 +449,7 @@ fn fsck_begins_with_the_verdict_and_names_ten_paths_unless_all_are_asked_for() {
     assert_eq!(text.matches("  p0:/f").count(), 10, "{text}");
     let output = mif(&store).args(["fsck", "--list"]).output().unwrap();
     assert_eq!(String::from_utf8(output.stdout).unwrap().matches("  p0:/f").count(), 30);
-    // A directory will do, and a disk in it may lie upon one elsewhere in it.
+    // A directory works too, and a disk in it may have its base elsewhere in it.
     fs::create_dir(originals.join("upper")).unwrap();
     let upper = originals.join("upper/upper.qcow2");
     run(tool("qemu-img").args(["create", "-q", "-f", "qcow2", "-F", "raw", "-b", "../d.raw"]).arg(&upper));
@@ -479,13 +483,13 @@ fn a_name_belongs_to_the_source_that_was_imported_as_it() {
     assert_eq!(output.status.code(), Some(1), "a directory: {}", String::from_utf8_lossy(&output.stderr));
     assert_eq!(run(mif(&store).args(["cat", "disk", "/machine"])), "a");
     run(mif(&store).args(["import", "--name", "b-disk"]).arg(&b));
-    // The same file by another path is the same source; moved, it is not.
+    // The same file by another path is the same source; after a move it is not.
     std::os::unix::fs::symlink(&a, work.path().join("link.raw")).unwrap();
     run(mif(&store).args(["import", "--name", "disk"]).arg(work.path().join("link.raw")));
     run(mif(&store).args(["import", "--new-version", "--name", "disk"]).arg(&b));
     assert_eq!(run(mif(&store).args(["cat", "disk", "/machine"])), "b");
     assert!(run_failing(mif(&store).args(["import"]).arg(&a), 2).contains("/b/disk.raw"));
-    // What was made here is of no file.
+    // An image that was made by an edit has no source file.
     run(mif(&store).args(["customize", "disk", "--as", "made", "--write", "/x:y"]));
     assert!(
         run_failing(mif(&store).args(["import", "--name", "made"]).arg(&a), 2)
@@ -573,7 +577,7 @@ fn damaged_tags_and_records_of_removed_versions_stop_nothing_and_gc_forgets_no_v
     assert_eq!(ask(&store, &["fsck"]).0, 1);
     run(mif(&store).args(["tag", "d@1", "gold"]));
     run(mif(&store).arg("fsck"));
-    // The number of the removed version is not given again.
+    // The number of the removed version is not reused.
     fs::create_dir_all(store.join("images/name=d/version=07")).unwrap();
     run(mif(&store).args(["customize", "d", "--as", "d", "--write", "/x:3"]));
     assert_eq!(json(&store, &["images"]).as_array().unwrap().last().unwrap()["version"], 4);
@@ -601,7 +605,7 @@ fn a_bare_name_means_the_store_and_a_path_means_a_file() {
     fs::write(there.join("web"), b"not a disk").unwrap();
     assert_eq!(run(mif().args(["cat", "web", "/mark"])), "stored");
     run(mif().args(["verify", "web", "../d.raw"]));
-    // A file with a container's suffix is a path; one without needs a slash, which the error says.
+    // A file with a container's suffix counts as a path; one without needs a slash, as the error says.
     fs::copy(&disk, there.join("plain.raw")).unwrap();
     fs::copy(&disk, there.join("plain")).unwrap();
     assert_eq!(run(mif().args(["cat", "plain.raw", "/mark"])), "stored");
@@ -646,7 +650,7 @@ fn an_import_opens_as_many_files_whatever_the_store_has_and_finds_the_same_disk_
     }
     let many = opens("second");
     assert!(many <= one + 20, "{one} and {many} files");
-    // And of images with packs of their own.
+    // The same with images that have packs of their own.
     for i in 0..70 {
         run(mif(&store).arg("import").arg(small(
             work.path(),
@@ -660,7 +664,7 @@ fn an_import_opens_as_many_files_whatever_the_store_has_and_finds_the_same_disk_
     assert_eq!(copied["same_as"], serde_json::json!(["seed@1"]));
 }
 
-/// Damages a store at random, by a seed: a file is cut, changed or gone. Gives what was done.
+/// Damages a store at random, by a seed: truncates, changes or removes files. Returns a description.
 fn damage_at_random(store: &Path, seed: u64) -> Vec<String> {
     let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
     let mut next = |below: usize| {
@@ -669,7 +673,7 @@ fn damage_at_random(store: &Path, seed: u64) -> Vec<String> {
         state ^= state << 17;
         (state >> 16) as usize % below
     };
-    // In an order that does not depend on digests, which are others each time that the disks are made.
+    // In an order that does not depend on digests, which differ each time the disks are made.
     let mut files = mif_tests::snapshot(store);
     files.retain(|(path, _)| !path.ends_with("lock") && !path.to_string_lossy().contains("/leases/"));
     files.sort_by_cached_key(|(path, len)| {
@@ -759,7 +763,7 @@ fn whatever_happens_to_a_store_nothing_is_called_whole_that_is_not_and_originals
         repair.args(["fsck", "--repair", "--from"]).args(&disks);
         let output = repair.output().unwrap();
         let text = String::from_utf8_lossy(&output.stdout).into_owned();
-        // Without any record of an image, nobody knows that there was one, or what it was.
+        // Without any record of an image, its existence is unknown.
         let pointers = files(&store.join("disks"), "@1");
         let known = |name: &str| {
             pointers.iter().any(|path| path.to_string_lossy().ends_with(&format!(".{name}@1")))

@@ -1,4 +1,4 @@
-//! What is in the store stays whole whatever happens to an import: SIGKILL, a full disk, a read that fails.
+//! The contents of the store survive whatever happens to an import: SIGKILL, a full disk, a failing read.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -10,10 +10,10 @@ use mif_tests::random::Random;
 use mif_tests::{WorkFolder, files, have, is_root, mif, run, run_failing, snapshot, tool, work_folder};
 use serde_json::Value;
 
-/// How many imports are killed.
+/// The number of imports that are killed.
 const KILLS: u32 = 100;
 
-/// An ext4 disk with files of noise: `shared` on every disk, `own` on this one alone.
+/// Makes an ext4 disk with files of noise: `shared` on every disk, `own` only on this one.
 fn disk(work: &Path, path: &Path, seed: u64) {
     let tree = work.join("tree");
     fs::create_dir_all(tree.join("etc")).unwrap();
@@ -33,16 +33,16 @@ fn disk(work: &Path, path: &Path, seed: u64) {
     fs::remove_dir_all(&tree).unwrap();
 }
 
-/// `name@version` of all images.
+/// Returns `name@version` of all images.
 fn images(store: &Path) -> Vec<String> {
     let output = mif(store).args(["--json", "images"]).output().unwrap();
-    // Whoever is killed first has not even made a store.
+    // An import that is killed very early has not even made a store.
     let images: Value = serde_json::from_slice(&output.stdout).unwrap_or(Value::Array(Vec::new()));
     let id = |image: &Value| format!("{}@{}", image["name"].as_str().unwrap(), image["version"]);
     images.as_array().unwrap().iter().map(id).collect()
 }
 
-/// All of the store is whole, and every image is the file that it was imported from.
+/// Asserts that the whole store is intact, and that every image equals the file it was imported from.
 fn assert_good(store: &Path, lib: &Path) {
     run(mif(store).arg("fsck"));
     run(mif(store).args(["verify", "--all", "--against"]).arg(lib));
@@ -72,7 +72,7 @@ fn two_imports_killed_a_hundred_times_lose_nothing_and_are_finished_by_running_t
     let mut random = Random(1);
     let mut kills = 0;
     let mut stores = 0;
-    // How long both take if they are let, as the first do.
+    // The duration of an undisturbed run of both, measured first.
     let mut whole = Duration::MAX;
     while kills < KILLS {
         stores += 1;
@@ -82,7 +82,7 @@ fn two_imports_killed_a_hundred_times_lose_nothing_and_are_finished_by_running_t
         loop {
             let started = Instant::now();
             let mut both = ["left", "right"].map(|side| import(&store, &lib.join(side), 1 + random.below(2)));
-            // Now and then nobody is killed, so that a store is finished and looked at as a whole.
+            // Sometimes nobody is killed, so that a store is finished and checked as a whole.
             let delay = match random.below(12) {
                 0 => Duration::MAX,
                 _ if whole == Duration::MAX => whole,
@@ -116,7 +116,7 @@ fn two_imports_killed_a_hundred_times_lose_nothing_and_are_finished_by_running_t
                 break;
             }
         }
-        // Each once: who was killed after an image was published has not imported it again.
+        // Each once: an import that was killed after it published an image has not imported it again.
         assert_eq!(before, ["a@1", "b@1", "c@1", "d@1", "e@1", "f@1"]);
         assert_good(&store, &lib);
         run(mif(&store).arg("gc"));
@@ -130,7 +130,7 @@ fn two_imports_killed_a_hundred_times_lose_nothing_and_are_finished_by_running_t
     println!("{kills} imports killed over {stores} stores");
 }
 
-/// A store with one image, and a folder with that and two more to import.
+/// A store with one image, and a directory with that and two more to import.
 struct Half {
     work: WorkFolder,
 }
@@ -170,7 +170,7 @@ fn a_store_that_cannot_be_written_to_at_any_point_keeps_what_it_has_and_goes_on_
         run(mif(&copy).arg("import").arg(half.lib()));
         snapshot(&copy).iter().map(|(_, len)| len).sum()
     };
-    // From the first byte to the last, and closer where the pack is done and index and image are written.
+    // From the first byte to the last, and more densely where the pack is finished and index and image are written.
     let ends = (0..30).map(|n| whole * 2 / 3 + n * (whole / 3) / 30);
     let rooms = [0, 1, 5000, whole / 8, whole / 3].into_iter().chain(ends);
     let syncs = (1..12).map(Fault::SyncAt);
@@ -181,7 +181,7 @@ fn a_store_that_cannot_be_written_to_at_any_point_keeps_what_it_has_and_goes_on_
         let output = faults.mif(&store, &store, fault).arg("import").arg(half.lib()).output().unwrap();
         let error = String::from_utf8_lossy(&output.stderr);
         match output.status.code() {
-            // There was room enough.
+            // There was enough room.
             Some(0) => done += 1,
             code => {
                 failed += 1;
@@ -200,11 +200,11 @@ fn a_store_that_cannot_be_written_to_at_any_point_keeps_what_it_has_and_goes_on_
     assert!(failed > 15 && done > 0, "{failed} failed, {done} did not");
 }
 
-/// A filesystem of a few mebibytes, which goes away at the end.
+/// A filesystem of a few mebibytes, which is unmounted at the end.
 struct Small(PathBuf);
 
 impl Small {
-    /// None where the machine does not let us.
+    /// Mounts it; `None` if the machine does not allow that.
     fn new(path: PathBuf, size: &str) -> Option<Self> {
         fs::create_dir(&path).unwrap();
         let mut mount = tool("mount");
@@ -227,7 +227,7 @@ fn a_disk_that_is_full_loses_nothing_and_more_room_is_all_that_it_needs() {
     let half = Half::new();
     let small = if is_root() { Small::new(half.at("small"), "14m") } else { None };
     let Some(small) = small else {
-        // No tool is missing, and the test before this one has disks that are full by pretence.
+        // No tool is missing, and the previous test simulates full disks.
         eprintln!("\n*** NOT RUN: this user or machine cannot mount a small filesystem ***\n");
         return;
     };
@@ -239,7 +239,7 @@ fn a_disk_that_is_full_loses_nothing_and_more_room_is_all_that_it_needs() {
         run(mif(&store).args(["verify", "first"]).arg(half.lib().join("first.raw")));
         run(mif(&store).arg("fsck"));
     }
-    // A disk out of the store onto a full one: an error, and no part of a file.
+    // Exporting to a full disk is an error, and leaves no partial file.
     let out = small.0.join("out.raw");
     let ballast = small.0.join("ballast");
     let _full = tool("dd").args(["if=/dev/zero", "bs=64k"]).arg(format!("of={}", ballast.display())).output();
@@ -256,7 +256,8 @@ fn a_disk_that_is_full_loses_nothing_and_more_room_is_all_that_it_needs() {
     assert_eq!(images(&store), ["first@1", "second@1", "third@1"]);
     run(mif(&store).arg("gc"));
     assert_good(&store, &half.lib());
-    // On a disk without a free byte, room is made by what makes room: a version whose packs hold nothing else.
+    // On a disk without a free byte, the commands that make room still work: removing a version whose packs are not
+    // shared.
     run(mif(&store).args(["rm", "third"]));
     run(mif(&store).arg("gc"));
     run(mif(&store).arg("import").arg(half.lib().join("third.raw")));
@@ -269,10 +270,10 @@ fn a_disk_that_is_full_loses_nothing_and_more_room_is_all_that_it_needs() {
     fs::remove_file(&ballast).unwrap();
     assert_eq!(images(&store), ["first@1", "second@1"]);
     run(mif(&store).arg("fsck"));
-    // The number is not given again.
+    // The number is not reused.
     run(mif(&store).arg("import").arg(half.lib().join("third.raw")));
     assert_eq!(images(&store), ["first@1", "second@1", "third@3"]);
-    // Not even a directory can be made, as the note on the first removed version of a name takes one.
+    // Not even a directory can be created, though recording the first removed version of a name needs one.
     let inodes = run(tool("df").arg("--output=iused").arg(&small.0));
     let used = inodes.lines().last().unwrap().trim().to_owned();
     run(tool("mount").args(["-o", &format!("remount,nr_inodes={used}")]).arg(&small.0));
@@ -291,7 +292,7 @@ fn a_read_that_fails_is_told_with_file_and_place_and_costs_that_image_alone() {
     let second = half.lib().join("second.raw");
     let bytes = fs::read(&second).unwrap();
     let large = bytes.chunks(4096).rposition(|block| block.iter().any(|b| *b != 0)).unwrap() as u64 * 4096;
-    // Of the superblock, in the middle of what is used, and in its last block.
+    // In the superblock, in the middle of the used part, and in its last block.
     for at in [1024, large / 2, large] {
         let before = snapshot(&half.store());
         let error =
@@ -318,7 +319,7 @@ fn a_read_that_fails_is_told_with_file_and_place_and_costs_that_image_alone() {
     run(mif(&half.store()).arg("import").arg(half.lib()));
     assert_eq!(images(&half.store()), ["first@1", "second@1", "third@1"]);
     assert_good(&half.store(), &half.lib());
-    // A store that cannot be read: no part of a disk is left, and the pack is named.
+    // A store that cannot be read: no partial disk is left, and the error names the pack.
     let out = half.at("out.raw");
     let packs = half.store().join("packs");
     let error = run_failing(

@@ -1,4 +1,4 @@
-//! A filesystem that the program has never heard of goes through all of it: what a new one has to bring is its driver.
+//! A filesystem that the program does not know works everywhere: a new one only needs a driver.
 
 use std::fs;
 use std::path::Path;
@@ -42,7 +42,7 @@ fn a_filesystem_from_outside_goes_through_every_verb() {
         let report = import(&store, disk, &options, &Silent).unwrap();
         assert_eq!((report.result, report.counts.files, report.counts.paths), ("imported", 5, 8));
     }
-    // Inode 257 is there twice, in two subvolumes: two files. Two paths of one file are one.
+    // Inode 257 exists in two subvolumes: two files. Two paths of one file are one file.
     let image = stored(&store, "a@1");
     let tree = image.tree().unwrap();
     let file = |path: &str| tree.rows()[tree.get("p0", path.as_bytes()).unwrap()].clone();
@@ -56,13 +56,13 @@ fn a_filesystem_from_outside_goes_through_every_verb() {
     assert!(read(&image, "p0:/snap/data") == disk[(1 << 20) + 4096..][..8192]);
     let listed = ls(&image, &LsOptions { recursive: true, ..LsOptions::default() }, &Silent).unwrap();
     assert_eq!(listed.entries().count(), 8);
-    // As an image file, without a store, it reads the same.
+    // Without a store, the image file reads the same.
     let plain = OpenImage::open(a.to_str().unwrap(), &folder, &Default::default(), &Silent).unwrap();
     assert!(verify(&image, &plain, &Silent).unwrap().same_bits);
     assert!(diff(&image, &plain, &DiffOptions::default(), &Silent).unwrap().same);
     let between = diff(&image, &stored(&store, "b@1"), &DiffOptions::default(), &Silent).unwrap();
     assert_eq!((between.counts.changed, between.counts.added, between.counts.removed), (3, 0, 0));
-    // Extracted, links are links, and the digests are those that others compute.
+    // Extracted, links are links, and the digests agree with an outside tool.
     let out = work.at("out");
     let target = Target::Folder { path: &out, privileged: false };
     extract(&image, None, target, &Silent).unwrap();
@@ -71,14 +71,14 @@ fn a_filesystem_from_outside_goes_through_every_verb() {
         let known = file(&format!("/{path}")).sha1().unwrap();
         assert_eq!(sum.split(' ').next().unwrap(), mif_formats::text::hex(&known), "{path}");
     }
-    // Out again, exactly.
+    // Exported again, bit for bit.
     for name in ["a", "b"] {
         let back = work.at(&format!("{name}.back"));
         let options = ExportOptions { format: Some("raw".into()), ..ExportOptions::default() };
         export(&stored(&store, name), &back, &options, &Silent).unwrap();
         run(tool("cmp").arg(work.at(&format!("{name}.raw"))).arg(&back));
     }
-    // Nothing can plan it, so an edit is refused, and the error names the filesystem.
+    // It cannot be planned, so an edit is refused, and the error names the filesystem.
     fs::write(work.at("recipe.toml"), "[[edit]]\ndo = \"write\"\npath = \"p0:/new\"\ncontent = \"new\"\n")
         .unwrap();
     let mut recipe = Recipe::default();

@@ -1,5 +1,5 @@
-//! What clones must not share, by virt-sysprep's list, and what binds a system to one network card; and SELinux labels of
-//! new files.
+//! Data that clones must not share, according to virt-sysprep's list, and settings that bind a system to one network
+//! card; and SELinux labels of new files.
 
 use std::path::Path;
 
@@ -39,7 +39,7 @@ fn what_virt_sysprep_takes_away_goes_or_is_named_as_left() {
     for path in words(kept) {
         assert!(guest.has("new", &format!("/{path}")), "{path}");
     }
-    // The directory of spooled jobs stays: cron makes none.
+    // The directory of spooled jobs stays: cron does not create it.
     assert!(guest.has("new", "/var/spool/cron/crontabs"));
     assert!(guest.cat("new", "/etc/machine-id").is_empty() && !guest.has("new", "/var/lib/dbus/machine-id"));
     let json = run(&mut guest.mif(&["--json", "customize", "guest", "--as", "json", "--generalize"]));
@@ -51,7 +51,7 @@ fn what_virt_sysprep_takes_away_goes_or_is_named_as_left() {
         assert!(named.iter().any(|left| left.starts_with(&format!("/{path}: "))), "{path}: {named:?}");
         assert!(said.contains(&format!("still machine-specific: /{path}")), "{path}: {said}");
     }
-    // Debian's start script makes the initiator's name where it is asked to.
+    // Debian's start script generates the initiator's name on request.
     let debian = [
         ("etc/debian_version", "12\n"),
         ("etc/iscsi/initiatorname.iscsi", "InitiatorName=iqn.1993-08.org.debian:01:1\n"),
@@ -185,7 +185,7 @@ fn a_new_file_has_the_label_that_the_images_policy_gives_it() {
         ("/etc/x.conf", "conf_t"),
         ("/opt/app/deep", "app_t"),
         ("/opt", "default_t"),
-        // What the policy leaves alone has its directory's, and what was there keeps its own.
+        // Paths without a rule in the policy get their directory's label, and existing files keep theirs.
         ("/srv/none/x", "default_t"),
         ("/etc/kept", "before_t"),
     ] {
@@ -204,7 +204,7 @@ fn without_a_policy_the_image_is_offered_to_label_itself() {
     assert!(said.contains("/etc/new") && said.contains("--write /.autorelabel:"), "{said}");
     guest.edit_as("guest", "relabelled", &["--write=/etc/new:x", "--write=/.autorelabel:"]);
     assert!(guest.has("relabelled", "/.autorelabel"));
-    // What is not labelled needs no word.
+    // Without labels there is nothing to report.
     let Some(guest) = Guest::new(&[("etc/x", "x")]) else { return };
     assert!(!guest.edit(&["--write=/etc/new:x"]).contains("autorelabel"));
 }

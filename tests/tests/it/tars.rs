@@ -1,5 +1,5 @@
-//! Tars as GNU tar, bsdtar and others write them: what `build` makes of them against what GNU tar extracts, and what
-//! `extract` writes against what GNU tar and bsdtar restore.
+//! Tars from GNU tar, bsdtar and others: the result of `build` is compared with GNU tar's extraction, and the output of
+//! `extract` with what GNU tar and bsdtar restore from it.
 
 use std::fs;
 use std::ops::Deref;
@@ -9,7 +9,7 @@ use mif_tests::{WorkFolder, have, is_root, run, run_failing, tool, work_folder};
 
 const DISK: &str = "table = \"none\"\nsize = \"16M\"\n[[volume]]\nmount = \"/\"\nfs = \"ext4\"\n";
 
-/// A place with the description of a disk.
+/// A working directory with the description of a disk.
 struct Lab {
     work: WorkFolder,
 }
@@ -29,7 +29,7 @@ impl Lab {
         lab
     }
 
-    /// Runs Python lines that write tars; `add(tar, name, type, data or link target, size of its header)` is there.
+    /// Runs Python lines that write tars, with `add(tar, name, type, data or link target, size of its header)` defined.
     fn python(&self, lines: &str) {
         let program = format!(
             "import io, tarfile\n\
@@ -46,7 +46,7 @@ impl Lab {
         run(tool("python3").args(["-c", &program]).current_dir(self.work.path()));
     }
 
-    /// The files that `build` makes of a tar, in a directory.
+    /// Returns a directory with the files that `build` makes from a tar.
     fn built(&self, tar: &str) -> PathBuf {
         run(&mut self.mif(&["build", "disk.toml", tar, "--as", tar.trim_end_matches(".tar")]));
         let out = self.at(&format!("{tar}.built"));
@@ -55,18 +55,18 @@ impl Lab {
         out
     }
 
-    /// The files that GNU tar makes of it.
+    /// Returns a directory with the files that GNU tar extracts from it.
     fn unpacked(&self, tar: &str) -> PathBuf {
         let out = self.at(&format!("{tar}.tar"));
         fs::create_dir(&out).unwrap();
-        // It exits 2 where data that no header leads to stands between members, and extracts all the same.
+        // It exits with 2 if there is data between members that no header covers, but extracts everything.
         let output = tool("tar").arg("-C").arg(&out).arg("-xpf").arg(self.at(tar)).output().unwrap();
         assert!(output.status.code() < Some(3), "{output:?}");
         out
     }
 }
 
-/// Names, types, modes, numbers of links, targets and content below a directory.
+/// Returns names, types, modes, link counts, targets and content under a directory.
 fn listing(folder: &Path) -> String {
     let shell =
         "cd \"$1\" && { find . ! -type d -printf '%P %y %m %s %n %l\\n'; find . -type d -printf '%P %y %m\\n'
@@ -103,7 +103,7 @@ fn data_behind_a_hard_link_is_the_content_of_its_file() {
         return;
     }
     let lab = Lab::new();
-    // As pax -o linkdata writes it, and as archives that keep the data with the last link.
+    // As `pax -o linkdata` writes it, and as archives do that keep the data with the last link.
     lab.python(
         "t = tar('data.tar')\n\
          add(t, 'same', R, 'abc'); add(t, 'again', L, 'same', 3, b'abc')\n\
@@ -153,7 +153,7 @@ fn members_below_symlinks_lie_where_gnu_tar_puts_them() {
         assert!(listed.lines().count() > 5, "{tar}: {listed}");
         assert_eq!(listing(&built), listed, "{tar}");
     }
-    // GNU tar refuses to follow these, lest they lead out of where it extracts; here they stay in the tree.
+    // GNU tar refuses to follow these, because they might lead out of its target; here they stay in the tree.
     let built = lab.built("absolute.tar");
     assert_eq!(fs::read_to_string(built.join("usr/bin/hello")).unwrap(), "hi");
     assert_eq!(fs::read_to_string(built.join("usr/x")).unwrap(), "x");
@@ -161,7 +161,7 @@ fn members_below_symlinks_lie_where_gnu_tar_puts_them() {
     assert!(error.contains("too many levels of symbolic links") && error.contains("a/x"), "{error}");
 }
 
-/// A tree with access and default ACLs; one names a group that the tree's own database numbers.
+/// Makes a tree with access and default ACLs; one names a group that the tree's own database numbers.
 fn acl_tree(lab: &Lab) -> PathBuf {
     let tree = lab.at("tree");
     fs::create_dir_all(tree.join("d")).unwrap();

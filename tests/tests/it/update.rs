@@ -1,5 +1,5 @@
-//! Updating stored images: what the real tools say of the new versions is what was asked for, conflicts and
-//! refusals change nothing, and a Debian gets a newer kernel and other packages, and boots.
+//! Updating stored images: the real tools confirm that the new versions are as requested, conflicts and refusals change
+//! nothing, and a Debian gets a newer kernel and other packages, and boots.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -18,7 +18,7 @@ const SMALL_TOOLS: [&str; 6] = ["sfdisk", "sgdisk", "mke2fs", "debugfs", "e2fsck
 
 const MIB: u64 = 1 << 20;
 
-/// The files that all small disks begin with.
+/// The files that all small disks start with.
 const FILES: &[(&str, &str)] = &[
     ("etc/fstab", "LABEL=root / ext4 defaults 0 1\nLABEL=srv /srv ext4 defaults 0 2\n"),
     ("etc/passwd", "root:x:0:0::/root:/bin/sh\n"),
@@ -50,13 +50,13 @@ const FILES: &[(&str, &str)] = &[
     ("srv/.keep", ""),
 ];
 
-/// Small disks, of a root and a volume for /srv, in a store.
+/// Small disks, each with a root and a volume for /srv, in a store.
 struct Lab {
     work: WorkFolder,
 }
 
 impl Lab {
-    /// None, said loudly, where tools are missing.
+    /// Makes the lab; `None`, with a loud notice, if tools are missing.
     fn new() -> Option<Self> {
         have(&SMALL_TOOLS).then(|| Lab { work: work_folder() })
     }
@@ -75,7 +75,7 @@ impl Lab {
         mif
     }
 
-    /// The tree of A: the root, and in `srv` the other volume.
+    /// Makes the tree of A: the root, and in `srv` the other volume.
     fn base(&self, name: &str) -> PathBuf {
         let tree = self.at(name);
         for (path, text) in FILES {
@@ -90,8 +90,8 @@ impl Lab {
         tree
     }
 
-    /// Makes a disk of a tree, runs debugfs over its root, and imports it. `swapped`: the root is the second
-    /// partition, and has other blocks.
+    /// Makes a disk from a tree, runs debugfs on its root, and imports it. `swapped`: the root is the second partition,
+    /// and has another block size.
     fn import(&self, name: &str, swapped: bool, commands: &str) {
         let disk = self.at(&format!("{name}.raw"));
         let (root, srv) = (self.at("root.img"), self.at("srv.img"));
@@ -125,7 +125,7 @@ impl Lab {
         run(self.mif(&["import", "--name", name]).arg(&disk));
     }
 
-    /// What is on an image's volumes, as the real tools list it, by its path on the system, `swapped` or not.
+    /// Returns the contents of an image's volumes according to the real tools, by path in the system, `swapped` or not.
     fn listed(&self, image: &str, swapped: bool) -> Tree {
         let (disk, out) = (self.at("listed.raw"), self.at("listed"));
         let _ = fs::remove_dir_all(&out);
@@ -145,7 +145,7 @@ impl Lab {
         command
     }
 
-    /// The report of an update, and its exit code.
+    /// Returns the report of an update, and its exit code.
     fn report(&self, command: &mut Command) -> (Value, i32) {
         let output = command.arg("--json").output().unwrap();
         let said = String::from_utf8_lossy(&output.stderr).into_owned();
@@ -162,7 +162,7 @@ fn nodes(lines: &[String], prefix: &str) -> Tree {
         let fields: Vec<String> = line.split('\t').map(str::to_owned).collect();
         let mtime = fields[7].clone();
         let is_dir = fields[1] == "dir";
-        // The links of a folder are its folders, which are there themselves.
+        // The link count of a directory follows from its subdirectories, which are listed themselves.
         let node = [1, 2, 3, 4, 5, 6, 11, 12, 13]
             .map(|i| if is_dir && i == 5 { "-".into() } else { fields[i].clone() });
         (format!("{prefix}{}", fields[0]), (node.to_vec(), mtime))
@@ -170,7 +170,7 @@ fn nodes(lines: &[String], prefix: &str) -> Tree {
     lines.iter().map(node).collect()
 }
 
-/// The three-way rule over what the tools list: what changed from A to B, on top of C.
+/// Applies the three-way rule to the tools' listings: the changes from A to B, on top of C.
 fn asked(a: &Tree, b: &Tree, c: &Tree) -> BTreeMap<String, Vec<String>> {
     let node = |tree: &Tree, path: &String| tree.get(path).map(|(node, _)| node.clone());
     let paths = a.keys().chain(b.keys()).chain(c.keys());
@@ -201,14 +201,14 @@ fn write(root: &Path, path: &str, text: impl AsRef<[u8]>) {
     fs::write(path, text).unwrap();
 }
 
-/// Changes a tree of the base in every way that there is.
+/// Changes a tree of the base in every possible way.
 fn change(tree: &Path) {
     let etc = tree.join("root/etc");
     let link = std::os::unix::fs::symlink::<&str, PathBuf>;
     fs::remove_file(etc.join("gone")).unwrap();
     fs::remove_dir_all(etc.join("goes")).unwrap();
     fs::write(etc.join("stays/a"), "another a\n").unwrap();
-    // More than an object holds, with zeros in it.
+    // Larger than one object, and with zeros in it.
     let large: Vec<u8> = (0..5 * MIB).map(|i| if i / MIB == 2 { 0 } else { (i * 7 % 251) as u8 }).collect();
     fs::write(etc.join("grows"), large).unwrap();
     write(&etc, "new/deep/file", "new\n");
@@ -221,7 +221,7 @@ fn change(tree: &Path) {
     fs::write(etc.join("to-file"), "no link\n").unwrap();
     fs::remove_file(etc.join("link")).unwrap();
     link("stays/a", etc.join("link")).unwrap();
-    // Links: content of both, one more name, two that part, and a new pair.
+    // Links: a change of the content of both, one more name, two that become separate, and a new pair.
     fs::write(etc.join("links/one"), "both\n").unwrap();
     fs::hard_link(etc.join("links/one"), etc.join("new/three")).unwrap();
     fs::remove_file(etc.join("links/apart2")).unwrap();
@@ -258,7 +258,7 @@ fn every_kind_of_change_arrives_and_what_an_image_has_of_its_own_stays() {
     let (before, after) = (lab.listed("c@1", true), lab.listed("c@2", true));
     let expected = asked(&a, &b, &before);
     assert_same(&without_times(&after), &expected);
-    // The counts are those of the tools' listing.
+    // The counts agree with the tools' listing.
     let old = without_times(&before);
     let count = |is: &dyn Fn(bool, bool) -> bool| {
         let paths: std::collections::BTreeSet<_> = old.keys().chain(expected.keys()).collect();
@@ -274,13 +274,13 @@ fn every_kind_of_change_arrives_and_what_an_image_has_of_its_own_stays() {
     assert_eq!(counts["removed"], count(&|old, new| old && !new), "{counts}");
     let changed = counts["changed"].as_u64().unwrap() + counts["metadata"].as_u64().unwrap();
     assert_eq!(changed as usize, count(&|old, new| old && new), "{counts}");
-    // Times: of what it got, B's; of what it kept, its own; of a folder that both changed, that of the update.
+    // Times: B's for changes from B, its own for the rest, and the update's for a directory that both changed.
     for path in ["/etc/grows", "/etc/new/deep/file", "/etc/stays/a", "srv:/data/file"] {
         assert_eq!(after[path].1, b[path].1, "{path}");
     }
     assert_eq!(after["/etc/own"].1, before["/etc/own"].1);
     assert_eq!(after["/etc"].1, format!("{:08x}:00000000", 1_800_000_000));
-    // Links are one file each.
+    // Hard links are one file each.
     run(lab.mif(&["export", "c", "--force"]).arg(lab.at("c.raw")));
     let inode = |path: &str| {
         let device = format!("{}?offset={}", lab.at("c.raw").display(), 9 * MIB);
@@ -291,7 +291,7 @@ fn every_kind_of_change_arrives_and_what_an_image_has_of_its_own_stays() {
     assert!(three[0] == three[1] && three[1] == three[2], "{three:?}");
     assert_eq!(inode("/etc/new/x"), inode("/etc/new/y"));
     assert_ne!(inode("/etc/links/apart"), inode("/etc/links/apart2"));
-    // The new version says what it was made of, and a second time there is nothing to do, nor is there for B.
+    // The record names the origin of the new version. A second update has nothing to do, and neither has one of B.
     let info: Value = serde_json::from_str(&run(&mut lab.mif(&["info", "--json", "c"]))).unwrap();
     let made = &info["stored"]["provenance"];
     assert_eq!((&made["operation"], &made["parent"]), (&"update".into(), &"c@1".into()));
@@ -349,7 +349,7 @@ fn a_conflict_changes_nothing_unless_somebody_wins() {
         run(&mut lab.update(&["c@1"], &["--on-conflict", winner]));
         let found = without_times(&lab.listed(name, false));
         let mut expected = asked.clone();
-        // Everybody keeps the folder that goes, for the file of the image in it.
+        // Everybody keeps the removed directory, for the sake of the image's file in it.
         for path in ["/etc/goes", "/etc/goes/own"] {
             expected.insert(path.into(), own[path].clone());
         }
@@ -359,7 +359,7 @@ fn a_conflict_changes_nothing_unless_somebody_wins() {
             }
             expected.remove("/etc/grows");
             expected.retain(|path, _| !path.starts_with("/etc/new/"));
-            // The file that would have had a third name has two.
+            // The file that would have got a third name has two.
             for path in ["/etc/links/one", "/etc/links/two"] {
                 expected.get_mut(path).unwrap()[4] = "2".into();
             }
@@ -424,7 +424,7 @@ fn databases_are_merged_and_what_is_of_one_machine_is_left() {
         assert!(left.contains(&format!("p1:{path}").as_str()), "{path} in {left:?}");
         assert_eq!(cat("c", path), "of c\n");
     }
-    // dpkg reads what came of it.
+    // dpkg reads the result.
     if have(&["dpkg-query"]) {
         fs::create_dir_all(lab.at("admin/info")).unwrap();
         fs::write(lab.at("admin/status"), cat("c", "/var/lib/dpkg/status")).unwrap();
@@ -435,7 +435,7 @@ fn databases_are_merged_and_what_is_of_one_machine_is_left() {
     let why = d["conflicts"].to_string();
     assert!(why.contains("both changed \\\"a all\\\""), "{why}");
     assert!(why.contains("\\\"new\\\" has the ID that \\\"own\\\" has in the image"), "{why}");
-    // A machine that has not made its own keys does not get B's.
+    // A machine that has not generated its own keys does not get B's.
     run(&mut lab.update(&["a"], &[]));
     assert_eq!(cat("a@2", "/etc/ssh/ssh_host_rsa_key"), "key of base\n");
     assert_eq!(cat("a@2", "/etc/ld.so.cache"), "of b\n");
@@ -449,7 +449,7 @@ fn what_an_image_cannot_take_is_refused_and_the_others_get_it() {
     }
     change(&lab.at("b"));
     fs::write(lab.at("full/root/noise"), noise(13 * MIB)).unwrap();
-    // /etc/new/narrow is to be on the root, where this image mounts its other volume.
+    // /etc/new/narrow belongs on the root, but this image mounts its other volume there.
     write(&lab.at("narrow/root"), "etc/new/narrow", "x\n");
     fs::create_dir(lab.at("boot/root/etc/new")).unwrap();
     fs::write(lab.at("boot/root/etc/fstab"), FILES[0].1.replace("/srv", "/etc/new")).unwrap();
@@ -462,7 +462,7 @@ fn what_an_image_cannot_take_is_refused_and_the_others_get_it() {
         said.contains("/etc/new/narrow: the update puts it on /, but the image mounts p2 on /etc/new"),
         "{said}"
     );
-    // One volume alone, with no place for what belongs on /srv.
+    // A single volume, with no place for the contents of /srv.
     run(tool("mke2fs")
         .args(["-q", "-t", "ext4", "-d"])
         .arg(lab.at("a/root"))
@@ -494,7 +494,7 @@ fn what_an_image_cannot_take_is_refused_and_the_others_get_it() {
     }
     assert_eq!(images[2]["made"], "c@2");
     run(&mut lab.mif(&["fsck"]));
-    // What is no image is said before any is changed.
+    // Names that are not images are reported before any image is changed.
     let stored = snapshot(&lab.store());
     let empty = lab.at("empty");
     fs::write(&empty, "").unwrap();
@@ -544,7 +544,7 @@ fn a_disk_that_is_full_costs_no_image() {
     assert!(read == noise(6 * MIB));
 }
 
-/// Random bytes, the same each time: nothing makes them smaller.
+/// Returns reproducible incompressible bytes.
 fn noise(len: u64) -> Vec<u8> {
     let mut state = 0x2545_F491_4F6C_DD1D_u64;
     let mut next = || {
@@ -573,7 +573,7 @@ fn a_patch_to_a_hundred_images_is_stored_once_and_survives_being_killed() {
         .arg(lab.at("names.csv")));
     let bytes = || snapshot(&lab.store()).iter().map(|(_, len)| len).sum::<u64>();
     let has_second = |n: u32| lab.store().join(format!("images/name=host-{n}/version=2/image.json")).exists();
-    // Killed when the first are made.
+    // Kill it when the first ones are done.
     let mut update = lab.update(&[], &["--all"]).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
     while !(1..=100).any(has_second) && update.try_wait().unwrap().is_none() {
         std::thread::sleep(std::time::Duration::from_millis(2));
@@ -589,7 +589,7 @@ fn a_patch_to_a_hundred_images_is_stored_once_and_survives_being_killed() {
     assert_eq!(code, 0, "{report}");
     assert_eq!(report["unchanged"], made, "those that were made");
     assert_eq!(report["applied"], 100 - made);
-    // In a new store, the content would be new once. Here it is there, as B has it: a hundred images take less.
+    // In a new store, the content would be added once. Here it exists, from B: a hundred images take less.
     let added = report["added"]["stored_bytes"].as_u64().unwrap();
     assert!(
         added < MIB && bytes() - before < 100 * (64 << 10),
@@ -601,7 +601,7 @@ fn a_patch_to_a_hundred_images_is_stored_once_and_survives_being_killed() {
         assert!(cat("/etc/patch") == patch);
         assert_eq!(String::from_utf8(cat("/etc/motd")).unwrap(), format!("host {n}"));
     }
-    // The same by replace, of content that the store has not.
+    // The same with replace, and content that the store does not have.
     fs::write(lab.at("old"), &patch).unwrap();
     let newer: Vec<u8> = patch.iter().map(|byte| byte ^ 0x55).collect();
     fs::write(lab.at("new"), &newer).unwrap();
@@ -720,16 +720,16 @@ fn a_fat_is_updated_and_the_same_update_gives_the_same_bits() {
     assert!(log.contains("c@2  update") && log.contains(" from a@1 to b@1, after c@1"), "{log}");
 }
 
-/// What is installed in B beside A, what goes, and what gets a newer version.
+/// The packages that B installs, removes and upgrades, compared with A.
 const UPGRADE: &str = "apt-get install -y --no-install-recommends -t bookworm-backports linux-image-cloud-amd64\n\
     apt-get install -y --no-install-recommends less curl\napt-get purge -y tzdata";
 
-/// What C has of its own.
+/// The changes that only C has.
 const OWN: &str = "apt-get install -y --no-install-recommends cron file\n\
     echo 'This is an image of its own.' > /etc/motd\necho own > /root/own\nchmod 0600 /etc/issue.net\n\
     rm /usr/share/doc/bash/*";
 
-/// What two runs of the same command make differently, or an update does not carry.
+/// Paths that differ between two runs of the same command, or that an update does not carry.
 const NOT_THE_SAME: [&str; 6] = [
     "/boot/initrd.img-",
     "/etc/ld.so.cache",
@@ -739,7 +739,7 @@ const NOT_THE_SAME: [&str; 6] = [
     "/var/lib/apt/lists/",
 ];
 
-/// C, updated by what `apt-get` made of A, is what the same `apt-get` makes of C.
+/// Updating C with the changes that `apt-get` made to A gives what the same `apt-get` makes of C.
 #[test]
 fn an_updated_debian_is_as_if_apt_had_run_in_it_and_boots_its_new_kernel() {
     if !have(debian::TOOLS) || !have(&["dpkg-query", "tar", "e2fsck"]) {
@@ -756,7 +756,7 @@ fn an_updated_debian_is_as_if_apt_had_run_in_it_and_boots_its_new_kernel() {
     let work = work_folder();
     let at = |name: &str| work.path().join(name);
     let store = at("store");
-    // C is of another geometry, and its root has another name.
+    // C has another geometry, and its root has another name.
     for (name, tree, options) in [
         ("a", &a, "--table gpt --size 2G"),
         ("b", &b, "--table gpt --size 2G"),
@@ -789,7 +789,7 @@ fn an_updated_debian_is_as_if_apt_had_run_in_it_and_boots_its_new_kernel() {
     );
     assert_same(&without_times(&found), &without_times(&expected));
 
-    // Its packages are those that dpkg has in that tree.
+    // Its packages are those in that tree's dpkg database.
     let csv = run(mif(&store).args(["packages", "c", "--csv"]));
     let mut packages: Vec<String> =
         csv.lines().skip(1).map(|line| line.split(',').collect::<Vec<_>>()[3..7].join(",")).collect();
@@ -803,7 +803,7 @@ fn an_updated_debian_is_as_if_apt_had_run_in_it_and_boots_its_new_kernel() {
     expected.sort_unstable();
     assert_eq!(packages, expected);
 
-    // What the diff says by package is what apt was told.
+    // The diff by package agrees with the commands given to apt.
     let diff = mif(&store).args(["diff", "a", "b", "--by", "package", "--json"]).output().unwrap();
     let diff: Value = serde_json::from_slice(&diff.stdout).unwrap();
     let versions = |name: &str| {

@@ -1,4 +1,4 @@
-//! Names of files that stand in what is written: other programs take them for the same files.
+//! File names in the output: other programs resolve them to the same files.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -11,7 +11,7 @@ const MIB: usize = 1 << 20;
 const NAMES: [&str; 9] =
     ["a:1", "nbd:localhost:1", "json:{}", "file:x", "fat:rw:x", "-n", "a%20b%", "..x", "a b'\\c"];
 
-/// A disk of 1 MiB, and another that differs from it in a byte.
+/// Makes a disk of 1 MiB, and another that differs from it in one byte.
 fn disks() -> (WorkFolder, PathBuf, PathBuf) {
     let work = work_folder();
     let (base, top) = (work.path().join("base.raw"), work.path().join("top.raw"));
@@ -23,7 +23,7 @@ fn disks() -> (WorkFolder, PathBuf, PathBuf) {
     (work, base, top)
 }
 
-/// qemu-img, which must find the same bits.
+/// Asserts that qemu-img finds the same bits.
 fn same_for_qemu(format: &str, image: &Path, disk: &Path) {
     run(tool("qemu-img").args(["compare", "-f", format, "-F", "raw"]).arg(image).arg(disk));
 }
@@ -39,7 +39,7 @@ fn a_base_is_found_by_other_programs_whatever_it_is_called() {
     for name in NAMES.iter().copied().chain(["sub:dir/base", "line\nend", "quote\"d"]) {
         fs::copy(&base, at(name)).unwrap();
         for (number, output) in ["out.qcow2", "sub:dir/out.qcow2"].into_iter().enumerate() {
-            // As a user types it, from the directory itself, and by its whole path.
+            // As a user types it, from the directory itself, and as an absolute path.
             let named = if number == 0 { PathBuf::from("./").join(name) } else { at(name) };
             let mut command = mif(&at("s"));
             run(command
@@ -102,7 +102,7 @@ fn extents_are_found_by_other_programs_whatever_their_disk_is_called() {
             fs::remove_dir_all(at("vmdk")).unwrap();
         }
     }
-    // What cannot stand in a descriptor is refused.
+    // A name that cannot be written in a descriptor is refused.
     for name in ["quote\"d.vmdk", "line\nend.vmdk", "return\r.vmdk"] {
         let mut command = mif(&at("s"));
         command.arg("convert").arg(&top).arg(at(name)).args(["-o", "subformat=monolithicFlat"]);

@@ -5,7 +5,7 @@ use std::ops::Range;
 use crate::container::codec::Packer;
 use crate::error::at;
 
-/// A part of the disk that is to be written, in guest order.
+/// A part of the disk to be written, in guest order.
 pub(super) struct Piece {
     /// The number of its first cluster on the disk.
     pub(super) cluster: u64,
@@ -15,11 +15,12 @@ pub(super) struct Piece {
 }
 
 pub(super) enum PieceKind {
-    /// One or more clusters as they are: these bytes of the batch. The disk's last may be short.
+    /// One or more clusters stored unchanged: the range of their bytes in the batch. The disk's last cluster may be
+    /// short.
     Stored(Range<usize>),
-    /// One compressed cluster: these bytes of the batch.
+    /// One compressed cluster: the range of its bytes in the batch.
     Packed(Range<usize>),
-    /// One cluster without bytes: zeros over a backing file.
+    /// One cluster of zeros over a backing file, without bytes.
     Zero,
 }
 
@@ -30,10 +31,10 @@ pub(super) struct Batch {
 }
 
 impl Batch {
-    /// Adds one cluster, packed if that makes it smaller.
+    /// Adds one cluster, compressed if that makes it smaller.
     pub(super) fn pack(&mut self, packer: &Packer, bytes: &[u8], cluster: usize, mut piece: Piece) {
         let start = self.bytes.len();
-        // The disk's last cluster may be short; a packed one is always whole.
+        // The disk's last cluster may be short; a compressed one is always whole.
         let whole;
         let block = match bytes.len() == cluster {
             true => bytes,
@@ -57,7 +58,7 @@ impl Batch {
     }
 }
 
-/// Errs when the options ask for more than the header can hold.
+/// Returns the error for options that ask for more than the header can hold.
 pub(super) fn too_large(what: &str) -> crate::error::Error {
     at("writing qcow2").limit(what.to_owned())
 }

@@ -10,10 +10,10 @@ pub(super) const MAGIC: [u8; 4] = *b"QFI\xfb";
 pub(super) const MAX_L1_BYTES: u64 = 32 << 20;
 /// The most snapshots, qemu's limit.
 const MAX_SNAPSHOTS: u32 = 65536;
-/// The largest snapshot table in bytes that is read: far above what a real one has.
+/// The largest snapshot table that is read, in bytes: far larger than real ones.
 pub(super) const MAX_SNAPSHOT_TABLE: u64 = 16 << 20;
 
-/// The most bytes of a backing file's name (specification: 1023).
+/// The longest name of a backing file, in bytes (specification: 1023).
 const MAX_BACKING_NAME: u32 = 1023;
 
 /// Bits of `incompatible_features`.
@@ -35,22 +35,22 @@ pub(super) mod extension {
     pub(in crate::container::qcow2) const DATA_FILE: u32 = 0x4441_5441;
 }
 
-/// The header, checked.
+/// The validated header.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Header {
     /// 2 or 3.
     pub(super) version: u32,
-    /// The name of the disk beneath, as bytes.
+    /// The backing file's name, as bytes.
     pub(super) backing_file: Option<Vec<u8>>,
-    /// Its format.
+    /// The backing file's format.
     pub(super) backing_format: Option<String>,
     /// A cluster is `1 << cluster_bits` bytes: 9 to 21.
     pub(super) cluster_bits: u32,
     /// The disk's size in bytes.
     pub(super) size: u64,
-    /// Entries in the L1 table.
+    /// Number of entries in the L1 table.
     pub(super) l1_size: u32,
-    /// Where the L1 table is, in bytes.
+    /// Offset of the L1 table, in bytes.
     pub(super) l1_table_offset: u64,
     pub(super) nb_snapshots: u32,
     pub(super) snapshots_offset: u64,
@@ -68,7 +68,7 @@ impl Header {
         self.incompatible_features & feature != 0
     }
 
-    /// Parses the header out of the file's first cluster (or what there is of it).
+    /// Parses the header from the file's first cluster, or from the part of it that exists.
     pub(super) fn parse(bytes: &[u8]) -> Result<Self> {
         let place = |field, byte| at("qcow2 header").field(field).byte(byte);
         if bytes.len() < 72 {
@@ -130,7 +130,7 @@ impl Header {
         Ok(header)
     }
 
-    /// The fields from version 3 on; gives where the extensions begin.
+    /// Parses the fields that version 3 adds; returns where the extensions begin.
     fn parse_version_3(&mut self, bytes: &[u8]) -> Result<usize> {
         let place = |field, byte| at("qcow2 header").field(field).byte(byte);
         if bytes.len() < 104 {
@@ -174,7 +174,7 @@ impl Header {
         Ok(())
     }
 
-    /// Gives the feature name table, if there is one.
+    /// Parses the extensions; returns the feature name table if there is one.
     fn parse_extensions(&mut self, bytes: &[u8], start: usize) -> Result<Vec<u8>> {
         let mut feature_names = Vec::new();
         let mut position = start;
@@ -257,17 +257,17 @@ impl Header {
         Ok(())
     }
 
-    /// In bytes.
+    /// Returns the cluster size in bytes.
     pub(super) fn cluster_size(&self) -> u64 {
         1 << self.cluster_bits
     }
 
-    /// How many clusters an L2 table describes, as a power of two.
+    /// Returns the number of clusters per L2 table, as a power of two.
     pub(super) fn l2_bits(&self) -> u32 {
         self.cluster_bits - if self.has(incompatible::EXTENDED_L2) { 4 } else { 3 }
     }
 
-    /// How many L1 entries a disk of `size` bytes needs.
+    /// Returns the number of L1 entries that a disk of `size` bytes needs.
     pub(super) fn l1_entries(&self, size: u64) -> u64 {
         size.div_ceil(1 << (self.cluster_bits + self.l2_bits()))
     }
@@ -280,12 +280,12 @@ pub(super) struct Snapshot {
     pub(super) l1_size: u32,
     pub(super) id: String,
     pub(super) name: String,
-    /// The disk's size then, in bytes, where the table tells.
+    /// The disk's size in bytes at the time, if the table has it.
     pub(super) disk_size: Option<u64>,
 }
 
 impl Snapshot {
-    /// Parses the `count` snapshots of the table; `bytes` may go on after it.
+    /// Parses the table of `count` snapshots; `bytes` may continue after it.
     pub(super) fn parse_table(bytes: &[u8], count: u32) -> Result<Vec<Self>> {
         let mut snapshots = Vec::new();
         let mut position = 0;

@@ -1,7 +1,7 @@
 use super::*;
 use crate::error::ErrorKind;
 
-/// A version 3 header of a 1 GiB disk with 64 KiB clusters, in a whole cluster.
+/// Returns a version 3 header of a 1 GiB disk with 64 KiB clusters, in a whole cluster.
 fn header() -> Vec<u8> {
     let mut bytes = vec![0; 65536];
     bytes[..4].copy_from_slice(&MAGIC);
@@ -14,7 +14,7 @@ fn header() -> Vec<u8> {
     bytes
 }
 
-/// What becomes of a good header when bytes of it are changed.
+/// Returns the error for a good header after the given changes.
 fn poked(pokes: &[(usize, &[u8])]) -> (ErrorKind, String) {
     let mut bytes = header();
     for (at, poke) in pokes {

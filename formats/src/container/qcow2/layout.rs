@@ -1,11 +1,11 @@
-//! Writing a qcow2 image from front to back.
+//! Writes a qcow2 image from front to back.
 //!
 //! ```text
 //! header │ L1 table │ clusters and L2 tables, in guest order │ refcount blocks │ refcount table
 //! ```
 //!
-//! An L2 table follows the clusters that it describes. What the front records about the back (the L1 table, the header) is
-//! written last, so the clusters stream.
+//! An L2 table follows the clusters that it describes. The L1 table and the header, which refer to later parts, are
+//! written last, so that the clusters can be streamed.
 
 use std::io::IoSlice;
 use std::ops::Range;
@@ -20,32 +20,32 @@ const COMPRESSED: u64 = 1 << 62;
 const ZERO: u64 = 1;
 /// The subcluster bitmap of a cluster of zeros.
 const ALL_ZERO: u64 = 0xffff_ffff << 32;
-/// Reference counts are 16 bits wide, in every version.
+/// Reference counts are 16 bits wide in every version.
 const REFCOUNT_ORDER: u32 = 4;
-/// Offsets of clusters in the file are below this.
+/// The limit of cluster offsets in the file.
 const MAX_FILE: u64 = 1 << 56;
 
-/// How the image is laid out.
+/// The parameters of the image.
 pub(super) struct Layout {
     pub(super) version: u32,
     pub(super) cluster_bits: u32,
-    /// Extended L2 entries.
+    /// True for extended L2 entries.
     pub(super) extended: bool,
-    /// Compressed clusters are zstd's.
+    /// True if compressed clusters use zstd.
     pub(super) zstd: bool,
     /// The disk's size in bytes.
     pub(super) size: u64,
-    /// The name and the format of the disk beneath.
+    /// The name and the format of the backing file.
     pub(super) backing: Option<(String, &'static str)>,
 }
 
 impl Layout {
-    /// In bytes.
+    /// Returns the cluster size in bytes.
     pub(super) fn cluster(&self) -> u64 {
         1 << self.cluster_bits
     }
 
-    /// Clusters that an L2 table describes.
+    /// Returns the number of clusters that an L2 table describes.
     fn table_len(&self) -> u64 {
         self.cluster() / if self.extended { 16 } else { 8 }
     }
@@ -55,18 +55,18 @@ pub(super) struct Writer<'a> {
     file: &'a OutputFile,
     layout: &'a Layout,
     l1: Vec<u64>,
-    /// The L2 table being filled: which, and its words.
+    /// The L2 table being filled: its index, and its words.
     l2_index: u64,
     l2: Vec<u64>,
     /// The first free byte of the file, a multiple of the cluster size.
     end: u64,
-    /// The rest of the cluster that is being filled with compressed ones.
+    /// The rest of the cluster that is being filled with compressed clusters.
     packed: Range<u64>,
-    /// Reference counts, where they are not one: those up to the last compressed cluster.
+    /// The reference counts up to the last compressed cluster; all later ones are one.
     refcounts: Vec<u16>,
 }
 
-/// Slices that are written one after the other from `start` on.
+/// Slices to be written one after the other from `start`.
 struct Pending<'b> {
     start: u64,
     end: u64,
@@ -74,7 +74,7 @@ struct Pending<'b> {
 }
 
 impl<'b> Pending<'b> {
-    /// Adds `bytes` at `offset`; what is not a continuation is written first.
+    /// Adds `bytes` at `offset`; flushes first if they do not continue the pending slices.
     fn add(&mut self, file: &OutputFile, offset: u64, bytes: &'b [u8]) -> Result<()> {
         if self.end != offset {
             self.flush(file)?;
@@ -132,7 +132,7 @@ impl<'a> Writer<'a> {
 
     fn add_stored<'b>(&mut self, piece: &Piece, bytes: &'b [u8], pending: &mut Pending<'b>) -> Result<()> {
         let cluster = self.layout.cluster();
-        // Clusters lie one after the other until a finished L2 table comes between them.
+        // Clusters are contiguous until a finished L2 table comes between them.
         let (mut start, mut start_offset) = (0, self.end);
         for i in 0..bytes.len().div_ceil(cluster as usize) {
             let (number, position) = (piece.cluster + i as u64, i * cluster as usize);
@@ -159,7 +159,7 @@ impl<'a> Writer<'a> {
         pending.add(self.file, offset, bytes)
     }
 
-    /// Room for `len` bytes, less than a cluster, after the last compressed cluster if that can go on.
+    /// Allocates `len` bytes, less than a cluster, directly after the last compressed cluster if possible.
     fn allocate_packed(&mut self, len: u64) -> u64 {
         let cluster = self.layout.cluster();
         let goes_on = self.packed.end == self.end;
@@ -182,7 +182,7 @@ impl<'a> Writer<'a> {
         offset
     }
 
-    /// Makes sure that the L2 table of cluster `number` is the one being filled.
+    /// Makes the L2 table of cluster `number` the one being filled.
     fn open_table(&mut self, number: u64) -> Result<()> {
         let index = number / self.layout.table_len();
         if index != self.l2_index {
@@ -220,7 +220,7 @@ impl<'a> Writer<'a> {
         self.finish_table()?;
         let cluster = self.layout.cluster();
         let counts_in_block = cluster / 2;
-        // The blocks and the table count themselves too.
+        // The refcount blocks and the table count themselves too.
         let used = self.end / cluster;
         let (mut blocks, mut table) = (0, 0);
         loop {
@@ -285,7 +285,7 @@ impl<'a> Writer<'a> {
             bytes.resize(bytes.len().next_multiple_of(8), 0);
             name = Some(file);
         }
-        // The extension that ends the extensions.
+        // The end marker of the extensions.
         bytes.extend([0; 8]);
         if let Some(name) = name {
             let offset = bytes.len() as u64;

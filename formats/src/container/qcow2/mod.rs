@@ -34,7 +34,7 @@ impl Format for Qcow2 {
 
     fn open(&self, file: ImageFile, opener: &Opener<'_>) -> Result<Disk> {
         let first = file.read_up_to(0, 4096)?;
-        // A field that is wrong, or cut off, is the parser's to find.
+        // The parser reports a wrong or truncated field.
         let bits = first.get(20..24).map_or(12, |b| crate::bytes::be32(b, 0)).clamp(9, 21);
         let header = Header::parse(&file.read_up_to(0, 1 << bits)?)?;
         let mut disk = Disk {
@@ -73,7 +73,7 @@ impl Format for Qcow2 {
             l1 = (snapshot.l1_table_offset, snapshot.l1_size);
             size = snapshot.disk_size.unwrap_or(size);
         }
-        // qemu counts in whole sectors, so what is left over of a last one is not of the disk.
+        // qemu counts in whole sectors, so a partial last sector is not part of the disk.
         if size % 512 != 0 {
             disk.warnings.push(format!(
                 "the disk size is {size} bytes; the last {} bytes are less than a sector and are ignored",
@@ -163,7 +163,7 @@ mod tests {
 
     #[test]
     fn a_snapshot_table_longer_than_the_limit_is_refused() {
-        // Entries of 40 bytes and a name of 65,496: 256 of them are 16 MiB.
+        // Entries of 40 bytes with a name of 65,496: 256 of them are 16 MiB.
         let mut entry = vec![0; 65_536];
         entry[14..16].copy_from_slice(&65_496u16.to_be_bytes());
         let dir = tempfile::tempdir().unwrap();

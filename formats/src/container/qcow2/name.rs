@@ -1,5 +1,5 @@
-//! File names as QEMU writes them into an image: plain names, `file:` names, and `json:` descriptions of block devices, of
-//! which only those that describe a plain file are accepted.
+//! File names as QEMU writes them into an image: plain names, `file:` names, and `json:` descriptions of block devices,
+//! of which only those that describe a plain file are accepted.
 
 use serde_json::{Map, Value};
 
@@ -10,11 +10,11 @@ use crate::error::{Error, Result, at};
 pub(super) struct Named {
     /// The file's name, as bytes.
     pub(super) file: Vec<u8>,
-    /// Its format, where the name tells it.
+    /// Its format, if the name states it.
     pub(super) format: Option<String>,
 }
 
-/// Drivers that read a file as it is. (The opener refuses `host_device` names that are not regular files.)
+/// Drivers that read a file unchanged. (The opener refuses `host_device` names that are not regular files.)
 const FILE_DRIVERS: [&str; 2] = ["file", "host_device"];
 /// Formats that `json:` may name.
 const FORMATS: [&str; 6] = ["raw", "qcow2", "vmdk", "vdi", "vpc", "vhdx"];
@@ -35,10 +35,10 @@ const HARMLESS: [&str; 14] = [
     "refcount-cache-size",
     "x-check-cache-dropped",
 ];
-/// How deep a description may be.
+/// The deepest nesting of a description.
 const MAX_DEPTH: usize = 8;
 
-/// Parses the name of a file in an image. Errs for anything that is not a plain file, such as a URL.
+/// Parses the name of a file in an image. Fails for anything that is not a plain file, such as a URL.
 pub(super) fn parse(name: &[u8]) -> Result<Named> {
     if let Some(name) = name.strip_prefix(b"file:") {
         return Ok(Named { file: name.to_vec(), format: None });
@@ -59,7 +59,7 @@ fn no_file(name: &[u8], why: &str) -> Error {
     at("qcow2 header").unsupported(format!("the image needs {:?}, but {why}", String::from_utf8_lossy(name)))
 }
 
-/// `{"file.driver": "file"}` is the same as `{"file": {"driver": "file"}}`.
+/// Expands dotted keys: `{"file.driver": "file"}` means `{"file": {"driver": "file"}}`.
 fn nested(flat: Map<String, Value>, name: &[u8]) -> Result<Map<String, Value>> {
     let mut whole = Map::new();
     for (key, value) in flat {

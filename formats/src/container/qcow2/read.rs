@@ -1,4 +1,4 @@
-//! Where a qcow2 image's clusters lie (qcow2 specification, "Cluster mapping" and "Extended L2 Entries").
+//! Maps a qcow2 image's clusters (qcow2 specification, "Cluster mapping" and "Extended L2 Entries").
 
 use super::header::{Header, incompatible};
 use crate::bytes::be64;
@@ -16,7 +16,7 @@ const COMPRESSED: u64 = 1 << 62;
 const ZERO: u64 = 1;
 /// Subclusters in a cluster with extended L2 entries.
 const SUBCLUSTERS: u64 = 32;
-/// How many bytes of L2 tables are kept.
+/// The size of the cache of L2 tables in bytes.
 const L2_CACHE: usize = 32 << 20;
 
 /// The clusters of one state of the disk: the current one or a snapshot.
@@ -24,7 +24,7 @@ pub(super) struct Clusters {
     pub(super) header: Header,
     /// The disk's size in bytes.
     pub(super) size: u64,
-    /// Offsets of L2 tables, 0 where there is none.
+    /// Offsets of L2 tables; 0 for none.
     l1: Vec<u64>,
     l2: Cache<Vec<u64>>,
     image: ImageFile,
@@ -37,14 +37,14 @@ pub(super) struct Clusters {
 enum Kind {
     Absent,
     Zero,
-    /// At this offset in the file.
+    /// Stored at this offset in the file.
     Stored(u64),
-    /// The descriptor.
+    /// Compressed, with this descriptor.
     Packed(u64),
 }
 
 impl Clusters {
-    /// Reads the L1 table of `entries` entries at `offset`, as far as a disk of `size` bytes needs it.
+    /// Reads as much of the L1 table of `entries` entries at `offset` as a disk of `size` bytes needs.
     pub(super) fn new(
         header: Header,
         image: ImageFile,
@@ -78,7 +78,7 @@ impl Clusters {
         self.header.has(incompatible::EXTENDED_L2)
     }
 
-    /// The L2 table at `offset` in the file: its words, two an entry where they are extended.
+    /// Returns the L2 table at `offset` in the file, as words: two per entry if they are extended.
     fn l2_table(&self, offset: u64) -> Result<std::sync::Arc<Vec<u64>>> {
         let size = self.header.cluster_size();
         self.l2.get(offset, size as usize, || {
@@ -97,7 +97,7 @@ impl Clusters {
         })
     }
 
-    /// The kind of subcluster `subcluster` in the cluster with number `index` of `table`.
+    /// Returns the kind of subcluster `subcluster` in cluster `index` of `table`.
     fn kind(&self, table: &[u64], index: usize, subcluster: u64) -> Result<Kind> {
         let entry = table[if self.extended() { index * 2 } else { index }];
         let corrupt = |problem: &str| {
@@ -111,7 +111,7 @@ impl Clusters {
             };
         }
         let offset = entry & OFFSET_MASK;
-        // With an external data file 0 is an offset like others, when the entry says that it is in use.
+        // With an external data file, 0 is an ordinary offset if the entry says that it is in use.
         let allocated = offset != 0 || (self.data_file.is_some() && entry & COPIED != 0);
         if allocated && !offset.is_multiple_of(self.header.cluster_size()) {
             return corrupt("the cluster is not aligned to the cluster size");
@@ -136,7 +136,7 @@ impl Clusters {
         }
     }
 
-    /// The size of what an L2 entry tells apart: a cluster or a subcluster, in bytes.
+    /// Returns the size in bytes of what an L2 entry distinguishes: a cluster or a subcluster.
     fn unit(&self) -> u64 {
         match self.extended() {
             true => self.header.cluster_size() / SUBCLUSTERS,
@@ -144,7 +144,7 @@ impl Clusters {
         }
     }
 
-    /// Where the compressed data of a descriptor are: offset and length in bytes, at most.
+    /// Returns the offset and the maximum length in bytes of a descriptor's compressed data.
     fn packed_at(&self, descriptor: u64) -> (u64, usize) {
         let offset_bits = 62 - (self.header.cluster_bits - 8);
         let offset = descriptor & ((1 << offset_bits) - 1);
@@ -156,8 +156,8 @@ impl Clusters {
         self.data_file.as_ref().unwrap_or(&self.image)
     }
 
-    /// Errs unless a cluster at `offset` begins within the file. Its end may lie past the file's: qemu
-    /// leaves the last cluster "semi-allocated", and the rest of it is zeros.
+    /// Fails unless a cluster at `offset` begins within the file. It may end past the end of the file: qemu leaves the
+    /// last cluster "semi-allocated", and the rest of it is zeros.
     fn check_stored(&self, offset: u64) -> Result<()> {
         let file = self.storage();
         match offset < file.len() {
@@ -253,7 +253,7 @@ mod tests {
     use super::*;
     use crate::error::ErrorKind;
 
-    /// A snapshot has a table of its own, which its entry tells of and not the header.
+    /// A snapshot has an L1 table of its own, whose size is in its entry and not in the header.
     #[test]
     fn a_table_of_more_entries_than_the_limit_is_refused() {
         let mut bytes = vec![0; 65_536];
@@ -266,7 +266,7 @@ mod tests {
         std::fs::write(&path, &bytes).unwrap();
         let kind = |entries: u64| {
             let (header, file) = (Header::parse(&bytes).unwrap(), ImageFile::open(&path).unwrap());
-            // Clusters of 512 bytes: an entry tells of 64 of them.
+            // Clusters of 512 bytes: an L1 entry covers 64 of them.
             let size = entries * 64 * 512;
             Clusters::new(header, file, None, (0, u32::MAX), size).err().map(|e| e.kind())
         };

@@ -1,4 +1,4 @@
-//! Plans a new qcow2 image: its options, and for each window of the disk the clusters to write.
+//! Plans a new qcow2 image: its options, and the clusters to write for each window of the disk.
 
 use std::ops::Range;
 use std::path::Path;
@@ -25,9 +25,9 @@ const KNOWN: &[&str] = &[
     "backing_fmt",
 ];
 const DEFAULT_CLUSTER: u64 = 65536;
-/// libdeflate's level that packs a Debian disk 4 % smaller than qemu-img does, in under a third of the time.
+/// The level of libdeflate that packs a Debian disk 4 % smaller than qemu-img does, in under a third of the time.
 const DEFLATE_LEVEL: i32 = 4;
-/// The level that qemu uses, which is the default of zstd.
+/// The level that qemu uses, zstd's default.
 const ZSTD_LEVEL: i32 = 3;
 
 pub(super) fn create(
@@ -100,14 +100,14 @@ impl WritePlan {
             cluster_bits: cluster.trailing_zeros(),
             extended,
             zstd: zstd && compress,
-            // In whole sectors, as qemu counts.
+            // Whole sectors, as qemu counts.
             size: source.len().next_multiple_of(512),
             backing: backing.as_ref().map(|(name, disk)| ((*name).to_owned(), disk.format)),
         };
         Ok(WritePlan { layout, packer, backing: backing.map(|(_, disk)| disk.source) })
     }
 
-    /// Finds out what of a window must be written, and packs it.
+    /// Decides which parts of a window must be written, and packs them.
     fn prepare(&self, window: Window) -> Result<Batch> {
         let below = match &self.backing {
             Some(backing) => Some(read_below(&**backing, window.start, window.bytes.len())?),
@@ -122,7 +122,7 @@ impl WritePlan {
             let number = first + i as u64;
             let Some(bitmap) = self.bitmap(bytes, below) else { continue };
             let zero = if self.layout.extended { bitmap as u32 == 0 } else { is_zero(bytes) };
-            // Version 2 knows no zero clusters: there they are written.
+            // Version 2 has no zero clusters, so zeros are written.
             let zero = zero && self.layout.version >= 3;
             let bitmaps = if self.layout.extended { vec![bitmap] } else { Vec::new() };
             if zero {
@@ -152,9 +152,9 @@ impl WritePlan {
         Ok(batch)
     }
 
-    /// `None` when a cluster need not be written: it reads the same without. Else, with extended L2
-    /// entries, which subclusters are allocated (low half) and zeros (high half); what is the same below
-    /// is neither.
+    /// Returns `None` if a cluster need not be written because it reads the same without. Otherwise returns, with
+    /// extended L2 entries, the bitmap of allocated subclusters (low half) and zero subclusters (high half); those that
+    /// equal the backing disk are neither.
     fn bitmap(&self, bytes: &[u8], below: Option<&[u8]>) -> Option<u64> {
         let same = |range: Range<usize>| match below {
             Some(below) => below[range.clone()] == bytes[range],
@@ -188,7 +188,7 @@ fn open_backing(name: &str, options: &Options<'_>, target: &Path) -> Result<Disk
     open(&path, &OpenOptions { format, ..OpenOptions::default() })
 }
 
-/// The bytes beneath: zeros where the backing disk has ended.
+/// Reads the backing disk, with zeros past its end.
 fn read_below(backing: &dyn Source, start: u64, len: usize) -> Result<Vec<u8>> {
     let mut bytes = vec![0; len];
     let there = backing.len().saturating_sub(start).min(len as u64) as usize;
@@ -198,7 +198,7 @@ fn read_below(backing: &dyn Source, start: u64, len: usize) -> Result<Vec<u8>> {
     Ok(bytes)
 }
 
-/// A disk that has data also where only the disk beneath has: zeros there must be written.
+/// A disk that also reports data where only its backing disk has data, because zeros there must be written.
 struct OverBacking<'a> {
     source: &'a dyn Source,
     backing: Arc<dyn Source>,

@@ -1,8 +1,8 @@
 //! Raw: the file is the disk, byte for byte.
 //!
-//! The disk is exactly as long as the file, also where that is no multiple of 512. (qemu-img rounds up to
-//! whole sectors; here a disk is what its bytes are, and its digest is of them.) Holes of the file are
-//! known zeros, and zeros are written as holes.
+//! The disk is exactly as long as the file, even if that is not a multiple of 512. (qemu-img rounds up to whole
+//! sectors; `mif` keeps the length, because the disk's digest covers exactly these bytes.) Holes of the file are known
+//! zeros, and zeros are written as holes.
 
 use std::sync::Arc;
 

@@ -4,7 +4,7 @@
 //! header │ block map: a u32 a block │ blocks
 //! ```
 //!
-//! There is no specification; the layout is as VirtualBox and QEMU write it.
+//! There is no specification; this follows VirtualBox and QEMU.
 
 mod write;
 
@@ -19,9 +19,9 @@ use crate::source::Source;
 const SIGNATURE: u32 = 0xbeda_107f;
 const VERSION: u32 = 0x0001_0001;
 const HEADER: usize = 512;
-/// Entries of the block map from here on have no block.
+/// Entries of the block map from this value on have no block.
 const FIRST_ABSENT: u32 = 0xffff_fffe;
-/// The block is zeros: it was discarded.
+/// The block was discarded and reads as zeros.
 const DISCARDED: u32 = 0xffff_fffe;
 /// `image_type` of a disk that has a parent.
 const DIFFERENCING: u32 = 4;
@@ -86,7 +86,7 @@ impl Format for Vdi {
 }
 
 /// Opens the parent of a differencing disk, which identifies it by UUID only. VirtualBox keeps differencing disks in
-/// `Snapshots/{UUID}.vdi`, and the base disk in the directory above under any name.
+/// `Snapshots/{UUID}.vdi`, and the base disk in the parent directory under any name.
 fn open_parent(
     file: &ImageFile,
     header: &Header,
@@ -106,7 +106,7 @@ fn open_parent(
         let Ok(parent) = opener.open_named(file.path(), &name) else { continue };
         match header.check_parent(file, &parent) {
             Ok(()) => return opener.open_backing(file, parent, Some("vdi")),
-            // A parent that was changed is a better answer than no parent.
+            // That the parent was changed is a better error than that there is none.
             Err(e) if e.at().to_string().contains("uuidParentModify") => refused = Some(e),
             Err(_) => {}
         }
@@ -118,7 +118,7 @@ fn open_parent(
     }))
 }
 
-/// A UUID as VirtualBox shows it: the first three groups are little-endian numbers.
+/// Formats a UUID as VirtualBox does: the first three groups are little-endian numbers.
 fn uuid_text(uuid: [u8; 16]) -> String {
     crate::uuid::text(&crate::uuid::swapped(uuid))
 }
@@ -127,17 +127,17 @@ fn uuid_text(uuid: [u8; 16]) -> String {
 struct Header {
     /// 1 dynamic, 2 static, 4 differencing.
     image_type: u32,
-    /// Where the block map is, in bytes.
+    /// Offset of the block map, in bytes.
     offset_bmap: u32,
-    /// Where the blocks are, in bytes.
+    /// Offset of the blocks, in bytes.
     offset_data: u32,
     /// In bytes.
     disk_size: u64,
     /// In bytes.
     block_size: u32,
     blocks_in_image: u32,
-    /// UUIDs as stored: of the image, its last change, its parent, and the parent's last change when this image was
-    /// created.
+    /// UUIDs as stored: of the image, of its last change, of its parent, and of the parent's last change when this
+    /// image was created.
     uuid_image: [u8; 16],
     uuid_modify: [u8; 16],
     uuid_linkage: [u8; 16],
@@ -145,7 +145,7 @@ struct Header {
 }
 
 impl Header {
-    /// Errs unless `parent` is the disk on which this one, in `file`, was created, unchanged since.
+    /// Fails unless `parent` is the disk from which this one, in `file`, was created, and has not changed since.
     fn check_parent(&self, file: &ImageFile, parent: &ImageFile) -> Result<()> {
         let found = Header::parse(&parent.read_up_to(0, HEADER)?).map_err(|e| e.in_file(parent.path()))?;
         let place = |field, byte| at("VDI header").file(file.path()).field(field).byte(byte);
@@ -180,7 +180,7 @@ impl Header {
             image_type: le32(bytes, 76),
             offset_bmap: le32(bytes, 340),
             offset_data: le32(bytes, 344),
-            // VirtualBox can make disks that do not end with a sector.
+            // VirtualBox can make disks that do not end at a sector boundary.
             disk_size: le64(bytes, 368).checked_next_multiple_of(512).unwrap_or(u64::MAX),
             block_size: le32(bytes, 376),
             blocks_in_image: le32(bytes, 384),
@@ -280,7 +280,7 @@ impl Map for Blocks {
             true => {
                 let start = u64::from(self.header.offset_data) + u64::from(first) * block;
                 let there = self.file.len().saturating_sub(start);
-                // The last block of the disk need not be whole.
+                // The last block of the disk may be partial.
                 let needed = block.min(self.header.disk_size - (offset - within));
                 if there < needed {
                     return Err(at("VDI block").file(self.file.path()).byte(start).corrupt(format!(
@@ -288,7 +288,7 @@ impl Map for Blocks {
                         self.file.len()
                     )));
                 }
-                // Blocks that are cut off are refused when they are asked for.
+                // Truncated blocks are refused when they are read.
                 len = len.min((there / block * block).max(needed) - within);
                 Place::Stored { file: 0, offset: start + within }
             }

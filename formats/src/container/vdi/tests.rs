@@ -45,7 +45,7 @@ fn write(path: &Path, bytes: Vec<u8>, options: &[(&str, &str)]) -> Vec<u8> {
     std::fs::read(path).unwrap()
 }
 
-/// A child of `parent`, which is four blocks of 1: its first block is its own, its second was discarded.
+/// Returns a child of `parent`, which is four blocks of 1: its first block is its own, its second was discarded.
 fn child(parent: &[u8]) -> Vec<u8> {
     let dir = tempfile::tempdir().unwrap();
     let mut own = vec![0; 4 * MIB];
@@ -75,7 +75,7 @@ fn a_differencing_disk_finds_its_parent_by_its_uuid() {
         let disk = open(&at(name), options)?;
         Ok::<_, crate::error::Error>((disk.source.read_vec(0, 4 * MIB)? == expected, disk.warnings))
     };
-    // In the directory above, if that is trusted, and beside the child.
+    // In the parent directory, if that is allowed, and beside the child.
     assert_eq!(reads("Snapshots/child.vdi", &trusted(Vec::new())).unwrap(), (true, Vec::new()));
     let error = reads("Snapshots/child.vdi", &OpenOptions::default()).unwrap_err();
     assert_eq!(

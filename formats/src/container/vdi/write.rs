@@ -1,4 +1,4 @@
-//! Writing a dynamic VDI.
+//! Writes a dynamic VDI.
 
 use super::{HEADER, MAX_BLOCKS, SIGNATURE, VERSION};
 use crate::container::identity::{self, Digester, Wanted};
@@ -22,7 +22,7 @@ pub(super) fn create(
 ) -> Result<()> {
     let wanted = Wanted::new(&Options::new("vdi", KNOWN, options)?)?;
     let file = output.create()?;
-    // In whole sectors, as every reader counts.
+    // Whole sectors, as every reader counts.
     let size = source.len().next_multiple_of(512);
     let blocks = size.div_ceil(BLOCK);
     if blocks > u64::from(MAX_BLOCKS) {
@@ -45,17 +45,17 @@ pub(super) fn create(
     file.write_at(BLOCK_MAP, &map)?;
     file.set_len(data + u64::from(used) * BLOCK)?;
     let identity = wanted.identity(&digester.finish());
-    // The image's UUID and that of its last change.
+    // The image's UUID and the UUID of its last change.
     let uuids = [identity.disk_uuid(), identity.uuid("change")].map(uuid::swapped);
     file.write_at(0, &header(size, used, uuids))
 }
 
-/// Where the blocks are: at a whole MiB, as VirtualBox puts them.
+/// Returns the offset of the blocks: a whole MiB, as VirtualBox places them.
 fn data_offset(blocks: u64) -> u64 {
     (BLOCK_MAP + blocks * 4).next_multiple_of(BLOCK)
 }
 
-/// The header of a disk of `size` bytes with `used` blocks; `uuids` as they are stored.
+/// Returns the header of a disk of `size` bytes with `used` blocks; `uuids` in stored form.
 pub(super) fn header(size: u64, used: u32, uuids: [[u8; 16]; 2]) -> Vec<u8> {
     let blocks = size.div_ceil(BLOCK);
     let mut bytes = vec![0; HEADER];
@@ -64,7 +64,7 @@ pub(super) fn header(size: u64, used: u32, uuids: [[u8; 16]; 2]) -> Vec<u8> {
     for (at, value) in [
         (64, SIGNATURE),
         (68, VERSION),
-        // The header's size without what is before this field.
+        // The size of the header without the part before this field.
         (72, 400),
         // Dynamic.
         (76, 1),

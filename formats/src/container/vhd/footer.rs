@@ -12,7 +12,7 @@ pub(super) const HEADER_COOKIE: [u8; 8] = *b"cxsparse";
 pub(super) const SECTOR: u64 = 512;
 /// The most sectors: 2040 GiB.
 pub(super) const MAX_SECTORS: u64 = 0xff00_0000;
-/// The largest geometry, which tells nothing about the size.
+/// The largest geometry, which says nothing about the size.
 pub(super) const MAX_GEOMETRY: u64 = 65535 * 16 * 255;
 /// Creators whose disks have the size of the geometry: Virtual PC, and QEMU before it wrote `qem2`.
 const GEOMETRY_IS_SIZE: [[u8; 4]; 2] = [*b"vpc ", *b"qemu"];
@@ -29,20 +29,20 @@ pub(super) enum DiskType {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Footer {
     pub(super) disk_type: DiskType,
-    /// Where the dynamic disk's header is, in bytes.
+    /// Offset of the dynamic disk's header, in bytes.
     pub(super) data_offset: u64,
     /// The disk's size in bytes.
     pub(super) size: u64,
-    /// `current_size`: the size in bytes that the footer gives.
+    /// `current_size`: the size in the footer, in bytes.
     pub(super) current_size: u64,
-    /// `disk_geometry`: cylinders, heads and sectors in a track.
+    /// `disk_geometry`: cylinders, heads and sectors per track.
     pub(super) geometry: (u16, u8, u8),
     /// `creator_application`.
     pub(super) creator: [u8; 4],
     pub(super) unique_id: [u8; 16],
 }
 
-/// The one's complement of the sum of all bytes but those of the checksum itself, at `at`.
+/// Returns the one's complement of the sum of all bytes except the checksum itself, at `at`.
 pub(super) fn checksum(bytes: &[u8], at: usize) -> u32 {
     let sum: u32 = bytes.iter().map(|b| u32::from(*b)).sum();
     !(sum - bytes[at..at + 4].iter().map(|b| u32::from(*b)).sum::<u32>())
@@ -91,7 +91,7 @@ impl Footer {
         })
     }
 
-    /// The size in bytes that the geometry tells.
+    /// Returns the size in bytes according to the geometry.
     pub(super) fn geometry_size(&self) -> u64 {
         geometry_sectors(self.geometry) * SECTOR
     }
@@ -104,21 +104,21 @@ fn geometry_sectors((cylinders, heads, sectors): (u16, u8, u8)) -> u64 {
 /// The header of a dynamic or differencing disk.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Header {
-    /// Where the block allocation table is, in bytes.
+    /// Offset of the block allocation table, in bytes.
     pub(super) table_offset: u64,
     pub(super) max_table_entries: u32,
     /// In bytes.
     pub(super) block_size: u32,
     pub(super) parent_unique_id: [u8; 16],
-    /// The parent's name as the header has it: UTF-16, padded with zeros.
+    /// The parent's name as stored in the header: UTF-16, padded with zeros.
     pub(super) parent_name: Vec<u8>,
     pub(super) locators: Vec<Locator>,
 }
 
-/// Where a name of the parent is to be found in the file.
+/// The place of a parent's name in the file.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Locator {
-    /// What kind of name: `W2ru` is relative, `W2ku` absolute, both UTF-16.
+    /// The kind of name: `W2ru` is relative, `W2ku` absolute, both UTF-16.
     pub(super) platform: [u8; 4],
     /// In bytes.
     pub(super) len: u32,
@@ -172,7 +172,7 @@ mod tests {
     use crate::container::vhd::write;
     use crate::error::ErrorKind;
 
-    /// Sets a byte and makes the checksum right again.
+    /// Changes a byte and updates the checksum.
     fn poke(bytes: &[u8], byte: usize, value: u8, sum_at: usize) -> Vec<u8> {
         let mut bytes = bytes.to_vec();
         bytes[byte] = value;
@@ -210,7 +210,7 @@ mod tests {
         let small = [0, 10, 4, 17];
         for creator in [b"vpc ", b"qemu"] {
             assert_eq!(size(creator, small, 1 << 30), 10 * 4 * 17 * 512);
-            // The largest geometry and none tell nothing.
+            // Neither the largest geometry nor an empty one says anything.
             assert_eq!(size(creator, [0xff, 0xff, 16, 255], 1 << 40), 1 << 40);
             assert_eq!(size(creator, [0; 4], 1 << 30), 1 << 30);
             assert_eq!(size(creator, [0xff, 0xff, 16, 63], 1 << 20), 1 << 20, "no more than there is");

@@ -1,4 +1,4 @@
-//! VHD: Virtual PC's and Hyper-V's first format; fixed, dynamic and differencing.
+//! VHD: the format of Virtual PC and the first of Hyper-V; fixed, dynamic and differencing.
 //!
 //! ```text
 //! fixed:    the disk │ footer
@@ -20,7 +20,7 @@ use crate::error::{Result, at};
 use crate::source::Source;
 
 const ABSENT: u32 = 0xffff_ffff;
-/// How many bytes of sector bitmaps are kept.
+/// The size of the cache of sector bitmaps in bytes.
 const BITMAP_CACHE: usize = 4 << 20;
 /// The longest name of a parent, in bytes.
 const MAX_NAME: u32 = 4096;
@@ -37,7 +37,8 @@ impl Format for Vhd {
     }
 
     fn probe(&self, head: &[u8], tail: &[u8], len: u64) -> bool {
-        // A fixed disk has its footer at the end alone. What else happens to end so is not of this size.
+        // A fixed disk has a footer only at its end. Another file that ends like that does not have the size in the
+        // footer.
         let fixed = tail.len().checked_sub(FOOTER).and_then(|at| Footer::parse(&tail[at..]).ok());
         head.starts_with(&COOKIE)
             || fixed.is_some_and(|f| {
@@ -102,8 +103,8 @@ impl Format for Vhd {
     }
 }
 
-/// Describes creator and sizes. Most footers have two sizes, because the geometry is rounded down; it is a warning only if
-/// the smaller one counts.
+/// Describes creator and sizes. Most footers have two sizes, because the geometry is rounded down; this is a warning
+/// only if the smaller one is used.
 fn describe_size(footer: &Footer, details: &mut Vec<(String, String)>, warnings: &mut Vec<String>) {
     let creator = footer.creator.escape_ascii();
     details.push(("creator".to_owned(), creator.to_string()));
@@ -130,7 +131,7 @@ fn describe_size(footer: &Footer, details: &mut Vec<(String, String)>, warnings:
     }
 }
 
-/// The footer at the front, which dynamic disks have, or the one at the end.
+/// Reads the footer at the front, which dynamic disks have, or the one at the end.
 fn read_footer(file: &ImageFile) -> Result<(Footer, Vec<String>)> {
     let front = file.read_up_to(0, FOOTER)?;
     let end = file.len().saturating_sub(FOOTER as u64);
@@ -147,7 +148,7 @@ fn read_footer(file: &ImageFile) -> Result<(Footer, Vec<String>)> {
     }
 }
 
-/// The parent, by the first of its names that leads to a file with the parent's ID.
+/// Finds the parent by the first of its names that leads to a file with the parent's ID.
 fn find_parent(file: &ImageFile, header: &Header, opener: &Opener<'_>) -> Result<(Vec<u8>, ImageFile)> {
     let mut names = Vec::new();
     for locator in &header.locators {
@@ -157,7 +158,7 @@ fn find_parent(file: &ImageFile, header: &Header, opener: &Opener<'_>) -> Result
         let bytes = file.read_up_to(locator.offset, locator.len as usize)?;
         match &locator.platform {
             b"W2ru" | b"W2ku" => names.push(utf16(&bytes, u16::from_le_bytes)),
-            // A URL in UTF-8, which Xen's tools write.
+            // A URL in UTF-8, written by Xen's tools.
             b"MacX" => {
                 let url = bytes.split(|b| *b == 0).next().unwrap_or_default();
                 let path = url.strip_prefix(b"file://localhost").or(url.strip_prefix(b"file://"));
@@ -177,13 +178,13 @@ fn find_parent(file: &ImageFile, header: &Header, opener: &Opener<'_>) -> Result
     found.map_err(advise_parent)
 }
 
-/// UTF-16 up to its end or the first NUL, in UTF-8.
+/// Converts UTF-16, up to its end or the first NUL, to UTF-8.
 fn utf16(bytes: &[u8], unit: impl Fn([u8; 2]) -> u16) -> Vec<u8> {
     let units = bytes.chunks_exact(2).map(|u| unit([u[0], u[1]])).take_while(|u| *u != 0);
     char::decode_utf16(units).map(|c| c.unwrap_or('\u{fffd}')).collect::<String>().into_bytes()
 }
 
-/// Errs unless `parent` has the ID that the header names.
+/// Fails unless `parent` has the ID in the header.
 fn check_parent(file: &ImageFile, header: &Header, parent: &ImageFile) -> Result<()> {
     let (footer, _) = read_footer(parent).map_err(|e| e.in_file(parent.path()))?;
     match footer.unique_id == header.parent_unique_id {
@@ -201,9 +202,9 @@ struct Blocks {
     size: u64,
     /// In bytes.
     block: u64,
-    /// Where blocks are, in sectors.
+    /// Offsets of blocks, in sectors.
     table: Vec<u32>,
-    /// The bitmaps tell which sectors are the parent's; without a parent they tell nothing that counts.
+    /// True if the bitmaps mark sectors of the parent; without a parent they have no meaning.
     differencing: bool,
     bitmaps: Cache<Vec<u8>>,
 }
@@ -233,12 +234,13 @@ impl Blocks {
         })
     }
 
-    /// The length of a block's sector bitmap in bytes: whole sectors.
+    /// Returns the length of a block's sector bitmap in bytes: whole sectors.
     fn bitmap_len(&self) -> u64 {
         (self.block / SECTOR).div_ceil(8).next_multiple_of(SECTOR)
     }
 
-    /// How many sectors from `sector` of the block at `offset` on are alike, and whether they are here.
+    /// Returns how many sectors from `sector` of the block at `offset` on are in the same state, and whether they are
+    /// present.
     fn sectors_at(&self, offset: u64, sector: u64) -> Result<(u64, bool)> {
         let bitmap = self.bitmaps.get(offset, self.bitmap_len() as usize, || {
             self.file.read_vec(offset, self.bitmap_len() as usize)
@@ -302,7 +304,7 @@ mod tests {
         output.commit().unwrap();
     }
 
-    /// A child whose sectors 3, 4 and 100 are its own.
+    /// Returns a child that has its own sectors 3, 4 and 100.
     fn child(parent_id: [u8; 16]) -> Vec<u8> {
         let footer = write::footer(SIZE, DiskType::Differencing, &[7; 16]);
         let mut header = write::dynamic_header(3);
@@ -348,7 +350,7 @@ mod tests {
             (error.kind(), error.to_string().contains("parent_unique_id")),
             (ErrorKind::Corrupt, true)
         );
-        // A name longer than any is passed over; here there is no other.
+        // A name over the limit is skipped; here there is no other.
         let mut long = child(id);
         long[512 + 584..512 + 588].copy_from_slice(&(MAX_NAME + 1).to_be_bytes());
         long[512 + 36..512 + 40].fill(0);
@@ -357,7 +359,7 @@ mod tests {
         std::fs::write(&path, long).unwrap();
         let error = open(&path, &OpenOptions::default()).err().unwrap().to_string();
         assert!(error.contains("does not name one"), "{error}");
-        // A URL of Xen's tools, and the name in the header in either order of bytes.
+        // A URL of Xen's tools, and the name in the header in either byte order.
         let name = |order: fn(u16) -> [u8; 2]| {
             "C:\\x\\parent.vhd".encode_utf16().flat_map(order).collect::<Vec<u8>>()
         };

@@ -1,4 +1,4 @@
-//! Writing a VHD, fixed or dynamic.
+//! Writes a VHD, fixed or dynamic.
 
 use super::ABSENT;
 use super::footer::{COOKIE, DiskType, FOOTER, HEADER, HEADER_COOKIE, MAX_SECTORS, SECTOR, checksum};
@@ -12,7 +12,7 @@ use crate::source::Source;
 
 const KNOWN: &[&str] = &["subformat", "force_size", "align", identity::UUID, identity::SEED];
 const BLOCK: u64 = 2 << 20;
-/// A block's sector bitmap, all ones: every sector counts, also where it is zeros.
+/// A block's sector bitmap, all ones: every sector is present, even if it is zeros.
 const BITMAP: [u8; 512] = [0xff; 512];
 const TABLE: u64 = (FOOTER + HEADER) as u64;
 
@@ -30,7 +30,7 @@ pub(super) fn create(
             "on, because mif keeps the size of the disk and does not round it to a geometry",
         ));
     }
-    // Azure takes whole MiB only.
+    // Azure accepts whole MiB only.
     let align = options.size("align")?.unwrap_or(SECTOR);
     if !align.is_power_of_two() || align < SECTOR {
         return Err(options.bad("align", "a power of two from 512, such as 1M"));
@@ -55,7 +55,7 @@ pub(super) fn create(
     file.write_at(end, &footer)
 }
 
-/// Writes all but the footers; gives where the one at the end goes.
+/// Writes everything but the footers; returns the offset of the one at the end.
 fn create_dynamic(pull: &Pull<'_>, file: &OutputFile, size: u64) -> Result<u64> {
     let blocks = size.div_ceil(BLOCK);
     let mut table = vec![ABSENT; blocks as usize];
@@ -85,13 +85,13 @@ pub(super) fn footer(size: u64, disk_type: DiskType, unique_id: &[u8; 16]) -> Ve
     bytes[13] = 1;
     let data_offset = if disk_type == DiskType::Fixed { u64::MAX } else { FOOTER as u64 };
     bytes[16..24].copy_from_slice(&data_offset.to_be_bytes());
-    // The creator: the one of qemu's names for which every reader uses the size in the footer.
+    // The creator: the one of qemu's for which every reader uses the size in the footer.
     bytes[28..32].copy_from_slice(b"qem2");
     bytes[33] = 1;
     bytes[36..40].copy_from_slice(b"Wi2k");
     bytes[40..48].copy_from_slice(&size.to_be_bytes());
     bytes[48..56].copy_from_slice(&size.to_be_bytes());
-    // The largest geometry: it tells nothing of the size.
+    // The largest geometry, which says nothing about the size.
     bytes[56..60].copy_from_slice(&[0xff, 0xff, 16, 255]);
     bytes[63] = match disk_type {
         DiskType::Fixed => 2,

@@ -5,7 +5,7 @@ use crate::checksum::fits;
 use crate::error::{Result, at};
 
 pub(super) const FILE_SIGNATURE: [u8; 8] = *b"vhdxfile";
-/// Where the two headers and the two region tables are, and how long they are, in bytes.
+/// Offsets and lengths of the two headers and the two region tables, in bytes.
 pub(super) const HEADERS: [u64; 2] = [64 << 10, 128 << 10];
 pub(super) const HEADER: usize = 4096;
 pub(super) const REGION_TABLES: [u64; 2] = [192 << 10, 256 << 10];
@@ -13,10 +13,10 @@ pub(super) const REGION_TABLE: usize = 64 << 10;
 pub(super) const METADATA_TABLE: usize = 64 << 10;
 pub(super) const MIB: u64 = 1 << 20;
 
-/// A GUID as it is stored.
+/// A GUID in stored form.
 pub(super) type Guid = [u8; 16];
 
-/// A GUID from its written form.
+/// Converts a GUID from its written form.
 pub(super) const fn guid(value: u128) -> Guid {
     let b = value.to_be_bytes();
     // The first three groups are little-endian numbers.
@@ -37,7 +37,7 @@ fn take_guid(bytes: &[u8], at: usize) -> Guid {
     bytes[at..at + 16].try_into().expect("sliced to size")
 }
 
-/// The CRC-32C of `bytes` with the four bytes of the checksum itself, at `at`, taken as zeros.
+/// Returns the CRC-32C of `bytes` with the four bytes of the checksum itself, at `at`, as zeros.
 pub(super) fn checksum(bytes: &[u8], at: usize) -> u32 {
     let sum = crc32c::crc32c_append(crc32c::crc32c(&bytes[..at]), &[0; 4]);
     crc32c::crc32c_append(sum, &bytes[at + 4..])
@@ -48,7 +48,7 @@ pub(super) fn checksum(bytes: &[u8], at: usize) -> u32 {
 pub(super) struct Header {
     pub(super) sequence_number: u64,
     pub(super) data_write_guid: Guid,
-    /// All zeros when the log is empty.
+    /// All zeros if the log is empty.
     pub(super) log_guid: Guid,
     pub(super) log_length: u32,
     pub(super) log_offset: u64,
@@ -82,14 +82,14 @@ impl Header {
     }
 }
 
-/// Where a region is, in bytes.
+/// The place of a region, in bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Region {
     pub(super) offset: u64,
     pub(super) len: u32,
 }
 
-/// The region table (section 2.2.3): where the block allocation table and the metadata are.
+/// Parses the region table (section 2.2.3): the places of the block allocation table and the metadata.
 pub(super) fn parse_regions(bytes: &[u8]) -> Result<(Region, Region)> {
     let place = |field, byte: usize| at("VHDX region table").field(field).byte(byte as u64);
     if bytes.len() < REGION_TABLE || bytes[..4] != *b"regi" {
@@ -142,8 +142,8 @@ pub(super) struct Metadata {
 }
 
 impl Metadata {
-    /// Parses the table; `item` gives the bytes of an item at an offset in the region, of a length that the
-    /// table claims and that is at most 64 KiB.
+    /// Parses the table. `item` returns the bytes of an item, given its offset in the region and the length that the
+    /// table claims, at most 64 KiB.
     pub(super) fn parse(table: &[u8], item: impl Fn(u32, u32) -> Result<Vec<u8>>) -> Result<Self> {
         let place = |field, byte: usize| at("VHDX metadata table").field(field).byte(byte as u64);
         if table.len() < METADATA_TABLE || table[..8] != *b"metadata" {
@@ -212,12 +212,12 @@ impl Metadata {
         Ok(())
     }
 
-    /// The value of a key of the parent locator.
+    /// Returns the value of a key of the parent locator.
     pub(super) fn locate(&self, key: &str) -> Option<&str> {
         self.parent.iter().find(|(k, _)| k == key).map(|(_, value)| value.as_str())
     }
 
-    /// How many payload blocks a sector bitmap block covers (section 2.5).
+    /// Returns how many payload blocks a sector bitmap block covers (section 2.5).
     pub(super) fn chunk_ratio(&self) -> u64 {
         (u64::from(self.logical_sector_size) << 23) / u64::from(self.block_size)
     }

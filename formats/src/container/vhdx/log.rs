@@ -1,5 +1,5 @@
-//! The VHDX log ([MS-VHDX], section 2.3): writes that were pending when the file was last used. It is replayed in memory;
-//! the file is not changed.
+//! The VHDX log ([MS-VHDX], section 2.3): writes that were pending when the file was last used. It is replayed in
+//! memory; the file is not changed.
 
 use super::header::{Guid, Header, checksum};
 use crate::bytes::{le32, le64};
@@ -14,15 +14,16 @@ const ENTRY_HEADER: usize = 64;
 const DESCRIPTOR: usize = 32;
 /// The largest log that is replayed, in bytes.
 const MAX_LOG: u32 = 64 << 20;
-/// A valid log is checksummed a few times over: each entry when it is found, and again as the possible end of a sequence.
-/// More than this many times the log's length means overlapping entries, which no program writes.
+/// The limit of the bytes that are checksummed, as a multiple of the log's length. A valid log is checksummed a few
+/// times: each entry when it is found, and again as the possible end of a sequence. More means overlapping entries,
+/// which no program writes.
 const MAX_READS: usize = 8;
 /// The largest file size that a log may claim, in bytes.
 const MAX_FILE: u64 = 1 << 50;
 
 /// A valid entry of the log.
 struct LogEntry<'a> {
-    /// Where it begins in the log, in bytes.
+    /// Its start in the log, in bytes.
     at: usize,
     tail: u32,
     sequence_number: u64,
@@ -31,7 +32,7 @@ struct LogEntry<'a> {
     bytes: std::borrow::Cow<'a, [u8]>,
 }
 
-/// Gives `file` as it is after its log is replayed.
+/// Returns `file` as it is after its log is replayed.
 pub(super) fn replay(file: ImageFile, header: &Header) -> Result<ImageFile> {
     let place = || at("VHDX log").file(file.path()).byte(header.log_offset);
     if header.log_length > MAX_LOG {
@@ -63,9 +64,9 @@ pub(super) fn replay(file: ImageFile, header: &Header) -> Result<ImageFile> {
     Ok(file.patched(patches, len))
 }
 
-/// The entries of the newest complete sequence, in order.
+/// Returns the entries of the newest complete sequence, in order.
 ///
-/// Errs if entries overlap so much that reading them would take far more than the log's length.
+/// Fails if entries overlap so much that reading them would take far more than the log's length.
 fn active_sequence<'a>(log: &'a [u8], guid: &Guid) -> Result<Option<Vec<LogEntry<'a>>>> {
     let mut budget = log.len().saturating_mul(MAX_READS);
     let mut best: Option<Vec<LogEntry<'a>>> = None;
@@ -85,7 +86,7 @@ fn active_sequence<'a>(log: &'a [u8], guid: &Guid) -> Result<Option<Vec<LogEntry
         }
         let walked = (log.len() - left).max(SECTOR);
         if let Some(last) = sequence.last() {
-            // It is complete when the last one's tail is one of it: from there on it counts.
+            // A sequence is complete if it contains the entry that its last entry's tail points to; it starts there.
             let (tail, newest) = (last.tail as usize, last.sequence_number);
             let first = sequence.iter().position(|e| e.at == tail);
             let newer = best.as_ref().and_then(|b| b.last()).is_none_or(|b| b.sequence_number < newest);
@@ -99,8 +100,8 @@ fn active_sequence<'a>(log: &'a [u8], guid: &Guid) -> Result<Option<Vec<LogEntry
 }
 
 impl<'a> LogEntry<'a> {
-    /// The entry at `start`, which may wrap around the end of the log; `None` if none is there.
-    /// The entry's length is deducted from `budget`, the bytes that may still be checksummed.
+    /// Returns the entry at `start`, which may wrap around the end of the log; `None` if there is none. Deducts the
+    /// entry's length from `budget`, the bytes that may still be checksummed.
     fn parse(log: &'a [u8], start: usize, guid: &Guid, budget: &mut usize) -> Result<Option<Self>> {
         let Some(head) = log.get(start..start + ENTRY_HEADER) else { return Ok(None) };
         let len = le32(head, 8) as usize;
@@ -141,13 +142,13 @@ impl<'a> LogEntry<'a> {
         self.bytes[ENTRY_HEADER..].chunks_exact(DESCRIPTOR).take(count)
     }
 
-    /// Where the data sectors begin in the entry.
+    /// Returns where the data sectors begin in the entry.
     fn data_at(&self) -> usize {
         let count = le32(&self.bytes, 24) as usize;
         (ENTRY_HEADER + count * DESCRIPTOR).next_multiple_of(SECTOR)
     }
 
-    /// Returns true if all descriptors and their data are there and belong to this entry.
+    /// Returns true if all descriptors and their data are complete and belong to this entry.
     fn is_sound(&self) -> bool {
         let count = le32(&self.bytes, 24) as usize;
         if count > self.bytes.len() / DESCRIPTOR {
@@ -186,7 +187,7 @@ impl<'a> LogEntry<'a> {
                 patches.zero(offset..offset + le64(descriptor, 8));
                 continue;
             }
-            // The first eight bytes and the last four of a data sector are in its descriptor.
+            // The descriptor holds the first eight bytes and the last four of its data sector.
             let mut bytes = self.bytes[data..data + SECTOR].to_vec();
             bytes[..8].copy_from_slice(&descriptor[8..16]);
             bytes[SECTOR - 4..].copy_from_slice(&descriptor[4..8]);
@@ -203,7 +204,7 @@ mod tests {
 
     const GUID: Guid = [7; 16];
 
-    /// An entry with one zero and one data descriptor.
+    /// Returns an entry with one zero and one data descriptor.
     fn entry(sequence: u64, tail: u32) -> Vec<u8> {
         let mut bytes = vec![0; 2 * SECTOR];
         bytes[..4].copy_from_slice(b"loge");
@@ -235,18 +236,18 @@ mod tests {
         log[..size].copy_from_slice(&entry(50, 0));
         log[2 * size..3 * size].copy_from_slice(&entry(60, 2 * size as u32));
         log[3 * size..4 * size].copy_from_slice(&entry(61, 2 * size as u32));
-        // Newer, and its tail is gone.
+        // A newer entry whose tail is gone.
         log[5 * size..6 * size].copy_from_slice(&entry(90, 4 * size as u32));
         let numbers = |log: &[u8]| {
             let sequence = active_sequence(log, &GUID).unwrap()?;
             Some(sequence.iter().map(|e| e.sequence_number).collect::<Vec<_>>())
         };
         assert_eq!(numbers(&log), Some(vec![60, 61]));
-        // One bit of the last entry: the sequence ends before it.
+        // One bit of the last entry is flipped: the sequence ends before it.
         log[4 * size - 100] ^= 1;
         assert_eq!(numbers(&log), Some(vec![60]));
         assert!(active_sequence(&log, &[8; 16]).unwrap().is_none());
-        // One that wraps around the end.
+        // An entry that wraps around the end.
         let wrapped = entry(70, 8 * size as u32 - SECTOR as u32);
         let (front, back) = log.split_at_mut(8 * size - SECTOR);
         back.copy_from_slice(&wrapped[..SECTOR]);
@@ -256,7 +257,7 @@ mod tests {
 
     #[test]
     fn overlapping_entries_are_refused() {
-        // Each sector begins an entry that claims all of the log, and has a wrong checksum.
+        // Each sector begins an entry that claims the whole log, with a wrong checksum.
         let mut log = vec![0; 1024 * SECTOR];
         let len = log.len() as u32;
         for sector in log.chunks_exact_mut(SECTOR) {

@@ -92,7 +92,7 @@ impl Format for Vhdx {
     }
 }
 
-/// The valid header with the highest sequence number.
+/// Returns the valid header with the highest sequence number.
 fn read_header(file: &ImageFile) -> Result<Header> {
     let [first, second] = HEADERS.map(|offset| Header::parse(&file.read_up_to(offset, HEADER)?));
     match (first, second) {
@@ -118,7 +118,7 @@ fn read_metadata(file: &ImageFile, region: Region) -> Result<Metadata> {
     })
 }
 
-/// The parent, by the first of its names that leads to a file with the parent's write ID.
+/// Finds the parent by the first of its names that leads to a file with the parent's write ID.
 fn find_parent(file: &ImageFile, metadata: &Metadata, opener: &Opener<'_>) -> Result<(Vec<u8>, ImageFile)> {
     let keys = ["relative_path", "volume_path", "absolute_win32_path"];
     let names: Vec<Vec<u8>> = keys
@@ -133,7 +133,7 @@ fn find_parent(file: &ImageFile, metadata: &Metadata, opener: &Opener<'_>) -> Re
     found.map_err(advise_parent)
 }
 
-/// Errs unless `parent` has a write ID that the locator names.
+/// Fails unless `parent` has a write ID that the locator names.
 fn check_parent(file: &ImageFile, metadata: &Metadata, parent: &ImageFile) -> Result<()> {
     let header = read_header(parent).map_err(|e| e.in_file(parent.path()))?;
     let mut linkages =
@@ -147,7 +147,7 @@ fn check_parent(file: &ImageFile, metadata: &Metadata, parent: &ImageFile) -> Re
     }
 }
 
-/// A GUID out of `{2dc27766-f623-4200-9d64-115e9bfd4a08}`.
+/// Parses a GUID such as `{2dc27766-f623-4200-9d64-115e9bfd4a08}`.
 fn parse_guid(text: &str) -> Option<Guid> {
     let digits: String = text.chars().filter(|c| !matches!(c, '{' | '}' | '-')).collect();
     let value = u128::from_str_radix(&digits, 16).ok()?;
@@ -173,8 +173,8 @@ mod tests {
         std::fs::read(path).unwrap()
     }
 
-    /// Makes a child of the image `bytes`: its first block is partly its own (sectors 3, 4 and 100), its
-    /// second all its own, the others its parent's.
+    /// Makes a child of the image `bytes`: its first block is partly its own (sectors 3, 4 and 100), its second
+    /// entirely, the others are its parent's.
     fn make_child(mut bytes: Vec<u8>, linkage: &str) -> Vec<u8> {
         let metadata = 2 * MIB;
         bytes[metadata + METADATA_TABLE + 4] |= 2;
@@ -199,7 +199,7 @@ mod tests {
         locator.extend(texts.concat());
         bytes[entry + 20..entry + 24].copy_from_slice(&(locator.len() as u32).to_le_bytes());
         bytes[metadata + item..][..locator.len()].copy_from_slice(&locator);
-        // The block allocation table: partly present; and the bitmap of the chunk, at the end of the file.
+        // The block allocation table: partially present; and the bitmap of the chunk, at the end of the file.
         bytes[3 * MIB] = 7;
         let bitmap = bytes.len() as u64 | 6;
         bytes[3 * MIB + 4096 * 8..][..8].copy_from_slice(&bitmap.to_le_bytes());
@@ -229,7 +229,7 @@ mod tests {
             expected[sector * 512..][..512].fill(2);
         }
         assert!(disk.source.read_vec(0, SIZE).unwrap() == expected);
-        // On another disk it is refused, unless the user says that this is the parent.
+        // On another disk the child is refused, unless the user says that this is the parent.
         write(&dir.path().join("parent.vhdx"), vec![3; SIZE]);
         let error = open(&path, &OpenOptions::default()).err().unwrap();
         assert_eq!((error.kind(), error.to_string().contains("parent_linkage")), (ErrorKind::Corrupt, true));

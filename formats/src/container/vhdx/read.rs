@@ -1,4 +1,4 @@
-//! Where a VHDX's blocks lie ([MS-VHDX], section 2.5).
+//! Maps a VHDX's blocks ([MS-VHDX], section 2.5).
 
 use super::header::{MIB, Metadata, Region};
 use crate::bytes::le64;
@@ -8,7 +8,7 @@ use crate::container::mapped::{Map, Place, Run, entries_to_look_at};
 use crate::error::{Result, at};
 use crate::source::Source;
 
-/// How many bytes of sector bitmaps are kept.
+/// The size of the cache of sector bitmaps in bytes.
 const BITMAP_CACHE: usize = 64 << 20;
 /// The most entries of a block allocation table: 64 TiB in blocks of 4 MiB, which takes 128 MiB.
 const MAX_ENTRIES: u64 = (16 << 20) + 4096;
@@ -19,7 +19,7 @@ mod state {
     pub(super) const UNDEFINED: u64 = 1;
     pub(super) const ZERO: u64 = 2;
     pub(super) const UNMAPPED: u64 = 3;
-    /// As drafts of the format had it.
+    /// The value in drafts of the format.
     pub(super) const UNMAPPED_DRAFT: u64 = 5;
     pub(super) const FULLY_PRESENT: u64 = 6;
     pub(super) const PARTIALLY_PRESENT: u64 = 7;
@@ -35,7 +35,7 @@ pub(super) struct Blocks {
     sector: u64,
     chunk_ratio: u64,
     has_parent: bool,
-    /// Payload blocks, and after each chunk of them its sector bitmap block.
+    /// Entries of the payload blocks, with the entry of the sector bitmap block after each chunk.
     bat: Vec<u64>,
     bitmaps: Cache<Vec<u8>>,
 }
@@ -46,7 +46,7 @@ impl Blocks {
         let (blocks, chunk_ratio) = (size.div_ceil(block), metadata.chunk_ratio());
         let entries = match metadata.has_parent {
             true => blocks.div_ceil(chunk_ratio) * (chunk_ratio + 1),
-            // The last chunk's bitmap need not be there.
+            // The last chunk's bitmap may be missing.
             false => blocks + blocks.saturating_sub(1) / chunk_ratio,
         };
         let place = || at("VHDX block allocation table").byte(bat.offset);
@@ -82,7 +82,7 @@ impl Blocks {
         self.bat[(block + block / self.chunk_ratio) as usize]
     }
 
-    /// How many bytes from `offset` of the disk on, within its block, are alike, and whether they are here.
+    /// Returns how many bytes from `offset` on, within its block, are in the same state, and whether they are present.
     fn sectors_at(&self, offset: u64) -> Result<(u64, bool)> {
         let chunk = offset / self.block / self.chunk_ratio;
         let entry = self.bat[(chunk * (self.chunk_ratio + 1) + self.chunk_ratio) as usize];
@@ -95,7 +95,7 @@ impl Blocks {
             self.file.read_vec(start, MIB as usize)
         })?;
         let here = |sector: u64| bitmap[(sector / 8) as usize] >> (sector % 8) & 1 == 1;
-        // A bitmap covers 2^23 sectors, the chunk's.
+        // A bitmap covers 2^23 sectors: its chunk.
         let first = offset / self.sector % (1 << 23);
         let end = (offset / self.block + 1) * self.block / self.sector - offset / self.sector + first;
         let same = (first..end).take_while(|s| here(*s) == here(first)).count() as u64;

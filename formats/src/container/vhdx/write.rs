@@ -1,4 +1,4 @@
-//! Writing a dynamic VHDX.
+//! Writes a dynamic VHDX.
 //!
 //! ```text
 //! 0        identifier, two headers, two region tables
@@ -47,7 +47,7 @@ pub(super) fn create(
     if size > MAX_SIZE {
         return Err(at("writing").file(file.path()).limit("a VHDX holds at most 64 TiB"));
     }
-    // What qemu takes by default.
+    // qemu's defaults.
     let default = match size {
         0..0x4000_0000 => 8 * MIB,
         0x4000_0000..0x19_0000_0000 => 16 * MIB,
@@ -65,7 +65,7 @@ pub(super) fn create(
         ..Metadata::default()
     };
     let (blocks, chunk_ratio) = (size.div_ceil(block), metadata.chunk_ratio());
-    // With room for the bitmap block of the last chunk, as readers expect.
+    // Includes the bitmap block of the last chunk, as readers expect.
     let mut bat = vec![0u64; (blocks + blocks.div_ceil(chunk_ratio)).max(1) as usize];
     let bat_len = (bat.len() as u64 * 8).next_multiple_of(MIB);
     let mut end = BAT + bat_len;
@@ -81,7 +81,7 @@ pub(super) fn create(
         file.write_at((*entry & !7) + offset % block, bytes)
     })?;
     file.set_len(end)?;
-    // A directory of mostly absent blocks stays mostly holes.
+    // A table of mostly absent blocks stays mostly holes.
     for (i, part) in bat.chunks(8192).enumerate() {
         if part.iter().any(|entry| *entry != 0) {
             let bytes: Vec<u8> = part.iter().flat_map(|entry| entry.to_le_bytes()).collect();
@@ -135,7 +135,7 @@ fn metadata_region(metadata: &Metadata, identity: &Identity) -> Vec<u8> {
     let mut parameters = metadata.block_size.to_le_bytes().to_vec();
     parameters.extend([0; 4]);
     let items: [(Guid, Vec<u8>, u8); 5] = [
-        // Flags: 4 required, 2 of the disk rather than the file.
+        // Flags: 4 required, 2 a property of the disk rather than the file.
         (FILE_PARAMETERS, parameters, 4),
         (VIRTUAL_DISK_SIZE, metadata.virtual_disk_size.to_le_bytes().to_vec(), 6),
         (VIRTUAL_DISK_ID, uuid::swapped(identity.disk_uuid()).to_vec(), 6),

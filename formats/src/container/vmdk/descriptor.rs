@@ -1,5 +1,4 @@
-//! The VMDK descriptor: text that names the extents (VMware, "Virtual Disk Format 5.0", "The Descriptor
-//! File").
+//! The VMDK descriptor: a text that names the extents (VMware, "Virtual Disk Format 5.0", "The Descriptor File").
 
 use encoding_rs::Encoding;
 
@@ -13,7 +12,7 @@ const MAX_EXTENTS: usize = 4096;
 /// The most sectors of a disk.
 const MAX_SECTORS: u64 = MAX_DISK / 512;
 
-/// The descriptor.
+/// A parsed descriptor.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Descriptor {
     /// The content ID, which changes when the disk does.
@@ -21,9 +20,9 @@ pub(super) struct Descriptor {
     /// The content ID that the parent had.
     pub(super) parent_cid: Option<u32>,
     pub(super) create_type: Option<String>,
-    /// The encoding of the names, by its label (`windows-1252`).
+    /// The encoding of names, as a label (`windows-1252`).
     pub(super) encoding: Option<String>,
-    /// The name of the disk beneath, as bytes.
+    /// The name of the parent disk, as bytes.
     pub(super) parent: Option<Vec<u8>>,
     pub(super) extents: Vec<ExtentLine>,
 }
@@ -31,20 +30,20 @@ pub(super) struct Descriptor {
 /// A line that describes an extent.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct ExtentLine {
-    /// How many sectors of the disk.
+    /// The extent's length in sectors.
     pub(super) sectors: u64,
     pub(super) kind: ExtentType,
     /// The file's name, as bytes.
     pub(super) name: Vec<u8>,
-    /// Where in the file the extent begins, in sectors; flat extents only.
+    /// The offset of the extent in the file, in sectors; flat extents only.
     pub(super) offset: u64,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum ExtentType {
-    /// `FLAT` and `VMFS`: the bytes as they are.
+    /// `FLAT` and `VMFS`: plain bytes.
     Flat,
-    /// `SPARSE` and `VMFSSPARSE`: the file's magic number tells which.
+    /// `SPARSE` and `VMFSSPARSE`: the file's magic number decides which.
     Sparse,
     /// `SESPARSE`.
     SeSparse,
@@ -71,7 +70,7 @@ fn setting(line: &[u8]) -> Option<(&[u8], &[u8])> {
 }
 
 impl Descriptor {
-    /// Parses a descriptor; what follows a NUL byte is padding.
+    /// Parses a descriptor; bytes from the first NUL on are padding.
     pub(super) fn parse(bytes: &[u8]) -> Result<Self> {
         let text = bytes.split(|b| *b == 0).next().unwrap_or_default();
         let mut descriptor = Descriptor {
@@ -115,8 +114,8 @@ impl Descriptor {
         }
     }
 
-    /// The file names that `name` may stand for, as bytes: decoded from the declared encoding into UTF-8, and unchanged.
-    /// Which of them a file has depends on how it was copied.
+    /// Returns the file names that `name` may stand for, as bytes: decoded from the declared encoding into UTF-8, and
+    /// unchanged. Which of them a file has depends on how it was copied.
     pub(super) fn names(&self, name: &[u8]) -> Vec<Vec<u8>> {
         let encoding = self.encoding.as_ref().and_then(|label| Encoding::for_label(label.as_bytes()));
         let decoded = encoding.and_then(|e| e.decode_without_bom_handling_and_without_replacement(name));
@@ -130,7 +129,7 @@ impl Descriptor {
 }
 
 impl ExtentLine {
-    /// `RW 63 FLAT "name" 0`, with further fields that some programs add; `None` for another line.
+    /// Parses `RW 63 FLAT "name" 0`, with further fields that some programs add; returns `None` for another line.
     fn parse(line: &[u8], number: usize) -> Result<Option<Self>> {
         let place = || at(format!("VMDK descriptor, line {number}"));
         let mut rest = line;

@@ -1,5 +1,5 @@
-//! VMDK: VMware's formats. Specification: VMware, "Virtual Disk Format 5.0"; COWD and seSparse, which it
-//! leaves out, as QEMU reads them.
+//! VMDK: VMware's formats. Specification: VMware, "Virtual Disk Format 5.0"; it omits COWD and seSparse, which are read
+//! as QEMU reads them.
 
 mod descriptor;
 mod read;
@@ -19,7 +19,7 @@ use super::{CreateOptions, Disk, Format, ImageFile, Observer, Opener, Output, hu
 use crate::error::{ErrorKind, Result, at};
 use crate::source::Source;
 
-/// The parent's content ID where there is no parent.
+/// `parentCID` of a disk without a parent.
 const NO_PARENT: u32 = 0xffff_ffff;
 
 pub(super) struct Vmdk;
@@ -107,8 +107,8 @@ impl Format for Vmdk {
     }
 }
 
-/// Opens the file of an extent. If its path does not exist here, the file of that name beside the descriptor is used, with
-/// a warning: only the name says that it is the right one.
+/// Opens the file of an extent. If its path does not exist here, uses the file of that name beside the descriptor, with
+/// a warning: only the name indicates that it is the right one.
 fn find_extent(
     file: &ImageFile,
     descriptor: &Descriptor,
@@ -156,7 +156,7 @@ fn open_extent(
     Ok(Storage::Sparse(Box::new(sparse)))
 }
 
-/// Opens a hosted or COWD extent; `None` when the file is neither, or only wraps a descriptor.
+/// Opens a hosted or COWD extent; returns `None` if the file is neither, or only wraps a descriptor.
 fn open_sparse(file: &ImageFile, warnings: &mut Vec<String>) -> Result<Option<Sparse>> {
     let head = file.read_up_to(0, 512)?;
     let named = |e: crate::error::Error| e.in_file(file.path());
@@ -182,7 +182,7 @@ fn open_sparse(file: &ImageFile, warnings: &mut Vec<String>) -> Result<Option<Sp
     Sparse::hosted(file.again(), &header, warnings).map(Some)
 }
 
-/// The descriptor: the file itself, or embedded in a sparse extent.
+/// Reads the descriptor: the file itself, or embedded in a sparse extent.
 fn read_descriptor(file: &ImageFile) -> Result<Option<Descriptor>> {
     let head = file.read_up_to(0, 4096)?;
     let bytes = if head.starts_with(&HOSTED_MAGIC) {
@@ -241,7 +241,7 @@ fn open_parent(
     opener.open_backing(file, parent, Some("vmdk")).map(Some)
 }
 
-/// Errs unless the content ID of `parent` is the one that is expected.
+/// Fails unless `parent` has the expected content ID.
 fn check_parent(expected: Option<u32>, parent: &ImageFile) -> Result<()> {
     let found = read_descriptor(parent)?.and_then(|d| d.cid);
     match expected {

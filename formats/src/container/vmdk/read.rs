@@ -1,4 +1,4 @@
-//! The disk that a VMDK's extents make up, one after the other.
+//! The disk that a VMDK's extents form, one after the other.
 
 use super::descriptor::ExtentLine;
 use super::sparse::{Grain, SECTOR, Sparse};
@@ -19,7 +19,7 @@ pub(super) struct Extents {
 }
 
 struct Part {
-    /// Where it begins on the disk, in bytes.
+    /// Its start on the disk, in bytes.
     start: u64,
     /// In bytes.
     len: u64,
@@ -28,13 +28,13 @@ struct Part {
 
 pub(super) enum Storage {
     Zero,
-    /// From this byte of the file on.
+    /// The file, and the offset of the extent in it.
     Flat(ImageFile, u64),
     Sparse(Box<Sparse>),
 }
 
 impl Storage {
-    /// The bytes of `file`, which must contain the whole extent of `line`.
+    /// Returns an extent of plain bytes; `file` must contain the whole extent of `line`.
     pub(super) fn flat(file: ImageFile, line: &ExtentLine) -> Result<Self> {
         let (start, len) = (line.offset * SECTOR, line.sectors * SECTOR);
         match start + len <= file.len() {
@@ -80,7 +80,7 @@ impl Map for Extents {
             Storage::Sparse(sparse) => sparse,
         };
         if within >= sparse.capacity {
-            // The descriptor gives the extent more sectors than it has itself.
+            // The descriptor claims more sectors than the extent itself has.
             return Ok(Run { len: left, place: Place::Zero });
         }
         let (grain, count) = sparse.grains_at(within, wanted)?;
@@ -138,7 +138,7 @@ impl Map for Extents {
             }
             _ => (start, most),
         };
-        // The last grain of an extent need not be whole.
+        // The last grain of an extent may be partial.
         let least = (sparse.capacity - within).min(buf.len() as u64) as usize;
         self.unpacker.unpack(Codec::Zlib, file, data, len, buf, least)
     }

@@ -14,11 +14,11 @@ const SE_MAGIC: u64 = 0xcafe_babe;
 const SE_VOLATILE_MAGIC: u64 = 0xcafe_cafe;
 
 pub(super) const SECTOR: u64 = 512;
-/// The directory is at the end of the file; a footer tells where.
+/// The directory is at the end of the file; a footer has its offset.
 pub(super) const GD_AT_END: u64 = u64::MAX;
 /// The largest grain in sectors (1 GiB), qemu's limit.
 const MAX_GRAIN: u64 = 0x20_0000;
-/// The largest grain in sectors that is compressed, and so must fit in memory (16 MiB).
+/// The largest compressed grain in sectors, which must fit in memory (16 MiB).
 const MAX_PACKED_GRAIN: u64 = 0x8000;
 /// The most entries of a grain directory, qemu's limit: 64 TiB with grains of 4 KiB.
 const MAX_DIRECTORY: u64 = 4 << 20;
@@ -43,12 +43,12 @@ pub(super) struct HostedHeader {
     pub(super) capacity: u64,
     /// In sectors.
     pub(super) grain_size: u64,
-    /// Where the embedded descriptor is, in sectors; 0 for none.
+    /// Offset of the embedded descriptor, in sectors; 0 for none.
     pub(super) descriptor_offset: u64,
     /// In sectors.
     pub(super) descriptor_size: u64,
     pub(super) num_gtes_per_gt: u32,
-    /// Where the redundant grain directory is, in sectors; 0 for none.
+    /// Offset of the redundant grain directory, in sectors; 0 for none.
     pub(super) rgd_offset: u64,
     /// In sectors.
     pub(super) gd_offset: u64,
@@ -96,7 +96,7 @@ impl HostedHeader {
             return Err(place("compressAlgorithm", 77).corrupt("is 0, but the flags say compressed"));
         }
         if header.capacity == 0 {
-            // The disk is elsewhere: all that counts is the descriptor.
+            // The data is elsewhere: only the descriptor matters.
             return Ok(header);
         }
         if header.capacity > MAX_SECTORS {
@@ -118,8 +118,8 @@ impl HostedHeader {
         Ok(header)
     }
 
-    /// The footer's header, which counts when the directory is at the end of the file. `tail` is the last
-    /// three sectors: the footer's marker, the footer, the end-of-stream marker.
+    /// Parses the footer's header, which is valid if the directory is at the end of the file. `tail` is the last three
+    /// sectors: the footer's marker, the footer, the end-of-stream marker.
     pub(super) fn parse_footer(tail: &[u8]) -> Result<Self> {
         let place = || at("VMDK footer");
         let marker = |sector: &[u8]| (le32(sector, 8), le32(sector, 12));
@@ -138,12 +138,12 @@ impl HostedHeader {
     }
 }
 
-/// How grain table entries are to be understood.
+/// The format of grain table entries.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Entries {
-    /// 32 bits: the grain's sector. `zero` means that 1 is a grain of zeros.
+    /// 32 bits: the grain's sector. If `zero` is set, 1 means a grain of zeros.
     Hosted { zero: bool },
-    /// 64 bits with a type; grains are counted from this sector on.
+    /// 64 bits with a type; grains are counted from sector `grains`.
     Se { grains: u64 },
 }
 
@@ -154,11 +154,11 @@ pub(super) struct Sparse {
     pub(super) capacity: u64,
     /// In bytes.
     pub(super) grain: u64,
-    /// How grains are compressed: none, or with their length in front (`true`) or not.
+    /// The compression of grains: `None`, or whether their length is in front.
     pub(super) packed: Option<bool>,
-    /// Where the grain tables are, in bytes; 0 for none.
+    /// Offsets of the grain tables, in bytes; 0 for none.
     directory: Vec<u64>,
-    /// Entries in a grain table.
+    /// Number of entries per grain table.
     table_len: u64,
     entries: Entries,
     tables: Cache<Vec<u64>>,
@@ -169,11 +169,11 @@ pub(super) struct Sparse {
 pub(super) enum Grain {
     Absent,
     Zero,
-    /// At this byte of the file.
+    /// Stored at this byte of the file.
     At(u64),
 }
 
-/// Where a directory is and what it leads to; numbers in sectors.
+/// The place and shape of a directory; numbers in sectors.
 #[derive(Clone, Copy)]
 struct Tables {
     capacity: u64,
@@ -184,7 +184,7 @@ struct Tables {
 }
 
 impl Sparse {
-    /// A hosted extent. If its grain directory is damaged, the redundant one is used, with a warning.
+    /// Opens a hosted extent. If its grain directory is damaged, uses the redundant one, with a warning.
     pub(super) fn hosted(file: ImageFile, header: &HostedHeader, warnings: &mut Vec<String>) -> Result<Self> {
         if header.overhead.saturating_mul(SECTOR) > file.len() {
             return Err(at("VMDK header").file(file.path()).field("overHead").byte(64).corrupt(format!(
@@ -247,7 +247,7 @@ impl Sparse {
         }
     }
 
-    /// A COWD extent.
+    /// Opens a COWD extent.
     pub(super) fn cowd(file: ImageFile) -> Result<Self> {
         let bytes = file.read_up_to(0, 512)?;
         let place = |field, byte| at("COWD header").file(file.path()).field(field).byte(byte);
@@ -273,7 +273,7 @@ impl Sparse {
         Self::new(file, &tables, entries, None, |entry| Some(u64::from(le32(entry, 0)) * SECTOR))
     }
 
-    /// A seSparse extent.
+    /// Opens a seSparse extent.
     pub(super) fn se(file: ImageFile) -> Result<Self> {
         let bytes = file.read_up_to(0, 512)?;
         let place = |field, byte| at("seSparse header").file(file.path()).field(field).byte(byte);
@@ -366,8 +366,8 @@ impl Sparse {
         })
     }
 
-    /// What is at the grain that holds byte `offset` of the extent, and at how many grains after it, at most
-    /// about `wanted` bytes, the same goes on: absent, zeros, or stored one after the other.
+    /// Returns the grain that holds byte `offset` of the extent, and for how many grains this state continues, up to
+    /// about `wanted` bytes: absent, zeros, or stored one after the other.
     pub(super) fn grains_at(&self, offset: u64, wanted: u64) -> Result<(Grain, u64)> {
         let number = offset / self.grain;
         let (table, index) = ((number / self.table_len) as usize, number % self.table_len);

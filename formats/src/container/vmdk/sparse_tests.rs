@@ -11,7 +11,7 @@ fn put64(bytes: &mut [u8], at: usize, value: u64) {
     bytes[at..at + 8].copy_from_slice(&value.to_le_bytes());
 }
 
-/// A hosted header of a 1 GiB extent with 64 KiB grains.
+/// Returns a hosted header of a 1 GiB extent with 64 KiB grains.
 fn header() -> Vec<u8> {
     let mut bytes = vec![0; 512];
     bytes[..4].copy_from_slice(&HOSTED_MAGIC);
@@ -45,7 +45,7 @@ fn each_bad_field_is_named() {
         assert_eq!((error.kind(), error.to_string().contains(field)), (kind, true), "{byte}: {error}");
     }
     assert!(HostedHeader::parse(&header()[..511]).is_err());
-    // Grains that are unpacked as a whole are smaller.
+    // Compressed grains, which are unpacked as a whole, have a lower limit.
     let mut bytes = header();
     bytes[77] = 1;
     put64(&mut bytes, 20, MAX_PACKED_GRAIN);
@@ -148,7 +148,7 @@ fn a_se_sparse_extent_is_read() {
     }
     put64(&mut bytes, 512, SE_VOLATILE_MAGIC);
     put64(&mut bytes, 2 * 512, 0x1000_0000_0000_0000);
-    // Grain 4: the number's low twelve bits are on top.
+    // Grain 4: the top bits hold the low twelve bits of the number.
     put64(&mut bytes, 64 * 512 + 8 * 3, 0x3004_0000_0000_0000);
     put64(&mut bytes, 64 * 512 + 8 * 4, 0x2000_0000_0000_0000);
     put64(&mut bytes, 64 * 512 + 8 * 5, 0x1000_0000_0000_0000);
@@ -171,7 +171,7 @@ fn a_se_sparse_extent_is_read() {
     }
 }
 
-/// A monolithicSparse image that our writer made, of 64 MiB (two tables) with data in both.
+/// Writes a monolithicSparse image of 64 MiB (two tables) with data in both; returns the disk's bytes.
 fn sparse_image(path: &std::path::Path) -> Vec<u8> {
     use crate::container::{Format, Output};
     let mut bytes = vec![0; 64 << 20];
@@ -232,7 +232,7 @@ fn a_parent_has_the_content_id_that_the_child_names() {
     std::fs::write(at("base-flat.vmdk"), [1; 1024]).unwrap();
     let base = |cid: &str| format!("# Disk DescriptorFile\nversion=1\n{cid}RW 2 FLAT \"base-flat.vmdk\" 0\n");
     std::fs::write(at("base.vmdk"), base("CID=11111111\n")).unwrap();
-    // A delta with nothing of its own: a COWD extent without a table.
+    // A delta without data of its own: a COWD extent without a table.
     let mut delta = vec![0; 5 * 512];
     delta[..4].copy_from_slice(&COWD_MAGIC);
     for (at, value) in [(4, 1), (8, 3), (12, 2), (16, 1), (20, 4), (24, 1)] {
@@ -254,7 +254,7 @@ fn a_parent_has_the_content_id_that_the_child_names() {
         let hint = format!("parentFileNameHint=\"{hint}\"\n");
         assert_eq!(opened(&hint, &none).unwrap(), (true, Vec::new()), "{hint}");
     }
-    // A delta whose parent is not named must not be read alone: what it lacks would be zeros.
+    // A delta whose parent is not named must not be read alone: the missing grains would be zeros.
     let error = opened("", &none).unwrap_err();
     assert!(error.kind() == ErrorKind::Corrupt && error.to_string().contains("--parent"), "{error}");
     let named = OpenOptions { parents: vec![at("base.vmdk")], ..OpenOptions::default() };
@@ -285,7 +285,7 @@ fn an_extent_of_another_machine_or_encoding_is_found() {
     assert_eq!(opened("für-flat.vmdk".as_bytes()).unwrap(), 0);
     assert_eq!(opened(b"/vmfs/volumes/1/vm/f\xfcr-flat.vmdk").unwrap(), 1, "which is said");
     assert_eq!(opened(b"other-flat.vmdk").unwrap_err().kind(), ErrorKind::NotFound);
-    // If the named file exists but may not be opened, the one beside is not used.
+    // If the named file exists but may not be opened, the one beside the descriptor is not used.
     let elsewhere = tempfile::tempdir().unwrap();
     let there = elsewhere.path().join("disk-flat.vmdk");
     for place in [&there, &dir.path().join("disk-flat.vmdk")] {

@@ -1,4 +1,4 @@
-//! Writing a VMDK: which files, and the descriptor that names them.
+//! Writes a VMDK: chooses its files, and writes the descriptor that names them.
 
 use std::path::Path;
 
@@ -22,15 +22,15 @@ const KNOWN: &[&str] = &[
     identity::UUID,
     identity::SEED,
 ];
-/// `ddb.toolsVersion` for guest tools of unknown version, as qemu-img and open-vmdk write it. Without the key vSphere does
-/// not customise guests.
+/// `ddb.toolsVersion` for guest tools of unknown version, as qemu-img and open-vmdk write it. Without the key vSphere
+/// does not customise guests.
 const UNKNOWN_TOOLS: &str = "2147483647";
 const SUBFORMATS: &[&str] =
     &["monolithicSparse", "streamOptimized", "monolithicFlat", "twoGbMaxExtentSparse", "twoGbMaxExtentFlat"];
-/// How much of the disk a piece of the "2 GiB" subformats holds, in sectors: whole grains below 2 GiB.
+/// The sectors of the disk that a piece of the "2 GiB" subformats holds: whole grains below 2 GiB.
 const PIECE: u64 = 0x7fff_0000 / SECTOR;
-/// libdeflate's level for grains: a Debian disk gets 1.2 % larger than with zlib's default, which qemu-img takes,
-/// in a fourth of the time.
+/// libdeflate's level for grains: a Debian disk becomes 1.2 % larger than with zlib's default, which qemu-img uses, in
+/// a quarter of the time.
 const DEFLATE_LEVEL: i32 = 4;
 
 pub(super) fn create(
@@ -57,7 +57,7 @@ pub(super) fn create(
     match subformat {
         "monolithicSparse" | "streamOptimized" => {
             let name = output.target().file_name().and_then(|n| n.to_str());
-            // The name is a remark here: readers take the file that they have.
+            // The name is informational here: readers use the file that they opened.
             let name = name.filter(|n| is_plain(n)).unwrap_or("disk.vmdk");
             let line = format!("RW {sectors} SPARSE \"{name}\"\n");
             // A placeholder of the same length: the final descriptor needs the digest of the disk.
@@ -105,7 +105,7 @@ pub(super) fn create(
     }
 }
 
-/// The target's name without its suffix, as the extents' names begin.
+/// Returns the target's name without its suffix, with which the extents' names begin.
 fn stem(target: &Path) -> Result<String> {
     let stem = target.file_stem().and_then(|s| s.to_str()).filter(|s| is_plain(s));
     stem.map(str::to_owned).ok_or_else(|| {
@@ -115,18 +115,18 @@ fn stem(target: &Path) -> Result<String> {
     })
 }
 
-/// A file's name as a descriptor gives it. Before the first slash a colon would end the name of a protocol for QEMU, which
-/// would then open `nbd:host:1-flat.vmdk` elsewhere.
+/// Returns a file's name as a descriptor gives it. QEMU takes the part before a colon for a protocol, unless a slash
+/// comes first, and would open `nbd:host:1-flat.vmdk` elsewhere.
 fn as_path(name: &str) -> String {
     if name.contains(':') { format!("./{name}") } else { name.to_owned() }
 }
 
-/// Returns true if a descriptor can quote a name.
+/// Returns true if a descriptor can quote the name.
 fn is_plain(name: &str) -> bool {
     !name.contains(|c: char| c == '"' || c.is_control())
 }
 
-/// The descriptor of a disk of `sectors` sectors with the given extent lines.
+/// Returns the descriptor of a disk of `sectors` sectors with the given extent lines.
 fn descriptor_text(
     options: &Options<'_>,
     kind: &str,

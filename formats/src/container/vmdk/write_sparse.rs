@@ -1,4 +1,4 @@
-//! Writing a hosted sparse extent.
+//! Writes a hosted sparse extent.
 //!
 //! ```text
 //! header │ descriptor │ directory and tables, twice │ grains, in guest order
@@ -15,12 +15,12 @@ pub(super) const GRAIN: u64 = 128;
 pub(super) const TABLE: u64 = 512;
 /// In sectors.
 pub(super) const TABLE_SECTORS: u64 = TABLE * 4 / SECTOR;
-/// Where the embedded descriptor lies, and how much room it has, in sectors.
+/// Offset and size of the embedded descriptor, in sectors.
 pub(super) const DESCRIPTOR: (u64, u64) = (1, 20);
 /// Sectors are counted in 32 bits.
 pub(super) const MAX_SECTORS: u64 = 1 << 32;
 
-/// Writes all of a disk as an extent of `sectors` sectors.
+/// Writes the whole disk as an extent of `sectors` sectors.
 pub(super) fn write_sparse(pull: &Pull<'_>, file: &OutputFile, sectors: u64, descriptor: &str) -> Result<()> {
     let mut writer = SparseWriter::new(file, sectors, descriptor)?;
     let find_runs = |window: Window| {
@@ -38,7 +38,7 @@ pub(super) fn too_large(file: &OutputFile) -> crate::error::Error {
     at("writing").file(file.path()).limit("a sparse VMDK extent holds less than 2 TiB")
 }
 
-/// The header and, in the sectors after it, the descriptor.
+/// Returns the header, followed by the descriptor.
 pub(super) fn head(file: &OutputFile, header: &HostedHeader, descriptor: &str) -> Result<Vec<u8>> {
     if descriptor.len() as u64 > DESCRIPTOR.1 * SECTOR {
         return Err(at("writing").file(file.path()).limit("the descriptor does not fit"));
@@ -68,9 +68,9 @@ pub(super) fn head(file: &OutputFile, header: &HostedHeader, descriptor: &str) -
 
 struct SparseWriter<'a> {
     file: &'a OutputFile,
-    /// Where the first grain tables are (the redundant ones, then the others), in sectors.
+    /// Offsets of the first grain tables (the redundant ones, then the others), in sectors.
     tables_at: [u64; 2],
-    /// The grain table being filled: which, and its entries.
+    /// The grain table being filled: its index, and its entries.
     table_index: u64,
     table: Vec<u32>,
     /// The first free sector.
@@ -147,7 +147,7 @@ impl<'a> SparseWriter<'a> {
 
     fn finish(mut self) -> Result<()> {
         self.finish_table()?;
-        // The last grain is whole, even where the disk ends within it.
+        // The last grain is whole, even if the disk ends within it.
         self.file.set_len(self.end * SECTOR)
     }
 }

@@ -1,12 +1,12 @@
-//! Writing a streamOptimized VMDK, as OVF packages carry it and ESXi's importer takes it: from front to
-//! back. (Only the descriptor is rewritten at the end, with the disk's identity.)
+//! Writes a streamOptimized VMDK, as used by OVF packages and ESXi's importer, from front to back. (Only the descriptor
+//! is rewritten at the end, with the disk's identity.)
 //!
 //! ```text
 //! header │ descriptor │ for each table: packed grains, the table │ directory │ footer │ end of stream
 //! ```
 //!
-//! Everything after the descriptor is preceded by a marker with its type. The header says that the directory is at the end;
-//! the footer, a second header, gives its place.
+//! Everything after the descriptor is preceded by a marker with its type. The header says that the directory is at the
+//! end; the footer, a second header, gives its place.
 
 use super::sparse::{GD_AT_END, HostedHeader, SECTOR};
 use super::write_sparse::{DESCRIPTOR, GRAIN, MAX_SECTORS, TABLE, TABLE_SECTORS, head, too_large};
@@ -16,7 +16,7 @@ use crate::container::pull::{Pull, Window};
 use crate::error::Result;
 use crate::source::is_zero;
 
-/// In sectors; a grain's.
+/// In sectors: one grain.
 const OVERHEAD: u64 = 128;
 
 /// Types of markers.
@@ -28,13 +28,13 @@ enum Marker {
     Footer = 3,
 }
 
-/// The packed grains of a window: the number of each, and where it begins in the bytes.
+/// The packed grains of a window: the number of each, and its offset in the bytes.
 struct Batch {
     bytes: Vec<u8>,
     grains: Vec<(u64, usize)>,
 }
 
-/// Writes all of a disk as an extent of `sectors` sectors, packed at libdeflate's `level`.
+/// Writes the whole disk as an extent of `sectors` sectors, packed at libdeflate's `level`.
 pub(super) fn write_stream(
     pull: &Pull<'_>,
     file: &OutputFile,
@@ -107,7 +107,7 @@ fn pack(packer: &Packer, window: &Window) -> Batch {
         let (number, start) = (first + i as u64, batch.bytes.len());
         batch.bytes.extend((number * GRAIN).to_le_bytes());
         batch.bytes.extend([0; 4]);
-        // Deflate stores what it cannot pack: that takes a few bytes more than a grain.
+        // Deflate stores incompressible data, which takes a few bytes more than a grain.
         let len = packer.pack(bytes, &mut batch.bytes, grain + 1024).expect("room for stored blocks");
         batch.bytes[start + 8..start + 12].copy_from_slice(&(len as u32).to_le_bytes());
         let end = batch.bytes.len().next_multiple_of(SECTOR as usize);
@@ -121,9 +121,9 @@ struct Stream<'a> {
     file: &'a OutputFile,
     /// The first free sector.
     end: u64,
-    /// Where the grain tables are, in sectors; 0 for none.
+    /// Offsets of the grain tables, in sectors; 0 for none.
     directory: Vec<u32>,
-    /// The grain table being filled: which, and its entries.
+    /// The grain table being filled: its index, and its entries.
     table_index: u64,
     table: Vec<u32>,
 }
@@ -151,7 +151,7 @@ impl Stream<'_> {
         Ok(())
     }
 
-    /// Writes a marker and then `bytes`, and gives the sector where these begin.
+    /// Writes a marker and then `bytes`; returns the sector where these begin.
     fn write_marked(&mut self, marker: Marker, mut bytes: Vec<u8>) -> Result<u64> {
         bytes.resize(bytes.len().next_multiple_of(SECTOR as usize), 0);
         let mut sector = vec![0; SECTOR as usize];

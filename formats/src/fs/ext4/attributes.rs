@@ -1,4 +1,4 @@
-//! Reading the extended attributes of an inode, wherever their values are.
+//! Reads the extended attributes of an inode, wherever their values are.
 
 use super::inode::{Inode, flags};
 use super::xattr::{self, Stored, Value};
@@ -7,7 +7,7 @@ use crate::error::{Error, ErrorKind, Result, at};
 use crate::fs::{FileType, Xattr};
 
 impl Ext4 {
-    /// The attributes in the block of them that `inode` names, as they are stored.
+    /// Returns the attributes in the attribute block of `inode`, in stored form.
     fn block_xattrs(&self, inode: &Inode, complain: &mut dyn FnMut(Error)) -> Result<Vec<Stored>> {
         let block = inode.file_acl;
         if block == 0 {
@@ -20,13 +20,13 @@ impl Ext4 {
         xattr::parse_block(&bytes, &self.sb, inode.number, block, self.blocks.byte(block), complain)
     }
 
-    /// The attributes of `inode`, as the kernel names and gives them. Those that are damaged are left out and
-    /// complained of; the error is of reading.
+    /// Returns the attributes of `inode`, with names and values as the kernel gives them. Damaged ones are left out and
+    /// complained about; only a failed read is an error.
     pub(super) fn xattrs(&self, inode: &Inode, complain: &mut dyn FnMut(Error)) -> Result<Vec<Xattr>> {
         self.xattrs_up_to(xattr::VALUES_MAX, inode, complain)
     }
 
-    /// The same, of which all values together may have `most` bytes.
+    /// As [`Ext4::xattrs`], with a limit of `most` bytes for all values together.
     pub(super) fn xattrs_up_to(
         &self,
         most: usize,
@@ -68,7 +68,7 @@ impl Ext4 {
                 Err(problem) => complain(place().corrupt(problem)),
             }
         }
-        // Stable: of two of one name, the one in the inode stays, which is the one that the kernel finds.
+        // The sort is stable: of two with one name, the one in the inode stays, which is the one that the kernel finds.
         xattrs.sort_by(|a, b| a.name.cmp(&b.name));
         xattrs.dedup_by(|later, first| later.name == first.name);
         Ok(xattrs)
@@ -98,7 +98,7 @@ impl Ext4 {
         {
             return Ok(value);
         }
-        // Lustre's older form has no hashes, but names its owner.
+        // Lustre's older form has no hashes, but records its owner.
         if hash != inode.raw_atime && inode.raw_mtime == owner.number && inode.generation == owner.generation
         {
             return Ok(value);
@@ -107,7 +107,7 @@ impl Ext4 {
     }
 }
 
-/// The error back, unless it is of reading.
+/// Returns the error as a value, unless it is a failed read.
 fn unless_io(error: Error) -> Result<Error> {
     if error.kind() == ErrorKind::Io { Err(error) } else { Ok(error) }
 }

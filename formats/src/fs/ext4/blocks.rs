@@ -1,5 +1,5 @@
-//! The block view: the volume's blocks as they are after the journal's replay, which changes nothing on the
-//! volume. All metadata is read through it, and it says where the bytes of a file's blocks are to be found.
+//! The block view: the volume's blocks as they are after the journal's replay, which does not change the volume. All
+//! metadata is read through it, and it locates the bytes of a file's blocks.
 
 use std::collections::BTreeMap;
 use std::ops::Range;
@@ -9,47 +9,48 @@ use crate::error::{Result, at};
 use crate::fs::Piece;
 use crate::source::Source;
 
-/// What a replayed block that happens to begin with the journal's magic number begins with: the journal
-/// keeps it with four zeros there.
+/// The first bytes of an escaped block: if a block begins with the journal's magic number, the journal stores it with
+/// four zeros instead.
 pub(super) const JOURNAL_MAGIC: [u8; 4] = 0xC03B_3998_u32.to_be_bytes();
 
 /// The effect of a replay on a block.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Replayed {
-    /// It is the block of this number, which lies in the journal.
+    /// The block has the content of this block, which is in the journal.
     At(u64),
-    /// The same, but with its first four bytes [`JOURNAL_MAGIC`].
+    /// The same, with the first four bytes replaced by [`JOURNAL_MAGIC`].
     Escaped(u64),
 }
 
-/// The blocks of a volume, as they are after replay.
+/// The blocks of a volume after replay.
 pub(super) struct Blocks {
     volume: Arc<dyn Source>,
-    /// Bytes.
+    /// In bytes.
     block_size: u32,
-    /// The number of blocks that can be read: those of the filesystem that lie wholly on the volume.
+    /// The number of readable blocks: those of the filesystem that are entirely on the volume.
     count: u64,
     replayed: BTreeMap<u64, Replayed>,
 }
 
 impl Blocks {
-    /// The `blocks_count` blocks of `block_size` bytes at the start of `volume`, which may end earlier.
+    /// Creates a view of the `blocks_count` blocks of `block_size` bytes at the start of `volume`, which may end
+    /// earlier.
     pub(super) fn new(volume: Arc<dyn Source>, block_size: u32, blocks_count: u64) -> Self {
         let count = blocks_count.min(volume.len() / u64::from(block_size));
         Blocks { volume, block_size, count, replayed: BTreeMap::new() }
     }
 
-    /// Puts what replay makes of `block` in its place, from now on.
+    /// Replaces `block` by its content after replay.
     pub(super) fn replay(&mut self, block: u64, replayed: Replayed) {
         self.replayed.insert(block, replayed);
     }
 
-    /// The byte of the volume at which `block` starts.
+    /// Returns the byte of the volume at which `block` starts.
     pub(super) fn byte(&self, block: u64) -> u64 {
         block.saturating_mul(u64::from(self.block_size))
     }
 
-    /// Errs unless all of `blocks` can be read.
+    /// Fails unless all of `blocks` are readable.
     pub(super) fn check(&self, what: impl Fn() -> String, blocks: &Range<u64>) -> Result<()> {
         if blocks.start <= blocks.end && blocks.end <= self.count {
             return Ok(());
@@ -62,8 +63,7 @@ impl Blocks {
         )))
     }
 
-    /// Reads `count` blocks from `block` on. `what` is for the error. The caller has held `count` against a
-    /// limit.
+    /// Reads `count` blocks from `block` on; `what` is for the error. The caller has checked `count` against a limit.
     pub(super) fn read(&self, what: &str, block: u64, count: u32) -> Result<Vec<u8>> {
         let blocks = block..block.saturating_add(u64::from(count));
         self.check(|| what.to_owned(), &blocks)?;
@@ -83,8 +83,7 @@ impl Blocks {
         Ok(bytes)
     }
 
-    /// Says where the bytes of `blocks`, which were checked, are to be found: on the volume as they stand,
-    /// or, where replay changes them, in the journal.
+    /// Locates the bytes of `blocks`, which were checked: on the volume, or in the journal if replay changes them.
     pub(super) fn locate(
         &self,
         blocks: Range<u64>,
@@ -111,22 +110,22 @@ impl Blocks {
         Ok(())
     }
 
-    /// Takes into account that the filesystem has `blocks_count` blocks now.
+    /// Changes the number of blocks of the filesystem to `blocks_count`.
     pub(super) fn grow(&mut self, blocks_count: u64) {
         self.count = blocks_count.min(self.volume.len() / u64::from(self.block_size));
     }
 
-    /// The number of blocks that lie wholly on the volume, in the filesystem or not.
+    /// Returns the number of blocks that are entirely on the volume, in the filesystem or not.
     pub(super) fn on_volume(&self) -> u64 {
         self.volume.len() / u64::from(self.block_size)
     }
 
-    /// The number of blocks that can be read.
+    /// Returns the number of readable blocks.
     pub(super) fn count(&self) -> u64 {
         self.count
     }
 
-    /// Reads bytes of the volume as they stand: for what [`Blocks::locate`] found.
+    /// Reads bytes of the volume without replay, at places returned by [`Blocks::locate`].
     pub(super) fn read_raw(&self, offset: u64, buf: &mut [u8]) -> Result<()> {
         self.volume.read_at(offset, buf)
     }

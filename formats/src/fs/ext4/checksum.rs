@@ -2,20 +2,20 @@
 
 pub(super) use crate::checksum::fits;
 
-/// Continues a CRC-32C from `seed`, as `ext4_chksum` does: neither inverted on entry nor on exit.
+/// Continues a CRC-32C from `seed`, as `ext4_chksum` does: inverted neither on entry nor on exit.
 pub(super) fn crc32c(seed: u32, bytes: &[u8]) -> u32 {
     !crc32c::crc32c_append(!seed, bytes)
 }
 
-/// CRC-16 (polynomial 0x8005, reflected), for the descriptors of volumes with `uninit_bg`.
+/// Continues a CRC-16 (polynomial 0x8005, reflected), for the descriptors of volumes with `uninit_bg`.
 pub(super) fn crc16(seed: u16, bytes: &[u8]) -> u16 {
     bytes.iter().fold(seed, |crc, byte| {
         (0..8).fold(crc ^ u16::from(*byte), |crc, _| if crc & 1 == 1 { crc >> 1 ^ 0xA001 } else { crc >> 1 })
     })
 }
 
-/// Continues a CRC-32 (polynomial 0x04C11DB7, bits not reflected, nothing inverted), for the oldest kind of
-/// checksums in the journal.
+/// Continues a CRC-32 (polynomial 0x04C11DB7, not reflected, not inverted), for the oldest kind of checksums in the
+/// journal.
 pub(super) fn crc32_be(seed: u32, bytes: &[u8]) -> u32 {
     const TABLE: [u32; 256] = {
         let mut table = [0; 256];

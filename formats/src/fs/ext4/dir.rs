@@ -1,5 +1,5 @@
-//! Directory blocks: a chain of entries. An htree is read by the same chain, for its inner blocks look like
-//! empty entries there.
+//! Directory blocks: a chain of entries. The same chain covers an htree, because its inner blocks look like empty
+//! entries.
 //!
 //! <https://docs.kernel.org/filesystems/ext4/directory.html>
 
@@ -8,32 +8,32 @@ use crate::bytes::{le16, le32};
 use crate::checksum::fits;
 use crate::error::{Error, Result, at};
 
-/// The least length of an entry: 8 bytes and a name of up to 4.
+/// The minimum length of an entry: 8 bytes and a name of up to 4.
 const ENTRY_MIN: usize = 12;
 /// The entry at the end of a block that holds its checksum.
 const TAIL: usize = 12;
 const TAIL_FILE_TYPE: u8 = 0xDE;
 
-/// An entry that is in use.
+/// An entry in use.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct RawEntry<'a> {
     pub(super) inode: u32,
     pub(super) name: &'a [u8],
-    /// Where it stands in the block, in bytes.
+    /// The position in the block, in bytes.
     pub(super) start: usize,
 }
 
-/// Where a block stands, for errors.
+/// The place of a block, for errors.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct BlockAt {
-    /// The directory.
+    /// The inode of the directory.
     pub(super) inode: u32,
-    /// The block's byte on the volume.
+    /// The block's position on the volume, in bytes.
     pub(super) offset: u64,
 }
 
 impl BlockAt {
-    /// An error in the field that stands at `field_at` of the block.
+    /// Creates an error about the field at byte `field_at` of the block.
     pub(super) fn corrupt(self, field: &'static str, field_at: usize, problem: impl Into<String>) -> Error {
         at(format!("directory inode {}", self.inode))
             .field(field)
@@ -42,9 +42,9 @@ impl BlockAt {
     }
 }
 
-/// Gives the entries in use of a block to `found`, `.` and `..` among them. Errs where the chain breaks (what
-/// was before has been found), and at the start if the checksum does not fit. `csum_seed` is what those of this
-/// directory start from, on a volume with checksums.
+/// Passes the entries in use of a block to `found`, including `.` and `..`. Fails where the chain breaks (after passing
+/// the entries before), and at the start if the checksum does not match. `csum_seed` is the seed of this directory's
+/// checksums, on a volume with checksums.
 pub(super) fn entries<'a>(
     block: &'a [u8],
     csum_seed: Option<u32>,
@@ -57,7 +57,7 @@ pub(super) fn entries<'a>(
     chain(block, place, found)
 }
 
-/// The chain of entries in `bytes`, a block or a part of an inode.
+/// Walks the chain of entries in `bytes`, a block or a part of an inode.
 pub(super) fn chain<'a>(bytes: &'a [u8], place: BlockAt, found: &mut dyn FnMut(RawEntry<'a>)) -> Result<()> {
     let mut start = 0;
     while start < bytes.len() {
@@ -70,8 +70,8 @@ pub(super) fn chain<'a>(bytes: &'a [u8], place: BlockAt, found: &mut dyn FnMut(R
             ));
         }
         let rec_len = rec_len(le16(bytes, start + 4), bytes.len());
-        // The byte after it is `file_type`, or without that feature the upper half of `name_len`: always 0, or
-        // left of a time with the feature. The kernel never counts it in.
+        // The byte after it is `file_type`, or without that feature the upper half of `name_len`: either always 0, or
+        // left over from a time with the feature. The kernel never includes it.
         let name_len = usize::from(bytes[start + 6]);
         let inode = le32(bytes, start);
         let least = if inode == 0 { 8 } else { (8 + name_len).next_multiple_of(4).max(ENTRY_MIN) };
@@ -87,7 +87,7 @@ pub(super) fn chain<'a>(bytes: &'a [u8], place: BlockAt, found: &mut dyn FnMut(R
     Ok(())
 }
 
-/// `rec_len` has 16 bits, too few for a block of 64 KiB.
+/// Decodes `rec_len`, whose 16 bits are too few for a block of 64 KiB.
 fn rec_len(stored: u16, block_size: usize) -> usize {
     match (usize::from(stored), block_size) {
         (0 | 0xFFFF, 0x1_0000) => 0x1_0000,
@@ -102,7 +102,8 @@ fn check_sum(block: &[u8], seed: u32, place: BlockAt) -> Result<()> {
         && le16(block, tail + 4) == TAIL as u16
         && block[tail + 6] == 0
         && block[tail + 7] == TAIL_FILE_TYPE;
-    // An inner block may still hold the tail of the leaf that it was: its entries, which span all of it, tell.
+    // An inner block may still hold the tail of the leaf that it used to be: the entry that spans the block identifies
+    // it.
     let (field, field_at, right) = if let Some((counts, limit, count)) = index_counts(block) {
         let tail = counts + limit * 8;
         let crc = crc32c(crc32c(seed, &block[..counts + count * 8]), &block[tail..tail + 4]);
@@ -120,7 +121,7 @@ fn check_sum(block: &[u8], seed: u32, place: BlockAt) -> Result<()> {
     Err(place.corrupt(field, field_at, problem))
 }
 
-/// Of an inner block of an htree: where `struct dx_countlimit` stands, and its `limit` and `count`.
+/// Returns for an inner block of an htree the position of `struct dx_countlimit`, and its `limit` and `count`.
 fn index_counts(block: &[u8]) -> Option<(usize, usize, usize)> {
     let first = rec_len(le16(block, 4), block.len());
     let counts = if first == block.len() && le16(block, 6) == 0 {
@@ -144,7 +145,7 @@ mod tests {
 
     const PLACE: BlockAt = BlockAt { inode: 2, offset: 4096 };
 
-    /// Entries `.`, a deleted one, `name` and the rest.
+    /// Returns a block with the entries `.`, a deleted one, `name`, and the remaining space.
     fn block() -> Vec<u8> {
         let mut block = vec![0; 1024];
         block[..12].copy_from_slice(&[2, 0, 0, 0, 12, 0, 1, 2, b'.', 0, 0, 0]);

@@ -1,4 +1,4 @@
-//! ext2, ext3 and ext4 as a filesystem among others.
+//! The driver of ext2, ext3 and ext4.
 
 use std::sync::Arc;
 
@@ -12,13 +12,13 @@ use crate::fs::plan::{Planned, Planner, Tree};
 use crate::source::Source;
 use crate::uuid;
 
-/// The number of the first inode that files get: the one before is `lost+found`'s.
+/// The number of the first inode for files: the one before is `lost+found`'s.
 const FIRST_INODE: u64 = 12;
 
 /// ext2, ext3 and ext4.
 pub(in crate::fs) struct Ext;
 
-/// What files on ext can have. Times are those of inodes with room for them: 34 bits of seconds from 1901 on.
+/// The capabilities of ext. Times are those of inodes with extra time fields: 34 bits of seconds from 1901 on.
 pub(super) static CAPABILITIES: Capabilities = Capabilities {
     name: "ext",
     is_posix: true,
@@ -28,15 +28,15 @@ pub(super) static CAPABILITIES: Capabilities = Capabilities {
     shares_extents: false,
     has_subvolumes: false,
     is_planned: true,
-    // Secure deletion to no access times, and synchronous directories (chattr(1)).
+    // From secure deletion to no access times, and synchronous directories (chattr(1)).
     user_flags: 0x1_00FB,
     new_flags: [0, 0],
     label_max: 16,
-    // fsck asks for it.
+    // fsck needs it.
     made_with: &[("/lost+found", 0o700)],
 };
 
-/// Those of a volume on which files were made to share blocks (Android's images).
+/// The capabilities of a volume on which files share blocks by design (Android's images).
 pub(super) static SHARED: Capabilities = Capabilities { shares_extents: true, ..CAPABILITIES };
 
 impl Driver for Ext {
@@ -66,10 +66,10 @@ impl Driver for Ext {
     }
 
     fn new_planner(&self, volume: &NewVolume<'_>) -> Result<Box<dyn Planner>> {
-        // As mke2fs.conf has it.
+        // As in mke2fs.conf.
         let is_small = volume.size < 512 << 20;
         let block_size = volume.block_size.unwrap_or(if is_small { 1024 } else { 4096 });
-        // GRUB before 2.12 does not read a volume with metadata_csum_seed.
+        // GRUB before 2.12 cannot read a volume with metadata_csum_seed.
         let features = match volume.kind {
             "ext4" => format!("^metadata_csum_seed,{}", volume.features),
             _ => volume.features.to_owned(),

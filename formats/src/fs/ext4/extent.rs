@@ -1,4 +1,4 @@
-//! Extent trees: which blocks of the volume a file's blocks are.
+//! Extent trees, which map a file's blocks to the volume's.
 //!
 //! <https://docs.kernel.org/filesystems/ext4/ifork.html#extent-tree>
 
@@ -11,11 +11,11 @@ use crate::checksum::fits;
 use crate::error::{At, Result, at};
 
 const MAGIC: u16 = 0xF30A;
-/// Levels that a tree may have: enough for 2³² blocks in blocks of 1 KiB.
+/// The maximum depth of a tree: enough for 2³² blocks in blocks of 1 KiB.
 const DEPTH_MAX: u16 = 5;
 const HEADER: usize = 12;
 const ENTRY: usize = 12;
-/// Lengths over this are of extents that were allocated and never written.
+/// Lengths above this mean extents that were allocated but never written.
 const WRITTEN_MAX: u16 = 0x8000;
 
 /// A node of a tree.
@@ -23,33 +23,33 @@ const WRITTEN_MAX: u16 = 0x8000;
 pub(super) enum Node {
     /// `eh_depth` 0.
     Leaf(Vec<Extent>),
-    /// Above: what lies below, with depth one less.
+    /// An inner node: its children have a depth one less.
     Index(Vec<Child>),
 }
 
 /// `struct ext4_extent`: a run of blocks.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Extent {
-    /// In the file.
+    /// The blocks in the file.
     pub(super) logical: Range<u64>,
     /// The first block on the volume.
     pub(super) physical: u64,
-    /// False: allocated, and reads as zeros.
+    /// False if the extent is allocated but reads as zeros.
     pub(super) written: bool,
 }
 
-/// `struct ext4_extent_idx`: a node below.
+/// `struct ext4_extent_idx`: a child node.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Child {
-    /// The blocks of the file that lie below.
+    /// The blocks of the file that the child covers.
     pub(super) logical: Range<u64>,
     /// The block of the volume that holds the node.
     pub(super) block: u64,
 }
 
 impl Node {
-    /// Parses a node, which should have `depth` (any, for the root) and map only blocks in `logical`.
-    /// `place` says where it stands, and `start` at which byte of the volume.
+    /// Parses a node, which must have `depth` (any, for the root) and map only blocks in `logical`. `place` describes
+    /// its place for errors, and `start` is its position on the volume in bytes.
     pub(super) fn parse(
         bytes: &[u8],
         depth: Option<u16>,
@@ -120,7 +120,7 @@ impl Node {
     }
 }
 
-/// Tells `mapper` of all extents of the tree whose root is `root`, in order.
+/// Passes all extents of the tree with root `root` to `mapper`, in order.
 pub(super) fn walk(mapper: &mut Mapper<'_>, root: &[u8]) -> Result<()> {
     let inode = mapper.inode;
     let place = || at(format!("inode {}, root of the extent tree", inode.number));
@@ -172,7 +172,7 @@ mod tests {
         Node::parse(bytes, depth, &(0..1 << 32), &|| at("node"), 0).map_err(|e| e.to_string())
     }
 
-    /// A root with two extents: 3 blocks at 100, and after a hole 2 unwritten ones at 2³² + 7.
+    /// Returns a root with two extents: 3 blocks at 100, and after a hole 2 unwritten ones at 2³² + 7.
     fn leaf() -> Vec<u8> {
         let mut node = vec![0; 60];
         node[..8].copy_from_slice(&[0x0A, 0xF3, 2, 0, 4, 0, 0, 0]);

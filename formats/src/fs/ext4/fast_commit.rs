@@ -1,5 +1,5 @@
-//! Fast commits: what happened after the journal's last whole transaction, told as operations on files instead of as
-//! blocks. Replay gathers what they make of inodes and directories, to be seen instead of what stands on the volume.
+//! Fast commits: the changes after the journal's last full transaction, recorded as operations on files instead of
+//! blocks. Replay collects the resulting inodes and directories, which then hide those on the volume.
 //!
 //! <https://docs.kernel.org/filesystems/ext4/journal.html#fast-commits>
 
@@ -16,10 +16,10 @@ use crate::checksum::fits;
 use crate::error::{Result, at};
 use crate::fs::FileType;
 
-/// Blocks of fast commits that are read: the usual number is 256.
+/// The most blocks of fast commits that are read: 256 is usual.
 const BLOCKS_MAX: u32 = 1 << 14;
 const TAG_HEADER: usize = 4;
-/// Runs that files which change may have together.
+/// The most runs of all changed files together.
 const RUNS_MAX: usize = 1 << 21;
 
 /// `fc_tag`.
@@ -35,21 +35,21 @@ mod tag {
     pub(super) const HEAD: u16 = 9;
 }
 
-/// Where `i_block` and `i_generation` stand in an inode.
+/// Offsets of `i_flags`, `i_block` and `i_generation` in an inode.
 const I_FLAGS: usize = 0x20;
 const I_BLOCK: usize = 0x28;
 const I_GENERATION: usize = 0x64;
 
-/// An operation, as it is told.
+/// A recorded operation.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Operation {
     tag: u16,
     value: Vec<u8>,
 }
 
-/// Gathers the operations of the fast commits of transaction `tid`, which are in `blocks` of the journal: those
-/// up to the last tail whose checksum fits. Errs where the first is damaged, and if they go on for longer than is
-/// read: what stands before them is whole, a part of them need not be.
+/// Reads the operations of the fast commits of transaction `tid`, in `blocks` of the journal, up to the last tail with
+/// a correct checksum. Fails if the first fast commit is damaged, and if they exceed the limit: the volume without them
+/// is consistent, but with a part of them it may not be.
 pub(super) fn scan(log: &dyn Log, blocks: Range<u32>, tid: u32) -> Result<Vec<Operation>> {
     scan_up_to(BLOCKS_MAX, log, blocks, tid)
 }
@@ -118,8 +118,8 @@ fn scan_up_to(most: u32, log: &dyn Log, blocks: Range<u32>, tid: u32) -> Result<
     Ok(operations)
 }
 
-/// Replays operations on `fs`, whose blocks were replayed before. Each is seen by the next through
-/// `fs.patches`. What cannot be done is left out, as the kernel does. Gives warnings.
+/// Replays operations on `fs`, whose blocks have been replayed. Each operation sees the ones before it through
+/// `fs.patches`. Impossible ones are skipped, as the kernel does. Returns warnings.
 pub(super) fn replay(fs: &mut Ext4, operations: &[Operation]) -> Vec<String> {
     replay_up_to(RUNS_MAX, fs, operations)
 }
@@ -180,8 +180,7 @@ impl Ext4 {
         self.patches.inodes.entry(number).or_default().raw = Some(raw);
     }
 
-    /// Puts `run`, or a hole, in the place of `len` blocks of a file. Of files that change, up to `runs_max` runs
-    /// are kept.
+    /// Replaces `len` blocks of a file by `run` or a hole. At most `runs_max` runs of changed files are kept.
     fn replay_range(&mut self, runs_max: usize, number: u32, logical: u64, len: u64, run: Option<Run>) {
         let Ok(inode) = self.inode(number) else { return };
         if self.patches.runs(number).is_none() {
@@ -230,7 +229,7 @@ mod tests {
     use super::*;
     use crate::fs::{Filesystem, Piece};
 
-    /// A journal whose blocks are all alike, of fast commits of transaction 5.
+    /// A journal of identical blocks, with fast commits of transaction 5.
     struct Memory(Vec<u8>);
 
     impl Log for Memory {
@@ -249,7 +248,7 @@ mod tests {
         Operation { tag, value }
     }
 
-    /// The operations as they stand in a block, with a tail.
+    /// Encodes the operations as a block, with a tail.
     fn block(operations: &[Operation]) -> Vec<u8> {
         let mut bytes = Vec::new();
         for Operation { tag, value } in operations {

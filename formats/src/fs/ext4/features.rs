@@ -1,15 +1,15 @@
-//! Feature flags of the superblock: which there are, what `dumpe2fs` calls them, which this reader knows.
+//! Feature flags of the superblock: their values, their names in `dumpe2fs`, and whether this reader supports them.
 //!
-//! <https://docs.kernel.org/filesystems/ext4/super.html>, `s_feature_compat` and on.
+//! <https://docs.kernel.org/filesystems/ext4/super.html>, from `s_feature_compat` on.
 
 /// The three sets of feature flags of a superblock.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(super) struct Features {
     /// `s_feature_compat`: safe to ignore.
     pub(super) compat: u32,
-    /// `s_feature_incompat`: unknown ones forbid reading.
+    /// `s_feature_incompat`: unknown flags forbid reading.
     pub(super) incompat: u32,
-    /// `s_feature_ro_compat`: unknown ones forbid writing only.
+    /// `s_feature_ro_compat`: unknown flags forbid only writing.
     pub(super) ro_compat: u32,
 }
 
@@ -83,7 +83,8 @@ flags! {
     }
 }
 
-/// The incompatible features that this reader reads. `mmp` guards against two writers: nothing to a reader.
+/// The incompatible features that this reader supports. `mmp` protects against two writers, which does not concern a
+/// reader.
 const READABLE: u32 = incompat::FILETYPE
     | incompat::RECOVER
     | incompat::META_BG
@@ -111,7 +112,7 @@ impl Features {
         self.ro_compat & flag != 0
     }
 
-    /// The names of all features, as `dumpe2fs -h` prints them, and in its order.
+    /// Returns the names of all features, as `dumpe2fs -h` prints them and in its order.
     pub(super) fn names(self) -> Vec<String> {
         let mut names = names(self.compat, 'C', compat);
         names.extend(names_of_incompat(self.incompat));
@@ -119,12 +120,12 @@ impl Features {
         names
     }
 
-    /// The names of the incompatible features that this reader does not read.
+    /// Returns the names of the incompatible features that this reader does not support.
     pub(super) fn unreadable(self) -> Vec<String> {
         names_of_incompat(self.incompat & !READABLE)
     }
 
-    /// `ext2`, `ext3` or `ext4`: the oldest of them whose driver would know all the features.
+    /// Returns `ext2`, `ext3` or `ext4`: the oldest of them whose driver would know all the features.
     pub(super) fn kind(self) -> &'static str {
         let old = self.incompat & !(incompat::FILETYPE | incompat::RECOVER | incompat::META_BG) == 0
             && self.ro_compat & !(ro_compat::SPARSE_SUPER | ro_compat::LARGE_FILE | ro_compat::BTREE_DIR)

@@ -1,5 +1,4 @@
-//! Block groups: where each one's inode table lies, and which blocks hold metadata and so never a file's
-//! bytes.
+//! Block groups: the places of their inode tables, and the blocks that hold metadata and so never a file's bytes.
 //!
 //! <https://docs.kernel.org/filesystems/ext4/group_descr.html>
 
@@ -13,12 +12,12 @@ use crate::bytes::{le16, le32};
 use crate::checksum::fits;
 use crate::error::{Error, ErrorKind, Result, at};
 
-/// Warnings of one kind that are told in full; the rest are counted.
+/// The most warnings of one kind that are given in full; the rest are counted.
 const TOLD_MAX: u64 = 4;
-/// Backups of a descriptor that are tried.
+/// The most backups of a descriptor that are tried.
 const BACKUPS_MAX: usize = 3;
 
-/// A group descriptor, as far as a reader needs it: block numbers.
+/// The fields of a group descriptor that a reader needs, as block numbers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Descriptor {
     pub(super) block_bitmap: u64,
@@ -27,10 +26,10 @@ pub(super) struct Descriptor {
 }
 
 impl Descriptor {
-    /// Parses the `desc_size` bytes of the descriptor of `group`, which stood at byte `offset` of the volume.
+    /// Parses the `desc_size` bytes of the descriptor of `group`, from byte `offset` of the volume.
     ///
-    /// Errs if the inode table does not lie in the filesystem. The second result does if a bitmap does not: files
-    /// can be read without.
+    /// Fails if the inode table is outside the filesystem. The second result is an error if a bitmap is: files can be
+    /// read without it.
     pub(super) fn parse(
         bytes: &[u8],
         sb: &Superblock,
@@ -61,7 +60,7 @@ impl Descriptor {
     }
 }
 
-/// Errs unless the checksum of the descriptor of `group`, if it has one, fits.
+/// Fails if the descriptor of `group` has a checksum and it does not match.
 fn check_sum(bytes: &[u8], sb: &Superblock, group: u32, offset: u64) -> Result<()> {
     let found = le16(bytes, 0x1E);
     match checksum(bytes, sb, group) {
@@ -73,12 +72,12 @@ fn check_sum(bytes: &[u8], sb: &Superblock, group: u32, offset: u64) -> Result<(
     }
 }
 
-/// The blocks of an inode table.
+/// Returns the number of blocks of an inode table.
 pub(super) fn inode_table_blocks(sb: &Superblock) -> u64 {
     (u64::from(sb.inodes_per_group) * u64::from(sb.inode_size)).div_ceil(u64::from(sb.block_size))
 }
 
-/// What `bg_checksum` should be, if the volume has such.
+/// Returns the correct `bg_checksum`, if the volume has one.
 fn checksum(bytes: &[u8], sb: &Superblock, group: u32) -> Option<u16> {
     let number = group.to_le_bytes();
     let (before, after) = (&bytes[..0x1E], &bytes[0x20..]);
@@ -95,19 +94,19 @@ fn checksum(bytes: &[u8], sb: &Superblock, group: u32) -> Option<u16> {
 
 /// All groups of a volume.
 pub(super) struct Groups {
-    /// The first block of each group's inode table; 0 where no descriptor could be read.
+    /// The first block of each group's inode table; 0 if no descriptor could be read.
     inode_tables: Vec<u64>,
-    /// Blocks that hold metadata: sorted, apart.
+    /// The blocks that hold metadata: sorted, disjoint.
     metadata: Vec<Range<u64>>,
-    /// The journal's inode, and its blocks: sorted, apart.
+    /// The journal's inode, and its blocks: sorted, disjoint.
     journal: (u32, Vec<Range<u64>>),
     /// Warnings.
     pub(super) warnings: Vec<String>,
 }
 
 impl Groups {
-    /// Reads all descriptors. One that is damaged is taken from a backup; failing that, its group's inodes
-    /// cannot be read, and the rest can.
+    /// Reads all descriptors. A damaged one is replaced by a backup; if there is none, only the inodes of its group
+    /// cannot be read.
     pub(super) fn read(blocks: &Blocks, sb: &Superblock) -> Result<Self> {
         let mut scan = Scan {
             blocks,
@@ -123,7 +122,7 @@ impl Groups {
         for index in 0..desc_blocks {
             let block = scan.primary(index);
             if block >= blocks.count() {
-                // The volume was cut off, and all further descriptors and their backups lie past its end.
+                // The volume is truncated, and all further descriptors and their backups are past its end.
                 scan.lost.tell(format!("block {block} of group descriptors lies past the volume's end"));
                 break;
             }
@@ -146,7 +145,7 @@ impl Groups {
                 }
             }
             if index >= 1024 && index % 1024 == 0 {
-                metadata = merge(metadata); // keeps memory by the number of gaps, not of groups
+                metadata = merge(metadata); // limits memory by the number of gaps, not of groups
             }
         }
         let own = if sb.features.has_incompat(incompat::META_BG) {
@@ -168,17 +167,17 @@ impl Groups {
         Ok(Groups { inode_tables, metadata: merge(metadata), journal: (0, Vec::new()), warnings })
     }
 
-    /// The first block of the inode table of `group`, if its descriptor could be read.
+    /// Returns the first block of the inode table of `group`, if its descriptor could be read.
     pub(super) fn inode_table(&self, group: u32) -> Option<u64> {
         self.inode_tables.get(group as usize).copied().filter(|block| *block != 0)
     }
 
-    /// Counts `blocks` as metadata to all inodes but the journal's own.
+    /// Marks `blocks` as metadata for all inodes but the journal's.
     pub(super) fn protect(&mut self, blocks: Vec<Range<u64>>, journal: u32) {
         self.journal = (journal, merge(blocks));
     }
 
-    /// The metadata that some of `blocks` are, if any, which should be of `inode`.
+    /// Returns a range of metadata that overlaps `blocks`, if any; `blocks` should belong to `inode`.
     pub(super) fn metadata_in(&self, blocks: &Range<u64>, inode: u32) -> Option<&Range<u64>> {
         let of_others = |ranges: &'_ [Range<u64>]| {
             let next = ranges.partition_point(|range| range.end <= blocks.start);
@@ -190,7 +189,7 @@ impl Groups {
     }
 }
 
-/// Sorts ranges and joins those that touch.
+/// Sorts ranges and merges adjacent ones.
 pub(super) fn merge(mut ranges: Vec<Range<u64>>) -> Vec<Range<u64>> {
     ranges.retain(|range| !range.is_empty());
     ranges.sort_unstable_by_key(|range| range.start);
@@ -213,7 +212,7 @@ struct Scan<'a> {
 }
 
 impl Scan<'_> {
-    /// The block that holds the descriptors of number `index`.
+    /// Returns the block that holds block number `index` of the descriptors.
     fn primary(&self, index: u32) -> u64 {
         let sb = self.sb;
         let superblock = 1024 / u64::from(sb.block_size);
@@ -223,12 +222,12 @@ impl Scan<'_> {
         self.meta_bg(index, 0)
     }
 
-    /// The block of descriptors `index` in the group `nth` of their meta block group.
+    /// Returns the copy of descriptor block `index` in group `nth` of its meta block group.
     fn meta_bg(&self, index: u32, nth: u32) -> u64 {
         let sb = self.sb;
         let group = u64::from(index) * u64::from(sb.block_size / u32::from(sb.desc_size)) + u64::from(nth);
         let group = u32::try_from(group).unwrap_or(u32::MAX);
-        // Where blocks are of 1 KiB and yet the first is number 0 (bigalloc), the superblock is the second.
+        // With blocks of 1 KiB where the first is number 0 (bigalloc), the superblock is in the second block.
         let boot = sb.block_size == 1024 && sb.first_data_block == 0 && group == 0;
         sb.first_block(group) + u64::from(sb.has_super(group)) + u64::from(boot)
     }
@@ -278,7 +277,7 @@ impl Scan<'_> {
             }
         }
         if usable.is_some() {
-            // As the kernel does when it mounts read-only.
+            // The kernel does the same when it mounts read-only.
             self.doubtful.tell(problem);
             return usable;
         }
@@ -287,7 +286,7 @@ impl Scan<'_> {
     }
 }
 
-/// Warnings of one kind: the first few in full, the number of all.
+/// Warnings of one kind: the first few in full, and the number of all.
 #[derive(Default)]
 struct Told {
     first: Vec<String>,

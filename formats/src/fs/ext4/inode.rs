@@ -12,7 +12,7 @@ use crate::fs::{FileType, Timestamp};
 
 /// Flags of `i_flags`.
 pub(super) mod flags {
-    /// The names in this directory, or the content, are ciphertext.
+    /// The names in this directory, or the content, are encrypted.
     pub(in crate::fs::ext4) const ENCRYPT: u32 = 0x800;
     /// `i_block` is an extent tree.
     pub(in crate::fs::ext4) const EXTENTS: u32 = 0x8_0000;
@@ -22,12 +22,12 @@ pub(super) mod flags {
     pub(in crate::fs::ext4) const INLINE_DATA: u32 = 0x1000_0000;
 }
 
-/// Bytes of an inode of the first revision; what follows is described by `i_extra_isize`.
+/// Size of an inode of the first revision; `i_extra_isize` describes the rest.
 const GOOD_OLD_SIZE: usize = 128;
-/// The value for an `i_extra_isize` of 0, for which the kernel takes all fields that it knows.
+/// The size assumed for an `i_extra_isize` of 0, where the kernel reads all fields that it knows.
 const EXTRA_ISIZE_FULL: usize = 32;
 
-/// The fields that the kernel takes into account only as far as `i_extra_isize` reaches.
+/// The fields that the kernel reads only if `i_extra_isize` covers them.
 mod extra {
     pub(super) const CHECKSUM_HI: usize = 0x82;
     pub(super) const CTIME: usize = 0x84;
@@ -38,47 +38,47 @@ mod extra {
     pub(super) const PROJID: usize = 0x9C;
 }
 
-/// An inode, checked.
+/// A validated inode.
 #[derive(Debug, Clone)]
 pub(super) struct Inode {
     pub(super) number: u32,
-    /// Where it stands on the volume, in bytes.
+    /// Position on the volume, in bytes.
     pub(super) offset: u64,
     pub(super) file_type: FileType,
     /// The lower 12 bits of `i_mode`.
     pub(super) mode: u16,
     pub(super) uid: u32,
     pub(super) gid: u32,
-    /// Bytes.
+    /// In bytes.
     pub(super) size: u64,
     pub(super) atime: Timestamp,
     pub(super) ctime: Timestamp,
     pub(super) mtime: Timestamp,
     pub(super) crtime: Option<Timestamp>,
     pub(super) links_count: u16,
-    /// Units of 512 bytes or of blocks: only whether it is zero is of use.
+    /// In units of 512 bytes or of blocks: only whether it is zero matters.
     pub(super) blocks: u64,
     pub(super) flags: u32,
     pub(super) generation: u32,
-    /// `i_block`: the map of the blocks, a short symlink's target, a device's number, or inline data.
+    /// `i_block`: the block map, a short symlink's target, a device number, or inline data.
     pub(super) block: [u8; 60],
     /// The block of extended attributes, or 0.
     pub(super) file_acl: u64,
     pub(super) project: Option<u32>,
-    /// `i_atime` and `i_mtime` as they stand, which mean other things in an inode that holds an attribute.
+    /// `i_atime` and `i_mtime` as stored; they have other meanings in an inode that holds an attribute.
     pub(super) raw_atime: u32,
     pub(super) raw_mtime: u32,
-    /// The bytes after `i_extra_isize`, for extended attributes; empty if there is no room.
+    /// The bytes after `i_extra_isize`, for extended attributes; empty if there is no space.
     pub(super) xattr_area: Vec<u8>,
-    /// Where that starts in the inode, in bytes.
+    /// The offset of that area in the inode, in bytes.
     pub(super) xattr_at: usize,
 }
 
 impl Inode {
-    /// Parses the `s_inode_size` bytes of inode `number`, which stood at byte `offset` of the volume, with a
-    /// checksum if it `is_summed`.
+    /// Parses the `s_inode_size` bytes of inode `number`, from byte `offset` of the volume. `is_summed` says whether it
+    /// has a checksum.
     ///
-    /// Errs as the kernel does: the checksum does not fit, the inode is deleted, the type is none. (An
+    /// Fails where the kernel does: if the checksum does not match, the inode is deleted, or the type is invalid. (An
     /// inode that is damaged anywhere is refused as a whole: a wrong owner or size is worse than none.)
     pub(super) fn parse(
         bytes: &[u8],
@@ -167,7 +167,7 @@ impl Inode {
         })
     }
 
-    /// The inode of a journal, from the copy of its map and size in the superblock.
+    /// Returns a journal's inode, from the copy of its map and size in the superblock.
     pub(super) fn of_journal(number: u32, copy: &[u8; 68]) -> Self {
         let zero = Timestamp::default();
         Inode {
@@ -201,25 +201,25 @@ impl Inode {
         self.flags & flag != 0
     }
 
-    /// The seed for checksums of the blocks of this inode.
+    /// Returns the checksum seed for the blocks of this inode.
     pub(super) fn csum_seed(&self, sb: &Superblock) -> u32 {
         seed(sb, self.number, self.generation)
     }
 
-    /// Returns true if a symlink's target is in `i_block`: the kernel's rule.
+    /// Returns true if a symlink's target is in `i_block`, according to the kernel's rule.
     pub(super) fn is_fast_symlink(&self, sb: &Superblock) -> bool {
         if self.has(flags::INLINE_DATA) {
             return false;
         }
         if sb.features.has_incompat(incompat::EA_INODE) {
-            // i_blocks counts the blocks of attributes in other inodes too, and so says nothing.
+            // i_blocks also counts attribute blocks in other inodes, so it cannot be used.
             return self.size > 0 && self.size < self.block.len() as u64;
         }
         let cluster = u64::from(sb.block_size) * u64::from(sb.cluster_ratio) / 512;
         self.blocks == if self.file_acl == 0 { 0 } else { cluster }
     }
 
-    /// Major and minor number of a device node.
+    /// Returns the major and minor number of a device node.
     pub(super) fn rdev(&self) -> Option<(u32, u32)> {
         if !matches!(self.file_type, FileType::Char | FileType::Block) {
             return None;
@@ -237,7 +237,7 @@ fn seed(sb: &Superblock, number: u32, generation: u32) -> u32 {
     crc32c(crc32c(sb.csum_seed, &number.to_le_bytes()), &generation.to_le_bytes())
 }
 
-/// Holds `i_checksum_lo` and `i_checksum_hi` against the bytes: (found, right) if they do not fit.
+/// Checks `i_checksum_lo` and `i_checksum_hi`: returns (found, expected) if they do not match.
 fn check(bytes: &[u8], sb: &Superblock, number: u32, extra_isize: usize) -> Result<(), (u32, u32)> {
     let crc = crc32c(seed(sb, number, le32(bytes, 0x64)), &bytes[..0x7C]);
     let crc = crc32c(crc32c(crc, &[0, 0]), &bytes[0x7E..GOOD_OLD_SIZE]);
@@ -252,7 +252,7 @@ fn check(bytes: &[u8], sb: &Superblock, number: u32, extra_isize: usize) -> Resu
     if fits(found, right) { Ok(()) } else { Err((found, right)) }
 }
 
-/// A time: 32 signed bits of seconds; in the extra field 2 bits of epoch, and 30 of nanoseconds.
+/// Decodes a time: 32 signed bits of seconds; in the extra field 2 bits of epoch, and 30 of nanoseconds.
 fn timestamp(base: u32, extra: Option<u32>) -> Timestamp {
     let secs = i64::from(base.cast_signed());
     match extra {

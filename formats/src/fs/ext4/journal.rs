@@ -1,5 +1,5 @@
-//! The journal: transactions that were committed and may not have reached their places. Replay finds, in
-//! memory, what mounting would write.
+//! The journal: committed transactions that may not have been written to their places. Replay computes, in memory, what
+//! mounting would write.
 //!
 //! The format is jbd2's: all numbers are big-endian.
 //! <https://docs.kernel.org/filesystems/ext4/journal.html>
@@ -16,12 +16,12 @@ const SUPERBLOCK_SIZE: usize = 1024;
 const HEADER: usize = 12;
 const REVOKE_HEADER: usize = 16;
 const TAIL: usize = 4;
-/// `struct commit_header`: what a commit block is but for zeros.
+/// `struct commit_header`: the part of a commit block that is not zeros.
 const COMMIT_HEADER: usize = 64;
 const UUID: usize = 16;
-/// Blocks that may be revoked: each takes about 32 bytes of memory.
+/// The most blocks that may be revoked: each takes about 32 bytes of memory.
 const REVOKED_MAX: usize = 1 << 22;
-/// The least a log must have to give some of it to fast commits.
+/// The smallest log that reserves blocks for fast commits.
 const LOG_MIN: u32 = 1024;
 const FAST_COMMIT_BLOCKS: u32 = 256;
 
@@ -54,9 +54,9 @@ mod tag {
     pub(super) const SIZE_V3: usize = 16;
 }
 
-/// The blocks of a journal, by their number in it.
+/// The blocks of a journal, by their number.
 pub(super) trait Log {
-    /// The number of blocks.
+    /// Returns the number of blocks.
     fn len(&self) -> u32;
     /// Reads a block.
     fn read(&self, block: u32) -> Result<Vec<u8>>;
@@ -67,14 +67,14 @@ pub(super) trait Log {
 pub(super) struct Superblock {
     compat: u32,
     incompat: u32,
-    /// The number of the log's blocks.
+    /// The number of blocks of the log.
     maxlen: u32,
     /// The first block of the log.
     first: u32,
-    /// One past the last block of the log, before those of fast commits.
+    /// One past the last block of the log, before the blocks of fast commits.
     last: u32,
     sequence: u32,
-    /// Where the log starts; 0: there is nothing to replay.
+    /// The start of the log; 0 if there is nothing to replay.
     start: u32,
     csum_seed: u32,
 }
@@ -82,10 +82,10 @@ pub(super) struct Superblock {
 /// The effect of a replay on the volume's blocks.
 #[derive(Debug, Default)]
 pub(super) struct Replay {
-    /// For each block of the volume that changes, the block of the journal that has its new bytes, and
-    /// whether that is escaped.
+    /// The changed blocks of the volume; for each one the block of the journal with its new bytes, and whether that is
+    /// escaped.
     pub(super) changes: BTreeMap<u64, (u32, bool)>,
-    /// The sequence number that the next transaction would have: that of the fast commits, if any.
+    /// The sequence number of the next transaction, to which fast commits would belong.
     pub(super) next: u32,
     /// Warnings about what could not be replayed.
     pub(super) warnings: Vec<String>,
@@ -101,7 +101,7 @@ pub(super) fn has_magic(block: &[u8]) -> bool {
 }
 
 impl Superblock {
-    /// Parses the first block of a journal of `len` blocks. Errs as mounting would fail.
+    /// Parses the first block of a journal of `len` blocks. Fails if mounting would fail.
     pub(super) fn parse(block: &[u8], len: u32) -> Result<Self> {
         let bad = |field, problem| Err(at("journal superblock").field(field).corrupt(problem));
         if !has_magic(block) {
@@ -117,7 +117,7 @@ impl Superblock {
         let v2 = version == kind::SUPERBLOCK_V2;
         let feature = |at| if v2 { be32(block, at) } else { 0 };
         let (compat, incompat) = (feature(0x24), feature(0x28));
-        // Of those with which a journal may only be read, none is known to anybody.
+        // No features are known that only forbid writing to a journal.
         for (field, unknown) in
             [("s_feature_incompat", incompat & !incompat::KNOWN), ("s_feature_ro_compat", feature(0x2C))]
         {
@@ -174,7 +174,7 @@ impl Superblock {
         self.start == 0
     }
 
-    /// The blocks that fast commits may be in.
+    /// Returns the blocks reserved for fast commits.
     pub(super) fn fast_commits(&self) -> std::ops::Range<u32> {
         if self.has(incompat::FAST_COMMIT) { self.last + 1..self.maxlen } else { 0..0 }
     }
@@ -195,7 +195,7 @@ impl Superblock {
         8 + if self.has(incompat::BIT64) { 4 } else { 0 } + if self.has(incompat::CSUM_V2) { 2 } else { 0 }
     }
 
-    /// The block of the log `count` after `block`.
+    /// Returns the block of the log `count` after `block`.
     fn after(&self, block: u32, count: u32) -> u32 {
         let next = u64::from(block) + u64::from(count);
         let size = u64::from(self.last - self.first);
@@ -207,7 +207,7 @@ impl Superblock {
         u32::try_from(wrapped).expect("below last")
     }
 
-    /// Returns true if the checksum at byte `at`, of the block with zeros in its place, fits.
+    /// Returns true if the checksum at byte `at` matches the block, with zeros in its place.
     fn sum_fits(&self, block: &[u8], at: usize) -> bool {
         if !self.csum_v2or3() {
             return true;
@@ -216,8 +216,8 @@ impl Superblock {
         fits(be32(block, at), crc)
     }
 
-    /// Returns true if the checksum of a commit block fits. It does for the kernel too if it would with zeros after the
-    /// header: all that counts of the block was written.
+    /// Returns true if the checksum of a commit block matches. Like the kernel, also accepts it if it matches with
+    /// zeros after the header: everything relevant in the block was written.
     fn commit_fits(&self, block: &[u8]) -> bool {
         const H_CHKSUM: usize = 0x10;
         let mut header = block[..COMMIT_HEADER].to_vec();
@@ -225,7 +225,7 @@ impl Superblock {
         self.sum_fits(block, H_CHKSUM) || self.sum_fits(&header, H_CHKSUM)
     }
 
-    /// The tags of a descriptor block.
+    /// Returns the tags of a descriptor block.
     fn tags(&self, block: &[u8]) -> Vec<Tag> {
         let size = self.tag_size();
         let end = block.len() - if self.csum_v2or3() { TAIL } else { 0 };
@@ -253,7 +253,7 @@ impl Superblock {
         tags
     }
 
-    /// Returns true if the checksum in `tag` fits the block of the journal that it tells of.
+    /// Returns true if the checksum in `tag` matches the block of the journal that it describes.
     fn tag_fits(&self, tag: &Tag, sequence: u32, block: &[u8]) -> bool {
         if !self.csum_v2or3() {
             return true;
@@ -263,20 +263,20 @@ impl Superblock {
     }
 }
 
-/// The target of a block of the journal after the descriptor.
+/// The target of a block that follows a descriptor in the journal.
 struct Tag {
     block: u64,
     escaped: bool,
     checksum: u32,
 }
 
-/// Transaction numbers go round.
+/// True if transaction `a` is later than `b`; the numbers wrap around.
 fn later(a: u32, b: u32) -> bool {
     a.wrapping_sub(b).cast_signed() > 0
 }
 
-/// The changes that mounting would write. Errs where mounting would fail before it wrote anything; what it could not write
-/// of the rest is a warning.
+/// Returns the changes that mounting would write. Fails if mounting would fail before it wrote anything; other blocks
+/// that cannot be written are warnings.
 pub(super) fn replay(log: &dyn Log, sb: &Superblock) -> Result<Replay> {
     let mut replay = Replay { next: sb.sequence, ..Replay::default() };
     if sb.is_clean() {
@@ -310,7 +310,7 @@ pub(super) fn replay(log: &dyn Log, sb: &Superblock) -> Result<Replay> {
     Ok(replay)
 }
 
-/// Finds the number of the first transaction that is not whole, and says why, where that is odd.
+/// Finds the number of the first incomplete transaction; also returns a warning if the reason is unusual.
 fn scan(log: &dyn Log, sb: &Superblock) -> Result<(u32, Option<String>)> {
     let checksum_v1 = sb.compat & COMPAT_CHECKSUM != 0;
     let mut next = sb.sequence;
@@ -328,7 +328,7 @@ fn scan(log: &dyn Log, sb: &Superblock) -> Result<(u32, Option<String>)> {
         }
         match be32(&bytes, 4) {
             kind::DESCRIPTOR => {
-                // A block that is left of an older journal is no error: the time of its commit will tell.
+                // A block left over from an older journal is not an error: the time of its commit will show it.
                 suspicious |= !sb.sum_fits(&bytes, bytes.len() - TAIL);
                 let count = u32::try_from(sb.tags(&bytes).len()).expect("fewer than a block's bytes");
                 if checksum_v1 && !suspicious && end.is_none() {
@@ -363,7 +363,7 @@ fn scan(log: &dyn Log, sb: &Superblock) -> Result<(u32, Option<String>)> {
                     if time < last_time {
                         break;
                     }
-                    // A later one counts instead: where the log goes on, that one was no end of it.
+                    // A later transaction counts instead: the log continues, so that one was not its end.
                     end = Some(next);
                     if !sb.has(incompat::ASYNC_COMMIT) {
                         break;
@@ -385,8 +385,8 @@ fn scan(log: &dyn Log, sb: &Superblock) -> Result<(u32, Option<String>)> {
     Ok((end.unwrap_or(next), warning))
 }
 
-/// The blocks that were revoked, each with the last transaction that did: what that and earlier ones have of
-/// it is not replayed. Errs if they are more than `most`.
+/// Returns the revoked blocks, each with the last transaction that revoked it: changes to it by that and earlier
+/// transactions are not replayed. Fails if there are more than `most`.
 fn revokes(log: &dyn Log, sb: &Superblock, end: u32, most: usize) -> Result<HashMap<u64, u32>> {
     let mut revoked = HashMap::new();
     walk(log, sb, end, kind::REVOKE, &mut |sequence, block, bytes| {
@@ -411,10 +411,10 @@ fn revokes(log: &dyn Log, sb: &Superblock, end: u32, most: usize) -> Result<Hash
     Ok(revoked)
 }
 
-/// Is told of a block of the log: the transaction, where the block stands, its bytes.
+/// A callback for a block of the log: the transaction, the position of the block, its bytes.
 type Visit<'a> = &'a mut dyn FnMut(u32, u32, &[u8]) -> Result<()>;
 
-/// Gives `found` the blocks of `wanted` kind of all transactions before `end`.
+/// Passes the blocks of `wanted` kind of all transactions before `end` to `found`.
 fn walk(log: &dyn Log, sb: &Superblock, end: u32, wanted: u32, found: Visit<'_>) -> Result<()> {
     let mut next = sb.sequence;
     let mut block = sb.start;
@@ -472,7 +472,7 @@ mod tests {
         bytes
     }
 
-    /// A log of `len` blocks, from `start` on, of transaction 7 on. The rest is zeros.
+    /// Returns a log of `len` blocks, with `blocks` from `start` on, beginning with transaction 7. The rest is zeros.
     fn journal(len: u32, start: u32, blocks: Vec<Vec<u8>>) -> (Memory, Superblock) {
         let first = block(kind::SUPERBLOCK_V2, 0, &[BLOCK as u32, len, 1, 7, start, 0, 0, 1]);
         let mut all = vec![vec![0; BLOCK]; len as usize];
@@ -522,7 +522,7 @@ mod tests {
         assert_eq!(changes(&journal(16, 1, log.clone())), []);
         log.extend([write(9), data(2), commit(9)]);
         assert_eq!(changes(&journal(16, 1, log.clone())), [(100, 7)]);
-        // Revoked by the transaction that writes it too.
+        // A block can be revoked by the same transaction that writes it.
         log.extend([write(10), data(3), revoke(10), commit(10)]);
         assert_eq!(changes(&journal(16, 1, log)), []);
     }
@@ -537,8 +537,8 @@ mod tests {
         assert_eq!(error.to_string(), "journal: revokes more than 2 blocks");
     }
 
-    /// A journal with checksums of version 3 and asynchronous commits, of transactions that each write one block,
-    /// from 100 on, and at which blocks its commits are.
+    /// Returns a journal with version 3 checksums and asynchronous commits, whose transactions each write one block,
+    /// starting with 100; also returns the positions of its commits.
     fn summed(transactions: u32) -> (Memory, Superblock, Vec<usize>) {
         let (_, mut sb) = journal(64, 1, Vec::new());
         sb.incompat = incompat::CSUM_V3 | incompat::ASYNC_COMMIT;

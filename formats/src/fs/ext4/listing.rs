@@ -1,4 +1,4 @@
-//! Reading the entries of a directory, from its blocks or from its inode.
+//! Reads the entries of a directory, from its blocks or from its inode.
 
 use super::inode::{Inode, flags};
 use super::superblock::Superblock;
@@ -6,18 +6,18 @@ use super::{Ext4, dir, map};
 use crate::error::{Error, ErrorKind, Result, at};
 use crate::fs::{DirEntry, NodeId, Piece};
 
-/// Bytes of a directory that are read at once.
+/// The number of bytes of a directory that are read at once.
 const DIR_CHUNK: u64 = 256 << 10;
-/// Entries that one directory may have.
+/// The most entries of a directory.
 const ENTRIES_MAX: usize = 1 << 23;
 
 impl Ext4 {
-    /// The entries of the directory `inode`, as they stand on the volume.
+    /// Returns the entries of the directory `inode` on the volume, without fast commits.
     pub(super) fn listing(&self, inode: &Inode, complain: &mut dyn FnMut(Error)) -> Result<Vec<DirEntry>> {
         self.listing_up_to(ENTRIES_MAX, inode, complain)
     }
 
-    /// The same, of a directory that may have `most` entries.
+    /// As [`Ext4::listing`], with a limit of `most` entries.
     fn listing_up_to(
         &self,
         most: usize,
@@ -33,7 +33,7 @@ impl Ext4 {
         Ok(listing.entries)
     }
 
-    /// Gives `listing` the blocks of its directory one after the other. Holes are complained of.
+    /// Passes the blocks of a directory to `listing` one after the other. Complains about holes.
     fn dir_blocks(&self, listing: &mut DirReader<'_>, complain: &mut dyn FnMut(Error)) -> Result<()> {
         let inode = listing.inode;
         let content = map::content(&self.blocks, &self.sb, &self.groups, inode)?;
@@ -87,17 +87,17 @@ impl Ext4 {
     }
 }
 
-/// The entries of a directory so far.
+/// A reader of a directory's entries.
 struct DirReader<'a> {
     sb: &'a Superblock,
     inode: &'a Inode,
     entries: Vec<DirEntry>,
-    /// How many there may be.
+    /// The limit of entries.
     most: usize,
 }
 
 impl DirReader<'_> {
-    /// The entries of a block that stands at byte `offset` of the volume.
+    /// Adds the entries of a block at byte `offset` of the volume.
     fn block(&mut self, block: &[u8], offset: u64, complain: &mut dyn FnMut(Error)) -> Result<()> {
         let place = dir::BlockAt { inode: self.inode.number, offset };
         let csum_seed = self.sb.metadata_csum().then(|| self.inode.csum_seed(self.sb));
@@ -108,7 +108,7 @@ impl DirReader<'_> {
         self.check_count()
     }
 
-    /// The entries of a directory that is stored in its inode: its parent's number, then two chains.
+    /// Adds the entries of a directory that is stored in its inode: its parent's number, then two chains.
     fn inline(&mut self, bytes: &[u8], complain: &mut dyn FnMut(Error)) -> Result<()> {
         const PARENT: usize = 4;
         let in_block = self.inode.block.len().min(bytes.len());
@@ -157,8 +157,8 @@ impl DirReader<'_> {
     }
 }
 
-/// The ciphertext of a name may hold any byte, so it is shown as the kernel shows one without its key: in
-/// base64, with the alphabet for file names, unpadded. (The kernel puts hashes before it, and cuts it.)
+/// Encodes the encrypted name of a file. It may contain any byte, so it is shown as the kernel shows one without its
+/// key: in base64 with the alphabet for file names, unpadded. (The kernel adds hashes in front, and truncates it.)
 fn base64url(bytes: &[u8]) -> Vec<u8> {
     const ALPHABET: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_";
     let mut text = Vec::with_capacity(bytes.len().div_ceil(3) * 4);

@@ -12,10 +12,10 @@ use crate::error::{Result, at};
 use crate::fs::Content;
 use std::collections::HashSet;
 
-/// Runs of one file that are kept at once.
+/// The most runs of one file that are kept at once.
 const RUNS_MAX: usize = 1 << 20;
 
-/// Where the content of `inode` lies. Errs if its map is damaged anywhere, even past the file's end.
+/// Locates the content of `inode`. Fails if its map is damaged anywhere, even past the file's end.
 pub(super) fn content(blocks: &Blocks, sb: &Superblock, groups: &Groups, inode: &Inode) -> Result<Content> {
     let mut pieces = Pieces::new(blocks, inode.number, inode.size);
     walk(blocks, sb, groups, inode, &mut |run| {
@@ -24,7 +24,7 @@ pub(super) fn content(blocks: &Blocks, sb: &Superblock, groups: &Groups, inode: 
     pieces.finish()
 }
 
-/// Where the content of `inode` lies, whose runs are known and not yet checked.
+/// Locates the content of `inode`, given its runs, which have not been checked.
 pub(super) fn content_of_runs<'a>(
     blocks: &Blocks,
     groups: &Groups,
@@ -41,7 +41,7 @@ pub(super) fn content_of_runs<'a>(
     pieces.finish()
 }
 
-/// The runs of `inode`, in file order.
+/// Returns the runs of `inode`, in file order.
 pub(super) fn runs(blocks: &Blocks, sb: &Superblock, groups: &Groups, inode: &Inode) -> Result<Vec<Run>> {
     runs_up_to(RUNS_MAX, blocks, sb, groups, inode)
 }

@@ -1,4 +1,4 @@
-//! Runs of a file's blocks, taken one by one from its map, each checked against the volume.
+//! Collects the runs of a file's blocks from its map, checking each against the volume.
 
 use std::collections::HashSet;
 use std::ops::Range;
@@ -10,21 +10,21 @@ use super::superblock::Superblock;
 use crate::bytes::le32;
 use crate::error::{Result, at};
 
-/// Blocks that a block map names in the inode itself; after them one each of 1, 2 and 3 levels.
+/// The blocks of a block map that are in the inode itself; after them comes one pointer each of 1, 2 and 3 levels.
 pub(super) const DIRECT: usize = 12;
 
 /// A run of a file's blocks.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Run {
-    /// The first of them, in the file.
+    /// The first block, in the file.
     pub(super) logical: u64,
-    /// The blocks of the volume.
+    /// The blocks on the volume.
     pub(super) physical: Range<u64>,
-    /// False: allocated, and reads as zeros.
+    /// False if the run is allocated but reads as zeros.
     pub(super) written: bool,
 }
 
-/// Errs unless the blocks `range`, which should be of `inode`, lie on the volume and hold no metadata of the
+/// Fails unless the blocks `range`, which should belong to `inode`, are on the volume and hold no metadata of the
 /// filesystem.
 pub(super) fn check(
     blocks: &Blocks,
@@ -47,30 +47,30 @@ pub(super) fn check(
     }
 }
 
-/// The blocks that a block map can name.
+/// Returns the number of blocks that a block map can cover.
 pub(super) fn indirect_max(block_size: u64) -> u64 {
     let per_block = block_size / 4;
     (DIRECT as u64 + per_block + per_block.pow(2) + per_block.pow(3)).min(1 << 32)
 }
 
-/// Follows a map and tells of what it finds.
+/// A walk through a map, which reports the runs.
 pub(super) struct Mapper<'a> {
     pub(super) blocks: &'a Blocks,
     pub(super) sb: &'a Superblock,
     pub(super) groups: &'a Groups,
     pub(super) inode: &'a Inode,
     pub(super) found: &'a mut dyn FnMut(Run) -> Result<()>,
-    /// Blocks of data so far.
+    /// The number of data blocks so far.
     pub(super) mapped: u64,
-    /// The blocks of the map itself: each is in it once, so that following it comes to an end.
+    /// The blocks of the map itself. Each may occur only once, so that the walk ends.
     pub(super) visited: HashSet<u64>,
 }
 
 impl Mapper<'_> {
-    /// The file's blocks from `logical` on are `physical`.
+    /// Reports that the file's blocks from `logical` on are `physical`.
     pub(super) fn run(&mut self, logical: u64, physical: Range<u64>, written: bool) -> Result<()> {
         self.check("data", &physical)?;
-        // Else a small volume could claim a file of terabytes, all of it in the same few blocks.
+        // Otherwise a small volume could claim a file of terabytes, all in the same few blocks.
         self.mapped += physical.end - physical.start;
         if self.mapped > self.blocks.count() {
             return Err(at(format!("inode {}, data", self.inode.number))
@@ -91,22 +91,22 @@ impl Mapper<'_> {
         self.blocks.read(what, block, 1)
     }
 
-    /// The byte of the volume at which `block` starts.
+    /// Returns the byte of the volume at which `block` starts.
     pub(super) fn byte(&self, block: u64) -> u64 {
         self.blocks.byte(block)
     }
 
-    /// Runs `check` with what checksums of this inode start from, if the volume has such.
+    /// Runs `check` with the checksum seed of this inode, if the volume has checksums.
     pub(super) fn check_sum(&self, check: impl FnOnce(u32) -> Result<()>) -> Result<()> {
         if self.sb.metadata_csum() { check(self.inode.csum_seed(self.sb)) } else { Ok(()) }
     }
 
-    /// Errs unless `blocks` lie on the volume, and hold no metadata of the filesystem.
+    /// Fails unless the blocks `range` are on the volume, and hold no metadata of the filesystem.
     pub(super) fn check(&self, what: &str, range: &Range<u64>) -> Result<()> {
         check(self.blocks, self.groups, self.inode.number, what, range)
     }
 
-    /// The block map of ext2 and ext3.
+    /// Walks the block map of ext2 and ext3.
     pub(super) fn indirect(&mut self) -> Result<()> {
         let end = self.inode.size.div_ceil(u64::from(self.sb.block_size));
         let root = self.inode.block;
@@ -121,7 +121,7 @@ impl Mapper<'_> {
         Ok(())
     }
 
-    /// What lies below a pointer of `level` (0: to a block of pointers to data), from block `logical` on.
+    /// Walks the blocks below a pointer of `level` (0 points to a block of data pointers), from block `logical` on.
     pub(super) fn below(&mut self, pointer: u32, logical: u64, end: u64, level: u32) -> Result<()> {
         if pointer == 0 || logical >= end {
             return Ok(());
@@ -137,7 +137,7 @@ impl Mapper<'_> {
         Ok(())
     }
 
-    /// Pointers to data, of the blocks from `logical` on: runs of neighbours are told as one.
+    /// Walks pointers to data, for the blocks from `logical` on: adjacent ones are reported as one run.
     pub(super) fn pointers(&mut self, bytes: &[u8], logical: u64, end: u64) -> Result<()> {
         let mut run: Option<(u64, Range<u64>)> = None;
         for (i, pointer) in bytes.chunks_exact(4).enumerate() {

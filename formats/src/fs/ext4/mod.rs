@@ -6,15 +6,15 @@
 //!                                                 inode → extended attributes
 //! ```
 //!
-//! What a volume says is read as the kernel would show it after mounting: the journal is replayed, in memory
-//! ([`Ext4`]). The format is described at <https://docs.kernel.org/filesystems/ext4/>; fields have the names they have there.
+//! A volume is read as the kernel would show it after mounting: the journal is replayed, in memory ([`Ext4`]). The
+//! format is described at <https://docs.kernel.org/filesystems/ext4/>; fields have the names used there.
 //!
 //! # Damage
 //!
-//! Metadata whose checksum or bounds do not hold is an error of the smallest thing that it describes: an
-//! inode, or one block of a directory; the rest of the volume is read. A group descriptor, or the superblock, is
-//! taken from a backup, with a warning. Where only their checksum is wrong, or the place of a bitmap, and there is no
-//! backup they are used all the same, with a warning too: what they lead to is checked.
+//! Metadata with a wrong checksum or invalid bounds is an error of the smallest unit that it describes: an inode, or
+//! one block of a directory; the rest of the volume is read. A damaged group descriptor or superblock is replaced by a
+//! backup, with a warning. If only the checksum is wrong, or the place of a bitmap, and there is no backup, it is used
+//! anyway, also with a warning: the structures that it points to are checked.
 
 use std::sync::Arc;
 
@@ -53,19 +53,19 @@ mod xattr;
 
 /// The inode of the root directory.
 const ROOT: u32 = 2;
-/// The least that is read of an inode table, in bytes.
+/// The minimum read of an inode table, in bytes.
 const CHUNK: u32 = 16 << 10;
-/// How many chunks are read at once by a reader that reads in order.
+/// How many chunks are read ahead for a sequential reader.
 const AHEAD: u32 = 16;
-/// How many bytes of inode tables are kept.
+/// The size of the cache of inode tables in bytes.
 const CHUNKS_KEPT: usize = 8 << 20;
-/// How many bytes of blocks of extended attributes are kept: files share them.
+/// The size of the cache of extended attribute blocks in bytes: files share them.
 const XATTR_BLOCKS_KEPT: usize = 1 << 20;
 
 /// An ext2, ext3 or ext4 volume.
 ///
-/// It is `Sync`: threads read at the same time, and none waits while another reads. Nodes that are asked for
-/// in ascending order cost one read of each inode table, in large requests; the memory for that is fixed.
+/// It is `Sync`: threads read at the same time, and none waits while another reads. Reading nodes in ascending order
+/// costs one pass over each inode table, in large requests; the memory for that is fixed.
 pub struct Ext4 {
     blocks: Blocks,
     sb: Superblock,
@@ -80,13 +80,13 @@ pub struct Ext4 {
 impl Ext4 {
     /// Opens the filesystem on `volume`.
     ///
-    /// Errs with `Unsupported`, naming them, if it uses features that would make what is read wrong; with
-    /// `Corrupt` if the superblock and its backup make no sense.
+    /// Fails with `Unsupported`, naming them, if it uses features that would make the result wrong; with `Corrupt` if
+    /// neither the superblock nor its backup makes sense.
     pub fn open(volume: Arc<dyn Source>) -> Result<Self> {
         opening::open(volume)
     }
 
-    /// The inode `id`, of a file or directory that the kernel would open.
+    /// Returns the inode `id` of a file or directory that the kernel would open.
     fn visible_inode(&self, id: NodeId) -> Result<Inode> {
         let number = u32::try_from(id).unwrap_or(0);
         if number != ROOT && number < self.sb.first_ino {
@@ -95,19 +95,19 @@ impl Ext4 {
         self.inode(number)
     }
 
-    /// The inode `number`.
+    /// Returns the inode `number`.
     fn inode(&self, number: u32) -> Result<Inode> {
         self.find_inode(number, |bytes, offset, is_summed| {
             Inode::parse(bytes, &self.sb, number, offset, is_summed)
         })
     }
 
-    /// The bytes of inode `number`, and where they stand.
+    /// Returns the bytes of inode `number`, and their position.
     fn raw_inode(&self, number: u32) -> Result<(Vec<u8>, u64)> {
         self.find_inode(number, |bytes, offset, _| Ok((bytes.to_vec(), offset)))
     }
 
-    /// Gives `found` the bytes of inode `number`, where they stand, and whether their checksum should fit.
+    /// Passes the bytes of inode `number` to `found`, with their position, and whether their checksum should match.
     fn find_inode<T>(&self, number: u32, found: impl FnOnce(&[u8], u64, bool) -> Result<T>) -> Result<T> {
         let sb = &self.sb;
         let place = || at(format!("inode {number}"));
@@ -128,7 +128,8 @@ impl Ext4 {
         found(&bytes[at..at + size], offset, sb.metadata_csum())
     }
 
-    /// The part of the inode table at block `table` that byte `start` of it lies in, and where in the part.
+    /// Returns the part of the inode table at block `table` that contains its byte `start`, and the offset in that
+    /// part.
     fn inode_bytes(&self, table: u64, start: u64) -> Result<(Arc<Vec<u8>>, usize)> {
         let block_size = u64::from(self.sb.block_size);
         let chunk_blocks = u64::from(chunk_blocks(&self.sb));
@@ -136,19 +137,19 @@ impl Ext4 {
         let within =
             |start: u64, size: u64| usize::try_from(start % size).expect("below the size of a chunk");
         let first = table + start / chunk_size * chunk_blocks;
-        // Where tables overlap, on a damaged volume, it may be the shorter end of another.
+        // If tables overlap, on a damaged volume, the chunk may be the shorter end of another one.
         let is_enough =
             |bytes: &Arc<Vec<u8>>| within(start, chunk_size) + usize::from(self.sb.inode_size) <= bytes.len();
         if let Some(bytes) = self.inode_chunks.peek(first).filter(is_enough) {
             return Ok((bytes, within(start, chunk_size)));
         }
-        // One who reads in order will go on; one who does not wants no more than this.
+        // A sequential reader will continue; any other needs only this chunk.
         let in_order = start < chunk_size || self.inode_chunks.peek(first - chunk_blocks).is_some();
         let wanted = chunk_blocks * if in_order { u64::from(AHEAD) } else { 1 };
         let end = (first + wanted).min(table + groups::inode_table_blocks(&self.sb));
         let count = |blocks: u64| u32::try_from(blocks).expect("some chunks");
         let Ok(bytes) = self.blocks.read("inode table", first, count(end - first)) else {
-            // A volume that was cut off: this block may still be there.
+            // The volume is truncated: this block may still exist.
             let bytes = self.blocks.read("inode table", table + start / block_size, 1)?;
             return Ok((bytes.into(), within(start, block_size)));
         };
@@ -161,7 +162,7 @@ impl Ext4 {
         Ok((wanted, within(start, chunk_size)))
     }
 
-    /// Where the content of `inode` lies.
+    /// Locates the content of `inode`.
     fn content_of(&self, inode: &Inode) -> Result<Content> {
         if !matches!(inode.file_type, FileType::File | FileType::Dir | FileType::Symlink) {
             return Ok(Content { size: 0, pieces: Vec::new() });
@@ -183,10 +184,10 @@ impl Ext4 {
         }
     }
 
-    /// What is stored in the inode instead of in blocks: first in `i_block`, then in an attribute.
+    /// Returns the data that is stored in the inode instead of in blocks: first in `i_block`, then in an attribute.
     fn inline_data(&self, inode: &Inode) -> Result<Vec<u8>> {
         let mut bytes = inode.block.to_vec();
-        // Others that are damaged are complained of where attributes are asked for.
+        // Other damaged attributes are complained about when attributes are read.
         let offset = inode.offset + inode.xattr_at as u64;
         let stored = xattr::parse_inode(&inode.xattr_area, inode.number, offset, &mut |_| ());
         if let Some(rest) = stored.iter().find(|stored| stored.is_inline_data()) {
@@ -194,7 +195,7 @@ impl Ext4 {
         }
         match usize::try_from(inode.size) {
             Ok(size) if size <= bytes.len() => bytes.truncate(size),
-            // The kernel gives zeros for the rest, and mke2fs -d makes such files of what is all holes.
+            // The kernel returns zeros for the rest, and mke2fs -d makes such files of files that consist of holes.
             _ if inode.file_type == FileType::File => {}
             _ => {
                 return Err(at(format!("inode {}", inode.number))
@@ -235,7 +236,7 @@ impl Ext4 {
         Ok(target)
     }
 
-    /// Reads small content, of a size that was held against a limit.
+    /// Reads small content, whose size has been checked against a limit.
     fn read_content(&self, content: &Content) -> Result<Vec<u8>> {
         let mut bytes = Vec::new();
         for piece in &content.pieces {
@@ -332,12 +333,12 @@ impl Filesystem for Ext4 {
     }
 }
 
-/// The blocks of a part of an inode table that is read at once.
+/// Returns the number of blocks of an inode table that are read at once.
 fn chunk_blocks(sb: &Superblock) -> u32 {
     (CHUNK / sb.block_size).max(1)
 }
 
-/// Content that does not lie in blocks.
+/// Returns content that is not in blocks.
 fn in_memory(bytes: Vec<u8>) -> Content {
     let size = bytes.len() as u64;
     let pieces = if bytes.is_empty() { Vec::new() } else { vec![Piece::Bytes(bytes)] };

@@ -1,4 +1,4 @@
-//! Opening a volume: its superblock, its groups, and what its journal has yet to write.
+//! Opens a volume: its superblock, its groups, and the pending writes of its journal.
 
 use std::sync::Arc;
 
@@ -40,14 +40,14 @@ pub(super) fn open(volume: Arc<dyn Source>) -> Result<Ext4> {
     Ok(fs)
 }
 
-/// The superblock; or where that is damaged, its backup in group 1, with a warning.
+/// Reads the superblock; if it is damaged, its backup in group 1, with a warning.
 fn read_superblock(volume: &dyn Source) -> Result<(Superblock, Option<String>)> {
     let primary = volume.read_vec(superblock::OFFSET, superblock::SIZE)?;
     let sum = superblock::check_sum(&primary, superblock::OFFSET);
     let (sb, error) = match (Superblock::parse(&primary, superblock::OFFSET), sum) {
         (Ok(sb), Ok(())) => return Ok((sb, None)),
         (Ok(sb), Err(error)) => (Some(sb), error),
-        // It is too much for this reader, and whole.
+        // The superblock is intact, but not supported.
         (Err(error), Ok(())) if error.kind() != ErrorKind::Corrupt => return Err(error),
         (Err(error), _) => (None, error),
     };
@@ -55,7 +55,7 @@ fn read_superblock(volume: &dyn Source) -> Result<(Superblock, Option<String>)> 
         let Ok(bytes) = volume.read_vec(offset, superblock::SIZE) else { continue };
         let Ok(backup) = Superblock::parse(&bytes, offset) else { continue };
         let stands_there = backup.first_block(1) * u64::from(backup.block_size) == offset;
-        // One that could be used is no worse than a backup of who knows what.
+        // A usable superblock is better than a backup of unknown origin.
         let is_better = sb.as_ref().is_none_or(|sb| {
             sb.uuid == backup.uuid && backup.metadata_csum() && superblock::check_sum(&bytes, offset).is_ok()
         });
@@ -68,24 +68,24 @@ fn read_superblock(volume: &dyn Source) -> Result<(Superblock, Option<String>)> 
     sb.map(|sb| (sb, None)).ok_or(error)
 }
 
-/// Where the backup in group 1 may stand, in bytes: after as many blocks, or clusters of them, as one block of
-/// bitmap counts, unless the superblock, which is damaged, says otherwise.
+/// Returns the possible positions of the backup in group 1, in bytes: after as many blocks, or clusters, as one block
+/// of bitmap covers, or at the place according to the superblock, which is damaged.
 fn backups(primary: &[u8]) -> impl Iterator<Item = u64> {
-    /// What mke2fs makes no group larger than, in clusters.
+    /// The largest group that mke2fs makes, in clusters.
     const GROUP_MAX: u64 = 65528;
     let says = u64::from(le32(primary, 0x20)); // s_blocks_per_group
     (0..=6).flat_map(move |log| {
         let block_size = 1024_u64 << log;
         let group = (block_size * 8).min(GROUP_MAX);
         let groups = (0..=16).map(move |cluster| group << cluster).chain([says]);
-        // Blocks of 1 KiB are counted from 1, though not where they are in clusters.
+        // Blocks of 1 KiB are counted from 1, but not with clusters.
         groups.flat_map(move |blocks| {
             (0..=u64::from(log == 0)).rev().map(move |first| (first + blocks) * block_size)
         })
     })
 }
 
-/// The superblock as replay makes it.
+/// Returns the superblock after replay.
 fn replayed_superblock(blocks: &Blocks, block_size: u32) -> Result<Superblock> {
     let bytes = blocks.read("superblock", superblock::OFFSET / u64::from(block_size), 1)?;
     let start = usize::try_from(superblock::OFFSET).expect("1024") % bytes.len();
@@ -100,8 +100,8 @@ fn replayed_superblock(blocks: &Blocks, block_size: u32) -> Result<Superblock> {
 }
 
 impl Ext4 {
-    /// Replays the journal, which is on this volume. A superblock that is a backup stays, and does not know
-    /// whether there is anything to replay.
+    /// Replays the journal, which is on this volume. A superblock that is a backup is kept; it does not say whether
+    /// there is anything to replay.
     fn recover(self, is_backup: bool) -> Result<Self> {
         let mut fs = self;
         let needs = fs.sb.needs_recovery() || is_backup;

@@ -1,4 +1,4 @@
-//! The changes of inodes and directories by fast commits, as an overlay over the volume.
+//! Changes of inodes and directories by fast commits, as an overlay over the volume.
 
 use std::collections::BTreeMap;
 
@@ -10,9 +10,9 @@ use crate::fs::{DirEntry, NodeId};
 pub(super) struct Patches {
     pub(super) inodes: BTreeMap<u32, Patch>,
     pub(super) folders: BTreeMap<u32, Vec<Change>>,
-    /// Runs that were read of files that change.
+    /// The number of runs of changed files that were read.
     pub(super) runs_read: usize,
-    /// Warnings about changes that were left out because of our own limits.
+    /// Warnings about changes that were left out because of mif's limits.
     pub(super) warnings: Vec<String>,
 }
 
@@ -20,27 +20,27 @@ pub(super) struct Patches {
 #[derive(Default)]
 pub(super) struct Patch {
     pub(super) raw: Option<Vec<u8>>,
-    /// By their first block in the file.
+    /// Keyed by their first block in the file.
     pub(super) runs: Option<BTreeMap<u64, Run>>,
-    /// A directory that was made: nothing of what stands on the volume is in it.
+    /// True for a new directory: none of the entries on the volume are in it.
     pub(super) is_new: bool,
 }
 
-/// The change to a directory entry.
+/// A change to a directory entry.
 pub(super) struct Change {
     pub(super) name: Vec<u8>,
     pub(super) inode: u32,
-    /// Else it is taken out, if it is of that inode.
+    /// True to add the entry; false to remove it, if it refers to that inode.
     pub(super) add: bool,
 }
 
 impl Patches {
-    /// The bytes of an inode, if they change.
+    /// Returns the new bytes of an inode, if they change.
     pub(super) fn inode(&self, number: u32) -> Option<&[u8]> {
         self.inodes.get(&number)?.raw.as_deref()
     }
 
-    /// The runs of a file, if they change, in file order.
+    /// Returns the new runs of a file, if they change, in file order.
     pub(super) fn runs(&self, number: u32) -> Option<impl Iterator<Item = &Run>> {
         Some(self.inodes.get(&number)?.runs.as_ref()?.values())
     }
@@ -50,7 +50,7 @@ impl Patches {
         self.inodes.get(&number).is_some_and(|patch| patch.is_new)
     }
 
-    /// Changes the entries of a directory.
+    /// Applies the changes to the entries of a directory.
     pub(super) fn change(&self, folder: u32, entries: &mut Vec<DirEntry>) {
         let Some(changes) = self.folders.get(&folder) else { return };
         let mut last: BTreeMap<&[u8], Option<u32>> = BTreeMap::new();

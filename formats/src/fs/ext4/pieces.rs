@@ -1,4 +1,4 @@
-//! Where a file's bytes lie, put together from the runs of its blocks in file order.
+//! The location of a file's bytes, assembled from the runs of its blocks in file order.
 
 use std::ops::Range;
 
@@ -6,28 +6,28 @@ use super::blocks::Blocks;
 use crate::error::{Result, at};
 use crate::fs::{Content, Piece};
 
-/// Pieces that one file may lie in. Each takes 32 bytes of memory.
+/// The most pieces of one file. Each takes 32 bytes of memory.
 const PIECES_MAX: usize = 1 << 22;
 
 /// The pieces of a file so far.
 pub(super) struct Pieces<'a> {
     blocks: &'a Blocks,
     inode: u32,
-    /// The size of the file in bytes: what lies past it is left out.
+    /// The size of the file in bytes: blocks past it are left out.
     size: u64,
-    /// Bytes so far.
+    /// The number of bytes so far.
     done: u64,
     pieces: Vec<Piece>,
 }
 
 impl<'a> Pieces<'a> {
-    /// None yet, of a file of `size` bytes.
+    /// Starts an empty list for a file of `size` bytes.
     pub(super) fn new(blocks: &'a Blocks, inode: u32, size: u64) -> Self {
         Pieces { blocks, inode, size, done: 0, pieces: Vec::new() }
     }
 
-    /// The file's blocks from `logical` on are the volume's blocks `physical`, which were checked. What is
-    /// not told of before `logical` is a hole.
+    /// Adds the volume's blocks `physical`, which were checked, as the file's blocks from `logical` on. A gap before
+    /// `logical` is a hole.
     pub(super) fn data(&mut self, logical: u64, physical: Range<u64>) -> Result<()> {
         let start = self.blocks.byte(logical);
         if start >= self.size {
@@ -38,7 +38,7 @@ impl<'a> Pieces<'a> {
         blocks.locate(physical, &mut |piece| self.push(piece))
     }
 
-    /// The content, whose end is a hole unless told otherwise.
+    /// Returns the content; a gap at its end is a hole.
     pub(super) fn finish(mut self) -> Result<Content> {
         self.zero_to(self.size)?;
         Ok(Content { size: self.size, pieces: self.pieces })

@@ -1,4 +1,4 @@
-//! Replaying the volume's own journal.
+//! Replays the volume's own journal.
 
 use std::ops::Range;
 
@@ -15,17 +15,17 @@ use crate::fs::FileType;
 pub(super) struct Recovery {
     /// The changes to the volume's blocks.
     pub(super) changes: Vec<(u64, Replayed)>,
-    /// The fast commits after that.
+    /// The fast commits after those changes.
     pub(super) operations: Vec<Operation>,
-    /// The blocks that the journal lies in.
+    /// The blocks that hold the journal.
     pub(super) lies: Vec<Range<u64>>,
     /// Warnings about what could not be replayed.
     pub(super) warnings: Vec<String>,
 }
 
 impl Recovery {
-    /// Reads the journal of `fs`, whose blocks are as they stand on the volume; and what is in it only if the
-    /// volume `needs` recovery, else it is left from before.
+    /// Reads the journal of `fs`, whose blocks have not been replayed. Its transactions are read only if the volume
+    /// `needs` recovery; otherwise they are left over.
     pub(super) fn prepare(fs: &Ext4, needs: bool) -> Result<Self> {
         let inode = journal_inode(fs)?;
         let runs = map::runs(&fs.blocks, &fs.sb, &fs.groups, &inode)?;
@@ -69,7 +69,7 @@ impl Recovery {
     }
 }
 
-/// The journal's inode, or failing that the copy in the superblock.
+/// Returns the journal's inode, or the copy in the superblock if that is unusable.
 fn journal_inode(fs: &Ext4) -> Result<Inode> {
     let number = fs.sb.journal_inum;
     let inode = fs.inode(number).and_then(|inode| {
@@ -87,7 +87,7 @@ fn journal_inode(fs: &Ext4) -> Result<Inode> {
     }
 }
 
-/// The journal as a file of the volume.
+/// The journal as a file on the volume.
 struct File<'a> {
     blocks: &'a Blocks,
     runs: &'a [Run],
@@ -95,7 +95,7 @@ struct File<'a> {
 }
 
 impl File<'_> {
-    /// The block of the volume that holds a block of the journal.
+    /// Returns the block of the volume that holds a block of the journal.
     fn block(&self, block: u32) -> Result<u64> {
         let block = u64::from(block);
         let next = self.runs.partition_point(|run| run.logical <= block);

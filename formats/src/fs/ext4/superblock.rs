@@ -9,11 +9,11 @@ use crate::checksum::fits;
 use crate::error::{Error, Result, at};
 use crate::uuid;
 
-/// Where the superblock lies on the volume, in bytes.
+/// Position of the superblock on the volume, in bytes.
 pub(super) const OFFSET: u64 = 1024;
-/// How long it is, in bytes.
+/// Its size in bytes.
 pub(super) const SIZE: usize = 1024;
-/// Where `s_magic` lies in it.
+/// Offset of `s_magic`.
 pub(super) const MAGIC_AT: usize = 0x38;
 /// `s_magic`.
 pub(super) const MAGIC: u16 = 0xEF53;
@@ -22,29 +22,29 @@ const LOG_BLOCK_SIZE_MAX: u32 = 6; // 64 KiB
 const GOOD_OLD_INODE_SIZE: u16 = 128;
 const GOOD_OLD_FIRST_INO: u32 = 11;
 const DESC_SIZE_MAX: u16 = 1024;
-/// Block groups that a volume may have. 16 TiB of 4 KiB blocks are 131,072.
+/// The most block groups of a volume. 16 TiB of 4 KiB blocks are 131,072.
 const GROUPS_MAX: u64 = 1 << 22;
 
-/// A superblock, checked.
+/// A validated superblock.
 #[derive(Debug, Clone)]
 pub(super) struct Superblock {
     pub(super) features: Features,
-    /// Bytes in a block: 1024 to 65536.
+    /// Bytes per block: 1024 to 65536.
     pub(super) block_size: u32,
-    /// Blocks in the filesystem.
+    /// Number of blocks in the filesystem.
     pub(super) blocks_count: u64,
     pub(super) free_blocks_count: u64,
     pub(super) first_data_block: u32,
     pub(super) blocks_per_group: u32,
-    /// Blocks in a cluster; 1 without `bigalloc`.
+    /// Blocks per cluster; 1 without `bigalloc`.
     pub(super) cluster_ratio: u32,
     pub(super) inodes_count: u32,
     pub(super) inodes_per_group: u32,
-    /// Inodes below this one are the filesystem's own, but for the root's.
+    /// Inodes below this one belong to the filesystem, except the root's.
     pub(super) first_ino: u32,
-    /// Bytes of an inode: 128 up to a block.
+    /// Size of an inode in bytes: 128 up to a block.
     pub(super) inode_size: u16,
-    /// Bytes of a group descriptor: 32 to 1024.
+    /// Size of a group descriptor in bytes: 32 to 1024.
     pub(super) desc_size: u16,
     pub(super) first_meta_bg: u32,
     pub(super) groups_count: u32,
@@ -54,7 +54,7 @@ pub(super) struct Superblock {
     pub(super) volume_name: Vec<u8>,
     /// The journal's inode; 0 if it is not on this volume.
     pub(super) journal_inum: u32,
-    /// `s_jnl_blocks`, where it is a copy of the journal inode's `i_block` and size.
+    /// `s_jnl_blocks`, if it is a copy of the journal inode's `i_block` and size.
     pub(super) jnl_blocks: Option<[u8; 68]>,
     /// The seed of all metadata checksums of the volume.
     pub(super) csum_seed: u32,
@@ -64,12 +64,12 @@ pub(super) struct Superblock {
     pub(super) warnings: Vec<String>,
 }
 
-/// Returns true if the bytes (at least 1024 of them, from byte 1024 of the volume) begin with the magic.
+/// Returns true if the bytes (at least 1024 of them, from byte 1024 of the volume) contain the magic number.
 pub(super) fn has_magic(bytes: &[u8]) -> bool {
     le16(bytes, MAGIC_AT) == MAGIC
 }
 
-/// Errs unless the checksum, if there should be one, fits the bytes of the superblock that stood at byte `offset`.
+/// Fails if the superblock from byte `offset` should have a checksum and it does not match.
 pub(super) fn check_sum(bytes: &[u8], offset: u64) -> Result<()> {
     let (found, right) = (le32(bytes, 0x3FC), crc32c(!0, &bytes[..0x3FC]));
     if le32(bytes, 0x64) & ro_compat::METADATA_CSUM == 0 || fits(found, right) {
@@ -84,10 +84,10 @@ fn corrupt(offset: u64, field: &'static str, field_at: usize, problem: String) -
 }
 
 impl Superblock {
-    /// Parses the 1024 bytes of a superblock that stood at byte `offset` of the volume.
+    /// Parses the 1024 bytes of a superblock from byte `offset` of the volume.
     ///
-    /// A checksum that does not fit is a warning only: every count is held against its limits here, and
-    /// what it leads to has checksums of its own.
+    /// A wrong checksum is only a warning: every count is checked against its limits here, and the structures that it
+    /// points to have checksums of their own.
     pub(super) fn parse(bytes: &[u8], offset: u64) -> Result<Self> {
         let bad = |field, field_at, problem| Err(corrupt(offset, field, field_at, problem));
         if le16(bytes, MAGIC_AT) != MAGIC {
@@ -101,7 +101,7 @@ impl Superblock {
                 "s_rev_level of the superblock is {rev_level}, newer than the latest known (1)"
             ));
         }
-        // Of a volume of revision 0 too the kernel takes them into account.
+        // The kernel uses the features even on a volume of revision 0.
         let features =
             Features { compat: le32(bytes, 0x5C), incompat: le32(bytes, 0x60), ro_compat: le32(bytes, 0x64) };
         if !dynamic && features != Features::default() {
@@ -257,7 +257,7 @@ impl Superblock {
         self.super_groups().take_while(|copy| *copy <= group).any(|copy| copy == group)
     }
 
-    /// The groups that hold copies of the superblock and of the descriptors, ascending: 0 is the first.
+    /// Returns the groups that hold copies of the superblock and of the descriptors, ascending: 0 is the first.
     pub(super) fn super_groups(&self) -> impl Iterator<Item = u32> {
         let groups: Box<dyn Iterator<Item = u32>> = if self.features.has_compat(compat::SPARSE_SUPER2) {
             let mut groups = self.backup_bgs;
@@ -278,17 +278,17 @@ impl Superblock {
         groups.take_while(move |group| *group < count)
     }
 
-    /// The first block of `group`.
+    /// Returns the first block of `group`.
     pub(super) fn first_block(&self, group: u32) -> u64 {
         u64::from(self.first_data_block) + u64::from(group) * u64::from(self.blocks_per_group)
     }
 
-    /// The filesystem's size in bytes.
+    /// Returns the filesystem's size in bytes.
     pub(super) fn size(&self) -> u64 {
         self.blocks_count * u64::from(self.block_size)
     }
 
-    /// The UUID as `blkid` prints it, unless it is all zeros.
+    /// Returns the UUID as `blkid` prints it, unless it is all zeros.
     pub(super) fn uuid_text(&self) -> Option<String> {
         (self.uuid != [0; 16]).then(|| uuid::text(&self.uuid))
     }

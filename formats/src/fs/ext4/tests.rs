@@ -1,4 +1,4 @@
-//! A small volume made by hand, and what happens when one byte of it is wrong.
+//! Tests with a small volume made by hand, and with one byte of it changed.
 
 use std::sync::Arc;
 
@@ -8,7 +8,7 @@ use crate::fs::{Timestamp, Xattr};
 use crate::source::MemSource;
 
 const BLOCK: usize = 1024;
-/// Blocks of the volume: superblock 1, descriptors 2, bitmaps 3 and 4, inode table 5 to 8, then data.
+/// Number of blocks of the volume: superblock 1, descriptors 2, bitmaps 3 and 4, inode table 5 to 8, then data.
 const BLOCKS: usize = 64;
 const TABLE: usize = 5 * BLOCK;
 const INODE: usize = 256;
@@ -30,12 +30,12 @@ fn put32(volume: &mut [u8], at: usize, value: u32) {
     put(volume, at, &value.to_le_bytes());
 }
 
-/// Where inode `number` stands.
+/// Returns the position of inode `number`.
 fn inode_at(number: u64) -> usize {
     TABLE + (number as usize - 1) * INODE
 }
 
-/// A volume without checksums: a root directory with one file, of two blocks and an attribute.
+/// Returns a volume without checksums: a root directory with one file, of two blocks and an attribute.
 fn volume() -> Vec<u8> {
     let mut v = vec![0; BLOCKS * BLOCK];
     for (at, value) in [
@@ -83,12 +83,12 @@ fn open(volume: Vec<u8>) -> Result<Ext4> {
     Ext4::open(Arc::new(MemSource(volume)))
 }
 
-/// The volume, opened.
+/// Returns the volume, opened.
 pub(super) fn small() -> Ext4 {
     open(volume()).unwrap()
 }
 
-/// The first error that reading all of the volume gives.
+/// Returns the first error from reading all of the volume.
 fn first_error(volume: Vec<u8>) -> Option<String> {
     let read = || -> Result<Option<Error>> {
         let fs = open(volume)?;
@@ -225,10 +225,10 @@ fn one_wrong_field_is_named_with_its_place() {
     }
 }
 
-/// Where the entry of the second attribute is in [`with_two_attributes`].
+/// Position of the entry of the second attribute in [`with_two_attributes`].
 const SECOND_XATTR: usize = XATTR_BLOCK * BLOCK + 32 + 20;
 
-/// The volume with a second attribute in the file's block of them, `user.y` = `yes`.
+/// Returns the volume with a second attribute, `user.y` = `yes`, in the file's attribute block.
 fn with_two_attributes() -> Vec<u8> {
     let mut volume = volume();
     put(&mut volume, SECOND_XATTR, &[1, 1, 0xF8, 3, 0, 0, 0, 0, 3, 0, 0, 0, 0, 0, 0, 0, b'y']);
@@ -309,7 +309,7 @@ fn a_descriptor_that_is_damaged_elsewhere_is_used_and_said_to_be() {
 #[test]
 fn a_journal_that_is_to_be_replayed_and_is_not_there_is_said() {
     let mut volume = volume();
-    put32(&mut volume, 1024 + 0x60, 0x46); // s_feature_incompat: needs_recovery too
+    put32(&mut volume, 1024 + 0x60, 0x46); // s_feature_incompat: with needs_recovery
     let warnings = open(volume).unwrap().info().warnings.clone();
     assert_eq!(warnings, ["the superblock asks to replay the journal, but there is no journal"]);
 }
@@ -417,7 +417,7 @@ fn the_upper_half_of_the_count_of_blocks_counts_with_huge_file_only() {
 
 #[test]
 fn features_count_on_a_volume_of_revision_0_too() {
-    // With inodes of 128 bytes: inode 12 stands where the upper half of inode 6 was.
+    // With inodes of 128 bytes, inode 12 is where the upper half of inode 6 was.
     let mut volume = volume();
     put32(&mut volume, 1024 + 0x4C, 0);
     let file = volume[inode_at(FILE)..][..128].to_vec();
@@ -447,7 +447,7 @@ fn threads_read_at_the_same_time() {
 
 #[test]
 fn inode_tables_that_overlap_do_no_harm() {
-    // Tables of 17 blocks, and so a part of one block at the end of the first: where the second begins.
+    // Tables of 17 blocks, so a chunk of one block is at the end of the first: where the second begins.
     let mut volume = volume();
     volume.resize(9000 * BLOCK, 0);
     put32(&mut volume, 1024 + 0x4, 9000);
@@ -462,7 +462,7 @@ fn inode_tables_that_overlap_do_no_harm() {
     }
 }
 
-/// A volume that cannot be read from one byte on.
+/// A volume that cannot be read from a certain byte on.
 struct Failing(Vec<u8>, u64);
 
 impl Source for Failing {

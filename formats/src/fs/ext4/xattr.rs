@@ -1,4 +1,4 @@
-//! Extended attributes: in what an inode has over, in a block of their own, or each in an inode of its own.
+//! Extended attributes: in the spare space of an inode, in a block of their own, or each in an inode of its own.
 //!
 //! <https://docs.kernel.org/filesystems/ext4/attributes.html>
 
@@ -14,46 +14,46 @@ const MAGIC: u32 = 0xEA02_0000;
 const BLOCK_HEADER: usize = 32;
 const INODE_HEADER: usize = 4;
 const ENTRY: usize = 16;
-/// Bytes that all values of an inode may have. (The kernel gives no value of more than 64 KiB.)
+/// The most bytes of all values of an inode. (The kernel returns no value of more than 64 KiB.)
 pub(super) const VALUES_MAX: usize = 4 << 20;
 
 const INDEX_ACL_ACCESS: u8 = 2;
 const INDEX_ACL_DEFAULT: u8 = 3;
 const INDEX_SYSTEM: u8 = 7;
 
-/// An attribute, as it is stored.
+/// An attribute in stored form.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Stored {
-    /// `e_name_index`: stands for a prefix.
+    /// `e_name_index`, which stands for a prefix.
     pub(super) index: u8,
     /// The rest of the name.
     pub(super) name: Vec<u8>,
     pub(super) value: Value,
 }
 
-/// Where a value is.
+/// The place of a value.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Value {
-    /// Beside the entry.
+    /// After the entries.
     Here(Vec<u8>),
     /// The content of an inode.
     Inode {
-        /// Which.
+        /// The number of the inode.
         number: u32,
-        /// Bytes.
+        /// The size in bytes.
         size: u32,
-        /// `e_hash`: of the name and the value's hash.
+        /// `e_hash`: the hash of the name and the value's hash.
         hash: u32,
     },
 }
 
 impl Stored {
-    /// Returns true if this is where inline data goes on, rather than an attribute.
+    /// Returns true if this is the continuation of inline data, rather than an attribute.
     pub(super) fn is_inline_data(&self) -> bool {
         self.index == INDEX_SYSTEM && self.name == b"data"
     }
 
-    /// The full name. Prefixes that the kernel keeps to itself have the names of its own constants.
+    /// Returns the full name. Prefixes that the kernel does not expose are named after its constants.
     pub(super) fn full_name(&self) -> Vec<u8> {
         let unknown;
         let prefix = match self.index {
@@ -81,8 +81,8 @@ impl Stored {
         matches!(self.index, INDEX_ACL_ACCESS | INDEX_ACL_DEFAULT) && self.name.is_empty()
     }
 
-    /// What `e_hash` should be of a value in an inode whose own hash is `value_hash`; the names were once
-    /// hashed as signed bytes, which is as good.
+    /// Returns the valid values of `e_hash` for a value in an inode whose own hash is `value_hash`; names were once
+    /// hashed as signed bytes, which is also accepted.
     pub(super) fn inode_hashes(&self, value_hash: u32) -> [u32; 2] {
         let add = |hash: u32, shift, more: u32| hash.rotate_left(shift) ^ more;
         let unsigned = self.name.iter().fold(0, |hash, b| add(hash, 5, u32::from(*b)));
@@ -92,8 +92,8 @@ impl Stored {
     }
 }
 
-/// Parses what an inode has over, which may hold no attributes at all. `offset` is its byte on the volume. Damaged
-/// attributes are left out, with a complaint.
+/// Parses the spare space of an inode, which may hold no attributes. `offset` is its position on the volume in bytes.
+/// Damaged attributes are left out, with a complaint.
 pub(super) fn parse_inode(
     area: &[u8],
     inode: u32,
@@ -107,8 +107,8 @@ pub(super) fn parse_inode(
     entries(&area[INODE_HEADER..], 0, &place, offset + INODE_HEADER as u64, complain)
 }
 
-/// Parses the block of attributes number `block`, which stood at byte `offset` of the volume. Errs if it is
-/// none, or damaged as a whole; single attributes that are damaged are left out and complained of.
+/// Parses attribute block `block`, from byte `offset` of the volume. Fails if it is not one, or is damaged as a whole;
+/// single damaged attributes are left out and complained about.
 pub(super) fn parse_block(
     bytes: &[u8],
     sb: &Superblock,
@@ -137,8 +137,8 @@ pub(super) fn parse_block(
     Ok(entries(bytes, BLOCK_HEADER, &place, offset, complain))
 }
 
-/// The entries from `first` on; values are counted from the start of `bytes`, which is at byte `offset`.
-/// Where the list of entries does not end there are no values either.
+/// Parses the entries from `first` on; values are relative to the start of `bytes`, which is at byte `offset`. If the
+/// list of entries has no end, there are no values either.
 fn entries(
     bytes: &[u8],
     first: usize,
@@ -213,8 +213,8 @@ fn entry(
     Ok(Stored { index: bytes[start + 1], name, value })
 }
 
-/// An access control list as `getxattr` gives it, from how ext4 stores it, which leaves out what is implied.
-/// `None` where it has no entries. The error is the problem.
+/// Converts an access control list from ext4's form, which leaves out implied fields, to that of `getxattr`. Returns
+/// `None` if it has no entries. The error is the problem.
 pub(super) fn acl(stored: &[u8]) -> Result<Option<Vec<u8>>, String> {
     const STORED_VERSION: u32 = 1;
     const XATTR_VERSION: u32 = 2;
@@ -253,7 +253,7 @@ pub(super) fn acl(stored: &[u8]) -> Result<Option<Vec<u8>>, String> {
 mod tests {
     use super::*;
 
-    /// `user.key` = `value`, in what an inode has over.
+    /// Returns spare space of an inode with `user.key` = `value`.
     fn area() -> Vec<u8> {
         let mut area = vec![0; 96];
         area[..4].copy_from_slice(&MAGIC.to_le_bytes());
@@ -271,7 +271,7 @@ mod tests {
         assert_eq!(parse_inode(&[0; 96], 12, 0, &mut |error| panic!("{error}")), []);
     }
 
-    /// The complaints about an area without readable attributes.
+    /// Returns the complaint about an area without readable attributes.
     fn complaint(area: &[u8]) -> String {
         let mut complaints = Vec::new();
         assert_eq!(parse_inode(area, 12, 0, &mut |error| complaints.push(error.to_string())), []);

@@ -1,25 +1,25 @@
-//! The boot sector's BIOS parameter block (FAT specification 3), and the geometry that follows from it.
+//! The boot sector's BIOS parameter block (FAT specification 3), and the geometry derived from it.
 
 use std::ops::Range;
 
 use crate::bytes::{le16, le32};
 use crate::error::{At, Result, at};
 
-/// Bytes of the boot sector that hold it.
+/// The part of the boot sector that holds it, in bytes.
 pub(super) const SIZE: usize = 512;
 
-/// Bytes of a directory entry.
+/// Size of a directory entry in bytes.
 pub(super) const ENTRY_SIZE: usize = 32;
 
-/// Clusters are numbered from here; lower numbers are marks.
+/// The number of the first cluster; lower numbers are marks.
 pub(super) const FIRST_CLUSTER: u32 = 2;
 
-/// The most clusters that each kind can count. More clusters make it the next kind, for FAT12 and FAT16.
+/// The most clusters of each kind. With more clusters, FAT12 and FAT16 become the next kind.
 const MAX_FAT12: u64 = 4084;
 const MAX_FAT16: u64 = 65524;
 const MAX_FAT32: u64 = 0x0fff_fff5;
 
-/// Which FAT: how wide an entry of the table is.
+/// The kind of FAT: the width of a table entry.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Kind {
     Fat12,
@@ -53,42 +53,42 @@ impl Kind {
     }
 }
 
-/// The boot sector, checked, with places in bytes.
+/// The validated boot sector, with positions in bytes.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Bpb {
     pub(super) kind: Kind,
     pub(super) bytes_per_sector: u32,
-    /// Bytes.
+    /// In bytes.
     pub(super) cluster_size: u32,
-    /// How many clusters there are: as many as both the volume and its FAT have room for.
+    /// The number of clusters: as many as both the volume and its FAT have room for.
     pub(super) cluster_count: u32,
-    /// The first FAT's first byte.
+    /// Position of the first FAT.
     pub(super) fat_start: u64,
-    /// One FAT's length.
+    /// Length of one FAT.
     pub(super) fat_len: u64,
     pub(super) num_fats: u8,
     /// FAT12 and FAT16: the root directory.
     pub(super) fixed_root: Range<u64>,
-    /// FAT32: the root directory's first cluster.
+    /// FAT32: the first cluster of the root directory.
     pub(super) root_cluster: u32,
-    /// Cluster 2's first byte.
+    /// Position of cluster 2.
     pub(super) data_start: u64,
-    /// The filesystem's length.
+    /// Length of the filesystem.
     pub(super) size: u64,
-    /// FAT32: the sector of the free counts, as a place.
+    /// FAT32: position of the sector with the free counts.
     pub(super) fs_info: Option<u64>,
-    /// FAT32: which FAT is active (bits 0 to 3), and whether it is the only one kept (bit 7).
+    /// FAT32: which FAT is active (bits 0 to 3), and whether it is the only one that is updated (bit 7).
     pub(super) ext_flags: u16,
-    /// True if it was in use when it was last written.
+    /// True if the volume was not cleanly unmounted.
     pub(super) dirty: bool,
     /// The serial number, if there is one.
     pub(super) vol_id: Option<u32>,
-    /// The label of the boot sector, which the root directory's overrides.
+    /// The label in the boot sector, which the one in the root directory overrides.
     pub(super) vol_lab: Option<[u8; 11]>,
 }
 
 impl Bpb {
-    /// Parses the first 512 bytes of a volume. The checks are those that the Linux kernel mounts by.
+    /// Parses the first 512 bytes of a volume, with the checks that the Linux kernel makes when mounting.
     pub(super) fn parse(sector: &[u8]) -> Result<Self> {
         let field = |name: &'static str, byte: u64| -> At { at("FAT boot sector").field(name).byte(byte) };
         let bytes_per_sector = u32::from(le16(sector, 11));
@@ -139,8 +139,8 @@ impl Bpb {
         let size = tot_sec * sector_len;
         let cluster_size = sec_per_clus * bytes_per_sector;
         let in_volume = size.saturating_sub(data_start) / u64::from(cluster_size);
-        // Which FAT it is follows from the count of clusters, never from a label; but FAT32 is told by its
-        // empty 16-bit field, because its fields lie elsewhere.
+        // The kind follows from the count of clusters, never from a label; but FAT32 is recognised by its empty 16-bit
+        // field, because its fields are elsewhere.
         let kind = match in_volume {
             _ if is_fat32 => Kind::Fat32,
             ..=MAX_FAT12 => Kind::Fat12,
@@ -155,7 +155,7 @@ impl Bpb {
                 kind.max_clusters()
             )));
         }
-        // The fields from the drive number on lie behind FAT32's own.
+        // The fields from the drive number on come after FAT32's own fields.
         let tail = if is_fat32 { 64 } else { 36 };
         let boot_sig = sector[tail + 2];
         Ok(Bpb {
@@ -179,29 +179,29 @@ impl Bpb {
         })
     }
 
-    /// Returns true if there is a cluster of this number.
+    /// Returns true if a cluster with this number exists.
     pub(super) fn has_cluster(&self, cluster: u32) -> bool {
         cluster >= FIRST_CLUSTER && cluster - FIRST_CLUSTER < self.cluster_count
     }
 
-    /// The first byte of a cluster that there is.
+    /// Returns the position of an existing cluster.
     pub(super) fn cluster_place(&self, cluster: u32) -> u64 {
         self.data_start + u64::from(cluster - FIRST_CLUSTER) * u64::from(self.cluster_size)
     }
 
-    /// The place of the FAT that serves, unless its index is out of range.
+    /// Returns the position of the active FAT, unless its index is out of range.
     pub(super) fn active_fat(&self) -> Option<u64> {
         let index = if self.is_mirrored() { 0 } else { u64::from(self.ext_flags & 0xf) };
         (index < u64::from(self.num_fats)).then(|| self.fat_start + index * self.fat_len)
     }
 
-    /// How much of a FAT stands for clusters that there are, in bytes.
+    /// Returns how many bytes of a FAT describe existing clusters.
     pub(super) fn fat_used(&self) -> u64 {
         let entries = u64::from(FIRST_CLUSTER) + u64::from(self.cluster_count);
         (entries * self.kind.entry_bits()).div_ceil(8).min(self.fat_len)
     }
 
-    /// Returns true if all FATs are kept alike.
+    /// Returns true if all FATs are kept identical.
     pub(super) fn is_mirrored(&self) -> bool {
         self.ext_flags & 0x80 == 0
     }

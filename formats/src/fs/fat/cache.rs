@@ -1,5 +1,5 @@
-//! Small reads of a volume, through blocks kept in memory: FAT entries and directory entries lie close
-//! together, and what is beneath may be slow to ask (a compressed container).
+//! Caches blocks for small reads of a volume: FAT entries and directory entries lie close together, and reads of the
+//! source may be slow (a compressed container).
 
 use std::sync::Arc;
 
@@ -7,10 +7,10 @@ use crate::cache::Cache;
 use crate::error::Result;
 use crate::source::{Source, check_range};
 
-/// Bytes of a block.
+/// Size of a block in bytes.
 const BLOCK: u64 = 16 << 10;
 
-/// At most this many bytes of blocks are kept.
+/// The size of the cache in bytes.
 const KEPT: usize = 16 << 20;
 
 type Block = Arc<Vec<u8>>;
@@ -26,12 +26,12 @@ impl CachedVolume {
         CachedVolume { volume, blocks: Cache::new(KEPT) }
     }
 
-    /// The volume itself, for large reads.
+    /// Returns the volume itself, for large reads.
     pub(super) fn volume(&self) -> &dyn Source {
         &*self.volume
     }
 
-    /// A reader that remembers the block it read last.
+    /// Returns a reader that remembers the block it read last.
     pub(super) fn cursor(&self) -> Cursor<'_> {
         Cursor { volume: self, last: None }
     }
@@ -43,14 +43,14 @@ impl CachedVolume {
     }
 }
 
-/// Reads a few bytes at a time.
+/// A reader of a few bytes at a time.
 pub(super) struct Cursor<'a> {
     volume: &'a CachedVolume,
     last: Option<(u64, Block)>,
 }
 
 impl Cursor<'_> {
-    /// The `N` bytes at `place`.
+    /// Reads the `N` bytes at `place`.
     pub(super) fn read<const N: usize>(&mut self, place: u64) -> Result<[u8; N]> {
         check_range("volume", self.volume.volume.len(), place, N as u64)?;
         let mut bytes = [0; N];

@@ -1,5 +1,5 @@
-//! Directory entries (FAT specification 6 and 7): 32 bytes each. A long name stands in entries of its own
-//! before the short one that it belongs to, last part first.
+//! Directory entries (FAT specification 6 and 7): 32 bytes each. A long name is in entries of its own before its short
+//! entry, last part first.
 
 use super::bpb::ENTRY_SIZE;
 use super::name;
@@ -9,15 +9,15 @@ use crate::fs::Timestamp;
 /// `DIR_Attr`.
 const ATTR_VOLUME_ID: u8 = 0x08;
 const ATTR_DIRECTORY: u8 = 0x10;
-/// Exactly this is an entry of a long name, as for the kernel: with any other bit it is a volume label.
+/// An entry of a long name has exactly this value, as for the kernel: with any other bit set it is a volume label.
 const ATTR_LONG_NAME: u8 = 0x0f;
 
-/// The first byte of `DIR_Name` in an entry that is deleted, and in the first that was never used.
+/// The first byte of `DIR_Name` in a deleted entry, and in the first one that was never used.
 const DELETED: u8 = 0xe5;
 const END: u8 = 0;
 
 const LAST_LONG_ENTRY: u8 = 0x40;
-/// A long name has at most so many entries, of 13 units each.
+/// The most entries of a long name, of 13 units each.
 const MAX_LONG_ENTRIES: u8 = 20;
 
 pub(super) type RawEntry = [u8; ENTRY_SIZE];
@@ -31,14 +31,14 @@ pub(super) struct ShortEntry {
     pub(super) created: Option<Timestamp>,
     pub(super) accessed: Option<Timestamp>,
     pub(super) written: Option<Timestamp>,
-    /// The high half counts on FAT32 only.
+    /// The high half is used on FAT32 only.
     pub(super) dir_fst_clus_hi: u16,
     pub(super) dir_fst_clus_lo: u16,
     pub(super) dir_file_size: u32,
 }
 
 impl ShortEntry {
-    /// Parses what is known to be a short entry.
+    /// Parses an entry that is known to be a short one.
     fn parse(raw: &RawEntry) -> Self {
         ShortEntry {
             dir_name: raw[..11].try_into().expect("sliced to size"),
@@ -57,14 +57,14 @@ impl ShortEntry {
         self.dir_attr & ATTR_DIRECTORY != 0
     }
 
-    /// Returns true if it is a label, and not only passed over as one: some entry of a long name with a stray bit, or a
-    /// directory.
+    /// Returns true if it is really a label, and not an entry that is only skipped like one: an entry of a long name
+    /// with a stray bit, or a directory.
     pub(super) fn is_label(&self) -> bool {
         self.dir_attr & (ATTR_VOLUME_ID | ATTR_DIRECTORY) == ATTR_VOLUME_ID
             && self.dir_attr & ATTR_LONG_NAME != ATTR_LONG_NAME
     }
 
-    /// Returns true if it is the entry of the directory itself or of its parent.
+    /// Returns true if it is `.` or `..`.
     fn is_dot(&self) -> bool {
         matches!(&self.dir_name, b".          " | b"..         ")
     }
@@ -122,19 +122,19 @@ impl LongEntry {
     }
 }
 
-/// Puts a long name together from its entries. Parts that do not follow on one another, or do not belong to
-/// the short entry behind them, are what something that knows no long names left there: they are ignored.
+/// An assembler of long names. Parts that do not follow each other, or do not belong to the short entry after them,
+/// were left by a system without long names: they are ignored.
 #[derive(Debug, Default)]
 pub(super) struct LongName {
-    /// The next part that is due, counting down; 0 when the name is complete.
+    /// The number of the next part, counting down; 0 when the name is complete.
     due: u8,
     checksum: u8,
-    /// As far as read, in order of reading.
+    /// The parts so far, in the order of reading.
     parts: Vec<[u16; 13]>,
 }
 
 impl LongName {
-    /// Takes the next part in.
+    /// Adds the next part.
     pub(super) fn add(&mut self, part: &LongEntry) {
         if !self.parts.is_empty()
             && self.due > 0
@@ -154,12 +154,12 @@ impl LongName {
         }
     }
 
-    /// Forgets the parts: what follows is not their short entry.
+    /// Forgets the parts: the next entry is not their short entry.
     pub(super) fn clear(&mut self) {
         self.parts.clear();
     }
 
-    /// The name in UTF-16, if it is complete and belongs to the short entry of this name; and forgets it.
+    /// Returns the name in UTF-16, if it is complete and belongs to the short entry with this name; forgets the parts.
     pub(super) fn take(&mut self, dir_name: &[u8; 11]) -> Option<Vec<u16>> {
         let parts = std::mem::take(&mut self.parts);
         if parts.is_empty() || self.due > 0 || self.checksum != name::checksum(dir_name) {
@@ -169,8 +169,8 @@ impl LongName {
     }
 }
 
-/// A date (years from 1980 in 7 bits, month in 4, day in 5), a time (hours in 5 bits, minutes in 6, seconds
-/// halved in 5) and hundredths of a second up to 199. `None` where any of them is out of range, as in an entry
+/// Converts a date (years from 1980 in 7 bits, month in 4, day in 5), a time (hours in 5 bits, minutes in 6, halved
+/// seconds in 5) and hundredths of a second up to 199. Returns `None` if any of them is out of range, as in an entry
 /// that has no date.
 fn timestamp(date: u16, time: u16, hundredths: u8) -> Option<Timestamp> {
     let (year, month, day) =
@@ -270,7 +270,7 @@ mod tests {
         assert_eq!(assemble(&[part(0x41, "a", b"OTHER   TXT")]), None, "of another short name");
         assert_eq!(assemble(&[part(0x40, "a", SHORT)]), None, "of no parts");
         assert_eq!(assemble(&[part(0x55, "a", SHORT)]), None, "of too many parts");
-        // An orphan before a good name does no harm.
+        // An orphan before a good name is harmless.
         assert_eq!(assemble(&[a.clone(), part(0x41, "good", SHORT)]).as_deref(), Some("good"));
         assert_eq!(assemble(&[a, b.clone(), b]), None, "one part twice");
     }

@@ -1,4 +1,4 @@
-//! FAT as a filesystem among others.
+//! The driver of FAT.
 
 use std::sync::Arc;
 
@@ -15,7 +15,7 @@ use crate::source::Source;
 /// FAT12, FAT16 and FAT32.
 pub(in crate::fs) struct Fat;
 
-/// What files on FAT can have. Times are from 1980 to the end of 2107, in steps of two seconds.
+/// The capabilities of FAT. Times are from 1980 to the end of 2107, in steps of two seconds.
 pub(super) static CAPABILITIES: Capabilities = Capabilities {
     name: "FAT",
     is_posix: false,
@@ -27,13 +27,14 @@ pub(super) static CAPABILITIES: Capabilities = Capabilities {
     is_planned: true,
     // Read-only, hidden, system.
     user_flags: 0x7,
-    // To be archived; a directory.
+    // The archive bit, and the directory bit.
     new_flags: [0x20, 0x10],
     label_max: 11,
     made_with: &[],
 };
 
-/// Volumes smaller than this are FAT12 if the kind is left open, and smaller than the second FAT16, in bytes.
+/// If the kind is open, volumes smaller than the first limit are FAT12, and those smaller than the second FAT16; in
+/// bytes.
 const FAT16_FROM: u64 = 4 << 20;
 const FAT32_FROM: u64 = 512 << 20;
 
@@ -104,7 +105,7 @@ impl Driver for Fat {
     }
 }
 
-/// The serial number that stands for an identity: its first four bytes.
+/// Returns the serial number for an identity: its first four bytes.
 fn number(id: &[u8; 16]) -> u32 {
     u32::from_le_bytes([id[0], id[1], id[2], id[3]])
 }
@@ -119,7 +120,7 @@ impl Planner for Params {
     }
 
     fn set_id(&mut self, id: &[u8; 16]) {
-        // Zero stands for none.
+        // Zero means none.
         self.volume_id = number(id).max(1);
     }
 

@@ -4,18 +4,17 @@
 //! boot sector │ reserved │ FAT │ FAT ... │ FAT12/16: root directory │ clusters from number 2 ...
 //! ```
 //!
-//! A file is a chain of clusters: its directory entry names the first, the FAT's entry of each names the
-//! next. Where readers differ, this one does as the Linux kernel does, except that:
+//! A file is a chain of clusters: its directory entry contains the first, and the FAT entry of each cluster contains
+//! the next. Where readers differ, this one does as the Linux kernel does, except that:
 //!
-//! - a directory ends at the first entry that was never used, as the specification has it and mtools and
-//!   Windows do;
-//! - FAT32's active-FAT flags are heeded, as Windows does;
+//! - a directory ends at the first entry that was never used, as in the specification, mtools and Windows;
+//! - FAT32's active-FAT flags are respected, as Windows does;
 //! - a chain that meets a bad mark before its end is an error, not an end;
-//! - a date out of range is no date.
+//! - a date out of range counts as missing.
 //!
-//! Two files that share clusters are both read: each is what its chain says. Code that maps blocks to files takes care that
-//! a block counts once. Two directories that share clusters would make a tree without end: the one that is read first has
-//! them, for as long as the volume is open, and the other is an error.
+//! Two files that share clusters are both read: each according to its chain. Code that maps blocks to files makes sure
+//! that a block counts once. Two directories that share clusters would make an endless tree: the one that is read first
+//! owns them while the volume is open, and reading the other is an error.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -39,17 +38,17 @@ use self::cache::CachedVolume;
 use self::dir::{LongName, RawEntry, ShortEntry, Slot};
 use self::table::{Chain, Run, Table};
 
-/// A directory is read up to this many bytes: 65,536 entries, which is as many as one may have.
+/// The most bytes that are read of a directory: 65,536 entries, which is the maximum.
 const MAX_DIR_BYTES: u64 = 65_536 * ENTRY_SIZE as u64;
 
-/// Copies of the FAT are compared up to this many bytes in all.
+/// The most bytes of FAT copies that are compared.
 const MAX_COMPARED_BYTES: u64 = 64 << 20;
 
-/// The root has no entry of its own. No entry lies in the boot sector.
+/// The root has no entry of its own, and no entry is in the boot sector.
 const ROOT: NodeId = 0;
 
-/// Returns true if the first 512 bytes of a volume are a FAT's boot sector: a BIOS parameter block that can be mounted, and
-/// the marks of a boot sector. Others have left such a block there, and are not taken for a FAT.
+/// Returns true if the first 512 bytes of a volume are a FAT's boot sector: a BIOS parameter block that can be mounted,
+/// and the marks of a boot sector. Other filesystems that keep such a block there are excluded.
 #[must_use]
 pub fn is_boot_sector(head: &[u8]) -> bool {
     (has_boot_marks(head) || calls_itself_fat(head))
@@ -58,15 +57,15 @@ pub fn is_boot_sector(head: &[u8]) -> bool {
         && Bpb::parse(head).is_ok()
 }
 
-/// Returns true if [`Fat::open`] has something to say of a volume that starts with `head`: it is a FAT, or a damaged one
-/// that still calls itself so.
+/// Returns true if [`Fat::open`] should be tried on a volume that starts with `head`: it is a FAT, or a damaged one
+/// that still calls itself one.
 #[must_use]
 pub fn probe(head: &[u8]) -> bool {
     is_boot_sector(head) || (has_boot_marks(head) && calls_itself_fat(head))
 }
 
-/// A jump at the start, or the signature at the end. Old floppies lack one or the other, and an Atari's has
-/// neither, but the jump of a 68000.
+/// Returns true if there is a jump at the start, or the signature at the end. Old floppies lack one or the other; an
+/// Atari's has neither, but the jump of a 68000.
 fn has_boot_marks(head: &[u8]) -> bool {
     head.len() >= bpb::SIZE
         && (head[510..512] == [0x55, 0xaa]
@@ -74,7 +73,7 @@ fn has_boot_marks(head: &[u8]) -> bool {
             || (head[0] == 0xeb && head[2] == 0x90))
 }
 
-/// `BS_FilSysType`, which says nothing of the kind.
+/// Checks `BS_FilSysType`, which says nothing about the kind.
 fn calls_itself_fat(head: &[u8]) -> bool {
     head.len() >= bpb::SIZE
         && (matches!(&head[54..62], b"FAT12   " | b"FAT16   " | b"FAT     ") || &head[82..90] == b"FAT32   ")
@@ -84,10 +83,10 @@ fn calls_itself_fat(head: &[u8]) -> bool {
 pub struct Fat {
     cache: CachedVolume,
     bpb: Bpb,
-    /// The FAT that serves.
+    /// Position of the active FAT.
     fat_start: u64,
     info: Info,
-    /// Which directory has which bytes of the volume: start, end, directory.
+    /// The bytes of the volume that each directory owns: start, end, directory.
     claims: Mutex<BTreeMap<u64, (u64, NodeId)>>,
 }
 
@@ -140,7 +139,7 @@ impl Fat {
         Table::new(&self.bpb, self.fat_start, &self.cache)
     }
 
-    /// The root directory's label; without one, the boot sector's.
+    /// Returns the root directory's label; without one, the boot sector's.
     fn label(&self) -> Result<Option<String>> {
         let mut label = None;
         self.scan(ROOT, &mut |_, slot| match slot {
@@ -150,7 +149,7 @@ impl Fat {
         Ok(label.or(self.bpb.vol_lab).and_then(|label| name::label(&label)))
     }
 
-    /// Free bytes: FAT32 keeps a count, which may be unknown; the others are counted.
+    /// Returns the free bytes: FAT32 stores a count, which may be unknown; for the others they are counted.
     fn free(&self) -> Result<Option<u64>> {
         let clusters = if self.bpb.kind == Kind::Fat32 {
             let Some(place) = self.bpb.fs_info else { return Ok(None) };
@@ -171,7 +170,7 @@ impl Fat {
         Ok(clusters.map(|count| u64::from(count) * u64::from(self.bpb.cluster_size)))
     }
 
-    /// Holds the first `left` bytes of the other copies of the FAT, where such are kept, against the one that serves.
+    /// Compares the first `left` bytes of the other copies of the FAT, if there are any, with the active one.
     fn compare_copies(&self, mut left: u64) -> Result<Option<String>> {
         const CHUNK: u64 = 256 << 10;
         if !self.bpb.is_mirrored() {
@@ -199,7 +198,7 @@ impl Fat {
         Ok(None)
     }
 
-    /// The entry that lies at byte `id` of the volume.
+    /// Returns the entry at byte `id` of the volume.
     fn entry(&self, id: NodeId) -> Result<ShortEntry> {
         let missing = || at("FAT directory entry").byte(id).not_found("no such entry");
         let in_root = self.bpb.fixed_root.contains(&id);
@@ -212,14 +211,14 @@ impl Fat {
         }
     }
 
-    /// The first cluster that an entry names; 0 is none.
+    /// Returns the first cluster of an entry; 0 for none.
     fn first_cluster(&self, entry: &ShortEntry) -> u32 {
         let high = if self.bpb.kind == Kind::Fat32 { u32::from(entry.dir_fst_clus_hi) } else { 0 };
         high << 16 | u32::from(entry.dir_fst_clus_lo)
     }
 
-    /// The chain that starts at `cluster`, over at most `wanted` clusters; `place` is what names it. An
-    /// empty chain with a problem if there is no such cluster.
+    /// Follows the chain that starts at `cluster`, over at most `wanted` clusters; `place` is the position of the
+    /// reference to it. Returns an empty chain with a problem if there is no such cluster.
     fn chain(&self, cluster: u32, wanted: u64, place: u64) -> Result<Chain> {
         let last = self.bpb.cluster_count + 1;
         if !self.bpb.has_cluster(cluster) {
@@ -232,7 +231,7 @@ impl Fat {
         self.table().chain(cluster, u32::try_from(wanted).unwrap_or(u32::MAX))
     }
 
-    /// The chain of a directory, up to the most that is read of one.
+    /// Follows the chain of a directory, up to the maximum size.
     fn dir_chain(&self, id: NodeId) -> Result<Chain> {
         let wanted = MAX_DIR_BYTES.div_ceil(u64::from(self.bpb.cluster_size));
         if id == ROOT {
@@ -248,12 +247,12 @@ impl Fat {
         self.chain(self.first_cluster(&entry), wanted, id)
     }
 
-    /// Where the bytes of a directory lie, and what is wrong with it.
+    /// Locates the bytes of a directory; also returns the problem with it, if any.
     fn dir_pieces(&self, id: NodeId) -> Result<(Vec<Piece>, Option<Error>)> {
         let root = &self.bpb.fixed_root;
         if id == ROOT && self.bpb.kind != Kind::Fat32 {
             let piece = Piece::Volume { offset: root.start, len: root.end - root.start };
-            // One of no entries at all can be mounted too.
+            // A root directory without any entries can be mounted too.
             return Ok((if piece.is_empty() { Vec::new() } else { vec![piece] }, None));
         }
         let Chain { runs, clusters, ended, problem } = self.dir_chain(id)?;
@@ -267,7 +266,7 @@ impl Fat {
         Ok((pieces, problem))
     }
 
-    /// Where the first `bytes` bytes of a chain lie; and an error if part of them lies past the volume's end.
+    /// Locates the first `bytes` bytes of a chain; also returns an error if part of them is past the volume's end.
     fn pieces(&self, runs: &[Run], bytes: u64) -> (Vec<Piece>, Option<Error>) {
         let mut left = bytes;
         let mut pieces = Vec::with_capacity(runs.len());
@@ -290,7 +289,7 @@ impl Fat {
         (pieces, None)
     }
 
-    /// Notes that directory `id` lies in `pieces`, unless part of that is another's.
+    /// Records that directory `id` owns `pieces`, unless part of them belongs to another one.
     fn claim(&self, id: NodeId, pieces: &[Piece]) -> Result<()> {
         let mut claims = self.claims.lock().unwrap_or_else(PoisonError::into_inner);
         let ranges = pieces.iter().filter_map(|piece| match piece {
@@ -298,8 +297,8 @@ impl Fat {
             _ => None,
         });
         for (start, end) in ranges.clone() {
-            // Claims do not overlap, so only the last one that starts before the end can reach into the range,
-            // or, if it is our own, those before it.
+            // Claims do not overlap, so only the last one that starts before the end can reach into the range, or, if
+            // it is our own, those before it.
             let others = claims.range(..end).rev().take_while(|(_, (claim_end, _))| *claim_end > start);
             for (place, (_, owner)) in others {
                 if *owner != id {
@@ -314,19 +313,19 @@ impl Fat {
         Ok(())
     }
 
-    /// Gives each slot of a directory with its place, up to the end. Returns what is wrong with the
-    /// directory.
+    /// Passes each slot of a directory, up to its end, to `each` with its position. Returns the problem with the
+    /// directory, if any.
     fn scan(&self, id: NodeId, each: &mut dyn FnMut(u64, Slot)) -> Result<Option<Error>> {
         let (pieces, problem) = self.dir_pieces(id)?;
         self.claim(id, &pieces)?;
         for piece in &pieces {
             let Piece::Volume { offset, len } = *piece else { continue };
-            // Directories are held against MAX_DIR_BYTES, the fixed root by its 16-bit count.
+            // Directories are limited by MAX_DIR_BYTES, the fixed root by its 16-bit count.
             let bytes = self.cache.volume().read_vec(offset, len as usize)?;
             for (place, raw) in (offset..).step_by(ENTRY_SIZE).zip(bytes.chunks_exact(ENTRY_SIZE)) {
                 let raw: &RawEntry = raw.try_into().expect("chunks of this size");
                 match Slot::parse(raw) {
-                    // The rest was never used, so what is wrong with it does not matter.
+                    // The rest was never used, so problems with it do not matter.
                     Slot::End => return Ok(None),
                     slot => each(place, slot),
                 }
@@ -336,7 +335,7 @@ impl Fat {
     }
 }
 
-/// The name of an entry, and a complaint where it cannot be the one that it should be.
+/// Returns the name of an entry, and a complaint if it has to differ from the stored one.
 fn entry_name(entry: &ShortEntry, long: Option<&[u16]>, place: u64) -> (Option<Vec<u8>>, Option<Error>) {
     let short = name::short(&entry.dir_name, entry.dir_nt_res).into_bytes();
     let corrupt = |problem: &str| at("FAT directory entry").field("DIR_Name").byte(place).corrupt(problem);
@@ -380,7 +379,7 @@ impl Filesystem for Fat {
                 return Ok(node);
             }
         }
-        // An entry does not say how long its directory is.
+        // An entry does not contain the length of its directory.
         node.size = self.dir_pieces(id)?.0.iter().map(Piece::len).sum();
         Ok(node)
     }

@@ -1,7 +1,7 @@
-//! Names: the 8.3 characters of a short name, and the UTF-16 of a long one, as bytes.
+//! Names as bytes: decodes the 8.3 characters of a short name, and the UTF-16 of a long one.
 
-/// The upper half of code page 437, which short names are read in: the original PC's, and the default of DOS
-/// and of Linux. No volume says which it was written with.
+/// The upper half of code page 437, in which short names are read: the original PC's, and the default of DOS and of
+/// Linux. No volume records its code page.
 const CP437: [char; 128] = [
     'Ç', 'ü', 'é', 'â', 'ä', 'à', 'å', 'ç', 'ê', 'ë', 'è', 'ï', 'î', 'ì', 'Ä', 'Å', 'É', 'æ', 'Æ', 'ô', 'ö',
     'ò', 'û', 'ù', 'ÿ', 'Ö', 'Ü', '¢', '£', '¥', '₧', 'ƒ', 'á', 'í', 'ó', 'ú', 'ñ', 'Ñ', 'ª', 'º', '¿', '⌐',
@@ -12,12 +12,12 @@ const CP437: [char; 128] = [
     '■', '\u{a0}',
 ];
 
-/// A byte of a short name as a character.
+/// Decodes a byte of a short name.
 fn decode(byte: u8) -> char {
     if byte < 0x80 { char::from(byte) } else { CP437[usize::from(byte - 0x80)] }
 }
 
-/// The character in lower case, if the code page has it.
+/// Returns the character in lower case, if the code page has it.
 fn lower(c: char) -> char {
     let mut lower = c.to_lowercase();
     match (lower.next(), lower.next()) {
@@ -30,11 +30,11 @@ fn lower(c: char) -> char {
 const LOWER_BASE: u8 = 0x08;
 const LOWER_EXT: u8 = 0x10;
 
-/// The readable form of a short name: `README  TXT` is `README.TXT`, or `readme.txt` with both bits of
+/// Returns the readable form of a short name: `README  TXT` is `README.TXT`, or `readme.txt` with both bits of
 /// `nt_res`.
 pub(super) fn short(name: &[u8; 11], nt_res: u8) -> String {
     let mut name = *name;
-    // The byte that marks a deleted entry is also a letter, which stands as 0x05 at the start.
+    // The byte that marks a deleted entry is also a letter, which is stored as 0x05 at the start.
     if name[0] == 0x05 {
         name[0] = 0xe5;
     }
@@ -49,8 +49,7 @@ pub(super) fn short(name: &[u8; 11], nt_res: u8) -> String {
     if extension.is_empty() { base } else { format!("{base}.{extension}") }
 }
 
-/// A label, without the spaces that fill it up; `None` if nothing is left, or `NO NAME`, which stands for
-/// none.
+/// Returns a label without its padding; `None` if nothing is left, or for `NO NAME`, which means none.
 pub(super) fn label(label: &[u8; 11]) -> Option<String> {
     let mut label = *label;
     if label[0] == 0x05 {
@@ -60,7 +59,7 @@ pub(super) fn label(label: &[u8; 11]) -> Option<String> {
     Some(text.trim_end_matches(' ').to_owned()).filter(|text| !text.is_empty() && text != "NO NAME")
 }
 
-/// UTF-16 as UTF-8, and unpaired surrogates as WTF-8 has them: three bytes each, that no other name gives.
+/// Converts UTF-16 to UTF-8, with unpaired surrogates in WTF-8: three bytes each, which no other name contains.
 pub(super) fn wtf8(units: &[u16]) -> Vec<u8> {
     let mut bytes = Vec::with_capacity(units.len());
     for c in char::decode_utf16(units.iter().copied()) {
@@ -76,12 +75,12 @@ pub(super) fn wtf8(units: &[u16]) -> Vec<u8> {
     bytes
 }
 
-/// The checksum of a short name that its long name's entries carry.
+/// Returns the checksum of a short name that the entries of its long name contain.
 pub(super) fn checksum(name: &[u8; 11]) -> u8 {
     name.iter().fold(0u8, |sum, b| sum.rotate_right(1).wrapping_add(*b))
 }
 
-/// Returns true if it can stand as one name in a path.
+/// Returns true if it can be a component of a path.
 pub(super) fn is_valid(name: &[u8]) -> bool {
     !matches!(name, b"" | b"." | b"..") && !name.contains(&b'/') && !name.contains(&0)
 }

@@ -6,24 +6,24 @@ use super::bpb::{Bpb, FIRST_CLUSTER, Kind};
 use super::cache::{CachedVolume, Cursor};
 use crate::error::{Error, Result, at};
 
-/// A chain is kept as at most so many runs of neighbouring clusters.
+/// The most runs of adjacent clusters that are kept for a chain.
 const MAX_RUNS: usize = 1 << 20;
 
 /// The entry of a cluster in the table.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Link {
-    /// The file goes on in this cluster, which need not exist.
+    /// The file continues in this cluster, which may not exist.
     Next(u32),
     /// The file's last cluster.
     End,
-    /// In no file.
+    /// The cluster belongs to no file.
     Free,
-    /// Marked as unusable.
+    /// The cluster is marked as unusable.
     Bad,
 }
 
 impl Link {
-    /// The meaning of an entry of the table. FAT32's top four bits are ignored.
+    /// Decodes an entry of the table. FAT32's top four bits are ignored.
     pub(super) fn of(kind: Kind, entry: u32) -> Self {
         let (entry, bad) = match kind {
             Kind::Fat12 => (entry & 0xfff, 0xff7),
@@ -39,7 +39,7 @@ impl Link {
     }
 }
 
-/// `count` neighbouring clusters.
+/// `count` adjacent clusters.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Run {
     pub(super) cluster: u32,
@@ -52,18 +52,18 @@ impl Run {
     }
 }
 
-/// The clusters of a file or directory, as far as they can be told.
+/// The clusters of a file or directory, as far as the chain is readable.
 #[derive(Debug, Default)]
 pub(super) struct Chain {
     pub(super) runs: Vec<Run>,
     pub(super) clusters: u32,
     /// True if the end of the chain was reached, and not only the wanted number of clusters.
     pub(super) ended: bool,
-    /// Why no more can be told.
+    /// The reason why the chain ends early.
     pub(super) problem: Option<Error>,
 }
 
-/// The table that serves.
+/// The active table.
 pub(super) struct Table<'a> {
     bpb: &'a Bpb,
     start: u64,
@@ -71,7 +71,7 @@ pub(super) struct Table<'a> {
 }
 
 impl<'a> Table<'a> {
-    /// The table at byte `start`.
+    /// Creates a reader of the table at byte `start`.
     pub(super) fn new(bpb: &'a Bpb, start: u64, cache: &'a CachedVolume) -> Self {
         Table { bpb, start, cursor: cache.cursor() }
     }
@@ -86,7 +86,7 @@ impl<'a> Table<'a> {
             }
     }
 
-    /// What stands for `cluster`, which there is.
+    /// Returns the entry of `cluster`, which must exist.
     pub(super) fn link(&mut self, cluster: u32) -> Result<Link> {
         let place = self.entry_place(cluster);
         let entry = match self.bpb.kind {
@@ -98,7 +98,7 @@ impl<'a> Table<'a> {
         Ok(Link::of(self.bpb.kind, entry))
     }
 
-    /// How many clusters are free.
+    /// Counts the free clusters.
     pub(super) fn count_free(&mut self) -> Result<u32> {
         let mut free = 0;
         for cluster in FIRST_CLUSTER..FIRST_CLUSTER + self.bpb.cluster_count {
@@ -107,13 +107,13 @@ impl<'a> Table<'a> {
         Ok(free)
     }
 
-    /// Follows the chain from `first`, which there is, over at most `wanted` clusters. The error is of
-    /// reading.
+    /// Follows the chain from `first`, which must exist, over at most `wanted` clusters. Only a failed read is an
+    /// error.
     pub(super) fn chain(&mut self, first: u32, wanted: u32) -> Result<Chain> {
         let mut chain = Chain::default();
         let mut cluster = first;
-        // Brent's: a mark that the walk leaves behind and moves up at every power of two. A walk that meets
-        // it goes in circles.
+        // Brent's algorithm: the walk leaves a mark behind, and moves it up at every power of two. A walk that meets
+        // the mark is in a cycle.
         let mut mark = (first, 1u32);
         while chain.clusters < wanted {
             match chain.runs.last_mut() {
@@ -134,7 +134,7 @@ impl<'a> Table<'a> {
                     chain.ended = true;
                     break;
                 }
-                // What comes after the last cluster that is wanted is not looked at.
+                // The successor of the last wanted cluster is not examined.
                 _ if chain.clusters == wanted => break,
                 Link::Next(next) => {
                     let last = FIRST_CLUSTER + self.bpb.cluster_count - 1;
@@ -153,7 +153,7 @@ impl<'a> Table<'a> {
             };
             cluster = next;
             if cluster == mark.0 {
-                // Walked into again, so that it is found below.
+                // Enter the cycle once more, so that `cut_circle` finds it.
                 chain.runs.push(Run { cluster, count: 1 });
                 break;
             }
@@ -165,7 +165,7 @@ impl<'a> Table<'a> {
         Ok(chain)
     }
 
-    /// Ends a chain before the first cluster that is in it already.
+    /// Truncates a chain before the first cluster that occurs twice.
     fn cut_circle(&self, chain: &mut Chain) {
         let mut seen = BTreeMap::new();
         for (i, &run) in chain.runs.iter().enumerate() {

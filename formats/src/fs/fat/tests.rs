@@ -1,4 +1,4 @@
-//! FAT volumes made and read by the real tools, and volumes poked byte by byte.
+//! Tests with FAT volumes made and read by the real tools, and with single bytes of volumes changed.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -69,7 +69,7 @@ fn open(bytes: Vec<u8>) -> Result<Fat> {
     Fat::open(Arc::new(MemSource(bytes)))
 }
 
-/// All paths below `id`, with their nodes. Panics at any complaint.
+/// Lists all paths under `id`, with their nodes. Panics on any complaint.
 fn list(fat: &Fat, id: NodeId, path: &str, into: &mut BTreeMap<String, NodeId>) {
     for entry in fat.read_dir(id, &mut |e| panic!("{e}")).unwrap() {
         let path = format!("{path}/{}", String::from_utf8(entry.name).unwrap());
@@ -97,7 +97,7 @@ fn read(fat: &Fat, id: NodeId) -> Vec<u8> {
     bytes
 }
 
-/// `len` bytes that depend on `seed`.
+/// Returns `len` bytes that depend on `seed`.
 fn noise(seed: u64, len: usize) -> Vec<u8> {
     let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
     let step = |_| {
@@ -109,8 +109,8 @@ fn noise(seed: u64, len: usize) -> Vec<u8> {
     (0..len).map(step).collect()
 }
 
-/// A volume of each kind and sector size, with a tree that was lived in: long and short names, a directory
-/// of several clusters, files in pieces, an empty file, deleted ones.
+/// Makes a volume with a tree that has been in use: long and short names, a directory of several clusters, fragmented
+/// files, an empty file, deleted ones.
 fn lived_in(kib: u64, options: &[&str]) -> Image {
     let image = Image::make(kib, options);
     for dir in ["::/EFI", "::/EFI/BOOT", "::/A directory with a long name"] {
@@ -141,7 +141,7 @@ const VOLUMES: &[(&str, u64, &[&str])] = &[
     ("fat32", 270_000, &["-F", "32", "-S", "4096", "-s", "1"]),
 ];
 
-/// Holds all paths, and what is in them, against mtools.
+/// Compares all paths, and their contents, with mtools.
 fn assert_same_tree(image: &Image, fat: &Fat) {
     let tree = tree(fat);
     let theirs = image.mtools("mdir", &["-a", "-/", "-b", "::"]);
@@ -184,7 +184,7 @@ fn a_fat32_of_few_clusters_is_a_fat32_as_for_the_kernel() {
     if !have(MKFS) {
         return;
     }
-    // mtools takes it for a FAT16 without a root directory.
+    // mtools takes this volume for a FAT16 without a root directory.
     let fat = Image::make(8000, &["-F", "32", "-s", "2", "-n", "SMALL"]).open();
     assert_eq!((fat.info().kind.as_str(), fat.info().label.as_deref()), ("fat32", Some("SMALL")));
     assert_eq!(fat.node(ROOT, &mut |_| ()).unwrap().size, 1024);
@@ -231,8 +231,8 @@ fn short_names_come_with_long_ones_and_case_bits_without() {
     assert_eq!(fat.node(find("readme.txt").node, &mut |_| ()).unwrap().flags >> 8, 0x18);
 }
 
-/// A small FAT12 of 512-byte clusters in memory. Cluster 2 is `/A.BIN`'s first; its chain, in pieces, is
-/// 2, 3, 5, and `/DIR` is cluster 4 with the file `B` (cluster 6).
+/// A small FAT12 of 512-byte clusters in memory. `/A.BIN` is fragmented, with the chain 2, 3, 5; `/DIR` is cluster 4
+/// with the file `B` (cluster 6).
 struct Small(Vec<u8>);
 
 const FAT: usize = 512;
@@ -293,14 +293,14 @@ impl Small {
         self
     }
 
-    /// The error of `/A.BIN`'s content.
+    /// Returns the error for the content of `/A.BIN`.
     fn content_error(&self) -> String {
         let error = self.open().content(FIXED_ROOT as u64).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Corrupt);
         error.to_string()
     }
 
-    /// The names in `/DIR`, and the complaints.
+    /// Returns the names in `/DIR`, and the complaints.
     fn dir(&self) -> (Vec<String>, Vec<String>) {
         let mut complaints = Vec::new();
         let entries =
@@ -311,7 +311,7 @@ impl Small {
 
 #[test]
 fn a_root_of_no_entries_lies_nowhere() {
-    // Found by fuzzing: it was said to lie in a piece of no bytes.
+    // Found by fuzzing: its location was an empty piece.
     let fat = Small::new().poked(17, &[0, 0]).open();
     assert_eq!(fat.content(ROOT).unwrap().pieces, []);
     assert_eq!(fat.read_dir(ROOT, &mut |error| panic!("{error}")).unwrap(), []);
@@ -359,7 +359,7 @@ fn each_field_of_the_boot_sector_is_checked() {
     ];
     for (at, bytes, field) in cases {
         let small = Small::new().poked(*at, bytes);
-        // FATSz32 lies where this FAT12 has other things.
+        // This FAT12 has other fields at the position of FATSz32.
         let small = if *field == "BPB_FATSz32" { small.poked(36, &[0; 4]) } else { small };
         let error = open(small.0.clone()).err().unwrap();
         assert_eq!(error.kind(), ErrorKind::Corrupt, "{field}");
@@ -378,10 +378,10 @@ fn what_is_not_a_fat_is_not_taken_for_one() {
     assert!(!is_boot_sector(&small().poked(3, b"EXFAT   ").0));
     assert!(!is_boot_sector(&small().poked(54, b"HPFS    ").0));
     assert!(!is_boot_sector(&small().poked(0, &[0]).poked(510, &[0]).0));
-    // What it calls itself is a mark as well, and so is an Atari's jump.
+    // The filesystem type is a mark as well, and so is an Atari's jump.
     assert!(is_boot_sector(&small().poked(0, &[0]).poked(510, &[0]).poked(54, b"FAT12   ").0));
     assert!(is_boot_sector(&small().poked(0, &[0x60, 0x1c]).poked(510, &[0]).0));
-    // One that says it is one, but cannot be: opened, for the error.
+    // A volume that calls itself FAT but is damaged is opened to get the error.
     let damaged = small().poked(54, b"FAT12   ").poked(11, &[1]);
     assert!(!is_boot_sector(&damaged.0) && probe(&damaged.0));
 }
@@ -416,7 +416,7 @@ fn chains_that_break_are_errors_with_their_place() {
     assert_eq!(broken(3, 2), format!("{}: leads back to cluster 2: the chain is circular", place(3)));
     assert_eq!(broken(2, 2), format!("{}: leads back to cluster 2: the chain is circular", place(2)));
     assert!(broken(3, 0xfff).ends_with("is 1124, which takes 3 clusters, but the chain has 2"));
-    // What lies behind the file's size does not matter.
+    // Clusters after the end of the file do not matter.
     let mut small = Small::new();
     small.link(5, 2);
     assert_eq!(small.open().content(FIXED_ROOT as u64).unwrap().size, 1124);
@@ -434,7 +434,7 @@ fn entries_that_name_no_cluster_or_too_large_a_size_are_errors() {
     }
     let small = Small::new().poked(FIXED_ROOT + 28, &[0xff; 4]);
     assert!(small.content_error().contains("takes 8388608 clusters, but the chain has 96"));
-    // FAT32's half of the cluster number means nothing here.
+    // FAT32's half of the cluster number has no meaning here.
     assert!(Small::new().poked(FIXED_ROOT + 20, &[1, 1]).open().content(FIXED_ROOT as u64).is_ok());
     // Size 0 is an empty file, whatever cluster it names.
     assert_eq!(
@@ -447,7 +447,7 @@ fn entries_that_name_no_cluster_or_too_large_a_size_are_errors() {
 fn a_directory_in_circles_is_read_once_and_said() {
     let mut small = Small::new();
     small.link(4, 4);
-    // Full, so that its end is not seen before the circle.
+    // The directory is full, so that its end does not come before the cycle.
     for at in (96..512).step_by(32) {
         small.entry(DATA + 2 * 512 + at, b"C          ", 0x20, 0, 0);
     }
@@ -478,7 +478,7 @@ fn names_that_no_path_can_hold_are_left_out_and_said() {
 #[test]
 fn the_label_is_the_first_entry_that_is_nothing_else() {
     let mut small = Small::new();
-    // A part of a long name with a stray bit, and a directory, are passed over like a label.
+    // An entry of a long name with a stray bit, and a directory with the label bit, are skipped.
     for (i, (name, attr)) in
         [(b"LONG       ", 0x4f), (b"FOLDER     ", 0x18), (b"NAME       ", 0x28), (b"SECOND     ", 0x08)]
             .into_iter()
@@ -521,7 +521,7 @@ fn the_active_fat_of_a_fat32_serves() {
     let image = lived_in(66_000, &["-F", "32", "-s", "1"]);
     let mut bytes = image.bytes();
     let bpb = Bpb::parse(&bytes).unwrap();
-    // The first FAT is lost, and the flags say that the second counts.
+    // The first FAT is lost, and the flags say that the second is active.
     let start = bpb.fat_start as usize;
     bytes[start..start + bpb.fat_len as usize].fill(0);
     bytes[40] = 0x81;
@@ -553,7 +553,7 @@ fn a_fat32_whose_root_begins_at_another_cluster_is_read_from_there() {
         bytes[fat + 4 * to as usize..][..4].copy_from_slice(&next);
         bytes[fat + 8..fat + 12].fill(0);
     }
-    // BPB_RootClus, and in the copy of the boot sector.
+    // BPB_RootClus, also in the copy of the boot sector.
     for boot in [0, 6 * 512] {
         bytes[boot + 44..boot + 48].copy_from_slice(&to.to_le_bytes());
     }
@@ -588,8 +588,8 @@ fn handles_that_are_no_entries_are_not_found() {
     assert_eq!(fat.read_dir(FIXED_ROOT as u64, &mut |_| ()).unwrap_err().kind(), ErrorKind::NotFound);
 }
 
-/// A FAT32 of 126 clusters in memory: the root in cluster 10, a directory of two clusters, a long name, and a
-/// file in pieces.
+/// Returns a FAT32 of 126 clusters: the root in cluster 10, a directory of two clusters, a long name, and a fragmented
+/// file.
 fn small_fat32() -> Vec<u8> {
     let mut b = vec![0; 512 * 132];
     b[..3].copy_from_slice(&[0xeb, 0x58, 0x90]);
@@ -654,7 +654,7 @@ fn the_small_fat32_is_whole() {
     assert_eq!(fat.content(tree["/long name"]).unwrap().pieces.len(), 3);
 }
 
-/// Tens of thousands of damaged volumes: none panics, loops, or gives content that is not on the volume.
+/// Tens of thousands of damaged volumes cause no panic, no endless loop, and no content outside the volume.
 #[test]
 #[ignore = "is run by mutants_are_read_in_little_memory"]
 fn mutants_of_volumes_stay_within_the_volume() {
@@ -702,8 +702,8 @@ fn mutants_of_volumes_stay_within_the_volume() {
     assert!(opened > 15_000, "{opened}");
 }
 
-/// A FAT32 with `clusters` clusters of 512 bytes and one FAT, of which all that is there is the FAT, filled by
-/// `link`, and the root directory's first cluster, 2.
+/// Returns a FAT32 with `clusters` clusters of 512 bytes and one FAT, truncated after the root directory's first
+/// cluster, 2. `link` fills the FAT.
 fn large_fat32(clusters: u32, link: impl Fn(u32) -> u32) -> Vec<u8> {
     let fat_sectors = (clusters + 2).div_ceil(128);
     let mut b = small_fat32();
@@ -732,7 +732,7 @@ fn a_chain_in_more_pieces_than_the_limit_is_refused() {
 #[test]
 fn a_directory_is_read_up_to_its_limit_and_the_rest_said() {
     let mut volume = large_fat32(6000, |cluster| cluster + 1);
-    // Deleted entries, and one file just behind the limit of 4096 clusters.
+    // Deleted entries, and one file just past the limit of 4096 clusters.
     volume.resize(volume.len() + 5000 * 512, 0xe5);
     let data = volume.len() - 5001 * 512;
     let mut volume = Small(volume);
@@ -785,7 +785,7 @@ fn short_names_of_every_byte_read_as_mtools_reads_them_in_code_page_437() {
 
 #[test]
 fn directories_that_share_clusters_are_read_once() {
-    // `/DIR/B` and `/DIR2` are directories, of `/DIR`'s own cluster.
+    // `/DIR/B` and `/DIR2` are directories in `/DIR`'s own cluster.
     let mut small = Small::new();
     small.entry(DATA + 2 * 512 + 64, b"B          ", 0x10, 4, 0);
     small.entry(FIXED_ROOT + 64, b"DIR2       ", 0x10, 4, 0);
@@ -803,7 +803,7 @@ fn directories_that_share_clusters_are_read_once() {
     }
     assert_eq!(names(dir).unwrap(), 1, "again");
 
-    // A FAT32's root has its cluster from the start.
+    // A FAT32's root owns its cluster from the start.
     let mut volume = Small(small_fat32());
     volume.entry(2048 + 8 * 512 + 32, b"DIR        ", 0x10, 10, 0);
     let fat = volume.open();

@@ -1,5 +1,5 @@
-//! Reading some columns of a manifest, and of those only the rows that are wanted: what a search over many
-//! images needs. Nothing else of the file is read.
+//! Reads selected columns and rows of a manifest, and nothing else of the file. A search over many images needs no
+//! more.
 
 use bytes::Bytes;
 pub use parquet::errors::ParquetError as ReadError;
@@ -11,7 +11,7 @@ use crate::fs::Xattr;
 pub use crate::mif::table::Group;
 use crate::mif::table::Table;
 
-/// A column of the manifest, in the order of the file. Lists have a leaf for keys and one for values.
+/// A column of the manifest, in the order of the file. Each list has two leaf columns: keys and values.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[allow(missing_docs)]
 #[repr(usize)]
@@ -66,7 +66,7 @@ impl From<Column> for usize {
 pub struct Columns<R: ChunkReader + 'static>(Table<R>);
 
 impl Columns<Bytes> {
-    /// A manifest that is in memory.
+    /// Opens a manifest in memory.
     pub fn open(file: Bytes) -> Result<Self> {
         Self::new(file)
     }
@@ -78,19 +78,19 @@ impl<R: ChunkReader + 'static> Columns<R> {
         Table::open("manifest", file, SCHEMA).map(Columns)
     }
 
-    /// How many rows there are.
+    /// Returns the number of rows.
     #[must_use]
     pub fn rows(&self) -> usize {
         self.0.rows()
     }
 
-    /// The row groups, in order. Their columns are [`Column`]s.
+    /// Returns the row groups, in order. Their columns are [`Column`]s.
     pub fn groups(&self) -> impl Iterator<Item = Group<'_>> {
         self.0.groups()
     }
 }
 
-/// The extended attributes of the rows of a group.
+/// Returns the extended attributes of each row of a group.
 pub fn xattrs(group: &Group<'_>) -> Result<Vec<Vec<Xattr>>> {
     let wrong = || at("manifest").field("xattrs").corrupt("has a key that is no name, or no value for it");
     let values = group.lists(Column::XattrValues)?;
@@ -174,7 +174,7 @@ mod tests {
         assert!(group.texts_at(Column::Path, &[50]).is_err());
     }
 
-    /// Found by fuzzing: the Parquet crate panics on lengths below zero.
+    /// Found by fuzzing: the Parquet crate panics on negative lengths.
     #[test]
     fn no_byte_of_a_manifest_makes_reading_panic() {
         let mut marked = row(b"/b");

@@ -1,7 +1,7 @@
-//! The manifest: one row for each path of an image, as a Parquet file that any query engine reads.
+//! The manifest: one row for each path of an image, as a Parquet file that any query engine can read.
 //!
-//! Rows are sorted by volume and path. Names on disk are bytes and columns for SQL are UTF-8: what is not
-//! UTF-8 is escaped in `path` (`\xff` for each offending byte) and kept whole in `path_bytes`.
+//! Rows are sorted by volume and path. Names on disk are bytes, while SQL columns are UTF-8: in `path`, each byte that
+//! is not UTF-8 is escaped (`\xff`), and `path_bytes` keeps the original.
 
 pub mod columns;
 mod schema;
@@ -28,47 +28,47 @@ use super::table::{self, Group, GroupWriter, VALUE_COST, optional, required, row
 use crate::error::{Error, Result, at};
 use crate::fs::{FileId, FileType, Node, NtfsNode, Timestamp, Xattr};
 
-/// One path of an image, or a part of the file that it names.
+/// One path of an image, or a part of the file at that path.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Row {
-    /// `p` and the partition's slot: `p1`.
+    /// `p` and the partition's slot, such as `p1`.
     pub volume: String,
     /// The absolute path on the volume, in bytes.
     pub path: Vec<u8>,
     /// The part of the file that the row describes; `None` for the file itself.
     pub part: Option<Box<Part>>,
-    /// Which file of the volume it is: rows with the same id are hard links. None for one that an edit brought, which is
-    /// a file of its own.
+    /// The identity of the file within the volume: rows with the same id are hard links. `None` for a file that an edit
+    /// added, which has no other links.
     pub file: Option<FileId>,
-    /// Its metadata.
+    /// The file's metadata.
     pub node: Node,
-    /// A regular file's content; none if it could not be read.
+    /// A regular file's content; `None` if it could not be read.
     pub body: Option<Body>,
-    /// FAT: the short name beside a long one.
+    /// FAT: the short name that accompanies a long one.
     pub short_name: Option<[u8; 11]>,
-    /// NTFS: the DOS name beside a long one.
+    /// NTFS: the DOS name that accompanies a long one.
     pub dos_name: Option<Box<str>>,
 }
 
 /// The content of a regular file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Body {
-    /// Content with digests, of which BLAKE3 names its object.
+    /// Content with digests; the BLAKE3 digest names its object.
     Digested {
         /// SHA-1 of the content.
         sha1: [u8; 20],
         /// BLAKE3-256 of the content.
         blake3: [u8; 32],
     },
-    /// Content that was not hashed, as it has more holes than are worth it.
+    /// Content that was not hashed because it has too many holes.
     Opaque {
-        /// The object that holds it, which is named by its chunk list.
+        /// The object that holds the content, named by its chunk list.
         object: ObjectId,
     },
 }
 
 impl Body {
-    /// The object that holds the content.
+    /// Returns the object that holds the content.
     #[must_use]
     pub fn object(&self) -> ObjectId {
         match self {
@@ -77,7 +77,7 @@ impl Body {
         }
     }
 
-    /// The SHA-1 of the content.
+    /// Returns the SHA-1 of the content.
     #[must_use]
     pub fn sha1(&self) -> Option<[u8; 20]> {
         match self {
@@ -86,7 +86,7 @@ impl Body {
         }
     }
 
-    /// The BLAKE3-256 of the content.
+    /// Returns the BLAKE3-256 of the content.
     #[must_use]
     pub fn blake3(&self) -> Option<[u8; 32]> {
         match self {
@@ -101,44 +101,45 @@ impl Body {
 pub enum Part {
     /// An alternate stream of this name.
     Stream(Vec<u8>),
-    /// A member of an archive, by its path in there.
+    /// A member of an archive, by its path in the archive.
     Member(Vec<u8>),
 }
 
 impl Row {
-    /// The row of a path, without content.
+    /// Creates the row of a path, without content.
     #[must_use]
     pub fn new(volume: &str, path: Vec<u8>, file: Option<FileId>, node: Node) -> Self {
         let volume = volume.to_owned();
         Row { volume, path, part: None, file, node, body: None, short_name: None, dos_name: None }
     }
 
-    /// The object that holds a regular file's content.
+    /// Returns the object that holds a regular file's content.
     #[must_use]
     pub fn object(&self) -> Option<ObjectId> {
         self.body.map(|body| body.object())
     }
 
-    /// The SHA-1 of a regular file's content.
+    /// Returns the SHA-1 of a regular file's content.
     #[must_use]
     pub fn sha1(&self) -> Option<[u8; 20]> {
         self.body.and_then(|body| body.sha1())
     }
 
-    /// The BLAKE3-256 of a regular file's content.
+    /// Returns the BLAKE3-256 of a regular file's content.
     #[must_use]
     pub fn blake3(&self) -> Option<[u8; 32]> {
         self.body.and_then(|body| body.blake3())
     }
 
-    /// The path as text: what is not UTF-8 escaped.
+    /// Returns the path as text, with bytes that are not UTF-8 escaped.
     #[must_use]
     pub fn path_text(&self) -> String {
         escape(&self.path)
     }
 }
 
-/// `bytes` as text: what is not UTF-8 is written as `\xff`. Not reversible; the bytes are kept beside it.
+/// Returns `bytes` as text, with each byte that is not UTF-8 written as `\xff`. Not reversible; the manifest also
+/// stores the bytes.
 #[must_use]
 pub fn escape(bytes: &[u8]) -> String {
     let mut text = String::with_capacity(bytes.len());
@@ -151,8 +152,8 @@ pub fn escape(bytes: &[u8]) -> String {
     text
 }
 
-/// `bytes` as text that no other bytes have: as [`escape`], and with each backslash doubled. So an xattr's name is a key of
-/// the manifest, and lists that have no bytes beside a name tell all names apart.
+/// Returns `bytes` as text that is unique to them: as [`escape`], with each backslash doubled. An xattr's name can thus
+/// be a key of the manifest, and listings that show only the text of a name still tell all names apart.
 #[must_use]
 pub fn escape_apart(name: &[u8]) -> String {
     let doubled: Vec<u8> = name
@@ -168,7 +169,7 @@ pub fn write<W: Write + Send>(out: W, rows: &[Row]) -> Result<()> {
     write_with(table::compression(), out, rows)
 }
 
-/// The same, with pages compressed so.
+/// As [`write()`], with the given compression of pages.
 pub(super) fn write_with<W: Write + Send>(compression: Compression, out: W, rows: &[Row]) -> Result<()> {
     let schema = Arc::new(parse_message_type(SCHEMA).expect("the schema is constant"));
     let mut file = SerializedFileWriter::new(out, schema, properties(compression)).map_err(broken)?;
@@ -181,7 +182,8 @@ pub(super) fn write_with<W: Write + Send>(compression: Compression, out: W, rows
     Ok(())
 }
 
-/// No fewer bytes than any column has of this row; of what is escaped, as if each byte were.
+/// Returns at least the number of bytes that this row takes in any column; text that needs escaping counts as if every
+/// byte were escaped.
 fn cost(row: &Row) -> usize {
     const ESCAPED: usize = 4;
     let text = |bytes: &[u8]| if std::str::from_utf8(bytes).is_ok() { 1 } else { ESCAPED } * bytes.len();
@@ -207,7 +209,7 @@ fn properties(compression: Compression) -> WriterPropertiesPtr {
     for column in ["path", "sha1", "blake3", "file", "inode", "size", "link_target"] {
         builder = plain(builder, column);
     }
-    // Sorted paths share their beginnings.
+    // Sorted paths share prefixes.
     Arc::new(builder.set_column_encoding(ColumnPath::from("path"), Encoding::DELTA_BYTE_ARRAY).build())
 }
 
@@ -270,7 +272,7 @@ fn write_group<W: Write + Send>(group: &mut GroupWriter<'_, W>, rows: &[Row]) ->
     optional::<ByteArrayType, _>(group, ntfs().map(|n| n?.reparse.as_deref().map(bytes)))
 }
 
-/// What the `type` column says of a row.
+/// Returns the value of the `type` column for a row.
 fn type_text(row: &Row) -> &'static str {
     match row.part.as_deref() {
         Some(Part::Stream(_)) => STREAM,
@@ -278,7 +280,7 @@ fn type_text(row: &Row) -> &'static str {
     }
 }
 
-/// What the `type` column says of an alternate stream.
+/// The `type` column of an alternate stream.
 const STREAM: &str = "stream";
 
 fn xattr_columns<W: Write + Send>(group: &mut GroupWriter<'_, W>, rows: &[Row]) -> Result<(), ParquetError> {
@@ -299,7 +301,7 @@ fn xattr_columns<W: Write + Send>(group: &mut GroupWriter<'_, W>, rows: &[Row]) 
     write_column::<ByteArrayType, W>(group, &values, Some(&def), Some(&rep))
 }
 
-/// The name of a file type in the `type` column.
+/// Returns the name of a file type in the `type` column.
 #[must_use]
 pub fn type_name(file_type: FileType) -> &'static str {
     match file_type {
@@ -318,7 +320,7 @@ fn type_from(name: &[u8]) -> Option<FileType> {
     [File, Dir, Symlink, Char, Block, Fifo, Socket].into_iter().find(|t| type_name(*t).as_bytes() == name)
 }
 
-/// A device number in one integer, as glibc's `makedev` packs it, so that `os.major` of Python reads it.
+/// Packs a device number into one integer as glibc's `makedev` does, so that Python's `os.major` reads it.
 fn makedev((major, minor): (u32, u32)) -> i64 {
     let (major, minor) = (u64::from(major), u64::from(minor));
     ((major & 0xffff_f000) << 32 | (major & 0xfff) << 8 | (minor & 0xffff_ff00) << 12 | minor & 0xff) as i64
@@ -331,7 +333,7 @@ fn splitdev(rdev: i64) -> (u32, u32) {
     (major as u32, minor as u32)
 }
 
-/// Reads a manifest, in the order in which it is written.
+/// Reads a manifest; the rows keep the order of the file.
 pub fn read<R: ChunkReader + 'static>(file: R) -> Result<Vec<Row>> {
     let columns = Columns::new(file)?;
     let mut rows = Vec::new();

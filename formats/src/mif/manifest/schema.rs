@@ -1,6 +1,6 @@
-//! The columns of a manifest as Parquet has them.
+//! The columns of a manifest as a Parquet schema.
 
-/// The columns, as Parquet's schema language has them. Docs for users are in `docs/manifest.md`.
+/// The columns, in Parquet's schema language. `docs/manifest.md` documents them for users.
 pub(super) const SCHEMA: &str = "message mif {
     required binary volume (UTF8);
     required binary path (UTF8);
@@ -46,7 +46,7 @@ pub(super) const SCHEMA: &str = "message mif {
     optional binary reparse;
 }";
 
-/// The reverse of [`escape_apart`](super::escape_apart).
+/// Reverses [`escape_apart`](super::escape_apart).
 pub(super) fn unescape(key: &[u8]) -> Option<Vec<u8>> {
     let mut name = Vec::with_capacity(key.len());
     let mut rest = key;

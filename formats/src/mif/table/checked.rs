@@ -1,11 +1,10 @@
-//! A Parquet file whose own structures, its footer and the headers of its pages, are looked at before the Parquet crate
-//! reads them.
+//! Checks the structures of a Parquet file, its footer and page headers, before the Parquet crate reads them.
 //!
-//! They are in [Thrift's compact protocol](https://github.com/apache/thrift/blob/master/doc/specs/thrift-compact-protocol.md).
-//! The crate takes a field for what its number says, whatever type it has, steps over fields that it does not know, and
-//! there counts down what a list claims to hold even when nothing is left to read: a few bytes keep it busy for
-//! minutes, a few thousand for days. So a table has just the fields that are written here, each of its type, and every
-//! element of a list takes a byte at least.
+//! They are encoded in [Thrift's compact
+//! protocol](https://github.com/apache/thrift/blob/master/doc/specs/thrift-compact-protocol.md). The crate goes by a
+//! field's number whatever its type is, and skips fields that it does not know. While skipping a list it counts down
+//! the claimed length even after the input has ended: a few bytes keep it busy for minutes, a few thousand for days. So
+//! only the fields listed here are accepted, each with its type, and every element of a list takes at least one byte.
 
 use std::io::{self, Cursor, Read};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -22,10 +21,10 @@ use crate::error::{Result, at};
 
 /// The end of a file: the length of the footer before it, and `PAR1`.
 const TAIL: u64 = 8;
-/// The longest header of a page, in bytes. It holds the least and the greatest value, which are cut to 64 bytes.
+/// The longest header of a page, in bytes. It includes the minimum and the maximum value, each truncated to 64 bytes.
 const HEADER_MAX: usize = 64 << 10;
 
-/// Opens a file, whose footer and pages are checked as they are read.
+/// Opens a file; checks the footer now, and page headers as they are read.
 pub(super) fn open<R: ChunkReader + 'static>(
     what: &'static str,
     file: R,
@@ -34,7 +33,7 @@ pub(super) fn open<R: ChunkReader + 'static>(
     if let Some(start) = file.len().checked_sub(TAIL) {
         let tail = file.get_bytes(start, TAIL as usize).map_err(io)?;
         let len = u64::from(le32(&tail, 0));
-        // Else it is no Parquet file, as the crate says.
+        // Otherwise the crate reports that this is not a Parquet file.
         if let Some(start) = start.checked_sub(len).filter(|_| tail.ends_with(b"PAR1")) {
             let footer = file.get_bytes(start, len as usize).map_err(io)?;
             structure(&mut Tee::new(&footer[..], footer.len()), FILE)
@@ -45,10 +44,10 @@ pub(super) fn open<R: ChunkReader + 'static>(
     guarded(what, || SerializedFileReader::new(file).map_err(io))
 }
 
-/// A file of which the crate reads only what was checked.
+/// A file whose structures are checked before the crate reads them.
 pub(super) struct Checked<R> {
     file: R,
-    /// Whether its tail was read, which comes first. All that is read on from somewhere after that is page headers.
+    /// True once the tail has been read, which comes first. Every later `get_read` is for a page header.
     is_open: AtomicBool,
 }
 
@@ -72,8 +71,8 @@ impl<R: ChunkReader> ChunkReader for Checked<R> {
     }
 }
 
-/// Gives the header of a page, and nothing after it. It is checked when the first of it is read, for the crate asks for
-/// headers that it does not read.
+/// A reader that ends after the header of a page. The header is checked on the first read, because the crate also
+/// requests headers that it never reads.
 pub(super) enum Header<T> {
     Tail(io::Take<T>),
     Unread(Option<T>),
@@ -100,11 +99,11 @@ fn wrong(problem: impl Into<String>) -> io::Error {
     io::Error::new(io::ErrorKind::InvalidData, problem.into())
 }
 
-/// What is read, kept.
+/// A reader that keeps everything it has read.
 struct Tee<R> {
     file: R,
     seen: Vec<u8>,
-    /// How many bytes may be read.
+    /// The maximum number of bytes to read.
     most: usize,
 }
 
@@ -141,18 +140,18 @@ impl<R: Read> Tee<R> {
     }
 }
 
-/// A signed integer, of which a varint has the sign in its last bit.
+/// Decodes a signed integer from a zigzag varint, which has the sign in its lowest bit.
 fn unzigzag(zigzag: u64) -> i64 {
     (zigzag >> 1) as i64 ^ -((zigzag & 1) as i64)
 }
 
-/// What a field is.
+/// The type of a field.
 enum Kind {
     Bool,
     Byte,
-    /// Of 16, 32 or 64 bits: all are written as varints.
+    /// 16, 32 or 64 bits: all are written as varints.
     Int,
-    /// An integer that is the size of a page in bytes: room is made for so many before they are there.
+    /// A page size in bytes, which is limited because the crate allocates it before it has read the page.
     PageSize,
     Binary,
     Struct(Fields),
@@ -163,7 +162,7 @@ enum Kind {
 type Fields = &'static [(i16, Kind)];
 
 impl Kind {
-    /// Whether this is what `code`, of a field or of a list's elements, stands for.
+    /// True if `code`, the type of a field or of a list's elements, means this kind.
     fn is(&self, code: u8) -> bool {
         match self {
             Bool => matches!(code, 1 | 2),
@@ -176,7 +175,7 @@ impl Kind {
     }
 }
 
-/// Steps over a structure.
+/// Checks a structure and skips it.
 fn structure<R: Read>(bytes: &mut Tee<R>, fields: Fields) -> io::Result<()> {
     let mut number = 0_i16;
     loop {
@@ -199,7 +198,7 @@ fn structure<R: Read>(bytes: &mut Tee<R>, fields: Fields) -> io::Result<()> {
     }
 }
 
-/// Steps over a value, which is a byte at least.
+/// Checks a value and skips it; every value takes at least one byte.
 fn value<R: Read>(bytes: &mut Tee<R>, kind: &Kind) -> io::Result<()> {
     match kind {
         Bool | Byte => bytes.skip(1),
@@ -224,8 +223,8 @@ fn value<R: Read>(bytes: &mut Tee<R>, kind: &Kind) -> io::Result<()> {
     }
 }
 
-// The structures of <https://github.com/apache/parquet-format/blob/master/src/main/thrift/parquet.thrift>: what the
-// crate writes of them.
+// The structures of <https://github.com/apache/parquet-format/blob/master/src/main/thrift/parquet.thrift>, with the
+// fields that the crate writes.
 
 /// `FileMetaData`.
 const FILE: Fields = &[
@@ -251,7 +250,7 @@ const SCHEMA_ELEMENT: Fields = &[
     (10, Struct(LOGICAL_TYPE)),
 ];
 
-/// `STRING`, `MAP` and `LIST`; and `INTEGER`.
+/// `STRING`, `MAP`, `LIST` and `INTEGER`.
 const LOGICAL_TYPE: Fields =
     &[(1, Struct(&[])), (2, Struct(&[])), (3, Struct(&[])), (10, Struct(&[(1, Byte), (2, Bool)]))];
 
@@ -330,10 +329,10 @@ mod tests {
         file
     }
 
-    /// 2³¹ - 1, as a varint.
+    /// 2³¹ - 1 as a varint.
     const MANY: [u8; 5] = [0xff, 0xff, 0xff, 0xff, 7];
 
-    /// What is wrong with a manifest whose first page has this header.
+    /// Returns the error for a manifest whose first page has this header.
     fn with_page_header(header: &[u8]) -> String {
         let mut file = manifest();
         file[4..4 + header.len()].copy_from_slice(header);
@@ -344,12 +343,13 @@ mod tests {
 
     #[test]
     fn a_page_header_with_a_list_that_claims_billions_is_refused_at_once() {
-        // Field 15, a list (9), of booleans (1), doubles (7) and lists: none of them takes a byte at the file's end.
+        // Field 15, a list (9) of booleans (1), doubles (7) or lists (9): at the end of the file, none of them takes a
+        // byte.
         for element in [1, 7, 9] {
             let error = with_page_header(&[&[0xf9, 0xf0 | element][..], &MANY].concat());
             assert!(error.contains("has a field 15, type 9, that no table has"), "{error}");
         }
-        // The same in a field that is none of the header's, and in one that is, with another type.
+        // The same in an unknown field, and in a known field with another type.
         let error = with_page_header(&[&[0x5c, 0x6c, 0xf9, 0xf1][..], &MANY].concat());
         assert!(error.contains("has a field 6, type 12"), "{error}");
         let error = with_page_header(&[0x58, 20, 0, 0]);
@@ -367,14 +367,14 @@ mod tests {
         };
         let said = error(&[&[0xf9, 0xf1][..], &MANY, &[0]].concat());
         assert!(said.contains("footer, at byte 4: has a field 15, type 9, that no table has"), "{said}");
-        // The schema's elements, which are structures; of booleans, and of what is not there.
+        // The schema's elements, which should be structures: a list of booleans, and elements that are missing.
         assert!(error(&[&[0x29, 0xf1][..], &MANY, &[0]].concat()).contains("a list of type 1"));
         assert!(error(&[&[0x29, 0xfc][..], &MANY, &[0]].concat()).contains("past the end"));
     }
 
     #[test]
     fn a_page_header_longer_than_the_limit_is_refused() {
-        // The least value, in the statistics of a data page.
+        // The minimum value, in the statistics of a data page.
         let header = |len: usize| {
             let fields = [
                 &[0x5c, 0x5c, 0x18, (len & 0x7f) as u8 | 0x80, (len >> 7 & 0x7f) as u8 | 0x80][..],

@@ -1,4 +1,4 @@
-//! Reading some columns of a table, and of those only the rows that are wanted. Nothing else of the file is read.
+//! Reads selected columns and rows of a table, and nothing else of the file.
 
 use parquet::basic::{Encoding, Type};
 use parquet::column::page::PageReader;
@@ -23,7 +23,7 @@ pub(in crate::mif) struct Table<R: ChunkReader + 'static> {
 }
 
 impl<R: ChunkReader + 'static> Table<R> {
-    /// Reads the footer of a table, which has the columns of `schema`.
+    /// Reads the footer of a table and checks that it has the columns of `schema`.
     pub(in crate::mif) fn open(what: &'static str, file: R, schema: &str) -> Result<Self> {
         let reader = checked::open(what, file)?;
         let expected = parse_message_type(schema).expect("the schema is constant");
@@ -36,12 +36,12 @@ impl<R: ChunkReader + 'static> Table<R> {
         Ok(Table { what, reader })
     }
 
-    /// How many rows there are.
+    /// Returns the number of rows.
     pub(in crate::mif) fn rows(&self) -> usize {
         usize::try_from(self.reader.metadata().file_metadata().num_rows()).unwrap_or(0)
     }
 
-    /// The row groups, in order.
+    /// Returns the row groups, in order.
     pub(in crate::mif) fn groups(&self) -> impl Iterator<Item = Group<'_>> {
         let mut start = 0;
         (0..self.reader.num_row_groups()).map(move |number| {
@@ -54,7 +54,7 @@ impl<R: ChunkReader + 'static> Table<R> {
     }
 }
 
-/// Errs unless the groups have as many rows together as the file says, and none more than are written.
+/// Fails unless the row groups add up to the file's row count and none is larger than [`GROUP_ROWS_MAX`].
 fn check_rows(what: &'static str, groups: impl Iterator<Item = i64>, rows: i64) -> Result<()> {
     let place = || at(what).field("row count");
     let mut sum = 0_i64;
@@ -70,7 +70,7 @@ fn check_rows(what: &'static str, groups: impl Iterator<Item = i64>, rows: i64) 
     Ok(())
 }
 
-/// A reader that gives row groups, whatever its file is.
+/// A reader of row groups, independent of the file's type.
 trait Groups {
     fn group(&self, i: usize) -> Result<Box<dyn RowGroupReader + '_>, ParquetError>;
 }
@@ -89,7 +89,7 @@ pub struct Group<'a> {
     metadata: &'a RowGroupMetaData,
     /// The number of its first row in the table.
     pub start: usize,
-    /// How many rows it has.
+    /// The number of rows.
     pub rows: usize,
 }
 
@@ -97,15 +97,15 @@ pub struct Group<'a> {
 type Leaf<T> = (Vec<T>, Vec<i16>, Vec<i16>);
 
 impl Group<'_> {
-    /// The least and the greatest value of a text column, as far as the file says. Long ones are shortened, so
-    /// that these are bounds and no values.
+    /// Returns the minimum and the maximum of a text column, if the file has them. Long values are truncated, so these
+    /// are bounds rather than values.
     #[must_use]
     pub fn bounds(&self, column: impl Into<usize>) -> Option<(&[u8], &[u8])> {
         let statistics = self.metadata.column(column.into()).statistics()?;
         Some((statistics.min_bytes_opt()?, statistics.max_bytes_opt()?))
     }
 
-    /// Whether no row has a value in this column.
+    /// True if no row has a value in this column.
     #[must_use]
     pub fn all_null(&self, column: impl Into<usize>) -> bool {
         let statistics = self.metadata.column(column.into()).statistics();
@@ -113,7 +113,7 @@ impl Group<'_> {
             == Some(self.metadata.num_rows() as u64)
     }
 
-    /// A column of text or bytes that every row has.
+    /// Reads a required column of text or bytes.
     pub fn texts(&self, column: impl Into<usize>) -> Result<Vec<ByteArray>> {
         let column = column.into();
         if self.is_delta(column) {
@@ -126,7 +126,7 @@ impl Group<'_> {
         if values.len() == self.rows { Ok(values) } else { Err(self.short(column)) }
     }
 
-    /// Calls `each` with the values of such a column, in the order of the rows.
+    /// Calls `each` with each value of a required column of text or bytes, in row order.
     pub fn each_text(&self, column: impl Into<usize>, mut each: impl FnMut(&[u8])) -> Result<()> {
         let column = column.into();
         if !self.is_delta(column) {
@@ -137,7 +137,7 @@ impl Group<'_> {
         let (mut rows, mut bytes) = (0, 0);
         let next = |pages: &mut Pages| pages.get_next_page().map_err(|e| broken(self.what, e));
         while let Some(page) = guarded(self.what, || next(&mut pages))? {
-            // There are no levels before the values, as there is a value for each row; and no dictionary.
+            // A required column has no levels before the values, and a delta-encoded one has no dictionary.
             if !page.is_data_page() {
                 return Err(self.broken(column, "has a dictionary beside delta-encoded pages"));
             }
@@ -151,7 +151,7 @@ impl Group<'_> {
         if rows == self.rows { Ok(()) } else { Err(self.short(column)) }
     }
 
-    /// The values of such a column in some rows: ascending numbers in the group.
+    /// Reads some rows of a required column of text or bytes; `rows` are ascending row numbers within the group.
     pub fn texts_at(&self, column: impl Into<usize>, rows: &[usize]) -> Result<Vec<ByteArray>> {
         let column = column.into();
         if !self.is_delta(column) {
@@ -171,7 +171,7 @@ impl Group<'_> {
         if picked.len() == rows.len() { Ok(picked) } else { Err(self.short(column)) }
     }
 
-    /// A column of text or bytes that not every row has.
+    /// Reads an optional column of text or bytes.
     pub fn blobs(&self, column: impl Into<usize>) -> Result<Vec<Option<ByteArray>>> {
         let column = column.into();
         let values = self.optional::<ByteArrayType>(column)?;
@@ -179,7 +179,7 @@ impl Group<'_> {
         Ok(values)
     }
 
-    /// The same, of some rows.
+    /// Reads some rows of an optional column of text or bytes.
     pub fn blobs_at(&self, column: impl Into<usize>, rows: &[usize]) -> Result<Vec<Option<ByteArray>>> {
         let column = column.into();
         if self.all_null(column) {
@@ -190,7 +190,7 @@ impl Group<'_> {
         Ok(values)
     }
 
-    /// A column of lists of text or bytes: for each row its values.
+    /// Reads a column of lists of text or bytes: the values of each row.
     pub fn lists(&self, column: impl Into<usize>) -> Result<Vec<Vec<ByteArray>>> {
         let column = column.into();
         let wrong = || self.broken(column, "has levels that no list has, or no value for one");
@@ -209,7 +209,7 @@ impl Group<'_> {
         if all.len() == self.rows { Ok(all) } else { Err(wrong()) }
     }
 
-    /// A column of numbers.
+    /// Reads a column of numbers.
     pub fn numbers(&self, column: impl Into<usize>) -> Result<Vec<Option<i64>>> {
         let column = column.into();
         match self.metadata.column(column).column_type() {
@@ -220,7 +220,7 @@ impl Group<'_> {
         }
     }
 
-    /// The same, of some rows.
+    /// Reads some rows of a column of numbers.
     pub fn numbers_at(&self, column: impl Into<usize>, rows: &[usize]) -> Result<Vec<Option<i64>>> {
         let column = column.into();
         match self.metadata.column(column).column_type() {
@@ -232,7 +232,7 @@ impl Group<'_> {
         }
     }
 
-    /// A column of digests.
+    /// Reads a column of digests.
     pub fn digests<const N: usize>(&self, column: impl Into<usize>) -> Result<Vec<Option<[u8; N]>>> {
         let column = column.into();
         if self.all_null(column) {
@@ -242,7 +242,7 @@ impl Group<'_> {
         Ok(read.into_iter().map(|v| v.and_then(|v| v.data().try_into().ok())).collect())
     }
 
-    /// The same, of some rows.
+    /// Reads some rows of a column of digests.
     pub fn digests_at<const N: usize>(
         &self,
         column: impl Into<usize>,
@@ -272,8 +272,8 @@ impl Group<'_> {
         self.broken(column, "ends early")
     }
 
-    /// Errs if values have more bytes than are written in one row group: those of a dictionary are there once, and in
-    /// any number of rows.
+    /// Fails if the values have more bytes than a row group may have: the file stores a dictionary value once, but any
+    /// number of rows can refer to it.
     fn unfolded<'v>(&self, column: usize, values: impl IntoIterator<Item = &'v ByteArray>) -> Result<()> {
         let bytes: usize = values.into_iter().map(ByteArray::len).sum();
         if bytes <= GROUP_BYTES_MAX {
@@ -333,7 +333,7 @@ impl Group<'_> {
         Ok(def.into_iter().map(|d| if d > 0 { values.next() } else { None }).collect())
     }
 
-    /// The values of some rows of a column that is no list.
+    /// Reads some rows of a column that is not a list.
     fn pick<T: DataType>(&self, column: usize, rows: &[usize]) -> Result<Vec<Option<T::T>>> {
         guarded(self.what, || self.decode_some::<T>(column, rows))
     }
@@ -387,7 +387,7 @@ mod tests {
 
     type Properties = fn(WriterPropertiesBuilder) -> WriterPropertiesBuilder;
 
-    /// A table of one row group: a text and a blob for each row, and lists by their levels.
+    /// Returns a table of one row group, with a text and a blob for each row, and lists given by their levels.
     fn table(
         properties: Properties,
         texts: &[&[u8]],
@@ -410,12 +410,12 @@ mod tests {
         out
     }
 
-    /// No list has a value.
+    /// Returns lists that are all empty.
     fn empty(rows: usize) -> (usize, Vec<i16>, Vec<i16>) {
         (0, vec![0; rows], vec![0; rows])
     }
 
-    /// What reading a table's only group comes to.
+    /// Opens a table and reads its only group.
     fn reading<T>(
         file: Vec<u8>,
         read: impl FnOnce(&Group<'_>) -> Result<T>,
@@ -470,7 +470,7 @@ mod tests {
         }
     }
 
-    /// Found by fuzzing: texts that share long beginnings took 900 MB.
+    /// Found by fuzzing: texts that share long prefixes took 900 MB.
     #[test]
     fn delta_encoded_texts_that_unfold_into_more_than_a_row_group_has_are_refused() {
         let long = vec![b'x'; GROUP_BYTES_MAX / 16];
@@ -482,7 +482,7 @@ mod tests {
         limit(reading(file(17), |group| group.texts(0_usize)));
         limit(reading(file(17), |group| group.texts_at(0_usize, &[0])));
         limit(reading(file(17), |group| group.each_text(0_usize, |_| ())));
-        // No column but of such texts is written so.
+        // Only required text columns are written in this encoding.
         corrupt(reading(file(3), |group| group.blobs(1_usize)), "DELTA_BYTE_ARRAY, which no table has");
     }
 
@@ -494,7 +494,7 @@ mod tests {
         assert!(file.len() < 16 << 10);
         let over = format!("expected at most {CHUNK_BYTES_MAX}");
         corrupt(reading(file, |group| group.texts(0_usize)), &over);
-        // Neither may all pages together have more.
+        // The limit also holds for the sum of all pages.
         let half = &long[..CHUNK_BYTES_MAX / 2 + 1];
         let file = table(
             |with| with.set_dictionary_enabled(false).set_write_batch_size(1),

@@ -1,11 +1,11 @@
-//! Calls into the Parquet crate, which may panic on what no file of ours holds.
+//! Calls into the Parquet crate, which may panic on malformed files.
 
 use parquet::errors::ParquetError;
 
 use crate::error::{Error, Result, at};
 use crate::guard;
 
-/// What went wrong with the table `what`.
+/// Converts an error of the Parquet crate about the table `what`.
 pub(in crate::mif) fn broken(what: &'static str, error: ParquetError) -> Error {
     match error {
         ParquetError::External(inner) => match inner.downcast::<std::io::Error>() {
@@ -17,8 +17,7 @@ pub(in crate::mif) fn broken(what: &'static str, error: ParquetError) -> Error {
     }
 }
 
-/// Reads with the Parquet crate what may be any bytes: of some that are damaged it panics, and that is an error like
-/// another.
+/// Runs `read` on untrusted bytes: a panic of the Parquet crate becomes an error.
 pub(in crate::mif) fn guarded<T>(what: &'static str, read: impl FnOnce() -> Result<T>) -> Result<T> {
     guard::catch(read).unwrap_or_else(|| Err(at(what).corrupt("a page is damaged and cannot be decoded")))
 }

@@ -1,5 +1,5 @@
-//! Parquet files by the low-level API, for all tables of a store: writing columns, and reading them with a guard
-//! against what a file claims.
+//! Writes and reads Parquet files with the crate's low-level API, for all tables of a store. Reading guards against
+//! what a file claims.
 
 mod checked;
 mod group;
@@ -21,16 +21,16 @@ pub(super) use self::limits::GROUP_ROWS_MAX;
 pub(super) use self::limits::{GROUP_BYTES_MAX, VALUE_COST};
 use crate::error::{Result, at};
 
-/// How pages are compressed.
+/// Returns the compression of pages.
 pub(super) fn compression() -> Compression {
     Compression::ZSTD(ZstdLevel::try_new(3).expect("3 is a zstd level"))
 }
 
-/// Cuts rows into row groups. `cost` is at least the bytes that a row has in any column, and [`VALUE_COST`] for each
-/// value of a list.
+/// Splits rows into row groups. `cost` returns at least the bytes of a row in any column, with [`VALUE_COST`] added for
+/// each value of a list.
 ///
 /// # Errors
-/// `Limit` if one row alone has more than a row group may.
+/// `Limit` if a single row exceeds the limit of a row group.
 pub(super) fn row_groups<'r, T>(
     what: &'static str,
     mut rows: &'r [T],
@@ -55,10 +55,10 @@ pub(super) fn row_groups<'r, T>(
     })
 }
 
-/// A row group that is being written, column after column.
+/// A row group that is being written, one column after the other.
 pub(super) type GroupWriter<'a, W> = SerializedRowGroupWriter<'a, W>;
 
-/// Writes the next column, with its definition and repetition levels if it has such.
+/// Writes the next column, with its definition and repetition levels if it has any.
 pub(super) fn write_column<T: DataType, W: Write + Send>(
     group: &mut GroupWriter<'_, W>,
     values: &[T::T],
@@ -70,7 +70,7 @@ pub(super) fn write_column<T: DataType, W: Write + Send>(
     column.close()
 }
 
-/// Writes a column that every row has.
+/// Writes a required column.
 pub(super) fn required<T: DataType, W: Write + Send>(
     group: &mut GroupWriter<'_, W>,
     values: impl Iterator<Item = T::T>,
@@ -78,7 +78,7 @@ pub(super) fn required<T: DataType, W: Write + Send>(
     write_column::<T, W>(group, &values.collect::<Vec<_>>(), None, None)
 }
 
-/// Writes a column that not every row has.
+/// Writes an optional column.
 pub(super) fn optional<T: DataType, W: Write + Send>(
     group: &mut GroupWriter<'_, W>,
     values: impl Iterator<Item = Option<T::T>>,

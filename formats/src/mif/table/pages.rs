@@ -1,7 +1,7 @@
-//! The pages of a column, each looked at before the Parquet crate decodes it.
+//! Checks each page of a column before the Parquet crate decodes it.
 //!
-//! The crate makes room for as many values as a page claims, and a few bytes of some encodings stand for gigabytes. So
-//! only the encodings are read that are written here, of no more values and bytes than a row group can have.
+//! The crate allocates as many values as a page claims, and in some encodings a few bytes stand for gigabytes. So only
+//! the encodings that `mif` writes are accepted, with no more values and bytes than a row group may have.
 
 use parquet::basic::{Encoding, Type};
 use parquet::column::page::{Page, PageMetadata, PageReader};
@@ -10,22 +10,22 @@ use parquet::schema::types::ColumnDescriptor;
 
 use super::limits::{CHUNK_BYTES_MAX, GROUP_BYTES_MAX, VALUE_COST};
 
-/// Encodings that the Parquet crate decodes: values as they are, and numbers of values in a dictionary.
+/// Encodings that the Parquet crate decodes: plain values, and indexes into a dictionary.
 pub(super) const BY_THE_CRATE: &[Encoding] = &[Encoding::PLAIN, Encoding::RLE_DICTIONARY];
 
-/// What a column of one row group has, page by page.
+/// The pages of a column in one row group.
 pub(super) struct Pages {
     pages: Box<dyn PageReader>,
     encodings: &'static [Encoding],
-    /// How many bytes the smallest value of a dictionary takes.
+    /// Size of the smallest possible dictionary value in bytes.
     value_bytes: usize,
-    /// How many bytes and values there may still be.
+    /// How many more bytes and values are allowed.
     bytes_left: usize,
     values_left: usize,
 }
 
 impl Pages {
-    /// The pages of a column of `rows` rows, which are in these encodings.
+    /// Wraps the pages of a column with `rows` rows; only `encodings` are accepted.
     pub(super) fn new(
         pages: Box<dyn PageReader>,
         column: &ColumnDescriptor,
@@ -35,7 +35,7 @@ impl Pages {
         let value_bytes = match column.physical_type() {
             Type::INT64 => 8,
             Type::FIXED_LEN_BYTE_ARRAY => usize::try_from(column.type_length()).unwrap_or(0).max(1),
-            // Of BYTE_ARRAY, the length before the bytes.
+            // BYTE_ARRAY: the length before the bytes.
             _ => 4,
         };
         let lists = if column.max_rep_level() > 0 { GROUP_BYTES_MAX / VALUE_COST } else { 0 };

@@ -1,20 +1,20 @@
-//! The label of a physical volume, in one of its first four sectors, and the metadata areas that it names.
+//! The label of a physical volume, in one of its first four sectors, and the metadata areas that it lists.
 
 use crate::bytes::{le32, le64};
 use crate::checksum::fits;
 use crate::error::{At, Result, at};
 use crate::source::Source;
 
-/// A label is looked for in so many sectors.
+/// The number of sectors that are searched for a label.
 const LABEL_SECTORS: u64 = 4;
 
-/// A text of metadata is at most so long, in bytes (an area is 1 MiB unless told otherwise).
+/// The longest metadata text in bytes (an area is 1 MiB by default).
 const MAX_TEXT_BYTES: u64 = 16 << 20;
 
 const SECTOR_BYTES: usize = SECTOR as usize;
 const LABEL_SIZE: usize = 32;
 const MDA_MAGIC: &[u8; 16] = b" LVM2 x[5A%r0N*>";
-/// `struct raw_locn` of a copy that does not count.
+/// Flag in `struct raw_locn`: the copy is to be ignored.
 const RAW_LOCN_IGNORED: u32 = 1;
 
 /// A physical volume.
@@ -28,7 +28,7 @@ pub(super) struct PhysicalVolume {
 }
 
 impl PhysicalVolume {
-    /// The UUID as LVM prints it; one that is no UUID with its odd characters escaped.
+    /// Returns the UUID as LVM prints it, with control characters of an invalid one escaped.
     pub(super) fn id(&self) -> String {
         let dashed: String = self
             .uuid
@@ -41,7 +41,7 @@ impl PhysicalVolume {
         dashed.escape_debug().to_string()
     }
 
-    /// Reads the label and the metadata of `volume`; `None` if it has no label. The error is of reading.
+    /// Reads the label and the metadata of `volume`; returns `None` if it has no label. Only a failed read is an error.
     pub(super) fn read(volume: &dyn Source) -> Result<Option<Self>> {
         for sector in 0..LABEL_SECTORS.min(volume.len() / SECTOR) {
             let bytes = volume.read_vec(sector * SECTOR, SECTOR_BYTES)?;
@@ -71,7 +71,7 @@ struct Label {
 }
 
 impl Label {
-    /// Parses the sector of this number, if it holds a label that is whole.
+    /// Parses the sector with this number, if it holds an intact label.
     fn parse(sector: &[u8], number: u64) -> Option<Self> {
         let is_label = &sector[..8] == b"LABELONE" && &sector[24..32] == b"LVM2 001";
         let header = le32(sector, 20) as usize;
@@ -83,7 +83,7 @@ impl Label {
             return None;
         }
         let pv_uuid = std::str::from_utf8(&sector[header..header + 32]).ok()?.to_owned();
-        // Two lists, each ended by zeros: data areas, then metadata areas.
+        // Two lists, each terminated by zeros: data areas, then metadata areas.
         let mut pairs = sector[header + 40..].chunks_exact(16).map(|pair| (le64(pair, 0), le64(pair, 8)));
         pairs.by_ref().find(|pair| *pair == (0, 0))?;
         let metadata_areas = pairs.take_while(|pair| *pair != (0, 0)).collect();
@@ -91,8 +91,8 @@ impl Label {
     }
 }
 
-/// Reads the current text of the metadata area of `size` bytes at `offset`. `None` if there is none: no group,
-/// or a copy that does not count. The outer error is of reading.
+/// Reads the current text of the metadata area of `size` bytes at `offset`. Returns `None` if it has no text: there is
+/// no group, or the copy is to be ignored. The outer error is a failed read.
 fn read_area(volume: &dyn Source, offset: u64, size: u64) -> Result<Result<Option<Vec<u8>>>> {
     let field = |name: &'static str, byte: u64| -> At {
         at("LVM metadata area").field(name).byte(offset.saturating_add(byte))
@@ -121,7 +121,7 @@ fn read_area(volume: &dyn Source, offset: u64, size: u64) -> Result<Result<Optio
             format!("is {text_offset}, but {text_size} bytes there do not fit into the area of {size}");
         return Ok(Err(field("offset", 40).corrupt(problem)));
     }
-    // The area is a ring behind its header: a text may go on at its beginning.
+    // After its header the area is a ring buffer: a text may wrap around to the start.
     let before_end = text_size.min(size - text_offset) as usize;
     let mut text = volume.read_vec(offset + text_offset, before_end)?;
     text.extend(volume.read_vec(offset + SECTOR, text_size as usize - before_end)?);
@@ -131,7 +131,7 @@ fn read_area(volume: &dyn Source, offset: u64, size: u64) -> Result<Result<Optio
     Ok(Ok(Some(text)))
 }
 
-/// LVM's CRC-32: the usual polynomial, but another start, and the end is left as it is.
+/// Computes LVM's CRC-32: the usual polynomial, with another initial value and no final inversion.
 fn crc(bytes: &[u8]) -> u32 {
     const START: u32 = 0xf597_a6cf;
     const TABLE: [u32; 16] = {
@@ -156,7 +156,7 @@ fn crc(bytes: &[u8]) -> u32 {
     })
 }
 
-/// LVM counts in these, whatever the disk does.
+/// LVM counts in sectors of this size, whatever the disk's is.
 pub(super) const SECTOR: u64 = 512;
 
 #[cfg(test)]
@@ -164,7 +164,7 @@ mod tests {
     use super::*;
     use crate::source::MemSource;
 
-    /// The metadata area of `fixtures/lvm`, of 128 KiB, with the header poked and vouched for.
+    /// Changes the header of the metadata area of `fixtures/lvm`, of 128 KiB, fixes its checksum, and reads the text.
     fn area(at: usize, with: &[u8]) -> String {
         let mut bytes = include_bytes!("../../../../fixtures/lvm/pv-head.bin")[4096..].to_vec();
         bytes.resize(128 << 10, 0);

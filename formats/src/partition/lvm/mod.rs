@@ -1,12 +1,12 @@
-//! LVM2: logical volumes that lie in one or more pieces on physical volumes (partitions, or whole disks).
+//! LVM2: logical volumes, each in one or more segments on physical volumes (partitions, or whole disks).
 //!
 //! ```text
 //! label │ metadata area: header, then a ring of texts, each the whole of the group │ extents ...
 //! ```
 //!
-//! Only linear volumes are read: each piece of one is a piece of a partition, so the disk's bytes are found through them as
-//! if there were no LVM. Others (mirrors, RAID, thin pools, snapshots, caches) are left out with a warning, and so are
-//! volumes that need a physical volume of another disk.
+//! Only linear volumes are read: each segment of one is a part of a partition, so the disk's bytes map to files as
+//! without LVM. Others (mirrors, RAID, thin pools, snapshots, caches) are left out with a warning, and so are volumes
+//! that need a physical volume on another disk.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -23,11 +23,11 @@ use self::text::Section;
 /// The part of a volume group that is on the disk.
 #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct Group {
-    /// Its name.
+    /// The group's name.
     pub name: String,
-    /// Its UUID, as LVM prints it.
+    /// The group's UUID, as LVM prints it.
     pub id: String,
-    /// The linear volumes that are wholly on the disk, by name.
+    /// The linear volumes that are entirely on the disk, by name.
     pub volumes: Vec<LogicalVolume>,
     /// Warnings about the group and about what was left out, as sentences.
     pub warnings: Vec<String>,
@@ -36,11 +36,11 @@ pub struct Group {
 /// A logical volume.
 #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct LogicalVolume {
-    /// Its name, without the group's.
+    /// The volume's name, without the group's.
     pub name: String,
-    /// Its UUID, as LVM prints it.
+    /// The volume's UUID, as LVM prints it.
     pub id: String,
-    /// Where it lies, in order, without gaps.
+    /// The segments of the volume, in order and without gaps.
     pub segments: Vec<Segment>,
 }
 
@@ -49,26 +49,26 @@ pub struct LogicalVolume {
 pub struct Segment {
     /// Index of the physical volume among the volumes given to [`read`].
     pub physical: usize,
-    /// Where on it, in bytes.
+    /// Offset on the physical volume, in bytes.
     pub start: u64,
     /// Length in bytes; never 0.
     pub len: u64,
 }
 
 impl LogicalVolume {
-    /// Its length in bytes.
+    /// Returns the volume's length in bytes.
     #[must_use]
     pub fn len(&self) -> u64 {
         self.segments.iter().map(|segment| segment.len).sum()
     }
 
-    /// Returns true if it holds nothing.
+    /// Returns true if the volume has no segments.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.segments.is_empty()
     }
 
-    /// The volume as a source; `volumes` are those that [`read`] was given.
+    /// Returns the volume as a source; `volumes` are those that were passed to [`read`].
     #[must_use]
     pub fn open(&self, volumes: &[Arc<dyn Source>]) -> Linear {
         let mut pieces = Vec::new();
@@ -81,8 +81,8 @@ impl LogicalVolume {
     }
 }
 
-/// Looks for physical volumes among `volumes`, which are the volumes of one disk, and gives the groups that they make, by
-/// name. Unreadable parts of a group are warnings; only a failing read is an error.
+/// Finds the physical volumes among `volumes`, which are the volumes of one disk, and returns their groups by name.
+/// Unreadable parts of a group are warnings; only a failed read is an error.
 pub fn read(volumes: &[Arc<dyn Source>]) -> Result<Vec<Group>> {
     let mut physical = BTreeMap::new();
     let mut groups = BTreeMap::new();
@@ -98,7 +98,7 @@ pub fn read(volumes: &[Arc<dyn Source>]) -> Result<Vec<Group>> {
         for text in found.texts {
             match text::parse(&text).and_then(|section| Metadata::of(&section)) {
                 Ok(metadata) => {
-                    // Every copy is whole; the newest counts.
+                    // Every copy is complete; the newest counts.
                     let newest = groups.entry(metadata.id.clone()).or_insert_with(|| metadata.clone());
                     if metadata.seqno > newest.seqno {
                         *newest = metadata;
@@ -123,7 +123,7 @@ pub fn read(volumes: &[Arc<dyn Source>]) -> Result<Vec<Group>> {
     Ok(groups)
 }
 
-/// Keeps one volume for each name: the first one by the UUID of its group.
+/// Keeps one volume for each name: the one in the first group by UUID.
 fn leave_out_namesakes(groups: &mut [Group]) {
     let mut names = BTreeSet::new();
     for Group { name: group, volumes, warnings, .. } in groups {
@@ -146,23 +146,23 @@ struct Metadata {
     name: String,
     id: String,
     seqno: u64,
-    /// Bytes.
+    /// In bytes.
     extent_size: u64,
-    /// By the name that segments use: UUID, and the first extent's place in bytes.
+    /// Keyed by the name that segments use: UUID, and the offset of the first extent in bytes.
     physical_volumes: BTreeMap<String, (String, u64)>,
     logical_volumes: Vec<Claim>,
 }
 
-/// A logical volume that is to be seen.
+/// A visible logical volume.
 #[derive(Debug, Clone)]
 struct Claim {
     name: String,
     id: String,
-    /// The segments in extents, or what stands against reading it.
+    /// The segments in extents, or the reason why it cannot be read.
     segments: Result<Vec<Stripe>, String>,
 }
 
-/// `extent_count` extents of a volume, from `start_extent` on; on a physical volume from `first` on.
+/// `extent_count` extents of a volume from `start_extent`, at extent `first` of a physical volume.
 #[derive(Debug, Clone)]
 struct Stripe {
     start_extent: u64,
@@ -184,7 +184,7 @@ impl Metadata {
         }
         let mut logical_volumes = Vec::new();
         for (name, section) in group.section("logical_volumes").into_iter().flat_map(Section::sections) {
-            // Others are parts of a volume that is.
+            // The others are parts of a visible volume.
             if section.list("status").iter().any(|flag| flag.as_str() == Some("VISIBLE")) {
                 let (name, id) = (name.to_owned(), section.string("id")?.to_owned());
                 logical_volumes.push(Claim { name, id, segments: segments(section)? });
@@ -201,7 +201,7 @@ impl Metadata {
         })
     }
 
-    /// Finds each volume's places on `volumes`; `physical` says which has which UUID.
+    /// Locates each volume on `volumes`; `physical` maps UUIDs to their indexes.
     fn resolve(self, physical: &BTreeMap<String, usize>, volumes: &[Arc<dyn Source>]) -> Group {
         let mut group =
             Group { name: self.name.clone(), id: self.id.clone(), volumes: Vec::new(), warnings: Vec::new() };
@@ -245,7 +245,7 @@ impl Metadata {
     }
 }
 
-/// The segments of a volume in their order, if they are linear and without gaps; otherwise why not.
+/// Returns the segments of a volume in order, if they are linear and without gaps; otherwise the reason.
 fn segments(volume: &Section) -> Result<Result<Vec<Stripe>, String>> {
     let mut stripes = Vec::new();
     for (name, segment) in volume.sections() {
@@ -287,15 +287,15 @@ fn segments(volume: &Section) -> Result<Result<Vec<Stripe>, String>> {
     Ok(if stripes.is_empty() { Err("it has no segments".to_owned()) } else { Ok(stripes) })
 }
 
-/// A linear volume, as a source.
+/// A linear volume as a source.
 pub struct Linear {
-    /// Where each segment starts in the volume, and what it is of.
+    /// The start of each segment in the volume, the segment, and its physical volume.
     pieces: Vec<(u64, Segment, Arc<dyn Source>)>,
     len: u64,
 }
 
 impl Linear {
-    /// The piece that byte `offset`, which there is, lies in.
+    /// Returns the piece that contains byte `offset`, which must exist.
     fn piece(&self, offset: u64) -> &(u64, Segment, Arc<dyn Source>) {
         &self.pieces[self.pieces.partition_point(|(start, _, _)| *start <= offset) - 1]
     }

@@ -1,4 +1,4 @@
-//! A physical volume that LVM wrote, and the same one damaged.
+//! Tests with a physical volume that LVM wrote, intact and damaged.
 
 use super::*;
 use crate::source::MemSource;
@@ -9,7 +9,7 @@ const MIB: u64 = 1 << 20;
 /// The UUID of `fixtures/lvm`'s physical volume.
 const PHYSICAL_ID: &str = "IegECo-HA9o-fHYd-R7ik-rU2g-fuNf-jl4AhK";
 
-/// The physical volume of `fixtures/lvm`, whose data area repeats the number of each MiB.
+/// Returns the physical volume of `fixtures/lvm`; each MiB of its data area is filled with its number.
 fn volume() -> Vec<u8> {
     let mut bytes = include_bytes!("../../../../fixtures/lvm/pv-head.bin").to_vec();
     bytes.resize(MIB as usize, 0);
@@ -20,7 +20,7 @@ fn volume() -> Vec<u8> {
 }
 
 fn sources(bytes: Vec<u8>) -> Vec<Arc<dyn Source>> {
-    // Something else before it, so that the index shows.
+    // Another volume comes first, so that a wrong index shows.
     vec![Arc::new(MemSource(vec![0; 4096])), Arc::new(MemSource(bytes))]
 }
 
@@ -82,12 +82,12 @@ fn damaged_metadata_is_said() {
         assert!(groups[0].volumes.is_empty());
         assert!(groups[0].warnings[0].contains(said), "{:?}", groups[0].warnings);
     }
-    // It is said of which physical volume.
+    // The warning names the physical volume.
     let mut bytes = volume();
     bytes[4096 + 4] ^= 1;
     let warnings = read(&sources(bytes)).unwrap().remove(0).warnings;
     assert!(warnings[0].contains(PHYSICAL_ID), "{warnings:?}");
-    // Cut off in the middle of a volume.
+    // Truncated in the middle of a volume.
     let mut bytes = volume();
     bytes.truncate(9 * MIB as usize);
     let groups = read(&sources(bytes)).unwrap();
@@ -125,7 +125,7 @@ fn of_logical_volumes_with_one_name_the_first_counts_and_the_others_are_said() {
     }
 }
 
-/// The group of `metadata`, on one physical volume of 24 MiB.
+/// Returns the group of `metadata`, on one physical volume of 24 MiB.
 fn group(metadata: &str) -> Group {
     let section = text::parse(metadata.as_bytes()).unwrap();
     let physical = BTreeMap::from([("AAAA".to_owned(), 1)]);
@@ -173,7 +173,7 @@ fn volumes_that_are_not_linear_or_not_all_there_are_said() {
     }
 }
 
-/// Damaged metadata whose CRCs say that it is right: no panic, and no segment off its volume.
+/// Damaged metadata with correct CRCs causes no panic, and no segment outside its volume.
 #[test]
 #[ignore = "is run by mutants_are_read_in_little_memory"]
 fn mutants_of_lvm_metadata_stay_within_the_volume() {

@@ -1,12 +1,12 @@
-//! LVM's text format: `name = value` and `name { ... }`, where a value is a number, a string or a list, and `#`
-//! begins a comment.
+//! LVM's text format: `name = value` and `name { ... }`, where a value is a number, a string or a list, and `#` begins
+//! a comment.
 
 use crate::error::{Error, Result, at};
 
-/// Sections and lists lie in each other at most so deep. A group needs five levels.
+/// The deepest nesting of sections and lists. A group needs five levels.
 const MAX_DEPTH: usize = 16;
 
-/// A section: what is between its braces, in order.
+/// A section: the entries between its braces, in order.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct Section {
     entries: Vec<(String, Node)>,
@@ -21,9 +21,9 @@ enum Node {
 /// A value.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Value {
-    /// A number that is whole and not negative.
+    /// A whole, non-negative number.
     Number(u64),
-    /// A string, or a number that is neither.
+    /// A string, or any other number.
     String(String),
     /// Values in brackets.
     List(Vec<Value>),
@@ -39,7 +39,7 @@ impl Value {
     }
 }
 
-/// An error of the text's meaning.
+/// Returns an error about the meaning of the text.
 pub(super) fn error(problem: impl Into<String>) -> Error {
     at("LVM metadata").corrupt(problem)
 }
@@ -63,7 +63,7 @@ impl Section {
         }
     }
 
-    /// The list of this name; empty if there is none.
+    /// Returns the list with this name; empty if there is none.
     pub(super) fn list(&self, name: &str) -> &[Value] {
         match self.get(name) {
             Some(Node::Value(Value::List(list))) => list,
@@ -71,7 +71,7 @@ impl Section {
         }
     }
 
-    /// The section of this name inside.
+    /// Returns the nested section with this name.
     pub(super) fn section(&self, name: &str) -> Option<&Section> {
         match self.get(name) {
             Some(Node::Section(section)) => Some(section),
@@ -79,7 +79,7 @@ impl Section {
         }
     }
 
-    /// All sections inside, with their names.
+    /// Returns all nested sections with their names.
     pub(super) fn sections(&self) -> impl Iterator<Item = (&str, &Section)> {
         self.entries.iter().filter_map(|(name, node)| match node {
             Node::Section(section) => Some((name.as_str(), section)),
@@ -88,7 +88,7 @@ impl Section {
     }
 }
 
-/// Parses a whole text; a NUL ends it.
+/// Parses a whole text, up to a NUL.
 pub(super) fn parse(text: &[u8]) -> Result<Section> {
     let end = text.iter().position(|b| *b == 0).unwrap_or(text.len());
     let mut parser = Parser { text: &text[..end], at: 0 };
@@ -106,7 +106,7 @@ impl<'a> Parser<'a> {
         at("LVM metadata").byte(self.at as u64).corrupt(problem)
     }
 
-    /// The next byte that is neither space nor comment; it is not taken.
+    /// Returns the next byte that is neither space nor comment, without consuming it.
     fn peek(&mut self) -> Option<u8> {
         loop {
             match *self.text.get(self.at)? {
@@ -128,7 +128,7 @@ impl<'a> Parser<'a> {
         Ok(())
     }
 
-    /// A name or a number, which may be empty.
+    /// Takes a name or a number, which may be empty.
     fn word(&mut self) -> &'a str {
         let rest = &self.text[self.at..];
         let is_word = |b: &u8| b.is_ascii_alphanumeric() || b"_.+-".contains(b);
@@ -137,7 +137,7 @@ impl<'a> Parser<'a> {
         std::str::from_utf8(&rest[..len]).expect("ASCII")
     }
 
-    /// What lies before the closing brace, or the end of the text, which are not taken.
+    /// Parses up to the closing brace or the end of the text, which is not consumed.
     fn section(&mut self, depth: usize) -> Result<Section> {
         if depth > MAX_DEPTH {
             return Err(self.error(format!("sections are nested more than {MAX_DEPTH} deep")));

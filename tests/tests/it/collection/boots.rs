@@ -1,4 +1,4 @@
-//! Boots beside those of every run: of every kind of disk, from every container, grown and under other identities.
+//! Boots beyond those of every run: of every kind of disk, from every container, grown and with new identities.
 
 use mif_tests::debian::{TOOLS, boot, make_disk, tree};
 use mif_tests::disk::{assert_gpt, assert_sound, parts};
@@ -17,8 +17,8 @@ fn every_kind_of_debian_disk_boots() {
     through_the_store(LOGICAL, &by_bios);
 }
 
-/// What hypervisors take beside raw, plain qcow2 and plain VMDK, which boot above: a suffix, what qemu calls it, and
-/// how it is written.
+/// The formats of hypervisors besides raw, plain qcow2 and plain VMDK, which are booted elsewhere: a suffix, qemu's
+/// name for it, and the options for writing it.
 const BOOTABLE: &[(&str, &str, &[&str])] = &[
     ("zlib.qcow2", "qcow2", &["-o", "compress=on,extended_l2=on"]),
     ("zstd.qcow2", "qcow2", &["-o", "compression_type=zstd"]),
@@ -43,7 +43,7 @@ fn a_disk_boots_from_every_container() {
     let store = at("store");
     make_disk(&tree, &at("disk.raw"), "--table gpt --size 1G");
     import(&store, &at("disk.raw"), "disk");
-    // From one container into the next, so that what boots has been read from each, too.
+    // Convert from one container to the next, so that the booted disks have also been read from each.
     let mut before: Option<&str> = None;
     for (name, format, options) in BOOTABLE {
         let mut command = mif(&store);
@@ -67,7 +67,7 @@ fn a_disk_boots_from_every_container() {
     });
 }
 
-/// The whole of it: a Debian of one gibibyte more, under other UUIDs, boots by both firmwares.
+/// Everything combined: a Debian grown by one gibibyte, with new UUIDs, boots with both firmwares.
 #[test]
 #[ignore = "boots many times: make collection"]
 fn a_debian_disk_grown_and_with_new_ids_boots_by_bios_and_uefi() {

@@ -1,5 +1,5 @@
-//! A library of six real Debian disks from end to end: `make collection`. Not part of `make test`: the disks alone take
-//! ten minutes to make.
+//! A library of six real Debian disks from end to end: `make collection`. Not part of `make test`, because making the
+//! disks alone takes ten minutes.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -12,11 +12,11 @@ use serde_json::Value;
 struct Image {
     name: &'static str,
     file: &'static str,
-    /// Whether UEFI boots it too.
+    /// True if UEFI boots it too.
     efi: bool,
-    /// What os-release says its version is.
+    /// The version in os-release.
     version: &'static str,
-    /// A package that it has, and one that it does not have.
+    /// A package that is installed, and one that is not.
     packages: [&'static str; 2],
 }
 
@@ -35,7 +35,7 @@ const IMAGES: [Image; 6] = [
     Image { name: "web-mbr", file: "web-mbr.vmdk", efi: false, version: "12", packages: ["nginx", "git"] },
 ];
 
-/// The folder of images; none, said loudly, if the archive cannot be reached.
+/// Returns the directory of images; `None`, with a loud notice, if the archive cannot be reached.
 fn folder() -> Option<PathBuf> {
     let output = tool(repo().join("fixtures/debian-library")).env("MIF_CACHE", cache()).output().unwrap();
     match output.status.code() {
@@ -52,7 +52,7 @@ fn json(store: &Path, arguments: &[&str]) -> Value {
     serde_json::from_str(&run(mif(store).arg("--json").args(arguments))).unwrap()
 }
 
-/// A raw copy by qemu-img.
+/// Makes a raw copy with qemu-img.
 fn raw(image: &Path, to: &Path) {
     run(tool("qemu-img").args(["convert", "-O", "raw"]).arg(image).arg(to));
 }
@@ -63,8 +63,8 @@ fn cut_root(disk: &Path, to: &Path) {
     cut(disk, root.start, root.len, to);
 }
 
-/// Name, version and architecture of each package, as dpkg-query says it of the database on a root filesystem, read by
-/// debugfs.
+/// Returns name, version and architecture of each package according to dpkg-query, from the database on a root
+/// filesystem, read with debugfs.
 fn dpkg_query(work: &Path, root: &Path) -> Vec<String> {
     let admin = work.join("admin");
     let _ = fs::remove_dir_all(&admin);
@@ -75,7 +75,7 @@ fn dpkg_query(work: &Path, root: &Path) -> Vec<String> {
     sorted(&run(tool("dpkg-query").arg("--admindir").arg(&admin).args(["-W", format])))
 }
 
-/// The same, as the program says it.
+/// Returns the same according to the program.
 fn packages(store: &Path, image: &str) -> Vec<String> {
     let csv = run(mif(store).args(["packages", "--csv", image]));
     let lines = csv.lines().skip(1).map(|line| line.split(',').collect::<Vec<_>>()[3..6].join(","));
@@ -88,7 +88,7 @@ fn sorted(text: &str) -> Vec<String> {
     lines
 }
 
-/// Setuid and setgid files of a root filesystem that the kernel mounts: none unless root can mount it.
+/// Returns the setuid and setgid files of a root filesystem, which the kernel mounts; this needs root.
 fn set_ids(root: &Path, mount: &Path) -> Vec<String> {
     fs::create_dir_all(mount).unwrap();
     run(tool("mount").args(["-o", "loop,ro,noload"]).arg(root).arg(mount));
@@ -109,7 +109,7 @@ fn six_debian_disks_are_kept_searched_compared_updated_and_booted() {
     let at = |name: &str| work.path().join(name);
     let store = at("store");
 
-    // In, by one command; again, nothing is read.
+    // One command imports all; a second import reads nothing.
     run(mif(&store).arg("import").arg(&folder));
     let images = json(&store, &["images"]);
     let names: Vec<&str> =
@@ -118,7 +118,7 @@ fn six_debian_disks_are_kept_searched_compared_updated_and_booted() {
     let again = run(mif(&store).args(["--json", "import"]).arg(&folder));
     assert_eq!(again.matches("\"event\":\"skipped\"").count(), 6, "{again}");
 
-    // Signed off by one command; and each bit by qemu-img, from a disk that comes out in one container for all.
+    // One command verifies all; qemu-img also compares each bit, after exporting all to one container format.
     run(mif(&store).args(["verify", "--all"]));
     run(mif(&store).args(["verify", "--all", "--against"]).arg(&folder));
     run(mif(&store).args(["export", "--all"]).arg(at("out")).args(["--format", "qcow2"]));
@@ -126,7 +126,7 @@ fn six_debian_disks_are_kept_searched_compared_updated_and_booted() {
         let out = at("out").join(format!("{name}.qcow2"));
         run(tool("qemu-img").args(["compare", "-q"]).arg(folder.join(file)).arg(&out));
 
-        // What is in it, against what the tools say.
+        // Compare the contents with the tools' answers.
         let (disk, root) = (at("disk.raw"), at("root.img"));
         raw(&folder.join(file), &disk);
         cut_root(&disk, &root);
@@ -143,7 +143,7 @@ fn six_debian_disks_are_kept_searched_compared_updated_and_booted() {
             let ours: Vec<&str> = hits.map(|hit| hit["path"].as_str().unwrap()).collect();
             assert_eq!(sorted(&ours.join("\n")), set_ids(&root, &at("mount")), "{name}");
         }
-        // It boots as it came out.
+        // The exported disk boots.
         debian::boot(&out, false, "login:");
         if efi {
             debian::boot(&out, true, "login:");
@@ -151,7 +151,7 @@ fn six_debian_disks_are_kept_searched_compared_updated_and_booted() {
     }
     assert_eq!(json(&store, &["search", "/etc/os-release"])["hits"].as_array().unwrap().len(), 6);
 
-    // One tree in two geometries: no file of it differs; one of the two has a volume more.
+    // The same tree in two geometries: no file differs, but one of them has an additional volume.
     let diff = mif(&store).args(["--json", "diff", "base", "base-mbr"]).output().unwrap();
     assert_eq!(diff.status.code(), Some(1));
     let diff: Value = serde_json::from_slice(&diff.stdout).unwrap();
@@ -159,7 +159,7 @@ fn six_debian_disks_are_kept_searched_compared_updated_and_booted() {
     assert!(changes.iter().all(|c| c["volume"] == "p15" && c["kind"] == "removed"), "{changes:?}");
     assert!(changes.iter().any(|c| c["path"] == "/EFI/BOOT/BOOTX64.EFI"), "{changes:?}");
 
-    // What makes a base a web server, made in the base on the other geometry.
+    // Apply the changes from base to web server to the base with the other geometry.
     run(mif(&store).args(["update", "--from", "base", "--to", "web", "base-mbr"]));
     assert_eq!(packages(&store, "base-mbr@2"), packages(&store, "web"));
     let updated = at("updated.raw");

@@ -1,4 +1,4 @@
-//! What `make collection` runs: half an hour of real Debian disks.
+//! The tests of `make collection`: half an hour of real Debian disks.
 
 mod boots;
 mod library;

@@ -1,15 +1,15 @@
-//! Giving out blocks, in ascending order.
+//! Allocates blocks, in ascending order.
 
 use std::ops::Range;
 
-/// Gives out the blocks that are not fixed, each once, from the first on.
+/// An allocator of the blocks that are not fixed, each once, in ascending order.
 pub(super) struct Allocator<'a> {
     fixed: &'a [Range<u64>],
-    /// The first of `fixed` that is not passed.
+    /// The first of `fixed` that has not been passed.
     next_fixed: usize,
     /// The next block.
     next: u64,
-    /// The end of the volume. Past it, blocks are given out all the same, and counted.
+    /// The end of the volume. Past it, blocks are still allocated, and counted.
     end: u64,
 }
 
@@ -18,7 +18,7 @@ impl<'a> Allocator<'a> {
         Allocator { fixed, next_fixed: 0, next: blocks.start, end: blocks.end }
     }
 
-    /// Gives `count` blocks, in as few runs as can be.
+    /// Allocates `count` blocks, in as few runs as possible.
     pub(super) fn take(&mut self, mut count: u64, each: &mut dyn FnMut(Range<u64>)) {
         while count > 0 {
             let stop = match self.fixed.get(self.next_fixed) {
@@ -37,12 +37,12 @@ impl<'a> Allocator<'a> {
         }
     }
 
-    /// The first block that was not given out: all before it are in use.
+    /// Returns the first block that was not allocated: all before it are in use.
     pub(super) fn end_of_used(&self) -> u64 {
         self.next
     }
 
-    /// How many blocks were given out past the end of the volume.
+    /// Returns how many blocks were allocated past the end of the volume.
     pub(super) fn missing(&self) -> u64 {
         self.next.saturating_sub(self.end)
     }

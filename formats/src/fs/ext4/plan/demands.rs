@@ -7,11 +7,11 @@ use crate::fs::FileType;
 use crate::fs::ext4::features::{compat, ro_compat};
 use crate::fs::plan::Tree;
 
-/// Links that a file or directory may have.
+/// The most links of a file or directory.
 const LINKS_MAX: u32 = 65_000;
 const NAME_MAX: usize = 255;
 
-/// Errs if no such volume can hold the tree; sets the features that the tree needs.
+/// Fails if no such volume can hold the tree; sets the features that the tree needs.
 pub(super) fn check(tree: &Tree, params: &mut Params) -> Result<()> {
     let mut needs = (false, false);
     for (number, node) in (0..).zip(tree.nodes()) {
@@ -54,7 +54,7 @@ pub(super) fn check(tree: &Tree, params: &mut Params) -> Result<()> {
     Ok(())
 }
 
-/// The directory of each directory, and how many links each node has.
+/// Returns the parent of each directory, and the link count of each node.
 pub(super) fn links(tree: &Tree, params: &Params) -> Result<(Vec<u32>, Vec<u16>)> {
     let mut links = vec![0u32; tree.nodes().len()];
     let mut parents = vec![0u32; tree.nodes().len()];

@@ -1,4 +1,4 @@
-//! The blocks of a directory: entries one after the other, and for large ones an index by the hash of the name.
+//! Directory blocks: consecutive entries, and for large directories an index by the hash of the name.
 //!
 //! <https://docs.kernel.org/filesystems/ext4/directory.html>
 
@@ -7,24 +7,24 @@ use crate::fs::FileType;
 use crate::fs::ext4::checksum::crc32c;
 use crate::fs::plan::put;
 
-/// The entry at the end of a block with the checksum, and the like of an index block.
+/// Size of the entry with the checksum at the end of a block, and of its counterpart in an index block.
 const TAIL: usize = 12;
 const INDEX_TAIL: usize = 8;
 const DOTS: usize = 24;
-/// What comes before the index entries: in the root, and in the other blocks of an index.
+/// Size of the part before the index entries: in the root, and in the other blocks of an index.
 const ROOT_HEAD: usize = 32;
 const NODE_HEAD: usize = 8;
 
-/// How the directories of a volume are written.
+/// The format of a volume's directories.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Format {
     pub(super) block_size: usize,
     /// True if entries store the file type.
     pub(super) filetype: bool,
     pub(super) metadata_csum: bool,
-    /// With `dir_index`: how names are hashed.
+    /// With `dir_index`: the hash of names.
     pub(super) index: Option<Hasher>,
-    /// Levels of an index below its root: 1, or 2 with `large_dir`.
+    /// The most levels of an index below its root: 1, or 2 with `large_dir`.
     pub(super) levels_max: u8,
 }
 
@@ -36,16 +36,15 @@ pub(super) struct NewEntry<'a> {
     pub(super) file_type: FileType,
 }
 
-/// How the entries of a directory are divided into blocks.
+/// The division of a directory's entries into blocks.
 pub(super) struct Layout {
-    /// The order of the entries, by their number.
+    /// The order of the entries, as entry numbers.
     order: Vec<u32>,
-    /// Where in `order` each block of entries begins.
+    /// The position in `order` where each block of entries begins.
     leaves: Vec<u32>,
-    /// For an index: the hash from which each block on holds names, and the blocks of each level of the index
-    /// below the root.
+    /// For an index: the first hash of each block, and the number of blocks of each index level below the root.
     index: Option<Index>,
-    /// Blocks without entries at the end.
+    /// Number of blocks without entries at the end.
     spare: u64,
 }
 
@@ -55,20 +54,20 @@ struct Index {
 }
 
 impl Layout {
-    /// How many blocks the directory has.
+    /// Returns the number of blocks of the directory.
     pub(super) fn blocks(&self) -> u64 {
         let index = self.index.as_ref().map_or(0, |index| 1 + index.levels.iter().sum::<u64>());
         self.leaves.len() as u64 + index + self.spare
     }
 
-    /// Returns true if it has an index.
+    /// Returns true if the directory has an index.
     pub(super) fn is_indexed(&self) -> bool {
         self.index.is_some()
     }
 }
 
 impl Format {
-    /// Bytes of a block for entries.
+    /// Returns the bytes of a block that are available for entries.
     fn room(&self) -> usize {
         self.block_size - if self.metadata_csum { TAIL } else { 0 }
     }
@@ -78,7 +77,7 @@ impl Format {
         ((self.block_size - head - tail) / 8) as u64
     }
 
-    /// Divides the entries of these names, without `.` and `..`. At least `least` blocks.
+    /// Divides the entries with these names, without `.` and `..`, into at least `least` blocks.
     pub(super) fn layout<'a>(&self, names: impl Iterator<Item = &'a [u8]> + Clone, least: u64) -> Layout {
         let linear = self.linear(names.clone());
         match self.index {
@@ -101,14 +100,14 @@ impl Format {
         Layout { order, leaves, index: None, spare: 0 }
     }
 
-    /// An index, unless it would have too many levels.
+    /// Returns an indexed layout, unless it would have too many levels.
     fn indexed<'a>(&self, names: impl Iterator<Item = &'a [u8]>, hasher: Hasher) -> Option<Layout> {
         let mut hashed: Vec<(NameHash, u32, u16)> = names
             .enumerate()
             .map(|(i, name)| (hasher.hash(name), i as u32, entry_len(name) as u16))
             .collect();
         hashed.sort_unstable();
-        // A little room in every block, so that the next names do not each split one.
+        // Leave some space in every block, so that the next names do not each split one.
         let full = self.room() - self.block_size / 8;
         let (mut leaves, mut hashes, mut used) = (vec![0u32], vec![0u32], 0);
         for (i, ((hash, _), _, len)) in hashed.iter().enumerate() {
@@ -136,7 +135,7 @@ impl Format {
         })
     }
 
-    /// The directory's bytes. `csum_seed` is the inode's.
+    /// Encodes the directory. `csum_seed` is the inode's.
     pub(super) fn encode<'a>(
         &self,
         layout: &Layout,
@@ -177,7 +176,7 @@ impl Format {
             last = at;
             at += len;
         }
-        // The last entry reaches to the end of the block.
+        // The last entry extends to the end of the block.
         put::le16(block, last + 4, self.rec_len(self.room() - last));
         if self.metadata_csum {
             let tail = self.block_size - TAIL;
@@ -206,15 +205,15 @@ impl Format {
         block[at + 8..at + 8 + entry.name.len()].copy_from_slice(entry.name);
     }
 
-    /// A length, which has 16 bits: too few for a whole block of 64 KiB.
+    /// Encodes a length, whose 16 bits are too few for a whole block of 64 KiB.
     fn rec_len(&self, len: usize) -> u16 {
         if len == 0x1_0000 { 0xFFFF } else { len as u16 }
     }
 
-    /// The root of an index, then its other blocks level by level from the root down.
+    /// Encodes the root of an index, then its other blocks level by level from the root down.
     fn encode_index(&self, bytes: &mut Vec<u8>, index: &Index, dots: &[NewEntry<'_>; 2], csum_seed: u32) {
         let blocks = 1 + index.levels.iter().sum::<u64>();
-        // The children of a level: where the level below begins, and how many it has.
+        // The children of a level: the start and the number of blocks of the level below.
         let mut below: Vec<(u64, u64)> = Vec::new();
         let mut first = 1;
         for count in index.levels.iter().rev() {
@@ -278,7 +277,7 @@ impl Format {
     }
 }
 
-/// The bytes that an entry takes.
+/// Returns the size of an entry in bytes.
 fn entry_len(name: &[u8]) -> usize {
     (8 + name.len()).next_multiple_of(4)
 }

@@ -1,4 +1,4 @@
-//! Emission: the bytes of everything, in the order of the volume, from the places that were decided.
+//! Emits the bytes of the whole volume in ascending order, at the places that were decided.
 
 use super::groups::Groups;
 use super::inode::{self, Filling, flags};
@@ -8,10 +8,10 @@ use crate::error::Result;
 use crate::fs::plan::{Placed, put};
 use crate::fs::{FileType, Node, Timestamp};
 
-/// Receives the location of each block.
+/// A callback for each piece: its position on the volume, and its bytes.
 type Sink<'p> = &'p mut dyn FnMut(u64, Placed<'_>) -> Result<()>;
 
-/// The volume's own metadata, by its place.
+/// The volume's own metadata, by place.
 enum Item {
     Super(u32),
     Descriptors(u32),
@@ -47,7 +47,7 @@ struct Emitter<'a> {
     places: &'a Places<'a>,
     groups: Groups<'a>,
     descriptors: Vec<u8>,
-    /// The bytes of the directory that was last emitted: it may lie in several runs.
+    /// The bytes of the directory that was emitted last: it may be in several runs.
     folder: Option<(u32, Vec<u8>)>,
 }
 
@@ -104,7 +104,7 @@ impl Emitter<'_> {
         }
     }
 
-    /// The blocks of an inode table that have inodes in use.
+    /// Emits the blocks of an inode table that have inodes in use.
     fn inode_table(&self, group: u32, byte: u64, place: Sink<'_>) -> Result<()> {
         let Places { geometry, params, .. } = self.places;
         let size = usize::from(params.inode_size);
@@ -152,7 +152,7 @@ impl Emitter<'_> {
         }
         let place = self.places.place(owner);
         if owner as usize >= tree.nodes().len() {
-            // The value of an attribute: its hash is in the time of access, and it has one owner.
+            // The value of an attribute: its hash is in the access time, and it has one owner.
             let hash = xattr::value_hash(&self.places.value(owner), params.csum_seed());
             let mut node = own_node(0);
             node.atime = Some(Timestamp { secs: i64::from(hash.cast_signed()), nanos: 0 });
@@ -204,7 +204,7 @@ impl Emitter<'_> {
         if self.places.map_kind == map::Kind::Extents { flags::EXTENTS } else { 0 }
     }
 
-    /// The map of `owner` and where its blocks lie.
+    /// Returns the map of `owner` and the places of the map's blocks.
     fn map(&self, owner: u32) -> (map::Shape, Vec<u64>) {
         let place = self.places.place(owner);
         let runs = &self.places.runs[place.map.start as usize..place.map.end as usize];
@@ -260,7 +260,7 @@ impl Emitter<'_> {
         }
     }
 
-    /// `len` blocks of the content of a node, from its block `logical` on, which lie at `byte`.
+    /// Emits `len` blocks of the content of a node, from its block `logical` on, at position `byte`.
     fn content(&mut self, owner: u32, byte: u64, logical: u64, len: u64, place: Sink<'_>) -> Result<()> {
         let (start, end) = (self.byte(logical), self.byte(logical + len));
         let Some(node) = self.places.tree.nodes().get(owner as usize) else {
@@ -303,7 +303,7 @@ impl Emitter<'_> {
         })
     }
 
-    /// The journal's superblock: a log with nothing in it.
+    /// Returns the journal's superblock, with an empty log.
     fn journal_superblock(&self) -> Vec<u8> {
         let params = &self.places.params;
         let mut bytes = vec![0; 1024];
@@ -322,7 +322,7 @@ impl Emitter<'_> {
         bytes
     }
 
-    /// The resize inode's table: the blocks reserved for descriptors behind the first superblock.
+    /// Returns the resize inode's table: the blocks reserved for descriptors after the first superblock.
     fn reserved_table(&self) -> Vec<u8> {
         let geometry = &self.places.geometry;
         let mut bytes = vec![0; geometry.block_size as usize];
@@ -333,7 +333,7 @@ impl Emitter<'_> {
         bytes
     }
 
-    /// What a reserved block holds: the numbers of its copies in the other groups.
+    /// Returns the content of a reserved block: the numbers of its copies in the other groups.
     fn backups_of(&self, block: u64) -> Vec<u8> {
         let geometry = &self.places.geometry;
         let mut bytes = vec![0; geometry.block_size as usize];
@@ -346,7 +346,7 @@ impl Emitter<'_> {
     }
 }
 
-/// The metadata of an inode of the filesystem's own.
+/// Returns the metadata of one of the filesystem's own inodes.
 fn own_node(time: u32) -> Node {
     let time = Some(Timestamp { secs: time.into(), nanos: 0 });
     Node {

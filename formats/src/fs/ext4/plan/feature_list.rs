@@ -1,13 +1,13 @@
-//! Features by their names: which a plan keeps, and setting and clearing them.
+//! Features by name: which ones a plan keeps, and setting and clearing them.
 
 use crate::error::{Result, at};
 use crate::fs::ext4::features::Features;
 
-/// Features that a plan leaves out though the original has them: what they are for is not lost by it.
+/// Features of the original that a plan drops: nothing is lost without them.
 pub(super) const DROPPED: [&str; 7] =
     ["orphan_file", "fast_commit", "orphan_present", "needs_recovery", "mmp", "shared_blocks", "btree_dir"];
 
-/// Features that a plan cannot keep, and that cannot be dropped in silence.
+/// Features that a plan cannot keep, and that cannot be dropped silently.
 pub(super) const REFUSED: [&str; 10] = [
     "bigalloc",
     "quota",

@@ -1,4 +1,4 @@
-//! Where a volume's own metadata lies: superblocks, descriptors, bitmaps and inode tables of all groups.
+//! The places of a volume's own metadata: superblocks, descriptors, bitmaps and inode tables of all groups.
 //!
 //! <https://docs.kernel.org/filesystems/ext4/blockgroup.html>
 
@@ -9,10 +9,10 @@ use crate::error::{Error, Result, at};
 use crate::fs::ext4::features::{compat, incompat, ro_compat};
 use crate::fs::ext4::groups::merge;
 
-/// Groups that are planned: 256 TiB of 4 KiB blocks are two million.
+/// The most groups that are planned: 256 TiB of 4 KiB blocks are two million.
 const GROUPS_MAX: u32 = 1 << 22;
 
-/// Where the metadata of a group lies, as block numbers.
+/// The places of a group's metadata, as block numbers.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(super) struct GroupPlaces {
     pub(super) block_bitmap: u64,
@@ -28,23 +28,23 @@ pub(super) struct Geometry {
     pub(super) first_data_block: u64,
     pub(super) blocks_per_group: u64,
     pub(super) inodes_per_group: u32,
-    /// Blocks of an inode table.
+    /// Number of blocks of an inode table.
     pub(super) table_blocks: u64,
-    /// Blocks of descriptors.
+    /// Number of descriptor blocks.
     pub(super) desc_blocks: u32,
-    /// Those that lie together, behind every superblock.
+    /// The number of those that are stored together, after every superblock.
     pub(super) own_desc_blocks: u32,
-    /// Descriptors in a block.
+    /// Descriptors per block.
     pub(super) desc_per_block: u32,
     pub(super) reserved_gdt: u32,
     pub(super) places: Vec<GroupPlaces>,
-    /// All blocks of metadata that lie where they do whatever files there are: sorted, apart.
+    /// All metadata blocks whose places do not depend on the files: sorted, disjoint.
     pub(super) fixed: Vec<Range<u64>>,
     sparse: Sparse,
     meta_bg: bool,
 }
 
-/// Which groups have copies of the superblock.
+/// The groups that have copies of the superblock.
 #[derive(Debug, Clone, Copy)]
 enum Sparse {
     All,
@@ -53,7 +53,7 @@ enum Sparse {
 }
 
 impl Geometry {
-    /// Lays a volume out.
+    /// Decides the layout of a volume.
     pub(super) fn new(params: &Params) -> Result<Self> {
         params.check()?;
         let groups = params.groups();
@@ -114,18 +114,18 @@ impl Geometry {
         }
     }
 
-    /// The blocks of `group`.
+    /// Returns the blocks of `group`.
     pub(super) fn group(&self, group: u32) -> Range<u64> {
         let start = self.first_data_block + u64::from(group) * self.blocks_per_group;
         start..(start + self.blocks_per_group).min(self.blocks)
     }
 
-    /// The block of `group` with a superblock. (In the first it may be the second half of a block.)
+    /// Returns the superblock's block in `group`. (In the first group it may be in the second half of a block.)
     pub(super) fn super_block(&self, group: u32) -> u64 {
         self.group(group).start
     }
 
-    /// The copies of the block of descriptors `index`: block numbers, ascending.
+    /// Returns the copies of the descriptor block `index`, as block numbers in ascending order.
     pub(super) fn desc_places(&self, index: u32) -> Vec<u64> {
         if index < self.own_desc_blocks {
             return (0..self.groups())
@@ -138,7 +138,7 @@ impl Geometry {
             .collect()
     }
 
-    /// The groups that have the descriptors of meta group `index`.
+    /// Returns the groups that have the descriptors of meta group `index`.
     fn meta_groups(&self, index: u32) -> impl Iterator<Item = u32> + use<'_> {
         let first = u64::from(index) * u64::from(self.desc_per_block);
         let last = first + u64::from(self.desc_per_block) - 1;
@@ -148,18 +148,18 @@ impl Geometry {
             .filter(|group| (*group as usize) < self.places.len())
     }
 
-    /// Returns true if `group` has, behind its superblock, the descriptors that lie together.
+    /// Returns true if `group` has the contiguous descriptor blocks after its superblock.
     fn has_own_descs(&self, group: u32) -> bool {
         self.has_super(group) && (!self.meta_bg || group / self.desc_per_block < self.own_desc_blocks)
     }
 
-    /// The blocks reserved for descriptors in `group`.
+    /// Returns the blocks reserved for descriptors in `group`.
     pub(super) fn reserved_gdt_of(&self, group: u32) -> Range<u64> {
         let start = self.group(group).start + 1 + u64::from(self.own_desc_blocks);
         if self.has_super(group) { start..start + u64::from(self.reserved_gdt) } else { start..start }
     }
 
-    /// The metadata at the start of `group`: superblock, descriptors, blocks reserved for them.
+    /// Returns the metadata at the start of `group`: superblock, descriptors, and blocks reserved for descriptors.
     pub(super) fn head(&self, group: u32) -> Range<u64> {
         let start = self.group(group).start;
         let mut len = u64::from(self.has_super(group));
@@ -214,7 +214,7 @@ impl Geometry {
     }
 }
 
-/// Takes blocks one run after the other, past the heads of groups.
+/// An allocator of consecutive runs of blocks, which skips the heads of groups.
 struct Taker<'a> {
     next: u64,
     /// The group of `next`.

@@ -22,12 +22,12 @@ struct State {
     free_blocks: u32,
     free_inodes: u32,
     used_dirs: u32,
-    /// Inodes at the end of the table that were never used.
+    /// Inodes at the end of the table that have never been used.
     unused_inodes: u32,
     flags: u16,
 }
 
-/// All groups, counted.
+/// All groups, with their usage.
 pub(super) struct Groups<'a> {
     places: &'a Places<'a>,
     states: Vec<State>,
@@ -73,7 +73,7 @@ impl<'a> Groups<'a> {
             if used_inodes == 0 {
                 flags |= INODE_UNINIT;
             }
-            // Only where all that is in use is what a driver knows to be: the group's own bitmaps and table.
+            // Only if the used blocks are those that a driver can derive: the group's own bitmaps and table.
             let place = geometry.places[group as usize];
             let within =
                 |start: u64, len: u64| (start + len).min(blocks.end).saturating_sub(start.max(blocks.start));
@@ -93,13 +93,13 @@ impl<'a> Groups<'a> {
         }
     }
 
-    /// How many of the filesystem's own inodes, which are all in use, a group has.
+    /// Returns how many of the filesystem's own inodes, which are all in use, a group has.
     fn reserved_in(&self, group: u32) -> u32 {
         let per_group = self.places.geometry.inodes_per_group;
         (self.places.params.first_ino() - 1).saturating_sub(group.saturating_mul(per_group)).min(per_group)
     }
 
-    /// The inodes in use of a group: numbers and owners.
+    /// Returns the used inodes of a group: numbers and owners.
     pub(super) fn inodes_in(&self, group: u32) -> &'a [(u32, u32)] {
         let per_group = u64::from(self.places.geometry.inodes_per_group);
         let before = u64::from(group) * per_group;
@@ -149,7 +149,7 @@ impl<'a> Groups<'a> {
         bitmap
     }
 
-    /// All descriptors, in whole blocks.
+    /// Encodes all descriptors, in whole blocks.
     pub(super) fn descriptors(&self) -> Vec<u8> {
         let Places { geometry, params, .. } = self.places;
         let size = usize::from(params.desc_size);
@@ -176,7 +176,7 @@ impl<'a> Groups<'a> {
             }
         }
         let mut upper = [0; 64];
-        // Of a descriptor of 32 bytes, the upper halves have no room, and are zero.
+        // A descriptor of 32 bytes has no space for the upper halves, which are zero.
         let whole = &mut upper;
         put::split32(whole, 0x0, 0x20, place.block_bitmap);
         put::split32(whole, 0x4, 0x24, place.inode_bitmap);
@@ -202,7 +202,7 @@ impl<'a> Groups<'a> {
         put::le16(bytes, 0x1E, sum);
     }
 
-    /// The superblock as `group` has it. `journal` is the journal's `i_block`.
+    /// Encodes the superblock for `group`. `journal` is the journal's `i_block`.
     pub(super) fn superblock(&self, group: u32, journal: Option<&[u8; 60]>) -> Vec<u8> {
         let Places { geometry, params, .. } = self.places;
         let mut bytes = params.template.to_vec();
@@ -278,8 +278,8 @@ impl<'a> Groups<'a> {
         let is_flex = params.has_incompat(incompat::FLEX_BG);
         bytes[0x174] = if is_flex { params.log_groups_per_flex } else { 0 };
         bytes[0x175] = params.metadata_csum().into();
-        bytes[0x194..0x200].fill(0); // errors met
-        bytes[0x248..0x24C].fill(0); // s_overhead_clusters: the driver counts
+        bytes[0x194..0x200].fill(0); // recorded errors
+        bytes[0x248..0x24C].fill(0); // s_overhead_clusters: the driver computes it
         let backups = if params.has_compat(compat::SPARSE_SUPER2) { params.backup_bgs } else { [0; 2] };
         put::le32(&mut bytes, 0x24C, backups[0]);
         put::le32(&mut bytes, 0x250, backups[1]);

@@ -1,19 +1,19 @@
-//! The hashes that order an htree: the kernel's `fs/ext4/hash.c` describes them, as does
+//! The hashes that order an htree, as described in the kernel's `fs/ext4/hash.c` and in
 //! <https://docs.kernel.org/filesystems/ext4/directory.html#hash-tree-directories>.
 
-/// Which hash orders names.
+/// The hash that orders names.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum HashVersion {
-    /// 0: the first of them.
+    /// 0: the original hash.
     Legacy,
-    /// 1: four rounds short of MD4. The default.
+    /// 1: a cut-down MD4 with half of its steps. The default.
     HalfMd4,
     /// 2: the Tiny Encryption Algorithm.
     Tea,
 }
 
 impl HashVersion {
-    /// The number on disk.
+    /// Returns the number on disk.
     #[must_use]
     pub fn number(self) -> u8 {
         match self {
@@ -24,20 +24,20 @@ impl HashVersion {
     }
 }
 
-/// How names of a volume are hashed.
+/// The hash parameters of a volume.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Hasher {
     pub(super) version: HashVersion,
-    /// True if bytes from 0x80 on are taken as positive numbers.
+    /// True if bytes from 0x80 on count as positive numbers.
     pub(super) unsigned: bool,
-    /// All zeros stand for the algorithm's own.
+    /// All zeros mean the algorithm's own seed.
     pub(super) seed: [u32; 4],
 }
 
 /// The sort key of a name: its hash, whose lowest bit is clear, and a second hash for ties.
 pub(super) type NameHash = (u32, u32);
 
-/// The hash that stands for the end of a directory, which no name may have.
+/// The hash that marks the end of a directory, which no name may have.
 const END: u32 = 0xFFFF_FFFE;
 
 impl Hasher {
@@ -81,7 +81,7 @@ impl Hasher {
         hash0 << 1
     }
 
-    /// The first bytes of `rest` as words, filled up with a pattern made of its length.
+    /// Returns the first bytes of `rest` as words, padded with a pattern derived from its length.
     fn words<const N: usize>(&self, rest: &[u8]) -> [u32; N] {
         let len = rest.len() as u32;
         let pad = (len | len << 8) | (len | len << 8) << 16;
@@ -135,7 +135,7 @@ fn tea(state: &mut [u32; 4], [a, b, c, d]: [u32; 4]) {
 mod tests {
     use super::*;
 
-    /// With a seed or without, a name, and what debugfs's `dx_hash` says of it. `long` is a hundred letters.
+    /// Whether there is a seed, a name, and its hash according to debugfs's `dx_hash`. `long` is a hundred letters.
     const EXPECTED: &[(HashVersion, bool, &str, NameHash)] = &[
         (HashVersion::HalfMd4, true, "hello", (0x5C5F829C, 0x9E5F0421)),
         (HashVersion::HalfMd4, false, "hello", (0x1746DA32, 0x420013B5)),

@@ -1,4 +1,4 @@
-//! Inodes: their numbers, and their bytes.
+//! Inodes: their numbers, and their encoding.
 //!
 //! <https://docs.kernel.org/filesystems/ext4/inodes.html>
 
@@ -24,9 +24,9 @@ pub(super) mod flags {
     pub(in crate::fs::ext4::plan) const EXTENTS: u32 = 0x8_0000;
     /// The content is the value of an attribute.
     pub(in crate::fs::ext4::plan) const EA_INODE: u32 = 0x20_0000;
-    /// What a user may set on a file, and the kernel keeps: see `chattr(1)`.
+    /// The flags that a user may set on a file, and that the kernel keeps: see `chattr(1)`.
     pub(super) const KEPT: u32 = 0x2203_C4FF;
-    /// Of them, what is for files and directories only.
+    /// Those of them that only apply to files and directories.
     pub(super) const NOT_SPECIAL: u32 = 0x30;
     /// Flags that change how content is read, which cannot be planned.
     pub(super) const REFUSED: [(u32, &str); 3] = [
@@ -36,8 +36,8 @@ pub(super) mod flags {
     ];
 }
 
-/// Gives every node a number: its own if it has one that is free, else the lowest that is. And `more` numbers
-/// behind them.
+/// Assigns every node a number: its own if that is free, otherwise the lowest free one. Also assigns `more` numbers
+/// after them.
 pub(super) fn number(tree: &Tree, order: &[u32], more: usize, params: &Params) -> Result<Vec<u32>> {
     let (first, count) = (params.first_ino(), params.inodes());
     let nodes = tree.nodes().len();
@@ -77,7 +77,7 @@ pub(super) struct Filling<'a> {
     pub(super) number: u32,
     pub(super) nlink: u16,
     pub(super) size: u64,
-    /// Blocks of the filesystem that belong to it.
+    /// The number of filesystem blocks that belong to it.
     pub(super) blocks: u64,
     pub(super) flags: u32,
     /// `i_block`.
@@ -88,13 +88,13 @@ pub(super) struct Filling<'a> {
     pub(super) version: u32,
 }
 
-/// The flags of a node that stay.
+/// Returns the flags of a node that are kept.
 pub(super) fn kept_flags(node: &Node) -> u32 {
     let special = !matches!(node.file_type, FileType::File | FileType::Dir);
     node.flags & flags::KEPT & if special { !flags::NOT_SPECIAL } else { !0 }
 }
 
-/// Errs, with the problem, if an inode cannot hold the metadata of `node`.
+/// Fails, with the problem, if an inode cannot hold the metadata of `node`.
 pub(super) fn check(node: &Node, params: &Params) -> Result<(), String> {
     for (flag, what) in flags::REFUSED {
         if node.flags & flag != 0 {
@@ -116,12 +116,12 @@ pub(super) fn check(node: &Node, params: &Params) -> Result<(), String> {
     Ok(())
 }
 
-/// The seed of the checksums of what belongs to an inode.
+/// Returns the seed of the checksums that belong to an inode.
 pub(super) fn csum_seed(params: &Params, number: u32, generation: u32) -> u32 {
     crc32c(crc32c(params.csum_seed(), &number.to_le_bytes()), &generation.to_le_bytes())
 }
 
-/// Puts an inode into its `s_inode_size` bytes of zeros.
+/// Writes an inode into its `s_inode_size` bytes of zeros.
 pub(super) fn encode(bytes: &mut [u8], node: &Node, filling: &Filling<'_>, params: &Params) {
     let kind = match node.file_type {
         FileType::Fifo => 0x1000,
@@ -186,7 +186,7 @@ fn times(bytes: &mut [u8], node: &Node, params: &Params) {
     let mut put_time = |base: usize, extra: usize, time: Timestamp| {
         put::le32(bytes, base, time.secs as u32);
         if bytes.len() > SIZE_MIN {
-            // What the sign of the lower 32 bits leaves over, in steps of 2³².
+            // The seconds that the signed lower 32 bits leave over, in steps of 2³².
             let epoch = (time.secs - i64::from(time.secs as i32)) >> 32;
             put::le32(bytes, extra, time.nanos << 2 | (epoch as u32 & 3));
         }
@@ -199,7 +199,7 @@ fn times(bytes: &mut [u8], node: &Node, params: &Params) {
     }
 }
 
-/// `i_block` of a device.
+/// Returns the `i_block` of a device.
 pub(super) fn device((major, minor): (u32, u32)) -> [u8; 60] {
     let mut block = [0; 60];
     if major < 256 && minor < 256 {

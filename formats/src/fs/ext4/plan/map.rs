@@ -1,24 +1,23 @@
 //! The map from a file's blocks to the volume's: an extent tree, or the older tables of block numbers.
 //!
-//! A map's blocks have an order: the lowest level first, from the start of the file on, then the next. The root
-//! is in the inode.
+//! The blocks of a map are ordered: the lowest level first, in file order, then the next. The root is in the inode.
 //!
 //! <https://docs.kernel.org/filesystems/ext4/ifork.html>
 
 use crate::fs::ext4::checksum::crc32c;
 use crate::fs::plan::put;
 
-/// Blocks that one extent can have.
+/// The most blocks of one extent.
 const EXTENT_MAX: u64 = 32_768;
 const HEADER: usize = 12;
 const ENTRY: usize = 12;
 const MAGIC: u16 = 0xF30A;
-/// Entries of an extent tree's root.
+/// The number of entries in an extent tree's root.
 const IN_INODE: usize = 4;
-/// Blocks that are mapped without a table.
+/// The number of blocks that are mapped without a table.
 const DIRECT: u64 = 12;
 
-/// `len` blocks of a file from `logical` on that lie at `physical` of the volume.
+/// `len` blocks of a file from `logical` on, at `physical` on the volume.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Mapped {
     pub(super) logical: u64,
@@ -26,7 +25,7 @@ pub(super) struct Mapped {
     pub(super) len: u64,
 }
 
-/// Which kind of map.
+/// The kind of map.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Kind {
     Extents,
@@ -34,7 +33,7 @@ pub(super) enum Kind {
 }
 
 impl Kind {
-    /// The most blocks that a file's size may come to.
+    /// Returns the most blocks of a file's size.
     pub(super) fn blocks_max(self, block_size: u64) -> u64 {
         let per_block = block_size / 4;
         match self {
@@ -47,21 +46,21 @@ impl Kind {
     }
 }
 
-/// The shape of a file's map, without the places of its own blocks.
+/// The shape of a file's map, without the places of the map's own blocks.
 pub(super) struct Shape {
     block_size: usize,
     levels: Levels,
 }
 
 enum Levels {
-    /// The extents, and how many blocks each level has, from the lowest.
+    /// The extents, and the number of blocks of each level, from the lowest.
     Extents(Vec<Mapped>, Vec<u64>),
     /// The runs, and the numbers of the tables of each level.
     Tables(Vec<Mapped>, [Vec<u64>; 3]),
 }
 
 impl Shape {
-    /// The shape of the map of `runs`, which are ascending in the file.
+    /// Computes the shape of the map of `runs`, which are in file order.
     pub(super) fn new(kind: Kind, runs: impl Iterator<Item = Mapped>, block_size: u64) -> Self {
         let levels = match kind {
             Kind::Extents => extents(runs, block_size as usize),
@@ -70,7 +69,7 @@ impl Shape {
         Shape { block_size: block_size as usize, levels }
     }
 
-    /// How many blocks the map has.
+    /// Returns the number of blocks of the map.
     pub(super) fn blocks(&self) -> u64 {
         match &self.levels {
             Levels::Extents(_, levels) => levels.iter().sum(),
@@ -78,7 +77,7 @@ impl Shape {
         }
     }
 
-    /// The part of the map in the inode, given the blocks of the map.
+    /// Returns the part of the map in the inode, given the places of the map's blocks.
     pub(super) fn root(&self, places: &[u64]) -> [u8; 60] {
         let mut root = [0; 60];
         match &self.levels {
@@ -104,7 +103,7 @@ impl Shape {
                 }
                 let mut first = 0;
                 for (slot, level) in levels.iter().enumerate() {
-                    // The table of number 0 of each level hangs on the inode.
+                    // The inode points to the table with number 0 of each level.
                     if level.first() == Some(&0) {
                         put::le32(&mut root, (DIRECT as usize + slot) * 4, places[first] as u32);
                     }
@@ -115,8 +114,8 @@ impl Shape {
         root
     }
 
-    /// The bytes of the map's block number `index`, given where all lie. `csum_seed` is the inode's, on volumes
-    /// with checksums.
+    /// Encodes the map's block number `index`, given the places of all. `csum_seed` is the inode's, on volumes with
+    /// checksums.
     pub(super) fn block(&self, index: u64, places: &[u64], csum_seed: Option<u32>) -> Vec<u8> {
         let mut block = vec![0; self.block_size];
         match &self.levels {
@@ -154,7 +153,7 @@ impl Shape {
         block
     }
 
-    /// The first block of the file under block `index` of a level of an extent tree.
+    /// Returns the first block of the file under block `index` of a level of an extent tree.
     fn first_of(&self, level: usize, index: u64) -> u64 {
         let Levels::Extents(extents, _) = &self.levels else { return 0 };
         let under = per_node(self.block_size).pow(level as u32 + 1);
@@ -162,7 +161,7 @@ impl Shape {
     }
 }
 
-/// Entries in a block of an extent tree. Every block size leaves room for the checksum.
+/// Returns the number of entries in a block of an extent tree. Every block size leaves space for the checksum.
 fn per_node(block_size: usize) -> u64 {
     ((block_size - HEADER) / ENTRY) as u64
 }
@@ -184,8 +183,8 @@ fn extents(runs: impl Iterator<Item = Mapped>, block_size: usize) -> Levels {
     Levels::Extents(extents, levels)
 }
 
-/// Puts a node of an extent tree: header, then entries (first block of the file, block of the volume, and in a
-/// leaf the length).
+/// Writes a node of an extent tree: header, then entries (first block of the file, block of the volume, and in a leaf
+/// the length).
 fn node(bytes: &mut [u8], depth: u16, max: u16, entries: &[(u64, u64, u64)]) {
     put::le16(bytes, 0, MAGIC);
     put::le16(bytes, 2, entries.len() as u16);
@@ -205,8 +204,8 @@ fn node(bytes: &mut [u8], depth: u16, max: u16, entries: &[(u64, u64, u64)]) {
     }
 }
 
-/// Tables of level 0 map data. Number 0 of each level hangs on the inode; the others of level 0 hang on level 1,
-/// and those of level 1 on the one of level 2, in their order.
+/// Computes the tables. Those of level 0 map data. The inode points to number 0 of each level; level 1 points to the
+/// others of level 0, and level 2 to those of level 1, in order.
 fn tables(runs: Vec<Mapped>, per_block: u64) -> Levels {
     let mut levels: [Vec<u64>; 3] = Default::default();
     let add = |level: &mut Vec<u64>, number| {
@@ -242,7 +241,7 @@ fn table(block: &mut [u8], index: u64, runs: &[Mapped], levels: &[Vec<u64>; 3], 
     }
     let number = levels[level][in_level];
     if level > 0 {
-        // What hangs on this table: numbers from `start` on of the level below.
+        // The children of this table: the numbers from `start` on of the level below.
         let start = 1 + number * per_block;
         let below = &levels[level - 1];
         let from = below.partition_point(|n| *n < start);

@@ -1,4 +1,4 @@
-//! Planning ext2, ext3 and ext4 volumes.
+//! Plans ext2, ext3 and ext4 volumes.
 //!
 //! ```text
 //! Params → Geometry (where the volume's own metadata lies)
@@ -6,25 +6,25 @@
 //! runs   → bitmaps, descriptors, superblocks, inodes, maps, folders           (emit.rs: made block by block)
 //! ```
 //!
-//! Blocks are allocated in one ascending pass: the journal, directories and other metadata in path order, then the files
-//! in path order. Each takes consecutive blocks, interrupted only by metadata with a fixed place. So one block number tells
-//! which blocks are in use: all blocks before it, and the fixed metadata after it.
+//! Blocks are allocated in one ascending pass: the journal, directories and other metadata in path order, then the
+//! files in path order. Each takes consecutive blocks, interrupted only by metadata with a fixed place. So a single
+//! block number describes which blocks are in use: all before it, and the fixed metadata after it.
 //!
 //! # What a plan sets
 //!
-//! Read back, a planned tree has the same paths, types, modes, owners, times, link targets, attributes, device
-//! numbers, generations and content as the tree that it was planned from, except that planning sets
+//! Read back, a planned tree has the same paths, types, modes, owners, times, link targets, attributes, device numbers,
+//! generations and content as the tree that it was planned from, except that planning sets
 //!
-//! - inode numbers, where a node has none, or one that is taken or out of range;
+//! - inode numbers, if a node has none, or one that is taken or out of range;
 //! - `nlink`: counted from the tree (a directory with more than 65,000 links has 1, with `dir_nlink`);
-//! - the size of directories, and of symlinks that of their target;
-//! - `i_flags`: how a file is mapped, whether a directory has an index, and compression's marks;
-//! - times that are missing: of access and change, that of modification; where inodes have 128 bytes, all times
-//!   are cut to seconds and there is none of creation;
+//! - the size of directories, and of symlinks to the length of their target;
+//! - `i_flags`: how a file is mapped, whether a directory has an index, and compression flags;
+//! - missing times: access and change times to the modification time. In inodes of 128 bytes, all times are cut to
+//!   seconds and there is no creation time;
 //! - holes smaller than a block, which become zeros;
-//! - of the project, 0 where the volume knows projects and a node has none.
+//! - the project, to 0 if the volume has projects and a node has none.
 //!
-//! Lists of blocks that boot loaders keep outside of the filesystem (LILO, extlinux) are not followed up.
+//! Block lists that boot loaders keep outside the filesystem (LILO, extlinux) are not updated.
 
 use crate::error::{ErrorKind, Result};
 use crate::fs::plan::{Placed, Planned, Tree};
@@ -52,13 +52,13 @@ pub struct Plan<'a>(places::Places<'a>);
 impl<'a> Plan<'a> {
     /// Plans a volume with the files of `tree`.
     ///
-    /// Errs before anything is emitted, and in words, with `Limit` if there is no room (and how much is
+    /// Fails before anything is emitted, with a readable reason: with `Limit` if there is no room (and how much is
     /// needed), with `Unsupported` for what such a volume cannot hold.
     pub fn new(tree: &'a Tree, params: Params) -> Result<Self> {
         places::Places::new(tree, params).map(Plan)
     }
 
-    /// The inode number that a node has got.
+    /// Returns the inode number that a node was assigned.
     #[must_use]
     pub fn inode(&self, node: crate::fs::plan::NodeIndex) -> u32 {
         self.0.numbers[node]
@@ -79,13 +79,12 @@ impl Planned for Plan<'_> {
     }
 }
 
-/// The smallest size in bytes that `tree` can be planned at, with parameters that are otherwise `params`
-/// resized to it.
+/// Returns the smallest size in bytes at which `tree` can be planned, with `params` resized to it.
 ///
-/// Errs as planning does if no size would do.
+/// Fails like planning if no size is sufficient.
 pub fn minimum_size(tree: &Tree, params: &Params) -> Result<u64> {
     let block = u64::from(params.block_size);
-    // The size at which it fits into so many blocks: less, where the last group would be too small.
+    // Returns the size if the tree fits into `blocks` blocks: less than all if the last group would be too small.
     let fits = |blocks: u64| -> Result<Option<u64>> {
         let mut params = params.clone();
         params.resize(blocks * block);

@@ -1,4 +1,4 @@
-//! The parameters of a planned ext volume: new ones, or taken from the superblock of an original.
+//! The parameters of a planned ext volume: new ones, or those of an original's superblock.
 
 use std::ops::RangeInclusive;
 
@@ -15,9 +15,9 @@ use crate::source::Source;
 const SIGNED_HASH: u32 = 1;
 const UNSIGNED_HASH: u32 = 2;
 const JOURNAL_MIN: u64 = 1024;
-/// More than this the descriptors' 16-bit counts cannot hold.
+/// The limit of the descriptors' 16-bit counts.
 const BLOCKS_PER_GROUP_MAX: u32 = 65_528;
-/// Inodes below this one are the filesystem's own.
+/// Inodes below this one belong to the filesystem.
 const FIRST_INO: u32 = 11;
 
 /// The parameters of an ext2, ext3 or ext4 volume.
@@ -26,55 +26,55 @@ const FIRST_INO: u32 = 11;
 /// original's superblock.
 #[derive(Debug, Clone)]
 pub struct Params {
-    /// Blocks in the filesystem.
+    /// Number of blocks in the filesystem.
     pub blocks: u64,
-    /// Bytes in a block: 1024 to 65536.
+    /// Bytes per block: 1024 to 65536.
     pub block_size: u32,
-    /// Bytes of an inode: 128 up to a block.
+    /// Size of an inode in bytes: 128 up to a block.
     pub inode_size: u16,
-    /// Blocks in a group.
+    /// Blocks per group.
     pub blocks_per_group: u32,
-    /// Inodes in a group.
+    /// Inodes per group.
     pub inodes_per_group: u32,
-    /// How many groups keep their inode tables together, as a power of two (`flex_bg`).
+    /// The number of groups that keep their inode tables together, as a power of two (`flex_bg`).
     pub log_groups_per_flex: u8,
-    /// Blocks of descriptors that are kept the old way (`meta_bg`).
+    /// The first meta group: descriptor blocks before it are stored the old way (`meta_bg`).
     pub first_meta_bg: u32,
-    /// Blocks in every group with a superblock that are kept free for more descriptors (`resize_inode`).
+    /// Blocks in every group with a superblock that are reserved for more descriptors (`resize_inode`).
     pub reserved_gdt_blocks: u16,
     /// The groups with a copy of the superblock (`sparse_super2`).
     pub backup_bgs: [u32; 2],
-    /// Blocks in the journal (`has_journal`), 1024 at least.
+    /// Number of blocks in the journal (`has_journal`), at least 1024.
     pub journal_blocks: u32,
-    /// Blocks that only the superuser may fill.
+    /// Number of blocks that only the superuser may fill.
     pub reserved_blocks: u64,
     /// The volume's UUID.
     pub uuid: [u8; 16],
-    /// The label: 16 bytes at most.
+    /// The label: at most 16 bytes.
     pub label: Vec<u8>,
-    /// Where it was last mounted: 63 bytes at most.
+    /// The last mount point: at most 63 bytes.
     pub last_mounted: Vec<u8>,
-    /// The hash of directory entries.
+    /// The seed of the hash of directory entries.
     pub hash_seed: [u8; 16],
     /// The hash of new directories.
     pub hash_version: HashVersion,
     /// The seed of metadata checksums, with `metadata_csum_seed`.
     pub checksum_seed: u32,
-    /// `s_errors`: what to do on errors (1 go on, 2 remount read-only, 3 panic).
+    /// `s_errors`: what to do on errors (1 continue, 2 remount read-only, 3 panic).
     pub errors: u16,
     /// `s_default_mount_opts`.
     pub default_mount_opts: u32,
-    /// `s_mount_opts`: 63 bytes at most.
+    /// `s_mount_opts`: at most 63 bytes.
     pub mount_opts: Vec<u8>,
-    /// `s_mkfs_time`, in seconds since 1970; likewise the others.
+    /// `s_mkfs_time`, in seconds since 1970, like the other times.
     pub mkfs_time: u32,
-    /// `s_mtime`: when it was last mounted.
+    /// `s_mtime`: the time of the last mount.
     pub mount_time: u32,
-    /// `s_wtime`: when it was last written.
+    /// `s_wtime`: the time of the last write.
     pub write_time: u32,
     /// `s_lastcheck`.
     pub last_check: u32,
-    /// The first 1024 bytes of the volume: boot code, or nothing.
+    /// The first 1024 bytes of the volume: boot code, or empty.
     pub boot: Vec<u8>,
     pub(super) features: Features,
     pub(super) desc_size: u16,
@@ -89,8 +89,8 @@ fn bad(problem: impl Into<String>) -> Error {
 }
 
 impl Params {
-    /// The parameters that `mke2fs` takes for a volume of `size` bytes: of `kind` `ext2`, `ext3` or `ext4`, with
-    /// `block_size`, one inode for every 16 KiB, and `features` set or (`^`) cleared: `"^has_journal,meta_bg"`.
+    /// Returns the parameters that `mke2fs` chooses for a volume of `size` bytes: of `kind` `ext2`, `ext3` or `ext4`,
+    /// with `block_size`, one inode for every 16 KiB, and `features` set or (`^`) cleared: `"^has_journal,meta_bg"`.
     /// The UUID, the hash seed and all times are zero.
     pub fn new(kind: &str, size: u64, block_size: u32, features: &str) -> Result<Self> {
         let base = match kind {
@@ -160,10 +160,10 @@ impl Params {
         Ok(params)
     }
 
-    /// The parameters of the volume that `superblock` (1024 bytes, from byte 1024 of it) is of.
+    /// Returns the parameters of the volume with this superblock (1024 bytes, from byte 1024 of the volume).
     ///
-    /// Errs with `Unsupported` if it uses features that a plan cannot keep. Those that are left out are told
-    /// by the plan's notes.
+    /// Fails with `Unsupported` if it uses features that a plan cannot keep. The plan's notes list those that are
+    /// dropped.
     pub fn from_superblock(superblock: &[u8]) -> Result<Self> {
         if superblock.len() < superblock::SIZE {
             return Err(at("ext superblock").corrupt(format!("has {} bytes", superblock.len())));
@@ -188,7 +188,7 @@ impl Params {
                 refused.join(", ")
             )));
         }
-        // With bigalloc it is another, so the features come first.
+        // With bigalloc it differs, so the features are checked first.
         if sb.first_data_block != u32::from(sb.block_size == 1024) {
             return Err(bad(format!("the first data block of the volume is {}", sb.first_data_block)));
         }
@@ -202,7 +202,7 @@ impl Params {
         if has_journal && le32(bytes, 0xE0) == 0 {
             return Err(bad("the journal of the volume is on another device"));
         }
-        // The size of the journal is known from the copy of its inode, which a volume without it lacks.
+        // The size of the journal comes from the copy of its inode, which volumes without a journal lack.
         let journal_bytes = if bytes[0xFD] == 1 { u64::from(le32(bytes, 0x10C + 64)) } else { 0 };
         let journal_blocks = match journal_bytes / u64::from(sb.block_size) {
             ..JOURNAL_MIN if has_journal => {
@@ -246,21 +246,22 @@ impl Params {
             boot: Vec::new(),
             features,
             desc_size: sb.desc_size,
-            // A superblock of revision 0 has no features, though some say so: a new one is of revision 1 then.
+            // A superblock of revision 0 has no features; some still have flags set, and then the new one has revision
+            // 1.
             dynamic: le32(bytes, 0x4C) > 0 || features != Features::default(),
             template: Box::new(bytes.try_into().expect("1024 bytes")),
             notes,
         })
     }
 
-    /// The parameters of the volume itself: those of its superblock, and its boot block.
+    /// Reads the parameters of a volume: those of its superblock, and its boot block.
     pub fn from_volume(volume: &dyn Source) -> Result<Self> {
         let mut params = Self::from_superblock(&volume.read_vec(superblock::OFFSET, superblock::SIZE)?)?;
         params.boot = volume.read_vec(0, superblock::OFFSET as usize)?;
         Ok(params)
     }
 
-    /// Takes another size, in bytes: what depends on it keeps its share. The inodes in a group stay.
+    /// Changes the size, in bytes; dependent numbers keep their share. The number of inodes per group stays.
     pub fn resize(&mut self, size: u64) {
         let (old_blocks, old_descriptors) = (self.blocks, self.desc_blocks());
         self.blocks = size / u64::from(self.block_size);
@@ -276,7 +277,7 @@ impl Params {
         self.first_meta_bg = self.first_meta_bg.min(self.desc_blocks());
     }
 
-    /// Takes a number of inodes for the whole volume, rounded up to whole blocks of them in each group.
+    /// Sets the number of inodes of the whole volume, rounded up to whole blocks of them in each group.
     pub fn set_inodes(&mut self, inodes: u64) {
         let inodes = inodes.max(u64::from(FIRST_INO) + 5);
         let per_block = u64::from(self.block_size / u32::from(self.inode_size));
@@ -285,25 +286,25 @@ impl Params {
         self.inodes_per_group = (wanted.next_multiple_of(8)).min(most / 8 * 8) as u32;
     }
 
-    /// Sets features, or with `^` before their names clears them: `"^has_journal,meta_bg"`.
+    /// Sets features, or clears those with `^` before their names: `"^has_journal,meta_bg"`.
     pub fn change_features(&mut self, list: &str) -> Result<()> {
         self.features = change(self.features, list)?;
         Ok(())
     }
 
-    /// The size of the filesystem in bytes.
+    /// Returns the size of the filesystem in bytes.
     #[must_use]
     pub fn size(&self) -> u64 {
         self.blocks * u64::from(self.block_size)
     }
 
-    /// The names of the features, as `dumpe2fs` prints them.
+    /// Returns the names of the features, as `dumpe2fs` prints them.
     #[must_use]
     pub fn features(&self) -> Vec<String> {
         self.features.names()
     }
 
-    /// Inodes in the whole volume.
+    /// Returns the number of inodes of the whole volume.
     #[must_use]
     pub fn inodes(&self) -> u64 {
         u64::from(self.groups()) * u64::from(self.inodes_per_group)
@@ -325,17 +326,17 @@ impl Params {
         self.has_ro_compat(ro_compat::METADATA_CSUM)
     }
 
-    /// Returns true if descriptors have checksums, and so flags and counts of what was never used.
+    /// Returns true if descriptors have checksums, and therefore flags and counts of unused parts.
     pub(super) fn has_desc_csum(&self) -> bool {
         self.metadata_csum() || self.has_ro_compat(ro_compat::GDT_CSUM)
     }
 
-    /// The seed of all metadata checksums.
+    /// Returns the seed of all metadata checksums.
     pub(super) fn csum_seed(&self) -> u32 {
         if self.has_incompat(incompat::CSUM_SEED) { self.checksum_seed } else { crc32c(!0, &self.uuid) }
     }
 
-    /// The first block that is not before the filesystem.
+    /// Returns the first block of the filesystem.
     pub(super) fn first_data_block(&self) -> u32 {
         u32::from(self.block_size == 1024)
     }
@@ -353,7 +354,7 @@ impl Params {
         if self.dynamic { le32(&*self.template, 0x54).max(FIRST_INO) } else { FIRST_INO }
     }
 
-    /// How long the part of an inode past its first 128 bytes is that is no room for attributes.
+    /// Returns the size of the extra fields of an inode, past its first 128 bytes and before the attributes.
     pub(super) fn extra_isize(&self) -> u16 {
         match self.inode_size {
             128 => 0,
@@ -374,7 +375,7 @@ impl Params {
         }
     }
 
-    /// A last group that has hardly room for its own metadata is left out, as `mke2fs` does.
+    /// Drops a last group that has hardly any room beyond its own metadata, as `mke2fs` does.
     fn fit_last_group(&mut self) {
         const LEAST: u64 = 50;
         let first = u64::from(self.first_data_block());
@@ -387,7 +388,7 @@ impl Params {
         }
     }
 
-    /// Blocks for descriptors of a volume a thousand times as large.
+    /// Returns the number of descriptor blocks for a volume a thousand times as large.
     fn room_to_grow(&self) -> u16 {
         let most = (self.blocks * 1024).min(u64::from(u32::MAX));
         let groups = most.div_ceil(u64::from(self.blocks_per_group));
@@ -396,7 +397,7 @@ impl Params {
         blocks.min(u64::from(self.block_size / 4)) as u16
     }
 
-    /// Errs unless the numbers make a volume.
+    /// Fails unless the numbers make a volume.
     pub(super) fn check(&self) -> Result<()> {
         let per_block = self.block_size / u32::from(self.inode_size.max(1));
         let inodes = self.inodes();

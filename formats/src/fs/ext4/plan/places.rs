@@ -1,4 +1,4 @@
-//! Deciding all places: which inode number and which blocks every node has.
+//! Decides all places: the inode number and the blocks of every node.
 
 use std::collections::HashMap;
 use std::ops::Range;
@@ -13,19 +13,19 @@ use crate::fs::ext4::features::{compat, incompat, ro_compat};
 use crate::fs::plan::{Tree, TreeNode};
 use crate::fs::{FileType, Node};
 
-/// The journal and the inode of reserved descriptors, among the owners of runs.
+/// The owner numbers of the journal and of the inode of reserved descriptors, for runs.
 pub(super) const JOURNAL: u32 = u32::MAX;
 pub(super) const RESIZE: u32 = u32::MAX - 1;
 
-/// A symlink of this length or more has a block.
+/// A symlink of at least this length needs a block.
 pub(super) const FAST_SYMLINK: usize = 60;
-/// `lost+found` is made this large, in bytes, so that e2fsck need not allocate when it uses it.
+/// The size of `lost+found` in bytes, so that e2fsck need not allocate when it uses it.
 const LOST_FOUND: u64 = 16 << 10;
 
 /// The content of a run of blocks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum AllocatedFor {
-    /// The content of a file, directory, symlink or the journal, from this block of it on.
+    /// The content of a file, directory, symlink or the journal, from this block on.
     Data { logical: u64 },
     /// Blocks of its map, from this one on.
     Map { index: u64 },
@@ -45,37 +45,37 @@ pub(super) struct Allocated {
 /// The decisions about a node.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Placing {
-    /// Its content and its map, as numbers of runs.
+    /// Its content and its map, as indexes of runs.
     pub(super) data: Range<u32>,
     pub(super) map: Range<u32>,
     pub(super) xattr_block: u64,
-    /// All its blocks.
+    /// The number of all its blocks.
     pub(super) blocks: u64,
     pub(super) size: u64,
     pub(super) nlink: u16,
     pub(super) indexed: bool,
 }
 
-/// A volume of which all places are decided.
+/// A volume whose places have all been decided.
 pub(super) struct Places<'a> {
     pub(super) tree: &'a Tree,
     pub(super) params: Params,
     pub(super) geometry: Geometry,
-    /// The inode numbers of the tree's nodes, and then of the values of attributes that have their own.
+    /// The inode numbers of the tree's nodes, followed by those of attribute values in inodes of their own.
     pub(super) numbers: Vec<u32>,
-    /// Of a node, which of those values are its.
+    /// The values in inodes of their own that belong to each node.
     values: HashMap<u32, Range<usize>>,
-    /// Of each of those values, the node.
+    /// The node of each of those values.
     value_owners: Vec<u32>,
-    /// Inode number and owner, of all that are in use: sorted.
+    /// Inode number and owner of all inodes in use, sorted.
     pub(super) inodes: Vec<(u32, u32)>,
-    /// The nodes' directories (of a directory; of the root itself).
+    /// The parent of each directory (the root is its own).
     pub(super) parents: Vec<u32>,
     pub(super) places: Vec<Placing>,
     pub(super) journal: Placing,
     /// The block of the resize inode, or 0.
     pub(super) resize_block: u64,
-    /// Ascending on the volume.
+    /// In ascending order on the volume.
     pub(super) runs: Vec<Allocated>,
     /// All blocks before this one are in use.
     pub(super) end_of_used: u64,
@@ -172,7 +172,7 @@ impl<'a> Places<'a> {
         Ok(())
     }
 
-    /// Places what is not the content of a regular file.
+    /// Places everything but the content of a regular file.
     fn place_metadata(&mut self, allocator: &mut Allocator<'_>, number: u32) -> Result<()> {
         let node = &self.tree.nodes()[number as usize];
         let mut place = std::mem::take(&mut self.places[number as usize]);
@@ -188,7 +188,7 @@ impl<'a> Places<'a> {
             let blocks = own.size.div_ceil(self.geometry.block_size);
             self.place_data(allocator, &mut own, owner as u32, std::iter::once(0..blocks));
             self.places[owner] = own;
-            place.blocks += blocks; // counted with the owner, too
+            place.blocks += blocks; // these also count for the owner
         }
         match node.meta.file_type {
             FileType::Dir => {
@@ -247,7 +247,7 @@ impl<'a> Places<'a> {
         Ok(())
     }
 
-    /// Places blocks of a node, given by their numbers in it, and the map of them.
+    /// Places the blocks of a node, given by their numbers in it, and the blocks of their map.
     fn place_data(
         &mut self,
         allocator: &mut Allocator<'_>,
@@ -282,7 +282,7 @@ impl<'a> Places<'a> {
         self.runs.push(Allocated { physical, len, owner, kind });
     }
 
-    /// The shape of the map of what was placed.
+    /// Returns the shape of the map of a placed node.
     pub(super) fn shape(&self, place: &Placing) -> Shape {
         let runs = self.runs[place.data.start as usize..place.data.end as usize].iter();
         let mapped = runs.map(|run| match run.kind {
@@ -292,30 +292,30 @@ impl<'a> Places<'a> {
         Shape::new(self.map_kind, mapped, self.geometry.block_size)
     }
 
-    /// The attributes of a node, as they are stored.
+    /// Returns the attributes of a node in stored form.
     pub(super) fn stored_xattrs(&self, number: u32) -> Result<xattr::Stored, String> {
         let own = self.values_of(number);
         stored_xattrs(&self.tree.nodes()[number as usize].meta, &self.params, &self.numbers[own])
     }
 
-    /// The owners that stand for the values of a node's attributes.
+    /// Returns the owner numbers of the values of a node's attributes.
     fn values_of(&self, number: u32) -> Range<usize> {
         self.values.get(&number).cloned().unwrap_or(0..0)
     }
 
-    /// The value that `owner` stands for, which is none of the tree's nodes.
+    /// Returns the value with owner number `owner`, which is not a node of the tree.
     pub(super) fn value(&self, owner: u32) -> Vec<u8> {
         let node = self.value_owners[owner as usize - self.tree.nodes().len()];
         let mut stored = self.stored_xattrs(node).expect("it was stored when it was placed");
         stored.values.swap_remove(owner as usize - self.values_of(node).start)
     }
 
-    /// Where `owner` was placed.
+    /// Returns the place of `owner`.
     pub(super) fn place(&self, owner: u32) -> &Placing {
         if owner == JOURNAL { &self.journal } else { &self.places[owner as usize] }
     }
 
-    /// The layout of a directory, as it was when it was placed.
+    /// Returns the layout of a directory, the same as when it was placed.
     pub(super) fn dir_layout(&self, number: u32) -> dir::Layout {
         let node = &self.tree.nodes()[number as usize];
         let least = if self.is_lost_found(number) { LOST_FOUND / self.geometry.block_size } else { 0 };
@@ -336,7 +336,7 @@ fn stored_xattrs(node: &Node, params: &Params, numbers: &[u32]) -> Result<xattr:
     xattr::store(&node.xattrs, room, params.block_size as usize, inodes)
 }
 
-/// Of each node with values of attributes that have inodes of their own, which those are among all owners.
+/// Returns the owner numbers of the values in inodes of their own, for each node that has any.
 fn values(tree: &Tree, order: &[u32], params: &Params) -> Result<HashMap<u32, Range<usize>>> {
     let mut values = HashMap::new();
     let mut next = tree.nodes().len();
@@ -353,7 +353,7 @@ fn values(tree: &Tree, order: &[u32], params: &Params) -> Result<HashMap<u32, Ra
     Ok(values)
 }
 
-/// The blocks of a file that hold data, in order.
+/// Returns the blocks of a file that hold data, in order.
 fn data_blocks(node: &TreeNode, block_size: u64) -> Vec<Range<u64>> {
     let mut blocks: Vec<Range<u64>> = Vec::with_capacity(node.data.len());
     for range in &node.data {

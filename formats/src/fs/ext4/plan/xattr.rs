@@ -1,5 +1,5 @@
-//! Extended attributes: as many as fit in what the inode has over, the rest in a block of their own; and with
-//! `ea_inode`, values for which that has no room in inodes of their own.
+//! Extended attributes: as many as fit in the spare space of the inode, the rest in a block of their own; and with
+//! `ea_inode`, the values that do not fit there in inodes of their own.
 //!
 //! <https://docs.kernel.org/filesystems/ext4/attributes.html>
 
@@ -12,33 +12,33 @@ const MAGIC: u32 = 0xEA02_0000;
 const BLOCK_HEADER: usize = 32;
 const INODE_HEADER: usize = 4;
 const ENTRY: usize = 16;
-/// The zeros that end the entries.
+/// The zeros that terminate the entries.
 const END: usize = 4;
 
-/// Attributes as they are stored.
+/// Attributes in stored form.
 #[derive(Debug, Default)]
 pub(super) struct Stored {
-    /// What the inode has over, filled; empty if it holds none.
+    /// The spare space of the inode, filled; empty if it holds none.
     pub(super) in_inode: Vec<u8>,
     /// The block, if one is needed; without its checksum.
     pub(super) block: Option<Vec<u8>>,
-    /// The values that need an inode each.
+    /// The values that each need an inode.
     pub(super) values: Vec<Vec<u8>>,
 }
 
-/// Where values can go that have an inode of their own.
+/// The inodes for values that do not fit elsewhere.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct ValueInodes<'a> {
-    /// The inodes, in the order of the values; too few while they are not known yet.
+    /// The inodes, in the order of the values; incomplete while they are not known yet.
     pub(super) numbers: &'a [u32],
-    /// What the hashes of values start from.
+    /// The seed of the values' hashes.
     pub(super) csum_seed: u32,
 }
 
-/// The most bytes that the kernel takes for a value.
+/// The largest value that the kernel accepts, in bytes.
 const VALUE_MAX: usize = 65_536;
 
-/// An attribute as it is stored. The order is that of a block's entries.
+/// An attribute in stored form. The order is that of a block's entries.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 struct Raw {
     index: u8,
@@ -62,7 +62,7 @@ impl Raw {
         Ok(Raw { index, name_len: name.len(), name: name.to_vec(), value, elsewhere: None })
     }
 
-    /// The bytes that it takes.
+    /// Returns the number of bytes that it takes.
     fn len(&self) -> usize {
         self.entry_len() + if self.elsewhere.is_some() { 0 } else { self.value.len().next_multiple_of(4) }
     }
@@ -71,7 +71,7 @@ impl Raw {
         (ENTRY + self.name.len()).next_multiple_of(4)
     }
 
-    /// `e_hash`, of the name and the value.
+    /// Returns `e_hash`, the hash of the name and the value.
     fn hash(&self) -> u32 {
         let name = self.name.iter().fold(0u32, |hash, b| hash.rotate_left(5) ^ u32::from(*b));
         if let Some((_, hash)) = self.elsewhere {
@@ -83,12 +83,12 @@ impl Raw {
     }
 }
 
-/// The hash of a value in an inode of its own.
+/// Returns the hash of a value in an inode of its own.
 pub(super) fn value_hash(value: &[u8], csum_seed: u32) -> u32 {
     crc32c(csum_seed, value)
 }
 
-/// Stores `xattrs` in `room` bytes of an inode, in a block, and where the volume can in `inodes`. The error is
+/// Stores `xattrs` in `room` bytes of an inode, in a block, and in `inodes` if the volume supports that. The error is
 /// the problem, and names the attribute.
 pub(super) fn store(
     xattrs: &[Xattr],
@@ -113,7 +113,7 @@ pub(super) fn store(
     });
     let needed = |outside: &[Raw]| BLOCK_HEADER + END + outside.iter().map(Raw::len).sum::<usize>();
     if let Some(inodes) = inodes {
-        // The largest values first, as many as must.
+        // The largest values first, as many as necessary.
         let mut largest: Vec<usize> = (0..outside.len()).collect();
         largest.sort_by_key(|i| std::cmp::Reverse(outside[*i].value.len()));
         let mut count = 0;
@@ -153,13 +153,13 @@ pub(super) fn store(
     Ok(stored)
 }
 
-/// Puts the checksum of an attribute block that lies at `place`.
+/// Writes the checksum of an attribute block at `place`.
 pub(super) fn sum_block(block: &mut [u8], place: u64, csum_seed: u32) {
     let sum = crc32c(crc32c(csum_seed, &place.to_le_bytes()), block);
     put::le32(block, 0x10, sum);
 }
 
-/// Puts entries from `first` on, and their values from the end down.
+/// Writes entries from `first` on, and their values from the end down.
 fn put_entries(bytes: &mut [u8], first: usize, raws: &[Raw], hashed: bool) {
     let (mut at, mut end) = (first, bytes.len());
     for raw in raws {
@@ -179,7 +179,7 @@ fn put_entries(bytes: &mut [u8], first: usize, raws: &[Raw], hashed: bool) {
     }
 }
 
-/// A full name as `e_name_index` and the rest: the reverse of what the reader does.
+/// Splits a full name into `e_name_index` and the rest, the reverse of the reader.
 fn split_name(name: &[u8]) -> (u8, &[u8]) {
     const WHOLE: [(&[u8], u8); 3] =
         [(b"system.posix_acl_access", 2), (b"system.posix_acl_default", 3), (b"system.richacl", 8)];
@@ -200,7 +200,7 @@ fn split_name(name: &[u8]) -> (u8, &[u8]) {
             return (index, rest);
         }
     }
-    // `ext4-index-N.`, as the reader names what has no name.
+    // `ext4-index-N.`, the reader's name for an unknown index.
     let unknown = name.strip_prefix(b"ext4-index-").and_then(|rest| {
         let dot = rest.iter().position(|b| *b == b'.')?;
         let index = std::str::from_utf8(&rest[..dot]).ok()?.parse().ok()?;
@@ -209,7 +209,7 @@ fn split_name(name: &[u8]) -> (u8, &[u8]) {
     unknown.unwrap_or((0, name))
 }
 
-/// An access control list as ext4 stores it, which leaves out what is implied, from how `getxattr` gives it.
+/// Converts an access control list from the form of `getxattr` to that of ext4, which leaves out implied fields.
 fn stored_acl(list: &[u8]) -> Result<Vec<u8>, String> {
     if list.len() < 4 || le32(list, 0) != 2 || !(list.len() - 4).is_multiple_of(8) {
         return Err("not an access control list of version 2".to_owned());

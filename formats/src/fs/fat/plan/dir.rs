@@ -1,4 +1,4 @@
-//! Directory entries, the reverse of what `fat/dir.rs` reads.
+//! Writes directory entries, the reverse of `fat/dir.rs`.
 
 use super::names::Name;
 use crate::fs::fat::bpb::ENTRY_SIZE;
@@ -10,10 +10,10 @@ const ATTR_DIRECTORY: u8 = 0x10;
 const ATTR_VOLUME_ID: u8 = 0x08;
 const ATTR_LONG_NAME: u8 = 0x0F;
 const LAST_LONG_ENTRY: u8 = 0x40;
-/// UTF-16 units in an entry of a long name.
+/// UTF-16 units per entry of a long name.
 const UNITS: usize = 13;
 
-/// How many entries a name takes.
+/// Returns how many entries a name takes.
 pub(super) fn entries(name: &Name) -> u64 {
     1 + name.long.as_ref().map_or(0, |units| units.len().div_ceil(UNITS) as u64)
 }
@@ -85,7 +85,7 @@ fn push_long(bytes: &mut Vec<u8>, units: &[u16], checksum: u8) {
     }
 }
 
-/// Date, time, and hundredths of a second: of the nearest moment that FAT can name. No time is all zeros.
+/// Returns date, time, and hundredths of a second of the nearest time that FAT can represent. `None` is all zeros.
 fn dos_time(time: Option<Timestamp>) -> (u16, u16, u8) {
     const FIRST: i64 = 315_532_800; // 1980-01-01
     const LAST: i64 = 4_354_819_199; // 2107-12-31T23:59:59

@@ -1,22 +1,22 @@
-//! Planning FAT12, FAT16 and FAT32 volumes.
+//! Plans FAT12, FAT16 and FAT32 volumes.
 //!
-//! Clusters are given out one after the other from the first on: FAT32's root, the other directories in path order, then
-//! the files in path order, each in one piece.
+//! Clusters are allocated in ascending order: FAT32's root, the other directories in path order, then the files in path
+//! order, each contiguous.
 //!
 //! # What a plan sets
 //!
-//! Read back, a planned tree has the same paths, times, attributes and content as the tree that it was planned
-//! from, except that planning sets
+//! Read back, a planned tree has the same paths, times, attributes and content as the tree that it was planned from,
+//! with these exceptions:
 //!
 //! - owners, modes, inode numbers and links: FAT has none, and they are left out;
 //! - the size of directories, and holes, which become zeros;
-//! - times: cut to two seconds (of modification), 10 ms (of creation), a day (of access), and of before 1980 or
-//!   after 2107 the nearest that there is;
-//! - short names that are missing where a name needs a long one, invalid, or there twice. A short name of
-//!   characters that not every system takes gets a long one beside it.
+//! - times: cut to two seconds (modification), 10 ms (creation) or a day (access), and before 1980 or after 2107 to the
+//!   nearest possible time;
+//! - short names that are missing where a name needs a long one, invalid, or duplicate. A short name with characters
+//!   that not every system accepts gets a long one beside it.
 //!
-//! Symlinks, devices, hard links, extended attributes, files of 4 GiB and more, and names that differ in case
-//! only are refused. Clusters that the original's FAT marked as bad are in use again: no disk image has such.
+//! Symlinks, devices, hard links, extended attributes, files of 4 GiB or more, and names that differ only in case are
+//! refused. Clusters that the original's FAT marked as bad are used again: a disk image has no bad sectors.
 
 use std::collections::HashMap;
 
@@ -34,7 +34,7 @@ mod table;
 
 pub use self::params::Params;
 
-/// Bytes that a directory may have.
+/// The most bytes of a directory.
 const FOLDER_MAX: u64 = 65_536 * bpb::ENTRY_SIZE as u64;
 
 /// A planned FAT volume.
@@ -42,7 +42,7 @@ pub struct Plan<'a> {
     tree: &'a Tree,
     params: Params,
     geometry: params::Geometry,
-    /// Who lies in which clusters: ascending, without gaps.
+    /// The owner of each chain of clusters: ascending, without gaps.
     placed: Vec<(u32, Chain)>,
     /// The first cluster of each node; 0 for none.
     first: Vec<u32>,
@@ -52,7 +52,7 @@ pub struct Plan<'a> {
 impl<'a> Plan<'a> {
     /// Plans a volume with the files of `tree`.
     ///
-    /// Errs before anything is emitted, and in words, with `Limit` if there is no room (and how much is
+    /// Fails before anything is emitted, with a readable reason: with `Limit` if there is no room (and how much is
     /// needed), with `Unsupported` for what FAT cannot hold.
     pub fn new(tree: &'a Tree, params: Params) -> Result<Self> {
         params.check()?;
@@ -85,7 +85,7 @@ impl<'a> Plan<'a> {
         Ok(plan)
     }
 
-    /// Gives a node the clusters for `bytes`. Past the end of the volume they are counted only.
+    /// Allocates clusters for `bytes` bytes of a node. Past the end of the volume they are only counted.
     fn place(&mut self, node: u32, bytes: u64, next: &mut u64) {
         let count = bytes.div_ceil(self.geometry.cluster_size);
         if count > 0 {
@@ -98,7 +98,7 @@ impl<'a> Plan<'a> {
         }
     }
 
-    /// How many bytes of clusters a directory has.
+    /// Returns the size of a directory's clusters in bytes.
     fn folder_len(&self, node: u32) -> Result<u64> {
         let is_root = node == 0;
         let names = names::of_children(self.tree, &self.tree.nodes()[node as usize].children)?;
@@ -119,7 +119,7 @@ impl<'a> Plan<'a> {
         Ok(if is_root && self.params.kind != Kind::Fat32 { 0 } else { bytes.max(1) })
     }
 
-    /// The entries of a directory.
+    /// Encodes the entries of a directory.
     fn folder(&self, node: u32) -> Result<Vec<u8>> {
         let folder = &self.tree.nodes()[node as usize];
         let mut bytes = Vec::new();
@@ -183,7 +183,7 @@ impl Planned for Plan<'_> {
     }
 }
 
-/// Errs for what FAT cannot hold; gives each node's directory.
+/// Fails for what FAT cannot hold; returns the parent directory of each node.
 fn check_tree(tree: &Tree) -> Result<Vec<u32>> {
     let mut parents: HashMap<u32, u32> = HashMap::with_capacity(tree.nodes().len());
     for (number, node) in (0..).zip(tree.nodes()) {
@@ -209,10 +209,9 @@ fn check_tree(tree: &Tree) -> Result<Vec<u32>> {
     Ok((0..tree.nodes().len() as u32).map(|node| parents.get(&node).copied().unwrap_or(0)).collect())
 }
 
-/// The smallest size in bytes that `tree` can be planned at, with parameters that are otherwise `params`
-/// resized to it.
+/// Returns the smallest size in bytes at which `tree` can be planned, with `params` resized to it.
 ///
-/// Errs as planning does if no size would do.
+/// Fails like planning if no size is sufficient.
 pub fn minimum_size(tree: &Tree, params: &Params) -> Result<u64> {
     let sector = u64::from(params.bytes_per_sector);
     let fits = |sectors: u64| -> Result<bool> {

@@ -1,4 +1,4 @@
-//! Names: what FAT can hold of them, and the short ones that stand beside the long.
+//! Names that FAT can hold, and the short names that accompany long ones.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::LazyLock;
@@ -7,22 +7,22 @@ use crate::error::Result;
 use crate::fs::fat::name;
 use crate::fs::plan::{Child, Tree};
 
-/// UTF-16 units of a long name.
+/// The most UTF-16 units of a long name.
 const UNITS_MAX: usize = 255;
 
 /// Bits of `DIR_NTRes`.
 const LOWER_BASE: u8 = 0x08;
 const LOWER_EXT: u8 = 0x10;
 
-/// How an entry is named.
+/// The name of an entry.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Name {
     pub(super) short: [u8; 11],
-    /// In UTF-16; none where the short name says it all.
+    /// In UTF-16; `None` if the short name is sufficient.
     pub(super) long: Option<Vec<u16>>,
 }
 
-/// Names the children of a directory, in their order. Errs for what FAT cannot hold.
+/// Names the children of a directory, in their order. Fails for names that FAT cannot hold.
 pub(super) fn of_children(tree: &Tree, children: &[Child]) -> Result<Vec<Name>> {
     let mut folded = HashSet::with_capacity(children.len());
     let mut names = Vec::with_capacity(children.len());
@@ -35,7 +35,7 @@ pub(super) fn of_children(tree: &Tree, children: &[Child]) -> Result<Vec<Name>> 
         }
         let case = (tree.nodes()[child.node as usize].meta.flags >> 8) as u8;
         let plain = plain_short(&child.name, case);
-        // First come those that are given: a generated one makes way.
+        // Given short names come first: a generated one has to avoid them.
         names.push(match (plain, child.short_name) {
             (Some(short), None) if taken.insert(short) => (Some(short), None),
             (_, Some(short)) if is_valid_short(&short) && taken.insert(short) => (Some(short), Some(units)),
@@ -57,7 +57,7 @@ pub(super) fn of_children(tree: &Tree, children: &[Child]) -> Result<Vec<Name>> 
     Ok(names.into_iter().zip(children).map(complete).collect())
 }
 
-/// A name in UTF-16. The error is why FAT cannot hold it.
+/// Returns a name in UTF-16. The error is the reason why FAT cannot hold it.
 fn units(name: &[u8]) -> Result<Vec<u16>, String> {
     let units = utf16(name).ok_or("the name is not UTF-8, but FAT names are Unicode")?;
     if units.len() > UNITS_MAX {
@@ -74,7 +74,7 @@ fn units(name: &[u8]) -> Result<Vec<u16>, String> {
     Ok(units)
 }
 
-/// UTF-8, and surrogates as WTF-8 has them, as UTF-16.
+/// Converts UTF-8, with surrogates in WTF-8, to UTF-16.
 fn utf16(bytes: &[u8]) -> Option<Vec<u16>> {
     let mut units = Vec::with_capacity(bytes.len());
     let mut rest = bytes;
@@ -91,14 +91,14 @@ fn utf16(bytes: &[u8]) -> Option<Vec<u16>> {
     Some(units)
 }
 
-/// The case-folded form of a name: FAT takes two names with the same form for one.
+/// Returns the case-folded form of a name: to FAT, two names with the same form are the same.
 fn fold(units: &[u16]) -> String {
     char::decode_utf16(units.iter().copied())
         .flat_map(|c| c.unwrap_or(char::REPLACEMENT_CHARACTER).to_uppercase())
         .collect()
 }
 
-/// The short name that alone reads as `name`, given the bits for its case.
+/// Returns the short name that reads as `name` by itself, given the bits for its case.
 fn plain_short(name: &[u8], case: u8) -> Option<[u8; 11]> {
     let text = std::str::from_utf8(name).ok()?;
     let (base, ext) = text.rsplit_once('.').unwrap_or((text, ""));
@@ -111,7 +111,7 @@ fn plain_short(name: &[u8], case: u8) -> Option<[u8; 11]> {
     (is_valid_short(&short) && name::short(&short, case) == text).then_some(short)
 }
 
-/// Puts the characters of a part of a short name; `None` if it is too long, or not in the code page.
+/// Writes a part of a short name; returns `None` if it is too long, or not in the code page.
 fn put(place: &mut [u8], part: &str, lower: bool) -> Option<()> {
     for (at, c) in part.chars().enumerate() {
         let mut upper = c.to_uppercase();
@@ -124,7 +124,7 @@ fn put(place: &mut [u8], part: &str, lower: bool) -> Option<()> {
     Some(())
 }
 
-/// A character in the code page of short names.
+/// Encodes a character in the code page of short names.
 fn encode(c: char) -> Option<u8> {
     if c.is_ascii() {
         return Some(c as u8);
@@ -132,7 +132,7 @@ fn encode(c: char) -> Option<u8> {
     UPPER_HALF.iter().position(|known| *known == c).map(|i| i as u8 + 0x80)
 }
 
-/// What the reader makes of the bytes from 0x80 on.
+/// The reader's characters for the bytes from 0x80 on.
 static UPPER_HALF: LazyLock<Vec<char>> = LazyLock::new(|| {
     let decode = |b| name::short(&[b'A', b, b' ', b' ', b' ', b' ', b' ', b' ', b' ', b' ', b' '], 0);
     (0x80..=0xFF).filter_map(|b| decode(b).chars().nth(1)).collect()
@@ -153,7 +153,7 @@ fn is_short_byte(b: u8) -> bool {
     b >= 0x80 || b.is_ascii_uppercase() || b.is_ascii_digit() || b"!#$%&'()-@^_`{}~".contains(&b)
 }
 
-/// A short name for a long one: `LONGNA~1.TXT`, with the first number that is free.
+/// Generates a short name for a long one: `LONGNA~1.TXT`, with the first number that is free.
 fn generate(
     name: &[u8],
     taken: &HashSet<[u8; 11]>,

@@ -1,4 +1,4 @@
-//! The parameters of a planned FAT volume: new ones, or taken from an original.
+//! The parameters of a planned FAT volume: new ones, or those of an original.
 
 use std::sync::Arc;
 
@@ -11,11 +11,11 @@ use crate::fs::fat::{Fat, ROOT};
 use crate::fs::plan::put;
 use crate::source::Source;
 
-/// Clusters from which on a volume is FAT16, and FAT32: its kind follows from their number.
+/// The least clusters of a FAT16, and of a FAT32: the kind follows from the number of clusters.
 const FAT16_FROM: u64 = 4085;
 const FAT32_FROM: u64 = 65_525;
 const FAT32_MAX: u64 = 0x0FFF_FFF5;
-/// Bytes in a cluster.
+/// The largest cluster in bytes.
 const CLUSTER_MAX: u32 = 32 << 10;
 
 const LEAD_SIGNATURE: u32 = 0x4161_5252;
@@ -24,34 +24,34 @@ const STRUCT_SIGNATURE: u32 = 0x6141_7272;
 /// The parameters of a FAT volume.
 #[derive(Debug, Clone)]
 pub struct Params {
-    /// Sectors in the filesystem.
+    /// Number of sectors in the filesystem.
     pub sectors: u64,
     /// The serial number.
     pub volume_id: u32,
-    /// The label, in the bytes of a short name filled up with spaces.
+    /// The label, in the bytes of a short name padded with spaces.
     pub label: Option<[u8; 11]>,
-    /// When the label was written.
+    /// The time at which the label was written.
     pub label_written: Option<Timestamp>,
-    /// All sectors before the first FAT: boot code, FSInfo, what a boot loader keeps there. The fields of the
-    /// boot sector that the other parameters say are put right.
+    /// All sectors before the first FAT: boot code, FSInfo, boot loader data. The boot sector fields that the other
+    /// parameters cover are updated.
     pub reserved: Vec<u8>,
-    /// Bytes in a sector.
+    /// Bytes per sector.
     pub bytes_per_sector: u32,
-    /// Sectors in a cluster.
+    /// Sectors per cluster.
     pub sectors_per_cluster: u32,
-    /// Copies of the FAT.
+    /// Number of FAT copies.
     pub num_fats: u8,
-    /// Entries that the root directory has room for; 0 on FAT32.
+    /// Capacity of the root directory in entries; 0 on FAT32.
     pub root_entries: u32,
-    /// Sectors in each FAT.
+    /// Sectors per FAT.
     pub sectors_per_fat: u32,
     pub(super) kind: Kind,
     pub(super) notes: Vec<String>,
-    /// The label that `reserved` goes with.
+    /// The label that `reserved` contains.
     old_label: Option<[u8; 11]>,
 }
 
-/// Where the parts of a volume lie, in bytes.
+/// The positions of the parts of a volume, in bytes.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Geometry {
     pub(super) fat_start: u64,
@@ -63,7 +63,7 @@ pub(super) struct Geometry {
 }
 
 impl Params {
-    /// The parameters that `mkfs.fat` takes for a volume of `size` bytes, of `kind` `fat12`, `fat16` or
+    /// Returns the parameters that `mkfs.fat` chooses for a volume of `size` bytes, of `kind` `fat12`, `fat16` or
     /// `fat32`, without boot code; the serial number is zero.
     pub fn new(kind: &str, size: u64) -> Result<Self> {
         let kind = match kind {
@@ -121,7 +121,7 @@ impl Params {
             notes: Vec::new(),
             old_label: None,
         };
-        // Small clusters as far as their number lets, and on FAT32 4 KiB ones at least where there is room.
+        // Clusters are as small as their number allows, and on a large enough FAT32 at least 4 KiB.
         let clusters_max = match kind {
             Kind::Fat12 => FAT16_FROM - 1,
             Kind::Fat16 => FAT32_FROM - 1,
@@ -138,7 +138,7 @@ impl Params {
         Ok(params)
     }
 
-    /// The parameters of an original volume.
+    /// Reads the parameters of an original volume.
     pub fn from_volume(volume: Arc<dyn Source>) -> Result<Self> {
         let boot = volume.read_vec(0, bpb::SIZE)?;
         let bpb = Bpb::parse(&boot)?;
@@ -172,8 +172,8 @@ impl Params {
         })
     }
 
-    /// Takes another size, in bytes. The size of a cluster stays, unless there would be more of them than the kind
-    /// of FAT can count.
+    /// Changes the size, in bytes. The cluster size stays, unless there would be more clusters than the kind of FAT can
+    /// count.
     pub fn resize(&mut self, size: u64) {
         self.sectors = size / u64::from(self.bytes_per_sector);
         self.fit_fat();
@@ -182,7 +182,7 @@ impl Params {
             Kind::Fat16 => FAT32_FROM - 1,
             Kind::Fat32 => FAT32_MAX,
         };
-        // Larger ones than these not every system takes.
+        // Not every system accepts larger clusters.
         let sectors_max = (CLUSTER_MAX / self.bytes_per_sector).max(self.sectors_per_cluster);
         let before = self.sectors_per_cluster;
         while self.clusters_in_volume() > clusters_max && self.sectors_per_cluster < sectors_max {
@@ -195,13 +195,13 @@ impl Params {
         }
     }
 
-    /// The size of the filesystem in bytes.
+    /// Returns the size of the filesystem in bytes.
     #[must_use]
     pub fn size(&self) -> u64 {
         self.sectors * u64::from(self.bytes_per_sector)
     }
 
-    /// The smallest FAT that counts all clusters.
+    /// Chooses the smallest FAT that covers all clusters.
     fn fit_fat(&mut self) {
         let per_sector = u64::from(self.bytes_per_sector) * 8 / self.entry_bits();
         self.sectors_per_fat = 1;
@@ -210,7 +210,7 @@ impl Params {
             if needed <= self.sectors_per_fat {
                 return;
             }
-            // A larger FAT leaves fewer clusters: step up to what is needed, not beyond.
+            // A larger FAT leaves fewer clusters: approach the needed size from below.
             self.sectors_per_fat += ((needed - self.sectors_per_fat) / 2).max(1);
         }
     }
@@ -244,7 +244,7 @@ impl Params {
         Geometry { clusters: self.clusters_in_volume().min(in_fat), ..parts }
     }
 
-    /// Errs unless the numbers make a volume of its kind.
+    /// Fails unless the numbers make a volume of its kind.
     pub(super) fn check(&self) -> Result<()> {
         let bad = |problem: String| Err(at("FAT parameters").limit(problem));
         let in_volume = self.clusters_in_volume();
@@ -275,7 +275,7 @@ impl Params {
         Ok(())
     }
 
-    /// The reserved sectors, with the fields put right, given how many clusters are in use.
+    /// Returns the reserved sectors with updated fields, given how many clusters are in use.
     pub(super) fn reserved_bytes(&self, used: u64) -> Vec<u8> {
         let mut bytes = self.reserved.clone();
         let sector = self.bytes_per_sector as usize;
@@ -295,7 +295,7 @@ impl Params {
             let info = &mut bytes[at * sector..];
             if le32(info, 0) == LEAD_SIGNATURE && le32(info, 484) == STRUCT_SIGNATURE {
                 put::le32(info, 488, (self.geometry().clusters - used) as u32); // FSI_Free_Count
-                put::le32(info, 492, 1 + used.max(1) as u32); // FSI_Nxt_Free: the last that is in use
+                put::le32(info, 492, 1 + used.max(1) as u32); // FSI_Nxt_Free: the last one in use
             }
         }
         bytes
@@ -308,7 +308,7 @@ impl Params {
         put::le16(boot, 14, (self.reserved.len() / self.bytes_per_sector as usize) as u16);
         boot[16] = self.num_fats;
         put::le16(boot, 17, self.root_entries as u16);
-        // The 16-bit count serves where it served before, or where nothing did.
+        // The 16-bit count is used if it was used before, or if neither count was.
         let before = (le16(boot, 19), le32(boot, 32));
         let short =
             u16::try_from(self.sectors).ok().filter(|_| !is_fat32 && (before.0 != 0 || before.1 == 0));

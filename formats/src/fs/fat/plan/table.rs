@@ -1,22 +1,22 @@
-//! The file allocation table, made piece by piece.
+//! Writes the file allocation table piece by piece.
 
 use crate::fs::fat::bpb::{FIRST_CLUSTER, Kind};
 
-/// Entries that are made at once. Even, for FAT12 packs them in pairs.
+/// The number of entries per piece. Even, because FAT12 packs them in pairs.
 const PIECE: u32 = 64 << 10;
 
-/// Clusters, one after the other, of a file or directory.
+/// The consecutive clusters of a file or directory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Chain {
     pub(super) first: u32,
     pub(super) count: u32,
 }
 
-/// Receives each piece: its place in the FAT, and its bytes.
+/// A callback for each piece: its offset in the FAT, and its bytes.
 type Each<'e, E> = &'e mut dyn FnMut(u64, &[u8]) -> Result<(), E>;
 
-/// Gives the bytes of a FAT, each with its place in it, up to the last cluster in use. `chains` are ascending
-/// and gap-free from the first cluster on.
+/// Passes the bytes of a FAT to `each`, with their offset in it, up to the last cluster in use. `chains` are ascending
+/// and without gaps from the first cluster on.
 pub(super) fn pieces<E>(
     kind: Kind,
     media: u8,
@@ -28,7 +28,7 @@ pub(super) fn pieces<E>(
         Kind::Fat16 => 0xFFFF,
         Kind::Fat32 => 0x0FFF_FFFF,
     };
-    // The first entry has the media byte, the second says that the volume was unmounted cleanly.
+    // The first entry contains the media byte, the second says that the volume was cleanly unmounted.
     let mut entries = vec![end & !0xFF | u32::from(media), end];
     let mut start = 0;
     for chain in chains {
@@ -49,7 +49,7 @@ pub(super) fn pieces<E>(
     Ok(())
 }
 
-/// The first cluster of all.
+/// The first cluster of the volume.
 pub(super) const FIRST: u32 = FIRST_CLUSTER;
 
 fn place(kind: Kind, entry: u32) -> u64 {
