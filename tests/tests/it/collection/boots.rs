@@ -4,7 +4,9 @@ use mif_tests::debian::{TOOLS, boot, make_disk, tree};
 use mif_tests::disk::{assert_gpt, assert_sound, parts};
 use mif_tests::{disk, have, mif, repo, run, tool, work_folder};
 
-use crate::debian::{GPT, LOGICAL, MBR, import, through_the_store};
+use crate::build::built_debian_boots;
+use crate::customize::customised_debian_boots;
+use crate::debian::{CONTAINERS, GPT, LOGICAL, MBR, import, through_the_store};
 use crate::resize::{MIB, export, of_slot};
 
 #[test]
@@ -12,9 +14,17 @@ use crate::resize::{MIB, export, of_slot};
 fn every_kind_of_debian_disk_boots() {
     let containers = ["boot.raw", "boot.qcow2", "boot.vmdk"];
     let by_bios = containers.map(|name| (name, false));
-    through_the_store(GPT, &[by_bios, containers.map(|name| (name, true))].concat());
-    through_the_store(MBR, &by_bios);
-    through_the_store(LOGICAL, &by_bios);
+    through_the_store(GPT, CONTAINERS, &[by_bios, containers.map(|name| (name, true))].concat());
+    through_the_store(MBR, CONTAINERS, &by_bios);
+    through_the_store(LOGICAL, CONTAINERS, &by_bios);
+}
+
+/// `make test` boots these disks with the other firmware.
+#[test]
+#[ignore = "boots many times: make collection"]
+fn built_and_customised_disks_boot_by_the_other_firmware_too() {
+    built_debian_boots(false);
+    customised_debian_boots(true);
 }
 
 /// The formats of hypervisors besides raw, plain qcow2 and plain VMDK, which are booted elsewhere: a suffix, qemu's
