@@ -141,6 +141,10 @@ fn hash(fs: &dyn Filesystem, volume: &dyn Source, id: NodeId) -> Result<String> 
         match piece {
             Piece::Zero { len } => hasher.hole(*len),
             Piece::Bytes(bytes) => hasher.data(bytes),
+            Piece::Encoded(encoded) => {
+                let (from, len) = (encoded.from as usize, encoded.len as usize);
+                hasher.data(&encoded.decode(volume)?[from..from + len]);
+            }
             Piece::Volume { offset, len } => {
                 let mut done = 0;
                 while done < *len {

@@ -9,6 +9,7 @@ use super::recovery::Recovery;
 use super::superblock::{self, Superblock};
 use super::{CHUNKS_KEPT, Ext4, XATTR_BLOCKS_KEPT, fast_commit};
 use crate::bytes::le32;
+use crate::cache::Cache;
 use crate::error::{ErrorKind, Result, at};
 use crate::fs::Info;
 use crate::source::{Source, check_range};
