@@ -2,6 +2,8 @@
 //!
 //! A decoder is bounded: it takes and makes at most [`MAX`] bytes, and no more than its caller expects.
 
+mod lzo;
+
 /// The most bytes of an extent, encoded and decoded.
 pub const MAX: u32 = 4 << 20;
 
@@ -13,7 +15,15 @@ pub enum Codec {
     Zlib,
     /// A zstd frame (RFC 8878); bytes after its end are ignored.
     Zstd,
+    /// Btrfs's frame of segments of LZO1X; bytes after its end are ignored.
+    BtrfsLzo {
+        /// Bytes per sector of the volume: the most that a segment decodes to.
+        sector: u32,
+    },
 }
+
+/// The largest window of a zstd frame, as a power of two: no more than [`MAX`] is decoded.
+const ZSTD_WINDOW_LOG: u32 = 22;
 
 impl Codec {
     /// Decodes `encoded` into exactly `len` bytes. What the stream lacks is zeros, as the kernel fills it.
@@ -25,16 +35,12 @@ impl Codec {
         }
         let mut bytes = vec![0; len as usize];
         match self {
-            Codec::Zlib => {
-                let mut decoder = libdeflater::Decompressor::new();
-                decoder
-                    .zlib_decompress(encoded, &mut bytes)
-                    .map_err(|e| format!("is not a zlib stream of {len} bytes: {e}"))?;
-            }
+            Codec::Zlib => zlib(encoded, &mut bytes)?,
             Codec::Zstd => {
                 use std::io::Read;
                 let failed = |e: std::io::Error| format!("is not a zstd frame: {e}");
                 let mut decoder = zstd::Decoder::with_buffer(encoded).map_err(failed)?.single_frame();
+                decoder.window_log_max(ZSTD_WINDOW_LOG).map_err(failed)?;
                 let mut done = 0;
                 while done < bytes.len() {
                     match decoder.read(&mut bytes[done..]).map_err(failed)? {
@@ -43,8 +49,32 @@ impl Codec {
                     }
                 }
             }
+            Codec::BtrfsLzo { sector } => {
+                let problem = |problem| format!("is not LZO in Btrfs's frame: it {problem}");
+                if sector < 8 {
+                    return Err(format!("has sectors of {sector} bytes"));
+                }
+                lzo::decode_extent(encoded, sector as usize, &mut bytes).map_err(problem)?;
+            }
         }
         Ok(bytes)
+    }
+}
+
+/// Decodes a zlib stream into `bytes`, which may be shorter or longer than what it decodes to.
+fn zlib(encoded: &[u8], bytes: &mut [u8]) -> Result<(), String> {
+    let len = bytes.len();
+    let failed = |e| format!("is not a zlib stream of {len} bytes: {e}");
+    let mut decoder = libdeflater::Decompressor::new();
+    match decoder.zlib_decompress(encoded, bytes) {
+        // The stream holds more than belongs to the extent.
+        Err(libdeflater::DecompressionError::InsufficientSpace) => {
+            let mut whole = vec![0; MAX as usize];
+            decoder.zlib_decompress(encoded, &mut whole).map_err(failed)?;
+            bytes.copy_from_slice(&whole[..len]);
+            Ok(())
+        }
+        other => other.map(|_| ()).map_err(failed),
     }
 }
 

@@ -4,6 +4,7 @@
 //! [`add_driver`]. Code outside that directory does not test which filesystem it has; it asks the [`Capabilities`].
 //! [`open`] finds the driver for a volume; [`walk`](walk::walk) lists a whole volume.
 
+pub mod btrfs;
 mod capabilities;
 pub mod driver;
 pub mod ext4;

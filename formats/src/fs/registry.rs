@@ -2,6 +2,7 @@
 
 use std::sync::{Arc, PoisonError, RwLock};
 
+use super::btrfs::driver::Driven as Btrfs;
 use super::driver::Driver;
 use super::ext4::driver::Ext;
 use super::fat::driver::Fat;
@@ -11,7 +12,7 @@ use crate::error::{ErrorKind, Result, at};
 use crate::source::Source;
 
 /// Every filesystem of this library, in the order in which volumes are probed.
-pub static DRIVERS: &[&dyn Driver] = &[&Ext, &Fat];
+pub static DRIVERS: &[&dyn Driver] = &[&Ext, &Fat, &Btrfs];
 
 /// The filesystems that the program has added.
 static ADDED: RwLock<Vec<&'static dyn Driver>> = RwLock::new(Vec::new());
@@ -117,7 +118,8 @@ mod tests {
 
     #[test]
     fn an_identity_is_the_same_as_text_and_back() {
-        let ids = ["c0ffee00-1234-5678-9abc-def012345678", "1A2B-3C4D"];
+        let uuid = "c0ffee00-1234-5678-9abc-def012345678";
+        let ids = [uuid, "1A2B-3C4D", uuid];
         for (driver, id) in DRIVERS.iter().zip(ids) {
             assert_eq!(driver.id_text(&driver.id(id).unwrap()), id, "{}", driver.name());
             assert_eq!(driver.id("not an id"), None);

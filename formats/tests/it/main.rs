@@ -1,8 +1,12 @@
 //! The parsers and planners, held against the kernel, e2fsprogs, dosfstools and mtools, and against themselves.
 
+mod btrfs;
 mod ext4;
 mod plan;
 mod race;
+#[allow(dead_code, unreachable_pub)]
+#[path = "../../src/testing/random.rs"]
+mod random;
 #[allow(dead_code, unreachable_pub)]
 #[path = "../../src/testing/tools.rs"]
 mod skipping;

@@ -112,7 +112,8 @@ fn entry(
         (FileType::File, Some(hash)) => hash.clone(),
         _ => None,
     };
-    let time = |t: mif_formats::fs::Timestamp| (t.secs, t.nanos);
+    // Directories of Btrfs that stand for subvolumes have no times.
+    let time = |t: Option<mif_formats::fs::Timestamp>| t.map_or((0, 0), |t| (t.secs, t.nanos));
     Ok(Entry {
         file_type: node.file_type,
         mode: node.mode.unwrap(),
@@ -121,10 +122,10 @@ fn entry(
         nlink: node.nlink.unwrap(),
         inode: node.inode.unwrap(),
         size: node.size,
-        mtime: time(node.mtime.unwrap()),
-        atime: time(node.atime.unwrap()),
-        ctime: time(node.ctime.unwrap()),
-        crtime: node.crtime.map(time),
+        mtime: time(node.mtime),
+        atime: time(node.atime),
+        ctime: time(node.ctime),
+        crtime: node.crtime.map(|t| time(Some(t))),
         rdev: node.rdev,
         target: node.link_target,
         xattrs: node.xattrs.into_iter().map(|x| (x.name, x.value)).collect(),
@@ -141,6 +142,10 @@ fn hash(fs: &dyn Filesystem, volume: &dyn Source, id: NodeId) -> Result<String> 
         match piece {
             Piece::Zero { len } => hasher.hole(*len),
             Piece::Bytes(bytes) => hasher.data(bytes),
+            Piece::Encoded(encoded) => {
+                let (from, len) = (encoded.from as usize, encoded.len as usize);
+                hasher.data(&encoded.decode(volume)?[from..from + len]);
+            }
             Piece::Volume { offset, len } => {
                 let mut done = 0;
                 while done < *len {

@@ -259,6 +259,7 @@ impl Ext4 {
                 bytes.resize(before + len, 0);
                 self.blocks.read_raw(offset + start, &mut bytes[before..])?;
             }
+            Piece::Encoded(_) => return Err(at("content").unsupported("is compressed")),
         }
         Ok(())
     }

@@ -79,6 +79,10 @@ impl<'a> Pieces<'a> {
                 bytes.truncate(usize::try_from(len).expect("no more than it has"));
                 Piece::Bytes(bytes)
             }
+            Piece::Encoded(mut encoded) => {
+                encoded.len = u32::try_from(len).expect("no more than it has");
+                Piece::Encoded(encoded)
+            }
         });
         Ok(())
     }

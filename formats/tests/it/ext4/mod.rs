@@ -3,6 +3,6 @@
 mod dirty;
 mod features;
 mod images;
-mod kernel;
+pub(crate) mod kernel;
 mod mutants;
 mod speed;

@@ -145,7 +145,7 @@ fn assert_content(what: &str, key: u64, data: &[std::ops::Range<u64>], pieces: &
                 }
                 assert!(image.read_vec(*place, *len as usize).unwrap() == expected, "{what}: other bytes");
             }
-            Piece::Bytes(_) => panic!("{what}: bytes that are nowhere"),
+            Piece::Bytes(_) | Piece::Encoded(_) => panic!("{what}: bytes that are nowhere"),
         }
         offset = end;
     }

@@ -1,0 +1,81 @@
+//! The driver of Btrfs.
+
+use std::sync::Arc;
+
+use super::{Btrfs, superblock};
+use crate::error::{Error, Result, at};
+use crate::fs::capabilities::Capabilities;
+use crate::fs::driver::{Driver, NewVolume};
+use crate::fs::filesystem::Filesystem;
+use crate::fs::plan::Planner;
+use crate::source::Source;
+use crate::uuid;
+
+/// Btrfs.
+pub(in crate::fs) struct Driven;
+
+/// The capabilities of Btrfs. It is read, and not planned.
+pub(super) static CAPABILITIES: Capabilities = Capabilities {
+    name: "Btrfs",
+    is_posix: true,
+    ignores_case: false,
+    times: (i64::MIN, i64::MAX),
+    time_step: 1,
+    shares_extents: true,
+    has_subvolumes: true,
+    is_planned: false,
+    // Compressed, synchronous, immutable, append-only, no dump, no access times, not to be compressed, synchronous
+    // directory, no copy on write (chattr(1)).
+    user_flags: 0x81_04FC,
+    new_flags: [0, 0],
+    label_max: 255,
+    made_with: &[],
+};
+
+fn not_planned() -> Error {
+    at("Btrfs volume").unsupported("mif reads Btrfs, and cannot write it")
+}
+
+impl Driver for Driven {
+    fn name(&self) -> &'static str {
+        "Btrfs"
+    }
+
+    fn kinds(&self) -> &'static [&'static str] {
+        &["btrfs"]
+    }
+
+    fn capabilities(&self) -> &'static Capabilities {
+        &CAPABILITIES
+    }
+
+    fn probe(&self, head: &[u8]) -> bool {
+        let start = superblock::OFFSETS[0] as usize;
+        head.get(start..start + superblock::SIZE).is_some_and(superblock::has_magic)
+    }
+
+    fn open(&self, volume: Arc<dyn Source>) -> Result<Box<dyn Filesystem>> {
+        Ok(Box::new(Btrfs::open(volume)?))
+    }
+
+    fn planner(&self, _: Arc<dyn Source>) -> Result<Box<dyn Planner>> {
+        Err(not_planned())
+    }
+
+    fn new_planner(&self, _: &NewVolume<'_>) -> Result<Box<dyn Planner>> {
+        Err(not_planned())
+    }
+
+    fn label(&self, text: &str) -> Option<Vec<u8>> {
+        let fits = text.len() <= CAPABILITIES.label_max && !text.contains(['\0', '\n']);
+        fits.then(|| text.as_bytes().to_vec())
+    }
+
+    fn id(&self, text: &str) -> Option<[u8; 16]> {
+        uuid::bytes(text)
+    }
+
+    fn id_text(&self, id: &[u8; 16]) -> String {
+        uuid::text(id)
+    }
+}

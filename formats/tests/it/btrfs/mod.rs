@@ -1,0 +1,7 @@
+//! The Btrfs reader, held against the kernel's driver and btrfs-progs.
+
+mod dirty;
+mod kernel;
+mod life;
+
+mod volume;
