@@ -7,11 +7,12 @@ use super::ext4::driver::Ext;
 use super::fat::driver::Fat;
 use super::filesystem::Filesystem;
 use super::recognize;
+use super::xfs::driver::XfsDriver;
 use crate::error::{ErrorKind, Result, at};
 use crate::source::Source;
 
 /// Every filesystem that comes with this library, in the order in which volumes are probed.
-pub static DRIVERS: &[&dyn Driver] = &[&Ext, &Fat];
+pub static DRIVERS: &[&dyn Driver] = &[&Ext, &Fat, &XfsDriver];
 
 /// Those that the program brought.
 static ADDED: RwLock<Vec<&'static dyn Driver>> = RwLock::new(Vec::new());
@@ -112,12 +113,14 @@ mod tests {
         assert_eq!(once.len(), kinds.len());
         assert!(driver("ext4").is_some_and(|driver| driver.capabilities().is_posix));
         assert!(driver("fat32").is_some_and(|driver| !driver.capabilities().is_posix));
-        assert!(driver("xfs").is_none() && driver("").is_none());
+        assert!(driver("xfs").is_some_and(|driver| !driver.capabilities().is_planned));
+        assert!(driver("zfs").is_none() && driver("").is_none());
     }
 
     #[test]
     fn an_identity_is_the_same_as_text_and_back() {
-        let ids = ["c0ffee00-1234-5678-9abc-def012345678", "1A2B-3C4D"];
+        let uuid = "c0ffee00-1234-5678-9abc-def012345678";
+        let ids = [uuid, "1A2B-3C4D", uuid];
         for (driver, id) in DRIVERS.iter().zip(ids) {
             assert_eq!(driver.id_text(&driver.id(id).unwrap()), id, "{}", driver.name());
             assert_eq!(driver.id("not an id"), None);
@@ -126,10 +129,12 @@ mod tests {
 
     #[test]
     fn a_label_is_what_a_volume_can_bear() {
-        let [ext, fat] = ["ext4", "fat16"].map(|kind| driver(kind).unwrap());
+        let [ext, fat, xfs] = ["ext4", "fat16", "xfs"].map(|kind| driver(kind).unwrap());
         assert_eq!(ext.label("root / é").unwrap(), "root / é".as_bytes());
         assert_eq!(fat.label("Boot 1").unwrap(), b"BOOT 1");
         assert!(ext.label("seventeen letters").is_none() && fat.label("twelve chars").is_none());
         assert!(fat.label("a/b").is_none() && fat.label("é").is_none());
+        assert_eq!(xfs.label("twelve chars").unwrap(), b"twelve chars");
+        assert!(xfs.label("thirteen char").is_none() && xfs.label("a\0").is_none());
     }
 }
