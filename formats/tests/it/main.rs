@@ -4,7 +4,11 @@ mod ext4;
 mod plan;
 mod race;
 #[allow(dead_code, unreachable_pub)]
+#[path = "../../src/testing/random.rs"]
+mod random;
+#[allow(dead_code, unreachable_pub)]
 #[path = "../../src/testing/tools.rs"]
 mod skipping;
 mod tools;
 mod view;
+mod xfs;
