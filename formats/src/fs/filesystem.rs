@@ -48,7 +48,7 @@ pub trait Filesystem: Send + Sync {
 /// The metadata of a volume, from its superblock.
 #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct Info {
-    /// `ext2`, `ext3`, `ext4`, `fat12`, `fat16`, `fat32`.
+    /// `ext2`, `ext3`, `ext4`, `fat12`, `fat16`, `fat32`, `xfs`.
     pub kind: String,
     /// The volume's label, if it has one.
     pub label: Option<String>,
@@ -60,7 +60,7 @@ pub struct Info {
     pub size: u64,
     /// Free bytes, as the filesystem counts them.
     pub free: Option<u64>,
-    /// Feature names, as the filesystem's own tools print them (`dumpe2fs -h`).
+    /// Feature names, as the filesystem's own tools print them (`dumpe2fs -h`, `xfs_info`).
     pub features: Vec<String>,
     /// Warnings about the volume, as sentences.
     pub warnings: Vec<String>,

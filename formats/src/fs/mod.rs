@@ -15,6 +15,7 @@ pub mod plan;
 pub mod recognize;
 mod registry;
 pub mod walk;
+pub mod xfs;
 
 pub use self::capabilities::Capabilities;
 pub use self::driver::Driver;

@@ -73,11 +73,11 @@ pub struct Node {
     pub crtime: Option<Timestamp>,
     /// Device number (major, minor) of a device node.
     pub rdev: Option<(u32, u32)>,
-    /// ext: inode flags (`i_flags`). FAT: the attribute byte, and the NT case byte shifted left by 8.
+    /// ext: inode flags (`i_flags`); XFS: as `FS_IOC_GETFLAGS` gives them. FAT: the attribute byte, and the NT case byte shifted left by 8.
     pub flags: u32,
-    /// ext: the inode's generation.
+    /// ext, XFS: the inode's generation.
     pub generation: Option<u32>,
-    /// ext: project id.
+    /// ext, XFS: project id.
     pub project: Option<u32>,
     /// The target of a symlink, as stored.
     pub link_target: Option<Vec<u8>>,

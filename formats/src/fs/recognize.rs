@@ -16,7 +16,6 @@ const MAGICS: &[(&str, usize, &[u8])] = &[
     ("ntfs", 3, b"NTFS    "),
     ("exfat", 3, b"EXFAT   "),
     ("ReFS", 3, b"ReFS\0\0\0\0"),
-    ("xfs", 0, b"XFSB"),
     ("squashfs", 0, b"hsqs"),
     ("squashfs", 0, b"sqsh"),
     ("cramfs", 0, b"\x45\x3d\xcd\x28"),

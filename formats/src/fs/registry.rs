@@ -8,11 +8,12 @@ use super::ext4::driver::Ext;
 use super::fat::driver::Fat;
 use super::filesystem::Filesystem;
 use super::recognize;
+use super::xfs::driver::XfsDriver;
 use crate::error::{ErrorKind, Result, at};
 use crate::source::Source;
 
 /// Every filesystem of this library, in the order in which volumes are probed.
-pub static DRIVERS: &[&dyn Driver] = &[&Ext, &Fat, &Btrfs];
+pub static DRIVERS: &[&dyn Driver] = &[&Ext, &Fat, &XfsDriver, &Btrfs];
 
 /// The filesystems that the program has added.
 static ADDED: RwLock<Vec<&'static dyn Driver>> = RwLock::new(Vec::new());
@@ -113,7 +114,8 @@ mod tests {
         assert_eq!(once.len(), kinds.len());
         assert!(driver("ext4").is_some_and(|driver| driver.capabilities().is_posix));
         assert!(driver("fat32").is_some_and(|driver| !driver.capabilities().is_posix));
-        assert!(driver("xfs").is_none() && driver("").is_none());
+        assert!(driver("xfs").is_some_and(|driver| !driver.capabilities().is_planned));
+        assert!(driver("zfs").is_none() && driver("").is_none());
     }
 
     #[test]
@@ -128,10 +130,12 @@ mod tests {
 
     #[test]
     fn a_label_is_what_a_volume_can_bear() {
-        let [ext, fat] = ["ext4", "fat16"].map(|kind| driver(kind).unwrap());
+        let [ext, fat, xfs] = ["ext4", "fat16", "xfs"].map(|kind| driver(kind).unwrap());
         assert_eq!(ext.label("root / é").unwrap(), "root / é".as_bytes());
         assert_eq!(fat.label("Boot 1").unwrap(), b"BOOT 1");
         assert!(ext.label("seventeen letters").is_none() && fat.label("twelve chars").is_none());
         assert!(fat.label("a/b").is_none() && fat.label("é").is_none());
+        assert_eq!(xfs.label("twelve chars").unwrap(), b"twelve chars");
+        assert!(xfs.label("thirteen char").is_none() && xfs.label("a\0").is_none());
     }
 }

@@ -12,3 +12,4 @@ mod random;
 mod skipping;
 mod tools;
 mod view;
+mod xfs;

@@ -1,0 +1,35 @@
+//! The checksums of version 5: CRC-32C over a structure, with zeros in the place of the checksum.
+
+use crate::checksum::fits;
+
+/// Holds the checksum at byte `at`, which is little-endian unlike all else, against the bytes: (found, right) if it does not
+/// fit.
+pub(super) fn check(bytes: &[u8], at: usize) -> Result<(), (u32, u32)> {
+    let found = u32::from_le_bytes(bytes[at..at + 4].try_into().expect("four bytes"));
+    let right = sum(bytes, at);
+    if fits(found, right) { Ok(()) } else { Err((found, right)) }
+}
+
+/// The checksum that belongs at byte `at`.
+fn sum(bytes: &[u8], at: usize) -> u32 {
+    let crc = crc32c::crc32c_append(crc32c::crc32c(&bytes[..at]), &[0; 4]);
+    crc32c::crc32c_append(crc, &bytes[at + 4..])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_checksum_fits_where_it_was_put_and_nowhere_else() {
+        let mut bytes = vec![7; 512];
+        let right = sum(&bytes, 100);
+        bytes[100..104].copy_from_slice(&right.to_le_bytes());
+        assert_eq!(check(&bytes, 100), Ok(()));
+        bytes[100] ^= 1;
+        assert_eq!(check(&bytes, 100), Err((right ^ 1, right)));
+        bytes[100] ^= 1;
+        bytes[511] ^= 1;
+        assert!(check(&bytes, 100).is_err());
+    }
+}

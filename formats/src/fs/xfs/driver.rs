@@ -1,0 +1,81 @@
+//! XFS as a filesystem among others.
+
+use std::sync::Arc;
+
+use super::{Xfs, superblock};
+use crate::error::{Error, Result, at};
+use crate::fs::capabilities::Capabilities;
+use crate::fs::driver::{Driver, NewVolume};
+use crate::fs::filesystem::Filesystem;
+use crate::fs::plan::Planner;
+use crate::source::Source;
+use crate::uuid;
+
+/// XFS.
+pub(in crate::fs) struct XfsDriver;
+
+/// What files on XFS can have. Times are those of `bigtime`, from December 1901 to July 2486.
+pub(super) static CAPABILITIES: Capabilities = Capabilities {
+    name: "XFS",
+    is_posix: true,
+    ignores_case: false,
+    times: (-(1 << 31), 16_299_260_424),
+    time_step: 1,
+    shares_extents: true,
+    has_subvolumes: false,
+    is_planned: false,
+    // Synchronous, immutable, append-only, not dumped, without access times (chattr(1)); projects inherited.
+    user_flags: 0x2000_00F8,
+    new_flags: [0, 0],
+    label_max: 12,
+    made_with: &[],
+};
+
+/// Those of a volume on which names that differ in the case of ASCII letters only are the same.
+pub(super) static IGNORES_CASE: Capabilities = Capabilities { ignores_case: true, ..CAPABILITIES };
+
+impl Driver for XfsDriver {
+    fn name(&self) -> &'static str {
+        "XFS"
+    }
+
+    fn kinds(&self) -> &'static [&'static str] {
+        &["xfs"]
+    }
+
+    fn capabilities(&self) -> &'static Capabilities {
+        &CAPABILITIES
+    }
+
+    fn probe(&self, head: &[u8]) -> bool {
+        superblock::has_magic(head)
+    }
+
+    fn open(&self, volume: Arc<dyn Source>) -> Result<Box<dyn Filesystem>> {
+        Ok(Box::new(Xfs::open(volume)?))
+    }
+
+    fn planner(&self, _: Arc<dyn Source>) -> Result<Box<dyn Planner>> {
+        Err(read_only())
+    }
+
+    fn new_planner(&self, _: &NewVolume<'_>) -> Result<Box<dyn Planner>> {
+        Err(read_only())
+    }
+
+    fn label(&self, text: &str) -> Option<Vec<u8>> {
+        (text.len() <= CAPABILITIES.label_max && !text.contains('\0')).then(|| text.as_bytes().to_vec())
+    }
+
+    fn id(&self, text: &str) -> Option<[u8; 16]> {
+        uuid::bytes(text)
+    }
+
+    fn id_text(&self, id: &[u8; 16]) -> String {
+        uuid::text(id)
+    }
+}
+
+fn read_only() -> Error {
+    at("XFS").unsupported("mif reads XFS volumes, and does not write them")
+}

@@ -1,0 +1,156 @@
+//! Volumes whose log must be replayed: shut down or copied while mounted. The kernel's own replay is the oracle.
+
+use std::fs::{self, File};
+use std::os::unix::fs::FileExt;
+use std::path::Path;
+
+use super::live::{Can, live, one};
+use super::{TOOLS, kernel_view, mkfs, open, seen};
+use crate::random::Random;
+use crate::tools::{Mount, have, run, scratch};
+use crate::view::assert_same;
+
+const CAN: Can = Can { block: 4096, reflink: true, names: 1500 };
+
+/// How the life of a volume ends.
+#[derive(Clone, Copy, Debug)]
+enum End {
+    /// The filesystem stops at once: what the log has is what there is.
+    Stop,
+    /// It writes its log before it stops.
+    Flush,
+    /// A copy is made while it goes on.
+    Copy,
+}
+
+/// Changes of every kind, now and then on their way to the disk.
+fn churn(root: &Path, random: &mut Random, can: Can, steps: usize) {
+    for _ in 0..steps {
+        one(root, random, can);
+        if random.once_in(20) {
+            File::open(root).unwrap().sync_all().unwrap();
+        }
+    }
+    // Committed, and by no means written to its place.
+    let last = File::create(root.join("last")).unwrap();
+    last.write_all_at(&random.bytes(30_000), 0).unwrap();
+    last.sync_all().unwrap();
+    // Not committed.
+    File::create(root.join("pending")).unwrap().write_all_at(b"pending", 0).unwrap();
+}
+
+/// Lives on a volume several times, ends each life with a dirty log, and compares what we see with what the kernel sees after
+/// its replay.
+fn check(options: &str, can: Can, ends: &[End]) {
+    let scratch = scratch();
+    let path = |name: &str| scratch.path().join(name);
+    let (image, copy, mnt) = (path("image"), path("copy"), path("mnt"));
+    mkfs(&image, 320, options);
+    let mut random = Random(options.len() as u64 + 1);
+    for (round, end) in ends.iter().enumerate() {
+        let what = format!("{options}, {round}: {end:?}");
+        let Some(mount) = Mount::new(&image, &mnt, "noatime") else { return };
+        if round == 0 {
+            live(&mount.path, 1, can);
+        }
+        // Deleted, and still open: it has no name, whatever its inode says.
+        let held = File::create(mount.path.join("held")).unwrap();
+        held.write_all_at(&random.bytes(20_000), 0).unwrap();
+        held.sync_all().unwrap();
+        fs::remove_file(mount.path.join("held")).unwrap();
+        churn(&mount.path, &mut random, can, 300);
+        let duplicate = || run("cp", &["--sparse=always".as_ref(), image.as_os_str(), copy.as_os_str()]);
+        match end {
+            End::Stop => drop(run("xfs_io", &["-x", "-c", "shutdown", mount.path.to_str().unwrap()])),
+            End::Flush => drop(run("xfs_io", &["-x", "-c", "shutdown -f", mount.path.to_str().unwrap()])),
+            End::Copy => drop(duplicate()),
+        }
+        drop(held);
+        drop(mount);
+        if !matches!(end, End::Copy) {
+            duplicate();
+        }
+        let ours = seen(&what, &copy);
+        let Some(mount) = Mount::new(&copy, &mnt, "noatime") else { return };
+        assert_same(&what, &ours, &kernel_view(&mount.path));
+        drop(mount);
+        // After the replay, the log is clean, and all is in its place.
+        let Some(mount) = Mount::new(&copy, &mnt, "ro") else { return };
+        let kernel = kernel_view(&mount.path);
+        drop(mount);
+        assert_same(&format!("{what}, clean"), &seen(&what, &copy), &kernel);
+    }
+}
+
+#[test]
+fn a_dirty_volume_is_read_as_the_kernel_replays_it() {
+    if !have(&TOOLS) {
+        return;
+    }
+    check("-m reflink=1,rmapbt=1", CAN, &[End::Stop, End::Flush, End::Copy, End::Stop]);
+}
+
+#[test]
+fn a_dirty_volume_of_another_geometry_is_read_as_the_kernel_replays_it() {
+    if !have(&TOOLS) {
+        return;
+    }
+    let small = Can { block: 1024, ..CAN };
+    check("-b size=1024 -n size=8192 -i nrext64=1 -l su=65536", small, &[End::Stop, End::Copy]);
+    let plain = Can { reflink: false, ..CAN };
+    check("-m bigtime=0,reflink=0,finobt=0,inobtcount=0 -i size=1024 -l su=262144", plain, &[End::Flush]);
+}
+
+/// A small volume with a dirty log.
+pub(super) fn small_dirty(image: &Path, mnt: &Path, options: &str) -> bool {
+    mkfs(image, 32, options);
+    let Some(mount) = Mount::new(image, mnt, "noatime") else { return false };
+    let mut random = Random(3);
+    let can = Can { block: 4096, reflink: options.contains("reflink=1"), names: 0 };
+    for _ in 0..120 {
+        one(&mount.path, &mut random, can);
+        // Little, so that mutants are read fast.
+        if random.once_in(30) {
+            File::open(&mount.path).unwrap().sync_all().unwrap();
+        }
+    }
+    run("xfs_io", &["-x", "-c", "shutdown -f", mount.path.to_str().unwrap()]);
+    true
+}
+
+#[test]
+fn a_log_that_cannot_be_replayed_is_said() {
+    if !have(&TOOLS) {
+        return;
+    }
+    let scratch = scratch();
+    let path = |name: &str| scratch.path().join(name);
+    let image = path("image");
+    if !small_dirty(&image, &path("mnt"), "") {
+        return;
+    }
+    let mut bytes = fs::read(&image).unwrap();
+    // sb_features_log_incompat; the checksum of the superblock does not fit any more, and its copies know nothing of it.
+    let (log, len) = log_of(&bytes);
+    let first =
+        (log..log + len).step_by(512).find(|at| bytes[*at..][..4] == [0xFE, 0xED, 0xBA, 0xBE]).unwrap();
+    bytes[first + 303] = 2;
+    fs::write(&image, &bytes).unwrap();
+    let (fs, _) = open(&image);
+    use mif_formats::fs::Filesystem;
+    let warnings = &fs.info().warnings;
+    assert!(
+        warnings.iter().any(|w| w.contains("the log cannot be replayed")) || warnings.is_empty(),
+        "{warnings:?}"
+    );
+    assert!(fs.node(fs.root(), &mut |_| ()).is_ok());
+}
+
+/// Where the log of an image lies, in bytes, and its length.
+pub(super) fn log_of(bytes: &[u8]) -> (usize, usize) {
+    let be32 = |at: usize| u32::from_be_bytes(bytes[at..at + 4].try_into().unwrap()) as usize;
+    let start = u64::from_be_bytes(bytes[48..56].try_into().unwrap()) as usize;
+    let (block, agb_log, ag_blocks) = (be32(4), bytes[124], be32(84));
+    let linear = (start >> agb_log) * ag_blocks + (start & ((1 << agb_log) - 1));
+    (linear * block, be32(96) * block)
+}

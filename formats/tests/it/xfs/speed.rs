@@ -1,0 +1,59 @@
+//! How fast a volume of many files is listed. Not run by default: `cargo test --release -p mif-formats --test it
+//! xfs::speed -- --ignored --nocapture`. `XFS_SPEED_IMAGE` names a volume to take instead.
+
+use std::fs::{self, File};
+use std::path::PathBuf;
+use std::time::Instant;
+
+use mif_formats::fs::walk::walk;
+use mif_formats::fs::xfs::Xfs;
+use mif_formats::fs::{FileType, Filesystem};
+
+use super::mkfs;
+use crate::tools::{FileVolume, Mount, in_own_process, scratch};
+
+const FILES: u32 = 1_000_000;
+
+#[test]
+#[ignore = "takes minutes and 2 GB"]
+fn a_million_files_are_listed_at_50_000_a_second() {
+    if !in_own_process() {
+        return;
+    }
+    let scratch = scratch();
+    let image =
+        std::env::var_os("XFS_SPEED_IMAGE").map_or_else(|| scratch.path().join("image"), PathBuf::from);
+    if !image.exists() {
+        mkfs(&image, 8000, "");
+        let Some(mount) = Mount::new(&image, &scratch.path().join("mnt"), "noatime") else { return };
+        for i in 0..FILES {
+            let folder = mount.path.join(format!("{}/{}", i % 10, i / 10 % 100));
+            if i < 1000 {
+                fs::create_dir_all(&folder).unwrap();
+            }
+            let file = File::create(folder.join(format!("file number {i}"))).unwrap();
+            std::os::unix::fs::FileExt::write_all_at(&file, b"small", 0).unwrap();
+        }
+    }
+    let start = Instant::now();
+    let fs = Xfs::open(FileVolume::open(&image)).unwrap();
+    let opened = start.elapsed();
+    let listing = walk(&fs).unwrap();
+    assert!(listing.complaints.is_empty());
+    let walked = start.elapsed() - opened;
+    let mut pieces = 0;
+    for (_, id, node) in listing.nodes.iter() {
+        if node.file_type == FileType::File {
+            pieces += fs.content(id).unwrap().pieces.len();
+        }
+    }
+    let all = start.elapsed();
+    let rate = listing.nodes.len() as f64 / walked.as_secs_f64();
+    let status = fs::read_to_string("/proc/self/status").unwrap();
+    let peak = status.lines().find(|line| line.starts_with("VmHWM:")).unwrap();
+    println!(
+        "{} nodes, {pieces} pieces: opened in {opened:?}, listed in {walked:?}, {rate:.0} a second; all in {all:?}; {peak}",
+        listing.nodes.len()
+    );
+    assert!(rate > 50_000.0);
+}
