@@ -124,7 +124,7 @@ impl Groups {
             let block = scan.primary(index);
             if block >= blocks.count() {
                 // The volume was cut off, and all further descriptors and their backups lie past its end.
-                scan.lost.tell(format!("block {block} of group descriptors lies past the volume's end"));
+                scan.lost.tell(format!("block {block} of group descriptors is past the end of the volume"));
                 break;
             }
             let bytes = match blocks.read("group descriptors", block, 1) {
