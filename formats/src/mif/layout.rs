@@ -278,7 +278,7 @@ fn decompress(frame: &[u8], len: u64) -> Result<Vec<u8>> {
         return Err(at("layout")
             .field("body")
             .byte(48)
-            .corrupt(format!("is not {len} bytes long, as the header says")));
+            .corrupt(format!("does not have the {len} bytes that the header gives")));
     }
     Ok(body)
 }
