@@ -150,9 +150,10 @@ fn check_tags(store: &Store, name: &str, report: &mut FsckReport) -> Result<()> 
     match store.tags(name) {
         Ok(tags) => {
             for tag in tags.iter().filter(|tag| !versions.contains(&tag.version)) {
-                report
-                    .notes
-                    .push(format!("{name}@{}: stands for version {}, which is gone", tag.tag, tag.version));
+                report.notes.push(format!(
+                    "{name}@{}: points to version {}, which does not exist",
+                    tag.tag, tag.version
+                ));
             }
         }
         Err(e) if e.is_unreadable() => report.unreadable.push(e.message().to_owned()),
@@ -166,7 +167,7 @@ fn check_digests(stored: &StoredImage, rows: &[Row]) -> Result<()> {
     if stored.table("digests")? == digests::encode(rows) {
         return Ok(());
     }
-    Err(Error::store(format!("{}: the file of digests does not fit the manifest", stored.image.id())))
+    Err(Error::store(format!("{}: the file digests does not match the manifest", stored.image.id())))
 }
 
 /// Checks images against the intact objects.
@@ -256,7 +257,7 @@ impl Checker<'_> {
         if lost.parts.is_empty() && !store.is_noted(&stored.image) && !store.is_removed(name, version)? {
             report.unnoted.push(lost.image.clone());
             report.notes.push(format!(
-                "{}: its second record is missing or differs; `mif fsck --repair` writes it again",
+                "{}: its second record is missing or differs; `mif fsck --repair` rewrites it",
                 lost.image
             ));
         }

@@ -128,7 +128,7 @@ fn forgotten(store: &Store, options: &GcOptions, report: &mut GcReport) -> Resul
             Ok(tags) => tags.into_iter().map(|tag| tag.version).collect(),
             // Any version may have the unreadable tag.
             Err(e) => {
-                report.warnings.push(format!("{}; no version of {name} is forgotten", e.message()));
+                report.warnings.push(format!("{}; no version of {name} was removed", e.message()));
                 continue;
             }
         };
@@ -241,8 +241,8 @@ fn needed(
     report.damaged.extend(store.vanished()?.into_iter().map(|(name, version)| DamagedImage {
         image: format!("{name}@{version}"),
         problem: format!(
-            "its directory is gone; `mif rm {name}@{version}` forgets it, `mif fsck` says how to get it \
-             back"
+            "its directory is gone; run `mif fsck` to recover it, or \
+             `mif rm {name}@{version}` to remove it"
         ),
     }));
     Ok(Needed { objects: needs.objects, images })
@@ -348,7 +348,8 @@ impl Sweep<'_> {
             if self.is_superseded(id, &packs, &plan, needed, &mut read, report)? {
                 superseded.insert(id);
             } else {
-                let problem = "may have the last whole copy of an object, and stays: run `mif fsck --repair`";
+                let problem =
+                    "kept, because it may have the last intact copy of an object; run `mif fsck --repair`";
                 report.warnings.push(format!("{}: {problem}", pack_key(&id)));
             }
         }
@@ -390,7 +391,7 @@ impl Sweep<'_> {
             }
             Repacked::NoRoom(error) => {
                 let count = repacked.len();
-                report.warnings.push(format!("{}; {count} packs stay as they are", error.message()));
+                report.warnings.push(format!("{}; {count} packs were not repacked", error.message()));
                 report.packs_kept += count as u64;
             }
         }

@@ -104,9 +104,7 @@ pub(super) fn check_packs(store: &Store, sha1: bool, progress: &dyn Progress) ->
     let unfinished = storage.list("tmp").map_err(|e| storage.error("tmp", &e))?;
     let left = unfinished.iter().filter(|name| unfinished_epoch(name).is_some()).count();
     if left > 0 {
-        state
-            .notes
-            .push(format!("tmp: {left} unfinished files; gc removes them, if nobody is at work on them"));
+        state.notes.push(format!("tmp: {left} unfinished files; gc removes them unless they are in use"));
     }
     Ok(state)
 }
@@ -125,13 +123,13 @@ impl PackState {
                 self.notes.push(format!("{key}: its index file is missing, so its objects are not found"));
             }
             (true, false) => {
-                self.notes.push(format!("{key}: damaged, and set aside: nothing uses it; gc removes it"))
+                self.notes.push(format!("{key}: damaged and set aside; nothing uses it, and gc removes it"))
             }
-            (false, true) => self.problems.push(format!("{key}: is missing, and has an index")),
+            (false, true) => self.problems.push(format!("{key}: is missing, but has an index")),
             _ => {
                 self.problems.extend(pack.problems.iter().cloned());
                 if pack.index_differs {
-                    self.problems.push(format!("index/{id}.idx: is damaged, or not the index of its pack"));
+                    self.problems.push(format!("index/{id}.idx: is damaged, or does not match its pack"));
                 }
             }
         }
@@ -188,12 +186,12 @@ fn look_at_pack(storage: &dyn Storage, id: PackId, sha1: bool, progress: &dyn Pr
     let contents = own.as_ref().ok().or_else(|| Some(&ids.as_ref().ok()?.contents));
     let most = contents.map_or(MAX_PACK, |contents| pack_len(&contents.entries));
     if len > most {
-        checked.problems.push(format!("{key}: is {len} bytes long, and a pack of {most} bytes at most"));
+        checked.problems.push(format!("{key}: is {len} bytes long, expected at most {most}"));
     } else if let Ok(own) = &own {
         let index = ((own.entries.len() * ENTRY) + TRAILER) as u64;
         match readable(digest(storage, &key, len.saturating_sub(index), progress))? {
             Ok(digest) if digest == own.digest => checked.whole = true,
-            Ok(_) => checked.problems.push(format!("{key}: its bytes do not fit their digest")),
+            Ok(_) => checked.problems.push(format!("{key}: does not match its digest")),
             Err(e) => {
                 // The user has cancelled, which is not damage.
                 progress::check(progress)?;

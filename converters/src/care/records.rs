@@ -28,7 +28,7 @@ pub(super) fn read(store: &Store, name: &str, version: u32) -> Result<StoredImag
             || stored.image.layout_digest != *digest && store.has_pointer(name, version, digest);
         if !fits(&stored.image) && confirmed {
             let id = stored.image.id();
-            return Err(Error::store(format!("{id}: image.json does not fit the image's other files")));
+            return Err(Error::store(format!("{id}: image.json does not match the image's other files")));
         }
     }
     Ok(stored)
@@ -46,7 +46,7 @@ pub(super) fn mend(
         let image = LostImage { image: id.clone(), ..LostImage::default() };
         let (name, version) = image.id().expect("it was checked by its name and version");
         store.note_again(&store.version(name, version)?.image)?;
-        done.push(format!("{id}: second record written again"));
+        done.push(format!("{id}: second record rewritten"));
     }
     for lost in report.lost.iter().filter(|lost| lost.has_layout() && lost.has_objects()) {
         let Some((name, version)) = lost.id() else { continue };
@@ -73,7 +73,7 @@ impl Mender<'_> {
             false => store.version(self.name, self.version)?,
             true => match store.published(self.name, self.version) {
                 Ok(copy) => {
-                    self.done.push(format!("{}: record made again from its second record", lost.image));
+                    self.done.push(format!("{}: record restored from its second record", lost.image));
                     copy
                 }
                 Err(_) => self.record_from_disk()?,
@@ -99,7 +99,7 @@ impl Mender<'_> {
     /// Replaces one of the image's files, and records that.
     fn put(&mut self, stored: &StoredImage, file: &str, bytes: &[u8], from: &str) -> Result<()> {
         stored.replace(file, bytes)?;
-        self.done.push(format!("{}: {file} made again from the {from}", self.lost.image));
+        self.done.push(format!("{}: {file} rebuilt from the {from}", self.lost.image));
         Ok(())
     }
 
@@ -122,7 +122,7 @@ impl Mender<'_> {
             provenance: Provenance { time: self.store.storage().now(), ..Provenance::of("fsck") },
             ..stored.image
         };
-        self.done.push(format!("{}: record made again from the stored disk", self.lost.image));
+        self.done.push(format!("{}: record rebuilt from the stored disk", self.lost.image));
         Ok(stored)
     }
 

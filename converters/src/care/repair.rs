@@ -32,14 +32,14 @@ pub(super) fn packs(store: &Store, state: &PackState) -> Result<Vec<String>> {
         match pack {
             Checked { there: false, .. } => {
                 storage.delete(&key).map_err(failed)?;
-                done.push(format!("{key}: removed, its pack is gone"));
+                done.push(format!("{key}: removed, because its pack is missing"));
             }
             Checked { whole: true, bad: 0, .. } => {
                 if pack.index_differs || !pack.has_index {
                     storage.delete(&key).map_err(failed)?;
                     let (_, index) = PackIndex::from_pack(storage, *id)?;
                     storage.put_if_absent(&key, &index).map_err(failed)?;
-                    done.push(format!("{key}: made again from its pack"));
+                    done.push(format!("{key}: rebuilt from its pack"));
                 }
             }
             _ => {
@@ -50,7 +50,7 @@ pub(super) fn packs(store: &Store, state: &PackState) -> Result<Vec<String>> {
                 }
                 storage.delete(&key).map_err(failed)?;
                 done.push(format!(
-                    "{}: damaged; set aside, and {copied} objects that are whole copied from it",
+                    "{}: damaged and set aside, after {copied} intact objects were copied from it",
                     pack_key(id)
                 ));
             }
@@ -97,7 +97,7 @@ pub(super) fn from_disks(
         let disk = match container::open(path, &options.open) {
             Ok(disk) => disk,
             Err(e) => {
-                notes.insert(format!("{}: passed over: {e}", path.display()));
+                notes.insert(format!("{}: skipped: {e}", path.display()));
                 continue;
             }
         };
@@ -108,7 +108,7 @@ pub(super) fn from_disks(
         let read = reread(disk.source, &writer, None, progress)?;
         let added = writer.finish()?;
         if added.objects > 0 {
-            done.push(format!("{}: {} lost objects stored again", path.display(), added.objects));
+            done.push(format!("{}: {} lost objects restored", path.display(), added.objects));
         }
         let there = Index::load(&**store.storage())?;
         lost.retain(|id| there.get(id).is_none());
@@ -157,12 +157,12 @@ fn parts(store: &Store, report: &FsckReport, read: &Reread) -> Result<Vec<String
             let json = stored.image.to_json();
             store.publish_version(&stored.image, &json, &manifest_file, &layout_file, &more)?;
             store.note_again(&stored.image)?;
-            done.push(format!("{}: published again", lost.image));
+            done.push(format!("{}: restored", lost.image));
         }
         // A manifest that is lost too is rebuilt from the disk.
         if lost.lacks("layout") {
             stored.replace("layout", &layout_file)?;
-            done.push(format!("{}: layout written again", lost.image));
+            done.push(format!("{}: layout restored", lost.image));
         }
     }
     Ok(done)

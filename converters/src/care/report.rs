@@ -26,7 +26,9 @@ impl FsckOptions {
     /// Fails if the options contradict each other.
     pub fn check(&self) -> Result<()> {
         match !self.repair && !self.from.is_empty() {
-            true => Err(Error::usage("--from is for --repair: disk images to take lost objects from")),
+            true => Err(Error::usage(
+                "--from needs --repair: it names disk images from which to recover lost objects",
+            )),
             false => Ok(()),
         }
     }

@@ -103,7 +103,7 @@ With --all, the other images are still exported if one fails, and the exit code 
 replaced unless --force is given.
 
 Resizing a volume or giving it a new identity rebuilds its filesystem; all other volumes stay identical bit for bit. \
-A volume grows into the free space behind it. If a partition is in the way, it moves towards the end of the disk.")]
+A volume grows into the free space after it. If a partition is in the way, it moves towards the end of the disk.")]
     Export {
         /// Image in the store: NAME[@VERSION]
         #[arg(required_unless_present = "all")]

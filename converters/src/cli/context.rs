@@ -30,7 +30,7 @@ impl Context {
         let store = &self.global.store;
         if store.join("store.json").exists() {
             return Err(Error::usage(format!("{}: --shared works only for a new store, and this one already exists", store.display()))
-                .advise("Change its group and modes with chgrp and chmod; new files take over the permissions of its directory"));
+                .advise("Change its group and modes with chgrp and chmod; new files get the permissions of its directory"));
         }
         Store::make(store, Some(group_number(group)?))
     }

@@ -204,7 +204,7 @@ fn method_of(defs: &str, shadow: &str) -> Result<Method> {
         Some("YESCRYPT") => Ok(Method::Yescrypt),
         None => Ok(by_shadow().unwrap_or(Method::Sha512(None))),
         Some(other) => Err(Error::unsupported(format!(
-            "mif cannot hash passwords by {other}, which the image's /etc/login.defs asks for"
+            "mif cannot hash passwords with {other}, which the image's /etc/login.defs sets"
         ))
         .advise("Pass a hash instead, made with `mkpasswd`")),
     }

@@ -250,7 +250,7 @@ pub(super) fn fill(text: &str, variables: &Variables) -> Result<String> {
     while let Some((before, after)) = rest.split_once("{{") {
         let (name, behind) = after.split_once("}}").ok_or_else(|| {
             Error::usage("{{ without a matching }}")
-                .advise("{{name}} stands for a value from --set name=… or from a CSV column")
+                .advise("{{name}} is replaced by a value from --set name=… or from a CSV column")
         })?;
         let name = name.trim();
         let value = variables.get(name).ok_or_else(|| {

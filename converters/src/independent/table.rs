@@ -96,7 +96,7 @@ fn compare_partitions(scan: &Scan, theirs: &gpt::GptDisk<Device>, part: &mut Par
         let is_nowhere =
             theirs.last_lba < theirs.first_lba || theirs.first_lba.saturating_mul(sector) >= disk_len;
         if is_nowhere {
-            part.skips(what, "it lies outside the disk, so mif leaves it out");
+            part.skips(what, "it is outside the disk, so mif ignores it");
         } else {
             part.differs(what, format!("{READER} lists it, mif does not"));
         }

@@ -100,7 +100,7 @@ fn changes<'a>(files: [&'a Files; 2]) -> (Vec<Change<'a>>, Vec<String>) {
     let is_grub = |path: &Vec<u8>| GRUB_MODULES.iter().any(|folder| path.starts_with(folder));
     if let Some(path) = guest_paths.into_iter().find(is_grub) {
         warnings.push(format!(
-            "{}: the update changes GRUB's modules, but not its core image for BIOS, which lies outside all files; the two may \
+            "{}: the update changes GRUB's modules, but not its core image for BIOS, which is outside all files; the two may \
              not match",
             escape(&path)
         ));

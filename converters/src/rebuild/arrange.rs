@@ -87,7 +87,7 @@ pub(super) fn arrange(
         && let Some(behind) = parts[first..].iter().find(|p| p.slot <= 4)
     {
         return Err(Error::unsupported(format!(
-            "partition {} lies after logical partitions, and mif does not change such a table",
+            "partition {} comes after logical partitions, and mif cannot change such a table",
             behind.slot
         )));
     }
@@ -147,9 +147,7 @@ pub(super) fn arrange(
                     "partition {} would have to move, but boot code finds it by its sector",
                     part.slot
                 ))
-                .advise(
-                    "Grow a volume that lies after it, or grow this one only into the free space after it",
-                ));
+                .advise("Grow a volume after it, or grow this one only into the free space after it"));
             }
             notes.push(format!("partition {} moves from byte {} to {start}", part.slot, part.start));
         }

@@ -74,7 +74,8 @@ pub(super) fn shape(
         for (name, size) in &reshape.resize {
             let partition = scan.table.partitions.iter().find(|p| volume_name(p.slot) == *name);
             let Partition { slot, len, .. } = partition.expect("it was looked for");
-            let no_less = || Error::input(format!("{name}: cannot shrink this volume of {len} bytes so far"));
+            let no_less =
+                || Error::input(format!("{name}: cannot shrink this volume of {len} bytes by that much"));
             let wanted = match size {
                 Size::Max if most.is_some() => {
                     return Err(Error::usage("only one volume can be resized to max"));

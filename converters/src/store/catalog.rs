@@ -101,12 +101,16 @@ impl Store {
 
     pub(super) fn read_record(&self, key: &str, name: &str, version: u32) -> Result<StoredImage> {
         let place = || format!("{}/{key}", self.storage.place());
-        let advise = |e: Error| e.advise("`mif fsck` checks the store, and says how to repair it");
+        let advise = |e: Error| e.advise("Run `mif fsck` to check the store and learn how to repair it");
         let json = self.storage.read_all(key).map_err(|e| advise(self.storage.error(key, &e)))?;
         let image: Image = serde_json::from_slice(&json)
             .map_err(|e| advise(Error::store(format!("{}: is not an image record: {e}", place()))))?;
         if (image.name.as_str(), image.version) != (name, version) {
-            return Err(advise(Error::store(format!("{}: is the record of {}", place(), image.id()))));
+            return Err(advise(Error::store(format!(
+                "{}: is the record of another image, {}",
+                place(),
+                image.id()
+            ))));
         }
         if let Some(feature) = image.features.first() {
             return Err(Error::unsupported(format!("{}: needs the feature \"{feature}\"", image.id()))
@@ -145,7 +149,7 @@ impl Store {
             newest = newest.max(self.versions_in(place, name)?.last().copied().unwrap_or(0));
         }
         newest.checked_add(1).ok_or_else(|| {
-            Error::store(format!("{name}: the store has a version {newest}, and none can follow it"))
+            Error::store(format!("{name}: version {newest} is the highest version number possible"))
                 .advise("Import under another name")
         })
     }

@@ -119,7 +119,7 @@ impl Folder {
         }
         io::Error::new(
             io::ErrorKind::InvalidInput,
-            format!("{top} is a symbolic link, and is followed only with {LINKS}=1"),
+            format!("{top} is a symbolic link, which is followed only if {LINKS}=1 is set"),
         )
     }
 
@@ -362,7 +362,7 @@ impl Storage for Folder {
         match FileType::from_raw_mode(stat.st_mode) {
             FileType::RegularFile => Ok(stat.st_size as u64),
             FileType::Symlink => {
-                Err(io::Error::new(io::ErrorKind::InvalidInput, "is a symbolic link, and is not followed"))
+                Err(io::Error::new(io::ErrorKind::InvalidInput, "is a symbolic link, which is not followed"))
             }
             _ => Err(io::Error::new(io::ErrorKind::InvalidInput, "is not a regular file")),
         }
@@ -483,7 +483,7 @@ impl Storage for Folder {
 fn zeros(len: usize) -> io::Result<Vec<u8>> {
     if len > LARGE {
         Vec::<u8>::new().try_reserve_exact(len).map_err(|_| {
-            io::Error::new(io::ErrorKind::OutOfMemory, format!("there is no memory for {len} bytes"))
+            io::Error::new(io::ErrorKind::OutOfMemory, format!("cannot allocate {len} bytes"))
         })?;
     }
     Ok(vec![0; len])

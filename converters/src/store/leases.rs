@@ -157,7 +157,7 @@ pub(super) fn newest(place: &Place<'_>) -> io::Result<u64> {
 pub(super) fn advance(place: &Place<'_>) -> io::Result<u64> {
     let (directory, epochs) = directory(place)?;
     let next =
-        last(&epochs).checked_add(1).ok_or_else(|| io::Error::other("no epoch can follow the last"))?;
+        last(&epochs).checked_add(1).ok_or_else(|| io::Error::other("the epoch numbers are used up"))?;
     begin(place, &directory, next)?;
     Ok(next)
 }

@@ -203,10 +203,12 @@ impl Store {
         let header = match storage.read_all(HEADER) {
             Ok(header) => header,
             Err(e) if e.kind() == std::io::ErrorKind::NotFound => {
-                let error = Error::input(format!("{}: there is no store here", storage.place()));
+                let error = Error::input(format!("{}: no store found", storage.place()));
                 return Err(match storage.list("packs").is_ok_and(|packs| !packs.is_empty()) {
-                    true => error.advise("Its store.json is missing: `mif fsck --repair` writes it again"),
-                    false => error.advise("Name one with --store or MIF_STORE; `mif import` makes a new one"),
+                    true => error.advise("Its store.json is missing: `mif fsck --repair` rewrites it"),
+                    false => {
+                        error.advise("Name a store with --store or MIF_STORE, or make one with `mif import`")
+                    }
                 });
             }
             Err(e) => return Err(storage.error(HEADER, &e)),
@@ -302,8 +304,8 @@ impl Store {
         // Another process may be creating the store right now: only a directory without a header and with other files
         // is refused.
         if !is_begun(path) && !path.join("store.json").exists() {
-            return Err(Error::input(format!("{}: is not empty, and no store", path.display()))
-                .advise("Name a new folder, or one that has a store.json"));
+            return Err(Error::input(format!("{}: not empty, and not a store", path.display()))
+                .advise("Name a new directory, or an existing store"));
         }
         let (folder, header) = (Folder::new(path), Header::new().to_json());
         let made = folder.make(group).and_then(|()| folder.put_if_absent("store.json", &header));
@@ -323,7 +325,7 @@ impl Store {
             return Ok(None);
         }
         storage.replace(HEADER, &Header::new().to_json()).map_err(|e| failed(&e))?;
-        Ok(Some("store.json: written again".to_owned()))
+        Ok(Some("store.json: rewritten".to_owned()))
     }
 
     /// Returns the storage of the files.
@@ -398,19 +400,19 @@ fn is_begun(path: &Path) -> bool {
 
 fn check_header(place: &str, header: &[u8]) -> Result<()> {
     let header: Header = serde_json::from_slice(header)
-        .map_err(|e| Error::store(format!("{place}: is not a store's header: {e}")))
-        .map_err(|e| e.advise("`mif fsck --repair` writes it again"))?;
+        .map_err(|e| Error::store(format!("{place}: is not a valid store header: {e}")))
+        .map_err(|e| e.advise("`mif fsck --repair` rewrites it"))?;
     if header.kind != "mif-store" {
-        return Err(Error::input(format!("{}: is of kind {:?}, not mif-store", place, header.kind)));
+        return Err(Error::input(format!("{}: has the kind {:?}, expected mif-store", place, header.kind)));
     }
     if header.format != FORMAT || !header.features.is_empty() {
         return Err(Error::unsupported(format!(
-            "{}: the store has format {} with features {:?}; this program knows format {FORMAT} without any",
+            "{}: the store has format {} with features {:?}; this version of mif supports only format {FORMAT} without features",
             place, header.format, header.features
         ))
         .advise(match header.format < FORMAT {
-            true => "It was made by an older mif: import its disks into a new store",
-            false => "Use a newer mif",
+            true => "It was made by an older version of mif: import its disks into a new store",
+            false => "Use a newer version of mif",
         }));
     }
     Ok(())

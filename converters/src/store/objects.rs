@@ -117,8 +117,12 @@ impl Objects {
 
     /// Fills `buf` with the bytes of an object starting at `offset`.
     pub fn read_at(&self, id: &ObjectId, offset: u64, buf: &mut [u8]) -> Result<()> {
-        let outside =
-            || Error::store(format!("store: object {id}: has no bytes at {offset} for {}", buf.len()));
+        let outside = || {
+            Error::store(format!(
+                "store: object {id}: cannot read {} bytes at {offset}, past the end",
+                buf.len()
+            ))
+        };
         let end = offset.checked_add(buf.len() as u64).ok_or_else(outside)?;
         match self.load(id)? {
             Cached::Whole(bytes) => {
@@ -163,7 +167,7 @@ impl Objects {
                     }
                     _ => {
                         return Err(Error::store(format!(
-                            "store: object {id}: is not the chunk it should be"
+                            "store: object {id}: is not the chunk that the list describes"
                         )));
                     }
                 },
@@ -216,13 +220,13 @@ impl Objects {
         let key = pack_key(&self.index.pack(location));
         let place = || format!("{}/{key}: object {id}, at byte {offset}", self.storage.place());
         let advise = |e: Error| {
-            e.advise("The store is damaged there; `mif fsck` names the images that need it and the repair")
+            e.advise("The store is damaged; `mif fsck` lists the affected images and prints the command that repairs it")
         };
         let wrong = |problem: &str| advise(Error::store(format!("{}: {problem}", place())));
         if encoding != Encoding::List && stored_len.max(len) > MAX_WHOLE {
-            return Err(wrong("is larger than any object may be"));
+            return Err(wrong("is larger than the limit for objects"));
         }
-        let end = offset.checked_add(stored_len).ok_or_else(|| wrong("reaches past its pack"))?;
+        let end = offset.checked_add(stored_len).ok_or_else(|| wrong("extends past the end of its pack"))?;
         let stored = self.storage.read(&key, offset..end).map_err(|e| match Error::file(&place(), &e) {
             unreadable if unreadable.is_unreadable() => unreadable,
             damaged => advise(damaged),
@@ -244,7 +248,7 @@ impl Objects {
 
 fn missing(id: &ObjectId) -> Error {
     Error::store(format!("store: object {id}: is not in any pack"))
-        .advise("A pack or its index is missing; `mif fsck` names the images that need it and the repair")
+        .advise("A pack or its index is missing; `mif fsck` lists the affected images and prints the command that repairs it")
 }
 
 /// The decoded form of an object's stored bytes.
@@ -259,24 +263,24 @@ pub(crate) enum Decoded {
 pub(crate) fn decode_object(entry: &IndexEntry, stored: &[u8]) -> Result<Decoded, String> {
     if entry.encoding == Encoding::List {
         if entry.id.kind == ObjectKind::ChunkList && ObjectId::of_list(stored) != entry.id {
-            return Err("its bytes do not fit its id".into());
+            return Err("its bytes do not match its id".into());
         }
         return decode_list(stored, entry.len).map(Decoded::List).map_err(|e| e.to_string());
     }
     if entry.id.kind != ObjectKind::Content {
-        return Err("is a chunk list, and stored as content".into());
+        return Err("is a chunk list, but stored as content".into());
     }
     if entry.stored_len.max(entry.len) > MAX_WHOLE {
-        return Err("is larger than any object may be".into());
+        return Err("is larger than the limit for objects".into());
     }
     let bytes = match entry.encoding {
         Encoding::Zstd => {
-            decompress(stored, entry.len as usize).map_err(|e| format!("does not decompress: {e}"))?
+            decompress(stored, entry.len as usize).map_err(|e| format!("cannot be decompressed: {e}"))?
         }
         _ => stored.to_vec(),
     };
     if bytes.len() as u64 != entry.len || ObjectId::of(&bytes) != entry.id {
-        return Err("its bytes do not fit its id".into());
+        return Err("its bytes do not match its id".into());
     }
     Ok(Decoded::Bytes(bytes))
 }
@@ -376,7 +380,7 @@ mod tests {
         assert_eq!(problem(Encoding::Zstd, stored, 100), None);
         for (stored, len) in [(stored, MAX_WHOLE + 1), (MAX_WHOLE + 1, 100)] {
             let problem = problem(Encoding::Zstd, stored, len);
-            assert_eq!(problem.as_deref(), Some("is larger than any object may be"));
+            assert_eq!(problem.as_deref(), Some("is larger than the limit for objects"));
         }
     }
 }

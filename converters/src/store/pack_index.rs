@@ -31,7 +31,7 @@ impl PackIndex {
     pub fn load(storage: &dyn Storage, pack: PackId) -> Result<Self> {
         Self::from_file(storage, pack).or_else(|error| match Self::from_pack(storage, pack) {
             Ok((index, _)) => Ok(index),
-            Err(_) => Err(error.advise("`mif fsck --repair` makes indexes again from the packs")),
+            Err(_) => Err(error.advise("`mif fsck --repair` rebuilds indexes from the packs")),
         })
     }
 

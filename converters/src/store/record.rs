@@ -54,8 +54,8 @@ impl ImageName {
 /// Fails unless `name` is a valid image name.
 pub(crate) fn check_name(name: &str) -> Result<()> {
     if !ImageName::is_valid(name) {
-        return Err(Error::usage(format!("\"{name}\" cannot be the name of an image"))
-            .advise("A name has letters, digits and . _ + -"));
+        return Err(Error::usage(format!("invalid image name \"{name}\""))
+            .advise("A name may contain letters, digits and . _ + -"));
     }
     Ok(())
 }
@@ -69,8 +69,8 @@ impl FromStr for ImageName {
             None => (text, None),
         };
         if !Self::is_valid(name) {
-            return Err(Error::usage(format!("\"{text}\" is no name of an image"))
-                .advise("A name has letters, digits and . _ + - , and perhaps @VERSION or @TAG"));
+            return Err(Error::usage(format!("invalid image name \"{text}\""))
+                .advise("A name may contain letters, digits and . _ + -, followed by @VERSION or @TAG"));
         }
         let version = match version {
             None => Selector::Newest,
@@ -80,8 +80,10 @@ impl FromStr for ImageName {
             }
             Some(tag) if Self::is_valid(tag) => Selector::Tag(tag.to_owned()),
             Some(_) => {
-                return Err(Error::usage(format!("\"{text}\": what is after @ is no version and no tag"))
-                    .advise("A version is a number; a tag has letters, digits and . _ + -"));
+                return Err(Error::usage(format!(
+                    "\"{text}\": the part after @ is neither a version nor a tag"
+                ))
+                .advise("A version is a number; a tag may contain letters, digits and . _ + -"));
             }
         };
         Ok(ImageName { name: name.to_owned(), version })
@@ -315,12 +317,12 @@ impl Image {
             return Some("its sector size is neither 512 nor 4096 bytes");
         }
         if !fits(*disk_size) || table.partitions.iter().any(is_bad) {
-            return Some("it has a disk or partition larger than any disk");
+            return Some("a disk or partition size exceeds the limit");
         }
         let counts =
             [counts.content_bytes, counts.residue_bytes, counts.zero_bytes, counts.paths, counts.files];
         if !counts.into_iter().all(fits) {
-            return Some("it counts more than any disk has");
+            return Some("a count exceeds the limit");
         }
         None
     }

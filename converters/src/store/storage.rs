@@ -36,7 +36,7 @@ pub(crate) fn is_full(error: &io::Error) -> bool {
 pub fn check_len(key: &str, len: u64) -> io::Result<()> {
     let most = max_len(key);
     if len > most {
-        let text = format!("is {len} bytes long; such a file has {most} at most");
+        let text = format!("is {len} bytes long, over the limit of {most} for such a file");
         return Err(io::Error::new(io::ErrorKind::FileTooLarge, text));
     }
     Ok(())

@@ -67,8 +67,8 @@ impl StoredImage {
         let bytes = self.read(file)?;
         let digest = blake3::hash(&bytes).to_hex();
         if self.image.tables.get(file).map(String::as_str) != Some(digest.as_str()) {
-            return Err(Error::store(format!("{}: {file} does not fit its digest", self.image.id()))
-                .advise("`mif fsck --repair` makes it again from the manifest"));
+            return Err(Error::store(format!("{}: {file} does not match its digest", self.image.id()))
+                .advise("`mif fsck --repair` rebuilds it from the manifest"));
         }
         Ok(bytes)
     }
@@ -108,10 +108,10 @@ impl StoredImage {
         let bytes = self.read("manifest.parquet")?;
         if blake3::hash(&bytes).to_hex().as_str() != self.image.manifest_digest {
             return Err(Error::store(format!(
-                "{}: manifest.parquet does not fit its digest",
+                "{}: manifest.parquet does not match its digest",
                 self.image.id()
             ))
-            .advise("The store is damaged there; the disk itself may be whole: try `mif export`"));
+            .advise("The store is damaged, but the disk itself may be intact: try `mif export`"));
         }
         Ok(bytes.into())
     }
@@ -121,10 +121,7 @@ impl StoredImage {
         let (layout, digest) =
             Layout::decode(&self.read("layout")?).map_err(|e| damaged(&self.image.id(), &e))?;
         if blake3::Hash::from_bytes(digest).to_hex().as_str() != self.image.layout_digest {
-            return Err(Error::store(format!(
-                "{}: the layout is not the one that its record names",
-                self.image.id()
-            )));
+            return Err(Error::store(format!("{}: the layout does not match its record", self.image.id())));
         }
         Ok(layout)
     }

@@ -46,7 +46,7 @@ impl Store {
                 Err(e) => return Err(self.storage().error(&key, &e)),
                 Ok(text) => {
                     let version = std::str::from_utf8(&text).ok().and_then(|text| text.trim().parse().ok());
-                    return version.map(Some).ok_or_else(|| failed("is no version's number".into()));
+                    return version.map(Some).ok_or_else(|| failed("is not a version number".into()));
                 }
             }
         }
@@ -65,15 +65,15 @@ impl Store {
     pub fn set_tag(&self, name: &str, tag: &str, version: u32) -> Result<Tag> {
         let number_alone = tag.bytes().all(|b| b.is_ascii_digit());
         if !ImageName::is_valid(tag) || number_alone {
-            return Err(Error::usage(format!("\"{tag}\" cannot be a tag"))
-                .advise("A tag has letters, digits and . _ + - , and is no number"));
+            return Err(Error::usage(format!("invalid tag \"{tag}\""))
+                .advise("A tag may contain letters, digits and . _ + -, and must not be a number"));
         }
         let folder = folder(name, tag);
         let failed = |e: std::io::Error| self.storage().error(&folder, &e);
         loop {
             let before = self.tag_values(name, tag)?;
             let next = before.last().copied().unwrap_or(0).checked_add(1).ok_or_else(|| {
-                Error::store(format!("{name}@{tag}: its values have used up all numbers"))
+                Error::store(format!("{name}@{tag}: cannot be moved again: all its numbers are used up"))
                     .advise(format!("`mif tag --delete {name}@{tag}` removes the tag"))
             })?;
             let key = format!("{folder}/{next}");

@@ -258,7 +258,7 @@ impl Drop for ObjectWriter {
     /// After a panic, claimed objects may never be stored: nobody may wait for them.
     fn drop(&mut self) {
         if std::thread::panicking() {
-            self.give_up(&Error::store("the import of another image ended by a defect of this program"));
+            self.give_up(&Error::store("the import of another image crashed; please report this as a bug"));
         }
     }
 }
@@ -375,7 +375,7 @@ pub(crate) fn put_pack(
     let is_new = upload.finish(&pack_key(&id))? && storage.put_if_absent(&index_key(&id), &index)?;
     match is_new {
         true => Ok((id, entries)),
-        false => Err(io::Error::other(format!("the store has a pack {id} already"))),
+        false => Err(io::Error::other(format!("the store already has a pack {id}"))),
     }
 }
 

@@ -194,8 +194,8 @@ fn refuse_foreign(file: &ImageFile, format: &str) -> Result<()> {
     match foreign_name(file)? {
         None => Ok(()),
         Some(what) => Err(at("").file(file.path()).unsupported(format!(
-            "this is {what}, not a disk image; unpack or convert it first, or pass --format {format} to take its bytes as \
-             the disk"
+            "this is {what}, not a disk image; unpack or convert it first, or pass --format {format} to read it as a \
+             raw disk"
         ))),
     }
 }

@@ -121,7 +121,7 @@ mod tests {
     #[test]
     fn an_identity_is_the_same_as_text_and_back() {
         let uuid = "c0ffee00-1234-5678-9abc-def012345678";
-        let ids = [uuid, "1A2B-3C4D", uuid];
+        let ids = [uuid, "1A2B-3C4D", uuid, uuid];
         for (driver, id) in DRIVERS.iter().zip(ids) {
             assert_eq!(driver.id_text(&driver.id(id).unwrap()), id, "{}", driver.name());
             assert_eq!(driver.id("not an id"), None);

@@ -24,7 +24,7 @@ pub(super) fn each_text(
     let mut sum = 0;
     for (prefix, suffix) in prefixes.into_iter().zip(suffixes) {
         if prefix > text.len() {
-            let problem = format!("shares {prefix} bytes with the one before, which has {}", text.len());
+            let problem = format!("shares {prefix} bytes with the previous text, which has {}", text.len());
             return Err(reader.corrupt("text", problem));
         }
         text.truncate(prefix);

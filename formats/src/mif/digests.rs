@@ -59,7 +59,10 @@ pub struct Sections {
 /// Reads the header, the first [`HEADER`] bytes of a file of `len` bytes.
 pub fn sections(header: &[u8], len: u64) -> Result<Sections> {
     if header.len() != HEADER || &header[..8] != MAGIC {
-        return Err(at("digests").field("magic").byte(0).corrupt("is not a file of digests of this version"));
+        return Err(at("digests")
+            .field("magic")
+            .byte(0)
+            .corrupt("is not MIFDIGS1, so this is not a digests file of this version"));
     }
     let end = |start: u64, count: u64| count.checked_mul(ENTRY as u64).and_then(|n| n.checked_add(start));
     let middle = end(HEADER as u64, le64(header, 40));
@@ -68,7 +71,7 @@ pub fn sections(header: &[u8], len: u64) -> Result<Sections> {
         (Some(middle), Some(last)) if last == len => {
             Ok(Sections { blake3: HEADER as u64..middle, sha1: middle..last })
         }
-        _ => Err(at("digests").field("count").byte(40).corrupt("does not fit the file's length")),
+        _ => Err(at("digests").field("count").byte(40).corrupt("does not match the length of the file")),
     }
 }
 

@@ -168,17 +168,24 @@ impl Layout {
     /// Reads a layout file; also returns its digest, which has been checked.
     pub fn decode(file: &[u8]) -> Result<(Self, [u8; 32])> {
         if file.len() < 48 || &file[..8] != MAGIC {
-            return Err(at("layout").field("magic").byte(0).corrupt("is not a layout of this version"));
+            return Err(at("layout")
+                .field("magic")
+                .byte(0)
+                .corrupt("is not MIFLAYT2, so this is not a layout of this version"));
         }
         let len = le64(file, 40);
         if len > MAX_BODY {
-            return Err(at("layout").field("length").byte(40).limit(format!("is {len}, at most {MAX_BODY}")));
+            return Err(at("layout")
+                .field("length")
+                .byte(40)
+                .limit(format!("is {len}, more than {MAX_BODY}")));
         }
         let packed = (file.len() - 48) as u64;
         if padding(len, packed) > 0 {
-            return Err(at("layout").field("length").byte(40).limit(format!(
-                "is {len}, over {MAX_RATIO} times the {packed} bytes that it is compressed to"
-            )));
+            return Err(at("layout")
+                .field("length")
+                .byte(40)
+                .limit(format!("is {len}, over {MAX_RATIO} times its compressed size of {packed} bytes")));
         }
         let body = decompress(&file[48..], len)?;
         let digest = *blake3::hash(&body).as_bytes();
@@ -186,7 +193,7 @@ impl Layout {
             return Err(at("layout")
                 .field("digest")
                 .byte(8)
-                .corrupt("does not fit the body: the file is damaged"));
+                .corrupt("does not match the body: the file is damaged"));
         }
         Ok((Self::decode_body(&body)?, digest))
     }
@@ -196,9 +203,7 @@ impl Layout {
         let disk_size = reader.varint("disk size")?;
         let count = reader.varint("object count")?;
         if count > (reader.left() / OBJECT) as u64 || count > u64::from(u32::MAX) {
-            return Err(
-                reader.corrupt("object count", format!("is {count}, more than the layout has room for"))
-            );
+            return Err(reader.corrupt("object count", format!("is {count}, more than the layout can hold")));
         }
         let ids = reader.take("objects", count as usize * OBJECT)?;
         let object = |entry: &[u8]| {
@@ -209,9 +214,7 @@ impl Layout {
         let objects = objects.ok_or_else(|| reader.corrupt("object kind", "is neither 0 nor 1"))?;
         let count = reader.varint("segment count")?;
         if count > reader.left() as u64 {
-            return Err(
-                reader.corrupt("segment count", format!("is {count}, more than the layout has room for"))
-            );
+            return Err(reader.corrupt("segment count", format!("is {count}, more than the layout can hold")));
         }
         let mut layout = Layout { disk_size, objects, segments: Vec::with_capacity(count as usize) };
         let (mut start, mut last) = (0u64, 0i64);
@@ -222,7 +225,7 @@ impl Layout {
                 let delta = reader.signed("object number")?;
                 let object = last.checked_add(delta).and_then(|n| u32::try_from(n).ok());
                 let Some(object) = object.filter(|n| (*n as usize) < layout.objects.len()) else {
-                    return Err(reader.corrupt("object number", "is past the objects"));
+                    return Err(reader.corrupt("object number", "is past the last object"));
                 };
                 last = i64::from(object);
                 Ok((object, reader.varint("object offset")?))
@@ -236,16 +239,22 @@ impl Layout {
             if let Origin::Residue { object, .. } = origin
                 && layout.objects[object as usize].kind != ObjectKind::Content
             {
-                return Err(reader.corrupt("object kind", "of residue is not 0 (content)"));
+                return Err(reader.corrupt("object kind", "is not 0 (content) for residue"));
             }
             layout.segments.push((start, origin));
             start = match start.checked_add(word >> 2) {
                 Some(end) if end <= disk_size && end > start => end,
-                _ => return Err(reader.corrupt("segment length", "is zero, or reaches past the disk's end")),
+                _ => {
+                    return Err(
+                        reader.corrupt("segment length", "is zero, or extends past the end of the disk")
+                    );
+                }
             };
         }
         if start != disk_size || reader.left() > 0 {
-            return Err(reader.corrupt("segments", format!("end at {start}, the disk at {disk_size}")));
+            return Err(
+                reader.corrupt("segments", format!("end at {start}, but the disk ends at {disk_size}"))
+            );
         }
         Ok(layout)
     }
@@ -259,8 +268,9 @@ fn padding(len: u64, packed: u64) -> u64 {
 /// Decompresses one frame of `len` bytes, without trusting `len` for the allocation.
 fn decompress(frame: &[u8], len: u64) -> Result<Vec<u8>> {
     use std::io::Read;
-    let corrupt =
-        |e: std::io::Error| at("layout").field("body").byte(48).corrupt(format!("does not decompress: {e}"));
+    let corrupt = |e: std::io::Error| {
+        at("layout").field("body").byte(48).corrupt(format!("cannot be decompressed: {e}"))
+    };
     let mut body = Vec::new();
     let decoder = zstd::Decoder::new(frame).map_err(corrupt)?;
     decoder.take(len + 1).read_to_end(&mut body).map_err(corrupt)?;
@@ -268,7 +278,7 @@ fn decompress(frame: &[u8], len: u64) -> Result<Vec<u8>> {
         return Err(at("layout")
             .field("body")
             .byte(48)
-            .corrupt(format!("is not {len} bytes long as it says")));
+            .corrupt(format!("does not have the {len} bytes that the header gives")));
     }
     Ok(body)
 }

@@ -164,22 +164,24 @@ pub fn encode_index(contents: &PackContents) -> Vec<u8> {
 /// Reads an index file.
 pub fn decode_index(file: &[u8]) -> Result<PackContents> {
     let Some(trailer) = file.len().checked_sub(TRAILER) else {
-        return Err(at("pack index").corrupt(format!("is {} bytes long, too short", file.len())));
+        return Err(at("pack index").corrupt(format!("is too short: {} bytes", file.len())));
     };
     let wrong = |field, problem: &str| at("pack index").field(field).byte(trailer as u64).corrupt(problem);
     let (entries, trailer) = file.split_at(trailer);
     if &trailer[72..] != END {
-        return Err(wrong("end", "is missing: the file is cut short or of another version"));
+        return Err(wrong("end", "is missing: the file is truncated, or of another version"));
     }
     if le64(trailer, 0).checked_mul(ENTRY as u64) != Some(entries.len() as u64) {
-        return Err(wrong("count", "does not fit the file's length"));
+        return Err(wrong("count", "does not match the length of the file"));
     }
     if !fits(&trailer[40..72], &blake3::hash(&file[..file.len() - 40]).as_bytes()[..]) {
-        return Err(wrong("digest", "does not fit the entries: the file is damaged"));
+        return Err(wrong("digest", "does not match the entries: the file is damaged"));
     }
     let entries: Vec<IndexEntry> = entries.chunks_exact(ENTRY).map(decode_entry).collect::<Result<_>>()?;
     if !entries.is_sorted_by(|a, b| a.id < b.id) {
-        return Err(at("pack index").field("id").corrupt("of an entry is not greater than the one before"));
+        return Err(at("pack index")
+            .field("id")
+            .corrupt("of an entry is not greater than that of the previous entry"));
     }
     Ok(PackContents { entries, digest: trailer[8..40].try_into().expect("32 bytes") })
 }
@@ -189,9 +191,11 @@ pub fn check_head(head: &[u8], id: &PackId) -> Result<()> {
     match head.split_at_checked(MAGIC.len()) {
         Some((magic, own)) if magic == MAGIC && fits(own, &id.0) => Ok(()),
         Some((magic, _)) if magic == MAGIC => {
-            Err(at("pack").field("id").corrupt("is not the one in the name of the file"))
+            Err(at("pack").field("id").corrupt("does not match the file name"))
         }
-        _ => Err(at("pack").field("magic").corrupt("is missing: the file is no pack, or of another version")),
+        _ => Err(at("pack")
+            .field("magic")
+            .corrupt("is missing: the file is not a pack, or of another version")),
     }
 }
 
@@ -207,7 +211,7 @@ fn decode_entry(bytes: &[u8]) -> Result<IndexEntry> {
         }
     };
     if kind == ObjectKind::ChunkList && encoding != Encoding::List {
-        return Err(at("pack index").field("encoding").corrupt("of a chunk list is not 2 (list)"));
+        return Err(at("pack index").field("encoding").corrupt("is not 2 (list) for a chunk list"));
     }
     Ok(IndexEntry {
         id: ObjectId { kind, digest: bytes[1..33].try_into().expect("32 bytes") },
@@ -228,9 +232,9 @@ pub fn index_len(trailer: &[u8; TRAILER], pack_len: u64) -> Result<u64> {
         {
             Ok(len)
         }
-        _ => Err(at("pack")
-            .field("index")
-            .corrupt("has no index at its end: the file is cut short or damaged")),
+        _ => {
+            Err(at("pack").field("index").corrupt("is missing at the end: the file is truncated or damaged"))
+        }
     }
 }
 
@@ -267,7 +271,7 @@ pub fn decode_list(stored: &[u8], len: u64) -> Result<Vec<Chunk>> {
     let damaged = |problem: &str| at("chunk list").corrupt(problem);
     let (digest, body) = stored.split_at_checked(32).ok_or_else(|| damaged("is too short"))?;
     if !fits(digest, &blake3::hash(body).as_bytes()[..]) || body.len() % 40 != 0 {
-        return Err(damaged("does not fit its digest"));
+        return Err(damaged("does not match its digest"));
     }
     let chunks: Vec<Chunk> = body
         .chunks_exact(40)

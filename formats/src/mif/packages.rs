@@ -156,7 +156,7 @@ pub fn read(file: bytes::Bytes) -> Result<Vec<Package>> {
 
 fn read_group(group: &Group<'_>, packages: &mut Vec<Package>) -> Result<()> {
     let text = |value: &ByteArray| -> Result<String> {
-        let text = value.as_utf8().map_err(|_| at("packages").corrupt("has a text that is not UTF-8"))?;
+        let text = value.as_utf8().map_err(|_| at("packages").corrupt("has text that is not UTF-8"))?;
         Ok(text.to_owned())
     };
     let required = |column| -> Result<Vec<String>> { group.texts(column)?.iter().map(text).collect() };

@@ -42,7 +42,7 @@ impl<'a> Reader<'a> {
     /// Takes the next `n` bytes.
     pub(super) fn take(&mut self, field: &'static str, n: usize) -> Result<&'a [u8]> {
         let Some((taken, rest)) = self.bytes.split_at_checked(n) else {
-            return Err(self.corrupt(field, format!("needs {n} bytes, {} are left", self.left())));
+            return Err(self.corrupt(field, format!("needs {n} bytes, but only {} are left", self.left())));
         };
         self.bytes = rest;
         Ok(taken)
@@ -62,7 +62,7 @@ impl<'a> Reader<'a> {
                 return Ok(value);
             }
         }
-        Err(self.corrupt(field, "is an integer of over 64 bits"))
+        Err(self.corrupt(field, "is an integer of more than 64 bits"))
     }
 
     /// Reads the next signed integer.

@@ -63,7 +63,7 @@ impl Header {
         }
         let my_lba = le64(sector, 24);
         if my_lba != lba {
-            return Err(field("MyLBA", 24).corrupt(format!("is {my_lba}, but the header lies at {lba}")));
+            return Err(field("MyLBA", 24).corrupt(format!("is {my_lba}, but the header is at {lba}")));
         }
         let size_of_partition_entry = le32(sector, 84);
         if !(ENTRY_SIZE as u32..=MAX_ENTRY_BYTES).contains(&size_of_partition_entry)
@@ -77,7 +77,7 @@ impl Header {
         let array_bytes = u64::from(number_of_partition_entries) * u64::from(size_of_partition_entry);
         if array_bytes > MAX_ARRAY_BYTES {
             return Err(field("NumberOfPartitionEntries", 80).limit(format!(
-                "makes an array of {array_bytes} bytes, over the {MAX_ARRAY_BYTES} allowed"
+                "makes an array of {array_bytes} bytes, over the limit of {MAX_ARRAY_BYTES}"
             )));
         }
         Ok(Header {
@@ -305,7 +305,7 @@ impl Copies {
     }
 }
 
-const NOT_THERE: &str = "lies past the end of the disk";
+const NOT_THERE: &str = "is past the end of the disk";
 
 /// Reads the header at `lba`; also returns its AlternateLBA if it has the signature. The outer error is a failed read.
 fn read_header(disk: &dyn Source, sector_size: u64, lba: u64) -> Result<(Result<Header>, Option<u64>)> {

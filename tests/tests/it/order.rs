@@ -1,8 +1,8 @@
-//! The order of modules: which module may import from which.
+//! The layers of modules: which module may import from which.
 //!
-//! The top modules of a crate are its rooms, and a room imports only from rooms on lower floors. No file imports
-//! through the crate root, `lib.rs`; no two files import each other, not even through others. A name that a room
-//! re-exports (`pub use`) counts as an import of the file that defines it.
+//! The top-level modules of a crate form layers, and a module imports only from modules in lower layers. No file imports
+//! through `lib.rs`, and no two files import each other, directly or indirectly. A name that a module re-exports (`pub use`)
+//! counts as imported from the file that defines it.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -13,7 +13,7 @@ use quote::ToTokens;
 use syn::visit::Visit;
 use syn::{Item, UseTree, Visibility};
 
-/// The rooms of `mif-formats` with their floors.
+/// The top-level modules of `mif-formats` with their layers.
 const FORMATS: &[(&str, u32)] = &[
     ("error", 1),
     ("bytes", 2),
@@ -32,7 +32,7 @@ const FORMATS: &[(&str, u32)] = &[
     ("partition", 7),
 ];
 
-/// The rooms of `mif` with their floors.
+/// The top-level modules of `mif` with their layers.
 const MIF: &[(&str, u32)] = &[
     ("error", 1),
     ("host", 2),
@@ -68,8 +68,7 @@ struct Crate {
 /// The imports and re-exports of a file.
 #[derive(Default)]
 struct File {
-    /// Imports, each a path from the crate's root that may lead through a re-export; and whether it is only
-    /// re-exported.
+    /// Imports, each a path from the crate's root that may lead through re-exports; and whether the file only re-exports it.
     imports: Vec<(Names, bool)>,
     /// Names re-exported from elsewhere in the crate, and their origins. The name `*` means all.
     handed_on: Vec<(String, Names)>,
@@ -221,16 +220,16 @@ fn text(part: &std::ffi::OsStr) -> String {
     part.to_string_lossy().into_owned()
 }
 
-/// Returns all violations of the order in a crate, each as a sentence.
-fn breaks(source: &str, floors: &[(&str, u32)]) -> Vec<String> {
+/// Returns all violations of the order in a crate, each a sentence.
+fn breaks(source: &str, layers: &[(&str, u32)]) -> Vec<String> {
     let house = Crate::read(&repo().join(source));
-    let floor = |module: &Names| floors.iter().find(|(room, _)| *room == module[0]).map(|(_, floor)| *floor);
+    let layer = |module: &Names| layers.iter().find(|(name, _)| *name == module[0]).map(|(_, layer)| *layer);
     let mut found = Vec::new();
     let mut edges: BTreeMap<&Names, BTreeSet<Names>> = BTreeMap::new();
     for (module, file) in house.files.iter().filter(|(module, _)| !module.is_empty()) {
         let place = module.join("/");
-        let Some(here) = floor(module) else {
-            found.push(format!("{source}: {place}: is in no room that this test knows"));
+        let Some(here) = layer(module) else {
+            found.push(format!("{source}: {place}: is missing from the table of layers"));
             continue;
         };
         for (path, hands_on) in &file.imports {
@@ -239,7 +238,7 @@ fn breaks(source: &str, floors: &[(&str, u32)]) -> Vec<String> {
                 continue;
             }
             let from = house.definition(path);
-            let below = floor(&from).is_some_and(|floor| floor < here);
+            let below = layer(&from).is_some_and(|layer| layer < here);
             if from[0] != module[0] && !below {
                 found.push(format!("{source}: {place}: imports {} from above", path.join("::")));
             }
@@ -248,8 +247,8 @@ fn breaks(source: &str, floors: &[(&str, u32)]) -> Vec<String> {
             }
         }
     }
-    // Repeatedly removing files that import nothing that is left leaves the cycles and the files that depend on them;
-    // doing the same from above leaves only the cycles.
+    // Removing files that import none of the remaining files, again and again, leaves the circles and the files that import
+    // them. Removing files that no remaining file imports leaves the circles.
     loop {
         let sources: BTreeSet<Names> = edges.keys().map(|module| (*module).clone()).collect();
         let imported: BTreeSet<Names> = edges.values().flatten().cloned().collect();
@@ -271,7 +270,7 @@ fn breaks(source: &str, floors: &[(&str, u32)]) -> Vec<String> {
 }
 
 #[test]
-fn every_room_imports_from_lower_floors_only_and_no_files_import_each_other() {
+fn every_module_imports_only_from_lower_layers_and_no_files_import_each_other() {
     let found = [breaks("formats/src", FORMATS), breaks("converters/src", MIF)].concat();
     assert!(found.is_empty(), "{}", found.join("\n"));
 }
@@ -297,7 +296,7 @@ fn the_order_test_finds_what_it_looks_for() {
         "high/b imports high/a",
         "low: imports Face through lib.rs",
         "low: imports high::g from above",
-        "new: is in no room that this test knows",
+        "new: is missing from the table of layers",
     ];
     assert_eq!(found.len(), expected.len(), "{found:#?}");
     assert!(found.iter().zip(expected).all(|(found, expected)| found.ends_with(expected)), "{found:#?}");

@@ -22,7 +22,7 @@ Examples:
     /// Tag a version of an image
     #[command(after_help = "\
 Examples:
-  mif tag web golden          let web@golden stand for the newest version of web
+  mif tag web golden          tag the newest version of web as web@golden
   mif tag web@3 golden        move the tag to version 3
   mif tag --delete web@golden
 

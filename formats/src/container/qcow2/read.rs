@@ -165,7 +165,7 @@ impl Clusters {
             false => Err(at("qcow2 cluster")
                 .file(file.path())
                 .byte(offset)
-                .corrupt(format!("lies past the end of the file at {}; is the file truncated?", file.len()))),
+                .corrupt(format!("is past the end of the file at {}; is the file truncated?", file.len()))),
         }
     }
 }

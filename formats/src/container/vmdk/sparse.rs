@@ -128,7 +128,7 @@ impl HostedHeader {
         }
         let header = Self::parse(&tail[512..1024])?;
         match header.gd_offset {
-            GD_AT_END => Err(place().field("gdOffset").corrupt("is the one of a header")),
+            GD_AT_END => Err(place().field("gdOffset").corrupt("is that of a header")),
             _ => Ok(header),
         }
     }
@@ -397,7 +397,7 @@ impl Sparse {
         match first {
             Grain::At(at_byte) if at_byte >= self.file.len() => {
                 Err(at("VMDK grain").file(self.file.path()).byte(at_byte).corrupt(format!(
-                    "lies past the end of the file at {}; is the file truncated?",
+                    "is past the end of the file at {}; is the file truncated?",
                     self.file.len()
                 )))
             }

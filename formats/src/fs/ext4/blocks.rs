@@ -56,7 +56,7 @@ impl Blocks {
             return Ok(());
         }
         Err(at(what()).byte(self.byte(blocks.start)).corrupt(format!(
-            "lies at blocks {} to {}, past the volume's last, {}",
+            "occupies blocks {} to {}, but the volume's last block is {}",
             blocks.start,
             blocks.end.saturating_sub(1),
             self.count.saturating_sub(1)

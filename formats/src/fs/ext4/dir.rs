@@ -66,7 +66,7 @@ pub(super) fn chain<'a>(bytes: &'a [u8], place: BlockAt, found: &mut dyn FnMut(R
             return Err(place.corrupt(
                 "rec_len",
                 start,
-                format!("the entry before leaves {room} bytes over"),
+                format!("only {room} bytes are left after the previous entry"),
             ));
         }
         let rec_len = rec_len(le16(bytes, start + 4), bytes.len());

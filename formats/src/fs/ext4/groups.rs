@@ -123,7 +123,7 @@ impl Groups {
             let block = scan.primary(index);
             if block >= blocks.count() {
                 // The volume is truncated, and all further descriptors and their backups are past its end.
-                scan.lost.tell(format!("block {block} of group descriptors lies past the volume's end"));
+                scan.lost.tell(format!("block {block} of group descriptors is past the end of the volume"));
                 break;
             }
             let bytes = match blocks.read("group descriptors", block, 1) {

@@ -45,7 +45,7 @@ impl Ext4 {
         }));
         lie.sort_unstable();
         if let Some(pair) = lie.windows(2).find(|pair| pair[0].1 > pair[1].0) {
-            return Err(place().byte(pair[1].0).corrupt("uses one block of the volume twice"));
+            return Err(place().byte(pair[1].0).corrupt("uses a block of the volume twice"));
         }
         let block_size = self.sb.block_size as usize;
         let mut bytes: Vec<u8> = Vec::new();

@@ -38,7 +38,7 @@ pub(super) fn check(
     match groups.metadata_in(range, inode) {
         None => Ok(()),
         Some(metadata) => Err(at(what()).byte(blocks.byte(range.start)).corrupt(format!(
-            "lies at blocks {} to {}, but blocks {} to {} hold the filesystem's own metadata",
+            "occupies blocks {} to {}, but blocks {} to {} contain the filesystem's own metadata",
             range.start,
             range.end - 1,
             metadata.start,

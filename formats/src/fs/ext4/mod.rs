@@ -202,7 +202,7 @@ impl Ext4 {
                     .field("i_size")
                     .byte(inode.offset + 4)
                     .corrupt(format!(
-                        "is {}, but the inode holds {} bytes of inline data",
+                        "is {}, but the inode contains {} bytes of inline data",
                         inode.size,
                         bytes.len()
                     )));
@@ -231,7 +231,7 @@ impl Ext4 {
         }
         let target = self.read_content(&self.content_of(inode)?)?;
         if target.contains(&0) && !inode.has(flags::ENCRYPT) {
-            return Err(place().corrupt("the target of the symlink holds a NUL"));
+            return Err(place().corrupt("the target of the symlink contains a NUL"));
         }
         Ok(target)
     }

@@ -69,7 +69,7 @@ impl<'a> Pieces<'a> {
         }
         if self.pieces.len() == PIECES_MAX {
             return Err(
-                at(format!("inode {}", self.inode)).limit(format!("lies in more than {PIECES_MAX} pieces"))
+                at(format!("inode {}", self.inode)).limit(format!("has more than {PIECES_MAX} fragments"))
             );
         }
         self.pieces.push(match piece {

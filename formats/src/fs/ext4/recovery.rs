@@ -61,9 +61,7 @@ impl Recovery {
                 .push((block, if escaped { Replayed::Escaped(from) } else { Replayed::At(from) }));
         }
         if outside > 0 {
-            recovery
-                .warnings
-                .push(format!("the journal has {outside} blocks that lie past the end of the volume"));
+            recovery.warnings.push(format!("the journal has {outside} blocks past the end of the volume"));
         }
         Ok(recovery)
     }
@@ -105,7 +103,7 @@ impl File<'_> {
                 let physical = run.physical.start + (block - run.logical);
                 (physical < run.physical.end).then_some(physical)
             })
-            .ok_or_else(|| at(format!("journal block {block}")).corrupt("lies in a hole of the journal"))
+            .ok_or_else(|| at(format!("journal block {block}")).corrupt("is in a hole of the journal"))
     }
 }
 

@@ -114,7 +114,7 @@ impl Superblock {
             return Err(at("ext superblock")
                 .field("s_feature_incompat")
                 .byte(offset + 0x60)
-                .unsupported("the volume is an external journal, which holds no files"));
+                .unsupported("the volume is an external journal, which contains no files"));
         }
         let unreadable = features.unreadable();
         if !unreadable.is_empty() {
@@ -160,7 +160,7 @@ impl Superblock {
         let groups = (blocks_count - u64::from(first_data_block)).div_ceil(u64::from(blocks_per_group));
         if groups > GROUPS_MAX {
             return Err(at("ext superblock").field("s_blocks_count").byte(offset + 4).limit(format!(
-                "{blocks_count} blocks are {groups} block groups, more than the {GROUPS_MAX} that are read"
+                "{blocks_count} blocks need {groups} block groups, over the limit of {GROUPS_MAX}"
             )));
         }
         let groups_count = u32::try_from(groups).expect("held against a limit");

@@ -166,15 +166,15 @@ fn one_wrong_field_is_named_with_its_place() {
         (
             file + 0x28 + 20,
             &[63],
-            "inode 12, data, at byte 64512: lies at blocks 63 to 64, past the volume's last, 63",
+            "inode 12, data, at byte 64512: occupies blocks 63 to 64, but the volume's last block is 63",
         ),
         (
             file + 0x28 + 20,
             &[4],
-            "inode 12, data, at byte 4096: lies at blocks 4 to 5, but blocks 0 to 8 hold the filesystem's own",
+            "inode 12, data, at byte 4096: occupies blocks 4 to 5, but blocks 0 to 8 contain the filesystem's own",
         ),
-        (file + 0x68, &[5], "inode 12, extended attribute block, at byte 5120: lies at blocks 5 to 5"),
-        (file + 0x68, &[64], "inode 12, extended attribute block, at byte 65536: lies at blocks 64 to 64"),
+        (file + 0x68, &[5], "inode 12, extended attribute block, at byte 5120: occupies blocks 5 to 5"),
+        (file + 0x68, &[64], "inode 12, extended attribute block, at byte 65536: occupies blocks 64 to 64"),
         (xattr, &[1], "inode 12, extended attribute block 12, h_magic, at byte 12288: is 0xea020001"),
         (xattr + 8, &[2], "inode 12, extended attribute block 12, h_blocks, at byte 12296: is 2, expected 1"),
         (
@@ -322,7 +322,7 @@ fn a_volume_that_was_cut_off_is_read_as_far_as_it_goes() {
     assert!(fs.info().warnings[0].contains("the volume ends at byte 21504, but its filesystem at 65536"));
     assert_eq!(fs.node(FILE, &mut |_| ()).unwrap().size, 1500);
     let error = fs.content(FILE).unwrap_err().to_string();
-    assert!(error.contains("lies at blocks 20 to 21, past the volume's last, 20"), "{error}");
+    assert!(error.contains("occupies blocks 20 to 21, but the volume's last block is 20"), "{error}");
 }
 
 #[test]
@@ -349,7 +349,7 @@ fn a_folder_cannot_have_one_block_twice() {
     put32(&mut volume, map + 32, ROOT_BLOCK as u32);
     put32(&mut volume, inode_at(2) + 4, 2048);
     let error = open(volume).unwrap().read_dir(2, &mut |_| {}).unwrap_err().to_string();
-    assert_eq!(error, "directory inode 2, at byte 10240: uses one block of the volume twice");
+    assert_eq!(error, "directory inode 2, at byte 10240: uses a block of the volume twice");
 }
 
 #[test]
@@ -396,7 +396,7 @@ fn a_file_in_millions_of_pieces_is_over_the_limit() {
     let mut pieces = pieces::Pieces::new(&blocks, 12, u64::MAX);
     let error = (0..).find_map(|i| pieces.data(2 * i, 2..3).err()).unwrap();
     assert_eq!(error.kind(), ErrorKind::Limit);
-    assert_eq!(error.to_string(), "inode 12: lies in more than 4194304 pieces");
+    assert_eq!(error.to_string(), "inode 12: has more than 4194304 fragments");
 }
 
 #[test]

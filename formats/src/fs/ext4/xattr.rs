@@ -190,7 +190,7 @@ fn entry(
     let (size, hash) = (le32(bytes, start + 8), le32(bytes, start + 12));
     let name = bytes[start + ENTRY..head.end].to_vec();
     if name.contains(&0) {
-        return Err(bad("e_name", start + ENTRY, "holds a NUL".to_owned()));
+        return Err(bad("e_name", start + ENTRY, "contains a NUL".to_owned()));
     }
     let value = if number != 0 {
         if size as usize > VALUES_MAX {
@@ -285,7 +285,7 @@ mod tests {
             (4, 80, "e_name_len, at byte 4: is 80, but 92 bytes are left"),
             (6, 20, "e_value_offs, at byte 6: is 20, of 5 bytes, expected within 24 to 92"),
             (6, 88, "e_value_offs, at byte 6: is 88, of 5 bytes, expected within 24 to 92"),
-            (21, 0, "e_name, at byte 20: holds a NUL"),
+            (21, 0, "e_name, at byte 20: contains a NUL"),
             (24, 1, "e_name_len, at byte 24: is 1, but 68 bytes are left"),
         ] {
             let mut area = area();

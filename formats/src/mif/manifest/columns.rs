@@ -92,7 +92,7 @@ impl<R: ChunkReader + 'static> Columns<R> {
 
 /// Returns the extended attributes of each row of a group.
 pub fn xattrs(group: &Group<'_>) -> Result<Vec<Vec<Xattr>>> {
-    let wrong = || at("manifest").field("xattrs").corrupt("has a key that is no name, or no value for it");
+    let wrong = || at("manifest").field("xattrs").corrupt("has an invalid key, or a key without a value");
     let values = group.lists(Column::XattrValues)?;
     let rows = group.lists(Column::XattrNames)?.into_iter().zip(values);
     rows.map(|(keys, values)| {

@@ -346,7 +346,7 @@ pub fn read<R: ChunkReader + 'static>(file: R) -> Result<Vec<Row>> {
 fn read_group(group: &Group<'_>, rows: &mut Vec<Row>) -> Result<()> {
     let wrong = |column: &'static str, problem| at("manifest").field(column).corrupt(problem);
     let u32s = |column, name| -> Result<Vec<Option<u32>>> {
-        let number = |n: i64| u32::try_from(n).map_err(|_| wrong(name, "is below zero or over 2³² − 1"));
+        let number = |n: i64| u32::try_from(n).map_err(|_| wrong(name, "is negative or over 2³² − 1"));
         group.numbers(column)?.into_iter().map(|n| n.map(number).transpose()).collect()
     };
     let times = |secs, nanos| -> Result<Vec<Option<Timestamp>>> {
@@ -361,7 +361,8 @@ fn read_group(group: &Group<'_>, rows: &mut Vec<Row>) -> Result<()> {
         bytes(column)?.into_iter().map(|b| b.map(text).transpose()).collect()
     };
     let names = |column, name| -> Result<Vec<Option<Vec<u8>>>> {
-        let parsed = |b: Vec<u8>| schema::unescape(&b).ok_or_else(|| wrong(name, "is no escaped name"));
+        let parsed =
+            |b: Vec<u8>| schema::unescape(&b).ok_or_else(|| wrong(name, "is not a valid escaped name"));
         bytes(column)?.into_iter().map(|b| b.map(parsed).transpose()).collect()
     };
     let volume = group.texts(Column::Volume)?;
@@ -398,18 +399,18 @@ fn read_group(group: &Group<'_>, rows: &mut Vec<Row>) -> Result<()> {
             (Some(sha1), Some(blake3), None) => Some(Body::Digested { sha1, blake3 }),
             (None, None, Some(list)) => Some(Body::Opaque { object: ObjectId::chunk_list(list) }),
             (None, None, None) => None,
-            _ => return Err(wrong("content", "stands beside a digest, or one digest stands alone")),
+            _ => return Err(wrong("content", "is set together with a digest, or only one digest is set")),
         };
         let part = match (stream[i].take(), member[i].take()) {
             (Some(name), None) => Some(Part::Stream(name)),
             (None, Some(path)) => Some(Part::Member(path)),
             (None, None) => None,
-            _ => return Err(wrong("member", "stands beside a stream")),
+            _ => return Err(wrong("member", "is set together with a stream")),
         };
         let type_text = types[i].data();
         let file_type = match part {
             Some(Part::Stream(_)) if type_text == STREAM.as_bytes() => FileType::File,
-            _ => type_from(type_text).ok_or_else(|| wrong("type", "is no file type"))?,
+            _ => type_from(type_text).ok_or_else(|| wrong("type", "is not a file type"))?,
         };
         let ntfs = NtfsNode {
             owner_sid: owner_sid[i].take(),

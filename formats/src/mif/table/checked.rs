@@ -114,7 +114,7 @@ impl<R: Read> Tee<R> {
 
     fn skip(&mut self, len: usize) -> io::Result<()> {
         if len > self.most - self.seen.len() {
-            return Err(wrong("a field reaches past the end"));
+            return Err(wrong("a field extends past the end"));
         }
         let start = self.seen.len();
         let read = self.file.by_ref().take(len as u64).read_to_end(&mut self.seen)?;
@@ -136,7 +136,7 @@ impl<R: Read> Tee<R> {
                 return Ok(value);
             }
         }
-        Err(wrong("has an integer of over 64 bits"))
+        Err(wrong("has an integer of more than 64 bits"))
     }
 }
 
@@ -192,7 +192,7 @@ fn structure<R: Read>(bytes: &mut Tee<R>, fields: Fields) -> io::Result<()> {
             Some(Bool) => {}
             Some(kind) => value(bytes, kind)?,
             None => {
-                return Err(wrong(format!("has a field {number}, type {}, that no table has", head & 0xf)));
+                return Err(wrong(format!("has an unexpected field {number} of type {}", head & 0xf)));
             }
         }
     }
@@ -216,7 +216,7 @@ fn value<R: Read>(bytes: &mut Tee<R>, kind: &Kind) -> io::Result<()> {
             let head = bytes.byte()?;
             let count = if head >> 4 == 15 { bytes.varint()? } else { u64::from(head >> 4) };
             if count > 0 && !element.is(head & 0xf) {
-                return Err(wrong(format!("has a list of type {}, which no table has", head & 0xf)));
+                return Err(wrong(format!("has a list of the unexpected type {}", head & 0xf)));
             }
             (0..count).try_for_each(|_| value(bytes, element))
         }
@@ -347,13 +347,13 @@ mod tests {
         // byte.
         for element in [1, 7, 9] {
             let error = with_page_header(&[&[0xf9, 0xf0 | element][..], &MANY].concat());
-            assert!(error.contains("has a field 15, type 9, that no table has"), "{error}");
+            assert!(error.contains("has an unexpected field 15 of type 9"), "{error}");
         }
         // The same in an unknown field, and in a known field with another type.
         let error = with_page_header(&[&[0x5c, 0x6c, 0xf9, 0xf1][..], &MANY].concat());
-        assert!(error.contains("has a field 6, type 12"), "{error}");
+        assert!(error.contains("has an unexpected field 6 of type 12"), "{error}");
         let error = with_page_header(&[0x58, 20, 0, 0]);
-        assert!(error.contains("has a field 5, type 8"), "{error}");
+        assert!(error.contains("has an unexpected field 5 of type 8"), "{error}");
     }
 
     #[test]
@@ -366,9 +366,11 @@ mod tests {
             error.to_string()
         };
         let said = error(&[&[0xf9, 0xf1][..], &MANY, &[0]].concat());
-        assert!(said.contains("footer, at byte 4: has a field 15, type 9, that no table has"), "{said}");
+        assert!(said.contains("footer, at byte 4: has an unexpected field 15 of type 9"), "{said}");
         // The schema's elements, which should be structures: a list of booleans, and elements that are missing.
-        assert!(error(&[&[0x29, 0xf1][..], &MANY, &[0]].concat()).contains("a list of type 1"));
+        assert!(
+            error(&[&[0x29, 0xf1][..], &MANY, &[0]].concat()).contains("a list of the unexpected type 1")
+        );
         assert!(error(&[&[0x29, 0xfc][..], &MANY, &[0]].concat()).contains("past the end"));
     }
 

@@ -29,7 +29,7 @@ impl<R: ChunkReader + 'static> Table<R> {
         let expected = parse_message_type(schema).expect("the schema is constant");
         let metadata = reader.metadata().file_metadata();
         if metadata.schema() != &expected {
-            return Err(at(what).field("schema").unsupported("has other columns than this version's"));
+            return Err(at(what).field("schema").unsupported("does not have the columns of this version"));
         }
         let groups = reader.metadata().row_groups().iter().map(RowGroupMetaData::num_rows);
         check_rows(what, groups, metadata.num_rows())?;
@@ -65,7 +65,7 @@ fn check_rows(what: &'static str, groups: impl Iterator<Item = i64>, rows: i64) 
         sum = sum.saturating_add(group);
     }
     if sum != rows {
-        return Err(place().corrupt(format!("is {rows}, but the row groups have {sum} together")));
+        return Err(place().corrupt(format!("is {rows}, but the row groups have {sum} in total")));
     }
     Ok(())
 }
@@ -139,7 +139,7 @@ impl Group<'_> {
         while let Some(page) = guarded(self.what, || next(&mut pages))? {
             // A required column has no levels before the values, and a delta-encoded one has no dictionary.
             if !page.is_data_page() {
-                return Err(self.broken(column, "has a dictionary beside delta-encoded pages"));
+                return Err(self.broken(column, "has both a dictionary and delta-encoded pages"));
             }
             let count = page.num_values() as usize;
             rows += count;
@@ -193,7 +193,7 @@ impl Group<'_> {
     /// Reads a column of lists of text or bytes: the values of each row.
     pub fn lists(&self, column: impl Into<usize>) -> Result<Vec<Vec<ByteArray>>> {
         let column = column.into();
-        let wrong = || self.broken(column, "has levels that no list has, or no value for one");
+        let wrong = || self.broken(column, "has invalid list levels, or too few values");
         let (values, def, rep) = self.read::<ByteArrayType>(column)?;
         self.unfolded(column, &values)?;
         let mut values = values.into_iter();
@@ -269,7 +269,7 @@ impl Group<'_> {
     }
 
     fn short(&self, column: usize) -> crate::error::Error {
-        self.broken(column, "ends early")
+        self.broken(column, "is truncated")
     }
 
     /// Fails if the values have more bytes than a row group may have: the file stores a dictionary value once, but any
@@ -296,7 +296,7 @@ impl Group<'_> {
     fn open<T: DataType>(&self, column: usize) -> Result<ColumnReaderImpl<T>> {
         let metadata = self.metadata.column(column);
         if metadata.column_type() != T::get_physical_type() {
-            return Err(at(self.what).field("schema").unsupported("has a column of another type"));
+            return Err(at(self.what).field("schema").unsupported("has a column of the wrong type"));
         }
         let pages = self.pages(column, BY_THE_CRATE)?;
         Ok(get_typed_column_reader::<T>(get_column_reader(metadata.column_descr_ptr(), Box::new(pages))))
@@ -483,7 +483,7 @@ mod tests {
         limit(reading(file(17), |group| group.texts_at(0_usize, &[0])));
         limit(reading(file(17), |group| group.each_text(0_usize, |_| ())));
         // Only required text columns are written in this encoding.
-        corrupt(reading(file(3), |group| group.blobs(1_usize)), "DELTA_BYTE_ARRAY, which no table has");
+        corrupt(reading(file(3), |group| group.blobs(1_usize)), "unsupported encoding DELTA_BYTE_ARRAY");
     }
 
     #[test]

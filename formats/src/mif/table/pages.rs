@@ -51,7 +51,7 @@ impl Pages {
         self.bytes_left = bytes_left;
         if page.is_data_page() {
             if !self.encodings.contains(&page.encoding()) {
-                return wrong(format!("a page is in the encoding {}, which no table has", page.encoding()));
+                return wrong(format!("a page has the unsupported encoding {}", page.encoding()));
             }
             let Some(values_left) = self.values_left.checked_sub(values) else {
                 return wrong("a column has more values than there are rows".to_owned());

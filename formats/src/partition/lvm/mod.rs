@@ -261,10 +261,10 @@ fn segments(volume: &Section) -> Result<Result<Vec<Stripe>, String>> {
             return Ok(Err(format!("it has {count} stripes")));
         }
         let [physical, first] = segment.list("stripes") else {
-            return Err(text::error("stripes does not give a physical volume and an extent"));
+            return Err(text::error("stripes does not name a physical volume and an extent"));
         };
         let (Some(physical), Some(first)) = (physical.as_str(), first.as_number()) else {
-            return Err(text::error("stripes does not give a physical volume and an extent"));
+            return Err(text::error("stripes does not name a physical volume and an extent"));
         };
         stripes.push(Stripe {
             start_extent: segment.number("start_extent")?,

@@ -62,7 +62,7 @@ impl WantedContents {
         }
         if self.sha1.len() == before {
             return Err(Error::input(format!(
-                "{}: no SHA-1 found, or none that is not already given",
+                "{}: no SHA-1 found, or only ones that were already given",
                 path.display()
             ))
             .advise("Put each SHA-1 on its own line, as 40 hex digits"));

@@ -165,7 +165,7 @@ pub(crate) fn import_opened(
                 ];
                 for (file, bytes) in files.into_iter().filter(|(file, _)| damaged.contains(file)) {
                     there.replace(file, bytes)?;
-                    repaired.push(format!("{}: wrote the damaged {file} again", there.image.id()));
+                    repaired.push(format!("{}: rewrote the damaged {file}", there.image.id()));
                 }
                 store.note_again(&there.image)?;
             }

@@ -116,7 +116,7 @@ impl<'a> ReadBack<'a> {
                 "store: object {id}: damaged, and {} no longer contains it",
                 self.opened.path.display()
             ))
-            .advise("Run `mif fsck` to list the images that need it and how to repair the store"));
+            .advise("Run `mif fsck` to list the affected images and the command that repairs the store"));
         }
         self.damaged += damaged.len();
         Ok(true)

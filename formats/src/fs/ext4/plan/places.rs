@@ -240,7 +240,7 @@ impl<'a> Places<'a> {
             return Err(self.tree.named(number).limit(problem));
         }
         if self.map_kind == map::Kind::Tables && allocator.end_of_used() >> 32 != 0 {
-            let problem = "would lie past block 2³², but the volume lacks the feature extent";
+            let problem = "would extend past block 2³², but the volume lacks the feature extent";
             return Err(self.tree.named(number).limit(problem));
         }
         self.places[number as usize] = place;
