@@ -20,12 +20,12 @@ use std::collections::HashSet;
 use std::sync::Arc;
 
 use self::blocks::Blocks;
-use self::cache::Cache;
 use self::extent::Extent;
 use self::inode::{Inode, flags2};
 use self::overrides::Overrides;
 use self::superblock::{InodePlace, Superblock};
 use super::{Capabilities, Content, DirEntry, FileType, Filesystem, Info, Node, NodeId};
+use crate::cache::Cache;
 use crate::error::{Error, Result, at};
 use crate::source::Source;
 
@@ -34,7 +34,6 @@ mod attr;
 mod attributes;
 mod blocks;
 mod bmbt;
-mod cache;
 mod checksum;
 mod content;
 mod dir;
@@ -52,8 +51,8 @@ mod symlink;
 
 /// Inodes are allocated in chunks of so many.
 const CHUNK_INODES: u32 = 64;
-/// Bytes of inodes that are kept.
-const CACHED: u64 = 8 << 20;
+/// The size of the cache of inodes in bytes.
+const CACHED: usize = 8 << 20;
 
 /// An XFS volume.
 ///
@@ -64,7 +63,7 @@ pub struct Xfs {
     sb: Superblock,
     info: Info,
     /// Chunks of inodes.
-    chunks: Cache,
+    chunks: Cache<Vec<u8>>,
     /// What the log asks for beyond its replay.
     overrides: Overrides,
     /// Inodes whose trees were another's.
@@ -108,14 +107,14 @@ impl Xfs {
     }
 
     /// The blocks around an inode, and the byte of the volume at which they start.
-    fn inode_bytes(&self, place: InodePlace) -> Result<(Arc<[u8]>, u64)> {
+    fn inode_bytes(&self, place: InodePlace) -> Result<(Arc<Vec<u8>>, u64)> {
         let sb = &self.sb;
         let per_chunk = chunk_blocks(sb);
         let chunk = place.block / per_chunk;
         let first = chunk * per_chunk;
         let start = sb.ag_byte(place.ag, first);
         let key = u64::from(place.ag) * u64::from(sb.ag_blocks.div_ceil(per_chunk)) + u64::from(chunk);
-        if let Some(bytes) = self.chunks.get(key) {
+        if let Some(bytes) = self.chunks.peek(key) {
             return Ok((bytes, start));
         }
         let count = per_chunk.min(sb.ag_len(place.ag) - first);
@@ -126,8 +125,8 @@ impl Xfs {
             let bytes = self.blocks.read("inodes", start, sb.block_size as usize)?;
             return Ok((bytes.into(), start));
         };
-        let bytes: Arc<[u8]> = bytes.into();
-        self.chunks.put(key, &bytes);
+        let bytes = Arc::new(bytes);
+        self.chunks.put(key, len, bytes.clone());
         Ok((bytes, start))
     }
 

@@ -4,12 +4,12 @@ use std::collections::HashSet;
 use std::sync::Arc;
 
 use super::blocks::Blocks;
-use super::cache::Cache;
 use super::features::incompat;
 use super::overrides::Overrides;
 use super::superblock::{self, NULL_INO, SIZE, Superblock};
-use super::{CACHED, Xfs, chunk_blocks, finishing, log};
+use super::{CACHED, Xfs, finishing, log};
 use crate::bytes::be32;
+use crate::cache::Cache;
 use crate::error::{ErrorKind, Result, at};
 use crate::fs::Info;
 use crate::source::{Source, check_range};
@@ -138,8 +138,7 @@ impl Xfs {
             features: sb.features.names(),
             warnings: Vec::new(),
         };
-        let chunk = u64::from(chunk_blocks(&sb)) * u64::from(sb.block_size);
-        let chunks = Cache::new((CACHED / chunk) as usize);
+        let chunks = Cache::new(CACHED);
         Xfs { blocks, sb, info, chunks, overrides: Overrides::default(), adopted: HashSet::new() }
     }
 
