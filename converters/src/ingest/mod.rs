@@ -213,14 +213,14 @@ impl Work<'_> {
         let mut start = range.start;
         while start < range.end {
             let end = range.end.min((start / RESIDUE_WINDOW + 1) * RESIDUE_WINDOW);
-            self.store_residue(vec![start..end])?;
+            self.store_residue(std::iter::once(start..end))?;
             start = end;
         }
         Ok(())
     }
 
     /// Stores what is not zero in these parts of one window as one object.
-    fn store_residue(&self, parts: Vec<Range<u64>>) -> Result<()> {
+    fn store_residue(&self, parts: impl IntoIterator<Item = Range<u64>>) -> Result<()> {
         let mut object = Vec::new();
         let mut runs: Vec<Run> = Vec::new();
         for gap in parts {
@@ -260,7 +260,10 @@ fn say_damaged(
     damaged.sort_by_key(|(number, _)| *number);
     let mut errors: BTreeMap<usize, mif_formats::Error> = damaged.into_iter().collect();
     let mut warnings = Vec::new();
-    for (number, listing) in listings.iter().enumerate().filter(|_| !errors.is_empty()) {
+    for (number, listing) in listings.iter().enumerate() {
+        if errors.is_empty() {
+            break;
+        }
         for entry in listing.iter().flat_map(|listing| &listing.entries) {
             if let Some(error) = by_file.get(number, entry.file).and_then(|file| errors.remove(&file)) {
                 let path = escape(&entry.path);

@@ -93,7 +93,7 @@ impl PlannedFile {
     }
 
     /// Returns the number of bytes that its compressed extents decode to.
-    fn decoded(&self) -> u64 {
+    pub(super) fn decoded(&self) -> u64 {
         let decoded = self.pieces.iter().map(|piece| match piece {
             DiskPiece::Encoded(encoded) => u64::from(encoded.decoded),
             _ => 0,
@@ -111,7 +111,7 @@ impl PlannedFile {
         self.pieces.is_empty() && self.size > 0
     }
 
-    fn holes(&self) -> u64 {
+    pub(super) fn holes(&self) -> u64 {
         self.pieces.iter().map(|p| if let DiskPiece::Zero { len } = p { *len } else { 0 }).sum()
     }
 }
@@ -138,17 +138,16 @@ pub(super) struct OwnedPart {
 
 impl Ownership {
     /// Returns the owned ranges among `len` bytes that lie at byte `disk` of the disk and at byte `file` of the file.
-    pub(super) fn within(&self, disk: u64, file: u64, len: u64) -> Vec<Range<u64>> {
-        match self {
-            Ownership::All => vec![disk..disk + len],
-            Ownership::None => Vec::new(),
-            Ownership::Parts(parts) => {
-                let first = parts.partition_point(|part| part.disk.end <= disk);
-                let parts = parts[first..].iter().take_while(|part| part.disk.start < disk + len);
-                // A file may have a range twice: only one of its places owns the range.
-                let parts = parts.filter(|part| part.file + disk == file + part.disk.start);
-                parts.map(|part| part.disk.start.max(disk)..part.disk.end.min(disk + len)).collect()
-            }
-        }
+    pub(super) fn within(&self, disk: u64, file: u64, len: u64) -> impl Iterator<Item = Range<u64>> + '_ {
+        let (whole, parts) = match self {
+            Ownership::All => (Some(disk..disk + len), &[][..]),
+            Ownership::None => (None, &[][..]),
+            Ownership::Parts(parts) => (None, &parts[parts.partition_point(|part| part.disk.end <= disk)..]),
+        };
+        let parts = parts.iter().take_while(move |part| part.disk.start < disk + len);
+        // A file may have a range twice: only one of its places owns the range.
+        let parts = parts.filter(move |part| part.file + disk == file + part.disk.start);
+        let parts = parts.map(move |part| part.disk.start.max(disk)..part.disk.end.min(disk + len));
+        whole.into_iter().chain(parts)
     }
 }

@@ -84,7 +84,7 @@ impl Block {
                 if offset < count * ITEM || offset.checked_add(size).is_none_or(|end| end > data) {
                     return bad("item", format!("{i} has {size} bytes at {offset}, outside of the block"));
                 }
-            } else if block.pointer(i).0 % u64::from(sectorsize) != 0 {
+            } else if !block.pointer(i).0.is_multiple_of(u64::from(sectorsize)) {
                 return bad(
                     "blockptr",
                     format!("{} is not a multiple of the sector size", block.pointer(i).0),

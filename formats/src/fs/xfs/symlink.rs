@@ -122,6 +122,7 @@ pub(super) fn read(blocks: &Blocks, content: &Content) -> Result<Vec<u8>> {
             Piece::Volume { offset, len } => {
                 bytes.extend(blocks.read("symlink", *offset, *len as usize)?);
             }
+            Piece::Encoded(_) => return Err(at("symlink").unsupported("is compressed")),
         }
     }
     Ok(bytes)
