@@ -83,6 +83,17 @@ mod tests {
     use super::*;
 
     #[test]
+    fn a_stream_that_holds_more_than_is_wanted_is_cut() {
+        let plain = b"some bytes, some bytes".repeat(10);
+        let zstd = zstd::bulk::compress(&plain, 3).unwrap();
+        let mut zlib = vec![0; 1000];
+        let len = libdeflater::Compressor::default().zlib_compress(&plain, &mut zlib).unwrap();
+        for (codec, encoded) in [(Codec::Zstd, &zstd[..]), (Codec::Zlib, &zlib[..len])] {
+            assert_eq!(codec.decode(encoded, 100).unwrap(), plain[..100], "{codec:?}");
+        }
+    }
+
+    #[test]
     fn what_follows_a_stream_is_ignored_and_what_it_lacks_is_zeros() {
         let plain = b"some bytes, some bytes".repeat(10);
         let mut zstd = zstd::bulk::compress(&plain, 3).unwrap();

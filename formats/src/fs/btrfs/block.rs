@@ -84,7 +84,7 @@ impl Block {
                 if offset < count * ITEM || offset.checked_add(size).is_none_or(|end| end > data) {
                     return bad("item", format!("{i} has {size} bytes at {offset}, outside of the block"));
                 }
-            } else if block.pointer(i).0 % u64::from(sectorsize) != 0 {
+            } else if !block.pointer(i).0.is_multiple_of(u64::from(sectorsize)) {
                 return bad(
                     "blockptr",
                     format!("{} is not a multiple of the sector size", block.pointer(i).0),
@@ -182,6 +182,18 @@ pub(super) mod tests {
             bytes[head + 17..head + 21].copy_from_slice(&(end as u32).to_le_bytes());
             bytes[head + 21..head + 25].copy_from_slice(&(data.len() as u32).to_le_bytes());
             bytes[HEADER + end..HEADER + end + data.len()].copy_from_slice(data);
+        }
+        summed(bytes)
+    }
+
+    /// Makes a node of 4096 bytes with these children.
+    pub(in crate::fs::btrfs) fn node(at: &Pointer, children: &[(Key, u64)]) -> Vec<u8> {
+        let mut bytes = header(at, children.len());
+        for (i, (key, bytenr)) in children.iter().enumerate() {
+            let head = HEADER + i * POINTER;
+            bytes[head..head + Key::SIZE].copy_from_slice(&key.bytes());
+            bytes[head + 17..head + 25].copy_from_slice(&bytenr.to_le_bytes());
+            bytes[head + 25..head + 33].copy_from_slice(&at.generation.to_le_bytes());
         }
         summed(bytes)
     }

@@ -67,6 +67,7 @@ fn logs_are_replayed_as_the_kernel_replays_them() {
 fn logs_of_many_lives_are_replayed_as_the_kernel_replays_them() {
     let seeds: u64 = std::env::var("BTRFS_SEEDS").map_or(50, |seeds| seeds.parse().unwrap());
     let options = ["", "-n 4096 -m single", "-n 4096 -O ^no-holes"];
-    let logs: u32 = (0..seeds).map(|seed| check(1000 + seed, options[seed as usize % 3], "noatime", 12)).sum();
+    let logs: u32 =
+        (0..seeds).map(|seed| check(1000 + seed, options[seed as usize % 3], "noatime", 12)).sum();
     println!("{logs} of {} copies had a log", seeds * 12);
 }
