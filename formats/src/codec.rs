@@ -34,7 +34,7 @@ impl Codec {
             return Err(format!("has {} bytes that decode to {len}, over the limit of {MAX}", encoded.len()));
         }
         let mut bytes = vec![0; len as usize];
-        match self {
+        let done = match self {
             Codec::Zlib => zlib(encoded, &mut bytes)?,
             Codec::Zstd => {
                 use std::io::Read;
@@ -48,21 +48,24 @@ impl Codec {
                         read => done += read,
                     }
                 }
+                done
             }
             Codec::BtrfsLzo { sector } => {
                 let problem = |problem| format!("is not LZO in Btrfs's frame: it {problem}");
                 if sector < 8 {
                     return Err(format!("has sectors of {sector} bytes"));
                 }
-                lzo::decode_extent(encoded, sector as usize, &mut bytes).map_err(problem)?;
+                lzo::decode_extent(encoded, sector as usize, &mut bytes).map_err(problem)?
             }
-        }
+        };
+        // Decoders may leave anything after what they have decoded.
+        bytes[done..].fill(0);
         Ok(bytes)
     }
 }
 
-/// Decodes a zlib stream into `bytes`, which may be shorter or longer than what it decodes to.
-fn zlib(encoded: &[u8], bytes: &mut [u8]) -> Result<(), String> {
+/// Decodes a zlib stream into `bytes`, which may be shorter or longer than what it decodes to. Returns how many it has.
+fn zlib(encoded: &[u8], bytes: &mut [u8]) -> Result<usize, String> {
     let len = bytes.len();
     let failed = |e| format!("is not a zlib stream of {len} bytes: {e}");
     let mut decoder = libdeflater::Decompressor::new();
@@ -72,15 +75,26 @@ fn zlib(encoded: &[u8], bytes: &mut [u8]) -> Result<(), String> {
             let mut whole = vec![0; MAX as usize];
             decoder.zlib_decompress(encoded, &mut whole).map_err(failed)?;
             bytes.copy_from_slice(&whole[..len]);
-            Ok(())
+            Ok(len)
         }
-        other => other.map(|_| ()).map_err(failed),
+        other => other.map_err(failed),
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_stream_that_holds_more_than_is_wanted_is_cut() {
+        let plain = b"some bytes, some bytes".repeat(10);
+        let zstd = zstd::bulk::compress(&plain, 3).unwrap();
+        let mut zlib = vec![0; 1000];
+        let len = libdeflater::Compressor::default().zlib_compress(&plain, &mut zlib).unwrap();
+        for (codec, encoded) in [(Codec::Zstd, &zstd[..]), (Codec::Zlib, &zlib[..len])] {
+            assert_eq!(codec.decode(encoded, 100).unwrap(), plain[..100], "{codec:?}");
+        }
+    }
 
     #[test]
     fn what_follows_a_stream_is_ignored_and_what_it_lacks_is_zeros() {

@@ -2,6 +2,7 @@
 
 mod batch;
 mod bounds;
+mod btrfs;
 mod build;
 mod cli;
 mod collection;

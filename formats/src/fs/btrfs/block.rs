@@ -186,6 +186,18 @@ pub(super) mod tests {
         summed(bytes)
     }
 
+    /// Makes a node of 4096 bytes with these children.
+    pub(in crate::fs::btrfs) fn node(at: &Pointer, children: &[(Key, u64)]) -> Vec<u8> {
+        let mut bytes = header(at, children.len());
+        for (i, (key, bytenr)) in children.iter().enumerate() {
+            let head = HEADER + i * POINTER;
+            bytes[head..head + Key::SIZE].copy_from_slice(&key.bytes());
+            bytes[head + 17..head + 25].copy_from_slice(&bytenr.to_le_bytes());
+            bytes[head + 25..head + 33].copy_from_slice(&at.generation.to_le_bytes());
+        }
+        summed(bytes)
+    }
+
     fn header(at: &Pointer, count: usize) -> Vec<u8> {
         let mut bytes = vec![0; 4096];
         bytes[32..48].copy_from_slice(&FSID);

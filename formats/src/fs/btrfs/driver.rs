@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use super::capabilities::CAPABILITIES;
 use super::{Btrfs, superblock};
 use crate::error::{Error, Result, at};
 use crate::fs::capabilities::Capabilities;
@@ -13,24 +14,6 @@ use crate::uuid;
 
 /// Btrfs.
 pub(in crate::fs) struct Driven;
-
-/// The capabilities of Btrfs. It is read, and not planned.
-pub(super) static CAPABILITIES: Capabilities = Capabilities {
-    name: "Btrfs",
-    is_posix: true,
-    ignores_case: false,
-    times: (i64::MIN, i64::MAX),
-    time_step: 1,
-    shares_extents: true,
-    has_subvolumes: true,
-    is_planned: false,
-    // Compressed, synchronous, immutable, append-only, no dump, no access times, not to be compressed, synchronous
-    // directory, no copy on write (chattr(1)).
-    user_flags: 0x81_04FC,
-    new_flags: [0, 0],
-    label_max: 255,
-    made_with: &[],
-};
 
 fn not_planned() -> Error {
     at("Btrfs volume").unsupported("mif reads Btrfs, and cannot write it")

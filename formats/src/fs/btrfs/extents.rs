@@ -375,7 +375,33 @@ mod tests {
         let plain = b"text, text, text, text".repeat(20);
         let zstd = zstd::bulk::compress(&plain, 3).unwrap();
         let packed = content(440, &[(0, inline(3, 440, &zstd))]).unwrap();
-        assert_eq!(packed.pieces, [Piece::Bytes(plain)]);
+        assert_eq!(packed.pieces, [Piece::Bytes(plain.clone())]);
+        // Newer kernels compress the whole sector, and `ram_bytes` tells how much of it counts
+        // (kdave/btrfs-progs#1171).
+        let mut sector = plain[..300].to_vec();
+        sector.resize(SECTOR as usize, 0);
+        let zstd = zstd::bulk::compress(&sector, 3).unwrap();
+        let mut zlib = vec![0; 1000];
+        let len = libdeflater::Compressor::default().zlib_compress(&sector, &mut zlib).unwrap();
+        for (compression, encoded) in [(3, &zstd[..]), (1, &zlib[..len])] {
+            let cut = content(300, &[(0, inline(compression, 300, encoded))]).unwrap();
+            assert_eq!(cut.pieces, [Piece::Bytes(plain[..300].to_vec())], "{compression}");
+        }
+    }
+
+    /// Old versions of mkfs.btrfs and btrfs-convert made them (kdave/btrfs-progs#108).
+    #[test]
+    fn inline_data_of_more_than_a_sector_is_read() {
+        let data = vec![b'x'; 15_000];
+        let content = content(15_000, &[(0, inline(0, 15_000, &data))]).unwrap();
+        assert_eq!(content.pieces, [Piece::Bytes(data)]);
+    }
+
+    /// A reader that believed `ram_bytes` of inline data panicked (cblichmann/btrfscue#19).
+    #[test]
+    fn inline_data_of_less_than_it_says_is_filled_up_with_zeros() {
+        let content = content(100, &[(0, inline(0, 100, b"12345"))]).unwrap();
+        assert_eq!(content.pieces, [Piece::Bytes(b"12345".to_vec()), Piece::Zero { len: 95 }]);
     }
 
     #[test]

@@ -61,6 +61,17 @@ impl Key {
         Key::new(le64(bytes, 0), bytes[8], le64(bytes, 9))
     }
 
+    /// Returns the key before this one.
+    pub(super) fn before(self) -> Option<Key> {
+        let Key { objectid, kind, offset } = self;
+        match (objectid, kind, offset) {
+            (0, 0, 0) => None,
+            (_, 0, 0) => Some(Key::new(objectid - 1, u8::MAX, u64::MAX)),
+            (_, _, 0) => Some(Key::new(objectid, kind - 1, u64::MAX)),
+            _ => Some(Key::new(objectid, kind, offset - 1)),
+        }
+    }
+
     /// Returns the stored form.
     pub(super) fn bytes(self) -> [u8; Key::SIZE] {
         let mut bytes = [0; Key::SIZE];
@@ -232,6 +243,10 @@ mod tests {
     fn keys_are_ordered_by_object_then_type_then_offset() {
         let sorted = [Key::MIN, Key::new(1, 2, 3), Key::new(1, 2, 4), Key::new(1, 3, 0), Key::new(2, 0, 0)];
         assert!(sorted.is_sorted());
+        let before = [Key::new(1, 1, u64::MAX), Key::new(0, 255, u64::MAX), Key::new(1, 2, 4)];
+        let after = [Key::new(1, 2, 0), Key::new(1, 0, 0), Key::new(1, 2, 5)];
+        assert!(after.iter().zip(before).all(|(key, before)| key.before() == Some(before)));
+        assert_eq!(Key::MIN.before(), None);
         assert_eq!(
             Key::parse(&Key::new(u64::MAX - 5, 7, 1 << 40).bytes()),
             Key::new(u64::MAX - 5, 7, 1 << 40)

@@ -62,8 +62,8 @@ fn overlays(trees: &Trees, subvolumes: &Subvolumes, bytenr: u64, level: u8) -> R
         let Some(position) = subvolumes.position(key.offset) else { continue };
         let log = read(trees, &pointer(id::TREE_LOG, RootItem::parse(key, &item)?), &mut left)?;
         let root = &subvolumes.all[position].root;
-        let target = Target { trees, root, overlay: Overlay::default(), fixups: BTreeSet::new() };
-        overlays.push((position, Replay { log, target, ignored: BTreeSet::new() }.run()?));
+        let target = Target::new(trees, root);
+        overlays.push((position, Replay { log: &log, target, ignored: BTreeSet::new() }.run()?));
     }
     Ok(overlays)
 }
@@ -83,7 +83,7 @@ fn read(trees: &Trees, root: &Pointer, left: &mut usize) -> Result<Items> {
 
 /// The replay of one log.
 struct Replay<'a> {
-    log: Items,
+    log: &'a Items,
     target: Target<'a>,
     /// Inodes without a name.
     ignored: BTreeSet<u64>,
@@ -91,21 +91,21 @@ struct Replay<'a> {
 
 impl Replay<'_> {
     fn run(mut self) -> Result<Overlay> {
-        let log = std::mem::take(&mut self.log);
+        let log = self.log;
         for (key, item) in log.iter().filter(|(key, _)| key.kind == kind::INODE_ITEM) {
-            self.inode(&log, *key, item)?;
+            self.inode(*key, item)?;
         }
         let is_kept = |key: &Key| !self.ignored.contains(&key.objectid);
         let kept: Vec<(&Key, &Vec<u8>)> = log.iter().filter(|(key, _)| is_kept(key)).collect();
         for (key, item) in kept.iter().filter(|(key, _)| key.kind == kind::DIR_INDEX) {
             for entry in DirItem::parse_all(**key, item)? {
-                self.entry(&log, **key, &entry)?;
+                self.entry(**key, &entry)?;
             }
         }
         for (key, item) in &kept {
             match key.kind {
                 kind::XATTR_ITEM => self.target.put(**key, (*item).clone()),
-                kind::INODE_REF | kind::INODE_EXTREF => match self.refs(&log, **key, item) {
+                kind::INODE_REF | kind::INODE_EXTREF => match self.refs(**key, item) {
                     Err(error) if !is_missing(&error) => return Err(error),
                     _ => {}
                 },
@@ -118,7 +118,7 @@ impl Replay<'_> {
     }
 
     /// The first stage: an inode.
-    fn inode(&mut self, log: &Items, key: Key, item: &[u8]) -> Result<()> {
+    fn inode(&mut self, key: Key, item: &[u8]) -> Result<()> {
         let number = key.objectid;
         let file_type = type_in(item).filter(|_| item.len() >= super::inode::SIZE);
         let file_type = file_type.ok_or_else(|| of(number).corrupt("its item is not that of an inode"))?;
@@ -126,9 +126,9 @@ impl Replay<'_> {
             self.ignored.insert(number);
             return Ok(());
         }
-        self.remove_attributes(log, number)?;
+        self.remove_attributes(number)?;
         if file_type == FileType::Dir {
-            self.remove_entries(log, number)?;
+            self.remove_entries(number)?;
         }
         self.put_inode(key, item, file_type)?;
         if file_type == FileType::File {
@@ -140,9 +140,9 @@ impl Replay<'_> {
     }
 
     /// Removes the attributes of an inode that its log does not have.
-    fn remove_attributes(&mut self, log: &Items, inode: u64) -> Result<()> {
+    fn remove_attributes(&mut self, inode: u64) -> Result<()> {
         for (key, item) in self.target.items(inode, kind::XATTR_ITEM, 0..=u64::MAX)? {
-            let logged = log.get(&key).map(Vec::as_slice).unwrap_or_default();
+            let logged = self.log.get(&key).map(Vec::as_slice).unwrap_or_default();
             let logged = DirItem::parse_all(key, logged)?;
             let stored = DirItem::parse_all(key, &item)?;
             let is_kept = |entry: &&DirItem<'_>| logged.iter().any(|other| other.name == entry.name);
@@ -155,13 +155,16 @@ impl Replay<'_> {
     }
 
     /// Removes the entries of a directory that its log does not have, in the ranges of which it has all.
-    fn remove_entries(&mut self, log: &Items, folder: u64) -> Result<()> {
+    fn remove_entries(&mut self, folder: u64) -> Result<()> {
         if self.target.inode(folder)?.is_none() {
             return Ok(());
         }
         let ranges =
             Key::new(folder, kind::DIR_LOG_INDEX, 0)..=Key::new(folder, kind::DIR_LOG_INDEX, u64::MAX);
-        for (range, item) in log.range(ranges) {
+        let mut next = Some(0);
+        for (range, item) in self.log.range(ranges) {
+            // Of ranges that overlap, which no kernel writes, each entry is looked at once.
+            let Some(start) = next.map(|next| range.offset.max(next)) else { break };
             if item.len() < 8 {
                 return Err(of(folder).corrupt("a range of its entries is too short"));
             }
@@ -169,8 +172,12 @@ impl Replay<'_> {
             if end < range.offset {
                 return Err(of(folder).corrupt(format!("a range of its entries ends at {end}")));
             }
-            for (key, item) in self.target.items(folder, kind::DIR_INDEX, range.offset..=end)? {
-                let logged = log.get(&key).map(Vec::as_slice).unwrap_or_default();
+            if end < start {
+                continue;
+            }
+            next = end.checked_add(1);
+            for (key, item) in self.target.items(folder, kind::DIR_INDEX, start..=end)? {
+                let logged = self.log.get(&key).map(Vec::as_slice).unwrap_or_default();
                 let logged = DirItem::parse_all(key, logged)?;
                 for entry in DirItem::parse_all(key, &item)? {
                     if logged.iter().any(|other| other.name == entry.name) {
@@ -212,7 +219,7 @@ impl Replay<'_> {
     }
 
     /// The second stage: an entry of a directory.
-    fn entry(&mut self, log: &Items, key: Key, entry: &DirItem<'_>) -> Result<()> {
+    fn entry(&mut self, key: Key, entry: &DirItem<'_>) -> Result<()> {
         let DirItem { name, location, file_type, .. } = *entry;
         let folder = key.objectid;
         self.target.known_inode(folder)?;
@@ -233,8 +240,8 @@ impl Replay<'_> {
         // The third stage adds the entries that references in the log tell of.
         let inode = location.objectid;
         let extended = Key::new(inode, kind::INODE_EXTREF, extref_hash(folder, name));
-        if has_ref(log, Key::new(inode, kind::INODE_REF, folder), folder, name)?
-            || has_ref(log, extended, folder, name)?
+        if has_ref(self.log, Key::new(inode, kind::INODE_REF, folder), folder, name)?
+            || has_ref(self.log, extended, folder, name)?
             || !exists
         {
             return Ok(());
@@ -253,7 +260,7 @@ impl Replay<'_> {
     }
 
     /// The third stage: references of an inode to entries. `NotFound` if a directory does not exist.
-    fn refs(&mut self, log: &Items, key: Key, item: &[u8]) -> Result<()> {
+    fn refs(&mut self, key: Key, item: &[u8]) -> Result<()> {
         let inode = key.objectid;
         let refs = InodeRef::parse_all(key, item)?;
         let first = refs.first().map_or(key.offset, |first| first.parent);
@@ -274,8 +281,8 @@ impl Replay<'_> {
             if inode == parent {
                 return Ok(());
             }
-            self.remove_refs(log, Key::new(inode, kind::INODE_REF, parent), parent)?;
-            self.remove_refs(log, Key::new(inode, kind::INODE_EXTREF, extref_hash(parent, name)), parent)?;
+            self.remove_refs(Key::new(inode, kind::INODE_REF, parent), parent)?;
+            self.remove_refs(Key::new(inode, kind::INODE_EXTREF, extref_hash(parent, name)), parent)?;
             if let Some((other, _)) = self.target.entry_at(parent, index, name)? {
                 self.remove_entry(parent, other.objectid, name)?;
             }
@@ -296,7 +303,7 @@ impl Replay<'_> {
     }
 
     /// Unlinks the names in an item of references to the directory `parent` that the log does not have.
-    fn remove_refs(&mut self, log: &Items, key: Key, parent: u64) -> Result<()> {
+    fn remove_refs(&mut self, key: Key, parent: u64) -> Result<()> {
         let Some(item) = self.target.get(key)? else { return Ok(()) };
         for old in InodeRef::parse_all(key, &item)? {
             let logged = Key::new(
@@ -307,7 +314,7 @@ impl Replay<'_> {
                     _ => parent,
                 },
             );
-            if old.parent == parent && !has_ref(log, logged, parent, old.name)? {
+            if old.parent == parent && !has_ref(self.log, logged, parent, old.name)? {
                 self.target.unlink(parent, key.objectid, old.name)?;
             }
         }

@@ -20,7 +20,7 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use self::attributes::Attributes;
-use self::driver::CAPABILITIES;
+use self::capabilities::CAPABILITIES;
 use self::extents::Pieces;
 use self::inode::Inode;
 use self::items::{DirItem, Key, id, kind};
@@ -33,6 +33,7 @@ use crate::source::Source;
 
 mod attributes;
 mod block;
+mod capabilities;
 mod checksum;
 mod chunks;
 pub(super) mod driver;

@@ -51,6 +51,27 @@ impl Overlay {
     }
 }
 
+impl Overlay {
+    /// Returns the last item with a key up to `key`, if there is one.
+    pub(super) fn last(&self, trees: &Trees, root: &Pointer, key: Key) -> Result<Option<(Key, Vec<u8>)>> {
+        let new = self.0.range(..=key).rev().find_map(|(key, item)| item.as_ref().map(|item| (*key, item)));
+        let mut up_to = key;
+        while let Some((stored, item)) = trees.last(root, up_to)? {
+            if new.is_some_and(|(new, _)| new >= stored) {
+                break;
+            }
+            if !self.0.contains_key(&stored) {
+                return Ok(Some((stored, item)));
+            }
+            match stored.before() {
+                Some(before) => up_to = before,
+                None => break,
+            }
+        }
+        Ok(new.map(|(key, item)| (key, item.clone())))
+    }
+}
+
 /// Passes on the new items with keys below `end`.
 fn before<'o>(
     changes: &mut Peekable<impl Iterator<Item = (&'o Key, &'o Option<Vec<u8>>)>>,
@@ -65,4 +86,50 @@ fn before<'o>(
         }
     }
     Ok(true)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::fs::btrfs::items::kind;
+    use crate::fs::btrfs::tree::tests::{ROOT, blocks, trees};
+
+    fn key(i: u64) -> Key {
+        Key::new(256, kind::DIR_INDEX, i)
+    }
+
+    #[test]
+    fn changes_stand_over_the_tree_in_the_order_of_keys() {
+        let trees = trees(&blocks(), &[]);
+        let mut overlay = Overlay::default();
+        for (i, change) in
+            [(0, None), (5, Some("new")), (10, Some("changed")), (15, None), (21, None), (99, Some("last"))]
+        {
+            overlay.0.insert(key(i), change.map(|text| text.as_bytes().to_vec()));
+        }
+        let walk = |range: RangeInclusive<Key>, most: usize| {
+            let mut found = Vec::new();
+            overlay
+                .walk(&trees, &ROOT, range, &mut Err, &mut |key, bytes| {
+                    found.push((key.offset, String::from_utf8(bytes.to_vec()).unwrap()));
+                    Ok(found.len() < most)
+                })
+                .unwrap();
+            found
+        };
+        let all = [(1, "two"), (5, "new"), (10, "changed"), (11, "two"), (20, "one"), (99, "last")];
+        let all: Vec<(u64, String)> = all.iter().map(|(i, text)| (*i, (*text).to_owned())).collect();
+        assert_eq!(walk(Key::MIN..=Key::MAX, 100), all);
+        assert_eq!(walk(key(5)..=key(10), 100), all[1..3]);
+        for most in 1..all.len() {
+            assert_eq!(walk(Key::MIN..=Key::MAX, most), all[..most]);
+        }
+        let last = |i| overlay.last(&trees, &ROOT, key(i)).unwrap().map(|(key, _)| key.offset);
+        assert_eq!(
+            [0, 1, 4, 7, 10, 16, 22, 100].map(last),
+            [None, Some(1), Some(1), Some(5), Some(10), Some(11), Some(20), Some(99)]
+        );
+        assert_eq!(overlay.get(&trees, &ROOT, key(0)).unwrap(), None);
+        assert_eq!(overlay.get(&trees, &ROOT, key(1)).unwrap().as_deref(), Some(&b"two"[..]));
+    }
 }

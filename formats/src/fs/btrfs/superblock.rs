@@ -108,7 +108,7 @@ impl Superblock {
             let (bytenr, level) = (le64(bytes, bytenr_at), bytes[level_at]);
             let problem = if level >= LEVELS {
                 format!("is at level {level}, expected 0 to {}", LEVELS - 1)
-            } else if bytenr % u64::from(sectorsize) != 0 {
+            } else if !bytenr.is_multiple_of(u64::from(sectorsize)) {
                 format!("is {bytenr}, not a multiple of the sector size")
             } else {
                 return Ok((bytenr, level));
@@ -194,5 +194,102 @@ impl Superblock {
             }
             (Err(error), None) => Err(error),
         }
+    }
+}
+
+#[cfg(test)]
+pub(super) mod tests {
+    use super::*;
+    use crate::source::MemSource;
+
+    /// Makes a superblock for byte `offset`, with a sector of 4096 bytes and blocks of as many.
+    pub(in crate::fs::btrfs) fn superblock(offset: u64, generation: u64) -> Vec<u8> {
+        let mut bytes = vec![0; SIZE];
+        bytes[32..48].copy_from_slice(&super::super::block::tests::FSID);
+        bytes[48..56].copy_from_slice(&offset.to_le_bytes());
+        bytes[64..72].copy_from_slice(MAGIC);
+        bytes[72..80].copy_from_slice(&generation.to_le_bytes());
+        bytes[80..88].copy_from_slice(&4096_u64.to_le_bytes());
+        bytes[88..96].copy_from_slice(&8192_u64.to_le_bytes());
+        bytes[136] = 1;
+        bytes[144..148].copy_from_slice(&4096_u32.to_le_bytes());
+        bytes[148..152].copy_from_slice(&4096_u32.to_le_bytes());
+        bytes[201] = 1;
+        bytes[299..304].copy_from_slice(b"label");
+        summed(bytes)
+    }
+
+    fn summed(mut bytes: Vec<u8>) -> Vec<u8> {
+        let sum = Checksum::Crc32c.of(&bytes[32..]);
+        bytes[..32].copy_from_slice(&sum);
+        bytes
+    }
+
+    /// A volume with these superblocks at the first places.
+    fn volume(superblocks: &[Vec<u8>]) -> MemSource {
+        let mut bytes = vec![0; OFFSETS[1] as usize + SIZE];
+        for (superblock, offset) in superblocks.iter().zip(OFFSETS) {
+            bytes[offset as usize..][..SIZE].copy_from_slice(superblock);
+        }
+        MemSource(bytes)
+    }
+
+    #[test]
+    fn each_wrong_field_is_named() {
+        type Change = fn(&mut Vec<u8>);
+        let cases: [(&str, Change); 9] = [
+            ("magic", |bytes| bytes[64] = 0),
+            ("bytenr", |bytes| bytes[48] = 1),
+            ("csum_type", |bytes| bytes[196] = 9),
+            ("sectorsize", |bytes| bytes[145] = 0x30),
+            ("nodesize", |bytes| bytes[149] = 0x08),
+            ("root", |bytes| bytes[198] = 8),
+            ("chunk_root", |bytes| bytes[88] = 1),
+            ("sys_chunk_array_size", |bytes| bytes[162] = 1),
+            ("incompat_flags", |bytes| bytes[189] = 0x10),
+        ];
+        for (field, change) in cases {
+            let mut bytes = superblock(OFFSETS[0], 7);
+            change(&mut bytes);
+            let error = Superblock::parse(&summed(bytes), OFFSETS[0]).unwrap_err().to_string();
+            assert!(
+                error.contains(&format!("superblock, {field}, at byte")) || error.contains(field),
+                "{error}"
+            );
+        }
+        let mut bytes = superblock(OFFSETS[0], 7);
+        bytes[3000] ^= 1;
+        assert!(Superblock::parse(&bytes, OFFSETS[0]).unwrap_err().to_string().contains("csum"));
+    }
+
+    #[test]
+    fn the_newest_superblock_of_the_filesystem_is_used() {
+        let [first, newer] = [superblock(OFFSETS[0], 7), superblock(OFFSETS[1], 8)];
+        let read = |superblocks: &[Vec<u8>]| Superblock::read(&volume(superblocks));
+        let sb = read(&[first.clone(), newer.clone()]).unwrap();
+        assert_eq!(sb.generation, 8);
+        assert!(sb.warnings[0].contains("generation 7, not 8"), "{:?}", sb.warnings);
+        // As old as the primary, which may know of a log.
+        let sb = read(&[first.clone(), superblock(OFFSETS[1], 7)]).unwrap();
+        assert!(sb.warnings.is_empty());
+        // Left over from another filesystem.
+        let mut other = newer.clone();
+        other[40] ^= 1;
+        assert_eq!(read(&[first.clone(), summed(other)]).unwrap().generation, 7);
+        let mut damaged = first;
+        damaged[100] ^= 1;
+        let sb = read(&[damaged.clone(), newer]).unwrap();
+        assert!(sb.warnings[0].starts_with("the superblock is damaged"), "{:?}", sb.warnings);
+        assert!(read(&[damaged]).is_err());
+    }
+
+    #[test]
+    fn flags_that_matter_are_said_once() {
+        let mut bytes = superblock(OFFSETS[0], 7);
+        bytes[56] = 4;
+        bytes[60] = 0x06;
+        let sb = Superblock::parse(&summed(bytes), OFFSETS[0]).unwrap();
+        assert_eq!(sb.warnings.len(), 2, "{:?}", sb.warnings);
+        assert_eq!((&sb.label[..], sb.log_root), (&b"label"[..], None));
     }
 }

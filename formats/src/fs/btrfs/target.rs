@@ -1,6 +1,8 @@
 //! A subvolume into which a log is replayed: the operations that keep its items consistent.
 
+use std::cell::Cell;
 use std::collections::BTreeSet;
+use std::ops::RangeInclusive;
 
 use super::block::Pointer;
 use super::checksum::{extref_hash, name_hash};
@@ -10,7 +12,7 @@ use super::items::{DirItem, InodeRef, Key, kind};
 use super::overlay::Overlay;
 use super::tree::Trees;
 use crate::bytes::{le32, le64};
-use crate::error::{Error, Result, at};
+use crate::error::{At, Error, ErrorKind, Result, at};
 use crate::fs::FileType;
 
 /// Offsets in an inode item.
@@ -20,6 +22,9 @@ const MODE_AT: usize = 52;
 /// The head of a tree block and of an item, which a single item of a leaf cannot have.
 const LEAF_OVERHEAD: usize = 101 + 25;
 
+/// The most lookups and items of one replay, where long items count more: about half a minute's work.
+const WORK_MAX: u64 = 1 << 24;
+
 /// A subvolume, and the changes to it.
 pub(super) struct Target<'a> {
     pub(super) trees: &'a Trees,
@@ -27,10 +32,12 @@ pub(super) struct Target<'a> {
     pub(super) overlay: Overlay,
     /// The inodes whose links are to be counted at the end.
     pub(super) fixups: BTreeSet<u64>,
+    /// What was done so far, of [`WORK_MAX`].
+    work: Cell<u64>,
 }
 
 /// Returns the start of an error about an inode of the log.
-pub(super) fn of(inode: u64) -> crate::error::At {
+pub(super) fn of(inode: u64) -> At {
     at(format!("log, inode {inode}"))
 }
 
@@ -52,9 +59,23 @@ pub(super) fn set_size(item: &mut [u8], size: u64) {
     item[SIZE_AT..SIZE_AT + 8].copy_from_slice(&size.to_le_bytes());
 }
 
-impl Target<'_> {
+impl<'a> Target<'a> {
+    pub(super) fn new(trees: &'a Trees, root: &'a Pointer) -> Self {
+        let (overlay, fixups) = (Overlay::default(), BTreeSet::new());
+        Target { trees, root, overlay, fixups, work: Cell::new(0) }
+    }
+
+    /// Fails if that was too much work: a few bytes of a log could ask for hours of it.
+    fn charge(&self, bytes: usize) -> Result<()> {
+        let work = self.work.get() + 1 + bytes as u64 / 256;
+        self.work.set(work);
+        if work > WORK_MAX { Err(at("log").limit(format!("takes over {WORK_MAX} lookups"))) } else { Ok(()) }
+    }
+
     pub(super) fn get(&self, key: Key) -> Result<Option<Vec<u8>>> {
-        self.overlay.get(self.trees, self.root, key)
+        let item = self.overlay.get(self.trees, self.root, key)?;
+        self.charge(item.as_ref().map_or(0, Vec::len))?;
+        Ok(item)
     }
 
     pub(super) fn put(&mut self, key: Key, item: Vec<u8>) {
@@ -70,16 +91,17 @@ impl Target<'_> {
         if rest.is_empty() { self.remove(key) } else { self.put(key, rest) }
     }
 
-    /// Returns the items of an inode of one type, with offsets up to `last`.
+    /// Returns the items of an inode of one type, with offsets in a range.
     pub(super) fn items(
         &self,
         inode: u64,
         kind: u8,
-        offsets: std::ops::RangeInclusive<u64>,
+        offsets: RangeInclusive<u64>,
     ) -> Result<Vec<(Key, Vec<u8>)>> {
         let range = Key::new(inode, kind, *offsets.start())..=Key::new(inode, kind, *offsets.end());
         let mut items = Vec::new();
         self.overlay.walk(self.trees, self.root, range, &mut Err, &mut |key, bytes| {
+            self.charge(bytes.len())?;
             items.push((key, bytes.to_vec()));
             Ok(true)
         })?;
@@ -227,7 +249,17 @@ impl Target<'_> {
     /// Removes the bytes from `start` to `end` from the extents of a file.
     pub(super) fn drop_extents(&mut self, inode: u64, start: u64, end: u64) -> Result<()> {
         let sector = u64::from(self.trees.sb.sectorsize);
-        for (key, item) in self.items(inode, kind::EXTENT_DATA, 0..=end.saturating_sub(1))? {
+        if start >= end {
+            return Ok(());
+        }
+        // The extent before may reach into the range.
+        self.charge(0)?;
+        let before = self.overlay.last(self.trees, self.root, Key::new(inode, kind::EXTENT_DATA, start))?;
+        let first = match before {
+            Some((key, _)) if (key.objectid, key.kind) == (inode, kind::EXTENT_DATA) => key.offset,
+            _ => start,
+        };
+        for (key, item) in self.items(inode, kind::EXTENT_DATA, first..=end - 1)? {
             let extent = Extent::parse(key, &item)?;
             let (is_inline, until) = (extent.kind == extents::INLINE, extent.end(key));
             if until <= start {
@@ -306,5 +338,5 @@ fn number_of(file_type: FileType) -> u8 {
 
 /// Returns true for an error that the kernel passes over: the entry of a reference is not there.
 pub(super) fn is_missing(error: &Error) -> bool {
-    error.kind() == crate::error::ErrorKind::NotFound
+    error.kind() == ErrorKind::NotFound
 }

@@ -159,6 +159,22 @@ impl Trees {
         Ok(true)
     }
 
+    /// Returns the last item with a key up to `key`, if there is one.
+    pub(super) fn last(&self, root: &Pointer, key: Key) -> Result<Option<(Key, Vec<u8>)>> {
+        let mut at = *root;
+        loop {
+            let block = self.block(&at)?;
+            let below = block.below(&key);
+            let is_there = below < block.count() && block.key(below) == key;
+            // A child's first key is in its parent, so the child before the key has a key up to it.
+            let Some(i) = (below + usize::from(is_there)).checked_sub(1) else { return Ok(None) };
+            if block.is_leaf() {
+                return Ok(Some((block.key(i), block.item(i).to_vec())));
+            }
+            at = block.child(i, at.tree);
+        }
+    }
+
     /// Returns the item with the key, if there is one.
     pub(super) fn get(&self, root: &Pointer, key: Key) -> Result<Option<Vec<u8>>> {
         let mut item = None;
@@ -167,5 +183,118 @@ impl Trees {
             Ok(false)
         })?;
         Ok(item)
+    }
+}
+
+#[cfg(test)]
+pub(super) mod tests {
+    use super::*;
+    use crate::fs::btrfs::block::tests::{leaf, node};
+    use crate::fs::btrfs::items::kind;
+    use crate::fs::btrfs::superblock::{OFFSETS, tests::superblock};
+    use crate::source::MemSource;
+
+    pub(in crate::fs::btrfs) const ROOT: Pointer =
+        Pointer { bytenr: 4096, generation: 7, level: 1, tree: 5, first: None };
+
+    fn key(i: u64) -> Key {
+        Key::new(256, kind::DIR_INDEX, i)
+    }
+
+    /// A tree of a node and three leaves, with the keys 0, 1, 10, 11, 20, 21, whose blocks have two copies.
+    pub(in crate::fs::btrfs) fn blocks() -> Vec<Vec<u8>> {
+        let children: Vec<(Key, u64)> = (0..3).map(|i| (key(10 * i), 8192 + 4096 * i)).collect();
+        let mut blocks = vec![node(&ROOT, &children)];
+        for (first, bytenr) in children {
+            let at = Pointer { bytenr, level: 0, ..ROOT };
+            blocks.push(leaf(&at, &[(first, b"one"), (key(first.offset + 1), b"two")]));
+        }
+        blocks
+    }
+
+    /// The trees of a volume with these blocks at the addresses from 4096 on, and their second copies.
+    pub(in crate::fs::btrfs) fn trees(blocks: &[Vec<u8>], copies: &[Vec<u8>]) -> Trees {
+        const COPY: u64 = 1 << 16;
+        let mut volume = vec![0; 2 << 16];
+        for (start, blocks) in [(4096, blocks), (COPY as usize + 4096, copies)] {
+            for (i, block) in blocks.iter().enumerate() {
+                volume[start + i * 4096..][..4096].copy_from_slice(block);
+            }
+        }
+        let sb = Superblock::parse(&superblock(OFFSETS[0], 7), OFFSETS[0]).unwrap();
+        let mut item = vec![0; 48 + 2 * 32];
+        item[..8].copy_from_slice(&COPY.to_le_bytes());
+        item[24] = 0x24;
+        item[44] = 2;
+        item[48] = 1;
+        item[80] = 1;
+        item[88..96].copy_from_slice(&COPY.to_le_bytes());
+        let mut chunks = Chunks::default();
+        chunks.add(Key::new(256, kind::CHUNK_ITEM, 0), &item, 1).unwrap();
+        Trees::new(Arc::new(MemSource(volume)), sb, chunks)
+    }
+
+    /// Returns the offsets of the keys in a range, and the errors.
+    fn walk(trees: &Trees, range: RangeInclusive<u64>) -> (Vec<u64>, Vec<String>) {
+        let (mut keys, mut errors) = (Vec::new(), Vec::new());
+        let range = key(*range.start())..=key(*range.end());
+        let mut lost = |error: Error| {
+            errors.push(error.to_string());
+            Ok(())
+        };
+        let whole = trees.walk(&ROOT, range, &mut lost, &mut |key, _| {
+            keys.push(key.offset);
+            Ok(true)
+        });
+        assert!(whole.unwrap());
+        (keys, errors)
+    }
+
+    #[test]
+    fn a_range_is_walked_without_reading_other_blocks() {
+        let mut blocks = blocks();
+        blocks[1][2000] ^= 1;
+        let trees = trees(&blocks, &[]);
+        assert_eq!(walk(&trees, 11..=20), (vec![11, 20], Vec::new()));
+        assert_eq!(walk(&trees, 12..=19), (Vec::new(), Vec::new()));
+        let (keys, errors) = walk(&trees, 0..=u64::MAX);
+        assert_eq!(keys, [10, 11, 20, 21]);
+        assert!(errors.len() == 1 && errors[0].contains("csum"), "{errors:?}");
+        assert_eq!(trees.get(&ROOT, key(21)).unwrap().as_deref(), Some(&b"two"[..]));
+        assert_eq!(trees.get(&ROOT, key(22)).unwrap(), None);
+        let last = |i| trees.last(&ROOT, key(i)).unwrap().map(|(key, _)| key.offset);
+        assert_eq!([10, 12, 19, 21, u64::MAX].map(last), [10, 11, 11, 21, 21].map(Some));
+        assert!(trees.last(&ROOT, key(5)).is_err() && trees.last(&ROOT, Key::MIN).unwrap().is_none());
+    }
+
+    #[test]
+    fn the_other_copy_is_read_and_said_once() {
+        let whole = blocks();
+        let mut damaged = blocks();
+        damaged.iter_mut().for_each(|block| block[3000] ^= 1);
+        let trees = trees(&damaged, &whole);
+        for _ in 0..2 {
+            assert_eq!(walk(&trees, 0..=u64::MAX), (vec![0, 1, 10, 11, 20, 21], Vec::new()));
+        }
+        assert_eq!(trees.take_damaged().len(), 4);
+        assert!(trees.take_damaged().is_empty());
+    }
+
+    #[test]
+    fn a_block_whose_keys_reach_into_the_next_is_not_read() {
+        let mut blocks = blocks();
+        let at = Pointer { bytenr: 8192, level: 0, ..ROOT };
+        blocks[1] = leaf(&at, &[(key(0), b"one"), (key(10), b"two")]);
+        let (keys, errors) = walk(&trees(&blocks, &[]), 0..=u64::MAX);
+        assert_eq!(keys, [10, 11, 20, 21]);
+        assert!(errors[0].contains("the next block begins at"), "{errors:?}");
+    }
+
+    #[test]
+    fn a_tree_that_leads_to_itself_ends() {
+        let mut blocks = blocks();
+        blocks[0] = node(&ROOT, &[(key(0), 4096), (key(10), 4096)]);
+        let (keys, errors) = walk(&trees(&blocks, &[]), 0..=u64::MAX);
+        assert_eq!((keys.len(), errors.len()), (0, 2), "{errors:?}");
     }
 }

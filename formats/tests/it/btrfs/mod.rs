@@ -1,7 +1,9 @@
 //! The Btrfs reader, held against the kernel's driver and btrfs-progs.
 
+mod copies;
 mod dirty;
 mod kernel;
 mod life;
-
+mod mutants;
+mod reports;
 mod volume;

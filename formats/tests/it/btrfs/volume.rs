@@ -67,7 +67,8 @@ pub(super) fn assert_as_the_kernel(what: &str, image: &Path, scratch: &Path) -> 
     let copy = scratch.join("copy of the image");
     run("cp", &["--sparse=always".as_ref(), image.as_os_str(), copy.as_os_str()]);
     let before = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_secs() as i64;
-    let mount = mount(&copy, &scratch.join("mount of the copy"), "ro,noatime")?;
+    // Not read-only: a log could not be replayed.
+    let mount = mount(&copy, &scratch.join("mount of the copy"), "noatime")?;
     let mut kernel = theirs(&mount.path);
     let flags = kernel_flags(&mount.path, &kernel);
     drop(mount);

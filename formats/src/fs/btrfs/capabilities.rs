@@ -1,0 +1,21 @@
+//! The capabilities of files on Btrfs.
+
+use crate::fs::capabilities::Capabilities;
+
+/// The capabilities of Btrfs. It is read, and not planned.
+pub(super) static CAPABILITIES: Capabilities = Capabilities {
+    name: "Btrfs",
+    is_posix: true,
+    ignores_case: false,
+    times: (i64::MIN, i64::MAX),
+    time_step: 1,
+    shares_extents: true,
+    has_subvolumes: true,
+    is_planned: false,
+    // Compressed, synchronous, immutable, append-only, no dump, no access times, not to be compressed, synchronous
+    // directory, no copy on write (chattr(1)).
+    user_flags: 0x81_04FC,
+    new_flags: [0, 0],
+    label_max: 255,
+    made_with: &[],
+};
