@@ -260,7 +260,10 @@ fn say_damaged(
     damaged.sort_by_key(|(number, _)| *number);
     let mut errors: BTreeMap<usize, mif_formats::Error> = damaged.into_iter().collect();
     let mut warnings = Vec::new();
-    for (number, listing) in listings.iter().enumerate().filter(|_| !errors.is_empty()) {
+    for (number, listing) in listings.iter().enumerate() {
+        if errors.is_empty() {
+            break;
+        }
         for entry in listing.iter().flat_map(|listing| &listing.entries) {
             if let Some(error) = by_file.get(number, entry.file).and_then(|file| errors.remove(&file)) {
                 let path = escape(&entry.path);

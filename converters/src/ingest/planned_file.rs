@@ -93,7 +93,7 @@ impl PlannedFile {
     }
 
     /// Returns the number of bytes that its compressed extents decode to.
-    fn decoded(&self) -> u64 {
+    pub(super) fn decoded(&self) -> u64 {
         let decoded = self.pieces.iter().map(|piece| match piece {
             DiskPiece::Encoded(encoded) => u64::from(encoded.decoded),
             _ => 0,
@@ -111,7 +111,7 @@ impl PlannedFile {
         self.pieces.is_empty() && self.size > 0
     }
 
-    fn holes(&self) -> u64 {
+    pub(super) fn holes(&self) -> u64 {
         self.pieces.iter().map(|p| if let DiskPiece::Zero { len } = p { *len } else { 0 }).sum()
     }
 }

@@ -73,9 +73,9 @@ pub struct Node {
     pub crtime: Option<Timestamp>,
     /// Device number (major, minor) of a device node.
     pub rdev: Option<(u32, u32)>,
-    /// ext: inode flags (`i_flags`). FAT: the attribute byte, and the NT case byte shifted left by 8.
+    /// ext: inode flags (`i_flags`). Btrfs: the same flags, as FS_IOC_GETFLAGS reports them. FAT: the attribute byte, and the NT case byte shifted left by 8.
     pub flags: u32,
-    /// ext: the inode's generation.
+    /// ext, Btrfs: the inode's generation.
     pub generation: Option<u32>,
     /// ext: project id.
     pub project: Option<u32>,
