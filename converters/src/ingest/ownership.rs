@@ -143,6 +143,13 @@ mod tests {
         assert_eq!(owned(&plan_of(false, files)), [0..10, 60..65]);
     }
 
+    #[test]
+    fn an_empty_piece_owns_nothing() {
+        let files = plan_of(true, vec![vec![(20, 10)], vec![(20, 0)], vec![(25, 0)]]);
+        assert_eq!(owned(&files), [20..30; 1]);
+        assert_eq!(files[0].owns, Ownership::All);
+    }
+
     /// Against an array: a byte belongs to the first file that has it, and to the first place of it in the file.
     #[test]
     fn ownership_of_clones_equals_a_table_of_bytes() {

@@ -66,22 +66,22 @@ impl PlannedFile {
         file
     }
 
-    /// Returns the disk ranges (start, length) that hold its bytes.
+    /// Returns the disk ranges (start, length) that hold its bytes. None is empty.
     pub(super) fn ranges(&self) -> impl Iterator<Item = (u64, u64)> + '_ {
         self.pieces.iter().filter_map(|piece| match piece {
-            DiskPiece::Disk { offset, len } => Some((*offset, *len)),
+            DiskPiece::Disk { offset, len } if *len > 0 => Some((*offset, *len)),
             _ => None,
         })
     }
 
-    /// Returns the disk ranges (start, length) that hold its bytes, each with its offset in the file.
+    /// Returns the disk ranges (start, length) that hold its bytes, each with its offset in the file. None is empty.
     pub(super) fn places(&self) -> impl Iterator<Item = (u64, u64, u64)> + '_ {
         let mut position = 0;
         self.pieces.iter().filter_map(move |piece| {
             let at = position;
             position += piece.len();
             match piece {
-                DiskPiece::Disk { offset, len } => Some((*offset, *len, at)),
+                DiskPiece::Disk { offset, len } if *len > 0 => Some((*offset, *len, at)),
                 _ => None,
             }
         })

@@ -8,8 +8,8 @@ use crate::codec::{self, Codec};
 use crate::error::{Error, Result, at};
 use crate::source::Source;
 
-/// A filesystem's own handle of a file or directory: the inode number (ext), or the byte offset of the short directory
-/// entry on the volume (FAT). Meaningless outside its volume.
+/// A filesystem's own handle of a file or directory: the inode number (ext), the byte offset of the short directory entry
+/// on the volume (FAT), or the subvolume and the inode number (Btrfs). Meaningless outside its volume.
 pub type NodeId = u64;
 
 /// A filesystem that can be read.
@@ -48,7 +48,7 @@ pub trait Filesystem: Send + Sync {
 /// The metadata of a volume, from its superblock.
 #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct Info {
-    /// `ext2`, `ext3`, `ext4`, `fat12`, `fat16`, `fat32`, `xfs`.
+    /// `ext2`, `ext3`, `ext4`, `fat12`, `fat16`, `fat32`, `xfs`, `btrfs`.
     pub kind: String,
     /// The volume's label, if it has one.
     pub label: Option<String>,

@@ -73,9 +73,10 @@ pub struct Node {
     pub crtime: Option<Timestamp>,
     /// Device number (major, minor) of a device node.
     pub rdev: Option<(u32, u32)>,
-    /// ext: inode flags (`i_flags`); XFS: as `FS_IOC_GETFLAGS` gives them. FAT: the attribute byte, and the NT case byte shifted left by 8.
+    /// ext: inode flags (`i_flags`). XFS and Btrfs: the same flags, as `FS_IOC_GETFLAGS` reports them. FAT: the attribute byte,
+    /// and the NT case byte shifted left by 8.
     pub flags: u32,
-    /// ext, XFS: the inode's generation.
+    /// ext, XFS, Btrfs: the inode's generation.
     pub generation: Option<u32>,
     /// ext, XFS: project id.
     pub project: Option<u32>,

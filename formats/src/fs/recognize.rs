@@ -24,7 +24,6 @@ const MAGICS: &[(&str, usize, &[u8])] = &[
     ("erofs", 1024, b"\xe2\xe1\xf5\xe0"),
     ("hfsplus", 1024, b"H+\0\x04"),
     ("hfsplus", 1024, b"HX\0\x05"),
-    ("btrfs", 0x1_0040, b"_BHRfS_M"),
     ("reiserfs", 0x1_0034, b"ReIsEr"),
     ("jfs", 0x8000, b"JFS1"),
     ("iso9660", 0x8001, b"CD001"),

@@ -100,7 +100,7 @@ fn a_compressed_volume_with_snapshots_goes_in_and_comes_out() {
     }
     let info = run(mif(&store).args(["info", "raw"]));
     assert!(info.contains("btrfs") && info.contains("lived in"), "{info}");
-    let listed = run(mif(&store).args(["ls", "-r", "raw"]));
+    let listed = run(mif(&store).args(["ls", "-R", "raw"]));
     for (path, content) in &files {
         assert!(listed.contains(path), "{path}: {listed}");
         // From the store, and from the file itself.
@@ -137,7 +137,7 @@ fn a_damaged_compressed_extent_costs_its_file_and_not_the_disk() {
     let warnings = report["warnings"].to_string();
     assert!(warnings.contains("/home/mine") && warnings.contains("zstd"), "{warnings}");
     run_failing(mif(&store).args(["cat", "raw", "p0:/home/mine"]), 3);
-    let listed = run(mif(&store).args(["ls", "-r", "raw"]));
+    let listed = run(mif(&store).args(["ls", "-R", "raw"]));
     assert!(listed.contains("home/mine"), "{listed}");
     let read = mif(&store).args(["cat", "raw", "p0:/docs/text"]).output().unwrap();
     assert!(read.stdout == files["docs/text"]);

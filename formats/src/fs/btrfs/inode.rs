@@ -45,7 +45,8 @@ pub(super) struct Inode {
     pub(super) atime: Timestamp,
     pub(super) ctime: Timestamp,
     pub(super) mtime: Timestamp,
-    pub(super) otime: Timestamp,
+    /// The time of creation. Kernels before 3.19 left these bytes as they found them.
+    pub(super) otime: Option<Timestamp>,
 }
 
 impl Inode {
@@ -96,7 +97,7 @@ impl Inode {
             atime: time(112)?,
             ctime: time(124)?,
             mtime: time(136)?,
-            otime: time(148)?,
+            otime: time(148).ok(),
         })
     }
 }
@@ -150,6 +151,10 @@ mod tests {
         assert_eq!((inode.file_type, inode.mode), (FileType::Char, 0o640));
         assert_eq!(inode.rdev, Some((255, 3)));
         assert_eq!(inode.atime, Timestamp { secs: -1, nanos: 999_999_999 });
+        assert_eq!(inode.otime, Some(Timestamp::default()));
+        let mut bytes = item();
+        bytes[159] = 0xFF;
+        assert_eq!(parse(&bytes).unwrap().otime, None);
     }
 
     #[test]

@@ -163,7 +163,7 @@ impl Btrfs {
             mtime: Some(inode.mtime),
             atime: Some(inode.atime),
             ctime: Some(inode.ctime),
-            crtime: Some(inode.otime),
+            crtime: inode.otime,
             rdev: inode.rdev,
             flags: inode.flags,
             generation: Some(inode.generation as u32),

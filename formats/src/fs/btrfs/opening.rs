@@ -26,19 +26,14 @@ pub(super) struct Opened {
 pub(super) fn open(volume: Arc<dyn Source>) -> Result<Opened> {
     let sb = Superblock::read(&*volume)?;
     let unsupported = |problem: String| Err(at("Btrfs superblock").unsupported(problem));
-    if sb.num_devices != 1 {
-        return unsupported(format!(
-            "the filesystem lies on {} devices, of which this is number {}; mif reads those on one device",
-            sb.num_devices, sb.devid
-        ));
-    }
     if sb.devid == 0 {
         return unsupported("the device is the target of a replacement that was not finished".to_owned());
     }
     let chunks = Chunks::of_superblock(&sb.sys_chunks, sb.devid)?;
     let mut trees = Trees::new(volume, sb, chunks);
     let mut warnings = trees.sb.warnings.clone();
-    read_chunks(&mut trees, &mut warnings)?;
+    let devices = read_chunks(&mut trees, &mut warnings)?;
+    check_devices(&trees.sb, devices, &mut warnings)?;
     let mut subvolumes = Subvolumes::read(&trees, &mut warnings)?;
     if let Err(error) = warn_of_replacement(&trees, &mut warnings) {
         if error.kind() == ErrorKind::Io {
@@ -70,8 +65,25 @@ pub(super) fn open(volume: Arc<dyn Source>) -> Result<Opened> {
     Ok(Opened { trees, subvolumes, info })
 }
 
-/// Reads the chunk tree.
-fn read_chunks(trees: &mut Trees, warnings: &mut Vec<String>) -> Result<()> {
+/// Fails if the filesystem lies on several devices, given how many the chunk tree lists, as far as it can be read. If
+/// only the superblock says so, it is wrong, as the kernel also finds.
+fn check_devices(sb: &Superblock, listed: u64, warnings: &mut Vec<String>) -> Result<()> {
+    if listed > 1 || (listed == 0 && sb.num_devices > 1) {
+        return Err(at("Btrfs superblock").unsupported(format!(
+            "the filesystem lies on {} devices, of which this is number {}; mif reads those on one device",
+            sb.num_devices.max(listed),
+            sb.devid
+        )));
+    }
+    if sb.num_devices != 1 {
+        warnings
+            .push(format!("the superblock counts {} devices, but the chunk tree lists one", sb.num_devices));
+    }
+    Ok(())
+}
+
+/// Reads the chunk tree. Returns how many devices it lists.
+fn read_chunks(trees: &mut Trees, warnings: &mut Vec<String>) -> Result<u64> {
     let sb = &trees.sb;
     let root = Pointer {
         bytenr: sb.chunk_root.0,
@@ -81,7 +93,7 @@ fn read_chunks(trees: &mut Trees, warnings: &mut Vec<String>) -> Result<()> {
         first: None,
     };
     let mut chunks = trees.chunks.clone();
-    let mut devices = 0;
+    let mut devices = 0_u64;
     let (mut problems, mut lost) = (Vec::new(), Vec::new());
     let (all, devid) = (Key::MIN..=Key::MAX, sb.devid);
     let mut lose = |error| {
@@ -101,15 +113,11 @@ fn read_chunks(trees: &mut Trees, warnings: &mut Vec<String>) -> Result<()> {
         Ok(true)
     })?;
     problems.append(&mut lost);
-    if devices > 1 {
-        let problem = format!("lists {devices} devices; mif reads filesystems on one");
-        return Err(at("chunk tree").unsupported(problem));
-    }
     problems.truncate(10);
     warnings.extend(problems.iter().map(|error| format!("the chunk tree: {error}")));
     warnings.extend(chunks.warnings());
     trees.chunks = chunks;
-    Ok(())
+    Ok(devices)
 }
 
 /// Adds a warning if this device is being replaced by another one.

@@ -62,6 +62,50 @@ fn logs_are_replayed_as_the_kernel_replays_them() {
     assert!(logs > 5, "only {logs} copies have a log");
 }
 
+/// Lets the superblock point elsewhere for its log.
+fn set_log_root(image: &Path, bytenr: u64) {
+    use std::os::unix::fs::FileExt;
+    let file = std::fs::File::options().read(true).write(true).open(image).unwrap();
+    let mut sb = vec![0; 4096];
+    file.read_exact_at(&mut sb, 64 << 10).unwrap();
+    sb[96..104].copy_from_slice(&bytenr.to_le_bytes());
+    let sum = super::mutants::crc32c(&sb[32..]);
+    sb[..4].copy_from_slice(&sum.to_le_bytes());
+    file.write_all_at(&sb, 64 << 10).unwrap();
+}
+
+#[test]
+fn a_log_that_cannot_be_read_leaves_what_was_committed() {
+    if !have(&TOOLS) {
+        return;
+    }
+    let scratch = scratch();
+    let path = |name: &str| scratch.path().join(name);
+    let (image, copy) = (path("image"), path("copy"));
+    mkfs(&image, 200, "");
+    let Some(mount) = mount(&image, &path("mnt"), "commit=300,noatime") else { return };
+    std::fs::write(mount.path.join("committed"), "committed").unwrap();
+    Life::new(&mount.path, 1).commit();
+    let synced = std::fs::File::create(mount.path.join("synced")).unwrap();
+    synced.sync_all().unwrap();
+    run("cp", &["--sparse=always".as_ref(), image.as_os_str(), copy.as_os_str()]);
+    drop((synced, mount));
+    let names = || {
+        let (fs, _) = open(&copy);
+        let entries = fs.read_dir(fs.root(), &mut |e| panic!("{e}")).unwrap();
+        let names: Vec<_> =
+            entries.iter().map(|entry| String::from_utf8(entry.name.clone()).unwrap()).collect();
+        (names, fs.info().warnings.clone())
+    };
+    assert_eq!(names(), (vec!["committed".to_owned(), "synced".to_owned()], Vec::new()));
+    set_log_root(&copy, 123 << 20);
+    let (left, warnings) = names();
+    assert_eq!(left, ["committed"]);
+    assert!(warnings[0].starts_with("the log cannot be replayed, so what was synced last may be missing: "));
+    set_log_root(&copy, 0);
+    assert_eq!(names(), (vec!["committed".to_owned()], Vec::new()));
+}
+
 #[test]
 #[ignore = "takes minutes: BTRFS_SEEDS is how many seeds to try"]
 fn logs_of_many_lives_are_replayed_as_the_kernel_replays_them() {

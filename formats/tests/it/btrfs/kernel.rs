@@ -40,3 +40,16 @@ fn volumes_of_every_kind_are_read_as_the_kernel_reads_them() {
     check(3, "-M -n 4096 --checksum blake2 -O ^no-holes", "compress=zstd:15");
     check(4, "-O ^no-holes,^extref,^skinny-metadata -R ^free-space-tree", "compress-force=lzo");
 }
+
+#[test]
+#[ignore = "needs BTRFS_IMAGE, a volume"]
+fn a_given_volume_is_listed_fast() {
+    let image = std::path::PathBuf::from(std::env::var_os("BTRFS_IMAGE").expect("BTRFS_IMAGE"));
+    let start = std::time::Instant::now();
+    let (fs, _) = open(&image);
+    let listing = mif_formats::fs::walk::walk(&fs).unwrap();
+    println!("{} paths listed in {:?}", listing.entries.len(), start.elapsed());
+    let pieces = listing.nodes.iter().map(|(_, handle, _)| fs.content(handle).unwrap().pieces.len());
+    println!("{} pieces located; {:?} in all", pieces.sum::<usize>(), start.elapsed());
+    assert!(listing.complaints.is_empty(), "{:?}", listing.complaints);
+}
