@@ -99,9 +99,14 @@ impl Mount {
 
 impl Drop for Mount {
     fn drop(&mut self) {
-        let output = try_run("umount", &[&self.path]);
-        if !output.status.success() {
+        // A process that another test starts has our files open until it runs its program.
+        for _ in 0..100 {
+            let output = try_run("umount", &[&self.path]);
+            if output.status.success() {
+                return;
+            }
             eprintln!("umount {}: {}", self.path.display(), String::from_utf8_lossy(&output.stderr));
+            std::thread::sleep(std::time::Duration::from_millis(50));
         }
     }
 }

@@ -5,9 +5,9 @@ use std::os::unix::fs::FileExt;
 use std::path::Path;
 
 use super::live::{Can, live, one};
-use super::{TOOLS, kernel_view, mkfs, open, seen};
+use super::{EXCHANGE, PARENT, TOOLS, add_features, kernel_view, mkfs, open, scratch, seen};
 use crate::random::Random;
-use crate::tools::{Mount, have, run, scratch};
+use crate::tools::{Mount, have, run};
 use crate::view::assert_same;
 
 const CAN: Can = Can { block: 4096, reflink: true, names: 1500 };
@@ -41,11 +41,12 @@ fn churn(root: &Path, random: &mut Random, can: Can, steps: usize) {
 
 /// Lives on a volume several times, ends each life with a dirty log, and compares what we see with what the kernel sees after
 /// its replay.
-fn check(options: &str, can: Can, ends: &[End]) {
+fn check(options: &str, features: u32, can: Can, ends: &[End]) {
     let scratch = scratch();
     let path = |name: &str| scratch.path().join(name);
     let (image, copy, mnt) = (path("image"), path("copy"), path("mnt"));
     mkfs(&image, 320, options);
+    add_features(&image, features);
     let mut random = Random(options.len() as u64 + 1);
     for (round, end) in ends.iter().enumerate() {
         let what = format!("{options}, {round}: {end:?}");
@@ -87,7 +88,7 @@ fn a_dirty_volume_is_read_as_the_kernel_replays_it() {
     if !have(&TOOLS) {
         return;
     }
-    check("-m reflink=1,rmapbt=1", CAN, &[End::Stop, End::Flush, End::Copy, End::Stop]);
+    check("-m reflink=1,rmapbt=1", 0, CAN, &[End::Stop, End::Flush, End::Copy, End::Stop]);
 }
 
 #[test]
@@ -96,9 +97,76 @@ fn a_dirty_volume_of_another_geometry_is_read_as_the_kernel_replays_it() {
         return;
     }
     let small = Can { block: 1024, ..CAN };
-    check("-b size=1024 -n size=8192 -i nrext64=1 -l su=65536", small, &[End::Stop, End::Copy]);
+    check("-b size=1024 -n size=8192 -i nrext64=1 -l su=65536", 0, small, &[End::Stop, End::Copy]);
     let plain = Can { reflink: false, ..CAN };
-    check("-m bigtime=0,reflink=0,finobt=0,inobtcount=0 -i size=1024 -l su=262144", plain, &[End::Flush]);
+    check("-m bigtime=0,reflink=0,finobt=0,inobtcount=0 -i size=1024 -l su=262144", 0, plain, &[End::Flush]);
+}
+
+#[test]
+fn parent_pointers_are_hidden_and_their_changes_replayed() {
+    if !have(&TOOLS) {
+        return;
+    }
+    check("-m reflink=1", PARENT | EXCHANGE, CAN, &[End::Stop, End::Flush]);
+}
+
+/// Ends the life of a volume at any time, while threads change it: changes in several transactions are cut off in the middle.
+#[test]
+#[ignore = "takes as many rounds as XFS_STRESS says"]
+fn lives_that_end_at_any_time_are_read_as_the_kernel_replays_them() {
+    let rounds = std::env::var("XFS_STRESS").map_or(10, |rounds| rounds.parse().unwrap());
+    for round in 0..rounds {
+        let scratch = scratch();
+        let path = |name: &str| scratch.path().join(name);
+        let (image, copy, mnt) = (path("image"), path("copy"), path("mnt"));
+        let options =
+            ["-m reflink=1,rmapbt=1", "-b size=1024 -m reflink=1", "-i nrext64=1"][round as usize % 3];
+        mkfs(&image, 320, options);
+        add_features(&image, [0, PARENT | EXCHANGE][round as usize / 3 % 2]);
+        let Some(mount) = Mount::new(&image, &mnt, "noatime") else { return };
+        let mut random = Random(round);
+        std::thread::scope(|scope| {
+            for thread in 0..4_u64 {
+                let root = mount.path.join(thread.to_string());
+                fs::create_dir(&root).unwrap();
+                let mut random = Random(round * 100 + thread);
+                scope.spawn(move || {
+                    // Ends once the filesystem has stopped.
+                    let _ = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+                        if thread == 0 {
+                            share(&root, &mut random);
+                        }
+                        loop {
+                            one(&root, &mut random, CAN);
+                        }
+                    }));
+                });
+            }
+            std::thread::sleep(std::time::Duration::from_millis(200 + random.below(2000)));
+            let how = if random.once_in(2) { "shutdown" } else { "shutdown -f" };
+            run("xfs_io", &["-x", "-c", how, mount.path.to_str().unwrap()]);
+        });
+        drop(mount);
+        run("cp", &["--sparse=always".as_ref(), image.as_os_str(), copy.as_os_str()]);
+        let ours = seen(&format!("round {round}"), &copy);
+        let Some(mount) = Mount::new(&copy, &mnt, "noatime") else { return };
+        assert_same(&format!("round {round}"), &ours, &kernel_view(&mount.path));
+        println!("round {round}: {} paths", ours.len());
+    }
+}
+
+/// Writes to files that share their blocks, until the filesystem stops.
+fn share(root: &Path, random: &mut Random) {
+    let file = File::create(root.join("shared")).unwrap();
+    file.write_all_at(&random.bytes(1 << 20), 0).unwrap();
+    for i in 0.. {
+        let copy = File::create(root.join(format!("copy {}", i % 20))).unwrap();
+        rustix::fs::ioctl_ficlone(&copy, &file).unwrap();
+        for _ in 0..40 {
+            copy.write_all_at(&random.bytes(4096), random.below(250) * 4096).unwrap();
+        }
+        copy.sync_all().unwrap();
+    }
 }
 
 /// A small volume with a dirty log.

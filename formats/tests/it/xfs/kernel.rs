@@ -7,8 +7,8 @@ use mif_formats::fs::{FileType, Filesystem, walk};
 use rustix::fs::ioctl_getflags;
 
 use super::live::{Can, live};
-use super::{TOOLS, kernel_view, mkfs, open, seen};
-use crate::tools::{Mount, have, run, scratch, try_run};
+use super::{TOOLS, kernel_view, mkfs, open, scratch, seen};
+use crate::tools::{Mount, have, run, try_run};
 use crate::view::assert_same;
 
 /// Lives on a volume made with these options, and compares all that is in it.
@@ -163,4 +163,18 @@ fn logs_and_realtime_devices_elsewhere_are_said() {
     assert!(fs.read_dir(fs.root(), &mut |e| panic!("{e}")).unwrap().is_empty());
     let db = |command: &str| try_run("xfs_db", &["-x", "-c", command, image.to_str().unwrap()]);
     assert!(db("sb 0").status.success());
+}
+
+#[test]
+#[ignore = "needs XFS_IMAGE, a volume of which a copy can be mounted"]
+fn a_given_volume_is_read_as_the_kernel_reads_it() {
+    let image = std::path::PathBuf::from(std::env::var_os("XFS_IMAGE").expect("XFS_IMAGE"));
+    let scratch = scratch();
+    let copy = scratch.path().join("copy");
+    run("cp", &["--sparse=always".as_ref(), image.as_os_str(), copy.as_os_str()]);
+    let start = std::time::Instant::now();
+    let ours = seen("given volume", &copy);
+    println!("{} paths read in {:?}", ours.len(), start.elapsed());
+    let Some(mount) = Mount::new(&copy, &scratch.path().join("mnt"), "noatime") else { return };
+    assert_same("given volume", &ours, &kernel_view(&mount.path));
 }

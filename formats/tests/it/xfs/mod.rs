@@ -9,6 +9,7 @@ mod reports;
 mod speed;
 
 use std::ffi::OsStr;
+use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::process::Command;
 use std::sync::Arc;
@@ -22,6 +23,14 @@ use crate::view::{View, ours, theirs};
 
 /// What these tests need.
 const TOOLS: [&str; 4] = ["mkfs.xfs", "xfs_io", "xfs_db", "mount"];
+
+/// A directory that goes away: in memory if it can be, where the many syncs of these tests cost nothing.
+fn scratch() -> tempfile::TempDir {
+    const MEMORY: &str = "/dev/shm";
+    let room = rustix::fs::statvfs(MEMORY).map_or(0, |fs| fs.f_bavail * fs.f_frsize);
+    let in_memory = (room > 4 << 30).then(|| tempfile::tempdir_in(MEMORY).ok()).flatten();
+    in_memory.unwrap_or_else(crate::tools::scratch)
+}
 
 /// Makes a sparse file of `mib` MiB, and a filesystem in it.
 fn mkfs(image: &Path, mib: u64, options: &str) {
@@ -38,6 +47,28 @@ fn mkfs(image: &Path, mib: u64, options: &str) {
     }
     let output = command.output().expect("mkfs.xfs");
     assert!(output.status.success(), "mkfs.xfs {options}: {}", String::from_utf8_lossy(&output.stderr));
+}
+
+/// Bits of `sb_features_incompat` that this mkfs.xfs does not set, and that an empty volume can be given.
+const EXCHANGE: u32 = 0x40;
+const PARENT: u32 = 0x80;
+
+/// Gives an empty volume these features.
+fn add_features(image: &Path, features: u32) {
+    let file = std::fs::File::options().read(true).write(true).open(image).unwrap();
+    let mut sector = [0; 512];
+    file.read_exact_at(&mut sector, 0).unwrap();
+    let be32 = |bytes: &[u8], at: usize| u32::from_be_bytes(bytes[at..at + 4].try_into().unwrap());
+    let group = u64::from(be32(&sector, 84)) * u64::from(be32(&sector, 4));
+    for ag in 0..u64::from(be32(&sector, 88)) {
+        file.read_exact_at(&mut sector, ag * group).unwrap();
+        let all = be32(&sector, 216) | features;
+        sector[216..220].copy_from_slice(&all.to_be_bytes());
+        sector[224..228].fill(0);
+        let sum = crc32c::crc32c(&sector);
+        sector[224..228].copy_from_slice(&sum.to_le_bytes());
+        file.write_all_at(&sector, ag * group).unwrap();
+    }
 }
 
 /// Opens an image.

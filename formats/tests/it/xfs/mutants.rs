@@ -14,9 +14,9 @@ use mif_formats::source::check_range;
 use mif_formats::{Extent, Result, Source};
 
 use super::dirty::{log_of, small_dirty};
-use super::{TOOLS, mkfs, prototype};
+use super::{TOOLS, mkfs, prototype, scratch};
 use crate::random::Random;
-use crate::tools::{Mount, have, in_own_process, scratch};
+use crate::tools::{Mount, have, in_own_process};
 
 /// Mutants of each volume, unless XFS_MUTANTS says otherwise.
 const MUTANTS: u64 = 1500;

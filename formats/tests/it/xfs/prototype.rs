@@ -8,8 +8,8 @@ use std::path::Path;
 use mif_formats::fs::FileType;
 use rustix::fs::{CWD, FileType as Kind, Mode, XattrFlags, lsetxattr, makedev, mknodat};
 
-use super::{TOOLS, mkfs, seen};
-use crate::tools::{have, scratch};
+use super::{TOOLS, mkfs, scratch, seen};
+use crate::tools::have;
 use crate::view::{View, assert_same, theirs};
 
 /// A directory with one of everything that a prototype can have; and attributes, `if with_attributes`.

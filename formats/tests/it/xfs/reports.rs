@@ -7,8 +7,8 @@ use std::path::Path;
 use mif_formats::fs::Filesystem;
 use rustix::fs::{FallocateFlags, fallocate};
 
-use super::{TOOLS, kernel_view, mkfs, open, seen};
-use crate::tools::{Mount, have, run, scratch};
+use super::{TOOLS, kernel_view, mkfs, open, scratch, seen};
+use crate::tools::{Mount, have, run};
 use crate::view::{View, assert_same};
 
 /// Makes a volume, fills it through the kernel, and compares it. Gives what is in it.

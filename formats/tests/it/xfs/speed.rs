@@ -9,8 +9,8 @@ use mif_formats::fs::walk::walk;
 use mif_formats::fs::xfs::Xfs;
 use mif_formats::fs::{FileType, Filesystem};
 
-use super::mkfs;
-use crate::tools::{FileVolume, Mount, in_own_process, scratch};
+use super::{mkfs, scratch};
+use crate::tools::{FileVolume, Mount, in_own_process};
 
 const FILES: u32 = 1_000_000;
 
