@@ -100,7 +100,7 @@ fn a_compressed_volume_with_snapshots_goes_in_and_comes_out() {
     }
     let info = run(mif(&store).args(["info", "raw"]));
     assert!(info.contains("btrfs") && info.contains("lived in"), "{info}");
-    let listed = run(mif(&store).args(["ls", "-R", "raw"]));
+    let listed = run(mif(&store).args(["ls", "--recursive", "raw"]));
     for (path, content) in &files {
         assert!(listed.contains(path), "{path}: {listed}");
         // From the store, and from the file itself.
@@ -109,7 +109,7 @@ fn a_compressed_volume_with_snapshots_goes_in_and_comes_out() {
             assert!(read.stdout == *content, "{image}: {path}");
         }
     }
-    run(mif(&store).args(["extract", "raw", "p0:/"]).arg(at("extracted")));
+    run(mif(&store).args(["extract", "raw", "p0:/", "-o"]).arg(at("extracted")));
     for (path, content) in &files {
         assert!(fs::read(at("extracted").join(path)).unwrap() == *content, "{path}");
     }
@@ -137,7 +137,7 @@ fn a_damaged_compressed_extent_costs_its_file_and_not_the_disk() {
     let warnings = report["warnings"].to_string();
     assert!(warnings.contains("/home/mine") && warnings.contains("zstd"), "{warnings}");
     run_failing(mif(&store).args(["cat", "raw", "p0:/home/mine"]), 3);
-    let listed = run(mif(&store).args(["ls", "-R", "raw"]));
+    let listed = run(mif(&store).args(["ls", "--recursive", "raw"]));
     assert!(listed.contains("home/mine"), "{listed}");
     let read = mif(&store).args(["cat", "raw", "p0:/docs/text"]).output().unwrap();
     assert!(read.stdout == files["docs/text"]);

@@ -84,7 +84,9 @@ impl Trees {
                     return Ok(block);
                 }
                 Err(error) if error.kind() == ErrorKind::Io => return Err(error),
-                Err(error) => drop(failed.get_or_insert(error)),
+                Err(error) => {
+                    failed.get_or_insert(error);
+                }
             }
         }
         Err(failed.unwrap_or_else(|| at.place().corrupt("has no copy")))

@@ -27,16 +27,14 @@ fn fill(root: &Path) {
     let at = |name: &str| root.join(name);
     // Inline, compressed: kdave/btrfs-progs#1171 (the frame may hold a whole sector), DiscUtils/DiscUtils#254 (empty).
     for len in [1, 300, 1000, 2000] {
-        fs::write(at(&format!("small {len}")), b"some compressible text\n".repeat(100)[..len].to_vec())
-            .unwrap();
+        fs::write(at(&format!("small {len}")), &b"some compressible text\n".repeat(100)[..len]).unwrap();
     }
     // The end of the last compressed extent: U-Boot read it from the extent's beginning (b1d3013d0240), or refused it
     // as too short (armbian/build#10208) or for what follows the frame (armbian/build#9651).
     let sectors = [vec![1; 4096], vec![2; 4096], vec![3; 2048]].concat();
     fs::write(at("10k"), sectors).unwrap();
     for len in [3906, 131_072, 131_073, 200_001] {
-        fs::write(at(&format!("text {len}")), b"line after line of text\n".repeat(10_000)[..len].to_vec())
-            .unwrap();
+        fs::write(at(&format!("text {len}")), &b"line after line of text\n".repeat(10_000)[..len]).unwrap();
     }
     // A length of a segment that would cross a boundary: U-Boot read it there (b941d1cd169e).
     for seed in 0..6 {
