@@ -13,6 +13,8 @@ pub(super) const SIZE: usize = 512;
 const MAGIC: &[u8] = b"XFSB";
 /// Where the checksum stands.
 const CRC: usize = 224;
+/// Blocks of the largest allocation group: 1 TiB of the smallest blocks.
+const AG_BLOCKS_MAX: u32 = 1 << 31;
 /// An inode number that names nothing.
 pub(super) const NULL_INO: u64 = u64::MAX;
 
@@ -119,7 +121,7 @@ impl Superblock {
         }
         let (ag_blocks, ag_count, blocks_count) = (be32(bytes, 84), be32(bytes, 88), be64(bytes, 8));
         let most = u64::from(ag_blocks) * u64::from(ag_count);
-        if ag_blocks < 16
+        if !(16..=AG_BLOCKS_MAX).contains(&ag_blocks)
             || ag_count == 0
             || blocks_count > most
             || blocks_count <= most - u64::from(ag_blocks)
@@ -285,6 +287,7 @@ mod tests {
             (104, 0, "sb_inodesize, at byte 4200: is 0"),
             (123, 3, "sb_inopblog, at byte 4219: is 3, expected 4"),
             (91, 3, "sb_dblocks, at byte 4104: is 1900, but there are 3 groups of 1000 blocks"),
+            (84, 0x80, "sb_dblocks, at byte 4104: is 1900, but there are 2 groups of 2147484648 blocks"),
             (124, 11, "sb_agblklog, at byte 4220: is 11, expected 10"),
             (192, 5, "sb_dirblklog, at byte 4288: is 5, expected 0 to 4"),
         ] {
