@@ -255,7 +255,7 @@ mod tests {
     const SECTOR: u64 = 4096;
     const REGULAR: u8 = 1;
 
-    /// Two chunks of 1 MiB on a volume of 2 MiB: address 1 MiB at byte 64 KiB, and address 2 MiB at byte 1.5 MiB.
+    /// Returns two chunks of 1 MiB: address 1 MiB at byte 64 KiB, and address 2 MiB at byte 1.5 MiB of a 2 MiB volume.
     fn chunks() -> Chunks {
         let mut chunks = Chunks::default();
         for (start, physical) in [(1 << 20, 64 << 10), (2 << 20, 3 << 19)] {

@@ -139,7 +139,7 @@ impl<'a> Target<'a> {
         self.entry_in(Key::new(folder, kind::DIR_ITEM, name_hash(name)), name)
     }
 
-    /// As [`Target::entry`], for the entry at a position of the directory.
+    /// Does the same as [`Target::entry`] for the entry at a position of the directory.
     pub(super) fn entry_at(&self, folder: u64, index: u64, name: &[u8]) -> Result<Option<(Key, u8)>> {
         self.entry_in(Key::new(folder, kind::DIR_INDEX, index), name)
     }

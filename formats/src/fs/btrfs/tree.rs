@@ -203,7 +203,7 @@ pub(super) mod tests {
         Key::new(256, kind::DIR_INDEX, i)
     }
 
-    /// A tree of a node and three leaves, with the keys 0, 1, 10, 11, 20, 21.
+    /// Returns the blocks of a tree: a node and three leaves, with the keys 0, 1, 10, 11, 20, 21.
     pub(in crate::fs::btrfs) fn blocks() -> Vec<Vec<u8>> {
         let children: Vec<(Key, u64)> = (0..3).map(|i| (key(10 * i), 8192 + 4096 * i)).collect();
         let mut blocks = vec![node(&ROOT, &children)];
@@ -214,7 +214,7 @@ pub(super) mod tests {
         blocks
     }
 
-    /// The trees of a volume with these blocks at the addresses from 4096 on, and their second copies.
+    /// Returns the trees of a volume with these blocks at the addresses from 4096 on, and their second copies.
     pub(in crate::fs::btrfs) fn trees(blocks: &[Vec<u8>], copies: &[Vec<u8>]) -> Trees {
         const COPY: u64 = 1 << 16;
         let mut volume = vec![0; 2 << 16];

@@ -14,7 +14,7 @@ use crate::uuid;
 /// The XFS driver.
 pub(in crate::fs) struct XfsDriver;
 
-/// What files on XFS support. Times are those of `bigtime`, from December 1901 to July 2486.
+/// The capabilities of XFS. Times are those of `bigtime`, from December 1901 to July 2486.
 pub(super) static CAPABILITIES: Capabilities = Capabilities {
     name: "XFS",
     is_posix: true,

@@ -244,7 +244,7 @@ pub(super) struct InodePlace {
 mod tests {
     use super::*;
 
-    /// A version 4 superblock with two groups, of 1000 and 900 blocks.
+    /// Returns a version 4 superblock with two groups, of 1000 and 900 blocks.
     fn bytes() -> Vec<u8> {
         let mut bytes = vec![0; SIZE];
         bytes[..4].copy_from_slice(MAGIC);

@@ -131,7 +131,7 @@ fn lives_that_end_at_any_time_are_read_as_the_kernel_replays_them() {
                 fs::create_dir(&root).unwrap();
                 let mut random = Random(round * 100 + thread);
                 scope.spawn(move || {
-                    // Ends once the filesystem has stopped.
+                    // The panic is that of an operation after the filesystem has stopped.
                     let _ = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
                         if thread == 0 {
                             share(&root, &mut random);

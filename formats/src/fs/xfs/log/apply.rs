@@ -123,7 +123,7 @@ impl<'a> Apply<'a> {
         }
     }
 
-    /// The first pass: records the buffers that a transaction frees.
+    /// Notes the buffers that a transaction frees (first pass).
     pub(super) fn cancel(&mut self, transaction: &Transaction) -> Result<()> {
         for item in transaction.items.iter().filter(|item| item.kind() == kind::BUFFER) {
             let buffer = Buffer::parse(&item.regions[0])?;
@@ -134,7 +134,7 @@ impl<'a> Apply<'a> {
         Ok(())
     }
 
-    /// The second pass: applies a transaction. Inodes are created before they are changed, and buffers are freed last.
+    /// Applies a transaction (second pass). Inodes are created before they are changed, and buffers are freed last.
     pub(super) fn commit(&mut self, transaction: &Transaction) -> Result<()> {
         let (mut first, mut second, mut last) = (Vec::new(), Vec::new(), Vec::new());
         for item in &transaction.items {
