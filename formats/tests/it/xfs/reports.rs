@@ -148,7 +148,8 @@ fn inodes_of_sparse_chunks_are_read() {
 
 /// <https://github.com/masahiro331/go-xfs-filesystem/pull/12>, <https://github.com/chimera-linux/cports/issues/1309>:
 /// the extent count is stored elsewhere.
-/// <https://github.com/masahiro331/go-xfs-filesystem/pull/11>: setuid and setgid were swapped, times past 2038 not read.
+/// <https://github.com/masahiro331/go-xfs-filesystem/pull/11>: setuid and setgid were swapped, and times past 2038 not
+/// read.
 #[test]
 fn large_counts_of_extents_and_odd_modes_are_read() {
     let Some((view, _)) = check(64, "-i nrext64=1", |root| {
