@@ -1,13 +1,13 @@
-//! The codecs of compressed extents, which filesystems decode when they are read.
+//! Codecs of compressed extents, which are decoded when a filesystem is read.
 //!
-//! A decoder is bounded: it takes and makes at most [`MAX`] bytes, and no more than its caller expects.
+//! Decoding is bounded: input and output are limited to [`MAX`] bytes, and the output to what the caller expects.
 
 mod lzo;
 
-/// The most bytes of an extent, encoded and decoded.
+/// The largest size of an extent in bytes, both encoded and decoded.
 pub const MAX: u32 = 4 << 20;
 
-/// How the bytes of an extent are encoded.
+/// The encoding of an extent's bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Codec {
@@ -15,20 +15,20 @@ pub enum Codec {
     Zlib,
     /// A zstd frame (RFC 8878); bytes after its end are ignored.
     Zstd,
-    /// Btrfs's frame of segments of LZO1X; bytes after its end are ignored.
+    /// The Btrfs framing of LZO1X segments; bytes after its end are ignored.
     BtrfsLzo {
-        /// Bytes per sector of the volume: the most that a segment decodes to.
+        /// Bytes per sector of the volume, which is the most that a segment decodes to.
         sector: u32,
     },
 }
 
-/// The largest window of a zstd frame, as a power of two: no more than [`MAX`] is decoded.
+/// The largest window of a zstd frame, as a power of two: at most [`MAX`] bytes are decoded.
 const ZSTD_WINDOW_LOG: u32 = 22;
 
 impl Codec {
-    /// Decodes `encoded` into exactly `len` bytes. What the stream lacks is zeros, as the kernel fills it.
+    /// Decodes `encoded` into exactly `len` bytes. If the stream is shorter, the rest is zeros, as in the kernel.
     ///
-    /// The error is a sentence without its subject: `is not a zlib stream`.
+    /// The error is a predicate without a subject: `is not a zlib stream`.
     pub fn decode(self, encoded: &[u8], len: u32) -> Result<Vec<u8>, String> {
         if len > MAX || encoded.len() > MAX as usize {
             return Err(format!("has {} bytes that decode to {len}, over the limit of {MAX}", encoded.len()));
@@ -58,19 +58,19 @@ impl Codec {
                 lzo::decode_extent(encoded, sector as usize, &mut bytes).map_err(problem)?
             }
         };
-        // Decoders may leave anything after what they have decoded.
+        // Decoders may leave arbitrary bytes after the decoded ones.
         bytes[done..].fill(0);
         Ok(bytes)
     }
 }
 
-/// Decodes a zlib stream into `bytes`, which may be shorter or longer than what it decodes to. Returns how many it has.
+/// Decodes a zlib stream into `bytes`, truncating it if it is longer. Returns the number of bytes decoded.
 fn zlib(encoded: &[u8], bytes: &mut [u8]) -> Result<usize, String> {
     let len = bytes.len();
     let failed = |e| format!("is not a zlib stream of {len} bytes: {e}");
     let mut decoder = libdeflater::Decompressor::new();
     match decoder.zlib_decompress(encoded, bytes) {
-        // The stream holds more than belongs to the extent.
+        // The stream decodes to more bytes than the extent has.
         Err(libdeflater::DecompressionError::InsufficientSpace) => {
             let mut whole = vec![0; MAX as usize];
             decoder.zlib_decompress(encoded, &mut whole).map_err(failed)?;
@@ -85,8 +85,8 @@ fn zlib(encoded: &[u8], bytes: &mut [u8]) -> Result<usize, String> {
 mod tests {
     use super::*;
 
-    /// The extents that the kernel (Linux 6.18) wrote for one file of 9000 bytes, in Btrfs: the rest of its last sector is
-    /// not in the streams.
+    /// The extents that Linux 6.18 wrote on Btrfs for a file of 9000 bytes; the streams do not contain the rest of its
+    /// last sector.
     #[test]
     fn what_the_kernel_encoded_is_decoded() {
         let mut plain: Vec<u8> = (0..9000).map(|i| b"golden vector "[i % 14] ^ (i / 1000) as u8).collect();

@@ -1,4 +1,5 @@
-//! Reads a file's content from a disk: hashes it, stores it if it is new, and records its place for the layout.
+//! Reading a file's content from a disk: hashing it, storing it if it is new, and recording its location for the
+//! layout.
 
 use fastcdc::v2020::FastCDC;
 use mif_formats::mif::ObjectId;
@@ -15,16 +16,16 @@ use crate::store::ObjectWriter;
 use crate::task::pool::Pool;
 use crate::task::progress::{self, Progress};
 
-/// The smallest, average and largest chunk of a large file, in bytes. Chunks are about as large as whole objects may
-/// be, so that they compress and read like these.
+/// The minimum, average and maximum chunk size of large files, in bytes. Chunks are about as large as whole objects may
+/// be, so that they compress and read equally well.
 const CHUNK: (usize, usize, usize) = (512 << 10, 1 << 20, MAX_WHOLE as usize);
 
-/// A run of disk bytes that belong to a file: offset on the disk, length, offset in the file.
+/// A run of disk bytes that belongs to a file: disk offset, length, file offset.
 pub(super) type Placed = (u64, u64, u64);
 
-/// Imports a file from `disk`. Adds to `placed` the disk ranges that hold its parts, without zero blocks.
+/// Imports a file from `disk`. Adds the disk ranges of its parts to `placed`, without zero blocks.
 ///
-/// If a compressed extent cannot be decoded, returns the damage, and `placed` is meaningless.
+/// If a compressed extent cannot be decoded, returns the damage as the inner error; `placed` is then meaningless.
 pub(super) fn import_file<'env>(
     file: &PlannedFile,
     disk: &dyn Source,
@@ -55,20 +56,20 @@ pub(super) fn import_file<'env>(
 struct PieceReader<'a> {
     file: &'a PlannedFile,
     disk: &'a dyn Source,
-    /// The current piece, and how many of its bytes have been read.
+    /// The current piece, and how many of its bytes were read.
     piece: usize,
     used: u64,
     /// The offset in the file.
     position: u64,
     placed: &'a mut Vec<Placed>,
-    /// The compressed extent that was decoded last, by the number of its piece.
+    /// The most recently decoded extent and the index of its piece.
     decoded: Option<(usize, Vec<u8>)>,
-    /// Why a compressed extent cannot be decoded: zeros are read in its place.
+    /// The first decoding error. The bytes of such an extent are read as zeros.
     damage: Option<mif_formats::Error>,
 }
 
 impl PieceReader<'_> {
-    /// Fills `buf` with the next bytes, of which the file must have enough left.
+    /// Fills `buf` with the next bytes. The file must have enough left.
     fn read(&mut self, mut buf: &mut [u8]) -> Result<()> {
         while !buf.is_empty() {
             let piece = &self.file.pieces[self.piece];
@@ -119,7 +120,7 @@ impl PieceReader<'_> {
         }
     }
 
-    /// Skips the hole at this position in whole steps of zeros, and returns the number of bytes skipped.
+    /// Skips the hole at this position in multiples of `ZERO_STEP`. Returns the number of bytes skipped.
     fn skip_hole(&mut self) -> u64 {
         if !self.position.is_multiple_of(ZERO_STEP) {
             return 0;
@@ -137,8 +138,8 @@ impl PieceReader<'_> {
     }
 }
 
-/// Records the place of `bytes`, which are at offset `disk` of the disk and `file` of the file. Leaves out whole zero
-/// blocks, which become zeros of the layout.
+/// Records the location of `bytes`, at disk offset `disk` and file offset `file`. Omits whole zero blocks, which become
+/// zeros in the layout.
 fn place(disk: u64, file: u64, bytes: &[u8], placed: &mut Vec<Placed>) {
     let len = bytes.len() as u64;
     let mut from = 0;
@@ -158,7 +159,7 @@ fn place(disk: u64, file: u64, bytes: &[u8], placed: &mut Vec<Placed>) {
     }
 }
 
-/// Imports a large file window by window: bounded memory, content-defined chunks, no holes stored.
+/// Imports a large file window by window: bounded memory, content-defined chunks, holes not stored.
 fn import_large<'env>(
     reader: &mut PieceReader<'_>,
     writer: &'env ObjectWriter,
@@ -212,7 +213,7 @@ fn import_large<'env>(
     Ok(body)
 }
 
-/// Cuts a stream into chunks, and stores them.
+/// Splits a stream into chunks and stores them.
 struct Chunks<'a, 'env> {
     writer: &'env ObjectWriter,
     pool: &'a Pool<'env>,
@@ -223,7 +224,7 @@ struct Chunks<'a, 'env> {
 impl Chunks<'_, '_> {
     fn data(&mut self, bytes: &[u8]) -> Result<()> {
         self.data.extend_from_slice(bytes);
-        // Enough for many cuts at once, so that the remainder is rarely moved.
+        // Buffer enough for several cuts, so that the remainder is rarely moved.
         if self.data.len() >= 4 * CHUNK.2 { self.cut(CHUNK.2) } else { Ok(()) }
     }
 
@@ -236,7 +237,7 @@ impl Chunks<'_, '_> {
         Ok(())
     }
 
-    /// Cuts chunks off the front while at least `least` bytes are left. If that is the maximum size of a chunk, no cut
+    /// Cuts chunks off the front while at least `least` bytes are left. If `least` is the maximum chunk size, no cut
     /// depends on where the buffer happens to end.
     fn cut(&mut self, least: usize) -> Result<()> {
         let mut start = 0;
@@ -272,7 +273,7 @@ mod tests {
     use crate::task::pool;
     use crate::task::progress::Silent;
 
-    /// Requests an interrupt after this many bytes have been read.
+    /// A progress that requests an interrupt after this many bytes were read.
     struct Stops(AtomicU64);
 
     impl mif_formats::container::Observer for Stops {
@@ -319,7 +320,7 @@ mod tests {
         let mut bytes = vec![1; 3 * 4096];
         bytes[1024..1024 + 2 * 4096].fill(0);
         let mut placed = Vec::new();
-        // The disk's blocks begin 1024 bytes into the bytes, which contain two whole blocks, both zero.
+        // The first disk block boundary is 1024 bytes into `bytes`, which contain two whole blocks, both zero.
         place(8192 - 1024, 100, &bytes, &mut placed);
         assert_eq!(placed, [(7168, 1024, 100), (8192 + 8192, 3072, 100 + 1024 + 8192)]);
     }

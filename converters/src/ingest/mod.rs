@@ -1,7 +1,7 @@
-//! Import: converts a disk into a manifest, a layout and the objects that the store lacks.
+//! Import: converts a disk into a manifest, a layout and the objects missing from the store.
 //!
 //! Exact by construction: a disk range is content in the layout only if the file was read from exactly that range, and
-//! every other byte that is not zero is residue.
+//! all other nonzero bytes are residue.
 
 mod content;
 mod files;
@@ -40,7 +40,7 @@ pub(crate) struct Imported {
     scan: Scan,
     pub(crate) warnings: Vec<String>,
     found: Origins,
-    /// The sources of the rows: the volumes' listings, the body of each file, and the file number of each node.
+    /// The data for the rows: listings of the volumes, the body of each file, and the file number of each node.
     listings: Vec<Option<Listing>>,
     files: Vec<OnceLock<Body>>,
     by_file: FileNumbers,
@@ -48,7 +48,7 @@ pub(crate) struct Imported {
     totals: (u64, u64),
 }
 
-/// The result of reading a disk again.
+/// The result of rereading a disk.
 pub(crate) struct Reread {
     pub(crate) layout: Layout,
     pub(crate) rows: Vec<Row>,
@@ -73,18 +73,18 @@ pub(crate) fn reread(
     Ok(Reread { layout, rows, table: scan.table, volumes, counts, warnings })
 }
 
-/// The state that the threads share.
+/// State shared by the threads.
 struct Work<'a> {
     disk: &'a dyn Source,
     plan: &'a ReadPlan,
     writer: &'a ObjectWriter,
     progress: &'a dyn Progress,
-    /// The body of each file; empty for those that are not read.
+    /// The body of each file; empty for files that are not read.
     files: Vec<OnceLock<Body>>,
     found: Mutex<Origins>,
 }
 
-/// The origins of the disk's bytes, unordered.
+/// The origins of the disk's bytes, in no particular order.
 #[derive(Default)]
 struct Origins {
     runs: Vec<Run>,
@@ -97,9 +97,9 @@ struct Origins {
 struct Run {
     start: u64,
     len: u64,
-    /// The number of a file, or of an object of residue.
+    /// The file or the residue object.
     of: RunOf,
-    /// The offset in the object.
+    /// The offset in the file or object.
     offset: u64,
 }
 
@@ -108,12 +108,12 @@ enum RunOf {
     Residue(u32),
 }
 
-/// Shrinks the number of a file or object, because there are many runs.
+/// Converts a file or object number to 32 bits, to save memory: there are many runs.
 fn small(number: usize) -> u32 {
     u32::try_from(number).expect("fewer than 2³²")
 }
 
-/// Reads a disk into objects. Without a number of `threads`, uses one for each processor.
+/// Reads a disk into objects. Without `threads`, uses one thread per processor.
 pub(crate) fn import_disk(
     disk: Arc<dyn Source>,
     writer: &ObjectWriter,
@@ -148,7 +148,7 @@ impl Work<'_> {
     /// Reads every file and all residue in disk order.
     fn read_all(&self, threads: Option<usize>) -> Result<()> {
         let planned = self.plan.files.iter().enumerate().filter(|(_, file)| !file.is_skipped());
-        // The files are in the order of the disk.
+        // The files are in disk order.
         let items = Items::new(self.disk, planned.map(|(number, file)| (number, file.start())))?;
         self.progress.advance(items.skipped);
         let threads = threads.unwrap_or_else(pool::processors);
@@ -185,7 +185,7 @@ impl Work<'_> {
         self.found.lock().expect("no thread panics while it holds this")
     }
 
-    /// Stores the bytes of a stretch of the disk that are neither content nor zero.
+    /// Stores the bytes of a disk range that are neither content nor zero.
     fn read_residue(&self, stretch: Range<u64>) -> Result<()> {
         let mut window_start = stretch.start;
         while window_start < stretch.end {
@@ -219,7 +219,7 @@ impl Work<'_> {
         Ok(())
     }
 
-    /// Stores what is not zero in these parts of one window as one object.
+    /// Stores the nonzero blocks of these parts of one window as one object.
     fn store_residue(&self, parts: impl IntoIterator<Item = Range<u64>>) -> Result<()> {
         let mut object = Vec::new();
         let mut runs: Vec<Run> = Vec::new();
@@ -275,7 +275,7 @@ fn say_damaged(
     warnings
 }
 
-/// Sorts all runs into a layout. Bytes that no run covers are zero.
+/// Sorts all runs into a layout. Bytes not covered by a run are zero.
 fn layout_of(found: Origins, files: &[OnceLock<Body>], disk_size: u64) -> Layout {
     let Origins { mut runs, residue, .. } = found;
     runs.sort_unstable_by_key(|run| run.start);
@@ -295,12 +295,12 @@ fn layout_of(found: Origins, files: &[OnceLock<Body>], disk_size: u64) -> Layout
 }
 
 impl Imported {
-    /// Returns its layout. This consumes the runs, so it can be called only once.
+    /// Returns the layout. This consumes the runs, so call it only once.
     pub(crate) fn take_layout(&mut self) -> Layout {
         layout_of(std::mem::take(&mut self.found), &self.files, self.scan.disk.len())
     }
 
-    /// Returns counts of its contents.
+    /// Returns the counts of paths, files and bytes.
     pub(crate) fn counts(&self, layout: &Layout) -> Counts {
         Counts {
             paths: self.listings.iter().flatten().map(|listing| listing.entries.len() as u64).sum(),
@@ -310,7 +310,7 @@ impl Imported {
         }
     }
 
-    /// Returns the rows of its manifest.
+    /// Returns the scan and the rows of the manifest.
     pub(crate) fn into_rows(self) -> (Scan, Vec<Row>) {
         let Imported { scan, listings, files, by_file, .. } = self;
         let mut listings: Vec<_> = listings.into_iter().enumerate().collect();

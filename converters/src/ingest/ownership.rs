@@ -1,4 +1,4 @@
-//! Which file owns which range of a disk. Only an owned range becomes content of its file in the layout.
+//! Assigns disk ranges to the files that own them. Only an owned range becomes content of its file in the layout.
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet, BinaryHeap};
@@ -6,11 +6,11 @@ use std::ops::Range;
 
 use super::planned_file::{OwnedPart, Ownership, PlannedFile};
 
-/// Decides which file owns which range of the disk. `files` are in disk order, and each owns all of its ranges so far.
+/// Decides which file owns which range of the disk. `files` are in disk order, and each initially owns all its ranges.
 ///
-/// Where a filesystem lets its files share extents, the first of the files that have a range owns it. Elsewhere a range
-/// that two files claim, or one file twice, is damage, and none of them owns any range. Returns the damaged files, each
-/// with an earlier one that claims the same bytes.
+/// If a filesystem lets files share extents, the first file that has a range owns it. Otherwise a range claimed by two
+/// files, or twice by one file, is damage, and none of these files owns any range. Returns the damaged files, each with
+/// an earlier one that claims the same bytes.
 pub(super) fn assign(files: &mut [PlannedFile]) -> BTreeMap<usize, usize> {
     let mut damaged = BTreeMap::new();
     let mut sharing = BTreeSet::new();
@@ -40,7 +40,7 @@ pub(super) fn assign(files: &mut [PlannedFile]) -> BTreeMap<usize, usize> {
     damaged
 }
 
-/// Assigns each range of the disk to the first of the `sharing` files that have it.
+/// Assigns each range of the disk to the first of the `sharing` files that has it.
 fn share(files: &mut [PlannedFile], sharing: &BTreeSet<usize>) {
     let mut claims: Vec<(Range<u64>, usize, u64)> = Vec::new();
     for &number in sharing.iter().filter(|number| files[**number].owns == Ownership::All) {
@@ -56,8 +56,7 @@ fn share(files: &mut [PlannedFile], sharing: &BTreeSet<usize>) {
     let mut edges: Vec<u64> = claims.iter().flat_map(|(range, ..)| [range.start, range.end]).collect();
     edges.sort_unstable();
     edges.dedup();
-    // The claims on the range between two edges, with the first file on top. A claim that has ended is removed once it
-    // is on top.
+    // The claims on the range between two edges, lowest file first. An expired claim is removed once it is on top.
     let mut open: BinaryHeap<Reverse<(usize, u64, usize)>> = BinaryHeap::new();
     let mut next = 0;
     for edge in edges.windows(2) {
@@ -81,7 +80,7 @@ fn share(files: &mut [PlannedFile], sharing: &BTreeSet<usize>) {
     }
 }
 
-/// Returns the ranges of the disk that the files own, sorted.
+/// Returns the disk ranges owned by files, sorted.
 pub(super) fn owned(files: &[PlannedFile]) -> Vec<Range<u64>> {
     let mut owned = Vec::new();
     for file in files {
@@ -124,7 +123,7 @@ mod tests {
         };
         let files = vec![
             vec![(0, 10)],
-            // Shares 20..30 with the next, which has a part of its own in front, and has 25..30 twice itself.
+            // Shares 20..30 with the next file, which has a part of its own before it, and contains 25..30 twice.
             vec![(20, 20), (25, 5)],
             vec![(18, 2), (20, 10), (50, 5)],
             vec![(60, 5)],
@@ -134,12 +133,12 @@ mod tests {
         assert_eq!(parts(&shared, 1), [(20, 40, 0)]);
         assert_eq!(parts(&shared, 2), [(18, 20, 0), (50, 55, 12)]);
         assert_eq!(owned(&shared), [0..10, 18..20, 20..40, 50..55, 60..65]);
-        // The part that the file has a second time is not its content there.
+        // The second occurrence of a range in a file is not owned.
         let within = |file: usize, disk, at, len| shared[file].owns.within(disk, at, len).next();
         assert_eq!(within(1, 20, 0, 20), Some(20..40));
         assert_eq!(within(1, 25, 20, 5), None);
         assert_eq!(within(2, 20, 2, 10), None);
-        // Where files do not share, all of this is damage.
+        // Without sharing, all of this is damage.
         assert_eq!(owned(&plan_of(false, files)), [0..10, 60..65]);
     }
 
@@ -150,7 +149,7 @@ mod tests {
         assert_eq!(files[0].owns, Ownership::All);
     }
 
-    /// Against an array: a byte belongs to the first file that has it, and to the first place of it in the file.
+    /// Compares with an array: a byte belongs to the first file that has it, at its first position in that file.
     #[test]
     fn ownership_of_clones_equals_a_table_of_bytes() {
         let mut seed = 1u64;

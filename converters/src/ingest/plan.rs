@@ -1,4 +1,4 @@
-//! What an import will read: each file once, and the rest of the disk.
+//! The plan of an import: which files to read, each once, and the rest of the disk.
 
 use std::collections::{BTreeMap, HashMap};
 use std::hash::{BuildHasher, RandomState};
@@ -15,30 +15,30 @@ use crate::disk::scan::{Scan, ScannedVolume};
 use crate::disk::volume::VolumeOffset;
 use crate::error::Result;
 
-/// Files that share extents are read up to so many times the disk's size together.
+/// Files that share extents are read up to this multiple of the disk's size in total.
 const MOST_CLONED: u64 = 16;
 
 /// All files of a disk.
 pub(super) struct ReadPlan {
-    /// The listings, by volume; `None` where there is no filesystem.
+    /// The listings by volume; `None` if a volume has no filesystem.
     pub listings: Vec<Option<Listing>>,
-    /// Each content once, in the order in which they lie on the disk. Clones that consist of the same extents share one.
+    /// Each distinct content once, in disk order. Clones with the same extents share one entry.
     pub files: Vec<PlannedFile>,
-    /// The position in `files` of each file of a volume.
+    /// The index in `files` of each file of a volume.
     pub by_file: FileNumbers,
-    /// The number of regular files, with clones, and the sum of their sizes in bytes.
+    /// The number of regular files including clones, and the sum of their sizes in bytes.
     pub totals: (u64, u64),
-    /// The disk ranges that are content of exactly one file, sorted. Everything else is residue.
+    /// The disk ranges that are content of exactly one file, sorted. The rest is residue.
     pub content: Vec<Range<u64>>,
-    /// Warnings about what could not be read, as sentences.
+    /// Warnings about data that could not be read, as sentences.
     pub complaints: Vec<String>,
 }
 
-/// The numbers of files by volume and by their ids there.
+/// File numbers by volume and by file id in the volume.
 #[derive(Default)]
 pub(super) struct FileNumbers(Vec<Vec<u32>>);
 
-/// Marks a file that is not a regular file.
+/// Marks an entry that is not a readable regular file.
 const NONE: u32 = u32::MAX;
 
 impl FileNumbers {
@@ -46,7 +46,7 @@ impl FileNumbers {
         self.0[volume][id.index()] = u32::try_from(file).expect("a volume has fewer inodes than 2³²");
     }
 
-    /// Returns the number of a regular file. `None` for other types, and for a file that cannot be read.
+    /// Returns the number of a regular file. `None` for other types and for unreadable files.
     pub(super) fn get(&self, volume: usize, file: FileId) -> Option<usize> {
         self.0[volume].get(file.index()).filter(|number| **number != NONE).map(|number| *number as usize)
     }
@@ -69,11 +69,11 @@ impl ReadPlan {
             plan.by_file.0.push(vec![NONE; listing.as_ref().map_or(0, |listing| listing.nodes.len())]);
             plan.listings.push(listing);
         }
-        // In disk order. Files that have no bytes on the disk come last.
+        // In disk order. Files without bytes on the disk come last.
         found.sort_by_key(|(_, file)| file.start());
         plan.take(found);
         let damaged = ownership::assign(&mut plan.files);
-        // Before the content is known, because a file that is not read owns nothing.
+        // Before the content ranges are computed, because a file that is not read owns nothing.
         plan.limit_shared(scan.disk.len());
         plan.content = ownership::owned(&plan.files);
         plan.say_shared(&damaged, scan);
@@ -100,7 +100,7 @@ impl ReadPlan {
                 Err(e) if e.kind() != ErrorKind::Io => drop(unreadable.insert(id, e)),
                 other => {
                     let content = other?;
-                    // Most files have one piece, and there may be millions of files: allocate no spare capacity.
+                    // Most files have one piece, and there may be millions of files, so avoid spare capacity.
                     let mut pieces = Vec::with_capacity(content.pieces.len());
                     pieces.extend(content.pieces.into_iter().flat_map(|p| place(volume, p)));
                     let file = PlannedFile {
@@ -114,7 +114,7 @@ impl ReadPlan {
                 }
             }
         }
-        // By the first path of each, in one pass, because every file may be unreadable.
+        // Report each under its first path. One pass is enough even if every file is unreadable.
         for entry in &listing.entries {
             if let Some(error) = unreadable.remove(&entry.file) {
                 let path = escape(&entry.path);
@@ -124,7 +124,7 @@ impl ReadPlan {
         Ok(Some(listing))
     }
 
-    /// Adds the files, but each content once: clones with the same extents are read and hashed once.
+    /// Adds the files, but each content only once: clones with the same extents are read and hashed once.
     fn take(&mut self, found: Vec<((usize, FileId), PlannedFile)>) {
         let hasher = RandomState::new();
         let mut clones: HashMap<u64, Vec<u32>> = HashMap::new();
@@ -148,7 +148,7 @@ impl ReadPlan {
     }
 
     /// Adds a complaint for each file that shares bytes with another of the same volume: one of the two has wrong
-    /// content. Says nothing where the filesystem supports shared blocks, or where partitions overlap.
+    /// content. Skips filesystems that support shared blocks, and overlapping partitions.
     fn say_shared(&mut self, shared: &BTreeMap<usize, usize>, scan: &Scan) {
         if shared.is_empty() {
             return;
@@ -180,9 +180,9 @@ impl ReadPlan {
         }
     }
 
-    /// Limits the bytes read of files that share blocks: a hostile volume may claim the same blocks for a million files.
-    /// Files that own none of their ranges are read up to the size of the disk, clones and compressed files up to
-    /// [`MOST_CLONED`] times that.
+    /// Limits the bytes read from files that share blocks: a hostile volume may claim the same blocks for a million
+    /// files. Files that own none of their ranges are read up to the size of the disk, clones and compressed files up
+    /// to [`MOST_CLONED`] times that.
     fn limit_shared(&mut self, disk_size: u64) {
         let mut left = [disk_size, disk_size.saturating_mul(MOST_CLONED)];
         for file in &mut self.files {

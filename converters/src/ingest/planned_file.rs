@@ -1,20 +1,20 @@
-//! A regular file to be read: where its bytes lie, and which ranges of the disk it owns.
+//! A regular file to be read: the locations of its bytes, and the disk ranges it owns.
 
 use std::ops::Range;
 
 use mif_formats::fs::Encoded;
 
-/// How many bytes of holes are hashed for one image. A file that would exceed this limit is stored too, but without
-/// digests: hashing zeros that are stored nowhere is not worth minutes.
+/// The most bytes of holes hashed for one image. Files beyond this limit are stored without digests: hashing zeros that
+/// are not stored is not worth minutes.
 pub(crate) const MAX_HASHED_HOLES: u64 = 8 << 30;
 
 /// A regular file to be read.
 pub(super) struct PlannedFile {
     /// Size in bytes.
     pub size: u64,
-    /// Where its bytes are, in file order, gap-free.
+    /// The locations of its bytes, in file order, without gaps.
     pub pieces: Vec<DiskPiece>,
-    /// Which of its disk ranges become content of this file in the layout.
+    /// The disk ranges that become content of this file in the layout.
     pub owns: Ownership,
     /// True if its filesystem lets files share extents.
     pub may_share: bool,
@@ -22,16 +22,16 @@ pub(super) struct PlannedFile {
     pub hashed: bool,
 }
 
-/// A part of a file.
+/// A piece of a file.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(super) enum DiskPiece {
     /// `len` bytes at `offset` of the disk.
     Disk { offset: u64, len: u64 },
-    /// `len` zeros that are not stored.
+    /// `len` zeros that are not on the disk.
     Zero { len: u64 },
     /// Bytes that are not on the disk in this form.
     Bytes(Vec<u8>),
-    /// Bytes of a compressed extent; its runs are ranges of the disk.
+    /// Decoded bytes of a compressed extent, whose runs are disk ranges.
     Encoded(Box<Encoded>),
 }
 
@@ -46,7 +46,8 @@ impl DiskPiece {
 }
 
 impl PlannedFile {
-    /// Returns a file that is not on a disk: its `parts` that are not holes, each with its offset in the source.
+    /// Returns a file that is not on a disk. `parts` are the parts that are not holes, each with its offset in the
+    /// source.
     pub(super) fn loose(size: u64, parts: &[(Range<u64>, u64)]) -> Self {
         let mut pieces = Vec::new();
         let mut at = 0;
@@ -66,7 +67,7 @@ impl PlannedFile {
         file
     }
 
-    /// Returns the disk ranges (start, length) that hold its bytes. None is empty.
+    /// Returns the disk ranges (start, length) that hold its bytes. No range is empty.
     pub(super) fn ranges(&self) -> impl Iterator<Item = (u64, u64)> + '_ {
         self.pieces.iter().filter_map(|piece| match piece {
             DiskPiece::Disk { offset, len } if *len > 0 => Some((*offset, *len)),
@@ -74,7 +75,7 @@ impl PlannedFile {
         })
     }
 
-    /// Returns the disk ranges (start, length) that hold its bytes, each with its offset in the file. None is empty.
+    /// Returns the disk ranges that hold its bytes, as (start, length, offset in the file). No range is empty.
     pub(super) fn places(&self) -> impl Iterator<Item = (u64, u64, u64)> + '_ {
         let mut position = 0;
         self.pieces.iter().filter_map(move |piece| {
@@ -87,12 +88,12 @@ impl PlannedFile {
         })
     }
 
-    /// Returns the disk ranges that it owns, in file order.
+    /// Returns the disk ranges it owns, in file order.
     pub(super) fn owned(&self) -> Vec<Range<u64>> {
         self.places().flat_map(|(start, len, at)| self.owns.within(start, at, len)).collect()
     }
 
-    /// Returns the number of bytes that its compressed extents decode to.
+    /// Returns the total decoded size of its compressed extents in bytes.
     pub(super) fn decoded(&self) -> u64 {
         let decoded = self.pieces.iter().map(|piece| match piece {
             DiskPiece::Encoded(encoded) => u64::from(encoded.decoded),
@@ -101,12 +102,12 @@ impl PlannedFile {
         decoded.fold(0, u64::saturating_add)
     }
 
-    /// Returns the offset on the disk at which it begins; past any disk if none of it is on the disk.
+    /// Returns the disk offset of its first byte on the disk, or `u64::MAX` if none of it is there.
     pub(super) fn start(&self) -> u64 {
         self.ranges().next().map_or(u64::MAX, |(start, _)| start)
     }
 
-    /// Returns true if it is not read at all.
+    /// Returns true if the file is not read.
     pub(super) fn is_skipped(&self) -> bool {
         self.pieces.is_empty() && self.size > 0
     }
@@ -116,28 +117,28 @@ impl PlannedFile {
     }
 }
 
-/// The disk ranges of a file that are its own.
+/// The disk ranges that a file owns.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Ownership {
-    /// All of them.
+    /// All of its ranges.
     All,
-    /// None of them.
+    /// None of its ranges.
     None,
-    /// These parts, in the order of the disk; the rest belongs to other files.
+    /// These parts, in disk order; other files own the rest.
     Parts(Vec<OwnedPart>),
 }
 
 /// A part of a file that shares extents.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct OwnedPart {
-    /// The range of the disk.
+    /// The disk range.
     pub disk: Range<u64>,
-    /// Where the range begins in the file, in bytes.
+    /// The offset of the range in the file, in bytes.
     pub file: u64,
 }
 
 impl Ownership {
-    /// Returns the owned ranges among `len` bytes that lie at byte `disk` of the disk and at byte `file` of the file.
+    /// Returns the owned ranges within `len` bytes at disk offset `disk` and file offset `file`.
     pub(super) fn within(&self, disk: u64, file: u64, len: u64) -> impl Iterator<Item = Range<u64>> + '_ {
         let (whole, parts) = match self {
             Ownership::All => (Some(disk..disk + len), &[][..]),
@@ -145,7 +146,7 @@ impl Ownership {
             Ownership::Parts(parts) => (None, &parts[parts.partition_point(|part| part.disk.end <= disk)..]),
         };
         let parts = parts.iter().take_while(move |part| part.disk.start < disk + len);
-        // A file may have a range twice: only one of its places owns the range.
+        // A file may contain a range twice; only one occurrence owns it.
         let parts = parts.filter(move |part| part.file + disk == file + part.disk.start);
         let parts = parts.map(move |part| part.disk.start.max(disk)..part.disk.end.min(disk + len));
         whole.into_iter().chain(parts)

@@ -1,19 +1,19 @@
-//! LZO1X, and the frame that Btrfs puts around it.
+//! LZO1X, and its Btrfs framing.
 //!
-//! A stream of LZO1X is a list of instructions: copy literals from the stream, or copy bytes that were decoded before.
-//! <https://docs.kernel.org/staging/lzo.html>. An instruction depends on how many literals came just before it.
+//! An LZO1X stream is a list of instructions: copy literals from the stream, or copy bytes decoded earlier
+//! (<https://docs.kernel.org/staging/lzo.html>). The meaning of an instruction depends on how many literals precede it.
 //!
-//! A Btrfs extent is its length (32 bits, little-endian), then segments, each with a length of its own. A segment
-//! decodes to a sector at most. The length of a segment never crosses a boundary between sectors of the encoded bytes: if
-//! fewer than four bytes are left of a sector, they are skipped.
+//! A Btrfs extent starts with its length (32 bits, little-endian), followed by segments, each with its own length. A
+//! segment decodes to at most one sector. A segment's length never crosses a sector boundary of the encoded bytes: if
+//! fewer than four bytes are left in a sector, they are skipped.
 
-/// Bytes of a length.
+/// The size of a length field in bytes.
 const LEN: usize = 4;
 
-/// Decodes the frame of an extent up to `out.len()` bytes. Returns how many it has.
+/// Decodes the frame of an extent, up to `out.len()` bytes. Returns the number of bytes decoded.
 pub(super) fn decode_extent(encoded: &[u8], sector: usize, out: &mut [u8]) -> Result<usize, String> {
     let total = length(encoded, 0)?;
-    // Inline extents have the exact length, others are filled up to a sector.
+    // Inline extents have exactly this length; others are padded to a sector.
     let encoded =
         encoded.get(..total).ok_or_else(|| format!("has {} bytes, but says {total}", encoded.len()))?;
     let mut decoded = vec![0; sector];
@@ -29,7 +29,7 @@ pub(super) fn decode_extent(encoded: &[u8], sector: usize, out: &mut [u8]) -> Re
         at += LEN;
         let segment = encoded.get(at..at.saturating_add(len));
         let segment = segment.ok_or_else(|| format!("has a segment of {len} bytes at {at} of {total}"))?;
-        // The last one may hold more than belongs to the extent.
+        // The last segment may decode to more bytes than the extent has.
         let here = decode(segment, &mut decoded)?.min(out.len() - done);
         out[done..done + here].copy_from_slice(&decoded[..here]);
         done += here;
@@ -43,7 +43,7 @@ fn length(bytes: &[u8], at: usize) -> Result<usize, String> {
     Ok(u32::from_le_bytes(bytes.try_into().expect("sliced to size")) as usize)
 }
 
-/// Decodes a stream of LZO1X, which must end within `out`. Returns how many bytes it has.
+/// Decodes an LZO1X stream, whose output must fit in `out`. Returns the number of bytes decoded.
 fn decode(stream: &[u8], out: &mut [u8]) -> Result<usize, String> {
     let mut decoder = Decoder { stream, at: 0, out, done: 0 };
     decoder.run()?;
@@ -57,13 +57,13 @@ struct Decoder<'a> {
     done: usize,
 }
 
-/// What precedes an instruction: no literals, one to three (which the instruction before it copied), or more.
+/// The number of literals before an instruction is 0, 1 to 3 (copied by the previous instruction), or this for more.
 const MANY: usize = 4;
 
 impl Decoder<'_> {
     fn run(&mut self) -> Result<(), String> {
         let mut before = 0;
-        // The first byte may be a number of literals.
+        // The first byte may be a literal count.
         if let Some(first @ 18..) = self.stream.first().copied() {
             self.at = 1;
             let count = usize::from(first) - 17;
@@ -118,7 +118,8 @@ impl Decoder<'_> {
         Ok(usize::from(self.byte()?) | usize::from(self.byte()?) << 8)
     }
 
-    /// Returns a length: `short`, or if that is 0 a longer one, which follows: `base`, 255 for each zero, and a byte.
+    /// Returns `short`, or if it is 0 the length encoded next: `base`, plus 255 for each zero byte, plus the final
+    /// byte.
     fn long(&mut self, short: usize, base: usize) -> Result<usize, String> {
         if short != 0 {
             return Ok(short);
@@ -143,7 +144,7 @@ impl Decoder<'_> {
         Ok(())
     }
 
-    /// Copies bytes from `distance` back. They may overlap the copy.
+    /// Copies `len` bytes from `distance` back. Source and destination may overlap.
     fn copy(&mut self, distance: usize, len: usize) -> Result<(), String> {
         let start = self.done.checked_sub(distance).ok_or("refers to bytes before its beginning")?;
         if len > self.out.len() - self.done {
@@ -170,16 +171,16 @@ mod tests {
 
     const END: [u8; 3] = [17, 0, 0];
 
-    /// Each instruction, written by hand from the kernel's description of the stream.
+    /// Tests each instruction, encoded by hand from the kernel's description of the stream.
     #[test]
     fn each_instruction_copies_what_it_says() {
         let stream = |parts: &[&[u8]]| parts.concat();
-        // 4 literals as the first byte, then a match of 3 at distance 4 (code 01 0 011 00), one byte of distance 0.
+        // 4 literals in the first byte, then a match of 3 at distance 4 (code 01 0 011 00), high distance byte 0.
         assert_eq!(decoded(&stream(&[&[21], b"abcd", &[0b0100_1100, 0], &END])).unwrap(), b"abcdabc");
-        // A run of 3 + 5 literals, then a match of 2 + 4 at distance 2 with two literals after it.
+        // A run of 3 + 5 literals, then a match of 2 + 4 at distance 2, followed by two literals.
         let long = stream(&[&[5], b"12345678", &[0b0010_0100, 0b0000_0110, 0], b"xy", &END]);
         assert_eq!(decoded(&long).unwrap(), b"12345678787878xy");
-        // After those literals, a short code is a match of two at distance 1 + 1.
+        // After these literals, a short code is a match of two at distance 1 + 1.
         let short =
             stream(&[&[5], b"12345678", &[0b0010_0100, 0b0000_0110, 0], b"xy", &[0b0000_0100, 0], &END]);
         assert_eq!(decoded(&short).unwrap(), b"12345678787878xyxy");
@@ -204,7 +205,7 @@ mod tests {
         {
             assert!(decoded(stream).is_err(), "{stream:?}");
         }
-        // A match that goes on and on.
+        // A match of unbounded length.
         assert!(
             decoded(&[
                 21,
@@ -254,7 +255,7 @@ mod tests {
 
     #[test]
     fn the_length_of_a_segment_does_not_cross_a_boundary() {
-        // A sector of 32 bytes; the first segment leaves 0, 1, … bytes of it.
+        // A sector of 32 bytes, of which the first segment leaves varying numbers of bytes.
         for literals in 10..30 {
             let text: Vec<u8> = (0..literals).collect();
             let first = [&[17 + literals][..], &text, &END].concat();

@@ -1,4 +1,4 @@
-//! Disks with a Btrfs volume go in and come out, and their files are those that the kernel shows.
+//! Disks with a Btrfs volume are imported and restored, and their files match what the kernel shows.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -11,7 +11,7 @@ use mif_formats::fs::{Filesystem, Piece, walk};
 use mif_formats::{MemSource, Source};
 use mif_tests::{have, is_root, mif, run, run_failing, skip, tool, work_folder};
 
-/// Fills the volume that is mounted at `$1`.
+/// Fills the volume mounted at `$1`.
 const FILL: &str = r#"
 set -e
 cd "$1"
@@ -32,7 +32,8 @@ seq 5 50 >snapshot/docs/text2
 seq 1 9 | dd of=snapshot/docs/text conv=notrunc bs=1 seek=100000 status=none
 "#;
 
-/// Makes a volume of 120 MiB; returns its regular files as the kernel reads them. `None` if this machine cannot mount it.
+/// Makes a volume of 120 MiB and returns its regular files as the kernel reads them. `None` if it cannot be mounted
+/// here.
 fn volume(disk: &Path, mnt: &Path) -> Option<BTreeMap<String, Vec<u8>>> {
     fs::File::create(disk).unwrap().set_len(120 << 20).unwrap();
     run(tool("mkfs.btrfs").args(["-q", "-L", "lived in"]).arg(disk));
@@ -65,7 +66,7 @@ fn volume(disk: &Path, mnt: &Path) -> Option<BTreeMap<String, Vec<u8>>> {
     Some(files)
 }
 
-/// Returns a range of the volume that holds a compressed extent of a file.
+/// Returns a disk range that holds a compressed extent of a file.
 fn compressed(disk: &[u8], path: &[u8]) -> std::ops::Range<u64> {
     let volume: std::sync::Arc<dyn Source> = std::sync::Arc::new(MemSource(disk.to_vec()));
     let fs = Btrfs::open(volume).unwrap();
@@ -103,7 +104,7 @@ fn a_compressed_volume_with_snapshots_goes_in_and_comes_out() {
     let listed = run(mif(&store).args(["ls", "--recursive", "raw"]));
     for (path, content) in &files {
         assert!(listed.contains(path), "{path}: {listed}");
-        // From the store, and from the file itself.
+        // From the store, and from the disk file itself.
         for image in ["raw", disk.to_str().unwrap()] {
             let read = mif(&store).args(["cat", image, &format!("p0:/{path}")]).output().unwrap();
             assert!(read.stdout == *content, "{image}: {path}");

@@ -1,13 +1,13 @@
-//! Extended attributes: `XATTR_ITEM`s, each with the attributes whose names have the same hash.
+//! Extended attributes: `XATTR_ITEM`s, each holding the attributes whose names share a hash.
 
 use super::items::{DirItem, Key};
 use crate::error::{Error, Result, at};
 use crate::fs::Xattr;
 
-/// The most bytes of the names and values of one inode that are kept.
+/// The most bytes of names and values kept for one inode.
 const BYTES_MAX: usize = 16 << 20;
 
-/// The attributes of an inode so far.
+/// The attributes of an inode read so far.
 #[derive(Default)]
 pub(super) struct Attributes {
     all: Vec<Xattr>,
@@ -15,7 +15,7 @@ pub(super) struct Attributes {
 }
 
 impl Attributes {
-    /// Adds the attributes in an item. Complains if they are damaged.
+    /// Adds the attributes in an item. Reports them if they are damaged.
     pub(super) fn add(&mut self, key: Key, bytes: &[u8], complain: &mut dyn FnMut(Error)) {
         if let Err(error) = self.try_add(key, bytes) {
             complain(error);
@@ -38,7 +38,7 @@ impl Attributes {
         Ok(())
     }
 
-    /// Returns all of them, sorted by name.
+    /// Returns the attributes sorted by name.
     pub(super) fn sorted(mut self) -> Vec<Xattr> {
         self.all.sort();
         self.all.shrink_to_fit();

@@ -1,4 +1,4 @@
-//! A tree block: a header, then the items of a leaf, or the pointers of a node.
+//! A tree block: a header followed by the items of a leaf or the pointers of a node.
 //!
 //! <https://btrfs.readthedocs.io/en/latest/dev/On-disk-format.html>, "Tree block".
 
@@ -10,26 +10,26 @@ use crate::error::{At, Result, at};
 
 /// The size of the header in bytes.
 const HEADER: usize = 101;
-/// The size of the head of an item in bytes: its key, the place and the size of its data.
+/// The size of an item header in bytes: its key, and the offset and size of its data.
 const ITEM: usize = 25;
-/// The size of a pointer in bytes: a key, an address, a generation.
+/// The size of a pointer in bytes: key, address and generation.
 const POINTER: usize = 33;
 
-/// A tree block to be read, and what its parent says of it.
+/// A pointer to a tree block, with the properties its parent expects.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Pointer {
     /// The logical address.
     pub(super) bytenr: u64,
     pub(super) generation: u64,
     pub(super) level: u8,
-    /// The id of the tree that it is in.
+    /// The id of the tree that contains it.
     pub(super) tree: u64,
     /// Its first key, unless it is the root of the tree.
     pub(super) first: Option<Key>,
 }
 
 impl Pointer {
-    /// Returns the start of an error about the block.
+    /// Returns the location of the block for an error.
     pub(super) fn place(&self) -> At {
         at(format!("tree {}, block at {}", self.tree as i64, self.bytenr))
     }
@@ -46,7 +46,7 @@ pub(super) struct Block {
 }
 
 impl Block {
-    /// Parses the block at the logical address `bytenr`: checksum, header, the order of keys, the place of every item.
+    /// Parses and validates the block at the logical address `bytenr`: checksum, header, key order and item bounds.
     pub(super) fn parse(
         bytes: Vec<u8>,
         at: &Pointer,
@@ -94,7 +94,7 @@ impl Block {
         Ok(block)
     }
 
-    /// Fails unless the block is what its parent says of it.
+    /// Fails unless the block matches what its parent says of it.
     pub(super) fn check(&self, at: &Pointer) -> Result<()> {
         let bad = |field, problem: String| Err(at.place().field(field).corrupt(problem));
         if self.level != at.level {
@@ -103,7 +103,7 @@ impl Block {
         if self.generation != at.generation {
             return bad("generation", format!("is {}, expected {}", self.generation, at.generation));
         }
-        // Snapshots share the blocks of subvolumes.
+        // Snapshots share blocks with subvolumes.
         let is_ours = at.tree == self.owner || (is_fs_tree(at.tree) && is_fs_tree(self.owner));
         if !is_ours && at.tree != id::TREE_LOG {
             return bad("owner", format!("is {}", self.owner as i64));
@@ -132,7 +132,7 @@ impl Block {
         Key::parse(&self.bytes[HEADER + i * each..])
     }
 
-    /// Returns the number of keys below `key`.
+    /// Returns the number of keys less than `key`.
     pub(super) fn below(&self, key: &Key) -> usize {
         let (mut low, mut high) = (0, self.count);
         while low < high {
@@ -158,7 +158,7 @@ impl Block {
         (le64(&self.bytes, at), le64(&self.bytes, at + 8))
     }
 
-    /// Returns the child `i` of a node in the tree `tree`. Its level is lower, so no path through a tree is endless.
+    /// Returns child `i` of a node in the tree `tree`. Its level is lower, so no path through a tree is endless.
     pub(super) fn child(&self, i: usize, tree: u64) -> Pointer {
         let (bytenr, generation) = self.pointer(i);
         Pointer { bytenr, generation, level: self.level.saturating_sub(1), tree, first: Some(self.key(i)) }
@@ -171,7 +171,7 @@ pub(super) mod tests {
 
     pub(in crate::fs::btrfs) const FSID: [u8; 16] = *b"0123456789abcdef";
 
-    /// Makes a leaf of 4096 bytes with these items.
+    /// Returns a leaf of 4096 bytes with these items.
     pub(in crate::fs::btrfs) fn leaf(at: &Pointer, items: &[(Key, &[u8])]) -> Vec<u8> {
         let mut bytes = header(at, items.len());
         let mut end = bytes.len() - HEADER;
@@ -186,7 +186,7 @@ pub(super) mod tests {
         summed(bytes)
     }
 
-    /// Makes a node of 4096 bytes with these children.
+    /// Returns a node of 4096 bytes with these children.
     pub(in crate::fs::btrfs) fn node(at: &Pointer, children: &[(Key, u64)]) -> Vec<u8> {
         let mut bytes = header(at, children.len());
         for (i, (key, bytenr)) in children.iter().enumerate() {

@@ -1,8 +1,8 @@
-//! The capabilities of files on Btrfs.
+//! The capabilities of Btrfs.
 
 use crate::fs::capabilities::Capabilities;
 
-/// The capabilities of Btrfs. It is read, and not planned.
+/// The capabilities of Btrfs, which is read but not planned.
 pub(super) static CAPABILITIES: Capabilities = Capabilities {
     name: "Btrfs",
     is_posix: true,
@@ -12,8 +12,8 @@ pub(super) static CAPABILITIES: Capabilities = Capabilities {
     shares_extents: true,
     has_subvolumes: true,
     is_planned: false,
-    // Compressed, synchronous, immutable, append-only, no dump, no access times, not to be compressed, synchronous
-    // directory, no copy on write (chattr(1)).
+    // chattr(1): compressed, synchronous, immutable, append-only, no dump, no access times, no compression, synchronous
+    // directory, no copy on write.
     user_flags: 0x81_04FC,
     new_flags: [0, 0],
     label_max: 255,

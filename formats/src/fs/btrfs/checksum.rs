@@ -1,5 +1,4 @@
-//! The four checksums of a Btrfs volume. Each lies in the first bytes of a 32-byte field, little-endian where it is a
-//! number.
+//! The four checksum types of Btrfs. A checksum is stored at the start of a 32-byte field; numbers are little-endian.
 
 use blake2::Blake2b;
 use blake2::digest::consts::U32;
@@ -8,10 +7,10 @@ use sha2::{Digest, Sha256};
 use crate::checksum::fits;
 use crate::error::{Result, at};
 
-/// The bytes before the checksummed part of a superblock or a tree block.
+/// The size of the checksum field, which precedes the checksummed part of a superblock or a tree block.
 pub(super) const FIELD: usize = 32;
 
-/// The checksum of a volume (`csum_type` of the superblock).
+/// The checksum type of a volume (`csum_type` of the superblock).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Checksum {
     Crc32c,
@@ -21,7 +20,7 @@ pub(super) enum Checksum {
 }
 
 impl Checksum {
-    /// Returns the checksum with the number `csum_type`.
+    /// Returns the checksum type numbered `csum_type`.
     pub(super) fn of_type(csum_type: u16) -> Result<Self> {
         match csum_type {
             0 => Ok(Checksum::Crc32c),
@@ -34,7 +33,7 @@ impl Checksum {
         }
     }
 
-    /// Returns the checksum of `bytes`, filled up with zeros.
+    /// Returns the checksum of `bytes`, padded with zeros.
     pub(super) fn of(self, bytes: &[u8]) -> [u8; FIELD] {
         let mut sum = [0; FIELD];
         match self {
@@ -48,7 +47,7 @@ impl Checksum {
         sum
     }
 
-    /// Returns the number of bytes of the field that are the checksum.
+    /// Returns how many bytes of the field the checksum occupies.
     fn len(self) -> usize {
         match self {
             Checksum::Crc32c => 4,
@@ -57,14 +56,14 @@ impl Checksum {
         }
     }
 
-    /// Returns true if a block begins with the checksum of what follows the field.
+    /// Returns true if a block begins with the checksum of the bytes after the field.
     pub(super) fn is_right(self, block: &[u8]) -> bool {
         let sum = self.of(&block[FIELD..]);
         fits(&block[..self.len()], &sum[..self.len()])
     }
 }
 
-/// Continues a CRC-32C from `seed`, inverted neither on entry nor on exit: the hash of names.
+/// Continues a CRC-32C from `seed` without inverting it on entry or exit: the name hash.
 fn raw_crc32c(seed: u32, bytes: &[u8]) -> u32 {
     !crc32c::crc32c_append(!seed, bytes)
 }
@@ -74,7 +73,7 @@ pub(super) fn name_hash(name: &[u8]) -> u64 {
     u64::from(raw_crc32c(!1, name))
 }
 
-/// Returns the key offset of the `INODE_EXTREF` of a name in the directory `parent`.
+/// Returns the key offset of the `INODE_EXTREF` for a name in the directory `parent`.
 pub(super) fn extref_hash(parent: u64, name: &[u8]) -> u64 {
     u64::from(raw_crc32c(parent as u32, name))
 }
@@ -88,7 +87,7 @@ mod tests {
     fn the_checksums_give_their_published_check_values() {
         let of = |checksum: Checksum| hex(&checksum.of(b"123456789")[..checksum.len()]);
         assert_eq!(of(Checksum::Crc32c), "839206e3");
-        // XXH64 of nothing, with seed 0, is 0xef46db3751d8e999.
+        // XXH64 of empty input, with seed 0, is 0xef46db3751d8e999.
         assert_eq!(hex(&Checksum::Xxhash64.of(b"")[..8]), "99e9d85137db46ef");
         assert_eq!(of(Checksum::Sha256), "15e2b0d3c33891ebb0f1ef609ec419420c20e320ce94c65fbc8c3312448eb225");
         assert_eq!(
@@ -100,7 +99,7 @@ mod tests {
 
     #[test]
     fn names_hash_as_in_a_volume_of_mkfs() {
-        // The item of the default subvolume in the root tree has this key offset on every volume.
+        // The root tree's item for the default subvolume has this key offset on every volume.
         assert_eq!(name_hash(b"default"), 2_378_154_706);
     }
 }

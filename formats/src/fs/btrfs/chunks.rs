@@ -1,4 +1,4 @@
-//! The chunk map: which bytes of the device the logical addresses of a volume are.
+//! The chunk map, which translates logical addresses of a volume to bytes of the device.
 //!
 //! <https://btrfs.readthedocs.io/en/latest/dev/On-disk-format.html>, "CHUNK_ITEM".
 
@@ -9,7 +9,7 @@ use super::items::{Key, kind};
 use crate::bytes::{le16, le64};
 use crate::error::{Error, Result, at};
 
-/// The head of a chunk item and each of its stripes, in bytes.
+/// The size in bytes of a chunk item's head and of each stripe.
 const HEAD: usize = 48;
 const STRIPE: usize = 32;
 /// The most warnings about chunks.
@@ -33,17 +33,17 @@ const PROFILES: [(u64, &str); 8] = [
 struct Chunk {
     start: u64,
     len: u64,
-    /// Where its copies begin on the device; the reason why it cannot be read if there are none.
+    /// The offsets of its copies on the device; if there are none, `unreadable` has the reason.
     copies: Vec<u64>,
     unreadable: Option<String>,
 }
 
-/// The chunks of a volume, sorted.
+/// The chunks of a volume, sorted by address.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Chunks(Vec<Chunk>);
 
 impl Chunks {
-    /// Parses the chunks in the superblock, which hold the chunk tree.
+    /// Parses the chunks in the superblock, which contain the chunk tree.
     pub(super) fn of_superblock(mut bytes: &[u8], devid: u64) -> Result<Self> {
         let short = || at("Btrfs superblock").field("sys_chunk_array").corrupt("ends within a chunk");
         let mut chunks = Chunks::default();
@@ -60,7 +60,7 @@ impl Chunks {
         Ok(chunks)
     }
 
-    /// Adds the chunk in an item of the chunk tree. One that is already known stays as it is.
+    /// Adds the chunk in an item of the chunk tree. A chunk already known is not replaced.
     pub(super) fn add(&mut self, key: Key, item: &[u8], devid: u64) -> Result<()> {
         let place = || at(format!("chunk at {}", key.offset));
         if item.len() < HEAD || item.len() < HEAD + STRIPE * usize::from(le16(item, 44)) {
@@ -101,7 +101,7 @@ impl Chunks {
         Ok(())
     }
 
-    /// Returns the reasons why some chunks cannot be read, each once, up to [`WARNINGS_MAX`].
+    /// Returns the distinct reasons why chunks cannot be read, at most [`WARNINGS_MAX`].
     pub(super) fn warnings(&self) -> Vec<String> {
         let mut reasons: BTreeMap<&str, (u64, usize)> = BTreeMap::new();
         for chunk in &self.0 {
@@ -130,7 +130,7 @@ impl Chunks {
         }
     }
 
-    /// Returns the offsets on the device of the copies of `len` bytes at a logical address, which must lie in one chunk.
+    /// Returns the device offsets of the copies of `len` bytes at a logical address, which must be within one chunk.
     pub(super) fn copies(&self, logical: u64, len: u64) -> Result<Vec<u64>> {
         let chunk = self.find(logical)?;
         let within = logical - chunk.start;
@@ -144,7 +144,7 @@ impl Chunks {
             .collect()
     }
 
-    /// Returns the runs of the device that hold `len` bytes from a logical address on, of the first copy.
+    /// Returns the device ranges that hold the first copy of `len` bytes starting at a logical address.
     pub(super) fn runs(&self, logical: u64, len: u64) -> Result<Vec<Range<u64>>> {
         let mut runs: Vec<Range<u64>> = Vec::new();
         let (mut logical, mut left) = (logical, len);

@@ -1,4 +1,4 @@
-//! The driver of Btrfs.
+//! The Btrfs driver.
 
 use std::sync::Arc;
 
@@ -12,7 +12,7 @@ use crate::fs::plan::Planner;
 use crate::source::Source;
 use crate::uuid;
 
-/// Btrfs.
+/// The Btrfs driver.
 pub(in crate::fs) struct Driven;
 
 fn not_planned() -> Error {

@@ -1,4 +1,4 @@
-//! The location of a file's bytes, from its `EXTENT_DATA` items.
+//! The locations of a file's bytes, from its `EXTENT_DATA` items.
 //!
 //! <https://btrfs.readthedocs.io/en/latest/dev/On-disk-format.html>, "EXTENT_DATA".
 
@@ -13,9 +13,9 @@ use crate::fs::{Content, Encoded, Piece};
 
 /// The most pieces of one file.
 const PIECES_MAX: usize = 1 << 22;
-/// The size of the head of an item in bytes: inline data follows it.
+/// The size of an item's head in bytes; inline data follows it.
 pub(super) const HEAD: usize = 21;
-/// The size of an item of an extent that is not inline.
+/// The size of an item whose extent is not inline.
 pub(super) const SIZE: usize = 53;
 
 pub(super) const INLINE: u8 = 0;
@@ -24,16 +24,16 @@ pub(super) const PREALLOC: u8 = 2;
 /// An extent of a file (`btrfs_file_extent_item`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Extent<'a> {
-    /// How many bytes it decodes to, as a whole.
+    /// The size of the whole extent after decoding, in bytes.
     pub(super) ram_bytes: u64,
     compression: u8,
     pub(super) kind: u8,
-    /// The bytes in the item, if it is inline.
+    /// The bytes in the item, if the extent is inline.
     inline: &'a [u8],
     /// The logical address and the size of the whole extent on the volume; 0 for a hole.
     pub(super) disk_bytenr: u64,
     disk_num_bytes: u64,
-    /// Which of the decoded bytes belong to the file here.
+    /// The range of the decoded bytes that this part of the file uses.
     pub(super) offset: u64,
     pub(super) num_bytes: u64,
 }
@@ -64,14 +64,14 @@ impl<'a> Extent<'a> {
             offset: number(37),
             num_bytes: number(45),
         };
-        // Files are of 2^63 bytes at most, so this also keeps sums from overflowing.
+        // Files have at most 2^63 bytes; the check also prevents sums from overflowing.
         if key.offset.max(extent.num_bytes).max(extent.offset).max(extent.ram_bytes) > i64::MAX as u64 {
             return bad("num_bytes", format!("is {} from byte {} on", extent.num_bytes, extent.offset));
         }
         Ok(extent)
     }
 
-    /// Returns the end of the extent in the file, in bytes, given its key.
+    /// Returns the end of the extent as a byte offset in the file, given its key.
     pub(super) fn end(&self, key: Key) -> u64 {
         key.offset.saturating_add(if self.kind == INLINE { self.ram_bytes } else { self.num_bytes })
     }
@@ -94,25 +94,26 @@ fn place(key: Key) -> At {
     at(format!("inode {}, extent at byte {}", key.objectid, key.offset))
 }
 
-/// The pieces of a file so far.
+/// The pieces of a file collected so far.
 pub(super) struct Pieces<'a> {
     chunks: &'a Chunks,
     volume_len: u64,
     sectorsize: u32,
-    /// The size of the file in bytes: what lies past it is left out.
+    /// The size of the file in bytes; data past it is dropped.
     size: u64,
-    /// The number of bytes so far.
+    /// The number of bytes covered so far.
     done: u64,
     pieces: Vec<Piece>,
 }
 
 impl<'a> Pieces<'a> {
-    /// Starts an empty list for a file of `size` bytes.
+    /// Returns an empty list for a file of `size` bytes.
     pub(super) fn new(chunks: &'a Chunks, volume_len: u64, sectorsize: u32, size: u64) -> Self {
         Pieces { chunks, volume_len, sectorsize, size, done: 0, pieces: Vec::new() }
     }
 
-    /// Adds the extent in an item. A gap before it is a hole. Returns false if it lies past the end of the file.
+    /// Adds the extent in an item. A gap before it is a hole. Returns false if the extent starts past the end of the
+    /// file.
     pub(super) fn add(&mut self, key: Key, bytes: &[u8]) -> Result<bool> {
         if key.offset >= self.size {
             return Ok(false);
@@ -126,7 +127,7 @@ impl<'a> Pieces<'a> {
         self.zero_to(key.offset)?;
         match extent.kind {
             INLINE => self.inline(key, &extent),
-            // Allocated and never written, or a hole.
+            // Allocated but never written, or a hole.
             kind if kind == PREALLOC || extent.disk_bytenr == 0 => {
                 self.push(Piece::Zero { len: extent.num_bytes })
             }
@@ -142,7 +143,7 @@ impl<'a> Pieces<'a> {
         let bytes = match extent.codec(key, self.sectorsize)? {
             None => extent.inline.to_vec(),
             Some(codec) => {
-                // A page of the machine that wrote it, which may be larger than a sector.
+                // At most a page of the writing machine, which may be larger than a sector.
                 let most = u64::from(self.sectorsize).max(64 << 10);
                 if extent.ram_bytes > most {
                     let problem =
@@ -187,7 +188,7 @@ impl<'a> Pieces<'a> {
         })))
     }
 
-    /// Returns the runs of the volume of `len` bytes at a logical address.
+    /// Returns the volume ranges of `len` bytes at a logical address.
     fn runs(&self, key: Key, logical: u64, len: u64) -> Result<Vec<Range<u64>>> {
         let runs = self.chunks.runs(logical, len).map_err(|error| within(key, &error))?;
         match runs.iter().find(|run| run.end > self.volume_len) {
@@ -198,7 +199,7 @@ impl<'a> Pieces<'a> {
         }
     }
 
-    /// Returns the content; a gap at its end is a hole.
+    /// Returns the content. A gap at the end is a hole.
     pub(super) fn finish(mut self) -> Result<Content> {
         self.zero_to(self.size)?;
         Ok(Content { size: self.size, pieces: self.pieces })
@@ -208,7 +209,7 @@ impl<'a> Pieces<'a> {
         if end > self.done { self.push(Piece::Zero { len: end - self.done }) } else { Ok(()) }
     }
 
-    /// Adds a piece, up to the end of the file.
+    /// Appends a piece, cut off at the end of the file.
     fn push(&mut self, mut piece: Piece) -> Result<()> {
         let len = piece.len().min(self.size - self.done);
         if len == 0 {
@@ -238,7 +239,7 @@ impl<'a> Pieces<'a> {
     }
 }
 
-/// Returns an error of the chunk map as one of the extent.
+/// Converts a chunk map error to an error of the extent.
 fn within(key: Key, error: &Error) -> Error {
     match error.kind() {
         ErrorKind::Unsupported => place(key).unsupported(error.to_string()),
@@ -254,7 +255,7 @@ mod tests {
     const SECTOR: u64 = 4096;
     const REGULAR: u8 = 1;
 
-    /// A chunk of 1 MiB at the address 1 MiB that lies at 64 KiB of a volume of 2 MiB, and one after it at 1.5 MiB.
+    /// Returns two chunks of 1 MiB: address 1 MiB at byte 64 KiB, and address 2 MiB at byte 1.5 MiB of a 2 MiB volume.
     fn chunks() -> Chunks {
         let mut chunks = Chunks::default();
         for (start, physical) in [(1 << 20, 64 << 10), (2 << 20, 3 << 19)] {
@@ -376,7 +377,7 @@ mod tests {
         let zstd = zstd::bulk::compress(&plain, 3).unwrap();
         let packed = content(440, &[(0, inline(3, 440, &zstd))]).unwrap();
         assert_eq!(packed.pieces, [Piece::Bytes(plain.clone())]);
-        // Newer kernels compress the whole sector, and `ram_bytes` tells how much of it counts
+        // Newer kernels compress the whole sector, and `ram_bytes` says how much of it is valid
         // (kdave/btrfs-progs#1171).
         let mut sector = plain[..300].to_vec();
         sector.resize(SECTOR as usize, 0);
@@ -389,7 +390,7 @@ mod tests {
         }
     }
 
-    /// Old versions of mkfs.btrfs and btrfs-convert made them (kdave/btrfs-progs#108).
+    /// Old versions of mkfs.btrfs and btrfs-convert wrote such extents (kdave/btrfs-progs#108).
     #[test]
     fn inline_data_of_more_than_a_sector_is_read() {
         let data = vec![b'x'; 15_000];
@@ -397,7 +398,7 @@ mod tests {
         assert_eq!(content.pieces, [Piece::Bytes(data)]);
     }
 
-    /// A reader that believed `ram_bytes` of inline data panicked (cblichmann/btrfscue#19).
+    /// A reader that trusted `ram_bytes` of inline data panicked (cblichmann/btrfscue#19).
     #[test]
     fn inline_data_of_less_than_it_says_is_filled_up_with_zeros() {
         let content = content(100, &[(0, inline(0, 100, b"12345"))]).unwrap();

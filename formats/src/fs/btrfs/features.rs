@@ -1,6 +1,6 @@
 //! The feature flags of a Btrfs superblock, and which of them this reader supports.
 
-/// The two sets of feature flags that concern a reader.
+/// The two sets of feature flags relevant to a reader.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(super) struct Features {
     /// `incompat_flags`: unknown flags forbid reading.
@@ -12,8 +12,8 @@ pub(super) struct Features {
 pub(super) const NO_HOLES: u64 = 1 << 9;
 pub(super) const METADATA_UUID: u64 = 1 << 10;
 
-/// The names of `incompat_flags` by their bits, as `btrfs inspect-internal dump-super` prints them; and whether this
-/// reader supports them.
+/// The `incompat_flags`: bit, name as printed by `btrfs inspect-internal dump-super`, and whether this reader supports
+/// the feature.
 const INCOMPAT: [(u32, &str, bool); 17] = [
     (0, "MIXED_BACKREF", true),
     (1, "DEFAULT_SUBVOL", true),
@@ -22,7 +22,7 @@ const INCOMPAT: [(u32, &str, bool); 17] = [
     (4, "COMPRESS_ZSTD", true),
     (5, "BIG_METADATA", true),
     (6, "EXTENDED_IREF", true),
-    // Whether a chunk lies on one device is asked of each chunk.
+    // Supported: each chunk is checked for being on one device.
     (7, "RAID56", true),
     (8, "SKINNY_METADATA", true),
     (9, "NO_HOLES", true),
@@ -43,7 +43,7 @@ impl Features {
         self.incompat & incompat != 0
     }
 
-    /// Returns the names of all features.
+    /// Returns the names of all enabled features.
     pub(super) fn names(self) -> Vec<String> {
         let ro = (0..64).filter(|bit| self.compat_ro >> bit & 1 == 1).map(|bit| {
             let name = COMPAT_RO.iter().find(|(known, _)| *known == bit).map(|(_, name)| (*name).to_owned());
@@ -52,7 +52,7 @@ impl Features {
         incompat(self.incompat).map(|(name, _)| name).chain(ro).collect()
     }
 
-    /// Returns the names of the features that forbid reading.
+    /// Returns the names of the enabled features that forbid reading.
     pub(super) fn unreadable(self) -> Vec<String> {
         incompat(self.incompat).filter(|(_, is_read)| !is_read).map(|(name, _)| name).collect()
     }

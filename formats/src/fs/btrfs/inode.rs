@@ -1,4 +1,4 @@
-//! The inode item: what stat reports of a file.
+//! The inode item: the metadata that stat reports.
 //!
 //! <https://btrfs.readthedocs.io/en/latest/dev/On-disk-format.html>, "INODE_ITEM".
 
@@ -10,7 +10,7 @@ use crate::fs::{FileType, Timestamp};
 /// The size of an inode item in bytes.
 pub(super) const SIZE: usize = 160;
 
-/// The flags of an inode item, and the flags that FS_IOC_GETFLAGS reports for them.
+/// The flags of an inode item and the corresponding FS_IOC_GETFLAGS flags.
 const FLAGS: [(u64, u32); 8] = [
     (1 << 1, 0x80_0000),  // no copy on write
     (1 << 5, 0x8),        // synchronous
@@ -23,7 +23,7 @@ const FLAGS: [(u64, u32); 8] = [
 ];
 const NOCOMPRESS: u64 = 1 << 3;
 const COMPRESS: u64 = 1 << 11;
-/// How FS_IOC_GETFLAGS reports them.
+/// The corresponding FS_IOC_GETFLAGS flags.
 const NOCOMP_FL: u32 = 0x400;
 const COMPR_FL: u32 = 0x4;
 
@@ -38,19 +38,19 @@ pub(super) struct Inode {
     pub(super) nlink: u32,
     pub(super) uid: u32,
     pub(super) gid: u32,
-    /// Major and minor number of a device node.
+    /// Major and minor number, for a device node.
     pub(super) rdev: Option<(u32, u32)>,
-    /// As FS_IOC_GETFLAGS reports them.
+    /// The flags as FS_IOC_GETFLAGS reports them.
     pub(super) flags: u32,
     pub(super) atime: Timestamp,
     pub(super) ctime: Timestamp,
     pub(super) mtime: Timestamp,
-    /// The time of creation. Kernels before 3.19 left these bytes as they found them.
+    /// The creation time. Kernels before 3.19 did not initialize these bytes.
     pub(super) otime: Option<Timestamp>,
 }
 
 impl Inode {
-    /// Parses the inode item with this key.
+    /// Parses the inode item with the given key.
     pub(super) fn parse(key: Key, bytes: &[u8]) -> Result<Self> {
         let bad =
             |field, problem: String| Err(at(format!("inode {}", key.objectid)).field(field).corrupt(problem));
@@ -81,7 +81,7 @@ impl Inode {
         } else if stored & COMPRESS != 0 {
             flags |= COMPR_FL;
         }
-        // The kernel's own form of a device number.
+        // Encoded as the kernel does internally.
         let rdev = le64(bytes, 56) as u32;
         let is_device = matches!(file_type, FileType::Char | FileType::Block);
         Ok(Inode {
@@ -103,7 +103,7 @@ impl Inode {
 }
 
 impl Inode {
-    /// Changes the flags as the kernel does for the property `btrfs.compression`, an attribute, when it reads the inode.
+    /// Adjusts the flags for the attribute `btrfs.compression` as the kernel does when it reads the inode.
     pub(super) fn apply_compression(&mut self, value: &[u8]) {
         if matches!(value, b"" | b"no" | b"none") {
             self.flags &= !COMPR_FL;
@@ -114,7 +114,7 @@ impl Inode {
     }
 }
 
-/// Returns the type of file in a mode.
+/// Returns the file type in a mode.
 pub(super) fn type_of(mode: u32) -> Option<FileType> {
     Some(match mode >> 12 {
         1 => FileType::Fifo,
@@ -165,7 +165,7 @@ mod tests {
             parse(&bytes).unwrap().flags
         };
         assert_eq!(flags(0x1 | 0x2 | 0x40), 0x80_0010);
-        // A file that is not to be compressed does not show that it was.
+        // NOCOMPRESS hides COMPRESS.
         assert_eq!((flags(0x808), flags(0x800)), (0x400, 0x4));
         assert_eq!(flags(1 << 32 | 1 << 31), 0x10_0000);
     }

@@ -1,11 +1,11 @@
-//! Keys, and the items of trees that are small structures: directory entries, references, roots.
+//! Keys, and the small items of trees: directory entries, references, roots.
 //!
 //! <https://btrfs.readthedocs.io/en/latest/dev/On-disk-format.html>. Fields have the names used there.
 
 use crate::bytes::{le16, le32, le64};
 use crate::error::{Error, Result, at};
 
-/// The ids of trees, and object ids with a meaning.
+/// Tree ids, and reserved object ids.
 pub(super) mod id {
     pub(in crate::fs::btrfs) const ROOT_TREE: u64 = 1;
     pub(in crate::fs::btrfs) const CHUNK_TREE: u64 = 3;
@@ -15,14 +15,14 @@ pub(super) mod id {
     pub(in crate::fs::btrfs) const TREE_LOG: u64 = -6_i64 as u64;
     /// The object id of all devices in the chunk tree.
     pub(in crate::fs::btrfs) const DEV_ITEMS: u64 = 1;
-    /// The first and the last id of a subvolume, and of an inode.
+    /// The first and the last id of subvolumes and of inodes.
     pub(in crate::fs::btrfs) const FIRST_FREE: u64 = 256;
     pub(in crate::fs::btrfs) const LAST_FREE: u64 = -256_i64 as u64;
-    /// The inode number that the kernel shows for a subvolume that is not here.
+    /// The inode number that the kernel shows for a subvolume that is not at this location.
     pub(in crate::fs::btrfs) const EMPTY_SUBVOL_DIR: u64 = 2;
 }
 
-/// The types of items (`type` of a key).
+/// Item types (`type` of a key).
 pub(super) mod kind {
     pub(in crate::fs::btrfs) const INODE_ITEM: u8 = 1;
     pub(in crate::fs::btrfs) const INODE_REF: u8 = 12;
@@ -39,7 +39,7 @@ pub(super) mod kind {
     pub(in crate::fs::btrfs) const DEV_REPLACE: u8 = 250;
 }
 
-/// A key. Items of a tree are in the order of their keys.
+/// A key. The items of a tree are sorted by key.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(super) struct Key {
     pub(super) objectid: u64,
@@ -48,7 +48,7 @@ pub(super) struct Key {
 }
 
 impl Key {
-    /// The size of a key on the volume in bytes.
+    /// The size of a stored key in bytes.
     pub(super) const SIZE: usize = 17;
     pub(super) const MIN: Key = Key::new(0, 0, 0);
     pub(super) const MAX: Key = Key::new(u64::MAX, u8::MAX, u64::MAX);
@@ -61,7 +61,7 @@ impl Key {
         Key::new(le64(bytes, 0), bytes[8], le64(bytes, 9))
     }
 
-    /// Returns the key before this one.
+    /// Returns the largest key less than this one.
     pub(super) fn before(self) -> Option<Key> {
         let Key { objectid, kind, offset } = self;
         match (objectid, kind, offset) {
@@ -88,7 +88,7 @@ impl std::fmt::Display for Key {
     }
 }
 
-/// Returns true if a tree with this id holds files: the top-level tree, or a subvolume.
+/// Returns true if the tree with this id holds files: the top-level tree or a subvolume.
 pub(super) fn is_fs_tree(tree: u64) -> bool {
     // The upper 16 bits would be the level of a quota group.
     tree == id::FS_TREE || (id::FIRST_FREE..1 << 48).contains(&tree)
@@ -98,12 +98,12 @@ fn short(key: Key, what: &str) -> Error {
     at(format!("item {key}")).corrupt(format!("is too short for {what}"))
 }
 
-/// An entry of a directory, or an extended attribute (`btrfs_dir_item`).
+/// A directory entry or an extended attribute (`btrfs_dir_item`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct DirItem<'a> {
     /// The key of the inode, or of the subvolume's root item.
     pub(super) location: Key,
-    /// The type of the entry (`BTRFS_FT_…`).
+    /// The file type (`BTRFS_FT_…`).
     pub(super) file_type: u8,
     pub(super) name: &'a [u8],
     /// The value of an attribute.
@@ -113,7 +113,7 @@ pub(super) struct DirItem<'a> {
 impl<'a> DirItem<'a> {
     const HEAD: usize = 30;
 
-    /// Parses the entries of an item.
+    /// Parses all entries of an item.
     pub(super) fn parse_all(key: Key, mut bytes: &'a [u8]) -> Result<Vec<DirItem<'a>>> {
         let mut all = Vec::new();
         while !bytes.is_empty() {
@@ -132,7 +132,7 @@ impl<'a> DirItem<'a> {
         Ok(all)
     }
 
-    /// Returns the stored form of an entry that was made in transaction `transid`.
+    /// Returns the stored form of an entry created in transaction `transid`.
     pub(super) fn bytes(&self, transid: u64) -> Vec<u8> {
         let mut bytes = self.location.bytes().to_vec();
         bytes.extend(transid.to_le_bytes());
@@ -148,15 +148,15 @@ impl<'a> DirItem<'a> {
 /// A name of an inode (`btrfs_inode_ref`, `btrfs_inode_extref`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct InodeRef<'a> {
-    /// The directory.
+    /// The inode number of the directory.
     pub(super) parent: u64,
-    /// The place in the directory: the key offset of the `DIR_INDEX`.
+    /// The position in the directory: the key offset of the `DIR_INDEX`.
     pub(super) index: u64,
     pub(super) name: &'a [u8],
 }
 
 impl<'a> InodeRef<'a> {
-    /// Parses the names in an item, of either kind.
+    /// Parses the names in an item of either type.
     pub(super) fn parse_all(key: Key, mut bytes: &'a [u8]) -> Result<Vec<InodeRef<'a>>> {
         let is_extended = key.kind == kind::INODE_EXTREF;
         let head = if is_extended { 18 } else { 10 };
@@ -177,7 +177,7 @@ impl<'a> InodeRef<'a> {
         Ok(all)
     }
 
-    /// Returns the stored form in an item of this kind.
+    /// Returns the stored form for an item of this type.
     pub(super) fn bytes(&self, kind: u8) -> Vec<u8> {
         let mut bytes = Vec::new();
         if kind == kind::INODE_EXTREF {
@@ -194,7 +194,7 @@ impl<'a> InodeRef<'a> {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct RootItem {
     pub(super) generation: u64,
-    /// The inode of the root directory.
+    /// The inode number of the root directory.
     pub(super) root_dirid: u64,
     pub(super) bytenr: u64,
     /// 0 for a subvolume that is being deleted.
@@ -220,7 +220,7 @@ impl RootItem {
 /// The directory entry of a subvolume (`btrfs_root_ref`).
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct RootRef {
-    /// The directory in the tree that the entry is in.
+    /// The inode number of the directory that contains the entry.
     pub(super) dirid: u64,
     pub(super) name: Vec<u8>,
 }

@@ -1,9 +1,9 @@
-//! Log trees: what was synced (fsync) since the last commit. They are replayed in memory, as the kernel does at mount.
+//! Log trees: data synced (fsync) since the last commit. They are replayed in memory, as the kernel does at mount.
 //!
-//! A subvolume's log holds copies of items of its tree: inodes, references, attributes, extents, entries of directories;
-//! and ranges of directories (`DIR_LOG_INDEX`) of which it has all entries, so others in them were removed. It is applied
-//! in three stages: inodes and removals, entries of directories, all else. What the items cannot say, the counts of links,
-//! is counted at the end.
+//! A subvolume's log holds copies of items of its tree: inodes, references, attributes, extents and directory entries;
+//! and ranges of directories (`DIR_LOG_INDEX`) for which the log has all entries, so entries missing from it were
+//! removed. It is applied in three stages: inodes and removals, then directory entries, then everything else. Link
+//! counts, which the items cannot provide, are recomputed at the end.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -20,14 +20,14 @@ use crate::bytes::le64;
 use crate::error::{ErrorKind, Result, at};
 use crate::fs::FileType;
 
-/// The most bytes of the items of all logs that are replayed.
+/// The most bytes of items in all replayed logs.
 const BYTES_MAX: usize = 256 << 20;
 
 /// The items of a log.
 type Items = BTreeMap<Key, Vec<u8>>;
 
-/// Replays the logs below the tree at `bytenr` over their subvolumes. If that fails, adds a warning, and the subvolumes
-/// stay as they were committed.
+/// Replays the logs in the tree at `bytenr` over their subvolumes. If that fails, adds a warning and leaves the
+/// subvolumes as they were committed.
 pub(super) fn replay(
     trees: &Trees,
     subvolumes: &mut Subvolumes,
@@ -48,7 +48,7 @@ pub(super) fn replay(
     Ok(())
 }
 
-/// Returns the changes to subvolumes, by their positions.
+/// Returns the changes to subvolumes, with the positions of those.
 fn overlays(trees: &Trees, subvolumes: &Subvolumes, bytenr: u64, level: u8) -> Result<Vec<(usize, Overlay)>> {
     let generation = trees.sb.generation.wrapping_add(1);
     let roots = Pointer { bytenr, generation, level, tree: id::TREE_LOG, first: None };
@@ -58,7 +58,7 @@ fn overlays(trees: &Trees, subvolumes: &Subvolumes, bytenr: u64, level: u8) -> R
         if key.objectid != id::TREE_LOG || key.kind != kind::ROOT_ITEM {
             continue;
         }
-        // The subvolume may have been removed since.
+        // The subvolume may have been deleted since.
         let Some(position) = subvolumes.position(key.offset) else { continue };
         let log = read(trees, &pointer(id::TREE_LOG, RootItem::parse(key, &item)?), &mut left)?;
         let root = &subvolumes.all[position].root;
@@ -68,7 +68,7 @@ fn overlays(trees: &Trees, subvolumes: &Subvolumes, bytenr: u64, level: u8) -> R
     Ok(overlays)
 }
 
-/// Reads a tree of the log, of at most `left` bytes.
+/// Reads a tree of the log, of at most `left` bytes, and subtracts its size from `left`.
 fn read(trees: &Trees, root: &Pointer, left: &mut usize) -> Result<Items> {
     let mut items = Items::new();
     trees.walk(root, Key::MIN..=Key::MAX, &mut Err, &mut |key, bytes| {
@@ -85,7 +85,7 @@ fn read(trees: &Trees, root: &Pointer, left: &mut usize) -> Result<Items> {
 struct Replay<'a> {
     log: &'a Items,
     target: Target<'a>,
-    /// Inodes without a name.
+    /// Inodes without names.
     ignored: BTreeSet<u64>,
 }
 
@@ -117,7 +117,7 @@ impl Replay<'_> {
         Ok(self.target.overlay)
     }
 
-    /// The first stage: an inode.
+    /// Applies an inode (first stage).
     fn inode(&mut self, key: Key, item: &[u8]) -> Result<()> {
         let number = key.objectid;
         let file_type = type_in(item).filter(|_| item.len() >= super::inode::SIZE);
@@ -139,7 +139,7 @@ impl Replay<'_> {
         self.target.fix_later(number)
     }
 
-    /// Removes the attributes of an inode that its log does not have.
+    /// Removes attributes of an inode that are not in its log.
     fn remove_attributes(&mut self, inode: u64) -> Result<()> {
         for (key, item) in self.target.items(inode, kind::XATTR_ITEM, 0..=u64::MAX)? {
             let logged = self.log.get(&key).map(Vec::as_slice).unwrap_or_default();
@@ -154,7 +154,7 @@ impl Replay<'_> {
         Ok(())
     }
 
-    /// Removes the entries of a directory that its log does not have, in the ranges of which it has all.
+    /// Removes directory entries that are not in the log, within the ranges for which it has all entries.
     fn remove_entries(&mut self, folder: u64) -> Result<()> {
         if self.target.inode(folder)?.is_none() {
             return Ok(());
@@ -163,7 +163,7 @@ impl Replay<'_> {
             Key::new(folder, kind::DIR_LOG_INDEX, 0)..=Key::new(folder, kind::DIR_LOG_INDEX, u64::MAX);
         let mut next = Some(0);
         for (range, item) in self.log.range(ranges) {
-            // Of ranges that overlap, which no kernel writes, each entry is looked at once.
+            // If ranges overlap, which no kernel writes, each entry is visited only once.
             let Some(start) = next.map(|next| range.offset.max(next)) else { break };
             if item.len() < 8 {
                 return Err(of(folder).corrupt("a range of its entries is too short"));
@@ -191,12 +191,12 @@ impl Replay<'_> {
         Ok(())
     }
 
-    /// Puts the item of an inode in the place of the one that is there.
+    /// Replaces the existing inode item.
     fn put_inode(&mut self, key: Key, item: &[u8], file_type: FileType) -> Result<()> {
         let mut new = item.to_vec();
         let is_dir = file_type == FileType::Dir;
         match self.target.inode(key.objectid)? {
-            // It was logged only to say that it exists.
+            // The inode was logged only to record its existence.
             Some(mut old) if le64(item, 0) == 0 => {
                 let are_files = file_type == FileType::File && type_in(&old) == Some(FileType::File);
                 if are_files && size_in(item) != 0 {
@@ -205,7 +205,7 @@ impl Replay<'_> {
                 }
                 return Ok(());
             }
-            // The size of a directory follows its entries.
+            // The size of a directory follows from its entries.
             Some(old) if is_dir && type_in(&old) == Some(FileType::Dir) => set_size(&mut new, size_in(&old)),
             _ if is_dir => set_size(&mut new, 0),
             _ => {}
@@ -218,7 +218,7 @@ impl Replay<'_> {
         Ok(())
     }
 
-    /// The second stage: an entry of a directory.
+    /// Applies a directory entry (second stage).
     fn entry(&mut self, key: Key, entry: &DirItem<'_>) -> Result<()> {
         let DirItem { name, location, file_type, .. } = *entry;
         let folder = key.objectid;
@@ -237,7 +237,7 @@ impl Replay<'_> {
         if is_same(by_name) && is_same(by_index) {
             return Ok(());
         }
-        // The third stage adds the entries that references in the log tell of.
+        // The third stage adds the entries of references in the log.
         let inode = location.objectid;
         let extended = Key::new(inode, kind::INODE_EXTREF, extref_hash(folder, name));
         if has_ref(self.log, Key::new(inode, kind::INODE_REF, folder), folder, name)?
@@ -253,13 +253,13 @@ impl Replay<'_> {
         Ok(())
     }
 
-    /// Removes an entry that another one takes the place of.
+    /// Removes an entry that is to be replaced.
     fn remove_entry(&mut self, folder: u64, inode: u64, name: &[u8]) -> Result<()> {
         self.target.fix_later(inode)?;
         self.target.unlink(folder, inode, name)
     }
 
-    /// The third stage: references of an inode to entries. `NotFound` if a directory does not exist.
+    /// Applies the references of an inode to directory entries (third stage). `NotFound` if a directory does not exist.
     fn refs(&mut self, key: Key, item: &[u8]) -> Result<()> {
         let inode = key.objectid;
         let refs = InodeRef::parse_all(key, item)?;
@@ -302,7 +302,7 @@ impl Replay<'_> {
         Ok(())
     }
 
-    /// Unlinks the names in an item of references to the directory `parent` that the log does not have.
+    /// Unlinks the names in a reference item for the directory `parent` that are not in the log.
     fn remove_refs(&mut self, key: Key, parent: u64) -> Result<()> {
         let Some(item) = self.target.get(key)? else { return Ok(()) };
         for old in InodeRef::parse_all(key, &item)? {
@@ -321,7 +321,7 @@ impl Replay<'_> {
         Ok(())
     }
 
-    /// The third stage: an extent of a file.
+    /// Applies a file extent (third stage).
     fn extent(&mut self, key: Key, item: &[u8]) -> Result<()> {
         let inode = key.objectid;
         let extent = Extent::parse(key, item)?;
@@ -345,7 +345,7 @@ impl Replay<'_> {
     }
 }
 
-/// Returns true if the log has a reference to an entry in the item with this key.
+/// Returns true if the log's item with this key has a reference to the entry.
 fn has_ref(log: &Items, key: Key, parent: u64, name: &[u8]) -> Result<bool> {
     let Some(item) = log.get(&key) else { return Ok(false) };
     Ok(InodeRef::parse_all(key, item)?.iter().any(|found| found.parent == parent && found.name == name))

@@ -3,18 +3,18 @@
 //! ```text
 //! superblock → chunk tree: logical address → bytes of the device
 //!            → root tree → a tree for each subvolume → inodes, names, attributes, extents
-//!            → log trees: what was synced since the last commit
+//!            → log trees: data synced since the last commit
 //! ```
 //!
-//! A volume is read as the kernel would show its top level (`subvolid=5`) after mounting: log trees are replayed, in
-//! memory, and subvolumes are directories at their places. The format is described at
+//! A volume is read as the kernel would show its top level (`subvolid=5`) after mounting: log trees are replayed in
+//! memory, and subvolumes appear as directories at their locations. The format is described at
 //! <https://btrfs.readthedocs.io/en/latest/dev/On-disk-format.html>; fields have the names used there.
 //!
 //! # Damage
 //!
-//! A tree block is used only if its checksum, its header, and what its parent says of it all fit. If it has two copies
-//! and one is damaged, the other serves, with a warning. A block without an intact copy is an error of the smallest unit
-//! that it is part of: an inode, or some entries of a directory. Checksums of files' content are not verified.
+//! A tree block is used only if its checksum and header are valid and it matches what its parent says of it. If one of
+//! two copies is damaged, the other is used, with a warning. A block without an intact copy is an error of the smallest
+//! unit that it is part of: an inode, or some directory entries. The checksums of file content are not verified.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -49,17 +49,17 @@ mod superblock;
 mod target;
 mod tree;
 
-/// The most entries of a directory that are listed.
+/// The most directory entries that are listed.
 const ENTRIES_MAX: usize = 1 << 24;
 /// The longest name in bytes.
 const NAME_MAX: usize = 255;
-/// The longest target of a symlink in bytes. The kernel makes none of a sector or more.
+/// The longest symlink target in bytes. The kernel creates none of a sector or more.
 const TARGET_MAX: u64 = 64 << 10;
 
 /// A Btrfs volume on one device.
 ///
-/// It is `Sync`: threads read at the same time. Reading nodes in ascending order reads each tree once; snapshots find
-/// the blocks that they share with it in a cache of fixed size.
+/// It is `Sync`: threads read concurrently. Reading nodes in ascending order reads each tree once; the blocks that
+/// snapshots share with it are found in a cache of fixed size.
 pub struct Btrfs {
     trees: Trees,
     subvolumes: Subvolumes,
@@ -67,21 +67,21 @@ pub struct Btrfs {
     empty: Mutex<EmptyDirs>,
 }
 
-/// The empty directories that stand for subvolumes which are not at their place, as far as they were met. A snapshot
-/// has one for each subvolume below the original. They are no items of a tree, so they are numbered as they are met.
+/// The empty directories, seen so far, that stand for subvolumes which are not at that location. A snapshot has one for
+/// each subvolume nested in the original. They are not items of a tree, so they are numbered as they are encountered.
 #[derive(Default)]
 struct EmptyDirs {
-    /// The handle of the directory that each is in.
+    /// The handle of each one's parent directory.
     parents: Vec<NodeId>,
-    /// The position in `parents`, by the directory and the place of the entry in it.
+    /// The index in `parents`, by parent directory and position of the entry in it.
     numbers: HashMap<(NodeId, u64), u64>,
 }
 
 impl Btrfs {
     /// Opens the filesystem on `volume`.
     ///
-    /// Fails with `Unsupported`, naming them, if it uses features that would make the result wrong, or several devices;
-    /// with `Corrupt` if no superblock makes sense, or the tree of roots cannot be read.
+    /// Fails with `Unsupported`, naming them, if it uses features that this reader would misread, or several devices;
+    /// with `Corrupt` if no superblock is valid, or the root tree cannot be read.
     pub fn open(volume: Arc<dyn Source>) -> Result<Self> {
         let Opened { trees, subvolumes, info } = opening::open(volume)?;
         Ok(Btrfs { trees, subvolumes, info, empty: Mutex::default() })
@@ -94,7 +94,7 @@ impl Btrfs {
         Ok((subvolume.ok_or_else(|| at(format!("handle {id:#x}")).not_found("is of no subvolume"))?, inode))
     }
 
-    /// Calls `found` for the items of an inode with types in a range, until it returns false.
+    /// Calls `found` for the items of an inode whose types are in a range, until it returns false.
     fn walk(
         &self,
         (subvolume, inode): (&Subvolume, u64),
@@ -115,7 +115,7 @@ impl Btrfs {
         }
     }
 
-    /// Returns an inode, with its attributes and its content.
+    /// Returns an inode with its attributes and its symlink target.
     fn read_node(&self, id: NodeId, complain: &mut dyn FnMut(Error)) -> Result<Node> {
         let (subvolume, number) = self.locate(id)?;
         let mut inode: Option<Result<Inode>> = None;
@@ -199,7 +199,7 @@ impl Btrfs {
         Ok(target)
     }
 
-    /// Returns the directory that stands for a subvolume which is not here, as the kernel shows it.
+    /// Returns the directory that stands for a subvolume not at this location, as the kernel shows it.
     fn empty_dir(&self, id: NodeId) -> Result<Node> {
         let parent = {
             let empty = self.empty.lock().unwrap_or_else(PoisonError::into_inner);
@@ -219,7 +219,7 @@ impl Btrfs {
         })
     }
 
-    /// Returns the handle of the empty directory at the entry `index` of a directory.
+    /// Returns the handle of the empty directory for entry `index` of a directory.
     fn empty_handle(&self, parent: NodeId, index: u64) -> NodeId {
         let mut empty = self.empty.lock().unwrap_or_else(PoisonError::into_inner);
         let next = empty.parents.len() as u64;
@@ -230,7 +230,7 @@ impl Btrfs {
         EMPTY | number
     }
 
-    /// Returns the entries of an item of a directory.
+    /// Converts a directory item to an entry.
     fn entry(&self, parent: NodeId, key: Key, item: &DirItem<'_>) -> Result<DirEntry> {
         let (position, dirid) = of_handle(parent);
         let DirItem { name, location, .. } = *item;
@@ -309,7 +309,7 @@ impl Filesystem for Btrfs {
     }
 
     fn root(&self) -> NodeId {
-        // The top level is the first of all, and its root directory has the first number of an inode.
+        // The top level is always first, and its root directory has the lowest inode number.
         handle(0, self.subvolumes.all[0].root_dirid).unwrap_or(id::FIRST_FREE)
     }
 

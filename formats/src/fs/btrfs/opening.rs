@@ -1,4 +1,4 @@
-//! Opens a volume: its superblock, its chunks, its subvolumes and their logs.
+//! Opening a volume: its superblock, chunks, subvolumes and their logs.
 
 use std::sync::Arc;
 
@@ -15,7 +15,7 @@ use crate::fs::Info;
 use crate::source::Source;
 use crate::uuid;
 
-/// A volume that was opened.
+/// An opened volume.
 pub(super) struct Opened {
     pub(super) trees: Trees,
     pub(super) subvolumes: Subvolumes,
@@ -65,8 +65,8 @@ pub(super) fn open(volume: Arc<dyn Source>) -> Result<Opened> {
     Ok(Opened { trees, subvolumes, info })
 }
 
-/// Fails if the filesystem lies on several devices, given how many the chunk tree lists, as far as it can be read. If
-/// only the superblock says so, it is wrong, as the kernel also finds.
+/// Fails if the filesystem spans several devices, given how many the chunk tree lists, as far as it can be read. If
+/// only the superblock says so, the superblock is wrong, as the kernel also concludes.
 fn check_devices(sb: &Superblock, listed: u64, warnings: &mut Vec<String>) -> Result<()> {
     if listed > 1 || (listed == 0 && sb.num_devices > 1) {
         return Err(at("Btrfs superblock").unsupported(format!(
@@ -82,7 +82,7 @@ fn check_devices(sb: &Superblock, listed: u64, warnings: &mut Vec<String>) -> Re
     Ok(())
 }
 
-/// Reads the chunk tree. Returns how many devices it lists.
+/// Reads the chunk tree. Returns the number of devices it lists.
 fn read_chunks(trees: &mut Trees, warnings: &mut Vec<String>) -> Result<u64> {
     let sb = &trees.sb;
     let root = Pointer {
@@ -120,7 +120,7 @@ fn read_chunks(trees: &mut Trees, warnings: &mut Vec<String>) -> Result<u64> {
     Ok(devices)
 }
 
-/// Adds a warning if this device is being replaced by another one.
+/// Adds a warning if this device is being replaced.
 fn warn_of_replacement(trees: &Trees, warnings: &mut Vec<String>) -> Result<()> {
     const STARTED: u64 = 1;
     const SUSPENDED: u64 = 4;

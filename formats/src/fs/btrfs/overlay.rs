@@ -1,4 +1,4 @@
-//! The items of a subvolume: those of its tree, and over them the changes of its log.
+//! The items of a subvolume: those of its tree, overlaid with the changes of its log.
 
 use std::collections::BTreeMap;
 use std::iter::Peekable;
@@ -9,12 +9,12 @@ use super::items::Key;
 use super::tree::{Found, Lost, Trees};
 use crate::error::Result;
 
-/// Changes to the items of a tree, in memory: a new item, or `None` for one that is removed.
+/// In-memory changes to the items of a tree: a new item, or `None` for a removed one.
 #[derive(Debug, Default)]
 pub(super) struct Overlay(pub(super) BTreeMap<Key, Option<Vec<u8>>>);
 
 impl Overlay {
-    /// Calls `found` for the items with keys in `range`, in the order of their keys, as [`Trees::walk`] does.
+    /// Calls `found` for the items with keys in `range`, in key order, as [`Trees::walk`] does.
     pub(super) fn walk(
         &self,
         trees: &Trees,
@@ -42,7 +42,7 @@ impl Overlay {
         Ok(goes_on && before(&mut changes, None, found)?)
     }
 
-    /// Returns the item with the key, if there is one.
+    /// Returns the item with this key, if there is one.
     pub(super) fn get(&self, trees: &Trees, root: &Pointer, key: Key) -> Result<Option<Vec<u8>>> {
         match self.0.get(&key) {
             Some(changed) => Ok(changed.clone()),
@@ -52,7 +52,7 @@ impl Overlay {
 }
 
 impl Overlay {
-    /// Returns the last item with a key up to `key`, if there is one.
+    /// Returns the item with the largest key up to `key`, if there is one.
     pub(super) fn last(&self, trees: &Trees, root: &Pointer, key: Key) -> Result<Option<(Key, Vec<u8>)>> {
         let new = self.0.range(..=key).rev().find_map(|(key, item)| item.as_ref().map(|item| (*key, item)));
         let mut up_to = key;
@@ -72,7 +72,7 @@ impl Overlay {
     }
 }
 
-/// Passes on the new items with keys below `end`.
+/// Passes the new items with keys less than `end` to `found`. Returns false if `found` ended the walk.
 fn before<'o>(
     changes: &mut Peekable<impl Iterator<Item = (&'o Key, &'o Option<Vec<u8>>)>>,
     end: Option<Key>,

@@ -10,36 +10,36 @@ use super::tree::Trees;
 use crate::error::{Error, Result, at};
 use crate::fs::NodeId;
 
-/// A handle is the position of the subvolume in the list of all of them, and the inode number in it. So handles are in
-/// the order of the trees' keys, and need no table. Numbers of inodes are never used twice in a subvolume and grow by
-/// one: to exceed these bits, a million files a second would have to be made for a hundred days.
+/// A handle combines the position of the subvolume in the list and the inode number in it, so handles sort like the
+/// trees' keys and need no table. Inode numbers are never reused in a subvolume and grow by one: exceeding these bits
+/// would take a hundred days of creating a million files per second.
 const INODE_BITS: u32 = 43;
 /// The most subvolumes that are listed.
 const SUBVOLUMES_MAX: usize = 1 << 20;
-/// Marks the handle of an empty directory that stands for a subvolume that is not here.
+/// Marks the handle of an empty directory that stands for a subvolume not at this location.
 pub(super) const EMPTY: NodeId = 1 << 63;
-/// The most warnings of a kind.
+/// The most warnings of each kind.
 const WARNINGS_MAX: usize = 10;
 
 /// A tree of files.
 pub(super) struct Subvolume {
     pub(super) id: u64,
     pub(super) root: Pointer,
-    /// The inode of its root directory.
+    /// The inode number of its root directory.
     pub(super) root_dirid: u64,
-    /// What its log tree changes.
+    /// The changes of its log tree.
     pub(super) overlay: Overlay,
 }
 
-/// All subvolumes, sorted by their ids. The first is the top level.
+/// All subvolumes, sorted by id. The first is the top level.
 pub(super) struct Subvolumes {
     pub(super) all: Vec<Subvolume>,
-    /// The entries of subvolumes, by the ids of the tree that the entry is in and of the subvolume.
+    /// The directory entries of subvolumes, by the id of the tree containing the entry and the id of the subvolume.
     refs: HashMap<(u64, u64), RootRef>,
 }
 
 impl Subvolumes {
-    /// Reads the root tree. Adds to `warnings` what could not be read.
+    /// Reads the root tree. Adds a warning for each part that could not be read.
     pub(super) fn read(trees: &Trees, warnings: &mut Vec<String>) -> Result<Self> {
         let mut found: BTreeMap<u64, RootItem> = BTreeMap::new();
         let mut refs = HashMap::new();
@@ -56,7 +56,7 @@ impl Subvolumes {
             &mut |key, bytes| {
                 let result = match key.kind {
                     kind::ROOT_ITEM if is_fs_tree(key.objectid) => {
-                        // A subvolume has one root item; a snapshot's key has the transaction as its offset.
+                        // A subvolume has one root item; the key offset of a snapshot's is its transaction.
                         RootItem::parse(key, bytes).map(|item| {
                             found.insert(key.objectid, item);
                         })
@@ -80,7 +80,7 @@ impl Subvolumes {
         warnings.extend(lost.iter().chain(&problems).map(|error| format!("the tree of roots: {error}")));
         let mut all = Vec::new();
         for (tree, item) in found {
-            // One without references is being deleted.
+            // A subvolume without references is being deleted.
             if item.refs == 0 && tree != id::FS_TREE {
                 continue;
             }
@@ -103,7 +103,7 @@ impl Subvolumes {
         Ok(subvolumes)
     }
 
-    /// Returns warnings about subvolumes that no directory entry leads to.
+    /// Returns warnings about subvolumes without a directory entry.
     fn not_linked(&self) -> Vec<String> {
         let mut children: HashMap<u64, Vec<u64>> = HashMap::new();
         for (parent, child) in self.refs.keys() {
@@ -132,26 +132,26 @@ impl Subvolumes {
         warnings
     }
 
-    /// Returns the position of a subvolume.
+    /// Returns the position of a subvolume in the list.
     pub(super) fn position(&self, tree: u64) -> Option<usize> {
         self.all.binary_search_by_key(&tree, |subvolume| subvolume.id).ok()
     }
 
-    /// Returns the subvolume that the entry `name` of a directory leads to, as its position. `None` if the subvolume is
-    /// not at this place: the entry was copied by a snapshot, or the subvolume was deleted.
+    /// Returns the position of the subvolume that the directory entry `name` refers to. `None` if the subvolume is not
+    /// at this location: a snapshot copied the entry, or the subvolume was deleted.
     pub(super) fn at_entry(&self, parent: u64, dirid: u64, name: &[u8], tree: u64) -> Option<usize> {
         let entry = self.refs.get(&(parent, tree))?;
         if entry.dirid == dirid && entry.name == name { self.position(tree) } else { None }
     }
 }
 
-/// Returns the root of the tree of roots.
+/// Returns the root of the root tree.
 fn root_tree(trees: &Trees) -> Pointer {
     let (bytenr, level) = trees.sb.root;
     Pointer { bytenr, generation: trees.sb.generation, level, tree: id::ROOT_TREE, first: None }
 }
 
-/// Returns the root of a tree that holds no files, if there is such a tree.
+/// Returns the root of a tree that does not hold files, if there is such a tree.
 pub(super) fn root_of(trees: &Trees, tree: u64) -> Result<Option<Pointer>> {
     let key = Key::new(tree, kind::ROOT_ITEM, 0);
     let Some(item) = trees.get(&root_tree(trees), key)? else { return Ok(None) };
@@ -168,7 +168,7 @@ fn default_key() -> Key {
     Key::new(id::ROOT_TREE_DIR, kind::DIR_ITEM, name_hash(b"default"))
 }
 
-/// Returns the handle of an inode of the subvolume at this position.
+/// Returns the handle of an inode in the subvolume at this position.
 pub(super) fn handle(position: usize, inode: u64) -> Result<NodeId> {
     if inode >> INODE_BITS != 0 {
         return Err(at(format!("inode {inode}")).limit(format!("has a number of over {INODE_BITS} bits")));
@@ -176,7 +176,7 @@ pub(super) fn handle(position: usize, inode: u64) -> Result<NodeId> {
     Ok((position as u64) << INODE_BITS | inode)
 }
 
-/// Returns the position of the subvolume and the inode number of a handle.
+/// Returns the subvolume position and the inode number of a handle.
 pub(super) fn of_handle(handle: NodeId) -> (usize, u64) {
     ((handle >> INODE_BITS) as usize, handle & ((1 << INODE_BITS) - 1))
 }

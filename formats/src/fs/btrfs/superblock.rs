@@ -8,7 +8,7 @@ use crate::bytes::{le16, le32, le64};
 use crate::error::{ErrorKind, Result, at};
 use crate::source::{Source, check_range};
 
-/// The positions of the superblock and its mirrors in bytes.
+/// The offsets of the superblock and its mirrors in bytes.
 pub(super) const OFFSETS: [u64; 3] = [64 << 10, 64 << 20, 256 << 30];
 /// Its size in bytes.
 pub(super) const SIZE: usize = 4096;
@@ -18,10 +18,10 @@ const MAGIC: &[u8] = b"_BHRfS_M";
 /// Offset and size of `sys_chunk_array`.
 const SYS_CHUNKS_AT: usize = 811;
 const SYS_CHUNKS_MAX: u32 = 2048;
-/// The levels of a tree.
+/// The maximum number of levels of a tree.
 pub(super) const LEVELS: u8 = 8;
 
-/// Flags of the superblock that deserve a warning, and the warning.
+/// Superblock flags that deserve a warning, with the text of the warning.
 const FLAGS: [(u32, &str); 9] = [
     (2, "the superblock records errors in the filesystem"),
     (32, "the volume is a seed device, which is never written to"),
@@ -40,16 +40,16 @@ pub(super) struct Superblock {
     pub(super) checksum: Checksum,
     pub(super) features: Features,
     pub(super) fsid: [u8; 16],
-    /// The UUID in the headers of tree blocks.
+    /// The UUID in tree block headers.
     pub(super) metadata_uuid: [u8; 16],
     pub(super) generation: u64,
-    /// The trees that the superblock points to: logical address and level.
+    /// The root tree and the chunk tree: logical address and level.
     pub(super) root: (u64, u8),
     pub(super) chunk_root: (u64, u8),
     pub(super) chunk_root_generation: u64,
-    /// The tree of log trees, if something was synced since the last commit.
+    /// The tree of log trees, if anything was synced since the last commit.
     pub(super) log_root: Option<(u64, u8)>,
-    /// Bytes of all devices together, and bytes in use.
+    /// The bytes of all devices together, and the bytes in use.
     pub(super) total_bytes: u64,
     pub(super) bytes_used: u64,
     pub(super) num_devices: u64,
@@ -59,11 +59,11 @@ pub(super) struct Superblock {
     pub(super) sectorsize: u32,
     /// Bytes per tree block: a sector to 65536.
     pub(super) nodesize: u32,
-    /// Up to the first NUL.
+    /// The label up to the first NUL.
     pub(super) label: Vec<u8>,
-    /// The chunks of the chunk tree itself: keys and chunk items.
+    /// The chunks that hold the chunk tree: keys and chunk items.
     pub(super) sys_chunks: Vec<u8>,
-    /// Warnings: problems that do not stop the reader.
+    /// Problems that do not prevent reading.
     pub(super) warnings: Vec<String>,
 }
 
@@ -154,8 +154,8 @@ impl Superblock {
         })
     }
 
-    /// Reads the superblock of a volume: the newest valid one, and the primary if a mirror is no newer. (A sync of one
-    /// file writes only the primary.) A mirror of another filesystem, left over on the volume, does not count.
+    /// Reads the newest valid superblock of a volume; the primary wins if a mirror is no newer. (Syncing a file writes
+    /// only the primary.) A mirror left over from another filesystem is ignored.
     pub(super) fn read(volume: &dyn Source) -> Result<Self> {
         check_range("Btrfs volume", volume.len(), OFFSETS[0], SIZE as u64)?;
         let bytes = volume.read_vec(OFFSETS[0], SIZE)?;
@@ -202,7 +202,7 @@ pub(super) mod tests {
     use super::*;
     use crate::source::MemSource;
 
-    /// Makes a superblock for byte `offset`, with a sector of 4096 bytes and blocks of as many.
+    /// Returns a superblock for byte `offset`, with sectors and tree blocks of 4096 bytes.
     pub(in crate::fs::btrfs) fn superblock(offset: u64, generation: u64) -> Vec<u8> {
         let mut bytes = vec![0; SIZE];
         bytes[32..48].copy_from_slice(&super::super::block::tests::FSID);
@@ -225,7 +225,7 @@ pub(super) mod tests {
         bytes
     }
 
-    /// A volume with these superblocks at the first places.
+    /// Returns a volume with these superblocks at the first offsets.
     fn volume(superblocks: &[Vec<u8>]) -> MemSource {
         let mut bytes = vec![0; OFFSETS[1] as usize + SIZE];
         for (superblock, offset) in superblocks.iter().zip(OFFSETS) {
@@ -269,7 +269,7 @@ pub(super) mod tests {
         let sb = read(&[first.clone(), newer.clone()]).unwrap();
         assert_eq!(sb.generation, 8);
         assert!(sb.warnings[0].contains("generation 7, not 8"), "{:?}", sb.warnings);
-        // As old as the primary, which may know of a log.
+        // As old as the primary, which may have a log.
         let sb = read(&[first.clone(), superblock(OFFSETS[1], 7)]).unwrap();
         assert!(sb.warnings.is_empty());
         // Left over from another filesystem.

@@ -1,4 +1,4 @@
-//! A subvolume into which a log is replayed: the operations that keep its items consistent.
+//! The subvolume that a log is replayed into: operations that keep its items consistent.
 
 use std::cell::Cell;
 use std::collections::BTreeSet;
@@ -19,34 +19,34 @@ use crate::fs::FileType;
 const SIZE_AT: usize = 16;
 const NLINK_AT: usize = 40;
 const MODE_AT: usize = 52;
-/// The head of a tree block and of an item, which a single item of a leaf cannot have.
+/// The headers of a tree block and of an item, which take space from a leaf's only item.
 const LEAF_OVERHEAD: usize = 101 + 25;
 
-/// The most lookups and items of one replay, where long items count more: about half a minute's work.
+/// The most lookups and items of one replay, with long items counting more: about half a minute of work.
 const WORK_MAX: u64 = 1 << 24;
 
-/// A subvolume, and the changes to it.
+/// A subvolume and the changes to it.
 pub(super) struct Target<'a> {
     pub(super) trees: &'a Trees,
     pub(super) root: &'a Pointer,
     pub(super) overlay: Overlay,
-    /// The inodes whose links are to be counted at the end.
+    /// The inodes whose links will be counted at the end.
     pub(super) fixups: BTreeSet<u64>,
-    /// What was done so far, of [`WORK_MAX`].
+    /// The work done so far; at most [`WORK_MAX`].
     work: Cell<u64>,
 }
 
-/// Returns the start of an error about an inode of the log.
+/// Returns the location of an error in an inode of the log.
 pub(super) fn of(inode: u64) -> At {
     at(format!("log, inode {inode}"))
 }
 
-/// Returns the type of file in an inode item.
+/// Returns the file type in an inode item.
 pub(super) fn type_in(item: &[u8]) -> Option<FileType> {
     item.get(MODE_AT..MODE_AT + 4).and_then(|mode| type_of(le32(mode, 0)))
 }
 
-/// Returns the size and the number of links in an inode item.
+/// Returns the file size in an inode item.
 pub(super) fn size_in(item: &[u8]) -> u64 {
     le64(item, SIZE_AT)
 }
@@ -65,7 +65,7 @@ impl<'a> Target<'a> {
         Target { trees, root, overlay, fixups, work: Cell::new(0) }
     }
 
-    /// Fails if that was too much work: a few bytes of a log could ask for hours of it.
+    /// Counts work and fails if it is too much: a few bytes of a log could cause hours of it.
     fn charge(&self, bytes: usize) -> Result<()> {
         let work = self.work.get() + 1 + bytes as u64 / 256;
         self.work.set(work);
@@ -86,12 +86,12 @@ impl<'a> Target<'a> {
         self.overlay.0.insert(key, None);
     }
 
-    /// Puts an item, or removes it if nothing is left of it.
+    /// Stores an item, or removes it if it is empty.
     pub(super) fn put_rest(&mut self, key: Key, rest: Vec<u8>) {
         if rest.is_empty() { self.remove(key) } else { self.put(key, rest) }
     }
 
-    /// Returns the items of an inode of one type, with offsets in a range.
+    /// Returns the items of an inode with one type and offsets in a range.
     pub(super) fn items(
         &self,
         inode: u64,
@@ -114,12 +114,12 @@ impl<'a> Target<'a> {
         Ok(item.filter(|item| item.len() >= super::inode::SIZE))
     }
 
-    /// Returns the item of an inode, which must exist.
+    /// Returns the item of an inode, or an error if it does not exist.
     pub(super) fn known_inode(&self, inode: u64) -> Result<Vec<u8>> {
         self.inode(inode)?.ok_or_else(|| of(inode).corrupt("does not exist"))
     }
 
-    /// Marks an inode, which must exist, for counting its links.
+    /// Marks an inode, which must exist, to have its links counted.
     pub(super) fn fix_later(&mut self, inode: u64) -> Result<()> {
         self.known_inode(inode)?;
         self.fixups.insert(inode);
@@ -134,12 +134,12 @@ impl<'a> Target<'a> {
         Ok(())
     }
 
-    /// Returns the inode that an entry of a directory leads to, and its key and type, if there is an entry of this name.
+    /// Returns the key of the inode that a directory entry refers to and the file type, if the name exists.
     pub(super) fn entry(&self, folder: u64, name: &[u8]) -> Result<Option<(Key, u8)>> {
         self.entry_in(Key::new(folder, kind::DIR_ITEM, name_hash(name)), name)
     }
 
-    /// As [`Target::entry`], for the entry at a place of the directory.
+    /// Does the same as [`Target::entry`] for the entry at a position of the directory.
     pub(super) fn entry_at(&self, folder: u64, index: u64, name: &[u8]) -> Result<Option<(Key, u8)>> {
         self.entry_in(Key::new(folder, kind::DIR_INDEX, index), name)
     }
@@ -150,7 +150,7 @@ impl<'a> Target<'a> {
         Ok(entries.iter().find(|entry| entry.name == name).map(|entry| (entry.location, entry.file_type)))
     }
 
-    /// Removes an entry of a directory, and the inode's reference to it. `NotFound` if there is no such entry.
+    /// Removes a directory entry and the inode's reference to it. `NotFound` if there is no such entry.
     pub(super) fn unlink(&mut self, folder: u64, inode: u64, name: &[u8]) -> Result<()> {
         let key = Key::new(folder, kind::DIR_ITEM, name_hash(name));
         let missing = || of(folder).not_found(format!("has no entry \"{}\"", name.escape_ascii()));
@@ -158,7 +158,7 @@ impl<'a> Target<'a> {
         let entries = DirItem::parse_all(key, &item)?;
         let mut rest = Vec::new();
         for entry in entries.iter().filter(|entry| entry.name != name) {
-            // The transaction is not used.
+            // The transaction id is not used.
             rest.extend(entry.bytes(0));
         }
         if rest.len() == item.len() {
@@ -170,7 +170,7 @@ impl<'a> Target<'a> {
         self.change_size(folder, |size| size.saturating_sub(2 * name.len() as u64))
     }
 
-    /// Removes an inode's reference to an entry; returns the place of the entry.
+    /// Removes an inode's reference to an entry. Returns the position of the entry.
     fn remove_ref(&mut self, folder: u64, inode: u64, name: &[u8]) -> Result<u64> {
         for key in ref_keys(folder, inode, name) {
             let Some(item) = self.get(key)? else { continue };
@@ -184,8 +184,8 @@ impl<'a> Target<'a> {
         Err(of(inode).corrupt(format!("has no reference to its name \"{}\"", name.escape_ascii())))
     }
 
-    /// Adds an entry to a directory, and if `with_ref`, the inode's reference to it. Returns false if there is an entry of
-    /// this name.
+    /// Adds a directory entry and, if `with_ref`, the inode's reference to it. Returns false if the name already
+    /// exists.
     pub(super) fn link(
         &mut self,
         folder: u64,
@@ -228,7 +228,7 @@ impl<'a> Target<'a> {
         Err(of(inode).corrupt("has more names than its items hold"))
     }
 
-    /// Returns the number of names that an inode's references tell of.
+    /// Returns the number of names in an inode's references.
     pub(super) fn count_refs(&self, inode: u64) -> Result<u32> {
         let mut count = 0;
         for kind in [kind::INODE_REF, kind::INODE_EXTREF] {
@@ -246,13 +246,13 @@ impl<'a> Target<'a> {
         Ok(())
     }
 
-    /// Removes the bytes from `start` to `end` from the extents of a file.
+    /// Removes the byte range from `start` to `end` from the extents of a file.
     pub(super) fn drop_extents(&mut self, inode: u64, start: u64, end: u64) -> Result<()> {
         let sector = u64::from(self.trees.sb.sectorsize);
         if start >= end {
             return Ok(());
         }
-        // The extent before may reach into the range.
+        // The preceding extent may reach into the range.
         self.charge(0)?;
         let before = self.overlay.last(self.trees, self.root, Key::new(inode, kind::EXTENT_DATA, start))?;
         let first = match before {
@@ -288,7 +288,8 @@ impl<'a> Target<'a> {
         Ok(())
     }
 
-    /// Counts the links of all marked inodes. The entries of a directory without a link are removed, which may mark more.
+    /// Counts the links of all marked inodes. Removes the entries of directories without links, which may mark more
+    /// inodes.
     pub(super) fn fix_links(&mut self) -> Result<()> {
         while let Some(inode) = self.fixups.pop_last() {
             let item = self.known_inode(inode)?;
@@ -323,7 +324,7 @@ fn ref_keys(folder: u64, inode: u64, name: &[u8]) -> [Key; 2] {
     [Key::new(inode, kind::INODE_REF, folder), Key::new(inode, kind::INODE_EXTREF, extref_hash(folder, name))]
 }
 
-/// Returns the number of a type of file in a directory entry (`BTRFS_FT_…`).
+/// Returns the number of a file type in directory entries (`BTRFS_FT_…`).
 fn number_of(file_type: FileType) -> u8 {
     match file_type {
         FileType::File => 1,
@@ -336,7 +337,7 @@ fn number_of(file_type: FileType) -> u8 {
     }
 }
 
-/// Returns true for an error that the kernel passes over: the entry of a reference is not there.
+/// Returns true for an error that the kernel ignores: the entry of a reference does not exist.
 pub(super) fn is_missing(error: &Error) -> bool {
     error.kind() == ErrorKind::NotFound
 }

@@ -1,4 +1,4 @@
-//! Trees: reading their blocks, and walking over a range of keys.
+//! Trees: reading their blocks, and walking ranges of keys.
 
 use std::collections::HashSet;
 use std::ops::RangeInclusive;
@@ -12,9 +12,9 @@ use crate::cache::Cache;
 use crate::error::{Error, ErrorKind, Result};
 use crate::source::Source;
 
-/// The size of the cache of tree blocks in bytes. Snapshots share most of their blocks.
+/// The size of the tree block cache in bytes. Snapshots share most of their blocks.
 const KEPT: usize = 64 << 20;
-/// How many damaged copies of blocks are complained about.
+/// The most damaged block copies that are reported.
 const DAMAGED_MAX: usize = 100;
 
 /// The trees of a volume.
@@ -26,17 +26,17 @@ pub(super) struct Trees {
     damaged: Mutex<Damaged>,
 }
 
-/// Copies of blocks that are damaged, and were replaced by the other copy.
+/// Damaged copies of blocks for which the other copy was used.
 #[derive(Default)]
 struct Damaged {
     known: HashSet<u64>,
     errors: Vec<Error>,
 }
 
-/// What [`Trees::walk`] calls for each item, in the order of their keys. False ends the walk.
+/// The callback of [`Trees::walk`] for each item, in key order. Returning false ends the walk.
 pub(super) type Found<'a> = &'a mut dyn FnMut(Key, &[u8]) -> Result<bool>;
 
-/// What a walk calls for a part of the tree that cannot be read. An error ends the walk.
+/// The callback of a walk for an unreadable part of the tree. Returning an error ends the walk.
 pub(super) type Lost<'a> = &'a mut dyn FnMut(Error) -> Result<()>;
 
 impl Trees {
@@ -53,7 +53,7 @@ impl Trees {
         self.volume.read_at(offset, bytes)
     }
 
-    /// Returns the complaints about damaged copies since the last call.
+    /// Returns the damaged copies found since the last call.
     pub(super) fn take_damaged(&self) -> Vec<Error> {
         let mut damaged = self.damaged.lock().unwrap_or_else(PoisonError::into_inner);
         std::mem::take(&mut damaged.errors)
@@ -63,11 +63,11 @@ impl Trees {
     fn block(&self, at: &Pointer) -> Result<Arc<Block>> {
         let size = self.sb.nodesize as usize;
         let block = self.cache.get(at.bytenr, size, || self.read_block(at, size))?;
-        // If another tree led here and said otherwise, the other copy may be the one that is meant.
+        // Another tree may have led here with different expectations, and the other copy may match these.
         if block.check(at).is_ok() { Ok(block) } else { self.read_block(at, size).map(Arc::new) }
     }
 
-    /// Reads a tree block: the first of its copies that is intact.
+    /// Reads a tree block: the first intact copy.
     fn read_block(&self, at: &Pointer, size: usize) -> Result<Block> {
         let mut failed: Option<Error> = None;
         for offset in self.chunks.copies(at.bytenr, size as u64)? {
@@ -102,8 +102,8 @@ impl Trees {
 
     /// Calls `found` for the items of a tree with keys in `range`. Returns false if `found` ended the walk.
     ///
-    /// Blocks out of the range are not read. The keys of a block must lie between those of its parent, so a walk reads
-    /// each block of the tree once at most.
+    /// Blocks outside the range are not read. The keys of a block must be between those of its parent, so a walk reads
+    /// each block of the tree at most once.
     pub(super) fn walk(
         &self,
         root: &Pointer,
@@ -114,7 +114,7 @@ impl Trees {
         self.walk_below(root, Key::MAX, &range, lost, found)
     }
 
-    /// Walks over a subtree, whose keys must be below `last`.
+    /// Walks a subtree, whose keys must be less than `last`.
     fn walk_below(
         &self,
         at: &Pointer,
@@ -147,7 +147,7 @@ impl Trees {
             }
             return Ok(true);
         }
-        // The child before may hold the beginning of the range.
+        // The preceding child may hold the beginning of the range.
         let is_before = first == block.count() || block.key(first) > *range.start();
         for i in first.saturating_sub(usize::from(is_before))..block.count() {
             if block.key(i) > *range.end() {
@@ -161,14 +161,14 @@ impl Trees {
         Ok(true)
     }
 
-    /// Returns the last item with a key up to `key`, if there is one.
+    /// Returns the item with the largest key up to `key`, if there is one.
     pub(super) fn last(&self, root: &Pointer, key: Key) -> Result<Option<(Key, Vec<u8>)>> {
         let mut at = *root;
         loop {
             let block = self.block(&at)?;
             let below = block.below(&key);
             let is_there = below < block.count() && block.key(below) == key;
-            // A child's first key is in its parent, so the child before the key has a key up to it.
+            // A child's first key is also in its parent, so the child before the key has a key up to it.
             let Some(i) = (below + usize::from(is_there)).checked_sub(1) else { return Ok(None) };
             if block.is_leaf() {
                 return Ok(Some((block.key(i), block.item(i).to_vec())));
@@ -177,7 +177,7 @@ impl Trees {
         }
     }
 
-    /// Returns the item with the key, if there is one.
+    /// Returns the item with this key, if there is one.
     pub(super) fn get(&self, root: &Pointer, key: Key) -> Result<Option<Vec<u8>>> {
         let mut item = None;
         self.walk(root, key..=key, &mut Err, &mut |_, bytes| {
@@ -203,7 +203,7 @@ pub(super) mod tests {
         Key::new(256, kind::DIR_INDEX, i)
     }
 
-    /// A tree of a node and three leaves, with the keys 0, 1, 10, 11, 20, 21, whose blocks have two copies.
+    /// Returns the blocks of a tree: a node and three leaves, with the keys 0, 1, 10, 11, 20, 21.
     pub(in crate::fs::btrfs) fn blocks() -> Vec<Vec<u8>> {
         let children: Vec<(Key, u64)> = (0..3).map(|i| (key(10 * i), 8192 + 4096 * i)).collect();
         let mut blocks = vec![node(&ROOT, &children)];
@@ -214,7 +214,7 @@ pub(super) mod tests {
         blocks
     }
 
-    /// The trees of a volume with these blocks at the addresses from 4096 on, and their second copies.
+    /// Returns the trees of a volume with these blocks at the addresses from 4096 on, and their second copies.
     pub(in crate::fs::btrfs) fn trees(blocks: &[Vec<u8>], copies: &[Vec<u8>]) -> Trees {
         const COPY: u64 = 1 << 16;
         let mut volume = vec![0; 2 << 16];
@@ -236,7 +236,7 @@ pub(super) mod tests {
         Trees::new(Arc::new(MemSource(volume)), sb, chunks)
     }
 
-    /// Returns the offsets of the keys in a range, and the errors.
+    /// Returns the key offsets found in a range, and the errors.
     fn walk(trees: &Trees, range: RangeInclusive<u64>) -> (Vec<u64>, Vec<String>) {
         let (mut keys, mut errors) = (Vec::new(), Vec::new());
         let range = key(*range.start())..=key(*range.end());

@@ -1,8 +1,8 @@
-//! Access control lists: as the kernel gives them, from how XFS stores them.
+//! Access control lists, converted from XFS's stored form to the kernel's.
 
 use crate::bytes::{be16, be32};
 
-/// Bytes of an entry as it is stored: tag, id, permissions, padding.
+/// Bytes of a stored entry: tag, id, permissions, padding.
 const ENTRY: usize = 12;
 
 /// Returns true if an attribute of this full name is an access control list.
@@ -10,7 +10,8 @@ pub(super) fn is_acl(name: &[u8]) -> bool {
     name.starts_with(b"system.posix_acl_")
 }
 
-/// An access control list as `getxattr` gives it. `None` where it has no entries. The error is the problem.
+/// Returns an access control list as `getxattr` returns it, `None` if it has no entries. The error describes the
+/// problem.
 pub(super) fn convert(stored: &[u8]) -> Result<Option<Vec<u8>>, String> {
     const XATTR_VERSION: u32 = 2;
     if stored.len() < 4 {

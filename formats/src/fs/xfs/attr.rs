@@ -1,4 +1,4 @@
-//! Extended attributes as they are stored: a list in the inode, or leaves of a tree.
+//! Extended attributes as stored: a list in the inode, or the leaves of a tree.
 
 use super::blocks::SECTOR;
 use super::checksum;
@@ -10,7 +10,7 @@ const LEAF_V2: u16 = 0xFBEE;
 const LEAF_V3: u16 = 0x3BEE;
 const NODE_V2: u16 = 0xFEBE;
 const NODE_V3: u16 = 0x3EBE;
-/// Where the checksum of a node or leaf stands.
+/// Offset of the checksum in a node or leaf.
 const CRC: usize = 12;
 const ENTRY: usize = 8;
 /// The longest value in bytes.
@@ -18,17 +18,17 @@ pub(super) const VALUE_MAX: u32 = 1 << 16;
 
 /// Bits of `flags`.
 mod flags {
-    /// The value is beside the name.
+    /// The value follows the name.
     pub(super) const LOCAL: u8 = 1;
     pub(super) const ROOT: u8 = 2;
     pub(super) const SECURE: u8 = 4;
-    /// A parent pointer: a name of the file, and the directory that has it.
+    /// A parent pointer: one name of the file and the directory that contains it.
     pub(super) const PARENT: u8 = 8;
-    /// The attribute is about to be made or deleted.
+    /// The attribute is being created or deleted.
     pub(super) const INCOMPLETE: u8 = 0x80;
 }
 
-/// An attribute that the kernel shows.
+/// An attribute that the kernel exposes.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Stored {
     pub(super) namespace: Namespace,
@@ -37,7 +37,7 @@ pub(super) struct Stored {
     pub(super) value: Value,
 }
 
-/// Who may use an attribute.
+/// The namespace of an attribute.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Namespace {
     User,
@@ -46,7 +46,7 @@ pub(super) enum Namespace {
 }
 
 impl Namespace {
-    /// Parses the flags of an entry or an intent; none if the attribute is hidden.
+    /// Parses the flags of an entry or an intent. `None` if the attribute is hidden.
     pub(super) fn parse(flags: u8) -> Option<Self> {
         match flags & (flags::ROOT | flags::SECURE | flags::PARENT | flags::INCOMPLETE) {
             0 => Some(Namespace::User),
@@ -64,7 +64,7 @@ impl Namespace {
         }
     }
 
-    /// The full name of an attribute. Access control lists are stored as trusted attributes.
+    /// Returns the full name of an attribute. Access control lists are stored as trusted attributes.
     pub(super) fn full_name(self, name: &[u8]) -> Vec<u8> {
         match (self, name) {
             (Namespace::Trusted, b"SGI_ACL_FILE") => b"system.posix_acl_access".to_vec(),
@@ -74,21 +74,22 @@ impl Namespace {
     }
 }
 
-/// Where a value is.
+/// The location of a value.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Value {
-    /// Beside the name.
+    /// Next to the name.
     Here(Vec<u8>),
-    /// In blocks of the fork.
+    /// In blocks of the attribute fork.
     Remote {
-        /// The first block in the fork.
+        /// The first block, relative to the fork.
         block: u64,
-        /// Bytes.
+        /// Length in bytes.
         len: u32,
     },
 }
 
-/// Parses the list in an inode, which stands at byte `offset`. Errs where it breaks; what was before has been found.
+/// Parses the list stored in an inode at byte `offset`. Fails at the first malformed entry, after reporting those
+/// before it.
 pub(super) fn short(bytes: &[u8], ino: u64, offset: u64, found: &mut dyn FnMut(Stored)) -> Result<()> {
     const HEADER: usize = 4;
     let bad = |field, at_byte: usize, problem: String| {
@@ -125,23 +126,23 @@ pub(super) fn short(bytes: &[u8], ino: u64, offset: u64, found: &mut dyn FnMut(S
     Ok(())
 }
 
-/// A block of the tree.
+/// A block of the attribute tree.
 #[derive(Debug)]
 pub(super) enum Block {
-    /// An inner one, of this level; and the first block below it.
+    /// An inner node: its level and its first child.
     Node(u16, u32),
-    /// A leaf; and the next one, or 0.
+    /// A leaf: the block of the next leaf, or 0.
     Leaf(u32),
 }
 
-/// Where a block stands, for errors.
+/// The location of a block, for error messages.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Place {
-    /// The file.
+    /// The inode number of the file.
     pub(super) ino: u64,
-    /// The block's byte on the volume.
+    /// Byte offset of the block on the volume.
     pub(super) offset: u64,
-    /// True if a checksum has to fit.
+    /// True if the checksum must match.
     pub(super) is_summed: bool,
 }
 
@@ -157,7 +158,7 @@ impl Place {
     }
 }
 
-/// Parses a block of the tree, and gives the attributes of a leaf to `found`. Damaged ones are left out with a complaint.
+/// Parses a block of the tree and passes the attributes of a leaf to `found`. Damaged ones are skipped and reported.
 pub(super) fn block(
     bytes: &[u8],
     sb: &Superblock,
@@ -174,7 +175,7 @@ pub(super) fn block(
     if is_v5 {
         check_header(bytes, sb, place)?;
     }
-    // The fields after the common part of the header.
+    // Offset of the fields after the common part of the header.
     let fields = if is_v5 { 56 } else { 12 };
     let count = usize::from(be16(bytes, fields));
     let entries = match (magic == node, is_v5) {
@@ -228,7 +229,7 @@ fn check_header(bytes: &[u8], sb: &Superblock, place: Place) -> Result<()> {
     Ok(())
 }
 
-/// The attribute of the entry at `start`; none if it is hidden. Names and values stand at `names` or later.
+/// Returns the attribute of the entry at `start`, `None` if it is hidden. Names and values start at `names` or later.
 fn entry(bytes: &[u8], start: usize, names: usize, place: Place) -> Result<Option<Stored>> {
     let (at, flags) = (usize::from(be16(bytes, start + 4)), bytes[start + 6]);
     let Some(namespace) = Namespace::parse(flags) else { return Ok(None) };

@@ -1,4 +1,4 @@
-//! Reading the extended attributes of an inode, wherever their values are.
+//! Reading the extended attributes of an inode, wherever their values are stored.
 
 use std::collections::HashSet;
 
@@ -12,16 +12,16 @@ use crate::bytes::{be32, be64};
 use crate::error::{Error, ErrorKind, Result, at};
 use crate::fs::Xattr;
 
-/// Bytes that all names and values of an inode may have. (The kernel lists no more than 64 KiB of names.)
+/// Limit on the bytes of all names and values of an inode. (The kernel lists at most 64 KiB of names.)
 const ALL_MAX: usize = 4 << 20;
-/// More levels than any tree has.
+/// More levels than any valid tree has.
 const LEVELS_MAX: u16 = 5;
 const REMOTE_MAGIC: u32 = 0x5841_524D; // XARM
 const REMOTE_HEADER: usize = 56;
 const REMOTE_CRC: usize = 12;
 
-/// The attributes of `inode`, as the kernel names and gives them. Those that are damaged are left out and complained of; the
-/// error is of reading.
+/// Returns the attributes of `inode`, named and encoded as the kernel does. Damaged ones are skipped and reported; only
+/// read failures are returned as errors.
 pub(super) fn read(
     blocks: &Blocks,
     sb: &Superblock,
@@ -51,20 +51,20 @@ pub(super) fn read(
     reader.finish(complain)
 }
 
-/// The attributes so far.
+/// The attributes read so far.
 struct Reader<'a> {
     blocks: &'a Blocks,
     sb: &'a Superblock,
     ino: u64,
-    /// The blocks of the fork.
+    /// The extents of the attribute fork.
     extents: Vec<Extent>,
     stored: Vec<Stored>,
-    /// Bytes of those in leaves.
+    /// Bytes of the attributes in leaves.
     bytes: usize,
 }
 
 impl Reader<'_> {
-    /// Walks the leaves, from the first one on.
+    /// Walks the leaves, starting at the first.
     fn tree(&mut self, complain: &mut dyn FnMut(Error)) -> Result<()> {
         let mut next = 0;
         let mut level = LEVELS_MAX;
@@ -109,7 +109,7 @@ impl Reader<'_> {
         }
     }
 
-    /// A block of the fork, and where it stands on the volume.
+    /// Returns a block of the fork and its byte offset on the volume.
     fn block(&self, logical: u64) -> Result<(Vec<u8>, u64)> {
         let next = self.extents.partition_point(|extent| extent.logical <= logical);
         let extent = next.checked_sub(1).map(|i| self.extents[i]);
@@ -124,12 +124,12 @@ impl Reader<'_> {
         Ok((bytes, offset))
     }
 
-    /// Returns true if the checksum of the block at this byte has to fit.
+    /// Returns true if the checksum of the block at this byte offset must match.
     fn is_summed(&self, offset: u64) -> bool {
         !self.blocks.is_replayed(offset, u64::from(self.sb.block_size))
     }
 
-    /// A value that lies in blocks of the fork. Each has a header on version 5.
+    /// Reads a value stored in blocks of the fork. On version 5 each block has a header.
     fn remote(&self, first: u64, len: u32) -> Result<Vec<u8>> {
         let len = len as usize;
         let mut value = Vec::with_capacity(len);
@@ -148,7 +148,7 @@ impl Reader<'_> {
         Ok(value)
     }
 
-    /// Checks the header of a block of a value, that stands at byte `offset` and has `done` bytes before it.
+    /// Checks the header of a value block at byte `offset`, preceded by `done` bytes of the value.
     fn check_remote(&self, bytes: &[u8], offset: u64, done: usize) -> Result<()> {
         let bad = |field, byte: usize, problem: String| {
             let place = at(format!("inode {}, extended attribute value", self.ino)).field(field);
@@ -219,7 +219,7 @@ impl Reader<'_> {
     }
 }
 
-/// The error back, unless it is of reading.
+/// Returns the error as a value, unless it is a read failure.
 fn unless_io(error: Error) -> Result<Error> {
     if error.kind() == ErrorKind::Io { Err(error) } else { Ok(error) }
 }

@@ -1,5 +1,5 @@
-//! The view of a volume's bytes as they are after the log's replay, which changes nothing on the volume. All metadata is
-//! read through it, and it says where the bytes of a file are to be found.
+//! The bytes of a volume as they are after log replay, which does not write to the volume. All metadata is read through
+//! this view, and it locates the bytes of files.
 
 use std::collections::BTreeMap;
 use std::ops::Range;
@@ -9,7 +9,7 @@ use crate::error::{Result, at};
 use crate::fs::Piece;
 use crate::source::Source;
 
-/// The unit in which the log and headers of blocks count, in bytes: XFS calls it a basic block.
+/// The unit of the log and of block headers, in bytes. XFS calls it a basic block.
 pub(super) const SECTOR: u64 = 512;
 
 /// A sector that replay changes.
@@ -18,35 +18,35 @@ pub(super) type Sector = [u8; SECTOR as usize];
 /// The bytes of a volume after replay.
 pub(super) struct Blocks {
     volume: Arc<dyn Source>,
-    /// The bytes that can be read: those of the filesystem that lie on the volume.
+    /// The number of readable bytes: those of the filesystem that exist on the volume.
     len: u64,
-    /// Sectors that replay changes, by their number.
+    /// Sectors that replay changes, by sector number.
     replayed: BTreeMap<u64, Box<Sector>>,
 }
 
 impl Blocks {
-    /// The first `size` bytes of `volume`, which may end earlier.
+    /// Returns a view of the first `size` bytes of `volume`, which may be shorter.
     pub(super) fn new(volume: Arc<dyn Source>, size: u64) -> Self {
         let len = size.min(volume.len());
         Blocks { volume, len, replayed: BTreeMap::new() }
     }
 
-    /// The volume itself.
+    /// Returns the volume without replay.
     pub(super) fn volume(&self) -> &Arc<dyn Source> {
         &self.volume
     }
 
-    /// Replaces what replay changes.
+    /// Sets the sectors that replay changes.
     pub(super) fn set_replayed(&mut self, replayed: BTreeMap<u64, Box<Sector>>) {
         self.replayed = replayed;
     }
 
-    /// Takes into account that the filesystem has `size` bytes now.
+    /// Changes the size of the filesystem to `size` bytes.
     pub(super) fn resize(&mut self, size: u64) {
         self.len = size.min(self.volume.len());
     }
 
-    /// Errs unless the `len` bytes at `offset` can be read.
+    /// Fails unless the `len` bytes at `offset` can be read.
     pub(super) fn check(&self, what: impl Fn() -> String, offset: u64, len: u64) -> Result<()> {
         match offset.checked_add(len) {
             Some(end) if end <= self.len => Ok(()),
@@ -56,13 +56,13 @@ impl Blocks {
         }
     }
 
-    /// Returns true if replay changes any of the `len` bytes at `offset`. Then a checksum of them does not fit, and need not:
-    /// the kernel makes it anew.
+    /// Returns true if replay changes any of the `len` bytes at `offset`. Their checksum is then stale and must not be
+    /// checked: the kernel recomputes it.
     pub(super) fn is_replayed(&self, offset: u64, len: u64) -> bool {
         !self.replayed.is_empty() && self.replayed.range(sectors(offset, len)).next().is_some()
     }
 
-    /// Reads the `len` bytes at `offset`. `what` is for the error. The caller has held `len` against a limit.
+    /// Reads the `len` bytes at `offset`. `what` is for the error. The caller has bounded `len`.
     pub(super) fn read(&self, what: &str, offset: u64, len: usize) -> Result<Vec<u8>> {
         self.check(|| what.to_owned(), offset, len as u64)?;
         let mut bytes = self.volume.read_vec(offset, len)?;
@@ -70,8 +70,8 @@ impl Blocks {
         Ok(bytes)
     }
 
-    /// Says where the `len` bytes at `offset`, which were checked, are to be found: on the volume as they stand, or, where
-    /// replay changes them, in memory.
+    /// Locates the `len` bytes at `offset`, which the caller has checked: on the volume, or in memory where replay
+    /// changes them.
     pub(super) fn locate(
         &self,
         offset: u64,
@@ -96,12 +96,12 @@ impl Blocks {
     }
 }
 
-/// The numbers of the sectors that the `len` bytes at `offset` touch.
+/// Returns the numbers of the sectors that the `len` bytes at `offset` overlap.
 fn sectors(offset: u64, len: u64) -> Range<u64> {
     offset / SECTOR..(offset + len).div_ceil(SECTOR)
 }
 
-/// Puts what was replayed over `bytes`, which stand at `offset`.
+/// Overwrites `bytes`, read from `offset`, with the replayed sectors.
 pub(super) fn patch(replayed: &BTreeMap<u64, Box<Sector>>, offset: u64, bytes: &mut [u8]) {
     let end = offset + bytes.len() as u64;
     for (number, sector) in replayed.range(sectors(offset, bytes.len() as u64)) {

@@ -1,4 +1,4 @@
-//! The map of a fork: extents in the inode, or in a B+tree whose root is there.
+//! The block map of a fork: extents in the inode, or a B+tree rooted there.
 
 use super::blocks::{Blocks, SECTOR};
 use super::checksum;
@@ -8,20 +8,20 @@ use super::superblock::Superblock;
 use crate::bytes::{be16, be32, be64};
 use crate::error::{At, Result, at};
 
-/// Extents that one fork may have. Each takes 32 bytes of memory.
+/// The most extents of one fork. Each takes 32 bytes of memory.
 const EXTENTS_MAX: usize = 1 << 22;
-/// More levels than any tree has.
+/// More levels than any valid tree has.
 const LEVELS_MAX: u16 = 16;
 const MAGIC_V4: u32 = 0x424D_4150; // BMAP
 const MAGIC_V5: u32 = 0x424D_4133; // BMA3
 const HEADER_V4: usize = 24;
 const HEADER_V5: usize = 72;
-/// Bytes of the root's header, in the inode.
+/// Bytes of the header of the root, which is in the inode.
 const ROOT_HEADER: usize = 4;
-/// Bytes of a key, and of a pointer.
+/// Bytes of a key; pointers are as long.
 const KEY: usize = 8;
 
-/// The extents of a fork of `inode`, ascending.
+/// Returns the extents of a fork of `inode` in ascending order.
 pub(super) fn extents(
     blocks: &Blocks,
     sb: &Superblock,
@@ -57,7 +57,7 @@ pub(super) fn extents(
     Ok(extents.list)
 }
 
-/// A tree that is walked.
+/// A walk of a tree.
 struct Tree<'a, 'e> {
     blocks: &'a Blocks,
     sb: &'a Superblock,
@@ -81,9 +81,10 @@ impl Tree<'_, '_> {
         self.below(level, pointers(fork.bytes, ROOT_HEADER, most, count))
     }
 
-    /// Walks the blocks that `pointers`, of a block of this level, name. No recursion: each level keeps what is left of it.
+    /// Walks the blocks named by `pointers`, which are from a block of this level. Keeps the unvisited pointers of each
+    /// level on a stack instead of recursing.
     ///
-    /// This ends: each leaf adds extents that lie after all before, so no block is a leaf twice.
+    /// This terminates: each leaf adds extents after all earlier ones, so no block is a leaf twice.
     fn below(&mut self, level: u16, pointers: Vec<u64>) -> Result<()> {
         let mut levels = vec![pointers.into_iter()];
         while let Some(last) = levels.last_mut() {
@@ -99,7 +100,7 @@ impl Tree<'_, '_> {
         Ok(())
     }
 
-    /// Reads a block of this level: adds its extents, or gives its pointers.
+    /// Reads a block of this level: adds the extents of a leaf, returns the pointers of an inner block.
     fn block(&mut self, block: u64, level: u16) -> Result<Option<Vec<u64>>> {
         let sb = self.sb;
         let Some(linear) = sb.place(block, 1) else {
@@ -156,7 +157,7 @@ impl Tree<'_, '_> {
     }
 }
 
-/// The pointers of a block: they stand after room for `most` keys.
+/// Returns the pointers of a block. They start after the space for `most` keys.
 fn pointers(bytes: &[u8], header: usize, most: usize, count: usize) -> Vec<u64> {
     (0..count).map(|i| be64(bytes, header + most * KEY + i * KEY)).collect()
 }

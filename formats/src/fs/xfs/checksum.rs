@@ -1,16 +1,15 @@
-//! The checksums of version 5: CRC-32C over a structure, with zeros in the place of the checksum.
+//! Checksums of version 5: CRC-32C of a structure, computed with the checksum field zeroed.
 
 use crate::checksum::fits;
 
-/// Holds the checksum at byte `at`, which is little-endian unlike all else, against the bytes: (found, right) if it does not
-/// fit.
+/// Verifies the checksum at byte `at`, which is little-endian unlike all other fields. The error is (found, expected).
 pub(super) fn check(bytes: &[u8], at: usize) -> Result<(), (u32, u32)> {
     let found = u32::from_le_bytes(bytes[at..at + 4].try_into().expect("four bytes"));
     let right = sum(bytes, at);
     if fits(found, right) { Ok(()) } else { Err((found, right)) }
 }
 
-/// The checksum that belongs at byte `at`.
+/// Computes the checksum to be stored at byte `at`.
 fn sum(bytes: &[u8], at: usize) -> u32 {
     let crc = crc32c::crc32c_append(crc32c::crc32c(&bytes[..at]), &[0; 4]);
     crc32c::crc32c_append(crc, &bytes[at + 4..])

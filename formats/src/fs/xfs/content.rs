@@ -1,4 +1,4 @@
-//! Where a file's bytes lie, put together from its extents.
+//! The locations of a file's bytes, assembled from its extents.
 
 use super::blocks::Blocks;
 use super::extent::Extent;
@@ -6,10 +6,10 @@ use super::superblock::Superblock;
 use crate::error::{Result, at};
 use crate::fs::{Content, Piece};
 
-/// Pieces that one file may lie in. Each takes 32 bytes of memory.
+/// The most pieces of one file. Each takes 32 bytes of memory.
 const PIECES_MAX: usize = 1 << 22;
 
-/// The content of a file of `size` bytes that lies in `extents`.
+/// Returns the content of a file of `size` bytes stored in `extents`.
 pub(super) fn of_extents(
     blocks: &Blocks,
     sb: &Superblock,
@@ -19,7 +19,7 @@ pub(super) fn of_extents(
 ) -> Result<Content> {
     let mut pieces = Pieces { ino, size, done: 0, pieces: Vec::new() };
     for extent in extents {
-        // Blocks in the file have 54 bits: as bytes they may be more than can be counted.
+        // File block numbers have 54 bits, so the byte offset may overflow.
         let Some(start) = extent.logical.checked_mul(u64::from(sb.block_size)).filter(|start| *start < size)
         else {
             break;
@@ -39,14 +39,14 @@ pub(super) fn of_extents(
     Ok(Content { size, pieces: pieces.pieces })
 }
 
-/// Content that does not lie in blocks.
+/// Returns content that is not stored in blocks.
 pub(super) fn in_memory(bytes: Vec<u8>) -> Content {
     let size = bytes.len() as u64;
     let pieces = if bytes.is_empty() { Vec::new() } else { vec![Piece::Bytes(bytes)] };
     Content { size, pieces }
 }
 
-/// The pieces of a file so far.
+/// The pieces of a file collected so far.
 pub(super) struct Pieces {
     ino: u64,
     size: u64,
@@ -59,7 +59,7 @@ impl Pieces {
         if end > self.done { self.push(Piece::Zero { len: end - self.done }) } else { Ok(()) }
     }
 
-    /// Adds a piece, joined with the last one if it goes on where that ends.
+    /// Appends a piece, merging it with the last one if they are contiguous.
     fn push(&mut self, piece: Piece) -> Result<()> {
         self.done += piece.len();
         match (self.pieces.last_mut(), &piece) {

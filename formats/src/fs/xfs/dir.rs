@@ -1,5 +1,5 @@
-//! Directories: entries in the inode, or in blocks of data. The blocks after those, which find a name by its hash, are not
-//! needed to list them all.
+//! Directories: entries in the inode, or in data blocks. The blocks after those index names by hash; listing does not
+//! need them.
 
 use super::blocks::SECTOR;
 use super::checksum;
@@ -7,7 +7,7 @@ use super::superblock::Superblock;
 use crate::bytes::{be16, be32, be64};
 use crate::error::{Error, Result, at};
 
-/// Data lies below this byte of a directory; the index of names from here on.
+/// The end of the data blocks of a directory, in bytes; the name index starts here.
 pub(super) const LEAF_OFFSET: u64 = 1 << 35;
 const BLOCK_V2: u32 = 0x5844_3242; // XD2B
 const DATA_V2: u32 = 0x5844_3244; // XD2D
@@ -16,36 +16,36 @@ const DATA_V3: u32 = 0x5844_4433; // XDD3
 const HEADER_V2: usize = 16;
 const HEADER_V3: usize = 64;
 const CRC: usize = 4;
-/// What begins a part of a block that is not in use.
+/// Marks an unused part of a block.
 const FREE_TAG: u16 = 0xFFFF;
-/// Entries begin at multiples of this.
+/// Alignment of entries.
 const ALIGN: usize = 8;
-/// Bytes of an entry of the index that a directory of one block ends with, and of its tail.
+/// Bytes of an entry, and of the tail, of the index at the end of a single-block directory.
 const LEAF_ENTRY: usize = 8;
 const TAIL: usize = 8;
 
-/// An entry.
+/// A directory entry.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct RawEntry<'a> {
     pub(super) ino: u64,
     pub(super) name: &'a [u8],
-    /// Where it stands in what was parsed, in bytes.
+    /// Byte offset in the parsed data.
     pub(super) start: usize,
 }
 
-/// Where something stands, for errors.
+/// A location, for error messages.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Place {
-    /// The directory.
+    /// The inode number of the directory.
     pub(super) ino: u64,
-    /// Its byte on the volume.
+    /// Byte offset on the volume.
     pub(super) offset: u64,
-    /// True if a checksum has to fit.
+    /// True if the checksum must match.
     pub(super) is_summed: bool,
 }
 
 impl Place {
-    /// An error in the field that stands at `field_at`.
+    /// Returns an error in the field at byte `field_at`.
     pub(super) fn corrupt(self, field: &'static str, field_at: usize, problem: impl Into<String>) -> Error {
         at(format!("directory inode {}", self.ino))
             .field(field)
@@ -54,7 +54,7 @@ impl Place {
     }
 }
 
-/// Gives the entries of a directory that is stored in its inode to `found`; it has none for `.` and `..`.
+/// Passes the entries of a directory stored in its inode to `found`; there are none for `.` and `..`.
 pub(super) fn short<'a>(
     bytes: &'a [u8],
     has_ftype: bool,
@@ -86,8 +86,8 @@ pub(super) fn short<'a>(
     Ok(())
 }
 
-/// Gives the entries of a block of data to `found`, `.` and `..` among them. Errs where the chain of entries breaks (what was
-/// before has been found), and at the start if the block is not what it should be.
+/// Passes the entries of a data block to `found`, including `.` and `..`. Fails at once if the block is invalid, or at
+/// the first malformed entry, after reporting those before it.
 pub(super) fn block<'a>(
     block: &'a [u8],
     sb: &Superblock,
@@ -136,7 +136,7 @@ fn check_header(block: &[u8], sb: &Superblock, place: Place) -> Result<()> {
     Ok(())
 }
 
-/// The chain of entries from byte `start` on.
+/// Walks the chain of entries that starts at byte `start`.
 fn chain<'a>(
     bytes: &'a [u8],
     mut start: usize,
@@ -161,7 +161,7 @@ fn chain<'a>(
         let Some(name_len) = bytes.get(start + 8).map(|len| usize::from(*len)) else {
             return Err(place.corrupt("namelen", start, format!("the entry has {room} bytes")));
         };
-        // Inode number, length, name, type, and where the entry starts.
+        // Inode number, name length, name, type, and the offset of the entry itself.
         let len = (8 + 1 + name_len + usize::from(has_ftype) + 2).next_multiple_of(ALIGN);
         if len > room {
             let problem = format!("is {name_len}, but {room} bytes are left");

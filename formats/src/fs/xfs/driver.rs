@@ -1,4 +1,4 @@
-//! XFS as a filesystem among others.
+//! The XFS driver.
 
 use std::sync::Arc;
 
@@ -11,10 +11,10 @@ use crate::fs::plan::Planner;
 use crate::source::Source;
 use crate::uuid;
 
-/// XFS.
+/// The XFS driver.
 pub(in crate::fs) struct XfsDriver;
 
-/// What files on XFS can have. Times are those of `bigtime`, from December 1901 to July 2486.
+/// The capabilities of XFS. Times are those of `bigtime`, from December 1901 to July 2486.
 pub(super) static CAPABILITIES: Capabilities = Capabilities {
     name: "XFS",
     is_posix: true,
@@ -24,14 +24,14 @@ pub(super) static CAPABILITIES: Capabilities = Capabilities {
     shares_extents: true,
     has_subvolumes: false,
     is_planned: false,
-    // Synchronous, immutable, append-only, not dumped, without access times (chattr(1)); projects inherited.
+    // chattr(1): synchronous, immutable, append-only, no dump, no access times; and project inheritance.
     user_flags: 0x2000_00F8,
     new_flags: [0, 0],
     label_max: 12,
     made_with: &[],
 };
 
-/// Those of a volume on which names that differ in the case of ASCII letters only are the same.
+/// Capabilities of a volume that ignores the case of ASCII letters in names.
 pub(super) static IGNORES_CASE: Capabilities = Capabilities { ignores_case: true, ..CAPABILITIES };
 
 impl Driver for XfsDriver {

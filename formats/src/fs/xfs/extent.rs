@@ -1,4 +1,4 @@
-//! Extents: runs of a file's blocks, and the records that they are stored in.
+//! Extents: contiguous runs of a file's blocks, and their on-disk records.
 
 use super::superblock::Superblock;
 use crate::bytes::be64;
@@ -10,18 +10,18 @@ pub(super) const RECORD: usize = 16;
 /// A run of blocks of a file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Extent {
-    /// The first block in the file.
+    /// The first block, relative to the file.
     pub(super) logical: u64,
-    /// `br_startblock`: the first block, as a number that names an allocation group and a block in it.
+    /// `br_startblock`: the first block on the volume, encoded as allocation group and block within it.
     pub(super) block: u64,
-    /// How many blocks.
+    /// Number of blocks.
     pub(super) count: u64,
-    /// True if the blocks were allocated and never written.
+    /// True if the blocks are allocated but were never written.
     pub(super) unwritten: bool,
 }
 
 impl Extent {
-    /// Parses a record: a bit for unwritten, 54 bits of the block in the file, 52 of the block on the volume, 21 of the count.
+    /// Parses a record: 1 bit unwritten flag, 54 bits file block, 52 bits volume block, 21 bits count.
     pub(super) fn parse(bytes: &[u8]) -> Self {
         let (high, low) = (be64(bytes, 0), be64(bytes, 8));
         Extent {
@@ -32,28 +32,28 @@ impl Extent {
         }
     }
 
-    /// One past the last block in the file.
+    /// Returns the block after the last one, relative to the file.
     pub(super) fn end(&self) -> u64 {
         self.logical + self.count
     }
 }
 
-/// The extents of a fork so far: ascending, and of a bounded number.
+/// The extents of a fork collected so far: ascending and limited in number.
 pub(super) struct Extents<'a> {
     pub(super) list: Vec<Extent>,
     place: &'a dyn Fn() -> At,
-    /// None if the blocks lie on the realtime device.
+    /// `None` if the blocks are on the realtime device.
     sb: Option<&'a Superblock>,
     most: usize,
 }
 
 impl<'a> Extents<'a> {
-    /// None so far, of at most `most`. Blocks that `sb` has no place for are errors, at `place`.
+    /// Returns an empty list for at most `most` extents. Blocks outside the geometry of `sb` are errors at `place`.
     pub(super) fn new(sb: Option<&'a Superblock>, most: usize, place: &'a dyn Fn() -> At) -> Self {
         Extents { list: Vec::new(), place, sb, most }
     }
 
-    /// Adds the records in `bytes`, which stand at byte `offset`.
+    /// Appends the records in `bytes`, which are at byte `offset`.
     pub(super) fn add(&mut self, bytes: &[u8], offset: u64) -> Result<()> {
         for (i, record) in bytes.chunks_exact(RECORD).enumerate() {
             let extent = Extent::parse(record);
@@ -89,7 +89,7 @@ mod tests {
     use super::*;
     use crate::error::at;
 
-    /// The record of an extent.
+    /// Encodes an extent as a record.
     fn record(extent: Extent) -> [u8; 16] {
         let high = u64::from(extent.unwritten) << 63 | extent.logical << 9 | extent.block >> 43;
         let low = extent.block << 21 | extent.count;

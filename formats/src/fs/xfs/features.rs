@@ -1,4 +1,4 @@
-//! The features of a volume: what its version numbers and bit masks stand for.
+//! The features of a volume, from its version number and bit masks.
 //!
 //! Names are those of `xfs_info` and `mkfs.xfs`.
 
@@ -9,11 +9,11 @@ pub(super) mod version {
     /// The number itself: 4 or 5.
     pub(in crate::fs::xfs) const NUMBER: u16 = 0xF;
     pub(in crate::fs::xfs) const QUOTA: u16 = 0x40;
-    /// Nobody knows what it meant.
+    /// The meaning is unknown.
     pub(in crate::fs::xfs) const SHARED: u16 = 0x200;
     pub(in crate::fs::xfs) const LOGV2: u16 = 0x400;
     pub(in crate::fs::xfs) const DIRV2: u16 = 0x2000;
-    /// Names that differ in the case of ASCII letters only are the same.
+    /// Names are compared ignoring the case of ASCII letters.
     pub(in crate::fs::xfs) const BORG: u16 = 0x4000;
     pub(in crate::fs::xfs) const MOREBITS: u16 = 0x8000;
 }
@@ -35,7 +35,7 @@ pub(super) mod incompat {
     pub(in crate::fs::xfs) const METADIR: u32 = 0x100;
 }
 
-/// Names by bit, from the lowest.
+/// Feature names by bit, lowest first.
 const RO_COMPAT: [&str; 4] = ["finobt", "rmapbt", "reflink", "inobtcount"];
 const INCOMPAT: [&str; 11] = [
     "ftype",
@@ -52,12 +52,12 @@ const INCOMPAT: [&str; 11] = [
 ];
 const LOG_INCOMPAT: [&str; 1] = ["log_xattrs"];
 
-/// The masks of a superblock.
+/// The feature masks of a superblock.
 #[derive(Debug, Clone, Copy, Default)]
 pub(super) struct Features {
     /// `sb_versionnum`.
     pub(super) version: u16,
-    /// `sb_features2`, and `sb_bad_features2`, where older kernels put it.
+    /// `sb_features2` combined with `sb_bad_features2`, where older kernels stored it.
     pub(super) features2: u32,
     pub(super) ro_compat: u32,
     pub(super) incompat: u32,
@@ -70,17 +70,17 @@ impl Features {
         self.version & version::NUMBER == 5
     }
 
-    /// Returns true if directory entries tell the type of what they name.
+    /// Returns true if directory entries record the file type.
     pub(super) fn has_ftype(&self) -> bool {
         if self.is_v5() { self.has_incompat(incompat::FTYPE) } else { self.has2(version2::FTYPE) }
     }
 
-    /// Returns true if the counters in the superblock are only right after a clean unmount.
+    /// Returns true if the counters in the superblock are only accurate after a clean unmount.
     pub(super) fn has_lazy_count(&self) -> bool {
         self.is_v5() || self.has2(version2::LAZYSBCOUNT)
     }
 
-    /// Returns true if the log has records of version 2.
+    /// Returns true if log records are of version 2.
     pub(super) fn has_log_v2(&self) -> bool {
         self.is_v5() || self.version & version::LOGV2 != 0
     }
@@ -90,7 +90,7 @@ impl Features {
         self.is_v5() && self.incompat & bit != 0
     }
 
-    /// Returns true if the log may hold what this reader does not know.
+    /// Returns true if the log may contain items unknown to this reader.
     pub(super) fn has_unknown_log(&self) -> bool {
         self.is_v5() && self.log_incompat >> LOG_INCOMPAT.len() != 0
     }
@@ -99,7 +99,7 @@ impl Features {
         self.version & version::MOREBITS != 0 && self.features2 & bit != 0
     }
 
-    /// Errs with `Unsupported`, naming them by their bits, if there are features that would make what is read wrong.
+    /// Fails with `Unsupported`, naming the bits, if the volume uses features that this reader would misread.
     pub(super) fn check(&self) -> Result<()> {
         let refuse =
             |field, byte, what: String| Err(at("XFS superblock").field(field).byte(byte).unsupported(what));
@@ -145,7 +145,7 @@ impl Features {
         Ok(())
     }
 
-    /// The names of all features.
+    /// Returns the names of all enabled features.
     pub(super) fn names(&self) -> Vec<String> {
         let mut names = vec![if self.is_v5() { "crc" } else { "v4" }.to_owned()];
         let mut add = |is_there: bool, name: &str| {
@@ -177,7 +177,7 @@ impl Features {
     }
 }
 
-/// The bits that are set.
+/// Returns the indices of the set bits.
 fn set(mask: u32) -> impl Iterator<Item = u32> {
     (0..32).filter(move |bit| mask >> bit & 1 == 1)
 }

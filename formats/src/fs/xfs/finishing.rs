@@ -1,4 +1,4 @@
-//! Finishing what the log asks for: maps, attributes and exchanges of files, as they would be after it was done.
+//! Finishing pending intents of the log: the block maps, attributes and exchanges of files as they would be afterwards.
 
 use super::Xfs;
 use super::acl;
@@ -7,12 +7,12 @@ use super::log::intents::{Exchange, Intent, Intents};
 use super::overrides::Overrides;
 use crate::error::{Error, Result, at};
 
-/// Intents that are finished; after a crash there are a few.
+/// The most intents that are finished; after a crash there are only a few.
 const INTENTS_MAX: usize = 1 << 12;
-/// Extents of all files that are changed.
+/// The most extents of all changed files together.
 const EXTENTS_MAX: usize = 1 << 22;
 
-/// What the intents make of files; and warnings about those that are not finished.
+/// Applies the intents to files. Returns the results, and warnings about intents that could not be finished.
 pub(super) fn finish(fs: &Xfs, intents: Intents) -> (Overrides, Vec<String>) {
     let mut finishing = Finishing { fs, overrides: Overrides::default(), extents: 0 };
     let mut warnings = Vec::new();
@@ -33,7 +33,7 @@ pub(super) fn finish(fs: &Xfs, intents: Intents) -> (Overrides, Vec<String>) {
 struct Finishing<'a> {
     fs: &'a Xfs,
     overrides: Overrides,
-    /// Extents of all files that are changed.
+    /// Extents of all changed files together.
     extents: usize,
 }
 
@@ -66,7 +66,7 @@ impl Finishing<'_> {
         }
     }
 
-    /// The extents of a file, to be changed.
+    /// Returns the extents of a file for modification.
     fn file(&mut self, ino: u64) -> Result<&mut Vec<Extent>> {
         if !self.overrides.extents.contains_key(&ino) {
             let extents = self.fs.extents(&self.fs.inode(ino)?)?;
@@ -94,7 +94,7 @@ impl Finishing<'_> {
         } else {
             vec![(0, exchange.count)]
         };
-        // Both must be there before either changes.
+        // Load both before changing either.
         self.file(one)?;
         self.file(two)?;
         for (start, count) in ranges {
@@ -126,7 +126,7 @@ fn bad(ino: u64, problem: &str) -> Error {
     at(format!("inode {ino}")).corrupt(problem)
 }
 
-/// Takes `count` blocks of a file from `start` on out of its extents, and gives what lay there.
+/// Removes `count` blocks, starting at file block `start`, from the extents of a file and returns what was there.
 fn cut(extents: &mut Vec<Extent>, start: u64, count: u64) -> Vec<Extent> {
     let end = start + count;
     let first = extents.partition_point(|extent| extent.end() <= start);
@@ -156,7 +156,7 @@ fn cut(extents: &mut Vec<Extent>, start: u64, count: u64) -> Vec<Extent> {
     out
 }
 
-/// Puts an extent among those of a file, where there must be a hole.
+/// Inserts an extent into those of a file, where there must be a hole.
 fn insert(extents: &mut Vec<Extent>, extent: Extent, ino: u64) -> Result<()> {
     let place = extents.partition_point(|other| other.logical < extent.logical);
     let is_free = place.checked_sub(1).is_none_or(|before| extents[before].end() <= extent.logical)

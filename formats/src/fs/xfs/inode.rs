@@ -1,4 +1,4 @@
-//! Inodes: the metadata of a file, and the forks that its data and its attributes are in or are found by.
+//! Inodes: the metadata of a file, and the forks that hold or locate its data and its attributes.
 
 use super::checksum;
 use super::superblock::Superblock;
@@ -7,10 +7,10 @@ use crate::error::{At, Result, at};
 use crate::fs::{FileType, Timestamp};
 
 const MAGIC: u16 = 0x494E;
-/// Bytes before the forks, of versions 1 and 2, and of 3.
+/// Bytes before the forks in versions 1 and 2, and in version 3.
 pub(super) const CORE_V2: usize = 100;
 pub(super) const CORE_V3: usize = 176;
-/// Where the checksum stands, of version 3.
+/// Offset of the checksum in version 3.
 pub(super) const CRC: usize = 100;
 
 /// Bits of `di_flags`.
@@ -29,11 +29,11 @@ pub(super) mod flags2 {
     pub(super) const DAX: u64 = 1;
     pub(in crate::fs::xfs) const BIGTIME: u64 = 1 << 3;
     pub(in crate::fs::xfs) const NREXT64: u64 = 1 << 4;
-    /// The inode belongs to the directory of metadata.
+    /// The inode belongs to the metadata directory.
     pub(in crate::fs::xfs) const METADATA: u64 = 1 << 5;
 }
 
-/// How a fork holds its data.
+/// How a fork stores its data.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Format {
     /// A device number.
@@ -57,27 +57,27 @@ impl Format {
 pub(super) struct Fork<'a> {
     pub(super) format: Format,
     pub(super) bytes: &'a [u8],
-    /// Where they stand on the volume, in bytes.
+    /// Byte offset of `bytes` on the volume.
     pub(super) offset: u64,
-    /// How many extents there are.
+    /// Number of extents.
     pub(super) extents: u64,
     pub(super) is_attribute: bool,
-    /// True if its blocks lie on the realtime device.
+    /// True if the blocks are on the realtime device.
     pub(super) is_realtime: bool,
 }
 
 impl Fork<'_> {
-    /// The field that counts the extents.
+    /// Returns the name of the field that counts the extents.
     pub(super) fn count_field(&self) -> &'static str {
         if self.is_attribute { "di_anextents" } else { "di_nextents" }
     }
 }
 
-/// An inode, checked.
+/// A validated inode.
 #[derive(Debug, Clone)]
 pub(super) struct Inode {
     pub(super) number: u64,
-    /// Where it stands on the volume, in bytes.
+    /// Byte offset on the volume.
     pub(super) offset: u64,
     pub(super) file_type: FileType,
     /// The lower 12 bits of `di_mode`.
@@ -86,7 +86,7 @@ pub(super) struct Inode {
     pub(super) gid: u32,
     pub(super) nlink: u32,
     pub(super) project: u32,
-    /// Bytes.
+    /// Size in bytes.
     pub(super) size: u64,
     pub(super) atime: Timestamp,
     pub(super) mtime: Timestamp,
@@ -95,26 +95,26 @@ pub(super) struct Inode {
     pub(super) flags: u16,
     pub(super) flags2: u64,
     pub(super) generation: u32,
-    /// True if blocks of its trees may bear another inode's number.
+    /// True if blocks of its trees may carry another inode's number as owner.
     pub(super) is_adopted: bool,
     data: Format,
     attributes: Format,
     data_extents: u64,
     attribute_extents: u64,
-    /// What follows the core: the data fork, and from `fork_at` on that of the attributes.
+    /// The bytes after the core: the data fork, then the attribute fork from `fork_at` on.
     literal: Vec<u8>,
-    /// Where it starts in the inode, in bytes.
+    /// Byte offset of `literal` in the inode.
     core: usize,
-    /// None: there is no attribute fork.
+    /// `None` if there is no attribute fork.
     fork_at: Option<usize>,
 }
 
 impl Inode {
-    /// Parses the `sb_inodesize` bytes of inode `number`, which stood at byte `offset` of the volume, with a checksum if it
-    /// `is_summed`.
+    /// Parses the `sb_inodesize` bytes of inode `number`, read from byte `offset` of the volume. Verifies the checksum
+    /// if `is_summed`.
     ///
-    /// Errs as the kernel does: the checksum does not fit, the inode is free, the type is none. (An inode that is damaged
-    /// anywhere is refused as a whole: a wrong owner or size is worse than none.)
+    /// Fails as the kernel does if the checksum does not match, the inode is free or the type is invalid. (A damaged
+    /// inode is rejected as a whole: a wrong owner or size is worse than none.)
     pub(super) fn parse(
         bytes: &[u8],
         sb: &Superblock,
@@ -239,7 +239,7 @@ impl Inode {
         })
     }
 
-    /// The fork of the data.
+    /// Returns the data fork.
     pub(super) fn data(&self) -> Fork<'_> {
         let is_realtime = self.is_realtime();
         Fork {
@@ -252,7 +252,7 @@ impl Inode {
         }
     }
 
-    /// The fork of the attributes, if there is one.
+    /// Returns the attribute fork, if there is one.
     pub(super) fn attributes(&self) -> Option<Fork<'_>> {
         let fork_at = self.fork_at?;
         Some(Fork {
@@ -265,12 +265,12 @@ impl Inode {
         })
     }
 
-    /// Returns true if the content lies on the realtime device.
+    /// Returns true if the content is on the realtime device.
     pub(super) fn is_realtime(&self) -> bool {
         self.file_type == FileType::File && self.flags & flags::REALTIME != 0
     }
 
-    /// The data that the inode itself holds, of `size` bytes.
+    /// Returns the `size` bytes of data that the inode itself holds.
     pub(super) fn local(&self) -> Result<&[u8]> {
         let fork = self.data();
         usize::try_from(self.size).ok().and_then(|size| fork.bytes.get(..size)).ok_or_else(|| {
@@ -282,7 +282,7 @@ impl Inode {
         })
     }
 
-    /// Major and minor number of a device node, as the kernel reads them: 9 bits of the major, 18 of the minor.
+    /// Returns the major and minor number of a device node, as the kernel does: 9 bits major, 18 bits minor.
     pub(super) fn rdev(&self) -> Option<(u32, u32)> {
         let is_device = matches!(self.file_type, FileType::Char | FileType::Block);
         let bytes = self.literal.get(..4).filter(|_| is_device)?;
@@ -290,7 +290,7 @@ impl Inode {
         Some((dev >> 18 & 0x1FF, dev & 0x3_FFFF))
     }
 
-    /// The flags as `FS_IOC_GETFLAGS` gives them.
+    /// Returns the flags as `FS_IOC_GETFLAGS` does.
     pub(super) fn fs_flags(&self) -> u32 {
         const PAIRS: [(u16, u32); 6] = [
             (flags::SYNC, 0x8),
@@ -305,7 +305,8 @@ impl Inode {
     }
 }
 
-/// A time: seconds and nanoseconds of 32 bits each; or nanoseconds since the earliest such time, in December 1901.
+/// Decodes a time: 32 bits each of seconds and nanoseconds, or nanoseconds since the earliest such time, in December
+/// 1901.
 fn timestamp(stored: u64, is_big: bool) -> Timestamp {
     const BILLION: u64 = 1_000_000_000;
     if is_big {

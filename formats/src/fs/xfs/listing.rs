@@ -1,4 +1,4 @@
-//! Reading the entries of a directory, from its blocks or from its inode.
+//! Reading directory entries from blocks or from the inode.
 
 use super::blocks::Blocks;
 use super::dir::{self, LEAF_OFFSET, Place, RawEntry};
@@ -10,12 +10,12 @@ use crate::fs::DirEntry;
 
 /// Bytes of a directory that are read at once.
 const CHUNK: u64 = 256 << 10;
-/// Entries that one directory may have.
+/// The most entries of one directory.
 const ENTRIES_MAX: usize = 1 << 23;
-/// Damaged blocks after which the rest of a directory is left out.
+/// The most damaged blocks before the rest of a directory is skipped.
 const DAMAGED_MAX: usize = 1 << 12;
 
-/// The entries of the directory `inode`, whose blocks are `extents`.
+/// Returns the entries of the directory `inode`, whose blocks are `extents`.
 pub(super) fn list(
     blocks: &Blocks,
     sb: &Superblock,
@@ -41,7 +41,7 @@ pub(super) fn list(
     Ok(reader.entries)
 }
 
-/// Errs if a block of the volume is there twice: what is read of a directory is no more than the volume has.
+/// Fails if a volume block occurs twice. This bounds the data read for a directory by the size of the volume.
 fn check_once(ino: u64, sb: &Superblock, extents: &[Extent]) -> Result<()> {
     let mut lie: Vec<(u64, u64)> =
         extents.iter().map(|extent| (extent.block, extent.block + extent.count)).collect();
@@ -59,21 +59,21 @@ fn check_once(ino: u64, sb: &Superblock, extents: &[Extent]) -> Result<()> {
     }
 }
 
-/// The entries so far.
+/// The entries read so far.
 struct Reader<'a> {
     blocks: &'a Blocks,
     sb: &'a Superblock,
     ino: u64,
     entries: Vec<DirEntry>,
-    /// How many there may be.
+    /// The most entries there may be.
     most: usize,
     /// Damaged blocks so far.
     damaged: usize,
 }
 
 impl Reader<'_> {
-    /// Reads the blocks of data in `extents`. A block of a directory may be several of the volume, which need not lie
-    /// together. Whole blocks that are not there are no damage: their entries were deleted.
+    /// Reads the data blocks in `extents`. A directory block may consist of several volume blocks, which need not be
+    /// contiguous. Missing directory blocks are not damage: their entries were deleted.
     fn blocks(&mut self, extents: &[Extent], complain: &mut dyn FnMut(Error)) -> Result<()> {
         let size = self.sb.dir_block_size as usize;
         let per_block = u64::from(self.sb.dir_block_size / self.sb.block_size);
@@ -81,7 +81,7 @@ impl Reader<'_> {
         let ino = self.ino;
         let place = || at(format!("directory inode {ino}"));
         let chunk_blocks = CHUNK >> self.sb.block_log;
-        // The bytes of a block of the directory that lies in pieces, and where the next piece of it belongs.
+        // The bytes so far of a directory block split across extents, and the file block where its next part belongs.
         let mut partial: Vec<u8> = Vec::new();
         let mut partial_at = Place { ino: self.ino, offset: 0, is_summed: true };
         let mut next = 0;

@@ -6,15 +6,16 @@
 //!                    → extended attributes
 //! ```
 //!
-//! What a volume says is read as the kernel would show it after mounting: the log is replayed, in memory ([`Xfs`]). The
-//! format is described in "XFS Algorithms & Data Structures"; fields have the names they have there. All numbers are
-//! big-endian but for checksums and for what is in the log.
+//! A volume is read as the kernel would show it after mounting: the log is replayed in memory ([`Xfs`]). The format is
+//! described in "XFS Algorithms & Data Structures"; fields are named as they are there. All numbers are big-endian
+//! except checksums and the contents of the log.
 //!
 //! # Damage
 //!
-//! Metadata whose checksum or bounds do not hold is an error of the smallest thing that it describes: an attribute, an inode,
-//! or one block of a directory; the rest of the volume is read. The superblock is taken from a copy, with a warning. Where
-//! files lie is found from the root directory on: the trees that say which inodes and blocks are in use are not read.
+//! Metadata with a bad checksum or invalid bounds is reported for the smallest object it describes: an attribute, an
+//! inode, or one block of a directory; the rest of the volume is read. A damaged superblock is replaced by a copy, with
+//! a warning. Files are found by walking from the root directory: the trees that track used inodes and blocks are not
+//! read.
 
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -49,37 +50,37 @@ mod overrides;
 mod superblock;
 mod symlink;
 
-/// Inodes are allocated in chunks of so many.
+/// Inodes are allocated in chunks of this many.
 const CHUNK_INODES: u32 = 64;
-/// The size of the cache of inodes in bytes.
+/// The size of the inode cache in bytes.
 const CACHED: usize = 8 << 20;
 
 /// An XFS volume.
 ///
-/// It is `Sync`: threads read at the same time, and none waits while another reads. Nodes that are asked for in ascending
-/// order cost one read of each chunk of inodes; the memory for that is fixed.
+/// It is `Sync`: threads read concurrently without waiting for one another. Reading nodes in ascending order costs one
+/// read per chunk of inodes; the memory for that is fixed.
 pub struct Xfs {
     blocks: Blocks,
     sb: Superblock,
     info: Info,
-    /// Chunks of inodes.
+    /// Cached chunks of inodes.
     chunks: Cache<Vec<u8>>,
-    /// What the log asks for beyond its replay.
+    /// Changes that the log requests beyond its replay.
     overrides: Overrides,
-    /// Inodes whose trees were another's.
+    /// Inodes whose trees belonged to another inode.
     adopted: HashSet<u64>,
 }
 
 impl Xfs {
     /// Opens the filesystem on `volume`.
     ///
-    /// Errs with `Unsupported`, naming them, if it uses features that would make what is read wrong; with `Corrupt` if the
-    /// superblock and its copies make no sense.
+    /// Fails with `Unsupported`, naming them, if it uses features that this reader would misread; with `Corrupt` if
+    /// neither the superblock nor its copies are usable.
     pub fn open(volume: Arc<dyn Source>) -> Result<Self> {
         opening::open(volume)
     }
 
-    /// The inode `ino`, of a file or directory that the kernel would open.
+    /// Returns inode `ino` if the kernel would let users open it.
     fn visible_inode(&self, ino: u64) -> Result<Inode> {
         let inode = self.inode(ino)?;
         if self.sb.own_inos.contains(&ino) || inode.flags2 & flags2::METADATA != 0 {
@@ -106,7 +107,7 @@ impl Xfs {
         Ok(inode)
     }
 
-    /// The blocks around an inode, and the byte of the volume at which they start.
+    /// Returns the blocks around an inode, and their byte offset on the volume.
     fn inode_bytes(&self, place: InodePlace) -> Result<(Arc<Vec<u8>>, u64)> {
         let sb = &self.sb;
         let per_chunk = chunk_blocks(sb);
@@ -120,7 +121,7 @@ impl Xfs {
         let count = per_chunk.min(sb.ag_len(place.ag) - first);
         let len = sb.bytes(u64::from(count)) as usize;
         let Ok(bytes) = self.blocks.read("inodes", start, len) else {
-            // A volume that was cut off: this block may still be there.
+            // The volume is truncated, but this block may still be present.
             let start = sb.ag_byte(place.ag, place.block);
             let bytes = self.blocks.read("inodes", start, sb.block_size as usize)?;
             return Ok((bytes.into(), start));
@@ -130,7 +131,7 @@ impl Xfs {
         Ok((bytes, start))
     }
 
-    /// The extents of the data of `inode`.
+    /// Returns the extents of the data of `inode`.
     fn extents(&self, inode: &Inode) -> Result<Vec<Extent>> {
         match self.overrides.extents.get(&inode.number) {
             Some(extents) => Ok(extents.clone()),
@@ -138,7 +139,7 @@ impl Xfs {
         }
     }
 
-    /// Where the content of `inode` lies.
+    /// Returns the location of the content of `inode`.
     fn content_of(&self, inode: &Inode) -> Result<Content> {
         let (blocks, sb) = (&self.blocks, &self.sb);
         match inode.file_type {
@@ -233,7 +234,7 @@ impl Filesystem for Xfs {
     }
 }
 
-/// The blocks that are read at once to find an inode.
+/// Returns the number of blocks that are read at once to find an inode.
 fn chunk_blocks(sb: &Superblock) -> u32 {
     (CHUNK_INODES * u32::from(sb.inode_size) / sb.block_size).max(1)
 }

@@ -1,4 +1,4 @@
-//! Opening a volume: its superblock, and what its log has yet to write.
+//! Opening a volume: reading its superblock and replaying its log.
 
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -42,13 +42,13 @@ pub(super) fn open(volume: Arc<dyn Source>) -> Result<Xfs> {
     Ok(fs)
 }
 
-/// The superblock; or where that is damaged, the copy at the start of another allocation group, with a warning.
+/// Reads the superblock; if it is damaged, the copy in another allocation group, with a warning.
 fn read_superblock(volume: &dyn Source) -> Result<(Superblock, Option<String>)> {
     let (parsed, sum) = read_at(volume, 0)?;
     let (sb, error) = match (parsed, sum) {
         (Ok(sb), Ok(())) => return Ok((sb, None)),
         (Ok(sb), Err(error)) => (Some(sb), error),
-        // It is too much for this reader, and whole.
+        // Intact, but not supported.
         (Err(error), Ok(())) if error.kind() != ErrorKind::Corrupt => return Err(error),
         (Err(error), _) => (None, error),
     };
@@ -56,7 +56,7 @@ fn read_superblock(volume: &dyn Source) -> Result<(Superblock, Option<String>)> 
     for offset in copies(&primary, volume.len()) {
         let Ok((Ok(mut copy), Ok(()))) = read_at(volume, offset) else { continue };
         let stands_there = copy.ag_byte(1, 0) == offset;
-        // One that could be used is no worse than a copy of who knows what.
+        // A usable superblock is preferred to a copy that may be another filesystem's.
         let is_better = sb.as_ref().is_none_or(|sb| sb.uuid == copy.uuid && copy.features.is_v5());
         if stands_there && is_better {
             find_root(volume, &mut copy);
@@ -75,7 +75,7 @@ fn read_superblock(volume: &dyn Source) -> Result<(Superblock, Option<String>)> 
     }
 }
 
-/// The superblock at byte `offset`, and whether its checksum fits. The outer error is of reading.
+/// Reads the superblock at byte `offset` and verifies its checksum. The outer error is a read failure.
 fn read_at(volume: &dyn Source, offset: u64) -> Result<(Result<Superblock>, Result<()>)> {
     let bytes = volume.read_vec(offset, SIZE)?;
     let parsed = Superblock::parse(&bytes, offset);
@@ -90,10 +90,11 @@ fn read_at(volume: &dyn Source, offset: u64) -> Result<(Result<Superblock>, Resu
     Ok((parsed, sum))
 }
 
-/// Where the copy in the second allocation group may stand, in bytes: where the superblock, which is damaged, says; or where
-/// it does if the volume has some usual number of groups. The number of blocks may not divide by it.
+/// Returns the possible byte offsets of the copy in the second allocation group: those that the damaged superblock
+/// implies, then those for the usual numbers of groups. The number of blocks may not be divisible by the number of
+/// groups.
 fn copies(primary: &[u8], len: u64) -> impl Iterator<Item = u64> {
-    /// Groups that mkfs.xfs makes, and few more.
+    /// More groups than mkfs.xfs usually makes.
     const GROUPS: u64 = 64;
     let says =
         [4096, 1024, 2048, 512, u64::from(be32(primary, 4))].map(|size| u64::from(be32(primary, 84)) * size);
@@ -106,7 +107,8 @@ fn copies(primary: &[u8], len: u64) -> impl Iterator<Item = u64> {
     says.into_iter().chain(usual).filter(move |offset| *offset >= 1 << 13 && *offset + SIZE as u64 <= len)
 }
 
-/// Copies are made before there is a root directory; only those of the middle and the last group are made again.
+/// Completes a copy: mkfs writes the copies before there is a root directory, and rewrites only those of the middle and
+/// the last group.
 fn find_root(volume: &dyn Source, copy: &mut Superblock) {
     for ag in [copy.ag_count / 2, copy.ag_count - 1] {
         if copy.root_ino != NULL_INO {
@@ -125,7 +127,7 @@ fn find_root(volume: &dyn Source, copy: &mut Superblock) {
 }
 
 impl Xfs {
-    /// The filesystem in `blocks`, without replay.
+    /// Returns the filesystem in `blocks` without replay.
     fn new(blocks: Blocks, sb: Superblock) -> Self {
         let label = &sb.label;
         let info = Info {
@@ -142,7 +144,7 @@ impl Xfs {
         Xfs { blocks, sb, info, chunks, overrides: Overrides::default(), adopted: HashSet::new() }
     }
 
-    /// Replays the log, which is on this volume. A superblock that is a copy stays.
+    /// Replays the log if it is on this volume. A superblock taken from a copy is kept.
     fn recover(self, is_copy: bool) -> Result<Self> {
         let mut fs = self;
         if fs.sb.log_start == 0 {
@@ -182,10 +184,10 @@ impl Xfs {
         Ok(fs)
     }
 
-    /// The free bytes as the allocation groups count them: the superblock is only right after an unmount. None if they cannot
-    /// be read.
+    /// Returns the free bytes as counted by the allocation groups: the superblock is only accurate after an unmount.
+    /// `None` if they cannot be read.
     fn count_free(&self) -> Option<u64> {
-        /// Groups that are asked.
+        /// The most groups that are read.
         const GROUPS_MAX: u32 = 1 << 16;
         let sb = &self.sb;
         if !sb.features.has_lazy_count() || sb.ag_count > GROUPS_MAX {
@@ -202,7 +204,7 @@ impl Xfs {
     }
 }
 
-/// The superblock as replay makes it.
+/// Returns the superblock as it is after replay.
 fn replayed_superblock(blocks: &Blocks, before: &Superblock) -> Result<Superblock> {
     let sb = Superblock::parse(&blocks.read("superblock", 0, SIZE)?, 0)?;
     if (sb.block_size, sb.ag_blocks, sb.inode_size)

@@ -1,6 +1,6 @@
-//! The superblock: a volume's features and its geometry, which turns block and inode numbers into places.
+//! The superblock: a volume's features and geometry, which maps block and inode numbers to locations.
 //!
-//! Each allocation group begins with a copy. The first one counts.
+//! Each allocation group begins with a copy. The first one is authoritative.
 
 use super::checksum;
 use super::features::{Features, incompat};
@@ -8,34 +8,34 @@ use crate::bytes::{be16, be32, be64};
 use crate::error::{Result, at};
 use crate::uuid;
 
-/// Bytes of the superblock that are parsed; the sector that it stands in may be longer.
+/// Bytes of the superblock that are parsed; its sector may be longer.
 pub(super) const SIZE: usize = 512;
 const MAGIC: &[u8] = b"XFSB";
-/// Where the checksum stands.
+/// Offset of the checksum.
 const CRC: usize = 224;
 /// Blocks of the largest allocation group: 1 TiB of the smallest blocks.
 const AG_BLOCKS_MAX: u32 = 1 << 31;
-/// An inode number that names nothing.
+/// The inode number that means "none".
 pub(super) const NULL_INO: u64 = u64::MAX;
 
-/// The superblock, checked.
+/// A validated superblock.
 #[derive(Debug, Clone)]
 pub(super) struct Superblock {
     pub(super) features: Features,
-    /// Bytes.
+    /// Block size in bytes.
     pub(super) block_size: u32,
-    /// `sb_dblocks`: blocks of the volume.
+    /// `sb_dblocks`: number of blocks of the volume.
     pub(super) blocks_count: u64,
-    /// Blocks of the realtime device.
+    /// Number of blocks of the realtime device.
     pub(super) rt_blocks: u64,
     pub(super) uuid: [u8; 16],
-    /// The UUID in the headers of metadata.
+    /// The UUID in metadata headers.
     pub(super) meta_uuid: [u8; 16],
-    /// The block that the log begins at; 0 if it is on another device.
+    /// The first block of the log; 0 if it is on another device.
     pub(super) log_start: u64,
     pub(super) log_blocks: u32,
     pub(super) root_ino: u64,
-    /// Inodes that hold metadata: bitmaps, quotas, the directory of metadata.
+    /// Inodes that hold metadata: bitmaps, quotas, the metadata directory.
     pub(super) own_inos: Vec<u64>,
     pub(super) ag_blocks: u32,
     pub(super) ag_count: u32,
@@ -44,7 +44,7 @@ pub(super) struct Superblock {
     pub(super) block_log: u8,
     pub(super) inopb_log: u8,
     pub(super) agb_log: u8,
-    /// Bytes of a block of a directory.
+    /// Bytes of a directory block.
     pub(super) dir_block_size: u32,
     pub(super) label: Vec<u8>,
     pub(super) free_blocks: u64,
@@ -55,13 +55,13 @@ pub(super) fn has_magic(head: &[u8]) -> bool {
     head.starts_with(MAGIC)
 }
 
-/// The size of the sector that a superblock says that it stands in; none if it makes no sense.
+/// Returns the sector size that a superblock claims, `None` if it is invalid.
 pub(super) fn sector_size(bytes: &[u8]) -> Option<usize> {
     let size = usize::from(be16(bytes, 102));
     (size.is_power_of_two() && (512..=32_768).contains(&size)).then_some(size)
 }
 
-/// Errs unless the checksum of the superblock in `sector` fits, if it has one.
+/// Verifies the checksum of the superblock in `sector`, if it has one.
 pub(super) fn check_sum(sector: &[u8], offset: u64) -> Result<()> {
     if be16(sector, 100) & 0xF != 5 {
         return Ok(());
@@ -75,7 +75,7 @@ pub(super) fn check_sum(sector: &[u8], offset: u64) -> Result<()> {
 }
 
 impl Superblock {
-    /// Parses the superblock in `bytes`, which stands at byte `offset`.
+    /// Parses the superblock in `bytes`, read from byte `offset`.
     pub(super) fn parse(bytes: &[u8], offset: u64) -> Result<Self> {
         let bad = |field, byte: u64, problem: String| {
             Err(at("XFS superblock").field(field).byte(offset + byte).corrupt(problem))
@@ -180,41 +180,41 @@ impl Superblock {
         })
     }
 
-    /// The size of the filesystem in bytes.
+    /// Returns the size of the filesystem in bytes.
     pub(super) fn size(&self) -> u64 {
         self.bytes(self.blocks_count)
     }
 
-    /// Blocks as bytes.
+    /// Converts a number of blocks to bytes.
     pub(super) fn bytes(&self, blocks: u64) -> u64 {
         blocks << self.block_log
     }
 
-    /// The UUID as text.
+    /// Returns the UUID as text.
     pub(super) fn uuid_text(&self) -> String {
         uuid::text(&self.uuid)
     }
 
-    /// The blocks of an allocation group; the last one may be shorter.
+    /// Returns the number of blocks of an allocation group; the last one may be shorter.
     pub(super) fn ag_len(&self, ag: u32) -> u32 {
         let start = u64::from(ag) * u64::from(self.ag_blocks);
         u32::try_from((self.blocks_count - start).min(u64::from(self.ag_blocks))).expect("within a group")
     }
 
-    /// Where the `count` blocks from number `block` on stand, counted in blocks from the start of the volume. (The upper bits
-    /// of a block number are its allocation group's.) None unless they lie in one group, after its headers.
+    /// Converts block number `block` to a block offset from the start of the volume. (The upper bits of a block number
+    /// are the allocation group.) `None` unless the `count` blocks are within one group, after its headers.
     pub(super) fn place(&self, block: u64, count: u64) -> Option<u64> {
         let ag = u32::try_from(block >> self.agb_log).ok().filter(|ag| *ag < self.ag_count)?;
         let within = block & ((1 << self.agb_log) - 1);
-        // Superblock, AGF, AGI and AGFL have a sector each.
+        // The superblock, AGF, AGI and AGFL take one sector each.
         let headers = (4 * u64::from(self.sector_size)).div_ceil(u64::from(self.block_size));
         let end = within.checked_add(count)?;
         let is_within = within >= headers && end <= u64::from(self.ag_len(ag));
         is_within.then(|| u64::from(ag) * u64::from(self.ag_blocks) + within)
     }
 
-    /// The allocation group of an inode, the block of the group that it is in, and which inode of the block it is. None if
-    /// there is no such place.
+    /// Returns the allocation group of an inode, its block within the group, and its index within the block. `None` if
+    /// the number is out of range.
     pub(super) fn place_of_inode(&self, ino: u64) -> Option<InodePlace> {
         let ag =
             u32::try_from(ino >> (self.agb_log + self.inopb_log)).ok().filter(|ag| *ag < self.ag_count)?;
@@ -223,20 +223,20 @@ impl Superblock {
         (block != 0 && block < self.ag_len(ag)).then_some(InodePlace { ag, block, index })
     }
 
-    /// The byte at which a block of an allocation group starts.
+    /// Returns the byte offset of a block of an allocation group.
     pub(super) fn ag_byte(&self, ag: u32, block: u32) -> u64 {
         self.bytes(u64::from(ag) * u64::from(self.ag_blocks) + u64::from(block))
     }
 }
 
-/// Where an inode stands.
+/// The location of an inode.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct InodePlace {
     /// The allocation group.
     pub(super) ag: u32,
-    /// The block in the group.
+    /// The block within the group.
     pub(super) block: u32,
-    /// Which inode of the block.
+    /// The index of the inode within the block.
     pub(super) index: u32,
 }
 
@@ -244,7 +244,7 @@ pub(super) struct InodePlace {
 mod tests {
     use super::*;
 
-    /// A superblock of version 4: two groups, of 1000 and 900 blocks.
+    /// Returns a version 4 superblock with two groups, of 1000 and 900 blocks.
     fn bytes() -> Vec<u8> {
         let mut bytes = vec![0; SIZE];
         bytes[..4].copy_from_slice(MAGIC);

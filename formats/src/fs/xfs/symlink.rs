@@ -1,4 +1,4 @@
-//! Where a symlink's target lies: in its inode, or in blocks, which have headers on version 5.
+//! Symlink targets: stored in the inode, or in blocks, which have headers on version 5.
 
 use super::blocks::{Blocks, SECTOR};
 use super::checksum;
@@ -16,7 +16,7 @@ const MAGIC: u32 = 0x5853_4C4D; // XSLM
 const HEADER: usize = 56;
 const CRC: usize = 12;
 
-/// The content of the symlink `inode`, whose blocks are `extents`.
+/// Returns the content of the symlink `inode`, whose blocks are `extents`.
 pub(super) fn content(
     blocks: &Blocks,
     sb: &Superblock,
@@ -35,7 +35,7 @@ pub(super) fn content(
     }
     let mut pieces = Vec::new();
     let mut done = 0;
-    // Each extent was written as a whole, with one header.
+    // Each extent was written as a unit, with one header.
     for extent in extents {
         if done == inode.size {
             break;
@@ -61,12 +61,12 @@ struct Header<'a> {
     blocks: &'a Blocks,
     sb: &'a Superblock,
     inode: &'a Inode,
-    /// Bytes of the target before it.
+    /// Bytes of the target before this part.
     done: u64,
 }
 
 impl Header<'_> {
-    /// The byte of the volume at which the part in `extent` stands, and its length.
+    /// Checks the header in `extent` and returns the byte offset and length of the target part after it.
     fn check(&self, extent: Extent) -> Result<(u64, u64)> {
         let (sb, inode) = (self.sb, self.inode);
         let number = inode.number;
@@ -112,7 +112,7 @@ impl Header<'_> {
     }
 }
 
-/// The bytes of small content.
+/// Reads the bytes of small content.
 pub(super) fn read(blocks: &Blocks, content: &Content) -> Result<Vec<u8>> {
     let mut bytes = Vec::new();
     for piece in &content.pieces {

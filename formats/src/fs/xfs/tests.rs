@@ -1,4 +1,4 @@
-//! A small volume made by hand, and what happens when one byte of it is wrong.
+//! Tests of a small handmade volume, intact and with single bytes changed.
 
 use std::sync::Arc;
 
@@ -9,7 +9,8 @@ use crate::source::{Extent as Range, MemSource};
 use crate::testing::Dice;
 
 const BLOCK: usize = 1024;
-/// Blocks of the volume: headers 0 and 1, inodes from 8 on, a directory 16, a file 20, attributes 24, a log from 32 on.
+/// Blocks of the volume: headers at 0 and 1, inodes from 8, a directory at 16, a file at 20, attributes at 24, a log
+/// from 32.
 const BLOCKS: usize = 64;
 const INODE: usize = 256;
 const ROOT: u64 = 32;
@@ -18,7 +19,7 @@ const LINK: u64 = 34;
 const DIR_BLOCK: usize = 16;
 const FILE_BLOCK: usize = 20;
 const ATTR_BLOCK: usize = 24;
-/// Where the data fork starts in an inode, and that of the attributes.
+/// Offsets of the data fork and the attribute fork in an inode.
 const FORK: usize = 100;
 const ATTR_FORK: usize = FORK + 64;
 
@@ -35,18 +36,19 @@ fn put64(volume: &mut [u8], at: usize, value: u64) {
     put(volume, at, &value.to_be_bytes());
 }
 
-/// Where an inode stands.
+/// Returns the byte offset of an inode.
 fn inode_at(number: u64) -> usize {
     number as usize * INODE
 }
 
-/// The record of an extent.
+/// Encodes an extent record.
 fn record(logical: u64, block: u64, count: u64) -> [u8; 16] {
     let (high, low) = (logical << 9, block << 21 | count);
     [high.to_be_bytes(), low.to_be_bytes()].concat().try_into().unwrap()
 }
 
-/// A volume of version 4: a root directory of one block with a file, of two blocks and an attribute, and a symlink.
+/// Returns a version 4 volume: a root directory of one block with a file, of two blocks and an attribute, and a
+/// symlink.
 fn volume() -> Vec<u8> {
     let mut v = vec![0; BLOCKS * BLOCK];
     put(&mut v, 0, b"XFSB");
@@ -96,7 +98,7 @@ fn open(volume: Vec<u8>) -> Result<Xfs> {
     Xfs::open(Arc::new(MemSource(volume)))
 }
 
-/// The first error that reading all of the volume gives.
+/// Returns the first error from reading the whole volume.
 fn first_error(volume: Vec<u8>) -> Option<String> {
     let read = || -> Result<Option<Error>> {
         let fs = open(volume)?;
@@ -186,7 +188,7 @@ fn one_wrong_field_is_named_with_its_place() {
     }
 }
 
-/// The volume with the file's attributes in a leaf: `user.a` beside its name, `user.b` in a block of its own.
+/// Returns the volume with the file's attributes in a leaf: `user.a` next to its name, `user.b` in a separate block.
 fn with_leaf() -> Vec<u8> {
     let mut v = volume();
     let file = inode_at(FILE);
@@ -197,7 +199,7 @@ fn with_leaf() -> Vec<u8> {
     put(&mut v, leaf + 8, &[0xFB, 0xEE, 0, 0, 0, 3]);
     put(&mut v, leaf + 32, &[0, 0, 0, 1, 3, 0xF0, 1, 0]);
     put(&mut v, leaf + 40, &[0, 0, 0, 2, 3, 0xE0, 0, 0]);
-    // About to be made.
+    // Being created.
     put(&mut v, leaf + 48, &[0, 0, 0, 3, 3, 0xF0, 0x81, 0]);
     put(&mut v, leaf + 0x3F0, &[0, 2, 1, b'a', b'o', b'k']);
     put(&mut v, leaf + 0x3E0, &[0, 0, 0, 1, 0, 0, 0, 5, 1, b'b']);
@@ -205,7 +207,7 @@ fn with_leaf() -> Vec<u8> {
     v
 }
 
-/// The attributes of the file, and complaints.
+/// Returns the attributes of the file, and the complaints.
 fn attributes(volume: Vec<u8>) -> (Vec<String>, Vec<String>) {
     let mut complaints = Vec::new();
     let node = open(volume).unwrap().node(FILE, &mut |e| complaints.push(e.to_string())).unwrap();
@@ -311,7 +313,7 @@ fn features_that_are_not_known_are_refused_by_their_bits() {
     assert!(error.to_string().contains("sb_features2, at byte 200"), "{error}");
 }
 
-/// A volume that cannot be read from one byte on.
+/// A volume that is unreadable from a given byte on.
 struct Failing(Vec<u8>, u64);
 
 impl Source for Failing {
@@ -336,12 +338,12 @@ impl Source for Failing {
 fn a_read_that_fails_is_no_damage_of_the_volume() {
     let open = |good, volume| Xfs::open(Arc::new(Failing(volume, good)));
     assert_eq!(open(100, volume()).err().unwrap().kind(), ErrorKind::Io);
-    // The log comes last here, and it is asked for first.
+    // The log is last on this volume, but opening reads it first.
     assert_eq!(open(60 << 10, with_leaf()).err().map(|e| e.kind()), None);
     assert_eq!(open(1 << 14, volume()).err().unwrap().kind(), ErrorKind::Io);
 }
 
-/// Reads all of a volume but content.
+/// Reads everything on a volume except content.
 fn read_all(volume: Vec<u8>) {
     let Ok(fs) = open(volume) else { return };
     let mut todo = vec![fs.root()];

@@ -1,4 +1,4 @@
-//! Volumes with two copies of metadata, and mirrors of the superblock: damage to one does not show.
+//! Volumes with two copies of metadata, and superblock mirrors: damage to one copy must not show.
 
 use std::fs::File;
 use std::os::unix::fs::FileExt;
@@ -22,7 +22,7 @@ fn names(image: &Path) -> (Vec<Vec<u8>>, Vec<String>) {
     (listing.entries.into_iter().map(|entry| entry.path).collect(), warnings)
 }
 
-/// Returns the places of the first copy of each block of metadata in use, as the tools list them.
+/// Returns the offset of the first copy of each metadata block in use, according to btrfs-progs.
 fn blocks(image: &Path) -> Vec<u64> {
     let dump = |tree: &str| {
         let output = run(
@@ -46,7 +46,7 @@ fn blocks(image: &Path) -> Vec<u64> {
     }
     logical.sort_unstable();
     logical.dedup();
-    // The chunks of metadata, and where their first copy lies.
+    // The metadata chunks: address, length, and offset of the first copy.
     let mut chunks: Vec<(u64, u64, u64)> = Vec::new();
     let (mut start, mut is_metadata, mut len) = (0, false, 0);
     for line in dump("chunk").lines() {
@@ -120,7 +120,7 @@ fn a_mirror_stands_in_for_a_damaged_superblock() {
     volume.read_at(0, &mut head).unwrap();
     assert!(driver("btrfs").unwrap().probe(&head));
     assert_eq!(names(&image).0, whole);
-    // A mirror that another filesystem left behind is not taken; nor is one that is damaged too.
+    // A mirror that is damaged too is not used.
     mirror[299] ^= 1;
     file.write_all_at(&mirror, MIRROR).unwrap();
     assert!(Btrfs::open(FileVolume::open(&image)).is_err());

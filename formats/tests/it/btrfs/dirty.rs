@@ -1,5 +1,5 @@
-//! Volumes copied while mounted: what was synced since the last commit stands in log trees, and the kernel's own replay
-//! is the oracle.
+//! Volumes copied while mounted: data synced since the last commit is in log trees, and the kernel's own replay is the
+//! oracle.
 
 use std::path::Path;
 
@@ -9,7 +9,7 @@ use super::life::Life;
 use super::volume::{TOOLS, assert_as_the_kernel, mkfs, mount, open};
 use crate::tools::{have, run, scratch};
 
-/// True if a superblock points to a log.
+/// Returns true if the superblock points to a log.
 fn has_log(image: &Path) -> bool {
     use std::os::unix::fs::FileExt;
     let mut log_root = [0; 8];
@@ -17,7 +17,7 @@ fn has_log(image: &Path) -> bool {
     log_root != [0; 8]
 }
 
-/// Lives on a volume, copies it now and then after a sync, and compares each copy. Returns how many had a log.
+/// Uses a volume, copies it occasionally after a sync, and compares each copy. Returns how many copies had a log.
 fn check(seed: u64, options: &str, mounted: &str, copies: u32) -> u32 {
     let scratch = scratch();
     let path = |name: &str| scratch.path().join(name);
@@ -62,7 +62,7 @@ fn logs_are_replayed_as_the_kernel_replays_them() {
     assert!(logs > 5, "only {logs} copies have a log");
 }
 
-/// Lets the superblock point elsewhere for its log.
+/// Changes the log address in the superblock.
 fn set_log_root(image: &Path, bytenr: u64) {
     use std::os::unix::fs::FileExt;
     let file = std::fs::File::options().read(true).write(true).open(image).unwrap();

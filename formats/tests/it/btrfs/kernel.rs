@@ -1,4 +1,4 @@
-//! Volumes that the kernel has lived in, and that were unmounted.
+//! Volumes written by the kernel and unmounted.
 
 use mif_formats::fs::Filesystem;
 

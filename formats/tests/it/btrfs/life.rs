@@ -1,5 +1,5 @@
-//! Random operations on a mounted volume. An operation that fails, because something is not there or does not fit, is
-//! passed over: what counts is what the kernel made of it all.
+//! Random operations on a mounted volume. Operations that fail, because a file is missing or unsuitable, are ignored:
+//! only the resulting state matters.
 
 use std::fs::{self, File, OpenOptions};
 use std::io;
@@ -16,16 +16,16 @@ use rustix::fs::{
 use crate::random::Random;
 use crate::tools::acl;
 
-/// Somebody who works on a volume.
+/// A user of a volume who performs random operations.
 pub(super) struct Life {
     root: PathBuf,
     random: Random,
-    /// Paths that were made, some of which may be gone.
+    /// Paths that were created, some of which may be gone.
     files: Vec<PathBuf>,
     folders: Vec<PathBuf>,
     subvolumes: Vec<PathBuf>,
     made: u32,
-    /// False if subvolumes are left alone: making one commits everything.
+    /// False to leave subvolumes alone: creating one commits everything.
     pub(super) makes_subvolumes: bool,
 }
 
@@ -43,14 +43,14 @@ impl Life {
         }
     }
 
-    /// Does `count` operations.
+    /// Performs `count` operations.
     pub(super) fn live(&mut self, count: u32) {
         for _ in 0..count {
             let _ = self.operation();
         }
     }
 
-    /// Syncs a file or a directory, whose changes since the last commit then stand in a log.
+    /// Syncs a file or a directory, so that its changes since the last commit are in a log.
     pub(super) fn sync(&mut self) {
         let path = if self.random.once_in(3) { self.folder() } else { self.file() };
         if let Ok(file) = File::open(path) {
@@ -68,7 +68,7 @@ impl Life {
         let name = match self.random.below(12) {
             0 => format!("{} {}", "long name ".repeat(20), self.made),
             1 => format!("ä\u{1b}\n{}", self.made),
-            // A name that may be there already, or was before.
+            // A name that may exist or may have existed.
             2..5 => format!("name {}", self.random.below(20)),
             _ => format!("{}", self.made),
         };
@@ -83,7 +83,7 @@ impl Life {
         if self.files.is_empty() { self.root.join("none") } else { self.random.pick(&self.files).clone() }
     }
 
-    /// A length that is near an edge, or any.
+    /// Returns a length, either near an edge or arbitrary.
     fn len(&mut self) -> u64 {
         let edge =
             *self.random.pick(&[0, 1, 100, 2048, 4095, 4096, 4097, 8192, 65_536, 131_072, 140_000, 600_000]);
@@ -143,7 +143,7 @@ impl Life {
                 let kind =
                     *self.random.pick(&[Kind::CharacterDevice, Kind::BlockDevice, Kind::Fifo, Kind::Socket]);
                 let device = makedev(self.random.below(4096) as u32, self.random.below(1 << 20) as u32);
-                // Nobody opens it: that would wait, or reach a device of this machine.
+                // Never opened: that could block, or reach a device of this machine.
                 self.made += 1;
                 let path = self.folder().join(format!("node {}", self.made));
                 Ok(mknodat(CWD, &path, kind, Mode::from_bits_retain(0o600), device)?)
@@ -209,7 +209,7 @@ impl Life {
         let at = if self.random.once_in(20) { at << 20 } else { at };
         let file = OpenOptions::new().write(true).open(path)?;
         file.write_all_at(&content, at)?;
-        // So that what follows finds an extent.
+        // So that the next operation finds an extent.
         if self.random.once_in(2) { file.sync_data() } else { Ok(()) }
     }
 
@@ -226,7 +226,7 @@ impl Life {
         Ok(fallocate(file, mode, at, len)?)
     }
 
-    /// Clones a file, or copies aligned ranges, which the kernel clones too.
+    /// Clones a file, or copies aligned ranges, which the kernel also clones.
     fn clone_file(&mut self) -> io::Result<()> {
         let (from, to) = (File::open(self.file())?, self.new_path());
         if self.random.once_in(2) {
@@ -284,7 +284,7 @@ impl Life {
         Ok(ioctl_setflags(&file, flags ^ flag)?)
     }
 
-    /// So many long names of one file in one directory that one item does not hold them.
+    /// Gives one file so many long names in one directory that they do not fit in one item.
     fn many_links(&mut self) -> io::Result<()> {
         let (file, folder) = (self.file(), self.folder());
         let name = "hard link ".repeat(15);

@@ -1,4 +1,4 @@
-//! The Btrfs reader, held against the kernel's driver and btrfs-progs.
+//! Tests of the Btrfs reader against the kernel's driver and btrfs-progs.
 
 mod copies;
 mod dirty;

@@ -1,5 +1,5 @@
-//! Thousands of volumes, each with a few bytes changed and its checksums made right again: none may make the reader
-//! panic, go on for long, take much memory, or say that a file lies where the volume is not. The seeds are fixed.
+//! Thousands of volumes, each with a few bytes changed and its checksums recomputed: none may make the reader panic,
+//! run for long, use much memory, or place a file outside the volume. The seeds are fixed.
 
 use std::collections::{BTreeMap, HashSet};
 use std::sync::{Arc, Mutex};
@@ -15,14 +15,14 @@ use super::volume::{TOOLS, mkfs, mount};
 use crate::random::Random;
 use crate::tools::{FileVolume, have, in_own_process, scratch};
 
-/// Mutants, unless BTRFS_MUTANTS says otherwise.
+/// The number of mutants, unless BTRFS_MUTANTS says otherwise.
 const MUTANTS: u64 = 3000;
-/// What one may take, in a debug build on a busy machine.
+/// Time limit per mutant, in a debug build on a busy machine.
 const TIME_MAX: Duration = Duration::from_secs(10);
 const MEMORY_MAX: u64 = 512 << 20;
 const NODE: usize = 4096;
 
-/// A volume with some bytes changed, which remembers the blocks of metadata that were read.
+/// A volume with some bytes changed, which records the metadata blocks that are read.
 struct Mutant {
     below: Arc<dyn Source>,
     changes: BTreeMap<u64, Vec<u8>>,
@@ -51,7 +51,7 @@ impl Source for Mutant {
     }
 }
 
-/// Reads everything but the content of files, of which it checks where they are said to lie.
+/// Reads everything except file content, and checks that file locations are valid.
 fn read_all(volume: Arc<Mutant>) -> (usize, usize) {
     let len = volume.len();
     let Ok(fs) = Btrfs::open(volume) else { return (0, 1) };
@@ -96,11 +96,11 @@ fn read_all(volume: Arc<Mutant>) -> (usize, usize) {
     (nodes, errors)
 }
 
-/// Changes a block as if somebody had meant it: its checksum is right.
+/// Changes a block and recomputes its checksum.
 fn change(random: &mut Random, block: &mut [u8]) {
     const EDGES: [u64; 8] = [0, 1, 2, 0xFF, 0xFFFF, 0xFFFF_FFFF, u64::MAX >> 1, u64::MAX];
     for _ in 0..=random.below(3) {
-        // In the header and the keys more often than in the data.
+        // Changes hit the header and the keys more often than the data.
         let end = if random.once_in(2) { 400 } else { block.len() };
         let at = 32 + random.index(end - 32);
         match random.below(4) {
@@ -118,7 +118,7 @@ fn change(random: &mut Random, block: &mut [u8]) {
     block[..4].copy_from_slice(&sum.to_le_bytes());
 }
 
-/// CRC-32C, bit by bit.
+/// Computes CRC-32C bit by bit.
 pub(super) fn crc32c(bytes: &[u8]) -> u32 {
     !bytes.iter().fold(!0, |crc, byte| {
         (0..8).fold(

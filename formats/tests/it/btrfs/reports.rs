@@ -1,4 +1,4 @@
-//! What other readers of Btrfs got wrong, by their public reports: the smallest volume of each, read as the kernel reads it.
+//! Bugs reported for other Btrfs readers: the smallest volume that shows each, compared with the kernel.
 
 use std::fs::{self, File};
 use std::os::unix::fs::FileExt;
@@ -10,7 +10,7 @@ use super::volume::{TOOLS, assert_as_the_kernel, mkfs, mount, open};
 use crate::random::Random;
 use crate::tools::{have, run, scratch};
 
-/// Text that compresses to about a third, differently in each sector: so the segments of LZO end anywhere.
+/// Returns text that compresses to about a third, differently per sector, so LZO segments end at arbitrary offsets.
 fn uneven(len: usize, seed: u64) -> Vec<u8> {
     let mut random = Random(seed);
     let mut bytes = Vec::new();
@@ -25,27 +25,28 @@ fn uneven(len: usize, seed: u64) -> Vec<u8> {
 
 fn fill(root: &Path) {
     let at = |name: &str| root.join(name);
-    // Inline, compressed: kdave/btrfs-progs#1171 (the frame may hold a whole sector), DiscUtils/DiscUtils#254 (empty).
+    // Inline and compressed: kdave/btrfs-progs#1171 (the frame may hold a whole sector), DiscUtils/DiscUtils#254
+    // (empty).
     for len in [1, 300, 1000, 2000] {
         fs::write(at(&format!("small {len}")), &b"some compressible text\n".repeat(100)[..len]).unwrap();
     }
-    // The end of the last compressed extent: U-Boot read it from the extent's beginning (b1d3013d0240), or refused it
-    // as too short (armbian/build#10208) or for what follows the frame (armbian/build#9651).
+    // The end of the last compressed extent: U-Boot read it from the start of the extent (b1d3013d0240), or rejected
+    // the extent as too short (armbian/build#10208) or because of data after the frame (armbian/build#9651).
     let sectors = [vec![1; 4096], vec![2; 4096], vec![3; 2048]].concat();
     fs::write(at("10k"), sectors).unwrap();
     for len in [3906, 131_072, 131_073, 200_001] {
         fs::write(at(&format!("text {len}")), &b"line after line of text\n".repeat(10_000)[..len]).unwrap();
     }
-    // A length of a segment that would cross a boundary: U-Boot read it there (b941d1cd169e).
+    // A segment length that would cross a sector boundary: U-Boot read it there (b941d1cd169e).
     for seed in 0..6 {
         fs::write(at(&format!("uneven {seed}")), uneven(700_000, seed)).unwrap();
     }
-    // A hole without an item: U-Boot put the next extent in its place (1041eae4203c).
+    // A hole without an item: U-Boot put the next extent there (1041eae4203c).
     let holed = File::create(at("holed")).unwrap();
     holed.write_all_at(&[b'a'; 4096], 0).unwrap();
     holed.write_all_at(&[b'b'; 4096], 8192).unwrap();
     holed.sync_all().unwrap();
-    // A middle of a compressed extent, by a clone and by writing over both ends.
+    // The middle of a compressed extent, from a clone and from overwriting a part.
     let cut = File::create(at("cut")).unwrap();
     cut.write_all_at(&b"to be cut into pieces\n".repeat(5000), 0).unwrap();
     cut.sync_all().unwrap();
@@ -80,7 +81,7 @@ fn compressed_files_that_others_read_wrongly_are_read() {
     }
 }
 
-/// `btrfs restore` asked over and over whether to go on with such a file (kdave/btrfs-progs#237).
+/// `btrfs restore` kept asking whether to continue with such a file (kdave/btrfs-progs#237).
 #[test]
 fn a_file_of_thousands_of_extents_is_read() {
     if !have(&TOOLS) {
@@ -101,8 +102,8 @@ fn a_file_of_thousands_of_extents_is_read() {
     assert!(content.pieces.len() >= 9999, "{}", content.pieces.len());
 }
 
-/// Inspection that looks at the default subvolume misses the rest, or looks for it below itself
-/// (libguestfs/libguestfs#208, kdave/btrfs-progs#1051): paths begin at the top level, whatever the default is.
+/// Tools that inspect the default subvolume miss the rest, or look for it under the default subvolume
+/// (libguestfs/libguestfs#208, kdave/btrfs-progs#1051). Here paths begin at the top level, whatever the default is.
 #[test]
 fn a_default_subvolume_does_not_change_the_paths() {
     if !have(&TOOLS) {
@@ -125,7 +126,7 @@ fn a_default_subvolume_does_not_change_the_paths() {
     let view = assert_as_the_kernel("default subvolume", &image, scratch.path());
     if let Some(view) = view {
         assert!(view.contains_key(&b"/@home/leo"[..]) && view.contains_key(&b"/@/nested/file"[..]));
-        // The snapshot has an empty directory in the place of the nested subvolume.
+        // The snapshot has an empty directory in place of the nested subvolume.
         assert_eq!(view[&b"/snapshot/nested"[..]].inode, 2);
     }
     let (fs, _) = open(&image);

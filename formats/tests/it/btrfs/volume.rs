@@ -11,10 +11,10 @@ use mif_formats::fs::btrfs::Btrfs;
 use crate::tools::{FileVolume, Mount, run};
 use crate::view::{View, assert_same, ours, theirs};
 
-/// The tools that every test here needs.
+/// The tools that all tests here need.
 pub(super) const TOOLS: [&str; 4] = ["mkfs.btrfs", "btrfs", "mount", "cp"];
 
-/// Makes an empty sparse file of `mib` MiB, and a filesystem in it.
+/// Creates an empty sparse file of `mib` MiB with a filesystem in it.
 pub(super) fn mkfs(image: &Path, mib: u64, options: &str) {
     std::fs::File::create(image).unwrap().set_len(mib << 20).unwrap();
     let mut args: Vec<&std::ffi::OsStr> = vec!["-q".as_ref(), "-f".as_ref()];
@@ -23,20 +23,20 @@ pub(super) fn mkfs(image: &Path, mib: u64, options: &str) {
     run("mkfs.btrfs", &args);
 }
 
-/// Mounts an image at its top level, if this machine can; else skips.
+/// Mounts an image at its top level, or skips if this machine cannot.
 pub(super) fn mount(image: &Path, at: &Path, options: &str) -> Option<Mount> {
-    // The kernel remembers volumes by their UUID, and takes no older copy of one that it knows.
+    // The kernel remembers volumes by UUID and rejects an older copy of a known one.
     run("btrfs", &["device", "scan", "--forget"]);
     Mount::new(image, at, &format!("subvolid=5,nodev,{options}"))
 }
 
-/// Opens an image, which stays a file.
+/// Opens an image without reading it into memory.
 pub(super) fn open(image: &Path) -> (Btrfs, Arc<dyn Source>) {
     let volume = FileVolume::open(image);
     (Btrfs::open(volume.clone()).unwrap(), volume)
 }
 
-/// What lsattr would show of regular files and directories.
+/// The flags that lsattr shows for regular files and directories.
 type Flags = HashMap<Vec<u8>, u32>;
 
 fn kernel_flags(root: &Path, view: &View) -> Flags {
@@ -61,13 +61,13 @@ fn our_flags(fs: &Btrfs) -> Flags {
     listing.entries.iter().map(|entry| (kept(&entry.path), listing.nodes[entry.file].flags)).collect()
 }
 
-/// Compares what we see of an image with what the kernel sees after it has mounted a copy; returns what we see. `None` if
-/// this machine cannot mount it.
+/// Compares our view of an image with the kernel's after mounting a copy, and returns ours. `None` if this machine
+/// cannot mount it.
 pub(super) fn assert_as_the_kernel(what: &str, image: &Path, scratch: &Path) -> Option<View> {
     let copy = scratch.join("copy of the image");
     run("cp", &["--sparse=always".as_ref(), image.as_os_str(), copy.as_os_str()]);
     let before = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_secs() as i64;
-    // Not read-only: a log could not be replayed.
+    // Not read-only, because a log could not be replayed then.
     let mount = mount(&copy, &scratch.join("mount of the copy"), "noatime")?;
     let mut kernel = theirs(&mount.path);
     let flags = kernel_flags(&mount.path, &kernel);
@@ -76,11 +76,11 @@ pub(super) fn assert_as_the_kernel(what: &str, image: &Path, scratch: &Path) -> 
     let (fs, volume) = open(image);
     let mut ours = ours(&fs, &volume);
     for (path, entry) in &mut kernel {
-        // The kernel gives directories that stand for subvolumes the time of the mount.
+        // The kernel gives directories that stand for subvolumes the mount time.
         if entry.inode == 2 {
             (entry.mtime, entry.atime, entry.ctime, entry.crtime) = ((0, 0), (0, 0), (0, 0), None);
         }
-        // A replay that removes a name sets the inode's time of change.
+        // A replay that removes a name sets the inode's change time.
         if entry.ctime.0 >= before
             && let Some(ours) = ours.get_mut(path)
         {

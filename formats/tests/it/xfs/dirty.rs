@@ -1,4 +1,4 @@
-//! Volumes whose log must be replayed: shut down or copied while mounted. The kernel's own replay is the oracle.
+//! Volumes with a log to replay: shut down, or copied while mounted. The kernel's own replay is the oracle.
 
 use std::fs::{self, File};
 use std::os::unix::fs::FileExt;
@@ -12,18 +12,18 @@ use crate::view::assert_same;
 
 const CAN: Can = Can { block: 4096, reflink: true, names: 1500 };
 
-/// How the life of a volume ends.
+/// The end of a volume's life.
 #[derive(Clone, Copy, Debug)]
 enum End {
-    /// The filesystem stops at once: what the log has is what there is.
+    /// The filesystem stops at once, without writing its log.
     Stop,
-    /// It writes its log before it stops.
+    /// The filesystem writes its log before it stops.
     Flush,
-    /// A copy is made while it goes on.
+    /// The volume is copied while the filesystem runs.
     Copy,
 }
 
-/// Changes of every kind, now and then on their way to the disk.
+/// Makes random changes with an occasional sync.
 fn churn(root: &Path, random: &mut Random, can: Can, steps: usize) {
     for _ in 0..steps {
         one(root, random, can);
@@ -31,7 +31,7 @@ fn churn(root: &Path, random: &mut Random, can: Can, steps: usize) {
             File::open(root).unwrap().sync_all().unwrap();
         }
     }
-    // Committed, and by no means written to its place.
+    // Committed, but probably not written in place.
     let last = File::create(root.join("last")).unwrap();
     last.write_all_at(&random.bytes(30_000), 0).unwrap();
     last.sync_all().unwrap();
@@ -39,8 +39,8 @@ fn churn(root: &Path, random: &mut Random, can: Can, steps: usize) {
     File::create(root.join("pending")).unwrap().write_all_at(b"pending", 0).unwrap();
 }
 
-/// Lives on a volume several times, ends each life with a dirty log, and compares what we see with what the kernel sees after
-/// its replay.
+/// Uses a volume several times, ends each life with a dirty log, and compares our view with the kernel's after its
+/// replay.
 fn check(options: &str, features: u32, can: Can, ends: &[End]) {
     let scratch = scratch();
     let path = |name: &str| scratch.path().join(name);
@@ -54,7 +54,7 @@ fn check(options: &str, features: u32, can: Can, ends: &[End]) {
         if round == 0 {
             live(&mount.path, 1, can);
         }
-        // Deleted, and still open: it has no name, whatever its inode says.
+        // Deleted but still open: it has no name, whatever its inode says.
         let held = File::create(mount.path.join("held")).unwrap();
         held.write_all_at(&random.bytes(20_000), 0).unwrap();
         held.sync_all().unwrap();
@@ -75,7 +75,7 @@ fn check(options: &str, features: u32, can: Can, ends: &[End]) {
         let Some(mount) = Mount::new(&copy, &mnt, "noatime") else { return };
         assert_same(&what, &ours, &kernel_view(&mount.path));
         drop(mount);
-        // After the replay, the log is clean, and all is in its place.
+        // After the replay, the log is clean and everything is in place.
         let Some(mount) = Mount::new(&copy, &mnt, "ro") else { return };
         let kernel = kernel_view(&mount.path);
         drop(mount);
@@ -110,7 +110,7 @@ fn parent_pointers_are_hidden_and_their_changes_replayed() {
     check("-m reflink=1", PARENT | EXCHANGE, CAN, &[End::Stop, End::Flush]);
 }
 
-/// Ends the life of a volume at any time, while threads change it: changes in several transactions are cut off in the middle.
+/// Ends the life of a volume at any time while threads change it, so that multi-transaction changes are cut off midway.
 #[test]
 #[ignore = "takes as many rounds as XFS_STRESS says"]
 fn lives_that_end_at_any_time_are_read_as_the_kernel_replays_them() {
@@ -131,7 +131,7 @@ fn lives_that_end_at_any_time_are_read_as_the_kernel_replays_them() {
                 fs::create_dir(&root).unwrap();
                 let mut random = Random(round * 100 + thread);
                 scope.spawn(move || {
-                    // Ends once the filesystem has stopped.
+                    // The panic is that of an operation after the filesystem has stopped.
                     let _ = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
                         if thread == 0 {
                             share(&root, &mut random);
@@ -155,7 +155,7 @@ fn lives_that_end_at_any_time_are_read_as_the_kernel_replays_them() {
     }
 }
 
-/// Writes to files that share their blocks, until the filesystem stops.
+/// Writes to files that share blocks until the filesystem stops.
 fn share(root: &Path, random: &mut Random) {
     let file = File::create(root.join("shared")).unwrap();
     file.write_all_at(&random.bytes(1 << 20), 0).unwrap();
@@ -169,7 +169,7 @@ fn share(root: &Path, random: &mut Random) {
     }
 }
 
-/// A small volume with a dirty log.
+/// Creates a small volume with a dirty log. Returns false if it cannot be mounted.
 pub(super) fn small_dirty(image: &Path, mnt: &Path, options: &str) -> bool {
     mkfs(image, 32, options);
     let Some(mount) = Mount::new(image, mnt, "noatime") else { return false };
@@ -177,7 +177,7 @@ pub(super) fn small_dirty(image: &Path, mnt: &Path, options: &str) -> bool {
     let can = Can { block: 4096, reflink: options.contains("reflink=1"), names: 0 };
     for _ in 0..120 {
         one(&mount.path, &mut random, can);
-        // Little, so that mutants are read fast.
+        // Few syncs, so that mutants are read fast.
         if random.once_in(30) {
             File::open(&mount.path).unwrap().sync_all().unwrap();
         }
@@ -198,7 +198,7 @@ fn a_log_that_cannot_be_replayed_is_said() {
         return;
     }
     let mut bytes = fs::read(&image).unwrap();
-    // sb_features_log_incompat; the checksum of the superblock does not fit any more, and its copies know nothing of it.
+    // h_fmt of the first record: written by a machine of another byte order.
     let (log, len) = log_of(&bytes);
     let first =
         (log..log + len).step_by(512).find(|at| bytes[*at..][..4] == [0xFE, 0xED, 0xBA, 0xBE]).unwrap();
@@ -214,7 +214,7 @@ fn a_log_that_cannot_be_replayed_is_said() {
     assert!(fs.node(fs.root(), &mut |_| ()).is_ok());
 }
 
-/// Where the log of an image lies, in bytes, and its length.
+/// Returns the byte offset of the log in an image, and its length.
 pub(super) fn log_of(bytes: &[u8]) -> (usize, usize) {
     let be32 = |at: usize| u32::from_be_bytes(bytes[at..at + 4].try_into().unwrap()) as usize;
     let start = u64::from_be_bytes(bytes[48..56].try_into().unwrap()) as usize;

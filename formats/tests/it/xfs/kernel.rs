@@ -1,4 +1,4 @@
-//! Volumes that the kernel has lived in.
+//! Volumes written by the kernel.
 
 use std::fs::{self, File};
 use std::path::Path;
@@ -11,7 +11,7 @@ use super::{TOOLS, kernel_view, mkfs, open, scratch, seen};
 use crate::tools::{Mount, have, run, try_run};
 use crate::view::assert_same;
 
-/// Lives on a volume made with these options, and compares all that is in it.
+/// Fills a volume made with these options, and compares everything in it.
 fn check(options: &str, can: Can) {
     let scratch = scratch();
     let (image, mnt) = (scratch.path().join("image"), scratch.path().join("mnt"));
@@ -26,7 +26,7 @@ fn check(options: &str, can: Can) {
     assert_same(options, &seen(options, &image), &kernel);
 }
 
-/// Compares the flags and the generations of files and directories.
+/// Compares the flags of files and directories.
 fn compare_flags(options: &str, image: &Path, root: &Path) {
     let (fs, _) = open(image);
     let listing = walk::walk(&fs).unwrap();

@@ -1,4 +1,4 @@
-//! Living on a volume: files of every kind, made, changed and deleted in an order that a seed decides.
+//! Using a volume: files of every kind are created, changed and deleted in an order determined by a seed.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{Read, Seek, SeekFrom, Write};
@@ -14,18 +14,18 @@ use rustix::fs::{
 use crate::random::Random;
 use crate::tools::acl;
 
-/// What there is to be done on a volume, as far as it can.
+/// The properties of a volume that determine what can be done on it.
 #[derive(Clone, Copy)]
 pub(super) struct Can {
-    /// Bytes of a block.
+    /// Bytes per block.
     pub(super) block: u64,
-    /// Files may share blocks.
+    /// True if files may share blocks.
     pub(super) reflink: bool,
-    /// Names in the largest directory.
+    /// Number of names in the largest directory.
     pub(super) names: usize,
 }
 
-/// Makes one of everything in `root`.
+/// Creates one of everything in `root`, then makes random changes.
 pub(super) fn live(root: &Path, seed: u64, can: Can) {
     let mut random = Random(seed);
     contents(root, &mut random, can);
@@ -41,7 +41,7 @@ fn write_at(file: &File, random: &mut Random, len: u64, offset: u64) {
     file.write_all_at(&random.bytes(len), offset).unwrap();
 }
 
-/// Sizes around every edge, holes, blocks that were never written, shared blocks, many extents.
+/// Creates files with sizes around every edge, holes, unwritten blocks, shared blocks and many extents.
 fn contents(root: &Path, random: &mut Random, can: Can) {
     let at = |name: &str| root.join(name);
     let block = can.block;
@@ -49,7 +49,7 @@ fn contents(root: &Path, random: &mut Random, can: Can) {
     for size in [0, 1, 100, 335, 336, 337, block - 1, block, block + 1, 13 * block, 300 * block + 7] {
         fs::write(at(&format!("sizes/{size}")), random.bytes(size)).unwrap();
     }
-    // Two files that grew in turn, so that each lies in many extents.
+    // Two files that grow alternately, so that each has many extents.
     let (one, two) = (File::create(at("one")).unwrap(), File::create(at("two")).unwrap());
     for i in 0..60 {
         write_at(&one, random, block, i * block);
@@ -104,7 +104,7 @@ fn clone(from: &Path, to: &Path) {
     ioctl_ficlone(&to, &from).unwrap();
 }
 
-/// Directories of every form, and odd names.
+/// Creates directories of every format, and odd names.
 fn names(root: &Path, random: &mut Random, can: Can) {
     let at = |name: &str| root.join(name);
     fs::create_dir(at("names")).unwrap();
@@ -126,7 +126,7 @@ fn names(root: &Path, random: &mut Random, can: Can) {
             }
         }
     }
-    // Whole blocks of a directory that become empty.
+    // Leaves whole directory blocks empty.
     let emptied = at("emptied");
     fs::create_dir(&emptied).unwrap();
     for i in 0..3000 {
@@ -147,7 +147,7 @@ fn set_times(path: &Path, secs: i64, nanos: i64) {
     utimensat(CWD, path, &times, AtFlags::SYMLINK_NOFOLLOW).unwrap();
 }
 
-/// Symlinks, hard links, devices, owners, modes, times, flags.
+/// Creates symlinks, hard links, devices, and odd owners, modes, times and flags.
 fn types(root: &Path, random: &mut Random) {
     let at = |name: &str| root.join(name);
     for len in [1, 59, 155, 156, 335, 336, 337, 400, 700, 968, 969, 1023] {
@@ -201,7 +201,7 @@ fn attribute(path: &Path, name: &str, value: &[u8]) {
     lsetxattr(path, name, value, XattrFlags::empty()).unwrap();
 }
 
-/// Attributes of every form and namespace.
+/// Sets attributes of every format and namespace.
 fn attributes(root: &Path, random: &mut Random) {
     let at = |name: &str| root.join(name);
     for name in ["owned", "sticky", "sizes/1"] {
@@ -239,7 +239,7 @@ fn attributes(root: &Path, random: &mut Random) {
     File::create(at("sticky/inherits/too")).unwrap();
 }
 
-/// All paths below `root/random`, with directories.
+/// Returns all paths under `root/random`: files and directories.
 fn existing(root: &Path) -> (Vec<PathBuf>, Vec<PathBuf>) {
     let mut folders = vec![root.join("random")];
     fs::create_dir_all(&folders[0]).unwrap();
@@ -259,7 +259,7 @@ fn existing(root: &Path) -> (Vec<PathBuf>, Vec<PathBuf>) {
     (folders, files)
 }
 
-/// Does one thing, whatever that is.
+/// Performs one random operation.
 pub(super) fn one(root: &Path, random: &mut Random, can: Can) {
     let (folders, files) = existing(root);
     let new =
@@ -297,7 +297,7 @@ pub(super) fn one(root: &Path, random: &mut Random, can: Can) {
         }
         17 if is_file && can.reflink => clone(&path, &new),
         18 if is_file => {
-            // Parts that move within the file.
+            // Move parts within the file.
             let file = open();
             let block = can.block.max(4096);
             let size = file.metadata().unwrap().len();

@@ -1,4 +1,4 @@
-//! The XFS reader, held against the kernel's driver and xfsprogs.
+//! Tests of the XFS reader against the kernel's driver and xfsprogs.
 
 mod dirty;
 mod kernel;
@@ -21,10 +21,10 @@ use mif_formats::fs::xfs::Xfs;
 use crate::tools::FileVolume;
 use crate::view::{View, ours, theirs};
 
-/// What these tests need.
+/// The tools that these tests need.
 const TOOLS: [&str; 4] = ["mkfs.xfs", "xfs_io", "xfs_db", "mount"];
 
-/// A directory that goes away: in memory if it can be, where the many syncs of these tests cost nothing.
+/// Creates a temporary directory: in memory if possible, where the many syncs of these tests cost nothing.
 fn scratch() -> tempfile::TempDir {
     const MEMORY: &str = "/dev/shm";
     let room = rustix::fs::statvfs(MEMORY).map_or(0, |fs| fs.f_bavail * fs.f_frsize);
@@ -32,7 +32,7 @@ fn scratch() -> tempfile::TempDir {
     in_memory.unwrap_or_else(crate::tools::scratch)
 }
 
-/// Makes a sparse file of `mib` MiB, and a filesystem in it.
+/// Creates a sparse file of `mib` MiB with a filesystem in it.
 fn mkfs(image: &Path, mib: u64, options: &str) {
     let _ = std::fs::remove_file(image);
     std::fs::File::create(image).unwrap().set_len(mib << 20).unwrap();
@@ -41,7 +41,7 @@ fn mkfs(image: &Path, mib: u64, options: &str) {
     args.push(image.as_os_str());
     let mut command = Command::new("mkfs.xfs");
     command.args(args).env("PATH", crate::skipping::search_path());
-    // With these, mkfs.xfs makes volumes of less than 300 MiB.
+    // With these, mkfs.xfs allows volumes of less than 300 MiB.
     for name in ["TEST_DIR", "TEST_DEV", "QA_CHECK_FS"] {
         command.env(name, "1");
     }
@@ -49,11 +49,11 @@ fn mkfs(image: &Path, mib: u64, options: &str) {
     assert!(output.status.success(), "mkfs.xfs {options}: {}", String::from_utf8_lossy(&output.stderr));
 }
 
-/// Bits of `sb_features_incompat` that this mkfs.xfs does not set, and that an empty volume can be given.
+/// Bits of `sb_features_incompat` that this mkfs.xfs does not set but that can be set on an empty volume.
 const EXCHANGE: u32 = 0x40;
 const PARENT: u32 = 0x80;
 
-/// Gives an empty volume these features.
+/// Sets these features on an empty volume.
 fn add_features(image: &Path, features: u32) {
     let file = std::fs::File::options().read(true).write(true).open(image).unwrap();
     let mut sector = [0; 512];
@@ -77,14 +77,14 @@ fn open(image: &Path) -> (Xfs, Arc<dyn Source>) {
     (Xfs::open(Arc::clone(&volume)).unwrap(), volume)
 }
 
-/// What our reader sees in an image, which has nothing to warn of.
+/// Returns what our reader sees in an image, which must open without warnings.
 fn seen(what: &str, image: &Path) -> View {
     let (fs, volume) = open(image);
     assert_eq!(fs.info().warnings, Vec::<String>::new(), "{what}");
     ours(&fs, &*volume)
 }
 
-/// What the kernel sees. It lists access control lists twice to root: as such, and as XFS stores them.
+/// Returns what the kernel sees. It lists access control lists twice to root: as such, and as XFS stores them.
 fn kernel_view(root: &Path) -> View {
     let mut view = theirs(root);
     for entry in view.values_mut() {

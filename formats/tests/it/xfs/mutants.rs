@@ -1,7 +1,7 @@
-//! Thousands of volumes, each with a few bytes changed: none may make the reader panic, go on for long, take much memory, or
-//! say that a file lies where the volume is not. The seeds are fixed.
+//! Thousands of volumes, each with a few bytes changed: none may make the reader panic, run for long, use much memory,
+//! or place a file outside the volume. The seeds are fixed.
 //!
-//! On version 5 a changed byte would be found by its checksum, so the checksum is made to fit again.
+//! On version 5 the checksum would reveal a changed byte, so the checksum is recomputed.
 
 use std::collections::HashSet;
 use std::fs;
@@ -20,23 +20,23 @@ use crate::tools::{Mount, have, in_own_process};
 
 /// Mutants of each volume, unless XFS_MUTANTS says otherwise.
 const MUTANTS: u64 = 1500;
-/// What one may take of a processor, in a debug build.
+/// Limit of processor time per mutant, in a debug build.
 const TIME_MAX: Duration = Duration::from_secs(5);
 const MEMORY_MAX: u64 = 512 << 20;
 const BLOCK: usize = 4096;
 const INODE: usize = 512;
 const SECTOR: usize = 512;
 
-/// How long this thread has had a processor.
+/// Returns the processor time used by this thread.
 fn on_cpu() -> Duration {
     let stat = fs::read_to_string("/proc/thread-self/schedstat").unwrap();
     Duration::from_nanos(stat.split_whitespace().next().unwrap().parse().unwrap())
 }
 
-/// A volume with some blocks changed, that remembers which sectors were read.
+/// A volume with some changes, which records the sectors that are read.
 struct Mutant {
     bytes: Arc<Vec<u8>>,
-    /// Ranges that are other bytes.
+    /// Byte offsets and the bytes that replace the original ones there.
     changes: Vec<(usize, Vec<u8>)>,
     read: Mutex<HashSet<usize>>,
 }
@@ -65,7 +65,7 @@ impl Source for Mutant {
     }
 }
 
-/// Reads everything but the content of files, of which it checks where they are said to lie.
+/// Reads everything except file content, and checks that file locations are valid.
 fn read_all(volume: Arc<Mutant>) -> (usize, usize) {
     let len = volume.len();
     let Ok(fs) = Xfs::open(volume) else { return (0, 1) };
@@ -115,14 +115,14 @@ fn be32(bytes: &[u8], at: usize) -> u32 {
     u32::from_be_bytes(bytes[at..at + 4].try_into().unwrap())
 }
 
-/// Puts a checksum at byte `at`.
+/// Stores a checksum at byte `at`.
 fn sum(bytes: &mut [u8], at: usize) {
     bytes[at..at + 4].fill(0);
     let crc = crc32c::crc32c(bytes);
     bytes[at..at + 4].copy_from_slice(&crc.to_le_bytes());
 }
 
-/// The bytes around a changed one, with checksums that fit; and where they start.
+/// Returns the bytes around a changed one with a recomputed checksum, and their offset.
 fn repaired(bytes: &[u8], log: (usize, usize), at: usize, new: u8) -> (usize, Vec<u8>) {
     if (log.0..log.0 + log.1).contains(&at) {
         return repaired_record(bytes, log, at, new);
@@ -143,7 +143,7 @@ fn repaired(bytes: &[u8], log: (usize, usize), at: usize, new: u8) -> (usize, Ve
     (start, block)
 }
 
-/// The same, of a record of the log.
+/// Does the same for a log record.
 fn repaired_record(bytes: &[u8], log: (usize, usize), at: usize, new: u8) -> (usize, Vec<u8>) {
     let mut start = at / SECTOR * SECTOR;
     while start > log.0 && be32(bytes, start) != 0xFEED_BABE {
@@ -165,7 +165,7 @@ fn repaired_record(bytes: &[u8], log: (usize, usize), at: usize, new: u8) -> (us
     (start, record)
 }
 
-/// Reads mutants of a volume.
+/// Reads mutants of a volume and checks the limits.
 fn mutate(what: &str, bytes: Vec<u8>, seed: u64) {
     let count = std::env::var("XFS_MUTANTS").map_or(MUTANTS, |n| n.parse().unwrap());
     let bytes = Arc::new(bytes);
@@ -173,7 +173,7 @@ fn mutate(what: &str, bytes: Vec<u8>, seed: u64) {
     let (nodes, errors) = read_all(Arc::clone(&whole));
     assert!(nodes > 20 && errors == 0, "{what}: {nodes} nodes, {errors} errors before anything was changed");
     let log = log_of(&bytes);
-    // Changes go where something is read, and most of them where something is.
+    // Changes hit bytes that are read, mostly nonzero ones.
     let mut read: Vec<usize> = whole.read.lock().unwrap().iter().copied().collect();
     read.sort_unstable();
     let targets: Vec<usize> = read.iter().flat_map(|sector| sector * SECTOR..(sector + 1) * SECTOR).collect();

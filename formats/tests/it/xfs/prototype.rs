@@ -1,4 +1,4 @@
-//! Volumes that the kernel does not mount: made by `mkfs.xfs -p` of a tree, and held against the tree.
+//! Volumes that the kernel does not mount: `mkfs.xfs -p` makes them from a tree, and they are compared with the tree.
 
 use std::fmt::Write;
 use std::fs;
@@ -12,7 +12,7 @@ use super::{TOOLS, mkfs, scratch, seen};
 use crate::tools::have;
 use crate::view::{View, assert_same, theirs};
 
-/// A directory with one of everything that a prototype can have; and attributes, `if with_attributes`.
+/// Fills a directory with one of everything that a prototype supports, and with attributes if `with_attributes`.
 pub(super) fn fill(root: &Path, with_attributes: bool) {
     fs::create_dir_all(root.join("folder/below")).unwrap();
     for (name, size) in [("empty", 0), ("tiny", 40), ("small", 150), ("block", 4096), ("large", 40_000)] {
@@ -26,7 +26,7 @@ pub(super) fn fill(root: &Path, with_attributes: bool) {
         fs::write(root.join("folder/below").join(format!("{i}_{}", "name".repeat(i % 30))), b"").unwrap();
     }
     symlink("short", root.join("link")).unwrap();
-    // mkfs.xfs writes targets that lie in blocks without the headers of version 5.
+    // mkfs.xfs writes symlink targets in blocks without the headers of version 5.
     symlink("l".repeat(if with_attributes { 700 } else { 150 }), root.join("long")).unwrap();
     fs::hard_link(root.join("sparse"), root.join("again")).unwrap();
     for (name, kind) in [("char", Kind::CharacterDevice), ("block", Kind::BlockDevice), ("fifo", Kind::Fifo)]
@@ -48,14 +48,14 @@ pub(super) fn fill(root: &Path, with_attributes: bool) {
     }
 }
 
-/// Makes a volume of a tree.
+/// Makes a volume from a tree.
 pub(super) fn make(image: &Path, proto: &Path, tree: &Path, options: &str) {
     let mut text = String::from("/\n0 0\n");
     let meta = fs::metadata(tree).unwrap();
     writeln!(text, "{} {} {}", mode('d', &meta), meta.uid(), meta.gid()).unwrap();
     add(&mut text, tree);
     fs::write(proto, text).unwrap();
-    // Of less, some kinds cannot be made.
+    // Large blocks need a larger volume.
     let mib = if options.contains("size=65536") || options.contains("size=32768") { 512 } else { 64 };
     mkfs(image, mib, &format!("{options} -p {}", proto.display()));
 }
@@ -65,7 +65,7 @@ fn mode(kind: char, meta: &fs::Metadata) -> String {
     format!("{kind}{}{}{:03o}", bit(0o4000, 'u'), bit(0o2000, 'g'), meta.mode() & 0o777)
 }
 
-/// Adds what is in a directory, whose names have no spaces.
+/// Adds the contents of a directory, whose names have no spaces.
 fn add(text: &mut String, folder: &Path) {
     let mut paths: Vec<_> = fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()).collect();
     paths.sort();
@@ -91,7 +91,7 @@ fn add(text: &mut String, folder: &Path) {
     writeln!(text, "$").unwrap();
 }
 
-/// Leaves only what a prototype tells.
+/// Keeps only what a prototype specifies.
 fn comparable(view: View) -> View {
     view.into_iter()
         .filter(|(path, _)| !path.is_empty())
@@ -118,7 +118,7 @@ fn volumes_of_either_version_hold_the_tree_that_they_were_made_of() {
     let path = |name: &str| scratch.path().join(name);
     let (tree, image) = (path("tree"), path("image"));
     fill(&tree, false);
-    // Many names, so that there are directories with an index of each form.
+    // Directories large enough for an index of each format.
     for count in [3, 60, 700, 4000] {
         fs::create_dir(tree.join(format!("many{count}"))).unwrap();
         for i in 0..count {

@@ -1,4 +1,4 @@
-//! What other readers of XFS got wrong, as their trackers tell: the smallest volume of each, held against the kernel.
+//! Bugs reported for other XFS readers: the smallest volume that shows each, compared with the kernel.
 
 use std::fs::{self, File};
 use std::os::unix::fs::{FileExt, PermissionsExt, symlink};
@@ -11,7 +11,7 @@ use super::{TOOLS, kernel_view, mkfs, open, scratch, seen};
 use crate::tools::{Mount, have, run};
 use crate::view::{View, assert_same};
 
-/// Makes a volume, fills it through the kernel, and compares it. Gives what is in it.
+/// Makes a volume, fills it through the kernel, and compares it. Returns its contents and the formats of `a` and `b`.
 fn check(mib: u64, options: &str, fill: impl Fn(&Path)) -> Option<(View, Vec<String>)> {
     if !have(&TOOLS) {
         return None;
@@ -27,7 +27,7 @@ fn check(mib: u64, options: &str, fill: impl Fn(&Path)) -> Option<(View, Vec<Str
     drop(mount);
     let ours = seen(options, &image);
     assert_same(options, &ours, &kernel);
-    // The forms of the root, of `a` and of `b`, as xfs_db names them.
+    // The fork formats of `a` and `b` according to xfs_db.
     let form = |path: &str| {
         let args = [
             "-r",
@@ -44,7 +44,7 @@ fn check(mib: u64, options: &str, fill: impl Fn(&Path)) -> Option<(View, Vec<Str
     Some((ours, forms))
 }
 
-/// <https://github.com/fox-it/dissect.target/issues/894>: long targets lie in blocks with headers.
+/// <https://github.com/fox-it/dissect.target/issues/894>: long targets are stored in blocks with headers.
 #[test]
 fn long_symlinks_are_read() {
     for options in ["", "-b size=1024"] {
@@ -59,8 +59,8 @@ fn long_symlinks_are_read() {
     }
 }
 
-/// <https://github.com/rhboot/grub2/pull/172>: a directory lacks the blocks whose names were all deleted.
-/// <https://github.com/sleuthkit/sleuthkit/pull/1476>: between names there is room that is not in use.
+/// <https://github.com/rhboot/grub2/pull/172>: a directory has holes where all names of a block were deleted.
+/// <https://github.com/sleuthkit/sleuthkit/pull/1476>: there is unused space between names.
 #[test]
 fn directories_with_holes_and_with_unused_room_are_read() {
     let Some((_, forms)) = check(64, "", |root| {
@@ -77,15 +77,15 @@ fn directories_with_holes_and_with_unused_room_are_read() {
     assert!(!forms[0].contains("core.format = 1"), "{forms:?}");
 }
 
-/// <https://github.com/DiscUtils/DiscUtils/pull/21>: blocks of a directory are larger than blocks of the volume.
-/// <https://github.com/DiscUtils/DiscUtils/issues/134>, <https://github.com/DiscUtils/DiscUtils/pull/168>: the blocks of a map
-/// have other magic numbers and longer headers on version 5.
+/// <https://github.com/DiscUtils/DiscUtils/pull/21>: directory blocks are larger than blocks of the volume.
+/// <https://github.com/DiscUtils/DiscUtils/issues/134>, <https://github.com/DiscUtils/DiscUtils/pull/168>: block map
+/// blocks have different magic numbers and longer headers on version 5.
 #[test]
 fn large_blocks_of_directories_and_trees_of_extents_are_read() {
     let Some((_, forms)) = check(128, "-b size=1024 -n size=8192", |root| {
         let (folder, file) = (root.join("a"), File::create(root.join("b")).unwrap());
         fs::create_dir(&folder).unwrap();
-        // Files take the blocks between those of the directory, and of the other file.
+        // Files take the blocks between those of the directory and of the other file.
         for i in 0..3000_u64 {
             let one = File::create(folder.join(format!("{i:0>90}"))).unwrap();
             one.write_all_at(&[1; 1024], 0).unwrap();
@@ -101,8 +101,8 @@ fn large_blocks_of_directories_and_trees_of_extents_are_read() {
     assert!(forms[1].contains("core.format = 3"), "{forms:?}");
 }
 
-/// <https://github.com/sleuthkit/sleuthkit/pull/3467>: groups begin past 4 GiB.
-/// <https://github.com/ianka/xfs_undelete/issues/32>: numbers of inodes have more than 32 bits, in short directories too.
+/// <https://github.com/sleuthkit/sleuthkit/pull/3467>: allocation groups begin past 4 GiB.
+/// <https://github.com/ianka/xfs_undelete/issues/32>: inode numbers have more than 32 bits, even in short directories.
 #[test]
 fn numbers_of_more_than_32_bits_are_read() {
     let Some((view, _)) = check(4 << 20, "-l size=64m -d agsize=512g", |root| {
@@ -118,11 +118,12 @@ fn numbers_of_more_than_32_bits_are_read() {
     assert!(most > u64::from(u32::MAX), "{most}");
 }
 
-/// <https://github.com/calamares/calamares/issues/960>: inodes come in parts of a chunk where there is no room for all of it.
+/// <https://github.com/calamares/calamares/issues/960>: inodes are allocated in partial chunks if a whole one does not
+/// fit.
 #[test]
 fn inodes_of_sparse_chunks_are_read() {
     let Some((view, _)) = check(64, "-i sparse=1", |root| {
-        // The volume is full, but for single blocks here and there.
+        // Fill the volume except for scattered runs of blocks.
         let file = File::create(root.join("full")).unwrap();
         let mut len = 0;
         while fallocate(&file, FallocateFlags::empty(), len, 64 << 10).is_ok() {
@@ -145,9 +146,10 @@ fn inodes_of_sparse_chunks_are_read() {
     assert!(view.len() > 500, "{}", view.len());
 }
 
-/// <https://github.com/masahiro331/go-xfs-filesystem/pull/12>, <https://github.com/chimera-linux/cports/issues/1309>: the
-/// number of extents stands elsewhere.
-/// <https://github.com/masahiro331/go-xfs-filesystem/pull/11>: setuid and setgid were mixed up, and times past 2038 not read.
+/// <https://github.com/masahiro331/go-xfs-filesystem/pull/12>, <https://github.com/chimera-linux/cports/issues/1309>:
+/// the extent count is stored elsewhere.
+/// <https://github.com/masahiro331/go-xfs-filesystem/pull/11>: setuid and setgid were swapped, and times past 2038 not
+/// read.
 #[test]
 fn large_counts_of_extents_and_odd_modes_are_read() {
     let Some((view, _)) = check(64, "-i nrext64=1", |root| {
@@ -167,7 +169,7 @@ fn large_counts_of_extents_and_odd_modes_are_read() {
     assert_eq!(view[&b"/both"[..]].mtime, (1 << 32, 0));
 }
 
-/// <https://github.com/sleuthkit/sleuthkit/pull/3467>: a volume that was cut off anywhere.
+/// <https://github.com/sleuthkit/sleuthkit/pull/3467>: a volume truncated at any point.
 #[test]
 fn a_volume_that_is_cut_off_anywhere_does_no_harm() {
     if !have(&TOOLS) {

@@ -1,5 +1,5 @@
-//! How fast a volume of many files is listed. Not run by default: `cargo test --release -p mif-formats --test it
-//! xfs::speed -- --ignored --nocapture`. `XFS_SPEED_IMAGE` names a volume to take instead.
+//! Measures listing a volume with many files. Not run by default: `cargo test --release -p mif-formats --test it
+//! xfs::speed -- --ignored --nocapture`. `XFS_SPEED_IMAGE` names a volume to use instead.
 
 use std::fs::{self, File};
 use std::path::PathBuf;

@@ -1,4 +1,4 @@
-//! Applying transactions: items that change buffers and inodes; and those that say what is to be done.
+//! Applying transactions: items that change buffers and inodes, and intents.
 
 use std::collections::{BTreeMap, HashSet};
 
@@ -21,20 +21,20 @@ mod kind {
     pub(super) const QUOTA: u16 = 0x123D;
     pub(super) const QUOTA_OFF: u16 = 0x123E;
     pub(super) const INODES_CREATED: u16 = 0x123F;
-    /// Updates of the trees of owners and of reference counts, intended and done.
+    /// Updates of the trees of owners and of reference counts: intents and completions.
     pub(super) const RMAP: u16 = 0x1240;
     pub(super) const REFCOUNT_DONE: u16 = 0x1243;
-    /// Intents and what was done: of maps, of attributes, of exchanges.
+    /// Intents and completions for block maps, attributes and exchanges.
     pub(super) const MAP: u16 = 0x1244;
     pub(super) const EXCHANGE_DONE: u16 = 0x1249;
-    /// The same as of the data, on the realtime device.
+    /// The same for the realtime device: extents freed, owners and reference counts.
     pub(super) const RT_FREE: u16 = 0x124A;
     pub(super) const RT_REFCOUNT_DONE: u16 = 0x124F;
 }
 
 /// Bits of `blf_flags`.
 mod flags {
-    /// Inodes, of which only the list of those without a name counts.
+    /// The buffer holds inodes. Only the list of unlinked ones is replayed.
     pub(super) const INODES: u16 = 1;
     pub(super) const CANCEL: u16 = 2;
     pub(super) const QUOTA: u16 = 4 | 8 | 0x10;
@@ -42,34 +42,34 @@ mod flags {
 
 /// Buffers change in chunks of this many bytes.
 const CHUNK: usize = 128;
-/// Bytes of a buffer's format before its map of chunks.
+/// Bytes of a buffer's format before its chunk map.
 const BUFFER_FORMAT: usize = 20;
 /// Sectors of the largest buffer.
 const BUFFER_MAX: u16 = 128;
 /// Inodes of a chunk.
 const CHUNK_INODES: u32 = 64;
 
-/// The effect of a replay.
+/// The result of a replay.
 pub(in crate::fs::xfs) struct Replay {
-    /// The sectors of the volume that change, by their number.
+    /// The changed sectors of the volume, by sector number.
     pub(in crate::fs::xfs) sectors: BTreeMap<u64, Box<Sector>>,
-    /// What is left to be done, in order.
+    /// Pending intents, in order.
     pub(in crate::fs::xfs) intents: Intents,
-    /// Inodes whose trees were another's.
+    /// Inodes whose trees belonged to another inode.
     pub(in crate::fs::xfs) adopted: HashSet<u64>,
-    /// Warnings about what could not be replayed.
+    /// Warnings about items that could not be replayed.
     pub(in crate::fs::xfs) warnings: Vec<String>,
 }
 
-/// A replay so far.
+/// A replay in progress.
 pub(super) struct Apply<'a> {
     memory: Memory<'a>,
     sb: &'a Superblock,
-    /// Buffers that are freed later on, by first sector and length, and how often.
+    /// Buffers that are freed later in the log, by first sector and length, with the number of times.
     cancelled: BTreeMap<(u64, u32), u32>,
     intents: Intents,
     adopted: HashSet<u64>,
-    /// Items that lie past the end of the volume.
+    /// Number of items past the end of the volume.
     outside: u64,
 }
 
@@ -78,7 +78,7 @@ struct Buffer<'a> {
     flags: u16,
     sector: u64,
     sectors: u16,
-    /// A bit for each chunk.
+    /// One bit per chunk.
     map: &'a [u8],
 }
 
@@ -111,7 +111,7 @@ fn corrupt(problem: impl Into<String>) -> Error {
 }
 
 impl<'a> Apply<'a> {
-    /// Nothing replayed yet.
+    /// Returns a replay that has not applied anything yet.
     pub(super) fn new(volume: &'a dyn Source, sb: &'a Superblock) -> Self {
         Apply {
             memory: Memory::new(volume),
@@ -123,7 +123,7 @@ impl<'a> Apply<'a> {
         }
     }
 
-    /// The first pass: notes the buffers that a transaction frees.
+    /// Notes the buffers that a transaction frees (first pass).
     pub(super) fn cancel(&mut self, transaction: &Transaction) -> Result<()> {
         for item in transaction.items.iter().filter(|item| item.kind() == kind::BUFFER) {
             let buffer = Buffer::parse(&item.regions[0])?;
@@ -134,7 +134,7 @@ impl<'a> Apply<'a> {
         Ok(())
     }
 
-    /// The second pass: makes the changes of a transaction. New inodes come before what is in them, and what is freed last.
+    /// Applies a transaction (second pass). Inodes are created before they are changed, and buffers are freed last.
     pub(super) fn commit(&mut self, transaction: &Transaction) -> Result<()> {
         let (mut first, mut second, mut last) = (Vec::new(), Vec::new(), Vec::new());
         for item in &transaction.items {
@@ -155,7 +155,7 @@ impl<'a> Apply<'a> {
         Ok(())
     }
 
-    /// All that was replayed.
+    /// Returns the result of the replay.
     pub(super) fn finish(self) -> Replay {
         let mut warnings = Vec::new();
         if self.outside > 0 {
@@ -170,14 +170,14 @@ impl<'a> Apply<'a> {
             kind::INODE => self.inode(item, lsn),
             kind::INODES_CREATED => self.create_inodes(item),
             kind::MAP..=kind::EXCHANGE_DONE => self.intents.add(item.kind(), &item.regions),
-            // They change what is free, and not what files there are.
+            // These change the free space, not the files.
             kind::EXTENTS_FREE | kind::EXTENTS_FREED | kind::QUOTA | kind::QUOTA_OFF => Ok(()),
             kind::RMAP..=kind::REFCOUNT_DONE | kind::RT_FREE..=kind::RT_REFCOUNT_DONE => Ok(()),
             kind => Err(at("log item").unsupported(format!("has the unknown type {kind:#x}"))),
         }
     }
 
-    /// Changes a buffer, unless it is freed later on, or the volume has a newer one.
+    /// Applies a buffer item, unless the buffer is freed later or the volume has a newer one.
     fn buffer(&mut self, item: &Item, lsn: u64) -> Result<()> {
         let buffer = Buffer::parse(&item.regions[0])?;
         if buffer.flags & flags::CANCEL != 0 {
@@ -226,7 +226,7 @@ impl<'a> Apply<'a> {
         Ok(())
     }
 
-    /// Changes an inode, unless its buffer is freed later on, or the volume has a newer one.
+    /// Applies an inode item, unless its buffer is freed later or the volume has a newer inode.
     fn inode(&mut self, item: &Item, lsn: u64) -> Result<()> {
         let format = Format::parse(&item.regions[0]).map_err(corrupt)?;
         if self.cancelled.contains_key(&(format.sector, format.sectors)) {
@@ -261,7 +261,7 @@ impl<'a> Apply<'a> {
         Ok(())
     }
 
-    /// Makes free inodes.
+    /// Initializes new inodes as free.
     fn create_inodes(&mut self, item: &Item) -> Result<()> {
         let bytes = &item.regions[0];
         if bytes.len() < 28 {
@@ -299,7 +299,7 @@ impl<'a> Apply<'a> {
     }
 }
 
-/// An inode that is in no use yet.
+/// Returns an inode that is not in use yet.
 fn free_inode(sb: &Superblock, ino: u64, generation: u32) -> Vec<u8> {
     let mut inode = vec![0; usize::from(sb.inode_size)];
     let is_v5 = sb.features.is_v5();
@@ -314,10 +314,10 @@ fn free_inode(sb: &Superblock, ino: u64, generation: u32) -> Vec<u8> {
     inode
 }
 
-/// The sequence number in the header of a block of metadata; none if it has none, or is of another filesystem.
+/// Returns the sequence number in a metadata block's header, `None` if it has none or belongs to another filesystem.
 fn lsn_of(head: &[u8], sb: &Superblock) -> Option<u64> {
     let (lsn, uuid) = match &head[..4] {
-        // Trees of the allocation groups; of files.
+        // B+trees of allocation groups, then of files.
         b"AB3B" | b"AB3C" | b"IAB3" | b"FIB3" | b"RMB3" | b"R3FC" => (24, 32),
         b"BMA3" => (32, 40),
         b"XAGF" => (208, 64),
@@ -326,7 +326,7 @@ fn lsn_of(head: &[u8], sb: &Superblock) -> Option<u64> {
         b"XSLM" => (48, 16),
         b"XDB3" | b"XDD3" | b"XDF3" => (16, 24),
         b"XFSB" => (240, if sb.uuid == sb.meta_uuid { 32 } else { 248 }),
-        // Nodes and leaves of directories and of attributes.
+        // Nodes and leaves of directories and attributes.
         _ if matches!(be16(head, 8), 0x3DF1 | 0x3DFF | 0x3EBE | 0x3BEE) => (24, 32),
         _ => return None,
     };

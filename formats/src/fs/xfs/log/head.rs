@@ -1,8 +1,8 @@
-//! Where the log ends and where its replay begins.
+//! The end of the log, and the start of its replay.
 //!
-//! The newest sectors have the cycle number of the first sector, the older ones after them one less: where that changes is
-//! the head. Up to eight records were being written at a time, so sectors before the head may be older than they should be,
-//! and records there may be incomplete. The last complete record tells the tail.
+//! The newest sectors carry the cycle number of the first sector, the older ones after them one less: the head is where
+//! the number changes. Up to eight records may have been in flight, so sectors before the head may be stale and records
+//! there incomplete. The last complete record names the tail.
 
 use std::ops::Range;
 
@@ -12,21 +12,21 @@ use crate::bytes::be32;
 use crate::error::{ErrorKind, Result, at};
 use crate::fs::xfs::blocks::SECTOR;
 
-/// Records that may be under way at a time.
+/// The most records in flight at a time.
 const IN_FLIGHT: u32 = 8;
 /// Sectors that are read at once.
 const WINDOW: u32 = 512;
-/// In an operation: the filesystem was unmounted.
+/// Operation flag: the filesystem was unmounted.
 const UNMOUNT: u8 = 0x20;
 
-/// What is to be replayed: the records from the sector `tail` up to the sector `head`.
+/// The range to replay: the records from sector `tail` up to sector `head`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Dirty {
     pub(super) tail: u32,
     pub(super) head: u32,
 }
 
-/// Finds what is to be replayed, as the kernel does; none if the filesystem was unmounted cleanly.
+/// Finds the range to replay, as the kernel does. `None` if the filesystem was unmounted cleanly.
 pub(super) fn find(ring: &Ring<'_>) -> Result<Option<Dirty>> {
     let Some(head) = find_head(ring)? else { return Ok(None) };
     let Some(mut last) = last_record(ring, head, head, 1)? else {
@@ -36,7 +36,7 @@ pub(super) fn find(ring: &Ring<'_>) -> Result<Option<Dirty>> {
     if is_unmount(ring, &last, head)? {
         return Ok(None);
     }
-    // Records whose checksum does not fit, among the last ones, were not written as a whole.
+    // Recent records with a bad checksum were not completely written.
     let first = last_record(ring, head, dirty.tail, IN_FLIGHT)?;
     let first = first.map_or(last.sector, |record| record.sector);
     if let Some(bad) = first_bad(ring, first, head)? {
@@ -56,12 +56,12 @@ pub(super) fn find(ring: &Ring<'_>) -> Result<Option<Dirty>> {
     Ok((dirty.head != dirty.tail).then_some(dirty))
 }
 
-/// The most sectors of a record.
+/// Returns the most sectors of a record.
 fn record_max(ring: &Ring<'_>) -> u32 {
     if ring.is_v2 { 512 } else { 64 }
 }
 
-/// The first sector that the next record could be written to; none if nothing was ever written.
+/// Returns the first sector that the next record could be written to, `None` if nothing was ever written.
 fn find_head(ring: &Ring<'_>) -> Result<Option<u32>> {
     let len = ring.len();
     let (first, last) = (ring.cycle(0)?, ring.cycle(len - 1)?);
@@ -82,7 +82,7 @@ fn find_head(ring: &Ring<'_>) -> Result<Option<u32>> {
         };
     }
     let (mut head, stop) = if first == last {
-        // All of one cycle, but for a hole at the end that was not written yet.
+        // One cycle throughout, except for a possible hole at the end that was not written yet.
         (len, last.wrapping_sub(1))
     } else {
         (cycle_start(ring, len - 1, last)?, last)
@@ -94,7 +94,7 @@ fn find_head(ring: &Ring<'_>) -> Result<Option<u32>> {
     } else {
         head = first_of_cycle(ring, 0..head, stop)?.unwrap_or(head);
     }
-    // It must not be in the middle of a record.
+    // The head must not be in the middle of a record.
     let most = record_max(ring).min(len);
     if head >= most {
         match whole_record(ring, head - most, head, 0)? {
@@ -117,7 +117,7 @@ fn find_head(ring: &Ring<'_>) -> Result<Option<u32>> {
     Ok(Some(head % len))
 }
 
-/// The first sector, up to `last` which is one, that has this cycle, if the cycle changes once.
+/// Returns the first sector with this cycle, given that `last` has it and the cycle changes only once.
 fn cycle_start(ring: &Ring<'_>, last: u32, wanted: u32) -> Result<u32> {
     let (mut first, mut last) = (0, last);
     while last - first > 1 {
@@ -131,7 +131,7 @@ fn cycle_start(ring: &Ring<'_>, last: u32, wanted: u32) -> Result<u32> {
     Ok(last)
 }
 
-/// The first of these sectors that has this cycle.
+/// Returns the first of these sectors with this cycle.
 fn first_of_cycle(ring: &Ring<'_>, sectors: Range<u32>, wanted: u32) -> Result<Option<u32>> {
     let mut next = sectors.start;
     while next < sectors.end {
@@ -146,9 +146,9 @@ fn first_of_cycle(ring: &Ring<'_>, sectors: Range<u32>, wanted: u32) -> Result<O
     Ok(None)
 }
 
-/// The end of the last whole record before `end`: that is `end`, or where the record begins that is not whole. None if there
-/// is no record from the start of the ring on; an error if there is none from `start` on. The record may go on in the first
-/// `more` sectors of the ring.
+/// Returns the end of the last complete record before `end`: `end` itself, or the start of an incomplete record. `None`
+/// if there is no record from the start of the ring; an error if there is none from a later `start`. The record may
+/// continue in the first `more` sectors of the ring.
 fn whole_record(ring: &Ring<'_>, start: u32, end: u32, more: u32) -> Result<Option<u32>> {
     let bytes = ring.read(start, end - start)?;
     let mut sectors = (start..end).zip(bytes.chunks_exact(SECTOR as usize)).rev();
@@ -166,13 +166,13 @@ fn whole_record(ring: &Ring<'_>, start: u32, end: u32, more: u32) -> Result<Opti
     Ok(Some(if is_whole { end } else { number }))
 }
 
-/// A record's header, and where it stands.
+/// A record's header and its sector.
 struct Found {
     sector: u32,
     header: Header,
 }
 
-/// The record that is the `count`-th back from `head`, or the last that there is down to `tail`.
+/// Returns the `count`-th record back from `head`, or the earliest one down to `tail`.
 fn last_record(ring: &Ring<'_>, head: u32, tail: u32, count: u32) -> Result<Option<Found>> {
     let stop = if head > tail { tail } else { 0 };
     let mut left = count;
@@ -198,7 +198,7 @@ fn last_record(ring: &Ring<'_>, head: u32, tail: u32, count: u32) -> Result<Opti
     Ok(found)
 }
 
-/// The `count`-th record from `tail` on, before `head`.
+/// Returns the `count`-th record from `tail` on, before `head`.
 fn next_record(ring: &Ring<'_>, head: u32, tail: u32, count: u32) -> Result<Option<u32>> {
     let mut left = count;
     let [first, rest] = if tail > head { [tail..ring.len(), 0..head] } else { [tail..head, 0..0] };
@@ -231,7 +231,7 @@ fn tail_of(ring: &Ring<'_>, record: &Found) -> Result<u32> {
         .corrupt(format!("names sector {tail}, but the log has {}", ring.len())))
 }
 
-/// Returns true if the record is the last and says that the filesystem was unmounted.
+/// Returns true if the record is the last one and marks a clean unmount.
 fn is_unmount(ring: &Ring<'_>, record: &Found, head: u32) -> Result<bool> {
     let headers = record.header.headers(ring);
     let end = ring.after(record.sector, headers.saturating_add(record.header.data()));
@@ -242,7 +242,7 @@ fn is_unmount(ring: &Ring<'_>, record: &Found, head: u32) -> Result<bool> {
     Ok(bytes[9] & UNMOUNT != 0)
 }
 
-/// The first record from `first` up to `head` that is damaged.
+/// Returns the first damaged record from `first` up to `head`.
 fn first_bad(ring: &Ring<'_>, first: u32, head: u32) -> Result<Option<u32>> {
     let mut sector = first;
     let mut left = ring.distance(first, head);
@@ -261,7 +261,7 @@ fn first_bad(ring: &Ring<'_>, first: u32, head: u32) -> Result<Option<u32>> {
     Ok(None)
 }
 
-/// The tail, moved on past records that the last writes before the crash may have begun to overwrite.
+/// Returns the tail, advanced past records that the last writes before the crash may have partly overwritten.
 fn verified_tail(ring: &Ring<'_>, dirty: Dirty, last: &Header) -> Result<u32> {
     let Dirty { mut tail, head } = dirty;
     if tail == head {
@@ -272,7 +272,7 @@ fn verified_tail(ring: &Ring<'_>, dirty: Dirty, last: &Header) -> Result<u32> {
     }
     let within = IN_FLIGHT.saturating_mul(last.headers(ring) * 64);
     while let Some(bad) = first_bad(ring, tail, head)? {
-        // From the head on to the record, which lies in front of it.
+        // From the head forward to the record.
         let distance = if head < bad { bad - head } else { bad + (ring.len() - head) };
         if distance > within {
             return Err(record::place(bad).corrupt("is damaged"));

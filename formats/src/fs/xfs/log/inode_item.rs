@@ -1,4 +1,4 @@
-//! Inodes in the log: a format, the core as the machine had it, and forks that changed.
+//! Inodes in the log: a format, the core in host byte order, and the forks that changed.
 
 use crate::bytes::{be16, be64, le16, le32, le64};
 use crate::fs::xfs::inode::{CORE_V2, CORE_V3, flags2};
@@ -12,16 +12,16 @@ pub(super) mod fields {
     pub(super) const ATTR_LOCAL: u32 = 0x40;
     pub(super) const ATTR_EXTENTS: u32 = 0x80;
     pub(super) const ATTR_ROOT: u32 = 0x100;
-    /// The blocks of the tree of the data were another inode's.
+    /// The blocks of the data tree belonged to another inode.
     pub(in crate::fs::xfs::log) const DATA_OWNER: u32 = 0x200;
     pub(in crate::fs::xfs::log) const ATTR_OWNER: u32 = 0x400;
     pub(super) const DATA: u32 = DATA_LOCAL | DATA_EXTENTS | DATA_ROOT;
     pub(super) const ATTR: u32 = ATTR_LOCAL | ATTR_EXTENTS | ATTR_ROOT;
 }
 
-/// Bytes of the core in the log, of version 2: the kernel's ends before `di_next_unlinked`.
+/// Bytes of a version 2 core in the log: it ends before `di_next_unlinked`.
 const LOGGED_V2: usize = 96;
-/// Bytes of a root's header, in an inode and in memory.
+/// Bytes of a root's header in an inode.
 const ROOT_HEADER: usize = 4;
 const POINTER: usize = 8;
 
@@ -31,15 +31,15 @@ pub(super) struct Format {
     pub(super) fields: u32,
     pub(super) ino: u64,
     rdev: u32,
-    /// The buffer of inodes: its first sector, and how many.
+    /// The inode buffer: its first sector and its length in sectors.
     pub(super) sector: u64,
     pub(super) sectors: u32,
-    /// Where the inode is in that, in bytes.
+    /// Byte offset of the inode in the buffer.
     pub(super) offset: u32,
 }
 
 impl Format {
-    /// Parses the format, which machines of 32 bits write without padding. The error is the problem.
+    /// Parses the format, which 32-bit machines write without padding. The error describes the problem.
     pub(super) fn parse(bytes: &[u8]) -> Result<Self, String> {
         let after = match bytes.len() {
             56.. => 16,
@@ -59,7 +59,7 @@ impl Format {
 
 /// Returns true if the inode on the volume is newer than the one in the log.
 pub(super) fn is_newer(inode: &[u8], logged: &[u8], lsn: u64, is_v5: bool) -> bool {
-    /// `di_flushiter` counts how often an inode was written, and begins anew after this.
+    /// `di_flushiter` counts how often an inode was written and wraps after this.
     const LAST: u16 = 0xFFFF;
     if is_v5 {
         let on_volume = be64(inode, 112);
@@ -69,7 +69,7 @@ pub(super) fn is_newer(inode: &[u8], logged: &[u8], lsn: u64, is_v5: bool) -> bo
     logged < on_volume && !(on_volume == LAST && logged < LAST >> 1)
 }
 
-/// Puts an item over an inode. The error is the problem.
+/// Applies an item to an inode. The error describes the problem.
 pub(super) fn apply(
     inode: &mut [u8],
     format: &Format,
@@ -116,7 +116,7 @@ pub(super) fn apply(
     Ok(())
 }
 
-/// Turns the numbers of a core round.
+/// Converts a core from little-endian to big-endian.
 fn core_to_disk(from: &[u8], to: &mut [u8], lsn: u64, is_v5: bool) {
     let is_big = is_v5 && le64(from, 120) & flags2::NREXT64 != 0;
     let has_big_times = is_v5 && le64(from, 120) & flags2::BIGTIME != 0;
@@ -124,7 +124,7 @@ fn core_to_disk(from: &[u8], to: &mut [u8], lsn: u64, is_v5: bool) {
         to[at..at + len].copy_from_slice(&from[at..at + len]);
         to[at..at + len].reverse();
     };
-    // di_magic, di_mode, the half of di_projid, di_dmstate, di_flags.
+    // di_magic, di_mode, the halves of di_projid, di_dmstate, di_flags.
     [0, 2, 20, 22, 88, 90].into_iter().for_each(|at| turn(at, 2));
     // di_uid, di_gid, di_nlink, di_extsize, di_nextents, di_dmevmask, di_gen.
     [8, 12, 16, 72, 76, 84, 92].into_iter().for_each(|at| turn(at, 4));
@@ -159,14 +159,14 @@ fn core_to_disk(from: &[u8], to: &mut [u8], lsn: u64, is_v5: bool) {
         to[132..144].fill(0);
         to[160..176].copy_from_slice(&from[160..176]);
     } else {
-        // di_onlink is of version 1; di_flushiter begins anew.
+        // di_onlink is only used in version 1; di_flushiter is reset.
         to[6..8].fill(0);
         to[24..32].fill(0);
     }
 }
 
-/// Puts the root of a tree, as it is in memory, into a fork: a header that is shorter, keys, and pointers after room for as
-/// many keys as fit.
+/// Converts the root of a tree from its in-memory form to that of a fork: a shorter header, keys, and pointers after
+/// the space for as many keys as fit.
 fn root_to_disk(root: &[u8], fork: &mut [u8], is_v5: bool) -> Result<(), String> {
     let header = if is_v5 { 72 } else { 24 };
     if root.len() < header || fork.len() < ROOT_HEADER {

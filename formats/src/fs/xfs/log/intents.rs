@@ -1,6 +1,6 @@
-//! What the log asks to be done, in transactions after the one that says so: of that, what was not done.
+//! Intents: operations that the log announces and later transactions carry out. Those not carried out are collected.
 //!
-//! Of such intents only those count here that change what files look like: of maps, attributes, and of exchanges.
+//! Only intents that change the visible state of files matter here: block maps, attributes and exchanges.
 
 use std::collections::HashMap;
 
@@ -19,46 +19,46 @@ mod kind {
     pub(super) const EXCHANGE_DONE: u16 = 0x1249;
 }
 
-/// Something to be done.
+/// A pending operation.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(in crate::fs::xfs) enum Intent {
-    /// A file gets these blocks.
+    /// Maps these blocks into a file.
     Map { ino: u64, extent: Extent },
-    /// A file loses the blocks at this extent of it.
+    /// Removes the blocks of this extent from a file.
     Unmap { ino: u64, extent: Extent },
-    /// An attribute is set, or removed.
+    /// Sets an attribute, or removes it.
     Attribute { ino: u64, namespace: Namespace, name: Vec<u8>, value: Option<Vec<u8>> },
-    /// Two files exchange blocks.
+    /// Exchanges blocks between two files.
     Exchange(Exchange),
-    /// Something that is not finished here, in words.
+    /// An operation that is not carried out here, described in words.
     Other(&'static str),
 }
 
-/// Two files exchange blocks.
+/// An exchange of blocks between two files.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(in crate::fs::xfs) struct Exchange {
     pub(in crate::fs::xfs) inos: [u64; 2],
     /// The first block in each file.
     pub(in crate::fs::xfs) starts: [u64; 2],
-    /// How many blocks.
+    /// Number of blocks.
     pub(in crate::fs::xfs) count: u64,
-    /// The sizes that the files get, if they get any.
+    /// The new file sizes, if they change.
     pub(in crate::fs::xfs) sizes: Option<[u64; 2]>,
-    /// True if only blocks that were written in the first file are exchanged.
+    /// True if only blocks written in the first file are exchanged.
     pub(in crate::fs::xfs) only_written: bool,
 }
 
-/// What is to be done, in order.
+/// The intents, in order.
 #[derive(Debug, Default)]
 pub(in crate::fs::xfs) struct Intents {
-    /// Each is none once it is done.
+    /// Each entry becomes `None` once it is done.
     list: Vec<Option<Intent>>,
-    /// Where the last of each type and id is in the list.
+    /// The index in the list of the latest intent of each type and id.
     places: HashMap<(u16, u64), usize>,
 }
 
 impl Intents {
-    /// Adds an item of this type, an intent or that one was done.
+    /// Adds an item of this type: an intent or its completion.
     pub(super) fn add(&mut self, kind: u16, regions: &[Vec<u8>]) -> Result<()> {
         let format = &regions[0];
         if format.len() < 16 {
@@ -87,13 +87,13 @@ impl Intents {
         Ok(())
     }
 
-    /// What was not done.
+    /// Returns the intents that were not done.
     pub(in crate::fs::xfs) fn left(self) -> impl Iterator<Item = Intent> {
         self.list.into_iter().flatten()
     }
 }
 
-/// An intent; the inner none is one that nobody sees, the outer one that makes no sense.
+/// A parsed intent. The inner `None` is one without visible effect, the outer `None` one that is invalid.
 type Parsed = Option<Option<Intent>>;
 
 /// Parses `struct xfs_bui_log_format`.
@@ -122,7 +122,7 @@ fn map(format: &[u8]) -> Parsed {
     }))
 }
 
-/// Parses `struct xfs_attri_log_format`, which is followed by the name and the value.
+/// Parses `struct xfs_attri_log_format`, followed by the name and the value.
 fn attribute(format: &[u8], regions: &[Vec<u8>]) -> Parsed {
     const SET: u32 = 1;
     const REMOVE: u32 = 2;
@@ -178,7 +178,7 @@ fn exchange(format: &[u8]) -> Parsed {
 mod tests {
     use super::*;
 
-    /// The format of an intent about the map of inode 131.
+    /// Builds a map intent for inode 131.
     fn map_format(id: u64, flags: u32) -> Vec<u8> {
         let mut format = vec![0x44, 0x12, 1, 0, 1, 0, 0, 0];
         for number in [id, 131, 500, 7] {

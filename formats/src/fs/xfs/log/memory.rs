@@ -1,4 +1,4 @@
-//! The sectors that replay changes, as they are so far.
+//! The sectors changed by a replay in progress.
 
 use std::collections::BTreeMap;
 
@@ -6,34 +6,34 @@ use crate::error::{Result, at};
 use crate::fs::xfs::blocks::{SECTOR, Sector, patch};
 use crate::source::{Source, check_range};
 
-/// Sectors that a replay may change. Each takes about 560 bytes of memory.
+/// The most sectors that a replay may change. Each takes about 560 bytes of memory.
 const SECTORS_MAX: usize = 512 << 10;
 
-/// The volume with what was replayed.
+/// The volume with the changes replayed so far.
 pub(super) struct Memory<'a> {
     volume: &'a dyn Source,
     pub(super) sectors: BTreeMap<u64, Box<Sector>>,
 }
 
 impl<'a> Memory<'a> {
-    /// The volume as it stands.
+    /// Returns the volume without changes.
     pub(super) fn new(volume: &'a dyn Source) -> Self {
         Memory { volume, sectors: BTreeMap::new() }
     }
 
-    /// Returns true if the volume has these bytes.
+    /// Returns true if the volume contains these bytes.
     pub(super) fn has(&self, offset: u64, len: u64) -> bool {
         check_range("volume", self.volume.len(), offset, len).is_ok()
     }
 
-    /// Reads bytes that the volume has.
+    /// Reads bytes, which must be within the volume.
     pub(super) fn read(&self, offset: u64, len: usize) -> Result<Vec<u8>> {
         let mut bytes = self.volume.read_vec(offset, len)?;
         patch(&self.sectors, offset, &mut bytes);
         Ok(bytes)
     }
 
-    /// Changes bytes that the volume has.
+    /// Changes bytes, which must be within the volume.
     pub(super) fn write(&mut self, offset: u64, bytes: &[u8]) -> Result<()> {
         let mut done = 0;
         while done < bytes.len() {

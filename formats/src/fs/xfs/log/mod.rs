@@ -1,12 +1,12 @@
-//! The log: changes to metadata that were committed and may not have reached their places. Replay finds, in memory, what
-//! mounting would write.
+//! The log: metadata changes that were committed but may not have been written in place. Replay computes, in memory,
+//! what mounting would write.
 //!
 //! ```text
 //! ring of sectors → records → operations → transactions → items → sectors of the volume
 //! ```
 //!
-//! Records are big-endian; what is in them is as the machine had it that wrote it, here little-endian. The log is described in
-//! "XFS Algorithms & Data Structures", chapter "Journaling Log".
+//! Record headers are big-endian; their contents have the byte order of the machine that wrote them, which must be
+//! little-endian here. The log is described in "XFS Algorithms & Data Structures", chapter "Journaling Log".
 
 use self::apply::{Apply, Replay};
 use self::ring::Ring;
@@ -24,7 +24,8 @@ mod record;
 mod ring;
 mod transaction;
 
-/// The changes that mounting would write; none if the volume was unmounted cleanly. Errs where mounting would fail.
+/// Returns the changes that mounting would write, `None` if the volume was unmounted cleanly. Fails where mounting
+/// would.
 pub(super) fn replay(volume: &dyn Source, sb: &Superblock) -> Result<Option<Replay>> {
     let ring = Ring::new(volume, sb)?;
     let Some(dirty) = head::find(&ring)? else { return Ok(None) };
@@ -35,13 +36,13 @@ pub(super) fn replay(volume: &dyn Source, sb: &Superblock) -> Result<Option<Repl
         )));
     }
     let mut apply = Apply::new(volume, sb);
-    // What is freed later on is not to be replayed: its blocks may hold other data by now.
+    // Buffers that are freed later must not be replayed: their blocks may hold other data by now.
     each_transaction(&ring, &dirty, &mut |transaction| apply.cancel(&transaction))?;
     each_transaction(&ring, &dirty, &mut |transaction| apply.commit(&transaction))?;
     Ok(Some(apply.finish()))
 }
 
-/// Gives all transactions that were committed to `found`, in order.
+/// Passes all committed transactions to `found`, in order.
 fn each_transaction(
     ring: &Ring<'_>,
     dirty: &head::Dirty,

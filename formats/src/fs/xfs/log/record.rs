@@ -1,4 +1,4 @@
-//! Records of the log: a header, more headers if the record is long, and operations.
+//! Log records: a header, extended headers if the record is long, and operations.
 
 use super::ring::{MAGIC, Ring};
 use crate::bytes::{be32, be64};
@@ -6,11 +6,11 @@ use crate::checksum::fits;
 use crate::error::{At, Result, at};
 use crate::fs::xfs::blocks::SECTOR;
 
-/// A header tells the first four bytes of so many sectors, which hold the cycle instead.
+/// Each header stores the first four bytes of this many sectors, where the cycle number is instead.
 const SECTORS_PER_HEADER: u32 = 64;
 /// Bytes of the longest record.
 const SIZE_MAX: u32 = 256 << 10;
-/// `sizeof(struct xlog_rec_header)`, on machines of 64 bits, and on those of 32; and of what follows in a long record.
+/// `sizeof(struct xlog_rec_header)` on 64-bit and on 32-bit machines; then the size of an extended header.
 const HEADER_SIZES: [usize; 2] = [328, 324];
 const EXTENDED_SIZE: usize = 260;
 const CRC: usize = 32;
@@ -19,12 +19,12 @@ const EXTENDED_CYCLE_DATA: usize = 4;
 /// `h_fmt` of a little-endian machine.
 const FORMAT_LE: u32 = 1;
 
-/// The first sector of a record.
+/// The header of a record, in its first sector.
 #[derive(Debug, Clone)]
 pub(super) struct Header {
     /// `h_lsn`: cycle and sector of the record.
     pub(super) lsn: u64,
-    /// `h_tail_lsn`: cycle and sector of the oldest record that is still needed.
+    /// `h_tail_lsn`: cycle and sector of the oldest record still needed.
     pub(super) tail_lsn: u64,
     /// Bytes of the operations.
     pub(super) len: u32,
@@ -35,13 +35,13 @@ pub(super) struct Header {
     size: u32,
 }
 
-/// The place of an error in a record.
+/// Returns the location of an error in a record.
 pub(super) fn place(sector: u32) -> At {
     at(format!("log record in sector {sector}"))
 }
 
 impl Header {
-    /// Parses the first sector; none if it is none of a record.
+    /// Parses the first sector of a record. `None` if it has no record header.
     pub(super) fn parse(sector: &[u8]) -> Option<Self> {
         (be32(sector, 0) == MAGIC).then(|| Header {
             version: be32(sector, 8),
@@ -55,15 +55,15 @@ impl Header {
         })
     }
 
-    /// The sectors of the headers.
+    /// Returns the number of header sectors.
     pub(super) fn headers(&self, ring: &Ring<'_>) -> u32 {
         let is_long = ring.is_v2 && self.version & 2 != 0;
-        // mkfs.xfs once wrote a size that was less than the length.
+        // mkfs.xfs once wrote a size smaller than the length.
         let size = self.size.max(if self.operations == 1 { self.len } else { 0 });
         if is_long { size.div_ceil(SECTORS_PER_HEADER * SECTOR as u32).max(1) } else { 1 }
     }
 
-    /// The sectors of the operations.
+    /// Returns the number of sectors of operations.
     pub(super) fn data(&self) -> u32 {
         self.len.div_ceil(SECTOR as u32)
     }
@@ -72,13 +72,13 @@ impl Header {
 /// A record.
 pub(super) struct Record {
     pub(super) header: Header,
-    /// Its sectors as they stand in the log: headers, then operations.
+    /// The sectors as stored in the log: headers, then operations.
     bytes: Vec<u8>,
     headers: u32,
     sector: u32,
 }
 
-/// Reads the record at `sector`, which ends within the next `left` sectors.
+/// Reads the record at `sector`, which must end within the next `left` sectors.
 pub(super) fn read(ring: &Ring<'_>, sector: u32, left: u32) -> Result<Record> {
     let first = ring.read(sector, 1)?;
     let Some(header) = Header::parse(&first) else {
@@ -116,18 +116,18 @@ pub(super) struct Operations {
 }
 
 impl Record {
-    /// How many sectors it has.
+    /// Returns the number of sectors.
     pub(super) fn sectors(&self) -> u32 {
         self.headers + self.header.data()
     }
 
-    /// Returns true if the checksum fits.
+    /// Returns true if the checksum matches.
     pub(super) fn fits(&self) -> bool {
         let found = u32::from_le_bytes(self.bytes[CRC..CRC + 4].try_into().expect("four bytes"));
         HEADER_SIZES.iter().any(|size| fits(found, self.sum(*size)))
     }
 
-    /// Returns true if the checksum is there and does not fit: the record was not written as a whole.
+    /// Returns true if the checksum is present but does not match: the record was not completely written.
     pub(super) fn is_torn(&self) -> bool {
         self.bytes[CRC..CRC + 4] != [0; 4] && !self.fits()
     }
@@ -142,7 +142,7 @@ impl Record {
         crc32c::crc32c_append(crc, &self.bytes[self.headers as usize * size..][..self.header.len as usize])
     }
 
-    /// Errs if it was written by another filesystem, or by a machine of another byte order.
+    /// Fails if the record was written by another filesystem, or by a machine of another byte order.
     pub(super) fn check_writer(&self, ring: &Ring<'_>) -> Result<()> {
         if self.header.format != FORMAT_LE {
             return Err(place(self.sector).field("h_fmt").unsupported(format!(
@@ -156,14 +156,14 @@ impl Record {
         Ok(())
     }
 
-    /// The operations, with what the cycle numbers stand in the place of.
+    /// Returns the operations, with the bytes restored that the cycle numbers replaced.
     pub(super) fn unpack(&self) -> Operations {
         let size = SECTOR as usize;
         let start = self.headers as usize * size;
         let mut bytes = self.bytes[start..].to_vec();
         for (i, sector) in bytes.chunks_mut(size).enumerate() {
             let (header, index) = (i / SECTORS_PER_HEADER as usize, i % SECTORS_PER_HEADER as usize);
-            // A record of version 1 has one header, and no more sectors than that tells of.
+            // A version 1 record has one header, which covers all its sectors.
             if header >= self.headers as usize {
                 break;
             }

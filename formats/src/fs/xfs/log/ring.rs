@@ -6,26 +6,26 @@ use crate::fs::xfs::blocks::SECTOR;
 use crate::fs::xfs::superblock::Superblock;
 use crate::source::{Source, check_range};
 
-/// What a record begins with. It is no cycle number.
+/// The first word of a record. No cycle number has this value.
 pub(super) const MAGIC: u32 = 0xFEED_BABE;
 
 /// The sectors of the log.
 pub(super) struct Ring<'a> {
     volume: &'a dyn Source,
-    /// Where the log begins on the volume, in bytes.
+    /// Byte offset of the log on the volume.
     start: u64,
-    /// How many sectors it has.
+    /// Number of sectors.
     len: u32,
     /// `sb_uuid`.
     pub(super) uuid: [u8; 16],
     /// True if records are of version 2.
     pub(super) is_v2: bool,
-    /// True if records have checksums that count.
+    /// True if record checksums are binding.
     pub(super) is_v5: bool,
 }
 
 impl<'a> Ring<'a> {
-    /// The log of a volume.
+    /// Returns the log of a volume.
     pub(super) fn new(volume: &'a dyn Source, sb: &Superblock) -> Result<Self> {
         let linear = sb.place(sb.log_start, u64::from(sb.log_blocks));
         let sectors = sb.bytes(u64::from(sb.log_blocks)) / SECTOR;
@@ -47,23 +47,23 @@ impl<'a> Ring<'a> {
         })
     }
 
-    /// How many sectors there are.
+    /// Returns the number of sectors.
     pub(super) fn len(&self) -> u32 {
         self.len
     }
 
-    /// The sector `count` after another.
+    /// Returns the sector `count` sectors after `sector`, wrapping around.
     pub(super) fn after(&self, sector: u32, count: u32) -> u32 {
         let next = u64::from(sector) + u64::from(count);
         u32::try_from(next % u64::from(self.len)).expect("below the length")
     }
 
-    /// How many sectors there are from `from` to `to`, none if they are the same.
+    /// Returns the number of sectors from `from` to `to`, 0 if they are equal.
     pub(super) fn distance(&self, from: u32, to: u32) -> u32 {
         if to >= from { to - from } else { self.len - from + to }
     }
 
-    /// Reads `count` sectors, going round. The caller has held `count` against a limit.
+    /// Reads `count` sectors, wrapping around. The caller has bounded `count`.
     pub(super) fn read(&self, sector: u32, count: u32) -> Result<Vec<u8>> {
         let size = SECTOR as usize;
         let mut bytes = vec![0; count as usize * size];
@@ -78,13 +78,14 @@ impl<'a> Ring<'a> {
         Ok(bytes)
     }
 
-    /// The cycle of a sector.
+    /// Returns the cycle of a sector.
     pub(super) fn cycle(&self, sector: u32) -> Result<u32> {
         Ok(cycle(&self.read(sector, 1)?))
     }
 }
 
-/// The cycle that a sector was written in. (A record begins with its magic number instead, and has the cycle after that.)
+/// Returns the cycle in which a sector was written. (The first sector of a record has the magic number first, then the
+/// cycle.)
 pub(super) fn cycle(sector: &[u8]) -> u32 {
     let first = be32(sector, 0);
     if first == MAGIC { be32(sector, 4) } else { first }

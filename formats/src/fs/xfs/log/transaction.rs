@@ -1,4 +1,4 @@
-//! Transactions: the operations of records, put together into items, each of some regions of bytes.
+//! Transactions: operations of records, assembled into items, which consist of regions of bytes.
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
@@ -7,12 +7,12 @@ use super::record::{Operations, place};
 use crate::bytes::{be32, le16, le32};
 use crate::error::Result;
 
-/// Bytes of all transactions that are not yet committed.
+/// The most bytes of all uncommitted transactions.
 const PENDING_MAX: usize = 256 << 20;
 const OPERATION: usize = 12;
 const HEADER_MAGIC: u32 = 0x5452_414E; // TRAN
 const HEADER: usize = 16;
-/// Regions of the largest item: a buffer of 64 KiB of which every other chunk changed.
+/// Regions of the largest item: a buffer of 64 KiB with every other chunk changed.
 const REGIONS_MAX: usize = 257;
 
 /// `oh_clientid`.
@@ -25,35 +25,35 @@ mod client {
 mod flags {
     pub(super) const START: u8 = 1;
     pub(super) const COMMIT: u8 = 2;
-    /// The region goes on in the next record.
+    /// The region continues in the next record.
     pub(super) const CONTINUE: u8 = 4;
-    /// The region began in the record before.
+    /// The region began in the previous record.
     pub(super) const WAS_CONTINUED: u8 = 8;
     pub(super) const END: u8 = 0x10;
     pub(super) const UNMOUNT: u8 = 0x20;
 }
 
-/// A transaction that was committed.
+/// A transaction.
 #[derive(Debug, Default)]
 pub(super) struct Transaction {
-    /// The sequence number of the record that it begins in.
+    /// The sequence number of the record in which it begins.
     pub(super) lsn: u64,
     pub(super) items: Vec<Item>,
-    /// What there is of the header, until it is whole.
+    /// The part of the header read so far.
     header: Vec<u8>,
     bytes: usize,
 }
 
-/// An item: its format, and what belongs to that.
+/// An item: a format region followed by its data.
 #[derive(Debug)]
 pub(super) struct Item {
     pub(super) regions: Vec<Vec<u8>>,
-    /// How many there should be.
+    /// The number of regions when complete.
     total: usize,
 }
 
 impl Item {
-    /// The type of the item.
+    /// Returns the type of the item.
     pub(super) fn kind(&self) -> u16 {
         le16(&self.regions[0], 0)
     }
@@ -64,7 +64,7 @@ impl Item {
     }
 }
 
-/// The transactions that are under way.
+/// The transactions in progress.
 #[derive(Default)]
 pub(super) struct Transactions {
     pending: HashMap<u32, Transaction>,
@@ -72,7 +72,7 @@ pub(super) struct Transactions {
 }
 
 impl Transactions {
-    /// Adds the operations of a record, and gives the transactions that they commit to `found`.
+    /// Adds the operations of a record and passes the transactions that they commit to `found`.
     pub(super) fn add(
         &mut self,
         operations: &Operations,
@@ -95,7 +95,7 @@ impl Transactions {
             }
             let mut pending = match self.pending.entry(tid) {
                 Entry::Occupied(pending) => pending,
-                // What was begun before the tail is of no concern.
+                // Transactions that began before the tail are already on the volume.
                 Entry::Vacant(vacant) => {
                     if flags & flags::START != 0 {
                         vacant.insert(Transaction { lsn: operations.lsn, ..Transaction::default() });
@@ -140,7 +140,7 @@ impl Transactions {
 }
 
 impl Transaction {
-    /// Adds a region, or the start of one. The error is the problem.
+    /// Adds a region, or the start of one. The error describes the problem.
     fn add(&mut self, data: &[u8]) -> Result<(), String> {
         if data.is_empty() {
             return Ok(());
@@ -163,7 +163,7 @@ impl Transaction {
         Ok(())
     }
 
-    /// Adds the rest of what was begun.
+    /// Continues the last region or header.
     fn go_on(&mut self, data: &[u8]) -> Result<(), String> {
         if self.items.is_empty() {
             return self.add_header(data);
@@ -173,7 +173,7 @@ impl Transaction {
         Ok(())
     }
 
-    /// The header may be in two parts.
+    /// Adds a part of the header, which may be split in two.
     fn add_header(&mut self, data: &[u8]) -> Result<(), String> {
         self.header.extend_from_slice(data);
         if self.header.len() > HEADER || self.header.len() < 4 {
@@ -199,7 +199,7 @@ mod tests {
         [&HEADER_MAGIC.to_le_bytes()[..], &[0; 12]].concat()
     }
 
-    /// The items of the transactions in these records, each of operations.
+    /// Returns the items of the transactions in these records, each a list of operations.
     fn items(records: &[Vec<Vec<u8>>]) -> Result<Vec<Vec<Vec<u8>>>, String> {
         let mut transactions = Transactions::default();
         let mut all = Vec::new();
