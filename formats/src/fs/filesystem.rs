@@ -112,11 +112,11 @@ pub enum Piece {
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Encoded {
     /// Where the encoded bytes lie, in their order: ranges of bytes of the volume, of at most
-    /// [`codec::MAX`](crate::codec::MAX) bytes together.
+    /// [`codec::MAX`] bytes together.
     pub runs: Vec<Range<u64>>,
     /// How they are encoded.
     pub codec: Codec,
-    /// How many bytes they decode to: at most [`codec::MAX`](crate::codec::MAX).
+    /// How many bytes they decode to: at most [`codec::MAX`].
     pub decoded: u32,
     /// The first of the decoded bytes that belongs here.
     pub from: u32,
