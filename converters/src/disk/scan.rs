@@ -44,6 +44,12 @@ impl ScannedVolume {
         }
     }
 
+    /// Returns the filesystem, if mif can also write it.
+    #[must_use]
+    pub fn planned(&self) -> Option<&dyn Filesystem> {
+        self.filesystem().filter(|fs| fs.capabilities().is_planned)
+    }
+
     /// Returns the disk ranges (start, length) of `len` bytes at `offset` of the volume, in volume order.
     pub fn on_disk(&self, offset: VolumeOffset, len: u64) -> impl Iterator<Item = (DiskOffset, u64)> + '_ {
         on_disk(&self.extents, offset, len)

@@ -152,13 +152,16 @@ fn compare_volume(
         return Ok(part);
     };
     let source = Arc::new(scan.volume(volume));
-    let is_fat = fs.info().kind.starts_with("fat");
-    let mut part = PartReport::new(&volume.name, Some(if is_fat { fat::READER } else { ext::READER }));
-    let other: Result<Box<dyn Reader>, String> = if is_fat {
-        fat::Fat::open(source).map(|fat| Box::new(fat) as Box<dyn Reader>)
-    } else {
-        ext::Ext::open(source).map(|ext| Box::new(ext) as Box<dyn Reader>)
+    let (reader, other): (_, Result<Box<dyn Reader>, String>) = match &*fs.info().kind {
+        "fat12" | "fat16" | "fat32" => (fat::READER, fat::Fat::open(source).map(|fat| Box::new(fat) as _)),
+        "ext2" | "ext3" | "ext4" => (ext::READER, ext::Ext::open(source).map(|ext| Box::new(ext) as _)),
+        kind => {
+            let mut part = PartReport::new(&volume.name, None);
+            part.skips("everything", format!("mif knows no other reader of {kind}"));
+            return Ok(part);
+        }
     };
+    let mut part = PartReport::new(&volume.name, Some(reader));
     match other {
         Ok(other) => Comparison { volume, tree, other: &*other, part: &mut part }.run(progress)?,
         Err(why) => part.skips("everything", why),

@@ -36,14 +36,14 @@ pub(super) fn resized(scan: &Scan, reshape: &Reshape) -> Result<Vec<String>> {
         if names.contains(name) {
             return Err(Error::usage(format!("{name}: --resize is given twice")));
         }
-        if volume.filesystem().is_none() && !matches!(size, Size::Grow(_) | Size::Max) {
+        if volume.planned().is_none() && !matches!(size, Size::Grow(_) | Size::Max) {
             return Err(Error::unsupported(format!(
                 "{name}: can grow but not shrink: it has no filesystem that mif can write"
             )));
         }
         names.push(name.clone());
     }
-    names.retain(|name| find_volume(scan, name).is_ok_and(|volume| volume.filesystem().is_some()));
+    names.retain(|name| find_volume(scan, name).is_ok_and(|volume| volume.planned().is_some()));
     Ok(names)
 }
 

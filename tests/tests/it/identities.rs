@@ -264,3 +264,50 @@ fn features_that_planning_leaves_out_are_said_and_those_that_it_cannot_keep_are_
         }
     }
 }
+
+/// Beside an ext4 root, an XFS volume with a file that names the root's partition.
+#[test]
+fn a_volume_that_mif_cannot_write_keeps_its_identity_and_stops_no_other_change() {
+    if !have(&["sfdisk", "mke2fs", "debugfs", "mkfs.xfs", "dd"]) {
+        return;
+    }
+    let lab = Lab::new();
+    let id = "aaaaaaaa-1111-4222-8333-444444444444";
+    fs::create_dir_all(lab.at("tree/etc")).unwrap();
+    fs::write(lab.at("tree/etc/fstab"), format!("PARTUUID={id} / ext4\n")).unwrap();
+    let root = lab.ext4("root.img", &lab.at("tree"), "64M", &["-U", UUID]);
+    let data = lab.at("data.img");
+    fs::File::create(&data).unwrap().set_len(320 * MIB).unwrap();
+    let fstab = lab.at("tree/etc/fstab");
+    let prototype =
+        format!("/ 0 0\nd--755 0 0\netc d--755 0 0\nfstab ---644 0 0 {}\n$\n$\n", fstab.display());
+    fs::write(lab.at("prototype"), prototype).unwrap();
+    run(tool("mkfs.xfs").args(["-q", "-p"]).arg(lab.at("prototype")).arg(&data));
+    let table = format!("label: gpt\nstart=2048,size=131072,uuid={id}\nstart=135168,size=655360\n");
+    lab.disk("disk.raw", 400, &table, &[(1, &root), (66, &data)]);
+    run(&mut lab.mif(&["import", "--name", "disk", "disk.raw"]));
+
+    let grow = ["--json", "export", "disk", "new.raw", "--new-ids", "--size=+100M", "--resize=p2=max"];
+    let report: Value = serde_json::from_str(&run(&mut lab.mif(&grow))).unwrap();
+    let left = report["ids"]["left"].to_string();
+    assert!(left.contains("p2: xfs keeps its identity"), "{report}");
+    assert!(left.contains("p2:/etc/fstab: contains an old identity, but was not changed"), "{report}");
+    assert!(
+        report["notes"].to_string().contains("p2: the partition grew, but its content did not"),
+        "{report}"
+    );
+    let part = |disk: &str, start: u64, len: u64| {
+        fs::read(lab.at(disk)).unwrap()[(start * MIB) as usize..][..(len * MIB) as usize].to_vec()
+    };
+    assert!(part("new.raw", 66, 320) == part("disk.raw", 66, 320));
+    fs::write(lab.at("p1.img"), part("new.raw", 1, 64)).unwrap();
+    let fstab = run(tool("debugfs").args(["-R", "cat /etc/fstab"]).arg(lab.at("p1.img")));
+    assert!(fstab.starts_with("PARTUUID=") && !fstab.contains(id), "{fstab}");
+
+    run(&mut lab.mif(&["customize", "disk", "--as=edited", "--write=p1:/new:text"]));
+    let write = ["customize", "disk", "--as=refused", "--write=p2:/new:text"];
+    let refused = run_failing(&mut lab.mif(&write), 4);
+    assert!(refused.contains("p2: mif cannot write xfs filesystems"), "{refused}");
+    let compared = run(&mut lab.mif(&["verify", "--independent", "disk"]));
+    assert!(compared.contains("mif knows no other reader of xfs"), "{compared}");
+}

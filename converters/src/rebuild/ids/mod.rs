@@ -8,7 +8,7 @@
 mod references;
 mod report;
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 
 use mif_formats::fs::FileType;
@@ -25,7 +25,7 @@ use crate::compose::planner::driver_of;
 use crate::disk::scan::{Scan, ScannedVolume};
 use crate::disk::volume::VolumeOffset;
 use crate::error::Result;
-use crate::store::Objects;
+use crate::store::{FilesystemRecord, Objects};
 use crate::tree::new_content::{ContentLookup, NewContent, NewContents, Patched};
 
 /// Rewritten rows by their number.
@@ -102,7 +102,7 @@ impl Identities {
 
     fn name_volume(&mut self, scan: &Scan, volume: &ScannedVolume, ids: &NewIds) -> Result<()> {
         let name = &volume.name;
-        if let Some(filesystem) = volume.filesystem() {
+        if let Some(filesystem) = volume.planned() {
             let Some(old) = &filesystem.info().uuid else { return Ok(()) };
             let id = ids.uuid(name);
             let new = driver_of(filesystem)?.id_text(&id);
@@ -110,8 +110,11 @@ impl Identities {
             self.volumes.insert(name.clone(), id);
             return Ok(());
         }
-        let record = volume.record();
-        let crate::store::FilesystemRecord::Other(Some(kind)) = record.content else { return Ok(()) };
+        let kind = match volume.record().content {
+            FilesystemRecord::Filesystem(info) => info.kind,
+            FilesystemRecord::Other(Some(kind)) => kind,
+            FilesystemRecord::Other(None) => return Ok(()),
+        };
         if kind != "swap" {
             self.report.left.push(format!("{name}: {kind} keeps its identity"));
             return Ok(());
@@ -144,6 +147,8 @@ impl Identities {
         // The new body of each content, if it changed: hard links share it.
         let mut known: HashMap<ObjectId, Option<Body>> = HashMap::new();
         let wanted = Wanted::of(rows, scan);
+        let is_fixed = |volume: &&ScannedVolume| volume.filesystem().is_some() && volume.planned().is_none();
+        let fixed: HashSet<&str> = scan.volumes.iter().filter(is_fixed).map(|volume| &*volume.name).collect();
         let mut has_initrd = false;
         for (number, row) in rows.iter().copied().enumerate() {
             if !wanted.is_wanted(row) {
@@ -174,7 +179,10 @@ impl Identities {
                 };
                 changed.body = became.or(changed.body);
             }
-            if changed != *row {
+            if changed != *row && fixed.contains(&*row.volume) {
+                let why = "contains an old identity, but was not changed because mif cannot write its volume";
+                self.report.left.push(format!("{place}: {why}"));
+            } else if changed != *row {
                 self.report.rewritten.push(match changed.path == row.path {
                     true => place,
                     false => format!("{place} (now {})", changed.path_text()),
