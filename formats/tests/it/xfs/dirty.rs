@@ -198,19 +198,19 @@ fn a_log_that_cannot_be_replayed_is_said() {
         return;
     }
     let mut bytes = fs::read(&image).unwrap();
-    // h_fmt of the first record: written by a machine of another byte order.
+    // h_fmt of every record: written by a machine of another byte order.
     let (log, len) = log_of(&bytes);
-    let first =
-        (log..log + len).step_by(512).find(|at| bytes[*at..][..4] == [0xFE, 0xED, 0xBA, 0xBE]).unwrap();
-    bytes[first + 303] = 2;
+    for record in (log..log + len).step_by(512) {
+        if bytes[record..][..4] == [0xFE, 0xED, 0xBA, 0xBE] {
+            let (start, changed) = super::mutants::repaired_record(&bytes, (log, len), record + 303, 2);
+            bytes[start..start + changed.len()].copy_from_slice(&changed);
+        }
+    }
     fs::write(&image, &bytes).unwrap();
     let (fs, _) = open(&image);
     use mif_formats::fs::Filesystem;
     let warnings = &fs.info().warnings;
-    assert!(
-        warnings.iter().any(|w| w.contains("the log cannot be replayed")) || warnings.is_empty(),
-        "{warnings:?}"
-    );
+    assert!(warnings.iter().any(|w| w.contains("the log cannot be replayed")), "{warnings:?}");
     assert!(fs.node(fs.root(), &mut |_| ()).is_ok());
 }
 

@@ -144,7 +144,7 @@ fn repaired(bytes: &[u8], log: (usize, usize), at: usize, new: u8) -> (usize, Ve
 }
 
 /// Does the same for a log record.
-fn repaired_record(bytes: &[u8], log: (usize, usize), at: usize, new: u8) -> (usize, Vec<u8>) {
+pub(super) fn repaired_record(bytes: &[u8], log: (usize, usize), at: usize, new: u8) -> (usize, Vec<u8>) {
     let mut start = at / SECTOR * SECTOR;
     while start > log.0 && be32(bytes, start) != 0xFEED_BABE {
         start -= SECTOR;
