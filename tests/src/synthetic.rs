@@ -7,8 +7,6 @@
 use std::collections::BTreeMap;
 use std::sync::{Arc, Once};
 
-use mif_formats::fs::driver::NewVolume;
-use mif_formats::fs::plan::Planner;
 use mif_formats::fs::{
     Capabilities, Content, DirEntry, Driver, FileType, Filesystem, Info, Node, NodeId, Piece, Timestamp,
     add_driver,
@@ -80,14 +78,6 @@ impl Driver for Synthetic {
         };
         let files = table.iter().map(|entry| (number(entry, "file"), entry.clone())).collect();
         Ok(Box::new(Volume { info, table, files }))
-    }
-
-    fn planner(&self, _: Arc<dyn Source>) -> Result<Box<dyn Planner>> {
-        Err(at("synthetic volume").unsupported("nobody plans it"))
-    }
-
-    fn new_planner(&self, _: &NewVolume<'_>) -> Result<Box<dyn Planner>> {
-        Err(at("synthetic volume").unsupported("nobody plans it"))
     }
 
     fn label(&self, _: &str) -> Option<Vec<u8>> {

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use super::capabilities::Capabilities;
 use super::filesystem::Filesystem;
 use super::plan::Planner;
-use crate::error::Result;
+use crate::error::{Error, Result, at};
 use crate::source::Source;
 
 /// A filesystem: a family of kinds that are read and planned by the same code.
@@ -33,10 +33,17 @@ pub trait Driver: Sync {
     fn open(&self, volume: Arc<dyn Source>) -> Result<Box<dyn Filesystem>>;
 
     /// Returns the parameters of an existing volume, for rebuilding it.
-    fn planner(&self, volume: Arc<dyn Source>) -> Result<Box<dyn Planner>>;
+    fn planner(&self, volume: Arc<dyn Source>) -> Result<Box<dyn Planner>> {
+        let _ = volume;
+        Err(read_only(self.name()))
+    }
 
-    /// Returns the parameters of a new volume, as the system's own tools would choose them.
-    fn new_planner(&self, volume: &NewVolume<'_>) -> Result<Box<dyn Planner>>;
+    /// Returns the parameters of a new volume, as the system's own tools would choose them. `Unsupported` if mif only
+    /// reads such volumes.
+    fn new_planner(&self, volume: &NewVolume<'_>) -> Result<Box<dyn Planner>> {
+        let _ = volume;
+        Err(read_only(self.name()))
+    }
 
     /// Returns a label in stored form; `None` if a volume cannot hold it.
     fn label(&self, text: &str) -> Option<Vec<u8>>;
@@ -46,6 +53,11 @@ pub trait Driver: Sync {
 
     /// Formats an identity as `blkid` prints it.
     fn id_text(&self, id: &[u8; 16]) -> String;
+}
+
+/// Returns the error of a driver that only reads.
+fn read_only(name: &str) -> Error {
+    at(name).unsupported("mif reads such volumes but does not write them")
 }
 
 /// A volume to create.

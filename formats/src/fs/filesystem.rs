@@ -87,6 +87,16 @@ pub struct Content {
     pub pieces: Vec<Piece>,
 }
 
+impl Content {
+    /// Returns content that has no place on the volume.
+    #[must_use]
+    pub fn in_memory(bytes: Vec<u8>) -> Self {
+        let size = bytes.len() as u64;
+        let pieces = if bytes.is_empty() { Vec::new() } else { vec![Piece::Bytes(bytes)] };
+        Content { size, pieces }
+    }
+}
+
 /// A part of a file's content.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Piece {

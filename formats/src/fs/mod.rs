@@ -11,6 +11,7 @@ pub mod ext4;
 pub mod fat;
 mod filesystem;
 mod node;
+mod pieces;
 pub mod plan;
 pub mod recognize;
 mod registry;

@@ -14,6 +14,23 @@ pub enum FileType {
     Socket,
 }
 
+impl FileType {
+    /// Returns the file type in the upper four bits of a POSIX mode. `None` if there is no such type.
+    #[must_use]
+    pub fn of_mode(mode: u16) -> Option<Self> {
+        Some(match mode >> 12 {
+            0x1 => FileType::Fifo,
+            0x2 => FileType::Char,
+            0x4 => FileType::Dir,
+            0x6 => FileType::Block,
+            0x8 => FileType::File,
+            0xA => FileType::Symlink,
+            0xC => FileType::Socket,
+            _ => return None,
+        })
+    }
+}
+
 /// A point in time: seconds since 1970, and nanoseconds (below 10⁹). FAT times, which have no time zone, are taken as
 /// UTC.
 #[derive(

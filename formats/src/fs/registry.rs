@@ -2,7 +2,7 @@
 
 use std::sync::{Arc, PoisonError, RwLock};
 
-use super::btrfs::driver::Driven as Btrfs;
+use super::btrfs::driver::BtrfsDriver;
 use super::driver::Driver;
 use super::ext4::driver::Ext;
 use super::fat::driver::Fat;
@@ -13,7 +13,7 @@ use crate::error::{ErrorKind, Result, at};
 use crate::source::Source;
 
 /// Every filesystem of this library, in the order in which volumes are probed.
-pub static DRIVERS: &[&dyn Driver] = &[&Ext, &Fat, &XfsDriver, &Btrfs];
+pub static DRIVERS: &[&dyn Driver] = &[&Ext, &Fat, &XfsDriver, &BtrfsDriver];
 
 /// The filesystems that the program has added.
 static ADDED: RwLock<Vec<&'static dyn Driver>> = RwLock::new(Vec::new());

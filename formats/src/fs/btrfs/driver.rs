@@ -4,22 +4,17 @@ use std::sync::Arc;
 
 use super::capabilities::CAPABILITIES;
 use super::{Btrfs, superblock};
-use crate::error::{Error, Result, at};
+use crate::error::Result;
 use crate::fs::capabilities::Capabilities;
-use crate::fs::driver::{Driver, NewVolume};
+use crate::fs::driver::Driver;
 use crate::fs::filesystem::Filesystem;
-use crate::fs::plan::Planner;
 use crate::source::Source;
 use crate::uuid;
 
 /// The Btrfs driver.
-pub(in crate::fs) struct Driven;
+pub(in crate::fs) struct BtrfsDriver;
 
-fn not_planned() -> Error {
-    at("Btrfs volume").unsupported("mif reads Btrfs, and cannot write it")
-}
-
-impl Driver for Driven {
+impl Driver for BtrfsDriver {
     fn name(&self) -> &'static str {
         "Btrfs"
     }
@@ -39,14 +34,6 @@ impl Driver for Driven {
 
     fn open(&self, volume: Arc<dyn Source>) -> Result<Box<dyn Filesystem>> {
         Ok(Box::new(Btrfs::open(volume)?))
-    }
-
-    fn planner(&self, _: Arc<dyn Source>) -> Result<Box<dyn Planner>> {
-        Err(not_planned())
-    }
-
-    fn new_planner(&self, _: &NewVolume<'_>) -> Result<Box<dyn Planner>> {
-        Err(not_planned())
     }
 
     fn label(&self, text: &str) -> Option<Vec<u8>> {

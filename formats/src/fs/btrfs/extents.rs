@@ -9,10 +9,9 @@ use super::items::Key;
 use crate::bytes::{le16, le64};
 use crate::codec::{self, Codec};
 use crate::error::{At, Error, ErrorKind, Result, at};
+use crate::fs::pieces::Pieces;
 use crate::fs::{Content, Encoded, Piece};
 
-/// The most pieces of one file.
-const PIECES_MAX: usize = 1 << 22;
 /// The size of an item's head in bytes; inline data follows it.
 pub(super) const HEAD: usize = 21;
 /// The size of an item whose extent is not inline.
@@ -94,42 +93,37 @@ fn place(key: Key) -> At {
     at(format!("inode {}, extent at byte {}", key.objectid, key.offset))
 }
 
-/// The pieces of a file collected so far.
-pub(super) struct Pieces<'a> {
+/// The extents of a file, of which its content is assembled.
+pub(super) struct Extents<'a> {
     chunks: &'a Chunks,
     volume_len: u64,
     sectorsize: u32,
-    /// The size of the file in bytes; data past it is dropped.
-    size: u64,
-    /// The number of bytes covered so far.
-    done: u64,
-    pieces: Vec<Piece>,
+    pieces: Pieces,
 }
 
-impl<'a> Pieces<'a> {
+impl<'a> Extents<'a> {
     /// Returns an empty list for a file of `size` bytes.
-    pub(super) fn new(chunks: &'a Chunks, volume_len: u64, sectorsize: u32, size: u64) -> Self {
-        Pieces { chunks, volume_len, sectorsize, size, done: 0, pieces: Vec::new() }
+    pub(super) fn new(chunks: &'a Chunks, volume_len: u64, sectorsize: u32, inode: u64, size: u64) -> Self {
+        Extents { chunks, volume_len, sectorsize, pieces: Pieces::new(inode, size) }
     }
 
     /// Adds the extent in an item. A gap before it is a hole. Returns false if the extent starts past the end of the
     /// file.
     pub(super) fn add(&mut self, key: Key, bytes: &[u8]) -> Result<bool> {
-        if key.offset >= self.size {
+        if key.offset >= self.pieces.size() {
             return Ok(false);
         }
         let extent = Extent::parse(key, bytes)?;
-        if key.offset < self.done {
-            return Err(
-                place(key).corrupt(format!("overlaps the extent before it, which ends at {}", self.done))
-            );
+        if key.offset < self.pieces.done() {
+            return Err(place(key)
+                .corrupt(format!("overlaps the extent before it, which ends at {}", self.pieces.done())));
         }
-        self.zero_to(key.offset)?;
+        self.pieces.zero_to(key.offset)?;
         match extent.kind {
             INLINE => self.inline(key, &extent),
             // Allocated but never written, or a hole.
             kind if kind == PREALLOC || extent.disk_bytenr == 0 => {
-                self.push(Piece::Zero { len: extent.num_bytes })
+                self.pieces.push(Piece::Zero { len: extent.num_bytes })
             }
             _ => self.regular(key, &extent),
         }?;
@@ -155,7 +149,7 @@ impl<'a> Pieces<'a> {
                     .map_err(|problem| place(key).corrupt(problem))?
             }
         };
-        self.push(Piece::Bytes(bytes))
+        self.pieces.push(Piece::Bytes(bytes))
     }
 
     fn regular(&mut self, key: Key, extent: &Extent<'_>) -> Result<()> {
@@ -167,9 +161,9 @@ impl<'a> Pieces<'a> {
             return Err(place(key).field("num_bytes").corrupt(problem));
         }
         let Some(codec) = codec else {
-            let len = num_bytes.min(self.size - self.done);
+            let len = num_bytes.min(self.pieces.size() - self.pieces.done());
             for run in self.runs(key, disk_bytenr.saturating_add(offset), len)? {
-                self.push(Piece::Volume { offset: run.start, len: run.end - run.start })?;
+                self.pieces.push(Piece::Volume { offset: run.start, len: run.end - run.start })?;
             }
             return Ok(());
         };
@@ -179,7 +173,7 @@ impl<'a> Pieces<'a> {
                 format!("{disk_num_bytes} bytes that decode to {ram_bytes}, over the limit of {most}");
             return Err(place(key).limit(problem));
         }
-        self.push(Piece::Encoded(Box::new(Encoded {
+        self.pieces.push(Piece::Encoded(Box::new(Encoded {
             runs: self.runs(key, disk_bytenr, disk_num_bytes)?,
             codec,
             decoded: ram_bytes as u32,
@@ -200,42 +194,8 @@ impl<'a> Pieces<'a> {
     }
 
     /// Returns the content. A gap at the end is a hole.
-    pub(super) fn finish(mut self) -> Result<Content> {
-        self.zero_to(self.size)?;
-        Ok(Content { size: self.size, pieces: self.pieces })
-    }
-
-    fn zero_to(&mut self, end: u64) -> Result<()> {
-        if end > self.done { self.push(Piece::Zero { len: end - self.done }) } else { Ok(()) }
-    }
-
-    /// Appends a piece, cut off at the end of the file.
-    fn push(&mut self, mut piece: Piece) -> Result<()> {
-        let len = piece.len().min(self.size - self.done);
-        if len == 0 {
-            return Ok(());
-        }
-        self.done += len;
-        match (self.pieces.last_mut(), &mut piece) {
-            (Some(Piece::Volume { offset, len: before }), Piece::Volume { offset: next, .. })
-                if *offset + *before == *next =>
-            {
-                *before += len;
-                return Ok(());
-            }
-            (Some(Piece::Zero { len: before }), Piece::Zero { .. }) => {
-                *before += len;
-                return Ok(());
-            }
-            (_, Piece::Volume { len: all, .. } | Piece::Zero { len: all }) => *all = len,
-            (_, Piece::Bytes(bytes)) => bytes.truncate(len as usize),
-            (_, Piece::Encoded(encoded)) => encoded.len = len as u32,
-        }
-        if self.pieces.len() == PIECES_MAX {
-            return Err(at("content").limit(format!("lies in more than {PIECES_MAX} pieces")));
-        }
-        self.pieces.push(piece);
-        Ok(())
+    pub(super) fn finish(self) -> Result<Content> {
+        self.pieces.finish()
     }
 }
 
@@ -298,7 +258,7 @@ mod tests {
 
     fn content(size: u64, items: &[(u64, Vec<u8>)]) -> Result<Content> {
         let chunks = chunks();
-        let mut pieces = Pieces::new(&chunks, 2 << 20, SECTOR as u32, size);
+        let mut pieces = Extents::new(&chunks, 2 << 20, SECTOR as u32, 257, size);
         for (offset, item) in items {
             pieces.add(key(*offset), item)?;
         }

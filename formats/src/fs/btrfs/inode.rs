@@ -114,18 +114,9 @@ impl Inode {
     }
 }
 
-/// Returns the file type in a mode.
+/// Returns the file type in a mode, of which only 16 bits may be set.
 pub(super) fn type_of(mode: u32) -> Option<FileType> {
-    Some(match mode >> 12 {
-        1 => FileType::Fifo,
-        2 => FileType::Char,
-        4 => FileType::Dir,
-        6 => FileType::Block,
-        8 => FileType::File,
-        10 => FileType::Symlink,
-        12 => FileType::Socket,
-        _ => return None,
-    })
+    FileType::of_mode(u16::try_from(mode).ok()?)
 }
 
 #[cfg(test)]

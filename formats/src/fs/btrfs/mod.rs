@@ -21,7 +21,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use self::attributes::Attributes;
 use self::capabilities::CAPABILITIES;
-use self::extents::Pieces;
+use self::extents::Extents;
 use self::inode::Inode;
 use self::items::{DirItem, Key, id, kind};
 use self::opening::Opened;
@@ -339,7 +339,7 @@ impl Filesystem for Btrfs {
             return Ok(none);
         }
         let of = self.locate(id)?;
-        let mut pieces: Option<Pieces<'_>> = None;
+        let mut pieces: Option<Extents<'_>> = None;
         let mut is_met = false;
         self.walk(of, (kind::INODE_ITEM, kind::EXTENT_DATA), &mut Err, &mut |key, bytes| match (
             key.kind,
@@ -353,7 +353,7 @@ impl Filesystem for Btrfs {
                 }
                 let trees = &self.trees;
                 let (len, sectorsize) = (trees.volume_len(), trees.sb.sectorsize);
-                pieces = Some(Pieces::new(&trees.chunks, len, sectorsize, inode.size));
+                pieces = Some(Extents::new(&trees.chunks, len, sectorsize, of.1, inode.size));
                 Ok(true)
             }
             (kind::EXTENT_DATA, Some(pieces)) => pieces.add(key, bytes),

@@ -109,19 +109,10 @@ impl Inode {
         if links_count == 0 {
             return Err(place("i_links_count", 0x1A).corrupt("is 0: the inode is deleted or was never used"));
         }
-        let file_type = match i_mode >> 12 {
-            0x8 => FileType::File,
-            0x4 => FileType::Dir,
-            0xA => FileType::Symlink,
-            0x2 => FileType::Char,
-            0x6 => FileType::Block,
-            0x1 => FileType::Fifo,
-            0xC => FileType::Socket,
-            _ => {
-                return Err(
-                    place("i_mode", 0x0).corrupt(format!("is {i_mode:#o}, which is not a valid file type"))
-                );
-            }
+        let Some(file_type) = FileType::of_mode(i_mode) else {
+            return Err(
+                place("i_mode", 0x0).corrupt(format!("is {i_mode:#o}, which is not a valid file type"))
+            );
         };
 
         let high_size = file_type == FileType::File || sb.features.has_incompat(incompat::LARGEDIR);

@@ -6,20 +6,21 @@ use super::groups::Groups;
 use super::inode::{Inode, flags};
 pub(super) use super::mapper::Run;
 use super::mapper::{Mapper, check, indirect_max};
-use super::pieces::Pieces;
 use super::superblock::Superblock;
 use crate::error::{Result, at};
 use crate::fs::Content;
+use crate::fs::pieces::Pieces;
 use std::collections::HashSet;
+use std::ops::Range;
 
 /// The most runs of one file that are kept at once.
 const RUNS_MAX: usize = 1 << 20;
 
 /// Locates the content of `inode`. Fails if its map is damaged anywhere, even past the file's end.
 pub(super) fn content(blocks: &Blocks, sb: &Superblock, groups: &Groups, inode: &Inode) -> Result<Content> {
-    let mut pieces = Pieces::new(blocks, inode.number, inode.size);
+    let mut pieces = Pieces::new(u64::from(inode.number), inode.size);
     walk(blocks, sb, groups, inode, &mut |run| {
-        if run.written { pieces.data(run.logical, run.physical) } else { Ok(()) }
+        if run.written { data(&mut pieces, blocks, run.logical, run.physical) } else { Ok(()) }
     })?;
     pieces.finish()
 }
@@ -31,14 +32,25 @@ pub(super) fn content_of_runs<'a>(
     inode: &Inode,
     runs: impl Iterator<Item = &'a Run>,
 ) -> Result<Content> {
-    let mut pieces = Pieces::new(blocks, inode.number, inode.size);
+    let mut pieces = Pieces::new(u64::from(inode.number), inode.size);
     for run in runs {
         check(blocks, groups, inode.number, "data", &run.physical)?;
         if run.written {
-            pieces.data(run.logical, run.physical.clone())?;
+            data(&mut pieces, blocks, run.logical, run.physical.clone())?;
         }
     }
     pieces.finish()
+}
+
+/// Adds the volume's blocks `physical`, which were checked, as the file's blocks from `logical` on. A gap before
+/// `logical` is a hole, and blocks past the end of the file are left out.
+pub(super) fn data(pieces: &mut Pieces, blocks: &Blocks, logical: u64, physical: Range<u64>) -> Result<()> {
+    let start = blocks.byte(logical);
+    if start >= pieces.size() {
+        return Ok(());
+    }
+    pieces.zero_to(start)?;
+    blocks.locate(physical, &mut |piece| pieces.push(piece))
 }
 
 /// Returns the runs of `inode`, in file order.

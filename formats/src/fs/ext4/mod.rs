@@ -44,7 +44,6 @@ mod map;
 mod mapper;
 mod opening;
 mod patches;
-mod pieces;
 mod recovery;
 
 pub mod plan;
@@ -168,7 +167,7 @@ impl Ext4 {
             return Ok(Content { size: 0, pieces: Vec::new() });
         }
         if inode.has(flags::INLINE_DATA) {
-            let mut content = in_memory(self.inline_data(inode)?);
+            let mut content = Content::in_memory(self.inline_data(inode)?);
             if content.size < inode.size {
                 content.pieces.push(Piece::Zero { len: inode.size - content.size });
                 content.size = inode.size;
@@ -176,7 +175,7 @@ impl Ext4 {
             return Ok(content);
         }
         if inode.file_type == FileType::Symlink && inode.is_fast_symlink(&self.sb) {
-            return Ok(in_memory(self.fast_target(inode)?.to_vec()));
+            return Ok(Content::in_memory(self.fast_target(inode)?.to_vec()));
         }
         match self.patches.runs(inode.number) {
             Some(runs) => map::content_of_runs(&self.blocks, &self.groups, inode, runs),
@@ -337,13 +336,6 @@ impl Filesystem for Ext4 {
 /// Returns the number of blocks of an inode table that are read at once.
 fn chunk_blocks(sb: &Superblock) -> u32 {
     (CHUNK / sb.block_size).max(1)
-}
-
-/// Returns content that is not in blocks.
-fn in_memory(bytes: Vec<u8>) -> Content {
-    let size = bytes.len() as u64;
-    let pieces = if bytes.is_empty() { Vec::new() } else { vec![Piece::Bytes(bytes)] };
-    Content { size, pieces }
 }
 
 #[cfg(test)]

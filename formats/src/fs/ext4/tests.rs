@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use super::*;
 use crate::error::ErrorKind;
+use crate::fs::pieces::Pieces;
 use crate::fs::{Timestamp, Xattr};
 use crate::source::MemSource;
 
@@ -393,8 +394,8 @@ fn an_unclean_volume_without_a_journal_is_said_to_be() {
 #[test]
 fn a_file_in_millions_of_pieces_is_over_the_limit() {
     let blocks = Blocks::new(Arc::new(MemSource(vec![0; 8 * BLOCK])), BLOCK as u32, 8);
-    let mut pieces = pieces::Pieces::new(&blocks, 12, u64::MAX);
-    let error = (0..).find_map(|i| pieces.data(2 * i, 2..3).err()).unwrap();
+    let mut pieces = Pieces::new(12, u64::MAX);
+    let error = (0..).find_map(|i| map::data(&mut pieces, &blocks, 2 * i, 2..3).err()).unwrap();
     assert_eq!(error.kind(), ErrorKind::Limit);
     assert_eq!(error.to_string(), "inode 12: has more than 4194304 fragments");
 }

@@ -3,11 +3,10 @@
 use std::sync::Arc;
 
 use super::{Xfs, superblock};
-use crate::error::{Error, Result, at};
+use crate::error::Result;
 use crate::fs::capabilities::Capabilities;
-use crate::fs::driver::{Driver, NewVolume};
+use crate::fs::driver::Driver;
 use crate::fs::filesystem::Filesystem;
-use crate::fs::plan::Planner;
 use crate::source::Source;
 use crate::uuid;
 
@@ -55,14 +54,6 @@ impl Driver for XfsDriver {
         Ok(Box::new(Xfs::open(volume)?))
     }
 
-    fn planner(&self, _: Arc<dyn Source>) -> Result<Box<dyn Planner>> {
-        Err(read_only())
-    }
-
-    fn new_planner(&self, _: &NewVolume<'_>) -> Result<Box<dyn Planner>> {
-        Err(read_only())
-    }
-
     fn label(&self, text: &str) -> Option<Vec<u8>> {
         (text.len() <= CAPABILITIES.label_max && !text.contains('\0')).then(|| text.as_bytes().to_vec())
     }
@@ -74,8 +65,4 @@ impl Driver for XfsDriver {
     fn id_text(&self, id: &[u8; 16]) -> String {
         uuid::text(id)
     }
-}
-
-fn read_only() -> Error {
-    at("XFS").unsupported("mif reads XFS volumes, and does not write them")
 }

@@ -153,19 +153,10 @@ impl Inode {
         if di_mode == 0 {
             return Err(place("di_mode", 2).corrupt("is 0: the inode is free"));
         }
-        let file_type = match di_mode >> 12 {
-            0x8 => FileType::File,
-            0x4 => FileType::Dir,
-            0xA => FileType::Symlink,
-            0x2 => FileType::Char,
-            0x6 => FileType::Block,
-            0x1 => FileType::Fifo,
-            0xC => FileType::Socket,
-            _ => {
-                return Err(
-                    place("di_mode", 2).corrupt(format!("is {di_mode:#o}, which is not a valid file type"))
-                );
-            }
+        let Some(file_type) = FileType::of_mode(di_mode) else {
+            return Err(
+                place("di_mode", 2).corrupt(format!("is {di_mode:#o}, which is not a valid file type"))
+            );
         };
         let nlink = if version == 1 { u32::from(be16(bytes, 6)) } else { be32(bytes, 16) };
         if nlink == 0 {

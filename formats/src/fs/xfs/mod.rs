@@ -148,7 +148,7 @@ impl Xfs {
                     .unsupported("the content lies on the realtime device"))
             }
             FileType::Dir if inode.data().format == inode::Format::Local => {
-                Ok(content::in_memory(inode.local()?.to_vec()))
+                Ok(Content::in_memory(inode.local()?.to_vec()))
             }
             FileType::File | FileType::Dir => {
                 content::of_extents(blocks, sb, inode.number, inode.size, &self.extents(inode)?)

@@ -28,7 +28,7 @@ pub(super) fn content(
         return Err(place().corrupt(format!("is {}, expected 1 to {TARGET_MAX} for a symlink", inode.size)));
     }
     if inode.data().format == Format::Local {
-        return Ok(content::in_memory(inode.local()?.to_vec()));
+        return Ok(Content::in_memory(inode.local()?.to_vec()));
     }
     if !sb.features.is_v5() {
         return content::of_extents(blocks, sb, inode.number, inode.size, extents);
