@@ -2,6 +2,7 @@
 
 mod btrfs;
 mod ext4;
+mod mutants;
 mod plan;
 mod race;
 #[allow(dead_code, unreachable_pub)]

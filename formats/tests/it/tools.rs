@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use mif_formats::fs::ext4::Ext4;
 use mif_formats::{MemSource, Source};
+use rustix::fs::{AtFlags, CWD, Timespec, Timestamps, XattrFlags, lsetxattr, utimensat};
 
 pub(crate) use crate::skipping::{have, skip};
 
@@ -60,6 +61,29 @@ pub(crate) fn try_run<S: AsRef<OsStr>>(program: &str, args: &[S]) -> Output {
 /// A folder that goes away.
 pub(crate) fn scratch() -> tempfile::TempDir {
     tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap()
+}
+
+/// Makes a million small files in a thousand directories.
+pub(crate) fn make_a_million_files(root: &Path) {
+    for i in 0..1_000_000 {
+        let folder = root.join(format!("{}/{}", i % 10, i / 10 % 100));
+        if i < 1000 {
+            std::fs::create_dir_all(&folder).unwrap();
+        }
+        std::fs::write(folder.join(format!("file number {i}")), b"small").unwrap();
+    }
+}
+
+/// Sets the times of last access and change of a file, or of a symlink itself.
+pub(crate) fn set_times(path: &Path, secs: i64, nanos: i64) {
+    let time = Timespec { tv_sec: secs, tv_nsec: nanos };
+    let times = Timestamps { last_access: time, last_modification: time };
+    utimensat(CWD, path, &times, AtFlags::SYMLINK_NOFOLLOW).unwrap();
+}
+
+/// Sets an extended attribute of a file, or of a symlink itself.
+pub(crate) fn attribute(path: &Path, name: &str, value: &[u8]) {
+    lsetxattr(path, name, value, XattrFlags::empty()).unwrap();
 }
 
 /// Makes an empty sparse file of `mib` MiB, and a filesystem in it.

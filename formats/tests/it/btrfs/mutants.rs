@@ -6,12 +6,12 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use mif_formats::fs::btrfs::Btrfs;
-use mif_formats::fs::{FileType, Filesystem, Piece};
 use mif_formats::source::check_range;
 use mif_formats::{Extent, Result, Source};
 
 use super::life::Life;
 use super::volume::{TOOLS, mkfs, mount};
+use crate::mutants::{self, assert_memory};
 use crate::random::Random;
 use crate::tools::{FileVolume, have, in_own_process, scratch};
 
@@ -19,7 +19,6 @@ use crate::tools::{FileVolume, have, in_own_process, scratch};
 const MUTANTS: u64 = 3000;
 /// Time limit per mutant, in a debug build on a busy machine.
 const TIME_MAX: Duration = Duration::from_secs(10);
-const MEMORY_MAX: u64 = 512 << 20;
 const NODE: usize = 4096;
 
 /// A volume with some bytes changed, which records the metadata blocks that are read.
@@ -51,49 +50,10 @@ impl Source for Mutant {
     }
 }
 
-/// Reads everything except file content, and checks that file locations are valid.
+/// Reads everything on a mutant.
 fn read_all(volume: Arc<Mutant>) -> (usize, usize) {
     let len = volume.len();
-    let Ok(fs) = Btrfs::open(volume) else { return (0, 1) };
-    let (mut nodes, mut errors) = (0, fs.info().warnings.len());
-    let (mut todo, mut seen) = (vec![fs.root()], HashSet::new());
-    while let Some(id) = todo.pop() {
-        if !seen.insert(id) {
-            continue;
-        }
-        let Ok(node) = fs.node(id, &mut |_| errors += 1) else {
-            errors += 1;
-            continue;
-        };
-        nodes += 1;
-        match fs.content(id) {
-            Ok(content) => {
-                let mut total = 0_u64;
-                for piece in &content.pieces {
-                    assert!(!piece.is_empty());
-                    match piece {
-                        Piece::Volume { offset, len: piece } => assert!(offset + piece <= len),
-                        Piece::Encoded(encoded) => {
-                            assert!(encoded.runs.iter().all(|run| run.start <= run.end && run.end <= len));
-                            assert!(encoded.from + encoded.len <= encoded.decoded);
-                        }
-                        _ => {}
-                    }
-                    total += piece.len();
-                }
-                assert_eq!(total, content.size);
-            }
-            Err(_) => errors += 1,
-        }
-        if node.file_type == FileType::Dir {
-            let entries = fs.read_dir(id, &mut |_| errors += 1).unwrap_or_default();
-            for entry in entries {
-                assert!(!entry.name.is_empty() && !entry.name.contains(&b'/') && !entry.name.contains(&0));
-                todo.push(entry.node);
-            }
-        }
-    }
-    (nodes, errors)
+    Btrfs::open(volume).map_or((0, 1), |fs| mutants::read_all(&fs, len))
 }
 
 /// Changes a block and recomputes its checksum.
@@ -114,18 +74,8 @@ fn change(random: &mut Random, block: &mut [u8]) {
             }
         }
     }
-    let sum = crc32c(&block[32..]);
+    let sum = crc32c::crc32c(&block[32..]);
     block[..4].copy_from_slice(&sum.to_le_bytes());
-}
-
-/// Computes CRC-32C bit by bit.
-pub(super) fn crc32c(bytes: &[u8]) -> u32 {
-    !bytes.iter().fold(!0, |crc, byte| {
-        (0..8).fold(
-            crc ^ u32::from(*byte),
-            |crc, _| if crc & 1 == 1 { crc >> 1 ^ 0x82F6_3B78 } else { crc >> 1 },
-        )
-    })
 }
 
 #[test]
@@ -173,11 +123,7 @@ fn mutants_do_no_harm() {
         damaged += usize::from(nodes > 0 && errors > 0);
     }
     println!("{count} mutants, {refused} refused, {damaged} read in part");
-    let status = std::fs::read_to_string("/proc/self/status").unwrap();
-    let peak = status.lines().find(|line| line.starts_with("VmHWM:")).unwrap();
-    let peak: u64 = peak.split_whitespace().nth(1).unwrap().parse().unwrap();
-    println!("{peak} KiB of memory");
-    assert!(peak << 10 < MEMORY_MAX, "{peak} KiB of memory");
+    assert_memory();
 }
 
 #[test]

@@ -6,12 +6,9 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{FileExt, PermissionsExt, chown, lchown, symlink};
 use std::path::Path;
 
-use rustix::fs::{
-    AtFlags, CWD, FallocateFlags, FileType as Kind, Mode, Timespec, Timestamps, XattrFlags, fallocate,
-    lsetxattr, makedev, mknodat, utimensat,
-};
+use rustix::fs::{CWD, FallocateFlags, FileType as Kind, Mode, fallocate, makedev, mknodat};
 
-use crate::tools::{Mount, acl, debugfs, have, load, mke2fs, open, scratch};
+use crate::tools::{Mount, acl, attribute, debugfs, have, load, mke2fs, open, scratch, set_times};
 use crate::view::{assert_same, ours, theirs};
 
 /// What there is to be done on a filesystem, as far as it can.
@@ -33,21 +30,6 @@ pub(crate) fn pattern(len: usize, seed: u64) -> Vec<u8> {
             (state >> 56) as u8 | 1
         })
         .collect()
-}
-
-fn set_times(path: &Path, secs: i64, nanos: i64) {
-    let time = Timespec { tv_sec: secs, tv_nsec: nanos };
-    utimensat(
-        CWD,
-        path,
-        &Timestamps { last_access: time, last_modification: time },
-        AtFlags::SYMLINK_NOFOLLOW,
-    )
-    .unwrap();
-}
-
-fn attribute(path: &Path, name: &str, value: &[u8]) {
-    lsetxattr(path, name, value, XattrFlags::empty()).unwrap();
 }
 
 /// Makes, changes and deletes files of every kind in `root`.

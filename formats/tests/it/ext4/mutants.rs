@@ -9,11 +9,11 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use mif_formats::fs::ext4::Ext4;
-use mif_formats::fs::{FileType, Filesystem, Piece};
 use mif_formats::source::check_range;
 use mif_formats::{Extent, Result, Source};
 use rustix::fs::{XattrFlags, lsetxattr};
 
+use crate::mutants::{self, assert_memory, on_cpu};
 use crate::tools::{have, in_own_process, run, scratch, skip};
 
 /// Mutants of each volume, unless EXT4_MUTANTS says otherwise.
@@ -22,14 +22,6 @@ const MUTANTS: u64 = 4000;
 const MUTANTS_EACH: u64 = 60;
 /// What one may take of a processor, in a debug build.
 const TIME_MAX: Duration = Duration::from_secs(5);
-const MEMORY_MAX: u64 = 512 << 20;
-
-/// How long this thread has had a processor: other programs make the clock go on, not this.
-fn on_cpu() -> Duration {
-    let stat = fs::read_to_string("/proc/thread-self/schedstat").unwrap();
-    Duration::from_nanos(stat.split_whitespace().next().unwrap().parse().unwrap())
-}
-
 /// xorshift64*: the same numbers everywhere.
 struct Random(u64);
 
@@ -78,54 +70,10 @@ impl Source for Mutant {
     }
 }
 
-/// Reads everything but the content of files, of which it checks where they are said to lie.
+/// Reads everything on a mutant.
 fn read_all(volume: Arc<Mutant>) -> (usize, usize) {
     let len = volume.len();
-    let Ok(fs) = Ext4::open(volume) else { return (0, 1) };
-    let (mut nodes, mut errors) = (0, fs.info().warnings.len());
-    let mut todo = vec![fs.root()];
-    let mut seen = HashSet::new();
-    while let Some(id) = todo.pop() {
-        if !seen.insert(id) {
-            continue;
-        }
-        let node = match fs.node(id, &mut |_| errors += 1) {
-            Ok(node) => node,
-            Err(_) => {
-                errors += 1;
-                continue;
-            }
-        };
-        nodes += 1;
-        match fs.content(id) {
-            Ok(content) => {
-                let mut total = 0_u64;
-                for piece in &content.pieces {
-                    assert!(!piece.is_empty());
-                    if let Piece::Volume { offset, len: piece } = piece {
-                        assert!(offset + piece <= len, "lies past the volume's end");
-                    }
-                    total += piece.len();
-                }
-                assert_eq!(total, content.size);
-            }
-            Err(_) => errors += 1,
-        }
-        if node.file_type == FileType::Dir {
-            match fs.read_dir(id, &mut |_| errors += 1) {
-                Ok(entries) => {
-                    for entry in entries {
-                        assert!(
-                            !entry.name.is_empty() && !entry.name.contains(&b'/') && !entry.name.contains(&0)
-                        );
-                        todo.push(entry.node);
-                    }
-                }
-                Err(_) => errors += 1,
-            }
-        }
-    }
-    (nodes, errors)
+    Ext4::open(volume).map_or((0, 1), |fs| mutants::read_all(&fs, len))
 }
 
 /// A folder with one of everything that an ordinary user can make.
@@ -215,10 +163,7 @@ fn mutate_bytes(options: &str, bytes: &Arc<Vec<u8>>, whole: &Mutant, seed: u64, 
         damaged += usize::from(nodes > 0 && errors > 0);
     }
     println!("{options}: {count} mutants, {refused} refused, {damaged} read in part");
-    let status = fs::read_to_string("/proc/self/status").unwrap();
-    let peak = status.lines().find(|line| line.starts_with("VmHWM:")).unwrap();
-    let peak: u64 = peak.split_whitespace().nth(1).unwrap().parse().unwrap();
-    assert!(peak << 10 < MEMORY_MAX, "{peak} KiB of memory");
+    assert_memory();
 }
 
 /// A committed transaction that is still to be written to its place, and one that revokes a block.

@@ -7,12 +7,12 @@ use std::os::unix::fs::{FileExt, PermissionsExt, chown, lchown, symlink};
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{
-    AtFlags, CWD, FallocateFlags, FileType as Kind, IFlags, Mode, Timespec, Timestamps, XattrFlags,
-    fallocate, ioctl_ficlone, ioctl_setflags, lremovexattr, lsetxattr, makedev, mknodat, utimensat,
+    CWD, FallocateFlags, FileType as Kind, IFlags, Mode, XattrFlags, fallocate, ioctl_ficlone,
+    ioctl_setflags, lremovexattr, lsetxattr, makedev, mknodat,
 };
 
 use crate::random::Random;
-use crate::tools::acl;
+use crate::tools::{acl, attribute, set_times};
 
 /// The properties of a volume that determine what can be done on it.
 #[derive(Clone, Copy)]
@@ -141,12 +141,6 @@ fn names(root: &Path, random: &mut Random, can: Can) {
     fs::rename(at("deep/level 0/level 1"), at("moved")).unwrap();
 }
 
-fn set_times(path: &Path, secs: i64, nanos: i64) {
-    let time = Timespec { tv_sec: secs, tv_nsec: nanos };
-    let times = Timestamps { last_access: time, last_modification: time };
-    utimensat(CWD, path, &times, AtFlags::SYMLINK_NOFOLLOW).unwrap();
-}
-
 /// Creates symlinks, hard links, devices, and odd owners, modes, times and flags.
 fn types(root: &Path, random: &mut Random) {
     let at = |name: &str| root.join(name);
@@ -195,10 +189,6 @@ fn types(root: &Path, random: &mut Random) {
         fs::write(at(name), name).unwrap();
         ioctl_setflags(File::open(at(name)).unwrap(), flags).unwrap();
     }
-}
-
-fn attribute(path: &Path, name: &str, value: &[u8]) {
-    lsetxattr(path, name, value, XattrFlags::empty()).unwrap();
 }
 
 /// Sets attributes of every format and namespace.

@@ -9,12 +9,12 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use mif_formats::fs::xfs::Xfs;
-use mif_formats::fs::{FileType, Filesystem, Piece};
 use mif_formats::source::check_range;
 use mif_formats::{Extent, Result, Source};
 
 use super::dirty::{log_of, small_dirty};
 use super::{TOOLS, mkfs, prototype, scratch};
+use crate::mutants::{self, assert_memory, on_cpu};
 use crate::random::Random;
 use crate::tools::{Mount, have, in_own_process};
 
@@ -22,16 +22,9 @@ use crate::tools::{Mount, have, in_own_process};
 const MUTANTS: u64 = 1500;
 /// Limit of processor time per mutant, in a debug build.
 const TIME_MAX: Duration = Duration::from_secs(5);
-const MEMORY_MAX: u64 = 512 << 20;
 const BLOCK: usize = 4096;
 const INODE: usize = 512;
 const SECTOR: usize = 512;
-
-/// Returns the processor time used by this thread.
-fn on_cpu() -> Duration {
-    let stat = fs::read_to_string("/proc/thread-self/schedstat").unwrap();
-    Duration::from_nanos(stat.split_whitespace().next().unwrap().parse().unwrap())
-}
 
 /// A volume with some changes, which records the sectors that are read.
 struct Mutant {
@@ -65,50 +58,10 @@ impl Source for Mutant {
     }
 }
 
-/// Reads everything except file content, and checks that file locations are valid.
+/// Reads everything on a mutant.
 fn read_all(volume: Arc<Mutant>) -> (usize, usize) {
     let len = volume.len();
-    let Ok(fs) = Xfs::open(volume) else { return (0, 1) };
-    let (mut nodes, mut errors) = (0, fs.info().warnings.len());
-    let mut todo = vec![fs.root()];
-    let mut seen = HashSet::new();
-    while let Some(id) = todo.pop() {
-        if !seen.insert(id) {
-            continue;
-        }
-        let Ok(node) = fs.node(id, &mut |_| errors += 1) else {
-            errors += 1;
-            continue;
-        };
-        nodes += 1;
-        match fs.content(id) {
-            Ok(content) => {
-                let mut total = 0_u64;
-                for piece in &content.pieces {
-                    assert!(!piece.is_empty());
-                    if let Piece::Volume { offset, len: piece } = piece {
-                        assert!(offset + piece <= len, "lies past the volume's end");
-                    }
-                    total += piece.len();
-                }
-                assert_eq!(total, content.size);
-            }
-            Err(_) => errors += 1,
-        }
-        if node.file_type == FileType::Dir {
-            match fs.read_dir(id, &mut |_| errors += 1) {
-                Ok(entries) => {
-                    for entry in entries {
-                        let name = &entry.name;
-                        assert!(!name.is_empty() && !name.contains(&b'/') && !name.contains(&0));
-                        todo.push(entry.node);
-                    }
-                }
-                Err(_) => errors += 1,
-            }
-        }
-    }
-    (nodes, errors)
+    Xfs::open(volume).map_or((0, 1), |fs| mutants::read_all(&fs, len))
 }
 
 fn be32(bytes: &[u8], at: usize) -> u32 {
@@ -205,10 +158,7 @@ fn mutate(what: &str, bytes: Vec<u8>, seed: u64) {
         damaged += usize::from(nodes > 0 && errors > 0);
     }
     println!("{what}: {count} mutants, {refused} refused, {damaged} read in part");
-    let status = fs::read_to_string("/proc/self/status").unwrap();
-    let peak = status.lines().find(|line| line.starts_with("VmHWM:")).unwrap();
-    let peak: u64 = peak.split_whitespace().nth(1).unwrap().parse().unwrap();
-    assert!(peak << 10 < MEMORY_MAX, "{peak} KiB of memory");
+    assert_memory();
 }
 
 #[test]

@@ -1,7 +1,6 @@
 //! Measures listing a volume with many files. Not run by default: `cargo test --release -p mif-formats --test it
 //! xfs::speed -- --ignored --nocapture`. `XFS_SPEED_IMAGE` names a volume to use instead.
 
-use std::fs::{self, File};
 use std::path::PathBuf;
 use std::time::Instant;
 
@@ -10,9 +9,8 @@ use mif_formats::fs::xfs::Xfs;
 use mif_formats::fs::{FileType, Filesystem};
 
 use super::{mkfs, scratch};
-use crate::tools::{FileVolume, Mount, in_own_process};
-
-const FILES: u32 = 1_000_000;
+use crate::mutants::peak_memory;
+use crate::tools::{FileVolume, Mount, in_own_process, make_a_million_files};
 
 #[test]
 #[ignore = "takes minutes and 2 GB"]
@@ -26,14 +24,7 @@ fn a_million_files_are_listed_at_50_000_a_second() {
     if !image.exists() {
         mkfs(&image, 8000, "");
         let Some(mount) = Mount::new(&image, &scratch.path().join("mnt"), "noatime") else { return };
-        for i in 0..FILES {
-            let folder = mount.path.join(format!("{}/{}", i % 10, i / 10 % 100));
-            if i < 1000 {
-                fs::create_dir_all(&folder).unwrap();
-            }
-            let file = File::create(folder.join(format!("file number {i}"))).unwrap();
-            std::os::unix::fs::FileExt::write_all_at(&file, b"small", 0).unwrap();
-        }
+        make_a_million_files(&mount.path);
     }
     let start = Instant::now();
     let fs = Xfs::open(FileVolume::open(&image)).unwrap();
@@ -49,10 +40,9 @@ fn a_million_files_are_listed_at_50_000_a_second() {
     }
     let all = start.elapsed();
     let rate = listing.nodes.len() as f64 / walked.as_secs_f64();
-    let status = fs::read_to_string("/proc/self/status").unwrap();
-    let peak = status.lines().find(|line| line.starts_with("VmHWM:")).unwrap();
+    let peak = peak_memory() >> 20;
     println!(
-        "{} nodes, {pieces} pieces: opened in {opened:?}, listed in {walked:?}, {rate:.0} a second; all in {all:?}; {peak}",
+        "{} nodes, {pieces} pieces: opened in {opened:?}, listed in {walked:?}, {rate:.0} a second; all in {all:?}; {peak} MiB",
         listing.nodes.len()
     );
     assert!(rate > 50_000.0);
