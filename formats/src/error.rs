@@ -1,4 +1,4 @@
-//! The error type of this crate: the kind of the error, its place, what was found and what was expected.
+//! The error type of this crate. An error has a kind, a place, and a sentence with the found and the expected value.
 
 use std::path::{Path, PathBuf};
 use std::{fmt, io};

@@ -79,8 +79,8 @@ fn salvage(store: &Store, state: &PackState, id: &PackId, pack: &Checked) -> Res
     Ok(entries.len() as u64)
 }
 
-/// Reads disk images and stores what was lost of them: objects, and the layouts and manifests of images with exactly
-/// these bits. Adds files that cannot be opened to `notes`.
+/// Reads disk images and restores lost data from them: objects, and the layouts and manifests of images with exactly these
+/// bits. Adds files that cannot be opened to `notes`.
 pub(super) fn from_disks(
     store: &Store,
     report: &FsckReport,

@@ -10,7 +10,7 @@ mod ownership;
 mod plan;
 mod planned_file;
 
-use std::collections::BTreeMap;
+use std::collections::HashMap;
 use std::ops::Range;
 use std::sync::{Arc, Mutex, OnceLock};
 
@@ -18,14 +18,14 @@ use mif_formats::Source;
 use mif_formats::fs::walk::Listing;
 use mif_formats::mif::ObjectId;
 use mif_formats::mif::layout::{Builder, Layout};
-use mif_formats::mif::manifest::{Body, Row, escape};
+use mif_formats::mif::manifest::{Body, Row};
 use mif_formats::partition::Table;
 use mif_formats::source::is_zero;
 
 use self::content::import_file;
 pub(crate) use self::files::{LooseFile, Parts, store_files, store_new};
 use self::items::{Item, Items};
-use self::plan::{FileNumbers, ReadPlan};
+use self::plan::{FileNumbers, ReadPlan, say_unreadable};
 pub(crate) use self::planned_file::MAX_HASHED_HOLES;
 use crate::disk::blocks::{RESIDUE_WINDOW, blocks, data_in};
 use crate::disk::scan::{Scan, ScannedVolume};
@@ -140,7 +140,15 @@ pub(crate) fn import_disk(
     let mut found = found.into_inner().expect("no thread panicked while it held this");
     let mut warnings = scan.warnings.clone();
     warnings.extend(complaints);
-    warnings.extend(say_damaged(std::mem::take(&mut found.damaged), &scan, &listings, &by_file));
+    let mut damaged: HashMap<usize, mif_formats::Error> =
+        std::mem::take(&mut found.damaged).into_iter().collect();
+    for (number, listing) in listings.iter().enumerate().filter_map(|(i, l)| Some((i, l.as_ref()?))) {
+        if damaged.is_empty() {
+            break;
+        }
+        let take = |file| by_file.get(number, file).and_then(|file| damaged.remove(&file));
+        say_unreadable(&scan.volumes[number].name, listing, &mut warnings, take);
+    }
     Ok(Imported { scan, warnings, found, listings, files, by_file, totals })
 }
 
@@ -248,31 +256,6 @@ impl Work<'_> {
         found.runs.extend(runs.into_iter().map(|run| Run { of: RunOf::Residue(small(number)), ..run }));
         Ok(())
     }
-}
-
-/// Returns a warning for each file that could not be decoded, under its first path.
-fn say_damaged(
-    mut damaged: Vec<(usize, mif_formats::Error)>,
-    scan: &Scan,
-    listings: &[Option<Listing>],
-    by_file: &FileNumbers,
-) -> Vec<String> {
-    damaged.sort_by_key(|(number, _)| *number);
-    let mut errors: BTreeMap<usize, mif_formats::Error> = damaged.into_iter().collect();
-    let mut warnings = Vec::new();
-    for (number, listing) in listings.iter().enumerate() {
-        if errors.is_empty() {
-            break;
-        }
-        for entry in listing.iter().flat_map(|listing| &listing.entries) {
-            if let Some(error) = by_file.get(number, entry.file).and_then(|file| errors.remove(&file)) {
-                let path = escape(&entry.path);
-                warnings
-                    .push(format!("{}:{path}: cannot read its content: {error}", scan.volumes[number].name));
-            }
-        }
-    }
-    warnings
 }
 
 /// Sorts all runs into a layout. Bytes not covered by a run are zero.

@@ -114,13 +114,7 @@ impl ReadPlan {
                 }
             }
         }
-        // Report each under its first path. One pass is enough even if every file is unreadable.
-        for entry in &listing.entries {
-            if let Some(error) = unreadable.remove(&entry.file) {
-                let path = escape(&entry.path);
-                self.complaints.push(format!("{}:{path}: cannot read its content: {error}", volume.name));
-            }
-        }
+        say_unreadable(&volume.name, &listing, &mut self.complaints, |file| unreadable.remove(&file));
         Ok(Some(listing))
     }
 
@@ -240,6 +234,21 @@ impl ReadPlan {
             gaps.push(at..range.end);
         }
         gaps
+    }
+}
+
+/// Adds a complaint for each file whose content cannot be read, under its first path: `take` returns the error of a file
+/// once. One pass is enough even if every file is unreadable.
+pub(super) fn say_unreadable(
+    volume: &str,
+    listing: &Listing,
+    complaints: &mut Vec<String>,
+    mut take: impl FnMut(FileId) -> Option<Error>,
+) {
+    for entry in &listing.entries {
+        if let Some(error) = take(entry.file) {
+            complaints.push(format!("{volume}:{}: cannot read its content: {error}", escape(&entry.path)));
+        }
     }
 }
 

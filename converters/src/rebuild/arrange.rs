@@ -185,8 +185,8 @@ fn place(parts: &[&Partition], lens: &[u64]) -> Result<Vec<u64>> {
     Ok(starts)
 }
 
-/// Returns what is kept of the parent: everything before the first partition, the remaining part of each partition with
-/// the unallocated space before it, and everything behind the last partition.
+/// Returns the ranges of the parent that are kept: everything before the first partition, the remaining part of each
+/// partition with the unallocated space before it, and everything after the last partition.
 fn keeps(
     parts: &[&Partition],
     starts: &[u64],

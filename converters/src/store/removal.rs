@@ -47,7 +47,7 @@ impl Store {
         let trash =
             |epoch| versions.iter().try_for_each(|(name, version)| add_image(storage, epoch, name, *version));
         let left = match self.end_epoch(trash) {
-            // There is no space even for that, and the store is in use: a later removal completes this one.
+            // The disk is full and the store is in use, so the epoch cannot end now: a later removal ends it.
             Err(e) if is_full(&e) => return Ok(()),
             left => left?,
         };

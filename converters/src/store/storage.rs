@@ -106,7 +106,7 @@ pub trait Storage: Send + Sync {
     }
 
     /// Removes a file, or from a directory the files with names that this program uses. Other files stay, and then the
-    /// directory stays too. It is no error if nothing exists under the key.
+    /// directory stays too. Succeeds if nothing exists under the key.
     fn delete(&self, key: &str) -> io::Result<()>;
 
     /// Renames a file unless the new key exists, and returns true if it did. Needs no free space for the content.

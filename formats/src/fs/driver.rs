@@ -7,6 +7,7 @@ use super::filesystem::Filesystem;
 use super::plan::Planner;
 use crate::error::{Error, Result, at};
 use crate::source::Source;
+use crate::uuid;
 
 /// A filesystem: a family of kinds that are read and planned by the same code.
 pub trait Driver: Sync {
@@ -46,13 +47,20 @@ pub trait Driver: Sync {
     }
 
     /// Returns a label in stored form; `None` if a volume cannot hold it.
-    fn label(&self, text: &str) -> Option<Vec<u8>>;
+    fn label(&self, text: &str) -> Option<Vec<u8>> {
+        (text.len() <= self.capabilities().label_max && !text.contains('\0'))
+            .then(|| text.as_bytes().to_vec())
+    }
 
     /// Parses an identity, in the form of [`NewVolume::id`]; returns `None` if `text` is not one.
-    fn id(&self, text: &str) -> Option<[u8; 16]>;
+    fn id(&self, text: &str) -> Option<[u8; 16]> {
+        uuid::bytes(text)
+    }
 
     /// Formats an identity as `blkid` prints it.
-    fn id_text(&self, id: &[u8; 16]) -> String;
+    fn id_text(&self, id: &[u8; 16]) -> String {
+        uuid::text(id)
+    }
 }
 
 /// Returns the error of a driver that only reads.

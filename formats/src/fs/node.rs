@@ -29,6 +29,19 @@ impl FileType {
             _ => return None,
         })
     }
+
+    /// Returns the number of the type in directory entries of ext (`EXT4_FT_…`) and Btrfs (`BTRFS_FT_…`).
+    pub(in crate::fs) fn entry_number(self) -> u8 {
+        match self {
+            FileType::File => 1,
+            FileType::Dir => 2,
+            FileType::Char => 3,
+            FileType::Block => 4,
+            FileType::Fifo => 5,
+            FileType::Socket => 6,
+            FileType::Symlink => 7,
+        }
+    }
 }
 
 /// A point in time: seconds since 1970, and nanoseconds (below 10⁹). FAT times, which have no time zone, are taken as

@@ -65,8 +65,8 @@ pub trait Planner: Send + Sync {
 
     /// Plans a volume with the files of `tree`.
     ///
-    /// Fails before anything is emitted, with a readable reason: with `Limit` if there is no room (and how much is
-    /// needed), with `Unsupported` for what such a volume cannot hold.
+    /// Fails before anything is emitted: with `Limit` if there is no room (the message says how much is needed), with
+    /// `Unsupported` if such a volume cannot hold a file of the tree.
     fn plan<'t>(&self, tree: &'t Tree) -> Result<Box<dyn Planned + 't>>;
 
     /// Returns the smallest size in bytes at which `tree` can be planned.

@@ -256,7 +256,7 @@ impl Identities {
     }
 }
 
-/// Selects the files that are searched: those that determine what is mounted and booted.
+/// Selects the files to search for old identities: those that control mounting and booting.
 struct Wanted {
     /// Volumes with an `/etc`.
     roots: Vec<String>,

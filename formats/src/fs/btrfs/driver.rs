@@ -9,7 +9,6 @@ use crate::fs::capabilities::Capabilities;
 use crate::fs::driver::Driver;
 use crate::fs::filesystem::Filesystem;
 use crate::source::Source;
-use crate::uuid;
 
 /// The Btrfs driver.
 pub(in crate::fs) struct BtrfsDriver;
@@ -39,13 +38,5 @@ impl Driver for BtrfsDriver {
     fn label(&self, text: &str) -> Option<Vec<u8>> {
         let fits = text.len() <= CAPABILITIES.label_max && !text.contains(['\0', '\n']);
         fits.then(|| text.as_bytes().to_vec())
-    }
-
-    fn id(&self, text: &str) -> Option<[u8; 16]> {
-        uuid::bytes(text)
-    }
-
-    fn id_text(&self, id: &[u8; 16]) -> String {
-        uuid::text(id)
     }
 }

@@ -203,7 +203,7 @@ impl<'a> Target<'a> {
             self.add_ref(folder, inode, name, index)?;
         }
         let location = inode_key(inode);
-        let entry = DirItem { location, file_type: number_of(file_type), name, data: &[] }.bytes(0);
+        let entry = DirItem { location, file_type: file_type.entry_number(), name, data: &[] }.bytes(0);
         let key = Key::new(folder, kind::DIR_ITEM, name_hash(name));
         let mut all = self.get(key)?.unwrap_or_default();
         all.extend(&entry);
@@ -322,19 +322,6 @@ pub(super) fn inode_key(inode: u64) -> Key {
 /// Returns the keys of the items that may hold an inode's reference to an entry.
 fn ref_keys(folder: u64, inode: u64, name: &[u8]) -> [Key; 2] {
     [Key::new(inode, kind::INODE_REF, folder), Key::new(inode, kind::INODE_EXTREF, extref_hash(folder, name))]
-}
-
-/// Returns the number of a file type in directory entries (`BTRFS_FT_…`).
-fn number_of(file_type: FileType) -> u8 {
-    match file_type {
-        FileType::File => 1,
-        FileType::Dir => 2,
-        FileType::Char => 3,
-        FileType::Block => 4,
-        FileType::Fifo => 5,
-        FileType::Socket => 6,
-        FileType::Symlink => 7,
-    }
 }
 
 /// Returns true for an error that the kernel ignores: the entry of a reference does not exist.

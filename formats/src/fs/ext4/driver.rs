@@ -10,7 +10,6 @@ use crate::fs::driver::{Driver, NewVolume};
 use crate::fs::filesystem::Filesystem;
 use crate::fs::plan::{Planned, Planner, Tree};
 use crate::source::Source;
-use crate::uuid;
 
 /// The number of the first inode for files: the one before is `lost+found`'s.
 const FIRST_INODE: u64 = 12;
@@ -82,18 +81,6 @@ impl Driver for Ext {
         params.label = volume.label.to_vec();
         (params.mkfs_time, params.write_time, params.last_check) = (volume.time, volume.time, volume.time);
         Ok(Box::new(params))
-    }
-
-    fn label(&self, text: &str) -> Option<Vec<u8>> {
-        (text.len() <= CAPABILITIES.label_max && !text.contains('\0')).then(|| text.as_bytes().to_vec())
-    }
-
-    fn id(&self, text: &str) -> Option<[u8; 16]> {
-        uuid::bytes(text)
-    }
-
-    fn id_text(&self, id: &[u8; 16]) -> String {
-        uuid::text(id)
     }
 }
 

@@ -8,7 +8,6 @@ use crate::fs::capabilities::Capabilities;
 use crate::fs::driver::Driver;
 use crate::fs::filesystem::Filesystem;
 use crate::source::Source;
-use crate::uuid;
 
 /// The XFS driver.
 pub(in crate::fs) struct XfsDriver;
@@ -52,17 +51,5 @@ impl Driver for XfsDriver {
 
     fn open(&self, volume: Arc<dyn Source>) -> Result<Box<dyn Filesystem>> {
         Ok(Box::new(Xfs::open(volume)?))
-    }
-
-    fn label(&self, text: &str) -> Option<Vec<u8>> {
-        (text.len() <= CAPABILITIES.label_max && !text.contains('\0')).then(|| text.as_bytes().to_vec())
-    }
-
-    fn id(&self, text: &str) -> Option<[u8; 16]> {
-        uuid::bytes(text)
-    }
-
-    fn id_text(&self, id: &[u8; 16]) -> String {
-        uuid::text(id)
     }
 }

@@ -192,15 +192,7 @@ impl Format {
         put::le16(block, at + 4, self.rec_len(len));
         put::le16(block, at + 6, entry.name.len() as u16);
         if self.filetype {
-            block[at + 7] = match entry.file_type {
-                FileType::File => 1,
-                FileType::Dir => 2,
-                FileType::Char => 3,
-                FileType::Block => 4,
-                FileType::Fifo => 5,
-                FileType::Socket => 6,
-                FileType::Symlink => 7,
-            };
+            block[at + 7] = entry.file_type.entry_number();
         }
         block[at + 8..at + 8 + entry.name.len()].copy_from_slice(entry.name);
     }

@@ -52,8 +52,8 @@ pub struct Plan<'a>(places::Places<'a>);
 impl<'a> Plan<'a> {
     /// Plans a volume with the files of `tree`.
     ///
-    /// Fails before anything is emitted, with a readable reason: with `Limit` if there is no room (and how much is
-    /// needed), with `Unsupported` for what such a volume cannot hold.
+    /// Fails before anything is emitted: with `Limit` if there is no room (the message says how much is needed), with
+    /// `Unsupported` if such a volume cannot hold a file of the tree.
     pub fn new(tree: &'a Tree, params: Params) -> Result<Self> {
         places::Places::new(tree, params).map(Plan)
     }
