@@ -26,6 +26,28 @@ pub enum Codec {
 const ZSTD_WINDOW_LOG: u32 = 22;
 
 impl Codec {
+    /// Returns the number and the parameter that stand for the codec in files. Codecs are numbered from 1.
+    #[must_use]
+    pub fn number(self) -> (u8, u32) {
+        match self {
+            Codec::Zlib => (1, 0),
+            Codec::Zstd => (2, 0),
+            Codec::BtrfsLzo { sector } => (3, sector),
+        }
+    }
+
+    /// Returns the codec with this number and parameter; `None` if there is none.
+    #[must_use]
+    pub fn of_number(number: u8, parameter: u32) -> Option<Self> {
+        let codec = match number {
+            1 => Codec::Zlib,
+            2 => Codec::Zstd,
+            3 => Codec::BtrfsLzo { sector: parameter },
+            _ => return None,
+        };
+        (codec.number() == (number, parameter)).then_some(codec)
+    }
+
     /// Decodes `encoded` into exactly `len` bytes. If the stream is shorter, the rest is zeros, as in the kernel.
     ///
     /// The error is a predicate without a subject: `is not a zlib stream`.

@@ -291,7 +291,14 @@ impl Checker<'_> {
 
     fn files(&mut self, rows: &[Row], lost: &mut LostImage) -> Result<()> {
         for row in rows {
-            let Some(id) = row.object() else { continue };
+            let Some(mut id) = row.object() else { continue };
+            let decoded = ObjectId::decoded(id.digest);
+            if id.kind == ObjectKind::Content
+                && !self.state.whole.contains_key(&id)
+                && self.state.whole.contains_key(&decoded)
+            {
+                id = decoded;
+            }
             if !self.whole(&id)? {
                 lost.file_count += 1;
                 if lost.files.len() < MAX_PATHS {

@@ -3,7 +3,7 @@
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 
-use mif_formats::mif::pack::{ENTRY, Encoding, IndexEntry, TRAILER, pack_len};
+use mif_formats::mif::pack::{ENTRY, IndexEntry, TRAILER, pack_len};
 use mif_formats::mif::{ObjectId, PackId};
 use sha1::{Digest, Sha1};
 
@@ -138,7 +138,7 @@ impl PackState {
             return;
         }
         for entry in &pack.good {
-            if entry.encoding == Encoding::List {
+            if entry.encoding.is_list() {
                 self.lists.insert(entry.id);
             }
             self.whole.insert(entry.id, (id, entry.clone()));

@@ -7,15 +7,18 @@ use std::collections::HashMap;
 use std::ops::Range;
 
 use mif_formats::fs::plan::{Placed, Planned};
-use mif_formats::mif::ObjectId;
 use mif_formats::mif::layout::{Builder, Layout, Origin};
+use mif_formats::mif::{ObjectId, ObjectKind};
 use mif_formats::source::is_zero;
+use mif_formats::{Extent, Source, at};
 
 use super::canonical::append;
 use crate::disk::blocks::{BLOCK, RESIDUE_WINDOW, blocks};
 use crate::disk::volume::{VolumeExtent, VolumeOffset, on_disk};
 use crate::error::{Error, Result};
+use crate::ingest;
 use crate::store::ObjectWriter;
+use crate::task::progress::Silent;
 use crate::tree::new_content::ContentLookup;
 
 /// Builds a layout from planned volumes and kept bytes.
@@ -40,6 +43,28 @@ pub(crate) struct Keep {
     pub(crate) to: Range<u64>,
     /// Their start on the parent's disk.
     pub(crate) from: u64,
+}
+
+/// Content of the store.
+struct Content<'a> {
+    lookup: ContentLookup<'a>,
+    id: &'a ObjectId,
+    len: u64,
+}
+
+impl Source for Content<'_> {
+    fn len(&self) -> u64 {
+        self.len
+    }
+
+    fn read_at(&self, offset: u64, buf: &mut [u8]) -> mif_formats::Result<()> {
+        let failed = |e: Error| at("content").byte(offset).io(std::io::Error::other(e.to_string()));
+        self.lookup.read_at(self.id, offset, buf).map_err(failed)
+    }
+
+    fn extent_at(&self, offset: u64) -> mif_formats::Result<Extent> {
+        Ok(Extent::data(offset, self.len - offset))
+    }
 }
 
 /// A run of bytes of the disk.
@@ -104,6 +129,9 @@ impl<'a> Splicer<'a> {
         plan: &dyn Planned,
         contents: &[ObjectId],
     ) -> Result<()> {
+        for id in contents {
+            self.store_plain(id)?;
+        }
         self.replaced.extend(
             on_disk(extents, VolumeOffset(0), plan.size()).map(|(start, len)| start.0..start.0 + len),
         );
@@ -121,6 +149,22 @@ impl<'a> Splicer<'a> {
         }
         emitted?;
         self.flush(&mut window)
+    }
+
+    /// Stores content that the store has only as decoded content: a layout refers to no such object.
+    fn store_plain(&self, id: &ObjectId) -> Result<()> {
+        let ContentLookup { objects, new } = self.contents;
+        let stored_as = objects.stored_as(id)?;
+        let is_decoded = stored_as.iter().any(|id| id.kind == ObjectKind::Decoded);
+        if is_decoded
+            && !stored_as.contains(id)
+            && new.get(id).is_none()
+            && !self.writer.has_content(id.digest)
+        {
+            let content = Content { lookup: self.contents, id, len: objects.len(id)? };
+            ingest::store_content(&content, self.writer, &Silent)?;
+        }
+        Ok(())
     }
 
     /// Places bytes at byte `at` of the disk, instead of what is kept there.

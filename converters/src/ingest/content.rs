@@ -2,15 +2,16 @@
 //! layout.
 
 use fastcdc::v2020::FastCDC;
+use mif_formats::Source;
 use mif_formats::mif::ObjectId;
 use mif_formats::mif::manifest::Body;
 use mif_formats::mif::pack::{Chunk, MAX_WHOLE};
 use mif_formats::source::is_zero;
-use mif_formats::{ErrorKind, Source};
 use sha1::{Digest, Sha1};
 
-use super::planned_file::{DiskPiece, PlannedFile};
-use crate::disk::blocks::{BLOCK, WINDOW, ZERO_STEP};
+use super::piece_reader::{PieceReader, Placed, Stretch};
+use super::planned_file::PlannedFile;
+use crate::disk::blocks::{WINDOW, ZERO_STEP};
 use crate::error::Result;
 use crate::store::ObjectWriter;
 use crate::task::pool::Pool;
@@ -19,9 +20,6 @@ use crate::task::progress::{self, Progress};
 /// The minimum, average and maximum chunk size of large files, in bytes. Chunks are about as large as whole objects may
 /// be, so that they compress and read equally well.
 const CHUNK: (usize, usize, usize) = (512 << 10, 1 << 20, MAX_WHOLE as usize);
-
-/// A run of disk bytes that belongs to a file: disk offset, length, file offset.
-pub(super) type Placed = (u64, u64, u64);
 
 /// Imports a file from `disk`. Adds the disk ranges of its parts to `placed`, without zero blocks.
 ///
@@ -34,132 +32,37 @@ pub(super) fn import_file<'env>(
     placed: &mut Vec<Placed>,
     progress: &dyn Progress,
 ) -> Result<std::result::Result<Body, mif_formats::Error>> {
-    let mut reader =
-        PieceReader { file, disk, piece: 0, used: 0, position: 0, placed, decoded: None, damage: None };
+    let mut reader = PieceReader::new(file, disk, writer, placed);
     if file.size > MAX_WHOLE || !file.hashed {
         let body = import_large(&mut reader, writer, pool, progress)?;
         return Ok(reader.damage.map_or(Ok(body), Err));
     }
     let mut bytes = vec![0; file.size as usize];
     reader.read(&mut bytes)?;
+    let stretches = reader.take_stretches();
     if let Some(damage) = reader.damage {
         return Ok(Err(damage));
     }
     let id = ObjectId::of(&bytes);
-    if writer.claim(id) {
+    let body = Body::Digested { sha1: Sha1::digest(&bytes).into(), blake3: id.digest };
+    if file.has_encoded() {
+        // If the content exists as such, the layout refers to that.
+        if !writer.has_content(id.digest) {
+            let mut chunks = Chunks::new(writer, pool);
+            chunks.encoded(&bytes, &stretches)?;
+            let list = chunks.finish()?;
+            writer.put_decoded(id.digest, &list)?;
+            place_in_chunks(&list, placed);
+        }
+    } else if writer.claim(id) {
         writer.store_claimed(id, &bytes)?;
     }
-    Ok(Ok(Body::Digested { sha1: Sha1::digest(&bytes).into(), blake3: id.digest }))
-}
-
-/// Reads a file's pieces in order.
-struct PieceReader<'a> {
-    file: &'a PlannedFile,
-    disk: &'a dyn Source,
-    /// The current piece, and how many of its bytes were read.
-    piece: usize,
-    used: u64,
-    /// The offset in the file.
-    position: u64,
-    placed: &'a mut Vec<Placed>,
-    /// The most recently decoded extent and the index of its piece.
-    decoded: Option<(usize, Vec<u8>)>,
-    /// The first decoding error. The bytes of such an extent are read as zeros.
-    damage: Option<mif_formats::Error>,
-}
-
-impl PieceReader<'_> {
-    /// Fills `buf` with the next bytes. The file must have enough left.
-    fn read(&mut self, mut buf: &mut [u8]) -> Result<()> {
-        while !buf.is_empty() {
-            let piece = &self.file.pieces[self.piece];
-            let here = (piece.len() - self.used).min(buf.len() as u64);
-            let (part, rest) = buf.split_at_mut(here as usize);
-            match piece {
-                DiskPiece::Zero { .. } => part.fill(0),
-                DiskPiece::Bytes(bytes) => {
-                    part.copy_from_slice(&bytes[self.used as usize..][..here as usize]);
-                }
-                DiskPiece::Encoded(encoded) => {
-                    if self.decoded.as_ref().is_none_or(|(piece, _)| *piece != self.piece) {
-                        let bytes = encoded.decode(self.disk).or_else(|error| {
-                            if error.kind() == ErrorKind::Io {
-                                return Err(error);
-                            }
-                            self.damage.get_or_insert(error);
-                            Ok(vec![0; encoded.decoded as usize])
-                        });
-                        self.decoded = Some((self.piece, bytes?));
-                    }
-                    let (_, bytes) = self.decoded.as_ref().expect("just set");
-                    let from = encoded.from as usize + self.used as usize;
-                    part.copy_from_slice(&bytes[from..from + here as usize]);
-                }
-                DiskPiece::Disk { offset, .. } => {
-                    let offset = offset + self.used;
-                    self.disk.read_at(offset, part)?;
-                    for owned in self.file.owns.within(offset, self.position, here) {
-                        let skip = owned.start - offset;
-                        let bytes = &part[skip as usize..(owned.end - offset) as usize];
-                        place(owned.start, self.position + skip, bytes, self.placed);
-                    }
-                }
-            }
-            self.advance(here);
-            buf = rest;
-        }
-        Ok(())
-    }
-
-    fn advance(&mut self, bytes: u64) {
-        self.position += bytes;
-        self.used += bytes;
-        if self.used == self.file.pieces[self.piece].len() {
-            self.piece += 1;
-            self.used = 0;
-        }
-    }
-
-    /// Skips the hole at this position in multiples of `ZERO_STEP`. Returns the number of bytes skipped.
-    fn skip_hole(&mut self) -> u64 {
-        if !self.position.is_multiple_of(ZERO_STEP) {
-            return 0;
-        }
-        let Some(DiskPiece::Zero { len }) = self.file.pieces.get(self.piece) else { return 0 };
-        let bytes = (len - self.used) / ZERO_STEP * ZERO_STEP;
-        if bytes > 0 {
-            self.advance(bytes);
-        }
-        bytes
-    }
-
-    fn left(&self) -> u64 {
-        self.file.size - self.position
-    }
-}
-
-/// Records the location of `bytes`, at disk offset `disk` and file offset `file`. Omits whole zero blocks, which become
-/// zeros in the layout.
-fn place(disk: u64, file: u64, bytes: &[u8], placed: &mut Vec<Placed>) {
-    let len = bytes.len() as u64;
-    let mut from = 0;
-    let mut at = disk.next_multiple_of(BLOCK) - disk;
-    while at + BLOCK <= len {
-        let zero = is_zero(&bytes[at as usize..(at + BLOCK) as usize]);
-        if zero {
-            if from < at {
-                placed.push((disk + from, at - from, file + from));
-            }
-            from = at + BLOCK;
-        }
-        at += BLOCK;
-    }
-    if from < len {
-        placed.push((disk + from, len - from, file + from));
-    }
+    Ok(Ok(body))
 }
 
 /// Imports a large file window by window: bounded memory, content-defined chunks, holes not stored.
+///
+/// If extents of a file with digests are compressed, it becomes a decoding list.
 fn import_large<'env>(
     reader: &mut PieceReader<'_>,
     writer: &'env ObjectWriter,
@@ -167,6 +70,7 @@ fn import_large<'env>(
     progress: &dyn Progress,
 ) -> Result<Body> {
     let hashed = reader.file.hashed;
+    let decoding = hashed && reader.file.has_encoded();
     let mut hashes = (Sha1::new(), blake3::Hasher::new());
     let mut hash = |bytes: &[u8]| {
         if hashed {
@@ -174,7 +78,7 @@ fn import_large<'env>(
             hashes.1.update(bytes);
         }
     };
-    let mut chunks = Chunks { writer, pool, data: Vec::new(), chunks: Vec::new() };
+    let mut chunks = Chunks::new(writer, pool);
     let mut window = vec![0; WINDOW as usize];
     while reader.left() > 0 && reader.damage.is_none() {
         progress::check(progress)?;
@@ -196,21 +100,56 @@ fn import_large<'env>(
         let len = reader.left().min(WINDOW - reader.position % WINDOW) as usize;
         reader.read(&mut window[..len])?;
         hash(&window[..len]);
-        for step in window[..len].chunks(ZERO_STEP as usize) {
-            if is_zero(step) {
-                chunks.zeros(step.len() as u64)?;
-            } else {
-                chunks.data(step)?;
-            }
-        }
+        let stretches = reader.take_stretches();
+        if decoding { chunks.encoded(&window[..len], &stretches)? } else { chunks.plain(&window[..len])? }
     }
     let list = chunks.finish()?;
     if !hashed {
         return Ok(Body::Opaque { object: writer.put_list(None, &list)? });
     }
-    let body = Body::Digested { sha1: hashes.0.finalize().into(), blake3: *hashes.1.finalize().as_bytes() };
-    writer.put_list(Some(body.object()), &list)?;
-    Ok(body)
+    let blake3 = *hashes.1.finalize().as_bytes();
+    if !decoding {
+        writer.put_list(Some(ObjectId::content(blake3)), &list)?;
+    } else if reader.damage.is_none() {
+        // Its chunks are stored in any case, because the layout refers to them.
+        if !writer.has_content(blake3) {
+            writer.put_decoded(blake3, &list)?;
+        }
+        place_in_chunks(&list, reader.placed);
+    }
+    Ok(Body::Digested { sha1: hashes.0.finalize().into(), blake3 })
+}
+
+/// Makes the runs of a file that is stored as a decoding list refer to its chunks. Zeros are dropped.
+fn place_in_chunks(list: &[Chunk], placed: &mut Vec<Placed>) {
+    let mut start = 0;
+    let starts = list.iter().map(|chunk| {
+        start += chunk.len;
+        start - chunk.len
+    });
+    let starts: Vec<u64> = starts.collect();
+    for run in std::mem::take(placed) {
+        let (mut at, end) = (run.offset, run.offset + run.len);
+        if run.object.is_some() {
+            placed.push(run);
+            continue;
+        }
+        let mut number = starts.partition_point(|start| *start <= at).saturating_sub(1);
+        while at < end {
+            let (start, Chunk { id, len, .. }) = (starts[number], list[number]);
+            let here = (start + len).min(end) - at;
+            if id.is_some() {
+                placed.push(Placed {
+                    disk: run.disk + (at - run.offset),
+                    len: here,
+                    object: id,
+                    offset: at - start,
+                });
+            }
+            at += here;
+            number += 1;
+        }
+    }
 }
 
 /// Splits a stream into chunks and stores them.
@@ -221,7 +160,39 @@ struct Chunks<'a, 'env> {
     chunks: Vec<Chunk>,
 }
 
-impl Chunks<'_, '_> {
+impl<'a, 'env> Chunks<'a, 'env> {
+    fn new(writer: &'env ObjectWriter, pool: &'a Pool<'env>) -> Self {
+        Chunks { writer, pool, data: Vec::new(), chunks: Vec::new() }
+    }
+
+    /// Adds bytes of which some are decoded from stored objects, as `stretches` tell.
+    fn encoded(&mut self, mut bytes: &[u8], stretches: &[Stretch]) -> Result<()> {
+        for stretch in stretches {
+            let (here, rest) = bytes.split_at(stretch.len as usize);
+            bytes = rest;
+            match stretch.encoded {
+                Some((id, decode)) if decode.is_worthwhile(stretch.len) => {
+                    self.cut(1)?;
+                    self.chunks.push(Chunk { id: Some(id), len: stretch.len, decode: Some(decode) });
+                }
+                _ => self.plain(here)?,
+            }
+        }
+        Ok(())
+    }
+
+    /// Adds bytes that are stored as they are.
+    fn plain(&mut self, bytes: &[u8]) -> Result<()> {
+        for step in bytes.chunks(ZERO_STEP as usize) {
+            if is_zero(step) {
+                self.zeros(step.len() as u64)?;
+            } else {
+                self.data(step)?;
+            }
+        }
+        Ok(())
+    }
+
     fn data(&mut self, bytes: &[u8]) -> Result<()> {
         self.data.extend_from_slice(bytes);
         // Buffer enough for several cuts, so that the remainder is rarely moved.
@@ -232,7 +203,7 @@ impl Chunks<'_, '_> {
         self.cut(1)?;
         match self.chunks.last_mut() {
             Some(chunk) if chunk.id.is_none() => chunk.len += len,
-            _ => self.chunks.push(Chunk { id: None, len }),
+            _ => self.chunks.push(Chunk::zeros(len)),
         }
         Ok(())
     }
@@ -246,7 +217,7 @@ impl Chunks<'_, '_> {
                 FastCDC::new(&self.data, CHUNK.0, CHUNK.1, CHUNK.2).cut(start, self.data.len() - start);
             let bytes = &self.data[start..end];
             let id = ObjectId::of(bytes);
-            self.chunks.push(Chunk { id: Some(id), len: bytes.len() as u64 });
+            self.chunks.push(Chunk::plain(id, bytes.len() as u64));
             if self.writer.claim(id) {
                 let (writer, bytes) = (self.writer, bytes.to_vec());
                 self.pool.leave(move || writer.store_claimed(id, &bytes))?;
@@ -309,27 +280,9 @@ mod tests {
         let stops = Stops(AtomicU64::new(0));
         let file = PlannedFile::loose(1 << 40, &[(0..1 << 40, 0)]);
         let read = pool::run(1, 1, |_, pool| {
-            import_file(&file, &&stops, &writer, pool, &mut Vec::new(), &stops).map(|_| ())
+            import_file(&file, &&stops, &writer, pool, &mut Vec::new(), &stops).map(drop)
         });
         assert_eq!(read.unwrap_err().code(), Code::Interrupted);
         assert!(stops.0.into_inner() < 20 << 20);
-    }
-
-    #[test]
-    fn zero_blocks_of_the_disk_are_left_out_of_content() {
-        let mut bytes = vec![1; 3 * 4096];
-        bytes[1024..1024 + 2 * 4096].fill(0);
-        let mut placed = Vec::new();
-        // The first disk block boundary is 1024 bytes into `bytes`, which contain two whole blocks, both zero.
-        place(8192 - 1024, 100, &bytes, &mut placed);
-        assert_eq!(placed, [(7168, 1024, 100), (8192 + 8192, 3072, 100 + 1024 + 8192)]);
-    }
-
-    #[test]
-    fn a_short_run_is_one_piece_even_if_zero() {
-        let mut placed = Vec::new();
-        place(4096, 0, &[0; 4095], &mut placed);
-        place(9000, 0, &[0; 100], &mut placed);
-        assert_eq!(placed, [(4096, 4095, 0), (9000, 100, 0)]);
     }
 }

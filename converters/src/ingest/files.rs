@@ -23,7 +23,8 @@ pub(crate) fn store_content(
 ) -> Result<ObjectId> {
     let len = content.len();
     let pieces = vec![DiskPiece::Disk { offset: 0, len }];
-    let file = PlannedFile { size: len, pieces, owns: Ownership::None, may_share: false, hashed: true };
+    let mut file = PlannedFile::new(len, pieces, false);
+    file.owns = Ownership::None;
     let stored = OnceLock::new();
     pool::run(pool::processors(), 1, |_, pool| {
         let body = import_file(&file, content, writer, pool, &mut Vec::new(), progress)??;

@@ -7,6 +7,7 @@ mod content;
 mod files;
 mod items;
 mod ownership;
+mod piece_reader;
 mod plan;
 mod planned_file;
 
@@ -23,8 +24,9 @@ use mif_formats::partition::Table;
 use mif_formats::source::is_zero;
 
 use self::content::import_file;
-pub(crate) use self::files::{LooseFile, Parts, store_files, store_new};
+pub(crate) use self::files::{LooseFile, Parts, store_content, store_files, store_new};
 use self::items::{Item, Items};
+use self::piece_reader::Placed;
 use self::plan::{FileNumbers, ReadPlan, say_unreadable};
 pub(crate) use self::planned_file::MAX_HASHED_HOLES;
 use crate::disk::blocks::{RESIDUE_WINDOW, blocks, data_in};
@@ -88,7 +90,8 @@ struct Work<'a> {
 #[derive(Default)]
 struct Origins {
     runs: Vec<Run>,
-    residue: Vec<ObjectId>,
+    /// The objects that runs refer to by number.
+    objects: Vec<ObjectId>,
     /// Files that could not be decoded, by number.
     damaged: Vec<(usize, mif_formats::Error)>,
 }
@@ -97,15 +100,30 @@ struct Origins {
 struct Run {
     start: u64,
     len: u64,
-    /// The file or the residue object.
+    /// The file or the object.
     of: RunOf,
     /// The offset in the file or object.
     offset: u64,
 }
 
 enum RunOf {
+    /// The content of the file with this number.
     File(u32),
+    /// An object that is part of a file's content: a chunk, or encoded bytes.
+    Part(u32),
+    /// An object of residue.
     Residue(u32),
+}
+
+impl Origins {
+    /// Returns the number of an object.
+    fn add(&mut self, id: ObjectId) -> u32 {
+        // The runs of a file refer to the same object one after the other.
+        if self.objects.last() != Some(&id) {
+            self.objects.push(id);
+        }
+        small(self.objects.len() - 1)
+    }
 }
 
 /// Converts a file or object number to 32 bits, to save memory: there are many runs.
@@ -176,13 +194,14 @@ impl Work<'_> {
                         }
                     };
                     self.files[number].set(body).expect("each file is read once");
-                    let runs = placed.into_iter().map(|(start, len, offset)| Run {
-                        start,
-                        len,
-                        of: RunOf::File(small(number)),
-                        offset,
-                    });
-                    self.found().runs.extend(runs);
+                    let mut found = self.found();
+                    for Placed { disk: start, len, object, offset } in placed {
+                        let of = match object {
+                            None => RunOf::File(small(number)),
+                            Some(object) => RunOf::Part(found.add(object)),
+                        };
+                        found.runs.push(Run { start, len, of, offset });
+                    }
                     Ok(())
                 }
             }
@@ -251,16 +270,15 @@ impl Work<'_> {
         }
         let id = self.writer.put(&object)?;
         let mut found = self.found();
-        let number = found.residue.len();
-        found.residue.push(id);
-        found.runs.extend(runs.into_iter().map(|run| Run { of: RunOf::Residue(small(number)), ..run }));
+        let number = found.add(id);
+        found.runs.extend(runs.into_iter().map(|run| Run { of: RunOf::Residue(number), ..run }));
         Ok(())
     }
 }
 
 /// Sorts all runs into a layout. Bytes not covered by a run are zero.
 fn layout_of(found: Origins, files: &[OnceLock<Body>], disk_size: u64) -> Layout {
-    let Origins { mut runs, residue, .. } = found;
+    let Origins { mut runs, objects, .. } = found;
     runs.sort_unstable_by_key(|run| run.start);
     let mut builder = Builder::new();
     for run in &runs {
@@ -270,7 +288,8 @@ fn layout_of(found: Origins, files: &[OnceLock<Body>], disk_size: u64) -> Layout
                 let file = files[number as usize].get().expect("a file with runs was read");
                 builder.content(run.len, file.object(), run.offset);
             }
-            RunOf::Residue(number) => builder.residue(run.len, residue[number as usize], run.offset),
+            RunOf::Part(number) => builder.content(run.len, objects[number as usize], run.offset),
+            RunOf::Residue(number) => builder.residue(run.len, objects[number as usize], run.offset),
         }
     }
     builder.zero(disk_size - builder.end());

@@ -1,10 +1,10 @@
 //! Assigns disk ranges to the files that own them. Only an owned range becomes content of its file in the layout.
 
 use std::cmp::Reverse;
-use std::collections::{BTreeMap, BTreeSet, BinaryHeap};
+use std::collections::{BTreeMap, BTreeSet, BinaryHeap, HashMap};
 use std::ops::Range;
 
-use super::planned_file::{OwnedPart, Ownership, PlannedFile};
+use super::planned_file::{DiskPiece, OwnedPart, Ownership, PlannedFile};
 
 /// Decides which file owns which range of the disk. `files` are in disk order, and each initially owns all its ranges.
 ///
@@ -80,10 +80,50 @@ fn share(files: &mut [PlannedFile], sharing: &BTreeSet<usize>) {
     }
 }
 
+/// Decides which file owns which compressed extent: the first that has it. An extent that overlaps another one, or bytes that
+/// a file owns, belongs to no file, and its bytes become residue.
+pub(super) fn assign_encoded(files: &mut [PlannedFile]) {
+    let mut extents: HashMap<&[Range<u64>], usize> = HashMap::new();
+    // The first file with each extent and the piece, or `None` if the extent overlaps something.
+    let mut owners: Vec<Option<(usize, usize)>> = Vec::new();
+    let mut claims: Vec<(Range<u64>, Option<usize>)> = Vec::new();
+    for (number, file) in files.iter().enumerate() {
+        for (piece, extent) in file.pieces.iter().enumerate() {
+            let DiskPiece::Encoded(extent) = extent else { continue };
+            extents.entry(&extent.runs[..]).or_insert_with(|| {
+                let runs = extent.runs.iter().filter(|run| run.start < run.end);
+                claims.extend(runs.map(|run| (run.clone(), Some(owners.len()))));
+                owners.push(Some((number, piece)));
+                owners.len() - 1
+            });
+        }
+    }
+    if owners.is_empty() {
+        return;
+    }
+    claims.extend(owned(files).into_iter().map(|range| (range, None)));
+    claims.sort_unstable_by_key(|(range, _)| range.start);
+    let mut furthest: Option<(u64, Option<usize>)> = None;
+    for (range, extent) in claims {
+        if let Some((end, other)) = furthest
+            && range.start < end
+        {
+            extent.into_iter().chain(other).for_each(|extent| owners[extent] = None);
+        }
+        if furthest.is_none_or(|(end, _)| range.end > end) {
+            furthest = Some((range.end, extent));
+        }
+    }
+    for (number, piece) in owners.into_iter().flatten() {
+        files[number].owns_encoded.push(piece);
+    }
+}
+
 /// Returns the disk ranges owned by files, sorted.
 pub(super) fn owned(files: &[PlannedFile]) -> Vec<Range<u64>> {
     let mut owned = Vec::new();
     for file in files {
+        owned.extend(file.owned_encoded().cloned());
         match &file.owns {
             Ownership::All => owned.extend(file.ranges().map(|(start, len)| start..start + len)),
             Ownership::None => {}
@@ -97,16 +137,16 @@ pub(super) fn owned(files: &[PlannedFile]) -> Vec<Range<u64>> {
 
 #[cfg(test)]
 mod tests {
+    use mif_formats::codec::Codec;
+    use mif_formats::fs::Encoded;
+
     use super::*;
-    use crate::ingest::planned_file::DiskPiece;
 
     fn plan_of(may_share: bool, files: Vec<Vec<(u64, u64)>>) -> Vec<PlannedFile> {
-        let files = files.into_iter().map(|ranges| PlannedFile {
-            size: ranges.iter().map(|(_, len)| len).sum(),
-            pieces: ranges.into_iter().map(|(offset, len)| DiskPiece::Disk { offset, len }).collect(),
-            owns: Ownership::All,
-            may_share,
-            hashed: true,
+        let files = files.into_iter().map(|ranges| {
+            let size = ranges.iter().map(|(_, len)| len).sum();
+            let pieces = ranges.into_iter().map(|(offset, len)| DiskPiece::Disk { offset, len });
+            PlannedFile::new(size, pieces.collect(), may_share)
         });
         let mut files = files.collect::<Vec<_>>();
         assign(&mut files);
@@ -140,6 +180,32 @@ mod tests {
         assert_eq!(within(2, 20, 2, 10), None);
         // Without sharing, all of this is damage.
         assert_eq!(owned(&plan_of(false, files)), [0..10, 60..65]);
+    }
+
+    #[test]
+    fn a_compressed_extent_belongs_to_the_first_file_and_to_none_if_it_overlaps() {
+        let extent = |runs: &[Range<u64>], from| {
+            let (codec, decoded, runs) = (Codec::Zstd, 4096, runs.to_vec());
+            DiskPiece::Encoded(Box::new(Encoded { runs, codec, decoded, from, len: 100 }))
+        };
+        let plain = |offset, len| DiskPiece::Disk { offset, len };
+        let one = |range: Range<u64>, from| extent(&[range], from);
+        let files = [
+            // Two parts of one extent with a plain piece in between.
+            vec![one(0..10, 0), plain(10, 5), one(0..10, 200)],
+            vec![one(0..10, 50), extent(&[20..25, 40..42], 0)],
+            // Overlaps a plain piece; overlaps another extent; overlaps itself; is empty.
+            vec![one(12..20, 0), one(41..50, 0), extent(&[60..65, 64..66], 0), extent(&[], 0)],
+            vec![one(30..35, 0), one(35..40, 0)],
+        ];
+        let mut files = files.map(|pieces| PlannedFile::new(300, pieces, true));
+        assign(&mut files);
+        assign_encoded(&mut files);
+        let owners: Vec<_> = files.iter().map(|file| file.owns_encoded.clone()).collect();
+        assert_eq!(owners, [vec![0], vec![], vec![3], vec![0, 1]]);
+        assert_eq!(owned(&files), [0..10, 10..15, 30..35, 35..40]);
+        assert_eq!(files[0].owned(), [10..15, 0..10]);
+        assert_eq!(files[1].start(), 0);
     }
 
     #[test]

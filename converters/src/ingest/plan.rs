@@ -75,6 +75,7 @@ impl ReadPlan {
         let damaged = ownership::assign(&mut plan.files);
         // Before the content ranges are computed, because a file that is not read owns nothing.
         plan.limit_shared(scan.disk.len());
+        ownership::assign_encoded(&mut plan.files);
         plan.content = ownership::owned(&plan.files);
         plan.say_shared(&damaged, scan);
         plan.limit_holes();
@@ -103,13 +104,7 @@ impl ReadPlan {
                     // Most files have one piece, and there may be millions of files, so avoid spare capacity.
                     let mut pieces = Vec::with_capacity(content.pieces.len());
                     pieces.extend(content.pieces.into_iter().flat_map(|p| place(volume, p)));
-                    let file = PlannedFile {
-                        size: content.size,
-                        pieces,
-                        owns: Ownership::All,
-                        may_share,
-                        hashed: true,
-                    };
+                    let file = PlannedFile::new(content.size, pieces, may_share);
                     found.push(((number, id), file));
                 }
             }
@@ -284,6 +279,7 @@ mod tests {
             size: ranges.iter().map(|(_, len)| len).sum(),
             pieces: ranges.into_iter().map(|(offset, len)| DiskPiece::Disk { offset, len }).collect(),
             owns: Ownership::All,
+            owns_encoded: Vec::new(),
             may_share,
             hashed: true,
         });
@@ -334,6 +330,7 @@ mod tests {
                 .map(|(offset, len)| DiskPiece::Disk { offset: *offset, len: *len })
                 .collect(),
             owns: Ownership::All,
+            owns_encoded: Vec::new(),
             may_share,
             hashed: true,
         };

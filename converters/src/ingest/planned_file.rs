@@ -16,6 +16,8 @@ pub(super) struct PlannedFile {
     pub pieces: Vec<DiskPiece>,
     /// The disk ranges that become content of this file in the layout.
     pub owns: Ownership,
+    /// The indexes of the pieces, ascending, whose encoded bytes on the disk belong to this file in the layout.
+    pub owns_encoded: Vec<usize>,
     /// True if its filesystem lets files share extents.
     pub may_share: bool,
     /// True if its digests are computed.
@@ -46,6 +48,11 @@ impl DiskPiece {
 }
 
 impl PlannedFile {
+    /// Returns a file that owns its ranges of the disk, and whose digests are computed.
+    pub(super) fn new(size: u64, pieces: Vec<DiskPiece>, may_share: bool) -> Self {
+        PlannedFile { size, pieces, owns: Ownership::All, owns_encoded: Vec::new(), may_share, hashed: true }
+    }
+
     /// Returns a file that is not on a disk. `parts` are the parts that are not holes, each with its offset in the
     /// source.
     pub(super) fn loose(size: u64, parts: &[(Range<u64>, u64)]) -> Self {
@@ -62,7 +69,8 @@ impl PlannedFile {
             at = range.end;
         }
         hole(&mut pieces, at, size);
-        let mut file = PlannedFile { size, pieces, owns: Ownership::None, may_share: false, hashed: true };
+        let mut file = PlannedFile::new(size, pieces, false);
+        file.owns = Ownership::None;
         file.hashed = file.holes() <= MAX_HASHED_HOLES;
         file
     }
@@ -88,9 +96,23 @@ impl PlannedFile {
         })
     }
 
-    /// Returns the disk ranges it owns, in file order.
+    /// Returns the disk ranges it owns: plain ones in file order, then those of compressed extents.
     pub(super) fn owned(&self) -> Vec<Range<u64>> {
-        self.places().flat_map(|(start, len, at)| self.owns.within(start, at, len)).collect()
+        let plain = self.places().flat_map(|(start, len, at)| self.owns.within(start, at, len));
+        plain.chain(self.owned_encoded().cloned()).collect()
+    }
+
+    /// Returns the disk ranges of the compressed extents that it owns.
+    pub(super) fn owned_encoded(&self) -> impl Iterator<Item = &Range<u64>> {
+        self.owns_encoded.iter().flat_map(|piece| match &self.pieces[*piece] {
+            DiskPiece::Encoded(encoded) => &encoded.runs[..],
+            _ => &[],
+        })
+    }
+
+    /// Returns true if it has compressed extents.
+    pub(super) fn has_encoded(&self) -> bool {
+        self.pieces.iter().any(|piece| matches!(piece, DiskPiece::Encoded(_)))
     }
 
     /// Returns the total decoded size of its compressed extents in bytes.
@@ -104,7 +126,12 @@ impl PlannedFile {
 
     /// Returns the disk offset of its first byte on the disk, or `u64::MAX` if none of it is there.
     pub(super) fn start(&self) -> u64 {
-        self.ranges().next().map_or(u64::MAX, |(start, _)| start)
+        let start = |piece: &DiskPiece| match piece {
+            DiskPiece::Disk { offset, len } if *len > 0 => Some(*offset),
+            DiskPiece::Encoded(encoded) => encoded.runs.first().map(|run| run.start),
+            _ => None,
+        };
+        self.pieces.iter().find_map(start).unwrap_or(u64::MAX)
     }
 
     /// Returns true if the file is not read.

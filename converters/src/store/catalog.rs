@@ -4,7 +4,6 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use mif_formats::mif::PackId;
 use mif_formats::mif::layout::Layout;
-use mif_formats::mif::pack::Encoding;
 
 use super::record::{DamagedImage, Image, ImageName, Selector};
 use super::storage::number;
@@ -201,7 +200,7 @@ impl Store {
         for id in layout.objects() {
             let Some(location) = index.get(id) else { continue };
             packs.insert(index.pack(&location));
-            if location.encoding == Encoding::List {
+            if location.encoding.is_list() {
                 let chunks = objects.chunks(id)?;
                 packs.extend(chunks.iter().filter_map(|chunk| index.get(chunk)).map(|at| index.pack(&at)));
             }

@@ -6,7 +6,7 @@ use std::sync::{RwLock, RwLockReadGuard};
 
 use hashbrown::HashTable;
 use mif_formats::mif::pack::{Encoding, IndexEntry};
-use mif_formats::mif::{ObjectId, PackId};
+use mif_formats::mif::{ObjectId, ObjectKind, PackId};
 
 use super::index_cache;
 use super::pack_index::{PackIndex, names, pack_key};
@@ -89,16 +89,32 @@ impl Index {
         }
     }
 
-    /// Returns the location of an object; if there are several copies, of the one added first.
+    /// Returns the location of an object; if there are several copies, of the one added first. Content that is not
+    /// stored under its own id is found as decoded content.
     #[must_use]
     pub fn get(&self, id: &ObjectId) -> Option<Location> {
+        names_of(id).find_map(|name| self.get_exact(&name))
+    }
+
+    /// Does the same as [`Index::get`], but finds only objects of this kind.
+    pub(super) fn get_exact(&self, id: &ObjectId) -> Option<Location> {
         let entries = self.entries();
         entries.get(id).map(|number| entries.objects[number as usize].1)
     }
 
-    /// Returns the locations of all copies of an object.
+    /// Returns the ids under which the object is stored: of content, up to two.
+    pub(crate) fn stored_as(&self, id: &ObjectId) -> impl Iterator<Item = ObjectId> {
+        names_of(id).filter(|name| self.get_exact(name).is_some())
+    }
+
+    /// Returns the locations of all copies of an object, those of decoded content last.
     #[must_use]
     pub fn copies(&self, id: &ObjectId) -> Vec<Location> {
+        names_of(id).flat_map(|name| self.copies_exact(&name)).collect()
+    }
+
+    /// Returns the locations of all copies of an object of this kind.
+    pub(super) fn copies_exact(&self, id: &ObjectId) -> Vec<Location> {
         let entries = self.entries();
         let Some(number) = entries.get(id) else { return Vec::new() };
         let more = entries.more.get(&number).into_iter().flatten();
@@ -131,6 +147,12 @@ impl Index {
     fn entries(&self) -> RwLockReadGuard<'_, Entries> {
         self.entries.read().expect("no thread panics while it holds this")
     }
+}
+
+/// Returns the ids under which an object may be stored.
+fn names_of(id: &ObjectId) -> impl Iterator<Item = ObjectId> + use<> {
+    let decoded = (id.kind == ObjectKind::Content).then(|| ObjectId::decoded(id.digest));
+    std::iter::once(*id).chain(decoded)
 }
 
 /// The location of an object's stored bytes.

@@ -85,6 +85,12 @@ pub const FORMAT: u32 = 2;
 /// The key of the header.
 const HEADER: &str = "store.json";
 
+/// The feature of a store that has decoding lists.
+const DECODED: &str = "decoded";
+
+/// The features of stores that this program supports.
+const FEATURES: [&str; 1] = [DECODED];
+
 /// The content of `store.json`.
 #[derive(Debug, Serialize, Deserialize)]
 struct Header {
@@ -92,7 +98,7 @@ struct Header {
     kind: String,
     /// [`FORMAT`].
     format: u32,
-    /// Features that a reader must support. None exist yet.
+    /// Features that a reader must support, of [`FEATURES`].
     features: Vec<String>,
 }
 
@@ -324,7 +330,9 @@ impl Store {
         if !is_there("packs") || !is_there("images") {
             return Ok(None);
         }
-        storage.replace(HEADER, &Header::new().to_json()).map_err(|e| failed(&e))?;
+        // It may have had any feature, and declaring one needlessly only excludes older versions.
+        let header = Header { features: FEATURES.map(str::to_owned).to_vec(), ..Header::new() };
+        storage.replace(HEADER, &header.to_json()).map_err(|e| failed(&e))?;
         Ok(Some("store.json: rewritten".to_owned()))
     }
 
@@ -398,17 +406,34 @@ fn is_begun(path: &Path) -> bool {
     is_only("", &|name| name == "tmp") && is_only("tmp", &|name| unfinished_epoch(name).is_some())
 }
 
-fn check_header(place: &str, header: &[u8]) -> Result<()> {
-    let header: Header = serde_json::from_slice(header)
+/// Adds a feature to the store's header unless it is there, so that older versions of mif refuse the store.
+fn require_feature(storage: &dyn Storage, feature: &'static str) -> Result<()> {
+    let failed = |e: std::io::Error| storage.error(HEADER, &e);
+    let place = format!("{}/{HEADER}", storage.place());
+    let mut header = parse_header(&place, &storage.read_all(HEADER).map_err(failed)?)?;
+    if !header.features.iter().any(|known| known == feature) {
+        header.features.push(feature.to_owned());
+        storage.replace(HEADER, &header.to_json()).map_err(failed)?;
+    }
+    Ok(())
+}
+
+fn parse_header(place: &str, header: &[u8]) -> Result<Header> {
+    serde_json::from_slice(header)
         .map_err(|e| Error::store(format!("{place}: is not a valid store header: {e}")))
-        .map_err(|e| e.advise("`mif fsck --repair` rewrites it"))?;
+        .map_err(|e| e.advise("`mif fsck --repair` rewrites it"))
+}
+
+fn check_header(place: &str, header: &[u8]) -> Result<()> {
+    let header = parse_header(place, header)?;
     if header.kind != "mif-store" {
         return Err(Error::input(format!("{}: has the kind {:?}, expected mif-store", place, header.kind)));
     }
-    if header.format != FORMAT || !header.features.is_empty() {
+    let unknown = header.features.iter().find(|feature| !FEATURES.contains(&&***feature));
+    if header.format != FORMAT || unknown.is_some() {
         return Err(Error::unsupported(format!(
-            "{}: the store has format {} with features {:?}; this version of mif supports only format {FORMAT} without features",
-            place, header.format, header.features
+            "{place}: the store has format {} with the features {:?}; this version of mif supports only format {FORMAT} with the features {FEATURES:?}",
+            header.format, header.features
         ))
         .advise(match header.format < FORMAT {
             true => "It was made by an older version of mif: import its disks into a new store",

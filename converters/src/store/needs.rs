@@ -26,19 +26,24 @@ impl Needs {
             if self.objects.contains(&id) {
                 continue;
             }
-            if !objects.contains(&id) {
+            let stored_as = objects.stored_as(&id)?;
+            if stored_as.is_empty() {
                 missing += 1;
                 self.missing.insert(id);
-                continue;
             }
-            let chunks = objects.chunks(&id)?;
-            self.objects.insert(id);
-            for chunk in chunks {
-                if objects.contains(&chunk) {
-                    self.objects.insert(chunk);
-                } else {
-                    missing += 1;
-                    self.missing.insert(chunk);
+            for id in stored_as {
+                if self.objects.contains(&id) {
+                    continue;
+                }
+                let chunks = objects.chunks(&id)?;
+                self.objects.insert(id);
+                for chunk in chunks {
+                    if objects.contains(&chunk) {
+                        self.objects.insert(chunk);
+                    } else {
+                        missing += 1;
+                        self.missing.insert(chunk);
+                    }
                 }
             }
         }

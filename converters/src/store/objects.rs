@@ -4,7 +4,8 @@ use std::cell::RefCell;
 use std::ops::Range;
 use std::sync::{Arc, OnceLock};
 
-use mif_formats::mif::pack::{Chunk, Encoding, IndexEntry, MAX_WHOLE, decode_list};
+use mif_formats::codec::Codec;
+use mif_formats::mif::pack::{Chunk, Decode, Encoding, IndexEntry, MAX_WHOLE, decode_list};
 use mif_formats::mif::{ObjectId, ObjectKind};
 use quick_cache::Weighter;
 use quick_cache::sync::Cache;
@@ -21,7 +22,7 @@ const CACHE_BYTES: u64 = 96 << 20;
 pub struct Objects {
     storage: Arc<dyn Storage>,
     index: Arc<Index>,
-    cache: Cache<ObjectId, Cached, ByLength>,
+    cache: Cache<CacheKey, Cached, ByLength>,
     below: Below,
     /// Held while this exists, so that nobody removes the objects.
     _held: Option<Arc<[Lock]>>,
@@ -35,6 +36,9 @@ enum Below {
     AllPacks(OnceLock<Arc<Objects>>),
 }
 
+/// An object as it is stored, or what it decodes to: a number of bytes by a codec.
+type CacheKey = (ObjectId, Option<(Codec, u32)>);
+
 #[derive(Clone)]
 enum Cached {
     Whole(Arc<Vec<u8>>),
@@ -45,11 +49,11 @@ enum Cached {
 #[derive(Clone)]
 struct ByLength;
 
-impl Weighter<ObjectId, Cached> for ByLength {
-    fn weight(&self, _: &ObjectId, cached: &Cached) -> u64 {
+impl Weighter<CacheKey, Cached> for ByLength {
+    fn weight(&self, _: &CacheKey, cached: &Cached) -> u64 {
         64 + match cached {
             Cached::Whole(bytes) => bytes.len() as u64,
-            Cached::List(chunks) => chunks.len() as u64 * 56,
+            Cached::List(chunks) => chunks.len() as u64 * 80,
         }
     }
 }
@@ -99,9 +103,20 @@ impl Objects {
         self.index.get(id).is_some() || is_below()
     }
 
-    /// Returns the chunks of an object that is stored as a list, without its zero chunks; none for other objects.
+    /// Returns the ids under which an object is stored: of content, possibly as decoded content too.
+    pub(crate) fn stored_as(&self, id: &ObjectId) -> Result<Vec<ObjectId>> {
+        let mut names: Vec<ObjectId> = self.index.stored_as(id).collect();
+        if names.is_empty()
+            && let Some(below) = self.below()?
+        {
+            names = below.stored_as(id)?;
+        }
+        Ok(names)
+    }
+
+    /// Returns the objects that make up an object that is stored as a list; none for other objects.
     pub fn chunks(&self, id: &ObjectId) -> Result<Vec<ObjectId>> {
-        if self.location(id)?.encoding != Encoding::List {
+        if !self.location(id)?.encoding.is_list() {
             return Ok(Vec::new());
         }
         match self.load(id)? {
@@ -143,7 +158,7 @@ impl Objects {
 
     /// Returns the parts of an object that are known to be zero without reading it: the zero chunks of a list.
     pub(crate) fn zero_runs(&self, id: &ObjectId) -> Result<Vec<Range<u64>>> {
-        if self.location(id)?.encoding != Encoding::List {
+        if !self.location(id)?.encoding.is_list() {
             return Ok(Vec::new());
         }
         let Cached::List(chunks) = self.load(id)? else { return Ok(Vec::new()) };
@@ -157,26 +172,41 @@ impl Objects {
             let (start, chunk) = chunks[i];
             let here = usize::try_from(start + chunk.len - offset).unwrap_or(usize::MAX).min(buf.len());
             let (part, rest) = buf.split_at_mut(here);
-            match chunk.id {
-                None => part.fill(0),
-                // A chunk is never a list itself, so the recursion is one level deep.
-                Some(id) => match self.load(&id)? {
-                    Cached::Whole(bytes) if bytes.len() as u64 == chunk.len => {
-                        let from = (offset - start) as usize;
-                        part.copy_from_slice(&bytes[from..from + here]);
-                    }
-                    _ => {
-                        return Err(Error::store(format!(
-                            "store: object {id}: is not the chunk that the list describes"
-                        )));
-                    }
-                },
+            if let Some(id) = chunk.id {
+                let bytes = self.load_chunk(&id, &chunk)?;
+                let from = chunk.decode.map_or(0, |decode| u64::from(decode.from)) + offset - start;
+                part.copy_from_slice(&bytes[from as usize..from as usize + here]);
+            } else {
+                part.fill(0);
             }
             offset += here as u64;
             buf = rest;
             i += 1;
         }
         Ok(())
+    }
+
+    /// Returns the bytes of the object of a chunk, decoded if the chunk says so.
+    fn load_chunk(&self, id: &ObjectId, chunk: &Chunk) -> Result<Arc<Vec<u8>>> {
+        let wrong = |problem: &str| Error::store(format!("store: object {id}: {problem}"));
+        let other = || wrong("is not the chunk that the list describes");
+        // A chunk is never a list itself, so the recursion is one level deep.
+        let stored = || match self.load(id)? {
+            Cached::Whole(bytes) => Ok(bytes),
+            Cached::List(_) => Err(other()),
+        };
+        let Some(Decode { codec, decoded, .. }) = chunk.decode else {
+            return stored()
+                .and_then(|bytes| if bytes.len() as u64 == chunk.len { Ok(bytes) } else { Err(other()) });
+        };
+        let bytes = self.cache.get_or_insert_with(&(*id, Some((codec, decoded))), || {
+            let decoded = codec.decode(&stored()?, decoded).map_err(|problem| wrong(&problem))?;
+            Ok::<_, Error>(Cached::Whole(Arc::new(decoded)))
+        })?;
+        match bytes {
+            Cached::Whole(bytes) => Ok(bytes),
+            Cached::List(_) => Err(other()),
+        }
     }
 
     fn location(&self, id: &ObjectId) -> Result<Location> {
@@ -192,7 +222,7 @@ impl Objects {
         {
             return below.load(id);
         }
-        self.cache.get_or_insert_with(id, || self.fetch(id))
+        self.cache.get_or_insert_with(&(*id, None), || self.fetch(id))
     }
 
     /// Reads an object from its first intact copy.
@@ -223,7 +253,7 @@ impl Objects {
             e.advise("The store is damaged; `mif fsck` lists the affected images and prints the command that repairs it")
         };
         let wrong = |problem: &str| advise(Error::store(format!("{}: {problem}", place())));
-        if encoding != Encoding::List && stored_len.max(len) > MAX_WHOLE {
+        if !encoding.is_list() && stored_len.max(len) > MAX_WHOLE {
             return Err(wrong("is larger than the limit for objects"));
         }
         let end = offset.checked_add(stored_len).ok_or_else(|| wrong("extends past the end of its pack"))?;
@@ -261,11 +291,11 @@ pub(crate) enum Decoded {
 
 /// Decodes and checks the stored bytes of an object. The error says what is wrong with them.
 pub(crate) fn decode_object(entry: &IndexEntry, stored: &[u8]) -> Result<Decoded, String> {
-    if entry.encoding == Encoding::List {
+    if entry.encoding.is_list() {
         if entry.id.kind == ObjectKind::ChunkList && ObjectId::of_list(stored) != entry.id {
             return Err("its bytes do not match its id".into());
         }
-        return decode_list(stored, entry.len).map(Decoded::List).map_err(|e| e.to_string());
+        return decode_list(entry.encoding, stored, entry.len).map(Decoded::List).map_err(|e| e.to_string());
     }
     if entry.id.kind != ObjectKind::Content {
         return Err("is a chunk list, but stored as content".into());
@@ -355,7 +385,7 @@ mod tests {
 
     #[test]
     fn a_reader_of_one_kind_refuses_the_other() {
-        let list = encode_list(&[Chunk { id: None, len: 5 << 30 }]);
+        let list = encode_list(&[Chunk::zeros(5 << 30)]);
         let decode = |id, encoding, len| {
             let entry = IndexEntry { id, encoding, offset: 0, stored_len: list.len() as u64, len };
             decode_object(&entry, &list).err()

@@ -86,8 +86,8 @@ pub trait Storage: Send + Sync {
         upload.finish(key)
     }
 
-    /// Writes a file durably, replacing the one under this key. For damaged files and files named by their own digest:
-    /// all others never change.
+    /// Writes a file durably, replacing the one under this key. For damaged files, files named by their own digest, and
+    /// the store's header: all others never change.
     fn replace(&self, key: &str, bytes: &[u8]) -> io::Result<()>;
 
     /// Writes several files of one directory durably and atomically: nobody ever sees only some of them. Returns false,

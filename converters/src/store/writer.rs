@@ -6,8 +6,8 @@ use std::io;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 
-use mif_formats::mif::pack::{Chunk, Encoding, IndexEntry, PackWriter, encode_list};
-use mif_formats::mif::{ObjectId, PackId};
+use mif_formats::mif::pack::{Chunk, Encoding, IndexEntry, PackWriter, encode_decoding_list, encode_list};
+use mif_formats::mif::{ObjectId, ObjectKind, PackId};
 
 use super::index::{Index, Location};
 use super::pack_index::{index_key, pack_key};
@@ -160,7 +160,7 @@ impl ObjectWriter {
     #[must_use]
     pub fn claim(&self, id: ObjectId) -> bool {
         let shared = &*self.shared;
-        if shared.has(&id) || shared.only.as_ref().is_some_and(|only| !only.contains(&id)) {
+        if shared.has(&id) || !shared.accepts(&id) {
             return false;
         }
         let mut state = shared.state();
@@ -217,10 +217,29 @@ impl ObjectWriter {
         Ok(id)
     }
 
+    /// Returns true if the store has content with this digest as such, not only as decoded content.
+    pub(crate) fn has_content(&self, digest: [u8; 32]) -> bool {
+        let id = ObjectId::content(digest);
+        self.shared.has(&id) || self.shared.state().claimed.contains(&id)
+    }
+
+    /// Adds content with this BLAKE3 as a decoding list unless it already exists. Marks the store as one that older
+    /// versions cannot read.
+    pub(crate) fn put_decoded(&self, digest: [u8; 32], chunks: &[Chunk]) -> Result<ObjectId> {
+        let id = ObjectId::decoded(digest);
+        if self.claim(id) {
+            let required = super::require_feature(&*self.shared.storage, super::DECODED);
+            required.inspect_err(|e| self.give_up(e))?;
+            let list = encode_decoding_list(chunks);
+            self.append(id, Encoding::DecodingList, &list, chunks.iter().map(|c| c.len).sum())?;
+        }
+        Ok(id)
+    }
+
     fn append(&self, id: ObjectId, encoding: Encoding, stored: &[u8], len: u64) -> Result<()> {
         self.shared.append(id, encoding, stored, len)?;
         self.added.fetch_add(1, Ordering::Relaxed);
-        self.added_bytes.fetch_add(if encoding == Encoding::List { 0 } else { len }, Ordering::Relaxed);
+        self.added_bytes.fetch_add(if encoding.is_list() { 0 } else { len }, Ordering::Relaxed);
         self.stored_bytes.fetch_add(stored.len() as u64, Ordering::Relaxed);
         Ok(())
     }
@@ -264,9 +283,15 @@ impl Drop for ObjectWriter {
 }
 
 impl Shared {
+    /// Returns true if the object may be stored. Content that is wanted may be stored as decoded content.
+    fn accepts(&self, id: &ObjectId) -> bool {
+        let Some(only) = &self.only else { return true };
+        only.contains(id) || id.kind == ObjectKind::Decoded && only.contains(&ObjectId::content(id.digest))
+    }
+
     /// Returns true if the store has a reliable copy of the object.
     fn has(&self, id: &ObjectId) -> bool {
-        let Some(first) = self.index.get(id) else { return false };
+        let Some(first) = self.index.get_exact(id) else { return false };
         // Usually nothing is known to be damaged: then one lookup is enough.
         if self.absent.is_empty() && self.damaged.is_empty()
             || self.stored.lock().expect("not poisoned").contains(id)
@@ -275,7 +300,7 @@ impl Shared {
         }
         let in_whole_pack = |location: &Location| !self.absent.contains(&self.index.pack(location));
         !self.damaged.contains(id)
-            && (in_whole_pack(&first) || self.index.copies(id).iter().any(in_whole_pack))
+            && (in_whole_pack(&first) || self.index.copies_exact(id).iter().any(in_whole_pack))
     }
 
     fn append(&self, id: ObjectId, encoding: Encoding, stored: &[u8], len: u64) -> Result<()> {

@@ -96,7 +96,7 @@ impl FileOnDisk {
             return Ok(bytes.clone());
         }
         let volume = self.scan.volume(&self.scan.volumes[self.volume]);
-        let bytes = Arc::new(encoded.decode(&volume)?);
+        let bytes = Arc::new(encoded.decode(&encoded.read(&volume)?)?);
         *last() = Some((start, bytes.clone()));
         Ok(bytes)
     }

@@ -5,7 +5,7 @@ use std::ops::Range;
 use super::capabilities::Capabilities;
 use super::node::Node;
 use crate::codec::{self, Codec};
-use crate::error::{Error, Result, at};
+use crate::error::{At, Error, Result, at};
 use crate::source::Source;
 
 /// A filesystem's own handle of a file or directory: the inode number (ext), the byte offset of the short directory entry
@@ -141,12 +141,16 @@ impl Encoded {
         self.runs.iter().map(|run| run.end - run.start).sum()
     }
 
-    /// Reads the encoded bytes from `source`, which `runs` are offsets in, and decodes them whole: `decoded` bytes.
-    pub fn decode(&self, source: &dyn Source) -> Result<Vec<u8>> {
-        let start = self.runs.first().map_or(0, |run| run.start);
-        let place = || at("compressed extent").byte(start);
+    /// Returns true if both are parts of the same extent.
+    #[must_use]
+    pub fn is_same_extent(&self, other: &Encoded) -> bool {
+        (&self.runs, self.codec, self.decoded) == (&other.runs, other.codec, other.decoded)
+    }
+
+    /// Reads the encoded bytes from `source`, which `runs` are offsets in.
+    pub fn read(&self, source: &dyn Source) -> Result<Vec<u8>> {
         if self.encoded_len() > u64::from(codec::MAX) {
-            return Err(place().limit(format!(
+            return Err(self.place().limit(format!(
                 "has {} bytes, over the limit of {}",
                 self.encoded_len(),
                 codec::MAX
@@ -156,7 +160,17 @@ impl Encoded {
         for run in &self.runs {
             bytes.extend(source.read_vec(run.start, (run.end - run.start) as usize)?);
         }
-        self.codec.decode(&bytes, self.decoded).map_err(|problem| place().corrupt(problem))
+        Ok(bytes)
+    }
+
+    /// Decodes the encoded bytes whole: `decoded` bytes.
+    pub fn decode(&self, encoded: &[u8]) -> Result<Vec<u8>> {
+        self.codec.decode(encoded, self.decoded).map_err(|problem| self.place().corrupt(problem))
+    }
+
+    /// Returns the place for errors.
+    fn place(&self) -> At {
+        at("compressed extent").byte(self.runs.first().map_or(0, |run| run.start))
     }
 }
 

@@ -51,7 +51,7 @@ const SKIPPABLE: [u8; 4] = 0x184D_2A50_u32.to_le_bytes();
 pub enum Origin {
     /// Zeros; nothing is stored.
     Zero,
-    /// Bytes of a file's content.
+    /// Bytes of a file's content: as they are, or compressed if they are compressed on the disk.
     Content {
         /// Number of the object in [`Layout::objects`].
         object: u32,
@@ -211,6 +211,7 @@ impl Layout {
             Some(ObjectId { kind, digest: entry[1..].try_into().expect("32 bytes") })
         };
         let objects: Option<Vec<_>> = ids.chunks_exact(OBJECT).map(object).collect();
+        let objects = objects.filter(|ids| ids.iter().all(|id| id.kind != ObjectKind::Decoded));
         let objects = objects.ok_or_else(|| reader.corrupt("object kind", "is neither 0 nor 1"))?;
         let count = reader.varint("segment count")?;
         if count > reader.left() as u64 {

@@ -26,13 +26,18 @@ pub enum ObjectKind {
     /// The chunk list of a file whose content has no digest. Named by a hash of the list's own bytes, keyed with
     /// [`ObjectId::CHUNK_LIST_CONTEXT`].
     ChunkList = 1,
+    /// The chunk list of content parts of which are decoded from stored bytes. Named by the BLAKE3-256 of the content:
+    /// whoever looks for content finds it under kind 0 or under this kind. Layouts do not refer to it, so that no disk
+    /// depends on a decoder.
+    Decoded = 2,
 }
 
 impl ObjectKind {
     /// Returns the kind that a byte of a file encodes.
     #[must_use]
     pub fn from_byte(byte: u8) -> Option<Self> {
-        [ObjectKind::Content, ObjectKind::ChunkList].into_iter().find(|kind| *kind as u8 == byte)
+        let kinds = [ObjectKind::Content, ObjectKind::ChunkList, ObjectKind::Decoded];
+        kinds.into_iter().find(|kind| *kind as u8 == byte)
     }
 }
 
@@ -61,6 +66,12 @@ impl ObjectId {
         ObjectId { kind: ObjectKind::ChunkList, digest }
     }
 
+    /// Returns the id of decoded content with this BLAKE3-256.
+    #[must_use]
+    pub const fn decoded(digest: [u8; 32]) -> Self {
+        ObjectId { kind: ObjectKind::Decoded, digest }
+    }
+
     /// Returns the id of content with these bytes.
     #[must_use]
     pub fn of(bytes: &[u8]) -> Self {
@@ -76,17 +87,23 @@ impl ObjectId {
     /// Parses the output of [`Display`](fmt::Display).
     #[must_use]
     pub fn parse(text: &str) -> Option<Self> {
-        match text.strip_prefix("list:") {
-            Some(hex) => from_hex(hex).map(ObjectId::chunk_list),
+        match text.split_once(':') {
+            Some(("list", hex)) => from_hex(hex).map(ObjectId::chunk_list),
+            Some(("decoded", hex)) => from_hex(hex).map(ObjectId::decoded),
+            Some(_) => None,
             None => from_hex(text).map(ObjectId::content),
         }
     }
 }
 
-/// 64 hex digits, preceded by `list:` for a chunk list.
+/// 64 hex digits, preceded by `list:` for a chunk list and by `decoded:` for decoded content.
 impl fmt::Display for ObjectId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let kind = if self.kind == ObjectKind::ChunkList { "list:" } else { "" };
+        let kind = match self.kind {
+            ObjectKind::Content => "",
+            ObjectKind::ChunkList => "list:",
+            ObjectKind::Decoded => "decoded:",
+        };
         write!(f, "{kind}{}", blake3::Hash::from_bytes(self.digest).to_hex())
     }
 }

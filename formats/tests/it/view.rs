@@ -144,7 +144,7 @@ fn hash(fs: &dyn Filesystem, volume: &dyn Source, id: NodeId) -> Result<String> 
             Piece::Bytes(bytes) => hasher.data(bytes),
             Piece::Encoded(encoded) => {
                 let (from, len) = (encoded.from as usize, encoded.len as usize);
-                hasher.data(&encoded.decode(volume)?[from..from + len]);
+                hasher.data(&encoded.decode(&encoded.read(volume)?)?[from..from + len]);
             }
             Piece::Volume { offset, len } => {
                 let mut done = 0;

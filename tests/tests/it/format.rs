@@ -113,10 +113,8 @@ fn sparse_file_and_its_list(work: &Path) -> (std::path::PathBuf, Vec<u8>) {
     fs::File::options().write(true).open(&path).unwrap().set_len(9 << 30).unwrap();
     let mut first = data;
     first.resize(64 << 10, 0);
-    let list = encode_list(&[
-        Chunk { id: Some(ObjectId::of(&first)), len: 64 << 10 },
-        Chunk { id: None, len: (9 << 30) - (64 << 10) },
-    ]);
+    let list =
+        encode_list(&[Chunk::plain(ObjectId::of(&first), 64 << 10), Chunk::zeros((9 << 30) - (64 << 10))]);
     (path, list)
 }
 

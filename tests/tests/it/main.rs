@@ -6,6 +6,7 @@ mod btrfs;
 mod build;
 mod cli;
 mod collection;
+mod compressed;
 mod container_chains;
 mod container_esx;
 mod container_identity;

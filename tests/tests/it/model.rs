@@ -425,7 +425,9 @@ impl World {
                     Encoding::Raw => ObjectId::of(stored) == entry.id,
                     Encoding::Zstd => zstd::bulk::decompress(stored, entry.len as usize)
                         .is_ok_and(|bytes| ObjectId::of(&bytes) == entry.id),
-                    Encoding::List => decode_list(stored, entry.len).is_ok(),
+                    Encoding::List | Encoding::DecodingList => {
+                        decode_list(entry.encoding, stored, entry.len).is_ok()
+                    }
                 };
                 if is_good {
                     good.insert(entry.id);

@@ -143,7 +143,7 @@ fn sizes(numbers: &HashMap<ObjectId, u32>, index: &Index) -> Vec<Size> {
     let mut sizes = vec![Size::default(); numbers.len()];
     for (id, number) in numbers {
         if let Some(location) = index.get(id) {
-            let list = location.encoding == mif_formats::mif::pack::Encoding::List;
+            let list = location.encoding.is_list();
             sizes[*number as usize] =
                 Size { len: if list { 0 } else { location.len }, stored: location.stored_len };
         }
