@@ -33,7 +33,8 @@ pub fn printable_lines(text: &str) -> String {
 /// Returns `bytes` in hex, two digits each.
 #[must_use]
 pub fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+    let digit = |half: u8| char::from(b"0123456789abcdef"[usize::from(half)]);
+    bytes.iter().flat_map(|byte| [digit(byte >> 4), digit(byte & 15)]).collect()
 }
 
 /// Returns the bytes of a name in hex, if they are not UTF-8.

@@ -343,17 +343,38 @@ pub fn read<R: ChunkReader + 'static>(file: R) -> Result<Vec<Row>> {
     Ok(rows)
 }
 
+/// Reads a column of numbers; empty if no row has one, because many columns are null throughout.
+fn numbers(group: &Group<'_>, column: Column) -> Result<Vec<Option<i64>>> {
+    if group.all_null(column) { Ok(Vec::new()) } else { group.numbers(column) }
+}
+
+/// Returns the value of a row, of a column that is empty if no row has one.
+fn of_row<T: Copy>(column: &[Option<T>], row: usize) -> Option<T> {
+    column.get(row).copied().flatten()
+}
+
+/// Takes the value of a row out of such a column.
+fn take<T>(column: &mut [Option<T>], row: usize) -> Option<T> {
+    column.get_mut(row)?.take()
+}
+
 fn read_group(group: &Group<'_>, rows: &mut Vec<Row>) -> Result<()> {
     let wrong = |column: &'static str, problem| at("manifest").field(column).corrupt(problem);
     let u32s = |column, name| -> Result<Vec<Option<u32>>> {
         let number = |n: i64| u32::try_from(n).map_err(|_| wrong(name, "is negative or over 2³² − 1"));
-        group.numbers(column)?.into_iter().map(|n| n.map(number).transpose()).collect()
+        numbers(group, column)?.into_iter().map(|n| n.map(number).transpose()).collect()
     };
     let times = |secs, nanos| -> Result<Vec<Option<Timestamp>>> {
+        if group.all_null(secs) {
+            return Ok(Vec::new());
+        }
         let both = group.numbers(secs)?.into_iter().zip(group.numbers(nanos)?);
         Ok(both.map(|(secs, nanos)| Some(Timestamp { secs: secs?, nanos: nanos? as u32 })).collect())
     };
     let bytes = |column| -> Result<Vec<Option<Vec<u8>>>> {
+        if group.all_null(column) {
+            return Ok(Vec::new());
+        }
         Ok(group.blobs(column)?.into_iter().map(|b| b.map(|b| b.data().to_vec())).collect())
     };
     let texts = |column, name| -> Result<Vec<Option<String>>> {
@@ -368,27 +389,27 @@ fn read_group(group: &Group<'_>, rows: &mut Vec<Row>) -> Result<()> {
     let volume = group.texts(Column::Volume)?;
     let path = group.texts(Column::Path)?;
     let types = group.texts(Column::Type)?;
-    let mode = group.numbers(Column::Mode)?;
+    let mode = numbers(group, Column::Mode)?;
     let (uid, gid) = (u32s(Column::Uid, "uid")?, u32s(Column::Gid, "gid")?);
     let (nlink, file) = (u32s(Column::Nlink, "nlink")?, u32s(Column::File, "file")?);
     if file.iter().flatten().any(|file| *file > FileId::MAX.0) {
         return Err(wrong("file", "is over 2³¹ − 1"));
     }
-    let (inode, subvolume) = (group.numbers(Column::Inode)?, group.numbers(Column::Subvolume)?);
+    let (inode, subvolume) = (numbers(group, Column::Inode)?, numbers(group, Column::Subvolume)?);
     let size = group.numbers(Column::Size)?;
     let mtime = times(Column::Mtime, Column::MtimeNs)?;
     let atime = times(Column::Atime, Column::AtimeNs)?;
     let ctime = times(Column::Ctime, Column::CtimeNs)?;
     let crtime = times(Column::Crtime, Column::CrtimeNs)?;
     let mut link_target = bytes(Column::LinkTarget)?;
-    let rdev = group.numbers(Column::Rdev)?;
+    let rdev = numbers(group, Column::Rdev)?;
     let mut xattrs = columns::xattrs(group)?;
     let flags = u32s(Column::Flags, "flags")?;
     let (generation, project) = (u32s(Column::Generation, "generation")?, u32s(Column::Project, "project")?);
     let sha1 = group.digests::<20>(Column::Sha1)?;
     let (blake3, content) = (group.digests::<32>(Column::Blake3)?, group.digests::<32>(Column::Content)?);
     let (mut path_bytes, mut link_bytes) = (bytes(Column::PathBytes)?, bytes(Column::LinkTargetBytes)?);
-    let (short_name, mut dos_name) = (bytes(Column::ShortName)?, texts(Column::DosName, "dos_name")?);
+    let (mut short_name, mut dos_name) = (bytes(Column::ShortName)?, texts(Column::DosName, "dos_name")?);
     let (mut stream, mut member) = (names(Column::Stream, "stream")?, names(Column::Member, "member")?);
     let (mut owner_sid, mut group_sid) =
         (texts(Column::OwnerSid, "owner_sid")?, texts(Column::GroupSid, "group_sid")?);
@@ -401,7 +422,7 @@ fn read_group(group: &Group<'_>, rows: &mut Vec<Row>) -> Result<()> {
             (None, None, None) => None,
             _ => return Err(wrong("content", "is set together with a digest, or only one digest is set")),
         };
-        let part = match (stream[i].take(), member[i].take()) {
+        let part = match (take(&mut stream, i), take(&mut member, i)) {
             (Some(name), None) => Some(Part::Stream(name)),
             (None, Some(path)) => Some(Part::Member(path)),
             (None, None) => None,
@@ -413,45 +434,45 @@ fn read_group(group: &Group<'_>, rows: &mut Vec<Row>) -> Result<()> {
             _ => type_from(type_text).ok_or_else(|| wrong("type", "is not a file type"))?,
         };
         let ntfs = NtfsNode {
-            owner_sid: owner_sid[i].take(),
-            group_sid: group_sid[i].take(),
-            reparse: reparse[i].take(),
+            owner_sid: take(&mut owner_sid, i),
+            group_sid: take(&mut group_sid, i),
+            reparse: take(&mut reparse, i),
         };
         let node = Node {
             file_type,
-            mode: mode[i].map(|mode| mode as u16),
-            uid: uid[i],
-            gid: gid[i],
-            nlink: nlink[i],
-            inode: inode[i].map(|inode| inode as u64),
-            subvolume: subvolume[i].map(|subvolume| subvolume as u64),
+            mode: of_row(&mode, i).map(|mode| mode as u16),
+            uid: of_row(&uid, i),
+            gid: of_row(&gid, i),
+            nlink: of_row(&nlink, i),
+            inode: of_row(&inode, i).map(|inode| inode as u64),
+            subvolume: of_row(&subvolume, i).map(|subvolume| subvolume as u64),
             size: size[i].ok_or_else(|| wrong("size", "is missing"))? as u64,
-            mtime: mtime[i],
-            atime: atime[i],
-            ctime: ctime[i],
-            crtime: crtime[i],
-            rdev: rdev[i].map(splitdev),
-            flags: flags[i].ok_or_else(|| wrong("flags", "is missing"))?,
-            generation: generation[i],
-            project: project[i],
-            link_target: link_bytes[i].take().or_else(|| link_target[i].take()),
+            mtime: of_row(&mtime, i),
+            atime: of_row(&atime, i),
+            ctime: of_row(&ctime, i),
+            crtime: of_row(&crtime, i),
+            rdev: of_row(&rdev, i).map(splitdev),
+            flags: of_row(&flags, i).ok_or_else(|| wrong("flags", "is missing"))?,
+            generation: of_row(&generation, i),
+            project: of_row(&project, i),
+            link_target: take(&mut link_bytes, i).or_else(|| take(&mut link_target, i)),
             xattrs: std::mem::take(&mut xattrs[i]),
             ntfs: (ntfs != NtfsNode::default()).then(|| Box::new(ntfs)),
         };
-        let short_name = match short_name[i].as_deref().map(<[u8; 11]>::try_from) {
+        let short_name = match take(&mut short_name, i).as_deref().map(<[u8; 11]>::try_from) {
             Some(Err(_)) => return Err(wrong("short_name", "does not have 11 bytes")),
             Some(Ok(name)) => Some(name),
             None => None,
         };
         rows.push(Row {
             volume: String::from_utf8_lossy(volume[i].data()).into_owned(),
-            path: path_bytes[i].take().unwrap_or_else(|| path[i].data().to_vec()),
+            path: take(&mut path_bytes, i).unwrap_or_else(|| path[i].data().to_vec()),
             part: part.map(Box::new),
-            file: file[i].map(FileId),
+            file: of_row(&file, i).map(FileId),
             node,
             body,
             short_name,
-            dos_name: dos_name[i].take().map(String::into_boxed_str),
+            dos_name: take(&mut dos_name, i).map(String::into_boxed_str),
         });
     }
     Ok(())
