@@ -2,7 +2,13 @@
 //!
 //! Decoding is bounded: input and output are limited to [`MAX`] bytes, and the output to what the caller expects.
 
+mod bits;
+mod huffman;
+mod lznt1;
 mod lzo;
+mod lzx;
+mod matches;
+mod xpress;
 
 /// The largest size of an extent in bytes, both encoded and decoded.
 pub const MAX: u32 = 4 << 20;
@@ -20,13 +26,20 @@ pub enum Codec {
         /// Bytes per sector of the volume, which is the most that a segment decodes to.
         sector: u32,
     },
+    /// LZNT1 chunks, as NTFS compresses a unit of a file.
+    Lznt1,
+    /// One chunk of XPRESS with Huffman codes, of at most 64 KiB.
+    Xpress,
+    /// One chunk of LZX with a window of 32 KiB, of at most that size.
+    Lzx,
 }
 
 /// The largest window of a zstd frame, as a power of two: at most [`MAX`] bytes are decoded.
 const ZSTD_WINDOW_LOG: u32 = 22;
 
 impl Codec {
-    /// Decodes `encoded` into exactly `len` bytes. If the stream is shorter, the rest is zeros, as in the kernel.
+    /// Decodes `encoded` into exactly `len` bytes. If a stream of Btrfs or NTFS is shorter, the rest is zeros, as in the
+    /// kernel; XPRESS and LZX must have all of them.
     ///
     /// The error is a predicate without a subject: `is not a zlib stream`.
     pub fn decode(self, encoded: &[u8], len: u32) -> Result<Vec<u8>, String> {
@@ -56,6 +69,21 @@ impl Codec {
                     return Err(format!("has sectors of {sector} bytes"));
                 }
                 lzo::decode_extent(encoded, sector as usize, &mut bytes).map_err(problem)?
+            }
+            Codec::Lznt1 => {
+                let problem = |problem| format!("is not LZNT1: it {problem}");
+                lznt1::decode(encoded, &mut bytes).map_err(problem)?;
+                bytes.len()
+            }
+            Codec::Xpress => {
+                let problem = |problem| format!("is not XPRESS: it {problem}");
+                xpress::decode(encoded, &mut bytes).map_err(problem)?;
+                bytes.len()
+            }
+            Codec::Lzx => {
+                let problem = |problem| format!("is not LZX: it {problem}");
+                lzx::decode(encoded, &mut bytes).map_err(problem)?;
+                bytes.len()
             }
         };
         // Decoders may leave arbitrary bytes after the decoded ones.
