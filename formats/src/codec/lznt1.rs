@@ -81,3 +81,46 @@ fn decode_chunk(mut data: &[u8], out: &mut [u8]) -> Result<(), String> {
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn decoded(stream: &[u8], len: usize) -> Result<Vec<u8>, String> {
+        let mut out = vec![0; len];
+        decode(stream, &mut out)?;
+        Ok(out)
+    }
+
+    #[test]
+    fn short_chunks_are_followed_by_zeros_and_stored_ones_are_copied() {
+        // Four literals; a stored chunk of two bytes; the end.
+        let stream = [&[0x04, 0xB0, 0][..], b"abcd", &[0x01, 0x30], b"xy", &[0, 0], b"rest"].concat();
+        let mut expected = vec![0; 12_288];
+        expected[..4].copy_from_slice(b"abcd");
+        expected[4096..4098].copy_from_slice(b"xy");
+        assert_eq!(decoded(&stream, 12_288), Ok(expected));
+        assert_eq!(decoded(&stream, 3).unwrap(), b"abc");
+        assert_eq!(decoded(&[], 2), Ok(vec![0, 0]));
+    }
+
+    #[test]
+    fn matches_overlap_what_they_make() {
+        // "a", and 4095 more of the byte before.
+        let stream = [0x03, 0xB0, 2, b'a', 0xFC, 0x0F];
+        assert_eq!(decoded(&stream, 4096), Ok(vec![b'a'; 4096]));
+        assert_eq!(decoded(&stream, 100), Ok(vec![b'a'; 100]));
+    }
+
+    #[test]
+    fn senseless_streams_are_refused() {
+        let error = |stream: &[u8]| decoded(stream, 4096).unwrap_err();
+        assert!(error(&[0x03]).contains("within a chunk's header"));
+        assert!(error(&[0x03, 0xA0, 0, 0, 0, 0]).contains("signature"));
+        assert!(error(&[0x05, 0xB0, 0, 0]).contains("within a chunk"));
+        assert!(error(&[0x02, 0xB0, 1, 0, 0]).contains("begins with a match"));
+        assert!(error(&[0x02, 0xB0, 2, b'a', 0]).contains("within a match"));
+        assert!(error(&[0x03, 0xB0, 2, b'a', 0, 0x10]).contains("2 bytes before byte 1"));
+        assert!(error(&[0x03, 0xB0, 2, b'a', 0xFD, 0x0F]).contains("4096 bytes at byte 1"));
+    }
+}

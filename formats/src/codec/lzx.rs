@@ -215,3 +215,57 @@ fn translate_calls(out: &mut [u8]) {
         at += 5;
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Makes a stream of the lower `count` bits of numbers.
+    fn stream(fields: &[(u32, u32)]) -> Vec<u8> {
+        let bits: Vec<u32> =
+            fields.iter().flat_map(|(count, bits)| (0..*count).rev().map(move |i| bits >> i & 1)).collect();
+        let word = |word: &[u32]| (0..16).fold(0_u16, |all, i| all << 1 | *word.get(i).unwrap_or(&0) as u16);
+        bits.chunks(16).flat_map(|chunk| word(chunk).to_le_bytes()).collect()
+    }
+
+    fn decoded(stream: &[u8], len: usize) -> Result<Vec<u8>, String> {
+        let mut out = vec![0; len];
+        decode(stream, &mut out)?;
+        Ok(out)
+    }
+
+    #[test]
+    fn stored_blocks_are_copied_and_padded() {
+        let block = |bytes: &[u8]| {
+            let mut block = stream(&[(3, 3), (1, 0), (16, bytes.len() as u32)]);
+            block.extend([1, 0, 0, 0, 1, 0, 0, 0, 1, 0, 0, 0]);
+            block.extend(bytes);
+            block
+        };
+        let mut two = block(b"odd");
+        two.push(0);
+        two.extend(block(b"even"));
+        assert_eq!(decoded(&two, 7).unwrap(), b"oddeven");
+        assert_eq!(decoded(&block(b"odd"), 3).unwrap(), b"odd");
+        assert!(decoded(&two, 8).is_err() && decoded(&two, 6).is_err());
+    }
+
+    #[test]
+    fn senseless_blocks_are_refused() {
+        let error = |fields: &[(u32, u32)], len| decoded(&stream(fields), len).unwrap_err();
+        assert!(error(&[(3, 0), (1, 1)], CHUNK).contains("type 0"));
+        assert!(error(&[(3, 7), (1, 1)], CHUNK).contains("type 7"));
+        assert!(error(&[(3, 1), (1, 1)], 9).contains("32768 bytes"));
+        assert!(error(&[(3, 1), (1, 0), (16, 0)], 9).contains("0 bytes"));
+        assert!(error(&[(3, 1), (1, 0), (16, 9)], 9).contains("ends early"));
+        assert!(decoded(&[], CHUNK + 1).unwrap_err().contains("limit"));
+        assert!(decoded(&[], 0).is_ok());
+    }
+
+    #[test]
+    fn the_last_distances_cover_the_window() {
+        let (first, bits) = POSITIONS[SLOTS - 1];
+        assert_eq!(first + (1 << bits), CHUNK);
+        assert_eq!(POSITIONS[4..7], [(4, 1), (6, 1), (8, 2)]);
+    }
+}

@@ -58,3 +58,50 @@ pub(super) fn decode(stream: &[u8], out: &mut [u8]) -> Result<(), String> {
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The examples of [MS-XCA] 3.2: 26 letters, and 300 times "abc".
+    #[test]
+    fn the_specifications_examples_are_decoded() {
+        let mut letters = vec![0; 256];
+        letters[0x30..0x3E]
+            .copy_from_slice(&[0x50, 0x55, 0x55, 0x55, 0x55, 0x55, 0x55, 0x55, 0x55, 0x55, 0x55, 0x45, 0x44, 0x04]);
+        letters[0x80] = 0x04;
+        letters.extend([
+            0xD8, 0x52, 0x3E, 0xD7, 0x94, 0x11, 0x5B, 0xE9, 0x19, 0x5F, 0xF9, 0xD6, 0x7C, 0xDF, 0x8D, 0x04,
+            0, 0, 0, 0,
+        ]);
+        let mut out = [0; 26];
+        decode(&letters, &mut out).unwrap();
+        assert_eq!(&out, b"abcdefghijklmnopqrstuvwxyz");
+
+        let mut repeated = vec![0; 256];
+        (repeated[0x30], repeated[0x31]) = (0x30, 0x23);
+        (repeated[0x80], repeated[0x8F]) = (0x02, 0x20);
+        repeated.extend([0xA8, 0xDC, 0, 0, 0xFF, 0x26, 0x01]);
+        let mut out = [0; 300];
+        decode(&repeated, &mut out).unwrap();
+        assert_eq!(&out[..], b"abc".repeat(100));
+    }
+
+    #[test]
+    fn senseless_streams_are_refused() {
+        let mut out = [0; 9];
+        let mut error = |stream: &[u8]| decode(stream, &mut out).unwrap_err();
+        assert!(error(&[0; 255]).contains("table of codes"));
+        assert!(error(&[0; 256]).contains("no symbol"));
+        assert!(error(&[0x11; 300]).contains("too many symbols"));
+        // Symbols 0 and 256: a literal, and a match of three bytes one byte before.
+        let mut stream = vec![0; 256];
+        (stream[0], stream[128]) = (1, 1);
+        stream.extend([0, 0x80, 0, 0]);
+        assert!(error(&stream).contains("1 bytes before byte 0"));
+        stream.truncate(258);
+        stream[257] = 0;
+        assert_eq!(decode(&stream, &mut out), Ok(()));
+        assert!(decode(&stream, &mut [0; 17]).unwrap_err().contains("ends early"));
+    }
+}

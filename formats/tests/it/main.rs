@@ -1,8 +1,9 @@
-//! The parsers and planners, held against the kernel, e2fsprogs, dosfstools and mtools, and against themselves.
+//! The parsers and planners, held against the kernel, e2fsprogs, dosfstools, mtools and ntfs-3g, and against themselves.
 
 mod btrfs;
 mod ext4;
 mod mutants;
+mod ntfs;
 mod plan;
 mod race;
 #[allow(dead_code, unreachable_pub)]
