@@ -2,7 +2,13 @@
 //!
 //! Decoding is bounded: input and output are limited to [`MAX`] bytes, and the output to what the caller expects.
 
+mod bits;
+mod huffman;
+mod lznt1;
 mod lzo;
+mod lzx;
+mod matches;
+mod xpress;
 
 /// The largest size of an extent in bytes, both encoded and decoded.
 pub const MAX: u32 = 4 << 20;
@@ -20,6 +26,12 @@ pub enum Codec {
         /// Bytes per sector of the volume, which is the most that a segment decodes to.
         sector: u32,
     },
+    /// LZNT1 chunks, as NTFS compresses a unit of a file.
+    Lznt1,
+    /// One chunk of XPRESS with Huffman codes, of at most 64 KiB.
+    Xpress,
+    /// One chunk of LZX with a window of 32 KiB, of at most that size.
+    Lzx,
 }
 
 /// The largest window of a zstd frame, as a power of two: at most [`MAX`] bytes are decoded.
@@ -33,6 +45,9 @@ impl Codec {
             Codec::Zlib => (1, 0),
             Codec::Zstd => (2, 0),
             Codec::BtrfsLzo { sector } => (3, sector),
+            Codec::Lznt1 => (4, 0),
+            Codec::Xpress => (5, 0),
+            Codec::Lzx => (6, 0),
         }
     }
 
@@ -43,12 +58,16 @@ impl Codec {
             1 => Codec::Zlib,
             2 => Codec::Zstd,
             3 => Codec::BtrfsLzo { sector: parameter },
+            4 => Codec::Lznt1,
+            5 => Codec::Xpress,
+            6 => Codec::Lzx,
             _ => return None,
         };
         (codec.number() == (number, parameter)).then_some(codec)
     }
 
-    /// Decodes `encoded` into exactly `len` bytes. If the stream is shorter, the rest is zeros, as in the kernel.
+    /// Decodes `encoded` into exactly `len` bytes. If a stream of Btrfs or NTFS is shorter, the rest is zeros, as in the
+    /// kernel; XPRESS and LZX must have all of them.
     ///
     /// The error is a predicate without a subject: `is not a zlib stream`.
     pub fn decode(self, encoded: &[u8], len: u32) -> Result<Vec<u8>, String> {
@@ -79,6 +98,21 @@ impl Codec {
                 }
                 lzo::decode_extent(encoded, sector as usize, &mut bytes).map_err(problem)?
             }
+            Codec::Lznt1 => {
+                let problem = |problem| format!("is not LZNT1: it {problem}");
+                lznt1::decode(encoded, &mut bytes).map_err(problem)?;
+                bytes.len()
+            }
+            Codec::Xpress => {
+                let problem = |problem| format!("is not XPRESS: it {problem}");
+                xpress::decode(encoded, &mut bytes).map_err(problem)?;
+                bytes.len()
+            }
+            Codec::Lzx => {
+                let problem = |problem| format!("is not LZX: it {problem}");
+                lzx::decode(encoded, &mut bytes).map_err(problem)?;
+                bytes.len()
+            }
         };
         // Decoders may leave arbitrary bytes after the decoded ones.
         bytes[done..].fill(0);
@@ -107,6 +141,11 @@ fn zlib(encoded: &[u8], bytes: &mut [u8]) -> Result<usize, String> {
 mod tests {
     use super::*;
 
+    fn bytes(text: &str) -> Vec<u8> {
+        let byte = |i| u8::from_str_radix(&text[2 * i..2 * i + 2], 16).unwrap();
+        (0..text.len() / 2).map(byte).collect()
+    }
+
     /// The extents that Linux 6.18 wrote on Btrfs for a file of 9000 bytes; the streams do not contain the rest of its
     /// last sector.
     #[test]
@@ -133,13 +172,72 @@ mod tests {
         for (codec, text) in
             [(Codec::BtrfsLzo { sector: 4096 }, lzo), (Codec::Zlib, zlib), (Codec::Zstd, zstd)]
         {
-            let byte = |i| u8::from_str_radix(&text[2 * i..2 * i + 2], 16).unwrap();
-            let mut encoded: Vec<u8> = (0..text.len() / 2).map(byte).collect();
+            let mut encoded = bytes(text);
             encoded.resize(4096, 0);
             assert_eq!(codec.decode(&encoded, 12_288).unwrap(), plain, "{codec:?}");
             encoded[20] ^= 0x55;
             assert_ne!(codec.decode(&encoded, 12_288), Ok(plain.clone()), "{codec:?}");
         }
+    }
+
+    /// The same bytes as ntfs-3g 2022.10 compressed them in a unit, and wimlib 1.13 in a WIM archive.
+    #[test]
+    fn what_ntfs_3g_and_wimlib_encoded_is_decoded() {
+        let plain: Vec<u8> = (0..9000).map(|i| b"golden vector "[i % 14] ^ (i / 1000) as u8).collect();
+        let lznt1 = "7eb100676f6c64656e2076406563746f7220d7d32100776462756e732166e06e6d65646f7f03bf01bf01ffbf01\
+             bf01bf01bf01bf01bf01bf01bf01ffbf01bf01bf01bf01bf01bf01bf01bf01ffbf01bf01bf01bf01bf01bf01bf\
+             01bf0101bf01756e7022656d6e0066676c2274676176fe6dbf01bf01df00df00df00df00df00ffdf00df00df00\
+             df00df00df00df00df00ffdf00df00df00df00df00df00df00df00ffdf00df00df00df00df00df00df00df00ff\
+             df00df00df00df00df00df00df00df00ffdf00df00df00df00df00df00df00df003fdf00df00df00df00df00df\
+             00666d0023756660776c7123f0646c6f67df00df00df00df00ffdf00df00df00df00df00df00df00df00ffdf00\
+             df00df00df00df00df00df00df00ffdf00df00df00df00df00df00df00df00ffdf00df00df00df00df00df00df\
+             00df00ffdf00df00df00df00df00df00df00df00ffdf00df00df00df00df00df00df00df0007df00df00db0070\
+             6b762463006b6860616a2472613e67df00df00df00df00d70084b1006167706b7624636b406860616a247277d3\
+             690061606b2573606671e06a7725626a7f037f03bf01ffbf01bf01bf01bf01bf01bf01bf01bf01ffbf01bf01bf\
+             01bf01bf01bf01bf01bf01ffbf01bf01bf01bf01bf01bf01bf01bf0101a1016365726974266180696a62636826\
+             70bf01ffbf01bf01bf01df00df00df00df00df00ffdf00df00df00df00df00df00df00df00ffdf00df00df00df\
+             00df00df00df00df00ffdf00df00df00df00df00df00df00df00ffdf00df00df00df00df00df00df00df00ffdf\
+             00df00df00df00df00df00df00df0007df00df00d10060686b6362006927716264736875fe27df00df00df00df\
+             00df00df00df00ffdf00df00df00df00df00df00df00df00ffdf00df00df00df00df00df00df00df00ffdf00df\
+             00df00df00df00df00df00df00ffdf00df00df00df00df00df00df00df00ffdf00df00df00df00df00df00df00\
+             df00ffdf00df00df00df00df00df00df00db0000287e6d6b7c677a28c06f67646c6d66df00df00ffdf00df00df\
+             00df00df00df00df00dd0011b000646c6d66287e6d6b407c677a286f6717d30000";
+        let xpress = "000000000000000000000000000000006666666606000000000000000000000000000000000000000000000000\
+             000000555555455555555556555555000707070000000000000000000000000000000000000000000000000000\
+             000000000000000000000000000000000000000000000000000000000000000000000000000007000000000000\
+             000000000000000000000000000000000000000000000000400000000000000000000000000000000000000000\
+             000000000000000000000000000000000000000000000000000000000000000000000000000000000000000000\
+             000000000000000000000000000000000000000000000000000000000000003d098e0949982aed0368cab5ffd6\
+             03780d55d709468744b27bffd7031561f60317b01c106fa8ffd70313759e2f7ce87780c7aeffd703720756c842\
+             f1e6808e14ffd703a4e6db544c9ec7d1194dffd7038a6e98c6ebebc4d18e5bffd70377662233bfabbc6307fdff\
+             d7030f7d489ef810772800f0ffd7030000";
+        let lzx = "322200830000040000234300c62c7f23dbc10e6809b0743afded70fc00000000000330000821f4fbdf67b37e00\
+             0000000000230007017ddf4afdd2f76c2cf1eaeaab549ce0ff570115ebf9dcd3ad5993014063ed3765363ef474\
+             20f9ba01f6567be4ed1d686401f00fed5c2e4233bb75bc847a00102594bf7d3bbd7d805a6d0d4ee34eb0a99ae1\
+             7900b09cd1ad16dd31e74cf13e1e00a55faf0f95f9c81ec0c90003";
+        for (codec, text) in [(Codec::Lznt1, lznt1), (Codec::Xpress, xpress), (Codec::Lzx, lzx)] {
+            let mut encoded = bytes(text);
+            assert_eq!(codec.decode(&encoded, 9000).unwrap(), plain, "{codec:?}");
+            let cut = &encoded[..encoded.len() - 20];
+            assert_ne!(codec.decode(cut, 9000), Ok(plain.clone()), "{codec:?}");
+            // An odd byte, or a chunk header of zero, ends a stream; what is not there is not decoded.
+            assert!(codec == Codec::Lznt1 || codec.decode(&encoded, 9001).is_err(), "{codec:?}");
+            encoded[20] ^= 0x55;
+            assert_ne!(codec.decode(&encoded, 9000), Ok(plain.clone()), "{codec:?}");
+        }
+    }
+
+    /// Calls of x86 to functions before and after them, as wimlib 1.13 compressed them.
+    #[test]
+    fn calls_that_lzx_translated_are_translated_back() {
+        let call = |i: i32| {
+            let target = (5000 - 16 * i).to_le_bytes();
+            [&[0xE8][..], &target[..], &[(i % 7) as u8; 11][..]].concat()
+        };
+        let plain: Vec<u8> = (0..200).flat_map(call).collect();
+        let lzx = "c82000000000000044013200e301fd424bfd3af6001900000000810119983c0702058ebef7238ce90000000000\
+             008c003504dfa7f57d773d3a96bcf2249e9ed4f564b927d257000000008024";
+        assert_eq!(Codec::Lzx.decode(&bytes(lzx), 3200).unwrap(), plain);
     }
 
     #[test]

@@ -145,7 +145,7 @@ impl Filesystem for Volume {
             let name = entry["path"].as_str()?.strip_prefix(&of)?.strip_prefix('/')?;
             let node = number(entry, "file");
             let is_child = !name.is_empty() && !name.contains('/');
-            is_child.then(|| DirEntry { name: name.into(), short_name: None, node })
+            is_child.then(|| DirEntry { name: name.into(), short_name: None, dos_name: None, node })
         });
         Ok(names.collect())
     }

@@ -17,6 +17,8 @@ pub struct Capabilities {
     pub shares_extents: bool,
     /// True if the filesystem has subvolumes.
     pub has_subvolumes: bool,
+    /// True if files may have named streams besides their content.
+    pub has_streams: bool,
     /// True if mif can plan and write the filesystem.
     pub is_planned: bool,
     /// The flags that users can set, among [`Node::flags`](super::Node::flags).
@@ -39,6 +41,7 @@ impl Capabilities {
         time_step: 1,
         shares_extents: false,
         has_subvolumes: false,
+        has_streams: false,
         is_planned: false,
         user_flags: 0,
         new_flags: [0, 0],

@@ -9,7 +9,8 @@ use crate::error::{At, Error, Result, at};
 use crate::source::Source;
 
 /// A filesystem's own handle of a file or directory: the inode number (ext), the byte offset of the short directory entry
-/// on the volume (FAT), or the subvolume and the inode number (Btrfs). Meaningless outside its volume.
+/// on the volume (FAT), the subvolume and the inode number (Btrfs), or the number of the MFT record and of the stream
+/// (NTFS). Meaningless outside its volume.
 pub type NodeId = u64;
 
 /// A filesystem that can be read.
@@ -41,6 +42,14 @@ pub trait Filesystem: Send + Sync {
     /// `complain` for each part that cannot be read, and returns the rest.
     fn read_dir(&self, id: NodeId, complain: &mut dyn FnMut(Error)) -> Result<Vec<DirEntry>>;
 
+    /// Returns the named streams of a file or directory, sorted by name, each with a handle of its own, whose
+    /// [`node`](Self::node) is a regular file. Only filesystems with
+    /// [`has_streams`](Capabilities::has_streams) have any.
+    fn streams(&self, id: NodeId) -> Result<Vec<(Vec<u8>, NodeId)>> {
+        let _ = id;
+        Ok(Vec::new())
+    }
+
     /// Locates the content of a regular file (for a directory or a symlink: its stored data).
     fn content(&self, id: NodeId) -> Result<Content>;
 }
@@ -48,11 +57,11 @@ pub trait Filesystem: Send + Sync {
 /// The metadata of a volume, from its superblock.
 #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct Info {
-    /// `ext2`, `ext3`, `ext4`, `fat12`, `fat16`, `fat32`, `xfs`, `btrfs`.
+    /// `ext2`, `ext3`, `ext4`, `fat12`, `fat16`, `fat32`, `xfs`, `btrfs`, `ntfs`.
     pub kind: String,
     /// The volume's label, if it has one.
     pub label: Option<String>,
-    /// The UUID as `blkid` prints it (FAT: `ABCD-1234`).
+    /// The UUID as `blkid` prints it (FAT: `ABCD-1234`, NTFS: `0123456789ABCDEF`).
     pub uuid: Option<String>,
     /// Block (cluster) size in bytes.
     pub block_size: u32,
@@ -69,11 +78,13 @@ pub struct Info {
 /// An entry of a directory.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct DirEntry {
-    /// The name, in bytes as stored (FAT: UTF-8, with unpaired surrogates in WTF-8). Never empty, `.` or `..`; contains
+    /// The name, in bytes as stored (FAT, NTFS: UTF-8, with unpaired surrogates in WTF-8). Never empty, `.` or `..`; contains
     /// no `/` and no NUL.
     pub name: Vec<u8>,
     /// FAT: the 11 bytes of the short name, if there is a long one too.
     pub short_name: Option<[u8; 11]>,
+    /// NTFS: the second name that DOS programs see, if the file has one.
+    pub dos_name: Option<Box<str>>,
     /// The file or directory.
     pub node: NodeId,
 }

@@ -11,10 +11,12 @@ pub mod ext4;
 pub mod fat;
 mod filesystem;
 mod node;
+pub mod ntfs;
 mod pieces;
 pub mod plan;
 pub mod recognize;
 mod registry;
+mod utf16;
 pub mod walk;
 pub mod xfs;
 

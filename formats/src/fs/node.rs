@@ -104,9 +104,9 @@ pub struct Node {
     /// Device number (major, minor) of a device node.
     pub rdev: Option<(u32, u32)>,
     /// ext: inode flags (`i_flags`). XFS and Btrfs: the same flags, as `FS_IOC_GETFLAGS` reports them. FAT: the attribute byte,
-    /// and the NT case byte shifted left by 8.
+    /// and the NT case byte shifted left by 8. NTFS: Windows' file attributes, with that of directories.
     pub flags: u32,
-    /// ext, XFS, Btrfs: the inode's generation.
+    /// ext, XFS, Btrfs: the inode's generation. NTFS: the record's sequence number.
     pub generation: Option<u32>,
     /// ext, XFS: project id.
     pub project: Option<u32>,

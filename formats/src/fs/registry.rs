@@ -7,13 +7,14 @@ use super::driver::Driver;
 use super::ext4::driver::Ext;
 use super::fat::driver::Fat;
 use super::filesystem::Filesystem;
+use super::ntfs::driver::NtfsDriver;
 use super::recognize;
 use super::xfs::driver::XfsDriver;
 use crate::error::{ErrorKind, Result, at};
 use crate::source::Source;
 
 /// Every filesystem of this library, in the order in which volumes are probed.
-pub static DRIVERS: &[&dyn Driver] = &[&Ext, &Fat, &XfsDriver, &BtrfsDriver];
+pub static DRIVERS: &[&dyn Driver] = &[&Ext, &Fat, &XfsDriver, &BtrfsDriver, &NtfsDriver];
 
 /// The filesystems that the program has added.
 static ADDED: RwLock<Vec<&'static dyn Driver>> = RwLock::new(Vec::new());
@@ -121,7 +122,7 @@ mod tests {
     #[test]
     fn an_identity_is_the_same_as_text_and_back() {
         let uuid = "c0ffee00-1234-5678-9abc-def012345678";
-        let ids = [uuid, "1A2B-3C4D", uuid, uuid];
+        let ids = [uuid, "1A2B-3C4D", uuid, uuid, "0123456789ABCDEF"];
         for (driver, id) in DRIVERS.iter().zip(ids) {
             assert_eq!(driver.id_text(&driver.id(id).unwrap()), id, "{}", driver.name());
             assert_eq!(driver.id("not an id"), None);

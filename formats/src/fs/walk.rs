@@ -15,7 +15,7 @@ pub const MAX_ALL_PATHS: usize = 512 << 20;
 /// The contents of a volume.
 #[derive(Debug, Default)]
 pub struct Listing {
-    /// Every path, sorted by its bytes; the root is `/`.
+    /// Every path, sorted by its bytes, each followed by its streams; the root is `/`.
     pub entries: Vec<Entry>,
     /// Every file that an entry refers to.
     pub nodes: Nodes,
@@ -76,10 +76,14 @@ impl Index<FileId> for Nodes {
 pub struct Entry {
     /// The absolute path, in bytes.
     pub path: Vec<u8>,
-    /// The file, an index into [`Listing::nodes`].
+    /// The name of a stream of the file at `path`; `None` for the file itself, which precedes its streams.
+    pub stream: Option<Box<[u8]>>,
+    /// The file or the stream, an index into [`Listing::nodes`].
     pub file: FileId,
     /// FAT: the short name that accompanies a long one.
     pub short_name: Option<[u8; 11]>,
+    /// NTFS: the DOS name that accompanies a long one.
+    pub dos_name: Option<Box<str>>,
 }
 
 /// A part of a volume that could not be read.
@@ -103,6 +107,7 @@ fn walk_up_to(all_paths: usize, fs: &dyn Filesystem) -> Result<Listing> {
         fs,
         entries: Vec::new(),
         nodes: HashMap::new(),
+        streams: HashMap::new(),
         list: Vec::new(),
         seen_folders: HashSet::from([fs.root()]),
         complaints: Vec::new(),
@@ -117,7 +122,9 @@ fn walk_up_to(all_paths: usize, fs: &dyn Filesystem) -> Result<Listing> {
         );
     }
     walk.insert(fs.root(), root);
-    walk.entries.push(Met { path: b"/".to_vec(), node: fs.root(), short_name: None });
+    walk.read_streams(fs.root(), b"/")?;
+    walk.entries.push(Met { path: b"/".to_vec(), node: fs.root(), ..Met::default() });
+    walk.add_streams(0);
     let mut level = vec![0];
     while !level.is_empty() {
         let found = walk.read_folders(&mut level)?;
@@ -128,10 +135,13 @@ fn walk_up_to(all_paths: usize, fs: &dyn Filesystem) -> Result<Listing> {
 }
 
 /// A path with the filesystem's handle, as it is found.
+#[derive(Default)]
 struct Met {
     path: Vec<u8>,
     node: NodeId,
+    stream: Option<Box<[u8]>>,
     short_name: Option<[u8; 11]>,
+    dos_name: Option<Box<str>>,
 }
 
 /// A volume that is being listed.
@@ -140,6 +150,8 @@ struct Walk<'a> {
     entries: Vec<Met>,
     /// The index in `list` of each node.
     nodes: HashMap<NodeId, u32>,
+    /// The streams of the nodes that have some.
+    streams: HashMap<NodeId, Vec<(Vec<u8>, NodeId)>>,
     /// The nodes so far, in the order in which they were found.
     list: Vec<(NodeId, Node)>,
     seen_folders: HashSet<NodeId>,
@@ -176,7 +188,7 @@ impl Walk<'_> {
                 }
             };
             let room = &mut self.room;
-            for DirEntry { name, short_name, node } in children {
+            for DirEntry { name, short_name, dos_name, node } in children {
                 let child = join(path, &name);
                 if child.len() > MAX_PATH || room.used + child.len() > room.all_paths {
                     complain(at("directory").limit(format!(
@@ -187,7 +199,7 @@ impl Walk<'_> {
                     break;
                 }
                 room.used += child.len();
-                found.push(Met { path: child, node, short_name });
+                found.push(Met { path: child, node, short_name, dos_name, ..Met::default() });
             }
         }
         Ok(found)
@@ -204,11 +216,58 @@ impl Walk<'_> {
             let complaints = &mut self.complaints;
             let mut complain = |error| complaints.push(Complaint { path: found[i].path.clone(), error });
             match self.fs.node(node, &mut complain) {
-                Ok(read) => self.insert(node, read),
+                Ok(read) => {
+                    self.insert(node, read);
+                    self.read_streams(node, &found[i].path)?;
+                }
                 Err(error) => complain(fatal_or_not(error)?),
             }
         }
         Ok(())
+    }
+
+    /// Reads the streams of a node, which is at `path`, and their nodes.
+    fn read_streams(&mut self, node: NodeId, path: &[u8]) -> Result<()> {
+        if !self.fs.capabilities().has_streams {
+            return Ok(());
+        }
+        let mut complaints = Vec::new();
+        let mut complain = |error| complaints.push(Complaint { path: path.to_vec(), error });
+        let streams = self.fs.streams(node).or_else(|error| {
+            complain(fatal_or_not(error)?);
+            Ok(Vec::new())
+        })?;
+        let mut read = Vec::new();
+        for (name, stream) in streams {
+            match self.fs.node(stream, &mut complain) {
+                Ok(node) => {
+                    self.insert(stream, node);
+                    read.push((name, stream));
+                }
+                Err(error) => complain(fatal_or_not(error)?),
+            }
+        }
+        if !read.is_empty() {
+            self.streams.insert(node, read);
+        }
+        self.complaints.append(&mut complaints);
+        Ok(())
+    }
+
+    /// Adds entries for the streams of the entry at `place`.
+    fn add_streams(&mut self, place: usize) {
+        let Some(streams) = self.streams.get(&self.entries[place].node) else { return };
+        let path = self.entries[place].path.clone();
+        for (name, node) in streams {
+            let (room, needed) = (&mut self.room, path.len() + name.len());
+            if room.used + needed > room.all_paths {
+                let problem = format!("were left out: over {} bytes in all paths", room.all_paths);
+                return self.complaints.push(Complaint { path, error: at("streams").limit(problem) });
+            }
+            room.used += needed;
+            let stream = Some(name.as_slice().into());
+            self.entries.push(Met { path: path.clone(), node: *node, stream, ..Met::default() });
+        }
     }
 
     /// Keeps the entries that have a node; returns the directories among them that are new.
@@ -226,6 +285,7 @@ impl Walk<'_> {
                 folders.push(self.entries.len());
             }
             self.entries.push(entry);
+            self.add_streams(self.entries.len() - 1);
         }
         folders
     }
@@ -238,7 +298,13 @@ impl Walk<'_> {
         for (number, (id, _)) in (0..).zip(&list) {
             numbers.insert(*id, number);
         }
-        let entry = |Met { path, node, short_name }| Entry { path, file: FileId(numbers[&node]), short_name };
+        let entry = |Met { path, node, stream, short_name, dos_name }| Entry {
+            path,
+            stream,
+            file: FileId(numbers[&node]),
+            short_name,
+            dos_name,
+        };
         let mut entries: Vec<Entry> = entries.into_iter().map(entry).collect();
         entries.sort_unstable();
         let mut listing = Listing { entries, nodes: Nodes(list), complaints };
@@ -250,7 +316,10 @@ impl Walk<'_> {
 /// Adds a complaint for each path that occurs more than once. All are listed, and looking the path up finds one of
 /// them.
 fn say_doubled(listing: &mut Listing) {
-    let doubled = listing.entries.chunk_by(|a, b| a.path == b.path).filter(|same| same.len() > 1);
+    let doubled = listing
+        .entries
+        .chunk_by(|a, b| (&a.path, &a.stream) == (&b.path, &b.stream))
+        .filter(|same| same.len() > 1);
     let complaints = doubled.map(|same| Complaint {
         path: same[0].path.clone(),
         error: at("directory").corrupt(format!("has {} entries of this name", same.len())),
@@ -320,7 +389,8 @@ mod tests {
         }
 
         fn read_dir(&self, id: NodeId, _: &mut dyn FnMut(Error)) -> Result<Vec<DirEntry>> {
-            let entry = |name: &[u8], node| DirEntry { name: name.to_vec(), short_name: None, node };
+            let entry =
+                |name: &[u8], node| DirEntry { name: name.to_vec(), short_name: None, dos_name: None, node };
             Ok(vec![entry(b"file", id + 1), entry(&[b'd'; 255], self.again.unwrap_or(id + 2))])
         }
 
@@ -369,7 +439,13 @@ mod tests {
 
     #[test]
     fn a_name_that_a_folder_has_twice_is_said_once() {
-        let entry = |path: &[u8], file| Entry { path: path.to_vec(), file: FileId(file), short_name: None };
+        let entry = |path: &[u8], file| Entry {
+            path: path.to_vec(),
+            stream: None,
+            file: FileId(file),
+            short_name: None,
+            dos_name: None,
+        };
         let entries = [entry(b"/", 0), entry(b"/a", 1), entry(b"/a", 2), entry(b"/a", 3), entry(b"/b", 3)];
         let mut listing = Listing { entries: entries.to_vec(), ..Listing::default() };
         say_doubled(&mut listing);

@@ -1,4 +1,4 @@
-//! The parsers and planners, held against the kernel, e2fsprogs, dosfstools and mtools, and against themselves.
+//! The parsers and planners, held against the kernel, e2fsprogs, dosfstools, mtools and ntfs-3g, and against themselves.
 
 mod btrfs;
 mod ext4;

@@ -65,6 +65,10 @@ pub(crate) fn read_all(fs: &dyn Filesystem, len: u64) -> (usize, usize) {
             }
             Err(_) => errors += 1,
         }
+        match fs.streams(id) {
+            Ok(streams) => todo.extend(streams.into_iter().map(|(_, stream)| stream)),
+            Err(_) => errors += 1,
+        }
         if node.file_type == FileType::Dir {
             match fs.read_dir(id, &mut |_| errors += 1) {
                 Ok(entries) => {

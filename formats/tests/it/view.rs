@@ -134,7 +134,7 @@ fn entry(
 }
 
 /// What a file's bytes are, taken from the raw volume. Holes count by their length: some are of terabytes.
-fn hash(fs: &dyn Filesystem, volume: &dyn Source, id: NodeId) -> Result<String> {
+pub(crate) fn hash(fs: &dyn Filesystem, volume: &dyn Source, id: NodeId) -> Result<String> {
     let content = fs.content(id)?;
     let mut hasher = Holes::default();
     assert_eq!(content.pieces.iter().map(Piece::len).sum::<u64>(), content.size, "inode {id}");
@@ -263,7 +263,8 @@ pub(crate) fn theirs(root: &Path) -> View {
     view
 }
 
-fn hash_file(path: &Path) -> String {
+/// The same of a file that the kernel reads.
+pub(crate) fn hash_file(path: &Path) -> String {
     use rustix::fs::{SeekFrom, seek};
     use std::os::unix::fs::FileExt;
     let file = std::fs::File::open(path).unwrap();

@@ -11,6 +11,7 @@ pub(super) static CAPABILITIES: Capabilities = Capabilities {
     time_step: 1,
     shares_extents: true,
     has_subvolumes: true,
+    has_streams: false,
     is_planned: false,
     // chattr(1): compressed, synchronous, immutable, append-only, no dump, no access times, no compression, synchronous
     // directory, no copy on write.

@@ -257,7 +257,7 @@ impl Btrfs {
             }
             _ => return bad(format!("\"{}\" leads to {location}", name.escape_ascii())),
         };
-        Ok(DirEntry { name: name.to_vec(), short_name: None, node })
+        Ok(DirEntry { name: name.to_vec(), short_name: None, dos_name: None, node })
     }
 
     fn read_entries(&self, id: NodeId, complain: &mut dyn FnMut(Error)) -> Result<Vec<DirEntry>> {

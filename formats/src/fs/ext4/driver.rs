@@ -26,6 +26,7 @@ pub(super) static CAPABILITIES: Capabilities = Capabilities {
     time_step: 1,
     shares_extents: false,
     has_subvolumes: false,
+    has_streams: false,
     is_planned: true,
     // From secure deletion to no access times, and synchronous directories (chattr(1)).
     user_flags: 0x1_00FB,

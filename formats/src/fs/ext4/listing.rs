@@ -153,7 +153,12 @@ impl DirReader<'_> {
             return complain(place.corrupt("name", entry.start + 8, problem));
         }
         let name = if encrypted { base64url(name) } else { name.to_vec() };
-        self.entries.push(DirEntry { name, short_name: None, node: NodeId::from(entry.inode) });
+        self.entries.push(DirEntry {
+            name,
+            short_name: None,
+            dos_name: None,
+            node: NodeId::from(entry.inode),
+        });
     }
 }
 

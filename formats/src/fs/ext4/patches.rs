@@ -70,7 +70,12 @@ impl Patches {
                 && !name.is_empty()
                 && !name.iter().any(|b| matches!(b, 0 | b'/'))
             {
-                entries.push(DirEntry { name: name.to_vec(), short_name: None, node: NodeId::from(inode) });
+                entries.push(DirEntry {
+                    name: name.to_vec(),
+                    short_name: None,
+                    dos_name: None,
+                    node: NodeId::from(inode),
+                });
             }
         }
     }

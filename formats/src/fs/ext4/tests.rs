@@ -111,7 +111,7 @@ fn the_volume_is_read() {
     let fs = open(volume()).unwrap();
     assert_eq!(fs.info().warnings, Vec::<String>::new());
     let entries = fs.read_dir(fs.root(), &mut |error| panic!("{error}")).unwrap();
-    assert_eq!(entries, [DirEntry { name: b"file".to_vec(), short_name: None, node: FILE }]);
+    assert_eq!(entries, [DirEntry { name: b"file".to_vec(), short_name: None, dos_name: None, node: FILE }]);
     let node = fs.node(FILE, &mut |_| ()).unwrap();
     assert_eq!(node.xattrs, [Xattr { name: b"user.x".to_vec(), value: b"ok".to_vec() }]);
     assert_eq!(node.crtime, Some(Timestamp::default()));

@@ -24,6 +24,7 @@ pub(super) static CAPABILITIES: Capabilities = Capabilities {
     time_step: 2_000_000_000,
     shares_extents: false,
     has_subvolumes: false,
+    has_streams: false,
     is_planned: true,
     // Read-only, hidden, system.
     user_flags: 0x7,

@@ -19,7 +19,7 @@
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use super::{Capabilities, Content, DirEntry, FileType, Filesystem, Info, Node, NodeId, Piece};
+use super::{Capabilities, Content, DirEntry, FileType, Filesystem, Info, Node, NodeId, Piece, utf16};
 use crate::error::{Error, Result, at};
 use crate::source::{Source, check_range};
 
@@ -339,9 +339,9 @@ impl Fat {
 fn entry_name(entry: &ShortEntry, long: Option<&[u16]>, place: u64) -> (Option<Vec<u8>>, Option<Error>) {
     let short = name::short(&entry.dir_name, entry.dir_nt_res).into_bytes();
     let corrupt = |problem: &str| at("FAT directory entry").field("DIR_Name").byte(place).corrupt(problem);
-    match long.map(name::wtf8) {
-        Some(long) if name::is_valid(&long) => (Some(long), None),
-        _ if !name::is_valid(&short) => {
+    match long.map(utf16::wtf8) {
+        Some(long) if utf16::is_valid(&long) => (Some(long), None),
+        _ if !utf16::is_valid(&short) => {
             (None, Some(corrupt("is empty or contains a slash; the entry was left out")))
         }
         Some(_) => (
@@ -397,7 +397,7 @@ impl Filesystem for Fat {
                 }
                 if let Some(name) = name {
                     let short_name = long.is_some().then_some(entry.dir_name);
-                    entries.push(DirEntry { name, short_name, node: place });
+                    entries.push(DirEntry { name, short_name, dos_name: None, node: place });
                 }
             }
             Slot::Deleted | Slot::Label(_) | Slot::Dot | Slot::End => long.clear(),

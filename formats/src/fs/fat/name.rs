@@ -1,4 +1,4 @@
-//! Names as bytes: decodes the 8.3 characters of a short name, and the UTF-16 of a long one.
+//! Names as bytes: decodes the 8.3 characters of a short name.
 
 /// The upper half of code page 437, in which short names are read: the original PC's, and the default of DOS and of
 /// Linux. No volume records its code page.
@@ -59,30 +59,9 @@ pub(super) fn label(label: &[u8; 11]) -> Option<String> {
     Some(text.trim_end_matches(' ').to_owned()).filter(|text| !text.is_empty() && text != "NO NAME")
 }
 
-/// Converts UTF-16 to UTF-8, with unpaired surrogates in WTF-8: three bytes each, which no other name contains.
-pub(super) fn wtf8(units: &[u16]) -> Vec<u8> {
-    let mut bytes = Vec::with_capacity(units.len());
-    for c in char::decode_utf16(units.iter().copied()) {
-        match c {
-            Ok(c) => bytes.extend_from_slice(c.encode_utf8(&mut [0; 4]).as_bytes()),
-            Err(unpaired) => {
-                let unit = unpaired.unpaired_surrogate();
-                let bits = |shift: u16, mask: u16| ((unit >> shift) & mask).to_le_bytes()[0];
-                bytes.extend([0xe0 | bits(12, 0xf), 0x80 | bits(6, 0x3f), 0x80 | bits(0, 0x3f)]);
-            }
-        }
-    }
-    bytes
-}
-
 /// Returns the checksum of a short name that the entries of its long name contain.
 pub(super) fn checksum(name: &[u8; 11]) -> u8 {
     name.iter().fold(0u8, |sum, b| sum.rotate_right(1).wrapping_add(*b))
-}
-
-/// Returns true if it can be a component of a path.
-pub(super) fn is_valid(name: &[u8]) -> bool {
-    !matches!(name, b"" | b"." | b"..") && !name.contains(&b'/') && !name.contains(&0)
 }
 
 #[cfg(test)]
@@ -111,14 +90,6 @@ mod tests {
         assert_eq!(label(b"EFI SYSTEM ").as_deref(), Some("EFI SYSTEM"));
         assert_eq!(label(b"NO NAME    "), None);
         assert_eq!(label(b"           "), None);
-    }
-
-    #[test]
-    fn unpaired_surrogates_survive_as_wtf8_and_pairs_are_utf8() {
-        assert_eq!(wtf8(&[0x41, 0xe4, 0x20ac]), "Aä€".as_bytes());
-        assert_eq!(wtf8(&[0xd83d, 0xde00]), "😀".as_bytes());
-        assert_eq!(wtf8(&[0x41, 0xd800, 0x42]), b"A\xed\xa0\x80B");
-        assert_eq!(wtf8(&[0xdfff, 0xd800]), b"\xed\xbf\xbf\xed\xa0\x80");
     }
 
     #[test]

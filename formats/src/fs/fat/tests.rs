@@ -684,7 +684,7 @@ fn mutants_of_volumes_stay_within_the_volume() {
             assert!(content.size <= len);
             let Ok(entries) = fat.read_dir(dir, &mut |_| ()) else { continue };
             for entry in entries {
-                assert!(name::is_valid(&entry.name), "seed {seed}");
+                assert!(utf16::is_valid(&entry.name), "seed {seed}");
                 let node = fat.node(entry.node, &mut |_| ()).unwrap();
                 if node.file_type == FileType::Dir && seen.insert(entry.node) {
                     dirs.push(entry.node);

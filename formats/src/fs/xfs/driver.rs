@@ -21,6 +21,7 @@ pub(super) static CAPABILITIES: Capabilities = Capabilities {
     time_step: 1,
     shares_extents: true,
     has_subvolumes: false,
+    has_streams: false,
     is_planned: false,
     // chattr(1): synchronous, immutable, append-only, no dump, no access times; and project inheritance.
     user_flags: 0x2000_00F8,

@@ -179,6 +179,11 @@ impl Reader<'_> {
             let problem = format!("is {:#x}, which is no inode of the volume", entry.ino);
             return complain(place.corrupt("inumber", entry.start, problem));
         }
-        self.entries.push(DirEntry { name: name.to_vec(), short_name: None, node: entry.ino });
+        self.entries.push(DirEntry {
+            name: name.to_vec(),
+            short_name: None,
+            dos_name: None,
+            node: entry.ino,
+        });
     }
 }

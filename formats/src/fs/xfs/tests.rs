@@ -121,7 +121,7 @@ fn the_volume_is_read() {
     assert_eq!(fs.info().warnings, Vec::<String>::new());
     assert_eq!((fs.info().kind.as_str(), fs.info().free), ("xfs", Some(7 * 1024)));
     let entries = fs.read_dir(fs.root(), &mut |error| panic!("{error}")).unwrap();
-    let entry = |name: &[u8], node| DirEntry { name: name.to_vec(), short_name: None, node };
+    let entry = |name: &[u8], node| DirEntry { name: name.to_vec(), short_name: None, dos_name: None, node };
     assert_eq!(entries, [entry(b"file", FILE), entry(b"link", LINK)]);
     let node = fs.node(FILE, &mut |_| ()).unwrap();
     assert_eq!(node.xattrs, [Xattr { name: b"user.x".to_vec(), value: b"ok".to_vec() }]);
