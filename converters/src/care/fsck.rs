@@ -302,7 +302,7 @@ impl Checker<'_> {
             if !self.whole(&id)? {
                 lost.file_count += 1;
                 if lost.files.len() < MAX_PATHS {
-                    lost.files.push(format!("{}:{}", row.volume, escape_apart(&row.path)));
+                    lost.files.push(format!("{}:{}", row.volume, escape_apart(&row.full_path())));
                 }
                 continue;
             }
@@ -311,7 +311,7 @@ impl Checker<'_> {
                 && said != *found
                 && lost.wrong_sha1.len() < MAX_PATHS
             {
-                lost.wrong_sha1.push(format!("{}:{}", row.volume, escape_apart(&row.path)));
+                lost.wrong_sha1.push(format!("{}:{}", row.volume, escape_apart(&row.full_path())));
             }
         }
         Ok(())

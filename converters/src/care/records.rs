@@ -10,7 +10,9 @@ use super::report::{FsckReport, LostImage};
 use crate::error::{Error, Result};
 use crate::guest::packages;
 use crate::ingest::{Reread, reread};
-use crate::store::{Image, ObjectWriter, Objects, PACKAGES, Provenance, Store, StoredImage, tables_of};
+use crate::store::{
+    Image, ObjectWriter, Objects, PACKAGES, Provenance, Store, StoredImage, features_of, tables_of,
+};
 use crate::task::progress::Progress;
 use crate::tree::mounts::Devices;
 
@@ -118,6 +120,7 @@ impl Mender<'_> {
             table: read.table,
             volumes: read.volumes,
             counts: read.counts,
+            features: features_of(&read.rows),
             warnings: read.warnings,
             provenance: Provenance { time: self.store.storage().now(), ..Provenance::of("fsck") },
             ..stored.image
@@ -132,6 +135,7 @@ impl Mender<'_> {
         manifest::write(&mut file, &rows)?;
         // Another version of this program may describe the same bits differently.
         stored.image.manifest_digest = blake3::hash(&file).to_hex().to_string();
+        stored.image.features = features_of(&rows);
         self.put(stored, "manifest.parquet", &file, "stored disk")
     }
 

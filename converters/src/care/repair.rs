@@ -13,8 +13,8 @@ use crate::error::{Error, Result};
 use crate::guest::packages;
 use crate::ingest::{Reread, reread};
 use crate::store::{
-    Image, Index, ObjectWriter, PACKAGES, PackIndex, Provenance, Store, clear_index_cache, index_key,
-    new_pack, pack_key, put_pack, tables_of,
+    Image, Index, ObjectWriter, PACKAGES, PackIndex, Provenance, Store, clear_index_cache, features_of,
+    index_key, new_pack, pack_key, put_pack, tables_of,
 };
 use crate::task::progress::Progress;
 use crate::tree::mounts::Devices;
@@ -138,6 +138,7 @@ fn parts(store: &Store, report: &FsckReport, read: &Reread) -> Result<Vec<String
                 table: read.table.clone(),
                 volumes: read.volumes.clone(),
                 counts: read.counts,
+                features: features_of(&read.rows),
                 warnings: read.warnings.clone(),
                 provenance: Provenance { time: store.storage().now(), ..Provenance::of("fsck") },
                 ..Image::empty(name, version, "fsck")

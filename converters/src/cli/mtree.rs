@@ -11,7 +11,8 @@ pub(super) fn listing(listing: &LsReport) -> String {
     if listing.entries().next().is_some_and(|first| first.file_type != "dir") {
         out.push_str(". type=dir\n");
     }
-    for entry in listing.entries() {
+    // The format has no alternate streams.
+    for entry in listing.entries().filter(|entry| entry.file_type != "stream") {
         let below = entry.path_bytes.strip_prefix(&listing.folder[..]).unwrap_or(&entry.path_bytes);
         let below = below.strip_prefix(b"/").unwrap_or(below);
         // The directory itself is a dot. Every other path contains a slash, so that readers take it for a path and not

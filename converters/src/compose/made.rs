@@ -12,7 +12,7 @@ use mif_formats::partition::Table;
 
 use crate::disk::scan::{Scan, ScannedVolume};
 use crate::error::{Error, Result};
-use crate::store::{Counts, Image, PACKAGES, Provenance, Store, StoredDisk, VolumeRecord};
+use crate::store::{Counts, Image, PACKAGES, Provenance, Store, StoredDisk, VolumeRecord, features_of};
 use crate::tree::mounts::Devices;
 use crate::tree::rows;
 
@@ -94,6 +94,7 @@ impl Made {
             table: self.table.clone(),
             volumes: self.records.clone(),
             counts: counts(&self.layout, &self.rows),
+            features: features_of(&self.rows),
             ..Image::new(name, 0, provenance)
         };
         let more = [("digests", &digests::encode(&self.rows)[..]), (PACKAGES, packages_file)];
@@ -102,9 +103,10 @@ impl Made {
 }
 
 fn counts(layout: &Layout, rows: &[Row]) -> Counts {
-    let mut counts = Counts { paths: rows.len() as u64, ..Counts::of(layout) };
+    let files = || rows.iter().filter(|row| row.part.is_none());
+    let mut counts = Counts { paths: files().count() as u64, ..Counts::of(layout) };
     let mut seen = HashSet::new();
-    for row in rows.iter().filter(|row| row.node.file_type == FileType::File) {
+    for row in files().filter(|row| row.node.file_type == FileType::File) {
         if row.file.is_none_or(|file| seen.insert((&row.volume, file))) {
             counts.files += 1;
             counts.file_bytes = counts.file_bytes.saturating_add(row.node.size);

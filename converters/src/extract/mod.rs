@@ -112,6 +112,7 @@ pub fn extract(
     let root = VolumePath { volume: None, path: b"/".to_vec() };
     let base = tree.find(path.unwrap_or(&root), true)?;
     let (selected, left_out) = select(&tree, base)?;
+    let streams = left_streams(&tree, base);
     let row = &tree.rows()[base];
     let mut report = ExtractReport {
         image: image.label.clone(),
@@ -120,6 +121,9 @@ pub fn extract(
         failed: left_out,
         ..ExtractReport::default()
     };
+    for stream in streams {
+        report.not_set("alternate stream", &stream.full_path(), "name it to extract it");
+    }
     let all = selected.iter().filter(|item| item.row.node.file_type == FileType::File);
     progress.stage("extracting", all.map(|item| item.row.node.size).fold(0, u64::saturating_add));
     match target {
@@ -172,6 +176,18 @@ struct Item<'t> {
     link_to: Option<usize>,
 }
 
+/// Returns the alternate streams of a file, or of everything under a directory: they have no place in the output.
+fn left_streams(tree: &Tree, base: usize) -> impl Iterator<Item = &Row> {
+    let top = &tree.rows()[base];
+    let below = [&top.path[..], b"/"].concat();
+    let is_below = move |path: &[u8]| {
+        path == top.path
+            || top.node.file_type == FileType::Dir && (top.path == b"/" || path.starts_with(&below))
+    };
+    let streams = tree.rows().iter().filter(|row| row.part.is_some() && row.volume == top.volume);
+    streams.filter(move |row| top.part.is_none() && is_below(&row.path))
+}
+
 /// Selects the row `base` and everything under it, each directory before its entries. Also returns what is left out, as
 /// sentences.
 ///
@@ -185,10 +201,12 @@ fn select(tree: &Tree, base: usize) -> Result<(Vec<Item<'_>>, Vec<String>)> {
         prefix.push(b'/');
     }
     let mut items = Vec::new();
-    for (number, row) in tree.rows().iter().enumerate().filter(|(_, row)| row.volume == top.volume) {
+    let picked =
+        |(number, row): &(usize, &Row)| row.volume == top.volume && (row.part.is_none() || *number == base);
+    for (number, row) in tree.rows().iter().enumerate().filter(picked) {
         let path = match row.path.strip_prefix(&prefix[..]) {
             _ if number == base && is_folder => Vec::new(),
-            _ if number == base => top.path.rsplit(|b| *b == b'/').next().unwrap_or_default().to_vec(),
+            _ if number == base => top.full_path().rsplit(|b| *b == b'/').next().unwrap_or_default().to_vec(),
             Some(path) if is_folder && !path.is_empty() => path.to_vec(),
             _ => continue,
         };

@@ -304,8 +304,10 @@ impl Imported {
 
     /// Returns the counts of paths, files and bytes.
     pub(crate) fn counts(&self, layout: &Layout) -> Counts {
+        let paths =
+            |listing: &Listing| listing.entries.iter().filter(|entry| entry.stream.is_none()).count() as u64;
         Counts {
-            paths: self.listings.iter().flatten().map(|listing| listing.entries.len() as u64).sum(),
+            paths: self.listings.iter().flatten().map(paths).sum(),
             files: self.totals.0,
             file_bytes: self.totals.1,
             ..Counts::of(layout)

@@ -111,7 +111,7 @@ impl Store {
                 image.id()
             ))));
         }
-        if let Some(feature) = image.features.first() {
+        if let Some(feature) = image.unknown_feature() {
             return Err(Error::unsupported(format!("{}: needs the feature \"{feature}\"", image.id()))
                 .advise("Use a newer version of mif")
                 .unjudged());

@@ -60,11 +60,11 @@ pub use self::objects::Objects;
 pub(crate) use self::objects::{Decoded, decode_object};
 pub use self::pack_index::PackIndex;
 pub(crate) use self::pack_index::{index_key, is_missing, pack_files, pack_key, total};
-pub(crate) use self::record::check_name;
 pub use self::record::{
     Counts, DamagedImage, FilesystemRecord, Image, ImageName, Provenance, Removed, Selector, VolumeRecord,
     volume_name,
 };
+pub(crate) use self::record::{check_name, features_of};
 pub use self::source_file::SourceFile;
 pub use self::storage::{Entries, Lock, Storage, Upload, check_len};
 pub(crate) use self::storage::{IMAGE_FILES, is_full};

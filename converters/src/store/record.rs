@@ -5,6 +5,7 @@ use std::fmt;
 use std::str::FromStr;
 
 use mif_formats::mif::layout::{Layout, Origin};
+use mif_formats::mif::manifest::{Part, Row};
 use mif_formats::partition::{Partition, Table};
 use serde::{Deserialize, Serialize};
 
@@ -276,7 +277,24 @@ impl DamagedImage {
     }
 }
 
+/// The feature of an image whose manifest has rows of alternate streams.
+const STREAMS: &str = "streams";
+
+/// The features of images that this program supports.
+const FEATURES: [&str; 1] = [STREAMS];
+
+/// Returns the features of an image with these rows.
+pub(crate) fn features_of(rows: &[Row]) -> Vec<String> {
+    let is_stream = |row: &Row| matches!(row.part.as_deref(), Some(Part::Stream(_)));
+    if rows.iter().any(is_stream) { vec![STREAMS.to_owned()] } else { Vec::new() }
+}
+
 impl Image {
+    /// Returns the first feature that this program does not support.
+    pub(super) fn unknown_feature(&self) -> Option<&String> {
+        self.features.iter().find(|feature| !FEATURES.contains(&&***feature))
+    }
+
     /// Returns the record of an empty disk without a table, made now by `operation`, for the caller to fill in.
     #[must_use]
     pub fn empty(name: &str, version: u32, operation: &str) -> Self {

@@ -4,7 +4,7 @@ use std::cmp::{Ordering, Reverse};
 
 use mif_formats::fs::walk::{Entry, Listing};
 use mif_formats::fs::{FileId, NodeId};
-use mif_formats::mif::manifest::Row;
+use mif_formats::mif::manifest::{Part, Row};
 
 /// Sorts rows in the order of a manifest.
 pub(crate) fn sort(rows: &mut [Row]) {
@@ -44,10 +44,11 @@ pub(crate) fn of_listing<T>(
             // A node with several paths is cloned for all but the last.
             let more = left.peek().is_some_and(|i| entries[*i].file == file);
             let node = if more { node.clone() } else { node.take() };
-            let Entry { path, short_name, .. } = &mut entries[place];
+            let Entry { path, stream, short_name, dos_name, .. } = &mut entries[place];
             let node = node.expect("it is taken for the last path only");
             let row = Row::new(volume, std::mem::take(path), Some(file), node);
-            let mut row = Row { short_name: *short_name, ..row };
+            let part = stream.take().map(|name| Box::new(Part::Stream(name.into_vec())));
+            let mut row = Row { short_name: *short_name, dos_name: dos_name.take(), part, ..row };
             others.push(made(file, handle, &mut row));
             rows.push(row);
         }

@@ -19,7 +19,7 @@ const MAX_FSTAB: u64 = 1 << 20;
 pub struct Tree {
     rows: Vec<Row>,
     contents: Vec<Option<Contents>>,
-    /// The numbers of rows by volume and path; if several rows have the same, the last.
+    /// The numbers of rows by volume and full path; if several rows have the same, the last.
     by_path: HashTable<usize>,
     hasher: RandomState,
     /// The volumes that have rows, in order.
@@ -39,10 +39,12 @@ impl Paths for Tree {
 impl Tree {
     pub(crate) fn new(rows: Vec<Row>, contents: Vec<Option<Contents>>, complaints: Vec<String>) -> Self {
         let hasher = RandomState::new();
-        let hash = |row: &Row| hasher.hash_one((&row.volume[..], &row.path[..]));
+        let hash = |row: &Row| hasher.hash_one((&row.volume[..], &*row.full_path()));
         let mut by_path = HashTable::with_capacity(rows.len());
         for (i, row) in rows.iter().enumerate() {
-            let same = |other: &usize| rows[*other].path == row.path && rows[*other].volume == row.volume;
+            let same = |other: &usize| {
+                rows[*other].full_path() == row.full_path() && rows[*other].volume == row.volume
+            };
             by_path.entry(hash(row), same, |other| hash(&rows[*other])).insert(i);
         }
         let mut volumes: Vec<&String> = rows.iter().map(|row| &row.volume).collect();
@@ -119,10 +121,10 @@ impl Tree {
         root_volume(self, &self.volumes())
     }
 
-    /// Returns the row number of a path, without following symlinks.
+    /// Returns the row number of a full path, without following symlinks.
     #[must_use]
     pub fn get(&self, volume: &str, path: &[u8]) -> Option<usize> {
-        let same = |i: &usize| self.rows[*i].path == path && self.rows[*i].volume == volume;
+        let same = |i: &usize| *self.rows[*i].full_path() == *path && self.rows[*i].volume == volume;
         self.by_path.find(self.hasher.hash_one((volume, path)), same).copied()
     }
 

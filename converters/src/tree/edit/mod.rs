@@ -81,7 +81,7 @@ impl Files {
                     doubled: Vec::new(),
                 }
             });
-            match volume.rows.entry(row.path.as_slice().into()) {
+            match volume.rows.entry((*row.full_path()).into()) {
                 Entry::Vacant(place) => _ = place.insert(Arc::new(row.clone())),
                 Entry::Occupied(_) => volume.doubled.push(Arc::new(row.clone())),
             }

@@ -6,6 +6,7 @@
 pub mod columns;
 mod schema;
 
+use std::borrow::Cow;
 use std::fmt::Write as _;
 use std::io::Write;
 use std::sync::Arc;
@@ -135,6 +136,33 @@ impl Row {
     #[must_use]
     pub fn path_text(&self) -> String {
         escape(&self.path)
+    }
+
+    /// Returns the path by which users name what the row describes: of an alternate stream, `path:stream`, and of a
+    /// member of an archive, `path!member`.
+    #[must_use]
+    pub fn full_path(&self) -> Cow<'_, [u8]> {
+        let (separator, name) = match self.part.as_deref() {
+            None => return Cow::Borrowed(&self.path),
+            Some(Part::Stream(name)) => (b":", name),
+            Some(Part::Member(name)) => (b"!", name),
+        };
+        Cow::Owned([&self.path[..], separator, name].concat())
+    }
+
+    /// Returns the full path as text, with bytes that are not UTF-8 escaped.
+    #[must_use]
+    pub fn full_path_text(&self) -> String {
+        escape(&self.full_path())
+    }
+
+    /// Returns the type as in the column `type`.
+    #[must_use]
+    pub fn type_name(&self) -> &'static str {
+        match self.part.as_deref() {
+            Some(Part::Stream(_)) => STREAM,
+            _ => type_name(self.node.file_type),
+        }
     }
 }
 

@@ -7,6 +7,7 @@ mod content;
 mod owners;
 mod report;
 
+use std::borrow::Cow;
 use std::collections::{BTreeMap, HashMap};
 
 use mif_formats::fs::{FileType, Timestamp};
@@ -114,13 +115,13 @@ pub(crate) fn changes(
     ignore_times: bool,
     progress: &dyn Progress,
 ) -> Result<Vec<Change>> {
-    let mut paths: BTreeMap<(&str, &[u8]), [Option<usize>; 2]> = BTreeMap::new();
+    let mut paths: BTreeMap<(&str, Cow<'_, [u8]>), [Option<usize>; 2]> = BTreeMap::new();
     for (i, row) in trees[0].rows().iter().enumerate() {
-        paths.insert((&row.volume, &row.path), [Some(i), None]);
+        paths.insert((&row.volume, row.full_path()), [Some(i), None]);
     }
     for (i, row) in trees[1].rows().iter().enumerate() {
         let volume = names.get(&row.volume).unwrap_or(&row.volume);
-        paths.entry((volume, &row.path)).or_default()[1] = Some(i);
+        paths.entry((volume, row.full_path())).or_default()[1] = Some(i);
     }
     let mut changes = Vec::new();
     for ((volume, path), rows) in paths {
@@ -151,11 +152,11 @@ pub(crate) fn changes(
         changes.push(Change {
             kind,
             volume: volume.to_owned(),
-            path: escape(path),
-            path_bytes: hex_unless_text(path),
+            path: escape(&path),
+            path_bytes: hex_unless_text(&path),
             from: None,
             from_bytes: None,
-            file_type: type_name(row.node.file_type),
+            file_type: row.type_name(),
             sizes: [before.map(|row| row.node.size), after.map(|row| row.node.size)],
             fields,
             text: None,

@@ -1,7 +1,7 @@
 //! `ls`: lists the files of an image.
 
 use mif_formats::fs::{FileType, Timestamp};
-use mif_formats::mif::manifest::{Row, escape, escape_apart, type_name};
+use mif_formats::mif::manifest::{Row, escape, escape_apart};
 use mif_formats::text::{hex, hex_unless_text};
 use serde::{Serialize, Serializer};
 
@@ -88,10 +88,10 @@ impl LsEntry {
     fn new((row, sha1): &Listed) -> Self {
         LsEntry {
             volume: row.volume.clone(),
-            path: row.path_text(),
-            path_hex: hex_unless_text(&row.path),
-            path_bytes: row.path.clone(),
-            file_type: type_name(row.node.file_type),
+            path: row.full_path_text(),
+            path_hex: hex_unless_text(&row.full_path()),
+            path_bytes: row.full_path().into_owned(),
+            file_type: row.type_name(),
             mode: row.node.mode,
             uid: row.node.uid,
             gid: row.node.gid,

@@ -6,6 +6,7 @@ mod file;
 mod glob;
 mod mounts;
 
+use std::borrow::Cow;
 use std::ops::RangeInclusive;
 use std::sync::{Arc, Mutex};
 
@@ -195,10 +196,11 @@ impl Rows<'_> {
         }
         if let Some(glob) = &query.path {
             let outside = self.group.bounds(Column::Path).is_some_and(|(low, high)| !glob.may_lie(low, high));
-            if points.is_empty() && outside {
+            let streams = self.streams()?;
+            if points.is_empty() && streams.is_empty() && outside {
                 return Ok(Vec::new());
             }
-            self.paths(glob, points)?;
+            self.paths(glob, points, &streams)?;
         }
         if query.mode != 0 {
             self.numbers(Column::Mode, |mode| mode & i64::from(query.mode) == i64::from(query.mode))?;
@@ -261,15 +263,35 @@ impl Rows<'_> {
         Ok(())
     }
 
-    /// Keeps the rows whose path matches, on its volume or as the image's system sees it.
-    fn paths(&mut self, glob: &PathGlob, points: &Points) -> mif_formats::Result<()> {
-        if points.is_empty() || self.done() {
+    /// Returns the name of the alternate stream that each row describes; nothing if the group has no streams.
+    fn streams(&self) -> mif_formats::Result<Vec<Option<String>>> {
+        if self.group.all_null(Column::Stream) {
+            return Ok(Vec::new());
+        }
+        let text = |name: &[u8]| String::from_utf8_lossy(name).into_owned();
+        Ok(self
+            .group
+            .blobs(Column::Stream)?
+            .iter()
+            .map(|name| name.as_ref().map(|name| text(name.data())))
+            .collect())
+    }
+
+    /// Keeps the rows whose full path matches, on its volume or as the image's system sees it.
+    fn paths(
+        &mut self,
+        glob: &PathGlob,
+        points: &Points,
+        streams: &[Option<String>],
+    ) -> mif_formats::Result<()> {
+        if points.is_empty() && streams.is_empty() || self.done() {
             return self.texts(Column::Path, |path| glob.matches(path));
         }
         let volumes = self.group.texts(Column::Volume)?;
         let mut keep = Vec::with_capacity(self.group.rows);
         self.group.each_text(Column::Path, |path| {
             let path = std::str::from_utf8(path).unwrap_or_default();
+            let path = &*full_path(path, streams.get(keep.len()).and_then(Option::as_deref));
             let volume = std::str::from_utf8(volumes[keep.len()].data()).unwrap_or_default();
             let below = if path == "/" { "" } else { path };
             let mut points = points.get(volume).into_iter().flatten();
@@ -344,6 +366,11 @@ impl Rows<'_> {
     }
 }
 
+/// Returns the path of a row, followed by a colon and the name of the stream if it describes one.
+fn full_path<'p>(path: &'p str, stream: Option<&str>) -> Cow<'p, str> {
+    stream.map_or(Cow::Borrowed(path), |stream| Cow::Owned(format!("{path}:{stream}")))
+}
+
 /// Returns the hits for these rows.
 fn describe(image: &str, group: &Group<'_>, rows: &[usize]) -> mif_formats::Result<Vec<Hit>> {
     if rows.is_empty() {
@@ -359,10 +386,13 @@ fn describe(image: &str, group: &Group<'_>, rows: &[usize]) -> mif_formats::Resu
     let (size, mtime, nanos) = (number(Column::Size)?, number(Column::Mtime)?, number(Column::MtimeNs)?);
     let sha1 = group.digests_at::<20>(Column::Sha1, rows)?;
     let path_bytes = group.blobs_at(Column::PathBytes, rows)?;
+    let streams = group.blobs_at(Column::Stream, rows)?;
     let mut names = volume.into_iter().zip(path).zip(file_type);
     Ok((0..rows.len())
         .map(|i| {
             let ((volume, path), file_type) = names.next().expect("a name for each row");
+            let stream = streams[i].as_ref().map(|name| String::from_utf8_lossy(name.data()));
+            let path = full_path(&path, stream.as_deref()).into_owned();
             Hit {
                 image: image.to_owned(),
                 volume,

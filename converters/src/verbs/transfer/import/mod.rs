@@ -23,7 +23,7 @@ use crate::guest::packages;
 use crate::ingest::import_disk;
 use crate::store::{
     Counts, Image, ImageName, ObjectWriter, PACKAGES, Provenance, SourceFile, Store, WriterStats, check_name,
-    tables_of,
+    features_of, tables_of,
 };
 use crate::task::progress::Progress;
 use crate::tree::mounts::Devices;
@@ -145,6 +145,7 @@ pub(crate) fn import_opened(
         let (packages_file, complaints) = packages::table(rows, &Arc::new(store.objects()?), devices)?;
         Ok((digests_file, packages_file, complaints))
     };
+    let features = features_of(&rows);
     let image = match unchanged {
         Some(mut there) => {
             let mut damaged = damaged_parts(store, &there)?;
@@ -210,6 +211,7 @@ pub(crate) fn import_opened(
                 volumes: volumes.clone(),
                 table: scan.table.clone(),
                 counts,
+                features,
                 warnings: warnings.clone(),
                 ..Image::new(name, 0, provenance)
             };
