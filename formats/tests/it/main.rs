@@ -3,6 +3,7 @@
 mod btrfs;
 mod ext4;
 mod mutants;
+mod ntfs;
 mod plan;
 mod race;
 #[allow(dead_code, unreachable_pub)]
