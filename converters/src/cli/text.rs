@@ -54,6 +54,15 @@ pub(super) fn import(report: &ImportReport) -> String {
     if !same_as.is_empty() {
         let _ = writeln!(out, "  same disk as {}", printable(&same_as.join(", ")));
     }
+    if let Some(tool) = &report.described_by {
+        let name = image.split('@').next().unwrap_or_default();
+        let _ = writeln!(
+            out,
+            "  described by older readers ({}): `mif reread {}` describes it with today's",
+            printable(tool),
+            printable(name)
+        );
+    }
     for repaired in &report.repaired {
         let _ = writeln!(out, "  repaired: {}", printable(repaired));
     }

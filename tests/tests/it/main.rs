@@ -38,6 +38,7 @@ mod packages;
 mod private;
 mod readme;
 mod rebuild;
+mod reread;
 mod resize;
 mod signals;
 mod store_attacked;
