@@ -325,8 +325,7 @@ fn system(system: &System) -> String {
 pub(super) fn ls(listing: &LsReport, long: bool, digests: bool, volumes: bool) -> String {
     let mut out = String::new();
     for entry in listing.entries() {
-        let before = if volumes { format!("{}:", entry.volume) } else { listing.point.clone() };
-        let path = format!("{before}{}", entry.path);
+        let path = if volumes { format!("{}:{}", entry.volume, entry.path) } else { listing.seen(&entry) };
         let path = printable(&path);
         if digests {
             let _ = write!(out, "{:<40}  ", entry.sha1.as_deref().unwrap_or("-"));

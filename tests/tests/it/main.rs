@@ -43,6 +43,7 @@ mod resize;
 mod signals;
 mod store_attacked;
 mod store_damage;
+mod subvolumes;
 mod survival;
 mod synthetic;
 mod sysprep;
