@@ -43,6 +43,17 @@ impl Subvolumes {
         Subvolumes(found)
     }
 
+    /// Returns the path of a row in its own subvolume.
+    pub(crate) fn inside<'r>(&self, row: &'r Row) -> &'r [u8] {
+        let of = self.0.get(&row.volume).zip(row.node.subvolume);
+        let directory = of.and_then(|(of, id)| of.by_id.get(&id)).filter(|directory| *directory != b"/");
+        match directory.and_then(|directory| row.path.strip_prefix(&directory[..])) {
+            Some([]) => b"/",
+            Some(rest) => rest,
+            None => &row.path,
+        }
+    }
+
     /// Returns the directories of a volume's subvolumes, in the order of their ids; none if the volume has none.
     pub(crate) fn directories(&self, volume: &str) -> impl Iterator<Item = &[u8]> {
         self.0.get(volume).into_iter().flat_map(|of| of.by_id.values().map(Vec::as_slice))
@@ -62,6 +73,8 @@ impl Subvolumes {
         match wanted {
             Subvolume::Id(TOP) => Some(b"/".to_vec()),
             Subvolume::Id(id) => of.by_id.get(id).cloned(),
+            // The kernel refuses an option without a value.
+            Subvolume::Path(path) if path.is_empty() => None,
             Subvolume::Path(path) => {
                 // The kernel follows symlinks on this path, and `..` does not lead above the top level.
                 let Place { path, .. } = resolve(paths, volume, path, true).ok()?;
