@@ -10,6 +10,13 @@ use crate::error::Result;
 use crate::store::{Provenance, Store, StoredImage};
 use crate::task::progress::Progress;
 
+/// A stored image of a disk.
+pub(super) struct Described {
+    pub(super) stored: StoredImage,
+    /// True if today's readers find other volumes on the disk than the image's record has.
+    pub(super) is_outdated: bool,
+}
+
 /// Returns the newest version under the name of a disk if it has the disk's bits and is intact, but another version of
 /// this program, or readers that knew other filesystems, described it. An import would store its content a second time.
 ///
@@ -20,19 +27,18 @@ pub(super) fn described_otherwise(
     opened: &Opened<'_>,
     options: &ImportOptions,
     progress: &dyn Progress,
-) -> Result<Option<StoredImage>> {
+) -> Result<Option<Described>> {
     let Some(version) = store.versions(opened.name)?.last().copied() else { return Ok(None) };
     let disk = &opened.disk.source;
     let is_fit = |stored: &StoredImage| {
         stored.image.disk_size == disk.len() && (stored.image.warnings.is_empty() || !options.strict)
     };
     let Some(stored) = there(store, opened.name, version).filter(is_fit) else { return Ok(None) };
-    if stored.image.provenance.tool == Provenance::of("import").tool {
-        let scan = Scan::new(disk.clone())?;
-        let volumes = scan.volumes.iter().map(ScannedVolume::record);
-        if scan.table == stored.image.table && volumes.eq(stored.image.volumes.iter().cloned()) {
-            return Ok(None);
-        }
+    let scan = Scan::new(disk.clone())?;
+    let volumes = scan.volumes.iter().map(ScannedVolume::record);
+    let is_outdated = scan.table != stored.image.table || volumes.ne(stored.image.volumes.iter().cloned());
+    if !is_outdated && stored.image.provenance.tool == Provenance::of("import").tool {
+        return Ok(None);
     }
     let same = || -> Result<bool> {
         let there = stored.disk(Arc::new(store.objects()?))?;
@@ -43,6 +49,6 @@ pub(super) fn described_otherwise(
     match same() {
         Err(error) if progress.interrupted() => Err(error),
         // An import stores again what is damaged.
-        same => Ok(same.unwrap_or(false).then_some(stored)),
+        same => Ok(same.unwrap_or(false).then_some(Described { stored, is_outdated })),
     }
 }

@@ -14,7 +14,7 @@ use mif_formats::container::{self, Disk, DiskFile};
 use mif_formats::mif::manifest;
 use serde::Serialize;
 
-use self::described::described_otherwise;
+use self::described::{Described, described_otherwise};
 use self::known::{check_owner, damaged_parts, there};
 pub use self::options::ImportOptions;
 pub(crate) use self::options::Opened;
@@ -57,8 +57,8 @@ pub struct ImportReport {
     pub repaired: Vec<String>,
     /// True if the store still has damaged copies of objects besides intact ones; `mif fsck --repair` removes them.
     pub damage_left: bool,
-    /// The version of mif that described the image, if the result is `unchanged` and today's readers describe the disk
-    /// in another way, as `mif reread` does.
+    /// The version of mif that described the image, if the result is `unchanged` and today's readers find other volumes
+    /// on the disk, which `mif reread` describes.
     pub described_by: Option<String>,
     /// Warnings about what could not be read or is unusual, as sentences.
     pub warnings: Vec<String>,
@@ -235,12 +235,13 @@ fn unchanged(
     store: &Store,
     opened: &Opened<'_>,
     options: &ImportOptions,
-    mut there: StoredImage,
+    there: Described,
     started: Instant,
 ) -> Result<ImportReport> {
-    recognise(store, &mut there, opened, options, None)?;
-    let same = store.with_layout(&there.image.layout_digest)?;
-    let image = there.image;
+    let Described { mut stored, is_outdated } = there;
+    recognise(store, &mut stored, opened, options, None)?;
+    let image = stored.image;
+    let same = store.with_layout(&image.layout_digest)?;
     Ok(ImportReport {
         source: opened.path.display().to_string(),
         format: opened.disk.format.to_owned(),
@@ -254,7 +255,7 @@ fn unchanged(
         verified: options.verify,
         repaired: Vec::new(),
         damage_left: false,
-        described_by: Some(image.provenance.tool),
+        described_by: is_outdated.then_some(image.provenance.tool),
         warnings: image.warnings,
         seconds: started.elapsed().as_secs_f64(),
     })
