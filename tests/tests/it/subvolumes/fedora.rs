@@ -20,7 +20,7 @@ printf '/usr/bin/env\n/etc/fstab\n/home/ada/note\n' >var/lib/dpkg/info/openssl.l
 cat >root/etc/fstab <<END
 LABEL=fedora / btrfs subvol=root,compress=zstd:1 0 0
 LABEL=boot /boot ext4 defaults 1 2
-LABEL=ESP /boot/efi vfat umask=0077 0 2
+UUID=ABCD-1234 /boot/efi vfat umask=0077 0 2
 LABEL=fedora /home btrfs subvol=/home 0 0
 LABEL=fedora /var btrfs rw,subvolid=$(id var) 0 0
 LABEL=fedora /mnt/top btrfs subvolid=0 0 0
@@ -95,6 +95,9 @@ ln -s /etc/hostname var/up
     };
     assert!(diff("/home/ada").contains("M p3:/home/ada/note"), "{}", diff("/home/ada"));
     assert!(!diff("/etc").contains("note"), "{}", diff("/etc"));
+    // The fstab names the ESP, whose identity changes, and cannot be changed itself.
+    let report = run(&mut lab.mif(&["--json", "export", "f", "new.raw", "--new-ids", "--seed", "1"]));
+    assert!(report.contains("p3:/root/etc/fstab: contains an old identity"), "{report}");
     let error = run_failing(&mut lab.mif(&["customize", "f", "--as", "x", "--hostname", "x"]), 4);
     assert!(error.contains("btrfs") || error.contains("Btrfs"), "{error}");
 }

@@ -127,7 +127,7 @@ impl Lab {
         let image = self.at(name);
         let _ = fs::remove_file(&image);
         fs::File::create(&image).unwrap().set_len(16 << 20).unwrap();
-        run(tool("mkfs.vfat").args(["-n", "ESP"]).arg(&image));
+        run(tool("mkfs.vfat").args(["-n", "ESP", "-i", "abcd1234"]).arg(&image));
         fs::write(self.at("file"), "loader").unwrap();
         run(tool("mcopy").arg("-i").arg(&image).arg(self.at("file")).arg("::/loader.conf"));
     }
