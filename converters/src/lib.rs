@@ -84,8 +84,8 @@ pub use tree::path::VolumePath;
 pub use tree::view::Tree;
 pub use verbs::batch::{
     BatchExportOptions, BatchImportOptions, Comparison, ExportEvent, ExportSummary, ImageCheck, ImportEvent,
-    ImportSummary, LibraryReport, NamePattern, PassedOver, VerifyAllOptions, Watch, disk_images, export_all,
-    import_all, verify_all,
+    ImportSummary, LibraryReport, NamePattern, PassedOver, RereadEvent, RereadSummary, VerifyAllOptions,
+    Watch, disk_images, export_all, import_all, reread_all, verify_all,
 };
 pub use verbs::change::replace::replace;
 pub use verbs::inspect::cat::cat;
@@ -101,4 +101,5 @@ pub use verbs::library::rm::{RmReport, rm};
 pub use verbs::library::stats::{FileBytes, ImageShare, Similarity, StatsReport, stats};
 pub use verbs::transfer::export::{ExportOptions, ExportReport, export};
 pub use verbs::transfer::import::{ImportOptions, ImportReport, import};
+pub use verbs::transfer::reread::{RereadOptions, RereadReport, reread};
 pub use verbs::transfer::verify::{BitsReport, FilesReport, PlaceReport, VerifyReport, verify};

@@ -75,6 +75,7 @@ impl Driver for Synthetic {
             free: None,
             features: Vec::new(),
             warnings: Vec::new(),
+            default_subvolume: None,
         };
         let files = table.iter().map(|entry| (number(entry, "file"), entry.clone())).collect();
         Ok(Box::new(Volume { info, table, files }))

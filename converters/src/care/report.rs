@@ -178,7 +178,7 @@ fn original(store: &Store, name: &str, version: u32) -> Option<String> {
     for _ in 0..1000 {
         let image = store.version(&name, version).or_else(|_| store.published(&name, version)).ok()?.image;
         let Image { provenance, .. } = image;
-        if provenance.operation == "import" {
+        if provenance.is_of_file() {
             return provenance.files.into_iter().next().map(|file| file.path).or(provenance.source);
         }
         let parent: ImageName = provenance.parent?.parse().ok()?;

@@ -55,7 +55,8 @@ the stored image is whole. A single file is always read.
 
 A name belongs to the file that was last imported under it, and another file of that name is refused: pass --name to \
 give it its own name, or --new-version to make it a version of the same image. Importing an image again rewrites its \
-damaged parts in the store. --verify checks its objects too; if any are damaged, the exit code is 1, and \
+damaged parts in the store. If an older mif described the same disk, it stays as it is: `mif reread` describes it anew. \
+--verify checks its objects too; if any are damaged, the exit code is 1, and \
 `mif fsck --repair` removes the damaged copies.")]
     Import {
         /// Disk image files, or directories that contain them
@@ -74,7 +75,7 @@ damaged parts in the store. --verify checks its objects too; if any are damaged,
         /// Refuse a disk if importing it causes any warning
         #[arg(long)]
         strict: bool,
-        /// Read images again even if their files have not changed since the last import
+        /// Read files again even if they have not changed since the last import
         #[arg(long)]
         reread: bool,
         /// Number of images to import in parallel [default: the number of threads, at most 4]
@@ -88,6 +89,9 @@ damaged parts in the store. --verify checks its objects too; if any are damaged,
         #[command(flatten)]
         open: Open,
     },
+    /// Describe stored images anew, with today's readers
+    #[command(after_help = super::reread::EXAMPLES)]
+    Reread(super::reread::Reread),
     /// Export an image from the store to a disk image file
     #[command(after_help = "\
 Examples:

@@ -13,6 +13,7 @@ mod library;
 mod man;
 mod mtree;
 mod print;
+mod reread;
 mod signals;
 mod text;
 mod trees;
@@ -177,6 +178,7 @@ impl Context {
             }
             Command::Update(command) => self.update(command),
             Command::Trees(command) => self.trees(command),
+            Command::Reread(arguments) => self.reread(arguments),
             Command::Customize(arguments) => self.customize(&arguments),
             Command::Library(command) => self.library(command),
             Command::Install(command) => self.install(&command, Cli::command()),

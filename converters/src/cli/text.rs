@@ -54,6 +54,15 @@ pub(super) fn import(report: &ImportReport) -> String {
     if !same_as.is_empty() {
         let _ = writeln!(out, "  same disk as {}", printable(&same_as.join(", ")));
     }
+    if let Some(tool) = &report.described_by {
+        let name = image.split('@').next().unwrap_or_default();
+        let _ = writeln!(
+            out,
+            "  described by older readers ({}): `mif reread {}` describes it with today's",
+            printable(tool),
+            printable(name)
+        );
+    }
     for repaired in &report.repaired {
         let _ = writeln!(out, "  repaired: {}", printable(repaired));
     }
@@ -316,8 +325,7 @@ fn system(system: &System) -> String {
 pub(super) fn ls(listing: &LsReport, long: bool, digests: bool, volumes: bool) -> String {
     let mut out = String::new();
     for entry in listing.entries() {
-        let before = if volumes { format!("{}:", entry.volume) } else { listing.point.clone() };
-        let path = format!("{before}{}", entry.path);
+        let path = if volumes { format!("{}:{}", entry.volume, entry.path) } else { listing.seen(&entry) };
         let path = printable(&path);
         if digests {
             let _ = write!(out, "{:<40}  ", entry.sha1.as_deref().unwrap_or("-"));

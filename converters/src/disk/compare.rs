@@ -33,7 +33,12 @@ pub(crate) fn compare_bits(
     what: &str,
     progress: &dyn Progress,
 ) -> Result<Difference> {
-    compare_windows(a, b, what, progress, &|_, _| ())
+    compare_windows(a, b, what, progress, false, &|_, _| ())
+}
+
+/// Returns true if two disks have the same bits and size. Ends at the first difference.
+pub(crate) fn is_same(a: &dyn Source, b: &dyn Source, what: &str, progress: &dyn Progress) -> Result<bool> {
+    Ok(a.len() == b.len() && compare_windows(a, b, what, progress, true, &|_, _| ())?.first.is_none())
 }
 
 /// Compares two disks like [`compare_bits`], and also returns the digest of the second.
@@ -44,7 +49,7 @@ pub(crate) fn compare_and_digest(
     progress: &dyn Progress,
 ) -> Result<(Difference, DiskDigest)> {
     let found = Mutex::new(Vec::new());
-    let difference = compare_windows(a, b, what, progress, &|start, window| {
+    let difference = compare_windows(a, b, what, progress, false, &|start, window| {
         let here = window.len().min(b.len().saturating_sub(start) as usize);
         let digests = disk_digest::blocks(start, &window[..here], b.len());
         found.lock().expect("not poisoned").extend(digests);
@@ -53,12 +58,13 @@ pub(crate) fn compare_and_digest(
 }
 
 /// Compares two disks, and calls `read` with the start, a multiple of [`WINDOW`], and the bytes of each window of the
-/// second disk that may contain data. Bytes past the disk's end are zero.
+/// second disk that may contain data. Bytes past the disk's end are zero. With `one`, ends at a difference.
 fn compare_windows(
     a: &dyn Source,
     b: &dyn Source,
     what: &str,
     progress: &dyn Progress,
+    one: bool,
     read: &(dyn Fn(u64, &[u8]) + Sync),
 ) -> Result<Difference> {
     let size = a.len().max(b.len());
@@ -69,7 +75,7 @@ fn compare_windows(
     let windows = Mutex::new(Vec::new());
     on_all_processors(|failed| {
         let (mut x, mut y) = (vec![0; WINDOW as usize], vec![0; WINDOW as usize]);
-        while !failed() {
+        while !failed() && !(one && first.load(Ordering::Relaxed) != u64::MAX) {
             let (next, skipped) = windows_left.lock().expect("not poisoned").next([a, b])?;
             progress.advance(skipped);
             let Some(start) = next else { return Ok(()) };
@@ -186,6 +192,10 @@ mod tests {
         other[(2 << 20) + 1] = 8;
         let difference = compare_bits(&MemSource(vec![7; 3 << 20]), &MemSource(other), "", &Silent).unwrap();
         assert_eq!(difference, Difference { first: Some(5), bytes: 2, windows: vec![0, 2 << 20] });
+        let same = |a: usize, b: usize| {
+            is_same(&MemSource(vec![7; a]), &MemSource(vec![7; b]), "", &Silent).unwrap()
+        };
+        assert!(same(3 << 20, 3 << 20) && !same(3 << 20, 2 << 20));
     }
 
     /// A disk of 1 PiB with one byte that is not zero in its middle.

@@ -6,6 +6,7 @@ use serde::Serialize;
 
 use crate::error::Result;
 use crate::tree::mounts::Root;
+use crate::tree::path::Place;
 use crate::tree::view::Tree;
 
 /// How many bytes of a text file are read at most.
@@ -96,14 +97,22 @@ impl Files<'_> {
 
     /// Returns the kernels in the directories that boot loaders search. `/boot` may be a volume of its own.
     pub(crate) fn kernels(&mut self, root: Option<&Root>) -> Vec<Kernel> {
+        let is_boot_folder = |folder: &[u8]| matches!(folder, b"/" | b"/boot/");
+        // The root, or /boot, may be a subvolume.
+        let is_in_boot = |row: &Row| {
+            let place = Place { volume: row.volume.clone(), path: row.path.clone() };
+            let seen = self.tree.roots().iter().find_map(|root| root.path_of(&place));
+            seen.is_some_and(|seen| {
+                is_boot_folder(&seen[..seen.iter().rposition(|b| *b == b'/').map_or(0, |slash| slash + 1)])
+            })
+        };
         let is_kernel = |row: &Row| {
             let name = row.path.rsplit(|b| *b == b'/').next().unwrap_or(&[]);
-            let folder = &row.path[..row.path.len() - name.len()];
             let named = ["vmlinuz", "vmlinux", "bzImage", "zImage", "Image", "kernel"];
             row.node.file_type == FileType::File
                 && row.node.size >= MIN_KERNEL
-                && matches!(folder, b"/" | b"/boot/")
                 && named.iter().any(|start| name.starts_with(start.as_bytes()))
+                && (is_boot_folder(&row.path[..row.path.len() - name.len()]) || is_in_boot(row))
         };
         let rows = self.tree.rows();
         let found: Vec<usize> = (0..rows.len()).filter(|i| is_kernel(&rows[*i])).collect();

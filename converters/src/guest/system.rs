@@ -12,6 +12,8 @@ use crate::tree::view::Tree;
 pub struct System {
     /// The volume with the root filesystem; `None` if no volume looks like one.
     pub root: Option<String>,
+    /// The directory of that volume that is the root: `/`, or that of a subvolume, such as `/@`.
+    pub directory: Option<String>,
     /// Other volumes with a root filesystem, for example the second system of an image with A/B updates.
     pub other_roots: Vec<OtherRoot>,
     /// The operating system according to os-release(5).
@@ -31,6 +33,8 @@ pub struct System {
 pub struct OtherRoot {
     /// Its volume.
     pub volume: String,
+    /// The directory of that volume that is the root.
+    pub directory: String,
     /// The operating system according to os-release(5).
     pub os: Option<Os>,
     /// The host name according to hostname(5).
@@ -43,7 +47,7 @@ impl System {
     pub(crate) fn read(tree: &Tree, disk: &boot::Sectors<'_>, complaints: &mut Vec<String>) -> Self {
         // The only volume may be a data disk instead of a root filesystem.
         let is_system = |root: &&Root| {
-            ["/etc", "/usr"].iter().any(|path| tree.get(&root.volume, path.as_bytes()).is_some())
+            ["/etc", "/usr"].iter().any(|path| tree.find_in(root, path.as_bytes(), true).is_ok())
         };
         let mut roots = tree.roots().iter().filter(is_system);
         let root = roots.next();
@@ -57,15 +61,17 @@ impl System {
             architecture = programs.iter().find_map(|path| elf_machine(&files.head(root, path, 64)?));
         }
         let other_roots = roots.map(|root| OtherRoot {
-            volume: root.volume.clone(),
+            volume: root.volume().to_owned(),
+            directory: root.place.path_text(),
             os: files.os(root),
             hostname: files.hostname(root),
         });
         let other_roots = other_roots.collect();
         let kernels = files.kernels(root);
         let boot = boot::read(&mut files, disk);
-        let root = root.map(|root| root.volume.clone());
-        System { root, other_roots, os, architecture, hostname, kernels, boot }
+        let directory = root.map(|root| root.place.path_text());
+        let root = root.map(|root| root.volume().to_owned());
+        System { root, directory, other_roots, os, architecture, hostname, kernels, boot }
     }
 
     /// Returns true if no trace of a system was found.

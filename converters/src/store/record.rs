@@ -188,7 +188,7 @@ pub struct Counts {
 /// The origin of an image.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Provenance {
-    /// The operation that made it: `import`, `customize`, …
+    /// The operation that made it: `import`, `reread`, `customize`, …
     pub operation: String,
     /// The version of mif.
     pub tool: String,
@@ -243,6 +243,11 @@ impl Provenance {
             files: Vec::new(),
             recipe: None,
         }
+    }
+
+    /// Returns true if the image's disk is that of a file: it was imported, or is an import described anew.
+    pub(crate) fn is_of_file(&self) -> bool {
+        self.operation == "import" || self.operation == "reread" && self.source.is_some()
     }
 }
 

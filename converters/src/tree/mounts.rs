@@ -1,27 +1,29 @@
-//! The mounts of `/etc/fstab` (fstab(5)): the volumes they mount, and where paths lead across them.
+//! The mounts of a root filesystem, and where paths lead across them. A mount shows a directory of a volume, such as a
+//! subvolume of Btrfs; on most filesystems it is `/`.
 
-use mif_formats::fs::Info;
+use mif_formats::fs::{self, Info};
 use mif_formats::mif::manifest::{Row, escape};
 use mif_formats::partition::{Partition, Table};
 
+use super::fstab::unescaped;
 use super::path::{Paths, Place};
 use crate::error::{Error, Result};
 use crate::store::{FilesystemRecord, VolumeRecord};
 
-/// A line of fstab.
+/// A mount.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Mount {
     /// The absolute directory, without a trailing slash.
     pub(crate) point: Vec<u8>,
-    /// The volume or device mounted on it.
+    /// What is mounted on it.
     pub(crate) what: MountedOn,
 }
 
-/// A mounted volume or device.
+/// What is mounted on a directory.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum MountedOn {
-    /// A volume of the image, by name.
-    Volume(String),
+    /// A directory of a volume of the image.
+    Place(Place),
     /// Another device, as fstab names it.
     Elsewhere(String),
 }
@@ -35,63 +37,65 @@ pub(crate) struct Devices<'a> {
     pub(crate) volumes: &'a [VolumeRecord],
 }
 
-/// Returns the mounts of an fstab, except the root and swap.
-pub(crate) fn read(fstab: &[u8], devices: Devices<'_>) -> Vec<Mount> {
-    let lines = fstab.split(|b| *b == b'\n');
-    let mounts = lines.filter_map(|line| {
-        let mut fields = line.split(u8::is_ascii_whitespace).filter(|field| !field.is_empty());
-        let (what, point) = (unescape(fields.next()?), unescape(fields.next()?));
-        if what.starts_with(b"#") || point.first() != Some(&b'/') {
-            return None;
-        }
-        let parts: Vec<&[u8]> = point.split(|b| *b == b'/').filter(|part| !part.is_empty()).collect();
-        let point: Vec<u8> = parts.iter().flat_map(|part| [b"/", *part].concat()).collect();
-        if point.is_empty() {
-            return None;
-        }
-        let what = escape(&what);
-        let what = devices.volume_of(&what).map_or(MountedOn::Elsewhere(what), MountedOn::Volume);
-        Some(Mount { point, what })
-    });
-    mounts.collect()
-}
-
-/// A root filesystem and the mounts of its own fstab.
+/// A root filesystem and its mounts.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Root {
-    /// Its volume.
-    pub(crate) volume: String,
-    /// The mounts of its `/etc/fstab`.
+    /// The directory that is its `/`.
+    pub(crate) place: Place,
+    /// What is mounted in it.
     pub(crate) mounts: Vec<Mount>,
 }
 
 impl Root {
-    /// Returns the path at which its system sees a place, or `None` if the volume is not mounted.
+    /// Returns the volume of its `/`.
+    pub(crate) fn volume(&self) -> &str {
+        &self.place.volume
+    }
+
+    /// Returns the places that it mounts, with their mount points.
+    fn places(&self) -> impl DoubleEndedIterator<Item = (&[u8], &Place)> {
+        self.mounts.iter().filter_map(|mount| match &mount.what {
+            MountedOn::Place(place) => Some((&mount.point[..], place)),
+            MountedOn::Elsewhere(_) => None,
+        })
+    }
+
+    /// Returns the path at which its system sees a place, or `None` if it does not.
     pub(crate) fn path_of(&self, place: &Place) -> Option<Vec<u8>> {
-        if place.volume == self.volume {
-            return Some(place.path.clone());
-        }
-        let point = self.point_of(&place.volume)?;
-        Some(if place.path == b"/" { point.to_vec() } else { [point, &place.path[..]].concat() })
+        // Of two mounts that show the place, the deeper directory is meant for it: /home rather than /mnt/all/@home.
+        let all = self.places().rev().chain([(&b""[..], &self.place)]);
+        let shown = all.filter_map(|(point, shown)| Some((shown.path.len(), point, shown.rest_of(place)?)));
+        let (_, point, rest) = shown.max_by_key(|(depth, ..)| *depth)?;
+        Some(if point.is_empty() && rest.is_empty() { b"/".to_vec() } else { [point, rest].concat() })
     }
 
-    /// Returns the directory on which a volume is mounted.
+    /// Returns the directory on which a volume is mounted, if it is not the one of `/`.
     pub(crate) fn point_of(&self, volume: &str) -> Option<&[u8]> {
-        let is_here = |mount: &&Mount| matches!(&mount.what, MountedOn::Volume(name) if name == volume);
-        self.mounts.iter().rfind(is_here).map(|mount| &mount.point[..])
+        self.places().rfind(|(_, place)| place.volume == volume).map(|(point, _)| point)
     }
 
-    /// Returns the place of a path of its system, on the volume with the deepest mount point. Does not resolve
-    /// symlinks.
+    /// Returns true if a volume, or part of it, is mounted.
+    pub(crate) fn has_volume(&self, volume: &str) -> bool {
+        self.volume() == volume || self.point_of(volume).is_some()
+    }
+
+    /// Returns true if a place is its `/` or the top of a mount.
+    pub(crate) fn is_top(&self, place: &Place) -> bool {
+        self.place == *place || self.places().any(|(_, top)| top == place)
+    }
+
+    /// Returns the directories of each volume that it shows, with the paths at which it does: an empty one for `/`.
+    pub(crate) fn shown(&self) -> impl Iterator<Item = (&[u8], &Place)> {
+        self.places().chain([(&b""[..], &self.place)])
+    }
+
+    /// Returns the place of a path of its system, in the deepest mount. Does not resolve symlinks.
     fn place_of(&self, path: &[u8]) -> Place {
-        let covers = |point: &[u8]| path.strip_prefix(point).is_some_and(|rest| rest.starts_with(b"/"));
-        let closest = self.mounts.iter().filter(|mount| covers(&mount.point));
-        match closest.max_by_key(|mount| mount.point.len()) {
-            Some(Mount { point, what: MountedOn::Volume(volume) }) => {
-                Place { volume: volume.clone(), path: path[point.len()..].to_vec() }
-            }
-            _ => Place { volume: self.volume.clone(), path: path.to_vec() },
-        }
+        let rest =
+            |point: &[u8]| path.strip_prefix(point).filter(|rest| rest.first().is_none_or(|b| *b == b'/'));
+        let closest = self.shown().filter_map(|(point, place)| Some((point.len(), place.join(rest(point)?))));
+        // `/` is the last one, and covers every path.
+        closest.max_by_key(|(len, _)| *len).map_or_else(|| self.place.clone(), |(_, place)| place)
     }
 }
 
@@ -115,77 +119,73 @@ impl<P: Paths> Paths for View<'_, P> {
         self.paths.row(volume, path)
     }
 
-    fn mounted(&self, volume: &str, path: &[u8]) -> Result<Option<String>> {
-        let Some(there) = self.root.path_of(&Place { volume: volume.to_owned(), path: path.to_vec() }) else {
+    fn row_ignoring_case(&self, volume: &str, path: &[u8]) -> Option<&Row> {
+        self.paths.row_ignoring_case(volume, path)
+    }
+
+    fn has_entries(&self, place: &Place) -> bool {
+        self.paths.has_entries(place)
+    }
+
+    fn mounted(&self, seen: &[u8], here: &Place) -> Result<Option<Place>> {
+        let Some(mount) = self.root.mounts.iter().rfind(|mount| mount.point == seen) else {
             return Ok(None);
         };
-        let Some(mount) = self.root.mounts.iter().rfind(|mount| mount.point == there) else {
-            return Ok(None);
-        };
-        let there = escape(&there);
+        let there = || escape(seen);
         match &mount.what {
-            MountedOn::Volume(name) if name == volume => Ok(None),
-            MountedOn::Volume(name) if self.paths.row(name, b"/").is_some() => Ok(Some(name.clone())),
-            MountedOn::Volume(name) => Err(Error::unsupported(format!(
-                "{there}: on volume {name}, whose filesystem mif cannot read"
+            MountedOn::Place(place) if self.paths.row(&place.volume, &place.path).is_some() => {
+                Ok(Some(place.clone()))
+            }
+            MountedOn::Place(place) => Err(Error::unsupported(format!(
+                "{}: on volume {}, whose filesystem mif cannot read",
+                there(),
+                place.volume
             ))),
             MountedOn::Elsewhere(_) if self.elsewhere == Elsewhere::Beneath => Ok(None),
             MountedOn::Elsewhere(what) => Err(Error::input(format!(
-                "{there}: /etc/fstab mounts {what} here, which is not part of this image"
+                "{}: /etc/fstab mounts {what} here, which is not part of this image",
+                there()
             ))
             .advise(format!(
-                "To change the files under the mount point, name the volume: {volume}:{}",
-                escape(path)
+                "To change the files under the mount point, name the volume: {}:{}",
+                here.volume,
+                escape(&here.path)
             ))),
         }
     }
 
-    fn above(&self, volume: &str) -> Result<Place> {
-        if volume == self.root.volume {
-            return self.paths.above(volume);
-        }
-        match self.root.point_of(volume) {
-            Some(point) => Ok(self.root.place_of(point)),
-            None => self.paths.above(volume),
-        }
+    fn place(&self, _volume: &str, seen: &[u8]) -> Place {
+        self.root.place_of(seen)
     }
 
-    fn root(&self, _volume: &str) -> Place {
-        Place { volume: self.root.volume.clone(), path: b"/".to_vec() }
+    fn above(&self, _volume: &str) -> Result<()> {
+        self.paths.above(self.root.volume())
     }
-}
-
-/// Decodes a field, in which `\040` stands for a space.
-fn unescape(field: &[u8]) -> Vec<u8> {
-    unescaped(field, b"\\", 3, 8)
-}
-
-/// Decodes text in which `start` and a number of `digits` digits stand for a byte.
-fn unescaped(text: &[u8], start: &[u8], digits: usize, radix: u32) -> Vec<u8> {
-    let mut out = Vec::with_capacity(text.len());
-    let mut rest = text;
-    while let [first, tail @ ..] = rest {
-        let number = rest.strip_prefix(start).and_then(|rest| std::str::from_utf8(rest.get(..digits)?).ok());
-        match number
-            .filter(|number| !number.starts_with('+'))
-            .and_then(|number| u8::from_str_radix(number, radix).ok())
-        {
-            Some(byte) => {
-                out.push(byte);
-                rest = &rest[start.len() + digits..];
-            }
-            None => {
-                out.push(*first);
-                rest = tail;
-            }
-        }
-    }
-    out
 }
 
 impl Devices<'_> {
+    /// Returns the id of a volume's default subvolume, if its record has one.
+    pub(crate) fn default_subvolume(&self, volume: &str) -> Option<u64> {
+        let record = self.volumes.iter().find(|record| record.volume == volume)?;
+        match &record.content {
+            FilesystemRecord::Filesystem(info) => info.default_subvolume,
+            FilesystemRecord::Other(_) => None,
+        }
+    }
+
+    /// Returns the volumes on which names do not differ by case.
+    pub(crate) fn ignoring_case(&self) -> Vec<String> {
+        let ignores = |record: &&VolumeRecord| match &record.content {
+            FilesystemRecord::Filesystem(info) => {
+                fs::driver(&info.kind).is_some_and(|driver| driver.capabilities().ignores_case)
+            }
+            FilesystemRecord::Other(_) => false,
+        };
+        self.volumes.iter().filter(ignores).map(|record| record.volume.clone()).collect()
+    }
+
     /// Returns the volume that a device name in fstab means. Names of the first disk count as this disk's.
-    fn volume_of(&self, what: &str) -> Option<String> {
+    pub(crate) fn volume_of(&self, what: &str) -> Option<String> {
         if let Some((key, value)) = what.split_once('=') {
             return self.tagged(key, value.trim_matches('"'));
         }
@@ -249,22 +249,11 @@ mod tests {
                 size: 0,
                 free: None,
                 features: Vec::new(),
+                default_subvolume: None,
                 warnings: Vec::new(),
             }),
         };
         (table, volumes.iter().map(record).collect())
-    }
-
-    fn mounts(volumes: &[(&str, &str)], fstab: &str) -> Vec<Mount> {
-        let (table, volumes) = disk(volumes);
-        read(fstab.as_bytes(), Devices { table: &table, volumes: &volumes })
-    }
-
-    #[test]
-    fn a_line_is_read_and_what_is_elsewhere_is_said() {
-        let fstab = "# a comment\nUUID=1 / ext4 defaults 0 1\n/dev/sdb1 //my\\040data/ ext4 x 0 0\nUUID=2 none swap sw 0 0\n";
-        let expected = Mount { point: b"/my data".to_vec(), what: MountedOn::Elsewhere("/dev/sdb1".into()) };
-        assert_eq!(mounts(&[], fstab), [expected]);
     }
 
     #[test]
@@ -287,17 +276,45 @@ mod tests {
         }
     }
 
+    fn place(volume: &str, path: &str) -> Place {
+        Place { volume: volume.into(), path: path.into() }
+    }
+
+    fn root(at: Place, mounts: &[(&str, Place)]) -> Root {
+        let mount = |(point, place): &(&str, Place)| Mount {
+            point: (*point).into(),
+            what: MountedOn::Place(place.clone()),
+        };
+        Root { place: at, mounts: mounts.iter().map(mount).collect() }
+    }
+
     #[test]
     fn a_mount_inside_a_mount_is_seen_from_both_sides() {
-        let volumes = [("p1", "root"), ("p2", "var"), ("p3", "log")];
-        let mounts = mounts(&volumes, "LABEL=var /var ext4\nLABEL=log /var/log ext4\n");
-        let root = Root { volume: "p1".into(), mounts };
-        let place = |volume: &str, path: &str| Place { volume: volume.into(), path: path.into() };
+        let mounts = [("/var", place("p2", "/")), ("/var/log", place("p3", "/"))];
+        let mut root = root(place("p1", "/"), &mounts);
         assert_eq!(root.path_of(&place("p3", "/audit")), Some(b"/var/log/audit".to_vec()));
         assert_eq!(root.path_of(&place("p2", "/")), Some(b"/var".to_vec()));
+        assert_eq!(root.path_of(&place("p1", "/")), Some(b"/".to_vec()));
         assert_eq!(root.path_of(&place("p4", "/x")), None);
-        assert_eq!(root.place_of(b"/var/log"), place("p2", "/log"));
+        assert_eq!(root.place_of(b"/var/log"), place("p3", "/"));
         assert_eq!(root.place_of(b"/var/log/x"), place("p3", "/x"));
         assert_eq!(root.place_of(b"/variable"), place("p1", "/variable"));
+        // What lies beneath a mount of another disk is on the volume around it.
+        root.mounts.push(Mount { point: "/var/tmp".into(), what: MountedOn::Elsewhere("tmpfs".into()) });
+        assert_eq!(root.place_of(b"/var/tmp/x"), place("p2", "/tmp/x"));
+    }
+
+    #[test]
+    fn a_mount_shows_a_directory_of_a_volume() {
+        let mounts = [("/home", place("p1", "/@home")), ("/mnt/all", place("p1", "/"))];
+        let root = root(place("p1", "/@"), &mounts);
+        assert_eq!(root.place_of(b"/home/ada"), place("p1", "/@home/ada"));
+        assert_eq!(root.place_of(b"/etc"), place("p1", "/@/etc"));
+        assert_eq!(root.place_of(b"/"), place("p1", "/@"));
+        assert_eq!(root.place_of(b"/mnt/all/@/etc"), place("p1", "/@/etc"));
+        for (at, seen) in [("/@/etc", "/etc"), ("/@home", "/home"), ("/@", "/"), ("/@old", "/mnt/all/@old")] {
+            assert_eq!(root.path_of(&place("p1", at)), Some(seen.into()), "{at}");
+        }
+        assert!(root.is_top(&place("p1", "/@home")) && !root.is_top(&place("p1", "/@/home")));
     }
 }

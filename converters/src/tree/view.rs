@@ -8,8 +8,10 @@ use mif_formats::fs::FileType;
 use mif_formats::mif::manifest::{Row, escape};
 
 pub(crate) use super::content::Contents;
-use super::mounts::{self, Devices, Elsewhere, Root, View};
-use super::path::{Paths, VolumePath, has_root_marks, missing, resolve, root_volume};
+use super::mounts::{Devices, Elsewhere, Root, View};
+use super::path::{Paths, Place, VolumePath, missing, resolve};
+use super::roots::Volumes;
+use super::subvolumes::Subvolumes;
 use crate::error::{Error, Result};
 
 /// How many bytes of an fstab are read at most.
@@ -26,6 +28,8 @@ pub struct Tree {
     volumes: Vec<String>,
     /// The root filesystems with the mounts of their fstabs. The first is the default for paths.
     roots: Vec<Root>,
+    /// The volumes on which names do not differ by case.
+    ignoring_case: Vec<String>,
     /// Warnings about what could not be read, as sentences.
     pub complaints: Vec<String>,
 }
@@ -33,6 +37,31 @@ pub struct Tree {
 impl Paths for Tree {
     fn row(&self, volume: &str, path: &[u8]) -> Option<&Row> {
         self.get(volume, path).map(|number| &self.rows[number])
+    }
+
+    fn row_ignoring_case(&self, volume: &str, path: &[u8]) -> Option<&Row> {
+        if !self.ignoring_case.iter().any(|name| name == volume) {
+            return None;
+        }
+        let wanted = String::from_utf8_lossy(path).to_lowercase();
+        let is_it = |row: &&Row| {
+            let path = row.full_path();
+            let may_be = path.len() == wanted.len() || !path.is_ascii() || !wanted.is_ascii();
+            may_be && String::from_utf8_lossy(&path).to_lowercase() == wanted
+        };
+        let start = self.rows.partition_point(|row| *row.volume < *volume);
+        self.rows[start..].iter().take_while(|row| row.volume == volume).find(is_it)
+    }
+
+    fn has_entries(&self, place: &Place) -> bool {
+        let prefix = place.join(b"/.").path;
+        let prefix = &prefix[..prefix.len() - 1];
+        let text = escape(prefix);
+        // Rows are sorted by volume and path.
+        let start =
+            self.rows.partition_point(|row| (&row.volume, &*row.path_text()) < (&place.volume, &text));
+        let mut next = self.rows[start..].iter().take_while(|row| row.volume == place.volume);
+        next.find(|row| row.path != b"/").is_some_and(|row| row.path.starts_with(prefix))
     }
 }
 
@@ -50,39 +79,49 @@ impl Tree {
         let mut volumes: Vec<&String> = rows.iter().map(|row| &row.volume).collect();
         volumes.dedup();
         let volumes = volumes.into_iter().cloned().collect();
-        Tree { rows, contents, by_path, hasher, volumes, roots: Vec::new(), complaints }
+        Tree {
+            rows,
+            contents,
+            by_path,
+            hasher,
+            volumes,
+            roots: Vec::new(),
+            ignoring_case: Vec::new(),
+            complaints,
+        }
     }
 
     /// Finds the root filesystems and the mounts of their fstabs.
     pub(crate) fn with_roots(mut self, devices: Devices<'_>) -> Self {
-        let Some(first) = self.root_volume().map(str::to_owned) else { return self };
-        let others = self.volumes.iter().filter(|volume| **volume != first && has_root_marks(&self, volume));
-        let candidates: Vec<String> = [&first].into_iter().chain(others).cloned().collect();
-        let mut roots: Vec<Root> = Vec::new();
-        for volume in candidates {
-            // A volume that another root mounts belongs to that root.
-            if roots.iter().any(|root| root.point_of(&volume).is_some()) {
-                continue;
-            }
-            let fstab = self.fstab(&volume).unwrap_or_else(|error| {
-                self.complaints.push(format!("{volume}:/etc/fstab: {error}"));
-                Vec::new()
-            });
-            roots.push(Root { mounts: mounts::read(&fstab, devices), volume });
+        self.ignoring_case = devices.ignoring_case();
+        let (names, subvolumes) = (self.volumes(), Subvolumes::of(self.rows.iter()));
+        let volumes = Volumes { paths: &self, names: &names, devices, subvolumes: &subvolumes };
+        let mut complaints = Vec::new();
+        let found = volumes.roots(&mut complaints, &|place, complaints| {
+            let fstab = self.fstab(place);
+            Ok(fstab.unwrap_or_else(|error| {
+                let Place { volume, path } = place.join(b"/etc/fstab");
+                complaints.push(format!("{volume}:{}: {error}", escape(&path)));
+                None
+            }))
+        });
+        match found {
+            Ok(roots) => self.roots = roots,
+            Err(error) => complaints.push(error.to_string()),
         }
-        self.roots = roots;
+        self.complaints.append(&mut complaints);
         self
     }
 
-    /// Reads the start of the fstab on a volume; returns nothing if it has none.
-    fn fstab(&self, volume: &str) -> Result<Vec<u8>> {
-        let place = resolve(self, volume, b"/etc/fstab", true).ok();
-        let row = place.and_then(|place| self.get(&place.volume, &place.path));
-        let Some(row) = row.filter(|row| self.rows[*row].node.file_type == FileType::File) else {
-            return Ok(Vec::new());
-        };
+    /// Reads the start of the fstab in a directory; returns `None` if it has none.
+    fn fstab(&self, place: &Place) -> Result<Option<Vec<u8>>> {
+        let root = Root { place: place.clone(), mounts: Vec::new() };
+        let Ok(row) = self.find_in(&root, b"/etc/fstab", true) else { return Ok(None) };
+        if self.rows[row].node.file_type != FileType::File {
+            return Ok(None);
+        }
         let content = self.content(row)?;
-        Ok(content.read_vec(0, content.len().min(MAX_FSTAB) as usize)?)
+        Ok(Some(content.read_vec(0, content.len().min(MAX_FSTAB) as usize)?))
     }
 
     /// Returns the root filesystems with the mounts of their fstabs. The first is the default for paths. An image has
@@ -94,7 +133,7 @@ impl Tree {
     /// Returns the row number of a path as the system of a root sees it, across its mounts.
     pub(crate) fn find_in(&self, root: &Root, path: &[u8], follow: bool) -> Result<usize> {
         let view = View { paths: self, root, elsewhere: Elsewhere::Beneath };
-        let place = resolve(&view, &root.volume, path, follow)?;
+        let place = resolve(&view, root.volume(), path, follow)?;
         self.get(&place.volume, &place.path).ok_or_else(|| missing(&place.volume, &place.path))
     }
 
@@ -118,7 +157,7 @@ impl Tree {
     /// Returns the volume with the root filesystem: the one that looks like it, or else the only one.
     #[must_use]
     pub fn root_volume(&self) -> Option<&str> {
-        root_volume(self, &self.volumes())
+        self.roots.first().map(Root::volume)
     }
 
     /// Returns the row number of a full path, without following symlinks.
@@ -142,14 +181,11 @@ impl Tree {
                 if let Some(root) = self.roots.first() {
                     return self.find_in(root, &path.path, follow);
                 }
-                self.root_volume().ok_or_else(|| {
-                    Error::input(format!("{}: cannot find the root filesystem", escape(&path.path))).advise(
-                        format!(
-                            "Name the volume in the path, as in p1:/etc. This image has {}",
-                            self.volumes_text()
-                        ),
-                    )
-                })?
+                return Err(Error::input(format!("{}: cannot find the root filesystem", escape(&path.path)))
+                    .advise(format!(
+                        "Name the volume in the path, as in p1:/etc. This image has {}",
+                        self.volumes_text()
+                    )));
             }
         };
         let place = resolve(self, volume, &path.path, follow)?;

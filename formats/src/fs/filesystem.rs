@@ -73,6 +73,9 @@ pub struct Info {
     pub features: Vec<String>,
     /// Warnings about the volume, as sentences.
     pub warnings: Vec<String>,
+    /// Btrfs: the id of the subvolume that is mounted where none is requested, unless it is the top level.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub default_subvolume: Option<u64>,
 }
 
 /// An entry of a directory.

@@ -409,6 +409,7 @@ mod tests {
             free: None,
             features: Vec::new(),
             warnings: Vec::new(),
+            default_subvolume: None,
         };
         Endless { info, again }
     }

@@ -84,6 +84,43 @@ fn rpm_says_the_same_of_its_databases() {
     let listed = run(rpm().args(["-ql", "thing-more"]));
     assert!(report.trim_end().ends_with(&format!(",{}", listed.lines().count())), "{report}{listed}");
 
+    // Fedora and SUSE keep the database in /usr and leave a symlink; ostree has only /usr/share/rpm (anchore/syft#1755).
+    let folder = root.join("var/lib/rpm");
+    let mut last = folder.clone();
+    for (moved, link) in
+        [("usr/lib/sysimage/rpm", Some("../../usr/lib/sysimage/rpm")), ("usr/share/rpm", None)]
+    {
+        fs::create_dir_all(root.join(moved).parent().unwrap()).unwrap();
+        fs::rename(&last, root.join(moved)).unwrap();
+        last = root.join(moved);
+        let _ = fs::remove_file(&folder);
+        if let Some(target) = link {
+            std::os::unix::fs::symlink(target, &folder).unwrap();
+        }
+        assert_eq!(packages_of(work.path(), &root, "rpm"), expected, "{moved}");
+    }
+    // The same headers in rpm's own format, which SUSE has (wazuh/wazuh#10191), and which Debian's rpm cannot write.
+    let ndb = "import sqlite3, struct, sys, zlib\n\
+        slots, blobs = b'', b''\n\
+        for number, blob in sqlite3.connect(sys.argv[1]).execute('SELECT hnum, blob FROM Packages'):\n\
+        \x20   whole = struct.pack('<4sIII', b'BlbS', number, 1, len(blob)) + blob\n\
+        \x20   whole += bytes(-(len(whole) + 12) % 16)\n\
+        \x20   whole += struct.pack('<II4s', zlib.adler32(whole), len(blob), b'BlbE')\n\
+        \x20   slots += struct.pack('<4sIII', b'Slot', number, 256 + len(blobs) // 16, len(whole) // 16)\n\
+        \x20   blobs += whole\n\
+        head = struct.pack('<4sIIII', b'RpmP', 0, 1, 1, 99).ljust(32, bytes(1)) + slots\n\
+        free = struct.pack('<4sIII', b'Slot', 0, 0, 0)\n\
+        open(sys.argv[2], 'wb').write(head + free * ((4096 - len(head)) // 16) + blobs)\n";
+    let sysimage = root.join("usr/lib/sysimage/rpm");
+    fs::create_dir(&sysimage).unwrap();
+    let sqlite = last.join("rpmdb.sqlite");
+    run(tool("python3").args(["-c", ndb]).arg(&sqlite).arg(sysimage.join("Packages.db")));
+    fs::rename(&last, &folder).unwrap();
+    let sqlite = at("rpmdb.sqlite");
+    fs::rename(folder.join("rpmdb.sqlite"), &sqlite).unwrap();
+    assert_eq!(packages_of(work.path(), &root, "rpm"), expected, "Packages.db");
+    fs::remove_dir_all(&sysimage).unwrap();
+
     // The same headers in Berkeley DB: db_load makes the hash.
     let dump = "import sqlite3, sys\n\
         print('VERSION=3\\nformat=bytevalue\\ntype=hash\\nHEADER=END')\n\
@@ -91,8 +128,7 @@ fn rpm_says_the_same_of_its_databases() {
         for number, blob in sqlite3.connect(sys.argv[1]).execute('SELECT hnum, blob FROM Packages'):\n\
         \x20   print(' ' + number.to_bytes(4, 'little').hex() + '\\n ' + blob.hex())\n\
         print('DATA=END')\n";
-    let folder = root.join("var/lib/rpm");
-    fs::write(at("dump"), run(tool("python3").args(["-c", dump]).arg(folder.join("rpmdb.sqlite")))).unwrap();
+    fs::write(at("dump"), run(tool("python3").args(["-c", dump]).arg(sqlite))).unwrap();
     fs::remove_dir_all(&folder).unwrap();
     fs::create_dir(&folder).unwrap();
     run(tool("db5.3_load").arg("-f").arg(at("dump")).args(["-t", "hash"]).arg(folder.join("Packages")));

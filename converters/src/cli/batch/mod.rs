@@ -1,15 +1,16 @@
 //! Verbs on many images: prints progress bars while they run and then a table, or a line of JSON for each event.
 
+mod reread;
 mod text;
 
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 
-use mif::store::Store;
+use mif::store::{ImageName, Store};
 use mif::{
-    BatchExportOptions, BatchImportOptions, ExportEvent, ImageCheck, ImportEvent, Progress, VerifyAllOptions,
-    Watch,
+    BatchExportOptions, BatchImportOptions, ExportEvent, ImageCheck, ImportEvent, Progress, RereadEvent,
+    RereadOptions, VerifyAllOptions, Watch,
 };
 use serde::Serialize;
 
@@ -21,21 +22,17 @@ impl Context {
     pub(super) fn import_all(&self, paths: &[PathBuf], options: &BatchImportOptions) -> Answer {
         let store = Store::open_or_create(&self.global.store, &self.bar("store"))?;
         let table = Mutex::new(text::ImportTable::default());
-        let watcher = Watcher {
-            json: self.global.json,
-            bars: self.bars(),
-            // Errors and warnings are printed as they occur, everything else in the table.
-            tell: |event: &ImportEvent| {
-                if let ImportEvent::Failed { error, .. } = event {
-                    complain_of(error);
-                }
-                if let ImportEvent::Finished(report) = event {
-                    let named = |warning: &String| format!("{}: {warning}", report.image);
-                    self.warn(&report.warnings.iter().map(named).collect::<Vec<_>>());
-                }
-                table.lock().expect("not poisoned").add(event)
-            },
-        };
+        // Errors and warnings are printed as they occur, everything else in the table.
+        let watcher = self.watcher(|event: &ImportEvent| {
+            if let ImportEvent::Failed { error, .. } = event {
+                complain_of(error);
+            }
+            if let ImportEvent::Finished(report) = event {
+                let named = |warning: &String| format!("{}: {warning}", report.image);
+                self.warn(&report.warnings.iter().map(named).collect::<Vec<_>>());
+            }
+            table.lock().expect("not poisoned").add(event)
+        });
         let done = mif::import_all(&store, paths, options, &watcher);
         drop(watcher);
         if !self.global.json {
@@ -53,19 +50,36 @@ impl Context {
     pub(super) fn export_all(&self, folder: &Path, options: &BatchExportOptions) -> Answer {
         let store = Store::open(&self.global.store, &self.bar("store"))?;
         let table = Mutex::new(text::ExportTable::default());
-        let watcher = Watcher {
-            json: self.global.json,
-            bars: self.bars(),
-            tell: |event: &ExportEvent| {
-                match event {
-                    ExportEvent::Failed { error, .. } => complain_of(error),
-                    ExportEvent::Finished(report) => self.warn(&report.warnings),
-                    ExportEvent::Started { .. } | ExportEvent::Summary(_) => {}
-                }
-                table.lock().expect("not poisoned").add(event)
-            },
-        };
+        let watcher = self.watcher(|event: &ExportEvent| {
+            match event {
+                ExportEvent::Failed { error, .. } => complain_of(error),
+                ExportEvent::Finished(report) => self.warn(&report.warnings),
+                ExportEvent::Started { .. } | ExportEvent::Summary(_) => {}
+            }
+            table.lock().expect("not poisoned").add(event)
+        });
         let done = mif::export_all(&store, folder, options, &watcher);
+        drop(watcher);
+        if !self.global.json {
+            print(&table.into_inner().expect("not poisoned").finish())?;
+        }
+        Ok(done?.failed == 0)
+    }
+
+    pub(super) fn reread_all(&self, store: &Store, names: &[ImageName], options: &RereadOptions) -> Answer {
+        let table = Mutex::new(reread::RereadTable::default());
+        let watcher = self.watcher(|event: &RereadEvent| {
+            match event {
+                RereadEvent::Failed { error, .. } => complain_of(error),
+                RereadEvent::Finished(report) => {
+                    let named = |warning: &String| format!("{}: {warning}", report.image);
+                    self.warn(&report.warnings.iter().map(named).collect::<Vec<_>>());
+                }
+                _ => {}
+            }
+            table.lock().expect("not poisoned").add(event)
+        });
+        let done = mif::reread_all(store, names, options, &watcher);
         drop(watcher);
         if !self.global.json {
             print(&table.into_inner().expect("not poisoned").finish())?;
@@ -82,6 +96,11 @@ impl Context {
         };
         self.report(&report, text::library)?;
         Ok(report.good)
+    }
+
+    /// Returns what shows the events of a batch: as lines of JSON if requested, and with `tell`.
+    fn watcher<E, F: Fn(&E) -> bool + Sync>(&self, tell: F) -> Watcher<F> {
+        Watcher { json: self.global.json, bars: self.bars(), tell }
     }
 
     fn bars(&self) -> Bars {

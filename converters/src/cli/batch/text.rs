@@ -14,23 +14,23 @@ use crate::cli::text::{printable, size};
 const SHOWN_FILES: usize = 20;
 
 /// A table of images. Its first column is as wide as the longest name, up to a limit.
-struct Table {
+pub(super) struct Table {
     rows: Vec<Vec<String>>,
     widths: &'static [usize],
 }
 
 impl Table {
     /// Returns a table with these headings. `widths` are those of all columns except the first.
-    fn new(headings: &[&str], widths: &'static [usize]) -> Self {
+    pub(super) fn new(headings: &[&str], widths: &'static [usize]) -> Self {
         Table { rows: vec![headings.iter().map(|&text| text.to_owned()).collect()], widths }
     }
 
-    fn add<const N: usize>(&mut self, cells: [String; N]) {
+    pub(super) fn add<const N: usize>(&mut self, cells: [String; N]) {
         self.rows.push(cells.iter().map(|cell| printable(cell)).collect());
     }
 
     /// Formats the table in 80 columns. A name that does not fit gets its own line.
-    fn text(&self) -> String {
+    pub(super) fn text(&self) -> String {
         let others: usize = self.widths.iter().map(|width| width + 1).sum();
         let longest = self.rows.iter().map(|row| row[0].chars().count()).max().unwrap_or(0);
         let first = longest.min(79 - others);
@@ -192,7 +192,7 @@ impl ExportTable {
 }
 
 /// Counts the images by their results.
-fn sum(images: u64, counts: &[(u64, &str)], took: f64) -> String {
+pub(super) fn sum(images: u64, counts: &[(u64, &str)], took: f64) -> String {
     let told: Vec<String> =
         counts.iter().filter(|(n, _)| *n > 0).map(|(n, what)| format!("{n} {what}")).collect();
     format!(

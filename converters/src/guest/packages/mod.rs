@@ -60,9 +60,7 @@ pub(crate) fn of_image<T: std::borrow::Borrow<Tree>>(
 /// Reads the packages of a tree: of each root filesystem with its mounts, and of each other volume.
 pub(crate) fn read(tree: &Tree) -> FoundPackages {
     let mut found = FoundPackages { packages: Vec::new(), complaints: Vec::new() };
-    let is_part = |volume: &&str| {
-        tree.roots().iter().any(|root| root.volume == *volume || root.point_of(volume).is_some())
-    };
+    let is_part = |volume: &&str| tree.roots().iter().any(|root| root.has_volume(volume));
     let roots = tree.roots().iter().map(|root| Scope { tree, at: At::Root(root) });
     let alone = tree.volumes().into_iter().filter(|volume| !is_part(volume));
     let alone = alone.map(|volume| Scope { tree, at: At::Volume(volume) });
@@ -103,14 +101,23 @@ pub(crate) fn table<'r>(
 }
 
 /// Returns the rows that determine the packages: if these rows are equal, so are the packages. Any directory in a
-/// database's path may be a volume of its own, whose paths begin there.
+/// database's path may be a volume of its own, whose paths begin there, or a subvolume, which lies anywhere.
 pub(crate) fn database_rows(rows: &[Row]) -> impl Iterator<Item = &Row> {
     let is_below = |path: &[u8], folder: &str| {
         let slashes = folder.match_indices('/').map(|(i, _)| &folder[i..]).filter(|rest| rest.len() > 1);
         slashes.into_iter().any(|rest| path.starts_with(rest.as_bytes()))
     };
+    let is_in_subvolume = |row: &Row| {
+        let below = |folder: &&str| {
+            let slashes = folder.match_indices('/').map(|(i, _)| &folder[i..]).filter(|rest| rest.len() > 1);
+            slashes.into_iter().any(|rest| memchr::memmem::find(&row.path, rest.as_bytes()).is_some())
+        };
+        row.node.subvolume.is_some() && (row.path.ends_with(b"/etc/fstab") || FOLDERS.iter().any(below))
+    };
     rows.iter().filter(move |row| {
-        row.path == b"/etc/fstab" || FOLDERS.iter().any(|folder| is_below(&row.path, folder))
+        row.path == b"/etc/fstab"
+            || FOLDERS.iter().any(|folder| is_below(&row.path, folder))
+            || is_in_subvolume(row)
     })
 }
 

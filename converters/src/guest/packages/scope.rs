@@ -20,7 +20,7 @@ pub(super) enum At<'a> {
 impl Scope<'_> {
     pub(super) fn volume(&self) -> &str {
         match self.at {
-            At::Root(root) => &root.volume,
+            At::Root(root) => root.volume(),
             At::Volume(volume) => volume,
         }
     }

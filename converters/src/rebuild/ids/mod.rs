@@ -27,6 +27,7 @@ use crate::disk::volume::VolumeOffset;
 use crate::error::Result;
 use crate::store::{FilesystemRecord, Objects};
 use crate::tree::new_content::{ContentLookup, NewContent, NewContents, Patched};
+use crate::tree::subvolumes::Subvolumes;
 
 /// Rewritten rows by their number.
 pub(super) type Rewritten = BTreeMap<usize, Row>;
@@ -257,9 +258,10 @@ impl Identities {
 }
 
 /// Selects the files to search for old identities: those that control mounting and booting.
-struct Wanted {
-    /// Volumes with an `/etc`.
-    roots: Vec<String>,
+struct Wanted<'a> {
+    subvolumes: Subvolumes,
+    /// Volumes and subvolumes with an `/etc`.
+    roots: HashSet<(&'a str, Option<u64>)>,
     /// Volumes that firmware reads.
     boots: Vec<String>,
 }
@@ -276,34 +278,37 @@ const VENDOR: [&[u8]; 8] = [
     b"/lib/repart.d/",
 ];
 
-impl Wanted {
-    fn of(rows: &[&Row], scan: &Scan) -> Self {
-        let roots = rows.iter().filter(|row| row.path == b"/etc").map(|row| row.volume.clone()).collect();
+impl<'a> Wanted<'a> {
+    fn of(rows: &[&'a Row], scan: &Scan) -> Self {
+        let subvolumes = Subvolumes::of(rows.iter().copied());
+        let roots = rows.iter().filter(|row| subvolumes.inside(row) == b"/etc");
+        let roots = roots.map(|row| (&*row.volume, row.node.subvolume)).collect();
         // Firmware reads only filesystems without owners.
         let is_boot =
             |volume: &&ScannedVolume| volume.filesystem().is_some_and(|fs| !fs.capabilities().is_posix);
         let boots = scan.volumes.iter().filter(is_boot).map(|volume| volume.name.clone()).collect();
-        Wanted { roots, boots }
+        Wanted { subvolumes, roots, boots }
     }
 
     fn is_wanted(&self, row: &Row) -> bool {
-        let below = |folders: &[&[u8]]| folders.iter().any(|folder| row.path.starts_with(folder));
-        if self.boots.contains(&row.volume) || is_vendors(&row.path) {
+        let path = self.subvolumes.inside(row);
+        let below = |folders: &[&[u8]]| folders.iter().any(|folder| path.starts_with(folder));
+        if self.boots.contains(&row.volume) || is_vendors(path) {
             return true;
         }
         // On ostree, each deployment has an `/etc` and a `/usr`.
-        if let Some(deployed) = row.path.strip_prefix(b"/ostree/deploy/") {
+        if let Some(deployed) = path.strip_prefix(b"/ostree/deploy/") {
             let parts: Vec<&[u8]> = deployed.splitn(5, |b| *b == b'/').collect();
             if let [_, b"deploy", _, top, rest] = parts[..] {
                 return top == b"etc" || top == b"usr" && is_vendors(&[b"/", rest].concat());
             }
         }
-        if self.roots.contains(&row.volume) {
+        if self.roots.contains(&(&*row.volume, row.node.subvolume)) {
             return below(&[b"/etc/", b"/boot/", b"/efi/"]);
         }
         // A volume that is mounted at `/boot`.
         below(&[b"/grub/", b"/grub2/", b"/loader/", b"/extlinux/", b"/syslinux/", b"/boot/"])
-            || row.path.iter().filter(|b| **b == b'/').count() == 1
+            || path.iter().filter(|b| **b == b'/').count() == 1
     }
 }
 

@@ -12,9 +12,11 @@ use mif_formats::fs::{Capabilities, FileType, Node, Timestamp, Xattr};
 use mif_formats::mif::manifest::{Row, escape};
 
 use self::labels::Labels;
-use super::mounts::{self, Devices, Elsewhere, Root, View};
+use super::mounts::{Devices, Elsewhere, Root, View};
 use super::new_content::{NewContent, NewContents};
-use super::path::{Paths, Place, VolumePath, missing, resolve, root_volume};
+use super::path::{Paths, Place, VolumePath, missing, resolve};
+use super::roots::Volumes;
+use super::subvolumes::Subvolumes;
 use crate::disk::scan::{Scan, ScannedVolume};
 use crate::error::{Error, Result};
 use crate::host::acl;
@@ -97,16 +99,24 @@ impl Files {
             time,
         };
         let names: Vec<&str> = files.volumes.keys().map(String::as_str).collect();
-        let Some(volume) = root_volume(&files, &names).map(str::to_owned) else { return Ok(files) };
-        files.root = Some(Arc::new(Root { volume, mounts: Vec::new() }));
-        if let Some(fstab) = files.read("/etc/fstab")? {
-            let volumes: Vec<_> = scan.volumes.iter().map(ScannedVolume::record).collect();
-            let devices = Devices { table: &scan.table, volumes: &volumes };
-            let mounts = mounts::read(&fstab, devices);
-            files.root = files.root.map(|root| Arc::new(Root { mounts, volume: root.volume.clone() }));
-        }
+        let records: Vec<_> = scan.volumes.iter().map(ScannedVolume::record).collect();
+        let devices = Devices { table: &scan.table, volumes: &records };
+        let subvolumes = Subvolumes::of(rows.iter());
+        let volumes = Volumes { paths: &files, names: &names, devices, subvolumes: &subvolumes };
+        let roots = volumes.roots(&mut Vec::new(), &|place, _| files.fstab(place))?;
+        let Some(root) = roots.into_iter().next() else { return Ok(files) };
+        files.root = Some(Arc::new(root));
         files.labels = Labels::read(|path| files.text(path))?.map(Arc::new);
         Ok(files)
+    }
+
+    /// Reads the fstab in a directory; returns `None` if it has none.
+    fn fstab(&self, place: &Place) -> Result<Option<Vec<u8>>> {
+        let root = Root { place: place.clone(), mounts: Vec::new() };
+        let view = View { paths: self, root: &root, elsewhere: Elsewhere::Refused };
+        let place = resolve(&view, root.volume(), b"/etc/fstab", true).ok();
+        let row = place.and_then(|place| self.at(&place)).filter(|row| row.node.file_type == FileType::File);
+        row.map(|row| self.content(row)).transpose()
     }
 
     /// Returns all edited rows.
@@ -122,7 +132,7 @@ impl Files {
     /// volume's own name if it is not mounted.
     pub(crate) fn roles(&self) -> BTreeMap<String, String> {
         let role = |volume: &String| match &self.root {
-            Some(root) if root.volume == *volume => "/".to_owned(),
+            Some(root) if root.volume() == volume => "/".to_owned(),
             Some(root) => root.point_of(volume).map_or_else(|| volume.clone(), escape),
             None => volume.clone(),
         };
@@ -173,7 +183,7 @@ impl Files {
             None => {
                 let root = self.root()?;
                 let view = View { paths: self, root, elsewhere: Elsewhere::Refused };
-                resolve(&view, &root.volume, &parsed.path, follow)
+                resolve(&view, root.volume(), &parsed.path, follow)
             }
         }
     }
@@ -475,7 +485,7 @@ impl Files {
         let path = root.path_of(place)?;
         let start = below(&path).start;
         // The root of a mounted volume is its own mount point.
-        let is_top = place.path == b"/";
+        let is_top = root.is_top(place);
         let points = root.mounts.iter().map(|mount| &mount.point);
         let mut inside = points.filter(|point| !is_top && **point == path || point.starts_with(&start));
         inside.next().map(|point| escape(point))
@@ -499,7 +509,12 @@ impl Paths for Files {
         self.volumes.get(volume)?.rows.get(path).map(|row| &**row)
     }
 
-    fn above(&self, volume: &str) -> Result<Place> {
+    fn has_entries(&self, place: &Place) -> bool {
+        let volume = self.volumes.get(&place.volume);
+        volume.is_some_and(|volume| volume.below(&place.path).any(|(path, _)| &path[..] != b"/"))
+    }
+
+    fn above(&self, volume: &str) -> Result<()> {
         Err(Error::input(format!("{volume}:/..: leads out of the image"))
             .advise("Paths, and the symlinks on them, must stay within the image"))
     }

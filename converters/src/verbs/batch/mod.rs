@@ -5,6 +5,7 @@ mod find;
 mod import;
 mod names;
 mod originals;
+mod reread;
 mod verify;
 
 use std::path::{Path, PathBuf};
@@ -19,6 +20,7 @@ pub use self::find::PassedOver;
 pub use self::import::{BatchImportOptions, ImportEvent, ImportSummary, import_all};
 pub use self::names::NamePattern;
 pub use self::originals::Comparison;
+pub use self::reread::{RereadEvent, RereadSummary, reread_all};
 pub use self::verify::{ImageCheck, LibraryReport, VerifyAllOptions, verify_all};
 
 /// Finds the disk images that `paths` stand for, as an import does: files, and the disk images in directories. Makes

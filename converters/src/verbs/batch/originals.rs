@@ -83,7 +83,7 @@ pub(super) fn matches(images: &[Image], originals: &[FoundImage]) -> Vec<Result<
     let by_name =
         |image: &Image| originals.iter().position(|original| stem.name_of(&original.path) == image.name);
     let choose = |(image, found): (&Image, &Option<(usize, usize)>)| {
-        if image.provenance.operation != "import" {
+        if !image.provenance.is_of_file() {
             return Err(format!("made by {}, not imported", image.provenance.operation));
         }
         match last_imports[image.name.as_str()] {
@@ -99,9 +99,9 @@ pub(super) fn matches(images: &[Image], originals: &[FoundImage]) -> Vec<Result<
     images.iter().zip(&found).map(choose).collect()
 }
 
-/// Returns the last imported version of each name.
+/// Returns the last version of each name that is the disk of a file.
 fn last_imports(images: &[Image]) -> HashMap<&str, u32> {
-    let imported = images.iter().filter(|image| image.provenance.operation == "import");
+    let imported = images.iter().filter(|image| image.provenance.is_of_file());
     let mut last: HashMap<&str, u32> = HashMap::new();
     for image in imported {
         let version = last.entry(&image.name).or_default();

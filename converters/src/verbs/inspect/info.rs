@@ -114,5 +114,7 @@ pub fn info(image: &OpenImage) -> Result<ImageInfo> {
 
 fn stored_system(image: &OpenImage, table: &Table, warnings: &mut Vec<String>) -> Result<System> {
     let sectors = Sectors { disk: &*image.disk()?, table };
-    Ok(System::read(&image.tree()?, &sectors, warnings))
+    let tree = image.tree()?;
+    warnings.extend(tree.complaints.iter().cloned());
+    Ok(System::read(&tree, &sectors, warnings))
 }

@@ -107,13 +107,14 @@ pub fn packages(
 
 /// Returns a sentence for each system of the tree without packages: packages may still be installed.
 fn without_database(tree: &Tree, packages: &[Package]) -> Vec<String> {
-    let has_packages = |root: &&Root| packages.iter().any(|package| package.volume == root.volume);
+    let has_packages = |root: &&Root| packages.iter().any(|package| package.volume == root.volume());
     let systems = tree.roots().iter().filter(|root| !has_packages(root));
     let sentences = systems.filter_map(|root| {
         let os = os_of(tree, root)?;
         Some(format!(
             "{}: {}: no package database found (looked for dpkg, rpm and apk)",
-            root.volume, os.name
+            root.volume(),
+            os.name
         ))
     });
     sentences.collect()

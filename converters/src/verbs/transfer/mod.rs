@@ -1,5 +1,6 @@
-//! Verbs that import, export and compare disks.
+//! Verbs that import, reread, export and compare disks.
 
 pub(crate) mod export;
 pub(crate) mod import;
+pub(crate) mod reread;
 pub(crate) mod verify;

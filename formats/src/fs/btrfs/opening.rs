@@ -61,6 +61,7 @@ pub(super) fn open(volume: Arc<dyn Source>) -> Result<Opened> {
         free: Some(sb.total_bytes.saturating_sub(sb.bytes_used)),
         features: sb.features.names(),
         warnings,
+        default_subvolume: subvolumes.default,
     };
     Ok(Opened { trees, subvolumes, info })
 }

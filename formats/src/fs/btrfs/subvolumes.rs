@@ -36,6 +36,8 @@ pub(super) struct Subvolumes {
     pub(super) all: Vec<Subvolume>,
     /// The directory entries of subvolumes, by the id of the tree containing the entry and the id of the subvolume.
     refs: HashMap<(u64, u64), RootRef>,
+    /// The subvolume that is mounted where none is requested, unless it is the top level.
+    pub(super) default: Option<u64>,
 }
 
 impl Subvolumes {
@@ -95,10 +97,11 @@ impl Subvolumes {
         if all.first().is_none_or(|top| top.id != id::FS_TREE) {
             return Err(at("tree of roots").corrupt("has no root of the top-level subvolume, 5"));
         }
-        let subvolumes = Subvolumes { all, refs };
+        let default = default.filter(|default| *default != id::FS_TREE);
+        let subvolumes = Subvolumes { all, refs, default };
         warnings.extend(subvolumes.not_linked());
-        if let Some(default) = default.filter(|default| *default != id::FS_TREE) {
-            warnings.push(format!("the default subvolume is {default}; paths begin at the top level, 5"));
+        if let Some(default) = default.filter(|default| subvolumes.position(*default).is_none()) {
+            warnings.push(format!("the default subvolume, {default}, does not exist"));
         }
         Ok(subvolumes)
     }

@@ -164,6 +164,7 @@ impl Ext4 {
             free: Some(sb.free_blocks_count.saturating_mul(u64::from(sb.block_size))),
             features: sb.features.names(),
             warnings,
+            default_subvolume: None,
         };
         Ok(Ext4 {
             blocks,

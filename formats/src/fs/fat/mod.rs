@@ -124,6 +124,7 @@ impl Fat {
             free: None,
             features: Vec::new(),
             warnings,
+            default_subvolume: None,
         };
         let mut fat =
             Fat { cache: CachedVolume::new(volume), bpb, fat_start, info, claims: Mutex::default() };

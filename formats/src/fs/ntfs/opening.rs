@@ -86,6 +86,7 @@ fn describe(volume: Volume, mft: Mft, mut warnings: Vec<String>) -> Result<Opene
         free: None,
         features: Vec::new(),
         warnings: Vec::new(),
+        default_subvolume: None,
     };
     // Volumes without the copy of the boot sector are whole otherwise.
     if volume.len < boot.sectors * boot.sector_size {

@@ -139,6 +139,7 @@ impl Xfs {
             free: Some(sb.free_blocks.saturating_mul(u64::from(sb.block_size))),
             features: sb.features.names(),
             warnings: Vec::new(),
+            default_subvolume: None,
         };
         let chunks = Cache::new(CACHED);
         Xfs { blocks, sb, info, chunks, overrides: Overrides::default(), adopted: HashSet::new() }

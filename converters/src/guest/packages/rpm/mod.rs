@@ -1,7 +1,9 @@
-//! rpm's database: package headers in a table of SQLite (`rpmdb.sqlite`) or a hash of Berkeley DB (`Packages`).
+//! rpm's database: package headers in a table of SQLite (`rpmdb.sqlite`), in rpm's own format (`Packages.db`), or in a hash
+//! of Berkeley DB (`Packages`).
 
 mod berkeley;
 mod header;
+mod ndb;
 #[cfg(feature = "rpm-sqlite")]
 mod sqlite;
 #[cfg(not(feature = "rpm-sqlite"))]
@@ -23,20 +25,15 @@ const FOLDERS: [&str; 3] = ["/usr/lib/sysimage/rpm", "/usr/share/rpm", "/var/lib
 pub(super) fn read(databases: &Databases<'_>, found: &mut FoundPackages) -> Result<()> {
     for folder in FOLDERS {
         let file = |name: &str| databases.file(&format!("{folder}/{name}"));
-        let blobs = if let Some(database) = file("rpmdb.sqlite")? {
-            sqlite::blobs(&database, file("rpmdb.sqlite-wal")?.as_deref())?
+        let (blobs, mut damaged) = if let Some(database) = file("rpmdb.sqlite")? {
+            (sqlite::blobs(&database, file("rpmdb.sqlite-wal")?.as_deref())?, 0)
+        } else if let Some(database) = file("Packages.db")? {
+            ndb::blobs(&database)?
         } else if let Some(database) = file("Packages")? {
-            berkeley::blobs(&database)?
+            (berkeley::blobs(&database)?, 0)
         } else {
-            if databases.row(&format!("{folder}/Packages.db")).is_some() {
-                let volume = databases.volume();
-                found.complaints.push(format!(
-                    "packages on {volume}: {folder}/Packages.db: mif does not read rpm's ndb format"
-                ));
-            }
             continue;
         };
-        let mut damaged = 0;
         for blob in blobs {
             match Header::parse(&blob).and_then(|header| package(databases, &header)) {
                 Some(package) => found.packages.push(package),

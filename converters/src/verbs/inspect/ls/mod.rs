@@ -8,7 +8,7 @@ use serde::{Serialize, Serializer};
 use crate::error::Result;
 use crate::image::OpenImage;
 use crate::task::progress::Progress;
-use crate::tree::path::VolumePath;
+use crate::tree::path::{Place, VolumePath};
 
 mod hash;
 
@@ -18,10 +18,10 @@ pub struct LsReport {
     /// The path of the listed directory, without a trailing slash.
     #[serde(skip)]
     pub folder: Vec<u8>,
-    /// The mount point of the listed volume in the image's fstab, if the path was given without a volume; empty for the
-    /// root volume. With this prefix, the paths can be passed back.
+    /// The directory of the listed paths on their volume, and the path at which the image's system sees it, if the path
+    /// was given without a volume; both without a trailing slash.
     #[serde(skip)]
-    pub point: String,
+    seen: Option<(String, String)>,
     /// The rows of the entries, each with the SHA-1 computed for it. Entries are made on demand, because there may be
     /// millions.
     #[serde(rename = "entries", serialize_with = "as_entries")]
@@ -34,6 +34,18 @@ impl LsReport {
     /// Returns the entries, by volume and path.
     pub fn entries(&self) -> impl Iterator<Item = LsEntry> + '_ {
         self.rows.iter().map(LsEntry::new)
+    }
+
+    /// Returns the path of an entry as the image's system sees it, which can be passed back without a volume.
+    #[must_use]
+    pub fn seen(&self, entry: &LsEntry) -> String {
+        let seen = self.seen.as_ref();
+        let seen = seen.and_then(|(folder, seen)| Some((seen, entry.path.strip_prefix(&folder[..])?)));
+        match seen {
+            Some((seen, rest)) if seen.is_empty() && rest.is_empty() => "/".to_owned(),
+            Some((seen, rest)) => format!("{seen}{rest}"),
+            None => entry.path.clone(),
+        }
     }
 }
 
@@ -133,7 +145,7 @@ pub fn ls(image: &OpenImage, options: &LsOptions, progress: &dyn Progress) -> Re
     let tree = image.tree()?;
     let rows = tree.rows();
     let all = 0..rows.len();
-    let (mut folder, mut point) = (Vec::new(), String::new());
+    let (mut folder, mut seen) = (Vec::new(), None);
     let picked: Vec<usize> = match &options.path {
         None if options.recursive || tree.root_volume().is_none() => {
             all.filter(|i| options.recursive || rows[*i].path == b"/").collect()
@@ -144,16 +156,25 @@ pub fn ls(image: &OpenImage, options: &LsOptions, progress: &dyn Progress) -> Re
             let start = &rows[found];
             let root =
                 tree.roots().first().filter(|_| path.as_ref().is_none_or(|path| path.volume.is_none()));
-            let root = root.filter(|root| root.volume != start.volume);
-            point = root.and_then(|root| root.point_of(&start.volume)).map_or_else(String::new, escape);
-            if start.node.file_type == FileType::Dir {
-                folder = start.path.strip_suffix(b"/").unwrap_or(&start.path).to_vec();
+            let seen_at = |path: &[u8]| {
+                let path = if path.is_empty() { b"/" } else { path };
+                let place = Place { volume: start.volume.clone(), path: path.to_vec() };
+                let seen = root?.path_of(&place)?;
+                let text = |path: &[u8]| escape(path.strip_suffix(b"/").unwrap_or(path));
+                Some((text(path), text(&seen)))
+            };
+            let is_dir = start.node.file_type == FileType::Dir;
+            folder = match is_dir {
+                true => start.path.strip_suffix(b"/").unwrap_or(&start.path).to_vec(),
+                false => start.path[..start.path.iter().rposition(|b| *b == b'/').unwrap_or(0)].to_vec(),
+            };
+            seen = seen_at(&folder);
+            if is_dir {
                 let below = |row: &Row| {
                     row.volume == start.volume && is_below(&row.path, &start.path, options.recursive)
                 };
                 all.filter(|i| options.itself && *i == found || below(&rows[*i])).collect()
             } else {
-                folder = start.path[..start.path.iter().rposition(|b| *b == b'/').unwrap_or(0)].to_vec();
                 vec![found]
             }
         }
@@ -173,7 +194,7 @@ pub fn ls(image: &OpenImage, options: &LsOptions, progress: &dyn Progress) -> Re
     }
     digests.resize(rows.len(), None);
     let rows = rows.into_iter().zip(digests).collect();
-    Ok(LsReport { folder, point, rows, warnings })
+    Ok(LsReport { folder, seen, rows, warnings })
 }
 
 /// Returns true if `path` is under `folder`: at any depth if `deep`, otherwise directly in it.

@@ -295,7 +295,12 @@ impl Rows<'_> {
             let volume = std::str::from_utf8(volumes[keep.len()].data()).unwrap_or_default();
             let below = if path == "/" { "" } else { path };
             let mut points = points.get(volume).into_iter().flatten();
-            keep.push(glob.matches(path) || points.any(|point| glob.matches(&format!("{point}{below}"))));
+            let is_seen = |(folder, point): &(String, String)| {
+                let rest =
+                    below.strip_prefix(&folder[..]).filter(|rest| rest.is_empty() || rest.starts_with('/'));
+                rest.is_some_and(|rest| glob.matches(&format!("{point}{rest}")))
+            };
+            keep.push(glob.matches(path) || points.any(is_seen));
         })?;
         self.retain(|row| keep[row]);
         Ok(())

@@ -1,50 +1,81 @@
-//! The mount points of a stored image's volumes according to its fstab, read from the manifest's columns.
+//! The mount points of a stored image's volumes, read from the manifest's columns where these suffice.
 
 use std::collections::BTreeMap;
 
+use mif_formats::fs;
 use mif_formats::mif::ObjectId;
 use mif_formats::mif::manifest::columns::{Column, Columns};
 use mif_formats::mif::manifest::escape;
 
 use super::file::StoredFile;
 use crate::error::{Result, damaged};
+use crate::image::stored_tree;
 use crate::store::{FilesystemRecord, Objects, StoredImage};
-use crate::tree::mounts::{self, Devices, MountedOn};
+use crate::tree::mounts::{Devices, Root};
+use crate::tree::view::Tree;
+use crate::tree::{discover, fstab};
 
 /// How many bytes of an fstab are read at most.
 const MAX_FSTAB: u64 = 1 << 20;
 
-/// The directories on which an fstab of the image mounts a volume, by volume. Unmounted volumes have no entry.
-pub(super) type Points = BTreeMap<String, Vec<String>>;
+/// For each volume, its directories that a root filesystem shows, with the paths at which it does; both are empty for
+/// the topmost directory. Volumes that are not shown elsewhere than in themselves have no entry.
+pub(super) type Points = BTreeMap<String, Vec<(String, String)>>;
 
-/// Returns the mount points of an image. Calls `objects` only if the image has several volumes and an fstab.
+/// Returns the mount points of an image. Calls `objects` only if the image has subvolumes, or several volumes and an
+/// fstab or partitions that are mounted by their types.
 pub(super) fn points(
     stored: &StoredImage,
     columns: &Columns<StoredFile>,
     objects: &dyn Fn() -> Result<std::sync::Arc<Objects>>,
 ) -> Result<Points> {
-    let has_files = |content: &FilesystemRecord| matches!(content, FilesystemRecord::Filesystem(_));
-    if stored.image.volumes.iter().filter(|volume| has_files(&volume.content)).count() < 2 {
+    let (mut filesystems, mut has_subvolumes) = (0, false);
+    for volume in &stored.image.volumes {
+        if let FilesystemRecord::Filesystem(info) = &volume.content {
+            filesystems += 1;
+            has_subvolumes |= fs::driver(&info.kind).is_some_and(|known| known.capabilities().has_subvolumes);
+        }
+    }
+    if filesystems < 2 && !has_subvolumes {
         return Ok(Points::new());
     }
     let devices = Devices { table: &stored.image.table, volumes: &stored.image.volumes };
     let id = stored.image.id();
+    let fstabs = fstabs(columns).map_err(|e| damaged(&id, &e))?;
+    // Which directories are shown then depends on the rows.
+    if has_subvolumes || fstabs.is_empty() && discover::has_places(devices) {
+        return Ok(of_tree(&stored_tree(stored.manifest()?, &objects()?, devices)));
+    }
     let mut points = Points::new();
-    for fstab in fstabs(columns).map_err(|e| damaged(&id, &e))? {
+    for fstab in fstabs {
         let objects = objects()?;
         let len = objects.len(&fstab)?.min(MAX_FSTAB);
         let mut bytes = vec![0; len as usize];
         objects.read_at(&fstab, 0, &mut bytes)?;
-        for mount in mounts::read(&bytes, devices) {
-            let MountedOn::Volume(volume) = mount.what else { continue };
-            let point = escape(&mount.point);
-            let known = points.entry(volume).or_default();
-            if !known.contains(&point) {
-                known.push(point);
-            }
+        for line in fstab::parse(&bytes).into_iter().filter(|line| !line.point.is_empty()) {
+            let Some(volume) = devices.volume_of(&escape(&line.what)) else { continue };
+            add(&mut points, volume, String::new(), escape(&line.point));
         }
     }
     Ok(points)
+}
+
+/// Returns the mount points of all root filesystems of a tree.
+fn of_tree(tree: &Tree) -> Points {
+    let mut points = Points::new();
+    for (point, place) in tree.roots().iter().flat_map(Root::shown) {
+        let text = |path: &[u8]| if path == b"/" { String::new() } else { escape(path) };
+        add(&mut points, place.volume.clone(), text(&place.path), text(point));
+    }
+    points
+}
+
+fn add(points: &mut Points, volume: String, folder: String, point: String) {
+    let known = points.entry(volume).or_default();
+    let new = (folder, point);
+    if !known.contains(&new) {
+        known.push(new);
+    }
 }
 
 /// Returns the contents of `/etc/fstab` on each volume that has one.

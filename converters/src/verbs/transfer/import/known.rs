@@ -21,7 +21,7 @@ pub(crate) fn check_owner(store: &Store, opened: &Opened<'_>) -> Result<()> {
         let Some(Image { provenance, .. }) = there(store, name, version).map(|stored| stored.image) else {
             continue;
         };
-        if provenance.operation != "import" {
+        if !provenance.is_of_file() {
             made_by.get_or_insert(provenance.operation);
             continue;
         }
@@ -69,7 +69,7 @@ pub(crate) fn known(store: &Store, opened: &Opened<'_>, options: &ImportOptions)
         // If a record is unreadable, importing the file again repairs it.
         let Ok(stored) = readable(store.version(opened.name, version))? else { return Ok(None) };
         let Image { provenance: from, warnings, .. } = &stored.image;
-        if from.operation != "import" {
+        if !from.is_of_file() {
             continue;
         }
         let same = from.files == opened.files
@@ -99,7 +99,7 @@ pub(crate) fn damaged_parts(store: &Store, stored: &StoredImage) -> Result<Vec<&
 }
 
 /// Returns true if all objects of an image are in the indexes and, with `verify`, undamaged.
-fn objects_there(store: &Store, stored: &StoredImage, options: &ImportOptions) -> Result<bool> {
+pub(super) fn objects_there(store: &Store, stored: &StoredImage, options: &ImportOptions) -> Result<bool> {
     let Ok(layout) = readable(stored.layout())? else { return Ok(false) };
     let objects = store.objects()?;
     let broken = store.index()?.broken_packs(&**store.storage());

@@ -1,32 +1,33 @@
 //! `import`: makes an image of the store from a disk file.
 
+mod described;
 pub(crate) mod known;
 mod options;
 pub(crate) mod read_back;
+pub(crate) mod tables;
 
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Instant;
 
 use mif_formats::container::{self, Disk, DiskFile};
-use mif_formats::mif::digests;
-use mif_formats::mif::manifest::{self, Row};
+use mif_formats::mif::manifest;
 use serde::Serialize;
 
+use self::described::{Described, described_otherwise};
 use self::known::{check_owner, damaged_parts, there};
 pub use self::options::ImportOptions;
 pub(crate) use self::options::Opened;
 use self::read_back::ReadBack;
+use self::tables::Tables;
 use crate::disk::scan::ScannedVolume;
 use crate::error::{Error, Result};
-use crate::guest::packages;
 use crate::ingest::import_disk;
 use crate::store::{
-    Counts, Image, ImageName, ObjectWriter, PACKAGES, Provenance, SourceFile, Store, WriterStats, check_name,
-    features_of, tables_of,
+    Counts, Image, ImageName, ObjectWriter, PACKAGES, Provenance, SourceFile, Store, StoredImage,
+    WriterStats, check_name, features_of, tables_of,
 };
 use crate::task::progress::Progress;
-use crate::tree::mounts::Devices;
 
 /// The report of `import`.
 #[derive(Debug, Clone, Serialize)]
@@ -56,6 +57,9 @@ pub struct ImportReport {
     pub repaired: Vec<String>,
     /// True if the store still has damaged copies of objects besides intact ones; `mif fsck --repair` removes them.
     pub damage_left: bool,
+    /// The version of mif that described the image, if the result is `unchanged` and today's readers find other volumes
+    /// on the disk, which `mif reread` describes.
+    pub described_by: Option<String>,
     /// Warnings about what could not be read or is unusual, as sentences.
     pub warnings: Vec<String>,
     /// The duration in seconds.
@@ -94,6 +98,9 @@ pub(crate) fn import_opened(
     if !options.new_version {
         check_owner(store, opened)?;
     }
+    if let Some(there) = described_otherwise(store, opened, options, progress)? {
+        return unchanged(store, opened, options, there, started);
+    }
     let own_writer = writer.beside();
     let mut read = import_disk(disk.source.clone(), &own_writer, options.threads, progress)?;
     let mut warnings = std::mem::take(&mut read.warnings);
@@ -106,7 +113,11 @@ pub(crate) fn import_opened(
     let layout = Arc::new(read.take_layout());
     let counts = read.counts(&layout);
     let (layout_file, digest) = layout.encode();
-    let mut check = options.verify.then(|| ReadBack::new(store, opened, progress, options));
+    let read_back = || {
+        let (label, disk) = (path.display().to_string(), disk.source.clone());
+        ReadBack::new(store, label, disk, options.threads, progress)
+    };
+    let mut check = options.verify.then(read_back);
     // With a million files, memory does not suffice for both the layout and the rows.
     let disk_digest = check.as_mut().map(|check| check.disk(&layout)).transpose()?;
     let disk_digest = disk_digest.map(|digest| digest.to_string());
@@ -139,21 +150,15 @@ pub(crate) fn import_opened(
     });
     let is_new = unchanged.is_none();
     let volumes: Vec<_> = scan.volumes.iter().map(ScannedVolume::record).collect();
-    let tables = |rows: Vec<Row>| -> Result<_> {
-        let digests_file = digests::encode(&rows);
-        let devices = Devices { table: &scan.table, volumes: &volumes };
-        let (packages_file, complaints) = packages::table(rows, &Arc::new(store.objects()?), devices)?;
-        Ok((digests_file, packages_file, complaints))
-    };
     let features = features_of(&rows);
+    let tables = |rows| Tables::new(store, rows, &scan.table, &volumes);
     let image = match unchanged {
         Some(mut there) => {
             let mut damaged = damaged_parts(store, &there)?;
             if !damaged.is_empty() {
-                let (digests_file, packages_file, _) = tables(rows)?;
-                let tables = tables_of(&[("digests", &digests_file), (PACKAGES, &packages_file)]);
-                if there.image.tables != tables {
-                    there.image.tables = tables;
+                let tables = tables(rows)?;
+                if there.image.tables != tables_of(&tables.files()) {
+                    there.image.tables = tables_of(&tables.files());
                     damaged.extend(["image.json", "digests", PACKAGES]);
                 }
                 let json = there.image.to_json();
@@ -161,39 +166,20 @@ pub(crate) fn import_opened(
                     ("image.json", &json[..]),
                     ("layout", &layout_file),
                     ("manifest.parquet", &manifest_file),
-                    ("digests", &digests_file),
-                    (PACKAGES, &packages_file),
                 ];
-                for (file, bytes) in files.into_iter().filter(|(file, _)| damaged.contains(file)) {
+                let files = files.into_iter().chain(tables.files());
+                for (file, bytes) in files.filter(|(file, _)| damaged.contains(file)) {
                     there.replace(file, bytes)?;
                     repaired.push(format!("{}: rewrote the damaged {file}", there.image.id()));
                 }
                 store.note_again(&there.image)?;
             }
-            let measured = disk_digest.is_some() && there.image.disk_digest != disk_digest;
-            if measured {
-                there.image.disk_digest = disk_digest;
-            }
-            // From now on, the disk is recognised by the files that it was last read from.
-            let from = &mut there.image.provenance;
-            let moved = from.operation == "import" && from.files != files;
-            if moved {
-                from.source = Some(path.display().to_string());
-                from.source_format = Some(disk.format.into());
-                from.snapshot.clone_from(&options.open.snapshot);
-                from.files = files.to_vec();
-            }
-            if moved || measured {
-                there.replace("image.json", &there.image.to_json())?;
-            }
-            if moved || measured || !store.is_noted(&there.image) {
-                store.note_again(&there.image)?;
-            }
+            recognise(store, &mut there, opened, options, disk_digest)?;
             there.image
         }
         None => {
-            let (digests_file, packages_file, complaints) = tables(rows)?;
-            warnings.extend(complaints);
+            let mut tables = tables(rows)?;
+            warnings.append(&mut tables.complaints);
             let provenance = Provenance {
                 source: Some(path.display().to_string()),
                 source_format: Some(disk.format.into()),
@@ -215,12 +201,11 @@ pub(crate) fn import_opened(
                 warnings: warnings.clone(),
                 ..Image::new(name, 0, provenance)
             };
-            let more = [("digests", &digests_file[..]), (PACKAGES, &packages_file)];
             // Another import may have taken the name meanwhile.
             if !options.new_version {
                 check_owner(store, opened)?;
             }
-            let published = store.publish(image, &manifest_file, &layout_file, &more);
+            let published = store.publish(image, &manifest_file, &layout_file, &tables.files());
             published.inspect_err(|e| writer.give_up(e))?
         }
     };
@@ -241,9 +226,71 @@ pub(crate) fn import_opened(
         verified: options.verify,
         repaired,
         damage_left,
+        described_by: None,
         warnings,
         seconds: started.elapsed().as_secs_f64(),
     })
+}
+
+/// Reports that a stored image has the bits of a disk that was compared with it, and nothing was stored.
+fn unchanged(
+    store: &Store,
+    opened: &Opened<'_>,
+    options: &ImportOptions,
+    there: Described,
+    started: Instant,
+) -> Result<ImportReport> {
+    let Described { mut stored, is_outdated } = there;
+    recognise(store, &mut stored, opened, options, None)?;
+    let image = stored.image;
+    let same = store.with_layout(&image.layout_digest)?;
+    Ok(ImportReport {
+        source: opened.path.display().to_string(),
+        format: opened.disk.format.to_owned(),
+        result: "unchanged",
+        same_as: same.iter().map(Image::id).filter(|id| *id != image.id()).collect(),
+        image: image.id(),
+        disk_size: image.disk_size,
+        counts: image.counts,
+        added: WriterStats::default(),
+        manifest_bytes: 0,
+        verified: options.verify,
+        repaired: Vec::new(),
+        damage_left: false,
+        described_by: is_outdated.then_some(image.provenance.tool),
+        warnings: image.warnings,
+        seconds: started.elapsed().as_secs_f64(),
+    })
+}
+
+/// Records the files of a disk with the image that has its bits, so that the disk is recognised by them from now on, and
+/// the digest of the disk, if it was computed.
+fn recognise(
+    store: &Store,
+    there: &mut StoredImage,
+    opened: &Opened<'_>,
+    options: &ImportOptions,
+    disk_digest: Option<String>,
+) -> Result<()> {
+    let measured = disk_digest.is_some() && there.image.disk_digest != disk_digest;
+    if measured {
+        there.image.disk_digest = disk_digest;
+    }
+    let from = &mut there.image.provenance;
+    let moved = from.is_of_file() && from.files != opened.files;
+    if moved {
+        from.source = Some(opened.path.display().to_string());
+        from.source_format = Some(opened.disk.format.into());
+        from.snapshot.clone_from(&options.open.snapshot);
+        from.files = opened.files.to_vec();
+    }
+    if moved || measured {
+        there.replace("image.json", &there.image.to_json())?;
+    }
+    if moved || measured || !store.is_noted(&there.image) {
+        store.note_again(&there.image)?;
+    }
+    Ok(())
 }
 
 /// Returns the current state of the files of a disk that is about to be read.

@@ -3,12 +3,12 @@
 use std::collections::HashSet;
 use std::sync::Arc;
 
+use mif_formats::Source;
 use mif_formats::disk_digest::DiskDigest;
 use mif_formats::mif::ObjectId;
 use mif_formats::mif::layout::Layout;
 use mif_formats::mif::manifest::Row;
 
-use super::options::{ImportOptions, Opened};
 use crate::disk::compare::compare_and_digest;
 use crate::error::{Error, Result, readable};
 use crate::ingest::import_disk;
@@ -44,8 +44,11 @@ pub(crate) fn damaged_objects(
 /// again from the disk.
 pub(crate) struct ReadBack<'a> {
     store: &'a Store,
-    opened: &'a Opened<'a>,
-    options: &'a ImportOptions,
+    /// The name of the disk in messages.
+    label: String,
+    /// The disk that the image was made from.
+    disk: Arc<dyn Source>,
+    threads: Option<usize>,
     progress: &'a dyn Progress,
     /// The objects in the layout, which were read with the disk.
     checked: HashSet<ObjectId>,
@@ -56,12 +59,13 @@ pub(crate) struct ReadBack<'a> {
 impl<'a> ReadBack<'a> {
     pub(crate) fn new(
         store: &'a Store,
-        opened: &'a Opened<'a>,
+        label: String,
+        disk: Arc<dyn Source>,
+        threads: Option<usize>,
         progress: &'a dyn Progress,
-        options: &'a ImportOptions,
     ) -> Self {
         let (checked, added) = (HashSet::new(), WriterStats::default());
-        ReadBack { store, opened, options, progress, checked, added, damaged: 0 }
+        ReadBack { store, label, disk, threads, progress, checked, added, damaged: 0 }
     }
 
     /// Compares the disk with its layout bit for bit, and returns the digest of these bits.
@@ -86,18 +90,16 @@ impl<'a> ReadBack<'a> {
     }
 
     fn compare(&self, layout: &Arc<Layout>) -> Result<DiskDigest> {
-        let Opened { path, disk, .. } = self.opened;
         let stored = StoredDisk::new(layout.clone(), Arc::new(self.store.objects()?));
-        let (difference, digest) = compare_and_digest(&*disk.source, &stored, "reading back", self.progress)?;
+        let (difference, digest) = compare_and_digest(&*self.disk, &stored, "reading back", self.progress)?;
         match difference.first {
             None => Ok(digest),
             Some(first) => Err(Error::store(format!(
-                "{}: verification failed, and the image was not published: it differs from the file, first at byte {first}, \
-                 {} bytes in all",
-                path.display(),
-                difference.bytes
+                "{}: verification failed, and the image was not published: it differs from the original, first at byte \
+                 {first}, {} bytes in all",
+                self.label, difference.bytes
             ))
-            .advise("If the file did not change during the import, please report this as a bug")),
+            .advise("If the original did not change meanwhile, please report this as a bug")),
         }
     }
 
@@ -108,13 +110,13 @@ impl<'a> ReadBack<'a> {
             return Ok(false);
         }
         let writer = ObjectWriter::replacing(self.store, damaged.clone())?;
-        import_disk(self.opened.disk.source.clone(), &writer, self.options.threads, self.progress)?;
+        import_disk(self.disk.clone(), &writer, self.threads, self.progress)?;
         self.added = self.added.with(writer.finish()?);
         let left = damaged_objects(&self.store.objects()?, damaged.iter().copied())?;
         if let Some(id) = left.iter().min() {
             return Err(Error::store(format!(
                 "store: object {id}: damaged, and {} no longer contains it",
-                self.opened.path.display()
+                self.label
             ))
             .advise("Run `mif fsck` to list the affected images and the command that repairs the store"));
         }
