@@ -33,6 +33,7 @@ mod meaning;
 mod model;
 mod mounts;
 mod networks;
+mod ntfs;
 mod order;
 mod outputs;
 mod packages;

@@ -7,7 +7,6 @@ use std::path::Path;
 
 use mif_formats::fs::{Filesystem, Piece, walk};
 use rustix::fs::{XattrFlags, lsetxattr};
-use sha1::{Digest, Sha1};
 
 use super::seen::sha1;
 use super::{TOOLS, filled, open_clean, scratch};
@@ -19,33 +18,11 @@ use crate::view::hash;
 pub(super) const ALGORITHMS: [(u8, &str, usize); 4] =
     [(0, "xpress", 4096), (1, "lzx", 32_768), (2, "xpress", 8192), (3, "xpress", 16_384)];
 
-/// Returns `content` as `WofCompressedData`, which wimlib compressed in `dir`.
+/// Returns `content` as `WofCompressedData`, which wimlib compressed; `dir` is for files on the way.
 pub(super) fn compressed(dir: &Path, content: &[u8], (_, codec, chunk): (u8, &str, usize)) -> Vec<u8> {
-    let (tree, wim) = (dir.join("tree"), dir.join("wim"));
-    fs::create_dir_all(&tree).unwrap();
-    fs::write(tree.join("file"), content).unwrap();
-    let _ = fs::remove_file(&wim);
-    let options = [format!("--compress={codec}"), format!("--chunk-size={chunk}"), "--no-acls".to_owned()];
-    let paths = ["capture", tree.to_str().unwrap(), wim.to_str().unwrap()];
-    run("wimlib-imagex", &[&paths[..], &options.each_ref().map(String::as_str)].concat());
-    let wim = fs::read(wim).unwrap();
-    let le64 = |at: usize| u64::from_le_bytes(wim[at..at + 8].try_into().unwrap()) as usize;
-    // Headers of resources: seven bytes of size, one of flags, the offset, and the size of the content.
-    let resource = |at: usize| (le64(at) & 0xFF_FFFF_FFFF_FFFF, wim[at + 7], le64(at + 8));
-    let (size, _, table) = resource(48);
-    let wanted = Sha1::digest(content);
-    for entry in (table..table + size).step_by(50) {
-        let (size, flags, offset) = resource(entry);
-        if wim[entry + 30..entry + 50] == wanted[..] && flags & 4 != 0 {
-            return wim[offset..offset + size].to_vec();
-        }
-    }
-    // It was not worth compressing.
-    let mut stream = Vec::new();
-    let count = content.len().div_ceil(chunk);
-    (1..count).for_each(|i| stream.extend(((i * chunk) as u32).to_le_bytes()));
-    stream.extend(content);
-    stream
+    let (script, file) = (concat!(env!("CARGO_MANIFEST_DIR"), "/../fixtures/wof-stream"), dir.join("content"));
+    fs::write(&file, content).unwrap();
+    run(script, &[codec, &chunk.to_string(), file.to_str().unwrap()]).stdout
 }
 
 /// Returns the reparse point of a file compressed with this algorithm.
