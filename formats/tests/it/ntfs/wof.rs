@@ -20,7 +20,8 @@ pub(super) const ALGORITHMS: [(u8, &str, usize); 4] =
 
 /// Returns `content` as `WofCompressedData`, which wimlib compressed; `dir` is for files on the way.
 pub(super) fn compressed(dir: &Path, content: &[u8], (_, codec, chunk): (u8, &str, usize)) -> Vec<u8> {
-    let (script, file) = (concat!(env!("CARGO_MANIFEST_DIR"), "/../fixtures/wof-stream"), dir.join("content"));
+    let (script, file) =
+        (concat!(env!("CARGO_MANIFEST_DIR"), "/../fixtures/wof-stream"), dir.join("content"));
     fs::write(&file, content).unwrap();
     run(script, &[codec, &chunk.to_string(), file.to_str().unwrap()]).stdout
 }

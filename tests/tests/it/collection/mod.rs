@@ -1,4 +1,5 @@
 //! The tests of `make collection`: half an hour of real Debian disks.
 
 mod boots;
+mod filesystems;
 mod library;
