@@ -100,7 +100,10 @@ mod tests {
 
     const BOUNDS: Bounds = Bounds { lcns: 0x10000, vcns: 1 << 51 };
 
-    fn runs(pairs: &[u8]) -> Result<(u64, Vec<(u64, u64, Option<u64>)>), String> {
+    /// The end, and the fields of each run.
+    type Decoded = (u64, Vec<(u64, u64, Option<u64>)>);
+
+    fn runs(pairs: &[u8]) -> Result<Decoded, String> {
         let mut runs = Vec::new();
         let end = decode(pairs, 0, BOUNDS, &mut runs)?;
         Ok((end, runs.iter().map(|run| (run.vcn, run.count, run.lcn)).collect()))
