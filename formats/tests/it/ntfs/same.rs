@@ -7,9 +7,9 @@ use std::path::Path;
 use mif_formats::fs::{FileType, Filesystem, driver};
 
 use super::life::{Can, live};
-use super::seen::{Tree, assert_same, ours, theirs};
+use super::seen::{Tree, assert_same, ours, readable, theirs};
 use super::{Fuse, TOOLS, filled, mkntfs, open, open_clean, scratch};
-use crate::tools::{have, run};
+use crate::tools::{FileVolume, have, run};
 
 /// Makes a volume, fills it, and compares everything on it. Returns what is there.
 fn check(mib: u64, options: &str, mount: &str, fill: impl FnOnce(&Path)) -> Option<Tree> {
@@ -157,4 +157,36 @@ fn a_damaged_boot_sector_and_damaged_first_records_are_replaced_by_their_copies(
     damage(mft, "the copy of MFT record 0 is used: MFT record 0");
     damage(mft + 1023, "the copy of MFT record 0 is used: MFT record 0");
     damage(mft + 3 * 1024 + 510, "the copy of MFT record 3 is used");
+}
+
+/// Volumes that Windows wrote, which no package has.
+#[test]
+#[ignore = "needs NTFS_IMAGES, a directory of volumes"]
+fn other_volumes_are_read_as_ntfs_3g_reads_them() {
+    let images = std::env::var_os("NTFS_IMAGES").expect("a directory");
+    let scratch = scratch();
+    for image in fs::read_dir(images).unwrap() {
+        let image = image.unwrap().path();
+        let options = "ro,streams_interface=xattr";
+        let Some(mounted) = Fuse::new(&image, &scratch.path().join("mnt"), options) else { continue };
+        let mut theirs = theirs(&mounted.path);
+        drop(mounted);
+        let (fs, _) = open(&image);
+        let volume = FileVolume::open(&image);
+        let mut ours = readable(&fs, &*volume);
+        // ntfs-3g shows other drivers' files and directories as broken symlinks.
+        let unsupported = |target: &Option<Vec<u8>>| {
+            target.as_ref().is_some_and(|target| target.starts_with(b"unsupported reparse"))
+        };
+        let unknown: Vec<Vec<u8>> = theirs
+            .iter()
+            .filter(|(_, entry)| unsupported(&entry.target))
+            .map(|(path, _)| path.clone())
+            .collect();
+        for tree in [&mut ours, &mut theirs] {
+            tree.retain(|path, _| !unknown.iter().any(|unknown| path.starts_with(unknown)));
+        }
+        println!("{}: {} paths, {:?}", image.display(), ours.len(), fs.info());
+        assert_same(&image.display().to_string(), &ours, &theirs);
+    }
 }

@@ -231,7 +231,11 @@ fn content_of_other_providers_is_an_error() {
         finish(&root.join("unknown algorithm"), 10_000, &reparse(9));
         finish(&root.join("without its stream"), 10_000, &reparse(0));
         finish(&root.join("deduplicated"), 10_000, &[0x13, 0, 0, 0x80, 4, 0, 0, 0, 1, 2, 3, 4]);
-        // An application's point changes nothing.
+        // A file in the cloud, of which the volume has only the size, as OneDrive leaves it.
+        finish(&root.join("not fetched"), 10_000, &[0x1A, 0, 0, 0x90, 4, 0, 0, 0, 1, 2, 3, 4]);
+        let offline = [0, 0, 0x16, 0x20];
+        lsetxattr(root.join("not fetched"), "system.ntfs_attrib_be", &offline, XattrFlags::empty()).unwrap();
+        // One that was fetched, and an application's point, change nothing.
         finish(&root.join("cloud"), 10_000, &[0x1A, 0, 0, 0x90, 4, 0, 0, 0, 1, 2, 3, 4]);
     });
     if !is_filled {
@@ -242,6 +246,7 @@ fn content_of_other_providers_is_an_error() {
         ("/in a WIM", "the content is in a WIM archive"),
         ("/unknown algorithm", "in an unknown way"),
         ("/without its stream", "lacks the stream"),
+        ("/not fetched", "is not on the volume"),
         ("/deduplicated", "deduplicated by Windows Server"),
     ] {
         let id = walk::lookup(&fs, path.as_bytes()).unwrap();
