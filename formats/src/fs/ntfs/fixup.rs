@@ -6,6 +6,9 @@ use crate::bytes::le16;
 /// The usual unit in bytes, whatever the sectors of the disk are.
 const STRIDE: usize = 512;
 
+/// The largest unit: some systems use the sectors of the disk.
+const STRIDE_MAX: usize = 4096;
+
 /// Puts the bytes back in a record with this magic. The error is a predicate without a subject.
 pub(super) fn apply(magic: &[u8; 4], record: &mut [u8]) -> Result<(), String> {
     if !record.starts_with(magic) {
@@ -15,8 +18,10 @@ pub(super) fn apply(magic: &[u8; 4], record: &mut [u8]) -> Result<(), String> {
     let (start, count) = (usize::from(le16(record, 4)), usize::from(le16(record, 6)));
     let sectors = count.saturating_sub(1);
     let stride = record.len().checked_div(sectors).unwrap_or(0);
-    // On disks with larger sectors some systems use these.
-    if stride < STRIDE || stride > 4096 || stride * sectors != record.len() || !stride.is_power_of_two() {
+    if !(STRIDE..=STRIDE_MAX).contains(&stride)
+        || stride * sectors != record.len()
+        || !stride.is_power_of_two()
+    {
         return Err(format!("has {count} numbers in its update sequence, for {} bytes", record.len()));
     }
     // The sequence lies in the first sector, before the bytes it protects.

@@ -17,6 +17,9 @@ pub(super) mod flags {
     /// Only Windows' interfaces have it; here it comes from the record.
     pub(in super::super) const DIRECTORY: u32 = 0x10;
     pub(in super::super) const SYSTEM: u32 = 0x04;
+    /// The content is on a tape, or with a provider in the cloud.
+    pub(in super::super) const OFFLINE: u32 = 0x1000;
+    pub(in super::super) const RECALL_ON_DATA_ACCESS: u32 = 0x0040_0000;
 }
 
 /// The times and the flags of a file.
@@ -46,6 +49,12 @@ impl Standard {
             flags: le32(bytes, 32),
             security_id: if bytes.len() < SIZE_3 { 0 } else { le32(bytes, 52) },
         })
+    }
+
+    /// Returns true if the content of a file with a reparse point has to be fetched from elsewhere: what is on the volume are
+    /// holes.
+    pub(super) fn is_recalled(&self) -> bool {
+        self.flags & (flags::OFFLINE | flags::RECALL_ON_DATA_ACCESS) != 0
     }
 }
 

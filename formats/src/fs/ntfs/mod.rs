@@ -230,6 +230,12 @@ impl Ntfs {
                     None => Err(file.missing("lacks the stream of its compressed content")),
                 };
             }
+            Some((Reparse::Other, _))
+                if self.standard(&file).is_ok_and(|standard| standard.is_recalled()) =>
+            {
+                let place = at(format!("MFT record {}", file.number));
+                return Err(place.unsupported("the content is not on the volume: another store has it"));
+            }
             Some((Reparse::Other, _)) | None => {}
         }
         if file.is_dir {

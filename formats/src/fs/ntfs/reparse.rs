@@ -18,6 +18,7 @@ const HEADER: usize = 8;
 pub(super) mod tag {
     pub(in super::super) const MOUNT_POINT: u32 = 0xA000_0003;
     pub(in super::super) const SYMLINK: u32 = 0xA000_000C;
+    pub(in super::super) const SIS: u32 = 0x8000_0007;
     pub(in super::super) const DEDUP: u32 = 0x8000_0013;
     pub(in super::super) const WOF: u32 = 0x8000_0017;
     /// Those of the Windows Subsystem for Linux.
@@ -72,6 +73,7 @@ pub(super) fn parse(bytes: &[u8]) -> Result<Reparse, String> {
         tag::LX_CHR => Reparse::Special(FileType::Char),
         tag::LX_BLK => Reparse::Special(FileType::Block),
         tag::WOF => wof(data)?,
+        tag::SIS => Reparse::Elsewhere("in the store of single instances"),
         tag::DEDUP => Reparse::Elsewhere("deduplicated by Windows Server"),
         _ => Reparse::Other,
     })

@@ -57,8 +57,9 @@ pub(super) fn decode(pairs: &[u8], mut vcn: u64, bounds: Bounds, runs: &mut Vec<
             let delta = signed(delta).ok_or_else(|| format!("has a run with the header {header:#04x}"))?;
             lcn = lcn.wrapping_add(delta);
             let start = u64::try_from(lcn).ok();
-            let fits = start.filter(|start| start.saturating_add(count) <= bounds.lcns);
-            if fits.is_none() {
+            let fits = start.is_some_and(|start| start.saturating_add(count) <= bounds.lcns);
+            // Version 1.2 also has holes at -1.
+            if !fits && lcn != -1 {
                 return Err(format!(
                     "has a run of {count} clusters at cluster {lcn} of a volume of {}",
                     bounds.lcns
@@ -100,7 +101,10 @@ mod tests {
 
     const BOUNDS: Bounds = Bounds { lcns: 0x10000, vcns: 1 << 51 };
 
-    fn runs(pairs: &[u8]) -> Result<(u64, Vec<(u64, u64, Option<u64>)>), String> {
+    /// The end, and the fields of each run.
+    type Decoded = (u64, Vec<(u64, u64, Option<u64>)>);
+
+    fn runs(pairs: &[u8]) -> Result<Decoded, String> {
         let mut runs = Vec::new();
         let end = decode(pairs, 0, BOUNDS, &mut runs)?;
         Ok((end, runs.iter().map(|run| (run.vcn, run.count, run.lcn)).collect()))
@@ -123,6 +127,12 @@ mod tests {
     }
 
     #[test]
+    fn holes_of_version_1_2_are_at_minus_1() {
+        let expected = vec![(0, 1, Some(4)), (1, 2, None), (3, 1, Some(7))];
+        assert_eq!(runs(&[0x11, 1, 4, 0x11, 2, 0xFB, 0x11, 1, 8, 0]), Ok((4, expected)));
+    }
+
+    #[test]
     fn a_run_at_cluster_0_is_not_a_hole() {
         assert_eq!(runs(&[0x11, 2, 0, 0]), Ok((2, vec![(0, 2, Some(0))])));
     }
@@ -136,7 +146,7 @@ mod tests {
         assert!(error(&[0x10, 4, 0]).contains("no length"));
         assert!(error(&[0x11, 0, 4, 0]).contains("no length"));
         assert!(error(&[0x11, 0x80, 4, 0]).contains("no length"));
-        assert!(error(&[0x11, 4, 0xFF, 0]).contains("4 clusters at cluster -1"));
+        assert!(error(&[0x11, 4, 0xFE, 0]).contains("4 clusters at cluster -2"));
         assert!(error(&[0x31, 4, 0xFD, 0xFF, 0, 0]).contains("4 clusters at cluster 65533"));
         assert!(error(&[0x08, 1, 1, 1, 1, 1, 1, 1, 1, 0]).contains("has a run of"));
         assert!(error(&[0x19, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 0]).contains("no length"));

@@ -4,6 +4,7 @@ use std::path::Path;
 
 /// Types of attributes.
 pub(super) const LIST: u32 = 0x20;
+pub(super) const VOLUME_INFORMATION: u32 = 0x70;
 pub(super) const DATA: u32 = 0x80;
 pub(super) const INDEX_ALLOCATION: u32 = 0xA0;
 

@@ -3,13 +3,17 @@
 use std::fs;
 use std::os::unix::fs::symlink;
 use std::path::Path;
+use std::sync::Arc;
 
+use mif_formats::MemSource;
+use mif_formats::fs::ntfs::Ntfs;
 use mif_formats::fs::{FileType, Filesystem, driver};
 
+use super::edit::{DATA, Image, VOLUME_INFORMATION, le};
 use super::life::{Can, live};
-use super::seen::{Tree, assert_same, ours, theirs};
+use super::seen::{Tree, assert_same, ours, readable, theirs};
 use super::{Fuse, TOOLS, filled, mkntfs, open, open_clean, scratch};
-use crate::tools::{have, run};
+use crate::tools::{FileVolume, have, run};
 
 /// Makes a volume, fills it, and compares everything on it. Returns what is there.
 fn check(mib: u64, options: &str, mount: &str, fill: impl FnOnce(&Path)) -> Option<Tree> {
@@ -157,4 +161,71 @@ fn a_damaged_boot_sector_and_damaged_first_records_are_replaced_by_their_copies(
     damage(mft, "the copy of MFT record 0 is used: MFT record 0");
     damage(mft + 1023, "the copy of MFT record 0 is used: MFT record 0");
     damage(mft + 3 * 1024 + 510, "the copy of MFT record 3 is used");
+}
+
+#[test]
+fn volumes_that_are_not_clean_are_said() {
+    if !have(&TOOLS) {
+        return;
+    }
+    let scratch = scratch();
+    let image = scratch.path().join("image");
+    let fill =
+        |root: &Path| fs::write(root.join("HiberFil.sys"), [&b"hibr"[..], &[0; 5000]].concat()).unwrap();
+    if !filled(&image, 32, "", "", fill) {
+        return;
+    }
+    let mut edited = Image::load(&image);
+    // Flags of $VOLUME_INFORMATION, and a restart page of a log in use.
+    edited.edit(3, VOLUME_INFORMATION, |about| about[24 + 10] = 1);
+    let mut lcn = 0;
+    edited.edit(2, DATA, |data| {
+        let pairs = le(data, 32, 2) as usize;
+        let (len, start) = (usize::from(data[pairs] & 0xF), usize::from(data[pairs] >> 4));
+        lcn = le(data, pairs + 1 + len, start) as usize;
+    });
+    let page = &mut edited.bytes[lcn * 4096..][..4096];
+    page.fill(0);
+    page[..8].copy_from_slice(b"RSTR\x1e\0\x09\0");
+    (page[17], page[21], page[24], page[0x1E]) = (16, 16, 0x30, 1);
+    (1..=8).for_each(|sector| page[sector * 512 - 2] = 1);
+    let fs = Ntfs::open(Arc::new(MemSource(edited.bytes))).unwrap();
+    let warnings = fs.info().warnings.join("\n");
+    for expected in
+        ["marked as dirty", "not cleanly unmounted: its log is not replayed", "Windows hibernates"]
+    {
+        assert!(warnings.contains(expected), "{warnings}");
+    }
+}
+
+/// Volumes that Windows wrote, which no package has.
+#[test]
+#[ignore = "needs NTFS_IMAGES, a directory of volumes"]
+fn other_volumes_are_read_as_ntfs_3g_reads_them() {
+    let images = std::env::var_os("NTFS_IMAGES").expect("a directory");
+    let scratch = scratch();
+    for image in fs::read_dir(images).unwrap() {
+        let image = image.unwrap().path();
+        let options = "ro,streams_interface=xattr";
+        let Some(mounted) = Fuse::new(&image, &scratch.path().join("mnt"), options) else { continue };
+        let mut theirs = theirs(&mounted.path);
+        drop(mounted);
+        let (fs, _) = open(&image);
+        let volume = FileVolume::open(&image);
+        let mut ours = readable(&fs, &*volume);
+        // ntfs-3g shows other drivers' files and directories as broken symlinks.
+        let unsupported = |target: &Option<Vec<u8>>| {
+            target.as_ref().is_some_and(|target| target.starts_with(b"unsupported reparse"))
+        };
+        let unknown: Vec<Vec<u8>> = theirs
+            .iter()
+            .filter(|(_, entry)| unsupported(&entry.target))
+            .map(|(path, _)| path.clone())
+            .collect();
+        for tree in [&mut ours, &mut theirs] {
+            tree.retain(|path, _| !unknown.iter().any(|unknown| path.starts_with(unknown)));
+        }
+        println!("{}: {} paths, {:?}", image.display(), ours.len(), fs.info());
+        assert_same(&image.display().to_string(), &ours, &theirs);
+    }
 }
