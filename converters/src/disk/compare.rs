@@ -75,7 +75,8 @@ fn compare_windows(
     let windows = Mutex::new(Vec::new());
     on_all_processors(|failed| {
         let (mut x, mut y) = (vec![0; WINDOW as usize], vec![0; WINDOW as usize]);
-        while !failed() && !(one && first.load(Ordering::Relaxed) != u64::MAX) {
+        let is_done = || one && first.load(Ordering::Relaxed) != u64::MAX;
+        while !failed() && !is_done() {
             let (next, skipped) = windows_left.lock().expect("not poisoned").next([a, b])?;
             progress.advance(skipped);
             let Some(start) = next else { return Ok(()) };

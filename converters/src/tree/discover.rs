@@ -26,6 +26,8 @@ const XBOOTLDR: &str = "bc13c2ff-59e6-4262-a352-b275fd6f7172";
 /// The attribute of partitions that are not mounted by themselves; for the EFI system partition another one says that.
 const NO_AUTO: u64 = 1 << 63;
 const ESP_IGNORED: u64 = 1 << 1;
+/// The name of partitions that a later update will fill (systemd-sysupdate).
+const EMPTY: &str = "_empty";
 
 /// Returns the volume of the first partition whose type is of a root filesystem.
 pub(super) fn root(devices: Devices<'_>) -> Option<String> {
@@ -42,7 +44,8 @@ pub(crate) fn has_places(devices: Devices<'_>) -> bool {
 fn first<'a>(devices: Devices<'a>, types: &[&str]) -> Option<&'a Partition> {
     let is_gpt = devices.table.kind == TableKind::Gpt;
     let is_mounted = |partition: &Partition| {
-        partition.attributes & if partition.type_id == ESP { ESP_IGNORED } else { NO_AUTO } == 0
+        let ignored = if partition.type_id == ESP { ESP_IGNORED } else { NO_AUTO };
+        partition.attributes & ignored == 0 && partition.name.as_deref() != Some(EMPTY)
     };
     let mut all = devices.table.partitions.iter().filter(|partition| is_gpt && is_mounted(partition));
     all.find(|partition| types.contains(&&partition.type_id[..]))

@@ -33,6 +33,9 @@ pub(crate) struct Volumes<'a, P> {
     pub(crate) subvolumes: &'a Subvolumes,
 }
 
+/// Reads the fstab in a root filesystem; returns `None` if there is none. May add complaints, as sentences.
+pub(crate) type ReadFstab<'a> = &'a dyn Fn(&Place, &mut Vec<String>) -> Result<Option<Vec<u8>>>;
+
 /// A directory that may be a root filesystem, and its fstab.
 struct Candidate {
     place: Place,
@@ -41,12 +44,8 @@ struct Candidate {
 
 impl<P: Paths> Volumes<'_, P> {
     /// Returns the root filesystems with their mounts; the first is the default for paths. Adds a sentence to
-    /// `complaints` where the choice was not clear. `read` returns the fstab in a root filesystem, if there is one.
-    pub(crate) fn roots(
-        &self,
-        complaints: &mut Vec<String>,
-        read: &dyn Fn(&Place, &mut Vec<String>) -> Result<Option<Vec<u8>>>,
-    ) -> Result<Vec<Root>> {
+    /// `complaints` where the choice was not clear.
+    pub(crate) fn roots(&self, complaints: &mut Vec<String>, read: ReadFstab<'_>) -> Result<Vec<Root>> {
         let mut roots: Vec<Root> = Vec::new();
         for volume in self.names {
             // A volume that another root mounts belongs to that root.
@@ -110,7 +109,7 @@ impl<P: Paths> Volumes<'_, P> {
         volume: &str,
         directories: Vec<Place>,
         complaints: &mut Vec<String>,
-        read: &dyn Fn(&Place, &mut Vec<String>) -> Result<Option<Vec<u8>>>,
+        read: ReadFstab<'_>,
     ) -> Result<Option<Candidate>> {
         let mut all = Vec::new();
         for place in directories {

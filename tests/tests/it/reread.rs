@@ -183,6 +183,8 @@ fn what_an_edit_made_is_described_as_an_import_would() {
     }
     let report = json(&work.at("store"), &["reread", "new"]);
     assert_eq!((&report["result"], &report["image"]), (&"unchanged".into(), &"new@1".into()));
+    let said = run(&mut work.mif(&["reread", "new", "--as", "copy"]));
+    assert_eq!(said, "new@1: already described by today's readers\n");
     let log = json(&work.at("store"), &["log"]);
     assert_eq!(log["versions"].as_array().unwrap().len(), 2, "{log}");
 }

@@ -122,8 +122,8 @@ pub fn reread(
         warnings: warnings.clone(),
         ..Image::new(to, 0, provenance(old, options))
     };
-    let known = [Some(&stored), newest.as_ref()].into_iter().flatten().map(|stored| &stored.image);
-    let known = known.filter(|known| known.name == to).find(|known| is_described_alike(known, &new));
+    let mut known = [Some(&stored), newest.as_ref()].into_iter().flatten().map(|stored| &stored.image);
+    let known = known.find(|known| is_described_alike(known, &new));
     let report = RereadReport {
         parent: old.id(),
         result: if known.is_some() { "unchanged" } else { "reread" },

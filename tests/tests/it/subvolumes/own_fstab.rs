@@ -47,10 +47,11 @@ btrfs -q subvolume snapshot @ root
     assert!(lab.btrfs("u", &other));
     lab.disk("other", &[("u", LINUX, "")]);
     assert_eq!(lab.info("other")["system"]["directory"], "/root");
-    for (name, subvolume) in [("debian", "@rootfs"), ("own", "rootsubvol")] {
-        // An unusual name (CyberShadow/btdu#3) beside the subvolumes of containers.
+    // Unusual names (CyberShadow/btdu#3, OSInside/kiwi#2324, osbuild/osbuild#1882), beside the subvolumes of containers.
+    let names = [("debian", "@rootfs"), ("own", "rootsubvol"), ("kiwi", "@root"), ("nested", "subvols/root")];
+    for (name, subvolume) in names {
         let script = format!(
-            "sub {subvolume}; root {subvolume} x; echo 'LABEL=u / btrfs subvol={subvolume} 0 0' >{subvolume}/etc/fstab\n\
+            "mkdir -p subvols; sub {subvolume}; root {subvolume} x; echo 'LABEL=u / btrfs subvol={subvolume} 0 0' >{subvolume}/etc/fstab\n\
              mkdir -p {subvolume}/var/lib/docker; sub {subvolume}/var/lib/docker/c; root {subvolume}/var/lib/docker/c c\n"
         );
         assert!(lab.btrfs("u", &script));
