@@ -105,9 +105,8 @@ fn windows(work: &Path) -> Option<PathBuf> {
     fs::File::create(&volume).unwrap().set_len(MIB << 20).unwrap();
     run(tool("mkntfs").args(["-q", "-F", "-f", "-L", "Windows", "-p", &START.to_string()]).arg(&volume));
     let mounted = Mounted::new(&volume, &work.join("mnt"))?;
-    let filled =
-        Command::new("sh").args(["-c", FILL, "sh"]).arg(&mounted.0).arg(repo().join("fixtures/wof-stream"));
-    let filled = filled_output(filled);
+    let script = repo().join("fixtures/wof-stream");
+    let filled = Command::new("sh").args(["-c", FILL, "sh"]).arg(&mounted.0).arg(script).output().unwrap();
     drop(mounted);
     assert!(filled.status.success(), "{}", String::from_utf8_lossy(&filled.stderr));
     let table = format!(
@@ -123,11 +122,6 @@ fn windows(work: &Path) -> Option<PathBuf> {
     run(tool("sh").args(["-c", script, "sh"]).args([&disk, &work.join("table"), &volume]));
     Some(disk)
 }
-
-fn filled_output(command: &mut Command) -> std::process::Output {
-    command.output().unwrap()
-}
-
 fn lines(first: u32, last: u32) -> Vec<u8> {
     (first..=last).flat_map(|n| format!("{n}\n").into_bytes()).collect()
 }
