@@ -10,6 +10,8 @@ use crate::error::{Error, ErrorKind, Result, at};
 
 /// The largest attribute list in bytes, which is Windows' limit.
 pub(super) const LIST_MAX: usize = 256 << 10;
+/// The most bytes of the further records of a file.
+const RECORDS_MAX: usize = 64 << 20;
 /// The bytes of an entry of an attribute list without its name.
 const ENTRY: usize = 26;
 
@@ -83,44 +85,53 @@ impl File {
         read: &dyn Fn(u64) -> Result<Record>,
     ) -> Result<()> {
         let mut records: HashMap<u64, Result<Record>> = HashMap::new();
+        let mut held = 0;
+        for reference in entries.iter().map(|entry| entry.record) {
+            if reference.number() != base.number && !records.contains_key(&reference.number()) {
+                let record = match extension(base, reference, read) {
+                    Err(error) if error.kind() == ErrorKind::Io => return Err(error),
+                    record => record,
+                };
+                held += record.as_ref().map_or(0, Record::len);
+                if held > RECORDS_MAX {
+                    let problem = format!("has more than {RECORDS_MAX} bytes in further records");
+                    return Err(base.place().limit(problem));
+                }
+                records.insert(reference.number(), record);
+            }
+        }
+        // What each record has, by type and number. Each part is used once.
+        let mut parts: HashMap<u64, HashMap<(u32, u16), RawAttribute<'_>>> = HashMap::new();
+        let readable = records.iter().filter_map(|(number, record)| Some((*number, record.as_ref().ok()?)));
+        for (number, record) in readable.chain([(base.number, base)]) {
+            let parts = parts.entry(number).or_default();
+            record.attributes(&mut |_| (), &mut |raw| {
+                parts.entry((raw.kind, raw.id)).or_insert(raw);
+            });
+        }
         // Where the parts of an attribute in clusters belong.
         let mut places: HashMap<(u32, Vec<u16>), usize> = HashMap::new();
         for entry in entries {
             let number = entry.record.number();
-            let record = if number == base.number {
-                if !entry.record.fits(base.sequence) {
-                    self.lose(entry, "is listed for an earlier use of the record");
+            if let Some(Err(error)) = records.get(&number) {
+                self.lose(entry, &format!("is listed in a record that cannot be read: {error}"));
+                continue;
+            }
+            let is_stale = number == base.number && !entry.record.fits(base.sequence);
+            let raw = parts.get_mut(&number).and_then(|parts| parts.remove(&(entry.kind, entry.id)));
+            let Some(raw) = raw.filter(|raw| !is_stale && raw.is(entry)) else {
+                self.lose(entry, &format!("is listed in record {number}, but is not there"));
+                continue;
+            };
+            if matches!(raw.form, Form::Extents { .. }) {
+                let key = (raw.kind, raw.name.clone());
+                if let Some(place) = places.get(&key) {
+                    self.attributes[*place].extend(raw);
                     continue;
                 }
-                base
-            } else {
-                let record = records.entry(number).or_insert_with(|| extension(base, entry.record, read));
-                match record {
-                    Ok(record) => record,
-                    Err(error) if error.kind() == ErrorKind::Io => {
-                        return Err(records.remove(&number).and_then(Result::err).expect("as matched"));
-                    }
-                    Err(error) => {
-                        let problem = format!("is listed in a record that cannot be read: {error}");
-                        self.lose(entry, &problem);
-                        continue;
-                    }
-                }
-            };
-            match find(record, entry) {
-                None => self.lose(entry, &format!("is listed in record {number}, but is not there")),
-                Some(raw) => {
-                    if matches!(raw.form, Form::Extents { .. }) {
-                        let key = (raw.kind, raw.name.clone());
-                        if let Some(place) = places.get(&key) {
-                            self.attributes[*place].extend(raw);
-                            continue;
-                        }
-                        places.insert(key, self.attributes.len());
-                    }
-                    self.attributes.push(Attribute::new(self.number, raw));
-                }
+                places.insert(key, self.attributes.len());
             }
+            self.attributes.push(Attribute::new(self.number, raw));
         }
         Ok(())
     }
@@ -163,16 +174,23 @@ fn extension(base: &Record, reference: Reference, read: &dyn Fn(u64) -> Result<R
     Ok(record)
 }
 
+impl RawAttribute<'_> {
+    /// Returns true if it is what a list names.
+    fn is(&self, entry: &Entry) -> bool {
+        let lowest = match self.form {
+            Form::Resident(_) => 0,
+            Form::Extents { lowest, .. } => lowest,
+        };
+        (self.kind, self.id, &self.name, lowest) == (entry.kind, entry.id, &entry.name, entry.lowest)
+    }
+}
+
 /// Finds what a record has of a listed attribute.
 pub(super) fn find<'a>(record: &'a Record, entry: &Entry) -> Option<RawAttribute<'a>> {
     let mut found = None;
     record.attributes(&mut |_| (), &mut |raw| {
-        let lowest = match raw.form {
-            Form::Resident(_) => 0,
-            Form::Extents { lowest, .. } => lowest,
-        };
-        if raw.id == entry.id && raw.kind == entry.kind && raw.name == entry.name && lowest == entry.lowest {
-            found.get_or_insert(raw);
+        if found.is_none() && raw.is(entry) {
+            found = Some(raw);
         }
     });
     found

@@ -139,6 +139,11 @@ impl Record {
         })
     }
 
+    /// Returns the number of its bytes.
+    pub(super) fn len(&self) -> usize {
+        self.bytes.len()
+    }
+
     /// Returns true if the record is in use.
     pub(super) fn is_used(&self) -> bool {
         self.flags & IN_USE != 0
