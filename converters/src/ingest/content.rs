@@ -46,14 +46,9 @@ pub(super) fn import_file<'env>(
     let id = ObjectId::of(&bytes);
     let body = Body::Digested { sha1: Sha1::digest(&bytes).into(), blake3: id.digest };
     if file.has_encoded() {
-        // If the content exists as such, the layout refers to that.
-        if !writer.has_content(id.digest) {
-            let mut chunks = Chunks::new(writer, pool);
-            chunks.encoded(&bytes, &stretches)?;
-            let list = chunks.finish()?;
-            writer.put_decoded(id.digest, &list)?;
-            place_in_chunks(&list, placed);
-        }
+        let mut chunks = Chunks::new(writer, pool);
+        chunks.encoded(&bytes, &stretches)?;
+        finish_decoded(id.digest, &chunks.finish()?, writer, placed)?;
     } else if writer.claim(id) {
         writer.store_claimed(id, &bytes)?;
     }
@@ -111,13 +106,24 @@ fn import_large<'env>(
     if !decoding {
         writer.put_list(Some(ObjectId::content(blake3)), &list)?;
     } else if reader.damage.is_none() {
-        // Its chunks are stored in any case, because the layout refers to them.
-        if !writer.has_content(blake3) {
-            writer.put_decoded(blake3, &list)?;
-        }
-        place_in_chunks(&list, reader.placed);
+        finish_decoded(blake3, &list, writer, reader.placed)?;
     }
     Ok(Body::Digested { sha1: hashes.0.finalize().into(), blake3 })
+}
+
+/// Stores the decoding list of a file, unless the store has its content as such. The layout refers to the chunks in any
+/// case, so that it does not depend on what the store had before.
+fn finish_decoded(
+    digest: [u8; 32],
+    list: &[Chunk],
+    writer: &ObjectWriter,
+    placed: &mut Vec<Placed>,
+) -> Result<()> {
+    if !writer.has_content(digest) {
+        writer.put_decoded(digest, list)?;
+    }
+    place_in_chunks(list, placed);
+    Ok(())
 }
 
 /// Makes the runs of a file that is stored as a decoding list refer to its chunks. Zeros are dropped.

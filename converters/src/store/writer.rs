@@ -217,10 +217,15 @@ impl ObjectWriter {
         Ok(id)
     }
 
-    /// Returns true if the store has content with this digest as such, not only as decoded content.
+    /// Returns true if the store has content with this digest as such, not only as decoded content, or a writer is
+    /// storing it.
     pub(crate) fn has_content(&self, digest: [u8; 32]) -> bool {
         let id = ObjectId::content(digest);
-        self.shared.has(&id) || self.shared.state().claimed.contains(&id)
+        let state = self.shared.state();
+        if state.pending.contains(&id) {
+            self.awaited.lock().expect("not poisoned").insert(id);
+        }
+        state.claimed.contains(&id) || self.shared.has(&id)
     }
 
     /// Adds content with this BLAKE3 as a decoding list unless it already exists. Marks the store as one that older
