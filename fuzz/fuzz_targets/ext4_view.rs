@@ -20,6 +20,7 @@ use std::sync::{Arc, LazyLock};
 use ext4_view::{Ext4, Ext4Read, Metadata, Path};
 use libfuzzer_sys::{Corpus, fuzz_target};
 use mif_formats::Source;
+use mif_formats::fs::listing::Entry;
 use mif_formats::fs::{FileType, Filesystem, Node, NodeId, Piece, Recognized, walk};
 use mif_fuzz::{Bases, Patched, READ_MAX, others};
 
@@ -90,7 +91,7 @@ fn compare(volume: &Volume<'_>) {
     let entries = &listing.entries;
     let mut left = READ_MAX;
     for (i, entry) in entries.iter().enumerate().take(PATHS_MAX) {
-        let is_other = |other: Option<&walk::Entry>| other.is_none_or(|other| other.path != entry.path);
+        let is_other = |other: Option<&Entry>| other.is_none_or(|other| other.path != entry.path);
         let is_alone = is_other(entries.get(i + 1)) && is_other(i.checked_sub(1).map(|i| &entries[i]));
         let Ok(path) = Path::try_from(&entry.path[..]) else { continue };
         let found = others(|| volume.theirs.symlink_metadata(path)).filter(|_| is_alone);
@@ -147,6 +148,7 @@ impl File<'_> {
                     bytes.resize(bytes.len() + part, 0);
                 }
                 Piece::Bytes(own) => bytes.extend(&own[..part]),
+                Piece::Encoded(_) => unreachable!("ext compresses nothing"),
             }
         }
         let Some(Some(theirs)) = others(|| self.read_theirs(bytes.len())) else { return };

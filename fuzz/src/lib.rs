@@ -179,6 +179,14 @@ fn read_content(volume: &dyn Source, content: &Content, left: &mut u64) {
             volume.read_vec(*offset, part as usize).unwrap();
             *left -= part;
         }
+        if let Piece::Encoded(encoded) = piece {
+            assert!(encoded.runs.iter().all(|run| run.start <= run.end && run.end <= volume.len()), "{piece:?}");
+            assert!(encoded.from + encoded.len <= encoded.decoded, "{piece:?}");
+            if let Some(rest) = left.checked_sub(u64::from(encoded.decoded)) {
+                *left = rest;
+                let _ = encoded.read(volume).and_then(|bytes| encoded.decode(&bytes));
+            }
+        }
     }
     assert_eq!(total, content.size);
 }

@@ -2,7 +2,8 @@
 
 use std::sync::Arc;
 
-use mif_formats::fs::walk::{Listing, walk};
+use mif_formats::fs::listing::Listing;
+use mif_formats::fs::walk::walk;
 use mif_formats::fs::{self, Filesystem, Recognized};
 use mif_formats::mif::manifest::escape;
 use mif_formats::partition::{self, Partition, Table, lvm};

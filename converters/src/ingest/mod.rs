@@ -16,7 +16,7 @@ use std::ops::Range;
 use std::sync::{Arc, Mutex, OnceLock};
 
 use mif_formats::Source;
-use mif_formats::fs::walk::Listing;
+use mif_formats::fs::listing::Listing;
 use mif_formats::mif::ObjectId;
 use mif_formats::mif::layout::{Builder, Layout};
 use mif_formats::mif::manifest::{Body, Row};

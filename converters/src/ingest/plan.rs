@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use std::hash::{BuildHasher, RandomState};
 use std::ops::Range;
 
-use mif_formats::fs::walk::Listing;
+use mif_formats::fs::listing::Listing;
 use mif_formats::fs::{FileId, FileType, Piece};
 use mif_formats::mif::manifest::escape;
 use mif_formats::{Error, ErrorKind};

@@ -230,9 +230,9 @@ impl<'a> Base<'a> {
         let original = volume
             .filesystem()
             .ok_or_else(|| Error::unsupported("it has no filesystem that mif can write"))?;
+        let params = planner_of(original, Arc::new(self.scan.volume(volume)))?;
         let rows = Rows { volume: name, old: &self.rows, new: rows };
         let (tree, contents) = rows.tree(original, ContentLookup { objects: &self.objects, new })?;
-        let params = planner_of(original, Arc::new(self.scan.volume(volume)))?;
         Ok(VolumeDraft { name: name.to_owned(), tree, contents, params })
     }
 

@@ -16,13 +16,14 @@
 //! lock                                   the lock of rm and gc
 //! ```
 //!
-//! Files never change once they exist. An image appears at once and complete, after all its objects.
+//! Files never change once they exist, except store.json, which may gain a feature. An image appears at once and complete, after all its objects.
 //!
 //! Readers and importers hold a lease and wait for nobody. `rm` and `gc` wait only for each other: they put files into
 //! the trash, and delete them as soon as no older lease is left. Only a repair takes the store exclusively.
 
 mod catalog;
 mod folder;
+mod header;
 mod index;
 mod index_cache;
 mod leases;
@@ -47,11 +48,11 @@ use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
 
-use serde::{Deserialize, Serialize};
-
 pub(crate) use self::catalog::tables_of;
 pub use self::folder::Folder;
 pub(crate) use self::folder::unfinished_epoch;
+pub use self::header::FORMAT;
+use self::header::HEADER;
 pub use self::index::Index;
 pub(crate) use self::index_cache::clear as clear_index_cache;
 pub use self::memory::Memory;
@@ -78,39 +79,6 @@ pub(crate) use self::writer::{new_pack, put_pack};
 
 use crate::error::{Error, Result};
 use crate::task::progress::{self, Progress};
-
-/// The version of the store format that this program reads and writes.
-pub const FORMAT: u32 = 2;
-
-/// The key of the header.
-const HEADER: &str = "store.json";
-
-/// The feature of a store that has decoding lists.
-const DECODED: &str = "decoded";
-
-/// The features of stores that this program supports.
-const FEATURES: [&str; 1] = [DECODED];
-
-/// The content of `store.json`.
-#[derive(Debug, Serialize, Deserialize)]
-struct Header {
-    /// Always `mif-store`.
-    kind: String,
-    /// [`FORMAT`].
-    format: u32,
-    /// Features that a reader must support, of [`FEATURES`].
-    features: Vec<String>,
-}
-
-impl Header {
-    fn new() -> Self {
-        Header { kind: "mif-store".into(), format: FORMAT, features: Vec::new() }
-    }
-
-    fn to_json(&self) -> Vec<u8> {
-        serde_json::to_vec_pretty(self).expect("a header is JSON")
-    }
-}
 
 /// What can be opened as a store: a directory by its path, or any [`Storage`].
 pub trait Place {
@@ -192,7 +160,7 @@ impl Store {
     /// Waits until nobody else has the store open; processes that open it meanwhile wait for the repair.
     pub fn open_to_repair(place: impl Place, progress: &dyn Progress) -> Result<Self> {
         let storage = place.storage();
-        let mended = Self::repair_header(&*storage)?;
+        let mended = header::repair(&*storage)?;
         let store = Self::open_for(Purpose::Repair, storage, progress)?;
         Ok(Store { mended: mended.into_iter().collect(), ..store })
     }
@@ -200,14 +168,14 @@ impl Store {
     /// Creates a store at an empty place, or uses the existing one, and opens it for reading and adding.
     pub fn create(place: impl Place, progress: &dyn Progress) -> Result<Self> {
         let storage = place.storage();
-        let made = storage.put_if_absent(HEADER, &Header::new().to_json());
+        let made = storage.put_if_absent(HEADER, &header::new());
         made.map_err(|e| storage.error(HEADER, &e))?;
         Self::open(storage, progress)
     }
 
     fn open_for(purpose: Purpose, storage: Arc<dyn Storage>, progress: &dyn Progress) -> Result<Self> {
-        let header = match storage.read_all(HEADER) {
-            Ok(header) => header,
+        let found = match storage.read_all(HEADER) {
+            Ok(found) => found,
             Err(e) if e.kind() == std::io::ErrorKind::NotFound => {
                 let error = Error::input(format!("{}: no store found", storage.place()));
                 return Err(match storage.list("packs").is_ok_and(|packs| !packs.is_empty()) {
@@ -219,7 +187,7 @@ impl Store {
             }
             Err(e) => return Err(storage.error(HEADER, &e)),
         };
-        check_header(&format!("{}/{HEADER}", storage.place()), &header)?;
+        header::check(&*storage, &found)?;
         let held_by = |key: &str, others: &str, get: &dyn Fn() -> std::io::Result<Option<Lock>>| {
             wait_for(&*storage, others, &|| get().map_err(|e| storage.error(key, &e)), progress)
         };
@@ -313,27 +281,9 @@ impl Store {
             return Err(Error::input(format!("{}: not empty, and not a store", path.display()))
                 .advise("Name a new directory, or an existing store"));
         }
-        let (folder, header) = (Folder::new(path), Header::new().to_json());
+        let (folder, header) = (Folder::new(path), header::new());
         let made = folder.make(group).and_then(|()| folder.put_if_absent("store.json", &header));
         made.map(|_| ()).map_err(|e| Error::io(path, &e))
-    }
-
-    /// Rewrites a missing or damaged header if packs and images exist, and returns a sentence that says so.
-    fn repair_header(storage: &dyn Storage) -> Result<Option<String>> {
-        let failed = |e: &std::io::Error| storage.error(HEADER, e);
-        match storage.read_all(HEADER) {
-            Ok(header) if serde_json::from_slice::<Header>(&header).is_ok() => return Ok(None),
-            Err(e) if e.kind() != std::io::ErrorKind::NotFound => return Err(failed(&e)),
-            _ => {}
-        }
-        let is_there = |folder| storage.list(folder).is_ok_and(|names| !names.is_empty());
-        if !is_there("packs") || !is_there("images") {
-            return Ok(None);
-        }
-        // It may have had any feature, and declaring one needlessly only excludes older versions.
-        let header = Header { features: FEATURES.map(str::to_owned).to_vec(), ..Header::new() };
-        storage.replace(HEADER, &header.to_json()).map_err(|e| failed(&e))?;
-        Ok(Some("store.json: rewritten".to_owned()))
     }
 
     /// Returns the storage of the files.
@@ -404,43 +354,6 @@ fn is_begun(path: &Path) -> bool {
         })
     };
     is_only("", &|name| name == "tmp") && is_only("tmp", &|name| unfinished_epoch(name).is_some())
-}
-
-/// Adds a feature to the store's header unless it is there, so that older versions of mif refuse the store.
-fn require_feature(storage: &dyn Storage, feature: &'static str) -> Result<()> {
-    let failed = |e: std::io::Error| storage.error(HEADER, &e);
-    let place = format!("{}/{HEADER}", storage.place());
-    let mut header = parse_header(&place, &storage.read_all(HEADER).map_err(failed)?)?;
-    if !header.features.iter().any(|known| known == feature) {
-        header.features.push(feature.to_owned());
-        storage.replace(HEADER, &header.to_json()).map_err(failed)?;
-    }
-    Ok(())
-}
-
-fn parse_header(place: &str, header: &[u8]) -> Result<Header> {
-    serde_json::from_slice(header)
-        .map_err(|e| Error::store(format!("{place}: is not a valid store header: {e}")))
-        .map_err(|e| e.advise("`mif fsck --repair` rewrites it"))
-}
-
-fn check_header(place: &str, header: &[u8]) -> Result<()> {
-    let header = parse_header(place, header)?;
-    if header.kind != "mif-store" {
-        return Err(Error::input(format!("{}: has the kind {:?}, expected mif-store", place, header.kind)));
-    }
-    let unknown = header.features.iter().find(|feature| !FEATURES.contains(&&***feature));
-    if header.format != FORMAT || unknown.is_some() {
-        return Err(Error::unsupported(format!(
-            "{place}: the store has format {} with the features {:?}; this version of mif supports only format {FORMAT} with the features {FEATURES:?}",
-            header.format, header.features
-        ))
-        .advise(match header.format < FORMAT {
-            true => "It was made by an older version of mif: import its disks into a new store",
-            false => "Use a newer version of mif",
-        }));
-    }
-    Ok(())
 }
 
 #[cfg(test)]

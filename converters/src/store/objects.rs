@@ -413,4 +413,51 @@ mod tests {
             assert_eq!(problem.as_deref(), Some("is larger than the limit for objects"));
         }
     }
+
+    #[test]
+    fn content_that_is_only_decoded_is_found_and_stored_plain_if_somebody_needs_it_so() {
+        let memory = Memory::new();
+        let store = || {
+            let storage: Arc<dyn Storage> = Arc::new(memory.clone());
+            Store::create(storage, &Silent).unwrap()
+        };
+        let content = b"what the disk has compressed".repeat(1000);
+        let (id, len) = (ObjectId::of(&content), content.len());
+        let encoded = zstd::bulk::compress(&content, 3).unwrap();
+        let decode = Decode { codec: Codec::Zstd, decoded: len as u32, from: 0 };
+        let first = store();
+        let writer = ObjectWriter::new(&first).unwrap();
+        let chunk = Chunk { id: Some(writer.put(&encoded).unwrap()), len: len as u64, decode: Some(decode) };
+        let decoded = writer.put_decoded(id.digest, &[chunk]).unwrap();
+        writer.finish().unwrap();
+        let read = || {
+            let objects = store().objects().unwrap();
+            let mut bytes = vec![0; len - 100];
+            objects.read_at(&id, 100, &mut bytes).unwrap();
+            assert!(
+                bytes == content[100..] && objects.contains(&id) && objects.len(&id).unwrap() == len as u64
+            );
+            objects.stored_as(&id).unwrap()
+        };
+        assert_eq!(read(), [decoded]);
+        assert_eq!(store().objects().unwrap().chunks(&id).unwrap(), [chunk.id.unwrap()]);
+        let before: Vec<String> = memory.files().into_keys().collect();
+        // A layout needs the content itself.
+        let second = store();
+        let writer = ObjectWriter::new(&second).unwrap();
+        assert!(!writer.has_content(id.digest) && writer.claim(id));
+        writer.store_claimed(id, &content).unwrap();
+        assert!(writer.has_content(id.digest));
+        writer.finish().unwrap();
+        assert_eq!(read(), [id, decoded]);
+        // If that copy rots, the other one serves.
+        for (key, bytes) in memory.files() {
+            if key.starts_with("packs/") && !before.contains(&key) {
+                let mut bad = bytes.to_vec();
+                bad[50] ^= 1;
+                memory.set(&key, Some(bad));
+            }
+        }
+        assert_eq!(read(), [id, decoded]);
+    }
 }

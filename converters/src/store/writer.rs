@@ -11,7 +11,7 @@ use mif_formats::mif::{ObjectId, ObjectKind, PackId};
 
 use super::index::{Index, Location};
 use super::pack_index::{index_key, pack_key};
-use super::{Storage, Store, Upload, trash};
+use super::{Storage, Store, Upload, header, trash};
 use crate::error::{Error, Result};
 
 /// A pack is finished once it reaches this size in bytes.
@@ -228,7 +228,7 @@ impl ObjectWriter {
     pub(crate) fn put_decoded(&self, digest: [u8; 32], chunks: &[Chunk]) -> Result<ObjectId> {
         let id = ObjectId::decoded(digest);
         if self.claim(id) {
-            let required = super::require_feature(&*self.shared.storage, super::DECODED);
+            let required = header::require(&*self.shared.storage, header::DECODED);
             required.inspect_err(|e| self.give_up(e))?;
             let list = encode_decoding_list(chunks);
             self.append(id, Encoding::DecodingList, &list, chunks.iter().map(|c| c.len).sum())?;

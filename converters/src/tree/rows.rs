@@ -2,7 +2,7 @@
 
 use std::cmp::{Ordering, Reverse};
 
-use mif_formats::fs::walk::{Entry, Listing};
+use mif_formats::fs::listing::{Entry, Listing};
 use mif_formats::fs::{FileId, NodeId};
 use mif_formats::mif::manifest::{Part, Row};
 

@@ -10,6 +10,7 @@ pub mod driver;
 pub mod ext4;
 pub mod fat;
 mod filesystem;
+pub mod listing;
 mod node;
 pub mod ntfs;
 mod pieces;

@@ -13,8 +13,9 @@ use std::collections::HashMap;
 use std::ops::Range;
 
 use super::filesystem::NodeId;
+use super::listing::Listing;
 use super::node::{FileId, FileType, Node};
-use super::walk::{Listing, MAX_PATH};
+use super::walk::MAX_PATH;
 use crate::error::{At, Result, at};
 
 /// A caller's own key for the content of a file, which planners pass on.

@@ -516,7 +516,7 @@ mod tests {
         assert!(read(id, 100, Codec::Zlib, 200, 100));
         assert!(!read(id, 101, Codec::Zlib, 200, 100));
         assert!(!read(None, 100, Codec::Zlib, 200, 100));
-        assert!(read(id, 1024, Codec::Zlib, 65_537, 0) && !read(id, 1023, Codec::Zlib, 65_537, 0));
+        assert!(read(id, 1025, Codec::Zlib, 65_537, 0) && !read(id, 1024, Codec::Zlib, 65_537, 0));
         assert!(!read(id, 100, Codec::Zlib, codec::MAX + 1, 100));
         assert_eq!(Codec::of_number(1, 5), None);
         assert_eq!(Codec::of_number(200, 0), None);

@@ -220,7 +220,7 @@ fn what_mif_does_not_do_to_ntfs_is_refused_in_one_sentence() {
     let Some(disk) = windows(work) else { return };
     run(mif(&store).arg("import").arg(&disk));
     let error =
-        run_failing(mif(&store).args(["customize", "windows", "--as", "new", "--write", "p3:/x:y"]), 3);
+        run_failing(mif(&store).args(["customize", "windows", "--as", "new", "--write", "p3:/x:y"]), 4);
     assert!(error.contains("ntfs"), "{error}");
     // The ESP beside it can be edited, and the NTFS volume stays what it was, streams included.
     run(mif(&store).args(["customize", "windows", "--as", "new", "--write", "p1:/note.txt:hello"]));

@@ -108,6 +108,9 @@ pub(crate) fn volume_names(trees: [&Tree; 2]) -> HashMap<String, String> {
     names
 }
 
+/// A volume and a full path on it.
+type FullPath<'r> = (&'r str, Cow<'r, [u8]>);
+
 /// Returns the paths that differ between both trees, in order. Ignores access times and inode numbers.
 pub(crate) fn changes(
     trees: [&Tree; 2],
@@ -115,7 +118,7 @@ pub(crate) fn changes(
     ignore_times: bool,
     progress: &dyn Progress,
 ) -> Result<Vec<Change>> {
-    let mut paths: BTreeMap<(&str, Cow<'_, [u8]>), [Option<usize>; 2]> = BTreeMap::new();
+    let mut paths: BTreeMap<FullPath<'_>, [Option<usize>; 2]> = BTreeMap::new();
     for (i, row) in trees[0].rows().iter().enumerate() {
         paths.insert((&row.volume, row.full_path()), [Some(i), None]);
     }
