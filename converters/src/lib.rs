@@ -68,7 +68,8 @@ pub use edit::{
 pub use error::{Code, Error, Result};
 pub use extract::{ExtractReport, NotSet, Target, extract};
 pub use guest::boot::Boot;
-pub use guest::probe::{Kernel, Os};
+pub use guest::os::Os;
+pub use guest::probe::Kernel;
 pub use guest::system::{OtherRoot, System};
 pub use image::{OpenImage, Origin, is_path};
 pub use merge::{

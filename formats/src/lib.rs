@@ -47,6 +47,7 @@ pub mod disk_digest;
 pub mod error;
 pub mod fs;
 pub mod guard;
+pub mod hive;
 pub mod mif;
 pub mod partition;
 pub mod source;

@@ -2,6 +2,9 @@
 
 pub(crate) mod accounts;
 pub(crate) mod boot;
+pub(crate) mod os;
 pub(crate) mod packages;
 pub(crate) mod probe;
+mod registry;
 pub(crate) mod system;
+mod windows;

@@ -4,6 +4,9 @@ use mif_formats::fs::FileType;
 use mif_formats::mif::manifest::Row;
 use serde::Serialize;
 
+use super::os::Os;
+use super::registry::{self, SOFTWARE};
+use super::windows;
 use crate::error::Result;
 use crate::tree::mounts::Root;
 use crate::tree::path::Place;
@@ -18,17 +21,6 @@ const MIN_KERNEL: u64 = 64 << 10;
 /// How many bytes of a kernel contain its header and version: the version of an x86 kernel is in its setup code of at
 /// most 64 sectors.
 const KERNEL_HEAD: u64 = 64 << 10;
-
-/// An operating system, as named by os-release(5).
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
-pub struct Os {
-    /// `ID`, as in `debian`.
-    pub id: String,
-    /// `PRETTY_NAME`, or else `NAME`, for display.
-    pub name: String,
-    /// `VERSION_ID`, as in `12`; rolling releases have none.
-    pub version: Option<String>,
-}
 
 /// A kernel.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -45,8 +37,20 @@ pub struct Kernel {
 
 /// Returns the operating system of a root filesystem, if it is named.
 pub(crate) fn os_of(tree: &Tree, root: &Root) -> Option<Os> {
-    Files { tree, complaints: &mut Vec::new() }.os(root)
+    Files { tree, complaints: &mut Vec::new() }.identity(root).os
 }
+
+/// What the system of a root filesystem calls itself.
+#[derive(Default)]
+pub(crate) struct Identity {
+    pub(crate) os: Option<Os>,
+    pub(crate) architecture: Option<String>,
+    pub(crate) hostname: Option<String>,
+}
+
+/// Programs that every system has one of, for its architecture.
+const PROGRAMS: [&str; 5] =
+    ["/sbin/init", "/usr/lib/systemd/systemd", "/bin/sh", "/bin/busybox", "/usr/bin/env"];
 
 /// The files of an image. Read errors become complaints.
 pub(crate) struct Files<'a> {
@@ -61,12 +65,52 @@ impl Files<'_> {
         self.head_of(row, len)
     }
 
-    pub(crate) fn os(&mut self, root: &Root) -> Option<Os> {
+    /// Returns what a system calls itself: Windows in its registry, others in files of text.
+    pub(crate) fn identity(&mut self, root: &Root) -> Identity {
+        if let Some(identity) = self.windows(root) {
+            return identity;
+        }
         let text = ["/etc/os-release", "/usr/lib/os-release"].iter().find_map(|path| self.text(root, path));
-        text.map(|text| os_release(&text))
+        let architecture = PROGRAMS.iter().find_map(|path| elf_machine(&self.head(root, path, 64)?));
+        Identity { os: text.map(|text| Os::parse(&text)), architecture, hostname: self.hostname(root) }
     }
 
-    pub(crate) fn hostname(&mut self, root: &Root) -> Option<String> {
+    /// Returns what Windows calls itself; `None` if the root filesystem is not that of Windows.
+    fn windows(&mut self, root: &Root) -> Option<Identity> {
+        let mut read = |name: &str| match registry::read(
+            name,
+            |path| self.tree.find_in(root, path, true).ok(),
+            self.tree,
+        ) {
+            Ok(found) => {
+                let (hive, complaint) = found?;
+                self.complaints.extend(complaint.map(|sentence| format!("{}: {sentence}", root.volume())));
+                Some(hive)
+            }
+            Err(error) => {
+                self.complaints.push(format!("{}: {error}", root.volume()));
+                None
+            }
+        };
+        let software = read(SOFTWARE)?;
+        let system = read("SYSTEM");
+        let mut identity = Identity::default();
+        let mut complain =
+            |name: &str, error| self.complaints.push(format!("{}: {name}: {error}", root.volume()));
+        match windows::os(&software) {
+            Ok(os) => identity.os = os,
+            Err(error) => complain(SOFTWARE, error),
+        }
+        match system.map_or(Ok(windows::Machine::default()), |system| windows::machine(&system)) {
+            Ok(machine) => {
+                (identity.architecture, identity.hostname) = (machine.architecture, machine.hostname)
+            }
+            Err(error) => complain("SYSTEM", error),
+        }
+        Some(identity)
+    }
+
+    fn hostname(&mut self, root: &Root) -> Option<String> {
         let text = self.text(root, "/etc/hostname")?;
         let mut lines = text.lines().map(str::trim);
         lines.find(|line| !line.is_empty() && !line.starts_with('#')).map(str::to_owned)
@@ -182,61 +226,9 @@ pub(crate) fn elf_machine(head: &[u8]) -> Option<String> {
     Some(name.to_owned())
 }
 
-/// Parses os-release(5): `KEY=value` lines, quoted as in a shell.
-fn os_release(text: &str) -> Os {
-    let get = |key: &str| {
-        let mut lines = text.lines();
-        let value = lines.find_map(|line| line.trim().strip_prefix(key)?.strip_prefix('='))?;
-        Some(unquote(value)).filter(|value| !value.is_empty())
-    };
-    // The defaults of os-release(5).
-    let id = get("ID").unwrap_or_else(|| "linux".to_owned());
-    let name = get("PRETTY_NAME").or_else(|| get("NAME")).unwrap_or_else(|| "Linux".to_owned());
-    Os { id, name, version: get("VERSION_ID") }
-}
-
-/// Removes the quotes of a value, and the backslashes before special characters.
-fn unquote(value: &str) -> String {
-    let value = value.trim();
-    for quote in ['"', '\''] {
-        let inner = value.strip_prefix(quote).and_then(|rest| rest.strip_suffix(quote));
-        let Some(inner) = inner else { continue };
-        if quote == '\'' {
-            return inner.to_owned();
-        }
-        let mut out = String::with_capacity(inner.len());
-        let mut chars = inner.chars().peekable();
-        while let Some(c) = chars.next() {
-            match chars.peek() {
-                Some(next) if c == '\\' && "\\\"$`".contains(*next) => {}
-                _ => {
-                    out.push(c);
-                    continue;
-                }
-            }
-            out.extend(chars.next());
-        }
-        return out;
-    }
-    value.to_owned()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn os_release_is_read_as_a_shell_would() {
-        let os = os_release(
-            "# c\nNAME='A B'\nPRETTY_NAME=\"Big \\\"C\\\" \\$5 a\\b\"\nVERSION_ID=\"12\"\nID=debian\nID_LIKE=x\n",
-        );
-        let expected =
-            Os { id: "debian".into(), name: "Big \"C\" $5 a\\b".into(), version: Some("12".into()) };
-        assert_eq!(os, expected);
-        assert_eq!(os_release("").id, "linux");
-        assert_eq!(os_release("NAME='A B'\nVERSION_ID=\n").name, "A B");
-        assert_eq!(os_release("VERSION_ID=\n").version, None);
-    }
 
     #[test]
     fn a_machine_is_named_as_uname_does() {

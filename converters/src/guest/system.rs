@@ -3,7 +3,8 @@
 use serde::Serialize;
 
 use super::boot::{self, Boot};
-use super::probe::{Files, Kernel, Os, elf_machine};
+use super::os::Os;
+use super::probe::{Files, Identity, Kernel};
 use crate::tree::mounts::Root;
 use crate::tree::view::Tree;
 
@@ -16,11 +17,11 @@ pub struct System {
     pub directory: Option<String>,
     /// Other volumes with a root filesystem, for example the second system of an image with A/B updates.
     pub other_roots: Vec<OtherRoot>,
-    /// The operating system according to os-release(5).
+    /// The operating system according to os-release(5) or the registry.
     pub os: Option<Os>,
     /// The machine that its programs are for, as `uname -m` names it.
     pub architecture: Option<String>,
-    /// The host name according to hostname(5).
+    /// The host name according to hostname(5) or the registry.
     pub hostname: Option<String>,
     /// The kernels, by volume and path.
     pub kernels: Vec<Kernel>,
@@ -35,9 +36,9 @@ pub struct OtherRoot {
     pub volume: String,
     /// The directory of that volume that is the root.
     pub directory: String,
-    /// The operating system according to os-release(5).
+    /// The operating system according to os-release(5) or the registry.
     pub os: Option<Os>,
-    /// The host name according to hostname(5).
+    /// The host name according to hostname(5) or the registry.
     pub hostname: Option<String>,
 }
 
@@ -47,24 +48,18 @@ impl System {
     pub(crate) fn read(tree: &Tree, disk: &boot::Sectors<'_>, complaints: &mut Vec<String>) -> Self {
         // The only volume may be a data disk instead of a root filesystem.
         let is_system = |root: &&Root| {
-            ["/etc", "/usr"].iter().any(|path| tree.find_in(root, path.as_bytes(), true).is_ok())
+            ["/etc", "/usr", "/Windows/System32"]
+                .iter()
+                .any(|path| tree.find_in(root, path.as_bytes(), true).is_ok())
         };
         let mut roots = tree.roots().iter().filter(is_system);
         let root = roots.next();
         let mut files = Files { tree, complaints };
-        let (mut os, mut architecture, mut hostname) = (None, None, None);
-        if let Some(root) = root {
-            os = files.os(root);
-            hostname = files.hostname(root);
-            let programs =
-                ["/sbin/init", "/usr/lib/systemd/systemd", "/bin/sh", "/bin/busybox", "/usr/bin/env"];
-            architecture = programs.iter().find_map(|path| elf_machine(&files.head(root, path, 64)?));
-        }
-        let other_roots = roots.map(|root| OtherRoot {
-            volume: root.volume().to_owned(),
-            directory: root.place.path_text(),
-            os: files.os(root),
-            hostname: files.hostname(root),
+        let Identity { os, architecture, hostname } =
+            root.map_or_else(Identity::default, |root| files.identity(root));
+        let other_roots = roots.map(|root| {
+            let Identity { os, hostname, .. } = files.identity(root);
+            OtherRoot { volume: root.volume().to_owned(), directory: root.place.path_text(), os, hostname }
         });
         let other_roots = other_roots.collect();
         let kernels = files.kernels(root);

@@ -1,5 +1,5 @@
 //! The packages of an image: a Parquet file beside its manifest, with one row for each package in the dpkg, rpm and apk
-//! databases of its volumes.
+//! databases of its volumes, and each program that Windows lists.
 
 use std::sync::Arc;
 
@@ -55,7 +55,7 @@ impl From<Column> for usize {
 pub struct Package {
     /// The volume that holds the package database.
     pub volume: String,
-    /// `dpkg`, `rpm` or `apk`.
+    /// `dpkg`, `rpm`, `apk` or `windows`.
     pub manager: String,
     /// The package's name.
     pub name: String,

@@ -1,7 +1,8 @@
-//! The parsers and planners, held against the kernel, e2fsprogs, dosfstools, mtools and ntfs-3g, and against themselves.
+//! The parsers and planners, held against the kernel, e2fsprogs, dosfstools, mtools, ntfs-3g and hivex, and against themselves.
 
 mod btrfs;
 mod ext4;
+mod hive;
 mod mutants;
 mod ntfs;
 mod plan;

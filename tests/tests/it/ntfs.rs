@@ -14,12 +14,12 @@ use mif_tests::{
 const START: u64 = 36 * 2048;
 const MIB: u64 = 80;
 
-/// Fills the volume mounted at `$1`; `$2` compresses files as `compact /exe` does.
+/// Fills the volume mounted at `$1`; `$2` compresses files as `compact /exe` does, and hives are in `$3`.
 const FILL: &str = r#"
 set -e
 cd "$1"
 mkdir -p Windows/System32/config Windows/System32/drivers/etc Users/Ada Logs
-echo hive >Windows/System32/config/SOFTWARE
+cp "$3/SOFTWARE" "$3/SYSTEM" Windows/System32/config
 printf '127.0.0.1 localhost\r\n' >Windows/System32/drivers/etc/hosts
 echo hello >Users/Ada/Note.txt
 printf '[ZoneTransfer]\r\nZoneId=3\r\n' >Users/Ada/Note.txt:Zone.Identifier
@@ -94,6 +94,7 @@ fn windows(work: &Path) -> Option<PathBuf> {
         "mkfs.vfat",
         "mountpoint",
         "python3",
+        "hivexregedit",
     ]) {
         return None;
     }
@@ -102,11 +103,19 @@ fn windows(work: &Path) -> Option<PathBuf> {
         return None;
     }
     let (volume, disk) = (work.join("volume"), work.join("windows.raw"));
+    for (name, text) in [("SOFTWARE", "software.reg"), ("SYSTEM", "system.reg")] {
+        let fixtures = repo().join("fixtures");
+        let mut make = tool(fixtures.join("make-hive"));
+        run(make
+            .arg(format!(r"HKEY_LOCAL_MACHINE\{name}"))
+            .args([fixtures.join("windows").join(text), work.join(name)]));
+    }
     fs::File::create(&volume).unwrap().set_len(MIB << 20).unwrap();
     run(tool("mkntfs").args(["-q", "-F", "-f", "-L", "Windows", "-p", &START.to_string()]).arg(&volume));
     let mounted = Mounted::new(&volume, &work.join("mnt"))?;
     let script = repo().join("fixtures/wof-stream");
-    let filled = Command::new("sh").args(["-c", FILL, "sh"]).arg(&mounted.0).arg(script).output().unwrap();
+    let filled =
+        Command::new("sh").args(["-c", FILL, "sh"]).arg(&mounted.0).arg(script).arg(work).output().unwrap();
     drop(mounted);
     assert!(filled.status.success(), "{}", String::from_utf8_lossy(&filled.stderr));
     let table = format!(
@@ -211,6 +220,50 @@ fn streams_are_listed_found_compared_and_extracted_by_name() {
     let text = String::from_utf8_lossy(&differences.stdout);
     assert!(text.contains("/Users/Ada/Note.txt:Zone.Identifier"), "{text}");
     assert!(!text.contains("/Users/Ada/Note.txt\n"), "{text}");
+}
+
+#[test]
+fn windows_is_named_and_its_programs_are_listed() {
+    let work = work_folder();
+    let (work, store) = (work.path(), work.path().join("store"));
+    let Some(disk) = windows(work) else { return };
+    run(mif(&store).args(["import", "--strict"]).arg(&disk));
+    for image in ["windows", disk.to_str().unwrap()] {
+        let system = json(&store, &["info", image])["system"].clone();
+        let os = &system["os"];
+        assert_eq!(os["name"], "Windows 11 Pro 23H2 (build 22631.2861)", "{system}");
+        assert_eq!(
+            (&os["id"], &os["version"], &os["edition"]),
+            (&"windows".into(), &"10.0.22631.2861".into(), &"Professional".into())
+        );
+        assert_eq!((&system["architecture"], &system["hostname"]), (&"x86_64".into(), &"ada-pc".into()));
+        let report = json(&store, &["packages", image]);
+        assert!(report["warnings"].as_array().unwrap().is_empty(), "{report}");
+        let text = |row: &serde_json::Value, field: &str| row[field].as_str().unwrap().to_owned();
+        let mut rows: Vec<String> = report["packages"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(|row| {
+                assert_eq!((&row["manager"], &row["volume"]), (&"windows".into(), &"p3".into()), "{row}");
+                format!("{}|{}|{}", text(row, "name"), text(row, "version"), text(row, "architecture"))
+            })
+            .collect();
+        rows.sort();
+        assert_eq!(
+            rows,
+            [
+                "%SystemRoot% tool|3|x86",
+                "7-Zip 19.00|19.00|x86",
+                "7-Zip 23.01 (x64)|23.01|amd64",
+                "Bücherei für Büros|16.0.4266.1001|amd64",
+                "Steam|2.10.91.91|x86",
+                "Without a version||amd64",
+                "Китаб 書|1.2|amd64",
+            ],
+            "{image}"
+        );
+    }
 }
 
 #[test]

@@ -135,7 +135,7 @@ changed.")]
         #[command(flatten)]
         open: Open,
     },
-    /// List the packages installed in images: dpkg, rpm and apk
+    /// List the packages installed in images: dpkg, rpm, apk and programs of Windows
     #[command(after_help = "\
 Examples:
   mif packages web                  packages that the image's own databases list

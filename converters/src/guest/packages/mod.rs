@@ -1,4 +1,4 @@
-//! The packages of an image, read from the files of its dpkg, rpm and apk databases.
+//! The packages of an image, read from the files of its dpkg, rpm and apk databases and from the registry of Windows.
 //!
 //! Nothing on the image is run. A damaged database yields the packages that can still be read, and a complaint.
 
@@ -7,6 +7,7 @@ mod dpkg;
 mod paths;
 mod rpm;
 mod scope;
+mod windows;
 
 use std::borrow::Cow;
 use std::sync::Arc;
@@ -16,6 +17,7 @@ use mif_formats::mif::packages::{self, Package};
 
 use self::paths::Paths;
 use self::scope::{At, Scope};
+use super::registry;
 use crate::error::{Error, Result};
 use crate::image::{OpenImage, Origin, stored_tree};
 use crate::store::Objects;
@@ -66,7 +68,7 @@ pub(crate) fn read(tree: &Tree) -> FoundPackages {
     let alone = alone.map(|volume| Scope { tree, at: At::Volume(volume) });
     for scope in roots.chain(alone) {
         let databases = Databases { tree, scope: &scope, paths: Paths::new(&scope) };
-        for read in [dpkg::read, rpm::read, apk::read] {
+        for read in [dpkg::read, rpm::read, apk::read, windows::read] {
             if let Err(e) = read(&databases, &mut found) {
                 found.complaints.push(format!("packages on {}: {e}", scope.volume()));
             }
@@ -116,6 +118,7 @@ pub(crate) fn database_rows(rows: &[Row]) -> impl Iterator<Item = &Row> {
     };
     rows.iter().filter(move |row| {
         row.path == b"/etc/fstab"
+            || registry::is_software(&row.path)
             || FOLDERS.iter().any(|folder| is_below(&row.path, folder))
             || is_in_subvolume(row)
     })

@@ -112,7 +112,7 @@ fn without_database(tree: &Tree, packages: &[Package]) -> Vec<String> {
     let sentences = systems.filter_map(|root| {
         let os = os_of(tree, root)?;
         Some(format!(
-            "{}: {}: no package database found (looked for dpkg, rpm and apk)",
+            "{}: {}: no package database found (looked for dpkg, rpm, apk and the registry of Windows)",
             root.volume(),
             os.name
         ))

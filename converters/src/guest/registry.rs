@@ -1,0 +1,61 @@
+//! The registry of Windows: its hives, with what their logs have and they lack.
+
+use mif_formats::hive::{Hive, recover};
+
+use crate::error::{Error, Result};
+use crate::tree::view::Tree;
+
+/// The hive of programs and of Windows itself.
+pub(crate) const SOFTWARE: &str = "SOFTWARE";
+
+/// The directory of the hives of the machine.
+const CONFIG: &str = "/Windows/System32/config";
+
+/// The maximum size of a hive or log in bytes, because it is read into memory. `SOFTWARE` has about a hundred megabytes.
+const MAX_HIVE: u64 = 256 << 20;
+
+/// The suffixes of logs.
+const LOGS: [&str; 2] = [".LOG1", ".LOG2"];
+
+/// Reads a hive. `row` finds the row of a path. Also returns a sentence if recent changes may be missing. `None` if there is no such
+/// hive.
+pub(crate) fn read(
+    name: &str,
+    row: impl Fn(&[u8]) -> Option<usize>,
+    tree: &Tree,
+) -> Result<Option<(Vec<u8>, Option<String>)>> {
+    let path = format!("{CONFIG}/{name}");
+    let Some(hive) = row(path.as_bytes()) else { return Ok(None) };
+    let mut hive = content(tree, hive)?;
+    let problem = |error: mif_formats::Error| Error::from(error).within(&path);
+    if Hive::parse(&hive).map_err(problem)?.is_clean() {
+        return Ok(Some((hive, None)));
+    }
+    let mut logs = Vec::new();
+    for suffix in LOGS {
+        if let Some(log) = row(format!("{path}{suffix}").as_bytes()) {
+            logs.push(content(tree, log)?);
+        }
+    }
+    let logs: Vec<&[u8]> = logs.iter().map(Vec::as_slice).collect();
+    let complete = recover(&mut hive, &logs).map_err(problem)?;
+    let sentence = format!("{path}: was not written completely, and its logs have not all of the rest");
+    Ok(Some((hive, (!complete).then_some(sentence))))
+}
+
+/// Returns true if a path is that of a file from which [`SOFTWARE`] is read.
+pub(crate) fn is_software(path: &[u8]) -> bool {
+    let hive = format!("{CONFIG}/{SOFTWARE}");
+    let is = |suffix: &&str| path.eq_ignore_ascii_case(format!("{hive}{suffix}").as_bytes());
+    path.len() >= hive.len() && [""].iter().chain(&LOGS).any(is)
+}
+
+fn content(tree: &Tree, row: usize) -> Result<Vec<u8>> {
+    let content = tree.content(row)?;
+    let len = content.len();
+    if len > MAX_HIVE {
+        let path = tree.rows()[row].path_text();
+        return Err(Error::unsupported(format!("{path}: has {len} bytes, more than {MAX_HIVE}")));
+    }
+    Ok(content.read_vec(0, len as usize)?)
+}
