@@ -1,4 +1,4 @@
-//! The parsers and planners, held against the kernel, e2fsprogs, dosfstools, mtools, ntfs-3g and hivex, and against themselves.
+//! Compares the parsers and planners with the kernel, e2fsprogs, dosfstools, mtools, ntfs-3g and hivex, and with each other.
 
 mod btrfs;
 mod ext4;

@@ -1,6 +1,6 @@
-//! Names that somebody exchanges while a disk is opened: what is read is never what lies outside.
+//! Names that are exchanged while a disk is opened: nothing outside the allowed directory is ever read.
 //!
-//! Each name leads to a file in one moment and by a symbolic link to a secret in the next. Opening may succeed or fail; it
+//! Each name leads to a file at one moment, and through a symbolic link to a secret at the next. Opening may succeed or fail, but
 //! must not read the secret.
 
 use std::path::Path;
@@ -10,12 +10,12 @@ use mif_formats::container::{self, OpenOptions};
 use mif_formats::{ErrorKind, Source};
 use rustix::fs::{CWD, RenameFlags, renameat_with};
 
-/// How often a disk is opened while names are exchanged.
+/// The number of times a disk is opened while names are exchanged.
 const ROUNDS: usize = 1000;
 const SECTOR: usize = 512;
 
-/// Exchanges two names in a directory again and again until told to stop, and counts it. It rests in between for longer and
-/// longer, up to a limit: so at times names change within one opening, and at times between two.
+/// Exchanges two names in a directory repeatedly until told to stop, and counts the exchanges. It pauses in between, longer and
+/// longer up to a limit, so that names change sometimes during an opening and sometimes between two.
 fn exchange(folder: &Path, names: [&str; 2], stop: &AtomicBool, count: &AtomicUsize) {
     while !stop.load(Ordering::Relaxed) {
         swap(folder, names);
@@ -52,7 +52,7 @@ fn never_reads_the_secret(path: &Path, options: &OpenOptions, pairs: [(&Path, [&
     });
 }
 
-/// `inside` with a file and a directory, and beside each a link of the name that it is exchanged with; `outside` with secrets
+/// Makes `inside` with a file and a directory, each beside a link with the name it is exchanged with, and `outside` with secrets
 /// of the same names.
 fn make(work: &Path, file: &str) {
     let (inside, outside) = (work.join("inside"), work.join("outside"));
@@ -115,7 +115,7 @@ fn an_images_own_directory_is_the_one_that_it_was_opened_in() {
     let work = tempfile::tempdir().unwrap();
     make(work.path(), "ext");
     let at = |name: &str| work.path().join(name);
-    // What the link leads to has the extent, but no image.
+    // The directory that the link leads to has the extent but no image.
     std::os::unix::fs::symlink(at("outside"), at("link")).unwrap();
     let path = at("inside/disk.vmdk");
     std::fs::write(&path, descriptor(&["ext", "sub/ext"])).unwrap();

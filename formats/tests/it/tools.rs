@@ -1,4 +1,4 @@
-//! Running the outside tools, and skipping loudly where they are not there.
+//! Runs outside tools, and skips tests, visibly, if they are not installed.
 
 use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
@@ -11,8 +11,8 @@ use rustix::fs::{AtFlags, CWD, Timespec, Timestamps, XattrFlags, lsetxattr, utim
 
 pub(crate) use crate::skipping::{have, skip};
 
-/// Runs the calling test once more in a process of its own, where it returns true and no other test takes memory. The
-/// caller returns when it gets false.
+/// Runs the calling test again in a process of its own, where this returns true and no other test uses memory. The
+/// caller must return if it gets false.
 pub(crate) fn in_own_process() -> bool {
     const ALONE: &str = "MIF_TEST_ALONE";
     let thread = std::thread::current();
@@ -20,7 +20,7 @@ pub(crate) fn in_own_process() -> bool {
     if std::env::var_os(ALONE).is_some_and(|alone| alone == name) {
         return true;
     }
-    // Two threads: with one, the harness runs the test on the main thread, which bears no test's name.
+    // Two threads: with one, the harness runs the test on the main thread, which is not named after the test.
     let mut test = Command::new(std::env::current_exe().expect("this program has a path"));
     test.args(["--exact", name, "--include-ignored", "--nocapture", "--test-threads", "2"]).env(ALONE, name);
     let output = test.output().expect("this program starts");
@@ -34,7 +34,7 @@ pub(crate) fn in_own_process() -> bool {
     false
 }
 
-/// Runs a program, which must succeed.
+/// Runs a program and panics if it fails.
 pub(crate) fn run<S: AsRef<OsStr>>(program: &str, args: &[S]) -> Output {
     let output = try_run(program, args);
     assert!(
@@ -58,7 +58,7 @@ pub(crate) fn try_run<S: AsRef<OsStr>>(program: &str, args: &[S]) -> Output {
         .expect(program)
 }
 
-/// A folder that goes away.
+/// Creates a temporary directory.
 pub(crate) fn scratch() -> tempfile::TempDir {
     tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap()
 }
@@ -101,13 +101,13 @@ pub(crate) fn debugfs(image: &Path, command: &str) -> String {
     String::from_utf8_lossy(&output.stdout).into_owned()
 }
 
-/// An image mounted until dropped.
+/// A mounted image, unmounted when dropped.
 pub(crate) struct Mount {
     pub(crate) path: PathBuf,
 }
 
 impl Mount {
-    /// Mounts `image` at `path`, if this machine can; else skips.
+    /// Mounts `image` at `path`; if this machine cannot, skips the test.
     pub(crate) fn new(image: &Path, path: &Path, options: &str) -> Option<Mount> {
         std::fs::create_dir_all(path).unwrap();
         let options = format!("loop,{options}");
@@ -123,7 +123,7 @@ impl Mount {
 
 impl Drop for Mount {
     fn drop(&mut self) {
-        // A process that another test starts has our files open until it runs its program.
+        // A process that another test has forked keeps our files open until it runs its program.
         for _ in 0..100 {
             let output = try_run("umount", &[&self.path]);
             if output.status.success() {
@@ -135,7 +135,7 @@ impl Drop for Mount {
     }
 }
 
-/// The bytes of an image.
+/// Returns the bytes of an image.
 pub(crate) fn load(image: &Path) -> Arc<dyn Source> {
     Arc::new(MemSource(std::fs::read(image).unwrap()))
 }
@@ -145,7 +145,7 @@ pub(crate) fn open(image: &Path) -> Ext4 {
     Ext4::open(load(image)).unwrap()
 }
 
-/// A file as a volume, read where it is needed.
+/// A file as a volume, read on demand.
 pub(crate) struct FileVolume(std::fs::File, u64);
 
 impl FileVolume {
@@ -171,7 +171,7 @@ impl Source for FileVolume {
     }
 }
 
-/// An access control list as setxattr takes it and getxattr gives it: for the owner, user 1000, the group,
+/// Returns an access control list in the form of setxattr and getxattr: for the owner, user 1000, the group,
 /// the mask and others.
 pub(crate) fn acl() -> Vec<u8> {
     let mut list = vec![2, 0, 0, 0];

@@ -1,4 +1,4 @@
-//! What there is in a filesystem, seen through our reader or the kernel, in one form, to be compared.
+//! The contents of a filesystem, as our reader or the kernel sees them, in one form for comparison.
 
 use std::collections::{BTreeMap, HashMap};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
@@ -10,10 +10,10 @@ use mif_formats::{Result, Source};
 use rustix::fs::{AtFlags, CWD, StatxFlags};
 use sha1::{Digest, Sha1};
 
-/// A tree: each path (`""` is the root) and what it is.
+/// A tree: the entry at each path (`""` is the root).
 pub(crate) type View = BTreeMap<Vec<u8>, Entry>;
 
-/// What a path is. Times are seconds and nanoseconds.
+/// The entry at a path. Times are seconds and nanoseconds.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Entry {
     pub(crate) file_type: FileType,
@@ -33,7 +33,7 @@ pub(crate) struct Entry {
     pub(crate) sha1: Option<String>,
 }
 
-/// Says where two views differ, and fails if they do.
+/// Panics with the first differences if two views differ.
 pub(crate) fn assert_same(what: &str, ours: &View, theirs: &View) {
     let mut differences = Vec::new();
     for path in ours.keys().chain(theirs.keys()).collect::<std::collections::BTreeSet<_>>() {
@@ -133,7 +133,7 @@ fn entry(
     })
 }
 
-/// What a file's bytes are, taken from the raw volume. Holes count by their length: some are of terabytes.
+/// Hashes a file's bytes, read from the raw volume. Holes are hashed by their length, because some have terabytes.
 pub(crate) fn hash(fs: &dyn Filesystem, volume: &dyn Source, id: NodeId) -> Result<String> {
     let content = fs.content(id)?;
     let mut hasher = Holes::default();
@@ -159,7 +159,7 @@ pub(crate) fn hash(fs: &dyn Filesystem, volume: &dyn Source, id: NodeId) -> Resu
     Ok(hasher.finish())
 }
 
-/// A hash that takes blocks of zeros together, whether read or known.
+/// A hash that combines adjacent blocks of zeros, whether they were read or are holes.
 #[derive(Default)]
 struct Holes {
     sha1: Sha1,
@@ -209,7 +209,7 @@ impl Holes {
     }
 }
 
-/// The type of a file that the kernel knows.
+/// Returns the type of a file according to the kernel.
 pub(crate) fn type_of(kind: std::fs::FileType) -> FileType {
     match () {
         () if kind.is_dir() => FileType::Dir,
@@ -263,7 +263,7 @@ pub(crate) fn theirs(root: &Path) -> View {
     view
 }
 
-/// The same of a file that the kernel reads.
+/// Hashes the bytes of a file as the kernel reads them.
 pub(crate) fn hash_file(path: &Path) -> String {
     use rustix::fs::{SeekFrom, seek};
     use std::os::unix::fs::FileExt;
@@ -289,7 +289,7 @@ pub(crate) fn hash_file(path: &Path) -> String {
     hasher.finish()
 }
 
-/// The attributes of a path, sorted.
+/// Returns the attributes of a path, sorted.
 pub(crate) fn xattrs(path: &Path) -> Vec<(Vec<u8>, Vec<u8>)> {
     let mut names = vec![0; 1 << 16];
     let len = rustix::fs::llistxattr(path, &mut names).unwrap();

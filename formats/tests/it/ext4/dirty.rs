@@ -1,4 +1,4 @@
-//! Volumes copied while mounted: the journal must be replayed, and the kernel's own replay is the oracle.
+//! Volumes copied while mounted: the journal must be replayed, and the result is compared with the kernel's replay.
 
 use std::fs::{self, File};
 use std::os::unix::fs::FileExt;
@@ -11,7 +11,7 @@ use super::kernel::{Can, live, pattern};
 use crate::tools::{Mount, have, load, mke2fs, open, run, scratch};
 use crate::view::{assert_same, ours, theirs};
 
-/// Many transactions, that free blocks of metadata and use them again for data and the other way round.
+/// Runs many transactions that free metadata blocks and reuse them for data, and the reverse.
 fn churn(root: &Path, rounds: u64) {
     let at = |name: String| root.join(name);
     for round in 0..rounds {
@@ -22,7 +22,7 @@ fn churn(root: &Path, rounds: u64) {
         fs::create_dir(&folder).unwrap();
         for i in 0..40 {
             let file = File::create(folder.join(format!("{}{i}", "a long name ".repeat(8)))).unwrap();
-            // Begins as a block of the journal itself would: to be escaped where data goes through it.
+            // Starts like a block of the journal itself, so it must be escaped if data is journaled.
             let mut data = pattern(5000, round * 100 + i);
             data[..4].copy_from_slice(&[0xC0, 0x3B, 0x39, 0x98]);
             data[4096..4100].copy_from_slice(&[0xC0, 0x3B, 0x39, 0x98]);
@@ -38,7 +38,7 @@ fn churn(root: &Path, rounds: u64) {
         changed.write_all_at(&pattern(9000, round), round * 3000).unwrap();
         changed.sync_all().unwrap();
     }
-    // Committed, and by no means written to its place.
+    // Committed, but certainly not written to its final location yet.
     let last = File::create(at("last".into())).unwrap();
     last.write_all_at(&pattern(30_000, 77), 0).unwrap();
     fs::rename(at("changed".into()), at("renamed".into())).unwrap();
@@ -47,8 +47,8 @@ fn churn(root: &Path, rounds: u64) {
     File::create(at("pending".into())).unwrap().write_all_at(b"pending", 0).unwrap();
 }
 
-/// Lives on a volume, copies it while it is mounted, and compares what we see in the copy with what the kernel
-/// sees in another after its replay.
+/// Changes a volume, copies it while it is mounted, and compares what we see in the copy with what the kernel
+/// sees in another copy after its own replay.
 fn check(mkfs: &str, mount_options: &str, rounds: u64) {
     if !have(&["mke2fs", "mount", "cp"]) {
         return;
@@ -62,7 +62,7 @@ fn check(mkfs: &str, mount_options: &str, rounds: u64) {
     let fallocate = mkfs.contains("ext4");
     live(&mount.path, &Can { xattr: 400, fallocate, block: 4096 });
     churn(&mount.path, rounds);
-    // Deleted, and still open: it has no name, whatever its inode says.
+    // Deleted but still open: it has no name, whatever its inode says.
     let held = File::create(mount.path.join("held")).unwrap();
     held.write_all_at(&pattern(20_000, 5), 0).unwrap();
     held.sync_all().unwrap();
@@ -110,7 +110,7 @@ fn data_that_went_through_the_journal_is_replayed() {
     check("-t ext3 -b 4096 -J size=16", "noatime,data=journal", 20);
 }
 
-/// Changes that fast commits tell of: after each, a sync, and none that makes the journal commit as a whole.
+/// Makes changes that fast commits can record, each followed by a sync, and none that forces a full commit.
 fn live_fast(root: &Path) {
     let at = |name: &str| root.join(name);
     let sync = |name: &str| File::open(at(name)).unwrap().sync_all().unwrap();
@@ -168,7 +168,7 @@ fn fast_commits_are_replayed() {
     let mut ours = ours(&fs, &volume);
     let Some(mount) = Mount::new(&copy, &mnt, "noatime") else { return };
     let (mut replayed, mut seen) = (theirs(&mount.path), seen);
-    // The kernel's replay gives folders the time when it was done, and its count of their links is off.
+    // The kernel's replay sets the times of directories to the time of the replay, and miscounts their links.
     for view in [&mut ours, &mut replayed, &mut seen] {
         for entry in view.values_mut().filter(|entry| entry.file_type == FileType::Dir) {
             (entry.mtime, entry.ctime, entry.nlink) = ((0, 0), (0, 0), 0);
@@ -178,7 +178,7 @@ fn fast_commits_are_replayed() {
     assert_same("before", &ours, &seen);
 }
 
-/// Journals that debugfs wrote: every version of checksums, with blocks written, revoked and written again.
+/// Journals written by debugfs: every version of checksums, with blocks written, revoked and written again.
 #[test]
 fn journals_written_by_debugfs_are_replayed() {
     if !have(&["mke2fs", "mount", "cp", "debugfs"]) {
@@ -208,7 +208,7 @@ fn journals_written_by_debugfs_are_replayed() {
         let content = fs.content(file).unwrap();
         let [Piece::Volume { offset, .. }] = content.pieces[..] else { panic!("{content:?}") };
         let first = offset / 1024;
-        // Blocks that begin as the journal's own do, so that they are escaped there.
+        // Blocks that start like the journal's own, so that they are escaped.
         let mut data = pattern(8 * 1024, 2);
         for block in data.chunks_mut(1024).step_by(2) {
             block[..4].copy_from_slice(&[0xC0, 0x3B, 0x39, 0x98]);
@@ -225,8 +225,8 @@ fn journals_written_by_debugfs_are_replayed() {
             format!("jw -r {}", list(&[20, 30])),
             "jc".to_owned(),
         ];
-        // Without metadata_csum, the checksums are of version 1. Into those debugfs counts the blocks of
-        // revocations, and the kernel does not.
+        // Without metadata_csum, checksums have version 1. debugfs includes revocation blocks in
+        // these; the kernel does not.
         let commands: Vec<_> = commands
             .into_iter()
             .filter(|command| open_journal != "jo -c" || !command.starts_with("jw -r"))

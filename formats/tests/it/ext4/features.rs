@@ -1,5 +1,5 @@
-//! Volumes that this kernel cannot or must not mount: made by `mke2fs -d` and `debugfs -w`, and held against the
-//! tree that they were made of.
+//! Volumes that this kernel cannot or must not mount: made by `mke2fs -d` and `debugfs -w`, and compared with the
+//! tree they were made from.
 
 use std::fs;
 use std::path::Path;
@@ -10,13 +10,13 @@ use super::kernel::{Can, live};
 use crate::tools::{debugfs, have, load, mke2fs, open, run, scratch};
 use crate::view::{View, assert_same, ours, theirs};
 
-/// Leaves only what a copy has in common with what it was made of.
+/// Keeps only what a copy has in common with its original.
 fn comparable(mut view: View) -> View {
     view.remove(&b"/lost+found"[..]);
     view.remove(&b""[..]);
     for entry in view.values_mut() {
         (entry.inode, entry.atime, entry.ctime, entry.crtime) = (0, (0, 0), (0, 0), None);
-        // mke2fs copies 32 bits of seconds, and each link of a symlink as a symlink.
+        // mke2fs copies only 32 bits of the seconds, and makes each hard link of a symlink a symlink of its own.
         entry.mtime = (i64::from(entry.mtime.0 as i32), 0);
         match entry.file_type {
             FileType::Dir => (entry.nlink, entry.size) = (0, 0),
@@ -27,7 +27,7 @@ fn comparable(mut view: View) -> View {
     view
 }
 
-/// A tree with everything in it that `mke2fs -d` can copy.
+/// Makes a tree with everything that `mke2fs -d` can copy.
 fn tree(path: &Path) {
     fs::create_dir(path).unwrap();
     live(path, &Can { xattr: 300, fallocate: false, block: 4096 });
@@ -116,7 +116,7 @@ fn a_damaged_superblock_is_taken_from_its_backup_however_large_the_groups_are() 
             assert!(warnings.iter().any(|w| w.contains("its backup at byte")), "{options}: {warnings:?}");
             assert_same(options, &ours(&fs, &load(&image)), &expected);
         }
-        // Whole, and with a feature that nobody knows: no backup makes that readable.
+        // Undamaged, but with an unknown feature: no backup superblock makes it readable.
         if !has_sums {
             let mut bytes = whole;
             bytes[SB + 0x63] = 0x40;
@@ -188,7 +188,7 @@ fn a_file_sealed_by_verity_ends_where_its_size_says_and_not_with_its_merkle_tree
     let scratch = scratch();
     let (source, image) = (scratch.path().join("tree"), scratch.path().join("image"));
     fs::create_dir(&source).unwrap();
-    // As the kernel lays it out: the tree stands at the next 64 KiB behind the end, in blocks of the file.
+    // As in the kernel: the Merkle tree begins at the next multiple of 64 KiB past the end, in blocks of the file.
     let bytes: Vec<u8> = (0..80_000_u32).map(|i| (i / 7) as u8 | 1).collect();
     fs::write(source.join("file"), &bytes).unwrap();
     mke2fs(&image, 20, &format!("-d {} -t ext4 -O verity", source.display()));
@@ -221,7 +221,7 @@ fn what_is_open_though_deleted_is_not_shown() {
     assert!(
         before.read_dir(before.root(), &mut |e| panic!("{e}")).unwrap().iter().any(|e| e.name == b"gone")
     );
-    // An orphan: its inode is there, its name and its links are not.
+    // An orphan: its inode exists, but has no name and no links.
     debugfs(&image, "sif /gone links_count 0");
     debugfs(&image, "unlink /gone");
     let after = open(&image);

@@ -1,5 +1,5 @@
-//! The broken and exotic volumes of e2fsprogs' own tests: none may make the reader panic, hang or take much
-//! memory, and those that are whole must be listed as debugfs lists them.
+//! The damaged and unusual volumes of e2fsprogs' own tests: none may make the reader panic, hang or use much
+//! memory, and undamaged ones must be listed as debugfs lists them.
 
 use std::collections::BTreeMap;
 use std::ffi::OsStr;
@@ -16,11 +16,11 @@ use crate::mutants::peak_memory;
 use crate::tools::{FileVolume, have, in_own_process, run, scratch, skip, try_run};
 use crate::view::try_ours;
 
-/// What reading all of one volume may take.
+/// The most time that reading one volume may take.
 const TIME_MAX: Duration = Duration::from_secs(10);
 const MEMORY_MAX: u64 = 512 << 20;
 
-/// The volumes that `fixtures/e2fsprogs-images.sh` fetches, or none.
+/// Returns the volumes that `fixtures/e2fsprogs-images.sh` fetches; none if they are missing.
 fn images() -> Vec<PathBuf> {
     let cache = Path::new(env!("CARGO_MANIFEST_DIR")).join("../fixtures/cache/e2fsprogs");
     let Ok(folder) = fs::read_dir(&cache) else {
@@ -43,10 +43,10 @@ fn take_peak_memory() -> u64 {
     peak
 }
 
-/// Paths and what debugfs says of them: inode, mode, owner, group, size.
+/// What debugfs reports for each path: inode, mode, owner, group, size.
 type Listing = BTreeMap<String, (u64, u32, u32, u32, u64)>;
 
-/// Lists a volume with debugfs, folder by folder.
+/// Lists a volume with debugfs, directory by directory.
 fn debugfs_list(image: &Path) -> Listing {
     let mut listing = Listing::new();
     let mut todo = vec![(String::new(), 2)];
@@ -134,7 +134,7 @@ fn volumes_that_are_clean_or_need_only_replay_are_listed_as_debugfs_lists_them()
     let mut wrong = Vec::new();
     for image in images() {
         let name = image.file_stem().unwrap().to_string_lossy().into_owned();
-        // Some of these volumes make e2fsck -n go round forever, and then it may not hear SIGTERM either.
+        // Some of these volumes make e2fsck -n loop forever, and then it may ignore SIGTERM too.
         let tool = |command: &str| {
             let command = format!("-k 1 5 {command}");
             let args = command.split(' ').map(OsStr::new).chain([copy.as_os_str()]);
@@ -163,15 +163,15 @@ fn volumes_that_are_clean_or_need_only_replay_are_listed_as_debugfs_lists_them()
             .into_iter()
             .filter(|(path, _)| !path.is_empty())
             .map(|(path, e)| {
-                // debugfs gives no size of these.
+                // debugfs reports no size for these.
                 let size = if e.rdev.is_some() || e.file_type == FileType::Dir { 0 } else { e.size };
                 let facts = (e.inode, u32::from(e.mode), e.uid, e.gid, size);
                 (String::from_utf8_lossy(&path).into_owned(), facts)
             })
             .collect();
         let theirs = debugfs_list(&copy);
-        // debugfs cannot open f_first_meta_bg_too_big. e2fsck does not mind that the extent tree of
-        // f_extent_too_deep is deeper than any that the kernel reads, and it hides the journal of f_journal.
+        // debugfs cannot open f_first_meta_bg_too_big. e2fsck accepts that the extent tree of
+        // f_extent_too_deep is deeper than the kernel reads, and it hides the journal of f_journal.
         if theirs.is_empty() || ["f_extent_too_deep", "f_journal"].contains(&&*name) {
             continue;
         }

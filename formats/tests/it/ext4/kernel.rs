@@ -1,4 +1,4 @@
-//! Volumes that the kernel has lived in.
+//! Volumes that the kernel has filled and changed.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::Write;
@@ -11,17 +11,17 @@ use rustix::fs::{CWD, FallocateFlags, FileType as Kind, Mode, fallocate, makedev
 use crate::tools::{Mount, acl, attribute, debugfs, have, load, mke2fs, open, scratch, set_times};
 use crate::view::{assert_same, ours, theirs};
 
-/// What there is to be done on a filesystem, as far as it can.
+/// What the test does on a filesystem, depending on its features.
 pub(crate) struct Can {
-    /// Bytes of a value of an extended attribute.
+    /// The longest value of an extended attribute, in bytes.
     pub(crate) xattr: usize,
-    /// Holes punched, blocks allocated and not written.
+    /// True if holes can be punched, and blocks allocated without being written.
     pub(crate) fallocate: bool,
-    /// A block.
+    /// The block size in bytes.
     pub(crate) block: usize,
 }
 
-/// Bytes that are not all the same, and not zeros.
+/// Returns bytes that differ and are not zero.
 pub(crate) fn pattern(len: usize, seed: u64) -> Vec<u8> {
     let mut state = seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1;
     (0..len)
@@ -35,7 +35,7 @@ pub(crate) fn pattern(len: usize, seed: u64) -> Vec<u8> {
 /// Makes, changes and deletes files of every kind in `root`.
 pub(crate) fn live(root: &Path, can: &Can) {
     let at = |name: &str| root.join(name);
-    // Content of sizes around every edge.
+    // Content with sizes around every boundary.
     fs::create_dir(at("sizes")).unwrap();
     let block = can.block;
     for size in [
@@ -57,7 +57,7 @@ pub(crate) fn live(root: &Path, can: &Can) {
     ] {
         fs::write(at(&format!("sizes/{size}")), pattern(size, size as u64)).unwrap();
     }
-    // A file that grew in turn with another, so that it lies in many pieces.
+    // Two files that grow alternately, so that each is fragmented.
     let (one, two) = (File::create(at("one")).unwrap(), File::create(at("two")).unwrap());
     for i in 0..40_u64 {
         one.write_all_at(&pattern(block, i), i * block as u64).unwrap();
@@ -67,7 +67,7 @@ pub(crate) fn live(root: &Path, can: &Can) {
     }
     drop((one, two));
     fs::remove_file(at("two")).unwrap();
-    // Holes: written around, punched, truncated to; blocks allocated and never written; size kept.
+    // Holes: skipped, punched, truncated to; blocks allocated but never written; allocated past the end.
     let sparse = File::create(at("sparse")).unwrap();
     for i in 0..700_u64 {
         sparse.write_all_at(&pattern(10, i), i * 3 * block as u64).unwrap();
@@ -100,7 +100,7 @@ pub(crate) fn live(root: &Path, can: &Can) {
     for i in 0..100 {
         appended.write_all(&pattern(777, i)).unwrap();
     }
-    // Names: long, odd, many, some of them gone.
+    // Names: long, unusual, many, some of them deleted.
     fs::create_dir(at("names")).unwrap();
     for name in
         [&b"\xff\xfe not utf-8"[..], b"new\nline", b"esc\x1b[31m", b"...", b" ", b"\xc3\xa9", &[b'x'; 255]]
@@ -174,7 +174,7 @@ pub(crate) fn live(root: &Path, can: &Can) {
     File::create(at("sticky/inherits/too")).unwrap();
 }
 
-/// The options of mke2fs, and what can be done on such a volume.
+/// Returns options of mke2fs, and what such a volume supports.
 fn volumes() -> Vec<(&'static str, Can)> {
     let can = |block, xattr, fallocate| Can { block, xattr, fallocate };
     vec![
@@ -256,7 +256,7 @@ fn a_folder_whose_index_has_three_levels_is_read_whole() {
     mke2fs(&image, 120, "-t ext4 -b 1024 -O large_dir,^has_journal -N 70000");
     let Some(mount) = Mount::new(&image, &mnt, "noatime") else { return };
     fs::create_dir(mnt.join("many")).unwrap();
-    // Names as long as names are, so that three fill a block.
+    // Names of the maximum length, so that three fill a block.
     for i in 0..60_000 {
         File::create(mnt.join(format!("many/{i:0>255}"))).unwrap();
     }

@@ -1,4 +1,4 @@
-//! The ext reader, held against the kernel's driver and e2fsprogs.
+//! Compares the ext reader with the kernel's driver and e2fsprogs.
 
 mod dirty;
 mod features;

@@ -1,5 +1,5 @@
-//! Tens of thousands of volumes, each with a few bytes changed: none may make the reader panic, go on for long,
-//! take much memory, or say that a file lies where the volume is not. The seeds are fixed.
+//! Tens of thousands of volumes, each with a few bytes changed: none may make the reader panic, run for long,
+//! use much memory, or locate a file outside the volume. The seeds are fixed.
 
 use std::collections::HashSet;
 use std::fs;
@@ -16,11 +16,11 @@ use rustix::fs::{XattrFlags, lsetxattr};
 use crate::mutants::{self, assert_memory, on_cpu};
 use crate::tools::{have, in_own_process, run, scratch, skip};
 
-/// Mutants of each volume, unless EXT4_MUTANTS says otherwise.
+/// The number of mutants of each volume, unless EXT4_MUTANTS sets another.
 const MUTANTS: u64 = 4000;
-/// Of each of e2fsprogs' volumes, of which there are over 200.
+/// The number for each of e2fsprogs' volumes, of which there are over 200.
 const MUTANTS_EACH: u64 = 60;
-/// What one may take of a processor, in a debug build.
+/// The most processor time for one mutant, in a debug build.
 const TIME_MAX: Duration = Duration::from_secs(5);
 /// xorshift64*: the same numbers everywhere.
 struct Random(u64);
@@ -38,7 +38,7 @@ impl Random {
     }
 }
 
-/// A volume with some bytes changed, that remembers which blocks of 1 KiB were read.
+/// A volume with some bytes changed, which records the blocks of 1 KiB that are read.
 struct Mutant {
     bytes: Arc<Vec<u8>>,
     changes: Vec<(u64, u8)>,
@@ -76,7 +76,7 @@ fn read_all(volume: Arc<Mutant>) -> (usize, usize) {
     Ext4::open(volume).map_or((0, 1), |fs| mutants::read_all(&fs, len))
 }
 
-/// A folder with one of everything that an ordinary user can make.
+/// Makes a directory with one of everything that an ordinary user can make.
 fn fill(root: &Path) {
     fs::create_dir_all(root.join("folder/below")).unwrap();
     for (name, size) in [("empty", 0), ("tiny", 40), ("small", 150), ("block", 1024), ("large", 40_000)] {
@@ -124,10 +124,10 @@ fn mutate(options: &str, journal: &str, seed: u64) {
     mutate_bytes(options, &bytes, &whole, seed, MUTANTS);
 }
 
-/// Reads mutants of a volume, which was read as a whole before.
+/// Reads mutants of a volume that was read completely before.
 fn mutate_bytes(options: &str, bytes: &Arc<Vec<u8>>, whole: &Mutant, seed: u64, count: u64) {
     let count = std::env::var("EXT4_MUTANTS").map_or(count, |n| count * n.parse::<u64>().unwrap() / MUTANTS);
-    // Changes go where something is read, and half of them where something is.
+    // Changes are made in blocks that are read, and half of them where there are nonzero bytes.
     let mut targets: Vec<u64> =
         whole.read.lock().unwrap().iter().flat_map(|b| b * 1024..(b + 1) * 1024).collect();
     targets.extend(1024..1400);
@@ -149,7 +149,7 @@ fn mutate_bytes(options: &str, bytes: &Arc<Vec<u8>>, whole: &Mutant, seed: u64, 
                 _ => random.next() as u8,
             };
             changes.push((at, new));
-            // Whole numbers too.
+            // Also replace whole numbers.
             if random.below(4) == 0 {
                 changes.extend((0..4).map(|i| ((at & !3) + i, new)));
             }
@@ -166,7 +166,7 @@ fn mutate_bytes(options: &str, bytes: &Arc<Vec<u8>>, whole: &Mutant, seed: u64, 
     assert_memory();
 }
 
-/// A committed transaction that is still to be written to its place, and one that revokes a block.
+/// A committed transaction that is not yet written to its final location, and one that revokes a block.
 const JOURNAL: &str = "jo\njw -b 2900,2901 /dev/zero\njw -r 2901\njc\nquit\n";
 
 #[test]

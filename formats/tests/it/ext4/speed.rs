@@ -1,5 +1,5 @@
-//! How fast a volume of a million files is listed. Not run by default: `cargo test --release -p mif-formats
-//! --test it ext4::speed -- --ignored --nocapture`. `EXT4_SPEED_IMAGE` names a volume to take instead.
+//! Measures how fast a volume of a million files is listed. Not run by default: `cargo test --release -p mif-formats
+//! --test it ext4::speed -- --ignored --nocapture`. `EXT4_SPEED_IMAGE` names another volume to use.
 
 use std::path::PathBuf;
 use std::time::Instant;

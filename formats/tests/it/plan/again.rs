@@ -1,4 +1,4 @@
-//! What was planned, read and planned again is the same volume, byte for byte of its metadata.
+//! A volume that was planned, read and planned again has the same metadata, byte for byte.
 
 use std::sync::Arc;
 
@@ -13,7 +13,7 @@ use super::trees::{Can, Random, everything, random};
 use super::volume::{Image, write};
 use crate::tools::scratch;
 
-/// All metadata that a plan emits, by its place.
+/// Returns all metadata that a plan emits, by its location.
 fn metadata(plan: &dyn Planned) -> Vec<(u64, Vec<u8>)> {
     let mut all = Vec::new();
     plan.emit(&mut |offset, placed| {
@@ -26,7 +26,7 @@ fn metadata(plan: &dyn Planned) -> Vec<(u64, Vec<u8>)> {
     all
 }
 
-/// The tree on a volume.
+/// Returns the tree on a volume.
 fn tree_of(fs: &dyn Filesystem) -> Tree {
     let listing = walk(fs).unwrap();
     assert!(listing.complaints.is_empty());
@@ -38,7 +38,7 @@ fn tree_of(fs: &dyn Filesystem) -> Tree {
             }
             at += piece.len();
         }
-        // Pieces that lie apart on the volume may touch in the file.
+        // Pieces that are separate on the volume may be adjacent in the file.
         data.dedup_by(|next, last: &mut std::ops::Range<u64>| {
             let touches = last.end == next.start;
             last.end = if touches { next.end } else { last.end };
@@ -79,7 +79,7 @@ fn an_ext_volume_planned_again_is_the_same() {
         ];
         for (number, tree) in trees.iter().enumerate() {
             let mut params = params(kind, 400 << 20, block, features);
-            // Sets what the tree makes needed, so that the second plan has nothing to note.
+            // Sets the features that the tree needs, so that the second plan has none to add.
             params.change_features("ext_attr,large_file").unwrap();
             let first = ext4::plan::Plan::new(tree, params).unwrap();
             write(&first, &image);

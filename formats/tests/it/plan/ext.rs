@@ -1,4 +1,4 @@
-//! ext volumes of every shape, small.
+//! Small ext volumes of every kind.
 
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
@@ -17,7 +17,7 @@ use crate::view;
 /// Flags that a plan keeps.
 const KEPT_FLAGS: u32 = 0x2203_C4FF;
 
-/// e2fsck must find nothing, and say so.
+/// Checks that e2fsck finds nothing to report.
 pub(crate) fn assert_clean(what: &str, path: &Path) {
     let output = try_run("e2fsck", &["-fn".as_ref(), path.as_os_str()]);
     let text = String::from_utf8_lossy(&output.stdout);
@@ -35,7 +35,7 @@ pub(crate) fn assert_clean(what: &str, path: &Path) {
     );
 }
 
-/// What is to be read of a node that was planned: see the list of what planning sets.
+/// Returns what reading a planned node back must give: planning sets some fields.
 pub(crate) fn as_planned(
     plan: &Plan<'_>,
     tree: &Tree,
@@ -84,7 +84,7 @@ pub(crate) fn assert_sound(what: &str, tree: &Tree, params: &Params, path: &Path
     });
 }
 
-/// A volume with a UUID and a label and all that.
+/// Returns parameters with a UUID, a label and so on.
 pub(crate) fn params(kind: &str, size: u64, block: u32, features: &str) -> Params {
     let mut params = Params::new(kind, size, block, features).unwrap();
     params.uuid =
@@ -97,7 +97,7 @@ pub(crate) fn params(kind: &str, size: u64, block: u32, features: &str) -> Param
     params
 }
 
-/// All kinds of volumes: kind, block size, features, inode size.
+/// Returns all shapes of volumes: kind, block size, features, inode size.
 fn shapes() -> Vec<(&'static str, u32, String, u16)> {
     let mut shapes = Vec::new();
     for block in [1024, 2048, 4096, 65_536] {
@@ -166,12 +166,12 @@ fn the_kernel_and_our_reader_agree_on_what_was_planned() {
         write(&plan, &image);
         let source = Arc::new(Image::open(&image));
         let ours = view::ours(&Ext4::open(source.clone()).unwrap(), &*source);
-        // Read-only at first, so that no time of access changes.
+        // Read-only at first, so that no access time changes.
         let Some(mount) = Mount::new(&image, &mnt, "ro,user_xattr,acl") else { return };
         let theirs = view::theirs(&mount.path);
         drop(mount);
         view::assert_same(&format!("{kind} {block} {features}"), &ours, &theirs);
-        // And the kernel can go on from there: every folder takes new files.
+        // The kernel can continue from here: every directory accepts new files.
         let Some(mount) = Mount::new(&image, &mnt, "user_xattr,acl") else { return };
         for (path, number) in paths(&tree) {
             let folder = mount.path.join(std::ffi::OsStr::from_bytes(&path[1..]));

@@ -1,4 +1,4 @@
-//! ext volumes at their limits: large directories, large files, large volumes, and what is refused.
+//! ext volumes at their limits: large directories, files and volumes, and what is refused.
 
 use mif_formats::fs::Timestamp;
 use std::os::unix::ffi::OsStrExt;
@@ -12,7 +12,7 @@ use super::trees::{empty, file, folder, sparse, symlink, xattr};
 use super::volume::write;
 use crate::tools::{Mount, have, scratch};
 
-/// A folder `/many` of `count` files of no bytes.
+/// Returns a tree with a directory `/many` of `count` empty files.
 fn many(count: usize, name: impl Fn(usize) -> Vec<u8>) -> Tree {
     let mut tree = empty();
     tree.add(b"/many", None, folder()).unwrap();
@@ -66,7 +66,7 @@ fn the_kernel_finds_every_name_by_its_hash() {
     }
     let scratch = scratch();
     let (image, mnt) = (scratch.path().join("image"), scratch.path().join("mnt"));
-    // The hash takes bytes as signed or not, as the superblock says: made by hand, for mke2fs says one only.
+    // The superblock says whether the hash uses signed bytes. Set by hand, because mke2fs sets only one of them.
     crate::tools::mke2fs(&image, 64, "-t ext4 -b 1024 -O ^metadata_csum,^64bit -N 30000");
     let mut superblock = std::fs::read(&image).unwrap()[1024..2048].to_vec();
     let name = |i: usize| [b"\xe9\xff\x80 name ", i.to_string().as_bytes()].concat();
@@ -87,7 +87,7 @@ fn the_kernel_finds_every_name_by_its_hash() {
     }
 }
 
-/// Half a minute; the same code as for a hundred thousand.
+/// Takes half a minute, and runs the same code as a hundred thousand entries.
 #[test]
 fn a_folder_of_a_million_entries_is_clean() {
     if !have(&["e2fsck"]) {
@@ -151,7 +151,7 @@ fn files_of_terabytes_with_holes_are_clean() {
         let mut tree = empty();
         let data = (0..700).map(|i| size / 701 * i..size / 701 * i + 10_000).collect();
         tree.add(b"/sparse", None, sparse(1, size, data)).unwrap();
-        // Needs as many extents as there are blocks: a tree of two levels where blocks are small.
+        // Needs as many extents as blocks: a tree of two levels if blocks are small.
         let data = (0..6000).map(|i| i * 2 * u64::from(block)..(i * 2 + 1) * u64::from(block)).collect();
         tree.add(b"/comb", None, sparse(2, 100 << 20 | 77 << 30, data)).unwrap();
         tree.finish().unwrap();
@@ -232,7 +232,7 @@ fn attributes_up_to_their_limits_are_clean_and_one_byte_more_is_refused() {
     let scratch = scratch();
     let image = scratch.path().join("image");
     for (block, inode_size) in [(1024_u32, 128_u16), (4096, 256), (65_536, 256), (4096, 1024)] {
-        // In the block: its header, the entry with its name, the end, and the value.
+        // The block contains its header, the entry with the name, the end mark and the value.
         let most = block as usize - 32 - 16 - 4 - 4;
         let tree = |len: usize| {
             let mut tree = empty();

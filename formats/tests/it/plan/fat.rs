@@ -1,4 +1,4 @@
-//! FAT volumes: made anew and of mkfs.fat's, held against fsck.fat, mtools and our reader.
+//! FAT volumes, new ones and mkfs.fat's, compared with fsck.fat, mtools and our reader.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -12,7 +12,7 @@ use super::trees::{Random, file, folder, node, sparse, symlink, xattr};
 use super::volume::{Image, assert_read_back, content, write};
 use crate::tools::{have, run, scratch, try_run};
 
-/// fsck.fat must find nothing, and say so.
+/// Checks that fsck.fat finds nothing to report.
 fn assert_clean(what: &str, path: &Path) {
     let output = try_run("fsck.fat", &["-n".as_ref(), path.as_os_str()]);
     let text = String::from_utf8_lossy(&output.stdout);
@@ -24,7 +24,7 @@ fn assert_clean(what: &str, path: &Path) {
     );
 }
 
-/// What is to be read of a node that was planned.
+/// Returns what reading a planned node back must give.
 fn as_planned(number: usize, node: &Node, read: &Node) -> Node {
     let cut =
         |time: Option<Timestamp>, step: i64| time.map(|t| Timestamp { secs: t.secs / step * step, nanos: 0 });
@@ -190,13 +190,13 @@ fn a_plan_takes_what_mkfs_made_and_keeps_its_reserved_sectors() {
         assert_clean(options, &image);
         let whole = std::fs::read(&original).unwrap();
         let planned = std::fs::read(&image).unwrap();
-        // All that differs is the hint where to look for free clusters, and the marks at the FAT's start.
+        // Only the hint for free clusters and the marks at the start of the FAT differ.
         assert!(whole[planned.len()..].iter().all(|b| *b == 0), "{options}");
         let odd = (0..planned.len()).filter(|i| whole[*i] != planned[*i]).count();
         assert!(odd <= 20, "{options}: {odd} bytes differ");
         assert_eq!(whole[..90], planned[..90], "{options}: the boot sector");
         assert!(reserved.len() >= 512);
-        // And at another size.
+        // Also at another size.
         let mut larger = params;
         larger.resize(plan.size() * 5 / 4 / 4096 * 4096);
         if let Ok(plan) = Plan::new(&tree, larger) {

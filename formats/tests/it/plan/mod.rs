@@ -1,4 +1,4 @@
-//! The planners, held against e2fsck, debugfs, fsck.fat, mtools and the kernel, and against our own readers.
+//! Compares the planners with e2fsck, debugfs, fsck.fat, mtools and the kernel, and with our own readers.
 
 #![allow(clippy::single_range_in_vec_init)]
 

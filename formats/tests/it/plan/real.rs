@@ -1,4 +1,4 @@
-//! A real tree of files: the folder that `MIF_TESTS_TREE` names.
+//! A real tree of files: the directory that `MIF_TESTS_TREE` names.
 
 use std::collections::HashMap;
 use std::os::unix::ffi::OsStrExt;

@@ -1,4 +1,4 @@
-//! Trees to plan: small ones with everything in them, large ones, random ones.
+//! Trees to plan: small ones with one of everything, large ones, and random ones.
 
 use std::ops::Range;
 
@@ -7,7 +7,7 @@ use mif_formats::fs::{FileType, Node, Timestamp, Xattr};
 
 use crate::tools::acl;
 
-/// A node with nothing special.
+/// Returns a plain node.
 pub(crate) fn node(file_type: FileType) -> Node {
     let time = |secs, nanos| Some(Timestamp { secs, nanos });
     Node {
@@ -59,7 +59,7 @@ pub(crate) fn xattr(name: &str, value: &[u8]) -> Xattr {
     Xattr { name: name.into(), value: value.to_vec() }
 }
 
-/// A tree of a root and lost+found.
+/// Returns a tree with only a root and lost+found.
 pub(crate) fn empty() -> Tree {
     let mut tree = Tree::new(node(FileType::Dir));
     let mut lost_found = folder();
@@ -69,7 +69,7 @@ pub(crate) fn empty() -> Tree {
     tree
 }
 
-/// What small volumes can and cannot hold.
+/// The features that small volumes may lack.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Can {
     pub(crate) block: u64,
@@ -77,7 +77,7 @@ pub(crate) struct Can {
     pub(crate) large_inodes: bool,
 }
 
-/// One of everything.
+/// Returns a tree with one of everything.
 pub(crate) fn everything(can: Can) -> Tree {
     let mut tree = empty();
     let mut key = 100;
@@ -171,7 +171,7 @@ pub(crate) fn everything(can: Can) -> Tree {
     tree
 }
 
-/// Numbers that are random enough, and the same every time.
+/// A generator of pseudorandom numbers, the same in every run.
 pub(crate) struct Random(pub(crate) u64);
 
 impl Random {
@@ -182,7 +182,7 @@ impl Random {
     }
 }
 
-/// A tree at random.
+/// Returns a random tree.
 pub(crate) fn random(random: &mut Random, nodes: u64, block: u64, large_inodes: bool) -> Tree {
     let mut tree = empty();
     let mut folders = vec![Vec::new()];

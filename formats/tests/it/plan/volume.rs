@@ -1,4 +1,4 @@
-//! A plan written to a file, and read back.
+//! Writes plans to files, and reads them back.
 
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -11,23 +11,23 @@ use mif_formats::fs::{FileType, Filesystem, Node, Piece};
 use mif_formats::source::check_range;
 use mif_formats::{Extent, Result, Source, at};
 
-/// The byte at `offset` of the file of this key: never zero.
+/// Returns the byte at `offset` of the file with this key; never zero.
 fn byte_of(key: u64, offset: u64) -> u8 {
     let word = (offset / 8 + 1).wrapping_mul(key.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1);
     (word >> (offset % 8 * 8)) as u8 | 1
 }
 
-/// What a file of this key holds.
+/// Returns the content of the file with this key.
 pub(crate) fn content(key: u64, offset: u64, len: usize) -> Vec<u8> {
     (offset..offset + len as u64).map(|offset| byte_of(key, offset)).collect()
 }
 
-/// Writes a plan to a sparse file, and holds its emission against the rules.
+/// Writes a plan to a sparse file, and checks the rules of emission.
 pub(crate) fn write(plan: &dyn Planned, path: &Path) {
     write_with(plan, path, &mut |key, offset, len| content(key, offset, len));
 }
 
-/// The same, with the files' content from elsewhere.
+/// Does the same with other content for the files.
 pub(crate) fn write_with(
     plan: &dyn Planned,
     path: &Path,
@@ -84,7 +84,7 @@ impl Source for Image {
     }
 }
 
-/// The paths of a tree, and the number of the node at each.
+/// Returns the paths of a tree, and the number of the node at each.
 pub(crate) fn paths(tree: &Tree) -> BTreeMap<Vec<u8>, usize> {
     let mut paths = BTreeMap::new();
     let mut todo = vec![(Vec::new(), 0usize)];
@@ -97,8 +97,8 @@ pub(crate) fn paths(tree: &Tree) -> BTreeMap<Vec<u8>, usize> {
     paths
 }
 
-/// Reads a volume back and holds it against the tree that it was planned from. `expect` turns a node into what
-/// is to be read: what planning sets.
+/// Reads a volume back and compares it with the tree that it was planned from. `expect` turns a node into what
+/// reading it must give, because planning sets some fields.
 pub(crate) fn assert_read_back(
     what: &str,
     tree: &Tree,
