@@ -45,9 +45,14 @@ pub(crate) fn read(
 
 /// Returns true if a path is that of a file from which [`SOFTWARE`] is read.
 pub(crate) fn is_software(path: &[u8]) -> bool {
-    let hive = format!("{CONFIG}/{SOFTWARE}");
-    let is = |suffix: &&str| path.eq_ignore_ascii_case(format!("{hive}{suffix}").as_bytes());
-    path.len() >= hive.len() && [""].iter().chain(&LOGS).any(is)
+    // Called for every path of an image.
+    let Some((folder, name)) = path.split_at_checked(CONFIG.len() + 1) else { return false };
+    let Some((name, suffix)) = name.split_at_checked(SOFTWARE.len()) else { return false };
+    let is_log = || LOGS.iter().any(|log| suffix.eq_ignore_ascii_case(log.as_bytes()));
+    name.eq_ignore_ascii_case(SOFTWARE.as_bytes())
+        && (suffix.is_empty() || is_log())
+        && folder[..CONFIG.len()].eq_ignore_ascii_case(CONFIG.as_bytes())
+        && folder.ends_with(b"/")
 }
 
 fn content(tree: &Tree, row: usize) -> Result<Vec<u8>> {
@@ -58,4 +63,21 @@ fn content(tree: &Tree, row: usize) -> Result<Vec<u8>> {
         return Err(Error::unsupported(format!("{path}: has {len} bytes, more than {MAX_HIVE}")));
     }
     Ok(content.read_vec(0, len as usize)?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_hive_and_its_logs_are_known_whatever_their_case() {
+        for path in ["SOFTWARE", "software.log1", "Software.LOG2"] {
+            assert!(is_software(format!("/windows/SYSTEM32/config/{path}").as_bytes()), "{path}");
+        }
+        for path in ["/Windows/System32/config/SOFTWARE.LOG", "/Windows/System32/config/SYSTEM", "/SOFTWARE"]
+        {
+            assert!(!is_software(path.as_bytes()), "{path}");
+        }
+        assert!(!is_software(b"/Windows/System32/config-SOFTWARE"));
+    }
 }

@@ -42,13 +42,20 @@ struct Program {
 /// Returns the programs that a hive lists, without those that Windows does not show. Damaged entries become complaints.
 fn programs(software: &[u8], complaints: &mut Vec<String>) -> mif_formats::Result<Vec<Program>> {
     let hive = Hive::parse(software)?;
-    let native = native_architecture(&hive)?;
+    let native = native_architecture(&hive).unwrap_or_else(|error| {
+        complaints.push(format!("the architecture of Windows: {error}"));
+        None
+    });
     let mut programs = Vec::new();
     for (path, is_x86) in LISTS {
-        let Some(list) = hive.key(path)? else { continue };
+        let list = hive.key(path).and_then(|list| list.map(|list| list.subkeys()).transpose());
+        let list = list.unwrap_or_else(|error| {
+            complaints.push(format!("{path}: {error}"));
+            None
+        });
         let architecture = if is_x86 { Some("x86".to_owned()) } else { native.clone() };
         let (mut damaged, mut first) = (0_u32, None);
-        for (i, entry) in list.subkeys()?.enumerate() {
+        for (i, entry) in list.into_iter().flatten().enumerate() {
             if i == MAX_ENTRIES {
                 complaints.push(format!("{path}: only the first {MAX_ENTRIES} programs are listed"));
                 break;
