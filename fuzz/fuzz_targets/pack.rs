@@ -5,7 +5,7 @@ use std::sync::LazyLock;
 
 use libfuzzer_sys::{Corpus, fuzz_target};
 use mif_formats::mif::pack::Encoding;
-use mif_formats::mif::{digests, pack};
+use mif_formats::mif::{chunks, digests, pack};
 use mif_fuzz::Bases;
 
 static BASES: LazyLock<Bases> = LazyLock::new(|| Bases::of("pack"));
@@ -21,11 +21,11 @@ fuzz_target!(|input: &[u8]| -> Corpus {
         let _ = pack::decode_index(&file[(len - index) as usize..]);
     }
     for claimed in [0, 5 << 20, len] {
-        if let Ok(chunks) = pack::decode_list(Encoding::List, &file, claimed) {
-            assert_eq!(pack::encode_list(&chunks)[32..], file[32..]);
+        if let Ok(chunks) = chunks::decode_list(Encoding::List, &file, claimed) {
+            assert_eq!(chunks::encode_list(&chunks)[32..], file[32..]);
         }
-        if let Ok(chunks) = pack::decode_list(Encoding::DecodingList, &file, claimed) {
-            assert_eq!(pack::encode_decoding_list(&chunks)[32..], file[32..]);
+        if let Ok(chunks) = chunks::decode_list(Encoding::DecodingList, &file, claimed) {
+            assert_eq!(chunks::encode_decoding_list(&chunks)[32..], file[32..]);
         }
     }
     if let Some(header) = file.get(..digests::HEADER)

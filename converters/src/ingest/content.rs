@@ -4,8 +4,9 @@
 use fastcdc::v2020::FastCDC;
 use mif_formats::Source;
 use mif_formats::mif::ObjectId;
+use mif_formats::mif::chunks::Chunk;
 use mif_formats::mif::manifest::Body;
-use mif_formats::mif::pack::{Chunk, MAX_WHOLE};
+use mif_formats::mif::pack::MAX_WHOLE;
 use mif_formats::source::is_zero;
 use sha1::{Digest, Sha1};
 

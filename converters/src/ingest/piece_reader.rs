@@ -2,7 +2,7 @@
 
 use mif_formats::fs::Encoded;
 use mif_formats::mif::ObjectId;
-use mif_formats::mif::pack::Decode;
+use mif_formats::mif::chunks::Decode;
 use mif_formats::source::is_zero;
 use mif_formats::{ErrorKind, Source};
 

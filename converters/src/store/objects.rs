@@ -5,7 +5,8 @@ use std::ops::Range;
 use std::sync::{Arc, OnceLock};
 
 use mif_formats::codec::Codec;
-use mif_formats::mif::pack::{Chunk, Decode, Encoding, IndexEntry, MAX_WHOLE, decode_list};
+use mif_formats::mif::chunks::{Chunk, Decode, decode_list};
+use mif_formats::mif::pack::{Encoding, IndexEntry, MAX_WHOLE};
 use mif_formats::mif::{ObjectId, ObjectKind};
 use quick_cache::Weighter;
 use quick_cache::sync::Cache;
@@ -331,7 +332,7 @@ fn decompress(frame: &[u8], len: usize) -> std::io::Result<Vec<u8>> {
 
 #[cfg(test)]
 mod tests {
-    use mif_formats::mif::pack::encode_list;
+    use mif_formats::mif::chunks::encode_list;
 
     use super::*;
     use crate::store::catalog::tests::publish;

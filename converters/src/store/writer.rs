@@ -6,7 +6,8 @@ use std::io;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 
-use mif_formats::mif::pack::{Chunk, Encoding, IndexEntry, PackWriter, encode_decoding_list, encode_list};
+use mif_formats::mif::chunks::{Chunk, encode_decoding_list, encode_list};
+use mif_formats::mif::pack::{Encoding, IndexEntry, PackWriter};
 use mif_formats::mif::{ObjectId, ObjectKind, PackId};
 
 use super::index::{Index, Location};

@@ -2,6 +2,7 @@
 
 use std::fmt;
 
+pub mod chunks;
 mod delta;
 pub mod digests;
 pub mod layout;

@@ -7,7 +7,7 @@ use super::manifest;
 use super::manifest::columns::{self, Column, Columns};
 use super::manifest::tests::row;
 use super::packages::{self, Package};
-use super::{ObjectId, digests, layout, pack};
+use super::{ObjectId, chunks, digests, layout, pack};
 use crate::codec::{self, Codec};
 use crate::fs::Xattr;
 use crate::testing::Dice;
@@ -133,27 +133,27 @@ fn mutants_of_packs_do_no_harm() {
     }
     assert!((5000..19_500).contains(&whole), "{whole}");
     let chunks: Vec<_> = (0..9)
-        .map(|i| pack::Chunk {
+        .map(|i| chunks::Chunk {
             id: (i > 3).then_some(ObjectId::content([i; 32])),
             len: 1 << 20,
             decode: None,
         })
         .collect();
-    let list = pack::encode_list(&chunks);
+    let list = chunks::encode_list(&chunks);
     for (_, bad) in mutants(&list[32..], 40, 10_000) {
-        if let Ok(chunks) = pack::decode_list(pack::Encoding::List, &sealed(b"", &bad), 9 << 20) {
+        if let Ok(chunks) = chunks::decode_list(pack::Encoding::List, &sealed(b"", &bad), 9 << 20) {
             assert_eq!(chunks.iter().map(|chunk| chunk.len).sum::<u64>(), 9 << 20);
         }
     }
-    let decode = pack::Decode { codec: Codec::BtrfsLzo { sector: 4096 }, decoded: 2 << 20, from: 77 };
+    let decode = chunks::Decode { codec: Codec::BtrfsLzo { sector: 4096 }, decoded: 2 << 20, from: 77 };
     let mut chunks = chunks;
     chunks[6].decode = Some(decode);
-    let list = pack::encode_decoding_list(&chunks);
+    let list = chunks::encode_decoding_list(&chunks);
     for (_, bad) in mutants(&list[32..], 56, 10_000) {
-        let digest = blake3::derive_key(pack::DECODING_CONTEXT, &bad);
+        let digest = blake3::derive_key(chunks::DECODING_CONTEXT, &bad);
         let bad = [&digest[..], &bad].concat();
-        for chunk in pack::decode_list(pack::Encoding::DecodingList, &bad, 9 << 20).unwrap_or_default() {
-            let Some(pack::Decode { decoded, from, .. }) = chunk.decode else { continue };
+        for chunk in chunks::decode_list(pack::Encoding::DecodingList, &bad, 9 << 20).unwrap_or_default() {
+            let Some(chunks::Decode { decoded, from, .. }) = chunk.decode else { continue };
             assert!(u64::from(from) + chunk.len <= u64::from(decoded) && decoded <= codec::MAX);
         }
     }

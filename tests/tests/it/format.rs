@@ -4,7 +4,7 @@ use std::fs;
 use std::path::Path;
 
 use mif_formats::mif::ObjectId;
-use mif_formats::mif::pack::{Chunk, encode_list};
+use mif_formats::mif::chunks::{Chunk, encode_list};
 use mif_tests::disk::{noise, small};
 use mif_tests::{
     assert_second_reader_agrees, files, have, have_second_reader, json, mif, repo, run, run_failing,

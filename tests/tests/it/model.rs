@@ -26,7 +26,8 @@ use mif::store::{Entries, Lock, Memory, Storage, Store, Upload};
 use mif::{FsckOptions, GcOptions, ImportOptions, OpenImage, Silent, Verdict, fsck, gc, import, rm};
 use mif_formats::Source;
 use mif_formats::container::Access;
-use mif_formats::mif::pack::{Encoding, IndexEntry, TRAILER, decode_index, decode_list};
+use mif_formats::mif::chunks::decode_list;
+use mif_formats::mif::pack::{Encoding, IndexEntry, TRAILER, decode_index};
 use mif_formats::mif::{ObjectId, layout::Layout};
 use mif_tests::random::Random;
 
