@@ -1,5 +1,6 @@
 //! The program from end to end: round trips, oracles, hostile input, faults, boots and the command line.
 
+mod apt;
 mod batch;
 mod bounds;
 mod btrfs;
