@@ -3,12 +3,51 @@
 
 use std::collections::HashSet;
 use std::fs;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use mif_formats::fs::{FileType, Filesystem, Piece};
+use mif_formats::source::check_range;
+use mif_formats::{Extent, Result, Source};
 
 /// The most memory that a test of mutants may take, in bytes.
 const MEMORY_MAX: u64 = 512 << 20;
+
+/// The unit in which a [`Mutant`] records what was read.
+pub(crate) const SECTOR: usize = 512;
+
+/// A volume with some bytes changed.
+pub(crate) struct Mutant {
+    pub(crate) bytes: Arc<Vec<u8>>,
+    /// Byte offsets and the bytes that replace the original ones there.
+    pub(crate) changes: Vec<(usize, Vec<u8>)>,
+    /// The sectors that were read.
+    pub(crate) read: Mutex<HashSet<usize>>,
+}
+
+impl Source for Mutant {
+    fn len(&self) -> u64 {
+        self.bytes.len() as u64
+    }
+
+    fn read_at(&self, offset: u64, buf: &mut [u8]) -> Result<()> {
+        check_range("mutant", self.len(), offset, buf.len() as u64)?;
+        let (start, end) = (offset as usize, offset as usize + buf.len());
+        buf.copy_from_slice(&self.bytes[start..end]);
+        for (at, bytes) in &self.changes {
+            let (from, to) = ((*at).max(start), (at + bytes.len()).min(end));
+            if from < to {
+                buf[from - start..to - start].copy_from_slice(&bytes[from - at..to - at]);
+            }
+        }
+        self.read.lock().unwrap().extend(start / SECTOR..end.div_ceil(SECTOR));
+        Ok(())
+    }
+
+    fn extent_at(&self, offset: u64) -> Result<Extent> {
+        Ok(Extent::data(offset, self.len() - offset))
+    }
+}
 
 /// Returns the processor time used by this thread: other programs do not count.
 pub(crate) fn on_cpu() -> Duration {

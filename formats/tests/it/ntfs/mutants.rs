@@ -1,22 +1,20 @@
 //! Thousands of volumes, each with a few bytes changed: none may make the reader panic, run for long, use much memory, or
 //! place a file outside the volume. The seeds are fixed. The same for what the codecs decode.
 
-use std::collections::HashSet;
 use std::fs;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use mif_formats::Source;
 use mif_formats::codec::Codec;
 use mif_formats::fs::ntfs::Ntfs;
 use mif_formats::fs::{Filesystem, Piece, walk};
-use mif_formats::source::check_range;
-use mif_formats::{Extent, Result, Source};
 use rustix::fs::{XattrFlags, lsetxattr};
 
 use super::life::{Can, live};
 use super::wof::{ALGORITHMS, compressed, store};
 use super::{TOOLS, filled, open_clean, scratch};
-use crate::mutants::{self, assert_memory, on_cpu};
+use crate::mutants::{self, Mutant, SECTOR, assert_memory, on_cpu};
 use crate::random::Random;
 use crate::tools::{have, in_own_process};
 
@@ -24,38 +22,6 @@ use crate::tools::{have, in_own_process};
 const MUTANTS: u64 = 6000;
 /// Limit of processor time per mutant.
 const TIME_MAX: Duration = Duration::from_secs(5);
-const SECTOR: usize = 512;
-
-/// A volume with some changes, which records the sectors that are read.
-struct Mutant {
-    bytes: Arc<Vec<u8>>,
-    /// Byte offsets, and the bytes there.
-    changes: Vec<(usize, u8)>,
-    read: Option<Mutex<HashSet<usize>>>,
-}
-
-impl Source for Mutant {
-    fn len(&self) -> u64 {
-        self.bytes.len() as u64
-    }
-
-    fn read_at(&self, offset: u64, buf: &mut [u8]) -> Result<()> {
-        check_range("mutant", self.len(), offset, buf.len() as u64)?;
-        let (start, end) = (offset as usize, offset as usize + buf.len());
-        buf.copy_from_slice(&self.bytes[start..end]);
-        for (at, byte) in self.changes.iter().filter(|(at, _)| (start..end).contains(at)) {
-            buf[at - start] = *byte;
-        }
-        if let Some(read) = &self.read {
-            read.lock().unwrap().extend(start / SECTOR..end.div_ceil(SECTOR));
-        }
-        Ok(())
-    }
-
-    fn extent_at(&self, offset: u64) -> Result<Extent> {
-        Ok(Extent::data(offset, self.len() - offset))
-    }
-}
 
 /// Reads everything on a mutant.
 fn read_all(volume: Arc<Mutant>) -> (usize, usize) {
@@ -77,12 +43,12 @@ fn change(random: &mut Random, old: u8) -> u8 {
 fn mutate(what: &str, bytes: Vec<u8>, seed: u64) {
     let count = std::env::var("NTFS_MUTANTS").map_or(MUTANTS, |n| n.parse().unwrap());
     let bytes = Arc::new(bytes);
-    let mutant = |changes, read| Arc::new(Mutant { bytes: Arc::clone(&bytes), changes, read });
-    let whole = mutant(Vec::new(), Some(Mutex::default()));
+    let mutant = |changes| Arc::new(Mutant { bytes: Arc::clone(&bytes), changes, read: Mutex::default() });
+    let whole = mutant(Vec::new());
     let (nodes, errors) = read_all(Arc::clone(&whole));
     assert!(nodes > 20 && errors == 0, "{what}: {nodes} nodes, {errors} errors before anything was changed");
     // Changes hit bytes of records and indexes, mostly nonzero ones.
-    let read = whole.read.as_ref().unwrap().lock().unwrap();
+    let read = whole.read.lock().unwrap();
     let is_metadata = |sector: &usize| {
         let start = sector * SECTOR / 4096 * 4096;
         (start..start + 4096)
@@ -103,10 +69,10 @@ fn mutate(what: &str, bytes: Vec<u8>, seed: u64) {
         for _ in 0..=random.below(3) {
             let from = if random.once_in(4) { &targets } else { &set };
             let at = *random.pick(from);
-            changes.push((at, change(&mut random, bytes[at])));
+            changes.push((at, vec![change(&mut random, bytes[at])]));
         }
         let start = on_cpu();
-        let (nodes, errors) = read_all(mutant(changes.clone(), None));
+        let (nodes, errors) = read_all(mutant(changes.clone()));
         let time = on_cpu() - start;
         assert!(time < TIME_MAX, "{what}: {changes:?} take {time:?}");
         slowest = slowest.max(time);

@@ -3,18 +3,16 @@
 //!
 //! On version 5 the checksum would reveal a changed byte, so the checksum is recomputed.
 
-use std::collections::HashSet;
 use std::fs;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use mif_formats::Source;
 use mif_formats::fs::xfs::Xfs;
-use mif_formats::source::check_range;
-use mif_formats::{Extent, Result, Source};
 
 use super::dirty::{log_of, small_dirty};
 use super::{TOOLS, mkfs, prototype, scratch};
-use crate::mutants::{self, assert_memory, on_cpu};
+use crate::mutants::{self, Mutant, SECTOR, assert_memory, on_cpu};
 use crate::random::Random;
 use crate::tools::{Mount, have, in_own_process};
 
@@ -24,39 +22,6 @@ const MUTANTS: u64 = 1500;
 const TIME_MAX: Duration = Duration::from_secs(5);
 const BLOCK: usize = 4096;
 const INODE: usize = 512;
-const SECTOR: usize = 512;
-
-/// A volume with some changes, which records the sectors that are read.
-struct Mutant {
-    bytes: Arc<Vec<u8>>,
-    /// Byte offsets and the bytes that replace the original ones there.
-    changes: Vec<(usize, Vec<u8>)>,
-    read: Mutex<HashSet<usize>>,
-}
-
-impl Source for Mutant {
-    fn len(&self) -> u64 {
-        self.bytes.len() as u64
-    }
-
-    fn read_at(&self, offset: u64, buf: &mut [u8]) -> Result<()> {
-        check_range("mutant", self.len(), offset, buf.len() as u64)?;
-        let (start, end) = (offset as usize, offset as usize + buf.len());
-        buf.copy_from_slice(&self.bytes[start..end]);
-        for (at, bytes) in &self.changes {
-            let (from, to) = ((*at).max(start), (at + bytes.len()).min(end));
-            if from < to {
-                buf[from - start..to - start].copy_from_slice(&bytes[from - at..to - at]);
-            }
-        }
-        self.read.lock().unwrap().extend(start / SECTOR..end.div_ceil(SECTOR));
-        Ok(())
-    }
-
-    fn extent_at(&self, offset: u64) -> Result<Extent> {
-        Ok(Extent::data(offset, self.len() - offset))
-    }
-}
 
 /// Reads everything on a mutant.
 fn read_all(volume: Arc<Mutant>) -> (usize, usize) {

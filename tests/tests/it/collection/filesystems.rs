@@ -2,11 +2,13 @@
 //! same files on ext4.
 
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use mif_tests::debian::{TOOLS, boot, make_disk, tree};
-use mif_tests::{have, is_root, json, mif, run, skip, tool, work_folder};
+use mif_tests::{WorkFolder, have, is_root, json, mif, run, skip, tool, work_folder};
 use serde_json::Value;
+
+use super::library::{dpkg_packages, packages};
 
 fn added(report: &Value) -> u64 {
     report["added"]["stored_bytes"].as_u64().unwrap()
@@ -22,34 +24,25 @@ fn dpkg_query(work: &Path, tree: &Path) -> Vec<String> {
     let admin = work.join("admin");
     fs::create_dir(&admin).unwrap();
     run(tool("tar").arg("-xf").arg(tree).arg("-C").arg(&admin).arg("./var/lib/dpkg"));
-    let format = "--showformat=${Package},${Version},${Architecture}\n";
-    let listed =
-        run(tool("dpkg-query").arg("--admindir").arg(admin.join("var/lib/dpkg")).args(["-W", format]));
-    let mut listed: Vec<String> = listed.lines().map(str::to_owned).collect();
-    listed.sort();
-    listed
+    dpkg_packages(&admin.join("var/lib/dpkg"))
 }
 
-fn packages(store: &Path, image: &str) -> Vec<String> {
-    let csv = run(mif(store).args(["packages", "--csv", image]));
-    let line = |line: &str| line.split(',').collect::<Vec<_>>()[3..6].join(",");
-    let mut listed: Vec<String> = csv.lines().skip(1).map(line).collect();
-    listed.sort();
-    listed
+/// Returns a working directory and the tree of a Debian; `None` if this machine cannot make the disks.
+fn lab() -> Option<(WorkFolder, PathBuf)> {
+    if !have(TOOLS) || !have(&["mkfs.xfs", "xfs_repair", "mkfs.btrfs", "btrfs", "mount", "dpkg-query"]) {
+        return None;
+    }
+    if !is_root() {
+        let _ = skip("only root mounts");
+        return None;
+    }
+    Some((work_folder(), tree()?))
 }
 
 #[test]
 #[ignore = "makes and boots Debian disks: make collection"]
 fn debian_on_xfs_and_on_btrfs_boots_and_shares_its_files_with_ext4() {
-    if !have(TOOLS) || !have(&["mkfs.xfs", "xfs_repair", "mkfs.btrfs", "btrfs", "mount", "dpkg-query"]) {
-        return;
-    }
-    if !is_root() {
-        let _ = skip("only root mounts");
-        return;
-    }
-    let Some(tree) = tree() else { return };
-    let work = work_folder();
+    let Some((work, tree)) = lab() else { return };
     let at = |name: &str| work.path().join(name);
     let store = at("store");
     let theirs = dpkg_query(work.path(), &tree);
@@ -92,15 +85,7 @@ fn debian_on_xfs_and_on_btrfs_boots_and_shares_its_files_with_ext4() {
 #[test]
 #[ignore = "makes Debian disks: make collection"]
 fn a_snapshot_of_debian_costs_next_to_nothing() {
-    if !have(TOOLS) || !have(&["mkfs.btrfs", "btrfs", "mount"]) {
-        return;
-    }
-    if !is_root() {
-        let _ = skip("only root mounts");
-        return;
-    }
-    let Some(tree) = tree() else { return };
-    let work = work_folder();
+    let Some((work, tree)) = lab() else { return };
     let at = |name: &str| work.path().join(name);
     let (store, disk, mnt) = (at("store"), at("volume"), at("mnt"));
     fs::File::create(&disk).unwrap().set_len(3 << 30).unwrap();

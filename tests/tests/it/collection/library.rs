@@ -5,7 +5,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use mif_tests::disk::{assert_sound, cut, parts};
-use mif_tests::{cache, debian, disk, have, is_root, mif, repo, run, skip, tool, work_folder};
+use mif_tests::{cache, debian, disk, have, is_root, json, mif, repo, run, skip, tool, work_folder};
 use serde_json::Value;
 
 /// An image of fixtures/debian-library.
@@ -48,10 +48,6 @@ fn folder() -> Option<PathBuf> {
     }
 }
 
-fn json(store: &Path, arguments: &[&str]) -> Value {
-    serde_json::from_str(&run(mif(store).arg("--json").args(arguments))).unwrap()
-}
-
 /// Makes a raw copy with qemu-img.
 fn raw(image: &Path, to: &Path) {
     run(tool("qemu-img").args(["convert", "-O", "raw"]).arg(image).arg(to));
@@ -71,12 +67,17 @@ fn dpkg_query(work: &Path, root: &Path) -> Vec<String> {
     fs::create_dir(&admin).unwrap();
     let dump = format!("rdump /var/lib/dpkg/status /var/lib/dpkg/info {}", admin.display());
     run(tool("debugfs").arg("-R").arg(dump).arg(root));
+    dpkg_packages(&admin)
+}
+
+/// Returns name, version and architecture of each package, sorted, according to dpkg-query and a database.
+pub(super) fn dpkg_packages(admin: &Path) -> Vec<String> {
     let format = "--showformat=${Package},${Version},${Architecture}\n";
-    sorted(&run(tool("dpkg-query").arg("--admindir").arg(&admin).args(["-W", format])))
+    sorted(&run(tool("dpkg-query").arg("--admindir").arg(admin).args(["-W", format])))
 }
 
 /// Returns the same according to the program.
-fn packages(store: &Path, image: &str) -> Vec<String> {
+pub(super) fn packages(store: &Path, image: &str) -> Vec<String> {
     let csv = run(mif(store).args(["packages", "--csv", image]));
     let lines = csv.lines().skip(1).map(|line| line.split(',').collect::<Vec<_>>()[3..6].join(","));
     sorted(&lines.collect::<Vec<_>>().join("\n"))
