@@ -14,7 +14,7 @@ use super::packs::{PackState, check_packs};
 use super::report::{FsckOptions, FsckReport, LostImage, Verdict};
 use super::{records, repair};
 use crate::error::{Error, Result};
-use crate::store::{Image, Objects, Store, StoredImage, strangers};
+use crate::store::{Image, Objects, Store, StoredImage, names_of, strangers};
 use crate::task::progress::{self, Progress};
 
 /// The maximum number of paths of an image that a report names.
@@ -291,14 +291,8 @@ impl Checker<'_> {
 
     fn files(&mut self, rows: &[Row], lost: &mut LostImage) -> Result<()> {
         for row in rows {
-            let Some(mut id) = row.object() else { continue };
-            let decoded = ObjectId::decoded(id.digest);
-            if id.kind == ObjectKind::Content
-                && !self.state.whole.contains_key(&id)
-                && self.state.whole.contains_key(&decoded)
-            {
-                id = decoded;
-            }
+            let Some(id) = row.object() else { continue };
+            let id = names_of(&id).find(|name| self.state.whole.contains_key(name)).unwrap_or(id);
             if !self.whole(&id)? {
                 lost.file_count += 1;
                 if lost.files.len() < MAX_PATHS {

@@ -7,8 +7,8 @@ use std::collections::HashMap;
 use std::ops::Range;
 
 use mif_formats::fs::plan::{Placed, Planned};
+use mif_formats::mif::ObjectId;
 use mif_formats::mif::layout::{Builder, Layout, Origin};
-use mif_formats::mif::{ObjectId, ObjectKind};
 use mif_formats::source::is_zero;
 use mif_formats::{Extent, Source, at};
 
@@ -154,13 +154,7 @@ impl<'a> Splicer<'a> {
     /// Stores content that the store has only as decoded content: a layout refers to no such object.
     fn store_plain(&self, id: &ObjectId) -> Result<()> {
         let ContentLookup { objects, new } = self.contents;
-        let stored_as = objects.stored_as(id)?;
-        let is_decoded = stored_as.iter().any(|id| id.kind == ObjectKind::Decoded);
-        if is_decoded
-            && !stored_as.contains(id)
-            && new.get(id).is_none()
-            && !self.writer.has_content(id.digest)
-        {
+        if new.get(id).is_none() && objects.is_only_decoded(id) && !self.writer.has_content(id.digest) {
             let content = Content { lookup: self.contents, id, len: objects.len(id)? };
             ingest::store_content(&content, self.writer, &Silent)?;
         }

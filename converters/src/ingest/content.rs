@@ -40,13 +40,13 @@ pub(super) fn import_file<'env>(
     }
     let mut bytes = vec![0; file.size as usize];
     reader.read(&mut bytes)?;
-    let stretches = reader.take_stretches();
+    let (decoding, stretches) = (reader.decoding, reader.take_stretches());
     if let Some(damage) = reader.damage {
         return Ok(Err(damage));
     }
     let id = ObjectId::of(&bytes);
     let body = Body::Digested { sha1: Sha1::digest(&bytes).into(), blake3: id.digest };
-    if file.has_encoded() {
+    if decoding {
         let mut chunks = Chunks::new(writer, pool);
         chunks.encoded(&bytes, &stretches)?;
         finish_decoded(id.digest, &chunks.finish()?, writer, placed)?;
@@ -66,7 +66,6 @@ fn import_large<'env>(
     progress: &dyn Progress,
 ) -> Result<Body> {
     let hashed = reader.file.hashed;
-    let decoding = hashed && reader.file.has_encoded();
     let mut hashes = (Sha1::new(), blake3::Hasher::new());
     let mut hash = |bytes: &[u8]| {
         if hashed {
@@ -97,14 +96,18 @@ fn import_large<'env>(
         reader.read(&mut window[..len])?;
         hash(&window[..len]);
         let stretches = reader.take_stretches();
-        if decoding { chunks.encoded(&window[..len], &stretches)? } else { chunks.plain(&window[..len])? }
+        if reader.decoding {
+            chunks.encoded(&window[..len], &stretches)?
+        } else {
+            chunks.plain(&window[..len])?
+        }
     }
     let list = chunks.finish()?;
     if !hashed {
         return Ok(Body::Opaque { object: writer.put_list(None, &list)? });
     }
     let blake3 = *hashes.1.finalize().as_bytes();
-    if !decoding {
+    if !reader.decoding {
         writer.put_list(Some(ObjectId::content(blake3)), &list)?;
     } else if reader.damage.is_none() {
         finish_decoded(blake3, &list, writer, reader.placed)?;

@@ -45,6 +45,8 @@ pub(super) struct PieceReader<'a> {
     pub position: u64,
     /// The locations of the bytes that were read, without zero blocks.
     pub placed: &'a mut Vec<Placed>,
+    /// True if the file becomes a decoding list: only then stretches are recorded.
+    pub decoding: bool,
     /// The bytes read since this was last taken.
     stretches: Vec<Stretch>,
     /// The extent that was decoded last.
@@ -70,8 +72,20 @@ impl<'a> PieceReader<'a> {
         writer: &'a ObjectWriter,
         placed: &'a mut Vec<Placed>,
     ) -> Self {
-        let (stretches, decoded, damage) = (Vec::new(), None, None);
-        PieceReader { file, disk, writer, piece: 0, used: 0, position: 0, placed, stretches, decoded, damage }
+        let decoding = file.hashed && file.has_encoded();
+        PieceReader {
+            file,
+            disk,
+            writer,
+            piece: 0,
+            used: 0,
+            position: 0,
+            placed,
+            decoding,
+            stretches: Vec::new(),
+            decoded: None,
+            damage: None,
+        }
     }
 
     /// Fills `buf` with the next bytes. The file must have enough left.
@@ -111,13 +125,14 @@ impl<'a> PieceReader<'a> {
         Ok(())
     }
 
-    /// Returns what was read since the last call.
+    /// Returns what was read since the last call; nothing if the file does not become a decoding list.
     pub(super) fn take_stretches(&mut self) -> Vec<Stretch> {
         std::mem::take(&mut self.stretches)
     }
 
     fn stretch(&mut self, len: u64, encoded: Option<(ObjectId, Decode)>) {
         match self.stretches.last_mut() {
+            _ if !self.decoding => {}
             Some(Stretch { len: before, encoded: None }) if encoded.is_none() => *before += len,
             _ => self.stretches.push(Stretch { len, encoded }),
         }

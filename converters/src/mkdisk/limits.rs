@@ -5,7 +5,8 @@
 //! thousands of directories, a hard link to a copy of everything stored for its file. So everything is counted as often
 //! as it is stored.
 
-use mif_formats::fs::walk::{MAX_ALL_PATHS, MAX_PATH};
+use mif_formats::fs::listing::MAX_PATH;
+use mif_formats::fs::walk::MAX_ALL_PATHS;
 
 use super::member::Member;
 use super::path::TreePath;

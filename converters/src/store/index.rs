@@ -150,7 +150,7 @@ impl Index {
 }
 
 /// Returns the ids under which an object may be stored.
-fn names_of(id: &ObjectId) -> impl Iterator<Item = ObjectId> + use<> {
+pub(crate) fn names_of(id: &ObjectId) -> impl Iterator<Item = ObjectId> + use<> {
     let decoded = (id.kind == ObjectKind::Content).then(|| ObjectId::decoded(id.digest));
     std::iter::once(*id).chain(decoded)
 }

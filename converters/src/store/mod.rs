@@ -54,6 +54,7 @@ pub(crate) use self::folder::unfinished_epoch;
 pub use self::header::FORMAT;
 use self::header::HEADER;
 pub use self::index::Index;
+pub(crate) use self::index::names_of;
 pub(crate) use self::index_cache::clear as clear_index_cache;
 pub use self::memory::Memory;
 pub use self::needs::Needs;

@@ -115,6 +115,11 @@ impl Objects {
         Ok(names)
     }
 
+    /// Returns true if content is stored, but only as decoded content.
+    pub(crate) fn is_only_decoded(&self, id: &ObjectId) -> bool {
+        self.location(id).is_ok_and(|found| found.encoding == Encoding::DecodingList)
+    }
+
     /// Returns the objects that make up an object that is stored as a list; none for other objects.
     pub fn chunks(&self, id: &ObjectId) -> Result<Vec<ObjectId>> {
         if !self.location(id)?.encoding.is_list() {

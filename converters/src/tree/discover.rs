@@ -1,5 +1,5 @@
-//! The mounts that systemd makes by the types of partitions if there is no fstab (systemd-gpt-auto-generator(8), "The
-//! Discoverable Partitions Specification").
+//! Mounts of a disk without an fstab. Like systemd, derives them from the partition types (systemd-gpt-auto-generator(8),
+//! "The Discoverable Partitions Specification").
 
 use mif_formats::partition::{Partition, TableKind};
 

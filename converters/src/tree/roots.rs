@@ -24,7 +24,7 @@ const USUAL: [&str; 3] = ["/@", "/root", "/@rootfs"];
 /// system.
 const SNAPSHOTS: [&str; 2] = ["/@/.snapshots/", "/.snapshots/"];
 
-/// What is known of the volumes of an image.
+/// The volumes of an image, in which root filesystems are searched.
 pub(crate) struct Volumes<'a, P> {
     pub(crate) paths: &'a P,
     /// The volumes that have rows, in order.

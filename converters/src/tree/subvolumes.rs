@@ -66,8 +66,8 @@ impl Subvolumes {
         known.map_or_else(|| b"/".to_vec(), Clone::clone)
     }
 
-    /// Returns the directory of a volume that a mount of a subvolume shows; `None` if there is no such subvolume, so
-    /// that the kernel refuses the mount. Filesystems without subvolumes do not have the option.
+    /// Returns the directory of a volume that is visible when a subvolume is mounted, or `None` if the subvolume does not
+    /// exist: the kernel refuses such a mount. On filesystems without subvolumes this is `/`.
     pub(crate) fn directory(&self, paths: &impl Paths, volume: &str, wanted: &Subvolume) -> Option<Vec<u8>> {
         let Some(of) = self.0.get(volume) else { return Some(b"/".to_vec()) };
         match wanted {

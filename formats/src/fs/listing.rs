@@ -2,8 +2,12 @@
 
 use std::ops::Index;
 
-use super::{FileId, Node, NodeId};
+use super::filesystem::NodeId;
+use super::node::{FileId, Node};
 use crate::error::Error;
+
+/// The longest path that is listed, in bytes. Linux accepts 4,096 per call, but deeper trees can be made.
+pub const MAX_PATH: usize = 16 << 10;
 
 /// The contents of a volume.
 #[derive(Debug, Default)]

@@ -15,7 +15,7 @@ pub enum FileType {
 }
 
 impl FileType {
-    /// Returns the file type in the upper four bits of a POSIX mode. `None` if there is no such type.
+    /// Returns the file type that the upper four bits of a POSIX mode encode, or `None` if they encode none.
     #[must_use]
     pub fn of_mode(mode: u16) -> Option<Self> {
         Some(match mode >> 12 {

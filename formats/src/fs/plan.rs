@@ -13,9 +13,8 @@ use std::collections::HashMap;
 use std::ops::Range;
 
 use super::filesystem::NodeId;
-use super::listing::Listing;
+use super::listing::{Listing, MAX_PATH};
 use super::node::{FileId, FileType, Node};
-use super::walk::MAX_PATH;
 use crate::error::{At, Result, at};
 
 /// A caller's own key for the content of a file, which planners pass on.
@@ -66,8 +65,8 @@ pub trait Planner: Send + Sync {
 
     /// Plans a volume with the files of `tree`.
     ///
-    /// Fails before anything is emitted: with `Limit` if there is no room (the message says how much is needed), with
-    /// `Unsupported` if such a volume cannot hold a file of the tree.
+    /// Returns an error before anything is emitted: `Limit` if the volume is too small (the message says how large it must
+    /// be), `Unsupported` if such a volume cannot hold a file of the tree.
     fn plan<'t>(&self, tree: &'t Tree) -> Result<Box<dyn Planned + 't>>;
 
     /// Returns the smallest size in bytes at which `tree` can be planned.

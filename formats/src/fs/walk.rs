@@ -2,12 +2,9 @@
 
 use std::collections::{HashMap, HashSet};
 
-use super::listing::{Complaint, Entry, Listing, Nodes};
+use super::listing::{Complaint, Entry, Listing, MAX_PATH, Nodes};
 use super::{DirEntry, FileId, FileType, Filesystem, Node, NodeId};
 use crate::error::{Error, ErrorKind, Result, at};
-
-/// The longest path that is listed, in bytes. Linux accepts 4,096 per call, but deeper trees can be made.
-pub const MAX_PATH: usize = 16 << 10;
 
 /// The most bytes of all paths of a volume together: about eight million files.
 pub const MAX_ALL_PATHS: usize = 512 << 20;

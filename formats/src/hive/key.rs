@@ -85,12 +85,12 @@ impl<'h> Key<'h> {
         damaged.map_or(Ok(None), Err)
     }
 
-    /// Returns the text of a value; `None` if there is no such value, or if it is no text.
+    /// Returns a value as text, or `None` if it does not exist or is of another type.
     pub fn text(&self, name: &str) -> Result<Option<String>> {
         self.value(name)?.map_or(Ok(None), |value| value.text())
     }
 
-    /// Returns the number of a value; `None` if there is no such value, or if it is no number of 32 bits.
+    /// Returns a value as a number, or `None` if it does not exist or is not a 32-bit number.
     pub fn number(&self, name: &str) -> Result<Option<u32>> {
         self.value(name)?.map_or(Ok(None), |value| value.number())
     }

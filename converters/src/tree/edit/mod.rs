@@ -7,7 +7,7 @@ use std::collections::btree_map::Entry;
 use std::ops::{Bound, Range};
 use std::sync::Arc;
 
-use mif_formats::fs::walk::MAX_PATH;
+use mif_formats::fs::listing::MAX_PATH;
 use mif_formats::fs::{Capabilities, FileType, Node, Timestamp, Xattr};
 use mif_formats::mif::manifest::{Row, escape};
 

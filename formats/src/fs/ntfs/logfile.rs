@@ -21,7 +21,7 @@ pub(super) enum Log {
     Clean,
     /// Changes were not written to their places.
     Dirty,
-    /// There is no valid restart page.
+    /// None of the restart pages is valid.
     Unknown,
 }
 

@@ -286,7 +286,7 @@ impl Filesystem for Ntfs {
             std::mem::take(&mut file.lost).into_iter().for_each(&mut *complain);
             return self.node_of(&file, complain);
         }
-        // What is wrong with the file is said of the file.
+        // Problems of the file are reported when the file itself is read.
         let of = self.node_of(&file, &mut |_| ())?;
         let attribute = self.stream(&file, stream)?;
         Ok(Node {

@@ -509,7 +509,7 @@ fn read_group(group: &Group<'_>, rows: &mut Vec<Row>) -> Result<()> {
 #[cfg(test)]
 pub(super) mod tests {
     use super::*;
-    use crate::fs::walk::MAX_PATH;
+    use crate::fs::listing::MAX_PATH;
 
     pub(in crate::mif) fn row(path: &[u8]) -> Row {
         let node = Node {

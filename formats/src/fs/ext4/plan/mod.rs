@@ -52,8 +52,8 @@ pub struct Plan<'a>(places::Places<'a>);
 impl<'a> Plan<'a> {
     /// Plans a volume with the files of `tree`.
     ///
-    /// Fails before anything is emitted: with `Limit` if there is no room (the message says how much is needed), with
-    /// `Unsupported` if such a volume cannot hold a file of the tree.
+    /// Returns an error before anything is emitted: `Limit` if the volume is too small (the message says how large it must
+    /// be), `Unsupported` if such a volume cannot hold a file of the tree.
     pub fn new(tree: &'a Tree, params: Params) -> Result<Self> {
         places::Places::new(tree, params).map(Plan)
     }
