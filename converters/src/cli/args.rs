@@ -169,7 +169,7 @@ Examples:
   mif verify web web.raw            exit 0 if every bit is the same, 1 if not
   mif verify old.vmdk new.qcow2
   mif verify web@1 web@2 --files    exit 0 if all files are the same
-  mif verify web --independent      check the manifest with the libraries gpt, ext4-view and fatfs
+  mif verify web --independent      check the manifest with other people's readers
   mif verify --all                  check every image against the digests recorded when it was made
   mif verify --all --against library/ --json > report.json
                                     and compare each with the file that it was imported from

@@ -1,9 +1,10 @@
-//! A volume in the form that the other readers need: a device with a position.
+//! A volume in the forms that the other readers need: a device with a position, and one without.
 
 use std::fmt;
 use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::sync::Arc;
 
+use fs_core::BlockRead;
 use mif_formats::Source;
 
 /// Fills `buf` from `offset` as far as possible, and returns the number of bytes read.
@@ -60,5 +61,21 @@ impl Write for Device {
 
     fn flush(&mut self) -> io::Result<()> {
         Ok(())
+    }
+}
+
+/// A volume as the crates `rust-fs-xfs` and `rust-fs-btrfs` read it.
+pub(super) struct Blocks(pub(super) Arc<dyn Source>);
+
+impl BlockRead for Blocks {
+    fn read_at(&self, offset: u64, buf: &mut [u8]) -> fs_core::Result<()> {
+        match read_part(&*self.0, offset, buf)? {
+            got if got == buf.len() => Ok(()),
+            got => Err(fs_core::Error::ShortRead { offset, want: buf.len(), got }),
+        }
+    }
+
+    fn size_bytes(&self) -> u64 {
+        self.0.len()
     }
 }

@@ -1,8 +1,8 @@
 //! `verify --independent`: compares an image with what independent readers find on the same disk.
 //!
 //! Our manifest and our reader could be wrong together. So the partition table is read again by the crate `gpt`, ext
-//! volumes by `ext4-view` and FAT volumes by `fatfs`, and each path that they can read is compared. Paths that they
-//! cannot read are reported as unchecked, never as equal.
+//! volumes by `ext4-view`, FAT by `fatfs`, XFS by `rust-fs-xfs` and Btrfs by `rust-fs-btrfs`, and each path that they
+//! can read is compared. Paths that they cannot read are reported as unchecked, never as equal.
 
 use std::collections::{BTreeSet, HashSet};
 use std::ops::Range;
@@ -22,10 +22,12 @@ use crate::image::OpenImage;
 use crate::task::progress::{self, Progress};
 use crate::tree::view::Tree;
 
+mod btrfs;
 mod device;
 mod ext;
 mod fat;
 mod table;
+mod xfs;
 
 /// The maximum number of differences, and of unchecked paths, that a report names for a part.
 const MAX_NAMED: usize = 1000;
@@ -155,6 +157,8 @@ fn compare_volume(
     let (reader, other): (_, Result<Box<dyn Reader>, String>) = match &*fs.info().kind {
         "fat12" | "fat16" | "fat32" => (fat::READER, fat::Fat::open(source).map(|fat| Box::new(fat) as _)),
         "ext2" | "ext3" | "ext4" => (ext::READER, ext::Ext::open(source).map(|ext| Box::new(ext) as _)),
+        "xfs" => (xfs::READER, xfs::Xfs::open(source).map(|xfs| Box::new(xfs) as _)),
+        "btrfs" => (btrfs::READER, btrfs::Btrfs::open(source).map(|btrfs| Box::new(btrfs) as _)),
         kind => {
             let mut part = PartReport::new(&volume.name, None);
             part.skips("everything", format!("mif knows no other reader of {kind}"));

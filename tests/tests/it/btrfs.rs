@@ -110,6 +110,13 @@ fn a_compressed_volume_with_snapshots_goes_in_and_comes_out() {
             assert!(read.stdout == *content, "{image}: {path}");
         }
     }
+    // Another reader of Btrfs finds the same in all subvolumes.
+    let other: serde_json::Value =
+        serde_json::from_str(&run(mif(&store).args(["verify", "raw", "--independent", "--json"]))).unwrap();
+    let part = &other["parts"][0];
+    assert!(part["reader"].as_str().unwrap().starts_with("rust-fs-btrfs"), "{part}");
+    assert!(part["compared"].as_u64().unwrap() as usize > files.len(), "{part}");
+    assert_eq!((&part["differences"], &part["unchecked"]), (&0.into(), &0.into()), "{part}");
     run(mif(&store).args(["extract", "raw", "p0:/", "-o"]).arg(at("extracted")));
     for (path, content) in &files {
         assert!(fs::read(at("extracted").join(path)).unwrap() == *content, "{path}");

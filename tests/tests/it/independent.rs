@@ -3,12 +3,19 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use mif_tests::{have, mif, repo, run, run_failing, tool, work_folder};
+use mif_tests::{have, is_root, mif, repo, run, run_failing, skip, tool, work_folder};
 use serde_json::Value;
 
 fn independent(store: &Path, image: &str) -> Value {
     let out = run(mif(store).args(["verify", image, "--independent", "--json"]));
     serde_json::from_str(&out).expect("a report")
+}
+
+/// Does the same for an image that the other readers read differently.
+fn independent_failing(store: &Path, image: &str) -> Value {
+    let output = mif(store).args(["verify", image, "--independent", "--json"]).output().unwrap();
+    assert_eq!(output.status.code(), Some(1));
+    serde_json::from_slice(&output.stdout).expect("a report")
 }
 
 fn count(part: &Value, what: &str) -> u64 {
@@ -206,4 +213,62 @@ fn one_image_or_two() {
     let error = run_failing(mif(folder.path()).arg("verify").arg(&demo), 2);
     assert!(error.contains("IMAGE"), "{error}");
     run_failing(mif(folder.path()).arg("verify").args([&demo, &demo]).arg("--independent"), 2);
+}
+
+/// Fills the XFS volume mounted at `$1` with what needs each kind of directory and map, leaves operations in the log,
+/// and copies the volume's file `$2` to `$3` and, after a change, to `$4`.
+const LIVE: &str = r#"
+set -e
+cd "$1"
+mkdir few many
+for i in $(seq 3000); do : >many/a-name-of-some-length-$i; done
+seq 1 100000 >few/text
+cp --reflink=always few/text few/clone
+truncate -s 3M few/sparse; echo end >>few/sparse
+fallocate -l 1M few/reserved
+for i in $(seq 0 2 200); do fallocate -p -o $((i * 4096)) -l 4096 few/clone; done
+ln few/text few/linked
+ln -s "$(printf 'far/%.0s' $(seq 100))" few/link
+mkfifo few/pipe
+echo one >few/changing
+sync -f .
+for i in $(seq 40); do echo $i >many/late-$i; rm many/a-name-of-some-length-$i; done
+xfs_io -c fsync many/late-40
+cp --sparse=always "$2" "$3"
+echo two >few/changing
+xfs_io -c fsync few/changing
+cp --sparse=always "$2" "$4"
+"#;
+
+#[test]
+fn an_xfs_volume_with_a_log_to_replay_is_read_alike_and_a_lie_about_it_is_found() {
+    if !have(&["mkfs.xfs", "xfs_io", "mount", "cp"]) {
+        return;
+    }
+    if !is_root() {
+        let _ = skip("only root mounts");
+        return;
+    }
+    let folder = work_folder();
+    let at = |name: &str| folder.path().join(name);
+    let (store, disk, mnt) = (at("store"), at("volume"), at("mnt"));
+    fs::File::create(&disk).unwrap().set_len(320 << 20).unwrap();
+    run(tool("mkfs.xfs").arg("-q").arg(&disk));
+    fs::create_dir(&mnt).unwrap();
+    run(tool("mount").args(["-o", "loop"]).arg(&disk).arg(&mnt));
+    let lived = tool("sh").args(["-c", LIVE, "sh"]).arg(&mnt).arg(&disk).arg(at("one")).arg(at("two")).output();
+    run(tool("umount").arg(&mnt));
+    let lived = lived.unwrap();
+    assert!(lived.status.success(), "{}", String::from_utf8_lossy(&lived.stderr));
+    run(mif(&store).arg("import").arg(at("one")).arg(at("two")));
+    for image in ["one", "two"] {
+        let part = &independent(&store, image)["parts"][0];
+        assert!(part["reader"].as_str().unwrap().starts_with("rust-fs-xfs"), "{part}");
+        let counts = (count(part, "compared"), count(part, "differences"), count(part, "unchecked"));
+        assert_eq!(counts, (3011, 0, 0), "{image}: {part}");
+    }
+    swap_manifest(&store, "one", "two");
+    let part = &independent_failing(&store, "two")["parts"][0];
+    assert_eq!(count(part, "differences"), 1, "{part}");
+    assert_eq!(part["different"][0][0], "/few/changing");
 }
