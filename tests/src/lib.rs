@@ -4,6 +4,7 @@
 
 pub mod debian;
 pub mod disk;
+pub mod dissect;
 pub mod fault;
 pub mod guest;
 pub mod listing;

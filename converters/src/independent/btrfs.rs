@@ -47,7 +47,8 @@ impl Reader for Btrfs {
             Err(error) => return Err(words(error)),
         };
         let inode = &found.inode;
-        let file_type = FileType::of_mode(inode.mode as u16).ok_or_else(|| format!("{READER}: a mode without a type"))?;
+        let file_type =
+            FileType::of_mode(inode.mode as u16).ok_or_else(|| format!("{READER}: a mode without a type"))?;
         let link_target = match file_type {
             FileType::Symlink => Some(found.fs(&self.0).read_link(inode.ino).map_err(words)?),
             _ => None,

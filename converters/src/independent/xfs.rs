@@ -34,7 +34,8 @@ impl Reader for Xfs {
             Err(error) => return Err(words(error)),
         };
         let inode = file.inode();
-        let file_type = FileType::of_mode(inode.mode).ok_or_else(|| format!("{READER}: a mode without a type"))?;
+        let file_type =
+            FileType::of_mode(inode.mode).ok_or_else(|| format!("{READER}: a mode without a type"))?;
         let link_target = match file_type {
             FileType::Symlink => Some(file.link_target().map_err(words)?),
             _ => None,

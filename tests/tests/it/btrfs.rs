@@ -9,6 +9,7 @@ use std::process::Command;
 use mif_formats::fs::btrfs::Btrfs;
 use mif_formats::fs::{Filesystem, Piece, walk};
 use mif_formats::{MemSource, Source};
+use mif_tests::dissect::{assert_dissect_agrees, have_dissect};
 use mif_tests::{have, is_root, mif, run, run_failing, skip, tool, work_folder};
 
 /// Fills the volume mounted at `$1`.
@@ -117,7 +118,21 @@ fn a_compressed_volume_with_snapshots_goes_in_and_comes_out() {
     assert!(part["reader"].as_str().unwrap().starts_with("rust-fs-btrfs"), "{part}");
     assert!(part["compared"].as_u64().unwrap() as usize > files.len(), "{part}");
     assert_eq!((&part["differences"], &part["unchecked"]), (&0.into(), &0.into()), "{part}");
+    if have_dissect() {
+        // The kernel shows an empty directory where a subvolume was when the snapshot was taken.
+        let unlike = ["/snapshot/home/"];
+        let paths = assert_dissect_agrees(&store, ("raw", "p0"), "btrfs", (&disk, 0), &unlike);
+        assert!(paths > files.len(), "{paths}");
+    }
+    // `btrfs restore` reads without the kernel, as dissect does: `-s` with snapshots, `-S` with symlinks.
+    fs::create_dir(at("restored")).unwrap();
+    let mut restore = tool("btrfs");
+    run(restore.args(["restore", "-s", "-S"]).arg(&disk).arg(at("restored")));
     run(mif(&store).args(["extract", "raw", "p0:/", "-o"]).arg(at("extracted")));
+    // It too enters the subvolume that the kernel does not show.
+    fs::remove_dir_all(at("restored/snapshot/home")).unwrap();
+    fs::create_dir(at("restored/snapshot/home")).unwrap();
+    run(tool("diff").args(["-r", "--no-dereference"]).arg(at("restored")).arg(at("extracted")));
     for (path, content) in &files {
         assert!(fs::read(at("extracted").join(path)).unwrap() == *content, "{path}");
     }
