@@ -34,6 +34,7 @@
 
 mod care;
 mod compose;
+mod deliver;
 mod disk;
 mod edit;
 mod error;
@@ -59,6 +60,7 @@ mod verbs;
 pub use care::fsck::fsck;
 pub use care::gc::{GcOptions, GcReport, gc};
 pub use care::report::{FsckOptions, FsckReport, LostImage, Verdict};
+pub use deliver::platform::{Form, Machine, PLATFORMS, Platform, Rule, Wrapper};
 pub use disk::scan::{Scan, ScannedVolume};
 pub use disk::volume::{DiskOffset, VolumeExtent, VolumeOffset};
 pub use edit::{

@@ -102,6 +102,12 @@ Examples:
   mif export web small.raw --resize p1=min --size min    shrink the disk as far as possible
   mif export web clone.raw --new-ids                     new UUIDs, in fstab and boot loader too
   mif export --all out/ --format vmdk                    every image, as out/NAME.vmdk
+  mif export web web.ova --for vmware-esxi -o cpus=2,memory=4G
+  mif export web web.tar.gz --for gcp
+  mif export --for list                                  every target, with what it takes
+
+With --for, the file follows the rules of a hypervisor or cloud: see docs/targets.md. A disk whose size it does not take \
+is enlarged, and the report says so. An OVA takes the options cpus, memory and firmware (bios or efi).
 
 With --all, the other images are still exported if one fails, and the exit code is 1. Existing files are not \
 replaced unless --force is given.
@@ -110,19 +116,21 @@ Resizing a volume or giving it a new identity rebuilds its filesystem; all other
 A volume grows into the free space after it. If a partition is in the way, it moves towards the end of the disk.")]
     Export {
         /// Image in the store: NAME[@VERSION]
-        #[arg(required_unless_present = "all")]
+        #[arg(required_unless_present_any = ["all", "target"])]
         image: Option<String>,
         /// File to write, which appears only when it is complete; a block device; or - for standard output
-        #[arg(required_unless_present = "all")]
+        #[arg(required_unless_present_any = ["all", "target"])]
         output: Option<PathBuf>,
         /// Container format [default: the one that OUTPUT's suffix names]
         #[arg(long, short = 'O', value_name = "FORMAT")]
         format: Option<String>,
+        /// Hypervisor or cloud that the file is for; `list` lists them
+        #[arg(long = "for", value_name = "TARGET", conflicts_with_all = ["format", "backing"])]
+        target: Option<String>,
         /// Export every image in the store into the directory DIR
         #[arg(
             long,
             value_name = "DIR",
-            requires = "format",
             conflicts_with_all = ["image", "output", "backing", "size", "resize", "new_ids"]
         )]
         all: Option<PathBuf>,

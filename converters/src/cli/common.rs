@@ -116,7 +116,7 @@ pub(super) fn command_line() -> Vec<String> {
 pub(super) fn export_options(format: Option<String>, write: Write) -> Result<ExportOptions> {
     let Write { options, backing, force, verify } = write;
     let options = key_values(&options)?;
-    Ok(ExportOptions { format, options, backing, force, verify, reshape: Reshape::default() })
+    Ok(ExportOptions { format, options, backing, force, verify, reshape: Reshape::default(), target: None })
 }
 
 /// Returns the ID of a group given by its number or by its name in `/etc/group`.

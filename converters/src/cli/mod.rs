@@ -103,9 +103,21 @@ impl Context {
                     _ => self.import_all(&files, &BatchImportOptions { names, jobs, reread, each }),
                 }
             }
-            Command::Export { image, output, format, all, all_versions, jobs, write, reshape } => {
+            Command::Export { image, output, format, target, all, all_versions, jobs, write, reshape } => {
+                if target.as_deref() == Some("list") {
+                    self.report(&mif::PLATFORMS, |targets| text::targets(targets))?;
+                    return Ok(true);
+                }
                 let reshape = reshape_options(&reshape)?;
-                let options = ExportOptions { reshape, ..export_options(format, write)? };
+                let target = target.map(|name| mif::Platform::find(&name)).transpose()?;
+                let options = ExportOptions { reshape, target, ..export_options(format, write)? };
+                if all.is_none() && output.is_none() {
+                    return Err(mif::Error::usage("--for needs an IMAGE and an OUTPUT, or --all DIR")
+                        .advise("`mif export --for list` lists the targets"));
+                }
+                if all.is_some() && options.format.is_none() && options.target.is_none() {
+                    return Err(mif::Error::usage("--all needs --format FORMAT, or --for TARGET"));
+                }
                 let (Some(image), Some(output)) = (image, output) else {
                     let folder = all.expect("clap asks for it where there is no image");
                     let jobs = jobs.map(usize::from);

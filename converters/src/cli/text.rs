@@ -7,7 +7,7 @@ use indicatif::{BinaryBytes, HumanBytes};
 use mif::VerifyReport;
 use mif::independent::IndependentReport;
 use mif::store::{FilesystemRecord, Image};
-use mif::{ExportReport, IdsReport, ImageInfo, ImportReport, LsEntry, LsReport, System};
+use mif::{ExportReport, IdsReport, ImageInfo, ImportReport, LsEntry, LsReport, Platform, System};
 use mif_formats::fs::Timestamp;
 use mif_formats::partition::TableKind;
 
@@ -88,6 +88,9 @@ pub(super) fn export(report: &ExportReport) -> String {
         size(*disk_size),
         size(*allocated)
     );
+    if let Some(target) = report.target {
+        let _ = writeln!(out, "  by the rules of {target}");
+    }
     if report.verified {
         let _ = writeln!(out, "  verified: read back, and every byte is the same");
     }
@@ -99,6 +102,19 @@ pub(super) fn export(report: &ExportReport) -> String {
     }
     if let Some(report) = ids {
         ids_text(report, &mut out);
+    }
+    out
+}
+
+/// Lists the targets of `export --for`.
+pub(super) fn targets(targets: &[Platform]) -> String {
+    let width = targets.iter().map(|target| target.name.len()).max().unwrap_or(0);
+    let mut out = String::new();
+    for target in targets {
+        let _ = writeln!(out, "{:width$}  {}, as {}", target.name, target.title, target.suffixes());
+        for rule in target.rules {
+            let _ = writeln!(out, "{:width$}    {}", "", rule.rule);
+        }
     }
     out
 }

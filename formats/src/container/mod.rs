@@ -32,6 +32,7 @@ pub use self::file::{DiskFile, ImageFile};
 pub use self::opener::Opener;
 pub use self::options::CreateOptions;
 pub use self::output::{Output, OutputFile, OutputKind, STANDARD_OUTPUT};
+pub use self::pull::{Pull, Window};
 
 /// Every format, in the order in which files are probed. Raw is last: any file can be raw.
 pub static FORMATS: &[&dyn Format] =

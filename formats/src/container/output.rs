@@ -37,6 +37,8 @@ pub struct Output {
     /// The users who may read new files besides their owner.
     access: Access,
     files: Vec<Pending>,
+    /// For a container within another file: the byte at which it begins, and its name there.
+    member: Option<(u64, String)>,
     /// Syncs files while they are written, so that little is left to do at the end.
     syncer: SyncSender<Arc<File>>,
 }
@@ -64,6 +66,8 @@ pub struct OutputFile {
     sink: Sink,
     /// Its final name, which errors report.
     path: PathBuf,
+    /// The byte that offset 0 means.
+    base: u64,
 }
 
 enum Sink {
@@ -94,6 +98,7 @@ impl Output {
             force,
             access: Access::All,
             files: Vec::new(),
+            member: None,
             syncer: start_syncer(),
         };
         if target.as_os_str() == STANDARD_OUTPUT {
@@ -125,6 +130,31 @@ impl Output {
         self.kind
     }
 
+    /// Writes the container into the main file, such as an archive, which must exist: for the container, offset 0 means
+    /// byte `base` of it, and `name` is the container's name.
+    pub fn embed(&mut self, base: u64, name: &str) {
+        self.member = Some((base, name.to_owned()));
+    }
+
+    /// Returns the main file as a whole, which it creates at first.
+    pub fn around(&mut self) -> Result<&OutputFile> {
+        self.member = None;
+        if self.files.is_empty() {
+            return self.create();
+        }
+        self.files[0].file.base = 0;
+        Ok(&self.files[0].file)
+    }
+
+    /// Returns the name of the container's main file, without directories.
+    #[must_use]
+    pub fn name(&self) -> Option<&str> {
+        match &self.member {
+            Some((_, name)) => Some(name),
+            None => self.target.file_name()?.to_str(),
+        }
+    }
+
     /// Makes new files no more readable than their source, which has this access. (A replaced file keeps its mode.)
     pub fn limit(&mut self, access: Access) {
         self.access = self.access.and(access);
@@ -138,6 +168,10 @@ impl Output {
 
     /// Creates the main file.
     pub fn create(&mut self) -> Result<&OutputFile> {
+        if let (Some((base, _)), Some(main)) = (&self.member, self.files.first_mut()) {
+            main.file.base = *base;
+            return Ok(&self.files[0].file);
+        }
         let name = self.target.clone();
         self.add(name)
     }
@@ -189,7 +223,7 @@ impl Output {
             OutputKind::Device => Sequence::to_device(&path)?,
             OutputKind::Stream => Sequence::to_standard_output(),
         };
-        let file = OutputFile { sink: Sink::Sequence(Mutex::new(sequence)), path };
+        let file = OutputFile { sink: Sink::Sequence(Mutex::new(sequence)), path, base: 0 };
         self.files.push(Pending { file, temporary: None, renamed: false });
         Ok(&self.files.last().expect("just pushed").file)
     }
@@ -221,8 +255,8 @@ impl Output {
                         self.access.apply(&file).map_err(io)?;
                     }
                     let (file, syncer) = (Arc::new(file), self.syncer.clone());
-                    let file =
-                        OutputFile { sink: Sink::File { file, unsynced: AtomicU64::new(0), syncer }, path };
+                    let sink = Sink::File { file, unsynced: AtomicU64::new(0), syncer };
+                    let file = OutputFile { sink, path, base: 0 };
                     self.files.push(Pending { file, temporary: Some(temporary), renamed: false });
                     return Ok(&self.files.last().expect("just pushed").file);
                 }
@@ -346,6 +380,7 @@ impl OutputFile {
 
     /// Writes all of `bytes` at `offset`.
     pub fn write_at(&self, offset: u64, bytes: &[u8]) -> Result<()> {
+        let offset = self.base + offset;
         match &self.sink {
             Sink::File { file, .. } => file.write_all_at(bytes, offset).map_err(|e| self.error(e))?,
             Sink::Sequence(sequence) => {
@@ -357,12 +392,13 @@ impl OutputFile {
     }
 
     /// Writes `slices` one after the other at `offset`, with few system calls.
-    pub fn write_slices_at(&self, mut offset: u64, slices: &mut [IoSlice<'_>]) -> Result<()> {
+    pub fn write_slices_at(&self, offset: u64, slices: &mut [IoSlice<'_>]) -> Result<()> {
+        let mut offset = self.base + offset;
         let file = match &self.sink {
             Sink::File { file, .. } => file,
             Sink::Sequence(_) => {
                 for slice in slices {
-                    self.write_at(offset, slice)?;
+                    self.write_at(offset - self.base, slice)?;
                     offset += slice.len() as u64;
                 }
                 return Ok(());
@@ -387,9 +423,29 @@ impl OutputFile {
 
     /// Makes the file `len` bytes long; parts that were not written become holes. Fails if a device is smaller.
     pub fn set_len(&self, len: u64) -> Result<()> {
+        let len = self.base + len;
         match &self.sink {
             Sink::File { file, .. } => file.set_len(len).map_err(|e| self.error(e)),
             Sink::Sequence(sequence) => self.lock(sequence).set_len(len, &self.path),
+        }
+    }
+
+    /// Fills `buf` with what was written at `offset`. Only files can be read.
+    pub fn read_at(&self, offset: u64, buf: &mut [u8]) -> Result<()> {
+        match &self.sink {
+            Sink::File { file, .. } => file.read_exact_at(buf, self.base + offset).map_err(|e| self.error(e)),
+            Sink::Sequence(_) => Err(self.error(std::io::ErrorKind::NotSeekable.into())),
+        }
+    }
+
+    /// Returns the number of bytes of the file from offset 0 on. Only files have a length.
+    pub fn length(&self) -> Result<u64> {
+        match &self.sink {
+            Sink::File { file, .. } => {
+                let len = file.metadata().map_err(|e| self.error(e))?.len();
+                Ok(len.saturating_sub(self.base))
+            }
+            Sink::Sequence(_) => Err(self.error(std::io::ErrorKind::NotSeekable.into())),
         }
     }
 

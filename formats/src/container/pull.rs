@@ -1,4 +1,4 @@
-//! Reads a disk on several threads and passes it on in order, for all writers.
+//! Reads a disk on several threads and passes it on in order, for all writers, those of other modules included.
 
 use std::collections::BTreeMap;
 use std::ops::Range;
@@ -11,7 +11,7 @@ use crate::error::{Result, at};
 use crate::source::Source;
 
 /// The parameters of a pull.
-pub(super) struct Pull<'a> {
+pub struct Pull<'a> {
     /// The disk.
     pub(super) source: &'a dyn Source,
     /// The observer, which can also stop the pull.
@@ -24,7 +24,8 @@ pub(super) struct Pull<'a> {
 
 impl<'a> Pull<'a> {
     /// Pulls windows of the usual size, without a digest.
-    pub(super) fn new(source: &'a dyn Source, observer: &'a dyn Observer) -> Self {
+    #[must_use]
+    pub fn new(source: &'a dyn Source, observer: &'a dyn Observer) -> Self {
         Pull { source, observer, window: WINDOW, digest: None }
     }
 }
@@ -36,11 +37,11 @@ pub(super) const WINDOW: u64 = 1 << 20;
 const AHEAD: usize = 3;
 
 /// A part of the disk and its bytes, as passed to `work`. Known zeros around it are not read.
-pub(super) struct Window {
+pub struct Window {
     /// Its position on the disk, in bytes: a multiple of the window size.
-    pub(super) start: u64,
+    pub start: u64,
     /// Its bytes; known holes in it are zeros.
-    pub(super) bytes: Vec<u8>,
+    pub bytes: Vec<u8>,
 }
 
 /// The result for a window, and the digests of its blocks.
@@ -71,7 +72,7 @@ impl Pull<'_> {
     /// Reads all windows that are not known to be zeros, passes each through `work` on one of several threads, and
     /// hands the results to `emit` in order, on the calling thread. `emit` may return a buffer for reuse. Memory is
     /// bounded, and the first error ends the pull.
-    pub(super) fn run<T: Send>(
+    pub fn run<T: Send>(
         &self,
         work: impl Fn(Window) -> Result<T> + Sync,
         mut emit: impl FnMut(T) -> Result<Option<Vec<u8>>>,

@@ -50,6 +50,7 @@ mod subvolumes;
 mod survival;
 mod synthetic;
 mod sysprep;
+mod targets;
 mod tars;
 mod update;
 mod written_names;

@@ -49,6 +49,7 @@ const MIF: &[(&str, u32)] = &[
     ("extract", 9),
     ("rebuild", 10),
     ("care", 10),
+    ("deliver", 11),
     ("edit", 11),
     ("mkdisk", 11),
     ("merge", 12),

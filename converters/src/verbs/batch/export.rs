@@ -22,7 +22,7 @@ pub struct BatchExportOptions {
     pub all_versions: bool,
     /// The number of images to export in parallel; by default the number of processors, at most four.
     pub jobs: Option<usize>,
-    /// Options of each export. The format must be given.
+    /// Options of each export. The format or the target must be given.
     pub each: ExportOptions,
 }
 
@@ -38,7 +38,7 @@ pub enum ExportEvent {
         output: String,
     },
     /// The file is complete.
-    Finished(ExportReport),
+    Finished(Box<ExportReport>),
     /// The file could not be written: a new file was not created, an existing one is unchanged.
     Failed {
         /// The image, `name@version`.
@@ -82,10 +82,15 @@ pub fn export_all(
     watch: &dyn Watch<ExportEvent>,
 ) -> Result<ExportSummary> {
     let started = Instant::now();
-    let format = container::format_for_output(options.each.format.as_deref(), folder)?;
-    let suffix = format.suffixes().first().ok_or_else(|| {
-        Error::unsupported(format!("mif reads {} images but does not write them", format.name()))
-    })?;
+    let suffix = match options.each.target {
+        Some(target) => target.forms[0].suffixes[0],
+        None => {
+            let format = container::format_for_output(options.each.format.as_deref(), folder)?;
+            format.suffixes().first().ok_or_else(|| {
+                Error::unsupported(format!("mif reads {} images but does not write them", format.name()))
+            })?
+        }
+    };
     let images = images(store, options.all_versions)?;
     if images.is_empty() {
         return Err(Error::input(format!("{}: the store has no images", store.storage().place())));
@@ -112,7 +117,7 @@ pub fn export_all(
                 summary.exported += 1;
                 summary.disk_bytes += report.disk_size;
                 summary.allocated += report.allocated;
-                ExportEvent::Finished(report)
+                ExportEvent::Finished(Box::new(report))
             }
             Err(_) if stopped => return Err(interrupted()),
             Err(error) => {

@@ -112,6 +112,15 @@ pub fn info(image: &OpenImage) -> Result<ImageInfo> {
     }
 }
 
+/// Returns the system on an image. What cannot be read counts as missing.
+pub(crate) fn system(image: &OpenImage) -> Result<System> {
+    let table = match &image.origin {
+        Origin::Stored { stored, .. } => stored.image.table.clone(),
+        Origin::File { container } => Scan::new(container.source.clone())?.table,
+    };
+    stored_system(image, &table, &mut Vec::new())
+}
+
 fn stored_system(image: &OpenImage, table: &Table, warnings: &mut Vec<String>) -> Result<System> {
     let sectors = Sectors { disk: &*image.disk()?, table };
     let tree = image.tree()?;

@@ -13,13 +13,16 @@ use mif_formats::{ErrorKind, Slice, Source, partition};
 use serde::Serialize;
 
 use crate::compose::staging::Bench;
+use crate::deliver::platform::{Form, Platform, Rule};
+use crate::deliver::{self, Delivery};
 use crate::disk::compare::compare_bits;
 use crate::error::{Error, Result};
 use crate::image::{OpenImage, Origin};
-use crate::rebuild::{Base, Draft, IdsReport, Reshape};
+use crate::rebuild::{Base, Draft, IdsReport, Reshape, Size};
 use crate::store::StoredDisk;
 use crate::task::progress::{Progress, interrupted};
 use crate::tree::new_content::NewContents;
+use crate::verbs::inspect::info;
 
 /// Options of `export` and `convert`.
 #[derive(Debug, Clone, Default)]
@@ -36,6 +39,9 @@ pub struct ExportOptions {
     pub verify: bool,
     /// New sizes and identities; only for a stored image.
     pub reshape: Reshape,
+    /// The hypervisor or cloud that the file is for, which decides its format, options and size, and perhaps an archive
+    /// around it. Options of that archive are among `options`.
+    pub target: Option<&'static Platform>,
 }
 
 /// The report of `export` and `convert`.
@@ -47,6 +53,10 @@ pub struct ExportReport {
     pub output: String,
     /// Its container format.
     pub format: String,
+    /// What it was made for, if that was given.
+    pub target: Option<&'static str>,
+    /// The rules of the target.
+    pub rules: &'static [Rule],
     /// The disk's size in bytes.
     pub disk_size: u64,
     /// The volumes that were rebuilt; all others are identical to those of the image, bit for bit.
@@ -74,8 +84,13 @@ pub fn export(
     progress: &dyn Progress,
 ) -> Result<ExportReport> {
     let started = Instant::now();
-    let format = container::format_for_output(options.format.as_deref(), path)?;
-    let mut format_options = options.options.clone();
+    let form = options.target.map(|target| target.form(path)).transpose()?;
+    let format =
+        container::format_for_output(form.map(|form| form.format).or(options.format.as_deref()), path)?;
+    let (mut format_options, settings) = match options.target.zip(form) {
+        Some((target, form)) => form.options(target, &options.options)?,
+        None => (options.options.clone(), CreateOptions::new()),
+    };
     if let Some(base) = &options.backing {
         if format.name() != "qcow2" {
             let problem =
@@ -85,9 +100,20 @@ pub fn export(
         format_options.push(("backing_file".into(), backing_name(base, path)?));
     }
     let mut output = Output::new(path, options.force)?;
-    check_kind(&output, path, format, options)?;
+    check_kind(&output, path, format, form, options)?;
     output.limit(image.access());
-    let reshaped = if options.reshape.is_empty() { None } else { Some(reshape(image, options, progress)?) };
+    let mut wanted = options.reshape.clone();
+    let mut notes = Vec::new();
+    if let Some((target, form)) = options.target.zip(form)
+        && let Some(size) = grown(image, target, form, &options.reshape)?
+    {
+        wanted.size = Some(Size::To(size));
+        notes.push(format!(
+            "the disk was enlarged to {size} bytes, because {} takes no other size",
+            target.title
+        ));
+    }
+    let reshaped = if wanted.is_empty() { None } else { Some(reshape(image, &wanted, progress)?) };
     let disk = match &reshaped {
         Some(reshaped) => reshaped.disk.clone(),
         None => image.disk()?,
@@ -97,6 +123,17 @@ pub fn export(
         Origin::Stored { .. } => Vec::new(),
     };
     warnings.extend(carry_sector_size(&*disk, format, &mut format_options)?);
+    if let Some((target, form)) = options.target.zip(form)
+        && form.rounded(disk.len()) != disk.len()
+    {
+        let problem = format!(
+            "{} takes disks of a multiple of {} bytes, and this one would have {}",
+            target.title,
+            form.size_step,
+            disk.len()
+        );
+        return Err(Error::usage(problem).advise(format!("Pass --size {}", form.rounded(disk.len()))));
+    }
     if let (Some(ids), true) = (&options.reshape.new_ids, format.has_identity()) {
         // The last option given wins, so an explicit `-o seed=` overrides this one.
         format_options.insert(0, ("seed".into(), hex(&ids.seed)));
@@ -106,8 +143,21 @@ pub fn export(
         true => read_back(&*disk, written, path, format, options, progress),
         false => Ok(()),
     };
-    let allocated = write(&*disk, output, format, &format_options, &check, progress)?;
-    let mut notes = reshaped.as_ref().map_or(Vec::new(), |reshaped| reshaped.draft.notes.clone());
+    let create = |output: &mut Output| match form {
+        Some(form) if form.wrapper.is_archive() => {
+            let (name, system) = (name_of(image), info::system(image).map_err(Failed::midway)?);
+            let delivery =
+                Delivery { disk: &*disk, format, options: &format_options, name: &name, system: &system };
+            deliver::write(&delivery, form, &settings, output, progress).map_err(Failed::midway)
+        }
+        _ => format.create(&*disk, output, &format_options, progress).map_err(|e| Failed {
+            // The device is too small or in use.
+            is_untouched: matches!(e.kind(), ErrorKind::Limit | ErrorKind::Denied),
+            error: e.into(),
+        }),
+    };
+    let allocated = write(create, output, &check, progress)?;
+    notes.extend(reshaped.iter().flat_map(|reshaped| reshaped.draft.notes.iter().cloned()));
     if kind == OutputKind::Device {
         notes.extend(rest_of_device(path, disk.len())?);
     }
@@ -116,6 +166,8 @@ pub fn export(
         image: image.label.clone(),
         output: path.display().to_string(),
         format: format.name().to_owned(),
+        target: options.target.map(|target| target.name),
+        rules: options.target.map_or(&[], |target| target.rules),
         disk_size: disk.len(),
         planned: reshaped.as_ref().map_or(Vec::new(), |reshaped| reshaped.draft.planned.clone()),
         notes,
@@ -128,9 +180,23 @@ pub fn export(
 }
 
 /// Fails if the format cannot be written to this kind of output.
-fn check_kind(output: &Output, path: &Path, format: &dyn Format, options: &ExportOptions) -> Result<()> {
+fn check_kind(
+    output: &Output,
+    path: &Path,
+    format: &dyn Format,
+    form: Option<&Form>,
+    options: &ExportOptions,
+) -> Result<()> {
     let (shown, name) = (path.display(), format.name());
     match output.kind() {
+        OutputKind::Stream | OutputKind::Device if form.is_some_and(|form| form.wrapper.is_in_place()) => {
+            return Err(Error::usage(format!("{shown}: this archive is not written sequentially"))
+                .advise("Write it to a file"));
+        }
+        _ if options.verify && form.is_some_and(|form| form.wrapper.is_archive()) => {
+            return Err(Error::usage(format!("{shown}: --verify does not read archives back"))
+                .advise("Import the file to compare it"));
+        }
         OutputKind::Files => return Ok(()),
         OutputKind::Stream if std::io::stdout().is_terminal() => {
             return Err(Error::usage("refusing to write a disk image to a terminal"));
@@ -183,17 +249,28 @@ fn carry_sector_size(
     )))
 }
 
-/// Writes the disk, and calls `check` on the output: before it gets its final name, if possible.
+/// The failure of a writer.
+struct Failed {
+    error: Error,
+    /// Whether nothing was written yet.
+    is_untouched: bool,
+}
+
+impl Failed {
+    fn midway(error: Error) -> Self {
+        Failed { error, is_untouched: false }
+    }
+}
+
+/// Writes the output by `create`, and calls `check` on it: before it gets its final name, if possible.
 fn write(
-    disk: &dyn Source,
+    create: impl FnOnce(&mut Output) -> Result<(), Failed>,
     mut output: Output,
-    format: &dyn Format,
-    options: &CreateOptions,
     check: &dyn Fn(&Path) -> Result<()>,
     progress: &dyn Progress,
 ) -> Result<u64> {
     let kind = output.kind();
-    let written = format.create(disk, &mut output, options, progress);
+    let written = create(&mut output);
     let failed = match written {
         _ if progress.interrupted() => interrupted(),
         Ok(()) => {
@@ -205,9 +282,8 @@ fn write(
                 Err(e) => e.into(),
             }
         }
-        // The device is too small or in use: nothing was written.
-        Err(e) if matches!(e.kind(), ErrorKind::Limit | ErrorKind::Denied) => return Err(e.into()),
-        Err(e) => e.into(),
+        Err(Failed { is_untouched: true, error }) => return Err(error),
+        Err(Failed { error, .. }) => error,
     };
     Err(match kind {
         OutputKind::Device => failed.advise("The device may be partly overwritten; write it again"),
@@ -260,11 +336,7 @@ struct Reshaped<'s> {
     _bench: Bench<'s>,
 }
 
-fn reshape<'i>(
-    image: &'i OpenImage,
-    options: &ExportOptions,
-    progress: &dyn Progress,
-) -> Result<Reshaped<'i>> {
+fn reshape<'i>(image: &'i OpenImage, reshape: &Reshape, progress: &dyn Progress) -> Result<Reshaped<'i>> {
     let Origin::Stored { stored, objects, .. } = &image.origin else {
         return Err(Error::usage("only an image in the store can be resized or given new identities")
             .advise("Import it first, with `mif import`"));
@@ -273,13 +345,40 @@ fn reshape<'i>(
     let base = Base::new(Bench::scratch(objects.clone())?, stored)?;
     let writer = base.writer()?;
     let rows: Vec<&Row> = base.rows.iter().collect();
-    let mut draft = base.draft(&rows, &NewContents::new(), &[], &options.reshape, &writer, progress)?;
+    let mut draft = base.draft(&rows, &NewContents::new(), &[], reshape, &writer, progress)?;
     base.finish(writer, [&mut draft])?;
     let rows: Vec<&Row> = base.rows.iter().collect();
     base.read_back(&draft, &rows)?;
     let disk = StoredDisk::new(draft.layout.clone(), base.objects);
     let disk = Arc::new(disk.with_sectors_of(stored.image.table.sector_size));
     Ok(Reshaped { draft, disk, _bench: base.bench })
+}
+
+/// Returns the size that a stored disk must be enlarged to for the target, unless the user gives it a size.
+fn grown(image: &OpenImage, target: &Platform, form: &Form, reshape: &Reshape) -> Result<Option<u64>> {
+    if reshape.size.is_some() || !reshape.resize.is_empty() {
+        return Ok(None);
+    }
+    let size = image.disk()?.len();
+    let rounded = form.rounded(size);
+    if rounded == size {
+        return Ok(None);
+    }
+    if matches!(image.origin, Origin::File { .. }) {
+        let problem = format!("{}: {} does not take a disk of {size} bytes", image.label, target.title);
+        return Err(Error::usage(problem).advise("Import it first: the export then enlarges it"));
+    }
+    Ok(Some(rounded))
+}
+
+/// Returns the name of a stored image without its version, or the stem of a file.
+fn name_of(image: &OpenImage) -> String {
+    match &image.origin {
+        Origin::Stored { stored, .. } => stored.image.name.clone(),
+        Origin::File { .. } => {
+            Path::new(&image.label).file_stem().unwrap_or_default().to_string_lossy().into_owned()
+        }
+    }
 }
 
 /// Returns the name of the backing file in the image at `output`: a relative path if it is under the same directory, so

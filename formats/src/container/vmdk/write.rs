@@ -56,9 +56,8 @@ pub(super) fn create(
         |extents: &str, identity: &Identity| descriptor_text(&options, subformat, sectors, extents, identity);
     match subformat {
         "monolithicSparse" | "streamOptimized" => {
-            let name = output.target().file_name().and_then(|n| n.to_str());
             // The name is informational here: readers use the file that they opened.
-            let name = name.filter(|n| is_plain(n)).unwrap_or("disk.vmdk");
+            let name = output.name().filter(|n| is_plain(n)).unwrap_or("disk.vmdk");
             let line = format!("RW {sectors} SPARSE \"{name}\"\n");
             // A placeholder of the same length: the final descriptor needs the digest of the disk.
             let first = descriptor(&line, &wanted.identity(&DiskDigest([0; 32])))?;

@@ -1,0 +1,218 @@
+//! The OVF descriptor of an appliance with one disk (DMTF DSP0243).
+
+use std::fmt::Write;
+
+use mif_formats::container::CreateOptions;
+
+use super::delivery::Delivery;
+use super::platform::Machine;
+use crate::error::{Error, Result};
+use crate::guest::system::System;
+
+const MIB: u64 = 1 << 20;
+/// The limits of the hardware version, and what a small server has.
+const MAX_CPUS: u64 = 128;
+const MAX_MEMORY: u64 = 6 << 40;
+const MEMORY: u64 = 2 << 30;
+
+/// The settings of an appliance.
+#[derive(Debug)]
+pub(super) struct Settings {
+    cpus: u64,
+    /// In MiB.
+    memory: u64,
+    is_efi: bool,
+}
+
+impl Settings {
+    /// Reads the options. The firmware is by default a BIOS if the disk boots from one, or else EFI if it has a program
+    /// for it.
+    pub(super) fn new(options: &CreateOptions, system: &System) -> Result<Self> {
+        let text = |key| options.iter().rev().find(|(k, _)| k == key).map(|(_, value)| value.as_str());
+        let bad =
+            |key: &str, value: &str, wanted: &str| Error::usage(format!("{key}={value}: expected {wanted}"));
+        let cpus = match text("cpus") {
+            None => 1,
+            Some(value) => value
+                .parse()
+                .ok()
+                .filter(|cpus| (1..=MAX_CPUS).contains(cpus))
+                .ok_or_else(|| bad("cpus", value, &format!("a number from 1 to {MAX_CPUS}")))?,
+        };
+        let memory = match text("memory") {
+            None => MEMORY,
+            Some(value) => crate::rebuild::size_in_bytes(value)
+                .ok()
+                .filter(|bytes| (4 * MIB..=MAX_MEMORY).contains(bytes) && bytes.is_multiple_of(4 * MIB))
+                .ok_or_else(|| bad("memory", value, "a multiple of 4M, such as 2G"))?,
+        };
+        let boots = |method| system.boot.iter().any(|boot| boot.method == method);
+        let is_efi = match text("firmware") {
+            None => boots("UEFI") && !boots("BIOS"),
+            Some("bios") => false,
+            Some("efi" | "uefi") => true,
+            Some(value) => return Err(bad("firmware", value, "bios or efi")),
+        };
+        Ok(Settings { cpus, memory: memory / MIB, is_efi })
+    }
+}
+
+/// Returns the type of an operating system: its number in CIM (`CIM_OperatingSystem.OsType`), VMware's name, and a
+/// description.
+fn os_type(system: &System) -> (u16, &'static str, String) {
+    let id = system.os.as_ref().map_or("", |os| &os.id);
+    let (number, name) = match id {
+        "debian" => (96, "debian10_64Guest"),
+        "ubuntu" => (94, "ubuntu64Guest"),
+        "rhel" | "rocky" | "almalinux" | "ol" => (80, "rhel8_64Guest"),
+        "centos" => (107, "centos8_64Guest"),
+        "sles" | "sled" => (85, "sles15_64Guest"),
+        "opensuse" | "opensuse-leap" | "opensuse-tumbleweed" => (83, "opensuse64Guest"),
+        "windows" => (102, "windows9_64Guest"),
+        "" => (102, "otherGuest64"),
+        _ => (101, "other4xLinux64Guest"),
+    };
+    let description = system.os.as_ref().map_or_else(String::new, |os| os.name.clone());
+    (number, name, description)
+}
+
+fn escape(text: &str) -> String {
+    let mut out = String::new();
+    for c in text.chars() {
+        match c {
+            '&' => out += "&amp;",
+            '<' => out += "&lt;",
+            '>' => out += "&gt;",
+            '"' => out += "&quot;",
+            c if c.is_control() => out += " ",
+            c => out.push(c),
+        }
+    }
+    out
+}
+
+/// Adds an `Item` of the virtual hardware. Its elements are sorted by name, as the schema demands.
+fn item(out: &mut String, elements: &[(&str, &str)]) {
+    debug_assert!(elements.is_sorted());
+    *out += "      <Item>\n";
+    for (name, value) in elements {
+        writeln!(out, "        <rasd:{name}>{}</rasd:{name}>", escape(value)).expect("writing to memory");
+    }
+    *out += "      </Item>\n";
+}
+
+/// Returns the descriptor. `file` is the disk's name, `file_size` the size of that file in bytes.
+pub(super) fn descriptor(
+    delivery: &Delivery<'_>,
+    machine: &Machine,
+    settings: &Settings,
+    file: &str,
+    file_size: u64,
+) -> String {
+    let Settings { cpus, memory, is_efi } = settings;
+    let name = escape(delivery.name);
+    let capacity = delivery.disk.len().next_multiple_of(512);
+    let (os, vmware_os, description) = os_type(delivery.system);
+    let description = escape(&description);
+    let Machine { system, network } = machine;
+    let mut hardware = String::new();
+    let (cpus, memory) = (cpus.to_string(), memory.to_string());
+    item(
+        &mut hardware,
+        &[
+            ("AllocationUnits", "hertz * 10^6"),
+            ("ElementName", "CPUs"),
+            ("InstanceID", "1"),
+            ("ResourceType", "3"),
+            ("VirtualQuantity", &cpus),
+        ],
+    );
+    item(
+        &mut hardware,
+        &[
+            ("AllocationUnits", "byte * 2^20"),
+            ("ElementName", "Memory"),
+            ("InstanceID", "2"),
+            ("ResourceType", "4"),
+            ("VirtualQuantity", &memory),
+        ],
+    );
+    let adapter = delivery.options.iter().rev().find(|(key, _)| key == "adapter_type");
+    let adapter = adapter.map_or("lsilogic", |(_, value)| value.as_str());
+    let (controller, kind) = match adapter {
+        "ide" => ("5", "PIIX4"),
+        other => ("6", other),
+    };
+    item(
+        &mut hardware,
+        &[
+            ("Address", "0"),
+            ("ElementName", "Disk controller"),
+            ("InstanceID", "3"),
+            ("ResourceSubType", kind),
+            ("ResourceType", controller),
+        ],
+    );
+    item(
+        &mut hardware,
+        &[
+            ("AddressOnParent", "0"),
+            ("ElementName", "Disk"),
+            ("HostResource", "ovf:/disk/disk1"),
+            ("InstanceID", "4"),
+            ("Parent", "3"),
+            ("ResourceType", "17"),
+        ],
+    );
+    item(
+        &mut hardware,
+        &[
+            ("AddressOnParent", "7"),
+            ("AutomaticAllocation", "true"),
+            ("Connection", "network"),
+            ("ElementName", "Network"),
+            ("InstanceID", "5"),
+            ("ResourceSubType", network),
+            ("ResourceType", "10"),
+        ],
+    );
+    if *is_efi {
+        hardware += "      <vmw:Config ovf:required=\"false\" vmw:key=\"firmware\" vmw:value=\"efi\"/>\n";
+    }
+    format!(
+        r#"<?xml version="1.0" encoding="UTF-8"?>
+<Envelope xmlns="http://schemas.dmtf.org/ovf/envelope/1" xmlns:ovf="http://schemas.dmtf.org/ovf/envelope/1" xmlns:rasd="http://schemas.dmtf.org/wbem/wscim/1/cim-schema/2/CIM_ResourceAllocationSettingData" xmlns:vssd="http://schemas.dmtf.org/wbem/wscim/1/cim-schema/2/CIM_VirtualSystemSettingData" xmlns:vmw="http://www.vmware.com/schema/ovf">
+  <References>
+    <File ovf:href="{file}" ovf:id="file1" ovf:size="{file_size}"/>
+  </References>
+  <DiskSection>
+    <Info>Virtual disks</Info>
+    <Disk ovf:capacity="{capacity}" ovf:capacityAllocationUnits="byte" ovf:diskId="disk1" ovf:fileRef="file1" ovf:format="http://www.vmware.com/interfaces/specifications/vmdk.html#streamOptimized"/>
+  </DiskSection>
+  <NetworkSection>
+    <Info>Networks</Info>
+    <Network ovf:name="network">
+      <Description>The network of the machine</Description>
+    </Network>
+  </NetworkSection>
+  <VirtualSystem ovf:id="{name}">
+    <Info>A virtual machine</Info>
+    <Name>{name}</Name>
+    <OperatingSystemSection ovf:id="{os}" vmw:osType="{vmware_os}">
+      <Info>The operating system</Info>
+      <Description>{description}</Description>
+    </OperatingSystemSection>
+    <VirtualHardwareSection>
+      <Info>Virtual hardware</Info>
+      <System>
+        <vssd:ElementName>Virtual hardware family</vssd:ElementName>
+        <vssd:InstanceID>0</vssd:InstanceID>
+        <vssd:VirtualSystemIdentifier>{name}</vssd:VirtualSystemIdentifier>
+        <vssd:VirtualSystemType>{system}</vssd:VirtualSystemType>
+      </System>
+{hardware}    </VirtualHardwareSection>
+  </VirtualSystem>
+</Envelope>
+"#
+    )
+}

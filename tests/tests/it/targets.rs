@@ -1,0 +1,299 @@
+//! `export --for`: each target's rules are checked on the bytes, with other readers.
+
+use std::fmt::Write;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use mif::{PLATFORMS, Wrapper};
+use mif_tests::{have, json, mif, repo, run, run_failing, tool, work_folder};
+use serde_json::Value;
+
+/// A store with the committed disk as `demo`, and as `odd` one that is a sector longer.
+fn store(work: &Path) -> PathBuf {
+    let store = work.join("store");
+    let demo = repo().join("fixtures/demo.qcow2");
+    run(mif(&store).arg("import").arg(&demo));
+    let raw = work.join("odd.raw");
+    run(mif(&store).arg("convert").arg(&demo).arg(&raw));
+    let len = fs::metadata(&raw).unwrap().len();
+    fs::File::options().write(true).open(&raw).unwrap().set_len(len + 512).unwrap();
+    run(mif(&store).arg("import").arg(&raw));
+    store
+}
+
+/// Exports an image for a target and returns the report.
+fn export(store: &Path, image: &str, file: &Path, target: &str, options: &[&str]) -> Value {
+    let file = file.to_str().unwrap();
+    json(store, &[&["export", image, file, "--for", target], options].concat())
+}
+
+fn qemu_info(file: &Path, format: &str) -> Value {
+    let text = run(tool("qemu-img").args(["info", "--output", "json", "-f", format]).arg(file));
+    serde_json::from_str(&text).unwrap()
+}
+
+/// Asserts that a file holds the disk of the image, as qemu-img reads it.
+fn assert_is_disk(store: &Path, image: &str, file: &Path, format: &str, size: u64) {
+    let raw = file.with_extension("expected");
+    run(mif(store).args(["export", "--force", "-O", "raw", "--size", &size.to_string(), image]).arg(&raw));
+    run(tool("qemu-img").args(["compare", "-f", format, "-F", "raw"]).arg(file).arg(&raw));
+    fs::remove_file(raw).unwrap();
+}
+
+const MIB: u64 = 1 << 20;
+/// The size of the committed disk.
+const DEMO: u64 = 32 * MIB;
+
+#[test]
+fn every_form_without_an_archive_is_what_qemu_img_reads_with_the_rules_kept() {
+    if !have(&["qemu-img"]) {
+        return;
+    }
+    let work = work_folder();
+    let store = store(work.path());
+    let mut forms = 0;
+    for platform in PLATFORMS {
+        for form in platform.forms.iter().filter(|form| matches!(form.wrapper, Wrapper::None)) {
+            for (image, size) in [("demo", DEMO), ("odd", DEMO + 512)] {
+                let file = work.path().join(format!("{}-{image}.{}", platform.name, form.suffixes[0]));
+                let report = export(&store, image, &file, platform.name, &[]);
+                let size = size.next_multiple_of(form.size_step);
+                assert_eq!((&report["target"], &report["disk_size"]), (&platform.name.into(), &size.into()));
+                assert_is_disk(&store, image, &file, form.format, size);
+                let info = qemu_info(&file, form.format);
+                assert_eq!(info["virtual-size"], size, "{info}");
+                for (key, value) in form.options {
+                    if form.format == "vmdk" && *key == "subformat" {
+                        assert_eq!(info["format-specific"]["data"]["create-type"], *value, "{info}");
+                    }
+                }
+                fs::remove_file(&file).unwrap();
+                forms += 1;
+            }
+        }
+    }
+    assert!(forms > 40, "{forms}");
+}
+
+#[test]
+fn azure_gets_a_fixed_vhd_of_whole_mebibytes_whose_table_is_valid() {
+    if !have(&["sgdisk", "qemu-img"]) {
+        return;
+    }
+    let work = work_folder();
+    let store = store(work.path());
+    let file = work.path().join("odd.vhd");
+    let report = export(&store, "odd", &file, "azure", &[]);
+    let size = DEMO + MIB;
+    assert!(report["notes"].to_string().contains("enlarged"), "{report}");
+    let bytes = fs::read(&file).unwrap();
+    assert_eq!(bytes.len() as u64, size + 512);
+    let footer = &bytes[size as usize..];
+    let be64 = |at: usize| u64::from_be_bytes(footer[at..at + 8].try_into().unwrap());
+    // Cookie, original and current size, and the type "fixed" (VHD specification, "Hard Disk Footer Format").
+    assert_eq!((&footer[..8], be64(40), be64(48), footer[63]), (&b"conectix"[..], size, size, 2));
+    let sum: u32 =
+        footer.iter().enumerate().filter(|(at, _)| !(64..68).contains(at)).map(|(_, b)| u32::from(*b)).sum();
+    assert_eq!(footer[64..68], (!sum).to_be_bytes());
+    let raw = work.path().join("azure.raw");
+    fs::write(&raw, &bytes[..size as usize]).unwrap();
+    let verified = run(tool("sgdisk").arg("-v").arg(&raw));
+    assert!(verified.contains("No problems found"), "{verified}");
+}
+
+/// Prints what Python's tarfile finds: a line for each member with its type, size and name. Then extracts them.
+const TARFILE: &str = r#"
+import sys, tarfile
+archive = tarfile.open(sys.argv[1])
+for member in archive:
+    print(member.type.decode(), member.size, member.name, member.uid, member.mtime)
+archive.extractall(sys.argv[2])
+"#;
+
+fn members(archive: &Path, into: &Path) -> String {
+    fs::create_dir(into).unwrap();
+    run(tool("python3").args(["-c", TARFILE]).arg(archive).arg(into))
+}
+
+#[test]
+fn google_gets_disk_raw_of_whole_gibibytes_alone_in_an_old_gnu_tar() {
+    if !have(&["python3", "tar", "gzip", "cmp"]) {
+        return;
+    }
+    let work = work_folder();
+    let at = |name: &str| work.path().join(name);
+    let store = store(work.path());
+    let archive = at("web.tar.gz");
+    let report = export(&store, "odd", &archive, "gcp", &[]);
+    assert_eq!(report["disk_size"], 1 << 30);
+    assert_eq!(members(&archive, &at("by-python")), "S 1073741824 disk.raw 0 0\n");
+    run(mif(&store).args(["export", "odd", "--size", "1G"]).arg(at("whole.raw")));
+    fs::create_dir(at("by-tar")).unwrap();
+    run(tool("tar").arg("xSzf").arg(&archive).arg("-C").arg(at("by-tar")));
+    for folder in ["by-python", "by-tar"] {
+        run(tool("cmp").arg(at(folder).join("disk.raw")).arg(at("whole.raw")));
+    }
+    run(tool("gzip").arg("-t").arg(&archive));
+    let tar = tool("gzip").arg("-dc").arg(&archive).output().unwrap().stdout;
+    // The magic of the old GNU format; one member; and whole blocks with two of zeros at the end.
+    assert_eq!(&tar[257..265], b"ustar  \0");
+    assert!(tar.len().is_multiple_of(512) && tar[tar.len() - 1024..].iter().all(|b| *b == 0));
+    // To a pipe, it is the same.
+    let piped = mif(&store).args(["export", "odd", "-", "--for", "gcp"]).output().unwrap();
+    assert!(piped.stdout == fs::read(&archive).unwrap());
+}
+
+#[test]
+fn an_appliance_has_its_descriptor_first_and_its_manifest_and_sizes_are_right() {
+    if !have(&["python3", "qemu-img", "sha256sum"]) {
+        return;
+    }
+    let work = work_folder();
+    let at = |name: &str| work.path().join(name);
+    let store = store(work.path());
+    for (target, system) in [("vmware-esxi", "vmx-14"), ("virtualbox", "virtualbox-2.2"), ("aws", "vmx-14")] {
+        let archive = at(&format!("{target}.ova"));
+        export(&store, "odd", &archive, target, &["-o", "cpus=3,memory=1G,adapter_type=buslogic"]);
+        let folder = at(target);
+        let listed = members(&archive, &folder);
+        let names: Vec<&str> = listed.lines().map(|line| line.split(' ').nth(2).unwrap()).collect();
+        let disk = format!("{target}-disk1.vmdk");
+        assert_eq!(names, [format!("{target}.ovf"), format!("{target}.mf"), disk.clone()]);
+        // Its lines are those of sha256sum --tag but for blanks.
+        let manifest = fs::read_to_string(folder.join(format!("{target}.mf"))).unwrap();
+        let tagged = manifest.replace("SHA256(", "SHA256 (").replace(")= ", ") = ");
+        fs::write(folder.join("sums"), tagged).unwrap();
+        run(tool("sha256sum").args(["-c", "--strict", "sums"]).current_dir(&folder));
+        let ovf = fs::read_to_string(folder.join(format!("{target}.ovf"))).unwrap();
+        let size = fs::metadata(folder.join(&disk)).unwrap().len();
+        for expected in [
+            format!("ovf:href=\"{disk}\""),
+            format!("ovf:size=\"{size}\""),
+            format!("ovf:capacity=\"{}\"", DEMO + 512),
+            format!("<vssd:VirtualSystemType>{system}<"),
+            "<rasd:VirtualQuantity>3<".to_owned(),
+            "<rasd:VirtualQuantity>1024<".to_owned(),
+            "<rasd:ResourceSubType>buslogic<".to_owned(),
+            "ovf:id=\"odd\"".to_owned(),
+        ] {
+            assert!(ovf.contains(&expected), "{expected}: {ovf}");
+        }
+        let parse = "import sys, xml.etree.ElementTree as e; print(e.parse(sys.argv[1]).getroot().tag)";
+        let root = run(tool("python3").args(["-c", parse]).arg(folder.join(format!("{target}.ovf"))));
+        assert_eq!(root.trim(), "{http://schemas.dmtf.org/ovf/envelope/1}Envelope");
+        run(tool("qemu-img").args(["check", "-f", "vmdk"]).arg(folder.join(&disk)));
+        assert_is_disk(&store, "odd", &folder.join(&disk), "vmdk", DEMO + 512);
+        let head = fs::read(folder.join(&disk)).unwrap();
+        let descriptor = String::from_utf8_lossy(&head[512..2048]);
+        for expected in [&disk, "ddb.toolsVersion", "ddb.adapterType = \"buslogic\"", "streamOptimized"] {
+            assert!(descriptor.contains(expected), "{expected}: {descriptor}");
+        }
+    }
+    // Twice the same.
+    fs::create_dir(at("other")).unwrap();
+    for file in ["again.ova", "other/again.ova"] {
+        export(&store, "odd", &at(file), "aws", &[]);
+    }
+    assert!(fs::read(at("again.ova")).unwrap() == fs::read(at("other/again.ova")).unwrap());
+}
+
+#[test]
+fn a_vagrant_box_holds_its_metadata_and_the_disk_as_qcow2() {
+    if !have(&["python3", "qemu-img"]) {
+        return;
+    }
+    let work = work_folder();
+    let at = |name: &str| work.path().join(name);
+    let store = store(work.path());
+    export(&store, "demo", &at("web.box"), "vagrant", &["-o", "compress=on"]);
+    let listed = members(&at("web.box"), &at("box"));
+    let names: Vec<&str> = listed.lines().map(|line| line.split(' ').nth(2).unwrap()).collect();
+    assert_eq!(names, ["metadata.json", "Vagrantfile", "box.img"]);
+    let metadata: Value = serde_json::from_slice(&fs::read(at("box/metadata.json")).unwrap()).unwrap();
+    let expected = serde_json::json!({"provider": "libvirt", "format": "qcow2", "virtual_size": 1});
+    assert_eq!(metadata, expected);
+    run(tool("qemu-img").args(["check", "-f", "qcow2"]).arg(at("box/box.img")));
+    assert_is_disk(&store, "demo", &at("box/box.img"), "qcow2", DEMO);
+}
+
+#[test]
+fn what_a_target_does_not_take_is_refused_in_words_and_leaves_no_file() {
+    let work = work_folder();
+    let store = store(work.path());
+    let refused = |arguments: &[&str]| run_failing(mif(&store).current_dir(work.path()).args(arguments), 2);
+    let error = refused(&["export", "demo", "web.vhd", "--for", "azure", "-o", "subformat=dynamic"]);
+    assert!(error.contains("subformat must be fixed"), "{error}");
+    let error = refused(&["export", "demo", "web.qcow2", "--for", "azure"]);
+    assert!(error.contains("Azure takes .vhd"), "{error}");
+    let error = refused(&["export", "demo", "web.vhd", "--for", "asure"]);
+    assert!(error.contains("the targets are qemu"), "{error}");
+    let error = refused(&["export", "demo", "web.vhd", "--for", "azure", "--size", "33555000"]);
+    assert!(error.contains("--size 34603008"), "{error}");
+    for option in ["cpus=0", "cpus=two", "memory=1", "firmware=coreboot"] {
+        let error = refused(&["export", "demo", "web.ova", "--for", "aws", "-o", option]);
+        assert!(error.contains(option), "{error}");
+    }
+    refused(&["export", "demo", "-", "--for", "virtualbox", "-O", "vdi"]);
+    refused(&["export", "--for", "azure"]);
+    refused(&["export", "--all", "out"]);
+    let error = refused(&["export", "demo", "-", "--for", "vagrant"]);
+    assert!(error.contains("not written sequentially"), "{error}");
+    let left: Vec<_> = fs::read_dir(work.path()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+    assert_eq!(left.len(), 2, "{left:?}");
+}
+
+#[test]
+fn all_images_are_exported_for_a_target() {
+    let work = work_folder();
+    let store = store(work.path());
+    run(mif(&store).args(["export", "--for", "vagrant", "--all"]).arg(work.path().join("out")));
+    assert!(work.path().join("out/demo.box").exists() && work.path().join("out/odd.box").exists());
+}
+
+/// Returns the part of docs/targets.md that the table of platforms decides.
+fn table() -> String {
+    let mut text = String::new();
+    for platform in PLATFORMS {
+        writeln!(text, "\n## {}: `--for {}`\n", platform.title, platform.name).unwrap();
+        text += "| file | container | options | archive | size of the disk |\n|---|---|---|---|---|\n";
+        for form in platform.forms {
+            let suffixes: Vec<String> = form.suffixes.iter().map(|suffix| format!("`.{suffix}`")).collect();
+            let options: Vec<String> = form.options.iter().map(|(k, v)| format!("`{k}={v}`")).collect();
+            let archive = match &form.wrapper {
+                Wrapper::None => String::new(),
+                Wrapper::Appliance(machine) => {
+                    format!("OVA: `{}`, network `{}`", machine.system, machine.network)
+                }
+                Wrapper::DiskTar => "tar with `disk.raw`, gzip".to_owned(),
+                Wrapper::Vagrant => "tar with `metadata.json`, `Vagrantfile`, `box.img`".to_owned(),
+            };
+            let size = match form.size_step {
+                1 => "any".to_owned(),
+                step if step >= 1 << 30 => format!("whole {} GiB", step >> 30),
+                step if step >= MIB => format!("whole {} MiB", step >> 20),
+                step => format!("whole {step} bytes"),
+            };
+            let (suffixes, options) = (suffixes.join(" "), options.join(" "));
+            writeln!(text, "| {suffixes} | {} | {options} | {archive} | {size} |", form.format).unwrap();
+        }
+        text.push('\n');
+        for rule in platform.rules {
+            writeln!(text, "- {} [Source]({})", rule.rule, rule.page).unwrap();
+        }
+    }
+    text.push('\n');
+    text
+}
+
+#[test]
+fn docs_targets_lists_the_targets_of_the_program() {
+    let path = repo().join("docs/targets.md");
+    let text = fs::read_to_string(&path).unwrap();
+    let (before, rest) = text.split_once("<!-- targets -->\n").expect("the mark is there");
+    let (there, after) = rest.split_once("<!-- end -->").expect("the section ends");
+    let table = table();
+    if there != table {
+        assert!(std::env::var_os("MIF_TESTS_UPDATE").is_some(), "docs/targets.md is out of date");
+        fs::write(&path, format!("{before}<!-- targets -->\n{table}<!-- end -->{after}")).unwrap();
+    }
+}
