@@ -104,6 +104,7 @@ Examples:
   mif export --all out/ --format vmdk                    every image, as out/NAME.vmdk
   mif export web web.ova --for vmware-esxi -o cpus=2,memory=4G
   mif export web web.tar.gz --for gcp
+  mif export web@2 /dev/vg/web --rewrite --verify        only the blocks that differ from what is there
   mif export --for list                                  every target, with what it takes
 
 With --for, the file follows the rules of a hypervisor or cloud: see docs/targets.md. A disk whose size it does not take \
@@ -131,7 +132,7 @@ A volume grows into the free space after it. If a partition is in the way, it mo
         #[arg(
             long,
             value_name = "DIR",
-            conflicts_with_all = ["image", "output", "backing", "size", "resize", "new_ids"]
+            conflicts_with_all = ["image", "output", "backing", "rewrite", "size", "resize", "new_ids"]
         )]
         all: Option<PathBuf>,
         /// With --all: export all versions, as NAME@VERSION

@@ -91,6 +91,10 @@ pub(super) struct Write {
     /// Replace an existing file, or overwrite a block device
     #[arg(long)]
     pub(super) force: bool,
+    /// Change an existing raw file or block device in place: write only the blocks that differ. If it is stopped, run it
+    /// again
+    #[arg(long, conflicts_with = "force")]
+    pub(super) rewrite: bool,
     /// Read the output back and compare it with the disk
     #[arg(long)]
     pub(super) verify: bool,
@@ -114,9 +118,9 @@ pub(super) fn command_line() -> Vec<String> {
 }
 
 pub(super) fn export_options(format: Option<String>, write: Write) -> Result<ExportOptions> {
-    let Write { options, backing, force, verify } = write;
+    let Write { options, backing, force, rewrite, verify } = write;
     let options = key_values(&options)?;
-    Ok(ExportOptions { format, options, backing, force, verify, reshape: Reshape::default(), target: None })
+    Ok(ExportOptions { format, options, backing, force, rewrite, verify, ..ExportOptions::default() })
 }
 
 /// Returns the ID of a group given by its number or by its name in `/etc/group`.

@@ -88,6 +88,9 @@ pub(super) fn export(report: &ExportReport) -> String {
         size(*disk_size),
         size(*allocated)
     );
+    if let Some(bytes) = report.rewritten {
+        let _ = writeln!(out, "  rewritten in place: {} differed", size(bytes));
+    }
     if let Some(target) = report.target {
         let _ = writeln!(out, "  by the rules of {target}");
     }

@@ -14,6 +14,7 @@ mod pull;
 
 mod qcow2;
 mod raw;
+mod rewrite;
 mod sequence;
 mod split;
 mod vdi;
@@ -33,6 +34,7 @@ pub use self::opener::Opener;
 pub use self::options::CreateOptions;
 pub use self::output::{Output, OutputFile, OutputKind, STANDARD_OUTPUT};
 pub use self::pull::{Pull, Window};
+pub use self::rewrite::rewrite;
 
 /// Every format, in the order in which files are probed. Raw is last: any file can be raw.
 pub static FORMATS: &[&dyn Format] =

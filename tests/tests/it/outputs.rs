@@ -5,7 +5,7 @@ use std::os::unix::fs::{FileExt, FileTypeExt, MetadataExt, PermissionsExt, symli
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 
-use mif_tests::{WorkFolder, have, is_root, mif, run, run_failing, skip, tool, work_folder};
+use mif_tests::{WorkFolder, have, is_root, mif, repo, run, run_failing, skip, tool, work_folder};
 
 const MIB: usize = 1 << 20;
 
@@ -254,4 +254,50 @@ fn a_tar_on_standard_output_has_its_report_as_json_too() {
     let report: serde_json::Value = serde_json::from_slice(&output.stderr).unwrap();
     assert_eq!((output.status.code(), report["files"].as_u64()), (Some(0), Some(1)), "{report}");
     assert!(output.stdout.len() > 1024);
+}
+
+#[test]
+fn a_file_and_a_device_are_rewritten_in_place_and_only_where_they_differ() {
+    let work = work_folder();
+    let at = |name: &str| work.path().join(name);
+    let store = at("store");
+    let demo = repo().join("fixtures/demo.qcow2");
+    run(mif(&store).arg("import").arg(&demo));
+    run(mif(&store).args(["customize", "demo", "--as", "demo", "--hostname", "other"]));
+    run(mif(&store).args(["export", "demo@1"]).arg(at("disk.raw")));
+    run(mif(&store).args(["export", "demo@2"]).arg(at("expected.raw")));
+    let rewrite = |image: &str, target: &Path| {
+        let text = run(mif(&store).args(["--json", "export", "--rewrite", "-O", "raw", image]).arg(target));
+        let report: serde_json::Value = serde_json::from_str(&text).unwrap();
+        report["rewritten"].as_u64().unwrap()
+    };
+    let inode = fs::metadata(at("disk.raw")).unwrap().ino();
+    let first = rewrite("demo@2", &at("disk.raw"));
+    assert!(first > 0 && first < 4 << 20, "{first}");
+    assert!(fs::read(at("disk.raw")).unwrap() == fs::read(at("expected.raw")).unwrap());
+    assert_eq!(fs::metadata(at("disk.raw")).unwrap().ino(), inode);
+    assert_eq!(rewrite("demo@2", &at("disk.raw")), 0);
+    // What a file held, and what is beyond the disk, is gone.
+    fs::write(at("disk.raw"), vec![0xA5; 40 << 20]).unwrap();
+    rewrite("demo@1", &at("disk.raw"));
+    run(mif(&store).arg("verify").arg("demo@1").arg(at("disk.raw")));
+
+    if have(&["losetup", "mknod"]) && is_root() {
+        let (bits, backing) = (fs::read(at("disk.raw")).unwrap(), at("backing"));
+        fs::write(&backing, vec![0xA5; bits.len() + MIB]).unwrap();
+        let device = Loop::new(&backing, at("device")).expect("a loop device");
+        assert!(rewrite("demo@1", &device.node) > 0);
+        assert!(device.read(0, bits.len()) == bits);
+        assert!(device.read(bits.len(), MIB).iter().all(|byte| *byte == 0xA5));
+        assert_eq!(rewrite("demo@1", &device.node), 0);
+    }
+
+    let refused = |arguments: &[&str]| run_failing(mif(&store).current_dir(work.path()).args(arguments), 2);
+    refused(&["export", "demo", "disk.raw", "--rewrite", "--force"]);
+    let error = refused(&["export", "demo", "disk.raw", "--rewrite", "-O", "qcow2"]);
+    assert!(error.contains("only a raw disk"), "{error}");
+    refused(&["export", "demo", "-", "--rewrite"]);
+    let missing = mif(&store).args(["export", "demo", "--rewrite"]).arg(at("new.raw")).output().unwrap();
+    assert_eq!(missing.status.code(), Some(3));
+    assert!(!at("new.raw").exists());
 }

@@ -2,6 +2,7 @@
 //! be resized or get new identities in the process: that is a rebuild whose result is written but not kept.
 
 use std::io::IsTerminal;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Instant;
@@ -35,6 +36,8 @@ pub struct ExportOptions {
     pub backing: Option<PathBuf>,
     /// Replace an existing file, or overwrite a block device.
     pub force: bool,
+    /// Change an existing raw file or block device in place, by writing only the blocks that differ.
+    pub rewrite: bool,
     /// Read the output back and compare it with the disk.
     pub verify: bool,
     /// New sizes and identities; only for a stored image.
@@ -69,6 +72,8 @@ pub struct ExportReport {
     pub warnings: Vec<String>,
     /// True if it was read back and verified.
     pub verified: bool,
+    /// The bytes that differed and were written, if the output was changed in place.
+    pub rewritten: Option<u64>,
     /// The bytes that the file occupies on its filesystem.
     pub allocated: u64,
     /// The duration in seconds.
@@ -99,8 +104,12 @@ pub fn export(
         }
         format_options.push(("backing_file".into(), backing_name(base, path)?));
     }
-    let mut output = Output::new(path, options.force)?;
+    // An existing target is what a rewrite is for.
+    let mut output = Output::new(path, options.force || options.rewrite)?;
     check_kind(&output, path, format, form, options)?;
+    if options.rewrite {
+        check_rewrite(path, &output, format, form)?;
+    }
     output.limit(image.access());
     let mut wanted = options.reshape.clone();
     let mut notes = Vec::new();
@@ -156,7 +165,18 @@ pub fn export(
             error: e.into(),
         }),
     };
-    let allocated = write(create, output, &check, progress)?;
+    let (allocated, rewritten) = if options.rewrite {
+        let target = output.target().to_owned();
+        let written = container::rewrite(&*disk, &target, progress).map_err(|error| {
+            let untouched = matches!(error.kind(), ErrorKind::Limit | ErrorKind::Denied);
+            let error = if progress.interrupted() { interrupted() } else { error.into() };
+            if untouched { error } else { error.advise("Part of it is rewritten; run the command again") }
+        })?;
+        check(&target)?;
+        (allocated(&target)?, Some(written))
+    } else {
+        (write(create, output, &check, progress)?, None)
+    };
     notes.extend(reshaped.iter().flat_map(|reshaped| reshaped.draft.notes.iter().cloned()));
     if kind == OutputKind::Device {
         notes.extend(rest_of_device(path, disk.len())?);
@@ -173,6 +193,7 @@ pub fn export(
         notes,
         warnings,
         verified: options.verify,
+        rewritten,
         ids: reshaped.and_then(|reshaped| reshaped.draft.ids),
         allocated,
         seconds: started.elapsed().as_secs_f64(),
@@ -215,6 +236,26 @@ fn check_kind(
         ))),
     }
     .map_err(|e: Error| e.advise("Pass -O raw, or write to a file"))
+}
+
+/// Fails unless the target exists and is written as a raw disk.
+fn check_rewrite(path: &Path, output: &Output, format: &dyn Format, form: Option<&Form>) -> Result<()> {
+    let shown = path.display();
+    if format.name() != "raw" || form.is_some_and(|form| form.wrapper.is_archive()) {
+        return Err(Error::usage(format!("{shown}: only a raw disk can be rewritten in place")));
+    }
+    match output.kind() {
+        OutputKind::Stream => Err(Error::usage("standard output cannot be rewritten in place")),
+        _ if !output.target().exists() => Err(Error::input(format!("{shown}: no such file to rewrite"))
+            .advise("Leave out --rewrite to create it")),
+        _ => Ok(()),
+    }
+}
+
+/// Returns the bytes that a file occupies on its filesystem.
+fn allocated(path: &Path) -> Result<u64> {
+    let meta = std::fs::metadata(path).map_err(|e| Error::io(path, &e))?;
+    Ok(meta.blocks() * 512)
 }
 
 /// Makes the writer record an unusual sector size; returns a warning if the format cannot record it.
