@@ -52,4 +52,5 @@ mod synthetic;
 mod sysprep;
 mod tars;
 mod update;
+mod wrapped;
 mod written_names;
