@@ -44,9 +44,6 @@ const MAGICS: &[(&str, usize, &[u8])] = &[
     ("a Norton Ghost image", 0, b"\xfe\xef\x01"),
     ("an Acronis backup", 0, b"\xce\x24\xb9\xa2"),
     // Containers of disks.
-    ("a QED image", 0, b"QED\0"),
-    ("a Parallels image", 0, b"WithoutFreeSpace"),
-    ("a Parallels image", 0, b"WithouFreSpacExt"),
     ("a Bochs image", 0, b"Bochs Virtual HD Image"),
     ("a cloop image", 0, b"#!/bin/sh\n#V2.0 Format"),
     ("an Expert Witness (E01) image", 0, b"EVF\t\r\n\xff\0"),
@@ -87,17 +84,10 @@ pub fn name(head: &[u8], tail: &[u8], len: u64) -> Option<&'static str> {
         () if wrapper::is_bzip2(head) => Some("bzip2 data"),
         () if wrapper::is_lzma(head, len) => Some("LZMA data"),
         () if wrapper::is_old_tar(head) => Some("a tar archive"),
-        () if is_dmg(tail, len) => Some("an Apple disk image (DMG)"),
         () if tail.ends_with(b"cdsaencr") => Some("an encrypted Apple disk image"),
         () if is_text(head, len) => Some("plain text"),
         () => None,
     }
-}
-
-/// Recognises the trailer of an Apple disk image ("koly"): version 4, 512 bytes long.
-fn is_dmg(tail: &[u8], len: u64) -> bool {
-    let trailer = tail.len().checked_sub(512).map(|at| &tail[at..]);
-    len >= 512 && trailer.is_some_and(|trailer| trailer.starts_with(b"koly\0\0\0\x04\0\0\x02\0"))
 }
 
 /// Recognises text: it contains line breaks and no control characters but white space and escape; it is UTF-8, UTF-16
@@ -161,9 +151,6 @@ mod tests {
             assert_eq!(of(bytes), Some(expected), "{}", bytes.escape_ascii());
         }
         assert_eq!(of(&old_tar()), Some("a tar archive"));
-        let mut dmg = vec![0; 4096];
-        dmg[4096 - 512..][..12].copy_from_slice(b"koly\0\0\0\x04\0\0\x02\0");
-        assert_eq!(of(&dmg), Some("an Apple disk image (DMG)"));
         let mut text = b"caf\xc3\xa9 and more\n".repeat(500);
         text.rotate_left(1);
         assert_eq!(of(&text), Some("plain text"));

@@ -3,6 +3,7 @@
 mod access;
 mod archive;
 mod codec;
+mod dmg;
 mod file;
 pub mod foreign;
 mod identity;
@@ -13,7 +14,9 @@ mod output;
 mod patches;
 mod pull;
 
+mod parallels;
 mod qcow2;
+mod qed;
 mod raw;
 mod sequence;
 mod shelf;
@@ -47,13 +50,16 @@ pub static FORMATS: &[&dyn Format] = &[
     &vhdx::Vhdx,
     &vdi::Vdi,
     &vhd::Vhd,
+    &parallels::Parallels,
+    &qed::Qed,
+    &dmg::Dmg,
     &split::Split,
     &raw::Raw,
 ];
 
-/// Suffixes of files that are read but not written: compressed files and archives.
-const READ_ONLY: [&str; 12] = [
-    "xz", "gz", "zst", "bz2", "lz4", "lzma", "tar", "tgz", "ova", "box", "zip",
+/// Suffixes of files that are read but not written: other containers, compressed files, and archives.
+const READ_ONLY: [&str; 16] = [
+    "dmg", "hdd", "hds", "qed", "xz", "gz", "zst", "bz2", "lz4", "lzma", "tar", "tgz", "ova", "box", "zip",
     "vma",
 ];
 

@@ -12,6 +12,7 @@ mod container_chains;
 mod container_esx;
 mod container_identity;
 mod container_oracles;
+mod container_qemu;
 mod containers;
 mod customize;
 mod damage;
