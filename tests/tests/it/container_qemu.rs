@@ -78,10 +78,11 @@ fn images_of_qemu_are_read_as_qemu_reads_them() {
             assert_same(&mut random, dir, format, "image");
         }
     }
-    // A disk of 1 TiB with little in it.
-    for format in ["parallels", "qed"] {
-        run(tool("qemu-img").current_dir(dir).args(["create", "-q", "-f", format, "large", "1T"]));
-        scribble(&mut random, dir, format, "large", 1 << 40);
+    // A large disk with little in it. (qemu-img compares no Parallels disk of more than 2 GiB: it aborts.)
+    for (format, size) in [("parallels", 2000 << 20), ("qed", 1 << 40)] {
+        let text = size.to_string();
+        run(tool("qemu-img").current_dir(dir).args(["create", "-q", "-f", format, "large", &text]));
+        scribble(&mut random, dir, format, "large", size);
         run(mif(&work.at("store")).current_dir(dir).args(["convert", "./large", "large.qcow2", "--force"]));
         run(tool("qemu-img").current_dir(dir).args([
             "compare",
@@ -284,7 +285,7 @@ dmg('far.dmg', disk, [0x80000005], 1, lambda t: t[:24] + b'\\x7f' * 8 + t[32:])"
         ("parts.dmg", "segments"),
         ("mish.dmg", "mish"),
         ("count.dmg", "entries"),
-        ("far.dmg", "too large"),
+        ("far.dmg", "extend past the end"),
     ] {
         let error = ours(name).unwrap_err().to_string();
         assert!(error.contains(words), "{name}: {error}");
