@@ -220,7 +220,7 @@ def pack(kind, b):
     if kind == 0x80000008: return lzma.compress(b, format=lzma.FORMAT_XZ)
     if kind == 0x80000004: return b''.join(bytes([0x80 | len(b[i:i + 128]) - 1]) + b[i:i + 128] for i in range(0, len(b), 128))
     return b
-def dmg(name, disk, kinds, segments=1, change=lambda t: t):
+def dmg(name, disk, kinds, segments=1, change=lambda t: t, before=b''):
     data, tables = b'', []
     half = len(disk) // 1024 * 512
     for first, part in ((0, disk[:half]), (half // 512, disk[half:])):
@@ -239,9 +239,9 @@ def dmg(name, disk, kinds, segments=1, change=lambda t: t):
     xml = ('<?xml version=\"1.0\" encoding=\"UTF-8\"?>\\n<!DOCTYPE plist PUBLIC \"-//Apple//DTD PLIST 1.0//EN\" \"http://www.apple.com/DTDs/PropertyList-1.0.dtd\">\\n<plist version=\"1.0\"><dict><key>resource-fork</key><dict><key>blkx</key><array>' + dicts + '</array><key>plst</key><array/></dict></dict></plist>').encode()
     k = bytearray(512)
     k[:12] = b'koly' + struct.pack('>II', 4, 512)
-    struct.pack_into('>QQ', k, 24, 0, len(data)); struct.pack_into('>II', k, 56, 1, segments)
-    struct.pack_into('>QQ', k, 216, len(data), len(xml)); struct.pack_into('>IQ', k, 488, 1, len(disk) // 512)
-    open(name, 'wb').write(data + xml + k)
+    struct.pack_into('>QQ', k, 24, len(before), len(data)); struct.pack_into('>II', k, 56, 1, segments)
+    struct.pack_into('>QQ', k, 216, len(before) + len(data), len(xml)); struct.pack_into('>IQ', k, 488, 1, len(disk) // 512)
+    open(name, 'wb').write(before + data + xml + k)
 ";
 
 #[test]
@@ -253,6 +253,7 @@ fn chunks_of_a_dmg_are_read_whatever_their_compression() {
     let dir = work.path();
     let mut disk = vec![0; 3 << 20];
     Random(13).fill(&mut disk[200_000..500_000]);
+    disk[..100].fill(b'z');
     disk[1_000_000..1_300_000].fill(b'y');
     Random(17).fill(&mut disk[2_000_000..2_000_100]);
     fs::write(dir.join("d.raw"), &disk).unwrap();
@@ -263,6 +264,9 @@ fn chunks_of_a_dmg_are_read_whatever_their_compression() {
 disk = open('d.raw', 'rb').read()
 dmg('theirs.dmg', disk, [1, 0x80000005, 0])
 dmg('all.dmg', disk, [1, 0x80000004, 0x80000005, 0x80000006, 0x80000008])
+dmg('bzip2.dmg', disk, [0x80000006])
+dmg('lzma.dmg', disk, [0x80000008])
+dmg('xar.dmg', disk, [0x80000005], before=b'xar!\\0\\x1c' + bytes(5000))
 dmg('lzfse.dmg', disk, [0x80000007])
 dmg('parts.dmg', disk, [1], 2)
 dmg('mish.dmg', disk, [1], 1, lambda t: b'mash' + t[4:])
@@ -275,7 +279,8 @@ dmg('far.dmg', disk, [0x80000005], 1, lambda t: t[:24] + b'\\x7f' * 8 + t[32:])"
     let ours = |name: &str| {
         open(&dir.join(name), &OpenOptions::default()).and_then(|disk| disk.source.read_vec(0, 3 << 20))
     };
-    for name in ["theirs.dmg", "all.dmg"] {
+    // Some begin like a compressed file or another archive: the end decides.
+    for name in ["theirs.dmg", "all.dmg", "bzip2.dmg", "lzma.dmg", "xar.dmg"] {
         assert!(ours(name).unwrap() == disk, "{name}");
     }
     run(mif(&work.at("store")).current_dir(dir).args(["import", "all.dmg"]));
