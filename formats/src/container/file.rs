@@ -93,6 +93,11 @@ impl ImageFile {
         ImageFile { len: source.len(), inner: Some(source), ..self.clone() }
     }
 
+    /// Returns true if this is what a compressed file decodes to, and no member of an archive.
+    pub(super) fn is_unpacked(&self) -> bool {
+        self.inner.is_some() && self.member.is_none()
+    }
+
     /// Returns the member of this file, an archive, with its number there.
     pub(super) fn member(&self, name: &str, number: usize, source: Arc<dyn Source>) -> Self {
         let full = match &self.member {

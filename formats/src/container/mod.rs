@@ -235,6 +235,10 @@ pub fn foreign_name(file: &ImageFile) -> Result<Option<&'static str>> {
 fn refuse_foreign(file: &ImageFile, format: &str) -> Result<()> {
     match foreign_name(file)? {
         None => Ok(()),
+        // Read as raw, it would be the compressed bytes.
+        Some(what) if file.is_unpacked() => Err(at("")
+            .file(file.path())
+            .unsupported(format!("what is compressed in this file is {what}, not a disk image"))),
         Some(what) => Err(at("").file(file.path()).unsupported(format!(
             "this is {what}, not a disk image; unpack or convert it first, or pass --format {format} to read it as a \
              raw disk"

@@ -120,7 +120,7 @@ mod tests {
         assert_eq!(member.read_vec(3, 3).unwrap(), [51, 52, 10]);
         assert_eq!(member.extent_at(0).unwrap(), Extent::zero(0, 2));
         assert_eq!(member.extent_at(3).unwrap(), Extent::data(3, 2));
-        assert_eq!(member.extent_at(7).unwrap(), Extent::zero(7, 3));
+        assert_eq!(member.extent_at(7).unwrap(), Extent::zero(7, 2));
         for (pieces, len) in [
             (&[(0, 11, 0)][..], 10),
             (&[(0, 5, 0), (4, 1, 0)], 10),
