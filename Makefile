@@ -85,7 +85,7 @@ bench: tools ## Against qemu-img, borg, casync and restic, in one run.
 	@tests/bench-files $(MIF)
 
 FUZZ_SECONDS ?= 60
-FUZZ_TARGETS ?= container partition ext4 fat xfs btrfs ntfs hive manifest layout pack ext4_view qcow2_imago
+FUZZ_TARGETS ?= wrapper container partition ext4 fat xfs btrfs ntfs hive manifest layout pack ext4_view qcow2_imago
 
 fuzz: build ## Each fuzz target for FUZZ_SECONDS. Needs a nightly toolchain and cargo-fuzz; nothing else does.
 	@cargo fuzz --version > /dev/null || { echo "cargo-fuzz is missing: cargo install cargo-fuzz --locked"; exit 1; }

@@ -32,12 +32,13 @@ pub struct Error {
     message: String,
     advice: Option<String>,
     unreadable: bool,
+    several: bool,
 }
 
 impl Error {
     /// Returns a failure with its code and message.
     pub fn new(code: Code, message: impl Into<String>) -> Self {
-        Error { code, message: message.into(), advice: None, unreadable: false }
+        Error { code, message: message.into(), advice: None, unreadable: false, several: false }
     }
 
     /// Returns an error for an invalid request.
@@ -100,6 +101,12 @@ impl Error {
         self.unreadable
     }
 
+    /// Returns true if the file has several disks, and none was named.
+    #[must_use]
+    pub fn has_several_disks(&self) -> bool {
+        self.several
+    }
+
     /// Sets another exit code.
     #[must_use]
     pub(crate) fn coded(mut self, code: Code) -> Self {
@@ -143,10 +150,15 @@ impl From<mif_formats::Error> for Error {
     fn from(error: mif_formats::Error) -> Self {
         let code = match error.kind() {
             ErrorKind::Io => Code::Store,
-            ErrorKind::Corrupt | ErrorKind::Limit | ErrorKind::Denied | ErrorKind::NotFound => Code::Input,
+            ErrorKind::Corrupt
+            | ErrorKind::Limit
+            | ErrorKind::Denied
+            | ErrorKind::NotFound
+            | ErrorKind::Ambiguous => Code::Input,
             ErrorKind::Unsupported => Code::Unsupported,
         };
-        Error::new(code, error.to_string())
+        let several = error.kind() == ErrorKind::Ambiguous;
+        Error { several, ..Error::new(code, error.to_string()) }
     }
 }
 

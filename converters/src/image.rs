@@ -55,7 +55,7 @@ impl OpenImage {
     pub fn open(image: &str, store: &Path, options: &OpenOptions, progress: &dyn Progress) -> Result<Self> {
         let path = Path::new(image);
         if is_path(image) {
-            let container = container::open(path, options)?;
+            let container = container::open_observed(path, options, progress)?;
             return Ok(OpenImage { label: image.to_owned(), origin: Origin::File { container } });
         }
         // The user may have meant a file, which must be given as a path.

@@ -22,6 +22,8 @@ pub enum ErrorKind {
     Denied,
     /// Something that was requested or is needed does not exist.
     NotFound,
+    /// Several things fit, and the user has to choose one: a file with several disks.
+    Ambiguous,
 }
 
 /// The place of an error. Built by [`at`] and turned into an [`Error`] by one of its methods:
@@ -98,6 +100,12 @@ impl At {
     #[must_use]
     pub fn not_found(self, problem: impl Into<String>) -> Error {
         self.error(ErrorKind::NotFound, problem)
+    }
+
+    /// Creates an error for several things of which the user has to choose one.
+    #[must_use]
+    pub fn ambiguous(self, problem: impl Into<String>) -> Error {
+        self.error(ErrorKind::Ambiguous, problem)
     }
 
     /// Creates an error of the operating system.

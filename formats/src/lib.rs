@@ -3,9 +3,9 @@
 //! Data flows one way, and the modules are in the same order:
 //!
 //! ```text
-//! container  →  partition  →  fs  →  mif (manifest, layout, pack)
-//! a file that    a disk with    a volume    a disk as data
-//! holds a disk   volumes        with files
+//! wrapper  →  container  →  partition  →  fs  →  mif (manifest, layout, pack)
+//! a file with   a file that    a disk with    a volume    a disk as data
+//! files in it   holds a disk   volumes        with files
 //! ```
 //!
 //! Every layer takes a [`Source`] and most return one, so that layers nest and holes stay holes. Nothing here prints,
@@ -53,6 +53,7 @@ pub mod partition;
 pub mod source;
 pub mod text;
 pub mod uuid;
+pub mod wrapper;
 
 mod bytes;
 mod cache;

@@ -1,5 +1,6 @@
 //! [`Source`]: random access to something disk-shaped, with its holes. Every layer passes this trait on.
 
+use std::fs::File;
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -124,6 +125,26 @@ pub fn check_range(what: &str, size: u64, offset: u64, len: u64) -> Result<()> {
     match offset.checked_add(len) {
         Some(end) if end <= size => Ok(()),
         _ => Err(at(what).byte(offset).corrupt(format!("{len} bytes extend past the end at {size}"))),
+    }
+}
+
+/// Returns what the filesystem knows of the `len` bytes of a file at `offset`, which are not past its end: data or a
+/// hole, from `offset` on.
+pub(crate) fn file_extent(file: &File, offset: u64, len: u64) -> Extent {
+    use rustix::fs::{SeekFrom, seek};
+    use rustix::io::Errno;
+    // All reads are positional, so the seeks disturb nothing.
+    let end = |found: u64| found.clamp(offset + 1, offset + len);
+    match seek(file, SeekFrom::Data(offset)) {
+        Ok(data) if data > offset => Extent::zero(offset, end(data) - offset),
+        Ok(_) => {
+            let hole = seek(file, SeekFrom::Hole(offset)).unwrap_or(offset + len);
+            Extent::data(offset, end(hole) - offset)
+        }
+        // No data up to the end.
+        Err(Errno::NXIO) => Extent::zero(offset, len),
+        // The filesystem or device does not report holes.
+        Err(_) => Extent::data(offset, len),
     }
 }
 

@@ -94,7 +94,7 @@ pub(super) fn from_disks(
     let everything = report.lost.iter().any(|image| image.lacks("layout") || image.lacks("image"));
     let mut done = Vec::new();
     for path in &options.from {
-        let disk = match container::open(path, &options.open) {
+        let disk = match container::open_observed(path, &options.open, progress) {
             Ok(disk) => disk,
             Err(e) => {
                 notes.insert(format!("{}: skipped: {e}", path.display()));

@@ -44,10 +44,15 @@ Examples:
   mif import --name db --verify disk.vmdk   read it back and compare before publishing it
   mif import library/                       every disk image in a directory, recursively
   mif import vms/ --name '{parent}-{stem}'  vms/web/disk.vmdk as \"web-disk\"
+  mif import web.qcow2.xz backup.vma.zst    compressed disks, and every disk in an archive
+  mif import vm.ova//data.vmdk              one disk of an archive
   mif import library/ --json > report.json  one line per event, and a summary as the last line
 
 In a directory, disk images are recognised by their contents. Other files are skipped, and so are the extents of an \
 image that is being imported. A disk that serves as the base of another is imported as an image of its own.
+
+Compressed files (gzip, xz, zstd, bzip2, LZ4, LZMA) and archives (tar, OVA, Vagrant boxes, zip, Proxmox VMA) are \
+opened, and every disk in an archive becomes an image. FILE//MEMBER names one disk of an archive, for all verbs.
 
 Several images are imported in parallel. If one fails, the others continue, and the exit code is 1. Run the same \
 command again to resume: it skips an image without reading it if its files have not changed since the last import and \
@@ -62,8 +67,9 @@ damaged parts in the store. If an older mif described the same disk, it stays as
         /// Disk image files, or directories that contain them
         #[arg(required = true, value_name = "PATH")]
         files: Vec<PathBuf>,
-        /// Name of the image in the store. {stem} is the file name without its suffix, {name} the whole file name, and
-        /// {parent} the name of its directory [default: {stem}]
+        /// Name of the image in the store. {stem} is the file name without its suffixes, {name} the whole file name,
+        /// {parent} the name of its directory, and {member} the member of an archive, without its suffix [default:
+        /// {stem}, or {stem}-{member} if a file has several disks]
         #[arg(long, value_name = "PATTERN")]
         name: Option<NamePattern>,
         /// Add a new version to the image of that name even if it was imported from another file

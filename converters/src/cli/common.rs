@@ -5,8 +5,9 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
 
 use clap::{Args, ValueEnum};
-use mif::{Error, ExportOptions, NewIds, Reshape, Result, VolumePath};
+use mif::{Error, ExportOptions, NewIds, Reshape, Result, Size, VolumePath};
 use mif_formats::container::OpenOptions;
+use mif_formats::wrapper::Limits;
 
 #[derive(Args)]
 pub(super) struct Global {
@@ -46,7 +47,7 @@ pub(super) struct Open {
     pub(super) files: OpenFiles,
 }
 
-/// Which files an image may refer to, and which snapshot of it to open.
+/// Which files an image may refer to, which snapshot of it to open, and how compressed files are unpacked.
 #[derive(Args, Default)]
 pub(super) struct OpenFiles {
     /// Let an image refer to files under DIR, such as extents and backing files, not only to files under its own
@@ -60,6 +61,13 @@ pub(super) struct OpenFiles {
     /// parent's own parent
     #[arg(long, value_name = "FILE")]
     pub(super) parent: Vec<PathBuf>,
+    /// Unpack compressed files into DIR, as files without a name [default: TMPDIR, or /tmp]
+    #[arg(long, value_name = "DIR")]
+    pub(super) scratch: Option<PathBuf>,
+    /// Refuse a compressed file that unpacks to more than SIZE, such as 500G [default: 32G, or 1000 times the size of the
+    /// file if that is more]
+    #[arg(long, value_name = "SIZE", value_parser = size)]
+    pub(super) max_unpacked: Option<u64>,
 }
 
 /// New sizes and identities for a disk.
@@ -123,6 +131,14 @@ pub(super) fn export_options(format: Option<String>, write: Write) -> Result<Exp
     Ok(ExportOptions { format, options, backing, force, rewrite, verify, ..ExportOptions::default() })
 }
 
+/// Parses a number of bytes for clap.
+fn size(text: &str) -> Result<u64, String> {
+    match text.parse() {
+        Ok(Size::To(bytes)) => Ok(bytes),
+        _ => Err("expected a size such as 500G, 512M or 1.5T".to_owned()),
+    }
+}
+
 /// Returns the ID of a group given by its number or by its name in `/etc/group`.
 pub(super) fn group_number(group: &str) -> Result<u32> {
     if let Ok(number) = group.parse() {
@@ -140,8 +156,17 @@ pub(super) fn group_number(group: &str) -> Result<u32> {
 }
 
 pub(super) fn open_options(open: Open) -> OpenOptions {
-    let Open { format, files: OpenFiles { allow_path, snapshot, parent } } = open;
-    OpenOptions { format, allow_paths: allow_path, searched: Vec::new(), snapshot, parents: parent }
+    let Open { format, files: OpenFiles { allow_path, snapshot, parent, scratch, max_unpacked } } = open;
+    let unpack = Limits { scratch, max_unpacked };
+    OpenOptions {
+        format,
+        allow_paths: allow_path,
+        searched: Vec::new(),
+        snapshot,
+        parents: parent,
+        unpack,
+        shelf: None,
+    }
 }
 
 pub(super) fn reshape_options(args: &ReshapeArgs) -> Result<Reshape> {

@@ -98,7 +98,13 @@ impl Context {
                 let names = name.unwrap_or_default();
                 match &files[..] {
                     [file] if !file.is_dir() => {
-                        self.import(file, &ImportOptions { name: Some(names.name_of(file)), ..each })
+                        let options = ImportOptions { name: Some(names.name_of(file)), ..each.clone() };
+                        match self.import(file, &options) {
+                            Err(error) if error.has_several_disks() => {
+                                self.import_all(&files, &BatchImportOptions { names, jobs, reread, each })
+                            }
+                            answer => answer,
+                        }
                     }
                     _ => self.import_all(&files, &BatchImportOptions { names, jobs, reread, each }),
                 }

@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 /// A file that an image was read from, with what reveals a change without reading it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SourceFile {
-    /// Its absolute path.
+    /// Its absolute path. If it is an archive, the name of the member that is the disk follows after `//`.
     pub path: String,
     /// Its length in bytes.
     pub size: u64,
@@ -26,8 +26,9 @@ impl SourceFile {
     pub fn of(file: &DiskFile) -> io::Result<Self> {
         use std::os::unix::fs::MetadataExt;
         let meta = file.metadata()?;
+        let outer = std::path::absolute(file.path())?.to_string_lossy().into_owned();
         Ok(SourceFile {
-            path: std::path::absolute(file.path())?.to_string_lossy().into_owned(),
+            path: file.member().map_or(outer.clone(), |member| format!("{outer}//{member}")),
             size: meta.len(),
             mtime: meta.mtime(),
             mtime_ns: meta.mtime_nsec() as u32,

@@ -10,14 +10,15 @@ use super::access::Access;
 use super::patches::{Patched, Patches};
 use crate::beneath;
 use crate::error::{Result, at};
-use crate::source::{Extent, Source, check_range};
+use crate::source::{Extent, Source, check_range, file_extent};
 
 /// A file that holds a disk or a part of it: the open file, and the path by which it was opened, which may lead to
-/// another file by now.
+/// another file by now. For a wrapped disk, it is the wrapper.
 #[derive(Debug, Clone)]
 pub struct DiskFile {
     file: Arc<File>,
     path: PathBuf,
+    member: Option<Arc<str>>,
 }
 
 impl DiskFile {
@@ -25,6 +26,12 @@ impl DiskFile {
     #[must_use]
     pub fn path(&self) -> &Path {
         &self.path
+    }
+
+    /// Returns the name of the member of the file that holds the disk, if the file is an archive.
+    #[must_use]
+    pub fn member(&self) -> Option<&str> {
+        self.member.as_deref()
     }
 
     /// Returns the current metadata of the open file: its length, times, mode and owner.
@@ -38,13 +45,21 @@ impl DiskFile {
     }
 }
 
-/// An open file (or block device): length in bytes, positional reads, holes.
+/// An open file (or block device): length in bytes, positional reads, holes. Or what is in it, if it is a wrapper.
+#[derive(Clone)]
 pub struct ImageFile {
     file: Arc<File>,
+    /// The path by which it was opened.
+    outer: PathBuf,
+    /// Its name for people: the path, and the member of the archive that it is.
     path: PathBuf,
     len: u64,
     /// Bytes to read instead of the file's own.
     patches: Arc<Patches>,
+    /// What is in the wrapper.
+    inner: Option<Arc<dyn Source>>,
+    /// The member of the archive, and its number there.
+    member: Option<(Arc<str>, u64)>,
 }
 
 impl ImageFile {
@@ -68,10 +83,35 @@ impl ImageFile {
             false => Ok(meta.len()),
         });
         let len = len.map_err(|e| place().io(e))?;
-        Ok(ImageFile { file: Arc::new(file), path: path.to_owned(), len, patches: Arc::default() })
+        let (outer, path) = (path.to_owned(), path.to_owned());
+        let (patches, inner, member) = (Arc::default(), None, None);
+        Ok(ImageFile { file: Arc::new(file), outer, path, len, patches, inner, member })
     }
 
-    /// Returns the file's path.
+    /// Returns what is in this file, a wrapper.
+    pub(super) fn unwrapped(&self, source: Arc<dyn Source>) -> Self {
+        ImageFile { len: source.len(), inner: Some(source), ..self.clone() }
+    }
+
+    /// Returns true if this is what a compressed file decodes to, and no member of an archive.
+    pub(super) fn is_unpacked(&self) -> bool {
+        self.inner.is_some() && self.member.is_none()
+    }
+
+    /// Returns the member of this file, an archive, with its number there.
+    pub(super) fn member(&self, name: &str, number: usize, source: Arc<dyn Source>) -> Self {
+        let full = match &self.member {
+            Some((outer, _)) => format!("{outer}//{name}"),
+            None => name.to_owned(),
+        };
+        let mut path = self.outer.clone().into_os_string();
+        path.push("//");
+        path.push(&full);
+        let number = self.member.as_ref().map_or(0, |(_, number)| *number) << 21 | (number as u64 + 1);
+        ImageFile { path: path.into(), member: Some((full.into(), number)), ..self.unwrapped(source) }
+    }
+
+    /// Returns the file's path. For a member of an archive, its name follows after `//`.
     #[must_use]
     pub fn path(&self) -> &Path {
         &self.path
@@ -79,13 +119,13 @@ impl ImageFile {
 
     /// Returns the open file for later inspection.
     pub(super) fn opened(&self) -> DiskFile {
-        DiskFile { file: self.file.clone(), path: self.path.clone() }
+        let member = self.member.as_ref().map(|(name, _)| name.clone());
+        DiskFile { file: self.file.clone(), path: self.outer.clone(), member }
     }
 
     /// Returns another handle to the same open file.
     pub(super) fn again(&self) -> Self {
-        let ImageFile { file, path, len, patches } = self;
-        ImageFile { file: file.clone(), path: path.clone(), len: *len, patches: patches.clone() }
+        self.clone()
     }
 
     /// Returns the same file with `patches` over its bytes, extended to at least `len` bytes.
@@ -95,10 +135,33 @@ impl ImageFile {
         self
     }
 
-    /// Returns the file's unique identity: device and inode.
+    /// Returns the file's unique identity: device and inode. Members of an archive have that of the archive.
     pub fn identity(&self) -> Result<(u64, u64)> {
         let meta = self.file.metadata().map_err(|e| at("").file(&self.path).io(e))?;
         Ok((meta.dev(), meta.ino()))
+    }
+
+    /// Returns what changes when the open file is written to: its length and its times.
+    pub(super) fn stamp(&self) -> Result<(u64, i64, i64, i64, i64)> {
+        let meta = self.file.metadata().map_err(|e| at("").file(&self.path).io(e))?;
+        Ok((meta.len(), meta.mtime(), meta.mtime_nsec(), meta.ctime(), meta.ctime_nsec()))
+    }
+
+    /// Returns the unique identity of the file, or of the member of an archive.
+    pub(super) fn own_identity(&self) -> Result<(u64, u64, u64)> {
+        let (device, inode) = self.identity()?;
+        Ok((device, inode, self.member.as_ref().map_or(0, |(_, number)| *number)))
+    }
+
+    /// Fills `buf` from the file or from what is in it, without patches.
+    fn read_own(&self, offset: u64, buf: &mut [u8]) -> Result<()> {
+        match &self.inner {
+            Some(inner) => inner.read_at(offset, buf).map_err(|e| e.in_file(&self.path)),
+            None => {
+                let io = |e| at("").file(&self.path).byte(offset).io(e);
+                self.file.read_exact_at(buf, offset).map_err(io)
+            }
+        }
     }
 
     /// Fills `buf` from `offset`, with zeros past the end of the file. For blocks that may end after their file does;
@@ -124,22 +187,22 @@ impl Source for ImageFile {
 
     fn read_at(&self, offset: u64, buf: &mut [u8]) -> Result<()> {
         check_range("file", self.len, offset, buf.len() as u64).map_err(|e| e.in_file(&self.path))?;
-        let io = |e| at("").file(&self.path).byte(offset).io(e);
         if self.patches.is_empty() {
-            return self.file.read_exact_at(buf, offset).map_err(io);
+            return self.read_own(offset, buf);
         }
         // With patches, the image may be longer than the file.
-        let len = self.file.metadata().map_err(io)?.len();
+        let len = match &self.inner {
+            Some(inner) => inner.len(),
+            None => self.file.metadata().map_err(|e| at("").file(&self.path).byte(offset).io(e))?.len(),
+        };
         let there = len.saturating_sub(offset).min(buf.len() as u64) as usize;
-        self.file.read_exact_at(&mut buf[..there], offset).map_err(io)?;
+        self.read_own(offset, &mut buf[..there])?;
         buf[there..].fill(0);
         self.patches.apply(offset, buf);
         Ok(())
     }
 
     fn extent_at(&self, offset: u64) -> Result<Extent> {
-        use rustix::fs::{SeekFrom, seek};
-        use rustix::io::Errno;
         check_range("file", self.len, offset, 1).map_err(|e| e.in_file(&self.path))?;
         let (patched, end) = self.patches.at(offset);
         let len = end.unwrap_or(self.len).min(self.len) - offset;
@@ -148,18 +211,14 @@ impl Source for ImageFile {
             Patched::Bytes => return Ok(Extent::data(offset, len)),
             Patched::No => {}
         }
-        // All reads are positional, so the seeks disturb nothing.
-        let end = |found: u64| found.clamp(offset + 1, offset + len);
-        match seek(&*self.file, SeekFrom::Data(offset)) {
-            Ok(data) if data > offset => Ok(Extent::zero(offset, end(data) - offset)),
-            Ok(_) => {
-                let hole = seek(&*self.file, SeekFrom::Hole(offset)).unwrap_or(offset + len);
-                Ok(Extent::data(offset, end(hole) - offset))
+        match &self.inner {
+            // Patches may extend past the end of what is in the wrapper.
+            Some(inner) if offset >= inner.len() => Ok(Extent::zero(offset, len)),
+            Some(inner) => {
+                let extent = inner.extent_up_to(offset, len).map_err(|e| e.in_file(&self.path))?;
+                Ok(Extent { range: offset..extent.range.end.min(offset + len), kind: extent.kind })
             }
-            // No data up to the end.
-            Err(Errno::NXIO) => Ok(Extent::zero(offset, len)),
-            // The filesystem or device does not report holes.
-            Err(_) => Ok(Extent::data(offset, len)),
+            None => Ok(file_extent(&self.file, offset, len)),
         }
     }
 }

@@ -1,6 +1,8 @@
 //! Recognises files that would pass for a raw disk but are something else: compressed files, archives, text, and disk
 //! containers that are not supported. Recognition is by content, never by name.
 
+use crate::wrapper;
+
 /// The bytes of a file's beginning that [`name`] examines.
 pub const HEAD: usize = 4096;
 /// The bytes of a file's end that [`name`] examines.
@@ -42,9 +44,6 @@ const MAGICS: &[(&str, usize, &[u8])] = &[
     ("a Norton Ghost image", 0, b"\xfe\xef\x01"),
     ("an Acronis backup", 0, b"\xce\x24\xb9\xa2"),
     // Containers of disks.
-    ("a QED image", 0, b"QED\0"),
-    ("a Parallels image", 0, b"WithoutFreeSpace"),
-    ("a Parallels image", 0, b"WithouFreSpacExt"),
     ("a Bochs image", 0, b"Bochs Virtual HD Image"),
     ("a cloop image", 0, b"#!/bin/sh\n#V2.0 Format"),
     ("an Expert Witness (E01) image", 0, b"EVF\t\r\n\xff\0"),
@@ -82,50 +81,13 @@ pub fn name(head: &[u8], tail: &[u8], len: u64) -> Option<&'static str> {
         return Some(name);
     }
     match () {
-        () if is_bzip2(head) => Some("bzip2 data"),
-        () if is_lzma(head, len) => Some("LZMA data"),
-        () if is_old_tar(head) => Some("a tar archive"),
-        () if is_dmg(tail, len) => Some("an Apple disk image (DMG)"),
+        () if wrapper::is_bzip2(head) => Some("bzip2 data"),
+        () if wrapper::is_lzma(head, len) => Some("LZMA data"),
+        () if wrapper::is_old_tar(head) => Some("a tar archive"),
         () if tail.ends_with(b"cdsaencr") => Some("an encrypted Apple disk image"),
         () if is_text(head, len) => Some("plain text"),
         () => None,
     }
-}
-
-/// Recognises bzip2: the block size, then the magic number of the first block, or of the end of an empty stream.
-fn is_bzip2(head: &[u8]) -> bool {
-    head.len() >= 10
-        && head.starts_with(b"BZh")
-        && head[3].is_ascii_digit()
-        && (head[4..10] == *b"\x31\x41\x59\x26\x53\x59" || head[4..10] == *b"\x17\x72\x45\x38\x50\x90")
-}
-
-/// Recognises `.lzma`, which has no magic number, by the properties that every encoder writes, a dictionary size that
-/// is a power of two, and an unpacked length that is unknown or plausible.
-fn is_lzma(head: &[u8], len: u64) -> bool {
-    if head.len() < 14 || head[0] != 0x5d || head[13] != 0 {
-        return false;
-    }
-    let dictionary = u32::from_le_bytes(head[1..5].try_into().expect("sliced to size"));
-    let unpacked = u64::from_le_bytes(head[5..13].try_into().expect("sliced to size"));
-    let credible = unpacked == u64::MAX || (unpacked >= len / 2 && unpacked < 1 << 48);
-    dictionary.is_power_of_two() && dictionary >= 4096 && credible
-}
-
-/// Recognises a tar header without `ustar` by its checksum, the sum of its bytes with the checksum field as spaces.
-fn is_old_tar(head: &[u8]) -> bool {
-    let Some(header) = head.get(..512).filter(|header| header[0] != 0) else { return false };
-    let digits: Vec<u8> = header[148..156].iter().copied().filter(|b| !matches!(b, b' ' | 0)).collect();
-    let claimed = std::str::from_utf8(&digits).ok().and_then(|text| u32::from_str_radix(text, 8).ok());
-    let own: u32 = header[148..156].iter().map(|b| u32::from(*b)).sum();
-    let sum = header.iter().map(|b| u32::from(*b)).sum::<u32>() - own + 8 * u32::from(b' ');
-    claimed == Some(sum)
-}
-
-/// Recognises the trailer of an Apple disk image ("koly"): version 4, 512 bytes long.
-fn is_dmg(tail: &[u8], len: u64) -> bool {
-    let trailer = tail.len().checked_sub(512).map(|at| &tail[at..]);
-    len >= 512 && trailer.is_some_and(|trailer| trailer.starts_with(b"koly\0\0\0\x04\0\0\x02\0"))
 }
 
 /// Recognises text: it contains line breaks and no control characters but white space and escape; it is UTF-8, UTF-16
@@ -189,9 +151,6 @@ mod tests {
             assert_eq!(of(bytes), Some(expected), "{}", bytes.escape_ascii());
         }
         assert_eq!(of(&old_tar()), Some("a tar archive"));
-        let mut dmg = vec![0; 4096];
-        dmg[4096 - 512..][..12].copy_from_slice(b"koly\0\0\0\x04\0\0\x02\0");
-        assert_eq!(of(&dmg), Some("an Apple disk image (DMG)"));
         let mut text = b"caf\xc3\xa9 and more\n".repeat(500);
         text.rotate_left(1);
         assert_eq!(of(&text), Some("plain text"));

@@ -1,7 +1,9 @@
 //! Containers: files that hold a disk. A format is a directory here and one line in [`FORMATS`].
 
 mod access;
+mod archive;
 mod codec;
+mod dmg;
 mod file;
 pub mod foreign;
 mod identity;
@@ -12,21 +14,27 @@ mod output;
 mod patches;
 mod pull;
 
+mod parallels;
 mod qcow2;
+mod qed;
 mod raw;
 mod rewrite;
 mod sequence;
+mod shelf;
 mod split;
+mod survey;
 mod vdi;
 mod vhd;
 mod vhdx;
 mod vmdk;
+mod wrapped;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use crate::error::{Error, Result, at};
 use crate::source::Source;
+use crate::wrapper::Limits;
 
 pub use self::access::Access;
 pub use self::file::{DiskFile, ImageFile};
@@ -35,10 +43,28 @@ pub use self::options::CreateOptions;
 pub use self::output::{Output, OutputFile, OutputKind, STANDARD_OUTPUT};
 pub use self::pull::{Pull, Window};
 pub use self::rewrite::rewrite;
+pub use self::shelf::Shelf;
+pub use self::wrapped::{Wrapped, split_member, stem, wrapped};
 
 /// Every format, in the order in which files are probed. Raw is last: any file can be raw.
-pub static FORMATS: &[&dyn Format] =
-    &[&qcow2::Qcow2, &vmdk::Vmdk, &vhdx::Vhdx, &vdi::Vdi, &vhd::Vhd, &split::Split, &raw::Raw];
+pub static FORMATS: &[&dyn Format] = &[
+    &qcow2::Qcow2,
+    &vmdk::Vmdk,
+    &vhdx::Vhdx,
+    &vdi::Vdi,
+    &vhd::Vhd,
+    &parallels::Parallels,
+    &qed::Qed,
+    &dmg::Dmg,
+    &split::Split,
+    &raw::Raw,
+];
+
+/// Suffixes of files that are read but not written: other containers, compressed files, and archives.
+const READ_ONLY: [&str; 16] = [
+    "dmg", "hdd", "hds", "qed", "xz", "gz", "zst", "bz2", "lz4", "lzma", "tar", "tgz", "ova", "box", "zip",
+    "vma",
+];
 
 /// The largest disk that is opened, in bytes: 1 PiB. It is far above the limits of hypervisors, and it keeps sums of
 /// offsets and the sizes of tables in range.
@@ -95,6 +121,10 @@ pub struct OpenOptions {
     /// The parent of the image, then the parent's parent, and so on, for chains that were moved, renamed or changed.
     /// They override the parents that the images name.
     pub parents: Vec<PathBuf>,
+    /// How compressed files are decoded.
+    pub unpack: Limits,
+    /// Where a decoded archive is kept for its other disks, while many images are opened.
+    pub shelf: Option<Arc<Shelf>>,
 }
 
 /// An opened container: the disk inside it, and a description of the container.
@@ -129,15 +159,27 @@ impl Observer for () {
     fn advance(&self, _: u64) {}
 }
 
-/// Opens the container at `path`, probing its format unless the options name it.
+/// Opens the container at `path`, like [`open_observed`], without an observer.
+pub fn open(path: &Path, options: &OpenOptions) -> Result<Disk> {
+    open_observed(path, options, &())
+}
+
+/// Opens the container at `path`, probing its format unless the options name it. A wrapper is opened first: a
+/// compressed file is decoded, and the disk in an archive is found. `FILE//MEMBER` names a member of an archive.
 ///
 /// A file that no format recognises is raw. Fails if the file does not exist (`NotFound`), is a directory, or is empty
-/// (`Corrupt`).
-pub fn open(path: &Path, options: &OpenOptions) -> Result<Disk> {
-    let opener = Opener::new(path, options)?;
-    let disk = open_file(opener.open_image(path)?, &opener)?;
+/// (`Corrupt`), or if it has several disks (`Ambiguous`).
+pub fn open_observed(path: &Path, options: &OpenOptions, observer: &dyn Observer) -> Result<Disk> {
+    let (path, member) = split_member(path);
+    let opener = Opener::new(&path, options)?;
+    let outer = opener.open_image(&path)?;
+    let found = wrapped::unwrap(outer, member.as_deref(), options, observer)?;
+    let opener = opener.within(found.archive);
+    let mut disk = open_file(found.file, &opener)?;
+    disk.details.splice(0..0, found.details);
+    disk.warnings.splice(0..0, found.warnings);
     if let (Some(snapshot), false) = (&options.snapshot, disk.format == "qcow2") {
-        return Err(at("").file(path).unsupported(format!(
+        return Err(at("").file(&path).unsupported(format!(
             "--snapshot {snapshot:?}: {} images have no internal snapshots",
             disk.format
         )));
@@ -196,6 +238,10 @@ pub fn foreign_name(file: &ImageFile) -> Result<Option<&'static str>> {
 fn refuse_foreign(file: &ImageFile, format: &str) -> Result<()> {
     match foreign_name(file)? {
         None => Ok(()),
+        // Read as raw, it would be the compressed bytes.
+        Some(what) if file.is_unpacked() => Err(at("")
+            .file(file.path())
+            .unsupported(format!("what is compressed in this file is {what}, not a disk image"))),
         Some(what) => Err(at("").file(file.path()).unsupported(format!(
             "this is {what}, not a disk image; unpack or convert it first, or pass --format {format} to read it as a \
              raw disk"
@@ -213,13 +259,18 @@ pub fn probe(file: &ImageFile) -> Result<Option<&'static dyn Format>> {
     Ok(probed.or_else(in_pieces))
 }
 
-/// Returns true if a file has the name of a container: the suffix of a format, or the name of the first piece of a
-/// split disk.
+/// Returns true if a file has the name of a container or of a wrapper: the suffix of one, or the name of the first
+/// piece of a split disk.
 #[must_use]
 pub fn has_suffix(path: &Path) -> bool {
     let suffix = path.extension().and_then(|s| s.to_str()).unwrap_or_default().to_ascii_lowercase();
-    !suffix.is_empty()
-        && (FORMATS.iter().any(|f| f.suffixes().contains(&suffix.as_str())) || split::is_first_piece(path))
+    has_written_suffix(path) || READ_ONLY.contains(&&*suffix) || split::is_first_piece(path)
+}
+
+/// Returns true if a file has the suffix of a format that is written.
+fn has_written_suffix(path: &Path) -> bool {
+    let suffix = path.extension().and_then(|s| s.to_str()).unwrap_or_default().to_ascii_lowercase();
+    FORMATS.iter().any(|f| f.suffixes().contains(&suffix.as_str()))
 }
 
 /// Returns the format to write: the one named, otherwise the one for the suffix of `path`. Standard output and devices

@@ -6,6 +6,7 @@ use std::io::ErrorKind::{InvalidInput, IsADirectory};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use super::archive::Archive;
 use super::file::ImageFile;
 use super::{Disk, OpenOptions, open_file};
 use crate::beneath::Directory;
@@ -45,9 +46,11 @@ pub struct Opener<'a> {
     /// roots.)
     has_own: bool,
     /// The files of the chain so far, by device and inode.
-    chain: Vec<(u64, u64)>,
+    chain: Vec<(u64, u64, u64)>,
     /// Parents named by the user: of this image, then of its parent, and so on.
     parents: &'a [PathBuf],
+    /// The archive that the first image is a member of. Its members may refer only to each other.
+    archive: Option<Arc<Archive>>,
 }
 
 impl<'a> Opener<'a> {
@@ -64,7 +67,12 @@ impl<'a> Opener<'a> {
         for root in &options.allow_paths {
             roots.push(Root::of(root).map_err(|e| at("").file(root).io(e))?);
         }
-        Ok(Opener { options, roots, has_own, chain: Vec::new(), parents: &options.parents })
+        Ok(Opener { options, roots, has_own, chain: Vec::new(), parents: &options.parents, archive: None })
+    }
+
+    /// Returns the opener for a member of an archive, whose images may refer only to other members.
+    pub(super) fn within(self, archive: Option<Arc<Archive>>) -> Self {
+        Opener { archive, ..self }
     }
 
     /// Opens the first image, at `path`.
@@ -142,6 +150,9 @@ impl<'a> Opener<'a> {
         if name.is_empty() || name.len() > MAX_NAME || name.contains(&0) {
             return Err(place().corrupt(format!("{shown:?} is not a file name")));
         }
+        if let Some(found) = self.archive.as_ref().and_then(|archive| archive.open_beside(image, &shown)) {
+            return found;
+        }
         let name: &OsStr = std::os::unix::ffi::OsStrExt::from_bytes(name);
         let path = image.parent().unwrap_or(Path::new("")).join(name);
         let opened = self.open_allowed(&path, place, |resolved| {
@@ -160,6 +171,9 @@ impl<'a> Opener<'a> {
     /// directory, if those may be opened. At most [`MAX_LISTED`] entries of a directory are examined.
     pub(super) fn files_around(&self, image: &Path, suffix: &str) -> Vec<Vec<u8>> {
         let mut names = Vec::new();
+        if self.archive.as_ref().is_some_and(|archive| archive.has(image)) {
+            return names;
+        }
         for prefix in ["", "../"] {
             let Ok(folder) = folder_of(image).join(prefix).canonicalize() else { continue };
             let Some((root, rest)) = self.beneath(&folder) else { continue };
@@ -187,8 +201,8 @@ impl<'a> Opener<'a> {
     pub fn open_backing(&self, image: &ImageFile, file: ImageFile, format: Option<&str>) -> Result<Disk> {
         let place = || at("backing file").file(image.path());
         let mut chain = self.chain.clone();
-        chain.push(image.identity()?);
-        if chain.contains(&file.identity()?) {
+        chain.push(image.own_identity()?);
+        if chain.contains(&file.own_identity()?) {
             return Err(place().corrupt(format!(
                 "the chain of backing files is circular: it comes back to {}",
                 file.path().display()
@@ -206,7 +220,14 @@ impl<'a> Opener<'a> {
             roots.push(Root::of(&folder).map_err(|e| at("").file(&folder).io(e))?);
         }
         let parents = self.parents.get(1..).unwrap_or_default();
-        let opener = Opener { options: &options, roots, has_own: self.has_own, chain, parents };
+        let opener = Opener {
+            options: &options,
+            roots,
+            has_own: self.has_own,
+            chain,
+            parents,
+            archive: self.archive.clone(),
+        };
         let shown = file.path().to_owned();
         let disk = open_file(file, &opener)?;
         if disk.format == "raw" && format.is_none() && self.parent().is_none() {

@@ -27,6 +27,7 @@ const FORMATS: &[(&str, u32)] = &[
     ("uuid", 3),
     ("beneath", 4),
     ("disk_digest", 5),
+    ("wrapper", 5),
     ("container", 6),
     ("fs", 6),
     ("mif", 7),

@@ -8,6 +8,7 @@ use std::process::Command;
 
 use mif_formats::container::FORMATS;
 use mif_formats::fs::DRIVERS;
+use mif_formats::wrapper::Kind;
 use mif_tests::{mif_path, repo, run, work_folder};
 
 /// Returns the text between `<!-- NAME -->` and `<!-- end -->`, and its offset.
@@ -24,6 +25,11 @@ fn formats() -> String {
     let written: Vec<&str> = written.map(|format| format.name()).collect();
     let all: Vec<&str> = FORMATS.iter().map(|format| format.name()).collect();
     writeln!(table, "| containers | {} | {} |", all.join(", "), written.join(", ")).unwrap();
+    let wrappers = Kind::ALL.iter().map(|kind| kind.name());
+    let wrappers: Vec<&str> = wrappers
+        .map(|name| name.trim_start_matches("a ").trim_end_matches(" data").trim_end_matches(" archive"))
+        .collect();
+    writeln!(table, "| around them | {} | |", wrappers.join(", ")).unwrap();
     writeln!(table, "| partition tables | MBR, GPT, none; linear LVM2 volumes | MBR, GPT, none |").unwrap();
     let kinds: Vec<&str> = DRIVERS.iter().map(|driver| driver.name()).collect();
     let planned = DRIVERS.iter().filter(|driver| driver.capabilities().is_planned);

@@ -124,7 +124,8 @@ fn google_gets_disk_raw_of_whole_gibibytes_alone_in_an_old_gnu_tar() {
     let at = |name: &str| work.path().join(name);
     let store = store(work.path());
     let archive = at("web.tar.gz");
-    let report = export(&store, "odd", &archive, "gcp", &[]);
+    let report = export(&store, "odd", &archive, "gcp", &["--verify"]);
+    assert_eq!(report["verified"], true);
     assert_eq!(report["disk_size"], 1 << 30);
     assert_eq!(members(&archive, &at("by-python")), "S 1073741824 disk.raw 0 0\n");
     run(mif(&store).args(["export", "odd", "--size", "1G"]).arg(at("whole.raw")));
@@ -153,7 +154,13 @@ fn an_appliance_has_its_descriptor_first_and_its_manifest_and_sizes_are_right() 
     let store = store(work.path());
     for (target, system) in [("vmware-esxi", "vmx-14"), ("virtualbox", "virtualbox-2.2"), ("aws", "vmx-14")] {
         let archive = at(&format!("{target}.ova"));
-        export(&store, "odd", &archive, target, &["-o", "cpus=3,memory=1G,adapter_type=buslogic"]);
+        export(
+            &store,
+            "odd",
+            &archive,
+            target,
+            &["--verify", "-o", "cpus=3,memory=1G,adapter_type=buslogic"],
+        );
         let folder = at(target);
         let listed = members(&archive, &folder);
         let names: Vec<&str> = listed.lines().map(|line| line.split(' ').nth(2).unwrap()).collect();
@@ -205,7 +212,7 @@ fn a_vagrant_box_holds_its_metadata_and_the_disk_as_qcow2() {
     let work = work_folder();
     let at = |name: &str| work.path().join(name);
     let store = store(work.path());
-    export(&store, "demo", &at("web.box"), "vagrant", &["-o", "compress=on"]);
+    export(&store, "demo", &at("web.box"), "vagrant", &["--verify", "-o", "compress=on"]);
     let listed = members(&at("web.box"), &at("box"));
     let names: Vec<&str> = listed.lines().map(|line| line.split(' ').nth(2).unwrap()).collect();
     assert_eq!(names, ["metadata.json", "Vagrantfile", "box.img"]);

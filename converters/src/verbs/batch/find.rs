@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use mif_formats::beneath::Directory;
-use mif_formats::container::{self, ImageFile, OpenOptions};
+use mif_formats::container::{self, ImageFile, OpenOptions, Wrapped, split_member};
 use mif_formats::fs::{Recognized, recognize};
 use mif_formats::partition::TableKind;
 use mif_formats::{ErrorKind, Source};
@@ -29,10 +29,39 @@ pub(super) struct FoundImages {
 /// A file that is a disk image, or should be.
 #[derive(Debug)]
 pub(super) struct FoundImage {
-    /// Its path.
+    /// Its path: that of the file, and the name of the member after `//` if it is an archive.
     pub(super) path: PathBuf,
+    /// The path of the file.
+    pub(super) file: PathBuf,
+    /// The name of the member of the file, if it is an archive.
+    pub(super) member: Option<String>,
+    /// True if it is not the only disk in the file.
+    pub(super) has_siblings: bool,
     /// Why it cannot be imported, if that is already known.
     pub(super) problem: Option<String>,
+}
+
+impl FoundImage {
+    /// Returns the image in a file that is no archive, or a member of one (`FILE//MEMBER`).
+    pub(super) fn file(path: PathBuf) -> Self {
+        let (file, member) = split_member(&path);
+        let has_siblings = member.is_some();
+        FoundImage { path, file, member, has_siblings, problem: None }
+    }
+
+    /// Returns the disk in `file` that is its member of this name.
+    fn member(file: &Path, name: String, has_siblings: bool) -> Self {
+        let mut path = file.as_os_str().to_owned();
+        path.push("//");
+        path.push(&name);
+        FoundImage {
+            path: path.into(),
+            file: file.to_owned(),
+            member: Some(name),
+            has_siblings,
+            problem: None,
+        }
+    }
 }
 
 /// A file that is not an image of its own.
@@ -87,6 +116,10 @@ pub(super) fn find(paths: &[PathBuf], options: &OpenOptions, progress: &dyn Prog
             seen.insert(resolved(&path), first);
             continue;
         }
+        if split_member(&path).1.is_some() {
+            candidates.push(FoundImage::file(path));
+            continue;
+        }
         // The file is opened once and examined through that descriptor: by now its path may lead elsewhere.
         let opened = container::open_image_file(&path, &options);
         if let Err(outside) = &opened
@@ -95,6 +128,38 @@ pub(super) fn find(paths: &[PathBuf], options: &OpenOptions, progress: &dyn Prog
         {
             found.pass_over(&path, outside.problem().to_owned());
             continue;
+        }
+        let is_raw = options.format.as_deref() == Some("raw");
+        match container::wrapped(&path, &options, progress) {
+            Ok(Some(Wrapped::Members(names))) if !is_raw && (!named || !names.is_empty()) => {
+                if names.is_empty() {
+                    found.pass_over(&path, "an archive without disk images".into());
+                }
+                let has_siblings = names.len() > 1;
+                candidates
+                    .extend(names.into_iter().map(|name| FoundImage::member(&path, name, has_siblings)));
+                continue;
+            }
+            Ok(Some(Wrapped::Disk)) if !is_raw => {
+                candidates.push(FoundImage::file(path));
+                continue;
+            }
+            Ok(Some(Wrapped::Nothing(what))) if !named => {
+                found.pass_over(&path, format!("not a disk image: {what}"));
+                continue;
+            }
+            Ok(Some(_)) => {
+                candidates.push(FoundImage::file(path));
+                continue;
+            }
+            Err(_) if progress.interrupted() => return Err(progress::interrupted()),
+            // An error occurs again, and is counted, when the file is imported.
+            Err(error) if opened.is_ok() => {
+                let problem = (!named).then(|| Error::from(error).message().to_owned());
+                candidates.push(FoundImage { problem, ..FoundImage::file(path) });
+                continue;
+            }
+            Ok(None) | Err(_) => {}
         }
         let problem = match opened.map_err(Error::from).and_then(judge) {
             Ok(Judged::Image) => None,
@@ -112,7 +177,7 @@ pub(super) fn find(paths: &[PathBuf], options: &OpenOptions, progress: &dyn Prog
                 parts.entry(resolved(part.path())).or_default().push(path.clone());
             }
         }
-        candidates.push(FoundImage { path, problem });
+        candidates.push(FoundImage { problem, ..FoundImage::file(path) });
     }
     // If two images name each other as an extent, one of them is an image.
     let mut dropped: HashSet<PathBuf> = HashSet::new();
@@ -168,7 +233,9 @@ fn walk(
     let root = match Directory::open(folder) {
         Ok(root) => root,
         Err(e) => {
-            found.images.push(FoundImage { path: folder.to_owned(), problem: Some(e.to_string()) });
+            found
+                .images
+                .push(FoundImage { problem: Some(e.to_string()), ..FoundImage::file(folder.to_owned()) });
             return Ok(());
         }
     };
@@ -202,7 +269,7 @@ fn walk(
                 continue;
             }
             Err(e) => {
-                found.images.push(FoundImage { path: folder, problem: Some(e.to_string()) });
+                found.images.push(FoundImage { problem: Some(e.to_string()), ..FoundImage::file(folder) });
                 continue;
             }
         };

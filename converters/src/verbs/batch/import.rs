@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
-use mif_formats::container;
+use mif_formats::container::{self, OpenOptions};
 use serde::Serialize;
 
 use super::find::{FoundImage, PassedOver, find, trusting};
@@ -163,6 +163,7 @@ pub fn import_all(
     }
     watch.total(planned.len());
     let writer = ObjectWriter::new(store)?;
+    let shelf = Some(std::sync::Arc::default());
     let share = Share::new(planned.len(), options.jobs, options.each.threads);
     let done = pool::run(share.jobs, planned.len(), |number, _| {
         let Planned { image, name } = &planned[number];
@@ -170,7 +171,7 @@ pub fn import_all(
         let progress = watch.begin(name);
         crate::task::progress::check(&*progress)?;
         tell(ImportEvent::Started { source: source.clone(), name: name.clone() });
-        let open = trusting(paths, &options.each.open);
+        let open = OpenOptions { shelf: shelf.clone(), ..trusting(paths, &options.each.open) };
         let each = ImportOptions { threads: Some(share.threads_for(number)), open, ..options.each.clone() };
         let event = match import_one(store, image, name, &writer, options.reread, &each, &*progress) {
             Ok(event) => event,
@@ -203,7 +204,7 @@ fn plan(images: Vec<FoundImage>, names: &NamePattern) -> Result<Vec<Planned>> {
     let mut planned: Vec<Planned> = Vec::with_capacity(images.len());
     let mut taken: HashMap<String, usize> = HashMap::new();
     for image in images {
-        let name = names.name_of(&image.path);
+        let name = names.name_of_disk(&image);
         if let Some(first) = taken.insert(name.clone(), planned.len()) {
             let first: &Path = &planned[first].image.path;
             return Err(Error::usage(format!(
@@ -212,7 +213,8 @@ fn plan(images: Vec<FoundImage>, names: &NamePattern) -> Result<Vec<Planned>> {
                 image.path.display()
             ))
             .advise(
-                "Nothing was imported. Pass --name '{parent}-{stem}' or --name '{name}', or import one at a time",
+                "Nothing was imported. Pass --name '{parent}-{stem}', --name '{name}' or --name '{stem}-{member}', or \
+                 import one at a time",
             ));
         }
         planned.push(Planned { image, name });
@@ -233,7 +235,8 @@ fn import_one(
     if let Some(problem) = &image.problem {
         return Err(Error::input(format!("{}: {problem}", path.display())));
     }
-    let disk = container::open(path, &options.open)?;
+    progress.stage("opening", 0);
+    let disk = container::open_observed(path, &options.open, progress)?;
     let files = source_files(&disk)?;
     let opened = Opened { path, name, disk: &disk, files: &files };
     if !reread && let Some(there) = known(store, &opened, options)? {

@@ -3,11 +3,15 @@
 use std::path::Path;
 use std::str::FromStr;
 
+use mif_formats::container::stem;
+
+use super::find::FoundImage;
 use super::resolved;
 use crate::error::{Error, Result};
 use crate::store::ImageName;
 
-/// A pattern for image names: `{stem}`, `{name}` and `{parent}` stand for parts of a file's path.
+/// A pattern for image names: `{stem}`, `{name}` and `{parent}` stand for parts of a file's path, and `{member}` for the
+/// member of an archive.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct NamePattern(Vec<Part>);
 
@@ -17,12 +21,15 @@ enum Part {
     Stem,
     Name,
     Parent,
+    Member,
+    /// The member after a hyphen if the file has several disks, otherwise nothing.
+    MemberOfSeveral,
 }
 
 impl Default for NamePattern {
-    /// Returns the pattern for the file's name without its suffix.
+    /// Returns the pattern for the file's name without its suffix, with the name of the member if there are several.
     fn default() -> Self {
-        NamePattern(vec![Part::Stem])
+        NamePattern(vec![Part::Stem, Part::MemberOfSeveral])
     }
 }
 
@@ -32,7 +39,7 @@ impl FromStr for NamePattern {
     fn from_str(text: &str) -> Result<Self> {
         let wrong = |what: String| {
             Error::usage(format!("invalid name \"{text}\": {what}"))
-                .advise("A name may contain letters, digits, . _ + - and {stem}, {name} and {parent} for parts of the path")
+                .advise("A name may contain letters, digits, . _ + - and {stem}, {name}, {parent} and {member} for parts of the path")
         };
         let mut parts = Vec::new();
         let mut rest = text;
@@ -52,6 +59,7 @@ impl FromStr for NamePattern {
                 "stem" => Part::Stem,
                 "name" => Part::Name,
                 "parent" => Part::Parent,
+                "member" => Part::Member,
                 _ => return Err(wrong(format!("{{{what}}} is unknown"))),
             });
             rest = after;
@@ -68,9 +76,17 @@ impl FromStr for NamePattern {
 }
 
 impl NamePattern {
-    /// Returns the name of the image in the file at `path`. Invalid characters become `_`.
+    /// Returns the name of the image in the file at `path` (or `FILE//MEMBER`), the only disk in it. Invalid characters
+    /// become `_`.
     #[must_use]
     pub fn name_of(&self, path: &Path) -> String {
+        self.name_of_disk(&FoundImage::file(path.to_owned()))
+    }
+
+    /// Returns the name of an image that was found.
+    pub(super) fn name_of_disk(&self, found: &FoundImage) -> String {
+        let path = &*found.file;
+        let member = found.member.as_ref().map(|member| stem(Path::new(member)));
         let text = |part: Option<&std::ffi::OsStr>| part.unwrap_or_default().to_string_lossy().into_owned();
         let folder = || {
             let folder = path.parent().filter(|folder| *folder != Path::new("")).unwrap_or(Path::new("."));
@@ -78,7 +94,12 @@ impl NamePattern {
         };
         let parts = self.0.iter().map(|part| match part {
             Part::Text(plain) => plain.clone(),
-            Part::Stem => text(path.file_stem()),
+            Part::Stem => stem(path),
+            Part::Member => member.clone().unwrap_or_else(|| stem(path)),
+            Part::MemberOfSeveral => match &member {
+                Some(member) if found.has_siblings => format!("-{member}"),
+                _ => String::new(),
+            },
             Part::Name => text(path.file_name()),
             Part::Parent => folder(),
         });
@@ -99,6 +120,19 @@ mod tests {
         assert_eq!(name("old.{name}", "/vm/web/disk.qcow2"), "old.disk.qcow2");
         assert_eq!(name("golden", "/vm/web/disk.qcow2"), "golden");
         assert_eq!(name("{stem}", "/vm/.hidden"), "image.hidden");
+        assert_eq!(name("{stem}", "/vm/web.qcow2.xz"), "web");
+        assert_eq!(name("{member}", "/vm/web.tar.gz"), "web");
+        let member = |pattern: NamePattern, has_siblings| {
+            let member = Some("disks/a 1.vmdk".to_owned());
+            pattern.name_of_disk(&FoundImage {
+                member,
+                has_siblings,
+                ..FoundImage::file("/vm/web.ova".into())
+            })
+        };
+        assert_eq!(member(NamePattern::default(), false), "web");
+        assert_eq!(member(NamePattern::default(), true), "web-a_1");
+        assert_eq!(member("x.{member}".parse().unwrap(), false), "x.a_1");
     }
 
     #[test]

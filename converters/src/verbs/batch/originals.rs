@@ -131,15 +131,18 @@ pub(super) fn compare(
 ) -> Result<Comparison> {
     let file = original.path.display().to_string();
     let same_file = source(image).is_some_and(|from| from.file_name() == original.path.file_name());
+    // The raw disk in a wrapper has another length than the file.
+    let is_whole = std::fs::metadata(&original.file).is_ok_and(|meta| meta.len() == image.disk_size);
+    let format = image.provenance.source_format.clone();
     let options = OpenOptions {
         // Only the user can know that a file is a raw disk.
-        format: image.provenance.source_format.clone().filter(|_| same_file),
+        format: format.filter(|format| same_file && (is_whole || format != "raw")),
         snapshot: image.provenance.snapshot.clone(),
         ..options.clone()
     };
     let compared = || -> Result<VerifyReport> {
         let name = ImageName { name: image.name.clone(), version: Selector::Number(image.version) };
-        let container = container::open(&original.path, &options)?;
+        let container = container::open_observed(&original.path, &options, progress)?;
         let original = OpenImage { label: file.clone(), origin: Origin::File { container } };
         verify_both(&OpenImage::stored(store, &name)?, &original, progress)
     };
@@ -167,7 +170,7 @@ mod tests {
     }
 
     fn matched(images: &[Image], originals: &[&str]) -> Vec<Result<Option<usize>, String>> {
-        let original = |path: &&str| FoundImage { path: path.into(), problem: None };
+        let original = |path: &&str| FoundImage::file(path.into());
         matches(images, &originals.iter().map(original).collect::<Vec<_>>())
     }
 

@@ -149,7 +149,11 @@ pub fn export(
     }
     let kind = output.kind();
     let check = |written: &Path| match options.verify {
-        true => read_back(&*disk, written, path, format, options, progress),
+        true => {
+            // An archive and what is in it are recognised.
+            let format = Some(format.name()).filter(|_| form.is_none_or(|form| !form.wrapper.is_archive()));
+            read_back(&*disk, written, path, format, options, progress)
+        }
         false => Ok(()),
     };
     let create = |output: &mut Output| match form {
@@ -213,10 +217,6 @@ fn check_kind(
         OutputKind::Stream | OutputKind::Device if form.is_some_and(|form| form.wrapper.is_in_place()) => {
             return Err(Error::usage(format!("{shown}: this archive is not written sequentially"))
                 .advise("Write it to a file"));
-        }
-        _ if options.verify && form.is_some_and(|form| form.wrapper.is_archive()) => {
-            return Err(Error::usage(format!("{shown}: --verify does not read archives back"))
-                .advise("Import the file to compare it"));
         }
         OutputKind::Files => return Ok(()),
         OutputKind::Stream if std::io::stdout().is_terminal() => {
@@ -334,15 +334,15 @@ fn write(
 
 /// Returns a note for the report if the device is larger than the disk.
 fn rest_of_device(path: &Path, disk_size: u64) -> Result<Option<String>> {
-    let rest = open_written(path, "raw", None)?.len() - disk_size;
+    let rest = open_written(path, Some("raw"), None)?.len() - disk_size;
     Ok((rest > 0)
         .then(|| format!("the device is {rest} bytes larger than the disk; those bytes were left unchanged")))
 }
 
-fn open_written(path: &Path, format: &str, backing: Option<&Path>) -> Result<Arc<dyn Source>> {
+fn open_written(path: &Path, format: Option<&str>, backing: Option<&Path>) -> Result<Arc<dyn Source>> {
     let allow_paths = backing.and_then(|base| base.canonicalize().ok()?.parent().map(Path::to_owned));
     let open = OpenOptions {
-        format: Some(format.to_owned()),
+        format: format.map(str::to_owned),
         allow_paths: allow_paths.into_iter().collect(),
         ..OpenOptions::default()
     };
@@ -354,11 +354,11 @@ fn read_back(
     disk: &dyn Source,
     written: &Path,
     path: &Path,
-    format: &dyn Format,
+    format: Option<&str>,
     options: &ExportOptions,
     progress: &dyn Progress,
 ) -> Result<()> {
-    let written = open_written(written, format.name(), options.backing.as_deref())?;
+    let written = open_written(written, format, options.backing.as_deref())?;
     // A device may be larger than the disk, and a container rounds up to whole sectors.
     let written = Slice::new(&*written, 0..disk.len())?;
     match compare_bits(disk, &written, "reading back", progress)?.first {

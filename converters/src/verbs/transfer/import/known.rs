@@ -2,6 +2,8 @@
 
 use std::path::{Path, PathBuf};
 
+use mif_formats::container::split_member;
+
 use super::options::{ImportOptions, Opened};
 use super::read_back::damaged_objects;
 use crate::error::{Error, Result, readable};
@@ -27,7 +29,10 @@ pub(crate) fn check_owner(store: &Store, opened: &Opened<'_>) -> Result<()> {
         }
         let recorded = provenance.files.into_iter().next().map(|file| file.path).or(provenance.source);
         return match recorded {
-            Some(recorded) if !is_same_file(opened.path, Path::new(&recorded)) => {
+            Some(recorded)
+                if opened.files.first().is_none_or(|file| file.path != recorded)
+                    && !is_same_file(opened.path, Path::new(&recorded)) =>
+            {
                 Err(taken(opened, &format!("was imported from {recorded}")))
             }
             _ => Ok(()),
@@ -52,9 +57,12 @@ fn taken(opened: &Opened<'_>, by: &str) -> Error {
 
 /// Returns true if two paths lead to the same file. If one no longer exists, only the paths are compared.
 fn is_same_file(path: &Path, recorded: &Path) -> bool {
+    let (path, recorded) = (split_member(path), split_member(recorded));
     let resolved = |path: &Path| path.canonicalize().or_else(|_| std::path::absolute(path));
     let lexical = |path: &Path| -> Option<PathBuf> { std::path::absolute(path).ok() };
-    lexical(path) == lexical(recorded) || resolved(path).ok() == resolved(recorded).ok()
+    let is_same =
+        lexical(&path.0) == lexical(&recorded.0) || resolved(&path.0).ok() == resolved(&recorded.0).ok();
+    is_same && path.1 == recorded.1
 }
 
 /// Returns the image of the last import of this disk under its name, if its files have not changed since, these options

@@ -75,9 +75,10 @@ pub fn import(
 ) -> Result<ImportReport> {
     let name = match &options.name {
         Some(name) => check_name(name).map(|()| name.clone())?,
-        None => ImageName::like(&path.file_stem().unwrap_or_default().to_string_lossy()),
+        None => ImageName::like(&container::stem(path)),
     };
-    let disk = container::open(path, &options.open)?;
+    progress.stage("opening", 0);
+    let disk = container::open_observed(path, &options.open, progress)?;
     // Before anything is read: a file that changes meanwhile must not be recognised as unchanged later.
     let files = source_files(&disk)?;
     let opened = Opened { path, name: &name, disk: &disk, files: &files };
