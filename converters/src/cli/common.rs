@@ -1,12 +1,19 @@
 //! Arguments that several verbs share.
 
 use std::ffi::OsString;
+use std::ops::RangeInclusive;
 use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
 
+use clap::builder::{OsStringValueParser, TypedValueParser};
 use clap::{Args, ValueEnum};
-use mif::{Error, ExportOptions, NewIds, Reshape, Result, VolumePath};
+use mif::{Error, ExportOptions, ImageFilter, NewIds, Reshape, Result, VolumePath};
 use mif_formats::container::OpenOptions;
+
+use super::values::{duration, size_range};
+
+/// The store if none is named.
+const DEFAULT_STORE: &str = "mif-store";
 
 #[derive(Args)]
 pub(super) struct Global {
@@ -15,17 +22,34 @@ pub(super) struct Global {
         long,
         global = true,
         env = "MIF_STORE",
-        default_value = "mif-store",
+        default_value = DEFAULT_STORE,
         value_name = "DIR",
+        value_parser = OsStringValueParser::new().map(PathBuf::from),
         help_heading = "Global options"
     )]
     pub(super) store: PathBuf,
     /// Print the report as JSON
     #[arg(long, global = true, help_heading = "Global options")]
     pub(super) json: bool,
-    /// Do not show progress bars or warnings
+    /// Print only errors and what was asked for: no progress, warnings or reports of work done
     #[arg(long, short, global = true, help_heading = "Global options")]
     pub(super) quiet: bool,
+}
+
+impl Global {
+    /// Replaces an empty path of a store: an empty MIF_STORE counts as unset, and an empty `--store` is an error,
+    /// because it is that of a variable that should have been set.
+    pub(super) fn settle(&mut self) -> Result<()> {
+        if !self.store.as_os_str().is_empty() {
+            return Ok(());
+        }
+        let is_flag = |word: OsString| word == "--store" || word.as_bytes().starts_with(b"--store=");
+        if std::env::args_os().any(is_flag) {
+            return Err(Error::usage("--store: the path is empty"));
+        }
+        self.store = DEFAULT_STORE.into();
+        Ok(())
+    }
 }
 
 /// How to create a new store.
@@ -60,6 +84,37 @@ pub(super) struct OpenFiles {
     /// parent's own parent
     #[arg(long, value_name = "FILE")]
     pub(super) parent: Vec<PathBuf>,
+}
+
+/// Which images of the store a verb works on.
+#[derive(Args, Default)]
+#[command(next_help_heading = "Which images")]
+pub(super) struct Filter {
+    /// Only images whose name matches this pattern; can be given several times
+    #[arg(long, value_name = "PATTERN")]
+    pub(super) only: Vec<String>,
+    /// Only versions that have a tag that matches this pattern
+    #[arg(long, value_name = "PATTERN")]
+    pub(super) tagged: Vec<String>,
+    /// Only images of this operating system: debian, 'debian 12', 'Windows Server*'
+    #[arg(long, value_name = "PATTERN")]
+    pub(super) system: Vec<String>,
+    /// Only versions made longer ago than this: 12h, 30d, 8w, 1y
+    #[arg(long, value_name = "DURATION", value_parser = duration)]
+    pub(super) older_than: Option<u64>,
+    /// Only versions made within this time
+    #[arg(long, value_name = "DURATION", value_parser = duration)]
+    pub(super) newer_than: Option<u64>,
+    /// Only images whose disk has a size in this range: 100M.., ..4G
+    #[arg(long, value_name = "RANGE", value_parser = size_range)]
+    pub(super) disk_size: Option<RangeInclusive<u64>>,
+}
+
+impl Filter {
+    pub(super) fn images(self) -> ImageFilter {
+        let Filter { only, tagged, system, older_than, newer_than, disk_size } = self;
+        ImageFilter { names: only, tags: tagged, systems: system, older_than, newer_than, disk_size }
+    }
 }
 
 /// New sizes and identities for a disk.

@@ -1,6 +1,7 @@
 //! Compiles a recipe to primitive edits. Named edits inspect the image to determine theirs.
 
 use std::collections::HashMap;
+use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 
@@ -38,8 +39,8 @@ pub(super) struct Context<'a> {
 #[derive(Default)]
 pub(super) struct LocalFiles {
     files: Mutex<HashMap<PathBuf, NewContent>>,
-    /// By path, and whether it is a tar archive.
-    trees: Mutex<HashMap<(PathBuf, bool), Arc<Graft>>>,
+    /// By path as it was written, because `DIR/.` is not `DIR`, and whether it is a tar archive.
+    trees: Mutex<HashMap<(OsString, bool), Arc<Graft>>>,
 }
 
 impl LocalFiles {
@@ -57,7 +58,7 @@ impl LocalFiles {
     /// held meanwhile.
     fn tree(&self, path: &Path, is_tar: bool) -> Result<Arc<Graft>> {
         let mut known = self.trees.lock().expect("no thread panics while it holds this");
-        let key = (path.to_owned(), is_tar);
+        let key = (path.as_os_str().to_owned(), is_tar);
         if let Some(tree) = known.get(&key) {
             return Ok(tree.clone());
         }

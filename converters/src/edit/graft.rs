@@ -10,7 +10,7 @@ use mif_formats::mif::manifest::escape;
 use mif_formats::source::check_range;
 use mif_formats::{Extent, Result as FormatsResult, Source};
 
-use crate::error::{Error, Result};
+use crate::error::{Code, Error, Result};
 use crate::host::acl;
 use crate::ingest::LooseFile;
 use crate::mkdisk::{Content, Input, Member};
@@ -56,13 +56,16 @@ impl Graft {
             name.as_encoded_bytes().to_vec()
         };
         let from = path.display().to_string();
-        let meta = std::fs::metadata(path).map_err(|e| Error::io(path, &e))?;
+        let meta = std::fs::metadata(path).map_err(|e| Error::io(path, &e).coded(Code::Input))?;
         if !meta.is_dir() {
             let content = NewContent::of_file(path)?;
             let mut node = Node::bare(FileType::File);
             node.size = content.source.len();
             node.mode = Some((meta.permissions().mode() & 0o777) as u16);
-            return Ok(Graft { from, entries: vec![Entry { path: name, node, content: Some(content), file: None }] });
+            return Ok(Graft {
+                from,
+                entries: vec![Entry { path: name, node, content: Some(content), file: None }],
+            });
         }
         let mut graft = Self::of_input(Input::directory(path)?, from)?;
         for entry in &mut graft.entries {
@@ -139,7 +142,8 @@ impl Graft {
                 }
             }
             let next = numbers.len() as u64;
-            let file = row.file.filter(|_| node.nlink.is_some_and(|n| n > 1) && node.file_type != FileType::Dir);
+            let file =
+                row.file.filter(|_| node.nlink.is_some_and(|n| n > 1) && node.file_type != FileType::Dir);
             let file = file.map(|file| *numbers.entry(file).or_insert(next));
             entries.push(Entry { path, node, content, file });
         }
@@ -170,13 +174,14 @@ impl Files {
             };
             let is_dir = entry.node.file_type == FileType::Dir;
             let place = self.place_of(&path, is_dir)?;
-            let wrong = |problem: &str| {
-                Error::input(format!("{}:{}: {problem}", place.volume, escape(&place.path)))
-            };
+            let wrong =
+                |problem: &str| Error::input(format!("{}:{}: {problem}", place.volume, escape(&place.path)));
             match self.at(&place).map(|row| row.node.file_type) {
                 Some(FileType::Dir) if is_dir => continue,
                 Some(FileType::Dir) => return Err(wrong("is a directory, so a file cannot replace it")),
-                Some(_) if is_dir => return Err(wrong("is not a directory, so a directory cannot replace it")),
+                Some(_) if is_dir => {
+                    return Err(wrong("is not a directory, so a directory cannot replace it"));
+                }
                 Some(_) => _ = self.remove(&place)?,
                 None => {}
             }
@@ -202,12 +207,7 @@ impl Files {
     }
 
     /// Creates the file of an entry.
-    fn plant(
-        &mut self,
-        place: &Place,
-        entry: &Entry,
-        owner: (Option<u32>, Option<u32>),
-    ) -> Result<()> {
+    fn plant(&mut self, place: &Place, entry: &Entry, owner: (Option<u32>, Option<u32>)) -> Result<()> {
         let Entry { node, content, .. } = entry;
         let (owner, group) = (owner.0.or(node.uid), owner.1.or(node.gid));
         let is_posix = self.capabilities(&place.volume).is_posix;

@@ -38,9 +38,7 @@ const PLACES: &[Place] = &[
     ("/etc/kernel/cmdline", |text, arg| line(text, arg).map(Ok)),
     ("/boot/extlinux/extlinux.conf", |text, arg| entry(text, "append", arg).map(Ok)),
     ("/boot/extlinux.conf", |text, arg| entry(text, "append", arg).map(Ok)),
-    ("/etc/update-extlinux.conf", |text, arg| {
-        Some(Ok(settings(text, "default_kernel_opts", arg, false)?))
-    }),
+    ("/etc/update-extlinux.conf", |text, arg| Some(Ok(settings(text, "default_kernel_opts", arg, false)?))),
     ("/boot/firmware/cmdline.txt", |text, arg| line(text, arg).map(Ok)),
 ];
 
@@ -60,7 +58,9 @@ pub(super) fn kernel_argument(files: &Files, argument: &str) -> Result<Vec<Edit>
         }
     }
     if files.is_file("/etc/zipl.conf") {
-        return Err(Error::unsupported("the image boots with zipl, whose boot map only the zipl program can write"));
+        return Err(Error::unsupported(
+            "the image boots with zipl, whose boot map only the zipl program can write",
+        ));
     }
     let mut edits = Vec::new();
     let mut found = false;
@@ -79,8 +79,9 @@ pub(super) fn kernel_argument(files: &Files, argument: &str) -> Result<Vec<Edit>
         }
     }
     if !found {
-        return Err(Error::unsupported("the image has no boot loader configuration that mif knows")
-            .advise("It looks for GRUB, entries of the Boot Loader Specification, extlinux, and cmdline.txt"));
+        return Err(Error::unsupported("the image has no boot loader configuration that mif knows").advise(
+            "It looks for GRUB, entries of the Boot Loader Specification, extlinux, and cmdline.txt",
+        ));
     }
     Ok(edits)
 }
@@ -146,7 +147,11 @@ fn menu(text: &str, argument: &str) -> Option<String> {
         };
         if loads {
             found = true;
-            return if has(line, argument) { line.to_owned() } else { format!("{} {argument}", line.trim_end()) };
+            return if has(line, argument) {
+                line.to_owned()
+            } else {
+                format!("{} {argument}", line.trim_end())
+            };
         }
         // Fedora's: the options for entries without their own.
         let options = line.trim_start().strip_prefix("set default_kernelopts=\"");
@@ -255,7 +260,8 @@ mod tests {
 
     #[test]
     fn an_environment_block_keeps_its_size() {
-        let block = |body: &str| format!("{BLOCK_START}{body}{}", "#".repeat(BLOCK - BLOCK_START.len() - body.len()));
+        let block =
+            |body: &str| format!("{BLOCK_START}{body}{}", "#".repeat(BLOCK - BLOCK_START.len() - body.len()));
         let new = environment(&block("saved_entry=0\nkernelopts=root=x ro\n"), "a=1").unwrap().unwrap();
         assert_eq!(new, block("saved_entry=0\nkernelopts=root=x ro a=1\n"));
         assert!(environment(&block("saved_entry=0\n"), "a=1").is_none());

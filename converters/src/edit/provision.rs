@@ -22,16 +22,23 @@ pub(super) fn cloud_init(files: &Files, user: &[u8], meta: Option<&[u8]>) -> Res
     // cloud-init ignores what begins otherwise.
     let starts: [&[u8]; 5] = [b"#", b"Content-Type:", b"MIME-Version:", b"From ", b"\x1f\x8b"];
     if !starts.iter().any(|start| user.starts_with(start)) {
-        return Err(Error::input("cloud-init would ignore the user data: its first line does not say what it is")
-            .advise("Begin it with #cloud-config, or with #! and an interpreter"));
+        return Err(Error::input(
+            "cloud-init would ignore the user data: its first line does not say what it is",
+        )
+        .advise("Begin it with #cloud-config, or with #! and an interpreter"));
     }
     let meta = match meta {
-        Some(meta) if !meta.split(|b| *b == b'\n').any(|line| line.trim_ascii().starts_with(b"instance-id")
-            || line.trim_ascii().starts_with(b"\"instance-id\"")
-            || line.trim_ascii().starts_with(b"{")) =>
+        Some(meta)
+            if !meta.split(|b| *b == b'\n').any(|line| {
+                line.trim_ascii().starts_with(b"instance-id")
+                    || line.trim_ascii().starts_with(b"\"instance-id\"")
+                    || line.trim_ascii().starts_with(b"{")
+            }) =>
         {
-            return Err(Error::input("the meta data has no instance-id, without which cloud-init ignores the seed")
-                .advise("Add a line such as instance-id: web-1"));
+            return Err(Error::input(
+                "the meta data has no instance-id, without which cloud-init ignores the seed",
+            )
+            .advise("Add a line such as instance-id: web-1"));
         }
         Some(meta) => meta.to_vec(),
         None => format!("instance-id: mif-{}\n", &blake3::hash(user).to_hex()[..16]).into_bytes(),
@@ -65,7 +72,9 @@ fn datasources(files: &Files) -> Result<Option<String>> {
             if let Some(list) = line.strip_prefix("datasource_list:") {
                 // Either `[ A, B ]` on the line, or items on the next ones.
                 let mut list = list.to_owned();
-                while let Some(item) = lines.next_if(|line| line.trim_start().starts_with(['-', ']']) || line.starts_with(' ')) {
+                while let Some(item) =
+                    lines.next_if(|line| line.trim_start().starts_with(['-', ']']) || line.starts_with(' '))
+                {
                     list += item;
                 }
                 found = Some(list);
@@ -106,7 +115,10 @@ pub(super) fn ignition(files: &Files, config: &[u8]) -> Result<Vec<Edit>> {
             return Ok(vec![folder, write(format!("{volume}:/ignition/config.ign"), Some(0o600))]);
         }
         _ => {
-            return Err(Error::input(format!("several volumes have an ignition.firstboot: {}", boots.join(", "))));
+            return Err(Error::input(format!(
+                "several volumes have an ignition.firstboot: {}",
+                boots.join(", ")
+            )));
         }
     }
     let oem: Vec<&str> = files.labelled("OEM").collect();

@@ -91,7 +91,9 @@ fn command(text: &str) -> Result<(Command, &str)> {
     let end = rest.find(|c: char| c.is_whitespace() || c == ';').unwrap_or(rest.len());
     let (flags, rest) = rest.split_at(end);
     if let Some(flag) = flags.chars().find(|flag| !matches!(flag, 'g' | 'i' | 'I')) {
-        return Err(Error::usage(format!("{text}: unknown flag {flag}: expected g (every match) or i (any case)")));
+        return Err(Error::usage(format!(
+            "{text}: unknown flag {flag}: expected g (every match) or i (any case)"
+        )));
     }
     let pattern = pattern.replace(&format!("\\{delimiter}"), &escaped(delimiter));
     let compiled = RegexBuilder::new(&pattern)
@@ -101,7 +103,9 @@ fn command(text: &str) -> Result<(Command, &str)> {
         .map_err(|e| Error::usage(format!("invalid pattern \"{pattern}\": {e}")))?;
     let groups = compiled.captures_len();
     let replacement = parts(replacement, delimiter);
-    if let Some(Part::Group(group)) = replacement.iter().find(|part| matches!(part, Part::Group(n) if *n >= groups)) {
+    if let Some(Part::Group(group)) =
+        replacement.iter().find(|part| matches!(part, Part::Group(n) if *n >= groups))
+    {
         return Err(Error::usage(format!("{text}: the pattern has no group \\{group}")));
     }
     Ok((Command { pattern: compiled, replacement, all: flags.contains('g') }, rest))
@@ -196,7 +200,19 @@ mod tests {
 
     #[test]
     fn what_is_no_command_is_refused() {
-        for bad in ["", "s", "s/a", "s/a/b", "s/a/b/x", "y/a/b/", "sxaxbx", "s/(/x/", r"s/a/\1/", "s/a/b/ d", "s\\a\\b\\"] {
+        for bad in [
+            "",
+            "s",
+            "s/a",
+            "s/a/b",
+            "s/a/b/x",
+            "y/a/b/",
+            "sxaxbx",
+            "s/(/x/",
+            r"s/a/\1/",
+            "s/a/b/ d",
+            "s\\a\\b\\",
+        ] {
             assert!(Script::parse(bad).is_err(), "{bad:?}");
         }
         assert!(Script::parse(&format!("s/{}/x/", "(a{1000}){1000}")).is_err(), "a pattern of a gigabyte");

@@ -15,7 +15,8 @@ const LAST: &str = "/etc/sysctl.conf";
 pub(super) fn sysctl(files: &Files, key: &str, value: &str) -> Result<Vec<Edit>> {
     let is_plain = |c: char| c.is_ascii_alphanumeric() || "._-/:@*".contains(c);
     let value = value.trim();
-    if key.is_empty() || !key.chars().all(is_plain) || key.contains("..") || key.starts_with(['-', '/', '.']) {
+    if key.is_empty() || !key.chars().all(is_plain) || key.contains("..") || key.starts_with(['-', '/', '.'])
+    {
         return Err(Error::usage(format!("invalid kernel parameter \"{key}\""))
             .advise("A parameter is named as in /proc/sys, such as net.ipv4.ip_forward"));
     }
@@ -43,7 +44,8 @@ fn replaced(text: &str, key: &str, value: &str) -> Option<String> {
         set.is_some_and(|(name, _)| normal(name.trim().trim_start_matches('-')) == wanted)
     };
     text.lines().any(is_of).then(|| {
-        let lines = text.lines().map(|line| if is_of(line) { format!("{key} = {value}") } else { line.to_owned() });
+        let lines =
+            text.lines().map(|line| if is_of(line) { format!("{key} = {value}") } else { line.to_owned() });
         lines.collect::<Vec<_>>().join("\n") + "\n"
     })
 }
@@ -53,11 +55,14 @@ fn replaced(text: &str, key: &str, value: &str) -> Option<String> {
 fn normal(key: &str) -> String {
     let first = key.find(['.', '/']).map(|at| key.as_bytes()[at]);
     match first {
-        Some(b'.') => key.chars().map(|c| match c {
-            '.' => '/',
-            '/' => '.',
-            c => c,
-        }).collect(),
+        Some(b'.') => key
+            .chars()
+            .map(|c| match c {
+                '.' => '/',
+                '/' => '.',
+                c => c,
+            })
+            .collect(),
         _ => key.to_owned(),
     }
 }

@@ -1,5 +1,6 @@
 //! The program from end to end: round trips, oracles, hostile input, faults, boots and the command line.
 
+mod accounts;
 mod apt;
 mod batch;
 mod bounds;
@@ -8,6 +9,7 @@ mod build;
 mod cli;
 mod collection;
 mod compressed;
+mod configuration;
 mod container_chains;
 mod container_esx;
 mod container_identity;
@@ -30,6 +32,7 @@ mod install;
 mod inventory;
 mod keeping;
 mod library;
+mod manners;
 mod meaning;
 mod model;
 mod mounts;
@@ -52,4 +55,5 @@ mod synthetic;
 mod sysprep;
 mod tars;
 mod update;
+mod versions;
 mod written_names;

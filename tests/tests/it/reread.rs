@@ -14,6 +14,9 @@ use mif::{
 use mif_formats::container::Observer;
 use mif_tests::{WorkFolder, files, json, mif, repo, run, run_failing, synthetic, work_folder};
 
+/// Removes tagged versions too.
+const FORCED: mif::RmOptions = mif::RmOptions { force: true, dry_run: false };
+
 /// Imports a disk of the tests' filesystem with the program, under the name `a`.
 fn imported_before(work: &WorkFolder, seed: u8) -> Vec<u8> {
     let disk = synthetic::volume(seed);
@@ -44,7 +47,7 @@ fn read(store: &Store, name: &str, path: &str) -> Vec<u8> {
 
 fn rm_and_gc(work: &WorkFolder, name: &str) {
     let store = Store::open_to_remove(&work.at("store"), &Silent).unwrap();
-    rm(&store, &[name.parse().unwrap()], true).unwrap();
+    rm(&store, &[name.parse().unwrap()], FORCED).unwrap();
     assert!(gc(&store, &GcOptions::default(), &Silent).unwrap().whole);
 }
 

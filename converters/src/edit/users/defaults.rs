@@ -54,7 +54,9 @@ impl Defaults {
             (None, Some(octal)) if !octal.is_empty() => u32::from_str_radix(octal, 8),
             _ => text.parse(),
         };
-        number.map(Some).map_err(|_| Error::input(format!("/etc/login.defs: {key} is not a number: \"{text}\"")))
+        number
+            .map(Some)
+            .map_err(|_| Error::input(format!("/etc/login.defs: {key} is not a number: \"{text}\"")))
     }
 
     /// Returns true if a new user gets a group of its own.

@@ -78,7 +78,9 @@ impl Accounts {
             subgid: table("/etc/subgid")?,
         };
         if !accounts.passwd.exists() || !accounts.group.exists() {
-            return Err(Error::unsupported("the image has no /etc/passwd and /etc/group to add an account to"));
+            return Err(Error::unsupported(
+                "the image has no /etc/passwd and /etc/group to add an account to",
+            ));
         }
         Ok(accounts)
     }
@@ -136,7 +138,9 @@ impl Accounts {
 
     /// Adds an entry to subuid or subgid: the first free range, as useradd(8) looks for it.
     fn add_range(table: &mut Table, defaults: &Defaults, what: &str, name: &str) -> Result<()> {
-        let number = |key: &str, default| Ok::<_, Error>(defaults.number(&format!("SUB_{what}_{key}"))?.unwrap_or(default));
+        let number = |key: &str, default| {
+            Ok::<_, Error>(defaults.number(&format!("SUB_{what}_{key}"))?.unwrap_or(default))
+        };
         let (low, high, count) =
             (number("MIN", 100_000)?, number("MAX", 600_100_000)?, number("COUNT", 65536)?);
         if !table.exists() || table.find(name).is_some() || count == 0 {
@@ -187,9 +191,10 @@ pub(super) fn user(files: &Files, user: &User, today: i64) -> Result<Vec<Edit>> 
     check_fields(files, user)?;
     let mut accounts = Accounts::read(files)?;
     let defaults = Defaults::read(files)?;
-    let existing = accounts.passwd.find(&user.name).map(|fields| -> Vec<String> {
-        fields.into_iter().map(str::to_owned).collect()
-    });
+    let existing = accounts
+        .passwd
+        .find(&user.name)
+        .map(|fields| -> Vec<String> { fields.into_iter().map(str::to_owned).collect() });
     let mut edits = match existing {
         Some(fields) => extend(files, user, &fields, &mut accounts, &defaults)?,
         None => add(files, user, &mut accounts, &defaults, today)?,
@@ -225,7 +230,9 @@ fn add(
         }
         Some(uid) => match accounts.owner_of_range(uid) {
             Some(owner) => {
-                return Err(Error::input(format!("{name}: {uid} is one of the subordinate numbers of {owner}")));
+                return Err(Error::input(format!(
+                    "{name}: {uid} is one of the subordinate numbers of {owner}"
+                )));
             }
             None => uid,
         },
@@ -278,7 +285,8 @@ fn add(
         return Ok(Vec::new());
     }
     let mut edits = make_home(files, &home, (uid, gid), defaults)?;
-    let wants_mail = defaults.useradd("CREATE_MAIL_SPOOL").is_some_and(|value| value.eq_ignore_ascii_case("yes"));
+    let wants_mail =
+        defaults.useradd("CREATE_MAIL_SPOOL").is_some_and(|value| value.eq_ignore_ascii_case("yes"));
     if wants_mail && !system {
         let folder = defaults.login("MAIL_DIR").unwrap_or("/var/mail").trim_end_matches('/');
         let path = format!("{folder}/{name}");
@@ -328,8 +336,7 @@ fn make_home(files: &Files, home: &str, owner: (u32, u32), defaults: &Defaults) 
     }
     let (uid, gid) = owner;
     let mode = Some(defaults.home_mode()?);
-    let mut edits =
-        vec![Edit::Mkdir { path: home.to_owned(), mode, owner: Some(Owner::ids(uid, gid)) }];
+    let mut edits = vec![Edit::Mkdir { path: home.to_owned(), mode, owner: Some(Owner::ids(uid, gid)) }];
     let skeletons = [defaults.useradd("SKEL").unwrap_or("/etc/skel"), "/usr/etc/skel"];
     for skeleton in skeletons {
         if files.get(skeleton).is_some_and(|row| row.node.file_type == FileType::Dir) {
@@ -365,7 +372,11 @@ fn allow_sudo(files: &Files, name: &str, sudo: Sudo) -> Result<Vec<Edit>> {
         edits.push(Edit::text(main, format!("{text}{end}#includedir {SUDOERS}\n")));
     }
     if files.get(SUDOERS).is_none() {
-        edits.push(Edit::Mkdir { path: SUDOERS.to_owned(), mode: Some(0o750), owner: Some(Owner::ids(0, 0)) });
+        edits.push(Edit::Mkdir {
+            path: SUDOERS.to_owned(),
+            mode: Some(0o750),
+            owner: Some(Owner::ids(0, 0)),
+        });
     }
     // sudo skips files whose names contain a dot.
     let path = format!("{SUDOERS}/90-mif-{}", name.replace('.', "_"));
@@ -380,7 +391,9 @@ fn check_fields(files: &Files, user: &User) -> Result<()> {
     if let Some(home) = &user.home
         && (!home.starts_with('/') || !is_plain(home))
     {
-        return Err(Error::usage(format!("{name}: invalid home \"{home}\": expected an absolute path without colons")));
+        return Err(Error::usage(format!(
+            "{name}: invalid home \"{home}\": expected an absolute path without colons"
+        )));
     }
     if let Some(comment) = &user.comment
         && !is_plain(comment)

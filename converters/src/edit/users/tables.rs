@@ -63,8 +63,12 @@ impl Table {
     /// Adds a member to the last field, `field`, of the group called `name`, unless it is there.
     pub(super) fn join(&mut self, name: &str, field: usize, member: &str) {
         let Some(fields) = self.find(name) else { return };
-        let mut members: Vec<&str> =
-            fields.get(field).into_iter().flat_map(|list| list.split(',')).filter(|m| !m.is_empty()).collect();
+        let mut members: Vec<&str> = fields
+            .get(field)
+            .into_iter()
+            .flat_map(|list| list.split(','))
+            .filter(|m| !m.is_empty())
+            .collect();
         if !members.contains(&member) {
             members.push(member);
             let list = members.join(",");
