@@ -140,12 +140,15 @@ pub fn search(store: &Store, query: &Query, progress: &dyn Progress) -> Result<S
     Ok(SearchReport { searched, damaged, hits, groups: None, left_out: 0 })
 }
 
+/// Versions of images, by name and number.
+type NamedVersions = Vec<(String, u32)>;
+
 /// Returns the versions to search, and damaged images that may be among them.
 fn images(
     store: &Store,
     query: &Query,
     progress: &dyn Progress,
-) -> Result<(Vec<(String, u32)>, Vec<DamagedImage>)> {
+) -> Result<(NamedVersions, Vec<DamagedImage>)> {
     let mut images = Vec::new();
     if !query.filter.is_empty() {
         let versions = if query.all_versions { Versions::All } else { Versions::Newest };
