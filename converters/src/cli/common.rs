@@ -86,27 +86,29 @@ pub(super) struct OpenFiles {
     pub(super) parent: Vec<PathBuf>,
 }
 
+/// The heading of the filter in help.
+const WHICH: &str = "Which images";
+
 /// Which images of the store a verb works on.
 #[derive(Args, Default)]
-#[command(next_help_heading = "Which images")]
 pub(super) struct Filter {
     /// Only images whose name matches this pattern; can be given several times
-    #[arg(long, value_name = "PATTERN")]
+    #[arg(long, value_name = "PATTERN", help_heading = WHICH)]
     pub(super) only: Vec<String>,
     /// Only versions that have a tag that matches this pattern
-    #[arg(long, value_name = "PATTERN")]
+    #[arg(long, value_name = "PATTERN", help_heading = WHICH)]
     pub(super) tagged: Vec<String>,
     /// Only images of this operating system: debian, 'debian 12', 'Windows Server*'
-    #[arg(long, value_name = "PATTERN")]
+    #[arg(long, value_name = "PATTERN", help_heading = WHICH)]
     pub(super) system: Vec<String>,
     /// Only versions made longer ago than this: 12h, 30d, 8w, 1y
-    #[arg(long, value_name = "DURATION", value_parser = duration)]
+    #[arg(long, value_name = "DURATION", value_parser = duration, help_heading = WHICH)]
     pub(super) older_than: Option<u64>,
     /// Only versions made within this time
-    #[arg(long, value_name = "DURATION", value_parser = duration)]
+    #[arg(long, value_name = "DURATION", value_parser = duration, help_heading = WHICH)]
     pub(super) newer_than: Option<u64>,
     /// Only images whose disk has a size in this range: 100M.., ..4G
-    #[arg(long, value_name = "RANGE", value_parser = size_range)]
+    #[arg(long, value_name = "RANGE", value_parser = size_range, help_heading = WHICH)]
     pub(super) disk_size: Option<RangeInclusive<u64>>,
 }
 

@@ -27,6 +27,8 @@ pub(super) struct Graft {
     pub(super) from: String,
     /// A directory comes before its entries.
     pub(super) entries: Vec<Entry>,
+    /// What could not be taken from an archive, as sentences.
+    notes: Vec<String>,
 }
 
 /// A file of a tree.
@@ -65,6 +67,7 @@ impl Graft {
             return Ok(Graft {
                 from,
                 entries: vec![Entry { path: name, node, content: Some(content), file: None }],
+                notes: Vec::new(),
             });
         }
         let mut graft = Self::of_input(Input::directory(path)?, from)?;
@@ -87,7 +90,7 @@ impl Graft {
     }
 
     fn of_input(input: Input, from: String) -> Result<Self> {
-        let Input { members, tar, notes: _ } = input;
+        let Input { members, tar, notes } = input;
         let mut entries = Vec::with_capacity(members.len());
         let mut contents: HashMap<u64, NewContent> = HashMap::new();
         for (path, member) in members {
@@ -107,7 +110,7 @@ impl Graft {
             node.xattrs.retain(|xattr| !NOT_CARRIED.contains(&&xattr.name[..]));
             entries.push(Entry { path: path.bytes()[1..].to_vec(), node, content, file });
         }
-        Ok(Graft { from, entries })
+        Ok(Graft { from, entries, notes })
     }
 
     /// Copies a file or directory of the image with everything below it. The copies belong to `owner`, a user and a
@@ -147,7 +150,7 @@ impl Graft {
             let file = file.map(|file| *numbers.entry(file).or_insert(next));
             entries.push(Entry { path, node, content, file });
         }
-        Ok(Graft { from: from.to_owned(), entries })
+        Ok(Graft { from: from.to_owned(), entries, notes: Vec::new() })
     }
 }
 
@@ -165,6 +168,7 @@ impl Files {
             return Err(Error::input(format!("{base}: no such directory in the image"))
                 .advise("Create it first, with an edit before this one"));
         }
+        self.notes.extend(graft.notes.iter().map(|note| format!("{}: {note}", graft.from)));
         let mut links: HashMap<u64, Place> = HashMap::new();
         let mut times = Vec::new();
         for entry in &graft.entries {

@@ -77,6 +77,14 @@ impl Recipe {
         self.entries.is_empty()
     }
 
+    /// Returns true if an edit reads standard input, which can be read only once.
+    #[must_use]
+    pub fn reads_standard_input(&self) -> bool {
+        let is_stdin = |value: &Value| matches!(value.as_str(), Some("-" | "/dev/stdin" | "/dev/fd/0"));
+        let files = ["file", "user-data", "meta-data"];
+        self.tables().any(|edit| files.iter().any(|key| edit.get(*key).is_some_and(is_stdin)))
+    }
+
     /// Returns the edits as they were written.
     pub(super) fn tables(&self) -> impl Iterator<Item = &Table> {
         self.entries.iter().map(|entry| &entry.table)

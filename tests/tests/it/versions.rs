@@ -199,6 +199,8 @@ fn images_are_chosen_by_one_filter_in_every_verb() {
     assert_eq!(ids(&["*-x"]), ["guest-x@1", "web-x@1"]);
     let (code, said) = fails(&["customize", "--only", "*", "--as", "one", "--write", "/etc/motd:x"]);
     assert!(code == 2 && said.contains("{{image}}"), "{said}");
+    let (code, said) = fails(&["customize", "--only", "*", "--as", "{{image}}-y", "--tar", "-:/etc"]);
+    assert!(code == 2 && said.contains("standard input"), "{said}");
     // An edit that fails on one image leaves all of them unmade.
     let (code, said) = fails(&["customize", "--only", "*", "--as", "{{image}}-y", "--write", "/no/such:x"]);
     assert!(code == 3 && said.contains("@1: "), "{said}");

@@ -60,6 +60,10 @@ impl Context {
             return Err(Error::usage(format!("{} images would be named {}", names.len(), options.name))
                 .advise("Name each after the image that it is made from, such as --as '{{image}}-new'"));
         }
+        if options.recipe.reads_standard_input() {
+            return Err(Error::usage("several images cannot be made with an edit that reads standard input")
+                .advise("Write it to a file first"));
+        }
         if !options.dry_run {
             names.iter().try_for_each(|image| each(image, true).map(|_| ()))?;
         }
