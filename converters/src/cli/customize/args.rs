@@ -354,6 +354,8 @@ impl Args for Edits {
                 // Counted each time it is given, and kept in order among the others.
                 arg.num_args(0).default_missing_value("")
             } else {
+                // `--tar -:/opt` reads the archive from standard input.
+                let arg = arg.allow_hyphen_values(flag.name == "tar");
                 arg.value_name(flag.value).value_parser(clap::value_parser!(OsString))
             })
         })
