@@ -162,19 +162,14 @@ const AFTER: [&str; 5] = ["cvs", "svn", "git", "hg", "p"];
 fn apk(version: &str) -> String {
     let mut key = String::new();
     let mut rest = version.trim();
-    // A number after a dot is a fraction if it begins with zeros: the more, the smaller.
+    // A number after a dot is a fraction if it begins with a zero: compared as text, and below the others.
     let mut after_dot = false;
     let digits_of = |text: &str| text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
     loop {
         let digits = digits_of(rest);
-        let zeros = rest[..digits].len() - rest[..digits].trim_start_matches('0').len();
-        if after_dot && zeros > 0 {
-            key.push('\'');
-            key.push_str(&format!("a{:04}", 9999 - zeros.min(9999)));
-            if digits > zeros {
-                key.push('&');
-                push_number(&mut key, &rest[zeros..digits]);
-            }
+        if after_dot && rest.starts_with('0') {
+            key.push_str("'a");
+            key.push_str(&rest[..digits]);
         } else {
             key.push_str(if after_dot { "'b" } else { "&" });
             push_number(&mut key, &rest[..digits]);
@@ -240,7 +235,7 @@ mod tests {
     fn versions_of_dpkg_are_in_the_order_of_its_manual() {
         ascending(
             "dpkg",
-            &["1.0~~", "1.0~~a", "1.0~", "1.0", "1.0a", "1.0+b", "1.0-1", "1.0.1", "1.10", "1:0.1"],
+            &["1.0~~", "1.0~~a", "1.0~", "1.0", "1.0-1", "1.0a", "1.0+b", "1.0.1", "1.10", "1:0.1"],
         );
         ascending("dpkg", &["3.0.14-1~deb12u1", "3.0.14-1", "3.0.15-1~deb12u1", "3.0.15-1"]);
         for (a, b) in [("1.0", "1.0-0"), ("0:1", "1"), ("1.", "1.0"), ("1.00", "1.0"), ("", "0")] {
@@ -281,7 +276,8 @@ mod tests {
             ],
         );
         ascending("apk", &["0.12.0-r1", "0.12.0-r10", "0.12.0_git20210101-r0", "0.12.1-r0"]);
-        ascending("apk", &["2.00", "2.0", "2.007", "2.01"]);
+        ascending("apk", &["8.2.0015", "8.2.002", "8.2.1"]);
+        ascending("apk", &["2.0", "2.00", "2.007", "2.01", "2.1"]);
         assert_eq!(compare_versions("apk", "1.2.3-r0", "1.2.3-r0"), Ordering::Equal);
     }
 
