@@ -87,6 +87,12 @@ impl Error {
         self
     }
 
+    /// Adds the name of the image of many that the error is about.
+    #[must_use]
+    pub fn named(self, image: &str) -> Self {
+        self.within(image)
+    }
+
     /// Marks the error as one of a file that this program cannot judge: it may be intact.
     #[must_use]
     pub(crate) fn unjudged(mut self) -> Self {

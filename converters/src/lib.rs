@@ -58,7 +58,7 @@ mod tree;
 mod verbs;
 
 pub use care::fsck::fsck;
-pub use care::gc::{GcOptions, GcReport, gc};
+pub use care::gc::{GcOptions, GcReport, Period, gc};
 pub use care::report::{FsckOptions, FsckReport, LostImage, Verdict};
 pub use deliver::platform::{Form, Machine, PLATFORMS, Platform, Rule, Wrapper};
 pub use disk::scan::{Scan, ScannedVolume};
@@ -73,6 +73,7 @@ pub use guest::boot::Boot;
 pub use guest::os::Os;
 pub use guest::probe::Kernel;
 pub use guest::system::{OtherRoot, System};
+pub use guest::versions::{compare_versions, version_key};
 pub use image::{OpenImage, Origin, is_path};
 pub use merge::{
     Conflict, ImageResult, Left, UpdateCounts, UpdateOptions, UpdateReport, UpdatedImage, Winner, update,
@@ -91,17 +92,20 @@ pub use verbs::batch::{
     Watch, disk_images, export_all, import_all, reread_all, verify_all,
 };
 pub use verbs::change::replace::replace;
+pub use verbs::choose::{ChosenImages, ImageFilter, Versions};
 pub use verbs::inspect::cat::cat;
 pub use verbs::inspect::diff::{
     Change, ChangeKind, DiffCounts, DiffOptions, DiffReport, FieldChange, Group, Grouping, diff,
 };
+pub use verbs::inspect::groups::{group_hits, group_packages};
 pub use verbs::inspect::info::{ImageInfo, info};
 pub use verbs::inspect::ls::{LsEntry, LsOptions, LsReport, ls};
-pub use verbs::inspect::packages::{ImagePackage, PackagesReport, packages};
-pub use verbs::inspect::search::{Hit, PathGlob, Query, SearchReport, WantedContents, search};
+pub use verbs::inspect::packages::{ImagePackage, PackageGroup, PackageQuery, PackagesReport, packages};
+pub use verbs::inspect::search::{Hit, HitGroup, PathGlob, Query, SearchReport, WantedContents, search};
 pub use verbs::library::log::{LogEntry, LogReport, log, tag, untag};
-pub use verbs::library::rm::{RmReport, rm};
+pub use verbs::library::rm::{RmOptions, RmReport, rm};
 pub use verbs::library::stats::{FileBytes, ImageShare, Similarity, StatsReport, stats};
+pub use verbs::library::status::{StatusReport, status};
 pub use verbs::transfer::export::{ExportOptions, ExportReport, export};
 pub use verbs::transfer::import::{ImportOptions, ImportReport, import};
 pub use verbs::transfer::reread::{RereadOptions, RereadReport, reread};

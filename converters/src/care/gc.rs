@@ -38,8 +38,42 @@ pub struct GcOptions {
     pub keep_last: Option<usize>,
     /// Keep versions made within this many seconds.
     pub keep_within: Option<u64>,
+    /// Keep the newest version of each of this many periods in which a version was made.
+    pub keep_periods: Vec<(Period, usize)>,
+    /// Keep only versions with a tag that one of these patterns matches, not all tagged ones. The newest version of
+    /// each image stays anyway.
+    pub keep_tags: Vec<String>,
     /// Only report what would be done.
     pub dry_run: bool,
+}
+
+/// A period of the calendar, in UTC.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[allow(missing_docs)]
+pub enum Period {
+    Hour,
+    Day,
+    /// From Monday.
+    Week,
+    Month,
+    Year,
+}
+
+impl Period {
+    /// Returns a number of the period that a time is in; `time` is in seconds since 1970.
+    fn of(self, time: u64) -> i64 {
+        use chrono::Datelike;
+        let days = (time / 86400) as i64;
+        let date = || chrono::DateTime::from_timestamp(i64::try_from(time).unwrap_or(i64::MAX), 0);
+        match self {
+            Period::Hour => (time / 3600) as i64,
+            Period::Day => days,
+            // 1970 began on a Thursday.
+            Period::Week => (days + 3).div_euclid(7),
+            Period::Month => date().map_or(0, |date| i64::from(date.year()) * 12 + i64::from(date.month0())),
+            Period::Year => date().map_or(0, |date| i64::from(date.year())),
+        }
+    }
 }
 
 /// What `gc` did or would do.
@@ -91,6 +125,10 @@ pub fn gc(store: &Store, options: &GcOptions, progress: &dyn Progress) -> Result
     let needed = needed(store, &packs, &mut forgotten, progress, &mut report)?;
     if !options.dry_run {
         for (name, version) in &forgotten {
+            // Only --keep-tag lets a tagged version go.
+            for tag in store.tags(name)?.into_iter().filter(|tag| tag.version == *version) {
+                store.remove_tag(name, &tag.tag)?;
+            }
             store.remove_version(name, *version)?;
         }
         store.finish_removals()?;
@@ -119,13 +157,23 @@ pub fn gc(store: &Store, options: &GcOptions, progress: &dyn Progress) -> Result
 /// Returns the versions that no rule keeps.
 fn forgotten(store: &Store, options: &GcOptions, report: &mut GcReport) -> Result<BTreeSet<(String, u32)>> {
     let mut forgotten = BTreeSet::new();
-    if options.keep_last.is_none() && options.keep_within.is_none() {
+    let keep_tags = options.keep_tags.iter().map(|text| {
+        glob::Pattern::new(text).map_err(|e| Error::usage(format!("invalid pattern \"{text}\": {}", e.msg)))
+    });
+    let keep_tags: Vec<glob::Pattern> = keep_tags.collect::<Result<_>>()?;
+    let GcOptions { keep_last, keep_within, keep_periods, .. } = options;
+    if keep_last.is_none() && keep_within.is_none() && keep_periods.is_empty() && keep_tags.is_empty() {
         return Ok(forgotten);
     }
+    check_patterns(store, &keep_tags)?;
     let since = options.keep_within.map(|seconds| store.storage().now().saturating_sub(seconds));
     for name in store.names()? {
         let tagged: HashSet<u32> = match store.tags(&name) {
-            Ok(tags) => tags.into_iter().map(|tag| tag.version).collect(),
+            Ok(tags) => {
+                let is_kept =
+                    |tag: &str| keep_tags.is_empty() || keep_tags.iter().any(|pattern| pattern.matches(tag));
+                tags.into_iter().filter(|tag| is_kept(&tag.tag)).map(|tag| tag.version).collect()
+            }
             // Any version may have the unreadable tag.
             Err(e) => {
                 report.warnings.push(format!("{}; no version of {name} was removed", e.message()));
@@ -134,18 +182,58 @@ fn forgotten(store: &Store, options: &GcOptions, report: &mut GcReport) -> Resul
         };
         let mut versions = store.versions(&name)?;
         versions.reverse();
+        let by_period = kept_by_period(store, &name, &versions, keep_periods);
         for (age, version) in versions.into_iter().enumerate().skip(1) {
             let last = options.keep_last.is_some_and(|n| age < n);
             // A version whose record is unreadable may be recent.
             let recent = since.is_some_and(|since| {
                 store.version(&name, version).map_or(true, |stored| stored.image.provenance.time >= since)
             });
-            if !last && !recent && !tagged.contains(&version) {
+            if !last && !recent && !by_period.contains(&version) && !tagged.contains(&version) {
                 forgotten.insert((name.clone(), version));
             }
         }
     }
     Ok(forgotten)
+}
+
+/// Fails if a pattern matches no tag: mistyped, it would let the tagged versions go.
+fn check_patterns(store: &Store, patterns: &[glob::Pattern]) -> Result<()> {
+    let mut unused: Vec<&glob::Pattern> = patterns.iter().collect();
+    for name in store.names()?.iter().filter(|_| !patterns.is_empty()) {
+        // Unreadable tags keep all versions.
+        let tags = store.tags(name).unwrap_or_default();
+        unused.retain(|pattern| !tags.iter().any(|tag| pattern.matches(&tag.tag)));
+    }
+    match unused.first() {
+        Some(pattern) => Err(Error::usage(format!("--keep-tag {pattern}: no tag matches"))
+            .advise("Nothing was removed; `mif log` shows the tags")),
+        None => Ok(()),
+    }
+}
+
+/// Returns the versions that are the newest of one of the periods to keep. `versions` are in descending order. A
+/// version whose record is unreadable is kept, because it may be any.
+fn kept_by_period(store: &Store, name: &str, versions: &[u32], periods: &[(Period, usize)]) -> HashSet<u32> {
+    if periods.is_empty() {
+        return HashSet::new();
+    }
+    let time = |version: u32| store.version(name, version).ok().map(|stored| stored.image.provenance.time);
+    let times: Vec<(u32, Option<u64>)> = versions.iter().map(|version| (*version, time(*version))).collect();
+    let mut kept: HashSet<u32> =
+        times.iter().filter(|(_, time)| time.is_none()).map(|(version, _)| *version).collect();
+    for (period, count) in periods {
+        let mut seen = BTreeSet::new();
+        for (version, time) in times.iter().filter_map(|(version, time)| Some((*version, (*time)?))) {
+            if seen.len() == *count {
+                break;
+            }
+            if seen.insert(period.of(time)) {
+                kept.insert(version);
+            }
+        }
+    }
+    kept
 }
 
 /// A pack that exists, with its index.
@@ -638,5 +726,25 @@ impl Sweep<'_> {
             return Ok(());
         }
         self.storage.delete(key).map_err(|e| self.storage.error(key, &e))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn periods_are_those_of_the_calendar() {
+        // Sunday, 2026-11-29 23:59:59, and a second later.
+        let (before, after) = (1_795_996_799, 1_795_996_800);
+        for period in [Period::Hour, Period::Day, Period::Week] {
+            assert_ne!(period.of(before), period.of(after), "{period:?}");
+        }
+        for period in [Period::Month, Period::Year] {
+            assert_eq!(period.of(before), period.of(after), "{period:?}");
+        }
+        assert_eq!(Period::Month.of(after + 86_400), Period::Month.of(after) + 1);
+        assert_eq!(Period::Week.of(0), Period::Week.of(3 * 86_400), "1970 began on a Thursday");
+        assert_eq!(Period::Week.of(4 * 86_400), 1);
     }
 }

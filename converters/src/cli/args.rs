@@ -2,10 +2,10 @@
 
 use std::path::PathBuf;
 
-use clap::{Parser, Subcommand};
+use clap::{Parser, Subcommand, ValueEnum};
 use mif::NamePattern;
 
-use super::common::{Global, ListFormat, NewStore, Open, OpenFiles, ReshapeArgs, Write};
+use super::common::{Filter, Global, ListFormat, NewStore, Open, OpenFiles, ReshapeArgs, Write};
 
 const EXIT_CODES: &str = "\
 Exit codes:
@@ -33,6 +33,14 @@ pub(super) struct Cli {
     pub(super) global: Global,
     #[command(subcommand)]
     pub(super) command: Command,
+}
+
+/// What images are sorted by.
+#[derive(Debug, Clone, Copy, ValueEnum)]
+pub(super) enum ImageKey {
+    Name,
+    Size,
+    Time,
 }
 
 #[derive(Subcommand)]
@@ -122,7 +130,7 @@ replaced unless --force is given.
 Resizing a volume or giving it a new identity rebuilds its filesystem; all other volumes stay identical bit for bit. \
 A volume grows into the free space after it. If a partition is in the way, it moves towards the end of the disk.")]
     Export {
-        /// Image in the store: NAME[@VERSION]
+        /// Image in the store: NAME[@VERSION|@TAG]
         #[arg(required_unless_present_any = ["all", "target"])]
         image: Option<String>,
         /// File to write, which appears only when it is complete; a block device; or - for standard output
@@ -144,6 +152,8 @@ A volume grows into the free space after it. If a partition is in the way, it mo
         /// With --all: export all versions, as NAME@VERSION
         #[arg(long, requires = "all")]
         all_versions: bool,
+        #[command(flatten)]
+        filter: Filter,
         /// With --all: number of images to export in parallel [default: the number of processors, at most 4]
         #[arg(long, short = 'j', value_name = "N", requires = "all", value_parser = clap::value_parser!(u16).range(1..=256))]
         jobs: Option<u16>,
@@ -163,10 +173,10 @@ Examples:
   mif convert disk.vmdk - | ssh host 'cat > disk.raw'
   mif convert vm-000001.vmdk vm.raw --parent /moved/base.vmdk
 
-IMAGE is a disk image file, or NAME[@VERSION] in the store. Holes are not read, and runs of zeros are written as \
+IMAGE is a disk image file, or NAME[@VERSION|@TAG] in the store. Holes are not read, and runs of zeros are written as \
 holes.")]
     Convert {
-        /// Disk image file, or NAME[@VERSION] in the store
+        /// Disk image file, or NAME[@VERSION|@TAG] in the store
         image: String,
         /// File to write, which appears only when it is complete; a block device; or - for standard output
         output: PathBuf,
@@ -189,7 +199,7 @@ Examples:
   mif verify --all --against library/ --json > report.json
                                     and compare each with the file that it was imported from
 
-IMAGE is a disk image file, or NAME[@VERSION] in the store. Two images are compared bit by bit, and file by file if \
+IMAGE is a disk image file, or NAME[@VERSION|@TAG] in the store. Two images are compared bit by bit, and file by file if \
 their bits differ.
 
 --all exits 0 if every layout, manifest and object matches its digest, every file matches its BLAKE3 and SHA-1, and \
@@ -214,6 +224,8 @@ name of the image. Disk images in DIR are recognised as `mif import` recognises 
         /// With --all: also compare images with the disk image files in DIR that they were imported from
         #[arg(long, value_name = "DIR", requires = "all")]
         against: Option<PathBuf>,
+        #[command(flatten)]
+        filter: Filter,
         /// Exit 0 if all files are the same, even if bits differ
         #[arg(long)]
         files: bool,
@@ -229,9 +241,9 @@ Examples:
   mif info disk.vmdk
   mif info web@2 --json
 
-IMAGE is a disk image file, or NAME[@VERSION] in the store.")]
+IMAGE is a disk image file, or NAME[@VERSION|@TAG] in the store.")]
     Info {
-        /// Disk image file, or NAME[@VERSION] in the store
+        /// Disk image file, or NAME[@VERSION|@TAG] in the store
         image: String,
         #[command(flatten)]
         open: Open,
@@ -245,9 +257,9 @@ Examples:
   mif ls -R --digests disk.vmdk   with the SHA-1 of each file, as sha1sum prints it
   mif ls web --format mtree       the root filesystem as an mtree specification, for bsdtar and mtree
 
-IMAGE is a disk image file, or NAME[@VERSION] in the store.")]
+IMAGE is a disk image file, or NAME[@VERSION|@TAG] in the store.")]
     Ls {
-        /// Disk image file, or NAME[@VERSION] in the store
+        /// Disk image file, or NAME[@VERSION|@TAG] in the store
         image: String,
         /// Path to list: /etc on the root filesystem, or p15:/EFI
         path: Option<std::ffi::OsString>,
@@ -278,9 +290,9 @@ Examples:
   mif cat web /etc/os-release
   mif cat disk.vmdk p15:/EFI/BOOT/BOOTX64.EFI > bootx64.efi
 
-Symlinks are followed within the image. IMAGE is a disk image file, or NAME[@VERSION] in the store.")]
+Symlinks are followed within the image. IMAGE is a disk image file, or NAME[@VERSION|@TAG] in the store.")]
     Cat {
-        /// Disk image file, or NAME[@VERSION] in the store
+        /// Disk image file, or NAME[@VERSION|@TAG] in the store
         image: String,
         /// Files to print: /etc/passwd on the root filesystem, or p15:/EFI/BOOT/BOOTX64.EFI
         #[arg(required = true)]
@@ -315,11 +327,30 @@ unchanged.",
     )]
     Customize(Box<super::customize::Customize>),
     /// List the images in the store
-    #[command(after_help = "\
+    #[command(visible_aliases = ["list", "snapshots"], after_help = "\
 Examples:
   mif images
-  mif images --store /srv/mif-store --json")]
-    Images,
+  mif images 'web-*' --newest --sort size
+  mif images --system 'debian 12' --older-than 30d
+  mif images --store /srv/mif-store --json
+
+Exits 1 if a filter is given and no image matches.")]
+    Images {
+        /// Patterns for names, as --only
+        #[arg(value_name = "PATTERN")]
+        names: Vec<String>,
+        /// Only the newest version of each image
+        #[arg(long)]
+        newest: bool,
+        /// Sort by name, size of the disk (the largest first) or time (the newest first) [default: name]
+        #[arg(long, value_name = "KEY")]
+        sort: Option<ImageKey>,
+        /// List at most N images
+        #[arg(long, value_name = "N")]
+        limit: Option<usize>,
+        #[command(flatten)]
+        filter: Filter,
+    },
     #[command(flatten)]
     Update(super::update::Update),
     #[command(flatten)]
@@ -339,7 +370,7 @@ impl Command {
             | Command::Info { .. }
             | Command::Ls { .. }
             | Command::Cat { .. }
-            | Command::Images
+            | Command::Images { .. }
             | Command::Install(super::install::Install::Completions { .. }) => false,
             Command::Library(library) => {
                 matches!(
@@ -348,6 +379,25 @@ impl Command {
                 )
             }
             _ => true,
+        }
+    }
+}
+
+impl Command {
+    /// Returns true if the verb answers a question, so its report is printed even with --quiet.
+    pub(super) fn is_question(&self) -> bool {
+        use super::library::Library;
+        match self {
+            Command::Verify { .. }
+            | Command::Info { .. }
+            | Command::Ls { .. }
+            | Command::Cat { .. }
+            | Command::Images { .. }
+            | Command::Install(_) => true,
+            Command::Library(library) => {
+                !matches!(library, Library::Gc { .. } | Library::Rm { .. } | Library::Tag { .. })
+            }
+            _ => false,
         }
     }
 }

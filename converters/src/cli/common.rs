@@ -1,13 +1,20 @@
 //! Arguments that several verbs share.
 
 use std::ffi::OsString;
+use std::ops::RangeInclusive;
 use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
 
+use clap::builder::{OsStringValueParser, TypedValueParser};
 use clap::{Args, ValueEnum};
-use mif::{Error, ExportOptions, NewIds, Reshape, Result, Size, VolumePath};
+use mif::{Error, ExportOptions, ImageFilter, NewIds, Reshape, Result, VolumePath};
 use mif_formats::container::OpenOptions;
 use mif_formats::wrapper::Limits;
+
+use super::values::{duration, size, size_range};
+
+/// The store if none is named.
+const DEFAULT_STORE: &str = "mif-store";
 
 #[derive(Args)]
 pub(super) struct Global {
@@ -16,17 +23,34 @@ pub(super) struct Global {
         long,
         global = true,
         env = "MIF_STORE",
-        default_value = "mif-store",
+        default_value = DEFAULT_STORE,
         value_name = "DIR",
+        value_parser = OsStringValueParser::new().map(PathBuf::from),
         help_heading = "Global options"
     )]
     pub(super) store: PathBuf,
     /// Print the report as JSON
     #[arg(long, global = true, help_heading = "Global options")]
     pub(super) json: bool,
-    /// Do not show progress bars or warnings
+    /// Print only errors and what was asked for: no progress, warnings or reports of work done
     #[arg(long, short, global = true, help_heading = "Global options")]
     pub(super) quiet: bool,
+}
+
+impl Global {
+    /// Replaces an empty path of a store: an empty MIF_STORE counts as unset, and an empty `--store` is an error,
+    /// because it is that of a variable that should have been set.
+    pub(super) fn settle(&mut self) -> Result<()> {
+        if !self.store.as_os_str().is_empty() {
+            return Ok(());
+        }
+        let is_flag = |word: OsString| word == "--store" || word.as_bytes().starts_with(b"--store=");
+        if std::env::args_os().any(is_flag) {
+            return Err(Error::usage("--store: the path is empty"));
+        }
+        self.store = DEFAULT_STORE.into();
+        Ok(())
+    }
 }
 
 /// How to create a new store.
@@ -68,6 +92,39 @@ pub(super) struct OpenFiles {
     /// file if that is more]
     #[arg(long, value_name = "SIZE", value_parser = size)]
     pub(super) max_unpacked: Option<u64>,
+}
+
+/// The heading of the filter in help.
+const WHICH: &str = "Which images";
+
+/// Which images of the store a verb works on.
+#[derive(Args, Default)]
+pub(super) struct Filter {
+    /// Only images whose name matches this pattern; can be given several times
+    #[arg(long, value_name = "PATTERN", help_heading = WHICH)]
+    pub(super) only: Vec<String>,
+    /// Only versions that have a tag that matches this pattern
+    #[arg(long, value_name = "PATTERN", help_heading = WHICH)]
+    pub(super) tagged: Vec<String>,
+    /// Only images of this operating system: debian, 'debian 12', 'Windows Server*'
+    #[arg(long, value_name = "PATTERN", help_heading = WHICH)]
+    pub(super) system: Vec<String>,
+    /// Only versions made longer ago than this: 12h, 30d, 8w, 1y
+    #[arg(long, value_name = "DURATION", value_parser = duration, help_heading = WHICH)]
+    pub(super) older_than: Option<u64>,
+    /// Only versions made within this time
+    #[arg(long, value_name = "DURATION", value_parser = duration, help_heading = WHICH)]
+    pub(super) newer_than: Option<u64>,
+    /// Only images whose disk has a size in this range: 100M.., ..4G
+    #[arg(long, value_name = "RANGE", value_parser = size_range, help_heading = WHICH)]
+    pub(super) disk_size: Option<RangeInclusive<u64>>,
+}
+
+impl Filter {
+    pub(super) fn images(self) -> ImageFilter {
+        let Filter { only, tagged, system, older_than, newer_than, disk_size } = self;
+        ImageFilter { names: only, tags: tagged, systems: system, older_than, newer_than, disk_size }
+    }
 }
 
 /// New sizes and identities for a disk.
@@ -129,14 +186,6 @@ pub(super) fn export_options(format: Option<String>, write: Write) -> Result<Exp
     let Write { options, backing, force, rewrite, verify } = write;
     let options = key_values(&options)?;
     Ok(ExportOptions { format, options, backing, force, rewrite, verify, ..ExportOptions::default() })
-}
-
-/// Parses a number of bytes for clap.
-fn size(text: &str) -> Result<u64, String> {
-    match text.parse() {
-        Ok(Size::To(bytes)) => Ok(bytes),
-        _ => Err("expected a size such as 500G, 512M or 1.5T".to_owned()),
-    }
 }
 
 /// Returns the ID of a group given by its number or by its name in `/etc/group`.

@@ -1,6 +1,7 @@
 //! The context that all verbs share: global arguments, and how to report an answer.
 
 use std::io::{self, IsTerminal};
+use std::path::Path;
 use std::sync::Arc;
 
 use mif::store::{DamagedImage, Store};
@@ -20,10 +21,35 @@ pub(super) type Answer = Result<bool>;
 /// A run of the program.
 pub(super) struct Context {
     pub(super) global: Global,
+    /// True if reports are not printed either, because the verb was not asked a question.
+    pub(super) quiet: bool,
     pub(super) stop: Arc<Stop>,
 }
 
+/// A store that this run may create. If the run leaves no image in a store that was new, the store is removed again.
+pub(super) struct FreshStore<'a> {
+    path: &'a Path,
+    is_new: bool,
+    is_new_directory: bool,
+}
+
+impl Drop for FreshStore<'_> {
+    fn drop(&mut self) {
+        if self.is_new && self.path.join("store.json").exists() {
+            // A store without images is harmless.
+            let _ = Store::discard_unused(self.path, self.is_new_directory);
+        }
+    }
+}
+
 impl Context {
+    /// Must be called before the store is created, and the result dropped after the store is closed.
+    pub(super) fn fresh_store(&self) -> FreshStore<'_> {
+        let path = &self.global.store;
+        let is_missing = |path: &Path| path.symlink_metadata().is_err();
+        FreshStore { path, is_new: is_missing(&path.join("store.json")), is_new_directory: is_missing(path) }
+    }
+
     /// Creates the store if `--shared` is given.
     pub(super) fn make_shared(&self, new: &NewStore) -> Result<()> {
         let Some(group) = &new.shared else { return Ok(()) };
@@ -44,7 +70,11 @@ impl Context {
     }
 
     pub(super) fn report<R: Serialize>(&self, report: &R, text: impl Fn(&R) -> String) -> Result<()> {
-        if self.global.json { print_json(report) } else { print(&text(report)) }
+        match (self.global.json, self.quiet) {
+            (true, _) => print_json(report),
+            (false, true) => Ok(()),
+            (false, false) => print(&text(report)),
+        }
     }
 
     /// Prints a report as a table for programs: byte for byte, unless standard output is a terminal.

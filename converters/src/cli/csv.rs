@@ -88,8 +88,18 @@ pub(super) fn ls(listing: &LsReport, safe: bool) -> String {
 }
 
 pub(super) fn packages(report: &PackagesReport, safe: bool) -> String {
-    let names =
-        ["image", "volume", "manager", "name", "version", "architecture", "status", "source", "files"];
+    let names = [
+        "image",
+        "volume",
+        "manager",
+        "name",
+        "version",
+        "architecture",
+        "status",
+        "source",
+        "files",
+        "version_key",
+    ];
     let rows = report.packages.iter().map(|p| {
         [
             p.image.clone(),
@@ -101,6 +111,7 @@ pub(super) fn packages(report: &PackagesReport, safe: bool) -> String {
             p.status.clone(),
             text(p.source.as_ref()),
             p.files.to_string(),
+            p.version_key.clone(),
         ]
     });
     table(safe, names, rows)

@@ -18,7 +18,9 @@ mod signals;
 mod text;
 mod trees;
 mod update;
+mod values;
 
+use std::ffi::OsString;
 use std::io::{self, Write};
 use std::path::Path;
 use std::process::ExitCode;
@@ -37,14 +39,21 @@ use self::common::{
     ListFormat, Open, command_line, export_options, open_options, reshape_options, volume_path,
 };
 use self::context::{Answer, Context};
-use self::print::{Output, complain, json_line, output_failed};
+use self::library::filter_with_image;
+use self::print::{Output, complain, complain_as_json, json_line, output_failed};
 use self::signals::Stop;
 
 /// Runs the program.
 pub(super) fn run() -> ExitCode {
-    let cli = Cli::try_parse().unwrap_or_else(|error| refuse(&error));
-    let context = Context { global: cli.global, stop: Stop::listen(cli.command.writes_files()) };
-    let answer = context.run(cli.command).and_then(|yes| {
+    let words = with_help_verbs(std::env::args_os().collect());
+    let mut cli = Cli::try_parse_from(words).unwrap_or_else(|error| refuse(&error));
+    if cli.global.json {
+        complain_as_json();
+    }
+    let settled = cli.global.settle();
+    let quiet = cli.global.quiet && !cli.command.is_question();
+    let context = Context { global: cli.global, quiet, stop: Stop::listen(cli.command.writes_files()) };
+    let answer = settled.and_then(|()| context.run(cli.command)).and_then(|yes| {
         io::stdout().flush().map_err(output_failed)?;
         Ok(yes)
     });
@@ -59,9 +68,34 @@ pub(super) fn run() -> ExitCode {
     }
 }
 
+/// Rewrites `mif help VERB` to `mif VERB --help`, and `mif version` to `mif --version`: what people type out of habit.
+fn with_help_verbs(mut words: Vec<OsString>) -> Vec<OsString> {
+    // The verb follows the global options, of which only --store has a value.
+    let mut verb = 1;
+    while let Some(word) = words.get(verb).filter(|word| word.as_encoded_bytes().starts_with(b"-")) {
+        verb += if word == "--store" { 2 } else { 1 };
+    }
+    match words.get(verb).and_then(|word| word.to_str()) {
+        Some("help") => {
+            words.remove(verb);
+            words.push("--help".into());
+        }
+        Some("version") if words.len() == verb + 1 => words[verb] = "--version".into(),
+        _ => {}
+    }
+    words
+}
+
 /// Prints the help, or the error in the command line. An unknown word is escaped, because it may be a file name from a
 /// glob that the shell expanded.
 fn refuse(error: &clap::Error) -> ! {
+    if error.use_stderr() && std::env::args_os().any(|word| word == "--json") {
+        complain_as_json();
+        let text = error.render().to_string();
+        let message = text.trim_start_matches("error: ").trim_end();
+        complain(&mif::Error::usage(message));
+        std::process::exit(error.exit_code());
+    }
     let text = error.render().to_string();
     let harmless = printable_lines(&text);
     if harmless != text {
@@ -91,6 +125,7 @@ impl Context {
                 new,
                 open,
             } => {
+                let _fresh = self.fresh_store();
                 self.make_shared(&new)?;
                 let (jobs, threads) = (jobs.map(usize::from), threads.map(usize::from));
                 let (open, command) = (open_options(open), command_line());
@@ -109,7 +144,18 @@ impl Context {
                     _ => self.import_all(&files, &BatchImportOptions { names, jobs, reread, each }),
                 }
             }
-            Command::Export { image, output, format, target, all, all_versions, jobs, write, reshape } => {
+            Command::Export {
+                image,
+                output,
+                format,
+                target,
+                all,
+                all_versions,
+                filter,
+                jobs,
+                write,
+                reshape,
+            } => {
                 if target.as_deref() == Some("list") {
                     self.report(&mif::PLATFORMS, |targets| text::targets(targets))?;
                     return Ok(true);
@@ -124,11 +170,15 @@ impl Context {
                 if all.is_some() && options.format.is_none() && options.target.is_none() {
                     return Err(mif::Error::usage("--all needs --format FORMAT, or --for TARGET"));
                 }
+                let filter = filter.images();
+                if image.is_some() && !filter.is_empty() {
+                    return Err(filter_with_image());
+                }
                 let (Some(image), Some(output)) = (image, output) else {
                     let folder = all.expect("clap asks for it where there is no image");
                     let jobs = jobs.map(usize::from);
-                    return self
-                        .export_all(&folder, &BatchExportOptions { all_versions, jobs, each: options });
+                    let options = BatchExportOptions { all_versions, filter, jobs, each: options };
+                    return self.export_all(&folder, &options);
                 };
                 let image = OpenImage::stored(
                     &Store::open(&self.global.store, &self.bar("store"))?,
@@ -140,9 +190,15 @@ impl Context {
                 let options = export_options(output_format, write)?;
                 self.export(&self.open(&image, &open_options(open))?, &output, &options)
             }
-            Command::Verify { a, b, all: _, against, files, independent: _, open } => {
+            Command::Verify { a, b, all: _, against, filter, files, independent: _, open } => {
                 let options = open_options(open);
-                let Some(a) = a else { return self.verify_all(&VerifyAllOptions { against, open: options }) };
+                let filter = filter.images();
+                if a.is_some() && !filter.is_empty() {
+                    return Err(filter_with_image());
+                }
+                let Some(a) = a else {
+                    return self.verify_all(&VerifyAllOptions { against, filter, open: options });
+                };
                 let a = self.open(&a, &options)?;
                 let Some(b) = b else { return self.verify_independently(&a) };
                 let b = self.open(&b, &options)?;
@@ -189,15 +245,13 @@ impl Context {
                 mif::cat(&self.open(&image, &open_options(open))?, &paths, &mut Output)?;
                 Ok(true)
             }
-            Command::Images => {
-                let (images, damaged) = Store::open(&self.global.store, &self.bar("store"))?.images()?;
-                self.report(&images, |images| text::images(images))?;
-                Ok(self.none_damaged(&damaged))
+            Command::Images { names, filter, newest, sort, limit } => {
+                self.images(names, filter, newest, sort, limit)
             }
             Command::Update(command) => self.update(command),
             Command::Trees(command) => self.trees(command),
             Command::Reread(arguments) => self.reread(arguments),
-            Command::Customize(arguments) => self.customize(&arguments),
+            Command::Customize(arguments) => self.customize(*arguments),
             Command::Library(command) => self.library(command),
             Command::Install(command) => self.install(&command, Cli::command()),
         }

@@ -1,6 +1,7 @@
 //! Prints answers on standard output, and errors on standard error.
 
 use std::io::{self, Write};
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use mif::{Error, Result};
 use mif_formats::text::printable_lines;
@@ -8,13 +9,43 @@ use serde::Serialize;
 
 use super::{json, text};
 
+/// True if errors are printed as JSON, because the reports are.
+static AS_JSON: AtomicBool = AtomicBool::new(false);
+
+/// Makes errors lines of JSON.
+pub(super) fn complain_as_json() {
+    AS_JSON.store(true, Ordering::Relaxed);
+}
+
+/// An error in JSON.
+#[derive(Serialize)]
+struct Complaint<'a> {
+    /// What went wrong.
+    error: &'a str,
+    /// What to do.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    advice: Option<&'a str>,
+    /// The exit code, if the error ends the program.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    code: Option<u8>,
+}
+
 pub(super) fn complain(error: &Error) {
+    if AS_JSON.load(Ordering::Relaxed) {
+        let (advice, code) = (error.advice(), Some(error.code() as u8));
+        eprint!("{}", json_line(&Complaint { error: error.message(), advice, code }));
+        return;
+    }
     let advice = error.advice().map_or(String::new(), |advice| format!("\n{}.", text::printable(advice)));
     eprintln!("mif: {}{}", text::printable(error.message()), advice);
 }
 
 /// Prints an error given as text.
 pub(super) fn complain_of(error: &str) {
+    if AS_JSON.load(Ordering::Relaxed) {
+        eprint!("{}", json_line(&Complaint { error, advice: None, code: None }));
+        return;
+    }
     eprintln!("mif: {}", text::printable(error));
 }
 

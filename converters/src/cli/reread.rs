@@ -12,7 +12,7 @@ use super::text::{printable, size};
 
 #[derive(Args)]
 pub(super) struct Reread {
-    /// Images in the store: NAME[@VERSION]
+    /// Images in the store: NAME[@VERSION|@TAG]
     #[arg(value_name = "IMAGE", required_unless_present = "all", conflicts_with = "all")]
     images: Vec<String>,
     /// Reread the newest version of every image in the store

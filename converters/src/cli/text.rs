@@ -1,12 +1,13 @@
 //! Formats reports as text for people.
 
 use std::fmt::Write as _;
+use std::sync::OnceLock;
 
 use chrono::DateTime;
 use indicatif::{BinaryBytes, HumanBytes};
 use mif::VerifyReport;
 use mif::independent::IndependentReport;
-use mif::store::{FilesystemRecord, Image};
+use mif::store::{FilesystemRecord, Image, Provenance};
 use mif::{ExportReport, IdsReport, ImageInfo, ImportReport, LsEntry, LsReport, Platform, System};
 use mif_formats::fs::Timestamp;
 use mif_formats::partition::TableKind;
@@ -233,7 +234,7 @@ pub(super) fn info(info: &ImageInfo) -> String {
         }
     }
     if let Some(stored) = &info.stored {
-        let from = stored.provenance.source.as_deref().or(stored.provenance.parent.as_deref()).unwrap_or("-");
+        let from = origin(&stored.provenance);
         let when = time(Some(Timestamp { secs: stored.provenance.time as i64, nanos: 0 }));
         let _ = writeln!(
             out,
@@ -414,12 +415,25 @@ pub(super) fn seconds_time(secs: u64) -> String {
     time(Some(Timestamp { secs: secs as i64, nanos: 0 }))
 }
 
+/// Returns what an image was made from, for people: a file, or another image.
+fn origin(made: &Provenance) -> &str {
+    made.source.as_deref().map(from_here).or(made.parent.as_deref()).unwrap_or("-")
+}
+
+/// Shortens the path of a file below the working directory.
+pub(super) fn from_here(path: &str) -> &str {
+    static HERE: OnceLock<Option<String>> = OnceLock::new();
+    let here = HERE.get_or_init(|| std::env::current_dir().ok()?.into_os_string().into_string().ok());
+    let below = here.as_ref().and_then(|here| path.strip_prefix(here.as_str())?.strip_prefix('/'));
+    below.filter(|rest| !rest.is_empty()).unwrap_or(path)
+}
+
 pub(super) fn images(images: &[Image]) -> String {
     let mut out = String::new();
     let _ =
         writeln!(out, "{:<32} {:>12} {:>9} {:>12} {:<16} FROM", "IMAGE", "DISK", "FILES", "CONTENT", "MADE");
     for image in images {
-        let from = image.provenance.source.as_deref().or(image.provenance.parent.as_deref()).unwrap_or("-");
+        let from = origin(&image.provenance);
         let _ = writeln!(
             out,
             "{:<32} {:>12} {:>9} {:>12} {:<16} {}",

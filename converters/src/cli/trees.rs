@@ -29,9 +29,9 @@ Examples:
 A tar archive keeps owners, modes, times, xattrs, hard links, devices and holes. A directory keeps what your \
 permissions allow; devices, set-ID bits and security.* attributes also need --privileged. The report lists what could \
 not be kept. An existing target directory keeps its own mode and owner. If the archive goes to standard output, the \
-report goes to standard error. IMAGE is a disk image file, or NAME[@VERSION] in the store.")]
+report goes to standard error. IMAGE is a disk image file, or NAME[@VERSION|@TAG] in the store.")]
     Extract {
-        /// Disk image file, or NAME[@VERSION] in the store
+        /// Disk image file, or NAME[@VERSION|@TAG] in the store
         image: String,
         /// Path to extract: /etc on the root filesystem, or p15:/EFI [default: the root filesystem]
         path: Option<OsString>,
@@ -147,6 +147,7 @@ impl Context {
                 Ok(report.failed.is_empty())
             }
             Trees::Build { description, tree, name, seed, time, new } => {
+                let _fresh = self.fresh_store();
                 self.make_shared(&new)?;
                 let store = Store::open_or_create(&self.global.store, &self.bar("store"))?;
                 let ids = match seed {

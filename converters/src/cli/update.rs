@@ -28,7 +28,7 @@ that is a conflict: the report lists it, and the image is left unchanged unless 
 and account databases are merged entry by entry. Logs, host keys and host names are skipped, and so are caches that \
 both sides changed. docs/update.md has the rules. Exits 1 if any image has a conflict or was refused.")]
     Update {
-        /// Image before the update: NAME[@VERSION] in the store
+        /// Image before the update: NAME[@VERSION|@TAG] in the store
         #[arg(long, value_name = "IMAGE")]
         from: String,
         /// Image after the update
@@ -62,7 +62,7 @@ Exits 1 if any image was refused.")]
 
 #[derive(Args)]
 pub(super) struct Images {
-    /// Images in the store, each of which gets a new version: NAME[@VERSION]
+    /// Images in the store, each of which gets a new version: NAME[@VERSION|@TAG]
     #[arg(value_name = "IMAGE", required_unless_present = "all", conflicts_with = "all")]
     images: Vec<String>,
     /// Use the newest version of every image in the store

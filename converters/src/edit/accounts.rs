@@ -19,7 +19,7 @@ pub(super) fn ssh_keys(files: &Files, name: &str, keys: &str) -> Result<Vec<Edit
     let is_folder = files.get(&home).is_some_and(|row| row.node.file_type == mif_formats::fs::FileType::Dir);
     if !is_folder {
         return Err(Error::input(format!("{home}: the home directory of {name} does not exist"))
-            .advise("Create it first, with its owner, by an edit before this one"));
+            .advise(format!("Create it first, with its owner: --user {name}:home={home}")));
     }
     let folder = format!("{}/.ssh", home.trim_end_matches('/'));
     let path = format!("{folder}/authorized_keys");

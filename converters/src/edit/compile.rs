@@ -1,18 +1,26 @@
 //! Compiles a recipe to primitive edits. Named edits inspect the image to determine theirs.
 
 use std::collections::HashMap;
+use std::ffi::OsString;
 use std::path::{Path, PathBuf};
-use std::sync::Mutex;
+use std::sync::{Arc, Mutex};
+
+use mif_formats::fs::FileType;
 
 use super::accounts::{self, Password};
 use super::generalize::generalize;
+use super::graft::Graft;
+use super::kernel::kernel_argument;
 use super::network::{self, Network};
 use super::primitive::{Edit, Owner};
-use super::recipe::{FilledStep, Step, Variables, fill};
-use super::{first_boot, host, systemd};
+use super::recipe::{FilledStep, Scalar, Step, Variables, fill};
+use super::substitute::Script;
+use super::users::{self, Sudo, User};
+use super::{first_boot, host, provision, sysctl, systemd};
 use crate::error::{Code, Error, Result};
 use crate::tree::edit::Files;
 use crate::tree::new_content::NewContent;
+use crate::tree::path::missing;
 
 /// Seconds per day.
 const DAY: i64 = 86400;
@@ -27,19 +35,37 @@ pub(super) struct Context<'a> {
     pub(super) salt: Option<String>,
 }
 
-/// Local files, each read once for all images.
+/// Local files and trees, each read once for all images.
 #[derive(Default)]
-pub(super) struct LocalFiles(Mutex<HashMap<PathBuf, NewContent>>);
+pub(super) struct LocalFiles {
+    files: Mutex<HashMap<PathBuf, NewContent>>,
+    /// By path as it was written, because `DIR/.` is not `DIR`, and whether it is a tar archive.
+    trees: Mutex<HashMap<(OsString, bool), Arc<Graft>>>,
+}
 
 impl LocalFiles {
     fn get(&self, path: &Path) -> Result<NewContent> {
-        let known = || self.0.lock().expect("no thread panics while it holds this");
+        let known = || self.files.lock().expect("no thread panics while it holds this");
         if let Some(content) = known().get(path) {
             return Ok(content.clone());
         }
         let content = NewContent::of_file(path)?;
         known().insert(path.to_owned(), content.clone());
         Ok(content)
+    }
+
+    /// Reads a directory, a file, or the members of a tar archive. Standard input can be read only once, so the lock is
+    /// held meanwhile.
+    fn tree(&self, path: &Path, is_tar: bool) -> Result<Arc<Graft>> {
+        let mut known = self.trees.lock().expect("no thread panics while it holds this");
+        let key = (path.as_os_str().to_owned(), is_tar);
+        if let Some(tree) = known.get(&key) {
+            return Ok(tree.clone());
+        }
+        let tree = if is_tar { Graft::of_tar(path)? } else { Graft::of_local(path)? };
+        let tree = Arc::new(tree);
+        known.insert(key, tree.clone());
+        Ok(tree)
     }
 }
 
@@ -121,6 +147,55 @@ pub(super) fn compile(step: &FilledStep, files: &Files, context: &Context<'_>) -
             first_boot::first_boot(files, name, &script)
         }
         Step::Generalize {} => return generalize(files),
+        Step::User { name, uid, gid, groups, shell, home, comment, sudo, system } => {
+            let user = User {
+                uid: uid.map(|uid| id(&uid)).transpose()?,
+                gid: gid.map(|gid| gid.to_string()),
+                sudo: sudo.as_deref().map(Sudo::parse).transpose()?,
+                name,
+                groups,
+                shell,
+                home,
+                comment,
+                system,
+            };
+            users::user(files, &user, today(files))
+        }
+        Step::Group { name, gid, system } => {
+            users::group(files, &name, gid.map(|gid| id(&gid)).transpose()?, system)
+        }
+        Step::Sysctl { key, value } => sysctl::sysctl(files, &key, &value.to_string()),
+        Step::KernelArg { arg } => kernel_argument(files, &arg),
+        Step::CopyIn { file, path, owner } => {
+            let owner = optional_owner(owner)?.map(|owner| owner.numbers(files)).transpose()?;
+            let graft = context.local.tree(&step.folder.join(file), false)?;
+            one(Edit::Graft { path, graft, owner: owner.unwrap_or_default() })
+        }
+        Step::Tar { file, path } => {
+            let is_stdin = file == Path::new("-");
+            let file = if is_stdin { file } else { step.folder.join(file) };
+            one(Edit::Graft { path, graft: context.local.tree(&file, true)?, owner: (None, None) })
+        }
+        Step::Copy { path, to } => copy(files, &path, &to).map(|edit| vec![edit]),
+        Step::Edit { path, script } => {
+            one(Edit::Substitute { path, commands: Script::parse(&script)?, text: script })
+        }
+        Step::Touch { path } => one(Edit::Touch { path }),
+        Step::Truncate { path, recursive } => truncate(files, &path, recursive),
+        Step::Scrub { path } => {
+            // The content goes from all names of the file, and this name goes too.
+            let mut edits = truncate(files, &path, false)?;
+            edits.push(Edit::Delete { path });
+            Ok(edits)
+        }
+        Step::CloudInit { user_data, meta_data, template } => {
+            let read = |file: PathBuf| local_bytes(&step.folder.join(file), template, context);
+            let meta = meta_data.map(read).transpose()?;
+            provision::cloud_init(files, &read(user_data)?, meta.as_deref())
+        }
+        Step::Ignition { file, template } => {
+            provision::ignition(files, &local_bytes(&step.folder.join(file), template, context)?)
+        }
     };
     Ok(edits?.into_iter().map(|edit| (edit, None)).collect())
 }
@@ -138,6 +213,74 @@ impl Context<'_> {
         hasher.update(format!("{seed}\0{user}").as_bytes()).finalize_xof().fill(salt);
         Ok(())
     }
+}
+
+/// Parses the number of a user or group.
+fn id(text: &Scalar) -> Result<u32> {
+    // The largest number means "no number" to chown(2).
+    let number = text.to_string().parse().ok().filter(|id| *id != u32::MAX);
+    number.ok_or_else(|| Error::usage(format!("invalid user or group number \"{text}\"")))
+}
+
+/// Copies a file or directory of the image to another path, with its owners and modes. As with cp(1), a path that is a
+/// directory gets the copy under its own name.
+fn copy(files: &Files, from: &str, to: &str) -> Result<Edit> {
+    let is_folder = |path: &str| files.get(path).is_some_and(|row| row.node.file_type == FileType::Dir);
+    if files.get(from).is_none() {
+        return Err(Error::input(format!("{from}: no such file or directory in the image")));
+    }
+    let trimmed = to.trim_end_matches('/');
+    let last = |path: &str| path.trim_end_matches('/').rsplit('/').next().unwrap_or_default().to_owned();
+    let (folder, name) = if is_folder(to) {
+        (to.to_owned(), last(from))
+    } else {
+        let cut = trimmed.rfind('/').map_or(0, |cut| cut + 1);
+        (trimmed[..cut].to_owned(), trimmed[cut..].to_owned())
+    };
+    if name.is_empty() || matches!(&name[..], "." | "..") {
+        return Err(Error::usage(format!("{from}: cannot be copied to {to}: no name to give it")));
+    }
+    let graft = Arc::new(Graft::of_image(files, from, &name, None)?);
+    Ok(Edit::Graft { path: folder, graft, owner: (None, None) })
+}
+
+/// Empties a file, or all files below a directory; owners and modes stay.
+fn truncate(files: &Files, path: &str, recursive: bool) -> Result<Vec<Edit>> {
+    let place = files.place(path, true)?;
+    let Some(row) = files.at(&place) else {
+        return Err(missing(&place.volume, &place.path));
+    };
+    let empty = |path: String| Edit::Write {
+        path,
+        content: NewContent::of_bytes(Vec::new()),
+        mode: None,
+        owner: None,
+    };
+    match (row.node.file_type, recursive) {
+        (FileType::File, _) => Ok(vec![empty(path.to_owned())]),
+        (FileType::Dir, true) => {
+            let below = crate::tree::edit::below(&place.path);
+            let inside = files.volume_rows(&place.volume).filter(|row| below.contains(&row.path));
+            let inside = inside.filter(|row| row.node.file_type == FileType::File && row.node.size > 0);
+            inside
+                .map(|row| match std::str::from_utf8(&row.path) {
+                    Ok(path) => Ok(empty(format!("{}:{path}", place.volume))),
+                    Err(_) => Err(Error::input(format!("{}: the path is not UTF-8", row.path_text()))),
+                })
+                .collect()
+        }
+        (FileType::Dir, false) => Err(Error::input(format!("{path}: is a directory"))
+            .advise("With recursive, all files below it are emptied")),
+        _ => Err(Error::input(format!("{path}: is not a regular file"))),
+    }
+}
+
+/// Reads a local file; fills in its names if it is a template.
+fn local_bytes(path: &Path, template: bool, context: &Context<'_>) -> Result<Vec<u8>> {
+    if template {
+        return Ok(fill(&local_text(path)?, context.variables)?.into_bytes());
+    }
+    crate::host::named::read(path, crate::host::named::MAX_TEXT).map_err(|e| e.coded(Code::Input))
 }
 
 fn today(files: &Files) -> i64 {

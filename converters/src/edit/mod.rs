@@ -3,9 +3,9 @@
 //!
 //! ```text
 //! recipe, flags (recipe.rs) → steps, filled in for each image
-//!     → primitive edits (compile.rs, and host.rs, accounts.rs, network/, systemd.rs, first_boot.rs, generalize/,
-//!       which look into the image)
-//!     → the files (tree/edit/), edited (primitive.rs) → rows → rebuild
+//!     → primitive edits (compile.rs, and host.rs, accounts.rs, users/, network/, systemd.rs, first_boot.rs, kernel.rs,
+//!       sysctl.rs, provision.rs, generalize/, which look into the image)
+//!     → the files (tree/edit/), edited (primitive.rs, graft.rs, substitute.rs) → rows → rebuild
 //! ```
 //!
 //! All edits of all images are made, and all volumes planned, before anything is published: an error leaves the store
@@ -15,12 +15,18 @@ mod accounts;
 mod compile;
 mod first_boot;
 mod generalize;
+mod graft;
 mod host;
+mod kernel;
 mod network;
 mod primitive;
+mod provision;
 mod recipe;
 mod secrets;
+mod substitute;
+mod sysctl;
 mod systemd;
+mod users;
 
 use std::collections::BTreeSet;
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
@@ -268,14 +274,16 @@ impl Order {
 impl Edited {
     /// Returns notes about the edits for the user, as sentences.
     fn notes(&self) -> Vec<String> {
+        let mut notes = self.files.notes.clone();
         let first = self.files.labelled_by_directory.first();
         let Some(first) = first.filter(|_| self.files.get_link("/.autorelabel").is_none()) else {
-            return Vec::new();
+            return notes;
         };
         let count = self.files.labelled_by_directory.len();
-        vec![format!(
+        notes.push(format!(
             "{count} new files have the SELinux label of their directory (the first is {first}), because the image has no file_contexts; add --write /.autorelabel: to relabel the image at its first boot"
-        )]
+        ));
+        notes
     }
 
     fn report(&self, order: &Order, planned: Vec<String>) -> Customized {

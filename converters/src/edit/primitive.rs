@@ -1,10 +1,13 @@
 //! The primitive edits, and how they change the files.
 
 use std::fmt;
+use std::sync::Arc;
 
 use mif_formats::fs::{FileType, Xattr};
 use mif_formats::mif::manifest::escape;
 
+use super::graft::Graft;
+use super::substitute::Script;
 use crate::error::{Error, Result};
 use crate::guest::accounts;
 use crate::host::acl;
@@ -37,6 +40,12 @@ pub(super) enum Edit {
     SetXattr { path: String, name: String, value: Vec<u8> },
     /// Removes an extended attribute.
     RemoveXattr { path: String, name: String },
+    /// Puts a tree into a directory. Parts of `owner` replace those of the tree.
+    Graft { path: String, graft: Arc<Graft>, owner: (Option<u32>, Option<u32>) },
+    /// Replaces text in a file, line by line.
+    Substitute { path: String, commands: Script, text: String },
+    /// Sets the times of a file, and creates it if it does not exist.
+    Touch { path: String },
 }
 
 /// The owner of a file: names of the image's accounts, or numbers. An empty part is left unchanged.
@@ -64,7 +73,7 @@ impl Owner {
     }
 
     /// Returns the numbers according to the image's own accounts.
-    fn numbers(&self, files: &Files) -> Result<(Option<u32>, Option<u32>)> {
+    pub(super) fn numbers(&self, files: &Files) -> Result<(Option<u32>, Option<u32>)> {
         let number = |text: &str, find: &dyn Fn(&str) -> Result<u32>| match text {
             "" => Ok(None),
             text if text.bytes().all(|b| b.is_ascii_digit()) => text.parse().map(Some).map_err(|_| {
@@ -135,6 +144,11 @@ impl fmt::Display for Edit {
             Edit::Chown { path, owner } => write!(f, "change owner of {path} to {owner}"),
             Edit::SetXattr { path, name, .. } => write!(f, "set attribute {name} of {path}"),
             Edit::RemoveXattr { path, name } => write!(f, "remove attribute {name} of {path}"),
+            Edit::Graft { path, graft, .. } => {
+                write!(f, "put {} paths from {} into {path}", graft.entries.len(), graft.from)
+            }
+            Edit::Substitute { path, text, .. } => write!(f, "edit {path}: {text}"),
+            Edit::Touch { path } => write!(f, "touch {path}"),
         }
     }
 }
@@ -181,6 +195,28 @@ impl Files {
             }
             Edit::SetXattr { path, name, value } => self.set_xattr(path, name, Some(value)),
             Edit::RemoveXattr { path, name } => self.set_xattr(path, name, None),
+            Edit::Graft { path, graft, owner } => self.graft(path, graft, *owner),
+            Edit::Substitute { path, commands, text } => {
+                let place = self.existing(path, true)?;
+                let row = self.at(&place).filter(|row| row.node.file_type == FileType::File);
+                let row = row.ok_or_else(|| self.is_not(&place, "a regular file"))?;
+                let (new, changed) = commands.apply(&self.content(row)?);
+                if changed == 0 {
+                    self.notes.push(format!("{path}: {text} changed no line"));
+                    return Ok(());
+                }
+                self.write(path, NewContent::of_bytes(new), None, None)
+            }
+            Edit::Touch { path } => {
+                if self.get(path).is_none() {
+                    return self.write(path, NewContent::of_bytes(Vec::new()), None, None);
+                }
+                let (place, time) = (self.existing(path, true)?, self.time);
+                self.change(&place, |row| {
+                    row.node.mtime = row.node.mtime.map(|_| time);
+                    row.node.atime = row.node.atime.map(|_| time);
+                })
+            }
         }
     }
 

@@ -9,6 +9,7 @@
 //! A command line flag is such a table too.
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
@@ -76,6 +77,14 @@ impl Recipe {
         self.entries.is_empty()
     }
 
+    /// Returns true if an edit reads standard input, which can be read only once.
+    #[must_use]
+    pub fn reads_standard_input(&self) -> bool {
+        let is_stdin = |value: &Value| matches!(value.as_str(), Some("-" | "/dev/stdin" | "/dev/fd/0"));
+        let files = ["file", "user-data", "meta-data"];
+        self.tables().any(|edit| files.iter().any(|key| edit.get(*key).is_some_and(is_stdin)))
+    }
+
     /// Returns the edits as they were written.
     pub(super) fn tables(&self) -> impl Iterator<Item = &Table> {
         self.entries.iter().map(|entry| &entry.table)
@@ -120,7 +129,7 @@ pub(super) struct FilledStep {
 
 /// An edit of a recipe.
 #[derive(Debug, Clone, Deserialize)]
-#[serde(tag = "do", rename_all = "kebab-case", deny_unknown_fields)]
+#[serde(tag = "do", rename_all = "kebab-case", rename_all_fields = "kebab-case", deny_unknown_fields)]
 pub(super) enum Step {
     Write {
         path: String,
@@ -226,6 +235,88 @@ pub(super) enum Step {
         template: bool,
     },
     Generalize {},
+    User {
+        name: String,
+        uid: Option<Scalar>,
+        gid: Option<Scalar>,
+        #[serde(default)]
+        groups: Vec<String>,
+        shell: Option<String>,
+        home: Option<String>,
+        comment: Option<String>,
+        sudo: Option<String>,
+        #[serde(default)]
+        system: bool,
+    },
+    Group {
+        name: String,
+        gid: Option<Scalar>,
+        #[serde(default)]
+        system: bool,
+    },
+    Sysctl {
+        key: String,
+        value: Scalar,
+    },
+    KernelArg {
+        arg: String,
+    },
+    CopyIn {
+        file: PathBuf,
+        path: String,
+        owner: Option<String>,
+    },
+    Tar {
+        file: PathBuf,
+        path: String,
+    },
+    Copy {
+        path: String,
+        to: String,
+    },
+    Edit {
+        path: String,
+        script: String,
+    },
+    Touch {
+        path: String,
+    },
+    Truncate {
+        path: String,
+        #[serde(default)]
+        recursive: bool,
+    },
+    Scrub {
+        path: String,
+    },
+    CloudInit {
+        user_data: PathBuf,
+        meta_data: Option<PathBuf>,
+        #[serde(default)]
+        template: bool,
+    },
+    Ignition {
+        file: PathBuf,
+        #[serde(default)]
+        template: bool,
+    },
+}
+
+/// A value that may be written as a number or as text, in which names are filled in.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(untagged)]
+pub(super) enum Scalar {
+    Number(i64),
+    Text(String),
+}
+
+impl fmt::Display for Scalar {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Scalar::Number(number) => number.fmt(f),
+            Scalar::Text(text) => f.write_str(text),
+        }
+    }
 }
 
 fn fill_value(value: &Value, variables: &Variables) -> Result<Value> {

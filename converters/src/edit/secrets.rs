@@ -56,17 +56,20 @@ fn secrets(edit: &Table) -> impl Iterator<Item = &str> {
     let fields: &[&str] = match text("do").unwrap_or_default() {
         "password" => &["password", "hash"],
         "write" | "append" if text("path").is_some_and(is_secret_file) => &["content"],
-        what if what.contains("{{") => &["password", "hash", "content"],
+        "edit" if text("path").is_some_and(is_secret_file) => &["script"],
+        what if what.contains("{{") => &["password", "hash", "content", "script"],
         _ => &[],
     };
     fields.iter().filter_map(move |field| edit.get(*field)?.as_str())
 }
 
+/// Returns true if an edit fills names into a local file that may have secrets: one for a file of hashes, or one that
+/// sets up the first boot.
 fn is_secret_template(edit: &Table) -> bool {
-    let path = edit.get("path").and_then(Value::as_str);
-    edit.get("template").is_some_and(|template| *template != Value::Boolean(false))
-        && edit.contains_key("file")
-        && path.is_some_and(is_secret_file)
+    let text = |key: &str| edit.get(key).and_then(Value::as_str);
+    let is_template = edit.get("template").is_some_and(|template| *template != Value::Boolean(false));
+    let sets_up = matches!(text("do"), Some("cloud-init" | "ignition"));
+    is_template && (sets_up || edit.contains_key("file") && text("path").is_some_and(is_secret_file))
 }
 
 #[cfg(test)]

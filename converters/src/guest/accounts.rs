@@ -21,7 +21,10 @@ pub(crate) fn user(files: &Files, name: &str) -> Result<User> {
         let user = User { uid: uid.parse().ok()?, gid: gid.parse().ok()?, home: home.to_owned() };
         (found == name).then_some(user)
     });
-    found.ok_or_else(|| Error::input(format!("the image has no user \"{name}\" in its /etc/passwd")))
+    found.ok_or_else(|| {
+        Error::input(format!("the image has no user \"{name}\" in its /etc/passwd"))
+            .advise(format!("Add the user first, with --user {name}"))
+    })
 }
 
 /// Returns the home directories of all users.

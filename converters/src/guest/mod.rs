@@ -7,4 +7,5 @@ pub(crate) mod packages;
 pub(crate) mod probe;
 mod registry;
 pub(crate) mod system;
+pub(crate) mod versions;
 mod windows;

@@ -14,22 +14,22 @@ use crate::error::{Error, Result};
 use crate::ingest::{LooseFile, Parts};
 
 /// A tree: each path, from `/` on, with its member. A directory comes before its entries.
-pub(super) type Members = BTreeMap<TreePath, Member>;
+pub(crate) type Members = BTreeMap<TreePath, Member>;
 
 /// The node at a path.
 #[derive(Debug, Clone)]
-pub(super) struct Member {
-    pub(super) node: Node,
-    pub(super) content: Option<Content>,
+pub(crate) struct Member {
+    pub(crate) node: Node,
+    pub(crate) content: Option<Content>,
     /// Members with the same number are the same file.
-    pub(super) file: Option<u64>,
+    pub(crate) file: Option<u64>,
     /// ACLs in text form: the attribute of each, and its text.
-    pub(super) acls: Vec<(&'static str, Vec<u8>)>,
+    pub(crate) acls: Vec<(&'static str, Vec<u8>)>,
 }
 
 /// The place of a regular file's bytes.
 #[derive(Debug, Clone)]
-pub(super) enum Content {
+pub(crate) enum Content {
     /// A local file in the directory from which the tree was read.
     Local {
         root: Arc<Directory>,
@@ -46,7 +46,7 @@ pub(super) enum Content {
 
 impl Content {
     /// Opens the content. `tar` is the archive from which the tree was read, if any.
-    pub(super) fn open(&self, size: u64, tar: Option<&Arc<dyn Source>>) -> Result<LooseFile> {
+    pub(crate) fn open(&self, size: u64, tar: Option<&Arc<dyn Source>>) -> Result<LooseFile> {
         match (self, tar) {
             (Content::Local { root, path, shown, identity }, _) => {
                 let source = Arc::new(ImageFile::of(root.file(path), shown)?);

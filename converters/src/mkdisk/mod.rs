@@ -9,6 +9,7 @@
 
 mod description;
 mod follower;
+mod input;
 mod limits;
 mod member;
 mod members;
@@ -21,7 +22,6 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Instant;
 
-use mif_formats::container::ImageFile;
 use mif_formats::fs::driver::NewVolume;
 use mif_formats::fs::plan::{Planner, Tree, TreeNode};
 use mif_formats::fs::{FileId, FileType, Node, Timestamp};
@@ -33,10 +33,11 @@ use mif_formats::{ErrorKind, Source, uuid};
 use serde::Serialize;
 
 use self::description::{Description, VolumeDescription, VolumeSize};
+pub(crate) use self::input::Input;
 use self::limits::Room;
-use self::member::{Content, Member, Members};
+use self::member::Members;
+pub(crate) use self::member::{Content, Member};
 use self::path::TreePath;
-use self::spool::Spool;
 use crate::compose::made::Made;
 use crate::compose::splice::{Known, Splicer};
 use crate::compose::staging::Bench;
@@ -214,34 +215,6 @@ pub fn build(
         notes,
         seconds: started.elapsed().as_secs_f64(),
     })
-}
-
-/// The tree, and the tar that contains it.
-struct Input {
-    members: Members,
-    tar: Option<Arc<dyn Source>>,
-    /// Notes for the user about reading the tree, as sentences.
-    notes: Vec<String>,
-}
-
-impl Input {
-    fn open(tree: &Path) -> Result<Self> {
-        if tree.is_dir() {
-            return Ok(Input { members: members::of_folder(tree)?, tar: None, notes: Vec::new() });
-        }
-        let source: Arc<dyn Source> = if tree == Path::new("-") {
-            Arc::new(Spool::of(&mut std::io::stdin().lock())?)
-        } else if std::fs::metadata(tree)
-            .is_ok_and(|meta| std::os::unix::fs::FileTypeExt::is_fifo(&meta.file_type()))
-        {
-            let mut pipe = std::fs::File::open(tree).map_err(|e| Error::io(tree, &e))?;
-            Arc::new(Spool::of(&mut pipe)?)
-        } else {
-            Arc::new(ImageFile::open(tree)?)
-        };
-        let (members, notes) = tar::of_tar(&*source, &tree.display().to_string())?;
-        Ok(Input { members, tar: Some(source), notes })
-    }
 }
 
 /// A volume with its files.

@@ -6,7 +6,7 @@ use mif_formats::mif::manifest::escape;
 ///
 /// The components are joined with a zero byte, which no component contains and which sorts before all other bytes.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) struct TreePath(Vec<u8>);
+pub(crate) struct TreePath(Vec<u8>);
 
 impl TreePath {
     /// Returns the root.
@@ -27,7 +27,7 @@ impl TreePath {
     }
 
     /// Returns its bytes, starting with `/`.
-    pub(super) fn bytes(&self) -> Vec<u8> {
+    pub(crate) fn bytes(&self) -> Vec<u8> {
         let mut bytes = Vec::with_capacity(1 + self.0.len());
         bytes.push(b'/');
         bytes.extend(self.0.iter().map(|b| if *b == 0 { b'/' } else { *b }));
@@ -44,7 +44,7 @@ impl TreePath {
         1 + self.0.len()
     }
 
-    pub(super) fn is_root(&self) -> bool {
+    pub(crate) fn is_root(&self) -> bool {
         self.0.is_empty()
     }
 

@@ -78,12 +78,25 @@ impl Store {
         let Some(version) = found else {
             let advice = match versions.last() {
                 Some(newest) => format!("Its newest version is {newest}"),
-                None => "`mif images` lists the images".to_owned(),
+                None => match &self.similar_names(&name.name)?[..] {
+                    [] => "`mif images` lists the images".to_owned(),
+                    similar => {
+                        format!("Did you mean {}? `mif images` lists the images", similar.join(" or "))
+                    }
+                },
             };
             let place = self.storage.place();
             return Err(Error::input(format!("{name}: no such image in the store {place}")).advise(advice));
         };
         self.version(&name.name, version)
+    }
+
+    /// Returns the names of images that look like a name, the most similar first.
+    fn similar_names(&self, name: &str) -> Result<Vec<String>> {
+        const MOST: usize = 3;
+        let names = self.names()?;
+        let names: Vec<&str> = names.iter().map(String::as_str).collect();
+        Ok(similar::get_close_matches(name, &names, MOST, 0.6).into_iter().map(str::to_owned).collect())
     }
 
     /// Reads the record of a version of an image.

@@ -287,6 +287,34 @@ impl Store {
         made.map(|_| ()).map_err(|e| Error::io(path, &e))
     }
 
+    /// Removes the store in the directory `path` if it has never held an image and nobody uses it: what a failed import
+    /// made. The directory itself is removed if `with_directory`, and if nothing else is in it.
+    pub fn discard_unused(path: &Path, with_directory: bool) -> Result<()> {
+        let folder = Folder::new(path);
+        let failed = |e: std::io::Error| Error::io(path, &e);
+        let Some(_lock) = folder.lock().map_err(failed)? else { return Ok(()) };
+        let Some(alone) = folder.alone().map_err(failed)? else { return Ok(()) };
+        let has = |key: &str| folder.list(key).map_or(true, |names| !names.is_empty());
+        // Without locks, somebody may be adding an image.
+        if !alone.is_held() || ["images", "removed", "published"].into_iter().any(has) {
+            return Ok(());
+        }
+        for name in strangers::TOP {
+            let path = path.join(name);
+            let removed = match path.symlink_metadata() {
+                Ok(meta) if meta.is_dir() => std::fs::remove_dir_all(&path),
+                Ok(_) => std::fs::remove_file(&path),
+                Err(_) => Ok(()),
+            };
+            removed.map_err(|e| Error::io(&path, &e))?;
+        }
+        if with_directory {
+            // It stays if there is something else in it.
+            let _ = std::fs::remove_dir(path);
+        }
+        Ok(())
+    }
+
     /// Returns the storage of the files.
     #[must_use]
     pub fn storage(&self) -> &Arc<dyn Storage> {

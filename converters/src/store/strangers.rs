@@ -36,7 +36,7 @@ pub(crate) fn strangers(storage: &dyn Storage) -> std::io::Result<(Vec<String>, 
 }
 
 /// The files and directories in the root of a store.
-const TOP: [&str; 12] = [
+pub(super) const TOP: [&str; 12] = [
     "store.json",
     "lock",
     "leases",

@@ -61,6 +61,17 @@ impl NewContent {
         if len <= MAX_WHOLE {
             return Ok(Self::of_bytes(source.read_vec(0, len as usize)?));
         }
+        Self::reread_of(source, label)
+    }
+
+    /// Like [`NewContent::of_source`], but reads a small source again, too, so that it takes no memory.
+    pub(crate) fn reread_of(source: Arc<dyn Source>, label: String) -> Result<Self> {
+        let len = source.len();
+        if len <= MAX_WHOLE {
+            let bytes = source.read_vec(0, len as usize)?;
+            let (id, sha1) = (ObjectId::of(&bytes), Sha1::digest(&bytes).into());
+            return Ok(NewContent { id, sha1, source, zeros: Arc::default(), label });
+        }
         let mut hashes = (Sha1::new(), blake3::Hasher::new());
         let mut zeros: Vec<Range<u64>> = Vec::new();
         let mut window = vec![0; WINDOW as usize];

@@ -1,5 +1,6 @@
 //! The program from end to end: round trips, oracles, hostile input, faults, boots and the command line.
 
+mod accounts;
 mod apt;
 mod batch;
 mod bounds;
@@ -8,6 +9,7 @@ mod build;
 mod cli;
 mod collection;
 mod compressed;
+mod configuration;
 mod container_chains;
 mod container_esx;
 mod container_identity;
@@ -31,6 +33,7 @@ mod install;
 mod inventory;
 mod keeping;
 mod library;
+mod manners;
 mod meaning;
 mod model;
 mod mounts;
@@ -54,5 +57,6 @@ mod sysprep;
 mod targets;
 mod tars;
 mod update;
+mod versions;
 mod wrapped;
 mod written_names;

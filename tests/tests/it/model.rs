@@ -31,6 +31,9 @@ use mif_formats::mif::pack::{Encoding, IndexEntry, TRAILER, decode_index};
 use mif_formats::mif::{ObjectId, layout::Layout};
 use mif_tests::random::Random;
 
+/// Removes tagged versions too.
+const FORCED: mif::RmOptions = mif::RmOptions { force: true, dry_run: false };
+
 /// The default duration of a model in seconds.
 const SECONDS: u64 = 30;
 /// The number of residue windows per disk, each of which is an object, and their size in bytes.
@@ -547,7 +550,7 @@ fn perform(task: &Task, seen: Seen, disks: &[(PathBuf, Vec<u8>)]) -> Result<Outc
             match store.versions(name).map_err(text)?.first() {
                 Some(version) => {
                     let id = format!("{name}@{version}").parse().unwrap();
-                    Ok(Outcome::Removed(rm(&store, &[id], true).map_err(text)?.removed))
+                    Ok(Outcome::Removed(rm(&store, &[id], FORCED).map_err(text)?.removed))
                 }
                 None => Ok(Outcome::Removed(Vec::new())),
             }
@@ -1008,7 +1011,7 @@ fn forget_lost(world: &mut World) {
     });
     let vanished: Vec<Key> = vanished.map(|(name, version)| (name.to_owned(), version)).collect();
     for (name, version) in lost.into_iter().chain(vanished).collect::<BTreeSet<_>>() {
-        let _ = rm(&store, &[format!("{name}@{version}").parse().unwrap()], true);
+        let _ = rm(&store, &[format!("{name}@{version}").parse().unwrap()], FORCED);
         world.images.remove(&(name.clone(), version));
         world.needs.remove(&(name, version));
     }
@@ -1025,7 +1028,7 @@ fn forget_lost(world: &mut World) {
         // An image that is only known from a record.
         let store = Store::open_to_remove(storage(), &Silent).unwrap();
         for lost in &report.lost {
-            let _ = rm(&store, &[lost.image.parse().unwrap()], true);
+            let _ = rm(&store, &[lost.image.parse().unwrap()], FORCED);
             world.images.remove(&key(&lost.image));
         }
         drop(store);

@@ -51,11 +51,11 @@ const MIF: &[(&str, u32)] = &[
     ("rebuild", 10),
     ("care", 10),
     ("deliver", 11),
-    ("edit", 11),
     ("mkdisk", 11),
-    ("merge", 12),
-    ("verbs", 13),
-    ("cli", 14),
+    ("edit", 12),
+    ("merge", 13),
+    ("verbs", 14),
+    ("cli", 15),
 ];
 
 /// A path of names from the crate's root.

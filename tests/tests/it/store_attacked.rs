@@ -29,6 +29,7 @@ fn verbs(disk: &Path, out: &Path) -> Vec<Vec<String>> {
         "info d".into(),
         "log".into(),
         "stats".into(),
+        "status".into(),
         "packages".into(),
         "search a".into(),
         format!("search --file {disk}"),

@@ -91,7 +91,7 @@ fn a_filesystem_from_outside_goes_through_every_verb() {
     assert!(is_clean(&folder));
     {
         let store = Store::open_to_remove(&folder, &Silent).unwrap();
-        rm(&store, &["b".parse().unwrap()], false).unwrap();
+        rm(&store, &["b".parse().unwrap()], mif::RmOptions::default()).unwrap();
         gc(&store, &GcOptions::default(), &Silent).unwrap();
     }
     assert!(is_clean(&folder));

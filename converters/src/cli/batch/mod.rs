@@ -35,7 +35,7 @@ impl Context {
         });
         let done = mif::import_all(&store, paths, options, &watcher);
         drop(watcher);
-        if !self.global.json {
+        if !self.global.json && !self.quiet {
             print(&table.into_inner().expect("not poisoned").finish())?;
         }
         let done = done?;
@@ -60,7 +60,7 @@ impl Context {
         });
         let done = mif::export_all(&store, folder, options, &watcher);
         drop(watcher);
-        if !self.global.json {
+        if !self.global.json && !self.quiet {
             print(&table.into_inner().expect("not poisoned").finish())?;
         }
         Ok(done?.failed == 0)
@@ -81,7 +81,7 @@ impl Context {
         });
         let done = mif::reread_all(store, names, options, &watcher);
         drop(watcher);
-        if !self.global.json {
+        if !self.global.json && !self.quiet {
             print(&table.into_inner().expect("not poisoned").finish())?;
         }
         Ok(done?.failed == 0)

@@ -1,7 +1,7 @@
 //! The arguments of `customize`. Edits are made in the order given, so all of their flags are parsed together.
 
 use std::ffi::OsString;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use clap::error::ErrorKind;
 use clap::parser::ValueSource;
@@ -10,13 +10,14 @@ use mif::{Error, Recipe, Result};
 use toml::Value;
 
 use super::value::{expected, split_path, unescape};
-use crate::cli::common::ReshapeArgs;
+use crate::cli::common::{Filter, ReshapeArgs};
 
 #[derive(Args)]
 pub(crate) struct Customize {
-    /// Image in the store to start from: NAME[@VERSION]
-    pub(super) image: String,
-    /// Name of the new image; it may contain {{names}}
+    /// Image in the store to start from: NAME[@VERSION|@TAG] [default: the newest version of each image that the
+    /// filter below chooses]
+    pub(super) image: Option<String>,
+    /// Name of the new image; it may contain {{names}}, and {{image}} for the name of the image to start from
     #[arg(long = "as", value_name = "NEW")]
     pub(super) new: String,
     /// Replace {{NAME}} with VALUE in edits and names
@@ -31,6 +32,8 @@ pub(crate) struct Customize {
     /// Show what would be done without doing it
     #[arg(long)]
     pub(super) dry_run: bool,
+    #[command(flatten)]
+    pub(super) filter: Filter,
     #[command(flatten)]
     pub(super) reshape: ReshapeArgs,
     #[command(flatten)]
@@ -97,6 +100,55 @@ const FLAGS: &[Flag] = &[
         },
     },
     Flag {
+        name: "copy",
+        value: "PATH:TO",
+        help: "Copy a file or directory of the image, with owners and modes",
+        read: |text| {
+            let (path, to) = split_path(text)?;
+            Ok(("copy", vec![("path", path), ("to", unescape(to).into())]))
+        },
+    },
+    Flag {
+        name: "copy-in",
+        value: "FILE:PATH",
+        help: "Copy a local file or directory into the directory PATH; DIR/. copies what is in DIR",
+        read: |text| from_file("copy-in", text),
+    },
+    Flag {
+        name: "tar",
+        value: "FILE:PATH",
+        help: "Unpack a tar archive into the directory PATH; - reads it from standard input",
+        read: |text| from_file("tar", text),
+    },
+    Flag {
+        name: "edit",
+        value: "PATH:s/PATTERN/TEXT/[gi]",
+        help: "Replace text in a file, line by line, as sed does",
+        read: |text| on_path("edit", text, "script"),
+    },
+    Flag {
+        name: "touch",
+        value: "PATH",
+        help: "Set the times of a file, or create it",
+        read: |text| path("touch", text),
+    },
+    Flag { name: "truncate", value: "PATH", help: "Empty a file", read: |text| path("truncate", text) },
+    Flag {
+        name: "truncate-recursive",
+        value: "PATH",
+        help: "Empty all files below a directory",
+        read: |text| {
+            let (what, fields) = path("truncate", text)?;
+            Ok((what, [fields, vec![("recursive", true.into())]].concat()))
+        },
+    },
+    Flag {
+        name: "scrub",
+        value: "PATH",
+        help: "Delete a file and its content, under all its names; no trace is on the new disk",
+        read: |text| path("scrub", text),
+    },
+    Flag {
         name: "symlink",
         value: "PATH:TARGET",
         help: "Create a symbolic link",
@@ -158,6 +210,22 @@ const FLAGS: &[Flag] = &[
         read: |text| Ok(("locale", vec![("locale", text.into())])),
     },
     Flag {
+        name: "user",
+        value: "NAME[:KEY=VALUE,…]",
+        help: "Add a user, or extend one: uid, gid, groups=A+B, shell, home, comment, sudo=yes|nopasswd, system",
+        read: user,
+    },
+    Flag {
+        name: "group",
+        value: "NAME[:gid=N][,system]",
+        help: "Add a group",
+        read: |text| {
+            let (name, settings) = text.split_once(':').unwrap_or((text, ""));
+            let fields = settings_of(text, settings, &["gid"], &["system"], "NAME:gid=N,system")?;
+            Ok(("group", [vec![("name", name.into())], fields].concat()))
+        },
+    },
+    Flag {
         name: "ssh-key",
         value: "USER:file:FILE|USER:string:KEY",
         help: "Add SSH public keys that may log in as a user",
@@ -209,6 +277,37 @@ const FLAGS: &[Flag] = &[
         read: |text| Ok(("disable", vec![("unit", text.into())])),
     },
     Flag {
+        name: "sysctl",
+        value: "KEY=VALUE",
+        help: "Set a kernel parameter at boot",
+        read: |text| {
+            let (key, value) = pair(text, '=', "KEY=VALUE")?;
+            Ok(("sysctl", vec![("key", key), ("value", value)]))
+        },
+    },
+    Flag {
+        name: "kernel-arg",
+        value: "ARG",
+        help: "Add an argument to the kernel's command line",
+        read: |text| Ok(("kernel-arg", vec![("arg", text.into())])),
+    },
+    Flag {
+        name: "cloud-init",
+        value: "USER-DATA[,META-DATA]",
+        help: "Seed cloud-init with local files (NoCloud)",
+        read: |text| {
+            let (user, meta) = text.split_once(',').map_or((text, None), |(user, meta)| (user, Some(meta)));
+            let meta = meta.map(|meta| ("meta-data", meta.into()));
+            Ok(("cloud-init", [("user-data", user.into())].into_iter().chain(meta).collect()))
+        },
+    },
+    Flag {
+        name: "ignition",
+        value: "FILE",
+        help: "Put an Ignition config where Fedora CoreOS, RHCOS or Flatcar looks for it",
+        read: |text| Ok(("ignition", vec![("file", text.into())])),
+    },
+    Flag {
         name: "first-boot",
         value: "FILE",
         help: "Run a script once, at the first boot",
@@ -255,6 +354,8 @@ impl Args for Edits {
                 // Counted each time it is given, and kept in order among the others.
                 arg.num_args(0).default_missing_value("")
             } else {
+                // `--tar -:/opt` reads the archive from standard input.
+                let arg = arg.allow_hyphen_values(flag.name == "tar");
                 arg.value_name(flag.value).value_parser(clap::value_parser!(OsString))
             })
         })
@@ -316,6 +417,61 @@ fn selector<'t>(text: &'t str, form: &str) -> Result<(&'t str, &'t str, &'t str)
     }
 }
 
+/// Splits `FILE:PATH`, where FILE is local: at the last colon before an absolute path, or before that path's volume.
+fn from_file(what: &'static str, text: &str) -> Result<Fields> {
+    let form = "FILE:PATH, with an absolute PATH";
+    // `FILE:/path` or `FILE:VOLUME:/path`.
+    let last = text.rfind(":/").ok_or_else(|| expected(text, form))?;
+    let volume = text[..last].rfind(':').filter(|colon| {
+        let name = &text[colon + 1..last];
+        !name.is_empty() && !name.starts_with('/') && !Path::new(&text[..last]).exists()
+    });
+    let (file, path) = text.split_at(volume.unwrap_or(last));
+    if file.is_empty() {
+        return Err(expected(text, form));
+    }
+    Ok((what, vec![("file", file.into()), ("path", path[1..].into())]))
+}
+
+fn user(text: &str) -> Result<Fields> {
+    let form = "NAME:KEY=VALUE,…, with the keys uid, gid, groups, shell, home, comment, sudo and system";
+    let (name, settings) = text.split_once(':').unwrap_or((text, ""));
+    let keys = ["uid", "gid", "groups", "shell", "home", "comment", "sudo"];
+    let mut fields = settings_of(text, settings, &keys, &["system"], form)?;
+    for (key, value) in &mut fields {
+        if *key == "groups" {
+            let names = value.as_str().unwrap_or_default();
+            *value = Value::Array(names.split('+').map(Value::from).collect());
+        }
+    }
+    fields.push(("name", name.into()));
+    Ok(("user", fields))
+}
+
+/// Parses `KEY=VALUE,SWITCH`, with these keys and switches.
+fn settings_of(
+    text: &str,
+    settings: &str,
+    keys: &[&'static str],
+    switches: &[&'static str],
+    form: &str,
+) -> Result<Vec<(&'static str, Value)>> {
+    let parts = settings.split(',').filter(|part| !part.is_empty());
+    let mut fields: Vec<(&str, Value)> = Vec::new();
+    for part in parts {
+        let (key, value) = match part.split_once('=') {
+            Some((key, value)) => (keys.iter().find(|known| **known == key), Value::from(value)),
+            None => (switches.iter().find(|known| **known == part), Value::from(true)),
+        };
+        let key = key.ok_or_else(|| expected(text, form))?;
+        if fields.iter().any(|(known, _)| known == key) {
+            return Err(Error::usage(format!("{text}: {key} is given twice")));
+        }
+        fields.push((key, value));
+    }
+    Ok(fields)
+}
+
 fn network(text: &str) -> Result<Fields> {
     let form = "INTERFACE:dhcp or INTERFACE:ADDRESS/LENGTH,gateway=…,dns=…";
     let (interface, rest) = text.split_once(':').ok_or_else(|| expected(text, form))?;
@@ -351,6 +507,36 @@ mod tests {
         let expected =
             [("hostname", "a"), ("generalize", ""), ("mkdir", "/b"), ("hostname", "c"), ("generalize", "")];
         assert_eq!(order, expected);
+    }
+
+    #[test]
+    fn a_user_is_a_name_and_settings() {
+        let (what, fields) = user("ops:groups=adm+docker,shell=/bin/bash,sudo=nopasswd,system").unwrap();
+        let groups = Value::Array(vec!["adm".into(), "docker".into()]);
+        let expected = vec![
+            ("groups", groups),
+            ("shell", "/bin/bash".into()),
+            ("sudo", "nopasswd".into()),
+            ("system", true.into()),
+            ("name", "ops".into()),
+        ];
+        assert_eq!((what, fields), ("user", expected));
+        assert_eq!(user("ops").unwrap().1, vec![("name", "ops".into())]);
+        for bad in ["ops:colour=red", "ops:uid", "ops:uid=1,uid=2", "ops:system=yes"] {
+            assert!(user(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn a_local_file_may_have_a_colon_and_a_path_its_volume() {
+        let split = |text| {
+            from_file("tar", text).map(|(_, fields)| fields.into_iter().map(|(_, v)| v).collect::<Vec<_>>())
+        };
+        assert_eq!(split("x.tar:/opt").unwrap(), ["x.tar".into(), Value::from("/opt")]);
+        assert_eq!(split("/tmp/x:/opt").unwrap(), ["/tmp/x".into(), Value::from("/opt")]);
+        assert_eq!(split("x:p1:/opt").unwrap(), ["x".into(), Value::from("p1:/opt")]);
+        assert_eq!(split("-:/").unwrap(), ["-".into(), Value::from("/")]);
+        assert!(split("x").is_err() && split(":/x").is_err() && split("x:y").is_err());
     }
 
     #[test]

@@ -38,7 +38,7 @@ fn hidden(flag: &str, value: &str, recipe: &Recipe) -> Option<String> {
             let (name, _) = value.split_once('=')?;
             if recipe.hides(name) { keep(name.len() + 1) } else { None }
         }
-        "--write" | "--append" => {
+        "--write" | "--append" | "--edit" => {
             let text = text_of(value)?;
             let path = value[..value.len() - text.len()].trim_end_matches(':');
             if is_secret_file(path) { keep(value.len() - text.len()) } else { None }
@@ -66,6 +66,7 @@ mod tests {
             ("--set=pw=secret", "--set=pw=…"),
             ("--write /etc/shadow:root:secret", "--write /etc/shadow:…"),
             ("--append=p1:/etc/gshadow-:root:secret", "--append=p1:/etc/gshadow-:…"),
+            ("--edit /etc/shadow:s/x/secret/", "--edit /etc/shadow:…"),
         ] {
             let words = word.split(' ').map(str::to_owned).collect();
             let recorded = without_secrets(words, &recipe).join(" ");

@@ -6,7 +6,8 @@ use std::path::PathBuf;
 use clap::{Args, Subcommand, ValueEnum};
 use mif_formats::fs::FileType;
 
-use crate::cli::common::Open;
+use crate::cli::common::{Filter, Open};
+use crate::cli::values::{duration, size_range};
 
 #[derive(Subcommand)]
 pub(crate) enum Library {
@@ -28,7 +29,7 @@ Examples:
 
 `mif gc` keeps tagged versions, and `mif rm` removes them only with --force.")]
     Tag {
-        /// Image in the store: NAME, NAME@VERSION or NAME@TAG
+        /// Image in the store: NAME[@VERSION|@TAG]
         image: String,
         /// Tag to set: letters, digits and . _ + - , but not only digits
         #[arg(required_unless_present = "delete", conflicts_with = "delete")]
@@ -40,26 +41,35 @@ Examples:
     /// Remove images from the store
     #[command(after_help = "\
 Examples:
-  mif rm web@2     remove one version
-  mif rm web       remove all versions
+  mif rm web@2                                  remove one version
+  mif rm web                                    remove all versions
+  mif rm --only 'ci-*' --older-than 30d --dry-run
+                                                show which versions a filter removes
 
 `mif gc` reclaims the space. Version numbers are not reused. Commands that are reading a removed image can finish.")]
     Rm {
-        /// Image in the store: NAME@VERSION, or NAME for all its versions
-        #[arg(required = true, value_name = "NAME")]
+        /// Image in the store: NAME[@VERSION|@TAG]; NAME alone is all its versions
+        #[arg(required_unless_present_any = ["only", "tagged", "system", "older_than", "newer_than", "disk_size"], value_name = "NAME", conflicts_with_all = ["only", "tagged", "system", "older_than", "newer_than", "disk_size"])]
         images: Vec<String>,
         /// Also remove tagged versions
         #[arg(long)]
         force: bool,
+        /// Show what would be removed without removing it
+        #[arg(long)]
+        dry_run: bool,
+        #[command(flatten)]
+        filter: Filter,
     },
     /// Remove old versions, and reclaim space that no image needs
     #[command(after_help = "\
 Examples:
   mif gc                                      remove unused data, and keep all versions
   mif gc --keep-last 3 --keep-within 90d      also remove versions that neither option keeps
+  mif gc --keep-daily 7 --keep-weekly 4       one version for each of the last 7 days and 4 weeks that have any
   mif gc --keep-last 1 --dry-run              show what would be removed
 
-The newest version of each image and tagged versions are always kept. Other commands can use the store meanwhile: data that they may still \
+A version is kept if any option keeps it. The newest version of each image is always kept, and so are tagged versions, \
+unless --keep-tag chooses among them. Days, weeks and months are those of UTC. Other commands can use the store meanwhile: data that they may still \
 read is deleted by a later gc.")]
     Gc {
         /// Keep the N newest versions of each image
@@ -68,6 +78,24 @@ read is deleted by a later gc.")]
         /// Keep versions that are at most this old: 12h, 30d, 8w, 1y
         #[arg(long, value_name = "DURATION", value_parser = duration)]
         keep_within: Option<u64>,
+        /// Keep the newest version of each of the last N hours in which one was made
+        #[arg(long, value_name = "N")]
+        keep_hourly: Option<usize>,
+        /// The same for days
+        #[arg(long, value_name = "N")]
+        keep_daily: Option<usize>,
+        /// The same for weeks, which begin on Monday
+        #[arg(long, value_name = "N")]
+        keep_weekly: Option<usize>,
+        /// The same for months
+        #[arg(long, value_name = "N")]
+        keep_monthly: Option<usize>,
+        /// The same for years
+        #[arg(long, value_name = "N")]
+        keep_yearly: Option<usize>,
+        /// Of tagged versions, keep only those with a tag that matches this pattern; can be given several times
+        #[arg(long, value_name = "PATTERN")]
+        keep_tag: Vec<String>,
         /// Show what would be done without doing it
         #[arg(long)]
         dry_run: bool,
@@ -103,11 +131,13 @@ Examples:
   mif diff base.qcow2 web --by folder  with the number of changes in each directory
   mif diff web@1 web@2 --by package --summary
                                        packages that changed, and how many of their files
+  mif diff web@1 web@2 --stat          the size of each change, as `git diff --stat` shows it
+  mif diff web@1 web@2 --text > x.diff a unified diff of all text files, for patch(1)
   mif diff a.vmdk b.qcow2 --ignore-times
 
-IMAGE is a disk image file, or NAME[@VERSION] in the store. Each line begins with + (added), - (removed), M (content \
-changed), m (only metadata changed) or R (renamed). Access times and inode numbers are ignored. Exits 1 if anything \
-changed.")]
+IMAGE is a disk image file, or NAME[@VERSION|@TAG] in the store. Each line begins with + (added), - (removed), M (content \
+changed), m (only metadata changed) or R (renamed). Paths that differ only in their times are counted, not listed. \
+Access times and inode numbers are ignored. Exits 1 if anything changed.")]
     Diff {
         /// Old image
         #[arg(value_name = "IMAGE")]
@@ -120,9 +150,27 @@ changed.")]
         /// Show the changed lines of text files
         #[arg(long)]
         content: bool,
+        /// Print only the differences of text files, as a unified diff
+        #[arg(long, conflicts_with_all = ["summary", "stat", "by"])]
+        text: bool,
+        /// Print the lines or bytes that changed in each file
+        #[arg(long, conflicts_with = "summary")]
+        stat: bool,
+        /// Also list paths that differ only in their times
+        #[arg(long, conflicts_with = "ignore_times")]
+        times: bool,
         /// Ignore differences in file times
         #[arg(long)]
         ignore_times: bool,
+        /// Exit 1 if anything changed; this is the default, for those who know it from git
+        #[arg(long)]
+        exit_code: bool,
+        /// Sort by path, or by size (the largest growth or loss first) [default: path]
+        #[arg(long, value_name = "KEY")]
+        sort: Option<ChangeKey>,
+        /// List at most N changes
+        #[arg(long, value_name = "N")]
+        limit: Option<usize>,
         /// Also count the changes by directory or by package
         #[arg(long, value_name = "WHAT")]
         by: Option<By>,
@@ -141,14 +189,35 @@ Examples:
   mif packages web                  packages that the image's own databases list
   mif packages disk.qcow2 --csv
   mif packages --name 'libssl*'     in the newest version of every image in the store
+  mif packages --name 'libssl3*' --below 3.0.15 --group
+                                    older ones, each with the images that have it
 
+Versions are compared as the package's own manager does, dpkg, rpm or apk: an epoch counts, and 1.0~rc1 is below 1.0. \
 Exits 1 if no package was found.")]
     Packages {
-        /// Disk image file, or NAME[@VERSION] in the store [default: the newest version of every image in the store]
+        /// Disk image file, or NAME[@VERSION|@TAG] in the store [default: the newest version of every image in the store]
         image: Option<String>,
         /// List only packages whose name matches this pattern
         #[arg(long, value_name = "PATTERN")]
         name: Option<String>,
+        /// List only versions below this one
+        #[arg(long, value_name = "VERSION", allow_hyphen_values = true)]
+        below: Option<String>,
+        /// List only versions above this one
+        #[arg(long, value_name = "VERSION", allow_hyphen_values = true)]
+        above: Option<String>,
+        /// List only this version
+        #[arg(long, value_name = "VERSION", allow_hyphen_values = true)]
+        is: Option<String>,
+        /// List each package once, with the images that have it
+        #[arg(long, conflicts_with = "csv")]
+        group: bool,
+        /// Sort by image, name or version (the newest first) [default: image]
+        #[arg(long, value_name = "KEY")]
+        sort: Option<PackageKey>,
+        /// List at most N packages
+        #[arg(long, value_name = "N")]
+        limit: Option<usize>,
         /// Print comma-separated values
         #[arg(long, conflicts_with = "json")]
         csv: bool,
@@ -156,10 +225,14 @@ Exits 1 if no package was found.")]
         #[arg(long, requires = "csv")]
         csv_safe: bool,
         #[command(flatten)]
+        filter: Filter,
+        #[command(flatten)]
         open: Open,
     },
     /// Search for files in stored images
-    #[command(after_help = "\
+    #[command(
+        visible_alias = "find",
+        after_help = "\
 Examples:
   mif search /etc/ssh/sshd_config           in the newest version of every image
   mif search 'libssl*.so*' --csv            by file name
@@ -169,10 +242,22 @@ Examples:
   mif search --sha1-file nsrl.txt           files whose SHA-1 is in a list
   mif search --size 100M.. --newer 2026-01-01
   mif search --xattr security.capability
+  mif search '*.jar' --group --sort size --limit 20
 
 In a pattern, * ? and [a-z] match within one component of a path, and ** matches any number of directories. A file \
-must match all options given. Exits 1 if no file was found.")]
+must match all options given. Exits 1 if no file was found."
+    )]
     Search(Box<Search>),
+    /// Show on one screen how the store is
+    #[command(after_help = "\
+Examples:
+  mif status
+  mif status --json
+
+Says how many images there are, how large they and the store are, what `mif gc` would free, and what needs attention. \
+It reads records and indexes, not contents: `mif fsck` and `mif verify --all` check those. Exits 1 if something needs \
+attention.")]
+    Status,
     /// Show the size of the store, and how much its images share
     #[command(after_help = "\
 Examples:
@@ -183,6 +268,30 @@ Examples:
         #[arg(long)]
         similarity: bool,
     },
+}
+
+/// What packages are sorted by.
+#[derive(Debug, Clone, Copy, ValueEnum)]
+pub(crate) enum PackageKey {
+    Image,
+    Name,
+    Version,
+}
+
+/// What changes are sorted by.
+#[derive(Debug, Clone, Copy, ValueEnum)]
+pub(crate) enum ChangeKey {
+    Path,
+    Size,
+}
+
+/// What files are sorted by.
+#[derive(Debug, Clone, Copy, ValueEnum)]
+pub(crate) enum FileKey {
+    Image,
+    Path,
+    Size,
+    Time,
 }
 
 #[derive(Debug, Clone, Copy, ValueEnum)]
@@ -197,7 +306,7 @@ pub(crate) enum By {
 pub(crate) struct Search {
     /// Pattern that the path must match, or only the file name if PATTERN has no slash
     pub(super) pattern: Option<String>,
-    /// Search only this image, NAME[@VERSION]; can be given several times
+    /// Search only this image, NAME[@VERSION|@TAG]; can be given several times
     #[arg(long, value_name = "NAME")]
     pub(super) image: Vec<String>,
     /// Search all versions of each image, not only the newest
@@ -242,6 +351,17 @@ pub(crate) struct Search {
     /// Find files with an extended attribute whose name matches this pattern
     #[arg(long, value_name = "NAME")]
     pub(super) xattr: Option<String>,
+    /// List each content once, with the images that have it
+    #[arg(long, conflicts_with = "csv")]
+    pub(super) group: bool,
+    /// Sort by image, path, size (the largest first) or time (the newest first) [default: image]
+    #[arg(long, value_name = "KEY")]
+    pub(super) sort: Option<FileKey>,
+    /// List at most N files
+    #[arg(long, value_name = "N")]
+    pub(super) limit: Option<usize>,
+    #[command(flatten)]
+    pub(super) filter: Filter,
     /// Print comma-separated values
     #[arg(long, conflicts_with = "json")]
     pub(super) csv: bool,
@@ -264,26 +384,6 @@ fn octal(text: &str) -> Result<u16, String> {
         .ok_or_else(|| "expected an octal number up to 7777".into())
 }
 
-fn size_range(text: &str) -> Result<RangeInclusive<u64>, String> {
-    let size = |text: &str| -> Result<u64, String> {
-        let digits = text.trim_end_matches(|c: char| c.is_ascii_alphabetic());
-        let shift = match text[digits.len()..].to_ascii_uppercase().as_str() {
-            "" | "B" => 0,
-            "K" | "KIB" => 10,
-            "M" | "MIB" => 20,
-            "G" | "GIB" => 30,
-            "T" | "TIB" => 40,
-            _ => return Err("expected a unit of K, M, G or T".into()),
-        };
-        let number: u64 = digits.parse().map_err(|_| "expected a size, such as 10M".to_owned())?;
-        number.checked_mul(1 << shift).ok_or_else(|| "the size is too large".into())
-    };
-    let Some((low, high)) = text.split_once("..") else { return size(text).map(|n| n..=n) };
-    let low = if low.is_empty() { 0 } else { size(low)? };
-    let high = if high.is_empty() { u64::MAX } else { size(high)? };
-    Ok(low..=high)
-}
-
 /// Parses a day or `@seconds` into seconds since 1970.
 fn moment(text: &str) -> Result<i64, String> {
     let wrong = |_| "expected a day, such as 2026-01-31, or @SECONDS".to_owned();
@@ -294,46 +394,16 @@ fn moment(text: &str) -> Result<i64, String> {
     Ok(day.and_time(chrono::NaiveTime::MIN).and_utc().timestamp())
 }
 
-/// Parses a number with a unit into seconds.
-fn duration(text: &str) -> Result<u64, String> {
-    let split = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
-    let (number, unit) = text.split_at(split);
-    let seconds = match unit {
-        "s" => 1,
-        "m" | "min" => 60,
-        "h" => 3600,
-        "d" => 86400,
-        "w" => 7 * 86400,
-        "y" => 365 * 86400,
-        _ => return Err("expected a number and s, m, h, d, w or y, such as 30d".into()),
-    };
-    let number: u64 = number.parse().map_err(|_| "expected a number and a unit, such as 30d".to_owned())?;
-    number.checked_mul(seconds).ok_or_else(|| "the duration is too long".into())
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
-    fn sizes_modes_and_days_are_read() {
-        assert_eq!(size_range("100M.."), Ok(100 << 20..=u64::MAX));
-        assert_eq!(size_range("..4K"), Ok(0..=4096));
-        assert_eq!(size_range("12"), Ok(12..=12));
-        assert!(size_range("x..").is_err() && size_range("1Q").is_err() && size_range("99999999T").is_err());
+    fn modes_and_days_are_read() {
         assert_eq!(octal("4755"), Ok(0o4755));
         assert!(octal("8").is_err() && octal("17777").is_err());
         assert_eq!(moment("1970-01-02"), Ok(86400));
         assert_eq!(moment("@-5"), Ok(-5));
         assert!(moment("yesterday").is_err());
-    }
-
-    #[test]
-    fn a_duration_is_a_number_and_a_unit() {
-        assert_eq!(duration("90d"), Ok(90 * 86400));
-        assert_eq!(duration("2h"), Ok(7200));
-        for bad in ["", "5", "d", "5 d", "-1d", "99999999999999999999y", "9999999999999999y"] {
-            assert!(duration(bad).is_err(), "{bad:?}");
-        }
     }
 }

@@ -1,15 +1,25 @@
 //! The verbs that keep a library of images: their arguments, and their reports as text.
 
 mod args;
+mod diff;
+mod order;
 mod text;
 
-use mif::store::{ImageName, Store};
-use mif::{DiffOptions, FsckOptions, GcOptions, Grouping, PathGlob, Query, Result, WantedContents};
+use std::cmp::Reverse;
+use std::io::IsTerminal;
+
+use mif::store::{Image, ImageName, Store};
+use mif::{
+    DiffOptions, FsckOptions, GcOptions, Grouping, PackageQuery, PathGlob, Period, Query, Result, RmOptions,
+    Versions, WantedContents,
+};
 
 pub(super) use self::args::Library;
-use super::common::{open_options, volume_path};
+use super::args::ImageKey;
+use super::common::{Filter, open_options, volume_path};
 use super::context::{Answer, Context};
 use super::csv;
+use super::print::print_exactly;
 
 impl Context {
     pub(super) fn library(&self, command: Library) -> Answer {
@@ -30,13 +40,45 @@ impl Context {
                 };
                 self.report(&tag, |tag| text::tag(tag, verb))?;
             }
-            Library::Rm { images, force } => {
-                let names = images.iter().map(|name| name.parse()).collect::<Result<Vec<ImageName>>>()?;
-                let report = mif::rm(&Store::open_to_remove(path, &self.bar("rm"))?, &names, force)?;
+            Library::Rm { images, force, dry_run, filter } => {
+                let (filter, bar) = (filter.images(), self.bar("rm"));
+                let mut names = images.iter().map(|name| name.parse()).collect::<Result<Vec<ImageName>>>()?;
+                let store = match dry_run {
+                    true => Store::open(path, &bar)?,
+                    false => Store::open_to_remove(path, &bar)?,
+                };
+                let mut damaged = Vec::new();
+                if !filter.is_empty() {
+                    let chosen = filter.choose_some(&store, Versions::All, &bar)?;
+                    names = chosen.names();
+                    damaged = chosen.damaged;
+                }
+                let report = mif::rm(&store, &names, RmOptions { force, dry_run })?;
                 self.report(&report, text::rm)?;
+                return Ok(self.none_damaged(&damaged));
             }
-            Library::Gc { keep_last, keep_within, dry_run } => {
-                let options = GcOptions { keep_last, keep_within, dry_run };
+            Library::Gc {
+                keep_last,
+                keep_within,
+                keep_hourly,
+                keep_daily,
+                keep_weekly,
+                keep_monthly,
+                keep_yearly,
+                keep_tag,
+                dry_run,
+            } => {
+                let periods = [
+                    (Period::Hour, keep_hourly),
+                    (Period::Day, keep_daily),
+                    (Period::Week, keep_weekly),
+                    (Period::Month, keep_monthly),
+                    (Period::Year, keep_yearly),
+                ];
+                let keep_periods =
+                    periods.into_iter().filter_map(|(period, count)| Some((period, count?))).collect();
+                let options =
+                    GcOptions { keep_last, keep_within, keep_periods, keep_tags: keep_tag, dry_run };
                 let bar = self.bar("gc");
                 let store = match dry_run {
                     true => Store::open(path, &bar)?,
@@ -63,7 +105,23 @@ impl Context {
                 self.report(&report, |report| text::fsck(report, path, list))?;
                 return Ok(report.clean);
             }
-            Library::Diff { a, b, path, content, ignore_times, by, depth, summary, open } => {
+            Library::Diff {
+                a,
+                b,
+                path,
+                content,
+                text,
+                stat,
+                times,
+                ignore_times,
+                exit_code: _,
+                sort,
+                limit,
+                by,
+                depth,
+                summary,
+                open,
+            } => {
                 let options = DiffOptions {
                     path: path.as_ref().map(volume_path),
                     ignore_times,
@@ -71,35 +129,82 @@ impl Context {
                         args::By::Folder => Grouping::Folder(depth),
                         args::By::Package => Grouping::Package,
                     }),
-                    content,
+                    content: content || text || stat,
+                    whole_texts: text || stat,
                 };
                 let open = open_options(open);
                 let (a, b) = (self.open(&a, &open)?, self.open(&b, &open)?);
-                let report = mif::diff(&a, &b, &options, &self.bar("diff"))?;
-                self.report(&report, |report| text::diff(report, summary))?;
+                let mut report = mif::diff(&a, &b, &options, &self.bar("diff"))?;
+                let left_out = order::changes(&mut report, sort, times || self.global.json, limit);
+                let style = match (text, stat, summary) {
+                    (true, ..) => diff::Style::Text,
+                    (_, true, _) => diff::Style::Stat,
+                    (.., true) => diff::Style::Summary,
+                    _ => diff::Style::List { times },
+                };
+                match text && !self.global.json && !std::io::stdout().is_terminal() {
+                    true => print_exactly(&diff::report(&report, style))?,
+                    false => self.report(&report, |report| diff::report(report, style))?,
+                }
+                self.left_out(left_out);
                 self.warn(&report.warnings);
                 return Ok(report.same);
             }
-            Library::Packages { image, name, csv, csv_safe, open } => {
+            Library::Packages {
+                image,
+                name,
+                below,
+                above,
+                is,
+                group,
+                sort,
+                limit,
+                csv,
+                csv_safe,
+                filter,
+                open,
+            } => {
+                let query = PackageQuery { name, below, above, is, images: filter.images() };
+                if image.is_some() && !query.images.is_empty() {
+                    return Err(filter_with_image());
+                }
                 let image = image.map(|image| self.open(&image, &open_options(open))).transpose()?;
-                let report = mif::packages(path, image.as_ref(), name.as_deref(), &self.bar("packages"))?;
+                let mut report = mif::packages(path, image.as_ref(), &query, &self.bar("packages"))?;
+                let found = !report.packages.is_empty();
+                order::packages(&mut report, sort, group, limit);
                 match csv {
                     true => self.table(&report, |report| csv::packages(report, csv_safe))?,
                     false => self.report(&report, text::packages)?,
                 }
                 self.warn(&report.warnings);
-                return Ok(self.none_damaged(&report.damaged) && !report.packages.is_empty());
+                self.left_out(report.left_out);
+                if !found {
+                    self.nothing("no package matches");
+                }
+                return Ok(self.none_damaged(&report.damaged) && found);
             }
             Library::Search(search) => {
                 let (csv, csv_safe) = (search.csv, search.csv_safe);
+                let (sort, group, limit) = (search.sort, search.group, search.limit);
                 let query = query(*search)?;
-                let report =
+                if !query.images.is_empty() && !query.filter.is_empty() {
+                    return Err(filter_with_image());
+                }
+                let mut report =
                     mif::search(&Store::open(path, &self.bar("store"))?, &query, &self.bar("search"))?;
+                let found = !report.hits.is_empty();
+                order::hits(&mut report, sort, group, limit);
                 match csv {
                     true => self.table(&report, |report| csv::search(report, csv_safe))?,
                     false => self.report(&report, text::search)?,
                 }
-                return Ok(self.none_damaged(&report.damaged) && !report.hits.is_empty());
+                self.left_out(report.left_out);
+                return Ok(self.none_damaged(&report.damaged) && found);
+            }
+            Library::Status => {
+                let report = mif::status(&Store::open(path, &self.bar("store"))?, &self.bar("status"))?;
+                self.report(&report, text::status)?;
+                return Ok(report.good);
             }
             Library::Stats { similarity } => {
                 let report =
@@ -109,6 +214,57 @@ impl Context {
             }
         }
         Ok(true)
+    }
+}
+
+/// Returns the error for an image together with a filter for images.
+pub(super) fn filter_with_image() -> mif::Error {
+    mif::Error::usage("expected either an image or a filter for images, not both")
+}
+
+impl Context {
+    /// Lists the images of the store.
+    pub(super) fn images(
+        &self,
+        names: Vec<String>,
+        mut filter: Filter,
+        newest: bool,
+        sort: Option<ImageKey>,
+        limit: Option<usize>,
+    ) -> Answer {
+        filter.only.extend(names);
+        let filter = filter.images();
+        let store = Store::open(&self.global.store, &self.bar("store"))?;
+        let versions = if newest { Versions::Newest } else { Versions::All };
+        let chosen = filter.choose(&store, versions, &self.bar("images"))?;
+        let mut images: Vec<Image> = chosen.images;
+        let found = !images.is_empty() || filter.is_empty();
+        match sort {
+            None | Some(ImageKey::Name) => {}
+            Some(ImageKey::Size) => images.sort_by_key(|image| Reverse(image.disk_size)),
+            Some(ImageKey::Time) => images.sort_by_key(|image| Reverse(image.provenance.time)),
+        }
+        let left_out = order::cut(&mut images, limit);
+        self.report(&images, |images| super::text::images(images))?;
+        self.left_out(left_out);
+        if !found {
+            self.nothing("no image matches");
+        }
+        Ok(self.none_damaged(&chosen.damaged) && found)
+    }
+
+    /// Says on standard error that results are missing because of --limit.
+    fn left_out(&self, count: u64) {
+        if count > 0 && !self.global.json && !self.global.quiet {
+            eprintln!("mif: {count} more, left out by --limit");
+        }
+    }
+
+    /// Says on standard error that the answer is empty.
+    fn nothing(&self, said: &str) {
+        if !self.global.json && !self.global.quiet {
+            eprintln!("mif: {said}");
+        }
     }
 }
 
@@ -129,6 +285,7 @@ fn query(search: args::Search) -> Result<Query> {
     Ok(Query {
         images: search.image.iter().map(|name| name.parse()).collect::<Result<_>>()?,
         all_versions: search.all_versions,
+        filter: search.filter.images(),
         path: glob(search.pattern)?,
         contents: by_content.iter().any(|n| *n > 0).then_some(contents),
         file_type: search.file_type,

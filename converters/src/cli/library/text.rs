@@ -5,11 +5,11 @@ use std::path::Path;
 
 use mif::store::Tag;
 use mif::{
-    ChangeKind, DiffCounts, DiffReport, FieldChange, FsckReport, GcReport, Group, LogReport, LostImage,
-    PackagesReport, RmReport, SearchReport, StatsReport, Verdict,
+    FsckReport, GcReport, LogReport, LostImage, PackagesReport, RmReport, SearchReport, StatsReport,
+    StatusReport, Verdict,
 };
 
-use crate::cli::text::{mode_text, printable, seconds_time, size, time};
+use crate::cli::text::{from_here, mode_text, printable, seconds_time, size, time};
 
 pub(super) fn log(report: &LogReport) -> String {
     let mut out = String::new();
@@ -25,7 +25,7 @@ pub(super) fn log(report: &LogReport) -> String {
             write!(out, "{indent}{}{tags}  {} {when}", printable(&entry.image), printable(&entry.operation));
         if let Some(source) = &entry.source {
             let format = entry.source_format.as_deref().map_or(String::new(), |format| format!("{format} "));
-            let _ = write!(out, " from {}{}", printable(&format), printable(source));
+            let _ = write!(out, " from {}{}", printable(&format), printable(from_here(source)));
         }
         if let Some(parent) = &entry.parent {
             let _ = write!(out, ", after {}", printable(parent));
@@ -35,7 +35,8 @@ pub(super) fn log(report: &LogReport) -> String {
         }
         out.push('\n');
         if !entry.command.is_empty() {
-            let _ = writeln!(out, "{indent}    {}", printable(&entry.command.join(" ")));
+            let words: Vec<String> = entry.command.iter().map(|word| shell_word(word)).collect();
+            let _ = writeln!(out, "{indent}    {}", printable(&words.join(" ")));
         }
     }
     out
@@ -46,91 +47,15 @@ pub(super) fn tag(tag: &Tag, verb: &str) -> String {
     format!("{name}@{label} {verb} {name}@{}\n", tag.version)
 }
 
-/// Lists the changes, or only their counts if `summary`.
-pub(super) fn diff(report: &DiffReport, summary: bool) -> String {
-    let [a, b] = &report.images;
-    let mut out = String::new();
-    if !summary {
-        for change in &report.changes {
-            let mark = match change.kind {
-                ChangeKind::Added => '+',
-                ChangeKind::Removed => '-',
-                ChangeKind::Changed => 'M',
-                ChangeKind::Metadata => 'm',
-                ChangeKind::Renamed => 'R',
-            };
-            let _ = write!(out, "{mark} {}:{}", printable(&change.volume), printable(&change.path));
-            if let Some(from) = &change.from {
-                let _ = write!(out, " from {}", printable(from));
-            }
-            let fields: Vec<String> = change.fields.iter().map(field).collect();
-            let _ = writeln!(out, "{}{}", if fields.is_empty() { "" } else { "  " }, fields.join(", "));
-            for line in change.text.iter().flat_map(|text| text.lines()) {
-                // Tabs are printed as they are.
-                let line: Vec<String> = line.split('\t').map(printable).collect();
-                let _ = writeln!(out, "    {}", line.join("\t"));
-            }
-        }
-    }
-    let names: Vec<String> =
-        report.groups.iter().map(|group| printable(&group.name) + &versions(group)).collect();
-    let width = names.iter().map(|name| name.chars().count()).max().unwrap_or(0).clamp(40, 72);
-    for (name, group) in names.iter().zip(&report.groups) {
-        let counts = if group.counts == DiffCounts::default() {
-            "no path changed".to_owned()
-        } else {
-            counts(&group.counts)
-        };
-        let _ = writeln!(out, "{name:<width$} {counts}");
-    }
-    let said = if report.same { "no file changed".to_owned() } else { counts(&report.counts) };
-    let _ = writeln!(out, "{} to {}: {said}", printable(a), printable(b));
-    out
-}
-
-/// Formats the change of a package's version, preceded by a space.
-fn versions(group: &Group) -> String {
-    match &group.versions {
-        None | Some([None, None]) => String::new(),
-        Some([None, Some(new)]) => format!(" new: {}", printable(new)),
-        Some([Some(old), None]) => format!(" gone: {}", printable(old)),
-        Some([Some(old), Some(new)]) if old == new => format!(" {}", printable(new)),
-        Some([Some(old), Some(new)]) => format!(" {} → {}", printable(old), printable(new)),
-    }
-}
-
-fn field(change: &FieldChange) -> String {
-    match (&change.from, &change.to) {
-        (None, None) => change.field.to_owned(),
-        (from, to) => {
-            let text = |value: &Option<String>| value.as_deref().map_or("none".to_owned(), printable);
-            format!("{} {} → {}", change.field, text(from), text(to))
-        }
-    }
-}
-
-fn counts(counts: &DiffCounts) -> String {
-    let DiffCounts { added, removed, changed, metadata, renamed, bytes } = counts;
-    let parts = [
-        (*added, "added"),
-        (*removed, "removed"),
-        (*changed, "changed"),
-        (*metadata, "only in metadata"),
-        (*renamed, "renamed"),
-    ];
-    let told: Vec<String> =
-        parts.iter().filter(|(n, _)| *n > 0).map(|(n, what)| format!("{n} {what}")).collect();
-    let sign = if *bytes < 0 { '-' } else { '+' };
-    format!("{}; {sign}{}", told.join(", "), size(bytes.unsigned_abs()))
-}
-
 pub(super) fn rm(report: &RmReport) -> String {
-    let mut out: String =
-        report.removed.iter().map(|image| format!("{}: removed\n", printable(image))).collect();
-    for tag in &report.tags {
-        let _ = writeln!(out, "{}: removed", printable(tag));
+    let would = if report.dry_run { "would be " } else { "" };
+    let mut out = String::new();
+    for image in report.removed.iter().chain(&report.tags) {
+        let _ = writeln!(out, "{}: {would}removed", printable(image));
     }
-    out.push_str("run `mif gc` to reclaim the space\n");
+    if !report.dry_run {
+        out.push_str("run `mif gc` to reclaim the space\n");
+    }
     out
 }
 
@@ -274,12 +199,45 @@ pub(super) fn search(report: &SearchReport) -> String {
             printable(&hit.path)
         );
     }
-    let _ = writeln!(out, "{} found in {} images", report.hits.len(), report.searched);
+    if let Some(groups) = &report.groups {
+        for group in groups {
+            let of = match &group.paths[..] {
+                [only] => printable(only),
+                [first, more @ ..] => format!("{} and {} more paths", printable(first), more.len()),
+                [] => String::new(),
+            };
+            let _ = writeln!(out, "{:>12} {of}  {}", group.size, in_images(&group.images));
+        }
+        let _ = writeln!(
+            out,
+            "{} contents found in {} images",
+            groups.len() as u64 + report.left_out,
+            report.searched
+        );
+        return out;
+    }
+    let found = report.hits.len() as u64 + report.left_out;
+    let _ = writeln!(out, "{found} found in {} images", report.searched);
     out
+}
+
+/// Lists images; of many, only the first.
+fn in_images(images: &[String]) -> String {
+    const MOST: usize = 5;
+    let shown: Vec<String> = images.iter().take(MOST).map(|image| printable(image)).collect();
+    match images.len().saturating_sub(MOST) {
+        0 => shown.join(", "),
+        more => format!("{} and {more} more images", shown.join(", ")),
+    }
 }
 
 pub(super) fn packages(report: &PackagesReport) -> String {
     let mut out = String::new();
+    for group in report.groups.iter().flatten() {
+        let of = [&group.name, &group.version].map(|text| printable(text));
+        let architecture = printable(group.architecture.as_deref().unwrap_or("-"));
+        let _ = writeln!(out, "{:<32} {} {architecture}  {}", of[0], of[1], in_images(&group.images));
+    }
     for package in &report.packages {
         let of = [&package.image, &package.name, &package.version].map(|text| printable(text));
         let architecture = printable(package.architecture.as_deref().unwrap_or("-"));
@@ -289,6 +247,38 @@ pub(super) fn packages(report: &PackagesReport) -> String {
             format!("  {}", printable(&package.status))
         };
         let _ = writeln!(out, "{}  {:<32} {} {architecture}{status}", of[0], of[1], of[2]);
+    }
+    out
+}
+
+pub(super) fn status(report: &StatusReport) -> String {
+    let mut out = String::new();
+    let _ = writeln!(out, "store       {}", printable(&report.store));
+    let _ = writeln!(
+        out,
+        "images      {} in {}, {}",
+        report.images,
+        counted(report.versions, "version"),
+        counted(report.tags, "tag")
+    );
+    if let (Some(newest), Some(time)) = (&report.newest, report.newest_time) {
+        let _ = writeln!(out, "newest      {}, {}", printable(newest), seconds_time(time));
+    }
+    let _ = writeln!(
+        out,
+        "disks       {}, of which {} is data",
+        size(report.disk_bytes),
+        size(report.data_bytes)
+    );
+    let _ =
+        writeln!(out, "stored in   {}; {:.2} bytes of data for each", size(report.file_bytes), report.ratio);
+    let _ = writeln!(out, "gc frees    {}", size(report.gc_bytes));
+    if report.good {
+        out.push_str("attention   nothing\n");
+    }
+    for (number, sentence) in report.attention.iter().enumerate() {
+        let head = if number == 0 { "attention" } else { "" };
+        let _ = writeln!(out, "{head:<11} {}", printable(sentence));
     }
     out
 }

@@ -98,8 +98,12 @@ impl Reader<'_> {
     fn members(mut self) -> Result<(Members, Vec<String>)> {
         let head = self.source.read_vec(0, self.source.len().min(8) as usize)?;
         if let Some((_, tool)) = COMPRESSED.iter().find(|(mark, _)| head.starts_with(mark)) {
-            return Err(Error::unsupported(format!("{}: the tar archive is compressed", self.label))
-                .advise(format!("Decompress it: {tool} {} | mif build … -", self.label)));
+            return Err(Error::unsupported(format!("{}: the tar archive is compressed", self.label)).advise(
+                format!(
+                    "Decompress it into a pipe, and pass - for the archive: {tool} {} | mif …",
+                    self.label
+                ),
+            ));
         }
         let mut members = Members::new();
         let mut extra = Extra { pax: Records::over(self.global.clone()), ..Extra::default() };

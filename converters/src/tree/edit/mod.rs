@@ -1,6 +1,7 @@
 //! The files of an image for editing: its rows by volume and path, and paths resolved as its own system does.
 
 mod labels;
+mod links;
 
 use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
@@ -35,6 +36,10 @@ pub(crate) struct Files {
     labels: Option<Arc<Labels>>,
     /// New files that got the label of their directory because there is no policy.
     pub(crate) labelled_by_directory: Vec<String>,
+    /// What the user should know about edits that were made, as sentences.
+    pub(crate) notes: Vec<String>,
+    /// The number of files that edits gave several names.
+    linked: u32,
     objects: Arc<Objects>,
     /// The new content from edits.
     pub(crate) new: NewContents,
@@ -46,6 +51,8 @@ pub(crate) struct Files {
 struct EditedVolume {
     /// The capabilities of its filesystem.
     can: &'static Capabilities,
+    /// The label of its filesystem.
+    label: Option<String>,
     /// By path. Clones share the rows that are not edited.
     rows: BTreeMap<Arc<[u8]>, Arc<Row>>,
     /// Further rows of paths that a damaged directory contains more than once. No edit reaches them, and a volume with
@@ -79,6 +86,7 @@ impl Files {
                 let fs = scanned.and_then(|volume| volume.filesystem());
                 EditedVolume {
                     can: fs.map_or(&Capabilities::UNKNOWN, |fs| fs.capabilities()),
+                    label: fs.and_then(|fs| fs.info().label.clone()),
                     rows: BTreeMap::new(),
                     doubled: Vec::new(),
                 }
@@ -94,6 +102,8 @@ impl Files {
             root: None,
             labels: None,
             labelled_by_directory: Vec::new(),
+            notes: Vec::new(),
+            linked: 0,
             objects,
             new: NewContents::new(),
             time,
@@ -161,16 +171,21 @@ impl Files {
 
     /// Resolves a path, whose last component need not exist. A symlink at the end is followed if `follow`.
     pub(crate) fn place(&self, path: &str, follow: bool) -> Result<Place> {
+        self.place_of(path.as_bytes(), follow)
+    }
+
+    /// Like [`Files::place`], for a path that need not be UTF-8.
+    pub(crate) fn place_of(&self, path: &[u8], follow: bool) -> Result<Place> {
         if path.len() > MAX_PATH {
-            let start: String = path.chars().take(40).collect();
             return Err(Error::usage(format!(
-                "{start}…: the path has {} bytes, over the limit of {MAX_PATH}",
+                "{}…: the path has {} bytes, over the limit of {MAX_PATH}",
+                escape(&path[..40]),
                 path.len()
             )));
         }
-        let parsed = VolumePath::parse(path.as_bytes());
+        let parsed = VolumePath::parse(path);
         if parsed.path.first() != Some(&b'/') {
-            return Err(Error::usage(format!("{path}: not an absolute path"))
+            return Err(Error::usage(format!("{}: not an absolute path", escape(path)))
                 .advise("Write /etc/passwd for the root filesystem, or VOLUME:/path"));
         }
         match &parsed.volume {
@@ -186,6 +201,17 @@ impl Files {
                 resolve(&view, root.volume(), &parsed.path, follow)
             }
         }
+    }
+
+    /// Returns the names of the volumes whose filesystem has this label.
+    pub(crate) fn labelled(&self, label: &str) -> impl Iterator<Item = &str> {
+        let volumes = self.volumes.iter().filter(move |(_, volume)| volume.label.as_deref() == Some(label));
+        volumes.map(|(name, _)| name.as_str())
+    }
+
+    /// Returns the names of all volumes with files.
+    pub(crate) fn volume_names(&self) -> impl Iterator<Item = &str> {
+        self.volumes.keys().map(String::as_str)
     }
 
     fn root(&self) -> Result<&Root> {

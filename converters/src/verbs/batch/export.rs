@@ -12,7 +12,8 @@ use crate::error::{Error, Result};
 use crate::image::OpenImage;
 use crate::store::{ImageName, Selector, Store};
 use crate::task::pool;
-use crate::task::progress::interrupted;
+use crate::task::progress::{Silent, interrupted};
+use crate::verbs::choose::{ImageFilter, Versions};
 use crate::verbs::transfer::export::{ExportOptions, ExportReport, export};
 
 /// Options of `export --all`.
@@ -20,6 +21,8 @@ use crate::verbs::transfer::export::{ExportOptions, ExportReport, export};
 pub struct BatchExportOptions {
     /// Export all versions, as `NAME@VERSION`, and not only the newest ones.
     pub all_versions: bool,
+    /// Export only images that match.
+    pub filter: ImageFilter,
     /// The number of images to export in parallel; by default the number of processors, at most four.
     pub jobs: Option<usize>,
     /// Options of each export. The format or the target must be given.
@@ -91,7 +94,7 @@ pub fn export_all(
             })?
         }
     };
-    let images = images(store, options.all_versions)?;
+    let images = images(store, options)?;
     if images.is_empty() {
         return Err(Error::input(format!("{}: the store has no images", store.storage().place())));
     }
@@ -135,7 +138,16 @@ pub fn export_all(
     done.map(|()| summary)
 }
 
-fn images(store: &Store, all_versions: bool) -> Result<Vec<ImageName>> {
+fn images(store: &Store, options: &BatchExportOptions) -> Result<Vec<ImageName>> {
+    let all_versions = options.all_versions;
+    if !options.filter.is_empty() {
+        let versions = if all_versions { Versions::All } else { Versions::Newest };
+        let chosen = options.filter.choose_some(store, versions, &Silent)?;
+        return match chosen.damaged.first() {
+            Some(damaged) => Err(Error::store(format!("{}: {}", damaged.image, damaged.problem))),
+            None => Ok(chosen.names()),
+        };
+    }
     let mut images = Vec::new();
     for name in store.names()? {
         let versions = store.versions(&name)?;

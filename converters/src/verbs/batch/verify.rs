@@ -16,12 +16,15 @@ use crate::care::report::LostImage;
 use crate::error::{Error, Result};
 use crate::store::{Image, Provenance, Store};
 use crate::task::progress;
+use crate::verbs::choose::{ImageFilter, Versions};
 
 /// Options of `verify --all`.
 #[derive(Debug, Clone, Default)]
 pub struct VerifyAllOptions {
     /// A directory with the files that the images were imported from.
     pub against: Option<PathBuf>,
+    /// Report only images that match. The whole store is read, because its images share packs.
+    pub filter: ImageFilter,
     /// How to open those files; only the options about files that they may refer to are used.
     pub open: OpenOptions,
 }
@@ -84,7 +87,10 @@ pub fn verify_all(
         None => FoundImages::default(),
     };
     // Listed before the check, so that the check covers them all. The check reports unreadable records.
-    let (images, _) = store.images()?;
+    let (images, filtered) = match options.filter.is_empty() {
+        true => (store.images()?.0, false),
+        false => (options.filter.choose_some(store, Versions::All, &*watch.begin("images"))?.images, true),
+    };
     let checked = check(store, true, &*watch.begin("library"))?;
     if let Some(first) = checked.unreadable.first() {
         let more = match checked.unreadable.len() {
@@ -116,7 +122,8 @@ pub fn verify_all(
         let left = found.images.iter().enumerate().filter(|(number, _)| !used.contains(number));
         without_image = left.map(|(_, original)| original.path.display().to_string()).collect();
     }
-    checks.extend(lost.into_iter().map(|lost| ImageCheck {
+    // Damaged images whose records are lost match no filter.
+    checks.extend(lost.into_iter().filter(|_| !filtered).map(|lost| ImageCheck {
         image: lost.image.clone(),
         whole: false,
         lost: Some(lost),

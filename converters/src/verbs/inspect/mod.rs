@@ -2,6 +2,7 @@
 
 pub(crate) mod cat;
 pub(crate) mod diff;
+pub(crate) mod groups;
 pub(crate) mod info;
 pub(crate) mod ls;
 pub(crate) mod packages;

@@ -8,11 +8,13 @@ use serde::Serialize;
 use crate::error::{Error, Result};
 use crate::guest::packages::of_image;
 use crate::guest::probe::os_of;
+use crate::guest::versions::{compare_versions, version_key};
 use crate::image::OpenImage;
 use crate::store::{DamagedImage, Store};
 use crate::task::progress::{self, Progress};
 use crate::tree::mounts::Root;
 use crate::tree::view::Tree;
+use crate::verbs::choose::{ImageFilter, Versions};
 
 /// The packages of images.
 #[derive(Debug, Clone, Serialize)]
@@ -23,6 +25,49 @@ pub struct PackagesReport {
     pub damaged: Vec<DamagedImage>,
     /// Warnings about what could not be read, as sentences.
     pub warnings: Vec<String>,
+    /// If requested, each package once, with its images; then `packages` is empty.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub groups: Option<Vec<PackageGroup>>,
+    /// The number of packages or groups that were left out, because only a number of them was requested.
+    pub left_out: u64,
+}
+
+/// A package, and the images that have it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[allow(missing_docs)]
+pub struct PackageGroup {
+    pub manager: String,
+    pub name: String,
+    pub version: String,
+    pub architecture: Option<String>,
+    pub status: String,
+    /// The images, in order.
+    pub images: Vec<String>,
+}
+
+/// Which packages to list. A package must match every criterion that is given.
+#[derive(Debug, Clone, Default)]
+pub struct PackageQuery {
+    /// A pattern for the name, with `*`, `?` and `[a-z]`.
+    pub name: Option<String>,
+    /// Only versions below this one, in the order of the package's manager.
+    pub below: Option<String>,
+    /// Only versions above this one.
+    pub above: Option<String>,
+    /// Only this version.
+    pub is: Option<String>,
+    /// The images, if all images of the store are listed.
+    pub images: ImageFilter,
+}
+
+impl PackageQuery {
+    fn wants(&self, pattern: Option<&glob::Pattern>, package: &Package) -> bool {
+        let order = |other: &String| compare_versions(&package.manager, &package.version, other);
+        pattern.is_none_or(|pattern| pattern.matches(&package.name))
+            && self.below.as_ref().is_none_or(|other| order(other).is_lt())
+            && self.above.as_ref().is_none_or(|other| order(other).is_gt())
+            && self.is.as_ref().is_none_or(|other| order(other).is_eq())
+    }
 }
 
 /// A package of an image.
@@ -35,6 +80,8 @@ pub struct ImagePackage {
     pub manager: String,
     pub name: String,
     pub version: String,
+    /// Text that sorts as the manager sorts the versions of a package.
+    pub version_key: String,
     pub architecture: Option<String>,
     pub status: String,
     pub source: Option<String>,
@@ -42,25 +89,31 @@ pub struct ImagePackage {
     pub files: u64,
 }
 
-/// Returns the packages of `image`, or of the newest version of every image of the store. With `name`, a pattern with
-/// `*` and `?`, only the packages whose names match.
+/// Returns the packages of `image`, or of the newest version of every image of the store that the query chooses.
 pub fn packages(
     store: &Path,
     image: Option<&OpenImage>,
-    name: Option<&str>,
+    query: &PackageQuery,
     progress: &dyn Progress,
 ) -> Result<PackagesReport> {
+    let name = query.name.as_deref();
     let pattern = name.map(glob::Pattern::new).transpose();
     let pattern = pattern.map_err(|e| Error::usage(format!("\"{}\": {e}", name.unwrap_or_default())))?;
-    let mut report = PackagesReport { packages: Vec::new(), damaged: Vec::new(), warnings: Vec::new() };
+    let mut report = PackagesReport {
+        packages: Vec::new(),
+        damaged: Vec::new(),
+        warnings: Vec::new(),
+        groups: None,
+        left_out: 0,
+    };
     let mut damaged = Vec::new();
     let mut warnings = Vec::new();
     let mut add = |label: &str, packages: Vec<Package>| {
-        let wanted =
-            packages.into_iter().filter(|p| pattern.as_ref().is_none_or(|pattern| pattern.matches(&p.name)));
+        let wanted = packages.into_iter().filter(|package| query.wants(pattern.as_ref(), package));
         report.packages.extend(wanted.map(|p| ImagePackage {
             image: label.to_owned(),
             volume: p.volume,
+            version_key: version_key(&p.manager, &p.version),
             manager: p.manager,
             name: p.name,
             version: p.version,
@@ -80,9 +133,16 @@ pub fn packages(
         }
         None => {
             let store = Store::open(store, progress)?;
-            for name in store.names()? {
+            let chosen = match query.images.is_empty() {
+                true => newest(&store)?,
+                false => {
+                    let chosen = query.images.choose_some(&store, Versions::Newest, progress)?;
+                    damaged.extend(chosen.damaged.iter().cloned());
+                    chosen.images.into_iter().map(|image| (image.name, image.version)).collect()
+                }
+            };
+            for (name, version) in chosen {
                 progress::check(progress)?;
-                let Some(version) = store.versions(&name)?.last().copied() else { continue };
                 let id = format!("{name}@{version}");
                 let packages = store.version(&name, version).and_then(|stored| {
                     let packages = stored.packages()?;
@@ -103,6 +163,17 @@ pub fn packages(
     report.damaged = damaged;
     report.warnings.extend(warnings);
     Ok(report)
+}
+
+/// Returns the newest version of each image.
+fn newest(store: &Store) -> Result<Vec<(String, u32)>> {
+    let mut newest = Vec::new();
+    for name in store.names()? {
+        if let Some(version) = store.versions(&name)?.last() {
+            newest.push((name, *version));
+        }
+    }
+    Ok(newest)
 }
 
 /// Returns a sentence for each system of the tree without packages: packages may still be installed.

@@ -64,8 +64,9 @@ pub fn log(store: &Store, name: Option<&str>) -> Result<LogReport> {
         }
     }
     if let (Some(name), true) = (name, entries.is_empty() && damaged.is_empty()) {
-        return Err(Error::input(format!("{name}: no such image in the store {}", store.storage().place()))
-            .advise("List the images with `mif images`"));
+        return Err(store.image(&name.parse()?).err().unwrap_or_else(|| {
+            Error::input(format!("{name}: no such image in the store {}", store.storage().place()))
+        }));
     }
     Ok(LogReport { versions: in_order(entries), damaged })
 }

@@ -3,3 +3,4 @@
 pub(crate) mod log;
 pub(crate) mod rm;
 pub(crate) mod stats;
+pub(crate) mod status;

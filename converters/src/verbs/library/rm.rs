@@ -14,12 +14,26 @@ pub struct RmReport {
     pub removed: Vec<String>,
     /// Tags of these versions, which were removed too, as `name@tag`.
     pub tags: Vec<String>,
+    /// True if nothing was removed, because this is a dry run.
+    pub dry_run: bool,
 }
 
-/// Removes versions of images from a store that was opened for removal: the version that a name specifies, or all
-/// versions if it specifies none. Unless `force`, nothing is removed if any of them has a tag.
-pub fn rm(store: &Store, names: &[ImageName], force: bool) -> Result<RmReport> {
-    store.check_may_remove()?;
+/// Options of `rm`.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct RmOptions {
+    /// Remove tagged versions and their tags too.
+    pub force: bool,
+    /// Only report what would be removed.
+    pub dry_run: bool,
+}
+
+/// Removes versions of images: the version that a name specifies, or all versions if it specifies none. Unless forced,
+/// nothing is removed if any of them has a tag. Unless this is a dry run, the store must have been opened for removal.
+pub fn rm(store: &Store, names: &[ImageName], options: RmOptions) -> Result<RmReport> {
+    let RmOptions { force, dry_run } = options;
+    if !dry_run {
+        store.check_may_remove()?;
+    }
     let mut chosen: Vec<(String, u32)> = Vec::new();
     for name in names {
         match name.version {
@@ -47,17 +61,21 @@ pub fn rm(store: &Store, names: &[ImageName], force: bool) -> Result<RmReport> {
         return Err(Error::usage(format!("{}@{} has the tag {}", tag.name, tag.version, tag.tag))
             .advise("Nothing was removed; pass --force to remove tagged versions and their tags"));
     }
-    for tag in &tags {
+    for tag in tags.iter().filter(|_| !dry_run) {
         store.remove_tag(&tag.name, &tag.tag)?;
     }
     let mut removed = Vec::new();
     for (name, version) in chosen {
-        store.remove_version(&name, version)?;
+        if !dry_run {
+            store.remove_version(&name, version)?;
+        }
         removed.push(format!("{name}@{version}"));
     }
-    store.finish_removals()?;
+    if !dry_run {
+        store.finish_removals()?;
+    }
     let tags = tags.into_iter().map(|tag| format!("{}@{}", tag.name, tag.tag)).collect();
-    Ok(RmReport { removed, tags })
+    Ok(RmReport { removed, tags, dry_run })
 }
 
 /// Returns the versions of an image, including vanished ones, which `rm` can remove too.

@@ -84,7 +84,8 @@ pub(super) fn digest(tree: &Tree, row: usize) -> Result<Option<[u8; 32]>> {
 pub(super) fn text_difference(trees: [&Tree; 2], change: &Change) -> Result<Option<String>> {
     let mut texts = [String::new(), String::new()];
     for side in [0, 1] {
-        let Some(row) = change.rows[side] else { return Ok(None) };
+        // What does not exist is compared as an empty text.
+        let Some(row) = change.rows[side] else { continue };
         if trees[side].rows()[row].node.size > MAX_TEXT {
             return Ok(None);
         }
@@ -99,8 +100,12 @@ pub(super) fn text_difference(trees: [&Tree; 2], change: &Change) -> Result<Opti
         return Ok(None);
     }
     let name = format!("{}:{}", change.volume, change.path);
+    let header = |side: usize, prefix: &str| match change.rows[side] {
+        Some(_) => format!("{prefix}/{name}"),
+        None => "/dev/null".to_owned(),
+    };
     let diff = TextDiff::configure().timeout(PATIENCE).diff_lines(&texts[0], &texts[1]);
-    Ok(Some(diff.unified_diff().header(&format!("a/{name}"), &format!("b/{name}")).to_string()))
+    Ok(Some(diff.unified_diff().header(&header(0, "a"), &header(1, "b")).to_string()))
 }
 
 #[cfg(test)]

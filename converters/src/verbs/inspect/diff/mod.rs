@@ -36,6 +36,8 @@ pub struct DiffOptions {
     pub by: Option<Grouping>,
     /// Show the changed lines of text files.
     pub content: bool,
+    /// Then also show the lines of text files that are new or gone.
+    pub whole_texts: bool,
 }
 
 /// How changes are grouped for counting.
@@ -63,7 +65,12 @@ pub fn diff(
         keep_below(trees, path, &mut changes);
     }
     if options.content {
-        for change in changes.iter_mut().filter(|change| change.kind == ChangeKind::Changed) {
+        let has_text = |change: &&mut Change| match change.kind {
+            ChangeKind::Changed => true,
+            ChangeKind::Added | ChangeKind::Removed => options.whole_texts && change.file_type == "file",
+            ChangeKind::Metadata | ChangeKind::Renamed => false,
+        };
+        for change in changes.iter_mut().filter(has_text) {
             progress::check(progress)?;
             change.text = text_difference(trees, change)?;
         }

@@ -107,6 +107,14 @@ pub struct Group {
     pub versions: Option<[Option<String>; 2]>,
 }
 
+impl Change {
+    /// Returns true if only times differ.
+    #[must_use]
+    pub fn is_times_only(&self) -> bool {
+        self.kind == ChangeKind::Metadata && self.fields.iter().all(|field| field.field == "mtime")
+    }
+}
+
 impl DiffCounts {
     pub(super) fn add(&mut self, change: &Change) {
         *match change.kind {

@@ -24,6 +24,7 @@ use crate::error::{Result, damaged};
 use crate::store::{DamagedImage, Image, ImageName, Objects, Selector, Store};
 use crate::task::pool::in_parallel;
 use crate::task::progress::{self, Progress};
+use crate::verbs::choose::{ImageFilter, Versions};
 
 /// A search. A row must match every criterion that is given.
 #[derive(Debug, Clone, Default)]
@@ -32,6 +33,8 @@ pub struct Query {
     pub images: Vec<ImageName>,
     /// Search all versions of the images, not only the newest.
     pub all_versions: bool,
+    /// Search only images that match.
+    pub filter: ImageFilter,
     /// The path.
     pub path: Option<PathGlob>,
     /// The content: any of these.
@@ -63,6 +66,27 @@ pub struct SearchReport {
     pub damaged: Vec<DamagedImage>,
     /// The files, by image, volume and path.
     pub hits: Vec<Hit>,
+    /// If requested, each content once, with its images; then `hits` is empty.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub groups: Option<Vec<HitGroup>>,
+    /// The number of files or groups that were left out, because only a number of them was requested.
+    pub left_out: u64,
+}
+
+/// A content, and the images that have it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct HitGroup {
+    /// The SHA-1 in hex; `None` for what has no digest, which is grouped by path.
+    pub sha1: Option<String>,
+    /// The type.
+    #[serde(rename = "type")]
+    pub file_type: String,
+    /// The size in bytes.
+    pub size: u64,
+    /// The paths, each with its volume, in order.
+    pub paths: Vec<String>,
+    /// The images, in order.
+    pub images: Vec<String>,
 }
 
 /// A file that matches.
@@ -89,7 +113,7 @@ pub struct Hit {
 
 /// Searches a store on all processors.
 pub fn search(store: &Store, query: &Query, progress: &dyn Progress) -> Result<SearchReport> {
-    let images = images(store, query)?;
+    let (images, mut damaged) = images(store, query, progress)?;
     progress.stage("searching", 0);
     let objects: Mutex<Option<Arc<Objects>>> = Mutex::default();
     let objects = || {
@@ -104,19 +128,34 @@ pub fn search(store: &Store, query: &Query, progress: &dyn Progress) -> Result<S
         Ok(hits.map_err(|e| DamagedImage::new(name, *version, &e)))
     })?;
     progress::check(progress)?;
-    let (mut hits, mut damaged) = (Vec::new(), Vec::new());
+    let (mut hits, mut failed) = (Vec::new(), Vec::new());
     for image in searched {
         match image {
             Ok(found) => hits.extend(found),
-            Err(image) => damaged.push(image),
+            Err(image) => failed.push(image),
         }
     }
-    Ok(SearchReport { searched: (images.len() - damaged.len()) as u64, damaged, hits })
+    let searched = (images.len() - failed.len()) as u64;
+    damaged.extend(failed);
+    Ok(SearchReport { searched, damaged, hits, groups: None, left_out: 0 })
 }
 
-/// Returns the versions to search.
-fn images(store: &Store, query: &Query) -> Result<Vec<(String, u32)>> {
+/// Versions of images, by name and number.
+type NamedVersions = Vec<(String, u32)>;
+
+/// Returns the versions to search, and damaged images that may be among them.
+fn images(
+    store: &Store,
+    query: &Query,
+    progress: &dyn Progress,
+) -> Result<(NamedVersions, Vec<DamagedImage>)> {
     let mut images = Vec::new();
+    if !query.filter.is_empty() {
+        let versions = if query.all_versions { Versions::All } else { Versions::Newest };
+        let chosen = query.filter.choose_some(store, versions, progress)?;
+        images.extend(chosen.images.into_iter().map(|image| (image.name, image.version)));
+        return Ok((images, chosen.damaged));
+    }
     let names: Vec<ImageName> = if query.images.is_empty() {
         store.names()?.into_iter().map(|name| ImageName { name, version: Selector::Newest }).collect()
     } else {
@@ -136,7 +175,7 @@ fn images(store: &Store, query: &Query) -> Result<Vec<(String, u32)>> {
     }
     images.sort();
     images.dedup();
-    Ok(images)
+    Ok((images, Vec::new()))
 }
 
 fn search_image(

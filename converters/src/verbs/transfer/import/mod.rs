@@ -182,7 +182,7 @@ pub(crate) fn import_opened(
             let mut tables = tables(rows)?;
             warnings.append(&mut tables.complaints);
             let provenance = Provenance {
-                source: Some(path.display().to_string()),
+                source: Some(absolute(path)),
                 source_format: Some(disk.format.into()),
                 snapshot: options.open.snapshot.clone(),
                 parent: newest.map(|version| format!("{name}@{version}")),
@@ -280,7 +280,7 @@ fn recognise(
     let from = &mut there.image.provenance;
     let moved = from.is_of_file() && from.files != opened.files;
     if moved {
-        from.source = Some(opened.path.display().to_string());
+        from.source = Some(absolute(opened.path));
         from.source_format = Some(opened.disk.format.into());
         from.snapshot.clone_from(&options.open.snapshot);
         from.files = opened.files.to_vec();
@@ -298,4 +298,9 @@ fn recognise(
 pub(crate) fn source_files(disk: &Disk) -> Result<Vec<SourceFile>> {
     let of = |file: &DiskFile| SourceFile::before_reading(file).map_err(|e| Error::io(file.path(), &e));
     disk.files.iter().map(of).collect()
+}
+
+/// Returns the absolute path of a file, for records: the directory that a relative one belongs to is forgotten.
+fn absolute(path: &Path) -> String {
+    std::path::absolute(path).unwrap_or_else(|_| path.to_owned()).display().to_string()
 }

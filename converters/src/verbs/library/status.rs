@@ -1,0 +1,98 @@
+//! `status`: how a store is, on one screen: its images, its size, what `gc` would free, and what needs attention.
+//!
+//! Reads the records and indexes, not the packs: whether their bytes are whole is for `fsck` to say.
+
+use serde::Serialize;
+
+use super::stats::{StatsReport, stats};
+use crate::care::gc::{GcOptions, gc};
+use crate::error::Result;
+use crate::store::Store;
+use crate::task::progress::Progress;
+
+/// How a store is.
+#[derive(Debug, Clone, Serialize)]
+pub struct StatusReport {
+    /// The store.
+    pub store: String,
+    /// True if nothing needs attention.
+    pub good: bool,
+    /// The number of names.
+    pub images: u64,
+    /// The number of versions.
+    pub versions: u64,
+    /// The number of tags.
+    pub tags: u64,
+    /// The total size of all disks in bytes.
+    pub disk_bytes: u64,
+    /// Bytes of these disks that are not zero.
+    pub data_bytes: u64,
+    /// Bytes of the store's files.
+    pub file_bytes: u64,
+    /// Data bytes for each byte of the store's files.
+    pub ratio: f64,
+    /// The newest version, `name@version`.
+    pub newest: Option<String>,
+    /// When it was made, in seconds since 1970.
+    pub newest_time: Option<u64>,
+    /// Bytes of packs that `gc` would free now.
+    pub gc_bytes: u64,
+    /// What needs attention, each a sentence that says what to do.
+    pub attention: Vec<String>,
+}
+
+/// Describes a store.
+pub fn status(store: &Store, progress: &dyn Progress) -> Result<StatusReport> {
+    let StatsReport { damaged, images, versions, disk_bytes, data_bytes, file_bytes, total_ratio, .. } =
+        stats(store, false, progress)?;
+    let collected = gc(store, &GcOptions { dry_run: true, ..GcOptions::default() }, progress)?;
+    let mut attention: Vec<String> = Vec::new();
+    for image in &damaged {
+        attention.push(format!("{}: {}; run `mif fsck`", image.image, image.problem));
+    }
+    let also =
+        collected.damaged.iter().filter(|image| damaged.iter().all(|known| known.image != image.image));
+    attention.extend(also.map(|image| format!("{}: {}; run `mif fsck`", image.image, image.problem)));
+    attention.extend(collected.warnings.iter().cloned());
+    if collected.unfinished + collected.stray_indexes > 0 {
+        attention.push(format!(
+            "{} unfinished files are left over; run `mif gc`",
+            collected.unfinished + collected.stray_indexes
+        ));
+    }
+    if !collected.strangers.is_empty() {
+        attention.push(format!("not part of the store: {}", collected.strangers.join(", ")));
+    }
+    let [before, after] = collected.pack_bytes;
+    let gc_bytes = before.saturating_sub(after);
+    // Less than this share is not worth a warning.
+    const WASTE: u64 = 4;
+    if gc_bytes > 0 && gc_bytes >= before / WASTE {
+        attention.push("a large part of the store is unused; run `mif gc`".to_owned());
+    }
+    let (mut tags, mut newest) = (0, None);
+    for image in store.images()?.0 {
+        if newest.as_ref().is_none_or(|(time, _)| *time <= image.provenance.time) {
+            newest = Some((image.provenance.time, image.id()));
+        }
+    }
+    for name in store.names()? {
+        tags += store.tags(&name).map_or(0, |tags| tags.len() as u64);
+    }
+    let (newest_time, newest) = newest.unzip();
+    Ok(StatusReport {
+        store: store.storage().place(),
+        good: attention.is_empty(),
+        images,
+        versions,
+        tags,
+        disk_bytes,
+        data_bytes,
+        file_bytes: file_bytes.packs.saturating_add(file_bytes.indexes).saturating_add(file_bytes.images),
+        ratio: total_ratio,
+        newest,
+        newest_time,
+        gc_bytes,
+        attention,
+    })
+}
