@@ -6,6 +6,8 @@
 //! ```
 //!
 //! It is a rebuild without a parent: the same planners, the same layout, the same verification.
+//!
+//! `customize` reads directories and archives with the same readers ([`Input`]).
 
 mod description;
 mod follower;
