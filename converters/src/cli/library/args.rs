@@ -248,7 +248,7 @@ In a pattern, * ? and [a-z] match within one component of a path, and ** matches
 must match all options given. Exits 1 if no file was found."
     )]
     Search(Box<Search>),
-    /// Show on one screen how the store is
+    /// Show the state of the store on one screen
     #[command(after_help = "\
 Examples:
   mif status

@@ -153,9 +153,10 @@ pub(super) fn find(paths: &[PathBuf], options: &OpenOptions, progress: &dyn Prog
                 continue;
             }
             Err(_) if progress.interrupted() => return Err(progress::interrupted()),
-            // An error occurs again, and is counted, when the file is imported.
+            // An error occurs again, and is counted, when the file is imported. One of the system keeps its code so.
             Err(error) if opened.is_ok() => {
-                let problem = (!named).then(|| Error::from(error).message().to_owned());
+                let is_told = !named && error.kind() != ErrorKind::Io;
+                let problem = is_told.then(|| Error::from(error).message().to_owned());
                 candidates.push(FoundImage { problem, ..FoundImage::file(path) });
                 continue;
             }
