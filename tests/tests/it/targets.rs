@@ -101,18 +101,19 @@ fn azure_gets_a_fixed_vhd_of_whole_mebibytes_whose_table_is_valid() {
     assert!(verified.contains("No problems found"), "{verified}");
 }
 
-/// Prints what Python's tarfile finds: a line for each member with its type, size and name. Then extracts them.
+/// Prints what Python's tarfile finds: a line for each member with its type, size and name. Then extracts them, if it is
+/// told where to.
 const TARFILE: &str = r#"
 import sys, tarfile
 archive = tarfile.open(sys.argv[1])
 for member in archive:
     print(member.type.decode(), member.size, member.name, member.uid, member.mtime)
-archive.extractall(sys.argv[2])
+for folder in sys.argv[2:]:
+    archive.extractall(folder)
 "#;
 
-fn members(archive: &Path, into: &Path) -> String {
-    fs::create_dir(into).unwrap();
-    run(tool("python3").args(["-c", TARFILE]).arg(archive).arg(into))
+fn members(archive: &Path, into: Option<&Path>) -> String {
+    run(tool("python3").args(["-c", TARFILE]).arg(archive).args(into))
 }
 
 #[test]
@@ -127,13 +128,11 @@ fn google_gets_disk_raw_of_whole_gibibytes_alone_in_an_old_gnu_tar() {
     let report = export(&store, "odd", &archive, "gcp", &["--verify"]);
     assert_eq!(report["verified"], true);
     assert_eq!(report["disk_size"], 1 << 30);
-    assert_eq!(members(&archive, &at("by-python")), "S 1073741824 disk.raw 0 0\n");
+    assert_eq!(members(&archive, None), "S 1073741824 disk.raw 0 0\n");
     run(mif(&store).args(["export", "odd", "--size", "1G"]).arg(at("whole.raw")));
     fs::create_dir(at("by-tar")).unwrap();
     run(tool("tar").arg("xSzf").arg(&archive).arg("-C").arg(at("by-tar")));
-    for folder in ["by-python", "by-tar"] {
-        run(tool("cmp").arg(at(folder).join("disk.raw")).arg(at("whole.raw")));
-    }
+    run(tool("cmp").arg(at("by-tar/disk.raw")).arg(at("whole.raw")));
     run(tool("gzip").arg("-t").arg(&archive));
     let tar = tool("gzip").arg("-dc").arg(&archive).output().unwrap().stdout;
     // The magic of the old GNU format; one member; and whole blocks with two of zeros at the end.
@@ -162,7 +161,7 @@ fn an_appliance_has_its_descriptor_first_and_its_manifest_and_sizes_are_right() 
             &["--verify", "-o", "cpus=3,memory=1G,adapter_type=buslogic"],
         );
         let folder = at(target);
-        let listed = members(&archive, &folder);
+        let listed = members(&archive, Some(&folder));
         let names: Vec<&str> = listed.lines().map(|line| line.split(' ').nth(2).unwrap()).collect();
         let disk = format!("{target}-disk1.vmdk");
         assert_eq!(names, [format!("{target}.ovf"), format!("{target}.mf"), disk.clone()]);
@@ -213,7 +212,7 @@ fn a_vagrant_box_holds_its_metadata_and_the_disk_as_qcow2() {
     let at = |name: &str| work.path().join(name);
     let store = store(work.path());
     export(&store, "demo", &at("web.box"), "vagrant", &["--verify", "-o", "compress=on"]);
-    let listed = members(&at("web.box"), &at("box"));
+    let listed = members(&at("web.box"), Some(&at("box")));
     let names: Vec<&str> = listed.lines().map(|line| line.split(' ').nth(2).unwrap()).collect();
     assert_eq!(names, ["metadata.json", "Vagrantfile", "box.img"]);
     let metadata: Value = serde_json::from_slice(&fs::read(at("box/metadata.json")).unwrap()).unwrap();
