@@ -2,10 +2,10 @@
 
 use std::path::PathBuf;
 
-use clap::{Parser, Subcommand, ValueEnum};
+use clap::{Parser, Subcommand};
 use mif::NamePattern;
 
-use super::common::{Filter, Global, ListFormat, NewStore, Open, OpenFiles, ReshapeArgs, Write};
+use super::common::{Filter, Global, ImageKey, ListFormat, NewStore, Open, OpenFiles, ReshapeArgs, Write};
 
 const EXIT_CODES: &str = "\
 Exit codes:
@@ -33,14 +33,6 @@ pub(super) struct Cli {
     pub(super) global: Global,
     #[command(subcommand)]
     pub(super) command: Command,
-}
-
-/// What images are sorted by.
-#[derive(Debug, Clone, Copy, ValueEnum)]
-pub(super) enum ImageKey {
-    Name,
-    Size,
-    Time,
 }
 
 #[derive(Subcommand)]
@@ -362,42 +354,42 @@ Exits 1 if a filter is given and no image matches.")]
 }
 
 impl Command {
+    /// Returns true for the verbs here that only read and report.
+    fn only_reads(&self) -> bool {
+        matches!(
+            self,
+            Command::Verify { .. }
+                | Command::Info { .. }
+                | Command::Ls { .. }
+                | Command::Cat { .. }
+                | Command::Images { .. }
+        )
+    }
+
     /// Returns true if the verb writes files, so it may be in the middle of an fsync.
     pub(super) fn writes_files(&self) -> bool {
         use super::library::Library;
         match self {
-            Command::Verify { .. }
-            | Command::Info { .. }
-            | Command::Ls { .. }
-            | Command::Cat { .. }
-            | Command::Images { .. }
-            | Command::Install(super::install::Install::Completions { .. }) => false,
+            Command::Install(super::install::Install::Completions { .. }) => false,
             Command::Library(library) => {
                 matches!(
                     library,
                     Library::Gc { .. } | Library::Fsck { .. } | Library::Rm { .. } | Library::Tag { .. }
                 )
             }
-            _ => true,
+            verb => !verb.only_reads(),
         }
     }
-}
 
-impl Command {
     /// Returns true if the verb answers a question, so its report is printed even with --quiet.
     pub(super) fn is_question(&self) -> bool {
         use super::library::Library;
         match self {
-            Command::Verify { .. }
-            | Command::Info { .. }
-            | Command::Ls { .. }
-            | Command::Cat { .. }
-            | Command::Images { .. }
-            | Command::Install(_) => true,
+            Command::Install(_) => true,
             Command::Library(library) => {
                 !matches!(library, Library::Gc { .. } | Library::Rm { .. } | Library::Tag { .. })
             }
-            _ => false,
+            verb => verb.only_reads(),
         }
     }
 }

@@ -94,6 +94,14 @@ pub(super) struct OpenFiles {
     pub(super) max_unpacked: Option<u64>,
 }
 
+/// What images are sorted by.
+#[derive(Debug, Clone, Copy, ValueEnum)]
+pub(super) enum ImageKey {
+    Name,
+    Size,
+    Time,
+}
+
 /// The heading of the filter in help.
 const WHICH: &str = "Which images";
 
@@ -124,6 +132,15 @@ impl Filter {
     pub(super) fn images(self) -> ImageFilter {
         let Filter { only, tagged, system, older_than, newer_than, disk_size } = self;
         ImageFilter { names: only, tags: tagged, systems: system, older_than, newer_than, disk_size }
+    }
+
+    /// Does the same where the user may name an image instead. Fails if there are both.
+    pub(super) fn unless(self, has_image: bool) -> Result<ImageFilter> {
+        let filter = self.images();
+        match has_image && !filter.is_empty() {
+            true => Err(Error::usage("expected either an image or a filter for images, not both")),
+            false => Ok(filter),
+        }
     }
 }
 

@@ -39,7 +39,6 @@ use self::common::{
     ListFormat, Open, command_line, export_options, open_options, reshape_options, volume_path,
 };
 use self::context::{Answer, Context};
-use self::library::filter_with_image;
 use self::print::{Output, complain, complain_as_json, json_line, output_failed};
 use self::signals::Stop;
 
@@ -170,10 +169,7 @@ impl Context {
                 if all.is_some() && options.format.is_none() && options.target.is_none() {
                     return Err(mif::Error::usage("--all needs --format FORMAT, or --for TARGET"));
                 }
-                let filter = filter.images();
-                if image.is_some() && !filter.is_empty() {
-                    return Err(filter_with_image());
-                }
+                let filter = filter.unless(image.is_some())?;
                 let (Some(image), Some(output)) = (image, output) else {
                     let folder = all.expect("clap asks for it where there is no image");
                     let jobs = jobs.map(usize::from);
@@ -192,10 +188,7 @@ impl Context {
             }
             Command::Verify { a, b, all: _, against, filter, files, independent: _, open } => {
                 let options = open_options(open);
-                let filter = filter.images();
-                if a.is_some() && !filter.is_empty() {
-                    return Err(filter_with_image());
-                }
+                let filter = filter.unless(a.is_some())?;
                 let Some(a) = a else {
                     return self.verify_all(&VerifyAllOptions { against, filter, open: options });
                 };

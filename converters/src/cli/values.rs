@@ -2,19 +2,14 @@
 
 use std::ops::RangeInclusive;
 
-/// Parses a number of bytes: `4096`, `512M`, `500G`.
+use mif::Size;
+
+/// Parses a number of bytes, as `--size` does: `4096`, `512M`, `1.5T`.
 pub(super) fn size(text: &str) -> Result<u64, String> {
-    let digits = text.trim_end_matches(|c: char| c.is_ascii_alphabetic());
-    let shift = match text[digits.len()..].to_ascii_uppercase().as_str() {
-        "" | "B" => 0,
-        "K" | "KIB" => 10,
-        "M" | "MIB" => 20,
-        "G" | "GIB" => 30,
-        "T" | "TIB" => 40,
-        _ => return Err("expected a unit of K, M, G or T".into()),
-    };
-    let number: u64 = digits.parse().map_err(|_| "expected a size, such as 10M".to_owned())?;
-    number.checked_mul(1 << shift).ok_or_else(|| "the size is too large".into())
+    match text.parse() {
+        Ok(Size::To(bytes)) => Ok(bytes),
+        _ => Err("expected a size such as 10M, 500G or 1.5T".to_owned()),
+    }
 }
 
 /// Parses a size, or a range of sizes: `100M..`, `..4K`, `1K..2K`.

@@ -9,17 +9,23 @@ use crate::error::Result;
 /// The unit of a tar, in bytes.
 pub(super) const BLOCK: u64 = 512;
 
-/// Returns the header of a regular file. Owner, group and times are zero, so that the archive depends on its content
-/// only.
-pub(super) fn header(name: &str, size: u64) -> Header {
+/// Returns the header of a file, of which only the checksum is missing. Owner, group and times are zero, so that the
+/// archive depends on its content only.
+pub(super) fn unsummed(name: &str, kind: EntryType, size: u64) -> Header {
     let mut header = Header::new_gnu();
     header.set_path(name).expect("the names of members are short");
-    header.set_entry_type(EntryType::Regular);
+    header.set_entry_type(kind);
     header.set_mode(0o644);
     header.set_uid(0);
     header.set_gid(0);
     header.set_mtime(0);
     header.set_size(size);
+    header
+}
+
+/// Returns the header of a regular file.
+pub(super) fn header(name: &str, size: u64) -> Header {
+    let mut header = unsummed(name, EntryType::Regular, size);
     header.set_cksum();
     header
 }

@@ -8,9 +8,9 @@ use std::ops::Range;
 
 use mif_formats::container::{Output, OutputFile, Pull};
 use mif_formats::{Extent, Source};
-use tar::{EntryType, GnuExtSparseHeader, GnuSparseHeader, Header};
+use tar::{EntryType, GnuExtSparseHeader, GnuSparseHeader};
 
-use super::archive::BLOCK;
+use super::archive::{BLOCK, unsummed};
 use crate::error::{Error, Result};
 use crate::task::progress::Progress;
 
@@ -26,7 +26,7 @@ pub(super) fn write(disk: &dyn Source, output: &mut Output, progress: &dyn Progr
     let ranges = ranges(disk)?;
     let mut stream = Stream { file: output.around()?, at: 0 };
     stream.write(&gzip(&head(disk.len(), &ranges))?)?;
-    let data: u64 = ranges.iter().map(|range| range.end - range.start).sum();
+    let data = data_in(&ranges);
     let solid = Solid { disk, ranges: &ranges };
     let observer: &dyn mif_formats::container::Observer = progress;
     Pull::new(&solid, observer).run(
@@ -85,6 +85,11 @@ fn ranges(disk: &dyn Source) -> Result<Vec<Range<u64>>> {
     Ok(all)
 }
 
+/// Returns the number of bytes in the ranges.
+fn data_in(ranges: &[Range<u64>]) -> u64 {
+    ranges.iter().map(|range| range.end - range.start).sum()
+}
+
 /// A number in a field of 12 bytes: eleven octal digits, or in base 256 if it has more.
 fn number(value: u64) -> [u8; 12] {
     let mut field = [0; 12];
@@ -109,14 +114,7 @@ fn head(size: u64, ranges: &[Range<u64>]) -> Vec<u8> {
         part.offset = number(offset);
         part.numbytes = number(len);
     };
-    let mut header = Header::new_gnu();
-    header.set_path(NAME).expect("a short name");
-    header.set_entry_type(EntryType::GNUSparse);
-    header.set_mode(0o644);
-    header.set_uid(0);
-    header.set_gid(0);
-    header.set_mtime(0);
-    header.set_size(ranges.iter().map(|range| range.end - range.start).sum());
+    let mut header = unsummed(NAME, EntryType::GNUSparse, data_in(ranges));
     let gnu = header.as_gnu_mut().expect("made so");
     gnu.realsize = number(size);
     let mut entries = entries.into_iter();

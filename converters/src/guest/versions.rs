@@ -211,7 +211,7 @@ fn apk(version: &str) -> String {
         push_number(&mut key, &revision[..digits]);
         rest = &revision[digits..];
     }
-    // What is no version sorts last among those that begin alike.
+    // Invalid text after a version sorts it after all versions with the same beginning.
     if !rest.is_empty() {
         key.push('(');
         key.push_str(rest);

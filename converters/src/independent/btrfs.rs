@@ -9,8 +9,8 @@ use fs_btrfs::subvol::{EMPTY_SUBVOL_DIR_OBJECTID, PathTarget};
 use mif_formats::Source;
 use mif_formats::fs::FileType;
 
-use super::device::Blocks;
-use super::{OtherNode, Reader, WINDOW};
+use super::device::{Blocks, read_all};
+use super::{OtherNode, Reader};
 
 pub(super) const READER: &str = "rust-fs-btrfs 0.10";
 
@@ -80,15 +80,7 @@ impl Reader for Btrfs {
 
     fn read(&self, at: &[u8], each: &mut dyn FnMut(&[u8])) -> Result<(), String> {
         let file = self.resolve(at).map_err(words)?;
-        let (mut buf, mut offset) = (vec![0; WINDOW], 0);
-        loop {
-            match file.fs(&self.0).read_at(file.inode.ino, offset, &mut buf).map_err(words)? {
-                0 => return Ok(()),
-                read => {
-                    each(&buf[..read]);
-                    offset += read as u64;
-                }
-            }
-        }
+        let fs = file.fs(&self.0);
+        read_all(|offset, buf| fs.read_at(file.inode.ino, offset, buf).map_err(words), each)
     }
 }

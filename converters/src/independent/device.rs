@@ -7,6 +7,9 @@ use std::sync::Arc;
 use fs_core::BlockRead;
 use mif_formats::Source;
 
+/// How many bytes of a file are read at once.
+pub(super) const WINDOW: usize = 256 << 10;
+
 /// Fills `buf` from `offset` as far as possible, and returns the number of bytes read.
 pub(super) fn read_part(volume: &dyn Source, offset: u64, buf: &mut [u8]) -> io::Result<usize> {
     let wanted = volume.len().saturating_sub(offset).min(buf.len() as u64) as usize;
@@ -14,6 +17,24 @@ pub(super) fn read_part(volume: &dyn Source, offset: u64, buf: &mut [u8]) -> io:
         volume.read_at(offset, &mut buf[..wanted]).map_err(io::Error::other)?;
     }
     Ok(wanted)
+}
+
+/// Passes all bytes of a file to `each`, in order. `read` reads from an offset, which each time follows what it read
+/// before, and returns the number of bytes: 0 at the end.
+pub(super) fn read_all(
+    mut read: impl FnMut(u64, &mut [u8]) -> Result<usize, String>,
+    each: &mut dyn FnMut(&[u8]),
+) -> Result<(), String> {
+    let (mut buf, mut offset) = (vec![0; WINDOW], 0);
+    loop {
+        match read(offset, &mut buf)? {
+            0 => return Ok(()),
+            got => {
+                each(&buf[..got]);
+                offset += got as u64;
+            }
+        }
+    }
 }
 
 /// A position on a volume. The readers' types require writing, which fails.

@@ -8,8 +8,8 @@ use ext4_view::{Ext4, Ext4Error, Ext4Read, Path};
 use mif_formats::Source;
 use mif_formats::fs::FileType;
 
-use super::device::read_part;
-use super::{OtherNode, Reader, WINDOW};
+use super::device::{read_all, read_part};
+use super::{OtherNode, Reader};
 
 pub(super) const READER: &str = "ext4-view 1.0";
 
@@ -92,12 +92,6 @@ impl Reader for Ext {
 
     fn read(&self, at: &[u8], each: &mut dyn FnMut(&[u8])) -> Result<(), String> {
         let mut file = self.0.open(path(at)?).map_err(words)?;
-        let mut buf = vec![0; WINDOW];
-        loop {
-            match file.read_bytes(&mut buf).map_err(words)? {
-                0 => return Ok(()),
-                read => each(&buf[..read]),
-            }
-        }
+        read_all(|_, buf| file.read_bytes(buf).map_err(words), each)
     }
 }

@@ -9,8 +9,8 @@ use fatfs::{Dir, DirEntry, FileSystem, FsOptions};
 use mif_formats::Source;
 use mif_formats::fs::FileType;
 
-use super::device::Device;
-use super::{OtherNode, Reader, WINDOW};
+use super::device::{Device, read_all};
+use super::{OtherNode, Reader};
 
 pub(super) const READER: &str = "fatfs 0.3";
 
@@ -150,12 +150,6 @@ impl Reader for Fat {
     fn read(&self, path: &[u8], each: &mut dyn FnMut(&[u8])) -> Result<(), String> {
         let path = String::from_utf8_lossy(path);
         let mut file = self.fs.root_dir().open_file(path.trim_start_matches('/')).map_err(|e| words(&e))?;
-        let mut buf = vec![0; WINDOW];
-        loop {
-            match file.read(&mut buf).map_err(|e| words(&e))? {
-                0 => return Ok(()),
-                read => each(&buf[..read]),
-            }
-        }
+        read_all(|_, buf| file.read(buf).map_err(|e| words(&e)), each)
     }
 }

@@ -16,6 +16,7 @@ use mif_formats::partition::TableKind;
 use serde::Serialize;
 use sha1::{Digest, Sha1};
 
+use self::device::WINDOW;
 use crate::disk::scan::{Scan, ScannedVolume};
 use crate::error::Result;
 use crate::image::OpenImage;
@@ -31,9 +32,6 @@ mod xfs;
 
 /// The maximum number of differences, and of unchecked paths, that a report names for a part.
 const MAX_NAMED: usize = 1000;
-
-/// How many bytes of a file are read at once.
-const WINDOW: usize = 256 << 10;
 
 /// The result of reading an image with independent readers.
 #[derive(Debug, Clone, Serialize)]

@@ -8,8 +8,8 @@ use fs_xfs::error::Error;
 use mif_formats::Source;
 use mif_formats::fs::FileType;
 
-use super::device::Blocks;
-use super::{OtherNode, Reader, WINDOW};
+use super::device::{Blocks, read_all};
+use super::{OtherNode, Reader};
 
 pub(super) const READER: &str = "rust-fs-xfs 0.14";
 
@@ -62,15 +62,6 @@ impl Reader for Xfs {
 
     fn read(&self, at: &[u8], each: &mut dyn FnMut(&[u8])) -> Result<(), String> {
         let file = self.0.open_bytes(at).map_err(words)?;
-        let (mut buf, mut offset) = (vec![0; WINDOW], 0);
-        loop {
-            match file.read_at(offset, &mut buf).map_err(words)? {
-                0 => return Ok(()),
-                read => {
-                    each(&buf[..read]);
-                    offset += read as u64;
-                }
-            }
-        }
+        read_all(|offset, buf| file.read_at(offset, buf).map_err(words), each)
     }
 }

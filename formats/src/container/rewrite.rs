@@ -4,18 +4,18 @@
 //! continues.
 
 use std::fs::{File, OpenOptions};
-use std::io::{self, Seek, SeekFrom};
+use std::io;
 use std::ops::Range;
-use std::os::unix::fs::{FileExt, FileTypeExt, OpenOptionsExt};
+use std::os::unix::fs::{FileExt, FileTypeExt};
 use std::path::Path;
 
-use rustix::fs::{FallocateFlags, OFlags, fallocate};
-use rustix::io::Errno;
+use rustix::fs::{FallocateFlags, fallocate};
 
 use super::Observer;
 use super::pull::{Pull, Window};
+use super::sequence::{check_room, open_device};
 use crate::error::{Error, Result, at};
-use crate::source::{Source, is_zero};
+use crate::source::{Source, file_extent, is_zero};
 
 /// The unit of comparison, in bytes: the page of the kernel's caches.
 const BLOCK: usize = 4096;
@@ -42,7 +42,6 @@ pub fn rewrite(source: &dyn Source, path: &Path, observer: &dyn Observer) -> Res
 struct Target<'a> {
     file: File,
     path: &'a Path,
-    is_device: bool,
     /// What it held, for comparison.
     old: Vec<u8>,
     written: u64,
@@ -58,23 +57,16 @@ impl<'a> Target<'a> {
         }
         let mut options = OpenOptions::new();
         options.read(true).write(true);
-        if is_device {
-            // Without O_CREAT, O_EXCL on a block device fails if it is mounted or claimed by another driver.
-            options.custom_flags(OFlags::EXCL.bits() as i32);
-        }
-        let mut file = options.open(path).map_err(|e| match e.kind() {
-            io::ErrorKind::ResourceBusy => place().denied("the device is in use; is it mounted?"),
-            _ => place().io(e),
-        })?;
-        let size = file.seek(SeekFrom::End(0)).map_err(|e| place().io(e))?;
-        if !is_device {
+        let file = if is_device {
+            let (device, size) = open_device(path, &mut options)?;
+            check_room(path, len, size)?;
+            device
+        } else {
+            let file = options.open(path).map_err(|e| place().io(e))?;
             file.set_len(len).map_err(|e| place().io(e))?;
-        } else if size < len {
-            let problem =
-                format!("the disk has {len} bytes, but the device has only {size}; nothing was written");
-            return Err(place().limit(problem));
-        }
-        Ok(Target { file, path, is_device, old: Vec::new(), written: 0 })
+            file
+        };
+        Ok(Target { file, path, old: Vec::new(), written: 0 })
     }
 
     fn error(&self, error: io::Error) -> Error {
@@ -108,15 +100,16 @@ impl<'a> Target<'a> {
         Ok(())
     }
 
-    /// Makes a range zero, by a hole if possible. Holes of a file are not read.
+    /// Makes a range zero, by a hole if possible. What the filesystem knows to be a hole is not read.
     fn clear(&mut self, range: Range<u64>) -> Result<()> {
         let mut at = range.start;
         while at < range.end {
-            at = match self.next_data(at)? {
-                Some(data) if data < range.end => data,
-                _ => return Ok(()),
-            };
-            let len = (range.end - at).min(WINDOW - at % WINDOW);
+            let extent = file_extent(&self.file, at, range.end - at);
+            if extent.is_zero() {
+                at = extent.range.end;
+                continue;
+            }
+            let len = extent.len().min(WINDOW - at % WINDOW);
             self.old.resize(len as usize, 0);
             self.file.read_exact_at(&mut self.old, at).map_err(|e| self.error(e))?;
             if !is_zero(&self.old) {
@@ -130,20 +123,6 @@ impl<'a> Target<'a> {
             at += len;
         }
         Ok(())
-    }
-
-    /// Returns the first byte from `at` on that may not be zero, or `None`. A device has data everywhere.
-    fn next_data(&self, at: u64) -> Result<Option<u64>> {
-        if self.is_device {
-            return Ok(Some(at));
-        }
-        match rustix::fs::seek(&self.file, rustix::fs::SeekFrom::Data(at)) {
-            Ok(data) => Ok(Some(data)),
-            Err(Errno::NXIO) => Ok(None),
-            // The filesystem does not know holes.
-            Err(Errno::INVAL) => Ok(Some(at)),
-            Err(error) => Err(self.error(error.into())),
-        }
     }
 }
 

@@ -31,18 +31,34 @@ enum Sink {
     Output(io::Stdout),
 }
 
+/// Opens the block device at `path` exclusively, and returns its size in bytes too. Fails if it is mounted or otherwise
+/// in use.
+pub(super) fn open_device(path: &Path, options: &mut OpenOptions) -> Result<(File, u64)> {
+    let place = || at("").file(path);
+    // Without O_CREAT, O_EXCL on a block device fails if it is mounted or claimed by another driver.
+    let opened = options.custom_flags(OFlags::EXCL.bits() as i32).open(path);
+    let device = opened.map_err(|e| match e.kind() {
+        io::ErrorKind::ResourceBusy => place().denied("the device is in use; is it mounted?"),
+        _ => place().io(e),
+    })?;
+    let size = io::Seek::seek(&mut &device, io::SeekFrom::End(0)).map_err(|e| place().io(e))?;
+    Ok((device, size))
+}
+
+/// Fails if a device of `size` bytes is smaller than a disk of `len` bytes.
+pub(super) fn check_room(path: &Path, len: u64, size: u64) -> Result<()> {
+    if len > size {
+        let problem =
+            format!("the disk has {len} bytes, but the device has only {size}; nothing was written");
+        return Err(at("").file(path).limit(problem));
+    }
+    Ok(())
+}
+
 impl Sequence {
     /// Opens the block device at `path` exclusively. Fails if it is mounted or otherwise in use.
     pub(super) fn to_device(path: &Path) -> Result<Self> {
-        let place = || at("").file(path);
-        // Without O_CREAT, O_EXCL on a block device fails if it is mounted or claimed by another driver.
-        let mut options = OpenOptions::new();
-        options.write(true).custom_flags(OFlags::EXCL.bits() as i32);
-        let device = options.open(path).map_err(|e| match e.kind() {
-            io::ErrorKind::ResourceBusy => place().denied("the device is in use; is it mounted?"),
-            _ => place().io(e),
-        })?;
-        let size = io::Seek::seek(&mut &device, io::SeekFrom::End(0)).map_err(|e| place().io(e))?;
+        let (device, size) = open_device(path, OpenOptions::new().write(true))?;
         Ok(Sequence { sink: Sink::Device(device, size), position: 0, len: 0 })
     }
 
@@ -53,12 +69,8 @@ impl Sequence {
 
     /// Sets the length of the output, in bytes. Fails before anything is written if the device at `path` is smaller.
     pub(super) fn set_len(&mut self, len: u64, path: &Path) -> Result<()> {
-        if let Sink::Device(_, size) = self.sink
-            && len > size
-        {
-            let problem =
-                format!("the disk has {len} bytes, but the device has only {size}; nothing was written");
-            return Err(at("").file(path).limit(problem));
+        if let Sink::Device(_, size) = self.sink {
+            check_room(path, len, size)?;
         }
         self.len = len;
         Ok(())

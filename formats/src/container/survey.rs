@@ -15,7 +15,7 @@ use crate::wrapper::{
 /// The first bytes of a member that decide whether it is a disk: enough for the descriptor of an ISO 9660 volume.
 const HEAD: usize = 36 << 10;
 
-/// What is learnt of an archive while its index is read.
+/// Facts about an archive, collected while its index is read.
 pub(super) struct Survey {
     kind: ArchiveKind,
     /// The members that look like disks, by name.

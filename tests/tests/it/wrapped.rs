@@ -159,7 +159,7 @@ fn a_disk_in_a_compressed_file_is_the_disk_that_was_compressed() {
     let warnings = report["warnings"].to_string();
     assert!(warnings.contains("9 bytes after the end of the xz data are ignored"), "{warnings}");
     lab.assert_is("more", "d.raw");
-    // What was packed is compared as it is.
+    // `verify` takes the compressed file as it is.
     run(&mut lab.mif(&["verify", "d.qcow2.gz", "d.raw"]));
     assert!(run(&mut lab.mif(&["info", "./d.raw.xz"])).contains("xz data"));
 }

@@ -11,7 +11,6 @@ use mif::{CustomizeOptions, CustomizeReport, Error, ImageFilter, Result, Variabl
 pub(super) use self::args::Customize;
 use super::common::{command_line, reshape_options};
 use super::context::{Answer, Context};
-use super::library::filter_with_image;
 
 impl Context {
     pub(super) fn customize(&self, arguments: Customize) -> Answer {
@@ -26,11 +25,8 @@ impl Context {
             reshape: reshape_options(&arguments.reshape)?,
             dry_run: arguments.dry_run,
         };
-        let filter = arguments.filter.images();
+        let filter = arguments.filter.unless(arguments.image.is_some())?;
         let Some(image) = arguments.image else { return self.customize_all(&filter, &options) };
-        if !filter.is_empty() {
-            return Err(filter_with_image());
-        }
         let name: ImageName = image.parse()?;
         let store = Store::open(&self.global.store, &self.bar("store"))?;
         let mut options = options;

@@ -6,7 +6,7 @@ use mif::{Change, ChangeKind, DiffCounts, DiffReport, FieldChange, Group};
 
 use crate::cli::text::{printable, size};
 
-/// What is printed of each change.
+/// How much of each change is printed.
 #[derive(Clone, Copy)]
 pub(super) enum Style {
     /// A line, and its text if there is any; those of times only if `times`.

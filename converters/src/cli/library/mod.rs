@@ -15,8 +15,7 @@ use mif::{
 };
 
 pub(super) use self::args::Library;
-use super::args::ImageKey;
-use super::common::{Filter, open_options, volume_path};
+use super::common::{Filter, ImageKey, open_options, volume_path};
 use super::context::{Answer, Context};
 use super::csv;
 use super::print::print_exactly;
@@ -164,10 +163,8 @@ impl Context {
                 filter,
                 open,
             } => {
-                let query = PackageQuery { name, below, above, is, images: filter.images() };
-                if image.is_some() && !query.images.is_empty() {
-                    return Err(filter_with_image());
-                }
+                let images = filter.unless(image.is_some())?;
+                let query = PackageQuery { name, below, above, is, images };
                 let image = image.map(|image| self.open(&image, &open_options(open))).transpose()?;
                 let mut report = mif::packages(path, image.as_ref(), &query, &self.bar("packages"))?;
                 let found = !report.packages.is_empty();
@@ -187,9 +184,6 @@ impl Context {
                 let (csv, csv_safe) = (search.csv, search.csv_safe);
                 let (sort, group, limit) = (search.sort, search.group, search.limit);
                 let query = query(*search)?;
-                if !query.images.is_empty() && !query.filter.is_empty() {
-                    return Err(filter_with_image());
-                }
                 let mut report =
                     mif::search(&Store::open(path, &self.bar("store"))?, &query, &self.bar("search"))?;
                 let found = !report.hits.is_empty();
@@ -215,11 +209,6 @@ impl Context {
         }
         Ok(true)
     }
-}
-
-/// Returns the error for an image together with a filter for images.
-pub(super) fn filter_with_image() -> mif::Error {
-    mif::Error::usage("expected either an image or a filter for images, not both")
 }
 
 impl Context {
@@ -285,7 +274,7 @@ fn query(search: args::Search) -> Result<Query> {
     Ok(Query {
         images: search.image.iter().map(|name| name.parse()).collect::<Result<_>>()?,
         all_versions: search.all_versions,
-        filter: search.filter.images(),
+        filter: search.filter.unless(!search.image.is_empty())?,
         path: glob(search.pattern)?,
         contents: by_content.iter().any(|n| *n > 0).then_some(contents),
         file_type: search.file_type,
