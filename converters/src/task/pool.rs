@@ -22,11 +22,18 @@ struct State<'env> {
     next: usize,
     busy: usize,
     jobs: VecDeque<Job<'env>>,
-    error: Option<Error>,
+    error: Option<Failure>,
+}
+
+struct Failure {
+    /// The item that failed; none for a job.
+    item: Option<usize>,
+    error: Error,
 }
 
 /// Calls `work` for each number below `items`, in ascending order, on `threads` threads, and runs all jobs that were
-/// left. Returns the first error. After an error no item is started, but jobs are still run: others may rely on what a
+/// left. Returns the error of the lowest item that failed, or of a job if that failed before any item: the same on every
+/// run, whichever thread was faster. After an error no item is started, but jobs are still run: others may rely on what a
 /// job has promised to store.
 pub(crate) fn run<'env>(
     threads: usize,
@@ -45,7 +52,7 @@ pub(crate) fn run<'env>(
         }
     });
     match pool.state.into_inner().expect("no thread panicked").error {
-        Some(error) => Err(error),
+        Some(failure) => Err(failure.error),
         None => Ok(()),
     }
 }
@@ -119,13 +126,13 @@ impl<'env> Pool<'env> {
         let mut state = self.lock();
         loop {
             if let Some(job) = state.jobs.pop_front() {
-                state = self.busy(state, job);
+                state = self.busy(state, None, job);
             } else if state.error.is_some() {
                 return;
             } else if state.next < items {
                 let item = state.next;
                 state.next += 1;
-                state = self.busy(state, || work(item, self));
+                state = self.busy(state, Some(item), || work(item, self));
             } else if state.busy > 0 {
                 state = self.changed.wait(state).expect("not poisoned");
             } else {
@@ -137,6 +144,7 @@ impl<'env> Pool<'env> {
     fn busy<'a>(
         &'a self,
         mut state: MutexGuard<'a, State<'env>>,
+        item: Option<usize>,
         work: impl FnOnce() -> Result<()>,
     ) -> MutexGuard<'a, State<'env>> {
         state.busy += 1;
@@ -146,7 +154,12 @@ impl<'env> Pool<'env> {
         drop(done);
         let mut state = self.lock();
         if let Err(error) = result {
-            state.error.get_or_insert(error);
+            // Items start in order, so all below this one have begun and will say whether they fail too.
+            let earlier =
+                |known: &Failure| known.item.is_none_or(|known| item.is_none_or(|item| known < item));
+            if !state.error.as_ref().is_some_and(earlier) {
+                state.error = Some(Failure { item, error });
+            }
         }
         state
     }
@@ -165,7 +178,9 @@ impl Drop for Done<'_, '_> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::sync::Barrier;
     use std::sync::atomic::{AtomicUsize, Ordering};
+    use std::time::Duration;
 
     #[test]
     fn every_item_and_every_job_is_done_once() {
@@ -203,5 +218,19 @@ mod tests {
     fn an_error_of_an_item_or_a_job_comes_out() {
         assert!(run(2, 10, |item, _| if item == 3 { Err(Error::input("three")) } else { Ok(()) }).is_err());
         assert!(run(2, 10, |_, pool| pool.leave(|| Err(Error::input("job")))).is_err());
+    }
+    #[test]
+    fn of_two_failures_the_lower_item_is_reported_although_it_failed_later() {
+        let second_failed = Barrier::new(2);
+        let result = run(2, 2, |item, _| {
+            if item == 1 {
+                second_failed.wait();
+                return Err(Error::input("one"));
+            }
+            second_failed.wait();
+            thread::sleep(Duration::from_millis(50));
+            Err(Error::input("zero"))
+        });
+        assert!(result.unwrap_err().to_string().contains("zero"));
     }
 }

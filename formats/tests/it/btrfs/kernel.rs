@@ -2,6 +2,7 @@
 
 use mif_formats::fs::Filesystem;
 
+use super::dump::assert_as_dump_tree;
 use super::life::Life;
 use super::volume::{TOOLS, assert_as_the_kernel, mkfs, mount, open};
 use crate::ext4::kernel::{Can, live};
@@ -26,6 +27,7 @@ fn check(seed: u64, options: &str, mounted: &str) {
         assert!(view.len() > 100, "{what}: only {} paths", view.len());
         let (fs, _) = open(&image);
         assert_eq!(fs.info().warnings, Vec::<String>::new(), "{what}");
+        assert_as_dump_tree(&what, &fs, &image);
     }
 }
 

@@ -2,6 +2,7 @@
 
 mod copies;
 mod dirty;
+mod dump;
 mod kernel;
 mod life;
 mod mutants;
