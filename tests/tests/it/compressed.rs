@@ -15,12 +15,12 @@ const FILES: &str = r#"
 set -e
 cd "$1"
 mkdir a b
-seq 1 900000 >a/text
-head -c 3000000 /dev/urandom >a/noise
-{ seq 1 300000; head -c 1500000 /dev/urandom; seq 5 90000; head -c 400000 /dev/urandom; } >a/both
+seq 1 250000 >a/text
+head -c 1000000 /dev/urandom >a/noise
+{ seq 1 90000; head -c 400000 /dev/urandom; seq 5 30000; head -c 200000 /dev/urandom; } >a/both
 { seq 1 30000; head -c 150000 /dev/urandom; } >a/both-small
 seq 1 20 >a/tiny
-truncate -s 3M a/sparse; seq 1 50000 >>a/sparse
+truncate -s 3M a/sparse; seq 1 20000 >>a/sparse
 for i in $(seq 1 200); do seq $i $((i + 4000)) >b/$i; done
 "#;
 
