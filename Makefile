@@ -34,6 +34,9 @@ export MIF_TESTS_TOOLS ?= optional
 export PATH := $(or $(MIF_CACHE),$(CURDIR)/fixtures/cache)/no-sync:$(PATH)
 export MIF_QEMU_SAMPLES ?= $(CURDIR)/fixtures/cache/qemu-samples
 
+# Tests also wait: for mounts, downloads, and disks that boot.
+export RUST_TEST_THREADS ?= $(shell echo $$(($$(nproc) + 1)))
+
 # All targets are built in one go: the features of dependencies are then those that the tests need, and nothing is built twice.
 test: tools lint ## Everything: tools, lints, unit tests, round trips, oracles, boots.
 	$(CARGO) build --release --locked --workspace --all-targets

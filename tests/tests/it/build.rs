@@ -209,12 +209,6 @@ fn what_cannot_be_is_refused_and_no_image_is_made() {
     assert_eq!(snapshot(&store), before);
 }
 
-/// Without any disk as input, a Debian tree becomes a disk that boots with both firmwares.
-#[test]
-fn a_debian_tree_becomes_a_disk_that_boots_by_uefi() {
-    built_debian_boots(true);
-}
-
 /// Builds a disk from a Debian tree, and boots it with UEFI or BIOS.
 pub(crate) fn built_debian_boots(efi: bool) {
     let tools = [TOOLS, &["tar", "qemu-img", "qemu-system-x86_64", "grub-mkimage"]].concat();

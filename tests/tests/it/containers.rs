@@ -178,9 +178,9 @@ fn what_we_write_qemu_img_finds_whole_and_the_same() {
     }
 }
 
-/// Reads the output of every writer, and writes it with every writer again.
+/// Reads the output of every writer, and writes it with three writers: readers and writers know nothing of each other.
 #[test]
-fn every_container_goes_into_every_other() {
+fn every_container_goes_into_others() {
     let Some(qemu_img) = tool("qemu-img") else { return };
     let dir = tempfile::tempdir().unwrap();
     let (from, to) = (dir.path().join("from"), dir.path().join("to"));
@@ -189,11 +189,11 @@ fn every_container_goes_into_every_other() {
     let raw = to.join("disk.raw");
     make_disk(&raw, (4 << 20) + 512, 77);
     let source = open_as(&raw, "raw").source;
-    for (format, options) in WRITE {
+    for (number, (format, options)) in WRITE.iter().enumerate() {
         let first = from.join(format!("image.{format}"));
         write(&*source, &first, format, options);
         let read = open_as(&first, format).source;
-        for (next, next_options) in WRITE {
+        for (next, next_options) in [0, 1, 4].map(|step| WRITE[(number + step) % WRITE.len()]) {
             let what = format!("{format} {options:?} to {next} {next_options:?}");
             let second = to.join(format!("image.{next}"));
             write(&*read, &second, next, next_options);

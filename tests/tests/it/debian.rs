@@ -94,19 +94,20 @@ pub(crate) fn through_the_store(options: &str, containers: &[Container], boots: 
 
 #[test]
 fn gpt_with_ext4_by_the_kernel_boots_by_bios_and_uefi() {
-    through_the_store(GPT, CONTAINERS, &[("boot.qcow2", false), ("boot.raw", true)]);
+    let containers = [0, 3, 5, 6].map(|number| CONTAINERS[number]);
+    through_the_store(GPT, &containers, &[("boot.qcow2", false), ("boot.raw", true)]);
 }
 
-// The other disks go through two containers each here, and through all of them in `make collection`.
+// `make collection` takes every disk through all containers.
 
 #[test]
 fn mbr_with_1k_blocks_and_no_checksums_comes_back_bit_for_bit() {
-    through_the_store(MBR, &[CONTAINERS[3], CONTAINERS[6]], &[]);
+    through_the_store(MBR, &[CONTAINERS[7]], &[]);
 }
 
 #[test]
 fn a_logical_partition_with_ext3_comes_back_bit_for_bit() {
-    through_the_store(LOGICAL, &[CONTAINERS[0], CONTAINERS[5]], &[]);
+    through_the_store(LOGICAL, &[CONTAINERS[1]], &[]);
 }
 
 #[test]
