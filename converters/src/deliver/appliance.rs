@@ -8,8 +8,9 @@ use sha2::{Digest, Sha256};
 
 use super::archive::{BLOCK, finish, header, write_member};
 use super::delivery::Delivery;
-use super::ovf::{Settings, descriptor};
+use super::ovf::descriptor;
 use super::platform::Machine;
+use super::settings::Settings;
 use crate::error::Result;
 use crate::task::progress::{self, Progress};
 

@@ -6,11 +6,12 @@
 
 use std::ops::Range;
 
-use mif_formats::container::{Output, OutputFile, Pull};
+use mif_formats::container::{Output, Pull};
 use mif_formats::{Extent, Source};
 use tar::{EntryType, GnuExtSparseHeader, GnuSparseHeader};
 
 use super::archive::{BLOCK, unsummed};
+use super::stream::{Stream, in_order};
 use crate::error::{Error, Result};
 use crate::task::progress::Progress;
 
@@ -24,35 +25,18 @@ const LEVEL: i32 = 6;
 /// Writes the tar.
 pub(super) fn write(disk: &dyn Source, output: &mut Output, progress: &dyn Progress) -> Result<()> {
     let ranges = ranges(disk)?;
-    let mut stream = Stream { file: output.around()?, at: 0 };
+    let mut stream = Stream::new(output.around()?);
     stream.write(&gzip(&head(disk.len(), &ranges))?)?;
     let data = data_in(&ranges);
     let solid = Solid { disk, ranges: &ranges };
     let observer: &dyn mif_formats::container::Observer = progress;
     Pull::new(&solid, observer).run(
         |window| Ok(gzip_window(&ranges, window.start, &window.bytes)),
-        |compressed: Result<Vec<u8>>| match compressed.and_then(|bytes| stream.write(&bytes)) {
-            Ok(()) => Ok(None),
-            Err(error) => Err(mif_formats::error::at("writing").io(std::io::Error::other(error.to_string()))),
-        },
+        |compressed: Result<Vec<u8>>| in_order(compressed.and_then(|bytes| stream.write(&bytes))),
     )?;
     let padding = data.next_multiple_of(BLOCK) - data;
     stream.write(&gzip(&vec![0; (padding + 2 * BLOCK) as usize])?)?;
-    Ok(stream.file.set_len(stream.at)?)
-}
-
-/// The output and the number of bytes written to it.
-struct Stream<'a> {
-    file: &'a OutputFile,
-    at: u64,
-}
-
-impl Stream<'_> {
-    fn write(&mut self, bytes: &[u8]) -> Result<()> {
-        self.file.write_at(self.at, bytes)?;
-        self.at += bytes.len() as u64;
-        Ok(())
-    }
+    stream.finish()
 }
 
 /// Returns the ranges of the disk that are not known to be zeros, in bytes. GNU tar begins each range with a new block,

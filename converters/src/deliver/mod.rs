@@ -9,7 +9,10 @@ mod delivery;
 mod disk_tar;
 mod ovf;
 pub(crate) mod platform;
+mod settings;
+mod stream;
 mod vagrant;
+mod vma;
 
 use mif_formats::container::{CreateOptions, Output};
 
@@ -31,5 +34,6 @@ pub(crate) fn write(
         Wrapper::Appliance(machine) => appliance::write(delivery, machine, settings, output, progress),
         Wrapper::DiskTar => disk_tar::write(delivery.disk, output, progress),
         Wrapper::Vagrant => vagrant::write(delivery, output, progress),
+        Wrapper::Backup { is_compressed } => vma::write(delivery, *is_compressed, settings, output, progress),
     }
 }

@@ -50,6 +50,11 @@ pub enum Wrapper {
     DiskTar,
     /// A Vagrant box for the provider libvirt.
     Vagrant,
+    /// A backup of Proxmox VE.
+    Backup {
+        /// True if it is compressed with zstd.
+        is_compressed: bool,
+    },
 }
 
 impl Wrapper {
@@ -103,6 +108,11 @@ const fn ova(system: &'static str, network: &'static str) -> Form {
     Form { suffixes: &["ova"], format: "vmdk", options: STREAM, wrapper, size_step: 512 }
 }
 
+/// A backup of Proxmox VE, compressed with zstd or not.
+const fn vma(suffixes: &'static [&'static str], is_compressed: bool) -> Form {
+    Form { suffixes, format: "raw", options: &[], wrapper: Wrapper::Backup { is_compressed }, size_step: 512 }
+}
+
 const OVF: &str = "https://www.dmtf.org/sites/default/files/standards/documents/DSP0243_2.1.1.pdf";
 const QEMU: &str = "https://www.qemu.org/docs/master/system/images.html";
 
@@ -146,11 +156,14 @@ pub static PLATFORMS: &[Platform] = &[
     Platform {
         name: "proxmox",
         title: "Proxmox VE",
-        forms: &[QCOW2, RAW],
-        rules: &[rule(
-            "`qm disk import` takes qcow2, raw and VMDK.",
-            "https://pve.proxmox.com/pve-docs/qm.1.html",
-        )],
+        forms: &[QCOW2, RAW, vma(&["vma.zst"], true), vma(&["vma"], false)],
+        rules: &[
+            rule("`qm disk import` takes qcow2, raw and VMDK.", "https://pve.proxmox.com/pve-docs/qm.1.html"),
+            rule(
+                "`qmrestore` takes a backup with the machine's configuration, whose comment maps each disk to its device.",
+                "https://github.com/proxmox/qemu-server/blob/master/src/test/run_qemu_restore_config_tests.pl",
+            ),
+        ],
     },
     Platform {
         name: "virtualbox",
@@ -351,7 +364,7 @@ impl Form {
             }
         }
         let settings: &[&str] = match self.wrapper {
-            Wrapper::Appliance(_) => &["cpus", "memory", "firmware"],
+            Wrapper::Appliance(_) | Wrapper::Backup { .. } => &["cpus", "memory", "firmware"],
             _ => &[],
         };
         let of_archive = |(key, _): &&(String, String)| settings.contains(&key.as_str());

@@ -222,6 +222,77 @@ fn a_vagrant_box_holds_its_metadata_and_the_disk_as_qcow2() {
     assert_is_disk(&store, "demo", &at("box/box.img"), "qcow2", DEMO);
 }
 
+/// Reads a backup of Proxmox VE by its specification: writes its disk, and prints its configuration and the disk's name.
+const READ_VMA: &str = "
+import hashlib, struct, sys
+data, out = open(sys.argv[1], 'rb').read(), open(sys.argv[2], 'wb')
+def summed(part, at):
+    assert hashlib.md5(part[:at] + bytes(16) + part[at + 16:]).digest() == part[at:at + 16]
+magic, version, uuid = struct.unpack_from('>4sI16s', data)
+blobs, blobs_len, header_len = struct.unpack_from('>III', data, 48)
+assert (magic, version, blobs, blobs + blobs_len) == (b'VMA\\0', 1, 12288, header_len) and header_len % 512 == 0
+summed(data[:header_len], 32)
+def blob(pointer):
+    at = blobs + pointer
+    return data[at + 2:at + 2 + struct.unpack_from('<H', data, at)[0]].decode()
+assert blob(struct.unpack_from('>I', data, 2044)[0]) == 'qemu-server.conf\\0'
+print(blob(struct.unpack_from('>I', data, 3068)[0]), end='')
+name, _, size = struct.unpack_from('>IIQ', data, 4096 + 32)
+print('name', blob(name).rstrip('\\0'))
+out.truncate(size)
+at, seen = header_len, []
+while at < len(data):
+    head = data[at:at + 512]
+    summed(head, 24)
+    magic, blocks, other = struct.unpack_from('>4s2xH16s', head)
+    assert (magic, other) == (b'VMAE', uuid)
+    at += 512
+    start = at
+    for mask, device, cluster in struct.iter_unpack('>HxBI', head[40:]):
+        assert device or not mask
+        seen += [cluster] * device
+        for block in range(16):
+            if mask >> block & 1:
+                out.seek(cluster * 65536 + block * 4096)
+                out.write(data[at:at + 4096])
+                at += 4096
+    assert at - start == blocks * 4096 and at <= len(data)
+assert sorted(seen) == list(range((size + 65535) // 65536)), seen
+out.truncate(size)
+";
+
+#[test]
+fn proxmox_gets_a_backup_with_the_disk_and_a_configuration_that_names_it() {
+    if !have(&["python3", "zstd", "cmp"]) {
+        return;
+    }
+    let work = work_folder();
+    let store = store(work.path());
+    let at = |name: &str| work.path().join(name);
+    for (image, file) in [("demo", "demo.vma.zst"), ("odd", "odd.vma")] {
+        let options = ["-o", "cpus=2,memory=1G", "--verify"];
+        let report = export(&store, image, &at(file), "proxmox", &options);
+        assert_eq!(report["target"], "proxmox", "{report}");
+        if file.ends_with(".zst") {
+            run(tool("zstd").args(["-q", "-d"]).arg(at(file)));
+        }
+        let backup = at(file.trim_end_matches(".zst"));
+        let said = run(tool("python3").args(["-c", READ_VMA]).arg(&backup).arg(at("restored")));
+        for line in [
+            "boot: order=scsi0",
+            "cores: 2",
+            "memory: 1024",
+            "#qmdump#map:scsi0:drive-scsi0::raw:",
+            "name drive-scsi0",
+        ] {
+            assert!(said.lines().any(|said| said == line), "{line}: {said}");
+        }
+        run(mif(&store).args(["export", "--force", "-O", "raw", image]).arg(at("expected")));
+        run(tool("cmp").arg(at("restored")).arg(at("expected")));
+        assert!(fs::metadata(&backup).unwrap().len() < fs::metadata(at("expected")).unwrap().len() / 4);
+    }
+}
+
 #[test]
 fn what_a_target_does_not_take_is_refused_in_words_and_leaves_no_file() {
     let work = work_folder();
@@ -272,6 +343,9 @@ fn table() -> String {
                 }
                 Wrapper::DiskTar => "tar with `disk.raw`, gzip".to_owned(),
                 Wrapper::Vagrant => "tar with `metadata.json`, `Vagrantfile`, `box.img`".to_owned(),
+                Wrapper::Backup { is_compressed } => {
+                    format!("VMA with `qemu-server.conf`{}", if *is_compressed { ", zstd" } else { "" })
+                }
             };
             let size = match form.size_step {
                 1 => "any".to_owned(),
