@@ -52,6 +52,10 @@ mod mkdisk;
 #[path = "../../formats/src/testing/random.rs"]
 #[allow(dead_code, unreachable_pub)]
 mod random;
+#[cfg(test)]
+#[path = "../../formats/src/testing/tools.rs"]
+#[allow(dead_code, unreachable_pub)]
+mod tools;
 mod rebuild;
 pub mod store;
 mod task;

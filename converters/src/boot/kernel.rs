@@ -84,11 +84,6 @@ impl Kernel {
         }
         if self.modules.knows_builtin { Builtin::No } else { Builtin::Unknown }
     }
-
-    /// Returns whether the kernel was built with an option as `y`.
-    pub(super) fn has_option(&self, option: &str) -> Option<bool> {
-        Some(self.options.as_ref()?.iter().any(|it| it == option))
-    }
 }
 
 /// Judges the kernel that is booted. `root` is the root filesystem with its modules.

@@ -43,11 +43,6 @@ impl Booting {
         let words = self.command_line.split_ascii_whitespace();
         words.filter_map(move |word| word.strip_prefix(name)?.strip_prefix('=')).map(|value| value.trim_matches('"'))
     }
-
-    /// Returns true if a word is among the arguments.
-    pub(super) fn has(&self, word: &str) -> bool {
-        self.command_line.split_ascii_whitespace().any(|it| it == word)
-    }
 }
 
 /// Finds what a loader boots. `None` if it boots nothing, or if that cannot be told; the findings say which.
@@ -140,7 +135,9 @@ fn systemd_boot(look: &Look<'_>, esp: &str, findings: &mut Findings) -> Option<B
             .advise("Set a number of seconds in loader.conf");
         return None;
     }
+    // It reads what the firmware reads.
     let others = look.table.partitions.iter().filter(|it| XBOOTLDR.contains(&&it.type_id[..]));
+    let others = others.filter(|it| look.is_fat(&volume_name(it.slot)));
     let volumes: Vec<String> =
         [esp.to_owned()].into_iter().chain(others.map(|it| volume_name(it.slot))).collect();
     let mut choices: Vec<(String, Choice)> = Vec::new();
@@ -175,11 +172,20 @@ fn systemd_boot(look: &Look<'_>, esp: &str, findings: &mut Findings) -> Option<B
         }
         Some(pattern) => {
             let pattern = glob::Pattern::new(&pattern.to_ascii_lowercase()).ok();
-            let fits = |(name, _): &(String, Choice)| {
-                let name = name.to_ascii_lowercase();
-                pattern.as_ref().is_some_and(|it| it.matches(&name) || it.matches(name.trim_end_matches(".conf")))
+            let place_of = |end: &str| {
+                let mut names = choices.iter().map(|(name, _)| name.to_ascii_lowercase());
+                names.position(|name| pattern.as_ref().is_some_and(|it| it.matches(name.trim_end_matches(end))))
             };
-            choices.iter().position(fits).unwrap_or(0)
+            match (place_of(""), place_of(".conf")) {
+                (Some(found), _) => found,
+                // Before systemd 245, the suffix could be left out.
+                (None, Some(_)) => {
+                    let reason = "its default lacks the suffix .conf, which only some versions of systemd-boot add";
+                    findings.unknown(Subject::Loader, place, reason).advise("Write the full name of the entry's file");
+                    return None;
+                }
+                (None, None) => 0,
+            }
         }
     };
     let (name, choice) = choices.swap_remove(chosen);

@@ -109,7 +109,7 @@ const fn controller(
 }
 
 /// Every controller, with its drivers in Linux (the module's name; `drivers/` of the kernel's source has its devices).
-pub static CONTROLLERS: &[Controller] = &[
+static CONTROLLERS: &[Controller] = &[
     controller("virtio-blk", "vda", &["virtio_pci", "virtio_blk"]),
     controller("virtio-scsi", "sda", &["virtio_pci", "virtio_scsi", "sd_mod"]),
     controller("nvme", "nvme0n1", &["nvme"]),
@@ -125,7 +125,7 @@ pub static CONTROLLERS: &[Controller] = &[
 ];
 
 /// Every network card, with its drivers.
-pub static CARDS: &[Card] = &[
+static CARDS: &[Card] = &[
     Card { name: "virtio_net", drivers: &["virtio_pci", "virtio_net"] },
     Card { name: "e1000", drivers: &["e1000"] },
     Card { name: "e1000e", drivers: &["e1000e"] },
@@ -151,12 +151,12 @@ const QEMU_DISKS: &[&str] = &[
     "mptsas",
     "megasas",
 ];
-/// OVMF has no driver of these as distributions build it.
-const OVMF_LACKS: &[&str] = &["lsi53c895a", "megasas"];
+/// OVMF has no driver of these, or only if it is built with it; Debian's is not.
+const OVMF_LACKS: &[&str] = &["pvscsi", "lsi53c895a", "mptspi", "mptsas", "megasas"];
 const QEMU_CARDS: &[&str] = &["virtio_net", "e1000", "e1000e", "vmxnet3", "pcnet32"];
 const VMWARE_DISKS: &[&str] = &["mptspi", "mptsas", "pvscsi", "nvme", "ahci", "ide"];
 const OVMF: (&str, &str) = (
-    "OVMF reads disks of virtio, NVMe, AHCI, PVSCSI and MPT controllers; its driver for LSI 53C895A is off by default.",
+    "OVMF reads disks on virtio, NVMe, AHCI and IDE; its drivers of PVSCSI, MPT and LSI controllers depend on the build.",
     "https://github.com/tianocore/edk2/blob/master/OvmfPkg/OvmfPkgX64.dsc",
 );
 

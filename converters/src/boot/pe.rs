@@ -63,11 +63,6 @@ impl<'b> Program<'b> {
         self.bytes.get(range.clone())
     }
 
-    /// Returns the place of a section in the file.
-    pub(super) fn range(&self, name: &str) -> Option<Range<usize>> {
-        self.sections.iter().find(|(it, _)| it == name).map(|(_, range)| range.clone())
-    }
-
     /// Returns true if it contains these bytes.
     pub(super) fn has(&self, mark: &[u8]) -> bool {
         memchr::memmem::find(self.bytes, mark).is_some()

@@ -42,6 +42,8 @@ pub(crate) struct Core {
     pub(crate) config: Option<String>,
     /// The names of its modules.
     pub(crate) modules: Vec<String>,
+    /// Its version, such as 2.12, if the module that prints it is inside.
+    pub(crate) version: Option<(u32, u32)>,
 }
 
 /// Returns true if a boot sector is GRUB's.
@@ -154,7 +156,13 @@ pub(crate) fn of_objects(core: &[u8], is_wide: bool) -> Option<Core> {
                 String::from_utf8_lossy(&bytes[..end]).into_owned()
             };
             match kind {
-                ELF => found.modules.extend(module_name(bytes)),
+                ELF => {
+                    let name = module_name(bytes);
+                    if name.as_deref() == Some("normal") {
+                        found.version = version(bytes);
+                    }
+                    found.modules.extend(name);
+                }
                 CONFIG => found.config = Some(text()),
                 PREFIX => {
                     found.prefix = text();
@@ -169,6 +177,16 @@ pub(crate) fn of_objects(core: &[u8], is_wide: bool) -> Option<Core> {
         }
     }
     None
+}
+
+/// Returns the version that GRUB's module `normal` prints: `2.06-13+deb12u1` is 2.6.
+pub(crate) fn version(normal: &[u8]) -> Option<(u32, u32)> {
+    memmem::find_iter(normal, b"\x002.").find_map(|at| {
+        let text = normal.get(at + 1..)?.split(|b| *b == 0).next()?;
+        let (major, rest) = std::str::from_utf8(text).ok()?.split_once('.')?;
+        let end = rest.find(|c: char| !c.is_ascii_digit()).unwrap_or(rest.len());
+        Some((major.parse().ok()?, rest[..end].parse().ok()?))
+    })
 }
 
 /// Returns the name in the section `.modname` of a module (ELF, "Section Header"; include/grub/dl.h).
@@ -244,6 +262,9 @@ mod tests {
 
     #[test]
     fn the_prefix_and_the_modules_of_a_real_core_image_are_read() {
+        if !crate::tools::have(&["grub-mkimage"]) {
+            return;
+        }
         let bytes = disk("(,gpt1)/boot/grub", "search.fs_uuid abc root\n", 34);
         assert!(is_boot_sector(&bytes[..512]));
         let boot = bytes[..512].to_vec();
@@ -253,6 +274,7 @@ mod tests {
         for module in ["biosdisk", "part_gpt", "ext2", "normal"] {
             assert!(core.modules.iter().any(|name| name == module), "{module}: {:?}", core.modules);
         }
+        assert!(core.version.is_some_and(|version| version >= (2, 2)), "{:?}", core.version);
         // A core image that was moved, or partly overwritten.
         let broken = |change: &dyn Fn(&mut Vec<u8>)| {
             let mut bytes = bytes.clone();
@@ -269,6 +291,9 @@ mod tests {
 
     #[test]
     fn the_prefix_of_a_uefi_program_is_read() {
+        if !crate::tools::have(&["grub-mkimage"]) {
+            return;
+        }
         let work = tempfile::tempdir().unwrap();
         let out = work.path().join("grub.efi");
         let made = Command::new("grub-mkimage")

@@ -6,7 +6,7 @@ use std::rc::Rc;
 
 use super::super::look::Look;
 use super::bls;
-use super::core::Core;
+use super::core::{self, Core};
 use super::devices::{device_of, split, volume_of};
 use super::script::{self, Command, Part, Word};
 
@@ -93,6 +93,7 @@ pub(crate) struct Grub<'l> {
     pub(crate) read: Vec<String>,
     steps: u32,
     nesting: u32,
+    version: Option<(u32, u32)>,
 }
 
 impl<'l> Grub<'l> {
@@ -110,6 +111,7 @@ impl<'l> Grub<'l> {
             read: Vec::new(),
             steps: 0,
             nesting: 0,
+            version: core.version,
         };
         let (platform, cpu) = if home.is_some() { ("efi", "x86_64") } else { ("pc", "i386") };
         for (name, value) in [("grub_platform", platform), ("grub_cpu", cpu)] {
@@ -281,26 +283,21 @@ impl<'l> Grub<'l> {
         let late = ["metadata_csum_seed", "nrext64", "bigtime", "large_dir"];
         let new = info.features.iter().find(|feature| late.contains(&&feature[..]));
         if let Some(feature) = new
-            && self.version(core).is_none_or(|(major, minor)| (major, minor) < (2, 12))
+            && self.version().is_none_or(|(major, minor)| (major, minor) < (2, 12))
         {
             doubts.push(format!("{volume} has the feature {feature}, which not every GRUB reads"));
         }
         doubts
     }
 
-    /// Returns the version of the module that prints it.
-    fn version(&self, _core: &Core) -> Option<(u32, u32)> {
+    /// Returns GRUB's version: that in the core image, or else that of the module beside the prefix.
+    fn version(&self) -> Option<(u32, u32)> {
+        if self.version.is_some() {
+            return self.version;
+        }
         let folder = if self.get("grub_platform") == "efi" { "x86_64-efi" } else { "i386-pc" };
         let row = self.row(&format!("{}/{folder}/normal.mod", self.get("prefix")))?;
-        let bytes = self.look.head(row, 1 << 20).ok()?;
-        let found = memchr::memmem::find_iter(&bytes, b"\x002.").find_map(|at| {
-            let text = bytes.get(at + 1..)?.split(|b| *b == 0).next()?;
-            let text = std::str::from_utf8(text).ok()?;
-            let (major, rest) = text.split_once('.')?;
-            let end = rest.find(|c: char| !c.is_ascii_digit()).unwrap_or(rest.len());
-            Some((major.parse().ok()?, rest[..end].parse().ok()?))
-        });
-        found
+        core::version(&self.look.head(row, 1 << 20).ok()?)
     }
 
     fn get(&self, name: &str) -> &str {
@@ -526,7 +523,7 @@ impl<'l> Grub<'l> {
             }
             "load_env" => self.load_env(&plain),
             "linux" | "linux16" | "linuxefi" | "initrd" | "initrd16" | "initrdefi" => self.load(name, &plain),
-            "blscfg" | "bls_import" => self.blscfg(),
+            "blscfg" | "bls_import" => self.blscfg(&plain),
             "boot" => {
                 *flow = Some(Flow::Boot);
                 Some(true)
@@ -731,13 +728,16 @@ impl<'l> Grub<'l> {
     }
 
     /// Adds the entries of the Boot Loader Specification to the menu.
-    fn blscfg(&mut self) -> Option<bool> {
+    fn blscfg(&mut self, words: &[&str]) -> Option<bool> {
+        let given = words.iter().position(|word| matches!(*word, "--path" | "-p")).and_then(|at| words.get(at + 1));
+        let is_fallback_asked = words.iter().any(|word| matches!(*word, "--enable-fallback" | "-f"));
         let boot = Some(self.get("boot").to_owned()).filter(|it| !it.is_empty());
         let root = self.get("root").to_owned();
         let folder = Some(self.get("blsdir").to_owned()).filter(|it| !it.is_empty());
-        let folders = match &folder {
-            Some(folder) => vec![folder.as_str()],
-            None => vec!["/loader/entries", "/boot/loader/entries"],
+        let folders = match (given, &folder) {
+            (Some(given), _) => vec![*given],
+            (None, Some(folder)) => vec![folder.as_str()],
+            (None, None) => vec!["/loader/entries", "/boot/loader/entries"],
         };
         for device in [boot.as_ref(), Some(&root)].into_iter().flatten() {
             let Some(volume) = volume_of(self.look, device.trim_matches(['(', ')'])) else { continue };
@@ -745,6 +745,11 @@ impl<'l> Grub<'l> {
                 let entries = bls::entries(self.look, &volume, folder);
                 if entries.is_empty() {
                     continue;
+                }
+                // Distributions' GRUBs look there next; that of GRUB 2.14 only if it is told to.
+                let is_next = given.is_none() && *folder == "/boot/loader/entries" && self.get("blsdir").is_empty();
+                if is_next && !is_fallback_asked && self.version().is_none_or(|version| version >= (2, 14)) {
+                    self.doubt("the entries are in /boot/loader/entries, where not every GRUB looks for them");
                 }
                 let device = device_of(self.look, &volume);
                 for entry in entries.into_iter().take(MAX_ENTRIES) {
