@@ -263,6 +263,12 @@ impl Initramfs {
         self.names.range(start.to_owned()..).next().is_some_and(|name| name.starts_with(start))
     }
 
+    /// Returns the paths that begin so, with or without `usr/` before it.
+    pub(super) fn below<'a>(&'a self, start: &'a str) -> impl Iterator<Item = &'a str> {
+        let names = self.names.iter().map(String::as_str);
+        names.filter(move |name| name.strip_prefix("usr/").unwrap_or(name).starts_with(start))
+    }
+
     /// Returns the content of a file, with or without `usr/` before it.
     pub(super) fn text(&self, path: &str) -> Option<&[u8]> {
         self.texts.get(path).or_else(|| self.texts.get(&format!("usr/{path}"))).map(Vec::as_slice)

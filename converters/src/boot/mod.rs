@@ -77,6 +77,9 @@ pub(crate) fn judge(look: &Look<'_>, machine: &Machine) -> Findings {
                 let is_mapped = volume.as_ref().is_some_and(|volume| volume.contains('/'));
                 drivers::judge(booting, kernel, early.as_ref(), controller, (kind, is_mapped), &mut findings);
             }
+            if let (Some(early), Some(last)) = (&early, booting.initrds.last()) {
+                roots::waits(look, early, &last.place, &mut findings);
+            }
             roots::judge(look, booting, early.as_ref(), controller, &mut findings);
         }
     }

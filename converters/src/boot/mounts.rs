@@ -34,6 +34,7 @@ pub(super) fn judge(
     let Some(row) = look.in_root(root, "/etc/fstab") else { return };
     let place = look.place(row);
     let is_systemd = ["/usr/lib/systemd/systemd", "/lib/systemd/systemd"].iter().any(|path| look.in_root(root, path).is_some());
+    encrypted(look, root, findings);
     let before = findings.0.len();
     let mut count = 0;
     for line in fields(text.as_bytes()).take(1000) {
@@ -46,6 +47,19 @@ pub(super) fn judge(
     }
     if findings.0[before..].iter().all(|it| it.verdict == super::finding::Judgement::Good) {
         findings.good(Subject::Mounts, place, format!("every device that it mounts is on the disk ({count})"));
+    }
+}
+
+/// Judges `/etc/crypttab`: systemd asks for the passwords of its volumes.
+fn encrypted(look: &Look<'_>, root: &Root, findings: &mut Findings) {
+    let text = look.root_text(root, "/etc/crypttab").unwrap_or_default();
+    let mut lines = text.lines().map(str::trim).filter(|line| !line.is_empty() && !line.starts_with('#'));
+    let asked = lines.find(|line| !line.contains("noauto") && !line.contains("nofail"));
+    if let Some(line) = asked {
+        let name = line.split_ascii_whitespace().next().unwrap_or_default();
+        findings
+            .unknown(Subject::Mounts, "/etc/crypttab", format!("the system opens the encrypted volume {name}, with a key that mif does not follow"))
+            .advise("Boot the image once on a machine like the target to find out");
     }
 }
 

@@ -69,6 +69,22 @@ impl Device {
     }
 }
 
+/// Judges the devices that an initramfs of dracut waits for, which it noted on the machine that it was made on.
+pub(super) fn waits(look: &Look<'_>, early: &Early, place: &str, findings: &mut Findings) {
+    let start = "lib/dracut/hooks/initqueue/finished/devexists-";
+    for name in early.initramfs.below(start) {
+        let Some((_, name)) = name.split_once("devexists-") else { continue };
+        // As systemd-escape writes it.
+        let device = name.trim_end_matches(".sh").replace("\\x2f", "/").replace("\\x2d", "-");
+        if !matches!(Device::of(look, &device), Device::Stable(_)) {
+            findings
+                .bad(Subject::Initramfs, place, format!("it waits for the device {device}, which the disk does not have"))
+                .advise("Run `dracut --no-hostonly --force --regenerate-all` in the image");
+            return;
+        }
+    }
+}
+
 /// Returns how many volumes a tag names.
 fn count(look: &Look<'_>, what: &str) -> usize {
     let value = what.split_once('=').map_or_else(|| what.rsplit('/').next().unwrap_or_default(), |(_, value)| value);

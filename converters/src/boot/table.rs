@@ -12,7 +12,7 @@ const SECTOR: u32 = 512;
 /// Judges the partition table.
 pub(super) fn judge(look: &Look<'_>, findings: &mut Findings) {
     let table = look.table;
-    let place = "the partition table";
+    let place = "the disk";
     if table.sector_size != SECTOR {
         let reason = format!("it was made for sectors of {} bytes, and the target's disks have {SECTOR}", table.sector_size);
         findings.bad(Subject::Table, place, reason).advise("Choose a disk with such sectors, where the target offers one");

@@ -408,3 +408,123 @@ fn the_verb_refuses_what_it_cannot_do() {
         assert_eq!(output.status.code(), Some(1), "{target}: {}", String::from_utf8_lossy(&output.stderr));
     }
 }
+
+/// A UEFI program with a section that holds this text.
+fn program(text: &[u8]) -> Vec<u8> {
+    let mut bytes = vec![0; 0x80];
+    bytes[..2].copy_from_slice(b"MZ");
+    bytes[0x3c] = 0x80;
+    bytes.extend(b"PE\0\0\x64\x86\x01\0");
+    bytes.extend([0; 16]);
+    let mut section = [0; 40];
+    section[..5].copy_from_slice(b".text");
+    for (at, value) in [(8, text.len()), (16, text.len()), (20, 0x80 + 24 + 40)] {
+        section[at..at + 4].copy_from_slice(&(value as u32).to_le_bytes());
+    }
+    bytes.extend(section);
+    bytes.extend(text);
+    bytes
+}
+
+/// Each is the smallest image of a public report; the address is beside it.
+#[test]
+fn images_of_public_reports_are_judged_as_they_turned_out() {
+    let Some(disk) = Disk::new() else { return };
+    let uefi = ["--firmware", "uefi"];
+    fs::write(disk.work.at("BOOTX64.EFI"), program(b"UEFI SHIM\n$Version: 15 $")).unwrap();
+    fs::write(disk.work.at("fbx64.efi"), program(b"fallback")).unwrap();
+    let list: Vec<u8> = "\u{feff}grubx64.efi,debian,,\n".encode_utf16().flat_map(u16::to_le_bytes).collect();
+    fs::write(disk.work.at("BOOTX64.CSV"), list).unwrap();
+    let move_grub = ["--mkdir=p15:/EFI/debian", "--copy=p15:/EFI/BOOT/BOOTX64.EFI:p15:/EFI/debian/grubx64.efi"];
+    let copy_config = ["--copy=p15:/EFI/BOOT/grub.cfg:p15:/EFI/debian/grub.cfg"];
+    let shim = ["--delete=p15:/EFI/BOOT/BOOTX64.EFI", "--copy-in=BOOTX64.EFI:p15:/EFI/BOOT"];
+
+    // github.com/rhboot/shim/issues/401 and 101: shim at the removable path, and no GRUB beside it.
+    let edits = [&move_grub[..], &copy_config, &shim].concat();
+    disk.mends("shim", &edits, &uefi, "starts this program, which is not there");
+    // github.com/coreos/coreos-assembler/pull/2435: with the fallback program, the list beside the distribution's loader counts.
+    let edits = [&edits[..], &["--copy-in=fbx64.efi:p15:/EFI/BOOT", "--copy-in=BOOTX64.CSV:p15:/EFI/debian"]].concat();
+    disk.edit("fallback", &edits);
+    assert_eq!(disk.verdict("fallback", &uefi, "boots"), "");
+
+    // github.com/awslabs/aws-support-tools/issues/181: `nvmem` built in was taken for `nvme`.
+    let builtin = format!("--write=/usr/lib/modules/{RELEASE}/modules.builtin:kernel/drivers/nvmem/nvmem.ko");
+    disk.edit("nvmem", &[&builtin]);
+    assert!(disk.verdict("nvmem", &["--disk", "nvme"], "does_not_boot").contains("lacks the driver nvme"));
+    // github.com/zabbly/linux/issues/55: a kernel without CONFIG_HYPERV, on Azure.
+    let azure = disk.work.mif(&["check", "good", "--for", "azure", "--json"]).output().unwrap();
+    let azure: Value = serde_json::from_slice(&azure.stdout).unwrap();
+    assert!(complaints(&azure).contains("no driver hv_storvsc"), "{azure:#}");
+    // github.com/balena-os/meta-balena/issues/609: root=/dev/hda2 on virtio.
+    let cfg = "/boot/grub/grub.cfg";
+    let hda = format!("{cfg}:s|root=UUID={ROOT}|root=/dev/hda1|");
+    disk.mends("hda", &["--edit", &hda], &[], "/dev/hda1 has another name on this machine");
+    // github.com/Start9Labs/start-technologies/issues/3923: fstab names the second disk of the machine it was made on.
+    disk.mends("sdb", &["--append=/etc/fstab:/dev/sdb1 /data ext4 defaults 0 2"], &[], "mounts /dev/sdb1 on /data");
+    // github.com/rear/rear/issues/221: the ESP has a new number, fstab the old one.
+    disk.mends("vfat", &["--append=/etc/fstab:UUID=07B1-600D /boot/efi vfat umask=0077 0 1"], &[], "UUID=07B1-600D on /boot/efi");
+    // github.com/systemd/mkosi/issues/56: an initramfs for another machine.
+    disk.fixes("good", "pvscsi", &["--disk", "pvscsi"]);
+    // github.com/linuxkit/linuxkit/pull/830, github.com/Limine-Bootloader/Limine/pull/599: an archive after a compressed one
+    // that is not at a multiple of four is not unpacked.
+    let mut odd = initramfs(disk.work.path(), "gzip");
+    odd.resize(odd.len().next_multiple_of(4) + 1, 0);
+    odd.extend(initramfs(disk.work.path(), "cat"));
+    fs::write(disk.work.at("initrd"), odd).unwrap();
+    disk.edit("odd", &["--copy-in=initrd:/boot", "--delete=/initrd.img", "--symlink=/initrd.img:boot/initrd"]);
+    assert!(disk.verdict("odd", &[], "does_not_boot").contains("multiple of four"));
+    // github.com/gfleury/overlayroot/issues/7: only the microcode was left of the initramfs.
+    let microcode = disk.work.at("ucode");
+    write(&microcode.join("kernel/x86/microcode/AuthenticAMD.bin"), "x");
+    fs::write(disk.work.at("initrd"), shell(&microcode, "find . | cpio -o -H newc --quiet")).unwrap();
+    disk.edit("ucode", &["--copy-in=initrd:/boot", "--delete=/initrd.img", "--symlink=/initrd.img:boot/initrd"]);
+    assert!(disk.verdict("ucode", &[], "unknown").contains("no program /init"));
+    // github.com/canonical/cloud-init/issues/3611: netplan matches the address of the machine that was cloned.
+    let netplan = "network:\n  version: 2\n  ethernets:\n    ens160:\n      dhcp4: true\n      match:\n        macaddress: aa\\:bb\\:cc\\:dd\\:ee\\:ff\n      set-name: ens160\n";
+    disk.edit("clone", &["--mkdir=/etc/netplan", &format!("--write=/etc/netplan/50-cloud-init.yaml:{netplan}")]);
+    let (_, report) = disk.check("clone", &[]);
+    assert_eq!(report["network"], "bad", "{report:#}");
+    let fixed = disk.fixes("clone", "freed", &[]);
+    assert_eq!(fixed["after"]["network"], "good", "{fixed:#}");
+    // github.com/bootc-dev/bootc/issues/2250: GRUB 2.14 does not look into /boot/loader/entries unless it is told to.
+    let fallback = "set timeout=1\nblscfg --path /boot/loader/entries --enable-fallback\n";
+    let entry = format!("title x\nlinux /boot/vmlinuz-{RELEASE}\ninitrd /boot/initrd.img-{RELEASE}\noptions root=UUID={ROOT}\n");
+    let entries = ["--mkdir=/boot/loader/entries", &format!("--write=/boot/loader/entries/a.conf:{entry}")];
+    disk.edit("told", &[&entries[..], &[&format!("--write={cfg}:{fallback}")]].concat());
+    assert_eq!(disk.verdict("told", &[], "boots"), "");
+    // github.com/redhat-cop/infra.lvm_snapshots/pull/22: without a saved entry the newest counts, which was not the one meant.
+    let newer = format!("--write=/boot/loader/entries/b.conf:{}", entry.replace("vmlinuz-", "vmlinuz-new-"));
+    disk.edit("newest", &[&entries[..], &[&newer, &format!("--write={cfg}:set timeout=1\nset default=\"${{saved_entry}}\"\nblscfg\n")]].concat());
+    assert!(disk.verdict("newest", &[], "does_not_boot").contains("vmlinuz-new-"));
+}
+
+/// Debian's own programs, signed: GRUB's configuration is in a FAT inside of it, and leads to the directory of the
+/// distribution.
+#[test]
+fn signed_programs_lead_to_the_configuration_of_the_distribution() {
+    let programs = ["/usr/lib/shim/shimx64.efi.signed", "/usr/lib/grub/x86_64-efi-signed/grubx64.efi.signed"];
+    if programs.iter().any(|path| !Path::new(path).exists()) {
+        let _ = mif_tests::skip("not installed: shim-signed, grub-efi-amd64-signed");
+        return;
+    }
+    let Some(disk) = Disk::new() else { return };
+    let uefi = ["--firmware", "uefi"];
+    let stub = format!("search.fs_uuid {ROOT} root hd0,gpt1\nset prefix=($root)'/boot/grub'\nconfigfile $prefix/grub.cfg\n");
+    let edits = [
+        "--delete=p15:/EFI/BOOT".to_owned(),
+        "--mkdir=p15:/EFI/BOOT".to_owned(),
+        "--mkdir=p15:/EFI/debian".to_owned(),
+        format!("--copy-in={}:p15:/EFI/BOOT", programs[0]),
+        format!("--copy-in={}:p15:/EFI/BOOT", programs[1]),
+        "--rename=p15:/EFI/BOOT/shimx64.efi.signed:p15:/EFI/BOOT/BOOTX64.EFI".to_owned(),
+        "--rename=p15:/EFI/BOOT/grubx64.efi.signed:p15:/EFI/BOOT/grubx64.efi".to_owned(),
+        format!("--write=p15:/EFI/debian/grub.cfg:{stub}"),
+    ];
+    let edits: Vec<&str> = edits.iter().map(String::as_str).collect();
+    disk.edit("signed", &edits);
+    assert_eq!(disk.verdict("signed", &uefi, "boots"), "");
+    let without = [&edits[..], &["--delete=p15:/EFI/debian/grub.cfg"]].concat();
+    disk.edit("stub-less", &without);
+    let said = disk.verdict("stub-less", &uefi, "does_not_boot");
+    assert!(said.contains("has no menu"), "{said}");
+}

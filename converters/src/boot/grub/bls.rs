@@ -21,6 +21,8 @@ pub(crate) struct Entry {
     pub(crate) initrd: Vec<String>,
     /// The command line.
     pub(crate) options: Vec<String>,
+    /// The users whose password GRUB asks for.
+    pub(crate) users: Option<String>,
 }
 
 impl Entry {
@@ -38,6 +40,8 @@ impl Entry {
                 "efi" | "uki" => entry.efi = Some(value),
                 "initrd" => entry.initrd.extend(value.split_whitespace().map(str::to_owned)),
                 "options" => entry.options.push(value),
+                // Fedora's variable is empty unless a password is set.
+                "grub_users" if value != "$grub_users" => entry.users = Some(value),
                 _ => {}
             }
         }

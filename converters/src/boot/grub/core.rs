@@ -30,6 +30,7 @@ const UNCOMPRESSED_SIZE: usize = 0x0c;
 
 /// The types of the objects in a core image.
 const ELF: u32 = 0;
+const MEMDISK: u32 = 1;
 const CONFIG: u32 = 2;
 const PREFIX: u32 = 3;
 
@@ -40,6 +41,8 @@ pub(crate) struct Core {
     pub(crate) prefix: String,
     /// The configuration that it runs first.
     pub(crate) config: Option<String>,
+    /// A disk in memory, `(memdisk)`.
+    pub(crate) memdisk: Option<Vec<u8>>,
     /// The names of its modules.
     pub(crate) modules: Vec<String>,
     /// Its version, such as 2.12, if the module that prints it is inside.
@@ -163,6 +166,7 @@ pub(crate) fn of_objects(core: &[u8], is_wide: bool) -> Option<Core> {
                     }
                     found.modules.extend(name);
                 }
+                MEMDISK => found.memdisk = Some(bytes.to_vec()),
                 CONFIG => found.config = Some(text()),
                 PREFIX => {
                     found.prefix = text();

@@ -3,12 +3,24 @@
 
 use std::collections::BTreeMap;
 use std::rc::Rc;
+use std::sync::Arc;
 
-use super::super::look::Look;
+use mif_formats::fs::FileType;
+use mif_formats::source::MemSource;
+
+use super::super::look::{self, Look};
 use super::bls;
 use super::core::{self, Core};
 use super::devices::{device_of, split, volume_of};
 use super::script::{self, Command, Part, Word};
+use crate::disk::scan::Scan;
+use crate::image::tree_of_scan;
+use crate::store::volume_name;
+use crate::tree::path::VolumePath;
+use crate::tree::view::Tree;
+
+/// The name of the disk in memory that a core image may hold.
+const MEMDISK: &str = "memdisk";
 
 /// The most commands that are run, and the deepest nesting of files and functions.
 const MAX_STEPS: u32 = 100_000;
@@ -46,6 +58,8 @@ struct Entry {
     title: String,
     id: Option<String>,
     is_submenu: bool,
+    /// True if it may be booted without a password.
+    is_free: bool,
     body: Body,
 }
 
@@ -79,6 +93,8 @@ enum Flow {
 /// GRUB as it runs.
 pub(crate) struct Grub<'l> {
     look: &'l Look<'l>,
+    /// The files of the disk in memory, if the core image has one that mif reads.
+    memdisk: Option<Tree>,
     variables: BTreeMap<String, String>,
     functions: BTreeMap<String, Rc<Vec<Command>>>,
     menu: Vec<Entry>,
@@ -101,6 +117,7 @@ impl<'l> Grub<'l> {
     pub(crate) fn new(look: &'l Look<'l>, core: &Core, home: Option<(&str, &str)>) -> Self {
         let mut grub = Grub {
             look,
+            memdisk: core.memdisk.clone().and_then(tree_of),
             variables: BTreeMap::new(),
             functions: BTreeMap::new(),
             menu: Vec::new(),
@@ -163,7 +180,7 @@ impl<'l> Grub<'l> {
         if flow.is_none() {
             let prefix = self.get("prefix").to_owned();
             let config = format!("{prefix}/grub.cfg");
-            if self.row(&config).is_none() {
+            if self.file_type(&config).is_none() {
                 return End::Fails(format!("GRUB looks for {config}, which the image does not have"));
             }
             self.file(&config, &mut flow);
@@ -197,6 +214,9 @@ impl<'l> Grub<'l> {
         let named = || self.menu.iter().position(|it| it.id.as_deref() == Some(first) || it.title == first);
         let number = number.or_else(named).unwrap_or(0);
         let entry = self.menu[number].clone();
+        if !self.get("superusers").is_empty() && !entry.is_free && depth == 0 {
+            return End::Fails(format!("GRUB asks for a password before it boots \"{}\"", entry.title));
+        }
         match entry.body {
             Body::Specified(entry, device) => {
                 self.specified(&entry, &device);
@@ -272,7 +292,7 @@ impl<'l> Grub<'l> {
         let Some(info) = self.look.filesystem(&volume) else { return Vec::new() };
         let mut doubts = Vec::new();
         let (module, partitions) = (filesystem_module(&info.kind), self.look.table.kind);
-        let wanted = [module, super::super::look::partition_module(partitions)];
+        let wanted = [module, look::partition_module(partitions)];
         let is_partition = volume.starts_with('p') && volume != "p0";
         for module in wanted.into_iter().flatten().filter(|module| is_partition || !module.starts_with("part_")) {
             if !core.modules.is_empty() && !core.modules.iter().any(|it| it == module) {
@@ -310,6 +330,45 @@ impl<'l> Grub<'l> {
         }
     }
 
+    /// Returns the type of a file as GRUB names it.
+    fn file_type(&self, file: &str) -> Option<FileType> {
+        if let Some(row) = self.in_memdisk(file) {
+            return Some(self.memdisk.as_ref()?.rows()[row].node.file_type);
+        }
+        self.row(file).map(|row| self.look.row(row).node.file_type)
+    }
+
+    /// Returns the row of a file in the disk in memory.
+    fn in_memdisk(&self, file: &str) -> Option<usize> {
+        let (device, path) = split(file, self.get("root"));
+        if device != MEMDISK {
+            return None;
+        }
+        let path = VolumePath { volume: Some(volume_name(0)), path: path.as_bytes().to_vec() };
+        self.memdisk.as_ref()?.find(&path, true).ok()
+    }
+
+    /// Reads a script; returns where it is, and its text.
+    fn script(&mut self, file: &str) -> Option<(String, Vec<u8>)> {
+        let (place, read) = match (self.in_memdisk(file), &self.memdisk) {
+            (Some(row), Some(tree)) => {
+                let content = tree.content(row);
+                (file.to_owned(), content.and_then(|it| Ok(it.read_vec(0, it.len().min(look::MAX_TEXT) as usize)?)))
+            }
+            _ => {
+                let row = self.row(file)?;
+                (self.look.place(row), self.look.head(row, look::MAX_TEXT))
+            }
+        };
+        match read {
+            Ok(text) => Some((place, text)),
+            Err(error) => {
+                self.doubt(format!("{place}: {error}"));
+                None
+            }
+        }
+    }
+
     /// Returns the row of a file as GRUB names it.
     fn row(&self, file: &str) -> Option<usize> {
         let (device, path) = split(file, self.get("root"));
@@ -325,15 +384,8 @@ impl<'l> Grub<'l> {
 
     /// Runs a configuration file.
     fn file(&mut self, file: &str, flow: &mut Option<Flow>) -> Option<bool> {
-        let Some(row) = self.row(file) else { return Some(false) };
-        let place = self.look.place(row);
-        let text = match self.look.head(row, super::super::look::MAX_TEXT) {
-            Ok(text) => String::from_utf8_lossy(&text).into_owned(),
-            Err(error) => {
-                self.doubt(format!("{place}: {error}"));
-                return None;
-            }
-        };
+        let Some((place, text)) = self.script(file) else { return Some(false) };
+        let text = String::from_utf8_lossy(&text).into_owned();
         if !self.read.contains(&place) {
             self.read.push(place.clone());
         }
@@ -397,9 +449,10 @@ impl<'l> Grub<'l> {
             Command::Menu { is_submenu, words, body } => {
                 let words = self.expand(words);
                 let (title, id) = titles(&words);
+                let is_free = words.iter().any(|word| word == "--unrestricted");
                 if self.menu.len() < MAX_ENTRIES {
                     let body = Body::Script(body.clone());
-                    self.menu.push(Entry { title, id, is_submenu: *is_submenu, body });
+                    self.menu.push(Entry { title, id, is_submenu: *is_submenu, is_free, body });
                 }
                 Some(true)
             }
@@ -502,7 +555,11 @@ impl<'l> Grub<'l> {
                     Some(file) => (*file).to_owned(),
                     None => format!("{}/grub.cfg", self.get("prefix")),
                 };
-                if self.row(&file).is_none() {
+                if self.file_type(&file).is_none() {
+                    if file.starts_with("(memdisk)") {
+                        self.doubt("GRUB's program holds a disk in memory that mif does not read");
+                        return None;
+                    }
                     self.errors.push(format!("{file}: GRUB finds no such file"));
                     return Some(false);
                 }
@@ -572,8 +629,7 @@ impl<'l> Grub<'l> {
             };
         }
         let numbers = |a: &str, b: &str| Some((a.parse::<i64>().ok()?, b.parse::<i64>().ok()?));
-        let file_type = |path: &str| self.row(path).map(|row| self.look.row(row).node.file_type);
-        use mif_formats::fs::FileType::{Dir, File};
+        let file_type = |path: &str| self.file_type(path);
         match words {
             [] => Some(false),
             ["!", rest @ ..] => self.test(rest).map(|status| !status),
@@ -582,8 +638,8 @@ impl<'l> Grub<'l> {
             ["-n", value] => Some(!value.is_empty()),
             ["-n"] => Some(false),
             ["-e", path] => Some(file_type(path).is_some()),
-            ["-f", path] => Some(file_type(path) == Some(File)),
-            ["-d", path] => Some(file_type(path) == Some(Dir)),
+            ["-f", path] => Some(file_type(path) == Some(FileType::File)),
+            ["-d", path] => Some(file_type(path) == Some(FileType::Dir)),
             ["-s", path] => Some(self.row(path).is_some_and(|row| self.look.row(row).node.size > 0)),
             [a, "=" | "==", b] => Some(a == b),
             [a, "!=", b] => Some(a != b),
@@ -706,7 +762,7 @@ impl<'l> Grub<'l> {
                 return None;
             }
             match self.row(file) {
-                Some(row) if self.look.row(row).node.file_type == mif_formats::fs::FileType::File => rows.push(row),
+                Some(row) if self.look.row(row).node.file_type == FileType::File => rows.push(row),
                 _ => {
                     let (device, path) = split(file, self.get("root"));
                     let mut error = format!("GRUB loads ({device}){path}, which the image does not have");
@@ -759,6 +815,7 @@ impl<'l> Grub<'l> {
                         title,
                         id,
                         is_submenu: false,
+                        is_free: entry.users.is_none(),
                         body: Body::Specified(entry, device.clone()),
                     });
                 }
@@ -795,6 +852,12 @@ impl<'l> Grub<'l> {
             self.load("initrd", &initrds);
         }
     }
+}
+
+/// Returns the files of a disk in memory.
+fn tree_of(disk: Vec<u8>) -> Option<Tree> {
+    let scan = Scan::new(Arc::new(MemSource(disk))).ok()?;
+    tree_of_scan(&Arc::new(scan)).ok()
 }
 
 /// Returns GRUB's module for a filesystem.
