@@ -52,13 +52,13 @@ mod mkdisk;
 #[path = "../../formats/src/testing/random.rs"]
 #[allow(dead_code, unreachable_pub)]
 mod random;
+mod rebuild;
+pub mod store;
+mod task;
 #[cfg(test)]
 #[path = "../../formats/src/testing/tools.rs"]
 #[allow(dead_code, unreachable_pub)]
 mod tools;
-mod rebuild;
-pub mod store;
-mod task;
 mod tree;
 mod verbs;
 
@@ -99,7 +99,9 @@ pub use verbs::batch::{
     Watch, disk_images, export_all, import_all, reread_all, verify_all,
 };
 pub use verbs::change::replace::replace;
-pub use verbs::check::{CheckOptions, CheckReport, FixOptions, FixReport, Verdict as BootVerdict, check, check_and_fix};
+pub use verbs::check::{
+    CheckOptions, CheckReport, FixOptions, FixReport, Verdict as BootVerdict, check, check_and_fix,
+};
 pub use verbs::choose::{ChosenImages, ImageFilter, Versions};
 pub use verbs::inspect::cat::cat;
 pub use verbs::inspect::diff::{

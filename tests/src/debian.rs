@@ -78,7 +78,7 @@ pub fn tree_of(packages: &[&str]) -> Option<PathBuf> {
 #[must_use]
 pub fn boots_on(disk: &Path, efi: bool, controller: &str) -> bool {
     let mut boot = tool(repo().join("fixtures/boot"));
-    boot.arg(disk).args(["--disk", controller, "--timeout", "240"]);
+    boot.arg(disk).args(["--disk", controller, "--timeout", "400"]);
     if efi {
         boot.arg("--efi");
     }

@@ -1,7 +1,7 @@
 //! How users reach a machine that boots: its console, and what cloud-init fetches for them.
 
+use super::booting::Booting;
 use super::finding::{Findings, Subject};
-use super::loader::Booting;
 use super::look::Look;
 use super::machine::Hardware;
 use crate::tree::mounts::Root;
@@ -30,7 +30,11 @@ fn console(booting: &Booting, hardware: &Hardware, findings: &mut Findings) {
         Some(port) => _ = findings.good(Subject::Console, place, format!("messages go to {port}")),
         None if hardware.serial => {
             findings
-                .bad(Subject::Console, place, "messages do not go to the serial port, where this target shows them")
+                .bad(
+                    Subject::Console,
+                    place,
+                    "messages do not go to the serial port, where this target shows them",
+                )
                 .advise("Add console=ttyS0 to the kernel's command line")
                 .mend("kernel-arg", &[("arg", "console=ttyS0".into())]);
         }
@@ -42,12 +46,19 @@ fn cloud_init(look: &Look<'_>, root: &Root, hardware: &Hardware, findings: &mut 
     let config = "/etc/cloud/cloud.cfg";
     let Some(main) = look.root_text(root, config) else {
         let place = "/etc/cloud";
-        let agents = ["/usr/sbin/waagent", "/usr/bin/google_guest_agent", "/usr/bin/ignition", "/usr/lib/ignition"];
+        let agents =
+            ["/usr/sbin/waagent", "/usr/bin/google_guest_agent", "/usr/bin/ignition", "/usr/lib/ignition"];
         match agents.iter().find(|path| look.in_root(root, path).is_some()) {
-            Some(agent) => _ = findings.good(Subject::CloudInit, place, format!("there is no cloud-init, but {agent}")),
+            Some(agent) => {
+                _ = findings.good(Subject::CloudInit, place, format!("there is no cloud-init, but {agent}"))
+            }
             None => {
                 findings
-                    .unknown(Subject::CloudInit, place, "there is no cloud-init, so nothing fetches the keys of users from the target")
+                    .unknown(
+                        Subject::CloudInit,
+                        place,
+                        "there is no cloud-init, so nothing fetches the keys of users from the target",
+                    )
                     .advise("Install it, or put keys into the image with `mif customize --ssh-key`");
             }
         }
@@ -66,17 +77,28 @@ fn cloud_init(look: &Look<'_>, root: &Root, hardware: &Hardware, findings: &mut 
     match sources {
         None => _ = findings.good(Subject::CloudInit, place, "it asks every data source, as no list is set"),
         Some(found) if found.iter().any(|it| wanted.iter().any(|wanted| it.eq_ignore_ascii_case(wanted))) => {
-            findings.good(Subject::CloudInit, place, format!("its data sources include one of the target's: {}", found.join(", ")));
+            findings.good(
+                Subject::CloudInit,
+                place,
+                format!("its data sources include one of the target's: {}", found.join(", ")),
+            );
         }
         Some(found) => {
-            let reason = format!("its data sources are {}, and the target has {}", found.join(", "), wanted.join(" or "));
+            let reason = format!(
+                "its data sources are {}, and the target has {}",
+                found.join(", "),
+                wanted.join(" or ")
+            );
             let content = format!("datasource_list: [ {}, None ]\n", wanted.join(", "));
             findings
                 .bad(Subject::CloudInit, place, reason)
                 .advise(format!("Add {} to datasource_list", wanted[0]))
                 .mend(
                     "write",
-                    &[("path", format!("{folder}/99_mif_datasources.cfg").into()), ("content", content.into())],
+                    &[
+                        ("path", format!("{folder}/99_mif_datasources.cfg").into()),
+                        ("content", content.into()),
+                    ],
                 );
         }
     }
@@ -88,7 +110,9 @@ fn list(text: &str) -> Option<Vec<String>> {
     let mut lines = text.lines().peekable();
     while let Some(line) = lines.next() {
         let Some(value) = line.strip_prefix("datasource_list:") else { continue };
-        let clean = |item: &str| item.split('#').next().unwrap_or_default().trim().trim_matches(['"', '\'', ',']).trim().to_owned();
+        let clean = |item: &str| {
+            item.split('#').next().unwrap_or_default().trim().trim_matches(['"', '\'', ',']).trim().to_owned()
+        };
         let mut value = value.split('#').next().unwrap_or_default().trim().to_owned();
         let mut items: Vec<String> = Vec::new();
         if value.starts_with('[') {
@@ -99,7 +123,9 @@ fn list(text: &str) -> Option<Vec<String>> {
             }
             items.extend(value.trim_matches(['[', ',', ' ']).split([',', ']']).map(clean));
         } else {
-            while let Some(item) = lines.next_if(|line| line.trim_start().starts_with("- ") || line.trim().is_empty()) {
+            while let Some(item) =
+                lines.next_if(|line| line.trim_start().starts_with("- ") || line.trim().is_empty())
+            {
                 items.extend(item.trim_start().strip_prefix("- ").map(clean));
             }
         }

@@ -6,10 +6,10 @@ use std::collections::BTreeSet;
 
 use toml::Value;
 
+use super::booting::{Booting, Part};
 use super::finding::{Findings, Subject};
 use super::initramfs::Initramfs;
 use super::kernel::{Builtin, Kernel};
-use super::loader::{Booting, Part};
 use super::machine::Controller;
 use super::modules::{Modules, normal};
 
@@ -128,7 +128,11 @@ pub(super) fn judge(
         Some(kind) => match module_of_filesystem(kind) {
             Some(any) => needs.push(Need { any, why: format!("a root filesystem of {kind}") }),
             None => {
-                findings.unknown(Subject::Initramfs, "the root filesystem", format!("mif does not know Linux's driver of {kind}"));
+                findings.unknown(
+                    Subject::Initramfs,
+                    "the root filesystem",
+                    format!("mif does not know Linux's driver of {kind}"),
+                );
             }
         },
         // The finding on the root says why.
@@ -174,13 +178,20 @@ fn without(booting: &Booting, kernel: &Kernel, needs: &[Need], findings: &mut Fi
                 .bad(
                     Subject::Initramfs,
                     place,
-                    format!("there is no initramfs, and {name}, which {} needs, is not built into the kernel", need.why),
+                    format!(
+                        "there is no initramfs, and {name}, which {} needs, is not built into the kernel",
+                        need.why
+                    ),
                 )
                 .advise("Make an initramfs in the image, and name it in the boot loader's configuration");
         }
         return;
     }
-    findings.good(Subject::Initramfs, place, "there is no initramfs, and the kernel has the drivers built in");
+    findings.good(
+        Subject::Initramfs,
+        place,
+        "there is no initramfs, and the kernel has the drivers built in",
+    );
 }
 
 fn with(
@@ -195,7 +206,11 @@ fn with(
     let last = booting.initrds.last().expect("it was read");
     let place = last.place.clone();
     if !initramfs.has("init") {
-        findings.unknown(Subject::Initramfs, place, "it has no program /init, so the kernel mounts the root filesystem itself");
+        findings.unknown(
+            Subject::Initramfs,
+            place,
+            "it has no program /init, so the kernel mounts the root filesystem itself",
+        );
         return;
     }
     let stage = Stage::new(booting, kernel, initramfs);
@@ -206,7 +221,9 @@ fn with(
     let before = findings.0.len();
     for need in needs {
         let states: Vec<(&str, State)> = need.any.iter().map(|name| (*name, stage.state(name))).collect();
-        if let Some((name, state)) = states.iter().find(|(_, state)| matches!(state, State::Builtin | State::Here)) {
+        if let Some((name, state)) =
+            states.iter().find(|(_, state)| matches!(state, State::Builtin | State::Here))
+        {
             is_all_builtin &= *state == State::Builtin;
             held.push((*name).to_owned());
             for (wanted, providers) in kernel.modules.wanted_before(&normal(name)) {
@@ -226,7 +243,11 @@ fn with(
         match state {
             State::Barred(by) => {
                 findings
-                    .bad(Subject::Initramfs, &place, format!("{by} keeps {name}, which {} needs, from loading", need.why))
+                    .bad(
+                        Subject::Initramfs,
+                        &place,
+                        format!("{by} keeps {name}, which {} needs, from loading", need.why),
+                    )
                     .advise(format!("Remove it, and run `{}` in the image", maker.rebuild(&kernel.release)));
             }
             State::Unknown => {
@@ -243,7 +264,11 @@ fn with(
     }
     for (name, why) in &nowhere {
         findings
-            .bad(Subject::Initramfs, &place, format!("Linux {} has no driver {name}, which {why} needs", kernel.release))
+            .bad(
+                Subject::Initramfs,
+                &place,
+                format!("Linux {} has no driver {name}, which {why} needs", kernel.release),
+            )
             .advise("Install a kernel that has it, such as a generic one in place of one for a cloud");
     }
     if !missing.is_empty() {
@@ -252,17 +277,28 @@ fn with(
         let mut reason = format!("it lacks the driver {}", names.join(", "));
         if !others.is_empty() && !others.contains(&kernel.release[..]) {
             let others: Vec<&str> = others.into_iter().collect();
-            reason = format!("its modules are for Linux {}, not for {}: {reason}", others.join(", "), kernel.release);
+            reason = format!(
+                "its modules are for Linux {}, not for {}: {reason}",
+                others.join(", "),
+                kernel.release
+            );
         }
         let finding = findings.bad(Subject::Initramfs, &place, reason);
-        finding.advise(format!("Run `{}` in the image, with these drivers included", maker.rebuild(&kernel.release)));
+        finding.advise(format!(
+            "Run `{}` in the image, with these drivers included",
+            maker.rebuild(&kernel.release)
+        ));
         if let Some(path) = &last.row.map(|_| place.clone())
             && can_append(kernel, early, &missing, last)
         {
             let modules = Value::Array(names.iter().map(|name| Value::from(*name)).collect());
             finding.mend(
                 "initramfs-modules",
-                &[("path", path.clone().into()), ("kernel", kernel.release.clone().into()), ("modules", modules)],
+                &[
+                    ("path", path.clone().into()),
+                    ("kernel", kernel.release.clone().into()),
+                    ("modules", modules),
+                ],
             );
         }
     }
@@ -297,7 +333,11 @@ fn mapped(booting: &Booting, early: &Early, place: &str, findings: &mut Findings
     }
     let named = ["rd.lvm.lv", "rd.lvm.vg"].iter().any(|name| booting.argument(name).is_some());
     if early.maker != Maker::InitramfsTools && named {
-        findings.unknown(Subject::Initramfs, place, "the kernel's arguments rd.lvm choose what is activated, which mif does not follow");
+        findings.unknown(
+            Subject::Initramfs,
+            place,
+            "the kernel's arguments rd.lvm choose what is activated, which mif does not follow",
+        );
     }
 }
 
@@ -325,7 +365,8 @@ impl<'a> Stage<'a> {
                 for line in String::from_utf8_lossy(text).lines() {
                     let words: Vec<&str> = line.split_ascii_whitespace().collect();
                     match words[..] {
-                        ["blacklist", name] | ["install", name, "/bin/false" | "/bin/true" | "/usr/bin/false", ..] => {
+                        ["blacklist", name]
+                        | ["install", name, "/bin/false" | "/bin/true" | "/usr/bin/false", ..] => {
                             barred.push((normal(name), format!("/{path} in it")));
                         }
                         _ => {}
@@ -340,7 +381,11 @@ impl<'a> Stage<'a> {
         let name = normal(name);
         let builtin = match self.kernel.builtin(&name) {
             Builtin::Unknown if self.own.knows_builtin => {
-                if self.own.is_builtin(&name) { Builtin::Yes } else { Builtin::No }
+                if self.own.is_builtin(&name) {
+                    Builtin::Yes
+                } else {
+                    Builtin::No
+                }
             }
             other => other,
         };

@@ -38,11 +38,20 @@ pub(super) enum Loader {
 }
 
 /// Finds what firmware starts. `None` if it starts nothing, or if that cannot be told; the findings say which.
-pub(super) fn start(look: &Look<'_>, firmware: Firmware, machine: &str, findings: &mut Findings) -> Option<Loader> {
+pub(super) fn start(
+    look: &Look<'_>,
+    firmware: Firmware,
+    machine: &str,
+    findings: &mut Findings,
+) -> Option<Loader> {
     match firmware {
         Firmware::Bios if !matches!(machine, "x86_64" | "i686") => {
             findings
-                .bad(Subject::Firmware, "the programs of the system", format!("the system is for {machine}, and no machine of that kind has a BIOS"))
+                .bad(
+                    Subject::Firmware,
+                    "the programs of the system",
+                    format!("the system is for {machine}, and no machine of that kind has a BIOS"),
+                )
                 .advise("Pass --firmware uefi, and choose UEFI in the machine's settings");
             None
         }
@@ -131,7 +140,9 @@ fn grub(look: &Look<'_>, sector: &[u8], place: &str, findings: &mut Findings) ->
         }
         Err(error) => {
             let reason = format!("GRUB's boot code is there, but {error}");
-            findings.bad(Subject::Firmware, place, reason).advise("Run grub-install for the disk on a machine that boots it");
+            findings
+                .bad(Subject::Firmware, place, reason)
+                .advise("Run grub-install for the disk on a machine that boots it");
             None
         }
     }
@@ -151,7 +162,9 @@ fn volume_code(look: &Look<'_>, volume: &str, sector: &[u8], findings: &mut Find
     let file = folders.iter().find_map(|folder| look.file(volume, &format!("{folder}ldlinux.sys")));
     let Some(file) = file else {
         let reason = "SYSLINUX's boot code is there, but the file ldlinux.sys that it loads is not";
-        findings.bad(Subject::Firmware, place, reason).advise("Run extlinux --install on the directory of its configuration");
+        findings
+            .bad(Subject::Firmware, place, reason)
+            .advise("Run extlinux --install on the directory of its configuration");
         return None;
     };
     let start = look.partition(volume).map_or(0, |partition| partition.start);
@@ -171,12 +184,16 @@ fn volume_code(look: &Look<'_>, volume: &str, sector: &[u8], findings: &mut Find
         })
     };
     if (0..=508).any(points_to_it) {
-        let reason = format!("SYSLINUX's boot code loads {} from the sector that the file is in", look.place(file));
+        let reason =
+            format!("SYSLINUX's boot code loads {} from the sector that the file is in", look.place(file));
         findings.good(Subject::Firmware, place, reason);
         return Some(Loader::Syslinux(volume.to_owned()));
     }
-    let reason = format!("SYSLINUX's boot code does not point to {}, which was moved since", look.place(file));
-    findings.bad(Subject::Firmware, place, reason).advise("Run extlinux --install on the directory of its configuration");
+    let reason =
+        format!("SYSLINUX's boot code does not point to {}, which was moved since", look.place(file));
+    findings
+        .bad(Subject::Firmware, place, reason)
+        .advise("Run extlinux --install on the directory of its configuration");
     None
 }
 
@@ -197,23 +214,32 @@ fn uefi_name(machine: &str) -> Option<(&'static str, u16)> {
 
 fn uefi(look: &Look<'_>, machine: &str, findings: &mut Findings) -> Option<Loader> {
     let Some((suffix, number)) = uefi_name(machine) else {
-        findings.unknown(Subject::Firmware, "the programs of the system", format!("mif does not know how UEFI starts {machine}"));
+        findings.unknown(
+            Subject::Firmware,
+            "the programs of the system",
+            format!("mif does not know how UEFI starts {machine}"),
+        );
         return None;
     };
     let partitions = &look.table.partitions;
-    let esps: Vec<String> =
-        partitions.iter().filter(|it| ESP.contains(&&it.type_id[..])).map(|it| volume_name(it.slot)).collect();
+    let esps: Vec<String> = partitions
+        .iter()
+        .filter(|it| ESP.contains(&&it.type_id[..]))
+        .map(|it| volume_name(it.slot))
+        .collect();
     if esps.is_empty() {
         let reason = "the disk has no EFI system partition";
-        findings
-            .bad(Subject::Firmware, "the partition table", reason)
-            .advise("Choose a BIOS for the machine, or make an EFI system partition and install a boot loader on it");
+        findings.bad(Subject::Firmware, "the partition table", reason).advise(
+            "Choose a BIOS for the machine, or make an EFI system partition and install a boot loader on it",
+        );
         return None;
     }
     let readable: Vec<&String> = esps.iter().filter(|volume| look.is_fat(volume)).collect();
     if readable.is_empty() {
         let reason = "the EFI system partition has no FAT, which is all that firmware reads";
-        findings.bad(Subject::Firmware, esps.join(", "), reason).advise("Format it, and install a boot loader on it");
+        findings
+            .bad(Subject::Firmware, esps.join(", "), reason)
+            .advise("Format it, and install a boot loader on it");
         return None;
     }
     let path = format!("/EFI/BOOT/BOOT{}.EFI", suffix.to_ascii_uppercase());
@@ -243,7 +269,9 @@ fn uefi(look: &Look<'_>, machine: &str, findings: &mut Findings) -> Option<Loade
                 return program(look, volume, row, (suffix, number), 0, findings);
             }
             None => {
-                finding.advise("Install a boot loader for UEFI, such as grub-efi, or choose a BIOS for the machine");
+                finding.advise(
+                    "Install a boot loader for UEFI, such as grub-efi, or choose a BIOS for the machine",
+                );
             }
         }
         return None;
@@ -307,12 +335,15 @@ fn program(
     let parsed = match Program::parse(&bytes) {
         Ok(parsed) => parsed,
         Err(error) => {
-            findings.bad(Subject::Firmware, place, format!("it is no UEFI program: {error}")).advise(reinstall);
+            findings
+                .bad(Subject::Firmware, place, format!("it is no UEFI program: {error}"))
+                .advise(reinstall);
             return None;
         }
     };
     if parsed.machine != number {
-        let reason = format!("it is for another machine (PE machine {:#06x}, expected {number:#06x})", parsed.machine);
+        let reason =
+            format!("it is for another machine (PE machine {:#06x}, expected {number:#06x})", parsed.machine);
         findings.bad(Subject::Firmware, place, reason).advise(reinstall);
         return None;
     }
@@ -327,7 +358,9 @@ fn program(
         return Some(Loader::SystemdBoot(volume.to_owned()));
     }
     // Of GRUB's own programs, the objects are in a section.
-    if let Some(core) = parsed.section("mods").and_then(|mods| core::of_objects(mods, suffix != "ia32" && suffix != "arm")) {
+    if let Some(core) =
+        parsed.section("mods").and_then(|mods| core::of_objects(mods, suffix != "ia32" && suffix != "arm"))
+    {
         let through = if depth > 0 { "shim starts it" } else { "firmware starts it" };
         findings.good(Subject::Firmware, place, format!("{through}: GRUB"));
         return Some(Loader::Grub(core, Some((volume.to_owned(), folder))));
@@ -375,7 +408,11 @@ fn shim(
     let next = format!("{folder}/grub{suffix}.efi");
     match look.file(volume, &next) {
         Some(next) => {
-            findings.good(Subject::Firmware, look.place(row), "firmware starts it: shim, which Secure Boot needs");
+            findings.good(
+                Subject::Firmware,
+                look.place(row),
+                "firmware starts it: shim, which Secure Boot needs",
+            );
             program(look, volume, next, machine, depth + 1, findings)
         }
         None => {
@@ -393,7 +430,10 @@ fn shim(
                     finding.advise(format!("Copy {path} there"));
                     finding.mend(
                         "copy",
-                        &[("path", format!("{volume}:{path}").into()), ("to", format!("{volume}:{next}").into())],
+                        &[
+                            ("path", format!("{volume}:{path}").into()),
+                            ("to", format!("{volume}:{next}").into()),
+                        ],
                     );
                     let row = look.file(volume, &path)?;
                     program(look, volume, row, machine, depth + 1, findings)

@@ -140,9 +140,12 @@ impl Initramfs {
         let end = if head.starts_with(b"07070") {
             if !start.is_multiple_of(4) {
                 // The kernel takes a plain archive only at a multiple of four.
-                return Err(at("initramfs").byte(start).corrupt("a plain archive is not at a multiple of four bytes"));
+                return Err(at("initramfs")
+                    .byte(start)
+                    .corrupt("a plain archive is not at a multiple of four bytes"));
             }
-            let mut reader = Reader { bytes: Bytes::Plain { file: file.clone(), next: start }, position: start };
+            let mut reader =
+                Reader { bytes: Bytes::Plain { file: file.clone(), next: start }, position: start };
             self.archive(&mut reader)?;
             reader.position
         } else {
@@ -209,13 +212,15 @@ impl Initramfs {
         let name = String::from_utf8_lossy(name).into_owned();
         let name = name.trim_start_matches("./").trim_matches('/').to_owned();
         let kind = member.mode & 0o170_000;
-        let keeps = (kind == FILE && member.size <= MAX_FILE && is_kept(&name)) || (kind == SYMLINK && member.size <= 4096);
+        let keeps = (kind == FILE && member.size <= MAX_FILE && is_kept(&name))
+            || (kind == SYMLINK && member.size <= 4096);
         if !keeps {
             reader.skip(u64::from(member.size))?;
         }
         self.kept += name.len() + if keeps { member.size as usize } else { 0 };
         if self.kept > MAX_KEPT || self.names.len() >= MAX_MEMBERS {
-            return Err(at("initramfs").limit(format!("it has more than {MAX_MEMBERS} members, or names without end")));
+            return Err(at("initramfs")
+                .limit(format!("it has more than {MAX_MEMBERS} members, or names without end")));
         }
         if keeps {
             let mut content = vec![0; member.size as usize];
@@ -254,7 +259,8 @@ impl Initramfs {
 
     /// Returns true if it has a path.
     pub(super) fn has(&self, path: &str) -> bool {
-        self.names.contains(path) || path.strip_prefix("usr/").is_some_and(|path| self.names.contains(path))
+        self.names.contains(path)
+            || path.strip_prefix("usr/").is_some_and(|path| self.names.contains(path))
             || self.names.contains(&format!("usr/{path}"))
     }
 
@@ -277,9 +283,10 @@ impl Initramfs {
     /// Returns the files that are kept below a directory, with or without `usr/` before it.
     pub(super) fn texts_below(&self, folder: &str) -> impl Iterator<Item = (&str, &[u8])> {
         let folder = format!("{folder}/");
-        let texts = self.texts.iter().filter(move |(name, _)| {
-            name.strip_prefix("usr/").unwrap_or(name).starts_with(&folder)
-        });
+        let texts = self
+            .texts
+            .iter()
+            .filter(move |(name, _)| name.strip_prefix("usr/").unwrap_or(name).starts_with(&folder));
         texts.map(|(name, content)| (name.as_str(), content.as_slice()))
     }
 
@@ -296,8 +303,12 @@ impl Initramfs {
     /// Returns the directory that its modules are below, as new members must name it: `lib`, or `usr/lib` if `lib` is a
     /// symlink to that.
     pub(super) fn library(&self) -> &'static str {
-        let has_modules = |start: &str| self.names.range(start.to_owned()..).next().is_some_and(|name| name.starts_with(start));
-        if has_modules("usr/lib/modules/") || self.links.get("lib").is_some_and(|to| to.trim_start_matches('/') == "usr/lib") {
+        let has_modules = |start: &str| {
+            self.names.range(start.to_owned()..).next().is_some_and(|name| name.starts_with(start))
+        };
+        if has_modules("usr/lib/modules/")
+            || self.links.get("lib").is_some_and(|to| to.trim_start_matches('/') == "usr/lib")
+        {
             "usr/lib"
         } else {
             "lib"

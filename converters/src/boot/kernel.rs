@@ -5,8 +5,8 @@ use std::borrow::Cow;
 use mif_formats::Source;
 use mif_formats::wrapper::{HEAD, Kind};
 
+use super::booting::{Booting, Part};
 use super::finding::{Findings, Subject};
-use super::loader::{Booting, Part};
 use super::look::Look;
 use super::modules::{Modules, normal};
 use crate::guest::probe::kernel_release;
@@ -156,7 +156,11 @@ pub(super) fn judge(
         }
         (None, _) => {
             findings
-                .unknown(Subject::Kernel, place, format!("the root filesystem has no modules for Linux {release}"))
+                .unknown(
+                    Subject::Kernel,
+                    place,
+                    format!("the root filesystem has no modules for Linux {release}"),
+                )
                 .advise(reinstall);
         }
     }
@@ -198,7 +202,8 @@ impl Form {
         if head.get(0x202..0x206) == Some(b"HdrS") {
             // Linux, Documentation/arch/x86/boot.rst: setup_sects, syssize, version, xloadflags.
             let sectors = if head[0x1f1] == 0 { 4 } else { u64::from(head[0x1f1]) };
-            let paragraphs = u64::from(u32::from_le_bytes(head[0x1f4..0x1f8].try_into().expect("four bytes")));
+            let paragraphs =
+                u64::from(u32::from_le_bytes(head[0x1f4..0x1f8].try_into().expect("four bytes")));
             let needed = (sectors + 1) * 512 + paragraphs * 16;
             if len + 512 < needed {
                 return Err(format!("it has {len} bytes, but its header says {needed}: it is truncated"));
@@ -212,7 +217,8 @@ impl Form {
             return Ok(Form::Arm64);
         }
         if head.starts_with(b"MZ") {
-            let at = head.get(0x3c..0x40).map_or(0, |b| u32::from_le_bytes([b[0], b[1], b[2], b[3]]) as usize);
+            let at =
+                head.get(0x3c..0x40).map_or(0, |b| u32::from_le_bytes([b[0], b[1], b[2], b[3]]) as usize);
             let machine = head.get(at.saturating_add(4)..at.saturating_add(6));
             return match machine {
                 Some(b) => Ok(Form::Program(u16::from_le_bytes([b[0], b[1]]))),
@@ -265,6 +271,8 @@ mod tests {
         assert!(Form::Bz { is_64: false }.unfit("x86_64").is_some());
         assert!(Form::Bz { is_64: true }.unfit("aarch64").unwrap().contains("aarch64"));
         assert_eq!(Form::of(b"\x1f\x8b\x08aaaaaaaaaaaaaaaaaaaaaaaa", 100).unwrap(), Form::Compressed);
-        assert!(Form::of(b"#!/bin/sh", 9).is_err() && Form::of(b"", 0).is_err() && Form::of(b"MZ", 2).is_err());
+        assert!(
+            Form::of(b"#!/bin/sh", 9).is_err() && Form::of(b"", 0).is_err() && Form::of(b"MZ", 2).is_err()
+        );
     }
 }

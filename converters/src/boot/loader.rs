@@ -5,6 +5,7 @@ use std::sync::Arc;
 use mif_formats::Source;
 use mif_formats::source::MemSource;
 
+use super::booting::{Booting, Part, part};
 use super::finding::{Findings, Subject};
 use super::firmware::Loader;
 use super::grub::bls;
@@ -15,36 +16,6 @@ use super::pe::Program;
 use super::syslinux;
 use crate::store::volume_name;
 
-/// A file that takes part in a boot.
-#[derive(Clone)]
-pub(super) struct Part {
-    /// Its place, for people.
-    pub(super) place: String,
-    /// Its row, if it is a file of its own.
-    pub(super) row: Option<usize>,
-    pub(super) content: Arc<dyn Source>,
-}
-
-/// What is booted.
-pub(super) struct Booting {
-    pub(super) kernel: Part,
-    pub(super) initrds: Vec<Part>,
-    pub(super) command_line: String,
-}
-
-impl Booting {
-    /// Returns the last value of an argument of the kernel.
-    pub(super) fn argument<'b>(&'b self, name: &'b str) -> Option<&'b str> {
-        self.arguments(name).last()
-    }
-
-    /// Returns all values of an argument.
-    pub(super) fn arguments<'b>(&'b self, name: &'b str) -> impl Iterator<Item = &'b str> {
-        let words = self.command_line.split_ascii_whitespace();
-        words.filter_map(move |word| word.strip_prefix(name)?.strip_prefix('=')).map(|value| value.trim_matches('"'))
-    }
-}
-
 /// Finds what a loader boots. `None` if it boots nothing, or if that cannot be told; the findings say which.
 pub(super) fn boots(look: &Look<'_>, loader: &Loader, findings: &mut Findings) -> Option<Booting> {
     match loader {
@@ -52,17 +23,6 @@ pub(super) fn boots(look: &Look<'_>, loader: &Loader, findings: &mut Findings) -
         Loader::SystemdBoot(esp) => systemd_boot(look, esp, findings),
         Loader::Unified(row) => unified(look, *row, findings),
         Loader::Syslinux(volume) => syslinux::boots(look, volume, findings),
-    }
-}
-
-/// Opens a file that takes part in a boot; adds a finding if it cannot be read.
-pub(super) fn part(look: &Look<'_>, row: usize, findings: &mut Findings) -> Option<Part> {
-    match look.content(row) {
-        Ok(content) => Some(Part { place: look.place(row), row: Some(row), content }),
-        Err(error) => {
-            findings.unknown(Subject::Loader, look.place(row), format!("it cannot be read: {error}"));
-            None
-        }
     }
 }
 
@@ -83,7 +43,9 @@ fn grub(
     let (loaded, title) = match end {
         End::Boots(loaded, title) => (loaded, title),
         End::Fails(reason) => {
-            findings.bad(Subject::Loader, read, reason).advise("Run update-grub, or grub2-mkconfig, in the image");
+            findings
+                .bad(Subject::Loader, read, reason)
+                .advise("Run update-grub, or grub2-mkconfig, in the image");
             return None;
         }
         End::Unknown(reason) => {
@@ -94,7 +56,9 @@ fn grub(
         }
     };
     for problem in grub.unreadable(core) {
-        findings.bad(Subject::Loader, read.clone(), problem).advise("Run grub-install for the disk on a machine that boots it");
+        findings
+            .bad(Subject::Loader, read.clone(), problem)
+            .advise("Run grub-install for the disk on a machine that boots it");
     }
     for doubt in grub.uncertain(core) {
         findings.unknown(Subject::Loader, read.clone(), doubt);
@@ -155,7 +119,11 @@ fn systemd_boot(look: &Look<'_>, esp: &str, findings: &mut Findings) -> Option<B
     }
     if choices.is_empty() {
         findings
-            .bad(Subject::Loader, format!("{esp}:/loader/entries, {esp}:/EFI/Linux"), "systemd-boot finds no entry")
+            .bad(
+                Subject::Loader,
+                format!("{esp}:/loader/entries, {esp}:/EFI/Linux"),
+                "systemd-boot finds no entry",
+            )
             .advise("Install a kernel with kernel-install, or bootctl install");
         return None;
     }
@@ -167,21 +135,30 @@ fn systemd_boot(look: &Look<'_>, esp: &str, findings: &mut Findings) -> Option<B
     let chosen = match setting("default") {
         None => 0,
         Some(pattern) if pattern.starts_with('@') => {
-            findings.unknown(Subject::Loader, place, format!("`default {pattern}` depends on settings of the firmware"));
+            findings.unknown(
+                Subject::Loader,
+                place,
+                format!("`default {pattern}` depends on settings of the firmware"),
+            );
             return None;
         }
         Some(pattern) => {
             let pattern = glob::Pattern::new(&pattern.to_ascii_lowercase()).ok();
             let place_of = |end: &str| {
                 let mut names = choices.iter().map(|(name, _)| name.to_ascii_lowercase());
-                names.position(|name| pattern.as_ref().is_some_and(|it| it.matches(name.trim_end_matches(end))))
+                names.position(|name| {
+                    pattern.as_ref().is_some_and(|it| it.matches(name.trim_end_matches(end)))
+                })
             };
             match (place_of(""), place_of(".conf")) {
                 (Some(found), _) => found,
                 // Before systemd 245, the suffix could be left out.
                 (None, Some(_)) => {
-                    let reason = "its default lacks the suffix .conf, which only some versions of systemd-boot add";
-                    findings.unknown(Subject::Loader, place, reason).advise("Write the full name of the entry's file");
+                    let reason =
+                        "its default lacks the suffix .conf, which only some versions of systemd-boot add";
+                    findings
+                        .unknown(Subject::Loader, place, reason)
+                        .advise("Write the full name of the entry's file");
                     return None;
                 }
                 (None, None) => 0,
@@ -215,7 +192,11 @@ fn systemd_boot(look: &Look<'_>, esp: &str, findings: &mut Findings) -> Option<B
             Some(row) => rows.push(row),
             None => {
                 findings
-                    .bad(Subject::Loader, place, format!("the entry names {path}, which {volume} does not have"))
+                    .bad(
+                        Subject::Loader,
+                        place,
+                        format!("the entry names {path}, which {volume} does not have"),
+                    )
                     .advise("Run kernel-install, or bootctl, in the image");
                 return None;
             }
@@ -241,7 +222,9 @@ fn unified(look: &Look<'_>, row: usize, findings: &mut Findings) -> Option<Booti
     let program = match Program::parse(&bytes) {
         Ok(program) => program,
         Err(error) => {
-            findings.bad(Subject::Loader, place, format!("{error}")).advise("Build the unified kernel image anew");
+            findings
+                .bad(Subject::Loader, place, format!("{error}"))
+                .advise("Build the unified kernel image anew");
             return None;
         }
     };

@@ -197,9 +197,7 @@ pub static HARDWARE: &[Hardware] = &[
     Hardware {
         target: "proxmox",
         firmware: &[Bios, Uefi],
-        disks: &[
-            "virtio-scsi", "virtio-blk", "ahci", "ide", "nvme", "pvscsi", "lsi53c895a", "megasas",
-        ],
+        disks: &["virtio-scsi", "virtio-blk", "ahci", "ide", "nvme", "pvscsi", "lsi53c895a", "megasas"],
         not_by_uefi: OVMF_LACKS,
         cards: QEMU_CARDS,
         serial: false,
@@ -385,7 +383,9 @@ mod tests {
     #[test]
     fn every_name_of_the_hardware_is_known_and_has_its_page() {
         for hardware in HARDWARE {
-            assert!(!hardware.firmware.is_empty() && !hardware.disks.is_empty() && !hardware.cards.is_empty());
+            assert!(
+                !hardware.firmware.is_empty() && !hardware.disks.is_empty() && !hardware.cards.is_empty()
+            );
             let disks = hardware.disks.iter().chain(hardware.not_by_uefi);
             assert!(disks.clone().all(|name| Controller::find(name).is_ok()), "{}", hardware.target);
             assert!(hardware.cards.iter().all(|name| Card::find(name).is_ok()), "{}", hardware.target);

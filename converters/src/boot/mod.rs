@@ -12,6 +12,7 @@
 //! followed is unknown. `segment.rs` makes the archive of modules that `customize` appends to an initramfs.
 
 mod access;
+mod booting;
 mod cpio;
 mod drivers;
 mod finding;
@@ -31,8 +32,8 @@ pub(crate) mod segment;
 mod syslinux;
 mod table;
 
-pub use self::finding::{Affects, Finding, Judgement, Subject};
 pub(crate) use self::finding::Findings;
+pub use self::finding::{Affects, Finding, Judgement, Subject};
 pub(crate) use self::look::Look;
 use self::machine::{Card, Controller, Firmware, Hardware};
 use crate::guest::probe::{PROGRAMS, elf_machine};
@@ -73,7 +74,8 @@ pub(crate) fn judge(look: &Look<'_>, machine: &Machine) -> Findings {
         kernel = kernel::judge(look, booting, root, &architecture, &mut findings);
         if let Ok(early) = drivers::early(booting, &mut findings) {
             if let Some(kernel) = &kernel {
-                let kind = volume.as_ref().and_then(|volume| look.filesystem(volume)).map(|info| info.kind.as_str());
+                let kind =
+                    volume.as_ref().and_then(|volume| look.filesystem(volume)).map(|info| info.kind.as_str());
                 let is_mapped = volume.as_ref().is_some_and(|volume| volume.contains('/'));
                 drivers::judge(booting, kernel, early.as_ref(), controller, (kind, is_mapped), &mut findings);
             }

@@ -126,7 +126,9 @@ impl Modules {
             }
             (wanted.clone(), found)
         });
-        providers.filter(|(_, found)| !found.is_empty() && !found.iter().any(|it| self.is_builtin(it))).collect()
+        providers
+            .filter(|(_, found)| !found.is_empty() && !found.iter().any(|it| self.is_builtin(it)))
+            .collect()
     }
 }
 

@@ -12,8 +12,28 @@ use crate::tree::mounts::Root;
 
 /// Types that have no device, or one that is no disk of the machine.
 const OTHERS: &[&str] = &[
-    "tmpfs", "proc", "sysfs", "devpts", "devtmpfs", "overlay", "none", "cgroup", "cgroup2", "securityfs", "debugfs",
-    "tracefs", "hugetlbfs", "mqueue", "efivarfs", "binfmt_misc", "bpf", "fuse", "ramfs", "configfs", "pstore", "autofs",
+    "tmpfs",
+    "proc",
+    "sysfs",
+    "devpts",
+    "devtmpfs",
+    "overlay",
+    "none",
+    "cgroup",
+    "cgroup2",
+    "securityfs",
+    "debugfs",
+    "tracefs",
+    "hugetlbfs",
+    "mqueue",
+    "efivarfs",
+    "binfmt_misc",
+    "bpf",
+    "fuse",
+    "ramfs",
+    "configfs",
+    "pstore",
+    "autofs",
 ];
 
 /// Types over a network, or shared by the host.
@@ -33,7 +53,9 @@ pub(super) fn judge(
     };
     let Some(row) = look.in_root(root, "/etc/fstab") else { return };
     let place = look.place(row);
-    let is_systemd = ["/usr/lib/systemd/systemd", "/lib/systemd/systemd"].iter().any(|path| look.in_root(root, path).is_some());
+    let is_systemd = ["/usr/lib/systemd/systemd", "/lib/systemd/systemd"]
+        .iter()
+        .any(|path| look.in_root(root, path).is_some());
     encrypted(look, root, findings);
     let before = findings.0.len();
     let mut count = 0;
@@ -46,7 +68,11 @@ pub(super) fn judge(
         one(look, &mount, (&place, is_systemd), kernel, controller, findings);
     }
     if findings.0[before..].iter().all(|it| it.verdict == super::finding::Judgement::Good) {
-        findings.good(Subject::Mounts, place, format!("every device that it mounts is on the disk ({count})"));
+        findings.good(
+            Subject::Mounts,
+            place,
+            format!("every device that it mounts is on the disk ({count})"),
+        );
     }
 }
 
@@ -58,7 +84,11 @@ fn encrypted(look: &Look<'_>, root: &Root, findings: &mut Findings) {
     if let Some(line) = asked {
         let name = line.split_ascii_whitespace().next().unwrap_or_default();
         findings
-            .unknown(Subject::Mounts, "/etc/crypttab", format!("the system opens the encrypted volume {name}, with a key that mif does not follow"))
+            .unknown(
+                Subject::Mounts,
+                "/etc/crypttab",
+                format!("the system opens the encrypted volume {name}, with a key that mif does not follow"),
+            )
             .advise("Boot the image once on a machine like the target to find out");
     }
 }
@@ -113,7 +143,11 @@ fn one(
     let Mount { what, point, .. } = mount;
     if REMOTE.contains(&&mount.kind[..]) {
         findings
-            .unknown(Subject::Mounts, place, format!("{point} is {what}, of which only the machine knows whether it comes"))
+            .unknown(
+                Subject::Mounts,
+                place,
+                format!("{point} is {what}, of which only the machine knows whether it comes"),
+            )
             .advise("Add the option nofail if the system is of use without it");
         return;
     }
@@ -121,7 +155,8 @@ fn one(
         Device::Stable(volume) => volume,
         Device::Unstable(slot) => {
             let volume = volume_name(slot);
-            let expected = if slot == 0 { format!("/dev/{}", controller.device) } else { controller.partition(slot) };
+            let expected =
+                if slot == 0 { format!("/dev/{}", controller.device) } else { controller.partition(slot) };
             let there = look.volumes.iter().any(|record| record.volume == volume);
             if *what != expected || !there {
                 renamed(look, mount, &volume, &expected, place, is_systemd, findings);
@@ -130,7 +165,11 @@ fn one(
             volume
         }
         Device::Double => {
-            findings.unknown(Subject::Mounts, place, format!("two volumes of the disk answer to {what}, for {point}"));
+            findings.unknown(
+                Subject::Mounts,
+                place,
+                format!("two volumes of the disk answer to {what}, for {point}"),
+            );
             return;
         }
         Device::Missing | Device::Foreign => {
@@ -145,7 +184,11 @@ fn one(
             return;
         }
         Device::Other => {
-            findings.unknown(Subject::Mounts, place, format!("mif does not know the device {what}, for {point}"));
+            findings.unknown(
+                Subject::Mounts,
+                place,
+                format!("mif does not know the device {what}, for {point}"),
+            );
             return;
         }
     };
@@ -210,7 +253,11 @@ fn renamed(
     let uuid = look.filesystem(volume).and_then(|info| info.uuid.clone());
     let finding = match (mount.is_swap(), is_systemd && point != "/") {
         // The boot goes on after a time-out.
-        (true, _) => findings.good(Subject::Mounts, place, format!("{reason}; the boot waits for it, and goes on without")),
+        (true, _) => findings.good(
+            Subject::Mounts,
+            place,
+            format!("{reason}; the boot waits for it, and goes on without"),
+        ),
         (false, true) => findings.bad(Subject::Mounts, place, reason),
         (false, false) => findings.unknown(Subject::Mounts, place, reason),
     };
@@ -227,7 +274,13 @@ fn missing(mount: &Mount, place: &str, is_systemd: bool, findings: &mut Findings
     let reason = format!("it mounts {what} on {point}, which the disk does not have");
     if mount.is_swap() {
         findings
-            .good(Subject::Mounts, place, format!("it has the swap device {what}, which is not there: the boot waits for it, and goes on"))
+            .good(
+                Subject::Mounts,
+                place,
+                format!(
+                    "it has the swap device {what}, which is not there: the boot waits for it, and goes on"
+                ),
+            )
             .advise("Remove the line");
         return;
     }

@@ -1,8 +1,8 @@
 //! The network: the driver of the card, and configuration that is bound to another machine's card by its address or name.
 
+use super::booting::Booting;
 use super::finding::{Finding, Findings, Subject};
 use super::kernel::{Builtin, Kernel};
-use super::loader::Booting;
 use super::look::Look;
 use super::machine::Card;
 use super::modules::normal;
@@ -31,7 +31,11 @@ pub(super) fn judge(
         }
     }
     if findings.0.len() == before {
-        findings.good(Subject::Network, "the network's configuration", "nothing is bound to the card of another machine");
+        findings.good(
+            Subject::Network,
+            "the network's configuration",
+            "nothing is bound to the card of another machine",
+        );
     }
 }
 
@@ -42,16 +46,31 @@ fn driver(kernel: &Kernel, card: &Card, findings: &mut Findings) {
         match (kernel.builtin(&name), kernel.modules.with_dependencies(&name)) {
             (Builtin::Yes, _) | (_, Ok(_)) => {}
             (Builtin::Unknown, _) => {
-                findings.unknown(Subject::Network, place, format!("there is no module {name}, and the image does not say whether it is built in"));
+                findings.unknown(
+                    Subject::Network,
+                    place,
+                    format!("there is no module {name}, and the image does not say whether it is built in"),
+                );
                 return;
             }
             (Builtin::No, Err(lacks)) if lacks != name => {
-                findings.bad(Subject::Network, place, format!("{name} depends on {lacks}, which is not there"));
+                findings.bad(
+                    Subject::Network,
+                    place,
+                    format!("{name} depends on {lacks}, which is not there"),
+                );
                 return;
             }
             (Builtin::No, Err(_)) => {
                 findings
-                    .bad(Subject::Network, place, format!("Linux {} has no driver {name}, which the card {} needs", kernel.release, card.name))
+                    .bad(
+                        Subject::Network,
+                        place,
+                        format!(
+                            "Linux {} has no driver {name}, which the card {} needs",
+                            kernel.release, card.name
+                        ),
+                    )
                     .advise("Install a kernel that has it, or choose another card");
                 return;
             }
@@ -78,12 +97,21 @@ fn unbind_ifcfg(finding: &mut Finding, place: &str) {
 }
 
 fn unbind_network_manager(finding: &mut Finding, place: &str) {
-    finding.mend("edit", &[("path", place.into()), ("script", "s/^[ \t]*(mac-address|interface-name)=.*$/#&/".into())]);
+    finding.mend(
+        "edit",
+        &[("path", place.into()), ("script", "s/^[ \t]*(mac-address|interface-name)=.*$/#&/".into())],
+    );
 }
 
 /// Makes a file of networkd match every Ethernet card.
 fn unbind_networkd(finding: &mut Finding, place: &str) {
-    finding.mend("edit", &[("path", place.into()), ("script", "s/^[ \t]*(MACAddress|PermanentMACAddress|Name)=.*$/Type=ether/".into())]);
+    finding.mend(
+        "edit",
+        &[
+            ("path", place.into()),
+            ("script", "s/^[ \t]*(MACAddress|PermanentMACAddress|Name)=.*$/Type=ether/".into()),
+        ],
+    );
 }
 
 /// Gives the machine a configuration that matches any card by its driver's kind, instead of a name.
@@ -104,7 +132,8 @@ fn bindings(look: &Look<'_>, root: &Root, has_fixed_names: bool) -> Vec<Binding>
     {
         found.push(Binding {
             place,
-            reason: "it names cards by the addresses of another machine's, so this one's gets another name".into(),
+            reason: "it names cards by the addresses of another machine's, so this one's gets another name"
+                .into(),
             advice: "Remove the file",
             remedy: Some(delete),
         });
@@ -113,50 +142,100 @@ fn bindings(look: &Look<'_>, root: &Root, has_fixed_names: bool) -> Vec<Binding>
         let Some((place, text)) = text_of(&format!("/etc/systemd/network/{name}")) else { continue };
         let is_network = name.ends_with(".network") || name.ends_with(".link");
         let section = in_section(&text, "Match");
-        let by_address = section.iter().any(|(key, _)| matches!(&key[..], "MACAddress" | "PermanentMACAddress"));
+        let by_address =
+            section.iter().any(|(key, _)| matches!(&key[..], "MACAddress" | "PermanentMACAddress"));
         let by_name = section.iter().find(|(key, _)| key == "Name").map(|(_, value)| value.clone());
         if is_network && by_address {
             let remedy: Option<fn(&mut Finding, &str)> =
                 if name.ends_with(".link") { Some(delete) } else { Some(unbind_networkd) };
-            found.push(Binding { place, reason: "it matches a card by its address".into(), advice: "Match by Type=ether instead", remedy });
-        } else if let Some(card) = by_name.filter(|card| name.ends_with(".network") && is_foreign(card, has_fixed_names)) {
-            found.push(Binding { place, reason: bound_to(&card), advice: "Match by Type=ether instead", remedy: Some(unbind_networkd) });
+            found.push(Binding {
+                place,
+                reason: "it matches a card by its address".into(),
+                advice: "Match by Type=ether instead",
+                remedy,
+            });
+        } else if let Some(card) =
+            by_name.filter(|card| name.ends_with(".network") && is_foreign(card, has_fixed_names))
+        {
+            found.push(Binding {
+                place,
+                reason: bound_to(&card),
+                advice: "Match by Type=ether instead",
+                remedy: Some(unbind_networkd),
+            });
         }
     }
     for name in look.root_list(root, "/etc/netplan").into_iter().filter(|name| name.ends_with(".yaml")) {
         let Some((place, text)) = text_of(&format!("/etc/netplan/{name}")) else { continue };
         let lines = || text.lines().filter(|line| !line.trim_start().starts_with('#'));
-        if lines().any(|line| line.trim_start().trim_start_matches("- ").starts_with("macaddress:")) && text.contains("match:") {
+        if lines().any(|line| line.trim_start().trim_start_matches("- ").starts_with("macaddress:"))
+            && text.contains("match:")
+        {
             let reason = "it matches a card by its address".into();
-            let remedy: Option<fn(&mut Finding, &str)> = plain_dhcp(&text).then_some(any_netplan as fn(&mut Finding, &str));
+            let remedy: Option<fn(&mut Finding, &str)> =
+                plain_dhcp(&text).then_some(any_netplan as fn(&mut Finding, &str));
             found.push(Binding { place, reason, advice: "Match by a pattern of names instead", remedy });
-        } else if let Some(card) = netplan_cards(&text).into_iter().find(|card| is_foreign(card, has_fixed_names)) {
-            let remedy: Option<fn(&mut Finding, &str)> = plain_dhcp(&text).then_some(any_netplan as fn(&mut Finding, &str));
-            found.push(Binding { place, reason: bound_to(&card), advice: "Match by a pattern of names instead", remedy });
+        } else if let Some(card) =
+            netplan_cards(&text).into_iter().find(|card| is_foreign(card, has_fixed_names))
+        {
+            let remedy: Option<fn(&mut Finding, &str)> =
+                plain_dhcp(&text).then_some(any_netplan as fn(&mut Finding, &str));
+            found.push(Binding {
+                place,
+                reason: bound_to(&card),
+                advice: "Match by a pattern of names instead",
+                remedy,
+            });
         }
     }
     let ifcfg = "/etc/sysconfig/network-scripts";
-    for name in look.root_list(root, ifcfg).into_iter().filter(|name| name.starts_with("ifcfg-") && name != "ifcfg-lo") {
+    for name in look
+        .root_list(root, ifcfg)
+        .into_iter()
+        .filter(|name| name.starts_with("ifcfg-") && name != "ifcfg-lo")
+    {
         let Some((place, text)) = text_of(&format!("{ifcfg}/{name}")) else { continue };
         let value = |key: &str| {
             let mut lines = text.lines().filter_map(|line| line.trim().strip_prefix(key)?.strip_prefix('='));
             lines.next_back().map(|value| value.trim_matches(['"', '\'']).to_owned())
         };
         if value("HWADDR").is_some_and(|value| !value.is_empty()) {
-            found.push(Binding { place, reason: "it is bound to a card's address (HWADDR)".into(), advice: "Remove HWADDR", remedy: Some(unbind_ifcfg) });
+            found.push(Binding {
+                place,
+                reason: "it is bound to a card's address (HWADDR)".into(),
+                advice: "Remove HWADDR",
+                remedy: Some(unbind_ifcfg),
+            });
         } else if let Some(card) = value("DEVICE").filter(|card| is_foreign(card, has_fixed_names)) {
-            found.push(Binding { place, reason: bound_to(&card), advice: "Configure the card by DHCP with a connection for every card", remedy: None });
+            found.push(Binding {
+                place,
+                reason: bound_to(&card),
+                advice: "Configure the card by DHCP with a connection for every card",
+                remedy: None,
+            });
         }
     }
     let connections = "/etc/NetworkManager/system-connections";
     for name in look.root_list(root, connections) {
         let Some((place, text)) = text_of(&format!("{connections}/{name}")) else { continue };
-        let by_address = in_section(&text, "ethernet").into_iter().any(|(key, value)| key == "mac-address" && !value.is_empty());
+        let by_address = in_section(&text, "ethernet")
+            .into_iter()
+            .any(|(key, value)| key == "mac-address" && !value.is_empty());
         let card = in_section(&text, "connection").into_iter().find(|(key, _)| key == "interface-name");
         if by_address {
-            found.push(Binding { place, reason: "it is bound to a card's address".into(), advice: "Remove mac-address", remedy: Some(unbind_network_manager) });
+            found.push(Binding {
+                place,
+                reason: "it is bound to a card's address".into(),
+                advice: "Remove mac-address",
+                remedy: Some(unbind_network_manager),
+            });
         } else if let Some((_, card)) = card.filter(|(_, card)| is_foreign(card, has_fixed_names)) {
-            found.push(Binding { place, reason: bound_to(&card), advice: "Remove interface-name", remedy: Some(unbind_network_manager) });
+            found.push(Binding {
+                place,
+                reason: bound_to(&card),
+                advice: "Remove interface-name",
+                remedy: Some(unbind_network_manager),
+            });
         }
     }
     let folder = "/etc/network/interfaces.d";
@@ -165,7 +244,8 @@ fn bindings(look: &Look<'_>, root: &Root, has_fixed_names: bool) -> Vec<Binding>
         let Some((place, text)) = text_of(&path) else { continue };
         let cards = text.lines().filter_map(|line| {
             let mut words = line.split_ascii_whitespace();
-            matches!(words.next(), Some("auto" | "allow-hotplug" | "iface")).then(|| words.next().map(str::to_owned))?
+            matches!(words.next(), Some("auto" | "allow-hotplug" | "iface"))
+                .then(|| words.next().map(str::to_owned))?
         });
         let mut cards = cards.filter(|card| is_foreign(card, has_fixed_names) && !card.contains(['*', '/']));
         if let Some(card) = cards.next() {
@@ -243,8 +323,20 @@ fn netplan_cards(text: &str) -> Vec<String> {
 
 /// Returns true if a netplan file only asks for an address by DHCP, for one card.
 fn plain_dhcp(text: &str) -> bool {
-    let special = ["addresses", "routes", "gateway4", "nameservers", "bonds", "bridges", "vlans", "wifis", "renderer: NetworkManager"];
-    text.contains("dhcp4: true") && !special.iter().any(|word| text.contains(word)) && text.matches("dhcp4:").count() == 1
+    let special = [
+        "addresses",
+        "routes",
+        "gateway4",
+        "nameservers",
+        "bonds",
+        "bridges",
+        "vlans",
+        "wifis",
+        "renderer: NetworkManager",
+    ];
+    text.contains("dhcp4: true")
+        && !special.iter().any(|word| text.contains(word))
+        && text.matches("dhcp4:").count() == 1
 }
 
 #[cfg(test)]

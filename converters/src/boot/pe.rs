@@ -48,9 +48,12 @@ impl<'b> Program<'b> {
             let start = u32_at(entry + 20).ok_or_else(ends)? as usize;
             // The rest of a section is padding.
             let used = if in_memory == 0 { len } else { len.min(in_memory) };
-            let end = start.checked_add(used).filter(|_| start.checked_add(len).is_some_and(|end| end <= bytes.len()));
+            let end = start
+                .checked_add(used)
+                .filter(|_| start.checked_add(len).is_some_and(|end| end <= bytes.len()));
             let end = end.ok_or_else(|| {
-                at("PE program").corrupt(format!("the section {name} ends after the file, which is truncated"))
+                at("PE program")
+                    .corrupt(format!("the section {name} ends after the file, which is truncated"))
             })?;
             sections.push((name, start..end));
         }

@@ -1,8 +1,8 @@
 //! The root filesystem, as the kernel's command line names it.
 
+use super::booting::Booting;
 use super::drivers::{Early, Maker};
 use super::finding::{Findings, Subject};
-use super::loader::Booting;
 use super::look::Look;
 use super::machine::Controller;
 use crate::store::volume_name;
@@ -39,8 +39,11 @@ impl Device {
     /// Finds out what a name means.
     pub(super) fn of(look: &Look<'_>, what: &str) -> Self {
         let stable = ["UUID=", "LABEL=", "PARTUUID=", "PARTLABEL="].iter().any(|tag| what.starts_with(tag))
-            || ["uuid", "label", "partuuid", "partlabel"].iter().any(|by| what.starts_with(&format!("/dev/disk/by-{by}/")));
-        let is_mapped = what.starts_with("/dev/mapper/") || what.strip_prefix("/dev/").is_some_and(|name| name.contains('/'));
+            || ["uuid", "label", "partuuid", "partlabel"]
+                .iter()
+                .any(|by| what.starts_with(&format!("/dev/disk/by-{by}/")));
+        let is_mapped = what.starts_with("/dev/mapper/")
+            || what.strip_prefix("/dev/").is_some_and(|name| name.contains('/'));
         if stable || is_mapped && !what.starts_with("/dev/disk/") {
             return match look.devices().volume_of(what) {
                 Some(_) if stable && count(look, what) > 1 => Device::Double,
@@ -56,7 +59,11 @@ impl Device {
         // The first disk of a kind, and a number.
         for disk in ["sda", "vda", "xvda", "hda", "nvme0n1", "mmcblk0"] {
             let Some(rest) = name.strip_prefix(disk) else { continue };
-            let rest = if disk.ends_with(|c: char| c.is_ascii_digit()) { rest.strip_prefix('p').unwrap_or(rest) } else { rest };
+            let rest = if disk.ends_with(|c: char| c.is_ascii_digit()) {
+                rest.strip_prefix('p').unwrap_or(rest)
+            } else {
+                rest
+            };
             if rest.is_empty() {
                 return Device::Unstable(0);
             }
@@ -78,7 +85,11 @@ pub(super) fn waits(look: &Look<'_>, early: &Early, place: &str, findings: &mut 
         let device = name.trim_end_matches(".sh").replace("\\x2f", "/").replace("\\x2d", "-");
         if !matches!(Device::of(look, &device), Device::Stable(_)) {
             findings
-                .bad(Subject::Initramfs, place, format!("it waits for the device {device}, which the disk does not have"))
+                .bad(
+                    Subject::Initramfs,
+                    place,
+                    format!("it waits for the device {device}, which the disk does not have"),
+                )
                 .advise("Run `dracut --no-hostonly --force --regenerate-all` in the image");
             return;
         }
@@ -87,7 +98,8 @@ pub(super) fn waits(look: &Look<'_>, early: &Early, place: &str, findings: &mut 
 
 /// Returns how many volumes a tag names.
 fn count(look: &Look<'_>, what: &str) -> usize {
-    let value = what.split_once('=').map_or_else(|| what.rsplit('/').next().unwrap_or_default(), |(_, value)| value);
+    let value =
+        what.split_once('=').map_or_else(|| what.rsplit('/').next().unwrap_or_default(), |(_, value)| value);
     let value = value.trim_matches('"');
     let names = look.volumes.iter().filter(|record| {
         let info = look.filesystem(&record.volume);
@@ -129,17 +141,26 @@ pub(super) fn judge(
                 .bad(Subject::Root, place, "there is no argument root=")
                 .advise("Add root=UUID=… of the root filesystem to the boot loader's configuration");
         } else {
-            findings.unknown(Subject::Root, place, "there is no argument root=, and mif does not follow what the initramfs does then");
+            findings.unknown(
+                Subject::Root,
+                place,
+                "there is no argument root=, and mif does not follow what the initramfs does then",
+            );
         }
         return;
     };
-    let encrypted = look.volumes.iter().find_map(|record| look.other(&record.volume).filter(|it| it.contains("LUKS")));
+    let encrypted =
+        look.volumes.iter().find_map(|record| look.other(&record.volume).filter(|it| it.contains("LUKS")));
     match Device::of(look, root) {
         Device::Stable(volume) => {
             let is_tag = root.starts_with("UUID=") || root.starts_with("LABEL=");
             if early.is_none() && (is_tag || !root.starts_with("PARTUUID=")) {
                 findings
-                    .bad(Subject::Root, place, format!("without an initramfs the kernel does not know the name {root}"))
+                    .bad(
+                        Subject::Root,
+                        place,
+                        format!("without an initramfs the kernel does not know the name {root}"),
+                    )
                     .advise("Use root=PARTUUID=…, or an initramfs");
                 return;
             }
@@ -151,7 +172,11 @@ pub(super) fn judge(
                 .advise("Give one of them another name or UUID");
         }
         Device::Missing if encrypted.is_some() => {
-            findings.unknown(Subject::Root, place, format!("{root} may be on an encrypted volume, which mif cannot look into"));
+            findings.unknown(
+                Subject::Root,
+                place,
+                format!("{root} may be on an encrypted volume, which mif cannot look into"),
+            );
         }
         Device::Missing => {
             let finding = findings.bad(Subject::Root, place, format!("the image has no filesystem {root}"));
@@ -165,7 +190,11 @@ pub(super) fn judge(
         }
         Device::Unstable(slot) => unstable(look, booting, root, slot, controller, findings),
         Device::Foreign => {
-            let finding = findings.bad(Subject::Root, place, format!("{root} is the name that another machine gives the disk"));
+            let finding = findings.bad(
+                Subject::Root,
+                place,
+                format!("{root} is the name that another machine gives the disk"),
+            );
             match system_volume(look) {
                 Some((volume, uuid)) => {
                     finding.advise(format!("Use root=UUID={uuid}, which is that of {volume}"));
@@ -251,11 +280,16 @@ fn rename(look: &Look<'_>, old: &str, new: &str, finding: &mut super::finding::F
     for row in files {
         let Ok(text) = look.head(row, super::look::MAX_TEXT) else { continue };
         if memchr::memmem::find(&text, old.as_bytes()).is_some() {
-            let pattern: String =
-                old.chars().flat_map(|c| if c.is_alphanumeric() || "=/-_".contains(c) { vec![c] } else { vec!['\\', c] }).collect();
+            let pattern: String = old
+                .chars()
+                .flat_map(|c| if c.is_alphanumeric() || "=/-_".contains(c) { vec![c] } else { vec!['\\', c] })
+                .collect();
             finding.mend(
                 "edit",
-                &[("path", look.place(row).into()), ("script", format!("s,{pattern}([^0-9a-zA-Z]|$),{new}\\1,g").into())],
+                &[
+                    ("path", look.place(row).into()),
+                    ("script", format!("s,{pattern}([^0-9a-zA-Z]|$),{new}\\1,g").into()),
+                ],
             );
         }
     }
@@ -265,12 +299,18 @@ fn rename(look: &Look<'_>, old: &str, new: &str, finding: &mut super::finding::F
 fn mounted(look: &Look<'_>, booting: &Booting, root: &str, volume: &str, findings: &mut Findings) {
     let Some(info) = look.filesystem(volume) else {
         let what = look.other(volume).unwrap_or("nothing that mif knows");
-        findings.unknown(Subject::Root, format!("root={root}"), format!("{volume} holds {what}, which mif cannot look into"));
+        findings.unknown(
+            Subject::Root,
+            format!("root={root}"),
+            format!("{volume} holds {what}, which mif cannot look into"),
+        );
         return;
     };
     let place = format!("root={root}");
     if let Some(kind) = booting.argument("rootfstype")
-        && !kind.split(',').any(|kind| kind == info.kind || kind == "auto" || kind == "ext4" && info.kind.starts_with("ext"))
+        && !kind
+            .split(',')
+            .any(|kind| kind == info.kind || kind == "auto" || kind == "ext4" && info.kind.starts_with("ext"))
     {
         findings
             .bad(Subject::Root, place, format!("rootfstype={kind}, but {volume} has {}", info.kind))
@@ -284,18 +324,32 @@ fn mounted(look: &Look<'_>, booting: &Booting, root: &str, volume: &str, finding
             folder = format!("/{}", subvolume.trim_matches('/'));
             if !look.has(volume, &folder) {
                 findings
-                    .bad(Subject::Root, place, format!("rootflags name the subvolume {subvolume}, which {volume} does not have"))
+                    .bad(
+                        Subject::Root,
+                        place,
+                        format!("rootflags name the subvolume {subvolume}, which {volume} does not have"),
+                    )
                     .advise("Name the subvolume with the system");
                 return;
             }
         } else if flags.contains("subvolid=") {
-            findings.unknown(Subject::Root, place, "rootflags name a subvolume by its number, which mif does not follow");
+            findings.unknown(
+                Subject::Root,
+                place,
+                "rootflags name a subvolume by its number, which mif does not follow",
+            );
             return;
         }
     }
-    let own = look.tree.roots().iter().find(|root| root.volume() == volume && (folder.is_empty() || root.place.path_text() == folder));
+    let own = look
+        .tree
+        .roots()
+        .iter()
+        .find(|root| root.volume() == volume && (folder.is_empty() || root.place.path_text() == folder));
     let Some(own) = own else {
-        findings.bad(Subject::Root, place, format!("{volume} has no system")).advise("Name the volume with the system");
+        findings
+            .bad(Subject::Root, place, format!("{volume} has no system"))
+            .advise("Name the volume with the system");
         return;
     };
     let init = booting.argument("init");

@@ -10,8 +10,8 @@ use std::fmt::Write;
 use std::sync::Arc;
 
 use mif_formats::Source;
-use mif_formats::wrapper::{HEAD, Kind, Single};
 use mif_formats::source::MemSource;
+use mif_formats::wrapper::{HEAD, Kind, Single};
 
 use super::cpio::{DIRECTORY, FILE, Writer};
 use super::initramfs::Initramfs;
@@ -82,12 +82,16 @@ pub(crate) fn segment(
     let mut files: Vec<(String, Vec<u8>)> = Vec::new();
     for name in &new {
         let path = modules.path(name).expect("it is one of the modules");
-        let bytes = read(path)?.ok_or_else(|| Error::input(format!("modules.dep names {path}, which the image does not have")))?;
+        let bytes = read(path)?.ok_or_else(|| {
+            Error::input(format!("modules.dep names {path}, which the image does not have"))
+        })?;
         files.push((format!("{folder}/{}", plain(path)), unpacked(path, bytes)?));
     }
     // Each module as it lies in the initramfs.
     let place = |name: &str, path: &str| match initramfs.module(release, name) {
-        Some(path) => path.split_once(&format!("modules/{release}/")).map_or(path, |(_, rest)| rest).to_owned(),
+        Some(path) => {
+            path.split_once(&format!("modules/{release}/")).map_or(path, |(_, rest)| rest).to_owned()
+        }
         None if new.iter().any(|it| it == name) => plain(path),
         None => path.to_owned(),
     };
@@ -127,7 +131,8 @@ pub(crate) fn segment(
 
 /// Returns the file that lists modules to load, of the program that made the initramfs, with more of them.
 fn list(initramfs: &Initramfs, wanted: &[String]) -> Option<(String, Vec<u8>)> {
-    let path = if initramfs.has("conf/initramfs.conf") { "conf/modules" } else { "etc/modules-load.d/mif.conf" };
+    let path =
+        if initramfs.has("conf/initramfs.conf") { "conf/modules" } else { "etc/modules-load.d/mif.conf" };
     let mut text = String::from_utf8_lossy(initramfs.text(path).unwrap_or_default()).into_owned();
     if !text.is_empty() && !text.ends_with('\n') {
         text.push('\n');
@@ -170,7 +175,8 @@ fn unpacked(path: &str, bytes: Vec<u8>) -> Result<Vec<u8>> {
 
 /// An index as kmod reads it (kmod, libkmod/libkmod-index.h): a tree of common prefixes.
 fn index(lines: &BTreeMap<String, String>) -> Vec<u8> {
-    let entries: Vec<(&[u8], &str)> = lines.iter().map(|(name, line)| (name.as_bytes(), line.as_str())).collect();
+    let entries: Vec<(&[u8], &str)> =
+        lines.iter().map(|(name, line)| (name.as_bytes(), line.as_str())).collect();
     let mut out = Vec::new();
     for number in [0xb007_f457_u32, 0x0002_0001, 0] {
         out.extend(number.to_be_bytes());

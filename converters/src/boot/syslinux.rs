@@ -1,7 +1,7 @@
 //! The configuration of SYSLINUX and EXTLINUX (its documentation, "Config"), as Alpine and embedded systems have it.
 
+use super::booting::{Booting, part};
 use super::finding::{Findings, Subject};
-use super::loader::{Booting, part};
 use super::look::Look;
 
 /// The configuration files, in the order in which they are looked for.
@@ -50,14 +50,17 @@ impl Config {
                     menu_default = Some(label.name.clone());
                 }
                 ("kernel" | "linux", Some(label)) => label.kernel = Some(value.to_owned()),
-                ("initrd", Some(label)) => label.initrd = value.split(',').map(|it| it.trim().to_owned()).collect(),
+                ("initrd", Some(label)) => {
+                    label.initrd = value.split(',').map(|it| it.trim().to_owned()).collect()
+                }
                 ("append", Some(label)) => label.append = Some(value.to_owned()),
                 ("append", None) => config.append = Some(value.to_owned()),
                 _ => {}
             }
         }
         // A menu is a module that is the default itself, and boots the entry that it marks, or else the first.
-        let is_menu = config.default.as_ref().is_none_or(|name| name.ends_with(".c32") || name.contains(".c32 "));
+        let is_menu =
+            config.default.as_ref().is_none_or(|name| name.ends_with(".c32") || name.contains(".c32 "));
         if let Some(name) = menu_default {
             config.default = Some(name);
         } else if is_menu {
@@ -106,7 +109,11 @@ pub(super) fn boots(look: &Look<'_>, volume: &str, findings: &mut Findings) -> O
         let full = if name.starts_with('/') { name.clone() } else { format!("{folder}/{name}") };
         let Some(row) = look.file(volume, &full) else {
             findings
-                .bad(Subject::Loader, place, format!("the entry \"{wanted}\" names {full}, which is not there"))
+                .bad(
+                    Subject::Loader,
+                    place,
+                    format!("the entry \"{wanted}\" names {full}, which is not there"),
+                )
                 .advise("Run update-extlinux in the image");
             return None;
         };
@@ -129,7 +136,10 @@ mod tests {
         let config = Config::parse(ALPINE);
         assert_eq!(config.default.as_deref(), Some("virt"));
         let label = &config.labels[0];
-        assert_eq!((label.kernel.as_deref(), &label.initrd[..]), (Some("vmlinuz-virt"), &["initramfs-virt".to_owned()][..]));
+        assert_eq!(
+            (label.kernel.as_deref(), &label.initrd[..]),
+            (Some("vmlinuz-virt"), &["initramfs-virt".to_owned()][..])
+        );
         assert!(label.append.as_ref().unwrap().starts_with("root=UUID=1"));
         let two = "DEFAULT b\nLABEL a\nKERNEL x\nLABEL b\nLINUX y\nAPPEND initrd=z q\n";
         assert_eq!(Config::parse(two).default.as_deref(), Some("b"));

@@ -5,8 +5,8 @@ use std::fmt::Write as _;
 use clap::{Args, ValueEnum};
 use mif::store::Store;
 use mif::{
-    Affects, BootVerdict, Card, CheckOptions, CheckReport, Controller, Error, Finding, Firmware, FixOptions, FixReport,
-    Judgement, Platform, is_path,
+    Affects, BootVerdict, Card, CheckOptions, CheckReport, Controller, Error, Finding, Firmware, FixOptions,
+    FixReport, Judgement, Platform, is_path,
 };
 
 use super::common::{Open, command_line, open_options};
@@ -90,7 +90,9 @@ impl Context {
             return Ok(report.verdict == BootVerdict::Boots);
         };
         if is_path(&image) {
-            return Err(Error::usage(format!("{image}: --fix needs an image in the store")).advise("Import it first"));
+            return Err(
+                Error::usage(format!("{image}: --fix needs an image in the store")).advise("Import it first")
+            );
         }
         let store = Store::open(&self.global.store, &self.bar("store"))?;
         let fix = FixOptions { name, time, command: command_line() };
@@ -126,7 +128,8 @@ fn checked(report: &CheckReport) -> String {
         }
     }
     if let Some(other) = report.other_firmware {
-        let _ = writeln!(out, "  It boots by {}: pass --firmware, and choose it for the machine.", other.name());
+        let _ =
+            writeln!(out, "  It boots by {}: pass --firmware, and choose it for the machine.", other.name());
     }
     out
 }

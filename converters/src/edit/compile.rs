@@ -166,7 +166,9 @@ pub(super) fn compile(step: &FilledStep, files: &Files, context: &Context<'_>) -
         }
         Step::Sysctl { key, value } => sysctl::sysctl(files, &key, &value.to_string()),
         Step::KernelArg { arg } => kernel_argument(files, &arg),
-        Step::InitramfsModules { path, kernel, modules } => initramfs::modules(files, &path, &kernel, &modules),
+        Step::InitramfsModules { path, kernel, modules } => {
+            initramfs::modules(files, &path, &kernel, &modules)
+        }
         Step::CopyIn { file, path, owner } => {
             let owner = optional_owner(owner)?.map(|owner| owner.numbers(files)).transpose()?;
             let graft = context.local.tree(&step.folder.join(file), false)?;

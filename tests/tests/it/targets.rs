@@ -289,7 +289,8 @@ fn table() -> String {
         let hardware = Hardware::of(platform.name).expect("every target has hardware");
         let firmware: Vec<&str> = hardware.firmware.iter().map(|it| it.name()).collect();
         let (disks, cards) = (hardware.disks.join("`, `"), hardware.cards.join("`, `"));
-        writeln!(text, "- `mif check`: {}; disks on `{disks}`; cards `{cards}`.", firmware.join(", ")).unwrap();
+        writeln!(text, "- `mif check`: {}; disks on `{disks}`; cards `{cards}`.", firmware.join(", "))
+            .unwrap();
         for (fact, page) in hardware.sources {
             writeln!(text, "- {fact} [Source]({page})").unwrap();
         }

@@ -56,12 +56,15 @@ pub(crate) fn is_boot_sector(sector: &[u8]) -> bool {
 
 /// Reads the core image that GRUB's boot sector loads. The error says where the chain breaks.
 pub(crate) fn of_disk(disk: &dyn Source, boot: &[u8]) -> Result<(u64, Core)> {
-    let number = |bytes: &[u8], at: usize| u64::from_le_bytes(bytes[at..at + 8].try_into().expect("eight bytes"));
+    let number =
+        |bytes: &[u8], at: usize| u64::from_le_bytes(bytes[at..at + 8].try_into().expect("eight bytes"));
     let first = number(boot, KERNEL_SECTOR);
     let read = |sector: u64, count: u64| -> Result<Vec<u8>> {
         let end = sector.checked_add(count).and_then(|end| end.checked_mul(SECTOR));
         if end.is_none_or(|end| end > disk.len()) {
-            return Err(at("GRUB's core image").corrupt(format!("sector {sector} is past the end of the disk")));
+            return Err(
+                at("GRUB's core image").corrupt(format!("sector {sector} is past the end of the disk"))
+            );
         }
         disk.read_vec(sector * SECTOR, (count * SECTOR) as usize)
     };
@@ -107,7 +110,9 @@ fn of_compressed(image: &[u8]) -> Result<Core> {
     let latest = image.len() - packed as usize;
     let starts = (latest.saturating_sub(SECTOR as usize - 1)..=latest).rev().filter(|at| image[*at] == 0);
     for start in starts {
-        if let Some(core) = unpack(&image[start..start + packed as usize], unpacked).and_then(|core| of_objects(&core, false)) {
+        if let Some(core) =
+            unpack(&image[start..start + packed as usize], unpacked).and_then(|core| of_objects(&core, false))
+        {
             return Ok(core);
         }
     }
@@ -135,7 +140,8 @@ fn unpack(packed: &[u8], len: u32) -> Option<Vec<u8>> {
 
 /// Reads the objects of a core image: those of 64-bit UEFI have a wider header.
 pub(crate) fn of_objects(core: &[u8], is_wide: bool) -> Option<Core> {
-    let u32_at = |at: usize| core.get(at..at.checked_add(4)?).map(|b| u32::from_le_bytes([b[0], b[1], b[2], b[3]]));
+    let u32_at =
+        |at: usize| core.get(at..at.checked_add(4)?).map(|b| u32::from_le_bytes([b[0], b[1], b[2], b[3]]));
     let u64_at = |at: usize| Some(u64::from(u32_at(at)?) | u64::from(u32_at(at + 4)?) << 32);
     for start in memmem::find_iter(core, b"mimg") {
         let header = match is_wide {
@@ -288,7 +294,9 @@ mod tests {
         };
         assert!(broken(&|bytes| bytes[KERNEL_SECTOR] = 35).contains("moved or overwritten"));
         assert!(broken(&|bytes| bytes[KERNEL_SECTOR + 6] = 1).contains("past the end"));
-        assert!(broken(&|bytes| bytes[35 * 512 + 4096..35 * 512 + 8192].fill(0)).contains("cannot be decoded"));
+        assert!(
+            broken(&|bytes| bytes[35 * 512 + 4096..35 * 512 + 8192].fill(0)).contains("cannot be decoded")
+        );
         assert!(broken(&|bytes| bytes[34 * 512 + BLOCK_LIST + 8] = 1).contains("block list"));
         assert!(broken(&|bytes| bytes[34 * 512 + BLOCK_LIST + 9] = 255).contains("more sectors"));
     }
@@ -315,7 +323,9 @@ mod tests {
 
     #[test]
     fn hostile_objects_are_refused() {
-        for bytes in [&b"mimg"[..], b"mimg\xff\xff\xff\xff\xff\xff\xff\xff", &[b"mimg".as_slice(), &[0; 64]].concat()] {
+        for bytes in
+            [&b"mimg"[..], b"mimg\xff\xff\xff\xff\xff\xff\xff\xff", &[b"mimg".as_slice(), &[0; 64]].concat()]
+        {
             assert_eq!(of_objects(bytes, false), None);
             assert_eq!(of_objects(bytes, true), None);
         }

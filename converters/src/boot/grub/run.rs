@@ -34,11 +34,47 @@ const MAX_VALUE: usize = 64 << 10;
 
 /// Commands that decide nothing and succeed.
 const HARMLESS: &[&str] = &[
-    "insmod", "export", "echo", "sleep", "loadfont", "terminal_output", "terminal_input", "serial", "gfxmode",
-    "gfxterm", "play", "background_image", "background_color", "save_env", "set_background_image", "recordfail",
-    "savedefault", "load_video", "gfxpayload", "clear", "videoinfo", "password_pbkdf2", "password", "outb",
-    "rmmod", "nativedisk", "increment", "fwsetup", "font", "hwmatch", "setparams", "module", "ls", "cat", "true",
-    "authenticate", "tpm", "read", "gptsync", "drivemap", "parttool",
+    "insmod",
+    "export",
+    "echo",
+    "sleep",
+    "loadfont",
+    "terminal_output",
+    "terminal_input",
+    "serial",
+    "gfxmode",
+    "gfxterm",
+    "play",
+    "background_image",
+    "background_color",
+    "save_env",
+    "set_background_image",
+    "recordfail",
+    "savedefault",
+    "load_video",
+    "gfxpayload",
+    "clear",
+    "videoinfo",
+    "password_pbkdf2",
+    "password",
+    "outb",
+    "rmmod",
+    "nativedisk",
+    "increment",
+    "fwsetup",
+    "font",
+    "hwmatch",
+    "setparams",
+    "module",
+    "ls",
+    "cat",
+    "true",
+    "authenticate",
+    "tpm",
+    "read",
+    "gptsync",
+    "drivemap",
+    "parttool",
 ];
 
 /// A kernel that was loaded.
@@ -174,7 +210,9 @@ impl<'l> Grub<'l> {
         if let Some(config) = &core.config {
             match script::parse(config) {
                 Ok(commands) => _ = self.all(&commands, &mut flow),
-                Err(problem) => self.doubts.push(format!("the configuration in GRUB's core image: {problem}")),
+                Err(problem) => {
+                    self.doubts.push(format!("the configuration in GRUB's core image: {problem}"))
+                }
             }
         }
         if flow.is_none() {
@@ -200,7 +238,9 @@ impl<'l> Grub<'l> {
             let why = if self.loaded.is_some() { "has no menu and no command `boot`" } else { "has no menu" };
             return End::Fails(format!("the configuration {why}, so GRUB waits at its prompt"));
         }
-        if self.get("timeout").parse::<i64>().is_ok_and(|timeout| timeout < 0) || self.get("timeout").is_empty() {
+        if self.get("timeout").parse::<i64>().is_ok_and(|timeout| timeout < 0)
+            || self.get("timeout").is_empty()
+        {
             return End::Fails("no `timeout` is set, so GRUB waits at its menu".to_owned());
         }
         let wanted = self.get("default").to_owned();
@@ -266,13 +306,18 @@ impl<'l> Grub<'l> {
         let (device, path) = split(&core.prefix, "");
         let prefix = match path {
             "" => self.get("prefix").to_owned(),
-            _ => format!("({}){path}", if device.is_empty() { self.get("root") } else { device }.trim_start_matches(',')),
+            _ => format!(
+                "({}){path}",
+                if device.is_empty() { self.get("root") } else { device }.trim_start_matches(',')
+            ),
         };
         let folder = if self.get("grub_platform") == "efi" { "x86_64-efi" } else { "i386-pc" };
         // A module is in the core image, or a file beside the prefix at the start or now.
         let has = |module: &str| {
             core.modules.iter().any(|it| it == module)
-                || [&prefix, self.get("prefix")].iter().any(|at| self.row(&format!("{at}/{folder}/{module}.mod")).is_some())
+                || [&prefix, self.get("prefix")]
+                    .iter()
+                    .any(|at| self.row(&format!("{at}/{folder}/{module}.mod")).is_some())
         };
         let mut problems = Vec::new();
         if core.modules.is_empty() {
@@ -294,7 +339,9 @@ impl<'l> Grub<'l> {
         let (module, partitions) = (filesystem_module(&info.kind), self.look.table.kind);
         let wanted = [module, look::partition_module(partitions)];
         let is_partition = volume.starts_with('p') && volume != "p0";
-        for module in wanted.into_iter().flatten().filter(|module| is_partition || !module.starts_with("part_")) {
+        for module in
+            wanted.into_iter().flatten().filter(|module| is_partition || !module.starts_with("part_"))
+        {
             if !core.modules.is_empty() && !core.modules.iter().any(|it| it == module) {
                 doubts.push(format!("GRUB's core image lacks the module {module}, which reads {volume}"));
             }
@@ -353,7 +400,10 @@ impl<'l> Grub<'l> {
         let (place, read) = match (self.in_memdisk(file), &self.memdisk) {
             (Some(row), Some(tree)) => {
                 let content = tree.content(row);
-                (file.to_owned(), content.and_then(|it| Ok(it.read_vec(0, it.len().min(look::MAX_TEXT) as usize)?)))
+                (
+                    file.to_owned(),
+                    content.and_then(|it| Ok(it.read_vec(0, it.len().min(look::MAX_TEXT) as usize)?)),
+                )
             }
             _ => {
                 let row = self.row(file)?;
@@ -589,8 +639,20 @@ impl<'l> Grub<'l> {
                 *flow = Some(Flow::Return);
                 Some(true)
             }
-            "chainloader" | "multiboot" | "multiboot2" | "xen_hypervisor" | "kexec" | "ntldr" | "legacy_configfile"
-            | "kfreebsd" | "knetbsd" | "kopenbsd" | "loopback" | "cryptomount" | "devicetree" | "extract_legacy_entries_source" => {
+            "chainloader"
+            | "multiboot"
+            | "multiboot2"
+            | "xen_hypervisor"
+            | "kexec"
+            | "ntldr"
+            | "legacy_configfile"
+            | "kfreebsd"
+            | "knetbsd"
+            | "kopenbsd"
+            | "loopback"
+            | "cryptomount"
+            | "devicetree"
+            | "extract_legacy_entries_source" => {
                 self.doubt(format!("grub.cfg uses `{name}`, which mif does not follow"));
                 None
             }
@@ -655,7 +717,8 @@ impl<'l> Grub<'l> {
     }
 
     fn search(&mut self, name: &str, words: &[&str]) -> Option<bool> {
-        let (mut by, mut variable, mut wanted) = (name.strip_prefix("search.").unwrap_or("file"), "root", None);
+        let (mut by, mut variable, mut wanted) =
+            (name.strip_prefix("search.").unwrap_or("file"), "root", None);
         let mut words = words.iter().copied();
         if name == "search" {
             while let Some(word) = words.next() {
@@ -678,7 +741,8 @@ impl<'l> Grub<'l> {
         let fits = |volume: &str| {
             let info = self.look.filesystem(volume);
             match by {
-                "fs_uuid" => info.is_some_and(|info| info.uuid.as_ref().is_some_and(|it| it.eq_ignore_ascii_case(wanted))),
+                "fs_uuid" => info
+                    .is_some_and(|info| info.uuid.as_ref().is_some_and(|it| it.eq_ignore_ascii_case(wanted))),
                 "fs_label" => info.is_some_and(|info| info.label.as_deref() == Some(wanted)),
                 _ => self.look.has(volume, wanted),
             }
@@ -767,7 +831,8 @@ impl<'l> Grub<'l> {
                     let (device, path) = split(file, self.get("root"));
                     let mut error = format!("GRUB loads ({device}){path}, which the image does not have");
                     if let Some(missed) = &self.missed {
-                        error += &format!("; it searched for the filesystem {missed}, which is not there either");
+                        error +=
+                            &format!("; it searched for the filesystem {missed}, which is not there either");
                     }
                     self.errors.push(error);
                     return Some(false);
@@ -776,7 +841,8 @@ impl<'l> Grub<'l> {
         }
         if is_kernel {
             let command_line = words.get(1..).unwrap_or_default().join(" ");
-            self.loaded = rows.first().map(|kernel| Loaded { kernel: *kernel, command_line, initrds: Vec::new() });
+            self.loaded =
+                rows.first().map(|kernel| Loaded { kernel: *kernel, command_line, initrds: Vec::new() });
         } else if let Some(loaded) = &mut self.loaded {
             loaded.initrds = rows;
         }
@@ -785,7 +851,8 @@ impl<'l> Grub<'l> {
 
     /// Adds the entries of the Boot Loader Specification to the menu.
     fn blscfg(&mut self, words: &[&str]) -> Option<bool> {
-        let given = words.iter().position(|word| matches!(*word, "--path" | "-p")).and_then(|at| words.get(at + 1));
+        let given =
+            words.iter().position(|word| matches!(*word, "--path" | "-p")).and_then(|at| words.get(at + 1));
         let is_fallback_asked = words.iter().any(|word| matches!(*word, "--enable-fallback" | "-f"));
         let boot = Some(self.get("boot").to_owned()).filter(|it| !it.is_empty());
         let root = self.get("root").to_owned();
@@ -803,9 +870,12 @@ impl<'l> Grub<'l> {
                     continue;
                 }
                 // Distributions' GRUBs look there next; that of GRUB 2.14 only if it is told to.
-                let is_next = given.is_none() && *folder == "/boot/loader/entries" && self.get("blsdir").is_empty();
+                let is_next =
+                    given.is_none() && *folder == "/boot/loader/entries" && self.get("blsdir").is_empty();
                 if is_next && !is_fallback_asked && self.version().is_none_or(|version| version >= (2, 14)) {
-                    self.doubt("the entries are in /boot/loader/entries, where not every GRUB looks for them");
+                    self.doubt(
+                        "the entries are in /boot/loader/entries, where not every GRUB looks for them",
+                    );
                 }
                 let device = device_of(self.look, &volume);
                 for entry in entries.into_iter().take(MAX_ENTRIES) {
@@ -901,11 +971,14 @@ fn decides(commands: &[Command]) -> bool {
                 let name = name.split('=').next().unwrap_or_default();
                 ["root", "prefix", "default", "boot", "timeout", "saved_entry", "next_entry"].contains(&name)
             }
-            "linux" | "linux16" | "linuxefi" | "initrd" | "initrd16" | "initrdefi" | "configfile" | "source"
-            | "normal" | "search" | "blscfg" | "load_env" | "boot" | "chainloader" | "halt" | "reboot" | "exit" => true,
+            "linux" | "linux16" | "linuxefi" | "initrd" | "initrd16" | "initrdefi" | "configfile"
+            | "source" | "normal" | "search" | "blscfg" | "load_env" | "boot" | "chainloader" | "halt"
+            | "reboot" | "exit" => true,
             _ => false,
         },
-        Command::If(branches, otherwise) => branches.iter().any(|(_, body)| decides(body)) || decides(otherwise),
+        Command::If(branches, otherwise) => {
+            branches.iter().any(|(_, body)| decides(body)) || decides(otherwise)
+        }
         Command::Menu { .. } => true,
         Command::Function(..) => false,
         Command::For(_, _, body) | Command::Loop(body) => decides(body),

@@ -115,9 +115,7 @@ fn tokens(text: &str) -> Result<Vec<Token>, String> {
     };
     while let Some(c) = chars.next() {
         match c {
-            '#' if word.is_none() => {
-                while chars.next_if(|c| *c != '\n').is_some() {}
-            }
+            '#' if word.is_none() => while chars.next_if(|c| *c != '\n').is_some() {},
             '\n' | ';' => {
                 tokens.extend(word.take().map(Token::Word));
                 tokens.push(Token::End);

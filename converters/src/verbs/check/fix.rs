@@ -71,7 +71,9 @@ pub fn check_and_fix(
 /// Returns the edits that mend what is not good; `None` if there are none.
 pub(super) fn recipe(findings: &[Finding]) -> Option<Recipe> {
     let mut recipe = Recipe::default();
-    for finding in findings.iter().filter(|finding| finding.verdict != Judgement::Good || !finding.remedy.is_empty()) {
+    for finding in
+        findings.iter().filter(|finding| finding.verdict != Judgement::Good || !finding.remedy.is_empty())
+    {
         for edit in &finding.remedy {
             recipe.add_table(&format!("the repair of the {}", finding.subject.name()), edit.clone());
         }

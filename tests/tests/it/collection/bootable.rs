@@ -43,9 +43,11 @@ fn disks(work: &WorkFolder) -> Option<Vec<(&'static str, bool)>> {
 /// Checks an image for a machine of QEMU; returns the report.
 fn check(work: &WorkFolder, image: &str, (controller, efi): (&str, bool), more: &[&str]) -> Value {
     let firmware = if efi { "uefi" } else { "bios" };
-    let mut check = work.mif(&["check", image, "--for", "qemu", "--disk", controller, "--firmware", firmware, "--json"]);
+    let mut check =
+        work.mif(&["check", image, "--for", "qemu", "--disk", controller, "--firmware", firmware, "--json"]);
     let output = check.args(more).output().unwrap();
-    serde_json::from_slice(&output.stdout).unwrap_or_else(|e| panic!("{e}: {}", String::from_utf8_lossy(&output.stderr)))
+    serde_json::from_slice(&output.stdout)
+        .unwrap_or_else(|e| panic!("{e}: {}", String::from_utf8_lossy(&output.stderr)))
 }
 
 /// Runs tasks on two threads.
@@ -90,15 +92,27 @@ fn the_verdict_is_that_of_a_real_boot_and_what_is_fixed_boots() {
         results.lock().unwrap().push((verdict, real));
     });
     let results = results.into_inner().unwrap();
-    let count = |verdict: &str, real: bool| results.iter().filter(|it| **it == (verdict.to_owned(), real)).count();
-    let (right, unknown) = (count("boots", true) + count("does_not_boot", false), count("unknown", true) + count("unknown", false));
-    println!("{right} right, {unknown} unknown, {} wrong of {}", results.len() - right - unknown, results.len());
+    let count =
+        |verdict: &str, real: bool| results.iter().filter(|it| **it == (verdict.to_owned(), real)).count();
+    let (right, unknown) = (
+        count("boots", true) + count("does_not_boot", false),
+        count("unknown", true) + count("unknown", false),
+    );
+    println!(
+        "{right} right, {unknown} unknown, {} wrong of {}",
+        results.len() - right - unknown,
+        results.len()
+    );
     assert_eq!(count("boots", false), 0, "an image that does not boot was said to");
     assert_eq!(count("does_not_boot", true), 0, "an image that boots was said not to");
 
     // What lacks only drivers in its initramfs is mended for a machine of each kind.
-    let fixed: Vec<(&str, &str, bool)> =
-        vec![("list-gpt", "nvme", false), ("list-gpt", "virtio-scsi", true), ("list-mbr", "ide", false), ("list-mbr", "pvscsi", false)];
+    let fixed: Vec<(&str, &str, bool)> = vec![
+        ("list-gpt", "nvme", false),
+        ("list-gpt", "virtio-scsi", true),
+        ("list-mbr", "ide", false),
+        ("list-mbr", "pvscsi", false),
+    ];
     each(&fixed, |(image, controller, efi)| {
         let new = format!("{image}-{controller}");
         let report = check(&work, image, (controller, *efi), &["--fix", &new]);
