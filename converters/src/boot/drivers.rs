@@ -13,6 +13,9 @@ use super::kernel::{Builtin, Kernel};
 use super::machine::Controller;
 use super::modules::{Modules, normal};
 
+/// The most files of an initramfs.
+const MAX_INITRDS: usize = 16;
+
 /// Who made an initramfs, which decides how it loads modules and finds the root filesystem.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Maker {
@@ -70,6 +73,11 @@ pub(super) struct Early {
 /// Reads the initramfs. The error is that a finding was added.
 pub(super) fn early(booting: &Booting, findings: &mut Findings) -> Result<Option<Early>, ()> {
     let mut all: Option<Initramfs> = None;
+    if booting.initrds.len() > MAX_INITRDS {
+        let reason = format!("there are {} files of it, and mif reads {MAX_INITRDS}", booting.initrds.len());
+        findings.unknown(Subject::Initramfs, &booting.initrds[0].place, reason);
+        return Err(());
+    }
     for part in &booting.initrds {
         match Initramfs::read(&part.content) {
             Ok(read) => match &mut all {

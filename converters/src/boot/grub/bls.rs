@@ -6,6 +6,9 @@ use crate::guest::versions::compare_versions;
 /// The most entries.
 const MAX_ENTRIES: usize = 512;
 
+/// The longest entry that is read, in bytes.
+const MAX_ENTRY: u64 = 64 << 10;
+
 /// An entry.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct Entry {
@@ -56,7 +59,9 @@ pub(crate) fn entries(look: &Look<'_>, volume: &str, folder: &str) -> Vec<Entry>
         .iter()
         .filter_map(|name| {
             let id = name.strip_suffix(".conf")?;
-            Some(Entry::parse(id, &look.text(volume, &format!("{folder}/{name}"))?))
+            let file = look.file(volume, &format!("{folder}/{name}"))?;
+            let text = look.head(file, MAX_ENTRY).ok()?;
+            Some(Entry::parse(id, &String::from_utf8_lossy(&text)))
         })
         .take(MAX_ENTRIES)
         .collect();

@@ -22,7 +22,10 @@ const BLOCK_LIST_ENTRY: usize = 12;
 const MAX_SECTORS: u64 = 1280;
 
 /// The most bytes that a core image decodes to.
-const MAX_CORE: u32 = 16 << 20;
+const MAX_CORE: u32 = 4 << 20;
+
+/// The most places that are tried as the start of its compressed part.
+const MAX_TRIES: usize = 64;
 
 /// In the part of the core image that decodes the rest (grub-core/boot/i386/pc/startup_raw.S), from the second sector.
 const COMPRESSED_SIZE: usize = 0x08;
@@ -108,7 +111,7 @@ fn of_compressed(image: &[u8]) -> Result<Core> {
     }
     // The compressed part ends in the last sector. Its stream has no header, and begins with a zero byte.
     let latest = image.len() - packed as usize;
-    let starts = (latest.saturating_sub(SECTOR as usize - 1)..=latest).rev().filter(|at| image[*at] == 0);
+    let starts = (latest.saturating_sub(SECTOR as usize - 1)..=latest).rev().filter(|at| image[*at] == 0).take(MAX_TRIES);
     for start in starts {
         if let Some(core) =
             unpack(&image[start..start + packed as usize], unpacked).and_then(|core| of_objects(&core, false))
@@ -215,6 +218,9 @@ fn module_name(elf: &[u8]) -> Option<String> {
     };
     let section = |number_of: u64| -> Option<(u64, &[u8])> {
         let at = usize::try_from(table.checked_add(number_of.checked_mul(entry)?)?).ok()?;
+        if at > elf.len() {
+            return None;
+        }
         let (start, len) = match is_wide {
             true => (number(at + 24, 8)?, number(at + 32, 8)?),
             false => (number(at + 16, 4)?, number(at + 20, 4)?),

@@ -1,36 +1,19 @@
-//! Runs GRUB's configuration as far as it decides what is booted: variables, searches, the menu, kernels. Nothing is
-//! executed; what cannot be followed is a doubt.
+//! Runs GRUB's configuration as far as it decides what is booted. Nothing is executed; what cannot be followed is a doubt.
 
-use std::collections::BTreeMap;
-use std::rc::Rc;
-use std::sync::Arc;
-
-use mif_formats::fs::FileType;
-use mif_formats::source::MemSource;
-
-use super::super::look::{self, Look};
-use super::bls;
-use super::core::{self, Core};
-use super::devices::{device_of, split, volume_of};
+use super::super::look;
+use super::core::Core;
+use super::devices::split;
 use super::script::{self, Command, Part, Word};
-use crate::disk::scan::Scan;
-use crate::image::tree_of_scan;
-use crate::store::volume_name;
-use crate::tree::path::VolumePath;
-use crate::tree::view::Tree;
+use super::state::{Body, Entry, Grub, Loaded, MAX_ENTRIES};
 
-/// The name of the disk in memory that a core image may hold.
-const MEMDISK: &str = "memdisk";
-
-/// The most commands that are run, and the deepest nesting of files and functions.
-const MAX_STEPS: u32 = 100_000;
+/// The most commands that are run, the most scripts that are read, and the deepest nesting of files and functions.
+const MAX_STEPS: u32 = 10_000;
+const MAX_SCRIPTS: u32 = 100;
 const MAX_NESTING: u32 = 24;
 
-/// The most entries of a menu.
-const MAX_ENTRIES: usize = 4096;
-
-/// The longest value of a variable, and the most words of a command, after variables are replaced.
-const MAX_VALUE: usize = 64 << 10;
+/// The most bytes of words that a command has, and that all commands have, after variables are replaced.
+const MAX_COMMAND: usize = 1 << 20;
+const MAX_WORDS: usize = 64 << 20;
 
 /// Commands that decide nothing and succeed.
 const HARMLESS: &[&str] = &[
@@ -77,35 +60,6 @@ const HARMLESS: &[&str] = &[
     "parttool",
 ];
 
-/// A kernel that was loaded.
-#[derive(Debug, Clone)]
-pub(crate) struct Loaded {
-    /// Its row.
-    pub(crate) kernel: usize,
-    /// Its command line.
-    pub(crate) command_line: String,
-    /// The rows of its initramfs files.
-    pub(crate) initrds: Vec<usize>,
-}
-
-/// An entry of the menu.
-#[derive(Debug, Clone)]
-struct Entry {
-    title: String,
-    id: Option<String>,
-    is_submenu: bool,
-    /// True if it may be booted without a password.
-    is_free: bool,
-    body: Body,
-}
-
-#[derive(Debug, Clone)]
-enum Body {
-    Script(Rc<Vec<Command>>),
-    /// An entry of the Boot Loader Specification, and the device that it is on.
-    Specified(bls::Entry, String),
-}
-
 /// How a run ends.
 #[derive(Debug)]
 pub(crate) enum End {
@@ -126,84 +80,7 @@ enum Flow {
     Replaced,
 }
 
-/// GRUB as it runs.
-pub(crate) struct Grub<'l> {
-    look: &'l Look<'l>,
-    /// The files of the disk in memory, if the core image has one that mif reads.
-    memdisk: Option<Tree>,
-    variables: BTreeMap<String, String>,
-    functions: BTreeMap<String, Rc<Vec<Command>>>,
-    menu: Vec<Entry>,
-    loaded: Option<Loaded>,
-    /// What could not be followed, as sentences.
-    doubts: Vec<String>,
-    /// What GRUB would print as errors.
-    errors: Vec<String>,
-    /// The last filesystem that was searched for in vain, after which GRUB goes on.
-    missed: Option<String>,
-    /// The configuration files that were read.
-    pub(crate) read: Vec<String>,
-    steps: u32,
-    nesting: u32,
-    version: Option<(u32, u32)>,
-}
-
-impl<'l> Grub<'l> {
-    /// Prepares GRUB as its core image does. `home` is the volume that firmware loaded it from, if it is a UEFI program.
-    pub(crate) fn new(look: &'l Look<'l>, core: &Core, home: Option<(&str, &str)>) -> Self {
-        let mut grub = Grub {
-            look,
-            memdisk: core.memdisk.clone().and_then(tree_of),
-            variables: BTreeMap::new(),
-            functions: BTreeMap::new(),
-            menu: Vec::new(),
-            loaded: None,
-            doubts: Vec::new(),
-            errors: Vec::new(),
-            missed: None,
-            read: Vec::new(),
-            steps: 0,
-            nesting: 0,
-            version: core.version,
-        };
-        let (platform, cpu) = if home.is_some() { ("efi", "x86_64") } else { ("pc", "i386") };
-        for (name, value) in [("grub_platform", platform), ("grub_cpu", cpu)] {
-            grub.set(name, value);
-        }
-        for feature in [
-            "chainloader_bpb",
-            "ntldr",
-            "platform_search_hint",
-            "default_font_path",
-            "all_video_module",
-            "menuentry_id",
-            "menuentry_options",
-            "200_final",
-            "nativedisk_cmd",
-            "timeout_style",
-        ] {
-            grub.set(&format!("feature_{feature}"), "y");
-        }
-        let home = home.map(|(volume, folder)| (device_of(look, volume), folder));
-        let (device, path) = split(&core.prefix, "");
-        // Without a disk, it is the one that GRUB was loaded from.
-        let device = match (&home, device.strip_prefix(',')) {
-            (_, Some(partition)) => format!("hd0,{partition}"),
-            (Some((home, _)), None) if device.is_empty() => home.clone(),
-            _ => device.to_owned(),
-        };
-        let path = match &home {
-            Some((_, folder)) if path.is_empty() => (*folder).to_owned(),
-            _ => path.to_owned(),
-        };
-        if let Some((home, folder)) = &home {
-            grub.set("cmdpath", &format!("({home}){folder}"));
-        }
-        grub.set("root", &device);
-        grub.set("prefix", &format!("({device}){path}"));
-        grub
-    }
-
+impl Grub<'_> {
     /// Runs the configuration in the core image, then `grub.cfg` beside the prefix, then the default entry.
     pub(crate) fn run(&mut self, core: &Core) -> End {
         let mut flow = None;
@@ -301,102 +178,13 @@ impl<'l> Grub<'l> {
         }
     }
 
-    /// Returns why GRUB could not read its own directory or run scripts, although the files are there.
-    pub(crate) fn unreadable(&self, core: &Core) -> Vec<String> {
-        let (device, path) = split(&core.prefix, "");
-        let prefix = match path {
-            "" => self.get("prefix").to_owned(),
-            _ => format!(
-                "({}){path}",
-                if device.is_empty() { self.get("root") } else { device }.trim_start_matches(',')
-            ),
-        };
-        let folder = if self.get("grub_platform") == "efi" { "x86_64-efi" } else { "i386-pc" };
-        // A module is in the core image, or a file beside the prefix at the start or now.
-        let has = |module: &str| {
-            core.modules.iter().any(|it| it == module)
-                || [&prefix, self.get("prefix")]
-                    .iter()
-                    .any(|at| self.row(&format!("{at}/{folder}/{module}.mod")).is_some())
-        };
-        let mut problems = Vec::new();
-        if core.modules.is_empty() {
-            return problems;
-        }
-        for (module, what) in [("normal", "reads grub.cfg"), ("linux", "loads kernels")] {
-            if !has(module) && !(module == "linux" && has("linuxefi")) {
-                problems.push(format!("GRUB lacks its module {module}, which {what}"));
-            }
-        }
-        problems
-    }
-
-    /// Returns doubts about whether GRUB reads the filesystem of what it loads.
-    pub(crate) fn uncertain(&self, core: &Core) -> Vec<String> {
-        let Some(volume) = volume_of(self.look, split(self.get("prefix"), "").0) else { return Vec::new() };
-        let Some(info) = self.look.filesystem(&volume) else { return Vec::new() };
-        let mut doubts = Vec::new();
-        let (module, partitions) = (filesystem_module(&info.kind), self.look.table.kind);
-        let wanted = [module, look::partition_module(partitions)];
-        let is_partition = volume.starts_with('p') && volume != "p0";
-        for module in
-            wanted.into_iter().flatten().filter(|module| is_partition || !module.starts_with("part_"))
-        {
-            if !core.modules.is_empty() && !core.modules.iter().any(|it| it == module) {
-                doubts.push(format!("GRUB's core image lacks the module {module}, which reads {volume}"));
-            }
-        }
-        // Released with GRUB 2.12; distributions brought them into older ones.
-        let late = ["metadata_csum_seed", "nrext64", "bigtime", "large_dir"];
-        let new = info.features.iter().find(|feature| late.contains(&&feature[..]));
-        if let Some(feature) = new
-            && self.version().is_none_or(|(major, minor)| (major, minor) < (2, 12))
-        {
-            doubts.push(format!("{volume} has the feature {feature}, which not every GRUB reads"));
-        }
-        doubts
-    }
-
-    /// Returns GRUB's version: that in the core image, or else that of the module beside the prefix.
-    fn version(&self) -> Option<(u32, u32)> {
-        if self.version.is_some() {
-            return self.version;
-        }
-        let folder = if self.get("grub_platform") == "efi" { "x86_64-efi" } else { "i386-pc" };
-        let row = self.row(&format!("{}/{folder}/normal.mod", self.get("prefix")))?;
-        core::version(&self.look.head(row, 1 << 20).ok()?)
-    }
-
-    fn get(&self, name: &str) -> &str {
-        self.variables.get(name).map_or("", String::as_str)
-    }
-
-    fn set(&mut self, name: &str, value: &str) {
-        if value.len() <= MAX_VALUE && self.variables.len() < 10_000 {
-            self.variables.insert(name.to_owned(), value.to_owned());
-        }
-    }
-
-    /// Returns the type of a file as GRUB names it.
-    fn file_type(&self, file: &str) -> Option<FileType> {
-        if let Some(row) = self.in_memdisk(file) {
-            return Some(self.memdisk.as_ref()?.rows()[row].node.file_type);
-        }
-        self.row(file).map(|row| self.look.row(row).node.file_type)
-    }
-
-    /// Returns the row of a file in the disk in memory.
-    fn in_memdisk(&self, file: &str) -> Option<usize> {
-        let (device, path) = split(file, self.get("root"));
-        if device != MEMDISK {
-            return None;
-        }
-        let path = VolumePath { volume: Some(volume_name(0)), path: path.as_bytes().to_vec() };
-        self.memdisk.as_ref()?.find(&path, true).ok()
-    }
-
     /// Reads a script; returns where it is, and its text.
     fn script(&mut self, file: &str) -> Option<(String, Vec<u8>)> {
+        self.scripts += 1;
+        if self.scripts > MAX_SCRIPTS {
+            self.doubt(format!("GRUB's scripts read more than {MAX_SCRIPTS} others"));
+            return None;
+        }
         let (place, read) = match (self.in_memdisk(file), &self.memdisk) {
             (Some(row), Some(tree)) => {
                 let content = tree.content(row);
@@ -416,19 +204,6 @@ impl<'l> Grub<'l> {
                 self.doubt(format!("{place}: {error}"));
                 None
             }
-        }
-    }
-
-    /// Returns the row of a file as GRUB names it.
-    fn row(&self, file: &str) -> Option<usize> {
-        let (device, path) = split(file, self.get("root"));
-        let path = if path.starts_with('/') { path.to_owned() } else { format!("/{path}") };
-        self.look.find(&volume_of(self.look, device)?, &path)
-    }
-
-    fn doubt(&mut self, doubt: impl Into<String>) {
-        if self.doubts.len() < 8 {
-            self.doubts.push(doubt.into());
         }
     }
 
@@ -530,7 +305,7 @@ impl<'l> Grub<'l> {
     }
 
     /// Replaces variables.
-    fn expand(&self, words: &[Word]) -> Vec<String> {
+    fn expand(&mut self, words: &[Word]) -> Vec<String> {
         let mut all = Vec::new();
         let mut total = 0;
         for word in words {
@@ -541,14 +316,17 @@ impl<'l> Grub<'l> {
                 match part {
                     Part::Text(text) => {
                         is_there = true;
+                        total += text.len();
                         current += text;
                     }
                     Part::Variable(name, true) => {
                         is_there = true;
+                        total += self.get(name).len();
                         current += self.get(name);
                     }
                     Part::Variable(name, false) => {
                         let value = self.get(name);
+                        total += value.len();
                         let mut pieces = value.split_whitespace();
                         if let Some(piece) = pieces.next() {
                             if value.starts_with(char::is_whitespace) && is_there {
@@ -562,12 +340,16 @@ impl<'l> Grub<'l> {
                         }
                     }
                 }
+                if total > MAX_COMMAND || self.expanded > MAX_WORDS {
+                    self.doubt("grub.cfg has a command of more words than mif follows");
+                    return Vec::new();
+                }
             }
-            total += current.len();
-            if is_there && total <= MAX_VALUE {
+            if is_there {
                 all.push(current);
             }
         }
+        self.expanded += total;
         all
     }
 
@@ -673,272 +455,6 @@ impl<'l> Grub<'l> {
             _ => None,
         }
     }
-
-    /// Evaluates `[ … ]`.
-    fn test(&self, words: &[&str]) -> Option<bool> {
-        if let Some(at) = words.iter().position(|word| *word == "-o") {
-            return match (self.test(&words[..at]), self.test(&words[at + 1..])) {
-                (Some(true), _) | (_, Some(true)) => Some(true),
-                (Some(false), Some(false)) => Some(false),
-                _ => None,
-            };
-        }
-        if let Some(at) = words.iter().position(|word| *word == "-a") {
-            return match (self.test(&words[..at]), self.test(&words[at + 1..])) {
-                (Some(false), _) | (_, Some(false)) => Some(false),
-                (Some(true), Some(true)) => Some(true),
-                _ => None,
-            };
-        }
-        let numbers = |a: &str, b: &str| Some((a.parse::<i64>().ok()?, b.parse::<i64>().ok()?));
-        let file_type = |path: &str| self.file_type(path);
-        match words {
-            [] => Some(false),
-            ["!", rest @ ..] => self.test(rest).map(|status| !status),
-            ["-z", value] => Some(value.is_empty()),
-            ["-z"] => Some(true),
-            ["-n", value] => Some(!value.is_empty()),
-            ["-n"] => Some(false),
-            ["-e", path] => Some(file_type(path).is_some()),
-            ["-f", path] => Some(file_type(path) == Some(FileType::File)),
-            ["-d", path] => Some(file_type(path) == Some(FileType::Dir)),
-            ["-s", path] => Some(self.row(path).is_some_and(|row| self.look.row(row).node.size > 0)),
-            [a, "=" | "==", b] => Some(a == b),
-            [a, "!=", b] => Some(a != b),
-            [a, "-eq", b] => numbers(a, b).map(|(a, b)| a == b),
-            [a, "-ne", b] => numbers(a, b).map(|(a, b)| a != b),
-            [a, "-gt", b] => numbers(a, b).map(|(a, b)| a > b),
-            [a, "-ge", b] => numbers(a, b).map(|(a, b)| a >= b),
-            [a, "-lt", b] => numbers(a, b).map(|(a, b)| a < b),
-            [a, "-le", b] => numbers(a, b).map(|(a, b)| a <= b),
-            [value] => Some(!value.is_empty()),
-            _ => None,
-        }
-    }
-
-    fn search(&mut self, name: &str, words: &[&str]) -> Option<bool> {
-        let (mut by, mut variable, mut wanted) =
-            (name.strip_prefix("search.").unwrap_or("file"), "root", None);
-        let mut words = words.iter().copied();
-        if name == "search" {
-            while let Some(word) = words.next() {
-                match word {
-                    "--fs-uuid" | "-u" => by = "fs_uuid",
-                    "--label" | "--fs-label" | "-l" => by = "fs_label",
-                    "--file" | "-f" => by = "file",
-                    "--hint" | "-h" => _ = words.next(),
-                    "-s" => variable = words.next().unwrap_or("root"),
-                    word if word.starts_with("--set=") => variable = &word[6..],
-                    word if word.starts_with('-') => {}
-                    word => wanted = wanted.or(Some(word)),
-                }
-            }
-        } else {
-            wanted = words.next();
-            variable = words.next().unwrap_or("root");
-        }
-        let wanted = wanted?;
-        let fits = |volume: &str| {
-            let info = self.look.filesystem(volume);
-            match by {
-                "fs_uuid" => info
-                    .is_some_and(|info| info.uuid.as_ref().is_some_and(|it| it.eq_ignore_ascii_case(wanted))),
-                "fs_label" => info.is_some_and(|info| info.label.as_deref() == Some(wanted)),
-                _ => self.look.has(volume, wanted),
-            }
-        };
-        let found = self.look.volumes.iter().find(|record| fits(&record.volume));
-        match found {
-            Some(record) => {
-                let device = device_of(self.look, &record.volume);
-                let variable = variable.to_owned();
-                self.set(&variable, &device);
-                Some(true)
-            }
-            None => {
-                self.missed = Some(wanted.to_owned());
-                Some(false)
-            }
-        }
-    }
-
-    fn probe(&mut self, words: &[&str]) -> Option<bool> {
-        let (mut variable, mut device, mut what) = (None, None, None);
-        let mut words = words.iter().copied();
-        while let Some(word) = words.next() {
-            match word {
-                "--set" | "-s" => variable = words.next(),
-                "--fs-uuid" | "-u" => what = Some("uuid"),
-                "--label" | "-l" => what = Some("label"),
-                word if word.starts_with("--set=") => variable = Some(&word[6..]),
-                word if word.starts_with('-') => return None,
-                word => device = Some(word),
-            }
-        }
-        let device = device?.trim_matches(['(', ')']).to_owned();
-        let volume = volume_of(self.look, &device)?;
-        let info = self.look.filesystem(&volume)?;
-        let value = match what? {
-            "uuid" => info.uuid.clone(),
-            _ => info.label.clone(),
-        };
-        let (variable, value) = (variable?.to_owned(), value?);
-        self.set(&variable, &value);
-        Some(true)
-    }
-
-    /// Reads an environment block: lines `NAME=VALUE` in a file of fixed size.
-    fn load_env(&mut self, words: &[&str]) -> Option<bool> {
-        let mut file = format!("{}/grubenv", self.get("prefix"));
-        let mut names: Vec<&str> = Vec::new();
-        let mut words = words.iter().copied();
-        while let Some(word) = words.next() {
-            match word {
-                "-f" | "--file" => file = words.next()?.to_owned(),
-                word if word.starts_with("--file=") => file = word[7..].to_owned(),
-                word if word.starts_with('-') => {}
-                word => names.push(word),
-            }
-        }
-        let Some(row) = self.row(&file) else { return Some(false) };
-        let text = self.look.head(row, 64 << 10).ok()?;
-        let text = String::from_utf8_lossy(&text).into_owned();
-        if !text.starts_with("# GRUB Environment Block\n") {
-            return Some(false);
-        }
-        for line in text.lines().filter(|line| !line.starts_with('#')) {
-            if let Some((name, value)) = line.split_once('=')
-                && (names.is_empty() || names.contains(&name))
-            {
-                let value = value.replace("\\\\", "\\");
-                self.set(name, &value);
-            }
-        }
-        Some(true)
-    }
-
-    fn load(&mut self, name: &str, words: &[&str]) -> Option<bool> {
-        let is_kernel = name.starts_with("linux");
-        let mut rows = Vec::new();
-        for file in if is_kernel { words.get(..1).unwrap_or(words) } else { words } {
-            if file.starts_with("newc:") {
-                self.doubt("grub.cfg makes an initramfs of single files, which mif does not follow");
-                return None;
-            }
-            match self.row(file) {
-                Some(row) if self.look.row(row).node.file_type == FileType::File => rows.push(row),
-                _ => {
-                    let (device, path) = split(file, self.get("root"));
-                    let mut error = format!("GRUB loads ({device}){path}, which the image does not have");
-                    if let Some(missed) = &self.missed {
-                        error +=
-                            &format!("; it searched for the filesystem {missed}, which is not there either");
-                    }
-                    self.errors.push(error);
-                    return Some(false);
-                }
-            }
-        }
-        if is_kernel {
-            let command_line = words.get(1..).unwrap_or_default().join(" ");
-            self.loaded =
-                rows.first().map(|kernel| Loaded { kernel: *kernel, command_line, initrds: Vec::new() });
-        } else if let Some(loaded) = &mut self.loaded {
-            loaded.initrds = rows;
-        }
-        Some(true)
-    }
-
-    /// Adds the entries of the Boot Loader Specification to the menu.
-    fn blscfg(&mut self, words: &[&str]) -> Option<bool> {
-        let given =
-            words.iter().position(|word| matches!(*word, "--path" | "-p")).and_then(|at| words.get(at + 1));
-        let is_fallback_asked = words.iter().any(|word| matches!(*word, "--enable-fallback" | "-f"));
-        let boot = Some(self.get("boot").to_owned()).filter(|it| !it.is_empty());
-        let root = self.get("root").to_owned();
-        let folder = Some(self.get("blsdir").to_owned()).filter(|it| !it.is_empty());
-        let folders = match (given, &folder) {
-            (Some(given), _) => vec![*given],
-            (None, Some(folder)) => vec![folder.as_str()],
-            (None, None) => vec!["/loader/entries", "/boot/loader/entries"],
-        };
-        for device in [boot.as_ref(), Some(&root)].into_iter().flatten() {
-            let Some(volume) = volume_of(self.look, device.trim_matches(['(', ')'])) else { continue };
-            for folder in &folders {
-                let entries = bls::entries(self.look, &volume, folder);
-                if entries.is_empty() {
-                    continue;
-                }
-                // Distributions' GRUBs look there next; that of GRUB 2.14 only if it is told to.
-                let is_next =
-                    given.is_none() && *folder == "/boot/loader/entries" && self.get("blsdir").is_empty();
-                if is_next && !is_fallback_asked && self.version().is_none_or(|version| version >= (2, 14)) {
-                    self.doubt(
-                        "the entries are in /boot/loader/entries, where not every GRUB looks for them",
-                    );
-                }
-                let device = device_of(self.look, &volume);
-                for entry in entries.into_iter().take(MAX_ENTRIES) {
-                    let title = entry.title.clone().unwrap_or_default();
-                    let id = Some(entry.id.clone());
-                    self.menu.push(Entry {
-                        title,
-                        id,
-                        is_submenu: false,
-                        is_free: entry.users.is_none(),
-                        body: Body::Specified(entry, device.clone()),
-                    });
-                }
-                return Some(true);
-            }
-        }
-        self.errors.push("`blscfg` finds no entries in /loader/entries".to_owned());
-        Some(false)
-    }
-
-    /// Loads the kernel of an entry of the Boot Loader Specification, whose options may name variables.
-    fn specified(&mut self, entry: &bls::Entry, device: &str) {
-        self.loaded = None;
-        self.errors.clear();
-        self.set("root", device);
-        let Some(linux) = &entry.linux else {
-            self.doubt(format!("the entry {} has no kernel of its own", entry.id));
-            return;
-        };
-        let expanded = |grub: &Self, text: &str| {
-            let words = text.split_whitespace().map(|word| match word.strip_prefix('$') {
-                Some(name) => grub.get(name.trim_matches(['{', '}'])).to_owned(),
-                None => word.to_owned(),
-            });
-            words.filter(|word| !word.is_empty()).collect::<Vec<_>>().join(" ")
-        };
-        let options = expanded(self, &entry.options.join(" "));
-        if self.load("linux", &[linux, &options]) != Some(true) {
-            return;
-        }
-        let initrds = expanded(self, &entry.initrd.join(" "));
-        let initrds: Vec<&str> = initrds.split_whitespace().collect();
-        if !initrds.is_empty() {
-            self.load("initrd", &initrds);
-        }
-    }
-}
-
-/// Returns the files of a disk in memory.
-fn tree_of(disk: Vec<u8>) -> Option<Tree> {
-    let scan = Scan::new(Arc::new(MemSource(disk))).ok()?;
-    tree_of_scan(&Arc::new(scan)).ok()
-}
-
-/// Returns GRUB's module for a filesystem.
-fn filesystem_module(kind: &str) -> Option<&'static str> {
-    Some(match kind {
-        "ext2" | "ext3" | "ext4" => "ext2",
-        "xfs" => "xfs",
-        "btrfs" => "btrfs",
-        kind if kind.to_ascii_lowercase().contains("fat") => "fat",
-        _ => return None,
-    })
 }
 
 /// Returns the title and the id of a menu entry.
