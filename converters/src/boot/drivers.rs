@@ -132,8 +132,9 @@ pub(super) fn judge(
         .iter()
         .map(|driver| Need { any: vec![*driver], why: format!("a disk on {}", controller.name) })
         .collect();
-    match filesystem {
-        Some(kind) => match module_of_filesystem(kind) {
+    // If the filesystem is not known, the finding on the root says why.
+    if let Some(kind) = filesystem {
+        match module_of_filesystem(kind) {
             Some(any) => needs.push(Need { any, why: format!("a root filesystem of {kind}") }),
             None => {
                 findings.unknown(
@@ -142,9 +143,7 @@ pub(super) fn judge(
                     format!("mif does not know Linux's driver of {kind}"),
                 );
             }
-        },
-        // The finding on the root says why.
-        None => {}
+        }
     }
     if is_mapped {
         needs.push(Need { any: vec!["dm_mod"], why: "a root filesystem on LVM".into() });

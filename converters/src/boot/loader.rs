@@ -83,7 +83,7 @@ const XBOOTLDR: [&str; 2] = ["bc13c2ff-59e6-4262-a352-b275fd6f7172", "0xea"];
 
 /// An entry of systemd-boot's menu.
 enum Choice {
-    Specified(String, bls::Entry),
+    Specified(String, Box<bls::Entry>),
     Unified(usize),
 }
 
@@ -91,7 +91,7 @@ fn systemd_boot(look: &Look<'_>, esp: &str, findings: &mut Findings) -> Option<B
     let config = look.text(esp, "/loader/loader.conf").unwrap_or_default();
     let setting = |key: &str| {
         let lines = config.lines().filter_map(|line| line.trim().split_once(char::is_whitespace));
-        lines.filter(|(it, _)| *it == key).map(|(_, value)| value.trim().to_owned()).last()
+        lines.filter(|(it, _)| *it == key).map(|(_, value)| value.trim().to_owned()).next_back()
     };
     let place = format!("{esp}:/loader/loader.conf");
     if setting("timeout").is_some_and(|timeout| timeout == "menu-force") {
@@ -108,7 +108,7 @@ fn systemd_boot(look: &Look<'_>, esp: &str, findings: &mut Findings) -> Option<B
     let mut choices: Vec<(String, Choice)> = Vec::new();
     for volume in &volumes {
         for entry in bls::entries(look, volume, "/loader/entries") {
-            choices.push((format!("{}.conf", entry.id), Choice::Specified(volume.clone(), entry)));
+            choices.push((format!("{}.conf", entry.id), Choice::Specified(volume.clone(), Box::new(entry))));
         }
         for name in look.list(volume, "/EFI/Linux") {
             if name.to_ascii_lowercase().ends_with(".efi")

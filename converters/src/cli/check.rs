@@ -152,7 +152,7 @@ fn mendable(report: &CheckReport, out: &mut String) {
 }
 
 fn text_of(recipe: &str) -> String {
-    recipe.lines().flat_map(|line| [printable(line).to_string(), "\n".to_owned()]).collect()
+    recipe.lines().flat_map(|line| [printable(line), "\n".to_owned()]).collect()
 }
 
 fn fixed(report: &FixReport) -> String {

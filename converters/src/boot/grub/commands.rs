@@ -222,7 +222,7 @@ impl Grub<'_> {
                         id,
                         is_submenu: false,
                         is_free: entry.users.is_none(),
-                        body: Body::Specified(entry, device.clone()),
+                        body: Body::Specified(Box::new(entry), device.clone()),
                     });
                 }
                 return Some(true);

@@ -111,7 +111,10 @@ fn of_compressed(image: &[u8]) -> Result<Core> {
     }
     // The compressed part ends in the last sector. Its stream has no header, and begins with a zero byte.
     let latest = image.len() - packed as usize;
-    let starts = (latest.saturating_sub(SECTOR as usize - 1)..=latest).rev().filter(|at| image[*at] == 0).take(MAX_TRIES);
+    let starts = (latest.saturating_sub(SECTOR as usize - 1)..=latest)
+        .rev()
+        .filter(|at| image[*at] == 0)
+        .take(MAX_TRIES);
     for start in starts {
         if let Some(core) =
             unpack(&image[start..start + packed as usize], unpacked).and_then(|core| of_objects(&core, false))

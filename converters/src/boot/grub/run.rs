@@ -2,7 +2,6 @@
 
 use super::super::look;
 use super::core::Core;
-use super::devices::split;
 use super::script::{self, Command, Part, Word};
 use super::state::{Body, Entry, Grub, Loaded, MAX_ENTRIES};
 
@@ -137,7 +136,7 @@ impl Grub<'_> {
         match entry.body {
             Body::Specified(entry, device) => {
                 self.specified(&entry, &device);
-                self.boots(Some(entry.title.clone().unwrap_or(entry.id)))
+                self.boots(Some(entry.title.clone().unwrap_or_else(|| entry.id.clone())))
             }
             Body::Script(body) if entry.is_submenu && depth < 4 => {
                 self.menu.clear();

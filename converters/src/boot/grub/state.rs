@@ -53,7 +53,7 @@ pub(super) struct Entry {
 pub(super) enum Body {
     Script(Rc<Vec<Command>>),
     /// An entry of the Boot Loader Specification, and the device that it is on.
-    Specified(bls::Entry, String),
+    Specified(Box<bls::Entry>, String),
 }
 
 /// GRUB as it runs.
@@ -214,7 +214,8 @@ impl<'l> Grub<'l> {
             return problems;
         }
         for (module, what) in [("normal", "reads grub.cfg"), ("linux", "loads kernels")] {
-            if !has(module) && !(module == "linux" && has("linuxefi")) {
+            let is_there = has(module) || module == "linux" && has("linuxefi");
+            if !is_there {
                 problems.push(format!("GRUB lacks its module {module}, which {what}"));
             }
         }
