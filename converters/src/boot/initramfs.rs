@@ -486,7 +486,7 @@ mod tests {
         refused([&gzip[..], &vec![0; 5 - gzip.len() % 4], &good].concat(), "multiple of four");
         // A name or a size that is only claimed costs nothing.
         let mut claim = good.clone();
-        claim[54..62].copy_from_slice(b"FFFFFFFF");
+        claim[54..62].copy_from_slice(b"10000000");
         refused(claim, "ends early");
     }
 
