@@ -266,7 +266,14 @@ fn uefi(look: &Look<'_>, machine: &str, findings: &mut Findings) -> Option<Loade
                 }
                 // What it would start is judged too, so that one repair mends all.
                 let row = look.file(volume, &format!("{folder}/{}", files[0].0))?;
-                return program(look, volume, row, (suffix, number), 0, findings);
+                return match program(look, volume, row, (suffix, number), 0, findings) {
+                    // Its configuration is copied with it.
+                    Some(Loader::Grub(mut core, home)) if core.prefix.eq_ignore_ascii_case("/EFI/BOOT") => {
+                        core.prefix = folder;
+                        Some(Loader::Grub(core, home))
+                    }
+                    other => other,
+                };
             }
             None => {
                 finding.advise(

@@ -359,7 +359,9 @@ fn a_fix_mends_names_of_devices_and_the_removable_path() {
         "--copy=p15:/EFI/BOOT/grub.cfg:p15:/EFI/debian/grub.cfg",
         "--delete=p15:/EFI/BOOT",
     ];
-    disk.mends("removable", &move_grub, &["--firmware", "uefi"], "looks for no other");
+    // What it leads to is mended in the same go.
+    let both = [&move_grub[..], &["--edit", &unstable]].concat();
+    disk.mends("removable", &both, &["--firmware", "uefi"], "looks for no other");
 }
 
 #[test]
