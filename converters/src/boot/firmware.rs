@@ -212,6 +212,18 @@ fn uefi_name(machine: &str) -> Option<(&'static str, u16)> {
     })
 }
 
+/// Returns GRUB's name of a machine for which UEFI programs have this suffix.
+fn grub_cpu(suffix: &str) -> &'static str {
+    match suffix {
+        "x64" => "x86_64",
+        "ia32" => "i386",
+        "aa64" => "arm64",
+        "arm" => "arm",
+        "riscv64" => "riscv64",
+        _ => "loongarch64",
+    }
+}
+
 fn uefi(look: &Look<'_>, machine: &str, findings: &mut Findings) -> Option<Loader> {
     let Some((suffix, number)) = uefi_name(machine) else {
         findings.unknown(
@@ -370,6 +382,7 @@ fn program(
     {
         let through = if depth > 0 { "shim starts it" } else { "firmware starts it" };
         findings.good(Subject::Firmware, place, format!("{through}: GRUB"));
+        let core = Core { cpu: grub_cpu(suffix), ..core };
         return Some(Loader::Grub(core, Some((volume.to_owned(), folder))));
     }
     if parsed.has(b"UEFI SHIM\n$Version") && depth < 3 {

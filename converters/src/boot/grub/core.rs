@@ -48,6 +48,8 @@ pub(crate) struct Core {
     pub(crate) memdisk: Option<Vec<u8>>,
     /// The names of its modules.
     pub(crate) modules: Vec<String>,
+    /// The machine that it is for, as GRUB names it; empty for that of a BIOS.
+    pub(crate) cpu: &'static str,
     /// Its version, such as 2.12, if the module that prints it is inside.
     pub(crate) version: Option<(u32, u32)>,
 }

@@ -102,7 +102,7 @@ impl<'l> Grub<'l> {
             expanded: 0,
             version: core.version,
         };
-        let (platform, cpu) = if home.is_some() { ("efi", "x86_64") } else { ("pc", "i386") };
+        let (platform, cpu) = if home.is_some() { ("efi", core.cpu) } else { ("pc", "i386") };
         for (name, value) in [("grub_platform", platform), ("grub_cpu", cpu)] {
             grub.set(name, value);
         }
@@ -186,7 +186,7 @@ impl<'l> Grub<'l> {
         if self.version.is_some() {
             return self.version;
         }
-        let folder = if self.get("grub_platform") == "efi" { "x86_64-efi" } else { "i386-pc" };
+        let folder = format!("{}-{}", self.get("grub_cpu"), self.get("grub_platform"));
         let row = self.row(&format!("{}/{folder}/normal.mod", self.get("prefix")))?;
         core::version(&self.look.head(row, 1 << 20).ok()?)
     }
@@ -201,7 +201,7 @@ impl<'l> Grub<'l> {
                 if device.is_empty() { self.get("root") } else { device }.trim_start_matches(',')
             ),
         };
-        let folder = if self.get("grub_platform") == "efi" { "x86_64-efi" } else { "i386-pc" };
+        let folder = format!("{}-{}", self.get("grub_cpu"), self.get("grub_platform"));
         // A module is in the core image, or a file beside the prefix at the start or now.
         let has = |module: &str| {
             core.modules.iter().any(|it| it == module)
