@@ -32,6 +32,7 @@
 
 #![forbid(unsafe_code)]
 
+mod boot;
 mod care;
 mod compose;
 mod deliver;
@@ -54,9 +55,15 @@ mod random;
 mod rebuild;
 pub mod store;
 mod task;
+#[cfg(test)]
+#[path = "../../formats/src/testing/tools.rs"]
+#[allow(dead_code, unreachable_pub)]
+mod tools;
 mod tree;
 mod verbs;
 
+pub use boot::machine::{Card, Controller, Firmware, HARDWARE, Hardware};
+pub use boot::{Affects, Finding, Judgement, Subject};
 pub use care::fsck::fsck;
 pub use care::gc::{GcOptions, GcReport, Period, gc};
 pub use care::report::{FsckOptions, FsckReport, LostImage, Verdict};
@@ -92,6 +99,9 @@ pub use verbs::batch::{
     Watch, disk_images, export_all, import_all, reread_all, verify_all,
 };
 pub use verbs::change::replace::replace;
+pub use verbs::check::{
+    CheckOptions, CheckReport, FixOptions, FixReport, Verdict as BootVerdict, check, check_and_fix,
+};
 pub use verbs::choose::{ChosenImages, ImageFilter, Versions};
 pub use verbs::inspect::cat::cat;
 pub use verbs::inspect::diff::{

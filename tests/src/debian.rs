@@ -67,3 +67,28 @@ pub fn boot(disk: &Path, efi: bool, expect: &str) -> String {
     run(&mut boot);
     String::from_utf8_lossy(&std::fs::read(log).expect("the log was written")).into_owned()
 }
+
+/// Returns the tar of a Debian of these packages; `None`, with a loud notice, if the archive cannot be reached.
+#[must_use]
+pub fn tree_of(packages: &[&str]) -> Option<PathBuf> {
+    made(tool(repo().join("fixtures/debian-tree")).args(packages))
+}
+
+/// Boots a disk on a controller, as `mif check --disk` names it; returns true if it comes to a login prompt, or to where
+/// one is due: on a loaded machine, systemd gives up waiting for the serial port.
+#[must_use]
+pub fn boots_on(disk: &Path, efi: bool, controller: &str) -> bool {
+    let log = disk.with_extension(format!("{controller}-{efi}.log"));
+    let mut boot = tool(repo().join("fixtures/boot"));
+    boot.arg(disk).args(["--disk", controller, "--timeout", "400", "--log"]).arg(&log);
+    if efi {
+        boot.arg("--efi");
+    }
+    let output = boot.output().expect("the script runs");
+    let printed = std::fs::read(&log).expect("the log was written");
+    match output.status.code() {
+        Some(0) => true,
+        Some(1) => String::from_utf8_lossy(&printed).contains("multi-user.target"),
+        _ => panic!("{boot:?}: {}", String::from_utf8_lossy(&output.stderr)),
+    }
+}

@@ -343,6 +343,9 @@ Exits 1 if a filter is given and no image matches.")]
         #[command(flatten)]
         filter: Filter,
     },
+    /// Check whether an image boots on a hypervisor or cloud, and mend it
+    #[command(after_help = super::check::EXAMPLES)]
+    Check(super::check::Check),
     #[command(flatten)]
     Update(super::update::Update),
     #[command(flatten)]
@@ -389,6 +392,7 @@ impl Command {
             Command::Library(library) => {
                 !matches!(library, Library::Gc { .. } | Library::Rm { .. } | Library::Tag { .. })
             }
+            Command::Check(_) => true,
             verb => verb.only_reads(),
         }
     }

@@ -3,6 +3,7 @@
 mod args;
 mod bar;
 mod batch;
+mod check;
 mod common;
 mod context;
 mod csv;
@@ -241,6 +242,7 @@ impl Context {
             Command::Images { names, filter, newest, sort, limit } => {
                 self.images(names, filter, newest, sort, limit)
             }
+            Command::Check(arguments) => self.check(arguments),
             Command::Update(command) => self.update(command),
             Command::Trees(command) => self.trees(command),
             Command::Reread(arguments) => self.reread(arguments),

@@ -16,7 +16,7 @@ use super::primitive::{Edit, Owner};
 use super::recipe::{FilledStep, Scalar, Step, Variables, fill};
 use super::substitute::Script;
 use super::users::{self, Sudo, User};
-use super::{first_boot, host, provision, sysctl, systemd};
+use super::{first_boot, host, initramfs, provision, sysctl, systemd};
 use crate::error::{Code, Error, Result};
 use crate::tree::edit::Files;
 use crate::tree::new_content::NewContent;
@@ -166,6 +166,9 @@ pub(super) fn compile(step: &FilledStep, files: &Files, context: &Context<'_>) -
         }
         Step::Sysctl { key, value } => sysctl::sysctl(files, &key, &value.to_string()),
         Step::KernelArg { arg } => kernel_argument(files, &arg),
+        Step::InitramfsModules { path, kernel, modules } => {
+            initramfs::modules(files, &path, &kernel, &modules)
+        }
         Step::CopyIn { file, path, owner } => {
             let owner = optional_owner(owner)?.map(|owner| owner.numbers(files)).transpose()?;
             let graft = context.local.tree(&step.folder.join(file), false)?;

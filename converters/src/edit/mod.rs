@@ -17,6 +17,7 @@ mod first_boot;
 mod generalize;
 mod graft;
 mod host;
+mod initramfs;
 mod kernel;
 mod network;
 mod primitive;

@@ -71,6 +71,21 @@ impl Recipe {
         self.entries.push(RecipeEdit { label: label.to_owned(), table, folder: PathBuf::new() });
     }
 
+    /// Adds an edit as it is in a recipe, unless the same is there. Errors call it `label`.
+    pub(crate) fn add_table(&mut self, label: &str, table: Table) {
+        if self.entries.iter().all(|entry| entry.table != table) {
+            self.entries.push(RecipeEdit { label: label.to_owned(), table, folder: PathBuf::new() });
+        }
+    }
+
+    /// Returns the text of the recipe, as [`Recipe::add_file`] reads it.
+    #[must_use]
+    pub fn to_toml(&self) -> String {
+        let edits = self.tables().map(|table| Value::Table(table.clone())).collect();
+        let all: Table = [("edit".to_owned(), Value::Array(edits))].into_iter().collect();
+        all.to_string()
+    }
+
     /// Returns true if there are no edits.
     #[must_use]
     pub fn is_empty(&self) -> bool {
@@ -260,6 +275,11 @@ pub(super) enum Step {
     },
     KernelArg {
         arg: String,
+    },
+    InitramfsModules {
+        path: String,
+        kernel: String,
+        modules: Vec<String>,
     },
     CopyIn {
         file: PathBuf,

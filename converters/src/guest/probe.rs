@@ -49,7 +49,7 @@ pub(crate) struct Identity {
 }
 
 /// Programs that every system has one of, for its architecture.
-const PROGRAMS: [&str; 5] =
+pub(crate) const PROGRAMS: [&str; 5] =
     ["/sbin/init", "/usr/lib/systemd/systemd", "/bin/sh", "/bin/busybox", "/usr/bin/env"];
 
 /// The files of an image. Read errors become complaints.
@@ -182,7 +182,7 @@ impl Files<'_> {
 
 /// Returns the release to which an x86 kernel's setup header points (Linux, Documentation/arch/x86/boot.rst: `header`
 /// at 0x202, `kernel_version` at 0x20e, relative to 0x200).
-fn kernel_release(head: &[u8]) -> Option<String> {
+pub(crate) fn kernel_release(head: &[u8]) -> Option<String> {
     if head.get(0x202..0x206)? != b"HdrS" {
         return None;
     }

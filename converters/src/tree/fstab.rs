@@ -23,20 +23,38 @@ pub(crate) enum Subvolume {
     Id(u64),
 }
 
-/// Returns the lines of an fstab that mount something on a directory; swap is on none.
-pub(crate) fn parse(fstab: &[u8]) -> Vec<Line> {
+/// The fields of a line, as they are written.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) struct Fields {
+    /// The device, as fstab names it.
+    pub(crate) what: Vec<u8>,
+    /// The mount point; `none` for swap.
+    pub(crate) point: Vec<u8>,
+    /// The type of the filesystem.
+    pub(crate) kind: Vec<u8>,
+    /// The options, separated by commas.
+    pub(crate) options: Vec<u8>,
+}
+
+/// Returns the fields of all lines of an fstab that are no comments.
+pub(crate) fn fields(fstab: &[u8]) -> impl Iterator<Item = Fields> + '_ {
     let lines = fstab.split(|b| *b == b'\n');
-    let lines = lines.filter_map(|line| {
+    lines.filter_map(|line| {
         let mut fields = line.split(u8::is_ascii_whitespace).filter(|field| !field.is_empty());
         let (what, point) = (unescape(fields.next()?), unescape(fields.next()?));
-        if what.starts_with(b"#") || point.first() != Some(&b'/') {
-            return None;
-        }
+        let (kind, options) = (fields.next().unwrap_or_default(), fields.next().unwrap_or_default());
+        let found = Fields { what, point, kind: kind.to_vec(), options: options.to_vec() };
+        (!found.what.starts_with(b"#")).then_some(found)
+    })
+}
+
+/// Returns the lines of an fstab that mount something on a directory; swap is on none.
+pub(crate) fn parse(fstab: &[u8]) -> Vec<Line> {
+    let lines = fields(fstab).filter(|fields| fields.point.first() == Some(&b'/')).map(|fields| {
+        let Fields { what, point, options, .. } = fields;
         let parts: Vec<&[u8]> = point.split(|b| *b == b'/').filter(|part| !part.is_empty()).collect();
         let point: Vec<u8> = parts.iter().flat_map(|part| [b"/", *part].concat()).collect();
-        // The third field is the type of the filesystem.
-        let options = fields.nth(1).unwrap_or_default();
-        Some(Line { what, point, subvolume: subvolume(options) })
+        Line { what, point, subvolume: subvolume(&options) }
     });
     lines.take(MAX_LINES).collect()
 }

@@ -2,6 +2,7 @@
 
 pub(crate) mod batch;
 pub(crate) mod change;
+pub(crate) mod check;
 pub(crate) mod choose;
 pub(crate) mod inspect;
 pub(crate) mod library;

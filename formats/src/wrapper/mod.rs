@@ -22,7 +22,7 @@ use crate::source::Source;
 pub use self::codec::{Codec, is_bzip2, is_lzma};
 pub use self::ovf::{Descriptor, Digest, Digests, MAX_DESCRIPTOR, MAX_DIGESTS};
 pub use self::pieces::{Piece, Pieces};
-pub use self::stream::Forward;
+pub use self::stream::{Forward, Single};
 pub use self::tar::is_old_tar;
 pub use self::workshop::{Limits, Unpacked, Watch, Workshop};
 

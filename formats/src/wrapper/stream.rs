@@ -94,6 +94,50 @@ impl Stream {
     }
 }
 
+/// One stream in a range of a file, which is followed by something else: the compressed part of an initramfs, the payload
+/// of a kernel.
+pub struct Single {
+    codec: Codec,
+    /// `None` after the end.
+    decoder: Option<Decoder<Input>>,
+    /// The offset in the file after the stream.
+    end: u64,
+}
+
+impl Single {
+    /// Creates a decoder of the stream at the start of a range, which may extend past the end of the file.
+    pub fn new(codec: Codec, file: Arc<dyn Source>, range: Range<u64>) -> Result<Self> {
+        let start = range.start;
+        let decoder = Decoder::new(codec, Input::new(file, range)).map_err(|e| failed(codec, start, e))?;
+        Ok(Single { codec, decoder: Some(decoder), end: start })
+    }
+
+    /// Fills the beginning of `buf`, which is not empty; returns the number of bytes, 0 only at the end of the stream.
+    pub fn read(&mut self, buf: &mut [u8]) -> Result<usize> {
+        loop {
+            let Some(decoder) = &mut self.decoder else { return Ok(0) };
+            match decoder.read(buf) {
+                Ok(0) => {
+                    self.end = self.decoder.take().map_or(0, |decoder| decoder.into_inner().position());
+                    return Ok(0);
+                }
+                Ok(len) => return Ok(len),
+                Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+                Err(e) => {
+                    self.end = self.decoder.take().map_or(0, |decoder| decoder.into_inner().position());
+                    return Err(failed(self.codec, self.end, e));
+                }
+            }
+        }
+    }
+
+    /// Returns the offset in the file after the stream, once all of it was read.
+    #[must_use]
+    pub fn end(&self) -> u64 {
+        self.end
+    }
+}
+
 fn failed(codec: Codec, position: u64, error: io::Error) -> Error {
     let place = || at(codec.name()).byte(position);
     match carried(error) {

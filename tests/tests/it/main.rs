@@ -3,6 +3,7 @@
 mod accounts;
 mod apt;
 mod batch;
+mod boot_check;
 mod bounds;
 mod btrfs;
 mod build;

@@ -48,6 +48,7 @@ const MIF: &[(&str, u32)] = &[
     ("guest", 9),
     ("independent", 9),
     ("extract", 9),
+    ("boot", 10),
     ("rebuild", 10),
     ("care", 10),
     ("deliver", 11),

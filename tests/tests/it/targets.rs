@@ -4,7 +4,7 @@ use std::fmt::Write;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use mif::{PLATFORMS, Wrapper};
+use mif::{Hardware, PLATFORMS, Wrapper};
 use mif_tests::{have, json, mif, repo, run, run_failing, tool, work_folder};
 use serde_json::Value;
 
@@ -359,6 +359,14 @@ fn table() -> String {
         text.push('\n');
         for rule in platform.rules {
             writeln!(text, "- {} [Source]({})", rule.rule, rule.page).unwrap();
+        }
+        let hardware = Hardware::of(platform.name).expect("every target has hardware");
+        let firmware: Vec<&str> = hardware.firmware.iter().map(|it| it.name()).collect();
+        let (disks, cards) = (hardware.disks.join("`, `"), hardware.cards.join("`, `"));
+        writeln!(text, "- `mif check`: {}; disks on `{disks}`; cards `{cards}`.", firmware.join(", "))
+            .unwrap();
+        for (fact, page) in hardware.sources {
+            writeln!(text, "- {fact} [Source]({page})").unwrap();
         }
     }
     text.push('\n');

@@ -8,13 +8,14 @@ use std::collections::btree_map::Entry;
 use std::ops::{Bound, Range};
 use std::sync::Arc;
 
+use mif_formats::Source;
 use mif_formats::fs::listing::MAX_PATH;
 use mif_formats::fs::{Capabilities, FileType, Node, Timestamp, Xattr};
 use mif_formats::mif::manifest::{Row, escape};
 
 use self::labels::Labels;
 use super::mounts::{Devices, Elsewhere, Root, View};
-use super::new_content::{NewContent, NewContents};
+use super::new_content::{ContentLookup, NewContent, NewContents};
 use super::path::{Paths, Place, VolumePath, missing, resolve};
 use super::roots::Volumes;
 use super::subvolumes::Subvolumes;
@@ -290,6 +291,14 @@ impl Files {
             None => self.objects.read_at(&id, 0, &mut bytes)?,
         }
         Ok(bytes)
+    }
+
+    /// Opens the content of a regular file's row for reading.
+    pub(crate) fn source(&self, row: &Row) -> Result<Arc<dyn Source>> {
+        let id = row.object().filter(|_| row.node.file_type == FileType::File).ok_or_else(|| {
+            Error::input(format!("{}:{}: not a regular file with content", row.volume, row.path_text()))
+        })?;
+        ContentLookup { objects: &self.objects, new: &self.new }.source(&id, &self.objects)
     }
 
     /// Returns the entries of a directory as names and rows, sorted by name, without names that are not UTF-8.

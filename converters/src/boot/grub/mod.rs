@@ -1,0 +1,9 @@
+//! GRUB: its core image, and its configuration run far enough to know what it boots.
+
+pub(super) mod bls;
+mod commands;
+pub(super) mod core;
+mod devices;
+pub(super) mod run;
+mod script;
+pub(super) mod state;

@@ -1,0 +1,130 @@
+//! The verdict of `check` against real boots: Debian disks on every controller that QEMU has, by both firmwares; and what
+//! `--fix` makes boots.
+//!
+//! By default a third of the boots is tried, another one for each image. `MIF_BOOTS=all` tries all.
+
+use std::path::{Path, PathBuf};
+use std::sync::Mutex;
+
+use mif_tests::debian::{TOOLS, boots_on, changed, make_disk, tree, tree_of};
+use mif_tests::{WorkFolder, have, run, work_folder};
+use serde_json::Value;
+
+const CONTROLLERS: &[&str] =
+    &["virtio-blk", "virtio-scsi", "nvme", "ahci", "ide", "pvscsi", "lsi53c895a", "mptsas", "megasas"];
+
+/// An initramfs with the drivers of one controller only.
+const LIST: &str = "printf 'virtio_blk\\nvirtio_pci\\next4\\n' > /etc/initramfs-tools/modules; \
+                    sed -i s/MODULES=most/MODULES=list/ /etc/initramfs-tools/initramfs.conf; update-initramfs -u -k all";
+
+/// Makes the disks: with the kernel for clouds and the generic one, an initramfs with all drivers and with few, of
+/// initramfs-tools and of dracut, on a GPT and an MBR.
+fn disks(work: &WorkFolder) -> Option<Vec<(&'static str, bool)>> {
+    let cloud = tree()?;
+    let generic = tree_of(&["linux-image-amd64", "systemd-sysv", "udev"])?;
+    let dracut = tree_of(&["linux-image-amd64", "systemd-sysv", "udev", "dracut"])?;
+    let list = changed(&cloud, LIST)?;
+    let mut made = Vec::new();
+    for (name, tree, options, efi) in [
+        ("cloud-gpt", &cloud, "--table gpt --efi", true),
+        ("cloud-mbr", &cloud, "--table mbr --block 1024", false),
+        ("list-gpt", &list, "--table gpt --efi", true),
+        ("list-mbr", &list, "--table mbr", false),
+        ("generic-gpt", &generic, "--table gpt --efi", true),
+        ("dracut-gpt", &dracut, "--table gpt --efi", true),
+    ] {
+        make_disk(tree, &work.at(&format!("{name}.raw")), options);
+        run(&mut work.mif(&["import", &format!("{name}.raw")]));
+        made.push((name, efi));
+    }
+    Some(made)
+}
+
+/// Checks an image for a machine of QEMU; returns the report.
+fn check(work: &WorkFolder, image: &str, (controller, efi): (&str, bool), more: &[&str]) -> Value {
+    let firmware = if efi { "uefi" } else { "bios" };
+    let mut check =
+        work.mif(&["check", image, "--for", "qemu", "--disk", controller, "--firmware", firmware, "--json"]);
+    let output = check.args(more).output().unwrap();
+    serde_json::from_slice(&output.stdout)
+        .unwrap_or_else(|e| panic!("{e}: {}", String::from_utf8_lossy(&output.stderr)))
+}
+
+/// Runs tasks on two threads.
+fn each<T: Sync>(tasks: &[T], run: impl Fn(&T) + Sync) {
+    let next = Mutex::new(tasks.iter());
+    std::thread::scope(|scope| {
+        for _ in 0..2 {
+            scope.spawn(|| {
+                while let Some(task) = { next.lock().unwrap().next() } {
+                    run(task);
+                }
+            });
+        }
+    });
+}
+
+#[test]
+#[ignore = "boots many times: make collection"]
+fn the_verdict_is_that_of_a_real_boot_and_what_is_fixed_boots() {
+    if !have(&[TOOLS, &["cpio", "modprobe"]].concat()) {
+        return;
+    }
+    let work = work_folder();
+    let Some(disks) = disks(&work) else { return };
+    let is_all = std::env::var("MIF_BOOTS").is_ok_and(|value| value == "all");
+    let mut tasks: Vec<(&str, &str, bool)> = Vec::new();
+    for (number, (image, has_efi)) in disks.iter().enumerate() {
+        for (at, controller) in CONTROLLERS.iter().enumerate() {
+            for efi in [false, true].into_iter().filter(|efi| !efi || *has_efi) {
+                if is_all || (number + at + usize::from(efi)) % 3 == 0 {
+                    tasks.push((image, controller, efi));
+                }
+            }
+        }
+    }
+    let results = Mutex::new(Vec::new());
+    each(&tasks, |(image, controller, efi)| {
+        let report = check(&work, image, (controller, *efi), &[]);
+        let verdict = report["verdict"].as_str().unwrap().to_owned();
+        let real = boots_on(&work.at(&format!("{image}.raw")), *efi, controller);
+        println!("{image} {controller} {}: {verdict}, really {real}", if *efi { "uefi" } else { "bios" });
+        results.lock().unwrap().push((verdict, real));
+    });
+    let results = results.into_inner().unwrap();
+    let count =
+        |verdict: &str, real: bool| results.iter().filter(|it| **it == (verdict.to_owned(), real)).count();
+    let (right, unknown) = (
+        count("boots", true) + count("does_not_boot", false),
+        count("unknown", true) + count("unknown", false),
+    );
+    println!(
+        "{right} right, {unknown} unknown, {} wrong of {}",
+        results.len() - right - unknown,
+        results.len()
+    );
+    assert_eq!(count("boots", false), 0, "an image that does not boot was said to");
+    assert_eq!(count("does_not_boot", true), 0, "an image that boots was said not to");
+
+    // What lacks only drivers in its initramfs is mended for a machine of each kind.
+    let fixed: Vec<(&str, &str, bool)> = vec![
+        ("list-gpt", "nvme", false),
+        ("list-gpt", "virtio-scsi", true),
+        ("list-mbr", "ide", false),
+        ("list-mbr", "pvscsi", false),
+    ];
+    each(&fixed, |(image, controller, efi)| {
+        let new = format!("{image}-{controller}");
+        let report = check(&work, image, (controller, *efi), &["--fix", &new]);
+        // The kernel for clouds has NVMe built in.
+        if report["made"].is_null() {
+            assert_eq!(report["before"]["verdict"], "boots", "{report:#}");
+            return;
+        }
+        assert_eq!(report["after"]["verdict"], "boots", "{report:#}");
+        let raw: PathBuf = work.at(&format!("{new}.raw"));
+        run(work.mif(&["export", &new]).arg(&raw));
+        assert!(boots_on(Path::new(&raw), *efi, controller), "{new} does not boot");
+        println!("{new}: fixed, and boots");
+    });
+}
