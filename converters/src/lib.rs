@@ -47,6 +47,7 @@ pub mod independent;
 mod ingest;
 mod merge;
 mod mkdisk;
+mod notation;
 #[cfg(test)]
 #[path = "../../formats/src/testing/random.rs"]
 #[allow(dead_code, unreachable_pub)]
@@ -98,14 +99,14 @@ pub use verbs::inspect::diff::{
     Change, ChangeKind, DiffCounts, DiffOptions, DiffReport, FieldChange, Group, Grouping, diff,
 };
 pub use verbs::inspect::groups::{group_hits, group_packages};
-pub use verbs::inspect::info::{ImageInfo, info};
+pub use verbs::inspect::info::{ImageInfo, ToldImage, info};
 pub use verbs::inspect::ls::{LsEntry, LsOptions, LsReport, ls};
 pub use verbs::inspect::packages::{ImagePackage, PackageGroup, PackageQuery, PackagesReport, packages};
 pub use verbs::inspect::search::{Hit, HitGroup, PathGlob, Query, SearchReport, WantedContents, search};
 pub use verbs::library::log::{LogEntry, LogReport, log, tag, untag};
 pub use verbs::library::rm::{RmOptions, RmReport, rm};
 pub use verbs::library::stats::{FileBytes, ImageShare, Similarity, StatsReport, stats};
-pub use verbs::library::status::{StatusReport, status};
+pub use verbs::library::status::{Checked, StatusReport, status};
 pub use verbs::transfer::export::{ExportOptions, ExportReport, export};
 pub use verbs::transfer::import::{ImportOptions, ImportReport, import};
 pub use verbs::transfer::reread::{RereadOptions, RereadReport, reread};

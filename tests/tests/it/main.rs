@@ -56,6 +56,7 @@ mod synthetic;
 mod sysprep;
 mod targets;
 mod tars;
+mod tour;
 mod update;
 mod versions;
 mod wrapped;

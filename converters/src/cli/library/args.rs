@@ -101,7 +101,9 @@ read is deleted by a later gc.")]
         dry_run: bool,
     },
     /// Check the store for damage, and repair it
-    #[command(after_help = "\
+    #[command(
+        visible_alias = "check",
+        after_help = "\
 Examples:
   mif fsck                                exit 1 if anything is damaged, and list what is lost
   mif fsck --repair                       repair what can be repaired from the store itself
@@ -109,7 +111,8 @@ Examples:
 
 The first line is the verdict: whole, repairable from the store itself, repairable with the original images, or lost. \
 The second line is the command that repairs the store. --repair rebuilds indexes from packs, copies the undamaged \
-objects out of a damaged pack, which it sets aside until `mif gc`, and rebuilds records, manifests and tables.")]
+objects out of a damaged pack, which it sets aside until `mif gc`, and rebuilds records, manifests and tables."
+    )]
     Fsck {
         /// Repair what can be repaired. Waits until no other command has the store open
         #[arg(long)]
@@ -156,7 +159,7 @@ Access times and inode numbers are ignored. Exits 1 if anything changed.")]
         /// Print the lines or bytes that changed in each file
         #[arg(long, conflicts_with = "summary")]
         stat: bool,
-        /// Also list paths that differ only in their times
+        /// List paths that differ only in their times, and the times of others
         #[arg(long, conflicts_with = "ignore_times")]
         times: bool,
         /// Ignore differences in file times
@@ -249,14 +252,18 @@ must match all options given. Exits 1 if no file was found."
     )]
     Search(Box<Search>),
     /// Show the state of the store on one screen
-    #[command(after_help = "\
+    #[command(
+        visible_alias = "doctor",
+        after_help = "\
 Examples:
   mif status
   mif status --json
 
-Says how many images there are, how large they and the store are, what `mif gc` would free, and what needs attention. \
-It reads records and indexes, not contents: `mif fsck` and `mif verify --all` check those. Exits 1 if something needs \
-attention.")]
+Says how many images there are, how large they and the store are, what `mif gc` would free, when the store was last \
+checked, and what needs attention. It reads records and indexes, not contents: `mif fsck` and `mif verify --all` check \
+those, and leave a note of how that ended. Exits 1 if something needs \
+attention."
+    )]
     Status,
     /// Show the size of the store, and how much its images share
     #[command(after_help = "\

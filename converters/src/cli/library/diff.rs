@@ -50,7 +50,9 @@ fn list(out: &mut String, report: &DiffReport, times: bool) {
         if let Some(from) = &change.from {
             let _ = write!(out, " from {}", printable(from));
         }
-        let fields: Vec<String> = change.fields.iter().map(field).collect();
+        // The time of a file that changed otherwise is no news.
+        let fields = change.fields.iter().filter(|field| times || field.field != "mtime");
+        let fields: Vec<String> = fields.map(field).collect();
         let _ = writeln!(out, "{}{}", if fields.is_empty() { "" } else { "  " }, fields.join(", "));
         for line in change.text.iter().flat_map(|text| text.lines()) {
             // Tabs are printed as they are.
@@ -91,7 +93,8 @@ fn stat(out: &mut String, report: &DiffReport) {
                 format!("{} {bar}", added + removed)
             }
             (None, ChangeKind::Metadata) => {
-                let fields: Vec<&str> = change.fields.iter().map(|field| field.field).collect();
+                let fields = change.fields.iter().map(|field| field.field);
+                let fields: Vec<&str> = fields.filter(|field| *field != "mtime").collect();
                 fields.join(", ")
             }
             (None, ChangeKind::Renamed) => {
@@ -155,6 +158,10 @@ fn counts(counts: &DiffCounts) -> String {
     ];
     let told: Vec<String> =
         parts.iter().filter(|(n, _)| *n > 0).map(|(n, what)| format!("{n} {what}")).collect();
-    let sign = if *bytes < 0 { '-' } else { '+' };
-    format!("{}; {sign}{}", told.join(", "), size(bytes.unsigned_abs()))
+    let told = told.join(", ");
+    match bytes {
+        0 => told,
+        1.. => format!("{told}; +{}", size(bytes.unsigned_abs())),
+        _ => format!("{told}; -{}", size(bytes.unsigned_abs())),
+    }
 }

@@ -11,7 +11,7 @@ use std::io::IsTerminal;
 use mif::store::{Image, ImageName, Store};
 use mif::{
     DiffOptions, FsckOptions, GcOptions, Grouping, PackageQuery, PathGlob, Period, Query, Result, RmOptions,
-    Versions, WantedContents,
+    ToldImage, Versions, WantedContents,
 };
 
 pub(super) use self::args::Library;
@@ -101,6 +101,7 @@ impl Context {
                 };
                 let report = mif::fsck(&store, &options, &bar)?;
                 drop(bar);
+                store.note_check("fsck", report.verdict.name());
                 self.report(&report, |report| text::fsck(report, path, list))?;
                 return Ok(report.clean);
             }
@@ -234,7 +235,8 @@ impl Context {
             Some(ImageKey::Time) => images.sort_by_key(|image| Reverse(image.provenance.time)),
         }
         let left_out = order::cut(&mut images, limit);
-        self.report(&images, |images| super::text::images(images))?;
+        let told: Vec<ToldImage<'_>> = images.iter().map(ToldImage).collect();
+        self.report(&told, |told| super::text::images(told))?;
         self.left_out(left_out);
         if !found {
             self.nothing("no image matches");

@@ -203,7 +203,9 @@ pub(super) fn search(report: &SearchReport) -> String {
         for group in groups {
             let of = match &group.paths[..] {
                 [only] => printable(only),
-                [first, more @ ..] => format!("{} and {} more paths", printable(first), more.len()),
+                [first, more @ ..] => {
+                    format!("{} and {}", printable(first), counted(more.len() as u64, "more path"))
+                }
                 [] => String::new(),
             };
             let _ = writeln!(out, "{:>12} {of}  {}", group.size, in_images(&group.images));
@@ -232,21 +234,41 @@ fn in_images(images: &[String]) -> String {
 }
 
 pub(super) fn packages(report: &PackagesReport) -> String {
-    let mut out = String::new();
-    for group in report.groups.iter().flatten() {
-        let of = [&group.name, &group.version].map(|text| printable(text));
-        let architecture = printable(group.architecture.as_deref().unwrap_or("-"));
-        let _ = writeln!(out, "{:<32} {} {architecture}  {}", of[0], of[1], in_images(&group.images));
+    let groups = report.groups.iter().flatten().map(|group| {
+        let architecture = group.architecture.as_deref().unwrap_or("-");
+        [&group.name, &group.version, architecture]
+            .map(printable)
+            .into_iter()
+            .chain([in_images(&group.images)])
+    });
+    let mut out = columns(groups.map(Iterator::collect).collect());
+    let packages = report.packages.iter().map(|package| {
+        let architecture = package.architecture.as_deref().unwrap_or("-");
+        // The usual state is not worth a word.
+        let status = if package.status == "installed" { "" } else { &package.status };
+        [&package.image, &package.name, &package.version, architecture, status].map(printable).to_vec()
+    });
+    out += &columns(packages.collect());
+    out
+}
+
+/// The widest column that decides how others are placed.
+const WIDEST: usize = 40;
+
+/// Formats rows of cells in columns, each as wide as its widest cell up to a limit.
+fn columns(rows: Vec<Vec<String>>) -> String {
+    let mut widths: Vec<usize> = Vec::new();
+    for row in &rows {
+        widths.resize(widths.len().max(row.len()), 0);
+        for (width, cell) in widths.iter_mut().zip(row) {
+            *width = (*width).max(cell.chars().count().min(WIDEST));
+        }
     }
-    for package in &report.packages {
-        let of = [&package.image, &package.name, &package.version].map(|text| printable(text));
-        let architecture = printable(package.architecture.as_deref().unwrap_or("-"));
-        let status = if package.status == "installed" {
-            String::new()
-        } else {
-            format!("  {}", printable(&package.status))
-        };
-        let _ = writeln!(out, "{}  {:<32} {} {architecture}{status}", of[0], of[1], of[2]);
+    let mut out = String::new();
+    for row in rows {
+        let cells: Vec<String> =
+            row.iter().zip(&widths).map(|(cell, &width)| format!("{cell:<width$}")).collect();
+        let _ = writeln!(out, "{}", cells.join("  ").trim_end());
     }
     out
 }
@@ -270,9 +292,19 @@ pub(super) fn status(report: &StatusReport) -> String {
         size(report.disk_bytes),
         size(report.data_bytes)
     );
-    let _ =
-        writeln!(out, "stored in   {}; {:.2} bytes of data for each", size(report.file_bytes), report.ratio);
+    let share = match report.data_bytes {
+        0 => String::new(),
+        data => format!(", {:.1} % of the data", 100.0 * report.file_bytes as f64 / data as f64),
+    };
+    let _ = writeln!(out, "stored in   {}{share}", size(report.file_bytes));
     let _ = writeln!(out, "gc frees    {}", size(report.gc_bytes));
+    let _ = match &report.checked {
+        Some(check) => {
+            let (when, verb) = (seconds_time(check.time), printable(&check.verb));
+            writeln!(out, "checked     {when} by `mif {verb}`: {}", printable(&check.verdict))
+        }
+        None => writeln!(out, "checked     never; `mif fsck` does"),
+    };
     if report.good {
         out.push_str("attention   nothing\n");
     }

@@ -10,7 +10,7 @@ mod report;
 use std::borrow::Cow;
 use std::collections::{BTreeMap, HashMap};
 
-use mif_formats::fs::{FileType, Timestamp};
+use mif_formats::fs::FileType;
 use mif_formats::mif::manifest::{Row, escape, type_name};
 use mif_formats::text::hex_unless_text;
 
@@ -21,6 +21,7 @@ pub use self::report::{Change, ChangeKind, DiffCounts, DiffReport, FieldChange, 
 use crate::error::Result;
 use crate::guest::packages;
 use crate::image::OpenImage;
+use crate::notation::time_text;
 use crate::task::progress::{self, Progress};
 use crate::tree::path::{Place, VolumePath};
 use crate::tree::view::Tree;
@@ -201,7 +202,7 @@ fn different_fields(a: &Row, b: &Row, ignore_times: bool) -> Vec<FieldChange> {
     compare("size", a.node.size != b.node.size && a.node.file_type == FileType::File, &|row| {
         Some(row.node.size.to_string())
     });
-    compare("mtime", a.node.mtime != b.node.mtime && !ignore_times, &|row| row.node.mtime.map(time));
+    compare("mtime", a.node.mtime != b.node.mtime && !ignore_times, &|row| row.node.mtime.map(time_text));
     compare("link target", a.node.link_target != b.node.link_target, &|row| {
         row.node.link_target.as_deref().map(escape)
     });
@@ -210,13 +211,6 @@ fn different_fields(a: &Row, b: &Row, ignore_times: bool) -> Vec<FieldChange> {
     });
     compare("xattrs", a.node.xattrs != b.node.xattrs, &|_| None);
     fields
-}
-
-fn time(time: Timestamp) -> String {
-    match chrono::DateTime::from_timestamp(time.secs, time.nanos) {
-        Some(time) => time.format("%Y-%m-%dT%H:%M:%S%.fZ").to_string(),
-        None => time.secs.to_string(),
-    }
 }
 
 /// Merges the removal of a file and the addition of one with the same content into one change.
@@ -341,12 +335,5 @@ mod tests {
         {
             assert_eq!(folder(path, 2), expected, "{path}");
         }
-    }
-
-    #[test]
-    fn times_are_told_in_utc() {
-        assert_eq!(time(Timestamp { secs: 0, nanos: 0 }), "1970-01-01T00:00:00Z");
-        assert_eq!(time(Timestamp { secs: -1, nanos: 500_000_000 }), "1969-12-31T23:59:59.500Z");
-        assert_eq!(time(Timestamp { secs: i64::MAX, nanos: 0 }), i64::MAX.to_string());
     }
 }
