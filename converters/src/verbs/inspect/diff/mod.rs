@@ -6,6 +6,7 @@
 mod content;
 mod owners;
 mod report;
+mod why;
 
 use std::borrow::Cow;
 use std::collections::{BTreeMap, HashMap};
@@ -18,6 +19,7 @@ use self::content::{digest, same_content, text_difference};
 use self::owners::by_package;
 use self::report::group_by;
 pub use self::report::{Change, ChangeKind, DiffCounts, DiffReport, FieldChange, Group};
+pub use self::why::Cause;
 use crate::error::Result;
 use crate::guest::packages;
 use crate::image::OpenImage;
@@ -39,6 +41,8 @@ pub struct DiffOptions {
     pub content: bool,
     /// Then also show the lines of text files that are new or gone.
     pub whole_texts: bool,
+    /// Also name what makes the disks differ, besides the contents of files.
+    pub why: bool,
 }
 
 /// How changes are grouped for counting.
@@ -91,12 +95,14 @@ pub fn diff(
         }
         None => Vec::new(),
     };
+    let why = options.why.then(|| why::why(a, b, progress)).transpose()?;
     Ok(DiffReport {
         images: [a.label.clone(), b.label.clone()],
         same: changes.is_empty(),
         counts,
         changes,
         groups,
+        why,
         warnings,
     })
 }
