@@ -105,20 +105,18 @@ pub(super) fn draw(map: &DiskMap, width: usize, colours: bool) -> String {
         sum.residue += part.bytes.residue;
         sum.zero += part.bytes.zero;
     }
-    let key = |look: Look| drawn(&[look], colours);
+    let key = |looks: &[Look]| drawn(looks, colours);
     let _ = writeln!(
         out,
-        "\n{}{} content {}   {}{} residue {}   {} zero {}",
-        key(Look::Content),
-        key(Look::SomeContent),
+        "\n{} content {}   {} residue {}\n{}  zero {}   ({} fill less than half of a cell)",
+        key(&[Look::Content, Look::SomeContent]),
         size(sum.content),
-        key(Look::Residue),
-        key(Look::SomeResidue),
+        key(&[Look::Residue, Look::SomeResidue]),
         size(sum.residue),
-        key(Look::Zero),
-        size(sum.zero)
+        key(&[Look::Zero]),
+        size(sum.zero),
+        key(&[Look::SomeContent, Look::SomeResidue]),
     );
-    let _ = writeln!(out, "{}{} fill less than half of a cell", key(Look::SomeContent), key(Look::SomeResidue));
     for warning in &map.warnings {
         let _ = writeln!(out, "warning: {}", printable(warning));
     }

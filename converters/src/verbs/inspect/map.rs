@@ -2,7 +2,9 @@
 //!
 //! A stored disk is mapped by its layout. The disk in a file is read, and divided as an import would divide it.
 
+use std::iter::Peekable;
 use std::ops::Range;
+use std::slice;
 use std::sync::Arc;
 
 use mif_formats::Source;
@@ -88,7 +90,8 @@ pub fn map(image: &OpenImage, cells: u64, progress: &dyn Progress) -> Result<Dis
             let (content, complaints) = content_ranges(&scan)?;
             let volumes: Vec<_> = scan.volumes.iter().map(ScannedVolume::record).collect();
             let mut map = DiskMap::new(image, scan.disk.len(), &scan.table, &volumes, cells);
-            map.warnings.extend(container.warnings.iter().cloned().chain(scan.warnings.clone()).chain(complaints));
+            map.warnings
+                .extend(container.warnings.iter().cloned().chain(scan.warnings.clone()).chain(complaints));
             map.read(&scan.disk, &content, progress)?;
             Ok(map)
         }
@@ -99,8 +102,13 @@ impl DiskMap {
     fn new(image: &OpenImage, disk_size: u64, table: &Table, volumes: &[VolumeRecord], cells: u64) -> Self {
         let cell_bytes = disk_size.div_ceil(cells.max(1)).max(MIN_CELL);
         let cell_bytes = cell_bytes.checked_next_power_of_two().unwrap_or(cell_bytes);
-        let mut map =
-            DiskMap { image: image.label.clone(), disk_size, cell_bytes, parts: Vec::new(), warnings: Vec::new() };
+        let mut map = DiskMap {
+            image: image.label.clone(),
+            disk_size,
+            cell_bytes,
+            parts: Vec::new(),
+            warnings: Vec::new(),
+        };
         let mut partitions: Vec<&Partition> = table.partitions.iter().collect();
         partitions.sort_by_key(|partition| (partition.start, partition.slot));
         let mut at = 0;
@@ -112,7 +120,9 @@ impl DiskMap {
                 continue;
             }
             if start >= end {
-                map.warnings.push(format!("{name}: lies within other partitions or past the end, and is not on the map"));
+                map.warnings.push(format!(
+                    "{name}: lies within other partitions or past the end, and is not on the map"
+                ));
                 continue;
             }
             if at < start {
@@ -144,7 +154,8 @@ impl DiskMap {
             }
         }
         let count = len.div_ceil(self.cell_bytes);
-        let cell = |i: u64| MapCell { zero: self.cell_bytes.min(len - i * self.cell_bytes), ..MapCell::default() };
+        let cell =
+            |i: u64| MapCell { zero: self.cell_bytes.min(len - i * self.cell_bytes), ..MapCell::default() };
         let bytes = MapCell { zero: len, ..MapCell::default() };
         let cells = (0..count).map(cell).collect();
         self.parts.push(MapPart { volume, kind, label, start: range.start, len, bytes, cells });
@@ -172,7 +183,12 @@ impl DiskMap {
     }
 
     /// Reads a disk, to tell zeros from other bytes.
-    fn read(&mut self, disk: &Arc<dyn Source>, content: &[Range<u64>], progress: &dyn Progress) -> Result<()> {
+    fn read(
+        &mut self,
+        disk: &Arc<dyn Source>,
+        content: &[Range<u64>],
+        progress: &dyn Progress,
+    ) -> Result<()> {
         progress.stage("reading", disk.len());
         let mut content = content.iter().peekable();
         let mut at = 0;
@@ -189,9 +205,10 @@ impl DiskMap {
             for range in data_in(&**disk, window.clone())? {
                 let bytes = disk.read_vec(range.start, (range.end - range.start) as usize)?;
                 for block in blocks(range.clone()) {
-                    let part = &bytes[(block.start - range.start) as usize..(block.end - range.start) as usize];
+                    let part =
+                        &bytes[(block.start - range.start) as usize..(block.end - range.start) as usize];
                     if !is_zero(part) {
-                        self.add_block(block, &mut content);
+                        self.add_block(block.start, part, &mut content);
                     }
                 }
             }
@@ -201,21 +218,19 @@ impl DiskMap {
         Ok(())
     }
 
-    /// Counts a block that is not zero: which parts of it are content, and which are not.
-    fn add_block(&mut self, block: Range<u64>, content: &mut std::iter::Peekable<std::slice::Iter<'_, Range<u64>>>) {
-        let mut at = block.start;
-        while at < block.end {
+    /// Counts the bytes of a block: which parts of it are content, and which are not.
+    fn add_block(&mut self, start: u64, bytes: &[u8], content: &mut Peekable<slice::Iter<'_, Range<u64>>>) {
+        let block_end = start + bytes.len() as u64;
+        let mut at = start;
+        while at < block_end {
             while content.next_if(|range| range.end <= at).is_some() {}
-            let next = content.peek().map_or(block.end..block.end, |range| (*range).clone());
-            if next.start > at {
-                let end = next.start.min(block.end);
-                self.add(at..end, |cell| &mut cell.residue);
-                at = end;
-            } else {
-                let end = next.end.min(block.end);
-                self.add(at..end, |cell| &mut cell.content);
-                at = end;
+            let next = content.peek().map_or(block_end..block_end, |range| (*range).clone());
+            let is_content = next.start <= at;
+            let end = if is_content { next.end } else { next.start }.min(block_end);
+            if !is_zero(&bytes[(at - start) as usize..(end - start) as usize]) {
+                self.add(at..end, |cell| if is_content { &mut cell.content } else { &mut cell.residue });
             }
+            at = end;
         }
     }
 }
@@ -254,8 +269,11 @@ mod tests {
         let mut map = empty(4096, &[(0, 8192)]);
         let content = [10..20, 30..5000];
         let mut content = content.iter().peekable();
-        map.add_block(0..4096, &mut content);
-        map.add_block(4096..8192, &mut content);
-        assert_eq!(map.parts[0].bytes, MapCell { content: 4980, residue: 3212, zero: 0 });
+        map.add_block(0, &[1; 4096], &mut content);
+        // The rest of the second block is zero.
+        let mut bytes = vec![1; 4096];
+        bytes[5000 - 4096..].fill(0);
+        map.add_block(4096, &bytes, &mut content);
+        assert_eq!(map.parts[0].bytes, MapCell { content: 4980, residue: 20, zero: 3192 });
     }
 }
