@@ -19,6 +19,9 @@ Examples:
     Log {
         /// Name of an image [default: all images]
         name: Option<String>,
+        /// Do not use a pager, even if the answer does not fit the terminal
+        #[arg(long)]
+        no_pager: bool,
     },
     /// Tag a version of an image
     #[command(after_help = "\
@@ -120,7 +123,7 @@ objects out of a damaged pack, which it sets aside until `mif gc`, and rebuilds 
         /// Disk image files, or directories that contain them, to recover lost data from
         #[arg(long, value_name = "PATH", num_args = 1.., requires = "repair")]
         from: Vec<PathBuf>,
-        /// List every path that lost its content, not only ten per image
+        /// List all damage, and every path that lost its content, not only ten per image
         #[arg(long)]
         list: bool,
         #[command(flatten)]
@@ -137,10 +140,12 @@ Examples:
   mif diff web@1 web@2 --stat          the size of each change, as `git diff --stat` shows it
   mif diff web@1 web@2 --text > x.diff a unified diff of all text files, for patch(1)
   mif diff a.vmdk b.qcow2 --ignore-times
+  mif diff build1.raw build2.raw --why what keeps two builds of one recipe from being identical
 
 IMAGE is a disk image file, or NAME[@VERSION|@TAG] in the store. Each line begins with + (added), - (removed), M (content \
 changed), m (only metadata changed) or R (renamed). Paths that differ only in their times are counted, not listed. \
-Access times and inode numbers are ignored. Exits 1 if anything changed.")]
+Access times and inode numbers are ignored, except by --why. In a terminal, a long answer goes through a pager: \
+MIF_PAGER, or PAGER, or less. Exits 1 if anything changed.")]
     Diff {
         /// Old image
         #[arg(value_name = "IMAGE")]
@@ -183,6 +188,13 @@ Access times and inode numbers are ignored. Exits 1 if anything changed.")]
         /// Print only the counts
         #[arg(long)]
         summary: bool,
+        /// Print the counts, and what makes the disks differ besides the contents of files, by field: identities, hash
+        /// seeds, times, inode numbers, the order of directory entries, free space
+        #[arg(long, conflicts_with_all = ["text", "stat", "by", "path"])]
+        why: bool,
+        /// Do not use a pager, even if the answer does not fit the terminal
+        #[arg(long)]
+        no_pager: bool,
         #[command(flatten)]
         open: Open,
     },
@@ -269,8 +281,15 @@ attention."
     #[command(after_help = "\
 Examples:
   mif stats
-  mif stats --similarity     also show how similar each pair of images is")]
+  mif stats --similarity     also show how similar each pair of images is
+  mif stats --html web.html  write a page with plots: growth, sharing, similarity, large files, directories
+
+The page is one file. It loads nothing from the network and runs no script. An older page of this kind is replaced; any \
+other file is not.")]
     Stats {
+        /// Write a page with plots to FILE
+        #[arg(long, value_name = "FILE")]
+        html: Option<PathBuf>,
         /// Show how much content each pair of images has in common
         #[arg(long)]
         similarity: bool,

@@ -30,6 +30,7 @@ pub(super) fn report(report: &DiffReport, style: Style) -> String {
         }
         Style::Summary => {}
     }
+    causes(&mut out, report);
     groups(&mut out, report);
     let [a, b] = &report.images;
     let said = if report.same { "no file changed".to_owned() } else { counts(&report.counts) };
@@ -109,6 +110,33 @@ fn stat(out: &mut String, report: &DiffReport) {
             (None, ChangeKind::Changed) => change.file_type.to_owned(),
         };
         let _ = writeln!(out, " {name:<width$} | {what}");
+    }
+}
+
+/// Lists what makes the disks differ, if that was asked for.
+fn causes(out: &mut String, report: &DiffReport) {
+    let Some(why) = &report.why else { return };
+    let places: Vec<String> = why.iter().map(|cause| printable(&cause.place)).collect();
+    let fields: Vec<String> = why.iter().map(|cause| printable(&cause.field)).collect();
+    let width = |texts: &[String], most: usize| {
+        texts.iter().map(|text| text.chars().count()).max().unwrap_or(0).min(most)
+    };
+    let (first, second) = (width(&places, 20), width(&fields, 40));
+    for ((cause, place), field) in why.iter().zip(&places).zip(&fields) {
+        let values = match (&cause.values, cause.count) {
+            (Some([a, b]), _) => format!("{} → {}", printable(a), printable(b)),
+            (None, Some(count)) if cause.examples.is_empty() => count.to_string(),
+            (None, count) => {
+                let count = count.unwrap_or(0);
+                let paths = if count == 1 { "path" } else { "paths" };
+                let more = if count > cause.examples.len() as u64 { ", …" } else { "" };
+                format!("{count} {paths}: {}{more}", printable(&cause.examples.join(", ")))
+            }
+        };
+        let _ = writeln!(out, "{place:<first$}  {field:<second$}  {values}");
+    }
+    if why.is_empty() {
+        out.push_str("the disks are the same but for the contents of files\n");
     }
 }
 

@@ -3,6 +3,7 @@
 mod args;
 mod diff;
 mod order;
+mod page;
 mod text;
 
 use std::cmp::Reverse;
@@ -24,11 +25,11 @@ impl Context {
     pub(super) fn library(&self, command: Library) -> Answer {
         let path = &self.global.store;
         match command {
-            Library::Log { name } => {
+            Library::Log { name, no_pager } => {
                 let name = name.map(|name| name.parse::<ImageName>()).transpose()?;
                 let store = Store::open(path, &self.bar("store"))?;
                 let report = mif::log(&store, name.as_ref().map(|n| n.name.as_str()))?;
-                self.report(&report, text::log)?;
+                self.report_paged(&report, no_pager, text::log)?;
                 return Ok(self.none_damaged(&report.damaged));
             }
             Library::Tag { image, tag, delete } => {
@@ -120,6 +121,8 @@ impl Context {
                 by,
                 depth,
                 summary,
+                why,
+                no_pager,
                 open,
             } => {
                 let options = DiffOptions {
@@ -131,12 +134,13 @@ impl Context {
                     }),
                     content: content || text || stat,
                     whole_texts: text || stat,
+                    why,
                 };
                 let open = open_options(open);
                 let (a, b) = (self.open(&a, &open)?, self.open(&b, &open)?);
                 let mut report = mif::diff(&a, &b, &options, &self.bar("diff"))?;
                 let left_out = order::changes(&mut report, sort, times || self.global.json, limit);
-                let style = match (text, stat, summary) {
+                let style = match (text, stat, summary || why) {
                     (true, ..) => diff::Style::Text,
                     (_, true, _) => diff::Style::Stat,
                     (.., true) => diff::Style::Summary,
@@ -144,11 +148,11 @@ impl Context {
                 };
                 match text && !self.global.json && !std::io::stdout().is_terminal() {
                     true => print_exactly(&diff::report(&report, style))?,
-                    false => self.report(&report, |report| diff::report(report, style))?,
+                    false => self.report_paged(&report, no_pager, |report| diff::report(report, style))?,
                 }
                 self.left_out(left_out);
                 self.warn(&report.warnings);
-                return Ok(report.same);
+                return Ok(report.same && report.why.as_ref().is_none_or(Vec::is_empty));
             }
             Library::Packages {
                 image,
@@ -201,7 +205,14 @@ impl Context {
                 self.report(&report, text::status)?;
                 return Ok(report.good);
             }
-            Library::Stats { similarity } => {
+            Library::Stats { similarity: _, html: Some(file) } => {
+                let report = mif::page(&Store::open(path, &self.bar("store"))?, &self.bar("stats"))?;
+                page::write(&file, &page::html(&report))?;
+                let file = super::text::printable(&file.display().to_string());
+                self.report(&report, |_| format!("{file}: written\n"))?;
+                return Ok(self.none_damaged(&report.stats.damaged));
+            }
+            Library::Stats { similarity, html: None } => {
                 let report =
                     mif::stats(&Store::open(path, &self.bar("store"))?, similarity, &self.bar("stats"))?;
                 self.report(&report, text::stats)?;

@@ -102,6 +102,9 @@ pub(super) fn gc(report: &GcReport) -> String {
 /// The maximum number of paths of an image that are listed without --list.
 const PATHS: usize = 10;
 
+/// The maximum number of lines about damage without --list.
+const PROBLEMS: usize = 20;
+
 pub(super) fn fsck(report: &FsckReport, store: &Path, list: bool) -> String {
     let mut out = match report.verdict {
         Verdict::Whole => "whole".to_owned(),
@@ -137,10 +140,23 @@ pub(super) fn fsck(report: &FsckReport, store: &Path, list: bool) -> String {
     };
     lines("repaired: ", &report.repaired);
     lines("unreadable: ", &report.unreadable);
-    lines("damage: ", &report.problems);
+    let told = if list { report.problems.len() } else { PROBLEMS.min(report.problems.len()) };
+    lines("damage: ", &report.problems[..told]);
+    let more = report.problems.len() - told;
+    if more > 0 {
+        lines("damage: ", &[format!("and {more} more (--list shows all)")]);
+    }
     lines("note: ", &report.notes);
+    // Clones usually lose the same.
+    let mut losses: Vec<(&LostImage, Vec<String>)> = Vec::new();
     for lost in &report.lost {
-        lost_image(&mut out, lost, if list { usize::MAX } else { PATHS });
+        match losses.iter_mut().find(|(first, _)| is_same_loss(first, lost)) {
+            Some((_, images)) => images.push(lost.image.clone()),
+            None => losses.push((lost, vec![lost.image.clone()])),
+        }
+    }
+    for (lost, images) in losses {
+        lost_image(&mut out, lost, &images, if list { usize::MAX } else { PATHS });
     }
     out
 }
@@ -150,7 +166,13 @@ fn counted(number: u64, what: &str) -> String {
     format!("{number} {what}{}", if number == 1 { "" } else { "s" })
 }
 
-fn lost_image(out: &mut String, lost: &LostImage, paths: usize) {
+/// Returns true if two images have lost the same, so one description is enough.
+fn is_same_loss(a: &LostImage, b: &LostImage) -> bool {
+    (&a.parts, &a.files, a.file_count, &a.wrong_sha1, &a.disk_bytes)
+        == (&b.parts, &b.files, b.file_count, &b.wrong_sha1, &b.disk_bytes)
+}
+
+fn lost_image(out: &mut String, lost: &LostImage, images: &[String], paths: usize) {
     let mut parts: Vec<String> = lost.parts.clone();
     if lost.file_count > 0 {
         parts.push(format!("the content of {}", counted(lost.file_count, "file")));
@@ -159,7 +181,8 @@ fn lost_image(out: &mut String, lost: &LostImage, paths: usize) {
     if bytes > 0 {
         parts.push(format!("{} of its disk", size(bytes)));
     }
-    let _ = writeln!(out, "{} has lost: {}", printable(&lost.image), printable(&parts.join(", ")));
+    let has = if images.len() == 1 { "has" } else { "have each" };
+    let _ = writeln!(out, "{} {has} lost: {}", in_images(images), printable(&parts.join(", ")));
     for (volume, bytes) in &lost.disk_bytes {
         let place = if volume == "-" { "outside all partitions".to_owned() } else { printable(volume) };
         let _ = writeln!(out, "  {} on {place}", size(*bytes));
