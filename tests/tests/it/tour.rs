@@ -44,6 +44,8 @@ fn steady(text: &str) -> String {
             let word = words[at].trim_end_matches([';', ',', ')']).to_owned();
             let is_number = !word.is_empty() && word.chars().all(|c| c.is_ascii_digit() || c == '.');
             let unit = words.get(at + 1).map_or("", |unit| unit.trim_end_matches([';', ',', ')', ':']));
+            // The size of a file depends on the filesystem that it is on.
+            let is_file_size = is_number && at > 0 && words[at - 1] == "in" && unit == "MiB";
             let is_day = word.len() >= 10 && word.starts_with("20") && word.matches('-').count() == 2;
             let is_clock = word.len() == 5 && word.as_bytes()[2] == b':';
             if is_number && ["s", "B", "KiB", "%"].contains(&unit) || is_number && line.contains("stored in")
