@@ -48,8 +48,8 @@ fn steady(text: &str) -> String {
             let is_file_size = is_number && at > 0 && words[at - 1] == "in" && unit == "MiB";
             let is_day = word.len() >= 10 && word.starts_with("20") && word.matches('-').count() == 2;
             let is_clock = word.len() == 5 && word.as_bytes()[2] == b':';
-            if is_number && ["s", "B", "KiB", "%"].contains(&unit) || is_number && line.contains("stored in")
-            {
+            let varies = ["s", "B", "KiB", "%"].contains(&unit) || line.contains("stored in");
+            if is_file_size || is_number && varies {
                 words[at] = "N".to_owned();
             } else if is_day || is_clock {
                 words[at] = "TIME".to_owned();
