@@ -48,6 +48,7 @@ pub mod independent;
 mod ingest;
 mod merge;
 mod mkdisk;
+mod notation;
 #[cfg(test)]
 #[path = "../../formats/src/testing/random.rs"]
 #[allow(dead_code, unreachable_pub)]
@@ -105,17 +106,19 @@ pub use verbs::check::{
 pub use verbs::choose::{ChosenImages, ImageFilter, Versions};
 pub use verbs::inspect::cat::cat;
 pub use verbs::inspect::diff::{
-    Change, ChangeKind, DiffCounts, DiffOptions, DiffReport, FieldChange, Group, Grouping, diff,
+    Cause, Change, ChangeKind, DiffCounts, DiffOptions, DiffReport, FieldChange, Group, Grouping, diff,
 };
 pub use verbs::inspect::groups::{group_hits, group_packages};
-pub use verbs::inspect::info::{ImageInfo, info};
+pub use verbs::inspect::info::{ImageInfo, ToldImage, info};
 pub use verbs::inspect::ls::{LsEntry, LsOptions, LsReport, ls};
+pub use verbs::inspect::map::{DiskMap, MapCell, MapPart, map};
 pub use verbs::inspect::packages::{ImagePackage, PackageGroup, PackageQuery, PackagesReport, packages};
 pub use verbs::inspect::search::{Hit, HitGroup, PathGlob, Query, SearchReport, WantedContents, search};
 pub use verbs::library::log::{LogEntry, LogReport, log, tag, untag};
+pub use verbs::library::page::{DirectoryBytes, LargeContent, PageReport, page};
 pub use verbs::library::rm::{RmOptions, RmReport, rm};
-pub use verbs::library::stats::{FileBytes, ImageShare, Similarity, StatsReport, stats};
-pub use verbs::library::status::{StatusReport, status};
+pub use verbs::library::stats::{FileBytes, Growth, ImageShare, Similarity, StatsReport, stats};
+pub use verbs::library::status::{Checked, StatusReport, status};
 pub use verbs::transfer::export::{ExportOptions, ExportReport, export};
 pub use verbs::transfer::import::{ImportOptions, ImportReport, import};
 pub use verbs::transfer::reread::{RereadOptions, RereadReport, reread};

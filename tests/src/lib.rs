@@ -219,6 +219,45 @@ pub fn have_second_reader() -> bool {
         || skip("the Python packages of the second reader are not installed: tests/install-tools")
 }
 
+/// Parses a time in a report, RFC 3339 or `@` and seconds: returns seconds since 1970, and nanoseconds.
+///
+/// # Panics
+///
+/// Panics if it is neither.
+#[must_use]
+pub fn moment(time: &serde_json::Value) -> Option<(i64, u32)> {
+    let text = time.as_str()?;
+    let nanos = |digits: &str| format!("{digits:0<9}").parse().expect("nanoseconds");
+    if let Some(seconds) = text.strip_prefix('@') {
+        let (secs, digits) = seconds.split_once('.').unwrap_or((seconds, "0"));
+        return Some((secs.parse().expect("seconds"), nanos(digits)));
+    }
+    let (whole, digits) =
+        text.strip_suffix('Z').expect("UTC").split_once('.').unwrap_or((text.trim_end_matches('Z'), "0"));
+    let numbers: Vec<i64> =
+        whole.split(['-', 'T', ':']).map(|number| number.parse().expect("a number")).collect();
+    let [year, month, day, hour, minute, second] = numbers[..] else { panic!("{text}") };
+    // Days since 1970 in the Gregorian calendar, whose years begin in March here.
+    let (year, month) = if month > 2 { (year, month - 3) } else { (year - 1, month + 9) };
+    let days = 365 * year + year.div_euclid(4) - year.div_euclid(100)
+        + year.div_euclid(400)
+        + (153 * month + 2) / 5
+        + day
+        - 1
+        - 719_468;
+    Some((((days * 24 + hour) * 60 + minute) * 60 + second, nanos(digits)))
+}
+
+/// Parses a mode in a report.
+///
+/// # Panics
+///
+/// Panics if it is not one.
+#[must_use]
+pub fn mode(mode: &serde_json::Value) -> Option<u64> {
+    Some(u64::from_str_radix(mode.as_str()?, 8).expect("an octal number"))
+}
+
 fn text(output: &Output) -> String {
     format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr))
 }

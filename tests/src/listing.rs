@@ -63,8 +63,8 @@ fn field(value: &Value) -> String {
 
 /// Formats a time like debugfs, as hex seconds and the extra field: `6553f100:00000000`.
 fn time(value: &Value) -> String {
-    let Some(secs) = value["secs"].as_i64() else { return "-".into() };
-    let nanos = value["nanos"].as_u64().unwrap();
+    let Some((secs, nanos)) = crate::moment(value) else { return "-".into() };
+    let nanos = u64::from(nanos);
     let low = secs as i32;
     let epoch = ((secs - i64::from(low)) >> 32) as u64 & 3;
     format!("{:08x}:{:08x}", low as u32, nanos << 2 | epoch)
@@ -88,7 +88,7 @@ fn ext_line(entry: &Value) -> String {
     let fields = [
         field(&entry["path"]),
         kind.to_owned(),
-        format!("0{:03o}", entry["mode"].as_u64().unwrap()),
+        format!("0{:03o}", crate::mode(&entry["mode"]).unwrap()),
         field(&entry["uid"]),
         field(&entry["gid"]),
         field(&entry["nlink"]),

@@ -108,7 +108,12 @@ pub(super) fn from_disks(
         let read = reread(disk.source, &writer, None, progress)?;
         let added = writer.finish()?;
         if added.objects > 0 {
-            done.push(format!("{}: {} lost objects restored", path.display(), added.objects));
+            done.push(format!(
+                "{}: {} lost object{} restored",
+                path.display(),
+                added.objects,
+                if added.objects == 1 { "" } else { "s" }
+            ));
         }
         let there = Index::load(&**store.storage())?;
         lost.retain(|id| there.get(id).is_none());

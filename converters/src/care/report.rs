@@ -51,6 +51,20 @@ pub enum Verdict {
     Unreadable,
 }
 
+impl Verdict {
+    /// Returns the word for it, as it is in JSON.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Verdict::Whole => "whole",
+            Verdict::Repairable => "repairable",
+            Verdict::NeedsOriginals => "needs_originals",
+            Verdict::Lost => "lost",
+            Verdict::Unreadable => "unreadable",
+        }
+    }
+}
+
 /// The findings of a check.
 #[derive(Debug, Clone, Default, Serialize)]
 pub struct FsckReport {

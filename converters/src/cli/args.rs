@@ -232,11 +232,17 @@ name of the image. Disk images in DIR are recognised as `mif import` recognises 
 Examples:
   mif info disk.vmdk
   mif info web@2 --json
+  mif info web --map         draw what lies where on the disk
 
-IMAGE is a disk image file, or NAME[@VERSION|@TAG] in the store.")]
+IMAGE is a disk image file, or NAME[@VERSION|@TAG] in the store. --map draws the partitions and the space around them in \
+cells, each with what fills most of it: content of files, residue (all other bytes: tables, metadata, what deleted files \
+left), or zeros. The disk in a file is read for that. With --json, the map is bytes for each of about a thousand cells.")]
     Info {
         /// Disk image file, or NAME[@VERSION|@TAG] in the store
         image: String,
+        /// Draw a map of the disk instead
+        #[arg(long)]
+        map: bool,
         #[command(flatten)]
         open: Open,
     },
@@ -377,7 +383,11 @@ impl Command {
             Command::Library(library) => {
                 matches!(
                     library,
-                    Library::Gc { .. } | Library::Fsck { .. } | Library::Rm { .. } | Library::Tag { .. }
+                    Library::Gc { .. }
+                        | Library::Fsck { .. }
+                        | Library::Rm { .. }
+                        | Library::Tag { .. }
+                        | Library::Stats { html: Some(_), .. }
                 )
             }
             verb => !verb.only_reads(),

@@ -33,6 +33,10 @@ impl Bar {
         stop: Arc<Stop>,
     ) -> Self {
         let bar = bar.with_prefix(super::text::printable(label));
+        if among.is_none() {
+            let drawn = bar.clone();
+            stop.set_wipe(move || drawn.finish_and_clear());
+        }
         bar.enable_steady_tick(TICK);
         Bar { bar, among, quiet, stop }
     }
@@ -42,7 +46,7 @@ impl Bar {
 const TICK: Duration = Duration::from_millis(200);
 
 fn target(quiet: bool) -> ProgressDrawTarget {
-    if quiet { ProgressDrawTarget::hidden() } else { ProgressDrawTarget::stderr() }
+    if quiet { ProgressDrawTarget::hidden() } else { super::terminal::progress() }
 }
 
 /// A bar for each image in progress, and a total below them.
@@ -57,7 +61,13 @@ impl Bars {
     /// Returns bars that are never drawn if `quiet`, or if standard error is not a terminal.
     pub(super) fn new(quiet: bool, stop: Arc<Stop>) -> Self {
         let multi = MultiProgress::with_draw_target(target(quiet));
-        let style = ProgressStyle::with_template("{pos} of {len} images {wide_bar} {elapsed}");
+        let drawn = multi.clone();
+        stop.set_wipe(move || {
+            // Nothing is drawn after that.
+            let _ = drawn.clear();
+            drawn.set_draw_target(ProgressDrawTarget::hidden());
+        });
+        let style = ProgressStyle::with_template("{pos} of {len} images {wide_bar} {elapsed}, {eta} left");
         let all = multi.add(ProgressBar::new(0).with_style(style.expect("the template is constant")));
         Bars { multi, all, quiet, stop }
     }
@@ -110,8 +120,10 @@ impl Progress for Bar {
             (false, false) => {
                 "{prefix}: {msg} {wide_bar} {bytes} of {total_bytes} ({binary_bytes_per_sec}, {eta} left)"
             }
-            (true, true) => "{prefix:27!} {msg} {spinner} {elapsed}",
-            (true, false) => "{prefix:27!} {msg:12!} {wide_bar} {bytes:>10} of {total_bytes}",
+            (true, true) => "{prefix:20!} {msg} {spinner} {elapsed}",
+            (true, false) => {
+                "{prefix:20!} {msg:10!} {wide_bar} {bytes:>10} of {total_bytes}, {binary_bytes_per_sec}, {eta} left"
+            }
         };
         self.bar.set_style(ProgressStyle::with_template(template).expect("the template is constant"));
         self.bar.set_message(super::text::printable(what));

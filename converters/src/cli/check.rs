@@ -60,7 +60,9 @@ and access are judged too, but do not change the verdict.
 
 --fix edits a copy, as `mif customize` does: stable names in root= and fstab, an EFI program at the removable path, \
 configuration that is bound to a network card, and drivers in the initramfs, from the image's own modules. The recipe is \
-printed. docs/targets.md lists the firmware, disks and network cards of each target.";
+printed. docs/targets.md lists the firmware, disks and network cards of each target.
+
+Whether the store is whole is another question: `mif fsck` and `mif verify --all` answer it.";
 
 impl Context {
     pub(super) fn check(&self, arguments: Check) -> Answer {

@@ -7,10 +7,12 @@ use std::sync::Arc;
 use mif::store::{DamagedImage, Store};
 use mif::{Error, OpenImage, Result};
 use mif_formats::container::OpenOptions;
+use mif_formats::text::printable_lines;
 use serde::Serialize;
 
 use super::bar::Bar;
 use super::common::{Global, NewStore, group_number};
+use super::pager::print_paged;
 use super::print::{complain_of, print, print_exactly, print_json};
 use super::signals::Stop;
 use super::text;
@@ -75,6 +77,19 @@ impl Context {
             (false, true) => Ok(()),
             (false, false) => print(&text(report)),
         }
+    }
+
+    /// Prints a report through a pager, if it goes to a terminal.
+    pub(super) fn report_paged<R: Serialize>(
+        &self,
+        report: &R,
+        no_pager: bool,
+        text: impl Fn(&R) -> String,
+    ) -> Result<()> {
+        if self.global.json || self.quiet {
+            return self.report(report, text);
+        }
+        print_paged(&printable_lines(&text(report)), no_pager, &self.stop)
     }
 
     /// Prints a report as a table for programs: byte for byte, unless standard output is a terminal.

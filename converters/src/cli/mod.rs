@@ -12,10 +12,13 @@ mod install;
 mod json;
 mod library;
 mod man;
+mod map;
 mod mtree;
+mod pager;
 mod print;
 mod reread;
 mod signals;
+mod terminal;
 mod text;
 mod trees;
 mod update;
@@ -40,7 +43,7 @@ use self::common::{
     ListFormat, Open, command_line, export_options, open_options, reshape_options, volume_path,
 };
 use self::context::{Answer, Context};
-use self::print::{Output, complain, complain_as_json, json_line, output_failed};
+use self::print::{Output, complain, complain_as_json, json_line, output_failed, print_exactly, print_json};
 use self::signals::Stop;
 
 /// Runs the program.
@@ -203,7 +206,12 @@ impl Context {
                 self.report(&report, text::verify)?;
                 Ok(report.same_bits || files && report.files.as_ref().is_some_and(|files| files.same))
             }
-            Command::Info { image, open } => {
+            Command::Info { image, map: true, open } => {
+                let image = self.open(&image, &open_options(open))?;
+                self.map(&image)?;
+                Ok(true)
+            }
+            Command::Info { image, map: false, open } => {
                 self.report(&mif::info(&self.open(&image, &open_options(open))?)?, text::info)?;
                 Ok(true)
             }
@@ -249,6 +257,22 @@ impl Context {
             Command::Customize(arguments) => self.customize(*arguments),
             Command::Library(command) => self.library(command),
             Command::Install(command) => self.install(&command, Cli::command()),
+        }
+    }
+
+    /// Draws the map of a disk. In JSON, it has a fixed number of cells.
+    fn map(&self, image: &OpenImage) -> mif::Result<()> {
+        const CELLS: u64 = 1024;
+        let width = terminal::width();
+        let cells = if self.global.json { CELLS } else { map::cells(width) };
+        let report = {
+            let bar = self.bar(&image.label);
+            mif::map(image, cells, &bar)?
+        };
+        match self.global.json {
+            true => print_json(&report),
+            // The names in it are escaped. The colours must not be.
+            false => print_exactly(&map::draw(&report, width, terminal::has_colours())),
         }
     }
 

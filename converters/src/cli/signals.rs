@@ -11,8 +11,8 @@
 use std::fs::FileType;
 use std::os::unix::fs::FileTypeExt;
 use std::process::ExitCode;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicI32, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
@@ -38,6 +38,10 @@ pub(super) struct Stop {
     syncs: bool,
     /// True if the verb may wait for the reader of standard output even after it has noticed.
     to_pipe: AtomicBool,
+    /// True while a pager shows the answer: Ctrl-C is meant for it.
+    paging: AtomicBool,
+    /// Removes what the progress bars have drawn, if there are any.
+    wipe: Mutex<Option<Box<dyn Fn() + Send>>>,
 }
 
 impl Stop {
@@ -59,7 +63,11 @@ impl Stop {
         if let Ok(mut signals) = Signals::new(&signals) {
             let watched = stop.clone();
             std::thread::spawn(move || {
-                if let Some(signal) = signals.forever().next() {
+                for signal in signals.forever() {
+                    if signal == SIGINT && watched.paging.load(Ordering::Relaxed) {
+                        watched.asked.store(false, Ordering::Relaxed);
+                        continue;
+                    }
                     watched.signal.store(signal, Ordering::Relaxed);
                     watched.end_unless_heard(128 + signal);
                 }
@@ -80,6 +88,16 @@ impl Stop {
     /// Records that the verb writes its result to standard output, where a write may block forever, and not to a file.
     pub(super) fn writes_to_pipe(&self) {
         self.to_pipe.store(true, Ordering::Relaxed);
+    }
+
+    /// Records whether a pager shows the answer.
+    pub(super) fn set_paging(&self, paging: bool) {
+        self.paging.store(paging, Ordering::Relaxed);
+    }
+
+    /// Sets what removes the progress bars from the terminal, should the program end without returning from its verb.
+    pub(super) fn set_wipe(&self, wipe: impl Fn() + Send + 'static) {
+        *self.wipe.lock().expect("not poisoned") = Some(Box::new(wipe));
     }
 
     /// Records that the verb has returned and removed its files.
@@ -112,6 +130,11 @@ impl Stop {
             std::thread::sleep(STEP);
             let heard = self.heard.load(Ordering::Relaxed) && !to_pipe;
             unheard = if heard { Duration::ZERO } else { unheard + STEP };
+        }
+        if let Ok(wipe) = self.wipe.try_lock()
+            && let Some(wipe) = &*wipe
+        {
+            wipe();
         }
         // Runs no destructors, because they would wait for locks held by other threads.
         signal_hook::low_level::exit(code);

@@ -7,8 +7,8 @@ use chrono::DateTime;
 use indicatif::{BinaryBytes, HumanBytes};
 use mif::VerifyReport;
 use mif::independent::IndependentReport;
-use mif::store::{FilesystemRecord, Image, Provenance};
-use mif::{ExportReport, IdsReport, ImageInfo, ImportReport, LsEntry, LsReport, Platform, System};
+use mif::store::{FilesystemRecord, Provenance};
+use mif::{ExportReport, IdsReport, ImageInfo, ImportReport, LsEntry, LsReport, Platform, System, ToldImage};
 use mif_formats::fs::Timestamp;
 use mif_formats::partition::TableKind;
 
@@ -428,11 +428,11 @@ pub(super) fn from_here(path: &str) -> &str {
     below.filter(|rest| !rest.is_empty()).unwrap_or(path)
 }
 
-pub(super) fn images(images: &[Image]) -> String {
+pub(super) fn images(images: &[ToldImage<'_>]) -> String {
     let mut out = String::new();
     let _ =
         writeln!(out, "{:<32} {:>12} {:>9} {:>12} {:<16} FROM", "IMAGE", "DISK", "FILES", "CONTENT", "MADE");
-    for image in images {
+    for ToldImage(image) in images {
         let from = origin(&image.provenance);
         let _ = writeln!(
             out,

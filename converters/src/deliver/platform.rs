@@ -206,7 +206,7 @@ pub static PLATFORMS: &[Platform] = &[
         rules: &[
             rule(
                 "Machines of generation 2 take VHDX only.",
-                "https://learn.microsoft.com/en-us/windows-server/virtualization/hyper-v/plan/should-i-create-a-generation-1-or-2-virtual-machine-in-hyper-v",
+                "https://learn.microsoft.com/en-us/archive/blogs/jhoward/hyper-v-generation-2-virtual-machines-part-3",
             ),
             rule(
                 "The file must not be sparse on NTFS: copy it there without its holes.",
@@ -240,7 +240,7 @@ pub static PLATFORMS: &[Platform] = &[
         ],
         rules: &[
             rule(
-                "raw, streamOptimized VMDK, VHD and OVA are imported.",
+                "OVA, streamOptimized VMDK, fixed and dynamic VHD and VHDX, and raw are imported.",
                 "https://docs.aws.amazon.com/vm-import/latest/userguide/prerequisites.html",
             ),
             rule(

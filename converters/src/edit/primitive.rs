@@ -144,9 +144,10 @@ impl fmt::Display for Edit {
             Edit::Chown { path, owner } => write!(f, "change owner of {path} to {owner}"),
             Edit::SetXattr { path, name, .. } => write!(f, "set attribute {name} of {path}"),
             Edit::RemoveXattr { path, name } => write!(f, "remove attribute {name} of {path}"),
-            Edit::Graft { path, graft, .. } => {
-                write!(f, "put {} paths from {} into {path}", graft.entries.len(), graft.from)
-            }
+            Edit::Graft { path, graft, .. } => match graft.entries.len() {
+                1 => write!(f, "put 1 path from {} into {path}", graft.from),
+                paths => write!(f, "put {paths} paths from {} into {path}", graft.from),
+            },
             Edit::Substitute { path, text, .. } => write!(f, "edit {path}: {text}"),
             Edit::Touch { path } => write!(f, "touch {path}"),
         }

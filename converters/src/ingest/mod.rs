@@ -75,6 +75,13 @@ pub(crate) fn reread(
     Ok(Reread { layout, rows, table: scan.table, volumes, counts, warnings })
 }
 
+/// Returns the ranges of a disk that an import would store as content of files, sorted, and warnings about what cannot be
+/// read, as sentences.
+pub(crate) fn content_ranges(scan: &Scan) -> Result<(Vec<Range<u64>>, Vec<String>)> {
+    let plan = ReadPlan::new(scan)?;
+    Ok((plan.content, plan.complaints))
+}
+
 /// State shared by the threads.
 struct Work<'a> {
     disk: &'a dyn Source,

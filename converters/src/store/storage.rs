@@ -47,7 +47,7 @@ fn max_len(key: &str) -> u64 {
     let (top, name) = (key.split('/').next(), key.rsplit('/').next());
     match (top, name) {
         (Some("store.json"), _) => 1 << 20,
-        (Some("tags" | "disks"), _) => 4 << 10,
+        (Some("tags" | "disks" | "checked.json"), _) => 4 << 10,
         (Some("published" | "removed"), _) | (_, Some("image.json")) => 64 << 20,
         _ => 4 << 30,
     }

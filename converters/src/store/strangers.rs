@@ -36,8 +36,9 @@ pub(crate) fn strangers(storage: &dyn Storage) -> std::io::Result<(Vec<String>, 
 }
 
 /// The files and directories in the root of a store.
-pub(super) const TOP: [&str; 12] = [
+pub(super) const TOP: [&str; 13] = [
     "store.json",
+    "checked.json",
     "lock",
     "leases",
     "packs",

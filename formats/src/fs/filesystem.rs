@@ -3,7 +3,7 @@
 use std::ops::Range;
 
 use super::capabilities::Capabilities;
-use super::node::Node;
+use super::node::{Node, Timestamp};
 use crate::codec::{self, Codec};
 use crate::error::{At, Error, Result, at};
 use crate::source::Source;
@@ -52,6 +52,36 @@ pub trait Filesystem: Send + Sync {
 
     /// Locates the content of a regular file (for a directory or a symlink: its stored data).
     fn content(&self, id: NodeId) -> Result<Content>;
+
+    /// Returns the fields of the superblock that differ between two volumes that were made alike, besides those in
+    /// [`info`](Self::info): times, counters and random numbers.
+    fn variable_fields(&self) -> Result<Vec<Field>> {
+        Ok(Vec::new())
+    }
+
+    /// Returns the parts of a range of bytes of the volume that are free, sorted; `None` if the reader cannot tell.
+    fn free_in(&self, range: &Range<u64>) -> Result<Option<Vec<Range<u64>>>> {
+        let _ = range;
+        Ok(None)
+    }
+}
+
+/// A field of a superblock.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Field {
+    /// The name in the format's specification.
+    pub name: &'static str,
+    /// Its value.
+    pub value: FieldValue,
+}
+
+/// The value of a [`Field`].
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum FieldValue {
+    /// A time.
+    Time(Timestamp),
+    /// Anything else, as text.
+    Text(String),
 }
 
 /// The metadata of a volume, from its superblock.

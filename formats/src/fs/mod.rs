@@ -23,6 +23,6 @@ pub mod xfs;
 
 pub use self::capabilities::Capabilities;
 pub use self::driver::Driver;
-pub use self::filesystem::{Content, DirEntry, Encoded, Filesystem, Info, NodeId, Piece};
+pub use self::filesystem::{Content, DirEntry, Encoded, Field, FieldValue, Filesystem, Info, NodeId, Piece};
 pub use self::node::{FileId, FileType, Node, NtfsNode, Timestamp, Xattr};
 pub use self::registry::{DRIVERS, Recognized, add_driver, driver, drivers, is_filesystem, is_known, open};

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
 
-use mif_tests::{have, is_root, mif, run, skip, tool, work_folder};
+use mif_tests::{have, is_root, mif, moment, run, skip, tool, work_folder};
 use serde_json::Value;
 
 /// Seconds since 1970 and nanoseconds. 2446 is the last year of ext4.
@@ -47,10 +47,7 @@ fn entries(store: &Path, image: &str) -> BTreeMap<String, Value> {
 }
 
 fn times(entry: &Value) -> Times {
-    ["mtime", "atime", "ctime", "crtime"].map(|key| {
-        let nanos = || u32::try_from(entry[key]["nanos"].as_u64().unwrap()).unwrap();
-        entry[key]["secs"].as_i64().map(|secs| (secs, nanos()))
-    })
+    ["mtime", "atime", "ctime", "crtime"].map(|key| moment(&entry[key]))
 }
 
 /// Converts `Fri Dec 13 20:45:52 1901` to the form of `ls -l`: `1901-12-13 20:45`.

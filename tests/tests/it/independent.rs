@@ -264,7 +264,7 @@ fn assert_xfs_db_agrees(store: &Path, image: &str, volume: &Path) {
         let field = |name: &str| row[name].as_u64().unwrap();
         assert_eq!(
             (mode, number(1), number(2), number(3)),
-            (field("mode"), field("nlink"), field("uid"), field("gid"))
+            (mif_tests::mode(&row["mode"]).unwrap(), field("nlink"), field("uid"), field("gid"))
         );
         assert_eq!(number(4), field("size"), "{row}");
     }

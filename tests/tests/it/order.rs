@@ -38,6 +38,7 @@ const FORMATS: &[(&str, u32)] = &[
 const MIF: &[(&str, u32)] = &[
     ("error", 1),
     ("host", 2),
+    ("notation", 2),
     ("task", 2),
     ("store", 3),
     ("disk", 4),

@@ -420,7 +420,12 @@ fn what_cannot_be_read_is_not_called_damaged_and_nothing_is_repaired_then() {
         }
         let mode = fs::metadata(&unreadable).unwrap().mode();
         run(tool("chmod").arg("000").arg(&unreadable));
-        let before = snapshot(&store);
+        // A check leaves a note of how it ended.
+        let files = || -> Vec<_> {
+            let all = snapshot(&store).into_iter();
+            all.filter(|(path, _)| !path.ends_with("checked.json")).collect()
+        };
+        let before = files();
         let what = path.display().to_string();
         for verb in [&["fsck"][..], &["fsck", "--repair"], &["gc"], &["verify", "--all"]] {
             let output = as_nobody(&store, verb).unwrap().output().unwrap();
@@ -436,7 +441,7 @@ fn what_cannot_be_read_is_not_called_damaged_and_nothing_is_repaired_then() {
                 assert!(text.contains("Permission denied"), "{what}: {verb:?}: {text}");
             }
             assert!(!text.contains("repaired:") && !text.contains("gc removes"), "{what}: {verb:?}: {text}");
-            assert_eq!(snapshot(&store), before, "{what}: {verb:?}: {text}");
+            assert_eq!(files(), before, "{what}: {verb:?}: {text}");
         }
         fs::set_permissions(&unreadable, fs::Permissions::from_mode(mode)).unwrap();
     }

@@ -94,6 +94,9 @@ impl Context {
             let watcher = Watcher { json: false, bars: self.bars(), tell: |_: &ImageCheck| true };
             mif::verify_all(&store, options, &watcher)?
         };
+        // What --against found is about the originals.
+        let whole = report.problems.is_empty() && report.images.iter().all(|image| image.whole);
+        store.note_check("verify --all", if whole { "whole" } else { "damaged" });
         self.report(&report, text::library)?;
         Ok(report.good)
     }

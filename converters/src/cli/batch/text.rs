@@ -61,6 +61,8 @@ fn seconds(seconds: f64) -> String {
 pub(super) struct ImportTable {
     table: Table,
     passed_over: Vec<PassedOver>,
+    /// Images that are the same disk as others, with those.
+    same: Vec<(String, Vec<String>)>,
     summary: Option<ImportSummary>,
 }
 
@@ -69,6 +71,7 @@ impl Default for ImportTable {
         ImportTable {
             table: Table::new(&["IMAGE", "RESULT", "TIME", "DISK", "NEW", "SHARED"], &[9, 8, 10, 10, 6]),
             passed_over: Vec::new(),
+            same: Vec::new(),
             summary: None,
         }
     }
@@ -85,6 +88,9 @@ impl ImportTable {
                 let new = report.added.stored_bytes + report.manifest_bytes;
                 let shared = shared(&report.counts, report.added.bytes);
                 let (time, disk) = (seconds(report.seconds), size(report.disk_size));
+                if !report.same_as.is_empty() {
+                    self.same.push((report.image.clone(), report.same_as.clone()));
+                }
                 [report.image.clone(), report.result.to_owned(), time, disk, size(new), shared]
             }
             ImportEvent::Skipped { image, disk_size, .. } => {
@@ -112,6 +118,7 @@ impl ImportTable {
         let mut out = passed_over(&self.passed_over);
         let Some(summary) = &self.summary else { return out };
         out.push_str(&self.table.text());
+        out.push_str(&same_disks(&self.same));
         let counts = [
             (summary.imported, "imported"),
             (summary.unchanged, "unchanged"),
@@ -133,6 +140,19 @@ impl ImportTable {
         }
         out
     }
+}
+
+/// Names the images that are the same disk as others.
+fn same_disks(same: &[(String, Vec<String>)]) -> String {
+    let mut out = String::new();
+    for (image, others) in same.iter().take(SHOWN_FILES) {
+        let _ = writeln!(out, "{}: the same disk as {}", printable(image), printable(&others.join(", ")));
+    }
+    let more = same.len().saturating_sub(SHOWN_FILES);
+    if more > 0 {
+        let _ = writeln!(out, "and {more} more images that are the same disk as others; --json names them");
+    }
+    out
 }
 
 fn passed_over(files: &[PassedOver]) -> String {

@@ -19,6 +19,9 @@ Examples:
     Log {
         /// Name of an image [default: all images]
         name: Option<String>,
+        /// Do not use a pager, even if the answer does not fit the terminal
+        #[arg(long)]
+        no_pager: bool,
     },
     /// Tag a version of an image
     #[command(after_help = "\
@@ -117,7 +120,7 @@ objects out of a damaged pack, which it sets aside until `mif gc`, and rebuilds 
         /// Disk image files, or directories that contain them, to recover lost data from
         #[arg(long, value_name = "PATH", num_args = 1.., requires = "repair")]
         from: Vec<PathBuf>,
-        /// List every path that lost its content, not only ten per image
+        /// List all damage, and every path that lost its content, not only ten per image
         #[arg(long)]
         list: bool,
         #[command(flatten)]
@@ -134,10 +137,12 @@ Examples:
   mif diff web@1 web@2 --stat          the size of each change, as `git diff --stat` shows it
   mif diff web@1 web@2 --text > x.diff a unified diff of all text files, for patch(1)
   mif diff a.vmdk b.qcow2 --ignore-times
+  mif diff build1.raw build2.raw --why what keeps two builds of one recipe from being identical
 
 IMAGE is a disk image file, or NAME[@VERSION|@TAG] in the store. Each line begins with + (added), - (removed), M (content \
 changed), m (only metadata changed) or R (renamed). Paths that differ only in their times are counted, not listed. \
-Access times and inode numbers are ignored. Exits 1 if anything changed.")]
+Access times and inode numbers are ignored, except by --why. In a terminal, a long answer goes through a pager: \
+MIF_PAGER, or PAGER, or less. Exits 1 if anything changed.")]
     Diff {
         /// Old image
         #[arg(value_name = "IMAGE")]
@@ -156,7 +161,7 @@ Access times and inode numbers are ignored. Exits 1 if anything changed.")]
         /// Print the lines or bytes that changed in each file
         #[arg(long, conflicts_with = "summary")]
         stat: bool,
-        /// Also list paths that differ only in their times
+        /// List paths that differ only in their times, and the times of others
         #[arg(long, conflicts_with = "ignore_times")]
         times: bool,
         /// Ignore differences in file times
@@ -180,6 +185,13 @@ Access times and inode numbers are ignored. Exits 1 if anything changed.")]
         /// Print only the counts
         #[arg(long)]
         summary: bool,
+        /// Print the counts, and what makes the disks differ besides the contents of files, by field: identities, hash
+        /// seeds, times, inode numbers, the order of directory entries, free space
+        #[arg(long, conflicts_with_all = ["text", "stat", "by", "path"])]
+        why: bool,
+        /// Do not use a pager, even if the answer does not fit the terminal
+        #[arg(long)]
+        no_pager: bool,
         #[command(flatten)]
         open: Open,
     },
@@ -249,21 +261,32 @@ must match all options given. Exits 1 if no file was found."
     )]
     Search(Box<Search>),
     /// Show the state of the store on one screen
-    #[command(after_help = "\
+    #[command(
+        visible_alias = "doctor",
+        after_help = "\
 Examples:
   mif status
   mif status --json
 
-Says how many images there are, how large they and the store are, what `mif gc` would free, and what needs attention. \
-It reads records and indexes, not contents: `mif fsck` and `mif verify --all` check those. Exits 1 if something needs \
-attention.")]
+Says how many images there are, how large they and the store are, what `mif gc` would free, when the store was last \
+checked, and what needs attention. It reads records and indexes, not contents: `mif fsck` and `mif verify --all` check \
+those, and leave a note of how that ended. Exits 1 if something needs \
+attention."
+    )]
     Status,
     /// Show the size of the store, and how much its images share
     #[command(after_help = "\
 Examples:
   mif stats
-  mif stats --similarity     also show how similar each pair of images is")]
+  mif stats --similarity     also show how similar each pair of images is
+  mif stats --html web.html  write a page with plots: growth, sharing, similarity, large files, directories
+
+The page is one file. It loads nothing from the network and runs no script. An older page of this kind is replaced; any \
+other file is not.")]
     Stats {
+        /// Write a page with plots to FILE
+        #[arg(long, value_name = "FILE")]
+        html: Option<PathBuf>,
         /// Show how much content each pair of images has in common
         #[arg(long)]
         similarity: bool,

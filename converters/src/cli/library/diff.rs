@@ -30,6 +30,7 @@ pub(super) fn report(report: &DiffReport, style: Style) -> String {
         }
         Style::Summary => {}
     }
+    causes(&mut out, report);
     groups(&mut out, report);
     let [a, b] = &report.images;
     let said = if report.same { "no file changed".to_owned() } else { counts(&report.counts) };
@@ -50,7 +51,9 @@ fn list(out: &mut String, report: &DiffReport, times: bool) {
         if let Some(from) = &change.from {
             let _ = write!(out, " from {}", printable(from));
         }
-        let fields: Vec<String> = change.fields.iter().map(field).collect();
+        // The time of a file that changed otherwise is no news.
+        let fields = change.fields.iter().filter(|field| times || field.field != "mtime");
+        let fields: Vec<String> = fields.map(field).collect();
         let _ = writeln!(out, "{}{}", if fields.is_empty() { "" } else { "  " }, fields.join(", "));
         for line in change.text.iter().flat_map(|text| text.lines()) {
             // Tabs are printed as they are.
@@ -91,7 +94,8 @@ fn stat(out: &mut String, report: &DiffReport) {
                 format!("{} {bar}", added + removed)
             }
             (None, ChangeKind::Metadata) => {
-                let fields: Vec<&str> = change.fields.iter().map(|field| field.field).collect();
+                let fields = change.fields.iter().map(|field| field.field);
+                let fields: Vec<&str> = fields.filter(|field| *field != "mtime").collect();
                 fields.join(", ")
             }
             (None, ChangeKind::Renamed) => {
@@ -106,6 +110,33 @@ fn stat(out: &mut String, report: &DiffReport) {
             (None, ChangeKind::Changed) => change.file_type.to_owned(),
         };
         let _ = writeln!(out, " {name:<width$} | {what}");
+    }
+}
+
+/// Lists what makes the disks differ, if that was asked for.
+fn causes(out: &mut String, report: &DiffReport) {
+    let Some(why) = &report.why else { return };
+    let places: Vec<String> = why.iter().map(|cause| printable(&cause.place)).collect();
+    let fields: Vec<String> = why.iter().map(|cause| printable(&cause.field)).collect();
+    let width = |texts: &[String], most: usize| {
+        texts.iter().map(|text| text.chars().count()).max().unwrap_or(0).min(most)
+    };
+    let (first, second) = (width(&places, 20), width(&fields, 40));
+    for ((cause, place), field) in why.iter().zip(&places).zip(&fields) {
+        let values = match (&cause.values, cause.count) {
+            (Some([a, b]), _) => format!("{} → {}", printable(a), printable(b)),
+            (None, Some(count)) if cause.examples.is_empty() => count.to_string(),
+            (None, count) => {
+                let count = count.unwrap_or(0);
+                let paths = if count == 1 { "path" } else { "paths" };
+                let more = if count > cause.examples.len() as u64 { ", …" } else { "" };
+                format!("{count} {paths}: {}{more}", printable(&cause.examples.join(", ")))
+            }
+        };
+        let _ = writeln!(out, "{place:<first$}  {field:<second$}  {values}");
+    }
+    if why.is_empty() {
+        out.push_str("the disks are the same but for the contents of files\n");
     }
 }
 
@@ -155,6 +186,10 @@ fn counts(counts: &DiffCounts) -> String {
     ];
     let told: Vec<String> =
         parts.iter().filter(|(n, _)| *n > 0).map(|(n, what)| format!("{n} {what}")).collect();
-    let sign = if *bytes < 0 { '-' } else { '+' };
-    format!("{}; {sign}{}", told.join(", "), size(bytes.unsigned_abs()))
+    let told = told.join(", ");
+    match bytes {
+        0 => told,
+        1.. => format!("{told}; +{}", size(bytes.unsigned_abs())),
+        _ => format!("{told}; -{}", size(bytes.unsigned_abs())),
+    }
 }

@@ -3,6 +3,7 @@
 mod args;
 mod diff;
 mod order;
+mod page;
 mod text;
 
 use std::cmp::Reverse;
@@ -11,7 +12,7 @@ use std::io::IsTerminal;
 use mif::store::{Image, ImageName, Store};
 use mif::{
     DiffOptions, FsckOptions, GcOptions, Grouping, PackageQuery, PathGlob, Period, Query, Result, RmOptions,
-    Versions, WantedContents,
+    ToldImage, Versions, WantedContents,
 };
 
 pub(super) use self::args::Library;
@@ -24,11 +25,11 @@ impl Context {
     pub(super) fn library(&self, command: Library) -> Answer {
         let path = &self.global.store;
         match command {
-            Library::Log { name } => {
+            Library::Log { name, no_pager } => {
                 let name = name.map(|name| name.parse::<ImageName>()).transpose()?;
                 let store = Store::open(path, &self.bar("store"))?;
                 let report = mif::log(&store, name.as_ref().map(|n| n.name.as_str()))?;
-                self.report(&report, text::log)?;
+                self.report_paged(&report, no_pager, text::log)?;
                 return Ok(self.none_damaged(&report.damaged));
             }
             Library::Tag { image, tag, delete } => {
@@ -101,6 +102,7 @@ impl Context {
                 };
                 let report = mif::fsck(&store, &options, &bar)?;
                 drop(bar);
+                store.note_check("fsck", report.verdict.name());
                 self.report(&report, |report| text::fsck(report, path, list))?;
                 return Ok(report.clean);
             }
@@ -119,6 +121,8 @@ impl Context {
                 by,
                 depth,
                 summary,
+                why,
+                no_pager,
                 open,
             } => {
                 let options = DiffOptions {
@@ -130,12 +134,13 @@ impl Context {
                     }),
                     content: content || text || stat,
                     whole_texts: text || stat,
+                    why,
                 };
                 let open = open_options(open);
                 let (a, b) = (self.open(&a, &open)?, self.open(&b, &open)?);
                 let mut report = mif::diff(&a, &b, &options, &self.bar("diff"))?;
                 let left_out = order::changes(&mut report, sort, times || self.global.json, limit);
-                let style = match (text, stat, summary) {
+                let style = match (text, stat, summary || why) {
                     (true, ..) => diff::Style::Text,
                     (_, true, _) => diff::Style::Stat,
                     (.., true) => diff::Style::Summary,
@@ -143,11 +148,11 @@ impl Context {
                 };
                 match text && !self.global.json && !std::io::stdout().is_terminal() {
                     true => print_exactly(&diff::report(&report, style))?,
-                    false => self.report(&report, |report| diff::report(report, style))?,
+                    false => self.report_paged(&report, no_pager, |report| diff::report(report, style))?,
                 }
                 self.left_out(left_out);
                 self.warn(&report.warnings);
-                return Ok(report.same);
+                return Ok(report.same && report.why.as_ref().is_none_or(Vec::is_empty));
             }
             Library::Packages {
                 image,
@@ -200,7 +205,14 @@ impl Context {
                 self.report(&report, text::status)?;
                 return Ok(report.good);
             }
-            Library::Stats { similarity } => {
+            Library::Stats { similarity: _, html: Some(file) } => {
+                let report = mif::page(&Store::open(path, &self.bar("store"))?, &self.bar("stats"))?;
+                page::write(&file, &page::html(&report))?;
+                let file = super::text::printable(&file.display().to_string());
+                self.report(&report, |_| format!("{file}: written\n"))?;
+                return Ok(self.none_damaged(&report.stats.damaged));
+            }
+            Library::Stats { similarity, html: None } => {
                 let report =
                     mif::stats(&Store::open(path, &self.bar("store"))?, similarity, &self.bar("stats"))?;
                 self.report(&report, text::stats)?;
@@ -234,7 +246,8 @@ impl Context {
             Some(ImageKey::Time) => images.sort_by_key(|image| Reverse(image.provenance.time)),
         }
         let left_out = order::cut(&mut images, limit);
-        self.report(&images, |images| super::text::images(images))?;
+        let told: Vec<ToldImage<'_>> = images.iter().map(ToldImage).collect();
+        self.report(&told, |told| super::text::images(told))?;
         self.left_out(left_out);
         if !found {
             self.nothing("no image matches");

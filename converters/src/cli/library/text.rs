@@ -102,6 +102,9 @@ pub(super) fn gc(report: &GcReport) -> String {
 /// The maximum number of paths of an image that are listed without --list.
 const PATHS: usize = 10;
 
+/// The maximum number of lines about damage without --list.
+const PROBLEMS: usize = 20;
+
 pub(super) fn fsck(report: &FsckReport, store: &Path, list: bool) -> String {
     let mut out = match report.verdict {
         Verdict::Whole => "whole".to_owned(),
@@ -137,10 +140,23 @@ pub(super) fn fsck(report: &FsckReport, store: &Path, list: bool) -> String {
     };
     lines("repaired: ", &report.repaired);
     lines("unreadable: ", &report.unreadable);
-    lines("damage: ", &report.problems);
+    let told = if list { report.problems.len() } else { PROBLEMS.min(report.problems.len()) };
+    lines("damage: ", &report.problems[..told]);
+    let more = report.problems.len() - told;
+    if more > 0 {
+        lines("damage: ", &[format!("and {more} more (--list shows all)")]);
+    }
     lines("note: ", &report.notes);
+    // Clones usually lose the same.
+    let mut losses: Vec<(&LostImage, Vec<String>)> = Vec::new();
     for lost in &report.lost {
-        lost_image(&mut out, lost, if list { usize::MAX } else { PATHS });
+        match losses.iter_mut().find(|(first, _)| is_same_loss(first, lost)) {
+            Some((_, images)) => images.push(lost.image.clone()),
+            None => losses.push((lost, vec![lost.image.clone()])),
+        }
+    }
+    for (lost, images) in losses {
+        lost_image(&mut out, lost, &images, if list { usize::MAX } else { PATHS });
     }
     out
 }
@@ -150,7 +166,13 @@ fn counted(number: u64, what: &str) -> String {
     format!("{number} {what}{}", if number == 1 { "" } else { "s" })
 }
 
-fn lost_image(out: &mut String, lost: &LostImage, paths: usize) {
+/// Returns true if two images have lost the same, so one description is enough.
+fn is_same_loss(a: &LostImage, b: &LostImage) -> bool {
+    (&a.parts, &a.files, a.file_count, &a.wrong_sha1, &a.disk_bytes)
+        == (&b.parts, &b.files, b.file_count, &b.wrong_sha1, &b.disk_bytes)
+}
+
+fn lost_image(out: &mut String, lost: &LostImage, images: &[String], paths: usize) {
     let mut parts: Vec<String> = lost.parts.clone();
     if lost.file_count > 0 {
         parts.push(format!("the content of {}", counted(lost.file_count, "file")));
@@ -159,7 +181,8 @@ fn lost_image(out: &mut String, lost: &LostImage, paths: usize) {
     if bytes > 0 {
         parts.push(format!("{} of its disk", size(bytes)));
     }
-    let _ = writeln!(out, "{} has lost: {}", printable(&lost.image), printable(&parts.join(", ")));
+    let has = if images.len() == 1 { "has" } else { "have each" };
+    let _ = writeln!(out, "{} {has} lost: {}", in_images(images), printable(&parts.join(", ")));
     for (volume, bytes) in &lost.disk_bytes {
         let place = if volume == "-" { "outside all partitions".to_owned() } else { printable(volume) };
         let _ = writeln!(out, "  {} on {place}", size(*bytes));
@@ -203,7 +226,9 @@ pub(super) fn search(report: &SearchReport) -> String {
         for group in groups {
             let of = match &group.paths[..] {
                 [only] => printable(only),
-                [first, more @ ..] => format!("{} and {} more paths", printable(first), more.len()),
+                [first, more @ ..] => {
+                    format!("{} and {}", printable(first), counted(more.len() as u64, "more path"))
+                }
                 [] => String::new(),
             };
             let _ = writeln!(out, "{:>12} {of}  {}", group.size, in_images(&group.images));
@@ -232,21 +257,41 @@ fn in_images(images: &[String]) -> String {
 }
 
 pub(super) fn packages(report: &PackagesReport) -> String {
-    let mut out = String::new();
-    for group in report.groups.iter().flatten() {
-        let of = [&group.name, &group.version].map(|text| printable(text));
-        let architecture = printable(group.architecture.as_deref().unwrap_or("-"));
-        let _ = writeln!(out, "{:<32} {} {architecture}  {}", of[0], of[1], in_images(&group.images));
+    let groups = report.groups.iter().flatten().map(|group| {
+        let architecture = group.architecture.as_deref().unwrap_or("-");
+        [&group.name, &group.version, architecture]
+            .map(printable)
+            .into_iter()
+            .chain([in_images(&group.images)])
+    });
+    let mut out = columns(groups.map(Iterator::collect).collect());
+    let packages = report.packages.iter().map(|package| {
+        let architecture = package.architecture.as_deref().unwrap_or("-");
+        // The usual state is not worth a word.
+        let status = if package.status == "installed" { "" } else { &package.status };
+        [&package.image, &package.name, &package.version, architecture, status].map(printable).to_vec()
+    });
+    out += &columns(packages.collect());
+    out
+}
+
+/// The widest column that decides how others are placed.
+const WIDEST: usize = 40;
+
+/// Formats rows of cells in columns, each as wide as its widest cell up to a limit.
+fn columns(rows: Vec<Vec<String>>) -> String {
+    let mut widths: Vec<usize> = Vec::new();
+    for row in &rows {
+        widths.resize(widths.len().max(row.len()), 0);
+        for (width, cell) in widths.iter_mut().zip(row) {
+            *width = (*width).max(cell.chars().count().min(WIDEST));
+        }
     }
-    for package in &report.packages {
-        let of = [&package.image, &package.name, &package.version].map(|text| printable(text));
-        let architecture = printable(package.architecture.as_deref().unwrap_or("-"));
-        let status = if package.status == "installed" {
-            String::new()
-        } else {
-            format!("  {}", printable(&package.status))
-        };
-        let _ = writeln!(out, "{}  {:<32} {} {architecture}{status}", of[0], of[1], of[2]);
+    let mut out = String::new();
+    for row in rows {
+        let cells: Vec<String> =
+            row.iter().zip(&widths).map(|(cell, &width)| format!("{cell:<width$}")).collect();
+        let _ = writeln!(out, "{}", cells.join("  ").trim_end());
     }
     out
 }
@@ -270,9 +315,19 @@ pub(super) fn status(report: &StatusReport) -> String {
         size(report.disk_bytes),
         size(report.data_bytes)
     );
-    let _ =
-        writeln!(out, "stored in   {}; {:.2} bytes of data for each", size(report.file_bytes), report.ratio);
+    let share = match report.data_bytes {
+        0 => String::new(),
+        data => format!(", {:.1} % of the data", 100.0 * report.file_bytes as f64 / data as f64),
+    };
+    let _ = writeln!(out, "stored in   {}{share}", size(report.file_bytes));
     let _ = writeln!(out, "gc frees    {}", size(report.gc_bytes));
+    let _ = match &report.checked {
+        Some(check) => {
+            let (when, verb) = (seconds_time(check.time), printable(&check.verb));
+            writeln!(out, "checked     {when} by `mif {verb}`: {}", printable(&check.verdict))
+        }
+        None => writeln!(out, "checked     never; `mif fsck` does"),
+    };
     if report.good {
         out.push_str("attention   nothing\n");
     }

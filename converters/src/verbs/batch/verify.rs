@@ -14,6 +14,7 @@ use super::originals::{Comparison, compare, matches};
 use crate::care::fsck::check;
 use crate::care::report::LostImage;
 use crate::error::{Error, Result};
+use crate::notation;
 use crate::store::{Image, Provenance, Store};
 use crate::task::progress;
 use crate::verbs::choose::{ImageFilter, Versions};
@@ -39,6 +40,7 @@ pub struct LibraryReport {
     /// The version of mif.
     pub tool: String,
     /// When the check was made, in seconds since 1970.
+    #[serde(serialize_with = "notation::seconds")]
     pub time: u64,
     /// Every version of every image.
     pub images: Vec<ImageCheck>,

@@ -2,14 +2,16 @@
 
 use std::sync::Arc;
 
+use mif_formats::fs::Timestamp;
 use mif_formats::partition::Table;
-use serde::Serialize;
+use serde::{Serialize, Serializer};
 
 use crate::disk::scan::{Scan, ScannedVolume};
 use crate::error::Result;
 use crate::guest::boot::Sectors;
 use crate::guest::system::System;
 use crate::image::{OpenImage, Origin, tree_of_scan};
+use crate::notation;
 use crate::store::{Counts, Image, Provenance, VolumeRecord};
 
 /// The report of `info`.
@@ -54,7 +56,36 @@ pub struct StoredInfo {
     /// How the disk is divided.
     pub counts: Counts,
     /// Its origin.
+    #[serde(serialize_with = "told_origin")]
     pub provenance: Provenance,
+}
+
+/// Writes an origin as reports write it: times as RFC 3339.
+pub(crate) fn told_origin<S: Serializer>(
+    origin: &Provenance,
+    serializer: S,
+) -> std::result::Result<S::Ok, S::Error> {
+    let mut told = serde_json::to_value(origin).map_err(serde::ser::Error::custom)?;
+    told["time"] = notation::seconds_text(origin.time).into();
+    for (told, file) in told["files"].as_array_mut().into_iter().flatten().zip(&origin.files) {
+        let time = Timestamp { secs: file.mtime, nanos: file.mtime_ns };
+        told["mtime"] = notation::time_text(time).into();
+        told.as_object_mut().and_then(|told| told.remove("mtime_ns"));
+    }
+    told.serialize(serializer)
+}
+
+/// The record of an image as reports write it.
+#[derive(Debug, Clone)]
+pub struct ToldImage<'a>(pub &'a Image);
+
+impl Serialize for ToldImage<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> std::result::Result<S::Ok, S::Error> {
+        let mut told = serde_json::to_value(self.0).map_err(serde::ser::Error::custom)?;
+        told["provenance"] = told_origin(&self.0.provenance, serde_json::value::Serializer)
+            .map_err(serde::ser::Error::custom)?;
+        told.serialize(serializer)
+    }
 }
 
 /// Describes an image.

@@ -5,5 +5,6 @@ pub(crate) mod diff;
 pub(crate) mod groups;
 pub(crate) mod info;
 pub(crate) mod ls;
+pub(crate) mod map;
 pub(crate) mod packages;
 pub(crate) mod search;

@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use serde::Serialize;
 
 use crate::error::{Error, Result};
+use crate::notation;
 use crate::store::{DamagedImage, Image, ImageName, Selector, Store, Tag};
 
 /// The versions of images, each after its parent.
@@ -26,6 +27,7 @@ pub struct LogEntry {
     /// The version that it was made from or replaced, as `name@version`.
     pub parent: Option<String>,
     /// When it was made or, if it was removed, when that happened, in seconds since 1970.
+    #[serde(serialize_with = "notation::seconds")]
     pub time: u64,
     /// The operation that made it, or `removed`.
     pub operation: String,

@@ -6,6 +6,7 @@ use mif_formats::mif::ObjectId;
 use serde::Serialize;
 
 use crate::error::Result;
+use crate::notation;
 use crate::store::{
     DamagedImage, IMAGE_FILES, Image, Index, Needs, PackIndex, Store, index_key, pack_key, total,
 };
@@ -42,6 +43,22 @@ pub struct StatsReport {
     pub shares: Vec<ImageShare>,
     /// The similarity of images, if requested.
     pub similarity: Option<Similarity>,
+    /// How the store grew: the versions that are in it, in the order in which they were made.
+    pub growth: Vec<Growth>,
+}
+
+/// The size of a store after a version was made, if all versions that are not in it now had never been.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Growth {
+    /// When the version was made, in seconds since 1970.
+    #[serde(serialize_with = "notation::seconds")]
+    pub time: u64,
+    /// The version, as `name@version`.
+    pub image: String,
+    /// Bytes that are not zero of its disk and of all before.
+    pub data_bytes: u64,
+    /// Stored bytes of the objects that it and those before need.
+    pub stored_bytes: u64,
 }
 
 /// Bytes of a store's files.
@@ -128,7 +145,27 @@ pub fn stats(store: &Store, similarity: bool, progress: &dyn Progress) -> Result
         total_ratio: ratio(data_bytes, files),
         shares,
         similarity: similarity.then(|| compare(&images, &needs, &sizes)),
+        growth: growth(&images, &needs, &sizes),
     })
+}
+
+fn growth(images: &[Image], needs: &[Vec<u32>], sizes: &[Size]) -> Vec<Growth> {
+    let mut order: Vec<usize> = (0..images.len()).collect();
+    order.sort_by_key(|i| images[*i].provenance.time);
+    let mut seen = vec![false; sizes.len()];
+    let (mut data_bytes, mut stored_bytes) = (0u64, 0u64);
+    let step = |i: usize| {
+        let image = &images[i];
+        for number in &needs[i] {
+            if !std::mem::replace(&mut seen[*number as usize], true) {
+                stored_bytes = stored_bytes.saturating_add(sizes[*number as usize].stored);
+            }
+        }
+        let data = image.counts.content_bytes.saturating_add(image.counts.residue_bytes);
+        data_bytes = data_bytes.saturating_add(data);
+        Growth { time: image.provenance.time, image: image.id(), data_bytes, stored_bytes }
+    };
+    order.into_iter().map(step).collect()
 }
 
 /// The lengths of an object in bytes.

@@ -1,13 +1,15 @@
 //! `status`: how a store is, on one screen: its images, its size, what `gc` would free, and what needs attention.
 //!
-//! Reads the records and indexes, not the packs: whether their bytes are whole is for `fsck` to say.
+//! Reads the records and indexes, not the packs: whether their bytes are whole is for `fsck` to say. When it last did, and how
+//! that ended, is in a note ([`LastCheck`]).
 
 use serde::Serialize;
 
 use super::stats::{StatsReport, stats};
 use crate::care::gc::{GcOptions, gc};
 use crate::error::Result;
-use crate::store::Store;
+use crate::notation;
+use crate::store::{LastCheck, Store};
 use crate::task::progress::Progress;
 
 /// How a store is.
@@ -34,11 +36,34 @@ pub struct StatusReport {
     /// The newest version, `name@version`.
     pub newest: Option<String>,
     /// When it was made, in seconds since 1970.
+    #[serde(serialize_with = "notation::some_seconds")]
     pub newest_time: Option<u64>,
     /// Bytes of packs that `gc` would free now.
     pub gc_bytes: u64,
+    /// The last check that left a note. It says how the store was then, and proves nothing.
+    pub checked: Option<Checked>,
     /// What needs attention, each a sentence that says what to do.
     pub attention: Vec<String>,
+}
+
+/// The last check of a store.
+#[derive(Debug, Clone, Serialize)]
+pub struct Checked {
+    /// The verb that checked it.
+    pub verb: String,
+    /// How it ended: `whole`, or another word.
+    pub verdict: String,
+    /// When, in seconds since 1970.
+    #[serde(serialize_with = "notation::seconds")]
+    pub time: u64,
+    /// The version of mif that checked it.
+    pub tool: String,
+}
+
+impl From<LastCheck> for Checked {
+    fn from(LastCheck { verb, verdict, time, tool }: LastCheck) -> Self {
+        Checked { verb, verdict, time, tool }
+    }
 }
 
 /// Describes a store.
@@ -65,6 +90,13 @@ pub fn status(store: &Store, progress: &dyn Progress) -> Result<StatusReport> {
     }
     let [before, after] = collected.pack_bytes;
     let gc_bytes = before.saturating_sub(after);
+    let checked = store.last_check().map(Checked::from);
+    if let Some(check) = checked.as_ref().filter(|check| check.verdict != "whole") {
+        attention.push(format!(
+            "the last check, `mif {}`, did not find the store whole ({}); run `mif fsck`",
+            check.verb, check.verdict
+        ));
+    }
     // Less than this share is not worth a warning.
     const WASTE: u64 = 4;
     if gc_bytes > 0 && gc_bytes >= before / WASTE {
@@ -93,6 +125,7 @@ pub fn status(store: &Store, progress: &dyn Progress) -> Result<StatusReport> {
         newest,
         newest_time,
         gc_bytes,
+        checked,
         attention,
     })
 }

@@ -120,6 +120,11 @@ impl Blocks {
         self.volume.len() / u64::from(self.block_size)
     }
 
+    /// Returns the volume, without replay.
+    pub(super) fn volume(&self) -> &dyn Source {
+        &*self.volume
+    }
+
     /// Returns the number of readable blocks.
     pub(super) fn count(&self) -> u64 {
         self.count

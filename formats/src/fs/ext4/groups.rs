@@ -14,6 +14,8 @@ use crate::error::{Error, ErrorKind, Result, at};
 
 /// The most warnings of one kind that are given in full; the rest are counted.
 const TOLD_MAX: u64 = 4;
+/// `EXT4_BG_BLOCK_UNINIT` in `bg_flags`.
+const BLOCK_UNINIT: u16 = 2;
 /// The most backups of a descriptor that are tried.
 const BACKUPS_MAX: usize = 3;
 
@@ -23,6 +25,8 @@ pub(super) struct Descriptor {
     pub(super) block_bitmap: u64,
     pub(super) inode_bitmap: u64,
     pub(super) inode_table: u64,
+    /// `BLOCK_UNINIT`: the block bitmap was never written.
+    pub(super) block_uninit: bool,
 }
 
 impl Descriptor {
@@ -41,6 +45,7 @@ impl Descriptor {
             block_bitmap: u64::from(le32(bytes, 0x0)) | high(0x20),
             inode_bitmap: u64::from(le32(bytes, 0x4)) | high(0x24),
             inode_table: u64::from(le32(bytes, 0x8)) | high(0x28),
+            block_uninit: (sb.metadata_csum() || sb.gdt_csum()) && le16(bytes, 0x12) & BLOCK_UNINIT != 0,
         };
         let check = |field, field_at, block: u64, count| {
             let end = block.checked_add(count);
@@ -96,6 +101,8 @@ fn checksum(bytes: &[u8], sb: &Superblock, group: u32) -> Option<u16> {
 pub(super) struct Groups {
     /// The first block of each group's inode table; 0 if no descriptor could be read.
     inode_tables: Vec<u64>,
+    /// The block bitmap of each group: 0 if it was never written, or the descriptor could not be read.
+    block_bitmaps: Vec<u64>,
     /// The blocks that hold metadata: sorted, disjoint.
     metadata: Vec<Range<u64>>,
     /// The journal's inode, and its blocks: sorted, disjoint.
@@ -115,7 +122,7 @@ impl Groups {
             doubtful: Told::default(),
             lost: Told::default(),
         };
-        let mut inode_tables = Vec::new();
+        let (mut inode_tables, mut block_bitmaps) = (Vec::new(), Vec::new());
         let mut metadata = Vec::new();
         let per_block = sb.block_size / u32::from(sb.desc_size);
         let desc_blocks = sb.groups_count.div_ceil(per_block);
@@ -135,13 +142,17 @@ impl Groups {
                 match scan.descriptor(bytes.as_deref(), index, slot, group) {
                     Some(descriptor) => {
                         inode_tables.push(descriptor.inode_table);
+                        block_bitmaps.push(if descriptor.block_uninit { 0 } else { descriptor.block_bitmap });
                         for bitmap in [descriptor.block_bitmap, descriptor.inode_bitmap] {
                             metadata.push(bitmap..bitmap.saturating_add(1));
                         }
                         let end = descriptor.inode_table + inode_table_blocks(sb);
                         metadata.push(descriptor.inode_table..end);
                     }
-                    None => inode_tables.push(0),
+                    None => {
+                        inode_tables.push(0);
+                        block_bitmaps.push(0);
+                    }
                 }
             }
             if index >= 1024 && index % 1024 == 0 {
@@ -164,12 +175,25 @@ impl Groups {
         let mut warnings = scan.from_backup.into_warnings("were read from backups");
         warnings.extend(scan.doubtful.into_warnings("are damaged, but were used"));
         warnings.extend(scan.lost.into_warnings("cannot be read, nor can the inodes of their groups"));
-        Ok(Groups { inode_tables, metadata: merge(metadata), journal: (0, Vec::new()), warnings })
+        Ok(Groups {
+            inode_tables,
+            block_bitmaps,
+            metadata: merge(metadata),
+            journal: (0, Vec::new()),
+            warnings,
+        })
     }
 
     /// Returns the first block of the inode table of `group`, if its descriptor could be read.
     pub(super) fn inode_table(&self, group: u32) -> Option<u64> {
         self.inode_tables.get(group as usize).copied().filter(|block| *block != 0)
+    }
+
+    /// Returns the block of the block bitmap of a group: 0 if it was never written; `None` if the descriptor could not be
+    /// read.
+    pub(super) fn block_bitmap(&self, group: usize) -> Option<u64> {
+        let bitmap = *self.block_bitmaps.get(group)?;
+        (self.inode_tables[group] != 0).then_some(bitmap)
     }
 
     /// Marks `blocks` as metadata for all inodes but the journal's.

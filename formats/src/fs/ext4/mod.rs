@@ -16,6 +16,7 @@
 //! backup, with a warning. If only the checksum is wrong, or the place of a bitmap, and there is no backup, it is used
 //! anyway, also with a warning: the structures that it points to are checked.
 
+use std::ops::Range;
 use std::sync::Arc;
 
 use self::blocks::Blocks;
@@ -23,7 +24,7 @@ use self::groups::Groups;
 use self::inode::{Inode, flags};
 use self::patches::Patches;
 use self::superblock::Superblock;
-use super::{Capabilities, Content, DirEntry, FileType, Filesystem, Info, Node, NodeId, Piece};
+use super::{Capabilities, Content, DirEntry, Field, FileType, Filesystem, Info, Node, NodeId, Piece};
 use crate::cache::Cache;
 use crate::error::{Error, Result, at};
 use crate::source::Source;
@@ -48,6 +49,7 @@ mod recovery;
 
 pub mod plan;
 mod superblock;
+mod variable;
 mod xattr;
 
 /// The inode of the root directory.
@@ -276,6 +278,14 @@ impl Filesystem for Ext4 {
 
     fn root(&self) -> NodeId {
         NodeId::from(ROOT)
+    }
+
+    fn variable_fields(&self) -> Result<Vec<Field>> {
+        Ext4::variable_fields(self)
+    }
+
+    fn free_in(&self, range: &Range<u64>) -> Result<Option<Vec<Range<u64>>>> {
+        self.free_blocks_in(range)
     }
 
     fn node(&self, id: NodeId, complain: &mut dyn FnMut(Error)) -> Result<Node> {

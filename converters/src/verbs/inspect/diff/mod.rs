@@ -6,11 +6,12 @@
 mod content;
 mod owners;
 mod report;
+mod why;
 
 use std::borrow::Cow;
 use std::collections::{BTreeMap, HashMap};
 
-use mif_formats::fs::{FileType, Timestamp};
+use mif_formats::fs::FileType;
 use mif_formats::mif::manifest::{Row, escape, type_name};
 use mif_formats::text::hex_unless_text;
 
@@ -18,9 +19,11 @@ use self::content::{digest, same_content, text_difference};
 use self::owners::by_package;
 use self::report::group_by;
 pub use self::report::{Change, ChangeKind, DiffCounts, DiffReport, FieldChange, Group};
+pub use self::why::Cause;
 use crate::error::Result;
 use crate::guest::packages;
 use crate::image::OpenImage;
+use crate::notation::time_text;
 use crate::task::progress::{self, Progress};
 use crate::tree::path::{Place, VolumePath};
 use crate::tree::view::Tree;
@@ -38,6 +41,8 @@ pub struct DiffOptions {
     pub content: bool,
     /// Then also show the lines of text files that are new or gone.
     pub whole_texts: bool,
+    /// Also name what makes the disks differ, besides the contents of files.
+    pub why: bool,
 }
 
 /// How changes are grouped for counting.
@@ -90,12 +95,14 @@ pub fn diff(
         }
         None => Vec::new(),
     };
+    let why = options.why.then(|| why::why(a, b, progress)).transpose()?;
     Ok(DiffReport {
         images: [a.label.clone(), b.label.clone()],
         same: changes.is_empty(),
         counts,
         changes,
         groups,
+        why,
         warnings,
     })
 }
@@ -201,7 +208,7 @@ fn different_fields(a: &Row, b: &Row, ignore_times: bool) -> Vec<FieldChange> {
     compare("size", a.node.size != b.node.size && a.node.file_type == FileType::File, &|row| {
         Some(row.node.size.to_string())
     });
-    compare("mtime", a.node.mtime != b.node.mtime && !ignore_times, &|row| row.node.mtime.map(time));
+    compare("mtime", a.node.mtime != b.node.mtime && !ignore_times, &|row| row.node.mtime.map(time_text));
     compare("link target", a.node.link_target != b.node.link_target, &|row| {
         row.node.link_target.as_deref().map(escape)
     });
@@ -210,13 +217,6 @@ fn different_fields(a: &Row, b: &Row, ignore_times: bool) -> Vec<FieldChange> {
     });
     compare("xattrs", a.node.xattrs != b.node.xattrs, &|_| None);
     fields
-}
-
-fn time(time: Timestamp) -> String {
-    match chrono::DateTime::from_timestamp(time.secs, time.nanos) {
-        Some(time) => time.format("%Y-%m-%dT%H:%M:%S%.fZ").to_string(),
-        None => time.secs.to_string(),
-    }
 }
 
 /// Merges the removal of a file and the addition of one with the same content into one change.
@@ -341,12 +341,5 @@ mod tests {
         {
             assert_eq!(folder(path, 2), expected, "{path}");
         }
-    }
-
-    #[test]
-    fn times_are_told_in_utc() {
-        assert_eq!(time(Timestamp { secs: 0, nanos: 0 }), "1970-01-01T00:00:00Z");
-        assert_eq!(time(Timestamp { secs: -1, nanos: 500_000_000 }), "1969-12-31T23:59:59.500Z");
-        assert_eq!(time(Timestamp { secs: i64::MAX, nanos: 0 }), i64::MAX.to_string());
     }
 }

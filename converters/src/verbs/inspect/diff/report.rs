@@ -4,6 +4,8 @@ use std::collections::BTreeMap;
 
 use serde::Serialize;
 
+use super::why::Cause;
+
 /// The report of `diff`.
 #[derive(Debug, Clone, Serialize)]
 pub struct DiffReport {
@@ -17,6 +19,8 @@ pub struct DiffReport {
     pub changes: Vec<Change>,
     /// The changes counted by directory or package, if requested.
     pub groups: Vec<Group>,
+    /// What makes the disks differ besides the files' contents, if requested.
+    pub why: Option<Vec<Cause>>,
     /// Warnings about what could not be read, as sentences.
     pub warnings: Vec<String>,
 }

@@ -7,6 +7,7 @@ use serde::{Serialize, Serializer};
 
 use crate::error::Result;
 use crate::image::OpenImage;
+use crate::notation;
 use crate::task::progress::Progress;
 use crate::tree::path::{Place, VolumePath};
 
@@ -71,15 +72,20 @@ pub struct LsEntry {
     pub path_bytes: Vec<u8>,
     #[serde(rename = "type")]
     pub file_type: &'static str,
+    #[serde(serialize_with = "notation::mode")]
     pub mode: Option<u16>,
     pub uid: Option<u32>,
     pub gid: Option<u32>,
     pub nlink: Option<u32>,
     pub inode: Option<u64>,
     pub size: u64,
+    #[serde(serialize_with = "notation::time")]
     pub mtime: Option<Timestamp>,
+    #[serde(serialize_with = "notation::time")]
     pub atime: Option<Timestamp>,
+    #[serde(serialize_with = "notation::time")]
     pub ctime: Option<Timestamp>,
+    #[serde(serialize_with = "notation::time")]
     pub crtime: Option<Timestamp>,
     pub link_target: Option<String>,
     /// The target's bytes in hex, if they are not UTF-8.

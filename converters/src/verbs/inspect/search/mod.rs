@@ -21,6 +21,7 @@ use self::file::StoredFile;
 pub use self::glob::PathGlob;
 use self::mounts::Points;
 use crate::error::{Result, damaged};
+use crate::notation;
 use crate::store::{DamagedImage, Image, ImageName, Objects, Selector, Store};
 use crate::task::pool::in_parallel;
 use crate::task::progress::{self, Progress};
@@ -102,10 +103,12 @@ pub struct Hit {
     pub path_bytes: Option<String>,
     #[serde(rename = "type")]
     pub file_type: String,
+    #[serde(serialize_with = "notation::mode")]
     pub mode: Option<u16>,
     pub uid: Option<u32>,
     pub gid: Option<u32>,
     pub size: u64,
+    #[serde(serialize_with = "notation::time")]
     pub mtime: Option<Timestamp>,
     /// The SHA-1 in hex.
     pub sha1: Option<String>,

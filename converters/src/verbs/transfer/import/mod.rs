@@ -144,7 +144,6 @@ pub(crate) fn import_opened(
     let layout_digest = blake3::Hash::from_bytes(digest).to_hex().to_string();
     let manifest_digest = blake3::hash(&manifest_file).to_hex().to_string();
     let disk_size = disk.source.len();
-    let same = store.with_layout(&layout_digest)?;
     let newest = store.versions(name)?.last().copied();
     let unchanged = newest.and_then(|version| there(store, name, version)).filter(|stored| {
         (&stored.image.layout_digest, &stored.image.manifest_digest) == (&layout_digest, &manifest_digest)
@@ -210,6 +209,8 @@ pub(crate) fn import_opened(
             published.inspect_err(|e| writer.give_up(e))?
         }
     };
+    // Of two imports of one disk at the same time, the later one finds the other here.
+    let same = store.with_layout(&image.layout_digest)?;
     Ok(ImportReport {
         source: path.display().to_string(),
         format: disk.format.to_owned(),

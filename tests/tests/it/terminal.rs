@@ -1,0 +1,162 @@
+//! In a terminal, which is tmux: pagers, progress, and what is left after Ctrl-C.
+
+use std::fs;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use mif_tests::disk::noise;
+use mif_tests::guest::Guest;
+use mif_tests::{WorkFolder, have, mif_path, run, tool, work_folder};
+
+/// A terminal of 80 columns and 20 lines with a shell.
+struct Terminal<'a> {
+    work: &'a Path,
+}
+
+impl<'a> Terminal<'a> {
+    fn new(work: &'a Path) -> Self {
+        let terminal = Terminal { work };
+        fs::write(
+            work.join("rc"),
+            format!(
+                "PS1='> '; PATH={}:$PATH; export MIF_STORE={}; cd {}\n",
+                mif_path().parent().unwrap().display(),
+                work.join("store").display(),
+                work.display()
+            ),
+        )
+        .unwrap();
+        let shell = format!(
+            "env -u PAGER -u MIF_PAGER -u LESS -u NO_COLOR bash --rcfile {}",
+            work.join("rc").display()
+        );
+        terminal.tmux(&["-f", "/dev/null", "new-session", "-d", "-x", "80", "-y", "20", &shell]);
+        terminal.wait_for(|screen| screen.contains('>'));
+        terminal
+    }
+
+    fn tmux(&self, words: &[&str]) -> String {
+        run(tool("tmux").arg("-S").arg(self.work.join("tmux")).args(words).env("TERM", "xterm-256color"))
+    }
+
+    fn keys(&self, keys: &[&str]) {
+        self.tmux(&[&["send-keys"], keys].concat());
+    }
+
+    fn enter(&self, command: &str) {
+        self.keys(&["C-l"]);
+        self.keys(&[command, "Enter"]);
+    }
+
+    fn screen(&self) -> String {
+        self.tmux(&["capture-pane", "-p"])
+    }
+
+    /// Waits until the screen is as `is` wants; returns it.
+    fn wait_for(&self, is: impl Fn(&str) -> bool) -> String {
+        let start = Instant::now();
+        loop {
+            let screen = self.screen();
+            if is(&screen) {
+                return screen;
+            }
+            assert!(start.elapsed() < Duration::from_secs(20), "the screen stays:\n{screen}");
+            std::thread::sleep(Duration::from_millis(30));
+        }
+    }
+}
+
+impl Drop for Terminal<'_> {
+    fn drop(&mut self) {
+        let _ = tool("tmux").arg("-S").arg(self.work.join("tmux")).arg("kill-server").output();
+    }
+}
+
+#[test]
+fn long_answers_go_through_a_pager_and_short_ones_do_not() {
+    if !have(&["tmux", "less", "bash", "mke2fs"]) {
+        return;
+    }
+    let Some(guest) = Guest::new(&[("etc/motd", "hello\n")]) else { return };
+    let edits: Vec<String> = (0..60).map(|i| format!("--write=/etc/file{i:02}:x")).collect();
+    guest.edit(&edits.iter().map(String::as_str).collect::<Vec<_>>());
+    let work = guest.at(".");
+    let terminal = Terminal::new(&work);
+    let code = |code: &str| {
+        let expected = format!("code {code}");
+        move |screen: &str| screen.contains(&expected)
+    };
+    // It fits the screen.
+    terminal.enter("mif log guest; echo code $?");
+    assert!(terminal.wait_for(code("0")).contains("guest@1"));
+    // It does not: less shows the first lines, and the exit code stays that of diff.
+    terminal.enter("mif diff guest new; echo code $?");
+    let screen = terminal.wait_for(|screen| screen.contains("/etc/file17"));
+    assert!(!screen.contains("code") && !screen.contains("/etc/file40"), "{screen}");
+    // Ctrl-C is the pager's.
+    terminal.keys(&["C-c"]);
+    std::thread::sleep(Duration::from_millis(1200));
+    terminal.keys(&["G"]);
+    terminal.wait_for(|screen| screen.contains("guest@1 to new@1: 60 added"));
+    terminal.keys(&["q"]);
+    terminal.wait_for(code("1"));
+    // Without one, everything runs through.
+    for command in [
+        "mif diff --no-pager guest new; echo code $?",
+        "MIF_PAGER= mif diff guest new; echo code $?",
+        "PAGER=cat mif diff guest new; echo code $?",
+        "PAGER=less MIF_PAGER=cat mif diff guest new; echo code $?",
+        "mif diff guest new | cat; echo code ${PIPESTATUS[0]}",
+    ] {
+        terminal.enter(command);
+        let screen = terminal.wait_for(code("1"));
+        assert!(screen.contains("60 added"), "{command}: {screen}");
+    }
+    // One that ends early is no error.
+    terminal.enter("MIF_PAGER='head -n 2' mif diff guest new; echo code $?");
+    let screen = terminal.wait_for(code("1"));
+    assert!(screen.contains("/etc/file01") && !screen.contains("/etc/file02"), "{screen}");
+    // One that is missing is named, and the answer is printed.
+    terminal.enter("clear; MIF_PAGER=no-such-pager mif diff guest new --limit 3; echo code $?");
+    let screen = terminal.wait_for(code("1"));
+    assert!(screen.contains("cannot run the pager no-such-pager") && screen.contains("60 added"), "{screen}");
+}
+
+/// A disk with a partition of incompressible bytes, which takes a moment to import.
+fn slow_disk() -> WorkFolder {
+    let work = work_folder();
+    let mut disk = vec![0; 1 << 20];
+    // An entry of the MBR: type 0x83, from sector 2048.
+    disk[446 + 4] = 0x83;
+    disk[446 + 8..446 + 12].copy_from_slice(&2048u32.to_le_bytes());
+    disk[446 + 12..446 + 16].copy_from_slice(&(192u32 << 11).to_le_bytes());
+    disk[510..512].copy_from_slice(&[0x55, 0xAA]);
+    for seed in 0..6 {
+        disk.extend(noise(seed, 32 << 20));
+    }
+    fs::write(work.at("big.raw"), disk).unwrap();
+    fs::create_dir(work.at("two")).unwrap();
+    for name in ["two/a.raw", "two/b.raw"] {
+        fs::hard_link(work.at("big.raw"), work.at(name)).unwrap();
+    }
+    work
+}
+
+#[test]
+fn progress_has_a_rate_and_the_time_left_and_nothing_of_it_stays_after_ctrl_c() {
+    if !have(&["tmux", "bash"]) {
+        return;
+    }
+    let work = slow_disk();
+    let terminal = Terminal::new(work.path());
+    for (command, drawn) in [("mif import big.raw", "B/s, "), ("mif import two", " of 2 images")] {
+        terminal.enter(&format!("{command}; echo code $?"));
+        let screen = terminal.wait_for(|screen| screen.contains("B/s") && screen.contains(drawn));
+        assert!(screen.contains("left"), "{screen}");
+        terminal.keys(&["C-c"]);
+        let screen = terminal.wait_for(|screen| screen.contains("code 130"));
+        assert!(!screen.contains("B/s") && !screen.contains(" of 2 images"), "{screen}");
+        let left = tool("find").arg(work.at("store")).args(["-path", "*/tmp/*"]).output().unwrap();
+        assert_eq!(String::from_utf8_lossy(&left.stdout), "");
+    }
+}
