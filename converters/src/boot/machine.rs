@@ -154,22 +154,45 @@ const QEMU_DISKS: &[&str] = &[
 /// OVMF has no driver of these, or only if it is built with it; Debian's is not.
 const OVMF_LACKS: &[&str] = &["pvscsi", "lsi53c895a", "mptspi", "mptsas", "megasas"];
 const QEMU_CARDS: &[&str] = &["virtio_net", "e1000", "e1000e", "vmxnet3", "pcnet32"];
+/// Data sources that need no network.
+const LOCAL_SOURCES: &[&str] = &["NoCloud", "ConfigDrive"];
 const VMWARE_DISKS: &[&str] = &["mptspi", "mptsas", "pvscsi", "nvme", "ahci", "ide"];
+const VMWARE_CONTROLLERS: (&str, &str) = (
+    "BusLogic, LSI Logic parallel and SAS, PVSCSI, AHCI and NVMe controllers are offered.",
+    "https://knowledge.broadcom.com/external/article/324973",
+);
 const OVMF: (&str, &str) = (
     "OVMF reads disks on virtio, NVMe, AHCI and IDE; its drivers of PVSCSI, MPT and LSI controllers depend on the build.",
     "https://github.com/tianocore/edk2/blob/master/OvmfPkg/OvmfPkgX64.dsc",
 );
 
+/// A machine of QEMU, as it is or behind another program.
+const QEMU_MACHINE: Hardware = Hardware {
+    target: "qemu",
+    firmware: &[Bios, Uefi],
+    disks: QEMU_DISKS,
+    not_by_uefi: OVMF_LACKS,
+    cards: QEMU_CARDS,
+    serial: false,
+    datasources: LOCAL_SOURCES,
+    sources: &[],
+};
+/// A machine of VMware.
+const VMWARE_MACHINE: Hardware = Hardware {
+    target: "vmware-esxi",
+    firmware: &[Bios, Uefi],
+    disks: VMWARE_DISKS,
+    not_by_uefi: &[],
+    cards: &["vmxnet3", "e1000e", "e1000"],
+    serial: false,
+    datasources: &["VMware", "OVF"],
+    sources: &[],
+};
+
 /// The hardware of every target.
 pub static HARDWARE: &[Hardware] = &[
     Hardware {
         target: "qemu",
-        firmware: &[Bios, Uefi],
-        disks: QEMU_DISKS,
-        not_by_uefi: OVMF_LACKS,
-        cards: QEMU_CARDS,
-        serial: false,
-        datasources: &["NoCloud", "ConfigDrive"],
         sources: &[
             (
                 "SeaBIOS is the default firmware of PCs, and reads every controller here.",
@@ -177,15 +200,10 @@ pub static HARDWARE: &[Hardware] = &[
             ),
             OVMF,
         ],
+        ..QEMU_MACHINE
     },
     Hardware {
         target: "libvirt",
-        firmware: &[Bios, Uefi],
-        disks: QEMU_DISKS,
-        not_by_uefi: OVMF_LACKS,
-        cards: QEMU_CARDS,
-        serial: false,
-        datasources: &["NoCloud", "ConfigDrive"],
         sources: &[
             (
                 "A domain starts by BIOS unless its XML says `firmware='efi'`.",
@@ -193,19 +211,16 @@ pub static HARDWARE: &[Hardware] = &[
             ),
             OVMF,
         ],
+        ..QEMU_MACHINE
     },
     Hardware {
         target: "proxmox",
-        firmware: &[Bios, Uefi],
         disks: &["virtio-scsi", "virtio-blk", "ahci", "ide", "nvme", "pvscsi", "lsi53c895a", "megasas"],
-        not_by_uefi: OVMF_LACKS,
-        cards: QEMU_CARDS,
-        serial: false,
-        datasources: &["NoCloud", "ConfigDrive"],
         sources: &[(
             "The default BIOS is SeaBIOS, the default controller of the wizard VirtIO SCSI, the network card VirtIO.",
             "https://pve.proxmox.com/pve-docs/chapter-qm.html",
         )],
+        ..QEMU_MACHINE
     },
     Hardware {
         target: "virtualbox",
@@ -214,7 +229,7 @@ pub static HARDWARE: &[Hardware] = &[
         not_by_uefi: &[],
         cards: &["e1000", "pcnet32", "virtio_net"],
         serial: false,
-        datasources: &["NoCloud", "ConfigDrive"],
+        datasources: LOCAL_SOURCES,
         sources: &[(
             "New machines have an AHCI controller; IDE, LsiLogic, LsiLogic SAS, virtio-scsi and NVMe are offered.",
             "https://www.virtualbox.org/manual/ch05.html",
@@ -222,35 +237,21 @@ pub static HARDWARE: &[Hardware] = &[
     },
     Hardware {
         target: "vmware-esxi",
-        firmware: &[Bios, Uefi],
-        disks: VMWARE_DISKS,
-        not_by_uefi: &[],
-        cards: &["vmxnet3", "e1000e", "e1000"],
-        serial: false,
-        datasources: &["VMware", "OVF"],
         sources: &[
             (
                 "An OVA of mif has an LSI Logic controller and VMXNET3; its firmware is a BIOS if the disk boots by one.",
                 "https://www.dmtf.org/sites/default/files/standards/documents/DSP0243_2.1.1.pdf",
             ),
-            (
-                "BusLogic, LSI Logic parallel and SAS, PVSCSI, AHCI and NVMe controllers are offered.",
-                "https://knowledge.broadcom.com/external/article/324973",
-            ),
+            VMWARE_CONTROLLERS,
         ],
+        ..VMWARE_MACHINE
     },
     Hardware {
         target: "vmware-workstation",
-        firmware: &[Bios, Uefi],
-        disks: VMWARE_DISKS,
-        not_by_uefi: &[],
         cards: &["e1000", "vmxnet3", "e1000e"],
-        serial: false,
         datasources: &["NoCloud", "VMware", "OVF"],
-        sources: &[(
-            "BusLogic, LSI Logic parallel and SAS, PVSCSI, AHCI and NVMe controllers are offered.",
-            "https://knowledge.broadcom.com/external/article/324973",
-        )],
+        sources: &[VMWARE_CONTROLLERS],
+        ..VMWARE_MACHINE
     },
     Hardware {
         target: "hyperv",
@@ -324,16 +325,13 @@ pub static HARDWARE: &[Hardware] = &[
     },
     Hardware {
         target: "openstack",
-        firmware: &[Bios, Uefi],
-        disks: QEMU_DISKS,
-        not_by_uefi: OVMF_LACKS,
-        cards: QEMU_CARDS,
         serial: true,
         datasources: &["OpenStack", "ConfigDrive"],
         sources: &[(
             "hw_disk_bus, hw_vif_model and hw_firmware_type choose; virtio and a BIOS are the defaults under KVM.",
             "https://docs.openstack.org/glance/latest/admin/useful-image-properties.html",
         )],
+        ..QEMU_MACHINE
     },
     Hardware {
         target: "kubevirt",
@@ -342,7 +340,7 @@ pub static HARDWARE: &[Hardware] = &[
         not_by_uefi: &[],
         cards: &["virtio_net", "e1000", "e1000e", "pcnet32"],
         serial: true,
-        datasources: &["NoCloud", "ConfigDrive"],
+        datasources: LOCAL_SOURCES,
         sources: &[(
             "The firmware is SeaBIOS unless `bootloader.efi` is set.",
             "https://kubevirt.io/user-guide/compute/virtual_hardware/#biosuefi",

@@ -272,7 +272,7 @@ fn is_foreign(name: &str, has_fixed_names: bool) -> bool {
     if name.starts_with("eth") {
         return !has_fixed_names;
     }
-    ["ens", "enp", "eno", "enx", "ens"].iter().any(|start| name.starts_with(start))
+    ["ens", "enp", "eno", "enx"].iter().any(|start| name.starts_with(start))
 }
 
 /// Returns the keys and values of a section of an INI file.

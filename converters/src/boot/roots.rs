@@ -2,7 +2,7 @@
 
 use super::booting::Booting;
 use super::drivers::{Early, Maker};
-use super::finding::{Findings, Subject};
+use super::finding::{Finding, Findings, Subject};
 use super::look::Look;
 use super::machine::Controller;
 use crate::store::volume_name;
@@ -180,13 +180,7 @@ pub(super) fn judge(
         }
         Device::Missing => {
             let finding = findings.bad(Subject::Root, place, format!("the image has no filesystem {root}"));
-            match system_volume(look) {
-                Some((volume, uuid)) => {
-                    finding.advise(format!("Use root=UUID={uuid}, which is that of {volume}"));
-                    rename(look, root, &format!("UUID={uuid}"), finding);
-                }
-                None => _ = finding.advise("Set root= to the UUID of the root filesystem"),
-            }
+            name_system(look, root, finding);
         }
         Device::Unstable(slot) => unstable(look, booting, root, slot, controller, findings),
         Device::Foreign => {
@@ -195,13 +189,7 @@ pub(super) fn judge(
                 place,
                 format!("{root} is the name that another machine gives the disk"),
             );
-            match system_volume(look) {
-                Some((volume, uuid)) => {
-                    finding.advise(format!("Use root=UUID={uuid}, which is that of {volume}"));
-                    rename(look, root, &format!("UUID={uuid}"), finding);
-                }
-                None => _ = finding.advise("Set root= to the UUID of the root filesystem"),
-            }
+            name_system(look, root, finding);
         }
         Device::Other => {
             findings.unknown(Subject::Root, place, format!("mif does not know the device {root}"));
@@ -244,6 +232,17 @@ fn unstable(
     }
 }
 
+/// Advises to name the volume with the system instead of `old`, and adds the edits that do it, if there is only one.
+fn name_system(look: &Look<'_>, old: &str, finding: &mut Finding) {
+    match system_volume(look) {
+        Some((volume, uuid)) => {
+            finding.advise(format!("Use root=UUID={uuid}, which is that of {volume}"));
+            rename(look, old, &format!("UUID={uuid}"), finding);
+        }
+        None => _ = finding.advise("Set root= to the UUID of the root filesystem"),
+    }
+}
+
 /// Returns the volume with the system and its UUID, if there is only one.
 fn system_volume(look: &Look<'_>) -> Option<(String, String)> {
     match look.tree.roots() {
@@ -253,7 +252,7 @@ fn system_volume(look: &Look<'_>) -> Option<(String, String)> {
 }
 
 /// Adds edits that replace `root=OLD` in every configuration of a boot loader.
-fn rename(look: &Look<'_>, old: &str, new: &str, finding: &mut super::finding::Finding) {
+fn rename(look: &Look<'_>, old: &str, new: &str, finding: &mut Finding) {
     let mut files: Vec<usize> = Vec::new();
     let mut add = |row: Option<usize>| {
         if let Some(row) = row.filter(|row| !files.contains(row)) {

@@ -37,10 +37,10 @@ fn main() {
     };
     let (mut folders, mut files) = (vec![(b".".to_vec(), volume.root())], Vec::new());
     while let Some((path, folder)) = folders.pop() {
-        let (below, mut found) = volume.names(folder);
+        let (below, found) = volume.names(folder);
         let whole = |(name, inode): Named| ([&path[..], b"/", &name].concat(), inode);
         folders.extend(below.into_iter().map(whole));
-        files.extend(found.drain(..).map(whole));
+        files.extend(found.into_iter().map(whole));
     }
     let next = Mutex::new(files.iter());
     let threads = thread::available_parallelism().map_or(1, usize::from);
@@ -67,6 +67,19 @@ fn must<T>(result: Result<T, impl Display>) -> T {
     result.unwrap_or_else(|error| panic!("{error}"))
 }
 
+/// Divides the entries of a directory by the file types in their modes, without itself and its parent.
+fn divided(entries: impl Iterator<Item = Named>, mode: impl Fn(u64) -> u32) -> (Vec<Named>, Vec<Named>) {
+    let (mut folders, mut files) = (Vec::new(), Vec::new());
+    for (name, inode) in entries.filter(|(name, _)| name != b"." && name != b"..") {
+        match mode(inode) >> 12 {
+            4 => folders.push((name, inode)),
+            8 => files.push((name, inode)),
+            _ => (),
+        }
+    }
+    (folders, files)
+}
+
 /// Calls `each` with what `read` reads from ascending offsets, until it reads nothing.
 fn in_pieces(mut read: impl FnMut(u64, &mut [u8]) -> usize, each: &mut dyn FnMut(&[u8])) {
     let (mut buf, mut at) = (vec![0; 256 << 10], 0);
@@ -87,19 +100,10 @@ impl Volume for fs_xfs::Filesystem {
     }
 
     fn names(&self, folder: u64) -> (Vec<Named>, Vec<Named>) {
-        let (mut folders, mut files) = (Vec::new(), Vec::new());
-        for entry in must(must(self.open_ino(folder)).entries()) {
-            if entry.name == b"." || entry.name == b".." {
-                continue;
-            }
-            let inode = must(self.read_inode(entry.ino));
-            match inode.mode >> 12 {
-                4 => folders.push((entry.name, entry.ino)),
-                8 => files.push((entry.name, entry.ino)),
-                _ => (),
-            }
-        }
-        (folders, files)
+        let entries = must(must(self.open_ino(folder)).entries()).into_iter();
+        divided(entries.map(|entry| (entry.name, entry.ino)), |inode| {
+            must(self.read_inode(inode)).mode.into()
+        })
     }
 
     fn read(&self, file: u64, each: &mut dyn FnMut(&[u8])) {
@@ -114,16 +118,8 @@ impl Volume for fs_btrfs::Filesystem {
     }
 
     fn names(&self, folder: u64) -> (Vec<Named>, Vec<Named>) {
-        let (mut folders, mut files) = (Vec::new(), Vec::new());
-        for entry in must(self.read_dir(folder)) {
-            let inode = must(self.read_inode(entry.ino));
-            match inode.mode >> 12 {
-                4 => folders.push((entry.name, entry.ino)),
-                8 => files.push((entry.name, entry.ino)),
-                _ => (),
-            }
-        }
-        (folders, files)
+        let entries = must(self.read_dir(folder)).into_iter();
+        divided(entries.map(|entry| (entry.name, entry.ino)), |inode| must(self.read_inode(inode)).mode)
     }
 
     fn read(&self, file: u64, each: &mut dyn FnMut(&[u8])) {

@@ -3,7 +3,7 @@
 use serde::Serialize;
 
 use super::{CheckOptions, CheckReport, Verdict, check};
-use crate::boot::{Finding, Judgement};
+use crate::boot::Finding;
 use crate::edit::{CustomizeOptions, CustomizeReport, Recipe, customize};
 use crate::error::{Error, Result};
 use crate::image::OpenImage;
@@ -68,12 +68,10 @@ pub fn check_and_fix(
     Ok(FixReport { before, made: Some(made), after: Some(after) })
 }
 
-/// Returns the edits that mend what is not good; `None` if there are none.
+/// Returns the edits that the findings ask for; `None` if there are none.
 pub(super) fn recipe(findings: &[Finding]) -> Option<Recipe> {
     let mut recipe = Recipe::default();
-    for finding in
-        findings.iter().filter(|finding| finding.verdict != Judgement::Good || !finding.remedy.is_empty())
-    {
+    for finding in findings {
         for edit in &finding.remedy {
             recipe.add_table(&format!("the repair of the {}", finding.subject.name()), edit.clone());
         }
