@@ -9,17 +9,15 @@ use super::finding::{Findings, Subject};
 use super::grub::core::{self, Core};
 use super::look::Look;
 use super::machine::Firmware;
-use super::pe::Program;
+use crate::guest::boot::{active_bit, lacks_code};
+use crate::guest::pe::{Program, uefi_machine};
 use crate::store::volume_name;
 
 /// The type of an EFI system partition, in a GPT and in an MBR.
 const ESP: [&str; 2] = ["c12a7328-f81f-11d2-ba4b-00a0c93ec93b", "0xef"];
 
-/// The end of the boot code in sector 0, where the disk's signature and the table begin.
-const BOOT_CODE: usize = 440;
-
 /// The largest UEFI program that is read, in bytes: one may hold a kernel and its initramfs.
-const MAX_PROGRAM: u64 = 512 << 20;
+pub(super) const MAX_PROGRAM: u64 = 512 << 20;
 
 /// The largest `ldlinux.sys`, in bytes.
 const MAX_LDLINUX: u64 = 1 << 20;
@@ -62,13 +60,8 @@ pub(super) fn start(
 
 // --- BIOS ---------------------------------------------------------------------------------------------------
 
-/// Reads a boot sector; `None` if it is unsigned or has no code, for which a finding is added.
+/// Reads a boot sector; `None` if a BIOS starts nothing from it, for which a finding is added.
 fn boot_sector(look: &Look<'_>, start: u64, place: &str, findings: &mut Findings) -> Option<Vec<u8>> {
-    let mut bad = |problem: &str| {
-        findings
-            .bad(Subject::Firmware, place, format!("{problem}, so a BIOS starts nothing from it"))
-            .advise("Install a boot loader for BIOS, such as grub-pc, or choose UEFI if the image has a program for it");
-    };
     let sector = match look.disk.read_vec(start, 512) {
         Ok(sector) => sector,
         Err(error) => {
@@ -76,16 +69,13 @@ fn boot_sector(look: &Look<'_>, start: u64, place: &str, findings: &mut Findings
             return None;
         }
     };
-    if sector[510..] != *b"\x55\xaa" {
-        bad("the boot sector lacks its signature 55 AA");
-    } else if sector[..BOOT_CODE].iter().all(|b| *b == 0) {
-        bad("the boot sector has no code");
-    } else if memmem::find(&sector, b"This is not a bootable disk").is_some() {
-        bad("the boot sector only says that it is not bootable");
-    } else {
-        return Some(sector);
+    if let Some(problem) = lacks_code(&sector) {
+        findings
+            .bad(Subject::Firmware, place, format!("{problem}, so a BIOS starts nothing from it"))
+            .advise("Install a boot loader for BIOS, such as grub-pc, or choose UEFI if the image has a program for it");
+        return None;
     }
-    None
+    Some(sector)
 }
 
 fn bios(look: &Look<'_>, findings: &mut Findings) -> Option<Loader> {
@@ -112,8 +102,7 @@ fn bios(look: &Look<'_>, findings: &mut Findings) -> Option<Loader> {
             .advise("Boot the image once on a machine like the target to find out");
         return None;
     }
-    // In an MBR, the status byte; in a GPT, "legacy BIOS bootable" (UEFI specification, table 5.8).
-    let active = if look.is(TableKind::Gpt) { 1 << 2 } else { 0x80 };
+    let active = active_bit(look.table.kind);
     let all: Vec<_> = look.table.partitions.iter().filter(|it| it.attributes & active != 0).collect();
     let [partition] = all[..] else {
         let reason = format!("the boot sector starts the active partition, and {} are active", all.len());
@@ -199,19 +188,6 @@ fn volume_code(look: &Look<'_>, volume: &str, sector: &[u8], findings: &mut Find
 
 // --- UEFI ---------------------------------------------------------------------------------------------------
 
-/// Returns the suffix of UEFI programs for a machine, and its number in PE.
-fn uefi_name(machine: &str) -> Option<(&'static str, u16)> {
-    Some(match machine {
-        "x86_64" => ("x64", 0x8664),
-        "i686" => ("ia32", 0x014c),
-        "aarch64" => ("aa64", 0xaa64),
-        "arm" => ("arm", 0x01c2),
-        "riscv64" => ("riscv64", 0x5064),
-        "loongarch64" => ("loongarch64", 0x6264),
-        _ => return None,
-    })
-}
-
 /// Returns GRUB's name of a machine for which UEFI programs have this suffix.
 fn grub_cpu(suffix: &str) -> &'static str {
     match suffix {
@@ -225,7 +201,7 @@ fn grub_cpu(suffix: &str) -> &'static str {
 }
 
 fn uefi(look: &Look<'_>, machine: &str, findings: &mut Findings) -> Option<Loader> {
-    let Some((suffix, number)) = uefi_name(machine) else {
+    let Some((suffix, number)) = uefi_machine(machine) else {
         findings.unknown(
             Subject::Firmware,
             "the programs of the system",

@@ -9,6 +9,7 @@ use super::booting::{Booting, Part};
 use super::finding::{Findings, Subject};
 use super::look::Look;
 use super::modules::{Modules, normal};
+use crate::guest::pe;
 use crate::guest::probe::kernel_release;
 use crate::tree::mounts::Root;
 
@@ -217,13 +218,8 @@ impl Form {
             return Ok(Form::Arm64);
         }
         if head.starts_with(b"MZ") {
-            let at =
-                head.get(0x3c..0x40).map_or(0, |b| u32::from_le_bytes([b[0], b[1], b[2], b[3]]) as usize);
-            let machine = head.get(at.saturating_add(4)..at.saturating_add(6));
-            return match machine {
-                Some(b) => Ok(Form::Program(u16::from_le_bytes([b[0], b[1]]))),
-                None => Err("it is no kernel: its header is damaged".into()),
-            };
+            let damaged = || "it is no kernel: its header is damaged".to_owned();
+            return pe::machine(head).map(Form::Program).ok_or_else(damaged);
         }
         match Kind::of(&head[..head.len().min(HEAD)], len) {
             Some(Kind::Compressed(_)) => Ok(Form::Compressed),

@@ -7,14 +7,14 @@ use mif_formats::source::MemSource;
 
 use super::booting::{Booting, Part, part};
 use super::finding::{Findings, Subject};
-use super::firmware::Loader;
+use super::firmware::{Loader, MAX_PROGRAM};
 use super::grub::bls;
 use super::grub::core::Core;
 use super::grub::run::End;
 use super::grub::state::Grub;
 use super::look::Look;
-use super::pe::Program;
 use super::syslinux;
+use crate::guest::pe::Program;
 use crate::store::volume_name;
 
 /// Finds what a loader boots. `None` if it boots nothing, or if that cannot be told; the findings say which.
@@ -213,7 +213,7 @@ fn systemd_boot(look: &Look<'_>, esp: &str, findings: &mut Findings) -> Option<B
 /// Reads a unified kernel image (UAPI.5): the kernel, its initramfs and its command line are sections.
 fn unified(look: &Look<'_>, row: usize, findings: &mut Findings) -> Option<Booting> {
     let place = look.place(row);
-    let bytes = match look.head(row, 512 << 20) {
+    let bytes = match look.head(row, MAX_PROGRAM) {
         Ok(bytes) => bytes,
         Err(error) => {
             findings.unknown(Subject::Loader, place, format!("it cannot be read: {error}"));

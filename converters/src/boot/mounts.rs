@@ -10,7 +10,7 @@ use crate::store::volume_name;
 use crate::tree::fstab::{Fields, fields};
 use crate::tree::mounts::Root;
 
-/// Types that have no device, or one that is no disk of the machine.
+/// Filesystem types that need no disk of the machine, such as tmpfs and proc.
 const OTHERS: &[&str] = &[
     "tmpfs",
     "proc",

@@ -6,6 +6,7 @@ use super::kernel::{Builtin, Kernel};
 use super::look::Look;
 use super::machine::Card;
 use super::modules::normal;
+use crate::guest::ini::entries;
 use crate::tree::mounts::Root;
 
 /// Judges the network of a system.
@@ -141,10 +142,9 @@ fn bindings(look: &Look<'_>, root: &Root, has_fixed_names: bool) -> Vec<Binding>
     for name in look.root_list(root, "/etc/systemd/network") {
         let Some((place, text)) = text_of(&format!("/etc/systemd/network/{name}")) else { continue };
         let is_network = name.ends_with(".network") || name.ends_with(".link");
-        let section = in_section(&text, "Match");
         let by_address =
-            section.iter().any(|(key, _)| matches!(&key[..], "MACAddress" | "PermanentMACAddress"));
-        let by_name = section.iter().find(|(key, _)| key == "Name").map(|(_, value)| value.clone());
+            in_section(&text, "Match").any(|(key, _)| matches!(key, "MACAddress" | "PermanentMACAddress"));
+        let by_name = in_section(&text, "Match").find(|(key, _)| *key == "Name").map(|(_, value)| value);
         if is_network && by_address {
             let remedy: Option<fn(&mut Finding, &str)> =
                 if name.ends_with(".link") { Some(delete) } else { Some(unbind_networkd) };
@@ -159,7 +159,7 @@ fn bindings(look: &Look<'_>, root: &Root, has_fixed_names: bool) -> Vec<Binding>
         {
             found.push(Binding {
                 place,
-                reason: bound_to(&card),
+                reason: bound_to(card),
                 advice: "Match by Type=ether instead",
                 remedy: Some(unbind_networkd),
             });
@@ -218,10 +218,9 @@ fn bindings(look: &Look<'_>, root: &Root, has_fixed_names: bool) -> Vec<Binding>
     let connections = "/etc/NetworkManager/system-connections";
     for name in look.root_list(root, connections) {
         let Some((place, text)) = text_of(&format!("{connections}/{name}")) else { continue };
-        let by_address = in_section(&text, "ethernet")
-            .into_iter()
-            .any(|(key, value)| key == "mac-address" && !value.is_empty());
-        let card = in_section(&text, "connection").into_iter().find(|(key, _)| key == "interface-name");
+        let by_address =
+            in_section(&text, "ethernet").any(|(key, value)| key == "mac-address" && !value.is_empty());
+        let card = in_section(&text, "connection").find(|(key, _)| *key == "interface-name");
         if by_address {
             found.push(Binding {
                 place,
@@ -232,7 +231,7 @@ fn bindings(look: &Look<'_>, root: &Root, has_fixed_names: bool) -> Vec<Binding>
         } else if let Some((_, card)) = card.filter(|(_, card)| is_foreign(card, has_fixed_names)) {
             found.push(Binding {
                 place,
-                reason: bound_to(&card),
+                reason: bound_to(card),
                 advice: "Remove interface-name",
                 remedy: Some(unbind_network_manager),
             });
@@ -275,21 +274,10 @@ fn is_foreign(name: &str, has_fixed_names: bool) -> bool {
     ["ens", "enp", "eno", "enx"].iter().any(|start| name.starts_with(start))
 }
 
-/// Returns the keys and values of a section of an INI file.
-fn in_section(text: &str, section: &str) -> Vec<(String, String)> {
-    let mut is_in = false;
-    let mut all = Vec::new();
-    for line in text.lines().map(str::trim) {
-        if let Some(name) = line.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')) {
-            is_in = name.eq_ignore_ascii_case(section);
-        } else if let Some((key, value)) = line.split_once('=')
-            && is_in
-            && !line.starts_with(['#', ';'])
-        {
-            all.push((key.trim().to_owned(), value.trim().to_owned()));
-        }
-    }
-    all
+/// Returns the keys and values of a section, whose name may be in either case.
+fn in_section<'t>(text: &'t str, section: &'t str) -> impl Iterator<Item = (&'t str, &'t str)> {
+    let here = entries(text).filter(move |(name, ..)| name.eq_ignore_ascii_case(section));
+    here.map(|(_, key, value)| (key, value))
 }
 
 /// Returns the names that a netplan file configures under `ethernets`, unless they only name a match.
@@ -355,6 +343,6 @@ mod tests {
     #[test]
     fn a_section_has_its_keys_only() {
         let text = "[Match]\nName=ens3\n#MACAddress=1\n[Network]\nDHCP=yes\n";
-        assert_eq!(in_section(text, "match"), [("Name".to_owned(), "ens3".to_owned())]);
+        assert_eq!(in_section(text, "match").collect::<Vec<_>>(), [("Name", "ens3")]);
     }
 }

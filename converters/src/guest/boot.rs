@@ -6,10 +6,11 @@ use mif_formats::fs::FileType;
 use mif_formats::partition::{Table, TableKind};
 use serde::Serialize;
 
+use super::pe;
 use super::probe::Files;
 
 /// The end of the boot code in sector 0, where the disk's signature and the table begin.
-const BOOT_CODE: usize = 440;
+pub(crate) const BOOT_CODE: usize = 440;
 
 /// How many bytes of a UEFI program are searched for its name.
 const MAX_PROGRAM: u64 = 8 << 20;
@@ -52,11 +53,7 @@ fn bios(sectors: &Sectors<'_>) -> Option<Boot> {
     if let Some(loader) = loader_of(&code) {
         return boot(Some(loader), "the disk's boot sector".to_owned());
     }
-    // In an MBR, the status byte; in a GPT, "legacy BIOS bootable" (UEFI specification, table 5.8).
-    let active = match sectors.table.kind {
-        TableKind::Gpt => 1 << 2,
-        _ => 0x80,
-    };
+    let active = active_bit(sectors.table.kind);
     let active = sectors.table.partitions.iter().find(|p| p.attributes & active != 0);
     if let Some(partition) = active {
         let name = crate::store::volume_name(partition.slot);
@@ -66,14 +63,33 @@ fn bios(sectors: &Sectors<'_>) -> Option<Boot> {
     boot(None, "the disk's boot sector".to_owned())
 }
 
-/// Reads the boot code at `start` of a disk. Returns `None` if it is all zero, or the notice that mkfs.fat writes
-/// there.
+/// Returns the bit of a partition's attributes that marks it as active: in an MBR, the status byte; in a GPT, "legacy BIOS
+/// bootable" (UEFI specification, table 5.8).
+pub(crate) fn active_bit(table: TableKind) -> u64 {
+    match table {
+        TableKind::Gpt => 1 << 2,
+        _ => 0x80,
+    }
+}
+
+/// Returns why a BIOS starts nothing from a boot sector; `None` if it has code. Zeros are none, and neither is the notice
+/// that mkfs.fat writes there.
+pub(crate) fn lacks_code(sector: &[u8]) -> Option<&'static str> {
+    if sector.get(510..512) != Some(b"\x55\xaa") {
+        Some("the boot sector lacks its signature 55 AA")
+    } else if sector[..BOOT_CODE].iter().all(|b| *b == 0) {
+        Some("the boot sector has no code")
+    } else if memmem::find(sector, b"This is not a bootable disk").is_some() {
+        Some("the boot sector only says that it is not bootable")
+    } else {
+        None
+    }
+}
+
+/// Reads the boot code at `start` of a disk. Returns `None` if there is none.
 fn boot_code(disk: &dyn Source, start: u64) -> Option<Vec<u8>> {
     let sector = disk.read_vec(start, disk.len().checked_sub(start)?.min(512) as usize).ok()?;
-    let signed = sector.get(510..512)? == b"\x55\xaa";
-    let none = sector[..BOOT_CODE].iter().all(|b| *b == 0)
-        || memmem::find(&sector, b"This is not a bootable disk").is_some();
-    (signed && !none).then_some(sector)
+    lacks_code(&sector).is_none().then_some(sector)
 }
 
 /// Recognises the boot loader in a sector by its name or message.
@@ -111,33 +127,13 @@ fn uefi(files: &mut Files<'_>, found: &mut Vec<Boot>) {
         .collect();
     for i in programs {
         let Some(program) = files.head_of(i, MAX_PROGRAM) else { continue };
-        let Some(architecture) = pe_machine(&program) else { continue };
+        let Some(machine) = pe::machine(&program) else { continue };
+        let architecture = pe::machine_name(machine).unwrap_or("another machine");
         let row = &files.tree.rows()[i];
         let place = format!("{}:{}", row.volume, row.path_text());
         let loader = program_of(&row.path, &program);
         found.push(Boot { method: "UEFI", loader, place, architecture: Some(architecture) });
     }
-}
-
-/// Returns the machine of a PE program (PE format: the header's offset at 0x3c, `Machine` after the signature).
-fn pe_machine(program: &[u8]) -> Option<&'static str> {
-    if program.get(..2)? != b"MZ" {
-        return None;
-    }
-    let at = u32::from_le_bytes(program.get(0x3c..0x40)?.try_into().ok()?) as usize;
-    let header = program.get(at..at.checked_add(6)?)?;
-    if &header[..4] != b"PE\0\0" {
-        return None;
-    }
-    Some(match u16::from_le_bytes([header[4], header[5]]) {
-        0x8664 => "x86_64",
-        0x014c => "i686",
-        0xaa64 => "aarch64",
-        0x01c0 | 0x01c2 | 0x01c4 => "arm",
-        0x5064 => "riscv64",
-        0x6264 => "loongarch64",
-        _ => "another machine",
-    })
 }
 
 /// Recognises a boot loader that is a UEFI program by a mark in it, or else by the file name that its package uses.
@@ -225,10 +221,11 @@ mod tests {
         program[..2].copy_from_slice(b"MZ");
         program[0x3c] = 0x80;
         program[0x80..0x86].copy_from_slice(b"PE\0\0\x64\x86");
-        assert_eq!(pe_machine(&program), Some("x86_64"));
+        let machine = |program: &[u8]| pe::machine(program).and_then(pe::machine_name);
+        assert_eq!(machine(&program), Some("x86_64"));
         program[0x3c..0x40].fill(0xff);
-        assert_eq!(pe_machine(&program), None);
-        assert_eq!(pe_machine(b"MZ"), None);
+        assert_eq!(machine(&program), None);
+        assert_eq!(machine(b"MZ"), None);
         assert_eq!(program_of(b"/EFI/debian/grubx64.efi", &program), Some("GRUB"));
         assert_eq!(program_of(b"/EFI/x/y.efi", b"#### LoaderInfo: systemd-boot 252"), Some("systemd-boot"));
         assert_eq!(program_of(b"/EFI/x/y.efi", &program), None);

@@ -2,8 +2,10 @@
 
 pub(crate) mod accounts;
 pub(crate) mod boot;
+pub(crate) mod ini;
 pub(crate) mod os;
 pub(crate) mod packages;
+pub(crate) mod pe;
 pub(crate) mod probe;
 mod registry;
 pub(crate) mod system;

@@ -40,11 +40,13 @@ use self::limits::Room;
 use self::member::Members;
 pub(crate) use self::member::{Content, Member};
 use self::path::TreePath;
+use crate::boot::grub::core::{BLOCK_LIST, KERNEL_SECTOR};
 use crate::compose::made::Made;
 use crate::compose::splice::{Known, Splicer};
 use crate::compose::staging::Bench;
 use crate::disk::volume::VolumeExtent;
 use crate::error::{Error, Result};
+use crate::guest::boot::BOOT_CODE;
 use crate::guest::packages;
 use crate::ingest::store_files;
 use crate::rebuild::NewIds;
@@ -52,15 +54,10 @@ use crate::store::{Counts, Provenance, Store, StoredDisk, WriterStats, check_nam
 use crate::task::progress::{self, Progress};
 use crate::tree::new_content::{ContentLookup, NewContent, NewContents};
 
-/// The end of the boot code in sector 0; the disk's signature and the table follow.
-const BOOT_CODE: usize = 440;
 const SECTOR: u64 = 512;
-/// In GRUB's boot.img: the sector of the core image, and a jump that is taken if the BIOS's drive number cannot be
-/// trusted.
-const GRUB_SECTOR: usize = 0x5C;
+/// In GRUB's boot.img: a jump that is taken if the BIOS's drive number cannot be trusted.
 const GRUB_DRIVE_CHECK: usize = 0x66;
-/// In the first sector of GRUB's core image: the place and length of the rest, and the segment it is loaded to.
-const GRUB_BLOCK_LIST: usize = 0x1F4;
+/// In the block list of GRUB's core image, after the place and length of the rest: the segment it is loaded to.
 const GRUB_SEGMENT: u16 = 0x0820;
 /// The maximum length of a swap label, in bytes.
 const SWAP_LABEL_MAX: usize = 16;
@@ -663,12 +660,12 @@ impl BootCode {
             }
             core.resize(core.len().next_multiple_of(SECTOR as usize), 0);
             let sector = at / SECTOR;
-            let segment = core.get(GRUB_BLOCK_LIST + 10..GRUB_BLOCK_LIST + 12);
+            let segment = core.get(BLOCK_LIST + 10..BLOCK_LIST + 12);
             if segment.is_some_and(|bytes| bytes == GRUB_SEGMENT.to_le_bytes()) {
                 let more = u16::try_from(core.len() / SECTOR as usize - 1)
                     .map_err(|_| Error::input("boot.core is larger than GRUB can load"))?;
-                core[GRUB_BLOCK_LIST..GRUB_BLOCK_LIST + 8].copy_from_slice(&(sector + 1).to_le_bytes());
-                core[GRUB_BLOCK_LIST + 8..GRUB_BLOCK_LIST + 10].copy_from_slice(&more.to_le_bytes());
+                core[BLOCK_LIST..BLOCK_LIST + 8].copy_from_slice(&(sector + 1).to_le_bytes());
+                core[BLOCK_LIST + 8..BLOCK_LIST + 10].copy_from_slice(&more.to_le_bytes());
             }
             core_sector = Some(sector);
             patches.push((at, core));
@@ -682,7 +679,7 @@ impl BootCode {
             sector0[..code.len()].copy_from_slice(code);
             let is_grub = code.windows(5).any(|word| word == b"GRUB ");
             if let (Some(sector), true, BOOT_CODE) = (core_sector, is_grub, code.len()) {
-                sector0[GRUB_SECTOR..GRUB_SECTOR + 8].copy_from_slice(&sector.to_le_bytes());
+                sector0[KERNEL_SECTOR..KERNEL_SECTOR + 8].copy_from_slice(&sector.to_le_bytes());
                 sector0[GRUB_DRIVE_CHECK..GRUB_DRIVE_CHECK + 2].copy_from_slice(&[0x90, 0x90]);
             }
         }

@@ -22,7 +22,7 @@ pub struct LastCheck {
 }
 
 impl Store {
-    /// Leaves a note of a check. A store that cannot be written has none: that is no error of the check.
+    /// Records how a check ended. If the store cannot be written, nothing is recorded, and the check does not fail.
     pub fn note_check(&self, verb: &str, verdict: &str) {
         let tool = env!("CARGO_PKG_VERSION").to_owned();
         let (verb, verdict) = (verb.to_owned(), verdict.to_owned());

@@ -583,7 +583,7 @@ fn images_of_public_reports_are_judged_as_they_turned_out() {
     assert_eq!(report["network"], "bad", "{report:#}");
     let fixed = disk.fixes("clone", "freed", &[]);
     assert_eq!(fixed["after"]["network"], "good", "{fixed:#}");
-    // github.com/bootc-dev/bootc/issues/2250: GRUB 2.14 does not look into /boot/loader/entries unless it is told to.
+    // github.com/bootc-dev/bootc/issues/2250: GRUB 2.14 searches /boot/loader/entries only with an option.
     let fallback = "set timeout=1\nblscfg --path /boot/loader/entries --enable-fallback\n";
     let entry = format!(
         "title x\nlinux /boot/vmlinuz-{RELEASE}\ninitrd /boot/initrd.img-{RELEASE}\noptions root=UUID={ROOT}\n"

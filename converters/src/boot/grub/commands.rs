@@ -205,7 +205,7 @@ impl Grub<'_> {
                 if entries.is_empty() {
                     continue;
                 }
-                // Distributions' GRUBs look there next; that of GRUB 2.14 only if it is told to.
+                // The GRUB of most distributions also searches this directory; GRUB 2.14 itself does so only if asked to.
                 let is_next =
                     given.is_none() && *folder == "/boot/loader/entries" && self.get("blsdir").is_empty();
                 if is_next && !is_fallback_asked && self.version().is_none_or(|version| version >= (2, 14)) {

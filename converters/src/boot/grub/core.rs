@@ -12,10 +12,10 @@ use mif_formats::{Result, Source, at};
 const SECTOR: u64 = 512;
 
 /// In `boot.img`: the first sector of the core image.
-const KERNEL_SECTOR: usize = 0x5c;
+pub(crate) const KERNEL_SECTOR: usize = 0x5c;
 
 /// In the first sector of the core image: the first entry of the block list, which grows downwards.
-const BLOCK_LIST: usize = 0x1f4;
+pub(crate) const BLOCK_LIST: usize = 0x1f4;
 const BLOCK_LIST_ENTRY: usize = 12;
 
 /// The most sectors of a core image: it must fit into the memory below 640 KiB.
@@ -326,7 +326,7 @@ mod tests {
             .status();
         assert!(made.expect("grub-mkimage is installed").success());
         let bytes = std::fs::read(out).unwrap();
-        let program = super::super::super::pe::Program::parse(&bytes).unwrap();
+        let program = crate::guest::pe::Program::parse(&bytes).unwrap();
         let core = of_objects(program.section("mods").unwrap(), true).unwrap();
         assert_eq!((&core.prefix[..], core.config), ("/EFI/debian", None));
         assert!(core.modules.iter().any(|name| name == "fat"));

@@ -2,7 +2,7 @@
 
 pub(super) mod bls;
 mod commands;
-pub(super) mod core;
+pub(crate) mod core;
 mod devices;
 pub(super) mod run;
 mod script;

@@ -3,6 +3,7 @@
 use crate::edit::network::netplan_without_macs;
 use crate::edit::primitive::Edit;
 use crate::error::Result;
+use crate::guest::ini::entries;
 use crate::tree::edit::Files;
 
 /// Returns the paths and texts of the files in a directory whose names have this suffix.
@@ -107,25 +108,16 @@ fn is_mac_key(key: &str) -> bool {
 }
 
 /// Returns the keys of the `[Match]` section.
-fn match_keys(text: &str) -> Vec<&str> {
-    let mut here = false;
-    let mut keys = Vec::new();
-    for line in text.lines().map(str::trim) {
-        if line.starts_with('[') {
-            here = line == "[Match]";
-        } else if let (true, Some((key, _))) = (here, line.split_once('=')) {
-            keys.push(key.trim());
-        }
-    }
-    keys
+fn match_keys(text: &str) -> impl Iterator<Item = &str> {
+    entries(text).filter(|(section, ..)| *section == "Match").map(|(_, key, _)| key)
 }
 
 fn is_by_mac(text: &str) -> bool {
-    match_keys(text).into_iter().any(is_mac_key)
+    match_keys(text).any(is_mac_key)
 }
 
 fn matches_more(text: &str) -> bool {
-    match_keys(text).into_iter().any(|key| !is_mac_key(key))
+    match_keys(text).any(|key| !is_mac_key(key))
 }
 
 #[cfg(test)]

@@ -7,6 +7,7 @@ use std::net::IpAddr;
 use super::{Network, ifcfg};
 use crate::edit::primitive::Edit;
 use crate::error::Result;
+use crate::guest::ini::entries;
 use crate::tree::edit::Files;
 
 const FOLDER: &str = "/etc/NetworkManager/system-connections";
@@ -42,21 +43,9 @@ pub(super) fn configure(files: &Files, network: &Network) -> Result<Vec<Edit>> {
     Ok(edits)
 }
 
-/// Returns the value of a key in a section of a keyfile.
+/// Returns the last value of a key in a section of a keyfile.
 fn value<'t>(text: &'t str, section: &str, key: &str) -> Option<&'t str> {
-    let mut here = "";
-    let mut found = None;
-    for line in text.lines().map(str::trim) {
-        if let Some(name) = line.strip_prefix('[').and_then(|line| line.strip_suffix(']')) {
-            here = name;
-        } else if let Some((known, value)) = line.split_once('=')
-            && here == section
-            && known.trim() == key
-        {
-            found = Some(value.trim());
-        }
-    }
-    found
+    entries(text).filter(|(here, known, _)| *here == section && *known == key).map(|(.., value)| value).last()
 }
 
 /// Returns a keyfile with autoconnect turned off.

@@ -7,18 +7,54 @@ use mif_formats::{Result, at};
 /// The most sections.
 const MAX_SECTIONS: usize = 96;
 
+/// The machines of programs: the number, the name as `uname -m` has it, and the suffix of UEFI's programs (UEFI
+/// specification, 3.5.1.1). Of a machine with several numbers, the first is UEFI's.
+const MACHINES: [(u16, &str, &str); 8] = [
+    (0x8664, "x86_64", "x64"),
+    (0x014c, "i686", "ia32"),
+    (0xaa64, "aarch64", "aa64"),
+    (0x01c2, "arm", "arm"),
+    (0x01c0, "arm", "arm"),
+    (0x01c4, "arm", "arm"),
+    (0x5064, "riscv64", "riscv64"),
+    (0x6264, "loongarch64", "loongarch64"),
+];
+
+/// Returns the number of the machine that a program is for, from its first bytes; `None` if it is no PE program.
+pub(crate) fn machine(program: &[u8]) -> Option<u16> {
+    let header = header(program)?;
+    Some(u16::from_le_bytes([*program.get(header + 4)?, *program.get(header + 5)?]))
+}
+
+/// Returns the name of a machine.
+pub(crate) fn machine_name(number: u16) -> Option<&'static str> {
+    MACHINES.iter().find(|(it, ..)| *it == number).map(|(_, name, _)| *name)
+}
+
+/// Returns the suffix of UEFI's programs for a machine, and its number.
+pub(crate) fn uefi_machine(name: &str) -> Option<(&'static str, u16)> {
+    MACHINES.iter().find(|(_, it, _)| *it == name).map(|(number, _, suffix)| (*suffix, *number))
+}
+
+/// Returns the offset of the PE header, which the DOS header names.
+fn header(program: &[u8]) -> Option<usize> {
+    let bytes = program.starts_with(b"MZ").then(|| program.get(0x3c..0x40))??;
+    let header = u32::from_le_bytes(bytes.try_into().expect("four bytes")) as usize;
+    (program.get(header..header.checked_add(4)?)? == b"PE\0\0").then_some(header)
+}
+
 /// A program.
 #[derive(Debug)]
-pub(super) struct Program<'b> {
+pub(crate) struct Program<'b> {
     bytes: &'b [u8],
     /// `Machine`.
-    pub(super) machine: u16,
+    pub(crate) machine: u16,
     sections: Vec<(String, Range<usize>)>,
 }
 
 impl<'b> Program<'b> {
     /// Parses a program, whose sections must lie in it.
-    pub(super) fn parse(bytes: &'b [u8]) -> Result<Self> {
+    pub(crate) fn parse(bytes: &'b [u8]) -> Result<Self> {
         let place = at("PE program");
         let ends = || at("PE program").corrupt("the headers end early");
         if !bytes.starts_with(b"MZ") {
@@ -28,10 +64,9 @@ impl<'b> Program<'b> {
         let u32_at = |at: usize| {
             bytes.get(at..at.checked_add(4)?).map(|b| u32::from_le_bytes([b[0], b[1], b[2], b[3]]))
         };
-        let header = u32_at(0x3c).ok_or_else(ends)? as usize;
-        if bytes.get(header..header.saturating_add(4)) != Some(b"PE\0\0") {
+        let Some(header) = header(bytes) else {
             return Err(place.corrupt("expected a PE header where the DOS header points"));
-        }
+        };
         let machine = u16_at(header + 4).ok_or_else(ends)?;
         let count = usize::from(u16_at(header + 6).ok_or_else(ends)?);
         let optional = usize::from(u16_at(header + 20).ok_or_else(ends)?);
@@ -61,23 +96,23 @@ impl<'b> Program<'b> {
     }
 
     /// Returns the bytes of a section.
-    pub(super) fn section(&self, name: &str) -> Option<&'b [u8]> {
+    pub(crate) fn section(&self, name: &str) -> Option<&'b [u8]> {
         let (_, range) = self.sections.iter().find(|(it, _)| it == name)?;
         self.bytes.get(range.clone())
     }
 
     /// Returns true if it contains these bytes.
-    pub(super) fn has(&self, mark: &[u8]) -> bool {
+    pub(crate) fn has(&self, mark: &[u8]) -> bool {
         memchr::memmem::find(self.bytes, mark).is_some()
     }
 }
 
 #[cfg(test)]
-pub(super) mod tests {
+pub(crate) mod tests {
     use super::*;
 
     /// A program with these sections.
-    pub(in super::super) fn program(machine: u16, sections: &[(&str, &[u8])]) -> Vec<u8> {
+    pub(crate) fn program(machine: u16, sections: &[(&str, &[u8])]) -> Vec<u8> {
         let mut bytes = vec![0; 0x80];
         bytes[..2].copy_from_slice(b"MZ");
         bytes[0x3c] = 0x80;
