@@ -16,7 +16,7 @@ use serde::Deserialize;
 use toml::{Table, Value};
 
 use crate::error::{Code, Error, Result};
-use crate::host::named::{MAX_TEXT, open, read_text};
+use crate::host::named::{MAX_TEXT, open, read_text, toml_problem};
 
 /// Edits, in order.
 #[derive(Debug, Clone, Default)]
@@ -42,7 +42,7 @@ impl Recipe {
     pub fn add_file(&mut self, path: &Path) -> Result<()> {
         let wrong = |problem: &dyn std::fmt::Display| Error::usage(format!("{}: {problem}", path.display()));
         let text = read_text(path).map_err(|e| e.coded(Code::Usage))?;
-        let mut table: Table = text.parse().map_err(|e: toml::de::Error| wrong(&e))?;
+        let mut table: Table = text.parse().map_err(|e| wrong(&toml_problem(&text, &e)))?;
         let edits = match table.remove("edit") {
             Some(Value::Array(edits)) => edits,
             Some(_) => {

@@ -9,6 +9,7 @@ use serde::Deserialize;
 
 use super::path::TreePath;
 use crate::error::{Error, Result};
+use crate::host::named;
 use crate::rebuild::{BIOS_BOOT, size_in_bytes};
 
 /// A disk to build.
@@ -134,7 +135,7 @@ impl TryFrom<String> for VolumeSize {
 impl Description {
     /// Reads the file at `path`. The files it names are relative to its directory.
     pub(super) fn read(path: &Path) -> Result<Self> {
-        let text = crate::host::named::read_text(path)?;
+        let text = named::read_text(path)?;
         let mut description = Self::parse(&text).map_err(|e| {
             let message = format!("{}: {}", path.display(), e.message());
             match e.advice() {
@@ -151,7 +152,7 @@ impl Description {
 
     pub(super) fn parse(text: &str) -> Result<Self> {
         let mut description: Description =
-            toml::from_str(text).map_err(|e| Error::usage(e.to_string().trim_end().to_owned()))?;
+            toml::from_str(text).map_err(|e| Error::usage(named::toml_problem(text, &e)))?;
         description.check()?;
         Ok(description)
     }
@@ -292,7 +293,10 @@ mod tests {
         };
         refused("table = 'gpt'", "volume");
         refused("table = 'floppy'\n[[volume]]\nfs='ext4'", "floppy");
-        refused("table = 'gpt'\n[[volume]]\nfs='ext4'\ncolour='red'", "colour");
+        refused(
+            "table = 'gpt'\n[[volume]]\nfs='ext4'\ncolour='red'",
+            "line 4, column 1: unknown field `colour`",
+        );
         refused("table = 'gpt'\n[[volume]]\nfs='xfs'", "cannot create");
         refused("table = 'gpt'\n[[volume]]\nfs='ext4'\n[[volume]]\nfs='ext4'", "only one volume");
         refused("table = 'mbr'\n[[volume]]\nslot=5\nfs='ext4'", "slots of this table are 1 to 4");
