@@ -85,6 +85,7 @@ pub(crate) fn content_ranges(scan: &Scan) -> Result<(Vec<Range<u64>>, Vec<String
 /// State shared by the threads.
 struct Work<'a> {
     disk: &'a dyn Source,
+    volumes: &'a [ScannedVolume],
     plan: &'a ReadPlan,
     writer: &'a ObjectWriter,
     progress: &'a dyn Progress,
@@ -150,6 +151,7 @@ pub(crate) fn import_disk(
     let plan = ReadPlan::new(&scan)?;
     let work = Work {
         disk: &*scan.disk,
+        volumes: &scan.volumes,
         plan: &plan,
         writer,
         progress,
@@ -191,6 +193,8 @@ impl Work<'_> {
                 Item::Residue(stretch) => self.read_residue(stretch),
                 Item::File(number) => {
                     let file = &self.plan.files[number];
+                    let ready = file.with_bytes(self.volumes)?;
+                    let file = ready.as_ref().unwrap_or(file);
                     let mut placed = Vec::new();
                     let body = import_file(file, self.disk, self.writer, pool, &mut placed, self.progress)?;
                     let body = match body {

@@ -100,6 +100,7 @@ impl<'a> PieceReader<'a> {
                 DiskPiece::Bytes(bytes) => {
                     part.copy_from_slice(&bytes[self.used as usize..][..here as usize]);
                 }
+                DiskPiece::Unread(_) => unreachable!("PlannedFile::with_bytes was called"),
                 DiskPiece::Encoded(extent) => {
                     let used = u32::try_from(self.used).expect("an extent decodes to at most 4 MiB");
                     let from = extent.from + used;

@@ -5,14 +5,13 @@ use std::hash::{BuildHasher, RandomState};
 use std::ops::Range;
 
 use mif_formats::fs::listing::Listing;
-use mif_formats::fs::{FileId, FileType, Piece};
+use mif_formats::fs::{FileId, FileType};
 use mif_formats::mif::manifest::escape;
 use mif_formats::{Error, ErrorKind};
 
 use super::ownership;
-use super::planned_file::{DiskPiece, MAX_HASHED_HOLES, Ownership, PlannedFile};
+use super::planned_file::{MAX_HASHED_HOLES, Ownership, PlannedFile, place};
 use crate::disk::scan::{Scan, ScannedVolume};
-use crate::disk::volume::VolumeOffset;
 use crate::error::Result;
 
 /// Files that share extents are read up to this multiple of the disk's size in total.
@@ -105,7 +104,8 @@ impl ReadPlan {
                     let content = other?;
                     // Most files have one piece, and there may be millions of files, so avoid spare capacity.
                     let mut pieces = Vec::with_capacity(content.pieces.len());
-                    pieces.extend(content.pieces.into_iter().flat_map(|p| place(volume, p)));
+                    let placed = content.pieces.into_iter().flat_map(|piece| place(volume, piece));
+                    pieces.extend(placed.map(|piece| piece.unread(number, handle)));
                     let file = PlannedFile::new(content.size, pieces, may_share);
                     if !streams.contains(&id) {
                         self.totals.0 += 1;
@@ -255,27 +255,9 @@ pub(super) fn say_unreadable(
     }
 }
 
-fn place(volume: &ScannedVolume, piece: Piece) -> Vec<DiskPiece> {
-    match piece {
-        Piece::Volume { offset, len } => volume
-            .on_disk(VolumeOffset(offset), len)
-            .map(|(offset, len)| DiskPiece::Disk { offset: offset.0, len })
-            .collect(),
-        Piece::Zero { len } => vec![DiskPiece::Zero { len }],
-        Piece::Bytes(bytes) => vec![DiskPiece::Bytes(bytes)],
-        Piece::Encoded(mut encoded) => {
-            let runs = encoded
-                .runs
-                .iter()
-                .flat_map(|run| volume.on_disk(VolumeOffset(run.start), run.end - run.start));
-            encoded.runs = runs.map(|(start, len)| start.0..start.0 + len).collect();
-            vec![DiskPiece::Encoded(encoded)]
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
+    use super::super::planned_file::DiskPiece;
     use super::*;
 
     fn plan(files: Vec<Vec<(u64, u64)>>) -> ReadPlan {

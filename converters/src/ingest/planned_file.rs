@@ -1,8 +1,13 @@
 //! A regular file to be read: the locations of its bytes, and the disk ranges it owns.
 
+use std::hash::{Hash, Hasher};
 use std::ops::Range;
 
-use mif_formats::fs::Encoded;
+use mif_formats::fs::{Content, Encoded, NodeId, Piece};
+
+use crate::disk::scan::ScannedVolume;
+use crate::disk::volume::VolumeOffset;
+use crate::error::{Error, Result};
 
 /// The most bytes of holes hashed for one image. Files beyond this limit are stored without digests: hashing zeros that
 /// are not stored is not worth minutes.
@@ -33,15 +38,61 @@ pub(super) enum DiskPiece {
     Zero { len: u64 },
     /// Bytes that are not on the disk in this form.
     Bytes(Vec<u8>),
+    /// The same, to be read when they are needed ([`PlannedFile::with_bytes`]).
+    Unread(Box<Unread>),
     /// Decoded bytes of a compressed extent, whose runs are disk ranges.
     Encoded(Box<Encoded>),
 }
 
+/// Bytes of a file that are in its filesystem's metadata. There may be millions of such files, and their bytes would be most
+/// of an import's memory. Equal if the bytes are.
+#[derive(Debug, Clone)]
+pub(super) struct Unread {
+    len: u64,
+    /// BLAKE3 of the bytes.
+    digest: [u8; 32],
+    /// The index of the volume.
+    volume: usize,
+    /// The file there.
+    node: NodeId,
+}
+
+/// Fewer bytes are kept in memory: an [`Unread`] takes as much.
+const KEPT: usize = 64;
+
+impl PartialEq for Unread {
+    fn eq(&self, other: &Self) -> bool {
+        (self.len, self.digest) == (other.len, other.digest)
+    }
+}
+
+impl Eq for Unread {}
+
+impl Hash for Unread {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        self.digest.hash(state);
+    }
+}
+
 impl DiskPiece {
+    /// Leaves bytes that are not on the disk to be read later, from a file of the volume with this index.
+    pub(super) fn unread(self, volume: usize, node: NodeId) -> Self {
+        match self {
+            DiskPiece::Bytes(bytes) if bytes.len() > KEPT => DiskPiece::Unread(Box::new(Unread {
+                len: bytes.len() as u64,
+                digest: *blake3::hash(&bytes).as_bytes(),
+                volume,
+                node,
+            })),
+            other => other,
+        }
+    }
+
     pub(super) fn len(&self) -> u64 {
         match self {
             DiskPiece::Disk { len, .. } | DiskPiece::Zero { len } => *len,
             DiskPiece::Bytes(bytes) => bytes.len() as u64,
+            DiskPiece::Unread(unread) => unread.len,
             DiskPiece::Encoded(encoded) => u64::from(encoded.len),
         }
     }
@@ -51,6 +102,31 @@ impl PlannedFile {
     /// Returns a file that owns its ranges of the disk, and whose digests are computed.
     pub(super) fn new(size: u64, pieces: Vec<DiskPiece>, may_share: bool) -> Self {
         PlannedFile { size, pieces, owns: Ownership::All, owns_encoded: Vec::new(), may_share, hashed: true }
+    }
+
+    /// Returns the same file, ready to be read: with the bytes that are not on the disk. `None` if it is ready.
+    pub(super) fn with_bytes(&self, volumes: &[ScannedVolume]) -> Result<Option<Self>> {
+        let unread = self.pieces.iter().find_map(|piece| match piece {
+            DiskPiece::Unread(unread) => Some(unread),
+            _ => None,
+        });
+        let Some(unread) = unread else { return Ok(None) };
+        let volume = &volumes[unread.volume];
+        let filesystem = volume.filesystem().expect("a volume with files has a filesystem");
+        let Content { pieces, .. } = filesystem.content(unread.node)?;
+        let same = PlannedFile {
+            size: self.size,
+            pieces: pieces.into_iter().flat_map(|piece| place(volume, piece)).collect(),
+            owns: self.owns.clone(),
+            owns_encoded: self.owns_encoded.clone(),
+            may_share: self.may_share,
+            hashed: self.hashed,
+        };
+        if !same.pieces.iter().map(DiskPiece::len).eq(self.pieces.iter().map(DiskPiece::len)) {
+            let changed = format!("{}: changed while it was read", volume.name);
+            return Err(Error::input(changed).advise("Run the command again"));
+        }
+        Ok(Some(same))
     }
 
     /// Returns a file that is not on a disk. `parts` are the parts that are not holes, each with its offset in the
@@ -141,6 +217,26 @@ impl PlannedFile {
 
     pub(super) fn holes(&self) -> u64 {
         self.pieces.iter().map(|p| if let DiskPiece::Zero { len } = p { *len } else { 0 }).sum()
+    }
+}
+
+/// Returns the pieces of the disk that hold a piece of a volume.
+pub(super) fn place(volume: &ScannedVolume, piece: Piece) -> Vec<DiskPiece> {
+    match piece {
+        Piece::Volume { offset, len } => volume
+            .on_disk(VolumeOffset(offset), len)
+            .map(|(offset, len)| DiskPiece::Disk { offset: offset.0, len })
+            .collect(),
+        Piece::Zero { len } => vec![DiskPiece::Zero { len }],
+        Piece::Bytes(bytes) => vec![DiskPiece::Bytes(bytes)],
+        Piece::Encoded(mut encoded) => {
+            let runs = encoded
+                .runs
+                .iter()
+                .flat_map(|run| volume.on_disk(VolumeOffset(run.start), run.end - run.start));
+            encoded.runs = runs.map(|(start, len)| start.0..start.0 + len).collect();
+            vec![DiskPiece::Encoded(encoded)]
+        }
     }
 }
 

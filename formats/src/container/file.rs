@@ -10,7 +10,7 @@ use super::access::Access;
 use super::patches::{Patched, Patches};
 use crate::beneath;
 use crate::error::{Result, at};
-use crate::source::{Extent, Source, check_range, file_extent};
+use crate::source::{Extent, KnownExtents, Source, check_range};
 
 /// A file that holds a disk or a part of it: the open file, and the path by which it was opened, which may lead to
 /// another file by now. For a wrapped disk, it is the wrapper.
@@ -54,6 +54,8 @@ pub struct ImageFile {
     /// Its name for people: the path, and the member of the archive that it is.
     path: PathBuf,
     len: u64,
+    /// The holes that were found so far.
+    extents: Arc<KnownExtents>,
     /// Bytes to read instead of the file's own.
     patches: Arc<Patches>,
     /// What is in the wrapper.
@@ -84,8 +86,8 @@ impl ImageFile {
         });
         let len = len.map_err(|e| place().io(e))?;
         let (outer, path) = (path.to_owned(), path.to_owned());
-        let (patches, inner, member) = (Arc::default(), None, None);
-        Ok(ImageFile { file: Arc::new(file), outer, path, len, patches, inner, member })
+        let (extents, patches) = (Arc::default(), Arc::default());
+        Ok(ImageFile { file: Arc::new(file), outer, path, len, extents, patches, inner: None, member: None })
     }
 
     /// Returns what is in this file, a wrapper.
@@ -218,7 +220,7 @@ impl Source for ImageFile {
                 let extent = inner.extent_up_to(offset, len).map_err(|e| e.in_file(&self.path))?;
                 Ok(Extent { range: offset..extent.range.end.min(offset + len), kind: extent.kind })
             }
-            None => Ok(file_extent(&self.file, offset, len)),
+            None => Ok(self.extents.at(&self.file, offset, len)),
         }
     }
 }

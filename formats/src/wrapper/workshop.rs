@@ -10,7 +10,7 @@ use super::codec::{Codec, Decoder};
 use super::input::{Input, carried};
 use super::stream::Stream;
 use crate::error::{Error, Result, at};
-use crate::source::{Extent, Source, check_range, file_extent, is_zero};
+use crate::source::{Extent, KnownExtents, Source, check_range, is_zero};
 
 /// The most bytes that a file may decode to without the user's leave, whatever its length: 32 GiB.
 const SMALL: u64 = 32 << 30;
@@ -184,7 +184,7 @@ impl<'a> Workshop<'a> {
             }
         }
         file.set_len(len).map_err(failed)?;
-        Ok(Arc::new(Scratch { file, len, folder: self.folder.clone() }))
+        Ok(Arc::new(Scratch { file, len, extents: KnownExtents::default(), folder: self.folder.clone() }))
     }
 
     fn failed(&self, error: std::io::Error) -> Error {
@@ -233,6 +233,7 @@ fn write_data(file: &File, offset: u64, bytes: &[u8]) -> std::io::Result<()> {
 struct Scratch {
     file: File,
     len: u64,
+    extents: KnownExtents,
     folder: PathBuf,
 }
 
@@ -248,6 +249,6 @@ impl Source for Scratch {
 
     fn extent_at(&self, offset: u64) -> Result<Extent> {
         check_range("unpacked data", self.len, offset, 1)?;
-        Ok(file_extent(&self.file, offset, self.len - offset))
+        Ok(self.extents.at(&self.file, offset, self.len - offset))
     }
 }
