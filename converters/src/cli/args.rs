@@ -138,7 +138,7 @@ A volume grows into the free space after it. If a partition is in the way, it mo
         #[arg(
             long,
             value_name = "DIR",
-            conflicts_with_all = ["image", "output", "backing", "rewrite", "size", "resize", "new_ids"]
+            conflicts_with_all = ["image", "output", "backing", "rewrite", "size", "resize", "new_ids", "sector_size"]
         )]
         all: Option<PathBuf>,
         /// With --all: export all versions, as NAME@VERSION

@@ -159,6 +159,9 @@ pub(super) struct ReshapeArgs {
     /// Derive the new UUIDs from TEXT: the same text gives the same UUIDs
     #[arg(long, value_name = "TEXT", requires = "new_ids")]
     pub(super) seed: Option<String>,
+    /// Logical sector size of the disk, 512 or 4096: the partition table and FAT volumes are made anew for it
+    #[arg(long, value_name = "BYTES")]
+    pub(super) sector_size: Option<u32>,
 }
 
 /// How to write a disk image file.
@@ -245,6 +248,7 @@ pub(super) fn reshape_options(args: &ReshapeArgs) -> Result<Reshape> {
         size: args.size.as_deref().map(str::parse).transpose()?,
         resize: args.resize.iter().map(|text| Reshape::volume_size(text)).collect::<Result<_>>()?,
         new_ids,
+        sector_size: args.sector_size,
     })
 }
 

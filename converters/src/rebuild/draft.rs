@@ -11,6 +11,7 @@ use mif_formats::mif::manifest::Row;
 use super::arrange::Arrangement;
 use super::ids::{Identities, IdsReport, Rewritten};
 use super::reshape::Reshape;
+use super::sectors::resectored;
 use super::shape::{Patches, VolumeDraft, find_volume, resized, shape};
 use super::tree::Rows;
 use crate::compose::made::Made;
@@ -71,6 +72,8 @@ pub(crate) struct Draft {
     pub(crate) notes: Vec<String>,
     /// The effects of new identities, if any were given.
     pub(crate) ids: Option<IdsReport>,
+    /// The logical sector size of the disk, in bytes.
+    pub(crate) sector_size: u32,
 }
 
 /// The result of checking a draft.
@@ -184,7 +187,8 @@ impl<'a> Base<'a> {
             }
         }
         let planned = volumes.into_iter().map(|volume| volume.name).collect();
-        Ok(Draft { layout, rewritten, planned, notes, ids })
+        let sector_size = arrangement.table.sector_size;
+        Ok(Draft { layout, rewritten, planned, notes, ids, sector_size })
     }
 
     /// Returns the volumes to plan, with their trees and parameters, and the arrangement of the disk.
@@ -198,6 +202,9 @@ impl<'a> Base<'a> {
     ) -> Result<Prepared<'n>> {
         let mut always = always.to_vec();
         always.extend(resized(&self.scan, reshape)?);
+        let resectored = resectored(&self.scan, reshape)?;
+        let for_sectors = resectored.as_ref().map_or(&[][..], |new| &new.planned);
+        always.extend_from_slice(for_sectors);
         let (mut new, mut rewritten) = (Cow::Borrowed(new), Rewritten::new());
         let mut identities = None;
         if let Some(ids) = &reshape.new_ids {
@@ -214,12 +221,15 @@ impl<'a> Base<'a> {
         for name in edited_volumes(&self.rows, &rows, &always) {
             progress::check(progress)?;
             let mut volume = self.volume(&name, &rows, &new).map_err(|e| e.within(&name))?;
+            if let Some(new) = resectored.as_ref().filter(|new| new.planned.contains(&name)) {
+                volume.params.set_sector_size(new.size).map_err(|e| Error::from(e).within(&name))?;
+            }
             if let Some(identities) = &identities {
                 identities.apply(&name, &mut *volume.params);
             }
             volumes.push(volume);
         }
-        let (arrangement, patches) = shape(&self.scan, &mut volumes, reshape, identities.as_ref())?;
+        let (arrangement, patches) = shape(&self.scan, &mut volumes, reshape, identities.as_ref(), resectored.as_ref())?;
         let ids = identities.map(|identities| identities.report);
         Ok(Prepared { rewritten, new, volumes, arrangement, patches, ids })
     }
@@ -250,7 +260,7 @@ impl<'a> Base<'a> {
     pub(crate) fn read_back(&self, draft: &Draft, rows: &[&Row]) -> Result<Made> {
         let rows = with_rewritten(rows, &draft.rewritten);
         let disk = StoredDisk::new(draft.layout.clone(), self.objects.clone());
-        let disk = disk.with_sectors_of(self.scan.table.sector_size);
+        let disk = disk.with_sectors_of(draft.sector_size);
         Made::read_back(disk, &rows, &draft.planned)
     }
 

@@ -19,6 +19,7 @@ mod arrange;
 mod draft;
 mod ids;
 mod reshape;
+mod sectors;
 mod shape;
 mod tree;
 

@@ -13,6 +13,8 @@ pub struct Reshape {
     pub resize: Vec<(String, Size)>,
     /// New identities.
     pub new_ids: Option<NewIds>,
+    /// The logical sector size in bytes of the disk: 512 or 4096. If `None`, it is unchanged.
+    pub sector_size: Option<u32>,
 }
 
 /// New identities for the disk, its partitions and filesystems.

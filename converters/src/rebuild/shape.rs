@@ -3,11 +3,12 @@
 use mif_formats::fs::plan::Planner;
 use mif_formats::fs::plan::Tree;
 use mif_formats::mif::ObjectId;
-use mif_formats::partition::{Partition, TableKind, write};
+use mif_formats::partition::{Partition, TableKind, convert, write};
 
 use super::arrange::{Arrangement, arrange};
 use super::ids::Identities;
 use super::reshape::{Reshape, Size};
+use super::sectors::Resectored;
 use crate::disk::scan::{Scan, ScannedVolume};
 use crate::disk::volume::{VolumeOffset, on_disk};
 use crate::error::{Error, Result};
@@ -64,9 +65,16 @@ pub(super) fn shape(
     volumes: &mut [VolumeDraft],
     reshape: &Reshape,
     identities: Option<&Identities>,
+    resectored: Option<&Resectored>,
 ) -> Result<(Arrangement, Patches)> {
     let old_size = scan.disk.len();
-    let mut arrangement = if reshape.size.is_none() && reshape.resize.is_empty() {
+    let mut target = scan.table.clone();
+    if let Some(new) = resectored {
+        target.sector_size = new.size;
+    }
+    let sector = u64::from(target.sector_size);
+    let is_converted = target.sector_size != scan.table.sector_size;
+    let mut arrangement = if reshape.size.is_none() && reshape.resize.is_empty() && !is_converted {
         Arrangement::same(&scan.table, old_size)
     } else {
         let mut most = None;
@@ -97,14 +105,35 @@ pub(super) fn shape(
             // Rounded to whole pages, so that no sector and no block is cut.
             sizes.push((*slot, wanted.next_multiple_of(4096)));
         }
-        let tail = write::tail(Some(&*scan.disk), &scan.table)?;
+        let mut rounded = Vec::new();
+        for partition in target.partitions.iter().filter(|_| is_converted && target.kind != TableKind::None) {
+            let Partition { slot, len, .. } = partition;
+            if !len.is_multiple_of(sector) && !sizes.iter().any(|(known, _)| known == slot) {
+                let whole = len.next_multiple_of(sector);
+                rounded.push(format!("partition {slot} has {whole} bytes now, which are whole sectors"));
+                sizes.push((*slot, whole));
+            }
+        }
+        let tail = match is_converted {
+            true => convert::tail(&*scan.disk, &scan.table, &target)?,
+            false => write::tail(Some(&*scan.disk), &scan.table)?,
+        };
         let size = match (reshape.size, scan.table.kind) {
             // The only volume of a disk without a table is the disk itself.
             (None, TableKind::None) => sizes.first().map(|(_, len)| Size::To(*len)),
             (size, _) => size,
         };
-        arrange(&scan.table, old_size, size, &sizes, most, tail)?
+        let mut arrangement = arrange(&target, old_size, size, &sizes, most, tail)?;
+        arrangement.notes.splice(0..0, rounded);
+        arrangement
     };
+    if let Some(new) = resectored {
+        arrangement.notes.splice(0..0, new.notes.iter().cloned());
+        if arrangement.size != old_size && reshape.size.is_none() {
+            let size = arrangement.size;
+            arrangement.notes.push(format!("the disk was enlarged from {old_size} to {size} bytes"));
+        }
+    }
     for (name, _) in &reshape.resize {
         let partition = arrangement.partition(name).expect("it was looked for");
         if let Some(draft) = volumes.iter_mut().find(|draft| draft.name == *name) {
@@ -123,7 +152,10 @@ pub(super) fn shape(
         }
     }
     let mut patches = Patches::new();
-    if arrangement.table != scan.table || arrangement.size != old_size {
+    if is_converted {
+        patches =
+            convert::convert(&*scan.disk, &scan.table, &arrangement.table, arrangement.size, &[])?;
+    } else if arrangement.table != scan.table || arrangement.size != old_size {
         patches = write::write(Some((&*scan.disk, &scan.table)), &arrangement.table, arrangement.size)?;
     }
     for (volume, offset, bytes) in identities.map_or(&[][..], |identities| &identities.patches) {

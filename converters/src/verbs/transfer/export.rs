@@ -285,7 +285,8 @@ fn carry_sector_size(
     }
     Ok(Some(format!(
         "the disk has {size}-byte sectors, which a {} image cannot record: attach it with {size}-byte sectors, or its \
-         partitions will not be found",
+         partitions will not be found. QEMU does so with -device \
+         virtio-blk-pci,logical_block_size={size},physical_block_size={size}",
         format.name()
     )))
 }
@@ -391,7 +392,7 @@ fn reshape<'i>(image: &'i OpenImage, reshape: &Reshape, progress: &dyn Progress)
     let rows: Vec<&Row> = base.rows.iter().collect();
     base.read_back(&draft, &rows)?;
     let disk = StoredDisk::new(draft.layout.clone(), base.objects);
-    let disk = Arc::new(disk.with_sectors_of(stored.image.table.sector_size));
+    let disk = Arc::new(disk.with_sectors_of(draft.sector_size));
     Ok(Reshaped { draft, disk, _bench: base.bench })
 }
 
