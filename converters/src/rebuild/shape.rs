@@ -3,12 +3,14 @@
 use mif_formats::fs::plan::Planner;
 use mif_formats::fs::plan::Tree;
 use mif_formats::mif::ObjectId;
-use mif_formats::partition::{Partition, TableKind, convert, write};
+use mif_formats::partition::convert::{self, BootCode};
+use mif_formats::partition::{Partition, TableKind, write};
 
 use super::arrange::{Arrangement, arrange};
 use super::ids::Identities;
 use super::reshape::{Reshape, Size};
 use super::sectors::Resectored;
+use super::table::Converted;
 use crate::disk::scan::{Scan, ScannedVolume};
 use crate::disk::volume::{VolumeOffset, on_disk};
 use crate::error::{Error, Result};
@@ -66,14 +68,15 @@ pub(super) fn shape(
     reshape: &Reshape,
     identities: Option<&Identities>,
     resectored: Option<&Resectored>,
+    converted: Option<&Converted>,
 ) -> Result<(Arrangement, Patches)> {
     let old_size = scan.disk.len();
-    let mut target = scan.table.clone();
+    let mut target = converted.map_or(&scan.table, |new| &new.table).clone();
     if let Some(new) = resectored {
         target.sector_size = new.size;
     }
     let sector = u64::from(target.sector_size);
-    let is_converted = target.sector_size != scan.table.sector_size;
+    let is_converted = resectored.is_some() || converted.is_some();
     let mut arrangement = if reshape.size.is_none() && reshape.resize.is_empty() && !is_converted {
         Arrangement::same(&scan.table, old_size)
     } else {
@@ -123,16 +126,27 @@ pub(super) fn shape(
             (None, TableKind::None) => sizes.first().map(|(_, len)| Size::To(*len)),
             (size, _) => size,
         };
+        // Slots above four are those of logical partitions only in an MBR that stays one.
+        let kind = target.kind;
+        if is_converted && kind == TableKind::Mbr {
+            target.kind = TableKind::Gpt;
+        }
         let mut arrangement = arrange(&target, old_size, size, &sizes, most, tail)?;
+        arrangement.table.kind = kind;
+        // New partitions may lie past the end of the parent.
+        for keep in &mut arrangement.keeps {
+            let len = (keep.to.end - keep.to.start).min(old_size.saturating_sub(keep.from));
+            keep.to.end = keep.to.start + len;
+        }
+        arrangement.keeps.retain(|keep| keep.to.start < keep.to.end);
         arrangement.notes.splice(0..0, rounded);
         arrangement
     };
-    if let Some(new) = resectored {
-        arrangement.notes.splice(0..0, new.notes.iter().cloned());
-        if arrangement.size != old_size && reshape.size.is_none() {
-            let size = arrangement.size;
-            arrangement.notes.push(format!("the disk was enlarged from {old_size} to {size} bytes"));
-        }
+    let new_notes = resectored.map(|new| &new.notes).into_iter().chain(converted.map(|new| &new.notes));
+    arrangement.notes.splice(0..0, new_notes.flatten().cloned());
+    if is_converted && arrangement.size != old_size && reshape.size.is_none() {
+        let size = arrangement.size;
+        arrangement.notes.push(format!("the disk was enlarged from {old_size} to {size} bytes"));
     }
     for (name, _) in &reshape.resize {
         let partition = arrangement.partition(name).expect("it was looked for");
@@ -153,8 +167,16 @@ pub(super) fn shape(
     }
     let mut patches = Patches::new();
     if is_converted {
-        patches =
-            convert::convert(&*scan.disk, &scan.table, &arrangement.table, arrangement.size, &[])?;
+        let table = converted
+            .map_or_else(|| arrangement.table.clone(), |new| new.renumbered(&arrangement.table));
+        let boot = converted.map_or_else(BootCode::default, |new| BootCode {
+            placed: new.core.as_ref(),
+            vacated: &new.vacated,
+        });
+        patches = convert::convert(&*scan.disk, &scan.table, &table, arrangement.size, &boot)?;
+        if let (Some(new), Some((0, sector0))) = (converted, patches.first_mut()) {
+            new.boot_from(sector0);
+        }
     } else if arrangement.table != scan.table || arrangement.size != old_size {
         patches = write::write(Some((&*scan.disk, &scan.table)), &arrangement.table, arrangement.size)?;
     }

@@ -28,8 +28,17 @@ pub fn tail(disk: &dyn Source, old: &Table, new: &Table) -> Result<u64> {
     }
 }
 
-/// Returns the patches that replace the table `old` of `disk` by `new` on a disk of `size` bytes. `vacated` are ranges
-/// before the first partition whose bytes are not needed any more.
+/// Boot code that moves with a table.
+#[derive(Debug, Default)]
+pub struct BootCode<'a> {
+    /// What to write, and where.
+    pub placed: Option<&'a Patch>,
+    /// Ranges of bytes that are not needed any more.
+    pub vacated: &'a [Range<u64>],
+}
+
+/// Returns the patches that replace the table `old` of `disk` by `new` on a disk of `size` bytes, with those of the boot
+/// code.
 ///
 /// # Errors
 ///
@@ -40,7 +49,7 @@ pub fn convert(
     old: &Table,
     new: &Table,
     size: u64,
-    vacated: &[Range<u64>],
+    boot: &BootCode<'_>,
 ) -> Result<Vec<Patch>> {
     let sector = u64::from(new.sector_size);
     if !size.is_multiple_of(sector) {
@@ -75,7 +84,7 @@ pub fn convert(
         // Before the first partition there may be boot loaders.
         let head = range.start..range.end.min(first).min(disk.len());
         let rest = without(head, &before);
-        let rest = rest.into_iter().flat_map(|range| without(range, vacated));
+        let rest = rest.into_iter().flat_map(|range| without(range, boot.vacated));
         for part in rest.filter(|part| part.start >= mbr::SIZE as u64 && part.start < first) {
             let bytes = disk.read_vec(part.start, (part.end - part.start) as usize)?;
             if !is_zero(&bytes) {
@@ -85,8 +94,18 @@ pub fn convert(
             }
         }
     }
-    let keep: Vec<Range<u64>> = taken.into_iter().chain(partitions).collect();
-    for range in before {
+    let placed = boot.placed.map(|(at, bytes)| *at..at + bytes.len() as u64);
+    if placed.iter().any(|placed| taken.iter().any(|range| overlaps(range, placed))) {
+        return Err(at("partition table").unsupported("the boot code has no room beside it"));
+    }
+    pieces.extend(boot.placed.cloned());
+    let keep: Vec<Range<u64>> = taken.into_iter().chain(placed).chain(partitions).collect();
+    let vacated = boot.vacated.iter().filter(|range| range.start >= mbr::SIZE as u64).cloned();
+    let mut cleared: Vec<Range<u64>> = Vec::new();
+    for range in before.into_iter().chain(vacated) {
+        cleared.extend(without(range, &cleared));
+    }
+    for range in cleared {
         for part in without(range.start..range.end.min(size), &keep) {
             pieces.push((part.start, vec![0; (part.end - part.start) as usize]));
         }

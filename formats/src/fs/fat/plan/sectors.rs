@@ -3,7 +3,7 @@
 //! A FAT counts in sectors of the disk, and a system reads no FAT whose sectors are smaller than the disk's. The reserved
 //! sectors keep their numbers and their first bytes; clusters keep their size, but have at least one sector.
 
-use super::params::{FAT16_FROM, Params};
+use super::params::{FAT16_FROM, FAT32_FROM, Params};
 use crate::bytes::{le16, le32};
 use crate::error::{Result, at};
 use crate::fs::fat::bpb::{self, Kind};
@@ -31,7 +31,7 @@ impl Params {
         if old == new {
             return Ok(());
         }
-        let size = self.size();
+        let (size, clusters) = (self.size(), self.clusters_in_volume());
         self.move_reserved(old, new);
         let hidden = u64::from(le32(&self.reserved, HIDDEN)) * old as u64;
         if let Ok(hidden) = u32::try_from(hidden / new as u64)
@@ -44,20 +44,19 @@ impl Params {
         self.sectors_per_cluster = (cluster / bytes).clamp(1, CLUSTER_SECTORS_MAX);
         let per_sector = bytes / bpb::ENTRY_SIZE as u32;
         self.root_entries = self.root_entries.next_multiple_of(per_sector);
+        let was_small = self.kind == Kind::Fat32 && clusters < FAT32_FROM;
         let notes = self.notes.len();
         self.resize(size);
         self.notes.truncate(notes);
         if self.sectors_per_cluster * bytes != cluster {
             self.notes.push(format!("clusters have {} bytes now", self.sectors_per_cluster * bytes));
         }
+        // UEFI firmware (EDK II, FatOpenDevice) refuses a FAT32 with fewer clusters.
+        if self.kind == Kind::Fat32 && !was_small && self.clusters_in_volume() < FAT32_FROM {
+            self.become_fat16();
+        }
         if self.kind == Kind::Fat16 && self.clusters_in_volume() < FAT16_FROM {
             self.become_fat12();
-        }
-        if self.kind == Kind::Fat32 && self.clusters_in_volume() < 65_525 && bytes > 512 {
-            self.notes.push(
-                "it is a FAT32 with fewer than 65,525 clusters: Linux, GRUB and UEFI read it, but other systems may not"
-                    .to_owned(),
-            );
         }
         self.check()
     }
@@ -89,6 +88,27 @@ impl Params {
         {
             put::le32(copy, HIDDEN, hidden);
         }
+    }
+
+    /// Makes a FAT32 a FAT16: its root directory gets a place of its own, and the fields of the boot sector move to where a
+    /// FAT16 has them. Its boot code, which is for a FAT32, goes.
+    fn become_fat16(&mut self) {
+        /// The fields from the drive number to the name, in a FAT32 and in a FAT16.
+        const TAIL: (usize, usize, usize) = (64, 36, 26);
+        let boot = &self.reserved[..bpb::SIZE];
+        let mut new = vec![0; self.bytes_per_sector as usize];
+        new[..TAIL.1].copy_from_slice(&boot[..TAIL.1]);
+        new[TAIL.1..TAIL.1 + TAIL.2].copy_from_slice(&boot[TAIL.0..TAIL.0 + TAIL.2]);
+        new[..3].copy_from_slice(b"\xEB\x3C\x90");
+        new[54..62].copy_from_slice(b"FAT16   ");
+        new[510..512].copy_from_slice(&[0x55, 0xAA]);
+        self.reserved = new;
+        self.kind = Kind::Fat16;
+        self.root_entries = 512;
+        self.fit_fat();
+        self.notes.push(format!(
+            "it is a FAT16 now, because a FAT32 needs {FAT32_FROM} clusters, and UEFI firmware reads none with fewer"
+        ));
     }
 
     /// Makes it the kind of FAT that so few clusters mean.
