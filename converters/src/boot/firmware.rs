@@ -236,7 +236,9 @@ fn uefi(look: &Look<'_>, machine: &str, findings: &mut Findings) -> Option<Loade
     // EDK II (FatPkg, FatOpenDevice) refuses a FAT32 with as few clusters as a FAT16.
     let is_small = |volume: &&&String| {
         let info = look.filesystem(volume);
-        info.is_some_and(|info| info.kind == "fat32" && info.size / u64::from(info.block_size.max(1)) < FAT32_FROM)
+        info.is_some_and(|info| {
+            info.kind == "fat32" && info.size / u64::from(info.block_size.max(1)) < FAT32_FROM
+        })
     };
     if let (Some(volume), true) = (readable.first(), readable.iter().all(|volume| is_small(&volume))) {
         let reason = format!("it is a FAT32 with fewer than {FAT32_FROM} clusters, which firmware refuses");

@@ -223,6 +223,7 @@ pub static HARDWARE: &[Hardware] = &[
     Hardware {
         target: "proxmox",
         disks: &["virtio-scsi", "virtio-blk", "ahci", "ide", "nvme", "pvscsi", "lsi53c895a", "megasas"],
+        large_sectors: &[],
         sources: &[(
             "The default BIOS is SeaBIOS, the default controller of the wizard VirtIO SCSI, the network card VirtIO.",
             "https://pve.proxmox.com/pve-docs/chapter-qm.html",
@@ -338,6 +339,7 @@ pub static HARDWARE: &[Hardware] = &[
     Hardware {
         target: "openstack",
         serial: true,
+        large_sectors: &[],
         datasources: &["OpenStack", "ConfigDrive"],
         sources: &[(
             "hw_disk_bus, hw_vif_model and hw_firmware_type choose; virtio and a BIOS are the defaults under KVM.",

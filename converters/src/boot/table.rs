@@ -6,8 +6,8 @@
 use mif_formats::Source;
 use mif_formats::partition::TableKind;
 
-use super::finding::{Findings, Subject};
 use super::Machine;
+use super::finding::{Findings, Subject};
 use super::look::Look;
 use super::machine::Firmware;
 
@@ -38,11 +38,14 @@ pub(super) fn judge(look: &Look<'_>, machine: &Machine, findings: &mut Findings)
             finding.advise("Choose UEFI, or export it with --sector-size 512");
             return;
         }
-        findings.good(
-            Subject::Table,
-            place,
-            format!("it was made for sectors of {sector} bytes: the machine's disk must have such sectors"),
-        );
+        let reason =
+            format!("it was made for sectors of {sector} bytes: the machine's disk must have such sectors");
+        if hardware.target == "hyperv" {
+            let reason = format!("{reason}, and mif does not know that Hyper-V starts from them");
+            findings.unknown(Subject::Table, place, reason);
+            return;
+        }
+        findings.good(Subject::Table, place, reason);
     }
     match table.kind {
         TableKind::None => {

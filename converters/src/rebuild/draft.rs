@@ -26,7 +26,9 @@ use crate::disk::volume::VolumeExtent;
 use crate::error::{Error, Result};
 use crate::guest::packages;
 use crate::ingest::store_new;
-use crate::store::{Image, ObjectWriter, Objects, Provenance, Store, StoredDisk, StoredImage, WriterStats, volume_name};
+use crate::store::{
+    Image, ObjectWriter, Objects, Provenance, Store, StoredDisk, StoredImage, WriterStats, volume_name,
+};
 use crate::task::progress::{self, Progress};
 use crate::tree::edit::Files;
 use crate::tree::new_content::{ContentLookup, NewContent, NewContents};
@@ -221,8 +223,7 @@ impl<'a> Base<'a> {
             Ok(files)
         };
         let mut new = Cow::Borrowed(new);
-        let mut converted =
-            converted(&self.scan, reshape, || files(&new, Timestamp { secs: 0, nanos: 0 }))?;
+        let mut converted = converted(&self.scan, reshape, || files(&new, Timestamp { secs: 0, nanos: 0 }))?;
         let firmware = firmware(&self.scan, reshape, &mut converted, |time| files(&new, time))?;
         let own_rows: Option<Vec<Row>> = firmware.as_ref().map(|firmware| {
             new.to_mut().extend(firmware.new.iter().map(|(id, content)| (*id, content.clone())));
@@ -308,7 +309,8 @@ impl<'a> Base<'a> {
                 let source = contents.source(&object, &self.objects)?;
                 Ok(source.read_vec(0, source.len() as usize)?)
             };
-            let is_planned = find_volume(&self.scan, &row.volume).is_ok_and(|volume| volume.planned().is_some());
+            let is_planned =
+                find_volume(&self.scan, &row.volume).is_ok_and(|volume| volume.planned().is_some());
             if let Some(text) = converted.grub_config(row, read)?.filter(|_| is_planned) {
                 let content = NewContent::of_bytes(text);
                 let mut changed = (*row).clone();

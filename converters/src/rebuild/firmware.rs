@@ -13,6 +13,7 @@ use mif_formats::fs::{self, FileType, Node, Timestamp};
 use mif_formats::mif::ObjectId;
 use mif_formats::mif::manifest::Row;
 use mif_formats::partition::{Partition, Table, TableKind};
+use mif_formats::source::is_zero;
 
 use super::arrange::BIOS_BOOT;
 use super::reshape::{BootBy, NewIds, Reshape};
@@ -33,6 +34,8 @@ use crate::tree::path::Place;
 const ESP: [&str; 2] = ["c12a7328-f81f-11d2-ba4b-00a0c93ec93b", "0xef"];
 /// The size of a new one in bytes: room for shim, GRUB and their updates.
 const ESP_SIZE: u64 = 64 << 20;
+/// The same for sectors of 4096 bytes: room for as many clusters as a FAT32 has, because some firmware reads no other FAT.
+const LARGE_ESP_SIZE: u64 = 264 << 20;
 /// Its slot, as vendors of cloud images choose it, unless it is taken.
 const ESP_SLOT: u32 = 15;
 /// New partitions begin at multiples of this many bytes.
@@ -93,7 +96,9 @@ pub(super) fn firmware(
             bios(scan, reshape, &mut files, &mut target)?;
         }
         if matches!(boot, BootBy::Uefi | BootBy::Both) {
-            esp = uefi(scan, &mut files, &mut target)?;
+            let is_large = u64::from(reshape.sector_size.unwrap_or(scan.table.sector_size)) > SECTOR;
+            let size = if is_large { LARGE_ESP_SIZE } else { ESP_SIZE };
+            esp = uefi(scan, &mut files, &mut target, size)?;
         }
         Ok(())
     })();
@@ -138,7 +143,7 @@ impl NewEsp {
     fn planner(&self, size: u64) -> Result<Box<dyn Planner>> {
         let driver = fs::driver("fat").expect("there is a driver of FAT");
         let new = NewVolume {
-            kind: "fat",
+            kind: "fat32",
             size,
             id: self.id,
             hash_seed: [0; 16],
@@ -162,7 +167,12 @@ struct Programs {
     prefix: String,
 }
 
-fn uefi(scan: &Scan, files: &mut Files, target: &mut Converted) -> Result<Option<(Vec<Row>, NewEsp)>> {
+fn uefi(
+    scan: &Scan,
+    files: &mut Files,
+    target: &mut Converted,
+    size: u64,
+) -> Result<Option<(Vec<Row>, NewEsp)>> {
     let machine = PROGRAMS.iter().find_map(|path| elf_machine(&head(files, path)?));
     let machine = machine.unwrap_or_else(|| "x86_64".to_owned());
     let (suffix, _) = uefi_machine(&machine)
@@ -184,6 +194,18 @@ fn uefi(scan: &Scan, files: &mut Files, target: &mut Converted) -> Result<Option
         target.notes.push(format!("{volume}:{removable} is there: nothing was added for UEFI"));
         return Ok(None);
     }
+    for volume in &volumes {
+        let found = installed(files, volume, suffix);
+        if !found.is_empty() {
+            for (row, to) in found {
+                write(files, volume, &format!("/EFI/BOOT/{to}"), Content::Of(Box::new(row)))?;
+            }
+            target
+                .notes
+                .push(format!("{volume}: its boot loader was copied to the removable path, /EFI/BOOT"));
+            return Ok(None);
+        }
+    }
     let programs = programs(files, suffix)?;
     let config = config(files, scan)?;
     let mut new: Vec<(String, Content)> = Vec::new();
@@ -204,7 +226,7 @@ fn uefi(scan: &Scan, files: &mut Files, target: &mut Converted) -> Result<Option
         target.notes.push(format!("{volume}: GRUB for UEFI was added"));
         return Ok(None);
     }
-    let esp = add_esp(files, target)?;
+    let esp = add_esp(files, target, size)?;
     let mut rows = vec![folder(&esp.name, "/", files.time)];
     for (path, content) in new {
         let mut parents: Vec<&str> = path.match_indices('/').skip(1).map(|(at, _)| &path[..at]).collect();
@@ -250,6 +272,31 @@ fn folder(volume: &str, path: &str, time: Timestamp) -> Row {
     Row::new(volume, path.as_bytes().to_vec(), None, node)
 }
 
+/// Returns the files of a boot loader that is installed on an EFI system partition under its distribution's name, with
+/// their names at the removable path; none if there is no such loader.
+fn installed(files: &Files, volume: &str, suffix: &str) -> Vec<(Row, String)> {
+    let boot = format!("BOOT{}.EFI", suffix.to_ascii_uppercase());
+    let (shim, grub) = (format!("shim{suffix}.efi"), format!("grub{suffix}.efi"));
+    let others = [format!("mm{suffix}.efi"), "grub.cfg".to_owned()];
+    for (name, _) in files.list(&format!("{volume}:/EFI")) {
+        let names = files.list(&format!("{volume}:/EFI/{name}"));
+        let of = |wanted: &str| {
+            let found = names.iter().find(|(name, row)| {
+                name.eq_ignore_ascii_case(wanted) && row.node.file_type == FileType::File
+            });
+            found.map(|(_, row)| (*row).clone())
+        };
+        let mut found = match (of(&shim), of(&grub)) {
+            (Some(first), Some(second)) => vec![(first, boot.clone()), (second, grub.clone())],
+            (None, Some(only)) => vec![(only, boot.clone())],
+            _ => continue,
+        };
+        found.extend(others.iter().filter_map(|name| Some((of(name)?, name.clone()))));
+        return found;
+    }
+    Vec::new()
+}
+
 /// Finds the programs of UEFI that the system has installed: shim with a signed GRUB, or GRUB alone.
 fn programs(files: &Files, suffix: &str) -> Result<Programs> {
     let family = match suffix {
@@ -263,7 +310,8 @@ fn programs(files: &Files, suffix: &str) -> Result<Programs> {
         format!("/usr/lib/grub/{family}-efi/monolithic/grub{suffix}.efi"),
     ];
     let Some(grub) = grubs.iter().find(|path| files.is_file(path)) else {
-        let (debian, fedora) = (format!("grub-efi-{}-bin", debian_name(suffix)), format!("grub2-efi-{suffix}"));
+        let (debian, fedora) =
+            (format!("grub-efi-{}-bin", debian_name(suffix)), format!("grub2-efi-{suffix}"));
         return Err(Error::unsupported(format!(
             "the image has no GRUB for UEFI: neither {} nor {}",
             grubs[0], grubs[1]
@@ -333,9 +381,7 @@ fn config(files: &Files, scan: &Scan) -> Result<String> {
     if folder.contains(['\'', '\\', '\n']) {
         return Err(Error::unsupported(format!("{folder}: not a name for a configuration of GRUB")));
     }
-    Ok(format!(
-        "search.fs_uuid {uuid} root\nset prefix=($root)'{folder}'\nconfigfile $prefix/grub.cfg\n"
-    ))
+    Ok(format!("search.fs_uuid {uuid} root\nset prefix=($root)'{folder}'\nconfigfile $prefix/grub.cfg\n"))
 }
 
 /// Writes a file on a volume, with the directories above it.
@@ -361,7 +407,7 @@ fn write(files: &mut Files, volume: &str, path: &str, content: Content) -> Resul
 }
 
 /// Adds the partition of an EFI system partition behind all others.
-fn add_esp(files: &Files, target: &mut Converted) -> Result<NewEsp> {
+fn add_esp(files: &Files, target: &mut Converted, size: u64) -> Result<NewEsp> {
     let slot = free_slot(target, ESP_SLOT)?;
     let ends = target.table.partitions.iter().map(|p| p.start + p.len);
     let start = ends.max().unwrap_or(0).max(ALIGN).next_multiple_of(ALIGN);
@@ -371,7 +417,7 @@ fn add_esp(files: &Files, target: &mut Converted) -> Result<NewEsp> {
     target.table.partitions.push(Partition {
         slot,
         start,
-        len: ESP_SIZE,
+        len: size,
         type_id: ESP[usize::from(!is_gpt)].to_owned(),
         id: is_gpt.then(|| mif_formats::uuid::text(&ids.uuid(&format!("partition {slot}")))),
         name: is_gpt.then(|| "EFI system partition".to_owned()),
@@ -387,8 +433,7 @@ fn add_esp(files: &Files, target: &mut Converted) -> Result<NewEsp> {
 /// Returns a free slot of the table: `wanted`, if it is free and the table has it.
 fn free_slot(target: &Converted, wanted: u32) -> Result<u32> {
     let renumbered = target.renumbered(&target.table);
-    let is_taken =
-        |slot: &u32| [&target.table, &renumbered].iter().any(|table| has_slot(table, *slot));
+    let is_taken = |slot: &u32| [&target.table, &renumbered].iter().any(|table| has_slot(table, *slot));
     let free = match target.table.kind {
         TableKind::Gpt => [wanted].into_iter().chain((1..=GPT_SLOTS).rev()).find(|slot| !is_taken(slot)),
         _ => (1..=MBR_SLOTS as u32).find(|slot| !is_taken(slot)),
@@ -449,14 +494,16 @@ const PC: &str = "/usr/lib/grub/i386-pc";
 fn bios(scan: &Scan, reshape: &Reshape, files: &mut Files, target: &mut Converted) -> Result<()> {
     let sector_size = reshape.sector_size.unwrap_or(scan.table.sector_size);
     if u64::from(sector_size) != SECTOR {
-        return Err(Error::unsupported(format!(
-            "a BIOS starts no disk with sectors of {sector_size} bytes"
-        )));
+        return Err(Error::unsupported(format!("a BIOS starts no disk with sectors of {sector_size} bytes")));
     }
     let boot = scan.disk.read_vec(0, SECTOR as usize)?;
     if is_boot_sector(&boot) && Image::of_disk(&*scan.disk, &boot).is_ok() {
         target.notes.push("GRUB for a BIOS is there: nothing was added for it".into());
         return Ok(());
+    }
+    let is_other = |bytes: &[u8]| !is_boot_sector(&boot) && !is_zero(bytes);
+    if is_other(&boot[..BOOT_CODE]) {
+        return Err(Error::unsupported("the disk's first sector has boot code of another boot loader"));
     }
     let lacking = |file: &str| {
         Error::unsupported(format!("the image has no GRUB for a BIOS: {PC}/{file} is not there")).advise(
@@ -529,6 +576,13 @@ fn bios(scan: &Scan, reshape: &Reshape, files: &mut Files, target: &mut Converte
             .within("GRUB for a BIOS does not fit before the first partition")
             .advise("Start the first partition at 1 MiB, as tools do today")
     })?;
+    let end = (at + core.len() as u64).min(scan.disk.len());
+    let gap = at..if own.is_some() { at } else { end.max(at) };
+    if is_other(&scan.disk.read_vec(gap.start, (gap.end - gap.start) as usize)?) {
+        return Err(Error::unsupported(format!(
+            "something else lies before the first partition, from byte {at} on"
+        )));
+    }
     let mut code = read(files, "boot.img")?;
     if !is_boot_sector(&code) || code.len() < BOOT_CODE {
         return Err(Error::input(format!("{PC}/boot.img: not GRUB's boot sector")));
@@ -586,7 +640,8 @@ fn in_order(wanted: &[&str], needs: &BTreeMap<String, Vec<String>>) -> Result<Ve
     /// More are in no core image.
     const MAX: usize = 128;
     let mut order: Vec<String> = Vec::new();
-    let mut stack: Vec<(String, bool)> = wanted.iter().rev().map(|name| ((*name).to_owned(), false)).collect();
+    let mut stack: Vec<(String, bool)> =
+        wanted.iter().rev().map(|name| ((*name).to_owned(), false)).collect();
     let mut steps = 0;
     while let Some((name, is_ready)) = stack.pop() {
         steps += 1;

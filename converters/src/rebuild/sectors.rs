@@ -64,7 +64,8 @@ pub(super) fn resectored(scan: &Scan, reshape: &Reshape) -> Result<Option<Resect
         TableKind::None => "the disk is",
         TableKind::Mbr | TableKind::Gpt => "the partition table is",
     };
-    new.notes.insert(0, format!("{table} for sectors of {size} bytes now; it was for {}", scan.table.sector_size));
+    new.notes
+        .insert(0, format!("{table} for sectors of {size} bytes now; it was for {}", scan.table.sector_size));
     if size > 512 && has_boot_code(&*scan.disk)? {
         new.notes.push(format!(
             "it starts by UEFI only: boot code for a BIOS finds nothing on a disk with sectors of {size} bytes"
@@ -98,9 +99,13 @@ fn judge(scan: &Scan, volume: &ScannedVolume, size: u32) -> Result<Use> {
             }
         }
         let kind = &filesystem.info().kind;
-        return Ok(Use::Refused(match sizes.start() == sizes.end() {
-            true => format!("{kind} was made for sectors of {} bytes and works with no others", sizes.start()),
-            false => format!("{kind} has blocks or sectors of {} bytes, and needs whole sectors", sizes.end()),
+        return Ok(Use::Refused(match size < *sizes.start() {
+            true => {
+                format!("{kind} was made for sectors of {} bytes and works with no others", sizes.start())
+            }
+            false => {
+                format!("{kind} has blocks or sectors of {} bytes, and needs whole sectors", sizes.end())
+            }
         }));
     }
     // GRUB's core image, which only a BIOS uses.
@@ -194,7 +199,9 @@ mod tests {
         assert_eq!(sector(r#"{"segments":{"0":{"type":"crypt","sector_size":4096}}}"#), Some(4096));
         let two = r#"{"segments":{"0":{"type":"crypt","sector_size":4096},"1":{"type":"crypt","sector_size":512}}}"#;
         assert_eq!(sector(two), Some(512));
-        for bad in ["", "{", "[]", r#"{"segments":{}}"#, r#"{"segments":{"0":{"type":"crypt","sector_size":-1}}}"#] {
+        for bad in
+            ["", "{", "[]", r#"{"segments":{}}"#, r#"{"segments":{"0":{"type":"crypt","sector_size":-1}}}"#]
+        {
             assert_eq!(sector(bad), None, "{bad}");
         }
         assert_eq!(luks_sector(b"LUKS"), None);
@@ -205,7 +212,9 @@ mod tests {
     fn what_no_filesystem_tells_is_kept_only_if_it_is_known_to_work() {
         let is_kept = |name, head: &[u8]| matches!(other(name, head, 4096), Use::AsItIs);
         assert!(is_kept(Some("swap"), &[1]) && is_kept(Some("LVM2_member"), &[1]) && is_kept(None, &[0; 64]));
-        assert!(!is_kept(Some("iso9660"), &[1]) && !is_kept(Some("zfs_member"), &[1]) && !is_kept(None, &[1]));
+        assert!(
+            !is_kept(Some("iso9660"), &[1]) && !is_kept(Some("zfs_member"), &[1]) && !is_kept(None, &[1])
+        );
         let mut erofs = vec![0; 2048];
         assert!(!is_kept(Some("erofs"), &erofs));
         erofs[1036] = 12;

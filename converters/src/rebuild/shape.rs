@@ -167,8 +167,8 @@ pub(super) fn shape(
     }
     let mut patches = Patches::new();
     if is_converted {
-        let table = converted
-            .map_or_else(|| arrangement.table.clone(), |new| new.renumbered(&arrangement.table));
+        let table =
+            converted.map_or_else(|| arrangement.table.clone(), |new| new.renumbered(&arrangement.table));
         let boot = converted.map_or_else(BootCode::default, |new| BootCode {
             placed: new.core.as_ref(),
             vacated: &new.vacated,

@@ -82,7 +82,16 @@ impl Converted {
     pub(super) fn same(table: &Table) -> Self {
         let (slots, changes, vacated) = (BTreeMap::new(), Vec::new(), Vec::new());
         let table = table.clone();
-        Converted { table, slots, changes, core: None, vacated, code: None, is_other_kind: false, notes: Vec::new() }
+        Converted {
+            table,
+            slots,
+            changes,
+            core: None,
+            vacated,
+            code: None,
+            is_other_kind: false,
+            notes: Vec::new(),
+        }
     }
 
     /// Returns the table with its new slots.
@@ -206,7 +215,16 @@ fn to_mbr(scan: &Scan, ids: &NewIds) -> Result<Converted> {
         (partition.id, partition.name) = (None, None);
         partition.attributes = if partition.attributes & GPT_ACTIVE != 0 { MBR_ACTIVE } else { 0 };
     }
-    Ok(Converted { table, slots, changes: Vec::new(), core: None, vacated: Vec::new(), code: None, is_other_kind: true, notes })
+    Ok(Converted {
+        table,
+        slots,
+        changes: Vec::new(),
+        core: None,
+        vacated: Vec::new(),
+        code: None,
+        is_other_kind: true,
+        notes,
+    })
 }
 
 /// Returns the number of an MBR's type of partitions.
@@ -272,7 +290,10 @@ fn boot_code(
             )
             .advise("Make the table anew on a machine, and install the boot loader for it"));
         }
-        new.notes.push("the boot code in the disk's first sector is for the old table: the disk starts by UEFI only".into());
+        new.notes.push(
+            "the boot code in the disk's first sector is for the old table: the disk starts by UEFI only"
+                .into(),
+        );
         return Ok(());
     }
     let mut image = Image::of_disk(&*scan.disk, &boot)?;
@@ -283,7 +304,8 @@ fn boot_code(
         image.add(module, &bytes)?;
     }
     let prefix = grub_text(image.core.prefix.as_bytes(), kind, &new.slots);
-    let prefix = prefix.map_or_else(|| image.core.prefix.clone(), |text| String::from_utf8_lossy(&text).into_owned());
+    let prefix =
+        prefix.map_or_else(|| image.core.prefix.clone(), |text| String::from_utf8_lossy(&text).into_owned());
     image.set_prefix(&prefix);
     image.change_config(|config| grub_text(config, kind, &new.slots));
     let starts = new.table.partitions.iter().map(|partition| partition.start);
@@ -343,7 +365,8 @@ fn module_file(files: &Files, image: &Image, module: &str) -> Result<Vec<u8>> {
     folders.push("/usr/lib/grub/i386-pc".into());
     for folder in &folders {
         let Ok(Some(bytes)) = files.read(&format!("{folder}/{module}.mod")) else { continue };
-        let here = files.read(&format!("{folder}/normal.mod")).ok().flatten().and_then(|normal| version(&normal));
+        let here =
+            files.read(&format!("{folder}/normal.mod")).ok().flatten().and_then(|normal| version(&normal));
         // Modules work only with the kernel that they were built with.
         if image.core.version.is_some() && here.is_some() && image.core.version != here {
             continue;
@@ -396,9 +419,9 @@ fn is_grub_config(row: &Row) -> bool {
     /// Longer ones are written by nobody.
     const MAX: u64 = 4 << 20;
     let path = row.path.to_ascii_lowercase();
-    let is_place = [&b"/grub/"[..], b"/grub2/", b"/efi/"].iter().any(|place| {
-        path.windows(place.len()).any(|window| window == *place)
-    });
+    let is_place = [&b"/grub/"[..], b"/grub2/", b"/efi/"]
+        .iter()
+        .any(|place| path.windows(place.len()).any(|window| window == *place));
     row.node.file_type == FileType::File && path.ends_with(b".cfg") && is_place && row.node.size <= MAX
 }
 
@@ -427,7 +450,8 @@ mod tests {
 
     #[test]
     fn partitions_and_modules_of_a_configuration_are_named_as_in_the_new_table() {
-        let before = "insmod part_msdos\nset root='hd0,msdos1'\nsearch --hint-bios=hd0,msdos15 x # msdos, msdos3\n";
+        let before =
+            "insmod part_msdos\nset root='hd0,msdos1'\nsearch --hint-bios=hd0,msdos15 x # msdos, msdos3\n";
         let after = "insmod part_gpt\nset root='hd0,gpt1'\nsearch --hint-bios=hd0,gpt15 x # msdos, msdos3\n";
         assert_eq!(text(before, TableKind::Gpt, &[]).as_deref(), Some(after));
         let back = text("(hd1,gpt15)/x part_gpt ,gpt1", TableKind::Mbr, &[(15, 2)]);

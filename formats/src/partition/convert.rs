@@ -62,8 +62,7 @@ pub fn convert(
         TableKind::Gpt => to_gpt(disk, old, new, size)?,
         TableKind::Mbr => vec![(0, to_mbr(disk, old, new, size)?)],
     };
-    let mut taken: Vec<Range<u64>> =
-        pieces.iter().map(|(at, bytes)| *at..at + bytes.len() as u64).collect();
+    let mut taken: Vec<Range<u64>> = pieces.iter().map(|(at, bytes)| *at..at + bytes.len() as u64).collect();
     taken.sort_by_key(|range| range.start);
     let partitions = new.partitions.iter().filter(|p| !is_extended(p));
     let partitions: Vec<Range<u64>> = partitions.map(|p| p.start..p.start + p.len).collect();
@@ -88,9 +87,9 @@ pub fn convert(
         for part in rest.filter(|part| part.start >= mbr::SIZE as u64 && part.start < first) {
             let bytes = disk.read_vec(part.start, (part.end - part.start) as usize)?;
             if !is_zero(&bytes) {
-                return Err(at("partition table").byte(part.start).unsupported(
-                    "something else lies where the new table goes, perhaps a boot loader",
-                ));
+                return Err(at("partition table")
+                    .byte(part.start)
+                    .unsupported("something else lies where the new table goes, perhaps a boot loader"));
             }
         }
     }
@@ -134,6 +133,9 @@ fn to_gpt(disk: &dyn Source, old: &Table, new: &Table, size: u64) -> Result<Vec<
     whole.retain(|slot| new.partitions.iter().any(|partition| partition.slot == slot));
     let sectors = size / sector;
     let end = sectors.saturating_sub(whole.backup_sectors(sector));
+    if end <= whole.first_usable() {
+        return Err(at("GPT").limit(format!("a disk of {size} bytes has no room for both copies of it")));
+    }
     for partition in &new.partitions {
         let (first, len) = in_sectors(partition, sector)?;
         if first + len > end {
@@ -241,7 +243,103 @@ fn without(range: Range<u64>, others: &[Range<u64>]) -> Vec<Range<u64>> {
 
 #[cfg(test)]
 mod tests {
+    use super::super::Partition;
     use super::*;
+    use crate::source::MemSource;
+
+    /// A disk with a GPT for a sector size: its bytes and its table.
+    fn made(sector_size: u32, partitions: &[(u32, u64, u64)]) -> (Vec<u8>, Table) {
+        let size = 4 << 20;
+        let table = Table {
+            kind: TableKind::Gpt,
+            sector_size,
+            id: Some("6d69662d-6465-6269-616e-000000000001".into()),
+            partitions: partitions
+                .iter()
+                .map(|(slot, start, len)| Partition {
+                    slot: *slot,
+                    start: *start,
+                    len: *len,
+                    type_id: "0fc63daf-8483-4772-8e79-3d69d8477de4".into(),
+                    id: Some(format!("6d69662d-6465-6269-616e-0000000001{slot:02x}")),
+                    name: Some(format!("part {slot}")),
+                    attributes: 1 << 60,
+                })
+                .collect(),
+            warnings: Vec::new(),
+        };
+        let mut disk = vec![0; size];
+        apply(&mut disk, super::super::write::write(None, &table, size as u64).unwrap());
+        (disk, table)
+    }
+
+    fn apply(disk: &mut Vec<u8>, patches: Vec<Patch>) {
+        let mut ranges: Vec<Range<u64>> =
+            patches.iter().map(|(at, bytes)| *at..at + bytes.len() as u64).collect();
+        ranges.sort_by_key(|range| range.start);
+        assert!(ranges.windows(2).all(|pair| pair[0].end <= pair[1].start), "{ranges:?}");
+        for (at, bytes) in patches {
+            let end = at as usize + bytes.len();
+            disk.resize(disk.len().max(end), 0);
+            disk[at as usize..end].copy_from_slice(&bytes);
+        }
+    }
+
+    fn converted(disk: &[u8], old: &Table, new: &Table, size: u64) -> Result<Vec<u8>> {
+        let patches = convert(&MemSource(disk.to_vec()), old, new, size, &BootCode::default())?;
+        let mut new = disk.to_vec();
+        new.resize(size as usize, 0);
+        apply(&mut new, patches);
+        Ok(new)
+    }
+
+    #[test]
+    fn a_gpt_for_another_sector_size_has_the_same_partitions_and_leaves_nothing_of_the_old() {
+        let (disk, table) = made(512, &[(1, 1 << 20, 1 << 20), (15, 40_960, 8192)]);
+        let large = Table { sector_size: 4096, ..table.clone() };
+        let there = converted(&disk, &table, &large, 4 << 20).unwrap();
+        let read = super::super::read(&MemSource(there.clone())).unwrap();
+        assert_eq!(read, large);
+        assert!(gpt::current(&MemSource(there.clone()), 512).unwrap().is_none());
+        let back = converted(&there, &large, &table, 4 << 20).unwrap();
+        assert!(back == disk);
+        // On a larger disk, the old backup goes.
+        let larger = converted(&disk, &table, &large, 5 << 20).unwrap();
+        assert_eq!(super::super::read(&MemSource(larger.clone())).unwrap(), large);
+        assert!(is_zero(&larger[(4 << 20) - 33 * 512..4 << 20]));
+    }
+
+    #[test]
+    fn a_gpt_that_has_no_room_or_would_overwrite_something_is_refused() {
+        let refused = |partitions: &[(u32, u64, u64)], spoil: Option<usize>, size: u64, words: &str| {
+            let (mut disk, table) = made(512, partitions);
+            spoil.into_iter().for_each(|at| disk[at] = 1);
+            let large = Table { sector_size: 4096, ..table.clone() };
+            let error = converted(&disk, &table, &large, size).unwrap_err().to_string();
+            assert!(error.contains(words), "{error}");
+        };
+        refused(&[(1, 17_408, 512 * 30)], None, 4 << 20, "not aligned");
+        refused(&[(1, 20_480, 8192)], None, 4 << 20, "takes the first 24576 bytes");
+        refused(&[(1, 1 << 20, (3 << 20) - 20_480 + 4096)], None, 4 << 20, "the backup of the table goes");
+        refused(&[(1, 1 << 20, 4096)], Some(20_000), 4 << 20, "something else lies");
+        refused(&[(1, 1 << 20, 4096)], None, (4 << 20) + 512, "no whole number of sectors");
+        refused(&[], None, 40_960, "no room for both copies");
+    }
+
+    #[test]
+    fn mutants_of_tables_are_converted_or_refused() {
+        let (disk, _) = made(512, &[(1, 1 << 20, 1 << 20), (15, 40_960, 8192)]);
+        for seed in 0..2000 {
+            let mut dice = crate::testing::Dice::new(seed);
+            let mut disk = disk.clone();
+            dice.mutate(&mut disk, &[446..512, 512..604, 1024..1400, (4 << 20) - 512..(4 << 20) - 420]);
+            let Ok(table) = super::super::read(&MemSource(disk.clone())) else { continue };
+            for kind in [TableKind::Gpt, TableKind::Mbr] {
+                let new = Table { sector_size: 4096, kind, ..table.clone() };
+                let _ = converted(&disk, &table, &new, 4 << 20);
+            }
+        }
+    }
 
     #[test]
     fn what_is_left_of_a_range_is_in_order_and_disjoint() {

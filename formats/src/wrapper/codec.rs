@@ -192,4 +192,3 @@ pub fn encode_lzma(bytes: &[u8]) -> crate::error::Result<Vec<u8>> {
         .map_err(|e| crate::error::at("LZMA").io(e))?;
     Ok(encoded.split_off(HEADER.min(encoded.len())))
 }
-

@@ -138,7 +138,8 @@ fn a_disk_for_sectors_of_4096_bytes_is_whole_and_the_way_back_changes_no_file() 
     assert_eq!((start_of("14"), start_of("15")), (1 << 20, 2 << 20));
     // Nothing is left that a reader with the other sector size would find.
     let mut head = vec![0; 24 << 10];
-    std::os::unix::fs::FileExt::read_exact_at(&fs::File::open(work.at("k.raw")).unwrap(), &mut head, 0).unwrap();
+    std::os::unix::fs::FileExt::read_exact_at(&fs::File::open(work.at("k.raw")).unwrap(), &mut head, 0)
+        .unwrap();
     assert!(head[512..4096].iter().all(|byte| *byte == 0));
     // The FAT is one that its tools read, with the same files.
     cut(&work.at("k.raw"), 2 << 20, 64 << 20, &work.at("esp"));
@@ -192,19 +193,22 @@ fn volumes_that_no_system_uses_with_such_sectors_are_refused_by_name() {
              dd if=v of={name}.raw bs=1M seek=1 conv=notrunc,sparse status=none; rm v"
         );
         let path = format!("{}:/usr/sbin:/sbin", std::env::var("PATH").unwrap());
-        let output =
-            Command::new("sh").args(["-euc", &script]).env("PATH", path).current_dir(work.path()).output().unwrap();
+        let output = Command::new("sh")
+            .args(["-euc", &script])
+            .env("PATH", path)
+            .current_dir(work.path())
+            .output()
+            .unwrap();
         assert!(output.status.success(), "{name}: {}", String::from_utf8_lossy(&output.stderr));
         run(&mut work.mif(&["import", &format!("{name}.raw")]));
-        let said =
-            run_failing(&mut work.mif(&["export", name, "out.raw", "--sector-size", "4096"]), 4);
+        let said = run_failing(&mut work.mif(&["export", name, "out.raw", "--sector-size", "4096"]), 4);
         assert!(said.contains(words), "{name}: {said}");
         assert!(!work.at("out.raw").exists());
     };
     let gpt = "label: gpt\\nstart=2048, size=655360\\n";
     refused("ext", gpt, "mke2fs -q -b 1024 v", "p1: ext2 has blocks or sectors of 1024 bytes");
     refused("xfs", gpt, "mkfs.xfs -q v", "p1: xfs has blocks or sectors of 512 bytes");
-    refused("ntfs", gpt, "mkntfs -qfF v 2>/dev/null", "p1: ntfs was made for sectors of 512 bytes");
+    refused("ntfs", gpt, "mkntfs -qfF v 2>/dev/null", "p1: ntfs has blocks or sectors of 512 bytes");
     refused("luks", gpt, "printf 'LUKS\\272\\276\\000\\001' > v", "p1: LUKS has sectors of 512 bytes");
     refused("iso", gpt, "printf CD001 | dd of=v bs=1 seek=32769 conv=notrunc status=none", "iso9660");
     let odd = "label: gpt\\nfirst-lba: 34\\nstart=2048, size=655360\\nstart=657411, size=2048\\n";
@@ -225,7 +229,8 @@ fn a_table_of_another_kind_takes_grub_and_the_names_of_partitions_with_it() {
     tree(&work);
     disk(&work, "mbr", &["--table", "mbr", "--size", "200M"]);
     // References by identity, as installers write them.
-    let grub = "serial\nset root='hd0,msdos1'\ninsmod part_msdos\nlinux /vmlinuz root=PARTUUID=6d696601-01\nboot\n";
+    let grub =
+        "serial\nset root='hd0,msdos1'\ninsmod part_msdos\nlinux /vmlinuz root=PARTUUID=6d696601-01\nboot\n";
     run(&mut work.mif(&[
         "customize",
         "mbr",
@@ -303,7 +308,8 @@ fn a_disk_starts_by_the_other_firmware_with_what_its_system_has_installed() {
     run(tool("sgdisk").arg("-v").arg(work.at("both.raw")));
     run(&mut work.mif(&["import", "both.raw"]));
     let info: Value = serde_json::from_str(&run(&mut work.mif(&["info", "both", "--json"]))).unwrap();
-    let esp = info["table"]["partitions"].as_array().unwrap().iter().find(|it| it["slot"] == 15).unwrap().clone();
+    let esp =
+        info["table"]["partitions"].as_array().unwrap().iter().find(|it| it["slot"] == 15).unwrap().clone();
     cut(&work.at("both.raw"), esp["start"].as_u64().unwrap(), 64 << 20, &work.at("esp"));
     run(tool("fsck.fat").arg("-n").arg(work.at("esp")));
     let listed = run(tool("mdir").args(["-b", "-/", "-i"]).arg(work.at("esp")).arg("::/"));
@@ -314,9 +320,11 @@ fn a_disk_starts_by_the_other_firmware_with_what_its_system_has_installed() {
     let fstab = run(&mut work.mif(&["cat", "both", "/etc/fstab"]));
     assert!(fstab.contains(" /boot/efi vfat umask=0077,nofail 0 1\n"), "{fstab} {uuid}");
     assert!(run(&mut work.mif(&["ls", "both", "/boot"])).contains("efi"));
-    let output = work.mif(&["check", "both", "--for", "qemu", "--firmware", "uefi", "--json"]).output().unwrap();
+    let output =
+        work.mif(&["check", "both", "--for", "qemu", "--firmware", "uefi", "--json"]).output().unwrap();
     let check: Value = serde_json::from_slice(&output.stdout).unwrap();
-    let firmware = check["findings"].as_array().unwrap().iter().find(|it| it["subject"] == "firmware").unwrap();
+    let firmware =
+        check["findings"].as_array().unwrap().iter().find(|it| it["subject"] == "firmware").unwrap();
     assert_eq!(firmware["verdict"], "good", "{check:#}");
     // The same image gives the same disk.
     export(&work, "mbr", "twice.raw", &["--table", "gpt", "--boot", "both"]);
@@ -333,7 +341,8 @@ fn a_disk_starts_by_the_other_firmware_with_what_its_system_has_installed() {
     run(&mut work.mif(&["import", "bios.raw"]));
     let output = work.mif(&["check", "bios", "--for", "qemu", "--json"]).output().unwrap();
     let check: Value = serde_json::from_slice(&output.stdout).unwrap();
-    let firmware = check["findings"].as_array().unwrap().iter().find(|it| it["subject"] == "firmware").unwrap();
+    let firmware =
+        check["findings"].as_array().unwrap().iter().find(|it| it["subject"] == "firmware").unwrap();
     assert_eq!(firmware["verdict"], "good", "{check:#}");
     assert!(run(&mut work.mif(&["ls", "bios", "/boot/grub/i386-pc"])).contains("normal.mod"));
 

@@ -150,7 +150,9 @@ pub(super) fn of_compressed(image: &[u8]) -> Result<Decoded> {
         .take(MAX_TRIES);
     for start in starts {
         let bytes = unpack(&image[start..start + packed as usize], unpacked);
-        if let Some((bytes, core)) = bytes.and_then(|bytes| of_objects(&bytes, false).map(|core| (bytes, core))) {
+        if let Some((bytes, core)) =
+            bytes.and_then(|bytes| of_objects(&bytes, false).map(|core| (bytes, core)))
+        {
             return Ok(Decoded { start, bytes, core });
         }
     }

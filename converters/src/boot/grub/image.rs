@@ -14,8 +14,8 @@ use mif_formats::wrapper::encode_lzma;
 use mif_formats::{Result, Source, at};
 
 use super::core::{
-    self, BLOCK_LIST, BLOCK_LIST_ENTRY, COMPRESSED_SIZE, CONFIG, Core, ELF, MAX_CORE, MAX_SECTORS, PREFIX, SECTOR,
-    UNCOMPRESSED_SIZE, module_name,
+    self, BLOCK_LIST, BLOCK_LIST_ENTRY, COMPRESSED_SIZE, CONFIG, Core, ELF, MAX_CORE, MAX_SECTORS, PREFIX,
+    SECTOR, UNCOMPRESSED_SIZE, module_name,
 };
 
 /// The first bytes of the objects, which follow the kernel.
@@ -146,10 +146,8 @@ impl Image {
             return Err(at("GRUB's core image").limit("is larger than fits into memory"));
         }
         if sectors * SECTOR > room {
-            return Err(at("GRUB's core image").limit(format!(
-                "needs {} bytes, but its place has {room}",
-                sectors * SECTOR
-            )));
+            return Err(at("GRUB's core image")
+                .limit(format!("needs {} bytes, but its place has {room}", sectors * SECTOR)));
         }
         image.resize((sectors * SECTOR) as usize, 0);
         // One entry, and an empty one that ends the list.
@@ -231,7 +229,8 @@ mod tests {
 
     fn made() -> Image {
         let mut image =
-            Image::from_files(&file("diskboot.img"), &file("lzma_decompress.img"), &file("kernel.img")).unwrap();
+            Image::from_files(&file("diskboot.img"), &file("lzma_decompress.img"), &file("kernel.img"))
+                .unwrap();
         for module in MODULES {
             image.add(module, &file(&format!("{module}.mod"))).unwrap();
         }
@@ -293,9 +292,13 @@ mod tests {
             disk[(first * SECTOR) as usize..][..core.len()].copy_from_slice(&core);
         };
         put(&mut disk, &made(), 1);
-        let read = |disk: &[u8]| Image::of_disk(&mif_formats::MemSource(disk.to_vec()), &disk[..512]).unwrap();
+        let read =
+            |disk: &[u8]| Image::of_disk(&mif_formats::MemSource(disk.to_vec()), &disk[..512]).unwrap();
         let mut image = read(&disk);
-        assert_eq!((&image.core.prefix[..], &image.core.modules[..]), ("(,msdos1)/boot/grub", &MODULES.map(str::to_owned)[..]));
+        assert_eq!(
+            (&image.core.prefix[..], &image.core.modules[..]),
+            ("(,msdos1)/boot/grub", &MODULES.map(str::to_owned)[..])
+        );
         assert_eq!(image.places[0], 512..1024);
         image.add("part_gpt", &file("part_gpt.mod")).unwrap();
         image.set_prefix("(,gpt1)/boot/grub");

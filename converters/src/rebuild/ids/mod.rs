@@ -51,6 +51,8 @@ pub(super) struct Identities {
     /// Bytes to write at an offset of a volume.
     pub(super) patches: Vec<(String, u64, Vec<u8>)>,
     pub(super) table_id: Option<String>,
+    /// True if they come with a table of another kind.
+    is_of_table: bool,
     /// New partition identities by slot.
     pub(super) partition_ids: HashMap<u32, String>,
 }
@@ -69,7 +71,7 @@ impl Identities {
     /// Makes the identities that a table of another kind has.
     pub(super) fn of_table(changes: &[IdChange]) -> Self {
         let report = IdsReport { changed: changes.to_vec(), ..IdsReport::default() };
-        Identities { report, ..Identities::default() }
+        Identities { report, is_of_table: true, ..Identities::default() }
     }
 
     /// Returns the volumes that must be planned.
@@ -202,7 +204,7 @@ impl Identities {
             }
         }
         // The boot code of a table of another kind is made anew.
-        if self.table_id.is_some() {
+        if !self.is_of_table {
             self.look_at_boot_code(scan, &pairs)?;
         }
         if has_initrd && !self.patches.is_empty() {

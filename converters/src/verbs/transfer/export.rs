@@ -60,8 +60,12 @@ pub struct ExportReport {
     pub target: Option<&'static str>,
     /// The rules of the target.
     pub rules: &'static [Rule],
+    /// The options of the format, those that the rules ask for included, as `key=value`.
+    pub options: Vec<String>,
     /// The disk's size in bytes.
     pub disk_size: u64,
+    /// The disk's logical sector size in bytes.
+    pub sector_size: u32,
     /// The volumes that were rebuilt; all others are identical to those of the image, bit for bit.
     pub planned: Vec<String>,
     /// Side effects of the requested changes, as sentences.
@@ -147,6 +151,10 @@ pub fn export(
         // The last option given wins, so an explicit `-o seed=` overrides this one.
         format_options.insert(0, ("seed".into(), hex(&ids.seed)));
     }
+    let sector_size = match disk.sector_size() {
+        Some(recorded) => recorded,
+        None => partition::read(&*disk)?.sector_size,
+    };
     let kind = output.kind();
     let check = |written: &Path| match options.verify {
         true => {
@@ -192,7 +200,13 @@ pub fn export(
         format: format.name().to_owned(),
         target: options.target.map(|target| target.name),
         rules: options.target.map_or(&[], |target| target.rules),
+        options: format_options
+            .iter()
+            .chain(&settings)
+            .map(|(key, value)| format!("{key}={value}"))
+            .collect(),
         disk_size: disk.len(),
+        sector_size,
         planned: reshaped.as_ref().map_or(Vec::new(), |reshaped| reshaped.draft.planned.clone()),
         notes,
         warnings,
