@@ -285,9 +285,15 @@ impl<'a> Base<'a> {
             }
             volumes.push(volume);
         }
-        let new_shape = (resectored.as_ref(), converted.as_ref());
-        let (arrangement, patches) =
-            shape(&self.scan, &mut volumes, reshape, identities.as_ref(), new_shape.0, new_shape.1)?;
+
+        let (arrangement, patches) = shape(
+            &self.scan,
+            &mut volumes,
+            reshape,
+            identities.as_ref(),
+            resectored.as_ref(),
+            converted.as_ref(),
+        )?;
         let ids = identities.map(|identities| identities.report);
         let slots = converted.map_or_else(BTreeMap::new, |converted| converted.slots);
         let renamed = slots.iter().map(|(old, new)| (volume_name(*old), volume_name(*new))).collect();

@@ -17,10 +17,11 @@ use mif_formats::uuid;
 use super::arrange::BIOS_BOOT;
 use super::ids::IdChange;
 use super::reshape::{NewIds, Reshape};
-use crate::boot::grub::core::{KERNEL_SECTOR, is_boot_sector, version};
+use crate::boot::grub::core::{KERNEL_SECTOR, is_boot_sector, of_objects, version};
 use crate::boot::grub::image::Image;
 use crate::disk::scan::Scan;
 use crate::error::{Error, Result};
+use crate::guest::pe::Program;
 use crate::store::volume_name;
 use crate::tree::edit::Files;
 
@@ -277,14 +278,25 @@ fn boot_code(
         return Ok(());
     }
     let boot = scan.disk.read_vec(0, SECTOR as usize)?;
+    let files = files()?;
+    let module = if kind == TableKind::Gpt { "part_gpt" } else { "part_msdos" };
+    let is_removable = |row: &&Row| row.path.to_ascii_uppercase().starts_with(b"/EFI/BOOT/BOOT");
+    let programs: Vec<&Row> =
+        files.volume_names().flat_map(|name| files.volume_rows(name).filter(is_removable)).collect();
+    for row in &programs {
+        if lacks(&files, row, module) {
+            new.notes.push(format!(
+                "{}:{}: this GRUB lacks the module {module}, which reads the new table, so it starts nothing by UEFI",
+                row.volume,
+                row.path_text()
+            ));
+        }
+    }
     if is_zero(&boot[..CODE]) {
         return Ok(());
     }
     if !is_boot_sector(&boot) {
-        let files = files()?;
-        let is_removable = |row: &Row| row.path.to_ascii_uppercase().starts_with(b"/EFI/BOOT/BOOT");
-        let starts_by_uefi = files.volume_names().any(|name| files.volume_rows(name).any(is_removable));
-        if !starts_by_uefi {
+        if programs.is_empty() {
             return Err(Error::unsupported(
                 "the boot code in the disk's first sector is not GRUB's, and finds its boot loader by the old table",
             )
@@ -297,8 +309,6 @@ fn boot_code(
         return Ok(());
     }
     let mut image = Image::of_disk(&*scan.disk, &boot)?;
-    let files = files()?;
-    let module = if kind == TableKind::Gpt { "part_gpt" } else { "part_msdos" };
     if !image.has(module) {
         let bytes = module_file(&files, &image, module)?;
         image.add(module, &bytes)?;
@@ -344,6 +354,17 @@ fn boot_code(
     }
     (new.core, new.vacated) = (Some((at, core)), image.places.clone());
     Ok(())
+}
+
+/// Returns true if a UEFI program is a GRUB without a module.
+fn lacks(files: &Files, row: &Row, module: &str) -> bool {
+    /// Larger programs are no GRUB.
+    const MAX: u64 = 64 << 20;
+    let Some(source) = files.source(row).ok().filter(|source| source.len() <= MAX) else { return false };
+    let Ok(bytes) = source.read_vec(0, source.len() as usize) else { return false };
+    let Ok(program) = Program::parse(&bytes) else { return false };
+    let core = program.section("mods").and_then(|modules| of_objects(modules, true));
+    core.is_some_and(|core| !core.modules.iter().any(|name| name == module))
 }
 
 /// Returns the slot in a prefix such as `(,gpt1)/boot/grub`.

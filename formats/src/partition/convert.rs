@@ -343,10 +343,14 @@ mod tests {
 
     #[test]
     fn what_is_left_of_a_range_is_in_order_and_disjoint() {
-        assert_eq!(without(0..10, &[3..5, 8..20]), [0..3, 5..8]);
-        assert_eq!(without(0..10, &[0..10]), Vec::<Range<u64>>::new());
-        assert_eq!(without(5..5, &[]), Vec::<Range<u64>>::new());
-        assert_eq!(without(0..10, &[20..30]), [0..10]);
-        assert_eq!(without(10..20, &[0..12, 11..13, 19..25]), [13..19]);
+        let left = |range: Range<u64>, others: &[(u64, u64)]| -> Vec<(u64, u64)> {
+            let others: Vec<Range<u64>> = others.iter().map(|(start, end)| *start..*end).collect();
+            without(range, &others).into_iter().map(|part| (part.start, part.end)).collect()
+        };
+        assert_eq!(left(0..10, &[(3, 5), (8, 20)]), [(0, 3), (5, 8)]);
+        assert_eq!(left(0..10, &[(0, 10)]), []);
+        assert_eq!(left(5..5, &[]), []);
+        assert_eq!(left(0..10, &[(20, 30)]), [(0, 10)]);
+        assert_eq!(left(10..20, &[(0, 12), (11, 13), (19, 25)]), [(13, 19)]);
     }
 }

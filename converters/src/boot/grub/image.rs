@@ -36,6 +36,9 @@ const LOAD_SEGMENT: u16 = 0x0820;
 /// Where the kernel is linked to run (GRUB_KERNEL_I386_PC_LINK_ADDR).
 const LINK_ADDRESS: u32 = 0x9000;
 
+/// The type of each object, and its bytes.
+type Objects = Vec<(u32, Vec<u8>)>;
+
 /// A core image for a BIOS, decoded.
 pub(crate) struct Image {
     /// The sector that loads the others.
@@ -43,8 +46,7 @@ pub(crate) struct Image {
     /// The program that decodes the rest.
     decoder: Vec<u8>,
     kernel: Vec<u8>,
-    /// The type of each object, and its bytes.
-    objects: Vec<(u32, Vec<u8>)>,
+    objects: Objects,
     /// What it holds.
     pub(crate) core: Core,
     /// The ranges of bytes of the disk that it was read from.
@@ -164,7 +166,7 @@ fn padded(len: usize) -> usize {
 }
 
 /// Splits a decoded image into the kernel and the objects, which extend to its end.
-fn split(bytes: &[u8]) -> Option<(Vec<u8>, Vec<(u32, Vec<u8>)>)> {
+fn split(bytes: &[u8]) -> Option<(Vec<u8>, Objects)> {
     let u32_at = |at: usize| Some(u32::from_le_bytes(bytes.get(at..at.checked_add(4)?)?.try_into().ok()?));
     for start in memmem::find_iter(bytes, MAGIC) {
         let (Some(offset), Some(size)) = (u32_at(start + 4), u32_at(start + 8)) else { continue };
