@@ -100,8 +100,8 @@ pub(super) fn chain(disk: &dyn Source, boot: &[u8]) -> Result<Chain> {
     }
     let mut image = Vec::new();
     let mut places = Vec::new();
-    places.push(first * SECTOR..(first + 1) * SECTOR);
     let mut entry = BLOCK_LIST;
+    places.push(first * SECTOR..(first + 1) * SECTOR);
     loop {
         let sectors = u64::from(u16::from_le_bytes([head[entry + 8], head[entry + 9]]));
         if sectors == 0 {
