@@ -88,7 +88,9 @@ pub use merge::{
 };
 pub use mif_formats::mif::packages::Package;
 pub use mkdisk::{BuildOptions, BuildReport, BuiltVolume, build};
-pub use rebuild::{IdChange, IdsReport, NewIds, RebuildOptions, RebuildReport, Reshape, Size, rebuild};
+pub use rebuild::{
+    BootBy, IdChange, IdsReport, NewIds, RebuildOptions, RebuildReport, Reshape, Size, rebuild,
+};
 pub use store::volume_name;
 pub use task::pool::with_threads;
 pub use task::progress::{Progress, Silent};

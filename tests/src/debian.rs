@@ -78,9 +78,16 @@ pub fn tree_of(packages: &[&str]) -> Option<PathBuf> {
 /// one is due: on a loaded machine, systemd gives up waiting for the serial port.
 #[must_use]
 pub fn boots_on(disk: &Path, efi: bool, controller: &str) -> bool {
+    boots_with(disk, efi, controller, 512)
+}
+
+/// Like [`boots_on`], on a disk with logical sectors of `sector` bytes.
+#[must_use]
+pub fn boots_with(disk: &Path, efi: bool, controller: &str, sector: u32) -> bool {
     let log = disk.with_extension(format!("{controller}-{efi}.log"));
     let mut boot = tool(repo().join("fixtures/boot"));
-    boot.arg(disk).args(["--disk", controller, "--timeout", "400", "--log"]).arg(&log);
+    boot.arg(disk).args(["--disk", controller, "--sector-size", &sector.to_string()]);
+    boot.args(["--timeout", "400", "--log"]).arg(&log);
     if efi {
         boot.arg("--efi");
     }

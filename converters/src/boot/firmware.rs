@@ -22,6 +22,9 @@ pub(super) const MAX_PROGRAM: u64 = 512 << 20;
 /// The largest `ldlinux.sys`, in bytes.
 const MAX_LDLINUX: u64 = 1 << 20;
 
+/// The least number of clusters of a FAT32.
+const FAT32_FROM: u64 = 65_525;
+
 /// A boot loader that firmware starts.
 #[derive(Debug)]
 pub(super) enum Loader {
@@ -228,6 +231,20 @@ fn uefi(look: &Look<'_>, machine: &str, findings: &mut Findings) -> Option<Loade
         findings
             .bad(Subject::Firmware, esps.join(", "), reason)
             .advise("Format it, and install a boot loader on it");
+        return None;
+    }
+    // EDK II (FatPkg, FatOpenDevice) refuses a FAT32 with as few clusters as a FAT16.
+    let is_small = |volume: &&&String| {
+        let info = look.filesystem(volume);
+        info.is_some_and(|info| {
+            info.kind == "fat32" && info.size / u64::from(info.block_size.max(1)) < FAT32_FROM
+        })
+    };
+    if let (Some(volume), true) = (readable.first(), readable.iter().all(|volume| is_small(&volume))) {
+        let reason = format!("it is a FAT32 with fewer than {FAT32_FROM} clusters, which firmware refuses");
+        findings
+            .bad(Subject::Firmware, volume.as_str(), reason)
+            .advise("Format it as FAT16, or give it 260 MiB");
         return None;
     }
     let path = format!("/EFI/BOOT/BOOT{}.EFI", suffix.to_ascii_uppercase());

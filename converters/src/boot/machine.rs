@@ -82,6 +82,8 @@ pub struct Hardware {
     pub disks: &'static [&'static str],
     /// Controllers of which its UEFI firmware is not known to start.
     pub not_by_uefi: &'static [&'static str],
+    /// Controllers whose disks can have logical sectors of 4096 bytes.
+    pub large_sectors: &'static [&'static str],
     /// The network cards, by name; the default first.
     pub cards: &'static [&'static str],
     /// True if its users see the system's messages only on the first serial port.
@@ -153,6 +155,9 @@ const QEMU_DISKS: &[&str] = &[
 ];
 /// OVMF has no driver of these, or only if it is built with it; Debian's is not.
 const OVMF_LACKS: &[&str] = &["pvscsi", "lsi53c895a", "mptspi", "mptsas", "megasas"];
+/// Its IDE disks have sectors of 512 bytes; the others have the property `logical_block_size`.
+const QEMU_LARGE: &[&str] =
+    &["virtio-blk", "virtio-scsi", "nvme", "pvscsi", "lsi53c895a", "mptspi", "mptsas", "megasas"];
 const QEMU_CARDS: &[&str] = &["virtio_net", "e1000", "e1000e", "vmxnet3", "pcnet32"];
 /// Data sources that need no network.
 const LOCAL_SOURCES: &[&str] = &["NoCloud", "ConfigDrive"];
@@ -172,6 +177,7 @@ const QEMU_MACHINE: Hardware = Hardware {
     firmware: &[Bios, Uefi],
     disks: QEMU_DISKS,
     not_by_uefi: OVMF_LACKS,
+    large_sectors: QEMU_LARGE,
     cards: QEMU_CARDS,
     serial: false,
     datasources: LOCAL_SOURCES,
@@ -183,6 +189,7 @@ const VMWARE_MACHINE: Hardware = Hardware {
     firmware: &[Bios, Uefi],
     disks: VMWARE_DISKS,
     not_by_uefi: &[],
+    large_sectors: &[],
     cards: &["vmxnet3", "e1000e", "e1000"],
     serial: false,
     datasources: &["VMware", "OVF"],
@@ -216,6 +223,7 @@ pub static HARDWARE: &[Hardware] = &[
     Hardware {
         target: "proxmox",
         disks: &["virtio-scsi", "virtio-blk", "ahci", "ide", "nvme", "pvscsi", "lsi53c895a", "megasas"],
+        large_sectors: &[],
         sources: &[(
             "The default BIOS is SeaBIOS, the default controller of the wizard VirtIO SCSI, the network card VirtIO.",
             "https://pve.proxmox.com/pve-docs/chapter-qm.html",
@@ -227,6 +235,7 @@ pub static HARDWARE: &[Hardware] = &[
         firmware: &[Bios, Uefi],
         disks: &["ahci", "ide", "mptspi", "mptsas", "virtio-scsi", "nvme"],
         not_by_uefi: &[],
+        large_sectors: &[],
         cards: &["e1000", "pcnet32", "virtio_net"],
         serial: false,
         datasources: LOCAL_SOURCES,
@@ -258,6 +267,7 @@ pub static HARDWARE: &[Hardware] = &[
         firmware: &[Uefi, Bios],
         disks: &["hv_storvsc", "ide"],
         not_by_uefi: &["ide"],
+        large_sectors: &["hv_storvsc"],
         cards: &["hv_netvsc"],
         serial: false,
         datasources: &["NoCloud", "Azure"],
@@ -271,6 +281,7 @@ pub static HARDWARE: &[Hardware] = &[
         firmware: &[Bios, Uefi],
         disks: &["hv_storvsc", "nvme"],
         not_by_uefi: &[],
+        large_sectors: &[],
         cards: &["hv_netvsc"],
         serial: true,
         datasources: &["Azure"],
@@ -290,6 +301,7 @@ pub static HARDWARE: &[Hardware] = &[
         firmware: &[Bios, Uefi],
         disks: &["nvme", "xen-blkfront"],
         not_by_uefi: &[],
+        large_sectors: &[],
         cards: &["ena", "xen-netfront"],
         serial: true,
         datasources: &["Ec2"],
@@ -309,6 +321,7 @@ pub static HARDWARE: &[Hardware] = &[
         firmware: &[Bios, Uefi],
         disks: &["virtio-scsi", "nvme"],
         not_by_uefi: &[],
+        large_sectors: &[],
         cards: &["virtio_net", "gve"],
         serial: true,
         datasources: &["GCE"],
@@ -326,6 +339,7 @@ pub static HARDWARE: &[Hardware] = &[
     Hardware {
         target: "openstack",
         serial: true,
+        large_sectors: &[],
         datasources: &["OpenStack", "ConfigDrive"],
         sources: &[(
             "hw_disk_bus, hw_vif_model and hw_firmware_type choose; virtio and a BIOS are the defaults under KVM.",
@@ -338,6 +352,7 @@ pub static HARDWARE: &[Hardware] = &[
         firmware: &[Bios, Uefi],
         disks: &["virtio-blk", "ahci", "virtio-scsi"],
         not_by_uefi: &[],
+        large_sectors: &["virtio-blk", "virtio-scsi"],
         cards: &["virtio_net", "e1000", "e1000e", "pcnet32"],
         serial: true,
         datasources: LOCAL_SOURCES,
@@ -351,6 +366,7 @@ pub static HARDWARE: &[Hardware] = &[
         firmware: &[Uefi, Bios],
         disks: &["virtio-blk"],
         not_by_uefi: &[],
+        large_sectors: &[],
         cards: &["virtio_net"],
         serial: true,
         datasources: &["NoCloud"],
@@ -364,6 +380,7 @@ pub static HARDWARE: &[Hardware] = &[
         firmware: &[Bios, Uefi],
         disks: &["virtio-blk", "virtio-scsi", "ahci", "ide"],
         not_by_uefi: &[],
+        large_sectors: &[],
         cards: &["virtio_net", "e1000"],
         serial: false,
         datasources: &[],
@@ -384,7 +401,7 @@ mod tests {
             assert!(
                 !hardware.firmware.is_empty() && !hardware.disks.is_empty() && !hardware.cards.is_empty()
             );
-            let disks = hardware.disks.iter().chain(hardware.not_by_uefi);
+            let disks = hardware.disks.iter().chain(hardware.not_by_uefi).chain(hardware.large_sectors);
             assert!(disks.clone().all(|name| Controller::find(name).is_ok()), "{}", hardware.target);
             assert!(hardware.cards.iter().all(|name| Card::find(name).is_ok()), "{}", hardware.target);
             assert!(hardware.sources.iter().all(|(_, page)| page.starts_with("https://")));

@@ -52,7 +52,7 @@ pub(crate) fn judge(look: &Look<'_>, machine: &Machine) -> Findings {
     let mut findings = Findings::default();
     let first = look.tree.roots().first();
     let architecture = first.and_then(|root| architecture(look, root)).unwrap_or_else(|| "x86_64".to_owned());
-    table::judge(look, &mut findings);
+    table::judge(look, machine, &mut findings);
     let Machine { hardware, firmware, controller, card } = *machine;
     if firmware == Firmware::Uefi && hardware.not_by_uefi.contains(&controller.name) {
         findings.unknown(

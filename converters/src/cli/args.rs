@@ -107,6 +107,8 @@ Examples:
   mif export web big.qcow2 --size 20G --resize p1=max    grow the root filesystem to fill the disk
   mif export web small.raw --resize p1=min --size min    shrink the disk as far as possible
   mif export web clone.raw --new-ids                     new UUIDs, in fstab and boot loader too
+  mif export web 4kn.vhdx --sector-size 4096             for disks with sectors of 4096 bytes
+  mif export old new.raw --table gpt --boot both         from an MBR to a GPT, and UEFI besides a BIOS
   mif export --all out/ --format vmdk                    every image, as out/NAME.vmdk
   mif export web web.ova --for vmware-esxi -o cpus=2,memory=4G
   mif export web web.tar.gz --for gcp
@@ -138,7 +140,7 @@ A volume grows into the free space after it. If a partition is in the way, it mo
         #[arg(
             long,
             value_name = "DIR",
-            conflicts_with_all = ["image", "output", "backing", "rewrite", "size", "resize", "new_ids"]
+            conflicts_with_all = ["image", "output", "backing", "rewrite", "size", "resize", "new_ids", "sector_size", "table", "boot"]
         )]
         all: Option<PathBuf>,
         /// With --all: export all versions, as NAME@VERSION

@@ -7,8 +7,9 @@ use std::path::PathBuf;
 
 use clap::builder::{OsStringValueParser, TypedValueParser};
 use clap::{Args, ValueEnum};
-use mif::{Error, ExportOptions, ImageFilter, NewIds, Reshape, Result, VolumePath};
+use mif::{BootBy, Error, ExportOptions, ImageFilter, NewIds, Reshape, Result, VolumePath};
 use mif_formats::container::OpenOptions;
+use mif_formats::partition::TableKind;
 use mif_formats::wrapper::Limits;
 
 use super::values::{duration, size, size_range};
@@ -159,6 +160,15 @@ pub(super) struct ReshapeArgs {
     /// Derive the new UUIDs from TEXT: the same text gives the same UUIDs
     #[arg(long, value_name = "TEXT", requires = "new_ids")]
     pub(super) seed: Option<String>,
+    /// Logical sector size of the disk, 512 or 4096: the partition table and FAT volumes are made anew for it
+    #[arg(long, value_name = "BYTES")]
+    pub(super) sector_size: Option<u32>,
+    /// Kind of the partition table, gpt or mbr: it is made anew, and GRUB for a BIOS is moved to where it belongs
+    #[arg(long, value_name = "KIND", value_parser = table_kind)]
+    pub(super) table: Option<TableKind>,
+    /// Make the disk start by uefi, bios or both, with the boot loader that its system has installed
+    #[arg(long, value_name = "FIRMWARE", value_parser = boot)]
+    pub(super) boot: Option<BootBy>,
 }
 
 /// How to write a disk image file.
@@ -235,6 +245,23 @@ pub(super) fn open_options(open: Open) -> OpenOptions {
     }
 }
 
+fn boot(text: &str) -> Result<BootBy, String> {
+    match text {
+        "uefi" => Ok(BootBy::Uefi),
+        "bios" => Ok(BootBy::Bios),
+        "both" => Ok(BootBy::Both),
+        _ => Err("expected uefi, bios or both".into()),
+    }
+}
+
+fn table_kind(text: &str) -> Result<TableKind, String> {
+    match text {
+        "gpt" => Ok(TableKind::Gpt),
+        "mbr" => Ok(TableKind::Mbr),
+        _ => Err("expected gpt or mbr".into()),
+    }
+}
+
 pub(super) fn reshape_options(args: &ReshapeArgs) -> Result<Reshape> {
     let new_ids = match &args.seed {
         Some(seed) => Some(NewIds { seed: seed.clone().into_bytes() }),
@@ -245,6 +272,9 @@ pub(super) fn reshape_options(args: &ReshapeArgs) -> Result<Reshape> {
         size: args.size.as_deref().map(str::parse).transpose()?,
         resize: args.resize.iter().map(|text| Reshape::volume_size(text)).collect::<Result<_>>()?,
         new_ids,
+        sector_size: args.sector_size,
+        table: args.table,
+        boot: args.boot,
     })
 }
 

@@ -4,14 +4,18 @@ use std::borrow::Cow;
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
+use mif_formats::Source;
 use mif_formats::fs::{FileType, Timestamp};
 use mif_formats::mif::layout::Layout;
 use mif_formats::mif::manifest::Row;
 
 use super::arrange::Arrangement;
+use super::firmware::firmware;
 use super::ids::{Identities, IdsReport, Rewritten};
 use super::reshape::Reshape;
+use super::sectors::resectored;
 use super::shape::{Patches, VolumeDraft, find_volume, resized, shape};
+use super::table::{Converted, converted};
 use super::tree::Rows;
 use crate::compose::made::Made;
 use crate::compose::planner::planner_of;
@@ -22,10 +26,12 @@ use crate::disk::volume::VolumeExtent;
 use crate::error::{Error, Result};
 use crate::guest::packages;
 use crate::ingest::store_new;
-use crate::store::{Image, ObjectWriter, Objects, Provenance, Store, StoredDisk, StoredImage, WriterStats};
+use crate::store::{
+    Image, ObjectWriter, Objects, Provenance, Store, StoredDisk, StoredImage, WriterStats, volume_name,
+};
 use crate::task::progress::{self, Progress};
 use crate::tree::edit::Files;
-use crate::tree::new_content::{ContentLookup, NewContents};
+use crate::tree::new_content::{ContentLookup, NewContent, NewContents};
 
 /// How to rebuild.
 #[derive(Debug, Clone, Default)]
@@ -71,6 +77,12 @@ pub(crate) struct Draft {
     pub(crate) notes: Vec<String>,
     /// The effects of new identities, if any were given.
     pub(crate) ids: Option<IdsReport>,
+    /// The logical sector size of the disk, in bytes.
+    pub(crate) sector_size: u32,
+    /// Volumes that another table gives another name, by their name in the parent.
+    renamed: BTreeMap<String, String>,
+    /// The rows, if files were added to those that were given.
+    rows: Option<Vec<Row>>,
 }
 
 /// The result of checking a draft.
@@ -96,6 +108,9 @@ struct Prepared<'n> {
     arrangement: Arrangement,
     patches: Patches,
     ids: Option<IdsReport>,
+    renamed: BTreeMap<String, String>,
+    /// The rows, if files were added to those that were given.
+    rows: Option<Vec<Row>>,
 }
 
 impl<'a> Base<'a> {
@@ -158,7 +173,7 @@ impl<'a> Base<'a> {
         writer: &ObjectWriter,
         progress: &dyn Progress,
     ) -> Result<Draft> {
-        let Prepared { rewritten, new, volumes, arrangement, patches, ids } =
+        let Prepared { rewritten, new, volumes, arrangement, patches, ids, renamed, rows: own_rows } =
             self.prepare(rows, new, always, reshape, progress)?;
         let mut notes = arrangement.notes.clone();
         let contents = ContentLookup { objects: &self.objects, new: &new };
@@ -178,13 +193,16 @@ impl<'a> Base<'a> {
             splicer.bytes(at, &bytes)?;
         }
         let layout = Arc::new(splicer.finish()?);
+        let own: Vec<&Row> = own_rows.iter().flatten().collect();
+        let rows = if own_rows.is_some() { &own[..] } else { rows };
         for id in with_rewritten(rows, &rewritten).iter().filter_map(|row| row.object()) {
             if let Some(content) = new.get(&id) {
                 store_new(content, writer, progress)?;
             }
         }
         let planned = volumes.into_iter().map(|volume| volume.name).collect();
-        Ok(Draft { layout, rewritten, planned, notes, ids })
+        let sector_size = arrangement.table.sector_size;
+        Ok(Draft { layout, rewritten, planned, notes, ids, sector_size, renamed, rows: own_rows })
     }
 
     /// Returns the volumes to plan, with their trees and parameters, and the arrangement of the disk.
@@ -198,7 +216,25 @@ impl<'a> Base<'a> {
     ) -> Result<Prepared<'n>> {
         let mut always = always.to_vec();
         always.extend(resized(&self.scan, reshape)?);
-        let (mut new, mut rewritten) = (Cow::Borrowed(new), Rewritten::new());
+        let files = |new: &NewContents, time| {
+            let rows: Vec<Row> = rows.iter().map(|row| (*row).clone()).collect();
+            let mut files = Files::new(&rows, &self.scan, &self.objects, time)?;
+            files.new = new.clone();
+            Ok(files)
+        };
+        let mut new = Cow::Borrowed(new);
+        let mut converted = converted(&self.scan, reshape, || files(&new, Timestamp { secs: 0, nanos: 0 }))?;
+        let firmware = firmware(&self.scan, reshape, &mut converted, |time| files(&new, time))?;
+        let own_rows: Option<Vec<Row>> = firmware.as_ref().map(|firmware| {
+            new.to_mut().extend(firmware.new.iter().map(|(id, content)| (*id, content.clone())));
+            firmware.rows.clone()
+        });
+        let own: Vec<&Row> = own_rows.iter().flatten().collect();
+        let rows = if own_rows.is_some() { &own[..] } else { rows };
+        let resectored = resectored(&self.scan, reshape)?;
+        let for_sectors = resectored.as_ref().map_or(&[][..], |new| &new.planned);
+        always.extend_from_slice(for_sectors);
+        let mut rewritten = Rewritten::new();
         let mut identities = None;
         if let Some(ids) = &reshape.new_ids {
             let mut fresh = Identities::new(&self.scan, ids)?;
@@ -209,19 +245,87 @@ impl<'a> Base<'a> {
             always.extend(fresh.volumes().map(str::to_owned));
             identities = Some(fresh);
         }
+        if let Some(converted) = converted.as_ref().filter(|new| new.is_other_kind) {
+            (rewritten, new) = self.refer_to(converted, rows, new)?;
+            let mut fresh = Identities::of_table(&converted.changes);
+            let contents = ContentLookup { objects: &self.objects, new: &new };
+            let (again, more) = {
+                let rows = with_rewritten(rows, &rewritten);
+                fresh.rewrite(&rows, &self.scan, contents, &self.objects)?
+            };
+            rewritten.extend(again);
+            new.to_mut().extend(more);
+            identities = Some(fresh);
+        }
         let rows = with_rewritten(rows, &rewritten);
         let mut volumes = Vec::new();
         for name in edited_volumes(&self.rows, &rows, &always) {
             progress::check(progress)?;
-            let mut volume = self.volume(&name, &rows, &new).map_err(|e| e.within(&name))?;
+            let added = match (&firmware, &converted) {
+                (Some(firmware), Some(converted)) => {
+                    let size = converted.partition(&name).map_or(0, |partition| partition.len);
+                    firmware.draft(&name, &rows, size)?
+                }
+                _ => None,
+            };
+            let mut volume = match added {
+                Some(mut added) => {
+                    if let Some(new) = &resectored {
+                        added.params.set_sector_size(new.size)?;
+                    }
+                    added
+                }
+                None => self.volume(&name, &rows, &new).map_err(|e| e.within(&name))?,
+            };
+            if let Some(new) = resectored.as_ref().filter(|new| new.planned.contains(&name)) {
+                volume.params.set_sector_size(new.size).map_err(|e| Error::from(e).within(&name))?;
+            }
             if let Some(identities) = &identities {
                 identities.apply(&name, &mut *volume.params);
             }
             volumes.push(volume);
         }
-        let (arrangement, patches) = shape(&self.scan, &mut volumes, reshape, identities.as_ref())?;
+
+        let (arrangement, patches) = shape(
+            &self.scan,
+            &mut volumes,
+            reshape,
+            identities.as_ref(),
+            resectored.as_ref(),
+            converted.as_ref(),
+        )?;
         let ids = identities.map(|identities| identities.report);
-        Ok(Prepared { rewritten, new, volumes, arrangement, patches, ids })
+        let slots = converted.map_or_else(BTreeMap::new, |converted| converted.slots);
+        let renamed = slots.iter().map(|(old, new)| (volume_name(*old), volume_name(*new))).collect();
+        Ok(Prepared { rewritten, new, volumes, arrangement, patches, ids, renamed, rows: own_rows })
+    }
+
+    /// Rewrites the configurations of GRUB that name partitions of the old table.
+    fn refer_to<'n>(
+        &self,
+        converted: &Converted,
+        rows: &[&Row],
+        mut new: Cow<'n, NewContents>,
+    ) -> Result<(Rewritten, Cow<'n, NewContents>)> {
+        let mut rewritten = Rewritten::new();
+        for (number, row) in rows.iter().enumerate() {
+            let contents = ContentLookup { objects: &self.objects, new: &new };
+            let read = || -> Result<Vec<u8>> {
+                let object = row.object().expect("it has content");
+                let source = contents.source(&object, &self.objects)?;
+                Ok(source.read_vec(0, source.len() as usize)?)
+            };
+            let is_planned =
+                find_volume(&self.scan, &row.volume).is_ok_and(|volume| volume.planned().is_some());
+            if let Some(text) = converted.grub_config(row, read)?.filter(|_| is_planned) {
+                let content = NewContent::of_bytes(text);
+                let mut changed = (*row).clone();
+                (changed.body, changed.node.size) = (Some(content.body()), content.source.len());
+                new.to_mut().insert(content.id, content);
+                rewritten.insert(number, changed);
+            }
+        }
+        Ok((rewritten, new))
     }
 
     /// Prepares a volume with the parameters of the original.
@@ -248,10 +352,18 @@ impl<'a> Base<'a> {
 
     /// Reads a finished draft of `rows` back as a disk.
     pub(crate) fn read_back(&self, draft: &Draft, rows: &[&Row]) -> Result<Made> {
-        let rows = with_rewritten(rows, &draft.rewritten);
+        let own: Vec<&Row> = draft.rows.iter().flatten().collect();
+        let rows = with_rewritten(if draft.rows.is_some() { &own } else { rows }, &draft.rewritten);
         let disk = StoredDisk::new(draft.layout.clone(), self.objects.clone());
-        let disk = disk.with_sectors_of(self.scan.table.sector_size);
-        Made::read_back(disk, &rows, &draft.planned)
+        let disk = disk.with_sectors_of(draft.sector_size);
+        if draft.renamed.is_empty() {
+            return Made::read_back(disk, &rows, &draft.planned);
+        }
+        let name = |volume: &String| draft.renamed.get(volume).unwrap_or(volume).clone();
+        let rows: Vec<Row> =
+            rows.iter().map(|row| Row { volume: name(&row.volume), ..(*row).clone() }).collect();
+        let planned: Vec<String> = draft.planned.iter().map(name).collect();
+        Made::read_back(disk, &rows.iter().collect::<Vec<_>>(), &planned)
     }
 
     /// Publishes a finished draft of `rows`.

@@ -17,9 +17,12 @@
 
 mod arrange;
 mod draft;
+mod firmware;
 mod ids;
 mod reshape;
+mod sectors;
 mod shape;
+mod table;
 mod tree;
 
 use std::time::Instant;
@@ -32,7 +35,7 @@ pub use self::draft::RebuildOptions;
 pub(crate) use self::draft::{Base, Draft};
 pub use self::ids::{IdChange, IdsReport};
 pub(crate) use self::reshape::bytes as size_in_bytes;
-pub use self::reshape::{NewIds, Reshape, Size};
+pub use self::reshape::{BootBy, NewIds, Reshape, Size};
 use crate::compose::staging::Bench;
 use crate::error::Result;
 use crate::store::{Counts, Store, StoredImage, WriterStats, check_name};

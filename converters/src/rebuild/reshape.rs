@@ -2,6 +2,8 @@
 
 use std::str::FromStr;
 
+use mif_formats::partition::TableKind;
+
 use crate::error::{Error, Result};
 
 /// The changes to a disk other than those to its files.
@@ -13,6 +15,23 @@ pub struct Reshape {
     pub resize: Vec<(String, Size)>,
     /// New identities.
     pub new_ids: Option<NewIds>,
+    /// The logical sector size in bytes of the disk: 512 or 4096. If `None`, it is unchanged.
+    pub sector_size: Option<u32>,
+    /// The kind of the partition table. If `None`, it is unchanged.
+    pub table: Option<TableKind>,
+    /// The firmware that the disk is to start by. If `None`, nothing is added.
+    pub boot: Option<BootBy>,
+}
+
+/// The firmware that a disk is to start by.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum BootBy {
+    /// A BIOS.
+    Bios,
+    /// UEFI.
+    Uefi,
+    /// Either.
+    Both,
 }
 
 /// New identities for the disk, its partitions and filesystems.

@@ -3,11 +3,14 @@
 use mif_formats::fs::plan::Planner;
 use mif_formats::fs::plan::Tree;
 use mif_formats::mif::ObjectId;
+use mif_formats::partition::convert::{self, BootCode};
 use mif_formats::partition::{Partition, TableKind, write};
 
 use super::arrange::{Arrangement, arrange};
 use super::ids::Identities;
 use super::reshape::{Reshape, Size};
+use super::sectors::Resectored;
+use super::table::Converted;
 use crate::disk::scan::{Scan, ScannedVolume};
 use crate::disk::volume::{VolumeOffset, on_disk};
 use crate::error::{Error, Result};
@@ -64,9 +67,17 @@ pub(super) fn shape(
     volumes: &mut [VolumeDraft],
     reshape: &Reshape,
     identities: Option<&Identities>,
+    resectored: Option<&Resectored>,
+    converted: Option<&Converted>,
 ) -> Result<(Arrangement, Patches)> {
     let old_size = scan.disk.len();
-    let mut arrangement = if reshape.size.is_none() && reshape.resize.is_empty() {
+    let mut target = converted.map_or(&scan.table, |new| &new.table).clone();
+    if let Some(new) = resectored {
+        target.sector_size = new.size;
+    }
+    let sector = u64::from(target.sector_size);
+    let is_converted = resectored.is_some() || converted.is_some();
+    let mut arrangement = if reshape.size.is_none() && reshape.resize.is_empty() && !is_converted {
         Arrangement::same(&scan.table, old_size)
     } else {
         let mut most = None;
@@ -97,14 +108,46 @@ pub(super) fn shape(
             // Rounded to whole pages, so that no sector and no block is cut.
             sizes.push((*slot, wanted.next_multiple_of(4096)));
         }
-        let tail = write::tail(Some(&*scan.disk), &scan.table)?;
+        let mut rounded = Vec::new();
+        for partition in target.partitions.iter().filter(|_| is_converted && target.kind != TableKind::None) {
+            let Partition { slot, len, .. } = partition;
+            if !len.is_multiple_of(sector) && !sizes.iter().any(|(known, _)| known == slot) {
+                let whole = len.next_multiple_of(sector);
+                rounded.push(format!("partition {slot} has {whole} bytes now, which are whole sectors"));
+                sizes.push((*slot, whole));
+            }
+        }
+        let tail = match is_converted {
+            true => convert::tail(&*scan.disk, &scan.table, &target)?,
+            false => write::tail(Some(&*scan.disk), &scan.table)?,
+        };
         let size = match (reshape.size, scan.table.kind) {
             // The only volume of a disk without a table is the disk itself.
             (None, TableKind::None) => sizes.first().map(|(_, len)| Size::To(*len)),
             (size, _) => size,
         };
-        arrange(&scan.table, old_size, size, &sizes, most, tail)?
+        // Slots above four are those of logical partitions only in an MBR that stays one.
+        let kind = target.kind;
+        if is_converted && kind == TableKind::Mbr {
+            target.kind = TableKind::Gpt;
+        }
+        let mut arrangement = arrange(&target, old_size, size, &sizes, most, tail)?;
+        arrangement.table.kind = kind;
+        // New partitions may lie past the end of the parent.
+        for keep in &mut arrangement.keeps {
+            let len = (keep.to.end - keep.to.start).min(old_size.saturating_sub(keep.from));
+            keep.to.end = keep.to.start + len;
+        }
+        arrangement.keeps.retain(|keep| keep.to.start < keep.to.end);
+        arrangement.notes.splice(0..0, rounded);
+        arrangement
     };
+    let new_notes = resectored.map(|new| &new.notes).into_iter().chain(converted.map(|new| &new.notes));
+    arrangement.notes.splice(0..0, new_notes.flatten().cloned());
+    if is_converted && arrangement.size != old_size && reshape.size.is_none() {
+        let size = arrangement.size;
+        arrangement.notes.push(format!("the disk was enlarged from {old_size} to {size} bytes"));
+    }
     for (name, _) in &reshape.resize {
         let partition = arrangement.partition(name).expect("it was looked for");
         if let Some(draft) = volumes.iter_mut().find(|draft| draft.name == *name) {
@@ -123,7 +166,18 @@ pub(super) fn shape(
         }
     }
     let mut patches = Patches::new();
-    if arrangement.table != scan.table || arrangement.size != old_size {
+    if is_converted {
+        let table =
+            converted.map_or_else(|| arrangement.table.clone(), |new| new.renumbered(&arrangement.table));
+        let boot = converted.map_or_else(BootCode::default, |new| BootCode {
+            placed: new.core.as_ref(),
+            vacated: &new.vacated,
+        });
+        patches = convert::convert(&*scan.disk, &scan.table, &table, arrangement.size, &boot)?;
+        if let (Some(new), Some((0, sector0))) = (converted, patches.first_mut()) {
+            new.boot_from(sector0);
+        }
+    } else if arrangement.table != scan.table || arrangement.size != old_size {
         patches = write::write(Some((&*scan.disk, &scan.table)), &arrangement.table, arrangement.size)?;
     }
     for (volume, offset, bytes) in identities.map_or(&[][..], |identities| &identities.patches) {

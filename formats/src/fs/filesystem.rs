@@ -1,6 +1,6 @@
 //! A filesystem that can be read.
 
-use std::ops::Range;
+use std::ops::{Range, RangeInclusive};
 
 use super::capabilities::Capabilities;
 use super::node::{Node, Timestamp};
@@ -24,6 +24,12 @@ pub trait Filesystem: Send + Sync {
 
     /// Returns the capabilities of the filesystem.
     fn capabilities(&self) -> &'static Capabilities;
+
+    /// Returns the logical sector sizes of disks, in bytes, on which a system uses the volume as it is: the least and the
+    /// largest.
+    fn sector_sizes(&self) -> RangeInclusive<u32> {
+        512..=self.info().block_size
+    }
 
     /// Returns the root directory.
     fn root(&self) -> NodeId;

@@ -60,6 +60,12 @@ pub trait Planner: Send + Sync {
     /// Changes the size, in bytes.
     fn resize(&mut self, size: u64);
 
+    /// Changes the logical sector size of the disk, in bytes. Sizes and places of metadata may change; the size of the
+    /// filesystem stays, but for a last incomplete sector. Fails if the filesystem has no such parameter.
+    fn set_sector_size(&mut self, bytes: u32) -> Result<()> {
+        Err(at("filesystem").unsupported(format!("cannot be planned for sectors of {bytes} bytes")))
+    }
+
     /// Changes the identity, in the form of [`NewVolume::id`](super::driver::NewVolume::id).
     fn set_id(&mut self, id: &[u8; 16]);
 

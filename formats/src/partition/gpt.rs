@@ -4,6 +4,8 @@
 //! The two headers and the two arrays are four parts, each either intact or damaged. Each header contains the CRC of
 //! both arrays, so one intact header and one intact array are enough, whichever they are.
 
+use std::ops::Range;
+
 use super::mbr::Mbr;
 use super::{Builder, Claim};
 use crate::bytes::{le16, le32, le64};
@@ -349,6 +351,27 @@ pub(super) fn current(disk: &dyn Source, sector_size: u64) -> Result<Option<Whol
     Ok(Some(Whole { header: choice.header.clone(), array: choice.array.to_vec() }))
 }
 
+/// Returns the ranges of bytes that the GPT of `disk` occupies, whether they are intact or not: headers and arrays.
+pub(super) fn places(disk: &dyn Source, sector_size: u64) -> Result<Vec<Range<u64>>> {
+    let copies = Copies::read(disk, sector_size)?;
+    let last = place(disk, copies.last_lba, sector_size, sector_size).unwrap_or(0);
+    let mut found = Vec::new();
+    for (header, usual) in [(&copies.primary, sector_size), (&copies.backup, last)] {
+        let Ok(header) = header else {
+            found.push(usual..usual + sector_size);
+            continue;
+        };
+        let len = (header.array_bytes() as u64).next_multiple_of(sector_size);
+        let at = header.my_lba * sector_size;
+        found.push(at..at + sector_size);
+        found.extend(
+            place(disk, header.partition_entry_lba, sector_size, header.array_bytes() as u64)
+                .map(|at| at..at + len),
+        );
+    }
+    Ok(found)
+}
+
 /// A GPT to be written. Entry fields that no caller sets are kept.
 pub(super) struct Whole {
     header: Header,
@@ -412,6 +435,42 @@ impl Whole {
             to.copy_from_slice(&unit.to_le_bytes());
         }
         Ok(())
+    }
+
+    /// Empties the slots for which `is_kept` is false.
+    pub(super) fn retain(&mut self, is_kept: impl Fn(u32) -> bool) {
+        let size = self.header.size_of_partition_entry as usize;
+        for (slot, entry) in (1..).zip(self.array.chunks_exact_mut(size)) {
+            if !is_kept(slot) {
+                entry.fill(0);
+            }
+        }
+    }
+
+    /// Changes the unit of all positions from `old` to `new` bytes. The arrays go to the usual places. The first usable
+    /// byte stays, unless it only follows the array, or is within a sector. Callers set the partitions again.
+    pub(super) fn rebase(&mut self, old: u64, new: u64) {
+        let least = |sector: u64| PRIMARY_ARRAY_LBA + (self.array.len() as u64).div_ceil(sector);
+        let first = self.header.first_usable_lba;
+        let byte = first.saturating_mul(old);
+        self.header.first_usable_lba = if first <= least(old) || !byte.is_multiple_of(new) {
+            least(new)
+        } else {
+            (byte / new).max(least(new))
+        };
+        self.header.partition_entry_lba = PRIMARY_ARRAY_LBA;
+        self.header.my_lba = PRIMARY_LBA;
+    }
+
+    /// Returns the first sector that a partition may have.
+    pub(super) fn first_usable(&self) -> u64 {
+        self.header.first_usable_lba
+    }
+
+    /// Lowers the first usable sector as far as the array allows.
+    pub(super) fn use_from(&mut self, lba: u64, sector_size: u64) {
+        let least = PRIMARY_ARRAY_LBA + (self.array.len() as u64).div_ceil(sector_size);
+        self.header.first_usable_lba = self.header.first_usable_lba.min(lba).max(least);
     }
 
     fn entry(&mut self, slot: u32) -> Result<&mut [u8]> {

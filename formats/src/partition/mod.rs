@@ -10,6 +10,7 @@
 use crate::error::Result;
 use crate::source::Source;
 
+pub mod convert;
 mod gpt;
 pub mod lvm;
 mod mbr;

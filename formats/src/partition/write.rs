@@ -16,10 +16,10 @@ use crate::source::Source;
 pub type Patch = (u64, Vec<u8>);
 
 /// The offset of the first of four records in a boot record, and the length of one.
-const RECORDS: usize = 446;
-const RECORD: usize = 16;
+pub(super) const RECORDS: usize = 446;
+pub(super) const RECORD: usize = 16;
 /// The end of the boot code and the offset of the disk's signature.
-const SIGNATURE: usize = 440;
+pub(super) const SIGNATURE: usize = 440;
 
 /// Returns the number of bytes at the end of a disk that belong to its table: a GPT's backup.
 pub fn tail(disk: Option<&dyn Source>, table: &Table) -> Result<u64> {
@@ -179,16 +179,16 @@ fn chain(
     Ok(reach)
 }
 
-fn is_extended(partition: &Partition) -> bool {
+pub(super) fn is_extended(partition: &Partition) -> bool {
     OS_TYPES_EXTENDED.iter().any(|os_type| partition.type_id == format!("0x{os_type:02x}"))
 }
 
-fn record(index: usize) -> usize {
+pub(super) fn record(index: usize) -> usize {
     RECORDS + RECORD * index
 }
 
 /// Returns sector 0 of the disk, or an empty one.
-fn sector0(disk: Option<&dyn Source>) -> Result<Vec<u8>> {
+pub(super) fn sector0(disk: Option<&dyn Source>) -> Result<Vec<u8>> {
     let mut sector = match disk {
         Some(disk) => disk.read_vec(0, mbr::SIZE)?,
         None => vec![0; mbr::SIZE],
@@ -198,7 +198,7 @@ fn sector0(disk: Option<&dyn Source>) -> Result<Vec<u8>> {
 }
 
 /// Sets the position of a partition. If it is unchanged, the record keeps its cylinders, heads and sectors.
-fn put_record(record: &mut [u8], first: u32, sectors: u32) {
+pub(super) fn put_record(record: &mut [u8], first: u32, sectors: u32) {
     if (le32(record, 8), le32(record, 12)) == (first, sectors) {
         return;
     }
@@ -220,12 +220,12 @@ fn chs(lba: u32) -> [u8; 3] {
     [head as u8, (sector | (cylinder >> 8 << 6)) as u8, cylinder as u8]
 }
 
-fn narrow(sectors: u64) -> Result<u32> {
+pub(super) fn narrow(sectors: u64) -> Result<u32> {
     u32::try_from(sectors).map_err(|_| at("MBR").unsupported("a partition past 2 TiB needs a GPT"))
 }
 
 /// Returns the position of a partition in sectors: the first sector, and the number of sectors.
-fn in_sectors(partition: &Partition, sector: u64) -> Result<(u64, u64)> {
+pub(super) fn in_sectors(partition: &Partition, sector: u64) -> Result<(u64, u64)> {
     let Partition { slot, start, len, .. } = partition;
     if !start.is_multiple_of(sector) || !len.is_multiple_of(sector) || *len == 0 {
         return Err(at("partition table").unsupported(format!(

@@ -176,3 +176,19 @@ impl<R: BufRead> Read for Decoder<R> {
         }
     }
 }
+/// Encodes bytes as LZMA with `lc` 3, `lp` 0 and `pb` 2, without a header and with a mark at the end, as GRUB has its core
+/// image.
+pub fn encode_lzma(bytes: &[u8]) -> crate::error::Result<Vec<u8>> {
+    /// The properties, the size of the dictionary, and the size of the content.
+    const HEADER: usize = 1 + 4 + 8;
+    const DICTIONARY: u32 = 1 << 16;
+    let failed = |e: liblzma::stream::Error| crate::error::at("LZMA").io(e.into());
+    let mut options = liblzma::stream::LzmaOptions::new_preset(9).map_err(failed)?;
+    options.dict_size(DICTIONARY).literal_context_bits(3).literal_position_bits(0).position_bits(2);
+    let encoder = liblzma::stream::Stream::new_lzma_encoder(&options).map_err(failed)?;
+    let mut encoded = Vec::new();
+    liblzma::read::XzEncoder::new_stream(bytes, encoder)
+        .read_to_end(&mut encoded)
+        .map_err(|e| crate::error::at("LZMA").io(e))?;
+    Ok(encoded.split_off(HEADER.min(encoded.len())))
+}

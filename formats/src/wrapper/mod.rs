@@ -19,7 +19,7 @@ use std::sync::Arc;
 use crate::error::{Result, at};
 use crate::source::Source;
 
-pub use self::codec::{Codec, is_bzip2, is_lzma};
+pub use self::codec::{Codec, encode_lzma, is_bzip2, is_lzma};
 pub use self::ovf::{Descriptor, Digest, Digests, MAX_DESCRIPTOR, MAX_DIGESTS};
 pub use self::pieces::{Piece, Pieces};
 pub use self::stream::{Forward, Single};

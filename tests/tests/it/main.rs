@@ -27,6 +27,7 @@ mod edits;
 mod escapes;
 mod extract;
 mod format;
+mod geometry;
 mod help;
 mod identities;
 mod independent;

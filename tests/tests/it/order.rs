@@ -50,14 +50,14 @@ const MIF: &[(&str, u32)] = &[
     ("independent", 9),
     ("extract", 9),
     ("boot", 10),
-    ("rebuild", 10),
     ("care", 10),
-    ("deliver", 11),
-    ("mkdisk", 11),
-    ("edit", 12),
-    ("merge", 13),
-    ("verbs", 14),
-    ("cli", 15),
+    ("rebuild", 11),
+    ("deliver", 12),
+    ("mkdisk", 12),
+    ("edit", 13),
+    ("merge", 14),
+    ("verbs", 15),
+    ("cli", 16),
 ];
 
 /// A path of names from the crate's root.

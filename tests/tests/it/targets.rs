@@ -363,8 +363,12 @@ fn table() -> String {
         let hardware = Hardware::of(platform.name).expect("every target has hardware");
         let firmware: Vec<&str> = hardware.firmware.iter().map(|it| it.name()).collect();
         let (disks, cards) = (hardware.disks.join("`, `"), hardware.cards.join("`, `"));
-        writeln!(text, "- `mif check`: {}; disks on `{disks}`; cards `{cards}`.", firmware.join(", "))
-            .unwrap();
+        let large = match hardware.large_sectors {
+            [] => String::new(),
+            large => format!("; sectors of 4096 bytes on `{}`", large.join("`, `")),
+        };
+        let firmware = firmware.join(", ");
+        writeln!(text, "- `mif check`: {firmware}; disks on `{disks}`{large}; cards `{cards}`.").unwrap();
         for (fact, page) in hardware.sources {
             writeln!(text, "- {fact} [Source]({page})").unwrap();
         }

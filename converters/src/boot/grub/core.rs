@@ -1,6 +1,7 @@
 //! GRUB's core image: where a BIOS finds it (grub-core/boot/i386/pc/boot.S, diskboot.S), and the prefix, configuration and
 //! modules in it (include/grub/kernel.h).
 
+use std::ops::Range;
 use std::sync::Arc;
 
 use memchr::memmem;
@@ -9,33 +10,33 @@ use mif_formats::wrapper::{Codec, Single};
 use mif_formats::{Result, Source, at};
 
 /// The size of a sector that a BIOS reads.
-const SECTOR: u64 = 512;
+pub(super) const SECTOR: u64 = 512;
 
 /// In `boot.img`: the first sector of the core image.
 pub(crate) const KERNEL_SECTOR: usize = 0x5c;
 
 /// In the first sector of the core image: the first entry of the block list, which grows downwards.
 pub(crate) const BLOCK_LIST: usize = 0x1f4;
-const BLOCK_LIST_ENTRY: usize = 12;
+pub(super) const BLOCK_LIST_ENTRY: usize = 12;
 
 /// The most sectors of a core image: it must fit into the memory below 640 KiB.
-const MAX_SECTORS: u64 = 1280;
+pub(super) const MAX_SECTORS: u64 = 1280;
 
 /// The most bytes that a core image decodes to.
-const MAX_CORE: u32 = 4 << 20;
+pub(super) const MAX_CORE: u32 = 4 << 20;
 
 /// The most places that are tried as the start of its compressed part.
 const MAX_TRIES: usize = 64;
 
 /// In the part of the core image that decodes the rest (grub-core/boot/i386/pc/startup_raw.S), from the second sector.
-const COMPRESSED_SIZE: usize = 0x08;
-const UNCOMPRESSED_SIZE: usize = 0x0c;
+pub(super) const COMPRESSED_SIZE: usize = 0x08;
+pub(super) const UNCOMPRESSED_SIZE: usize = 0x0c;
 
 /// The types of the objects in a core image.
-const ELF: u32 = 0;
+pub(super) const ELF: u32 = 0;
 const MEMDISK: u32 = 1;
-const CONFIG: u32 = 2;
-const PREFIX: u32 = 3;
+pub(super) const CONFIG: u32 = 2;
+pub(super) const PREFIX: u32 = 3;
 
 /// What a core image holds.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -61,6 +62,24 @@ pub(crate) fn is_boot_sector(sector: &[u8]) -> bool {
 
 /// Reads the core image that GRUB's boot sector loads. The error says where the chain breaks.
 pub(crate) fn of_disk(disk: &dyn Source, boot: &[u8]) -> Result<(u64, Core)> {
+    let chain = chain(disk, boot)?;
+    Ok((chain.first, of_compressed(&chain.rest)?.core))
+}
+
+/// A core image as its block list joins it.
+pub(super) struct Chain {
+    /// The number of its first sector.
+    pub(super) first: u64,
+    /// The first sector.
+    pub(super) head: Vec<u8>,
+    /// The other sectors.
+    pub(super) rest: Vec<u8>,
+    /// The ranges of bytes of the disk that it occupies.
+    pub(super) places: Vec<Range<u64>>,
+}
+
+/// Reads the sectors of the core image that GRUB's boot sector loads.
+pub(super) fn chain(disk: &dyn Source, boot: &[u8]) -> Result<Chain> {
     let number =
         |bytes: &[u8], at: usize| u64::from_le_bytes(bytes[at..at + 8].try_into().expect("eight bytes"));
     let first = number(boot, KERNEL_SECTOR);
@@ -80,7 +99,9 @@ pub(crate) fn of_disk(disk: &dyn Source, boot: &[u8]) -> Result<(u64, Core)> {
         ));
     }
     let mut image = Vec::new();
+    let mut places = Vec::new();
     let mut entry = BLOCK_LIST;
+    places.push(first * SECTOR..(first + 1) * SECTOR);
     loop {
         let sectors = u64::from(u16::from_le_bytes([head[entry + 8], head[entry + 9]]));
         if sectors == 0 {
@@ -89,17 +110,28 @@ pub(crate) fn of_disk(disk: &dyn Source, boot: &[u8]) -> Result<(u64, Core)> {
         if image.len() as u64 / SECTOR + sectors > MAX_SECTORS {
             return Err(at("GRUB's core image").limit("its block list has more sectors than fit into memory"));
         }
-        image.extend(read(number(&head, entry), sectors)?);
+        let from = number(&head, entry);
+        image.extend(read(from, sectors)?);
+        places.push(from * SECTOR..(from + sectors) * SECTOR);
         if entry < BLOCK_LIST_ENTRY + 0x100 {
             break;
         }
         entry -= BLOCK_LIST_ENTRY;
     }
-    Ok((first, of_compressed(&image)?))
+    Ok(Chain { first, head, rest: image, places })
+}
+
+/// A decoded core image.
+pub(super) struct Decoded {
+    /// How many bytes before the compressed part there are, which decode it.
+    pub(super) start: usize,
+    /// The kernel and the objects.
+    pub(super) bytes: Vec<u8>,
+    pub(super) core: Core,
 }
 
 /// Reads a core image for a BIOS without its first sector.
-fn of_compressed(image: &[u8]) -> Result<Core> {
+pub(super) fn of_compressed(image: &[u8]) -> Result<Decoded> {
     let place = || at("GRUB's core image");
     let field = |at: usize| image.get(at..at + 4).map(|b| u32::from_le_bytes([b[0], b[1], b[2], b[3]]));
     let (Some(packed), Some(unpacked)) = (field(COMPRESSED_SIZE), field(UNCOMPRESSED_SIZE)) else {
@@ -118,10 +150,11 @@ fn of_compressed(image: &[u8]) -> Result<Core> {
         .filter(|at| image[*at] == 0)
         .take(MAX_TRIES);
     for start in starts {
-        if let Some(core) =
-            unpack(&image[start..start + packed as usize], unpacked).and_then(|core| of_objects(&core, false))
+        let bytes = unpack(&image[start..start + packed as usize], unpacked);
+        if let Some((bytes, core)) =
+            bytes.and_then(|bytes| of_objects(&bytes, false).map(|core| (bytes, core)))
         {
-            return Ok(core);
+            return Ok(Decoded { start, bytes, core });
         }
     }
     Err(place().corrupt("it cannot be decoded: it was overwritten, or is of a GRUB that mif does not know"))
@@ -208,7 +241,7 @@ pub(crate) fn version(normal: &[u8]) -> Option<(u32, u32)> {
 }
 
 /// Returns the name in the section `.modname` of a module (ELF, "Section Header"; include/grub/dl.h).
-fn module_name(elf: &[u8]) -> Option<String> {
+pub(super) fn module_name(elf: &[u8]) -> Option<String> {
     if elf.get(..4)? != b"\x7fELF" {
         return None;
     }

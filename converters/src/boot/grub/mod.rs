@@ -4,6 +4,7 @@ pub(super) mod bls;
 mod commands;
 pub(crate) mod core;
 mod devices;
+pub(crate) mod image;
 pub(super) mod run;
 mod script;
 pub(super) mod state;

@@ -1,7 +1,7 @@
 //! New identities: UUIDs of filesystems and swap, serial numbers of FATs, GUIDs and the signature of the partition
 //! table; and the files of the disk that refer to the old ones.
 //!
-//! Old and new identities have the same length, so references are rewritten in place: in text files of `/etc`, of
+//! References are rewritten: in text files of `/etc`, of
 //! `/boot`, of the EFI system partition and of vendors' directories in `/usr`, in unsigned boot programs, and in the
 //! names of systemd units.
 
@@ -37,6 +37,8 @@ const PROGRAM_HEAD: u64 = 64 << 10;
 /// The offset of `sws_uuid` in a swap space, and how many bytes of its head are read.
 const SWAP_UUID: u64 = 1036;
 const SWAP_HEAD: u64 = 64 << 10;
+/// The largest text whose length may change.
+const MAX_TEXT: u64 = 4 << 20;
 /// How many bytes at the start of a disk are searched for references.
 const BOOT_AREA: u64 = 2 << 20;
 
@@ -49,6 +51,8 @@ pub(super) struct Identities {
     /// Bytes to write at an offset of a volume.
     pub(super) patches: Vec<(String, u64, Vec<u8>)>,
     pub(super) table_id: Option<String>,
+    /// True if they come with a table of another kind.
+    is_of_table: bool,
     /// New partition identities by slot.
     pub(super) partition_ids: HashMap<u32, String>,
 }
@@ -62,6 +66,12 @@ impl Identities {
             new.name_volume(scan, volume, ids)?;
         }
         Ok(new)
+    }
+
+    /// Makes the identities that a table of another kind has.
+    pub(super) fn of_table(changes: &[IdChange]) -> Self {
+        let report = IdsReport { changed: changes.to_vec(), ..IdsReport::default() };
+        Identities { report, is_of_table: true, ..Identities::default() }
     }
 
     /// Returns the volumes that must be planned.
@@ -146,7 +156,7 @@ impl Identities {
         let pairs = References::new(&self.report.changed);
         let (mut rewritten, mut new) = (Rewritten::new(), NewContents::new());
         // The new body of each content, if it changed: hard links share it.
-        let mut known: HashMap<ObjectId, Option<Body>> = HashMap::new();
+        let mut known: HashMap<ObjectId, Option<(Body, u64)>> = HashMap::new();
         let wanted = Wanted::of(rows, scan);
         let is_fixed = |volume: &&ScannedVolume| volume.filesystem().is_some() && volume.planned().is_none();
         let fixed: HashSet<&str> = scan.volumes.iter().filter(is_fixed).map(|volume| &*volume.name).collect();
@@ -172,13 +182,15 @@ impl Identities {
                     None => {
                         let source = contents.source(&object, objects)?;
                         let content = self.rewritten(&place, source, &pairs)?;
-                        let became = content.as_ref().map(NewContent::body);
+                        let became = content.as_ref().map(|it| (it.body(), it.source.len()));
                         new.extend(content.map(|content| (content.id, content)));
                         known.insert(object, became);
                         became
                     }
                 };
-                changed.body = became.or(changed.body);
+                if let Some((body, size)) = became {
+                    (changed.body, changed.node.size) = (Some(body), size);
+                }
             }
             if changed != *row && fixed.contains(&*row.volume) {
                 let why = "contains an old identity, but was not changed because mif cannot write its volume";
@@ -191,7 +203,10 @@ impl Identities {
                 rewritten.insert(number, changed);
             }
         }
-        self.look_at_boot_code(scan, &pairs)?;
+        // The boot code of a table of another kind is made anew.
+        if !self.is_of_table {
+            self.look_at_boot_code(scan, &pairs)?;
+        }
         if has_initrd && !self.patches.is_empty() {
             self.report.left.push(
                 "initramfs images were not searched: if one names the UUID of a swap volume to resume from, regenerate it (update-initramfs -u)"
@@ -226,8 +241,25 @@ impl Identities {
                 return Ok(None);
             }
         }
-        let patched = Patched { source, patches };
-        NewContent::of_source(Arc::new(patched), place.to_owned()).map(Some)
+        if patches.iter().all(|it| it.len == it.text.len()) {
+            let patches = patches.into_iter().map(|it| (it.at, it.text)).collect();
+            let patched = Patched { source, patches };
+            return NewContent::of_source(Arc::new(patched), place.to_owned()).map(Some);
+        }
+        // Identities of another length.
+        if !is_text || source.len() > MAX_TEXT {
+            let why = if is_text { "it is too long" } else { "it is a program" };
+            self.report
+                .left
+                .push(format!("{place}: contains an old identity, but was not changed because {why}"));
+            return Ok(None);
+        }
+        let mut text = source.read_vec(0, source.len() as usize)?;
+        pairs.replace(&mut text);
+        if place.ends_with("/grubenv") {
+            pad_environment(&mut text, source.len() as usize);
+        }
+        Ok(Some(NewContent::of_bytes(text)))
     }
 
     /// Checks boot code outside of filesystems for old identities. Its compressed parts cannot be searched.
@@ -255,6 +287,13 @@ impl Identities {
         }
         Ok(())
     }
+}
+
+/// Gives GRUB's environment block the length that it had, by which GRUB knows it: `#` fill it.
+fn pad_environment(text: &mut Vec<u8>, len: usize) {
+    let content = text.iter().rposition(|b| *b != b'#').map_or(0, |last| last + 1);
+    text.truncate(content.max(len.min(text.len())));
+    text.resize(text.len().max(len), b'#');
 }
 
 /// Selects the files to search for old identities: those that control mounting and booting.
@@ -360,6 +399,19 @@ fn signature(bytes: &[u8]) -> Signature {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_environment_block_keeps_its_length() {
+        let mut text = b"a=1234\n####".to_vec();
+        pad_environment(&mut text, 9);
+        assert_eq!(text, b"a=1234\n##");
+        let mut text = b"a=1\n####".to_vec();
+        pad_environment(&mut text, 12);
+        assert_eq!(text, b"a=1\n########");
+        let mut text = b"a=123456\n".to_vec();
+        pad_environment(&mut text, 4);
+        assert_eq!(text, b"a=123456\n");
+    }
 
     #[test]
     fn a_program_is_told_by_its_header_and_its_certificates() {

@@ -1,7 +1,8 @@
 //! Finds old identities in texts and in files of any length, and the new ones that replace them.
 
+use std::ops::Range;
+
 use mif_formats::Source;
-use mif_formats::partition::write::Patch;
 
 use super::report::IdChange;
 use crate::error::Result;
@@ -13,12 +14,23 @@ const WINDOW: u64 = 4 << 20;
 /// in names of systemd units (systemd.unit(5)).
 pub(super) struct References(Vec<(Vec<u8>, Vec<u8>)>);
 
+/// A reference to an old identity.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Reference {
+    /// Its offset in the file.
+    pub(super) at: u64,
+    /// Its length in bytes.
+    pub(super) len: usize,
+    /// What replaces it.
+    pub(super) text: Vec<u8>,
+}
+
 impl References {
     pub(super) fn new(changes: &[IdChange]) -> Self {
         let mut pairs = Vec::new();
         for change in changes.iter().filter(|change| change.of != "disk" || change.old.len() > 8) {
             let (old, new) = (change.old.to_ascii_lowercase(), change.new.clone());
-            if old.len() != new.len() || !old.contains('-') {
+            if !old.contains('-') {
                 continue;
             }
             let escaped = |text: &str| text.replace('-', "\\x2d").into_bytes();
@@ -28,8 +40,8 @@ impl References {
         References(pairs)
     }
 
-    /// Returns the references in `bytes`: the offset of each and its replacement.
-    fn find(&self, bytes: &[u8]) -> Vec<(usize, Vec<u8>)> {
+    /// Returns the references in `bytes`: the range of each and its replacement.
+    fn find(&self, bytes: &[u8]) -> Vec<(Range<usize>, Vec<u8>)> {
         let mut found = Vec::new();
         for (old, new) in &self.0 {
             // Search for its last dash or backslash, because few other texts contain them.
@@ -65,25 +77,25 @@ impl References {
                     // Digits alone do not reveal the case, so the form printed by tools is used.
                     _ => {}
                 }
-                found.push((start, text));
+                found.push((start..end, text));
             }
         }
-        found.sort();
+        found.sort_by_key(|(range, _)| range.start);
         found
     }
 
     /// Replaces old identities with new ones, and returns how many were replaced.
-    pub(super) fn replace(&self, bytes: &mut [u8]) -> usize {
+    pub(super) fn replace(&self, bytes: &mut Vec<u8>) -> usize {
         let found = self.find(bytes);
-        for (start, text) in &found {
-            bytes[*start..start + text.len()].copy_from_slice(text);
+        for (range, text) in found.iter().rev() {
+            bytes.splice(range.clone(), text.iter().copied());
         }
         found.len()
     }
 
     /// Returns the references in a file of any length, and true if the file is text, which means that it has no zero
     /// byte.
-    pub(super) fn find_in(&self, source: &dyn Source) -> Result<(Vec<Patch>, bool)> {
+    pub(super) fn find_in(&self, source: &dyn Source) -> Result<(Vec<Reference>, bool)> {
         /// Longer than any reference with its neighbouring bytes.
         const OVERLAP: u64 = 256;
         let (mut found, mut is_text) = (Vec::new(), true);
@@ -94,8 +106,12 @@ impl References {
             let to = (end + OVERLAP).min(source.len());
             let bytes = source.read_vec(from, (to - from) as usize)?;
             is_text &= memchr::memchr(0, &bytes).is_none();
-            let here = self.find(&bytes).into_iter().map(|(at, text)| (from + at as u64, text));
-            found.extend(here.filter(|(at, _)| (start..end).contains(at)));
+            let here = self.find(&bytes).into_iter().map(|(at, text)| Reference {
+                at: from + at.start as u64,
+                len: at.len(),
+                text,
+            });
+            found.extend(here.filter(|it| (start..end).contains(&it.at)));
             start = end;
         }
         Ok((found, is_text))
@@ -133,6 +149,17 @@ mod tests {
     }
 
     #[test]
+    fn identities_of_another_kind_of_table_have_another_length() {
+        let pairs = references(&[("6d696601-01", NEW), ("6d696601-02", "6d696601-03")]);
+        let mut text = b"PARTUUID=6d696601-01 / ext4\nPARTUUID=6D696601-02 none\n16d696601-01".to_vec();
+        assert_eq!(pairs.replace(&mut text), 2);
+        assert_eq!(
+            String::from_utf8(text).unwrap(),
+            format!("PARTUUID={NEW} / ext4\nPARTUUID=6D696601-03 none\n16d696601-01")
+        );
+    }
+
+    #[test]
     fn names_of_units_have_their_dashes_escaped() {
         let pairs = references(&[("4d49-4603", "AB12-34CD"), (OLD, NEW)]);
         let mut name = b"/etc/systemd/system/dev-disk-by\\x2duuid-6d69662d\\x2d6465\\x2d6269\\x2d616e\\x2d000000000001.swap.d/x".to_vec();
@@ -152,7 +179,8 @@ mod tests {
         for before in [WINDOW - 40, WINDOW - 36, WINDOW - 20, WINDOW - 1, WINDOW, 2 * WINDOW - 18] {
             let text = format!("{}{OLD} {}", " ".repeat(before as usize), "x".repeat(300));
             let (found, is_text) = pairs.find_in(&mif_formats::MemSource(text.into_bytes())).unwrap();
-            assert_eq!(found, [(before, NEW.as_bytes().to_vec())], "{before}");
+            let expected = Reference { at: before, len: OLD.len(), text: NEW.as_bytes().to_vec() };
+            assert_eq!(found, [expected], "{before}");
             assert!(is_text);
         }
         let zeros = [OLD.as_bytes(), &[0]].concat();

@@ -60,8 +60,12 @@ pub struct ExportReport {
     pub target: Option<&'static str>,
     /// The rules of the target.
     pub rules: &'static [Rule],
+    /// The options of the format, those that the rules ask for included, as `key=value`.
+    pub options: Vec<String>,
     /// The disk's size in bytes.
     pub disk_size: u64,
+    /// The disk's logical sector size in bytes.
+    pub sector_size: u32,
     /// The volumes that were rebuilt; all others are identical to those of the image, bit for bit.
     pub planned: Vec<String>,
     /// Side effects of the requested changes, as sentences.
@@ -147,6 +151,10 @@ pub fn export(
         // The last option given wins, so an explicit `-o seed=` overrides this one.
         format_options.insert(0, ("seed".into(), hex(&ids.seed)));
     }
+    let sector_size = match disk.sector_size() {
+        Some(recorded) => recorded,
+        None => partition::read(&*disk)?.sector_size,
+    };
     let kind = output.kind();
     let check = |written: &Path| match options.verify {
         true => {
@@ -192,7 +200,13 @@ pub fn export(
         format: format.name().to_owned(),
         target: options.target.map(|target| target.name),
         rules: options.target.map_or(&[], |target| target.rules),
+        options: format_options
+            .iter()
+            .chain(&settings)
+            .map(|(key, value)| format!("{key}={value}"))
+            .collect(),
         disk_size: disk.len(),
+        sector_size,
         planned: reshaped.as_ref().map_or(Vec::new(), |reshaped| reshaped.draft.planned.clone()),
         notes,
         warnings,
@@ -285,7 +299,8 @@ fn carry_sector_size(
     }
     Ok(Some(format!(
         "the disk has {size}-byte sectors, which a {} image cannot record: attach it with {size}-byte sectors, or its \
-         partitions will not be found",
+         partitions will not be found. QEMU does so with -device \
+         virtio-blk-pci,logical_block_size={size},physical_block_size={size}",
         format.name()
     )))
 }
@@ -391,7 +406,7 @@ fn reshape<'i>(image: &'i OpenImage, reshape: &Reshape, progress: &dyn Progress)
     let rows: Vec<&Row> = base.rows.iter().collect();
     base.read_back(&draft, &rows)?;
     let disk = StoredDisk::new(draft.layout.clone(), base.objects);
-    let disk = Arc::new(disk.with_sectors_of(stored.image.table.sector_size));
+    let disk = Arc::new(disk.with_sectors_of(draft.sector_size));
     Ok(Reshaped { draft, disk, _bench: base.bench })
 }
 

@@ -120,6 +120,10 @@ impl Planner for Params {
         Params::resize(self, size);
     }
 
+    fn set_sector_size(&mut self, bytes: u32) -> Result<()> {
+        Params::set_sector_size(self, bytes)
+    }
+
     fn set_id(&mut self, id: &[u8; 16]) {
         // Zero means none.
         self.volume_id = number(id).max(1);

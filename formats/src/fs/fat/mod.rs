@@ -17,6 +17,7 @@
 //! owns them while the volume is open, and reading the other is an error.
 
 use std::collections::BTreeMap;
+use std::ops::RangeInclusive;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use super::{Capabilities, Content, DirEntry, FileType, Filesystem, Info, Node, NodeId, Piece, utf16};
@@ -356,6 +357,10 @@ fn entry_name(entry: &ShortEntry, long: Option<&[u16]>, place: u64) -> (Option<V
 impl Filesystem for Fat {
     fn info(&self) -> &Info {
         &self.info
+    }
+
+    fn sector_sizes(&self) -> RangeInclusive<u32> {
+        self.bpb.bytes_per_sector..=self.bpb.bytes_per_sector
     }
 
     fn capabilities(&self) -> &'static Capabilities {

@@ -22,6 +22,7 @@
 //! error of that attribute, and lost blocks of a directory are complaints. The log is not replayed: a volume that was not
 //! unmounted cleanly is read as it is, with a warning.
 
+use std::ops::RangeInclusive;
 use std::sync::Arc;
 
 use self::attribute::Attribute;
@@ -270,6 +271,11 @@ fn tolerate<T>(value: Result<T>, complain: &mut dyn FnMut(Error)) -> Result<Opti
 impl Filesystem for Ntfs {
     fn info(&self) -> &Info {
         &self.info
+    }
+
+    fn sector_sizes(&self) -> RangeInclusive<u32> {
+        let only = self.volume.boot.sector_size as u32;
+        only..=only
     }
 
     fn capabilities(&self) -> &'static Capabilities {

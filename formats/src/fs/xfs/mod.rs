@@ -18,6 +18,7 @@
 //! read.
 
 use std::collections::HashSet;
+use std::ops::RangeInclusive;
 use std::sync::Arc;
 
 use self::blocks::Blocks;
@@ -172,6 +173,10 @@ impl Xfs {
 impl Filesystem for Xfs {
     fn info(&self) -> &Info {
         &self.info
+    }
+
+    fn sector_sizes(&self) -> RangeInclusive<u32> {
+        512..=u32::from(self.sb.sector_size)
     }
 
     fn capabilities(&self) -> &'static Capabilities {

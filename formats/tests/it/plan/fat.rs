@@ -208,6 +208,72 @@ fn a_plan_takes_what_mkfs_made_and_keeps_its_reserved_sectors() {
     }
 }
 
+/// For disks with sectors of 4096 bytes, and back. UEFI firmware reads no FAT32 of few clusters (edk2#12761).
+#[test]
+fn a_volume_is_planned_for_another_sector_size_and_back() {
+    if !have(&["mkfs.fat", "fsck.fat", "mdir"]) {
+        return;
+    }
+    let scratch = scratch();
+    let (original, image) = (scratch.path().join("original"), scratch.path().join("image"));
+    let mut tree = Tree::new(node(FileType::Dir));
+    tree.add(b"/EFI", None, folder()).unwrap();
+    for (number, len) in [(1, 1), (2, 4096), (3, 4097), (4, 700_000)] {
+        tree.add(format!("/EFI/a file of {len} bytes").as_bytes(), None, file(number, len)).unwrap();
+    }
+    tree.finish().unwrap();
+    for (options, kind, label) in [
+        ("-F 12 -C 4096", "fat12", None),
+        // So few clusters of 4 KiB make a FAT12.
+        ("-F 16 -n HASSOS -C 12000", "fat12", Some("HASSOS")),
+        ("-F 16 -n LABEL -C 65536", "fat16", Some("LABEL")),
+        ("-F 32 -n EFI -i 11223344 -C 131072", "fat16", Some("EFI")),
+        ("-F 32 -n EFI -h 2048 -C 300000", "fat32", Some("EFI")),
+        ("-F 32 -s 8 -R 64 -b 12 -C 600000", "fat32", None),
+        // As Windows has them: the reserved sectors fill up to where the data begins at a whole MiB.
+        ("-F 32 -s 8 -R 6190 -C 600000", "fat32", None),
+        ("-F 32 -s 2 -C 34000", "fat32", None),
+    ] {
+        let _ = std::fs::remove_file(&original);
+        let mut args: Vec<&std::ffi::OsStr> = options.split(' ').map(std::ffi::OsStr::new).collect();
+        args.insert(args.len() - 1, original.as_os_str());
+        run("mkfs.fat", &args);
+        let mut params = Params::from_volume(Arc::new(Image::open(&original))).unwrap();
+        let (size, reserved) = (params.size(), params.reserved.clone());
+        params.set_sector_size(4096).unwrap_or_else(|e| panic!("{options}: {e}"));
+        assert!(params.size() <= size && size - params.size() < 4096, "{options}");
+        let plan = Plan::new(&tree, params.clone()).unwrap();
+        write(&plan, &image);
+        // fsck.fat warns of the one FAT32 that has few clusters before, too.
+        if !options.contains("34000") {
+            assert_sound(options, &tree, &params, &image);
+        }
+        let source = Arc::new(Image::open(&image));
+        let fat = Fat::open(source.clone()).unwrap();
+        let info = mif_formats::fs::Filesystem::info(&fat);
+        assert_eq!((info.kind.as_str(), info.label.as_deref()), (kind, label), "{options}");
+        assert_eq!(mif_formats::fs::Filesystem::sector_sizes(&fat), 4096..=4096);
+        let hidden = |path: &Path| std::fs::read(path).unwrap()[28..32].to_vec();
+        if options.contains("-h 2048") {
+            assert_eq!(hidden(&image), 256_u32.to_le_bytes(), "{options}");
+        }
+        let mut back = Params::from_volume(source).unwrap();
+        back.set_sector_size(512).unwrap();
+        if kind == "fat32" && !options.contains("6190") {
+            assert!(back.reserved[90..510] == reserved[90..510], "{options}: the boot code");
+            assert_eq!(back.reserved.len(), reserved.len(), "{options}");
+        }
+        write(&Plan::new(&tree, back.clone()).unwrap(), &image);
+        if !options.contains("34000") {
+            assert_sound(&format!("{options}, back"), &tree, &back, &image);
+        }
+    }
+    let mut params = params("fat12", 1 << 20);
+    for bad in [0, 100, 1000, 8192] {
+        assert!(params.set_sector_size(bad).is_err());
+    }
+}
+
 #[test]
 fn random_trees_are_clean_and_read_back() {
     if !have(&["fsck.fat"]) {

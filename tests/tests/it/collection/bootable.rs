@@ -1,12 +1,12 @@
-//! The verdict of `check` against real boots: Debian disks on every controller that QEMU has, by both firmwares; and what
-//! `--fix` makes boots.
+//! The verdict of `check` against real boots: Debian disks on every controller that QEMU has, by both firmwares, with
+//! sectors of 512 and 4096 bytes, also after `--sector-size`, `--table` and `--boot`; and what `--fix` makes boots.
 //!
 //! By default a third of the boots is tried, another one for each image. `MIF_BOOTS=all` tries all.
 
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 
-use mif_tests::debian::{TOOLS, boots_on, changed, make_disk, tree, tree_of};
+use mif_tests::debian::{TOOLS, boots_on, boots_with, changed, make_disk, tree, tree_of};
 use mif_tests::{WorkFolder, have, run, work_folder};
 use serde_json::Value;
 
@@ -16,6 +16,41 @@ const CONTROLLERS: &[&str] =
 /// An initramfs with the drivers of one controller only.
 const LIST: &str = "printf 'virtio_blk\\nvirtio_pci\\next4\\n' > /etc/initramfs-tools/modules; \
                     sed -i s/MODULES=most/MODULES=list/ /etc/initramfs-tools/initramfs.conf; update-initramfs -u -k all";
+
+/// What the system of a disk from `--boot` and `--table` has installed.
+const WITH_GRUB: &[&str] = &[
+    "linux-image-cloud-amd64",
+    "systemd-sysv",
+    "udev",
+    "grub-pc-bin",
+    "grub-efi-amd64-bin",
+    "grub-efi-amd64-signed",
+    "shim-signed",
+    "grub2-common",
+];
+
+/// Disks made by `export`: the image, the name of the disk, the options, and its sector size.
+const EXPORTED: &[(&str, &str, &[&str], u32)] = &[
+    ("cloud-gpt", "4kn", &["--sector-size", "4096"], 4096),
+    ("generic-gpt", "generic-4kn", &["--sector-size", "4096"], 4096),
+    ("4kn", "back", &["--sector-size", "512"], 512),
+    ("grub-mbr", "gpt", &["--table", "gpt"], 512),
+    ("gpt", "mbr-again", &["--table", "mbr"], 512),
+    ("grub-mbr", "mbr-both", &["--boot", "both"], 512),
+    ("grub-mbr", "gpt-both", &["--table", "gpt", "--boot", "both"], 512),
+    ("grub-mbr", "gpt-4kn", &["--table", "gpt", "--boot", "uefi", "--sector-size", "4096"], 4096),
+    ("grub-uefi", "uefi-both", &["--boot", "both"], 512),
+];
+
+/// The machines for those disks: the controller, and whether the firmware is UEFI.
+const MACHINES: &[(&str, bool)] = &[
+    ("virtio-blk", false),
+    ("virtio-blk", true),
+    ("nvme", true),
+    ("virtio-scsi", true),
+    ("ahci", true),
+    ("ide", false),
+];
 
 /// Makes the disks: with the kernel for clouds and the generic one, an initramfs with all drivers and with few, of
 /// initramfs-tools and of dracut, on a GPT and an MBR.
@@ -101,6 +136,56 @@ fn the_verdict_is_that_of_a_real_boot_and_what_is_fixed_boots() {
     println!(
         "{right} right, {unknown} unknown, {} wrong of {}",
         results.len() - right - unknown,
+        results.len()
+    );
+    assert_eq!(count("boots", false), 0, "an image that does not boot was said to");
+    assert_eq!(count("does_not_boot", true), 0, "an image that boots was said not to");
+
+    // Disks of another geometry.
+    let grub = tree_of(WITH_GRUB);
+    if let Some(grub) = &grub {
+        make_disk(grub, &work.at("grub-mbr.raw"), "--table mbr");
+        run(&mut work.mif(&["import", "grub-mbr.raw"]));
+        // Without boot code for a BIOS.
+        make_disk(grub, &work.at("grub-uefi.raw"), "--table gpt --efi");
+        let file = std::fs::OpenOptions::new().write(true).open(work.at("grub-uefi.raw")).unwrap();
+        std::os::unix::fs::FileExt::write_all_at(&file, &[0; 440], 0).unwrap();
+        run(&mut work.mif(&["import", "grub-uefi.raw"]));
+    }
+    let exported = EXPORTED.iter().filter(|(from, ..)| grub.is_some() || !from.starts_with("grub"));
+    let mut machines: Vec<(&str, u32, &str, bool)> = Vec::new();
+    for (number, (from, name, options, sector)) in exported.enumerate() {
+        if grub.is_none() && *from == "gpt" {
+            continue;
+        }
+        let raw = format!("{name}.raw");
+        run(work.mif(&["export", from, &raw]).args(*options));
+        run(&mut work.mif(&["import", &raw]));
+        for (at, (controller, efi)) in MACHINES.iter().enumerate() {
+            // QEMU's IDE disks have sectors of 512 bytes only.
+            let is_possible = *sector == 512 || !matches!(*controller, "ahci" | "ide");
+            if is_possible && (is_all || at == usize::from(*efi) || (number + at) % 3 == 0) {
+                machines.push((name, *sector, controller, *efi));
+            }
+        }
+    }
+    let results = Mutex::new(Vec::new());
+    each(&machines, |(image, sector, controller, efi)| {
+        let report = check(&work, image, (controller, *efi), &[]);
+        let verdict = report["verdict"].as_str().unwrap().to_owned();
+        let real = boots_with(&work.at(&format!("{image}.raw")), *efi, controller, *sector);
+        let firmware = if *efi { "uefi" } else { "bios" };
+        println!("{image} {controller} {firmware} {sector}: {verdict}, really {real}");
+        results.lock().unwrap().push((verdict, real));
+    });
+    let results = results.into_inner().unwrap();
+    let count =
+        |verdict: &str, real: bool| results.iter().filter(|it| **it == (verdict.to_owned(), real)).count();
+    let right = count("boots", true) + count("does_not_boot", false);
+    println!(
+        "of another geometry: {right} right, {} unknown, {} wrong of {}",
+        count("unknown", true) + count("unknown", false),
+        count("boots", false) + count("does_not_boot", true),
         results.len()
     );
     assert_eq!(count("boots", false), 0, "an image that does not boot was said to");

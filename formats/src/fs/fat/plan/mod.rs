@@ -30,6 +30,7 @@ use self::table::Chain;
 mod dir;
 mod names;
 mod params;
+mod sectors;
 mod table;
 
 pub use self::params::Params;

@@ -12,8 +12,8 @@ use crate::fs::plan::put;
 use crate::source::Source;
 
 /// The least clusters of a FAT16, and of a FAT32: the kind follows from the number of clusters.
-const FAT16_FROM: u64 = 4085;
-const FAT32_FROM: u64 = 65_525;
+pub(super) const FAT16_FROM: u64 = 4085;
+pub(super) const FAT32_FROM: u64 = 65_525;
 const FAT32_MAX: u64 = 0x0FFF_FFF5;
 /// The largest cluster in bytes.
 const CLUSTER_MAX: u32 = 32 << 10;
@@ -202,7 +202,7 @@ impl Params {
     }
 
     /// Chooses the smallest FAT that covers all clusters.
-    fn fit_fat(&mut self) {
+    pub(super) fn fit_fat(&mut self) {
         let per_sector = u64::from(self.bytes_per_sector) * 8 / self.entry_bits();
         self.sectors_per_fat = 1;
         loop {
@@ -223,7 +223,7 @@ impl Params {
         }
     }
 
-    fn clusters_in_volume(&self) -> u64 {
+    pub(super) fn clusters_in_volume(&self) -> u64 {
         let geometry = self.parts();
         self.size().saturating_sub(geometry.data_start) / geometry.cluster_size
     }
