@@ -13,7 +13,7 @@ pub(crate) fn strangers(storage: &dyn Storage) -> std::io::Result<(Vec<String>, 
     let mut found = Strangers { storage, named: Vec::new(), count: 0 };
     found.look("", &|name| TOP.contains(&name))?;
     found.look("tmp", &|name| unfinished_epoch(name).is_some())?;
-    found.look("leases", &is_number)?;
+    found.look("leases", &|name| is_number(name) || ["alone", "clock", "epoch"].contains(&name))?;
     for epoch in found.look("trash", &is_number)? {
         let epoch = format!("trash/{epoch}");
         for image in found.look(&epoch, &|name| name == "packs" || is_image(name))? {

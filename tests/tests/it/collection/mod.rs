@@ -4,3 +4,4 @@ mod bootable;
 mod boots;
 mod filesystems;
 mod library;
+mod publishing;
