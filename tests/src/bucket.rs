@@ -39,7 +39,7 @@ fn server() -> Option<Arc<Server>> {
     }
     let program = cache().join("venv/bin/moto_server");
     if !program.exists() {
-        skip("moto is not installed: tests/install-tools");
+        let _ = skip("moto is not installed: tests/install-tools");
         return None;
     }
     let port =

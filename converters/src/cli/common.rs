@@ -5,7 +5,7 @@ use std::ops::RangeInclusive;
 use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
 
-use clap::builder::{OsStringValueParser, TypedValueParser};
+use clap::builder::OsStringValueParser;
 use clap::{Args, ValueEnum};
 use mif::store::StorePlace;
 use mif::{Error, ExportOptions, ImageFilter, NewIds, Reshape, Result, VolumePath};
@@ -22,14 +22,18 @@ pub(super) struct Global {
     /// The store: a directory, or s3://BUCKET/PREFIX, gs://BUCKET/PREFIX or az://CONTAINER/PREFIX. Symbolic links in the
     /// top level of a directory are followed only if MIF_STORE_LINKS=1 is set
     #[arg(
-        long,
+        long = "store",
         global = true,
         env = "MIF_STORE",
         default_value = DEFAULT_STORE,
         value_name = "STORE",
-        value_parser = OsStringValueParser::new().try_map(|text| StorePlace::parse(&text)),
+        id = "store",
+        value_parser = OsStringValueParser::new(),
         help_heading = "Global options"
     )]
+    named: OsString,
+    /// The same, parsed. Not by clap, which would repeat a URL that it refuses, with a password in it.
+    #[arg(skip = StorePlace::Directory(PathBuf::new()))]
     pub(super) store: StorePlace,
     /// Print the report as JSON
     #[arg(long, global = true, help_heading = "Global options")]
@@ -40,10 +44,11 @@ pub(super) struct Global {
 }
 
 impl Global {
-    /// Replaces an empty path of a store: an empty MIF_STORE counts as unset, and an empty `--store` is an error,
-    /// because it is that of a variable that should have been set.
+    /// Parses the name of the store. An empty MIF_STORE counts as unset, and an empty `--store` is an error, because it
+    /// is that of a variable that should have been set.
     pub(super) fn settle(&mut self) -> Result<()> {
-        if self.store != StorePlace::Directory(PathBuf::new()) {
+        if !self.named.is_empty() {
+            self.store = StorePlace::parse(&self.named)?;
             return Ok(());
         }
         let is_flag = |word: OsString| word == "--store" || word.as_bytes().starts_with(b"--store=");

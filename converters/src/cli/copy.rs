@@ -1,9 +1,10 @@
 //! `push`, `pull` and `copy`: their arguments, and their report as text.
 
+use std::ffi::OsString;
 use std::fmt::Write as _;
 
 use clap::Args;
-use clap::builder::{OsStringValueParser, TypedValueParser};
+use clap::builder::OsStringValueParser;
 use mif::store::{ImageName, Store, StorePlace};
 use mif::{CopyReport, Result, Versions};
 
@@ -30,8 +31,8 @@ pub(super) struct Push {
     #[command(flatten)]
     copied: Copied,
     /// The store to copy to, which is created if it does not exist: a directory or a URL
-    #[arg(long, value_name = "STORE", value_parser = OsStringValueParser::new().try_map(|text| StorePlace::parse(&text)))]
-    to: StorePlace,
+    #[arg(long, value_name = "STORE", value_parser = OsStringValueParser::new())]
+    to: OsString,
 }
 
 #[derive(Args)]
@@ -39,8 +40,8 @@ pub(super) struct Pull {
     #[command(flatten)]
     copied: Copied,
     /// The store to copy from: a directory or a URL
-    #[arg(long, value_name = "STORE", value_parser = OsStringValueParser::new().try_map(|text| StorePlace::parse(&text)))]
-    from: StorePlace,
+    #[arg(long, value_name = "STORE", value_parser = OsStringValueParser::new())]
+    from: OsString,
 }
 
 #[derive(Args)]
@@ -48,11 +49,11 @@ pub(super) struct Copy {
     #[command(flatten)]
     copied: Copied,
     /// The store to copy from: a directory or a URL
-    #[arg(long, value_name = "STORE", value_parser = OsStringValueParser::new().try_map(|text| StorePlace::parse(&text)))]
-    from: StorePlace,
+    #[arg(long, value_name = "STORE", value_parser = OsStringValueParser::new())]
+    from: OsString,
     /// The store to copy to, which is created if it does not exist: a directory or a URL
-    #[arg(long, value_name = "STORE", value_parser = OsStringValueParser::new().try_map(|text| StorePlace::parse(&text)))]
-    to: StorePlace,
+    #[arg(long, value_name = "STORE", value_parser = OsStringValueParser::new())]
+    to: OsString,
 }
 
 pub(super) const PUSH: &str = "\
@@ -81,15 +82,16 @@ Does the same as `mif push` and `mif pull`, between any two stores.";
 
 impl Context {
     pub(super) fn push(&self, arguments: Push) -> Answer {
-        self.copy_between(&self.global.store, &arguments.to, arguments.copied)
+        self.copy_between(&self.global.store, &StorePlace::parse(&arguments.to)?, arguments.copied)
     }
 
     pub(super) fn pull(&self, arguments: Pull) -> Answer {
-        self.copy_between(&arguments.from, &self.global.store, arguments.copied)
+        self.copy_between(&StorePlace::parse(&arguments.from)?, &self.global.store, arguments.copied)
     }
 
     pub(super) fn copy(&self, arguments: Copy) -> Answer {
-        self.copy_between(&arguments.from, &arguments.to, arguments.copied)
+        let (from, to) = (StorePlace::parse(&arguments.from)?, StorePlace::parse(&arguments.to)?);
+        self.copy_between(&from, &to, arguments.copied)
     }
 
     fn copy_between(&self, from: &StorePlace, to: &StorePlace, copied: Copied) -> Answer {

@@ -65,7 +65,7 @@ pub use self::objects::Objects;
 pub(crate) use self::objects::{Decoded, decode_object};
 pub use self::pack_index::PackIndex;
 pub(crate) use self::pack_index::{index_key, is_missing, pack_files, pack_key, total};
-pub use self::place::{Place, StorePlace};
+pub use self::place::{BucketPlace, Place, Service, StorePlace};
 pub use self::record::{
     Counts, DamagedImage, FilesystemRecord, Image, ImageName, Provenance, Removed, Selector, VolumeRecord,
     volume_name,

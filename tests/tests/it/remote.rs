@@ -82,9 +82,10 @@ fn every_verb_answers_on_a_bucket_what_it_answers_on_a_directory() {
     fine(&["ls", "demo@1", "/etc"]);
     fine(&["ls", "-R", "demo@1", "/"]);
     fine(&["cat", "demo@1", "/etc/os-release"]);
-    fine(&["packages", "demo@1"]);
-    fine(&["packages"]);
-    fine(&["diff", "demo@1", "demo@2"]);
+    // It has none.
+    both(&["packages", "demo@1"]);
+    both(&["packages"]);
+    assert_eq!(both(&["diff", "demo@1", "demo@2"])["exit"], 1);
     fine(&["tag", "demo@1", "golden"]);
     fine(&["tag", "demo@2", "golden"]);
     fine(&["tag", "demo@1", "golden"]);
@@ -282,9 +283,11 @@ fn nothing_is_lost_or_half_there_when_requests_fail() {
     run(bucket.mif("s").args(["gc"]));
     bucket.lag(Duration::from_millis(1500));
     run(bucket.mif("s").args(["import", demo().to_str().unwrap(), "--name", "late"]));
-    run(bucket.mif("s").args(["gc"]));
+    // It may see an image, and not yet the index of its pack. Then it keeps everything.
+    let collect = || matches!(bucket.mif("s").arg("gc").output().unwrap().status.code(), Some(0 | 1));
+    assert!(collect());
     run(bucket.mif("s").args(["import", demo().to_str().unwrap(), "--name", "later"]));
-    run(bucket.mif("s").args(["gc"]));
+    assert!(collect());
     bucket.lag(Duration::ZERO);
     run(bucket.mif("s").args(["verify", "later", demo().to_str().unwrap()]));
     run(bucket.mif("s").args(["fsck"]));
@@ -319,7 +322,8 @@ pub(crate) fn publish_races(bucket: &Bucket, times: usize) {
             let error = String::from_utf8_lossy(&output.stderr);
             assert!(output.status.success(), "round {round}: {error}");
             let report: Value = serde_json::from_slice(&output.stdout).unwrap();
-            versions.push(report["version"].as_u64().unwrap());
+            let image = report["image"].as_str().unwrap();
+            versions.push(image.split_once('@').unwrap().1.parse::<u64>().unwrap());
         }
         assert_ne!(versions[0], versions[1], "round {round}");
         for (disk, version) in disks.iter().zip(&versions) {
@@ -355,7 +359,9 @@ fn a_place_that_cannot_be_used_is_refused_in_words_without_secrets() {
     assert!(fails("s3://u:hunter2@b/x", 2, &plain).contains("no user, password"));
     assert!(fails("http://b/x", 2, &plain).contains("no such kind of store"));
     assert!(fails("s3://b/../x", 2, &plain).contains("is not the name of a bucket"));
-    let error = fails(&bucket.url("s"), 2, &|command| drop(command.env_remove("AWS_ALLOW_HTTP")));
+    let error = fails(&bucket.url("s"), 2, &|command| {
+        command.env_remove("AWS_ALLOW_HTTP");
+    });
     assert!(error.contains("AWS_ALLOW_HTTP"), "{error}");
     assert!(fails("s3://no-such-bucket/x", 5, &plain).contains("no-such-bucket"));
     // Azure's tokens are part of the URL that an error names.
@@ -380,14 +386,15 @@ fn a_lease_of_a_dead_machine_is_waited_for_and_then_ended_by_the_clock_of_the_st
     run(bucket.mif("s").args(["import", disk.to_str().unwrap()]));
     run(bucket.mif("s").args(["import", disk.to_str().unwrap(), "--name", "b"]));
     // A user that has vanished keeps removed images and packs, until its lease is over.
-    let lease = br#"{"owner":"gone","turn":0,"seconds":6,"free":false}"#;
-    bucket.request("PUT", "s/leases/1/0123", lease);
+    let lease = |seconds: u32| format!(r#"{{"owner":"gone","turn":0,"seconds":{seconds},"free":false}}"#);
+    bucket.request("PUT", "s/leases/1/0123", lease(600).as_bytes());
     run(bucket.mif("s").args(["rm", "a"]));
     run(bucket.mif("s").args(["rm", "b"]));
     let report = run_json(bucket.mif("s").args(["gc", "--json"]), 0);
     assert_eq!((&report["packs_dropped"], &report["packs_waiting"]), (&0.into(), &1.into()), "{report}");
     // The lock of a removal that has vanished is waited for, and the command says so.
-    bucket.request("PUT", "s/lock", lease);
+    bucket.request("PUT", "s/leases/1/0123", lease(1).as_bytes());
+    bucket.request("PUT", "s/lock", lease(8).as_bytes());
     let started = Instant::now();
     let output = bucket.mif("s").args(["gc", "--json"]).output().unwrap();
     assert!(output.status.success() && started.elapsed() > Duration::from_secs(3), "{output:?}");
@@ -492,7 +499,7 @@ fn a_copy_sends_only_what_is_missing_and_brings_versions_tags_and_origins() {
     // Content that is there in another image is not sent again.
     let other = copied("a", &["push", "other", "--to", &url], 0);
     assert!(other["bytes_sent"].as_u64() < Some(100_000), "{other}");
-    assert!(other["bytes_saved"].as_u64() > Some(6 << 20), "{other}");
+    assert!(other["bytes_saved"].as_u64() >= Some(6 << 20), "{other}");
 
     // What was made in the bucket comes back with its origin.
     run(bucket.mif("s").args(["customize", "web@golden", "--as", "made", "--write", "/etc/x:y"]));
@@ -525,7 +532,7 @@ fn copies_between_directories_and_buckets_are_the_same_images() {
     run(&mut local("b", &["pull", "--all", "--from", &url]));
     run(&mut local("unused", &["copy", "--all", "--from", "b", "--to", "c"]));
     let told = |store: &str, words: &[&str]| run_json(local(store, words).arg("--json"), 0);
-    for words in [&["images"][..], &["log"], &["ls", "-R", "made", "/"], &["packages"]] {
+    for words in [&["images"][..], &["log"], &["ls", "-R", "made", "/"], &["info", "web"]] {
         let expected = told("a", words);
         assert_eq!(told("b", words), expected, "{words:?}");
         assert_eq!(told("c", words), expected, "{words:?}");
@@ -544,7 +551,7 @@ fn copies_between_directories_and_buckets_are_the_same_images() {
     run(&mut local("d", &["rm", "web"]));
     let error = run_failing(&mut local("d", &["pull", "web", "--from", "c"]), 1);
     assert!(error.contains("this version was removed"), "{error}");
-    let error = run_failing(&mut local("d", &["pull", "--all", "--from", "d"]), 2);
+    let error = run_failing(&mut local("d", &["pull", "--all", "--from", work.at("d").to_str().unwrap()]), 2);
     assert!(error.contains("both the store to read and the store to write"), "{error}");
 
     // A damaged object does not travel, and its image is not published.

@@ -37,6 +37,9 @@ const PARALLEL: usize = 4;
 /// The longest time that a request may take: a part over a slow line.
 const TIMEOUT: &str = "120s";
 
+/// How often a reply that was cut is read again.
+const READS: u32 = 5;
+
 /// The default limit of the cache on this machine, in bytes.
 const CACHE: u64 = 1 << 30;
 
@@ -200,7 +203,24 @@ impl Cloud {
         io::Error::new(kind, told.unwrap_or(&text))
     }
 
-    fn get_with(&self, key: &str, options: GetOptions, most: u64) -> io::Result<Option<Blob>> {
+    /// Repeats a read whose reply was cut. The crate repeats requests, and not all reads of replies.
+    fn again<T>(&self, read: impl Fn() -> io::Result<T>) -> io::Result<T> {
+        for number in 0..READS {
+            match read() {
+                Err(e) if e.kind() == ErrorKind::Other && e.to_string().contains("body") => {
+                    std::thread::sleep(Duration::from_millis(50 << number));
+                }
+                done => return done,
+            }
+        }
+        read()
+    }
+
+    fn get_with(&self, key: &str, options: &GetOptions, most: u64) -> io::Result<Option<Blob>> {
+        self.again(|| self.get_once(key, options.clone(), most))
+    }
+
+    fn get_once(&self, key: &str, options: GetOptions, most: u64) -> io::Result<Option<Blob>> {
         let path = self.path(key)?;
         self.runtime.block_on(async {
             let found = match self.store.get_opts(&path, options).await {
@@ -215,10 +235,7 @@ impl Cloud {
             let tag = tag(found.meta.e_tag.clone(), found.meta.version.clone());
             let bytes = found.bytes().await.map_err(|e| self.error(&e))?;
             if bytes.len() as u64 != len {
-                return Err(io::Error::other(format!(
-                    "the object store sent {} bytes instead of {len}",
-                    bytes.len()
-                )));
+                return Err(io::Error::other(format!("the body has {} bytes instead of {len}", bytes.len())));
             }
             Ok(Some(Blob { bytes: bytes.into(), tag }))
         })
@@ -254,7 +271,7 @@ impl Blobs for Cloud {
         }
         let start = range.as_ref().map(|range| range.start);
         let options = GetOptions { range: range.map(GetRange::Bounded), ..GetOptions::default() };
-        let found = match self.get_with(key, options, most) {
+        let found = match self.get_with(key, &options, most) {
             // Services refuse a range past the end in different ways.
             Err(e)
                 if e.kind() == ErrorKind::Other
@@ -275,7 +292,7 @@ impl Blobs for Cloud {
 
     fn get_unless(&self, key: &str, known: &Tag, most: u64) -> io::Result<Option<Blob>> {
         let options = GetOptions { if_none_match: known.etag.clone(), ..GetOptions::default() };
-        self.get_with(key, options, most)
+        self.get_with(key, &options, most)
     }
 
     fn head(&self, key: &str) -> io::Result<Head> {
@@ -314,19 +331,21 @@ impl Blobs for Cloud {
 
     fn list(&self, folder: &str, deep: bool) -> io::Result<Listing> {
         let path = self.path(folder)?;
-        let found = self.runtime.block_on(async {
-            match deep {
-                true => {
-                    let objects: Vec<ObjectMeta> = self.store.list(Some(&path)).try_collect().await?;
-                    Ok((objects, Vec::new()))
+        let (objects, folders) = self.again(|| {
+            let found = self.runtime.block_on(async {
+                match deep {
+                    true => {
+                        let objects: Vec<ObjectMeta> = self.store.list(Some(&path)).try_collect().await?;
+                        Ok((objects, Vec::new()))
+                    }
+                    false => {
+                        let found = self.store.list_with_delimiter(Some(&path)).await?;
+                        Ok((found.objects, found.common_prefixes))
+                    }
                 }
-                false => {
-                    let found = self.store.list_with_delimiter(Some(&path)).await?;
-                    Ok((found.objects, found.common_prefixes))
-                }
-            }
-        });
-        let (objects, folders) = found.map_err(|e| self.error(&e))?;
+            });
+            found.map_err(|e: object_store::Error| self.error(&e))
+        })?;
         let is_in = |key: &str| key != folder;
         let objects = objects.iter().filter_map(|meta| self.listed(meta)).filter(|o| is_in(&o.key)).collect();
         let folders = folders.iter().filter_map(|path| self.key(path)).collect();

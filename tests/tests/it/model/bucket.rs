@@ -13,10 +13,10 @@ use mif::store::{Memory, Storage, Upload};
 use super::{Seen, VERBOSE};
 
 /// A lease is renewed if it was last renewed so long ago, in milliseconds.
-const RENEW: u64 = 60_000;
+const RENEW: u64 = 30_000;
 
 /// A process that did nothing for so long, in milliseconds, may have lost its leases.
-pub(super) const ASLEEP: u64 = 90_000;
+pub(super) const ASLEEP: u64 = 40_000;
 
 /// The object store. Its objects are the files of a [`Memory`], so that the model sees and spoils them as elsewhere.
 pub(super) struct Sim {
@@ -221,14 +221,22 @@ impl SeenBlobs {
         bucket
     }
 
+    /// Renews the actor's leases, if it is time, as the thread does in a process.
+    fn renew(&self) {
+        if self.sim.now().saturating_sub(self.renewed.load(Ordering::Relaxed)) <= RENEW {
+            return;
+        }
+        self.renewed.store(self.sim.now(), Ordering::Relaxed);
+        if let Some(bucket) = self.bucket.get().and_then(Weak::upgrade) {
+            // It tries again later.
+            let _ = bucket.renew();
+        }
+    }
+
     fn step<T>(&self, what: &str, key: &str, work: impl FnOnce() -> io::Result<T>) -> io::Result<T> {
         let is_lease = key.starts_with("leases") || key == "lock";
-        if !is_lease && self.sim.now().saturating_sub(self.renewed.load(Ordering::Relaxed)) > RENEW {
-            self.renewed.store(self.sim.now(), Ordering::Relaxed);
-            if let Some(bucket) = self.bucket.get().and_then(Weak::upgrade) {
-                // As by the thread that renews, which tries again later.
-                let _ = bucket.renew();
-            }
+        if !is_lease {
+            self.renew();
         }
         self.seen.step(what, key, || {
             self.sim.tick();
@@ -317,6 +325,7 @@ impl Blobs for SeenBlobs {
 
     fn pause(&self) {
         self.sim.pass(10_000);
+        self.renew();
     }
 
     fn settle(&self) {
