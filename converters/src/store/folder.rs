@@ -24,7 +24,6 @@ use rustix::fs::FileType;
 
 use super::leases::{self, Epoch, Place};
 use super::storage::{self, Entries, Lock, Storage, Upload, check_len, is_given};
-use super::strangers;
 
 /// The environment variable that permits symbolic links at the top of a store.
 const LINKS: &str = "MIF_STORE_LINKS";
@@ -452,7 +451,7 @@ impl Storage for Folder {
     }
 
     fn clear(&self, with_directory: bool) -> io::Result<()> {
-        for name in strangers::TOP {
+        for name in storage::TOP {
             let path = self.root.join(name);
             match path.symlink_metadata() {
                 Ok(meta) if meta.is_dir() => std::fs::remove_dir_all(&path)?,

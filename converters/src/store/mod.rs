@@ -21,6 +21,7 @@
 //! Readers and importers hold a lease and wait for nobody. `rm` and `gc` wait only for each other: they put files into
 //! the trash, and delete them as soon as no older lease is left. Only a repair takes the store exclusively.
 
+mod address;
 pub mod bucket;
 mod catalog;
 mod folder;
@@ -50,6 +51,7 @@ mod writer;
 use std::collections::BTreeSet;
 use std::sync::{Arc, OnceLock};
 
+pub use self::address::{BucketPlace, Service};
 pub(crate) use self::catalog::tables_of;
 pub use self::folder::Folder;
 pub(crate) use self::folder::unfinished_epoch;
@@ -65,7 +67,7 @@ pub use self::objects::Objects;
 pub(crate) use self::objects::{Decoded, decode_object};
 pub use self::pack_index::PackIndex;
 pub(crate) use self::pack_index::{index_key, is_missing, pack_files, pack_key, total};
-pub use self::place::{BucketPlace, Place, Service, StorePlace};
+pub use self::place::{Place, StorePlace};
 pub use self::record::{
     Counts, DamagedImage, FilesystemRecord, Image, ImageName, Provenance, Removed, Selector, VolumeRecord,
     volume_name,

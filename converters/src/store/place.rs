@@ -5,6 +5,7 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use super::address::{BucketPlace, Service};
 use super::folder::Folder;
 use super::storage::Storage;
 use crate::error::{Error, Result};
@@ -38,49 +39,13 @@ impl Place for &StorePlace {
         match self {
             StorePlace::Directory(path) => path.storage(),
             #[cfg(feature = "remote")]
-            StorePlace::Bucket(bucket) => Ok(super::bucket::open(bucket)?),
+            StorePlace::Bucket(bucket) => Ok(super::bucket::cloud::open(bucket)?),
             #[cfg(not(feature = "remote"))]
             StorePlace::Bucket(bucket) => {
                 Err(Error::unsupported(format!("{bucket}: this mif was built without stores in buckets"))
                     .advise("Build it with the feature `remote`"))
             }
         }
-    }
-}
-
-/// The kind of object store that has a bucket.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Service {
-    /// Amazon S3, or a service with the same interface: `s3://`.
-    S3,
-    /// Google Cloud Storage: `gs://`.
-    Google,
-    /// Azure Blob Storage: `az://`.
-    Azure,
-}
-
-impl Service {
-    /// Each with the scheme of its URLs.
-    const ALL: [(Service, &'static str); 3] =
-        [(Service::S3, "s3"), (Service::Google, "gs"), (Service::Azure, "az")];
-}
-
-/// A prefix in a bucket.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct BucketPlace {
-    /// The service.
-    pub service: Service,
-    /// The bucket, or Azure's container.
-    pub bucket: String,
-    /// The prefix of all keys, without a slash at either end; may be empty.
-    pub prefix: String,
-}
-
-impl fmt::Display for BucketPlace {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let scheme = Service::ALL.iter().find(|(service, _)| *service == self.service);
-        write!(f, "{}://{}", scheme.map_or("", |(_, scheme)| scheme), self.bucket)?;
-        if self.prefix.is_empty() { Ok(()) } else { write!(f, "/{}", self.prefix) }
     }
 }
 

@@ -17,6 +17,23 @@ const POLL: Duration = Duration::from_millis(50);
 pub(crate) const IMAGE_FILES: [&str; 6] =
     ["image.json", "manifest.parquet", "layout", "digests", "packages.parquet", "packs"];
 
+/// The files and directories in the root of a store.
+pub(super) const TOP: [&str; 13] = [
+    "store.json",
+    "checked.json",
+    "lock",
+    "leases",
+    "packs",
+    "index",
+    "images",
+    "published",
+    "disks",
+    "removed",
+    "tags",
+    "trash",
+    "tmp",
+];
+
 /// Returns true if this program uses such a name in directories that it removes: an image's files, and a tag's values.
 pub(super) fn is_given(name: &str) -> bool {
     IMAGE_FILES.contains(&name) || number::<u64>(name).is_some()

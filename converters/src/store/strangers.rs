@@ -1,6 +1,6 @@
 //! Files in a store that this program did not make. They are never read or removed; fsck and gc name them.
 
-use super::storage::number;
+use super::storage::{TOP, number};
 use super::{Entries, IMAGE_FILES, ImageName, Storage, unfinished_epoch};
 use mif_formats::mif::PackId;
 
@@ -34,23 +34,6 @@ pub(crate) fn strangers(storage: &dyn Storage) -> std::io::Result<(Vec<String>, 
     }
     Ok((found.named, found.count))
 }
-
-/// The files and directories in the root of a store.
-pub(super) const TOP: [&str; 13] = [
-    "store.json",
-    "checked.json",
-    "lock",
-    "leases",
-    "packs",
-    "index",
-    "images",
-    "published",
-    "disks",
-    "removed",
-    "tags",
-    "trash",
-    "tmp",
-];
 
 fn is_number(name: &str) -> bool {
     number::<u64>(name).is_some()

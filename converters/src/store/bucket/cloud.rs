@@ -25,7 +25,7 @@ use super::blobs::{Blob, Blobs, Condition, Head, Listed, Listing, Tag, put_absen
 use super::cache::Cache;
 use super::redact::Redact;
 use crate::error::{Error, Result};
-use crate::store::place::{BucketPlace, Service};
+use crate::store::address::{BucketPlace, Service};
 use crate::store::{Storage, Upload};
 
 /// The size in bytes of the parts in which large objects are uploaded.

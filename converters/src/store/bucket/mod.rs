@@ -18,7 +18,7 @@ mod blobs;
 mod blocks;
 mod cache;
 #[cfg(feature = "remote")]
-mod cloud;
+pub(super) mod cloud;
 mod leases;
 #[cfg(feature = "remote")]
 mod redact;
@@ -35,11 +35,8 @@ pub use self::blobs::{Blob, Blobs, Condition, Head, Listed, Listing, Tag};
 use self::blobs::{put_absent, put_unchanged};
 use self::blocks::Blocks;
 use self::cache::Cache;
-#[cfg(feature = "remote")]
-pub(super) use self::cloud::open;
 use self::leases::{Leases, Owner};
-use super::storage::{Entries, Lock, Storage, Upload, check_len, is_given, max_len};
-use super::strangers;
+use super::storage::{Entries, Lock, Storage, TOP, Upload, check_len, is_given, max_len};
 
 /// The name of a claim in the directory of a version.
 const CLAIM: &str = "claim";
@@ -352,7 +349,7 @@ impl Storage for Bucket {
     }
 
     fn clear(&self, _: bool) -> io::Result<()> {
-        for top in strangers::TOP {
+        for top in TOP {
             for listed in self.blobs.list(top, true)?.objects {
                 self.blobs.delete(&listed.key)?;
             }
