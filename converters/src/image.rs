@@ -72,15 +72,17 @@ impl OpenImage {
             or_file(Error::input(format!("{image}: neither the path of a file nor a valid image name")))
         })?;
         let storage = store.storage()?;
-        if !Store::exists(storage.clone())? {
-            let error = Error::input(format!("{image}: no store at {}", storage.place()));
-            return Err(or_file(error.advise("Name the store with --store or MIF_STORE")));
+        let store = match Store::open(storage.clone(), progress) {
+            Err(_) if !Store::exists(storage.clone())? => {
+                let error = Error::input(format!("{image}: no store at {}", storage.place()));
+                return Err(or_file(error.advise("Name the store with --store or MIF_STORE")));
+            }
+            store => store?,
+        };
+        match Self::stored(&store, &name) {
+            Err(error) if store.versions(&name.name)?.is_empty() => Err(or_file(error)),
+            opened => opened,
         }
-        let store = Store::open(storage, progress)?;
-        if store.versions(&name.name)?.is_empty() {
-            return Err(or_file(store.image(&name).err().expect("it has no versions")));
-        }
-        Self::stored(&store, &name)
     }
 
     /// Opens an image of a store.

@@ -594,3 +594,21 @@ fn a_copy_that_was_interrupted_goes_on_where_it_ended() {
     assert!(sent > 60 << 20 && sent < 90 << 20, "{report}");
     run(bucket.mif("s").args(["verify", "noise", noise.to_str().unwrap()]));
 }
+
+#[test]
+fn who_may_only_read_a_bucket_reads_the_store_and_is_warned() {
+    let Some(bucket) = Bucket::new() else { return };
+    let demo = demo();
+    run(bucket.mif("s").args(["import", demo.to_str().unwrap()]));
+    bucket.rule(|request| match request.method.as_str() {
+        "GET" | "HEAD" => Answer::Pass,
+        _ => Answer::Status(403),
+    });
+    let output = bucket.mif("s").args(["cat", "demo", "/etc/os-release"]).output().unwrap();
+    let error = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success() && error.contains("cannot be locked"), "{error}");
+    let error = run_failing(bucket.mif("s").args(["rm", "demo"]), 5);
+    assert!(error.contains("403"), "{error}");
+    bucket.rule(|_| Answer::Pass);
+    run(bucket.mif("s").args(["verify", "demo", demo.to_str().unwrap()]));
+}
