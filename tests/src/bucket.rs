@@ -263,9 +263,9 @@ impl Shared {
             .lines()
             .filter(|line| {
                 let line = line.to_lowercase();
-                !line.is_empty()
-                    && !line.starts_with("connection:")
-                    && !(answer == Answer::IgnoreCondition && line.starts_with("if-"))
+                let is_dropped = line.starts_with("connection:")
+                    || answer == Answer::IgnoreCondition && line.starts_with("if-");
+                !line.is_empty() && !is_dropped
             })
             .collect();
         let head = format!("{}\r\nConnection: close\r\n\r\n", kept.join("\r\n"));
