@@ -9,7 +9,7 @@ use mif_formats::mif::manifest::Row;
 
 use crate::disk::scan::{Scan, ScannedVolume};
 use crate::error::{Error, Result};
-use crate::store::{ImageName, Objects, Store, StoredImage};
+use crate::store::{ImageName, Objects, Place, Store, StoredImage};
 use crate::task::progress::Progress;
 use crate::tree::content::Contents;
 use crate::tree::mounts::Devices;
@@ -52,7 +52,12 @@ pub enum Origin {
 impl OpenImage {
     /// Opens `image`: a file if it is a path (see [`is_path`]), or else the image of that name in the store at `store`.
     /// A file in the working directory never hides a stored image.
-    pub fn open(image: &str, store: &Path, options: &OpenOptions, progress: &dyn Progress) -> Result<Self> {
+    pub fn open(
+        image: &str,
+        store: impl Place,
+        options: &OpenOptions,
+        progress: &dyn Progress,
+    ) -> Result<Self> {
         let path = Path::new(image);
         if is_path(image) {
             let container = container::open_observed(path, options, progress)?;
@@ -66,15 +71,18 @@ impl OpenImage {
         let name: ImageName = image.parse().map_err(|_| {
             or_file(Error::input(format!("{image}: neither the path of a file nor a valid image name")))
         })?;
-        if !store.join("store.json").exists() && !store.join("packs").is_dir() {
-            let error = Error::input(format!("{image}: no store at {}", store.display()));
-            return Err(or_file(error.advise("Name the store with --store or MIF_STORE")));
+        let storage = store.storage()?;
+        let store = match Store::open(storage.clone(), progress) {
+            Err(_) if !Store::exists(storage.clone())? => {
+                let error = Error::input(format!("{image}: no store at {}", storage.place()));
+                return Err(or_file(error.advise("Name the store with --store or MIF_STORE")));
+            }
+            store => store?,
+        };
+        match Self::stored(&store, &name) {
+            Err(error) if store.versions(&name.name)?.is_empty() => Err(or_file(error)),
+            opened => opened,
         }
-        let store = Store::open(store, progress)?;
-        if store.versions(&name.name)?.is_empty() {
-            return Err(or_file(store.image(&name).err().expect("it has no versions")));
-        }
-        Self::stored(&store, &name)
     }
 
     /// Opens an image of a store.

@@ -121,6 +121,7 @@ pub use verbs::library::page::{DirectoryBytes, LargeContent, PageReport, page};
 pub use verbs::library::rm::{RmOptions, RmReport, rm};
 pub use verbs::library::stats::{FileBytes, Growth, ImageShare, Similarity, StatsReport, stats};
 pub use verbs::library::status::{Checked, StatusReport, status};
+pub use verbs::transfer::copy::{CopiedImage, CopyReport, copy, named_images};
 pub use verbs::transfer::export::{ExportOptions, ExportReport, export};
 pub use verbs::transfer::import::{ImportOptions, ImportReport, import};
 pub use verbs::transfer::reread::{RereadOptions, RereadReport, reread};

@@ -2,6 +2,7 @@
 
 #![forbid(unsafe_code)]
 
+pub mod bucket;
 pub mod debian;
 pub mod disk;
 pub mod dissect;

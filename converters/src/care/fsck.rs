@@ -26,6 +26,7 @@ const MAX_ROUNDS: usize = 4;
 /// Checks a store. To repair it, it must have been opened with [`Store::open_to_repair`].
 pub fn fsck(store: &Store, options: &FsckOptions, progress: &dyn Progress) -> Result<FsckReport> {
     options.check()?;
+    store.storage().bypass_caches();
     let mut report = match options.repair {
         true => check_and_mend(store, options, progress)?,
         false => check(store, false, progress)?,

@@ -27,9 +27,6 @@ use crate::task::progress::{self, Progress};
 /// A pack is rewritten if less than this share of its bytes is needed.
 const REPACK_BELOW: f64 = 0.5;
 
-/// A new pack is finished once it reaches this size in bytes.
-const MAX_PACK: u64 = 512 << 20;
-
 /// Which versions to keep.
 #[derive(Debug, Clone, Default)]
 pub struct GcOptions {
@@ -116,6 +113,7 @@ pub fn gc(store: &Store, options: &GcOptions, progress: &dyn Progress) -> Result
     if !options.dry_run {
         store.check_may_remove()?;
     }
+    store.storage().bypass_caches();
     progress.stage("finding what images need", 0);
     let mut report = GcReport { dry_run: options.dry_run, ..GcReport::default() };
     let mut forgotten = forgotten(store, options, &mut report)?;
@@ -254,14 +252,14 @@ fn packs(storage: &dyn Storage) -> Result<(Vec<Pack>, Stray)> {
     // In this order, because writers write a pack before its index.
     let indexed = PackIndex::ids(storage)?;
     let (mut packs, mut stray) = (Vec::new(), Stray { indexes: Vec::new(), packs: pack_files(storage)? });
-    for id in indexed {
+    let keys: Vec<String> = indexed.iter().map(pack_key).collect();
+    for ((id, key), len) in indexed.into_iter().zip(&keys).zip(storage.lens(&keys)) {
         if !stray.packs.remove(&id) {
             stray.indexes.push(id);
             continue;
         }
-        let (index, key) = (PackIndex::load(storage, id)?, pack_key(&id));
-        let bytes = storage.len(&key).map_err(|e| storage.error(&key, &e))?;
-        packs.push(Pack { index, bytes });
+        let index = PackIndex::load(storage, id)?;
+        packs.push(Pack { index, bytes: len.map_err(|e| storage.error(key, &e))? });
     }
     Ok((packs, stray))
 }
@@ -505,14 +503,17 @@ impl Sweep<'_> {
             }
             left => left.map_err(failed)?,
         };
+        let mut oldest = left.oldest;
+        if self.storage.settle().map_err(failed)? && !left.is_alone() {
+            oldest = oldest.min(self.storage.oldest().map_err(failed)?);
+        }
         let since = trash::packs(self.storage).map_err(failed)?;
         // With exclusive access, gc needs no trash. Otherwise a pack that is not in the trash, for whatever reason,
         // waits.
-        let is_unused =
-            |pack: &&PackId| since.get(pack).map_or(left.is_alone(), |epoch| *epoch <= left.oldest);
+        let is_unused = |pack: &&PackId| since.get(pack).map_or(left.is_alone(), |epoch| *epoch <= oldest);
         let unused: BTreeSet<PackId> = going.iter().filter(is_unused).copied().collect();
         let mut deleted = BTreeSet::new();
-        if let Some(needed) = self.needed_now(left.oldest, &unused)? {
+        if let Some(needed) = self.needed_now(oldest, &unused)? {
             for pack in unused {
                 if self.is_free(&pack, &needed)? {
                     let bytes = self.storage.len(&pack_key(&pack)).unwrap_or(0);
@@ -686,7 +687,7 @@ impl Sweep<'_> {
                 };
                 writer.add(entry.id, entry.encoding, &stored, entry.len).map_err(failed)?;
                 self.progress.advance(entry.stored_len);
-                if writer.len() >= MAX_PACK
+                if writer.len() >= self.storage.pack_size()
                     && let Some(full) = current.take()
                 {
                     written.insert(put_pack(self.storage, full).map_err(failed)?.0);

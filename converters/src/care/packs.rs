@@ -89,9 +89,9 @@ pub(super) fn check_packs(store: &Store, sha1: bool, progress: &dyn Progress) ->
     // Packs with a file, an index file, or both.
     let mut names = pack_files(storage)?;
     names.extend(PackIndex::ids(storage)?);
-    let total = names.iter().map(|id| storage.len(&pack_key(id)).unwrap_or(0)).sum();
-    progress.stage("checking packs", total);
     let names: Vec<PackId> = names.into_iter().collect();
+    let lens = storage.lens(&names.iter().map(pack_key).collect::<Vec<_>>());
+    progress.stage("checking packs", lens.into_iter().map(|len| len.unwrap_or(0)).sum());
     let check = |id: &PackId| Ok((*id, check_pack(storage, *id, sha1, progress)?));
     let checked = in_parallel(&names, progress, check)?;
     let mut state =

@@ -98,6 +98,15 @@ damaged parts in the store. If an older mif described the same disk, it stays as
     /// Describe stored images anew, with today's readers
     #[command(after_help = super::reread::EXAMPLES)]
     Reread(super::reread::Reread),
+    /// Copy images to another store: what it lacks, and no more
+    #[command(after_help = super::copy::PUSH)]
+    Push(super::copy::Push),
+    /// Copy images from another store
+    #[command(after_help = super::copy::PULL)]
+    Pull(super::copy::Pull),
+    /// Copy images between two stores
+    #[command(after_help = super::copy::COPY)]
+    Copy(super::copy::Copy),
     /// Export an image from the store to a disk image file
     #[command(after_help = "\
 Examples:

@@ -5,8 +5,9 @@ use std::ops::RangeInclusive;
 use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
 
-use clap::builder::{OsStringValueParser, TypedValueParser};
+use clap::builder::OsStringValueParser;
 use clap::{Args, ValueEnum};
+use mif::store::StorePlace;
 use mif::{BootBy, Error, ExportOptions, ImageFilter, NewIds, Reshape, Result, VolumePath};
 use mif_formats::container::OpenOptions;
 use mif_formats::partition::TableKind;
@@ -19,17 +20,22 @@ const DEFAULT_STORE: &str = "mif-store";
 
 #[derive(Args)]
 pub(super) struct Global {
-    /// Directory of the store. Symbolic links in its top level are followed only if MIF_STORE_LINKS=1 is set
+    /// The store: a directory, or s3://BUCKET/PREFIX, gs://BUCKET/PREFIX or az://CONTAINER/PREFIX. Symbolic links in the
+    /// top level of a directory are followed only if MIF_STORE_LINKS=1 is set
     #[arg(
-        long,
+        long = "store",
         global = true,
         env = "MIF_STORE",
         default_value = DEFAULT_STORE,
-        value_name = "DIR",
-        value_parser = OsStringValueParser::new().map(PathBuf::from),
+        value_name = "STORE",
+        id = "store",
+        value_parser = OsStringValueParser::new(),
         help_heading = "Global options"
     )]
-    pub(super) store: PathBuf,
+    named: OsString,
+    /// The same, parsed. Not by clap, which would repeat a URL that it refuses, with a password in it.
+    #[arg(skip = StorePlace::Directory(PathBuf::new()))]
+    pub(super) store: StorePlace,
     /// Print the report as JSON
     #[arg(long, global = true, help_heading = "Global options")]
     pub(super) json: bool,
@@ -39,17 +45,18 @@ pub(super) struct Global {
 }
 
 impl Global {
-    /// Replaces an empty path of a store: an empty MIF_STORE counts as unset, and an empty `--store` is an error,
-    /// because it is that of a variable that should have been set.
+    /// Parses the name of the store. An empty MIF_STORE counts as unset, and an empty `--store` is an error, because it
+    /// is that of a variable that should have been set.
     pub(super) fn settle(&mut self) -> Result<()> {
-        if !self.store.as_os_str().is_empty() {
+        if !self.named.is_empty() {
+            self.store = StorePlace::parse(&self.named)?;
             return Ok(());
         }
         let is_flag = |word: OsString| word == "--store" || word.as_bytes().starts_with(b"--store=");
         if std::env::args_os().any(is_flag) {
             return Err(Error::usage("--store: the path is empty"));
         }
-        self.store = DEFAULT_STORE.into();
+        self.store = StorePlace::Directory(DEFAULT_STORE.into());
         Ok(())
     }
 }

@@ -4,7 +4,7 @@ use std::io::{self, IsTerminal};
 use std::path::Path;
 use std::sync::Arc;
 
-use mif::store::{DamagedImage, Store};
+use mif::store::{DamagedImage, Store, StorePlace};
 use mif::{Error, OpenImage, Result};
 use mif_formats::container::OpenOptions;
 use mif_formats::text::printable_lines;
@@ -30,16 +30,16 @@ pub(super) struct Context {
 
 /// A store that this run may create. If the run leaves no image in a store that was new, the store is removed again.
 pub(super) struct FreshStore<'a> {
-    path: &'a Path,
+    place: &'a StorePlace,
     is_new: bool,
     is_new_directory: bool,
 }
 
 impl Drop for FreshStore<'_> {
     fn drop(&mut self) {
-        if self.is_new && self.path.join("store.json").exists() {
+        if self.is_new && Store::exists(self.place).is_ok_and(|there| there) {
             // A store without images is harmless.
-            let _ = Store::discard_unused(self.path, self.is_new_directory);
+            let _ = Store::discard_unused(self.place, self.is_new_directory);
         }
     }
 }
@@ -47,17 +47,26 @@ impl Drop for FreshStore<'_> {
 impl Context {
     /// Must be called before the store is created, and the result dropped after the store is closed.
     pub(super) fn fresh_store(&self) -> FreshStore<'_> {
-        let path = &self.global.store;
+        let place = &self.global.store;
         let is_missing = |path: &Path| path.symlink_metadata().is_err();
-        FreshStore { path, is_new: is_missing(&path.join("store.json")), is_new_directory: is_missing(path) }
+        match place.directory() {
+            Some(path) => {
+                let is_new = is_missing(&path.join("store.json"));
+                FreshStore { place, is_new, is_new_directory: is_missing(path) }
+            }
+            None => {
+                let is_new = Store::exists(place).is_ok_and(|there| !there);
+                FreshStore { place, is_new, is_new_directory: false }
+            }
+        }
     }
 
     /// Creates the store if `--shared` is given.
     pub(super) fn make_shared(&self, new: &NewStore) -> Result<()> {
         let Some(group) = &new.shared else { return Ok(()) };
         let store = &self.global.store;
-        if store.join("store.json").exists() {
-            return Err(Error::usage(format!("{}: --shared works only for a new store, and this one already exists", store.display()))
+        if Store::exists(store)? {
+            return Err(Error::usage(format!("{store}: --shared works only for a new store, and this one already exists"))
                 .advise("Change its group and modes with chgrp and chmod; new files get the permissions of its directory"));
         }
         Store::make(store, Some(group_number(group)?))

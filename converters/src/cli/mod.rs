@@ -6,6 +6,7 @@ mod batch;
 mod check;
 mod common;
 mod context;
+mod copy;
 mod csv;
 mod customize;
 mod install;
@@ -254,6 +255,9 @@ impl Context {
             Command::Update(command) => self.update(command),
             Command::Trees(command) => self.trees(command),
             Command::Reread(arguments) => self.reread(arguments),
+            Command::Push(arguments) => self.push(arguments),
+            Command::Pull(arguments) => self.pull(arguments),
+            Command::Copy(arguments) => self.copy(arguments),
             Command::Customize(arguments) => self.customize(*arguments),
             Command::Library(command) => self.library(command),
             Command::Install(command) => self.install(&command, Cli::command()),

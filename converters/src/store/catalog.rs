@@ -175,8 +175,11 @@ impl Store {
         layout: &[u8],
         more: &[(&str, &[u8])],
     ) -> Result<Image> {
+        let mut tried = 0;
         loop {
-            image.version = self.next_version(&image.name)?;
+            // A list may not show yet what another process publishes, so no version is tried twice.
+            image.version = self.next_version(&image.name)?.max(tried + 1);
+            tried = image.version;
             image.tables = tables_of(more);
             image.provenance.time = self.storage.now();
             let json = image.to_json();
@@ -186,6 +189,22 @@ impl Store {
             }
             // Another process has published this version first: try the next one.
         }
+    }
+
+    /// Publishes an image of another store under its name and version. Returns false if that version already exists.
+    pub(crate) fn receive(
+        &self,
+        image: &Image,
+        manifest: &[u8],
+        layout: &[u8],
+        more: &[(&str, &[u8])],
+    ) -> Result<bool> {
+        let json = image.to_json();
+        let published = self.publish_version(image, &json, manifest, layout, more)?;
+        if published {
+            self.note_published(image, &json)?;
+        }
+        Ok(published)
     }
 
     /// Publishes an image as the version that its record names. Returns false if that version already exists.

@@ -62,25 +62,6 @@ impl Folder {
         }
     }
 
-    /// Creates the directory for a new store, or uses an existing one: private, or open to the group with this ID.
-    pub(super) fn make(&self, group: Option<u32>) -> io::Result<()> {
-        use rustix::fs::{Gid, Mode, fchmod, fchown};
-        create_folders_durably(&self.root)?;
-        let directory = Directory::open(&self.root)?;
-        let mode = match group {
-            Some(group) => {
-                fchown(&directory, None, Some(Gid::from_raw(group)))?;
-                0o2770
-            }
-            None => 0o700,
-        };
-        match fchmod(&directory, Mode::from_raw_mode(mode)) {
-            // The directory belongs to another user, who decides who may read it.
-            Err(rustix::io::Errno::PERM) if group.is_none() => Ok(()),
-            result => Ok(result?),
-        }
-    }
-
     fn root(&self) -> io::Result<&Directory> {
         if let Some(directory) = self.directory.get() {
             return Ok(directory);
@@ -222,6 +203,14 @@ impl Folder {
             to.sync()?;
         }
         Ok(done)
+    }
+
+    /// Starts a file in `tmp` that will get this key.
+    fn start(&self, key: &str) -> io::Result<FolderUpload> {
+        let unfinished = self.unfinished(UPLOAD)?;
+        let file = unfinished.directory.create(&unfinished.name, self.modes()?.file)?;
+        let file = io::BufWriter::with_capacity(1 << 20, file);
+        Ok(FolderUpload { folder: self.clone(), key: key.to_owned(), file, unfinished })
     }
 
     /// Returns a new name in `tmp`, which is inside the store so that finishing takes only a rename.
@@ -368,17 +357,14 @@ impl Storage for Folder {
         }
     }
 
-    fn upload(&self) -> io::Result<Box<dyn Upload>> {
-        let unfinished = self.unfinished(UPLOAD)?;
-        let file = unfinished.directory.create(&unfinished.name, self.modes()?.file)?;
-        let file = io::BufWriter::with_capacity(1 << 20, file);
-        Ok(Box::new(FolderUpload { folder: self.clone(), file, unfinished }))
+    fn upload(&self, key: &str) -> io::Result<Box<dyn Upload>> {
+        Ok(Box::new(self.start(key)?))
     }
 
     fn replace(&self, key: &str, bytes: &[u8]) -> io::Result<()> {
-        let mut upload = self.upload()?;
+        let mut upload = self.start(key)?;
         upload.write_all(bytes)?;
-        upload.replace(key)
+        upload.settle(true).map(|_| ())
     }
 
     fn publish(&self, folder: &str, files: &[(&str, &[u8])]) -> io::Result<bool> {
@@ -446,6 +432,40 @@ impl Storage for Folder {
         Ok(done)
     }
 
+    fn prepare(&self, group: Option<u32>) -> io::Result<()> {
+        use rustix::fs::{Gid, Mode, fchmod, fchown};
+        create_folders_durably(&self.root)?;
+        let directory = Directory::open(&self.root)?;
+        let mode = match group {
+            Some(group) => {
+                fchown(&directory, None, Some(Gid::from_raw(group)))?;
+                0o2770
+            }
+            None => 0o700,
+        };
+        match fchmod(&directory, Mode::from_raw_mode(mode)) {
+            // The directory belongs to another user, who decides who may read it.
+            Err(rustix::io::Errno::PERM) if group.is_none() => Ok(()),
+            result => Ok(result?),
+        }
+    }
+
+    fn clear(&self, with_directory: bool) -> io::Result<()> {
+        for name in storage::TOP {
+            let path = self.root.join(name);
+            match path.symlink_metadata() {
+                Ok(meta) if meta.is_dir() => std::fs::remove_dir_all(&path)?,
+                Ok(_) => std::fs::remove_file(&path)?,
+                Err(_) => {}
+            }
+        }
+        if with_directory {
+            // It stays if there is something else in it.
+            let _ = std::fs::remove_dir(&self.root);
+        }
+        Ok(())
+    }
+
     fn enter(&self) -> io::Result<Option<Lock>> {
         let Some(Epoch { number, lock }) = leases::enter(&self.here()?)? else { return Ok(None) };
         self.epoch.store(number, Ordering::Relaxed);
@@ -491,6 +511,7 @@ fn zeros(len: usize) -> io::Result<Vec<u8>> {
 
 struct FolderUpload {
     folder: Folder,
+    key: String,
     file: io::BufWriter<File>,
     unfinished: Unfinished,
 }
@@ -506,18 +527,14 @@ impl Write for FolderUpload {
 }
 
 impl FolderUpload {
-    fn settle(self, key: &str, over: bool) -> io::Result<bool> {
+    fn settle(self, over: bool) -> io::Result<bool> {
         self.file.into_inner().map_err(io::IntoInnerError::into_error)?.sync_all()?;
-        self.folder.settle(self.unfinished, key, over)
+        self.folder.settle(self.unfinished, &self.key, over)
     }
 }
 
 impl Upload for FolderUpload {
-    fn replace(self: Box<Self>, key: &str) -> io::Result<()> {
-        self.settle(key, true).map(|_| ())
-    }
-
-    fn finish(self: Box<Self>, key: &str) -> io::Result<bool> {
-        self.settle(key, false)
+    fn finish(self: Box<Self>) -> io::Result<bool> {
+        self.settle(false)
     }
 }

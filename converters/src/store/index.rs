@@ -131,11 +131,14 @@ impl Index {
             let end: &mut u64 = &mut ends[location.pack as usize];
             *end = (*end).max(location.offset.saturating_add(location.stored_len));
         }
-        let is_broken = |(pack, end): &(&PackId, u64)| match storage.len(&pack_key(pack)) {
-            Ok(len) => len < *end,
+        let keys: Vec<String> = entries.packs.iter().map(pack_key).collect();
+        let is_broken = |(end, len): (u64, std::io::Result<u64>)| match len {
+            Ok(len) => len < end,
             Err(e) => e.kind() == std::io::ErrorKind::NotFound,
         };
-        entries.packs.iter().zip(ends).filter(is_broken).map(|(pack, _)| *pack).collect()
+        let lens = storage.lens(&keys);
+        let broken = entries.packs.iter().zip(ends.into_iter().zip(lens));
+        broken.filter_map(|(pack, found)| is_broken(found).then_some(*pack)).collect()
     }
 
     /// Returns the pack of a location.

@@ -95,8 +95,8 @@ impl Storage for Memory {
         Ok(self.file(key)?.len() as u64)
     }
 
-    fn upload(&self) -> io::Result<Box<dyn Upload>> {
-        Ok(Box::new(MemoryUpload { to: self.clone(), bytes: Vec::new() }))
+    fn upload(&self, key: &str) -> io::Result<Box<dyn Upload>> {
+        Ok(Box::new(MemoryUpload { to: self.clone(), key: key.to_owned(), bytes: Vec::new() }))
     }
 
     fn replace(&self, key: &str, bytes: &[u8]) -> io::Result<()> {
@@ -147,6 +147,15 @@ impl Storage for Memory {
         let file = state.files.remove(key).ok_or(io::ErrorKind::NotFound)?;
         state.files.insert(to.to_owned(), file);
         Ok(true)
+    }
+
+    fn prepare(&self, _: Option<u32>) -> io::Result<()> {
+        Ok(())
+    }
+
+    fn clear(&self, _: bool) -> io::Result<()> {
+        self.state().files.clear();
+        Ok(())
     }
 
     fn enter(&self) -> io::Result<Option<Lock>> {
@@ -218,6 +227,7 @@ impl<F: Fn(&mut State)> Drop for Held<F> {
 
 struct MemoryUpload {
     to: Memory,
+    key: String,
     bytes: Vec<u8>,
 }
 
@@ -232,17 +242,13 @@ impl Write for MemoryUpload {
 }
 
 impl Upload for MemoryUpload {
-    fn finish(self: Box<Self>, key: &str) -> io::Result<bool> {
-        let mut state = self.to.state();
-        if state.files.contains_key(key) {
+    fn finish(self: Box<Self>) -> io::Result<bool> {
+        let MemoryUpload { to, key, bytes } = *self;
+        let mut state = to.state();
+        if state.files.contains_key(&key) {
             return Ok(false);
         }
-        state.files.insert(key.to_owned(), Arc::new(self.bytes));
+        state.files.insert(key, Arc::new(bytes));
         Ok(true)
-    }
-
-    fn replace(self: Box<Self>, key: &str) -> io::Result<()> {
-        self.to.set(key, Some(self.bytes));
-        Ok(())
     }
 }

@@ -21,6 +21,8 @@
 //! Readers and importers hold a lease and wait for nobody. `rm` and `gc` wait only for each other: they put files into
 //! the trash, and delete them as soon as no older lease is left. Only a repair takes the store exclusively.
 
+mod address;
+pub mod bucket;
 mod catalog;
 mod folder;
 mod header;
@@ -33,6 +35,7 @@ mod needs;
 mod objects;
 mod pack_index;
 mod pack_list;
+mod place;
 mod published;
 mod record;
 mod removal;
@@ -46,9 +49,9 @@ pub(crate) mod trash;
 mod writer;
 
 use std::collections::BTreeSet;
-use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
 
+pub use self::address::{BucketPlace, Service};
 pub(crate) use self::catalog::tables_of;
 pub use self::folder::Folder;
 pub(crate) use self::folder::unfinished_epoch;
@@ -64,6 +67,7 @@ pub use self::objects::Objects;
 pub(crate) use self::objects::{Decoded, decode_object};
 pub use self::pack_index::PackIndex;
 pub(crate) use self::pack_index::{index_key, is_missing, pack_files, pack_key, total};
+pub use self::place::{Place, StorePlace};
 pub use self::record::{
     Counts, DamagedImage, FilesystemRecord, Image, ImageName, Provenance, Removed, Selector, VolumeRecord,
     volume_name,
@@ -80,32 +84,8 @@ pub use self::tags::Tag;
 pub use self::writer::{ObjectWriter, WriterStats};
 pub(crate) use self::writer::{new_pack, put_pack};
 
-use crate::error::{Error, Result};
+use crate::error::{Code, Error, Result};
 use crate::task::progress::{self, Progress};
-
-/// What can be opened as a store: a directory by its path, or any [`Storage`].
-pub trait Place {
-    /// Returns the storage at this place.
-    fn storage(self) -> Arc<dyn Storage>;
-}
-
-impl Place for &Path {
-    fn storage(self) -> Arc<dyn Storage> {
-        Arc::new(Folder::new(self))
-    }
-}
-
-impl Place for &PathBuf {
-    fn storage(self) -> Arc<dyn Storage> {
-        self.as_path().storage()
-    }
-}
-
-impl Place for Arc<dyn Storage> {
-    fn storage(self) -> Arc<dyn Storage> {
-        self
-    }
-}
 
 /// An open store.
 pub struct Store {
@@ -151,18 +131,18 @@ enum Purpose {
 impl Store {
     /// Opens the store at `place` for reading and adding. Waits for a running repair.
     pub fn open(place: impl Place, progress: &dyn Progress) -> Result<Self> {
-        Self::open_for(Purpose::Use, place.storage(), progress)
+        Self::open_for(Purpose::Use, place.storage()?, progress)
     }
 
     /// Opens the store at `place` for removal. Waits for other removals; readers and importers may go on.
     pub fn open_to_remove(place: impl Place, progress: &dyn Progress) -> Result<Self> {
-        Self::open_for(Purpose::Remove, place.storage(), progress)
+        Self::open_for(Purpose::Remove, place.storage()?, progress)
     }
 
     /// Opens the store at `place` for repair. First rewrites a missing or damaged header, if packs and images exist.
     /// Waits until nobody else has the store open; processes that open it meanwhile wait for the repair.
     pub fn open_to_repair(place: impl Place, progress: &dyn Progress) -> Result<Self> {
-        let storage = place.storage();
+        let storage = place.storage()?;
         let mended = header::repair(&*storage)?;
         let store = Self::open_for(Purpose::Repair, storage, progress)?;
         Ok(Store { mended: mended.into_iter().collect(), ..store })
@@ -170,7 +150,7 @@ impl Store {
 
     /// Creates a store at an empty place, or uses the existing one, and opens it for reading and adding.
     pub fn create(place: impl Place, progress: &dyn Progress) -> Result<Self> {
-        let storage = place.storage();
+        let storage = place.storage()?;
         let made = storage.put_if_absent(HEADER, &header::new());
         made.map_err(|e| storage.error(HEADER, &e))?;
         Self::open(storage, progress)
@@ -266,55 +246,49 @@ impl Store {
         Ok(alone.map(|lock| Left { oldest: Left::ALONE, _alone: Some(lock) }))
     }
 
-    /// Opens the store in the directory `path`. If there is none, creates one that only its owner may read.
-    pub fn open_or_create(path: &Path, progress: &dyn Progress) -> Result<Self> {
-        match path.join("store.json").symlink_metadata() {
-            Err(e) if e.kind() == std::io::ErrorKind::NotFound => Self::make(path, None)?,
-            _ => {}
+    /// Opens the store at `place`. If there is none, creates one that only its owner may read.
+    pub fn open_or_create(place: impl Place, progress: &dyn Progress) -> Result<Self> {
+        let storage = place.storage()?;
+        if is_missing(&*storage, HEADER) {
+            Self::make(storage.clone(), None)?;
         }
-        Self::open(path, progress)
+        Self::open(storage, progress)
     }
 
-    /// Creates a store in the directory `path`: for its owner alone, or also for the group with this ID. Fails if the
-    /// directory contains anything else.
-    pub fn make(path: &Path, group: Option<u32>) -> Result<()> {
-        // Another process may be creating the store right now: only a directory without a header and with other files
-        // is refused.
-        if !is_begun(path) && !path.join("store.json").exists() {
-            return Err(Error::input(format!("{}: not empty, and not a store", path.display()))
-                .advise("Name a new directory, or an existing store"));
-        }
-        let (folder, header) = (Folder::new(path), header::new());
-        let made = folder.make(group).and_then(|()| folder.put_if_absent("store.json", &header));
-        made.map(|_| ()).map_err(|e| Error::io(path, &e))
+    /// Returns true if there is a store at `place`, or something that looks like a damaged one.
+    pub fn exists(place: impl Place) -> Result<bool> {
+        let storage = place.storage()?;
+        Ok(!is_missing(&*storage, HEADER) || storage.list("packs").is_ok_and(|packs| !packs.is_empty()))
     }
 
-    /// Removes the store in the directory `path` if it has never held an image and nobody uses it: what a failed import
-    /// made. The directory itself is removed if `with_directory`, and if nothing else is in it.
-    pub fn discard_unused(path: &Path, with_directory: bool) -> Result<()> {
-        let folder = Folder::new(path);
-        let failed = |e: std::io::Error| Error::io(path, &e);
-        let Some(_lock) = folder.lock().map_err(failed)? else { return Ok(()) };
-        let Some(alone) = folder.alone().map_err(failed)? else { return Ok(()) };
-        let has = |key: &str| folder.list(key).map_or(true, |names| !names.is_empty());
+    /// Creates a store at `place`: for its owner alone, or also for the group with this ID. Fails if anything else is
+    /// there.
+    pub fn make(place: impl Place, group: Option<u32>) -> Result<()> {
+        let storage = place.storage()?;
+        let failed = |e: std::io::Error| Error::file(&storage.place(), &e).coded(Code::Store);
+        // Another process may be creating the store right now: only a place without a header and with other files is
+        // refused.
+        if !is_begun(&*storage).map_err(failed)? && is_missing(&*storage, HEADER) {
+            return Err(Error::input(format!("{}: not empty, and not a store", storage.place()))
+                .advise(format!("Name {}, or an existing store", storage.new_place())));
+        }
+        storage.prepare(group).map_err(failed)?;
+        storage.put_if_absent(HEADER, &header::new()).map(|_| ()).map_err(failed)
+    }
+
+    /// Removes the store at `place` if it has never held an image and nobody uses it: what a failed import made. The
+    /// directory itself is removed if `with_directory`, and if nothing else is in it.
+    pub fn discard_unused(place: impl Place, with_directory: bool) -> Result<()> {
+        let storage = place.storage()?;
+        let failed = |e: std::io::Error| Error::file(&storage.place(), &e);
+        let Some(_lock) = storage.lock().map_err(failed)? else { return Ok(()) };
+        let Some(alone) = storage.alone().map_err(failed)? else { return Ok(()) };
+        let has = |key: &str| storage.list(key).map_or(true, |names| !names.is_empty());
         // Without locks, somebody may be adding an image.
         if !alone.is_held() || ["images", "removed", "published"].into_iter().any(has) {
             return Ok(());
         }
-        for name in strangers::TOP {
-            let path = path.join(name);
-            let removed = match path.symlink_metadata() {
-                Ok(meta) if meta.is_dir() => std::fs::remove_dir_all(&path),
-                Ok(_) => std::fs::remove_file(&path),
-                Err(_) => Ok(()),
-            };
-            removed.map_err(|e| Error::io(&path, &e))?;
-        }
-        if with_directory {
-            // It stays if there is something else in it.
-            let _ = std::fs::remove_dir(path);
-        }
-        Ok(())
+        storage.clear(with_directory).map_err(failed)
     }
 
     /// Returns the storage of the files.
@@ -376,15 +350,17 @@ fn wait_for(
     }
 }
 
-/// Returns true if a directory contains at most the leftovers of an interrupted creation of a store.
-fn is_begun(path: &Path) -> bool {
-    let folder = Folder::new(path);
-    let is_only = |key: &str, is_ours: &dyn Fn(&str) -> bool| {
-        folder.entries(key).is_ok_and(|Entries { files, folders, others }| {
-            others.is_empty() && files.iter().chain(&folders).all(|name| is_ours(name))
-        })
+/// Returns true if a place contains at most the leftovers of an interrupted creation of a store.
+fn is_begun(storage: &dyn Storage) -> std::io::Result<bool> {
+    let is_only = |key: &str, is_ours: &dyn Fn(&str) -> bool| -> std::io::Result<bool> {
+        let found = match storage.entries(key) {
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => Entries::default(),
+            found => found?,
+        };
+        let Entries { files, folders, others } = found;
+        Ok(others.is_empty() && files.iter().chain(&folders).all(|name| is_ours(name)))
     };
-    is_only("", &|name| name == "tmp") && is_only("tmp", &|name| unfinished_epoch(name).is_some())
+    Ok(is_only("", &|name| name == "tmp")? && is_only("tmp", &|name| unfinished_epoch(name).is_some())?)
 }
 
 #[cfg(test)]

@@ -7,7 +7,7 @@ use std::sync::{Arc, OnceLock};
 use mif_formats::codec::Codec;
 use mif_formats::mif::chunks::{Chunk, Decode, decode_list};
 use mif_formats::mif::pack::{Encoding, IndexEntry, MAX_WHOLE};
-use mif_formats::mif::{ObjectId, ObjectKind};
+use mif_formats::mif::{ObjectId, ObjectKind, PackId};
 use quick_cache::Weighter;
 use quick_cache::sync::Cache;
 
@@ -251,7 +251,64 @@ impl Objects {
         }
     }
 
+    /// Returns the pack of an object that is stored under this very id, its offset there, and its stored length in
+    /// bytes.
+    pub(crate) fn position(&self, id: &ObjectId) -> Result<(PackId, u64, u64)> {
+        let location = self.index.get_exact(id).ok_or_else(|| missing(id))?;
+        Ok((self.index.pack(&location), location.offset, location.stored_len))
+    }
+
+    /// Returns an object as it is stored under this very id, from its first intact copy.
+    pub(crate) fn encoded(&self, id: &ObjectId) -> Result<(IndexEntry, Vec<u8>)> {
+        let mut failed = None;
+        for copy in self.index.copies_exact(id) {
+            match self.read_copy(id, &copy) {
+                Ok((entry, stored, _)) => return Ok((entry, stored)),
+                Err(e) => drop(failed.get_or_insert(e)),
+            }
+        }
+        Err(failed.unwrap_or_else(|| missing(id)))
+    }
+
+    /// Fills `buf` with the bytes that the list stored under this very id describes, starting at `offset`.
+    pub(crate) fn read_listed(&self, id: &ObjectId, offset: u64, buf: &mut [u8]) -> Result<()> {
+        let outside = || Error::store(format!("store: object {id}: is shorter than its index says"));
+        let list = match self.cache.get_or_insert_with(&(*id, None), || {
+            let mut failed = None;
+            for copy in self.index.copies_exact(id) {
+                match self.fetch_copy(id, &copy) {
+                    Ok(cached) => return Ok(cached),
+                    Err(e) => drop(failed.get_or_insert(e)),
+                }
+            }
+            Err(failed.unwrap_or_else(|| missing(id)))
+        })? {
+            Cached::List(list) => list,
+            Cached::Whole(_) => return Err(outside()),
+        };
+        let end = list.last().map_or(0, |(start, chunk)| start + chunk.len);
+        if offset.checked_add(buf.len() as u64).is_none_or(|wanted| wanted > end) {
+            return Err(outside());
+        }
+        if buf.is_empty() { Ok(()) } else { self.read_chunks(&list, offset, buf) }
+    }
+
     fn fetch_copy(&self, id: &ObjectId, location: &Location) -> Result<Cached> {
+        Ok(match self.read_copy(id, location)?.2 {
+            Decoded::Bytes(bytes) => Cached::Whole(Arc::new(bytes)),
+            Decoded::List(chunks) => {
+                let mut start = 0;
+                let placed = chunks.into_iter().map(|chunk| {
+                    start += chunk.len;
+                    (start - chunk.len, chunk)
+                });
+                Cached::List(Arc::new(placed.collect()))
+            }
+        })
+    }
+
+    /// Reads a copy: its entry, its stored bytes, and what they decode to, which was checked.
+    fn read_copy(&self, id: &ObjectId, location: &Location) -> Result<(IndexEntry, Vec<u8>, Decoded)> {
         let Location { encoding, offset, stored_len, len, .. } = *location;
         let key = pack_key(&self.index.pack(location));
         let place = || format!("{}/{key}: object {id}, at byte {offset}", self.storage.place());
@@ -268,17 +325,8 @@ impl Objects {
             damaged => advise(damaged),
         })?;
         let entry = IndexEntry { id: *id, encoding, offset, stored_len, len };
-        Ok(match decode_object(&entry, &stored).map_err(|problem| wrong(&problem))? {
-            Decoded::Bytes(bytes) => Cached::Whole(Arc::new(bytes)),
-            Decoded::List(chunks) => {
-                let mut start = 0;
-                let placed = chunks.into_iter().map(|chunk| {
-                    start += chunk.len;
-                    (start - chunk.len, chunk)
-                });
-                Cached::List(Arc::new(placed.collect()))
-            }
-        })
+        let decoded = decode_object(&entry, &stored).map_err(|problem| wrong(&problem))?;
+        Ok((entry, stored, decoded))
     }
 }
 

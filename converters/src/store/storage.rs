@@ -17,6 +17,23 @@ const POLL: Duration = Duration::from_millis(50);
 pub(crate) const IMAGE_FILES: [&str; 6] =
     ["image.json", "manifest.parquet", "layout", "digests", "packages.parquet", "packs"];
 
+/// The files and directories in the root of a store.
+pub(super) const TOP: [&str; 13] = [
+    "store.json",
+    "checked.json",
+    "lock",
+    "leases",
+    "packs",
+    "index",
+    "images",
+    "published",
+    "disks",
+    "removed",
+    "tags",
+    "trash",
+    "tmp",
+];
+
 /// Returns true if this program uses such a name in directories that it removes: an image's files, and a tag's values.
 pub(super) fn is_given(name: &str) -> bool {
     IMAGE_FILES.contains(&name) || number::<u64>(name).is_some()
@@ -43,7 +60,7 @@ pub fn check_len(key: &str, len: u64) -> io::Result<()> {
 }
 
 /// Returns the maximum size in bytes of the file with this key. Larger files are not read whole.
-fn max_len(key: &str) -> u64 {
+pub(super) fn max_len(key: &str) -> u64 {
     let (top, name) = (key.split('/').next(), key.rsplit('/').next());
     match (top, name) {
         (Some("store.json"), _) => 1 << 20,
@@ -57,6 +74,11 @@ fn max_len(key: &str) -> u64 {
 pub trait Storage: Send + Sync {
     /// Returns the location for messages.
     fn place(&self) -> String;
+
+    /// Returns what a user names for a new store, for messages.
+    fn new_place(&self) -> &'static str {
+        "a new directory"
+    }
 
     /// Returns who may read the files here, besides their owner.
     fn access(&self) -> Access;
@@ -76,14 +98,20 @@ pub trait Storage: Send + Sync {
         Error::file(&format!("{}/{key}", self.place()), error)
     }
 
-    /// Starts a file whose key is given when it is finished. If dropped unfinished, it leaves nothing behind.
-    fn upload(&self) -> io::Result<Box<dyn Upload>>;
+    /// Returns the lengths of files in bytes, in the order of their keys.
+    fn lens(&self, keys: &[String]) -> Vec<io::Result<u64>> {
+        keys.iter().map(|key| self.len(key)).collect()
+    }
+
+    /// Starts the file with this key, which becomes visible when it is finished. If dropped unfinished, it leaves
+    /// nothing behind.
+    fn upload(&self, key: &str) -> io::Result<Box<dyn Upload>>;
 
     /// Writes a file durably. Returns false, and changes nothing, if the key already exists.
     fn put_if_absent(&self, key: &str, bytes: &[u8]) -> io::Result<bool> {
-        let mut upload = self.upload()?;
+        let mut upload = self.upload(key)?;
         upload.write_all(bytes)?;
-        upload.finish(key)
+        upload.finish()
     }
 
     /// Writes a file durably, replacing the one under this key. For damaged files, files named by their own digest, and
@@ -111,6 +139,28 @@ pub trait Storage: Send + Sync {
 
     /// Renames a file unless the new key exists, and returns true if it did. Needs no free space for the content.
     fn rename(&self, key: &str, to: &str) -> io::Result<bool>;
+
+    /// Prepares the place for a new store: private, or open to the group with this ID. Fails if the place cannot keep
+    /// what a store relies on.
+    fn prepare(&self, group: Option<u32>) -> io::Result<()>;
+
+    /// Removes the store's files and, if `with_directory`, the place itself unless something else is in it. The caller
+    /// has the store exclusively.
+    fn clear(&self, with_directory: bool) -> io::Result<()>;
+
+    /// Reads everything from the place itself from now on, not from a cache on this machine: for checks.
+    fn bypass_caches(&self) {}
+
+    /// Waits until lists show what others have just written, where they may lag. Returns true if it waited: what was
+    /// listed before has to be listed again.
+    fn settle(&self) -> io::Result<bool> {
+        Ok(false)
+    }
+
+    /// Returns the size in bytes at which a pack is finished.
+    fn pack_size(&self) -> u64 {
+        512 << 20
+    }
 
     /// Enters the store, in the current epoch, until the result is dropped or the process ends. Returns `None` while
     /// another process has the store exclusively.
@@ -188,12 +238,9 @@ impl Lock {
 
 /// A file that is being written.
 pub trait Upload: Write + Send {
-    /// Makes the file durable and visible under `key`. Returns false if the key already exists: the existing file
+    /// Makes the file durable and visible under its key. Returns false if the key already exists: the existing file
     /// stays.
-    fn finish(self: Box<Self>, key: &str) -> io::Result<bool>;
-
-    /// Makes the file durable and visible under `key`, replacing an existing one.
-    fn replace(self: Box<Self>, key: &str) -> io::Result<()>;
+    fn finish(self: Box<Self>) -> io::Result<bool>;
 }
 
 #[cfg(test)]
@@ -205,7 +252,7 @@ mod tests {
     fn a_key_is_written_once() {
         let folder = tempfile::tempdir().unwrap();
         let storage = Folder::new(&folder.path().join("store"));
-        storage.make(None).unwrap();
+        storage.prepare(None).unwrap();
         assert!(storage.put_if_absent("a/b/c", b"first").unwrap());
         assert!(!storage.put_if_absent("a/b/c", b"second").unwrap());
         assert_eq!(storage.read_all("a/b/c").unwrap(), b"first");

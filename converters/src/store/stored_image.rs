@@ -11,7 +11,7 @@ use mif_formats::mif::packages::{self, Package};
 
 use super::objects::Objects;
 use super::record::Image;
-use super::storage::Storage;
+use super::storage::{IMAGE_FILES, Storage};
 use super::stored_disk::StoredDisk;
 use super::{pack_list, trash};
 use crate::error::{Error, Result, damaged};
@@ -21,6 +21,14 @@ pub(crate) const PACKAGES: &str = "packages.parquet";
 
 /// The name of the list of packs beside a manifest.
 pub(crate) const PACKS: &str = "packs";
+
+/// The files of an image, except its record and its list of packs.
+pub(crate) struct Files {
+    pub(crate) manifest: bytes::Bytes,
+    pub(crate) layout: Vec<u8>,
+    /// The files derived from the manifest, by name.
+    pub(crate) more: Vec<(String, Vec<u8>)>,
+}
 
 /// An open image of the store.
 pub struct StoredImage {
@@ -35,6 +43,11 @@ impl StoredImage {
     /// Returns the key of one of its files.
     pub(crate) fn key(&self, file: &str) -> String {
         format!("{}/{file}", self.folder)
+    }
+
+    /// Reads everything from the store itself from now on: for checks.
+    pub(crate) fn bypass_caches(&self) {
+        self.storage.bypass_caches();
     }
 
     /// Rewrites one of its files that is damaged.
@@ -114,6 +127,17 @@ impl StoredImage {
             .advise("The store is damaged, but the disk itself may be intact: try `mif export`"));
         }
         Ok(bytes.into())
+    }
+
+    /// Reads its files, each checked against its digest in the record.
+    pub(crate) fn files(&self) -> Result<Files> {
+        self.layout()?;
+        let table = |name: &String| match IMAGE_FILES.contains(&name.as_str()) {
+            true => Ok((name.clone(), self.table(name)?)),
+            false => Err(Error::unsupported(format!("{}: has the unknown file {name:?}", self.image.id()))),
+        };
+        let more = self.image.tables.keys().map(table).collect::<Result<_>>()?;
+        Ok(Files { manifest: self.manifest_file()?, layout: self.read("layout")?, more })
     }
 
     /// Reads the layout, checked against the digest in the record.

@@ -1,6 +1,6 @@
 //! Files in a store that this program did not make. They are never read or removed; fsck and gc name them.
 
-use super::storage::number;
+use super::storage::{TOP, number};
 use super::{Entries, IMAGE_FILES, ImageName, Storage, unfinished_epoch};
 use mif_formats::mif::PackId;
 
@@ -13,7 +13,7 @@ pub(crate) fn strangers(storage: &dyn Storage) -> std::io::Result<(Vec<String>, 
     let mut found = Strangers { storage, named: Vec::new(), count: 0 };
     found.look("", &|name| TOP.contains(&name))?;
     found.look("tmp", &|name| unfinished_epoch(name).is_some())?;
-    found.look("leases", &is_number)?;
+    found.look("leases", &|name| is_number(name) || ["alone", "clock", "epoch"].contains(&name))?;
     for epoch in found.look("trash", &is_number)? {
         let epoch = format!("trash/{epoch}");
         for image in found.look(&epoch, &|name| name == "packs" || is_image(name))? {
@@ -34,23 +34,6 @@ pub(crate) fn strangers(storage: &dyn Storage) -> std::io::Result<(Vec<String>, 
     }
     Ok((found.named, found.count))
 }
-
-/// The files and directories in the root of a store.
-pub(super) const TOP: [&str; 13] = [
-    "store.json",
-    "checked.json",
-    "lock",
-    "leases",
-    "packs",
-    "index",
-    "images",
-    "published",
-    "disks",
-    "removed",
-    "tags",
-    "trash",
-    "tmp",
-];
 
 fn is_number(name: &str) -> bool {
     number::<u64>(name).is_some()

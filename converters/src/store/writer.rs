@@ -15,9 +15,6 @@ use super::pack_index::{index_key, pack_key};
 use super::{Storage, Store, Upload, header, trash};
 use crate::error::{Error, Result};
 
-/// A pack is finished once it reaches this size in bytes.
-const MAX_PACK: u64 = 512 << 20;
-
 /// The zstd level: a few percent smaller than level 1 on system images, and still faster than two cores can hash.
 const LEVEL: i32 = 3;
 
@@ -242,6 +239,20 @@ impl ObjectWriter {
         Ok(id)
     }
 
+    /// Returns true if the store has a reliable copy of an object under this very id.
+    pub(crate) fn has(&self, id: &ObjectId) -> bool {
+        self.shared.has(id)
+    }
+
+    /// Stores an object that the caller has claimed and checked, as another store has it.
+    pub(crate) fn store_encoded(&self, entry: &IndexEntry, stored: &[u8]) -> Result<()> {
+        if entry.encoding == Encoding::DecodingList {
+            let required = header::require(&*self.shared.storage, header::DECODED);
+            required.inspect_err(|e| self.give_up(e))?;
+        }
+        self.append(entry.id, entry.encoding, stored, entry.len)
+    }
+
     fn append(&self, id: ObjectId, encoding: Encoding, stored: &[u8], len: u64) -> Result<()> {
         self.shared.append(id, encoding, stored, len)?;
         self.added.fetch_add(1, Ordering::Relaxed);
@@ -331,7 +342,7 @@ impl Shared {
             empty => empty.insert(new_pack(&*self.storage)?),
         };
         pack.add(id, encoding, stored, len)?;
-        Ok(if pack.len() >= MAX_PACK { self.take(&mut current) } else { None })
+        Ok(if pack.len() >= self.storage.pack_size() { self.take(&mut current) } else { None })
     }
 
     /// Takes the current pack, for the caller to finish.
@@ -393,7 +404,7 @@ impl Shared {
 /// Starts a pack.
 pub(crate) fn new_pack(storage: &dyn Storage) -> io::Result<PackWriter<Box<dyn Upload>>> {
     let id = PackId(storage.random()?);
-    PackWriter::new(storage.upload()?, id)
+    PackWriter::new(storage.upload(&pack_key(&id))?, id)
 }
 
 /// Makes a pack durable and visible, followed by its index. Returns its id and its entries.
@@ -403,7 +414,7 @@ pub(crate) fn put_pack(
 ) -> io::Result<(PackId, Vec<IndexEntry>)> {
     let (upload, id, index, entries) = pack.finish()?;
     // The pack comes first: an index must never name a pack that does not exist.
-    let is_new = upload.finish(&pack_key(&id))? && storage.put_if_absent(&index_key(&id), &index)?;
+    let is_new = upload.finish()? && storage.put_if_absent(&index_key(&id), &index)?;
     match is_new {
         true => Ok((id, entries)),
         false => Err(io::Error::other(format!("the store already has a pack {id}"))),

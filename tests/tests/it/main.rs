@@ -48,6 +48,7 @@ mod pictures;
 mod private;
 mod readme;
 mod rebuild;
+mod remote;
 mod reread;
 mod resize;
 mod signals;

@@ -14,11 +14,14 @@
 //! - an image is not removed while somebody reads it;
 //! - every verb ends.
 
+mod bucket;
+
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::io::{self, Write};
 use std::ops::Range;
 use std::panic::AssertUnwindSafe;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
@@ -31,11 +34,17 @@ use mif_formats::mif::pack::{Encoding, IndexEntry, TRAILER, decode_index};
 use mif_formats::mif::{ObjectId, layout::Layout};
 use mif_tests::random::Random;
 
+use self::bucket::{Planted, SeenBlobs, Sim};
+
 /// Removes tagged versions too.
 const FORCED: mif::RmOptions = mif::RmOptions { force: true, dry_run: false };
 
 /// The default duration of a model in seconds.
 const SECONDS: u64 = 30;
+/// The same for a store in a bucket.
+const BUCKET_SECONDS: u64 = 10;
+/// How long the model may look for a fault that was planted.
+const PLANTED: Duration = Duration::from_secs(120);
 /// The number of residue windows per disk, each of which is an object, and their size in bytes.
 const WINDOWS: usize = 4;
 const WINDOW: usize = 256 << 10;
@@ -229,9 +238,9 @@ impl Storage for Seen {
         self.step("len", key, || self.memory.len(key))
     }
 
-    fn upload(&self) -> io::Result<Box<dyn Upload>> {
-        let to = self.step("upload", "", || self.memory.upload())?;
-        Ok(Box::new(SeenUpload { of: self.clone(), to }))
+    fn upload(&self, key: &str) -> io::Result<Box<dyn Upload>> {
+        let to = self.step("upload", "", || self.memory.upload(key))?;
+        Ok(Box::new(SeenUpload { of: self.clone(), key: key.to_owned(), to }))
     }
 
     fn replace(&self, key: &str, bytes: &[u8]) -> io::Result<()> {
@@ -252,6 +261,14 @@ impl Storage for Seen {
 
     fn rename(&self, key: &str, to: &str) -> io::Result<bool> {
         self.step("rename", key, || self.memory.rename(key, to))
+    }
+
+    fn prepare(&self, group: Option<u32>) -> io::Result<()> {
+        self.memory.prepare(group)
+    }
+
+    fn clear(&self, with_directory: bool) -> io::Result<()> {
+        self.memory.clear(with_directory)
     }
 
     fn enter(&self) -> io::Result<Option<Lock>> {
@@ -291,6 +308,7 @@ impl Storage for Seen {
 
 struct SeenUpload {
     of: Seen,
+    key: String,
     to: Box<dyn Upload>,
 }
 
@@ -305,14 +323,9 @@ impl Write for SeenUpload {
 }
 
 impl Upload for SeenUpload {
-    fn finish(self: Box<Self>, key: &str) -> io::Result<bool> {
-        let SeenUpload { of, to } = *self;
-        of.step("finish", key, || to.finish(key))
-    }
-
-    fn replace(self: Box<Self>, key: &str) -> io::Result<()> {
-        let SeenUpload { of, to } = *self;
-        of.step("finish over", key, || to.replace(key))
+    fn finish(self: Box<Self>) -> io::Result<bool> {
+        let SeenUpload { of, key, to } = *self;
+        of.step("finish", &key, || to.finish())
     }
 }
 
@@ -351,9 +364,23 @@ fn key(id: &str) -> Key {
     (name.to_owned(), version.parse().expect("a number"))
 }
 
+/// What the store is in.
+#[derive(Clone, Copy)]
+enum Kind {
+    /// Something with renames and locks.
+    Directory,
+    /// A bucket, with a fault in the protocol or without.
+    Bucket(Option<Planted>),
+}
+
 /// The expected state of the store.
 struct World {
     memory: Memory,
+    /// The object store whose objects are the files of `memory`, if the store is in a bucket.
+    sim: Option<Arc<Sim>>,
+    /// Disks of imports that failed, by name. In a bucket, a later removal may complete one.
+    attempted: BTreeMap<String, BTreeSet<usize>>,
+    planted: Option<Planted>,
     disks: Vec<(PathBuf, Vec<u8>)>,
     /// The disk of each image.
     images: BTreeMap<Key, Vec<u8>>,
@@ -381,24 +408,38 @@ impl Needs {
 }
 
 impl World {
-    fn new(disks: &[(PathBuf, Vec<u8>)]) -> Self {
+    fn new(disks: &[(PathBuf, Vec<u8>)], kind: Kind) -> Self {
         let memory = Memory::new();
-        let storage: Arc<dyn Storage> = Arc::new(memory.clone());
-        drop(Store::create(storage, &Silent).unwrap());
-        World {
+        let (sim, planted) = match kind {
+            Kind::Directory => (None, None),
+            Kind::Bucket(planted) => (Some(Sim::new(memory.clone())), planted),
+        };
+        let world = World {
             memory,
+            sim,
+            attempted: BTreeMap::new(),
+            planted,
             disks: disks.to_vec(),
             images: BTreeMap::new(),
             needs: BTreeMap::new(),
             gone: BTreeSet::new(),
             left_over: Vec::new(),
             is_rotten: false,
+        };
+        drop(Store::create(world.storage(), &Silent).unwrap());
+        world
+    }
+
+    /// Returns the storage as seen by someone who is alone.
+    fn storage(&self) -> Arc<dyn Storage> {
+        match &self.sim {
+            Some(sim) => sim.storage(),
+            None => Arc::new(self.memory.clone()),
         }
     }
 
     fn store(&self) -> Store {
-        let storage: Arc<dyn Storage> = Arc::new(self.memory.clone());
-        Store::open(storage, &Silent).unwrap()
+        Store::open(self.storage(), &Silent).unwrap()
     }
 
     /// Returns the objects of which a repair finds a good copy in a pack, by the pack's own index.
@@ -506,8 +547,7 @@ fn index_of(pack: &[u8]) -> Option<Vec<IndexEntry>> {
 }
 
 /// Performs a task on a storage.
-fn perform(task: &Task, seen: Seen, disks: &[(PathBuf, Vec<u8>)]) -> Result<Outcome, String> {
-    let storage: Arc<dyn Storage> = Arc::new(seen);
+fn perform(task: &Task, storage: Arc<dyn Storage>, disks: &[(PathBuf, Vec<u8>)]) -> Result<Outcome, String> {
     let text = |e: mif::Error| e.to_string();
     match task {
         Task::Import { name, disk, verify } => {
@@ -615,9 +655,9 @@ struct Tally {
 }
 
 /// Plays one seed. Panics if an invariant is broken.
-fn play(seed: u64, disks: &[(PathBuf, Vec<u8>)], tally: &mut Tally) {
+fn play(seed: u64, kind: Kind, disks: &[(PathBuf, Vec<u8>)], tally: &mut Tally) {
     let mut random = Random(seed);
-    let mut world = World::new(disks);
+    let mut world = World::new(disks, kind);
     for _ in 0..8 {
         round(&mut world, &mut random, tally);
     }
@@ -662,16 +702,21 @@ fn round(world: &mut World, random: &mut Random, tally: &mut Tally) {
                 let plan = Arc::new(Mutex::new(Plan { after, is_dead: false, happened: false }));
                 let seen =
                     Seen { actor, memory: world.memory.clone(), turns: turns.clone(), plan: plan.clone() };
-                let (turns, disks) = (turns.clone(), &world.disks);
+                let (turns, disks, slept) = (turns.clone(), &world.disks, Arc::new(AtomicBool::new(false)));
+                let (sim, planted) = (world.sim.clone(), world.planted);
                 scope.spawn(move || {
                     turns.wait(actor, "begins", &format!("{task:?}"));
-                    let work = AssertUnwindSafe(|| mif::with_threads(1, || perform(&task, seen, disks)));
+                    let storage: Arc<dyn Storage> = match &sim {
+                        Some(sim) => SeenBlobs::bucket(seen, sim, slept.clone(), planted),
+                        None => Arc::new(seen),
+                    };
+                    let work = AssertUnwindSafe(|| mif::with_threads(1, || perform(&task, storage, disks)));
                     let result = std::panic::catch_unwind(work);
                     turns.end(actor);
                     let result = result.unwrap_or_else(|panic| std::panic::resume_unwind(panic));
                     let plan = plan.lock().unwrap();
                     let result = (!plan.is_dead).then_some(result);
-                    Done { task, result, disturbed: plan.happened }
+                    Done { task, result, disturbed: plan.happened || slept.load(Ordering::Relaxed) }
                 })
             })
             .collect();
@@ -703,17 +748,20 @@ fn round(world: &mut World, random: &mut Random, tally: &mut Tally) {
 /// Applies the actors' results to the expected state.
 fn settle(world: &mut World, done: &[Done], good_before: &HashSet<ObjectId>) {
     let mut uncertain_removals = BTreeSet::new();
-    let mut attempted: BTreeMap<&str, BTreeSet<usize>> = BTreeMap::new();
+    let mut attempted = world.attempted.clone();
     let mut published: BTreeMap<Key, usize> = BTreeMap::new();
     let mut removed = BTreeSet::new();
     for done in done {
         match (&done.task, &done.result) {
             (Task::Import { name, disk, .. }, Some(Ok(Outcome::Imported(id)))) => {
                 published.insert(key(id), *disk);
-                attempted.entry(name).or_default().insert(*disk);
+                attempted.entry((*name).to_owned()).or_default().insert(*disk);
             }
             (Task::Import { name, disk, .. }, result) => {
-                attempted.entry(name).or_default().insert(*disk);
+                attempted.entry((*name).to_owned()).or_default().insert(*disk);
+                if world.sim.is_some() {
+                    world.attempted.entry((*name).to_owned()).or_default().insert(*disk);
+                }
                 assert!(
                     done.disturbed || world.is_rotten,
                     "an import failed and nothing was wrong: {:?}",
@@ -811,7 +859,7 @@ fn settle(world: &mut World, done: &[Done], good_before: &HashSet<ObjectId>) {
 
 /// Checks the invariants while no actor is active.
 fn check(world: &mut World) {
-    let storage: Arc<dyn Storage> = Arc::new(world.memory.clone());
+    let storage = world.storage();
     let verdict = mif::with_threads(1, || {
         let store = Store::open(storage, &Silent).unwrap();
         fsck(&store, &FsckOptions::default(), &Silent).unwrap()
@@ -841,11 +889,10 @@ fn check(world: &mut World) {
 /// Imports a disk into a store with missing or truncated files. An import that succeeds must not depend on any of
 /// these.
 fn import_into_rotten(world: &mut World, disk: usize) {
-    let storage = || -> Arc<dyn Storage> { Arc::new(world.memory.clone()) };
     let options =
         ImportOptions { name: Some(NAMES[0].to_owned()), new_version: true, ..ImportOptions::default() };
     let imported = mif::with_threads(1, || {
-        import(&Store::open(storage(), &Silent)?, &world.disks[disk].0, &options, &Silent)
+        import(&Store::open(world.storage(), &Silent)?, &world.disks[disk].0, &options, &Silent)
     });
     let Ok(report) = imported else { return };
     let (id, store) = (key(&report.image), world.store());
@@ -904,7 +951,6 @@ fn rot(world: &mut World, random: &mut Random) -> bool {
 
 /// Checks the invariants after rot: fsck notices it, gc loses nothing, and a repair restores everything that it can.
 fn check_rotten(world: &mut World, collect: bool) {
-    let storage = || -> Arc<dyn Storage> { Arc::new(world.memory.clone()) };
     // A valid header with other contents may be a newer program's, so nobody overwrites it.
     let header = world.memory.files().get("store.json").cloned();
     let is_header = |bytes: &Arc<Vec<u8>>| {
@@ -918,7 +964,7 @@ fn check_rotten(world: &mut World, collect: bool) {
     let mendable: Vec<Key> =
         world.images.keys().filter(|id| world.can_be_whole(id, &good)).cloned().collect();
     let check = |store: &Store| fsck(store, &FsckOptions::default(), &Silent).unwrap();
-    let before = match Store::open(storage(), &Silent) {
+    let before = match Store::open(world.storage(), &Silent) {
         Ok(store) => {
             let report = mif::with_threads(1, || check(&store));
             let findable = world.good_and_indexed();
@@ -942,7 +988,7 @@ fn check_rotten(world: &mut World, collect: bool) {
         }
         Err(_) => None,
     };
-    if collect && let Ok(store) = Store::open_to_remove(storage(), &Silent) {
+    if collect && let Ok(store) = Store::open_to_remove(world.storage(), &Silent) {
         // It may refuse, because it cannot read what images need; but it removes nothing of value.
         let _ = mif::with_threads(1, || gc(&store, &GcOptions::default(), &Silent));
         drop(store);
@@ -954,7 +1000,7 @@ fn check_rotten(world: &mut World, collect: bool) {
         }
     }
     let repaired = mif::with_threads(1, || {
-        let store = Store::open_to_repair(storage(), &Silent).ok()?;
+        let store = Store::open_to_repair(world.storage(), &Silent).ok()?;
         let options = FsckOptions { repair: true, ..FsckOptions::default() };
         Some(fsck(&store, &options, &Silent).unwrap())
     });
@@ -992,7 +1038,6 @@ fn header_of_an_empty_store() -> Vec<u8> {
 
 /// Removes what is permanently lost, so that the store is whole again.
 fn forget_lost(world: &mut World) {
-    let storage = || -> Arc<dyn Storage> { Arc::new(world.memory.clone()) };
     let store = world.store();
     let lost: Vec<Key> = world
         .images
@@ -1001,7 +1046,7 @@ fn forget_lost(world: &mut World) {
         .map(|(id, _)| id.clone())
         .collect();
     drop(store);
-    let store = Store::open_to_remove(storage(), &Silent).unwrap();
+    let store = Store::open_to_remove(world.storage(), &Silent).unwrap();
     let vanished = NAMES.iter().flat_map(|name| {
         let store = &store;
         let known = world.images.keys().filter(move |(of, _)| of == name);
@@ -1017,7 +1062,7 @@ fn forget_lost(world: &mut World) {
     }
     drop(store);
     let report = mif::with_threads(1, || {
-        let store = Store::open_to_repair(storage(), &Silent).unwrap();
+        let store = Store::open_to_repair(world.storage(), &Silent).unwrap();
         let report = fsck(&store, &FsckOptions { repair: true, ..FsckOptions::default() }, &Silent).unwrap();
         gc(&store, &GcOptions::default(), &Silent).unwrap();
         report
@@ -1026,13 +1071,13 @@ fn forget_lost(world: &mut World) {
         world.is_rotten = false;
     } else {
         // An image that is only known from a record.
-        let store = Store::open_to_remove(storage(), &Silent).unwrap();
+        let store = Store::open_to_remove(world.storage(), &Silent).unwrap();
         for lost in &report.lost {
             let _ = rm(&store, &[lost.image.parse().unwrap()], FORCED);
             world.images.remove(&key(&lost.image));
         }
         drop(store);
-        let store = Store::open_to_repair(storage(), &Silent).unwrap();
+        let store = Store::open_to_repair(world.storage(), &Silent).unwrap();
         let again = fsck(&store, &FsckOptions { repair: true, ..FsckOptions::default() }, &Silent).unwrap();
         assert!(
             again.verdict == Verdict::Whole,
@@ -1044,22 +1089,22 @@ fn forget_lost(world: &mut World) {
     }
 }
 
-#[test]
-fn no_order_of_events_loses_what_was_published() {
+/// Plays seeds for so many seconds, or the one that `MIF_MODEL_SEED` names.
+fn play_for(seconds: u64, kind: Kind) {
     let folder = tempfile::tempdir().unwrap();
     let disks = disks(folder.path());
     let mut tally = Tally { steps: 0, rounds: 0, images: 0, faults: 0, rot: 0, digest: 0 };
     if let Some(seed) = std::env::var_os("MIF_MODEL_SEED") {
         VERBOSE.set(()).unwrap();
-        return play(seed.to_string_lossy().parse().unwrap(), &disks, &mut tally);
+        return play(seed.to_string_lossy().parse().unwrap(), kind, &disks, &mut tally);
     }
     let number = |name: &str| std::env::var(name).ok().and_then(|text| text.parse().ok());
     let (seconds, first) =
-        (number("MIF_MODEL_SECONDS").unwrap_or(SECONDS), number("MIF_MODEL_FIRST").unwrap_or(1));
+        (number("MIF_MODEL_SECONDS").unwrap_or(seconds), number("MIF_MODEL_FIRST").unwrap_or(1));
     let started = Instant::now();
     let mut seed = first;
     while started.elapsed() < Duration::from_secs(seconds) {
-        let play = AssertUnwindSafe(|| play(seed, &disks, &mut tally));
+        let play = AssertUnwindSafe(|| play(seed, kind, &disks, &mut tally));
         if let Err(panic) = std::panic::catch_unwind(play) {
             eprintln!("seed {seed}: MIF_MODEL_SEED={seed} replays it");
             std::panic::resume_unwind(panic);
@@ -1077,15 +1122,58 @@ fn no_order_of_events_loses_what_was_published() {
 }
 
 #[test]
+fn no_order_of_events_loses_what_was_published() {
+    play_for(SECONDS, Kind::Directory);
+}
+
+#[test]
+fn no_order_of_events_loses_what_was_published_in_a_bucket() {
+    play_for(BUCKET_SECONDS, Kind::Bucket(None));
+}
+
+/// Plays seeds with a fault in the protocol until one of them breaks an invariant.
+fn finds(planted: Planted) {
+    let folder = tempfile::tempdir().unwrap();
+    let disks = disks(folder.path());
+    let started = Instant::now();
+    for seed in 1.. {
+        assert!(started.elapsed() < PLANTED, "the model does not find {planted:?}");
+        let mut tally = Tally { steps: 0, rounds: 0, images: 0, faults: 0, rot: 0, digest: 0 };
+        let play = AssertUnwindSafe(|| play(seed, Kind::Bucket(Some(planted)), &disks, &mut tally));
+        if std::panic::catch_unwind(play).is_err() {
+            println!("{planted:?}: found by seed {seed}");
+            return;
+        }
+    }
+}
+
+#[test]
+fn the_model_finds_the_clock_of_a_machine_in_the_protocol_of_buckets() {
+    finds(Planted::MachineClock);
+}
+
+#[test]
+fn the_model_finds_a_publisher_that_does_not_look_at_its_lease() {
+    finds(Planted::NoRenewal);
+}
+
+#[test]
+fn the_model_finds_a_removal_that_does_not_list_images_again() {
+    finds(Planted::NoListing);
+}
+
+#[test]
 fn a_seed_gives_the_same_events_each_time() {
     let folder = tempfile::tempdir().unwrap();
     let disks = disks(folder.path());
-    let digest = |seed| {
+    let digest = |seed, kind| {
         let mut tally = Tally { steps: 0, rounds: 0, images: 0, faults: 0, rot: 0, digest: 0 };
-        play(seed, &disks, &mut tally);
+        play(seed, kind, &disks, &mut tally);
         (tally.steps, tally.digest)
     };
     for seed in [3, 4, 5] {
-        assert_eq!(digest(seed), digest(seed), "seed {seed}");
+        for kind in [Kind::Directory, Kind::Bucket(None)] {
+            assert_eq!(digest(seed, kind), digest(seed, kind), "seed {seed}");
+        }
     }
 }

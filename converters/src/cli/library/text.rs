@@ -1,9 +1,8 @@
 //! Formats reports as text for people.
 
 use std::fmt::Write as _;
-use std::path::Path;
 
-use mif::store::Tag;
+use mif::store::{StorePlace, Tag};
 use mif::{
     FsckReport, GcReport, LogReport, LostImage, PackagesReport, RmReport, SearchReport, StatsReport,
     StatusReport, Verdict,
@@ -105,7 +104,7 @@ const PATHS: usize = 10;
 /// The maximum number of lines about damage without --list.
 const PROBLEMS: usize = 20;
 
-pub(super) fn fsck(report: &FsckReport, store: &Path, list: bool) -> String {
+pub(super) fn fsck(report: &FsckReport, store: &StorePlace, list: bool) -> String {
     let mut out = match report.verdict {
         Verdict::Whole => "whole".to_owned(),
         Verdict::Repairable => "damaged: repairable from the store itself".to_owned(),
@@ -128,7 +127,7 @@ pub(super) fn fsck(report: &FsckReport, store: &Path, list: bool) -> String {
         report.images, report.packs, report.objects
     );
     if !report.command.is_empty() {
-        let store = store.to_string_lossy();
+        let store = store.to_string();
         let words = ["mif", "--store", &store].into_iter().chain(report.command.iter().map(String::as_str));
         let words: Vec<String> = words.map(shell_word).collect();
         let _ = writeln!(out, "repair: {}", printable(&words.join(" ")));

@@ -83,6 +83,7 @@ pub fn verify_all(
     watch: &dyn Watch<ImageCheck>,
 ) -> Result<LibraryReport> {
     let started = Instant::now();
+    store.storage().bypass_caches();
     let made = Provenance::of("verify");
     let found = match &options.against {
         Some(folder) => find(std::slice::from_ref(folder), &options.open, &*watch.begin("originals"))?,

@@ -1,7 +1,5 @@
 //! `packages`: lists the packages of an image, or of all images of a store.
 
-use std::path::Path;
-
 use mif_formats::mif::packages::Package;
 use serde::Serialize;
 
@@ -10,7 +8,7 @@ use crate::guest::packages::of_image;
 use crate::guest::probe::os_of;
 use crate::guest::versions::{compare_versions, version_key};
 use crate::image::OpenImage;
-use crate::store::{DamagedImage, Store};
+use crate::store::{DamagedImage, Place, Store};
 use crate::task::progress::{self, Progress};
 use crate::tree::mounts::Root;
 use crate::tree::view::Tree;
@@ -91,7 +89,7 @@ pub struct ImagePackage {
 
 /// Returns the packages of `image`, or of the newest version of every image of the store that the query chooses.
 pub fn packages(
-    store: &Path,
+    store: impl Place,
     image: Option<&OpenImage>,
     query: &PackageQuery,
     progress: &dyn Progress,

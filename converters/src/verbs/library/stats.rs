@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use mif_formats::mif::ObjectId;
 use serde::Serialize;
 
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::notation;
 use crate::store::{
     DamagedImage, IMAGE_FILES, Image, Index, Needs, PackIndex, Store, index_key, pack_key, total,
@@ -209,21 +209,27 @@ fn file_bytes(store: &Store, images: &[Image]) -> Result<FileBytes> {
     let storage = store.storage();
     let mut bytes = FileBytes::default();
     // Files removed meanwhile count as empty.
-    let len = |key: &str| match storage.len(key) {
-        Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(0),
-        len => len.map_err(|e| storage.error(key, &e)),
+    let sum = |keys: &[String]| {
+        let mut sum = 0u64;
+        for (key, len) in keys.iter().zip(storage.lens(keys)) {
+            sum = sum.saturating_add(match len {
+                Err(e) if e.kind() == std::io::ErrorKind::NotFound => 0,
+                len => len.map_err(|e| storage.error(key, &e))?,
+            });
+        }
+        Ok::<_, Error>(sum)
     };
-    for id in PackIndex::ids(&**storage)? {
-        bytes.packs = bytes.packs.saturating_add(len(&pack_key(&id))?);
-        bytes.indexes = bytes.indexes.saturating_add(len(&index_key(&id))?);
-    }
+    let ids = PackIndex::ids(&**storage)?;
+    bytes.packs = sum(&ids.iter().map(pack_key).collect::<Vec<_>>())?;
+    bytes.indexes = sum(&ids.iter().map(index_key).collect::<Vec<_>>())?;
+    let mut files = Vec::new();
     for image in images {
         let folder = Image::folder(&image.name, image.version);
-        let files = storage.list(&folder).map_err(|e| storage.error(&folder, &e))?;
-        for file in files.iter().filter(|file| IMAGE_FILES.contains(&file.as_str())) {
-            bytes.images = bytes.images.saturating_add(len(&format!("{folder}/{file}"))?);
-        }
+        let names = storage.list(&folder).map_err(|e| storage.error(&folder, &e))?;
+        let ours = names.iter().filter(|file| IMAGE_FILES.contains(&file.as_str()));
+        files.extend(ours.map(|file| format!("{folder}/{file}")));
     }
+    bytes.images = sum(&files)?;
     Ok(bytes)
 }
 

@@ -1,5 +1,6 @@
 //! Verbs that import, reread, export and compare disks.
 
+pub(crate) mod copy;
 pub(crate) mod export;
 pub(crate) mod import;
 pub(crate) mod reread;

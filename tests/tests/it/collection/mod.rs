@@ -5,3 +5,4 @@ mod boots;
 mod filesystems;
 mod library;
 mod logins;
+mod publishing;

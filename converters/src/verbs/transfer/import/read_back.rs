@@ -64,6 +64,7 @@ impl<'a> ReadBack<'a> {
         threads: Option<usize>,
         progress: &'a dyn Progress,
     ) -> Self {
+        store.storage().bypass_caches();
         let (checked, added) = (HashSet::new(), WriterStats::default());
         ReadBack { store, label, disk, threads, progress, checked, added, damaged: 0 }
     }

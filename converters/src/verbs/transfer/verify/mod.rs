@@ -69,6 +69,11 @@ pub struct FilesReport {
 
 /// Compares two images bit by bit and, if bits differ, file by file.
 pub fn verify(a: &OpenImage, b: &OpenImage, progress: &dyn Progress) -> Result<VerifyReport> {
+    for image in [a, b] {
+        if let Origin::Stored { stored, .. } = &image.origin {
+            stored.bypass_caches();
+        }
+    }
     let mut report = compare_disks(a, b, progress)?;
     if !report.same_bits {
         report.files = Some(all_files(a, b, progress)?);
