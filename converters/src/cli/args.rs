@@ -117,7 +117,7 @@ Examples:
   mif export web small.raw --resize p1=min --size min    shrink the disk as far as possible
   mif export web clone.raw --new-ids                     new UUIDs, in fstab and boot loader too
   mif export web 4kn.vhdx --sector-size 4096             for disks with sectors of 4096 bytes
-  mif export old new.raw --table gpt --boot both         from an MBR to a GPT, and UEFI besides a BIOS
+  mif export old new.raw --table gpt --boot both         a GPT for an MBR, UEFI besides a BIOS
   mif export --all out/ --format vmdk                    every image, as out/NAME.vmdk
   mif export web web.ova --for vmware-esxi -o cpus=2,memory=4G
   mif export web web.tar.gz --for gcp

@@ -259,9 +259,10 @@ fn a_volume_is_planned_for_another_sector_size_and_back() {
         }
         let mut back = Params::from_volume(source).unwrap();
         back.set_sector_size(512).unwrap();
-        if kind == "fat32" && !options.contains("6190") {
+        if kind == "fat32" {
             assert!(back.reserved[90..510] == reserved[90..510], "{options}: the boot code");
-            assert_eq!(back.reserved.len(), reserved.len(), "{options}");
+            // Empty sectors beyond the usual ones are not kept.
+            assert_eq!(back.reserved.len(), reserved.len().min(32 * 512), "{options}");
         }
         write(&Plan::new(&tree, back.clone()).unwrap(), &image);
         if !options.contains("34000") {
