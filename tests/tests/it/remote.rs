@@ -90,7 +90,7 @@ fn every_verb_answers_on_a_bucket_what_it_answers_on_a_directory() {
     fine(&["tag", "demo@2", "golden"]);
     fine(&["tag", "demo@1", "golden"]);
     fine(&["log", "demo"]);
-    fine(&["search", "os-release"]);
+    both(&["search", "os-release"]);
     fine(&["customize", "demo@golden", "--as", "web", "--hostname", "web"]);
     fine(&["cat", "web", "/etc/hostname"]);
     fine(&["stats"]);
