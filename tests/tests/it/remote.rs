@@ -30,8 +30,8 @@ fn normal(mut value: Value, place: &str) -> Value {
         match value {
             Value::Object(map) => {
                 for (key, value) in map {
-                    let differs = ["time", "seconds", "created", "checked", "command_line", "mtime", "inode"];
-                    if differs.contains(&key.as_str()) {
+                    let differs = ["seconds", "checked", "inode"];
+                    if differs.contains(&key.as_str()) || key.ends_with("time") {
                         *value = Value::Null;
                     }
                     walk(value, place);
