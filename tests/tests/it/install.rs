@@ -151,7 +151,7 @@ fn man_pages_are_clean_and_commands_in_them_can_be_copied() {
     let shown = run(tool("mandoc").args(["-T", "utf8", "-O", "width=200"]).arg(work.at("man1/mif-import.1")));
     let shown = unstruck(&shown);
     for text in
-        ["mif import vms/ --name '{parent}-{stem}'", "--store <DIR>", "MIF_STORE", "`mif fsck --repair`"]
+        ["mif import vms/ --name '{parent}-{stem}'", "--store <STORE>", "MIF_STORE", "`mif fsck --repair`"]
     {
         assert!(shown.contains(text), "{text}: {shown}");
     }
