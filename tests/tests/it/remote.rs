@@ -555,13 +555,14 @@ fn copies_between_directories_and_buckets_are_the_same_images() {
     assert!(error.contains("both the store to read and the store to write"), "{error}");
 
     // A damaged object does not travel, and its image is not published.
-    let pack = mif_tests::files(&work.at("a"), ".pack").remove(0);
-    let mut bytes = fs::read(&pack).unwrap();
-    for byte in bytes.iter_mut().skip(100).step_by(200) {
-        *byte ^= 1;
+    for pack in mif_tests::files(&work.at("a"), ".pack") {
+        let mut bytes = fs::read(&pack).unwrap();
+        for byte in bytes.iter_mut().skip(100).step_by(200) {
+            *byte ^= 1;
+        }
+        fs::set_permissions(&pack, std::os::unix::fs::PermissionsExt::from_mode(0o600)).unwrap();
+        fs::write(&pack, bytes).unwrap();
     }
-    fs::set_permissions(&pack, std::os::unix::fs::PermissionsExt::from_mode(0o600)).unwrap();
-    fs::write(&pack, bytes).unwrap();
     let report = run_json(&mut local("a", &["push", "web", "--to", "e", "--json"]), 1);
     assert_eq!(report["images"][0]["result"], "failed", "{report}");
     assert_eq!(run_json(&mut local("e", &["images", "--json"]), 0), serde_json::json!([]));
