@@ -98,16 +98,11 @@ fn gpt_with_ext4_by_the_kernel_boots_by_bios_and_uefi() {
     through_the_store(GPT, &containers, &[("boot.qcow2", false), ("boot.raw", true)]);
 }
 
-// `make collection` takes every disk through all containers.
+// `make collection` takes every disk through all containers, and one with logical partitions.
 
 #[test]
 fn mbr_with_1k_blocks_and_no_checksums_comes_back_bit_for_bit() {
     through_the_store(MBR, &[CONTAINERS[7]], &[]);
-}
-
-#[test]
-fn a_logical_partition_with_ext3_comes_back_bit_for_bit() {
-    through_the_store(LOGICAL, &[CONTAINERS[1]], &[]);
 }
 
 #[test]
