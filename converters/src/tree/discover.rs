@@ -20,7 +20,7 @@ const PLACES: [(&str, &str); 6] = [
     ("7ec6f557-3bc5-4aca-b293-16ef5df639d1", "/var/tmp"),
 ];
 /// The type of the EFI system partition.
-const ESP: &str = "c12a7328-f81f-11d2-ba4b-00c04fc93ec9";
+const ESP: &str = "c12a7328-f81f-11d2-ba4b-00a0c93ec93b";
 /// The type of the extended boot loader partition.
 const XBOOTLDR: &str = "bc13c2ff-59e6-4262-a352-b275fd6f7172";
 /// The attribute of partitions that are not mounted by themselves; for the EFI system partition another one says that.

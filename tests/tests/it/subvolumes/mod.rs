@@ -21,7 +21,7 @@ const SIZE: u64 = 128;
 
 const LINUX: &str = "0fc63daf-8483-4772-8e79-3d69d8477de4";
 const ROOT: &str = "4f68bce3-e8cd-4db1-96e7-fbcaf984b709";
-const ESP: &str = "c12a7328-f81f-11d2-ba4b-00c04fc93ec9";
+const ESP: &str = "c12a7328-f81f-11d2-ba4b-00a0c93ec93b";
 const XBOOTLDR: &str = "bc13c2ff-59e6-4262-a352-b275fd6f7172";
 const HOME: &str = "933ac7e1-2eb4-4f13-b844-0e14e2aef915";
 const USR: &str = "8484680c-9521-48c6-9c11-b0720656f69e";
