@@ -215,9 +215,7 @@ impl Folder {
 
     /// Returns a new name in `tmp`, which is inside the store so that finishing takes only a rename.
     fn unfinished(&self, kind: &str) -> io::Result<Unfinished> {
-        let mut number = [0; 8];
-        rustix::rand::getrandom(&mut number, rustix::rand::GetRandomFlags::empty())?;
-        let (epoch, number) = (self.epoch.load(Ordering::Relaxed), u64::from_le_bytes(number));
+        let (epoch, number) = (self.epoch.load(Ordering::Relaxed), u64::from_le_bytes(storage::random()?));
         let name = format!("{kind}-{epoch}-{number:016x}").into();
         Ok(Unfinished { directory: self.make_directory("tmp")?, name, moved: false })
     }

@@ -233,14 +233,10 @@ impl Objects {
 
     /// Reads an object from its first intact copy.
     fn fetch(&self, id: &ObjectId) -> Result<Cached> {
-        let mut failed = None;
-        for copy in self.index.copies(id) {
-            match self.fetch_copy(id, &copy) {
-                Ok(cached) => return Ok(cached),
-                Err(e) => failed.get_or_insert(e),
-            };
-        }
-        let failed = failed.unwrap_or_else(|| missing(id));
+        let failed = match first_intact(id, self.index.copies(id), |copy| self.fetch_copy(id, copy)) {
+            Ok(cached) => return Ok(cached),
+            Err(failed) => failed,
+        };
         match &self.below {
             // Another pack may contain a better copy, and a pack in this index may have been removed.
             Below::AllPacks(_) => match self.below()? {
@@ -260,28 +256,16 @@ impl Objects {
 
     /// Returns an object as it is stored under this very id, from its first intact copy.
     pub(crate) fn encoded(&self, id: &ObjectId) -> Result<(IndexEntry, Vec<u8>)> {
-        let mut failed = None;
-        for copy in self.index.copies_exact(id) {
-            match self.read_copy(id, &copy) {
-                Ok((entry, stored, _)) => return Ok((entry, stored)),
-                Err(e) => drop(failed.get_or_insert(e)),
-            }
-        }
-        Err(failed.unwrap_or_else(|| missing(id)))
+        let copies = self.index.copies_exact(id);
+        let (entry, stored, _) = first_intact(id, copies, |copy| self.read_copy(id, copy))?;
+        Ok((entry, stored))
     }
 
     /// Fills `buf` with the bytes that the list stored under this very id describes, starting at `offset`.
     pub(crate) fn read_listed(&self, id: &ObjectId, offset: u64, buf: &mut [u8]) -> Result<()> {
         let outside = || Error::store(format!("store: object {id}: is shorter than its index says"));
         let list = match self.cache.get_or_insert_with(&(*id, None), || {
-            let mut failed = None;
-            for copy in self.index.copies_exact(id) {
-                match self.fetch_copy(id, &copy) {
-                    Ok(cached) => return Ok(cached),
-                    Err(e) => drop(failed.get_or_insert(e)),
-                }
-            }
-            Err(failed.unwrap_or_else(|| missing(id)))
+            first_intact(id, self.index.copies_exact(id), |copy| self.fetch_copy(id, copy))
         })? {
             Cached::List(list) => list,
             Cached::Whole(_) => return Err(outside()),
@@ -328,6 +312,22 @@ impl Objects {
         let decoded = decode_object(&entry, &stored).map_err(|problem| wrong(&problem))?;
         Ok((entry, stored, decoded))
     }
+}
+
+/// Reads an object from the first of its copies that is intact. The error is that of the first copy.
+fn first_intact<T>(
+    id: &ObjectId,
+    copies: impl IntoIterator<Item = Location>,
+    read: impl Fn(&Location) -> Result<T>,
+) -> Result<T> {
+    let mut failed = None;
+    for copy in copies {
+        match read(&copy) {
+            Ok(found) => return Ok(found),
+            Err(e) => drop(failed.get_or_insert(e)),
+        }
+    }
+    Err(failed.unwrap_or_else(|| missing(id)))
 }
 
 fn missing(id: &ObjectId) -> Error {

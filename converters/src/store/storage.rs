@@ -51,12 +51,23 @@ pub(crate) fn is_full(error: &io::Error) -> bool {
 
 /// Fails if a file with this key is larger than any of its kind. Call it before reading the file whole.
 pub fn check_len(key: &str, len: u64) -> io::Result<()> {
-    let most = max_len(key);
+    check_limit(len, max_len(key))
+}
+
+/// Fails if a file of `len` bytes is longer than `most`.
+pub(super) fn check_limit(len: u64, most: u64) -> io::Result<()> {
     if len > most {
         let text = format!("is {len} bytes long, over the limit of {most} for such a file");
         return Err(io::Error::new(io::ErrorKind::FileTooLarge, text));
     }
     Ok(())
+}
+
+/// Returns unpredictable bytes.
+pub(super) fn random<const N: usize>() -> io::Result<[u8; N]> {
+    let mut bytes = [0; N];
+    rustix::rand::getrandom(&mut bytes, rustix::rand::GetRandomFlags::empty())?;
+    Ok(bytes)
 }
 
 /// Returns the maximum size in bytes of the file with this key. Larger files are not read whole.
@@ -197,9 +208,7 @@ pub trait Storage: Send + Sync {
 
     /// Returns unpredictable bytes that never repeat.
     fn random(&self) -> io::Result<[u8; 32]> {
-        let mut bytes = [0; 32];
-        rustix::rand::getrandom(&mut bytes, rustix::rand::GetRandomFlags::empty())?;
-        Ok(bytes)
+        random()
     }
 }
 

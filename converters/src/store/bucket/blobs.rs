@@ -5,6 +5,7 @@ use std::ops::Range;
 use std::time::Duration;
 
 use crate::store::Upload;
+use crate::store::storage::random;
 
 /// How often a put is tried that is refused although there is no object.
 const TRIES: usize = 10;
@@ -117,9 +118,7 @@ pub trait Blobs: Send + Sync {
 
     /// Returns unpredictable bytes that never repeat.
     fn random(&self) -> io::Result<[u8; 32]> {
-        let mut bytes = [0; 32];
-        rustix::rand::getrandom(&mut bytes, rustix::rand::GetRandomFlags::empty())?;
-        Ok(bytes)
+        random()
     }
 }
 

@@ -17,6 +17,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::SystemTime;
 
 use super::blobs::Tag;
+use crate::store::storage::random;
 
 /// The largest file that is kept whole, in bytes.
 const MAX_WHOLE: usize = 256 << 20;
@@ -130,9 +131,7 @@ fn decode(bytes: &[u8]) -> Option<(Tag, Vec<u8>)> {
 fn write(path: &Path, etag: &str, bytes: &[u8]) -> io::Result<()> {
     let parent = path.parent().ok_or(io::ErrorKind::InvalidInput)?;
     fs::DirBuilder::new().recursive(true).mode(0o700).create(parent)?;
-    let mut number = [0; 8];
-    rustix::rand::getrandom(&mut number, rustix::rand::GetRandomFlags::empty())?;
-    let unfinished = parent.join(format!("{:016x}.new", u64::from_le_bytes(number)));
+    let unfinished = parent.join(format!("{:016x}.new", u64::from_le_bytes(random()?)));
     let written = || {
         let len = u16::try_from(etag.len()).map_err(io::Error::other)?;
         let mut hasher = blake3::Hasher::new();

@@ -26,6 +26,7 @@ use super::cache::Cache;
 use super::redact::Redact;
 use crate::error::{Error, Result};
 use crate::store::address::{BucketPlace, Service};
+use crate::store::storage::check_limit;
 use crate::store::{Storage, Upload};
 
 /// The size in bytes of the parts in which large objects are uploaded.
@@ -228,10 +229,7 @@ impl Cloud {
                 found => found.map_err(|e| self.error(&e))?,
             };
             let len = found.range.end.saturating_sub(found.range.start);
-            if len > most {
-                let text = format!("is {len} bytes long, over the limit of {most} for such a file");
-                return Err(io::Error::new(ErrorKind::FileTooLarge, text));
-            }
+            check_limit(len, most)?;
             let tag = tag(found.meta.e_tag.clone(), found.meta.version.clone());
             let bytes = found.bytes().await.map_err(|e| self.error(&e))?;
             if bytes.len() as u64 != len {

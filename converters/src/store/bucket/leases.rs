@@ -2,10 +2,10 @@
 //!
 //! ```text
 //! leases/epoch            the number of the current epoch
-//! leases/<n>/<random>     the lease of a user who entered in epoch n
-//! leases/alone            the lease of who has the store exclusively
+//! leases/<n>/<random>     the lease of a process that entered in epoch n
+//! leases/alone            the lease of the process that has exclusive use of the store
 //! leases/clock            written to learn the time
-//! lock                    the lease of rm and gc
+//! lock                    the removal lock, which rm and gc hold
 //! ```
 //!
 //! A lease is a small object that its owner renews at half its time, on condition that nobody has changed it. It has
@@ -18,6 +18,7 @@ use std::io;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use mif_formats::text::hex;
 use serde::{Deserialize, Serialize};
 
 use super::blobs::{Blobs, Condition, Tag, put_absent, put_unchanged};
@@ -280,7 +281,7 @@ impl Leases {
         }
     }
 
-    /// Ends the lease of a user who has not renewed it, unless it is renewed at this moment.
+    /// Deletes an expired lease. Does nothing if its owner has just renewed it.
     fn end(&self, key: &str) -> io::Result<()> {
         let Some((note, tag)) = self.read(key)? else { return Ok(()) };
         // The version that was read may be a renewal.
@@ -406,8 +407,4 @@ fn lost(key: &str) -> io::Error {
     io::Error::other(format!(
         "{key}: this command did not renew its lease in time, and another one has gone on without it; run it again"
     ))
-}
-
-fn hex(bytes: &[u8; 32]) -> String {
-    blake3::Hash::from_bytes(*bytes).to_hex().to_string()
 }

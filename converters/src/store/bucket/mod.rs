@@ -29,6 +29,7 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use mif_formats::container::Access;
+use mif_formats::text::hex;
 use serde::{Deserialize, Serialize};
 
 pub use self::blobs::{Blob, Blobs, Condition, Head, Listed, Listing, Tag};
@@ -272,7 +273,7 @@ impl Storage for Bucket {
 
     fn publish(&self, folder: &str, files: &[(&str, &[u8])]) -> io::Result<bool> {
         let key = format!("{folder}/{CLAIM}");
-        let nonce = blake3::Hash::from_bytes(self.blobs.random()?).to_hex().to_string();
+        let nonce = hex(&self.blobs.random()?);
         let claim = Claim { owner: self.leases.owner(), nonce, state: State::Writing, record: None };
         let Some(tag) = put_absent(&*self.blobs, &key, &claim.encode())? else { return Ok(false) };
         // The claim first: whoever takes this process for dead from now on ends the claim too.

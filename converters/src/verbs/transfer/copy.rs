@@ -118,7 +118,7 @@ fn copy_image(
     let Image { name, version, .. } = &stored.image;
     let taken = |problem: &str| {
         Error::input(format!("{}: {problem} in {}", stored.image.id(), to.storage().place()))
-            .advise("Copy it under another name: make it anew there with `mif import --name`")
+            .advise("Import its disk there under another name, with `mif import --name`")
     };
     if to.versions(name)?.contains(version) {
         return match to.version(name, *version)?.image == stored.image {
