@@ -135,7 +135,11 @@ pub fn export(
         Origin::File { container } => container.warnings.clone(),
         Origin::Stored { .. } => Vec::new(),
     };
-    warnings.extend(carry_sector_size(&*disk, format, &mut format_options)?);
+    let sector_size = match disk.sector_size() {
+        Some(recorded) => recorded,
+        None => partition::read(&*disk)?.sector_size,
+    };
+    warnings.extend(carry_sector_size(sector_size, format, &mut format_options));
     if let Some((target, form)) = options.target.zip(form)
         && form.rounded(disk.len()) != disk.len()
     {
@@ -151,10 +155,6 @@ pub fn export(
         // The last option given wins, so an explicit `-o seed=` overrides this one.
         format_options.insert(0, ("seed".into(), hex(&ids.seed)));
     }
-    let sector_size = match disk.sector_size() {
-        Some(recorded) => recorded,
-        None => partition::read(&*disk)?.sector_size,
-    };
     let kind = output.kind();
     let check = |written: &Path| match options.verify {
         true => {
@@ -272,37 +272,29 @@ fn allocated(path: &Path) -> Result<u64> {
     Ok(meta.blocks() * 512)
 }
 
-/// Makes the writer record an unusual sector size; returns a warning if the format cannot record it.
-fn carry_sector_size(
-    disk: &dyn Source,
-    format: &dyn Format,
-    options: &mut CreateOptions,
-) -> Result<Option<String>> {
+/// Makes the writer record an unusual sector size, in bytes; returns a warning if the format cannot record it.
+fn carry_sector_size(size: u32, format: &dyn Format, options: &mut CreateOptions) -> Option<String> {
     const USUAL: u32 = 512;
     const OPTION: &str = "logical_sector_size";
-    let size = match disk.sector_size() {
-        Some(recorded) => recorded,
-        None => partition::read(disk)?.sector_size,
-    };
     if size == USUAL {
-        return Ok(None);
+        return None;
     }
     if format.name() == "vhdx" {
         match options.iter().rev().find(|(key, _)| key == OPTION) {
             None => options.push((OPTION.into(), size.to_string())),
             Some((_, given)) if *given != size.to_string() => {
-                return Ok(Some(format!("the disk has {size}-byte sectors, but {OPTION}={given} was given")));
+                return Some(format!("the disk has {size}-byte sectors, but {OPTION}={given} was given"));
             }
             Some(_) => {}
         }
-        return Ok(None);
+        return None;
     }
-    Ok(Some(format!(
+    Some(format!(
         "the disk has {size}-byte sectors, which a {} image cannot record: attach it with {size}-byte sectors, or its \
          partitions will not be found. QEMU does so with -device \
          virtio-blk-pci,logical_block_size={size},physical_block_size={size}",
         format.name()
-    )))
+    ))
 }
 
 /// The failure of a writer.
