@@ -6,6 +6,7 @@ use std::fs;
 use std::path::Path;
 use std::process::Command;
 
+use mif_tests::disk::cut;
 use mif_tests::{WorkFolder, have, repo, run, run_failing, tool, work_folder};
 use serde_json::Value;
 
@@ -73,14 +74,6 @@ fn sfdisk(disk: &Path) -> String {
     printed.replace(&disk.display().to_string(), "disk")
 }
 
-/// Copies a partition of a disk into a file.
-fn cut(disk: &Path, start: u64, len: u64, to: &Path) {
-    use std::os::unix::fs::FileExt;
-    let mut bytes = vec![0; len as usize];
-    fs::File::open(disk).unwrap().read_exact_at(&mut bytes, start).unwrap();
-    fs::write(to, bytes).unwrap();
-}
-
 /// A small tree with GRUB's files, as Debian's packages install them.
 fn tree(work: &WorkFolder) {
     let script = "
@@ -108,6 +101,18 @@ fn disk(work: &WorkFolder, name: &str, options: &[&str]) {
 fn export(work: &WorkFolder, image: &str, to: &str, options: &[&str]) -> Value {
     let words = [&["export", image, to, "--json"], options].concat();
     serde_json::from_str(&run(&mut work.mif(&words))).unwrap()
+}
+
+/// What `check` says of an image in qemu.
+fn check(work: &WorkFolder, image: &str, options: &[&str]) -> Value {
+    let words = [&["check", image, "--for", "qemu", "--json"], options].concat();
+    serde_json::from_slice(&work.mif(&words).output().unwrap().stdout).unwrap()
+}
+
+/// The first of its findings on a subject.
+fn finding<'a>(check: &'a Value, subject: &str) -> &'a Value {
+    let findings = check["findings"].as_array().unwrap();
+    findings.iter().find(|it| it["subject"] == subject).unwrap()
 }
 
 fn notes(report: &Value) -> String {
@@ -156,9 +161,8 @@ fn a_disk_for_sectors_of_4096_bytes_is_whole_and_the_way_back_changes_no_file() 
     let info: Value = serde_json::from_str(&run(&mut work.mif(&["info", "k", "--json"]))).unwrap();
     assert_eq!(info["table"]["sector_size"], 4096, "{info:#}");
     run(&mut work.mif(&["verify", "k", "--independent"]));
-    let check = work.mif(&["check", "k", "--for", "qemu", "--json"]).output().unwrap();
-    let check: Value = serde_json::from_slice(&check.stdout).unwrap();
-    let table = check["findings"].as_array().unwrap().iter().find(|it| it["subject"] == "table").unwrap();
+    let check = check(&work, "k", &[]);
+    let table = finding(&check, "table");
     assert!(table["reason"].as_str().unwrap().contains("a BIOS starts only disks with 512"), "{table}");
 
     let back = export(&work, "k", "back.raw", &["--sector-size", "512"]);
@@ -259,8 +263,7 @@ fn a_table_of_another_kind_takes_grub_and_the_names_of_partitions_with_it() {
     let config = run(&mut work.mif(&["cat", "gpt", "/boot/grub/grub.cfg"]));
     assert_eq!(config, grub.replace("msdos", "gpt").replace("6d696601-01", &id));
     let core = |image: &str| {
-        let output = work.mif(&["check", image, "--for", "qemu", "--json"]).output().unwrap();
-        let report: Value = serde_json::from_slice(&output.stdout).unwrap();
+        let report = check(&work, image, &[]);
         let found = report["findings"].as_array().unwrap().clone();
         let is_core = |it: &&Value| it["reason"].as_str().unwrap().contains("which is whole");
         let core = found.iter().find(is_core).unwrap_or_else(|| panic!("{image}: {report:#}"));
@@ -322,12 +325,8 @@ fn a_disk_starts_by_the_other_firmware_with_what_its_system_has_installed() {
     let fstab = run(&mut work.mif(&["cat", "both", "/etc/fstab"]));
     assert!(fstab.contains(" /boot/efi vfat umask=0077,nofail 0 1\n"), "{fstab} {uuid}");
     assert!(run(&mut work.mif(&["ls", "both", "/boot"])).contains("efi"));
-    let output =
-        work.mif(&["check", "both", "--for", "qemu", "--firmware", "uefi", "--json"]).output().unwrap();
-    let check: Value = serde_json::from_slice(&output.stdout).unwrap();
-    let firmware =
-        check["findings"].as_array().unwrap().iter().find(|it| it["subject"] == "firmware").unwrap();
-    assert_eq!(firmware["verdict"], "good", "{check:#}");
+    let both = check(&work, "both", &["--firmware", "uefi"]);
+    assert_eq!(finding(&both, "firmware")["verdict"], "good", "{both:#}");
     // The same image gives the same disk.
     export(&work, "mbr", "twice.raw", &["--table", "gpt", "--boot", "both"]);
     assert!(fs::read(work.at("twice.raw")).unwrap() == fs::read(work.at("both.raw")).unwrap());
@@ -341,11 +340,8 @@ fn a_disk_starts_by_the_other_firmware_with_what_its_system_has_installed() {
     let report = export(&work, "uefi", "bios.raw", &["--boot", "bios"]);
     assert!(notes(&report).contains("GRUB for a BIOS was added"), "{report:#}");
     run(&mut work.mif(&["import", "bios.raw"]));
-    let output = work.mif(&["check", "bios", "--for", "qemu", "--json"]).output().unwrap();
-    let check: Value = serde_json::from_slice(&output.stdout).unwrap();
-    let firmware =
-        check["findings"].as_array().unwrap().iter().find(|it| it["subject"] == "firmware").unwrap();
-    assert_eq!(firmware["verdict"], "good", "{check:#}");
+    let bios = check(&work, "bios", &[]);
+    assert_eq!(finding(&bios, "firmware")["verdict"], "good", "{bios:#}");
     assert!(run(&mut work.mif(&["ls", "bios", "/boot/grub/i386-pc"])).contains("normal.mod"));
 
     // What the image lacks is named, with its package.

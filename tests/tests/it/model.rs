@@ -430,7 +430,7 @@ impl World {
         world
     }
 
-    /// Returns the storage as seen by someone who is alone.
+    /// Returns the storage without failures and delays, for use while no actor runs.
     fn storage(&self) -> Arc<dyn Storage> {
         match &self.sim {
             Some(sim) => sim.storage(),

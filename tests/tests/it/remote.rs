@@ -171,6 +171,14 @@ fn every_verb_answers_on_a_bucket_what_it_answers_on_a_directory() {
     assert!(error.contains("not empty, and not a store"), "{error}");
 }
 
+/// Returns the program, to be run on a store in the working directory, with what it needs for the bucket.
+fn local(bucket: &Bucket, work: &WorkFolder, store: &str, words: &[&str]) -> Command {
+    let mut command = mif(&work.at(store));
+    bucket.set(&mut command);
+    command.current_dir(work.path()).args(words);
+    command
+}
+
 fn run_json(command: &mut Command, code: i32) -> Value {
     let output = command.output().unwrap();
     let text = String::from_utf8_lossy(&output.stdout);
@@ -477,12 +485,7 @@ fn a_copy_sends_only_what_is_missing_and_brings_versions_tags_and_origins() {
     let (demo, noise) = (demo(), noise(&work, "noise.raw", 5, 6 << 20));
     let (demo, noise) = (demo.to_str().unwrap(), noise.to_str().unwrap());
     let url = bucket.url("s");
-    let local = |store: &str, words: &[&str]| -> Command {
-        let mut command = mif(&work.at(store));
-        bucket.set(&mut command);
-        command.current_dir(work.path()).args(words);
-        command
-    };
+    let local = |store: &str, words: &[&str]| local(&bucket, &work, store, words);
     run(&mut local("a", &["import", demo, "--name", "web"]));
     run(&mut local("a", &["import", noise, "--name", "web", "--new-version"]));
     run(&mut local("a", &["tag", "web@1", "golden"]));
@@ -519,12 +522,7 @@ fn copies_between_directories_and_buckets_are_the_same_images() {
     let work = work_folder();
     let demo = demo();
     let url = bucket.url("s");
-    let local = |store: &str, words: &[&str]| -> Command {
-        let mut command = mif(&work.at(store));
-        bucket.set(&mut command);
-        command.current_dir(work.path()).args(words);
-        command
-    };
+    let local = |store: &str, words: &[&str]| local(&bucket, &work, store, words);
     run(&mut local("a", &["import", demo.to_str().unwrap(), "--name", "web"]));
     run(&mut local("a", &["customize", "web", "--as", "made", "--write", "/etc/x:y"]));
     run(&mut local("a", &["tag", "made", "golden"]));

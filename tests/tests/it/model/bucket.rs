@@ -124,7 +124,7 @@ impl Sim {
     }
 }
 
-/// The object store, for someone who is alone.
+/// The object store without failures and delays: for looking at it while no actor runs.
 struct Direct(Arc<Sim>);
 
 impl Blobs for Direct {
