@@ -49,17 +49,11 @@ mod ingest;
 mod merge;
 mod mkdisk;
 mod notation;
-#[cfg(test)]
-#[path = "../../formats/src/testing/random.rs"]
-#[allow(dead_code, unreachable_pub)]
-mod random;
 mod rebuild;
 pub mod store;
 mod task;
 #[cfg(test)]
-#[path = "../../formats/src/testing/tools.rs"]
-#[allow(dead_code, unreachable_pub)]
-mod tools;
+mod testing;
 mod tree;
 mod verbs;
 

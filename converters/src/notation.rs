@@ -1,10 +1,12 @@
-//! How reports write times and modes: RFC 3339 in UTC, and octal as `chmod` takes it.
+//! How reports write times and modes, RFC 3339 in UTC and octal as `chmod` takes it; and how users write sizes.
 //!
 //! The functions that take a serializer are for serde's `serialize_with`.
 
 use chrono::{DateTime, Datelike};
 use mif_formats::fs::Timestamp;
 use serde::Serializer;
+
+use crate::error::{Error, Result};
 
 /// Returns a time as RFC 3339, with as many digits of a second as it has: three, six or nine. RFC 3339 has years of four
 /// digits; other times are `@` and seconds since 1970.
@@ -50,6 +52,33 @@ pub(crate) fn mode<S: Serializer>(mode: &Option<u16>, serializer: S) -> Result<S
         Some(mode) => serializer.collect_str(&format_args!("{mode:04o}")),
         None => serializer.serialize_none(),
     }
+}
+
+/// Parses a number of bytes with a unit: `512`, `64K`, `10G`, `1.5T`; units are powers of 1024.
+pub(crate) fn size_in_bytes(text: &str) -> Result<u64> {
+    let usage = || {
+        Error::usage(format!("invalid size \"{text}\""))
+            .advise("Write a size such as 10G, 512M or 1.5T; units are powers of 1024")
+    };
+    let text = text.trim();
+    let digits = text.trim_end_matches(|c: char| c.is_ascii_alphabetic());
+    let unit = match text[digits.len()..].to_ascii_lowercase().as_str() {
+        "" | "b" => 0,
+        "k" | "kib" => 10,
+        "m" | "mib" => 20,
+        "g" | "gib" => 30,
+        "t" | "tib" => 40,
+        "p" | "pib" => 50,
+        _ => return Err(usage()),
+    };
+    let (whole, part) = digits.split_once('.').unwrap_or((digits, ""));
+    let is_number = |text: &str| text.len() <= 18 && text.bytes().all(|b| b.is_ascii_digit());
+    if whole.is_empty() || !is_number(whole) || !is_number(part) {
+        return Err(usage());
+    }
+    let scale = 10_u128.pow(part.len() as u32);
+    let number: u128 = format!("{whole}{part}").parse().map_err(|_| usage())?;
+    u64::try_from((number << unit) / scale).map_err(|_| usage())
 }
 
 #[cfg(test)]

@@ -3,6 +3,7 @@
 
 use memchr::memmem;
 use mif_formats::Source;
+use mif_formats::fs::fat::plan::FAT32_FROM;
 use mif_formats::partition::TableKind;
 
 use super::finding::{Findings, Subject};
@@ -13,17 +14,11 @@ use crate::guest::boot::{active_bit, lacks_code};
 use crate::guest::pe::{Program, uefi_machine};
 use crate::store::volume_name;
 
-/// The type of an EFI system partition, in a GPT and in an MBR.
-const ESP: [&str; 2] = ["c12a7328-f81f-11d2-ba4b-00a0c93ec93b", "0xef"];
-
 /// The largest UEFI program that is read, in bytes: one may hold a kernel and its initramfs.
 pub(super) const MAX_PROGRAM: u64 = 512 << 20;
 
 /// The largest `ldlinux.sys`, in bytes.
 const MAX_LDLINUX: u64 = 1 << 20;
-
-/// The least number of clusters of a FAT32.
-const FAT32_FROM: u64 = 65_525;
 
 /// A boot loader that firmware starts.
 #[derive(Debug)]
@@ -191,18 +186,6 @@ fn volume_code(look: &Look<'_>, volume: &str, sector: &[u8], findings: &mut Find
 
 // --- UEFI ---------------------------------------------------------------------------------------------------
 
-/// Returns GRUB's name of a machine for which UEFI programs have this suffix.
-fn grub_cpu(suffix: &str) -> &'static str {
-    match suffix {
-        "x64" => "x86_64",
-        "ia32" => "i386",
-        "aa64" => "arm64",
-        "arm" => "arm",
-        "riscv64" => "riscv64",
-        _ => "loongarch64",
-    }
-}
-
 fn uefi(look: &Look<'_>, machine: &str, findings: &mut Findings) -> Option<Loader> {
     let Some((suffix, number)) = uefi_machine(machine) else {
         findings.unknown(
@@ -213,11 +196,8 @@ fn uefi(look: &Look<'_>, machine: &str, findings: &mut Findings) -> Option<Loade
         return None;
     };
     let partitions = &look.table.partitions;
-    let esps: Vec<String> = partitions
-        .iter()
-        .filter(|it| ESP.contains(&&it.type_id[..]))
-        .map(|it| volume_name(it.slot))
-        .collect();
+    let esps: Vec<String> =
+        partitions.iter().filter(|it| it.is_esp()).map(|it| volume_name(it.slot)).collect();
     if esps.is_empty() {
         let reason = "the disk has no EFI system partition";
         findings.bad(Subject::Firmware, "the partition table", reason).advise(
@@ -247,7 +227,7 @@ fn uefi(look: &Look<'_>, machine: &str, findings: &mut Findings) -> Option<Loade
             .advise("Format it as FAT16, or give it 260 MiB");
         return None;
     }
-    let path = format!("/EFI/BOOT/BOOT{}.EFI", suffix.to_ascii_uppercase());
+    let path = format!("/EFI/BOOT/{}", removable_name(suffix));
     let found = readable.iter().find_map(|volume| Some((*volume, look.file(volume, &path)?)));
     let Some((volume, row)) = found else {
         let volume = readable[0];
@@ -294,35 +274,48 @@ fn uefi(look: &Look<'_>, machine: &str, findings: &mut Findings) -> Option<Loade
 /// Returns the directory of a boot loader that is installed under its distribution's name, and the files that belong at
 /// the removable path, with their names there.
 fn installed(look: &Look<'_>, volume: &str, suffix: &str) -> Option<(String, Vec<(String, String)>)> {
-    let boot = format!("BOOT{}.EFI", suffix.to_ascii_uppercase());
     let folders = look.list(volume, "/EFI");
     let folders = folders.iter().filter(|name| !name.eq_ignore_ascii_case("boot"));
     let mut found: Vec<(String, Vec<(String, String)>)> = Vec::new();
     for name in folders {
         let folder = format!("/EFI/{name}");
         let names = look.list(volume, &folder);
-        let of = |wanted: &str| names.iter().find(|name| name.eq_ignore_ascii_case(wanted)).cloned();
-        let same = |name: Option<String>| name.map(|name| (name.clone(), name));
-        let (shim, grub) = (of(&format!("shim{suffix}.efi")), of(&format!("grub{suffix}.efi")));
-        let mut files = Vec::new();
-        match (shim, grub) {
-            (Some(shim), Some(grub)) => {
-                files.push((shim, boot.clone()));
-                files.extend(same(Some(grub)));
-                files.extend(same(of(&format!("mm{suffix}.efi"))));
-                files.extend(same(of("grub.cfg")));
-            }
-            (None, Some(grub)) => {
-                files.push((grub, boot.clone()));
-                files.extend(same(of("grub.cfg")));
-            }
-            _ => files.extend(of(&format!("systemd-boot{suffix}.efi")).map(|name| (name, boot.clone()))),
+        let mut files = grub_files(&names, suffix);
+        if files.is_empty() {
+            let systemd_boot = format!("systemd-boot{suffix}.efi");
+            let name = names.iter().find(|name| name.eq_ignore_ascii_case(&systemd_boot));
+            files.extend(name.map(|name| (name.clone(), removable_name(suffix))));
         }
         if !files.is_empty() {
             found.push((folder, files));
         }
     }
     found.into_iter().next()
+}
+
+/// Returns the name of the program that firmware starts in the directory of the removable path (UEFI specification,
+/// 3.5.1.1).
+pub(crate) fn removable_name(suffix: &str) -> String {
+    format!("BOOT{}.EFI", suffix.to_ascii_uppercase())
+}
+
+/// Returns the files of GRUB, and of shim before it, in the directory of a distribution, and the name that each has in the
+/// directory of the removable path; none if `names`, the files of the directory, lack GRUB. What firmware starts is first.
+pub(crate) fn grub_files(names: &[String], suffix: &str) -> Vec<(String, String)> {
+    let of = |wanted: &str| names.iter().find(|name| name.eq_ignore_ascii_case(wanted)).cloned();
+    let same = |name: String| (name.clone(), name);
+    let boot = removable_name(suffix);
+    let Some(grub) = of(&format!("grub{suffix}.efi")) else { return Vec::new() };
+    let mut files = match of(&format!("shim{suffix}.efi")) {
+        Some(shim) => {
+            let mut files = vec![(shim, boot), same(grub)];
+            files.extend(of(&format!("mm{suffix}.efi")).map(same));
+            files
+        }
+        None => vec![(grub, boot)],
+    };
+    files.extend(of("grub.cfg").map(same));
+    files
 }
 
 /// Judges a UEFI program, and what it starts in turn.
@@ -335,7 +328,7 @@ fn program(
     findings: &mut Findings,
 ) -> Option<Loader> {
     let place = look.place(row);
-    let (suffix, number) = machine;
+    let (_, number) = machine;
     let bytes = match look.head(row, MAX_PROGRAM) {
         Ok(bytes) => bytes,
         Err(error) => {
@@ -369,13 +362,9 @@ fn program(
         findings.good(Subject::Firmware, place, "firmware starts it: systemd-boot");
         return Some(Loader::SystemdBoot(volume.to_owned()));
     }
-    // Of GRUB's own programs, the objects are in a section.
-    if let Some(core) =
-        parsed.section("mods").and_then(|mods| core::of_objects(mods, suffix != "ia32" && suffix != "arm"))
-    {
+    if let Some(core) = core::of_program(&parsed) {
         let through = if depth > 0 { "shim starts it" } else { "firmware starts it" };
         findings.good(Subject::Firmware, place, format!("{through}: GRUB"));
-        let core = Core { cpu: grub_cpu(suffix), ..core };
         return Some(Loader::Grub(core, Some((volume.to_owned(), folder))));
     }
     if parsed.has(b"UEFI SHIM\n$Version") && depth < 3 {

@@ -416,7 +416,7 @@ mod tests {
 
     #[test]
     fn every_compression_of_the_kernel_is_read_between_plain_archives() {
-        if !crate::tools::have(&["gzip", "bzip2", "xz", "zstd", "lz4"]) {
+        if !crate::testing::tools::have(&["gzip", "bzip2", "xz", "zstd", "lz4"]) {
             return;
         }
         let early = archive(&[("kernel/x86/microcode/GenuineIntel.bin", "microcode")]);
@@ -448,7 +448,7 @@ mod tests {
 
     #[test]
     fn an_archive_of_the_real_cpio_is_read() {
-        if !crate::tools::have(&["cpio"]) {
+        if !crate::testing::tools::have(&["cpio"]) {
             return;
         }
         let work = tempfile::tempdir().unwrap();
@@ -467,7 +467,7 @@ mod tests {
 
     #[test]
     fn what_the_kernel_could_not_unpack_is_refused() {
-        if !crate::tools::have(&["gzip"]) {
+        if !crate::testing::tools::have(&["gzip"]) {
             return;
         }
         let good = archive(&[("init", "x")]);
@@ -492,7 +492,7 @@ mod tests {
 
     #[test]
     fn a_bomb_is_stopped() {
-        if !crate::tools::have(&["zstd"]) {
+        if !crate::testing::tools::have(&["zstd"]) {
             return;
         }
         let mut writer = Writer::default();

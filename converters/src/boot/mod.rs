@@ -16,7 +16,7 @@ mod booting;
 mod cpio;
 mod drivers;
 mod finding;
-mod firmware;
+pub(crate) mod firmware;
 pub(crate) mod grub;
 mod initramfs;
 mod kernel;

@@ -271,7 +271,7 @@ mod tests {
 
     #[test]
     fn modules_come_unpacked_with_what_they_depend_on_and_an_index_that_fits() {
-        if !crate::tools::have(&["xz"]) {
+        if !crate::testing::tools::have(&["xz"]) {
             return;
         }
         let old = initramfs();
@@ -291,7 +291,7 @@ mod tests {
 
     #[test]
     fn kmod_finds_modules_by_the_index() {
-        if !crate::tools::have(&["modprobe"]) {
+        if !crate::testing::tools::have(&["modprobe"]) {
             return;
         }
         let work = tempfile::tempdir().unwrap();
@@ -306,7 +306,7 @@ mod tests {
         }
         std::fs::write(folder.join("modules.dep.bin"), index(&lines)).unwrap();
         let ask = |name: &str| {
-            let output = Command::new(crate::tools::find("modprobe").expect("it was found"))
+            let output = Command::new(crate::testing::tools::find("modprobe").expect("it was found"))
                 .args(["-S", "6.1", "--show-depends", name, "-d"])
                 .arg(work.path())
                 .output()

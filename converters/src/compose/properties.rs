@@ -14,9 +14,9 @@ use super::splice::{Keep, Known, Splicer};
 use super::staging::Bench;
 use crate::disk::blocks::{BLOCK, RESIDUE_WINDOW, blocks};
 use crate::disk::volume::{DiskOffset, VolumeExtent, VolumeOffset, on_disk};
-use crate::random::{Random, each_seed};
 use crate::store::{Memory, Objects, Storage, Store, StoredDisk};
 use crate::task::progress::Silent;
+use crate::testing::random::{Random, each_seed};
 use crate::tree::new_content::{ContentLookup, NewContent, NewContents};
 
 /// Writes may end at each sector.

@@ -4,6 +4,7 @@
 //! written before it afterwards: the descriptor is padded to a size that is known at the start.
 
 use mif_formats::container::{CreateOptions, Output, OutputFile};
+use mif_formats::text::hex;
 use sha2::{Digest, Sha256};
 
 use super::archive::{BLOCK, finish, header, write_member};
@@ -79,8 +80,4 @@ fn hash(file: &OutputFile, range: std::ops::Range<u64>, progress: &dyn Progress)
         progress.advance(part as u64);
     }
     Ok(hex(&hasher.finalize()))
-}
-
-fn hex(digest: &[u8]) -> String {
-    mif_formats::text::hex(digest)
 }

@@ -4,6 +4,7 @@ use mif_formats::container::CreateOptions;
 
 use crate::error::{Error, Result};
 use crate::guest::system::System;
+use crate::notation::size_in_bytes;
 
 const MIB: u64 = 1 << 20;
 /// The limits of VMware's hardware version, and what a small server has.
@@ -39,7 +40,7 @@ impl Settings {
         };
         let memory = match text("memory") {
             None => MEMORY,
-            Some(value) => crate::rebuild::size_in_bytes(value)
+            Some(value) => size_in_bytes(value)
                 .ok()
                 .filter(|bytes| (4 * MIB..=MAX_MEMORY).contains(bytes) && bytes.is_multiple_of(4 * MIB))
                 .ok_or_else(|| bad("memory", value, "a multiple of 4M, such as 2G"))?,

@@ -14,7 +14,7 @@
 mod accounts;
 mod compile;
 mod first_boot;
-mod generalize;
+pub(crate) mod generalize;
 mod graft;
 mod host;
 mod initramfs;
@@ -36,7 +36,6 @@ use mif_formats::fs::Timestamp;
 use serde::Serialize;
 
 use self::compile::{Context, LocalFiles, compile};
-pub(crate) use self::generalize::not_shared;
 pub use self::recipe::{Recipe, Variables, read_instances};
 use self::recipe::{Step, fill};
 pub use self::secrets::{PLACEHOLDER, is_secret_file};

@@ -13,9 +13,9 @@ use super::rules::{Rule, rule};
 use super::three_way::Change;
 use super::update_image;
 use crate::disk::scan::Scan;
-use crate::random::{Random, each_seed};
 use crate::store::{Memory, Objects, Storage, Store};
 use crate::task::progress::Silent;
+use crate::testing::random::{Random, each_seed};
 use crate::tree::edit::{Files, below, parent};
 
 const VOLUME: &str = "p1";

@@ -7,7 +7,7 @@ use glob::{MatchOptions, Pattern};
 use mif_formats::mif::manifest::escape;
 
 use super::entries::Format;
-use crate::edit::not_shared;
+use crate::edit::generalize::not_shared;
 
 /// How an update treats a file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

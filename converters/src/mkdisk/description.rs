@@ -4,13 +4,14 @@ use std::path::{Path, PathBuf};
 
 use mif_formats::fs::{self, Driver};
 use mif_formats::partition::TableKind;
+use mif_formats::partition::types::{BASIC_DATA, BIOS_BOOT, ESP, ESP_IN_MBR, LINUX, SWAP};
 use mif_formats::uuid;
 use serde::Deserialize;
 
 use super::path::TreePath;
 use crate::error::{Error, Result};
 use crate::host::named;
-use crate::rebuild::{BIOS_BOOT, size_in_bytes};
+use crate::notation::size_in_bytes;
 
 /// A disk to build.
 #[derive(Debug, Deserialize)]
@@ -258,11 +259,11 @@ impl VolumeDescription {
             None => "linux".into(),
         };
         let (guid, byte) = match named.as_str() {
-            "linux" => ("0fc63daf-8483-4772-8e79-3d69d8477de4", "0x83"),
-            "esp" => ("c12a7328-f81f-11d2-ba4b-00a0c93ec93b", "0xef"),
+            "linux" => (LINUX, "0x83"),
+            "esp" => (ESP, ESP_IN_MBR),
             "bios" if kind == TableKind::Gpt => (BIOS_BOOT, ""),
-            "swap" => ("0657fd6d-a4ab-43c4-84e5-0933c84b4f4f", "0x82"),
-            "data" => ("ebd0a0a2-b9e5-4433-87c0-68b6b72699c7", "0x0c"),
+            "swap" => (SWAP, "0x82"),
+            "data" => (BASIC_DATA, "0x0c"),
             other => (other, other),
         };
         let (type_id, good) = match kind {

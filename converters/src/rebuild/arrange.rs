@@ -1,6 +1,7 @@
 //! Places partitions when some of them are resized: each grows into the free space behind it, and partitions in the way
 //! move up. Nothing moves down, and partitions that boot code finds by their sectors do not move.
 
+use mif_formats::partition::types::BIOS_BOOT;
 use mif_formats::partition::{Partition, Table, TableKind};
 
 use super::reshape::Size;
@@ -12,9 +13,7 @@ use crate::store::volume_name;
 /// Partitions move by multiples of this many bytes, which preserves their alignment.
 const STEP: u64 = 1 << 20;
 
-/// The type of a partition with GRUB's core image, which sector 0 locates by its sector.
-pub(crate) const BIOS_BOOT: &str = "21686148-6449-6e6f-744e-656564454649";
-/// The same on PowerPC.
+/// The type of a partition with GRUB's core image on PowerPC.
 const PREP: [&str; 2] = ["9e1a2d38-c612-4316-aa26-8b49521e5a8b", "0x41"];
 
 /// The new shape of a disk.

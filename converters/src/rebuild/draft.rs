@@ -95,6 +95,14 @@ pub(crate) struct Checked {
     pub(crate) ids: Option<IdsReport>,
 }
 
+/// Returns the rows `own`, or those that were given if there are none.
+fn own_or<'r>(own: &'r Option<Vec<Row>>, given: &'r [&'r Row]) -> Cow<'r, [&'r Row]> {
+    match own {
+        Some(own) => Cow::Owned(own.iter().collect()),
+        None => Cow::Borrowed(given),
+    }
+}
+
 /// Returns the rows with the rewritten ones replaced.
 fn with_rewritten<'r>(rows: &[&'r Row], rewritten: &'r Rewritten) -> Vec<&'r Row> {
     rows.iter().enumerate().map(|(i, row)| rewritten.get(&i).unwrap_or(row)).collect()
@@ -193,8 +201,7 @@ impl<'a> Base<'a> {
             splicer.bytes(at, &bytes)?;
         }
         let layout = Arc::new(splicer.finish()?);
-        let own: Vec<&Row> = own_rows.iter().flatten().collect();
-        let rows = if own_rows.is_some() { &own[..] } else { rows };
+        let rows = &*own_or(&own_rows, rows);
         for id in with_rewritten(rows, &rewritten).iter().filter_map(|row| row.object()) {
             if let Some(content) = new.get(&id) {
                 store_new(content, writer, progress)?;
@@ -229,8 +236,7 @@ impl<'a> Base<'a> {
             new.to_mut().extend(firmware.new.iter().map(|(id, content)| (*id, content.clone())));
             firmware.rows.clone()
         });
-        let own: Vec<&Row> = own_rows.iter().flatten().collect();
-        let rows = if own_rows.is_some() { &own[..] } else { rows };
+        let rows = &*own_or(&own_rows, rows);
         let resectored = resectored(&self.scan, reshape)?;
         let for_sectors = resectored.as_ref().map_or(&[][..], |new| &new.planned);
         always.extend_from_slice(for_sectors);
@@ -285,7 +291,6 @@ impl<'a> Base<'a> {
             }
             volumes.push(volume);
         }
-
         let (arrangement, patches) = shape(
             &self.scan,
             &mut volumes,
@@ -352,8 +357,7 @@ impl<'a> Base<'a> {
 
     /// Reads a finished draft of `rows` back as a disk.
     pub(crate) fn read_back(&self, draft: &Draft, rows: &[&Row]) -> Result<Made> {
-        let own: Vec<&Row> = draft.rows.iter().flatten().collect();
-        let rows = with_rewritten(if draft.rows.is_some() { &own } else { rows }, &draft.rewritten);
+        let rows = with_rewritten(&own_or(&draft.rows, rows), &draft.rewritten);
         let disk = StoredDisk::new(draft.layout.clone(), self.objects.clone());
         let disk = disk.with_sectors_of(draft.sector_size);
         if draft.renamed.is_empty() {

@@ -30,11 +30,9 @@ use std::time::Instant;
 use mif_formats::mif::manifest::Row;
 use serde::Serialize;
 
-pub(crate) use self::arrange::BIOS_BOOT;
 pub use self::draft::RebuildOptions;
 pub(crate) use self::draft::{Base, Draft};
 pub use self::ids::{IdChange, IdsReport};
-pub(crate) use self::reshape::bytes as size_in_bytes;
 pub use self::reshape::{BootBy, NewIds, Reshape, Size};
 use crate::compose::staging::Bench;
 use crate::error::Result;

@@ -5,6 +5,7 @@ use std::str::FromStr;
 use mif_formats::partition::TableKind;
 
 use crate::error::{Error, Result};
+use crate::notation::size_in_bytes;
 
 /// The changes to a disk other than those to its files.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -116,38 +117,11 @@ impl FromStr for Size {
         Ok(match (text, text.as_bytes().first()) {
             ("min", _) => Size::Min,
             ("max", _) => Size::Max,
-            (_, Some(b'+')) => Size::Grow(bytes(&text[1..])?),
-            (_, Some(b'-')) => Size::Shrink(bytes(&text[1..])?),
-            _ => Size::To(bytes(text)?),
+            (_, Some(b'+')) => Size::Grow(size_in_bytes(&text[1..])?),
+            (_, Some(b'-')) => Size::Shrink(size_in_bytes(&text[1..])?),
+            _ => Size::To(size_in_bytes(text)?),
         })
     }
-}
-
-/// Parses a number of bytes with a unit: `512`, `64K`, `10G`, `1.5T`; units are powers of 1024.
-pub(crate) fn bytes(text: &str) -> Result<u64> {
-    let usage = || {
-        Error::usage(format!("invalid size \"{text}\""))
-            .advise("Write a size such as 10G, 512M or 1.5T; units are powers of 1024")
-    };
-    let text = text.trim();
-    let digits = text.trim_end_matches(|c: char| c.is_ascii_alphabetic());
-    let unit = match text[digits.len()..].to_ascii_lowercase().as_str() {
-        "" | "b" => 0,
-        "k" | "kib" => 10,
-        "m" | "mib" => 20,
-        "g" | "gib" => 30,
-        "t" | "tib" => 40,
-        "p" | "pib" => 50,
-        _ => return Err(usage()),
-    };
-    let (whole, part) = digits.split_once('.').unwrap_or((digits, ""));
-    let is_number = |text: &str| text.len() <= 18 && text.bytes().all(|b| b.is_ascii_digit());
-    if whole.is_empty() || !is_number(whole) || !is_number(part) {
-        return Err(usage());
-    }
-    let scale = 10_u128.pow(part.len() as u32);
-    let number: u128 = format!("{whole}{part}").parse().map_err(|_| usage())?;
-    u64::try_from((number << unit) / scale).map_err(|_| usage())
 }
 
 #[cfg(test)]

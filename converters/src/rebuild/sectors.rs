@@ -2,13 +2,14 @@
 //! cannot be used.
 
 use mif_formats::Source;
+use mif_formats::partition::types::BIOS_BOOT;
 use mif_formats::partition::{Table, TableKind};
 
-use super::arrange::BIOS_BOOT;
 use super::reshape::Reshape;
 use crate::compose::planner::planner_of;
 use crate::disk::scan::{Scan, ScannedVolume};
 use crate::error::{Error, Result};
+use crate::guest::boot::BOOT_CODE;
 use crate::store::{FilesystemRecord, volume_name};
 
 /// The logical sector sizes of disks, in bytes.
@@ -16,9 +17,6 @@ const SIZES: [u32; 2] = [512, 4096];
 
 /// How many bytes of a volume that has no readable filesystem are examined.
 const HEAD: u64 = 64 << 10;
-
-/// The end of the boot code in sector 0.
-const BOOT_CODE: usize = 440;
 
 /// The effects of another sector size on the volumes of a disk.
 #[derive(Debug, Default)]

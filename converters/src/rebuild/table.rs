@@ -10,44 +10,39 @@ use std::ops::Range;
 use mif_formats::Source;
 use mif_formats::fs::FileType;
 use mif_formats::mif::manifest::Row;
-use mif_formats::partition::{Partition, Table, TableKind, write::Patch};
+use mif_formats::partition::types::{BASIC_DATA, BIOS_BOOT, ESP, LINUX, SWAP};
+use mif_formats::partition::write::Patch;
+use mif_formats::partition::{Partition, Table, TableKind};
 use mif_formats::source::is_zero;
 use mif_formats::uuid;
 
-use super::arrange::BIOS_BOOT;
 use super::ids::IdChange;
 use super::reshape::{NewIds, Reshape};
-use crate::boot::grub::core::{KERNEL_SECTOR, is_boot_sector, of_objects, version};
+use crate::boot::grub::core::{KERNEL_SECTOR, is_boot_sector, of_program, version};
 use crate::boot::grub::image::Image;
 use crate::disk::scan::Scan;
 use crate::error::{Error, Result};
+use crate::guest::boot::{BOOT_CODE, active_bit};
 use crate::guest::pe::Program;
 use crate::store::volume_name;
 use crate::tree::edit::Files;
 
 /// Where the partition of GRUB's core image begins: behind a GPT for sectors of 512 and of 4096 bytes.
-pub(super) const CORE_PARTITION: u64 = 24 << 10;
+const CORE_PARTITION: u64 = 24 << 10;
 /// Its slot, as vendors of cloud images choose it, unless it is taken.
-pub(super) const CORE_SLOT: u32 = 14;
+const CORE_SLOT: u32 = 14;
 /// The most slots of a new GPT.
-pub(super) const GPT_SLOTS: u32 = 128;
+const GPT_SLOTS: u32 = 128;
 /// The most partitions of an MBR without logical ones.
-pub(super) const MBR_SLOTS: usize = 4;
-/// The attribute of a GPT's partition that a BIOS starts from (UEFI specification, table 5.8).
-const GPT_ACTIVE: u64 = 1 << 2;
-/// The status byte of such a partition in an MBR.
-const MBR_ACTIVE: u64 = 0x80;
-
-const LINUX: &str = "0fc63daf-8483-4772-8e79-3d69d8477de4";
-const BASIC_DATA: &str = "ebd0a0a2-b9e5-4433-87c0-68b6b72699c7";
+const MBR_SLOTS: usize = 4;
 
 /// Types of partitions in a GPT and in an MBR. The first that fits is taken.
 const TYPES: &[(&str, u8)] = &[
     (LINUX, 0x83),
-    ("0657fd6d-a4ab-43c4-84e5-0933c84b4f4f", 0x82),
+    (SWAP, 0x82),
     ("e6d6d379-f507-44c2-a23c-238f2a3df928", 0x8e),
     ("a19d880f-05fc-4d3b-a006-743f0f84911e", 0xfd),
-    ("c12a7328-f81f-11d2-ba4b-00a0c93ec93b", 0xef),
+    (ESP, 0xef),
     ("9e1a2d38-c612-4316-aa26-8b49521e5a8b", 0x41),
     ("de94bba4-06d1-4d40-a16a-bfd50179d6ac", 0x27),
     (BASIC_DATA, 0x07),
@@ -81,14 +76,12 @@ pub(super) struct Converted {
 impl Converted {
     /// Returns the table as it is.
     pub(super) fn same(table: &Table) -> Self {
-        let (slots, changes, vacated) = (BTreeMap::new(), Vec::new(), Vec::new());
-        let table = table.clone();
         Converted {
-            table,
-            slots,
-            changes,
+            table: table.clone(),
+            slots: BTreeMap::new(),
+            changes: Vec::new(),
             core: None,
-            vacated,
+            vacated: Vec::new(),
             code: None,
             is_other_kind: false,
             notes: Vec::new(),
@@ -99,10 +92,69 @@ impl Converted {
     pub(super) fn renumbered(&self, table: &Table) -> Table {
         let mut table = table.clone();
         for partition in &mut table.partitions {
-            partition.slot = self.slots.get(&partition.slot).copied().unwrap_or(partition.slot);
+            partition.slot = self.slot(partition.slot);
         }
         table.partitions.sort_by_key(|partition| partition.slot);
         table
+    }
+
+    /// Returns the new slot of a partition, by its slot in the old table.
+    pub(super) fn slot(&self, old: u32) -> u32 {
+        self.slots.get(&old).copied().unwrap_or(old)
+    }
+
+    /// Returns a free slot of the table: `wanted`, if it is free and the table has it.
+    pub(super) fn free_slot(&self, wanted: u32) -> Result<u32> {
+        let mut partitions = self.table.partitions.iter();
+        let taken: Vec<u32> = partitions.by_ref().flat_map(|p| [p.slot, self.slot(p.slot)]).collect();
+        let is_free = |slot: &u32| !taken.contains(slot);
+        let none = || Error::unsupported("the partition table has no free slot");
+        match self.table.kind {
+            TableKind::Gpt => {
+                [wanted].into_iter().chain((1..=GPT_SLOTS).rev()).find(is_free).ok_or_else(none)
+            }
+            _ => (1..=MBR_SLOTS as u32)
+                .find(is_free)
+                .ok_or_else(|| none().advise("Pass --table gpt, which has more")),
+        }
+    }
+
+    /// Adds a partition.
+    pub(super) fn add(&mut self, partition: Partition) {
+        self.table.partitions.push(partition);
+        self.table.partitions.sort_by_key(|partition| partition.slot);
+    }
+
+    /// Returns the place of GRUB's core image for a BIOS, as an offset and a length in bytes: a partition of a GPT, which is
+    /// added and named by `id` if there is none, or the sectors behind an MBR.
+    pub(super) fn core_place(
+        &mut self,
+        disk_len: u64,
+        id: impl FnOnce(u32) -> Option<String>,
+    ) -> Result<CorePlace> {
+        let first = self.table.partitions.iter().map(|p| p.start).min().unwrap_or(disk_len);
+        if self.table.kind != TableKind::Gpt {
+            return Ok(CorePlace {
+                at: SECTOR,
+                room: first.saturating_sub(SECTOR),
+                partition: None,
+                is_new: true,
+            });
+        }
+        if let Some(own) = self.table.partitions.iter().find(|p| p.type_id == BIOS_BOOT) {
+            return Ok(CorePlace { at: own.start, room: own.len, partition: Some(own.slot), is_new: false });
+        }
+        let (slot, room) = (self.free_slot(CORE_SLOT)?, first.saturating_sub(CORE_PARTITION));
+        self.add(Partition {
+            slot,
+            start: CORE_PARTITION,
+            len: room,
+            type_id: BIOS_BOOT.to_owned(),
+            id: id(slot),
+            name: None,
+            attributes: 0,
+        });
+        Ok(CorePlace { at: CORE_PARTITION, room, partition: Some(slot), is_new: true })
     }
 
     /// Returns the partition of a volume.
@@ -120,6 +172,34 @@ impl Converted {
             sector0[KERNEL_SECTOR..KERNEL_SECTOR + 8].copy_from_slice(&sector.to_le_bytes());
         }
     }
+}
+
+/// The place of GRUB's core image for a BIOS.
+pub(super) struct CorePlace {
+    /// Its offset on the disk, in bytes.
+    pub(super) at: u64,
+    /// How many bytes it has.
+    room: u64,
+    /// The slot of its partition, if it has one.
+    pub(super) partition: Option<u32>,
+    /// False if the table already had it.
+    pub(super) is_new: bool,
+}
+
+impl CorePlace {
+    /// Returns the core image for this place.
+    pub(super) fn encode(&self, image: &Image) -> Result<Vec<u8>> {
+        image.encode(self.at / SECTOR, self.room).map_err(|error| {
+            Error::from(error)
+                .within("GRUB for a BIOS does not fit before the first partition")
+                .advise("Start the first partition at 1 MiB, as tools do today")
+        })
+    }
+}
+
+/// Returns GRUB's name of a kind of table, as in `(hd0,gpt1)` and in the module `part_gpt`.
+pub(super) fn grub_name(kind: TableKind) -> &'static str {
+    if kind == TableKind::Gpt { "gpt" } else { "msdos" }
 }
 
 /// The sector of a BIOS, in bytes.
@@ -172,10 +252,9 @@ fn to_gpt(old: &Table, ids: &NewIds) -> Converted {
             ));
         }
         known.map_or(LINUX, |(guid, _)| guid).clone_into(&mut partition.type_id);
-        partition.attributes = if partition.attributes & MBR_ACTIVE != 0 { GPT_ACTIVE } else { 0 };
+        partition.attributes = active_as(TableKind::Mbr, TableKind::Gpt, partition.attributes);
     }
-    let (slots, changes, vacated) = (BTreeMap::new(), Vec::new(), Vec::new());
-    Converted { table, slots, changes, core: None, vacated, code: None, is_other_kind: true, notes }
+    Converted { is_other_kind: true, notes, ..Converted::same(&table) }
 }
 
 fn to_mbr(scan: &Scan, ids: &NewIds) -> Result<Converted> {
@@ -214,18 +293,14 @@ fn to_mbr(scan: &Scan, ids: &NewIds) -> Result<Converted> {
         };
         partition.type_id = format!("0x{byte:02x}");
         (partition.id, partition.name) = (None, None);
-        partition.attributes = if partition.attributes & GPT_ACTIVE != 0 { MBR_ACTIVE } else { 0 };
+        partition.attributes = active_as(TableKind::Gpt, TableKind::Mbr, partition.attributes);
     }
-    Ok(Converted {
-        table,
-        slots,
-        changes: Vec::new(),
-        core: None,
-        vacated: Vec::new(),
-        code: None,
-        is_other_kind: true,
-        notes,
-    })
+    Ok(Converted { slots, is_other_kind: true, notes, ..Converted::same(&table) })
+}
+
+/// Returns the attributes of a partition in another kind of table: whether a BIOS starts from it.
+fn active_as(from: TableKind, to: TableKind, attributes: u64) -> u64 {
+    if attributes & active_bit(from) != 0 { active_bit(to) } else { 0 }
 }
 
 /// Returns the number of an MBR's type of partitions.
@@ -272,14 +347,12 @@ fn boot_code(
     new: &mut Converted,
     files: impl FnOnce() -> Result<Files>,
 ) -> Result<()> {
-    /// The end of the boot code in sector 0.
-    const CODE: usize = 440;
     if scan.disk.len() < SECTOR {
         return Ok(());
     }
     let boot = scan.disk.read_vec(0, SECTOR as usize)?;
     let files = files()?;
-    let module = if kind == TableKind::Gpt { "part_gpt" } else { "part_msdos" };
+    let module = &format!("part_{}", grub_name(kind));
     let is_removable = |row: &&Row| row.path.to_ascii_uppercase().starts_with(b"/EFI/BOOT/BOOT");
     let programs: Vec<&Row> =
         files.volume_names().flat_map(|name| files.volume_rows(name).filter(is_removable)).collect();
@@ -292,7 +365,7 @@ fn boot_code(
             ));
         }
     }
-    if is_zero(&boot[..CODE]) {
+    if is_zero(&boot[..BOOT_CODE]) {
         return Ok(());
     }
     if !is_boot_sector(&boot) {
@@ -318,41 +391,22 @@ fn boot_code(
         prefix.map_or_else(|| image.core.prefix.clone(), |text| String::from_utf8_lossy(&text).into_owned());
     image.set_prefix(&prefix);
     image.change_config(|config| grub_text(config, kind, &new.slots));
-    let starts = new.table.partitions.iter().map(|partition| partition.start);
-    let first = starts.min().unwrap_or(scan.disk.len());
-    let at = if kind == TableKind::Gpt { CORE_PARTITION } else { SECTOR };
-    let room = first.saturating_sub(at);
-    let core = image.encode(at / SECTOR, room).map_err(|error| {
-        Error::from(error)
-            .within("GRUB for a BIOS does not fit before the first partition")
-            .advise("Start the first partition at 1 MiB, as tools do today")
-    })?;
-    if kind == TableKind::Gpt {
-        let taken: Vec<u32> = new.table.partitions.iter().map(|partition| partition.slot).collect();
-        let is_free = |slot: &u32| !taken.contains(slot);
-        let slot = [CORE_SLOT].into_iter().chain((1..=GPT_SLOTS).rev()).find(is_free);
-        let slot = slot.ok_or_else(|| Error::unsupported("the GPT has no slot for GRUB's core image"))?;
-        new.table.partitions.push(Partition {
-            slot,
-            start: at,
-            len: room,
-            type_id: BIOS_BOOT.to_owned(),
-            id: None,
-            name: None,
-            attributes: 0,
-        });
-        new.table.partitions.sort_by_key(|partition| partition.slot);
+    // It is named with the other partitions.
+    let place = new.core_place(scan.disk.len(), |_| None)?;
+    let core = place.encode(&image)?;
+    if let Some(slot) = place.partition {
         new.notes.push(format!("partition {slot} is new: GRUB's core image for a BIOS moved into it"));
     } else {
         // Some BIOSes start only disks with an active partition.
         let active = prefix_slot(&image.core.prefix).unwrap_or(1);
+        let slots = &new.slots;
         for partition in &mut new.table.partitions {
-            let slot = new.slots.get(&partition.slot).copied().unwrap_or(partition.slot);
-            partition.attributes = if slot == active { MBR_ACTIVE } else { 0 };
+            let slot = slots.get(&partition.slot).copied().unwrap_or(partition.slot);
+            partition.attributes = if slot == active { active_bit(kind) } else { 0 };
         }
         new.notes.push("GRUB's core image for a BIOS moved to the sectors behind the MBR".into());
     }
-    (new.core, new.vacated) = (Some((at, core)), image.places.clone());
+    (new.core, new.vacated) = (Some((place.at, core)), image.places.clone());
     Ok(())
 }
 
@@ -363,8 +417,7 @@ fn lacks(files: &Files, row: &Row, module: &str) -> bool {
     let Some(source) = files.source(row).ok().filter(|source| source.len() <= MAX) else { return false };
     let Ok(bytes) = source.read_vec(0, source.len() as usize) else { return false };
     let Ok(program) = Program::parse(&bytes) else { return false };
-    let core = program.section("mods").and_then(|modules| of_objects(modules, true));
-    core.is_some_and(|core| !core.modules.iter().any(|name| name == module))
+    of_program(&program).is_some_and(|core| !core.modules.iter().any(|name| name == module))
 }
 
 /// Returns the slot in a prefix such as `(,gpt1)/boot/grub`.
@@ -405,10 +458,8 @@ fn module_file(files: &Files, image: &Image, module: &str) -> Result<Vec<u8>> {
 /// Returns a configuration of GRUB in which partitions and modules are named as in a table of this kind; `None` if nothing
 /// changes.
 fn grub_text(text: &[u8], kind: TableKind, slots: &BTreeMap<u32, u32>) -> Option<Vec<u8>> {
-    let (from, to) = match kind {
-        TableKind::Gpt => ("msdos", "gpt"),
-        _ => ("gpt", "msdos"),
-    };
+    let other = if kind == TableKind::Gpt { TableKind::Mbr } else { TableKind::Gpt };
+    let (from, to) = (grub_name(other), grub_name(kind));
     let (mut new, mut rest, mut changed) = (Vec::with_capacity(text.len()), text, false);
     while let Some(at) = memchr::memmem::find(rest, from.as_bytes()) {
         let (before, after) = rest.split_at(at);

@@ -1,6 +1,7 @@
 //! Mounts of a disk without an fstab. Like systemd, derives them from the partition types (systemd-gpt-auto-generator(8),
 //! "The Discoverable Partitions Specification").
 
+use mif_formats::partition::types::ESP;
 use mif_formats::partition::{Partition, TableKind};
 
 use super::mounts::{Devices, Mount, MountedOn};
@@ -19,8 +20,6 @@ const PLACES: [(&str, &str); 6] = [
     ("4d21b016-b534-45c2-a9fb-5c16e091fd2d", "/var"),
     ("7ec6f557-3bc5-4aca-b293-16ef5df639d1", "/var/tmp"),
 ];
-/// The type of the EFI system partition.
-const ESP: &str = "c12a7328-f81f-11d2-ba4b-00a0c93ec93b";
 /// The type of the extended boot loader partition.
 const XBOOTLDR: &str = "bc13c2ff-59e6-4262-a352-b275fd6f7172";
 /// The attribute of partitions that are not mounted by themselves; for the EFI system partition another one says that.

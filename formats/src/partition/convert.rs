@@ -8,12 +8,12 @@ use std::ops::Range;
 
 use super::mbr::OS_TYPE_PROTECTIVE;
 use super::write::{
-    Patch, RECORD, RECORDS, SIGNATURE, in_sectors, is_extended, narrow, put_record, record, sector0,
+    Patch, RECORD, RECORDS, in_sectors, is_extended, narrow, put_record, put_signature, put_type, record,
+    sector0,
 };
 use super::{Table, TableKind, gpt, mbr};
 use crate::bytes::le32;
 use crate::error::{Result, at};
-use crate::fs::plan::put;
 use crate::source::{Source, is_zero};
 
 /// The least first sector of a partition behind an MBR.
@@ -194,11 +194,7 @@ fn to_mbr(disk: &dyn Source, old: &Table, new: &Table, size: u64) -> Result<Vec<
     let mut head = sector0(Some(disk))?;
     let before = head[RECORDS..RECORDS + 4 * RECORD].to_vec();
     head[RECORDS..RECORDS + 4 * RECORD].fill(0);
-    if let Some(id) = &new.id {
-        let id = u32::from_str_radix(id, 16)
-            .map_err(|_| at("MBR").unsupported(format!("\"{id}\" is not a signature of 8 hex digits")))?;
-        put::le32(&mut head, SIGNATURE, id);
-    }
+    put_signature(&mut head, new)?;
     for partition in &new.partitions {
         if partition.slot == 0 || partition.slot > 4 || is_extended(partition) {
             return Err(at("MBR").unsupported(
@@ -214,12 +210,9 @@ fn to_mbr(disk: &dyn Source, old: &Table, new: &Table, size: u64) -> Result<Vec<
         if old.kind == TableKind::Mbr {
             head[at_record..at_record + RECORD].copy_from_slice(&before[index * RECORD..][..RECORD]);
         }
-        head[at_record] = partition.attributes as u8;
-        let digits = partition.type_id.trim_start_matches("0x");
-        head[at_record + 4] = u8::from_str_radix(digits, 16).map_err(|_| {
-            at("MBR").unsupported(format!("\"{}\" is not a partition type such as 0x83", partition.type_id))
-        })?;
-        put_record(&mut head[at_record..at_record + RECORD], narrow(first)?, narrow(len)?);
+        let record = &mut head[at_record..at_record + RECORD];
+        put_type(record, partition)?;
+        put_record(record, narrow(first)?, narrow(len)?);
     }
     Ok(head)
 }
@@ -260,7 +253,7 @@ mod tests {
                     slot: *slot,
                     start: *start,
                     len: *len,
-                    type_id: "0fc63daf-8483-4772-8e79-3d69d8477de4".into(),
+                    type_id: super::super::types::LINUX.into(),
                     id: Some(format!("6d69662d-6465-6269-616e-0000000001{slot:02x}")),
                     name: Some(format!("part {slot}")),
                     attributes: 1 << 60,

@@ -450,7 +450,7 @@ impl Whole {
     /// Changes the unit of all positions from `old` to `new` bytes. The arrays go to the usual places. The first usable
     /// byte stays, unless it only follows the array, or is within a sector. Callers set the partitions again.
     pub(super) fn rebase(&mut self, old: u64, new: u64) {
-        let least = |sector: u64| PRIMARY_ARRAY_LBA + (self.array.len() as u64).div_ceil(sector);
+        let least = |sector: u64| self.least_usable(sector);
         let first = self.header.first_usable_lba;
         let byte = first.saturating_mul(old);
         self.header.first_usable_lba = if first <= least(old) || !byte.is_multiple_of(new) {
@@ -469,8 +469,13 @@ impl Whole {
 
     /// Lowers the first usable sector as far as the array allows.
     pub(super) fn use_from(&mut self, lba: u64, sector_size: u64) {
-        let least = PRIMARY_ARRAY_LBA + (self.array.len() as u64).div_ceil(sector_size);
+        let least = self.least_usable(sector_size);
         self.header.first_usable_lba = self.header.first_usable_lba.min(lba).max(least);
+    }
+
+    /// Returns the first sector behind the primary array.
+    fn least_usable(&self, sector_size: u64) -> u64 {
+        PRIMARY_ARRAY_LBA + (self.array.len() as u64).div_ceil(sector_size)
     }
 
     fn entry(&mut self, slot: u32) -> Result<&mut [u8]> {

@@ -14,6 +14,7 @@ pub mod convert;
 mod gpt;
 pub mod lvm;
 mod mbr;
+pub mod types;
 pub mod write;
 
 #[cfg(test)]

@@ -19,7 +19,7 @@ pub type Patch = (u64, Vec<u8>);
 pub(super) const RECORDS: usize = 446;
 pub(super) const RECORD: usize = 16;
 /// The end of the boot code and the offset of the disk's signature.
-pub(super) const SIGNATURE: usize = 440;
+const SIGNATURE: usize = 440;
 
 /// Returns the number of bytes at the end of a disk that belong to its table: a GPT's backup.
 pub fn tail(disk: Option<&dyn Source>, table: &Table) -> Result<u64> {
@@ -95,11 +95,7 @@ fn write_mbr(before: Option<(&dyn Source, &Table)>, table: &Table, size: u64) ->
     // further.
     let room = size / sector;
     let mut sector0 = sector0(before.map(|(disk, _)| disk))?;
-    if let Some(id) = &table.id {
-        let id = u32::from_str_radix(id, 16)
-            .map_err(|_| at("MBR").unsupported(format!("\"{id}\" is not a signature of 8 hex digits")))?;
-        put::le32(&mut sector0, SIGNATURE, id);
-    }
+    put_signature(&mut sector0, table)?;
     let mut patches = Vec::new();
     let (primary, logical): (Vec<&Partition>, Vec<_>) = table.partitions.iter().partition(|p| p.slot <= 4);
     if let Some((disk, old)) = before
@@ -124,12 +120,7 @@ fn write_mbr(before: Option<(&dyn Source, &Table)>, table: &Table, size: u64) ->
             false => narrow(len)?,
         };
         if before.is_none() {
-            sector0[at] = partition.attributes as u8;
-            let digits = partition.type_id.trim_start_matches("0x");
-            sector0[at + 4] = u8::from_str_radix(digits, 16).map_err(|_| {
-                crate::error::at("MBR")
-                    .unsupported(format!("\"{}\" is not a partition type such as 0x83", partition.type_id))
-            })?;
+            put_type(&mut sector0[at..at + RECORD], partition)?;
         }
         put_record(&mut sector0[at..at + RECORD], narrow(first)?, len);
     }
@@ -185,6 +176,25 @@ pub(super) fn is_extended(partition: &Partition) -> bool {
 
 pub(super) fn record(index: usize) -> usize {
     RECORDS + RECORD * index
+}
+
+/// Sets the disk's signature, if the table has one.
+pub(super) fn put_signature(sector0: &mut [u8], table: &Table) -> Result<()> {
+    if let Some(id) = &table.id {
+        let id = u32::from_str_radix(id, 16)
+            .map_err(|_| at("MBR").unsupported(format!("\"{id}\" is not a signature of 8 hex digits")))?;
+        put::le32(sector0, SIGNATURE, id);
+    }
+    Ok(())
+}
+
+/// Sets the type of a partition, and whether it is active.
+pub(super) fn put_type(record: &mut [u8], partition: &Partition) -> Result<()> {
+    let Partition { type_id, attributes, .. } = partition;
+    let number = u8::from_str_radix(type_id.trim_start_matches("0x"), 16)
+        .map_err(|_| at("MBR").unsupported(format!("\"{type_id}\" is not a partition type such as 0x83")))?;
+    (record[0], record[4]) = (*attributes as u8, number);
+    Ok(())
 }
 
 /// Returns sector 0 of the disk, or an empty one.

@@ -176,6 +176,7 @@ impl<R: BufRead> Read for Decoder<R> {
         }
     }
 }
+
 /// Encodes bytes as LZMA with `lc` 3, `lp` 0 and `pb` 2, without a header and with a mark at the end, as GRUB has its core
 /// image.
 pub fn encode_lzma(bytes: &[u8]) -> crate::error::Result<Vec<u8>> {

@@ -9,6 +9,8 @@ use mif_formats::source::MemSource;
 use mif_formats::wrapper::{Codec, Single};
 use mif_formats::{Result, Source, at};
 
+use crate::guest::pe::{Program, machine_name, uefi_machine};
+
 /// The size of a sector that a BIOS reads.
 pub(super) const SECTOR: u64 = 512;
 
@@ -179,8 +181,27 @@ fn unpack(packed: &[u8], len: u32) -> Option<Vec<u8>> {
     Some(core)
 }
 
+/// Returns GRUB's name of a machine for which UEFI programs have this suffix.
+pub(crate) fn cpu(suffix: &str) -> &'static str {
+    match suffix {
+        "x64" => "x86_64",
+        "ia32" => "i386",
+        "aa64" => "arm64",
+        "arm" => "arm",
+        "riscv64" => "riscv64",
+        _ => "loongarch64",
+    }
+}
+
+/// Reads the core image of GRUB's program for UEFI; `None` if the program is none. The objects are in a section.
+pub(crate) fn of_program(program: &Program<'_>) -> Option<Core> {
+    let (suffix, _) = uefi_machine(machine_name(program.machine)?)?;
+    let core = of_objects(program.section("mods")?, !matches!(suffix, "ia32" | "arm"))?;
+    Some(Core { cpu: cpu(suffix), ..core })
+}
+
 /// Reads the objects of a core image: those of 64-bit UEFI have a wider header.
-pub(crate) fn of_objects(core: &[u8], is_wide: bool) -> Option<Core> {
+fn of_objects(core: &[u8], is_wide: bool) -> Option<Core> {
     let u32_at =
         |at: usize| core.get(at..at.checked_add(4)?).map(|b| u32::from_le_bytes([b[0], b[1], b[2], b[3]]));
     let u64_at = |at: usize| Some(u64::from(u32_at(at)?) | u64::from(u32_at(at + 4)?) << 32);
@@ -316,7 +337,7 @@ mod tests {
 
     #[test]
     fn the_prefix_and_the_modules_of_a_real_core_image_are_read() {
-        if !crate::tools::have(&["grub-mkimage"]) {
+        if !crate::testing::tools::have(&["grub-mkimage"]) {
             return;
         }
         let bytes = disk("(,gpt1)/boot/grub", "search.fs_uuid abc root\n", 34);
@@ -347,7 +368,7 @@ mod tests {
 
     #[test]
     fn the_prefix_of_a_uefi_program_is_read() {
-        if !crate::tools::have(&["grub-mkimage"]) {
+        if !crate::testing::tools::have(&["grub-mkimage"]) {
             return;
         }
         let work = tempfile::tempdir().unwrap();

@@ -257,7 +257,7 @@ mod tests {
 
     #[test]
     fn an_image_from_files_is_what_grub_mkimage_makes_of_them() {
-        if !crate::tools::have(&["grub-mkimage", "xz"]) {
+        if !crate::testing::tools::have(&["grub-mkimage", "xz"]) {
             return;
         }
         let work = tempfile::tempdir().unwrap();
@@ -283,7 +283,7 @@ mod tests {
 
     #[test]
     fn an_image_of_a_disk_is_read_changed_and_read_again() {
-        if !crate::tools::have(&["grub-mkimage"]) {
+        if !crate::testing::tools::have(&["grub-mkimage"]) {
             return;
         }
         let mut disk = vec![0; 1 << 20];

@@ -7,4 +7,4 @@ mod devices;
 pub(crate) mod image;
 pub(super) mod run;
 mod script;
-pub(super) mod state;
+pub(crate) mod state;

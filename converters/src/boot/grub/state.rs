@@ -256,7 +256,7 @@ fn tree_of(disk: Vec<u8>) -> Option<Tree> {
 }
 
 /// Returns GRUB's module for a filesystem.
-fn filesystem_module(kind: &str) -> Option<&'static str> {
+pub(crate) fn filesystem_module(kind: &str) -> Option<&'static str> {
     Some(match kind {
         "ext2" | "ext3" | "ext4" => "ext2",
         "xfs" => "xfs",

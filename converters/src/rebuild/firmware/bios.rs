@@ -5,26 +5,23 @@ use std::collections::BTreeMap;
 use mif_formats::Source;
 use mif_formats::fs::FileType;
 use mif_formats::mif::manifest::Row;
-use mif_formats::partition::{Partition, TableKind};
 use mif_formats::source::is_zero;
 
-use super::files::{Content, free_slot, grub_folder, write};
+use super::files::{Content, grub_folder, new_ids, partition_id, write};
 use crate::boot::grub::core::is_boot_sector;
 use crate::boot::grub::image::Image;
+use crate::boot::grub::state::filesystem_module;
 use crate::disk::scan::Scan;
 use crate::error::{Error, Result};
-use crate::rebuild::arrange::BIOS_BOOT;
-use crate::rebuild::reshape::{NewIds, Reshape};
-use crate::rebuild::table::{CORE_PARTITION, CORE_SLOT, Converted, SECTOR};
+use crate::guest::boot::BOOT_CODE;
+use crate::rebuild::reshape::Reshape;
+use crate::rebuild::table::{Converted, SECTOR, grub_name};
 use crate::store::volume_name;
 use crate::tree::edit::Files;
 use crate::tree::path::Place;
 
 /// Where a BIOS's drive number is checked in `boot.img`: two instructions that do nothing take its place.
 const GRUB_DRIVE_CHECK: usize = 0x66;
-
-/// The end of the boot code in sector 0.
-const BOOT_CODE: usize = 440;
 
 /// The directory of GRUB's files for a BIOS.
 const PC: &str = "/usr/lib/grub/i386-pc";
@@ -60,62 +57,31 @@ pub(super) fn bios(scan: &Scan, reshape: &Reshape, files: &mut Files, target: &m
             place.volume
         )));
     };
-    let slot = target.slots.get(&partition.slot).copied().unwrap_or(partition.slot);
+    let slot = target.slot(partition.slot);
     let kind = volume.filesystem().map(|fs| fs.info().kind.clone()).unwrap_or_default();
-    let reads = match kind.as_str() {
-        "ext2" | "ext3" | "ext4" => "ext2",
-        "fat12" | "fat16" | "fat32" => "fat",
-        "xfs" => "xfs",
-        "btrfs" => "btrfs",
-        other => return Err(Error::unsupported(format!("{}: GRUB has no module for {other}", place.volume))),
-    };
-    let (table_module, table_name) = match target.table.kind {
-        TableKind::Gpt => ("part_gpt", "gpt"),
-        _ => ("part_msdos", "msdos"),
-    };
+    let reads = filesystem_module(&kind).ok_or_else(|| {
+        Error::unsupported(format!("{}: mif does not know GRUB's module for {kind}", place.volume))
+    })?;
+    let table = grub_name(target.table.kind);
     let mut image = Image::from_files(
         &read(files, "diskboot.img")?,
         &read(files, "lzma_decompress.img")?,
         &read(files, "kernel.img")?,
     )?;
     let needs = dependencies(&String::from_utf8_lossy(&read(files, "moddep.lst")?));
-    for module in in_order(&["biosdisk", table_module, reads], &needs)? {
+    for module in in_order(&["biosdisk", &format!("part_{table}"), reads], &needs)? {
         let bytes = read(files, &format!("{module}.mod"))?;
         image.add(&module, &bytes)?;
     }
-    image.set_prefix(&format!("(,{table_name}{slot}){}", place.path_text()));
-    // The place of the core image.
-    let first = target.table.partitions.iter().map(|p| p.start).min().unwrap_or(scan.disk.len());
-    let own = target.table.partitions.iter().find(|p| p.type_id == BIOS_BOOT).map(|p| (p.start, p.len));
-    let (at, room) = match (target.table.kind, own) {
-        (TableKind::Gpt, Some(own)) => own,
-        (TableKind::Gpt, None) => {
-            let len = first.saturating_sub(CORE_PARTITION);
-            let slot = free_slot(target, CORE_SLOT)?;
-            let seed = format!("boot {}", target.table.id.as_deref().unwrap_or_default());
-            let ids = NewIds { seed: seed.into_bytes() };
-            target.table.partitions.push(Partition {
-                slot,
-                start: CORE_PARTITION,
-                len,
-                type_id: BIOS_BOOT.to_owned(),
-                id: Some(mif_formats::uuid::text(&ids.uuid(&format!("partition {slot}")))),
-                name: None,
-                attributes: 0,
-            });
-            target.table.partitions.sort_by_key(|p| p.slot);
-            target.notes.push(format!("partition {slot} is new: GRUB's core image for a BIOS"));
-            (CORE_PARTITION, len)
-        }
-        _ => (SECTOR, first.saturating_sub(SECTOR)),
-    };
-    let core = image.encode(at / SECTOR, room).map_err(|error| {
-        Error::from(error)
-            .within("GRUB for a BIOS does not fit before the first partition")
-            .advise("Start the first partition at 1 MiB, as tools do today")
-    })?;
+    image.set_prefix(&format!("(,{table}{slot}){}", place.path_text()));
+    let ids = new_ids(target);
+    let core_place = target.core_place(scan.disk.len(), |slot| Some(partition_id(&ids, slot)))?;
+    if let Some(slot) = core_place.partition.filter(|_| core_place.is_new) {
+        target.notes.push(format!("partition {slot} is new: GRUB's core image for a BIOS"));
+    }
+    let (at, core) = (core_place.at, core_place.encode(&image)?);
     let end = (at + core.len() as u64).min(scan.disk.len());
-    let gap = at..if own.is_some() { at } else { end.max(at) };
+    let gap = at..if core_place.is_new { end.max(at) } else { at };
     if is_other(&scan.disk.read_vec(gap.start, (gap.end - gap.start) as usize)?) {
         return Err(Error::unsupported(format!(
             "something else lies before the first partition, from byte {at} on"

@@ -1,12 +1,12 @@
-//! The files and the slots that both kinds of firmware need.
+//! The files and the identities that both kinds of firmware need.
 
 use mif_formats::Source;
 use mif_formats::fs::FileType;
 use mif_formats::mif::manifest::Row;
-use mif_formats::partition::{Table, TableKind};
 
 use crate::error::{Error, Result};
-use crate::rebuild::table::{Converted, GPT_SLOTS, MBR_SLOTS};
+use crate::rebuild::reshape::NewIds;
+use crate::rebuild::table::Converted;
 use crate::tree::edit::{Files, NewNode};
 use crate::tree::new_content::NewContent;
 use crate::tree::path::Place;
@@ -57,19 +57,13 @@ pub(super) fn write(files: &mut Files, volume: &str, path: &str, content: Conten
     }
 }
 
-/// Returns a free slot of the table: `wanted`, if it is free and the table has it.
-pub(super) fn free_slot(target: &Converted, wanted: u32) -> Result<u32> {
-    let renumbered = target.renumbered(&target.table);
-    let is_taken = |slot: &u32| [&target.table, &renumbered].iter().any(|table| has_slot(table, *slot));
-    let free = match target.table.kind {
-        TableKind::Gpt => [wanted].into_iter().chain((1..=GPT_SLOTS).rev()).find(|slot| !is_taken(slot)),
-        _ => (1..=MBR_SLOTS as u32).find(|slot| !is_taken(slot)),
-    };
-    free.ok_or_else(|| {
-        Error::unsupported("the partition table has no free slot").advise("Pass --table gpt, which has more")
-    })
+/// Returns the source of identities of what is added to a disk.
+pub(super) fn new_ids(target: &Converted) -> NewIds {
+    let seed = format!("boot {}", target.table.id.as_deref().unwrap_or_default());
+    NewIds { seed: seed.into_bytes() }
 }
 
-fn has_slot(table: &Table, slot: u32) -> bool {
-    table.partitions.iter().any(|partition| partition.slot == slot)
+/// Returns the GUID of the new partition with this slot of a GPT.
+pub(super) fn partition_id(ids: &NewIds, slot: u32) -> String {
+    mif_formats::uuid::text(&ids.uuid(&format!("partition {slot}")))
 }

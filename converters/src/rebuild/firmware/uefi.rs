@@ -1,26 +1,26 @@
 //! What UEFI starts: an EFI system partition, the programs on it, their configuration, and the line in `/etc/fstab`.
 
+use std::collections::BTreeMap;
+
 use mif_formats::Source;
 use mif_formats::fs::driver::NewVolume;
 use mif_formats::fs::plan::Planner;
 use mif_formats::fs::{self, FileType, Node, Timestamp};
 use mif_formats::mif::manifest::Row;
+use mif_formats::partition::types::{ESP, ESP_IN_MBR};
 use mif_formats::partition::{Partition, TableKind};
 
-use super::files::{Content, free_slot, grub_folder, head, write};
-use crate::boot::grub::core::of_objects;
+use super::files::{Content, grub_folder, head, new_ids, partition_id, write};
+use crate::boot::firmware::{grub_files, removable_name};
+use crate::boot::grub::core::{cpu, of_program};
 use crate::disk::scan::Scan;
 use crate::error::{Error, Result};
 use crate::guest::pe::{Program, uefi_machine};
 use crate::guest::probe::{PROGRAMS, elf_machine};
-use crate::rebuild::reshape::NewIds;
 use crate::rebuild::table::Converted;
 use crate::store::volume_name;
 use crate::tree::edit::{Files, NewNode};
 use crate::tree::new_content::NewContent;
-
-/// The type of an EFI system partition, in a GPT and in an MBR.
-const ESP: [&str; 2] = ["c12a7328-f81f-11d2-ba4b-00a0c93ec93b", "0xef"];
 
 /// The size of a new one in bytes: room for shim, GRUB and their updates.
 pub(super) const ESP_SIZE: u64 = 64 << 20;
@@ -80,12 +80,12 @@ pub(super) fn uefi(
     let machine = machine.unwrap_or_else(|| "x86_64".to_owned());
     let (suffix, _) = uefi_machine(&machine)
         .ok_or_else(|| Error::unsupported(format!("mif does not know how UEFI starts {machine}")))?;
-    let removable = format!("/EFI/BOOT/BOOT{}.EFI", suffix.to_ascii_uppercase());
+    let removable = format!("/EFI/BOOT/{}", removable_name(suffix));
     let volumes: Vec<String> = target
         .table
         .partitions
         .iter()
-        .filter(|p| ESP.contains(&&p.type_id[..]))
+        .filter(|p| p.is_esp())
         .map(|p| volume_name(p.slot))
         .filter(|name| {
             let volume = scan.volumes.iter().find(|volume| volume.name == *name);
@@ -163,39 +163,27 @@ fn folder(volume: &str, path: &str, time: Timestamp) -> Row {
     Row::new(volume, path.as_bytes().to_vec(), None, node)
 }
 
-/// Returns the files of a boot loader that is installed on an EFI system partition under its distribution's name, with
-/// their names at the removable path; none if there is no such loader.
+/// Returns the files of a GRUB that is installed on an EFI system partition in its distribution's directory, and the name
+/// that each has in the directory of the removable path; none if there is no GRUB.
 fn installed(files: &Files, volume: &str, suffix: &str) -> Vec<(Row, String)> {
-    let boot = format!("BOOT{}.EFI", suffix.to_ascii_uppercase());
-    let (shim, grub) = (format!("shim{suffix}.efi"), format!("grub{suffix}.efi"));
-    let others = [format!("mm{suffix}.efi"), "grub.cfg".to_owned()];
-    for (name, _) in files.list(&format!("{volume}:/EFI")) {
-        let names = files.list(&format!("{volume}:/EFI/{name}"));
-        let of = |wanted: &str| {
-            let found = names.iter().find(|(name, row)| {
-                name.eq_ignore_ascii_case(wanted) && row.node.file_type == FileType::File
-            });
-            found.map(|(_, row)| (*row).clone())
-        };
-        let mut found = match (of(&shim), of(&grub)) {
-            (Some(first), Some(second)) => vec![(first, boot.clone()), (second, grub.clone())],
-            (None, Some(only)) => vec![(only, boot.clone())],
-            _ => continue,
-        };
-        found.extend(others.iter().filter_map(|name| Some((of(name)?, name.clone()))));
-        return found;
+    for (folder, _) in files.list(&format!("{volume}:/EFI")) {
+        let rows: BTreeMap<String, &Row> = files
+            .list(&format!("{volume}:/EFI/{folder}"))
+            .into_iter()
+            .filter(|(_, row)| row.node.file_type == FileType::File)
+            .collect();
+        let names: Vec<String> = rows.keys().cloned().collect();
+        let found = grub_files(&names, suffix);
+        if !found.is_empty() {
+            return found.into_iter().map(|(name, to)| (rows[&name].clone(), to)).collect();
+        }
     }
     Vec::new()
 }
 
 /// Finds the programs of UEFI that the system has installed: shim with a signed GRUB, or GRUB alone.
 fn programs(files: &Files, suffix: &str) -> Result<Programs> {
-    let family = match suffix {
-        "x64" => "x86_64",
-        "aa64" => "arm64",
-        "ia32" => "i386",
-        other => other,
-    };
+    let family = cpu(suffix);
     let grubs = [
         format!("/usr/lib/grub/{family}-efi-signed/grub{suffix}.efi.signed"),
         format!("/usr/lib/grub/{family}-efi/monolithic/grub{suffix}.efi"),
@@ -216,15 +204,15 @@ fn programs(files: &Files, suffix: &str) -> Result<Programs> {
     }
     let bytes = bytes.read_vec(0, bytes.len() as usize)?;
     let program = Program::parse(&bytes).map_err(|e| Error::from(e).within(grub))?;
-    let core = program.section("mods").and_then(|mods| of_objects(mods, true));
-    let core = core.ok_or_else(|| Error::unsupported(format!("{grub}: no GRUB that mif can read")))?;
+    let core = of_program(&program)
+        .ok_or_else(|| Error::unsupported(format!("{grub}: no GRUB that mif can read")))?;
     if core.prefix.is_empty() || core.prefix.contains('(') {
         return Err(Error::unsupported(format!(
             "{grub}: looks for its configuration in {}, which no EFI system partition has",
             core.prefix
         )));
     }
-    let boot = format!("BOOT{}.EFI", suffix.to_ascii_uppercase());
+    let boot = removable_name(suffix);
     let shim = format!("/usr/lib/shim/shim{suffix}.efi.signed");
     let mut chosen = Vec::new();
     // Shim starts only a GRUB that is signed.
@@ -266,22 +254,20 @@ fn config(files: &Files, scan: &Scan) -> Result<String> {
 
 /// Adds the partition of an EFI system partition behind all others.
 fn add_esp(files: &Files, target: &mut Converted, size: u64) -> Result<NewEsp> {
-    let slot = free_slot(target, ESP_SLOT)?;
+    let slot = target.free_slot(ESP_SLOT)?;
     let ends = target.table.partitions.iter().map(|p| p.start + p.len);
     let start = ends.max().unwrap_or(0).max(ALIGN).next_multiple_of(ALIGN);
-    let seed = format!("boot {}", target.table.id.as_deref().unwrap_or_default());
-    let ids = NewIds { seed: seed.into_bytes() };
+    let ids = new_ids(target);
     let is_gpt = target.table.kind == TableKind::Gpt;
-    target.table.partitions.push(Partition {
+    target.add(Partition {
         slot,
         start,
         len: size,
-        type_id: ESP[usize::from(!is_gpt)].to_owned(),
-        id: is_gpt.then(|| mif_formats::uuid::text(&ids.uuid(&format!("partition {slot}")))),
+        type_id: if is_gpt { ESP } else { ESP_IN_MBR }.to_owned(),
+        id: is_gpt.then(|| partition_id(&ids, slot)),
         name: is_gpt.then(|| "EFI system partition".to_owned()),
         attributes: 0,
     });
-    target.table.partitions.sort_by_key(|partition| partition.slot);
     let name = volume_name(slot);
     target.notes.push(format!("{name} is new: an EFI system partition with GRUB"));
     let time = u32::try_from(files.time.secs).unwrap_or(0);

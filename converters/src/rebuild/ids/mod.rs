@@ -266,7 +266,7 @@ impl Identities {
     fn look_at_boot_code(&mut self, scan: &Scan, pairs: &References) -> Result<()> {
         let partitions = &scan.table.partitions;
         let gap = partitions.iter().map(|p| p.start).min().unwrap_or(0).min(BOOT_AREA);
-        let bios = partitions.iter().filter(|p| p.type_id == super::arrange::BIOS_BOOT);
+        let bios = partitions.iter().filter(|p| p.type_id == mif_formats::partition::types::BIOS_BOOT);
         let mut areas: Vec<(u64, u64)> = vec![(0, gap)];
         areas.extend(bios.map(|p| (p.start, p.len.min(BOOT_AREA))));
         let mut is_grub = false;

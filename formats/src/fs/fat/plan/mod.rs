@@ -33,7 +33,7 @@ mod params;
 mod sectors;
 mod table;
 
-pub use self::params::Params;
+pub use self::params::{FAT32_FROM, Params};
 
 /// The most bytes of a directory.
 const FOLDER_MAX: u64 = 65_536 * bpb::ENTRY_SIZE as u64;

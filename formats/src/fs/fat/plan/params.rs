@@ -13,7 +13,8 @@ use crate::source::Source;
 
 /// The least clusters of a FAT16, and of a FAT32: the kind follows from the number of clusters.
 pub(super) const FAT16_FROM: u64 = 4085;
-pub(super) const FAT32_FROM: u64 = 65_525;
+/// See [`FAT16_FROM`]. Some systems read a FAT32 with fewer, and UEFI firmware (EDK II, FatOpenDevice) refuses it.
+pub const FAT32_FROM: u64 = 65_525;
 const FAT32_MAX: u64 = 0x0FFF_FFF5;
 /// The largest cluster in bytes.
 const CLUSTER_MAX: u32 = 32 << 10;
