@@ -11,9 +11,9 @@ use crate::fs::fat::{Fat, ROOT};
 use crate::fs::plan::put;
 use crate::source::Source;
 
-/// The least clusters of a FAT16, and of a FAT32: the kind follows from the number of clusters.
+/// The fewest clusters of a FAT16: the kind follows from the number of clusters alone.
 pub(super) const FAT16_FROM: u64 = 4085;
-/// See [`FAT16_FROM`]. Some systems read a FAT32 with fewer, and UEFI firmware (EDK II, FatOpenDevice) refuses it.
+/// The fewest clusters of a FAT32. Some systems read one with fewer; UEFI firmware (EDK II, FatOpenDevice) refuses it.
 pub const FAT32_FROM: u64 = 65_525;
 const FAT32_MAX: u64 = 0x0FFF_FFF5;
 /// The largest cluster in bytes.
